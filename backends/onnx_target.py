@@ -1,0 +1,320 @@
+"""ONNX: the standard QDQ form of an integer graph, and the plain form of a float network, run in ONNX Runtime.
+
+The file takes raw uint8 pixels "input", (N, C, H, W), and returns real numbers "output", float32. Activations are uint8
+codes and weights int8; ONNX Runtime fuses every DequantizeLinear - operation - QuantizeLinear into one integer kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import singledispatchmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from qat.cells.base import Shape
+from qat.errors import QatError
+from qat.files import write_atomically
+from qat.forward import Forward
+from qat.graph import Graph
+from qat.integer import (
+    Grid,
+    IntegerConv2d,
+    IntegerDense,
+    IntegerFlatten,
+    IntegerGraph,
+    IntegerInput,
+    IntegerLinear,
+    IntegerMaxPool2d,
+    IntegerNode,
+    IntegerTensor,
+)
+from qat.ops import Array, Kind, Padding, Pair
+
+OPSET, IR_VERSION = 17, 8  #: old enough for every runtime of the last years; QDQ with an axis needs opset 13
+METADATA = "qat."  #: before our keys in metadata_props
+BATCH = 1000  #: images in one run of a session
+
+
+def export(graph: IntegerGraph, path: str | Path) -> None:
+    """Write the QDQ form of an integer graph."""
+    writer = _QdqWriter()
+    for node in graph.nodes:
+        writer.add(node)
+    writer.dequantize(graph.output, "output")
+    _write(writer.model(graph.name, graph.input.shape, graph.output.shape), path)
+
+
+def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
+    """Write a float network, with the same input and output as its quantized form."""
+    if graph.is_quantized:
+        raise QatError(f"{graph.name} is quantized: give the checkpoint of the float network it was made from")
+    writer = _Writer()
+    ops = _OnnxOps(writer)
+    tensors = {name: ops.from_numpy(params[name], param.kind) for name, param in graph.params.items()}
+    pixels = _Symbol(writer, writer.node("Cast", ["input"], to=TensorProto.FLOAT))
+    (result,), _ = Forward(graph, ops)(tensors, (pixels,), training=False, phase=0)
+    writer.node("Identity", [result.name], output="output")
+    _write(writer.model(graph.name, graph.shapes[graph.inputs[0].name], graph.shapes[graph.outputs[0]]), path)
+
+
+def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Set entries of a file's metadata_props, each behind "qat."; nothing else in the file changes."""
+    model = _load(path)
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    entries |= {METADATA + key: value for key, value in metadata.items()}
+    helper.set_model_props(model, entries)
+    _write(model, path)
+
+
+def predict(path: str | Path, pixels: Array) -> Array:
+    """Real outputs (N, ...) of raw pixels (N, C, H, W), computed by ONNX Runtime from the file as it is."""
+    return _infer(path, _load(path), ["output"], pixels)["output"]
+
+
+def trace(path: str | Path, pixels: Array, tensors: Collection[IntegerTensor]) -> dict[str, Array]:
+    """Codes of the named tensors, from a copy of the file that has them as further outputs."""
+    model = _load(path)
+    present = {name for node in model.graph.node for name in node.output}
+    wanted = {tensor.name: tensor.grid for tensor in tensors if tensor.name in present}
+    for name in wanted:
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.UINT8, None))
+    found = _infer(path, model, list(wanted), pixels)
+    return {name: found[name].astype(np.int32) - _offset(grid) for name, grid in wanted.items()}
+
+
+def runtime() -> str:
+    """What ``predict`` runs in, with its version and options."""
+    return f"ONNX Runtime {onnxruntime.__version__} (CPUExecutionProvider, default options)"
+
+
+def _load(path: str | Path) -> onnx.ModelProto:
+    try:
+        return onnx.load_model_from_string(Path(path).read_bytes())
+    except OSError as error:
+        raise QatError(f"{path}: cannot be read ({error.strerror}); give an exported .onnx file") from None
+    except Exception:  # protobuf's own error types differ between its releases
+        raise QatError(f"{path}: is no ONNX file, or a damaged one; export it again") from None
+
+
+def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Array) -> dict[str, Array]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors come back as exceptions
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        parts = [session.run(outputs, {"input": pixels[i : i + BATCH]}) for i in range(0, len(pixels), BATCH)]
+    except Exception as error:  # its exceptions share no base class of their own
+        reason = " ".join(str(error).split())
+        raise QatError(f"{path}: ONNX Runtime cannot run it ({reason}); export it again") from None
+    return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(outputs)}
+
+
+def _write(model: onnx.ModelProto, path: str | Path) -> None:
+    onnx.checker.check_model(model, full_check=True)
+    write_atomically(path, model.SerializeToString())
+
+
+def _offset(grid: Grid) -> int:
+    """What is added to a code to make it a uint8 of the file."""
+    return 128 if grid.qmin < 0 else 0
+
+
+class _Writer:
+    """Gathers nodes and initializers; equal initializers are stored once."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self._initializers: dict[tuple[str, Shape, bytes], onnx.TensorProto] = {}
+
+    def node(self, op: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
+        """Append a node; returns the name of its output."""
+        output = output or f"{op.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs, [output], **attributes))
+        return output
+
+    def constant(self, array: Array) -> str:
+        """The name of an initializer that holds the array."""
+        array = np.ascontiguousarray(array)
+        key = (array.dtype.name, array.shape, array.tobytes())
+        if key not in self._initializers:
+            self._initializers[key] = numpy_helper.from_array(array, f"c{len(self._initializers)}")
+        return self._initializers[key].name
+
+    def model(self, name: str, input_shape: Shape, output_shape: Shape) -> onnx.ModelProto:
+        """The finished model, from "input" to "output"."""
+        graph = helper.make_graph(
+            self.nodes,
+            name,
+            [helper.make_tensor_value_info("input", TensorProto.UINT8, ["N", *input_shape])],
+            [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["N", *output_shape])],
+            list(self._initializers.values()),
+        )
+        opsets = [helper.make_opsetid("", OPSET)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="qat-engine")
+
+
+class _QdqWriter(_Writer):
+    """Writes the nodes of an integer graph; a tensor of codes bears the name of its node."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: dict[str, str] = {}  # tensor of codes -> its name in the file
+        self._real: dict[str, str] = {}  # tensor of codes -> its dequantized form
+
+    def dequantize(self, x: IntegerTensor, output: str | None = None) -> str:
+        """The real numbers of a tensor of codes."""
+        if output is not None or x.name not in self._real:
+            made = self.node("DequantizeLinear", [self._names[x.name], *self._grid(x.grid)], output)
+            self._real.setdefault(x.name, made)
+            return made
+        return self._real[x.name]
+
+    def _grid(self, grid: Grid) -> list[str]:
+        return [self.constant(grid.scale), self.constant(np.uint8(grid.zero_point + _offset(grid)))]
+
+    def _quantize(self, real: str, node: IntegerNode, low: int | None = None, high: int | None = None) -> None:
+        """Real numbers to the node's codes, clipped to the centred codes [low, high] where that is less than uint8."""
+        grid = node.output.grid
+        zero = grid.zero_point + _offset(grid)
+        bounds = (zero + (grid.low if low is None else low), zero + (grid.high if high is None else high))
+        full = bounds == (0, 255) or low is None
+        codes = self.node("QuantizeLinear", [real, *self._grid(grid)], node.name if full else None)
+        if not full:
+            limits = [self.constant(np.uint8(bound)) for bound in bounds]
+            self.node("Clip", [codes, *limits], node.name)
+        self._names[node.name] = node.name
+
+    @singledispatchmethod
+    def add(self, node: IntegerNode) -> None:
+        """Append a node of the integer graph."""
+        raise QatError(f"{node.name}: ONNX has no form for {type(node).__name__}; export to another format")
+
+    @add.register
+    def _(self, node: IntegerInput) -> None:
+        self._names[node.name] = "input"
+
+    @add.register
+    def _(self, node: IntegerConv2d) -> None:
+        top, bottom, left, right = node.padding
+        self._linear(
+            node,
+            "Conv",
+            kernel_shape=node.weight.shape[2:],
+            strides=node.stride,
+            pads=[top, left, bottom, right],
+            dilations=node.dilation,
+            group=node.group,
+        )
+
+    @add.register
+    def _(self, node: IntegerDense) -> None:
+        self._linear(node, "Gemm", transB=1)
+
+    def _linear(self, node: IntegerLinear, op: str, **attributes: Any) -> None:
+        x = node.inputs[0]
+        scale, zero = node.weight_scale, node.weight_zero_point.astype(node.weight.dtype)
+        inputs = [self.dequantize(x), self._constant_codes(node.weight, scale, zero)]
+        if node.bias.any():
+            inputs.append(self._constant_codes(node.bias, x.grid.scale * scale, np.zeros(len(scale), np.int32)))
+        real = self.node(op, inputs, **attributes)
+        self._quantize(real, node, node.requantize.low, node.requantize.high)
+
+    def _constant_codes(self, codes: Array, scale: Array, zero: Array) -> str:
+        """The real numbers of constant codes; one scale and zero point stand for many equal ones."""
+        if (scale == scale[0]).all() and (zero == zero[0]).all():
+            scale, zero, axis = scale[0], zero[0], {}
+        else:
+            axis = {"axis": 0}
+        names = [self.constant(codes), self.constant(scale)]
+        if codes.dtype != np.int32:  # a bias needs none; without a weight's ONNX Runtime does not fuse its Gemm
+            names.append(self.constant(zero))
+        return self.node("DequantizeLinear", names, **axis)
+
+    @add.register
+    def _(self, node: IntegerMaxPool2d) -> None:
+        top, bottom, left, right = node.padding
+        pads = [top, left, bottom, right]
+        real = self.dequantize(node.inputs[0])
+        pooled = self.node("MaxPool", [real], kernel_shape=node.kernel, strides=node.stride, pads=pads)
+        self._quantize(pooled, node)
+
+    @add.register
+    def _(self, node: IntegerFlatten) -> None:
+        self._quantize(self.node("Flatten", [self.dequantize(node.inputs[0])]), node)
+
+
+class _Symbol:
+    """A tensor of the ONNX graph that is being written; arithmetic on it appends nodes."""
+
+    def __init__(self, writer: _Writer, name: str) -> None:
+        self.writer, self.name = writer, name
+
+    def _binary(self, op: str, other: _Symbol | float) -> _Symbol:
+        right = other.name if isinstance(other, _Symbol) else self.writer.constant(np.float32(other))
+        return _Symbol(self.writer, self.writer.node(op, [self.name, right]))
+
+    def __add__(self, other: _Symbol | float) -> _Symbol:
+        return self._binary("Add", other)
+
+    def __sub__(self, other: _Symbol | float) -> _Symbol:
+        return self._binary("Sub", other)
+
+    def __mul__(self, other: _Symbol | float) -> _Symbol:
+        return self._binary("Mul", other)
+
+    def __truediv__(self, other: _Symbol | float) -> _Symbol:
+        return self._binary("Div", other)
+
+
+class _OnnxOps:
+    """The part of the vocabulary that a float forward pass uses; running it writes the ONNX graph.
+
+    It is no subclass of ``Ops``: whatever is not here cannot be written, and says so.
+    """
+
+    def __init__(self, writer: _Writer) -> None:
+        self.writer = writer
+
+    def __getattr__(self, name: str) -> Any:
+        raise QatError(f"the ONNX form of a float network has no operation {name!r}; export the quantized network instead")
+
+    def _node(self, op: str, *inputs: _Symbol | None, **attributes: Any) -> _Symbol:
+        return _Symbol(self.writer, self.writer.node(op, [x.name for x in inputs if x is not None], **attributes))
+
+    def from_numpy(self, array: Array, kind: Kind) -> _Symbol:
+        return _Symbol(self.writer, self.writer.constant(np.asarray(array, np.float32)))
+
+    def on_channel(self, vector: _Symbol, activation: _Symbol) -> _Symbol:
+        return vector  # in a float network only the input has a scale, and that is a scalar
+
+    def conv2d(
+        self,
+        x: _Symbol,
+        w: _Symbol,
+        bias: _Symbol | None,
+        *,
+        stride: Pair,
+        padding: Padding,
+        dilation: Pair,
+        group: int,
+    ) -> _Symbol:
+        top, bottom, left, right = padding
+        pads = [top, left, bottom, right]
+        return self._node("Conv", x, w, bias, strides=stride, pads=pads, dilations=dilation, group=group)
+
+    def dense(self, x: _Symbol, w: _Symbol, bias: _Symbol | None) -> _Symbol:
+        return self._node("Gemm", x, w, bias, transB=1)
+
+    def max_pool2d(self, x: _Symbol, *, kernel: Pair, stride: Pair, padding: Padding) -> _Symbol:
+        top, bottom, left, right = padding
+        return self._node("MaxPool", x, kernel_shape=kernel, strides=stride, pads=[top, left, bottom, right])
+
+    def flatten(self, x: _Symbol) -> _Symbol:
+        return self._node("Flatten", x)
+
+    def relu(self, x: _Symbol) -> _Symbol:
+        return self._node("Relu", x)

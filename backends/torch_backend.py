@@ -1,0 +1,357 @@
+"""PyTorch: the vocabulary over torch tensors, and a graph as a torch.nn.Module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from qat.errors import QatError
+from qat.forward import Forward
+from qat.graph import Graph, Params
+from qat.integer import Evaluator
+from qat.network import Network, as_graph
+from qat.ops import Array, Kind, Ops, Padding, Pair
+from qat.optimizer import Optimizer
+from qat.passes.to_integer import to_integer
+
+DEVICES = {"CPU": "cpu", "GPU": "cuda"}
+Tensor = torch.Tensor
+
+
+class TorchOps(Ops):
+    """NCHW, as the canonical layout."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+
+    def from_numpy(self, array: Array, kind: Kind) -> Tensor:
+        return torch.from_numpy(np.array(array, np.float32)).to(self.device)
+
+    def to_numpy(self, tensor: Tensor, kind: Kind) -> Array:
+        return tensor.detach().cpu().numpy().copy()
+
+    def on_channel(self, vector: Tensor, activation: Tensor) -> Tensor:
+        return vector if vector.ndim == 0 or activation.ndim == 2 else vector.view(-1, 1, 1)
+
+    def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
+        return vector if vector.ndim == 0 else vector.view((-1,) + (1,) * (weight.ndim - 1))
+
+    def conv2d(
+        self,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        *,
+        stride: Pair,
+        padding: Padding,
+        dilation: Pair,
+        group: int,
+        wide: bool = False,
+    ) -> Tensor:
+        top, bottom, left, right = padding
+        if top != bottom or left != right:
+            x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
+        if wide:
+            y = F.conv2d(x.double(), w.double(), None, stride, (top, left), dilation, group)
+            return (y if bias is None else y + self.on_channel(bias.double(), y)).float()
+        return F.conv2d(x, w, bias, stride, (top, left), dilation, group)
+
+    def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
+        if wide:
+            return F.linear(x.double(), w.double(), None if bias is None else bias.double()).float()
+        return F.linear(x, w, bias)
+
+    def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
+        top, bottom, left, right = padding
+        if any(padding):
+            x = F.pad(x, (left, right, top, bottom), value=-torch.inf)
+        return F.max_pool2d(x, kernel, stride)
+
+    def flatten(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+    def maximum(self, x: Tensor, y: Tensor | float) -> Tensor:
+        return torch.maximum(x, y) if isinstance(y, Tensor) else x.clamp_min(y)
+
+    def minimum(self, x: Tensor, y: Tensor | float) -> Tensor:
+        return torch.minimum(x, y) if isinstance(y, Tensor) else x.clamp_max(y)
+
+    def relu(self, x: Tensor) -> Tensor:
+        return F.relu(x)
+
+    def abs(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+    def where(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return torch.where(condition, x, y)
+
+    def isfinite(self, x: Tensor) -> Tensor:
+        return torch.isfinite(x)
+
+    def rint(self, x: Tensor) -> Tensor:
+        return x.round()
+
+    def round_ste(self, x: Tensor) -> Tensor:
+        return _Requantize.apply(x, None, None, None, False)
+
+    def stop_gradient(self, x: Tensor) -> Tensor:
+        return x.detach()
+
+    def max(self, x: Tensor) -> Tensor:
+        return x.amax()
+
+    def min(self, x: Tensor) -> Tensor:
+        return x.amin()
+
+    def channel_max(self, x: Tensor) -> Tensor:
+        return x.amax((0, *range(2, x.ndim)))
+
+    def channel_min(self, x: Tensor) -> Tensor:
+        return x.amin((0, *range(2, x.ndim)))
+
+    def output_max(self, w: Tensor) -> Tensor:
+        return w.flatten(1).amax(1)
+
+    def output_min(self, w: Tensor) -> Tensor:
+        return w.flatten(1).amin(1)
+
+    def softmax_cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels)
+
+    def requantize(
+        self,
+        x: Tensor,
+        multiplier: Tensor,
+        low: Tensor | float | None = None,
+        high: Tensor | float | None = None,
+        *,
+        open_low: bool = False,
+    ) -> Tensor:
+        return _Requantize.apply(x, multiplier, low, high, open_low)
+
+
+class _Requantize(torch.autograd.Function):
+    """``Ops.requantize`` with its gradient by hand: two passes over the data forward, one backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, multiplier: Tensor | None, low: Any, high: Any, open_low: bool) -> Tensor:
+        ctx.has_multiplier = multiplier is not None
+        u = x if multiplier is None else x * multiplier
+        mask = None
+        if low is not None:
+            mask = ((u > low) if open_low else (u >= low)) & (u <= high)
+        # u is this function's own unless there was no multiplier, so it may be rounded in place.
+        y = u.round() if multiplier is None else u.round_()
+        if low is not None:
+            y = y.clamp_(low, high)
+        needs_x = multiplier is not None and ctx.needs_input_grad[1]
+        ctx.save_for_backward(mask, multiplier, x if needs_x else None)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        mask, multiplier, x = ctx.saved_tensors
+        if mask is not None:
+            grad = grad * mask
+        if multiplier is None:
+            return grad, None, None, None, None
+        grad_multiplier = (grad * x).sum_to_size(multiplier.shape) if x is not None else None
+        return grad * multiplier, grad_multiplier, None, None, None
+
+
+class CellModule(torch.nn.Module):
+    """The parameters of one cell; ``print`` shows what the cell is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.description = ""
+
+    def extra_repr(self) -> str:
+        return self.description
+
+
+class LoweredNetwork(torch.nn.Module):
+    """A graph as a torch module, trainable with any torch loop.
+
+    Parameters and buffers are named as in the graph ("conv1.weight"). Called with raw pixels, (N, C, H, W), uint8 or
+    float, it returns real outputs (logits). In training mode each call is one step of the quant_delay. In evaluation
+    mode a quantized network computes the integers of deployment: they are derived anew whenever a parameter has
+    changed, and no gradient flows.
+    """
+
+    def __init__(self, graph: Graph, params: Mapping[str, Array], step: int = 0) -> None:
+        super().__init__()
+        self.graph = graph
+        self.step = step  #: training steps done, which the quant_delay counts
+        for node in graph.nodes:
+            module = self._cell_module(node.cell_name)
+            module.description = node.cell.describe
+            for local, param in node.cell.params().items():
+                tensor = torch.from_numpy(np.array(params[f"{node.cell_name}.{local}"], np.float32))
+                if param.trainable:
+                    module.register_parameter(local, torch.nn.Parameter(tensor))
+                else:
+                    module.register_buffer(local, tensor)
+        self._collect()
+
+    def _cell_module(self, name: str) -> CellModule:
+        module: torch.nn.Module = self
+        for part in name.split("."):
+            if part not in module._modules:
+                module.add_module(part, CellModule())
+            module = module.get_submodule(part)
+        assert isinstance(module, CellModule)
+        return module
+
+    def _collect(self) -> None:
+        self.tensors: dict[str, Tensor] = dict(self.named_parameters()) | dict(self.named_buffers())
+        self._ops = TorchOps(next((t.device for t in self.tensors.values()), "cpu"))
+        self._pass = Forward(self.graph, self._ops)
+        self._derived: tuple[tuple[int, ...], Evaluator] | None = None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        result = super()._apply(fn, recurse)  # to(), cuda(), ...: buffers have become other tensors
+        self._collect()
+        return result
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Real outputs: one tensor, or a tuple where the network has several."""
+        if self.training:
+            return self.run(inputs, self.next_phase())
+        if self.graph.is_quantized:
+            return self.codes(*inputs, centred=True) * float(self.evaluator().graph.output.grid.scale)
+        return self.run(inputs, 0)
+
+    @torch.compiler.disable
+    def next_phase(self) -> int:
+        """Count one training step; returns its phase (see ``Forward.phase``)."""
+        self.step += 1
+        return self._pass.phase(self.step - 1)
+
+    def run(self, inputs: tuple[Tensor, ...], phase: int) -> Any:
+        """The float or fake-quantized pass; in training mode it also updates the state."""
+        pixels = tuple(x.to(self._ops.device, torch.float32) for x in inputs)
+        outputs, updates = self._pass(self.tensors, pixels, training=self.training, phase=phase)
+        with torch.no_grad():
+            for name, value in updates.items():
+                self.tensors[name].copy_(value)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def evaluator(self) -> Evaluator:
+        """The integers of deployment, derived in NumPy from the parameters as they are now."""
+        versions = tuple(tensor._version for tensor in self.tensors.values())
+        if self._derived is None or self._derived[0] != versions:
+            self._derived = (versions, Evaluator(to_integer(self.graph, read(self)), self._ops))
+        return self._derived[1]
+
+    @torch.no_grad()
+    def codes(self, *inputs: Tensor, centred: bool = False) -> Tensor:
+        """Output codes of the deployed network, whole numbers in float32; ``centred``: less the zero point."""
+        evaluator = self.evaluator()
+        output = evaluator.graph.output
+        values = evaluator(inputs[0].to(self._ops.device, torch.float32))[output.name]
+        return values if centred else values + output.grid.zero_point
+
+
+def lower(
+    network: Network | Graph, params: Mapping[str, Array] | None = None, *, device_target: str = "CPU", step: int = 0
+) -> LoweredNetwork:
+    """A torch.nn.Module of a network. ``params``: canonical arrays (default: fresh ones); ``step``: steps done so far."""
+    graph = as_graph(network)
+    params = graph.initial_params() if params is None else params
+    graph.check_params(params)
+    return LoweredNetwork(graph, params, step).to(_device(device_target))
+
+
+def read(model: LoweredNetwork) -> Params:
+    """The parameters and state of a lowered network, canonical NumPy arrays by full name."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.tensors.items()}
+
+
+def predict(model: LoweredNetwork, x: Array, *, batch_size: int = 256) -> Array:
+    """Real outputs (N, ...) for raw pixels (N, C, H, W), in evaluation mode."""
+    return _in_batches(model, model, x, batch_size)
+
+
+def predict_codes(model: LoweredNetwork, x: Array, *, batch_size: int = 256) -> Array:
+    """Output codes (N, ...) for raw pixels (N, C, H, W): the evaluation pass of a quantized network."""
+    return _in_batches(model, model.codes, x, batch_size).astype(np.int32)
+
+
+def _in_batches(model: LoweredNetwork, function: Callable[[Tensor], Tensor], x: Array, batch_size: int) -> Array:
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            parts = [function(torch.from_numpy(x[i : i + batch_size])).cpu() for i in range(0, len(x), batch_size)]
+    finally:
+        model.train(was_training)
+    return torch.cat(parts).numpy()
+
+
+class Step:
+    """One training step of a lowered network: ``step(x, y, lr)`` returns the loss before the update.
+
+    compile: compile forward pass and loss with torch.compile, once for each phase of the quant_delay.
+    """
+
+    def __init__(self, model: LoweredNetwork, optimizer: Optimizer, *, compile: bool = False) -> None:
+        self.model = model.train()
+        self._loss = torch.compile(self._plain_loss) if compile else self._plain_loss
+        decay = [p for p in model.parameters() if p.ndim > 1]
+        others = [p for p in model.parameters() if p.ndim <= 1]
+        groups = [{"params": decay, "weight_decay": optimizer.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer: torch.optim.Optimizer
+        if optimizer.name == "momentum":
+            self.optimizer = torch.optim.SGD(groups, lr=0.0, momentum=optimizer.momentum)
+        else:
+            self.optimizer = torch.optim.Adam(groups, lr=0.0)
+
+    def _plain_loss(self, x: Tensor, y: Tensor, phase: int) -> Tensor:
+        return self.model._ops.softmax_cross_entropy(self.model.run((x,), phase), y)
+
+    def __call__(self, x: Array, y: Array, lr: float) -> float:
+        """x: raw pixels (N, C, H, W). y: integer labels (N,)."""
+        device = self.model._ops.device
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        loss = self._loss(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device), self.model.next_phase())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def state(self) -> dict[str, Array]:
+        """The optimizer's state, by "<parameter>.<name of the state>"."""
+        names = {id(tensor): name for name, tensor in self.model.tensors.items()}
+        return {
+            f"{names[id(parameter)]}.{key}": value.detach().cpu().numpy().copy()
+            for parameter, values in self.optimizer.state.items()
+            for key, value in values.items()
+            if isinstance(value, Tensor)
+        }
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """The inverse of ``state``."""
+        for full_name, array in state.items():
+            name, _, key = full_name.rpartition(".")
+            tensor = torch.from_numpy(np.array(array))
+            parameter = self.model.tensors[name]
+            self.optimizer.state[parameter][key] = tensor if key == "step" else tensor.to(parameter.device)
+
+
+def make_step(model: LoweredNetwork, optimizer: Optimizer, *, compile: bool = False) -> Step:
+    """One training step with the framework's own optimizer."""
+    return Step(model, optimizer, compile=compile)
+
+
+def _device(device_target: str) -> torch.device:
+    if device_target not in DEVICES:
+        raise QatError(f"device_target {device_target!r} is unknown to torch: choose one of {', '.join(DEVICES)}")
+    if device_target == "GPU" and not torch.cuda.is_available():
+        raise QatError("device_target 'GPU': torch sees no CUDA device here; use --device_target CPU")
+    return torch.device(DEVICES[device_target])

@@ -1,0 +1,18 @@
+"""Networks, each written once. Also importable as ``networks`` from the repository's root: the same classes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+if __name__ == "networks":
+    # The folder itself was imported. Hand over qat.networks, so that a class exists once whichever name is used.
+    _package = importlib.import_module("qat.networks")
+    for _name, _module in list(sys.modules.items()):
+        if _name.startswith("qat.networks"):
+            sys.modules[_name.removeprefix("qat.")] = _module
+else:
+    from qat.networks.lenet5 import LeNet5
+    from qat.networks.catalogue import NETWORKS, create
+
+    __all__ = ["NETWORKS", "LeNet5", "create"]

@@ -1,0 +1,36 @@
+"""Networks by name, for the commands."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from qat.errors import QatError
+from qat.network import Network
+from qat.networks.lenet5 import LeNet5
+
+NETWORKS: dict[str, type[Network]] = {"lenet5": LeNet5}
+
+
+def create(name: str) -> Network:
+    """A network by its name here, or of a user's own as ``package.module:Class``.
+
+    The module is looked up in the working directory too. Raises QatError where there is no such network.
+    """
+    if name in NETWORKS:
+        return NETWORKS[name]()
+    module_name, colon, class_name = name.partition(":")
+    if not colon:
+        raise QatError(
+            f"network {name!r} is unknown: choose one of {', '.join(NETWORKS)}, or give your own as package.module:Class"
+        )
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise QatError(f"network {name!r} cannot be imported ({error}): give it as package.module:Class") from None
+    if not (isinstance(cls, type) and issubclass(cls, Network)):
+        raise QatError(f"network {name!r} is no qat.Network: derive the class from qat.Network")
+    return cls()

@@ -1,0 +1,32 @@
+"""LeNet-5 as MindSpore's quantization tutorial has it: 32x32 digits, 61,684 parameters."""
+
+from __future__ import annotations
+
+import qat
+
+
+class LeNet5(qat.Network):
+    """Two valid 5x5 convolutions and three dense layers (LeCun et al., 1998, with ReLU and max pooling).
+
+    num_class: number of outputs. channel: number of input channels. Input: 32x32 pixels, normalised as MNIST.
+    """
+
+    def __init__(self, num_class: int = 10, channel: int = 1) -> None:
+        self.inputs = qat.Input((channel, 32, 32), mean=0.1307, std=0.3081)
+        self.conv1 = qat.Conv2dBnAct(channel, 6, 5, pad_mode="valid", activation="relu")
+        self.conv2 = qat.Conv2dBnAct(6, 16, 5, pad_mode="valid", activation="relu")
+        self.fc1 = qat.DenseBnAct(16 * 5 * 5, 120, activation="relu")
+        self.fc2 = qat.DenseBnAct(120, 84, activation="relu")
+        self.fc3 = qat.DenseBnAct(84, num_class)
+        self.max_pool2d = qat.MaxPool2d(kernel_size=2, stride=2)
+        self.flatten = qat.Flatten()
+
+    def construct(self, x):  # type: ignore[no-untyped-def]
+        x = self.conv1(x)
+        x = self.max_pool2d(x)
+        x = self.conv2(x)
+        x = self.max_pool2d(x)
+        x = self.flatten(x)
+        x = self.fc1(x)
+        x = self.fc2(x)
+        return self.fc3(x)

@@ -1,0 +1,147 @@
+"""What a cell is: parameters, a forward pass, a shape rule and an integer form, each written once."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from qat.errors import QatError
+from qat.ops import Array, Kind, Ops, Tensor
+from qat.serial import Serializable
+from qat.values import Value
+
+if TYPE_CHECKING:
+    from qat.integer import Accumulator, IntegerBuilder, IntegerTensor
+    from qat.network import Symbol
+
+Shape = tuple[int, ...]  #: of one sample, without the batch: (C, H, W) or (F,)
+Initializer = Callable[[np.random.Generator, Shape], Array]
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter of a cell, in its canonical layout."""
+
+    shape: Shape
+    kind: Kind
+    initial: Initializer
+    trainable: bool = True  #: False: state, which the forward pass updates (ranges, running statistics)
+
+    def create(self, seed: int, name: str) -> Array:
+        """The initial value, float32. It depends on the seed and its own name alone, not on the other cells."""
+        generator = np.random.default_rng((seed, zlib.crc32(name.encode())))
+        return np.asarray(self.initial(generator, self.shape), np.float32)
+
+
+def constant(value: float) -> Initializer:
+    """Every element the same."""
+    return partial(_constant, value)
+
+
+def he_uniform(fan_in: int) -> Initializer:
+    """U(-b, b) with b = sqrt(6 / fan_in), for cells followed by a ReLU (He et al., arXiv 1502.01852, eq. 10)."""
+    return partial(_uniform, float(np.sqrt(6.0 / fan_in)))
+
+
+def _constant(value: float, generator: np.random.Generator, shape: Shape) -> Array:
+    return np.full(shape, value, np.float32)
+
+
+def _uniform(bound: float, generator: np.random.Generator, shape: Shape) -> Array:
+    return generator.uniform(-bound, bound, shape)
+
+
+@dataclass
+class Context:
+    """What one forward pass knows: the vocabulary, the parameters, and which of its forms to compute."""
+
+    ops: Ops
+    params: Mapping[str, Tensor]
+    training: bool
+    step: float  #: how many training steps came before; a quantizer is idle while step < its quant_delay
+    updates: dict[str, Tensor]  #: new values of state, written back by the backend after the pass
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A context seen from one cell: its parameters go by their local names."""
+
+    context: Context
+    prefix: str
+    input_shapes: tuple[Shape, ...]
+
+    @property
+    def ops(self) -> Ops:
+        return self.context.ops
+
+    def param(self, name: str) -> Tensor:
+        """A parameter or state of this cell."""
+        return self.context.params[self.prefix + name]
+
+    def update(self, name: str, value: Tensor) -> None:
+        """Set a state of this cell, from the next pass on."""
+        self.context.updates[self.prefix + name] = value
+
+
+class Cell(Serializable):
+    """Base of all cells. A subclass is a frozen dataclass: fields only, no parameters inside.
+
+    Calling a cell inside ``Network.construct`` adds a node to the graph that is being traced.
+    """
+
+    arity: ClassVar[int] = 1  #: how many inputs it takes
+
+    #: convert_quant_network puts a fake quantizer after it. Cells that only move codes leave this False.
+    wants_fake_quant: bool = False
+    #: its output is never negative, so that a fake quantizer need not track the lower end of its range
+    non_negative: bool = False
+
+    def __call__(self, *inputs: Symbol) -> Symbol:
+        from qat.network import add_cell
+
+        return add_cell(self, inputs)
+
+    def params(self) -> dict[str, Param]:
+        """Its parameters and state, by local name."""
+        return {}
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """The shape of its output, of one sample. Raises QatError where the inputs do not fit."""
+        raise NotImplementedError(f"{type(self).__name__} must define output_shape")
+
+    def forward(self, scope: Scope, *inputs: Value) -> Value:
+        """The forward pass over any backend's tensors."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+    def to_integer(
+        self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any
+    ) -> IntegerTensor | Accumulator:
+        """Append its integer form to the builder. ``params`` are this cell's, canonical, by local name."""
+        raise QatError(
+            f"{name}: a {type(self).__name__} has no integer form, so that the network cannot be evaluated or exported "
+            "as integers; replace the cell, or give it a to_integer method"
+        )
+
+    @property
+    def describe(self) -> str:
+        """Its class and the fields that differ from their defaults, for printing."""
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.changed_fields().items())})"
+
+    @classmethod
+    def snake_name(cls) -> str:
+        """``MaxPool2d`` -> ``max_pool2d``: how nodes are called whose cell has no name of its own."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+
+def pair(value: Any, what: str) -> tuple[int, int]:
+    """(v, v) for an int, the pair itself for a pair. Raises QatError for anything else."""
+    values = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()
+    if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+        raise QatError(f"{what} is {value!r}: give one integer or a pair (height, width) of integers")
+    return values

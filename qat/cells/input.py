@@ -1,0 +1,62 @@
+"""Where data enters a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from qat.cells.base import Cell, Scope, Shape
+from qat.errors import QatError
+from qat.integer import Grid, IntegerBuilder, IntegerInput, IntegerTensor
+from qat.ops import Array
+from qat.values import Value
+
+
+@dataclass(frozen=True)
+class Input(Cell):
+    """An image of raw uint8 pixels, normalised inside the network.
+
+    The real number of a pixel code is ``(pixel - zero_point) * scale`` with ``scale = 1 / (255 std)`` and
+    ``zero_point = rint(255 mean)``: the usual ``(pixel / 255 - mean) / std`` with the mean moved to the nearest pixel
+    value, at most 1/510 away. So the pixel *is* the code, float and quantized networks see the same input, and the
+    deployed file takes raw pixels.
+
+    shape: (C, H, W) of one image. mean, std: of pixels scaled to 0..1, over all channels.
+    """
+
+    shape: Shape
+    mean: float = 0.0
+    std: float = 1.0
+
+    arity = 0
+
+    def __post_init__(self) -> None:
+        if not self.shape or not all(isinstance(size, int) and size > 0 for size in self.shape):
+            raise QatError(f"Input: shape is {self.shape!r}; give the positive sizes of one sample, as (1, 32, 32)")
+        if not 0.0 <= self.mean <= 1.0 or not self.std > 0.0:
+            raise QatError(
+                f"Input: mean {self.mean!r} and std {self.std!r} are those of pixels scaled to 0..1; mean must lie "
+                "within 0..1 and std above 0"
+            )
+
+    @property
+    def grid(self) -> Grid:
+        """Scale and zero point of a pixel."""
+        scale = np.float32(1.0 / (255.0 * self.std))
+        return Grid(scale, zero_point=int(np.rint(255.0 * self.mean)), qmin=0, qmax=255)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return self.shape
+
+    def forward(self, scope: Scope, *inputs: Value) -> Value:
+        """``inputs``: the pixels, (N, C, H, W), whole numbers 0 to 255 held in float32."""
+        (pixels,) = inputs
+        scale = scope.ops.from_numpy(self.grid.scale, "scalar")
+        return Value(pixels.data - float(self.grid.zero_point), scale, codes=True)
+
+    def to_integer(
+        self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: IntegerTensor
+    ) -> IntegerTensor:
+        return builder.add(IntegerInput(name, (), IntegerTensor(name, self.shape, self.grid)))

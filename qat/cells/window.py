@@ -1,0 +1,49 @@
+"""Sizes and paddings of sliding windows."""
+
+from __future__ import annotations
+
+from qat.errors import QatError
+from qat.ops import Padding, Pair
+
+PAD_MODES = ("same", "valid", "pad")
+
+
+def window_padding(size: Pair, kernel: Pair, stride: Pair, dilation: Pair, pad_mode: str, padding: Padding) -> Padding:
+    """The zeros around an image: none for "valid", the given ones for "pad"; for "same" as many as make the output
+    ceil(size / stride), the odd one at the bottom and the right, as TensorFlow and MindSpore place it.
+    """
+    if pad_mode == "valid":
+        return (0, 0, 0, 0)
+    if pad_mode == "pad":
+        return padding
+    ends: list[int] = []
+    for n, k, s, d in zip(size, kernel, stride, dilation, strict=True):
+        total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
+        ends += [total // 2, total - total // 2]
+    return (ends[0], ends[1], ends[2], ends[3])
+
+
+def output_size(size: Pair, kernel: Pair, stride: Pair, dilation: Pair, padding: Padding) -> Pair:
+    """Height and width of the output: floor((size + padding - reach) / stride) + 1."""
+    height = (size[0] + padding[0] + padding[1] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
+    width = (size[1] + padding[2] + padding[3] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+    return height, width
+
+
+def check_window(owner: str, pad_mode: str, padding: object, kernel: Pair, stride: Pair, dilation: Pair) -> Padding:
+    """The padding as (top, bottom, left, right). Raises QatError where a field of a windowed cell is wrong."""
+    if pad_mode not in PAD_MODES:
+        raise QatError(f"{owner}: pad_mode {pad_mode!r} is unknown; use one of {', '.join(PAD_MODES)}")
+    if min(*kernel, *stride, *dilation) < 1:
+        raise QatError(f"{owner}: kernel {kernel}, stride {stride} and dilation {dilation} must be at least 1")
+    if isinstance(padding, int):
+        padding = (padding,) * 4
+    elif isinstance(padding, tuple) and len(padding) == 2:
+        padding = (padding[0], padding[0], padding[1], padding[1])
+    if not (isinstance(padding, tuple) and len(padding) == 4 and all(isinstance(p, int) and p >= 0 for p in padding)):
+        raise QatError(
+            f"{owner}: padding is {padding!r}; give one number, (vertical, horizontal) or (top, bottom, left, right)"
+        )
+    if any(padding) and pad_mode != "pad":
+        raise QatError(f"{owner}: padding {padding} has no effect with pad_mode {pad_mode!r}; use pad_mode='pad'")
+    return (padding[0], padding[1], padding[2], padding[3])

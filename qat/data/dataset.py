@@ -1,0 +1,119 @@
+"""A data set in memory: raw uint8 pixels and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from qat.cells.base import Shape
+from qat.data.digits import read_digits
+from qat.data.idx import find_idx, read_idx
+from qat.errors import QatError
+from qat.ops import Array
+
+DIGITS = "digits"  #: the --data_path that stands for scikit-learn's embedded digits
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """images: uint8, (N, C, H, W). labels: int64, (N,)."""
+
+    images: Array
+    labels: Array
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Array, Array]]:
+        """Full batches in an order that depends on seed and epoch alone; what does not fill a batch is left out."""
+        order = np.random.default_rng((seed, epoch)).permutation(len(self))
+        for start in range(0, len(self) - batch_size + 1, batch_size):
+            chosen = order[start : start + batch_size]
+            yield self.images[chosen], self.labels[chosen]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """name: what it is, for logs. source: where it came from."""
+
+    name: str
+    source: str
+    train: Split
+    test: Split
+
+    def resized(self, shape: Shape) -> Dataset:
+        """Images of the given (C, H, W), by bilinear interpolation. Raises QatError where the channels differ."""
+        channels = self.train.images.shape[1]
+        if channels != shape[0]:
+            raise QatError(
+                f"{self.source}: its images have {channels} channels but the network takes {shape[0]}; choose a network "
+                "for such images, or another data set"
+            )
+        size = (shape[1], shape[2])
+        return replace(
+            self,
+            train=replace(self.train, images=resize_bilinear(self.train.images, size)),
+            test=replace(self.test, images=resize_bilinear(self.test.images, size)),
+        )
+
+
+def load(data_path: str) -> Dataset:
+    """Read a data set: a folder with MNIST's IDX files, or "digits".
+
+    Raises QatError naming the file where one is missing, damaged or does not match the others.
+    """
+    if data_path == DIGITS:
+        images, labels = read_digits()
+        # The last fifth comes from writers of its own (sklearn keeps the original order), as a test set should.
+        cut = len(labels) - len(labels) // 5 - 1
+        return Dataset("digits", DIGITS, Split(images[:cut], labels[:cut]), Split(images[cut:], labels[cut:]))
+    folder = Path(data_path)
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise QatError(
+            f"{data_path}: there is {found} here, but --data_path takes the folder that holds MNIST's train/ and test/, or "
+            f"the word {DIGITS!r}"
+        )
+    return Dataset("MNIST", data_path, _read_split(folder, "train", "train"), _read_split(folder, "test", "t10k"))
+
+
+def _read_split(folder: Path, part: str, prefix: str) -> Split:
+    images_file = find_idx(folder, part, f"{prefix}-images", "idx3-ubyte")
+    labels_file = find_idx(folder, part, f"{prefix}-labels", "idx1-ubyte")
+    images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
+    if len(images) != len(labels):
+        raise QatError(
+            f"{labels_file}: holds {len(labels)} labels but {images_file.name} {len(images)} images; the two files do not "
+            "belong together, download them again"
+        )
+    if not len(images) or not images.size:
+        raise QatError(f"{images_file}: holds no images; download it again")
+    return Split(images[:, np.newaxis], labels.astype(np.int64))
+
+
+def resize_bilinear(images: Array, size: tuple[int, int]) -> Array:
+    """uint8 (N, C, H, W) to uint8 (N, C, *size), pixel centres aligned (as OpenCV's INTER_LINEAR), ties to even."""
+    if images.shape[2:] == size:
+        return images
+    down, across = _interpolation(images.shape[2], size[0]), _interpolation(images.shape[3], size[1])
+    parts = []
+    for start in range(0, len(images), 1024):  # float32 copies of a whole data set would not be small
+        part = np.matmul(down, images[start : start + 1024].astype(np.float32))
+        parts.append(np.rint(np.matmul(part, across.T)).astype(np.uint8))
+    return np.concatenate(parts)
+
+
+@lru_cache
+def _interpolation(old: int, new: int) -> Array:
+    """The (new, old) matrix that interpolates one axis."""
+    at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    left = np.minimum(at.astype(int), max(old - 2, 0))
+    matrix = np.zeros((new, old), np.float32)
+    rows = np.arange(new)
+    matrix[rows, left] = 1 - (at - left)
+    matrix[rows, np.minimum(left + 1, old - 1)] += at - left
+    return matrix

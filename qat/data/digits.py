@@ -1,0 +1,21 @@
+"""The 1,797 real handwritten digits that scikit-learn ships (UCI optdigits): nothing to download."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qat.errors import QatError
+from qat.ops import Array
+
+
+def read_digits() -> tuple[Array, Array]:
+    """uint8 images (1797, 1, 8, 8) and int64 labels (1797,). Raises QatError without scikit-learn."""
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError:
+        raise QatError(
+            "--data_path digits needs scikit-learn, which is not installed: pip install 'qat-engine[study]'"
+        ) from None
+    data = load_digits()
+    images = np.rint(data.images * (255.0 / 16.0)).astype(np.uint8)  # grey values 0 to 16
+    return images[:, np.newaxis], data.target.astype(np.int64)

@@ -1,0 +1,60 @@
+"""MNIST's IDX format."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from qat.errors import QatError
+from qat.ops import Array
+
+LARGEST = 1 << 31  #: bytes of one file's content; a damaged header must not make us allocate more
+
+
+def find_idx(folder: Path, part: str, stem: str, suffix: str) -> Path:
+    """The IDX file in ``folder/part`` or ``folder``, under any of the names in use, plain or .gz."""
+    names = [f"{stem}{dot}{suffix}{gz}" for dot in "-." for gz in ("", ".gz")]
+    for place in (folder / part, folder):
+        for name in names:
+            if (place / name).is_file():
+                return place / name
+    raise QatError(
+        f"{folder / part}: no file {names[0]} (or .idx, or .gz) here or in {folder}; download MNIST and put its four files "
+        "into train/ and test/"
+    )
+
+
+def read_idx(path: Path, rank: int) -> Array:
+    """A uint8 array of that rank. Raises QatError where the file is unreadable, no IDX file of bytes, or cut short.
+
+    Format: two zero bytes, the type (8: unsigned byte), the rank, one big-endian uint32 for each axis, the data
+    (http://yann.lecun.com/exdb/mnist).
+    """
+    try:
+        with (gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
+            content = file.read(LARGEST + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise QatError(f"{path}: cannot be read ({error}); download it again") from None
+    head = 4 + 4 * rank
+    magic = bytes((0, 0, 8, rank))
+    if content[:4] != magic:
+        raise QatError(
+            f"{path}: starts with {content[:4].hex() or 'nothing'} where an IDX file of {rank} axes starts with "
+            f"{magic.hex()}; this is another file, or it is damaged"
+        )
+    if len(content) < head:
+        raise QatError(f"{path}: ends within its header, after {len(content)} bytes; download it again")
+    shape = struct.unpack(f">{rank}I", content[4:head])
+    size = 1
+    for axis in shape:
+        size *= axis
+    if len(content) - head != size:
+        raise QatError(
+            f"{path}: its header announces {size:,} bytes of data {shape} but it holds {len(content) - head:,}; download "
+            "it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=head).reshape(shape)

@@ -1,0 +1,38 @@
+"""Writing files so that nothing is ever half written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from qat.errors import QatError
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Replace ``path`` by ``content`` as a whole: a crash leaves the old file or the new one.
+
+    Raises QatError naming the path and the system's reason (a full disk, a read-only folder); the old file stays.
+    """
+    path = Path(path)
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only the owner can read
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        kept = "; the file that was there is unharmed" if path.exists() else ""
+        raise QatError(
+            f"{path}: cannot be written ({error.strerror or error}){kept}; free some space or choose another place"
+        ) from None

@@ -1,0 +1,174 @@
+"""The graph: an immutable, ordered list of named nodes, without parameters."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from qat.cells.base import Cell, Param, Shape
+from qat.cells.fake_quant import FakeQuant
+from qat.cells.input import Input
+from qat.errors import QatError
+from qat.ops import Array
+from qat.quantizers import Quantizer
+from qat.serial import from_json
+
+Params = dict[str, Array]  #: canonical float32 arrays by full name, as "conv1.weight"
+FORMAT = 1  #: of the JSON form
+
+
+@dataclass(frozen=True)
+class Node:
+    """One use of a cell.
+
+    name: unique. inputs: the names of the nodes whose outputs it takes. cell_name: where its parameters are kept; two
+    nodes of one cell share them.
+    """
+
+    name: str
+    cell: Cell
+    inputs: tuple[str, ...]
+    cell_name: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in order of computation, each after its inputs. Validated when made; equal graphs have equal hashes.
+
+    outputs: names of nodes. name: what the network is called.
+    """
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+    name: str = "network"
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for node in self.nodes:
+            if node.name in seen:
+                raise QatError(f"{node.name}: two nodes of {self.name} have this name; names must be unique")
+            missing = [name for name in node.inputs if name not in seen]
+            if missing:
+                raise QatError(f"{node.name}: its input {missing[0]!r} is no node before it in {self.name}")
+            if len(node.inputs) != node.cell.arity:
+                raise QatError(
+                    f"{node.name}: a {type(node.cell).__name__} takes {node.cell.arity} inputs but gets {len(node.inputs)}"
+                )
+            seen.add(node.name)
+        missing = [name for name in self.outputs if name not in seen]
+        if missing or not self.outputs:
+            raise QatError(f"{self.name}: its output {missing[0] if missing else '(none)'!r} is no node of it")
+        owners: dict[str, Cell] = {}
+        for node in self.nodes:
+            if owners.setdefault(node.cell_name, node.cell) != node.cell:
+                raise QatError(f"{node.cell_name}: two different cells have this name; names must be unique")
+        _ = self.shapes  # raises where shapes do not fit
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        """The nodes where data enter."""
+        return tuple(node for node in self.nodes if isinstance(node.cell, Input))
+
+    @property
+    def is_quantized(self) -> bool:
+        """True after convert_quant_network."""
+        return any(isinstance(node.cell, FakeQuant) for node in self.nodes)
+
+    @cached_property
+    def quant_delays(self) -> tuple[int, ...]:
+        """The steps at which a quantizer of this graph sets in, ascending; 0 is always among them."""
+        delays = {0}
+        for node in self.nodes:
+            for field in fields(node.cell):  # type: ignore[arg-type]
+                value = getattr(node.cell, field.name)
+                if isinstance(value, Quantizer):
+                    delays.add(value.quant_delay)
+        return tuple(sorted(delays))
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """The output shape of each node, of one sample."""
+        shapes: dict[str, Shape] = {}
+        for node in self.nodes:
+            try:
+                shapes[node.name] = node.cell.output_shape(*(shapes[name] for name in node.inputs))
+            except QatError as error:
+                raise QatError(f"{node.name} ({type(node.cell).__name__}) {error}") from None
+        return shapes
+
+    @cached_property
+    def params(self) -> dict[str, Param]:
+        """Every parameter and state by full name, in order."""
+        return {
+            f"{node.cell_name}.{local}": param for node in self.nodes for local, param in node.cell.params().items()
+        }
+
+    def consumers(self, name: str) -> list[Node]:
+        """The nodes that take the output of the named one."""
+        return [node for node in self.nodes if name in node.inputs]
+
+    def initial_params(self, seed: int = 0) -> Params:
+        """Fresh parameters. Each depends on the seed and its own name alone."""
+        return {name: param.create(seed, name) for name, param in self.params.items()}
+
+    def check_params(self, params: Mapping[str, Array], source: str = "params") -> None:
+        """Raise QatError unless ``params`` hold exactly what this graph needs, in the right shapes."""
+        missing = [name for name in self.params if name not in params]
+        unknown = [name for name in params if name not in self.params]
+        if missing or unknown:
+            found = f"lack {missing[0]!r}" if missing else f"hold {unknown[0]!r}, which it does not know"
+            raise QatError(f"{source}: they {found}, so they belong to another network than {self.name}")
+        for name, param in self.params.items():
+            if params[name].shape != param.shape:
+                raise QatError(
+                    f"{source}: {name!r} has shape {params[name].shape} but {self.name} needs {param.shape}; the parameters "
+                    "belong to another network"
+                )
+
+    def count_trainable(self) -> int:
+        """How many numbers are trained."""
+        return sum(math.prod(param.shape) for param in self.params.values() if param.trainable)
+
+    def to_json(self) -> str:
+        """One line of JSON; ``Graph.from_json`` reads it back to an equal graph."""
+        nodes = [
+            {"name": node.name, "cell": node.cell.to_json(), "inputs": node.inputs, "cell_name": node.cell_name}
+            for node in self.nodes
+        ]
+        return json.dumps({"format": FORMAT, "name": self.name, "nodes": nodes, "outputs": self.outputs})
+
+    @classmethod
+    def from_json(cls, text: str) -> Graph:
+        """Raises QatError where the text is no valid graph."""
+        try:
+            data: Any = json.loads(text)
+            version = data["format"]
+            if version != FORMAT:
+                raise QatError(f"the graph has format {version!r} but this release reads {FORMAT}; use a matching release")
+            nodes = tuple(
+                Node(str(n["name"]), from_json(n["cell"], Cell), tuple(map(str, n["inputs"])), str(n["cell_name"]))
+                for n in data["nodes"]
+            )
+            return cls(nodes, tuple(map(str, data["outputs"])), str(data["name"]))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise QatError(f"the graph is no valid JSON form of a network ({error!r}): the file is damaged") from None
+
+    @cached_property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that differ between different graphs."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        rows = [("node", "cell", "inputs", "output shape", "parameters")]
+        for node in self.nodes:
+            count = sum(math.prod(p.shape) for p in node.cell.params().values() if p.trainable)
+            shape = " x ".join(map(str, self.shapes[node.name]))
+            rows.append((node.name, node.cell.describe, ", ".join(node.inputs), shape, f"{count:,}" if count else ""))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(4)), row[4]]).rstrip() for row in rows]
+        return "\n".join([f"{self.name}: {self.count_trainable():,} trainable parameters", *lines])

@@ -1,0 +1,301 @@
+"""The integer graph: what is deployed, and its evaluation over any backend's tensors.
+
+Every number in it was derived once, in NumPy, from the trained parameters. All targets export it, and evaluating it on
+a backend runs only convolution, addition, multiplication, rint and clip, which are equal everywhere (docs/numerics.md).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from qat.errors import QatError
+from qat.numpy_ops import NUMPY_OPS
+from qat.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
+
+Shape = tuple[int, ...]
+INT32_MAX = 2**31 - 1
+
+
+class Grid(NamedTuple):
+    """Codes and the real numbers they stand for: scale * (code - zero_point), qmin <= code <= qmax."""
+
+    scale: np.float32
+    zero_point: int
+    qmin: int
+    qmax: int
+
+    @property
+    def low(self) -> int:
+        """The lowest centred code."""
+        return self.qmin - self.zero_point
+
+    @property
+    def high(self) -> int:
+        """The highest centred code."""
+        return self.qmax - self.zero_point
+
+    def dequantize(self, codes: Array) -> Array:
+        """Real numbers, float32."""
+        return (codes.astype(np.float32) - np.float32(self.zero_point)) * self.scale
+
+    def codes_of(self, real: Array) -> Array:
+        """The inverse of ``dequantize``, without loss: int32."""
+        return np.rint(real.astype(np.float64) / self.scale).astype(np.int32) + self.zero_point
+
+    @property
+    def dtype(self) -> type[np.integer]:
+        """The smallest NumPy type that holds the codes."""
+        return np.uint8 if self.qmin >= 0 else np.int8
+
+
+class IntegerTensor(NamedTuple):
+    """One tensor of codes: the name of the node that makes it, its shape (of one sample) and its grid."""
+
+    name: str
+    shape: Shape
+    grid: Grid
+
+
+class Requantize(NamedTuple):
+    """y = clip(rint(f32(acc) * multiplier), low, high): centred codes from accumulators."""
+
+    multiplier: Array  #: float32, (O,)
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerNode(ABC):
+    """One operation on codes. Tensors of centred codes go in and out."""
+
+    name: str
+    inputs: tuple[IntegerTensor, ...]
+    output: IntegerTensor
+
+    def constants(self) -> dict[str, tuple[Array, Kind]]:
+        """What ``evaluate`` needs, as canonical arrays."""
+        return {}
+
+    @abstractmethod
+    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        """Centred codes of the output. ``constants`` hold what ``constants`` declares, as the backend's tensors."""
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerInput(IntegerNode):
+    """Where codes enter."""
+
+    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        return inputs[0] - float(self.output.grid.zero_point)
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerLinear(IntegerNode):
+    """acc = W (x_q - z_x) + b_q, then requantized.
+
+    weight: codes, int8 or uint8, O first. bias: codes, int32, (O,). weight_scale: float32, (O,).
+    weight_zero_point: int32, (O,).
+    """
+
+    weight: Array
+    bias: Array
+    weight_scale: Array
+    weight_zero_point: Array
+    requantize: Requantize
+
+    weight_kind: ClassVar[Kind] = "conv_weight"
+
+    @property
+    def centred_weight(self) -> Array:
+        """weight - weight_zero_point, int32."""
+        return self.weight.astype(np.int32) - self.weight_zero_point.reshape((-1,) + (1,) * (self.weight.ndim - 1))
+
+    @cached_property
+    def accumulator_bound(self) -> int:
+        """No accumulator, nor any partial sum in any order, is larger in magnitude.
+
+        For each output the larger of the sums of the positive and of the negative products, plus |b_q|, where a centred
+        input code lies within the grid (or is 0, in the padding).
+        """
+        w = self.centred_weight.reshape(len(self.weight), -1).astype(np.int64)
+        grid = self.inputs[0].grid
+        low, high = min(grid.low, 0), max(grid.high, 0)
+        positive = np.maximum(w * high, w * low).sum(axis=1)
+        negative = np.maximum(-w * high, -w * low).sum(axis=1)
+        return int((np.maximum(positive, negative) + np.abs(self.bias.astype(np.int64))).max())
+
+    @property
+    def wide(self) -> bool:
+        """True where float32 does not hold every accumulator, so that a wider type has to accumulate."""
+        return self.accumulator_bound > EXACT_INTEGERS
+
+    def constants(self) -> dict[str, tuple[Array, Kind]]:
+        return {
+            "weight": (self.centred_weight, self.weight_kind),
+            "bias": (self.bias, "vector"),
+            "multiplier": (self.requantize.multiplier, "vector"),
+        }
+
+    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        acc = self.apply(ops, inputs[0], constants["weight"], constants["bias"])
+        multiplier = ops.on_channel(constants["multiplier"], acc)
+        return ops.requantize(acc, multiplier, float(self.requantize.low), float(self.requantize.high))
+
+    @abstractmethod
+    def apply(self, ops: Ops, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
+        """The accumulators."""
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerConv2d(IntegerLinear):
+    """A convolution; weight (O, I / group, kh, kw)."""
+
+    stride: Pair = (1, 1)
+    padding: Padding = (0, 0, 0, 0)
+    dilation: Pair = (1, 1)
+    group: int = 1
+
+    def apply(self, ops: Ops, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
+        return ops.conv2d(
+            x,
+            w,
+            bias,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            group=self.group,
+            wide=self.wide,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerDense(IntegerLinear):
+    """A dense layer; weight (O, I), I in canonical (CHW) order."""
+
+    weight_kind: ClassVar[Kind] = "dense_weight"
+
+    def apply(self, ops: Ops, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
+        return ops.dense(x, w, bias, wide=self.wide)
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerMaxPool2d(IntegerNode):
+    """The largest code of each window."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Padding
+
+    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        return ops.max_pool2d(inputs[0], kernel=self.kernel, stride=self.stride, padding=self.padding)
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerFlatten(IntegerNode):
+    """(C, H, W) to (C H W), in that order."""
+
+    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        return ops.flatten(inputs[0])
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """A linear node whose output has no grid yet: the fake quantizer that follows gives it one."""
+
+    finish: Callable[[Requantize, IntegerTensor], IntegerLinear]
+    name: str
+    shape: Shape
+    scale: Array  #: of the accumulator, f32(s_x * s_w), float32, (O,)
+    relu: float | None  #: the upper bound of the ReLU that is still to be applied, as in ``Value``
+
+    def requantized(self, grid: Grid) -> IntegerLinear:
+        """The node with codes of the given grid. The ReLU becomes part of the clip."""
+        low, high = grid.low, grid.high
+        if self.relu is not None:
+            low = max(low, 0)
+            high = high if math.isinf(self.relu) else min(high, int(np.rint(np.float32(self.relu) / grid.scale)))
+        multiplier = (self.scale / grid.scale).astype(np.float32)
+        return self.finish(Requantize(multiplier, low, high), IntegerTensor(self.name, self.shape, grid))
+
+
+class IntegerBuilder:
+    """Collects the nodes of an integer graph in order."""
+
+    def __init__(self) -> None:
+        self.nodes: list[IntegerNode] = []
+
+    def add(self, node: IntegerNode) -> IntegerTensor:
+        """Append a node; returns the tensor that it makes. Raises QatError where int32 may overflow."""
+        if isinstance(node, IntegerLinear) and node.accumulator_bound > INT32_MAX:
+            raise QatError(
+                f"{node.name}: its accumulator may reach {node.accumulator_bound}, beyond the int32 of every runtime; "
+                "use fewer bits or fewer inputs"
+            )
+        self.nodes.append(node)
+        return node.output
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerGraph:
+    """Nodes in order of evaluation, the first being the input; the output is the last node's."""
+
+    nodes: tuple[IntegerNode, ...]
+    name: str = "network"
+
+    @property
+    def input(self) -> IntegerTensor:
+        """What enters: raw codes, as uint8 pixels."""
+        return self.nodes[0].output
+
+    @property
+    def output(self) -> IntegerTensor:
+        """What leaves."""
+        return self.nodes[-1].output
+
+
+class Evaluator:
+    """An integer graph made ready for one vocabulary: its constants are converted once."""
+
+    def __init__(self, graph: IntegerGraph, ops: Ops) -> None:
+        self.graph, self.ops = graph, ops
+        self._constants = [
+            {key: ops.from_numpy(array, kind) for key, (array, kind) in node.constants().items()}
+            for node in graph.nodes
+        ]
+
+    def __call__(self, codes: Tensor) -> dict[str, Tensor]:
+        """Centred codes of every node by name, from raw input codes (float32, the backend's layout)."""
+        values = {self.graph.input.name: self.graph.nodes[0].evaluate(self.ops, {}, codes)}
+        for node, constants in zip(self.graph.nodes[1:], self._constants[1:], strict=True):
+            values[node.name] = node.evaluate(self.ops, constants, *(values[x.name] for x in node.inputs))
+        return values
+
+
+def evaluate(graph: IntegerGraph, codes: Array, *, batch_size: int = 128) -> Array:
+    """Output codes (N, ...) of input codes (N, ...), computed by NumPy integers.
+
+    The sums are of integers held in float32 (float64 where a node is ``wide``), and no partial sum passes the type's
+    range of exact integers, so that they are the sums of an int32 accumulator in whatever order BLAS adds.
+    """
+    return trace_codes(graph, codes, (graph.output.name,), batch_size=batch_size)[graph.output.name]
+
+
+def trace_codes(
+    graph: IntegerGraph, codes: Array, names: Collection[str], *, batch_size: int = 128
+) -> dict[str, Array]:
+    """As ``evaluate``, for the codes of the named nodes."""
+    run = Evaluator(graph, NUMPY_OPS)
+    grids = {node.name: node.output.grid for node in graph.nodes if node.name in names}
+    parts: dict[str, list[Array]] = {name: [] for name in grids}
+    for start in range(0, len(codes), batch_size):
+        values = run(codes[start : start + batch_size].astype(np.float32))
+        for name, grid in grids.items():
+            parts[name].append((values[name] + grid.zero_point).astype(grid.dtype))
+    return {name: np.concatenate(part) for name, part in parts.items()}

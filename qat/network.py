@@ -1,0 +1,154 @@
+"""Networks as users write them, and the tracing that turns one into a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from qat.cells.base import Cell, Shape
+from qat.cells.input import Input
+from qat.errors import QatError
+from qat.graph import Graph, Node
+
+_tracing: list[Trace] = []  # innermost last; construct() may not start another trace, so it holds at most one
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """What stands for a tensor inside ``construct``: the output of a node."""
+
+    trace: Trace
+    name: str
+
+    @property
+    def shape(self) -> Shape:
+        """Of one sample: (C, H, W) or (F,)."""
+        return self.trace.shapes[self.name]
+
+
+class Network:
+    """Base of networks: cells in ``__init__``, their use in ``construct``.
+
+    ``inputs`` (a class attribute or set in ``__init__``) says what enters. A network may be used as a block inside
+    another one; then its ``inputs`` are not looked at. Cells are known by the attribute that holds them, also inside
+    lists, and a cell used twice shares its parameters.
+
+        class LeNet5(qat.Network):
+            inputs = qat.Input((1, 32, 32), mean=0.1307, std=0.3081)
+
+            def __init__(self):
+                self.conv1 = qat.Conv2dBnAct(1, 6, 5, pad_mode="valid", activation="relu")
+                ...
+
+            def construct(self, x):
+                return self.conv1(x)
+    """
+
+    inputs: Input | tuple[Input, ...] | None = None
+
+    def construct(self, *inputs: Any) -> Any:
+        """The forward pass, in terms of cells. Returns one symbol or a tuple of them."""
+        raise QatError(f"{type(self).__name__} has no construct method: define construct(self, x)")
+
+    def __call__(self, *inputs: Symbol) -> Any:
+        if not _tracing:
+            raise QatError(
+                f"{type(self).__name__} is a description and computes nothing by itself: lower it with "
+                "qat.backend('torch').lower(network), or use it inside another network's construct"
+            )
+        return self.construct(*inputs)
+
+    def graph(self) -> Graph:
+        """Trace ``construct``. Raises QatError naming the cell where shapes do not fit."""
+        entering = self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)
+        if not entering or not all(isinstance(cell, Input) for cell in entering):
+            raise QatError(
+                f"{type(self).__name__} does not say what enters it: set inputs = qat.Input(shape) in the class, as "
+                "inputs = qat.Input((1, 32, 32), mean=0.1307, std=0.3081)"
+            )
+        if _tracing:
+            raise QatError(f"{type(self).__name__}: graph() was called inside a construct; call the block itself")
+        trace = Trace(dict(_named_cells(self, "")))
+        _tracing.append(trace)
+        try:
+            symbols = [trace.add(cell, (), "input") for cell in entering if cell is not None]
+            result = self.construct(*symbols)
+        finally:
+            _tracing.pop()
+        outputs = result if isinstance(result, tuple) else (result,)
+        if not all(isinstance(output, Symbol) for output in outputs):
+            raise QatError(f"{type(self).__name__}: construct returned {result!r}, not the output of a cell")
+        return Graph(tuple(trace.nodes), tuple(output.name for output in outputs), type(self).__name__)
+
+
+class Trace:
+    """The nodes gathered while one ``construct`` runs."""
+
+    def __init__(self, cell_names: dict[int, str]) -> None:
+        self.cell_names = cell_names
+        self.nodes: list[Node] = []
+        self.shapes: dict[str, Shape] = {}
+
+    def add(self, cell: Cell, inputs: tuple[Symbol, ...], default_name: str) -> Symbol:
+        """Append a node."""
+        cell_name = self.cell_names.get(id(cell))
+        if cell_name is None and cell.params():
+            raise QatError(
+                f"{cell.describe} is made inside construct, so that its parameters have no name: make it in __init__ as an "
+                "attribute"
+            )
+        name = self._unique(cell_name or default_name)
+        for position, symbol in enumerate(inputs):
+            if not isinstance(symbol, Symbol) or symbol.trace is not self:
+                raise QatError(f"{name}: its input {position} is {type(symbol).__name__}, not the output of a cell")
+        try:
+            shape = cell.output_shape(*(symbol.shape for symbol in inputs))
+        except QatError as error:
+            raise QatError(f"{name} ({type(cell).__name__}) {error}") from None
+        except (ValueError, TypeError):
+            raise QatError(f"{name}: a {type(cell).__name__} takes {cell.arity} inputs but gets {len(inputs)}") from None
+        self.nodes.append(Node(name, cell, tuple(symbol.name for symbol in inputs), cell_name or name))
+        self.shapes[name] = shape
+        return Symbol(self, name)
+
+    def _unique(self, name: str) -> str:
+        taken, candidate, count = {node.name for node in self.nodes}, name, 1
+        while candidate in taken:
+            candidate, count = f"{name}_{count}", count + 1
+        return candidate
+
+
+def add_cell(cell: Cell, inputs: tuple[Symbol, ...]) -> Symbol:
+    """Called by ``Cell.__call__``: append the cell to the graph that is being traced."""
+    if not _tracing:
+        raise QatError(
+            f"{cell.describe} was called outside Network.construct: cells only describe a graph; lower the network with "
+            "qat.backend('torch').lower(network) to compute"
+        )
+    return _tracing[-1].add(cell, inputs, type(cell).snake_name())
+
+
+def as_graph(network: Network | Graph) -> Graph:
+    """The graph itself, or the trace of a network."""
+    if isinstance(network, Graph):
+        return network
+    if isinstance(network, Network):
+        return network.graph()
+    raise QatError(f"{network!r} is neither a qat.Network nor a qat.Graph; give an instance, as LeNet5()")
+
+
+def _named_cells(holder: Any, prefix: str) -> Iterator[tuple[int, str]]:
+    """(id, name) of the cells that a network holds, later names first so that the first attribute wins in a dict."""
+    items: list[tuple[str, Any]]
+    if isinstance(holder, Network):
+        items = [(name, value) for name, value in vars(holder).items() if name != "inputs"]
+    elif isinstance(holder, dict):
+        items = [(str(key), value) for key, value in holder.items()]
+    else:
+        items = [(str(index), value) for index, value in enumerate(holder)]
+    for name, value in reversed(items):
+        if isinstance(value, Cell):
+            yield id(value), prefix + name
+        elif isinstance(value, (Network, list, tuple, dict)):
+            yield from _named_cells(value, f"{prefix}{name}.")

@@ -1,0 +1,151 @@
+"""The vocabulary in NumPy: the reference, the place where deployed parameters are derived, and the integer interpreter's
+engine. It has no gradients.
+
+Scalars are vectors of one element: NumPy 1 would promote a 0-d array to float64 beside a Python number.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qat.ops import Array, Kind, Ops, Padding, Pair
+
+
+class NumpyOps(Ops):
+    """Canonical layouts, float32 arrays."""
+
+    def from_numpy(self, array: Array, kind: Kind) -> Array:
+        array = np.asarray(array, np.float32)
+        return array.reshape(1) if kind == "scalar" else array
+
+    def to_numpy(self, tensor: Array, kind: Kind) -> Array:
+        return tensor.reshape(()) if kind == "scalar" else tensor
+
+    def on_channel(self, vector: Array, activation: Array) -> Array:
+        return vector.reshape((1, -1) + (1,) * (activation.ndim - 2))
+
+    def on_output(self, vector: Array, weight: Array) -> Array:
+        return vector.reshape((-1,) + (1,) * (weight.ndim - 1))
+
+    def conv2d(
+        self,
+        x: Array,
+        w: Array,
+        bias: Array | None,
+        *,
+        stride: Pair,
+        padding: Padding,
+        dilation: Pair,
+        group: int,
+        wide: bool = False,
+    ) -> Array:
+        dtype = np.float64 if wide else np.float32
+        windows = _windows(x.astype(dtype, copy=False), w.shape[2:], stride, padding, dilation, 0.0)
+        n, channels, height, width = windows.shape[:4]
+        outputs, per_group = w.shape[0], w.shape[1]
+        # (N, C, H, W, kh, kw) -> (G, N*H*W, C/G*kh*kw): one matrix product for each group
+        patches = windows.reshape(n, group, channels // group, height, width, *w.shape[2:])
+        patches = patches.transpose(1, 0, 3, 4, 2, 5, 6).reshape(group, n * height * width, -1)
+        kernels = w.astype(dtype, copy=False).reshape(group, outputs // group, per_group * w.shape[2] * w.shape[3])
+        y = np.matmul(patches, kernels.transpose(0, 2, 1))  # (G, N*H*W, O/G)
+        if bias is not None:
+            y += bias.reshape(group, 1, outputs // group)
+        y = y.reshape(group, n, height, width, outputs // group).transpose(1, 0, 4, 2, 3)
+        return np.ascontiguousarray(y.reshape(n, outputs, height, width), dtype=np.float32)
+
+    def dense(self, x: Array, w: Array, bias: Array | None, *, wide: bool = False) -> Array:
+        dtype = np.float64 if wide else np.float32
+        y = x.astype(dtype, copy=False) @ w.astype(dtype, copy=False).T
+        if bias is not None:
+            y += bias
+        return y.astype(np.float32, copy=False)
+
+    def max_pool2d(self, x: Array, *, kernel: Pair, stride: Pair, padding: Padding) -> Array:
+        windows = _windows(x, kernel, stride, padding, (1, 1), -np.inf)
+        y = windows[..., 0, 0]
+        for row in range(kernel[0]):
+            for column in range(kernel[1]):
+                y = np.maximum(y, windows[..., row, column])
+        return y
+
+    def flatten(self, x: Array) -> Array:
+        return x.reshape(len(x), -1)
+
+    def maximum(self, x: Array, y: Array | float) -> Array:
+        return np.maximum(x, y)
+
+    def minimum(self, x: Array, y: Array | float) -> Array:
+        return np.minimum(x, y)
+
+    def relu(self, x: Array) -> Array:
+        return np.maximum(x, 0)
+
+    def abs(self, x: Array) -> Array:
+        return np.abs(x)
+
+    def where(self, condition: Array, x: Array, y: Array) -> Array:
+        return np.where(condition, x, y)
+
+    def isfinite(self, x: Array) -> Array:
+        return np.isfinite(x)
+
+    def rint(self, x: Array) -> Array:
+        return np.rint(x)
+
+    def round_ste(self, x: Array) -> Array:
+        return np.rint(x)
+
+    def stop_gradient(self, x: Array) -> Array:
+        return x
+
+    def max(self, x: Array) -> Array:
+        return x.max().reshape(1)
+
+    def min(self, x: Array) -> Array:
+        return x.min().reshape(1)
+
+    def channel_max(self, x: Array) -> Array:
+        return x.max(axis=(0, *range(2, x.ndim)))
+
+    def channel_min(self, x: Array) -> Array:
+        return x.min(axis=(0, *range(2, x.ndim)))
+
+    def output_max(self, w: Array) -> Array:
+        return w.max(axis=tuple(range(1, w.ndim)))
+
+    def output_min(self, w: Array) -> Array:
+        return w.min(axis=tuple(range(1, w.ndim)))
+
+    def softmax_cross_entropy(self, logits: Array, labels: Array) -> Array:
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        log_sum = np.log(np.exp(shifted).sum(axis=1))
+        picked = shifted[np.arange(len(labels)), labels]
+        return (log_sum - picked).mean(dtype=np.float32).reshape(1)
+
+    def requantize(
+        self,
+        x: Array,
+        multiplier: Array,
+        low: Array | float | None = None,
+        high: Array | float | None = None,
+        *,
+        open_low: bool = False,
+    ) -> Array:
+        y = x * multiplier
+        np.rint(y, out=y)
+        if low is not None and high is not None:
+            np.clip(y, low, high, out=y)
+        return y
+
+
+NUMPY_OPS = NumpyOps()
+
+
+def _windows(x: Array, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, fill: float) -> Array:
+    """A view of every window of a padded NCHW array: (N, C, H', W', kh, kw)."""
+    top, bottom, left, right = padding
+    if any(padding):
+        x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)
+    reach = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
+    windows = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(2, 3))
+    return windows[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]

@@ -1,0 +1,184 @@
+"""The vocabulary: everything that a cell or a quantizer may do to a tensor.
+
+Quantizer and cell mathematics is written once, over these functions, and each backend implements them over its own
+tensors (``qat.numpy_ops`` is the reference, ``tests/test_ops_conformance.py`` the judge). Tensors also understand
+``+ - * /`` and unary minus, elementwise and broadcasting, as every framework defines them.
+
+Layouts. Outside a backend everything is canonical: activations NCHW, convolution weights OIHW (I per group), dense
+weights OI. A backend that computes in another layout transposes in ``from_numpy`` and ``to_numpy``; cells never name an
+axis, they say "channel" (of an activation) or "output" (of a weight).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Tensor = Any  #: a backend's own tensor; the core only passes it on
+Array = npt.NDArray[Any]
+Kind = Literal["activation", "conv_weight", "dense_weight", "vector", "scalar"]  #: what a tensor's axes mean
+Pair = tuple[int, int]
+Padding = tuple[int, int, int, int]  #: top, bottom, left, right
+
+EXACT_INTEGERS = 1 << 24  #: float32 holds every integer up to here; sums of integers that stay below are exact
+
+
+class Ops(ABC):
+    """The vocabulary over one kind of tensor. Values are float32 unless a function says otherwise."""
+
+    # -- the border -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def from_numpy(self, array: Array, kind: Kind) -> Tensor:
+        """A float32 tensor in this backend's layout, holding a canonical array of the given kind."""
+
+    @abstractmethod
+    def to_numpy(self, tensor: Tensor, kind: Kind) -> Array:
+        """The inverse of ``from_numpy``, bit for bit."""
+
+    @abstractmethod
+    def on_channel(self, vector: Tensor, activation: Tensor) -> Tensor:
+        """A (C,) vector or a scalar, shaped to broadcast over the channel axis of an activation of rank 2 or 4."""
+
+    @abstractmethod
+    def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
+        """An (O,) vector or a scalar, shaped to broadcast over the output axis of a weight."""
+
+    # -- cells: linear in x and in w, with the gradients of linear functions -----------------------------------------
+
+    @abstractmethod
+    def conv2d(
+        self,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        *,
+        stride: Pair,
+        padding: Padding,
+        dilation: Pair,
+        group: int,
+        wide: bool = False,
+    ) -> Tensor:
+        """Cross-correlation, zeros outside, plus a bias (O,).
+
+        ``wide``: accumulate in float64 and round the result once to float32, for sums of integers that may pass 2^24.
+        """
+
+    @abstractmethod
+    def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
+        """(N, I) times the transpose of (O, I), plus a bias (O,); ``wide`` as in ``conv2d``."""
+
+    @abstractmethod
+    def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
+        """Largest element of each window; padding never wins. The gradient goes to one largest element."""
+
+    @abstractmethod
+    def flatten(self, x: Tensor) -> Tensor:
+        """(N, ...) to (N, F), features in canonical (CHW) order whatever the layout."""
+
+    # -- elementwise ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def maximum(self, x: Tensor, y: Tensor | float) -> Tensor:
+        """Elementwise; gradient 1 to x where x > y, 0 where x < y. Equal arguments: unspecified, do not rely on it."""
+
+    @abstractmethod
+    def minimum(self, x: Tensor, y: Tensor | float) -> Tensor:
+        """Elementwise, as ``maximum``."""
+
+    @abstractmethod
+    def relu(self, x: Tensor) -> Tensor:
+        """max(x, 0); gradient 0 at 0."""
+
+    @abstractmethod
+    def abs(self, x: Tensor) -> Tensor:
+        """|x|."""
+
+    @abstractmethod
+    def where(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """x where the boolean tensor holds, else y."""
+
+    @abstractmethod
+    def isfinite(self, x: Tensor) -> Tensor:
+        """A boolean tensor."""
+
+    @abstractmethod
+    def rint(self, x: Tensor) -> Tensor:
+        """Nearest integer, ties to even. Gradient 0 or none."""
+
+    @abstractmethod
+    def round_ste(self, x: Tensor) -> Tensor:
+        """``rint`` with the straight-through gradient 1 (Bengio et al., arXiv 1308.3432)."""
+
+    @abstractmethod
+    def stop_gradient(self, x: Tensor) -> Tensor:
+        """x, through which no gradient flows."""
+
+    # -- reductions -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def max(self, x: Tensor) -> Tensor:
+        """Largest element, a scalar. Used on stopped tensors only."""
+
+    @abstractmethod
+    def min(self, x: Tensor) -> Tensor:
+        """Smallest element, a scalar. Used on stopped tensors only."""
+
+    @abstractmethod
+    def channel_max(self, x: Tensor) -> Tensor:
+        """Largest element of each channel of an activation, (C,). Used on stopped tensors only."""
+
+    @abstractmethod
+    def channel_min(self, x: Tensor) -> Tensor:
+        """Smallest element of each channel of an activation, (C,). Used on stopped tensors only."""
+
+    @abstractmethod
+    def output_max(self, w: Tensor) -> Tensor:
+        """Largest element for each output of a weight, (O,). Used on stopped tensors only."""
+
+    @abstractmethod
+    def output_min(self, w: Tensor) -> Tensor:
+        """Smallest element for each output of a weight, (O,). Used on stopped tensors only."""
+
+    def output_absmax(self, w: Tensor) -> Tensor:
+        """Largest |element| for each output of a weight, (O,). Used on stopped tensors only."""
+        return self.output_max(self.abs(w))
+
+    # -- losses -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def softmax_cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean over the batch of -log softmax(logits)[label], logits (N, K), integer labels (N,)."""
+
+    # -- coarse operations, whose speed matters ---------------------------------------------------------------------
+
+    def moving_average(self, old: Tensor, new: Tensor, decay: float) -> Tensor:
+        """new + decay (old - new), or new where old is not finite (nothing averaged yet). Used on stopped tensors only."""
+        return self.where(self.isfinite(old), new + (old - new) * decay, new)
+
+    def requantize(
+        self,
+        x: Tensor,
+        multiplier: Tensor,
+        low: Tensor | float | None = None,
+        high: Tensor | float | None = None,
+        *,
+        open_low: bool = False,
+    ) -> Tensor:
+        """Integers y = clip(rint(x * multiplier), low, high); ``None`` for both bounds: no clip.
+
+        Straight through the rounding: with u = x * multiplier (unrounded) and mask = low <= u <= high (low < u when
+        ``open_low``: the zero point edge of a ReLU), dx = g * mask * multiplier and dmultiplier = g * mask * x, summed
+        over the axes it was broadcast on. No gradient flows into the bounds, which are integers.
+        """
+        u = x * multiplier
+        if low is None or high is None:
+            return self.round_ste(u)
+        clipped = self.minimum(self.maximum(self.rint(u), low), high)
+        inside = (u > low if open_low else u >= low) & (u <= high)
+        through = self.where(inside, u, self.stop_gradient(u))
+        # The difference is exactly 0, so that the sum is exactly the integer; it only carries the gradient.
+        return self.stop_gradient(clipped) + (through - self.stop_gradient(through))

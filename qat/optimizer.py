@@ -1,0 +1,33 @@
+"""What a backend is told about the optimizer; the optimizers are the frameworks' own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from qat.errors import QatError
+
+OPTIMIZERS = ("momentum", "adam")
+SCHEDULES = ("cosine", "constant")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """name: "momentum" (SGD) or "adam". weight_decay: L2, of weights only, not of biases and vectors."""
+
+    name: str = "momentum"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in OPTIMIZERS:
+            raise QatError(f"optimizer {self.name!r} is unknown: choose one of {', '.join(OPTIMIZERS)}")
+
+
+def learning_rate(schedule: str, peak: float, step: int, steps: int) -> float:
+    """The rate of step ``step`` (from 0) of ``steps``: constant, or half a cosine from peak to 0 (arXiv 1608.03983)."""
+    if schedule == "constant":
+        return peak
+    if schedule == "cosine":
+        return 0.5 * peak * (1.0 + math.cos(math.pi * step / steps))
+    raise QatError(f"lr_schedule {schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}")

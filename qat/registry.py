@@ -1,0 +1,46 @@
+"""Backends and targets by name, imported on first use."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import NamedTuple
+
+from qat.errors import QatError
+
+
+class Entry(NamedTuple):
+    """Where a backend or target lives and what it needs."""
+
+    module: str  #: under qat.backends
+    package: str  #: the import name of what has to be installed
+    extra: str  #: the pip extra that installs it
+
+
+BACKENDS = {"torch": Entry("torch_backend", "torch", "torch")}
+TARGETS = {"ONNX": Entry("onnx_target", "onnx", "onnx")}
+
+
+def backend(name: str) -> ModuleType:
+    """The training backend of that name: ``ops, lower, read, make_step, predict, predict_codes``."""
+    return _load(name, BACKENDS, "backend")
+
+
+def target(file_format: str) -> ModuleType:
+    """The deployment target that writes that format: ``export, run, ...``."""
+    return _load(file_format, TARGETS, "file format")
+
+
+def _load(name: str, entries: dict[str, Entry], what: str) -> ModuleType:
+    if name not in entries:
+        raise QatError(f"{what} {name!r} is unknown: choose one of {', '.join(entries)}")
+    entry = entries[name]
+    try:
+        return importlib.import_module(f"qat.backends.{entry.module}")
+    except ModuleNotFoundError as error:
+        missing = error.name or entry.package
+        if missing.partition(".")[0] == "qat":
+            raise
+        raise QatError(
+            f"{what} {name!r} needs the package {missing!r}, which is not installed: pip install 'qat-engine[{entry.extra}]'"
+        ) from None

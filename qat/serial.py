@@ -1,0 +1,68 @@
+"""Frozen dataclasses to and from JSON, for graphs inside checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from typing import Any, ClassVar, TypeVar
+
+from qat.errors import QatError
+
+S = TypeVar("S", bound="Serializable")
+
+
+class Serializable:
+    """A frozen dataclass of plain fields (numbers, strings, None, tuples, other Serializables).
+
+    Subclasses are known by their class name, so that a graph in a file can name its cells and quantizers; a user's own
+    cell is known as soon as its module is imported.
+    """
+
+    registry: ClassVar[dict[str, type[Serializable]]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        Serializable.registry[cls.__name__] = cls
+
+    def changed_fields(self) -> dict[str, Any]:
+        """The fields whose values are not the default."""
+        changed = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if field.default is MISSING or value != field.default:
+                changed[field.name] = value
+        return changed
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object: the class name under "type", and the changed fields."""
+        return {"type": type(self).__name__} | {name: _encode(value) for name, value in self.changed_fields().items()}
+
+
+def from_json(data: Any, base: type[S]) -> S:
+    """The inverse of ``to_json``. Raises QatError for an unknown class, an unknown field or a value out of place."""
+    name = data.get("type") if isinstance(data, dict) else None
+    cls = Serializable.registry.get(name) if isinstance(name, str) else None
+    if cls is None or not issubclass(cls, base):
+        raise QatError(
+            f"{name!r} is not a known {base.__name__.lower()}: import the module that defines it before reading the "
+            "graph, or use the release that wrote the file"
+        )
+    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - known - {"type"})
+    if unknown:
+        raise QatError(f"{name} has no field {', '.join(unknown)}: the graph was written by another release")
+    try:
+        return cls(**{key: _decode(value) for key, value in data.items() if key != "type"})
+    except (TypeError, ValueError) as error:
+        raise QatError(f"{name} cannot be built from its stored fields ({error}): the graph is damaged") from None
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Serializable):
+        return value.to_json()
+    return [_encode(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, dict):
+        return from_json(value, Serializable)
+    return tuple(_decode(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,55 @@
+"""What flows along the edges of a graph while it is trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from qat.ops import Ops, Tensor
+
+
+@dataclass(frozen=True)
+class Value:
+    """Real numbers, or integers with a scale, and perhaps a ReLU that is still to be applied.
+
+    The real number is ``data * scale``, then ``min(max(0, .), relu)`` where ``relu`` is set. With a scale, ``data`` are
+    integers held in float32: centred codes (code - zero point) after a fake quantizer, accumulators after a
+    convolution. The scale multiplies once, at the next quantizer, not between cells (docs/numerics.md).
+
+    The ReLU waits because the next quantizer's own clip performs it for nothing, and because a max pooling may go
+    first: both are monotone, and scales are positive.
+    """
+
+    data: Tensor
+    scale: Tensor | None = None  #: a scalar, or one for each channel; None: data are real numbers
+    codes: bool = False  #: data are centred codes of one scalar scale, which a linear cell can take as they are
+    relu: float | None = None  #: the upper bound of the pending ReLU: inf for ReLU, 6 for ReLU6; None: no ReLU
+
+    def real(self, ops: Ops) -> Tensor:
+        """The real numbers, with every pending step performed."""
+        x = self.data if self.scale is None else self.data * ops.on_channel(self.scale, self.data)
+        if self.relu is None:
+            return x
+        x = ops.relu(x)
+        return x if math.isinf(self.relu) else self.relu - ops.relu(self.relu - x)
+
+    def range(self, ops: Ops) -> tuple[Tensor, Tensor]:
+        """Smallest and largest real number, scalars without gradient; the smallest of a pending ReLU is taken as 0."""
+        x = ops.stop_gradient(self.data)
+        if self.scale is None:
+            high = ops.max(x)
+        else:
+            scale = ops.stop_gradient(self.scale)
+            high = ops.max(ops.channel_max(x) * scale)
+        if self.relu is not None:
+            high = ops.maximum(high, 0.0)
+            return 0.0, high if math.isinf(self.relu) else ops.minimum(high, self.relu)
+        return (ops.min(x) if self.scale is None else ops.min(ops.channel_min(x) * scale)), high
+
+    def settled(self, ops: Ops) -> Value:
+        """Codes as they are; anything else as real numbers, for a cell that needs one scale for all channels."""
+        return self if self.codes else Value(self.real(ops))
+
+    def with_data(self, data: Tensor) -> Value:
+        """The same scale and ReLU over other data (pooled or reshaped, say)."""
+        return replace(self, data=data)
