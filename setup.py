@@ -1,0 +1,36 @@
+"""Packaging. The folders backends, networks and scripts are packages of qat through symlinks (docs/design.md)."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "qat" / "__init__.py").read_text(encoding="utf-8")).group(1)
+
+TORCH = ["torch>=2.4"]
+ONNX = ["onnx>=1.16", "onnxruntime>=1.18"]
+STUDY = ["scikit-learn>=1.4"]
+DEV = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "import-linter>=2.0"]
+
+setup(
+    name="qat-engine",
+    version=VERSION,
+    description="Quantization-aware training whose integers are the integers of deployment",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["qat", "qat.*"]),
+    package_dir={"": "."},
+    install_requires=["numpy>=1.26", "safetensors>=0.4.3", "rich>=13"],
+    extras_require={
+        "torch": TORCH,
+        "onnx": ONNX,
+        "study": STUDY,
+        "dev": DEV,
+        "all": [*TORCH, *ONNX, *STUDY],
+    },
+    entry_points={"console_scripts": ["qat = qat.cli:main"]},
+    classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],
+)
