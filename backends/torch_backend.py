@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from qat.errors import QatError
 from qat.forward import Forward
 from qat.graph import Graph, Params
-from qat.integer import Evaluator
+from qat.integer import Evaluator, IntegerTensor
 from qat.network import Network, as_graph
 from qat.ops import Array, Kind, Ops, Padding, Pair
 from qat.optimizer import Optimizer
@@ -223,7 +223,8 @@ class LoweredNetwork(torch.nn.Module):
         if self.training:
             return self.run(inputs, self.next_phase())
         if self.graph.is_quantized:
-            return self.codes(*inputs, centred=True) * float(self.evaluator().graph.output.grid.scale)
+            output = self.evaluator().graph.output
+            return self.centred_codes(*inputs)[output.name] * float(output.grid.scale)
         return self.run(inputs, 0)
 
     @torch.compiler.disable
@@ -243,18 +244,16 @@ class LoweredNetwork(torch.nn.Module):
 
     def evaluator(self) -> Evaluator:
         """The integers of deployment, derived in NumPy from the parameters as they are now."""
+        # In-place changes count up a tensor's version: every optimizer step, load_state_dict and copy_ is one.
         versions = tuple(tensor._version for tensor in self.tensors.values())
         if self._derived is None or self._derived[0] != versions:
             self._derived = (versions, Evaluator(to_integer(self.graph, read(self)), self._ops))
         return self._derived[1]
 
     @torch.no_grad()
-    def codes(self, *inputs: Tensor, centred: bool = False) -> Tensor:
-        """Output codes of the deployed network, whole numbers in float32; ``centred``: less the zero point."""
-        evaluator = self.evaluator()
-        output = evaluator.graph.output
-        values = evaluator(inputs[0].to(self._ops.device, torch.float32))[output.name]
-        return values if centred else values + output.grid.zero_point
+    def centred_codes(self, pixels: Tensor) -> dict[str, Tensor]:
+        """The deployed network's codes less their zero point, of every node: whole numbers in float32."""
+        return self.evaluator()(pixels.to(self._ops.device, torch.float32))
 
 
 def lower(
@@ -272,25 +271,46 @@ def read(model: LoweredNetwork) -> Params:
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.tensors.items()}
 
 
-def predict(model: LoweredNetwork, x: Array, *, batch_size: int = 256) -> Array:
+def predict(model: LoweredNetwork, pixels: Array, *, batch_size: int = 256) -> Array:
     """Real outputs (N, ...) for raw pixels (N, C, H, W), in evaluation mode."""
-    return _in_batches(model, model, x, batch_size)
+    return _in_batches(model, lambda x: {"output": model(x)}, pixels, batch_size)["output"]
 
 
-def predict_codes(model: LoweredNetwork, x: Array, *, batch_size: int = 256) -> Array:
-    """Output codes (N, ...) for raw pixels (N, C, H, W): the evaluation pass of a quantized network."""
-    return _in_batches(model, model.codes, x, batch_size).astype(np.int32)
+def predict_codes(model: LoweredNetwork, pixels: Array, *, batch_size: int = 256) -> Array:
+    """Output codes (N, ...), int32, of the evaluation pass of a quantized network."""
+    output = model.evaluator().graph.output
+    return trace(model, pixels, [output], batch_size=batch_size)[output.name]
 
 
-def _in_batches(model: LoweredNetwork, function: Callable[[Tensor], Tensor], x: Array, batch_size: int) -> Array:
+def trace(
+    model: LoweredNetwork, pixels: Array, tensors: Collection[IntegerTensor], *, batch_size: int = 256
+) -> dict[str, Array]:
+    """As ``predict_codes``, for the codes of the given tensors by name."""
+    names = {tensor.name for tensor in tensors}
+
+    def chosen(x: Tensor) -> dict[str, Tensor]:
+        return {name: values for name, values in model.centred_codes(x).items() if name in names}
+
+    found = _in_batches(model, chosen, pixels, batch_size)
+    return {tensor.name: found[tensor.name].astype(np.int32) + tensor.grid.zero_point for tensor in tensors}
+
+
+def runtime() -> str:
+    """What the passes run in, with its version."""
+    return f"PyTorch {torch.__version__}"
+
+
+def _in_batches(
+    model: LoweredNetwork, function: Callable[[Tensor], dict[str, Tensor]], pixels: Array, batch_size: int
+) -> dict[str, Array]:
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            parts = [function(torch.from_numpy(x[i : i + batch_size])).cpu() for i in range(0, len(x), batch_size)]
+            parts = [function(torch.tensor(pixels[i : i + batch_size])) for i in range(0, len(pixels), batch_size)]
     finally:
         model.train(was_training)
-    return torch.cat(parts).numpy()
+    return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
 
 
 class Step:

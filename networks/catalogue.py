@@ -10,7 +10,7 @@ from qat.errors import QatError
 from qat.network import Network
 from qat.networks.lenet5 import LeNet5
 
-NETWORKS: dict[str, type[Network]] = {"lenet5": LeNet5}
+NETWORKS: dict[str, type[Network]] = {"lenet": LeNet5}
 
 
 def create(name: str) -> Network:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
@@ -13,12 +14,12 @@ class Entry(NamedTuple):
     """Where a backend or target lives and what it needs."""
 
     module: str  #: under qat.backends
-    package: str  #: the import name of what has to be installed
-    extra: str  #: the pip extra that installs it
+    extra: str  #: the pip extra that installs what it imports
+    suffix: str = ""  #: of the files that a target writes
 
 
-BACKENDS = {"torch": Entry("torch_backend", "torch", "torch")}
-TARGETS = {"ONNX": Entry("onnx_target", "onnx", "onnx")}
+BACKENDS = {"torch": Entry("torch_backend", "torch")}
+TARGETS = {"ONNX": Entry("onnx_target", "onnx", ".onnx")}
 
 
 def backend(name: str) -> ModuleType:
@@ -31,6 +32,16 @@ def target(file_format: str) -> ModuleType:
     return _load(file_format, TARGETS, "file format")
 
 
+def target_of(path: str | Path) -> ModuleType:
+    """The deployment target that a file belongs to, by its suffix."""
+    suffix = Path(path).suffix
+    for name, entry in TARGETS.items():
+        if entry.suffix == suffix:
+            return target(name)
+    known = ", ".join(entry.suffix for entry in TARGETS.values())
+    raise QatError(f"{path}: {suffix or 'a file without an ending'!r} is no format that can be run; known are {known}")
+
+
 def _load(name: str, entries: dict[str, Entry], what: str) -> ModuleType:
     if name not in entries:
         raise QatError(f"{what} {name!r} is unknown: choose one of {', '.join(entries)}")
@@ -38,7 +49,7 @@ def _load(name: str, entries: dict[str, Entry], what: str) -> ModuleType:
     try:
         return importlib.import_module(f"qat.backends.{entry.module}")
     except ModuleNotFoundError as error:
-        missing = error.name or entry.package
+        missing = error.name or entry.module
         if missing.partition(".")[0] == "qat":
             raise
         raise QatError(

@@ -57,4 +57,4 @@ def read_idx(path: Path, rank: int) -> Array:
             f"{path}: its header announces {size:,} bytes of data {shape} but it holds {len(content) - head:,}; download "
             "it again"
         )
-    return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
+    return np.frombuffer(content, np.uint8, offset=head).reshape(shape).copy()

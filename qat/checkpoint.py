@@ -1,0 +1,99 @@
+"""The one checkpoint file: safetensors, with the graph as JSON in its metadata.
+
+Any backend reads what any other wrote. It holds canonical parameters and state under "params/", the optimizer's state
+under "optimizer/" and, as metadata, the graph and how far training came.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from qat.errors import QatError
+from qat.files import write_atomically
+from qat.graph import Graph, Params
+from qat.ops import Array
+
+FORMAT = "qat-checkpoint-1"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A network and its parameters.
+
+    step, epoch: how many were trained on this graph. optimizer: its state, as the backend named in ``history`` gave it.
+    history: how it was trained, for people and for defaults (JSON values; newest training first).
+    """
+
+    graph: Graph
+    params: Params
+    step: int = 0
+    epoch: int = 0
+    optimizer: Mapping[str, Array] = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
+
+    def save(self, path: str | Path) -> None:
+        """Write the file as a whole or not at all. Raises QatError where it cannot be written."""
+        tensors = {f"params/{name}": np.ascontiguousarray(array) for name, array in self.params.items()}
+        tensors |= {f"optimizer/{name}": np.ascontiguousarray(array) for name, array in self.optimizer.items()}
+        metadata = {
+            "format": FORMAT,
+            "graph": self.graph.to_json(),
+            "step": str(self.step),
+            "epoch": str(self.epoch),
+            "history": json.dumps(self.history),
+        }
+        write_atomically(path, safetensors.numpy.save(tensors, metadata))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Checkpoint:
+        """Raises QatError where the file is missing, damaged, no checkpoint, or inconsistent in itself."""
+        path = Path(path)
+        if not path.is_file():
+            raise QatError(f"{path}: there is no such checkpoint; give --ckpt_path the file that training wrote")
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+            raise QatError(f"{path}: is no checkpoint, or a damaged one ({error}); use another copy") from None
+        if metadata.get("format") != FORMAT:
+            raise QatError(
+                f"{path}: has format {metadata.get('format')!r} where this release reads {FORMAT!r}; it is another program's "
+                "safetensors file, or another release's checkpoint"
+            )
+        try:
+            graph = Graph.from_json(metadata["graph"])
+            step, epoch = int(metadata["step"]), int(metadata["epoch"])
+            history = tuple(dict(entry) for entry in json.loads(metadata["history"]))
+        except QatError as error:
+            raise QatError(f"{path}: {error}") from None
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
+            raise QatError(f"{path}: its metadata is damaged ({error!r}); use another copy") from None
+        params = {name.removeprefix("params/"): a for name, a in tensors.items() if name.startswith("params/")}
+        state = {name.removeprefix("optimizer/"): a for name, a in tensors.items() if name.startswith("optimizer/")}
+        graph.check_params(params, str(path))
+        wrong = [name for name, array in params.items() if array.dtype != np.float32]
+        if wrong:
+            raise QatError(f"{path}: {wrong[0]!r} is {params[wrong[0]].dtype}, not float32; the file is damaged")
+        return cls(graph, params, step, epoch, state, history)
+
+    def require(self, path: str | Path, *, quantized: bool) -> None:
+        """Raise QatError unless the network is (or is not) quantized, as the caller needs it."""
+        if quantized and not self.graph.is_quantized:
+            raise QatError(
+                f"{path}: holds the float network {self.graph.name}, which is not quantized yet; run train_quant.py "
+                f"--ckpt_path {path} first and give the checkpoint that it writes"
+            )
+        if not quantized and self.graph.is_quantized:
+            raise QatError(
+                f"{path}: holds the quantized network {self.graph.name} where a float one is needed; use eval_quant.py for "
+                "it, or give the float checkpoint"
+            )

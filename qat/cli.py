@@ -1,0 +1,70 @@
+"""The ``qat`` command, and how every script runs: arguments, errors and exit status in one place."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from qat.errors import QatError
+
+#: command -> (module under qat.scripts, what it does). Modules are imported only when their command is called.
+COMMANDS = {
+    "train": ("train", "train a float network"),
+    "eval": ("eval", "print the accuracy of a float checkpoint"),
+    "train-quant": ("train_quant", "quantization-aware training from a float checkpoint"),
+    "eval-quant": ("eval_quant", "print the accuracy of a quantized checkpoint's integers"),
+    "export": ("export", "write a checkpoint as a file for deployment, and verify it"),
+    "verify": ("verify", "compare an exported file's codes with those of its checkpoint"),
+    "demo": ("demo", "the whole path: train, quantize, evaluate, export, verify"),
+}
+USER_MISTAKE, INTERRUPTED = 2, 130  #: exit statuses
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the console command. Returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(
+        prog="qat",
+        description="Quantization-aware training whose integers are the integers of deployment.",
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<12} {text}" for name, (_, text) in COMMANDS.items())
+        + "\n\n'qat COMMAND --help' lists a command's options.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="qat COMMAND [options]",
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    command = parser.parse_args(arguments[:1]).command
+    module = importlib.import_module(f"qat.scripts.{COMMANDS[command][0]}")
+    return run_script(module.add_arguments, module.run, module.__doc__, arguments[1:], prog=f"qat {command}")
+
+
+def run_script(
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], int | None],
+    description: str | None,
+    arguments: Sequence[str] | None = None,
+    prog: str | None = None,
+) -> int:
+    """Parse, run, and turn a user's mistake into one line on standard error and exit status 2."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+    )
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(arguments)) or 0
+    except QatError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return USER_MISTAKE
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; what was saved before is unharmed", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

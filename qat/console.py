@@ -1,0 +1,79 @@
+"""What the commands show: log lines, a progress bar on a terminal, tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def make_console() -> Console:
+    """Standard output; plain text without styles or wrapping where it is no terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200, color_system=None)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table; every column after the first is aligned to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    make_console().print(table)
+
+
+class TrainingLog:
+    """The document's log line, and on a terminal a progress bar below it.
+
+        Epoch: [ 1/10], step: [937/937], loss: [0.0113], avg loss: [0.0223], time: [4.3ms]
+
+    loss: of this step. avg loss: over the epoch so far. time: of one step, averaged since the last line.
+    every: also log each time so many steps are done; 0: only at the end of each epoch.
+    """
+
+    def __init__(self, epochs: int, steps: int, every: int = 0) -> None:
+        self.epochs, self.steps, self.every = epochs, steps, every
+        self._console = make_console()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=steps)
+        self._total, self._logged, self._since = 0.0, 0, time.perf_counter()
+
+    def __enter__(self) -> TrainingLog:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def step(self, epoch: int, step: int, loss: float) -> None:
+        """Report step ``step`` (from 1) of epoch ``epoch`` (from 1)."""
+        if step == 1:
+            self._total, self._logged, self._since = 0.0, 0, time.perf_counter()
+        self._total += loss
+        self._progress.update(self._task, completed=step, description=f"epoch {epoch}/{self.epochs}  loss {loss:.4f}")
+        if step == self.steps or (self.every and step % self.every == 0):
+            now = time.perf_counter()
+            milliseconds = (now - self._since) * 1000.0 / max(step - self._logged, 1)
+            self._logged, self._since = step, now
+            wide, wider = len(str(self.epochs)), len(str(self.steps))
+            self._console.print(
+                f"Epoch: [{epoch:{wide}d}/{self.epochs}], step: [{step:{wider}d}/{self.steps}], loss: [{loss:.4f}], "
+                f"avg loss: [{self._total / step:.4f}], time: [{milliseconds:.1f}ms]",
+                markup=False,
+                soft_wrap=True,
+            )

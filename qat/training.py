@@ -1,0 +1,99 @@
+"""The training loop, the same for every backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from types import ModuleType
+from typing import Any
+
+from qat.checkpoint import Checkpoint
+from qat.console import TrainingLog
+from qat.data import Dataset
+from qat.data.dataset import Split
+from qat.errors import QatError
+from qat.graph import Graph, Params
+from qat.optimizer import Optimizer, learning_rate
+from qat.ops import Array
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. lr: the peak rate of the schedule. seed: of the order of the data."""
+
+    epochs: int = 10
+    batch_size: int = 64
+    lr: float = 0.02
+    lr_schedule: str = "cosine"
+    seed: int = 0
+    optimizer: Optimizer = field(default_factory=Optimizer)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or not (self.lr > 0.0 and math.isfinite(self.lr)):
+            raise QatError(
+                f"epochs {self.epochs}, batch_size {self.batch_size} and lr {self.lr} must all be above 0; change the one "
+                "that is not"
+            )
+        learning_rate(self.lr_schedule, self.lr, 0, 1)  # raises for an unknown schedule
+
+
+def train(
+    backend: ModuleType,
+    graph: Graph,
+    params: Params,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    device_target: str = "CPU",
+    compile: bool = False,
+    log_every: int = 0,
+    history: tuple[Mapping[str, Any], ...] = (),
+    save: Callable[[Checkpoint], None] | None = None,
+) -> Checkpoint:
+    """Train a graph on ``dataset.train``; returns the checkpoint of the last epoch.
+
+    backend: of ``qat.backend``. dataset: already in the network's shape. compile: use the framework's compiler.
+    history: of the parameters, for the checkpoint. save: called with a checkpoint after each epoch. Raises QatError
+    where the loss is no longer finite, naming the step; checkpoints saved before stay.
+    """
+    steps = len(dataset.train) // recipe.batch_size
+    if not steps:
+        raise QatError(
+            f"batch_size {recipe.batch_size} is larger than the {len(dataset.train)} training images of {dataset.source}; use "
+            "a smaller one"
+        )
+    model = backend.lower(graph, params, device_target=device_target)
+    step = backend.make_step(model, recipe.optimizer, compile=compile)
+    record = {"backend": backend.__name__.rpartition(".")[2].removesuffix("_backend"), "data": dataset.name}
+    record |= {"data_path": dataset.source, "device_target": device_target, **asdict(recipe)}
+    done = 0
+    with TrainingLog(recipe.epochs, steps, log_every) as log:
+        for epoch in range(1, recipe.epochs + 1):
+            for index, (images, labels) in enumerate(dataset.train.batches(recipe.batch_size, recipe.seed, epoch), 1):
+                lr = learning_rate(recipe.lr_schedule, recipe.lr, done, recipe.epochs * steps)
+                loss = step(images, labels, lr)
+                if not math.isfinite(loss):
+                    raise QatError(
+                        f"training stopped at epoch {epoch}, step {index}: the loss is {loss}, so the parameters are lost; use "
+                        f"a smaller --lr than {recipe.lr:g}"
+                    )
+                done += 1
+                log.step(epoch, index, loss)
+            result = Checkpoint(graph, backend.read(model), done, epoch, step.state(), (record, *history))
+            if save is not None:
+                save(result)
+    return result
+
+
+def accuracy(outputs: Array, labels: Array) -> float:
+    """The share of samples whose largest output is their label's, 0 to 1."""
+    return float((outputs.argmax(axis=1) == labels).mean())
+
+
+def evaluate_accuracy(
+    backend: ModuleType, checkpoint: Checkpoint, split: Split, *, device_target: str = "CPU"
+) -> float:
+    """Accuracy of a network in evaluation: of its deployed integers where it is quantized."""
+    model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
+    return accuracy(backend.predict(model, split.images), split.labels)

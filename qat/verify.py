@@ -1,0 +1,136 @@
+"""The certificate: do the exported file and the training backend compute the very integers of the reference?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from qat.checkpoint import Checkpoint
+from qat.integer import IntegerGraph, IntegerTensor, evaluate, trace_codes
+from qat.ops import Array
+from qat.passes.to_integer import to_integer
+
+Tracer = Callable[[Array, Collection[IntegerTensor]], Mapping[str, Array]]
+REFERENCE = "NumPy integers"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One engine against the reference."""
+
+    engine: str  #: name, version and options
+    codes: int
+    differ: int
+    largest: int  #: the largest difference of two codes
+    top1: float | None  #: accuracy, 0 to 1; None without labels
+    divergence: str | None  #: where they differ first, None where they do not
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What ``verify`` found."""
+
+    file: str
+    network: str
+    data: str
+    images: int
+    reference_top1: float | None
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True where no code differs."""
+        return all(comparison.differ == 0 for comparison in self.comparisons)
+
+    def summary(self) -> str:
+        """One line for each engine, and where one differs, the first difference."""
+        lines = []
+        for comparison in self.comparisons:
+            line = f"{comparison.codes:,} codes compared in {comparison.engine}, {comparison.differ:,} differ"
+            if comparison.differ:
+                line += f" (by at most {comparison.largest}); {comparison.divergence}"
+            lines.append(line)
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """For the exported file's metadata."""
+        return json.dumps(asdict(self))
+
+
+def verify(
+    path: str | Path,
+    target: ModuleType,
+    backend: ModuleType,
+    checkpoint: Checkpoint,
+    images: Array,
+    labels: Array | None,
+    *,
+    data: str,
+    device_target: str = "CPU",
+) -> Certificate:
+    """Compare every output code of the exported file, and of the backend's evaluation pass, with NumPy integers.
+
+    images: raw pixels, uint8 (N, C, H, W). labels: (N,) or None. data: what the images are, for the certificate.
+    """
+    graph = to_integer(checkpoint.graph, checkpoint.params)
+    reference = evaluate(graph, images).astype(np.int32)
+    model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
+    codes = graph.output.grid.codes_of(target.predict(path, images))
+    comparisons = (
+        _compare(target.runtime(), graph, reference, codes, images, labels, lambda x, t: target.trace(path, x, t)),
+        _compare(
+            f"{backend.runtime()}, evaluation pass on {device_target}",
+            graph,
+            reference,
+            backend.predict_codes(model, images),
+            images,
+            labels,
+            lambda x, t: backend.trace(model, x, t),
+        ),
+    )
+    return Certificate(str(path), graph.name, data, len(images), _top1(reference, labels), comparisons)
+
+
+def _compare(
+    engine: str,
+    graph: IntegerGraph,
+    reference: Array,
+    codes: Array,
+    images: Array,
+    labels: Array | None,
+    tracer: Tracer,
+) -> Comparison:
+    difference = np.abs(codes - reference)
+    differ = int(np.count_nonzero(difference))
+    divergence = None
+    if differ:
+        image = int(np.argwhere(difference)[0][0])
+        divergence = _first_divergence(graph, images[image : image + 1], image, tracer)
+    return Comparison(engine, codes.size, differ, int(difference.max()), _top1(codes, labels), divergence)
+
+
+def _first_divergence(graph: IntegerGraph, image: Array, number: int, tracer: Tracer) -> str:
+    """The first node, in order, one of whose codes differs on this image, with both values."""
+    tensors = [node.output for node in graph.nodes]
+    expected = trace_codes(graph, image, [tensor.name for tensor in tensors])
+    found = tracer(image, tensors)
+    for tensor in tensors:
+        if tensor.name not in found:
+            continue
+        wrong = np.argwhere(found[tensor.name] != expected[tensor.name])
+        if len(wrong):
+            at = tuple(int(i) for i in wrong[0])
+            return (
+                f"first at {tensor.name}, image {number}, element {list(at[1:])}: {int(found[tensor.name][at])} where the "
+                f"reference has {int(expected[tensor.name][at])}"
+            )
+    return f"image {number} differs, though no node does when all of them are outputs: the runtime fuses them otherwise"
+
+
+def _top1(codes: Array, labels: Array | None) -> float | None:
+    return None if labels is None else float((codes.argmax(axis=1) == labels).mean())

@@ -1,0 +1,94 @@
+"""Arguments and steps that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+
+from qat import data
+from qat.checkpoint import Checkpoint
+from qat.console import print_table
+from qat.data import Dataset
+from qat.graph import Graph
+from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
+from qat.registry import BACKENDS
+from qat.training import Recipe
+from qat.verify import REFERENCE, Certificate
+
+DEVICES = ("CPU", "GPU", "Ascend")
+
+
+def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
+    """--backend and --device_target."""
+    parser.add_argument("--backend", choices=list(BACKENDS), default="torch", help="the framework that computes")
+    parser.add_argument("--device_target", choices=DEVICES, default="CPU", help="the device it computes on")
+
+
+def add_data_argument(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """--data_path."""
+    text = "folder of a data set, as MNIST's with train/ and test/, or 'digits' for scikit-learn's embedded digits"
+    if required:
+        parser.add_argument("--data_path", required=True, help=text)
+    else:
+        parser.add_argument("--data_path", default=None, help=text + " (default: what the checkpoint was trained on)")
+
+
+def add_checkpoint_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    """--ckpt_path."""
+    parser.add_argument("--ckpt_path", required=True, help=f"checkpoint file of the {what}")
+
+
+def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_path: str) -> None:
+    """What both training commands take."""
+    parser.add_argument("--epochs", type=int, default=10, help="passes over the training images")
+    parser.add_argument("--batch_size", type=int, default=64, help="images a step")
+    parser.add_argument("--lr", type=float, default=lr, help="peak learning rate")
+    parser.add_argument("--lr_schedule", choices=SCHEDULES, default="cosine", help="how the rate falls")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="momentum", help="SGD with momentum, or Adam")
+    parser.add_argument("--momentum", type=float, default=0.9, help="of SGD")
+    parser.add_argument("--weight_decay", type=float, default=0.0, help="L2 penalty on weights")
+    parser.add_argument("--seed", type=int, default=0, help="of the initial weights and the order of the images")
+    parser.add_argument("--compile", action="store_true", help="compile the step with the framework's compiler")
+    parser.add_argument("--log_every", type=int, default=0, metavar="STEPS", help="also log each STEPS steps; 0: never")
+    parser.add_argument("--save_path", help=f"checkpoint file to write, after each epoch (default: {save_path})")
+
+
+def recipe(args: argparse.Namespace) -> Recipe:
+    """How to train, from the arguments."""
+    optimizer = Optimizer(args.optimizer, args.momentum, args.weight_decay)
+    return Recipe(args.epochs, args.batch_size, args.lr, args.lr_schedule, args.seed, optimizer)
+
+
+def boolean(text: str) -> bool:
+    """An argument that is true or false, in words: bool("False") would be True."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text.lower() == "true"
+
+
+def load_data(data_path: str, graph: Graph) -> Dataset:
+    """The data set, its images in the shape that the network takes."""
+    return data.load(data_path).resized(graph.shapes[graph.inputs[0].name])
+
+
+def load_checkpoint(path: str, *, quantized: bool) -> Checkpoint:
+    """A checkpoint of the kind that the command needs."""
+    checkpoint = Checkpoint.load(path)
+    checkpoint.require(path, quantized=quantized)
+    return checkpoint
+
+
+def print_certificate(certificate: Certificate) -> None:
+    """The certificate as a table, and its lines."""
+    top1 = "" if certificate.reference_top1 is None else f"{100 * certificate.reference_top1:.2f} %"
+    rows = [(REFERENCE, "", "", "", top1)]
+    for comparison in certificate.comparisons:
+        top1 = "" if comparison.top1 is None else f"{100 * comparison.top1:.2f} %"
+        rows.append(
+            (comparison.engine, f"{comparison.codes:,}", f"{comparison.differ:,}", str(comparison.largest), top1)
+        )
+    print_table(
+        f"Certificate: {certificate.file}, {certificate.images:,} images ({certificate.data})",
+        ("engine", "codes compared", "differ", "by at most", "top-1"),
+        rows,
+    )
+    print(certificate.summary())

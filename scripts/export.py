@@ -1,0 +1,76 @@
+"""Write a checkpoint as a file for deployment, and certify that its runtime computes the integers of training."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import qat
+from qat.checkpoint import Checkpoint
+from qat.cli import run_script
+from qat.errors import QatError
+from qat.registry import TARGETS
+from qat.scripts import common
+from qat.verify import verify
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_checkpoint_argument(parser, "quantized network (with --float: float network)")
+    parser.add_argument("--file_format", choices=list(TARGETS), default="ONNX", help="what to write")
+    parser.add_argument("--file_name", required=True, help="file to write; its ending may be left out")
+    parser.add_argument("--float", action="store_true", help="write a float network as it is, to compare with")
+    parser.add_argument("--no_verify", action="store_true", help="write the file without a certificate")
+    common.add_data_argument(parser, required=False)
+    common.add_backend_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    target = qat.target(args.file_format)
+    path = Path(args.file_name)
+    suffix = TARGETS[args.file_format].suffix
+    if path.suffix != suffix:
+        path = path.with_name(path.name + suffix)
+    if args.float:
+        checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
+        target.export_float(checkpoint.graph, checkpoint.params, path)
+        print(f"wrote {path}, {path.stat().st_size:,} bytes, float")
+        return 0
+    checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
+    if args.no_verify:
+        target.export(qat.to_integer(checkpoint.graph, checkpoint.params), path)
+        print(f"wrote {path}, {path.stat().st_size:,} bytes, not verified")
+        return 0
+    backend = qat.backend(args.backend)
+    dataset = common.load_data(args.data_path or _trained_on(args.ckpt_path, checkpoint), checkpoint.graph)
+    target.export(qat.to_integer(checkpoint.graph, checkpoint.params), path)
+    certificate = verify(
+        path,
+        target,
+        backend,
+        checkpoint,
+        dataset.test.images,
+        dataset.test.labels,
+        data=f"{dataset.name}, test images",
+        device_target=args.device_target,
+    )
+    target.write_metadata(path, {"certificate": certificate.to_json()})
+    print(f"wrote {path}, {path.stat().st_size:,} bytes")
+    common.print_certificate(certificate)
+    return 0 if certificate.passed else 1
+
+
+def _trained_on(ckpt_path: str, checkpoint: Checkpoint) -> str:
+    """The data path that the checkpoint remembers. Raises QatError where it is gone."""
+    for record in checkpoint.history:
+        data_path = str(record.get("data_path"))
+        if data_path == "digits" or Path(data_path).is_dir():
+            return data_path
+    raise QatError(
+        f"{ckpt_path}: the images it was trained on are not where they were, and the certificate needs some; give "
+        "--data_path, or --no_verify to do without a certificate"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))

@@ -1,0 +1,66 @@
+"""Quantization-aware training: start from a float checkpoint, insert fake quantizers, train on, save."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import qat
+from qat.cli import run_script
+from qat.scripts import common
+from qat.training import evaluate_accuracy, train
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_data_argument(parser)
+    common.add_checkpoint_argument(parser, "float network")
+    common.add_backend_arguments(parser)
+    common.add_training_arguments(parser, lr=0.01, save_path="<ckpt_path>_quant.ckpt")
+    quantization = parser.add_argument_group("quantization", "one value, or two: of weights and of activations")
+    quantization.add_argument("--num_bits", type=int, nargs="+", default=[8], metavar="BITS", help="2 to 8")
+    for name, default, text in (
+        ("per_channel", [True, False], "a scale for each output channel"),
+        ("symmetric", [True, False], "signed codes around 0, else a zero point"),
+        ("narrow_range", [False], "leave the lowest code out"),
+    ):
+        quantization.add_argument(f"--{name}", type=common.boolean, nargs="+", default=default, metavar="BOOL", help=text)
+    quantization.add_argument(
+        "--quant_delay", type=int, nargs="+", default=[900], metavar="STEPS", help="steps before quantization sets in"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
+    graph = qat.convert_quant_network(
+        checkpoint.graph,
+        num_bits=args.num_bits,
+        per_channel=args.per_channel,
+        symmetric=args.symmetric,
+        narrow_range=args.narrow_range,
+        quant_delay=args.quant_delay,
+    )
+    backend = qat.backend(args.backend)
+    recipe = common.recipe(args)
+    dataset = common.load_data(args.data_path, graph)
+    source = Path(args.ckpt_path)
+    path = Path(args.save_path or source.with_name(f"{source.stem}_quant{source.suffix}"))
+    quantized = train(
+        backend,
+        graph,
+        graph.initial_params(args.seed) | checkpoint.params,
+        dataset,
+        recipe,
+        device_target=args.device_target,
+        compile=args.compile,
+        log_every=args.log_every,
+        history=checkpoint.history,
+        save=lambda checkpoint: checkpoint.save(path),
+    )
+    top1 = evaluate_accuracy(backend, quantized, dataset.test, device_target=args.device_target)
+    print(f"Accuracy: {100 * top1:.2f}")
+    print(f"saved {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))
