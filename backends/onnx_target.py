@@ -280,7 +280,9 @@ class _OnnxOps:
         self.writer = writer
 
     def __getattr__(self, name: str) -> Any:
-        raise QatError(f"the ONNX form of a float network has no operation {name!r}; export the quantized network instead")
+        raise QatError(
+            f"the ONNX form of a float network has no operation {name!r}; export the quantized network instead"
+        )
 
     def _node(self, op: str, *inputs: _Symbol | None, **attributes: Any) -> _Symbol:
         return _Symbol(self.writer, self.writer.node(op, [x.name for x in inputs if x is not None], **attributes))

@@ -12,7 +12,7 @@ if __name__ == "networks":
         if _name.startswith("qat.networks"):
             sys.modules[_name.removeprefix("qat.")] = _module
 else:
-    from qat.networks.lenet5 import LeNet5
     from qat.networks.catalogue import NETWORKS, create
+    from qat.networks.lenet5 import LeNet5
 
     __all__ = ["NETWORKS", "LeNet5", "create"]

@@ -149,7 +149,9 @@ class Graph:
             data: Any = json.loads(text)
             version = data["format"]
             if version != FORMAT:
-                raise QatError(f"the graph has format {version!r} but this release reads {FORMAT}; use a matching release")
+                raise QatError(
+                    f"the graph has format {version!r} but this release reads {FORMAT}; use a matching release"
+                )
             nodes = tuple(
                 Node(str(n["name"]), from_json(n["cell"], Cell), tuple(map(str, n["inputs"])), str(n["cell_name"]))
                 for n in data["nodes"]

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -43,14 +43,16 @@ class Grid(NamedTuple):
 
     def dequantize(self, codes: Array) -> Array:
         """Real numbers, float32."""
-        return (codes.astype(np.float32) - np.float32(self.zero_point)) * self.scale
+        real: Array = (codes.astype(np.float32) - np.float32(self.zero_point)) * self.scale
+        return real
 
     def codes_of(self, real: Array) -> Array:
         """The inverse of ``dequantize``, without loss: int32."""
-        return np.rint(real.astype(np.float64) / self.scale).astype(np.int32) + self.zero_point
+        codes: Array = np.rint(real.astype(np.float64) / self.scale).astype(np.int32) + self.zero_point
+        return codes
 
     @property
-    def dtype(self) -> type[np.integer]:
+    def dtype(self) -> type[np.integer[Any]]:
         """The smallest NumPy type that holds the codes."""
         return np.uint8 if self.qmin >= 0 else np.int8
 
@@ -115,7 +117,10 @@ class IntegerLinear(IntegerNode):
     @property
     def centred_weight(self) -> Array:
         """weight - weight_zero_point, int32."""
-        return self.weight.astype(np.int32) - self.weight_zero_point.reshape((-1,) + (1,) * (self.weight.ndim - 1))
+        centred: Array = self.weight.astype(np.int32) - self.weight_zero_point.reshape(
+            (-1,) + (1,) * (self.weight.ndim - 1)
+        )
+        return centred
 
     @cached_property
     def accumulator_bound(self) -> int:

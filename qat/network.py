@@ -107,7 +107,9 @@ class Trace:
         except QatError as error:
             raise QatError(f"{name} ({type(cell).__name__}) {error}") from None
         except (ValueError, TypeError):
-            raise QatError(f"{name}: a {type(cell).__name__} takes {cell.arity} inputs but gets {len(inputs)}") from None
+            raise QatError(
+                f"{name}: a {type(cell).__name__} takes {cell.arity} inputs but gets {len(inputs)}"
+            ) from None
         self.nodes.append(Node(name, cell, tuple(symbol.name for symbol in inputs), cell_name or name))
         self.shapes[name] = shape
         return Symbol(self, name)

@@ -40,7 +40,7 @@ class NumpyOps(Ops):
         wide: bool = False,
     ) -> Array:
         dtype = np.float64 if wide else np.float32
-        windows = _windows(x.astype(dtype, copy=False), w.shape[2:], stride, padding, dilation, 0.0)
+        windows = _windows(x.astype(dtype, copy=False), (w.shape[2], w.shape[3]), stride, padding, dilation, 0.0)
         n, channels, height, width = windows.shape[:4]
         outputs, per_group = w.shape[0], w.shape[1]
         # (N, C, H, W, kh, kw) -> (G, N*H*W, C/G*kh*kw): one matrix product for each group
@@ -55,7 +55,7 @@ class NumpyOps(Ops):
 
     def dense(self, x: Array, w: Array, bias: Array | None, *, wide: bool = False) -> Array:
         dtype = np.float64 if wide else np.float32
-        y = x.astype(dtype, copy=False) @ w.astype(dtype, copy=False).T
+        y: Array = np.matmul(x.astype(dtype, copy=False), w.astype(dtype, copy=False).T)
         if bias is not None:
             y += bias
         return y.astype(np.float32, copy=False)
@@ -99,28 +99,35 @@ class NumpyOps(Ops):
         return x
 
     def max(self, x: Array) -> Array:
-        return x.max().reshape(1)
+        y: Array = x.max().reshape(1)
+        return y
 
     def min(self, x: Array) -> Array:
-        return x.min().reshape(1)
+        y: Array = x.min().reshape(1)
+        return y
 
     def channel_max(self, x: Array) -> Array:
-        return x.max(axis=(0, *range(2, x.ndim)))
+        y: Array = x.max(axis=(0, *range(2, x.ndim)))
+        return y
 
     def channel_min(self, x: Array) -> Array:
-        return x.min(axis=(0, *range(2, x.ndim)))
+        y: Array = x.min(axis=(0, *range(2, x.ndim)))
+        return y
 
     def output_max(self, w: Array) -> Array:
-        return w.max(axis=tuple(range(1, w.ndim)))
+        y: Array = w.max(axis=tuple(range(1, w.ndim)))
+        return y
 
     def output_min(self, w: Array) -> Array:
-        return w.min(axis=tuple(range(1, w.ndim)))
+        y: Array = w.min(axis=tuple(range(1, w.ndim)))
+        return y
 
     def softmax_cross_entropy(self, logits: Array, labels: Array) -> Array:
         shifted = logits - logits.max(axis=1, keepdims=True)
         log_sum = np.log(np.exp(shifted).sum(axis=1))
         picked = shifted[np.arange(len(labels)), labels]
-        return (log_sum - picked).mean(dtype=np.float32).reshape(1)
+        loss: Array = (log_sum - picked).mean(dtype=np.float32).reshape(1)
+        return loss
 
     def requantize(
         self,
@@ -146,6 +153,7 @@ def _windows(x: Array, kernel: Pair, stride: Pair, padding: Padding, dilation: P
     top, bottom, left, right = padding
     if any(padding):
         x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)
-    reach = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
-    windows = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(2, 3))
+    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    # The library's type hints know a single axis only.
+    windows: Array = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(2, 3))  # type: ignore[call-overload]
     return windows[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]

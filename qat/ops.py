@@ -14,7 +14,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 
 Tensor = Any  #: a backend's own tensor; the core only passes it on

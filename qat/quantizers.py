@@ -13,7 +13,9 @@ from qat.errors import QatError
 from qat.ops import Ops, Tensor
 from qat.serial import Serializable
 
-SMALLEST_SCALE = 2.0**-64  #: of an all-zero channel or a dead activation; two of them multiplied are still normal numbers
+SMALLEST_SCALE = (
+    2.0**-64
+)  #: of an all-zero channel or a dead activation; two of them multiplied are still normal numbers
 
 
 class WeightCodes(NamedTuple):
@@ -42,7 +44,9 @@ class Quantizer(Serializable):
         if isinstance(self.num_bits, bool) or not isinstance(self.num_bits, int) or not 2 <= self.num_bits <= 8:
             raise QatError(f"{type(self).__name__}: num_bits is {self.num_bits!r}; use a whole number from 2 to 8")
         if isinstance(self.quant_delay, bool) or not isinstance(self.quant_delay, int) or self.quant_delay < 0:
-            raise QatError(f"{type(self).__name__}: quant_delay is {self.quant_delay!r}; use a number of steps, 0 or more")
+            raise QatError(
+                f"{type(self).__name__}: quant_delay is {self.quant_delay!r}; use a number of steps, 0 or more"
+            )
 
     @property
     def qmin(self) -> int:

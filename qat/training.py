@@ -14,8 +14,8 @@ from qat.data import Dataset
 from qat.data.dataset import Split
 from qat.errors import QatError
 from qat.graph import Graph, Params
-from qat.optimizer import Optimizer, learning_rate
 from qat.ops import Array
+from qat.optimizer import Optimizer, learning_rate
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,13 @@ def run(args: argparse.Namespace) -> int:
         ("", "test accuracy", "file", "bytes", "smaller"),
         (
             ("float", f"{100 * float_top1:.2f} %", str(float_file), f"{sizes[0]:,}", ""),
-            ("int8", f"{100 * certificate.reference_top1:.2f} %", str(file), f"{sizes[1]:,}", f"{sizes[0] / sizes[1]:.2f} x"),
+            (
+                "int8",
+                f"{100 * certificate.reference_top1:.2f} %",
+                str(file),
+                f"{sizes[1]:,}",
+                f"{sizes[0] / sizes[1]:.2f} x",
+            ),
         ),
     )
     common.print_certificate(certificate)

@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("symmetric", [True, False], "signed codes around 0, else a zero point"),
         ("narrow_range", [False], "leave the lowest code out"),
     ):
-        quantization.add_argument(f"--{name}", type=common.boolean, nargs="+", default=default, metavar="BOOL", help=text)
+        quantization.add_argument(
+            f"--{name}", type=common.boolean, nargs="+", default=default, metavar="BOOL", help=text
+        )
     quantization.add_argument(
         "--quant_delay", type=int, nargs="+", default=[900], metavar="STEPS", help="steps before quantization sets in"
     )

@@ -28,7 +28,7 @@ class FakeQuant(Cell):
     non_negative: a ReLU came before; the range starts at 0, only its end is tracked, and the gradient at 0 is 0.
     """
 
-    quantizer: ActivationQuantizer = ActivationQuantizer()
+    quantizer: ActivationQuantizer
     non_negative: bool = False
 
     def params(self) -> dict[str, Param]:
@@ -85,7 +85,9 @@ class FakeQuant(Cell):
         zero = zero_point if isinstance(zero_point, float) else zero_point[0]
         return Grid(np.float32(scale[0]), int(zero), quantizer.qmin, quantizer.qmax)
 
-    def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> IntegerTensor:
+    def to_integer(
+        self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any
+    ) -> IntegerTensor:
         (x,) = inputs
         if not isinstance(x, Accumulator):
             raise QatError(

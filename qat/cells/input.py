@@ -53,7 +53,7 @@ class Input(Cell):
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         """``inputs``: the pixels, (N, C, H, W), whole numbers 0 to 255 held in float32."""
         (pixels,) = inputs
-        scale = scope.ops.from_numpy(self.grid.scale, "scalar")
+        scale = scope.ops.from_numpy(np.asarray(self.grid.scale), "scalar")
         return Value(pixels.data - float(self.grid.zero_point), scale, codes=True)
 
     def to_integer(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -64,6 +64,10 @@ class LinearCell(Cell):
         """W x + b."""
 
     @abstractmethod
+    def with_weight_quantizer(self, quantizer: WeightQuantizer) -> LinearCell:
+        """The same cell with a quantized weight."""
+
+    @abstractmethod
     def integer_node(self, x_shape: Shape, **fields: Any) -> IntegerLinear:
         """The node of the integer graph, from the fields that all linear nodes have."""
 
@@ -116,13 +120,15 @@ class LinearCell(Cell):
         ops, outputs = NUMPY_OPS, self.out_channels
         weight = ops.from_numpy(params["weight"], self.weight_kind)
         bias = ops.from_numpy(params["bias"], "vector") if self.has_bias else None
-        codes, bias_codes = self._quantize(ops, self.weight_quantizer, weight, bias, np.full(1, x.grid.scale, np.float32))
+        codes, bias_codes = self._quantize(
+            ops, self.weight_quantizer, weight, bias, np.full(1, x.grid.scale, np.float32)
+        )
         zero_point = np.zeros(outputs, np.int32)
         if codes.zero_point is not None:
             zero_point += codes.zero_point.astype(np.int32)
         scale = np.ascontiguousarray(np.broadcast_to(codes.scale, (outputs,)))
         raw = codes.centred.astype(np.int32) + zero_point.reshape((-1,) + (1,) * (weight.ndim - 1))
-        shape = self.output_shape(x.shape)
+        dtype = np.int8 if self.weight_quantizer.symmetric else np.uint8
 
         def finish(requantize: Requantize, output: IntegerTensor) -> IntegerLinear:
             return self.integer_node(
@@ -130,7 +136,7 @@ class LinearCell(Cell):
                 name=name,
                 inputs=(x,),
                 output=output,
-                weight=raw.astype(np.int8 if self.weight_quantizer.symmetric else np.uint8),
+                weight=raw.astype(dtype),
                 bias=np.zeros(outputs, np.int32) if bias_codes is None else bias_codes.astype(np.int32),
                 weight_scale=scale,
                 weight_zero_point=zero_point,
@@ -138,7 +144,7 @@ class LinearCell(Cell):
             )
 
         relu = None if self.activation is None else RELU_BOUNDS[self.activation]
-        return Accumulator(finish, name, shape, x.grid.scale * scale, relu)
+        return Accumulator(finish, name, self.output_shape(x.shape), x.grid.scale * scale, relu)
 
 
 @dataclass(frozen=True)
@@ -210,6 +216,9 @@ class Conv2dBnAct(LinearCell):
     def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
         return ops.conv2d(x, w, bias, **self._window(x_shape))
 
+    def with_weight_quantizer(self, quantizer: WeightQuantizer) -> Conv2dBnAct:
+        return replace(self, weight_quantizer=quantizer)
+
     def integer_node(self, x_shape: Shape, **fields: Any) -> IntegerLinear:
         return IntegerConv2d(**fields, **self._window(x_shape))
 
@@ -251,6 +260,9 @@ class DenseBnAct(LinearCell):
 
     def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
         return ops.dense(x, w, bias)
+
+    def with_weight_quantizer(self, quantizer: WeightQuantizer) -> DenseBnAct:
+        return replace(self, weight_quantizer=quantizer)
 
     def integer_node(self, x_shape: Shape, **fields: Any) -> IntegerLinear:
         return IntegerDense(**fields)

@@ -69,7 +69,9 @@ class MaxPool2d(Cell):
         (x,) = inputs
         return x.with_data(scope.ops.max_pool2d(x.data, **self.window(scope.input_shapes[0])))
 
-    def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> IntegerTensor:
+    def to_integer(
+        self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any
+    ) -> IntegerTensor:
         x = integer_input(name, inputs[0])
         output = IntegerTensor(name, self.output_shape(x.shape), x.grid)
         return builder.add(IntegerMaxPool2d(name, (x,), output, **self.window(x.shape)))
@@ -86,6 +88,8 @@ class Flatten(Cell):
         x = inputs[0].settled(scope.ops)
         return x.with_data(scope.ops.flatten(x.data))
 
-    def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> IntegerTensor:
+    def to_integer(
+        self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any
+    ) -> IntegerTensor:
         x = integer_input(name, inputs[0])
         return builder.add(IntegerFlatten(name, (x,), IntegerTensor(name, self.output_shape(x.shape), x.grid)))

@@ -35,7 +35,7 @@ def read_idx(path: Path, rank: int) -> Array:
     (http://yann.lecun.com/exdb/mnist).
     """
     try:
-        with (gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read(LARGEST + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise QatError(f"{path}: cannot be read ({error}); download it again") from None

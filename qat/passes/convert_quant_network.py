@@ -54,7 +54,7 @@ def convert_quant_network(
     nodes: list[Node] = []
     renamed: dict[str, str] = {}  # node -> the fake quantizer that now stands for it
     for node in graph.nodes:
-        cell = replace(node.cell, weight_quantizer=weights) if isinstance(node.cell, LinearCell) else node.cell
+        cell = node.cell.with_weight_quantizer(weights) if isinstance(node.cell, LinearCell) else node.cell
         nodes.append(replace(node, cell=cell, inputs=tuple(renamed.get(name, name) for name in node.inputs)))
         if node.cell.wants_fake_quant:
             name = renamed[node.name] = f"{node.name}.fake_quant"

@@ -1,0 +1,41 @@
+# make demo   the whole path on real digits (DATA=<MNIST folder> for MNIST)
+# make test   every check: style, types, layering, tests
+#
+# Both set everything up first, in VENV. CPU=1 takes PyTorch's CPU build from PyTorch's own index, which spares Linux
+# users gigabytes of CUDA; leave it out where torch is installed already or where your index serves the CPU build.
+
+PYTHON ?= python3
+VENV ?= .venv
+DATA ?= digits
+CPU ?=
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test check clean
+
+setup: $(READY)
+
+$(READY): setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip setuptools wheel --constraint constraints.txt
+ifneq ($(CPU),)
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install --constraint constraints.txt torch \
+		--index-url https://download.pytorch.org/whl/cpu
+endif
+	$(BIN)/pip install --quiet --editable ".[all,dev]" --constraint constraints.txt
+	touch $@
+
+demo: $(READY)
+	$(BIN)/qat demo --data_path $(DATA)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/python -m pytest -n 2
+
+clean:
+	rm -rf $(VENV) build dist out *.egg-info

@@ -1,0 +1,73 @@
+"""Time of a training step: quantization-aware over float, and over a plain float network written by hand.
+
+    python benchmarks/step_time.py --backend torch
+
+The steps alternate within one run, in blocks, so that a noisy machine disturbs all of them alike; printed are medians over
+the blocks, and the medians of the ratios of neighbouring blocks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+import qat
+from qat.cli import run_script
+from qat.console import print_table
+from qat.networks import create
+from qat.optimizer import Optimizer
+from qat.scripts import common
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_backend_arguments(parser)
+    parser.add_argument("--network", default="lenet", help="which network")
+    parser.add_argument("--batch_size", type=int, default=64, help="images a step")
+    parser.add_argument("--blocks", type=int, default=40, help="how often each step is timed")
+    parser.add_argument("--steps", type=int, default=10, help="steps in a block")
+    parser.add_argument("--modes", nargs="+", choices=("eager", "compiled"), default=["eager", "compiled"])
+
+
+def run(args: argparse.Namespace) -> None:
+    sys.path.insert(0, str(Path(__file__).parent))
+    plain = importlib.import_module(f"plain_{args.backend}")
+    backend = qat.backend(args.backend)
+    graph = create(args.network).graph()
+    quantized = qat.convert_quant_network(graph)
+    generator = np.random.default_rng(0)
+    x = generator.integers(0, 256, (args.batch_size, *graph.shapes[graph.inputs[0].name]), np.uint8)
+    y = generator.integers(0, 10, args.batch_size)
+    for mode in args.modes:
+        compile = mode == "compiled"
+        steps = {"plain": plain.make_step(args.network, compile=compile)}
+        for name, one in (("float", graph), ("QAT", quantized)):
+            steps[name] = backend.make_step(backend.lower(one), Optimizer(), compile=compile)
+        times: dict[str, list[float]] = {name: [] for name in steps}
+        for block in range(-3, args.blocks):  # the first ones warm up and compile
+            for name, step in steps.items():
+                start = time.perf_counter()
+                for _ in range(args.steps):
+                    step(x, y, 1e-4)
+                if block >= 0:
+                    times[name].append((time.perf_counter() - start) / args.steps * 1000.0)
+        rows = []
+        for name, own in times.items():
+            ratios = [
+                f"{median(a / b for a, b in zip(own, times[other], strict=True)):.2f}" for other in ("plain", "float")
+            ]
+            rows.append((name, f"{median(own):.2f} ms", *ratios))
+        print_table(
+            f"{graph.name}, batch {args.batch_size}, {backend.runtime()}, {mode}: one training step",
+            ("step", "median", "over plain", "over float"),
+            rows,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))
