@@ -138,7 +138,7 @@ class _Writer:
 
     def constant(self, array: Array) -> str:
         """The name of an initializer that holds the array."""
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self._initializers:
             self._initializers[key] = numpy_helper.from_array(array, f"c{len(self._initializers)}")

@@ -41,8 +41,8 @@ class Checkpoint:
 
     def save(self, path: str | Path) -> None:
         """Write the file as a whole or not at all. Raises QatError where it cannot be written."""
-        tensors = {f"params/{name}": np.ascontiguousarray(array) for name, array in self.params.items()}
-        tensors |= {f"optimizer/{name}": np.ascontiguousarray(array) for name, array in self.optimizer.items()}
+        tensors = {f"params/{name}": np.asarray(array, order="C") for name, array in self.params.items()}
+        tensors |= {f"optimizer/{name}": np.asarray(array, order="C") for name, array in self.optimizer.items()}
         metadata = {
             "format": FORMAT,
             "graph": self.graph.to_json(),

@@ -1,0 +1,200 @@
+"""The commands as a user types them, on the embedded digits: the whole path, and the mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import qat
+from qat.checkpoint import Checkpoint
+from qat.cli import COMMANDS, main
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a ``qat`` command."""
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as stop:  # argparse's own errors
+        status = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a float and a quantized checkpoint of LeNet-5, briefly trained on the digits."""
+    folder = tmp_path_factory.mktemp("trained")
+    common = ["--data_path", "digits", "--epochs", "2"]
+    assert main(["train", *common, "--save_path", str(folder / "lenet.ckpt")]) == 0
+    assert main(["train-quant", *common, "--quant_delay", "10", "--ckpt_path", str(folder / "lenet.ckpt")]) == 0
+    return folder
+
+
+def test_the_document_s_commands_lead_from_pixels_to_a_certificate(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, _ = run(capsys, "eval", "--data_path", "digits", "--ckpt_path", trained / "lenet.ckpt")
+    assert status == 0
+    assert float(out.removeprefix("Accuracy: ")) > 60.0
+    status, out, _ = run(capsys, "eval-quant", "--data_path", "digits", "--ckpt_path", trained / "lenet_quant.ckpt")
+    assert status == 0
+    assert float(out.removeprefix("Accuracy: ")) > 60.0
+
+    file = tmp_path / "lenet.onnx"
+    arguments = [
+        "--ckpt_path",
+        trained / "lenet_quant.ckpt",
+        "--file_format",
+        "ONNX",
+        "--file_name",
+        tmp_path / "lenet",
+    ]
+    status, out, _ = run(capsys, "export", *arguments)
+    assert status == 0
+    assert "3,600 codes compared in ONNX Runtime" in out
+    assert out.count("0 differ") == 2
+    status, out, _ = run(
+        capsys, "verify", "--model", file, "--ckpt_path", trained / "lenet_quant.ckpt", "--data_path", "digits"
+    )
+    assert status == 0
+    assert out.count("0 differ") == 2
+
+    model = onnx.load(file)
+    onnx.checker.check_model(model, full_check=True)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    certificate = json.loads(metadata["qat.certificate"])
+    assert [comparison["differ"] for comparison in certificate["comparisons"]] == [0, 0]
+
+
+def test_verify_names_the_first_code_that_differs_and_exits_with_1(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One weight of the file is changed by hand: the certificate must fail and point at that layer."""
+    checkpoint = Checkpoint.load(trained / "lenet_quant.ckpt")
+    params = dict(checkpoint.params)
+    params["conv2.weight"] = params["conv2.weight"].copy()
+    params["conv2.weight"][3] *= -1.0
+    file = tmp_path / "wrong.onnx"
+    qat.target("ONNX").export(qat.to_integer(checkpoint.graph, params), file)
+    status, out, err = run(
+        capsys, "verify", "--model", file, "--ckpt_path", trained / "lenet_quant.ckpt", "--data_path", "digits"
+    )
+    assert status == 1
+    assert err == ""
+    assert "first at conv2, image 0, element [3, " in out
+    assert "where the reference has" in out
+
+
+def test_quantized_onnx_is_a_quarter_of_the_float_one(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "export", "--ckpt_path", trained / "lenet.ckpt", "--float", "--file_name", tmp_path / "float")
+    run(capsys, "export", "--ckpt_path", trained / "lenet_quant.ckpt", "--file_name", tmp_path / "int8")
+    assert (tmp_path / "float.onnx").stat().st_size / (tmp_path / "int8.onnx").stat().st_size > 3.6
+
+
+def test_float_onnx_computes_what_the_backend_computes(trained: Path, tmp_path: Path) -> None:
+    from qat.data import load
+
+    checkpoint = Checkpoint.load(trained / "lenet.ckpt")
+    images = load("digits").resized((1, 32, 32)).test.images[:50]
+    file = tmp_path / "float.onnx"
+    qat.target("ONNX").export_float(checkpoint.graph, checkpoint.params, file)
+    torch = qat.backend("torch")
+    expected = torch.predict(torch.lower(checkpoint.graph, checkpoint.params), images)
+    # Float convolutions add in another order: 1e-4 of logits of about 10.
+    np.testing.assert_allclose(qat.target("ONNX").predict(file, images), expected, rtol=0, atol=1e-4)
+    assert np.abs(qat.target("ONNX").predict(file, images + 1) - expected).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["train", "eval", "train_quant", "eval_quant", "export", "verify", "demo"])
+def test_every_script_runs_from_its_own_file(name: str) -> None:
+    result = subprocess.run(
+        [sys.executable, SCRIPTS / f"{name}.py", "--help"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"usage: {name}.py")
+
+
+def test_help_is_quick() -> None:
+    """It imports no framework, so that it answers at once; half a second leaves room for a loaded machine."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        result = subprocess.run([sys.executable, "-m", "qat.cli", "--help"], capture_output=True, text=True, check=True)
+        times.append(time.perf_counter() - start)
+    assert all(command in result.stdout for command in COMMANDS)
+    assert min(times) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["frobnicate"], "invalid choice: 'frobnicate'"),
+        (["train"], "--data_path"),
+        (["train", "--data_path", "digits", "--backend", "jax"], "invalid choice: 'jax'"),
+        (["train", "--data_path", "digits", "--network", "alexnet"], "network 'alexnet' is unknown"),
+        (["train", "--data_path", "digits", "--network", "nowhere:Net"], "cannot be imported"),
+        (["train", "--data_path", "nowhere"], "nowhere: there is nothing here"),
+        (["train", "--data_path", "digits", "--device_target", "Ascend"], "device_target 'Ascend'"),
+        (["train", "--data_path", "digits", "--device_target", "GPU"], "use --device_target CPU"),
+        (["train", "--data_path", "digits", "--epochs", "0"], "must all be above 0"),
+        (["train", "--data_path", "digits", "--batch_size", "5000"], "larger than the 1437 training images"),
+        (["train", "--data_path", "digits", "--lr", "1e9", "--epochs", "1"], "use a smaller --lr"),
+        (["eval", "--data_path", "digits", "--ckpt_path", "none.ckpt"], "there is no such checkpoint"),
+        (
+            ["train-quant", "--data_path", "digits", "--ckpt_path", "x", "--symmetric", "maybe"],
+            "neither true nor false",
+        ),
+        (["verify", "--model", "none.onnx", "--ckpt_path", "x", "--data_path", "digits"], "there is no such file"),
+    ],
+)
+def test_a_mistake_gives_one_line_and_status_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()[-1]) > 20
+    assert not list(tmp_path.glob("*.ckpt"))
+
+
+def test_checkpoints_of_the_wrong_kind_are_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    float_, quantized = trained / "lenet.ckpt", trained / "lenet_quant.ckpt"
+    for command, file, message in (
+        ("eval-quant", float_, "not quantized yet"),
+        ("eval", quantized, "use eval_quant.py"),
+        ("train-quant", quantized, "where a float one is needed"),
+    ):
+        status, _, err = run(capsys, command, "--data_path", "digits", "--ckpt_path", file)
+        assert status == 2
+        assert message in err
+    status, _, err = run(capsys, "export", "--ckpt_path", float_, "--file_name", tmp_path / "x")
+    assert status == 2
+    assert "not quantized yet" in err
+    status, _, err = run(capsys, "verify", "--model", float_, "--ckpt_path", quantized, "--data_path", "digits")
+    assert status == 2
+    assert "no format that can be run" in err
+    (tmp_path / "broken.onnx").write_bytes(b"\x08\x08broken")
+    status, _, err = run(
+        capsys, "verify", "--model", tmp_path / "broken.onnx", "--ckpt_path", quantized, "--data_path", "digits"
+    )
+    assert status == 2
+    assert "broken.onnx" in err

@@ -1,0 +1,854 @@
+"""One conformance suite for the vocabulary ``qat.ops.Ops``, over every implementation.
+
+Each case states what goes in and what must come out: values written out by hand or computed by plain loops over int64 or
+float64, never by ``NumpyOps``, and the gradients that the docstrings of ``Ops`` promise. Integers must be equal; floats
+are compared within a named tolerance. ``conformance.py`` says how an implementation is run: to add a backend, add it there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conformance import (
+    ADAPTERS,
+    DEFAULTS,
+    EXACT,
+    FLOAT32_SUM,
+    Adapter,
+    Argument,
+    Array,
+    Case,
+    Result,
+    assert_conforms,
+    assert_same,
+    with_defaults,
+)
+
+from qat.numpy_ops import NumpyOps
+from qat.ops import EXACT_INTEGERS, Ops
+
+ALL = ADAPTERS | DEFAULTS
+INF = np.inf
+
+
+def f32(values: object) -> Array:
+    return np.array(values, np.float32)
+
+
+def activation(values: object) -> Argument:
+    return Argument(f32(values), "activation")
+
+
+def conv_weight(values: object) -> Argument:
+    return Argument(f32(values), "conv_weight")
+
+
+def dense_weight(values: object) -> Argument:
+    return Argument(f32(values), "dense_weight")
+
+
+def vector(values: object) -> Argument:
+    return Argument(f32(values), "vector")
+
+
+def scalar(value: float) -> Argument:
+    return Argument(f32(value), "scalar")
+
+
+def integers(seed: int, shape: tuple[int, ...], low: int, high: int) -> Array:
+    """Integers from low to high, both included."""
+    return np.random.default_rng(seed).integers(low, high + 1, shape).astype(np.float32)
+
+
+CASES: list[Case] = []
+
+
+def add(name, function, inputs, output, value, cotangent=None, gradients=(), **tolerances) -> None:
+    """Append a case; arrays may be given as lists."""
+    as_array = [None if g is None else f32(g) for g in gradients]
+    CASES.append(
+        Case(
+            name,
+            function,
+            tuple(inputs),
+            output,
+            np.asarray(value),
+            None if cotangent is None else f32(cotangent),
+            tuple(as_array),
+            **tolerances,
+        )
+    )
+
+
+# -- arithmetic and broadcasting --------------------------------------------------------------------------------------
+
+add(
+    "+ - * / and unary minus, with tensors and with numbers on either side",
+    lambda ops, x, y: (1.0 + x + y) * 2.0 - x / 4.0 - (-y) * y + (3.0 - y) + 0.5 * x,
+    [vector([1, -2, 8]), vector([2, 0.5, -4])],
+    "vector",
+    # 2 + 2x + 2y - x/4 + y^2 + 3 - y + x/2
+    [2 + 2 + 4 - 0.25 + 4 + 3 - 2 + 0.5, 2 - 4 + 1 + 0.5 + 0.25 + 3 - 0.5 - 1, 2 + 16 - 8 - 2 + 16 + 3 + 4 + 4],
+    cotangent=[1, 2, 4],
+    gradients=[[2.25, 4.5, 9.0], [5.0, 4.0, -28.0]],  # 2.25 g, (2 + 2y - 1) g
+)
+add(
+    "quotient of tensors, and reciprocal",
+    lambda ops, x, y: x / y + 1.0 / y,
+    [vector([1, -7, 9]), vector([4, 2, -8])],
+    "vector",
+    [0.5, -3.0, -1.25],
+    cotangent=[1, 2, 4],
+    gradients=[[0.25, 1.0, -0.5], [-0.125, 3.0, -0.625]],  # g / y, -g (x + 1) / y^2
+)
+
+IMAGE = integers(1, (2, 3, 2, 2), -9, 9)
+IMAGE_COTANGENT = integers(2, (2, 3, 2, 2), -9, 9)
+CHANNELS = f32([2, -1, 0.5])
+add(
+    "on_channel broadcasts a vector over the channels of an image",
+    lambda ops, x, v: x * ops.on_channel(v, x),
+    [activation(IMAGE), vector(CHANNELS)],
+    "activation",
+    np.stack([IMAGE[:, 0] * 2, IMAGE[:, 1] * -1, IMAGE[:, 2] * 0.5], axis=1),
+    cotangent=IMAGE_COTANGENT,
+    gradients=[
+        np.stack([IMAGE_COTANGENT[:, 0] * 2, IMAGE_COTANGENT[:, 1] * -1, IMAGE_COTANGENT[:, 2] * 0.5], axis=1),
+        [(IMAGE_COTANGENT[:, c] * IMAGE[:, c]).sum() for c in range(3)],
+    ],
+)
+add(
+    "on_channel broadcasts a vector over the features of a row",
+    lambda ops, x, v: x * ops.on_channel(v, x),
+    [activation([[1, 2, 3], [4, 5, 6]]), vector(CHANNELS)],
+    "activation",
+    [[2, -2, 1.5], [8, -5, 3]],
+    cotangent=[[1, 1, 2], [1, -1, 2]],
+    gradients=[[[2, -1, 1], [2, 1, 1]], [5, -3, 18]],
+)
+add(
+    "on_channel broadcasts a scalar over an image",
+    lambda ops, x, s: x * ops.on_channel(s, x),
+    [activation(IMAGE), scalar(4)],
+    "activation",
+    IMAGE * 4,
+    cotangent=IMAGE_COTANGENT,
+    gradients=[IMAGE_COTANGENT * 4, (IMAGE_COTANGENT * IMAGE).sum()],
+)
+KERNELS = integers(3, (3, 2, 1, 2), -9, 9)
+KERNELS_COTANGENT = integers(4, (3, 2, 1, 2), -9, 9)
+add(
+    "on_output broadcasts a vector over the outputs of a convolution's weight",
+    lambda ops, w, v: w * ops.on_output(v, w),
+    [conv_weight(KERNELS), vector(CHANNELS)],
+    "conv_weight",
+    np.stack([KERNELS[0] * 2, KERNELS[1] * -1, KERNELS[2] * 0.5]),
+    cotangent=KERNELS_COTANGENT,
+    gradients=[
+        np.stack([KERNELS_COTANGENT[0] * 2, KERNELS_COTANGENT[1] * -1, KERNELS_COTANGENT[2] * 0.5]),
+        [(KERNELS_COTANGENT[o] * KERNELS[o]).sum() for o in range(3)],
+    ],
+)
+add(
+    "on_output broadcasts a vector over the outputs of a dense weight",
+    lambda ops, w, v: w * ops.on_output(v, w),
+    [dense_weight([[1, 2], [3, 4], [5, 6]]), vector(CHANNELS)],
+    "dense_weight",
+    [[2, 4], [-3, -4], [2.5, 3]],
+    cotangent=[[1, 1], [1, -1], [2, 2]],
+    gradients=[[[2, 2], [-1, 1], [1, 1]], [3, -1, 22]],
+)
+add(
+    "on_output broadcasts a scalar over a weight",
+    lambda ops, w, s: w * ops.on_output(s, w),
+    [dense_weight([[1, 2], [3, 4]]), scalar(-2)],
+    "dense_weight",
+    [[-2, -4], [-6, -8]],
+    cotangent=[[1, 0], [2, 1]],
+    gradients=[[[-2, 0], [-4, -2]], 1 + 6 + 4],
+)
+
+# -- elementwise ------------------------------------------------------------------------------------------------------
+
+add(
+    "maximum of tensors: the gradient goes to the larger",
+    lambda ops, x, y: ops.maximum(x, y),
+    [vector([-3, 2, 5, -1]), vector([-2, 1, 7, -4])],
+    "vector",
+    [-2, 2, 7, -1],
+    cotangent=[1, 2, 3, 4],
+    gradients=[[0, 2, 0, 4], [1, 0, 3, 0]],
+)
+add(
+    "maximum with a number",
+    lambda ops, x: ops.maximum(x, -1.5),
+    [vector([-3, -1, 5, -2])],
+    "vector",
+    [-1.5, -1, 5, -1.5],
+    cotangent=[1, 2, 3, 4],
+    gradients=[[0, 2, 3, 0]],
+)
+add(
+    "minimum of tensors: the gradient goes to the smaller",
+    lambda ops, x, y: ops.minimum(x, y),
+    [vector([-3, 2, 5, -1]), vector([-2, 1, 7, -4])],
+    "vector",
+    [-3, 1, 5, -4],
+    cotangent=[1, 2, 3, 4],
+    gradients=[[1, 0, 3, 0], [0, 2, 0, 4]],
+)
+add(
+    "minimum with a number",
+    lambda ops, x: ops.minimum(x, 2.5),
+    [vector([-3, 2, 5, 3])],
+    "vector",
+    [-3, 2, 2.5, 2.5],
+    cotangent=[1, 2, 3, 4],
+    gradients=[[1, 2, 0, 0]],
+)
+add(
+    "maximum and minimum broadcast a scalar tensor",
+    lambda ops, x, low, high: ops.minimum(ops.maximum(x, low), high),
+    [vector([-3, 2, 5, 3]), scalar(-1), scalar(4)],
+    "vector",
+    [-1, 2, 4, 3],
+    cotangent=[1, 2, 3, 4],
+    gradients=[[0, 2, 0, 4], 1, 3],
+)
+add(
+    "relu: gradient 0 at 0 and at -0",
+    lambda ops, x: ops.relu(x),
+    [vector([-2, -0.0, 0, 1e-30, 3])],
+    "vector",
+    f32([0, 0, 0, 1e-30, 3]),
+    cotangent=[1, 2, 3, 4, 5],
+    gradients=[[0, 0, 0, 4, 5]],
+)
+add(
+    "abs",
+    lambda ops, x: ops.abs(x),
+    [vector([-2, -0.5, 3])],
+    "vector",
+    [2, 0.5, 3],
+    cotangent=[1, 2, 3],
+    gradients=[[-1, -2, 3]],
+)
+add(
+    "where and isfinite: infinities and NaN give way",
+    lambda ops, x, y: ops.where(ops.isfinite(x), x * 2.0, y),
+    [vector([1, INF, -INF, np.nan, -3e38 / 4]), vector([5, 6, 7, 8, 9])],
+    "vector",
+    f32([2, 6, 7, 8, -3e38 / 2]),
+    cotangent=[1, 2, 3, 4, 5],
+    gradients=[[2, 0, 0, 0, 10], [0, 2, 3, 4, 0]],
+)
+
+#: Ties go to even; the largest float below 1/2 goes down; 2^22 + 1/2 is the largest kind of tie that float32 holds.
+TO_ROUND = f32(
+    [-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5, 0.49999997, -0.50000006, 4194304.5, 4194305.5, 8388609.0, 2.0**30]
+)
+ROUNDED = f32([-2, -2, 0, 0, 2, 2, 4, 0, -1, 4194304, 4194306, 8388609, 2.0**30])
+TO_ROUND_COTANGENT = np.arange(1, 14)
+add(
+    "rint: ties to even, gradient 0",
+    lambda ops, x: ops.rint(x),
+    [vector(TO_ROUND)],
+    "vector",
+    ROUNDED,
+    cotangent=TO_ROUND_COTANGENT,
+    gradients=[np.zeros(13)],
+)
+add(
+    "round_ste: ties to even, gradient straight through",
+    lambda ops, x: ops.round_ste(x),
+    [vector(TO_ROUND)],
+    "vector",
+    ROUNDED,
+    cotangent=TO_ROUND_COTANGENT,
+    gradients=[TO_ROUND_COTANGENT],
+)
+add(
+    "stop_gradient: half of a square",
+    lambda ops, x: x * ops.stop_gradient(x),
+    [vector([-2, 3])],
+    "vector",
+    [4, 9],
+    cotangent=[1, 2],
+    gradients=[[-2, 6]],
+)
+
+# -- reductions -------------------------------------------------------------------------------------------------------
+
+NEGATIVE = integers(5, (2, 3, 2, 2), -90, -1)  # without a positive number, so that no zero may slip in
+add("max", lambda ops, x: ops.max(x), [activation(NEGATIVE)], "scalar", np.array(max(NEGATIVE.flat)))
+add("min", lambda ops, x: ops.min(x), [activation(-NEGATIVE)], "scalar", np.array(min((-NEGATIVE).flat)))
+add("max of a row", lambda ops, x: ops.max(x), [activation([[-3, -1, -2]])], "scalar", np.array(-1))
+add("max of a weight", lambda ops, w: ops.max(w), [conv_weight(KERNELS)], "scalar", np.array(max(KERNELS.flat)))
+add(
+    "channel_max of images",
+    lambda ops, x: ops.channel_max(x),
+    [activation(NEGATIVE)],
+    "vector",
+    [max(NEGATIVE[:, c].flat) for c in range(3)],
+)
+add(
+    "channel_min of images",
+    lambda ops, x: ops.channel_min(x),
+    [activation(-NEGATIVE)],
+    "vector",
+    [min((-NEGATIVE)[:, c].flat) for c in range(3)],
+)
+ROWS = [[-4, 2, -9], [-3, -5, -1]]
+add("channel_max of rows", lambda ops, x: ops.channel_max(x), [activation(ROWS)], "vector", [-3, 2, -1])
+add("channel_min of rows", lambda ops, x: ops.channel_min(x), [activation(ROWS)], "vector", [-4, -5, -9])
+WEIGHTS = {"conv": conv_weight(KERNELS), "dense": dense_weight([[1, -9, 2], [-3, -4, -5], [0, 6, 7]])}
+for _kind, _weight in WEIGHTS.items():
+    _outputs = [list(_weight.array[o].flat) for o in range(3)]
+    add(f"output_max, {_kind}", lambda ops, w: ops.output_max(w), [_weight], "vector", [max(o) for o in _outputs])
+    add(f"output_min, {_kind}", lambda ops, w: ops.output_min(w), [_weight], "vector", [min(o) for o in _outputs])
+    add(
+        f"output_absmax, {_kind}",
+        lambda ops, w: ops.output_absmax(w),
+        [_weight],
+        "vector",
+        [max(max(o), -min(o)) for o in _outputs],
+    )
+
+# -- convolution and dense --------------------------------------------------------------------------------------------
+
+
+def conv2d_by_loops(x, w, bias, cotangent, *, stride, padding, dilation, group):
+    """Value and gradients (to x, w, bias) of a convolution of integers, one product at a time, in int64."""
+    x, w = x.astype(np.int64), w.astype(np.int64)
+    top, bottom, left, right = padding
+    images, channels, height, width = x.shape
+    outputs, per_group, kernel_height, kernel_width = w.shape
+    out_height = (height + top + bottom - dilation[0] * (kernel_height - 1) - 1) // stride[0] + 1
+    out_width = (width + left + right - dilation[1] * (kernel_width - 1) - 1) // stride[1] + 1
+    y = np.zeros((images, outputs, out_height, out_width), np.int64)
+    g = np.ones_like(y) if cotangent is None else cotangent(y.shape).astype(np.int64)
+    dx, dw = np.zeros_like(x), np.zeros_like(w)
+    for n, o, row, column in np.ndindex(y.shape):
+        if bias is not None:
+            y[n, o, row, column] = int(bias[o])
+        for i, ky, kx in np.ndindex(per_group, kernel_height, kernel_width):
+            c = o // (outputs // group) * per_group + i
+            iy = row * stride[0] - top + ky * dilation[0]
+            ix = column * stride[1] - left + kx * dilation[1]
+            if 0 <= iy < height and 0 <= ix < width:  # zeros outside
+                y[n, o, row, column] += x[n, c, iy, ix] * w[o, i, ky, kx]
+                dx[n, c, iy, ix] += g[n, o, row, column] * w[o, i, ky, kx]
+                dw[o, i, ky, kx] += g[n, o, row, column] * x[n, c, iy, ix]
+    return y, g, dx, dw, g.sum(axis=(0, 2, 3))
+
+
+def add_conv2d(name, x, w, bias=None, *, wide=False, gradients=True, **geometry) -> None:
+    geometry = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "group": 1} | geometry
+    y, g, *expected = conv2d_by_loops(
+        x, w, bias, (lambda shape: integers(9, shape, -3, 3)) if gradients else None, **geometry
+    )
+    inputs = [activation(x), conv_weight(w)]
+    if bias is None:
+        function = lambda ops, x, w: ops.conv2d(x, w, None, wide=wide, **geometry)  # noqa: E731
+    else:
+        function = lambda ops, x, w, b: ops.conv2d(x, w, b, wide=wide, **geometry)  # noqa: E731
+        inputs.append(vector(bias))
+    backward = {"cotangent": g, "gradients": expected[: len(inputs)]} if gradients else {}
+    # Rounding once from the exact sum is what ``wide`` promises; below 2^24 the conversion changes nothing.
+    add(f"conv2d {name}", function, inputs, "activation", y.astype(np.float32), **backward)
+
+
+add_conv2d("plain, with bias", integers(10, (2, 3, 5, 4), -9, 9), integers(11, (4, 3, 3, 3), -9, 9), f32([7, -8, 0, 5]))
+add_conv2d("1x1 with stride", integers(12, (2, 3, 5, 4), -9, 9), integers(13, (2, 3, 1, 1), -9, 9), stride=(2, 3))
+add_conv2d(
+    "equal padding on opposite sides",
+    integers(14, (1, 2, 4, 5), -9, 9),
+    integers(15, (3, 2, 3, 2), -9, 9),
+    padding=(1, 1, 2, 2),
+)
+SKEW = {"stride": (2, 1), "padding": (0, 3, 2, 1), "dilation": (1, 2)}
+add_conv2d(
+    "stride, uneven padding and dilation together, in groups",
+    integers(16, (2, 4, 5, 6), -9, 9),
+    integers(17, (6, 2, 3, 2), -9, 9),
+    integers(18, (6,), -9, 9),
+    group=2,
+    **SKEW,
+)
+add_conv2d(
+    "depthwise with two outputs for each channel",
+    integers(19, (1, 3, 4, 4), -9, 9),
+    integers(20, (6, 1, 2, 2), -9, 9),
+    group=3,
+    padding=(0, 1, 0, 1),
+)
+# 504 products of up to 255 x 127 come close to 2^24 and stay below: exact in any order of direct summation, and wrong as
+# soon as a convolution is transformed (Winograd, FFT) or computed in TF32 or bfloat16.
+add_conv2d(
+    "with sums just below 2^24",
+    integers(21, (1, 56, 5, 5), 200, 255),
+    integers(22, (2, 56, 3, 3), 100, 127),
+    f32([EXACT_INTEGERS - 255 * 127 * 504, 0]),
+    padding=(1, 1, 1, 1),
+    gradients=False,
+)
+add_conv2d(
+    "wide: sums far beyond 2^24, rounded once",
+    integers(23, (1, 80, 4, 5), 0, 255),
+    integers(24, (4, 40, 3, 2), 1, 127),
+    f32([8388607, -8388607, 3, 0]),
+    wide=True,
+    gradients=False,
+    group=2,
+    **SKEW,
+)
+add_conv2d(
+    "wide, without bias",
+    integers(25, (1, 80, 3, 3), 0, 255),
+    integers(26, (2, 80, 2, 2), 1, 127),
+    wide=True,
+    gradients=False,
+)
+
+
+def add_dense(name, x, w, bias=None, *, wide=False, gradients=True) -> None:
+    """The expected value is a matrix product of int64, which NumPy computes without BLAS."""
+    x64, w64 = x.astype(np.int64), w.astype(np.int64)
+    y = (x64[:, None, :] * w64[None, :, :]).sum(axis=2) + (0 if bias is None else bias.astype(np.int64))
+    g = integers(27, y.shape, -3, 3)
+    inputs = [activation(x), dense_weight(w)]
+    if bias is None:
+        function = lambda ops, x, w: ops.dense(x, w, None, wide=wide)  # noqa: E731
+    else:
+        function = lambda ops, x, w, b: ops.dense(x, w, b, wide=wide)  # noqa: E731
+        inputs.append(vector(bias))
+    expected = [g @ w, g.T @ x, g.sum(axis=0)][: len(inputs)]
+    backward = {"cotangent": g, "gradients": expected} if gradients else {}
+    add(f"dense {name}", function, inputs, "activation", y.astype(np.float32), **backward)
+
+
+add_dense("with bias", integers(28, (3, 5), -9, 9), integers(29, (4, 5), -9, 9), f32([7, -8, 0, 5]))
+add_dense("without bias", integers(30, (3, 5), -9, 9), integers(31, (4, 5), -9, 9))
+add_dense(
+    "with sums just below 2^24",
+    integers(32, (3, 518), 200, 255),
+    integers(33, (2, 518), 100, 127),
+    f32([EXACT_INTEGERS - 255 * 127 * 518, 0]),
+    gradients=False,
+)
+WIDE_ROWS, WIDE_WEIGHT = integers(34, (3, 3001), 0, 255), integers(35, (2, 3001), 1, 127)
+add_dense("wide", WIDE_ROWS, WIDE_WEIGHT, f32([8388607, -5]), wide=True, gradients=False)
+add_dense("wide, without bias", WIDE_ROWS, WIDE_WEIGHT, wide=True, gradients=False)
+
+# -- pooling and flattening -------------------------------------------------------------------------------------------
+
+
+def add_max_pool2d(name, x, *, kernel, stride, padding) -> None:
+    """Elements of ``x`` are distinct, so that the gradient has one place to go to."""
+    top, bottom, left, right = padding
+    images, channels, height, width = x.shape
+    out_height = (height + top + bottom - kernel[0]) // stride[0] + 1
+    out_width = (width + left + right - kernel[1]) // stride[1] + 1
+    y = np.zeros((images, channels, out_height, out_width), np.float32)
+    g = integers(36, y.shape, -3, 3)
+    dx = np.zeros_like(x)
+    for n, c, row, column in np.ndindex(y.shape):
+        window = [
+            (x[n, c, iy, ix], iy, ix)
+            for iy in range(row * stride[0] - top, row * stride[0] - top + kernel[0])
+            for ix in range(column * stride[1] - left, column * stride[1] - left + kernel[1])
+            if 0 <= iy < height and 0 <= ix < width
+        ]
+        y[n, c, row, column], iy, ix = max(window)
+        dx[n, c, iy, ix] += g[n, c, row, column]
+    add(
+        f"max_pool2d {name}",
+        lambda ops, x: ops.max_pool2d(x, kernel=kernel, stride=stride, padding=padding),
+        [activation(x)],
+        "activation",
+        y,
+        cotangent=g,
+        gradients=[dx],
+    )
+
+
+#: Distinct and negative: zeros in the padding would win, and must not.
+DISTINCT = -1.0 - np.random.default_rng(37).permutation(2 * 3 * 5 * 6).reshape(2, 3, 5, 6).astype(np.float32)
+add_max_pool2d(
+    "2x2, odd row and column left out", DISTINCT[:, :, :, :5], kernel=(2, 2), stride=(2, 2), padding=(0, 0, 0, 0)
+)
+add_max_pool2d("overlapping windows", DISTINCT, kernel=(3, 2), stride=(1, 1), padding=(0, 0, 0, 0))
+add_max_pool2d("uneven padding and stride", DISTINCT, kernel=(3, 3), stride=(2, 1), padding=(0, 2, 1, 0))
+
+add(
+    "flatten: features in CHW order",
+    lambda ops, x: ops.flatten(x),
+    [activation(IMAGE)],
+    "activation",
+    [[IMAGE[n, c, y, x] for c in range(3) for y in range(2) for x in range(2)] for n in range(2)],
+    cotangent=np.arange(24).reshape(2, 12),
+    gradients=[np.arange(24).reshape(2, 3, 2, 2)],
+)
+
+# -- losses and running state -----------------------------------------------------------------------------------------
+
+
+def add_cross_entropy(name, logits, labels) -> None:
+    logits64 = np.array(logits, np.float64)
+    shifted = np.exp(logits64 - logits64.max(axis=1, keepdims=True))
+    softmax = shifted / shifted.sum(axis=1, keepdims=True)
+    log_softmax = logits64 - logits64.max(axis=1, keepdims=True) - np.log(shifted.sum(axis=1, keepdims=True))
+    rows = np.arange(len(labels))
+    one_hot = np.zeros_like(softmax)
+    one_hot[rows, labels] = 1
+    add(
+        f"softmax_cross_entropy {name}",
+        lambda ops, x, y: ops.softmax_cross_entropy(x, y),
+        [activation(logits), Argument(np.array(labels, np.int64), "labels")],
+        "scalar",
+        np.array(-log_softmax[rows, labels].mean()),
+        cotangent=2.0,
+        gradients=[2.0 * (softmax - one_hot) / len(labels), None],
+        tolerance=FLOAT32_SUM,
+        gradient_tolerance=FLOAT32_SUM,
+    )
+
+
+add_cross_entropy("of moderate logits", [[0.5, -1.25, 2], [3, 0, -2], [1, 1, 1], [-0.5, 0.25, 0.125]], [2, 1, 0, 1])
+add_cross_entropy("of logits whose exponentials overflow", [[1000, 0, 999], [-1000, -2000, 500]], [0, 1])
+
+add(
+    "moving_average: new + decay (old - new), and new where nothing was averaged yet",
+    lambda ops, old, new: ops.moving_average(old, new, 0.75),
+    [vector([4, -8, INF, -INF, np.nan, 0]), vector([8, -4, 3, -5, 7, 0])],
+    "vector",
+    [5, -7, 3, -5, 7, 0],
+)
+add(
+    "moving_average of scalars",
+    lambda ops, old, new: ops.moving_average(old, new, 0.99),
+    [scalar(3.5), scalar(-1.25)],
+    "scalar",
+    np.array(0.99 * 3.5 + 0.01 * -1.25),
+    tolerance=FLOAT32_SUM,
+)
+
+# -- requantize -------------------------------------------------------------------------------------------------------
+
+ACC = f32([-9, -8, -7, -3, -1, 0, 1, 3, 5, 7, 8, 9, 15])
+ACC_HALVES = f32([-4, -4, -4, -2, 0, 0, 0, 2, 2, 4, 4, 4, 8])  # rint(ACC / 2): every odd number is a tie
+GRADIENT = np.arange(1, 14)
+
+
+def add_requantize(name, low, high, value, inside, *, open_low=False) -> None:
+    """ACC / 2, with bounds as numbers; ``inside``: the mask, written out."""
+    masked = GRADIENT * np.array(inside)
+    add(
+        f"requantize {name}",
+        lambda ops, x, m: ops.requantize(x, m, low, high, open_low=open_low),
+        [vector(ACC), scalar(0.5)],
+        "vector",
+        value,
+        cotangent=GRADIENT,
+        gradients=[masked * 0.5, (masked * ACC).sum()],
+    )
+
+
+add_requantize("without bounds: straight through everywhere", None, None, ACC_HALVES, np.ones(13))
+add_requantize(
+    "mask includes both bounds, and leaves out -4.5 and 4.5, which round onto them",
+    -4.0,
+    4.0,
+    [-4, -4, -4, -2, 0, 0, 0, 2, 2, 4, 4, 4, 4],
+    [0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0],
+)
+add_requantize(
+    "mask includes 0 where the lower bound is closed",
+    0.0,
+    4.0,
+    [0, 0, 0, 0, 0, 0, 0, 2, 2, 4, 4, 4, 4],
+    [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 0, 0],
+)
+add_requantize(
+    "mask leaves 0 out where the lower bound is open, and keeps 0.5, which rounds to it",
+    0.0,
+    4.0,
+    [0, 0, 0, 0, 0, 0, 0, 2, 2, 4, 4, 4, 4],
+    [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 0, 0],
+    open_low=True,
+)
+add(
+    "requantize with a number and a tensor as bounds, as a ReLU6 has them",
+    lambda ops, x, m, high: ops.requantize(x, m, 0.0, high, open_low=True),
+    [vector(ACC), scalar(0.5), scalar(4)],
+    "vector",
+    [0, 0, 0, 0, 0, 0, 0, 2, 2, 4, 4, 4, 4],
+    cotangent=GRADIENT,
+    gradients=[0.5 * GRADIENT * (ACC > 0) * (ACC <= 8), 7 * 1 + 8 * 3 + 9 * 5 + 10 * 7 + 11 * 8, 0],
+)
+add(
+    "requantize with bounds for each output, as affine weights have them: no gradient into the bounds",
+    lambda ops, w, m, low, high: ops.requantize(w, ops.on_output(m, w), ops.on_output(low, w), ops.on_output(high, w)),
+    [dense_weight([[-5, -3, 1, 4], [-5, -3, 1, 4]]), vector([0.5, 2]), vector([-1, -6]), vector([2, 1])],
+    "dense_weight",
+    [[-1, -1, 0, 2], [-6, -6, 1, 1]],
+    cotangent=[[1, 2, 3, 4], [5, 6, 7, 8]],
+    gradients=[[[0, 0, 1.5, 2], [0, 12, 0, 0]], [3 * 1 + 4 * 4, 6 * -3], [0, 0], [0, 0]],
+)
+REAL = np.random.default_rng(38).normal(0, 40, (2, 3, 4, 5)).astype(np.float32)
+REAL_MULTIPLIER = f32([0.731, 1.913, 0.0371])
+REAL_COTANGENT = integers(39, REAL.shape, -3, 3)
+_u = REAL * REAL_MULTIPLIER.reshape(1, 3, 1, 1)  # one float32 product, rounded alike everywhere
+_inside = (_u >= -100) & (_u <= 27)
+add(
+    "requantize real numbers with a multiplier for each channel",
+    lambda ops, x, m: ops.requantize(x, ops.on_channel(m, x), -100.0, 27.0),
+    [activation(REAL), vector(REAL_MULTIPLIER)],
+    "activation",
+    np.clip(np.rint(_u), -100, 27),
+    cotangent=REAL_COTANGENT,
+    gradients=[
+        REAL_COTANGENT * _inside * REAL_MULTIPLIER.reshape(1, 3, 1, 1),
+        (REAL_COTANGENT * _inside * REAL.astype(np.float64)).sum(axis=(0, 2, 3)),
+    ],
+    gradient_tolerance=FLOAT32_SUM,
+)
+add(
+    "requantize a product far beyond int32 to the bound",
+    lambda ops, x, m: ops.requantize(x, m, -128.0, 127.0),
+    [vector([3e30, -3e30, 2.0**31, -(2.0**31)]), scalar(4)],
+    "vector",
+    [127, -128, 127, -128],
+    cotangent=[1, 2, 3, 4],
+    gradients=[[0, 0, 0, 0], 0],
+)
+
+# -- the suite --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("adapter", ALL.values(), ids=ALL)
+def test_value_and_gradients(adapter: Adapter, case: Case) -> None:
+    (result,) = adapter.run([case])
+    assert_conforms(case, result, differentiates=adapter.differentiates)
+
+
+#: What is compiled: each function once or twice, in its most demanding form, since compiling a case takes half a second.
+COMPILED = (
+    "+ - * /",
+    "on_channel broadcasts a vector over the channels",
+    "on_output broadcasts a vector over the outputs of a conv",
+    "maximum and minimum broadcast",
+    "maximum with a number",
+    "relu",
+    "where and isfinite",
+    "round_ste",
+    "stop_gradient",
+    "channel_max of images",
+    "output_absmax, conv",
+    "conv2d stride, uneven padding",
+    "conv2d with sums just below 2^24",
+    "conv2d wide: sums",
+    "dense with bias",
+    "dense with sums just below 2^24",
+    "dense wide, without bias",
+    "max_pool2d uneven",
+    "flatten",
+    "softmax_cross_entropy of logits whose",
+    "moving_average: new",
+    "requantize mask includes both",
+    "requantize mask leaves 0 out",
+    "requantize with a number and a tensor",
+    "requantize with bounds for each output",
+    "requantize real numbers",
+)
+
+
+def test_every_name_in_the_list_of_compiled_cases_names_one() -> None:
+    for start in COMPILED:
+        assert [case.name.startswith(start) for case in CASES].count(True) == 1, start
+
+
+@pytest.mark.parametrize("name", [name for name, adapter in ADAPTERS.items() if adapter.compiles])
+def test_compiled_values_and_gradients(name: str) -> None:
+    """Many cases in one compiled function, as training compiles a whole step; a wrong case is reported by its name."""
+    cases = [case for case in CASES if case.name.startswith(COMPILED)]
+    failures = []
+    for case, result in zip(cases, ADAPTERS[name].run(cases, compiled=True), strict=True):
+        try:
+            assert_conforms(case, result, differentiates=True)
+        except AssertionError as error:
+            failures.append(str(error))
+    assert not failures, "\n".join(failures)
+
+
+KINDS = {
+    "activation": (2, 3, 4, 5),
+    "conv_weight": (4, 3, 2, 5),
+    "dense_weight": (4, 3),
+    "vector": (5,),
+    "scalar": (),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
+def test_from_numpy_and_back_keeps_every_bit(adapter: Adapter, kind: str) -> None:
+    """Also of -0, of the smallest subnormal number and of infinity, and of an array that is not contiguous."""
+    shape = KINDS[kind]
+    array = np.random.default_rng(40).normal(size=(*shape, 2)).astype(np.float32)[..., 0]
+    for special in (-0.0, 1e-45, INF, 16777215.0):
+        array[(0,) * len(shape)] = special
+        back = adapter.ops.to_numpy(adapter.ops.from_numpy(array, kind), kind)
+        assert back.dtype == np.float32
+        assert back.shape == shape
+        assert back.tobytes() == np.ascontiguousarray(array).tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32])
+@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
+def test_from_numpy_makes_float32_of_integers(adapter: Adapter, dtype: type[np.integer]) -> None:
+    """Weight and bias codes of an integer graph come in as integers."""
+    codes = np.array([[0, 1], [127, 64]], dtype)
+    assert_same(
+        adapter.ops.to_numpy(adapter.ops.from_numpy(codes, "dense_weight"), "dense_weight"), codes, EXACT, "codes"
+    )
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
+def test_the_gradient_of_equal_elements_in_a_pooling_window_goes_to_one_of_them(adapter: Adapter) -> None:
+    """Codes are often equal; a gradient that every one of them received would count double."""
+    x = [[[[7, 7, 3, 5], [7, 1, 5, 5]]]]
+    pool = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0, 0, 0)}
+    case = Case(
+        "ties",
+        lambda ops, x: ops.max_pool2d(x, **pool),
+        (activation(x),),
+        "activation",
+        f32([[[[7, 5]]]]),
+        f32([[[[2, 3]]]]),
+        (None,),
+    )
+    (result,) = adapter.run([case])
+    assert_conforms(case, result, differentiates=adapter.differentiates)
+    if adapter.differentiates:
+        (gradient,) = result.gradients
+        windows = gradient[0, 0].reshape(2, 2, 2).swapaxes(0, 1).reshape(2, 4)  # one row for each window
+        assert sorted(windows[0]) == [0, 0, 0, 2]
+        assert sorted(windows[1]) == [0, 0, 0, 3]
+        assert gradient[0, 0, 1, 1] == gradient[0, 0, 0, 2] == 0  # 1 and 3 are not the largest
+
+
+# -- the defaults of ``Ops`` against what overrides them --------------------------------------------------------------
+
+
+def test_with_defaults_takes_every_override_away() -> None:
+    assert vars(NumpyOps)["requantize"] is not Ops.requantize
+    for adapter in DEFAULTS.values():
+        for name in ("requantize", "moving_average", "output_absmax"):
+            assert getattr(type(adapter.ops), name) is getattr(Ops, name)
+
+
+@pytest.mark.parametrize("bounds", [(None, None, False), (-100.0, 27.0, False), (0.0, 27.0, True)])
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_requantize_computes_what_its_default_computes(
+    name: str, bounds: tuple[float | None, float | None, bool]
+) -> None:
+    """Equal values and gradients of accumulators and of a multiplier for each channel, whose sums are exact here."""
+    low, high, open_low = bounds
+    acc = integers(41, (4, 3, 5, 5), -300, 300)
+    case = Case(
+        "requantize",
+        lambda ops, x, m: ops.requantize(x, ops.on_channel(m, x), low, high, open_low=open_low),
+        (activation(acc), vector([0.5, 0.25, 0.371])),
+        "activation",
+        acc,
+        integers(42, acc.shape, -9, 9),
+        (None, None),
+    )
+    (own,) = ADAPTERS[name].run([case])
+    (default,) = DEFAULTS[f"{name}, defaults"].run([case])
+    assert_same(own.value, default.value, EXACT, "value")
+    assert len(own.gradients) == len(default.gradients) == (2 if ADAPTERS[name].differentiates else 0)
+    for found, expected in zip(own.gradients, default.gradients, strict=True):
+        assert_same(found, expected, EXACT, "gradient")
+
+
+# -- the suite itself can fail ----------------------------------------------------------------------------------------
+
+
+def test_the_wide_cases_are_wrong_without_wide() -> None:
+    """Otherwise they would not tell whether ``wide`` does anything."""
+    exact = (WIDE_ROWS.astype(np.int64)[:, None, :] * WIDE_WEIGHT.astype(np.int64)[None, :, :]).sum(axis=2)
+    narrow = np.zeros(exact.shape, np.float32)
+    for i in range(WIDE_ROWS.shape[1]):
+        narrow += WIDE_ROWS[:, i, None] * WIDE_WEIGHT[None, :, i]
+    assert exact.min() > EXACT_INTEGERS
+    assert (narrow != exact.astype(np.float32)).any()
+    for case in CASES:
+        if "wide" in case.name:
+            assert np.abs(case.value).max() > EXACT_INTEGERS, case.name
+
+
+def _wrong_results() -> dict[str, tuple[Case, Result]]:
+    """Results that are wrong in one way each."""
+    case = next(case for case in CASES if case.name.startswith("requantize mask includes both"))
+    value, gradients = case.value.astype(np.float32), tuple(g.copy() for g in case.gradients)
+    off, inexact, nan = value.copy(), value.copy(), value.copy()
+    off[3] += 1
+    inexact[3] = np.nextafter(inexact[3], np.float32(INF))
+    nan[3] = np.nan
+    exclusive = gradients[0].copy()
+    exclusive[1] = 0  # the mask without the lower bound
+    good = Result(value, gradients)
+    real = next(case for case in CASES if case.name.startswith("softmax_cross_entropy of moderate"))
+    loss, loss_gradients = real.value.astype(np.float32), (real.gradients[0], None)
+    return {
+        "a code off by one": (case, replace(good, value=off)),
+        "a code that is no integer": (case, replace(good, value=inexact)),
+        "NaN": (case, replace(good, value=nan)),
+        "float64": (case, replace(good, value=value.astype(np.float64))),
+        "another shape": (case, replace(good, value=value[:, None])),
+        "a scalar for a vector": (case, replace(good, value=value[0])),
+        "a mask without its bound": (case, replace(good, gradients=(exclusive, gradients[1]))),
+        "another gradient to the multiplier": (case, replace(good, gradients=(gradients[0], gradients[1] + 1))),
+        "a missing gradient": (case, replace(good, gradients=gradients[:1])),
+        "a gradient of None": (case, replace(good, gradients=(gradients[0], None))),
+        "a loss beyond the tolerance": (real, Result(loss + np.float32(4e-6), loss_gradients)),
+        "a loss gradient beyond the tolerance": (real, Result(loss, (loss_gradients[0] * np.float32(1.00001), None))),
+    }
+
+
+@pytest.mark.parametrize("what", _wrong_results())
+def test_a_wrong_result_fails(what: str) -> None:
+    case, result = _wrong_results()[what]
+    with pytest.raises((AssertionError, ValueError)):
+        assert_conforms(case, result, differentiates=True)
+
+
+def test_the_right_result_passes() -> None:
+    """So that the test above fails for the reason it names."""
+    for case, _ in _wrong_results().values():
+        right = Result(case.value.astype(np.float32), case.gradients)
+        assert_conforms(case, right, differentiates=True)
+
+
+def test_a_backend_with_a_wrong_function_fails() -> None:
+    """The whole way: an implementation that rounds ties away from 0, as C's round() does, conforms nowhere they matter."""
+
+    class TiesAway(with_defaults(NumpyOps)):
+        def rint(self, x):
+            return np.trunc(x + np.copysign(np.float32(0.5), x))
+
+        round_ste = rint
+
+    adapter = type(ADAPTERS["numpy"])(TiesAway())
+    failed = set()
+    for case in CASES:
+        try:
+            assert_conforms(case, adapter.run([case])[0], differentiates=False)
+        except AssertionError:
+            failed.add(case.name.partition(" ")[0].rstrip(":"))
+    assert failed == {"rint", "round_ste", "requantize"}

@@ -1,0 +1,348 @@
+"""What is installed, what is imported by what, and how backends are found."""
+
+import ast
+import email
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import import_module
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+import qat
+from qat.errors import QatError
+from qat.registry import BACKENDS, TARGETS
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ["backends", "networks", "scripts"]  #: packages of qat through symlinks
+FRAMEWORKS = ["torch", "tensorflow", "keras", "mindspore", "onnx", "onnxruntime", "sklearn"]
+
+
+def run(*command, cwd=ROOT, path=ROOT, check=True):
+    """Standard output of a command, which may import only from ``path`` and what is installed."""
+    environment = {**os.environ, "PYTHONPATH": str(path), "PYTHONWARNINGS": "error", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def run_python(code, **options):
+    return run(sys.executable, "-c", code, **options).stdout.strip()
+
+
+# -- what importing brings in ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", ["qat", "qat.cli", "qat.networks", "qat.data", "qat.registry"])
+def test_importing_the_core_imports_no_framework(module):
+    code = f"import {module}, sys; print([name for name in {FRAMEWORKS} if name in sys.modules])"
+    assert run_python(code) == "[]"
+
+
+def test_importing_qat_imports_no_backend_network_or_script():
+    found = "[name for name in sys.modules if name.startswith(('qat.backends', 'qat.networks', 'qat.scripts'))]"
+    assert run_python(f"import qat, sys; print({found})") == "[]"
+
+
+def test_every_module_of_the_core_can_be_imported_without_any_framework():
+    """None in sys.modules is Python's own way to say: not installed."""
+    hidden = f"import sys; sys.modules.update(dict.fromkeys({FRAMEWORKS}))"
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in core_files()]
+    imports = "; ".join(f"import {name.removesuffix('.__init__')}" for name in names)
+    assert run_python(f"{hidden}; {imports}; print('done')") == "done"
+    assert "qat.graph" in names
+
+
+def test_the_command_line_explains_itself_without_any_framework():
+    help_text = run(sys.executable, "-m", "qat.cli", "--help").stdout
+    assert "usage" in help_text.lower()
+    hidden = f"import sys, runpy; sys.modules.update(dict.fromkeys({FRAMEWORKS})); sys.argv = ['qat', '--help']; "
+    assert run_python(f"{hidden}runpy.run_module('qat.cli', run_name='__main__')")
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        "from networks import LeNet5 as a; from qat.networks import LeNet5 as b; from networks.lenet5 import LeNet5 as c",
+        "from networks.lenet5 import LeNet5 as a; from networks import LeNet5 as b; from qat.networks import LeNet5 as c",
+        "from qat.networks import LeNet5 as a; from networks.lenet5 import LeNet5 as b; from networks import LeNet5 as c",
+        "from qat.networks.lenet5 import LeNet5 as a; import networks; b = networks.LeNet5; c = networks.lenet5.LeNet5",
+    ],
+)
+def test_a_network_is_one_class_whichever_way_it_is_imported_from_the_repository_root(statements):
+    """Two classes of one name would each be registered, and isinstance would depend on who imported what."""
+    assert run_python(f"{statements}; assert a is b is c; print(a.__module__)") == "qat.networks.lenet5"
+
+
+def test_every_module_in_networks_is_the_same_under_both_names():
+    names = [path.stem for path in (ROOT / "networks").glob("*.py") if path.stem != "__init__"]
+    assert "lenet5" in names
+    code = "import importlib as i, networks; print([n for n in {} if i.import_module('networks.' + n) is not {}])"
+    assert run_python(code.format(names, "i.import_module('qat.networks.' + n)")) == "[]"
+
+
+# -- the wheel ----------------------------------------------------------------------------------------------------------
+
+
+def copy_tree(destination):
+    """The working tree as git would hand it out: symlinks are symlinks, and nothing that was built."""
+    ignored = shutil.ignore_patterns(
+        ".git", ".*cache", ".hypothesis", "__pycache__", "*.egg-info", "build", "dist", "out"
+    )
+    shutil.copytree(ROOT, destination, symlinks=True, ignore=ignored)
+    assert (destination / "qat" / "networks").is_symlink()
+    return destination
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The built wheel, opened."""
+    folder = tmp_path_factory.mktemp("wheel")
+    tree = copy_tree(folder / "tree")
+    build = [
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "--disable-pip-version-check",
+        "-w",
+        folder,
+    ]
+    run(sys.executable, "-W", "ignore", "-m", *build, ".", cwd=tree, path="", check=True)
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel):
+    (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    return email.message_from_bytes(wheel.read(name))
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_wheel_holds_every_module_of_the_folders_behind_the_symlinks(wheel, folder):
+    modules = {f"qat/{path.relative_to(ROOT)}" for path in (ROOT / folder).rglob("*.py")}
+    assert f"qat/{folder}/__init__.py" in modules
+    assert modules <= set(wheel.namelist())
+
+
+@pytest.mark.parametrize("name", ["qat/backends/torch_backend.py", "qat/networks/lenet5.py", "qat/cells/linear.py"])
+def test_the_wheel_holds_the_file_as_it_is_in_the_tree(wheel, name):
+    assert wheel.read(name) == (ROOT / name).read_bytes()
+
+
+def test_the_wheel_holds_every_module_of_the_core(wheel):
+    assert {str(path.relative_to(ROOT)) for path in core_files()} <= set(wheel.namelist())
+
+
+def test_the_wheel_installs_nothing_beside_qat(wheel):
+    """A top-level package called networks or backends would hide, or be hidden by, a user's own."""
+    tops = {name.partition("/")[0] for name in wheel.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"qat"}
+
+
+def test_the_wheel_works_in_a_folder_that_has_a_networks_of_its_own(wheel, tmp_path):
+    wheel.extractall(tmp_path / "site")
+    own = tmp_path / "work" / "networks"
+    own.mkdir(parents=True)
+    (own / "__init__.py").write_text("MINE = 1\n", encoding="utf-8")
+    code = (
+        "import networks, qat, qat.networks; assert networks.MINE; "
+        "graph = qat.convert_quant_network(qat.networks.LeNet5()); "
+        "print(qat.__file__, graph.count_trainable())"
+    )
+    assert (
+        run_python(code, cwd=tmp_path / "work", path=tmp_path / "site") == f"{tmp_path / 'site/qat/__init__.py'} 61684"
+    )
+
+
+def test_the_wheel_has_the_version_of_the_package_and_the_command(wheel, metadata):
+    assert metadata["Version"] == qat.__version__
+    (entry,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
+    assert re.search(r"^qat ?= ?qat\.cli:main$", wheel.read(entry).decode(), re.MULTILINE)
+    assert callable(import_module("qat.cli").main)
+
+
+# -- requirements -------------------------------------------------------------------------------------------------------
+
+
+def core_files():
+    """The modules of qat itself, without the folders behind the symlinks."""
+    files = [path for path in (ROOT / "qat").rglob("*.py") if path.relative_to(ROOT / "qat").parts[0] not in FOLDERS]
+    return sorted(files)
+
+
+def imports(path, at_import_time):
+    """Top-level names that a module imports from outside, when it is imported itself or only later, in a function."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    later = {
+        inner for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.Lambda)) for inner in ast.walk(node)
+    }
+    names = set()
+    for node in ast.walk(tree):
+        if (node in later) == at_import_time:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.partition(".")[0])
+    return names - set(sys.stdlib_module_names) - {"qat"}
+
+
+def distributions(names):
+    """The names on the package index of what holds these modules, in lower case."""
+    known = packages_distributions()
+    return {known[name][0].lower() for name in names}
+
+
+def requirements(metadata, extra=None):
+    """What is installed always, or in addition with an extra, in lower case and without versions."""
+    found = set()
+    for line in metadata.get_all("Requires-Dist"):
+        requirement, _, marker = line.partition(";")
+        wanted = re.search(r"extra == ['\"](.+?)['\"]", marker)
+        if (wanted.group(1) if wanted else None) == extra:
+            found.add(re.match(r"[\w.-]+", requirement).group().lower())
+    return found
+
+
+def test_what_the_core_imports_is_required_and_what_is_required_is_imported(metadata):
+    needed = distributions(set().union(*(imports(path, at_import_time=True) for path in core_files())))
+    assert needed == requirements(metadata)
+    assert "numpy" in needed
+
+
+def test_what_the_core_imports_only_on_demand_is_in_an_extra(metadata):
+    needed = distributions(set().union(*(imports(path, at_import_time=False) for path in core_files())))
+    extras = [
+        requirements(metadata, extra) for extra in metadata.get_all("Provides-Extra") if extra not in ("all", "dev")
+    ]
+    assert needed <= requirements(metadata).union(*extras)
+    assert "scikit-learn" in needed
+
+
+@pytest.mark.parametrize("entry", [*BACKENDS.values(), *TARGETS.values()], ids=[*BACKENDS, *TARGETS])
+def test_what_a_backend_imports_is_in_its_extra(metadata, entry):
+    path = ROOT / "backends" / f"{entry.module}.py"
+    needed = distributions(imports(path, at_import_time=True) | imports(path, at_import_time=False))
+    assert needed <= requirements(metadata) | requirements(metadata, entry.extra)
+    assert distributions([entry.package]) <= requirements(metadata, entry.extra)
+
+
+def test_every_extra_that_a_message_names_exists(metadata):
+    """``pip install 'qat-engine[...]'`` must not be advice that pip rejects."""
+    files = [path for folder in ["qat", *FOLDERS] for path in (ROOT / folder).rglob("*.py")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    named = {name for names in re.findall(r"\[([\w,]+)\]'", text) for name in names.split(",")} & set(
+        re.findall(re.escape(metadata["Name"]) + r"\[(\w+)\]", text)
+    )
+    named |= {entry.extra for entry in [*BACKENDS.values(), *TARGETS.values()]}
+    assert {"torch", "onnx", "study"} <= named
+    assert named <= set(metadata.get_all("Provides-Extra"))
+
+
+def test_the_extra_all_holds_every_other_one_but_the_developers(metadata):
+    extras = set(metadata.get_all("Provides-Extra"))
+    assert {"torch", "onnx", "study", "dev", "all"} <= extras
+    others = set().union(*(requirements(metadata, extra) for extra in extras - {"all", "dev"}))
+    assert requirements(metadata, "all") == others
+
+
+# -- the registry ---------------------------------------------------------------------------------------------------------
+
+
+def test_backends_and_targets_are_found_by_name():
+    assert qat.backend("torch").__name__ == "qat.backends.torch_backend"
+    assert qat.target("ONNX").__name__ == "qat.backends.onnx_target"
+    assert qat.backend("torch") is qat.backend("torch")
+
+
+@pytest.mark.parametrize("name", ["jax", "", "Torch", "torch_backend", "ONNX"])
+def test_an_unknown_backend_gives_the_list_of_those_there_are(name):
+    with pytest.raises(QatError) as caught:
+        qat.backend(name)
+    assert str(caught.value) == f"backend {name!r} is unknown: choose one of {', '.join(BACKENDS)}"
+
+
+@pytest.mark.parametrize("name", ["onnx", "PNG", "torch"])
+def test_an_unknown_file_format_gives_the_list_of_those_there_are(name):
+    with pytest.raises(QatError) as caught:
+        qat.target(name)
+    assert str(caught.value) == f"file format {name!r} is unknown: choose one of {', '.join(TARGETS)}"
+
+
+@pytest.mark.parametrize(
+    ("load", "name", "package", "extra"),
+    [
+        (qat.backend, "torch", "torch", "torch"),
+        (qat.target, "ONNX", "onnx", "onnx"),
+        (qat.target, "ONNX", "onnxruntime", "onnx"),
+    ],
+)
+def test_a_backend_whose_package_is_missing_names_it_and_the_pip_extra(monkeypatch, load, name, package, extra):
+    entry = {**BACKENDS, **TARGETS}[name]
+    monkeypatch.delitem(sys.modules, f"qat.backends.{entry.module}", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)  # Python's own way to say: not installed
+    with pytest.raises(QatError) as caught:
+        load(name)
+    message = str(caught.value)
+    assert f"{name!r} needs the package {package!r}, which is not installed" in message
+    assert message.endswith(f"pip install 'qat-engine[{extra}]'")
+    assert "\n" not in message
+
+
+def test_a_module_of_our_own_that_is_missing_is_no_matter_of_pip(monkeypatch):
+    """A broken checkout must not send the user off to reinstall torch."""
+    monkeypatch.delitem(sys.modules, "qat.backends.torch_backend", raising=False)
+    monkeypatch.setitem(sys.modules, "qat.forward", None)
+    with pytest.raises(ModuleNotFoundError, match=r"qat\.forward"):
+        qat.backend("torch")
+
+
+# -- the import contract ---------------------------------------------------------------------------------------------------
+
+
+def lint_imports(tree):
+    return run(Path(sys.executable).with_name("lint-imports"), "--no-cache", cwd=tree, path=tree, check=False)
+
+
+def test_the_import_contract_holds():
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\b[1-9]\d* kept, 0 broken", done.stdout)
+
+
+@pytest.mark.parametrize("line", ["import torch", "import onnx", "def f():\n    import tensorflow"])
+def test_the_import_contract_is_broken_by_a_framework_in_the_core(tmp_path, line):
+    tree = copy_tree(tmp_path / "tree")
+    with (tree / "qat" / "graph.py").open("a", encoding="utf-8") as file:
+        file.write(f"\n{line}\n")
+    done = lint_imports(tree)
+    assert done.returncode == 1
+    assert "BROKEN" in done.stdout
+
+
+@pytest.mark.parametrize("module", [f"qat.{folder}" for folder in FOLDERS])
+def test_the_import_contract_is_broken_by_a_backend_network_or_script_in_the_core(tmp_path, module):
+    """As its name in pyproject.toml says."""
+    tree = copy_tree(tmp_path / "tree")
+    with (tree / "qat" / "graph.py").open("a", encoding="utf-8") as file:
+        file.write(f"\nimport {module}\n")
+    done = lint_imports(tree)
+    assert done.returncode == 1
+    assert "BROKEN" in done.stdout
