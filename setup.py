@@ -11,7 +11,15 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "qat" / "__init__.py").read
 TORCH = ["torch>=2.4"]
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18"]
 STUDY = ["scikit-learn>=1.4"]
-DEV = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "import-linter>=2.0"]
+DEV = [
+    "setuptools>=70.1",
+    "pytest>=8",
+    "pytest-xdist>=3.5",
+    "hypothesis>=6.100",
+    "ruff>=0.6",
+    "mypy>=1.11",
+    "import-linter>=2.0",
+]
 
 setup(
     name="qat-engine",

@@ -122,6 +122,10 @@ class TorchOps(Ops):
     def softmax_cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels)
 
+    def moving_average(self, old: Tensor, new: Tensor, decay: float) -> Tensor:
+        finite = (old - old) == 0.0  # what isfinite says, in two operations instead of five
+        return torch.where(finite, torch.lerp(new, old, decay), new)
+
     def requantize(
         self,
         x: Tensor,
@@ -147,7 +151,10 @@ class _Requantize(torch.autograd.Function):
         # u is this function's own unless there was no multiplier, so it may be rounded in place.
         y = u.round() if multiplier is None else u.round_()
         if low is not None:
-            y = y.clamp_(low, high)
+            if isinstance(low, Tensor) == isinstance(high, Tensor):
+                y = y.clamp_(low, high)
+            else:  # clamp takes two numbers or two tensors
+                y = y.clamp_min_(low).clamp_max_(high)
         needs_x = multiplier is not None and ctx.needs_input_grad[1]
         ctx.save_for_backward(mask, multiplier, x if needs_x else None)
         return y

@@ -28,11 +28,13 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only the owner can read
         os.replace(temporary, path)
+        temporary = None
     except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        kept = "; the file that was there is unharmed" if path.exists() else ""
+        kept = "; the file that was there is unharmed" if os.path.exists(path) else ""
         raise QatError(
             f"{path}: cannot be written ({error.strerror or error}){kept}; free some space or choose another place"
         ) from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Any
 
 from qat.cells.base import Cell, Param, Shape
-from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.errors import QatError
 from qat.ops import Array
@@ -77,7 +76,11 @@ class Graph:
     @property
     def is_quantized(self) -> bool:
         """True after convert_quant_network."""
-        return any(isinstance(node.cell, FakeQuant) for node in self.nodes)
+        return any(
+            isinstance(getattr(node.cell, field.name), Quantizer)
+            for node in self.nodes
+            for field in fields(node.cell)  # type: ignore[arg-type]
+        )
 
     @cached_property
     def quant_delays(self) -> tuple[int, ...]:

@@ -77,7 +77,7 @@ class Network:
         finally:
             _tracing.pop()
         outputs = result if isinstance(result, tuple) else (result,)
-        if not all(isinstance(output, Symbol) for output in outputs):
+        if not all(isinstance(output, Symbol) and output.trace is trace for output in outputs):
             raise QatError(f"{type(self).__name__}: construct returned {result!r}, not the output of a cell")
         return Graph(tuple(trace.nodes), tuple(output.name for output in outputs), type(self).__name__)
 
@@ -98,7 +98,9 @@ class Trace:
                 f"{cell.describe} is made inside construct, so that its parameters have no name: make it in __init__ as an "
                 "attribute"
             )
-        name = self._unique(cell_name or default_name)
+        name = self._unique(cell_name or default_name, taken=set() if cell_name else set(self.cell_names.values()))
+        if len(inputs) != cell.arity:
+            raise QatError(f"{name}: a {type(cell).__name__} takes {cell.arity} inputs but gets {len(inputs)}")
         for position, symbol in enumerate(inputs):
             if not isinstance(symbol, Symbol) or symbol.trace is not self:
                 raise QatError(f"{name}: its input {position} is {type(symbol).__name__}, not the output of a cell")
@@ -106,16 +108,12 @@ class Trace:
             shape = cell.output_shape(*(symbol.shape for symbol in inputs))
         except QatError as error:
             raise QatError(f"{name} ({type(cell).__name__}) {error}") from None
-        except (ValueError, TypeError):
-            raise QatError(
-                f"{name}: a {type(cell).__name__} takes {cell.arity} inputs but gets {len(inputs)}"
-            ) from None
         self.nodes.append(Node(name, cell, tuple(symbol.name for symbol in inputs), cell_name or name))
         self.shapes[name] = shape
         return Symbol(self, name)
 
-    def _unique(self, name: str) -> str:
-        taken, candidate, count = {node.name for node in self.nodes}, name, 1
+    def _unique(self, name: str, taken: set[str]) -> str:
+        taken, candidate, count = taken | {node.name for node in self.nodes}, name, 1
         while candidate in taken:
             candidate, count = f"{name}_{count}", count + 1
         return candidate

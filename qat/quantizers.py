@@ -13,9 +13,8 @@ from qat.errors import QatError
 from qat.ops import Ops, Tensor
 from qat.serial import Serializable
 
-SMALLEST_SCALE = (
-    2.0**-64
-)  #: of an all-zero channel or a dead activation; two of them multiplied are still normal numbers
+#: Of an all-zero channel or a dead activation. Two of them multiplied are still a normal number.
+SMALLEST_SCALE = 2.0**-60
 
 
 class WeightCodes(NamedTuple):
@@ -118,6 +117,11 @@ class ActivationQuantizer(Quantizer):
 
     symmetric: bool = False
     ema_decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.ema_decay, (int, float)) or not 0.0 <= self.ema_decay <= 1.0:
+            raise QatError(f"{type(self).__name__}: ema_decay is {self.ema_decay!r}; use a number from 0 to 1")
 
     def grid(self, ops: Ops, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point (scalars) of the range [low, high] of real numbers, widened to hold 0."""

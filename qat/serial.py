@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar
+
+import numpy as np
 
 from qat.errors import QatError
 
@@ -21,7 +23,18 @@ class Serializable:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        known = Serializable.registry.get(cls.__name__)
+        if known is not None and known.__module__ != cls.__module__:
+            raise QatError(
+                f"{cls.__module__}.{cls.__name__}: {known.__module__} has a class of this name, and a graph in a file names "
+                "its cells by their class; choose another name"
+            )
         Serializable.registry[cls.__name__] = cls
+
+    def __post_init__(self) -> None:
+        """Lists become tuples, as JSON gives them back; a subclass's own __post_init__ calls this first."""
+        for field in fields(self):  # type: ignore[arg-type]
+            object.__setattr__(self, field.name, _freeze(getattr(self, field.name)))
 
     def changed_fields(self) -> dict[str, Any]:
         """The fields whose values are not the default."""
@@ -41,12 +54,12 @@ def from_json(data: Any, base: type[S]) -> S:
     """The inverse of ``to_json``. Raises QatError for an unknown class, an unknown field or a value out of place."""
     name = data.get("type") if isinstance(data, dict) else None
     cls = Serializable.registry.get(name) if isinstance(name, str) else None
-    if cls is None or not issubclass(cls, base):
+    if cls is None or not issubclass(cls, base) or not is_dataclass(cls):
         raise QatError(
             f"{name!r} is not a known {base.__name__.lower()}: import the module that defines it before reading the "
             "graph, or use the release that wrote the file"
         )
-    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    known = {field.name for field in fields(cls)}
     unknown = sorted(set(data) - known - {"type"})
     if unknown:
         raise QatError(f"{name} has no field {', '.join(unknown)}: the graph was written by another release")
@@ -54,6 +67,12 @@ def from_json(data: Any, base: type[S]) -> S:
         return cls(**{key: _decode(value) for key, value in data.items() if key != "type"})
     except (TypeError, ValueError) as error:
         raise QatError(f"{name} cannot be built from its stored fields ({error}): the graph is damaged") from None
+
+
+def _freeze(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    return tuple(map(_freeze, value)) if isinstance(value, (tuple, list)) else value
 
 
 def _encode(value: Any) -> Any:

@@ -35,6 +35,8 @@ class Recipe:
                 f"epochs {self.epochs}, batch_size {self.batch_size} and lr {self.lr} must all be above 0; change the one "
                 "that is not"
             )
+        if self.seed < 0:
+            raise QatError(f"seed is {self.seed}; use 0 or a positive number")
         learning_rate(self.lr_schedule, self.lr, 0, 1)  # raises for an unknown schedule
 
 

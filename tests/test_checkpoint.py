@@ -91,11 +91,13 @@ def test_damaged_files_give_one_line_and_nothing_else(
             header = text.replace(old, new, 1).encode()
             content = bytearray(struct.pack("<Q", len(header)) + header + content[8 + length :])
     path.write_bytes(content)
+    message = f"{path} is still sound"
     try:
-        assert isinstance(Checkpoint.load(path), Checkpoint)
+        Checkpoint.load(path)
     except qat.QatError as error:
-        assert str(path) in str(error)
-        assert "\n" not in str(error)
+        message = str(error)
+    assert str(path) in message
+    assert "\n" not in message
 
 
 def test_history_is_plain_json(tmp_path: Path) -> None:

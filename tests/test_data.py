@@ -163,12 +163,25 @@ def write_raw(path, content):
         (lambda content: content[:-1], "its header announces"),
         (lambda content: content + b"\0", "its header announces"),
         (lambda content: b"\x89PNG" + content[4:], "starts with 89504e47 where an IDX file"),
+        (lambda content: b"\1\1" + content[2:], "starts with 010108"),
         (lambda content: b"\0\0\x0d" + content[3:], "starts with 00000d"),
         (lambda content: content[:3] + b"\2" + content[4:], "starts with 00000802"),
         (lambda content: content[:4] + b"\xff" * 4 + content[8:], "its header announces"),
         (lambda content: b"<!DOCTYPE html><html>Not found</html>", "starts with 3c21444f"),
     ],
-    ids=["empty", "3 bytes", "cut in header", "cut", "too long", "wrong magic", "floats", "wrong rank", "huge", "html"],
+    ids=[
+        "empty",
+        "3 bytes",
+        "cut in header",
+        "cut",
+        "too long",
+        "wrong magic",
+        "no zeros",
+        "floats",
+        "wrong rank",
+        "huge",
+        "html",
+    ],
 )
 def test_a_damaged_file_is_named_with_what_is_wrong(tmp_path, gz, what, damage, expected):
     write_mnist(tmp_path, gz=gz)

@@ -743,6 +743,8 @@ def test_state_is_not_counted_as_trainable():
     graph = qat.convert_quant_network(LeNet5())
     assert graph.count_trainable() == LeNet5().graph().count_trainable() == 61_684
     assert not graph.params["conv1.fake_quant.max"].trainable
+    row = next(line for line in str(graph).splitlines() if line.startswith("fc3.fake_quant"))
+    assert row.endswith("  10"), "its output shape comes last, there is nothing in the column of parameters"
 
 
 @CHECK

@@ -16,7 +16,7 @@ import pytest
 
 import qat
 from qat.errors import QatError
-from qat.registry import BACKENDS, TARGETS
+from qat.registry import BACKENDS, TARGETS, target_of
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ["backends", "networks", "scripts"]  #: packages of qat through symlinks
@@ -25,7 +25,7 @@ FRAMEWORKS = ["torch", "tensorflow", "keras", "mindspore", "onnx", "onnxruntime"
 
 def run(*command, cwd=ROOT, path=ROOT, check=True):
     """Standard output of a command, which may import only from ``path`` and what is installed."""
-    environment = {**os.environ, "PYTHONPATH": str(path), "PYTHONWARNINGS": "error", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -40,7 +40,7 @@ def run(*command, cwd=ROOT, path=ROOT, check=True):
 
 
 def run_python(code, **options):
-    return run(sys.executable, "-c", code, **options).stdout.strip()
+    return run(sys.executable, "-W", "error", "-c", code, **options).stdout.strip()
 
 
 # -- what importing brings in ----------------------------------------------------------------------------------------
@@ -99,9 +99,7 @@ def test_every_module_in_networks_is_the_same_under_both_names():
 
 def copy_tree(destination):
     """The working tree as git would hand it out: symlinks are symlinks, and nothing that was built."""
-    ignored = shutil.ignore_patterns(
-        ".git", ".*cache", ".hypothesis", "__pycache__", "*.egg-info", "build", "dist", "out"
-    )
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "out")
     shutil.copytree(ROOT, destination, symlinks=True, ignore=ignored)
     assert (destination / "qat" / "networks").is_symlink()
     return destination
@@ -122,7 +120,7 @@ def wheel(tmp_path_factory):
         "-w",
         folder,
     ]
-    run(sys.executable, "-W", "ignore", "-m", *build, ".", cwd=tree, path="", check=True)
+    run(sys.executable, "-m", *build, ".", cwd=tree, path="")
     (path,) = folder.glob("*.whl")
     with zipfile.ZipFile(path) as archive:
         yield archive
@@ -241,7 +239,7 @@ def test_what_a_backend_imports_is_in_its_extra(metadata, entry):
     path = ROOT / "backends" / f"{entry.module}.py"
     needed = distributions(imports(path, at_import_time=True) | imports(path, at_import_time=False))
     assert needed <= requirements(metadata) | requirements(metadata, entry.extra)
-    assert distributions([entry.package]) <= requirements(metadata, entry.extra)
+    assert requirements(metadata, entry.extra) <= needed, "an extra installs nothing that its backend does not import"
 
 
 def test_every_extra_that_a_message_names_exists(metadata):
@@ -284,6 +282,19 @@ def test_an_unknown_file_format_gives_the_list_of_those_there_are(name):
     with pytest.raises(QatError) as caught:
         qat.target(name)
     assert str(caught.value) == f"file format {name!r} is unknown: choose one of {', '.join(TARGETS)}"
+
+
+def test_the_target_of_a_file_is_found_by_its_suffix():
+    assert target_of("out/net.onnx") is target_of(Path("a.b/net.x.onnx")) is qat.target("ONNX")
+
+
+@pytest.mark.parametrize("path", ["net.ckpt", "net", "net.onnx.bak", "folder.onnx/net", ".onnx"])
+def test_a_file_of_no_known_format_is_refused_with_the_known_suffixes(path):
+    with pytest.raises(QatError) as caught:
+        target_of(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert all(entry.suffix in str(caught.value).removeprefix(path) for entry in TARGETS.values())
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,13 @@ class Cell(Serializable):
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
 
+def check_counts(owner: str, **counts: Any) -> None:
+    """Raise QatError unless all are whole numbers of at least 1."""
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise QatError(f"{owner}: {name} is {value!r}; give a whole number of at least 1")
+
+
 def pair(value: Any, what: str) -> tuple[int, int]:
     """(v, v) for an int, the pair itself for a pair. Raises QatError for anything else."""
     values = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()

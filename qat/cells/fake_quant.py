@@ -31,6 +31,11 @@ class FakeQuant(Cell):
     quantizer: ActivationQuantizer
     non_negative: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.quantizer, ActivationQuantizer):
+            raise QatError(f"FakeQuant: quantizer is {self.quantizer!r}, no ActivationQuantizer")
+
     def params(self) -> dict[str, Param]:
         """The running range; infinite as long as nothing was observed."""
         low = Param((), "scalar", constant(np.inf), trainable=False)

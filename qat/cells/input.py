@@ -33,7 +33,12 @@ class Input(Cell):
     arity = 0
 
     def __post_init__(self) -> None:
-        if not self.shape or not all(isinstance(size, int) and size > 0 for size in self.shape):
+        super().__post_init__()
+        if (
+            not isinstance(self.shape, tuple)
+            or not self.shape
+            or not all(isinstance(size, int) and size > 0 for size in self.shape)
+        ):
             raise QatError(f"Input: shape is {self.shape!r}; give the positive sizes of one sample, as (1, 32, 32)")
         if not 0.0 <= self.mean <= 1.0 or not self.std > 0.0:
             raise QatError(

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from qat.activations import RELU_BOUNDS, check_activation
-from qat.cells.base import Cell, Param, Scope, Shape, constant, he_uniform, pair
+from qat.cells.base import Cell, Param, Scope, Shape, check_counts, constant, he_uniform, pair
 from qat.cells.window import check_window, output_size, window_padding
 from qat.errors import QatError
 from qat.integer import (
@@ -70,6 +70,11 @@ class LinearCell(Cell):
     @abstractmethod
     def integer_node(self, x_shape: Shape, **fields: Any) -> IntegerLinear:
         """The node of the integer graph, from the fields that all linear nodes have."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.weight_quantizer, (WeightQuantizer, type(None))):
+            raise QatError(f"{type(self).__name__}: weight_quantizer is {self.weight_quantizer!r}, no WeightQuantizer")
 
     def params(self) -> dict[str, Param]:
         fan_in = math.prod(self.weight_shape[1:])
@@ -174,10 +179,10 @@ class Conv2dBnAct(LinearCell):
     weight_kind = "conv_weight"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts("Conv2dBnAct", in_channels=self.in_channels, out_channels=self.out_channels, group=self.group)
         check_activation(self.activation, "Conv2dBnAct")
         check_window("Conv2dBnAct", self.pad_mode, self.padding, *self._geometry)
-        if min(self.in_channels, self.out_channels, self.group) < 1:
-            raise QatError("Conv2dBnAct: in_channels, out_channels and group must be at least 1")
         if self.in_channels % self.group or self.out_channels % self.group:
             raise QatError(
                 f"Conv2dBnAct: group {self.group} divides {self.in_channels} input and {self.out_channels} output channels "
@@ -241,9 +246,9 @@ class DenseBnAct(LinearCell):
     weight_kind = "dense_weight"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts("DenseBnAct", in_channels=self.in_channels, out_channels=self.out_channels)
         check_activation(self.activation, "DenseBnAct")
-        if min(self.in_channels, self.out_channels) < 1:
-            raise QatError("DenseBnAct: in_channels and out_channels must be at least 1")
 
     @property
     def weight_shape(self) -> Shape:

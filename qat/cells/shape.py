@@ -38,6 +38,7 @@ class MaxPool2d(Cell):
     padding: int | Pair | Padding = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         kernel, stride = self._geometry
         top, bottom, left, right = check_window("MaxPool2d", self.pad_mode, self.padding, kernel, stride, (1, 1))
         if max(top, bottom) >= kernel[0] or max(left, right) >= kernel[1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -72,8 +73,8 @@ def load(data_path: str) -> Dataset:
         cut = len(labels) - len(labels) // 5 - 1
         return Dataset("digits", DIGITS, Split(images[:cut], labels[:cut]), Split(images[cut:], labels[cut:]))
     folder = Path(data_path)
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
+    if not os.path.isdir(folder):
+        found = "a file" if os.path.exists(folder) else "nothing"
         raise QatError(
             f"{data_path}: there is {found} here, but --data_path takes the folder that holds MNIST's train/ and test/, or "
             f"the word {DIGITS!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -52,7 +53,7 @@ def read_idx(path: Path, rank: int) -> Array:
     size = 1
     for axis in shape:
         size *= axis
-    if len(content) - head != size:
+    if len(content) - head != size or math.prod(max(axis, 1) for axis in shape) > LARGEST:
         raise QatError(
             f"{path}: its header announces {size:,} bytes of data {shape} but it holds {len(content) - head:,}; download "
             "it again"
