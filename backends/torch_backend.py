@@ -56,8 +56,9 @@ class TorchOps(Ops):
         if top != bottom or left != right:
             x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
         if wide:
-            y = F.conv2d(x.double(), w.double(), None, stride, (top, left), dilation, group)
-            return (y if bias is None else y + self.on_channel(bias.double(), y)).float()
+            return F.conv2d(
+                x.double(), w.double(), None if bias is None else bias.double(), stride, (top, left), dilation, group
+            ).float()
         return F.conv2d(x, w, bias, stride, (top, left), dilation, group)
 
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
@@ -69,6 +70,9 @@ class TorchOps(Ops):
         top, bottom, left, right = padding
         if any(padding):
             x = F.pad(x, (left, right, top, bottom), value=-torch.inf)
+        halving = kernel == stride == (2, 2) and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
+        if halving and not torch.compiler.is_compiling():
+            return _HalvingMaxPool.apply(x)
         return F.max_pool2d(x, kernel, stride)
 
     def flatten(self, x: Tensor) -> Tensor:
@@ -119,6 +123,9 @@ class TorchOps(Ops):
     def output_min(self, w: Tensor) -> Tensor:
         return w.flatten(1).amin(1)
 
+    def output_absmax(self, w: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(w.flatten(1), torch.inf, 1)
+
     def softmax_cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels)
 
@@ -138,36 +145,92 @@ class TorchOps(Ops):
         return _Requantize.apply(x, multiplier, low, high, open_low)
 
 
+class _ExactOps(TorchOps):
+    """For evaluation: every sum of integers is exact.
+
+    Left to itself PyTorch may transform a convolution (Winograd, FFT) or round its factors (TF32), which is not exact in
+    integers. NNPACK, which it takes where oneDNN is missing, as on ARM, is switched off. A GPU computes in float64, whose
+    transforms err by less than half an integer, and rounds back.
+    """
+
+    def conv2d(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False, **window: Any) -> Tensor:
+        with torch.backends.nnpack.flags(enabled=False):
+            return super().conv2d(x, w, bias, wide=wide or x.is_cuda, **window)
+
+    def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
+        return super().dense(x, w, bias, wide=wide or x.is_cuda)
+
+
 class _Requantize(torch.autograd.Function):
-    """``Ops.requantize`` with its gradient by hand: two passes over the data forward, one backward."""
+    """``Ops.requantize`` with its gradient by hand; without a multiplier, ``Ops.round_ste``.
+
+    Between two numbers as bounds, the mask is applied by hardtanh's gradient kernel, in one pass and without a mask in
+    memory. Its bounds are exclusive, so an inclusive one is moved to the next float32 outside.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, multiplier: Tensor | None, low: Any, high: Any, open_low: bool) -> Tensor:
-        ctx.has_multiplier = multiplier is not None
+        ctx.bounded = low is not None
+        ctx.numbers = isinstance(low, float) and isinstance(high, float)
         u = x if multiplier is None else x * multiplier
-        mask = None
-        if low is not None:
-            mask = ((u > low) if open_low else (u >= low)) & (u <= high)
-        # u is this function's own unless there was no multiplier, so it may be rounded in place.
-        y = u.round() if multiplier is None else u.round_()
-        if low is not None:
-            if isinstance(low, Tensor) == isinstance(high, Tensor):
-                y = y.clamp_(low, high)
-            else:  # clamp takes two numbers or two tensors
-                y = y.clamp_min_(low).clamp_max_(high)
+        y = u.round()
+        kept = None  # what the backward pass makes the mask from
+        if ctx.numbers:
+            y.clamp_(low, high)
+            kept = u
+            ctx.below = low if open_low else float(np.nextafter(np.float32(low), np.float32(-np.inf)))
+            ctx.above = float(np.nextafter(np.float32(high), np.float32(np.inf)))
+        elif ctx.bounded:
+            y.clamp_min_(low).clamp_max_(high)
+            kept = ((u > low) if open_low else (u >= low)) & (u <= high)
         needs_x = multiplier is not None and ctx.needs_input_grad[1]
-        ctx.save_for_backward(mask, multiplier, x if needs_x else None)
+        ctx.save_for_backward(kept, multiplier, x if needs_x else None)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        mask, multiplier, x = ctx.saved_tensors
-        if mask is not None:
-            grad = grad * mask
+        kept, multiplier, x = ctx.saved_tensors
+        if ctx.numbers:
+            grad = torch.ops.aten.hardtanh_backward(grad, kept, ctx.below, ctx.above)
+        elif ctx.bounded:
+            grad = grad * kept
         if multiplier is None:
             return grad, None, None, None, None
         grad_multiplier = (grad * x).sum_to_size(multiplier.shape) if x is not None else None
         return grad * multiplier, grad_multiplier, None, None, None
+
+
+class _HalvingMaxPool(torch.autograd.Function):
+    """Max pooling of 2x2 windows with stride 2 over even sizes: rows first, then columns, as whole-array operations.
+
+    PyTorch's own kernel for NCHW visits window by window; on a CPU, forward and backward of (64, 6, 28, 28) take twice as
+    long with it. Of equal elements the left one gets the gradient, in its column the upper one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        upper, lower = x[:, :, 0::2], x[:, :, 1::2]
+        rows = torch.maximum(upper, lower)
+        left, right = rows[..., 0::2], rows[..., 1::2]
+        ctx.save_for_backward(upper >= lower, left >= right)
+        return torch.maximum(left, right)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        upper_wins, left_wins = ctx.saved_tensors
+        rows = _spread(grad, left_wins, -1)
+        return _spread(rows, upper_wins, -2)
+
+
+def _spread(grad: Tensor, first_wins: Tensor, axis: int) -> Tensor:
+    """Twice as long along ``axis``: each element goes to the first of its pair where that won, else to the second."""
+    shape = list(grad.shape)
+    shape[axis] *= 2
+    result = grad.new_empty(shape)
+    first, second = (result[..., i::2] if axis == -1 else result[..., i::2, :] for i in (0, 1))
+    torch.mul(grad, first_wins, out=first)
+    torch.sub(grad, first, out=second)
+    return result
 
 
 class CellModule(torch.nn.Module):
@@ -225,6 +288,12 @@ class LoweredNetwork(torch.nn.Module):
         self._collect()
         return result
 
+    def train(self, mode: bool = True) -> LoweredNetwork:
+        """As torch.nn.Module's; after training, the integers are derived anew."""
+        if mode:
+            self._derived = None
+        return super().train(mode)
+
     def forward(self, *inputs: Tensor) -> Any:
         """Real outputs: one tensor, or a tuple where the network has several."""
         if self.training:
@@ -251,10 +320,11 @@ class LoweredNetwork(torch.nn.Module):
 
     def evaluator(self) -> Evaluator:
         """The integers of deployment, derived in NumPy from the parameters as they are now."""
-        # In-place changes count up a tensor's version: every optimizer step, load_state_dict and copy_ is one.
+        # In-place changes count up a tensor's version: every optimizer step, load_state_dict and copy_ is one. A write
+        # through .data is not; train() forgets what was derived, so that training by such writes is noticed too.
         versions = tuple(tensor._version for tensor in self.tensors.values())
         if self._derived is None or self._derived[0] != versions:
-            self._derived = (versions, Evaluator(to_integer(self.graph, read(self)), self._ops))
+            self._derived = (versions, Evaluator(to_integer(self.graph, read(self)), _ExactOps(self._ops.device)))
         return self._derived[1]
 
     @torch.no_grad()

@@ -296,6 +296,8 @@ def trace_codes(
     graph: IntegerGraph, codes: Array, names: Collection[str], *, batch_size: int = 128
 ) -> dict[str, Array]:
     """As ``evaluate``, for the codes of the named nodes."""
+    if not len(codes):
+        raise QatError(f"{graph.name}: there are no images to evaluate; give at least one")
     run = Evaluator(graph, NUMPY_OPS)
     grids = {node.name: node.output.grid for node in graph.nodes if node.name in names}
     parts: dict[str, list[Array]] = {name: [] for name in grids}

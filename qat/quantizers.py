@@ -61,9 +61,9 @@ class Quantizer(Serializable):
         """scale = max|x| / qmax; ``largest``: max|x|, a scalar or (O,)."""
         return ops.maximum(largest / float(self.qmax), SMALLEST_SCALE)
 
-    def affine_scale(self, ops: Ops, low: Tensor, high: Tensor) -> Tensor:
-        """scale = (high - low) / (qmax - qmin); low <= 0 <= high."""
-        return ops.maximum((high - low) / float(self.qmax - self.qmin), SMALLEST_SCALE)
+    def affine_scale(self, ops: Ops, extent: Tensor) -> Tensor:
+        """scale = (high - low) / (qmax - qmin); ``extent``: high - low, with low <= 0 <= high."""
+        return ops.maximum(extent / float(self.qmax - self.qmin), SMALLEST_SCALE)
 
     def zero_point(self, ops: Ops, low: Tensor, scale: Tensor) -> Tensor:
         """rint(qmin - low / scale): the code of 0 when ``low`` has the lowest code. Within qmin .. qmax."""
@@ -92,7 +92,7 @@ class WeightQuantizer(Quantizer):
             (ops.output_min(fixed), ops.output_max(fixed)) if self.per_channel else (ops.min(fixed), ops.max(fixed))
         )
         low, high = ops.minimum(low, 0.0), ops.maximum(high, 0.0)
-        scale = self._at_least(ops, self.affine_scale(ops, low, high), floor)
+        scale = self._at_least(ops, self.affine_scale(ops, high - low), floor)
         zero_point = self.zero_point(ops, low, scale)
         centred = ops.requantize(
             weight,
@@ -122,12 +122,3 @@ class ActivationQuantizer(Quantizer):
         super().__post_init__()
         if not isinstance(self.ema_decay, (int, float)) or not 0.0 <= self.ema_decay <= 1.0:
             raise QatError(f"{type(self).__name__}: ema_decay is {self.ema_decay!r}; use a number from 0 to 1")
-
-    def grid(self, ops: Ops, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and zero point (scalars) of the range [low, high] of real numbers, widened to hold 0."""
-        low, high = ops.minimum(low, 0.0), ops.maximum(high, 0.0)
-        if self.symmetric:
-            scale = self.symmetric_scale(ops, ops.maximum(-low, high))
-            return scale, scale * 0.0
-        scale = self.affine_scale(ops, low, high)
-        return scale, self.zero_point(ops, low, scale)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_quantizers import expected_weight
@@ -601,16 +602,35 @@ def test_accumulators_beyond_2_to_the_24_stay_exact_in_every_engine(name: str, t
 
 @pytest.mark.parametrize("ops", [NUMPY_OPS, TorchOps()], ids=["numpy", "torch"])
 def test_accumulators_beyond_2_to_the_24_are_rounded_once(ops: Ops) -> None:
-    """The accumulator 2^24 + 3 becomes 2^24 + 4; float32 alone would lose each 1 that is added to 2^24."""
-    grid = Grid(F(1), 0, 0, 255)
-    weight = np.concatenate([np.full((1, 520), 127, np.int8), np.ones((1, 300), np.int8)], axis=1)
-    bias = EXACT_INTEGERS - 520 * PRODUCT
-    node = dense_node(weight, [bias], grid)
+    """From the exact sum. 128 accumulators of 3,000 products each: float32 sums differ somewhere, whatever their order."""
+    rng = np.random.default_rng(6)
+    weight, bias = rng.integers(1, 128, (4, 3000), np.int8), np.array([1, -1, 8388607, 0])
+    node = dense_node(weight, bias, Grid(F(1), 0, 0, 255))
     assert node.wide
-    x = np.concatenate([np.full((1, 520), 255), np.ones((1, 3)), np.zeros((1, 297))], axis=1)
+    x = rng.integers(0, 256, (32, 3000))
     constants = {key: ops.from_numpy(array, kind) for key, (array, kind) in node.constants().items()}
     acc = node.apply(ops, ops.from_numpy(x, "activation"), constants["weight"], constants["bias"])
-    assert ops.to_numpy(acc, "activation").tolist() == [[EXACT_INTEGERS + 4.0]]
+    exact = (x[:, None, :] * weight[None].astype(np.int64)).sum(axis=2) + bias
+    assert exact.min() > EXACT_INTEGERS
+    assert (exact % 2 == 1).any(), "some are no float32"
+    np.testing.assert_array_equal(ops.to_numpy(acc, "activation"), exact.astype(np.float32))
+
+
+def test_torch_transforms_no_convolution_where_onednn_is_missing() -> None:
+    """As on ARM: there torch takes NNPACK for batches of 16 and more, whose Winograd transform is not exact in integers.
+
+    Accumulators stay below 2^24, so that a direct convolution is exact.
+    """
+    network = Chain(qat.Input((3, 16, 16), mean=0.5), conv=qat.Conv2dBnAct(3, 8, 3, has_bias=True))
+    setup = calibrated(network, images=32)
+    assert not any(node.wide for node in setup.integer.nodes if isinstance(node, IntegerLinear))
+    expected = transcribed_codes(setup)["conv.fake_quant"]
+    enabled = torch.backends.mkldnn.enabled
+    torch._C._set_mkldnn_enabled(False)  # torch.backends.mkldnn.flags would warn of TF32 on Intel GPUs
+    try:
+        np.testing.assert_array_equal(torch_codes(setup), expected)
+    finally:
+        torch._C._set_mkldnn_enabled(enabled)
 
 
 # -- degenerate channels ----------------------------------------------------------------------------------------------

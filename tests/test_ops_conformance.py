@@ -479,6 +479,8 @@ DISTINCT = -1.0 - np.random.default_rng(37).permutation(2 * 3 * 5 * 6).reshape(2
 add_max_pool2d(
     "2x2, odd row and column left out", DISTINCT[:, :, :, :5], kernel=(2, 2), stride=(2, 2), padding=(0, 0, 0, 0)
 )
+add_max_pool2d("2x2, halving", DISTINCT[:, :, :4], kernel=(2, 2), stride=(2, 2), padding=(0, 0, 0, 0))
+add_max_pool2d("2x2, halving with padding", DISTINCT, kernel=(2, 2), stride=(2, 2), padding=(0, 1, 1, 1))
 add_max_pool2d("overlapping windows", DISTINCT, kernel=(3, 2), stride=(1, 1), padding=(0, 0, 0, 0))
 add_max_pool2d("uneven padding and stride", DISTINCT, kernel=(3, 3), stride=(2, 1), padding=(0, 2, 1, 0))
 
@@ -649,6 +651,7 @@ COMPILED = (
     "conv2d wide: sums",
     "dense with sums just below 2^24",
     "dense wide, without bias",
+    "max_pool2d 2x2, halving with",
     "max_pool2d uneven",
     "softmax_cross_entropy of logits whose",
     "moving_average: new",

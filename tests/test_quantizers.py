@@ -46,13 +46,10 @@ def by_output(values: Array, weight: Array) -> Array:
 
 
 def grid(quantizer: ActivationQuantizer, low: float, high: float) -> tuple[np.float32, float]:
-    """Scale and zero point of a range; the quantizer's and those that a FakeQuant cell deploys are the same."""
-    scale, zero_point = quantizer.grid(NUMPY_OPS, np.array([low], F), np.array([high], F))
-    assert scale.shape == zero_point.shape == (1,)
-    assert scale.dtype == zero_point.dtype == F
+    """Scale and zero point that a FakeQuant cell deploys for a range."""
     deployed = qat.FakeQuant(quantizer).grid("x.fake_quant", {"min": np.array(low, F), "max": np.array(high, F)})
-    assert deployed == (scale[0], zero_point[0], quantizer.qmin, quantizer.qmax)
-    return scale[0], float(zero_point[0])
+    assert (deployed.qmin, deployed.qmax) == (quantizer.qmin, quantizer.qmax)
+    return deployed.scale, float(deployed.zero_point)
 
 
 def fake_quantize(quantizer: ActivationQuantizer, x: Array, scale: np.float32, zero_point: float) -> Array:

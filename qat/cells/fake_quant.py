@@ -68,14 +68,15 @@ class FakeQuant(Cell):
     def _grid(self, ops: Ops, running: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | float]:
         """Scale (a scalar tensor) and zero point, from the running range."""
         quantizer = self.quantizer
-        high = ops.maximum(running["max"], 0.0)
-        if quantizer.symmetric:
-            largest = high if self.non_negative else ops.maximum(-running["min"], high)
-            return quantizer.symmetric_scale(ops, largest), 0.0
+        high = running["max"]
         if self.non_negative:
-            return quantizer.affine_scale(ops, 0.0, high), float(quantizer.qmin)
-        low = ops.minimum(running["min"], 0.0)
-        scale = quantizer.affine_scale(ops, low, high)
+            if quantizer.symmetric:
+                return quantizer.symmetric_scale(ops, high), 0.0
+            return quantizer.affine_scale(ops, high), float(quantizer.qmin)
+        low, high = ops.minimum(running["min"], 0.0), ops.maximum(high, 0.0)
+        if quantizer.symmetric:
+            return quantizer.symmetric_scale(ops, ops.maximum(-low, high)), 0.0
+        scale = quantizer.affine_scale(ops, high - low)
         return scale, quantizer.zero_point(ops, low, scale)
 
     def grid(self, name: str, params: Mapping[str, Array]) -> Grid:
