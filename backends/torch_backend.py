@@ -40,6 +40,9 @@ class TorchOps(Ops):
     def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
         return vector if vector.ndim == 0 else vector.view((-1,) + (1,) * (weight.ndim - 1))
 
+    def _bound(self, value: Tensor | float) -> Tensor:
+        return value.detach() if isinstance(value, Tensor) else torch.tensor(value, device=self.device)
+
     def conv2d(
         self,
         x: Tensor,
@@ -90,6 +93,9 @@ class TorchOps(Ops):
     def abs(self, x: Tensor) -> Tensor:
         return x.abs()
 
+    def reciprocal(self, x: Tensor) -> Tensor:
+        return x.reciprocal()
+
     def where(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return torch.where(condition, x, y)
 
@@ -100,7 +106,7 @@ class TorchOps(Ops):
         return x.round()
 
     def round_ste(self, x: Tensor) -> Tensor:
-        return _Requantize.apply(x, None, None, None, False)
+        return x + (x.round() - x).detach()  # exact: the fraction is, and the sum is an integer
 
     def stop_gradient(self, x: Tensor) -> Tensor:
         return x.detach()
@@ -112,10 +118,10 @@ class TorchOps(Ops):
         return x.amin()
 
     def channel_max(self, x: Tensor) -> Tensor:
-        return x.amax((0, *range(2, x.ndim)))
+        return x.amax(0).flatten(1).amax(1) if x.ndim > 2 else x.amax(0)  # faster than all axes at once
 
     def channel_min(self, x: Tensor) -> Tensor:
-        return x.amin((0, *range(2, x.ndim)))
+        return x.amin(0).flatten(1).amin(1) if x.ndim > 2 else x.amin(0)
 
     def output_max(self, w: Tensor) -> Tensor:
         return w.flatten(1).amax(1)
@@ -124,7 +130,7 @@ class TorchOps(Ops):
         return w.flatten(1).amin(1)
 
     def output_absmax(self, w: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(w.flatten(1), torch.inf, 1)
+        return w.flatten(1).abs().amax(1)
 
     def softmax_cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels)
@@ -142,7 +148,22 @@ class TorchOps(Ops):
         *,
         open_low: bool = False,
     ) -> Tensor:
-        return _Requantize.apply(x, multiplier, low, high, open_low)
+        """Three passes over the data, and no mask in memory.
+
+        The rounding happens in place behind autograd's back, which is the straight-through gradient. hardtanh masks at
+        exclusive bounds, so an inclusive one is moved to the next float32 outside, which rounds back; clamp, which serves
+        bounds that are tensors, masks at inclusive ones.
+        """
+        u = x * multiplier
+        if isinstance(low, float) and isinstance(high, float):
+            below = low if open_low else float(np.nextafter(np.float32(low), np.float32(-np.inf)))
+            u = F.hardtanh(u, below, float(np.nextafter(np.float32(high), np.float32(np.inf))))
+        elif low is not None and high is not None:
+            low = self._bound(low)
+            u = F.relu(u - low) + low if open_low else torch.clamp(u, min=low)
+            u = torch.clamp(u, max=self._bound(high))
+        with torch.no_grad():
+            return u.round_()
 
 
 class _ExactOps(TorchOps):
@@ -159,45 +180,6 @@ class _ExactOps(TorchOps):
 
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
         return super().dense(x, w, bias, wide=wide or x.is_cuda)
-
-
-class _Requantize(torch.autograd.Function):
-    """``Ops.requantize`` with its gradient by hand; without a multiplier, ``Ops.round_ste``.
-
-    Between two numbers as bounds, the mask is applied by hardtanh's gradient kernel, in one pass and without a mask in
-    memory. Its bounds are exclusive, so an inclusive one is moved to the next float32 outside.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, multiplier: Tensor | None, low: Any, high: Any, open_low: bool) -> Tensor:
-        ctx.bounded = low is not None
-        ctx.numbers = isinstance(low, float) and isinstance(high, float)
-        u = x if multiplier is None else x * multiplier
-        y = u.round()
-        kept = None  # what the backward pass makes the mask from
-        if ctx.numbers:
-            y.clamp_(low, high)
-            kept = u
-            ctx.below = low if open_low else float(np.nextafter(np.float32(low), np.float32(-np.inf)))
-            ctx.above = float(np.nextafter(np.float32(high), np.float32(np.inf)))
-        elif ctx.bounded:
-            y.clamp_min_(low).clamp_max_(high)
-            kept = ((u > low) if open_low else (u >= low)) & (u <= high)
-        needs_x = multiplier is not None and ctx.needs_input_grad[1]
-        ctx.save_for_backward(kept, multiplier, x if needs_x else None)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kept, multiplier, x = ctx.saved_tensors
-        if ctx.numbers:
-            grad = torch.ops.aten.hardtanh_backward(grad, kept, ctx.below, ctx.above)
-        elif ctx.bounded:
-            grad = grad * kept
-        if multiplier is None:
-            return grad, None, None, None, None
-        grad_multiplier = (grad * x).sum_to_size(multiplier.shape) if x is not None else None
-        return grad * multiplier, grad_multiplier, None, None, None
 
 
 class _HalvingMaxPool(torch.autograd.Function):

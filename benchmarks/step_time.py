@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_backend_arguments(parser)
     parser.add_argument("--network", default="lenet", help="which network")
     parser.add_argument("--batch_size", type=int, default=64, help="images a step")
-    parser.add_argument("--blocks", type=int, default=40, help="how often each step is timed")
-    parser.add_argument("--steps", type=int, default=10, help="steps in a block")
+    parser.add_argument("--blocks", type=int, default=300, help="how often each step is timed")
+    parser.add_argument("--steps", type=int, default=2, help="steps in a block")
     parser.add_argument("--modes", nargs="+", choices=("eager", "compiled"), default=["eager", "compiled"])
 
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         for name, one in (("float", graph), ("QAT", quantized)):
             steps[name] = backend.make_step(backend.lower(one), Optimizer(), compile=compile)
         times: dict[str, list[float]] = {name: [] for name in steps}
-        for block in range(-3, args.blocks):  # the first ones warm up and compile
+        for block in range(-10, args.blocks):  # the first ones warm up and compile
             for name, step in steps.items():
                 start = time.perf_counter()
                 for _ in range(args.steps):

@@ -96,6 +96,10 @@ class Ops(ABC):
     def abs(self, x: Tensor) -> Tensor:
         """|x|."""
 
+    def reciprocal(self, x: Tensor) -> Tensor:
+        """1 / x."""
+        return 1.0 / x
+
     @abstractmethod
     def where(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """x where the boolean tensor holds, else y."""

@@ -87,7 +87,7 @@ class WeightQuantizer(Quantizer):
         if self.symmetric:
             largest = ops.output_absmax(fixed) if self.per_channel else ops.max(ops.abs(fixed))
             scale = self._at_least(ops, self.symmetric_scale(ops, largest), floor)
-            return WeightCodes(ops.requantize(weight, ops.on_output(1.0 / scale, weight)), scale, None)
+            return WeightCodes(ops.requantize(weight, ops.on_output(ops.reciprocal(scale), weight)), scale, None)
         low, high = (
             (ops.output_min(fixed), ops.output_max(fixed)) if self.per_channel else (ops.min(fixed), ops.max(fixed))
         )
@@ -96,7 +96,7 @@ class WeightQuantizer(Quantizer):
         zero_point = self.zero_point(ops, low, scale)
         centred = ops.requantize(
             weight,
-            ops.on_output(1.0 / scale, weight),
+            ops.on_output(ops.reciprocal(scale), weight),
             ops.on_output(float(self.qmin) - zero_point, weight),
             ops.on_output(float(self.qmax) - zero_point, weight),
         )

@@ -57,7 +57,7 @@ class FakeQuant(Cell):
         if scope.context.step < self.quantizer.quant_delay:
             return x
         scale, zero_point = self._grid(ops, running)
-        multiplier = 1.0 / scale if x.scale is None else x.scale / scale
+        multiplier = ops.reciprocal(scale) if x.scale is None else x.scale / scale
         low = 0.0 if self.non_negative else float(self.quantizer.qmin) - zero_point
         high = float(self.quantizer.qmax) - zero_point
         if x.relu is not None and not math.isinf(x.relu):
