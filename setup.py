@@ -10,6 +10,9 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "qat" / "__init__.py").read
 
 TORCH = ["torch>=2.4"]
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18"]
+KERAS = ["tensorflow>=2.16", "keras>=3.4"]
+MINDSPORE = ["mindspore>=2.6", "numpy<2"]  # its wheels are built against NumPy 1, though its metadata does not say so
+TFLITE = ["ai-edge-litert>=1.2"]
 STUDY = ["scikit-learn>=1.4"]
 DEV = [
     "setuptools>=70.1",
@@ -35,6 +38,10 @@ setup(
     extras_require={
         "torch": TORCH,
         "onnx": ONNX,
+        # No backend uses these three yet, so "all" leaves them out.
+        "keras": KERAS,
+        "mindspore": MINDSPORE,
+        "tflite": TFLITE,
         "study": STUDY,
         "dev": DEV,
         "all": [*TORCH, *ONNX, *STUDY],

@@ -6,7 +6,7 @@ codes and weights int8; ONNX Runtime fuses every DequantizeLinear - operation - 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import singledispatchmethod
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from qat.forward import Forward
 from qat.graph import Graph
 from qat.integer import (
     Grid,
+    IntegerAdd,
+    IntegerConcat,
     IntegerConv2d,
     IntegerDense,
     IntegerFlatten,
@@ -31,9 +33,11 @@ from qat.integer import (
     IntegerLinear,
     IntegerMaxPool2d,
     IntegerNode,
+    IntegerTable,
     IntegerTensor,
 )
 from qat.ops import Array, Kind, Padding, Pair
+from qat.passes.fold_batch_norm import fold_batch_norm
 
 OPSET, IR_VERSION = 17, 8  #: old enough for every runtime of the last years; QDQ with an axis needs opset 13
 METADATA = "qat."  #: before our keys in metadata_props
@@ -53,6 +57,7 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
     """Write a float network, with the same input and output as its quantized form."""
     if graph.is_quantized:
         raise QatError(f"{graph.name} is quantized: give the checkpoint of the float network it was made from")
+    graph, params = fold_batch_norm(graph, params)
     writer = _Writer()
     ops = _OnnxOps(writer)
     tensors = {name: ops.from_numpy(params[name], param.kind) for name, param in graph.params.items()}
@@ -80,11 +85,11 @@ def trace(path: str | Path, pixels: Array, tensors: Collection[IntegerTensor]) -
     """Codes of the named tensors, from a copy of the file that has them as further outputs."""
     model = _load(path)
     present = {name for node in model.graph.node for name in node.output}
-    wanted = {tensor.name: tensor.grid for tensor in tensors if tensor.name in present}
+    wanted = {_codes(tensor.name): tensor for tensor in tensors if _codes(tensor.name) in present}
     for name in wanted:
         model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.UINT8, None))
     found = _infer(path, model, list(wanted), pixels)
-    return {name: found[name].astype(np.int32) - _offset(grid) for name, grid in wanted.items()}
+    return {x.name: found[name].astype(np.int32) - _offset(x.grid) for name, x in wanted.items()}
 
 
 def runtime() -> str:
@@ -123,6 +128,12 @@ def _offset(grid: Grid) -> int:
     return 128 if grid.qmin < 0 else 0
 
 
+def _codes(name: str) -> str:
+    """What the codes of a node are called in the file: no name of a network's own can be equal to another's, or to
+    "input" and "output"."""
+    return f"{name}.q"
+
+
 class _Writer:
     """Gathers nodes and initializers; equal initializers are stored once."""
 
@@ -132,7 +143,7 @@ class _Writer:
 
     def node(self, op: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
         """Append a node; returns the name of its output."""
-        output = output or f"{op.lower()}_{len(self.nodes)}"
+        output = output or f"@{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, inputs, [output], **attributes))
         return output
 
@@ -141,7 +152,7 @@ class _Writer:
         array = np.asarray(array, order="C")
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self._initializers:
-            self._initializers[key] = numpy_helper.from_array(array, f"c{len(self._initializers)}")
+            self._initializers[key] = numpy_helper.from_array(array, f"#{len(self._initializers)}")
         return self._initializers[key].name
 
     def model(self, name: str, input_shape: Shape, output_shape: Shape) -> onnx.ModelProto:
@@ -158,7 +169,7 @@ class _Writer:
 
 
 class _QdqWriter(_Writer):
-    """Writes the nodes of an integer graph; a tensor of codes bears the name of its node."""
+    """Writes the nodes of an integer graph."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -182,11 +193,11 @@ class _QdqWriter(_Writer):
         zero = grid.zero_point + _offset(grid)
         bounds = (zero + (grid.low if low is None else low), zero + (grid.high if high is None else high))
         full = bounds == (0, 255) or low is None
-        codes = self.node("QuantizeLinear", [real, *self._grid(grid)], node.name if full else None)
+        codes = self.node("QuantizeLinear", [real, *self._grid(grid)], _codes(node.name) if full else None)
         if not full:
             limits = [self.constant(np.uint8(bound)) for bound in bounds]
-            self.node("Clip", [codes, *limits], node.name)
-        self._names[node.name] = node.name
+            self.node("Clip", [codes, *limits], _codes(node.name))
+        self._names[node.name] = _codes(node.name)
 
     @singledispatchmethod
     def add(self, node: IntegerNode) -> None:
@@ -246,6 +257,24 @@ class _QdqWriter(_Writer):
     def _(self, node: IntegerFlatten) -> None:
         self._quantize(self.node("Flatten", [self.dequantize(node.inputs[0])]), node)
 
+    @add.register
+    def _(self, node: IntegerAdd) -> None:
+        real = self.node("Add", [self.dequantize(x) for x in node.inputs])
+        self._quantize(real, node, node.requantize.low, node.requantize.high)
+
+    @add.register
+    def _(self, node: IntegerConcat) -> None:
+        self._quantize(self.node("Concat", [self.dequantize(x) for x in node.inputs], axis=1), node)
+
+    @add.register
+    def _(self, node: IntegerTable) -> None:
+        source, grid = node.inputs[0].grid, node.output.grid
+        table = np.zeros(256, np.uint8)
+        first = source.qmin + _offset(source)
+        table[first : first + len(node.table)] = node.table + grid.zero_point + _offset(grid)
+        index = self.node("Cast", [self._names[node.inputs[0].name]], to=TensorProto.INT32)
+        self._names[node.name] = self.node("Gather", [self.constant(table), index], _codes(node.name), axis=0)
+
 
 class _Symbol:
     """A tensor of the ONNX graph that is being written; arithmetic on it appends nodes."""
@@ -253,21 +282,27 @@ class _Symbol:
     def __init__(self, writer: _Writer, name: str) -> None:
         self.writer, self.name = writer, name
 
-    def _binary(self, op: str, other: _Symbol | float) -> _Symbol:
-        right = other.name if isinstance(other, _Symbol) else self.writer.constant(np.float32(other))
-        return _Symbol(self.writer, self.writer.node(op, [self.name, right]))
+    def _binary(self, op: str, left: _Symbol | float, right: _Symbol | float) -> _Symbol:
+        names = [x.name if isinstance(x, _Symbol) else self.writer.constant(np.float32(x)) for x in (left, right)]
+        return _Symbol(self.writer, self.writer.node(op, names))
 
     def __add__(self, other: _Symbol | float) -> _Symbol:
-        return self._binary("Add", other)
+        return self._binary("Add", self, other)
 
     def __sub__(self, other: _Symbol | float) -> _Symbol:
-        return self._binary("Sub", other)
+        return self._binary("Sub", self, other)
+
+    def __rsub__(self, other: float) -> _Symbol:
+        return self._binary("Sub", other, self)
 
     def __mul__(self, other: _Symbol | float) -> _Symbol:
-        return self._binary("Mul", other)
+        return self._binary("Mul", self, other)
 
     def __truediv__(self, other: _Symbol | float) -> _Symbol:
-        return self._binary("Div", other)
+        return self._binary("Div", self, other)
+
+    def __neg__(self) -> _Symbol:
+        return self._binary("Sub", 0.0, self)
 
 
 class _OnnxOps:
@@ -320,3 +355,18 @@ class _OnnxOps:
 
     def relu(self, x: _Symbol) -> _Symbol:
         return self._node("Relu", x)
+
+    def sigmoid(self, x: _Symbol) -> _Symbol:
+        return self._node("Sigmoid", x)
+
+    def tanh(self, x: _Symbol) -> _Symbol:
+        return self._node("Tanh", x)
+
+    def concat(self, xs: Sequence[_Symbol]) -> _Symbol:
+        return self._node("Concat", *xs, axis=1)
+
+    def sum_pool2d(self, x: _Symbol, *, kernel: Pair, stride: Pair, padding: Padding) -> _Symbol:
+        top, bottom, left, right = padding
+        pads = [top, left, bottom, right]
+        mean = self._node("AveragePool", x, kernel_shape=kernel, strides=stride, pads=pads, count_include_pad=1)
+        return mean * float(kernel[0] * kernel[1])

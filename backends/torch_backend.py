@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from qat.errors import QatError
 from qat.forward import Forward
 from qat.graph import Graph, Params
 from qat.integer import Evaluator, IntegerTensor
+from qat.losses import Loss, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array, Kind, Ops, Padding, Pair
 from qat.optimizer import Optimizer
@@ -59,14 +60,24 @@ class TorchOps(Ops):
         if top != bottom or left != right:
             x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
         if wide:
-            return F.conv2d(
-                x.double(), w.double(), None if bias is None else bias.double(), stride, (top, left), dilation, group
-            ).float()
+            return (
+                F.conv2d(
+                    x.double(),
+                    w.double(),
+                    None if bias is None else bias.double(),
+                    stride,
+                    (top, left),
+                    dilation,
+                    group,
+                )
+                .round()
+                .float()
+            )  # wide sums are of integers: an algorithm that transforms is put right
         return F.conv2d(x, w, bias, stride, (top, left), dilation, group)
 
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
         if wide:
-            return F.linear(x.double(), w.double(), None if bias is None else bias.double()).float()
+            return F.linear(x.double(), w.double(), None if bias is None else bias.double()).round().float()
         return F.linear(x, w, bias)
 
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
@@ -74,9 +85,24 @@ class TorchOps(Ops):
         if any(padding):
             x = F.pad(x, (left, right, top, bottom), value=-torch.inf)
         halving = kernel == stride == (2, 2) and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
-        if halving and not torch.compiler.is_compiling():
+        if halving and not x.is_cuda and not torch.compiler.is_compiling():
             return _HalvingMaxPool.apply(x)
         return F.max_pool2d(x, kernel, stride)
+
+    def sum_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
+        top, bottom, left, right = padding
+        if any(padding):
+            x = F.pad(x, (left, right, top, bottom))
+        return F.avg_pool2d(x, kernel, stride, divisor_override=1)
+
+    def concat(self, xs: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(xs), dim=1)
+
+    def take(self, table: Tensor, index: Tensor) -> Tensor:
+        return table[index.long()]
+
+    def drop(self, x: Tensor, rate: float) -> Tensor:
+        return x * (torch.rand_like(x) >= rate)
 
     def flatten(self, x: Tensor) -> Tensor:
         return x.flatten(1)
@@ -86,6 +112,15 @@ class TorchOps(Ops):
 
     def minimum(self, x: Tensor, y: Tensor | float) -> Tensor:
         return torch.minimum(x, y) if isinstance(y, Tensor) else x.clamp_max(y)
+
+    def sigmoid(self, x: Tensor) -> Tensor:
+        return x.sigmoid()
+
+    def tanh(self, x: Tensor) -> Tensor:
+        return x.tanh()
+
+    def sqrt(self, x: Tensor) -> Tensor:
+        return x.sqrt()
 
     def relu(self, x: Tensor) -> Tensor:
         return F.relu(x)
@@ -123,6 +158,9 @@ class TorchOps(Ops):
     def channel_min(self, x: Tensor) -> Tensor:
         return x.amin(0).flatten(1).amin(1) if x.ndim > 2 else x.amin(0)
 
+    def channel_mean(self, x: Tensor) -> Tensor:
+        return x.mean((0, *range(2, x.ndim)))
+
     def output_max(self, w: Tensor) -> Tensor:
         return w.flatten(1).amax(1)
 
@@ -134,6 +172,10 @@ class TorchOps(Ops):
 
     def softmax_cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels)
+
+    def batch_norm(self, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        y, mean, rsigma = torch.native_batch_norm(x, gamma, beta, None, None, True, 0.0, eps)
+        return y, mean.detach(), (rsigma.detach().pow(-2) - eps).clamp_min(0.0)
 
     def moving_average(self, old: Tensor, new: Tensor, decay: float) -> Tensor:
         finite = (old - old) == 0.0  # what isfinite says, in two operations instead of five
@@ -232,7 +274,7 @@ class LoweredNetwork(torch.nn.Module):
     Parameters and buffers are named as in the graph ("conv1.weight"). Called with raw pixels, (N, C, H, W), uint8 or
     float, it returns real outputs (logits). In training mode each call is one step of the quant_delay. In evaluation
     mode a quantized network computes the integers of deployment: they are derived anew whenever a parameter has
-    changed, and no gradient flows.
+    changed (a write through ``.data`` counts only before ``train()`` was last called), and no gradient flows.
     """
 
     def __init__(self, graph: Graph, params: Mapping[str, Array], step: int = 0) -> None:
@@ -248,7 +290,10 @@ class LoweredNetwork(torch.nn.Module):
                     module.register_parameter(local, torch.nn.Parameter(tensor))
                 else:
                     module.register_buffer(local, tensor)
-        self._collect()
+        self._slots = [
+            (name, self.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in graph.params
+        ]
+        self._use_device()
 
     def _cell_module(self, name: str) -> CellModule:
         module: torch.nn.Module = self
@@ -259,16 +304,33 @@ class LoweredNetwork(torch.nn.Module):
         assert isinstance(module, CellModule)
         return module
 
-    def _collect(self) -> None:
-        self.tensors: dict[str, Tensor] = dict(self.named_parameters()) | dict(self.named_buffers())
-        self._ops = TorchOps(next((t.device for t in self.tensors.values()), "cpu"))
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers by full name, as they are now: they may be replaced, pruned or parametrized."""
+        return {name: getattr(module, local) for name, module, local in self._slots}
+
+    def _use_device(self) -> None:
+        self._ops = TorchOps(next((tensor.device for tensor in self.tensors.values()), "cpu"))
         self._pass = Forward(self.graph, self._ops)
-        self._derived: tuple[tuple[int, ...], Evaluator] | None = None
+        self._derived: tuple[list[Tensor], list[int], Evaluator] | None = None
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        result = super()._apply(fn, recurse)  # to(), cuda(), ...: buffers have become other tensors
-        self._collect()
+        result = super()._apply(fn, recurse)  # to(), cuda(), double(), ...
+        wrong = [tensor.dtype for tensor in self.tensors.values() if tensor.dtype != torch.float32]
+        if wrong:
+            raise QatError(
+                f"{self.graph.name} computes in float32, not in {wrong[0]}: integers are exact in it; lower it anew"
+            )
+        self._use_device()
         return result
+
+    def get_extra_state(self) -> dict[str, int]:
+        """What state_dict keeps beside the tensors: the steps that the quant_delay counts."""
+        return {"step": self.step}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """The inverse of ``get_extra_state``."""
+        self.step = state["step"]
 
     def train(self, mode: bool = True) -> LoweredNetwork:
         """As torch.nn.Module's; after training, the integers are derived anew."""
@@ -293,26 +355,34 @@ class LoweredNetwork(torch.nn.Module):
 
     def run(self, inputs: tuple[Tensor, ...], phase: int) -> Any:
         """The float or fake-quantized pass; in training mode it also updates the state."""
-        pixels = tuple(x.to(self._ops.device, torch.float32) for x in inputs)
-        outputs, updates = self._pass(self.tensors, pixels, training=self.training, phase=phase)
+        tensors, device = self.tensors, self._ops.device
+        with torch.autocast(device.type, enabled=False):  # integers up to 2^24 need float32
+            pixels = tuple(x.to(device, torch.float32) for x in inputs)
+            outputs, updates = self._pass(tensors, pixels, training=self.training, phase=phase)
         with torch.no_grad():
             for name, value in updates.items():
-                self.tensors[name].copy_(value)
+                tensors[name].copy_(value)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def evaluator(self) -> Evaluator:
         """The integers of deployment, derived in NumPy from the parameters as they are now."""
         # In-place changes count up a tensor's version: every optimizer step, load_state_dict and copy_ is one. A write
         # through .data is not; train() forgets what was derived, so that training by such writes is noticed too.
-        versions = tuple(tensor._version for tensor in self.tensors.values())
-        if self._derived is None or self._derived[0] != versions:
-            self._derived = (versions, Evaluator(to_integer(self.graph, read(self)), _ExactOps(self._ops.device)))
-        return self._derived[1]
+        tensors = list(self.tensors.values())
+        versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+        if self._derived is not None:
+            known, known_versions, evaluator = self._derived
+            if versions == known_versions and all(a is b for a, b in zip(tensors, known, strict=True)):
+                return evaluator
+        evaluator = Evaluator(to_integer(self.graph, read(self)), _ExactOps(self._ops.device))
+        self._derived = (tensors, versions, evaluator)
+        return evaluator
 
     @torch.no_grad()
     def centred_codes(self, pixels: Tensor) -> dict[str, Tensor]:
         """The deployed network's codes less their zero point, of every node: whole numbers in float32."""
-        return self.evaluator()(pixels.to(self._ops.device, torch.float32))
+        with torch.autocast(self._ops.device.type, enabled=False):
+            return self.evaluator()(pixels.to(self._ops.device, torch.float32))
 
 
 def lower(
@@ -362,6 +432,8 @@ def runtime() -> str:
 def _in_batches(
     model: LoweredNetwork, function: Callable[[Tensor], dict[str, Tensor]], pixels: Array, batch_size: int
 ) -> dict[str, Array]:
+    if not len(pixels):
+        raise QatError(f"{model.graph.name}: there are no images to evaluate; give at least one")
     was_training = model.training
     model.eval()
     try:
@@ -375,11 +447,13 @@ def _in_batches(
 class Step:
     """One training step of a lowered network: ``step(x, y, lr)`` returns the loss before the update.
 
-    compile: compile forward pass and loss with torch.compile, once for each phase of the quant_delay.
+    loss: written over the vocabulary. compile: compile forward pass and loss with torch.compile, once for each phase.
     """
 
-    def __init__(self, model: LoweredNetwork, optimizer: Optimizer, *, compile: bool = False) -> None:
-        self.model = model.train()
+    def __init__(
+        self, model: LoweredNetwork, optimizer: Optimizer, loss: Loss = cross_entropy, *, compile: bool = False
+    ) -> None:
+        self.model, self.loss = model.train(), loss
         self._loss = torch.compile(self._plain_loss) if compile else self._plain_loss
         decay = [p for p in model.parameters() if p.ndim > 1]
         others = [p for p in model.parameters() if p.ndim <= 1]
@@ -391,7 +465,7 @@ class Step:
             self.optimizer = torch.optim.Adam(groups, lr=0.0)
 
     def _plain_loss(self, x: Tensor, y: Tensor, phase: int) -> Tensor:
-        return self.model._ops.softmax_cross_entropy(self.model.run((x,), phase), y)
+        return self.loss(self.model._ops, self.model.run((x,), phase), y)
 
     def __call__(self, x: Array, y: Array, lr: float) -> float:
         """x: raw pixels (N, C, H, W). y: integer labels (N,)."""
@@ -423,9 +497,11 @@ class Step:
             self.optimizer.state[parameter][key] = tensor if key == "step" else tensor.to(parameter.device)
 
 
-def make_step(model: LoweredNetwork, optimizer: Optimizer, *, compile: bool = False) -> Step:
+def make_step(
+    model: LoweredNetwork, optimizer: Optimizer, loss: Loss = cross_entropy, *, compile: bool = False
+) -> Step:
     """One training step with the framework's own optimizer."""
-    return Step(model, optimizer, compile=compile)
+    return Step(model, optimizer, loss, compile=compile)
 
 
 def _device(device_target: str) -> torch.device:

@@ -19,7 +19,7 @@ from qat.console import print_table
 from qat.networks import create
 from qat.scripts import common
 from qat.training import Recipe, evaluate_accuracy, train
-from qat.verify import verify
+from qat.verify import export_verified
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,10 +48,8 @@ def run(args: argparse.Namespace) -> int:
         checkpoint.save(out / f"seed{seed}.ckpt")
         quantized.save(out / f"seed{seed}_quant.ckpt")
         file = out / f"seed{seed}.onnx"
-        target.export(qat.to_integer(quantized_graph, quantized.params), file)
-        test = dataset.test
-        certificate = verify(file, target, backend, quantized, test.images, test.labels, data=dataset.name)
-        both = (evaluate_accuracy(backend, checkpoint, test), certificate.reference_top1 or 0.0)
+        certificate = export_verified(file, target, backend, quantized, dataset.test, data=dataset.name)
+        both = (evaluate_accuracy(backend, checkpoint, dataset.test), certificate.reference_top1)
         top1s.append(both)
         differ += sum(comparison.differ for comparison in certificate.comparisons)
         rows.append((str(seed), *(f"{100 * top1:.2f} %" for top1 in both), str(differ)))
@@ -60,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     rows.append(("mean", *(f"{100 * top1:.2f} %" for top1 in means), str(differ)))
     columns = ("seed", "float", "quantized", "codes that differ")
     print_table(f"{graph.name} on {dataset.name}, {args.epochs} + {args.epochs} epochs", columns, rows)
-    return 0
+    return int(differ > 0)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,21 @@
 """Quantization-aware training whose integers are the integers of deployment."""
 
-from qat.cells import Cell, Conv2dBnAct, DenseBnAct, FakeQuant, Flatten, Input, MaxPool2d
+from qat.cells import (
+    Activation,
+    Add,
+    AvgPool2d,
+    BatchNorm,
+    Cell,
+    Concat,
+    Conv2dBnAct,
+    DenseBnAct,
+    Dropout,
+    FakeQuant,
+    Flatten,
+    GlobalAvgPool2d,
+    Input,
+    MaxPool2d,
+)
 from qat.errors import QatError
 from qat.graph import Graph, Node
 from qat.integer import IntegerGraph, evaluate
@@ -12,12 +27,19 @@ from qat.registry import backend, target
 
 __version__ = "0.1.0"
 __all__ = [
+    "Activation",
     "ActivationQuantizer",
+    "Add",
+    "AvgPool2d",
+    "BatchNorm",
     "Cell",
+    "Concat",
     "Conv2dBnAct",
     "DenseBnAct",
+    "Dropout",
     "FakeQuant",
     "Flatten",
+    "GlobalAvgPool2d",
     "Graph",
     "Input",
     "IntegerGraph",

@@ -30,7 +30,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 class TrainingLog:
     """The document's log line, and on a terminal a progress bar below it.
 
-        Epoch: [ 1/10], step: [937/937], loss: [0.0113], avg loss: [0.0223], time: [4.3ms]
+        Epoch: [ 1/ 10], step: [ 937/ 937], loss: [0.0113], avg loss: [0.0223], time: [4.3ms]
 
     loss: of this step. avg loss: over the epoch so far. time: of one step, averaged since the last line.
     every: also log each time so many steps are done; 0: only at the end of each epoch.
@@ -70,9 +70,8 @@ class TrainingLog:
             now = time.perf_counter()
             milliseconds = (now - self._since) * 1000.0 / max(step - self._logged, 1)
             self._logged, self._since = step, now
-            wide, wider = len(str(self.epochs)), len(str(self.steps))
             self._console.print(
-                f"Epoch: [{epoch:{wide}d}/{self.epochs}], step: [{step:{wider}d}/{self.steps}], loss: [{loss:.4f}], "
+                f"Epoch: [{epoch:2d}/{self.epochs:3d}], step: [{step:4d}/{self.steps:4d}], loss: [{loss:.4f}], "
                 f"avg loss: [{self._total / step:.4f}], time: [{milliseconds:.1f}ms]",
                 markup=False,
                 soft_wrap=True,

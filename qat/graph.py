@@ -12,6 +12,7 @@ from typing import Any
 
 from qat.cells.base import Cell, Param, Shape
 from qat.cells.input import Input
+from qat.cells.linear import LinearCell
 from qat.errors import QatError
 from qat.ops import Array
 from qat.quantizers import Quantizer
@@ -76,22 +77,19 @@ class Graph:
     @property
     def is_quantized(self) -> bool:
         """True after convert_quant_network."""
-        return any(
-            isinstance(getattr(node.cell, field.name), Quantizer)
-            for node in self.nodes
-            for field in fields(node.cell)  # type: ignore[arg-type]
-        )
+        return any(_quantizers(node.cell) for node in self.nodes)
 
     @cached_property
-    def quant_delays(self) -> tuple[int, ...]:
-        """The steps at which a quantizer of this graph sets in, ascending; 0 is always among them."""
-        delays = {0}
+    def phase_starts(self) -> tuple[int, ...]:
+        """The steps at which the forward pass of training changes its form, ascending from 0: the quant_delay of each
+        quantizer, and where batch normalisation is frozen.
+        """
+        starts = {0}
         for node in self.nodes:
-            for field in fields(node.cell):  # type: ignore[arg-type]
-                value = getattr(node.cell, field.name)
-                if isinstance(value, Quantizer):
-                    delays.add(value.quant_delay)
-        return tuple(sorted(delays))
+            starts |= {quantizer.quant_delay for quantizer in _quantizers(node.cell)}
+            if isinstance(node.cell, LinearCell) and node.cell.has_bn:
+                starts.add(node.cell.freeze_bn)
+        return tuple(sorted(starts))
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
@@ -177,3 +175,9 @@ class Graph:
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(4)), row[4]]).rstrip() for row in rows]
         return "\n".join([f"{self.name}: {self.count_trainable():,} trainable parameters", *lines])
+
+
+def _quantizers(cell: Cell) -> list[Quantizer]:
+    """The quantizers among a cell's fields."""
+    values = (getattr(cell, field.name) for field in fields(cell))  # type: ignore[arg-type]
+    return [value for value in values if isinstance(value, Quantizer)]

@@ -21,6 +21,7 @@ from qat.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
 
 Shape = tuple[int, ...]
 INT32_MAX = 2**31 - 1
+TIE_MARGIN = 2.0**-12  #: of a code: runtimes round a s + b s differently by less
 
 
 class Grid(NamedTuple):
@@ -210,9 +211,54 @@ class IntegerFlatten(IntegerNode):
         return ops.flatten(inputs[0])
 
 
+@dataclass(frozen=True, eq=False)
+class IntegerAdd(IntegerNode):
+    """y = clip(rint(f32(a + b) m)): the sum of two tensors of one grid, m = s / s_y."""
+
+    requantize: Requantize
+
+    def constants(self) -> dict[str, tuple[Array, Kind]]:
+        return {"multiplier": (self.requantize.multiplier, "scalar")}
+
+    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        low, high = float(self.requantize.low), float(self.requantize.high)
+        return ops.requantize(inputs[0] + inputs[1], constants["multiplier"], low, high)
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerConcat(IntegerNode):
+    """Tensors of one grid, one after another along the channels."""
+
+    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        return ops.concat(inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerTable(IntegerNode):
+    """y = table[x_q - qmin]: any function of one number. table: centred codes, int32, one for each code of the input."""
+
+    table: Array
+
+    def constants(self) -> dict[str, tuple[Array, Kind]]:
+        return {"table": (self.table, "vector")}
+
+    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        return ops.take(constants["table"], inputs[0] - float(self.inputs[0].grid.low))
+
+
+class Pending(ABC):
+    """The output of a cell that has no codes yet: the fake quantizer that follows gives it a grid."""
+
+    name: str
+
+    @abstractmethod
+    def requantized(self, grid: Grid) -> IntegerNode:
+        """The finished node, with codes of the given grid."""
+
+
 @dataclass(frozen=True)
-class Accumulator:
-    """A linear node whose output has no grid yet: the fake quantizer that follows gives it one."""
+class Accumulator(Pending):
+    """A linear node without requantization."""
 
     finish: Callable[[Requantize, IntegerTensor], IntegerLinear]
     name: str
@@ -221,20 +267,99 @@ class Accumulator:
     relu: float | None  #: the upper bound of the ReLU that is still to be applied, as in ``Value``
 
     def requantized(self, grid: Grid) -> IntegerLinear:
-        """The node with codes of the given grid. The ReLU becomes part of the clip."""
-        low, high = grid.low, grid.high
-        if self.relu is not None:
-            low = max(low, 0)
-            high = high if math.isinf(self.relu) else min(high, int(np.rint(np.float32(self.relu) / grid.scale)))
         multiplier = (self.scale / grid.scale).astype(np.float32)
-        return self.finish(Requantize(multiplier, low, high), IntegerTensor(self.name, self.shape, grid))
+        normal = np.isfinite(multiplier) & (multiplier >= np.finfo(np.float32).tiny)
+        if not normal.all():
+            channel = int(np.argmin(normal))
+            raise QatError(
+                f"{self.name}: output channel {channel} has scale {self.scale[channel]:g} where its codes have {grid.scale:g}: "
+                "their quotient is no normal float32, and runtimes would disagree; its weights or biases are far too large "
+                "or too small"
+            )
+        return self.finish(
+            Requantize(multiplier, *clip_bounds(grid, self.relu)), IntegerTensor(self.name, self.shape, grid)
+        )
+
+
+@dataclass(frozen=True)
+class Sum(Pending):
+    """The sum of two tensors of one grid."""
+
+    name: str
+    inputs: tuple[IntegerTensor, IntegerTensor]
+    relu: float | None
+
+    def ties(self, grid: Grid) -> bool:
+        """True where the sum of some two codes lands on, or very near, half a code of ``grid``.
+
+        A runtime may compute a s + b s before it divides, and would round such a sum either way (docs/numerics.md).
+        """
+        source = self.inputs[0].grid
+        codes = np.arange(2 * source.low, 2 * source.high + 1) * (float(source.scale) / float(grid.scale))
+        codes = codes[(codes > grid.low - 1) & (codes < grid.high + 1)]
+        return bool((np.abs(codes - np.floor(codes) - 0.5) < TIE_MARGIN).any())
+
+    def requantized(self, grid: Grid) -> IntegerAdd:
+        a, b = self.inputs
+        if a.grid != b.grid:
+            raise QatError(f"{self.name}: {a.name} and {b.name} have different grids; convert the network anew")
+        multiplier = np.full(1, a.grid.scale / grid.scale, np.float32)
+        output = IntegerTensor(self.name, a.shape, grid)
+        return IntegerAdd(self.name, self.inputs, output, Requantize(multiplier, *clip_bounds(grid, self.relu)))
+
+
+@dataclass(frozen=True)
+class Function(Pending):
+    """A function of one number, given in float64, of a tensor of codes."""
+
+    name: str
+    input: IntegerTensor
+    function: Callable[[Array], Array]
+
+    def requantized(self, grid: Grid) -> IntegerTable:
+        source = self.input.grid
+        real = np.arange(source.low, source.high + 1) * float(source.scale)
+        table = np.clip(np.rint(self.function(real) / float(grid.scale)), grid.low, grid.high)
+        output = IntegerTensor(self.name, self.input.shape, grid)
+        return IntegerTable(self.name, (self.input,), output, table.astype(np.int32))
+
+
+def require_codes(name: str, x: IntegerTensor | Pending) -> IntegerTensor:
+    """``x`` if it is codes. Raises QatError, as node ``name``, where no fake quantizer came before."""
+    if not isinstance(x, IntegerTensor):
+        raise QatError(
+            f"{name}: its input {x.name} has no fake quantizer, so that it has no codes; keep after_fake=True on {x.name}"
+        )
+    return x
+
+
+def clip_bounds(grid: Grid, relu: float | None) -> tuple[int, int]:
+    """The lowest and highest centred code after a ReLU of that upper bound (None: no ReLU)."""
+    if relu is None:
+        return grid.low, grid.high
+    high = grid.high if math.isinf(relu) else min(grid.high, int(np.rint(np.float32(relu) / grid.scale)))
+    return max(grid.low, 0), high
 
 
 class IntegerBuilder:
-    """Collects the nodes of an integer graph in order."""
+    """Collects the nodes of an integer graph in order.
 
-    def __init__(self) -> None:
+    params: of the whole network, by full name. nudges: how often the scale of a group of fake quantizers was raised so
+    far, by 2^-16 of itself each time, because sums fell on ties; ``tied`` gathers the groups where that is not enough.
+    """
+
+    def __init__(self, params: Mapping[str, Array], nudges: Mapping[str, int]) -> None:
+        self.params, self._nudges = params, nudges
         self.nodes: list[IntegerNode] = []
+        self.tied: set[str] = set()
+
+    def quantize(self, x: Pending, grid: Grid, group: str) -> IntegerTensor:
+        """Append the finished form of ``x``; ``group``: one name for all fake quantizers that share the grid."""
+        factor = np.float32(1.0 + 2.0**-16 * self._nudges.get(group, 0))
+        grid = grid._replace(scale=np.float32(grid.scale * factor))
+        if isinstance(x, Sum) and x.ties(grid):
+            self.tied.add(group)
+        return self.add(x.requantized(grid))
 
     def add(self, node: IntegerNode) -> IntegerTensor:
         """Append a node; returns the tensor that it makes. Raises QatError where int32 may overflow."""
@@ -249,20 +374,12 @@ class IntegerBuilder:
 
 @dataclass(frozen=True, eq=False)
 class IntegerGraph:
-    """Nodes in order of evaluation, the first being the input; the output is the last node's."""
+    """Nodes in order of evaluation; only such as the output needs. input, output: what enters and leaves."""
 
     nodes: tuple[IntegerNode, ...]
+    input: IntegerTensor
+    output: IntegerTensor
     name: str = "network"
-
-    @property
-    def input(self) -> IntegerTensor:
-        """What enters: raw codes, as uint8 pixels."""
-        return self.nodes[0].output
-
-    @property
-    def output(self) -> IntegerTensor:
-        """What leaves."""
-        return self.nodes[-1].output
 
 
 class Evaluator:
@@ -277,9 +394,10 @@ class Evaluator:
 
     def __call__(self, codes: Tensor) -> dict[str, Tensor]:
         """Centred codes of every node by name, from raw input codes (float32, the backend's layout)."""
-        values = {self.graph.input.name: self.graph.nodes[0].evaluate(self.ops, {}, codes)}
-        for node, constants in zip(self.graph.nodes[1:], self._constants[1:], strict=True):
-            values[node.name] = node.evaluate(self.ops, constants, *(values[x.name] for x in node.inputs))
+        values: dict[str, Tensor] = {}
+        for node, constants in zip(self.graph.nodes, self._constants, strict=True):
+            inputs = [values[x.name] for x in node.inputs] or [codes]
+            values[node.name] = node.evaluate(self.ops, constants, *inputs)
         return values
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qat.cells.base import Cell, Shape
+from qat.cells.elementwise import Add
 from qat.cells.input import Input
 from qat.errors import QatError
 from qat.graph import Graph, Node
@@ -25,6 +26,9 @@ class Symbol:
     def shape(self) -> Shape:
         """Of one sample: (C, H, W) or (F,)."""
         return self.trace.shapes[self.name]
+
+    def __add__(self, other: Symbol) -> Symbol:
+        return Add()(self, other)
 
 
 class Network:

@@ -6,6 +6,8 @@ Scalars are vectors of one element: NumPy 1 would promote a 0-d array to float64
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from qat.ops import Array, Kind, Ops, Padding, Pair
@@ -68,6 +70,20 @@ class NumpyOps(Ops):
                 y = np.maximum(y, windows[..., row, column])
         return y
 
+    def sum_pool2d(self, x: Array, *, kernel: Pair, stride: Pair, padding: Padding) -> Array:
+        y: Array = _windows(x, kernel, stride, padding, (1, 1), 0.0).sum(axis=(4, 5))
+        return y
+
+    def concat(self, xs: Sequence[Array]) -> Array:
+        return np.concatenate(xs, axis=1)
+
+    def take(self, table: Array, index: Array) -> Array:
+        y: Array = table[index.astype(np.intp)]
+        return y
+
+    def drop(self, x: Array, rate: float) -> Array:
+        return x * (np.random.default_rng().random(x.shape) >= rate)
+
     def flatten(self, x: Array) -> Array:
         return x.reshape(len(x), -1)
 
@@ -76,6 +92,16 @@ class NumpyOps(Ops):
 
     def minimum(self, x: Array, y: Array | float) -> Array:
         return np.minimum(x, y)
+
+    def sigmoid(self, x: Array) -> Array:
+        y: Array = 0.5 + 0.5 * np.tanh(0.5 * x)  # 1 / (1 + exp(-x)), without its overflow
+        return y
+
+    def tanh(self, x: Array) -> Array:
+        return np.tanh(x)
+
+    def sqrt(self, x: Array) -> Array:
+        return np.sqrt(x)
 
     def relu(self, x: Array) -> Array:
         return np.maximum(x, 0)
@@ -112,6 +138,10 @@ class NumpyOps(Ops):
 
     def channel_min(self, x: Array) -> Array:
         y: Array = x.min(axis=(0, *range(2, x.ndim)))
+        return y
+
+    def channel_mean(self, x: Array) -> Array:
+        y: Array = x.mean(axis=(0, *range(2, x.ndim)), dtype=np.float32)
         return y
 
     def output_max(self, w: Array) -> Array:

@@ -2,7 +2,8 @@
 
 Quantizer and cell mathematics is written once, over these functions, and each backend implements them over its own
 tensors (``qat.numpy_ops`` is the reference, ``tests/test_ops_conformance.py`` the judge). Tensors also understand
-``+ - * /`` and unary minus, elementwise and broadcasting, as every framework defines them.
+``+ - * /`` (a Python number may stand on either side), unary minus, ``< <= > >=`` and ``&`` of what these give,
+elementwise and broadcasting, as every framework defines them.
 
 Layouts. Outside a backend everything is canonical: activations NCHW, convolution weights OIHW (I per group), dense
 weights OI. A backend that computes in another layout transposes in ``from_numpy`` and ``to_numpy``; cells never name an
@@ -12,6 +13,7 @@ axis, they say "channel" (of an activation) or "output" (of a weight).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy.typing as npt
@@ -75,6 +77,22 @@ class Ops(ABC):
         """Largest element of each window; padding never wins. The gradient goes to one largest element."""
 
     @abstractmethod
+    def sum_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
+        """Sum of each window, zeros outside: exact for integers."""
+
+    @abstractmethod
+    def concat(self, xs: Sequence[Tensor]) -> Tensor:
+        """Activations one after another along the channel axis."""
+
+    @abstractmethod
+    def take(self, table: Tensor, index: Tensor) -> Tensor:
+        """table[index], elementwise; ``index`` holds whole numbers as float32. No gradient."""
+
+    @abstractmethod
+    def drop(self, x: Tensor, rate: float) -> Tensor:
+        """x with each element set to 0 with probability ``rate``, the others as they are (no rescaling)."""
+
+    @abstractmethod
     def flatten(self, x: Tensor) -> Tensor:
         """(N, ...) to (N, F), features in canonical (CHW) order whatever the layout."""
 
@@ -87,6 +105,18 @@ class Ops(ABC):
     @abstractmethod
     def minimum(self, x: Tensor, y: Tensor | float) -> Tensor:
         """Elementwise, as ``maximum``."""
+
+    @abstractmethod
+    def sigmoid(self, x: Tensor) -> Tensor:
+        """1 / (1 + exp(-x))."""
+
+    @abstractmethod
+    def tanh(self, x: Tensor) -> Tensor:
+        """Hyperbolic tangent."""
+
+    @abstractmethod
+    def sqrt(self, x: Tensor) -> Tensor:
+        """Square root of non-negative numbers."""
 
     @abstractmethod
     def relu(self, x: Tensor) -> Tensor:
@@ -139,6 +169,10 @@ class Ops(ABC):
         """Smallest element of each channel of an activation, (C,). Used on stopped tensors only."""
 
     @abstractmethod
+    def channel_mean(self, x: Tensor) -> Tensor:
+        """Mean of each channel of an activation, (C,), with its gradient."""
+
+    @abstractmethod
     def output_max(self, w: Tensor) -> Tensor:
         """Largest element for each output of a weight, (O,). Used on stopped tensors only."""
 
@@ -157,6 +191,18 @@ class Ops(ABC):
         """Mean over the batch of -log softmax(logits)[label], logits (N, K), integer labels (N,)."""
 
     # -- coarse operations, whose speed matters ---------------------------------------------------------------------
+
+    def batch_norm(self, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        """gamma (x - mean) / sqrt(variance + eps) + beta for each channel, with the mean and variance of the batch.
+
+        Returns it with mean and variance, (C,), which carry no gradient; the gradient of y flows through both. The
+        variance is divided by n.
+        """
+        mean = self.channel_mean(x)
+        centred = x - self.on_channel(mean, x)
+        variance = self.channel_mean(centred * centred)
+        y = centred * self.on_channel(gamma / self.sqrt(variance + eps), x) + self.on_channel(beta, x)
+        return y, self.stop_gradient(mean), self.stop_gradient(variance)
 
     def moving_average(self, old: Tensor, new: Tensor, decay: float) -> Tensor:
         """new + decay (old - new), or new where old is not finite (nothing averaged yet). Used on stopped tensors only."""

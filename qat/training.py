@@ -10,11 +10,9 @@ from typing import Any
 
 from qat.checkpoint import Checkpoint
 from qat.console import TrainingLog
-from qat.data import Dataset
-from qat.data.dataset import Split
+from qat.data import Dataset, Split, accuracy
 from qat.errors import QatError
 from qat.graph import Graph, Params
-from qat.ops import Array
 from qat.optimizer import Optimizer, learning_rate
 
 
@@ -86,11 +84,6 @@ def train(
             if save is not None:
                 save(result)
     return result
-
-
-def accuracy(outputs: Array, labels: Array) -> float:
-    """The share of samples whose largest output is their label's, 0 to 1."""
-    return float((outputs.argmax(axis=1) == labels).mean())
 
 
 def evaluate_accuracy(

@@ -33,18 +33,23 @@ class Value:
         x = ops.relu(x)
         return x if math.isinf(self.relu) else self.relu - ops.relu(self.relu - x)
 
-    def range(self, ops: Ops) -> tuple[Tensor, Tensor]:
-        """Smallest and largest real number, scalars without gradient; the smallest of a pending ReLU is taken as 0."""
+    def largest(self, ops: Ops) -> Tensor:
+        """The largest real number, a scalar without gradient."""
         x = ops.stop_gradient(self.data)
-        if self.scale is None:
-            high = ops.max(x)
-        else:
-            scale = ops.stop_gradient(self.scale)
-            high = ops.max(ops.channel_max(x) * scale)
-        if self.relu is not None:
-            high = ops.maximum(high, 0.0)
-            return 0.0, high if math.isinf(self.relu) else ops.minimum(high, self.relu)
-        return (ops.min(x) if self.scale is None else ops.min(ops.channel_min(x) * scale)), high
+        y = ops.max(x) if self.scale is None else ops.max(ops.channel_max(x) * ops.stop_gradient(self.scale))
+        return self._rectified(ops, y)
+
+    def smallest(self, ops: Ops) -> Tensor:
+        """The smallest real number, a scalar without gradient."""
+        x = ops.stop_gradient(self.data)
+        y = ops.min(x) if self.scale is None else ops.min(ops.channel_min(x) * ops.stop_gradient(self.scale))
+        return self._rectified(ops, y)
+
+    def _rectified(self, ops: Ops, x: Tensor) -> Tensor:
+        if self.relu is None:
+            return x
+        x = ops.maximum(x, 0.0)
+        return x if math.isinf(self.relu) else ops.minimum(x, self.relu)
 
     def settled(self, ops: Ops) -> Value:
         """Codes as they are; anything else as real numbers, for a cell that needs one scale for all channels."""

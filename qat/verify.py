@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 
 from qat.checkpoint import Checkpoint
+from qat.data import Split, accuracy
 from qat.integer import IntegerGraph, IntegerTensor, evaluate, trace_codes
 from qat.ops import Array
 from qat.passes.to_integer import to_integer
@@ -27,7 +28,7 @@ class Comparison:
     codes: int
     differ: int
     largest: int  #: the largest difference of two codes
-    top1: float | None  #: accuracy, 0 to 1; None without labels
+    top1: float  #: accuracy, 0 to 1
     divergence: str | None  #: where they differ first, None where they do not
 
 
@@ -39,7 +40,7 @@ class Certificate:
     network: str
     data: str
     images: int
-    reference_top1: float | None
+    reference_top1: float
     comparisons: tuple[Comparison, ...]
 
     @property
@@ -67,33 +68,48 @@ def verify(
     target: ModuleType,
     backend: ModuleType,
     checkpoint: Checkpoint,
-    images: Array,
-    labels: Array | None,
+    split: Split,
     *,
     data: str,
     device_target: str = "CPU",
 ) -> Certificate:
     """Compare every output code of the exported file, and of the backend's evaluation pass, with NumPy integers.
 
-    images: raw pixels, uint8 (N, C, H, W). labels: (N,) or None. data: what the images are, for the certificate.
+    split: the images, and labels for the accuracy. data: what they are, for the certificate.
     """
     graph = to_integer(checkpoint.graph, checkpoint.params)
-    reference = evaluate(graph, images).astype(np.int32)
+    reference = evaluate(graph, split.images).astype(np.int32)
     model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
-    codes = graph.output.grid.codes_of(target.predict(path, images))
+    codes = graph.output.grid.codes_of(target.predict(path, split.images))
     comparisons = (
-        _compare(target.runtime(), graph, reference, codes, images, labels, lambda x, t: target.trace(path, x, t)),
+        _compare(target.runtime(), graph, reference, codes, split, lambda x, t: target.trace(path, x, t)),
         _compare(
             f"{backend.runtime()}, evaluation pass on {device_target}",
             graph,
             reference,
-            backend.predict_codes(model, images),
-            images,
-            labels,
+            backend.predict_codes(model, split.images),
+            split,
             lambda x, t: backend.trace(model, x, t),
         ),
     )
-    return Certificate(str(path), graph.name, data, len(images), _top1(reference, labels), comparisons)
+    return Certificate(str(path), graph.name, data, len(split), accuracy(reference, split.labels), comparisons)
+
+
+def export_verified(
+    path: str | Path,
+    target: ModuleType,
+    backend: ModuleType,
+    checkpoint: Checkpoint,
+    split: Split,
+    *,
+    data: str,
+    device_target: str = "CPU",
+) -> Certificate:
+    """Export a quantized checkpoint, ``verify`` the file, and keep the certificate in the file's metadata."""
+    target.export(to_integer(checkpoint.graph, checkpoint.params), path)
+    certificate = verify(path, target, backend, checkpoint, split, data=data, device_target=device_target)
+    target.write_metadata(path, {"certificate": certificate.to_json()})
+    return certificate
 
 
 def _compare(
@@ -101,8 +117,7 @@ def _compare(
     graph: IntegerGraph,
     reference: Array,
     codes: Array,
-    images: Array,
-    labels: Array | None,
+    split: Split,
     tracer: Tracer,
 ) -> Comparison:
     difference = np.abs(codes - reference)
@@ -110,8 +125,8 @@ def _compare(
     divergence = None
     if differ:
         image = int(np.argwhere(difference)[0][0])
-        divergence = _first_divergence(graph, images[image : image + 1], image, tracer)
-    return Comparison(engine, codes.size, differ, int(difference.max()), _top1(codes, labels), divergence)
+        divergence = _first_divergence(graph, split.images[image : image + 1], image, tracer)
+    return Comparison(engine, codes.size, differ, int(difference.max()), accuracy(codes, split.labels), divergence)
 
 
 def _first_divergence(graph: IntegerGraph, image: Array, number: int, tracer: Tracer) -> str:
@@ -130,7 +145,3 @@ def _first_divergence(graph: IntegerGraph, image: Array, number: int, tracer: Tr
                 f"reference has {int(expected[tensor.name][at])}"
             )
     return f"image {number} differs, though no node does when all of them are outputs: the runtime fuses them otherwise"
-
-
-def _top1(codes: Array, labels: Array | None) -> float | None:
-    return None if labels is None else float((codes.argmax(axis=1) == labels).mean())

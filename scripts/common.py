@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
+import qat
 from qat import data
 from qat.checkpoint import Checkpoint
 from qat.console import print_table
 from qat.data import Dataset
+from qat.errors import QatError
 from qat.graph import Graph
 from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
 from qat.registry import BACKENDS
-from qat.training import Recipe
+from qat.training import Recipe, evaluate_accuracy, train
 from qat.verify import REFERENCE, Certificate
 
 DEVICES = ("CPU", "GPU", "Ascend")
@@ -48,6 +51,9 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
     parser.add_argument("--weight_decay", type=float, default=0.0, help="L2 penalty on weights")
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights and the order of the images")
     parser.add_argument("--compile", action="store_true", help="compile the step with the framework's compiler")
+    parser.add_argument(
+        "--dataset_sink_mode", type=boolean, default=False, metavar="BOOL", help="MindSpore's data sink, on Ascend"
+    )
     parser.add_argument("--log_every", type=int, default=0, metavar="STEPS", help="also log each STEPS steps; 0: never")
     parser.add_argument("--save_path", help=f"checkpoint file to write, after each epoch (default: {save_path})")
 
@@ -77,15 +83,39 @@ def load_checkpoint(path: str, *, quantized: bool) -> Checkpoint:
     return checkpoint
 
 
+def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, path: Path) -> None:
+    """What both training commands do: train ``start`` further as the arguments say, save, print the accuracy."""
+    backend = qat.backend(args.backend)
+    if args.dataset_sink_mode:
+        raise QatError(
+            f"--dataset_sink_mode true: backend {args.backend!r} has no data sink, which is MindSpore's on Ascend; leave it out"
+        )
+    plan = recipe(args)
+    dataset = load_data(data_path, start.graph)
+    checkpoint = train(
+        backend,
+        start.graph,
+        start.params,
+        dataset,
+        plan,
+        device_target=args.device_target,
+        compile=args.compile,
+        log_every=args.log_every,
+        history=start.history,
+        save=lambda checkpoint: checkpoint.save(path),
+    )
+    top1 = evaluate_accuracy(backend, checkpoint, dataset.test, device_target=args.device_target)
+    print(f"Accuracy: {100 * top1:.2f}")
+    print(f"saved {path}")
+
+
 def print_certificate(certificate: Certificate) -> None:
     """The certificate as a table, and its lines."""
-    top1 = "" if certificate.reference_top1 is None else f"{100 * certificate.reference_top1:.2f} %"
-    rows = [(REFERENCE, "", "", "", top1)]
-    for comparison in certificate.comparisons:
-        top1 = "" if comparison.top1 is None else f"{100 * comparison.top1:.2f} %"
-        rows.append(
-            (comparison.engine, f"{comparison.codes:,}", f"{comparison.differ:,}", str(comparison.largest), top1)
-        )
+    rows = [(REFERENCE, "", "", "", f"{100 * certificate.reference_top1:.2f} %")]
+    rows += [
+        (x.engine, f"{x.codes:,}", f"{x.differ:,}", str(x.largest), f"{100 * x.top1:.2f} %")
+        for x in certificate.comparisons
+    ]
     print_table(
         f"Certificate: {certificate.file}, {certificate.images:,} images ({certificate.data})",
         ("engine", "codes compared", "differ", "by at most", "top-1"),

@@ -12,7 +12,7 @@ from qat.console import print_table
 from qat.networks import create
 from qat.scripts import common
 from qat.training import Recipe, evaluate_accuracy, train
-from qat.verify import verify
+from qat.verify import export_verified
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,18 +57,15 @@ def run(args: argparse.Namespace) -> int:
 
     float_file, file = out / "lenet_float.onnx", out / "lenet.onnx"
     target.export_float(graph, checkpoint.params, float_file)
-    target.export(qat.to_integer(quantized_graph, quantized.params), file)
-    certificate = verify(
+    certificate = export_verified(
         file,
         target,
         backend,
         quantized,
-        dataset.test.images,
-        dataset.test.labels,
+        dataset.test,
         data=f"{dataset.name}, test images",
         device_target=args.device_target,
     )
-    target.write_metadata(file, {"certificate": certificate.to_json()})
     sizes = [float_file.stat().st_size, file.stat().st_size]
     print_table(
         f"LeNet-5 on {dataset.name}",

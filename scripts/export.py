@@ -12,7 +12,7 @@ from qat.cli import run_script
 from qat.errors import QatError
 from qat.registry import TARGETS
 from qat.scripts import common
-from qat.verify import verify
+from qat.verify import export_verified
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,18 +43,15 @@ def run(args: argparse.Namespace) -> int:
         return 0
     backend = qat.backend(args.backend)
     dataset = common.load_data(args.data_path or _trained_on(args.ckpt_path, checkpoint), checkpoint.graph)
-    target.export(qat.to_integer(checkpoint.graph, checkpoint.params), path)
-    certificate = verify(
+    certificate = export_verified(
         path,
         target,
         backend,
         checkpoint,
-        dataset.test.images,
-        dataset.test.labels,
+        dataset.test,
         data=f"{dataset.name}, test images",
         device_target=args.device_target,
     )
-    target.write_metadata(path, {"certificate": certificate.to_json()})
     print(f"wrote {path}, {path.stat().st_size:,} bytes")
     common.print_certificate(certificate)
     return 0 if certificate.passed else 1

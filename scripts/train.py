@@ -6,11 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-import qat
+from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.networks import NETWORKS, create
 from qat.scripts import common
-from qat.training import evaluate_accuracy, train
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,24 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     graph = create(args.network).graph()
-    backend = qat.backend(args.backend)
-    recipe = common.recipe(args)
-    dataset = common.load_data(args.data_path, graph)
+    start = Checkpoint(graph, graph.initial_params(args.seed))
     path = Path(args.save_path or f"checkpoint_{args.network.rpartition(':')[2]}.ckpt")
-    checkpoint = train(
-        backend,
-        graph,
-        graph.initial_params(args.seed),
-        dataset,
-        recipe,
-        device_target=args.device_target,
-        compile=args.compile,
-        log_every=args.log_every,
-        save=lambda checkpoint: checkpoint.save(path),
-    )
-    top1 = evaluate_accuracy(backend, checkpoint, dataset.test, device_target=args.device_target)
-    print(f"Accuracy: {100 * top1:.2f}")
-    print(f"saved {path}")
+    common.train_and_save(args, start, args.data_path, path)
 
 
 if __name__ == "__main__":

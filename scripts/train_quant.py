@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import qat
+from qat.cells.linear import NEVER
+from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.scripts import common
-from qat.training import evaluate_accuracy, train
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +29,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{name}", type=common.boolean, nargs="+", default=default, metavar="BOOL", help=text
         )
     quantization.add_argument(
+        "--bn_fold",
+        type=common.boolean,
+        default=True,
+        metavar="BOOL",
+        help="quantize weights with batch norm folded in",
+    )
+    quantization.add_argument(
+        "--one_conv_fold", type=common.boolean, default=False, metavar="BOOL", help="fold by one convolution, not two"
+    )
+    quantization.add_argument(
+        "--freeze_bn", type=int, default=NEVER, metavar="STEPS", help="steps before batch norm uses running statistics"
+    )
+    quantization.add_argument(
         "--quant_delay", type=int, nargs="+", default=[900], metavar="STEPS", help="steps before quantization sets in"
     )
 
@@ -41,27 +55,14 @@ def run(args: argparse.Namespace) -> None:
         symmetric=args.symmetric,
         narrow_range=args.narrow_range,
         quant_delay=args.quant_delay,
+        bn_fold=args.bn_fold,
+        one_conv_fold=args.one_conv_fold,
+        freeze_bn=args.freeze_bn,
     )
-    backend = qat.backend(args.backend)
-    recipe = common.recipe(args)
-    dataset = common.load_data(args.data_path, graph)
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_quant{source.suffix}"))
-    quantized = train(
-        backend,
-        graph,
-        graph.initial_params(args.seed) | checkpoint.params,
-        dataset,
-        recipe,
-        device_target=args.device_target,
-        compile=args.compile,
-        log_every=args.log_every,
-        history=checkpoint.history,
-        save=lambda checkpoint: checkpoint.save(path),
-    )
-    top1 = evaluate_accuracy(backend, quantized, dataset.test, device_target=args.device_target)
-    print(f"Accuracy: {100 * top1:.2f}")
-    print(f"saved {path}")
+    start = Checkpoint(graph, graph.initial_params(args.seed) | checkpoint.params, history=checkpoint.history)
+    common.train_and_save(args, start, args.data_path, path)
 
 
 if __name__ == "__main__":

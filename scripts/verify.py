@@ -32,8 +32,7 @@ def run(args: argparse.Namespace) -> int:
         target,
         qat.backend(args.backend),
         checkpoint,
-        dataset.test.images,
-        dataset.test.labels,
+        dataset.test,
         data=f"{dataset.name}, test images",
         device_target=args.device_target,
     )

@@ -222,7 +222,7 @@ def test_ema_decay_is_that_of_activations():
     ("delay", "steps"), [(0, (0,)), (900, (0, 900)), ((900, 1200), (0, 900, 1200)), ((5, 0), (0, 5)), ((0, 5), (0, 5))]
 )
 def test_the_graph_knows_the_steps_at_which_its_quantizers_set_in(delay, steps):
-    assert qat.convert_quant_network(LeNet5(), quant_delay=delay).quant_delays == steps
+    assert qat.convert_quant_network(LeNet5(), quant_delay=delay).phase_starts == steps
 
 
 @pytest.mark.parametrize("setting", ["num_bits", "symmetric", "narrow_range", "quant_delay", "ema_decay"])
@@ -463,12 +463,14 @@ def outputs_of(graph, params, pixels):
     """Real outputs of the graph exactly as it stands (qat.forward would move poolings itself), in NumPy."""
     ops = NUMPY_OPS
     tensors = {name: ops.from_numpy(params[name], param.kind) for name, param in graph.params.items()}
-    context = Context(ops, tensors, training=False, step=0, updates={})
+    context = Context(ops, tensors, training=False, phase=0, updates={})
     values = {"input": Value(pixels)}
     for node in graph.nodes:
         arguments = [values[name] for name in node.inputs] or [values[node.name]]
         shapes = tuple(graph.shapes[name] for name in node.inputs)
-        values[node.name] = node.cell.forward(Scope(context, f"{node.cell_name}.", shapes), *arguments)
+        values[node.name] = node.cell.forward(
+            Scope(context, f"{node.cell_name}.", tuple(node.cell.params()), shapes), *arguments
+        )
     return values[graph.outputs[0]].real(ops)
 
 

@@ -512,7 +512,7 @@ def test_a_digest_tells_networks_apart(change):
 def test_the_quantized_lenet_survives_json():
     graph = qat.convert_quant_network(LeNet5(), num_bits=(4, 8), quant_delay=(5, 7))
     assert qat.Graph.from_json(graph.to_json()) == graph
-    assert qat.Graph.from_json(graph.to_json()).quant_delays == (0, 5, 7)
+    assert qat.Graph.from_json(graph.to_json()).phase_starts == (0, 5, 7)
 
 
 @pytest.mark.parametrize(
@@ -856,7 +856,7 @@ def test_replace_makes_another_graph_and_validates_it():
 def test_a_copied_or_pickled_graph_is_equal_and_works(make, used):
     graph = small_quantized_network()
     if used:
-        _ = graph.shapes, graph.params, graph.digest, graph.quant_delays, str(graph)
+        _ = graph.shapes, graph.params, graph.digest, graph.phase_starts, str(graph)
     again = make(graph)
     assert again == graph
     assert hash(again) == hash(graph)

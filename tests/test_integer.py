@@ -23,7 +23,7 @@ from test_quantizers import expected_weight
 import qat
 import qat.forward
 from qat.backends.torch_backend import TorchOps
-from qat.forward import ALWAYS, Forward
+from qat.forward import Forward
 from qat.integer import (
     INT32_MAX,
     Grid,
@@ -48,6 +48,8 @@ ONNX = qat.target("ONNX")
 #: Of the codes of a training-mode pass with frozen ranges, the share that may be off by one (none by more): a training
 #: framework derives scales by itself, and may round one of them differently.
 OFF_BY_ONE = 1e-3
+
+ALWAYS = 1 << 30  # a phase in which every quantizer works
 
 
 class Chain(qat.Network):
@@ -309,7 +311,7 @@ def setups(draw: st.DrawFn) -> Setup:
             assert isinstance(cell, qat.Conv2dBnAct)
             cells[name] = replace(cell, kernel_size=1)
             shape = cells[name].output_shape(shape)
-    cells["fc"] = qat.DenseBnAct(shape[0], draw(st.integers(1, 5)), draw(st.booleans()), draw(ACTIVATIONS))
+    cells["fc"] = qat.DenseBnAct(shape[0], draw(st.integers(1, 5)), draw(st.booleans()), activation=draw(ACTIVATIONS))
     return calibrated(
         Chain(entry, **cells),
         seed=draw(st.integers(0, 2**16)),
@@ -376,7 +378,7 @@ def test_onnx_runtime_computes_the_integers_of_numpy(tmp_path_factory: pytest.Te
 def test_codes_computed_by_hand() -> None:
     """Two pixels, a dense layer of two outputs with a ReLU6, one code beyond each bound and one tie."""
     network = Chain(
-        qat.Input((2, 1, 1), mean=0.2, std=1 / 255), flatten=qat.Flatten(), fc=qat.DenseBnAct(2, 2, True, "relu6")
+        qat.Input((2, 1, 1), mean=0.2, std=1 / 255), flatten=qat.Flatten(), fc=qat.DenseBnAct(2, 2, activation="relu6")
     )
     graph = qat.convert_quant_network(network)
     params = {
@@ -552,11 +554,11 @@ def test_an_accumulator_that_may_pass_int32_is_refused(sign: int) -> None:
     left = INT32_MAX - inputs * PRODUCT
     grid = Grid(F(1), 0, 0, 255)
     weight = np.full((1, inputs), 127 * sign, np.int8)
-    IntegerBuilder().add(dense_node(weight, [left * sign], grid))
+    IntegerBuilder({}, {}).add(dense_node(weight, [left * sign], grid))
     with pytest.raises(
         qat.QatError, match=rf"^fc7: its accumulator may reach {INT32_MAX + 1}, beyond the int32"
     ) as raised:
-        IntegerBuilder().add(dense_node(weight, [(left + 1) * sign], grid, name="fc7"))
+        IntegerBuilder({}, {}).add(dense_node(weight, [(left + 1) * sign], grid, name="fc7"))
     assert "\n" not in str(raised.value)
 
 

@@ -254,10 +254,11 @@ def test_every_extra_that_a_message_names_exists(metadata):
     assert named <= set(metadata.get_all("Provides-Extra"))
 
 
-def test_the_extra_all_holds_every_other_one_but_the_developers(metadata):
+def test_the_extra_all_holds_every_other_one_that_a_backend_uses(metadata):
     extras = set(metadata.get_all("Provides-Extra"))
-    assert {"torch", "onnx", "study", "dev", "all"} <= extras
-    others = set().union(*(requirements(metadata, extra) for extra in extras - {"all", "dev"}))
+    assert {"torch", "keras", "mindspore", "onnx", "tflite", "study", "dev", "all"} == extras
+    used = {entry.extra for entry in (*BACKENDS.values(), *TARGETS.values())} | {"study"}
+    others = set().union(*(requirements(metadata, extra) for extra in used))
     assert requirements(metadata, "all") == others
 
 

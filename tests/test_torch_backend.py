@@ -8,6 +8,7 @@ import io
 import numpy as np
 import pytest
 import torch
+import torch.nn.utils.prune
 
 import qat
 from qat.networks import LeNet5
@@ -41,7 +42,7 @@ def test_it_is_a_module_with_the_graph_s_names() -> None:
     assert isinstance(model, torch.nn.Module)
     names = {name for name, _ in model.named_parameters()}
     assert {"conv1.weight", "fc1.weight", "fc1.bias"} <= names
-    assert set(model.state_dict()) == set(model.graph.params)
+    assert set(model.state_dict()) == {*model.graph.params, "_extra_state"}
     assert "Conv2dBnAct(in_channels=1, out_channels=6" in repr(model)
 
 
@@ -65,14 +66,17 @@ def test_quantization_sets_in_after_the_delay_and_only_in_training() -> None:
     delayed, never = quantized(quant_delay=3), TORCH.lower(LeNet5())
     plain_loop(delayed, 3)
     plain_loop(never, 3)
-    for name, tensor in never.state_dict().items():
+    for name, tensor in never.named_parameters():
         assert torch.equal(tensor, delayed.state_dict()[name]), name  # three float steps so far
     plain_loop(delayed, 1)
     plain_loop(never, 1)
+    resumed = quantized(quant_delay=3)
+    resumed.load_state_dict(delayed.state_dict())
+    assert resumed.step == 4  # so that a delay is not waited for twice
     assert not torch.equal(delayed.state_dict()["conv1.weight"], never.state_dict()["conv1.weight"])
 
 
-@pytest.mark.parametrize("how", ["step", "copy_", "load_state_dict", "data"])
+@pytest.mark.parametrize("how", ["step", "copy_", "load_state_dict", "assign", "replace", "prune", "data"])
 def test_evaluation_follows_every_change_of_a_parameter(how: str) -> None:
     model = quantized()
     plain_loop(model, 2)
@@ -85,6 +89,14 @@ def test_evaluation_follows_every_change_of_a_parameter(how: str) -> None:
     elif how == "load_state_dict":
         state = {name: -t if name == "conv1.weight" else t for name, t in model.state_dict().items()}
         model.load_state_dict(state)
+    elif how == "assign":
+        model.load_state_dict(
+            {name: -t if name == "conv1.weight" else t for name, t in model.state_dict().items()}, assign=True
+        )
+    elif how == "replace":
+        model.conv1.weight = torch.nn.Parameter(-model.conv1.weight.detach())
+    elif how == "prune":
+        torch.nn.utils.prune.l1_unstructured(model.fc1, "weight", amount=0.9)
     else:
         model.train()
         model.tensors["conv1.weight"].data.mul_(-1.0)
@@ -114,6 +126,19 @@ def test_moving_it_to_another_dtype_or_device_keeps_its_state_attached() -> None
     model = quantized().to("cpu", torch.float32)
     plain_loop(model, 1)
     assert torch.isfinite(model.state_dict()["conv1.fake_quant.max"])
+
+
+def test_autocast_does_not_touch_the_integers() -> None:
+    model = quantized()
+    plain_loop(model, 2)
+    expected = TORCH.predict_codes(model, IMAGES)
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(TORCH.predict_codes(model, IMAGES), expected)
+
+
+def test_other_float_types_are_refused() -> None:
+    with pytest.raises(qat.QatError, match=r"computes in float32, not in torch\.bfloat16"):
+        quantized().bfloat16()
 
 
 def test_a_network_that_never_saw_data_cannot_be_evaluated() -> None:

@@ -1,18 +1,27 @@
 """The cells that networks are made of."""
 
 from qat.cells.base import Cell, Context, Param, Scope
+from qat.cells.elementwise import Activation, Add
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
-from qat.cells.linear import Conv2dBnAct, DenseBnAct, LinearCell
-from qat.cells.shape import Flatten, MaxPool2d
+from qat.cells.linear import BatchNorm, Conv2dBnAct, DenseBnAct, LinearCell
+from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from qat.cells.shape import Concat, Dropout, Flatten
 
 __all__ = [
+    "Activation",
+    "Add",
+    "AvgPool2d",
+    "BatchNorm",
     "Cell",
+    "Concat",
     "Context",
     "Conv2dBnAct",
     "DenseBnAct",
+    "Dropout",
     "FakeQuant",
     "Flatten",
+    "GlobalAvgPool2d",
     "Input",
     "LinearCell",
     "MaxPool2d",

@@ -17,7 +17,7 @@ from qat.serial import Serializable
 from qat.values import Value
 
 if TYPE_CHECKING:
-    from qat.integer import Accumulator, IntegerBuilder, IntegerTensor
+    from qat.integer import IntegerBuilder, IntegerTensor, Pending
     from qat.network import Symbol
 
 Shape = tuple[int, ...]  #: of one sample, without the batch: (C, H, W) or (F,)
@@ -64,7 +64,7 @@ class Context:
     ops: Ops
     params: Mapping[str, Tensor]
     training: bool
-    step: float  #: how many training steps came before; a quantizer is idle while step < its quant_delay
+    phase: int  #: see ``Forward.phase``; a quantizer is idle while phase < its quant_delay
     updates: dict[str, Tensor]  #: new values of state, written back by the backend after the pass
 
 
@@ -74,6 +74,7 @@ class Scope:
 
     context: Context
     prefix: str
+    names: tuple[str, ...]  #: of its parameters and state
     input_shapes: tuple[Shape, ...]
 
     @property
@@ -81,8 +82,21 @@ class Scope:
         return self.context.ops
 
     def param(self, name: str) -> Tensor:
-        """A parameter or state of this cell."""
-        return self.context.params[self.prefix + name]
+        """A parameter or state of this cell. State that this pass has set already is what it was set to, so that a cell
+        that is used twice sees its first use.
+        """
+        full = self.prefix + name
+        updated = self.context.updates.get(full)
+        return self.context.params[full] if updated is None else updated
+
+    def params(self) -> dict[str, Tensor]:
+        """All its parameters and state, by local name."""
+        return {name: self.param(name) for name in self.names}
+
+    def param_of(self, cell_name: str, name: str) -> Tensor | None:
+        """A parameter or state of another cell, as this pass has left it so far; None where it has none of that name."""
+        full = f"{cell_name}.{name}"
+        return self.context.updates.get(full, self.context.params.get(full))
 
     def update(self, name: str, value: Tensor) -> None:
         """Set a state of this cell, from the next pass on."""
@@ -121,8 +135,11 @@ class Cell(Serializable):
 
     def to_integer(
         self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any
-    ) -> IntegerTensor | Accumulator:
-        """Append its integer form to the builder. ``params`` are this cell's, canonical, by local name."""
+    ) -> IntegerTensor | Pending:
+        """Its integer form: appended to the builder, or pending until the fake quantizer after it says which codes.
+
+        ``params`` are this cell's, canonical, by local name; ``inputs`` are what the cells before gave.
+        """
         raise QatError(
             f"{name}: a {type(self).__name__} has no integer form, so that the network cannot be evaluated or exported "
             "as integers; replace the cell, or give it a to_integer method"

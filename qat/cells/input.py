@@ -40,10 +40,10 @@ class Input(Cell):
             or not all(isinstance(size, int) and size > 0 for size in self.shape)
         ):
             raise QatError(f"Input: shape is {self.shape!r}; give the positive sizes of one sample, as (1, 32, 32)")
-        if not 0.0 <= self.mean <= 1.0 or not self.std > 0.0:
+        if not 0.0 <= self.mean <= 1.0 or not 1e-6 < self.std < 1e6:
             raise QatError(
                 f"Input: mean {self.mean!r} and std {self.std!r} are those of pixels scaled to 0..1; mean must lie "
-                "within 0..1 and std above 0"
+                "within 0..1 and std be a positive number of ordinary size"
             )
 
     @property

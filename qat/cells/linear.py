@@ -10,8 +10,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from qat.activations import RELU_BOUNDS, check_activation
+from qat.activations import NON_NEGATIVE, RELU_BOUNDS, TABLES, check_activation
 from qat.cells.base import Cell, Param, Scope, Shape, check_counts, constant, he_uniform, pair
+from qat.cells.batch_norm import (
+    SMALLEST_FACTOR,
+    SMALLEST_VARIANCE,
+    batch_norm_params,
+    channel_statistics,
+    follow_statistics,
+    running_affine,
+    running_sigma,
+)
 from qat.cells.window import check_window, output_size, window_padding
 from qat.errors import QatError
 from qat.integer import (
@@ -25,24 +34,38 @@ from qat.integer import (
 )
 from qat.numpy_ops import NUMPY_OPS
 from qat.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
-from qat.quantizers import WeightCodes, WeightQuantizer
+from qat.quantizers import SMALLEST_SCALE, WeightCodes, WeightQuantizer
 from qat.values import Value
 
+BN_FOLDS = ("two_conv", "one_conv", None)
+NEVER = 10_000_000  #: a step that training does not reach; MindSpore's default of freeze_bn
 BIAS_CODE_LIMIT = EXACT_INTEGERS / 2  #: bias codes stay below, so that float32 holds them and the sums
 
 
 class LinearCell(Cell):
-    """What a convolution and a dense layer share: y = activation(W x + b), in real numbers or in integers.
+    """What convolution, dense layer and batch normalisation share: y = activation(BN(W x + b)), real or in integers.
 
     In integers: acc = sum (x_q - z_x) (w_q - z_w) + b_q with b_q = rint(b / (s_x s_w)), of scale s_x s_w
-    (docs/numerics.md).
+    (docs/numerics.md). Batch normalisation is folded into w and b; how training sees that, ``bn_fold`` says:
+
+    "two_conv": w gamma / sigma_run is quantized. Until step freeze_bn a first convolution gives the batch's statistics,
+        and the second one's result is multiplied by sigma_run / sigma_batch; from then on the running ones are used
+        (Krishnamoorthi, arXiv 1806.08342, section 3.2.2).
+    "one_conv": w gamma / sigma_run is quantized, and the result, divided by gamma / sigma_run, is normalised anew.
+    None: w itself is quantized and the result normalised; deployment multiplies gamma / sigma into the scale.
     """
 
     out_channels: int
     has_bias: bool
+    has_bn: bool
+    momentum: float
+    eps: float
     activation: str | None
+    alpha: float
     after_fake: bool
     weight_quantizer: WeightQuantizer | None
+    bn_fold: str | None
+    freeze_bn: int
 
     weight_kind: ClassVar[Kind]
 
@@ -52,7 +75,7 @@ class LinearCell(Cell):
 
     @property
     def non_negative(self) -> bool:  # type: ignore[override]
-        return self.activation in RELU_BOUNDS
+        return self.activation in NON_NEGATIVE
 
     @property
     @abstractmethod
@@ -64,7 +87,7 @@ class LinearCell(Cell):
         """W x + b."""
 
     @abstractmethod
-    def with_weight_quantizer(self, quantizer: WeightQuantizer) -> LinearCell:
+    def quantized(self, quantizer: WeightQuantizer, bn_fold: str | None, freeze_bn: int) -> LinearCell:
         """The same cell with a quantized weight."""
 
     @abstractmethod
@@ -73,25 +96,67 @@ class LinearCell(Cell):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        owner = type(self).__name__
+        check_activation(self.activation, owner)
         if not isinstance(self.weight_quantizer, (WeightQuantizer, type(None))):
-            raise QatError(f"{type(self).__name__}: weight_quantizer is {self.weight_quantizer!r}, no WeightQuantizer")
+            raise QatError(f"{owner}: weight_quantizer is {self.weight_quantizer!r}, no WeightQuantizer")
+        for field in ("has_bias", "has_bn", "after_fake"):
+            if not isinstance(getattr(self, field), bool):
+                raise QatError(f"{owner}: {field} is {getattr(self, field)!r}; use True or False")
+        if self.bn_fold not in BN_FOLDS:
+            raise QatError(f"{owner}: bn_fold is {self.bn_fold!r}; use one of {', '.join(map(repr, BN_FOLDS))}")
+        if not 0.0 <= self.momentum <= 1.0 or not self.eps > 0.0:
+            raise QatError(f"{owner}: momentum {self.momentum!r} must lie within 0..1 and eps {self.eps!r} above 0")
 
     def params(self) -> dict[str, Param]:
         fan_in = math.prod(self.weight_shape[1:])
         params = {"weight": Param(self.weight_shape, self.weight_kind, he_uniform(fan_in))}
         if self.has_bias:
             params["bias"] = Param((self.out_channels,), "vector", constant(0.0))
+        return params | (batch_norm_params(self.out_channels) if self.has_bn else {})
+
+    def _complete(self, ops: Ops, params: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters with whatever of weight and bias is fixed instead of trained."""
         return params
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         (x,) = inputs
-        ops, (x_shape,) = scope.ops, scope.input_shapes
-        weight = scope.param("weight")
-        bias = scope.param("bias") if self.has_bias else None
-        relu = None if self.activation is None else RELU_BOUNDS[self.activation]
-        quantizer = self.weight_quantizer
-        if quantizer is None or scope.context.step < quantizer.quant_delay:
-            return Value(self.apply(ops, x.real(ops), x_shape, weight, bias), relu=relu)
+        ops, phase, quantizer = scope.ops, scope.context.phase, self.weight_quantizer
+        params = self._complete(ops, scope.params())
+        weight, bias = params["weight"], params.get("bias")
+        relu = RELU_BOUNDS.get(self.activation or "")
+        learning = scope.context.training and phase < self.freeze_bn  # the batch's own statistics normalise it
+        if quantizer is None or phase < quantizer.quant_delay:
+            y = self.apply(ops, x.real(ops), scope.input_shapes[0], weight, bias)
+            y = self._normalised(scope, params, y, learning) if self.has_bn else y
+            if self.activation in TABLES:  # convert_quant_network makes a cell of its own of it
+                y = TABLES[self.activation](ops, y, self.alpha)
+            return Value(y, relu=relu)
+        if not self.has_bn:
+            return self._product(scope, quantizer, x, weight, bias, relu)
+        if self.bn_fold is None:
+            y = self._product(scope, quantizer, x, weight, bias).real(ops)
+            return Value(self._normalised(scope, params, y, learning), relu=relu)
+        factor, shift = running_affine(ops, params, self.eps)
+        folded = weight * ops.on_output(factor, weight)
+        if not learning:
+            return self._product(scope, quantizer, x, folded, shift, relu)
+        y = self._product(scope, quantizer, x, folded, None).real(ops)
+        if self.bn_fold == "two_conv":
+            return Value(self._corrected(scope, params, x, y), relu=relu)
+        return Value(self._renormalised(scope, params, factor, y), relu=relu)
+
+    def _product(
+        self,
+        scope: Scope,
+        quantizer: WeightQuantizer,
+        x: Value,
+        weight: Tensor,
+        bias: Tensor | None,
+        relu: float | None = None,
+    ) -> Value:
+        """W x + b with a quantized weight, and in integers where x is codes."""
+        ops, x_shape = scope.ops, scope.input_shapes[0]
         if not x.codes:  # its input is not quantized (yet): the weight alone is, in real numbers
             codes = quantizer.quantize(ops, weight)
             weight = codes.centred * ops.on_output(codes.scale, weight)
@@ -99,41 +164,115 @@ class LinearCell(Cell):
         codes, bias_codes = self._quantize(ops, quantizer, weight, bias, x.scale)
         return Value(self.apply(ops, x.data, x_shape, codes.centred, bias_codes), x.scale * codes.scale, relu=relu)
 
+    def _normalised(self, scope: Scope, params: Mapping[str, Tensor], y: Tensor, learning: bool) -> Tensor:
+        """Ordinary batch normalisation of W x + b."""
+        ops = scope.ops
+        if learning:
+            y, mean, variance = ops.batch_norm(y, params["gamma"], params["beta"], self.eps)
+            follow_statistics(scope, self.momentum, mean, variance)
+            return y
+        without_bias = {name: value for name, value in params.items() if name != "bias"}  # y has it already
+        factor, shift = running_affine(ops, without_bias, self.eps)
+        return y * ops.on_channel(factor, y) + ops.on_channel(shift, y)
+
+    def _corrected(self, scope: Scope, params: Mapping[str, Tensor], x: Value, y: Tensor) -> Tensor:
+        """ "two_conv": y, of weights folded with the running statistics, brought to those of the batch."""
+        ops, bias = scope.ops, params.get("bias")
+        first = self.apply(ops, x.real(ops), scope.input_shapes[0], params["weight"], bias)
+        mean, variance = channel_statistics(ops, first)
+        follow_statistics(scope, self.momentum, mean, variance)
+        sigma = ops.sqrt(variance + self.eps)
+        centre = mean if bias is None else mean - bias
+        shift = params["beta"] - centre * params["gamma"] / sigma
+        return y * ops.on_channel(running_sigma(ops, params, self.eps) / sigma, y) + ops.on_channel(shift, y)
+
+    def _renormalised(self, scope: Scope, params: Mapping[str, Tensor], factor: Tensor, y: Tensor) -> Tensor:
+        """ "one_conv": the batch normalisation of y / f, f = gamma / sigma_run, where y has the folded weights.
+
+        The division cancels, so that nothing is divided by a small gamma:
+        gamma (y / f - mean(y / f)) / sqrt(var(y / f) + eps) = |gamma| (y - mean(y)) / sqrt(var(y) + eps f^2).
+        A bias cancels too.
+        """
+        ops, gamma = scope.ops, params["gamma"]
+        mean, variance = channel_statistics(ops, y)
+        fixed = ops.stop_gradient(factor)
+        alive = ops.abs(fixed) > SMALLEST_FACTOR
+        safe = ops.where(alive, fixed, fixed * 0.0 + 1.0)
+        bias = params["bias"] if self.has_bias else params["beta"] * 0.0
+        follow_statistics(
+            scope,
+            self.momentum,
+            ops.where(alive, ops.stop_gradient(mean / safe + bias), params["moving_mean"]),
+            ops.where(alive, ops.stop_gradient(variance) / (safe * safe), params["moving_variance"]),
+        )
+        sigma = ops.sqrt(variance + self.eps * factor * factor + SMALLEST_VARIANCE)
+        scaled = (y - ops.on_channel(mean, y)) * ops.on_channel(ops.abs(gamma) / sigma, y)
+        return scaled + ops.on_channel(params["beta"], y)
+
     @staticmethod
     def _quantize(
         ops: Ops, quantizer: WeightQuantizer, weight: Tensor, bias: Tensor | None, x_scale: Tensor
     ) -> tuple[WeightCodes, Tensor | None]:
-        """Weight and bias codes.
-
-        The weight's scale is at least |b| / (s_x 2^23): in a channel whose weights are (nearly) all zero the bias would
-        otherwise need a code that no int32, let alone a float32, can hold.
-        """
+        """Weight and bias codes; see ``bias_floor`` for the smallest scale."""
         if bias is None:
             return quantizer.quantize(ops, weight), None
-        floor = ops.abs(ops.stop_gradient(bias)) / (x_scale * BIAS_CODE_LIMIT)
-        codes = quantizer.quantize(ops, weight, floor)
+        codes = quantizer.quantize(ops, weight, bias_floor(ops, bias, x_scale))
         return codes, ops.round_ste(bias / (x_scale * codes.scale))
+
+    def _deployed(
+        self, quantizer: WeightQuantizer, own: Mapping[str, Array], x_scale: Array
+    ) -> tuple[WeightCodes, Array | None]:
+        """Weight and bias codes with everything folded in, by the running statistics; ``own`` for NUMPY_OPS."""
+        ops = NUMPY_OPS
+        weight, bias = own["weight"], own.get("bias")
+        if not self.has_bn:
+            return self._quantize(ops, quantizer, weight, bias, x_scale)
+        factor, shift = running_affine(ops, own, self.eps)
+        if self.bn_fold is not None:
+            return self._quantize(ops, quantizer, weight * ops.on_output(factor, weight), shift, x_scale)
+        # w was quantized by itself: |factor| goes into its scale, and the sign into its codes.
+        centred, scale, zero_point = quantizer.quantize(ops, weight)
+        floor = np.maximum(bias_floor(ops, shift, x_scale), np.float32(SMALLEST_SCALE))
+        product = scale * np.abs(factor)
+        scale = np.maximum(product, floor)
+        # Where the scale had to be raised to the floor, the codes shrink by as much.
+        centred = np.rint(centred * ops.on_output(np.sign(factor) * (product / scale), centred))
+        if zero_point is not None:
+            mirrored = float(quantizer.qmin + quantizer.qmax) - zero_point
+            zero_point = np.where(factor < 0, mirrored, zero_point)
+        return WeightCodes(centred, scale, zero_point), np.rint(shift / (x_scale * scale))
 
     def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Accumulator:
         (x,) = inputs
-        if self.weight_quantizer is None or not isinstance(x, IntegerTensor):
-            missing = "weight" if self.weight_quantizer is None else "input"
+        quantizer = self.weight_quantizer
+        if quantizer is None or not isinstance(x, IntegerTensor):
+            missing = "weight" if quantizer is None else "input"
             raise QatError(
                 f"{name}: its {missing} has no quantizer, so that it cannot be computed in integers; convert the network "
                 "with convert_quant_network, and keep after_fake=True on the cells before it"
             )
-        ops, outputs = NUMPY_OPS, self.out_channels
-        weight = ops.from_numpy(params["weight"], self.weight_kind)
-        bias = ops.from_numpy(params["bias"], "vector") if self.has_bias else None
-        codes, bias_codes = self._quantize(
-            ops, self.weight_quantizer, weight, bias, np.full(1, x.grid.scale, np.float32)
-        )
+        outputs = self.out_channels
+        own = {local: NUMPY_OPS.from_numpy(params[local], param.kind) for local, param in self.params().items()}
+        own = self._complete(NUMPY_OPS, own)
+        for local, array in own.items():
+            if not np.isfinite(array).all():
+                raise QatError(
+                    f"{name}: its {local} holds {array[~np.isfinite(array)][0]}; training went wrong, start it anew"
+                )
+        with np.errstate(over="ignore", invalid="ignore"):
+            codes, bias_codes = self._deployed(quantizer, own, np.full(1, x.grid.scale, np.float32))
+        if not np.isfinite(codes.scale).all():
+            raise QatError(
+                f"{name}: its biases reach {max(float(np.abs(array).max()) for array in own.values()):g} where its input's codes have "
+                f"scale {x.grid.scale:g}, and no float32 weight scale is large enough for both; they are far too large or "
+                "the activation before it is dead"
+            )
         zero_point = np.zeros(outputs, np.int32)
         if codes.zero_point is not None:
             zero_point += codes.zero_point.astype(np.int32)
-        scale = np.ascontiguousarray(np.broadcast_to(codes.scale, (outputs,)))
-        raw = codes.centred.astype(np.int32) + zero_point.reshape((-1,) + (1,) * (weight.ndim - 1))
-        dtype = np.int8 if self.weight_quantizer.symmetric else np.uint8
+        scale = np.array(np.broadcast_to(codes.scale, (outputs,)))
+        raw = codes.centred.astype(np.int32) + NUMPY_OPS.on_output(zero_point, codes.centred)
+        dtype = np.int8 if quantizer.symmetric else np.uint8
 
         def finish(requantize: Requantize, output: IntegerTensor) -> IntegerLinear:
             return self.integer_node(
@@ -148,8 +287,17 @@ class LinearCell(Cell):
                 requantize=requantize,
             )
 
-        relu = None if self.activation is None else RELU_BOUNDS[self.activation]
+        relu = RELU_BOUNDS.get(self.activation or "")
         return Accumulator(finish, name, self.output_shape(x.shape), x.grid.scale * scale, relu)
+
+
+def bias_floor(ops: Ops, bias: Tensor, x_scale: Tensor) -> Tensor:
+    """The smallest scale of a weight, |b| / (s_x 2^23).
+
+    In a channel whose weights are (nearly) all zero the bias would otherwise need a code that no int32, let alone a
+    float32, can hold.
+    """
+    return ops.abs(ops.stop_gradient(bias)) / (x_scale * BIAS_CODE_LIMIT)
 
 
 @dataclass(frozen=True)
@@ -158,9 +306,13 @@ class Conv2dBnAct(LinearCell):
 
     kernel_size, stride, dilation: one integer or (height, width). pad_mode: "same" (as TensorFlow pads), "valid" or
     "pad" with ``padding``, one number, (vertical, horizontal) or (top, bottom, left, right). group: number of groups of
-    channels. activation: None, "relu" or "relu6". after_fake: let convert_quant_network put a fake quantizer after it.
+    channels. has_bn: batch normalisation before the activation, with running statistics = momentum * running +
+    (1 - momentum) * batch. activation: None or one of ``qat.activations``; alpha: the slope of leaky_relu. after_fake:
+    let convert_quant_network put a fake quantizer after it. weight_quantizer, bn_fold, freeze_bn: set by
+    convert_quant_network.
 
-    Parameters: weight (out, in / group, kh, kw), bias (out,) if has_bias. Input (in, H, W), output (out, H', W').
+    Parameters: weight (out, in / group, kh, kw); bias (out,) if has_bias; gamma, beta, moving_mean, moving_variance
+    (out,) if has_bn. Input (in, H, W), output (out, H', W').
     """
 
     in_channels: int
@@ -172,16 +324,21 @@ class Conv2dBnAct(LinearCell):
     dilation: int | Pair = 1
     group: int = 1
     has_bias: bool = False
+    has_bn: bool = False
+    momentum: float = 0.9
+    eps: float = 1e-5
     activation: str | None = None
+    alpha: float = 0.2
     after_fake: bool = True
     weight_quantizer: WeightQuantizer | None = None
+    bn_fold: str | None = None
+    freeze_bn: int = NEVER
 
     weight_kind = "conv_weight"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts("Conv2dBnAct", in_channels=self.in_channels, out_channels=self.out_channels, group=self.group)
-        check_activation(self.activation, "Conv2dBnAct")
         check_window("Conv2dBnAct", self.pad_mode, self.padding, *self._geometry)
         if self.in_channels % self.group or self.out_channels % self.group:
             raise QatError(
@@ -221,8 +378,8 @@ class Conv2dBnAct(LinearCell):
     def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
         return ops.conv2d(x, w, bias, **self._window(x_shape))
 
-    def with_weight_quantizer(self, quantizer: WeightQuantizer) -> Conv2dBnAct:
-        return replace(self, weight_quantizer=quantizer)
+    def quantized(self, quantizer: WeightQuantizer, bn_fold: str | None, freeze_bn: int) -> Conv2dBnAct:
+        return replace(self, weight_quantizer=quantizer, bn_fold=bn_fold, freeze_bn=freeze_bn)
 
     def integer_node(self, x_shape: Shape, **fields: Any) -> IntegerLinear:
         return IntegerConv2d(**fields, **self._window(x_shape))
@@ -232,23 +389,27 @@ class Conv2dBnAct(LinearCell):
 class DenseBnAct(LinearCell):
     """Dense layer and activation in one cell.
 
-    activation, after_fake: as in Conv2dBnAct. Parameters: weight (out, in), bias (out,) if has_bias. Input (in,),
-    output (out,).
+    The other fields and the parameters are those of Conv2dBnAct; weight is (out, in). Input (in,), output (out,).
     """
 
     in_channels: int
     out_channels: int
     has_bias: bool = True
+    has_bn: bool = False
+    momentum: float = 0.9
+    eps: float = 1e-5
     activation: str | None = None
+    alpha: float = 0.2
     after_fake: bool = True
     weight_quantizer: WeightQuantizer | None = None
+    bn_fold: str | None = None
+    freeze_bn: int = NEVER
 
     weight_kind = "dense_weight"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts("DenseBnAct", in_channels=self.in_channels, out_channels=self.out_channels)
-        check_activation(self.activation, "DenseBnAct")
 
     @property
     def weight_shape(self) -> Shape:
@@ -266,8 +427,65 @@ class DenseBnAct(LinearCell):
     def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
         return ops.dense(x, w, bias)
 
-    def with_weight_quantizer(self, quantizer: WeightQuantizer) -> DenseBnAct:
-        return replace(self, weight_quantizer=quantizer)
+    def quantized(self, quantizer: WeightQuantizer, bn_fold: str | None, freeze_bn: int) -> DenseBnAct:
+        return replace(self, weight_quantizer=quantizer, bn_fold=bn_fold, freeze_bn=freeze_bn)
 
     def integer_node(self, x_shape: Shape, **fields: Any) -> IntegerLinear:
         return IntegerDense(**fields)
+
+
+@dataclass(frozen=True)
+class BatchNorm(LinearCell):
+    """Batch normalisation by itself, where it follows no convolution: a 1x1 depthwise convolution with weights of 1.
+
+    channels: of the input. The other fields are those of Conv2dBnAct. Parameters: gamma, beta, moving_mean,
+    moving_variance (C,). Input and output (C, H, W).
+    """
+
+    channels: int
+    momentum: float = 0.9
+    eps: float = 1e-5
+    activation: str | None = None
+    alpha: float = 0.2
+    after_fake: bool = True
+    weight_quantizer: WeightQuantizer | None = None
+    bn_fold: str | None = None
+    freeze_bn: int = NEVER
+
+    has_bias: ClassVar[bool] = False  # type: ignore[misc]
+    has_bn: ClassVar[bool] = True  # type: ignore[misc]
+    weight_kind = "conv_weight"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts("BatchNorm", channels=self.channels)
+
+    @property
+    def out_channels(self) -> int:  # type: ignore[override]
+        return self.channels
+
+    @property
+    def weight_shape(self) -> Shape:
+        return (self.channels, 1, 1, 1)
+
+    def params(self) -> dict[str, Param]:
+        return batch_norm_params(self.channels)
+
+    def _complete(self, ops: Ops, params: dict[str, Tensor]) -> dict[str, Tensor]:
+        return params | {"weight": ops.from_numpy(np.ones(self.weight_shape, np.float32), "conv_weight")}
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        (x,) = shapes
+        if len(x) != 3 or x[0] != self.channels:
+            raise QatError(f"takes ({self.channels}, H, W) but gets {x}; change channels or the cell before it")
+        return x
+
+    def quantized(self, quantizer: WeightQuantizer, bn_fold: str | None, freeze_bn: int) -> BatchNorm:
+        quantizer = replace(quantizer, per_channel=True)  # one gamma is no measure for another
+        return replace(self, weight_quantizer=quantizer, bn_fold=bn_fold, freeze_bn=freeze_bn)
+
+    def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
+        return ops.conv2d(x, w, bias, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), group=self.channels)
+
+    def integer_node(self, x_shape: Shape, **fields: Any) -> IntegerLinear:
+        return IntegerConv2d(**fields, group=self.channels)

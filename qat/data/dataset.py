@@ -96,6 +96,11 @@ def _read_split(folder: Path, part: str, prefix: str) -> Split:
     return Split(images[:, np.newaxis], labels.astype(np.int64))
 
 
+def accuracy(outputs: Array, labels: Array) -> float:
+    """The share of samples whose largest output (real number or code) is their label's, 0 to 1."""
+    return float((outputs.argmax(axis=1) == labels).mean())
+
+
 def resize_bilinear(images: Array, size: tuple[int, int]) -> Array:
     """uint8 (N, C, H, W) to uint8 (N, C, *size), pixel centres aligned (as OpenCV's INTER_LINEAR), ties to even."""
     if images.shape[2:] == size:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from qat.activations import TABLES
+from qat.cells.elementwise import Activation
 from qat.cells.fake_quant import FakeQuant
-from qat.cells.linear import LinearCell
+from qat.cells.linear import NEVER, LinearCell
 from qat.errors import QatError
 from qat.graph import Graph, Node
 from qat.network import Network, as_graph
+from qat.passes.share_grids import share_grids
 from qat.quantizers import ActivationQuantizer, WeightQuantizer
 
 Setting = Any  #: one value for weights and activations, or a pair (weights, activations)
@@ -23,6 +26,9 @@ def convert_quant_network(
     symmetric: Setting = (True, False),
     narrow_range: Setting = False,
     quant_delay: Setting = 0,
+    bn_fold: bool = True,
+    one_conv_fold: bool = False,
+    freeze_bn: int = NEVER,
     ema_decay: float = 0.99,
 ) -> Graph:
     """The quantization-aware graph of a float network; its parameters keep their names.
@@ -32,11 +38,16 @@ def convert_quant_network(
 
     num_bits: 2 to 8. per_channel: a scale for each output channel (weights only). symmetric: signed codes around 0, else
     unsigned codes with a zero point. narrow_range: leave the lowest code out. quant_delay: training steps during which
-    the fake quantizers only watch. ema_decay: how slowly an activation's range follows the batches.
+    the fake quantizers only watch. bn_fold, one_conv_fold: quantize the weights with batch normalisation folded in, by one
+    convolution or by two, or else as they are (``LinearCell``). freeze_bn: the step from which on batch normalisation uses
+    its running statistics in training too. ema_decay: how slowly an activation's range follows the batches.
 
     1. Every convolution and dense cell gets a weight quantizer; its bias follows (docs/numerics.md).
     2. After every cell whose output is no code yet (``after_fake``) comes a FakeQuant node, named
        ``<node>.fake_quant``. The input needs none: its pixels are codes.
+    3. An activation that is no clamp becomes a cell of its own between two fake quantizers, ``<node>.pre_fake_quant`` and
+       ``<node>.fake_quant``: a table of codes.
+    4. The fake quantizers before an addition or a concatenation share one range (``share_grids``).
     """
     graph = as_graph(network)
     if graph.is_quantized:
@@ -51,16 +62,28 @@ def convert_quant_network(
     weights = WeightQuantizer(bits[0], bool(symmetry[0]), bool(narrow[0]), delay[0], bool(channels[0]))
     activations = ActivationQuantizer(bits[1], bool(symmetry[1]), bool(narrow[1]), delay[1], ema_decay)
 
+    fold = None if not bn_fold else "one_conv" if one_conv_fold else "two_conv"
+
     nodes: list[Node] = []
     renamed: dict[str, str] = {}  # node -> the fake quantizer that now stands for it
     for node in graph.nodes:
-        cell = node.cell.with_weight_quantizer(weights) if isinstance(node.cell, LinearCell) else node.cell
-        nodes.append(replace(node, cell=cell, inputs=tuple(renamed.get(name, name) for name in node.inputs)))
-        if node.cell.wants_fake_quant:
+        cell = node.cell
+        node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
+        if isinstance(cell, LinearCell):
+            tabled = cell.activation if cell.activation in TABLES and cell.after_fake else None
+            quantized: Any = cell.quantized(weights, *((fold, freeze_bn) if cell.has_bn else (None, NEVER)))
+            nodes.append(replace(node, cell=replace(quantized, activation=None) if tabled else quantized))
+            if tabled:
+                before, after = f"{node.name}.pre_fake_quant", f"{node.name}.{tabled}"
+                nodes.append(Node(before, FakeQuant(activations), (node.name,), before))
+                nodes.append(Node(after, Activation(tabled, cell.alpha), (before,), after))
+        else:
+            nodes.append(node)
+        if cell.wants_fake_quant:
             name = renamed[node.name] = f"{node.name}.fake_quant"
-            nodes.append(Node(name, FakeQuant(activations, node.cell.non_negative), (node.name,), name))
+            nodes.append(Node(name, FakeQuant(activations, cell.non_negative), (nodes[-1].name,), name))
     outputs = tuple(renamed.get(name, name) for name in graph.outputs)
-    return Graph(tuple(nodes), outputs, graph.name)
+    return share_grids(Graph(tuple(nodes), outputs, graph.name), activations)
 
 
 def _pair(setting: Setting) -> tuple[Any, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qat.cells.fake_quant import FakeQuant
-from qat.cells.shape import MaxPool2d
+from qat.cells.pooling import MaxPool2d
 from qat.graph import Graph, Node
 
 

@@ -1,0 +1,42 @@
+"""Fold batch normalisation into the weights and biases of a float network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from qat.cells.batch_norm import running_affine
+from qat.cells.linear import BatchNorm, Conv2dBnAct, LinearCell
+from qat.graph import Graph, Params
+from qat.numpy_ops import NUMPY_OPS
+from qat.ops import Array
+
+
+def fold_batch_norm(graph: Graph, params: Mapping[str, Array]) -> tuple[Graph, Params]:
+    """The same function of the input in evaluation, without batch normalisation:
+
+    w' = w gamma / sigma, b' = beta + (b - mean) gamma / sigma, by the running statistics.
+    """
+    result = dict(params)
+    nodes = []
+    for node in graph.nodes:
+        cell: Any = node.cell
+        if isinstance(node.cell, LinearCell) and node.cell.has_bn:
+            names = {local: f"{node.cell_name}.{local}" for local in cell.params()}
+            own = {local: params[name] for local, name in names.items()}
+            factor, shift = running_affine(NUMPY_OPS, own, cell.eps)
+            if isinstance(cell, BatchNorm):
+                own = own | {"weight": np.ones(cell.weight_shape, np.float32)}
+                cell = Conv2dBnAct(
+                    cell.channels, cell.channels, 1, group=cell.channels, activation=cell.activation, alpha=cell.alpha
+                )
+            cell = replace(cell, has_bn=False, has_bias=True)
+            result = {name: array for name, array in result.items() if name not in names.values()} | {
+                f"{node.cell_name}.weight": own["weight"] * NUMPY_OPS.on_output(factor, own["weight"]),
+                f"{node.cell_name}.bias": shift,
+            }
+        nodes.append(replace(node, cell=cell))
+    return Graph(tuple(nodes), graph.outputs, graph.name), result

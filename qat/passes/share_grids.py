@@ -1,0 +1,62 @@
+"""Let codes that are added or concatenated have one scale and zero point."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qat.cells.elementwise import Add
+from qat.cells.fake_quant import FakeQuant
+from qat.cells.pooling import MaxPool2d
+from qat.cells.shape import Concat, Dropout, Flatten
+from qat.graph import Graph, Node
+from qat.quantizers import ActivationQuantizer
+
+KEEPS_GRID = (MaxPool2d, Flatten, Dropout, Concat)  #: cells whose output has the grid of their inputs
+
+
+def share_grids(graph: Graph, quantizer: ActivationQuantizer) -> Graph:
+    """Tell the fake quantizers before each Add and Concat of one another.
+
+    1. They are looked for through poolings, flattenings, dropouts and concatenations, which keep a grid.
+    2. Where the network's input arrives, whose grid is fixed, a fake quantizer of its own (``<node>.input<i>``) brings it
+       to the common one; likewise where one and the same grid would have to serve both as a fixed and a free one.
+    3. Two groups that have a member in common become one.
+    """
+    nodes: list[Node] = []
+    made: dict[str, Node] = {}
+    group: dict[str, set[str]] = {}  # fake quantizer -> all that share with it, itself included
+    for node in graph.nodes:
+        if isinstance(node.cell, (Add, Concat)):
+            inputs, members = [], set()
+            for position, name in enumerate(node.inputs):
+                origins = _origins(name, made)
+                if None in origins:
+                    between = f"{node.name}.input{position}"
+                    made[between] = Node(between, FakeQuant(quantizer), (name,), between)
+                    nodes.append(made[between])
+                    origins, name = {between}, between
+                inputs.append(name)
+                members |= {origin for origin in origins if origin is not None}
+            node = replace(node, inputs=tuple(inputs))
+            joined = set().union(*(group.get(member, {member}) for member in members))
+            for member in joined:
+                group[member] = joined
+        nodes.append(node)
+        made[node.name] = node
+    shared = []
+    for node in nodes:
+        others = tuple(sorted(group.get(node.name, set()) - {node.name}))
+        shared.append(
+            replace(node, cell=replace(node.cell, shares=others)) if isinstance(node.cell, FakeQuant) else node
+        )
+    return Graph(tuple(shared), graph.outputs, graph.name)
+
+
+def _origins(name: str, made: dict[str, Node]) -> set[str | None]:
+    """The fake quantizers that gave a node's output its grid; None among them where something else did."""
+    node = made[name]
+    if isinstance(node.cell, FakeQuant):
+        return {name}
+    if isinstance(node.cell, KEEPS_GRID):
+        return set().union(*(_origins(source, made) for source in node.inputs))
+    return {None}
