@@ -112,10 +112,12 @@ def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels:
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         parts = [session.run(outputs, {"input": pixels[i : i + BATCH]}) for i in range(0, len(pixels), BATCH)]
+        return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(outputs)}
     except Exception as error:  # its exceptions share no base class of their own
         reason = " ".join(str(error).split())
-        raise QatError(f"{path}: ONNX Runtime cannot run it ({reason}); export it again") from None
-    return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(outputs)}
+        raise QatError(
+            f"{path}: ONNX Runtime cannot run it as a file of qat export ({reason}); export it anew"
+        ) from None
 
 
 def _write(model: onnx.ModelProto, path: str | Path) -> None:

@@ -378,6 +378,7 @@ class LoweredNetwork(torch.nn.Module):
         self._derived = (tensors, versions, evaluator)
         return evaluator
 
+    @torch.compiler.disable
     @torch.no_grad()
     def centred_codes(self, pixels: Tensor) -> dict[str, Tensor]:
         """The deployed network's codes less their zero point, of every node: whole numbers in float32."""

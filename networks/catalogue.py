@@ -9,8 +9,9 @@ from pathlib import Path
 from qat.errors import QatError
 from qat.network import Network
 from qat.networks.lenet5 import LeNet5
+from qat.networks.resnet import ResNet8, ResNet20
 
-NETWORKS: dict[str, type[Network]] = {"lenet": LeNet5}
+NETWORKS: dict[str, type[Network]] = {"lenet": LeNet5, "resnet8": ResNet8, "resnet20": ResNet20}
 
 
 def create(name: str) -> Network:
@@ -33,4 +34,9 @@ def create(name: str) -> Network:
         raise QatError(f"network {name!r} cannot be imported ({error}): give it as package.module:Class") from None
     if not (isinstance(cls, type) and issubclass(cls, Network)):
         raise QatError(f"network {name!r} is no qat.Network: derive the class from qat.Network")
-    return cls()
+    try:
+        return cls()
+    except TypeError as error:
+        raise QatError(
+            f"network {name!r} cannot be made ({error}): give its __init__ defaults for all arguments"
+        ) from None

@@ -16,6 +16,7 @@ from qat.cells import (
     Input,
     MaxPool2d,
 )
+from qat.checkpoint import Checkpoint
 from qat.errors import QatError
 from qat.graph import Graph, Node
 from qat.integer import IntegerGraph, evaluate
@@ -33,6 +34,7 @@ __all__ = [
     "AvgPool2d",
     "BatchNorm",
     "Cell",
+    "Checkpoint",
     "Concat",
     "Conv2dBnAct",
     "DenseBnAct",

@@ -7,6 +7,7 @@ under "optimizer/" and, as metadata, the graph and how far training came.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,8 +57,9 @@ class Checkpoint:
     def load(cls, path: str | Path) -> Checkpoint:
         """Raises QatError where the file is missing, damaged, no checkpoint, or inconsistent in itself."""
         path = Path(path)
-        if not path.is_file():
-            raise QatError(f"{path}: there is no such checkpoint; give --ckpt_path the file that training wrote")
+        if not os.path.isfile(path):
+            found = "is no file" if os.path.exists(path) else "there is no such checkpoint"
+            raise QatError(f"{path}: {found}; give --ckpt_path the file that training wrote")
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
@@ -83,17 +85,22 @@ class Checkpoint:
         wrong = [name for name, array in params.items() if array.dtype != np.float32]
         if wrong:
             raise QatError(f"{path}: {wrong[0]!r} is {params[wrong[0]].dtype}, not float32; the file is damaged")
+        for name, array in params.items():
+            if (graph.params[name].trainable and not np.isfinite(array).all()) or np.isnan(array).any():
+                raise QatError(
+                    f"{path}: {name!r} holds {array[~np.isfinite(array)][0]}; the file is damaged, use another copy"
+                )
         return cls(graph, params, step, epoch, state, history)
 
     def require(self, path: str | Path, *, quantized: bool) -> None:
         """Raise QatError unless the network is (or is not) quantized, as the caller needs it."""
         if quantized and not self.graph.is_quantized:
             raise QatError(
-                f"{path}: holds the float network {self.graph.name}, which is not quantized yet; run train_quant.py "
-                f"--ckpt_path {path} first and give the checkpoint that it writes"
+                f"{path}: holds the float network {self.graph.name}, which is not quantized yet; run train-quant "
+                f"(train_quant.py) --ckpt_path {path} first and give the checkpoint that it writes"
             )
         if not quantized and self.graph.is_quantized:
             raise QatError(
-                f"{path}: holds the quantized network {self.graph.name} where a float one is needed; use eval_quant.py for "
-                "it, or give the float checkpoint"
+                f"{path}: holds the quantized network {self.graph.name} where a float one is needed; give the checkpoint "
+                "that it was made from (its accuracy: eval-quant, or eval_quant.py)"
             )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
+from qat import __version__
 from qat.errors import QatError
 
 #: command -> (module under qat.scripts, what it does). Modules are imported only when their command is called.
@@ -35,10 +38,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="qat COMMAND [options]",
     )
+    parser.add_argument("--version", action="version", version=f"qat-engine {__version__}")
+    if not arguments:
+        parser.print_help()
+        return USER_MISTAKE
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
     command = parser.parse_args(arguments[:1]).command
     module = importlib.import_module(f"qat.scripts.{COMMANDS[command][0]}")
     return run_script(module.add_arguments, module.run, module.__doc__, arguments[1:], prog=f"qat {command}")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where there is something to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or action.required:
+            return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(str(value).lower() for value in action.default)})"
+        return super()._get_help_string(action)
 
 
 def run_script(
@@ -50,16 +68,19 @@ def run_script(
 ) -> int:
     """Parse, run, and turn a user's mistake into one line on standard error and exit status 2."""
     parser = argparse.ArgumentParser(
-        prog=prog, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+        prog=prog, description=description, formatter_class=_HelpFormatter, allow_abbrev=False
     )
     add_arguments(parser)
+    # A batch system ends a job by SIGTERM: clean up as for Ctrl-C.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
         return run(parser.parse_args(arguments)) or 0
     except QatError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return USER_MISTAKE
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; what was saved before is unharmed", file=sys.stderr)
+        print(f"{parser.prog}: interrupted; a file that was saved before is whole", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output, as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

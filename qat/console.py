@@ -53,6 +53,7 @@ class TrainingLog:
 
     def __enter__(self) -> TrainingLog:
         self._progress.start()
+        self._since = time.perf_counter()
         return self
 
     def __exit__(
@@ -63,16 +64,17 @@ class TrainingLog:
     def step(self, epoch: int, step: int, loss: float) -> None:
         """Report step ``step`` (from 1) of epoch ``epoch`` (from 1)."""
         if step == 1:
-            self._total, self._logged, self._since = 0.0, 0, time.perf_counter()
+            self._total, self._logged = 0.0, 0
         self._total += loss
         self._progress.update(self._task, completed=step, description=f"epoch {epoch}/{self.epochs}  loss {loss:.4f}")
         if step == self.steps or (self.every and step % self.every == 0):
             now = time.perf_counter()
             milliseconds = (now - self._since) * 1000.0 / max(step - self._logged, 1)
-            self._logged, self._since = step, now
+            self._logged = step
             self._console.print(
                 f"Epoch: [{epoch:2d}/{self.epochs:3d}], step: [{step:4d}/{self.steps:4d}], loss: [{loss:.4f}], "
                 f"avg loss: [{self._total / step:.4f}], time: [{milliseconds:.1f}ms]",
                 markup=False,
                 soft_wrap=True,
             )
+            self._since = time.perf_counter()

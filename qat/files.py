@@ -10,6 +10,22 @@ from pathlib import Path
 from qat.errors import QatError
 
 
+def check_writable(path: str | Path) -> None:
+    """Raise QatError where a file cannot be written, before hours of work are spent on its content."""
+    path = Path(path)
+    if os.path.isdir(path):
+        raise QatError(f"{path}: is a folder; give the name of a file to write")
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise QatError(
+            f"{path}: cannot be written in {folder} ({error.strerror or error}); choose another place"
+        ) from None
+
+
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Replace ``path`` by ``content`` as a whole: a crash leaves the old file or the new one.
 
@@ -30,7 +46,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        kept = "; the file that was there is unharmed" if os.path.exists(path) else ""
+        kept = "; the file that was there is unharmed" if os.path.isfile(path) else ""
         raise QatError(
             f"{path}: cannot be written ({error.strerror or error}){kept}; free some space or choose another place"
         ) from None

@@ -416,6 +416,13 @@ def trace_codes(
     """As ``evaluate``, for the codes of the named nodes."""
     if not len(codes):
         raise QatError(f"{graph.name}: there are no images to evaluate; give at least one")
+    expected = graph.input.grid.dtype
+    if not isinstance(codes, np.ndarray) or codes.dtype != expected or codes.shape[1:] != graph.input.shape:
+        found = f"{codes.dtype} {codes.shape}" if isinstance(codes, np.ndarray) else type(codes).__name__
+        raise QatError(
+            f"{graph.name}: takes raw pixels, a NumPy array of {np.dtype(expected).name} (N, "
+            f"{', '.join(map(str, graph.input.shape))}), but got {found}"
+        )
     run = Evaluator(graph, NUMPY_OPS)
     grids = {node.name: node.output.grid for node in graph.nodes if node.name in names}
     parts: dict[str, list[Array]] = {name: [] for name in grids}

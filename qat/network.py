@@ -28,7 +28,14 @@ class Symbol:
         return self.trace.shapes[self.name]
 
     def __add__(self, other: Symbol) -> Symbol:
+        if not isinstance(other, Symbol):
+            raise QatError(f"{self.name} + {other!r}: only outputs of cells can be added")
         return Add()(self, other)
+
+    def _refuse(self, other: Any) -> Any:
+        raise QatError(f"{self.name}: in a construct, only calls of cells and a + b are known; write a cell for it")
+
+    __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __matmul__ = __getitem__ = _refuse
 
 
 class Network:

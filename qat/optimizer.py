@@ -22,6 +22,10 @@ class Optimizer:
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:
             raise QatError(f"optimizer {self.name!r} is unknown: choose one of {', '.join(OPTIMIZERS)}")
+        if not 0.0 <= self.momentum < 1.0:
+            raise QatError(f"momentum is {self.momentum}; use a number from 0 to below 1")
+        if not 0.0 <= self.weight_decay < math.inf:
+            raise QatError(f"weight_decay is {self.weight_decay}; use 0 or a positive number")
 
 
 def learning_rate(schedule: str, peak: float, step: int, steps: int) -> float:

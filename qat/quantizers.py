@@ -47,6 +47,13 @@ class Quantizer(Serializable):
                 f"{type(self).__name__}: quant_delay is {self.quant_delay!r}; use a number of steps, 0 or more"
             )
 
+    def __str__(self) -> str:
+        words = [f"{self.num_bits} bits", "symmetric" if self.symmetric else "affine"]
+        words += ["per channel"] if getattr(self, "per_channel", False) else []
+        words += ["narrow"] if self.narrow_range else []
+        words += [f"from step {self.quant_delay}"] if self.quant_delay else []
+        return ", ".join(words)
+
     @property
     def qmin(self) -> int:
         """The lowest code."""

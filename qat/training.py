@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -28,11 +29,11 @@ class Recipe:
     optimizer: Optimizer = field(default_factory=Optimizer)
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or not (self.lr > 0.0 and math.isfinite(self.lr)):
-            raise QatError(
-                f"epochs {self.epochs}, batch_size {self.batch_size} and lr {self.lr} must all be above 0; change the one "
-                "that is not"
-            )
+        for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
+            if value < 1:
+                raise QatError(f"{name} is {value}; use a whole number of at least 1")
+        if not 0.0 < self.lr < math.inf:
+            raise QatError(f"lr is {self.lr}; use a positive number")
         if self.seed < 0:
             raise QatError(f"seed is {self.seed}; use 0 or a positive number")
         learning_rate(self.lr_schedule, self.lr, 0, 1)  # raises for an unknown schedule
@@ -57,6 +58,7 @@ def train(
     history: of the parameters, for the checkpoint. save: called with a checkpoint after each epoch. Raises QatError
     where the loss is no longer finite, naming the step; checkpoints saved before stay.
     """
+    check_labels(graph, dataset)
     steps = len(dataset.train) // recipe.batch_size
     if not steps:
         raise QatError(
@@ -66,7 +68,11 @@ def train(
     model = backend.lower(graph, params, device_target=device_target)
     step = backend.make_step(model, recipe.optimizer, compile=compile)
     record = {"backend": backend.__name__.rpartition(".")[2].removesuffix("_backend"), "data": dataset.name}
-    record |= {"data_path": dataset.source, "device_target": device_target, **asdict(recipe)}
+    record |= {
+        "data_path": str(Path(dataset.source).absolute()) if Path(dataset.source).exists() else dataset.source,
+        "device_target": device_target,
+        **asdict(recipe),
+    }
     done = 0
     with TrainingLog(recipe.epochs, steps, log_every) as log:
         for epoch in range(1, recipe.epochs + 1):
@@ -84,6 +90,19 @@ def train(
             if save is not None:
                 save(result)
     return result
+
+
+def check_labels(graph: Graph, dataset: Dataset) -> None:
+    """Raise QatError unless the network has one output with a number for every label."""
+    shapes = [graph.shapes[name] for name in graph.outputs]
+    classes = shapes[0][0] if len(shapes) == 1 and len(shapes[0]) == 1 else 0
+    largest = int(max(dataset.train.labels.max(), dataset.test.labels.max()))
+    if largest >= classes:
+        found = ", ".join(map(str, shapes))
+        raise QatError(
+            f"{dataset.source}: its labels reach {largest}, but {graph.name} gives {found}; it needs one output of "
+            f"({largest + 1},) or more, unless the labels are damaged"
+        )
 
 
 def evaluate_accuracy(

@@ -12,6 +12,7 @@ import numpy as np
 
 from qat.checkpoint import Checkpoint
 from qat.data import Split, accuracy
+from qat.errors import QatError
 from qat.integer import IntegerGraph, IntegerTensor, evaluate, trace_codes
 from qat.ops import Array
 from qat.passes.to_integer import to_integer
@@ -80,7 +81,13 @@ def verify(
     graph = to_integer(checkpoint.graph, checkpoint.params)
     reference = evaluate(graph, split.images).astype(np.int32)
     model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
-    codes = graph.output.grid.codes_of(target.predict(path, split.images))
+    real = target.predict(path, split.images)
+    if real.shape != reference.shape or not np.isfinite(real).all():
+        found = f"outputs of shape {real.shape}" if real.shape != reference.shape else "outputs that are no numbers"
+        raise QatError(
+            f"{path}: gives {found} where {graph.name} gives {reference.shape}; it was not exported from this checkpoint"
+        )
+    codes = graph.output.grid.codes_of(real)
     comparisons = (
         _compare(target.runtime(), graph, reference, codes, split, lambda x, t: target.trace(path, x, t)),
         _compare(
@@ -120,7 +127,7 @@ def _compare(
     split: Split,
     tracer: Tracer,
 ) -> Comparison:
-    difference = np.abs(codes - reference)
+    difference = np.abs(codes.astype(np.int64) - reference)
     differ = int(np.count_nonzero(difference))
     divergence = None
     if differ:
@@ -134,8 +141,11 @@ def _first_divergence(graph: IntegerGraph, image: Array, number: int, tracer: Tr
     tensors = [node.output for node in graph.nodes]
     expected = trace_codes(graph, image, [tensor.name for tensor in tensors])
     found = tracer(image, tensors)
+    missing = [tensor.name for tensor in tensors[1:] if tensor.name not in found]
+    if missing:
+        return f"the file was not exported from this checkpoint: it has no codes named {missing[0]}"
     for tensor in tensors:
-        if tensor.name not in found:
+        if tensor.name not in found:  # the input, which a file need not give back
             continue
         wrong = np.argwhere(found[tensor.name] != expected[tensor.name])
         if len(wrong):

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import qat
 from qat import data
+from qat.cells.linear import NEVER
 from qat.checkpoint import Checkpoint
 from qat.console import print_table
 from qat.data import Dataset
 from qat.errors import QatError
+from qat.files import check_writable
 from qat.graph import Graph
 from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
-from qat.registry import BACKENDS
+from qat.registry import BACKENDS, TARGETS
 from qat.training import Recipe, evaluate_accuracy, train
 from qat.verify import REFERENCE, Certificate
 
@@ -28,7 +30,7 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_data_argument(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """--data_path."""
-    text = "folder of a data set, as MNIST's with train/ and test/, or 'digits' for scikit-learn's embedded digits"
+    text = "folder of MNIST (its IDX files in train/ and test/) or of CIFAR-10 (its .bin files), or 'digits' for scikit-learn's"
     if required:
         parser.add_argument("--data_path", required=True, help=text)
     else:
@@ -76,6 +78,18 @@ def load_data(data_path: str, graph: Graph) -> Dataset:
     return data.load(data_path).resized(graph.shapes[graph.inputs[0].name])
 
 
+def output_path(name: str, suffix: str) -> Path:
+    """The file to write, with its ending added where it is missing. Raises QatError for a folder or another ending."""
+    path = Path(name)
+    if not path.name or path.is_dir():
+        raise QatError(f"--file_name {name!r}: is a folder, or nothing; give the name of the file to write")
+    if path.suffix.lower() == suffix:
+        return path
+    if path.suffix.lower() in {entry.suffix for entry in TARGETS.values()} | {".tflite", ".mindir", ".air"}:
+        raise QatError(f"--file_name {name}: ends as another format's file, not as {suffix}; change one of the two")
+    return path.with_name(path.name + suffix)
+
+
 def load_checkpoint(path: str, *, quantized: bool) -> Checkpoint:
     """A checkpoint of the kind that the command needs."""
     checkpoint = Checkpoint.load(path)
@@ -90,6 +104,7 @@ def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, 
         raise QatError(
             f"--dataset_sink_mode true: backend {args.backend!r} has no data sink, which is MindSpore's on Ascend; leave it out"
         )
+    check_writable(path)
     plan = recipe(args)
     dataset = load_data(data_path, start.graph)
     checkpoint = train(
@@ -105,6 +120,11 @@ def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, 
         save=lambda checkpoint: checkpoint.save(path),
     )
     top1 = evaluate_accuracy(backend, checkpoint, dataset.test, device_target=args.device_target)
+    delay = max(start.graph.phase_starts[:1] + tuple(s for s in start.graph.phase_starts if s < NEVER))
+    if checkpoint.step <= delay and delay:
+        print(
+            f"note: {checkpoint.step} steps were trained, but quantization sets in after {delay}; lower --quant_delay"
+        )
     print(f"Accuracy: {100 * top1:.2f}")
     print(f"saved {path}")
 

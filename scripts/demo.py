@@ -1,4 +1,4 @@
-"""The whole path on real digits: float training, quantization-aware training, export, certificate, in one table."""
+"""The whole path on real digits: float training, quantization-aware training, export, certificate."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import qat
 from qat.cli import run_script
 from qat.console import print_table
+from qat.files import check_writable
 from qat.networks import create
 from qat.scripts import common
 from qat.training import Recipe, evaluate_accuracy, train
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
+    check_writable(out / "lenet.ckpt")
     backend, target = qat.backend(args.backend), qat.target("ONNX")
     graph = create("lenet").graph()
     dataset = common.load_data(args.data_path, graph)

@@ -8,7 +8,7 @@ import sys
 import qat
 from qat.cli import run_script
 from qat.scripts import common
-from qat.training import evaluate_accuracy
+from qat.training import check_labels, evaluate_accuracy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +21,7 @@ def run(args: argparse.Namespace, *, quantized: bool = False) -> None:
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=quantized)
     backend = qat.backend(args.backend)
     dataset = common.load_data(args.data_path, checkpoint.graph)
+    check_labels(checkpoint.graph, dataset)
     top1 = evaluate_accuracy(backend, checkpoint, dataset.test, device_target=args.device_target)
     print(f"Accuracy: {100 * top1:.2f}")
 

@@ -27,10 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     target = qat.target(args.file_format)
-    path = Path(args.file_name)
-    suffix = TARGETS[args.file_format].suffix
-    if path.suffix != suffix:
-        path = path.with_name(path.name + suffix)
+    path = common.output_path(args.file_name, TARGETS[args.file_format].suffix)
     if args.float:
         checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
         target.export_float(checkpoint.graph, checkpoint.params, path)

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    common.recipe(args)  # raises for a wrong argument before anything is made with it
     graph = create(args.network).graph()
     start = Checkpoint(graph, graph.initial_params(args.seed))
     path = Path(args.save_path or f"checkpoint_{args.network.rpartition(':')[2]}.ckpt")

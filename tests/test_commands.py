@@ -147,7 +147,16 @@ def test_help_is_quick() -> None:
         (["train", "--data_path", "nowhere"], "nowhere: there is nothing here"),
         (["train", "--data_path", "digits", "--device_target", "Ascend"], "device_target 'Ascend'"),
         (["train", "--data_path", "digits", "--device_target", "GPU"], "use --device_target CPU"),
-        (["train", "--data_path", "digits", "--epochs", "0"], "must all be above 0"),
+        (["train", "--data_path", "digits", "--epochs", "0"], "epochs is 0"),
+        (["train", "--data_path", "digits", "--lr", "nan"], "lr is nan"),
+        (["train", "--data_path", "digits", "--momentum", "-1"], "momentum is -1.0"),
+        (["train", "--data_path", "digits", "--weight_decay", "nan"], "weight_decay is nan"),
+        (["train", "--data_path", "digits", "--seed", "-1"], "seed is -1"),
+        (["train", "--data_path", "digits", "--save_path", "."], "is a folder"),
+        (["train", "--data_path", "digits", "--dataset_sink_mode", "true"], "has no data sink"),
+        (["train", "--data_path", ""], "--data_path is empty"),
+        (["export", "--ckpt_path", "x.ckpt", "--file_name", ""], "is a folder, or nothing"),
+        (["export", "--ckpt_path", "x.ckpt", "--file_name", "x.tflite"], "ends as another format's file"),
         (["train", "--data_path", "digits", "--batch_size", "5000"], "larger than the 1437 training images"),
         (["train", "--data_path", "digits", "--lr", "1e9", "--epochs", "1"], "use a smaller --lr"),
         (["eval", "--data_path", "digits", "--ckpt_path", "none.ckpt"], "there is no such checkpoint"),
@@ -180,7 +189,7 @@ def test_checkpoints_of_the_wrong_kind_are_refused(
     float_, quantized = trained / "lenet.ckpt", trained / "lenet_quant.ckpt"
     for command, file, message in (
         ("eval-quant", float_, "not quantized yet"),
-        ("eval", quantized, "use eval_quant.py"),
+        ("eval", quantized, "or eval_quant.py"),
         ("train-quant", quantized, "where a float one is needed"),
     ):
         status, _, err = run(capsys, command, "--data_path", "digits", "--ckpt_path", file)

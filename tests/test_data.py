@@ -126,7 +126,7 @@ def test_a_folder_with_the_name_of_a_file_is_no_file(tmp_path):
 
 
 def test_a_path_that_is_not_there_is_refused(tmp_path):
-    refused(tmp_path / "nowhere", f"{tmp_path / 'nowhere'}: there is nothing here", "train/ and test/", "'digits'")
+    refused(tmp_path / "nowhere", f"{tmp_path / 'nowhere'}: there is nothing here", "MNIST or CIFAR-10", "'digits'")
 
 
 def test_a_path_that_is_a_file_is_refused(tmp_path):
@@ -494,3 +494,51 @@ def test_the_digits_grey_values_span_0_to_255():
 def test_the_digits_without_scikit_learn_name_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)  # Python's own way to say: not installed
     refused("digits", "scikit-learn, which is not installed", "pip install 'qat-engine[study]'")
+
+
+# -- CIFAR-10 ---------------------------------------------------------------------------------------------------------
+
+
+def cifar_records(count: int, seed: int = 0) -> np.ndarray:
+    records = np.random.default_rng(seed).integers(0, 256, (count, 3073), np.uint8)
+    records[:, 0] %= 10
+    return records
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("subfolder", ["", "cifar-10-batches-bin"])
+def test_cifar_batches_are_read_in_order(tmp_path, suffix, subfolder):
+    folder = tmp_path / subfolder
+    folder.mkdir(exist_ok=True)
+    pack = gzip.compress if suffix else bytes
+    parts = {name: cifar_records(4, seed) for seed, name in enumerate(("data_batch_1", "data_batch_2", "test_batch"))}
+    for name, records in parts.items():
+        (folder / f"{name}.bin{suffix}").write_bytes(pack(records.tobytes()))
+    dataset = load(str(tmp_path))
+    assert dataset.name == "CIFAR-10"
+    expected = np.concatenate([parts["data_batch_1"], parts["data_batch_2"]])
+    np.testing.assert_array_equal(dataset.train.images, expected[:, 1:].reshape(-1, 3, 32, 32))
+    np.testing.assert_array_equal(dataset.train.labels, expected[:, 0])
+    assert len(dataset.test) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds 0 bytes"),
+        (cifar_records(2).tobytes()[:-1], "no multiple of the 3,073"),
+        (bytes([10]) + bytes(3072), "image 0 has label 10"),
+    ],
+)
+def test_damaged_cifar_files_are_refused_by_name(tmp_path, content, message):
+    (tmp_path / "data_batch_1.bin").write_bytes(content)
+    (tmp_path / "test_batch.bin").write_bytes(cifar_records(1).tobytes())
+    with pytest.raises(QatError, match=message) as caught:
+        load(str(tmp_path))
+    assert "data_batch_1.bin" in str(caught.value)
+
+
+def test_cifar_without_its_test_file_is_refused(tmp_path):
+    (tmp_path / "data_batch_1.bin").write_bytes(cifar_records(1).tobytes())
+    with pytest.raises(QatError, match=r"no test_batch\.bin"):
+        load(str(tmp_path))

@@ -148,7 +148,8 @@ class Cell(Serializable):
     @property
     def describe(self) -> str:
         """Its class and the fields that differ from their defaults, for printing."""
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.changed_fields().items())})"
+        shown = {k: f"<{v}>" if isinstance(v, Serializable) else repr(v) for k, v in self.changed_fields().items()}
+        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in shown.items())})"
 
     @classmethod
     def snake_name(cls) -> str:

@@ -262,10 +262,10 @@ class LinearCell(Cell):
         with np.errstate(over="ignore", invalid="ignore"):
             codes, bias_codes = self._deployed(quantizer, own, np.full(1, x.grid.scale, np.float32))
         if not np.isfinite(codes.scale).all():
+            largest = max(float(np.abs(array).max()) for array in own.values())
             raise QatError(
-                f"{name}: its biases reach {max(float(np.abs(array).max()) for array in own.values()):g} where its input's codes have "
-                f"scale {x.grid.scale:g}, and no float32 weight scale is large enough for both; they are far too large or "
-                "the activation before it is dead"
+                f"{name}: its biases reach {largest:g} where its input's codes have scale {x.grid.scale:g}, and no float32 "
+                "weight scale is large enough for both; they are far too large, or the activation before it is dead"
             )
         zero_point = np.zeros(outputs, np.int32)
         if codes.zero_point is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from qat.cells.base import Shape
+from qat.data.cifar import find_batches, read_batches
 from qat.data.digits import read_digits
 from qat.data.idx import find_idx, read_idx
 from qat.errors import QatError
@@ -63,7 +64,7 @@ class Dataset:
 
 
 def load(data_path: str) -> Dataset:
-    """Read a data set: a folder with MNIST's IDX files, or "digits".
+    """Read a data set: a folder with MNIST's IDX files or CIFAR-10's binary files, or "digits".
 
     Raises QatError naming the file where one is missing, damaged or does not match the others.
     """
@@ -73,12 +74,22 @@ def load(data_path: str) -> Dataset:
         cut = len(labels) - len(labels) // 5 - 1
         return Dataset("digits", DIGITS, Split(images[:cut], labels[:cut]), Split(images[cut:], labels[cut:]))
     folder = Path(data_path)
+    if not data_path:
+        raise QatError("--data_path is empty; give the folder of a data set, or the word 'digits'")
     if not os.path.isdir(folder):
         found = "a file" if os.path.exists(folder) else "nothing"
         raise QatError(
-            f"{data_path}: there is {found} here, but --data_path takes the folder that holds MNIST's train/ and test/, or "
+            f"{data_path}: there is {found} here, but --data_path takes the folder that holds MNIST or CIFAR-10, or "
             f"the word {DIGITS!r}"
         )
+    train, test = find_batches(folder)
+    if train or test:
+        if not (train and test):
+            raise QatError(
+                f"{data_path}: holds CIFAR-10's {'training' if train else 'test'} files but no "
+                f"{'test_batch.bin' if train else 'data_batch_1.bin'}; download the missing ones"
+            )
+        return Dataset("CIFAR-10", data_path, Split(*read_batches(train)), Split(*read_batches(test)))
     return Dataset("MNIST", data_path, _read_split(folder, "train", "train"), _read_split(folder, "test", "t10k"))
 
 

@@ -9,17 +9,19 @@ from typing import Any
 from qat.errors import QatError
 from qat.graph import Graph
 from qat.integer import IntegerBuilder, IntegerGraph, IntegerNode, IntegerTensor
+from qat.network import Network, as_graph
 from qat.ops import Array
 
 MOST_NUDGES = 100
 
 
-def to_integer(graph: Graph, params: Mapping[str, Array]) -> IntegerGraph:
+def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> IntegerGraph:
     """Derive every integer and multiplier once, in NumPy; each cell gives its own integer form.
 
     Where the sums of an addition would be ties, which runtimes round either way, the output's scale gives way by a few
     hundredths of a per mille; its other users follow. Raises QatError where a cell has no quantizer or never saw data.
     """
+    graph = as_graph(network)
     if not graph.is_quantized:
         raise QatError(
             f"{graph.name} is a float network, it has no integers: convert it with convert_quant_network and train it "

@@ -1,0 +1,68 @@
+"""Residual networks for 32x32 colour images (He et al., arXiv 1512.03385, section 4.2)."""
+
+from __future__ import annotations
+
+import qat
+
+
+class BasicBlock(qat.Network):
+    """relu(conv(conv(x)) + shortcut(x)), two 3x3 convolutions with batch normalisation.
+
+    The shortcut is the identity, or a 1x1 convolution where the shape changes. tiny: as MLPerf Tiny has it, biases before
+    the batch normalisations and none after the shortcut.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, tiny: bool) -> None:
+        self.conv1 = qat.Conv2dBnAct(
+            in_channels, out_channels, 3, stride, has_bias=tiny, has_bn=True, activation="relu"
+        )
+        self.conv2 = qat.Conv2dBnAct(out_channels, out_channels, 3, has_bias=tiny, has_bn=True)
+        self.shortcut = None
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = qat.Conv2dBnAct(in_channels, out_channels, 1, stride, has_bias=tiny, has_bn=not tiny)
+        self.add = qat.Add(activation="relu")
+
+    def construct(self, x):  # type: ignore[no-untyped-def]
+        y = self.conv2(self.conv1(x))
+        return self.add(y, x if self.shortcut is None else self.shortcut(x))
+
+
+class ResNet(qat.Network):
+    """A 3x3 convolution, three stages of blocks with 16, 32 and 64 channels, global average pooling, a dense layer.
+
+    blocks: in each stage. num_class: number of outputs. tiny: see BasicBlock.
+    """
+
+    def __init__(self, blocks: int, num_class: int = 10, tiny: bool = False) -> None:
+        self.inputs = qat.Input((3, 32, 32), mean=0.4734, std=0.2516)  # of CIFAR-10, over all channels
+        self.conv = qat.Conv2dBnAct(3, 16, 3, has_bias=tiny, has_bn=True, activation="relu")
+        self.blocks = []
+        channels = 16
+        for width in (16, 32, 64):
+            for index in range(blocks):
+                stride = 2 if width != 16 and index == 0 else 1
+                self.blocks.append(BasicBlock(channels, width, stride, tiny))
+                channels = width
+        self.pool = qat.GlobalAvgPool2d()
+        self.flatten = qat.Flatten()
+        self.fc = qat.DenseBnAct(channels, num_class)
+
+    def construct(self, x):  # type: ignore[no-untyped-def]
+        x = self.conv(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.fc(self.flatten(self.pool(x)))
+
+
+class ResNet8(ResNet):
+    """One block a stage, as in MLPerf Tiny (arXiv 2106.07597): 78,666 numbers, 480 of them running statistics."""
+
+    def __init__(self, num_class: int = 10) -> None:
+        super().__init__(1, num_class, tiny=True)
+
+
+class ResNet20(ResNet):
+    """Three blocks a stage (He et al., table 6, with 1x1 shortcuts: option B)."""
+
+    def __init__(self, num_class: int = 10) -> None:
+        super().__init__(3, num_class)

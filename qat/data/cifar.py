@@ -1,0 +1,60 @@
+"""CIFAR-10's binary format: records of one label byte and 3072 pixel bytes (CHW)."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from qat.errors import QatError
+from qat.ops import Array
+
+RECORD = 1 + 3 * 32 * 32
+CLASSES = 10
+LARGEST = 100_000  #: records in one file
+
+
+def find_batches(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The training and the test files of a folder, plain or .gz; both empty where it holds no CIFAR-10."""
+    names = [f"data_batch_{i}.bin" for i in range(1, 6)]
+    for place in (folder, folder / "cifar-10-batches-bin"):
+        train = [path for name in names for path in _present(place / name)]
+        test = _present(place / "test_batch.bin")
+        if train or test:
+            return train, test
+    return [], []
+
+
+def _present(path: Path) -> list[Path]:
+    found = [candidate for candidate in (path, path.with_name(path.name + ".gz")) if candidate.is_file()]
+    return found[:1]
+
+
+def read_batches(paths: list[Path]) -> tuple[Array, Array]:
+    """uint8 images (N, 3, 32, 32) and int64 labels (N,). Raises QatError where a file is unreadable or cut short."""
+    parts = [_read(path) for path in paths]
+    records = np.concatenate(parts)
+    return records[:, 1:].reshape(-1, 3, 32, 32).copy(), records[:, 0].astype(np.int64)
+
+
+def _read(path: Path) -> Array:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(LARGEST * RECORD + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise QatError(f"{path}: cannot be read ({error}); download it again") from None
+    if not content or len(content) % RECORD:
+        raise QatError(
+            f"{path}: holds {len(content):,} bytes, no multiple of the {RECORD:,} of a CIFAR-10 record; it is cut short or "
+            "another file, download it again"
+        )
+    records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
+    wrong = np.flatnonzero(records[:, 0] >= CLASSES)
+    if len(wrong):
+        raise QatError(
+            f"{path}: image {wrong[0]} has label {records[wrong[0], 0]}, but CIFAR-10 has {CLASSES} classes; it is damaged or "
+            "another file, download it again"
+        )
+    return records
