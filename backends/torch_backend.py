@@ -170,8 +170,8 @@ class TorchOps(Ops):
     def output_absmax(self, w: Tensor) -> Tensor:
         return w.flatten(1).abs().amax(1)
 
-    def softmax_cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels)
+    def softmax_cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
     def batch_norm(self, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         y, mean, rsigma = torch.native_batch_norm(x, gamma, beta, None, None, True, 0.0, eps)
@@ -423,6 +423,11 @@ def trace(
 
     found = _in_batches(model, chosen, pixels, batch_size)
     return {tensor.name: found[tensor.name].astype(np.int32) + tensor.grid.zero_point for tensor in tensors}
+
+
+def seed(*numbers: int) -> None:
+    """Seed what ``ops.drop`` draws from."""
+    torch.manual_seed(int(np.random.default_rng(numbers).integers(1 << 63)))
 
 
 def runtime() -> str:

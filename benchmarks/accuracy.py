@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import mean
 
 import qat
+from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.console import print_table
 from qat.networks import create
@@ -40,11 +41,11 @@ def run(args: argparse.Namespace) -> int:
     rows, top1s, differ = [], [], 0
     for seed in args.seeds:
         recipe = Recipe(args.epochs, lr=args.lr[0], seed=seed)
-        checkpoint = train(backend, graph, graph.initial_params(seed), dataset, recipe)
+        checkpoint = train(backend, Checkpoint(graph, graph.initial_params(seed)), dataset, recipe)
         quantized_graph = qat.convert_quant_network(graph, num_bits=args.num_bits, quant_delay=900)
         params = quantized_graph.initial_params(seed) | checkpoint.params
         recipe = Recipe(args.epochs, lr=args.lr[1], seed=seed)
-        quantized = train(backend, quantized_graph, params, dataset, recipe, history=checkpoint.history)
+        quantized = train(backend, Checkpoint(quantized_graph, params, history=checkpoint.history), dataset, recipe)
         checkpoint.save(out / f"seed{seed}.ckpt")
         quantized.save(out / f"seed{seed}_quant.ckpt")
         file = out / f"seed{seed}.onnx"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from qat.errors import QatError
 
 
 def make_console() -> Console:
@@ -33,11 +36,16 @@ class TrainingLog:
         Epoch: [ 1/ 10], step: [ 937/ 937], loss: [0.0113], avg loss: [0.0223], time: [4.3ms]
 
     loss: of this step. avg loss: over the epoch so far. time: of one step, averaged since the last line.
-    every: also log each time so many steps are done; 0: only at the end of each epoch.
+    every: also log each time so many steps are done; 0: only at the end of each epoch. csv_path: a file to which the
+    same numbers, and the learning rate, are appended.
     """
 
-    def __init__(self, epochs: int, steps: int, every: int = 0) -> None:
-        self.epochs, self.steps, self.every = epochs, steps, every
+    COLUMNS = ("epoch", "step", "loss", "avg_loss", "lr", "ms_per_step")
+
+    def __init__(self, epochs: int, steps: int, every: int = 0, csv_path: str | Path | None = None) -> None:
+        if every < 0:
+            raise QatError(f"log_every is {every}; use a number of steps, or 0 for the ends of epochs only")
+        self.epochs, self.steps, self.every, self.csv_path = epochs, steps, every, csv_path
         self._console = make_console()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -49,7 +57,7 @@ class TrainingLog:
             disable=not self._console.is_terminal,
         )
         self._task = self._progress.add_task("", total=steps)
-        self._total, self._logged, self._since = 0.0, 0, time.perf_counter()
+        self._total, self._seen, self._unlogged, self._since = 0.0, 0, 0, time.perf_counter()
 
     def __enter__(self) -> TrainingLog:
         self._progress.start()
@@ -61,20 +69,36 @@ class TrainingLog:
     ) -> None:
         self._progress.stop()
 
-    def step(self, epoch: int, step: int, loss: float) -> None:
+    def step(self, epoch: int, step: int, loss: float, lr: float) -> None:
         """Report step ``step`` (from 1) of epoch ``epoch`` (from 1)."""
         if step == 1:
-            self._total, self._logged = 0.0, 0
+            self._total, self._seen = 0.0, 0
         self._total += loss
+        self._seen += 1
+        self._unlogged += 1
         self._progress.update(self._task, completed=step, description=f"epoch {epoch}/{self.epochs}  loss {loss:.4f}")
         if step == self.steps or (self.every and step % self.every == 0):
             now = time.perf_counter()
-            milliseconds = (now - self._since) * 1000.0 / max(step - self._logged, 1)
-            self._logged = step
+            milliseconds = (now - self._since) * 1000.0 / self._unlogged
+            average = self._total / self._seen
             self._console.print(
                 f"Epoch: [{epoch:2d}/{self.epochs:3d}], step: [{step:4d}/{self.steps:4d}], loss: [{loss:.4f}], "
-                f"avg loss: [{self._total / step:.4f}], time: [{milliseconds:.1f}ms]",
+                f"avg loss: [{average:.4f}], time: [{milliseconds:.1f}ms]",
                 markup=False,
                 soft_wrap=True,
             )
-            self._since = time.perf_counter()
+            if self.csv_path is not None:
+                self._append(f"{epoch},{step},{loss:.6g},{average:.6g},{lr:.6g},{milliseconds:.4g}")
+            self._unlogged, self._since = 0, time.perf_counter()
+
+    def _append(self, line: str) -> None:
+        assert self.csv_path is not None
+        try:
+            with Path(self.csv_path).open("a", encoding="utf-8") as file:
+                if not file.tell():
+                    file.write(",".join(self.COLUMNS) + "\n")
+                file.write(line + "\n")
+        except OSError as error:
+            raise QatError(
+                f"{self.csv_path}: cannot be written ({error.strerror}); choose another --log_path"
+            ) from None

@@ -79,6 +79,11 @@ class Graph:
         """True after convert_quant_network."""
         return any(_quantizers(node.cell) for node in self.nodes)
 
+    @property
+    def is_random(self) -> bool:
+        """True where training draws random numbers, as for a Dropout."""
+        return any(node.cell.random for node in self.nodes)
+
     @cached_property
     def phase_starts(self) -> tuple[int, ...]:
         """The steps at which the forward pass of training changes its form, ascending from 0: the quant_delay of each

@@ -9,6 +9,6 @@ from qat.ops import Ops, Tensor
 Loss = Callable[[Ops, Tensor, Tensor], Tensor]  #: (ops, outputs of the network, targets) -> a scalar
 
 
-def cross_entropy(ops: Ops, logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean softmax cross entropy; logits (N, K), integer labels (N,)."""
-    return ops.softmax_cross_entropy(logits, labels)
+def cross_entropy(ops: Ops, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean softmax cross entropy; logits (N, K), integer labels (N,). smoothing: see ``Recipe``."""
+    return ops.softmax_cross_entropy(logits, labels, smoothing)

@@ -152,11 +152,12 @@ class NumpyOps(Ops):
         y: Array = w.min(axis=tuple(range(1, w.ndim)))
         return y
 
-    def softmax_cross_entropy(self, logits: Array, labels: Array) -> Array:
+    def softmax_cross_entropy(self, logits: Array, labels: Array, smoothing: float = 0.0) -> Array:
         shifted = logits - logits.max(axis=1, keepdims=True)
         log_sum = np.log(np.exp(shifted).sum(axis=1))
         picked = shifted[np.arange(len(labels)), labels]
-        loss: Array = (log_sum - picked).mean(dtype=np.float32).reshape(1)
+        target = (1.0 - smoothing) * picked + smoothing * shifted.mean(axis=1)
+        loss: Array = (log_sum - target).mean(dtype=np.float32).reshape(1)
         return loss
 
     def requantize(

@@ -187,8 +187,11 @@ class Ops(ABC):
     # -- losses -----------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def softmax_cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean over the batch of -log softmax(logits)[label], logits (N, K), integer labels (N,)."""
+    def softmax_cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Mean over the batch of - sum_k t_k log softmax(logits)_k, logits (N, K), integer labels (N,).
+
+        t is 1 - smoothing at the label, plus smoothing / K everywhere.
+        """
 
     # -- coarse operations, whose speed matters ---------------------------------------------------------------------
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,13 +15,16 @@ from qat.checkpoint import Checkpoint
 from qat.console import TrainingLog
 from qat.data import Dataset, Split, accuracy
 from qat.errors import QatError
-from qat.graph import Graph, Params
+from qat.graph import Graph
+from qat.losses import cross_entropy
 from qat.optimizer import Optimizer, learning_rate
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. lr: the peak rate of the schedule. seed: of the order of the data."""
+    """How to train. lr: the peak rate of the schedule. seed: of the order of the data and of dropout. label_smoothing: the
+    share of each target that is spread over all classes (Szegedy et al., arXiv 1512.00567, section 7).
+    """
 
     epochs: int = 10
     batch_size: int = 64
@@ -27,6 +32,7 @@ class Recipe:
     lr_schedule: str = "cosine"
     seed: int = 0
     optimizer: Optimizer = field(default_factory=Optimizer)
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
@@ -36,28 +42,35 @@ class Recipe:
             raise QatError(f"lr is {self.lr}; use a positive number")
         if self.seed < 0:
             raise QatError(f"seed is {self.seed}; use 0 or a positive number")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise QatError(f"label_smoothing is {self.label_smoothing}; use a number from 0 to below 1")
         learning_rate(self.lr_schedule, self.lr, 0, 1)  # raises for an unknown schedule
 
 
 def train(
     backend: ModuleType,
-    graph: Graph,
-    params: Params,
+    start: Checkpoint,
     dataset: Dataset,
     recipe: Recipe,
     *,
     device_target: str = "CPU",
     compile: bool = False,
     log_every: int = 0,
-    history: tuple[Mapping[str, Any], ...] = (),
+    log_path: str | Path | None = None,
     save: Callable[[Checkpoint], None] | None = None,
+    save_every: int = 0,
 ) -> Checkpoint:
-    """Train a graph on ``dataset.train``; returns the checkpoint of the last epoch.
+    """Train a network on ``dataset.train``; returns the checkpoint of the last step.
 
-    backend: of ``qat.backend``. dataset: already in the network's shape. compile: use the framework's compiler.
-    history: of the parameters, for the checkpoint. save: called with a checkpoint after each epoch. Raises QatError
-    where the loss is no longer finite, naming the step; checkpoints saved before stay.
+    backend: of ``qat.backend``. start: what to train; where its step is above 0, this very training is continued from
+    there, and ends with the same parameters as if it had never stopped (on the same backend, device and number of
+    threads). dataset: already in the network's shape. compile: use the framework's compiler. log_path: a CSV file of the
+    log lines. save: called with a checkpoint after each epoch, and each ``save_every`` steps where that is above 0.
+
+    Raises QatError where the loss is no longer finite, naming the step (checkpoints saved before stay), and where
+    ``start`` is of another training.
     """
+    graph = start.graph
     check_labels(graph, dataset)
     steps = len(dataset.train) // recipe.batch_size
     if not steps:
@@ -65,31 +78,62 @@ def train(
             f"batch_size {recipe.batch_size} is larger than the {len(dataset.train)} training images of {dataset.source}; use "
             "a smaller one"
         )
-    model = backend.lower(graph, params, device_target=device_target)
-    step = backend.make_step(model, recipe.optimizer, compile=compile)
-    record = {"backend": backend.__name__.rpartition(".")[2].removesuffix("_backend"), "data": dataset.name}
-    record |= {
-        "data_path": str(Path(dataset.source).absolute()) if Path(dataset.source).exists() else dataset.source,
-        "device_target": device_target,
-        **asdict(recipe),
-    }
-    done = 0
-    with TrainingLog(recipe.epochs, steps, log_every) as log:
-        for epoch in range(1, recipe.epochs + 1):
-            for index, (images, labels) in enumerate(dataset.train.batches(recipe.batch_size, recipe.seed, epoch), 1):
-                lr = learning_rate(recipe.lr_schedule, recipe.lr, done, recipe.epochs * steps)
+    record = _record(backend, dataset, recipe, device_target, compile)
+    if start.step:
+        _check_continues(start, record)
+    history = start.history if start.step else (record, *start.history)
+    model = backend.lower(graph, start.params, device_target=device_target, step=start.step)
+    loss_function = partial(cross_entropy, smoothing=recipe.label_smoothing)
+    step = backend.make_step(model, recipe.optimizer, loss_function, compile=compile)
+    step.load_state(start.optimizer)
+    done, total = start.step, recipe.epochs * steps
+    saved = start if start.step == total else None
+    with TrainingLog(recipe.epochs, steps, log_every, log_path) as log:
+        while done < total:
+            epoch = done // steps + 1
+            batches = dataset.train.batches(recipe.batch_size, recipe.seed, epoch)
+            for images, labels in islice(batches, done % steps, None):
+                if graph.is_random:
+                    backend.seed(recipe.seed, done)
+                lr = learning_rate(recipe.lr_schedule, recipe.lr, done, total)
                 loss = step(images, labels, lr)
                 if not math.isfinite(loss):
                     raise QatError(
-                        f"training stopped at epoch {epoch}, step {index}: the loss is {loss}, so the parameters are lost; use "
-                        f"a smaller --lr than {recipe.lr:g}"
+                        f"training stopped at epoch {epoch}, step {done % steps + 1}: the loss is {loss}, so the parameters "
+                        f"are lost; use a smaller --lr than {recipe.lr:g}"
                     )
                 done += 1
-                log.step(epoch, index, loss)
-            result = Checkpoint(graph, backend.read(model), done, epoch, step.state(), (record, *history))
-            if save is not None:
-                save(result)
-    return result
+                log.step(epoch, (done - 1) % steps + 1, loss, lr)
+                saved = None
+                if save is not None and (done % steps == 0 or (save_every and done % save_every == 0)):
+                    saved = Checkpoint(graph, backend.read(model), done, done // steps, step.state(), history)
+                    save(saved)
+    return saved or Checkpoint(graph, backend.read(model), done, done // steps, step.state(), history)
+
+
+def _record(backend: ModuleType, dataset: Dataset, recipe: Recipe, device_target: str, compile: bool) -> dict[str, Any]:
+    """What the checkpoint's history keeps of a training: all that its result depends on."""
+    source = Path(dataset.source)
+    return {
+        "backend": backend.__name__.rpartition(".")[2].removesuffix("_backend"),
+        "device_target": device_target,
+        "compile": compile,
+        "data": dataset.name,
+        "data_path": str(source.absolute()) if source.exists() else dataset.source,
+        **asdict(recipe),
+    }
+
+
+def _check_continues(start: Checkpoint, record: Mapping[str, Any]) -> None:
+    """Raise QatError unless the checkpoint was made by the training that ``record`` describes."""
+    before = start.history[0] if start.history else {}
+    changed = [key for key in record if before.get(key) != record[key]]
+    if changed:
+        key = changed[0]
+        raise QatError(
+            f"--resume: the checkpoint was trained with {key} {before.get(key)!r}, now it is {record[key]!r}; give the same "
+            "arguments, or leave --resume out to start anew"
+        )
 
 
 def check_labels(graph: Graph, dataset: Dataset) -> None:

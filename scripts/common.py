@@ -51,19 +51,25 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="momentum", help="SGD with momentum, or Adam")
     parser.add_argument("--momentum", type=float, default=0.9, help="of SGD")
     parser.add_argument("--weight_decay", type=float, default=0.0, help="L2 penalty on weights")
+    parser.add_argument("--label_smoothing", type=float, default=0.0, help="share of a target spread over all classes")
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights and the order of the images")
     parser.add_argument("--compile", action="store_true", help="compile the step with the framework's compiler")
     parser.add_argument(
         "--dataset_sink_mode", type=boolean, default=False, metavar="BOOL", help="MindSpore's data sink, on Ascend"
     )
     parser.add_argument("--log_every", type=int, default=0, metavar="STEPS", help="also log each STEPS steps; 0: never")
+    parser.add_argument("--log_path", metavar="FILE.csv", help="also append the log to a CSV file")
+    parser.add_argument(
+        "--save_every", type=int, default=0, metavar="STEPS", help="also save each STEPS steps; 0: never"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the file at --save_path, if it is there")
     parser.add_argument("--save_path", help=f"checkpoint file to write, after each epoch (default: {save_path})")
 
 
 def recipe(args: argparse.Namespace) -> Recipe:
     """How to train, from the arguments."""
     optimizer = Optimizer(args.optimizer, args.momentum, args.weight_decay)
-    return Recipe(args.epochs, args.batch_size, args.lr, args.lr_schedule, args.seed, optimizer)
+    return Recipe(args.epochs, args.batch_size, args.lr, args.lr_schedule, args.seed, optimizer, args.label_smoothing)
 
 
 def boolean(text: str) -> bool:
@@ -107,17 +113,24 @@ def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, 
     check_writable(path)
     plan = recipe(args)
     dataset = load_data(data_path, start.graph)
+    if args.resume and path.exists():
+        saved = Checkpoint.load(path)
+        if saved.graph != start.graph:
+            raise QatError(
+                f"{path}: holds another network than {start.graph.name} as asked for; leave --resume out, or change it"
+            )
+        start = saved
     checkpoint = train(
         backend,
-        start.graph,
-        start.params,
+        start,
         dataset,
         plan,
         device_target=args.device_target,
         compile=args.compile,
         log_every=args.log_every,
-        history=start.history,
+        log_path=args.log_path,
         save=lambda checkpoint: checkpoint.save(path),
+        save_every=args.save_every,
     )
     top1 = evaluate_accuracy(backend, checkpoint, dataset.test, device_target=args.device_target)
     delay = max(start.graph.phase_starts[:1] + tuple(s for s in start.graph.phase_starts if s < NEVER))

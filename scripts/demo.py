@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import qat
+from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.console import print_table
 from qat.files import check_writable
@@ -35,7 +36,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images", flush=True)
 
     print("float training", flush=True)
-    checkpoint = train(backend, graph, graph.initial_params(), dataset, recipe, device_target=args.device_target)
+    checkpoint = train(
+        backend, Checkpoint(graph, graph.initial_params()), dataset, recipe, device_target=args.device_target
+    )
     checkpoint.save(out / "lenet.ckpt")
     float_top1 = evaluate_accuracy(backend, checkpoint, dataset.test, device_target=args.device_target)
 
@@ -48,12 +51,10 @@ def run(args: argparse.Namespace) -> int:
     recipe = Recipe(epochs=10 if small else 4, lr=0.01)
     quantized = train(
         backend,
-        quantized_graph,
-        params,
+        Checkpoint(quantized_graph, params, history=checkpoint.history),
         dataset,
         recipe,
         device_target=args.device_target,
-        history=checkpoint.history,
     )
     quantized.save(out / "lenet_quant.ckpt")
 

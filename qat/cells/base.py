@@ -113,6 +113,8 @@ class Cell(Serializable):
 
     #: convert_quant_network puts a fake quantizer after it. Cells that only move codes leave this False.
     wants_fake_quant: bool = False
+    #: its forward pass draws random numbers in training
+    random: bool = False
     #: its output is never negative, so that a fake quantizer need not track the lower end of its range
     non_negative: bool = False
 

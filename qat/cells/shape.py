@@ -69,6 +69,8 @@ class Dropout(Cell):
 
     rate: float = 0.5
 
+    random = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0.0 <= self.rate < 1.0:

@@ -1,0 +1,96 @@
+"""Stopped and resumed, training ends as if it had never stopped."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import qat
+from qat.cli import main
+from qat.data import load
+from qat.optimizer import Optimizer
+from qat.training import Recipe, train
+
+TORCH = qat.backend("torch")
+KILL_AND_RESUME = Path(__file__).parent.parent / "benchmarks" / "kill_and_resume.py"
+
+
+class Small(qat.Network):
+    """Batch normalisation and dropout: state and random numbers beside the weights."""
+
+    def __init__(self) -> None:
+        self.inputs = qat.Input((1, 8, 8), mean=0.3, std=0.3)
+        self.conv = qat.Conv2dBnAct(1, 8, 3, has_bn=True, activation="relu")
+        self.dropout = qat.Dropout(0.2)
+        self.flatten = qat.Flatten()
+        self.fc = qat.DenseBnAct(512, 10)
+
+    def construct(self, x):
+        return self.fc(self.flatten(self.dropout(self.conv(x))))
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_continuing_from_any_checkpoint_gives_the_same_bits(optimizer: str, quantized: bool, tmp_path: Path) -> None:
+    graph = Small().graph()
+    if quantized:
+        graph = qat.convert_quant_network(graph, quant_delay=30)
+    dataset, recipe = load("digits"), Recipe(epochs=2, lr=0.01, optimizer=Optimizer(optimizer))
+    start = qat.Checkpoint(graph, graph.initial_params())
+    saved: list[qat.Checkpoint] = []
+    end = train(TORCH, start, dataset, recipe, save=saved.append, save_every=7)
+    assert [checkpoint.step for checkpoint in saved] == [7, 14, 21, 22, 28, 35, 42, 44]
+    for checkpoint in (saved[0], saved[3], saved[5]):
+        checkpoint.save(tmp_path / "stopped.ckpt")
+        again = train(TORCH, qat.Checkpoint.load(tmp_path / "stopped.ckpt"), dataset, recipe)
+        assert (again.step, again.epoch, again.history) == (end.step, end.epoch, end.history)
+        for mine, theirs in ((again.params, end.params), (again.optimizer, end.optimizer)):
+            assert mine.keys() == theirs.keys()
+            for name, array in mine.items():
+                np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+def test_a_finished_training_is_left_as_it_is() -> None:
+    graph = Small().graph()
+    dataset, recipe = load("digits"), Recipe(epochs=1)
+    end = train(TORCH, qat.Checkpoint(graph, graph.initial_params()), dataset, recipe)
+    again = train(TORCH, end, dataset, recipe)
+    np.testing.assert_array_equal(again.params["fc.weight"], end.params["fc.weight"])
+    assert again.step == end.step
+
+
+def test_another_training_is_not_continued() -> None:
+    graph = Small().graph()
+    dataset = load("digits")
+    end = train(TORCH, qat.Checkpoint(graph, graph.initial_params()), dataset, Recipe(epochs=1))
+    with pytest.raises(qat.QatError, match=r"--resume: the checkpoint was trained with lr 0\.02, now it is 0\.1"):
+        train(TORCH, end, dataset, Recipe(epochs=1, lr=0.1))
+
+
+def test_the_command_resumes_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.ckpt"
+    arguments = ["train", "--data_path", "digits", "--epochs", "1", "--save_path", str(path), "--resume"]
+    assert main([*arguments, "--log_path", str(tmp_path / "log.csv"), "--log_every", "10"]) == 0
+    with (tmp_path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["10", "20", "22"]
+    before = path.read_bytes()
+    assert main(arguments) == 0
+    assert path.read_bytes() == before
+    capsys.readouterr()
+    assert main([*arguments[:-1], "--batch_size", "32", "--resume"]) == 2
+    assert "--resume: the checkpoint was trained with batch_size 64" in capsys.readouterr().err
+    assert main([*arguments, "--network", "resnet8"]) == 2
+
+
+def test_killed_by_sigkill_and_resumed_it_ends_with_the_same_bits() -> None:
+    """A few kills; benchmarks/kill_and_resume.py alone does fifty."""
+    command = [sys.executable, KILL_AND_RESUME, "--kills", "3", "--epochs", "60", "--longest", "3"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "equal, bit for bit" in result.stdout
