@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from qat.activations import TABLES
@@ -30,17 +32,21 @@ def convert_quant_network(
     one_conv_fold: bool = False,
     freeze_bn: int = NEVER,
     ema_decay: float = 0.99,
+    layers: Mapping[str, Mapping[str, Setting]] | None = None,
 ) -> Graph:
     """The quantization-aware graph of a float network; its parameters keep their names.
 
-    Parameters and their meaning are those of MindSpore's ``convert_quant_network``. Each is one value, or a pair for
-    (weights, activations):
+    Parameters and their meaning are those of MindSpore's ``convert_quant_network``. The first five are one value, or a
+    pair for (weights, activations):
 
     num_bits: 2 to 8. per_channel: a scale for each output channel (weights only). symmetric: signed codes around 0, else
     unsigned codes with a zero point. narrow_range: leave the lowest code out. quant_delay: training steps during which
-    the fake quantizers only watch. bn_fold, one_conv_fold: quantize the weights with batch normalisation folded in, by one
-    convolution or by two, or else as they are (``LinearCell``). freeze_bn: the step from which on batch normalisation uses
-    its running statistics in training too. ema_decay: how slowly an activation's range follows the batches.
+    the fake quantizers only watch. bn_fold, one_conv_fold: quantize the weights with batch normalisation folded in, by
+    one convolution or by two, or else as they are (``LinearCell``). freeze_bn: the step from which on batch
+    normalisation uses its running statistics in training too. ema_decay: how slowly an activation's range follows the
+    batches; 0: it is that of the last batch.
+    layers: other values of the first five for some nodes, by patterns of their names ("conv1", "blocks.*"), the last
+    that fits counting. Raises QatError for a pattern that fits no node with a quantizer, and for an unknown setting.
 
     1. Every convolution and dense cell gets a weight quantizer; its bias follows (docs/numerics.md).
     2. After every cell whose output is no code yet (``after_fake``) comes a FakeQuant node, named
@@ -52,22 +58,38 @@ def convert_quant_network(
     graph = as_graph(network)
     if graph.is_quantized:
         raise QatError(f"{graph.name} is quantized already: convert the float network it was made from")
-    bits, channels, symmetry = _pair(num_bits), _pair(per_channel), _pair(symmetric)
-    narrow, delay = _pair(narrow_range), _pair(quant_delay)
-    if channels[1]:
-        raise QatError(
-            "convert_quant_network: per_channel is True for activations, but an integer convolution adds over its input "
-            "channels, which then have to share one scale; use per_channel=(True, False)"
-        )
-    weights = WeightQuantizer(bits[0], bool(symmetry[0]), bool(narrow[0]), delay[0], bool(channels[0]))
-    activations = ActivationQuantizer(bits[1], bool(symmetry[1]), bool(narrow[1]), delay[1], ema_decay)
-
+    defaults = {
+        "num_bits": num_bits,
+        "per_channel": per_channel,
+        "symmetric": symmetric,
+        "narrow_range": narrow_range,
+        "quant_delay": quant_delay,
+    }
+    _check_layers(graph, layers or {}, defaults)
     fold = None if not bn_fold else "one_conv" if one_conv_fold else "two_conv"
+
+    def quantizers(name: str) -> tuple[WeightQuantizer, ActivationQuantizer]:
+        """Those of a node: the defaults, then every pattern that fits."""
+        settings = dict(defaults)
+        for pattern, own in (layers or {}).items():
+            if fnmatchcase(name, pattern):
+                settings |= own
+        bits, channels, symmetry, narrow, delay = (_pair(settings[key]) for key in defaults)
+        if channels[1]:
+            raise QatError(
+                f"{name}: per_channel is True for activations, but an integer convolution adds over its input channels, which "
+                "then have to share one scale; use per_channel=(True, False)"
+            )
+        return (
+            WeightQuantizer(bits[0], bool(symmetry[0]), bool(narrow[0]), delay[0], bool(channels[0])),
+            ActivationQuantizer(bits[1], bool(symmetry[1]), bool(narrow[1]), delay[1], ema_decay),
+        )
 
     nodes: list[Node] = []
     renamed: dict[str, str] = {}  # node -> the fake quantizer that now stands for it
     for node in graph.nodes:
         cell = node.cell
+        weights, activations = quantizers(node.name)
         node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
         if isinstance(cell, LinearCell):
             tabled = cell.activation if cell.activation in TABLES and cell.after_fake else None
@@ -83,7 +105,19 @@ def convert_quant_network(
             name = renamed[node.name] = f"{node.name}.fake_quant"
             nodes.append(Node(name, FakeQuant(activations, cell.non_negative), (nodes[-1].name,), name))
     outputs = tuple(renamed.get(name, name) for name in graph.outputs)
-    return share_grids(Graph(tuple(nodes), outputs, graph.name), activations)
+    return share_grids(Graph(tuple(nodes), outputs, graph.name), quantizers("")[1])
+
+
+def _check_layers(graph: Graph, layers: Mapping[str, Mapping[str, Setting]], known: Mapping[str, Setting]) -> None:
+    names = [node.name for node in graph.nodes if isinstance(node.cell, LinearCell) or node.cell.wants_fake_quant]
+    for pattern, settings in layers.items():
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise QatError(
+                f"layers: pattern {pattern!r} fits no cell of {graph.name} that is quantized; those are {', '.join(names)}"
+            )
+        unknown = sorted(set(settings) - set(known))
+        if unknown:
+            raise QatError(f"layers: {pattern!r} sets {unknown[0]!r}, which is unknown; use {', '.join(known)}")
 
 
 def _pair(setting: Setting) -> tuple[Any, Any]:
