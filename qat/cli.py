@@ -21,6 +21,7 @@ COMMANDS = {
     "eval-quant": ("eval_quant", "print the accuracy of a quantized checkpoint's integers"),
     "export": ("export", "write a checkpoint as a file for deployment, and verify it"),
     "verify": ("verify", "compare an exported file's codes with those of its checkpoint"),
+    "data": ("data", "download a data set"),
     "demo": ("demo", "the whole path: train, quantize, evaluate, export, verify"),
 }
 USER_MISTAKE, INTERRUPTED = 2, 130  #: exit statuses

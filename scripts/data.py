@@ -1,0 +1,25 @@
+"""Download a data set from its public home, checked by checksum."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from qat.cli import run_script
+from qat.data.download import SOURCES, Source, download
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", choices=list(SOURCES), help="which one")
+    parser.add_argument("--out", required=True, help="folder to put it into")
+    parser.add_argument("--home", help="another place to fetch it from: the start of the addresses of its files")
+
+
+def run(args: argparse.Namespace) -> None:
+    source = SOURCES[args.name]
+    written = download(Source(args.home or source.home, source.files), args.out)
+    print(f"{args.out}: {len(written)} files written" if written else f"{args.out}: everything is there already")
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))

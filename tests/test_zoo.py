@@ -1,0 +1,446 @@
+"""Whole networks drawn at random from all cells and all settings: every code of every node is equal everywhere.
+
+NumPy's integers are the reference; PyTorch and ONNX Runtime (the traced file and the file as it is) must give the same.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import qat
+from qat.activations import RELU_BOUNDS, TABLES
+from qat.cells.linear import NEVER
+from qat.forward import Forward
+from qat.integer import IntegerGraph, evaluate, trace_codes
+from qat.numpy_ops import NUMPY_OPS
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+F = np.float32
+TORCH, ONNX = qat.backend("torch"), qat.target("ONNX")
+
+EXAMPLES = 2000 if os.environ.get("QAT_FUZZ") else 200
+MOST_CHANNELS = 8
+
+ACTIVATIONS = st.sampled_from([None, *RELU_BOUNDS, *TABLES])
+SMALL_PAIRS = st.tuples(st.integers(1, 2), st.integers(1, 2))
+
+
+class Zoo(qat.Network):
+    """Cells by name, and in which order they are used on which values."""
+
+    def __init__(self, entry: qat.Input) -> None:
+        self.inputs = entry
+        self.cells: dict[str, qat.Cell] = {}
+        self.steps: list[tuple[str, str, tuple[str, ...]]] = []  #: value, cell, the values it takes
+        self.shapes: dict[str, Shape] = {"input": entry.shape}
+        self.features: set[str] = set()
+
+    def construct(self, x):
+        values = {"input": x}
+        for name, cell, sources in self.steps:
+            values[name] = self.cells[cell](*(values[source] for source in sources))
+        return values[name]
+
+    def use(self, cell: qat.Cell | str, *sources: str) -> str:
+        """Append a step of a new cell, or of one used before, by its name; returns the name of its value."""
+        if isinstance(cell, qat.Cell):
+            self.cells[f"c{len(self.cells)}"] = cell
+            cell = f"c{len(self.cells) - 1}"
+        value = f"v{len(self.steps)}"
+        self.shapes[value] = self.cells[cell].output_shape(*(self.shapes[source] for source in sources))
+        self.steps.append((value, cell, sources))
+        return value
+
+
+# -- cells ------------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def convolutions(draw: st.DrawFn, shape: Shape, **fixed: Any) -> qat.Conv2dBnAct:
+    """Any geometry that fits ``shape``; ``fixed``: fields that are given."""
+    channels = shape[0]
+    group = draw(st.sampled_from([g for g in (1, 2, channels) if channels % g == 0]))
+    pad_mode = draw(st.sampled_from(["same", "valid", "pad"]))
+    fields: dict[str, Any] = {
+        "out_channels": group * draw(st.integers(1, max(1, MOST_CHANNELS // group // 2))),
+        "kernel_size": draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
+        "stride": draw(SMALL_PAIRS),
+        "pad_mode": pad_mode,
+        "padding": draw(st.tuples(*[st.integers(0, 3)] * 4)) if pad_mode == "pad" else 0,
+        "dilation": draw(SMALL_PAIRS),
+        "group": group,
+        "has_bias": draw(st.booleans()),
+        "has_bn": draw(st.booleans()),
+        "activation": draw(ACTIVATIONS),
+        "alpha": draw(st.sampled_from([0.2, 0.01, 1.5])),
+    }
+    cell = qat.Conv2dBnAct(channels, **(fields | fixed))
+    try:
+        cell.output_shape(shape)
+    except qat.QatError:  # its kernel, dilated, does not fit; a point-wise one always does
+        cell = replace(cell, kernel_size=1)
+    return cell
+
+
+@st.composite
+def poolings(draw: st.DrawFn, shape: Shape) -> qat.MaxPool2d | qat.AvgPool2d:
+    """Overlapping windows, windows with gaps between them, uneven padding."""
+    kernel = (draw(st.integers(1, min(3, shape[1]))), draw(st.integers(1, min(3, shape[2]))))
+    pad_mode = draw(st.sampled_from(["valid", "same", "pad"]))
+    padding: Any = 0
+    if pad_mode == "pad":
+        rows, columns = st.integers(0, kernel[0] - 1), st.integers(0, kernel[1] - 1)
+        padding = (draw(rows), draw(rows), draw(columns), draw(columns))
+    stride = draw(st.none() | st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    kind = draw(st.sampled_from([qat.MaxPool2d, qat.AvgPool2d]))
+    cell = kind(kernel, stride, pad_mode, padding)
+    try:
+        cell.output_shape(shape)
+    except qat.QatError:  # "same" with a stride beyond the kernel
+        cell = kind(1)
+    return cell
+
+
+def keeps_shape(channels: int, out_channels: int | None = None) -> dict[str, Any]:
+    """Fields of a convolution whose output is as large as its input, with as many channels as said."""
+    return {
+        "out_channels": out_channels or channels,
+        "stride": 1,
+        "pad_mode": "same",
+        "padding": 0,
+        "group": 1,
+    }
+
+
+# -- networks ---------------------------------------------------------------------------------------------------------
+
+IMAGE_STEPS = (
+    "convolution",
+    "depthwise",
+    "batch norm",
+    "pooling",
+    "global mean",
+    "activation",
+    "dropout",
+    "residual",
+    "projected residual",
+    "same tensor twice",
+    "chain of additions",
+    "addition of the input",
+    "addition of any two",
+    "concatenation",
+    "concatenation of any two",
+    "same cell twice",
+    "flatten",
+)
+ROW_STEPS = ("dense", "activation", "dropout", "same tensor twice", "residual", "concatenation")
+ADD_ACTIVATIONS = st.sampled_from([None, "relu", "relu6"])
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> Zoo:
+    """One to six steps from anywhere to anywhere, then perhaps a dense layer."""
+    size = st.integers(1, 10)
+    zoo = Zoo(
+        qat.Input(
+            (draw(st.integers(1, 4)), draw(size), draw(size)),
+            mean=draw(st.sampled_from([0.0, 0.1307, 0.5, 1.0])),
+            std=draw(st.sampled_from([0.05, 0.3081, 1.0])),
+        )
+    )
+    x = "input"
+    for _ in range(draw(st.integers(1, 6))):
+        x = draw(st.sampled_from([x, x, x, *zoo.shapes]))
+        step = draw(st.sampled_from(IMAGE_STEPS if len(zoo.shapes[x]) == 3 else ROW_STEPS))
+        zoo.features.add(step)
+        x = _image_step(draw, zoo, x, step) if len(zoo.shapes[x]) == 3 else _row_step(draw, zoo, x, step)
+    linear = (qat.Conv2dBnAct, qat.DenseBnAct, qat.BatchNorm)
+    if draw(st.booleans()) or not any(isinstance(cell, linear) for cell in zoo.cells.values()):
+        if len(zoo.shapes[x]) == 3:
+            x = zoo.use(qat.Flatten(), x)
+        x = zoo.use(draw(denses(zoo.shapes[x])), x)
+    elif not _has_codes_of_its_own(zoo, x):
+        x = zoo.use(qat.Activation("relu"), x)
+    return zoo
+
+
+def _has_codes_of_its_own(zoo: Zoo, x: str) -> bool:
+    return zoo.steps[-1][0] == x
+
+
+@st.composite
+def denses(draw: st.DrawFn, shape: Shape) -> qat.DenseBnAct:
+    return qat.DenseBnAct(
+        shape[0],
+        draw(st.integers(1, 6)),
+        draw(st.booleans()),
+        draw(st.booleans()),
+        activation=draw(ACTIVATIONS),
+    )
+
+
+def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
+    shape = zoo.shapes[x]
+    channels = shape[0]
+    add = qat.Add(draw(ADD_ACTIVATIONS)) if "residual" in step or "addition" in step or "twice" in step else qat.Add()
+    if step == "convolution":
+        return zoo.use(draw(convolutions(shape)), x)
+    if step == "depthwise":
+        cell = draw(convolutions(shape, group=channels, out_channels=channels))
+        return zoo.use(cell, x)
+    if step == "batch norm":
+        return zoo.use(qat.BatchNorm(channels, activation=draw(ACTIVATIONS)), x)
+    if step == "pooling":
+        return zoo.use(draw(poolings(shape)), x)
+    if step == "global mean":
+        return zoo.use(qat.GlobalAvgPool2d(), x)
+    if step == "activation":
+        return zoo.use(qat.Activation(draw(ACTIVATIONS.filter(bool)), draw(st.sampled_from([0.2, 1.5]))), x)
+    if step == "dropout":
+        return zoo.use(qat.Dropout(draw(st.sampled_from([0.0, 0.3, 0.9]))), x)
+    if step == "residual":
+        y = zoo.use(draw(convolutions(shape, **keeps_shape(channels))), x)
+        return zoo.use(add, *draw(st.permutations([x, y])))
+    if step == "projected residual":
+        out, stride = draw(st.integers(1, MOST_CHANNELS)), draw(SMALL_PAIRS)
+        fields = keeps_shape(channels, out) | {"stride": stride}
+        y = zoo.use(draw(convolutions(shape, **fields)), x)
+        z = zoo.use(draw(convolutions(shape, **fields, kernel_size=1, dilation=1)), x)
+        return zoo.use(add, y, z)
+    if step == "same tensor twice":
+        return zoo.use(add, x, x)
+    if step == "chain of additions":
+        y = zoo.use(draw(convolutions(shape, **keeps_shape(channels))), x)
+        for _ in range(draw(st.integers(2, 3))):
+            x, y = y, zoo.use(replace(add), y, x)
+        return y
+    if step == "addition of the input":
+        entry = zoo.inputs.shape
+        y = zoo.use(draw(convolutions(entry, **keeps_shape(entry[0]))), "input")
+        return zoo.use(add, *draw(st.permutations(["input", y])))
+    if step == "addition of any two":
+        return zoo.use(add, x, draw(st.sampled_from([name for name, s in zoo.shapes.items() if s == shape])))
+    if step == "concatenation" and channels < 2 * MOST_CHANNELS:
+        y = zoo.use(draw(convolutions(shape, **keeps_shape(channels, draw(st.integers(1, 4))))), x)
+        return zoo.use(qat.Concat(), *draw(st.permutations([x, y])))
+    if step == "concatenation of any two" and channels < 2 * MOST_CHANNELS:
+        fits = [name for name, s in zoo.shapes.items() if s[1:] == shape[1:] and s[0] <= MOST_CHANNELS]
+        return zoo.use(qat.Concat(), x, draw(st.sampled_from([*fits, x])))
+    if step == "same cell twice":
+        y = zoo.use(draw(convolutions(shape, **keeps_shape(channels))), x)
+        return zoo.use(zoo.steps[-1][1], y)
+    return zoo.use(qat.Flatten(), x)
+
+
+def _row_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
+    shape = zoo.shapes[x]
+    if step == "activation":
+        return zoo.use(qat.Activation(draw(ACTIVATIONS.filter(bool))), x)
+    if step == "dropout":
+        return zoo.use(qat.Dropout(0.3), x)
+    if step == "same tensor twice":
+        return zoo.use(qat.Add(draw(ADD_ACTIVATIONS)), x, x)
+    if step == "residual":
+        y = zoo.use(replace(draw(denses(shape)), out_channels=shape[0]), x)
+        return zoo.use(qat.Add(draw(ADD_ACTIVATIONS)), x, y)
+    if step == "concatenation":
+        return zoo.use(qat.Concat(), x, zoo.use(draw(denses(shape)), x))
+    return zoo.use(draw(denses(shape)), x)
+
+
+# -- settings and parameters ------------------------------------------------------------------------------------------
+
+FOLDS = {
+    "two_conv": {"bn_fold": True},
+    "one_conv": {"bn_fold": True, "one_conv_fold": True},
+    "no fold": {"bn_fold": False},
+}
+DEGENERATE = (
+    "gamma 0",
+    "gamma below 0",
+    "gamma 1e-9",
+    "zero channel",
+    "all weights zero",
+    "large bias",
+    "dead channel",
+)
+PAIR_OF_BOOLEANS = st.tuples(st.booleans(), st.booleans())
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A quantized network with parameters and ranges, and pixels to evaluate it on."""
+
+    graph: qat.Graph
+    params: dict[str, Array] = field(repr=False)
+    pixels: Array = field(repr=False)
+    features: frozenset[str]
+    note: str = ""  #: how it was made, for whoever sees it fail
+
+    @property
+    def integer(self) -> IntegerGraph:
+        return qat.to_integer(self.graph, self.params)
+
+
+@st.composite
+def setups(draw: st.DrawFn) -> Setup:
+    """A network, quantized in any way, with parameters of any kind and the ranges that one training step observed."""
+    zoo = draw(networks())
+    fold = draw(st.sampled_from(list(FOLDS)))
+    options: dict[str, Any] = {
+        "num_bits": (draw(st.integers(2, 8)), draw(st.integers(2, 8))),
+        "per_channel": (draw(st.booleans()), False),
+        "symmetric": draw(PAIR_OF_BOOLEANS),
+        "narrow_range": draw(PAIR_OF_BOOLEANS),
+        "freeze_bn": draw(st.sampled_from([NEVER, 0, 1])),
+    } | FOLDS[fold]
+    graph = qat.convert_quant_network(zoo, **options)
+    kinds = draw(st.frozensets(st.sampled_from(DEGENERATE)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    params = random_params(graph, rng, kinds)
+    pixels = rng.integers(0, 256, (draw(st.integers(3, 5)), *zoo.inputs.shape), np.uint8)
+    by = draw(st.sampled_from(["numpy", "torch"]))
+    params = (after_numpy_step if by == "numpy" else after_torch_step)(graph, params, pixels)
+    features = zoo.features | {type(cell).__name__ for cell in zoo.cells.values()} | {fold, by} | kinds
+    return Setup(graph, params, pixels, frozenset(features), f"{options}, {sorted(kinds)}, {by}\n{graph}")
+
+
+def random_params(graph: qat.Graph, rng: np.random.Generator, kinds: frozenset[str]) -> dict[str, Array]:
+    params = graph.initial_params(int(rng.integers(1000)))
+    for name, array in params.items():
+        local = name.rpartition(".")[2]
+        some = rng.integers(array.shape[0]) if array.ndim else 0
+        if local == "weight":
+            if "zero channel" in kinds:
+                array[some] = 0
+            if "all weights zero" in kinds and rng.random() < 0.3:
+                array[:] = 0
+        elif local == "bias":
+            array[:] = rng.normal(0, 0.5, array.shape)
+            if "large bias" in kinds:
+                array[some] = rng.choice([-1.0, 1.0]) * 10.0 ** rng.integers(2, 7)
+        elif local == "gamma":
+            array[:] = rng.normal(1, 0.4, array.shape)
+            for kind, value in (("gamma below 0", -0.7), ("gamma 0", 0.0), ("gamma 1e-9", 1e-9)):
+                if kind in kinds:
+                    array[rng.integers(len(array))] = value
+        elif local in ("beta", "moving_mean"):
+            array[:] = rng.normal(0, 0.5, array.shape)
+            if "dead channel" in kinds:
+                array[some] = -20.0 if local == "beta" else 0.0
+        elif local == "moving_variance":
+            array[:] = rng.uniform(0.05, 3.0, array.shape)
+            if "dead channel" in kinds:
+                array[some] = 0.0
+    return params
+
+
+def after_numpy_step(graph: qat.Graph, params: dict[str, Array], pixels: Array) -> dict[str, Array]:
+    tensors = {name: NUMPY_OPS.from_numpy(params[name], param.kind) for name, param in graph.params.items()}
+    run = Forward(graph, NUMPY_OPS)
+    _, updates = run(tensors, (pixels.astype(F),), training=True, phase=run.phase(0))
+    return params | {name: np.asarray(value, F).reshape(params[name].shape) for name, value in updates.items()}
+
+
+def after_torch_step(graph: qat.Graph, params: dict[str, Array], pixels: Array) -> dict[str, Array]:
+    TORCH.seed(0)
+    model = TORCH.lower(graph, params).train()
+    with torch.no_grad():
+        model(torch.from_numpy(pixels))
+    return TORCH.read(model)
+
+
+# -- the comparison ---------------------------------------------------------------------------------------------------
+
+
+def differences(setup: Setup, computed: Setup, folder: Path) -> list[str]:
+    """Where engines that compute ``computed`` differ from NumPy's integers of ``setup``: engine, node and how much."""
+    graph, deployed = setup.integer, computed.integer
+    names = [node.name for node in graph.nodes]
+    tensors = [node.output for node in deployed.nodes]
+    reference = trace_codes(graph, setup.pixels, names, batch_size=2)
+    np.testing.assert_array_equal(evaluate(graph, setup.pixels), reference[graph.output.name])
+    path = folder / "network.onnx"
+    ONNX.export(deployed, path)
+    model = TORCH.lower(computed.graph, computed.params)
+    by_onnx = ONNX.trace(path, setup.pixels, tensors)
+    assert set(by_onnx) == set(names) - {graph.input.name}
+    output = deployed.output.grid.codes_of(ONNX.predict(path, setup.pixels))
+    found = {
+        "torch": TORCH.trace(model, setup.pixels, tensors),
+        "torch, output": {graph.output.name: TORCH.predict_codes(model, setup.pixels)},
+        "ONNX Runtime": by_onnx,
+        "ONNX Runtime, output": {graph.output.name: output},
+    }
+    assert set(found["torch"]) == set(names)
+    result = []
+    for engine, codes in found.items():
+        for name, array in codes.items():
+            assert array.shape == reference[name].shape, f"{engine}, {name}"
+            off = array.astype(np.int64) - reference[name]
+            if off.any():
+                result.append(f"{engine}, {name}: {(off != 0).sum()} of {off.size}, by up to {np.abs(off).max()}")
+    return result
+
+
+#: What the 200 networks must have in them, one with another.
+EVERYTHING = {
+    *IMAGE_STEPS,
+    *ROW_STEPS,
+    *FOLDS,
+    *DEGENERATE,
+    "numpy",
+    "torch",
+    *(f"{name}" for name in "Activation Add AvgPool2d BatchNorm Concat Conv2dBnAct DenseBnAct Dropout Flatten".split()),
+    "GlobalAvgPool2d",
+    "MaxPool2d",
+}
+
+
+def test_every_node_of_every_network_has_equal_codes_everywhere() -> None:
+    seen: set[str] = set()
+
+    @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+    @given(setups())
+    def check(setup: Setup) -> None:
+        seen.update(setup.features)
+        with tempfile.TemporaryDirectory() as folder:
+            found = differences(setup, setup, Path(folder))
+        assert not found, "\n".join([*found, setup.note])
+
+    check()
+    assert seen >= EVERYTHING, f"never drawn: {EVERYTHING - seen}"
+
+
+def test_a_network_with_one_weight_changed_is_noticed(tmp_path: Path) -> None:
+    """In both engines, at the layer itself and at the output."""
+    zoo = Zoo(qat.Input((3, 8, 8), mean=0.5, std=0.25))
+    x = zoo.use(qat.Conv2dBnAct(3, 4, 3, has_bn=True, activation="hswish"), "input")
+    x = zoo.use(qat.Add("relu"), x, zoo.use(qat.Conv2dBnAct(4, 4, 3, has_bias=True), x))
+    zoo.use(qat.DenseBnAct(4, 5), zoo.use(qat.Flatten(), zoo.use(qat.GlobalAvgPool2d(), x)))
+    graph = qat.convert_quant_network(zoo)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (4, 3, 8, 8), np.uint8)
+    params = after_numpy_step(graph, random_params(graph, rng, frozenset()), pixels)
+    setup = Setup(graph, params, pixels, frozenset())
+    assert differences(setup, setup, tmp_path) == []
+    name = "cells.c1.weight"
+    changed = params[name].copy()
+    changed[0, 0, 1, 1] += 2 * changed.std()
+    found = differences(setup, replace(setup, params=params | {name: changed}), tmp_path)
+    assert {line.partition(":")[0] for line in found} >= {
+        f"{engine}, {node}"
+        for engine in ("torch", "ONNX Runtime")
+        for node in ("cells.c1", f"{setup.integer.output.name}")
+    } | {f"{engine}, output, {setup.integer.output.name}" for engine in ("torch", "ONNX Runtime")}
