@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from qat.cells.base import Cell, Param, Shape
+from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import LinearCell
 from qat.errors import QatError
@@ -67,6 +68,12 @@ class Graph:
         for node in self.nodes:
             if owners.setdefault(node.cell_name, node.cell) != node.cell:
                 raise QatError(f"{node.cell_name}: two different cells have this name; names must be unique")
+        for node in self.nodes:
+            for name in node.cell.shares if isinstance(node.cell, FakeQuant) else ():
+                if not isinstance(owners.get(name), FakeQuant):
+                    raise QatError(
+                        f"{node.name}: shares its grid with {name!r}, which is no fake quantizer of {self.name}"
+                    )
         _ = self.shapes  # raises where shapes do not fit
 
     @property

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
@@ -341,24 +342,37 @@ def clip_bounds(grid: Grid, relu: float | None) -> tuple[int, int]:
     return max(grid.low, 0), high
 
 
+@dataclass
+class Adjustments:
+    """What sums ask of the scales of fake quantizers, by one name for all that share a grid."""
+
+    nudges: Counter[str] = field(default_factory=Counter)  #: how often a scale is raised by 2^-16 of itself
+    floors: dict[str, np.float32] = field(default_factory=dict)  #: the smallest scale
+
+
 class IntegerBuilder:
     """Collects the nodes of an integer graph in order.
 
-    params: of the whole network, by full name. nudges: how often the scale of a group of fake quantizers was raised so
-    far, by 2^-16 of itself each time, because sums fell on ties; ``tied`` gathers the groups where that is not enough.
+    params: of the whole network, by full name. adjustments: of scales. A sum that finds its output's scale unsuitable
+    adds to ``wanted``: then the graph must be built anew with these, since others may share that scale.
     """
 
-    def __init__(self, params: Mapping[str, Array], nudges: Mapping[str, int]) -> None:
-        self.params, self._nudges = params, nudges
+    def __init__(self, params: Mapping[str, Array], adjustments: Adjustments) -> None:
+        self.params, self.adjustments = params, adjustments
         self.nodes: list[IntegerNode] = []
-        self.tied: set[str] = set()
+        self.wanted = Adjustments()
 
     def quantize(self, x: Pending, grid: Grid, group: str) -> IntegerTensor:
         """Append the finished form of ``x``; ``group``: one name for all fake quantizers that share the grid."""
-        factor = np.float32(1.0 + 2.0**-16 * self._nudges.get(group, 0))
-        grid = grid._replace(scale=np.float32(grid.scale * factor))
-        if isinstance(x, Sum) and x.ties(grid):
-            self.tied.add(group)
+        scale = np.float32(grid.scale * np.float32(1.0 + 2.0**-16 * self.adjustments.nudges[group]))
+        grid = grid._replace(scale=max(scale, self.adjustments.floors.get(group, scale)))
+        if isinstance(x, Sum):
+            # ONNX Runtime converts a sum to int32 before it clips; a dead output's scale must not make it overflow.
+            smallest = np.float32(x.inputs[0].grid.scale * np.float32(2.0**-20))
+            if grid.scale < smallest:
+                self.wanted.floors[group] = smallest
+            elif x.ties(grid):
+                self.wanted.nudges[group] += 1
         return self.add(x.requantized(grid))
 
     def add(self, node: IntegerNode) -> IntegerTensor:

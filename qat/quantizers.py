@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from qat.errors import QatError
 from qat.ops import Ops, Tensor
-from qat.serial import Serializable
+from qat.serial import Serializable, check_finite, check_flags, check_steps
 
 #: Of an all-zero channel or a dead activation. Two of them multiplied are still a normal number.
 SMALLEST_SCALE = 2.0**-60
@@ -42,10 +42,8 @@ class Quantizer(Serializable):
     def __post_init__(self) -> None:
         if isinstance(self.num_bits, bool) or not isinstance(self.num_bits, int) or not 2 <= self.num_bits <= 8:
             raise QatError(f"{type(self).__name__}: num_bits is {self.num_bits!r}; use a whole number from 2 to 8")
-        if isinstance(self.quant_delay, bool) or not isinstance(self.quant_delay, int) or self.quant_delay < 0:
-            raise QatError(
-                f"{type(self).__name__}: quant_delay is {self.quant_delay!r}; use a number of steps, 0 or more"
-            )
+        check_steps(self, "quant_delay")
+        check_flags(self, "symmetric", "narrow_range")
 
     def __str__(self) -> str:
         words = [f"{self.num_bits} bits", "symmetric" if self.symmetric else "affine"]
@@ -88,6 +86,10 @@ class WeightQuantizer(Quantizer):
 
     per_channel: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_flags(self, "per_channel")
+
     def quantize(self, ops: Ops, weight: Tensor, floor: Tensor | None = None) -> WeightCodes:
         """``floor``: the smallest scale allowed, (O,) or a scalar."""
         fixed = ops.stop_gradient(weight)
@@ -127,5 +129,6 @@ class ActivationQuantizer(Quantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.ema_decay, (int, float)) or not 0.0 <= self.ema_decay <= 1.0:
+        check_finite(self, "ema_decay")
+        if not 0.0 <= self.ema_decay <= 1.0:
             raise QatError(f"{type(self).__name__}: ema_decay is {self.ema_decay!r}; use a number from 0 to 1")

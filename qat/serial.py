@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -48,6 +49,30 @@ class Serializable:
     def to_json(self) -> dict[str, Any]:
         """A JSON object: the class name under "type", and the changed fields."""
         return {"type": type(self).__name__} | {name: _encode(value) for name, value in self.changed_fields().items()}
+
+
+def check_flags(owner: Serializable, *names: str) -> None:
+    """Raise QatError unless the named fields are True or False."""
+    for name in names:
+        value = getattr(owner, name)
+        if not isinstance(value, bool):
+            raise QatError(f"{type(owner).__name__}: {name} is {value!r}; use True or False")
+
+
+def check_steps(owner: Serializable, *names: str) -> None:
+    """Raise QatError unless the named fields are numbers of steps."""
+    for name in names:
+        value = getattr(owner, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise QatError(f"{type(owner).__name__}: {name} is {value!r}; use a number of steps, 0 or more")
+
+
+def check_finite(owner: Serializable, *names: str) -> None:
+    """Raise QatError unless the named fields are finite numbers."""
+    for name in names:
+        value = getattr(owner, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise QatError(f"{type(owner).__name__}: {name} is {value!r}; use a finite number")
 
 
 def from_json(data: Any, base: type[S]) -> S:

@@ -49,10 +49,12 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
     parser.add_argument("--lr", type=float, default=lr, help="peak learning rate")
     parser.add_argument("--lr_schedule", choices=SCHEDULES, default="cosine", help="how the rate falls")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="momentum", help="SGD with momentum, or Adam")
-    parser.add_argument("--momentum", type=float, default=0.9, help="of SGD")
+    parser.add_argument("--momentum", type=float, default=0.9, help="momentum of SGD")
     parser.add_argument("--weight_decay", type=float, default=0.0, help="L2 penalty on weights")
     parser.add_argument("--label_smoothing", type=float, default=0.0, help="share of a target spread over all classes")
-    parser.add_argument("--seed", type=int, default=0, help="of the initial weights and the order of the images")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the initial weights and of the order of the images"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the step with the framework's compiler")
     parser.add_argument(
         "--dataset_sink_mode", type=boolean, default=False, metavar="BOOL", help="MindSpore's data sink, on Ascend"

@@ -26,6 +26,7 @@ from qat.backends.torch_backend import TorchOps
 from qat.forward import Forward
 from qat.integer import (
     INT32_MAX,
+    Adjustments,
     Grid,
     IntegerBuilder,
     IntegerDense,
@@ -554,11 +555,11 @@ def test_an_accumulator_that_may_pass_int32_is_refused(sign: int) -> None:
     left = INT32_MAX - inputs * PRODUCT
     grid = Grid(F(1), 0, 0, 255)
     weight = np.full((1, inputs), 127 * sign, np.int8)
-    IntegerBuilder({}, {}).add(dense_node(weight, [left * sign], grid))
+    IntegerBuilder({}, Adjustments()).add(dense_node(weight, [left * sign], grid))
     with pytest.raises(
         qat.QatError, match=rf"^fc7: its accumulator may reach {INT32_MAX + 1}, beyond the int32"
     ) as raised:
-        IntegerBuilder({}, {}).add(dense_node(weight, [(left + 1) * sign], grid, name="fc7"))
+        IntegerBuilder({}, Adjustments()).add(dense_node(weight, [(left + 1) * sign], grid, name="fc7"))
     assert "\n" not in str(raised.value)
 
 

@@ -236,6 +236,70 @@ add(
     gradients=[[-1, -2, 3]],
 )
 add(
+    "sqrt",
+    lambda ops, x: ops.sqrt(x),
+    [vector([0.25, 1, 9, 16])],
+    "vector",
+    [0.5, 1, 3, 4],
+    cotangent=[1, 2, 3, 4],
+    gradients=[[1, 1, 0.5, 0.5]],  # g / (2 sqrt(x))
+)
+add(
+    "sqrt of 0, and of numbers at both ends of the range",
+    lambda ops, x: ops.sqrt(x),
+    [vector([0, 2.0**-126, 2.0**126])],
+    "vector",
+    f32([0, 2.0**-63, 2.0**63]),
+)
+add(
+    "reciprocal",
+    lambda ops, x: ops.reciprocal(x),
+    [vector([4, -0.5, 2.0**-60])],
+    "vector",
+    f32([0.25, -2, 2.0**60]),
+    cotangent=[16, 3, 2.0**-100],
+    gradients=[[-1, -12, -(2.0**20)]],  # -g / x^2
+)
+_x = np.array([-100, -8, -1.5, -0.25, 0, 0.25, 1.5, 8, 100])  # the ends overflow exp in float32
+_g = np.arange(1, 10)
+_sigmoid = 1 / (1 + np.exp(-_x))
+add(
+    "sigmoid",
+    lambda ops, x: ops.sigmoid(x),
+    [vector(_x)],
+    "vector",
+    _sigmoid,
+    cotangent=_g,
+    gradients=[_g * _sigmoid * (1 - _sigmoid)],
+    tolerance=FLOAT32_SUM,
+    gradient_tolerance=FLOAT32_SUM,
+)
+add(
+    "tanh",
+    lambda ops, x: ops.tanh(x),
+    [vector(_x)],
+    "vector",
+    np.tanh(_x),
+    cotangent=_g,
+    gradients=[_g * (1 - np.tanh(_x) ** 2)],
+    tolerance=FLOAT32_SUM,
+    gradient_tolerance=FLOAT32_SUM,
+)
+add(
+    "take: table[index] for each element of an image",
+    lambda ops, table, x: ops.take(table, x),
+    [vector([-7, 5, 0.5, 16777215]), activation([[[[3, 0], [1, 1]], [[2, 3], [0, 2]]]])],
+    "activation",
+    f32([[[[16777215, -7], [5, 5]], [[0.5, 16777215], [-7, 0.5]]]]),
+)
+add(
+    "take of rows",
+    lambda ops, table, x: ops.take(table, x),
+    [vector([-7, 5, 3]), activation([[2, 0, 2], [1, 1, 0]])],
+    "activation",
+    [[3, -7, 3], [5, 5, -7]],
+)
+add(
     "where and isfinite: infinities and NaN give way",
     lambda ops, x, y: ops.where(ops.isfinite(x), x * 2.0, y),
     [vector([1, INF, -INF, np.nan, -3e38 / 4]), vector([5, 6, 7, 8, 9])],
@@ -303,6 +367,24 @@ add(
 ROWS = [[-4, 2, -9], [-3, -5, -1]]
 add("channel_max of rows", lambda ops, x: ops.channel_max(x), [activation(ROWS)], "vector", [-3, 2, -1])
 add("channel_min of rows", lambda ops, x: ops.channel_min(x), [activation(ROWS)], "vector", [-4, -5, -9])
+add(
+    "channel_mean of images",
+    lambda ops, x: ops.channel_mean(x),
+    [activation(IMAGE * 8)],
+    "vector",
+    [sum(IMAGE[:, c].flat) for c in range(3)],  # eight elements each: exact
+    cotangent=[8, -16, 4],
+    gradients=[np.broadcast_to(f32([1, -2, 0.5]).reshape(1, 3, 1, 1), (2, 3, 2, 2))],
+)
+add(
+    "channel_mean of rows",
+    lambda ops, x: ops.channel_mean(x),
+    [activation(ROWS)],
+    "vector",
+    [-3.5, -1.5, -5],
+    cotangent=[1, 2, 4],
+    gradients=[[[0.5, 1, 2], [0.5, 1, 2]]],
+)
 WEIGHTS = {"conv": conv_weight(KERNELS), "dense": dense_weight([[1, -9, 2], [-3, -4, -5], [0, 6, 7]])}
 for _kind, _weight in WEIGHTS.items():
     _outputs = [list(_weight.array[o].flat) for o in range(3)]
@@ -484,6 +566,62 @@ add_max_pool2d("2x2, halving with padding", DISTINCT, kernel=(2, 2), stride=(2, 
 add_max_pool2d("overlapping windows", DISTINCT, kernel=(3, 2), stride=(1, 1), padding=(0, 0, 0, 0))
 add_max_pool2d("uneven padding and stride", DISTINCT, kernel=(3, 3), stride=(2, 1), padding=(0, 2, 1, 0))
 
+
+def add_sum_pool2d(name, x, *, kernel, stride, padding) -> None:
+    """Sums of integers, one element at a time, in int64; what a window reaches outside counts as 0."""
+    top, bottom, left, right = padding
+    images, channels, height, width = x.shape
+    out_height = (height + top + bottom - kernel[0]) // stride[0] + 1
+    out_width = (width + left + right - kernel[1]) // stride[1] + 1
+    y = np.zeros((images, channels, out_height, out_width), np.int64)
+    g = integers(43, y.shape, -3, 3)
+    dx = np.zeros_like(x)
+    for n, c, row, column, ky, kx in np.ndindex(*y.shape, *kernel):
+        iy, ix = row * stride[0] - top + ky, column * stride[1] - left + kx
+        if 0 <= iy < height and 0 <= ix < width:
+            y[n, c, row, column] += int(x[n, c, iy, ix])
+            dx[n, c, iy, ix] += g[n, c, row, column]
+    add(
+        f"sum_pool2d {name}",
+        lambda ops, x: ops.sum_pool2d(x, kernel=kernel, stride=stride, padding=padding),
+        [activation(x)],
+        "activation",
+        y,
+        cotangent=g,
+        gradients=[dx],
+    )
+
+
+CODES = integers(44, (2, 3, 5, 6), -255, 255)
+add_sum_pool2d("2x2", CODES, kernel=(2, 2), stride=(2, 2), padding=(0, 0, 0, 0))
+add_sum_pool2d("of the whole image", CODES, kernel=(5, 6), stride=(5, 6), padding=(0, 0, 0, 0))
+add_sum_pool2d("overlapping windows", CODES, kernel=(3, 2), stride=(1, 1), padding=(0, 0, 0, 0))
+add_sum_pool2d("windows with gaps between them", CODES, kernel=(1, 2), stride=(2, 3), padding=(0, 0, 0, 0))
+add_sum_pool2d("uneven padding and stride", CODES, kernel=(3, 3), stride=(2, 1), padding=(0, 2, 1, 0))
+add_sum_pool2d("with sums just below 2^24", CODES[:1, :1] + 559000, kernel=(5, 6), stride=(1, 1), padding=(0, 0, 0, 0))
+MORE = integers(45, (2, 2, 2, 2), -9, 9)
+add(
+    "concat of images, along the channels",
+    lambda ops, x, y: ops.concat([x, y, x]),
+    [activation(IMAGE), activation(MORE)],
+    "activation",
+    [[*IMAGE[n], *MORE[n], *IMAGE[n]] for n in range(2)],
+    cotangent=np.arange(2 * 8 * 4).reshape(2, 8, 2, 2),
+    # Image n starts at 32 n: channels 0 to 2 and 5 to 7 are x, 3 and 4 are y.
+    gradients=[
+        np.arange(12).reshape(1, 3, 2, 2) * 2 + 20 + np.array([0, 64]).reshape(2, 1, 1, 1),
+        np.arange(12, 20).reshape(1, 2, 2, 2) + np.array([0, 32]).reshape(2, 1, 1, 1),
+    ],
+)
+add(
+    "concat of rows",
+    lambda ops, x, y: ops.concat((x, y)),
+    [activation([[1, 2], [3, 4]]), activation([[5], [6]])],
+    "activation",
+    [[1, 2, 5], [3, 4, 6]],
+    cotangent=[[1, 2, 3], [4, 5, 6]],
+    gradients=[[[1, 2], [4, 5]], [[3], [6]]],
+)
 add(
     "flatten: features in CHW order",
     lambda ops, x: ops.flatten(x),
@@ -497,22 +635,24 @@ add(
 # -- losses and running state -----------------------------------------------------------------------------------------
 
 
-def add_cross_entropy(name, logits, labels) -> None:
+def add_cross_entropy(name, logits, labels, smoothing=None) -> None:
+    """smoothing: None leaves the argument out."""
     logits64 = np.array(logits, np.float64)
     shifted = np.exp(logits64 - logits64.max(axis=1, keepdims=True))
     softmax = shifted / shifted.sum(axis=1, keepdims=True)
     log_softmax = logits64 - logits64.max(axis=1, keepdims=True) - np.log(shifted.sum(axis=1, keepdims=True))
     rows = np.arange(len(labels))
-    one_hot = np.zeros_like(softmax)
-    one_hot[rows, labels] = 1
+    target = np.full_like(softmax, (smoothing or 0) / softmax.shape[1])
+    target[rows, labels] += 1 - (smoothing or 0)
+    options = {} if smoothing is None else {"smoothing": smoothing}
     add(
         f"softmax_cross_entropy {name}",
-        lambda ops, x, y: ops.softmax_cross_entropy(x, y),
+        lambda ops, x, y: ops.softmax_cross_entropy(x, y, **options),
         [activation(logits), Argument(np.array(labels, np.int64), "labels")],
         "scalar",
-        np.array(-log_softmax[rows, labels].mean()),
+        np.array(-(target * log_softmax).sum(axis=1).mean()),
         cotangent=2.0,
-        gradients=[2.0 * (softmax - one_hot) / len(labels), None],
+        gradients=[2.0 * (softmax - target) / len(labels), None],
         tolerance=FLOAT32_SUM,
         gradient_tolerance=FLOAT32_SUM,
     )
@@ -520,6 +660,64 @@ def add_cross_entropy(name, logits, labels) -> None:
 
 add_cross_entropy("of moderate logits", [[0.5, -1.25, 2], [3, 0, -2], [1, 1, 1], [-0.5, 0.25, 0.125]], [2, 1, 0, 1])
 add_cross_entropy("of logits whose exponentials overflow", [[1000, 0, 999], [-1000, -2000, 500]], [0, 1])
+
+add_cross_entropy("smoothed by 0", [[0.5, -1.25, 2], [3, 0, -2]], [2, 1], smoothing=0.0)
+add_cross_entropy(
+    "smoothed", [[0.5, -1.25, 2], [3, 0, -2], [1, 1, 1], [-0.5, 0.25, 0.125]], [2, 1, 0, 1], smoothing=0.1
+)
+add_cross_entropy("smoothed, of large logits", [[1000, 0, 999, 998], [-1000, -2000, 500, 3]], [0, 1], smoothing=0.25)
+add_cross_entropy("smoothed until all classes are one", [[0.5, -1.25, 2], [3, 0, -2]], [2, 1], smoothing=1.0)
+
+
+def add_batch_norm(name, x, gamma, beta, eps) -> None:
+    """In float64, with the gradient written out:
+
+    dx = gamma / sigma (g - mean(g) - n mean(g n)) with n = (x - mean) / sigma, dgamma = sum g n, dbeta = sum g.
+    """
+    axes = (0, *range(2, np.ndim(x)))
+    shape = (1, -1) + (1,) * (np.ndim(x) - 2)
+    x64, gamma64, beta64 = f32(x).astype(np.float64), f32(gamma).astype(np.float64), f32(beta).astype(np.float64)
+    mean = x64.mean(axis=axes)
+    variance = ((x64 - mean.reshape(shape)) ** 2).mean(axis=axes)
+    sigma = np.sqrt(variance + eps)
+    normal = (x64 - mean.reshape(shape)) / sigma.reshape(shape)
+    g = integers(46, x64.shape, -3, 3).astype(np.float64)
+    through = g - g.mean(axis=axes, keepdims=True) - normal * (g * normal).mean(axis=axes, keepdims=True)
+    inputs = [activation(x), vector(gamma), vector(beta)]
+    add(
+        f"batch_norm {name}: y",
+        lambda ops, x, gamma, beta: ops.batch_norm(x, gamma, beta, eps)[0],
+        inputs,
+        "activation",
+        normal * gamma64.reshape(shape) + beta64.reshape(shape),
+        cotangent=g,
+        gradients=[
+            through * (gamma64 / sigma).reshape(shape),
+            (g * normal).sum(axis=axes),
+            g.sum(axis=axes),
+        ],
+        tolerance=FLOAT32_SUM,
+        gradient_tolerance=FLOAT32_SUM,
+    )
+    for what, position, value in (("mean", 1, mean), ("variance", 2, variance)):
+        add(
+            f"batch_norm {name}: {what}, without a gradient",
+            lambda ops, x, gamma, beta, position=position: ops.batch_norm(x, gamma, beta, eps)[position],
+            inputs,
+            "vector",
+            value,
+            cotangent=np.arange(1, len(mean) + 1),
+            gradients=[np.zeros_like(x64), np.zeros_like(mean), np.zeros_like(mean)],
+            tolerance=FLOAT32_SUM,
+        )
+
+
+NORMAL = np.random.default_rng(47).normal((0.5, -2, 1), (1, 0.3, 2), (4, 5, 6, 3)).transpose(0, 3, 1, 2)
+add_batch_norm("of images", NORMAL, [1.5, -0.7, 0], [0.25, -1, 3], 1e-5)
+add_batch_norm("of rows", NORMAL[:, :, 0, 0], [1.5, -0.7, 1e-9], [0.25, -1, 3], 1e-3)
+#: A channel that is constant, one of two numbers, and one whose spread eps outweighs.
+FLAT = np.stack([np.full((2, 2, 2), 3.0), np.resize([-1.0, 3.0], (2, 2, 2)), NORMAL[:2, 1, :2, :2] * 1e-3], axis=1)
+add_batch_norm("of a constant channel and of a nearly constant one", FLAT, [2, 0.5, 1], [1, -1, 0.5], 0.01)
 
 add(
     "moving_average: new + decay (old - new), and new where nothing was averaged yet",
@@ -653,6 +851,17 @@ COMPILED = (
     "dense wide, without bias",
     "max_pool2d 2x2, halving with",
     "max_pool2d uneven",
+    "sum_pool2d uneven",
+    "concat of images",
+    "channel_mean of images",
+    "sigmoid",
+    "tanh",
+    "sqrt of 0",
+    "take: table",
+    "batch_norm of images: y",
+    "batch_norm of images: variance",
+    "batch_norm of rows: y",
+    "softmax_cross_entropy smoothed, of",
     "softmax_cross_entropy of logits whose",
     "moving_average: new",
     "requantize mask includes both",
@@ -738,13 +947,44 @@ def test_the_gradient_of_equal_elements_in_a_pooling_window_goes_to_one_of_them(
         assert gradient[0, 0, 1, 1] == gradient[0, 0, 0, 2] == 0  # 1 and 3 are not the largest
 
 
+RATES = (0.0, 0.25, 0.9)
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("adapter", ALL.values(), ids=ALL)
+def test_drop_leaves_out_its_share_and_nothing_else(adapter: Adapter, rate: float) -> None:
+    """Elements that stay are equal, not rescaled; the gradient goes to them alone. Not the same ones are left out twice,
+    and no whole channel or image is.
+
+    Of 60,000 elements the share is the rate within six standard deviations: a right one fails once in 5e8 runs.
+    """
+    x = np.random.default_rng(48).uniform(1, 2, (20, 3, 20, 50)).astype(np.float32)
+    g = integers(49, x.shape, 1, 9)
+    case = Case("drop", lambda ops, x: ops.drop(x, rate), (activation(x),), "activation", x, g, (None,))
+    first, second = (adapter.run([case])[0] for _ in range(2))
+    margin = 6 * (rate * (1 - rate) / x.size) ** 0.5
+    for result in (first, second):
+        assert_same(result.value, np.where(result.value == 0, 0, x), EXACT, "elements that stay")
+        assert abs((result.value == 0).mean() - rate) <= margin
+        if adapter.differentiates:
+            assert_same(result.gradients[0], np.where(result.value == 0, 0, g), EXACT, "gradient")
+    if rate > 0:
+        dropped, again = first.value == 0, second.value == 0
+        # Independent draws agree in rate^2 + (1 - rate)^2 of the elements.
+        agree = rate**2 + (1 - rate) ** 2
+        assert abs((dropped == again).mean() - agree) <= 6 * (agree * (1 - agree) / x.size) ** 0.5
+        for axis in range(4):
+            shares = dropped.mean(axis=tuple(i for i in range(4) if i != axis))
+            assert (abs(shares - rate) <= margin * shares.size**0.5).all(), f"axis {axis}"
+
+
 # -- the defaults of ``Ops`` against what overrides them --------------------------------------------------------------
 
 
 def test_with_defaults_takes_every_override_away() -> None:
     assert vars(NumpyOps)["requantize"] is not Ops.requantize
     for adapter in DEFAULTS.values():
-        for name in ("requantize", "moving_average", "output_absmax"):
+        for name in ("requantize", "moving_average", "output_absmax", "batch_norm", "reciprocal"):
             assert getattr(type(adapter.ops), name) is getattr(Ops, name)
 
 
@@ -771,6 +1011,31 @@ def test_requantize_computes_what_its_default_computes(
     assert len(own.gradients) == len(default.gradients) == (2 if ADAPTERS[name].differentiates else 0)
     for found, expected in zip(own.gradients, default.gradients, strict=True):
         assert_same(found, expected, EXACT, "gradient")
+
+
+@pytest.mark.parametrize("shape", [(8, 4), (5, 4, 7, 6), (1, 4, 3, 3), (64, 4, 1, 1)], ids=str)
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_batch_norm_computes_what_its_default_computes(name: str, shape: tuple[int, ...]) -> None:
+    """Value, mean, variance, and gradients within the tolerance of float sums; a channel has gamma 0."""
+    rng = np.random.default_rng(50)
+    x, g = rng.normal(0.5, 1.5, shape), integers(51, shape, -3, 3)
+    inputs = (activation(x), vector([1.5, -0.7, 0, 1]), vector([0.25, -1, 3, 0]))
+    each = f32([1, 2, 3, 4])
+    for position, (output, like) in enumerate((("activation", g), ("vector", each), ("vector", each))):
+        case = Case(
+            "batch_norm",
+            lambda ops, x, gamma, beta, position=position: ops.batch_norm(x, gamma, beta, 1e-5)[position],
+            inputs,
+            output,
+            like,
+            like,
+            (None, None, None),
+        )
+        (own,), (default,) = ADAPTERS[name].run([case]), DEFAULTS[f"{name}, defaults"].run([case])
+        assert_same(own.value, default.value, FLOAT32_SUM, f"result {position}")
+        assert len(own.gradients) == len(default.gradients) == (3 if ADAPTERS[name].differentiates else 0)
+        for found, expected in zip(own.gradients, default.gradients, strict=True):
+            assert_same(found, expected, FLOAT32_SUM, f"gradient of result {position}")
 
 
 # -- the suite itself can fail ----------------------------------------------------------------------------------------

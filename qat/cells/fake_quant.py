@@ -15,6 +15,7 @@ from qat.integer import Function, Grid, IntegerBuilder, IntegerTensor
 from qat.numpy_ops import NUMPY_OPS
 from qat.ops import Array, Ops, Tensor
 from qat.quantizers import ActivationQuantizer
+from qat.serial import check_flags
 from qat.values import Value
 
 
@@ -38,6 +39,9 @@ class FakeQuant(Cell):
         super().__post_init__()
         if not isinstance(self.quantizer, ActivationQuantizer):
             raise QatError(f"FakeQuant: quantizer is {self.quantizer!r}, no ActivationQuantizer")
+        check_flags(self, "non_negative")
+        if not isinstance(self.shares, tuple) or not all(isinstance(name, str) for name in self.shares):
+            raise QatError(f"FakeQuant: shares is {self.shares!r}; give the names of other fake quantizers")
 
     def params(self) -> dict[str, Param]:
         """The running range; infinite as long as nothing was observed."""

@@ -35,6 +35,7 @@ from qat.integer import (
 from qat.numpy_ops import NUMPY_OPS
 from qat.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
 from qat.quantizers import SMALLEST_SCALE, WeightCodes, WeightQuantizer
+from qat.serial import check_finite, check_flags, check_steps
 from qat.values import Value
 
 BN_FOLDS = ("two_conv", "one_conv", None)
@@ -100,9 +101,9 @@ class LinearCell(Cell):
         check_activation(self.activation, owner)
         if not isinstance(self.weight_quantizer, (WeightQuantizer, type(None))):
             raise QatError(f"{owner}: weight_quantizer is {self.weight_quantizer!r}, no WeightQuantizer")
-        for field in ("has_bias", "has_bn", "after_fake"):
-            if not isinstance(getattr(self, field), bool):
-                raise QatError(f"{owner}: {field} is {getattr(self, field)!r}; use True or False")
+        check_flags(self, "has_bias", "has_bn", "after_fake")
+        check_steps(self, "freeze_bn")
+        check_finite(self, "alpha", "momentum", "eps")
         if self.bn_fold not in BN_FOLDS:
             raise QatError(f"{owner}: bn_fold is {self.bn_fold!r}; use one of {', '.join(map(repr, BN_FOLDS))}")
         if not 0.0 <= self.momentum <= 1.0 or not self.eps > 0.0:

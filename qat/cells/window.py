@@ -5,6 +5,7 @@ from __future__ import annotations
 from qat.errors import QatError
 from qat.ops import Padding, Pair
 
+LARGEST = 1 << 16  #: kernel, stride or dilation; nobody's image is larger
 PAD_MODES = ("same", "valid", "pad")
 
 
@@ -34,8 +35,10 @@ def check_window(owner: str, pad_mode: str, padding: object, kernel: Pair, strid
     """The padding as (top, bottom, left, right). Raises QatError where a field of a windowed cell is wrong."""
     if pad_mode not in PAD_MODES:
         raise QatError(f"{owner}: pad_mode {pad_mode!r} is unknown; use one of {', '.join(PAD_MODES)}")
-    if min(*kernel, *stride, *dilation) < 1:
-        raise QatError(f"{owner}: kernel {kernel}, stride {stride} and dilation {dilation} must be at least 1")
+    if min(*kernel, *stride, *dilation) < 1 or max(*kernel, *stride, *dilation) > LARGEST:
+        raise QatError(
+            f"{owner}: kernel {kernel}, stride {stride} and dilation {dilation} must be at least 1, and at most {LARGEST}"
+        )
     if isinstance(padding, int):
         padding = (padding,) * 4
     elif isinstance(padding, tuple) and len(padding) == 2:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from qat.errors import QatError
 from qat.graph import Graph
-from qat.integer import IntegerBuilder, IntegerGraph, IntegerNode, IntegerTensor
+from qat.integer import Adjustments, IntegerBuilder, IntegerGraph, IntegerNode, IntegerTensor
 from qat.network import Network, as_graph
 from qat.ops import Array
 
-MOST_NUDGES = 100
+MOST_ROUNDS = 100  #: of adjusting scales; a few are usual
 
 
 def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> IntegerGraph:
@@ -34,17 +33,18 @@ def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> Integer
         )
     (output,) = graph.outputs
     graph.check_params(params)
-    nudges: Counter[str] = Counter()
-    for _ in range(MOST_NUDGES):
-        builder = IntegerBuilder(params, nudges)
+    adjustments = Adjustments()
+    for _ in range(MOST_ROUNDS):
+        builder = IntegerBuilder(params, adjustments)
         values: dict[str, Any] = {}
         for node in graph.nodes:
             prefix = f"{node.cell_name}."
             own = {local: params[prefix + local] for local in node.cell.params()}
             values[node.name] = node.cell.to_integer(builder, node.name, own, *(values[name] for name in node.inputs))
-        if not builder.tied:
+        if not builder.wanted.floors and not builder.wanted.nudges:
             break
-        nudges.update(builder.tied)
+        adjustments.floors |= builder.wanted.floors
+        adjustments.nudges += builder.wanted.nudges
     if not isinstance(values[output], IntegerTensor):
         raise QatError(f"{output}: the output of {graph.name} has no fake quantizer; keep after_fake=True on that cell")
     nodes: list[IntegerNode] = []
