@@ -112,10 +112,12 @@ def export_verified(
     data: str,
     device_target: str = "CPU",
 ) -> Certificate:
-    """Export a quantized checkpoint, ``verify`` the file, and keep the certificate in the file's metadata."""
+    """Export a quantized checkpoint, ``verify`` the file, and keep the certificate and the graph's digest in the file's
+    metadata.
+    """
     target.export(to_integer(checkpoint.graph, checkpoint.params), path)
     certificate = verify(path, target, backend, checkpoint, split, data=data, device_target=device_target)
-    target.write_metadata(path, {"certificate": certificate.to_json()})
+    target.write_metadata(path, {"graph": checkpoint.graph.digest, "certificate": certificate.to_json()})
     return certificate
 
 
