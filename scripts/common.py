@@ -135,7 +135,7 @@ def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, 
         save_every=args.save_every,
     )
     top1 = evaluate_accuracy(backend, checkpoint, dataset.test, device_target=args.device_target)
-    delay = max(start.graph.phase_starts[:1] + tuple(s for s in start.graph.phase_starts if s < NEVER))
+    delay = max(phase for phase in start.graph.phase_starts if phase < NEVER)
     if checkpoint.step <= delay and delay:
         print(
             f"note: {checkpoint.step} steps were trained, but quantization sets in after {delay}; lower --quant_delay"

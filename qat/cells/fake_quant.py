@@ -123,4 +123,4 @@ class FakeQuant(Cell):
         (x,) = inputs
         if isinstance(x, IntegerTensor):  # codes already: brought to another grid
             x = Function(name, x, lambda real: real)
-        return builder.quantize(x, self.grid(name, params, builder.params), min(name, *self.shares, name))
+        return builder.quantize(x, self.grid(name, params, builder.params), min((name, *self.shares)))

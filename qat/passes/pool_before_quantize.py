@@ -22,10 +22,11 @@ def pool_before_quantize(graph: Graph) -> Graph:
     for index, quant in enumerate(nodes):
         if not isinstance(quant.cell, FakeQuant) or quant.name in graph.outputs:
             continue
-        users = [(i, node) for i, node in enumerate(nodes) if quant.name in node.inputs]
-        if len(users) != 1 or not _sees_everything(users[0][1], graph):
+        users = graph.consumers(quant.name)
+        if len(users) != 1 or not _sees_everything(users[0], graph):
             continue
-        at, pool = users[0]
+        pool = users[0]
+        at = nodes.index(pool)
         # The quantizer takes the pooling's place, so that everything between them still comes first.
         rest = [
             replace(node, inputs=tuple(quant.name if name == pool.name else name for name in node.inputs))
