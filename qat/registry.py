@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -14,12 +15,18 @@ class Entry(NamedTuple):
     """Where a backend or target lives and what it needs."""
 
     module: str  #: under qat.backends
-    extra: str  #: the pip extra that installs what it imports
+    packages: tuple[str, ...]  #: what it imports
+    extra: str  #: the pip extra that installs them
     suffix: str = ""  #: of the files that a target writes
 
 
-BACKENDS = {"torch": Entry("torch_backend", "torch")}
-TARGETS = {"ONNX": Entry("onnx_target", "onnx", ".onnx")}
+BACKENDS = {"torch": Entry("torch_backend", ("torch",), "torch")}
+TARGETS = {"ONNX": Entry("onnx_target", ("onnx", "onnxruntime"), "onnx", ".onnx")}
+
+
+def installed(entry: Entry) -> bool:
+    """True where every package that it imports is installed; nothing is imported to find out."""
+    return all(importlib.util.find_spec(package) is not None for package in entry.packages)
 
 
 def backend(name: str) -> ModuleType:

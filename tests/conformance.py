@@ -1,12 +1,13 @@
 """How the conformance suite drives one implementation of ``qat.ops.Ops``, and how it compares results.
 
-To add a backend, write an ``Adapter`` (as ``TorchAdapter``, some twenty lines) and add one entry to ``ADAPTERS``: every
-case of ``test_ops_conformance.py`` then runs over it, eager and compiled, and also over its ``with_defaults`` form.
+To add a backend, write ``conformance_<backend>.py`` with an ``Adapter`` (some twenty lines, as ``conformance_torch.py``)
+called ``ADAPTER``: every case of ``test_ops_conformance.py`` then runs over it, eager and compiled, and also over its
+``with_defaults`` form.
 """
 
 from __future__ import annotations
 
-import warnings
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from qat.backends.torch_backend import TorchOps
 from qat.numpy_ops import NumpyOps
 from qat.ops import Kind, Ops
+from qat.registry import BACKENDS, installed
 
 Array = npt.NDArray[Any]
 
@@ -118,48 +118,6 @@ class NumpyAdapter(Adapter):
         ]
 
 
-class TorchAdapter(Adapter):
-    """torch eager, and torch.compile without a graph break."""
-
-    def labels(self, array: Array) -> torch.Tensor:
-        return torch.from_numpy(array)
-
-    def run(self, cases: Sequence[Case], *, compiled: bool = False) -> list[Result]:
-        functions = [case.function for case in cases]
-        inputs = [
-            [t.requires_grad_(case.cotangent is not None and t.is_floating_point()) for t in self.tensors(case)]
-            for case in cases
-        ]
-
-        def compute(inputs: list[list[torch.Tensor]]) -> list[torch.Tensor]:
-            return [function(self.ops, *tensors) for function, tensors in zip(functions, inputs, strict=True)]
-
-        with warnings.catch_warnings():
-            # torch.compile itself instantiates autograd.Function, and warns of doing so.
-            warnings.filterwarnings("ignore", "<class 'torch.autograd.function.Function'>", DeprecationWarning)
-            outputs = (torch.compile(compute, fullgraph=True) if compiled else compute)(inputs)
-        # One backward pass for all cases, as a compiled training step has one.
-        leaves = [t for tensors in inputs for t in tensors if t.requires_grad]
-        ends = [
-            (output, self.ops.from_numpy(case.cotangent, case.output))
-            for case, output in zip(cases, outputs, strict=True)
-            if output.requires_grad and case.cotangent is not None
-        ]
-        found: dict[int, torch.Tensor | None] = {}
-        if ends:
-            gradients = torch.autograd.grad(
-                [output for output, _ in ends], leaves, [cotangent for _, cotangent in ends], allow_unused=True
-            )
-            found = {id(leaf): gradient for leaf, gradient in zip(leaves, gradients, strict=True)}
-        return [
-            Result(
-                self.ops.to_numpy(output, case.output),
-                self.gradient_arrays(case, [found.get(id(t)) for t in tensors]) if case.cotangent is not None else (),
-            )
-            for case, tensors, output in zip(cases, inputs, outputs, strict=True)
-        ]
-
-
 def with_defaults(ops_type: type[Ops]) -> type[Ops]:
     """The same implementation, overriding nothing that ``Ops`` itself implements."""
     defaults = {
@@ -170,9 +128,9 @@ def with_defaults(ops_type: type[Ops]) -> type[Ops]:
     return type(f"{ops_type.__name__}WithDefaults", (ops_type,), defaults)
 
 
-ADAPTERS: dict[str, Adapter] = {
-    "numpy": NumpyAdapter(NumpyOps()),
-    "torch": TorchAdapter(TorchOps()),
+#: Of every backend that is installed; ``test_packaging.py`` says when all of them have to be.
+ADAPTERS: dict[str, Adapter] = {"numpy": NumpyAdapter(NumpyOps())} | {
+    name: importlib.import_module(f"conformance_{name}").ADAPTER for name, entry in BACKENDS.items() if installed(entry)
 }
 
 #: Backends that override nothing of what ``Ops`` implements: they have to compute the same.
