@@ -16,6 +16,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
 from qat.cells.base import Shape
 from qat.errors import QatError
 from qat.files import write_atomically
@@ -33,6 +34,7 @@ from qat.integer import (
     IntegerLinear,
     IntegerMaxPool2d,
     IntegerNode,
+    IntegerSoftmax,
     IntegerTable,
     IntegerTensor,
 )
@@ -47,10 +49,12 @@ BATCH = 1000  #: images in one run of a session
 def export(graph: IntegerGraph, path: str | Path) -> None:
     """Write the QDQ form of an integer graph."""
     writer = _QdqWriter()
+    writer.enter(graph.inputs)
     for node in graph.nodes:
         writer.add(node)
-    writer.dequantize(graph.output, "output")
-    _write(writer.model(graph.name, graph.input.shape, graph.output.shape), path)
+    for x, name in zip(graph.outputs, _names("output", len(graph.outputs)), strict=True):
+        writer.dequantize(x, name)
+    _write(writer.model(graph.name, [x.shape for x in graph.inputs], [x.shape for x in graph.outputs]), path)
 
 
 def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
@@ -61,10 +65,15 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
     writer = _Writer()
     ops = _OnnxOps(writer)
     tensors = {name: ops.from_numpy(params[name], param.kind) for name, param in graph.params.items()}
-    pixels = _Symbol(writer, writer.node("Cast", ["input"], to=TensorProto.FLOAT))
-    (result,), _ = Forward(graph, ops)(tensors, (pixels,), training=False, phase=0)
-    writer.node("Identity", [result.name], output="output")
-    _write(writer.model(graph.name, graph.shapes[graph.inputs[0].name], graph.shapes[graph.outputs[0]]), path)
+    pixels = tuple(
+        _Symbol(writer, writer.node("Cast", [name], to=TensorProto.FLOAT))
+        for name in _names("input", len(graph.inputs))
+    )
+    results, _ = Forward(graph, ops)(tensors, pixels, training=False, phase=0)
+    for result, name in zip(results, _names("output", len(results)), strict=True):
+        writer.node("Identity", [result.name], output=name)
+    shapes = [[graph.shapes[name] for name in names] for names in ((x.name for x in graph.inputs), graph.outputs)]
+    _write(writer.model(graph.name, *shapes), path)
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
@@ -76,16 +85,24 @@ def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     _write(model, path)
 
 
-def predict(path: str | Path, pixels: Array) -> Array:
-    """Real outputs (N, ...) of raw pixels (N, C, H, W), computed by ONNX Runtime from the file as it is."""
-    return _infer(path, _load(path), ["output"], pixels)["output"]
+def predict(path: str | Path, pixels: Arrays) -> Arrays:
+    """Real outputs (N, ...) of raw pixels (N, C, H, W), computed by ONNX Runtime from the file as it is.
+
+    A network with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
+    """
+    model = _load(path)
+    outputs = [output.name for output in model.graph.output]
+    found = _infer(path, model, outputs, pixels)
+    return as_arrays(tuple(found[name] for name in outputs))
 
 
-def trace(path: str | Path, pixels: Array, tensors: Collection[IntegerTensor]) -> dict[str, Array]:
+def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) -> dict[str, Array]:
     """Codes of the named tensors, from a copy of the file that has them as further outputs."""
     model = _load(path)
     present = {name for node in model.graph.node for name in node.output}
     wanted = {_codes(tensor.name): tensor for tensor in tensors if _codes(tensor.name) in present}
+    if not wanted:  # nothing but the network's inputs
+        return {}
     for name in wanted:
         model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.UINT8, None))
     found = _infer(path, model, list(wanted), pixels)
@@ -106,13 +123,20 @@ def _load(path: str | Path) -> onnx.ModelProto:
         raise QatError(f"{path}: is no ONNX file, or a damaged one; export it again") from None
 
 
-def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Array) -> dict[str, Array]:
+def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come back as exceptions
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        parts = [session.run(outputs, {"input": pixels[i : i + BATCH]}) for i in range(0, len(pixels), BATCH)]
-        return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(outputs)}
+        inputs = [x.name for x in session.get_inputs()]
+
+        def run(batch: tuple[Array, ...]) -> dict[str, Array]:
+            feed = dict(zip(inputs, batch, strict=True))
+            return dict(zip(outputs, session.run(outputs, feed), strict=True))
+
+        return in_batches(run, as_tuple(pixels), BATCH, str(path))
+    except QatError:
+        raise
     except Exception as error:  # its exceptions share no base class of their own
         reason = " ".join(str(error).split())
         raise QatError(
@@ -130,9 +154,14 @@ def _offset(grid: Grid) -> int:
     return 128 if grid.qmin < 0 else 0
 
 
+def _names(name: str, count: int) -> list[str]:
+    """What inputs or outputs are called: "input" where there is one, else "input0", "input1", ..."""
+    return [name] if count == 1 else [f"{name}{i}" for i in range(count)]
+
+
 def _codes(name: str) -> str:
     """What the codes of a node are called in the file: no name of a network's own can be equal to another's, or to
-    "input" and "output"."""
+    those of inputs and outputs."""
     return f"{name}.q"
 
 
@@ -157,13 +186,18 @@ class _Writer:
             self._initializers[key] = numpy_helper.from_array(array, f"#{len(self._initializers)}")
         return self._initializers[key].name
 
-    def model(self, name: str, input_shape: Shape, output_shape: Shape) -> onnx.ModelProto:
-        """The finished model, from "input" to "output"."""
+    def model(self, name: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> onnx.ModelProto:
+        """The finished model; inputs, outputs: their shapes."""
+
+        def described(what: str, kind: int, shapes: Sequence[Shape]) -> list[onnx.ValueInfoProto]:
+            pairs = zip(_names(what, len(shapes)), shapes, strict=True)
+            return [helper.make_tensor_value_info(name, kind, ["N", *shape]) for name, shape in pairs]
+
         graph = helper.make_graph(
             self.nodes,
             name,
-            [helper.make_tensor_value_info("input", TensorProto.UINT8, ["N", *input_shape])],
-            [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["N", *output_shape])],
+            described("input", TensorProto.UINT8, inputs),
+            described("output", TensorProto.FLOAT, outputs),
             list(self._initializers.values()),
         )
         opsets = [helper.make_opsetid("", OPSET)]
@@ -177,6 +211,10 @@ class _QdqWriter(_Writer):
         super().__init__()
         self._names: dict[str, str] = {}  # tensor of codes -> its name in the file
         self._real: dict[str, str] = {}  # tensor of codes -> its dequantized form
+
+    def enter(self, inputs: Sequence[IntegerTensor]) -> None:
+        """Name the inputs."""
+        self._names |= {x.name: name for x, name in zip(inputs, _names("input", len(inputs)), strict=True)}
 
     def dequantize(self, x: IntegerTensor, output: str | None = None) -> str:
         """The real numbers of a tensor of codes."""
@@ -208,7 +246,7 @@ class _QdqWriter(_Writer):
 
     @add.register
     def _(self, node: IntegerInput) -> None:
-        self._names[node.name] = "input"
+        assert node.name in self._names, "inputs are named before any node is added"
 
     @add.register
     def _(self, node: IntegerConv2d) -> None:
@@ -276,6 +314,19 @@ class _QdqWriter(_Writer):
         table[first : first + len(node.table)] = node.table + grid.zero_point + _offset(grid)
         index = self.node("Cast", [self._names[node.inputs[0].name]], to=TensorProto.INT32)
         self._names[node.name] = self.node("Gather", [self.constant(table), index], _codes(node.name), axis=0)
+
+    @add.register
+    def _(self, node: IntegerSoftmax) -> None:
+        """Integers in int32 and float32, as ``IntegerSoftmax.evaluate``: no runtime's own softmax is exact."""
+        (x,) = node.inputs
+        codes = self.node("Cast", [self._names[x.name]], to=TensorProto.INT32)
+        largest = self.node("ReduceMax", [codes], axes=[1], keepdims=1)
+        e = self.node("Gather", [self.constant(node.table), self.node("Sub", [largest, codes])], axis=0)
+        total = self.node("ReduceSum", [e, self.constant(np.array([1]))], keepdims=1)
+        share = self.node("Div", [self.constant(np.float32(256.0)), total])
+        scaled = self.node("Mul", [e, share])
+        one, zero = self.constant(np.float32(1.0)), self.constant(np.uint8(0))
+        self._names[node.name] = self.node("QuantizeLinear", [scaled, one, zero], _codes(node.name))
 
 
 class _Symbol:
@@ -363,6 +414,9 @@ class _OnnxOps:
 
     def tanh(self, x: _Symbol) -> _Symbol:
         return self._node("Tanh", x)
+
+    def softmax(self, x: _Symbol) -> _Symbol:
+        return self._node("Softmax", x, axis=1)
 
     def concat(self, xs: Sequence[_Symbol]) -> _Symbol:
         return self._node("Concat", *xs, axis=1)

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from qat.arrays import Arrays, as_tuple
 from qat.errors import QatError
 from qat.forward import Forward
 from qat.graph import Graph, Params
-from qat.integer import Evaluator, IntegerTensor
+from qat.inference import predict, predict_codes, trace
+from qat.integer import Evaluator, IntegerGraph
 from qat.losses import Loss, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array, Kind, Ops, Padding, Pair
 from qat.optimizer import Optimizer
 from qat.passes.to_integer import to_integer
+
+__all__ = [
+    "LoweredNetwork",
+    "TorchOps",
+    "lower",
+    "make_step",
+    "predict",
+    "predict_codes",
+    "read",
+    "runtime",
+    "seed",
+    "trace",
+]
 
 DEVICES = {"CPU": "cpu", "GPU": "cuda"}
 Tensor = torch.Tensor
@@ -119,6 +134,9 @@ class TorchOps(Ops):
     def tanh(self, x: Tensor) -> Tensor:
         return x.tanh()
 
+    def softmax(self, x: Tensor) -> Tensor:
+        return x.softmax(1)
+
     def sqrt(self, x: Tensor) -> Tensor:
         return x.sqrt()
 
@@ -160,6 +178,12 @@ class TorchOps(Ops):
 
     def channel_mean(self, x: Tensor) -> Tensor:
         return x.mean((0, *range(2, x.ndim)))
+
+    def max_over_channels(self, x: Tensor) -> Tensor:
+        return x.amax(1, keepdim=True)
+
+    def sum_over_channels(self, x: Tensor) -> Tensor:
+        return x.sum(1, keepdim=True)
 
     def output_max(self, w: Tensor) -> Tensor:
         return w.flatten(1).amax(1)
@@ -342,10 +366,15 @@ class LoweredNetwork(torch.nn.Module):
         """Real outputs: one tensor, or a tuple where the network has several."""
         if self.training:
             return self.run(inputs, self.next_phase())
-        if self.graph.is_quantized:
-            output = self.evaluator().graph.output
-            return self.centred_codes(*inputs)[output.name] * float(output.grid.scale)
-        return self.run(inputs, 0)
+        return self.evaluated(inputs)
+
+    def evaluated(self, inputs: tuple[Tensor, ...]) -> Any:
+        """What evaluation mode computes, whatever the mode is."""
+        if not self.graph.is_quantized:
+            return self.run(inputs, 0, training=False)
+        codes = self.centred_codes(*inputs)
+        outputs = tuple(codes[x.name] * float(x.grid.scale) for x in self.integers().outputs)
+        return outputs[0] if len(outputs) == 1 else outputs
 
     @torch.compiler.disable
     def next_phase(self) -> int:
@@ -353,12 +382,12 @@ class LoweredNetwork(torch.nn.Module):
         self.step += 1
         return self._pass.phase(self.step - 1)
 
-    def run(self, inputs: tuple[Tensor, ...], phase: int) -> Any:
-        """The float or fake-quantized pass; in training mode it also updates the state."""
+    def run(self, inputs: tuple[Tensor, ...], phase: int, *, training: bool = True) -> Any:
+        """The float or fake-quantized pass; in training it also updates the state."""
         tensors, device = self.tensors, self._ops.device
         with torch.autocast(device.type, enabled=False):  # integers up to 2^24 need float32
             pixels = tuple(x.to(device, torch.float32) for x in inputs)
-            outputs, updates = self._pass(tensors, pixels, training=self.training, phase=phase)
+            outputs, updates = self._pass(tensors, pixels, training=training, phase=phase)
         with torch.no_grad():
             for name, value in updates.items():
                 tensors[name].copy_(value)
@@ -380,10 +409,26 @@ class LoweredNetwork(torch.nn.Module):
 
     @torch.compiler.disable
     @torch.no_grad()
-    def centred_codes(self, pixels: Tensor) -> dict[str, Tensor]:
+    def centred_codes(self, *pixels: Tensor) -> dict[str, Tensor]:
         """The deployed network's codes less their zero point, of every node: whole numbers in float32."""
-        with torch.autocast(self._ops.device.type, enabled=False):
-            return self.evaluator()(pixels.to(self._ops.device, torch.float32))
+        device = self._ops.device
+        with torch.autocast(device.type, enabled=False):
+            return self.evaluator()(*(x.to(device, torch.float32) for x in pixels))
+
+    def integers(self) -> IntegerGraph:
+        """The integers of deployment, of the parameters as they are now."""
+        return self.evaluator().graph
+
+    @torch.no_grad()
+    def infer(self, pixels: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Real outputs in evaluation mode, canonical, of raw pixels (see ``qat.inference``)."""
+        outputs = self.evaluated(tuple(torch.tensor(x) for x in pixels))
+        return tuple(y.cpu().numpy() for y in (outputs if isinstance(outputs, tuple) else (outputs,)))
+
+    def infer_codes(self, pixels: tuple[Array, ...]) -> dict[str, Array]:
+        """Centred codes of every node, canonical."""
+        codes = self.centred_codes(*(torch.tensor(x) for x in pixels))
+        return {name: values.cpu().numpy() for name, values in codes.items()}
 
 
 def lower(
@@ -401,30 +446,6 @@ def read(model: LoweredNetwork) -> Params:
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.tensors.items()}
 
 
-def predict(model: LoweredNetwork, pixels: Array, *, batch_size: int = 256) -> Array:
-    """Real outputs (N, ...) for raw pixels (N, C, H, W), in evaluation mode."""
-    return _in_batches(model, lambda x: {"output": model(x)}, pixels, batch_size)["output"]
-
-
-def predict_codes(model: LoweredNetwork, pixels: Array, *, batch_size: int = 256) -> Array:
-    """Output codes (N, ...), int32, of the evaluation pass of a quantized network."""
-    output = model.evaluator().graph.output
-    return trace(model, pixels, [output], batch_size=batch_size)[output.name]
-
-
-def trace(
-    model: LoweredNetwork, pixels: Array, tensors: Collection[IntegerTensor], *, batch_size: int = 256
-) -> dict[str, Array]:
-    """As ``predict_codes``, for the codes of the given tensors by name."""
-    names = {tensor.name for tensor in tensors}
-
-    def chosen(x: Tensor) -> dict[str, Tensor]:
-        return {name: values for name, values in model.centred_codes(x).items() if name in names}
-
-    found = _in_batches(model, chosen, pixels, batch_size)
-    return {tensor.name: found[tensor.name].astype(np.int32) + tensor.grid.zero_point for tensor in tensors}
-
-
 def seed(*numbers: int) -> None:
     """Seed what ``ops.drop`` draws from."""
     torch.manual_seed(int(np.random.default_rng(numbers).integers(1 << 63)))
@@ -433,21 +454,6 @@ def seed(*numbers: int) -> None:
 def runtime() -> str:
     """What the passes run in, with its version."""
     return f"PyTorch {torch.__version__}"
-
-
-def _in_batches(
-    model: LoweredNetwork, function: Callable[[Tensor], dict[str, Tensor]], pixels: Array, batch_size: int
-) -> dict[str, Array]:
-    if not len(pixels):
-        raise QatError(f"{model.graph.name}: there are no images to evaluate; give at least one")
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            parts = [function(torch.tensor(pixels[i : i + batch_size])) for i in range(0, len(pixels), batch_size)]
-    finally:
-        model.train(was_training)
-    return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
 
 
 class Step:
@@ -470,15 +476,16 @@ class Step:
         else:
             self.optimizer = torch.optim.Adam(groups, lr=0.0)
 
-    def _plain_loss(self, x: Tensor, y: Tensor, phase: int) -> Tensor:
-        return self.loss(self.model._ops, self.model.run((x,), phase), y)
+    def _plain_loss(self, x: tuple[Tensor, ...], y: Tensor, phase: int) -> Tensor:
+        return self.loss(self.model._ops, self.model.run(x, phase), y)
 
-    def __call__(self, x: Array, y: Array, lr: float) -> float:
-        """x: raw pixels (N, C, H, W). y: integer labels (N,)."""
+    def __call__(self, x: Arrays, y: Array, lr: float) -> float:
+        """x: raw pixels (N, C, H, W), a tuple of them where the network has several inputs. y: integer labels (N,)."""
         device = self.model._ops.device
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        loss = self._loss(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device), self.model.next_phase())
+        pixels = tuple(torch.from_numpy(array).to(device) for array in as_tuple(x))
+        loss = self._loss(pixels, torch.from_numpy(y).to(device), self.model.next_phase())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

@@ -15,6 +15,7 @@ from qat.cells import (
     GlobalAvgPool2d,
     Input,
     MaxPool2d,
+    Softmax,
 )
 from qat.checkpoint import Checkpoint
 from qat.errors import QatError
@@ -49,6 +50,7 @@ __all__ = [
     "Network",
     "Node",
     "QatError",
+    "Softmax",
     "WeightQuantizer",
     "backend",
     "convert_quant_network",

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
 from qat.errors import QatError
 from qat.numpy_ops import NUMPY_OPS
 from qat.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
@@ -247,6 +248,26 @@ class IntegerTable(IntegerNode):
         return ops.take(constants["table"], inputs[0] - float(self.inputs[0].grid.low))
 
 
+@dataclass(frozen=True, eq=False)
+class IntegerSoftmax(IntegerNode):
+    """y = min(rint(e_c * f32(256 / sum_k e_k)), 255), e_c = table[max_k x_k - x_c], over the channels.
+
+    table: rint(2^t exp(-d s_x)) for d = 0, 1, ..., float32, (number of input codes,); its sums stay exact. The scale of y
+    is 1/256 and its zero point 0, as TFLite's softmax has them (with -128 for int8).
+    """
+
+    table: Array
+
+    def constants(self) -> dict[str, tuple[Array, Kind]]:
+        return {"table": (self.table, "vector")}
+
+    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        e = ops.take(constants["table"], ops.max_over_channels(x) - x)
+        share = 256.0 / ops.sum_over_channels(e)
+        return ops.minimum(ops.rint(e * share), 255.0)
+
+
 class Pending(ABC):
     """The output of a cell that has no codes yet: the fake quantizer that follows gives it a grid."""
 
@@ -388,12 +409,27 @@ class IntegerBuilder:
 
 @dataclass(frozen=True, eq=False)
 class IntegerGraph:
-    """Nodes in order of evaluation; only such as the output needs. input, output: what enters and leaves."""
+    """Nodes in order of evaluation; only such as an output needs, and the inputs. inputs, outputs: what enters and leaves."""
 
     nodes: tuple[IntegerNode, ...]
-    input: IntegerTensor
-    output: IntegerTensor
+    inputs: tuple[IntegerTensor, ...]
+    outputs: tuple[IntegerTensor, ...]
     name: str = "network"
+
+    @property
+    def input(self) -> IntegerTensor:
+        """What enters a network with one input."""
+        return self._only(self.inputs, "inputs")
+
+    @property
+    def output(self) -> IntegerTensor:
+        """What leaves a network with one output."""
+        return self._only(self.outputs, "outputs")
+
+    def _only(self, tensors: tuple[IntegerTensor, ...], what: str) -> IntegerTensor:
+        if len(tensors) != 1:
+            raise QatError(f"{self.name} has {len(tensors)} {what}, not one: use its {what}")
+        return tensors[0]
 
 
 class Evaluator:
@@ -406,42 +442,46 @@ class Evaluator:
             for node in graph.nodes
         ]
 
-    def __call__(self, codes: Tensor) -> dict[str, Tensor]:
-        """Centred codes of every node by name, from raw input codes (float32, the backend's layout)."""
-        values: dict[str, Tensor] = {}
+    def __call__(self, *codes: Tensor) -> dict[str, Tensor]:
+        """Centred codes of every node by name, from raw codes of each input (float32, the backend's layout)."""
+        values = {x.name: pixels for x, pixels in zip(self.graph.inputs, codes, strict=True)}
         for node, constants in zip(self.graph.nodes, self._constants, strict=True):
-            inputs = [values[x.name] for x in node.inputs] or [codes]
+            inputs = [values[x.name] for x in node.inputs] or [values[node.name]]
             values[node.name] = node.evaluate(self.ops, constants, *inputs)
         return values
 
 
-def evaluate(graph: IntegerGraph, codes: Array, *, batch_size: int = 128) -> Array:
+def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128) -> Arrays:
     """Output codes (N, ...) of input codes (N, ...), computed by NumPy integers.
+
+    A graph with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
 
     The sums are of integers held in float32 (float64 where a node is ``wide``), and no partial sum passes the type's
     range of exact integers, so that they are the sums of an int32 accumulator in whatever order BLAS adds.
     """
-    return trace_codes(graph, codes, (graph.output.name,), batch_size=batch_size)[graph.output.name]
+    found = trace_codes(graph, codes, [x.name for x in graph.outputs], batch_size=batch_size)
+    return as_arrays(tuple(found[x.name] for x in graph.outputs))
 
 
 def trace_codes(
-    graph: IntegerGraph, codes: Array, names: Collection[str], *, batch_size: int = 128
+    graph: IntegerGraph, codes: Arrays, names: Collection[str], *, batch_size: int = 128
 ) -> dict[str, Array]:
     """As ``evaluate``, for the codes of the named nodes."""
-    if not len(codes):
-        raise QatError(f"{graph.name}: there are no images to evaluate; give at least one")
-    expected = graph.input.grid.dtype
-    if not isinstance(codes, np.ndarray) or codes.dtype != expected or codes.shape[1:] != graph.input.shape:
-        found = f"{codes.dtype} {codes.shape}" if isinstance(codes, np.ndarray) else type(codes).__name__
-        raise QatError(
-            f"{graph.name}: takes raw pixels, a NumPy array of {np.dtype(expected).name} (N, "
-            f"{', '.join(map(str, graph.input.shape))}), but got {found}"
-        )
+    inputs = as_tuple(codes)
+    if len(inputs) != len(graph.inputs):
+        raise QatError(f"{graph.name}: has {len(graph.inputs)} inputs but got {len(inputs)} arrays; give one for each")
+    for x, found in zip(graph.inputs, inputs, strict=True):
+        if not isinstance(found, np.ndarray) or found.dtype != x.grid.dtype or found.shape[1:] != x.shape:
+            what = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
+            raise QatError(
+                f"{graph.name}: takes raw pixels, a NumPy array of {np.dtype(x.grid.dtype).name} (N, "
+                f"{', '.join(map(str, x.shape))}), but got {what}"
+            )
     run = Evaluator(graph, NUMPY_OPS)
     grids = {node.name: node.output.grid for node in graph.nodes if node.name in names}
-    parts: dict[str, list[Array]] = {name: [] for name in grids}
-    for start in range(0, len(codes), batch_size):
-        values = run(codes[start : start + batch_size].astype(np.float32))
-        for name, grid in grids.items():
-            parts[name].append((values[name] + grid.zero_point).astype(grid.dtype))
-    return {name: np.concatenate(part) for name, part in parts.items()}
+
+    def raw(batch: tuple[Array, ...]) -> dict[str, Array]:
+        values = run(*(x.astype(np.float32) for x in batch))
+        return {name: (values[name] + grid.zero_point).astype(grid.dtype) for name, grid in grids.items()}
+
+    return in_batches(raw, inputs, batch_size, graph.name)

@@ -100,6 +100,11 @@ class NumpyOps(Ops):
     def tanh(self, x: Array) -> Array:
         return np.tanh(x)
 
+    def softmax(self, x: Array) -> Array:
+        e = np.exp(x - x.max(axis=1, keepdims=True))
+        y: Array = e / e.sum(axis=1, keepdims=True)
+        return y
+
     def sqrt(self, x: Array) -> Array:
         return np.sqrt(x)
 
@@ -142,6 +147,14 @@ class NumpyOps(Ops):
 
     def channel_mean(self, x: Array) -> Array:
         y: Array = x.mean(axis=(0, *range(2, x.ndim)), dtype=np.float32)
+        return y
+
+    def max_over_channels(self, x: Array) -> Array:
+        y: Array = x.max(axis=1, keepdims=True)
+        return y
+
+    def sum_over_channels(self, x: Array) -> Array:
+        y: Array = x.sum(axis=1, keepdims=True)
         return y
 
     def output_max(self, w: Array) -> Array:

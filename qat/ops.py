@@ -115,6 +115,10 @@ class Ops(ABC):
         """Hyperbolic tangent."""
 
     @abstractmethod
+    def softmax(self, x: Tensor) -> Tensor:
+        """exp(x_c) / sum_k exp(x_k) over the channels of an activation."""
+
+    @abstractmethod
     def sqrt(self, x: Tensor) -> Tensor:
         """Square root of non-negative numbers."""
 
@@ -171,6 +175,16 @@ class Ops(ABC):
     @abstractmethod
     def channel_mean(self, x: Tensor) -> Tensor:
         """Mean of each channel of an activation, (C,), with its gradient."""
+
+    @abstractmethod
+    def max_over_channels(self, x: Tensor) -> Tensor:
+        """Largest element over the channels of each sample (and place): one channel is left. Used on stopped tensors only."""
+
+    @abstractmethod
+    def sum_over_channels(self, x: Tensor) -> Tensor:
+        """Sum over the channels of each sample (and place): one channel is left. Exact for integers up to 2^24. Used on
+        stopped tensors only.
+        """
 
     @abstractmethod
     def output_max(self, w: Tensor) -> Tensor:

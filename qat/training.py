@@ -18,6 +18,7 @@ from qat.errors import QatError
 from qat.graph import Graph
 from qat.losses import cross_entropy
 from qat.optimizer import Optimizer, learning_rate
+from qat.passes.logits_graph import logits_graph
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def train(
     if start.step:
         _check_continues(start, record)
     history = start.history if start.step else (record, *start.history)
-    model = backend.lower(graph, start.params, device_target=device_target, step=start.step)
+    model = backend.lower(logits_graph(graph), start.params, device_target=device_target, step=start.step)
     loss_function = partial(cross_entropy, smoothing=recipe.label_smoothing)
     step = backend.make_step(model, recipe.optimizer, loss_function, compile=compile)
     step.load_state(start.optimizer)

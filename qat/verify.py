@@ -10,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 
+from qat.arrays import Arrays, as_arrays, as_tuple
 from qat.checkpoint import Checkpoint
 from qat.data import Split, accuracy
 from qat.errors import QatError
@@ -17,7 +18,7 @@ from qat.integer import IntegerGraph, IntegerTensor, evaluate, trace_codes
 from qat.ops import Array
 from qat.passes.to_integer import to_integer
 
-Tracer = Callable[[Array, Collection[IntegerTensor]], Mapping[str, Array]]
+Tracer = Callable[[Arrays, Collection[IntegerTensor]], Mapping[str, Array]]
 REFERENCE = "NumPy integers"
 
 
@@ -29,7 +30,7 @@ class Comparison:
     codes: int
     differ: int
     largest: int  #: the largest difference of two codes
-    top1: float  #: accuracy, 0 to 1
+    top1: float | None  #: accuracy, 0 to 1; None where the network is no classifier with one output
     divergence: str | None  #: where they differ first, None where they do not
 
 
@@ -41,7 +42,7 @@ class Certificate:
     network: str
     data: str
     images: int
-    reference_top1: float
+    reference_top1: float | None
     comparisons: tuple[Comparison, ...]
 
     @property
@@ -79,27 +80,28 @@ def verify(
     split: the images, and labels for the accuracy. data: what they are, for the certificate.
     """
     graph = to_integer(checkpoint.graph, checkpoint.params)
-    reference = evaluate(graph, split.images).astype(np.int32)
+    reference = tuple(codes.astype(np.int32) for codes in as_tuple(evaluate(graph, split.images)))
     model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
-    real = target.predict(path, split.images)
-    if real.shape != reference.shape or not np.isfinite(real).all():
-        found = f"outputs of shape {real.shape}" if real.shape != reference.shape else "outputs that are no numbers"
+    real = as_tuple(target.predict(path, split.images))
+    shapes, expected = [x.shape for x in real], [x.shape for x in reference]
+    if shapes != expected or not all(np.isfinite(x).all() for x in real):
+        found = f"outputs of shape {shapes}" if shapes != expected else "outputs that are no numbers"
         raise QatError(
-            f"{path}: gives {found} where {graph.name} gives {reference.shape}; it was not exported from this checkpoint"
+            f"{path}: gives {found} where {graph.name} gives {expected}; it was not exported from this checkpoint"
         )
-    codes = graph.output.grid.codes_of(real)
+    codes = tuple(output.grid.codes_of(x) for output, x in zip(graph.outputs, real, strict=True))
     comparisons = (
         _compare(target.runtime(), graph, reference, codes, split, lambda x, t: target.trace(path, x, t)),
         _compare(
             f"{backend.runtime()}, evaluation pass on {device_target}",
             graph,
             reference,
-            backend.predict_codes(model, split.images),
+            as_tuple(backend.predict_codes(model, split.images)),
             split,
             lambda x, t: backend.trace(model, x, t),
         ),
     )
-    return Certificate(str(path), graph.name, data, len(split), accuracy(reference, split.labels), comparisons)
+    return Certificate(str(path), graph.name, data, len(split), _top1(reference, split.labels), comparisons)
 
 
 def export_verified(
@@ -124,26 +126,34 @@ def export_verified(
 def _compare(
     engine: str,
     graph: IntegerGraph,
-    reference: Array,
-    codes: Array,
+    reference: tuple[Array, ...],
+    codes: tuple[Array, ...],
     split: Split,
     tracer: Tracer,
 ) -> Comparison:
-    difference = np.abs(codes.astype(np.int64) - reference)
+    pairs = zip(codes, reference, strict=True)
+    # (N, codes of all outputs), so that one row is one image
+    difference = np.concatenate([np.abs(a.astype(np.int64) - b).reshape(len(b), -1) for a, b in pairs], axis=1)
     differ = int(np.count_nonzero(difference))
     divergence = None
     if differ:
         image = int(np.argwhere(difference)[0][0])
-        divergence = _first_divergence(graph, split.images[image : image + 1], image, tracer)
-    return Comparison(engine, codes.size, differ, int(difference.max()), accuracy(codes, split.labels), divergence)
+        one = as_arrays(tuple(x[image : image + 1] for x in as_tuple(split.images)))
+        divergence = _first_divergence(graph, one, image, tracer)
+    return Comparison(engine, difference.size, differ, int(difference.max()), _top1(codes, split.labels), divergence)
 
 
-def _first_divergence(graph: IntegerGraph, image: Array, number: int, tracer: Tracer) -> str:
+def _top1(outputs: tuple[Array, ...], labels: Array) -> float | None:
+    return accuracy(outputs[0], labels) if len(outputs) == 1 and outputs[0].ndim == 2 else None
+
+
+def _first_divergence(graph: IntegerGraph, image: Arrays, number: int, tracer: Tracer) -> str:
     """The first node, in order, one of whose codes differs on this image, with both values."""
     tensors = [node.output for node in graph.nodes]
     expected = trace_codes(graph, image, [tensor.name for tensor in tensors])
     found = tracer(image, tensors)
-    missing = [tensor.name for tensor in tensors[1:] if tensor.name not in found]
+    inputs = {x.name for x in graph.inputs}
+    missing = [tensor.name for tensor in tensors if tensor.name not in found and tensor.name not in inputs]
     if missing:
         return f"the file was not exported from this checkpoint: it has no codes named {missing[0]}"
     for tensor in tensors:

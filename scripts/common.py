@@ -83,6 +83,11 @@ def boolean(text: str) -> bool:
 
 def load_data(data_path: str, graph: Graph) -> Dataset:
     """The data set, its images in the shape that the network takes."""
+    if len(graph.inputs) != 1:
+        raise QatError(
+            f"{graph.name} has {len(graph.inputs)} inputs, but a data set of --data_path has one image a sample; train and "
+            "verify it from Python, with a tuple of arrays as Split.images"
+        )
     return data.load(data_path).resized(graph.shapes[graph.inputs[0].name])
 
 
@@ -146,10 +151,13 @@ def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, 
 
 def print_certificate(certificate: Certificate) -> None:
     """The certificate as a table, and its lines."""
-    rows = [(REFERENCE, "", "", "", f"{100 * certificate.reference_top1:.2f} %")]
+
+    def percent(top1: float | None) -> str:
+        return "" if top1 is None else f"{100 * top1:.2f} %"
+
+    rows = [(REFERENCE, "", "", "", percent(certificate.reference_top1))]
     rows += [
-        (x.engine, f"{x.codes:,}", f"{x.differ:,}", str(x.largest), f"{100 * x.top1:.2f} %")
-        for x in certificate.comparisons
+        (x.engine, f"{x.codes:,}", f"{x.differ:,}", str(x.largest), percent(x.top1)) for x in certificate.comparisons
     ]
     print_table(
         f"Certificate: {certificate.file}, {certificate.images:,} images ({certificate.data})",

@@ -772,5 +772,5 @@ def test_an_output_without_fake_quantizer_is_refused_by_name() -> None:
         fc2=qat.DenseBnAct(3, 2, after_fake=False),
     )
     setup = calibrated(network)
-    with pytest.raises(qat.QatError, match=r"^fc2: the output of Chain has no fake quantizer"):
+    with pytest.raises(qat.QatError, match=r"^fc2: this output of Chain has no fake quantizer"):
         qat.to_integer(setup.graph, setup.params)

@@ -274,6 +274,23 @@ add(
     tolerance=FLOAT32_SUM,
     gradient_tolerance=FLOAT32_SUM,
 )
+_logits = np.array([[3.0, -1.0, 0.5], [200.0, 199.0, -300.0]])  # exp overflows in float32 where nothing is subtracted
+_shares = np.exp(_logits - _logits.max(axis=1, keepdims=True))
+_shares /= _shares.sum(axis=1, keepdims=True)
+_cotangent = np.array([[1.0, 2.0, -4.0], [3.0, -2.0, 1.0]])
+_gradient = _shares * (_cotangent - (_shares * _cotangent).sum(axis=1, keepdims=True))
+for _what, _axes in (("rows", (2, 3)), ("images", (2, 3, 1, 1))):
+    add(
+        f"softmax of {_what}",
+        lambda ops, x: ops.softmax(x),
+        [activation(_logits.reshape(_axes))],
+        "activation",
+        _shares.reshape(_axes),
+        cotangent=_cotangent.reshape(_axes),
+        gradients=[_gradient.reshape(_axes)],
+        tolerance=FLOAT32_SUM,
+        gradient_tolerance=FLOAT32_SUM,
+    )
 add(
     "tanh",
     lambda ops, x: ops.tanh(x),
@@ -365,6 +382,36 @@ add(
     [min((-NEGATIVE)[:, c].flat) for c in range(3)],
 )
 ROWS = [[-4, 2, -9], [-3, -5, -1]]
+add(
+    "max_over_channels of images",
+    lambda ops, x: ops.max_over_channels(x),
+    [activation(IMAGE)],
+    "activation",
+    IMAGE.max(axis=1, keepdims=True),
+)
+add(
+    "max_over_channels of rows",
+    lambda ops, x: ops.max_over_channels(x),
+    [activation([[-3, -7], [2, 9]])],
+    "activation",
+    [[-3], [9]],
+)
+_large = integers(12, (2, 255, 2, 1), 0, 65536)  # their sums come near 2^24
+_large[0, :, 0, 0] = 65793
+add(
+    "sum_over_channels of images, exact",
+    lambda ops, x: ops.sum_over_channels(x),
+    [activation(_large)],
+    "activation",
+    _large.astype(np.int64).sum(axis=1, keepdims=True),
+)
+add(
+    "sum_over_channels of rows",
+    lambda ops, x: ops.sum_over_channels(x),
+    [activation([[-3, -7], [2, 9]])],
+    "activation",
+    [[-10], [11]],
+)
 add("channel_max of rows", lambda ops, x: ops.channel_max(x), [activation(ROWS)], "vector", [-3, 2, -1])
 add("channel_min of rows", lambda ops, x: ops.channel_min(x), [activation(ROWS)], "vector", [-4, -5, -9])
 add(
@@ -855,6 +902,9 @@ COMPILED = (
     "concat of images",
     "channel_mean of images",
     "sigmoid",
+    "softmax of images",
+    "max_over_channels of images",
+    "sum_over_channels of images",
     "tanh",
     "sqrt of 0",
     "take: table",

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import qat
 from qat.activations import RELU_BOUNDS, TABLES
+from qat.arrays import as_tuple
 from qat.cells.linear import NEVER
 from qat.forward import Forward
 from qat.integer import IntegerGraph, evaluate, trace_codes
@@ -40,18 +41,20 @@ SMALL_PAIRS = st.tuples(st.integers(1, 2), st.integers(1, 2))
 class Zoo(qat.Network):
     """Cells by name, and in which order they are used on which values."""
 
-    def __init__(self, entry: qat.Input) -> None:
-        self.inputs = entry
+    def __init__(self, *inputs: qat.Input) -> None:
+        self.inputs = inputs
         self.cells: dict[str, qat.Cell] = {}
         self.steps: list[tuple[str, str, tuple[str, ...]]] = []  #: value, cell, the values it takes
-        self.shapes: dict[str, Shape] = {"input": entry.shape}
+        self.entries = [f"input_{i}" if i else "input" for i in range(len(inputs))]
+        self.shapes: dict[str, Shape] = {name: x.shape for name, x in zip(self.entries, inputs, strict=True)}
+        self.more_outputs: list[str] = []  #: values that leave beside the last
         self.features: set[str] = set()
 
-    def construct(self, x):
-        values = {"input": x}
+    def construct(self, *inputs):
+        values = dict(zip(self.entries, inputs, strict=True))
         for name, cell, sources in self.steps:
             values[name] = self.cells[cell](*(values[source] for source in sources))
-        return values[name]
+        return (values[name], *(values[name] for name in self.more_outputs))
 
     def use(self, cell: qat.Cell | str, *sources: str) -> str:
         """Append a step of a new cell, or of one used before, by its name; returns the name of its value."""
@@ -143,9 +146,13 @@ IMAGE_STEPS = (
     "concatenation",
     "concatenation of any two",
     "same cell twice",
+    "softmax",
     "flatten",
 )
-ROW_STEPS = ("dense", "dense", "dense", "activation", "dropout", "same tensor twice", "residual", "concatenation")
+ROW_STEPS = (
+    *("dense", "dense", "dense"),
+    *("activation", "dropout", "same tensor twice", "residual", "concatenation", "softmax"),
+)
 ADD_ACTIVATIONS = st.sampled_from([None, "relu", "relu6"])
 
 
@@ -153,13 +160,17 @@ ADD_ACTIVATIONS = st.sampled_from([None, "relu", "relu6"])
 def networks(draw: st.DrawFn) -> Zoo:
     """One to seven steps from anywhere to anywhere, then perhaps a dense layer."""
     size = st.integers(1, 10)
-    zoo = Zoo(
+    inputs = [
         qat.Input(
             (draw(st.integers(1, 4)), draw(size), draw(size)),
             mean=draw(st.sampled_from([0.0, 0.1307, 0.5, 1.0])),
             std=draw(st.sampled_from([0.05, 0.3081, 1.0])),
         )
-    )
+        for _ in range(draw(st.sampled_from([1, 1, 1, 2])))
+    ]
+    zoo = Zoo(*inputs)
+    if len(inputs) == 2:
+        zoo.features.add("two inputs")
     x = "input"
     for _ in range(draw(st.sampled_from([1, 2, 3, 4, 5, 6, 7]))):
         x = draw(st.sampled_from([x] * 8 + list(zoo.shapes)))
@@ -171,6 +182,11 @@ def networks(draw: st.DrawFn) -> Zoo:
         if len(zoo.shapes[x]) == 3:
             x = zoo.use(qat.Flatten(), x)
         x = zoo.use(draw(denses(zoo.shapes[x])), x)
+    zoo.more_outputs = draw(
+        st.sampled_from([[], [], [], draw(st.lists(st.sampled_from(list(zoo.shapes)), max_size=2))])
+    )
+    if zoo.more_outputs:
+        zoo.features.add("several outputs")
     return zoo
 
 
@@ -204,6 +220,8 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         return zoo.use(qat.Activation(draw(ACTIVATIONS.filter(bool)), draw(st.sampled_from([0.2, 1.5]))), x)
     if step == "dropout":
         return zoo.use(qat.Dropout(draw(st.sampled_from([0.0, 0.3, 0.9]))), x)
+    if step == "softmax":
+        return zoo.use(qat.Softmax(), x)
     if step == "residual":
         y = zoo.use(draw(convolutions(shape, **keeps_shape(channels))), x)
         return zoo.use(add, *draw(st.permutations([x, y])))
@@ -221,7 +239,7 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
             x, y = y, zoo.use(replace(add), y, x)
         return y
     if step == "addition of the input":
-        entry = zoo.inputs.shape
+        entry = zoo.shapes["input"]
         y = zoo.use(draw(convolutions(entry, **keeps_shape(entry[0]))), "input")
         return zoo.use(add, *draw(st.permutations(["input", y])))
     if step == "addition of any two":
@@ -246,6 +264,8 @@ def _row_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         return zoo.use(qat.Dropout(0.3), x)
     if step == "same tensor twice":
         return zoo.use(qat.Add(draw(ADD_ACTIVATIONS)), x, x)
+    if step == "softmax":
+        return zoo.use(qat.Softmax(), x)
     if step == "residual":
         y = zoo.use(replace(draw(denses(shape)), out_channels=shape[0]), x)
         return zoo.use(qat.Add(draw(ADD_ACTIVATIONS)), x, y)
@@ -279,7 +299,7 @@ class Setup:
 
     graph: qat.Graph
     params: dict[str, Array] = field(repr=False)
-    pixels: Array = field(repr=False)
+    pixels: tuple[Array, ...] = field(repr=False)
     features: frozenset[str]
     note: str = ""  #: how it was made, for whoever sees it fail
 
@@ -304,7 +324,8 @@ def setups(draw: st.DrawFn) -> Setup:
     kinds = draw(st.frozensets(st.sampled_from(DEGENERATE)))
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     params = random_params(graph, rng, kinds)
-    pixels = rng.integers(0, 256, (draw(st.integers(3, 5)), *zoo.inputs.shape), np.uint8)
+    count = draw(st.integers(3, 5))
+    pixels = tuple(rng.integers(0, 256, (count, *x.shape), np.uint8) for x in zoo.inputs)
     by = draw(st.sampled_from(["numpy", "torch"]))
     params = (after_numpy_step if by == "numpy" else after_torch_step)(graph, params, pixels)
     features = zoo.features | {type(cell).__name__ for cell in zoo.cells.values()} | {fold, by} | kinds
@@ -341,18 +362,18 @@ def random_params(graph: qat.Graph, rng: np.random.Generator, kinds: frozenset[s
     return params
 
 
-def after_numpy_step(graph: qat.Graph, params: dict[str, Array], pixels: Array) -> dict[str, Array]:
+def after_numpy_step(graph: qat.Graph, params: dict[str, Array], pixels: tuple[Array, ...]) -> dict[str, Array]:
     tensors = {name: NUMPY_OPS.from_numpy(params[name], param.kind) for name, param in graph.params.items()}
     run = Forward(graph, NUMPY_OPS)
-    _, updates = run(tensors, (pixels.astype(F),), training=True, phase=run.phase(0))
+    _, updates = run(tensors, tuple(x.astype(F) for x in pixels), training=True, phase=run.phase(0))
     return params | {name: np.asarray(value, F).reshape(params[name].shape) for name, value in updates.items()}
 
 
-def after_torch_step(graph: qat.Graph, params: dict[str, Array], pixels: Array) -> dict[str, Array]:
+def after_torch_step(graph: qat.Graph, params: dict[str, Array], pixels: tuple[Array, ...]) -> dict[str, Array]:
     TORCH.seed(0)
     model = TORCH.lower(graph, params).train()
     with torch.no_grad():
-        model(torch.from_numpy(pixels))
+        model(*(torch.from_numpy(x) for x in pixels))
     return TORCH.read(model)
 
 
@@ -365,18 +386,21 @@ def differences(setup: Setup, computed: Setup, folder: Path) -> list[str]:
     names = [node.name for node in graph.nodes]
     tensors = [node.output for node in deployed.nodes]
     reference = trace_codes(graph, setup.pixels, names, batch_size=2)
-    np.testing.assert_array_equal(evaluate(graph, setup.pixels), reference[graph.output.name])
+    outputs = {x.name: codes for x, codes in zip(graph.outputs, as_tuple(evaluate(graph, setup.pixels)), strict=True)}
+    for name, codes in outputs.items():
+        np.testing.assert_array_equal(codes, reference[name])
     path = folder / "network.onnx"
     ONNX.export(deployed, path)
     model = TORCH.lower(computed.graph, computed.params)
     by_onnx = ONNX.trace(path, setup.pixels, tensors)
-    assert set(by_onnx) == set(names) - {graph.input.name}
-    output = deployed.output.grid.codes_of(ONNX.predict(path, setup.pixels))
+    assert set(by_onnx) == set(names) - {x.name for x in graph.inputs}
+    real = as_tuple(ONNX.predict(path, setup.pixels))
+    by_torch = as_tuple(TORCH.predict_codes(model, setup.pixels))
     found = {
         "torch": TORCH.trace(model, setup.pixels, tensors),
-        "torch, output": {graph.output.name: TORCH.predict_codes(model, setup.pixels)},
+        "torch, output": {x.name: codes for x, codes in zip(graph.outputs, by_torch, strict=True)},
         "ONNX Runtime": by_onnx,
-        "ONNX Runtime, output": {graph.output.name: output},
+        "ONNX Runtime, output": {x.name: x.grid.codes_of(y) for x, y in zip(deployed.outputs, real, strict=True)},
     }
     assert set(found["torch"]) == set(names)
     result = []
@@ -398,7 +422,8 @@ EVERYTHING = {
     "numpy",
     "torch",
     *("Activation", "Add", "AvgPool2d", "BatchNorm", "Concat", "Conv2dBnAct", "DenseBnAct", "Dropout", "Flatten"),
-    *("GlobalAvgPool2d", "MaxPool2d"),
+    *("GlobalAvgPool2d", "MaxPool2d", "Softmax"),
+    *("two inputs", "several outputs"),
 }
 
 
@@ -434,7 +459,7 @@ def test_an_addition_whose_output_was_always_zero_in_training(symmetric: bool, t
         "cells.c1.fake_quant.max": np.array(0, F),
     }
     pixels = np.array([0, 3, 100, 255], np.uint8).reshape(1, 1, 2, 2)
-    setup = Setup(graph, params, pixels, frozenset())
+    setup = Setup(graph, params, (pixels,), frozenset())
     highest = 127 if symmetric else 255
     assert evaluate(setup.integer, pixels).ravel().tolist() == [0, highest, highest, highest]
     assert differences(setup, setup, tmp_path) == []
@@ -448,7 +473,7 @@ def test_a_network_with_one_weight_changed_is_noticed(tmp_path: Path) -> None:
     zoo.use(qat.DenseBnAct(4 * 8 * 8, 5), zoo.use(qat.Flatten(), x))
     graph = qat.convert_quant_network(zoo)
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (4, 3, 8, 8), np.uint8)
+    pixels = (rng.integers(0, 256, (4, 3, 8, 8), np.uint8),)
     params = after_numpy_step(graph, random_params(graph, rng, frozenset()), pixels)
     setup = Setup(graph, params, pixels, frozenset())
     assert differences(setup, setup, tmp_path) == []

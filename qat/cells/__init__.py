@@ -7,6 +7,7 @@ from qat.cells.input import Input
 from qat.cells.linear import BatchNorm, Conv2dBnAct, DenseBnAct, LinearCell
 from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from qat.cells.shape import Concat, Dropout, Flatten
+from qat.cells.softmax import Softmax
 
 __all__ = [
     "Activation",
@@ -27,4 +28,5 @@ __all__ = [
     "MaxPool2d",
     "Param",
     "Scope",
+    "Softmax",
 ]

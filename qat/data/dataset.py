@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qat.arrays import Arrays, as_arrays, as_tuple
 from qat.cells.base import Shape
 from qat.data.cifar import find_batches, read_batches
 from qat.data.digits import read_digits
@@ -22,20 +23,20 @@ DIGITS = "digits"  #: the --data_path that stands for scikit-learn's embedded di
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """images: uint8, (N, C, H, W). labels: int64, (N,)."""
+    """images: uint8, (N, C, H, W), or a tuple of such where a network has several inputs. labels: int64, (N,)."""
 
-    images: Array
+    images: Arrays
     labels: Array
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Array, Array]]:
+    def batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Arrays, Array]]:
         """Full batches in an order that depends on seed and epoch alone; what does not fill a batch is left out."""
         order = np.random.default_rng((seed, epoch)).permutation(len(self))
         for start in range(0, len(self) - batch_size + 1, batch_size):
             chosen = order[start : start + batch_size]
-            yield self.images[chosen], self.labels[chosen]
+            yield as_arrays(tuple(x[chosen] for x in as_tuple(self.images))), self.labels[chosen]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,10 @@ class Dataset:
 
     def resized(self, shape: Shape) -> Dataset:
         """Images of the given (C, H, W), by bilinear interpolation. Raises QatError where the channels differ."""
-        channels = self.train.images.shape[1]
+        train, test = self.train.images, self.test.images
+        if isinstance(train, tuple) or isinstance(test, tuple):
+            raise QatError(f"{self.source}: holds several images a sample, which are not resized; resize them before")
+        channels = train.shape[1]
         if channels != shape[0]:
             raise QatError(
                 f"{self.source}: its images have {channels} channels but the network takes {shape[0]}; choose a network "
@@ -58,8 +62,8 @@ class Dataset:
         size = (shape[1], shape[2])
         return replace(
             self,
-            train=replace(self.train, images=resize_bilinear(self.train.images, size)),
-            test=replace(self.test, images=resize_bilinear(self.test.images, size)),
+            train=replace(self.train, images=resize_bilinear(train, size)),
+            test=replace(self.test, images=resize_bilinear(test, size)),
         )
 
 

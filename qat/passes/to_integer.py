@@ -26,12 +26,6 @@ def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> Integer
             f"{graph.name} is a float network, it has no integers: convert it with convert_quant_network and train it "
             "(train_quant.py) first"
         )
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise QatError(
-            f"{graph.name} has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; only networks with one of each "
-            "can be evaluated as integers so far"
-        )
-    (output,) = graph.outputs
     graph.check_params(params)
     adjustments = Adjustments()
     for _ in range(MOST_ROUNDS):
@@ -45,12 +39,16 @@ def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> Integer
             break
         adjustments.floors |= builder.wanted.floors
         adjustments.nudges += builder.wanted.nudges
-    if not isinstance(values[output], IntegerTensor):
-        raise QatError(f"{output}: the output of {graph.name} has no fake quantizer; keep after_fake=True on that cell")
+    for output in graph.outputs:
+        if not isinstance(values[output], IntegerTensor):
+            raise QatError(
+                f"{output}: this output of {graph.name} has no fake quantizer; keep after_fake=True on that cell"
+            )
+    inputs, outputs = tuple(values[node.name] for node in graph.inputs), tuple(values[name] for name in graph.outputs)
     nodes: list[IntegerNode] = []
-    needed = {values[output].name}
+    needed = {x.name for x in (*inputs, *outputs)}
     for integer_node in reversed(builder.nodes):
         if integer_node.name in needed:
             needed |= {x.name for x in integer_node.inputs}
             nodes.insert(0, integer_node)
-    return IntegerGraph(tuple(nodes), values[graph.inputs[0].name], values[output], graph.name)
+    return IntegerGraph(tuple(nodes), inputs, outputs, graph.name)

@@ -1,0 +1,56 @@
+"""What is asked of a lowered network, the same for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+import numpy as np
+
+from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
+from qat.graph import Graph
+from qat.integer import IntegerGraph, IntegerTensor
+from qat.ops import Array
+
+
+class LoweredNetwork(Protocol):
+    """What a backend's native model offers beside its framework's own methods."""
+
+    graph: Graph
+
+    def integers(self) -> IntegerGraph:
+        """The integers of deployment, of the parameters as they are now."""
+
+    def infer(self, pixels: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Real outputs in evaluation mode, float32 (N, ...), of raw pixels, uint8 (N, C, H, W), one array an input."""
+
+    def infer_codes(self, pixels: tuple[Array, ...]) -> dict[str, Array]:
+        """Centred codes of every node of ``integers()``, float32, canonical."""
+
+
+def predict(model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> Arrays:
+    """Real outputs (N, ...), float32, of raw pixels (N, C, H, W), in evaluation mode.
+
+    A network with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
+    """
+    found = in_batches(lambda x: dict(enumerate(model.infer(x))), as_tuple(pixels), batch_size, model.graph.name)
+    return as_arrays(tuple(found.values()))
+
+
+def predict_codes(model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> Arrays:
+    """As ``predict``, for the output codes of a quantized network, int32."""
+    outputs = model.integers().outputs
+    found = trace(model, pixels, outputs, batch_size=batch_size)
+    return as_arrays(tuple(found[output.name] for output in outputs))
+
+
+def trace(
+    model: LoweredNetwork, pixels: Arrays, tensors: Collection[IntegerTensor], *, batch_size: int = 256
+) -> dict[str, Array]:
+    """Codes of the given tensors by name, int32 (N, ...), as the evaluation pass computes them."""
+
+    def codes(x: tuple[Array, ...]) -> dict[str, Array]:
+        values = model.infer_codes(x)
+        return {tensor.name: values[tensor.name].astype(np.int32) + tensor.grid.zero_point for tensor in tensors}
+
+    return in_batches(codes, as_tuple(pixels), batch_size, model.graph.name)
