@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from qat.errors import QatError
+
+ABANDONED = 600.0  #: seconds after which a temporary file is that of a process that was killed
 
 
 def check_writable(path: str | Path) -> None:
@@ -35,6 +39,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_abandoned(path)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -54,3 +59,11 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def _clear_abandoned(path: Path) -> None:
+    """Remove what a process that was killed while it wrote ``path`` has left."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()

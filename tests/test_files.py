@@ -3,11 +3,14 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
+import tempfile
 
 import pytest
 
 from qat.errors import QatError
-from qat.files import write_atomically
+from qat.files import check_writable, write_atomically
 
 
 def full_disk(*args, **kwargs):
@@ -143,3 +146,55 @@ def test_a_folder_that_may_not_be_searched_is_refused_in_one_line(target, monkey
         with pytest.raises(QatError, match=r"net\.ckpt: cannot be written \(Permission denied\)"):
             write_atomically(target, b"new")
     assert target.read_bytes() == b"old"
+
+
+# -- the system's own refusals ----------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_takes_no_more_keeps_the_old_file(target):
+    """A limit on the size of files is met in the middle of writing, as the end of a disk is."""
+    code = (
+        "import resource, signal, sys; from qat.files import write_atomically; from qat.errors import QatError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: write_atomically(sys.argv[1], bytes(5000))\n"
+        "except QatError as error: print(error)"
+    )
+    found = subprocess.run([sys.executable, "-c", code, target], capture_output=True, text=True, check=True).stdout
+    assert found == (
+        f"{target}: cannot be written (File too large); the file that was there is unharmed; free some space or choose "
+        "another place\n"
+    )
+    assert target.read_bytes() == b"old"
+    assert os.listdir(target.parent) == ["net.ckpt"]
+
+
+def test_a_folder_that_one_may_only_read_keeps_the_old_file():
+    """Tried as an ordinary user: root may write everywhere."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "net.ckpt")
+        write_atomically(path, b"old")
+        os.chmod(folder, 0o555)
+        user = os.geteuid()
+        try:
+            if user == 0:
+                os.seteuid(65534)
+            for function in (check_writable, lambda path: write_atomically(path, b"new")):
+                with pytest.raises(QatError, match=r"net\.ckpt: cannot be written .*\(Permission denied\)"):
+                    function(path)
+        finally:
+            os.seteuid(user)
+            os.chmod(folder, 0o755)
+        with open(path, "rb") as file:
+            assert file.read() == b"old"
+        assert os.listdir(folder) == ["net.ckpt"]
+
+
+def test_what_a_killed_process_has_left_is_cleared_by_the_next_save(target):
+    """But not what another process may be writing at this moment."""
+    old, new, other = (target.parent / name for name in (".net.ckpt.a.tmp", ".net.ckpt.b.tmp", ".net2.ckpt.a.tmp"))
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    write_atomically(target, b"new")
+    assert sorted(os.listdir(target.parent)) == [".net.ckpt.b.tmp", ".net2.ckpt.a.tmp", "net.ckpt"]

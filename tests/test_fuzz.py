@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import yaml
 from onnx import helper
 
 import qat
@@ -37,6 +38,7 @@ from qat.data.cifar import read_batches
 from qat.data.idx import read_idx
 from qat.forward import Forward
 from qat.numpy_ops import NUMPY_OPS
+from qat.quant_config import read_quant_config
 from qat.serial import Serializable
 from qat.verify import Certificate, verify
 
@@ -48,7 +50,7 @@ LARGEST = (
 
 #: Mutants of each kind: in the normal profile and with QAT_FUZZ.
 COUNTS = {"idx": (50, 1500), "idx.gz": (20, 500), "cifar": (30, 1000), "safetensors": (70, 2500), "json": (90, 2500)}
-COUNTS |= {"onnx": (60, 2000)}
+COUNTS |= {"onnx": (60, 2000), "yaml": (100, 2000)}
 FUZZ = bool(os.environ.get("QAT_FUZZ"))
 
 # -- good files -------------------------------------------------------------------------------------------------------
@@ -90,6 +92,21 @@ def checkpoint() -> qat.Checkpoint:
     return qat.Checkpoint(graph, params, 17, 2, optimizer, ({"lr": 0.1, "data": "digits"},))
 
 
+QUANT_CONFIG = b"""num_bits: [8, 7]
+per_channel: [true, false]
+symmetric: [true, false]
+narrow_range: false
+quant_delay: 10
+bn_fold: true
+one_conv_fold: false
+freeze_bn: 100
+ema_decay: 0.9
+layers:
+  conv: {num_bits: 4, narrow_range: [true, false]}
+  "f*": {num_bits: [6, 8]}
+"""
+
+
 @cache
 def good(kind: str) -> bytes:
     """The content of a file that is read without complaint."""
@@ -101,6 +118,8 @@ def good(kind: str) -> bytes:
         return b"".join(bytes((label,)) + rng.bytes(3072) for label in (3, 9, 0))
     if kind == "json":
         return checkpoint().graph.to_json().encode()
+    if kind == "yaml":
+        return QUANT_CONFIG
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -281,6 +300,7 @@ def _swap_onnx(rng: np.random.Generator, content: bytes) -> bytes:
 FIELDS: dict[str, Callable[[np.random.Generator, bytes], bytes]] = {
     "json": _swap_json,
     "safetensors": _swap_safetensors,
+    "yaml": lambda rng, content: _swap_json(rng, json.dumps(yaml.safe_load(QUANT_CONFIG)).encode()),
     "onnx": _swap_onnx,
 }
 
@@ -308,6 +328,9 @@ def read_one(kind: str, path: Path) -> str:
         assert isinstance(loaded.step, int) and isinstance(loaded.epoch, int)  # noqa: PT018
         json.dumps(loaded.history)
         check_integers(loaded.graph, loaded.params)
+    elif kind == "yaml":
+        graph = qat.convert_quant_network(Small(), **read_quant_config(path))
+        check_graph(graph)
     elif kind == "onnx":
         onnx_target = qat.target("ONNX")
         split = Split(PIXELS, LABELS)
