@@ -13,8 +13,10 @@ from torch import nn
 class PlainLeNet5(nn.Module):
     """Takes pixels normalised beforehand, which is the least that any user's loop has to do."""
 
-    def __init__(self) -> None:
+    def __init__(self, has_bn: bool = False) -> None:
         super().__init__()
+        self.norm1 = nn.BatchNorm2d(6) if has_bn else nn.Identity()
+        self.norm2 = nn.BatchNorm2d(16) if has_bn else nn.Identity()
         self.conv1 = nn.Conv2d(1, 6, 5, bias=False)
         self.conv2 = nn.Conv2d(6, 16, 5, bias=False)
         self.fc1 = nn.Linear(400, 120)
@@ -22,15 +24,15 @@ class PlainLeNet5(nn.Module):
         self.fc3 = nn.Linear(84, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        x = F.max_pool2d(F.relu(self.norm1(self.conv1(x))), 2)
+        x = F.max_pool2d(F.relu(self.norm2(self.conv2(x))), 2)
         x = x.flatten(1)
         x = F.relu(self.fc1(x))
         x = F.relu(self.fc2(x))
         return self.fc3(x)
 
 
-NETWORKS = {"lenet": PlainLeNet5}
+NETWORKS = {"lenet": PlainLeNet5, "lenet_bn": lambda: PlainLeNet5(has_bn=True)}
 
 
 def make_step(network: str, *, compile: bool) -> Callable[[np.ndarray, np.ndarray, float], float]:

@@ -18,11 +18,20 @@ from statistics import median
 import numpy as np
 
 import qat
+from qat.cells.linear import LinearCell
 from qat.cli import run_script
 from qat.console import print_table
 from qat.networks import create
 from qat.optimizer import Optimizer
 from qat.scripts import common
+
+#: How training sees batch normalisation.
+FOLDS = {
+    "two convolutions": {},
+    "one convolution": {"one_conv_fold": True},
+    "frozen": {"freeze_bn": 0},
+    "not folded": {"bn_fold": False},
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,14 +48,18 @@ def run(args: argparse.Namespace) -> None:
     plain = importlib.import_module(f"plain_{args.backend}")
     backend = qat.backend(args.backend)
     graph = create(args.network).graph()
-    quantized = qat.convert_quant_network(graph)
+    networks = {"float": graph}
+    if any(isinstance(node.cell, LinearCell) and node.cell.has_bn for node in graph.nodes):
+        networks |= {f"QAT, {name}": qat.convert_quant_network(graph, **settings) for name, settings in FOLDS.items()}
+    else:
+        networks["QAT"] = qat.convert_quant_network(graph)
     generator = np.random.default_rng(0)
     x = generator.integers(0, 256, (args.batch_size, *graph.shapes[graph.inputs[0].name]), np.uint8)
     y = generator.integers(0, 10, args.batch_size)
     for mode in args.modes:
         compile = mode == "compiled"
         steps = {"plain": plain.make_step(args.network, compile=compile)}
-        for name, one in (("float", graph), ("QAT", quantized)):
+        for name, one in networks.items():
             steps[name] = backend.make_step(backend.lower(one), Optimizer(), compile=compile)
         times: dict[str, list[float]] = {name: [] for name in steps}
         for block in range(-10, args.blocks):  # the first ones warm up and compile

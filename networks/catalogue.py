@@ -8,10 +8,15 @@ from pathlib import Path
 
 from qat.errors import QatError
 from qat.network import Network
-from qat.networks.lenet5 import LeNet5
+from qat.networks.lenet5 import LeNet5, LeNet5BN
 from qat.networks.resnet import ResNet8, ResNet20
 
-NETWORKS: dict[str, type[Network]] = {"lenet": LeNet5, "resnet8": ResNet8, "resnet20": ResNet20}
+NETWORKS: dict[str, type[Network]] = {
+    "lenet": LeNet5,
+    "lenet_bn": LeNet5BN,
+    "resnet8": ResNet8,
+    "resnet20": ResNet20,
+}
 
 
 def create(name: str) -> Network:

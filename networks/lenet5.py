@@ -8,13 +8,14 @@ import qat
 class LeNet5(qat.Network):
     """Two valid 5x5 convolutions and three dense layers (LeCun et al., 1998, with ReLU and max pooling).
 
-    num_class: number of outputs. channel: number of input channels. Input: 32x32 pixels, normalised as MNIST.
+    num_class: number of outputs. channel: number of input channels. has_bn: batch normalisation after each convolution.
+    Input: 32x32 pixels, normalised as MNIST.
     """
 
-    def __init__(self, num_class: int = 10, channel: int = 1) -> None:
+    def __init__(self, num_class: int = 10, channel: int = 1, *, has_bn: bool = False) -> None:
         self.inputs = qat.Input((channel, 32, 32), mean=0.1307, std=0.3081)
-        self.conv1 = qat.Conv2dBnAct(channel, 6, 5, pad_mode="valid", activation="relu")
-        self.conv2 = qat.Conv2dBnAct(6, 16, 5, pad_mode="valid", activation="relu")
+        self.conv1 = qat.Conv2dBnAct(channel, 6, 5, pad_mode="valid", has_bn=has_bn, activation="relu")
+        self.conv2 = qat.Conv2dBnAct(6, 16, 5, pad_mode="valid", has_bn=has_bn, activation="relu")
         self.fc1 = qat.DenseBnAct(16 * 5 * 5, 120, activation="relu")
         self.fc2 = qat.DenseBnAct(120, 84, activation="relu")
         self.fc3 = qat.DenseBnAct(84, num_class)
@@ -30,3 +31,10 @@ class LeNet5(qat.Network):
         x = self.fc1(x)
         x = self.fc2(x)
         return self.fc3(x)
+
+
+class LeNet5BN(LeNet5):
+    """LeNet5 with batch normalisation after each convolution: 61,728 parameters."""
+
+    def __init__(self, num_class: int = 10, channel: int = 1) -> None:
+        super().__init__(num_class, channel, has_bn=True)

@@ -91,6 +91,11 @@ class Graph:
         """True where training draws random numbers, as for a Dropout."""
         return any(node.cell.random for node in self.nodes)
 
+    @property
+    def quant_delay(self) -> int:
+        """The step from which on every quantizer quantizes in training; 0 where there is none."""
+        return max((q.quant_delay for node in self.nodes for q in _quantizers(node.cell)), default=0)
+
     @cached_property
     def phase_starts(self) -> tuple[int, ...]:
         """The steps at which the forward pass of training changes its form, ascending from 0: the quant_delay of each

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import qat
 from qat import data
-from qat.cells.linear import NEVER
 from qat.checkpoint import Checkpoint
 from qat.console import print_table
 from qat.data import Dataset
@@ -140,8 +139,8 @@ def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, 
         save_every=args.save_every,
     )
     top1 = evaluate_accuracy(backend, checkpoint, dataset.test, device_target=args.device_target)
-    delay = max(phase for phase in start.graph.phase_starts if phase < NEVER)
-    if checkpoint.step <= delay and delay:
+    delay = start.graph.quant_delay
+    if 0 < delay >= checkpoint.step:
         print(
             f"note: {checkpoint.step} steps were trained, but quantization sets in after {delay}; lower --quant_delay"
         )

@@ -24,6 +24,7 @@ SETTINGS = (
     "bn_fold",
     "one_conv_fold",
     "freeze_bn",
+    "ema_decay",
 )
 
 
@@ -55,6 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     quantization.add_argument(
         "--freeze_bn", type=int, default=NEVER, metavar="STEPS", help="steps before batch norm uses running statistics"
+    )
+    quantization.add_argument(
+        "--ema_decay",
+        type=float,
+        default=0.99,
+        metavar="DECAY",
+        help="how slowly activation ranges follow the batches; 0: the range is that of the last batch",
     )
     quantization.add_argument(
         "--quant_delay", type=int, nargs="+", default=[900], metavar="STEPS", help="steps before quantization sets in"
