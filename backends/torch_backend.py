@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from qat.arrays import Arrays, as_tuple
+from qat.devices import choose_device
 from qat.errors import QatError
 from qat.forward import Forward
 from qat.graph import Graph, Params
@@ -24,6 +25,7 @@ from qat.passes.to_integer import to_integer
 __all__ = [
     "LoweredNetwork",
     "TorchOps",
+    "devices",
     "lower",
     "make_step",
     "predict",
@@ -34,7 +36,7 @@ __all__ = [
     "trace",
 ]
 
-DEVICES = {"CPU": "cpu", "GPU": "cuda"}
+DEVICES = {"CPU": "cpu", "GPU": "cuda"}  #: device target -> torch's name
 Tensor = torch.Tensor
 
 
@@ -432,18 +434,31 @@ class LoweredNetwork(torch.nn.Module):
 
 
 def lower(
-    network: Network | Graph, params: Mapping[str, Array] | None = None, *, device_target: str = "CPU", step: int = 0
+    network: Network | Graph,
+    params: Mapping[str, Array] | None = None,
+    *,
+    device_target: str | None = None,
+    step: int = 0,
 ) -> LoweredNetwork:
-    """A torch.nn.Module of a network. ``params``: canonical arrays (default: fresh ones); ``step``: steps done so far."""
+    """A torch.nn.Module of a network.
+
+    params: canonical arrays (default: fresh ones). device_target: one of ``devices()`` (default: the first). step: training
+    steps done so far.
+    """
     graph = as_graph(network)
     params = graph.initial_params() if params is None else params
     graph.check_params(params)
-    return LoweredNetwork(graph, params, step).to(_device(device_target))
+    return LoweredNetwork(graph, params, step).to(DEVICES[choose_device(device_target, devices(), "torch")])
 
 
 def read(model: LoweredNetwork) -> Params:
     """The parameters and state of a lowered network, canonical NumPy arrays by full name."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.tensors.items()}
+
+
+def devices() -> list[str]:
+    """The device targets that torch can use here, the best first."""
+    return ["GPU", "CPU"] if torch.cuda.is_available() else ["CPU"]
 
 
 def seed(*numbers: int) -> None:
@@ -515,11 +530,3 @@ def make_step(
 ) -> Step:
     """One training step with the framework's own optimizer."""
     return Step(model, optimizer, loss, compile=compile)
-
-
-def _device(device_target: str) -> torch.device:
-    if device_target not in DEVICES:
-        raise QatError(f"device_target {device_target!r} is unknown to torch: choose one of {', '.join(DEVICES)}")
-    if device_target == "GPU" and not torch.cuda.is_available():
-        raise QatError("device_target 'GPU': torch sees no CUDA device here; use --device_target CPU")
-    return torch.device(DEVICES[device_target])

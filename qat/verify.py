@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +14,7 @@ from qat.arrays import Arrays, as_arrays, as_tuple
 from qat.checkpoint import Checkpoint
 from qat.data import Split, accuracy
 from qat.errors import QatError
+from qat.inference import predict_codes, trace
 from qat.integer import IntegerGraph, IntegerTensor, evaluate, trace_codes
 from qat.ops import Array
 from qat.passes.to_integer import to_integer
@@ -44,6 +45,7 @@ class Certificate:
     images: int
     reference_top1: float | None
     comparisons: tuple[Comparison, ...]
+    matrix: tuple[tuple[int, ...], ...]  #: codes that differ, pair by pair: the reference, then the engines in order
 
     @property
     def passed(self) -> bool:
@@ -65,6 +67,64 @@ class Certificate:
         return json.dumps(asdict(self))
 
 
+@dataclass(frozen=True)
+class Engine:
+    """What computes a network's codes: an exported file in its runtime, or a backend's evaluation pass.
+
+    name: of the engine, with version and options. codes: output codes, int32, of raw pixels. trace: the codes of given
+    tensors by name, as far as it can give them.
+    """
+
+    name: str
+    codes: Callable[[Arrays], tuple[Array, ...]]
+    trace: Tracer
+
+
+def file_engine(path: str | Path, target: ModuleType, graph: IntegerGraph) -> Engine:
+    """An exported file, whose real outputs are taken back to the codes of ``graph``."""
+
+    def codes(pixels: Arrays) -> tuple[Array, ...]:
+        real = as_tuple(target.predict(path, pixels))
+        shapes, expected = [x.shape[1:] for x in real], [x.shape for x in graph.outputs]
+        if shapes != expected or not all(np.isfinite(x).all() for x in real):
+            found = f"outputs of shape {shapes}" if shapes != expected else "outputs that are no numbers"
+            raise QatError(
+                f"{path}: gives {found} where {graph.name} gives {expected}; it was not exported from this checkpoint"
+            )
+        return tuple(output.grid.codes_of(x) for output, x in zip(graph.outputs, real, strict=True))
+
+    return Engine(target.runtime(), codes, lambda pixels, tensors: target.trace(path, pixels, tensors))
+
+
+def backend_engine(backend: ModuleType, checkpoint: Checkpoint, device_target: str | None = None) -> Engine:
+    """The evaluation pass of a checkpoint's network on a backend."""
+    device_target = device_target or backend.devices()[0]
+    model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
+    return Engine(
+        f"{backend.runtime()}, evaluation pass on {device_target}",
+        lambda pixels: as_tuple(predict_codes(model, pixels)),
+        lambda pixels, tensors: trace(model, pixels, tensors),
+    )
+
+
+def compare(
+    engines: Sequence[Engine], checkpoint: Checkpoint, split: Split, *, data: str, file: str | Path = ""
+) -> Certificate:
+    """Compare every output code of each engine with NumPy integers, and each with every other.
+
+    split: the images, and labels for the accuracy. data: what they are; file: the exported file, for the certificate.
+    """
+    graph = to_integer(checkpoint.graph, checkpoint.params)
+    reference = tuple(codes.astype(np.int32) for codes in as_tuple(evaluate(graph, split.images)))
+    codes = [engine.codes(split.images) for engine in engines]
+    comparisons = tuple(
+        _compare(engine, graph, reference, own, split) for engine, own in zip(engines, codes, strict=True)
+    )
+    rows = [reference, *codes]
+    matrix = tuple(tuple(int(np.count_nonzero(_difference(a, b))) for b in rows) for a in rows)
+    return Certificate(str(file), graph.name, data, len(split), _top1(reference, split.labels), comparisons, matrix)
+
+
 def verify(
     path: str | Path,
     target: ModuleType,
@@ -73,35 +133,12 @@ def verify(
     split: Split,
     *,
     data: str,
-    device_target: str = "CPU",
+    device_target: str | None = None,
 ) -> Certificate:
-    """Compare every output code of the exported file, and of the backend's evaluation pass, with NumPy integers.
-
-    split: the images, and labels for the accuracy. data: what they are, for the certificate.
-    """
+    """``compare`` for an exported file and one backend."""
     graph = to_integer(checkpoint.graph, checkpoint.params)
-    reference = tuple(codes.astype(np.int32) for codes in as_tuple(evaluate(graph, split.images)))
-    model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
-    real = as_tuple(target.predict(path, split.images))
-    shapes, expected = [x.shape for x in real], [x.shape for x in reference]
-    if shapes != expected or not all(np.isfinite(x).all() for x in real):
-        found = f"outputs of shape {shapes}" if shapes != expected else "outputs that are no numbers"
-        raise QatError(
-            f"{path}: gives {found} where {graph.name} gives {expected}; it was not exported from this checkpoint"
-        )
-    codes = tuple(output.grid.codes_of(x) for output, x in zip(graph.outputs, real, strict=True))
-    comparisons = (
-        _compare(target.runtime(), graph, reference, codes, split, lambda x, t: target.trace(path, x, t)),
-        _compare(
-            f"{backend.runtime()}, evaluation pass on {device_target}",
-            graph,
-            reference,
-            as_tuple(backend.predict_codes(model, split.images)),
-            split,
-            lambda x, t: backend.trace(model, x, t),
-        ),
-    )
-    return Certificate(str(path), graph.name, data, len(split), _top1(reference, split.labels), comparisons)
+    engines = (file_engine(path, target, graph), backend_engine(backend, checkpoint, device_target))
+    return compare(engines, checkpoint, split, data=data, file=path)
 
 
 def export_verified(
@@ -112,7 +149,7 @@ def export_verified(
     split: Split,
     *,
     data: str,
-    device_target: str = "CPU",
+    device_target: str | None = None,
 ) -> Certificate:
     """Export a quantized checkpoint, ``verify`` the file, and keep the certificate and the graph's digest in the file's
     metadata.
@@ -123,24 +160,24 @@ def export_verified(
     return certificate
 
 
+def _difference(a: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
+    """|a - b|, (N, codes of all outputs): one row is one image."""
+    pairs = zip(a, b, strict=True)
+    return np.concatenate([np.abs(x.astype(np.int64) - y).reshape(len(x), -1) for x, y in pairs], axis=1)
+
+
 def _compare(
-    engine: str,
-    graph: IntegerGraph,
-    reference: tuple[Array, ...],
-    codes: tuple[Array, ...],
-    split: Split,
-    tracer: Tracer,
+    engine: Engine, graph: IntegerGraph, reference: tuple[Array, ...], codes: tuple[Array, ...], split: Split
 ) -> Comparison:
-    pairs = zip(codes, reference, strict=True)
-    # (N, codes of all outputs), so that one row is one image
-    difference = np.concatenate([np.abs(a.astype(np.int64) - b).reshape(len(b), -1) for a, b in pairs], axis=1)
+    difference = _difference(codes, reference)
     differ = int(np.count_nonzero(difference))
     divergence = None
     if differ:
         image = int(np.argwhere(difference)[0][0])
         one = as_arrays(tuple(x[image : image + 1] for x in as_tuple(split.images)))
-        divergence = _first_divergence(graph, one, image, tracer)
-    return Comparison(engine, difference.size, differ, int(difference.max()), _top1(codes, split.labels), divergence)
+        divergence = _first_divergence(graph, one, image, engine.trace)
+    top1 = _top1(codes, split.labels)
+    return Comparison(engine.name, difference.size, differ, int(difference.max()), top1, divergence)
 
 
 def _top1(outputs: tuple[Array, ...], labels: Array) -> float | None:

@@ -10,6 +10,7 @@ from qat import data
 from qat.checkpoint import Checkpoint
 from qat.console import print_table
 from qat.data import Dataset
+from qat.devices import DEVICES
 from qat.errors import QatError
 from qat.files import check_writable
 from qat.graph import Graph
@@ -18,13 +19,13 @@ from qat.registry import BACKENDS, TARGETS
 from qat.training import Recipe, evaluate_accuracy, train
 from qat.verify import REFERENCE, Certificate
 
-DEVICES = ("CPU", "GPU", "Ascend")
-
 
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     """--backend and --device_target."""
     parser.add_argument("--backend", choices=list(BACKENDS), default="torch", help="the framework that computes")
-    parser.add_argument("--device_target", choices=DEVICES, default="CPU", help="the device it computes on")
+    parser.add_argument(
+        "--device_target", choices=DEVICES, help="the device it computes on (default: the best that there is)"
+    )
 
 
 def add_data_argument(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
