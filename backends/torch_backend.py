@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from qat.arrays import Arrays, as_tuple
 from qat.devices import choose_device
 from qat.errors import QatError
+from qat.files import write_atomically
 from qat.forward import Forward
 from qat.graph import Graph, Params
 from qat.inference import predict, predict_codes, trace
@@ -459,6 +462,28 @@ def read(model: LoweredNetwork) -> Params:
 def devices() -> list[str]:
     """The device targets that torch can use here, the best first."""
     return ["GPU", "CPU"] if torch.cuda.is_available() else ["CPU"]
+
+
+def load_params(path: str | Path) -> dict[str, Array]:
+    """The arrays of a file that torch.save wrote of a state_dict, by name. Nothing in the file is executed."""
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise QatError(f"{path}: cannot be read ({error.strerror}); give a file that torch.save wrote") from None
+    except Exception as error:  # pickle, zip and torch each have their own
+        reason = " ".join(str(error).split())[:200]
+        raise QatError(f"{path}: is no state_dict of PyTorch ({reason}); give a file that torch.save wrote") from None
+    data = data.get("state_dict", data) if isinstance(data, dict) else data
+    if not isinstance(data, dict) or not any(isinstance(value, Tensor) for value in data.values()):
+        raise QatError(f"{path}: holds {type(data).__name__} without tensors; save model.state_dict()")
+    return {name: value.detach().float().numpy() for name, value in data.items() if isinstance(value, Tensor)}
+
+
+def save_params(params: Mapping[str, Array], path: str | Path) -> None:
+    """The inverse of ``load_params``: a state_dict."""
+    buffer = io.BytesIO()
+    torch.save({name: torch.from_numpy(np.array(array)) for name, array in params.items()}, buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def seed(*numbers: int) -> None:

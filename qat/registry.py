@@ -17,10 +17,10 @@ class Entry(NamedTuple):
     module: str  #: under qat.backends
     packages: tuple[str, ...]  #: what it imports
     extra: str  #: the pip extra that installs them
-    suffix: str = ""  #: of the files that a target writes
+    suffix: str = ""  #: of the files that a target writes, or that a framework keeps parameters in
 
 
-BACKENDS = {"torch": Entry("torch_backend", ("torch",), "torch")}
+BACKENDS = {"torch": Entry("torch_backend", ("torch",), "torch", ".pt")}
 TARGETS = {"ONNX": Entry("onnx_target", ("onnx", "onnxruntime"), "onnx", ".onnx")}
 
 

@@ -14,6 +14,7 @@ from qat.devices import DEVICES
 from qat.errors import QatError
 from qat.files import check_writable
 from qat.graph import Graph
+from qat.networks import NETWORKS
 from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
 from qat.registry import BACKENDS, TARGETS
 from qat.training import Recipe, evaluate_accuracy, train
@@ -23,6 +24,23 @@ from qat.verify import REFERENCE, Certificate
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     """--backend and --device_target."""
     parser.add_argument("--backend", choices=list(BACKENDS), default="torch", help="the framework that computes")
+    add_device_argument(parser)
+
+
+def add_network_argument(parser: argparse.ArgumentParser) -> None:
+    """--network."""
+    parser.add_argument(
+        "--network", default="lenet", help=f"one of {', '.join(NETWORKS)}, or your own as package.module:Class"
+    )
+
+
+def with_files() -> list[str]:
+    """The backends whose frameworks have files of named arrays."""
+    return [name for name, entry in BACKENDS.items() if entry.suffix]
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """--device_target."""
     parser.add_argument(
         "--device_target", choices=DEVICES, help="the device it computes on (default: the best that there is)"
     )
@@ -164,4 +182,14 @@ def print_certificate(certificate: Certificate) -> None:
         ("engine", "codes compared", "differ", "by at most", "top-1"),
         rows,
     )
+    if len(certificate.comparisons) > 2:
+        names = [REFERENCE, *(x.engine for x in certificate.comparisons)]
+        print_table(
+            "Codes that differ, pair by pair",
+            ("", *map(str, range(len(names)))),
+            [
+                (f"{i} {name}", *(f"{n:,}" for n in row))
+                for i, (name, row) in enumerate(zip(names, certificate.matrix, strict=True))
+            ],
+        )
     print(certificate.summary())

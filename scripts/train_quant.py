@@ -6,8 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-
 import qat
 from qat.cells.linear import NEVER
 from qat.checkpoint import Checkpoint
@@ -69,22 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _observed(graph: qat.Graph) -> dict[str, np.ndarray]:
-    """Fresh parameters whose ranges are as if something had been observed."""
-    params = graph.initial_params()
-    for name, array in params.items():
-        if not np.isfinite(array).all():
-            params[name] = -np.sign(array)
-    return params
-
-
 def run(args: argparse.Namespace) -> None:
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
     settings = {name: getattr(args, name) for name in SETTINGS}
     if args.quant_config:
         settings |= read_quant_config(args.quant_config)
     graph = qat.convert_quant_network(checkpoint.graph, **settings)
-    qat.to_integer(graph, _observed(graph))  # raises now, not after hours, where something has no quantizer
+    qat.to_integer(graph, graph.observed_params())  # raises now, not after hours, where something has no quantizer
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_quant{source.suffix}"))
     start = Checkpoint(graph, graph.initial_params(args.seed) | checkpoint.params, history=checkpoint.history)
