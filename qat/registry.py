@@ -18,10 +18,11 @@ class Entry(NamedTuple):
     packages: tuple[str, ...]  #: what it imports
     extra: str  #: the pip extra that installs them
     suffix: str = ""  #: of the files that a target writes, or that a framework keeps parameters in
+    options: tuple[str, ...] = ()  #: what a target's export can be told beside graph and path
 
 
 BACKENDS = {"torch": Entry("torch_backend", ("torch",), "torch", ".pt")}
-TARGETS = {"ONNX": Entry("onnx_target", ("onnx", "onnxruntime"), "onnx", ".onnx")}
+TARGETS = {"ONNX": Entry("onnx_target", ("onnx", "onnxruntime"), "onnx", ".onnx", ("weights",))}
 
 
 def installed(entry: Entry) -> bool:

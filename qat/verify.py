@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -150,11 +151,12 @@ def export_verified(
     *,
     data: str,
     device_target: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Certificate:
     """Export a quantized checkpoint, ``verify`` the file, and keep the certificate and the graph's digest in the file's
-    metadata.
+    metadata. options: for the target's export.
     """
-    target.export(to_integer(checkpoint.graph, checkpoint.params), path)
+    target.export(to_integer(checkpoint.graph, checkpoint.params), path, **(options or {}))
     certificate = verify(path, target, backend, checkpoint, split, data=data, device_target=device_target)
     target.write_metadata(path, {"graph": checkpoint.graph.digest, "certificate": certificate.to_json()})
     return certificate
