@@ -21,7 +21,10 @@ class Entry(NamedTuple):
     options: tuple[str, ...] = ()  #: what a target's export can be told beside graph and path
 
 
-BACKENDS = {"torch": Entry("torch_backend", ("torch",), "torch", ".pt")}
+BACKENDS = {
+    "torch": Entry("torch_backend", ("torch",), "torch", ".pt"),
+    "keras": Entry("keras_backend", ("keras", "tensorflow"), "keras"),
+}
 TARGETS = {"ONNX": Entry("onnx_target", ("onnx", "onnxruntime"), "onnx", ".onnx", ("weights",))}
 
 
