@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from qat.cells.base import Cell, Param, Shape
+from qat.errors import QatError
+from qat.forward import Forward
+from qat.graph import Graph, Params
+from qat.inference import predict, predict_codes, trace
+from qat.integer import Evaluator, IntegerGraph
+from qat.losses import Loss, cross_entropy
+from qat.network import Network, as_graph
 from qat.ops import Array, Kind, Ops, Padding, Pair
+from qat.optimizer import Optimizer
+from qat.passes.to_integer import to_integer
 
+__all__ = [
+    "KerasOps",
+    "LoweredNetwork",
+    "lower",
+    "make_step",
+    "predict",
+    "predict_codes",
+    "read",
+    "runtime",
+    "seed",
+    "trace",
+]
+
+DEVICES = {"CPU": "/CPU:0", "GPU": "/GPU:0"}
 Tensor = tf.Tensor
 #: From the canonical layout to this backend's, of tensors of rank 4: NHWC and HWIO.
 AXES = {"activation": (0, 2, 3, 1), "conv_weight": (2, 3, 1, 0)}
@@ -234,6 +260,224 @@ def _summed(g: Tensor, like: Tensor) -> Tensor:
     return tf.reshape(tf.reduce_sum(g, [*range(lead), *once]), tf.shape(like))
 
 
+class _ExactOps(KerasOps):
+    """For evaluation: every sum of integers is exact.
+
+    On a CPU TensorFlow sums directly. A GPU may transform a convolution or round its factors (TF32): it computes in
+    float64, whose transforms err by less than half an integer, and rounds back.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._wide = device != DEVICES["CPU"]
+
+    def conv2d(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False, **window: Any) -> Tensor:
+        return super().conv2d(x, w, bias, wide=(wide or self._wide) and x.dtype == tf.float32, **window)
+
+    def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
+        return super().dense(x, w, bias, wide=(wide or self._wide) and x.dtype == tf.float32)
+
+
+class CellLayer(keras.layers.Layer):
+    """The parameters of one cell, by their full names; ``summary`` shows the cell's class and output."""
+
+    def __init__(self, name: str, shape: Shape, params: Mapping[str, tuple[Param, Array]]) -> None:
+        super().__init__(name=name, dtype="float32")
+        self._shape = (None, *shape)
+        for full_name, (param, array) in params.items():
+            self.add_weight(
+                array.shape, lambda *_, array=array, **__: array, name=full_name, trainable=param.trainable
+            )
+        self.build(self._shape)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """(None, C, H, W) or (None, F), as all of this project counts axes."""
+        return self._shape
+
+    @classmethod
+    def of(cls, cell: Cell) -> type[CellLayer]:
+        """A subclass that is called as the cell's class."""
+        return type(type(cell).__name__, (cls,), {})
+
+
+class _Deployment:
+    """The integers of deployment, derived in NumPy, anew where the parameters have changed."""
+
+    def __init__(self, graph: Graph, ops: Ops) -> None:
+        self._graph, self._ops = graph, ops
+        self._params: Params | None = None
+        self._evaluator: Evaluator | None = None
+
+    def evaluator(self, params: Params) -> Evaluator:
+        known = self._params
+        if self._evaluator is None or known is None or any(not np.array_equal(params[n], known[n]) for n in params):
+            self._evaluator = Evaluator(to_integer(self._graph, params), self._ops)
+            self._params = params
+        return self._evaluator
+
+
+class LoweredNetwork(keras.Model):
+    """A graph as a keras.Model, trainable by ``compile`` and ``fit`` or by any loop over a GradientTape.
+
+    Weights are named as in the graph ("conv1.weight"), one layer holds those of one cell. Called with raw pixels, uint8
+    or float, **(N, C, H, W)** as everywhere in this project, whatever Keras's image_data_format, it returns real outputs
+    (logits). A network with several inputs or outputs takes or returns a tuple.
+
+    With ``training=True`` each call is one step of the quant_delay. Otherwise a quantized network computes the integers of
+    deployment, and no gradient flows; ``evaluate``, ``predict`` and the validation of ``fit`` derive them anew from the
+    parameters. A tf.function of your own keeps the integers of the time when it was traced.
+    """
+
+    def __init__(self, graph: Graph, params: Mapping[str, Array], step: int = 0, device: str = DEVICES["CPU"]) -> None:
+        super().__init__(name=graph.name.replace("/", "_"), dtype="float32")
+        self.graph, self.device = graph, device
+        self.ops = KerasOps()
+        self._pass = Forward(graph, self.ops)
+        self._deployment = _Deployment(graph, _ExactOps(device))
+        self._phase: int | None = None  #: that is being traced, where that is known
+        self._evaluated: dict[str, Evaluator] = {}
+        with tf.device(device):
+            self.cells = [
+                CellLayer.of(node.cell)(
+                    node.cell_name,
+                    graph.shapes[node.name],
+                    {
+                        name: (param, self.ops.from_numpy(params[name], param.kind).numpy())
+                        for local, param in node.cell.params().items()
+                        for name in [f"{node.cell_name}.{local}"]
+                    },
+                )
+                for node in {node.cell_name: node for node in reversed(graph.nodes)}.values()
+            ][::-1]
+            self._step = self.add_weight((), lambda *_, **__: step, name="step", dtype="int64", trainable=False)
+        self.built = True
+
+    @property
+    def tensors(self) -> dict[str, keras.Variable]:
+        """Parameters and state by full name."""
+        return {variable.name: variable for cell in self.cells for variable in cell.variables}
+
+    @property
+    def step(self) -> int:
+        """Training steps done, which the quant_delay counts."""
+        return int(self._step.numpy())
+
+    @step.setter
+    def step(self, value: int) -> None:
+        self._step.assign(value)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Real outputs: one tensor, or a tuple where the network has several."""
+        inputs = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+        if not training:
+            return _single(self._real(inputs))
+        if self._phase is not None or not tf.inside_function():
+            outputs = self.run(inputs, self._pass.phase(self.step) if self._phase is None else self._phase)
+        else:  # traced once for all steps to come
+            starts = self.graph.phase_starts
+            branches = [partial(self.run, inputs, phase) for phase in starts]
+            number = tf.searchsorted(tf.constant(starts, tf.int64), self._step.value[None], side="right")[0] - 1
+            outputs = tf.switch_case(number, branches)
+        return _single(tuple(_transposed(y, (0, 3, 1, 2)) for y in outputs))
+
+    def run(self, inputs: tuple[Tensor, ...], phase: int) -> tuple[Tensor, ...]:
+        """One training pass over raw pixels in the form of that phase: real outputs; it updates the state and ``step``."""
+        with tf.device(self.device):
+            tensors = self.tensors
+            values = {name: tf.convert_to_tensor(variable) for name, variable in tensors.items()}
+            outputs, updates = self._pass(values, _pixels(inputs), training=True, phase=phase)
+            for name, value in updates.items():
+                tensors[name].assign(value)
+            self._step.assign_add(1)
+        return outputs
+
+    def _real(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Real outputs of evaluation, NCHW."""
+        with tf.device(self.device):
+            if self.graph.is_quantized:
+                evaluator = self.evaluator()
+                codes = evaluator(*_pixels(inputs))
+                outputs = tuple(codes[x.name] * float(x.grid.scale) for x in evaluator.graph.outputs)
+            else:
+                values = {name: tf.convert_to_tensor(variable) for name, variable in self.tensors.items()}
+                outputs, _ = self._pass(values, _pixels(inputs), training=False, phase=0)
+        return tuple(_transposed(y, (0, 3, 1, 2)) for y in outputs)
+
+    def evaluator(self) -> Evaluator:
+        """The integers of deployment, derived in NumPy from the parameters as they are now."""
+        with tf.init_scope(), tf.device(self.device):  # values, also while a function is traced
+            return self._deployment.evaluator(read(self))
+
+    def integers(self) -> IntegerGraph:
+        """The integers of deployment (see ``qat.inference``)."""
+        return self.evaluator().graph
+
+    def infer(self, pixels: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Real outputs in evaluation mode, canonical, of raw pixels (see ``qat.inference``)."""
+        return tuple(y.numpy() for y in self._real(tuple(map(tf.constant, pixels))))
+
+    def infer_codes(self, pixels: tuple[Array, ...]) -> dict[str, Array]:
+        """Centred codes of every node of ``integers()``, canonical (see ``qat.inference``)."""
+        with tf.device(self.device):
+            codes = self.evaluator()(*_pixels(tuple(map(tf.constant, pixels))))
+        return {name: self.ops.to_numpy(tensor, "activation") for name, tensor in codes.items()}
+
+    # Keras traces each of these functions once. A new phase and new integers are new functions.
+
+    def make_train_function(self, force: bool = False) -> None:
+        """As keras.Model's: one function for each phase."""
+        if self.train_function is not None and not force:
+            return
+        make, made = partial(super().make_train_function, force=True), {}
+
+        def train_function(iterator: Any) -> Any:
+            # Several steps in one execution may be of several phases: then ``call`` chooses.
+            phase = self._pass.phase(self.step) if self.steps_per_execution == 1 else None
+            if phase not in made:
+                make()
+                made[phase] = self.train_function
+                self.train_function = train_function
+            self._phase = phase
+            try:
+                return made[phase](iterator)
+            finally:
+                self._phase = None
+
+        self.train_function = train_function
+
+    def make_test_function(self, force: bool = False) -> None:
+        """As keras.Model's, with the integers of now."""
+        super().make_test_function(force=self._outdated("test") or force)
+
+    def make_predict_function(self, force: bool = False) -> None:
+        """As keras.Model's, with the integers of now."""
+        super().make_predict_function(force=self._outdated("predict") or force)
+
+    def _outdated(self, function: str) -> bool:
+        if not self.graph.is_quantized:
+            return False
+        evaluator = self.evaluator()
+        before, self._evaluated[function] = self._evaluated.get(function), evaluator
+        return before is not evaluator
+
+
+def lower(
+    network: Network | Graph, params: Mapping[str, Array] | None = None, *, device_target: str = "CPU", step: int = 0
+) -> LoweredNetwork:
+    """A keras.Model of a network. ``params``: canonical arrays (default: fresh ones); ``step``: steps done so far."""
+    if keras.backend.backend() != "tensorflow":
+        raise QatError(f"Keras runs on {keras.backend.backend()!r} here; set KERAS_BACKEND=tensorflow")
+    graph = as_graph(network)
+    params = graph.initial_params() if params is None else params
+    graph.check_params(params)
+    return LoweredNetwork(graph, params, step, _device(device_target))
+
+
+def read(model: LoweredNetwork) -> Params:
+    """The parameters and state of a lowered network, canonical NumPy arrays by full name."""
+    kinds = model.graph.params
+    return {name: model.ops.to_numpy(variable, kinds[name].kind) for name, variable in model.tensors.items()}
+
+
 _generator: tf.random.Generator | None = None
 
 
@@ -249,3 +493,99 @@ def _random() -> tf.random.Generator:
 def seed(*numbers: int) -> None:
     """Seed what ``ops.drop`` draws from."""
     _random().reset_from_seed(int(np.random.default_rng(numbers).integers(1 << 63)))
+
+
+def runtime() -> str:
+    """What the passes run in, with its version."""
+    return f"Keras {keras.__version__} over TensorFlow {tf.__version__}"
+
+
+class Step:
+    """One training step of a lowered network: ``step(x, y, lr)`` returns the loss before the update.
+
+    It runs in a tf.function, traced once for each phase. loss: written over the vocabulary. compile: with XLA.
+    """
+
+    def __init__(
+        self, model: LoweredNetwork, optimizer: Optimizer, loss: Loss = cross_entropy, *, compile: bool = False
+    ) -> None:
+        self.model, self.loss, self._decay = model, loss, optimizer.weight_decay
+        self.optimizer = (
+            keras.optimizers.SGD(0.0, momentum=optimizer.momentum)
+            if optimizer.name == "momentum"
+            else keras.optimizers.Adam(0.0, epsilon=1e-8)
+        )
+        with tf.device(model.device):
+            self.optimizer.build(model.trainable_variables)
+        self._functions: dict[int, Callable[..., Tensor]] = {}
+        self._compile = partial(tf.function, autograph=False, jit_compile=compile or None)
+
+    def _run(self, x: Tensor, y: Tensor, lr: Tensor, *, phase: int) -> Tensor:
+        model, variables = self.model, self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            loss = self.loss(model.ops, _single(model.run((x,), phase)), y)
+        gradients = tape.gradient(loss, [v.value for v in variables], tf.UnconnectedGradients.ZERO)
+        if self._decay:  # Keras's own weight_decay is another: decoupled from the gradient
+            pairs = zip(gradients, variables, strict=True)
+            gradients = [g + self._decay * v.value if len(v.shape) > 1 else g for g, v in pairs]
+        self.optimizer.learning_rate = lr
+        self.optimizer.apply(gradients, variables)
+        return loss
+
+    def __call__(self, x: Array, y: Array, lr: float) -> float:
+        """x: raw pixels (N, C, H, W). y: integer labels (N,)."""
+        phase = self.model._pass.phase(self.model.step)
+        if phase not in self._functions:
+            self._functions[phase] = self._compile(partial(self._run, phase=phase))
+        with tf.device(self.model.device):
+            return float(self._functions[phase](tf.constant(x), tf.constant(y), tf.constant(lr, tf.float32)))
+
+    def _slots(self) -> dict[str, tuple[keras.Variable, Kind]]:
+        """The optimizer's variables by "<parameter>.<name of the state>"."""
+        slots: dict[str, tuple[keras.Variable, Kind]] = {"optimizer.iterations": (self.optimizer.iterations, "scalar")}
+        for parameter in self.model.trainable_variables:
+            prefix = parameter.path.replace("/", "_") + "_"
+            for variable in self.optimizer.variables:
+                if variable.name.startswith(prefix):
+                    slot = variable.name.removeprefix(prefix)
+                    slots[f"{parameter.name}.{slot}"] = variable, self.model.graph.params[parameter.name].kind
+        return slots
+
+    def state(self) -> dict[str, Array]:
+        """The optimizer's state, canonical, by "<parameter>.<name of the state>"."""
+        return {name: self.model.ops.to_numpy(variable, kind) for name, (variable, kind) in self._slots().items()}
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """The inverse of ``state``."""
+        slots = self._slots()
+        for name, array in state.items():
+            variable, kind = slots[name]
+            variable.assign(tf.cast(self.model.ops.from_numpy(array, kind), variable.dtype))
+
+
+def make_step(
+    model: LoweredNetwork, optimizer: Optimizer, loss: Loss = cross_entropy, *, compile: bool = False
+) -> Step:
+    """One training step with the framework's own optimizer."""
+    return Step(model, optimizer, loss, compile=compile)
+
+
+def _device(device_target: str) -> str:
+    if device_target not in DEVICES:
+        raise QatError(f"device_target {device_target!r} is unknown to keras: choose one of {', '.join(DEVICES)}")
+    if device_target == "GPU" and not tf.config.list_physical_devices("GPU"):
+        raise QatError("device_target 'GPU': TensorFlow sees no GPU here; use --device_target CPU")
+    return DEVICES[device_target]
+
+
+def _single(tensors: tuple[Tensor, ...]) -> Any:
+    return tensors[0] if len(tensors) == 1 else tensors
+
+
+def _transposed(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return tf.transpose(x, axes) if len(x.shape) == 4 else x
+
+
+def _pixels(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Raw canonical pixels as float32 in this backend's layout."""
+    return tuple(_transposed(tf.cast(x, tf.float32), AXES["activation"]) for x in inputs)
