@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from qat.cells.base import Cell, Param, Shape
+from qat.cells.base import Param, Shape
 from qat.errors import QatError
 from qat.forward import Forward
-from qat.graph import Graph, Params
+from qat.graph import Graph, Node, Params
 from qat.inference import predict, predict_codes, trace
 from qat.integer import Evaluator, IntegerGraph
 from qat.losses import Loss, cross_entropy
@@ -141,6 +141,9 @@ class KerasOps(Ops):
     def tanh(self, x: Tensor) -> Tensor:
         return tf.tanh(x)
 
+    def softmax(self, x: Tensor) -> Tensor:
+        return tf.nn.softmax(x)
+
     def sqrt(self, x: Tensor) -> Tensor:
         return tf.sqrt(x)
 
@@ -179,6 +182,12 @@ class KerasOps(Ops):
 
     def channel_mean(self, x: Tensor) -> Tensor:
         return tf.reduce_mean(x, tuple(range(len(x.shape) - 1)))
+
+    def max_over_channels(self, x: Tensor) -> Tensor:
+        return tf.reduce_max(x, -1, keepdims=True)
+
+    def sum_over_channels(self, x: Tensor) -> Tensor:
+        return tf.reduce_sum(x, -1, keepdims=True)
 
     def output_max(self, w: Tensor) -> Tensor:
         return tf.reduce_max(w, (0, 1, 2) if len(w.shape) == 4 else 1)
@@ -280,23 +289,21 @@ class _ExactOps(KerasOps):
 class CellLayer(keras.layers.Layer):
     """The parameters of one cell, by their full names; ``summary`` shows the cell's class and output."""
 
-    def __init__(self, name: str, shape: Shape, params: Mapping[str, tuple[Param, Array]]) -> None:
+    def __init__(self, name: str, shape: Shape, params: Mapping[str, Param], arrays: Mapping[str, Array]) -> None:
         super().__init__(name=name, dtype="float32")
         self._shape = (None, *shape)
-        for full_name, (param, array) in params.items():
-            self.add_weight(
-                array.shape, lambda *_, array=array, **__: array, name=full_name, trainable=param.trainable
-            )
+        for full_name, param in params.items():
+            array = arrays[full_name]
+            self.add_weight(array.shape, _initializer(array), name=full_name, trainable=param.trainable)
         self.build(self._shape)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """(None, C, H, W) or (None, F), as all of this project counts axes."""
         return self._shape
 
-    @classmethod
-    def of(cls, cell: Cell) -> type[CellLayer]:
-        """A subclass that is called as the cell's class."""
-        return type(type(cell).__name__, (cls,), {})
+
+def _initializer(array: Any) -> Callable[..., Any]:
+    return lambda shape, dtype=None: array
 
 
 class _Deployment:
@@ -335,21 +342,20 @@ class LoweredNetwork(keras.Model):
         self._deployment = _Deployment(graph, _ExactOps(device))
         self._phase: int | None = None  #: that is being traced, where that is known
         self._evaluated: dict[str, Evaluator] = {}
+        first_uses: dict[str, Node] = {}
+        for node in graph.nodes:
+            first_uses.setdefault(node.cell_name, node)
         with tf.device(device):
-            self.cells = [
-                CellLayer.of(node.cell)(
-                    node.cell_name,
-                    graph.shapes[node.name],
-                    {
-                        name: (param, self.ops.from_numpy(params[name], param.kind).numpy())
-                        for local, param in node.cell.params().items()
-                        for name in [f"{node.cell_name}.{local}"]
-                    },
-                )
-                for node in {node.cell_name: node for node in reversed(graph.nodes)}.values()
-            ][::-1]
-            self._step = self.add_weight((), lambda *_, **__: step, name="step", dtype="int64", trainable=False)
+            self.cells = [self._layer(node, params) for node in first_uses.values()]
+            self._step = self.add_weight((), _initializer(step), name="step", dtype="int64", trainable=False)
         self.built = True
+
+    def _layer(self, node: Node, params: Mapping[str, Array]) -> CellLayer:
+        """A layer of a class that is called as the cell's."""
+        layer_class = type(type(node.cell).__name__, (CellLayer,), {})
+        own = {f"{node.cell_name}.{local}": param for local, param in node.cell.params().items()}
+        arrays = {name: self.ops.from_numpy(params[name], param.kind).numpy() for name, param in own.items()}
+        return layer_class(node.cell_name, self.graph.shapes[node.name], own, arrays)
 
     @property
     def tensors(self) -> dict[str, keras.Variable]:
@@ -524,7 +530,9 @@ class Step:
         model, variables = self.model, self.model.trainable_variables
         with tf.GradientTape() as tape:
             loss = self.loss(model.ops, _single(model.run((x,), phase)), y)
-        gradients = tape.gradient(loss, [v.value for v in variables], tf.UnconnectedGradients.ZERO)
+        gradients = tape.gradient(
+            loss, [v.value for v in variables], unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
         if self._decay:  # Keras's own weight_decay is another: decoupled from the gradient
             pairs = zip(gradients, variables, strict=True)
             gradients = [g + self._decay * v.value if len(v.shape) > 1 else g for g, v in pairs]
@@ -560,7 +568,7 @@ class Step:
         slots = self._slots()
         for name, array in state.items():
             variable, kind = slots[name]
-            variable.assign(tf.cast(self.model.ops.from_numpy(array, kind), variable.dtype))
+            variable.assign(array if kind == "scalar" else self.model.ops.from_numpy(array, kind))
 
 
 def make_step(
