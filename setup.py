@@ -38,13 +38,13 @@ setup(
     extras_require={
         "torch": TORCH,
         "onnx": ONNX,
-        # No backend uses these three yet, so "all" leaves them out.
         "keras": KERAS,
+        # No backend uses these two yet, so "all" leaves them out.
         "mindspore": MINDSPORE,
         "tflite": TFLITE,
         "study": STUDY,
         "dev": DEV,
-        "all": [*TORCH, *ONNX, *STUDY],
+        "all": [*TORCH, *KERAS, *ONNX, *STUDY],
     },
     entry_points={"console_scripts": ["qat = qat.cli:main"]},
     classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],

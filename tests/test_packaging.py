@@ -302,6 +302,7 @@ def test_a_file_of_no_known_format_is_refused_with_the_known_suffixes(path):
     ("load", "name", "package", "extra"),
     [
         (qat.backend, "torch", "torch", "torch"),
+        (qat.backend, "keras", "tensorflow", "keras"),
         (qat.target, "ONNX", "onnx", "onnx"),
         (qat.target, "ONNX", "onnxruntime", "onnx"),
     ],
