@@ -322,6 +322,7 @@ class _Deployment:
         return self._evaluator
 
 
+@keras.saving.register_keras_serializable("qat")
 class LoweredNetwork(keras.Model):
     """A graph as a keras.Model, trainable by ``compile`` and ``fit`` or by any loop over a GradientTape.
 
@@ -371,9 +372,24 @@ class LoweredNetwork(keras.Model):
     def step(self, value: int) -> None:
         self._step.assign(value)
 
+    def get_config(self) -> dict[str, Any]:
+        """What Keras keeps beside the weights, so that the model is saved, loaded and copied as any."""
+        return {"graph": self.graph.to_json(), "device": self.device}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> LoweredNetwork:
+        """The inverse of ``get_config``, with fresh parameters."""
+        graph = Graph.from_json(config["graph"])
+        return cls(graph, graph.initial_params(), device=config["device"])
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """As keras.Model's. Raises QatError unless the inputs are pixels of this network."""
+        self._check(_as_tuple(inputs))  # not in ``call``, where Keras would wrap the message
+        return super().__call__(inputs, *args, **kwargs)
+
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Real outputs: one tensor, or a tuple where the network has several."""
-        inputs = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+        inputs = _as_tuple(inputs)
         if not training:
             return _single(self._real(inputs))
         if self._phase is not None or not tf.inside_function():
@@ -395,6 +411,15 @@ class LoweredNetwork(keras.Model):
                 tensors[name].assign(value)
             self._step.assign_add(1)
         return outputs
+
+    def _check(self, inputs: Sequence[Any]) -> None:
+        expected = [self.graph.shapes[node.name] for node in self.graph.inputs]
+        found = [tuple(x.shape) for x in inputs]
+        if len(found) != len(expected) or any(
+            not tf.TensorShape(shape[1:]).is_compatible_with(own) for shape, own in zip(found, expected, strict=True)
+        ):
+            takes = " and ".join(f"(N, {', '.join(map(str, shape))})" for shape in expected)
+            raise QatError(f"{self.graph.name}: takes raw pixels {takes}, but got {' and '.join(map(str, found))}")
 
     def _real(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Real outputs of evaluation, NCHW."""
@@ -419,10 +444,12 @@ class LoweredNetwork(keras.Model):
 
     def infer(self, pixels: tuple[Array, ...]) -> tuple[Array, ...]:
         """Real outputs in evaluation mode, canonical, of raw pixels (see ``qat.inference``)."""
+        self._check(pixels)
         return tuple(y.numpy() for y in self._real(tuple(map(tf.constant, pixels))))
 
     def infer_codes(self, pixels: tuple[Array, ...]) -> dict[str, Array]:
         """Centred codes of every node of ``integers()``, canonical (see ``qat.inference``)."""
+        self._check(pixels)
         with tf.device(self.device):
             codes = self.evaluator()(*_pixels(tuple(map(tf.constant, pixels))))
         return {name: self.ops.to_numpy(tensor, "activation") for name, tensor in codes.items()}
@@ -584,6 +611,10 @@ def _device(device_target: str) -> str:
     if device_target == "GPU" and not tf.config.list_physical_devices("GPU"):
         raise QatError("device_target 'GPU': TensorFlow sees no GPU here; use --device_target CPU")
     return DEVICES[device_target]
+
+
+def _as_tuple(inputs: Any) -> tuple[Any, ...]:
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
 
 
 def _single(tensors: tuple[Tensor, ...]) -> Any:

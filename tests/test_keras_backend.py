@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,33 @@ def test_the_optimizer_s_state_is_canonical() -> None:
     state = step.state()
     assert state["conv1.weight.momentum"].shape == (6, 1, 5, 5)
     assert set(state) == {"optimizer.iterations"} | {f"{w.name}.momentum" for w in step.model.trainable_weights}
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "save"])
+def test_it_is_copied_and_saved_as_any_model(how: str, tmp_path: Path) -> None:
+    model = compiled(quantized(quant_delay=1))
+    fit(model, 2)
+    if how == "deepcopy":
+        twin = copy.deepcopy(model)
+    else:
+        model.save(tmp_path / "network.keras")
+        twin = keras.saving.load_model(tmp_path / "network.keras")
+    assert twin.graph == model.graph
+    assert twin.step == 2
+    np.testing.assert_array_equal(twin.predict(IMAGES, verbose=0), real(model))
+    assert fit(twin if how == "save" else compiled(twin), 1)[0] == pytest.approx(fit(model, 1)[0])
+
+
+def test_pixels_of_another_layout_are_refused() -> None:
+    model = compiled(quantized())
+    message = r"^LeNet5: takes raw pixels \(N, 1, 32, 32\), but got \((32|None), 32, 32, 1\)$"
+    for use in (
+        lambda x: model(x, training=True),
+        lambda x: KERAS.predict(model, x),
+        lambda x: model.fit(x, LABELS, verbose=0),
+    ):
+        with pytest.raises(qat.QatError, match=message):
+            use(IMAGES.transpose(0, 2, 3, 1))
 
 
 class Dropping(qat.Network):
