@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch  # noqa: F401  (has to be imported before tensorflow)
+from hypothesis import HealthCheck, given, settings
+from test_zoo import Setup, setups
 
 import qat
-from qat.networks import LeNet5, create
+from qat.networks import LeNet5
 from qat.optimizer import Optimizer
 
 tf = pytest.importorskip("tensorflow")
@@ -212,8 +214,9 @@ def test_make_step_does_what_fit_does(compile: bool) -> None:
     assert step.model.step == 3
 
 
-@pytest.mark.parametrize("optimizer", [Optimizer(), Optimizer(weight_decay=0.01), Optimizer("adam")], ids=str)
-def test_a_resumed_step_goes_on_with_the_same_bits(optimizer: Optimizer) -> None:
+def test_a_resumed_step_goes_on_with_the_same_bits() -> None:
+    """``test_resume.py`` has the whole training."""
+    optimizer = Optimizer(weight_decay=0.01)
     step = KERAS.make_step(quantized(quant_delay=2), optimizer)
     first = [step(IMAGES, LABELS, 0.002) for _ in range(3)]
     params, state = KERAS.read(step.model), step.state()
@@ -312,20 +315,16 @@ def test_one_step_is_the_step_of_torch(is_quantized: bool, optimizer: Optimizer)
         assert not np.array_equal(found, start[name]), f"{name} was not trained"
 
 
-@pytest.mark.parametrize("name", ["lenet", "resnet8"])
-def test_every_code_of_a_network_is_the_integers(name: str) -> None:
-    graph = qat.convert_quant_network(create(name), quant_delay=1)
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (8, *graph.shapes[graph.inputs[0].name]), np.uint8)
-    step = KERAS.make_step(KERAS.lower(graph), Optimizer())
-    for _ in range(3):
-        assert np.isfinite(step(images, generator.integers(0, 10, 8), 0.01))
-    deployed = step.model.integers()
-    tensors = [node.output for node in deployed.nodes]
-    reference = qat.integer.trace_codes(deployed, images, [tensor.name for tensor in tensors])
-    found = KERAS.trace(step.model, images, tensors)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(setups())
+def test_every_code_of_networks_drawn_at_random_is_the_integers(setup: Setup) -> None:
+    tensors = [node.output for node in setup.integer.nodes]
+    reference = qat.integer.trace_codes(setup.integer, setup.pixels, [tensor.name for tensor in tensors])
+    found = KERAS.trace(KERAS.lower(setup.graph, setup.params), setup.pixels, tensors)
     for tensor in tensors:
-        np.testing.assert_array_equal(found[tensor.name], reference[tensor.name], err_msg=tensor.name)
+        np.testing.assert_array_equal(
+            found[tensor.name], reference[tensor.name], err_msg=f"{tensor.name}\n{setup.note}"
+        )
 
 
 class TwoWays(qat.Network):
