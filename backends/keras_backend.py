@@ -10,7 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from qat.arrays import as_tuple
 from qat.cells.base import Param, Shape
+from qat.devices import choose_device
 from qat.errors import QatError
 from qat.forward import Forward
 from qat.graph import Graph, Node, Params
@@ -25,6 +27,7 @@ from qat.passes.to_integer import to_integer
 __all__ = [
     "KerasOps",
     "LoweredNetwork",
+    "devices",
     "lower",
     "make_step",
     "predict",
@@ -35,7 +38,7 @@ __all__ = [
     "trace",
 ]
 
-DEVICES = {"CPU": "/CPU:0", "GPU": "/GPU:0"}
+DEVICES = {"CPU": "/CPU:0", "GPU": "/GPU:0"}  #: device target -> TensorFlow's name
 Tensor = tf.Tensor
 #: From the canonical layout to this backend's, of tensors of rank 4: NHWC and HWIO.
 AXES = {"activation": (0, 2, 3, 1), "conv_weight": (2, 3, 1, 0)}
@@ -384,12 +387,12 @@ class LoweredNetwork(keras.Model):
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As keras.Model's. Raises QatError unless the inputs are pixels of this network."""
-        self._check(_as_tuple(inputs))  # not in ``call``, where Keras would wrap the message
+        self._check(as_tuple(inputs))  # not in ``call``, where Keras would wrap the message
         return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Real outputs: one tensor, or a tuple where the network has several."""
-        inputs = _as_tuple(inputs)
+        inputs = as_tuple(inputs)
         if not training:
             return _single(self._real(inputs))
         if self._phase is not None or not tf.inside_function():
@@ -494,15 +497,23 @@ class LoweredNetwork(keras.Model):
 
 
 def lower(
-    network: Network | Graph, params: Mapping[str, Array] | None = None, *, device_target: str = "CPU", step: int = 0
+    network: Network | Graph,
+    params: Mapping[str, Array] | None = None,
+    *,
+    device_target: str | None = None,
+    step: int = 0,
 ) -> LoweredNetwork:
-    """A keras.Model of a network. ``params``: canonical arrays (default: fresh ones); ``step``: steps done so far."""
+    """A keras.Model of a network.
+
+    params: canonical arrays (default: fresh ones). device_target: one of ``devices()`` (default: the first). step: training
+    steps done so far.
+    """
     if keras.backend.backend() != "tensorflow":
         raise QatError(f"Keras runs on {keras.backend.backend()!r} here; set KERAS_BACKEND=tensorflow")
     graph = as_graph(network)
     params = graph.initial_params() if params is None else params
     graph.check_params(params)
-    return LoweredNetwork(graph, params, step, _device(device_target))
+    return LoweredNetwork(graph, params, step, DEVICES[choose_device(device_target, devices(), "keras")])
 
 
 def read(model: LoweredNetwork) -> Params:
@@ -526,6 +537,11 @@ def _random() -> tf.random.Generator:
 def seed(*numbers: int) -> None:
     """Seed what ``ops.drop`` draws from."""
     _random().reset_from_seed(int(np.random.default_rng(numbers).integers(1 << 63)))
+
+
+def devices() -> list[str]:
+    """The device targets that TensorFlow can use here, the best first."""
+    return ["GPU", "CPU"] if tf.config.list_physical_devices("GPU") else ["CPU"]
 
 
 def runtime() -> str:
@@ -603,18 +619,6 @@ def make_step(
 ) -> Step:
     """One training step with the framework's own optimizer."""
     return Step(model, optimizer, loss, compile=compile)
-
-
-def _device(device_target: str) -> str:
-    if device_target not in DEVICES:
-        raise QatError(f"device_target {device_target!r} is unknown to keras: choose one of {', '.join(DEVICES)}")
-    if device_target == "GPU" and not tf.config.list_physical_devices("GPU"):
-        raise QatError("device_target 'GPU': TensorFlow sees no GPU here; use --device_target CPU")
-    return DEVICES[device_target]
-
-
-def _as_tuple(inputs: Any) -> tuple[Any, ...]:
-    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
 
 
 def _single(tensors: tuple[Tensor, ...]) -> Any:

@@ -10,15 +10,18 @@ import tensorflow as tf
 from keras import layers
 
 
-def plain_lenet5() -> keras.Model:
+def plain_lenet5(has_bn: bool = False) -> keras.Model:
     """Takes pixels normalised beforehand, which is the least that any user's loop has to do."""
+
+    def convolution(channels: int) -> list[layers.Layer]:
+        norm = [layers.BatchNormalization()] if has_bn else []
+        return [layers.Conv2D(channels, 5, use_bias=False), *norm, layers.ReLU(), layers.MaxPooling2D()]
+
     return keras.Sequential(
         [
             keras.Input((32, 32, 1)),
-            layers.Conv2D(6, 5, activation="relu", use_bias=False),
-            layers.MaxPooling2D(),
-            layers.Conv2D(16, 5, activation="relu", use_bias=False),
-            layers.MaxPooling2D(),
+            *convolution(6),
+            *convolution(16),
             layers.Flatten(),
             layers.Dense(120, activation="relu"),
             layers.Dense(84, activation="relu"),
@@ -27,7 +30,7 @@ def plain_lenet5() -> keras.Model:
     )
 
 
-NETWORKS = {"lenet": plain_lenet5}
+NETWORKS = {"lenet": plain_lenet5, "lenet_bn": lambda: plain_lenet5(has_bn=True)}
 
 
 def make_step(network: str, *, compile: bool) -> Callable[[np.ndarray, np.ndarray, float], float]:

@@ -80,17 +80,26 @@ def test_compile_and_fit_train_it_and_its_codes_are_those_of_the_integers() -> N
 
 def test_validation_in_fit_is_of_the_deployed_integers_of_each_epoch() -> None:
     class Deployed(keras.callbacks.Callback):
-        accuracies: list[float] = []  # noqa: RUF012
+        def __init__(self) -> None:
+            super().__init__()
+            self.accuracies: list[float] = []
 
         def on_epoch_end(self, epoch: int, logs: object = None) -> None:
             self.accuracies.append(float((real(self.model).argmax(axis=1) == LABELS).mean()))
 
-    model = compiled(quantized(quant_delay=2), lr=0.05)
+    model, callback = compiled(quantized(quant_delay=2)), Deployed()
     history = model.fit(
-        IMAGES, LABELS, batch_size=16, epochs=6, verbose=0, validation_data=(IMAGES, LABELS), callbacks=[Deployed()]
+        IMAGES,
+        LABELS,
+        batch_size=32,
+        epochs=15,
+        shuffle=False,
+        verbose=0,
+        validation_data=(IMAGES, LABELS),
+        callbacks=[callback],
     )
-    np.testing.assert_allclose(history.history["val_accuracy"], Deployed.accuracies, rtol=0, atol=1e-6)
-    assert len(set(Deployed.accuracies)) > 1
+    np.testing.assert_allclose(history.history["val_accuracy"], callback.accuracies, rtol=0, atol=1e-6)
+    assert len(set(callback.accuracies)) > 1
 
 
 def own_loop(model: keras.Model, *, traced: bool) -> list[float]:
@@ -357,15 +366,10 @@ def test_several_inputs_and_outputs_are_tuples_of_canonical_arrays() -> None:
             np.testing.assert_array_equal(mine, theirs)
 
 
-@pytest.mark.parametrize(
-    ("device", "message"),
-    [
-        ("Ascend", "device_target 'Ascend' is unknown to keras: choose one of CPU, GPU"),
-        ("GPU", "device_target 'GPU': TensorFlow sees no GPU here; use --device_target CPU"),
-    ],
-)
-def test_a_device_that_is_not_there_is_refused(device: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("device", ["GPU", "Ascend"])
+def test_a_device_that_is_not_there_is_refused(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    with pytest.raises(qat.QatError) as caught:
+    with pytest.raises(
+        qat.QatError, match=rf"^device_target '{device}' is not there: keras [^\n]* --device_target CPU$"
+    ):
         KERAS.lower(LeNet5(), device_target=device)
-    assert str(caught.value) == message
