@@ -10,6 +10,7 @@ import qat
 from qat.cells.linear import NEVER
 from qat.checkpoint import Checkpoint
 from qat.cli import run_script
+from qat.passes.convert_quant_network import PROFILES
 from qat.quant_config import read_quant_config
 from qat.scripts import common
 
@@ -23,6 +24,7 @@ SETTINGS = (
     "one_conv_fold",
     "freeze_bn",
     "ema_decay",
+    "profile",
 )
 
 
@@ -33,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_training_arguments(parser, lr=0.01, save_path="<ckpt_path>_quant.ckpt")
     quantization = parser.add_argument_group("quantization", "one value, or two: of weights and of activations")
     quantization.add_argument("--quant_config", metavar="FILE.yaml", help="settings for all and for single layers")
+    quantization.add_argument(
+        "--profile", choices=PROFILES, default="default", help="ascend: what AIR and ASCEND_ONNX need (docs/ascend.md)"
+    )
     quantization.add_argument("--num_bits", type=int, nargs="+", default=[8], metavar="BITS", help="2 to 8")
     for name, default, text in (
         ("per_channel", [True, False], "a scale for each output channel"),
