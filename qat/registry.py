@@ -25,7 +25,11 @@ BACKENDS = {
     "torch": Entry("torch_backend", ("torch",), "torch", ".pt"),
     "keras": Entry("keras_backend", ("keras", "tensorflow"), "keras"),
 }
-TARGETS = {"ONNX": Entry("onnx_target", ("onnx", "onnxruntime"), "onnx", ".onnx", ("weights",))}
+TARGETS = {
+    "ONNX": Entry("onnx_target", ("onnx", "onnxruntime"), "onnx", ".onnx", ("weights",)),
+    "ASCEND_ONNX": Entry("ascend_onnx_target", ("onnx",), "onnx", ".ascend.onnx"),
+    "AIR": Entry("air_target", (), "", ".air"),
+}
 
 
 def installed(entry: Entry) -> bool:
@@ -44,13 +48,20 @@ def target(file_format: str) -> ModuleType:
 
 
 def target_of(path: str | Path) -> ModuleType:
-    """The deployment target that a file belongs to, by its suffix."""
-    suffix = Path(path).suffix
-    for name, entry in TARGETS.items():
-        if entry.suffix == suffix:
-            return target(name)
-    known = ", ".join(entry.suffix for entry in TARGETS.values())
-    raise QatError(f"{path}: {suffix or 'a file without an ending'!r} is no format that can be run; known are {known}")
+    """The deployment target that a file belongs to, by its suffix; the longest that fits counts."""
+    name = suffixed(path)
+    if name is None:
+        suffix = Path(path).suffix
+        known = ", ".join(entry.suffix for entry in TARGETS.values())
+        raise QatError(f"{path}: {suffix or 'a file without an ending'!r} is no format that can be run; known are {known}")
+    return target(name)
+
+
+def suffixed(path: str | Path) -> str | None:
+    """The name of the target whose suffix is the longest that the file's name has after something else."""
+    name = Path(path).name.lower()
+    fits = [key for key, entry in TARGETS.items() if name.endswith(entry.suffix) and name != entry.suffix]
+    return max(fits, key=lambda key: len(TARGETS[key].suffix), default=None)
 
 
 def _load(name: str, entries: dict[str, Entry], what: str) -> ModuleType:

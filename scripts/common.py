@@ -16,7 +16,7 @@ from qat.files import check_writable
 from qat.graph import Graph
 from qat.networks import NETWORKS
 from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
-from qat.registry import BACKENDS, TARGETS
+from qat.registry import BACKENDS, TARGETS, suffixed
 from qat.training import Recipe, evaluate_accuracy, train
 from qat.verify import REFERENCE, Certificate
 
@@ -114,9 +114,10 @@ def output_path(name: str, suffix: str) -> Path:
     path = Path(name)
     if not path.name or path.is_dir():
         raise QatError(f"--file_name {name!r}: is a folder, or nothing; give the name of the file to write")
-    if path.suffix.lower() == suffix:
+    found = suffixed(path)
+    if found is not None and TARGETS[found].suffix == suffix:
         return path
-    if path.suffix.lower() in {entry.suffix for entry in TARGETS.values()} | {".tflite", ".mindir", ".air"}:
+    if found is not None or path.suffix.lower() in {".tflite", ".mindir"}:
         raise QatError(f"--file_name {name}: ends as another format's file, not as {suffix}; change one of the two")
     return path.with_name(path.name + suffix)
 
