@@ -18,7 +18,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from qat import ascend
-from qat.ascend import INPUT, OUTPUT, Step
+from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
+from qat.ascend import Step
 from qat.errors import QatError
 from qat.files import write_atomically
 from qat.graph import Graph
@@ -37,11 +38,12 @@ def export(graph: IntegerGraph, path: str | Path) -> None:
     initializers: dict[str, onnx.TensorProto] = {}
     nodes = [_node(step, initializers) for step in steps if step.kind != "input"]
     shapes = {step.name: ["N", *step.shape] for step in steps}
+    entries, results = ascend.names("input", len(graph.inputs)), ascend.names("output", len(graph.outputs))
     made = helper.make_graph(
         nodes,
         graph.name,
-        [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, shapes[INPUT])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shapes[OUTPUT])],
+        [helper.make_tensor_value_info(name, TensorProto.UINT8, shapes[name]) for name in entries],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in results],
         list(initializers.values()),
     )
     opsets = [helper.make_opsetid("", OPSET)]
@@ -62,16 +64,19 @@ def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     _write(model, path)
 
 
-def predict(path: str | Path, pixels: Array) -> Array:
-    """Real outputs (N, ...) of raw pixels (N, C, H, W), emulated."""
-    return _infer(path, [OUTPUT], pixels)[OUTPUT]
+def predict(path: str | Path, pixels: Arrays) -> Arrays:
+    """Real outputs (N, ...) of raw pixels (N, C, H, W), emulated; tuples of them where there are several."""
+    model = _load(path)
+    outputs = [output.name for output in model.graph.output]
+    found = _infer(path, model, outputs, pixels)
+    return as_arrays(tuple(found[name] for name in outputs))
 
 
-def trace(path: str | Path, pixels: Array, tensors: Collection[IntegerTensor]) -> dict[str, Array]:
+def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) -> dict[str, Array]:
     """Codes of the named tensors, as far as the file computes them."""
-    present = {name for node in _load(path).graph.node for name in node.output}
-    names = ascend.tensors_of(tensors, present)
-    found = _infer(path, list(names.values()), pixels)
+    model = _load(path)
+    names = ascend.tensors_of(tensors, {name for node in model.graph.node for name in node.output})
+    found = _infer(path, model, list(names.values()), pixels) if names else {}
     return {x.name: ascend.codes_of(found[names[x.name]], x.grid) for x in tensors if x.name in names}
 
 
@@ -144,13 +149,18 @@ def _load(path: str | Path) -> onnx.ModelProto:
     return model
 
 
-def _infer(path: str | Path, outputs: list[str], pixels: Array) -> dict[str, Array]:
-    model = _load(path)
+def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:
     try:
-        run = ReferenceEvaluator(model, new_ops=[AscendQuant, AscendDequant, Conv, Gemm, MaxPool])
+        evaluator = ReferenceEvaluator(model, new_ops=[AscendQuant, AscendDequant, Conv, Gemm, MaxPool])
+        inputs = [x.name for x in model.graph.input]
+
+        def run(batch: tuple[Array, ...]) -> dict[str, Array]:
+            return dict(zip(outputs, evaluator.run(outputs, dict(zip(inputs, batch, strict=True))), strict=True))
+
         with np.errstate(all="ignore"):
-            parts = [run.run(outputs, {INPUT: pixels[i : i + BATCH]}) for i in range(0, len(pixels), BATCH)]
-        return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(outputs)}
+            return in_batches(run, as_tuple(pixels), BATCH, str(path))
+    except QatError:
+        raise
     except Exception as error:  # whatever its operators raise
         reason = " ".join(str(error).split())
         raise QatError(f"{path}: cannot be emulated as a file of qat export ({reason}); export it anew") from None

@@ -50,7 +50,6 @@ from qat.ops import EXACT_INTEGERS, Array, Padding, Pair
 
 LOW, HIGH = -128, 127  #: of int8
 ADVICE = "convert the network with profile='ascend' (train_quant.py --profile ascend) and train it"
-INPUT, OUTPUT = "input", "output"  #: of the files: raw pixels, real numbers
 QUANT = "/quant"  #: after a node's name: its codes
 REALS = ("/clip", "/relu", "/real")  #: its real numbers before they are rounded: the first of these that there is
 
@@ -128,15 +127,21 @@ class Step:
 
 
 def lower(graph: IntegerGraph, file_format: str) -> tuple[Step, ...]:
-    """The operations of an integer graph in order, from "input" to "output".
+    """The operations of an integer graph in order; its inputs and outputs are called as ``names`` says.
 
     Raises QatError, naming the node, what was found and what to do, where the graph does not keep to the profile.
     """
     lowering = _Lowering(graph, file_format)
     for node in graph.nodes:
         lowering.add(node)
-    lowering.dequantized(graph.output, OUTPUT)
+    for x, name in zip(graph.outputs, names("output", len(graph.outputs)), strict=True):
+        lowering.dequantized(x, name)
     return tuple(lowering.steps)
+
+
+def names(what: str, count: int) -> list[str]:
+    """What inputs (raw pixels) and outputs (real numbers) are called: "input", or "input0", "input1", ..."""
+    return [what] if count == 1 else [f"{what}{i}" for i in range(count)]
 
 
 def tensors_of(nodes: Collection[IntegerTensor], present: Collection[str]) -> dict[str, str]:
@@ -192,6 +197,7 @@ class _Lowering:
         self._format = file_format
         self._real: dict[str, str] = {}  # node -> its real numbers in the file
         self._inputs: dict[str, str] = {}  # input -> its pixels less their zero point
+        self._entries = dict(zip((x.name for x in graph.inputs), names("input", len(graph.inputs)), strict=True))
         users: dict[str, list[IntegerNode]] = {}
         for node in graph.nodes:
             for x in node.inputs:
@@ -200,7 +206,7 @@ class _Lowering:
         self._pooled = {
             name
             for name, found in users.items()
-            if all(isinstance(user, IntegerMaxPool2d) for user in found) and name != graph.output.name
+            if all(isinstance(user, IntegerMaxPool2d) for user in found) and name not in {x.name for x in graph.outputs}
         }
 
     def refuse(self, node: IntegerNode | IntegerTensor, found: str, advice: str = ADVICE) -> QatError:
@@ -274,8 +280,8 @@ class _Lowering:
     @add.register
     def _(self, node: IntegerInput) -> None:
         shape = node.output.shape
-        self.step("input", INPUT, (), shape, np.uint8)
-        cast = self.step("cast", f"{node.name}/cast", (INPUT,), shape)
+        entry = self.step("input", self._entries[node.name], (), shape, np.uint8)
+        cast = self.step("cast", f"{node.name}/cast", (entry,), shape)
         zero = np.asarray(node.output.grid.zero_point, np.float32)
         self._inputs[node.name] = self.step("subtract", f"{node.name}/centred", (cast,), shape, constants={"by": zero})
 
