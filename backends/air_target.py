@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,7 +127,15 @@ class Signature:
     optional: tuple[bytes, ...] = ()
     many: bool = False
 
-    def names(self, count: int) -> list[bytes]:
+    def naming(self, count: int) -> dict[str, list[Any]]:
+        """The attributes that tell so many inputs apart. The one input or output of an operator needs no telling: Ascend's
+        registry of operators has its name."""
+        if count < 2:
+            return {}
+        names = {"_input_name_key": self._names(count), "_input_name_value": list(range(count))}
+        return names | ({"_opt_input": list(self.optional)} if self.optional else {})
+
+    def _names(self, count: int) -> list[bytes]:
         """What the operator calls its inputs."""
         if self.many:
             return [f"{self.inputs[0][0]}{i}".encode() for i in range(count)]
@@ -175,7 +183,9 @@ SIGNATURES = {
         },
     ),
     "AscendDequant": Signature(
-        (("x", INT32), ("deq_scale", UINT64)), FLOAT, {"sqrt_mode": False, "relu_flag": False, "dtype": CAST_TO_FLOAT}
+        (("x", INT32), ("deq_scale", UINT64)),
+        FLOAT,
+        {"sqrt_mode": False, "relu_flag": _is(bool), "dtype": CAST_TO_FLOAT},
     ),
     "Conv2D": Signature(
         (("x", INT8), ("filter", INT8), ("bias", INT32)),
@@ -232,7 +242,7 @@ def _operators(steps: Sequence[Step]) -> tuple[Operator, ...]:
         takes = tuple(made[source].gives[0] for source in sources)
         made[name] = Operator(name, kind, tuple(sources), takes, tuple(gives), attributes)
 
-    for step in steps:
+    for step in _with_relu_flags(steps):
         constants = []
         for key, array in step.constants.items():
             constants.append(f"{step.name}/{key}")
@@ -246,6 +256,20 @@ def _operators(steps: Sequence[Step]) -> tuple[Operator, ...]:
     return tuple(made.values())
 
 
+def _with_relu_flags(steps: Sequence[Step]) -> list[Step]:
+    """Let AscendDequant do the ReLU that follows it."""
+    dequantized = {step.name: step for step in steps if step.kind == "dequantize"}
+    done = {step.inputs[0]: step.name for step in steps if step.kind == "relu" and step.inputs[0] in dequantized}
+    result = []
+    for step in steps:
+        if step.name in done:
+            step = replace(step, name=done[step.name], attributes={"relu": True})
+        elif step.name in done.values():
+            continue
+        result.append(step)
+    return result
+
+
 def _form(step: Step, inputs: int) -> tuple[str, dict[str, Any]]:
     """The operator's type and those of its attributes whose values are not always the same.
 
@@ -257,13 +281,18 @@ def _form(step: Step, inputs: int) -> tuple[str, dict[str, Any]]:
             kind, own = "Data", {"index": inputs}
         case "quantize":
             kind, own = "AscendQuant", {"scale": given["scale"]}
+        case "dequantize":
+            kind, own = "AscendDequant", {"relu_flag": given.get("relu", False)}
         case "conv2d":
-            kind, own = "Conv2D", {
-                "strides": [1, 1, *given["stride"]],
-                "pads": list(given["padding"]),
-                "dilations": [1, 1, *given["dilation"]],
-                "groups": given["group"],
-            }
+            kind, own = (
+                "Conv2D",
+                {
+                    "strides": [1, 1, *given["stride"]],
+                    "pads": list(given["padding"]),
+                    "dilations": [1, 1, *given["dilation"]],
+                    "groups": given["group"],
+                },
+            )
         case "max_pool":
             kind, own = "MaxPool", {"ksize": [1, 1, *given["kernel"]], "strides": [1, 1, *given["stride"]]}
             if any(given["padding"]):
@@ -277,7 +306,6 @@ def _form(step: Step, inputs: int) -> tuple[str, dict[str, Any]]:
                 "subtract": "Sub",
                 "multiply": "Mul",
                 "dense": "MatMulV2",
-                "dequantize": "AscendDequant",
                 "relu": "Relu",
                 "clip": "ClipByValue",
                 "flatten": "Flatten",
@@ -298,12 +326,15 @@ def _write_model(name: str, operators: Sequence[Operator], attributes: Mapping[s
 
 def _write_operator(operator: Operator, number: int) -> bytes:
     signature = SIGNATURES[operator.type]
-    attributes = dict(operator.attributes) | _naming(signature, operator)
+    # Where data enter, an operator has an input too, which nothing in the graph feeds.
+    entry = [wire.block(5, ""), wire.block(33, _write_descriptor(operator.gives[0]))] if operator.type == "Data" else []
+    attributes = dict(operator.attributes) | signature.naming(len(operator.inputs))
     return b"".join(
         [
             wire.block(1, operator.name),
             wire.block(2, operator.type),
             *(wire.block(5, f"{name}:0") for name in operator.inputs),
+            *entry,
             *(_write_entry(10, key, value) for key, value in attributes.items()),
             wire.integer(20, True),
             wire.integer(21, number),
@@ -313,21 +344,9 @@ def _write_operator(operator: Operator, number: int) -> bytes:
     )
 
 
-def _naming(signature: Signature, operator: Operator) -> dict[str, list[Any]]:
-    """The attributes that tell the names of inputs and outputs."""
-    result: dict[str, list[Any]] = {}
-    if operator.inputs:
-        result["_input_name_key"] = signature.names(len(operator.inputs))
-        result["_input_name_value"] = list(range(len(operator.inputs)))
-    if operator.gives:
-        result |= {"_output_name_key": [b"y"], "_output_name_value": [0]}
-    if signature.optional:
-        result["_opt_input"] = list(signature.optional)
-    return result
-
-
 def _write_descriptor(descriptor: Descriptor, weight_size: int = 0) -> bytes:
     """A TensorDescriptor; weight_size: bytes of a constant's data."""
+    # The other fields are left at their defaults, which are those of a tensor of fixed shape on the device.
     number = next(key for key, dtype in DTYPES.items() if dtype == descriptor.dtype)
     shape = b"".join(map(wire.varint, descriptor.shape))
     return b"".join(
@@ -335,10 +354,7 @@ def _write_descriptor(descriptor: Descriptor, weight_size: int = 0) -> bytes:
             wire.integer(2, number),
             wire.block(3, wire.block(1, shape) if shape else b""),
             wire.block(4, NCHW if len(descriptor.shape) == 4 else b"ND"),
-            wire.integer(9, True),
-            wire.integer(11, weight_size) if weight_size else b"",
-            wire.block(14, "NPU"),
-            wire.integer(16, len(descriptor.shape)),
+            wire.integer(9, True) + wire.integer(11, weight_size) if weight_size else b"",
         ]
     )
 
@@ -425,16 +441,20 @@ def _read_operator(fields: wire.Fields, number: int) -> Operator:
         raise _DamageError(f"operator {name!r} has type {kind!r}; known are {', '.join(SIGNATURES)}")
     if fields.get(21, [0]) != [number]:
         raise _DamageError(f"operator {name!r} has id {fields.get(21)} in place {number}")
+    takes, gives = (tuple(_read_descriptor(wire.read(x)) for x in _blocks(fields, number)) for number in (33, 34))
+    sources = _blocks(fields, 5)
+    if kind == "Data":
+        if sources != [b""] or takes != gives:
+            raise _DamageError(f"operator {name!r} (Data) takes {sources}, {takes} where it gives {gives}")
+        sources, takes = [], ()
     edges = []
-    for data in _blocks(fields, 5):
+    for data in sources:
         source, colon, port = str(data, "utf-8").rpartition(":")
         if not colon or port != "0":
             raise _DamageError(f"operator {name!r} takes {str(data, 'utf-8')!r}, which is no output 0 of an operator")
         edges.append(source)
-    takes, gives = (tuple(_read_descriptor(wire.read(x)) for x in _blocks(fields, number)) for number in (33, 34))
-    operator = Operator(name, kind, tuple(edges), takes, gives, {})
     attributes = _read_map(fields, 10)
-    for key, expected in _naming(SIGNATURES[kind], operator).items():
+    for key, expected in SIGNATURES[kind].naming(len(edges)).items():
         if attributes.pop(key, None) != expected:
             raise _DamageError(f"operator {name!r} has another {key} than {expected}")
     return Operator(name, kind, tuple(edges), takes, gives, attributes)
@@ -446,8 +466,8 @@ def _read_descriptor(fields: wire.Fields) -> Descriptor:
         raise _DamageError(f"a tensor has type {dtype}, known are {', '.join(map(str, DTYPES))}")
     (shape,) = _blocks(fields, 3) or [b""]
     sizes = [size for data in _blocks(wire.read(shape), 1) for size in wire.integers(data)]
-    if any(size < 1 for size in sizes) or math.prod(sizes) > 1 << 31 or fields.get(16, [0]) != [len(sizes)]:
-        raise _DamageError(f"a tensor has shape {sizes} of rank {fields.get(16)}")
+    if any(size < 1 for size in sizes) or math.prod(sizes) > 1 << 31:
+        raise _DamageError(f"a tensor has shape {sizes}")
     return Descriptor(DTYPES[dtype], tuple(sizes))
 
 
@@ -599,7 +619,8 @@ def _compute(operator: Operator, inputs: list[Array]) -> Array:
         case "AscendQuant", (x,):
             return ascend.quantize(x, given["scale"], given["offset"])
         case "AscendDequant", (x, scale):
-            return ascend.dequantize(x, scale)
+            real = ascend.dequantize(x, scale)
+            return np.maximum(real, np.float32(0)) if given["relu_flag"] else real
         case "Conv2D", (x, weight, bias):
             stride, dilation = _pair(given["strides"]), _pair(given["dilations"])
             padding: Padding = tuple(given["pads"])
@@ -612,7 +633,7 @@ def _compute(operator: Operator, inputs: list[Array]) -> Array:
             return np.maximum(x, np.float32(0))
         case "ClipByValue", (x, low, high):
             return np.clip(x, low, high)
-        case ("MaxPool" | "MaxPoolV3"), (x,):
+        case (("MaxPool" | "MaxPoolV3"), (x,)):
             padding = tuple(given.get("pads", (0, 0, 0, 0)))
             return ascend.max_pool(x, kernel=_pair(given["ksize"]), stride=_pair(given["strides"]), padding=padding)
         case "Flatten", (x,):

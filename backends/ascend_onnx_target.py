@@ -112,7 +112,16 @@ class Conv(OpRun):
     op_domain = ""
 
     def _run(
-        self, x: Array, w: Array, b: Array, dilations: Any, group: int, kernel_shape: Any, pads: Any, strides: Any, **_: Any
+        self,
+        x: Array,
+        w: Array,
+        b: Array,
+        dilations: Any,
+        group: int,
+        kernel_shape: Any,
+        pads: Any,
+        strides: Any,
+        **_: Any,
     ) -> tuple[Array]:
         padding = (pads[0], pads[2], pads[1], pads[3])
         geometry = {"stride": tuple(strides), "dilation": tuple(dilations), "group": group}

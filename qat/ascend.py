@@ -275,7 +275,9 @@ class _Lowering:
     def add(self, node: IntegerNode) -> None:
         """Append a node of the integer graph."""
         kind = type(node).__name__.removeprefix("Integer").lower()
-        raise self.refuse(node, f"a {kind} has no form of int8 codes on Ascend", "export to ONNX, or leave that cell out")
+        raise self.refuse(
+            node, f"a {kind} has no form of int8 codes on Ascend", "export to ONNX, or leave that cell out"
+        )
 
     @add.register
     def _(self, node: IntegerInput) -> None:
@@ -320,7 +322,8 @@ class _Lowering:
         if (node.weight_scale != node.weight_scale[0]).any():
             count = len(np.unique(node.weight_scale))
             raise self.refuse(
-                node, f"its dense weight has {count} scales, one for each channel, where Ascend's matrix product has one"
+                node,
+                f"its dense weight has {count} scales, one for each channel, where Ascend's matrix product has one",
             )
         self.linear(node, "dense")
 

@@ -217,4 +217,6 @@ def convolve(
     y: Array = np.matmul(patches, kernels.transpose(0, 2, 1))  # (G, N*H*W, O/G)
     if bias is not None:
         y += bias.reshape(group, 1, outputs // group)
-    return y.reshape(group, n, height, width, outputs // group).transpose(1, 0, 4, 2, 3).reshape(n, outputs, height, width)
+    return (
+        y.reshape(group, n, height, width, outputs // group).transpose(1, 0, 4, 2, 3).reshape(n, outputs, height, width)
+    )

@@ -53,7 +53,9 @@ def target_of(path: str | Path) -> ModuleType:
     if name is None:
         suffix = Path(path).suffix
         known = ", ".join(entry.suffix for entry in TARGETS.values())
-        raise QatError(f"{path}: {suffix or 'a file without an ending'!r} is no format that can be run; known are {known}")
+        raise QatError(
+            f"{path}: {suffix or 'a file without an ending'!r} is no format that can be run; known are {known}"
+        )
     return target(name)
 
 

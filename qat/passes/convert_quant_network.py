@@ -135,7 +135,9 @@ def _check_ascend(name: str, cell: Cell | None, symmetric: tuple[Any, Any], per_
     elif isinstance(cell, DenseBnAct) and per_channel:
         contradiction = "per_channel is True, but a dense weight has one scale there; leave per_channel out"
     elif isinstance(cell, DenseBnAct) and cell.has_bn and not bn_fold:
-        contradiction = "bn_fold is False, which gives each channel a scale, but a dense weight has one there; use bn_fold=True"
+        contradiction = (
+            "bn_fold is False, which gives each channel a scale, but a dense weight has one there; use bn_fold=True"
+        )
     if contradiction:
         raise QatError(f"{name or 'convert_quant_network'}: profile 'ascend': {contradiction}")
 
