@@ -83,6 +83,9 @@ class Descriptor(NamedTuple):
     dtype: np.dtype[Any]
     shape: Shape
 
+    def __str__(self) -> str:
+        return f"{self.dtype.name} {list(self.shape)}"
+
 
 @dataclass(frozen=True, eq=False)
 class Operator:
@@ -445,7 +448,7 @@ def _read_operator(fields: wire.Fields, number: int) -> Operator:
     sources = _blocks(fields, 5)
     if kind == "Data":
         if sources != [b""] or takes != gives:
-            raise _DamageError(f"operator {name!r} (Data) takes {sources}, {takes} where it gives {gives}")
+            raise _DamageError(f"operator {name!r} (Data) does not give what it is described to take")
         sources, takes = [], ()
     edges = []
     for data in sources:
@@ -536,7 +539,8 @@ def _check_operator(operator: Operator, before: Mapping[str, Operator]) -> None:
         if source not in before:
             raise _DamageError(f"{who} takes {source!r}, which is no operator before it")
         if before[source].gives != (described,):
-            raise _DamageError(f"{who} takes {described} where {source!r} gives {before[source].gives}")
+            given = ", ".join(map(str, before[source].gives)) or "nothing"
+            raise _DamageError(f"{who} takes {described} where {source!r} gives {given}")
         if dtype not in (None, described.dtype):
             raise _DamageError(f"{who} takes {described.dtype.name} as {name}, which is {dtype}")
     if len(operator.gives) != (operator.type != "NetOutput"):
@@ -566,13 +570,19 @@ def _check_ends(model: Model) -> None:
 
 def _check_shapes(model: Model) -> None:
     """Raise _DamageError unless every operator gives what its description says: they are run on no image at all."""
-    images = tuple(np.zeros((0, *operator.gives[0].shape[1:]), np.uint8) for operator in model.inputs)
-    values = _run(model, images)
+    values = {x.name: np.zeros((0, *x.gives[0].shape[1:]), np.uint8) for x in model.inputs}
     for operator in model.operators[:-1]:
-        made, described = values[operator.name], operator.gives[0]
-        batch = () if operator.type == "Const" else (1,)
-        if made.dtype != described.dtype or batch + made.shape[len(batch) :] != described.shape:
-            raise _DamageError(f"operator {operator.name!r} gives {made.dtype} {made.shape}, described as {described}")
+        described, batch = operator.gives[0], () if operator.type == "Const" else (1,)
+        if operator.name not in values:
+            try:
+                with np.errstate(all="ignore"):
+                    values[operator.name] = _compute(operator, [values[name] for name in operator.inputs])
+            except Exception as error:  # whatever NumPy makes of sizes that do not fit
+                raise _DamageError(f"operator {operator.name!r} ({operator.type}): {error}") from None
+        made = values[operator.name]
+        found = Descriptor(made.dtype, batch + made.shape[len(batch) :])
+        if found != described:
+            raise _DamageError(f"operator {operator.name!r} gives {found}, but is described as {described}")
 
 
 # -- running ----------------------------------------------------------------------------------------------------------

@@ -61,7 +61,8 @@ def quantize(x: Array, scale: float, offset: float) -> Array:
     """AscendQuant: int8 codes of real numbers, clip(rint(x scale + offset)) in float32; ``scale`` is 1 / s."""
     y = x.astype(np.float32) * np.float32(scale)
     y += np.float32(offset)
-    return np.clip(np.rint(y), LOW, HIGH).astype(np.int8)
+    codes: Array = np.clip(np.rint(y), LOW, HIGH).astype(np.int8)
+    return codes
 
 
 def dequantize(x: Array, scale: Array) -> Array:
@@ -260,7 +261,7 @@ class _Lowering:
         if (low, high) == (0, HIGH):
             real = self.step("relu", f"{node.name}/relu", (real,), output.shape)
         elif (low, high) != (LOW, HIGH) and requantize is not None:
-            ends = {"low": np.asarray(low * grid.scale), "high": np.asarray(high * grid.scale)}
+            ends = {"low": np.asarray(np.float32(low) * grid.scale), "high": np.asarray(np.float32(high) * grid.scale)}
             real = self.step("clip", f"{node.name}/clip", (real,), output.shape, constants=ends)
         if node.name in self._pooled:
             self._real[node.name] = real
@@ -314,7 +315,7 @@ class _Lowering:
 
     @add.register
     def _(self, node: IntegerConv2d) -> None:
-        geometry = {name: getattr(node, name) for name in ("stride", "padding", "dilation", "group")}
+        geometry: dict[str, Any] = {name: getattr(node, name) for name in ("stride", "padding", "dilation", "group")}
         self.linear(node, "conv2d", **geometry)
 
     @add.register
@@ -329,7 +330,7 @@ class _Lowering:
 
     @add.register
     def _(self, node: IntegerMaxPool2d) -> None:
-        window = {"kernel": node.kernel, "stride": node.stride, "padding": node.padding}
+        window: dict[str, Any] = {"kernel": node.kernel, "stride": node.stride, "padding": node.padding}
         real = self.dequantized(node.inputs[0])
         self.finish(node, self.step("max_pool", node.name + "/real", (real,), node.output.shape, **window))
 

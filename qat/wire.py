@@ -44,7 +44,8 @@ def read(message: bytes) -> Fields:
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
-        kind, value = tag & 7, None
+        kind = tag & 7
+        value: int | bytes
         if kind == 0:
             value, at = _varint(message, at)
         else:
