@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import qat
 from qat import ascend, wire
 from qat.backends import air_target, ascend_onnx_target
+from qat.backends.torch_backend import TorchOps
 from qat.cli import main
 from qat.forward import Forward
 from qat.integer import IntegerAdd, IntegerGraph, IntegerLinear, IntegerTable, trace_codes
@@ -243,12 +244,16 @@ def test_the_ties_of_a_sum_are_left_where_every_scale_is_a_power_of_two() -> Non
         assert math.frexp(float(node.requantize.multiplier[0]))[0] == 0.5
 
 
-def test_the_smallest_power_of_two_above() -> None:
-    exponents = np.arange(-59, 60)
-    powers = (2.0**exponents).astype(F)
-    np.testing.assert_array_equal(NUMPY_OPS.power_of_two_above(powers), powers)
-    np.testing.assert_array_equal(NUMPY_OPS.power_of_two_above(np.nextafter(powers, F(np.inf))), 2 * powers)
-    np.testing.assert_array_equal(NUMPY_OPS.power_of_two_above(np.nextafter(powers, F(0))), powers)
+@pytest.mark.parametrize("ops", [NUMPY_OPS, TorchOps()], ids=["numpy", "torch"])
+def test_the_smallest_power_of_two_above(ops: Any) -> None:
+    powers = (2.0 ** np.arange(-60, 64)).astype(F)
+    for x, expected in [
+        (powers, powers),
+        (np.nextafter(powers, F(np.inf)), 2 * powers),
+        (np.nextafter(powers, F(0)), powers),
+    ]:
+        found = ops.to_numpy(ops.power_of_two_above(ops.from_numpy(x, "vector")), "vector")
+        np.testing.assert_array_equal(found, expected)
 
 
 # -- the files ------------------------------------------------------------------------------------------------------------
