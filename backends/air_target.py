@@ -37,7 +37,8 @@ CAST_TO_FLOAT, CAST_TO_INT8 = 0, 2
 
 def export(graph: IntegerGraph, path: str | Path) -> None:
     """Write the file, checked. Raises QatError, naming the node, where the graph does not keep to the profile."""
-    content = _write_model(graph.name, _operators(ascend.lower(graph, "AIR")), {})
+    outputs = ascend.names("output", len(graph.outputs))
+    content = _write_model(graph.name, _operators(ascend.lower(graph, "AIR"), outputs), {})
     _parse(content, path)
     write_atomically(path, content)
 
@@ -236,7 +237,7 @@ SIGNATURES = {
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _operators(steps: Sequence[Step]) -> tuple[Operator, ...]:
+def _operators(steps: Sequence[Step], outputs: Sequence[str]) -> tuple[Operator, ...]:
     """The operators of the steps in order: each step's constants, then itself; at last what gathers the outputs."""
     made: dict[str, Operator] = {}
     inputs = 0
@@ -254,8 +255,7 @@ def _operators(steps: Sequence[Step]) -> tuple[Operator, ...]:
         inputs += step.kind == "input"
         gives = Descriptor(np.dtype(step.dtype), (1, *step.shape))
         add(step.name, kind, (*step.inputs, *constants), [gives], **attributes)
-    used = {source for operator in made.values() for source in operator.inputs}
-    add("net_output", "NetOutput", [name for name, x in made.items() if name not in used and x.type != "Data"], [])
+    add("net_output", "NetOutput", outputs, [])
     return tuple(made.values())
 
 

@@ -197,7 +197,7 @@ class _Lowering:
         self.steps: list[Step] = []
         self._format = file_format
         self._real: dict[str, str] = {}  # node -> its real numbers in the file
-        self._inputs: dict[str, str] = {}  # input -> its pixels less their zero point
+        self._centred: dict[str, str] = {}  # input -> its pixels less their zero point
         self._entries = dict(zip((x.name for x in graph.inputs), names("input", len(graph.inputs)), strict=True))
         users: dict[str, list[IntegerNode]] = {}
         for node in graph.nodes:
@@ -282,24 +282,28 @@ class _Lowering:
 
     @add.register
     def _(self, node: IntegerInput) -> None:
-        shape = node.output.shape
-        entry = self.step("input", self._entries[node.name], (), shape, np.uint8)
-        cast = self.step("cast", f"{node.name}/cast", (entry,), shape)
-        zero = np.asarray(node.output.grid.zero_point, np.float32)
-        self._inputs[node.name] = self.step("subtract", f"{node.name}/centred", (cast,), shape, constants={"by": zero})
+        self.step("input", self._entries[node.name], (), node.output.shape, np.uint8)
+
+    def centred(self, x: IntegerTensor) -> str:
+        """The pixels of an input less their zero point."""
+        if x.name not in self._centred:
+            cast = self.step("cast", f"{x.name}/cast", (self._entries[x.name],), x.shape)
+            zero = {"by": np.asarray(x.grid.zero_point, np.float32)}
+            self._centred[x.name] = self.step("subtract", f"{x.name}/centred", (cast,), x.shape, constants=zero)
+        return self._centred[x.name]
 
     @add.register
     def _(self, node: IntegerTable) -> None:
         (source,) = node.inputs
         self.codes(node.output)
-        multiplier = input_multiplier(node) if source.name in self._inputs else None
+        multiplier = input_multiplier(node) if source.name in self._entries else None
         if multiplier is None:
             raise self.refuse(
                 node,
                 "a table of codes, as of an activation other than relu and relu6, has no exact form on Ascend",
                 "use relu or relu6 there, or export to ONNX, which has tables",
             )
-        self.quantized(node, self._inputs[source.name], multiplier)
+        self.quantized(node, self.centred(source), multiplier)
 
     def linear(self, node: IntegerLinear, kind: str, **attributes: Any) -> None:
         (x,) = node.inputs
