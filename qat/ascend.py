@@ -41,7 +41,6 @@ from qat.integer import (
     IntegerNode,
     IntegerTable,
     IntegerTensor,
-    Requantize,
     Shape,
 )
 from qat.numpy_ops import NUMPY_OPS
@@ -186,6 +185,20 @@ def input_multiplier(node: IntegerTable) -> np.float32 | None:
     return None
 
 
+def clip_of(node: IntegerTable) -> tuple[int, int] | None:
+    """The centred codes to which ``node`` clips its input, brought to the grid of its output; None where it does more.
+
+    That is what a relu or relu6 on codes does, and a change of grid.
+    """
+    source, grid = node.inputs[0].grid, node.output.grid
+    real = np.arange(source.low, source.high + 1).astype(np.float32) * source.scale
+    codes = quantize(real, float(_inverse(grid)), 0.0)
+    for low, high in ((LOW, HIGH), (0, HIGH), (int(node.table.min()), int(node.table.max()))):
+        if np.array_equal(np.clip(codes, low, high), node.table):
+            return low, high
+    return None
+
+
 def _inverse(grid: Grid) -> np.float32:
     return np.float32(1.0) / grid.scale
 
@@ -252,15 +265,15 @@ class _Lowering:
         self.step("multiply", name, (cast,), x.shape, constants={"by": np.asarray(x.grid.scale)})
         return self._real.setdefault(x.name, name)
 
-    def finish(self, node: IntegerNode, real: str, requantize: Requantize | None = None) -> None:
+    def finish(self, node: IntegerNode, real: str, bounds: tuple[int, int] | None = None) -> None:
         """Real numbers to the node's codes, clipped to what the node allows where that is less than int8."""
         output = node.output
         self.codes(output)
         grid = output.grid
-        low, high = (grid.low, grid.high) if requantize is None else (requantize.low, requantize.high)
+        low, high = bounds or (LOW, HIGH)
         if (low, high) == (0, HIGH):
             real = self.step("relu", f"{node.name}/relu", (real,), output.shape)
-        elif (low, high) != (LOW, HIGH) and requantize is not None:
+        elif (low, high) != (LOW, HIGH):
             ends = {"low": np.asarray(np.float32(low) * grid.scale), "high": np.asarray(np.float32(high) * grid.scale)}
             real = self.step("clip", f"{node.name}/clip", (real,), output.shape, constants=ends)
         if node.name in self._pooled:
@@ -296,14 +309,19 @@ class _Lowering:
     def _(self, node: IntegerTable) -> None:
         (source,) = node.inputs
         self.codes(node.output)
-        multiplier = input_multiplier(node) if source.name in self._entries else None
-        if multiplier is None:
-            raise self.refuse(
-                node,
-                "a table of codes, as of an activation other than relu and relu6, has no exact form on Ascend",
-                "use relu or relu6 there, or export to ONNX, which has tables",
-            )
-        self.quantized(node, self.centred(source), multiplier)
+        if source.name in self._entries:
+            multiplier = input_multiplier(node)
+            if multiplier is not None:
+                return self.quantized(node, self.centred(source), multiplier)
+        else:
+            bounds = clip_of(node)
+            if bounds is not None:
+                return self.finish(node, self.dequantized(source), bounds)
+        raise self.refuse(
+            node,
+            "a table of codes, as of an activation other than relu and relu6, has no exact form on Ascend",
+            "use relu or relu6 there, or export to ONNX, which has tables",
+        )
 
     def linear(self, node: IntegerLinear, kind: str, **attributes: Any) -> None:
         (x,) = node.inputs
@@ -315,7 +333,9 @@ class _Lowering:
         shape = node.output.shape
         acc = self.step(kind, f"{node.name}/acc", (codes,), shape, np.int32, constants, **attributes)
         scale = {"scale": dequant_scale(node)}
-        self.finish(node, self.step("dequantize", node.name + "/real", (acc,), shape, constants=scale), node.requantize)
+        self.finish(
+            node, self.step("dequantize", node.name + "/real", (acc,), shape, constants=scale), node.requantize[1:]
+        )
 
     @add.register
     def _(self, node: IntegerConv2d) -> None:
@@ -345,7 +365,7 @@ class _Lowering:
     @add.register
     def _(self, node: IntegerAdd) -> None:
         a, b = (self.dequantized(x) for x in node.inputs)
-        self.finish(node, self.step("add", node.name + "/real", (a, b), node.output.shape), node.requantize)
+        self.finish(node, self.step("add", node.name + "/real", (a, b), node.output.shape), node.requantize[1:])
 
     @add.register
     def _(self, node: IntegerConcat) -> None:

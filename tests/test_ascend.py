@@ -186,6 +186,20 @@ def test_small_networks_drawn_at_random(
     assert_equal_everywhere(*integers(network, seed=seed), tmp_path_factory.mktemp("random"))
 
 
+@pytest.mark.parametrize("function", ["relu", "relu6"])
+def test_a_rectifier_of_codes_needs_no_table(function: str, tmp_path: Path) -> None:
+    cells = qat.Conv2dBnAct(2, 4, 3), qat.Activation(function), qat.MaxPool2d(2), qat.Activation("relu")
+    assert_equal_everywhere(*integers(Chain(qat.Input((2, 6, 6), std=0.1), *cells)), tmp_path)
+
+
+def test_an_input_that_nothing_uses_enters_all_the_same(tmp_path: Path) -> None:
+    class Ignores(TwoEnds):
+        def construct(self, a, b):
+            return self.conv(b)
+
+    assert_equal_everywhere(*integers(Ignores()), tmp_path)
+
+
 def test_sums_beyond_float32_are_exact(tmp_path: Path) -> None:
     graph, params, pixels = observed(dense(3000))
     name = next(name for name in params if name.endswith(".weight"))
