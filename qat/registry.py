@@ -32,9 +32,14 @@ TARGETS = {
 }
 
 
+def missing_packages(entry: Entry) -> list[str]:
+    """Those that it imports and that are not installed; nothing is imported to find out."""
+    return [package for package in entry.packages if importlib.util.find_spec(package) is None]
+
+
 def installed(entry: Entry) -> bool:
-    """True where every package that it imports is installed; nothing is imported to find out."""
-    return all(importlib.util.find_spec(package) is not None for package in entry.packages)
+    """True where every package that it imports is installed."""
+    return not missing_packages(entry)
 
 
 def backend(name: str) -> ModuleType:
@@ -70,12 +75,9 @@ def _load(name: str, entries: dict[str, Entry], what: str) -> ModuleType:
     if name not in entries:
         raise QatError(f"{what} {name!r} is unknown: choose one of {', '.join(entries)}")
     entry = entries[name]
-    try:
-        return importlib.import_module(f"qat.backends.{entry.module}")
-    except ModuleNotFoundError as error:
-        missing = error.name or entry.module
-        if missing.partition(".")[0] == "qat":
-            raise
+    missing = missing_packages(entry)
+    if missing:
         raise QatError(
-            f"{what} {name!r} needs the package {missing!r}, which is not installed: pip install 'qat-engine[{entry.extra}]'"
-        ) from None
+            f"{what} {name!r} needs the package {missing[0]!r}, which is not installed: pip install 'qat-engine[{entry.extra}]'"
+        )
+    return importlib.import_module(f"qat.backends.{entry.module}")
