@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,33 @@ import mindspore as ms
 from mindspore import nn, ops
 from mindspore.graph import jit_trace
 
+from qat.arrays import Arrays, as_tuple
+from qat.devices import choose_device
 from qat.forward import Forward
 from qat.graph import Graph, Params
-from qat.integer import Evaluator, IntegerGraph, IntegerTensor
+from qat.inference import predict, predict_codes, trace
+from qat.integer import Evaluator, IntegerGraph
 from qat.losses import Loss, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array, Kind, Ops, Padding, Pair
 from qat.optimizer import Optimizer
 from qat.passes.to_integer import to_integer
 
-DEVICES = ("CPU", "GPU", "Ascend")
+__all__ = [
+    "LoweredNetwork",
+    "MindSporeOps",
+    "devices",
+    "lower",
+    "make_step",
+    "predict",
+    "predict_codes",
+    "read",
+    "runtime",
+    "seed",
+    "trace",
+    "traced",
+]
+
 Tensor = ms.Tensor
 
 
@@ -394,9 +411,7 @@ class LoweredNetwork(nn.Cell):
         count = len(found) - len(names)
         return found[:count], dict(zip(names, found[count:], strict=True))
 
-    def _phase_function(
-        self, phase: int, finish: Callable[..., Tensor] | None
-    ) -> tuple[Callable[..., Any], list[str]]:
+    def _phase_function(self, phase: int, finish: Callable[..., Tensor] | None) -> tuple[Callable[..., Any], list[str]]:
         if (phase, finish) not in self._traced:
             names: list[str] = []  # of the state that it updates: known after the first call
 
@@ -436,7 +451,7 @@ class LoweredNetwork(nn.Cell):
         """Real outputs in evaluation mode, float32 (N, ...), of raw pixels (N, C, H, W), one array for each input."""
         if self.graph.is_quantized:
             codes = self.infer_codes(pixels)
-            return tuple(codes[x.name] * x.grid.scale for x in _outputs(self.integers()))
+            return tuple(codes[x.name] * x.grid.scale for x in self.integers().outputs)
         tensors = tuple(Tensor(np.array(x, np.float32)) for x in pixels)
         outputs, _ = self._pass(self.tensors, tensors, training=False, phase=0)
         return tuple(y.asnumpy() for y in outputs)
@@ -445,10 +460,6 @@ class LoweredNetwork(nn.Cell):
         """Centred codes of every node of ``integers()``, whole numbers in float32."""
         values = self._evaluator()(*(Tensor(np.array(x, np.float32)) for x in pixels))
         return {name: value.asnumpy() for name, value in values.items()}
-
-
-def _outputs(graph: IntegerGraph) -> tuple[IntegerTensor, ...]:
-    return (graph.output,)
 
 
 _draws: dict[str, np.random.Generator] = {"key": np.random.default_rng()}
@@ -464,17 +475,36 @@ def seed(*numbers: int) -> None:
 
 
 def lower(
-    network: Network | Graph, params: Mapping[str, Array] | None = None, *, device_target: str = "CPU", step: int = 0
+    network: Network | Graph,
+    params: Mapping[str, Array] | None = None,
+    *,
+    device_target: str | None = None,
+    step: int = 0,
 ) -> LoweredNetwork:
-    """A mindspore.nn.Cell of a network. ``params``: canonical arrays (default: fresh ones); ``step``: steps done so far.
+    """A mindspore.nn.Cell of a network.
 
-    The device is MindSpore's own global setting: one process computes on one device.
+    params: canonical arrays (default: fresh ones). device_target: one of ``devices()`` (default: the first); it is
+    MindSpore's own setting for the whole process. step: training steps done so far.
     """
-    _use_device(device_target)
     graph = as_graph(network)
     params = graph.initial_params() if params is None else params
     graph.check_params(params)
+    device = choose_device(device_target, devices(), "mindspore")
+    if ms.get_context("device_target") != device:
+        try:
+            ms.set_device(device)
+        except RuntimeError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise QatError(
+                f"device_target {device!r}: MindSpore refuses it ({reason}); choose it in a new process"
+            ) from None
     return LoweredNetwork(graph, params, step)
+
+
+def devices() -> list[str]:
+    """The device targets that MindSpore can use here, the best first."""
+    special = {"Ascend": ms.device_context.ascend, "GPU": ms.device_context.gpu}
+    return [name for name, device in special.items() if device.is_available()] + ["CPU"]
 
 
 def read(model: LoweredNetwork) -> Params:
@@ -516,9 +546,9 @@ class Step:
         (loss,), updates = self.model.run(inputs, self._finish)
         return loss, updates
 
-    def __call__(self, x: Array | tuple[Array, ...], y: Array, lr: float) -> float:
+    def __call__(self, x: Arrays, y: Array, lr: float) -> float:
         """x: raw pixels (N, C, H, W). y: integer labels (N,)."""
-        pixels = tuple(Tensor(one) for one in (x if isinstance(x, tuple) else (x,)))
+        pixels = tuple(Tensor(array) for array in as_tuple(x))
         self.optimizer.learning_rate.set_data(Tensor(np.float32(lr)))
         (loss, updates), gradients = self._gradient(*pixels, Tensor(np.asarray(y, np.int32)))
         self.optimizer(gradients)
@@ -552,17 +582,3 @@ def make_step(
 ) -> Step:
     """One training step with the framework's own optimizer."""
     return Step(model, optimizer, loss, compile=compile)
-
-
-def _use_device(device_target: str) -> None:
-    if device_target not in DEVICES:
-        raise QatError(f"device_target {device_target!r} is unknown to mindspore: choose one of {', '.join(DEVICES)}")
-    if ms.get_context("device_target") == device_target:
-        return
-    try:
-        ms.set_device(device_target)
-    except (RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise QatError(
-            f"device_target {device_target!r}: MindSpore cannot use it here ({reason}); use --device_target CPU"
-        ) from None

@@ -45,9 +45,7 @@ class MindSporeAdapter(Adapter):
         run = traced(compute) if compiled else compute
         if not wanted:
             _, *outputs = run(*flat)
-            return [
-                Result(self.ops.to_numpy(y, case.output), ()) for case, y in zip(cases, outputs, strict=True)
-            ]
+            return [Result(self.ops.to_numpy(y, case.output), ()) for case, y in zip(cases, outputs, strict=True)]
         (_, *outputs), gradients = ms.value_and_grad(run, wanted, None, has_aux=True)(*flat)
         if len(wanted) == 1 and isinstance(gradients, ms.Tensor):
             gradients = (gradients,)  # a single one comes bare
