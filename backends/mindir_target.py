@@ -50,6 +50,7 @@ DIGEST = METADATA + "digest"  #: of graph and primitives: MindSpore may abort th
 BATCH = 500  #: images in one run
 VERSION = "2.6.0"  #: of MindSpore, which the file says it was written by
 INT32, FLOAT32, FLOAT64 = 34, 43, 44  #: kNumberType... of mindspore/core/include/ir/dtype/type_id.h: what Cast takes
+OUTPUTS = "@outputs"  #: the node that gathers several outputs
 Attribute = proto.AttributeProto
 TYPES = {
     np.dtype(np.float32): proto.TensorProto.FLOAT,
@@ -188,13 +189,15 @@ def _described(name: str, shape: Shape, kind: int) -> proto.ValueInfoProto:
 def _set_outputs(model: proto.ModelProto, outputs: Sequence[tuple[str, Shape]]) -> None:
     """Make the named float32 tensors the outputs; the shapes are of one sample."""
     graph = model.graph
+    if graph.node[-1].name == OUTPUTS:
+        del graph.node[-1]
     del graph.output[:]
     if len(outputs) == 1:
         graph.output.append(_described(*outputs[0], proto.TensorProto.FLOAT))
         return
     _primitive(model, "MakeTuple", "MakeTuple", {})
-    graph.node.add(op_type="REF::MakeTuple", name="@outputs", input=[name for name, _ in outputs], output=["@outputs"])
-    graph.output.add(name="@outputs", denotation="Tuple").attr_info.CopyFrom(
+    graph.node.add(op_type="REF::MakeTuple", name=OUTPUTS, input=[name for name, _ in outputs], output=[OUTPUTS])
+    graph.output.add(name=OUTPUTS, denotation="Tuple").attr_info.CopyFrom(
         Attribute(
             type=Attribute.TUPLE,
             values=[
