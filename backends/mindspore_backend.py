@@ -69,13 +69,14 @@ def traced(function: Callable[..., Any]) -> Callable[..., Any]:
     from outside; a gradient that is taken inside becomes a constant.
     """
 
+    failures: list[BaseException] = []
+
     def recorded(*tensors: Tensor) -> Any:
         try:
             return function(*tensors)
-        except BaseException:  # MindSpore would go on recording whatever runs next
-            jit_trace.set_jit_context(None)
-            jit_trace._using_trace = False
-            raise
+        except BaseException as error:  # let through, it would leave MindSpore recording whatever runs next
+            failures.append(error)
+            return tensors
 
     # MindSpore keeps what it compiled by the function's name and id, and ids are used again.
     recorded.__name__ = f"traced{next(_COUNTER)}"
@@ -86,9 +87,12 @@ def traced(function: Callable[..., Any]) -> Callable[..., Any]:
         # under python -m, python -c and at the prompt.
         original, jit_trace._get_caller_lines = jit_trace._get_caller_lines, lambda: ([__file__], [1])
         try:
-            return compiled(*tensors)
+            found = compiled(*tensors)
         finally:
             jit_trace._get_caller_lines = original
+        if failures:
+            raise failures[0]
+        return found
 
     return run
 
@@ -549,7 +553,8 @@ class Step:
     def __call__(self, x: Arrays, y: Array, lr: float) -> float:
         """x: raw pixels (N, C, H, W). y: integer labels (N,)."""
         pixels = tuple(Tensor(array) for array in as_tuple(x))
-        self.optimizer.learning_rate.set_data(Tensor(np.float32(lr)))
+        # set_data would give the parameter other memory, which the compiled optimizer does not look at.
+        ops.assign(self.optimizer.learning_rate, Tensor(np.float32(lr)))
         (loss, updates), gradients = self._gradient(*pixels, Tensor(np.asarray(y, np.int32)))
         self.optimizer(gradients)
         self.model.write(updates)
@@ -574,7 +579,7 @@ class Step:
         """The inverse of ``state``."""
         slots = self._slots()
         for name, array in state.items():
-            slots[name].set_data(Tensor(np.array(array)))
+            ops.assign(slots[name], Tensor(np.array(array)))
 
 
 def make_step(

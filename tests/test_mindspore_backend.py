@@ -113,7 +113,7 @@ def test_every_step_reads_new_images_labels_rate_parameters_and_state() -> None:
 
     def restart():
         for name, array in start.items():
-            model.tensors[name].set_data(ms.Tensor(array))
+            ms.ops.assign(model.tensors[name], ms.Tensor(array.copy()))
 
     loss, change = once()
     first = high.asnumpy().copy()
@@ -129,10 +129,10 @@ def test_every_step_reads_new_images_labels_rate_parameters_and_state() -> None:
     assert once(images=IMAGES // 2)[0] != loss
     assert high.asnumpy() < first
     restart()
-    weight.set_data(weight + 0.5 * ms.Tensor(np.arange(10, dtype=np.float32)))
+    ms.ops.assign(weight, weight + 0.5 * ms.Tensor(np.arange(10, dtype=np.float32)))
     assert once()[0] != loss
     restart()
-    high.set_data(ms.Tensor(np.float32(100.0)))
+    ms.ops.assign(high, ms.Tensor(np.float32(100.0)))
     once()
     assert high.asnumpy() > 50
 
