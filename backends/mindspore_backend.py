@@ -269,6 +269,26 @@ class MindSporeOps(Ops):
     def output_min(self, w: Tensor) -> Tensor:
         return ops.amin(w, tuple(range(1, w.ndim)))
 
+    def requantize(
+        self,
+        x: Tensor,
+        multiplier: Tensor,
+        low: Tensor | float | None = None,
+        high: Tensor | float | None = None,
+        *,
+        open_low: bool = False,
+    ) -> Tensor:
+        """Five operations where the bounds are numbers: clamp's gradient is 1 at its bounds, so that an open one is moved
+        to the next float32 inside (a normal one, for CPUs that take others for 0), and the rounding brings it back.
+        """
+        if not isinstance(low, float) or not isinstance(high, float):
+            return super().requantize(x, multiplier, low, high, open_low=open_low)
+        if open_low:
+            low = float(
+                max(np.nextafter(np.float32(low), np.float32(np.inf)), np.finfo(np.float32).tiny if low == 0 else low)
+            )
+        return self.round_ste(ops.clamp(x * multiplier, low, high))
+
     def softmax_cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
         classes = logits.shape[1]
         share = smoothing / classes
