@@ -545,7 +545,7 @@ class Step:
     """One training step of a lowered network: ``step(x, y, lr)`` returns the loss before the update.
 
     loss: written over the vocabulary. Forward pass and loss are one compiled function for each phase, whose gradient
-    MindSpore derives from it; the optimizer is MindSpore's own.
+    MindSpore derives from it; the optimizer is MindSpore's own. ``compile`` changes nothing: it is so either way.
     """
 
     def __init__(
@@ -605,5 +605,5 @@ class Step:
 def make_step(
     model: LoweredNetwork, optimizer: Optimizer, loss: Loss = cross_entropy, *, compile: bool = False
 ) -> Step:
-    """One training step with the framework's own optimizer."""
+    """One training step with the framework's own optimizer. compile: nothing more to do, the pass is compiled anyway."""
     return Step(model, optimizer, loss, compile=compile)
