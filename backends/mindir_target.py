@@ -42,7 +42,6 @@ if int(np.__version__.partition(".")[0]) >= 2:
     raise QatError(f"MINDIR needs numpy<2, but NumPy {np.__version__} is installed: pip install 'numpy<2'")
 
 import mindspore as ms
-from google.protobuf.message import DecodeError
 from mindspore.train import mind_ir_pb2 as proto
 
 METADATA = "qat."  #: before our keys in user_info
@@ -113,7 +112,7 @@ def _load(path: str | Path) -> proto.ModelProto:
         model.ParseFromString(Path(path).read_bytes())
     except OSError as error:
         raise QatError(f"{path}: cannot be read ({error.strerror}); give an exported .mindir file") from None
-    except DecodeError:
+    except Exception:  # protobuf's own, which is no package that we ask for
         raise QatError(f"{path}: is no MINDIR file, or a damaged one; export it again") from None
     if model.user_info.get(DIGEST) != _digest(model):
         raise QatError(f"{path}: is no MINDIR file of qat export, or a damaged one; export it again")
