@@ -39,12 +39,12 @@ setup(
         "torch": TORCH,
         "onnx": ONNX,
         "keras": KERAS,
-        # No backend uses these two yet, so "all" leaves them out.
         "mindspore": MINDSPORE,
+        # No backend uses it yet, so "all" leaves it out.
         "tflite": TFLITE,
         "study": STUDY,
         "dev": DEV,
-        "all": [*TORCH, *KERAS, *ONNX, *STUDY],
+        "all": [*TORCH, *KERAS, *MINDSPORE, *ONNX, *STUDY],
     },
     entry_points={"console_scripts": ["qat = qat.cli:main"]},
     classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],

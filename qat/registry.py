@@ -24,10 +24,12 @@ class Entry(NamedTuple):
 BACKENDS = {
     "torch": Entry("torch_backend", ("torch",), "torch", ".pt"),
     "keras": Entry("keras_backend", ("keras", "tensorflow"), "keras"),
+    "mindspore": Entry("mindspore_backend", ("mindspore",), "mindspore"),
 }
 TARGETS = {
     "ONNX": Entry("onnx_target", ("onnx", "onnxruntime"), "onnx", ".onnx", ("weights",)),
     "ASCEND_ONNX": Entry("ascend_onnx_target", ("onnx",), "onnx", ".ascend.onnx"),
+    "MINDIR": Entry("mindir_target", ("mindspore",), "mindspore", ".mindir"),
     "AIR": Entry("air_target", (), "", ".air"),
 }
 
