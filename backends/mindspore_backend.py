@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,12 +17,15 @@ from qat.errors import QatError
 if int(np.__version__.partition(".")[0]) >= 2:
     raise QatError(f"backend 'mindspore' needs numpy<2, but NumPy {np.__version__} is installed: pip install 'numpy<2'")
 
+os.environ.setdefault("GLOG_v", "3")  # or each process tells of every device that is not there
+
 import mindspore as ms
 from mindspore import nn, ops
 from mindspore.graph import jit_trace
 
 from qat.arrays import Arrays, as_tuple
 from qat.devices import choose_device
+from qat.files import write_atomically
 from qat.forward import Forward
 from qat.graph import Graph, Params
 from qat.inference import predict, predict_codes, trace
@@ -36,12 +40,14 @@ __all__ = [
     "LoweredNetwork",
     "MindSporeOps",
     "devices",
+    "load_params",
     "lower",
     "make_step",
     "predict",
     "predict_codes",
     "read",
     "runtime",
+    "save_params",
     "seed",
     "trace",
     "traced",
@@ -534,6 +540,26 @@ def devices() -> list[str]:
 def read(model: LoweredNetwork) -> Params:
     """The parameters and state of a lowered network, canonical NumPy arrays by full name."""
     return {name: np.array(tensor.asnumpy()) for name, tensor in model.tensors.items()}
+
+
+def load_params(path: str | Path) -> dict[str, Array]:
+    """The arrays of a file that ``mindspore.save_checkpoint`` wrote, by name."""
+    if not Path(path).is_file():
+        raise QatError(f"{path}: there is no such file; give what mindspore.save_checkpoint wrote")
+    try:
+        found = ms.load_checkpoint(str(path))
+    except Exception as error:  # its errors for damaged files share no class
+        reason = " ".join(str(error).split())[:200]
+        raise QatError(f"{path}: is no checkpoint of MindSpore ({reason}); give what save_checkpoint wrote") from None
+    return {name: np.array(parameter.asnumpy()) for name, parameter in found.items()}
+
+
+def save_params(params: Mapping[str, Array], path: str | Path) -> None:
+    """The inverse of ``load_params``."""
+    with tempfile.TemporaryDirectory() as folder:  # it leaves half a file where it fails
+        file = Path(folder) / "params.ckpt"
+        ms.save_checkpoint([{"name": name, "data": Tensor(array)} for name, array in params.items()], str(file))
+        write_atomically(path, file.read_bytes())
 
 
 def runtime() -> str:

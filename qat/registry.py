@@ -24,7 +24,7 @@ class Entry(NamedTuple):
 BACKENDS = {
     "torch": Entry("torch_backend", ("torch",), "torch", ".pt"),
     "keras": Entry("keras_backend", ("keras", "tensorflow"), "keras"),
-    "mindspore": Entry("mindspore_backend", ("mindspore",), "mindspore"),
+    "mindspore": Entry("mindspore_backend", ("mindspore",), "mindspore", ".ckpt"),
 }
 TARGETS = {
     "ONNX": Entry("onnx_target", ("onnx", "onnxruntime"), "onnx", ".onnx", ("weights",)),
