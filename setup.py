@@ -13,6 +13,7 @@ ONNX = ["onnx>=1.16", "onnxruntime>=1.18"]
 KERAS = ["tensorflow>=2.16", "keras>=3.4"]
 MINDSPORE = ["mindspore>=2.6", "numpy<2"]  # its wheels are built against NumPy 1, though its metadata does not say so
 TFLITE = ["ai-edge-litert>=1.2"]
+IMAGE = ["pillow>=10"]
 STUDY = ["scikit-learn>=1.4"]
 DEV = [
     "setuptools>=70.1",
@@ -42,9 +43,10 @@ setup(
         "mindspore": MINDSPORE,
         # No backend uses it yet, so "all" leaves it out.
         "tflite": TFLITE,
+        "image": IMAGE,
         "study": STUDY,
         "dev": DEV,
-        "all": [*TORCH, *KERAS, *MINDSPORE, *ONNX, *STUDY],
+        "all": [*TORCH, *KERAS, *MINDSPORE, *ONNX, *IMAGE, *STUDY],
     },
     entry_points={"console_scripts": ["qat = qat.cli:main"]},
     classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],

@@ -55,6 +55,11 @@ def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     write_atomically(path, _write_model(model.name, model.operators, attributes))
 
 
+def input_shapes(path: str | Path) -> list[Shape]:
+    """The shapes of its inputs, (C, H, W) or (F,)."""
+    return [tuple(x.gives[0].shape[1:]) for x in _load(path).inputs]
+
+
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
     """Real outputs (N, ...) of raw pixels (N, C, H, W), emulated; tuples of them where there are several."""
     model = _load(path)

@@ -20,6 +20,7 @@ from onnx.reference.op_run import OpRun
 from qat import ascend
 from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
 from qat.ascend import Step
+from qat.cells.base import Shape
 from qat.errors import QatError
 from qat.files import write_atomically
 from qat.graph import Graph
@@ -62,6 +63,12 @@ def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     entries |= {METADATA + key: value for key, value in metadata.items()}
     helper.set_model_props(model, entries)
     _write(model, path)
+
+
+def input_shapes(path: str | Path) -> list[Shape]:
+    """The shapes of its inputs, (C, H, W) or (F,)."""
+    dims = [x.type.tensor_type.shape.dim for x in _load(path).graph.input]
+    return [tuple(size.dim_value for size in own[1:]) for own in dims]
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:

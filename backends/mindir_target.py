@@ -80,6 +80,11 @@ def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     _write(model, path)
 
 
+def input_shapes(path: str | Path) -> list[Shape]:
+    """The shapes of its inputs, (C, H, W) or (F,)."""
+    return [tuple(x.tensor[0].dims[1:]) for x in _load(path).graph.input]
+
+
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
     """Real outputs (N, ...) of raw pixels (N, C, H, W), computed by MindSpore from the file as it is.
 

@@ -93,6 +93,12 @@ def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     _write(model, path)
 
 
+def input_shapes(path: str | Path) -> list[Shape]:
+    """The shapes of its inputs, (C, H, W) or (F,)."""
+    dims = [x.type.tensor_type.shape.dim for x in _load(path).graph.input]
+    return [tuple(size.dim_value for size in own[1:]) for own in dims]
+
+
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
     """Real outputs (N, ...) of raw pixels (N, C, H, W), computed by ONNX Runtime from the file as it is.
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "eval-quant": ("eval_quant", "print the accuracy of a quantized checkpoint's integers"),
     "export": ("export", "write a checkpoint as a file for deployment, and verify it"),
     "verify": ("verify", "compare an exported file's codes with those of its checkpoint"),
+    "run": ("run", "classify pictures with a checkpoint or an exported file"),
     "import-params": ("import_params", "make a checkpoint of a framework's own parameter file"),
     "export-params": ("export_params", "write a checkpoint's parameters as a framework's own file"),
     "doctor": ("doctor", "say what is installed and works here"),

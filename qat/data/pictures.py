@@ -1,0 +1,118 @@
+"""Pictures from files: one, a folder of them by class, or an index file that names each with its class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from qat.cells.base import Shape
+from qat.data.dataset import Split
+from qat.errors import QatError
+from qat.ops import Array
+
+MODES = {1: "L", 3: "RGB"}  #: channels -> how Pillow calls such pictures
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".webp")
+
+
+def read_picture(path: str | Path, shape: Shape) -> tuple[Array, list[str]]:
+    """Raw uint8 pixels of the given shape (C, H, W), and what had to be changed for that, in words.
+
+    A picture of another size is resized (bilinear), one of other colours converted. Raises QatError where the file is no
+    picture, or the shape is none of a picture.
+    """
+    if len(shape) != 3 or shape[0] not in MODES:
+        raise QatError(
+            f"{path}: the network takes {shape}, which is no picture of 1 or 3 channels; give it arrays from Python"
+        )
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ModuleNotFoundError:
+        raise QatError(
+            f"{path}: reading pictures needs Pillow, which is not installed: pip install 'qat-engine[image]'"
+        ) from None
+    changes = []
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            mode, size = MODES[shape[0]], (shape[2], shape[1])
+            if picture.mode != mode:
+                changes.append(f"converted from {picture.mode} to {mode}")
+                picture = picture.convert(mode)
+            if picture.size != size:
+                changes.append(f"resized from {picture.size[0]}x{picture.size[1]} to {size[0]}x{size[1]}")
+                picture = picture.resize(size, Image.Resampling.BILINEAR)
+            pixels = np.asarray(picture, np.uint8)
+    except UnidentifiedImageError:
+        raise QatError(f"{path}: is no picture that Pillow can read; give a PNG, JPEG, BMP or the like") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise QatError(f"{path}: cannot be read as a picture ({error}); give another file") from None
+    return np.ascontiguousarray(pixels.reshape(shape[1], shape[2], shape[0]).transpose(2, 0, 1)), changes
+
+
+def read_class_names(path: str | Path) -> list[str]:
+    """The names of classes, one on each line, in the order of the network's outputs."""
+    try:
+        names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise QatError(f"{path}: cannot be read as class names ({error}); give a text file, one name a line") from None
+    names = [name for name in names if name]
+    if not names:
+        raise QatError(f"{path}: holds no class names; write one on each line")
+    return names
+
+
+def find_pictures(path: str | Path, class_names: Sequence[str]) -> list[tuple[Path, int]]:
+    """Picture files with their labels.
+
+    path: a folder with one folder for each class, called by the class's name or number, or an index file with a picture's
+    path (relative to the index) and its class on each line. Raises QatError naming the line or the folder.
+    """
+    path = Path(path)
+    labels = {name: label for label, name in enumerate(class_names)}
+
+    def label_of(text: str, where: str) -> int:
+        if text in labels:
+            return labels[text]
+        if text.isdigit():
+            return int(text)
+        known = f"; class names are {', '.join(class_names[:5])}, ..." if class_names else "; give --class_names"
+        raise QatError(f"{where}: {text!r} is neither a class name nor a number{known}")
+
+    found = []
+    if path.is_dir():
+        for folder in sorted(child for child in path.iterdir() if child.is_dir()):
+            files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+            found += [(file, label_of(folder.name, str(folder))) for file in files]
+        if not found:
+            raise QatError(f"{path}: has no folders with pictures; give one folder for each class, or an index file")
+        return found
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise QatError(
+            f"{path}: cannot be read as an index ({error}); write 'picture.png class' on each line"
+        ) from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        name, _, label = line.strip().rpartition(" ")
+        if not name:
+            raise QatError(f"{path}, line {number}: {line!r} has no class; write 'picture.png class'")
+        found.append((path.parent / name.strip(), label_of(label, f"{path}, line {number}")))
+    if not found:
+        raise QatError(f"{path}: names no pictures; write 'picture.png class' on each line")
+    return found
+
+
+def read_pictures(files: Sequence[tuple[Path, int]], shape: Shape) -> tuple[Split, list[str]]:
+    """The pictures and labels, and what was changed, each kind of change once."""
+    images, changes = [], dict[str, int]()
+    for file, _ in files:
+        pixels, changed = read_picture(file, shape)
+        images.append(pixels)
+        for change in changed:
+            changes[change] = changes.get(change, 0) + 1
+    notes = [f"{count:,} of {len(files):,} pictures {change}" for change, count in changes.items()]
+    return Split(np.stack(images), np.array([label for _, label in files])), notes

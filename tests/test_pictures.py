@@ -1,0 +1,127 @@
+"""Pictures: read, resized, classified by every kind of model, and refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import qat
+from qat.cli import main
+from qat.data.pictures import find_pictures, read_class_names, read_picture
+from qat.registry import TARGETS, installed
+
+RNG = np.random.default_rng(0)
+
+
+class Small(qat.Network):
+    inputs = qat.Input((3, 6, 5), mean=0.5, std=0.3)
+
+    def __init__(self) -> None:
+        self.conv, self.flatten, self.fc = (
+            qat.Conv2dBnAct(3, 4, 3, activation="relu"),
+            qat.Flatten(),
+            qat.DenseBnAct(120, 7),
+        )
+
+    def construct(self, x):
+        return self.fc(self.flatten(self.conv(x)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint, class names, and three pictures a class in folders."""
+    graph = qat.convert_quant_network(Small(), profile="ascend")
+    qat.Checkpoint(graph, graph.observed_params()).save(tmp_path / "net.ckpt")
+    (tmp_path / "names.txt").write_text("ant\nbee\ncat\ndog\nelk\nfox\ngnu\n")
+    for name in ("bee", "fox"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(3):
+            pixels = RNG.integers(0, 256, (6, 5, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{number}.png")
+    return tmp_path
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    status = main(["run", *(str(argument) for argument in arguments)])
+    return status, *capsys.readouterr()
+
+
+def test_a_picture_of_the_right_size_is_read_as_it_is(folder: Path) -> None:
+    file = folder / "pictures" / "bee" / "0.png"
+    pixels, changes = read_picture(file, (3, 6, 5))
+    np.testing.assert_array_equal(pixels.transpose(1, 2, 0), np.asarray(Image.open(file)))
+    assert changes == []
+
+
+def test_what_is_converted_and_resized_is_said(tmp_path: Path) -> None:
+    Image.fromarray(RNG.integers(0, 256, (9, 4, 4), np.uint8), "RGBA").save(tmp_path / "x.png")
+    pixels, changes = read_picture(tmp_path / "x.png", (1, 6, 5))
+    assert (pixels.shape, pixels.dtype) == ((1, 6, 5), np.uint8)
+    assert changes == ["converted from RGBA to L", "resized from 4x9 to 5x6"]
+
+
+def test_every_kind_of_model_gives_the_same_classes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = qat.Checkpoint.load(folder / "net.ckpt")
+    integers = qat.to_integer(checkpoint.graph, checkpoint.params)
+    models = [folder / "net.ckpt"]
+    for name, entry in TARGETS.items():
+        if installed(entry):
+            models.append(folder / f"net{entry.suffix}")
+            qat.target(name).export(integers, models[-1])
+    picture = folder / "pictures" / "bee" / "0.png"
+    answers = set()
+    for model in models:
+        arguments = ("--model", model, "--class_names", folder / "names.txt")
+        status, one, _ = command(capsys, *arguments, "--image", picture)
+        assert status == 0
+        assert one.count(" %") == 5
+        status, many, _ = command(capsys, *arguments, "--test_path", folder / "pictures")
+        assert status == 0
+        assert "on 6 pictures" in many
+        answers.add((one, many))
+    assert len(models) > 1
+    assert len(answers) == 1
+
+
+def test_an_index_file_is_what_the_folders_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = read_class_names(folder / "names.txt")
+    files = find_pictures(folder / "pictures", names)
+    assert [label for _, label in files] == [1, 1, 1, 5, 5, 5]
+    lines = [f"{file.relative_to(folder)} {label}" for file, label in files]
+    (folder / "index.txt").write_text("\n".join(lines).replace(" 1", " bee") + "\n\n")
+    assert find_pictures(folder / "index.txt", names) == files
+    common = ("--model", folder / "net.ckpt", "--class_names", folder / "names.txt", "--test_path")
+    assert command(capsys, *common, folder / "index.txt") == command(capsys, *common, folder / "pictures")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "none.onnx", "--image", "a.png"], "there is no such file"),
+        (["--model", "net.ckpt", "--image", "none.png"], "cannot be read as a picture"),
+        (["--model", "net.ckpt", "--image", "names.txt"], "is no picture that Pillow can read"),
+        (["--model", "net.ckpt", "--image", "x.png", "--class_names", "none"], "cannot be read as class names"),
+        (["--model", "net.ckpt", "--image", "pictures/bee/0.png", "--class_names", "two.txt"], "holds 2 names but"),
+        (["--model", "net.ckpt", "--test_path", "pictures"], "'bee' is neither a class name nor a number"),
+        (["--model", "net.ckpt", "--test_path", "names.txt"], "line 1: 'ant' has no class"),
+        (["--model", "net.ckpt", "--test_path", "empty"], "has no folders with pictures"),
+        (["--model", "net.ckpt", "--test_path", "large.txt"], "its classes reach 9 but"),
+    ],
+)
+def test_mistakes_give_one_line(
+    folder: Path,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "two.txt").write_text("a\nb\n")
+    (folder / "empty").mkdir()
+    (folder / "large.txt").write_text("pictures/bee/0.png 9\n")
+    status, out, err = command(capsys, *arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert message in err
