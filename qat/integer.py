@@ -18,7 +18,8 @@ import numpy as np
 
 from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
 from qat.errors import QatError
-from qat.numpy_ops import NUMPY_OPS
+from qat.fixed_point import PROFILES, FixedMultiplier, FixedSum, linear_multiplier, sum_multipliers
+from qat.numpy_ops import NUMPY_OPS, WIDE_NUMPY_OPS
 from qat.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
 
 Shape = tuple[int, ...]
@@ -92,6 +93,14 @@ class IntegerNode(ABC):
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         """Centred codes of the output. ``constants`` hold what ``constants`` declares, as the backend's tensors."""
 
+    def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
+        """As ``evaluate`` with NumPy, in the fixed profile; float32 arrays. It differs only where codes are requantized."""
+        codes: Array = self.evaluate(NUMPY_OPS, constants, *inputs)
+        return codes
+
+    def check_fixed(self) -> None:
+        """Raises QatError where the fixed profile cannot compute the node."""
+
 
 @dataclass(frozen=True, eq=False)
 class IntegerInput(IntegerNode):
@@ -155,6 +164,29 @@ class IntegerLinear(IntegerNode):
         acc = self.apply(ops, inputs[0], constants["weight"], constants["bias"])
         multiplier = ops.on_channel(constants["multiplier"], acc)
         return ops.requantize(acc, multiplier, float(self.requantize.low), float(self.requantize.high))
+
+    @property
+    def one_scale(self) -> bool:
+        """True where all outputs have the same weight scale, so that a file may store it once."""
+        return bool((self.weight_scale == self.weight_scale[0]).all())
+
+    @cached_property
+    def fixed(self) -> FixedMultiplier:
+        """The multiplier and shift of each output in the fixed profile, (O,)."""
+        x_scale, y_scale = self.inputs[0].grid.scale, self.output.grid.scale
+        in_float32 = self.weight_kind == "dense_weight" and self.one_scale
+        return linear_multiplier(
+            self.name, x_scale, self.weight_scale, y_scale, self.accumulator_bound, product_in_float32=in_float32
+        )
+
+    def check_fixed(self) -> None:
+        _ = self.fixed
+
+    def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
+        ops = WIDE_NUMPY_OPS if self.wide else NUMPY_OPS
+        acc = self.apply(ops, inputs[0], constants["weight"], constants["bias"])
+        y = self.fixed.on_channels(acc.ndim).apply(acc)
+        return np.clip(y, self.requantize.low, self.requantize.high).astype(np.float32)
 
     @abstractmethod
     def apply(self, ops: Ops, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
@@ -225,6 +257,18 @@ class IntegerAdd(IntegerNode):
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         low, high = float(self.requantize.low), float(self.requantize.high)
         return ops.requantize(inputs[0] + inputs[1], constants["multiplier"], low, high)
+
+    @cached_property
+    def fixed(self) -> FixedSum:
+        """The multipliers of the fixed profile."""
+        return sum_multipliers(self.name, self.inputs[0].grid.scale, self.output.grid.scale)
+
+    def check_fixed(self) -> None:
+        _ = self.fixed
+
+    def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
+        y = self.fixed.apply(*inputs)
+        return np.clip(y, self.requantize.low, self.requantize.high).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -447,26 +491,46 @@ class Evaluator:
         values = {x.name: pixels for x, pixels in zip(self.graph.inputs, codes, strict=True)}
         for node, constants in zip(self.graph.nodes, self._constants, strict=True):
             inputs = [values[x.name] for x in node.inputs] or [values[node.name]]
-            values[node.name] = node.evaluate(self.ops, constants, *inputs)
+            values[node.name] = self.compute(node, constants, inputs)
         return values
 
+    def compute(self, node: IntegerNode, constants: Mapping[str, Tensor], inputs: list[Tensor]) -> Tensor:
+        """The centred codes of one node."""
+        return node.evaluate(self.ops, constants, *inputs)
 
-def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128) -> Arrays:
+
+class FixedEvaluator(Evaluator):
+    """The same in the fixed profile, in NumPy. Raises QatError for a graph that the profile cannot compute."""
+
+    def __init__(self, graph: IntegerGraph) -> None:
+        super().__init__(graph, NUMPY_OPS)
+        for node in graph.nodes:
+            node.check_fixed()
+
+    def compute(self, node: IntegerNode, constants: Mapping[str, Tensor], inputs: list[Tensor]) -> Tensor:
+        return node.evaluate_fixed(constants, *inputs)
+
+
+def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128, profile: str = "float") -> Arrays:
     """Output codes (N, ...) of input codes (N, ...), computed by NumPy integers.
+
+    profile: "float" or "fixed" (docs/numerics.md); the training backends evaluate the former.
 
     A graph with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
 
     The sums are of integers held in float32 (float64 where a node is ``wide``), and no partial sum passes the type's
     range of exact integers, so that they are the sums of an int32 accumulator in whatever order BLAS adds.
     """
-    found = trace_codes(graph, codes, [x.name for x in graph.outputs], batch_size=batch_size)
+    found = trace_codes(graph, codes, [x.name for x in graph.outputs], batch_size=batch_size, profile=profile)
     return as_arrays(tuple(found[x.name] for x in graph.outputs))
 
 
 def trace_codes(
-    graph: IntegerGraph, codes: Arrays, names: Collection[str], *, batch_size: int = 128
+    graph: IntegerGraph, codes: Arrays, names: Collection[str], *, batch_size: int = 128, profile: str = "float"
 ) -> dict[str, Array]:
     """As ``evaluate``, for the codes of the named nodes."""
+    if profile not in PROFILES:
+        raise QatError(f"{graph.name}: profile {profile!r} is unknown; use one of {', '.join(PROFILES)}")
     inputs = as_tuple(codes)
     if len(inputs) != len(graph.inputs):
         raise QatError(f"{graph.name}: has {len(graph.inputs)} inputs but got {len(inputs)} arrays; give one for each")
@@ -477,7 +541,7 @@ def trace_codes(
                 f"{graph.name}: takes raw pixels, a NumPy array of {np.dtype(x.grid.dtype).name} (N, "
                 f"{', '.join(map(str, x.shape))}), but got {what}"
             )
-    run = Evaluator(graph, NUMPY_OPS)
+    run = FixedEvaluator(graph) if profile == "fixed" else Evaluator(graph, NUMPY_OPS)
     grids = {node.name: node.output.grid for node in graph.nodes if node.name in names}
 
     def raw(batch: tuple[Array, ...]) -> dict[str, Array]:

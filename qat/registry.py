@@ -21,7 +21,10 @@ class Entry(NamedTuple):
 
 
 BACKENDS = {"torch": Entry("torch_backend", ("torch",), "torch")}
-TARGETS = {"ONNX": Entry("onnx_target", ("onnx", "onnxruntime"), "onnx", ".onnx")}
+TARGETS = {
+    "ONNX": Entry("onnx_target", ("onnx", "onnxruntime"), "onnx", ".onnx"),
+    "TFLITE": Entry("tflite_target", ("ai_edge_litert", "flatbuffers"), "tflite", ".tflite"),
+}
 
 
 def installed(entry: Entry) -> bool:
