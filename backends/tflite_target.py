@@ -5,7 +5,8 @@ is -128: a uint8 pixel p enters as p - 128, and 8-bit signed codes stay as they 
 ``resize_tensor_input`` makes it larger. ``predict`` takes raw uint8 pixels, (N, C, H, W), as every target does, and returns
 real numbers.
 
-One file serves both profiles (docs/numerics.md): "float" is LiteRT as it comes, with XNNPACK; "fixed" its reference kernels.
+Of the two profiles (docs/numerics.md), "float" is LiteRT as it comes, with XNNPACK; "fixed" its reference kernels, and
+there dense layers are written as convolutions.
 """
 
 from __future__ import annotations
@@ -171,7 +172,8 @@ def trace(
         if name not in indices:  # flattened in HWC order
             codes = codes.reshape(-1, *shapes[indices[_permuted(name)]][1:])
             codes = codes.transpose(0, 3, 1, 2).reshape(len(codes), -1)
-        result[name] = _canonical(codes).astype(np.int32) - _offset(x.grid)
+        codes = _canonical(codes).reshape(len(codes), *x.shape)
+        result[name] = codes.astype(np.int32) - _offset(x.grid)
     return result
 
 
@@ -352,7 +354,7 @@ class _Writer:
         self._buffers: list[Any] = [schema.BufferT()]  # the first one is empty, by convention
         self._operators: list[Any] = []
         self._codes: dict[int, int] = {}
-        self._constants: dict[tuple[Any, ...], int] = {}
+        self._known: dict[tuple[Any, ...], int] = {}
 
     def tensor(self, shape: Shape, dtype: Any, quantization: Any = None, name: str = "", buffer: int = 0) -> int:
         """Append a tensor; returns its index."""
@@ -372,12 +374,12 @@ class _Writer:
         array = np.asarray(array, order="C")
         scales = b"" if scale is None else scale.tobytes()
         key = (array.dtype.name, array.shape, array.tobytes(), scales, zero_point, axis)
-        if key not in self._constants:
+        if key not in self._known:
             self._buffers.append(schema.BufferT(data=array.tobytes()))
             quantization = None if scale is None else _quantization(scale, zero_point, axis)
             index = self.tensor(array.shape, array.dtype, quantization, buffer=len(self._buffers) - 1)
-            self._constants[key] = index
-        return self._constants[key]
+            self._known[key] = index
+        return self._known[key]
 
     def op(self, op: int, inputs: list[int], output: int, options: Any = None) -> int:
         """Append an operator; returns its output."""
@@ -460,6 +462,7 @@ class _IntegerWriter(_Writer):
         self.profile = profile
         self._index: dict[str, int] = {}  # tensor of codes -> its index in the file
         self._hwc: dict[str, Shape] = {}  # Flatten in HWC order -> (C, H, W)
+        self._points: dict[str, int] = {}  # row of features -> its index as (1, 1, 1, F)
         readers: dict[str, list[IntegerNode]] = {node.name: [] for node in graph.nodes}
         for node in graph.nodes:
             for x in node.inputs:
@@ -473,20 +476,38 @@ class _IntegerWriter(_Writer):
         }
         self._entries = {x.name for x in graph.inputs}
 
-    def codes(self, x: IntegerTensor, name: str | None = None) -> int:
-        """A new tensor for codes of that grid and shape."""
+    def codes(self, x: IntegerTensor, name: str | None = None, shape: Shape | None = None) -> int:
+        """A new tensor for codes of that grid, and of that shape in the file."""
         grid = x.grid
         quantization = _quantization(np.array([grid.scale]), grid.zero_point + _offset(grid))
-        return self.tensor(_stored_shape(x.shape), np.int8, quantization, x.name if name is None else name)
+        shape = _stored_shape(x.shape) if shape is None else shape
+        return self.tensor(shape, np.int8, quantization, x.name if name is None else name)
+
+    def of(self, x: IntegerTensor) -> int:
+        """The index of the codes of a tensor."""
+        if x.name not in self._index:
+            self._index[x.name] = self._reshape(self._points[x.name], self.codes(x, ""))
+        return self._index[x.name]
+
+    def _point(self, x: IntegerTensor) -> int:
+        """The index of the codes of a row of features, as an image of one pixel."""
+        if x.name not in self._points:
+            self._points[x.name] = self._reshape(self.of(x), self.codes(x, "", (1, 1, 1, *x.shape)))
+        return self._points[x.name]
+
+    def _reshape(self, x: int, output: int) -> int:
+        shape = self.constant(np.array([-1, *self.tensors[output].shape[1:]], np.int32))
+        return self.op(Op.RESHAPE, [x, shape], output, schema.ReshapeOptionsT())
 
     def leave(self, x: IntegerTensor) -> int:
         """The index of an output. An input that is one too is copied, since LiteRT's may not be both."""
         if x.name not in self._entries:
-            return self._index[x.name]
-        shape = self.constant(np.array([-1, *_stored_shape(x.shape)[1:]], np.int32))
-        return self.op(Op.RESHAPE, [self._index[x.name], shape], self.codes(x, ""), schema.ReshapeOptionsT())
+            return self.of(x)
+        return self._reshape(self.of(x), self.codes(x, ""))
 
-    def _clipped(self, node: IntegerLinear | IntegerAdd) -> tuple[int, int, list[tuple[int, int]]]:
+    def _clipped(
+        self, node: IntegerLinear | IntegerAdd, shape: Shape | None = None
+    ) -> tuple[int, int, list[tuple[int, int]]]:
         """How a node's clip is written: its fused activation, its output tensor, and what follows of (operator, bound)."""
         grid = node.output.grid
         zero = grid.zero_point + _offset(grid)
@@ -502,16 +523,18 @@ class _IntegerWriter(_Writer):
                 if best is None or len(rest) < len(best[1]):
                     best = fused, rest
         assert best is not None, "NONE holds every clip"
-        return best[0], self.codes(node.output, "" if best[1] else None), best[1]
+        return best[0], self.codes(node.output, "" if best[1] else None, shape), best[1]
 
     def _finish(self, node: IntegerNode, index: int, clips: Sequence[tuple[int, int]] = ()) -> None:
         """Name ``index`` as the node's codes, after the clips."""
         grid = node.output.grid
+        shape = tuple(self.tensors[index].shape)
         for position, (op, bound) in enumerate(clips):
-            output = self.codes(node.output, None if position == len(clips) - 1 else "")
+            output = self.codes(node.output, None if position == len(clips) - 1 else "", shape)
             limit = self.constant(np.array([bound], np.int8), np.array([grid.scale]), grid.zero_point + _offset(grid))
             index = self.op(op, [index, limit], output, schema.MaximumMinimumOptionsT())
-        self._index[node.name] = index
+        places = self._index if len(shape) == 1 + len(node.output.shape) else self._points
+        places[node.name] = index
 
     @singledispatchmethod
     def add(self, node: IntegerNode) -> None:
@@ -552,7 +575,7 @@ class _IntegerWriter(_Writer):
     def _(self, node: IntegerConv2d) -> None:
         self._check_multiplier(node, LINEAR_MULTIPLIERS)
         kernel = (node.weight.shape[2], node.weight.shape[3])
-        x, mode = self.window(self._index[node.inputs[0].name], node, kernel, node.dilation)
+        x, mode = self.window(self.of(node.inputs[0]), node, kernel, node.dilation)
         fused, output, clips = self._clipped(node)
         options: dict[str, Any] = {
             "padding": mode,
@@ -574,24 +597,33 @@ class _IntegerWriter(_Writer):
 
     @add.register
     def _(self, node: IntegerDense) -> None:
+        """In the fixed profile a 1x1 convolution: LiteRT's fully connected kernel rounds once, its convolutions twice, as
+        those for microcontrollers do in all layers.
+        """
         self._check_multiplier(node, LINEAR_MULTIPLIERS)
         weight = node.centred_weight
         if node.inputs[0].name in self._hwc:
             shape = self._hwc[node.inputs[0].name]
             weight = weight.reshape(-1, *shape).transpose(0, 2, 3, 1).reshape(weight.shape)
+        if self.profile == "fixed":
+            fused, output, clips = self._clipped(node, (1, 1, 1, len(weight)))
+            inputs = [self._point(node.inputs[0]), *self._constants(node, weight.reshape(len(weight), 1, 1, -1), 0)]
+            window = schema.Conv2DOptionsT(padding=Pad.VALID, strideH=1, strideW=1, fusedActivationFunction=fused)
+            self._finish(node, self.op(Op.CONV_2D, inputs, output, window), clips)
+            return
         fused, output, clips = self._clipped(node)
         options = schema.FullyConnectedOptionsT(fusedActivationFunction=fused)
-        inputs = [self._index[node.inputs[0].name], *self._constants(node, weight, 0)]
+        inputs = [self.of(node.inputs[0]), *self._constants(node, weight, 0)]
         self._finish(node, self.op(Op.FULLY_CONNECTED, inputs, output, options), clips)
 
     @add.register
     def _(self, node: IntegerMaxPool2d) -> None:
-        x, mode = self.window(self._index[node.inputs[0].name], node, node.kernel, (1, 1), -128)
+        x, mode = self.window(self.of(node.inputs[0]), node, node.kernel, (1, 1), -128)
         self._finish(node, self.op(Op.MAX_POOL_2D, [x], self.codes(node.output), _pool_options(node, mode)))
 
     @add.register
     def _(self, node: IntegerFlatten) -> None:
-        x, shape = self._index[node.inputs[0].name], node.inputs[0].shape
+        x, shape = self.of(node.inputs[0]), node.inputs[0].shape
         ordered = len(shape) < 3 or shape[0] == 1 or shape[1:] == (1, 1)
         name = None
         if not ordered and node.name in self._free:
@@ -600,26 +632,25 @@ class _IntegerWriter(_Writer):
             order = self.constant(np.array([0, 3, 1, 2], np.int32))
             turned = self.tensor((1, *shape), np.int8, self.tensors[x].quantization)
             x = self.op(Op.TRANSPOSE, [x, order], turned, schema.TransposeOptionsT())
-        row = self.constant(np.array([-1, node.output.shape[0]], np.int32))
-        self._finish(node, self.op(Op.RESHAPE, [x, row], self.codes(node.output, name), schema.ReshapeOptionsT()))
+        self._finish(node, self._reshape(x, self.codes(node.output, name)))
 
     @add.register
     def _(self, node: IntegerAdd) -> None:
         self._check_multiplier(node, ADD_MULTIPLIERS)
         fused, output, clips = self._clipped(node)
-        inputs = [self._index[x.name] for x in node.inputs]
+        inputs = [self.of(x) for x in node.inputs]
         self._finish(node, self.op(Op.ADD, inputs, output, schema.AddOptionsT(fusedActivationFunction=fused)), clips)
 
     @add.register
     def _(self, node: IntegerConcat) -> None:
         options = schema.ConcatenationOptionsT(axis=len(node.output.shape))
-        inputs = [self._index[x.name] for x in node.inputs]
+        inputs = [self.of(x) for x in node.inputs]
         self._finish(node, self.op(Op.CONCATENATION, inputs, self.codes(node.output), options))
 
     def _integers(self, x: IntegerTensor) -> int:
         """The codes of a tensor as int32, from -128 on."""
         return self.op(
-            Op.CAST, [self._index[x.name]], self.tensor(_stored_shape(x.shape), np.int32), schema.CastOptionsT()
+            Op.CAST, [self.of(x)], self.tensor(_stored_shape(x.shape), np.int32), schema.CastOptionsT()
         )
 
     @add.register

@@ -86,15 +86,13 @@ def quantize_multiplier(real: Array) -> FixedMultiplier:
 
 
 def linear_multiplier(
-    name: str, x_scale: np.float32, w_scale: Array, y_scale: np.float32, bound: int, *, product_in_float32: bool
+    name: str, x_scale: np.float32, w_scale: Array, y_scale: np.float32, bound: int
 ) -> FixedMultiplier:
     """s_x s_w / s_y of a linear node, (O,). Raises QatError where an accumulator, shifted to the left, leaves int32.
 
-    The float32 scales of the file are multiplied and divided in float64. A dense layer with one scale for all its outputs
-    is TFLite's exception: there the product is rounded to float32. bound: of the accumulators.
+    The float32 scales of the file are multiplied and divided in float64. bound: of the accumulators.
     """
-    product = w_scale * x_scale if product_in_float32 else w_scale.astype(np.float64) * np.float64(x_scale)
-    fixed = quantize_multiplier(product.astype(np.float64) / np.float64(y_scale))
+    fixed = quantize_multiplier(w_scale.astype(np.float64) * np.float64(x_scale) / np.float64(y_scale))
     left = int(max(fixed.shift.max(), 0))
     if bound << left > LARGEST:
         raise QatError(

@@ -174,10 +174,7 @@ class IntegerLinear(IntegerNode):
     def fixed(self) -> FixedMultiplier:
         """The multiplier and shift of each output in the fixed profile, (O,)."""
         x_scale, y_scale = self.inputs[0].grid.scale, self.output.grid.scale
-        in_float32 = self.weight_kind == "dense_weight" and self.one_scale
-        return linear_multiplier(
-            self.name, x_scale, self.weight_scale, y_scale, self.accumulator_bound, product_in_float32=in_float32
-        )
+        return linear_multiplier(self.name, x_scale, self.weight_scale, y_scale, self.accumulator_bound)
 
     def check_fixed(self) -> None:
         _ = self.fixed
