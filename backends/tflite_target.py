@@ -55,8 +55,7 @@ IDENTIFIER = b"TFL3"
 BATCH = 100  #: images in one run of an interpreter
 LARGEST_WEIGHT = 127
 #: What XNNPACK takes; with others LiteRT falls back to kernels of the fixed profile.
-LINEAR_MULTIPLIERS = (2.0**-32, 2.0**8)
-ADD_MULTIPLIERS = (2.0**-10, 2.0**8)
+MULTIPLIERS = (2.0**-32, 2.0**8)
 
 Op, Type, Options = schema.BuiltinOperator, schema.TensorType, schema.BuiltinOptions
 Fused, Pad = schema.ActivationFunctionType, schema.Padding
@@ -546,17 +545,17 @@ class _IntegerWriter(_Writer):
         self._index[node.name] = self.codes(node.output)
         self.inputs.append(self._index[node.name])
 
-    def _check_multiplier(self, node: IntegerLinear | IntegerAdd, bounds: tuple[float, float]) -> None:
+    def _check_multiplier(self, node: IntegerLinear) -> None:
+        """Raises QatError where LiteRT's kernels of the profile refuse the multiplier."""
         if self.profile == "fixed":
             node.check_fixed()
             return
-        lowest, highest = float(node.requantize.multiplier.min()), float(node.requantize.multiplier.max())
-        if lowest < bounds[0] or highest >= bounds[1]:
-            wrong = lowest if lowest < bounds[0] else highest
+        multiplier = node.inputs[0].grid.scale * node.moderate_weight_scale / node.output.grid.scale
+        if not (multiplier >= MULTIPLIERS[0]).all() or not (multiplier < MULTIPLIERS[1]).all():
             raise QatError(
-                f"{node.name}: multiplies by {wrong:g} to requantize, and XNNPACK takes {bounds[0]:g} to {bounds[1]:g}, so that "
-                "LiteRT would round otherwise; its output's range does not suit its inputs': train it further, or export "
-                "to ONNX"
+                f"{node.name}: multiplies by {multiplier.min():g} to {multiplier.max():g} to requantize, and XNNPACK takes "
+                f"{MULTIPLIERS[0]:g} to {MULTIPLIERS[1]:g}, so that LiteRT would round otherwise; its output's range does not "
+                "suit its input's: train it further, or export to ONNX"
             )
 
     def _constants(self, node: IntegerLinear, weight: Array, axis: int) -> list[int]:
@@ -567,13 +566,15 @@ class _IntegerWriter(_Writer):
                 f"{int(np.abs(weight).max())}, but TFLite stores int8 weights without a zero point; train it with "
                 "symmetric=(True, ...), or export to ONNX"
             )
-        scale = node.weight_scale[:1] if node.one_scale else node.weight_scale
-        constants = [self.constant(weight.astype(np.int8), scale, axis=axis if len(scale) > 1 else 0)]
+        scale = node.moderate_weight_scale
+        if (scale == scale[0]).all():
+            scale, axis = scale[:1], 0  # one stands for many equal ones
+        constants = [self.constant(weight.astype(np.int8), scale, axis=axis)]
         return [*constants, self.constant(node.bias, node.inputs[0].grid.scale * scale)]
 
     @add.register
     def _(self, node: IntegerConv2d) -> None:
-        self._check_multiplier(node, LINEAR_MULTIPLIERS)
+        self._check_multiplier(node)
         kernel = (node.weight.shape[2], node.weight.shape[3])
         x, mode = self.window(self.of(node.inputs[0]), node, kernel, node.dilation)
         fused, output, clips = self._clipped(node)
@@ -600,7 +601,7 @@ class _IntegerWriter(_Writer):
         """In the fixed profile a 1x1 convolution: LiteRT's fully connected kernel rounds once, its convolutions twice, as
         those for microcontrollers do in all layers.
         """
-        self._check_multiplier(node, LINEAR_MULTIPLIERS)
+        self._check_multiplier(node)
         weight = node.centred_weight
         if node.inputs[0].name in self._hwc:
             shape = self._hwc[node.inputs[0].name]
@@ -636,7 +637,7 @@ class _IntegerWriter(_Writer):
 
     @add.register
     def _(self, node: IntegerAdd) -> None:
-        self._check_multiplier(node, ADD_MULTIPLIERS)
+        node.check_fixed()  # XNNPACK's is as narrow as 2^-10 to 2^8; beyond, LiteRT's own gives the same: all 0, or bounds
         fused, output, clips = self._clipped(node)
         inputs = [self.of(x) for x in node.inputs]
         self._finish(node, self.op(Op.ADD, inputs, output, schema.AddOptionsT(fusedActivationFunction=fused)), clips)
@@ -686,7 +687,10 @@ class _IntegerWriter(_Writer):
         e = step(Op.GATHER, [self.constant(node.table), behind], schema.GatherOptionsT())
         total = step(Op.SUM, [e, axis], keep, one)
         share = step(Op.DIV, [number(256.0), total], schema.DivOptionsT(), one)
-        rounded = step(Op.ROUND, [step(Op.MUL, [e, share], schema.MulOptionsT())])
+        scaled = step(Op.MUL, [e, share], schema.MulOptionsT())
+        # The reference kernels have no ROUND; adding 1.5 2^23 leaves float32 no bit for a fraction, ties to even.
+        raised = step(Op.ADD, [scaled, number(1.5 * 2.0**23)], schema.AddOptionsT())
+        rounded = step(Op.SUB, [raised, number(1.5 * 2.0**23)], schema.SubOptionsT())
         clipped = step(Op.MINIMUM, [rounded, number(255.0)], schema.MaximumMinimumOptionsT())
         shifted = step(Op.SUB, [clipped, number(128.0)], schema.SubOptionsT())
         self._finish(node, self.op(Op.CAST, [shifted], self.codes(node.output), schema.CastOptionsT()))

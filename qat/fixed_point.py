@@ -111,7 +111,7 @@ def sum_multipliers(name: str, x_scale: np.float32, y_scale: np.float32) -> Fixe
     result = twice / (2.0**ADD_SHIFT * np.float64(y_scale))
     if result >= 1.0:
         raise QatError(
-            f"{name}: its inputs have scale {x_scale:g} and its output {y_scale:g}, over 2^19 times smaller, which the fixed profile "
-            "cannot express; its output's range is far too small, train it further, or use --profile float"
+            f"{name}: its inputs have scale {x_scale:g} and its output {y_scale:g}, over 2^19 times smaller, which TFLite's "
+            "addition cannot express; its output's range is far too small, train it further"
         )
     return FixedSum(*(quantize_multiplier(np.array([real])) for real in (np.float64(x_scale) / twice, result)))

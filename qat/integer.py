@@ -24,6 +24,7 @@ from qat.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
 
 Shape = tuple[int, ...]
 INT32_MAX = 2**31 - 1
+SMALLEST_MULTIPLIER = 2.0**-32  #: that XNNPACK takes
 TIE_MARGIN = 2.0**-12  #: of a code: runtimes round a s + b s differently by less
 
 
@@ -165,16 +166,31 @@ class IntegerLinear(IntegerNode):
         multiplier = ops.on_channel(constants["multiplier"], acc)
         return ops.requantize(acc, multiplier, float(self.requantize.low), float(self.requantize.high))
 
-    @property
-    def one_scale(self) -> bool:
-        """True where all outputs have the same weight scale, so that a file may store it once."""
-        return bool((self.weight_scale == self.weight_scale[0]).all())
+    @cached_property
+    def moderate_weight_scale(self) -> Array:
+        """weight_scale, float32, (O,), changed where its multiplier is needlessly large or small; no code changes.
+
+        1. With bounds [low, high] and h = max(|low|, |high|), a multiplier of h + 1/2 or more takes every accumulator
+           but 0 to a bound; h + 3/4 does the same.
+        2. With accumulators below 2^30, a multiplier below 2^-32 takes all of them to 0; 2^-32 does the same.
+
+        Dead outputs and dead inputs have such multipliers, since their scale is the smallest there is. Some runtimes
+        refuse them, and fixed-point arithmetic could not hold the former.
+        """
+        one = np.float64(self.output.grid.scale) / np.float64(self.inputs[0].grid.scale)  # has the multiplier 1
+        enough = max(abs(self.requantize.low), abs(self.requantize.high)) + 0.75
+        scale = np.where(self.requantize.multiplier > enough, np.float32(enough * one), self.weight_scale)
+        if self.accumulator_bound < 2**30:
+            small = np.float32(SMALLEST_MULTIPLIER * (1.0 + 2.0**-20) * one)
+            scale = np.where(self.requantize.multiplier < SMALLEST_MULTIPLIER, small, scale)
+        moderate: Array = scale
+        return moderate
 
     @cached_property
     def fixed(self) -> FixedMultiplier:
         """The multiplier and shift of each output in the fixed profile, (O,)."""
         x_scale, y_scale = self.inputs[0].grid.scale, self.output.grid.scale
-        return linear_multiplier(self.name, x_scale, self.weight_scale, y_scale, self.accumulator_bound)
+        return linear_multiplier(self.name, x_scale, self.moderate_weight_scale, y_scale, self.accumulator_bound)
 
     def check_fixed(self) -> None:
         _ = self.fixed
@@ -429,8 +445,9 @@ class IntegerBuilder:
         scale = np.float32(grid.scale * np.float32(1.0 + 2.0**-16 * self.adjustments.nudges[group]))
         grid = grid._replace(scale=max(scale, self.adjustments.floors.get(group, scale)))
         if isinstance(x, Sum):
-            # ONNX Runtime converts a sum to int32 before it clips; a dead output's scale must not make it overflow.
-            smallest = np.float32(x.inputs[0].grid.scale * np.float32(2.0**-20))
+            # ONNX Runtime converts a sum to int32 before it clips, and TFLite shifts one by 20 bits: a dead output's
+            # scale must not make them overflow.
+            smallest = np.float32(x.inputs[0].grid.scale * np.float32(2.0**-18))
             if grid.scale < smallest:
                 self.wanted.floors[group] = smallest
             elif x.ties(grid):
