@@ -25,6 +25,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
 from qat.cells.base import Shape
+from qat.cells.window import output_size
 from qat.errors import QatError
 from qat.files import write_atomically
 from qat.forward import Forward
@@ -80,6 +81,8 @@ VERSIONS = {
 
 def export(graph: IntegerGraph, path: str | Path, *, profile: str = "float") -> None:
     """Write an integer graph. Raises QatError for what LiteRT does not compute exactly in that profile."""
+    if profile not in PROFILES:
+        raise QatError(f"{path}: profile {profile!r} is unknown; use one of {', '.join(PROFILES)}")
     writer = _IntegerWriter(graph, profile)
     for node in graph.nodes:
         writer.add(node)
@@ -128,7 +131,7 @@ def predict(path: str | Path, pixels: Arrays, *, profile: str = "float") -> Arra
 
     A network with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
     """
-    file = _load(path)
+    file = _load(path, profile)
     outputs = file.model.subgraphs[0].outputs
     found = _infer(path, file.content, list(range(len(outputs))), pixels, profile)
     real = []
@@ -147,7 +150,7 @@ def trace(
 
     LiteRT's own way of keeping intermediate tensors would switch XNNPACK off.
     """
-    model = _load(path).model
+    model = _load(path, profile).model
     subgraph = model.subgraphs[0]
     shapes = {
         operator.outputs[0]: subgraph.tensors[operator.inputs[0]].shape
@@ -191,20 +194,28 @@ class _File(NamedTuple):
     model: Any
 
 
-def _load(path: str | Path) -> _File:
-    """A file whose content is what was written. LiteRT may crash on any other."""
+def _load(path: str | Path, profile: str = "float") -> _File:
+    """A file whose content is what was written; LiteRT may crash on any other. profile: that it is to be run in."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise QatError(f"{path}: cannot be read ({error.strerror}); give an exported .tflite file") from None
     if content[4:8] != IDENTIFIER:
-        raise QatError(f"{path}: is no .tflite file: bytes 4 to 7 are {content[4:8]!r}, not {IDENTIFIER!r}; export it again")
+        raise QatError(
+            f"{path}: is no .tflite file: bytes 4 to 7 are {content[4:8]!r}, not {IDENTIFIER!r}; export it again"
+        )
     if hashlib.sha256(content[:-32]).digest() != content[-32:]:
         raise QatError(
             f"{path}: its content is not what its digest says: it is damaged, or was not written by qat export; export it "
             "again"
         )
-    return _File(content, schema.ModelT.InitFromPackedBuf(content))
+    model = schema.ModelT.InitFromPackedBuf(content)
+    if profile == "fixed" and any(code.builtinCode == Op.FULLY_CONNECTED for code in model.operatorCodes):
+        raise QatError(
+            f"{path}: was exported for the float profile: its dense layers are of a kind that LiteRT's reference kernels round "
+            "otherwise; export it with --profile fixed"
+        )
+    return _File(content, model)
 
 
 class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
@@ -393,7 +404,8 @@ class _Writer:
         self._operators.append(operator)
         return output
 
-    def same_window(self, size: Pair, kernel: Pair, stride: Pair, dilation: Pair, padding: Padding) -> int | None:
+    @staticmethod
+    def _mode(size: Pair, kernel: Pair, stride: Pair, dilation: Pair, padding: Padding) -> int | None:
         """SAME or VALID where one of them reads what the explicit padding reads, else None."""
         top, bottom, left, right = padding
         axes = list(zip(size, kernel, stride, dilation, ((top, bottom), (left, right)), strict=True))
@@ -406,7 +418,7 @@ class _Writer:
             same &= count == outputs and before == max((outputs - 1) * s + reach - length, 0) // 2
         return Pad.VALID if valid else Pad.SAME if same else None
 
-    def padded(self, x: int, padding: Padding, fill: int | None = None) -> int:
+    def _padded(self, x: int, padding: Padding, fill: int | None = None) -> int:
         """Explicit padding of rows and columns, by the zero point, or by the lowest int8 where ``fill`` is that."""
         top, bottom, left, right = padding
         tensor = self.tensors[x]
@@ -418,16 +430,20 @@ class _Writer:
         if fill is None or (dtype == np.int8 and tensor.quantization.zeroPoint[0] == fill):
             return self.op(Op.PAD, [x, widths], output, schema.PadOptionsT())
         if dtype == np.int8:
-            value = self.constant(np.array([fill], np.int8), tensor.quantization.scale, tensor.quantization.zeroPoint[0])
+            value = self.constant(
+                np.array([fill], np.int8), tensor.quantization.scale, tensor.quantization.zeroPoint[0]
+            )
         else:
             value = self.constant(np.array([-np.inf], np.float32))
         return self.op(Op.PADV2, [x, widths, value], output, schema.PadV2OptionsT())
 
-    def window(self, x: int, node: Any, kernel: Pair, dilation: Pair, fill: int | None = None) -> tuple[int, int]:
+    def window(
+        self, x: int, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair = (1, 1), fill: int | None = None
+    ) -> tuple[int, int]:
         """The tensor that a window slides over, padded explicitly where need be, and SAME or VALID."""
         _, height, width, _ = self.tensors[x].shape
-        mode = self.same_window((height, width), kernel, node.stride, dilation, node.padding)
-        return (x, mode) if mode is not None else (self.padded(x, node.padding, fill), Pad.VALID)
+        mode = self._mode((height, width), kernel, stride, dilation, padding)
+        return (x, mode) if mode is not None else (self._padded(x, padding, fill), Pad.VALID)
 
     def model(self, outputs: list[int], name: str) -> Any:
         """The finished model."""
@@ -511,10 +527,10 @@ class _IntegerWriter(_Writer):
         grid = node.output.grid
         zero = grid.zero_point + _offset(grid)
         low, high = zero + node.requantize.low, zero + node.requantize.high
-        six = {int(np.rint(x)) for x in (np.float32(6) / grid.scale, 6.0 / float(grid.scale) + 1e-3, 6.0 / float(grid.scale) - 1e-3)}
-        forms = {Fused.NONE: (-128, 127), Fused.RELU: (max(-128, zero), 127)}
-        if len(six) == 1:  # else runtimes round 6 / s differently
-            forms[Fused.RELU6] = (max(-128, zero), min(127, zero + six.pop()))
+        six = 6.0 / float(grid.scale)
+        forms = {Fused.NONE: (-128, 127), Fused.RELU: (zero, 127)}
+        if np.rint(six - 1e-3) == np.rint(six + 1e-3):  # else runtimes round it differently
+            forms[Fused.RELU6] = (zero, min(127, zero + int(np.rint(six))))
         best: tuple[int, list[tuple[int, int]]] | None = None
         for fused, (lowest, highest) in forms.items():
             if lowest <= low and high <= highest:
@@ -548,7 +564,7 @@ class _IntegerWriter(_Writer):
     def _check_multiplier(self, node: IntegerLinear) -> None:
         """Raises QatError where LiteRT's kernels of the profile refuse the multiplier."""
         if self.profile == "fixed":
-            node.check_fixed()
+            _ = node.fixed  # or its QatError
             return
         multiplier = node.inputs[0].grid.scale * node.moderate_weight_scale / node.output.grid.scale
         if not (multiplier >= MULTIPLIERS[0]).all() or not (multiplier < MULTIPLIERS[1]).all():
@@ -576,7 +592,7 @@ class _IntegerWriter(_Writer):
     def _(self, node: IntegerConv2d) -> None:
         self._check_multiplier(node)
         kernel = (node.weight.shape[2], node.weight.shape[3])
-        x, mode = self.window(self.of(node.inputs[0]), node, kernel, node.dilation)
+        x, mode = self.window(self.of(node.inputs[0]), kernel, node.stride, node.padding, node.dilation)
         fused, output, clips = self._clipped(node)
         options: dict[str, Any] = {
             "padding": mode,
@@ -619,8 +635,9 @@ class _IntegerWriter(_Writer):
 
     @add.register
     def _(self, node: IntegerMaxPool2d) -> None:
-        x, mode = self.window(self.of(node.inputs[0]), node, node.kernel, (1, 1), -128)
-        self._finish(node, self.op(Op.MAX_POOL_2D, [x], self.codes(node.output), _pool_options(node, mode)))
+        x, mode = self.window(self.of(node.inputs[0]), node.kernel, node.stride, node.padding, fill=-128)
+        options = _pool_options(node.kernel, node.stride, mode)
+        self._finish(node, self.op(Op.MAX_POOL_2D, [x], self.codes(node.output), options))
 
     @add.register
     def _(self, node: IntegerFlatten) -> None:
@@ -637,7 +654,9 @@ class _IntegerWriter(_Writer):
 
     @add.register
     def _(self, node: IntegerAdd) -> None:
-        node.check_fixed()  # XNNPACK's is as narrow as 2^-10 to 2^8; beyond, LiteRT's own gives the same: all 0, or bounds
+        # Also in the float profile: XNNPACK takes 2^-10 to 2^8, and beyond, where all sums become 0 or bounds, LiteRT's
+        # own kernel gives the same codes.
+        _ = node.fixed
         fused, output, clips = self._clipped(node)
         inputs = [self.of(x) for x in node.inputs]
         self._finish(node, self.op(Op.ADD, inputs, output, schema.AddOptionsT(fusedActivationFunction=fused)), clips)
@@ -650,9 +669,7 @@ class _IntegerWriter(_Writer):
 
     def _integers(self, x: IntegerTensor) -> int:
         """The codes of a tensor as int32, from -128 on."""
-        return self.op(
-            Op.CAST, [self.of(x)], self.tensor(_stored_shape(x.shape), np.int32), schema.CastOptionsT()
-        )
+        return self.op(Op.CAST, [self.of(x)], self.tensor(_stored_shape(x.shape), np.int32), schema.CastOptionsT())
 
     @add.register
     def _(self, node: IntegerTable) -> None:
@@ -696,13 +713,9 @@ class _IntegerWriter(_Writer):
         self._finish(node, self.op(Op.CAST, [shifted], self.codes(node.output), schema.CastOptionsT()))
 
 
-def _pool_options(node: Any, mode: int) -> Any:
+def _pool_options(kernel: Pair, stride: Pair, mode: int) -> Any:
     return schema.Pool2DOptionsT(
-        padding=mode,
-        strideH=node.stride[0],
-        strideW=node.stride[1],
-        filterHeight=node.kernel[0],
-        filterWidth=node.kernel[1],
+        padding=mode, strideH=stride[0], strideW=stride[1], filterHeight=kernel[0], filterWidth=kernel[1]
     )
 
 
@@ -741,11 +754,6 @@ class _Symbol:
 
     def __neg__(self) -> _Symbol:
         return self._binary(Op.SUB, schema.SubOptionsT(), 0.0, self)
-
-
-class _Window(NamedTuple):
-    stride: Pair
-    padding: Padding
 
 
 class _TfliteOps:
@@ -788,19 +796,13 @@ class _TfliteOps:
         group: int,
     ) -> _Symbol:
         kernel = (w.shape[2], w.shape[3])
-        size = [
-            (length + sum(pads) - d * (k - 1) - 1) // s + 1
-            for length, k, s, d, pads in zip(
-                x.shape[1:3], kernel, stride, dilation, (padding[:2], padding[2:]), strict=True
-            )
-        ]
-        index, mode = self.writer.window(x.index, _Window(stride, padding), kernel, dilation)
+        index, mode = self.writer.window(x.index, kernel, stride, padding, dilation)
         options: dict[str, Any] = {"padding": mode, "strideH": stride[0], "strideW": stride[1]}
         options |= {"dilationHFactor": dilation[0], "dilationWFactor": dilation[1]}
         depthwise = group == x.shape[3] > 1
         weight = self.writer.constant(w.transpose((1, 2, 3, 0) if depthwise else (0, 2, 3, 1)))
         inputs = [index, weight, self._bias(bias, len(w))]
-        shape = (1, *size, len(w))
+        shape = (1, *output_size((x.shape[1], x.shape[2]), kernel, stride, dilation, padding), len(w))
         if depthwise:
             options["depthMultiplier"] = len(w) // group
             return self._op(Op.DEPTHWISE_CONV_2D, inputs, shape, schema.DepthwiseConv2DOptionsT(**options))
@@ -814,11 +816,9 @@ class _TfliteOps:
         return self._op(Op.FULLY_CONNECTED, inputs, (1, len(w)), schema.FullyConnectedOptionsT())
 
     def max_pool2d(self, x: _Symbol, *, kernel: Pair, stride: Pair, padding: Padding) -> _Symbol:
-        node = _PoolWindow(stride, padding, kernel)
-        index, mode = self.writer.window(x.index, node, kernel, (1, 1), -128)
-        pads = (padding[:2], padding[2:])
-        size = [(n + sum(p) - k) // s + 1 for n, k, s, p in zip(x.shape[1:3], kernel, stride, pads, strict=True)]
-        return self._op(Op.MAX_POOL_2D, [index], (1, *size, x.shape[3]), _pool_options(node, mode))
+        index, mode = self.writer.window(x.index, kernel, stride, padding, fill=-128)
+        shape = (1, *output_size((x.shape[1], x.shape[2]), kernel, stride, (1, 1), padding), x.shape[3])
+        return self._op(Op.MAX_POOL_2D, [index], shape, _pool_options(kernel, stride, mode))
 
     def sum_pool2d(self, x: _Symbol, *, kernel: Pair, stride: Pair, padding: Padding) -> _Symbol:
         """A depthwise convolution with weights of 1: TFLite's average pooling leaves padding out of its count."""
@@ -850,9 +850,3 @@ class _TfliteOps:
 
     def softmax(self, x: _Symbol) -> _Symbol:
         return self._op(Op.SOFTMAX, [x.index], x.shape, schema.SoftmaxOptionsT(beta=1.0))
-
-
-class _PoolWindow(NamedTuple):
-    stride: Pair
-    padding: Padding
-    kernel: Pair

@@ -96,8 +96,8 @@ def linear_multiplier(
     left = int(max(fixed.shift.max(), 0))
     if bound << left > LARGEST:
         raise QatError(
-            f"{name}: its accumulator may reach {bound} and its multiplier is above 2^{left - 1}, so that the fixed profile would "
-            "overflow int32; its output's range is far too small for its inputs, train it further, or use --profile float"
+            f"{name}: its accumulator may reach {bound} and its multiplier is above 2^{left - 1}, so that the fixed profile "
+            "would overflow int32; its output's range is far too small for its inputs, train it further, or use --profile float"
         )
     return fixed
 

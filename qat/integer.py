@@ -99,8 +99,10 @@ class IntegerNode(ABC):
         codes: Array = self.evaluate(NUMPY_OPS, constants, *inputs)
         return codes
 
-    def check_fixed(self) -> None:
-        """Raises QatError where the fixed profile cannot compute the node."""
+    @property
+    def fixed(self) -> FixedMultiplier | FixedSum | None:
+        """What requantizes in the fixed profile; None: nothing does. Raises QatError where it cannot."""
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,9 +194,6 @@ class IntegerLinear(IntegerNode):
         x_scale, y_scale = self.inputs[0].grid.scale, self.output.grid.scale
         return linear_multiplier(self.name, x_scale, self.moderate_weight_scale, y_scale, self.accumulator_bound)
 
-    def check_fixed(self) -> None:
-        _ = self.fixed
-
     def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
         ops = WIDE_NUMPY_OPS if self.wide else NUMPY_OPS
         acc = self.apply(ops, inputs[0], constants["weight"], constants["bias"])
@@ -275,9 +274,6 @@ class IntegerAdd(IntegerNode):
     def fixed(self) -> FixedSum:
         """The multipliers of the fixed profile."""
         return sum_multipliers(self.name, self.inputs[0].grid.scale, self.output.grid.scale)
-
-    def check_fixed(self) -> None:
-        _ = self.fixed
 
     def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
         y = self.fixed.apply(*inputs)
@@ -519,7 +515,7 @@ class FixedEvaluator(Evaluator):
     def __init__(self, graph: IntegerGraph) -> None:
         super().__init__(graph, NUMPY_OPS)
         for node in graph.nodes:
-            node.check_fixed()
+            _ = node.fixed  # or its QatError
 
     def compute(self, node: IntegerNode, constants: Mapping[str, Tensor], inputs: list[Tensor]) -> Tensor:
         return node.evaluate_fixed(constants, *inputs)

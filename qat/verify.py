@@ -14,6 +14,7 @@ from qat.arrays import Arrays, as_arrays, as_tuple
 from qat.checkpoint import Checkpoint
 from qat.data import Split, accuracy
 from qat.errors import QatError
+from qat.fixed_point import PROFILES
 from qat.integer import IntegerGraph, IntegerTensor, evaluate, trace_codes
 from qat.ops import Array
 from qat.passes.to_integer import to_integer
@@ -32,6 +33,7 @@ class Comparison:
     largest: int  #: the largest difference of two codes
     top1: float | None  #: accuracy, 0 to 1; None where the network is no classifier with one output
     divergence: str | None  #: where they differ first, None where they do not
+    must_match: bool = True  #: False: another profile's arithmetic, told for information
 
 
 @dataclass(frozen=True)
@@ -44,18 +46,21 @@ class Certificate:
     images: int
     reference_top1: float | None
     comparisons: tuple[Comparison, ...]
+    profile: str = "float"
 
     @property
     def passed(self) -> bool:
-        """True where no code differs."""
-        return all(comparison.differ == 0 for comparison in self.comparisons)
+        """True where no code differs that has to be equal."""
+        return all(comparison.differ == 0 for comparison in self.comparisons if comparison.must_match)
 
     def summary(self) -> str:
         """One line for each engine, and where one differs, the first difference."""
         lines = []
         for comparison in self.comparisons:
             line = f"{comparison.codes:,} codes compared in {comparison.engine}, {comparison.differ:,} differ"
-            if comparison.differ:
+            if not comparison.must_match:
+                line += f" (by at most {comparison.largest}): it computes in the float profile"
+            elif comparison.differ:
                 line += f" (by at most {comparison.largest}); {comparison.divergence}"
             lines.append(line)
         return "\n".join(lines)
@@ -74,15 +79,19 @@ def verify(
     *,
     data: str,
     device_target: str = "CPU",
+    profile: str = "float",
 ) -> Certificate:
     """Compare every output code of the exported file, and of the backend's evaluation pass, with NumPy integers.
 
-    split: the images, and labels for the accuracy. data: what they are, for the certificate.
+    split: the images, and labels for the accuracy. data: what they are, for the certificate. profile: in which the file
+    runs. A backend evaluates in the float profile; in the fixed one its codes are counted but need not be equal. Raises
+    QatError for a profile that the target does not have.
     """
+    options = profile_options(target, profile)
     graph = to_integer(checkpoint.graph, checkpoint.params)
-    reference = tuple(codes.astype(np.int32) for codes in as_tuple(evaluate(graph, split.images)))
+    reference = tuple(codes.astype(np.int32) for codes in as_tuple(evaluate(graph, split.images, profile=profile)))
     model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
-    real = as_tuple(target.predict(path, split.images))
+    real = as_tuple(target.predict(path, split.images, **options))
     shapes, expected = [x.shape for x in real], [x.shape for x in reference]
     if shapes != expected or not all(np.isfinite(x).all() for x in real):
         found = f"outputs of shape {shapes}" if shapes != expected else "outputs that are no numbers"
@@ -91,7 +100,15 @@ def verify(
         )
     codes = tuple(output.grid.codes_of(x) for output, x in zip(graph.outputs, real, strict=True))
     comparisons = (
-        _compare(target.runtime(), graph, reference, codes, split, lambda x, t: target.trace(path, x, t)),
+        _compare(
+            target.runtime(**options),
+            graph,
+            reference,
+            codes,
+            split,
+            lambda x, t: target.trace(path, x, t, **options),
+            profile,
+        ),
         _compare(
             f"{backend.runtime()}, evaluation pass on {device_target}",
             graph,
@@ -99,9 +116,11 @@ def verify(
             as_tuple(backend.predict_codes(model, split.images)),
             split,
             lambda x, t: backend.trace(model, x, t),
+            profile,
+            must_match=profile == "float",
         ),
     )
-    return Certificate(str(path), graph.name, data, len(split), _top1(reference, split.labels), comparisons)
+    return Certificate(str(path), graph.name, data, len(split), _top1(reference, split.labels), comparisons, profile)
 
 
 def export_verified(
@@ -113,14 +132,29 @@ def export_verified(
     *,
     data: str,
     device_target: str = "CPU",
+    profile: str = "float",
 ) -> Certificate:
     """Export a quantized checkpoint, ``verify`` the file, and keep the certificate and the graph's digest in the file's
     metadata.
     """
-    target.export(to_integer(checkpoint.graph, checkpoint.params), path)
-    certificate = verify(path, target, backend, checkpoint, split, data=data, device_target=device_target)
+    target.export(to_integer(checkpoint.graph, checkpoint.params), path, **profile_options(target, profile))
+    certificate = verify(
+        path, target, backend, checkpoint, split, data=data, device_target=device_target, profile=profile
+    )
     target.write_metadata(path, {"graph": checkpoint.graph.digest, "certificate": certificate.to_json()})
     return certificate
+
+
+def profile_options(target: ModuleType, profile: str) -> dict[str, str]:
+    """What a target's functions are told of the profile: nothing where there is but one."""
+    profiles = getattr(target, "PROFILES", PROFILES[:1])
+    if profile not in profiles:
+        name = target.__name__.rpartition(".")[2].removesuffix("_target")
+        raise QatError(
+            f"profile {profile!r}: files of {name} have no such profile, since their runtime computes {profiles[0]}; use "
+            "--file_format TFLITE, whose reference kernels do, or --profile float"
+        )
+    return {"profile": profile} if len(profiles) > 1 else {}
 
 
 def _compare(
@@ -130,27 +164,30 @@ def _compare(
     codes: tuple[Array, ...],
     split: Split,
     tracer: Tracer,
+    profile: str,
+    must_match: bool = True,
 ) -> Comparison:
     pairs = zip(codes, reference, strict=True)
     # (N, codes of all outputs), so that one row is one image
     difference = np.concatenate([np.abs(a.astype(np.int64) - b).reshape(len(b), -1) for a, b in pairs], axis=1)
     differ = int(np.count_nonzero(difference))
     divergence = None
-    if differ:
+    if differ and must_match:
         image = int(np.argwhere(difference)[0][0])
         one = as_arrays(tuple(x[image : image + 1] for x in as_tuple(split.images)))
-        divergence = _first_divergence(graph, one, image, tracer)
-    return Comparison(engine, difference.size, differ, int(difference.max()), _top1(codes, split.labels), divergence)
+        divergence = _first_divergence(graph, one, image, tracer, profile)
+    largest, top1 = int(difference.max()), _top1(codes, split.labels)
+    return Comparison(engine, difference.size, differ, largest, top1, divergence, must_match)
 
 
 def _top1(outputs: tuple[Array, ...], labels: Array) -> float | None:
     return accuracy(outputs[0], labels) if len(outputs) == 1 and outputs[0].ndim == 2 else None
 
 
-def _first_divergence(graph: IntegerGraph, image: Arrays, number: int, tracer: Tracer) -> str:
+def _first_divergence(graph: IntegerGraph, image: Arrays, number: int, tracer: Tracer, profile: str) -> str:
     """The first node, in order, one of whose codes differs on this image, with both values."""
     tensors = [node.output for node in graph.nodes]
-    expected = trace_codes(graph, image, [tensor.name for tensor in tensors])
+    expected = trace_codes(graph, image, [tensor.name for tensor in tensors], profile=profile)
     found = tracer(image, tensors)
     inputs = {x.name for x in graph.inputs}
     missing = [tensor.name for tensor in tensors if tensor.name not in found and tensor.name not in inputs]

@@ -12,6 +12,7 @@ from qat.console import print_table
 from qat.data import Dataset
 from qat.errors import QatError
 from qat.files import check_writable
+from qat.fixed_point import PROFILES
 from qat.graph import Graph
 from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
 from qat.registry import BACKENDS, TARGETS
@@ -34,6 +35,16 @@ def add_data_argument(parser: argparse.ArgumentParser, *, required: bool = True)
         parser.add_argument("--data_path", required=True, help=text)
     else:
         parser.add_argument("--data_path", default=None, help=text + " (default: what the checkpoint was trained on)")
+
+
+def add_profile_argument(parser: argparse.ArgumentParser) -> None:
+    """--profile."""
+    parser.add_argument(
+        "--profile",
+        choices=PROFILES,
+        default="float",
+        help="how sums become codes: by a float32 multiplication, or by integers alone, as TFLite's reference kernels",
+    )
 
 
 def add_checkpoint_argument(parser: argparse.ArgumentParser, what: str) -> None:
@@ -97,7 +108,7 @@ def output_path(name: str, suffix: str) -> Path:
         raise QatError(f"--file_name {name!r}: is a folder, or nothing; give the name of the file to write")
     if path.suffix.lower() == suffix:
         return path
-    if path.suffix.lower() in {entry.suffix for entry in TARGETS.values()} | {".tflite", ".mindir", ".air"}:
+    if path.suffix.lower() in {entry.suffix for entry in TARGETS.values()} | {".mindir", ".air"}:
         raise QatError(f"--file_name {name}: ends as another format's file, not as {suffix}; change one of the two")
     return path.with_name(path.name + suffix)
 
@@ -158,8 +169,9 @@ def print_certificate(certificate: Certificate) -> None:
     rows += [
         (x.engine, f"{x.codes:,}", f"{x.differ:,}", str(x.largest), percent(x.top1)) for x in certificate.comparisons
     ]
+    profile = "" if certificate.profile == "float" else f", profile {certificate.profile}"
     print_table(
-        f"Certificate: {certificate.file}, {certificate.images:,} images ({certificate.data})",
+        f"Certificate: {certificate.file}, {certificate.images:,} images ({certificate.data}){profile}",
         ("engine", "codes compared", "differ", "by at most", "top-1"),
         rows,
     )

@@ -12,13 +12,14 @@ from qat.cli import run_script
 from qat.errors import QatError
 from qat.registry import TARGETS
 from qat.scripts import common
-from qat.verify import export_verified
+from qat.verify import export_verified, profile_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_checkpoint_argument(parser, "quantized network (with --float: float network)")
     parser.add_argument("--file_format", choices=list(TARGETS), default="ONNX", help="what to write")
     parser.add_argument("--file_name", required=True, help="file to write; its ending may be left out")
+    common.add_profile_argument(parser)
     parser.add_argument("--float", action="store_true", help="write a float network as it is, to compare with")
     parser.add_argument("--no_verify", action="store_true", help="write the file without a certificate")
     common.add_data_argument(parser, required=False)
@@ -35,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
     if args.no_verify:
-        target.export(qat.to_integer(checkpoint.graph, checkpoint.params), path)
+        integers = qat.to_integer(checkpoint.graph, checkpoint.params)
+        target.export(integers, path, **profile_options(target, args.profile))
         print(f"wrote {path}, {path.stat().st_size:,} bytes, not verified")
         return 0
     backend = qat.backend(args.backend)
@@ -48,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
         dataset.test,
         data=f"{dataset.name}, test images",
         device_target=args.device_target,
+        profile=args.profile,
     )
     print(f"wrote {path}, {path.stat().st_size:,} bytes")
     common.print_certificate(certificate)

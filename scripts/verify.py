@@ -17,6 +17,7 @@ from qat.verify import verify
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="exported file")
     common.add_checkpoint_argument(parser, "quantized network that it was exported from")
+    common.add_profile_argument(parser)
     common.add_data_argument(parser)
     common.add_backend_arguments(parser)
 
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
         dataset.test,
         data=f"{dataset.name}, test images",
         device_target=args.device_target,
+        profile=args.profile,
     )
     common.print_certificate(certificate)
     return 0 if certificate.passed else 1
