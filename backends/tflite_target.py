@@ -237,6 +237,20 @@ class _PlacedBuffer(schema.BufferT):  # type: ignore[misc]
         return _buffer(builder, self.place)
 
 
+class _Builder(flatbuffers.Builder):  # type: ignore[misc]
+    """Writes equal vectors of numbers once: the zero points of weights and biases, mostly."""
+
+    def __init__(self) -> None:
+        super().__init__(1024)
+        self._written: dict[tuple[str, bytes], int] = {}
+
+    def CreateNumpyVector(self, x: Array) -> int:  # noqa: N802
+        key = (x.dtype.str, x.tobytes())
+        if key not in self._written:
+            self._written[key] = super().CreateNumpyVector(x)
+        return self._written[key]
+
+
 def _vector(builder: flatbuffers.Builder, data: bytes) -> int:
     """A vector of bytes that begins at a multiple of 16."""
     builder.StartVector(1, len(data), 16)
@@ -271,7 +285,7 @@ def _pack(model: Any) -> bytes:
     A flatbuffer grows from its end, so that what is written first stands last: the data of the digest.
     """
     _set_metadata(model, DIGEST, bytes(32))
-    builder = flatbuffers.Builder(1024)
+    builder = _Builder()
     place = _vector(builder, bytes(32))
     (digest,) = (entry.buffer for entry in model.metadata if entry.name in (DIGEST, DIGEST.encode()))
     buffers = model.buffers
@@ -373,7 +387,7 @@ class _Writer:
                 shape=np.array(shape, np.int32),
                 type=TYPES[np.dtype(dtype)],
                 buffer=buffer,
-                name=name,
+                name=name or None,
                 quantization=quantization,
             )
         )
@@ -654,12 +668,25 @@ class _IntegerWriter(_Writer):
 
     @add.register
     def _(self, node: IntegerAdd) -> None:
-        # Also in the float profile: XNNPACK takes 2^-10 to 2^8, and beyond, where all sums become 0 or bounds, LiteRT's
-        # own kernel gives the same codes.
-        _ = node.fixed
-        fused, output, clips = self._clipped(node)
+        """Where the multiplier is 2^8 or more, every sum but 0 becomes a bound, as with 255.75. XNNPACK leaves such an
+        addition to LiteRT's own kernel, which overflows; so it is written with an output scale of that multiplier, and a
+        copy has the right scale. (Below 2^-10, which XNNPACK does not take either, LiteRT's kernel gives 0, as it must.)
+        """
+        _ = node.fixed  # or its QatError
         inputs = [self.of(x) for x in node.inputs]
-        self._finish(node, self.op(Op.ADD, inputs, output, schema.AddOptionsT(fusedActivationFunction=fused)), clips)
+        if node.requantize.multiplier[0] < MULTIPLIERS[1]:
+            fused, output, clips = self._clipped(node)
+            options = schema.AddOptionsT(fusedActivationFunction=fused)
+            self._finish(node, self.op(Op.ADD, inputs, output, options), clips)
+            return
+        grid = node.output.grid
+        zero = grid.zero_point + _offset(grid)
+        larger = _quantization(node.inputs[0].grid.scale / np.float32(255.75), zero)
+        total = self.tensor(_stored_shape(node.output.shape), np.int8, larger)
+        self.op(Op.ADD, inputs, total, schema.AddOptionsT())
+        bounds = [(Op.MAXIMUM, zero + node.requantize.low), (Op.MINIMUM, zero + node.requantize.high)]
+        clips = [bound for bound, open_end in zip(bounds, (-128, 127), strict=True) if bound[1] != open_end]
+        self._finish(node, self._reshape(total, self.codes(node.output, "" if clips else None)), clips)
 
     @add.register
     def _(self, node: IntegerConcat) -> None:
