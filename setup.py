@@ -12,7 +12,7 @@ TORCH = ["torch>=2.4"]
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18"]
 KERAS = ["tensorflow>=2.16", "keras>=3.4"]
 MINDSPORE = ["mindspore>=2.6", "numpy<2"]  # its wheels are built against NumPy 1, though its metadata does not say so
-TFLITE = ["ai-edge-litert>=1.2"]
+TFLITE = ["ai-edge-litert>=2.0", "flatbuffers>=24.3.25"]
 STUDY = ["scikit-learn>=1.4"]
 DEV = [
     "setuptools>=70.1",
@@ -38,13 +38,13 @@ setup(
     extras_require={
         "torch": TORCH,
         "onnx": ONNX,
-        # No backend uses these three yet, so "all" leaves them out.
+        "tflite": TFLITE,
+        # No backend uses these two yet, so "all" leaves them out.
         "keras": KERAS,
         "mindspore": MINDSPORE,
-        "tflite": TFLITE,
         "study": STUDY,
         "dev": DEV,
-        "all": [*TORCH, *ONNX, *STUDY],
+        "all": [*TORCH, *ONNX, *TFLITE, *STUDY],
     },
     entry_points={"console_scripts": ["qat = qat.cli:main"]},
     classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],
