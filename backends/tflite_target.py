@@ -432,32 +432,31 @@ class _Writer:
             same &= count == outputs and before == max((outputs - 1) * s + reach - length, 0) // 2
         return Pad.VALID if valid else Pad.SAME if same else None
 
-    def _padded(self, x: int, padding: Padding, fill: int | None = None) -> int:
-        """Explicit padding of rows and columns, by the zero point, or by the lowest int8 where ``fill`` is that."""
+    def _padded(self, x: int, padding: Padding, lowest: bool) -> int:
+        """Explicit padding of rows and columns: by zeros, or by the lowest number of all."""
         top, bottom, left, right = padding
         tensor = self.tensors[x]
         n, height, width, channels = tensor.shape
         shape = (n, height + top + bottom, width + left + right, channels)
-        dtype = {kind: dtype for dtype, kind in TYPES.items()}[tensor.type]
-        output = self.tensor(shape, dtype, tensor.quantization)
+        integer = tensor.type == Type.INT8
+        output = self.tensor(shape, np.int8 if integer else np.float32, tensor.quantization)
         widths = self.constant(np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32))
-        if fill is None or (dtype == np.int8 and tensor.quantization.zeroPoint[0] == fill):
+        if not lowest or (integer and tensor.quantization.zeroPoint[0] == -128):
             return self.op(Op.PAD, [x, widths], output, schema.PadOptionsT())
-        if dtype == np.int8:
-            value = self.constant(
-                np.array([fill], np.int8), tensor.quantization.scale, tensor.quantization.zeroPoint[0]
-            )
+        if integer:
+            scale, zero = tensor.quantization.scale, tensor.quantization.zeroPoint[0]
+            value = self.constant(np.array([-128], np.int8), scale, zero)
         else:
             value = self.constant(np.array([-np.inf], np.float32))
         return self.op(Op.PADV2, [x, widths, value], output, schema.PadV2OptionsT())
 
     def window(
-        self, x: int, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair = (1, 1), fill: int | None = None
+        self, x: int, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair = (1, 1), lowest: bool = False
     ) -> tuple[int, int]:
         """The tensor that a window slides over, padded explicitly where need be, and SAME or VALID."""
         _, height, width, _ = self.tensors[x].shape
         mode = self._mode((height, width), kernel, stride, dilation, padding)
-        return (x, mode) if mode is not None else (self._padded(x, padding, fill), Pad.VALID)
+        return (x, mode) if mode is not None else (self._padded(x, padding, lowest), Pad.VALID)
 
     def model(self, outputs: list[int], name: str) -> Any:
         """The finished model."""
@@ -649,7 +648,7 @@ class _IntegerWriter(_Writer):
 
     @add.register
     def _(self, node: IntegerMaxPool2d) -> None:
-        x, mode = self.window(self.of(node.inputs[0]), node.kernel, node.stride, node.padding, fill=-128)
+        x, mode = self.window(self.of(node.inputs[0]), node.kernel, node.stride, node.padding, lowest=True)
         options = _pool_options(node.kernel, node.stride, mode)
         self._finish(node, self.op(Op.MAX_POOL_2D, [x], self.codes(node.output), options))
 
@@ -843,7 +842,7 @@ class _TfliteOps:
         return self._op(Op.FULLY_CONNECTED, inputs, (1, len(w)), schema.FullyConnectedOptionsT())
 
     def max_pool2d(self, x: _Symbol, *, kernel: Pair, stride: Pair, padding: Padding) -> _Symbol:
-        index, mode = self.writer.window(x.index, kernel, stride, padding, fill=-128)
+        index, mode = self.writer.window(x.index, kernel, stride, padding, lowest=True)
         shape = (1, *output_size((x.shape[1], x.shape[2]), kernel, stride, (1, 1), padding), x.shape[3])
         return self._op(Op.MAX_POOL_2D, [index], shape, _pool_options(kernel, stride, mode))
 

@@ -51,23 +51,23 @@ class FixedSum(NamedTuple):
 
 
 def doubling_high_mul(a: Array, b: Array) -> Array:
-    """The high half of 2 a b of int32 numbers, a b / 2^31, to nearest, ties away from 0 for positive products.
+    """The high half of 2 a b of int32 numbers held in int64: floor(a b / 2^31 + 1/2).
 
-    a b and its nudge of 2^30 (1 - 2^30 for a negative product) are divided with truncation, so that a negative tie
-    goes up. The one product that does not fit, of two times -2^31, cannot occur: multipliers are positive.
+    The reference adds 2^30 to a product, or 1 - 2^30 to a negative one, and divides with truncation, which is the same.
+    The one result that does not fit, of -2^31 twice, cannot occur: multipliers are positive.
     """
-    product = a * b
-    nudged = product + np.where(product >= 0, 1 << 30, 1 - (1 << 30))
-    high: Array = np.where(nudged >= 0, nudged >> 31, -((-nudged) >> 31))
+    high: Array = a * b
+    high += 1 << 30
+    high >>= 31
     return high
 
 
 def rounding_shift_right(x: Array, bits: Array) -> Array:
-    """x / 2^bits to nearest, ties away from 0."""
-    one = np.int64(1)
-    mask = (one << bits) - one
-    threshold = (mask >> one) + (x < 0)
-    shifted: Array = (x >> bits) + ((x & mask) > threshold)
+    """x / 2^bits to nearest, ties away from 0; int64."""
+    half = (np.int64(1) << bits) >> np.int64(1)
+    shifted: Array = x + half
+    shifted -= (x < 0) & (half > 0)
+    shifted >>= bits
     return shifted
 
 

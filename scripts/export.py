@@ -30,6 +30,10 @@ def run(args: argparse.Namespace) -> int:
     target = qat.target(args.file_format)
     path = common.output_path(args.file_name, TARGETS[args.file_format].suffix)
     if args.float:
+        if args.profile != "float":
+            raise QatError(
+                "--profile: a float network (--float) has no integers, and so no profile; leave one of the two out"
+            )
         checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
         target.export_float(checkpoint.graph, checkpoint.params, path)
         print(f"wrote {path}, {path.stat().st_size:,} bytes, float")
