@@ -1,5 +1,6 @@
 # make demo   the whole path on real digits (DATA=<MNIST folder> for MNIST)
 # make test   every check: style, types, layering, tests
+# make extras each pip extra alone, in an environment of its own (EXTRAS="torch keras")
 #
 # Both set everything up first, in VENV. CPU=1 takes PyTorch's CPU build from PyTorch's own index, which spares Linux
 # users gigabytes of CUDA; leave it out where torch is installed already or where your index serves the CPU build.
@@ -11,7 +12,9 @@ CPU ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check clean
+EXTRAS ?= torch keras mindspore onnx tflite
+
+.PHONY: setup demo test check extras clean
 
 setup: $(READY)
 
@@ -36,6 +39,14 @@ check: $(READY)
 
 test: check
 	$(BIN)/python -m pytest -n 2
+
+extras: $(addprefix extra-,$(EXTRAS))
+
+extra-%:
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/pip install --quiet ".[$*]" --constraint constraints.txt
+	cd tests && OMP_NUM_THREADS=1 ../$(VENV)-$*/bin/python alone.py $*
+	rm -rf $(VENV)-$*
 
 clean:
 	rm -rf $(VENV) build dist out *.egg-info

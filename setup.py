@@ -39,12 +39,12 @@ setup(
         "torch": TORCH,
         "onnx": ONNX,
         "tflite": TFLITE,
-        # No backend uses these two yet, so "all" leaves them out.
         "keras": KERAS,
+        # No backend uses it yet, so "all" leaves it out.
         "mindspore": MINDSPORE,
         "study": STUDY,
         "dev": DEV,
-        "all": [*TORCH, *ONNX, *TFLITE, *STUDY],
+        "all": [*TORCH, *KERAS, *ONNX, *TFLITE, *STUDY],
     },
     entry_points={"console_scripts": ["qat = qat.cli:main"]},
     classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],

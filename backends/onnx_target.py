@@ -6,6 +6,7 @@ codes and weights int8; ONNX Runtime fuses every DequantizeLinear - operation - 
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Collection, Mapping, Sequence
 from functools import singledispatchmethod
 from pathlib import Path
@@ -43,12 +44,19 @@ from qat.passes.fold_batch_norm import fold_batch_norm
 
 OPSET, IR_VERSION = 17, 8  #: old enough for every runtime of the last years; QDQ with an axis needs opset 13
 METADATA = "qat."  #: before our keys in metadata_props
+WEIGHTS = {"int8": 0, "uint8": 128}  #: stored type -> what is added to a signed code
 BATCH = 1000  #: images in one run of a session
 
 
-def export(graph: IntegerGraph, path: str | Path) -> None:
-    """Write the QDQ form of an integer graph."""
-    writer = _QdqWriter()
+def export(graph: IntegerGraph, path: str | Path, *, weights: str = "int8") -> None:
+    """Write the QDQ form of an integer graph.
+
+    weights: "int8", or "uint8" for x86 CPUs without VNNI. There ONNX Runtime multiplies u8 by s8 with an instruction that
+    saturates sums of two products at 16 bits; of u8 by u8 it takes another, which does not. The codes are the same.
+    """
+    if weights not in WEIGHTS:
+        raise QatError(f"--weights {weights!r} is unknown: choose one of {', '.join(WEIGHTS)}")
+    writer = _QdqWriter(WEIGHTS[weights])
     writer.enter(graph.inputs)
     for node in graph.nodes:
         writer.add(node)
@@ -111,7 +119,19 @@ def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) 
 
 def runtime() -> str:
     """What ``predict`` runs in, with its version and options."""
-    return f"ONNX Runtime {onnxruntime.__version__} (CPUExecutionProvider, default options)"
+    cpu = ", x86 without VNNI: needs --weights uint8" if _lacks_vnni() else ""
+    return f"ONNX Runtime {onnxruntime.__version__} (CPUExecutionProvider, default options{cpu})"
+
+
+def _lacks_vnni() -> bool:
+    """True on an x86 CPU that is known to have no VNNI."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return "avx_vnni" not in flags and "avx512_vnni" not in flags
 
 
 def _load(path: str | Path) -> onnx.ModelProto:
@@ -207,8 +227,9 @@ class _Writer:
 class _QdqWriter(_Writer):
     """Writes the nodes of an integer graph."""
 
-    def __init__(self) -> None:
+    def __init__(self, weight_offset: int) -> None:
         super().__init__()
+        self.weight_offset = weight_offset
         self._names: dict[str, str] = {}  # tensor of codes -> its name in the file
         self._real: dict[str, str] = {}  # tensor of codes -> its dequantized form
 
@@ -267,8 +288,10 @@ class _QdqWriter(_Writer):
 
     def _linear(self, node: IntegerLinear, op: str, **attributes: Any) -> None:
         x = node.inputs[0]
-        scale, zero = node.weight_scale, node.weight_zero_point.astype(node.weight.dtype)
-        inputs = [self.dequantize(x), self._constant_codes(node.weight, scale, zero)]
+        scale, weight, zero = node.weight_scale, node.weight, node.weight_zero_point
+        if weight.dtype == np.int8 and self.weight_offset:
+            weight, zero = (weight.astype(np.int32) + self.weight_offset).astype(np.uint8), zero + self.weight_offset
+        inputs = [self.dequantize(x), self._constant_codes(weight, scale, zero.astype(weight.dtype))]
         if node.bias.any():
             inputs.append(self._constant_codes(node.bias, x.grid.scale * scale, np.zeros(len(scale), np.int32)))
         real = self.node(op, inputs, **attributes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from qat.arrays import Arrays, as_tuple
+from qat.devices import choose_device
 from qat.errors import QatError
+from qat.files import write_atomically
 from qat.forward import Forward
 from qat.graph import Graph, Params
 from qat.inference import predict, predict_codes, trace
@@ -24,6 +28,7 @@ from qat.passes.to_integer import to_integer
 __all__ = [
     "LoweredNetwork",
     "TorchOps",
+    "devices",
     "lower",
     "make_step",
     "predict",
@@ -34,7 +39,7 @@ __all__ = [
     "trace",
 ]
 
-DEVICES = {"CPU": "cpu", "GPU": "cuda"}
+DEVICES = {"CPU": "cpu", "GPU": "cuda"}  #: device target -> torch's name
 Tensor = torch.Tensor
 
 
@@ -432,18 +437,53 @@ class LoweredNetwork(torch.nn.Module):
 
 
 def lower(
-    network: Network | Graph, params: Mapping[str, Array] | None = None, *, device_target: str = "CPU", step: int = 0
+    network: Network | Graph,
+    params: Mapping[str, Array] | None = None,
+    *,
+    device_target: str | None = None,
+    step: int = 0,
 ) -> LoweredNetwork:
-    """A torch.nn.Module of a network. ``params``: canonical arrays (default: fresh ones); ``step``: steps done so far."""
+    """A torch.nn.Module of a network.
+
+    params: canonical arrays (default: fresh ones). device_target: one of ``devices()`` (default: the first). step: training
+    steps done so far.
+    """
     graph = as_graph(network)
     params = graph.initial_params() if params is None else params
     graph.check_params(params)
-    return LoweredNetwork(graph, params, step).to(_device(device_target))
+    return LoweredNetwork(graph, params, step).to(DEVICES[choose_device(device_target, devices(), "torch")])
 
 
 def read(model: LoweredNetwork) -> Params:
     """The parameters and state of a lowered network, canonical NumPy arrays by full name."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.tensors.items()}
+
+
+def devices() -> list[str]:
+    """The device targets that torch can use here, the best first."""
+    return ["GPU", "CPU"] if torch.cuda.is_available() else ["CPU"]
+
+
+def load_params(path: str | Path) -> dict[str, Array]:
+    """The arrays of a file that torch.save wrote of a state_dict, by name. Nothing in the file is executed."""
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise QatError(f"{path}: cannot be read ({error.strerror}); give a file that torch.save wrote") from None
+    except Exception as error:  # pickle, zip and torch each have their own
+        reason = " ".join(str(error).split())[:200]
+        raise QatError(f"{path}: is no state_dict of PyTorch ({reason}); give a file that torch.save wrote") from None
+    data = data.get("state_dict", data) if isinstance(data, dict) else data
+    if not isinstance(data, dict) or not any(isinstance(value, Tensor) for value in data.values()):
+        raise QatError(f"{path}: holds {type(data).__name__} without tensors; save model.state_dict()")
+    return {name: value.detach().float().numpy() for name, value in data.items() if isinstance(value, Tensor)}
+
+
+def save_params(params: Mapping[str, Array], path: str | Path) -> None:
+    """The inverse of ``load_params``: a state_dict."""
+    buffer = io.BytesIO()
+    torch.save({name: torch.from_numpy(np.array(array)) for name, array in params.items()}, buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def seed(*numbers: int) -> None:
@@ -515,11 +555,3 @@ def make_step(
 ) -> Step:
     """One training step with the framework's own optimizer."""
     return Step(model, optimizer, loss, compile=compile)
-
-
-def _device(device_target: str) -> torch.device:
-    if device_target not in DEVICES:
-        raise QatError(f"device_target {device_target!r} is unknown to torch: choose one of {', '.join(DEVICES)}")
-    if device_target == "GPU" and not torch.cuda.is_available():
-        raise QatError("device_target 'GPU': torch sees no CUDA device here; use --device_target CPU")
-    return torch.device(DEVICES[device_target])

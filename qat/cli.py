@@ -21,6 +21,9 @@ COMMANDS = {
     "eval-quant": ("eval_quant", "print the accuracy of a quantized checkpoint's integers"),
     "export": ("export", "write a checkpoint as a file for deployment, and verify it"),
     "verify": ("verify", "compare an exported file's codes with those of its checkpoint"),
+    "import-params": ("import_params", "make a checkpoint of a framework's own parameter file"),
+    "export-params": ("export_params", "write a checkpoint's parameters as a framework's own file"),
+    "doctor": ("doctor", "say what is installed and works here"),
     "data": ("data", "download a data set"),
     "demo": ("demo", "the whole path: train, quantize, evaluate, export, verify"),
 }
@@ -34,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="qat",
         description="Quantization-aware training whose integers are the integers of deployment.",
         epilog="commands:\n"
-        + "\n".join(f"  {name:<12} {text}" for name, (_, text) in COMMANDS.items())
+        + "\n".join(f"  {name:<14} {text}" for name, (_, text) in COMMANDS.items())
         + "\n\n'qat COMMAND --help' lists a command's options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="qat COMMAND [options]",

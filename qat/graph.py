@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from qat.cells.base import Cell, Param, Shape
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
@@ -133,6 +135,11 @@ class Graph:
     def initial_params(self, seed: int = 0) -> Params:
         """Fresh parameters. Each depends on the seed and its own name alone."""
         return {name: param.create(seed, name) for name, param in self.params.items()}
+
+    def observed_params(self, seed: int = 0) -> Params:
+        """As ``initial_params``, but with ranges as if numbers from -1 to 1 had been observed: for trying things out."""
+        params = self.initial_params(seed)
+        return {name: a if np.isfinite(a).all() else -np.sign(a) for name, a in params.items()}
 
     def check_params(self, params: Mapping[str, Array], source: str = "params") -> None:
         """Raise QatError unless ``params`` hold exactly what this graph needs, in the right shapes."""

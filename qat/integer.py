@@ -436,8 +436,12 @@ class IntegerBuilder:
         self.nodes: list[IntegerNode] = []
         self.wanted = Adjustments()
 
-    def quantize(self, x: Pending, grid: Grid, group: str) -> IntegerTensor:
-        """Append the finished form of ``x``; ``group``: one name for all fake quantizers that share the grid."""
+    def quantize(self, x: Pending, grid: Grid, group: str, *, keep_scale: bool = False) -> IntegerTensor:
+        """Append the finished form of ``x``; ``group``: one name for all fake quantizers that share the grid.
+
+        keep_scale: the scale is a power of two and has to stay one, so that ties remain; where every scale is one, sums
+        are exact in float32 and rint is the only rounding.
+        """
         scale = np.float32(grid.scale * np.float32(1.0 + 2.0**-16 * self.adjustments.nudges[group]))
         grid = grid._replace(scale=max(scale, self.adjustments.floors.get(group, scale)))
         if isinstance(x, Sum):
@@ -446,7 +450,7 @@ class IntegerBuilder:
             smallest = np.float32(x.inputs[0].grid.scale * np.float32(2.0**-18))
             if grid.scale < smallest:
                 self.wanted.floors[group] = smallest
-            elif x.ties(grid):
+            elif not keep_scale and x.ties(grid):
                 self.wanted.nudges[group] += 1
         return self.add(x.requantized(grid))
 

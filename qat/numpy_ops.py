@@ -49,19 +49,9 @@ class NumpyOps(Ops):
         group: int,
         wide: bool = False,
     ) -> Array:
-        dtype = np.float64 if wide else self.accumulators
-        windows = _windows(x.astype(dtype, copy=False), (w.shape[2], w.shape[3]), stride, padding, dilation, 0.0)
-        n, channels, height, width = windows.shape[:4]
-        outputs, per_group = w.shape[0], w.shape[1]
-        # (N, C, H, W, kh, kw) -> (G, N*H*W, C/G*kh*kw): one matrix product for each group
-        patches = windows.reshape(n, group, channels // group, height, width, *w.shape[2:])
-        patches = patches.transpose(1, 0, 3, 4, 2, 5, 6).reshape(group, n * height * width, -1)
-        kernels = w.astype(dtype, copy=False).reshape(group, outputs // group, per_group * w.shape[2] * w.shape[3])
-        y = np.matmul(patches, kernels.transpose(0, 2, 1))  # (G, N*H*W, O/G)
-        if bias is not None:
-            y += bias.reshape(group, 1, outputs // group)
-        y = y.reshape(group, n, height, width, outputs // group).transpose(1, 0, 4, 2, 3)
-        return np.ascontiguousarray(y.reshape(n, outputs, height, width), dtype=self.accumulators)
+        dtype = np.dtype(np.float64 if wide else self.accumulators)
+        y = convolve(x, w, bias, stride, padding, dilation, group, dtype)
+        return np.ascontiguousarray(y, dtype=self.accumulators)
 
     def dense(self, x: Array, w: Array, bias: Array | None, *, wide: bool = False) -> Array:
         dtype = np.float64 if wide else self.accumulators
@@ -210,3 +200,30 @@ def _windows(x: Array, kernel: Pair, stride: Pair, padding: Padding, dilation: P
     # The library's type hints know a single axis only.
     windows: Array = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(2, 3))  # type: ignore[call-overload]
     return windows[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
+
+
+def convolve(
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    group: int,
+    dtype: np.dtype[Any],
+) -> Array:
+    """``Ops.conv2d`` computed in a floating ``dtype``, and left in it: (N, O, H', W'), not contiguous."""
+    windows = _windows(x.astype(dtype, copy=False), (w.shape[2], w.shape[3]), stride, padding, dilation, 0.0)
+    n, channels, height, width = windows.shape[:4]
+    outputs, per_group = w.shape[0], w.shape[1]
+    # (N, C, H, W, kh, kw) -> (G, N*H*W, C/G*kh*kw): one matrix product for each group
+    taps = per_group * w.shape[2] * w.shape[3]
+    patches = windows.reshape(n, group, channels // group, height, width, *w.shape[2:])
+    patches = patches.transpose(1, 0, 3, 4, 2, 5, 6).reshape(group, n * height * width, taps)
+    kernels = w.astype(dtype, copy=False).reshape(group, outputs // group, taps)
+    y: Array = np.matmul(patches, kernels.transpose(0, 2, 1))  # (G, N*H*W, O/G)
+    if bias is not None:
+        y += bias.reshape(group, 1, outputs // group)
+    return (
+        y.reshape(group, n, height, width, outputs // group).transpose(1, 0, 4, 2, 3).reshape(n, outputs, height, width)
+    )

@@ -48,6 +48,7 @@ class Quantizer(Serializable):
     def __str__(self) -> str:
         words = [f"{self.num_bits} bits", "symmetric" if self.symmetric else "affine"]
         words += ["per channel"] if getattr(self, "per_channel", False) else []
+        words += ["power of two"] if getattr(self, "power_of_two", False) else []
         words += ["narrow"] if self.narrow_range else []
         words += [f"from step {self.quant_delay}"] if self.quant_delay else []
         return ", ".join(words)
@@ -122,13 +123,22 @@ class ActivationQuantizer(Quantizer):
     """Quantizes an activation by a range that follows what passes, as an exponential moving average.
 
     The first batch sets the range; from then on range = ema_decay * range + (1 - ema_decay) * batch range.
+    power_of_two: round the scale up to a power of two, as the Ascend profile does (qat/ascend.py); symmetric only.
     """
 
     symmetric: bool = False
     ema_decay: float = 0.99
+    power_of_two: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_finite(self, "ema_decay")
+        check_flags(self, "power_of_two")
+        if self.power_of_two and not self.symmetric:
+            raise QatError("ActivationQuantizer: power_of_two needs symmetric=True; an affine range has an end to meet")
         if not 0.0 <= self.ema_decay <= 1.0:
             raise QatError(f"{type(self).__name__}: ema_decay is {self.ema_decay!r}; use a number from 0 to 1")
+
+    def symmetric_scale(self, ops: Ops, largest: Tensor) -> Tensor:
+        scale = super().symmetric_scale(ops, largest)
+        return ops.power_of_two_above(scale) if self.power_of_two else scale

@@ -17,19 +17,30 @@ class Entry(NamedTuple):
     module: str  #: under qat.backends
     packages: tuple[str, ...]  #: what it imports
     extra: str  #: the pip extra that installs them
-    suffix: str = ""  #: of the files that a target writes
+    suffix: str = ""  #: of the files that a target writes, or that a framework keeps parameters in
+    options: tuple[str, ...] = ()  #: what a target's export can be told beside graph and path
 
 
-BACKENDS = {"torch": Entry("torch_backend", ("torch",), "torch")}
+BACKENDS = {
+    "torch": Entry("torch_backend", ("torch",), "torch", ".pt"),
+    "keras": Entry("keras_backend", ("keras", "tensorflow"), "keras"),
+}
 TARGETS = {
-    "ONNX": Entry("onnx_target", ("onnx", "onnxruntime"), "onnx", ".onnx"),
+    "ONNX": Entry("onnx_target", ("onnx", "onnxruntime"), "onnx", ".onnx", ("weights",)),
     "TFLITE": Entry("tflite_target", ("ai_edge_litert", "flatbuffers"), "tflite", ".tflite"),
+    "ASCEND_ONNX": Entry("ascend_onnx_target", ("onnx",), "onnx", ".ascend.onnx"),
+    "AIR": Entry("air_target", (), "", ".air"),
 }
 
 
+def missing_packages(entry: Entry) -> list[str]:
+    """Those that it imports and that are not installed; nothing is imported to find out."""
+    return [package for package in entry.packages if importlib.util.find_spec(package) is None]
+
+
 def installed(entry: Entry) -> bool:
-    """True where every package that it imports is installed; nothing is imported to find out."""
-    return all(importlib.util.find_spec(package) is not None for package in entry.packages)
+    """True where every package that it imports is installed."""
+    return not missing_packages(entry)
 
 
 def backend(name: str) -> ModuleType:
@@ -43,25 +54,31 @@ def target(file_format: str) -> ModuleType:
 
 
 def target_of(path: str | Path) -> ModuleType:
-    """The deployment target that a file belongs to, by its suffix."""
-    suffix = Path(path).suffix
-    for name, entry in TARGETS.items():
-        if entry.suffix == suffix:
-            return target(name)
-    known = ", ".join(entry.suffix for entry in TARGETS.values())
-    raise QatError(f"{path}: {suffix or 'a file without an ending'!r} is no format that can be run; known are {known}")
+    """The deployment target that a file belongs to, by its suffix; the longest that fits counts."""
+    name = suffixed(path)
+    if name is None:
+        suffix = Path(path).suffix
+        known = ", ".join(entry.suffix for entry in TARGETS.values())
+        raise QatError(
+            f"{path}: {suffix or 'a file without an ending'!r} is no format that can be run; known are {known}"
+        )
+    return target(name)
+
+
+def suffixed(path: str | Path) -> str | None:
+    """The name of the target whose suffix is the longest that the file's name has after something else."""
+    name = Path(path).name.lower()
+    fits = [key for key, entry in TARGETS.items() if name.endswith(entry.suffix) and name != entry.suffix]
+    return max(fits, key=lambda key: len(TARGETS[key].suffix), default=None)
 
 
 def _load(name: str, entries: dict[str, Entry], what: str) -> ModuleType:
     if name not in entries:
         raise QatError(f"{what} {name!r} is unknown: choose one of {', '.join(entries)}")
     entry = entries[name]
-    try:
-        return importlib.import_module(f"qat.backends.{entry.module}")
-    except ModuleNotFoundError as error:
-        missing = error.name or entry.module
-        if missing.partition(".")[0] == "qat":
-            raise
+    missing = missing_packages(entry)
+    if missing:
         raise QatError(
-            f"{what} {name!r} needs the package {missing!r}, which is not installed: pip install 'qat-engine[{entry.extra}]'"
-        ) from None
+            f"{what} {name!r} needs the package {missing[0]!r}, which is not installed: pip install 'qat-engine[{entry.extra}]'"
+        )
+    return importlib.import_module(f"qat.backends.{entry.module}")

@@ -54,7 +54,7 @@ def train(
     dataset: Dataset,
     recipe: Recipe,
     *,
-    device_target: str = "CPU",
+    device_target: str | None = None,
     compile: bool = False,
     log_every: int = 0,
     log_path: str | Path | None = None,
@@ -79,6 +79,7 @@ def train(
             f"batch_size {recipe.batch_size} is larger than the {len(dataset.train)} training images of {dataset.source}; use "
             "a smaller one"
         )
+    device_target = device_target or backend.devices()[0]
     record = _record(backend, dataset, recipe, device_target, compile)
     if start.step:
         _check_continues(start, record)
@@ -151,7 +152,7 @@ def check_labels(graph: Graph, dataset: Dataset) -> None:
 
 
 def evaluate_accuracy(
-    backend: ModuleType, checkpoint: Checkpoint, split: Split, *, device_target: str = "CPU"
+    backend: ModuleType, checkpoint: Checkpoint, split: Split, *, device_target: str | None = None
 ) -> float:
     """Accuracy of a network in evaluation: of its deployed integers where it is quantized."""
     model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)

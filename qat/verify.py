@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from qat.checkpoint import Checkpoint
 from qat.data import Split, accuracy
 from qat.errors import QatError
 from qat.fixed_point import PROFILES
+from qat.inference import predict_codes, trace
 from qat.integer import IntegerGraph, IntegerTensor, evaluate, trace_codes
 from qat.ops import Array
 from qat.passes.to_integer import to_integer
@@ -46,7 +48,8 @@ class Certificate:
     images: int
     reference_top1: float | None
     comparisons: tuple[Comparison, ...]
-    profile: str = "float"
+    matrix: tuple[tuple[int, ...], ...]  #: codes that differ, pair by pair: the reference, then the engines in order
+    profile: str = "float"  #: of the reference
 
     @property
     def passed(self) -> bool:
@@ -70,6 +73,83 @@ class Certificate:
         return json.dumps(asdict(self))
 
 
+@dataclass(frozen=True)
+class Engine:
+    """What computes a network's codes: an exported file in its runtime, or a backend's evaluation pass.
+
+    name: of the engine, with version and options. codes: output codes, int32, of raw pixels. trace: the codes of given
+    tensors by name, as far as it can give them. profile: of its arithmetic (docs/numerics.md).
+    """
+
+    name: str
+    codes: Callable[[Arrays], tuple[Array, ...]]
+    trace: Tracer
+    profile: str = "float"
+
+
+def file_engine(path: str | Path, target: ModuleType, graph: IntegerGraph, profile: str = "float") -> Engine:
+    """An exported file, whose real outputs are taken back to the codes of ``graph``. Raises QatError for a profile that
+    the target does not have.
+    """
+    options = profile_options(target, profile)
+
+    def codes(pixels: Arrays) -> tuple[Array, ...]:
+        real = as_tuple(target.predict(path, pixels, **options))
+        shapes, expected = [x.shape[1:] for x in real], [x.shape for x in graph.outputs]
+        if shapes != expected or not all(np.isfinite(x).all() for x in real):
+            found = f"outputs of shape {shapes}" if shapes != expected else "outputs that are no numbers"
+            raise QatError(
+                f"{path}: gives {found} where {graph.name} gives {expected}; it was not exported from this checkpoint"
+            )
+        return tuple(output.grid.codes_of(x) for output, x in zip(graph.outputs, real, strict=True))
+
+    return Engine(
+        target.runtime(**options),
+        codes,
+        lambda pixels, tensors: target.trace(path, pixels, tensors, **options),
+        profile,
+    )
+
+
+def backend_engine(backend: ModuleType, checkpoint: Checkpoint, device_target: str | None = None) -> Engine:
+    """The evaluation pass of a checkpoint's network on a backend."""
+    device_target = device_target or backend.devices()[0]
+    model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
+    return Engine(
+        f"{backend.runtime()}, evaluation pass on {device_target}",
+        lambda pixels: as_tuple(predict_codes(model, pixels)),
+        lambda pixels, tensors: trace(model, pixels, tensors),
+    )
+
+
+def compare(
+    engines: Sequence[Engine],
+    checkpoint: Checkpoint,
+    split: Split,
+    *,
+    data: str,
+    file: str | Path = "",
+    profile: str = "float",
+) -> Certificate:
+    """Compare every output code of each engine with NumPy integers, and each with every other.
+
+    split: the images, and labels for the accuracy. data: what they are; file: the exported file, for the certificate.
+    profile: of the reference. An engine of another profile, as every backend's evaluation pass is in the fixed one, is
+    counted but need not be equal.
+    """
+    graph = to_integer(checkpoint.graph, checkpoint.params)
+    reference = tuple(codes.astype(np.int32) for codes in as_tuple(evaluate(graph, split.images, profile=profile)))
+    codes = [engine.codes(split.images) for engine in engines]
+    comparisons = tuple(
+        _compare(engine, graph, reference, own, split, profile) for engine, own in zip(engines, codes, strict=True)
+    )
+    rows = [reference, *codes]
+    matrix = tuple(tuple(int(np.count_nonzero(_difference(a, b))) for b in rows) for a in rows)
+    return Certificate(
+        str(file), graph.name, data, len(split), _top1(reference, split.labels), comparisons, matrix, profile
+    )
+
+
 def verify(
     path: str | Path,
     target: ModuleType,
@@ -78,49 +158,13 @@ def verify(
     split: Split,
     *,
     data: str,
-    device_target: str = "CPU",
+    device_target: str | None = None,
     profile: str = "float",
 ) -> Certificate:
-    """Compare every output code of the exported file, and of the backend's evaluation pass, with NumPy integers.
-
-    split: the images, and labels for the accuracy. data: what they are, for the certificate. profile: in which the file
-    runs. A backend evaluates in the float profile; in the fixed one its codes are counted but need not be equal. Raises
-    QatError for a profile that the target does not have.
-    """
-    options = profile_options(target, profile)
+    """``compare`` for an exported file and one backend."""
     graph = to_integer(checkpoint.graph, checkpoint.params)
-    reference = tuple(codes.astype(np.int32) for codes in as_tuple(evaluate(graph, split.images, profile=profile)))
-    model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
-    real = as_tuple(target.predict(path, split.images, **options))
-    shapes, expected = [x.shape for x in real], [x.shape for x in reference]
-    if shapes != expected or not all(np.isfinite(x).all() for x in real):
-        found = f"outputs of shape {shapes}" if shapes != expected else "outputs that are no numbers"
-        raise QatError(
-            f"{path}: gives {found} where {graph.name} gives {expected}; it was not exported from this checkpoint"
-        )
-    codes = tuple(output.grid.codes_of(x) for output, x in zip(graph.outputs, real, strict=True))
-    comparisons = (
-        _compare(
-            target.runtime(**options),
-            graph,
-            reference,
-            codes,
-            split,
-            lambda x, t: target.trace(path, x, t, **options),
-            profile,
-        ),
-        _compare(
-            f"{backend.runtime()}, evaluation pass on {device_target}",
-            graph,
-            reference,
-            as_tuple(backend.predict_codes(model, split.images)),
-            split,
-            lambda x, t: backend.trace(model, x, t),
-            profile,
-            must_match=profile == "float",
-        ),
-    )
-    return Certificate(str(path), graph.name, data, len(split), _top1(reference, split.labels), comparisons, profile)
+    engines = (file_engine(path, target, graph, profile), backend_engine(backend, checkpoint, device_target))
+    return compare(engines, checkpoint, split, data=data, file=path, profile=profile)
 
 
 def export_verified(
@@ -131,13 +175,15 @@ def export_verified(
     split: Split,
     *,
     data: str,
-    device_target: str = "CPU",
+    device_target: str | None = None,
     profile: str = "float",
+    options: Mapping[str, Any] | None = None,
 ) -> Certificate:
     """Export a quantized checkpoint, ``verify`` the file, and keep the certificate and the graph's digest in the file's
-    metadata.
+    metadata. options: for the target's export.
     """
-    target.export(to_integer(checkpoint.graph, checkpoint.params), path, **profile_options(target, profile))
+    options = {**(options or {}), **profile_options(target, profile)}
+    target.export(to_integer(checkpoint.graph, checkpoint.params), path, **options)
     certificate = verify(
         path, target, backend, checkpoint, split, data=data, device_target=device_target, profile=profile
     )
@@ -157,27 +203,30 @@ def profile_options(target: ModuleType, profile: str) -> dict[str, str]:
     return {"profile": profile} if len(profiles) > 1 else {}
 
 
+def _difference(a: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
+    """|a - b|, (N, codes of all outputs): one row is one image."""
+    pairs = zip(a, b, strict=True)
+    return np.concatenate([np.abs(x.astype(np.int64) - y).reshape(len(x), -1) for x, y in pairs], axis=1)
+
+
 def _compare(
-    engine: str,
+    engine: Engine,
     graph: IntegerGraph,
     reference: tuple[Array, ...],
     codes: tuple[Array, ...],
     split: Split,
-    tracer: Tracer,
     profile: str,
-    must_match: bool = True,
 ) -> Comparison:
-    pairs = zip(codes, reference, strict=True)
-    # (N, codes of all outputs), so that one row is one image
-    difference = np.concatenate([np.abs(a.astype(np.int64) - b).reshape(len(b), -1) for a, b in pairs], axis=1)
+    difference = _difference(codes, reference)
     differ = int(np.count_nonzero(difference))
     divergence = None
+    must_match = engine.profile == profile
     if differ and must_match:
         image = int(np.argwhere(difference)[0][0])
         one = as_arrays(tuple(x[image : image + 1] for x in as_tuple(split.images)))
-        divergence = _first_divergence(graph, one, image, tracer, profile)
-    largest, top1 = int(difference.max()), _top1(codes, split.labels)
-    return Comparison(engine, difference.size, differ, largest, top1, divergence, must_match)
+        divergence = _first_divergence(graph, one, image, engine.trace, profile)
+    top1 = _top1(codes, split.labels)
+    return Comparison(engine.name, difference.size, differ, int(difference.max()), top1, divergence, must_match)
 
 
 def _top1(outputs: tuple[Array, ...], labels: Array) -> float | None:

@@ -10,22 +10,41 @@ from qat import data
 from qat.checkpoint import Checkpoint
 from qat.console import print_table
 from qat.data import Dataset
+from qat.devices import DEVICES
 from qat.errors import QatError
 from qat.files import check_writable
 from qat.fixed_point import PROFILES
 from qat.graph import Graph
+from qat.networks import NETWORKS
 from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
-from qat.registry import BACKENDS, TARGETS
+from qat.registry import BACKENDS, TARGETS, suffixed
 from qat.training import Recipe, evaluate_accuracy, train
 from qat.verify import REFERENCE, Certificate
-
-DEVICES = ("CPU", "GPU", "Ascend")
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     """--backend and --device_target."""
     parser.add_argument("--backend", choices=list(BACKENDS), default="torch", help="the framework that computes")
-    parser.add_argument("--device_target", choices=DEVICES, default="CPU", help="the device it computes on")
+    add_device_argument(parser)
+
+
+def add_network_argument(parser: argparse.ArgumentParser) -> None:
+    """--network."""
+    parser.add_argument(
+        "--network", default="lenet", help=f"one of {', '.join(NETWORKS)}, or your own as package.module:Class"
+    )
+
+
+def with_files() -> list[str]:
+    """The backends whose frameworks have files of named arrays."""
+    return [name for name, entry in BACKENDS.items() if entry.suffix]
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """--device_target."""
+    parser.add_argument(
+        "--device_target", choices=DEVICES, help="the device it computes on (default: the best that there is)"
+    )
 
 
 def add_data_argument(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -106,9 +125,10 @@ def output_path(name: str, suffix: str) -> Path:
     path = Path(name)
     if not path.name or path.is_dir():
         raise QatError(f"--file_name {name!r}: is a folder, or nothing; give the name of the file to write")
-    if path.suffix.lower() == suffix:
+    found = suffixed(path)
+    if found is not None and TARGETS[found].suffix == suffix:
         return path
-    if path.suffix.lower() in {entry.suffix for entry in TARGETS.values()} | {".mindir", ".air"}:
+    if found is not None or path.suffix.lower() == ".mindir":
         raise QatError(f"--file_name {name}: ends as another format's file, not as {suffix}; change one of the two")
     return path.with_name(path.name + suffix)
 
@@ -175,4 +195,14 @@ def print_certificate(certificate: Certificate) -> None:
         ("engine", "codes compared", "differ", "by at most", "top-1"),
         rows,
     )
+    if len(certificate.comparisons) > 2:
+        names = [REFERENCE, *(x.engine for x in certificate.comparisons)]
+        print_table(
+            "Codes that differ, pair by pair",
+            ("", *map(str, range(len(names)))),
+            [
+                (f"{i} {name}", *(f"{n:,}" for n in row))
+                for i, (name, row) in enumerate(zip(names, certificate.matrix, strict=True))
+            ],
+        )
     print(certificate.summary())

@@ -8,15 +8,13 @@ from pathlib import Path
 
 from qat.checkpoint import Checkpoint
 from qat.cli import run_script
-from qat.networks import NETWORKS, create
+from qat.networks import create
 from qat.scripts import common
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_data_argument(parser)
-    parser.add_argument(
-        "--network", default="lenet", help=f"one of {', '.join(NETWORKS)}, or your own as package.module:Class"
-    )
+    common.add_network_argument(parser)
     common.add_backend_arguments(parser)
     common.add_training_arguments(parser, lr=0.02, save_path="checkpoint_<network>.ckpt")
 

@@ -6,12 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-
 import qat
 from qat.cells.linear import NEVER
 from qat.checkpoint import Checkpoint
 from qat.cli import run_script
+from qat.passes.convert_quant_network import PROFILES
 from qat.quant_config import read_quant_config
 from qat.scripts import common
 
@@ -25,6 +24,7 @@ SETTINGS = (
     "one_conv_fold",
     "freeze_bn",
     "ema_decay",
+    "profile",
 )
 
 
@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_training_arguments(parser, lr=0.01, save_path="<ckpt_path>_quant.ckpt")
     quantization = parser.add_argument_group("quantization", "one value, or two: of weights and of activations")
     quantization.add_argument("--quant_config", metavar="FILE.yaml", help="settings for all and for single layers")
+    quantization.add_argument(
+        "--profile", choices=PROFILES, default="default", help="ascend: what AIR and ASCEND_ONNX need (docs/ascend.md)"
+    )
     quantization.add_argument("--num_bits", type=int, nargs="+", default=[8], metavar="BITS", help="2 to 8")
     for name, default, text in (
         ("per_channel", [True, False], "a scale for each output channel"),
@@ -69,22 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _observed(graph: qat.Graph) -> dict[str, np.ndarray]:
-    """Fresh parameters whose ranges are as if something had been observed."""
-    params = graph.initial_params()
-    for name, array in params.items():
-        if not np.isfinite(array).all():
-            params[name] = -np.sign(array)
-    return params
-
-
 def run(args: argparse.Namespace) -> None:
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
     settings = {name: getattr(args, name) for name in SETTINGS}
     if args.quant_config:
         settings |= read_quant_config(args.quant_config)
     graph = qat.convert_quant_network(checkpoint.graph, **settings)
-    qat.to_integer(graph, _observed(graph))  # raises now, not after hours, where something has no quantizer
+    qat.to_integer(graph, graph.observed_params())  # raises now, not after hours, where something has no quantizer
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_quant{source.suffix}"))
     start = Checkpoint(graph, graph.initial_params(args.seed) | checkpoint.params, history=checkpoint.history)

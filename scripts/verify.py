@@ -1,4 +1,5 @@
-"""Compare every code that an exported file computes with its checkpoint's; exit status 1 where one differs."""
+"""Compare every code that exported files and backends compute with their checkpoint's integers; exit status 1 where one
+differs."""
 
 from __future__ import annotations
 
@@ -9,35 +10,41 @@ from pathlib import Path
 import qat
 from qat.cli import run_script
 from qat.errors import QatError
-from qat.registry import target_of
+from qat.registry import BACKENDS, target_of
 from qat.scripts import common
-from qat.verify import verify
+from qat.verify import backend_engine, compare, file_engine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="exported file")
-    common.add_checkpoint_argument(parser, "quantized network that it was exported from")
+    parser.add_argument("--model", nargs="+", default=[], metavar="FILE", help="exported files")
+    common.add_checkpoint_argument(parser, "quantized network that they were exported from")
     common.add_profile_argument(parser)
     common.add_data_argument(parser)
-    common.add_backend_arguments(parser)
+    parser.add_argument(
+        "--backend",
+        nargs="+",
+        choices=list(BACKENDS),
+        default=["torch"],
+        help="whose evaluation passes are compared too",
+    )
+    common.add_device_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    if not Path(args.model).is_file():
-        raise QatError(f"{args.model}: there is no such file; give --model what export wrote")
-    target = target_of(args.model)
+    for model in args.model:
+        if not Path(model).is_file():
+            raise QatError(f"{model}: there is no such file; give --model what export wrote")
+    targets = [target_of(model) for model in args.model]
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
+    graph = qat.to_integer(checkpoint.graph, checkpoint.params)
     dataset = common.load_data(args.data_path, checkpoint.graph)
-    certificate = verify(
-        args.model,
-        target,
-        qat.backend(args.backend),
-        checkpoint,
-        dataset.test,
-        data=f"{dataset.name}, test images",
-        device_target=args.device_target,
-        profile=args.profile,
-    )
+    engines = [
+        file_engine(model, target, graph, args.profile) for model, target in zip(args.model, targets, strict=True)
+    ]
+    engines += [backend_engine(qat.backend(name), checkpoint, args.device_target) for name in args.backend]
+    files = ", ".join(args.model)
+    data = f"{dataset.name}, test images"
+    certificate = compare(engines, checkpoint, dataset.test, data=data, file=files, profile=args.profile)
     common.print_certificate(certificate)
     return 0 if certificate.passed else 1
 

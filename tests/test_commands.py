@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -144,15 +143,13 @@ def test_every_script_runs_from_its_own_file(name: str) -> None:
     assert result.stdout.startswith(f"usage: {name}.py")
 
 
-def test_help_is_quick() -> None:
-    """It imports no framework, so that it answers at once; half a second leaves room for a loaded machine."""
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        result = subprocess.run([sys.executable, "-m", "qat.cli", "--help"], capture_output=True, text=True, check=True)
-        times.append(time.perf_counter() - start)
-    assert all(command in result.stdout for command in COMMANDS)
-    assert min(times) < 0.5
+def test_help_lists_the_commands_and_imports_nothing_slow() -> None:
+    """No framework, so that it answers at once."""
+    code = "import sys; from qat.cli import main; main([]); print(sorted(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert all(command in out for command in COMMANDS)
+    assert "'argparse'" in out
+    assert not [name for name in ("torch", "tensorflow", "mindspore", "onnx") if f"'{name}'" in out]
 
 
 @pytest.mark.parametrize(

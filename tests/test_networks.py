@@ -11,6 +11,7 @@ import qat
 from qat.integer import trace_codes
 from qat.networks import NETWORKS, create
 from qat.optimizer import Optimizer
+from qat.registry import BACKENDS, installed
 
 
 @pytest.mark.parametrize(
@@ -26,22 +27,25 @@ def test_published_parameter_counts(name: str, weights: int) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_every_network_is_quantized_trained_exported_and_equal(name: str, tmp_path: Path) -> None:
-    torch, onnx = qat.backend("torch"), qat.target("ONNX")
+@pytest.mark.parametrize("backend_name", [name for name, entry in BACKENDS.items() if installed(entry)])
+def test_every_network_is_quantized_trained_exported_and_equal(backend_name: str, name: str, tmp_path: Path) -> None:
+    backend, onnx = qat.backend(backend_name), qat.target("ONNX")
     graph = qat.convert_quant_network(create(name), quant_delay=2)
     shape = graph.shapes[graph.inputs[0].name]
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (8, *shape), np.uint8)
-    step = torch.make_step(torch.lower(graph), Optimizer())
+    step = backend.make_step(backend.lower(graph), Optimizer())
     for _ in range(5):
         assert np.isfinite(step(images, generator.integers(0, 10, 8), 0.01))
-    integers = qat.to_integer(graph, torch.read(step.model))
+    integers = qat.to_integer(graph, backend.read(step.model))
     onnx.export(integers, tmp_path / "net.onnx")
     tensors = [node.output for node in integers.nodes]
     reference = trace_codes(integers, images, [tensor.name for tensor in tensors])
-    by_torch = torch.trace(step.model, images, tensors)
+    by_backend = backend.trace(step.model, images, tensors)
     by_onnx = onnx.trace(tmp_path / "net.onnx", images, tensors)
     assert len(by_onnx) == len(tensors) - 1
     for tensor in tensors[1:]:
-        np.testing.assert_array_equal(by_torch[tensor.name], reference[tensor.name], err_msg=f"torch, {tensor.name}")
+        np.testing.assert_array_equal(
+            by_backend[tensor.name], reference[tensor.name], err_msg=f"{backend_name}, {tensor.name}"
+        )
         np.testing.assert_array_equal(by_onnx[tensor.name], reference[tensor.name], err_msg=f"ONNX, {tensor.name}")

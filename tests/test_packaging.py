@@ -236,10 +236,14 @@ def test_what_the_core_imports_only_on_demand_is_in_an_extra(metadata):
 
 @pytest.mark.parametrize("entry", [*BACKENDS.values(), *TARGETS.values()], ids=[*BACKENDS, *TARGETS])
 def test_what_a_backend_imports_is_in_its_extra(metadata, entry):
-    path = ROOT / "backends" / f"{entry.module}.py"
-    needed = distributions(imports(path, at_import_time=True) | imports(path, at_import_time=False))
-    assert needed <= requirements(metadata) | requirements(metadata, entry.extra)
-    assert requirements(metadata, entry.extra) <= needed, "an extra installs nothing that its backend does not import"
+    def needed(entry):
+        path = ROOT / "backends" / f"{entry.module}.py"
+        return distributions(imports(path, at_import_time=True) | imports(path, at_import_time=False))
+
+    extra = requirements(metadata, entry.extra) if entry.extra else set()
+    assert needed(entry) <= requirements(metadata) | extra
+    users = [needed(other) for other in (*BACKENDS.values(), *TARGETS.values()) if other.extra == entry.extra]
+    assert extra <= set().union(*users), "an extra installs nothing that no backend imports"
 
 
 def test_every_extra_that_a_message_names_exists(metadata):
@@ -249,7 +253,7 @@ def test_every_extra_that_a_message_names_exists(metadata):
     named = {name for names in re.findall(r"\[([\w,]+)\]'", text) for name in names.split(",")} & set(
         re.findall(re.escape(metadata["Name"]) + r"\[(\w+)\]", text)
     )
-    named |= {entry.extra for entry in [*BACKENDS.values(), *TARGETS.values()]}
+    named |= {entry.extra for entry in [*BACKENDS.values(), *TARGETS.values()] if entry.extra}
     assert {"torch", "onnx", "study"} <= named
     assert named <= set(metadata.get_all("Provides-Extra"))
 
@@ -257,7 +261,7 @@ def test_every_extra_that_a_message_names_exists(metadata):
 def test_the_extra_all_holds_every_other_one_that_a_backend_uses(metadata):
     extras = set(metadata.get_all("Provides-Extra"))
     assert {"torch", "keras", "mindspore", "onnx", "tflite", "study", "dev", "all"} == extras
-    used = {entry.extra for entry in (*BACKENDS.values(), *TARGETS.values())} | {"study"}
+    used = {entry.extra for entry in (*BACKENDS.values(), *TARGETS.values()) if entry.extra} | {"study"}
     others = set().union(*(requirements(metadata, extra) for extra in used))
     assert requirements(metadata, "all") == others
 
@@ -285,8 +289,10 @@ def test_an_unknown_file_format_gives_the_list_of_those_there_are(name):
     assert str(caught.value) == f"file format {name!r} is unknown: choose one of {', '.join(TARGETS)}"
 
 
-def test_the_target_of_a_file_is_found_by_its_suffix():
+def test_the_target_of_a_file_is_found_by_its_longest_suffix():
     assert target_of("out/net.onnx") is target_of(Path("a.b/net.x.onnx")) is qat.target("ONNX")
+    assert target_of("out/net.ascend.onnx") is target_of("NET.x.Ascend.ONNX") is qat.target("ASCEND_ONNX")
+    assert target_of("net.air") is qat.target("AIR")
 
 
 @pytest.mark.parametrize("path", ["net.ckpt", "net", "net.onnx.bak", "folder.onnx/net", ".onnx"])
@@ -302,6 +308,7 @@ def test_a_file_of_no_known_format_is_refused_with_the_known_suffixes(path):
     ("load", "name", "package", "extra"),
     [
         (qat.backend, "torch", "torch", "torch"),
+        (qat.backend, "keras", "tensorflow", "keras"),
         (qat.target, "ONNX", "onnx", "onnx"),
         (qat.target, "ONNX", "onnxruntime", "onnx"),
         (qat.target, "TFLITE", "ai_edge_litert", "tflite"),

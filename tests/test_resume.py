@@ -6,17 +6,20 @@ import csv
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 import qat
+from qat import registry
 from qat.cli import main
 from qat.data import load
 from qat.optimizer import Optimizer
 from qat.training import Recipe, train
 
-TORCH = qat.backend("torch")
+BACKENDS = {name: qat.backend(name) for name, entry in registry.BACKENDS.items() if registry.installed(entry)}
+TORCH = BACKENDS["torch"]
 KILL_AND_RESUME = Path(__file__).parent.parent / "benchmarks" / "kill_and_resume.py"
 
 
@@ -36,18 +39,21 @@ class Small(qat.Network):
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 @pytest.mark.parametrize("quantized", [False, True])
-def test_continuing_from_any_checkpoint_gives_the_same_bits(optimizer: str, quantized: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+def test_continuing_from_any_checkpoint_gives_the_same_bits(
+    backend: ModuleType, optimizer: str, quantized: bool, tmp_path: Path
+) -> None:
     graph = Small().graph()
     if quantized:
         graph = qat.convert_quant_network(graph, quant_delay=30)
     dataset, recipe = load("digits"), Recipe(epochs=2, lr=0.01, optimizer=Optimizer(optimizer))
     start = qat.Checkpoint(graph, graph.initial_params())
     saved: list[qat.Checkpoint] = []
-    end = train(TORCH, start, dataset, recipe, save=saved.append, save_every=7)
+    end = train(backend, start, dataset, recipe, save=saved.append, save_every=7)
     assert [checkpoint.step for checkpoint in saved] == [7, 14, 21, 22, 28, 35, 42, 44]
     for checkpoint in (saved[0], saved[3], saved[5]):
         checkpoint.save(tmp_path / "stopped.ckpt")
-        again = train(TORCH, qat.Checkpoint.load(tmp_path / "stopped.ckpt"), dataset, recipe)
+        again = train(backend, qat.Checkpoint.load(tmp_path / "stopped.ckpt"), dataset, recipe)
         assert (again.step, again.epoch, again.history) == (end.step, end.epoch, end.history)
         for mine, theirs in ((again.params, end.params), (again.optimizer, end.optimizer)):
             assert mine.keys() == theirs.keys()

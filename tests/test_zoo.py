@@ -391,6 +391,8 @@ def differences(setup: Setup, computed: Setup, folder: Path) -> list[str]:
         np.testing.assert_array_equal(codes, reference[name])
     path = folder / "network.onnx"
     ONNX.export(deployed, path)
+    ONNX.export(deployed, folder / "uint8.onnx", weights="uint8")
+    of_uint8 = as_tuple(ONNX.predict(folder / "uint8.onnx", setup.pixels))
     model = TORCH.lower(computed.graph, computed.params)
     by_onnx = ONNX.trace(path, setup.pixels, tensors)
     assert set(by_onnx) == set(names) - {x.name for x in graph.inputs}
@@ -401,6 +403,9 @@ def differences(setup: Setup, computed: Setup, folder: Path) -> list[str]:
         "torch, output": {x.name: codes for x, codes in zip(graph.outputs, by_torch, strict=True)},
         "ONNX Runtime": by_onnx,
         "ONNX Runtime, output": {x.name: x.grid.codes_of(y) for x, y in zip(deployed.outputs, real, strict=True)},
+        "ONNX Runtime, uint8 weights": {
+            x.name: x.grid.codes_of(y) for x, y in zip(deployed.outputs, of_uint8, strict=True)
+        },
     }
     assert set(found["torch"]) == set(names)
     result = []

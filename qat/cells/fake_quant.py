@@ -123,4 +123,5 @@ class FakeQuant(Cell):
         (x,) = inputs
         if isinstance(x, IntegerTensor):  # codes already: brought to another grid
             x = Function(name, x, lambda real: real)
-        return builder.quantize(x, self.grid(name, params, builder.params), min((name, *self.shares)))
+        grid = self.grid(name, params, builder.params)
+        return builder.quantize(x, grid, min((name, *self.shares)), keep_scale=self.quantizer.power_of_two)

@@ -8,15 +8,18 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from qat.activations import TABLES
+from qat.cells.base import Cell
 from qat.cells.elementwise import Activation
 from qat.cells.fake_quant import FakeQuant
-from qat.cells.linear import NEVER, LinearCell
+from qat.cells.input import Input
+from qat.cells.linear import NEVER, DenseBnAct, LinearCell
 from qat.errors import QatError
 from qat.graph import Graph, Node
 from qat.network import Network, as_graph
 from qat.passes.share_grids import share_grids
 from qat.quantizers import ActivationQuantizer, WeightQuantizer
 
+PROFILES = ("default", "ascend")
 Setting = Any  #: one value for weights and activations, or a pair (weights, activations)
 
 
@@ -33,6 +36,7 @@ def convert_quant_network(
     freeze_bn: int = NEVER,
     ema_decay: float = 0.99,
     layers: Mapping[str, Mapping[str, Setting]] | None = None,
+    profile: str = "default",
 ) -> Graph:
     """The quantization-aware graph of a float network; its parameters keep their names.
 
@@ -47,6 +51,9 @@ def convert_quant_network(
     batches; 0: it is that of the last batch.
     layers: other values of the first five for some nodes, by patterns of their names ("conv1", "blocks.*"), the last
     that fits counting. Raises QatError for a pattern that fits no node with a quantizer, and for an unknown setting.
+    profile: "default", or "ascend" for what Ascend's int8 unit computes (docs/ascend.md): symmetric activations whose
+    scales are powers of two, one scale for a dense weight, symmetric weights. It takes the place of the defaults of
+    symmetric and per_channel; a setting that contradicts it raises QatError.
 
     1. Every convolution and dense cell gets a weight quantizer; its bias follows (docs/numerics.md).
     2. After every cell whose output is no code yet (``after_fake``) comes a FakeQuant node, named
@@ -54,10 +61,17 @@ def convert_quant_network(
     3. An activation that is no clamp becomes a cell of its own between two fake quantizers, ``<node>.pre_fake_quant`` and
        ``<node>.fake_quant``: a table of codes.
     4. The fake quantizers before an addition or a concatenation share one range (``share_grids``).
+    5. Under the profile "ascend" the input gets a FakeQuant too: a pixel minus its zero point lies within -255 .. 255 and
+       fits no int8, so that a table brings it to symmetric codes.
     """
     graph = as_graph(network)
     if graph.is_quantized:
         raise QatError(f"{graph.name} is quantized already: convert the float network it was made from")
+    if profile not in PROFILES:
+        raise QatError(f"convert_quant_network: profile is {profile!r}; use one of {', '.join(map(repr, PROFILES))}")
+    ascend = profile == "ascend"
+    if ascend:  # what the activations' defaults are elsewhere has no form there
+        symmetric = (_pair(symmetric)[0], True)
     defaults = {
         "num_bits": num_bits,
         "per_channel": per_channel,
@@ -68,9 +82,11 @@ def convert_quant_network(
     _check_layers(graph, layers or {}, defaults)
     fold = None if not bn_fold else "one_conv" if one_conv_fold else "two_conv"
 
-    def quantizers(name: str) -> tuple[WeightQuantizer, ActivationQuantizer]:
+    def quantizers(name: str, cell: Cell | None = None) -> tuple[WeightQuantizer, ActivationQuantizer]:
         """Those of a node: the defaults, then every pattern that fits."""
         settings = dict(defaults)
+        if ascend and isinstance(cell, DenseBnAct):
+            settings["per_channel"] = False
         for pattern, own in (layers or {}).items():
             if fnmatchcase(name, pattern):
                 settings |= own
@@ -80,16 +96,18 @@ def convert_quant_network(
                 f"{name}: per_channel is True for activations, but an integer convolution adds over its input channels, which "
                 "then have to share one scale; use per_channel=(True, False)"
             )
+        if ascend:
+            _check_ascend(name, cell, symmetry, bool(channels[0]), bn_fold)
         return (
             WeightQuantizer(bits[0], bool(symmetry[0]), bool(narrow[0]), delay[0], bool(channels[0])),
-            ActivationQuantizer(bits[1], bool(symmetry[1]), bool(narrow[1]), delay[1], ema_decay),
+            ActivationQuantizer(bits[1], bool(symmetry[1]), bool(narrow[1]), delay[1], ema_decay, ascend),
         )
 
     nodes: list[Node] = []
     renamed: dict[str, str] = {}  # node -> the fake quantizer that now stands for it
     for node in graph.nodes:
         cell = node.cell
-        weights, activations = quantizers(node.name)
+        weights, activations = quantizers(node.name, cell)
         node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
         if isinstance(cell, LinearCell):
             tabled = cell.activation if cell.activation in TABLES and cell.after_fake else None
@@ -101,11 +119,27 @@ def convert_quant_network(
                 nodes.append(Node(after, Activation(tabled, cell.alpha), (before,), after))
         else:
             nodes.append(node)
-        if cell.wants_fake_quant:
+        if cell.wants_fake_quant or (ascend and isinstance(cell, Input)):
             name = renamed[node.name] = f"{node.name}.fake_quant"
             nodes.append(Node(name, FakeQuant(activations, cell.non_negative), (nodes[-1].name,), name))
     outputs = tuple(renamed.get(name, name) for name in graph.outputs)
     return share_grids(Graph(tuple(nodes), outputs, graph.name), quantizers("")[1])
+
+
+def _check_ascend(name: str, cell: Cell | None, symmetric: tuple[Any, Any], per_channel: bool, bn_fold: bool) -> None:
+    """Raise QatError where the settings of a node contradict the profile "ascend"."""
+    contradiction = None
+    if not (symmetric[0] and symmetric[1]):
+        kind = "activations" if symmetric[0] else "weights"
+        contradiction = f"symmetric is False for {kind}, but there every zero point is 0; leave symmetric out"
+    elif isinstance(cell, DenseBnAct) and per_channel:
+        contradiction = "per_channel is True, but a dense weight has one scale there; leave per_channel out"
+    elif isinstance(cell, DenseBnAct) and cell.has_bn and not bn_fold:
+        contradiction = (
+            "bn_fold is False, which gives each channel a scale, but a dense weight has one there; use bn_fold=True"
+        )
+    if contradiction:
+        raise QatError(f"{name or 'convert_quant_network'}: profile 'ascend': {contradiction}")
 
 
 def _check_layers(graph: Graph, layers: Mapping[str, Mapping[str, Setting]], known: Mapping[str, Setting]) -> None:

@@ -1,0 +1,634 @@
+"""Keras 3 over TensorFlow: the vocabulary over its tensors, and a graph as a keras.Model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from qat.arrays import as_tuple
+from qat.cells.base import Param, Shape
+from qat.devices import choose_device
+from qat.errors import QatError
+from qat.forward import Forward
+from qat.graph import Graph, Node, Params
+from qat.inference import predict, predict_codes, trace
+from qat.integer import Evaluator, IntegerGraph
+from qat.losses import Loss, cross_entropy
+from qat.network import Network, as_graph
+from qat.ops import Array, Kind, Ops, Padding, Pair
+from qat.optimizer import Optimizer
+from qat.passes.to_integer import to_integer
+
+__all__ = [
+    "KerasOps",
+    "LoweredNetwork",
+    "devices",
+    "lower",
+    "make_step",
+    "predict",
+    "predict_codes",
+    "read",
+    "runtime",
+    "seed",
+    "trace",
+]
+
+DEVICES = {"CPU": "/CPU:0", "GPU": "/GPU:0"}  #: device target -> TensorFlow's name
+Tensor = tf.Tensor
+#: From the canonical layout to this backend's, of tensors of rank 4: NHWC and HWIO.
+AXES = {"activation": (0, 2, 3, 1), "conv_weight": (2, 3, 1, 0)}
+#: Just above 0. TensorFlow takes the subnormal numbers below it for 0.
+TINY = float(np.finfo(np.float32).tiny)
+
+
+class KerasOps(Ops):
+    """NHWC and HWIO, as TensorFlow convolves on a CPU; dense weights stay OI."""
+
+    def from_numpy(self, array: Array, kind: Kind) -> Tensor:
+        array = np.asarray(array, np.float32)
+        return tf.constant(array.transpose(AXES[kind]) if array.ndim == 4 else array)
+
+    def to_numpy(self, tensor: Tensor, kind: Kind) -> Array:
+        array = tensor.numpy()
+        return np.array(array.transpose(np.argsort(AXES[kind])) if array.ndim == 4 else array, order="C")
+
+    def on_channel(self, vector: Tensor, activation: Tensor) -> Tensor:
+        return vector  # channels are the last axis
+
+    def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
+        return tf.reshape(vector, (-1, 1)) if len(vector.shape) and len(weight.shape) == 2 else vector
+
+    def conv2d(
+        self,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        *,
+        stride: Pair,
+        padding: Padding,
+        dilation: Pair,
+        group: int,
+        wide: bool = False,
+    ) -> Tensor:
+        if wide:
+            exact = self.conv2d(
+                tf.cast(x, tf.float64),
+                tf.cast(w, tf.float64),
+                None if bias is None else tf.cast(bias, tf.float64),
+                stride=stride,
+                padding=padding,
+                dilation=dilation,
+                group=group,
+            )
+            return tf.cast(tf.round(exact), tf.float32)  # an algorithm that transforms is put right
+        if dilation != (1, 1):
+            w = _dilated(w, dilation)
+        if group == 1:
+            y = tf.nn.conv2d(x, w, stride, _pads(padding))
+        elif group == x.shape[-1]:
+            w = tf.reshape(w, (*w.shape[:2], group, w.shape[3] // group))
+            if stride[0] == stride[1]:
+                y = tf.nn.depthwise_conv2d(x, w, (1, *stride, 1), _pads(padding))
+            else:
+                y = tf.nn.depthwise_conv2d(x, w, (1, 1, 1, 1), _pads(padding))[:, :: stride[0], :: stride[1]]
+        else:
+            pairs = zip(tf.split(x, group, axis=-1), tf.split(w, group, axis=-1), strict=True)
+            y = tf.concat([tf.nn.conv2d(x, w, stride, _pads(padding)) for x, w in pairs], axis=-1)
+        return y if bias is None else tf.nn.bias_add(y, bias)
+
+    def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
+        if wide:
+            exact = self.dense(
+                tf.cast(x, tf.float64), tf.cast(w, tf.float64), None if bias is None else tf.cast(bias, tf.float64)
+            )
+            return tf.cast(tf.round(exact), tf.float32)
+        y = tf.matmul(x, w, transpose_b=True)
+        return y if bias is None else tf.nn.bias_add(y, bias)
+
+    def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
+        return tf.nn.max_pool2d(_padded(x, padding, -np.inf), kernel, stride, "VALID")
+
+    def sum_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
+        channels = x.shape[-1]
+        ones = tf.ones((*kernel, 1, channels), x.dtype)
+        return self.conv2d(x, ones, None, stride=stride, padding=padding, dilation=(1, 1), group=channels)
+
+    def concat(self, xs: Sequence[Tensor]) -> Tensor:
+        return tf.concat(list(xs), axis=-1)
+
+    def take(self, table: Tensor, index: Tensor) -> Tensor:
+        return tf.gather(table, tf.cast(index, tf.int32))
+
+    def drop(self, x: Tensor, rate: float) -> Tensor:
+        return x * tf.cast(_random().uniform(tf.shape(x)) >= rate, x.dtype)
+
+    def flatten(self, x: Tensor) -> Tensor:
+        if len(x.shape) == 4:
+            x = tf.transpose(x, (0, 3, 1, 2))
+        return tf.reshape(x, (-1, int(np.prod(x.shape[1:]))))
+
+    def maximum(self, x: Tensor, y: Tensor | float) -> Tensor:
+        return tf.maximum(x, y)
+
+    def minimum(self, x: Tensor, y: Tensor | float) -> Tensor:
+        return tf.minimum(x, y)
+
+    def sigmoid(self, x: Tensor) -> Tensor:
+        return tf.sigmoid(x)
+
+    def tanh(self, x: Tensor) -> Tensor:
+        return tf.tanh(x)
+
+    def softmax(self, x: Tensor) -> Tensor:
+        return tf.nn.softmax(x)
+
+    def sqrt(self, x: Tensor) -> Tensor:
+        return tf.sqrt(x)
+
+    def relu(self, x: Tensor) -> Tensor:
+        return tf.nn.relu(x)
+
+    def abs(self, x: Tensor) -> Tensor:
+        return tf.abs(x)
+
+    def where(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return tf.where(condition, x, y)
+
+    def isfinite(self, x: Tensor) -> Tensor:
+        return tf.math.is_finite(x)
+
+    def rint(self, x: Tensor) -> Tensor:
+        return tf.round(x)  # ties to even
+
+    def round_ste(self, x: Tensor) -> Tensor:
+        return tf.grad_pass_through(tf.round)(x)
+
+    def stop_gradient(self, x: Tensor) -> Tensor:
+        return tf.stop_gradient(x)
+
+    def max(self, x: Tensor) -> Tensor:
+        return tf.reduce_max(x)
+
+    def min(self, x: Tensor) -> Tensor:
+        return tf.reduce_min(x)
+
+    def channel_max(self, x: Tensor) -> Tensor:
+        return tf.reduce_max(x, tuple(range(len(x.shape) - 1)))
+
+    def channel_min(self, x: Tensor) -> Tensor:
+        return tf.reduce_min(x, tuple(range(len(x.shape) - 1)))
+
+    def channel_mean(self, x: Tensor) -> Tensor:
+        return tf.reduce_mean(x, tuple(range(len(x.shape) - 1)))
+
+    def max_over_channels(self, x: Tensor) -> Tensor:
+        return tf.reduce_max(x, -1, keepdims=True)
+
+    def sum_over_channels(self, x: Tensor) -> Tensor:
+        return tf.reduce_sum(x, -1, keepdims=True)
+
+    def output_max(self, w: Tensor) -> Tensor:
+        return tf.reduce_max(w, (0, 1, 2) if len(w.shape) == 4 else 1)
+
+    def output_min(self, w: Tensor) -> Tensor:
+        return tf.reduce_min(w, (0, 1, 2) if len(w.shape) == 4 else 1)
+
+    def softmax_cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+        if not smoothing:
+            return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        classes = logits.shape[-1]
+        share = smoothing / classes
+        target = tf.one_hot(labels, classes, on_value=1.0 - smoothing + share, off_value=share)
+        return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(target, logits))
+
+    def batch_norm(self, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        images = x if len(x.shape) == 4 else x[:, None, None, :]
+        y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=images, scale=gamma, offset=beta, mean=[], variance=[], epsilon=eps, is_training=True
+        )
+        count = tf.cast(tf.size(images) // images.shape[-1], tf.float32)
+        variance = variance * ((count - 1.0) / count)  # it divides by n - 1
+        return tf.reshape(y, tf.shape(x)), tf.stop_gradient(mean), tf.stop_gradient(variance)
+
+    def requantize(
+        self,
+        x: Tensor,
+        multiplier: Tensor,
+        low: Tensor | float | None = None,
+        high: Tensor | float | None = None,
+        *,
+        open_low: bool = False,
+    ) -> Tensor:
+        """What lies inside the bounds is what the clip leaves as it is: one comparison makes the mask.
+
+        An open bound is moved up by the least that matters; what lies between rounds to the bound in any case.
+        """
+        if open_low:
+            low = tf.maximum(low + TINY, low * (1.0 + 2.0**-22)) if isinstance(low, Tensor) or low else TINY
+
+        @tf.custom_gradient
+        def straight_through(x: Tensor, multiplier: Tensor) -> Any:
+            u = x * multiplier
+            clipped = u if low is None or high is None else tf.minimum(tf.maximum(u, low), high)
+
+            def gradient(g: Tensor) -> tuple[Tensor, Tensor]:
+                if clipped is not u:
+                    g = tf.where(u == clipped, g, 0.0)
+                return g * multiplier, _summed(g * x, multiplier)
+
+            return tf.round(clipped), gradient
+
+        return straight_through(x, multiplier)
+
+
+def _pads(padding: Padding) -> Any:
+    top, bottom, left, right = padding
+    return [[0, 0], [top, bottom], [left, right], [0, 0]] if any(padding) else "VALID"
+
+
+def _dilated(w: Tensor, dilation: Pair) -> Tensor:
+    """A kernel with zeros between its elements: TensorFlow has no gradient of a dilated convolution on every CPU."""
+    height, width, *channels = w.shape
+    rows, columns = dilation
+    w = tf.pad(w[:, None, :, None], [[0, 0], [0, rows - 1], [0, 0], [0, columns - 1], [0, 0], [0, 0]])
+    w = tf.reshape(w, (height * rows, width * columns, *channels))
+    return w[: (height - 1) * rows + 1, : (width - 1) * columns + 1]
+
+
+def _padded(x: Tensor, padding: Padding, value: float) -> Tensor:
+    top, bottom, left, right = padding
+    return tf.pad(x, [[0, 0], [top, bottom], [left, right], [0, 0]], constant_values=value) if any(padding) else x
+
+
+def _summed(g: Tensor, like: Tensor) -> Tensor:
+    """The gradient of what was broadcast: ``g`` summed over the axes that ``like`` lacks or has once."""
+    lead = len(g.shape) - len(like.shape)
+    once = [lead + i for i, size in enumerate(like.shape) if size == 1]
+    return tf.reshape(tf.reduce_sum(g, [*range(lead), *once]), tf.shape(like))
+
+
+class _ExactOps(KerasOps):
+    """For evaluation: every sum of integers is exact.
+
+    On a CPU TensorFlow sums directly. A GPU may transform a convolution or round its factors (TF32): it computes in
+    float64, whose transforms err by less than half an integer, and rounds back.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._wide = device != DEVICES["CPU"]
+
+    def conv2d(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False, **window: Any) -> Tensor:
+        return super().conv2d(x, w, bias, wide=(wide or self._wide) and x.dtype == tf.float32, **window)
+
+    def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
+        return super().dense(x, w, bias, wide=(wide or self._wide) and x.dtype == tf.float32)
+
+
+class CellLayer(keras.layers.Layer):
+    """The parameters of one cell, by their full names; ``summary`` shows the cell's class and output."""
+
+    def __init__(self, name: str, shape: Shape, params: Mapping[str, Param], arrays: Mapping[str, Array]) -> None:
+        super().__init__(name=name, dtype="float32")
+        self._shape = (None, *shape)
+        for full_name, param in params.items():
+            array = arrays[full_name]
+            self.add_weight(array.shape, _initializer(array), name=full_name, trainable=param.trainable)
+        self.build(self._shape)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """(None, C, H, W) or (None, F), as all of this project counts axes."""
+        return self._shape
+
+
+def _initializer(array: Any) -> Callable[..., Any]:
+    return lambda shape, dtype=None: array
+
+
+class _Deployment:
+    """The integers of deployment, derived in NumPy, anew where the parameters have changed."""
+
+    def __init__(self, graph: Graph, ops: Ops) -> None:
+        self._graph, self._ops = graph, ops
+        self._params: Params | None = None
+        self._evaluator: Evaluator | None = None
+
+    def evaluator(self, params: Params) -> Evaluator:
+        known = self._params
+        if self._evaluator is None or known is None or any(not np.array_equal(params[n], known[n]) for n in params):
+            self._evaluator = Evaluator(to_integer(self._graph, params), self._ops)
+            self._params = params
+        return self._evaluator
+
+
+@keras.saving.register_keras_serializable("qat")
+class LoweredNetwork(keras.Model):
+    """A graph as a keras.Model, trainable by ``compile`` and ``fit`` or by any loop over a GradientTape.
+
+    Weights are named as in the graph ("conv1.weight"), one layer holds those of one cell. Called with raw pixels, uint8
+    or float, **(N, C, H, W)** as everywhere in this project, whatever Keras's image_data_format, it returns real outputs
+    (logits). A network with several inputs or outputs takes or returns a tuple.
+
+    With ``training=True`` each call is one step of the quant_delay. Otherwise a quantized network computes the integers of
+    deployment, and no gradient flows; ``evaluate``, ``predict`` and the validation of ``fit`` derive them anew from the
+    parameters. A tf.function of your own keeps the integers of the time when it was traced.
+    """
+
+    def __init__(self, graph: Graph, params: Mapping[str, Array], step: int = 0, device: str = DEVICES["CPU"]) -> None:
+        super().__init__(name=graph.name.replace("/", "_"), dtype="float32")
+        self.graph, self.device = graph, device
+        self.ops = KerasOps()
+        self._pass = Forward(graph, self.ops)
+        self._deployment = _Deployment(graph, _ExactOps(device))
+        self._phase: int | None = None  #: that is being traced, where that is known
+        self._evaluated: dict[str, Evaluator] = {}
+        first_uses: dict[str, Node] = {}
+        for node in graph.nodes:
+            first_uses.setdefault(node.cell_name, node)
+        with tf.device(device):
+            self.cells = [self._layer(node, params) for node in first_uses.values()]
+            self._step = self.add_weight((), _initializer(step), name="step", dtype="int64", trainable=False)
+        self.built = True
+
+    def _layer(self, node: Node, params: Mapping[str, Array]) -> CellLayer:
+        """A layer of a class that is called as the cell's."""
+        layer_class = type(type(node.cell).__name__, (CellLayer,), {})
+        own = {f"{node.cell_name}.{local}": param for local, param in node.cell.params().items()}
+        arrays = {name: self.ops.from_numpy(params[name], param.kind).numpy() for name, param in own.items()}
+        return layer_class(node.cell_name, self.graph.shapes[node.name], own, arrays)
+
+    @property
+    def tensors(self) -> dict[str, keras.Variable]:
+        """Parameters and state by full name."""
+        return {variable.name: variable for cell in self.cells for variable in cell.variables}
+
+    @property
+    def step(self) -> int:
+        """Training steps done, which the quant_delay counts."""
+        return int(self._step.numpy())
+
+    @step.setter
+    def step(self, value: int) -> None:
+        self._step.assign(value)
+
+    def get_config(self) -> dict[str, Any]:
+        """What Keras keeps beside the weights, so that the model is saved, loaded and copied as any."""
+        return {"graph": self.graph.to_json(), "device": self.device}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> LoweredNetwork:
+        """The inverse of ``get_config``, with fresh parameters."""
+        graph = Graph.from_json(config["graph"])
+        return cls(graph, graph.initial_params(), device=config["device"])
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """As keras.Model's. Raises QatError unless the inputs are pixels of this network."""
+        self._check(as_tuple(inputs))  # not in ``call``, where Keras would wrap the message
+        return super().__call__(inputs, *args, **kwargs)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Real outputs: one tensor, or a tuple where the network has several."""
+        inputs = as_tuple(inputs)
+        if not training:
+            return _single(self._real(inputs))
+        if self._phase is not None or not tf.inside_function():
+            outputs = self.run(inputs, self._pass.phase(self.step) if self._phase is None else self._phase)
+        else:  # traced once for all steps to come
+            starts = self.graph.phase_starts
+            branches = [partial(self.run, inputs, phase) for phase in starts]
+            number = tf.searchsorted(tf.constant(starts, tf.int64), self._step.value[None], side="right")[0] - 1
+            outputs = tf.switch_case(number, branches)
+        return _single(tuple(_transposed(y, (0, 3, 1, 2)) for y in outputs))
+
+    def run(self, inputs: tuple[Tensor, ...], phase: int) -> tuple[Tensor, ...]:
+        """One training pass over raw pixels in the form of that phase: real outputs; it updates the state and ``step``."""
+        with tf.device(self.device):
+            tensors = self.tensors
+            values = {name: tf.convert_to_tensor(variable) for name, variable in tensors.items()}
+            outputs, updates = self._pass(values, _pixels(inputs), training=True, phase=phase)
+            for name, value in updates.items():
+                tensors[name].assign(value)
+            self._step.assign_add(1)
+        return outputs
+
+    def _check(self, inputs: Sequence[Any]) -> None:
+        expected = [self.graph.shapes[node.name] for node in self.graph.inputs]
+        found = [tuple(x.shape) for x in inputs]
+        if len(found) != len(expected) or any(
+            not tf.TensorShape(shape[1:]).is_compatible_with(own) for shape, own in zip(found, expected, strict=True)
+        ):
+            takes = " and ".join(f"(N, {', '.join(map(str, shape))})" for shape in expected)
+            raise QatError(f"{self.graph.name}: takes raw pixels {takes}, but got {' and '.join(map(str, found))}")
+
+    def _real(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Real outputs of evaluation, NCHW."""
+        with tf.device(self.device):
+            if self.graph.is_quantized:
+                evaluator = self.evaluator()
+                codes = evaluator(*_pixels(inputs))
+                outputs = tuple(codes[x.name] * float(x.grid.scale) for x in evaluator.graph.outputs)
+            else:
+                values = {name: tf.convert_to_tensor(variable) for name, variable in self.tensors.items()}
+                outputs, _ = self._pass(values, _pixels(inputs), training=False, phase=0)
+        return tuple(_transposed(y, (0, 3, 1, 2)) for y in outputs)
+
+    def evaluator(self) -> Evaluator:
+        """The integers of deployment, derived in NumPy from the parameters as they are now."""
+        with tf.init_scope(), tf.device(self.device):  # values, also while a function is traced
+            return self._deployment.evaluator(read(self))
+
+    def integers(self) -> IntegerGraph:
+        """The integers of deployment (see ``qat.inference``)."""
+        return self.evaluator().graph
+
+    def infer(self, pixels: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Real outputs in evaluation mode, canonical, of raw pixels (see ``qat.inference``)."""
+        self._check(pixels)
+        return tuple(y.numpy() for y in self._real(tuple(map(tf.constant, pixels))))
+
+    def infer_codes(self, pixels: tuple[Array, ...]) -> dict[str, Array]:
+        """Centred codes of every node of ``integers()``, canonical (see ``qat.inference``)."""
+        self._check(pixels)
+        with tf.device(self.device):
+            codes = self.evaluator()(*_pixels(tuple(map(tf.constant, pixels))))
+        return {name: self.ops.to_numpy(tensor, "activation") for name, tensor in codes.items()}
+
+    # Keras traces each of these functions once. A new phase and new integers are new functions.
+
+    def make_train_function(self, force: bool = False) -> None:
+        """As keras.Model's: one function for each phase."""
+        if self.train_function is not None and not force:
+            return
+        make, made = partial(super().make_train_function, force=True), {}
+
+        def train_function(iterator: Any) -> Any:
+            # Several steps in one execution may be of several phases: then ``call`` chooses.
+            phase = self._pass.phase(self.step) if self.steps_per_execution == 1 else None
+            if phase not in made:
+                make()
+                made[phase] = self.train_function
+                self.train_function = train_function
+            self._phase = phase
+            try:
+                return made[phase](iterator)
+            finally:
+                self._phase = None
+
+        self.train_function = train_function
+
+    def make_test_function(self, force: bool = False) -> None:
+        """As keras.Model's, with the integers of now."""
+        super().make_test_function(force=self._outdated("test") or force)
+
+    def make_predict_function(self, force: bool = False) -> None:
+        """As keras.Model's, with the integers of now."""
+        super().make_predict_function(force=self._outdated("predict") or force)
+
+    def _outdated(self, function: str) -> bool:
+        if not self.graph.is_quantized:
+            return False
+        evaluator = self.evaluator()
+        before, self._evaluated[function] = self._evaluated.get(function), evaluator
+        return before is not evaluator
+
+
+def lower(
+    network: Network | Graph,
+    params: Mapping[str, Array] | None = None,
+    *,
+    device_target: str | None = None,
+    step: int = 0,
+) -> LoweredNetwork:
+    """A keras.Model of a network.
+
+    params: canonical arrays (default: fresh ones). device_target: one of ``devices()`` (default: the first). step: training
+    steps done so far.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise QatError(f"Keras runs on {keras.backend.backend()!r} here; set KERAS_BACKEND=tensorflow")
+    graph = as_graph(network)
+    params = graph.initial_params() if params is None else params
+    graph.check_params(params)
+    return LoweredNetwork(graph, params, step, DEVICES[choose_device(device_target, devices(), "keras")])
+
+
+def read(model: LoweredNetwork) -> Params:
+    """The parameters and state of a lowered network, canonical NumPy arrays by full name."""
+    kinds = model.graph.params
+    return {name: model.ops.to_numpy(variable, kinds[name].kind) for name, variable in model.tensors.items()}
+
+
+_generator: tf.random.Generator | None = None
+
+
+def _random() -> tf.random.Generator:
+    """What ``drop`` draws from; made on first use, since importing must not start TensorFlow's devices."""
+    global _generator
+    if _generator is None:
+        with tf.init_scope():
+            _generator = tf.random.Generator.from_non_deterministic_state()
+    return _generator
+
+
+def seed(*numbers: int) -> None:
+    """Seed what ``ops.drop`` draws from."""
+    _random().reset_from_seed(int(np.random.default_rng(numbers).integers(1 << 63)))
+
+
+def devices() -> list[str]:
+    """The device targets that TensorFlow can use here, the best first."""
+    return ["GPU", "CPU"] if tf.config.list_physical_devices("GPU") else ["CPU"]
+
+
+def runtime() -> str:
+    """What the passes run in, with its version."""
+    return f"Keras {keras.__version__} over TensorFlow {tf.__version__}"
+
+
+class Step:
+    """One training step of a lowered network: ``step(x, y, lr)`` returns the loss before the update.
+
+    It runs in a tf.function, traced once for each phase. loss: written over the vocabulary. compile: with XLA.
+    """
+
+    def __init__(
+        self, model: LoweredNetwork, optimizer: Optimizer, loss: Loss = cross_entropy, *, compile: bool = False
+    ) -> None:
+        self.model, self.loss, self._decay = model, loss, optimizer.weight_decay
+        self.optimizer = (
+            keras.optimizers.SGD(0.0, momentum=optimizer.momentum)
+            if optimizer.name == "momentum"
+            else keras.optimizers.Adam(0.0, epsilon=1e-8)
+        )
+        with tf.device(model.device):
+            self.optimizer.build(model.trainable_variables)
+        self._functions: dict[int, Callable[..., Tensor]] = {}
+        self._compile = partial(tf.function, autograph=False, jit_compile=compile or None)
+
+    def _run(self, x: Tensor, y: Tensor, lr: Tensor, *, phase: int) -> Tensor:
+        model, variables = self.model, self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            loss = self.loss(model.ops, _single(model.run((x,), phase)), y)
+        gradients = tape.gradient(
+            loss, [v.value for v in variables], unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        if self._decay:  # Keras's own weight_decay is another: decoupled from the gradient
+            pairs = zip(gradients, variables, strict=True)
+            gradients = [g + self._decay * v.value if len(v.shape) > 1 else g for g, v in pairs]
+        self.optimizer.learning_rate = lr
+        self.optimizer.apply(gradients, variables)
+        return loss
+
+    def __call__(self, x: Array, y: Array, lr: float) -> float:
+        """x: raw pixels (N, C, H, W). y: integer labels (N,)."""
+        phase = self.model._pass.phase(self.model.step)
+        if phase not in self._functions:
+            self._functions[phase] = self._compile(partial(self._run, phase=phase))
+        with tf.device(self.model.device):
+            return float(self._functions[phase](tf.constant(x), tf.constant(y), tf.constant(lr, tf.float32)))
+
+    def _slots(self) -> dict[str, tuple[keras.Variable, Kind]]:
+        """The optimizer's variables by "<parameter>.<name of the state>"."""
+        slots: dict[str, tuple[keras.Variable, Kind]] = {"optimizer.iterations": (self.optimizer.iterations, "scalar")}
+        for parameter in self.model.trainable_variables:
+            prefix = parameter.path.replace("/", "_") + "_"
+            for variable in self.optimizer.variables:
+                if variable.name.startswith(prefix):
+                    slot = variable.name.removeprefix(prefix)
+                    slots[f"{parameter.name}.{slot}"] = variable, self.model.graph.params[parameter.name].kind
+        return slots
+
+    def state(self) -> dict[str, Array]:
+        """The optimizer's state, canonical, by "<parameter>.<name of the state>"."""
+        return {name: self.model.ops.to_numpy(variable, kind) for name, (variable, kind) in self._slots().items()}
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """The inverse of ``state``."""
+        slots = self._slots()
+        for name, array in state.items():
+            variable, kind = slots[name]
+            variable.assign(array if kind == "scalar" else self.model.ops.from_numpy(array, kind))
+
+
+def make_step(
+    model: LoweredNetwork, optimizer: Optimizer, loss: Loss = cross_entropy, *, compile: bool = False
+) -> Step:
+    """One training step with the framework's own optimizer."""
+    return Step(model, optimizer, loss, compile=compile)
+
+
+def _single(tensors: tuple[Tensor, ...]) -> Any:
+    return tensors[0] if len(tensors) == 1 else tensors
+
+
+def _transposed(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return tf.transpose(x, axes) if len(x.shape) == 4 else x
+
+
+def _pixels(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Raw canonical pixels as float32 in this backend's layout."""
+    return tuple(_transposed(tf.cast(x, tf.float32), AXES["activation"]) for x in inputs)

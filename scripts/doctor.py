@@ -1,0 +1,87 @@
+"""Say what is installed, which backends, devices and formats work here, and what to install for the rest."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+
+import numpy as np
+
+import qat
+from qat.cli import run_script
+from qat.console import print_table
+from qat.errors import QatError
+from qat.inference import trace
+from qat.integer import trace_codes
+from qat.networks import ResNet8
+from qat.registry import BACKENDS, TARGETS, Entry, installed
+
+#: Distributions whose names differ from what is imported.
+DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="do not compute anything, only look at what is installed")
+
+
+def run(args: argparse.Namespace) -> int:
+    print(f"qat-engine {qat.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    rows = [("NumPy", _versions(("numpy",)), "reference", "")]
+    for name, entry in BACKENDS.items():
+        rows.append((f"backend {name}", _versions(entry.packages), *_backend_state(name, entry, args.quick)))
+    for name, entry in TARGETS.items():
+        state = ("installed", "") if installed(entry) else ("not installed", _remedy(entry))
+        rows.append((f"format {name}", _versions(entry.packages), *state))
+    print_table("", ("", "packages", "state", "what to do"), rows)
+    return int(any(state.startswith("FAILS") for _, _, state, _ in rows))
+
+
+def _versions(packages: tuple[str, ...]) -> str:
+    found = []
+    for package in packages:
+        try:
+            found.append(f"{package} {metadata.version(DISTRIBUTIONS.get(package, package))}")
+        except metadata.PackageNotFoundError:
+            found.append(f"{package} (none)")
+    return ", ".join(found)
+
+
+def _remedy(entry: Entry) -> str:
+    return f"pip install 'qat-engine[{entry.extra}]'"
+
+
+def _backend_state(name: str, entry: Entry, quick: bool) -> tuple[str, str]:
+    if not installed(entry):
+        return "not installed", _remedy(entry)
+    if quick:
+        return "installed", ""
+    try:
+        results = [f"{device}: {result}" for device, result in _probe(name)]
+    except QatError as error:
+        return "FAILS", str(error)
+    return ("FAILS: " if any("differ" in result for result in results) else "") + ", ".join(results), ""
+
+
+def _probe(name: str) -> Iterator[tuple[str, str]]:
+    """For each device, whether it computes the integers of a small residual network as NumPy does, in every node.
+
+    A convolution by Winograd's or Fourier's transform, or in TF32, would show here.
+    """
+    backend = qat.backend(name)
+    graph = qat.convert_quant_network(ResNet8())
+    params = graph.observed_params()
+    integers = qat.to_integer(graph, params)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 3, 32, 32), np.uint8)
+    tensors = [node.output for node in integers.nodes]
+    expected = trace_codes(integers, pixels, [tensor.name for tensor in tensors])
+    for device in backend.devices():
+        found = trace(backend.lower(graph, params, device_target=device), pixels, tensors)
+        wrong = sum(int(np.count_nonzero(found[tensor.name] != expected[tensor.name])) for tensor in tensors)
+        yield device, f"{wrong:,} codes differ" if wrong else "exact"
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))
