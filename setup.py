@@ -38,13 +38,12 @@ setup(
     extras_require={
         "torch": TORCH,
         "onnx": ONNX,
-        "tflite": TFLITE,
         "keras": KERAS,
-        # No backend uses it yet, so "all" leaves it out.
         "mindspore": MINDSPORE,
+        "tflite": TFLITE,
         "study": STUDY,
         "dev": DEV,
-        "all": [*TORCH, *KERAS, *ONNX, *TFLITE, *STUDY],
+        "all": [*TORCH, *KERAS, *MINDSPORE, *ONNX, *TFLITE, *STUDY],
     },
     entry_points={"console_scripts": ["qat = qat.cli:main"]},
     classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # or each process tells of every device that is not there
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from qat.arrays import as_tuple
+from qat.arrays import Arrays, as_tuple
 from qat.cells.base import Param, Shape
 from qat.devices import choose_device
 from qat.errors import QatError
@@ -92,10 +95,13 @@ class KerasOps(Ops):
             y = tf.nn.conv2d(x, w, stride, _pads(padding))
         elif group == x.shape[-1]:
             w = tf.reshape(w, (*w.shape[:2], group, w.shape[3] // group))
+            x = _padded(
+                x, padding, 0.0
+            )  # with paddings of its own, TensorFlow's optimizer of graphs may abort the process
             if stride[0] == stride[1]:
-                y = tf.nn.depthwise_conv2d(x, w, (1, *stride, 1), _pads(padding))
+                y = tf.nn.depthwise_conv2d(x, w, (1, *stride, 1), "VALID")
             else:
-                y = tf.nn.depthwise_conv2d(x, w, (1, 1, 1, 1), _pads(padding))[:, :: stride[0], :: stride[1]]
+                y = tf.nn.depthwise_conv2d(x, w, (1, 1, 1, 1), "VALID")[:, :: stride[0], :: stride[1]]
         else:
             pairs = zip(tf.split(x, group, axis=-1), tf.split(w, group, axis=-1), strict=True)
             y = tf.concat([tf.nn.conv2d(x, w, stride, _pads(padding)) for x, w in pairs], axis=-1)
@@ -569,10 +575,10 @@ class Step:
         self._functions: dict[int, Callable[..., Tensor]] = {}
         self._compile = partial(tf.function, autograph=False, jit_compile=compile or None)
 
-    def _run(self, x: Tensor, y: Tensor, lr: Tensor, *, phase: int) -> Tensor:
+    def _run(self, x: tuple[Tensor, ...], y: Tensor, lr: Tensor, *, phase: int) -> Tensor:
         model, variables = self.model, self.model.trainable_variables
         with tf.GradientTape() as tape:
-            loss = self.loss(model.ops, _single(model.run((x,), phase)), y)
+            loss = self.loss(model.ops, _single(model.run(x, phase)), y)
         gradients = tape.gradient(
             loss, [v.value for v in variables], unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
@@ -583,13 +589,17 @@ class Step:
         self.optimizer.apply(gradients, variables)
         return loss
 
-    def __call__(self, x: Array, y: Array, lr: float) -> float:
-        """x: raw pixels (N, C, H, W). y: integer labels (N,)."""
+    def __call__(self, x: Arrays, y: Array, lr: float) -> float:
+        """x: raw pixels (N, C, H, W), a tuple of them where the network has several inputs. y: integer labels (N,)."""
         phase = self.model._pass.phase(self.model.step)
         if phase not in self._functions:
             self._functions[phase] = self._compile(partial(self._run, phase=phase))
         with tf.device(self.model.device):
-            return float(self._functions[phase](tf.constant(x), tf.constant(y), tf.constant(lr, tf.float32)))
+            return float(
+                self._functions[phase](
+                    tuple(map(tf.constant, as_tuple(x))), tf.constant(y), tf.constant(lr, tf.float32)
+                )
+            )
 
     def _slots(self) -> dict[str, tuple[keras.Variable, Kind]]:
         """The optimizer's variables by "<parameter>.<name of the state>"."""

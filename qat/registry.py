@@ -24,11 +24,13 @@ class Entry(NamedTuple):
 BACKENDS = {
     "torch": Entry("torch_backend", ("torch",), "torch", ".pt"),
     "keras": Entry("keras_backend", ("keras", "tensorflow"), "keras"),
+    "mindspore": Entry("mindspore_backend", ("mindspore",), "mindspore", ".ckpt"),
 }
 TARGETS = {
     "ONNX": Entry("onnx_target", ("onnx", "onnxruntime"), "onnx", ".onnx", ("weights",)),
     "TFLITE": Entry("tflite_target", ("ai_edge_litert", "flatbuffers"), "tflite", ".tflite"),
     "ASCEND_ONNX": Entry("ascend_onnx_target", ("onnx",), "onnx", ".ascend.onnx"),
+    "MINDIR": Entry("mindir_target", ("mindspore",), "mindspore", ".mindir"),
     "AIR": Entry("air_target", (), "", ".air"),
 }
 

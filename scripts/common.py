@@ -145,7 +145,9 @@ def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, 
     backend = qat.backend(args.backend)
     if args.dataset_sink_mode:
         raise QatError(
-            f"--dataset_sink_mode true: backend {args.backend!r} has no data sink, which is MindSpore's on Ascend; leave it out"
+            "--dataset_sink_mode true: the commands feed every batch from NumPy; MindSpore's data sink belongs to "
+            "its own loop on an Ascend: mindspore.train.Model(qat.backend('mindspore').lower(network), ...).train(..., "
+            "dataset_sink_mode=True); leave it out"
         )
     check_writable(path)
     plan = recipe(args)

@@ -1,0 +1,635 @@
+"""MindSpore: the vocabulary over MindSpore tensors, and a graph as a mindspore.nn.Cell."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qat.errors import QatError
+
+if int(np.__version__.partition(".")[0]) >= 2:
+    raise QatError(f"backend 'mindspore' needs numpy<2, but NumPy {np.__version__} is installed: pip install 'numpy<2'")
+
+os.environ.setdefault("GLOG_v", "3")  # or each process tells of every device that is not there
+
+import mindspore as ms
+from mindspore import nn, ops
+from mindspore.graph import jit_trace
+
+from qat.arrays import Arrays, as_tuple
+from qat.devices import choose_device
+from qat.files import write_atomically
+from qat.forward import Forward
+from qat.graph import Graph, Params
+from qat.inference import predict, predict_codes, trace
+from qat.integer import Evaluator, IntegerGraph
+from qat.losses import Loss, cross_entropy
+from qat.network import Network, as_graph
+from qat.ops import Array, Kind, Ops, Padding, Pair
+from qat.optimizer import Optimizer
+from qat.passes.to_integer import to_integer
+
+__all__ = [
+    "LoweredNetwork",
+    "MindSporeOps",
+    "devices",
+    "load_params",
+    "lower",
+    "make_step",
+    "predict",
+    "predict_codes",
+    "read",
+    "runtime",
+    "save_params",
+    "seed",
+    "trace",
+    "traced",
+]
+
+Tensor = ms.Tensor
+
+
+def _avoid_reference_kernels() -> None:
+    """On an AVX-512 CPU MindSpore's oneDNN runs reference kernels for many convolutions, some sixty times slower than the
+    AVX2 ones. Read once, at the first convolution; a setting of the user's own stays.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and "avx512" in cpuinfo.read_text(encoding="utf-8", errors="ignore"):
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+
+_avoid_reference_kernels()
+
+
+def traced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` as MindSpore compiles it from one call: tensors in, a flat tuple of tensors out, nothing else.
+
+    Everything that is no argument, parameters too, is a constant from then on. The compiled form can be differentiated
+    from outside; a gradient that is taken inside becomes a constant.
+    """
+
+    failures: list[BaseException] = []
+
+    def recorded(*tensors: Tensor) -> Any:
+        try:
+            return function(*tensors)
+        except BaseException as error:  # let through, it would leave MindSpore recording whatever runs next
+            failures.append(error)
+            return tensors
+
+    # MindSpore keeps what it compiled by the function's name and id, and ids are used again.
+    recorded.__name__ = f"traced{next(_COUNTER)}"
+    compiled = ms.jit(recorded, capture_mode="trace")
+
+    def run(*tensors: Tensor) -> Any:
+        # For each operation that it records it looks up the source of the whole stack, and fails where a frame has none:
+        # under python -m, python -c and at the prompt.
+        original, jit_trace._get_caller_lines = jit_trace._get_caller_lines, lambda: ([__file__], [1])
+        try:
+            found = compiled(*tensors)
+        finally:
+            jit_trace._get_caller_lines = original
+        if failures:
+            raise failures[0]
+        return found
+
+    return run
+
+
+_COUNTER = itertools.count()
+
+
+@cache
+def _primitive(kind: type, **attributes: Any) -> Callable[..., Tensor]:
+    """One instance of a primitive for each set of attributes."""
+    primitive: Callable[..., Tensor] = kind(**attributes)
+    return primitive
+
+
+def _int32(number: int) -> int:
+    """The low 32 bits, signed."""
+    return (number + 2**31) % 2**32 - 2**31
+
+
+class MindSporeOps(Ops):
+    """NCHW, as the canonical layout."""
+
+    def __init__(self) -> None:
+        self._draws = 0
+        #: What ``drop`` draws from, an int32 scalar. In a compiled pass it is an input, set anew each call.
+        self.key: Tensor = Tensor(np.int32(0))
+
+    def seed(self, key: Any) -> None:
+        """Start drawing anew."""
+        self.key, self._draws = key, 0
+
+    def from_numpy(self, array: Array, kind: Kind) -> Tensor:
+        return Tensor(np.array(array, np.float32))
+
+    def to_numpy(self, tensor: Tensor, kind: Kind) -> Array:
+        return np.array(tensor.asnumpy())
+
+    def on_channel(self, vector: Tensor, activation: Tensor) -> Tensor:
+        return vector if vector.ndim == 0 or activation.ndim == 2 else vector.reshape(1, -1, 1, 1)
+
+    def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
+        return vector if vector.ndim == 0 else vector.reshape((-1,) + (1,) * (weight.ndim - 1))
+
+    def conv2d(
+        self,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        *,
+        stride: Pair,
+        padding: Padding,
+        dilation: Pair,
+        group: int,
+        wide: bool = False,
+    ) -> Tensor:
+        if wide:
+            return _wide_conv2d(x, w, bias, stride, padding, dilation, group)
+        convolution = _primitive(
+            ops.Conv2D,
+            out_channel=w.shape[0],
+            kernel_size=tuple(w.shape[2:]),
+            pad_mode="pad",
+            pad=padding,
+            stride=stride,
+            dilation=dilation,
+            group=group,
+        )
+        y = convolution(x, w)
+        return y if bias is None else ops.bias_add(y, bias)
+
+    def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
+        if wide:
+            x, w = x.astype(ms.float64), w.astype(ms.float64)
+        y = _primitive(ops.MatMul, transpose_b=True)(x, w)
+        if bias is not None:
+            y = y + bias.astype(ms.float64) if wide else ops.bias_add(y, bias)
+        return y.astype(ms.float32) if wide else y
+
+    def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
+        x = _pad(x, padding, float("-inf"))
+        return _primitive(ops.MaxPool, kernel_size=kernel, strides=stride, pad_mode="valid")(x)
+
+    def sum_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
+        n, channels, height, width = x.shape
+        if kernel == (height, width) and not any(padding):
+            return x.sum((2, 3), keepdims=True)
+        # An average would be divided and multiplied back; the sum of integers has to be exact.
+        ones = Tensor(np.ones((1, 1, *kernel), np.float32))
+        images = x.reshape(n * channels, 1, height, width)
+        y = self.conv2d(images, ones, None, stride=stride, padding=padding, dilation=(1, 1), group=1)
+        return y.reshape(n, channels, *y.shape[2:])
+
+    def concat(self, xs: Sequence[Tensor]) -> Tensor:
+        return ops.cat(tuple(xs), 1)
+
+    def take(self, table: Tensor, index: Tensor) -> Tensor:
+        return ops.gather(table, index.astype(ms.int32), 0)
+
+    def drop(self, x: Tensor, rate: float) -> Tensor:
+        # MindSpore's own generators keep a state inside their kernels, which a resumed run cannot set. A number is
+        # drawn for each element by hashing its index, the key and how many draws came before.
+        start = _hash(self.key + _int32(self._draws * 0x85EBCA6B))
+        self._draws += 1
+        drawn = _hash(Tensor(_indices(x.shape)) + start)
+        keep = drawn >= _int32(round(rate * 2**32) - 2**31) if rate > 0 else drawn == drawn
+        return x * keep.astype(ms.float32)
+
+    def flatten(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], -1)
+
+    def maximum(self, x: Tensor, y: Tensor | float) -> Tensor:
+        return ops.maximum(x, y)
+
+    def minimum(self, x: Tensor, y: Tensor | float) -> Tensor:
+        return ops.minimum(x, y)
+
+    def sigmoid(self, x: Tensor) -> Tensor:
+        return ops.sigmoid(x)
+
+    def tanh(self, x: Tensor) -> Tensor:
+        return ops.tanh(x)
+
+    def softmax(self, x: Tensor) -> Tensor:
+        return ops.softmax(x, 1)
+
+    def sqrt(self, x: Tensor) -> Tensor:
+        return ops.sqrt(x)
+
+    def relu(self, x: Tensor) -> Tensor:
+        return ops.relu(x)
+
+    def abs(self, x: Tensor) -> Tensor:
+        return ops.abs(x)
+
+    def where(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return ops.where(condition, x, y)
+
+    def isfinite(self, x: Tensor) -> Tensor:
+        return ops.isfinite(x)
+
+    def rint(self, x: Tensor) -> Tensor:
+        return ops.round(x)
+
+    def round_ste(self, x: Tensor) -> Tensor:
+        return x + ops.stop_gradient(ops.round(x) - x)  # exact: the fraction is, and the sum is an integer
+
+    def stop_gradient(self, x: Tensor) -> Tensor:
+        return ops.stop_gradient(x)
+
+    def max(self, x: Tensor) -> Tensor:
+        return x.max()
+
+    def min(self, x: Tensor) -> Tensor:
+        return x.min()
+
+    def channel_max(self, x: Tensor) -> Tensor:
+        return ops.amax(x, (0, *range(2, x.ndim)))
+
+    def channel_min(self, x: Tensor) -> Tensor:
+        return ops.amin(x, (0, *range(2, x.ndim)))
+
+    def channel_mean(self, x: Tensor) -> Tensor:
+        return ops.mean(x, (0, *range(2, x.ndim)))
+
+    def max_over_channels(self, x: Tensor) -> Tensor:
+        return ops.amax(x, 1, keepdims=True)
+
+    def sum_over_channels(self, x: Tensor) -> Tensor:
+        return x.sum(1, keepdims=True)
+
+    def output_max(self, w: Tensor) -> Tensor:
+        return ops.amax(w, tuple(range(1, w.ndim)))
+
+    def output_min(self, w: Tensor) -> Tensor:
+        return ops.amin(w, tuple(range(1, w.ndim)))
+
+    def requantize(
+        self,
+        x: Tensor,
+        multiplier: Tensor,
+        low: Tensor | float | None = None,
+        high: Tensor | float | None = None,
+        *,
+        open_low: bool = False,
+    ) -> Tensor:
+        """Five operations where the bounds are numbers: clamp's gradient is 1 at its bounds, so that an open one is moved
+        to the next float32 inside (a normal one, for CPUs that take others for 0), and the rounding brings it back.
+        """
+        if not isinstance(low, float) or not isinstance(high, float):
+            return super().requantize(x, multiplier, low, high, open_low=open_low)
+        if open_low:
+            low = float(
+                max(np.nextafter(np.float32(low), np.float32(np.inf)), np.finfo(np.float32).tiny if low == 0 else low)
+            )
+        return self.round_ste(ops.clamp(x * multiplier, low, high))
+
+    def softmax_cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+        classes = logits.shape[1]
+        share = smoothing / classes
+        on, off = (Tensor(np.float32(value)) for value in (1.0 - smoothing + share, share))
+        # log_softmax by itself is off by 4e-6
+        loss, _ = _primitive(ops.SoftmaxCrossEntropyWithLogits)(logits, ops.one_hot(labels, classes, on, off))
+        return loss.mean()
+
+
+def _pad(x: Tensor, padding: Padding, value: float) -> Tensor:
+    top, bottom, left, right = padding
+    return ops.pad(x, (left, right, top, bottom), mode="constant", value=value) if any(padding) else x
+
+
+def _wide_conv2d(
+    x: Tensor, w: Tensor, bias: Tensor | None, stride: Pair, padding: Padding, dilation: Pair, group: int
+) -> Tensor:
+    """A convolution in float64, which Conv2D has no kernel for: for each element of the kernel one matrix product."""
+    x = _pad(x, padding, 0.0).astype(ms.float64)
+    n, channels, height, width = x.shape
+    outputs, per_group, kernel_height, kernel_width = w.shape
+    rows = (height - dilation[0] * (kernel_height - 1) - 1) // stride[0] + 1
+    columns = (width - dilation[1] * (kernel_width - 1) - 1) // stride[1] + 1
+    kernels = w.astype(ms.float64).reshape(group, outputs // group, per_group, kernel_height, kernel_width)
+    total = None
+    for row in range(kernel_height):
+        for column in range(kernel_width):
+            top, left = row * dilation[0], column * dilation[1]
+            part = x[
+                :,
+                :,
+                top : top + (rows - 1) * stride[0] + 1 : stride[0],
+                left : left + (columns - 1) * stride[1] + 1 : stride[1],
+            ]
+            part = part.reshape(n, group, channels // group, rows * columns)
+            product = ops.matmul(kernels[:, :, :, row, column], part)  # (N, G, O/G, H' W')
+            total = product if total is None else total + product
+    y = total.reshape(n, outputs, rows, columns)
+    if bias is not None:
+        y = y + bias.astype(ms.float64).reshape(1, -1, 1, 1)
+    return y.astype(ms.float32)
+
+
+def _hash(x: Tensor) -> Tensor:
+    """A permutation of int32 that mixes well (the "lowbias32" of github.com/skeeto/hash-prospector)."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, None)):
+        shifted = ops.bitwise_right_shift(x, Tensor(np.int32(shift)))  # brings the sign along
+        x = ops.bitwise_xor(x, ops.bitwise_and(shifted, Tensor(np.int32(2 ** (32 - shift) - 1))))
+        if factor is not None:
+            x = x * Tensor(np.int32(_int32(factor)))
+    return x
+
+
+@cache
+def _indices(shape: tuple[int, ...]) -> Array:
+    return (np.arange(np.prod(shape), dtype=np.uint64) * 0x9E3779B1).astype(np.uint32).view(np.int32).reshape(shape)
+
+
+class _ExactOps(MindSporeOps):
+    """For evaluation: every sum of integers is exact.
+
+    A GPU or an Ascend may round the factors of a convolution (TF32, fp16) or transform it; there it is computed in float64.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._wide = ms.get_context("device_target") != "CPU"
+
+    def conv2d(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False, **window: Any) -> Tensor:
+        return super().conv2d(x, w, bias, wide=wide or self._wide, **window)
+
+    def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
+        return super().dense(x, w, bias, wide=wide or self._wide)
+
+
+class CellModule(nn.Cell):
+    """The parameters of one cell; ``print`` shows what the cell is."""
+
+    def __init__(self) -> None:
+        super().__init__(auto_prefix=False)
+        self.description = ""
+
+    def extend_repr(self) -> str:
+        """What ``print`` shows."""
+        return self.description
+
+
+class LoweredNetwork(nn.Cell):
+    """A graph as a MindSpore cell, trainable in PYNATIVE mode (MindSpore's default) with ``mindspore.train.Model`` or any
+    loop.
+
+    Parameters are named as in the graph ("conv1.weight"); state does not require a gradient. Called with raw pixels,
+    (N, C, H, W), uint8 or float, it returns real outputs (logits). After ``set_train()`` each call is one step of the
+    quant_delay. In evaluation a quantized network computes the integers of deployment: they are derived anew whenever a
+    parameter has changed, and no gradient flows.
+    """
+
+    def __init__(self, graph: Graph, params: Mapping[str, Array], step: int = 0) -> None:
+        super().__init__(auto_prefix=False)
+        self.graph = graph
+        self.step = step  #: training steps done, which the quant_delay counts
+        self.tensors: dict[str, ms.Parameter] = {}
+        for node in graph.nodes:
+            module = self._cell_module(node.cell_name)
+            module.description = node.cell.describe
+            for local, param in node.cell.params().items():
+                name = f"{node.cell_name}.{local}"
+                if name not in self.tensors:
+                    tensor = Tensor(np.array(params[name], np.float32))
+                    self.tensors[name] = ms.Parameter(tensor, name=name, requires_grad=param.trainable)
+                    module._params[local] = self.tensors[name]
+        self._pass = Forward(graph, MindSporeOps())
+        self._traced: dict[tuple[int, Any], tuple[Callable[..., Any], list[str]]] = {}
+        self._derived: tuple[Params, IntegerGraph, Evaluator] | None = None
+
+    def _cell_module(self, name: str) -> CellModule:
+        cell: nn.Cell = self
+        for part in name.split("."):
+            if part not in cell._cells:
+                cell._cells[part] = CellModule()  # insert_child_to_cell refuses names that Cell itself uses
+            cell = cell._cells[part]
+        assert isinstance(cell, CellModule)
+        return cell
+
+    def construct(self, *inputs: Tensor) -> Any:
+        """Real outputs: one tensor, or a tuple where the network has several."""
+        if self.training:
+            outputs, updates = self.run(inputs)
+            self.write(updates)
+        else:
+            outputs = tuple(Tensor(y) for y in self.infer(tuple(x.asnumpy() for x in inputs)))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def run(self, inputs: tuple[Tensor, ...], finish: Callable[..., Tensor] | None = None) -> tuple[Any, Any]:
+        """One training step's forward pass, as one compiled function for each phase: outputs, and new values of state.
+
+        finish: what to compute from the outputs and the last of the inputs instead of returning them (a loss).
+        """
+        phase = self._pass.phase(self.step)
+        self.step += 1
+        function, names = self._phase_function(phase, finish)
+        pixels = tuple(x.astype(ms.float32) for x in inputs[: len(self.graph.inputs)])
+        found = function(_next_key(), *pixels, *inputs[len(pixels) :], *self.tensors.values())
+        count = len(found) - len(names)
+        return found[:count], dict(zip(names, found[count:], strict=True))
+
+    def _phase_function(self, phase: int, finish: Callable[..., Tensor] | None) -> tuple[Callable[..., Any], list[str]]:
+        if (phase, finish) not in self._traced:
+            names: list[str] = []  # of the state that it updates: known after the first call
+
+            def compute(key: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+                count = len(self.tensors)
+                given, params = tensors[:-count], dict(zip(self.tensors, tensors[-count:], strict=True))
+                pixels, rest = given[: len(self.graph.inputs)], given[len(self.graph.inputs) :]
+                self._pass.ops.seed(key)
+                outputs, updates = self._pass(params, pixels, training=True, phase=phase)
+                names[:] = updates
+                return (*(outputs if finish is None else (finish(outputs, *rest),)), *updates.values())
+
+            self._traced[phase, finish] = traced(compute), names
+        return self._traced[phase, finish]
+
+    def write(self, updates: Mapping[str, Tensor]) -> None:
+        """Set state."""
+        for name, value in updates.items():
+            ops.assign(self.tensors[name], ops.stop_gradient(value))
+
+    def integers(self) -> IntegerGraph:
+        """The integers of deployment, derived in NumPy from the parameters as they are now."""
+        return self._evaluator().graph
+
+    def _evaluator(self) -> Evaluator:
+        params = read(self)
+        if self._derived is not None:
+            known, _, evaluator = self._derived
+            if all(np.array_equal(params[name], array) for name, array in known.items()):
+                return evaluator
+        graph = to_integer(self.graph, params)
+        evaluator = Evaluator(graph, _ExactOps())
+        self._derived = (params, graph, evaluator)
+        return evaluator
+
+    def infer(self, pixels: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Real outputs in evaluation mode, float32 (N, ...), of raw pixels (N, C, H, W), one array for each input."""
+        if self.graph.is_quantized:
+            codes = self.infer_codes(pixels)
+            return tuple(codes[x.name] * x.grid.scale for x in self.integers().outputs)
+        tensors = tuple(Tensor(np.array(x, np.float32)) for x in pixels)
+        outputs, _ = self._pass(self.tensors, tensors, training=False, phase=0)
+        return tuple(y.asnumpy() for y in outputs)
+
+    def infer_codes(self, pixels: tuple[Array, ...]) -> dict[str, Array]:
+        """Centred codes of every node of ``integers()``, whole numbers in float32."""
+        values = self._evaluator()(*(Tensor(np.array(x, np.float32)) for x in pixels))
+        return {name: value.asnumpy() for name, value in values.items()}
+
+
+_draws: dict[str, np.random.Generator] = {"key": np.random.default_rng()}
+
+
+def _next_key() -> Tensor:
+    return Tensor(np.int32(_draws["key"].integers(-(2**31), 2**31)))
+
+
+def seed(*numbers: int) -> None:
+    """Seed what ``ops.drop`` draws from."""
+    _draws["key"] = np.random.default_rng(numbers)
+
+
+def lower(
+    network: Network | Graph,
+    params: Mapping[str, Array] | None = None,
+    *,
+    device_target: str | None = None,
+    step: int = 0,
+) -> LoweredNetwork:
+    """A mindspore.nn.Cell of a network.
+
+    params: canonical arrays (default: fresh ones). device_target: one of ``devices()`` (default: the first); it is
+    MindSpore's own setting for the whole process. step: training steps done so far.
+    """
+    graph = as_graph(network)
+    params = graph.initial_params() if params is None else params
+    graph.check_params(params)
+    device = choose_device(device_target, devices(), "mindspore")
+    if ms.get_context("device_target") != device:
+        try:
+            ms.set_device(device)
+        except RuntimeError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise QatError(
+                f"device_target {device!r}: MindSpore refuses it ({reason}); choose it in a new process"
+            ) from None
+    return LoweredNetwork(graph, params, step)
+
+
+def devices() -> list[str]:
+    """The device targets that MindSpore can use here, the best first."""
+    special = {"Ascend": ms.device_context.ascend, "GPU": ms.device_context.gpu}
+    return [name for name, device in special.items() if device.is_available()] + ["CPU"]
+
+
+def read(model: LoweredNetwork) -> Params:
+    """The parameters and state of a lowered network, canonical NumPy arrays by full name."""
+    return {name: np.array(tensor.asnumpy()) for name, tensor in model.tensors.items()}
+
+
+def load_params(path: str | Path) -> dict[str, Array]:
+    """The arrays of a file that ``mindspore.save_checkpoint`` wrote, by name."""
+    if not Path(path).is_file():
+        raise QatError(f"{path}: there is no such file; give what mindspore.save_checkpoint wrote")
+    try:
+        found = ms.load_checkpoint(str(path))
+    except Exception as error:  # its errors for damaged files share no class
+        reason = " ".join(str(error).split())[:200]
+        raise QatError(f"{path}: is no checkpoint of MindSpore ({reason}); give what save_checkpoint wrote") from None
+    return {name: np.array(parameter.asnumpy()) for name, parameter in found.items()}
+
+
+def save_params(params: Mapping[str, Array], path: str | Path) -> None:
+    """The inverse of ``load_params``."""
+    with tempfile.TemporaryDirectory() as folder:  # it leaves half a file where it fails
+        file = Path(folder) / "params.ckpt"
+        ms.save_checkpoint([{"name": name, "data": Tensor(array)} for name, array in params.items()], str(file))
+        write_atomically(path, file.read_bytes())
+
+
+def runtime() -> str:
+    """What the passes run in, with its version."""
+    return f"MindSpore {ms.__version__}"
+
+
+class Step:
+    """One training step of a lowered network: ``step(x, y, lr)`` returns the loss before the update.
+
+    loss: written over the vocabulary. Forward pass and loss are one compiled function for each phase, whose gradient
+    MindSpore derives from it; the optimizer is MindSpore's own. ``compile`` changes nothing: it is so either way.
+    """
+
+    def __init__(
+        self, model: LoweredNetwork, optimizer: Optimizer, loss: Loss = cross_entropy, *, compile: bool = False
+    ) -> None:
+        self.model = model.set_train()
+        ops_ = model._pass.ops
+        self._finish = lambda outputs, y: loss(ops_, outputs[0] if len(outputs) == 1 else outputs, y)
+        parameters = model.trainable_params()
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": optimizer.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
+        if optimizer.name == "momentum":
+            self.optimizer = nn.Momentum(groups, 0.0, optimizer.momentum)
+        else:
+            self.optimizer = nn.Adam(groups, 0.0)
+        self._gradient = ms.value_and_grad(self._forward, None, self.optimizer.parameters, has_aux=True)
+
+    def _forward(self, *inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        (loss,), updates = self.model.run(inputs, self._finish)
+        return loss, updates
+
+    def __call__(self, x: Arrays, y: Array, lr: float) -> float:
+        """x: raw pixels (N, C, H, W). y: integer labels (N,)."""
+        pixels = tuple(Tensor(array) for array in as_tuple(x))
+        # set_data would give the parameter other memory, which the compiled optimizer does not look at.
+        ops.assign(self.optimizer.learning_rate, Tensor(np.float32(lr)))
+        (loss, updates), gradients = self._gradient(*pixels, Tensor(np.asarray(y, np.int32)))
+        self.optimizer(gradients)
+        self.model.write(updates)
+        return float(loss.asnumpy())
+
+    def _slots(self) -> dict[str, ms.Parameter]:
+        """The optimizer's own tensors by "<parameter>.<slot>"."""
+        names = self.model.tensors
+        found = {}
+        for own in self.optimizer.get_parameters():
+            if own.name in names or own.name == "learning_rate":
+                continue
+            slot, _, name = own.name.partition(".")
+            found[f"{name or 'optimizer'}.{slot}"] = own
+        return found
+
+    def state(self) -> dict[str, Array]:
+        """The optimizer's state, by "<parameter>.<name of the state>"; what all parameters share is "optimizer.<name>"."""
+        return {name: np.array(tensor.asnumpy()) for name, tensor in self._slots().items()}
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """The inverse of ``state``."""
+        slots = self._slots()
+        for name, array in state.items():
+            ops.assign(slots[name], Tensor(np.array(array)))
+
+
+def make_step(
+    model: LoweredNetwork, optimizer: Optimizer, loss: Loss = cross_entropy, *, compile: bool = False
+) -> Step:
+    """One training step with the framework's own optimizer. compile: nothing more to do, the pass is compiled anyway."""
+    return Step(model, optimizer, loss, compile=compile)

@@ -1,0 +1,98 @@
+"""From the same parameters and batch, one training step on every backend ends with the same parameters and state."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+import qat
+from qat.networks import LeNet5
+from qat.optimizer import Optimizer
+from qat.registry import BACKENDS, installed
+
+HERE = [name for name, entry in BACKENDS.items() if installed(entry)]
+FLOAT, QAT = 1e-5, 1e-4  #: the largest |a - b| / |b|, norms of a whole parameter or state
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(0, 10, 16)
+DIGITS = RNG.integers(0, 256, (16, 1, 32, 32), np.uint8)
+IMAGES = RNG.integers(0, 256, (16, 3, 8, 8), np.uint8)
+
+
+class Residual(qat.Network):
+    """Batch normalisation, groups, residual addition, average pooling."""
+
+    inputs = qat.Input((3, 8, 8), mean=0.5, std=0.25)
+
+    def __init__(self) -> None:
+        self.conv1 = qat.Conv2dBnAct(3, 8, 3, has_bn=True, activation="relu")
+        self.conv2 = qat.Conv2dBnAct(8, 8, 3, group=4, has_bn=True, activation="relu")
+        self.conv3 = qat.Conv2dBnAct(8, 8, 3, group=8, has_bn=True)
+        self.add, self.pool, self.flatten = qat.Add("relu"), qat.AvgPool2d(2), qat.Flatten()
+        self.fc = qat.DenseBnAct(128, 10)
+
+    def construct(self, x):
+        x = self.conv1(x)
+        x = self.add(self.conv3(self.conv2(x)), x)
+        return self.fc(self.flatten(self.pool(x)))
+
+
+CASES = {
+    "LeNet-5": (LeNet5, DIGITS, None),
+    "LeNet-5, QAT": (LeNet5, DIGITS, {}),
+    "residual": (Residual, IMAGES, None),
+    "residual, QAT, two convolutions": (Residual, IMAGES, {}),
+    "residual, QAT, one convolution": (Residual, IMAGES, {"one_conv_fold": True}),
+    "residual, QAT, frozen": (Residual, IMAGES, {"freeze_bn": 0}),
+    "residual, QAT, not folded": (Residual, IMAGES, {"bn_fold": False}),
+}
+
+
+@cache
+def start(case: str) -> tuple[qat.Graph, dict[str, np.ndarray]]:
+    """A network and its parameters after some steps, which are more ordinary numbers than zeros and ones."""
+    network, images, settings = CASES[case]
+    graph = network().graph() if settings is None else qat.convert_quant_network(network(), **settings)
+    torch = qat.backend("torch")
+    model = torch.lower(graph, graph.initial_params(3))
+    step = torch.make_step(model, Optimizer())
+    for _ in range(20):
+        step(images, LABELS, 0.02)
+    return graph, torch.read(model)
+
+
+@cache
+def after_one_step(backend_name: str, case: str, compile: bool = False) -> dict[str, np.ndarray]:
+    """Parameters and state after one step of SGD."""
+    backend = qat.backend(backend_name)
+    graph, params = start(case)
+    model = backend.lower(graph, params)
+    step = backend.make_step(model, Optimizer(weight_decay=1e-3), compile=compile)
+    step(CASES[case][1], LABELS, 0.05)
+    return backend.read(model)
+
+
+def distances(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
+    """|a - b| / |b|, or |a| where b is 0."""
+    return {
+        name: float(np.linalg.norm(found[name].astype(np.float64) - b) / (np.linalg.norm(b) or 1.0))
+        for name, b in expected.items()
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("backend", [name for name in HERE if name != "torch"] + ["torch, compiled"])
+def test_one_step_is_the_same(backend: str, case: str) -> None:
+    """Keras and MindSpore run it as training does, compiled."""
+    name, _, compiled = backend.partition(", ")
+    far = distances(after_one_step(name, case, bool(compiled)), after_one_step("torch", case))
+    worst = max(far, key=far.get)
+    assert far[worst] <= (QAT if "QAT" in case else FLOAT), f"{worst}: {far[worst]}"
+
+
+def test_another_step_is_not_the_same() -> None:
+    """The comparison notices a parameter that is a thousandth off."""
+    expected = after_one_step("torch", "LeNet-5, QAT")
+    far = distances(expected | {"fc1.weight": expected["fc1.weight"] * np.float32(1.001)}, expected)
+    assert max(far.values()) > QAT
