@@ -128,7 +128,7 @@ def output_path(name: str, suffix: str) -> Path:
     found = suffixed(path)
     if found is not None and TARGETS[found].suffix == suffix:
         return path
-    if found is not None or path.suffix.lower() == ".mindir":
+    if found is not None:
         raise QatError(f"--file_name {name}: ends as another format's file, not as {suffix}; change one of the two")
     return path.with_name(path.name + suffix)
 
