@@ -12,7 +12,7 @@ CPU ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-EXTRAS ?= torch keras mindspore onnx
+EXTRAS ?= torch keras mindspore onnx tflite
 
 .PHONY: setup demo test check extras clean
 

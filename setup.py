@@ -12,7 +12,7 @@ TORCH = ["torch>=2.4"]
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18"]
 KERAS = ["tensorflow>=2.16", "keras>=3.4"]
 MINDSPORE = ["mindspore>=2.6", "numpy<2"]  # its wheels are built against NumPy 1, though its metadata does not say so
-TFLITE = ["ai-edge-litert>=1.2"]
+TFLITE = ["ai-edge-litert>=2.0", "flatbuffers>=24.3.25"]
 IMAGE = ["pillow>=10"]
 STUDY = ["scikit-learn>=1.4"]
 DEV = [
@@ -41,12 +41,11 @@ setup(
         "onnx": ONNX,
         "keras": KERAS,
         "mindspore": MINDSPORE,
-        # No backend uses it yet, so "all" leaves it out.
         "tflite": TFLITE,
         "image": IMAGE,
         "study": STUDY,
         "dev": DEV,
-        "all": [*TORCH, *KERAS, *MINDSPORE, *ONNX, *IMAGE, *STUDY],
+        "all": [*TORCH, *KERAS, *MINDSPORE, *ONNX, *TFLITE, *IMAGE, *STUDY],
     },
     entry_points={"console_scripts": ["qat = qat.cli:main"]},
     classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],

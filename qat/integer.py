@@ -18,11 +18,13 @@ import numpy as np
 
 from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
 from qat.errors import QatError
-from qat.numpy_ops import NUMPY_OPS
+from qat.fixed_point import PROFILES, FixedMultiplier, FixedSum, linear_multiplier, sum_multipliers
+from qat.numpy_ops import NUMPY_OPS, WIDE_NUMPY_OPS
 from qat.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
 
 Shape = tuple[int, ...]
 INT32_MAX = 2**31 - 1
+SMALLEST_MULTIPLIER = 2.0**-32  #: that XNNPACK takes
 TIE_MARGIN = 2.0**-12  #: of a code: runtimes round a s + b s differently by less
 
 
@@ -92,6 +94,16 @@ class IntegerNode(ABC):
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         """Centred codes of the output. ``constants`` hold what ``constants`` declares, as the backend's tensors."""
 
+    def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
+        """As ``evaluate`` with NumPy, in the fixed profile; float32 arrays. It differs only where codes are requantized."""
+        codes: Array = self.evaluate(NUMPY_OPS, constants, *inputs)
+        return codes
+
+    @property
+    def fixed(self) -> FixedMultiplier | FixedSum | None:
+        """What requantizes in the fixed profile; None: nothing does. Raises QatError where it cannot."""
+        return None
+
 
 @dataclass(frozen=True, eq=False)
 class IntegerInput(IntegerNode):
@@ -155,6 +167,38 @@ class IntegerLinear(IntegerNode):
         acc = self.apply(ops, inputs[0], constants["weight"], constants["bias"])
         multiplier = ops.on_channel(constants["multiplier"], acc)
         return ops.requantize(acc, multiplier, float(self.requantize.low), float(self.requantize.high))
+
+    @cached_property
+    def moderate_weight_scale(self) -> Array:
+        """weight_scale, float32, (O,), changed where its multiplier is needlessly large or small; no code changes.
+
+        1. With bounds [low, high] and h = max(|low|, |high|), a multiplier of h + 1/2 or more takes every accumulator
+           but 0 to a bound; h + 3/4 does the same.
+        2. With accumulators below 2^30, a multiplier below 2^-32 takes all of them to 0; 2^-32 does the same.
+
+        Dead outputs and dead inputs have such multipliers, since their scale is the smallest there is. Some runtimes
+        refuse them, and fixed-point arithmetic could not hold the former.
+        """
+        one = np.float64(self.output.grid.scale) / np.float64(self.inputs[0].grid.scale)  # has the multiplier 1
+        enough = max(abs(self.requantize.low), abs(self.requantize.high)) + 0.75
+        scale = np.where(self.requantize.multiplier > enough, np.float32(enough * one), self.weight_scale)
+        if self.accumulator_bound < 2**30:
+            small = np.float32(SMALLEST_MULTIPLIER * (1.0 + 2.0**-20) * one)
+            scale = np.where(self.requantize.multiplier < SMALLEST_MULTIPLIER, small, scale)
+        moderate: Array = scale
+        return moderate
+
+    @cached_property
+    def fixed(self) -> FixedMultiplier:
+        """The multiplier and shift of each output in the fixed profile, (O,)."""
+        x_scale, y_scale = self.inputs[0].grid.scale, self.output.grid.scale
+        return linear_multiplier(self.name, x_scale, self.moderate_weight_scale, y_scale, self.accumulator_bound)
+
+    def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
+        ops = WIDE_NUMPY_OPS if self.wide else NUMPY_OPS
+        acc = self.apply(ops, inputs[0], constants["weight"], constants["bias"])
+        y = self.fixed.on_channels(acc.ndim).apply(acc)
+        return np.clip(y, self.requantize.low, self.requantize.high).astype(np.float32)
 
     @abstractmethod
     def apply(self, ops: Ops, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
@@ -225,6 +269,15 @@ class IntegerAdd(IntegerNode):
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         low, high = float(self.requantize.low), float(self.requantize.high)
         return ops.requantize(inputs[0] + inputs[1], constants["multiplier"], low, high)
+
+    @cached_property
+    def fixed(self) -> FixedSum:
+        """The multipliers of the fixed profile."""
+        return sum_multipliers(self.name, self.inputs[0].grid.scale, self.output.grid.scale)
+
+    def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
+        y = self.fixed.apply(*inputs)
+        return np.clip(y, self.requantize.low, self.requantize.high).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -392,8 +445,9 @@ class IntegerBuilder:
         scale = np.float32(grid.scale * np.float32(1.0 + 2.0**-16 * self.adjustments.nudges[group]))
         grid = grid._replace(scale=max(scale, self.adjustments.floors.get(group, scale)))
         if isinstance(x, Sum):
-            # ONNX Runtime converts a sum to int32 before it clips; a dead output's scale must not make it overflow.
-            smallest = np.float32(x.inputs[0].grid.scale * np.float32(2.0**-20))
+            # ONNX Runtime converts a sum to int32 before it clips, and TFLite shifts one by 20 bits: a dead output's
+            # scale must not make them overflow.
+            smallest = np.float32(x.inputs[0].grid.scale * np.float32(2.0**-18))
             if grid.scale < smallest:
                 self.wanted.floors[group] = smallest
             elif not keep_scale and x.ties(grid):
@@ -451,26 +505,46 @@ class Evaluator:
         values = {x.name: pixels for x, pixels in zip(self.graph.inputs, codes, strict=True)}
         for node, constants in zip(self.graph.nodes, self._constants, strict=True):
             inputs = [values[x.name] for x in node.inputs] or [values[node.name]]
-            values[node.name] = node.evaluate(self.ops, constants, *inputs)
+            values[node.name] = self.compute(node, constants, inputs)
         return values
 
+    def compute(self, node: IntegerNode, constants: Mapping[str, Tensor], inputs: list[Tensor]) -> Tensor:
+        """The centred codes of one node."""
+        return node.evaluate(self.ops, constants, *inputs)
 
-def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128) -> Arrays:
+
+class FixedEvaluator(Evaluator):
+    """The same in the fixed profile, in NumPy. Raises QatError for a graph that the profile cannot compute."""
+
+    def __init__(self, graph: IntegerGraph) -> None:
+        super().__init__(graph, NUMPY_OPS)
+        for node in graph.nodes:
+            _ = node.fixed  # or its QatError
+
+    def compute(self, node: IntegerNode, constants: Mapping[str, Tensor], inputs: list[Tensor]) -> Tensor:
+        return node.evaluate_fixed(constants, *inputs)
+
+
+def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128, profile: str = "float") -> Arrays:
     """Output codes (N, ...) of input codes (N, ...), computed by NumPy integers.
+
+    profile: "float" or "fixed" (docs/numerics.md); the training backends evaluate the former.
 
     A graph with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
 
     The sums are of integers held in float32 (float64 where a node is ``wide``), and no partial sum passes the type's
     range of exact integers, so that they are the sums of an int32 accumulator in whatever order BLAS adds.
     """
-    found = trace_codes(graph, codes, [x.name for x in graph.outputs], batch_size=batch_size)
+    found = trace_codes(graph, codes, [x.name for x in graph.outputs], batch_size=batch_size, profile=profile)
     return as_arrays(tuple(found[x.name] for x in graph.outputs))
 
 
 def trace_codes(
-    graph: IntegerGraph, codes: Arrays, names: Collection[str], *, batch_size: int = 128
+    graph: IntegerGraph, codes: Arrays, names: Collection[str], *, batch_size: int = 128, profile: str = "float"
 ) -> dict[str, Array]:
     """As ``evaluate``, for the codes of the named nodes."""
+    if profile not in PROFILES:
+        raise QatError(f"{graph.name}: profile {profile!r} is unknown; use one of {', '.join(PROFILES)}")
     inputs = as_tuple(codes)
     if len(inputs) != len(graph.inputs):
         raise QatError(f"{graph.name}: has {len(graph.inputs)} inputs but got {len(inputs)} arrays; give one for each")
@@ -481,7 +555,7 @@ def trace_codes(
                 f"{graph.name}: takes raw pixels, a NumPy array of {np.dtype(x.grid.dtype).name} (N, "
                 f"{', '.join(map(str, x.shape))}), but got {what}"
             )
-    run = Evaluator(graph, NUMPY_OPS)
+    run = FixedEvaluator(graph) if profile == "fixed" else Evaluator(graph, NUMPY_OPS)
     grids = {node.name: node.output.grid for node in graph.nodes if node.name in names}
 
     def raw(batch: tuple[Array, ...]) -> dict[str, Array]:

@@ -15,7 +15,14 @@ from qat.ops import Array, Kind, Ops, Padding, Pair
 
 
 class NumpyOps(Ops):
-    """Canonical layouts, float32 arrays."""
+    """Canonical layouts, float32 arrays.
+
+    accumulators: the type of what convolutions and dense layers return. With float64 nothing is rounded to float32 after
+    a wide sum, so that every integer up to 2^53 stays what it is.
+    """
+
+    def __init__(self, accumulators: type[np.floating[Any]] = np.float32) -> None:
+        self.accumulators = accumulators
 
     def from_numpy(self, array: Array, kind: Kind) -> Array:
         array = np.asarray(array, np.float32)
@@ -42,17 +49,16 @@ class NumpyOps(Ops):
         group: int,
         wide: bool = False,
     ) -> Array:
-        y = convolve(
-            x, w, bias, stride, padding, dilation, group, np.dtype(np.float64) if wide else np.dtype(np.float32)
-        )
-        return np.ascontiguousarray(y, dtype=np.float32)
+        dtype = np.dtype(np.float64 if wide else self.accumulators)
+        y = convolve(x, w, bias, stride, padding, dilation, group, dtype)
+        return np.ascontiguousarray(y, dtype=self.accumulators)
 
     def dense(self, x: Array, w: Array, bias: Array | None, *, wide: bool = False) -> Array:
-        dtype = np.float64 if wide else np.float32
+        dtype = np.float64 if wide else self.accumulators
         y: Array = np.matmul(x.astype(dtype, copy=False), w.astype(dtype, copy=False).T)
         if bias is not None:
             y += bias
-        return y.astype(np.float32, copy=False)
+        return y.astype(self.accumulators, copy=False)
 
     def max_pool2d(self, x: Array, *, kernel: Pair, stride: Pair, padding: Padding) -> Array:
         windows = _windows(x, kernel, stride, padding, (1, 1), -np.inf)
@@ -182,6 +188,7 @@ class NumpyOps(Ops):
 
 
 NUMPY_OPS = NumpyOps()
+WIDE_NUMPY_OPS = NumpyOps(np.float64)
 
 
 def _windows(x: Array, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, fill: float) -> Array:

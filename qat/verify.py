@@ -15,6 +15,7 @@ from qat.arrays import Arrays, as_arrays, as_tuple
 from qat.checkpoint import Checkpoint
 from qat.data import Split, accuracy
 from qat.errors import QatError
+from qat.fixed_point import PROFILES
 from qat.inference import predict_codes, trace
 from qat.integer import IntegerGraph, IntegerTensor, evaluate, trace_codes
 from qat.ops import Array
@@ -34,6 +35,7 @@ class Comparison:
     largest: int  #: the largest difference of two codes
     top1: float | None  #: accuracy, 0 to 1; None where the network is no classifier with one output
     divergence: str | None  #: where they differ first, None where they do not
+    must_match: bool = True  #: False: another profile's arithmetic, told for information
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,21 @@ class Certificate:
     reference_top1: float | None
     comparisons: tuple[Comparison, ...]
     matrix: tuple[tuple[int, ...], ...]  #: codes that differ, pair by pair: the reference, then the engines in order
+    profile: str = "float"  #: of the reference
 
     @property
     def passed(self) -> bool:
-        """True where no code differs."""
-        return all(comparison.differ == 0 for comparison in self.comparisons)
+        """True where no code differs that has to be equal."""
+        return all(comparison.differ == 0 for comparison in self.comparisons if comparison.must_match)
 
     def summary(self) -> str:
         """One line for each engine, and where one differs, the first difference."""
         lines = []
         for comparison in self.comparisons:
             line = f"{comparison.codes:,} codes compared in {comparison.engine}, {comparison.differ:,} differ"
-            if comparison.differ:
+            if not comparison.must_match:
+                line += f" (by at most {comparison.largest}): it computes in the float profile"
+            elif comparison.differ:
                 line += f" (by at most {comparison.largest}); {comparison.divergence}"
             lines.append(line)
         return "\n".join(lines)
@@ -73,19 +78,23 @@ class Engine:
     """What computes a network's codes: an exported file in its runtime, or a backend's evaluation pass.
 
     name: of the engine, with version and options. codes: output codes, int32, of raw pixels. trace: the codes of given
-    tensors by name, as far as it can give them.
+    tensors by name, as far as it can give them. profile: of its arithmetic (docs/numerics.md).
     """
 
     name: str
     codes: Callable[[Arrays], tuple[Array, ...]]
     trace: Tracer
+    profile: str = "float"
 
 
-def file_engine(path: str | Path, target: ModuleType, graph: IntegerGraph) -> Engine:
-    """An exported file, whose real outputs are taken back to the codes of ``graph``."""
+def file_engine(path: str | Path, target: ModuleType, graph: IntegerGraph, profile: str = "float") -> Engine:
+    """An exported file, whose real outputs are taken back to the codes of ``graph``. Raises QatError for a profile that
+    the target does not have.
+    """
+    options = profile_options(target, profile)
 
     def codes(pixels: Arrays) -> tuple[Array, ...]:
-        real = as_tuple(target.predict(path, pixels))
+        real = as_tuple(target.predict(path, pixels, **options))
         shapes, expected = [x.shape[1:] for x in real], [x.shape for x in graph.outputs]
         if shapes != expected or not all(np.isfinite(x).all() for x in real):
             found = f"outputs of shape {shapes}" if shapes != expected else "outputs that are no numbers"
@@ -94,7 +103,12 @@ def file_engine(path: str | Path, target: ModuleType, graph: IntegerGraph) -> En
             )
         return tuple(output.grid.codes_of(x) for output, x in zip(graph.outputs, real, strict=True))
 
-    return Engine(target.runtime(), codes, lambda pixels, tensors: target.trace(path, pixels, tensors))
+    return Engine(
+        target.runtime(**options),
+        codes,
+        lambda pixels, tensors: target.trace(path, pixels, tensors, **options),
+        profile,
+    )
 
 
 def backend_engine(backend: ModuleType, checkpoint: Checkpoint, device_target: str | None = None) -> Engine:
@@ -109,21 +123,31 @@ def backend_engine(backend: ModuleType, checkpoint: Checkpoint, device_target: s
 
 
 def compare(
-    engines: Sequence[Engine], checkpoint: Checkpoint, split: Split, *, data: str, file: str | Path = ""
+    engines: Sequence[Engine],
+    checkpoint: Checkpoint,
+    split: Split,
+    *,
+    data: str,
+    file: str | Path = "",
+    profile: str = "float",
 ) -> Certificate:
     """Compare every output code of each engine with NumPy integers, and each with every other.
 
     split: the images, and labels for the accuracy. data: what they are; file: the exported file, for the certificate.
+    profile: of the reference. An engine of another profile, as every backend's evaluation pass is in the fixed one, is
+    counted but need not be equal.
     """
     graph = to_integer(checkpoint.graph, checkpoint.params)
-    reference = tuple(codes.astype(np.int32) for codes in as_tuple(evaluate(graph, split.images)))
+    reference = tuple(codes.astype(np.int32) for codes in as_tuple(evaluate(graph, split.images, profile=profile)))
     codes = [engine.codes(split.images) for engine in engines]
     comparisons = tuple(
-        _compare(engine, graph, reference, own, split) for engine, own in zip(engines, codes, strict=True)
+        _compare(engine, graph, reference, own, split, profile) for engine, own in zip(engines, codes, strict=True)
     )
     rows = [reference, *codes]
     matrix = tuple(tuple(int(np.count_nonzero(_difference(a, b))) for b in rows) for a in rows)
-    return Certificate(str(file), graph.name, data, len(split), _top1(reference, split.labels), comparisons, matrix)
+    return Certificate(
+        str(file), graph.name, data, len(split), _top1(reference, split.labels), comparisons, matrix, profile
+    )
 
 
 def verify(
@@ -135,11 +159,12 @@ def verify(
     *,
     data: str,
     device_target: str | None = None,
+    profile: str = "float",
 ) -> Certificate:
     """``compare`` for an exported file and one backend."""
     graph = to_integer(checkpoint.graph, checkpoint.params)
-    engines = (file_engine(path, target, graph), backend_engine(backend, checkpoint, device_target))
-    return compare(engines, checkpoint, split, data=data, file=path)
+    engines = (file_engine(path, target, graph, profile), backend_engine(backend, checkpoint, device_target))
+    return compare(engines, checkpoint, split, data=data, file=path, profile=profile)
 
 
 def export_verified(
@@ -151,15 +176,31 @@ def export_verified(
     *,
     data: str,
     device_target: str | None = None,
+    profile: str = "float",
     options: Mapping[str, Any] | None = None,
 ) -> Certificate:
     """Export a quantized checkpoint, ``verify`` the file, and keep the certificate and the graph's digest in the file's
     metadata. options: for the target's export.
     """
-    target.export(to_integer(checkpoint.graph, checkpoint.params), path, **(options or {}))
-    certificate = verify(path, target, backend, checkpoint, split, data=data, device_target=device_target)
+    options = {**(options or {}), **profile_options(target, profile)}
+    target.export(to_integer(checkpoint.graph, checkpoint.params), path, **options)
+    certificate = verify(
+        path, target, backend, checkpoint, split, data=data, device_target=device_target, profile=profile
+    )
     target.write_metadata(path, {"graph": checkpoint.graph.digest, "certificate": certificate.to_json()})
     return certificate
+
+
+def profile_options(target: ModuleType, profile: str) -> dict[str, str]:
+    """What a target's functions are told of the profile: nothing where there is but one."""
+    profiles = getattr(target, "PROFILES", PROFILES[:1])
+    if profile not in profiles:
+        name = target.__name__.rpartition(".")[2].removesuffix("_target")
+        raise QatError(
+            f"profile {profile!r}: files of {name} have no such profile, since their runtime computes {profiles[0]}; use "
+            "--file_format TFLITE, whose reference kernels do, or --profile float"
+        )
+    return {"profile": profile} if len(profiles) > 1 else {}
 
 
 def _difference(a: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
@@ -169,27 +210,33 @@ def _difference(a: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
 
 
 def _compare(
-    engine: Engine, graph: IntegerGraph, reference: tuple[Array, ...], codes: tuple[Array, ...], split: Split
+    engine: Engine,
+    graph: IntegerGraph,
+    reference: tuple[Array, ...],
+    codes: tuple[Array, ...],
+    split: Split,
+    profile: str,
 ) -> Comparison:
     difference = _difference(codes, reference)
     differ = int(np.count_nonzero(difference))
     divergence = None
-    if differ:
+    must_match = engine.profile == profile
+    if differ and must_match:
         image = int(np.argwhere(difference)[0][0])
         one = as_arrays(tuple(x[image : image + 1] for x in as_tuple(split.images)))
-        divergence = _first_divergence(graph, one, image, engine.trace)
+        divergence = _first_divergence(graph, one, image, engine.trace, profile)
     top1 = _top1(codes, split.labels)
-    return Comparison(engine.name, difference.size, differ, int(difference.max()), top1, divergence)
+    return Comparison(engine.name, difference.size, differ, int(difference.max()), top1, divergence, must_match)
 
 
 def _top1(outputs: tuple[Array, ...], labels: Array) -> float | None:
     return accuracy(outputs[0], labels) if len(outputs) == 1 and outputs[0].ndim == 2 else None
 
 
-def _first_divergence(graph: IntegerGraph, image: Arrays, number: int, tracer: Tracer) -> str:
+def _first_divergence(graph: IntegerGraph, image: Arrays, number: int, tracer: Tracer, profile: str) -> str:
     """The first node, in order, one of whose codes differs on this image, with both values."""
     tensors = [node.output for node in graph.nodes]
-    expected = trace_codes(graph, image, [tensor.name for tensor in tensors])
+    expected = trace_codes(graph, image, [tensor.name for tensor in tensors], profile=profile)
     found = tracer(image, tensors)
     inputs = {x.name for x in graph.inputs}
     missing = [tensor.name for tensor in tensors if tensor.name not in found and tensor.name not in inputs]

@@ -13,6 +13,7 @@ from qat.data import Dataset
 from qat.devices import DEVICES
 from qat.errors import QatError
 from qat.files import check_writable
+from qat.fixed_point import PROFILES
 from qat.graph import Graph
 from qat.networks import NETWORKS
 from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
@@ -53,6 +54,16 @@ def add_data_argument(parser: argparse.ArgumentParser, *, required: bool = True)
         parser.add_argument("--data_path", required=True, help=text)
     else:
         parser.add_argument("--data_path", default=None, help=text + " (default: what the checkpoint was trained on)")
+
+
+def add_profile_argument(parser: argparse.ArgumentParser) -> None:
+    """--profile."""
+    parser.add_argument(
+        "--profile",
+        choices=PROFILES,
+        default="float",
+        help="how sums become codes: by a float32 multiplication, or by integers alone, as TFLite's reference kernels",
+    )
 
 
 def add_checkpoint_argument(parser: argparse.ArgumentParser, what: str) -> None:
@@ -117,7 +128,7 @@ def output_path(name: str, suffix: str) -> Path:
     found = suffixed(path)
     if found is not None and TARGETS[found].suffix == suffix:
         return path
-    if found is not None or path.suffix.lower() in {".tflite", ".mindir"}:
+    if found is not None:
         raise QatError(f"--file_name {name}: ends as another format's file, not as {suffix}; change one of the two")
     return path.with_name(path.name + suffix)
 
@@ -180,8 +191,9 @@ def print_certificate(certificate: Certificate) -> None:
     rows += [
         (x.engine, f"{x.codes:,}", f"{x.differ:,}", str(x.largest), percent(x.top1)) for x in certificate.comparisons
     ]
+    profile = "" if certificate.profile == "float" else f", profile {certificate.profile}"
     print_table(
-        f"Certificate: {certificate.file}, {certificate.images:,} images ({certificate.data})",
+        f"Certificate: {certificate.file}, {certificate.images:,} images ({certificate.data}){profile}",
         ("engine", "codes compared", "differ", "by at most", "top-1"),
         rows,
     )

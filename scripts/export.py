@@ -12,7 +12,7 @@ from qat.cli import run_script
 from qat.errors import QatError
 from qat.registry import TARGETS
 from qat.scripts import common
-from qat.verify import export_verified
+from qat.verify import export_verified, profile_options
 
 OPTIONS = ("weights",)  #: of single formats
 
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_checkpoint_argument(parser, "quantized network (with --float: float network)")
     parser.add_argument("--file_format", choices=list(TARGETS), default="ONNX", help="what to write")
     parser.add_argument("--file_name", required=True, help="file to write; its ending may be left out")
+    common.add_profile_argument(parser)
     parser.add_argument(
         "--weights",
         choices=("int8", "uint8"),
@@ -40,12 +41,17 @@ def run(args: argparse.Namespace) -> int:
             raise QatError(f"--{name}: format {args.file_format} has no such choice; leave it out")
     path = common.output_path(args.file_name, TARGETS[args.file_format].suffix)
     if args.float:
+        if args.profile != "float":
+            raise QatError(
+                "--profile: a float network (--float) has no integers, and so no profile; leave one of the two out"
+            )
         checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
         target.export_float(checkpoint.graph, checkpoint.params, path)
         print(f"wrote {path}, {path.stat().st_size:,} bytes, float")
         return 0
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
     if args.no_verify:
+        options |= profile_options(target, args.profile)
         target.export(qat.to_integer(checkpoint.graph, checkpoint.params), path, **options)
         print(f"wrote {path}, {path.stat().st_size:,} bytes, not verified")
         return 0
@@ -59,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         dataset.test,
         data=f"{dataset.name}, test images",
         device_target=args.device_target,
+        profile=args.profile,
         options=options,
     )
     print(f"wrote {path}, {path.stat().st_size:,} bytes")

@@ -18,6 +18,7 @@ from qat.verify import backend_engine, compare, file_engine
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", nargs="+", default=[], metavar="FILE", help="exported files")
     common.add_checkpoint_argument(parser, "quantized network that they were exported from")
+    common.add_profile_argument(parser)
     common.add_data_argument(parser)
     parser.add_argument(
         "--backend",
@@ -37,10 +38,13 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
     graph = qat.to_integer(checkpoint.graph, checkpoint.params)
     dataset = common.load_data(args.data_path, checkpoint.graph)
-    engines = [file_engine(model, target, graph) for model, target in zip(args.model, targets, strict=True)]
+    engines = [
+        file_engine(model, target, graph, args.profile) for model, target in zip(args.model, targets, strict=True)
+    ]
     engines += [backend_engine(qat.backend(name), checkpoint, args.device_target) for name in args.backend]
     files = ", ".join(args.model)
-    certificate = compare(engines, checkpoint, dataset.test, data=f"{dataset.name}, test images", file=files)
+    data = f"{dataset.name}, test images"
+    certificate = compare(engines, checkpoint, dataset.test, data=data, file=files, profile=args.profile)
     common.print_certificate(certificate)
     return 0 if certificate.passed else 1
 

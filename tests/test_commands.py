@@ -74,6 +74,25 @@ def test_the_document_s_commands_lead_from_pixels_to_a_certificate(
     assert [comparison["differ"] for comparison in certificate["comparisons"]] == [0, 0]
 
 
+@pytest.mark.parametrize("profile", ["float", "fixed"])
+def test_tflite_is_certified_in_both_profiles(
+    profile: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the fixed one the training backend, which evaluates the other, is counted without failing."""
+    file, checkpoint = tmp_path / "lenet.tflite", trained / "lenet_quant.ckpt"
+    chosen = ["--ckpt_path", checkpoint, "--profile", profile]
+    status, out, _ = run(capsys, "export", *chosen, "--file_format", "TFLITE", "--file_name", tmp_path / "lenet")
+    assert status == 0
+    assert "3,600 codes compared in LiteRT" in out
+    assert out.count(" 0 differ") == (2 if profile == "float" else 1)
+    assert ("it computes in the float profile" in out) == (profile == "fixed")
+    kept = qat.target("TFLITE").read_metadata(file)
+    assert json.loads(kept["certificate"])["comparisons"][0]["differ"] == 0
+    status, again, _ = run(capsys, "verify", *chosen, "--model", file, "--data_path", "digits")
+    assert status == 0
+    assert again.splitlines()[-2:] == out.splitlines()[-2:]
+
+
 def test_verify_names_the_first_code_that_differs_and_exits_with_1(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,6 +214,15 @@ def test_checkpoints_of_the_wrong_kind_are_refused(
     status, _, err = run(capsys, "export", "--ckpt_path", float_, "--file_name", tmp_path / "x")
     assert status == 2
     assert "not quantized yet" in err
+    fixed = ["--profile", "fixed", "--file_name", tmp_path / "x"]
+    for arguments, message in (
+        (["--ckpt_path", quantized], "files of onnx have no such profile"),
+        (["--ckpt_path", quantized, "--no_verify"], "files of onnx have no such profile"),
+        (["--ckpt_path", float_, "--float", "--file_format", "TFLITE"], "has no integers, and so no profile"),
+    ):
+        status, _, err = run(capsys, "export", *arguments, *fixed)
+        assert status == 2
+        assert message in err
     status, _, err = run(capsys, "verify", "--model", float_, "--ckpt_path", quantized, "--data_path", "digits")
     assert status == 2
     assert "no format that can be run" in err

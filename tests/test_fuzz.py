@@ -25,10 +25,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import flatbuffers
 import numpy as np
 import onnx
 import pytest
 import yaml
+from ai_edge_litert import schema_py_generated as schema
 from onnx import helper
 
 import qat
@@ -50,7 +52,7 @@ LARGEST = (
 
 #: Mutants of each kind: in the normal profile and with QAT_FUZZ.
 COUNTS = {"idx": (50, 1500), "idx.gz": (20, 500), "cifar": (30, 1000), "safetensors": (70, 2500), "json": (90, 2500)}
-COUNTS |= {"onnx": (60, 2000), "yaml": (100, 2000)}
+COUNTS |= {"onnx": (60, 2000), "tflite": (60, 2000), "yaml": (100, 2000)}
 FUZZ = bool(os.environ.get("QAT_FUZZ"))
 
 # -- good files -------------------------------------------------------------------------------------------------------
@@ -127,7 +129,7 @@ def good(kind: str) -> bytes:
         if kind == "safetensors":
             checkpoint().save(path)
         else:
-            qat.target("ONNX").export(qat.to_integer(checkpoint().graph, checkpoint().params), path)
+            qat.target(kind.upper()).export(qat.to_integer(checkpoint().graph, checkpoint().params), path)
         return path.read_bytes()
 
 
@@ -297,11 +299,47 @@ def _swap_onnx(rng: np.random.Generator, content: bytes) -> bytes:
     return model.SerializeToString()
 
 
+def _swap_tflite(rng: np.random.Generator, content: bytes) -> bytes:
+    """Other entries of the metadata, which a digest of the file itself seals anew; or fields that no digest seals."""
+    import tempfile
+
+    if rng.random() < 0.3:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "file.tflite")
+            path.write_bytes(content)
+            try:
+                qat.target("TFLITE").write_metadata(path, {f"key{rng.integers(9)}": "x" * int(rng.integers(100))})
+            except qat.QatError:
+                return content
+            return path.read_bytes()
+    try:
+        model = schema.ModelT.InitFromPackedBuf(content)
+        graph = model.subgraphs[0]
+        tensor = graph.tensors[rng.integers(len(graph.tensors))]
+        operator = graph.operators[rng.integers(len(graph.operators))]
+        odd = int(rng.choice([-1, 0, 1, 5, 255, 2**20, 2**31 - 1]))
+        what = rng.integers(4)
+        if what == 0:
+            tensor.shape = np.full(len(tensor.shape), odd, np.int32)
+        elif what == 1:
+            tensor.type = int(rng.integers(0, 18))
+        elif what == 2:
+            operator.inputs = np.full(len(operator.inputs), odd, np.int32)
+        else:
+            model.operatorCodes[0].builtinCode = int(rng.integers(0, 200))
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+        return bytes(builder.Output())
+    except Exception:  # the content was damaged by an earlier change
+        return content
+
+
 FIELDS: dict[str, Callable[[np.random.Generator, bytes], bytes]] = {
     "json": _swap_json,
     "safetensors": _swap_safetensors,
     "yaml": lambda rng, content: _swap_json(rng, json.dumps(yaml.safe_load(QUANT_CONFIG)).encode()),
     "onnx": _swap_onnx,
+    "tflite": _swap_tflite,
 }
 
 # -- the reading process ----------------------------------------------------------------------------------------------
@@ -331,12 +369,12 @@ def read_one(kind: str, path: Path) -> str:
     elif kind == "yaml":
         graph = qat.convert_quant_network(Small(), **read_quant_config(path))
         check_graph(graph)
-    elif kind == "onnx":
-        onnx_target = qat.target("ONNX")
+    elif kind in ("onnx", "tflite"):
+        target = qat.target(kind.upper())
         split = Split(PIXELS, LABELS)
-        real = onnx_target.predict(path, PIXELS)
+        real = target.predict(path, PIXELS)
         assert isinstance(real, np.ndarray)
-        certificate = verify(path, onnx_target, qat.backend("torch"), checkpoint(), split, data="noise")
+        certificate = verify(path, target, qat.backend("torch"), checkpoint(), split, data="noise")
         assert isinstance(certificate, Certificate)
         assert certificate.summary() and json.loads(certificate.to_json())  # noqa: PT018
         return "passed" if certificate.passed else "failed"

@@ -311,6 +311,7 @@ def test_a_file_of_no_known_format_is_refused_with_the_known_suffixes(path):
         (qat.backend, "keras", "tensorflow", "keras"),
         (qat.target, "ONNX", "onnx", "onnx"),
         (qat.target, "ONNX", "onnxruntime", "onnx"),
+        (qat.target, "TFLITE", "ai_edge_litert", "tflite"),
     ],
 )
 def test_a_backend_whose_package_is_missing_names_it_and_the_pip_extra(monkeypatch, load, name, package, extra):
@@ -346,7 +347,9 @@ def test_the_import_contract_holds():
     assert re.search(r"\b[1-9]\d* kept, 0 broken", done.stdout)
 
 
-@pytest.mark.parametrize("line", ["import torch", "import onnx", "def f():\n    import tensorflow"])
+@pytest.mark.parametrize(
+    "line", ["import torch", "import onnx", "import ai_edge_litert", "def f():\n    import tensorflow"]
+)
 def test_the_import_contract_is_broken_by_a_framework_in_the_core(tmp_path, line):
     tree = copy_tree(tmp_path / "tree")
     with (tree / "qat" / "graph.py").open("a", encoding="utf-8") as file:
