@@ -126,6 +126,13 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     }
 
 
+def input_shapes(path: str | Path) -> list[Shape]:
+    """The shapes of its inputs, (C, H, W) or (F,)."""
+    subgraph = _load(path).model.subgraphs[0]
+    shapes = [tuple(int(size) for size in subgraph.tensors[index].shape[1:]) for index in subgraph.inputs]
+    return [(shape[2], *shape[:2]) if len(shape) == 3 else shape for shape in shapes]
+
+
 def predict(path: str | Path, pixels: Arrays, *, profile: str = "float") -> Arrays:
     """Real outputs (N, ...), float32, of raw pixels (N, C, H, W), computed by LiteRT from the file as it is.
 
