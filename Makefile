@@ -2,8 +2,9 @@
 # make test   every check: style, types, layering, tests
 # make extras each pip extra alone, in an environment of its own (EXTRAS="torch keras")
 #
-# Both set everything up first, in VENV. CPU=1 takes PyTorch's CPU build from PyTorch's own index, which spares Linux
-# users gigabytes of CUDA; leave it out where torch is installed already or where your index serves the CPU build.
+# They set up what they need first, in VENV: make demo PyTorch and ONNX, make test every framework. CPU=1 takes PyTorch's
+# CPU build from PyTorch's own index, which spares Linux users gigabytes of CUDA; leave it out where torch is installed
+# already or where your index serves the CPU build.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,6 +12,7 @@ DATA ?= digits
 CPU ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO_READY := $(VENV)/.demo-ready
 
 EXTRAS ?= torch keras mindspore onnx tflite
 
@@ -18,17 +20,19 @@ EXTRAS ?= torch keras mindspore onnx tflite
 
 setup: $(READY)
 
-$(READY): setup.py constraints.txt
-	$(PYTHON) -m venv $(VENV)
+$(READY): NEEDS := all,dev
+$(DEMO_READY): NEEDS := torch,onnx,study
+$(READY) $(DEMO_READY): setup.py constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip setuptools wheel --constraint constraints.txt
 ifneq ($(CPU),)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install --constraint constraints.txt torch \
 		--index-url https://download.pytorch.org/whl/cpu
 endif
-	$(BIN)/pip install --quiet --editable ".[all,dev]" --constraint constraints.txt
+	$(BIN)/pip install --quiet --editable ".[$(NEEDS)]" --constraint constraints.txt
 	touch $@
 
-demo: $(READY)
+demo: $(DEMO_READY)
 	$(BIN)/qat demo --data_path $(DATA)
 
 check: $(READY)
@@ -38,15 +42,16 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 extras: $(addprefix extra-,$(EXTRAS))
 
+extra-%: ALONE = $(abspath $(VENV))-$*
 extra-%:
-	$(PYTHON) -m venv $(VENV)-$*
-	$(VENV)-$*/bin/pip install --quiet ".[$*]" --constraint constraints.txt
-	cd tests && OMP_NUM_THREADS=1 ../$(VENV)-$*/bin/python alone.py $*
-	rm -rf $(VENV)-$*
+	$(PYTHON) -m venv $(ALONE)
+	$(ALONE)/bin/pip install --quiet ".[$*]" --constraint constraints.txt
+	cd tests && OMP_NUM_THREADS=1 $(ALONE)/bin/python alone.py $*
+	rm -rf $(ALONE)
 
 clean:
 	rm -rf $(VENV) build dist out *.egg-info
