@@ -17,11 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qat import ascend, wire
-from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
+from qat.arrays import Arrays, as_arrays, in_batches
 from qat.ascend import Step
 from qat.errors import QatError
 from qat.files import write_atomically
-from qat.graph import Graph
 from qat.integer import IntegerGraph, IntegerTensor, Shape
 from qat.ops import Array, Padding
 
@@ -43,11 +42,6 @@ def export(graph: IntegerGraph, path: str | Path) -> None:
     write_atomically(path, content)
 
 
-def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
-    """Raises QatError: the file is one of integers."""
-    raise QatError(f"{graph.name}: AIR holds integers only; export the float network to ONNX")
-
-
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     """Set attributes of the model, each behind "qat."; nothing else in the file changes."""
     model = _load(path)
@@ -57,7 +51,7 @@ def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
 
 def input_shapes(path: str | Path) -> list[Shape]:
     """The shapes of its inputs, (C, H, W) or (F,)."""
-    return [tuple(x.gives[0].shape[1:]) for x in _load(path).inputs]
+    return _shapes(_load(path))
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
@@ -593,18 +587,16 @@ def _check_shapes(model: Model) -> None:
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
-def _infer(path: str | Path, model: Model, names: Sequence[str], pixels: Arrays) -> dict[str, Array]:
-    images = as_tuple(pixels)
-    expected = [operator.gives[0].shape[1:] for operator in model.inputs]
-    if [x.shape[1:] for x in images] != expected or any(x.dtype != np.uint8 for x in images):
-        found = ", ".join(f"{x.dtype} {x.shape}" for x in images)
-        raise QatError(f"{path}: takes uint8 pixels of shape {expected} (N of each), but got {found}")
+def _shapes(model: Model) -> list[Shape]:
+    return [tuple(x.gives[0].shape[1:]) for x in model.inputs]
 
+
+def _infer(path: str | Path, model: Model, names: Sequence[str], pixels: Arrays) -> dict[str, Array]:
     def run(batch: tuple[Array, ...]) -> dict[str, Array]:
         values = _run(model, batch)
         return {name: values[name] for name in names}
 
-    return in_batches(run, images, BATCH, str(path))
+    return in_batches(run, pixels, _shapes(model), BATCH, str(path))
 
 
 def _run(model: Model, images: tuple[Array, ...]) -> dict[str, Array]:

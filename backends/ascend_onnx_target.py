@@ -18,12 +18,11 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from qat import ascend
-from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
+from qat.arrays import Arrays, as_arrays, in_batches
 from qat.ascend import Step
 from qat.cells.base import Shape
 from qat.errors import QatError
 from qat.files import write_atomically
-from qat.graph import Graph
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.ops import Array
 
@@ -51,11 +50,6 @@ def export(graph: IntegerGraph, path: str | Path) -> None:
     _write(helper.make_model(made, opset_imports=opsets, ir_version=IR_VERSION, producer_name="qat-engine"), path)
 
 
-def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
-    """Raises QatError: the deploy form is one of integers."""
-    raise QatError(f"{graph.name}: ASCEND_ONNX holds integers only; export the float network to ONNX")
-
-
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     """Set entries of a file's metadata_props, each behind "qat."; nothing else in the file changes."""
     model = _load(path)
@@ -67,8 +61,7 @@ def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
 
 def input_shapes(path: str | Path) -> list[Shape]:
     """The shapes of its inputs, (C, H, W) or (F,)."""
-    dims = [x.type.tensor_type.shape.dim for x in _load(path).graph.input]
-    return [tuple(size.dim_value for size in own[1:]) for own in dims]
+    return _shapes(_load(path))
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
@@ -165,6 +158,11 @@ def _load(path: str | Path) -> onnx.ModelProto:
     return model
 
 
+def _shapes(model: onnx.ModelProto) -> list[Shape]:
+    dims = [x.type.tensor_type.shape.dim for x in model.graph.input]
+    return [tuple(size.dim_value for size in own[1:]) for own in dims]
+
+
 def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:
     try:
         evaluator = ReferenceEvaluator(model, new_ops=[AscendQuant, AscendDequant, Conv, Gemm, MaxPool])
@@ -174,7 +172,7 @@ def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels:
             return dict(zip(outputs, evaluator.run(outputs, dict(zip(inputs, batch, strict=True))), strict=True))
 
         with np.errstate(all="ignore"):
-            return in_batches(run, as_tuple(pixels), BATCH, str(path))
+            return in_batches(run, pixels, _shapes(model), BATCH, str(path))
     except QatError:
         raise
     except Exception as error:  # whatever its operators raise

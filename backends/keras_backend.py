@@ -19,13 +19,12 @@ from qat.devices import choose_device
 from qat.errors import QatError
 from qat.forward import Forward
 from qat.graph import Graph, Node, Params
-from qat.inference import predict, predict_codes, trace
+from qat.inference import Deployment, predict, predict_codes, real_outputs, trace
 from qat.integer import Evaluator, IntegerGraph
 from qat.losses import Loss, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array, Kind, Ops, Padding, Pair
 from qat.optimizer import Optimizer
-from qat.passes.to_integer import to_integer
 
 __all__ = [
     "KerasOps",
@@ -315,22 +314,6 @@ def _initializer(array: Any) -> Callable[..., Any]:
     return lambda shape, dtype=None: array
 
 
-class _Deployment:
-    """The integers of deployment, derived in NumPy, anew where the parameters have changed."""
-
-    def __init__(self, graph: Graph, ops: Ops) -> None:
-        self._graph, self._ops = graph, ops
-        self._params: Params | None = None
-        self._evaluator: Evaluator | None = None
-
-    def evaluator(self, params: Params) -> Evaluator:
-        known = self._params
-        if self._evaluator is None or known is None or any(not np.array_equal(params[n], known[n]) for n in params):
-            self._evaluator = Evaluator(to_integer(self._graph, params), self._ops)
-            self._params = params
-        return self._evaluator
-
-
 @keras.saving.register_keras_serializable("qat")
 class LoweredNetwork(keras.Model):
     """A graph as a keras.Model, trainable by ``compile`` and ``fit`` or by any loop over a GradientTape.
@@ -349,7 +332,7 @@ class LoweredNetwork(keras.Model):
         self.graph, self.device = graph, device
         self.ops = KerasOps()
         self._pass = Forward(graph, self.ops)
-        self._deployment = _Deployment(graph, _ExactOps(device))
+        self._deployment = Deployment(graph, _ExactOps(device))
         self._phase: int | None = None  #: that is being traced, where that is known
         self._evaluated: dict[str, Evaluator] = {}
         first_uses: dict[str, Node] = {}
@@ -435,8 +418,7 @@ class LoweredNetwork(keras.Model):
         with tf.device(self.device):
             if self.graph.is_quantized:
                 evaluator = self.evaluator()
-                codes = evaluator(*_pixels(inputs))
-                outputs = tuple(codes[x.name] * float(x.grid.scale) for x in evaluator.graph.outputs)
+                outputs = real_outputs(evaluator.graph, evaluator(*_pixels(inputs)))
             else:
                 values = {name: tf.convert_to_tensor(variable) for name, variable in self.tensors.items()}
                 outputs, _ = self._pass(values, _pixels(inputs), training=False, phase=0)
@@ -453,12 +435,10 @@ class LoweredNetwork(keras.Model):
 
     def infer(self, pixels: tuple[Array, ...]) -> tuple[Array, ...]:
         """Real outputs in evaluation mode, canonical, of raw pixels (see ``qat.inference``)."""
-        self._check(pixels)
         return tuple(y.numpy() for y in self._real(tuple(map(tf.constant, pixels))))
 
     def infer_codes(self, pixels: tuple[Array, ...]) -> dict[str, Array]:
         """Centred codes of every node of ``integers()``, canonical (see ``qat.inference``)."""
-        self._check(pixels)
         with tf.device(self.device):
             codes = self.evaluator()(*_pixels(tuple(map(tf.constant, pixels))))
         return {name: self.ops.to_numpy(tensor, "activation") for name, tensor in codes.items()}

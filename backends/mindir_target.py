@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mindspore.train import mind_ir_pb2 as proto
 
-from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
+from qat.arrays import Arrays, as_arrays, in_batches
+from qat.backends.mindspore_setup import ms
 from qat.cells.base import Shape
 from qat.errors import QatError
 from qat.files import write_atomically
@@ -37,12 +39,6 @@ from qat.integer import (
     Requantize,
 )
 from qat.ops import EXACT_INTEGERS, Array, Padding
-
-if int(np.__version__.partition(".")[0]) >= 2:
-    raise QatError(f"MINDIR needs numpy<2, but NumPy {np.__version__} is installed: pip install 'numpy<2'")
-
-import mindspore as ms
-from mindspore.train import mind_ir_pb2 as proto
 
 METADATA = "qat."  #: before our keys in user_info
 DIGEST = METADATA + "digest"  #: of graph and primitives: MindSpore may abort the process over a damaged file
@@ -82,7 +78,7 @@ def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
 
 def input_shapes(path: str | Path) -> list[Shape]:
     """The shapes of its inputs, (C, H, W) or (F,)."""
-    return [tuple(x.tensor[0].dims[1:]) for x in _load(path).graph.input]
+    return _shapes(_load(path))
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
@@ -124,6 +120,10 @@ def _load(path: str | Path) -> proto.ModelProto:
     return model
 
 
+def _shapes(model: proto.ModelProto) -> list[Shape]:
+    return [tuple(x.tensor[0].dims[1:]) for x in model.graph.input]
+
+
 def _digest(model: proto.ModelProto) -> str:
     content = hashlib.sha256(model.graph.SerializeToString(deterministic=True))
     for primitive in model.primitives:
@@ -145,7 +145,7 @@ def _infer(path: str | Path, model: proto.ModelProto, pixels: Arrays) -> dict[in
             found = run(*(ms.Tensor(np.ascontiguousarray(x)) for x in batch))
             return dict(enumerate(x.asnumpy() for x in (found if isinstance(found, tuple) else (found,))))
 
-        return in_batches(outputs, as_tuple(pixels), BATCH, str(path))
+        return in_batches(outputs, pixels, _shapes(model), BATCH, str(path))
     except (RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, QatError):
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -11,30 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from qat.errors import QatError
-
-if int(np.__version__.partition(".")[0]) >= 2:
-    raise QatError(f"backend 'mindspore' needs numpy<2, but NumPy {np.__version__} is installed: pip install 'numpy<2'")
-
-os.environ.setdefault("GLOG_v", "3")  # or each process tells of every device that is not there
-
-import mindspore as ms
 from mindspore import nn, ops
 from mindspore.graph import jit_trace
 
 from qat.arrays import Arrays, as_tuple
+from qat.backends.mindspore_setup import ms
 from qat.devices import choose_device
+from qat.errors import QatError
 from qat.files import write_atomically
 from qat.forward import Forward
 from qat.graph import Graph, Params
-from qat.inference import predict, predict_codes, trace
-from qat.integer import Evaluator, IntegerGraph
+from qat.inference import Deployment, predict, predict_codes, real_outputs, trace
+from qat.integer import IntegerGraph
 from qat.losses import Loss, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array, Kind, Ops, Padding, Pair
 from qat.optimizer import Optimizer
-from qat.passes.to_integer import to_integer
 
 __all__ = [
     "LoweredNetwork",
@@ -54,18 +45,6 @@ __all__ = [
 ]
 
 Tensor = ms.Tensor
-
-
-def _avoid_reference_kernels() -> None:
-    """On an AVX-512 CPU MindSpore's oneDNN runs reference kernels for many convolutions, some sixty times slower than the
-    AVX2 ones. Read once, at the first convolution; a setting of the user's own stays.
-    """
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists() and "avx512" in cpuinfo.read_text(encoding="utf-8", errors="ignore"):
-        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
-
-
-_avoid_reference_kernels()
 
 
 def traced(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,7 +76,9 @@ def traced(function: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             jit_trace._get_caller_lines = original
         if failures:
-            raise failures[0]
+            error = failures[0]
+            failures.clear()
+            raise error
         return found
 
     return run
@@ -408,7 +389,7 @@ class LoweredNetwork(nn.Cell):
                     module._params[local] = self.tensors[name]
         self._pass = Forward(graph, MindSporeOps())
         self._traced: dict[tuple[int, Any], tuple[Callable[..., Any], list[str]]] = {}
-        self._derived: tuple[Params, IntegerGraph, Evaluator] | None = None
+        self._deployment = Deployment(graph, _ExactOps())
 
     def _cell_module(self, name: str) -> CellModule:
         cell: nn.Cell = self
@@ -434,10 +415,14 @@ class LoweredNetwork(nn.Cell):
         finish: what to compute from the outputs and the last of the inputs instead of returning them (a loss).
         """
         phase = self._pass.phase(self.step)
-        self.step += 1
         function, names = self._phase_function(phase, finish)
         pixels = tuple(x.astype(ms.float32) for x in inputs[: len(self.graph.inputs)])
-        found = function(_next_key(), *pixels, *inputs[len(pixels) :], *self.tensors.values())
+        try:
+            found = function(_next_key(), *pixels, *inputs[len(pixels) :], *self.tensors.values())
+        except BaseException:
+            del self._traced[phase, finish]  # what was compiled of a failure is no use to the next call
+            raise
+        self.step += 1
         count = len(found) - len(names)
         return found[:count], dict(zip(names, found[count:], strict=True))
 
@@ -464,32 +449,23 @@ class LoweredNetwork(nn.Cell):
 
     def integers(self) -> IntegerGraph:
         """The integers of deployment, derived in NumPy from the parameters as they are now."""
-        return self._evaluator().graph
-
-    def _evaluator(self) -> Evaluator:
-        params = read(self)
-        if self._derived is not None:
-            known, _, evaluator = self._derived
-            if all(np.array_equal(params[name], array) for name, array in known.items()):
-                return evaluator
-        graph = to_integer(self.graph, params)
-        evaluator = Evaluator(graph, _ExactOps())
-        self._derived = (params, graph, evaluator)
-        return evaluator
+        return self._deployment.evaluator(read(self)).graph
 
     def infer(self, pixels: tuple[Array, ...]) -> tuple[Array, ...]:
         """Real outputs in evaluation mode, float32 (N, ...), of raw pixels (N, C, H, W), one array for each input."""
         if self.graph.is_quantized:
-            codes = self.infer_codes(pixels)
-            return tuple(codes[x.name] * x.grid.scale for x in self.integers().outputs)
+            return tuple(y.asnumpy() for y in real_outputs(*self._deployed(pixels)))
         tensors = tuple(Tensor(np.array(x, np.float32)) for x in pixels)
         outputs, _ = self._pass(self.tensors, tensors, training=False, phase=0)
         return tuple(y.asnumpy() for y in outputs)
 
     def infer_codes(self, pixels: tuple[Array, ...]) -> dict[str, Array]:
         """Centred codes of every node of ``integers()``, whole numbers in float32."""
-        values = self._evaluator()(*(Tensor(np.array(x, np.float32)) for x in pixels))
-        return {name: value.asnumpy() for name, value in values.items()}
+        return {name: value.asnumpy() for name, value in self._deployed(pixels)[1].items()}
+
+    def _deployed(self, pixels: tuple[Array, ...]) -> tuple[IntegerGraph, dict[str, Tensor]]:
+        evaluator = self._deployment.evaluator(read(self))
+        return evaluator.graph, evaluator(*(Tensor(np.array(x, np.float32)) for x in pixels))
 
 
 _draws: dict[str, np.random.Generator] = {"key": np.random.default_rng()}

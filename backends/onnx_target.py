@@ -17,7 +17,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
+from qat.arrays import Arrays, as_arrays, in_batches
 from qat.cells.base import Shape
 from qat.errors import QatError
 from qat.files import write_atomically
@@ -95,8 +95,7 @@ def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
 
 def input_shapes(path: str | Path) -> list[Shape]:
     """The shapes of its inputs, (C, H, W) or (F,)."""
-    dims = [x.type.tensor_type.shape.dim for x in _load(path).graph.input]
-    return [tuple(size.dim_value for size in own[1:]) for own in dims]
+    return _shapes(_load(path))
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
@@ -149,6 +148,11 @@ def _load(path: str | Path) -> onnx.ModelProto:
         raise QatError(f"{path}: is no ONNX file, or a damaged one; export it again") from None
 
 
+def _shapes(model: onnx.ModelProto) -> list[Shape]:
+    dims = [x.type.tensor_type.shape.dim for x in model.graph.input]
+    return [tuple(size.dim_value for size in own[1:]) for own in dims]
+
+
 def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come back as exceptions
@@ -160,7 +164,7 @@ def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels:
             feed = dict(zip(inputs, batch, strict=True))
             return dict(zip(outputs, session.run(outputs, feed), strict=True))
 
-        return in_batches(run, as_tuple(pixels), BATCH, str(path))
+        return in_batches(run, pixels, _shapes(model), BATCH, str(path))
     except QatError:
         raise
     except Exception as error:  # its exceptions share no base class of their own

@@ -23,7 +23,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
+from qat.arrays import Arrays, as_arrays, in_batches
 from qat.cells.base import Shape
 from qat.cells.window import output_size
 from qat.errors import QatError
@@ -45,6 +45,7 @@ from qat.integer import (
     IntegerSoftmax,
     IntegerTable,
     IntegerTensor,
+    sums_tie,
 )
 from qat.ops import Array, Kind, Padding, Pair
 from qat.passes.fold_batch_norm import fold_batch_norm
@@ -129,8 +130,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 def input_shapes(path: str | Path) -> list[Shape]:
     """The shapes of its inputs, (C, H, W) or (F,)."""
     subgraph = _load(path).model.subgraphs[0]
-    shapes = [tuple(int(size) for size in subgraph.tensors[index].shape[1:]) for index in subgraph.inputs]
-    return [(shape[2], *shape[:2]) if len(shape) == 3 else shape for shape in shapes]
+    return [_canonical_shape(subgraph.tensors[index].shape[1:]) for index in subgraph.inputs]
 
 
 def predict(path: str | Path, pixels: Arrays, *, profile: str = "float") -> Arrays:
@@ -314,14 +314,7 @@ def _infer(path: str | Path, content: bytes, outputs: list[int], pixels: Arrays,
         inputs, results = interpreter.get_input_details(), interpreter.get_output_details()
     except (ValueError, RuntimeError) as error:
         raise _cannot_run(path, error) from None
-    images = tuple(_stored(np.asarray(x)) for x in as_tuple(pixels))
-    expected = [tuple(x["shape"][1:].tolist()) for x in inputs]
-    found = [x.shape[1:] for x in images]
-    if found != expected or any(x.dtype != np.uint8 for x in images):
-        raise QatError(
-            f"{path}: takes uint8 pixels of shape {expected} (height, width, channels), but got {found} of type "
-            f"{', '.join(x.dtype.name for x in images)}"
-        )
+    shapes = [_canonical_shape(x["shape"][1:].tolist()) for x in inputs]
     rows = None
 
     def run(batch: tuple[Array, ...]) -> dict[int, Array]:
@@ -332,12 +325,15 @@ def _infer(path: str | Path, content: bytes, outputs: list[int], pixels: Arrays,
                 interpreter.resize_tensor_input(entry["index"], [rows, *entry["shape"][1:]])
             interpreter.allocate_tensors()
         for entry, x in zip(inputs, batch, strict=True):
-            interpreter.set_tensor(entry["index"], (x ^ 0x80).view(np.int8) if entry["dtype"] == np.int8 else x)
+            stored = _stored(x)
+            interpreter.set_tensor(
+                entry["index"], (stored ^ 0x80).view(np.int8) if entry["dtype"] == np.int8 else stored
+            )
         interpreter.invoke()
         return {position: interpreter.get_tensor(results[position]["index"]) for position in outputs}
 
     try:
-        return in_batches(run, images, BATCH, str(path))
+        return in_batches(run, pixels, shapes, BATCH, str(path))
     except (ValueError, RuntimeError) as error:
         raise _cannot_run(path, error) from None
 
@@ -353,6 +349,12 @@ def _cannot_run(path: str | Path, error: Exception) -> QatError:
 def _stored_shape(shape: Shape) -> Shape:
     """Of one sample: (C, H, W) is stored as (1, H, W, C)."""
     return (1, *shape[1:], shape[0]) if len(shape) == 3 else (1, *shape)
+
+
+def _canonical_shape(stored: Sequence[int]) -> Shape:
+    """(C, H, W) of (H, W, C)."""
+    shape = tuple(int(size) for size in stored)
+    return (shape[2], *shape[:2]) if len(shape) == 3 else shape
 
 
 def _stored(x: Array) -> Array:
@@ -679,6 +681,12 @@ class _IntegerWriter(_Writer):
         copy has the right scale. (Below 2^-10, which XNNPACK does not take either, LiteRT's kernel gives 0, as it must.)
         """
         _ = node.fixed  # or its QatError
+        if self.profile == "float" and sums_tie(node.inputs[0].grid, node.output.grid):
+            raise QatError(
+                f"{node.name}: the sums of some codes lie half way between two of its own, as powers of two make them, and "
+                "XNNPACK rounds such to the other side; export with --profile fixed, to ONNX or MINDIR, or convert without "
+                "profile 'ascend'"
+            )
         inputs = [self.of(x) for x in node.inputs]
         if node.requantize.multiplier[0] < MULTIPLIERS[1]:
             fused, output, clips = self._clipped(node)

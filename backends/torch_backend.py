@@ -17,13 +17,12 @@ from qat.errors import QatError
 from qat.files import write_atomically
 from qat.forward import Forward
 from qat.graph import Graph, Params
-from qat.inference import predict, predict_codes, trace
+from qat.inference import Deployment, predict, predict_codes, real_outputs, trace
 from qat.integer import Evaluator, IntegerGraph
 from qat.losses import Loss, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array, Kind, Ops, Padding, Pair
 from qat.optimizer import Optimizer
-from qat.passes.to_integer import to_integer
 
 __all__ = [
     "LoweredNetwork",
@@ -305,7 +304,7 @@ class LoweredNetwork(torch.nn.Module):
     Parameters and buffers are named as in the graph ("conv1.weight"). Called with raw pixels, (N, C, H, W), uint8 or
     float, it returns real outputs (logits). In training mode each call is one step of the quant_delay. In evaluation
     mode a quantized network computes the integers of deployment: they are derived anew whenever a parameter has
-    changed (a write through ``.data`` counts only before ``train()`` was last called), and no gradient flows.
+    changed, and no gradient flows.
     """
 
     def __init__(self, graph: Graph, params: Mapping[str, Array], step: int = 0) -> None:
@@ -343,7 +342,7 @@ class LoweredNetwork(torch.nn.Module):
     def _use_device(self) -> None:
         self._ops = TorchOps(next((tensor.device for tensor in self.tensors.values()), "cpu"))
         self._pass = Forward(self.graph, self._ops)
-        self._derived: tuple[list[Tensor], list[int], Evaluator] | None = None
+        self._deployment = Deployment(self.graph, _ExactOps(self._ops.device))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         result = super()._apply(fn, recurse)  # to(), cuda(), double(), ...
@@ -363,12 +362,6 @@ class LoweredNetwork(torch.nn.Module):
         """The inverse of ``get_extra_state``."""
         self.step = state["step"]
 
-    def train(self, mode: bool = True) -> LoweredNetwork:
-        """As torch.nn.Module's; after training, the integers are derived anew."""
-        if mode:
-            self._derived = None
-        return super().train(mode)
-
     def forward(self, *inputs: Tensor) -> Any:
         """Real outputs: one tensor, or a tuple where the network has several."""
         if self.training:
@@ -379,8 +372,7 @@ class LoweredNetwork(torch.nn.Module):
         """What evaluation mode computes, whatever the mode is."""
         if not self.graph.is_quantized:
             return self.run(inputs, 0, training=False)
-        codes = self.centred_codes(*inputs)
-        outputs = tuple(codes[x.name] * float(x.grid.scale) for x in self.integers().outputs)
+        outputs = real_outputs(*self.deployed(*inputs))
         return outputs[0] if len(outputs) == 1 else outputs
 
     @torch.compiler.disable
@@ -402,25 +394,15 @@ class LoweredNetwork(torch.nn.Module):
 
     def evaluator(self) -> Evaluator:
         """The integers of deployment, derived in NumPy from the parameters as they are now."""
-        # In-place changes count up a tensor's version: every optimizer step, load_state_dict and copy_ is one. A write
-        # through .data is not; train() forgets what was derived, so that training by such writes is noticed too.
-        tensors = list(self.tensors.values())
-        versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
-        if self._derived is not None:
-            known, known_versions, evaluator = self._derived
-            if versions == known_versions and all(a is b for a, b in zip(tensors, known, strict=True)):
-                return evaluator
-        evaluator = Evaluator(to_integer(self.graph, read(self)), _ExactOps(self._ops.device))
-        self._derived = (tensors, versions, evaluator)
-        return evaluator
+        return self._deployment.evaluator(read(self))
 
     @torch.compiler.disable
     @torch.no_grad()
-    def centred_codes(self, *pixels: Tensor) -> dict[str, Tensor]:
-        """The deployed network's codes less their zero point, of every node: whole numbers in float32."""
-        device = self._ops.device
+    def deployed(self, *pixels: Tensor) -> tuple[IntegerGraph, dict[str, Tensor]]:
+        """The deployed network, and its codes less their zero point, of every node: whole numbers in float32."""
+        device, evaluator = self._ops.device, self.evaluator()
         with torch.autocast(device.type, enabled=False):
-            return self.evaluator()(*(x.to(device, torch.float32) for x in pixels))
+            return evaluator.graph, evaluator(*(x.to(device, torch.float32) for x in pixels))
 
     def integers(self) -> IntegerGraph:
         """The integers of deployment, of the parameters as they are now."""
@@ -434,7 +416,7 @@ class LoweredNetwork(torch.nn.Module):
 
     def infer_codes(self, pixels: tuple[Array, ...]) -> dict[str, Array]:
         """Centred codes of every node, canonical."""
-        codes = self.centred_codes(*(torch.tensor(x) for x in pixels))
+        _, codes = self.deployed(*(torch.tensor(x) for x in pixels))
         return {name: values.cpu().numpy() for name, values in codes.items()}
 
 

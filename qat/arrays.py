@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -26,14 +26,25 @@ def as_arrays(arrays: tuple[Array, ...]) -> Arrays:
 
 def in_batches(
     function: Callable[[tuple[Array, ...]], Mapping[Key, Array]],
-    inputs: tuple[Array, ...],
+    pixels: Arrays,
+    shapes: Sequence[tuple[int, ...]],
     batch_size: int,
     name: str,
 ) -> dict[Key, Array]:
-    """What ``function`` makes of the samples, ``batch_size`` at a time, joined along their first axis.
+    """What ``function`` makes of raw pixels, ``batch_size`` samples at a time, joined along their first axis.
 
-    name: of the network, for messages. Raises QatError where there are no samples, or not equally many of each input.
+    shapes: of one sample of each input. name: of the network or file, for messages. Raises QatError where the arrays are no
+    uint8 pixels of these shapes, where there are no samples, or not equally many of each input.
     """
+    inputs = as_tuple(pixels)
+    if len(inputs) != len(shapes):
+        raise QatError(f"{name}: has {len(shapes)} inputs but got {len(inputs)} arrays; give one for each")
+    for shape, found in zip(shapes, inputs, strict=True):
+        if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.shape[1:] != tuple(shape):
+            what = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
+            raise QatError(
+                f"{name}: takes raw pixels, a NumPy array of uint8 (N, {', '.join(map(str, shape))}), but got {what}"
+            )
     counts = [len(x) for x in inputs]
     if not all(counts):
         raise QatError(f"{name}: there are no images to evaluate; give at least one")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import numpy as np
 
-from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
-from qat.graph import Graph
-from qat.integer import IntegerGraph, IntegerTensor
-from qat.ops import Array
+from qat.arrays import Arrays, as_arrays, in_batches
+from qat.cells.base import Shape
+from qat.graph import Graph, Params
+from qat.integer import Evaluator, IntegerGraph, IntegerTensor
+from qat.ops import Array, Ops, Tensor
+from qat.passes.to_integer import to_integer
 
 
 class LoweredNetwork(Protocol):
@@ -33,7 +35,7 @@ def predict(model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> 
 
     A network with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
     """
-    found = in_batches(lambda x: dict(enumerate(model.infer(x))), as_tuple(pixels), batch_size, model.graph.name)
+    found = in_batches(lambda x: dict(enumerate(model.infer(x))), pixels, _shapes(model), batch_size, model.graph.name)
     return as_arrays(tuple(found.values()))
 
 
@@ -53,4 +55,30 @@ def trace(
         values = model.infer_codes(x)
         return {tensor.name: values[tensor.name].astype(np.int32) + tensor.grid.zero_point for tensor in tensors}
 
-    return in_batches(codes, as_tuple(pixels), batch_size, model.graph.name)
+    return in_batches(codes, pixels, _shapes(model), batch_size, model.graph.name)
+
+
+def _shapes(model: LoweredNetwork) -> list[Shape]:
+    return [model.graph.shapes[node.name] for node in model.graph.inputs]
+
+
+class Deployment:
+    """A quantized network's integers over one vocabulary, derived anew where the parameters have changed."""
+
+    def __init__(self, graph: Graph, ops: Ops) -> None:
+        self._graph, self._ops = graph, ops
+        self._params: Params | None = None
+        self._evaluator: Evaluator | None = None
+
+    def evaluator(self, params: Params) -> Evaluator:
+        """For these parameters, canonical arrays that the caller does not change afterwards."""
+        known = self._params
+        if self._evaluator is None or known is None or any(not np.array_equal(params[n], known[n]) for n in params):
+            self._evaluator = Evaluator(to_integer(self._graph, params), self._ops)
+            self._params = params
+        return self._evaluator
+
+
+def real_outputs(graph: IntegerGraph, codes: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """The real numbers of a graph's outputs, from the centred codes of its nodes."""
+    return tuple(codes[x.name] * float(x.grid.scale) for x in graph.outputs)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
+from qat.arrays import Arrays, as_arrays, in_batches
 from qat.errors import QatError
 from qat.fixed_point import PROFILES, FixedMultiplier, FixedSum, linear_multiplier, sum_multipliers
 from qat.numpy_ops import NUMPY_OPS, WIDE_NUMPY_OPS
@@ -365,14 +365,8 @@ class Sum(Pending):
     relu: float | None
 
     def ties(self, grid: Grid) -> bool:
-        """True where the sum of some two codes lands on, or very near, half a code of ``grid``.
-
-        A runtime may compute a s + b s before it divides, and would round such a sum either way (docs/numerics.md).
-        """
-        source = self.inputs[0].grid
-        codes = np.arange(2 * source.low, 2 * source.high + 1) * (float(source.scale) / float(grid.scale))
-        codes = codes[(codes > grid.low - 1) & (codes < grid.high + 1)]
-        return bool((np.abs(codes - np.floor(codes) - 0.5) < TIE_MARGIN).any())
+        """As ``sums_tie``, where the sum has that grid."""
+        return sums_tie(self.inputs[0].grid, grid)
 
     def requantized(self, grid: Grid) -> IntegerAdd:
         a, b = self.inputs
@@ -397,6 +391,16 @@ class Function(Pending):
         table = np.clip(np.rint(self.function(real) / float(grid.scale)), grid.low, grid.high)
         output = IntegerTensor(self.name, self.input.shape, grid)
         return IntegerTable(self.name, (self.input,), output, table.astype(np.int32))
+
+
+def sums_tie(source: Grid, grid: Grid) -> bool:
+    """True where the sum of some two codes of ``source`` lands on, or very near, half a code of ``grid``.
+
+    A runtime may compute a s + b s before it divides, and would round such a sum either way (docs/numerics.md).
+    """
+    codes = np.arange(2 * source.low, 2 * source.high + 1) * (float(source.scale) / float(grid.scale))
+    codes = codes[(codes > grid.low - 1) & (codes < grid.high + 1)]
+    return bool((np.abs(codes - np.floor(codes) - 0.5) < TIE_MARGIN).any())
 
 
 def require_codes(name: str, x: IntegerTensor | Pending) -> IntegerTensor:
@@ -545,16 +549,6 @@ def trace_codes(
     """As ``evaluate``, for the codes of the named nodes."""
     if profile not in PROFILES:
         raise QatError(f"{graph.name}: profile {profile!r} is unknown; use one of {', '.join(PROFILES)}")
-    inputs = as_tuple(codes)
-    if len(inputs) != len(graph.inputs):
-        raise QatError(f"{graph.name}: has {len(graph.inputs)} inputs but got {len(inputs)} arrays; give one for each")
-    for x, found in zip(graph.inputs, inputs, strict=True):
-        if not isinstance(found, np.ndarray) or found.dtype != x.grid.dtype or found.shape[1:] != x.shape:
-            what = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
-            raise QatError(
-                f"{graph.name}: takes raw pixels, a NumPy array of {np.dtype(x.grid.dtype).name} (N, "
-                f"{', '.join(map(str, x.shape))}), but got {what}"
-            )
     run = FixedEvaluator(graph) if profile == "fixed" else Evaluator(graph, NUMPY_OPS)
     grids = {node.name: node.output.grid for node in graph.nodes if node.name in names}
 
@@ -562,4 +556,4 @@ def trace_codes(
         values = run(*(x.astype(np.float32) for x in batch))
         return {name: (values[name] + grid.zero_point).astype(grid.dtype) for name, grid in grids.items()}
 
-    return in_batches(raw, inputs, batch_size, graph.name)
+    return in_batches(raw, codes, [x.shape for x in graph.inputs], batch_size, graph.name)

@@ -15,6 +15,8 @@ WRAPPERS = ("conv", "dense", "handler")
 NORMS = ("batchnorm", "bn", "norm")  #: the same for batch normalisation
 OF_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 IGNORED = ("num_batches_tracked", "global_step", "learning_rate", "momentum", "_extra_state")
+#: What MindSpore's optimizers keep for a parameter, "moments.conv1.weight", or for all of them.
+SLOTS = ("moments", "moment1", "moment2", "accum", "stat", "beta1_power", "beta2_power")
 
 
 def graph_name(name: str) -> str:
@@ -46,10 +48,12 @@ def params_from(graph: Graph, arrays: Mapping[str, Array], renamed: Mapping[str,
     """
     found: Params = {}
     for name, array in arrays.items():
-        if name.rpartition(".")[2] in IGNORED or name in IGNORED:
+        slot, _, parameter = name.partition(".")
+        if name.rpartition(".")[2] in IGNORED or (slot in SLOTS and parameter in arrays) or name in SLOTS:
             continue
         old = next((old for old in renamed if name == old or name.startswith(f"{old}.")), None)
-        ours = graph_name(name if old is None else renamed[old] + name.removeprefix(old))
+        given = name if old is None else renamed[old] + name.removeprefix(old)
+        ours = given if given in graph.params else graph_name(given)
         if ours not in graph.params:
             raise QatError(
                 f"{source}: holds {name!r}, which {graph.name} does not know (it has {', '.join(list(graph.params)[:4])}, "

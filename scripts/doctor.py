@@ -13,7 +13,6 @@ import numpy as np
 import qat
 from qat.cli import run_script
 from qat.console import print_table
-from qat.errors import QatError
 from qat.inference import trace
 from qat.integer import trace_codes
 from qat.networks import ResNet8
@@ -58,29 +57,40 @@ def _backend_state(name: str, entry: Entry, quick: bool) -> tuple[str, str]:
         return "not installed", _remedy(entry)
     if quick:
         return "installed", ""
-    try:
-        results = [f"{device}: {result}" for device, result in _probe(name)]
-    except QatError as error:
-        return "FAILS", str(error)
-    return ("FAILS: " if any("differ" in result for result in results) else "") + ", ".join(results), ""
+    results = list(_probe(name))
+    return ("FAILS: " if any(failed for _, failed in results) else "") + ", ".join(text for text, _ in results), ""
 
 
-def _probe(name: str) -> Iterator[tuple[str, str]]:
-    """For each device, whether it computes the integers of a small residual network as NumPy does, in every node.
+def _probe(name: str) -> Iterator[tuple[str, bool]]:
+    """For each device, whether it computes the integers of a small residual network as NumPy does, in every node, and
+    whether something is wrong.
 
     A convolution by Winograd's or Fourier's transform, or in TF32, would show here.
     """
-    backend = qat.backend(name)
     graph = qat.convert_quant_network(ResNet8())
     params = graph.observed_params()
     integers = qat.to_integer(graph, params)
     pixels = np.random.default_rng(0).integers(0, 256, (8, 3, 32, 32), np.uint8)
     tensors = [node.output for node in integers.nodes]
     expected = trace_codes(integers, pixels, [tensor.name for tensor in tensors])
-    for device in backend.devices():
-        found = trace(backend.lower(graph, params, device_target=device), pixels, tensors)
+    try:
+        backend = qat.backend(name)
+        devices = backend.devices()
+    except Exception as error:  # a broken installation raises anything: to say so is what this command is for
+        yield _first_line(error), True
+        return
+    for device in devices:
+        try:
+            found = trace(backend.lower(graph, params, device_target=device), pixels, tensors)
+        except Exception as error:
+            yield f"{device}: {_first_line(error)}", True
+            continue
         wrong = sum(int(np.count_nonzero(found[tensor.name] != expected[tensor.name])) for tensor in tensors)
-        yield device, f"{wrong:,} codes differ" if wrong else "exact"
+        yield f"{device}: {f'{wrong:,} codes differ' if wrong else 'exact'}", wrong > 0
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).partition("\n")[0]
 
 
 if __name__ == "__main__":

@@ -45,6 +45,11 @@ def run(args: argparse.Namespace) -> int:
             raise QatError(
                 "--profile: a float network (--float) has no integers, and so no profile; leave one of the two out"
             )
+        if options or not hasattr(target, "export_float"):
+            what = (
+                f"--{next(iter(options))} is of quantized networks" if options else "it holds quantized networks only"
+            )
+            raise QatError(f"--float: {args.file_format}: {what}; leave it out, or choose --file_format ONNX")
         checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
         target.export_float(checkpoint.graph, checkpoint.params, path)
         print(f"wrote {path}, {path.stat().st_size:,} bytes, float")

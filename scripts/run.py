@@ -23,6 +23,7 @@ from qat.inference import predict
 from qat.ops import Array
 from qat.registry import suffixed, target_of
 from qat.scripts import common
+from qat.verify import profile_options
 
 SHOWN = 5  #: classes of one picture
 
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder with one folder of pictures for each class, or a text file of lines 'picture.png class': the accuracy",
     )
     parser.add_argument("--class_names", metavar="FILE", help="the classes' names, one a line (default: numbers)")
+    common.add_profile_argument(parser)
     common.add_backend_arguments(parser)
 
 
@@ -83,7 +85,7 @@ def _model(args: argparse.Namespace) -> tuple[Shape, Callable[[Array], Array]]:
     else:
         target = target_of(args.model)
         shapes = target.input_shapes(args.model)
-        compute = partial(target.predict, args.model)
+        compute = partial(target.predict, args.model, **profile_options(target, args.profile))
     if len(shapes) != 1:
         raise QatError(f"{args.model}: has {len(shapes)} inputs, but there is one picture; run it from Python")
 

@@ -18,7 +18,7 @@ from qat.cli import main
 from qat.networks import LeNet5
 from qat.registry import BACKENDS, TARGETS, installed
 
-FRAMEWORKS = {"torch", "tensorflow", "mindspore", "onnxruntime", "ai_edge_litert"}
+FRAMEWORKS = {package for entry in (BACKENDS | TARGETS).values() for package in entry.packages} - {"flatbuffers"}
 
 
 def check(extra: str) -> None:

@@ -10,6 +10,7 @@ import torch
 
 import qat
 from qat.cli import main
+from qat.native import params_from
 from qat.networks import LeNet5
 from qat.networks.lenet5 import LeNet5BN
 from qat.registry import BACKENDS, installed
@@ -106,8 +107,6 @@ def test_a_state_dict_of_a_plain_module_is_imported_by_renaming(
     ids=["missing", "shape", "twice", "unknown"],
 )
 def test_files_that_do_not_fit_are_refused_by_name(change: object, message: str, tmp_path: Path) -> None:
-    from qat.native import params_from
-
     graph = LeNet5().graph()
     params = graph.initial_params()
     change(params)
@@ -129,3 +128,29 @@ def test_what_is_no_parameter_file_is_refused_in_one_line(
     )
     assert (status, out.count("\n")) == (2, 1)
     assert not (tmp_path / "net.ckpt").exists()
+
+
+class Block(qat.Network):
+    """Cells called as wrappers are."""
+
+    inputs = qat.Input((1, 4, 4))
+
+    def __init__(self) -> None:
+        self.conv, self.bn = qat.Conv2dBnAct(1, 2, 3), qat.BatchNorm(2)
+
+    def construct(self, x):
+        return self.bn(self.conv(x))
+
+
+def test_names_that_are_right_already_stay_and_what_optimizers_keep_is_left_out() -> None:
+    graph = Block().graph()
+    params = graph.initial_params()
+    extra = {
+        "moments.conv.weight": params["conv.weight"],
+        "beta1_power": np.float32(0.9),
+        "learning_rate": np.float32(1),
+    }
+    found = params_from(graph, params | extra, {}, "file")
+    assert found.keys() == params.keys()
+    with pytest.raises(qat.QatError, match=r"holds 'moments\.other'"):
+        params_from(graph, params | {"moments.other": params["conv.weight"]}, {}, "file")

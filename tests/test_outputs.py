@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import qat
@@ -14,7 +15,7 @@ from qat.integer import trace_codes
 from qat.optimizer import Optimizer
 from qat.passes.logits_graph import logits_graph
 from qat.training import Recipe, evaluate_accuracy, train
-from qat.verify import export_verified, verify
+from qat.verify import compare, export_verified, verify
 
 TORCH, ONNX = qat.backend("torch"), qat.target("ONNX")
 RNG = np.random.default_rng(0)
@@ -150,3 +151,24 @@ def test_float_networks_with_several_outputs_and_softmax_are_exported(tmp_path: 
         for a, b in zip(*(x if isinstance(x, tuple) else (x,) for x in (found, expected)), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
             assert np.abs(a - b[::-1]).max() > 1e-5
+
+
+def test_a_file_with_another_output_scale_is_refused(tmp_path: Path) -> None:
+    """Its codes would round back to the right ones while the numbers that it returns are wrong."""
+    checkpoint = quantized(Classifier(softmax=False))
+    ONNX.export(qat.to_integer(checkpoint.graph, checkpoint.params), tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    (last,) = (node for node in model.graph.node if node.output[0] == "output")
+    (scale,) = (x for x in model.graph.initializer if x.name == last.input[1])
+    changed = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * np.float32(1.003), "changed")
+    last.input[1] = "changed"
+    model.graph.initializer.append(changed)
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(qat.QatError, match=r"returns numbers that are no multiples of fc's scale"):
+        verify(tmp_path / "net.onnx", ONNX, TORCH, checkpoint, Split(IMAGES, LABELS), data="noise")
+
+
+def test_there_must_be_something_to_verify() -> None:
+    checkpoint = quantized(Classifier())
+    with pytest.raises(qat.QatError, match="there is nothing to verify"):
+        compare([], checkpoint, Split(IMAGES, LABELS), data="noise")

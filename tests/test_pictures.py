@@ -60,7 +60,11 @@ def test_what_is_converted_and_resized_is_said(tmp_path: Path) -> None:
     Image.fromarray(RNG.integers(0, 256, (9, 4, 4), np.uint8), "RGBA").save(tmp_path / "x.png")
     pixels, changes = read_picture(tmp_path / "x.png", (1, 6, 5))
     assert (pixels.shape, pixels.dtype) == ((1, 6, 5), np.uint8)
-    assert changes == ["converted from RGBA to L", "resized from 4x9 to 5x6"]
+    assert changes == [
+        "laid on white where it is transparent",
+        "converted from RGB to L",
+        "resized from 4x9 to 5x6",
+    ]
 
 
 def test_every_kind_of_model_gives_the_same_classes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,3 +129,25 @@ def test_mistakes_give_one_line(
     status, out, err = command(capsys, *arguments)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
+
+
+def test_a_transparent_picture_is_laid_on_white(tmp_path: Path) -> None:
+    pixels = np.zeros((6, 5, 4), np.uint8)
+    pixels[2, 3, 3] = 255  # one black dot, the rest is nothing
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "x.png")
+    found, changes = read_picture(tmp_path / "x.png", (1, 6, 5))
+    assert changes == ["laid on white where it is transparent", "converted from RGB to L"]
+    assert found[0, 2, 3] == 0
+    assert (found == 255).sum() == 29
+
+
+def test_pictures_of_more_than_8_bits_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(RNG.integers(0, 65536, (6, 5), np.uint16)).save(tmp_path / "x.png")
+    with pytest.raises(qat.QatError, match=r"pixels of more than 8 bits"):
+        read_picture(tmp_path / "x.png", (1, 6, 5))
+
+
+def test_a_class_is_a_name_or_an_ordinary_number(tmp_path: Path) -> None:
+    (tmp_path / "index.txt").write_text("a.png \u00b2\n", encoding="utf-8")
+    with pytest.raises(qat.QatError, match="line 1: '\u00b2' is neither a class name nor a number"):
+        find_pictures(tmp_path / "index.txt", [])

@@ -37,6 +37,14 @@ def read_picture(path: str | Path, shape: Shape) -> tuple[Array, list[str]]:
         with Image.open(path) as picture:
             picture.load()
             mode, size = MODES[shape[0]], (shape[2], shape[1])
+            if picture.mode.startswith(("I", "F")):
+                raise QatError(
+                    f"{path}: has {picture.mode} pixels of more than 8 bits; save it with 8 bits for each channel"
+                )
+            if picture.has_transparency_data:
+                changes.append("laid on white where it is transparent")
+                picture = picture.convert("RGBA")
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
             if picture.mode != mode:
                 changes.append(f"converted from {picture.mode} to {mode}")
                 picture = picture.convert(mode)
@@ -75,7 +83,7 @@ def find_pictures(path: str | Path, class_names: Sequence[str]) -> list[tuple[Pa
     def label_of(text: str, where: str) -> int:
         if text in labels:
             return labels[text]
-        if text.isdigit():
+        if text.isdecimal() and text.isascii():
             return int(text)
         known = f"; class names are {', '.join(class_names[:5])}, ..." if class_names else "; give --class_names"
         raise QatError(f"{where}: {text!r} is neither a class name nor a number{known}")

@@ -1,0 +1,25 @@
+"""What has to be settled before MindSpore is imported; whoever needs it imports it from here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from qat.errors import QatError
+
+if int(np.__version__.partition(".")[0]) >= 2:
+    raise QatError(f"MindSpore needs numpy<2, but NumPy {np.__version__} is installed: pip install 'numpy<2'")
+
+os.environ.setdefault("GLOG_v", "3")  # or each process tells of every device that is not there
+
+# On an AVX-512 CPU MindSpore's oneDNN runs reference kernels for many convolutions, some sixty times slower than the AVX2
+# ones. It is read at the first convolution; a setting of the user's own stays.
+_CPUINFO = Path("/proc/cpuinfo")
+if _CPUINFO.exists() and "avx512" in _CPUINFO.read_text(encoding="utf-8", errors="ignore"):
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+import mindspore as ms  # noqa: E402
+
+__all__ = ["ms"]
