@@ -236,6 +236,7 @@ def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Datase
         **settings,
     )
     names = ("images", "seed", "method", "percentile", "bias_correction", "equalize")
+    record = {"calibration": {name: getattr(args, name) for name in names}}
     return replace(result, history=(record, *checkpoint.history))
 
 
