@@ -24,7 +24,7 @@ from qat.fixed_point import PROFILES
 from qat.graph import Graph
 from qat.networks import NETWORKS
 from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
-from qat.passes.convert_quant_network import PROFILES
+from qat.passes import convert_quant_network as conversion
 from qat.quant_config import read_quant_config
 from qat.registry import BACKENDS, TARGETS, suffixed
 from qat.training import Recipe, evaluate_accuracy, train
@@ -123,7 +123,10 @@ def add_quantization_arguments(parser: argparse.ArgumentParser) -> argparse._Arg
     quantization = parser.add_argument_group("quantization", "one value, or two: of weights and of activations")
     quantization.add_argument("--quant_config", metavar="FILE.yaml", help="settings for all and for single layers")
     quantization.add_argument(
-        "--profile", choices=PROFILES, default="default", help="ascend: what AIR and ASCEND_ONNX need (docs/ascend.md)"
+        "--profile",
+        choices=conversion.PROFILES,
+        default="default",
+        help="ascend: what AIR and ASCEND_ONNX need (docs/ascend.md)",
     )
     quantization.add_argument("--num_bits", type=int, nargs="+", default=[8], metavar="BITS", help="2 to 8")
     for name, default, text in (

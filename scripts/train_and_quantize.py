@@ -18,10 +18,10 @@ from qat.cli import run_script
 from qat.console import print_table
 from qat.errors import QatError
 from qat.files import check_writable, write_atomically
+from qat.fixed_point import PROFILES
 from qat.integer import IntegerFlatten, IntegerGraph
 from qat.networks import create
 from qat.optimizer import Optimizer
-from qat.registry import TARGETS
 from qat.scripts import common
 from qat.training import Recipe, evaluate_accuracy, train
 from qat.verify import export_verified
@@ -44,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--qat_epochs", type=int, default=0, help="quantization-aware epochs after calibration; 0: none"
     )
     parser.add_argument("--qat_lr", type=float, default=0.0003, help="peak learning rate of these")
+    parser.add_argument(
+        "--arithmetic",
+        choices=PROFILES,
+        default="fixed",
+        help="of the .tflite: fixed, as TensorFlow Lite Micro rounds, or float, as LiteRT does with XNNPACK",
+    )
     common.add_calibration_arguments(parser)
     common.add_quantization_arguments(parser)
     parser.set_defaults(network="mnist_cnn")
@@ -78,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         dataset.test,
         data=f"{dataset.name}, test images",
         device_target=args.device_target,
+        profile=args.arithmetic,
     )
     content = files["tflite"].read_bytes()
     header, source = c_array(content, files["tflite"].name, files["h"].name)
