@@ -136,7 +136,8 @@ class _Runner:
         return Context(self.ops, tensors, training=False, phase=phase, updates={})
 
     def output(self, node: Node, context: Context, arguments: list[Value]) -> Value:
-        return node.cell.forward(Scope(context, *self.scopes[node.name]), *arguments)
+        with np.errstate(over="ignore", invalid="ignore"):  # numbers that are not finite get an error of their own
+            return node.cell.forward(Scope(context, *self.scopes[node.name]), *arguments)
 
     def pixels(self, batch: tuple[Array, ...]) -> dict[str, Value]:
         return {
@@ -270,7 +271,8 @@ def _thresholds(ends: Range, count: int) -> Array:
 
 def _codes(cell: FakeQuant, ends: Range, numbers: Array) -> tuple[Array, float]:
     """Centred codes of real numbers where the range of a fake quantizer is ``ends``, float64, and their scale."""
-    grid = cell.grid("", {"min": np.array(ends[0], np.float32), "max": np.array(ends[1], np.float32)})
+    alone = replace(cell, shares=())
+    grid = alone.grid("", {"min": np.array(ends[0], np.float32), "max": np.array(ends[1], np.float32)})
     return np.clip(np.rint(numbers / float(grid.scale)), grid.low, grid.high), float(grid.scale)
 
 
