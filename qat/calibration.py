@@ -312,6 +312,7 @@ def entropy_range(cell: FakeQuant, histogram: Histogram) -> Range:
     outside, each code's count spread evenly over its bins that P has filled. The threshold with the smallest
     sum of P log(P / Q) is taken, from as many bins as there are codes upwards; one for which Q is 0 where P is not is
     none. Exact zeros are left out (NVIDIA's pytorch-quantization does so too): after a ReLU they would hide the rest.
+    Other numbers that recur exactly, as those of a picture's uniform background, mislead it (docs/calibration.md).
     """
     histogram = histogram.merged(ENTROPY_BINS)
     counts, centres = histogram.counts.astype(np.float64), histogram.centres
