@@ -77,8 +77,7 @@ def calibrate(
     """
     if method not in METHODS:
         raise QatError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}")
-    if not 50.0 < percentile <= 100.0:
-        raise QatError(f"percentile is {percentile!r}; use a number above 50, where a range is empty, and up to 100")
+    check_percentile(percentile)
     if batch_size < 1:
         raise QatError(f"batch_size is {batch_size}; use a whole number of at least 1")
     graph = as_graph(network)
@@ -96,6 +95,12 @@ def calibrate(
     if bias_correction:
         own = correct_biases(quantized, own, batches, runner.ops)
     return Checkpoint(quantized, own)
+
+
+def check_percentile(percentile: float) -> None:
+    """Raise QatError unless a range can end at this percentile."""
+    if not 50.0 < percentile <= 100.0:
+        raise QatError(f"percentile is {percentile!r}; use a number above 50, where a range is empty, and up to 100")
 
 
 def _batches(graph: Graph, images: Arrays, batch_size: int) -> Batches:

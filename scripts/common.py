@@ -12,7 +12,7 @@ import numpy as np
 import qat
 from qat import data
 from qat.arrays import as_arrays, as_tuple
-from qat.calibration import METHODS, calibrate
+from qat.calibration import METHODS, calibrate, check_percentile
 from qat.cells.linear import NEVER
 from qat.checkpoint import Checkpoint
 from qat.console import print_table
@@ -221,12 +221,18 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
     calibration.add_argument("--equalize", action="store_true", help="equalize weights from channel to channel before")
 
 
-def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset, **settings: Any) -> Checkpoint:
-    """A float checkpoint quantized as the arguments say. settings: of convert_quant_network."""
+def check_calibration(args: argparse.Namespace, dataset: Dataset) -> None:
+    """Raise QatError where the arguments ask for what is not there, before anything is trained."""
     if not 1 <= args.images <= len(dataset.train):
         raise QatError(
             f"--images {args.images}: {dataset.source} has {len(dataset.train)} training images; use a number from 1 to that"
         )
+    check_percentile(args.percentile)
+
+
+def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset, **settings: Any) -> Checkpoint:
+    """A float checkpoint quantized as the arguments say. settings: of convert_quant_network."""
+    check_calibration(args, dataset)
     chosen = np.sort(np.random.default_rng(args.seed).permutation(len(dataset.train))[: args.images])
     result = calibrate(
         checkpoint.graph,

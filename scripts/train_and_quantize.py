@@ -56,16 +56,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    files = {ending: Path(f"{args.save_model_name}.{ending}") for ending in ("tflite", "cc", "h", "ckpt")}
-    if not files["tflite"].stem or args.qat_epochs < 0:
-        what = "--save-model-name: is empty" if args.qat_epochs >= 0 else f"--qat_epochs {args.qat_epochs}: is negative"
-        raise QatError(f"{what}; give a name, and 0 or more epochs")
+    name = args.save_model_name.removesuffix(".tflite")
+    if not Path(name).name:
+        raise QatError(
+            f"--save-model-name {args.save_model_name!r}: is a folder, or nothing; give the name of the files"
+        )
+    if args.qat_epochs < 0:
+        raise QatError(f"--qat_epochs is {args.qat_epochs}; use 0 for none, or a positive number")
+    files = {ending: Path(f"{name}.{ending}") for ending in ("tflite", "cc", "h", "ckpt")}
     recipe = Recipe(args.epochs, args.batch_size, args.lr, "cosine", args.seed, Optimizer("adam"))
     backend, target = qat.backend(args.backend), qat.target(FORMAT)
     check_writable(files["tflite"])
     graph = create(args.network).graph()
     dataset = common.load_data(args.data_path, graph)
+    common.check_calibration(args, dataset)
     settings = common.quantization_settings(args)
+    quantized_graph = qat.convert_quant_network(graph, **settings)  # raises now, where a setting is wrong
+    qat.to_integer(quantized_graph, quantized_graph.observed_params())
 
     start = Checkpoint(graph, graph.initial_params(args.seed))
     checkpoint = train(backend, start, dataset, recipe, device_target=args.device_target)

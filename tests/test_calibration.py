@@ -498,9 +498,13 @@ def test_train_and_quantize_writes_a_verified_file_and_its_c_array(
     source = (tmp_path / "digits_cnn.cc").read_text(encoding="ascii")
     assert bytes(int(byte, 16) for byte in re.findall(r"0x(..)", source)) == content
     assert Checkpoint.load(tmp_path / "digits_cnn.ckpt").graph.is_quantized
-    status = main(["train-and-quantize", "--data_path", "digits", "--qat_epochs", "-1"])
-    assert status == 2
-    assert "--qat_epochs -1" in capsys.readouterr().err
+    for mistake, message in (
+        (["--qat_epochs", "-1"], "--qat_epochs is -1"),
+        (["--save-model-name", ""], "is a folder, or nothing"),
+        (["--images", "2000", "--epochs", "1"], "has 1437 training images"),
+    ):
+        assert main(["train-and-quantize", "--data_path", "digits", *mistake]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_c_array_is_what_xxd_writes_and_a_compiler_reads() -> None:
