@@ -1,5 +1,6 @@
 """Quantization-aware training whose integers are the integers of deployment."""
 
+from qat.calibration import calibrate
 from qat.cells import (
     Activation,
     Add,
@@ -53,6 +54,7 @@ __all__ = [
     "Softmax",
     "WeightQuantizer",
     "backend",
+    "calibrate",
     "convert_quant_network",
     "evaluate",
     "target",

@@ -17,7 +17,9 @@ from qat.errors import QatError
 COMMANDS = {
     "train": ("train", "train a float network"),
     "eval": ("eval", "print the accuracy of a float checkpoint"),
-    "train-quant": ("train_quant", "quantization-aware training from a float checkpoint"),
+    "calibrate": ("calibrate", "post-training quantization of a float checkpoint"),
+    "train-quant": ("train_quant", "quantization-aware training from a float or calibrated checkpoint"),
+    "train-and-quantize": ("train_and_quantize", "train, quantize after training, write .tflite and C"),
     "eval-quant": ("eval_quant", "print the accuracy of a quantized checkpoint's integers"),
     "export": ("export", "write a checkpoint as a file for deployment, and verify it"),
     "verify": ("verify", "compare an exported file's codes with those of its checkpoint"),

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 import qat
 from qat import data
+from qat.arrays import as_arrays, as_tuple
+from qat.calibration import METHODS, calibrate, check_percentile
+from qat.cells.linear import NEVER
 from qat.checkpoint import Checkpoint
 from qat.console import print_table
 from qat.data import Dataset
@@ -17,9 +24,23 @@ from qat.fixed_point import PROFILES
 from qat.graph import Graph
 from qat.networks import NETWORKS
 from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
+from qat.passes import convert_quant_network as conversion
+from qat.quant_config import read_quant_config
 from qat.registry import BACKENDS, TARGETS, suffixed
 from qat.training import Recipe, evaluate_accuracy, train
 from qat.verify import REFERENCE, Certificate
+
+QUANTIZATION = (
+    "num_bits",
+    "per_channel",
+    "symmetric",
+    "narrow_range",
+    "bn_fold",
+    "one_conv_fold",
+    "freeze_bn",
+    "ema_decay",
+    "profile",
+)  #: of convert_quant_network; quant_delay is of training alone
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +118,52 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
     parser.add_argument("--save_path", help=f"checkpoint file to write, after each epoch (default: {save_path})")
 
 
+def add_quantization_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """The settings of convert_quant_network, but quant_delay; returns their group."""
+    quantization = parser.add_argument_group("quantization", "one value, or two: of weights and of activations")
+    quantization.add_argument("--quant_config", metavar="FILE.yaml", help="settings for all and for single layers")
+    quantization.add_argument(
+        "--profile",
+        choices=conversion.PROFILES,
+        default="default",
+        help="ascend: what AIR and ASCEND_ONNX need (docs/ascend.md)",
+    )
+    quantization.add_argument("--num_bits", type=int, nargs="+", default=[8], metavar="BITS", help="2 to 8")
+    for name, default, text in (
+        ("per_channel", [True, False], "a scale for each output channel"),
+        ("symmetric", [True, False], "signed codes around 0, else a zero point"),
+        ("narrow_range", [False], "leave the lowest code out"),
+    ):
+        quantization.add_argument(f"--{name}", type=boolean, nargs="+", default=default, metavar="BOOL", help=text)
+    quantization.add_argument(
+        "--bn_fold",
+        type=boolean,
+        default=True,
+        metavar="BOOL",
+        help="quantize weights with batch norm folded in",
+    )
+    quantization.add_argument(
+        "--one_conv_fold", type=boolean, default=False, metavar="BOOL", help="fold by one convolution, not two"
+    )
+    quantization.add_argument(
+        "--freeze_bn", type=int, default=NEVER, metavar="STEPS", help="steps before batch norm uses running statistics"
+    )
+    quantization.add_argument(
+        "--ema_decay",
+        type=float,
+        default=0.99,
+        metavar="DECAY",
+        help="how slowly activation ranges follow the batches; 0: the range is that of the last batch",
+    )
+    return quantization
+
+
+def quantization_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of convert_quant_network; what --quant_config says goes before the other arguments."""
+    settings = {name: getattr(args, name) for name in QUANTIZATION}
+    return settings | (read_quant_config(args.quant_config) if args.quant_config else {})
+
+
 def recipe(args: argparse.Namespace) -> Recipe:
     """How to train, from the arguments."""
     optimizer = Optimizer(args.optimizer, args.momentum, args.weight_decay)
@@ -138,6 +205,48 @@ def load_checkpoint(path: str, *, quantized: bool) -> Checkpoint:
     checkpoint = Checkpoint.load(path)
     checkpoint.require(path, quantized=quantized)
     return checkpoint
+
+
+def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
+    """How ranges are found without training."""
+    calibration = parser.add_argument_group("calibration", "on training images, never on test images")
+    calibration.add_argument("--images", type=int, default=1000, help="how many, chosen at random")
+    calibration.add_argument("--method", choices=METHODS, default="minmax", help="how an activation's range is found")
+    calibration.add_argument(
+        "--percentile", type=float, default=99.99, metavar="PERCENT", help="of the method of that name"
+    )
+    calibration.add_argument(
+        "--bias_correction", action="store_true", help="take the mean error of each channel out of its bias"
+    )
+    calibration.add_argument("--equalize", action="store_true", help="equalize weights from channel to channel before")
+
+
+def check_calibration(args: argparse.Namespace, dataset: Dataset) -> None:
+    """Raise QatError where the arguments ask for what is not there, before anything is trained."""
+    if not 1 <= args.images <= len(dataset.train):
+        raise QatError(
+            f"--images {args.images}: {dataset.source} has {len(dataset.train)} training images; use a number from 1 to that"
+        )
+    check_percentile(args.percentile)
+
+
+def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset, **settings: Any) -> Checkpoint:
+    """A float checkpoint quantized as the arguments say. settings: of convert_quant_network."""
+    check_calibration(args, dataset)
+    chosen = np.sort(np.random.default_rng(args.seed).permutation(len(dataset.train))[: args.images])
+    result = calibrate(
+        checkpoint.graph,
+        checkpoint.params,
+        as_arrays(tuple(x[chosen] for x in as_tuple(dataset.train.images))),
+        method=args.method,
+        percentile=args.percentile,
+        bias_correction=args.bias_correction,
+        equalize=args.equalize,
+        **settings,
+    )
+    names = ("images", "seed", "method", "percentile", "bias_correction", "equalize")
+    record = {"calibration": {name: getattr(args, name) for name in names}}
+    return replace(result, history=(record, *checkpoint.history))
 
 
 def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, path: Path) -> None:

@@ -134,7 +134,10 @@ def test_float_onnx_computes_what_the_backend_computes(trained: Path, tmp_path: 
     assert np.abs(qat.target("ONNX").predict(file, images + 1) - expected).max() > 1e-4
 
 
-@pytest.mark.parametrize("name", ["train", "eval", "train_quant", "eval_quant", "export", "verify", "demo"])
+@pytest.mark.parametrize(
+    "name",
+    ["train", "eval", "calibrate", "train_quant", "train_and_quantize", "eval_quant", "export", "verify", "demo"],
+)
 def test_every_script_runs_from_its_own_file(name: str) -> None:
     result = subprocess.run(
         [sys.executable, SCRIPTS / f"{name}.py", "--help"], capture_output=True, text=True, check=False
@@ -206,7 +209,6 @@ def test_checkpoints_of_the_wrong_kind_are_refused(
     for command, file, message in (
         ("eval-quant", float_, "not quantized yet"),
         ("eval", quantized, "or eval_quant.py"),
-        ("train-quant", quantized, "where a float one is needed"),
     ):
         status, _, err = run(capsys, command, "--data_path", "digits", "--ckpt_path", file)
         assert status == 2

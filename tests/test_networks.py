@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import qat
-from qat.integer import trace_codes
+from qat.integer import IntegerLinear, trace_codes
 from qat.networks import NETWORKS, create
 from qat.optimizer import Optimizer
 from qat.registry import BACKENDS, installed
@@ -18,12 +18,22 @@ from qat.registry import BACKENDS, installed
     ("name", "weights"),
     [
         ("lenet", 61_684),  # MindSpore's tutorial
+        ("mnist_cnn", 16_842),  # Himax's example for the WE-I Plus
         ("resnet8", 78_666 - 480),  # MLPerf Tiny counts the running statistics too
         ("resnet20", 272_474),  # He et al. say 0.27 M
     ],
 )
 def test_published_parameter_counts(name: str, weights: int) -> None:
     assert create(name).graph().count_trainable() == weights
+
+
+def test_mnist_cnn_has_the_products_and_the_input_of_its_document() -> None:
+    graph = qat.convert_quant_network(create("mnist_cnn"))
+    integers = qat.to_integer(graph, graph.observed_params())
+    linear = [node for node in integers.nodes if isinstance(node, IntegerLinear)]
+    places = [int(np.prod(node.output.shape[1:])) for node in linear]
+    assert sum(count * node.weight.size for count, node in zip(places, linear, strict=True)) == 203_552
+    assert integers.input.grid.zero_point == 128  # the code of a pixel is pixel - 128
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))

@@ -1,0 +1,41 @@
+"""A file as C source: for microcontrollers, which have no file system."""
+
+from __future__ import annotations
+
+import re
+
+from qat.errors import QatError
+
+ALIGNMENT = 16  #: bytes; TensorFlow Lite Micro reads a model in place and wants it aligned so
+ROW = 12  #: bytes a line, as ``xxd -i`` has them
+
+
+def c_identifier(file_name: str) -> str:
+    """The name that ``xxd -i`` gives: "mnist_cnn.tflite" -> "mnist_cnn_tflite"."""
+    name = re.sub(r"\W", "_", file_name, flags=re.ASCII)
+    return f"__{name}" if name[:1].isdigit() else name
+
+
+def c_array(content: bytes, file_name: str, header_name: str) -> tuple[str, str]:
+    """(header, C++ source) that define ``<identifier>``, an aligned array, and ``<identifier>_len``, as ``xxd -i`` does.
+
+    file_name: of what the bytes are, which gives the identifier. header_name: as the source includes it. Raises QatError
+    where there are no bytes.
+    """
+    if not content:
+        raise QatError(f"{file_name}: is empty, and C has no empty arrays; export it again")
+    name = c_identifier(file_name)
+    guard = f"{c_identifier(header_name).upper()}_"
+    rows = (content[at : at + ROW] for at in range(0, len(content), ROW))
+    lines = ",\n".join("  " + ", ".join(f"0x{byte:02x}" for byte in row) for row in rows)
+    header = (
+        f"#ifndef {guard}\n#define {guard}\n\n"
+        f"// {file_name}, {len(content):,} bytes\n"
+        f"extern const unsigned char {name}[];\nextern const unsigned int {name}_len;\n\n#endif  // {guard}\n"
+    )
+    source = (
+        f'#include "{header_name}"\n\n'
+        f"alignas({ALIGNMENT}) const unsigned char {name}[] = {{\n{lines}}};\n"
+        f"const unsigned int {name}_len = {len(content)};\n"
+    )
+    return header, source

@@ -1,0 +1,548 @@
+"""Post-training quantization: ranges against their definitions, corrections against what they promise, the whole path."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import qat
+from qat.c_array import c_array, c_identifier
+from qat.calibration import (
+    BINS,
+    CANDIDATES,
+    ENTROPY_BINS,
+    FLOAT,
+    METHODS,
+    Histogram,
+    calibrate,
+    entropy_range,
+    mse_range,
+)
+from qat.calibration import _Mean as Mean
+from qat.calibration import _Runner as Runner
+from qat.cells.linear import LinearCell
+from qat.checkpoint import Checkpoint
+from qat.cli import main
+from qat.data import Split
+from qat.networks import LeNet5, MnistCnn, ResNet8
+from qat.networks.lenet5 import LeNet5BN
+from qat.numpy_ops import NUMPY_OPS
+from qat.ops import Array
+from qat.optimizer import Optimizer
+from qat.passes.equalize_channels import equalize_channels
+from qat.scripts import common
+from qat.scripts.train_and_quantize import peak_bytes
+from qat.verify import export_verified
+
+UNSIGNED = qat.FakeQuant(qat.ActivationQuantizer(), non_negative=True)
+AFFINE = qat.FakeQuant(qat.ActivationQuantizer())
+SYMMETRIC = qat.FakeQuant(qat.ActivationQuantizer(symmetric=True))
+TORCH = qat.backend("torch")
+
+
+def pixels(network: qat.Network, count: int, seed: int = 0) -> Array:
+    graph = network.graph()
+    return np.random.default_rng(seed).integers(0, 256, (count, *graph.shapes[graph.inputs[0].name]), np.uint8)
+
+
+def histogram_of(numbers: Array, bins: int = BINS) -> Histogram:
+    histogram = Histogram.empty(float(numbers.min()), float(numbers.max()), bins)
+    for part in np.array_split(numbers, 3):  # as batches come
+        histogram.add(part)
+    return histogram
+
+
+def fake_quantized(cell: qat.FakeQuant, low: float, high: float, numbers: Array) -> Array:
+    """clip(rint(x / s), qmin - z, qmax - z) s, written out."""
+    quantizer = cell.quantizer
+    if quantizer.symmetric:
+        scale, zero_point = max(-low, high) / quantizer.qmax, 0.0
+    else:
+        low = 0.0 if cell.non_negative else low
+        scale = (high - low) / (quantizer.qmax - quantizer.qmin)
+        zero_point = np.rint(quantizer.qmin - low / scale)
+    return np.clip(np.rint(numbers / scale), quantizer.qmin - zero_point, quantizer.qmax - zero_point) * scale
+
+
+# -- ranges -----------------------------------------------------------------------------------------------------------
+
+
+class OneLayer(qat.Network):
+    """y = relu(W p), then W' of it."""
+
+    def __init__(self) -> None:
+        self.inputs = qat.Input((7,), std=1 / 255)
+        self.first = qat.DenseBnAct(7, 5, activation="relu")
+        self.second = qat.DenseBnAct(5, 3, has_bias=False)
+
+    def construct(self, x):  # type: ignore[no-untyped-def]
+        return self.second(self.first(x))
+
+
+def test_minmax_is_the_smallest_and_the_largest_number_of_all_batches() -> None:
+    images, params = pixels(OneLayer(), 25), OneLayer().graph().initial_params(1)
+    found = calibrate(OneLayer(), params, images, batch_size=10).params
+    first = np.maximum(images.astype(np.float32) @ params["first.weight"].T + params["first.bias"], 0)
+    second = first @ params["second.weight"].T
+    assert "first.fake_quant.min" not in found  # after a ReLU only the upper end exists
+    # Float sums of seven products in another order.
+    for name, value in (
+        ("first.fake_quant.max", first.max()),
+        ("second.fake_quant.min", second.min()),
+        ("second.fake_quant.max", second.max()),
+    ):
+        assert found[name] == pytest.approx(value, rel=1e-6)
+
+
+@pytest.mark.parametrize("percentile", [100.0, 99.9, 99.0, 75.0])
+@pytest.mark.parametrize("rectified", [True, False])
+def test_percentiles_are_those_of_the_numbers(percentile: float, rectified: bool) -> None:
+    numbers = np.random.default_rng(0).standard_normal(30_000).astype(np.float32) + 0.3
+    numbers = np.maximum(numbers, 0.0) if rectified else numbers
+    low, high = histogram_of(numbers).percentile_range(percentile)
+    expected = np.percentile(numbers, [100.0 - percentile, percentile])
+    # A bin, and the distance of neighbours where they are few: with 30,000 numbers below 0.02 up to the 99.9th percentile.
+    assert (low, high) == pytest.approx(tuple(expected), abs=0.02)
+    assert high != pytest.approx(expected[1] + 0.05, abs=0.02)
+
+
+def test_a_percentile_of_zeros_is_zero() -> None:
+    numbers = np.zeros(1000, np.float32)
+    numbers[:50] = np.linspace(1.0, 2.0, 50)
+    assert histogram_of(numbers).percentile_range(90.0) == (0.0, 0.0)
+    assert histogram_of(numbers).percentile_range(97.0)[1] == pytest.approx(1.4, abs=0.03)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("cell", [UNSIGNED, SYMMETRIC], ids=["non_negative", "symmetric"])
+def test_mse_takes_the_best_threshold(cell: qat.FakeQuant, bits: int) -> None:
+    cell = qat.FakeQuant(qat.ActivationQuantizer(bits, cell.quantizer.symmetric), cell.non_negative)
+    numbers = np.random.default_rng(1).laplace(size=5000)
+    numbers = (np.abs(numbers) if cell.non_negative else numbers).astype(np.float32)
+    largest = np.abs(numbers).max()
+
+    def error(threshold: float) -> float:
+        real = fake_quantized(cell, max(numbers.min(), -threshold), min(numbers.max(), threshold), numbers)
+        return float(((real - numbers) ** 2).mean())
+
+    errors = {k: error(largest * k / CANDIDATES) for k in range(1, CANDIDATES + 1)}
+    low, high = mse_range(cell, histogram_of(numbers))
+    # Bins stand for their centres: where two thresholds are all but equal, either may be found.
+    assert error(max(-low, high)) <= min(errors.values()) * 1.002
+    assert bits == 8 or error(largest) > min(errors.values()) * 1.2
+
+
+def test_mse_moves_the_ends_of_an_affine_range_apart_from_each_other() -> None:
+    """A lone outlier below is not worth codes, the numbers above are."""
+    numbers = np.random.default_rng(2).uniform(-1.0, 3.0, 20_000).astype(np.float32)
+    numbers[0] = -8.0
+    cell = qat.FakeQuant(qat.ActivationQuantizer(4))
+    low, high = mse_range(cell, histogram_of(numbers))
+    assert -1.4 < low < -0.7
+    assert 2.7 < high < 3.2
+
+    def error(ends: tuple[float, float]) -> float:
+        return float(((fake_quantized(cell, *ends, numbers) - numbers) ** 2).mean())
+
+    grid = [(a, b) for a in np.linspace(-1.6, -0.6, 21) for b in np.linspace(2.6, 3.2, 13)]
+    assert error((low, high)) <= min(map(error, grid)) * 1.02  # two ends in turn against all pairs
+
+
+def tensorrt_threshold(counts: list[int], levels: int, width: float) -> int:
+    """The pseudo-code of Migacz's slides, for numbers from 0 up: how many bins are kept.
+
+    Bins go to their nearest code, as the engine's quantizer has it (its scale is float32, which decides ties), where the
+    slides cut them into equal groups. width: of a bin.
+    """
+    best, result = math.inf, 0
+    for keep in range(levels, len(counts) + 1):
+        p = [float(count) for count in counts[:keep]]
+        p[-1] += sum(counts[keep:])
+        step = float(np.float32(keep * width) / np.float32(levels - 1))
+        groups: dict[int, list[int]] = {}
+        for i in range(keep):
+            groups.setdefault(min(round((i + 0.5) * width / step), levels - 1), []).append(i)
+        q = [0.0] * keep
+        for members in groups.values():
+            filled = [i for i in members if p[i] > 0]
+            for i in filled:
+                q[i] = sum(counts[j] for j in members) / len(filled)
+        total_p, total_q, divergence = sum(p), sum(q), 0.0
+        for a, b in zip(p, q, strict=True):
+            if a > 0:
+                divergence += a / total_p * math.log(a / total_p / (b / total_q)) if b > 0 else math.inf
+        if divergence < best:
+            best, result = divergence, keep
+    return result
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_entropy_takes_the_threshold_of_its_source(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qat.calibration.ENTROPY_BINS", 128)
+    numbers = np.abs(np.random.default_rng(seed).standard_normal(4000)).astype(np.float32)
+    numbers[:5] = 9.0 + seed  # outliers that it should leave out
+    cell = qat.FakeQuant(qat.ActivationQuantizer(4), non_negative=True)
+    histogram = histogram_of(numbers)
+    _, high = entropy_range(cell, histogram)
+    counts = histogram.merged(128).counts
+    expected = tensorrt_threshold([int(count) for count in counts], 16, histogram.high / 128)
+    assert high == pytest.approx(histogram.high * expected / 128)
+    assert 2.0 < high < 5.0
+
+
+def test_entropy_keeps_a_range_that_is_used_evenly() -> None:
+    assert ENTROPY_BINS == 2048
+    numbers = np.linspace(-2.0, 2.0, 40_001).astype(np.float32)
+    assert entropy_range(AFFINE, histogram_of(numbers)) == pytest.approx((-2.0, 2.0), rel=0.01)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_dead_activation_has_a_range_too(method: str) -> None:
+    """fc1 gives nothing but zeros."""
+    params = OneLayer().graph().initial_params(1)
+    params["first.weight"] = -np.abs(params["first.weight"])
+    found = calibrate(OneLayer(), params, pixels(OneLayer(), 20), method=method)
+    assert found.params["first.fake_quant.max"] == 0.0
+    qat.evaluate(qat.to_integer(found.graph, found.params), pixels(OneLayer(), 3))
+
+
+def test_ranges_are_nearly_those_of_another_vocabulary() -> None:
+    images, params = pixels(LeNet5(), 30), LeNet5().graph().initial_params()
+    for method in ("minmax", "percentile", "mse"):
+        ours = calibrate(LeNet5(), params, images, method=method).params
+        theirs = calibrate(LeNet5(), params, images, method=method, ops=TORCH.TorchOps()).params
+        for name, array in ours.items():
+            # Of "mse", candidates are a hundredth apart, and neighbours may be equally good.
+            np.testing.assert_allclose(theirs[name], array, rtol=0.05 if method == "mse" else 1e-4)
+
+
+# -- corrections ------------------------------------------------------------------------------------------------------
+
+
+def channel_means(checkpoint: Checkpoint, params: Mapping[str, Array], images: Array, phase: int) -> dict[str, Array]:
+    """The mean output of every linear cell, before its activation."""
+    runner, means = Runner(checkpoint.graph, NUMPY_OPS), {}
+    for node, _, y in runner.values(runner.context(params, phase), (images,)):
+        if isinstance(node.cell, LinearCell):
+            mean = Mean()
+            mean.add(NUMPY_OPS, y)
+            means[node.name] = np.asarray(mean.value)
+    return means
+
+
+@pytest.mark.parametrize("network", [LeNet5, LeNet5BN, ResNet8])
+def test_bias_correction_takes_the_mean_shift_of_every_channel(network: type[qat.Network]) -> None:
+    images, params = pixels(network(), 24), network().graph().initial_params(3)
+    settings = {"num_bits": (4, 8)}
+    plain = calibrate(network(), params, images, **settings)
+    corrected = calibrate(network(), params, images, bias_correction=True, batch_size=10, **settings)
+    real = channel_means(plain, plain.params, images, FLOAT)
+    before = channel_means(plain, plain.params, images, 0)
+    after = channel_means(corrected, corrected.params, images, 0)
+    assert set(real) == set(after)
+    for name, mean in real.items():
+        shift = np.abs(before[name] - mean).mean()
+        # What is left is the rounding of bias codes, small against shifts of four-bit weights.
+        assert np.abs(after[name] - mean).mean() < 0.1 * shift, name
+
+
+def test_bias_correction_gives_a_bias_to_a_cell_without_and_leaves_batch_norm_in_place() -> None:
+    plain = LeNet5().graph()
+    images = pixels(LeNet5(), 10)
+    found = calibrate(plain, plain.initial_params(), images, bias_correction=True)
+    assert all(node.cell.has_bias for node in found.graph.nodes if isinstance(node.cell, LinearCell))
+    assert found.params["conv1.bias"].shape == (6,)
+    assert found.params["conv1.bias"].any()
+    normed = LeNet5BN().graph()
+    found = calibrate(normed, normed.initial_params(), images, bias_correction=True)
+    assert "conv1.bias" not in found.params
+    assert found.params["conv1.beta"].any()
+    assert found.graph == qat.convert_quant_network(normed)
+
+
+class Chain(qat.Network):
+    """What equalization goes through: groups, poolings, batch normalisation, flattening."""
+
+    def __init__(self) -> None:
+        self.inputs = qat.Input((3, 12, 12), mean=0.5, std=0.3)
+        self.a = qat.Conv2dBnAct(3, 8, 3, has_bn=True, activation="relu")
+        self.depthwise = qat.Conv2dBnAct(8, 8, 3, group=8, has_bias=True, activation="relu")
+        self.pool = qat.AvgPool2d(2)
+        self.grouped = qat.Conv2dBnAct(8, 6, 3, group=2, has_bias=True, has_bn=True)
+        self.max = qat.MaxPool2d(2)
+        self.flatten = qat.Flatten()
+        self.b = qat.DenseBnAct(6 * 9, 10, activation="relu")
+        self.drop = qat.Dropout(0.1)
+        self.c = qat.DenseBnAct(10, 7, activation="hswish")
+        self.d = qat.DenseBnAct(7, 4)
+
+    def construct(self, x):  # type: ignore[no-untyped-def]
+        x = self.grouped(self.pool(self.depthwise(self.a(x))))
+        x = self.b(self.flatten(self.max(x)))
+        return self.d(self.c(self.drop(x)))
+
+
+def uneven(network: type[qat.Network], seed: int) -> dict[str, Array]:
+    """Parameters whose channels differ in size by a hundred times."""
+    generator, params = np.random.default_rng(seed), network().graph().initial_params(seed)
+    for name, array in params.items():
+        factor = 10.0 ** generator.uniform(-1.0, 1.0, array.shape[:1])
+        if name.endswith("variance"):
+            params[name] = generator.uniform(0.5, 2.0, array.shape).astype(np.float32)
+        elif name.endswith(("bias", "beta", "mean")):
+            params[name] = generator.normal(0, 0.3, array.shape).astype(np.float32)
+        elif array.ndim:
+            params[name] = (array * factor.reshape((-1,) + (1,) * (array.ndim - 1))).astype(np.float32)
+    return params
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("network", [Chain, LeNet5, LeNet5BN, MnistCnn])
+def test_equalization_keeps_the_float_function(network: type[qat.Network], seed: int) -> None:
+    graph, params, images = network().graph(), uneven(network, seed), pixels(network(), 8, seed)
+    equalized = equalize_channels(graph, params)
+    expected = TORCH.predict(TORCH.lower(graph, params), images)
+    found = TORCH.predict(TORCH.lower(graph, equalized), images)
+    tolerance = 2e-5 * np.abs(expected).max()  # float32 sums of other numbers: about a hundred roundings
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+    moved = [name for name, array in params.items() if not np.array_equal(array, equalized[name])]
+    assert len(moved) > 4
+    wrong = equalized | {moved[-1]: equalized[moved[-1]] * np.float32(1.01)}
+    assert np.abs(TORCH.predict(TORCH.lower(graph, wrong), images) - expected).max() > tolerance
+
+
+def test_equalized_channels_are_equal_and_dead_ones_are_left_alone() -> None:
+    graph, params = MnistCnn().graph(), uneven(MnistCnn, 0)
+    params["fc1.weight"][5] = 0.0
+    found = equalize_channels(graph, params)
+    r1 = np.abs(found["fc1.weight"]).max(axis=1)
+    r2 = np.abs(found["fc2.weight"]).max(axis=0)
+    alive = np.arange(64) != 5
+    np.testing.assert_allclose(r1[alive], r2[alive], rtol=1e-2)  # until nothing moves by a thousandth of an octave
+    assert found["fc1.bias"][5] == params["fc1.bias"][5]
+    assert all(np.isfinite(array).all() for array in found.values())
+    assert not np.allclose(
+        np.abs(params["fc1.weight"]).max(axis=1)[alive], np.abs(params["fc2.weight"]).max(axis=0)[alive]
+    )
+
+
+def test_equalization_helps_weights_of_one_scale() -> None:
+    graph, params, images = LeNet5().graph(), uneven(LeNet5, 5), pixels(LeNet5(), 40)
+    expected = TORCH.predict(TORCH.lower(graph, params), images)
+
+    def error(equalize: bool) -> float:
+        found = calibrate(graph, params, images, equalize=equalize, per_channel=False)
+        return float(np.abs(TORCH.predict(TORCH.lower(found.graph, found.params), images) - expected).mean())
+
+    assert error(True) < 0.5 * error(False)
+
+
+def test_a_cell_that_is_used_twice_keeps_its_parameters() -> None:
+    class Twice(qat.Network):
+        def __init__(self) -> None:
+            self.inputs = qat.Input((4,))
+            self.same = qat.DenseBnAct(4, 4, activation="relu")
+            self.last = qat.DenseBnAct(4, 2)
+
+        def construct(self, x):  # type: ignore[no-untyped-def]
+            return self.last(self.same(self.same(x)))
+
+    graph, params = Twice().graph(), Twice().graph().initial_params()
+    found = calibrate(graph, params, pixels(Twice(), 10), bias_correction=True, equalize=True).params
+    for name in ("same.weight", "same.bias", "last.weight"):
+        np.testing.assert_array_equal(found[name], params[name])
+    assert not np.array_equal(found["last.bias"], params["last.bias"])
+
+
+# -- what comes of it -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("network", [LeNet5BN, MnistCnn, ResNet8])
+def test_every_engine_computes_the_same_codes(network: type[qat.Network], method: str, tmp_path: Path) -> None:
+    images, params = pixels(network(), 12), network().graph().initial_params(4)
+    found = calibrate(network(), params, images, method=method, bias_correction=True, equalize=True)
+    found.save(tmp_path / "net.ckpt")
+    loaded = Checkpoint.load(tmp_path / "net.ckpt")
+    split = Split(images, np.zeros(len(images), np.int64))
+    onnx = qat.target("ONNX")
+    certificate = export_verified(tmp_path / "net.onnx", onnx, TORCH, loaded, split, data="random")
+    assert certificate.passed
+    assert [comparison.codes for comparison in certificate.comparisons] == [120, 120]
+
+
+def test_fake_quantizers_that_share_a_grid_have_the_union_of_their_ranges() -> None:
+    found = calibrate(ResNet8(), ResNet8().graph().initial_params(4), pixels(ResNet8(), 8))
+    shared = [node for node in found.graph.nodes if isinstance(node.cell, qat.FakeQuant) and node.cell.shares]
+    assert shared
+    for node in shared:
+        own = {local: found.params[f"{node.name}.{local}"] for local in node.cell.params()}  # type: ignore[union-attr]
+        members = (node.name, *node.cell.shares)  # type: ignore[union-attr]
+        largest = max(float(found.params[f"{name}.max"]) for name in members)
+        grid = node.cell.grid(node.name, own, found.params)  # type: ignore[union-attr]
+        assert grid.scale * grid.high == pytest.approx(largest, rel=0.01)
+
+
+def test_training_goes_on_from_the_result() -> None:
+    images, params = pixels(MnistCnn(), 32), MnistCnn().graph().initial_params(2)
+    found = calibrate(MnistCnn(), params, images, method="percentile")
+    step = TORCH.make_step(TORCH.lower(found.graph, found.params), Optimizer())
+    labels = np.arange(32) % 10
+    losses = [step(images, labels, 0.001) for _ in range(8)]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+    after = TORCH.read(step.model)
+    assert after["conv1.fake_quant.max"] == pytest.approx(found.params["conv1.fake_quant.max"], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        (np.zeros((0, 1, 32, 32), np.uint8), {}, "there are no images to calibrate with"),
+        (np.zeros((4, 1, 28, 28), np.uint8), {}, r"uint8 \(N, 1, 32, 32\), but got uint8 \(4, 1, 28, 28\)"),
+        (np.zeros((4, 1, 32, 32), np.float32), {}, "but got float32"),
+        ([[0]], {}, "but got list|has 1 inputs but got"),
+        ((np.zeros((4, 1, 32, 32), np.uint8),) * 2, {}, "has 1 inputs but got 2 arrays"),
+        (None, {"method": "kl"}, "method 'kl' is unknown: choose one of minmax, percentile, mse, entropy"),
+        (None, {"percentile": 50.0}, "percentile is 50.0"),
+        (None, {"percentile": 100.1}, "percentile is 100.1"),
+        (None, {"percentile": math.nan}, "percentile is nan"),
+        (None, {"batch_size": 0}, "batch_size is 0"),
+        (None, {"num_bits": 9}, "num_bits is 9"),
+    ],
+)
+def test_a_mistake_is_one_line(images: object, options: dict[str, object], message: str) -> None:
+    given = pixels(LeNet5(), 4) if images is None else images
+    with pytest.raises(qat.QatError, match=message) as caught:
+        calibrate(LeNet5(), LeNet5().graph().initial_params(), given, **options)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_networks_that_cannot_be_calibrated_are_named() -> None:
+    images, params = pixels(LeNet5(), 4), LeNet5().graph().initial_params()
+    quantized = calibrate(LeNet5(), params, images)
+    for corrected in (False, True):
+        with pytest.raises(qat.QatError, match="LeNet5 is quantized already"):
+            calibrate(quantized.graph, quantized.params, images, bias_correction=corrected)
+    with pytest.raises(qat.QatError, match=r"they lack 'conv1.weight'"):
+        calibrate(LeNet5(), {}, images)
+    params["conv2.weight"] = np.full_like(params["conv2.weight"], np.inf)
+    with pytest.raises(qat.QatError, match="conv2: gives numbers that are not finite"):
+        calibrate(LeNet5(), params, images)
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_calibrates_on_training_images_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = []
+
+    def spy(graph, params, images, **options):  # type: ignore[no-untyped-def]
+        seen.append(images)
+        return calibrate(graph, params, images, **options)
+
+    monkeypatch.setattr(common, "calibrate", spy)
+    float_, result = tmp_path / "lenet.ckpt", tmp_path / "lenet_calibrated.ckpt"
+    data = ["--data_path", "digits"]
+    assert main(["train", *data, "--epochs", "2", "--save_path", str(float_)]) == 0
+    arguments = ["--ckpt_path", str(float_), "--images", "200", "--method", "percentile", "--bias_correction"]
+    assert main(["calibrate", *data, *arguments, "--equalize", "--num_bits", "4", "8"]) == 0
+    out = capsys.readouterr().out
+    before, after = (float(found) for found in re.findall(r"Accuracy (?:before|after): +([\d.]+)", out))
+    assert abs(before - after) < 10.0
+
+    (images,) = seen
+    dataset = qat.data.load("digits").resized((1, 32, 32))
+    training = {image.tobytes() for image in dataset.train.images}
+    assert len(images) == 200
+    assert all(image.tobytes() in training for image in images)
+    assert not {image.tobytes() for image in images} & {image.tobytes() for image in dataset.test.images}
+
+    checkpoint = Checkpoint.load(result)
+    assert [entry.get("calibration", {}).get("method") for entry in checkpoint.history] == ["percentile", None]
+    assert main(["eval-quant", *data, "--ckpt_path", str(result)]) == 0
+    assert f"Accuracy: {after:.2f}" in capsys.readouterr().out
+    assert main(["train-quant", *data, "--ckpt_path", str(result), "--epochs", "1"]) == 0
+    trained = Checkpoint.load(tmp_path / "lenet_calibrated_quant.ckpt")
+    assert trained.graph == checkpoint.graph
+    assert trained.step == 22
+    assert main(["train-quant", *data, "--ckpt_path", str(result), "--num_bits", "8", "4"]) == 2
+    assert "is quantized already, with settings of its own" in capsys.readouterr().err
+    assert main(["calibrate", *data, "--ckpt_path", str(float_), "--images", "5000"]) == 2
+    assert "has 1437 training images" in capsys.readouterr().err
+    assert main(["calibrate", *data, "--ckpt_path", str(result)]) == 2
+    assert "where a float one is needed" in capsys.readouterr().err
+
+
+def test_train_and_quantize_writes_a_verified_file_and_its_c_array(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ai_edge_litert")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--epochs=3", "--batch-size=32", "--save-model-name=digits_cnn", "--data_path", "digits"]
+    assert main(["train-and-quantize", *arguments, "--images", "200", "--qat_epochs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"3,600 codes compared in LiteRT .*, 0 differ", out)
+    assert re.search(r"peak bytes of activations +│ +6,768", out)
+    assert "accuracy lost" in out
+    content = (tmp_path / "digits_cnn.tflite").read_bytes()
+    source = (tmp_path / "digits_cnn.cc").read_text(encoding="ascii")
+    assert bytes(int(byte, 16) for byte in re.findall(r"0x(..)", source)) == content
+    assert Checkpoint.load(tmp_path / "digits_cnn.ckpt").graph.is_quantized
+    for mistake, message in (
+        (["--qat_epochs", "-1"], "--qat_epochs is -1"),
+        (["--save-model-name", ""], "is a folder, or nothing"),
+        (["--images", "2000", "--epochs", "1"], "has 1437 training images"),
+    ):
+        assert main(["train-and-quantize", "--data_path", "digits", *mistake]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_c_array_is_what_xxd_writes_and_a_compiler_reads() -> None:
+    content = bytes(range(25))
+    header, source = c_array(content, "net-1.tflite", "net-1.h")
+    assert c_identifier("net-1.tflite") == "net_1_tflite"
+    assert c_identifier("1.tflite") == "__1_tflite"
+    assert "#ifndef NET_1_H_" in header
+    assert "extern const unsigned int net_1_tflite_len;" in header
+    assert source.splitlines()[2:] == [
+        "alignas(16) const unsigned char net_1_tflite[] = {",
+        "  0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b,",
+        "  0x0c, 0x0d, 0x0e, 0x0f, 0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17,",
+        "  0x18};",
+        "const unsigned int net_1_tflite_len = 25;",
+    ]
+    with pytest.raises(qat.QatError, match="is empty"):
+        c_array(b"", "net.tflite", "net.h")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
+def test_c_array_compiles_to_the_bytes(tmp_path: Path) -> None:
+    content = np.random.default_rng(0).integers(0, 256, 1000, np.uint8).tobytes()
+    header, source = c_array(content, "net.tflite", "net.h")
+    (tmp_path / "net.h").write_text(header, encoding="ascii")
+    (tmp_path / "net.cc").write_text(source, encoding="ascii")
+    (tmp_path / "main.cc").write_text(
+        '#include <cstdio>\n#include <cstdint>\n#include "net.h"\nint main() {\n'
+        "  if (reinterpret_cast<std::uintptr_t>(net_tflite) % 16) return 1;\n"
+        "  return std::fwrite(net_tflite, 1, net_tflite_len, stdout) != net_tflite_len;\n}\n",
+        encoding="ascii",
+    )
+    program = tmp_path / "net"
+    subprocess.run(["g++", "-Wall", "-Werror", tmp_path / "net.cc", tmp_path / "main.cc", "-o", program], check=True)
+    assert subprocess.run([program], capture_output=True, check=True).stdout == content
+
+
+def test_peak_of_the_microcontroller_network() -> None:
+    """Its first convolution, 26 x 26 x 8 codes, and the pooling after it, 13 x 13 x 8."""
+    found = calibrate(MnistCnn(), MnistCnn().graph().initial_params(), pixels(MnistCnn(), 4))
+    assert peak_bytes(qat.to_integer(found.graph, found.params)) == 26 * 26 * 8 + 1360  # 1,352 in whole 16 bytes
