@@ -566,10 +566,15 @@ class Step:
             self.optimizer = nn.Momentum(groups, 0.0, optimizer.momentum)
         else:
             self.optimizer = nn.Adam(groups, 0.0)
+        self._error: BaseException | None = None
         self._gradient = ms.value_and_grad(self._forward, None, self.optimizer.parameters, has_aux=True)
 
     def _forward(self, *inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        (loss,), updates = self.model.run(inputs, self._finish)
+        try:
+            (loss,), updates = self.model.run(inputs, self._finish)
+        except BaseException as error:  # let through, it would leave MindSpore differentiating whatever runs next
+            self._error = error
+            return Tensor(np.float32(0.0)), {}
         return loss, updates
 
     def __call__(self, x: Arrays, y: Array, lr: float) -> float:
@@ -578,6 +583,9 @@ class Step:
         # set_data would give the parameter other memory, which the compiled optimizer does not look at.
         ops.assign(self.optimizer.learning_rate, Tensor(np.float32(lr)))
         (loss, updates), gradients = self._gradient(*pixels, Tensor(np.asarray(y, np.int32)))
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
         self.optimizer(gradients)
         self.model.write(updates)
         return float(loss.asnumpy())
