@@ -372,7 +372,7 @@ def test_the_commands(file_format: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert "3,600 codes compared" in capsys.readouterr().out
     arguments = ["export", "--ckpt_path", str(tmp_path / "a.ckpt"), "--float", "--file_format", file_format]
     assert main([*arguments, "--file_name", str(tmp_path / "float")]) == 2
-    assert f"{file_format} holds integers only" in capsys.readouterr().err
+    assert f"{file_format}: it holds quantized networks only" in capsys.readouterr().err
 
 
 def test_the_profile_is_a_key_of_the_settings_file(tmp_path: Path) -> None:

@@ -78,14 +78,14 @@ def test_the_document_s_commands_lead_from_pixels_to_a_certificate(
 def test_tflite_is_certified_in_both_profiles(
     profile: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the fixed one the training backend, which evaluates the other, is counted without failing."""
+    """In the fixed one the training backend, which evaluates the other, is compared with the reference of its own."""
     file, checkpoint = tmp_path / "lenet.tflite", trained / "lenet_quant.ckpt"
     chosen = ["--ckpt_path", checkpoint, "--profile", profile]
     status, out, _ = run(capsys, "export", *chosen, "--file_format", "TFLITE", "--file_name", tmp_path / "lenet")
     assert status == 0
     assert "3,600 codes compared in LiteRT" in out
-    assert out.count(" 0 differ") == (2 if profile == "float" else 1)
-    assert ("it computes in the float profile" in out) == (profile == "fixed")
+    assert out.count(" 0 differ") == 2
+    assert ("0 differ from the float profile" in out) == (profile == "fixed")
     kept = qat.target("TFLITE").read_metadata(file)
     assert json.loads(kept["certificate"])["comparisons"][0]["differ"] == 0
     status, again, _ = run(capsys, "verify", *chosen, "--model", file, "--data_path", "digits")

@@ -226,7 +226,7 @@ def addition(ratio: float, relu: bool = False) -> tuple[IntegerGraph, tuple[np.n
     return IntegerGraph((*nodes, node), entries, (y,)), (a.reshape(1, -1), b.reshape(1, -1))
 
 
-@pytest.mark.parametrize("ratio", [2.0**-12, 2.0**-9, 0.0313, 0.503, 1.017, 3.71, 100.3, 256.3, 3000.7, 2.0**17])
+@pytest.mark.parametrize("ratio", [2.0**-12, 0.0023, 0.0313, 0.503, 1.017, 3.71, 100.3, 256.3, 3000.7, 2.0**17])
 def test_additions_of_every_pair_of_codes(ratio: float, tmp_path: Path) -> None:
     """In and beyond the range of multipliers that XNNPACK takes."""
     for relu in (False, True):
@@ -493,7 +493,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pixels", [np.zeros((1, 1, 28, 28), np.uint8), np.zeros((1, 1, 32, 32), np.float32)])
 def test_pixels_of_another_shape_or_type_are_refused(pixels: np.ndarray, good: Path) -> None:
-    with pytest.raises(qat.QatError, match=r"takes uint8 pixels of shape \[\(32, 32, 1\)\]"):
+    with pytest.raises(qat.QatError, match=r"takes raw pixels, a NumPy array of uint8 \(N, 1, 32, 32\), but got"):
         TFLITE.predict(good, pixels)
 
 
