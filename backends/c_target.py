@@ -502,7 +502,9 @@ class _Writer:
         kernels = ["REQUANTIZE", "FINISH", "MULTIPLY", "CORRECT", "SOFTMAX"]
         text += [getattr(c_kernels, kernel) for kernel in kernels if kernel in self.used]
         text += self.sources
-        body = [f"    {line}\n" for line in steps]
+        used = "\n".join(line for line in steps if not line.startswith("TRACED"))
+        unused = [name for x in self.graph.inputs if not re.search(rf"\b{(name := self._input_name(x.name))}\b", used)]
+        body = [f"    {line}\n" for line in [*(f"(void){name};" for name in unused), *steps]]
         counters = [x for x in "ic" if any(f"for ({x} =" in line for line in steps)]
         counter = f"    int32_t {', '.join(counters)};\n" if counters else ""
         uses_arena = any("arena" in line for line in steps)
