@@ -155,7 +155,7 @@ static inline void multiply(const uint8_t *x, int32_t stride, int32_t pixels, in
 #elif defined(USE_SIMD32)
     /* Two products in one instruction: bytes 0 and 2 of both words as halves, then bytes 1 and 3. */
 #define LOW(extend, x) extend(x)
-#define HIGH(extend, x) extend(__ror(x, 8))
+#define HIGH(extend, x) extend((x) >> 8)
     int32_t o, p, r, q;
     for (o = 0; o < outputs; o++) {
         const int8_t *begin = w + 4 * o;
