@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import keyword
 import os
 import re
 import shlex
@@ -82,6 +81,11 @@ def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
 def read_metadata(path: str | Path) -> dict[str, str]:
     """What ``write_metadata`` wrote."""
     return _load(path).metadata
+
+
+def input_shapes(path: str | Path) -> list[Shape]:
+    """The shapes of its inputs, (C, H, W) or (F,)."""
+    return [x.shape for x in _load(path).tensors("inputs")]
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
@@ -156,12 +160,10 @@ def _load(path: str | Path) -> _File:
             contents.append(one.read_bytes())
         except OSError as error:
             raise QatError(
-                f"{one}: cannot be read ({error.strerror}); give an exported .c file, with the .h file that was written beside it"
+                f"{one}: cannot be read ({error.strerror}); give an exported .c file, with the .h file beside it"
             ) from None
     content, header = contents
-    found = re.fullmatch(
-        rb'(.*)(/\* qat-metadata: [^\n]*\n)/\* qat-sha256: "([0-9a-f]{64})" \*/\n', content, re.DOTALL
-    )
+    found = re.fullmatch(rb'(.*)(/\* qat-metadata: [^\n]*\n)/\* qat-sha256: "([0-9a-f]{64})" \*/\n', content, re.DOTALL)
     if found is None:
         raise QatError(
             f"{path}: is no file of qat export: it does not end with its metadata and digest; export it again"
@@ -189,8 +191,8 @@ def _compiler() -> list[str]:
     if shutil.which(command[0]) is None:
         where = "$CC" if os.environ.get("CC") else "the C compiler"
         raise QatError(
-            f"{command[0]}: {where} is not found, which compiles an exported .c file to run it here; install one (apt-get install "
-            "gcc) or set CC to one, or export with --no_verify"
+            f"{command[0]}: {where} is not found, which compiles an exported .c file to run it here; install one (apt-get "
+            "install gcc) or set CC to one, or export with --no_verify"
         )
     return command
 
@@ -218,7 +220,7 @@ def _compute(
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "program"
         main = f"-D{file.model['name'].upper()}_MAIN"
-        command = [*_compiler(), *_options(), main, *define, str(path), "-o", str(program)]
+        command = [*_compiler(), *_options(), main, *define, "-x", "c", str(path), "-o", str(program)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or [""]
@@ -227,9 +229,14 @@ def _compute(
             )
 
         def run(batch: tuple[Array, ...]) -> dict[int, Array]:
-            done = subprocess.run(
-                [program], input=np.concatenate(batch, axis=1).tobytes(), capture_output=True, check=False
-            )
+            samples = np.concatenate(batch, axis=1).tobytes()
+            try:
+                done = subprocess.run([program], input=samples, capture_output=True, check=False)
+            except OSError as error:
+                raise QatError(
+                    f"{path}: what {command[0]} made of it does not run here ({error.strerror}); set CC to a compiler for this "
+                    "machine"
+                ) from None
             sizes = [prod(x.shape) * len(batch[0]) for x in tensors]
             if done.returncode or len(done.stdout) != sum(sizes):
                 said = done.stderr.decode(errors="replace").splitlines() or [""]
@@ -259,7 +266,7 @@ def _plain(name: str) -> str:
 def _identifier(path: Path) -> str:
     """The name that the file's functions and constants begin with, from the file's own."""
     name = _plain(path.stem).lower()
-    return f"net_{name}" if name[0].isdigit() or keyword.iskeyword(name) else name
+    return f"net_{name}" if name[0].isdigit() else name
 
 
 def _lines(values: Sequence[int] | Array, indent: str = "    ") -> str:
@@ -284,8 +291,6 @@ def _stored_shape(shape: Shape) -> Shape:
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
-
-SCALING = "{name}_scaling"
 
 
 class _Writer:
@@ -621,8 +626,8 @@ extern "C" {{
         zero = grid.zero_point - grid.qmin
         low, high = node.requantize.low + zero, node.requantize.high + zero
         constants.append(
-            f"static const Scaling {name}_scaling = {{\n    {name}_bias, {name}_multiplier, {left}, {name}_right, {zero}, {low}, "
-            f"{high},\n}};\n"
+            f"static const Scaling {name}_scaling = {{\n    {name}_bias, {name}_multiplier, {left}, {name}_right, "
+            f"{zero}, {low}, {high},\n}};\n"
         )
         return constants, f"&{name}_scaling"
 
@@ -641,7 +646,9 @@ extern "C" {{
         quads = stored.reshape(outputs, -1, 4)
         per_group = outputs // groups
         blocks = [
-            quads[group * per_group + first : group * per_group + min(first + BLOCK, per_group)].transpose(1, 0, 2).ravel()
+            quads[group * per_group + first : group * per_group + min(first + BLOCK, per_group)]
+            .transpose(1, 0, 2)
+            .ravel()
             for group in range(groups)
             for first in range(0, per_group, BLOCK)
         ]
@@ -662,8 +669,8 @@ extern "C" {{
 
     def _add_convolution(self, node: IntegerConv2d) -> None:
         channels, height, width = node.inputs[0].shape
-        outputs, own, *kernel = node.weight.shape
-        (kh, kw), (sh, sw), (dh, dw) = kernel, node.stride, node.dilation
+        outputs, _, kh, _ = node.weight.shape
+        (sh, sw), dh = node.stride, node.dilation[0]
         top, _, left, _ = node.padding
         weight = node.centred_weight.transpose(0, 2, 3, 1)  # to (O, kh, kw, I)
         by_rows = self._reads_rows(node)

@@ -39,9 +39,7 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
     graph = qat.to_integer(checkpoint.graph, checkpoint.params)
     dataset = common.load_data(args.data_path, checkpoint.graph)
-    engines = [
-        file_engine(model, target, graph, profile) for model, target in zip(args.model, targets, strict=True)
-    ]
+    engines = [file_engine(model, target, graph, profile) for model, target in zip(args.model, targets, strict=True)]
     engines += [backend_engine(qat.backend(name), checkpoint, args.device_target) for name in args.backend]
     files = ", ".join(args.model)
     data = f"{dataset.name}, test images"

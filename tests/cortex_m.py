@@ -122,7 +122,17 @@ def run(c_file: Path, pixels: np.ndarray, output: int, dtype: type, folder: Path
         _do("arm-none-eabi-gcc", *CPU, *OPTIONS, f"-I{c_file.parent}", "-c", source, "-o", target)
     objects = [folder / f"{x}.o" for x in (name, "main", "start")]
     image = folder / "image.elf"
-    _do("arm-none-eabi-gcc", *CPU, "-nostartfiles", "-Wl,--gc-sections", "-T", folder / "flash.ld", *objects, "-o", image)
+    _do(
+        "arm-none-eabi-gcc",
+        *CPU,
+        "-nostartfiles",
+        "-Wl,--gc-sections",
+        "-T",
+        folder / "flash.ld",
+        *objects,
+        "-o",
+        image,
+    )
     said = _do(*MACHINE, "-kernel", image)
     codes = np.frombuffer(bytes.fromhex("".join(re.findall(r"^[0-9a-f]+$", said, re.MULTILINE))), dtype)
     text, data, bss = map(int, _do("arm-none-eabi-size", objects[0]).splitlines()[1].split()[:3])
