@@ -341,18 +341,12 @@ class _Writer:
         Words are read past the end of rows, which the arena has room for and a caller's image may not. So an image whose
         reader would do so is copied into the arena, where that makes the arena no larger, and is gathered elsewhere.
         """
-        overread = {
-            node.inputs[0].name
-            for node in self.graph.nodes
-            if isinstance(node, IntegerLinear) and self._row(node) is not None and self._row(node) % 4
-        } | {
-            self.renamed[node.inputs[0].name]
-            for node in self.graph.nodes
-            if isinstance(node, IntegerDense) and node.inputs[0].name in self.renamed and node.weight.shape[1] % 4
-        }
+        linear = [node for node in self.graph.nodes if isinstance(node, IntegerLinear)]
+        read = {self._source(node) for node in linear if self._in_rows(node) and not self._reads_rows(node)}
+        overread = read & self.direct
         direct = self.direct
         plain = plan_memory(self._buffers())
-        if overread & direct:
+        if overread:
             self.direct = direct - overread
             copied = plan_memory(self._buffers())
             if copied.size <= plain.size:
@@ -374,6 +368,8 @@ class _Writer:
         if isinstance(node, IntegerMaxPool2d):
             return node.inputs[0].shape[0] * node.inputs[0].shape[2]
         if isinstance(node, IntegerConv2d) and not self._depthwise(node) and not self._reads_rows(node):
+            if self._has_rows(node):
+                return node.weight.shape[2] * self._padded_row(node)
             return self._together(node) * _quads(prod(node.weight.shape[1:])) * 4
         if isinstance(node, IntegerDense) and not self._reads_rows(node):
             return _quads(node.weight.shape[1]) * 4
@@ -384,31 +380,44 @@ class _Writer:
         return node.group == node.inputs[0].shape[0] == len(node.weight) > 1
 
     @staticmethod
-    def _row(node: IntegerLinear) -> int | None:
-        """Bytes that a window has beside one another in the input; None where it does not read whole rows."""
-        if isinstance(node, IntegerDense):
-            return node.weight.shape[1]
-        assert isinstance(node, IntegerConv2d)
-        kernel = node.weight.shape[2:]
-        if any(node.padding) or node.group > 1 or (node.dilation[1] > 1 and kernel[1] > 1):
-            return None
-        return node.weight.shape[1] * kernel[1]
+    def _has_rows(node: IntegerLinear) -> bool:
+        """True where a window has the bytes of each of its rows beside one another."""
+        if isinstance(node, IntegerConv2d):
+            return node.group == 1 and (node.dilation[1] == 1 or node.weight.shape[3] == 1)
+        return True
+
+    @staticmethod
+    def _run(node: IntegerLinear) -> int:
+        """How many bytes these are."""
+        return node.weight.shape[1] * (node.weight.shape[3] if isinstance(node, IntegerConv2d) else 1)
+
+    @staticmethod
+    def _padded_row(node: IntegerConv2d) -> int:
+        """Bytes of a row of the input between its padding."""
+        channels, _, width = node.inputs[0].shape
+        return (node.padding[2] + width + node.padding[3]) * channels
+
+    def _in_rows(self, node: IntegerLinear) -> bool:
+        """True where the weights could meet the input where it lies."""
+        return self._has_rows(node) and not (isinstance(node, IntegerConv2d) and any(node.padding))
 
     def _reads_rows(self, node: IntegerLinear) -> bool:
-        """True where the weights meet the input where it lies: not a single byte past a caller's image is read."""
-        row = self._row(node)
-        source = self.renamed.get(node.inputs[0].name, node.inputs[0].name)
-        return row is not None and (row % 4 == 0 or source not in self.direct)
+        """True where they do: not a single byte past a caller's image is read."""
+        return self._in_rows(node) and (self._run(node) % 4 == 0 or self._source(node) not in self.direct)
+
+    def _source(self, node: IntegerNode) -> str:
+        """The tensor where a node's first input lies."""
+        name = node.inputs[0].name
+        return self.renamed.get(name, name)
 
     def _together(self, node: IntegerConv2d) -> int:
         """How many neighbouring outputs are computed at once."""
         return min(4, self._outputs(node)[1])
 
-    @staticmethod
-    def _outputs(node: IntegerConv2d) -> tuple[int, int]:
+    def _outputs(self, node: IntegerConv2d) -> tuple[int, int]:
         """Rows and columns of the output; a point-wise convolution sees one row of all pixels."""
         _, height, width = node.output.shape
-        point = node.weight.shape[2:] == (1, 1) and node.stride == (1, 1) and not any(node.padding)
+        point = node.weight.shape[2:] == (1, 1) and node.stride == (1, 1) and self._reads_rows(node)
         return (1, height * width) if point else (height, width)
 
     def place(self, name: str) -> str:
@@ -673,7 +682,7 @@ extern "C" {{
         (sh, sw), dh = node.stride, node.dilation[0]
         top, _, left, _ = node.padding
         weight = node.centred_weight.transpose(0, 2, 3, 1)  # to (O, kh, kw, I)
-        by_rows = self._reads_rows(node)
+        in_place, by_rows = self._reads_rows(node), self._has_rows(node)
         weight = weight.reshape(outputs, kh, -1) if by_rows else weight.reshape(outputs, 1, -1)
         constants, bias, corrected = self._weights(node, weight, node.group)
         scaling_constants, scaling = self._scaling(node, bias)
@@ -684,14 +693,17 @@ extern "C" {{
         together = self._together(node)
         run = weight.shape[2]
         quads = _quads(run)
-        pitch = dh * width * channels
+        stride, pitch = (sw * channels, dh * width * channels) if by_rows else (quads * 4, 0)
         body = ["    int32_t sums[4 * BLOCK];", "    int32_t row, column, first, p;"]
         indent = "    "
         if node.group > 1:
             body[-1] = "    int32_t group, row, column, first, p;"
             body.append(f"    for (group = 0; group < {node.group}; group++)")
             indent += "    "
-        body.append(f"{indent}for (row = 0; row < {rows}; row++)")
+        body.append(f"{indent}for (row = 0; row < {rows}; row++) {{")
+        if by_rows and not in_place:
+            pitch = self._padded_row(node)
+            body += [f"{indent}    {line}" for line in self._band(node)]
         body.append(f"{indent}    for (column = 0; column < {columns}; column += {together}) {{")
         i = indent + "        "
         if columns % together:
@@ -700,12 +712,12 @@ extern "C" {{
         else:
             body.append(f"{i}const int32_t begin = column;")
         group = f"group * {per_group} + " if node.group > 1 else ""
-        if by_rows:
-            body.append(f"{i}const uint8_t *from = x + row * {sh * width * channels} + begin * {sw * channels};")
-            stride = sw * channels
+        if in_place:
+            body.append(f"{i}const uint8_t *from = x + row * {sh * width * channels} + begin * {stride};")
+        elif by_rows:
+            body.append(f"{i}const uint8_t *from = scratch + begin * {stride};")
         else:
             body.append(f"{i}const uint8_t *from = scratch;")
-            stride = quads * 4
             body += [i + line for line in self._gather(node, (height, width), (top, left), quads * 4)]
         base = f"{name}_weight"
         if node.group > 1:
@@ -718,20 +730,20 @@ extern "C" {{
             count = "outputs"
         rows_of = weight.shape[1]
         body.append(
-            f"{i}    multiply(from, {stride}, {together}, {rows_of}, {pitch if by_rows else 0}, {quads}, "
+            f"{i}    multiply(from, {stride}, {together}, {rows_of}, {pitch}, {quads}, "
             f"{base} + first * {rows_of * quads * 4}, {count}, sums);"
         )
         body.append(f"{i}    for (p = 0; p < {together}; p++) {{")
         if corrected:
             body.append(
-                f"{i}        correct(from + p * {stride}, {rows_of}, {pitch if by_rows else 0}, {run}, "
+                f"{i}        correct(from + p * {stride}, {rows_of}, {pitch}, {run}, "
                 f"{name}_excess + {group}first, {count}, sums + p * BLOCK);"
             )
         body.append(
             f"{i}        finish(sums + p * BLOCK, {scaling}, {group}first, {count}, "
             f"y + (row * {columns} + begin + p) * {outputs} + {group}first);"
         )
-        body += [f"{i}    }}", f"{i}}}", f"{indent}    }}"]
+        body += [f"{i}    }}", f"{i}}}", f"{indent}    }}", f"{indent}}}"]
         self.define(node, self._kind(node), [*constants, *scaling_constants], "\n".join(body))
 
     def _kind(self, node: IntegerConv2d) -> str:
@@ -743,6 +755,27 @@ extern "C" {{
         words += [f"{node.group} groups"] if node.group > 1 else []
         return f"{_dimensions(node.inputs[0].shape)} to {_dimensions(node.output.shape)}, {', '.join(words)}"
 
+    def _band(self, node: IntegerConv2d) -> list[str]:
+        """Statements that copy the rows below the windows of one row of outputs into scratch memory, padding around."""
+        channels, height, width = node.inputs[0].shape
+        top, bottom, left, right = node.padding
+        pitch = self._padded_row(node)
+        zero = node.inputs[0].grid.zero_point - node.inputs[0].grid.qmin
+        copy = [f"memset(to, {zero}, {left * channels});"] if left else []
+        to = f"to + {left * channels}" if left else "to"
+        copy.append(f"memcpy({to}, x + yi * {width * channels}, {width * channels});")
+        copy += [f"memset(to + {(left + width) * channels}, {zero}, {right * channels});"] if right else []
+        lines = [
+            "int32_t i;",
+            f"for (i = 0; i < {node.weight.shape[2]}; i++) {{",
+            f"    const int32_t yi = row * {node.stride[0]} - {top} + i * {node.dilation[0]};",
+            f"    uint8_t *to = scratch + i * {pitch};",
+        ]
+        if top or bottom:
+            lines.append(f"    if (yi < 0 || yi >= {height}) {{")
+            lines += [f"        memset(to, {zero}, {pitch});", "        continue;", "    }"]
+        return [*lines, *(f"    {line}" for line in copy), "}"]
+
     def _gather(self, node: IntegerConv2d, size: tuple[int, int], corner: tuple[int, int], pitch: int) -> list[str]:
         """Statements that copy the windows of the neighbouring outputs into scratch memory, one after another."""
         (height, width), (top, left) = size, corner
@@ -751,26 +784,18 @@ extern "C" {{
         (sh, sw), (dh, dw) = node.stride, node.dilation
         zero = node.inputs[0].grid.zero_point - node.inputs[0].grid.qmin
         channel = f" + group * {own}" if node.group > 1 else ""
-        whole = own == channels and (dw == 1 or kw == 1)  # a row of the window is one run of bytes
         lines = [
             f"for (p = 0; p < {self._together(node)}; p++) {{",
             f"    const int32_t y0 = row * {sh} - {top}, x0 = (begin + p) * {sw} - {left};",
             f"    uint8_t *to = scratch + p * {pitch};",
             "    int32_t i, j;",
         ]
-        step = kw * own if whole else own
-        inside = [f"for (i = 0; i < {kh}; i++, to += {step})"] if whole else []
-        if whole:
-            inside.append(f"    memcpy(to, x + ((y0 + i * {dh}) * {width} + x0) * {channels}{channel}, {step});")
-        else:
-            inside.append(f"for (i = 0; i < {kh}; i++)")
-            inside.append(f"    for (j = 0; j < {kw}; j++, to += {own})")
-            inside.append(
-                f"        memcpy(to, x + ((y0 + i * {dh}) * {width} + x0 + j * {dw}) * {channels}{channel}, {own});"
-            )
+        inside = [
+            f"for (i = 0; i < {kh}; i++)",
+            f"    for (j = 0; j < {kw}; j++, to += {own})",
+            f"        memcpy(to, x + ((y0 + i * {dh}) * {width} + x0 + j * {dw}) * {channels}{channel}, {own});",
+        ]
         if not any(node.padding):
-            if whole:
-                lines[-1] = "    int32_t i;"
             return [*lines, *(f"    {line}" for line in inside), "}"]
         reach_y, reach_x = dh * (kh - 1) + 1, dw * (kw - 1) + 1
         lines.append(
