@@ -86,11 +86,16 @@ def test_lenet5(symmetric: bool, bits: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"per_channel": False}, {"symmetric": True}, {"num_bits": (4, 6)}, {"symmetric": False}],
+    ("activation", "options"),
+    [
+        ("relu6", {}),
+        ("hswish", {"per_channel": False}),
+        ("leaky_relu", {"symmetric": True}),
+        ("relu6", {"num_bits": (4, 6)}),
+        ("hswish", {"symmetric": False}),
+    ],
     ids=str,
 )
-@pytest.mark.parametrize("activation", ["hswish", "relu6"])
 def test_every_kind_of_cell(activation: str, options: dict[str, Any], tmp_path: Path) -> None:
     """With affine weights too, whose centred codes may not fit into a byte."""
     assert_equal(everything(Everything(activation), **options), tmp_path)
