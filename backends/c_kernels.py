@@ -2,7 +2,7 @@
 
 Activations are bytes, a code c of a grid [qmin, qmax] being stored as c - qmin, so that all products are of an unsigned and
 a signed byte. Weights lie in blocks of up to 16 outputs, in each block as [inputs / 4][outputs][4]: one word of four inputs
-meets the words of all outputs of the block one after another, which is what the dot products of x86 (VNNI) want, and costs
+meets the words of all outputs of the block one after another, which is what the vector instructions of x86 want, and costs
 a microcontroller nothing. Sums are formed modulo 2^32 (unsigned, where the language defines it), and only their end is within
 int32: subtracting an input's zero point is part of the bias.
 """
@@ -18,6 +18,9 @@ HEAD = """\
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
 #include <immintrin.h>
 #define USE_VNNI
+#elif defined(__AVX2__)
+#include <immintrin.h>
+#define USE_AVX2
 #elif defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__)
 #include <arm_acle.h>
 #define USE_SIMD32
@@ -93,13 +96,43 @@ static inline void finish(const int32_t *sums, const Scaling *scaling, int32_t f
 """
 
 MULTIPLY = """\
-#if defined(USE_VNNI) || defined(USE_SIMD32)
+#if defined(USE_VNNI) || defined(USE_AVX2) || defined(USE_SIMD32)
 /* Four bytes, wherever they lie. */
 static inline uint32_t word(const void *bytes)
 {
     uint32_t x;
     memcpy(&x, bytes, 4);
     return x;
+}
+#endif
+
+#ifdef USE_AVX2
+/* What multiply computes, for 8 outputs, or as many as `mask` says. Bytes are widened: the instruction that multiplies them as
+ * they are saturates. Each 32-bit lane holds the sum of two of a word's four products until the end. */
+static inline void multiply8(const uint8_t *x, int32_t stride, const int32_t pixels, int32_t rows, int32_t pitch,
+                             int32_t quads, const int8_t *w, int32_t outputs, __m256i mask, int32_t *sums)
+{
+    __m256i low[4], high[4];
+    int32_t p, r, q;
+    for (p = 0; p < pixels; p++)
+        low[p] = high[p] = _mm256_setzero_si256();
+    for (r = 0; r < rows; r++) {
+        const uint8_t *from = x + r * pitch;
+        for (q = 0; q < quads; q++, from += 4, w += 4 * outputs) {
+            const __m256i bytes = _mm256_maskload_epi32((const int *)(const void *)w, mask);
+            const __m256i w0 = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(bytes));
+            const __m256i w1 = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(bytes, 1));
+            for (p = 0; p < pixels; p++) {
+                const __m256i inputs = _mm256_cvtepu8_epi16(_mm_set1_epi32((int)word(from + p * stride)));
+                low[p] = _mm256_add_epi32(low[p], _mm256_madd_epi16(inputs, w0));
+                high[p] = _mm256_add_epi32(high[p], _mm256_madd_epi16(inputs, w1));
+            }
+        }
+    }
+    for (p = 0; p < pixels; p++) {
+        const __m256i s = _mm256_permute4x64_epi64(_mm256_hadd_epi32(low[p], high[p]), 0xD8);
+        _mm256_storeu_si256((__m256i *)(void *)(sums + p * BLOCK), s);
+    }
 }
 #endif
 
@@ -152,6 +185,16 @@ static inline void multiply(const uint8_t *x, int32_t stride, int32_t pixels, in
     }
 #undef WEIGHTS
 #undef INPUTS
+#elif defined(USE_AVX2)
+    int32_t o, p;
+    for (o = 0; o < outputs; o += 8) {
+        const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(outputs - o), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        if (pixels == 4)
+            multiply8(x, stride, 4, rows, pitch, quads, w + 4 * o, outputs, mask, sums + o);
+        else
+            for (p = 0; p < pixels; p++)
+                multiply8(x + p * stride, 0, 1, rows, pitch, quads, w + 4 * o, outputs, mask, sums + p * BLOCK + o);
+    }
 #elif defined(USE_SIMD32)
     /* Two products in one instruction: bytes 0 and 2 of both words as halves, then bytes 1 and 3. */
 #define LOW(extend, x) extend(x)

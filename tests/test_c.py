@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import shutil
 import subprocess
@@ -41,6 +42,8 @@ C, TORCH = qat.target("C"), qat.backend("torch")
 SANITIZERS = "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all"
 #: The portable C, and what this machine's processor has beyond it; every access and every operation is checked.
 FLAGS = {"portable": SANITIZERS, "native": f"{SANITIZERS} -march=native"}
+if platform.machine() == "x86_64":
+    FLAGS["avx2"] = f"{SANITIZERS} -march=haswell"
 
 
 @pytest.fixture(autouse=True, params=list(FLAGS))
@@ -119,7 +122,7 @@ def test_random_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         except qat.QatError as error:
             counts["refused" if "would overflow int32" in str(error) else str(error)] += 1
             return
-        monkeypatch.setenv("CFLAGS", list(FLAGS.values())[counts.total() % 2])
+        monkeypatch.setenv("CFLAGS", list(FLAGS.values())[counts.total() % len(FLAGS)])
         found = differences(graph, tmp_path / "network.c", setup.pixels)
         assert not found, "\n".join([*found, setup.note])
         counts["equal"] += 1
