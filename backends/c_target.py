@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
+from qat.arrays import Arrays, as_arrays, in_batches
 from qat.backends import c_kernels
 from qat.backends.c_kernels import BLOCK
 from qat.cells.base import Shape
@@ -207,16 +207,6 @@ def _compute(
     """What the compiled program writes, (N, ...) for each of the tensors by position."""
     path = Path(path).resolve()
     file = _load(path)
-    inputs = file.tensors("inputs")
-    images = tuple(np.asarray(x) for x in as_tuple(pixels))
-    expected = [(x.shape, np.dtype(x.grid.dtype).name) for x in inputs]
-    found = [(x.shape[1:], x.dtype.name) for x in images]
-    if found != expected:
-        raise QatError(f"{path}: takes pixels of shape and type {expected}, but got {found}; give what it was made for")
-    rows = [
-        np.ascontiguousarray(x.transpose(0, 2, 3, 1) if x.ndim == 4 else x).view(np.uint8).reshape(len(x), -1)
-        for x in images
-    ]
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "program"
         main = f"-D{file.model['name'].upper()}_MAIN"
@@ -229,7 +219,8 @@ def _compute(
             )
 
         def run(batch: tuple[Array, ...]) -> dict[int, Array]:
-            samples = np.concatenate(batch, axis=1).tobytes()
+            stored = [x.transpose(0, 2, 3, 1) if x.ndim == 4 else x for x in batch]
+            samples = np.concatenate([x.reshape(len(x), -1) for x in stored], axis=1).tobytes()
             try:
                 done = subprocess.run([program], input=samples, capture_output=True, check=False)
             except OSError as error:
@@ -252,7 +243,7 @@ def _compute(
                 for i, (part, dtype, x) in enumerate(zip(parts, dtypes, tensors, strict=True))
             }
 
-        return in_batches(run, tuple(rows), BATCH, str(path))
+        return in_batches(run, pixels, [x.shape for x in file.tensors("inputs")], BATCH, str(path))
 
 
 # -- names and numbers ------------------------------------------------------------------------------------------------

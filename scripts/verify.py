@@ -12,7 +12,7 @@ from qat.cli import run_script
 from qat.errors import QatError
 from qat.registry import BACKENDS, target_of
 from qat.scripts import common
-from qat.verify import backend_engine, compare, default_profile, file_engine
+from qat.verify import backend_engine, compare, default_profile, file_engine, profiles_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,10 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
     graph = qat.to_integer(checkpoint.graph, checkpoint.params)
     dataset = common.load_data(args.data_path, checkpoint.graph)
-    engines = [file_engine(model, target, graph, profile) for model, target in zip(args.model, targets, strict=True)]
+    engines = [
+        file_engine(model, target, graph, args.profile or (profile if profile in profiles_of(target) else None))
+        for model, target in zip(args.model, targets, strict=True)
+    ]
     engines += [backend_engine(qat.backend(name), checkpoint, args.device_target) for name in args.backend]
     files = ", ".join(args.model)
     data = f"{dataset.name}, test images"

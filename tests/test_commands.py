@@ -109,6 +109,15 @@ def test_c_is_certified_in_the_one_profile_that_it_has(
     status, _, err = run(capsys, "verify", *chosen, "--model", file, "--data_path", "digits", "--profile", "float")
     assert status == 2
     assert "files of c have no such profile" in err
+    qat.target("ONNX").export(
+        qat.to_integer(*(getattr(Checkpoint.load(chosen[1]), name) for name in ("graph", "params"))),
+        tmp_path / "x.onnx",
+    )
+    status, both, _ = run(
+        capsys, "verify", *chosen, "--model", file, tmp_path / "x.onnx", "--data_path", "digits", "--backend", "torch"
+    )
+    assert status == 0  # each file in a profile that it has
+    assert both.count(", 0 differ") == 3
 
 
 def test_verify_names_the_first_code_that_differs_and_exits_with_1(
