@@ -87,10 +87,11 @@ class Engine:
     profile: str = "float"
 
 
-def file_engine(path: str | Path, target: ModuleType, graph: IntegerGraph, profile: str = "float") -> Engine:
+def file_engine(path: str | Path, target: ModuleType, graph: IntegerGraph, profile: str | None = None) -> Engine:
     """An exported file, whose real outputs are taken back to the codes of ``graph``. Raises QatError for a profile that
     the target does not have.
     """
+    profile = profile or default_profile(target)
     options = profile_options(target, profile)
 
     def codes(pixels: Arrays) -> tuple[Array, ...]:
@@ -173,9 +174,10 @@ def verify(
     *,
     data: str,
     device_target: str | None = None,
-    profile: str = "float",
+    profile: str | None = None,
 ) -> Certificate:
-    """``compare`` for an exported file and one backend."""
+    """``compare`` for an exported file and one backend. profile: by default the target's own."""
+    profile = profile or default_profile(target)
     graph = to_integer(checkpoint.graph, checkpoint.params)
     engines = (file_engine(path, target, graph, profile), backend_engine(backend, checkpoint, device_target))
     return compare(engines, checkpoint, split, data=data, file=path, profile=profile)
@@ -190,12 +192,13 @@ def export_verified(
     *,
     data: str,
     device_target: str | None = None,
-    profile: str = "float",
+    profile: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Certificate:
     """Export a quantized checkpoint, ``verify`` the file, and keep the certificate and the graph's digest in the file's
-    metadata. options: for the target's export.
+    metadata. profile: by default the target's own. options: for the target's export.
     """
+    profile = profile or default_profile(target)
     options = {**(options or {}), **profile_options(target, profile)}
     target.export(to_integer(checkpoint.graph, checkpoint.params), path, **options)
     certificate = verify(
@@ -205,14 +208,26 @@ def export_verified(
     return certificate
 
 
+def profiles_of(target: ModuleType) -> tuple[str, ...]:
+    """The profiles whose arithmetic a target's runtime computes, its default first."""
+    profiles: tuple[str, ...] = getattr(target, "PROFILES", PROFILES[:1])
+    return profiles
+
+
+def default_profile(*targets: ModuleType) -> str:
+    """The first profile that all the targets have, "float" if there is none."""
+    return next((x for x in PROFILES if all(x in profiles_of(target) for target in targets)), PROFILES[0])
+
+
 def profile_options(target: ModuleType, profile: str) -> dict[str, str]:
     """What a target's functions are told of the profile: nothing where there is but one."""
-    profiles = getattr(target, "PROFILES", PROFILES[:1])
+    profiles = profiles_of(target)
     if profile not in profiles:
         name = target.__name__.rpartition(".")[2].removesuffix("_target")
+        others = "TFLITE or C" if profile == "fixed" else "ONNX or TFLITE"
         raise QatError(
-            f"profile {profile!r}: files of {name} have no such profile, since their runtime computes {profiles[0]}; use "
-            "--file_format TFLITE, whose reference kernels do, or --profile float"
+            f"profile {profile!r}: files of {name} have no such profile, since what runs them computes {profiles[0]}; use "
+            f"--file_format {others}, or --profile {profiles[0]}"
         )
     return {"profile": profile} if len(profiles) > 1 else {}
 

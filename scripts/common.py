@@ -82,8 +82,8 @@ def add_profile_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile",
         choices=PROFILES,
-        default="float",
-        help="how sums become codes: by a float32 multiplication, or by integers alone, as TFLite's reference kernels",
+        help="how sums become codes: by a float32 multiplication, or by integers alone, as TFLite's reference kernels and C "
+        "files (default: float, or fixed where a format has nothing else)",
     )
 
 

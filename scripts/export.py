@@ -12,7 +12,7 @@ from qat.cli import run_script
 from qat.errors import QatError
 from qat.registry import TARGETS
 from qat.scripts import common
-from qat.verify import export_verified, profile_options
+from qat.verify import default_profile, export_verified, profile_options
 
 OPTIONS = ("weights",)  #: of single formats
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
             raise QatError(f"--{name}: format {args.file_format} has no such choice; leave it out")
     path = common.output_path(args.file_name, TARGETS[args.file_format].suffix)
     if args.float:
-        if args.profile != "float":
+        if args.profile not in (None, "float"):
             raise QatError(
                 "--profile: a float network (--float) has no integers, and so no profile; leave one of the two out"
             )
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
     if args.no_verify:
-        options |= profile_options(target, args.profile)
+        options |= profile_options(target, args.profile or default_profile(target))
         target.export(qat.to_integer(checkpoint.graph, checkpoint.params), path, **options)
         print(f"wrote {path}, {path.stat().st_size:,} bytes, not verified")
         return 0

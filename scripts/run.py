@@ -23,7 +23,7 @@ from qat.inference import predict
 from qat.ops import Array
 from qat.registry import suffixed, target_of
 from qat.scripts import common
-from qat.verify import profile_options
+from qat.verify import default_profile, profile_options
 
 SHOWN = 5  #: classes of one picture
 
@@ -85,7 +85,9 @@ def _model(args: argparse.Namespace) -> tuple[Shape, Callable[[Array], Array]]:
     else:
         target = target_of(args.model)
         shapes = target.input_shapes(args.model)
-        compute = partial(target.predict, args.model, **profile_options(target, args.profile))
+        compute = partial(
+            target.predict, args.model, **profile_options(target, args.profile or default_profile(target))
+        )
     if len(shapes) != 1:
         raise QatError(f"{args.model}: has {len(shapes)} inputs, but there is one picture; run it from Python")
 

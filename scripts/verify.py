@@ -12,7 +12,7 @@ from qat.cli import run_script
 from qat.errors import QatError
 from qat.registry import BACKENDS, target_of
 from qat.scripts import common
-from qat.verify import backend_engine, compare, file_engine
+from qat.verify import backend_engine, compare, default_profile, file_engine, profiles_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,16 +35,18 @@ def run(args: argparse.Namespace) -> int:
         if not Path(model).is_file():
             raise QatError(f"{model}: there is no such file; give --model what export wrote")
     targets = [target_of(model) for model in args.model]
+    profile = args.profile or default_profile(*targets)
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
     graph = qat.to_integer(checkpoint.graph, checkpoint.params)
     dataset = common.load_data(args.data_path, checkpoint.graph)
     engines = [
-        file_engine(model, target, graph, args.profile) for model, target in zip(args.model, targets, strict=True)
+        file_engine(model, target, graph, args.profile or (profile if profile in profiles_of(target) else None))
+        for model, target in zip(args.model, targets, strict=True)
     ]
     engines += [backend_engine(qat.backend(name), checkpoint, args.device_target) for name in args.backend]
     files = ", ".join(args.model)
     data = f"{dataset.name}, test images"
-    certificate = compare(engines, checkpoint, dataset.test, data=data, file=files, profile=args.profile)
+    certificate = compare(engines, checkpoint, dataset.test, data=data, file=files, profile=profile)
     common.print_certificate(certificate)
     return 0 if certificate.passed else 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,32 @@ def test_tflite_is_certified_in_both_profiles(
     status, again, _ = run(capsys, "verify", *chosen, "--model", file, "--data_path", "digits")
     assert status == 0
     assert again.splitlines()[-2:] == out.splitlines()[-2:]
+
+
+def test_c_is_certified_in_the_one_profile_that_it_has(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = ["--ckpt_path", trained / "lenet_quant.ckpt"]
+    status, out, _ = run(capsys, "export", *chosen, "--file_format", "C", "--file_name", tmp_path / "lenet")
+    assert status == 0
+    assert "profile fixed" in out
+    assert re.search(r"3,600 codes compared in C, .*, 0 differ", out)
+    file = tmp_path / "lenet.c"
+    status, again, _ = run(capsys, "verify", *chosen, "--model", file, "--data_path", "digits")
+    assert status == 0
+    assert again.splitlines()[-2:] == out.splitlines()[-2:]
+    status, _, err = run(capsys, "verify", *chosen, "--model", file, "--data_path", "digits", "--profile", "float")
+    assert status == 2
+    assert "files of c have no such profile" in err
+    qat.target("ONNX").export(
+        qat.to_integer(*(getattr(Checkpoint.load(chosen[1]), name) for name in ("graph", "params"))),
+        tmp_path / "x.onnx",
+    )
+    status, both, _ = run(
+        capsys, "verify", *chosen, "--model", file, tmp_path / "x.onnx", "--data_path", "digits", "--backend", "torch"
+    )
+    assert status == 0  # each file in a profile that it has
+    assert both.count(", 0 differ") == 3
 
 
 def test_verify_names_the_first_code_that_differs_and_exits_with_1(

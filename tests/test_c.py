@@ -1,0 +1,401 @@
+"""C files: every code of the fixed profile equal when compiled for the host and for a microcontroller; memory; refusals."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cortex_m
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_cells import Everything
+from test_integer import calibrated
+from test_tflite import Windows, everything, one_node
+from test_zoo import Setup, setups
+
+import qat
+from qat.arrays import Arrays, as_tuple
+from qat.data import Split
+from qat.integer import (
+    Grid,
+    IntegerGraph,
+    IntegerInput,
+    IntegerSoftmax,
+    IntegerTensor,
+    evaluate,
+    trace_codes,
+)
+from qat.memory import Buffer, activation_memory, plan_memory
+from qat.networks import LeNet5
+from qat.verify import export_verified, verify
+
+C, TORCH = qat.target("C"), qat.backend("torch")
+SANITIZERS = "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all"
+#: The portable C, and what this machine's processor has beyond it; every access and every operation is checked.
+FLAGS = {"portable": SANITIZERS, "native": f"{SANITIZERS} -march=native"}
+if platform.machine() == "x86_64":
+    FLAGS["avx2"] = f"{SANITIZERS} -march=haswell"
+
+
+@pytest.fixture(autouse=True, params=list(FLAGS))
+def flags(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How files are compiled."""
+    monkeypatch.setenv("CFLAGS", FLAGS[request.param])
+
+
+once = pytest.mark.parametrize("flags", ["portable"], indirect=True)
+
+
+def differences(graph: IntegerGraph, path: Path, pixels: Arrays) -> list[str]:
+    """Nodes and outputs of the file that differ from NumPy's integers, with how many codes."""
+    tensors = [node.output for node in graph.nodes]
+    reference = trace_codes(graph, pixels, [x.name for x in tensors], profile="fixed")
+    traced = C.trace(path, pixels, tensors)
+    assert set(traced) == set(reference)
+    real = as_tuple(C.predict(path, pixels))
+    found = list(traced.items())
+    found += [(x.name, x.grid.codes_of(y)) for x, y in zip(graph.outputs, real, strict=True)]
+    result = []
+    for name, codes in found:
+        assert codes.shape == reference[name].shape, name
+        differ = np.count_nonzero(codes != reference[name])
+        if differ:
+            result.append(f"{name}: {differ} of {codes.size}")
+    return result
+
+
+def assert_equal(setup: Setup, folder: Path) -> None:
+    """No code of any node differs."""
+    C.export(setup.integer, folder / "net.c")
+    assert differences(setup.integer, folder / "net.c", setup.pixels) == []
+
+
+# -- whole networks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("symmetric", [True, False], ids=["signed", "unsigned"])
+@pytest.mark.parametrize("bits", [8, 5])
+def test_lenet5(symmetric: bool, bits: int, tmp_path: Path) -> None:
+    assert_equal(calibrated(LeNet5(), images=8, symmetric=(True, symmetric), num_bits=(8, bits)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("activation", "options"),
+    [
+        ("relu6", {}),
+        ("hswish", {"per_channel": False}),
+        ("leaky_relu", {"symmetric": True}),
+        ("relu6", {"num_bits": (4, 6)}),
+        ("hswish", {"symmetric": False}),
+    ],
+    ids=str,
+)
+def test_every_kind_of_cell(activation: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """With affine weights too, whose centred codes may not fit into a byte."""
+    assert_equal(everything(Everything(activation), **options), tmp_path)
+
+
+def test_every_window_and_two_inputs_and_four_outputs(tmp_path: Path) -> None:
+    assert_equal(everything(Windows()), tmp_path)
+
+
+@once
+def test_random_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn from all cells and settings; what the profile cannot hold is refused, and that is seldom."""
+    counts: Counter[str] = Counter()
+
+    @settings(max_examples=30, suppress_health_check=list(HealthCheck))
+    @given(setups())
+    def check(setup: Setup) -> None:
+        graph = setup.integer
+        try:
+            C.export(graph, tmp_path / "network.c")
+        except qat.QatError as error:
+            counts["refused" if "would overflow int32" in str(error) else str(error)] += 1
+            return
+        monkeypatch.setenv("CFLAGS", list(FLAGS.values())[counts.total() % len(FLAGS)])
+        found = differences(graph, tmp_path / "network.c", setup.pixels)
+        assert not found, "\n".join([*found, setup.note])
+        counts["equal"] += 1
+
+    check()
+    assert set(counts) <= {"equal", "refused"}
+    assert counts["refused"] < 0.15 * counts.total(), counts
+
+
+# -- single nodes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolution", "depthwise"])
+def test_accumulators_of_every_size(kind: str, tmp_path: Path) -> None:
+    for bits in (10, 20, 23, 28):
+        graph, pixels = one_node(kind, 256, 2**bits)
+        C.export(graph, tmp_path / "net.c")
+        assert differences(graph, tmp_path / "net.c", pixels) == []
+
+
+def test_requantization_at_every_edge(tmp_path: Path) -> None:
+    """Multipliers from 2^-32 to above 1, accumulators at ties, at 0 and at the largest, of both signs."""
+    graph, pixels = one_node("dense", 64, 2**20)
+    node = graph.nodes[1]
+    rng = np.random.default_rng(5)
+    for bits in (-3, 0, 1, 2, 8, 20, 31):
+        largest = (2**30 >> max(1 - bits, 0)) - 255 * 127
+        scale = (rng.uniform(0.5, 1, 64) * 2.0**-bits).astype(np.float32)
+        scale[:8] = np.float32(2.0**-bits)
+        bias = rng.integers(-largest, largest, 64) >> rng.integers(0, 29, 64)
+        weight_scale = (scale * np.float64(node.output.grid.scale) / np.float64(node.inputs[0].grid.scale)).astype(
+            np.float32
+        )
+        bias[:8] = [0, 1, -1, largest, -largest, 2 ** max(bits - 1, 0), -(2 ** max(bits - 1, 0)), 3]
+        changed = replace(
+            node,
+            bias=np.clip(bias, -largest, largest).astype(np.int32),
+            weight_scale=weight_scale,
+            requantize=node.requantize._replace(multiplier=scale),
+        )
+        one = replace(graph, nodes=(graph.nodes[0], changed))
+        C.export(one, tmp_path / "net.c")
+        assert differences(one, tmp_path / "net.c", pixels) == []
+
+
+@once
+def test_softmax_of_every_size(tmp_path: Path) -> None:
+    """Quotient and product are rounded in integers as float32 rounds them."""
+    rng = np.random.default_rng(0)
+    for channels in (1, 2, 3, 10, 257):
+        for scale in (1e-4, 0.01, 0.1, 2.0):
+            x = IntegerTensor("x", (channels,), Grid(np.float32(scale), 128, 0, 255))
+            parts = min(2.0**16, 2.0**24 / 2.0 ** int(np.ceil(np.log2(channels))))
+            table = np.rint(parts * np.exp(-np.arange(256) * scale)).astype(np.float32)
+            y = IntegerTensor("y", (channels,), Grid(np.float32(1 / 256), 0, 0, 255))
+            graph = IntegerGraph((IntegerInput("x", (), x), IntegerSoftmax("y", (x,), y, table)), (x,), (y,))
+            C.export(graph, tmp_path / "net.c")
+            pixels = rng.integers(0, 256, (400, channels), np.uint8)
+            assert differences(graph, tmp_path / "net.c", pixels) == []
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def lifetimes(draw: st.DrawFn) -> list[Buffer]:
+    buffers = []
+    for i in range(draw(st.integers(0, 12))):
+        first = draw(st.integers(0, 10))
+        buffers.append(Buffer(str(i), draw(st.integers(1, 100)), first, first + draw(st.integers(0, 5))))
+    return buffers
+
+
+def peak(buffers: list[Buffer], alignment: int) -> int:
+    """What the fullest step needs: no plan can do with less."""
+    aligned = {b.name: -(-b.size // alignment) * alignment for b in buffers}
+    return max((sum(aligned[b.name] for b in buffers if b.first <= step <= b.last) for step in range(16)), default=0)
+
+
+@once
+@given(lifetimes(), st.sampled_from([1, 4, 16]))
+def test_no_two_buffers_overlap_that_are_needed_together(buffers: list[Buffer], alignment: int) -> None:
+    plan = plan_memory(buffers, alignment)
+    assert set(plan.offsets) == {b.name for b in buffers}
+    for i, a in enumerate(buffers):
+        assert plan.offsets[a.name] % alignment == 0
+        assert plan.offsets[a.name] + a.size <= plan.size
+        for b in buffers[:i]:
+            if a.first <= b.last and b.first <= a.last:
+                begin, other = plan.offsets[a.name], plan.offsets[b.name]
+                assert begin + a.size <= other or other + b.size <= begin
+    assert peak(buffers, alignment) <= plan.size <= sum(-(-b.size // alignment) * alignment for b in buffers)
+
+
+@once
+def test_the_memory_of_lenet5() -> None:
+    """The fullest step is the first pooling: 6 x 28 x 28 codes and 6 x 14 x 14."""
+    graph = calibrated(LeNet5(), images=2).integer
+    assert activation_memory(graph).size == 6 * 28 * 28 + 6 * 14 * 14
+    assert activation_memory(graph).size < sum(int(np.prod(node.output.shape)) for node in graph.nodes)
+
+
+def macros(header: Path) -> dict[str, str]:
+    return dict(re.findall(r"^#define (\w+) (\S+)", header.read_text(), re.MULTILINE))
+
+
+@once
+def test_the_header_says_what_the_network_is(tmp_path: Path) -> None:
+    setup = calibrated(LeNet5(), images=2)
+    C.export(setup.integer, tmp_path / "Le-Net.5.c")
+    found = macros(tmp_path / "Le-Net.5.h")
+    x, y = setup.integer.input, setup.integer.output
+    assert [int(found[f"LE_NET_5_INPUT_{side}"]) for side in ("CHANNELS", "HEIGHT", "WIDTH")] == list(x.shape)
+    assert np.float32(found["LE_NET_5_INPUT_SCALE"].rstrip("f")) == x.grid.scale
+    assert np.float32(found["LE_NET_5_OUTPUT_SCALE"].rstrip("f")) == y.grid.scale
+    assert found["LE_NET_5_OUTPUT_ZERO_POINT"] == f"({y.grid.zero_point})"
+    assert int(found["LE_NET_5_OUTPUT_SIZE"]) == 10
+    weights = sum(node.weight.size for node in setup.integer.nodes if hasattr(node, "weight"))
+    assert weights < int(found["LE_NET_5_CONSTANT_BYTES"]) < 1.05 * weights
+    assert 6 * 28 * 28 + 6 * 14 * 14 <= int(found["LE_NET_5_ARENA_BYTES"]) < 6200
+    assert C.input_shapes(tmp_path / "Le-Net.5.c") == [(1, 32, 32)]
+
+
+# -- a microcontroller ------------------------------------------------------------------------------------------------
+
+
+@once
+@pytest.mark.skipif(bool(cortex_m.MISSING), reason=cortex_m.REASON)
+@pytest.mark.parametrize("name", ["lenet", "everything", "windows"])
+def test_a_cortex_m4_computes_the_same_codes(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    setup = {
+        "lenet": lambda: calibrated(LeNet5(), images=50),
+        "everything": lambda: everything(Everything("hswish"), symmetric=False, images=20),
+        "windows": lambda: everything(RowsAndImages(), symmetric=False, images=20),
+    }[name]()
+    graph = setup.integer
+    C.export(graph, tmp_path / f"{name}.c")
+    (pixels,) = as_tuple(setup.pixels)
+    expected = evaluate(graph, pixels, profile="fixed").reshape(len(pixels), -1)
+    output, dtype = expected.shape[1], graph.output.grid.dtype
+    codes, sizes = cortex_m.run(tmp_path / f"{name}.c", pixels.transpose(0, 2, 3, 1), output, dtype, tmp_path)
+    np.testing.assert_array_equal(codes, expected)
+    assert len(np.unique(codes)) > 4
+    found = macros(tmp_path / f"{name}.h")
+    assert sizes.ram == int(found[f"{name.upper()}_ARENA_BYTES"])
+    assert sizes.flash < int(found[f"{name.upper()}_CONSTANT_BYTES"]) + 12_000
+    with capsys.disabled():
+        print(f" [{name} on a Cortex-M4: {sizes.flash:,} bytes of flash, {sizes.ram:,} of RAM]", end="")
+
+
+class RowsAndImages(qat.Network):
+    """Groups, dilations, uneven padding, pooling; the output is an image."""
+
+    inputs = (qat.Input((4, 9, 7), mean=0.5, std=0.25),)
+
+    def __init__(self) -> None:
+        self.grouped = qat.Conv2dBnAct(4, 6, 3, group=2, dilation=2, activation="relu")
+        self.doubled = qat.Conv2dBnAct(6, 20, (2, 3), group=2, stride=(1, 2), has_bias=True)
+        self.deep = qat.Conv2dBnAct(20, 20, 3, group=20, has_bias=True)
+        self.uneven = qat.Conv2dBnAct(20, 5, 3, pad_mode="pad", padding=(2, 0, 1, 3), activation="relu6")
+        self.largest = qat.MaxPool2d(3, 2, pad_mode="pad", padding=(2, 1, 0, 2))
+
+    def construct(self, x):
+        return self.largest(self.uneven(self.deep(self.doubled(self.grouped(x)))))
+
+
+def test_groups_and_wide_blocks(tmp_path: Path) -> None:
+    for symmetric in (True, False):
+        assert_equal(everything(RowsAndImages(), symmetric=(symmetric, False)), tmp_path)
+
+
+# -- the certificate, files and errors --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def certified(tmp_path: Path) -> tuple[qat.Checkpoint, Split]:
+    setup = calibrated(LeNet5(), images=100)
+    labels = np.random.default_rng(0).integers(0, 10, 100)
+    return qat.Checkpoint(setup.graph, setup.params, 1, 1, {}, ()), Split(setup.pixels, labels)
+
+
+@once
+def test_the_certificate(certified: tuple[qat.Checkpoint, Split], tmp_path: Path) -> None:
+    checkpoint, split = certified
+    path = tmp_path / "net.c"
+    certificate = export_verified(path, C, TORCH, checkpoint, split, data="noise /* **/ ??/")
+    assert certificate.passed
+    assert certificate.profile == "fixed"
+    deployed, trained = certificate.comparisons
+    assert (deployed.codes, deployed.differ, deployed.profile) == (1000, 0, "fixed")
+    assert deployed.engine == C.runtime()
+    assert re.match(r"C, .*\d+\.\d+.* \(-std=c99 -O2 -Wall -Wextra -Werror -O1 -fsanitize", C.runtime())
+    assert (trained.differ, trained.profile) == (0, "float")
+    kept = C.read_metadata(path)
+    assert kept["graph"] == checkpoint.graph.digest
+    assert json.loads(kept["certificate"])["data"] == "noise /* **/ ??/"
+    assert verify(path, C, TORCH, checkpoint, split, data="noise").passed  # it still compiles
+
+
+@once
+def test_a_changed_weight_is_detected_and_named(certified: tuple[qat.Checkpoint, Split], tmp_path: Path) -> None:
+    checkpoint, split = certified
+    integers = qat.to_integer(checkpoint.graph, checkpoint.params)
+    (position,) = (i for i, node in enumerate(integers.nodes) if node.name == "fc1")
+    node = integers.nodes[position]
+    weight = node.weight.copy()
+    weight[:, 3] += 5 * (weight[:, 3] < 100)
+    nodes = (*integers.nodes[:position], replace(node, weight=weight), *integers.nodes[position + 1 :])
+    C.export(replace(integers, nodes=nodes), tmp_path / "net.c")
+    certificate = verify(tmp_path / "net.c", C, TORCH, checkpoint, split, data="noise")
+    assert not certificate.passed
+    assert certificate.comparisons[0].divergence.startswith("first at fc1, image ")
+
+
+@once
+def test_files_that_were_changed_are_refused(tmp_path: Path) -> None:
+    setup = calibrated(LeNet5(), images=2)
+    path = tmp_path / "net.c"
+    C.export(setup.integer, path)
+    source, header = path.read_bytes(), path.with_suffix(".h").read_bytes()
+    (pixels,) = as_tuple(setup.pixels)
+    for changed, changed_header, message in (
+        (source.replace(b"sums", b"SUMS", 1), header, "are not what their digest says"),
+        (source, header.replace(b"SIZE 10", b"SIZE 11"), "are not what their digest says"),
+        (source[:-3], header, "does not end with its metadata and digest"),
+        (b"", header, "does not end with its metadata and digest"),
+        (source, None, r"net\.h: cannot be read"),
+    ):
+        path.write_bytes(changed)
+        path.with_suffix(".h").unlink()
+        if changed_header is not None:
+            path.with_suffix(".h").write_bytes(changed_header)
+        with pytest.raises(qat.QatError, match=message):
+            C.predict(path, pixels)
+        path.with_suffix(".h").write_bytes(header)
+
+
+@once
+def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, certified: tuple[qat.Checkpoint, Split]) -> None:
+    checkpoint, split = certified
+    integers = qat.to_integer(checkpoint.graph, checkpoint.params)
+    path = tmp_path / "net.c"
+    with pytest.raises(qat.QatError, match=r"profile 'float': files of c have no such profile, .* or --profile fixed"):
+        export_verified(path, C, TORCH, checkpoint, split, data="noise", profile="float")
+    with pytest.raises(qat.QatError, match="C holds integers only"):
+        C.export_float(LeNet5().graph(), {}, path)
+    C.export(integers, path)
+    with pytest.raises(
+        qat.QatError, match=r"net\.c: takes raw pixels, a NumPy array of uint8 \(N, 1, 32, 32\), but got"
+    ):
+        C.predict(path, np.zeros((1, 1, 28, 28), np.uint8))
+    monkeypatch.setenv("CC", "no-such-compiler --fast")
+    with pytest.raises(qat.QatError, match=r"^no-such-compiler: \$CC is not found, .*install one"):
+        C.predict(path, split.images)
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("CFLAGS", "-Dstatic=nonsense")
+    with pytest.raises(qat.QatError, match=r"net\.c: cc cannot compile it \(.*error"):
+        C.predict(path, split.images)
+    monkeypatch.setenv("CFLAGS", "-c")
+    with pytest.raises(qat.QatError, match=r"net\.c: what cc made of it does not run here"):
+        C.predict(path, split.images)
+
+
+@once
+@pytest.mark.parametrize("compiler", ["gcc", "clang", "g++"])
+def test_other_compilers_and_standards_have_nothing_to_say(compiler: str, tmp_path: Path) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    C.export(everything(Everything("hswish"), symmetric=False).integer, tmp_path / "net.c")
+    warnings = ["-Wall", "-Wextra", "-Wshadow", "-pedantic", "-Werror"]
+    if compiler == "g++":  # the header alone has to be C++ too
+        (tmp_path / "use.cpp").write_text('#include "net.h"\nint main() { return NET_ARENA_BYTES == 0; }\n')
+        subprocess.run([compiler, *warnings, "use.cpp", "-o", "use"], cwd=tmp_path, check=True)
+        return
+    for options in (["-std=c99", "-O2"], ["-std=c11", "-O3", "-march=native"], ["-std=c17", "-Os"]):
+        subprocess.run([compiler, *options, *warnings, "-c", "net.c"], cwd=tmp_path, check=True)
