@@ -19,7 +19,7 @@ from qat.console import print_table
 from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 from qat.fixed_point import PROFILES
-from qat.integer import IntegerFlatten, IntegerGraph
+from qat.memory import activation_memory
 from qat.networks import create
 from qat.optimizer import Optimizer
 from qat.scripts import common
@@ -108,36 +108,14 @@ def run(args: argparse.Namespace) -> int:
             (f"accuracy of {files['tflite'].name}", f"{100 * after:.2f} %"),
             ("accuracy lost", f"{100 * (before - after):.2f} points"),
             (f"bytes of {files['tflite'].name}", f"{len(content):,}"),
-            ("peak bytes of activations", f"{peak_bytes(qat.to_integer(quantized.graph, quantized.params)):,}"),
+            (
+                "peak bytes of activations",
+                f"{activation_memory(qat.to_integer(quantized.graph, quantized.params)).size:,}",
+            ),
         ],
     )
     print(f"wrote {', '.join(str(path) for path in files.values())}")
     return 0 if certificate.passed else 1
-
-
-def peak_bytes(graph: IntegerGraph) -> int:
-    """The most bytes that tensors take at one moment, of one image: a lower bound of TensorFlow Lite Micro's arena.
-
-    Each code takes a byte, and each tensor a multiple of 16. A flattened tensor is the same bytes. The runtime's own
-    structures and scratch buffers come on top.
-    """
-    home = {x.name: x.name for x in graph.inputs}  # tensor -> the tensor in whose bytes it lies
-    sizes, last = {}, {}
-    for index, node in enumerate(graph.nodes):
-        name = node.output.name
-        home[name] = home[node.inputs[0].name] if isinstance(node, IntegerFlatten) else name
-        if home[name] == name:
-            count = 1
-            for size in node.output.shape:
-                count *= size
-            sizes[name] = -(-count // 16) * 16
-        for x in (*node.inputs, node.output):
-            last[home[x.name]] = index
-    for x in graph.outputs:
-        last[home[x.name]] = len(graph.nodes)
-    born = {node.output.name: index for index, node in enumerate(graph.nodes)}
-    moments = range(len(graph.nodes))
-    return max(sum(size for name, size in sizes.items() if born[name] <= at <= last[name]) for at in moments)
 
 
 if __name__ == "__main__":
