@@ -47,12 +47,12 @@ def installed(entry: Entry) -> bool:
 
 
 def backend(name: str) -> ModuleType:
-    """The training backend of that name: ``ops, lower, read, make_step, predict, predict_codes``."""
+    """The training backend of that name: a module that is a ``qat.interfaces.TrainingBackend``."""
     return _load(name, BACKENDS, "backend")
 
 
 def target(file_format: str) -> ModuleType:
-    """The deployment target that writes that format: ``export, run, ...``."""
+    """The deployment target that writes that format: a module that is a ``qat.interfaces.Target``."""
     return _load(file_format, TARGETS, "file format")
 
 

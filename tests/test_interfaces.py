@@ -1,0 +1,57 @@
+"""Every backend and target has the functions that the commands call, with their arguments."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+import qat
+from qat.interfaces import ParameterFiles, Step, Target, TrainingBackend
+from qat.networks import LeNet5
+from qat.optimizer import Optimizer
+from qat.registry import BACKENDS, TARGETS, installed
+
+
+def check(module: object, protocol: type, what: str) -> None:
+    for name, wanted in vars(protocol).items():
+        if (name.startswith("__") and name != "__call__") or not inspect.isfunction(wanted):
+            continue
+        found = getattr(module, name, None)
+        assert callable(found), f"{what} has no {name}"
+        parameters = inspect.signature(found).parameters
+        if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+            continue
+        expected = [
+            p for p in inspect.signature(wanted).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        assert [p.name for p in expected[1:]] == list(parameters)[: len(expected) - 1], f"{what}.{name}"
+
+
+@pytest.mark.parametrize("name", [name for name, entry in BACKENDS.items() if installed(entry)])
+def test_backends(name: str) -> None:
+    backend = qat.backend(name)
+    check(backend, TrainingBackend, name)
+    if BACKENDS[name].suffix:
+        check(backend, ParameterFiles, name)
+    model = backend.lower(LeNet5())
+    check_bound(backend.make_step(model, Optimizer()), name)
+    assert all(callable(getattr(model, method)) for method in ("integers", "infer", "infer_codes"))
+
+
+def check_bound(step: object, what: str) -> None:
+    for name in ("__call__", "state", "load_state"):
+        wanted = list(inspect.signature(getattr(Step, name)).parameters)[1:]
+        assert list(inspect.signature(getattr(step, name)).parameters) == wanted, f"{what}, {name}"
+
+
+@pytest.mark.parametrize("name", [name for name, entry in TARGETS.items() if installed(entry)])
+def test_targets(name: str) -> None:
+    target = qat.target(name)
+    check(target, Target, name)
+    assert set(TARGETS[name].options) <= set(inspect.signature(target.export).parameters)
+
+
+def test_a_module_that_lacks_a_function_is_noticed() -> None:
+    with pytest.raises(AssertionError, match=r"math has no export"):
+        check(__import__("math"), Target, "math")
