@@ -87,7 +87,14 @@ def export(graph: IntegerGraph, path: str | Path, *, profile: str = "float") -> 
     writer = _IntegerWriter(graph, profile)
     for node in graph.nodes:
         writer.add(node)
-    write_atomically(path, _pack(writer.model([writer.leave(x) for x in graph.outputs], graph.name)))
+    model = writer.model([writer.leave(x) for x in graph.outputs], graph.name)
+    _set_metadata(model, METADATA + "profile", profile.encode())
+    write_atomically(path, _pack(model))
+
+
+def profile_of(path: str | Path) -> str:
+    """The profile that a file was exported for."""
+    return read_metadata(path).get("profile", PROFILES[0])
 
 
 def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:

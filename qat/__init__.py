@@ -1,5 +1,6 @@
 """Quantization-aware training whose integers are the integers of deployment."""
 
+from qat import data, memory, verify
 from qat.calibration import calibrate
 from qat.cells import (
     Activation,
@@ -56,7 +57,10 @@ __all__ = [
     "backend",
     "calibrate",
     "convert_quant_network",
+    "data",
     "evaluate",
+    "memory",
     "target",
     "to_integer",
+    "verify",
 ]

@@ -65,7 +65,10 @@ class Checkpoint:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
         except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
-            raise QatError(f"{path}: is no checkpoint, or a damaged one ({error}); use another copy") from None
+            raise QatError(
+                f"{path}: is no checkpoint of qat, or a damaged one ({error}); use another copy, or import-params where it is "
+                "a file of PyTorch or MindSpore"
+            ) from None
         if metadata.get("format") != FORMAT:
             raise QatError(
                 f"{path}: has format {metadata.get('format')!r} where this release reads {FORMAT!r}; it is another program's "
@@ -96,7 +99,7 @@ class Checkpoint:
         """Raise QatError unless the network is (or is not) quantized, as the caller needs it."""
         if quantized and not self.graph.is_quantized:
             raise QatError(
-                f"{path}: holds the float network {self.graph.name}, which is not quantized yet; run train-quant "
+                f"{path}: holds the float network {self.graph.name}, which is not quantized yet; run calibrate or train-quant "
                 f"(train_quant.py) --ckpt_path {path} first and give the checkpoint that it writes"
             )
         if not quantized and self.graph.is_quantized:

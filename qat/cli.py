@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="qat",
         description="Quantization-aware training whose integers are the integers of deployment.",
         epilog="commands:\n"
-        + "\n".join(f"  {name:<14} {text}" for name, (_, text) in COMMANDS.items())
+        + "\n".join(f"  {name:<18} {text}" for name, (_, text) in COMMANDS.items())
         + "\n\n'qat COMMAND --help' lists a command's options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="qat COMMAND [options]",
@@ -59,7 +59,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows a default where there is something to show."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False or action.required:
+        if action.default in (None, False, []) or action.required:
             return action.help
         if isinstance(action.default, list):
             return f"{action.help} (default: {' '.join(str(value).lower() for value in action.default)})"

@@ -30,6 +30,12 @@ def check_writable(path: str | Path) -> None:
         ) from None
 
 
+def check_distinct(output: str | Path, source: str | Path, flags: str) -> None:
+    """Raise QatError where a command would write over what it reads. flags: which two arguments name them."""
+    if os.path.realpath(output) == os.path.realpath(source):
+        raise QatError(f"{output}: {flags} name the same file, which would be overwritten; give another name to write")
+
+
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Replace ``path`` by ``content`` as a whole: a crash leaves the old file or the new one.
 

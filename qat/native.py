@@ -47,6 +47,9 @@ def params_from(graph: Graph, arrays: Mapping[str, Array], renamed: Mapping[str,
     another shape, or is one too many.
     """
     found: Params = {}
+    unused = [old for old in renamed if not any(name == old or name.startswith(f"{old}.") for name in arrays)]
+    if unused:
+        raise QatError(f"{source}: holds no name that begins with {unused[0]!r}; leave that --rename out, or mend it")
     for name, array in arrays.items():
         slot, _, parameter = name.partition(".")
         if name.rpartition(".")[2] in IGNORED or (slot in SLOTS and parameter in arrays) or name in SLOTS:
@@ -54,6 +57,11 @@ def params_from(graph: Graph, arrays: Mapping[str, Array], renamed: Mapping[str,
         old = next((old for old in renamed if name == old or name.startswith(f"{old}.")), None)
         given = name if old is None else renamed[old] + name.removeprefix(old)
         ours = given if given in graph.params else graph_name(given)
+        if ours.rpartition(".")[0].endswith("fake_quant"):
+            raise QatError(
+                f"{source}: holds {name!r}, so it is of a quantized network, but {graph.name} is float; export the parameters "
+                "of the float checkpoint instead"
+            )
         if ours not in graph.params:
             raise QatError(
                 f"{source}: holds {name!r}, which {graph.name} does not know (it has {', '.join(list(graph.params)[:4])}, "

@@ -91,7 +91,7 @@ def file_engine(path: str | Path, target: ModuleType, graph: IntegerGraph, profi
     """An exported file, whose real outputs are taken back to the codes of ``graph``. Raises QatError for a profile that
     the target does not have.
     """
-    profile = profile or default_profile(target)
+    profile = profile or default_profile(target, path)
     options = profile_options(target, profile)
 
     def codes(pixels: Arrays) -> tuple[Array, ...]:
@@ -107,7 +107,7 @@ def file_engine(path: str | Path, target: ModuleType, graph: IntegerGraph, profi
             if not np.array_equal(output.grid.dequantize(own), x):
                 raise QatError(
                     f"{path}: returns numbers that are no multiples of {output.name}'s scale {output.grid.scale:g}, so it was "
-                    "not exported from this checkpoint, or its last scale is damaged; export it again"
+                    "exported from another checkpoint, or its last scale is damaged; give --ckpt_path that one, or export again"
                 )
         return codes
 
@@ -176,8 +176,8 @@ def verify(
     device_target: str | None = None,
     profile: str | None = None,
 ) -> Certificate:
-    """``compare`` for an exported file and one backend. profile: by default the target's own."""
-    profile = profile or default_profile(target)
+    """``compare`` for an exported file and one backend. profile: by default the file's own."""
+    profile = profile or default_profile(target, path)
     graph = to_integer(checkpoint.graph, checkpoint.params)
     engines = (file_engine(path, target, graph, profile), backend_engine(backend, checkpoint, device_target))
     return compare(engines, checkpoint, split, data=data, file=path, profile=profile)
@@ -214,9 +214,11 @@ def profiles_of(target: ModuleType) -> tuple[str, ...]:
     return profiles
 
 
-def default_profile(*targets: ModuleType) -> str:
-    """The first profile that all the targets have, "float" if there is none."""
-    return next((x for x in PROFILES if all(x in profiles_of(target) for target in targets)), PROFILES[0])
+def default_profile(target: ModuleType, path: str | Path | None = None) -> str:
+    """The profile that a file was exported for, as far as it says so; else the first one of its target."""
+    if path is not None and hasattr(target, "profile_of"):
+        return str(target.profile_of(path))
+    return profiles_of(target)[0]
 
 
 def profile_options(target: ModuleType, profile: str) -> dict[str, str]:

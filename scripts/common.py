@@ -83,7 +83,7 @@ def add_profile_argument(parser: argparse.ArgumentParser) -> None:
         "--profile",
         choices=PROFILES,
         help="how sums become codes: by a float32 multiplication, or by integers alone, as TFLite's reference kernels and C "
-        "files (default: float, or fixed where a format has nothing else)",
+        "files (default: the file's own; for export float, or fixed where a format has nothing else)",
     )
 
 
@@ -259,6 +259,8 @@ def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, 
             "dataset_sink_mode=True); leave it out"
         )
     check_writable(path)
+    if args.log_path:
+        check_writable(args.log_path)
     plan = recipe(args)
     dataset = load_data(data_path, start.graph)
     if args.resume and path.exists():

@@ -13,6 +13,7 @@ import numpy as np
 import qat
 from qat.cli import run_script
 from qat.console import print_table
+from qat.errors import QatError
 from qat.inference import trace
 from qat.integer import trace_codes
 from qat.networks import ResNet8
@@ -32,8 +33,7 @@ def run(args: argparse.Namespace) -> int:
     for name, entry in BACKENDS.items():
         rows.append((f"backend {name}", _versions(entry.packages), *_backend_state(name, entry, args.quick)))
     for name, entry in TARGETS.items():
-        state = ("installed", "") if installed(entry) else ("not installed", _remedy(entry))
-        rows.append((f"format {name}", _versions(entry.packages), *state))
+        rows.append((f"format {name}", _versions(entry.packages), *_target_state(name, entry)))
     print_table("", ("", "packages", "state", "what to do"), rows)
     return int(any(state.startswith("FAILS") for _, _, state, _ in rows))
 
@@ -50,6 +50,18 @@ def _versions(packages: tuple[str, ...]) -> str:
 
 def _remedy(entry: Entry) -> str:
     return f"pip install 'qat-engine[{entry.extra}]'"
+
+
+def _target_state(name: str, entry: Entry) -> tuple[str, str]:
+    if not installed(entry):
+        return "not installed", _remedy(entry)
+    try:
+        qat.target(name).runtime()
+        return "installed", ""
+    except QatError as error:  # a compiler that is missing, say
+        return "writes files, cannot run them", str(error)
+    except Exception as error:
+        return f"FAILS: {_first_line(error)}", _remedy(entry)
 
 
 def _backend_state(name: str, entry: Entry, quick: bool) -> tuple[str, str]:

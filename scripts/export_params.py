@@ -8,6 +8,7 @@ import sys
 import qat
 from qat.checkpoint import Checkpoint
 from qat.cli import run_script
+from qat.files import check_distinct
 from qat.native import mindspore_name
 from qat.scripts import common
 
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    check_distinct(args.file, args.ckpt_path, "--file and --ckpt_path")
     checkpoint = Checkpoint.load(args.ckpt_path)
     params = dict(checkpoint.params)
     if args.naming == "mindspore":

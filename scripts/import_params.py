@@ -9,7 +9,7 @@ import qat
 from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.errors import QatError
-from qat.files import check_writable
+from qat.files import check_distinct, check_writable
 from qat.native import params_from
 from qat.networks import create
 from qat.scripts import common
@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> None:
         if not (old and equals and new):
             raise QatError(f"--rename {pair!r}: give OLD=NEW, as bn1=conv1.bn")
         renamed[old] = new
+    check_distinct(args.ckpt_path, args.file, "--ckpt_path and --file")
     check_writable(args.ckpt_path)
     graph = create(args.network).graph()
     params = params_from(graph, qat.backend(args.backend).load_params(args.file), renamed, args.file)

@@ -86,7 +86,7 @@ def _model(args: argparse.Namespace) -> tuple[Shape, Callable[[Array], Array]]:
         target = target_of(args.model)
         shapes = target.input_shapes(args.model)
         compute = partial(
-            target.predict, args.model, **profile_options(target, args.profile or default_profile(target))
+            target.predict, args.model, **profile_options(target, args.profile or default_profile(target, args.model))
         )
     if len(shapes) != 1:
         raise QatError(f"{args.model}: has {len(shapes)} inputs, but there is one picture; run it from Python")

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_data_argument(parser)
     common.add_checkpoint_argument(parser, "float network, or of a quantized one to go on with")
     common.add_backend_arguments(parser)
-    common.add_training_arguments(parser, lr=0.01, save_path="<ckpt_path>_quant.ckpt")
+    common.add_training_arguments(parser, lr=0.01, save_path="<ckpt_path without its ending>_quant.ckpt")
     quantization = common.add_quantization_arguments(parser)
     quantization.add_argument(
         "--quant_delay", type=int, nargs="+", default=[900], metavar="STEPS", help="steps before quantization sets in"

@@ -10,13 +10,16 @@ from pathlib import Path
 import qat
 from qat.cli import run_script
 from qat.errors import QatError
+from qat.fixed_point import PROFILES
 from qat.registry import BACKENDS, target_of
 from qat.scripts import common
-from qat.verify import backend_engine, compare, default_profile, file_engine, profiles_of
+from qat.verify import backend_engine, compare, default_profile, file_engine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", nargs="+", default=[], metavar="FILE", help="exported files")
+    parser.add_argument(
+        "--model", nargs="+", default=[], metavar="FILE", help="exported files (default: none, backends alone)"
+    )
     common.add_checkpoint_argument(parser, "quantized network that they were exported from")
     common.add_profile_argument(parser)
     common.add_data_argument(parser)
@@ -35,16 +38,17 @@ def run(args: argparse.Namespace) -> int:
         if not Path(model).is_file():
             raise QatError(f"{model}: there is no such file; give --model what export wrote")
     targets = [target_of(model) for model in args.model]
-    profile = args.profile or default_profile(*targets)
+    own = [args.profile or default_profile(target, model) for target, model in zip(targets, args.model, strict=True)]
+    profile = args.profile or (own[0] if len(set(own)) == 1 else PROFILES[0])
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
     graph = qat.to_integer(checkpoint.graph, checkpoint.params)
     dataset = common.load_data(args.data_path, checkpoint.graph)
     engines = [
-        file_engine(model, target, graph, args.profile or (profile if profile in profiles_of(target) else None))
-        for model, target in zip(args.model, targets, strict=True)
+        file_engine(model, target, graph, arithmetic)
+        for model, target, arithmetic in zip(args.model, targets, own, strict=True)
     ]
     engines += [backend_engine(qat.backend(name), checkpoint, args.device_target) for name in args.backend]
-    files = ", ".join(args.model)
+    files = ", ".join(args.model) or "no file, backends alone"
     data = f"{dataset.name}, test images"
     certificate = compare(engines, checkpoint, dataset.test, data=data, file=files, profile=profile)
     common.print_certificate(certificate)

@@ -261,3 +261,21 @@ def test_checkpoints_of_the_wrong_kind_are_refused(
     )
     assert status == 2
     assert "broken.onnx" in err
+
+
+def test_a_log_that_cannot_be_written_is_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "log.csv").mkdir()
+    arguments = [
+        "train",
+        "--data_path",
+        "digits",
+        "--log_path",
+        tmp_path / "log.csv",
+        "--save_path",
+        tmp_path / "a.ckpt",
+    ]
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert "log.csv: is a folder" in err

@@ -154,3 +154,26 @@ def test_names_that_are_right_already_stay_and_what_optimizers_keep_is_left_out(
     assert found.keys() == params.keys()
     with pytest.raises(qat.QatError, match=r"holds 'moments\.other'"):
         params_from(graph, params | {"moments.other": params["conv.weight"]}, {}, "file")
+
+
+def test_a_command_does_not_write_over_what_it_reads(
+    checkpoint: qat.Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "net.ckpt"
+    before = path.read_bytes()
+    for name, source, output in (
+        ("export-params", "--ckpt_path", "--file"),
+        ("import-params", "--file", "--ckpt_path"),
+    ):
+        status, out = command(capsys, name, "--backend", "torch", source, path, output, path)
+        assert (status, "name the same file, which would be overwritten" in out) == (2, True)
+    assert path.read_bytes() == before
+
+
+def test_a_quantized_network_s_file_and_a_rename_that_fits_nothing_are_refused() -> None:
+    graph = LeNet5().graph()
+    quantized = qat.convert_quant_network(graph).initial_params()
+    with pytest.raises(qat.QatError, match=r"it is of a quantized network, but LeNet5 is float"):
+        params_from(graph, quantized, {}, "file")
+    with pytest.raises(qat.QatError, match=r"holds no name that begins with 'foo'"):
+        params_from(graph, graph.initial_params(), {"foo": "bar"}, "file")

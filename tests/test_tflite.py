@@ -306,7 +306,7 @@ def test_metadata_is_kept_and_changes_nothing_else(tmp_path: Path) -> None:
     before = TFLITE.predict(path, setup.pixels)
     TFLITE.write_metadata(path, {"graph": "abc", "certificate": json.dumps({"a": "ä"}, ensure_ascii=False)})
     TFLITE.write_metadata(path, {"graph": "def"})
-    assert TFLITE.read_metadata(path) == {"graph": "def", "certificate": '{"a": "ä"}'}
+    assert TFLITE.read_metadata(path) == {"graph": "def", "certificate": '{"a": "ä"}', "profile": "float"}
     np.testing.assert_array_equal(TFLITE.predict(path, setup.pixels), before)
 
 
@@ -547,3 +547,15 @@ def test_sums_that_tie_are_refused_in_the_float_profile(m: float, tmp_path: Path
     pixels = np.random.default_rng(0).integers(0, 256, (64, 1, 4, 4), np.uint8)
     codes = integers.output.grid.codes_of(TFLITE.predict(tmp_path / "net.tflite", pixels, profile="fixed"))
     np.testing.assert_array_equal(codes, qat.evaluate(integers, pixels, profile="fixed"))
+
+
+def test_a_file_is_verified_in_the_profile_that_it_was_exported_for(
+    certified: tuple[qat.Checkpoint, Split], tmp_path: Path
+) -> None:
+    checkpoint, split = certified
+    for profile in PROFILES:
+        TFLITE.export(qat.to_integer(checkpoint.graph, checkpoint.params), tmp_path / "net.tflite", profile=profile)
+        assert TFLITE.profile_of(tmp_path / "net.tflite") == profile
+        certificate = verify(tmp_path / "net.tflite", TFLITE, TORCH, checkpoint, split, data="noise")
+        assert certificate.passed
+        assert [certificate.profile, *(x.profile for x in certificate.comparisons)] == [profile, profile, "float"]

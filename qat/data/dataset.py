@@ -84,7 +84,7 @@ def load(data_path: str) -> Dataset:
         found = "a file" if os.path.exists(folder) else "nothing"
         raise QatError(
             f"{data_path}: there is {found} here, but --data_path takes the folder that holds MNIST or CIFAR-10, or "
-            f"the word {DIGITS!r}"
+            f"the word {DIGITS!r}; qat data mnist --out {data_path} downloads MNIST"
         )
     train, test = find_batches(folder)
     if train or test:

@@ -25,7 +25,7 @@ def find_idx(folder: Path, part: str, stem: str, suffix: str) -> Path:
                 return place / name
     raise QatError(
         f"{folder / part}: no file {names[0]} (or .idx, or .gz) here or in {folder}; download MNIST and put its four files "
-        "into train/ and test/"
+        "into train/ and test/, as 'qat data mnist --out FOLDER' does"
     )
 
 
