@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore.train import mind_ir_pb2 as proto
 
 from qat.arrays import Arrays, as_arrays, in_batches
+from qat.backends.mindspore_setup import mind_ir_pb2 as proto
 from qat.backends.mindspore_setup import ms
 from qat.cells.base import Shape
 from qat.errors import QatError

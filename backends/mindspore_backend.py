@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore import nn, ops
-from mindspore.graph import jit_trace
 
 from qat.arrays import Arrays, as_tuple
-from qat.backends.mindspore_setup import ms
+from qat.backends.mindspore_setup import jit_trace, ms, nn, ops
 from qat.devices import choose_device
 from qat.errors import QatError
 from qat.files import write_atomically

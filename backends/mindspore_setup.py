@@ -21,5 +21,8 @@ if _CPUINFO.exists() and "avx512" in _CPUINFO.read_text(encoding="utf-8", errors
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 import mindspore as ms  # noqa: E402
+from mindspore import nn, ops  # noqa: E402
+from mindspore.graph import jit_trace  # noqa: E402
+from mindspore.train import mind_ir_pb2  # noqa: E402
 
-__all__ = ["ms"]
+__all__ = ["jit_trace", "mind_ir_pb2", "ms", "nn", "ops"]

@@ -237,8 +237,12 @@ def test_what_the_core_imports_only_on_demand_is_in_an_extra(metadata):
 @pytest.mark.parametrize("entry", [*BACKENDS.values(), *TARGETS.values()], ids=[*BACKENDS, *TARGETS])
 def test_what_a_backend_imports_is_in_its_extra(metadata, entry):
     def needed(entry):
+        """Of its module and of those beside it that it imports."""
         path = ROOT / "backends" / f"{entry.module}.py"
-        return distributions(imports(path, at_import_time=True) | imports(path, at_import_time=False))
+        beside = re.findall(r"from qat\.backends\.(\w+) import", path.read_text(encoding="utf-8"))
+        paths = [path, *(path.with_name(f"{name}.py") for name in beside)]
+        names = set().union(*(imports(path, at_import_time=now) for path in paths for now in (True, False)))
+        return distributions(names)
 
     extra = requirements(metadata, entry.extra) if entry.extra else set()
     assert needed(entry) <= requirements(metadata) | extra
