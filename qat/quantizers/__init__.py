@@ -1,0 +1,20 @@
+"""The family of quantizers, each written once over the vocabulary."""
+
+from qat.quantizers.base import (
+    SMALLEST_SCALE,
+    BaseActivationQuantizer,
+    BaseWeightQuantizer,
+    Quantizer,
+    WeightCodes,
+)
+from qat.quantizers.minmax import ActivationQuantizer, WeightQuantizer
+
+__all__ = [
+    "SMALLEST_SCALE",
+    "ActivationQuantizer",
+    "BaseActivationQuantizer",
+    "BaseWeightQuantizer",
+    "Quantizer",
+    "WeightCodes",
+    "WeightQuantizer",
+]
