@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from qat.integer import IntegerBuilder, IntegerTensor, Pending
     from qat.network import Symbol
 
+
 @dataclass
 class Context:
     """What one forward pass knows: the vocabulary, the parameters, and which of its forms to compute."""

@@ -56,7 +56,7 @@ class FakeQuant(Cell):
         ops, phase, quantizer = scope.ops, scope.context.phase, self.quantizer
         own = scope.params()
         if scope.context.training:
-            updates = quantizer.observe(ops, x, own, first=phase == quantizer.quant_delay)
+            updates = quantizer.observe(ops, x, own, self.non_negative, first=phase == quantizer.quant_delay)
             for name, value in updates.items():
                 own[name] = value
                 scope.update(name, value)

@@ -7,6 +7,8 @@ from qat.quantizers.base import (
     Quantizer,
     WeightCodes,
 )
+from qat.quantizers.few_bits import BinaryWeightQuantizer, DoReFaWeightQuantizer, TernaryWeightQuantizer
+from qat.quantizers.learned import LSQActivationQuantizer, LSQWeightQuantizer, PACTActivationQuantizer
 from qat.quantizers.minmax import ActivationQuantizer, WeightQuantizer
 
 __all__ = [
@@ -14,7 +16,13 @@ __all__ = [
     "ActivationQuantizer",
     "BaseActivationQuantizer",
     "BaseWeightQuantizer",
+    "BinaryWeightQuantizer",
+    "DoReFaWeightQuantizer",
+    "LSQActivationQuantizer",
+    "LSQWeightQuantizer",
+    "PACTActivationQuantizer",
     "Quantizer",
+    "TernaryWeightQuantizer",
     "WeightCodes",
     "WeightQuantizer",
 ]

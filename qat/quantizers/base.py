@@ -9,7 +9,7 @@ a linear cell asks for the codes of its weight (``BaseWeightQuantizer``), a Fake
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -48,6 +48,7 @@ class Quantizer(Serializable):
     narrow_range: bool = False
     quant_delay: int = 0
 
+    label: ClassVar[str] = ""  #: before the other words of its description
     widths: ClassVar[tuple[int, int]] = (2, 8)  #: the fewest and the most bits
     fixed: ClassVar[dict[str, bool]] = {}  #: fields that this quantizer's formula leaves no choice of
 
@@ -64,7 +65,8 @@ class Quantizer(Serializable):
                 raise QatError(f"{type(self).__name__}: {name} is {not value}, but its formula has it {value}")
 
     def __str__(self) -> str:
-        words = [f"{self.num_bits} bits", "symmetric" if self.symmetric else "affine"]
+        words = [self.label] if self.label else []
+        words += [f"{self.num_bits} bit{'s' * (self.num_bits > 1)}", "symmetric" if self.symmetric else "affine"]
         words += ["per channel"] if getattr(self, "per_channel", False) else []
         words += ["power of two"] if getattr(self, "power_of_two", False) else []
         words += ["narrow"] if self.narrow_range else []
@@ -101,7 +103,7 @@ class Quantizer(Serializable):
 
 
 @dataclass(frozen=True)
-class BaseWeightQuantizer(Quantizer):
+class BaseWeightQuantizer(Quantizer, ABC):
     """Of a weight. per_channel: one scale for each output, else one for the whole weight."""
 
     per_channel: bool = False
@@ -133,6 +135,13 @@ class BaseWeightQuantizer(Quantizer):
         """
         return None
 
+    def _raised(self, ops: Ops, weight: Tensor, centred: Tensor, scale: Tensor, floor: Tensor | None) -> WeightCodes:
+        """Codes that were made without a look at the floor. Where the scale has to be raised to it, they shrink by as much."""
+        if floor is None:
+            return WeightCodes(centred, scale, None)
+        raised = self._at_least(ops, scale, floor)
+        return WeightCodes(ops.round_ste(centred * ops.on_output(scale / raised, weight)), raised, None)
+
     def _at_least(self, ops: Ops, scale: Tensor, floor: Tensor | None) -> Tensor:
         if floor is None:
             return scale
@@ -140,7 +149,7 @@ class BaseWeightQuantizer(Quantizer):
 
 
 @dataclass(frozen=True)
-class BaseActivationQuantizer(Quantizer):
+class BaseActivationQuantizer(Quantizer, ABC):
     """Of an activation, with one scale and zero point."""
 
     symmetric: bool = False
@@ -159,7 +168,7 @@ class BaseActivationQuantizer(Quantizer):
         """Its parameters and state, by local name; non_negative: of numbers that are never negative."""
 
     @abstractmethod
-    def observe(self, ops: Ops, x: Value, own: Tensors, *, first: bool) -> dict[str, Tensor]:
+    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, first: bool) -> dict[str, Tensor]:
         """New values of state in a training step; ``first``: it is the first one that quantizes."""
 
     @abstractmethod

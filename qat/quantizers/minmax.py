@@ -98,7 +98,7 @@ class ActivationQuantizer(BaseActivationQuantizer):
         high = Param((), "scalar", constant(-np.inf), trainable=False)
         return {"max": high} if non_negative else {"min": low, "max": high}
 
-    def observe(self, ops: Ops, x: Value, own: Tensors, *, first: bool) -> dict[str, Tensor]:
+    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, first: bool) -> dict[str, Tensor]:
         return {
             name: ops.moving_average(old, x.smallest(ops) if name == "min" else x.largest(ops), self.ema_decay)
             for name, old in own.items()
