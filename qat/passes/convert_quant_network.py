@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import Any
 
 from qat.activations import TABLES
 from qat.cells.base import Cell
@@ -27,7 +27,6 @@ from qat.quantizers import (
 from qat.serial import from_json
 
 PROFILES = ("default", "ascend")
-Q = TypeVar("Q", bound=Quantizer)
 Setting = Any  #: one value for weights and activations, or a pair (weights, activations)
 
 
@@ -62,8 +61,8 @@ def convert_quant_network(
     weight_quantizer, activation_quantizer: quantizers of another kind or with other settings (``qat.quantizers``), in
     place of what the first five and ema_decay say for weights, or for activations.
     layers: other values of the first five, or other quantizers, for some nodes, by patterns of their names ("conv1",
-    "blocks.*"), the last that fits counting. A number of bits and the like changes that field of the quantizer that the node otherwise has.
-    Raises QatError for a pattern that fits no node with a quantizer, and for an unknown setting.
+    "blocks.*"), the last that fits counting. A number of bits and the like changes that field of the quantizer that the
+    node otherwise has. Raises QatError for a pattern that fits no node with a quantizer, and for an unknown setting.
     profile: "default", or "ascend" for what Ascend's int8 unit computes (docs/ascend.md): symmetric activations whose
     scales are powers of two, one scale for a dense weight, symmetric weights. It takes the place of the defaults of
     symmetric and per_channel; a setting that contradicts it raises QatError.
@@ -151,7 +150,10 @@ def convert_quant_network(
         node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
         if isinstance(cell, LinearCell):
             tabled = cell.activation if cell.activation in TABLES and cell.after_fake else None
-            quantized: Any = cell.quantized(weights, *((fold, freeze_bn) if cell.has_bn else (None, NEVER)))
+            try:
+                quantized: Any = cell.quantized(weights, *((fold, freeze_bn) if cell.has_bn else (None, NEVER)))
+            except QatError as error:
+                raise QatError(f"{node.name}: {error}") from None
             nodes.append(replace(node, cell=replace(quantized, activation=None) if tabled else quantized))
             if tabled:
                 before, after = f"{node.name}.pre_fake_quant", f"{node.name}.{tabled}"
@@ -166,7 +168,7 @@ def convert_quant_network(
     return share_grids(Graph(tuple(nodes), outputs, graph.name), quantizers("")[1])
 
 
-def _given(name: str, given: Any, otherwise: Q, base: type[Any], changes: Mapping[str, Any]) -> Q:
+def _given(name: str, given: Any, otherwise: Quantizer, base: type[Any], changes: Mapping[str, Any]) -> Any:
     """The quantizer that the user gave, as an object or in its JSON form, with some fields changed; or else another.
 
     Raises QatError where it is none of ``base``.
@@ -177,8 +179,7 @@ def _given(name: str, given: Any, otherwise: Q, base: type[Any], changes: Mappin
     if not isinstance(quantizer, base):
         what = "weights" if base is BaseWeightQuantizer else "activations"
         raise QatError(f"{name or 'convert_quant_network'}: {given!r} is no quantizer of {what}; see qat.quantizers")
-    changed: Q = replace(quantizer, **changes)
-    return changed
+    return replace(quantizer, **changes)
 
 
 def _check_ascend(name: str, cell: Cell | None, symmetric: tuple[Any, Any], per_channel: bool, bn_fold: bool) -> None:

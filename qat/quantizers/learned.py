@@ -97,8 +97,8 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
     point of 0 or 2^(b-1).) s begins at 2 mean|x| / sqrt(Q_P) of the first batch that is quantized.
 
     offset: LSQ+ (Bhalgat et al., arXiv 2004.09576, equations 1 to 6): where numbers can be negative, the lowest code stands
-    for a learned beta, d(value)/d(beta) = 1 outside the range and 0 inside. Since 0 must have a code, the zero point is
-    rint(-beta / s), straight through. s and beta begin with the range of the first batch.
+    for a learned beta, and Q_P = 2^b - 1. d(value)/d(beta) = 1 outside the range and 0 inside. Since 0 must have a code, the
+    zero point is rint(-beta / s), straight through. s and beta begin with the range of the first batch.
 
     Parameters: scale_change and offset_change, trained; initial_scale, state, -infinity as long as nothing was observed;
     initial_offset, state.
@@ -182,7 +182,8 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
         self, ops: Ops, own: Tensors, shared: Sequence[Tensors], non_negative: bool, features: int
     ) -> tuple[Tensor, Tensor | None]:
         """Scale and offset: of several fake quantizers, the largest scale and the lowest offset."""
-        factor = 1.0 / math.sqrt(features * (self.qmax - self._zero(non_negative)))
+        lowest = float(self.qmin) if self._has_offset(own) else self._zero(non_negative)
+        factor = 1.0 / math.sqrt(features * (self.qmax - lowest))
         scale = self._scale(ops, own, factor)
         for other in shared:
             scale = ops.maximum(scale, self._scale(ops, other, factor))

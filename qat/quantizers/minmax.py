@@ -42,8 +42,11 @@ class WeightQuantizer(BaseWeightQuantizer):
         if self.symmetric:
             largest = ops.output_absmax(fixed) if self.per_channel else ops.max(ops.abs(fixed))
             scale = self._at_least(ops, self.symmetric_scale(ops, largest), floor)
-            scale = ops.power_of_two_above(scale) if self.power_of_two else scale
-            return WeightCodes(ops.requantize(weight, ops.on_output(ops.reciprocal(scale), weight)), scale, None)
+            bounds: tuple[float | None, float | None] = (None, None)
+            if self.power_of_two:  # of at most 2^64, so that larger weights are clipped
+                scale, bounds = ops.power_of_two_above(scale), (-float(self.qmax), float(self.qmax))
+            multiplier = ops.on_output(ops.reciprocal(scale), weight)
+            return WeightCodes(ops.requantize(weight, multiplier, *bounds), scale, None)
         low, high = (
             (ops.output_min(fixed), ops.output_max(fixed)) if self.per_channel else (ops.min(fixed), ops.max(fixed))
         )
