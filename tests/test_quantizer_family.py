@@ -150,7 +150,7 @@ def quantize(
 ) -> WeightCodes:
     kinds = {name: param.kind for name, param in quantizer.params(w.shape).items()}
     tensors = {name: NUMPY_OPS.from_numpy(array, kinds[name]) for name, array in own.items()}
-    return quantizer.quantize(NUMPY_OPS, w, floor, tensors)
+    return quantizer.quantize(NUMPY_OPS, w, floor, tensors | quantizer.observe(NUMPY_OPS, w, tensors))
 
 
 def real(codes: WeightCodes) -> Array:

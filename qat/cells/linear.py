@@ -173,9 +173,9 @@ class LinearCell(Cell):
         """W x + b with a quantized weight, and in integers where x is codes."""
         ops, x_shape = scope.ops, scope.input_shapes[0]
         own = _of_quantizer(scope.params())
-        if scope.context.training:
-            for name, value in quantizer.observe(ops, weight, own).items():
-                own[name] = value
+        for name, value in quantizer.observe(ops, weight, own).items():
+            own[name] = value
+            if scope.context.training:
                 scope.update(f"{OF_QUANTIZER}{name}", value)
         if not x.codes:  # its input is not quantized (yet): the weight alone is, in real numbers
             codes = quantizer.quantize(ops, weight, own=own)
@@ -248,14 +248,15 @@ class LinearCell(Cell):
         self, quantizer: BaseWeightQuantizer, own: Mapping[str, Array], x_scale: Array
     ) -> tuple[WeightCodes, Array | None]:
         """Weight and bias codes with everything folded in, by the running statistics; ``own`` for NUMPY_OPS."""
-        ops, of_quantizer = NUMPY_OPS, _of_quantizer(own)
-        weight, bias = own["weight"], own.get("bias")
-        if not self.has_bn:
-            return self._quantize(ops, quantizer, weight, bias, x_scale, of_quantizer)
-        factor, shift = running_affine(ops, own, self.eps)
-        if self.bn_fold is not None:
-            folded = weight * ops.on_output(factor, weight)
-            return self._quantize(ops, quantizer, folded, shift, x_scale, of_quantizer)
+        ops = NUMPY_OPS
+        weight, shift = own["weight"], own.get("bias")
+        if self.has_bn:
+            factor, shift = running_affine(ops, own, self.eps)
+            weight = weight if self.bn_fold is None else weight * ops.on_output(factor, weight)
+        of_quantizer = _of_quantizer(own)
+        of_quantizer |= quantizer.observe(ops, weight, of_quantizer)
+        if not self.has_bn or self.bn_fold is not None:
+            return self._quantize(ops, quantizer, weight, shift, x_scale, of_quantizer)
         # w was quantized by itself: |factor| goes into its scale, and the sign into its codes.
         centred, scale, zero_point = quantizer.quantize(ops, weight, None, of_quantizer)
         floor = np.maximum(bias_floor(ops, shift, x_scale), np.float32(SMALLEST_SCALE))

@@ -117,7 +117,7 @@ class BaseWeightQuantizer(Quantizer, ABC):
         return {}
 
     def observe(self, ops: Ops, weight: Tensor, own: Tensors) -> dict[str, Tensor]:
-        """New values of state after a training step with this weight."""
+        """New values of state for this weight, with which ``quantize`` goes on; only a training step keeps them."""
         return {}
 
     @abstractmethod

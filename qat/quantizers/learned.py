@@ -64,18 +64,16 @@ class LSQWeightQuantizer(BaseWeightQuantizer):
         }
 
     def observe(self, ops: Ops, weight: Tensor, own: Tensors) -> dict[str, Tensor]:
-        return {"initial_scale": self._initial(ops, weight, own["initial_scale"])}
-
-    def _initial(self, ops: Ops, weight: Tensor, known: Tensor) -> Tensor:
-        size = ops.abs(ops.stop_gradient(weight))
+        known, size = own["initial_scale"], ops.abs(ops.stop_gradient(weight))
         mean = ops.output_mean(size) if self.per_channel else ops.mean(size)
-        return ops.where(known > 0.0, known, ops.maximum(mean * (2.0 / math.sqrt(self.qmax)), SMALLEST_SCALE))
+        start = ops.maximum(mean * (2.0 / math.sqrt(self.qmax)), SMALLEST_SCALE)
+        return {"initial_scale": ops.where(known > 0.0, known, start)}
 
     def quantize(
         self, ops: Ops, weight: Tensor, floor: Tensor | None = None, own: Tensors | None = None
     ) -> WeightCodes:
         assert own is not None, "its scale is a parameter"
-        initial = self._initial(ops, weight, own["initial_scale"])
+        initial = own["initial_scale"]
         count = math.prod(weight.shape) / (initial.shape[0] if self.per_channel else 1)
         change = scaled_gradient(ops, own["scale_change"], 1.0 / math.sqrt(count * self.qmax))
         scale = self._at_least(ops, positive(ops, initial + change, initial * LEAST_SHARE), floor)
