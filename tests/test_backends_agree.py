@@ -78,7 +78,8 @@ CASES = {
             "activation_quantizer": qat.PACTActivationQuantizer(5, initial_alpha=2.0),
         },
     ),
-    "LeNet-5, QAT, binary": (LeNet5, DIGITS, {"weight_quantizer": qat.BinaryWeightQuantizer(per_channel=True)}),
+    "LeNet-5, QAT, binary": (LeNet5, DIGITS, {"weight_quantizer": qat.BinaryWeightQuantizer()}),
+    "LeNet-5, QAT, +-1": (LeNet5, DIGITS, {"weight_quantizer": qat.BinaryWeightQuantizer(scale="constant")}),
 }
 
 

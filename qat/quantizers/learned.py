@@ -41,6 +41,13 @@ def scaled_gradient(ops: Ops, x: Tensor, factor: float) -> Tensor:
     return ops.stop_gradient(x) + (scaled - ops.stop_gradient(scaled))
 
 
+def larger(ops: Ops, own: Tensor, other: Tensor) -> Tensor:
+    """The larger, and of equals ``own``: those that share a grid may well begin alike, and frameworks share out the gradient
+    of a maximum of equals as they like.
+    """
+    return ops.where(own >= other, own, other)
+
+
 @dataclass(frozen=True)
 class LSQWeightQuantizer(BaseWeightQuantizer):
     """LSQ of a weight: its scale s is learned (Esser et al., arXiv 1902.08153).
@@ -184,15 +191,15 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
         factor = 1.0 / math.sqrt(features * (self.qmax - lowest))
         scale = self._scale(ops, own, factor)
         for other in shared:
-            scale = ops.maximum(scale, self._scale(ops, other, factor))
+            scale = larger(ops, scale, self._scale(ops, other, factor))
         if not self._has_offset(own):
             return scale, None
         offsets = [
             each["initial_offset"] + scaled_gradient(ops, each["offset_change"], factor) for each in (own, *shared)
         ]
-        offset = ops.minimum(offsets[0], 0.0)
+        offset = offsets[0]
         for other_offset in offsets[1:]:
-            offset = ops.minimum(offset, other_offset)
+            offset = -larger(ops, -offset, -other_offset)
         return scale, offset
 
     def grid(
@@ -276,7 +283,7 @@ class PACTActivationQuantizer(BaseActivationQuantizer):
         least = self.qmax * SMALLEST_SCALE
         alpha = positive(ops, own["alpha"], least)
         for other in shared:
-            alpha = ops.maximum(alpha, positive(ops, other["alpha"], least))
+            alpha = larger(ops, alpha, positive(ops, other["alpha"], least))
         return alpha
 
     def grid(
