@@ -78,6 +78,7 @@ CASES = {
             "activation_quantizer": qat.PACTActivationQuantizer(5, initial_alpha=2.0),
         },
     ),
+    # With a scale for each channel equal sums of +-1 meet in a pooling's windows, and frameworks choose differently.
     "LeNet-5, QAT, binary": (LeNet5, DIGITS, {"weight_quantizer": qat.BinaryWeightQuantizer()}),
     "LeNet-5, QAT, +-1": (LeNet5, DIGITS, {"weight_quantizer": qat.BinaryWeightQuantizer(scale="constant")}),
 }
