@@ -182,6 +182,9 @@ class KerasOps(Ops):
     def min(self, x: Tensor) -> Tensor:
         return tf.reduce_min(x)
 
+    def mean(self, x: Tensor) -> Tensor:
+        return tf.reduce_mean(x)
+
     def channel_max(self, x: Tensor) -> Tensor:
         return tf.reduce_max(x, tuple(range(len(x.shape) - 1)))
 
@@ -202,6 +205,9 @@ class KerasOps(Ops):
 
     def output_min(self, w: Tensor) -> Tensor:
         return tf.reduce_min(w, (0, 1, 2) if len(w.shape) == 4 else 1)
+
+    def output_mean(self, w: Tensor) -> Tensor:
+        return tf.reduce_mean(w, (0, 1, 2) if len(w.shape) == 4 else 1)
 
     def softmax_cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
         if not smoothing:

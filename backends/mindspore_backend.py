@@ -233,6 +233,9 @@ class MindSporeOps(Ops):
     def min(self, x: Tensor) -> Tensor:
         return x.min()
 
+    def mean(self, x: Tensor) -> Tensor:
+        return x.mean()
+
     def channel_max(self, x: Tensor) -> Tensor:
         return ops.amax(x, (0, *range(2, x.ndim)))
 
@@ -253,6 +256,9 @@ class MindSporeOps(Ops):
 
     def output_min(self, w: Tensor) -> Tensor:
         return ops.amin(w, tuple(range(1, w.ndim)))
+
+    def output_mean(self, w: Tensor) -> Tensor:
+        return ops.mean(w, tuple(range(1, w.ndim)))
 
     def requantize(
         self,

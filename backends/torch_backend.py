@@ -176,6 +176,9 @@ class TorchOps(Ops):
     def min(self, x: Tensor) -> Tensor:
         return x.amin()
 
+    def mean(self, x: Tensor) -> Tensor:
+        return x.mean()
+
     def channel_max(self, x: Tensor) -> Tensor:
         return x.amax(0).flatten(1).amax(1) if x.ndim > 2 else x.amax(0)  # faster than all axes at once
 
@@ -196,6 +199,9 @@ class TorchOps(Ops):
 
     def output_min(self, w: Tensor) -> Tensor:
         return w.flatten(1).amin(1)
+
+    def output_mean(self, w: Tensor) -> Tensor:
+        return w.flatten(1).mean(1)
 
     def output_absmax(self, w: Tensor) -> Tensor:
         return w.flatten(1).abs().amax(1)

@@ -26,7 +26,16 @@ from qat.integer import IntegerGraph, evaluate
 from qat.network import Network
 from qat.passes.convert_quant_network import convert_quant_network
 from qat.passes.to_integer import to_integer
-from qat.quantizers import ActivationQuantizer, WeightQuantizer
+from qat.quantizers import (
+    ActivationQuantizer,
+    BinaryWeightQuantizer,
+    DoReFaWeightQuantizer,
+    LSQActivationQuantizer,
+    LSQWeightQuantizer,
+    PACTActivationQuantizer,
+    TernaryWeightQuantizer,
+    WeightQuantizer,
+)
 from qat.registry import backend, target
 
 __version__ = "0.1.0"
@@ -36,11 +45,13 @@ __all__ = [
     "Add",
     "AvgPool2d",
     "BatchNorm",
+    "BinaryWeightQuantizer",
     "Cell",
     "Checkpoint",
     "Concat",
     "Conv2dBnAct",
     "DenseBnAct",
+    "DoReFaWeightQuantizer",
     "Dropout",
     "FakeQuant",
     "Flatten",
@@ -48,11 +59,15 @@ __all__ = [
     "Graph",
     "Input",
     "IntegerGraph",
+    "LSQActivationQuantizer",
+    "LSQWeightQuantizer",
     "MaxPool2d",
     "Network",
     "Node",
+    "PACTActivationQuantizer",
     "QatError",
     "Softmax",
+    "TernaryWeightQuantizer",
     "WeightQuantizer",
     "backend",
     "calibrate",

@@ -201,9 +201,8 @@ def _ranges(runner: _Runner, params: Params, batches: Batches, method: str, perc
     state: Params = {}
     for node in runner.graph.nodes:
         if isinstance(node.cell, FakeQuant):
-            low, high = ends[node.name]
-            names = {"min": low, "max": high}
-            state |= {f"{node.cell_name}.{local}": np.array(names[local], np.float32) for local in node.cell.params()}
+            found = node.cell.quantizer.calibrated(*ends[node.name], node.cell.non_negative)
+            state |= {f"{node.cell_name}.{local}": np.array(value, np.float32) for local, value in found.items()}
     return state
 
 
@@ -277,7 +276,8 @@ def _thresholds(ends: Range, count: int) -> Array:
 def _codes(cell: FakeQuant, ends: Range, numbers: Array) -> tuple[Array, float]:
     """Centred codes of real numbers where the range of a fake quantizer is ``ends``, float64, and their scale."""
     alone = replace(cell, shares=())
-    grid = alone.grid("", {"min": np.array(ends[0], np.float32), "max": np.array(ends[1], np.float32)})
+    found = cell.quantizer.calibrated(*ends, cell.non_negative)
+    grid = alone.grid("", {local: np.array(value, np.float32) for local, value in found.items()})
     return np.clip(np.rint(numbers / float(grid.scale)), grid.low, grid.high), float(grid.scale)
 
 

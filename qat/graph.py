@@ -100,12 +100,12 @@ class Graph:
 
     @cached_property
     def phase_starts(self) -> tuple[int, ...]:
-        """The steps at which the forward pass of training changes its form, ascending from 0: the quant_delay of each
-        quantizer, and where batch normalisation is frozen.
+        """The steps at which the forward pass of training changes its form, ascending from 0: where a quantizer begins or
+        has begun, and where batch normalisation is frozen.
         """
         starts = {0}
         for node in self.nodes:
-            starts |= {quantizer.quant_delay for quantizer in _quantizers(node.cell)}
+            starts |= {start for quantizer in _quantizers(node.cell) for start in quantizer.phase_starts}
             if isinstance(node.cell, LinearCell) and node.cell.has_bn:
                 starts.add(node.cell.freeze_bn)
         return tuple(sorted(starts))

@@ -135,6 +135,10 @@ class NumpyOps(Ops):
         y: Array = x.min().reshape(1)
         return y
 
+    def mean(self, x: Array) -> Array:
+        y: Array = x.mean(dtype=np.float32).reshape(1)
+        return y
+
     def channel_max(self, x: Array) -> Array:
         y: Array = x.max(axis=(0, *range(2, x.ndim)))
         return y
@@ -161,6 +165,10 @@ class NumpyOps(Ops):
 
     def output_min(self, w: Array) -> Array:
         y: Array = w.min(axis=tuple(range(1, w.ndim)))
+        return y
+
+    def output_mean(self, w: Array) -> Array:
+        y: Array = w.mean(axis=tuple(range(1, w.ndim)), dtype=np.float32)
         return y
 
     def softmax_cross_entropy(self, logits: Array, labels: Array, smoothing: float = 0.0) -> Array:

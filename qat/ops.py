@@ -165,6 +165,10 @@ class Ops(ABC):
         """Smallest element, a scalar. Used on stopped tensors only."""
 
     @abstractmethod
+    def mean(self, x: Tensor) -> Tensor:
+        """Mean of all elements, a scalar. Used on stopped tensors only."""
+
+    @abstractmethod
     def channel_max(self, x: Tensor) -> Tensor:
         """Largest element of each channel of an activation, (C,). Used on stopped tensors only."""
 
@@ -193,6 +197,10 @@ class Ops(ABC):
     @abstractmethod
     def output_min(self, w: Tensor) -> Tensor:
         """Smallest element for each output of a weight, (O,). Used on stopped tensors only."""
+
+    @abstractmethod
+    def output_mean(self, w: Tensor) -> Tensor:
+        """Mean of the elements for each output of a weight, (O,). Used on stopped tensors only."""
 
     def output_absmax(self, w: Tensor) -> Tensor:
         """Largest |element| for each output of a weight, (O,). Used on stopped tensors only."""

@@ -46,6 +46,41 @@ CASES = {
     "residual, QAT, one convolution": (Residual, IMAGES, {"one_conv_fold": True}),
     "residual, QAT, frozen": (Residual, IMAGES, {"freeze_bn": 0}),
     "residual, QAT, not folded": (Residual, IMAGES, {"bn_fold": False}),
+    "LeNet-5, QAT, LSQ": (
+        LeNet5,
+        DIGITS,
+        {
+            "weight_quantizer": qat.LSQWeightQuantizer(4),
+            "activation_quantizer": qat.LSQActivationQuantizer(4),
+        },
+    ),
+    "residual, QAT, LSQ+": (
+        Residual,
+        IMAGES,
+        {
+            "weight_quantizer": qat.LSQWeightQuantizer(3, per_channel=True),
+            "activation_quantizer": qat.LSQActivationQuantizer(5, offset=True),
+        },
+    ),
+    "LeNet-5, QAT, DoReFa, PACT": (
+        LeNet5,
+        DIGITS,
+        {
+            "weight_quantizer": qat.DoReFaWeightQuantizer(4),
+            "activation_quantizer": qat.PACTActivationQuantizer(5, initial_alpha=1.0),
+        },
+    ),
+    "residual, QAT, ternary, PACT": (
+        Residual,
+        IMAGES,
+        {
+            "weight_quantizer": qat.TernaryWeightQuantizer(per_channel=True),
+            "activation_quantizer": qat.PACTActivationQuantizer(5, initial_alpha=2.0),
+        },
+    ),
+    # With a scale for each channel equal sums of +-1 meet in a pooling's windows, and frameworks choose differently.
+    "LeNet-5, QAT, binary": (LeNet5, DIGITS, {"weight_quantizer": qat.BinaryWeightQuantizer()}),
+    "LeNet-5, QAT, +-1": (LeNet5, DIGITS, {"weight_quantizer": qat.BinaryWeightQuantizer(scale="constant")}),
 }
 
 

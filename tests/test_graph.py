@@ -15,7 +15,7 @@ import qat
 from qat.cells.base import Cell
 from qat.network import as_graph
 from qat.networks import LeNet5
-from qat.quantizers import ActivationQuantizer, WeightQuantizer
+from qat.quantizers import ActivationQuantizer, BaseWeightQuantizer, WeightQuantizer
 from qat.serial import Serializable, from_json
 
 CHECK = settings(derandomize=True, deadline=None, max_examples=100)
@@ -575,7 +575,7 @@ def check_rejected_or_sound(text):
         graph.check_params(graph.initial_params())
     for node in graph.nodes:
         assert isinstance(getattr(node.cell, "quantizer", ActivationQuantizer()), ActivationQuantizer)
-        assert isinstance(getattr(node.cell, "weight_quantizer", None), (WeightQuantizer, type(None)))
+        assert isinstance(getattr(node.cell, "weight_quantizer", None), (BaseWeightQuantizer, type(None)))
 
 
 def small_quantized_network():

@@ -433,9 +433,20 @@ add(
     gradients=[[[0.5, 1, 2], [0.5, 1, 2]]],
 )
 WEIGHTS = {"conv": conv_weight(KERNELS), "dense": dense_weight([[1, -9, 2], [-3, -4, -5], [0, 6, 7]])}
+add("mean of images", lambda ops, x: ops.mean(x), [activation(IMAGE * 24)], "scalar", np.array(sum(IMAGE.flat)))
+add("mean of a vector", lambda ops, x: ops.mean(x), [vector([1, -3, 0.5, 8])], "scalar", np.array(1.625))
 for _kind, _weight in WEIGHTS.items():
     _outputs = [list(_weight.array[o].flat) for o in range(3)]
     add(f"output_max, {_kind}", lambda ops, w: ops.output_max(w), [_weight], "vector", [max(o) for o in _outputs])
+    _means = [sum(o) / len(o) for o in _outputs]
+    add(
+        f"output_mean, {_kind}",
+        lambda ops, w: ops.output_mean(w),
+        [_weight],
+        "vector",
+        _means,
+        tolerance=FLOAT32_SUM,
+    )
     add(f"output_min, {_kind}", lambda ops, w: ops.output_min(w), [_weight], "vector", [min(o) for o in _outputs])
     add(
         f"output_absmax, {_kind}",
@@ -891,6 +902,8 @@ COMPILED = (
     "round_ste",
     "channel_max of images",
     "output_absmax, conv",
+    "output_mean, conv",
+    "mean of images",
     "conv2d stride, uneven padding",
     "conv2d with sums just below 2^24",
     "conv2d wide: sums",

@@ -34,12 +34,13 @@ from qat.integer import (
 )
 from qat.numpy_ops import NUMPY_OPS
 from qat.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
-from qat.quantizers import SMALLEST_SCALE, WeightCodes, WeightQuantizer
+from qat.quantizers import SMALLEST_SCALE, BaseWeightQuantizer, WeightCodes, WeightQuantizer
 from qat.serial import check_finite, check_flags, check_steps
 from qat.values import Value
 
 BN_FOLDS = ("two_conv", "one_conv", None)
 NEVER = 10_000_000  #: a step that training does not reach; MindSpore's default of freeze_bn
+OF_QUANTIZER = "weight_"  #: before the names of a weight quantizer's parameters
 BIAS_CODE_LIMIT = EXACT_INTEGERS / 2  #: bias codes stay below, so that float32 holds them and the sums
 
 
@@ -64,7 +65,7 @@ class LinearCell(Cell):
     activation: str | None
     alpha: float
     after_fake: bool
-    weight_quantizer: WeightQuantizer | None
+    weight_quantizer: BaseWeightQuantizer | None
     bn_fold: str | None
     freeze_bn: int
 
@@ -88,7 +89,7 @@ class LinearCell(Cell):
         """W x + b."""
 
     @abstractmethod
-    def quantized(self, quantizer: WeightQuantizer, bn_fold: str | None, freeze_bn: int) -> LinearCell:
+    def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> LinearCell:
         """The same cell with a quantized weight."""
 
     @abstractmethod
@@ -99,13 +100,18 @@ class LinearCell(Cell):
         super().__post_init__()
         owner = type(self).__name__
         check_activation(self.activation, owner)
-        if not isinstance(self.weight_quantizer, (WeightQuantizer, type(None))):
+        if not isinstance(self.weight_quantizer, (BaseWeightQuantizer, type(None))):
             raise QatError(f"{owner}: weight_quantizer is {self.weight_quantizer!r}, no WeightQuantizer")
         check_flags(self, "has_bias", "has_bn", "after_fake")
         check_steps(self, "freeze_bn")
         check_finite(self, "alpha", "momentum", "eps")
         if self.bn_fold not in BN_FOLDS:
             raise QatError(f"{owner}: bn_fold is {self.bn_fold!r}; use one of {', '.join(map(repr, BN_FOLDS))}")
+        quantizer = self.weight_quantizer
+        refusal = quantizer and self.has_bn and quantizer.refuses_batch_norm(folded=self.bn_fold is not None)
+        if refusal:
+            other = "bn_fold=False" if self.bn_fold else "batch normalisation folded into the weights, or none"
+            raise QatError(f"{owner}: a {type(quantizer).__name__} needs {other}: {refusal}")
         if not 0.0 <= self.momentum <= 1.0 or not self.eps > 0.0:
             raise QatError(f"{owner}: momentum {self.momentum!r} must lie within 0..1 and eps {self.eps!r} above 0")
 
@@ -114,7 +120,15 @@ class LinearCell(Cell):
         params = {"weight": Param(self.weight_shape, self.weight_kind, he_uniform(fan_in))}
         if self.has_bias:
             params["bias"] = Param((self.out_channels,), "vector", constant(0.0))
-        return params | (batch_norm_params(self.out_channels) if self.has_bn else {})
+        if self.has_bn:
+            params |= batch_norm_params(self.out_channels)
+        return params | self._quantizer_params()
+
+    def _quantizer_params(self) -> dict[str, Param]:
+        """Those of its quantizer, by their names in this cell."""
+        quantizer = self.weight_quantizer
+        own = {} if quantizer is None else quantizer.params(self.weight_shape)
+        return {f"{OF_QUANTIZER}{name}": param for name, param in own.items()}
 
     def _complete(self, ops: Ops, params: dict[str, Tensor]) -> dict[str, Tensor]:
         """The parameters with whatever of weight and bias is fixed instead of trained."""
@@ -150,7 +164,7 @@ class LinearCell(Cell):
     def _product(
         self,
         scope: Scope,
-        quantizer: WeightQuantizer,
+        quantizer: BaseWeightQuantizer,
         x: Value,
         weight: Tensor,
         bias: Tensor | None,
@@ -158,11 +172,16 @@ class LinearCell(Cell):
     ) -> Value:
         """W x + b with a quantized weight, and in integers where x is codes."""
         ops, x_shape = scope.ops, scope.input_shapes[0]
+        own = _of_quantizer(scope.params())
+        for name, value in quantizer.observe(ops, weight, own).items():
+            own[name] = value
+            if scope.context.training:
+                scope.update(f"{OF_QUANTIZER}{name}", value)
         if not x.codes:  # its input is not quantized (yet): the weight alone is, in real numbers
-            codes = quantizer.quantize(ops, weight)
+            codes = quantizer.quantize(ops, weight, own=own)
             weight = codes.centred * ops.on_output(codes.scale, weight)
             return Value(self.apply(ops, x.real(ops), x_shape, weight, bias), relu=relu)
-        codes, bias_codes = self._quantize(ops, quantizer, weight, bias, x.scale)
+        codes, bias_codes = self._quantize(ops, quantizer, weight, bias, x.scale, own)
         return Value(self.apply(ops, x.data, x_shape, codes.centred, bias_codes), x.scale * codes.scale, relu=relu)
 
     def _normalised(self, scope: Scope, params: Mapping[str, Tensor], y: Tensor, learning: bool) -> Tensor:
@@ -212,27 +231,34 @@ class LinearCell(Cell):
 
     @staticmethod
     def _quantize(
-        ops: Ops, quantizer: WeightQuantizer, weight: Tensor, bias: Tensor | None, x_scale: Tensor
+        ops: Ops,
+        quantizer: BaseWeightQuantizer,
+        weight: Tensor,
+        bias: Tensor | None,
+        x_scale: Tensor,
+        own: Mapping[str, Tensor],
     ) -> tuple[WeightCodes, Tensor | None]:
-        """Weight and bias codes; see ``bias_floor`` for the smallest scale."""
+        """Weight and bias codes; see ``bias_floor`` for the smallest scale. ``own``: the quantizer's parameters."""
         if bias is None:
-            return quantizer.quantize(ops, weight), None
-        codes = quantizer.quantize(ops, weight, bias_floor(ops, bias, x_scale))
+            return quantizer.quantize(ops, weight, None, own), None
+        codes = quantizer.quantize(ops, weight, bias_floor(ops, bias, x_scale), own)
         return codes, ops.round_ste(bias / (x_scale * codes.scale))
 
     def _deployed(
-        self, quantizer: WeightQuantizer, own: Mapping[str, Array], x_scale: Array
+        self, quantizer: BaseWeightQuantizer, own: Mapping[str, Array], x_scale: Array
     ) -> tuple[WeightCodes, Array | None]:
         """Weight and bias codes with everything folded in, by the running statistics; ``own`` for NUMPY_OPS."""
         ops = NUMPY_OPS
-        weight, bias = own["weight"], own.get("bias")
-        if not self.has_bn:
-            return self._quantize(ops, quantizer, weight, bias, x_scale)
-        factor, shift = running_affine(ops, own, self.eps)
-        if self.bn_fold is not None:
-            return self._quantize(ops, quantizer, weight * ops.on_output(factor, weight), shift, x_scale)
+        weight, shift = own["weight"], own.get("bias")
+        if self.has_bn:
+            factor, shift = running_affine(ops, own, self.eps)
+            weight = weight if self.bn_fold is None else weight * ops.on_output(factor, weight)
+        of_quantizer = _of_quantizer(own)
+        of_quantizer |= quantizer.observe(ops, weight, of_quantizer)
+        if not self.has_bn or self.bn_fold is not None:
+            return self._quantize(ops, quantizer, weight, shift, x_scale, of_quantizer)
         # w was quantized by itself: |factor| goes into its scale, and the sign into its codes.
-        centred, scale, zero_point = quantizer.quantize(ops, weight)
+        centred, scale, zero_point = quantizer.quantize(ops, weight, None, of_quantizer)
         floor = np.maximum(bias_floor(ops, shift, x_scale), np.float32(SMALLEST_SCALE))
         product = scale * np.abs(factor)
         scale = np.maximum(product, floor)
@@ -273,7 +299,7 @@ class LinearCell(Cell):
             zero_point += codes.zero_point.astype(np.int32)
         scale = np.array(np.broadcast_to(codes.scale, (outputs,)))
         raw = codes.centred.astype(np.int32) + NUMPY_OPS.on_output(zero_point, codes.centred)
-        dtype = np.int8 if quantizer.symmetric else np.uint8
+        dtype = np.int8 if codes.zero_point is None else np.uint8
 
         def finish(requantize: Requantize, output: IntegerTensor) -> IntegerLinear:
             return self.integer_node(
@@ -290,6 +316,11 @@ class LinearCell(Cell):
 
         relu = RELU_BOUNDS.get(self.activation or "")
         return Accumulator(finish, name, self.output_shape(x.shape), x.grid.scale * scale, relu)
+
+
+def _of_quantizer(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A weight quantizer's parameters among those of its cell, by the quantizer's own names."""
+    return {name[len(OF_QUANTIZER) :]: value for name, value in params.items() if name.startswith(OF_QUANTIZER)}
 
 
 def bias_floor(ops: Ops, bias: Tensor, x_scale: Tensor) -> Tensor:
@@ -331,7 +362,7 @@ class Conv2dBnAct(LinearCell):
     activation: str | None = None
     alpha: float = 0.2
     after_fake: bool = True
-    weight_quantizer: WeightQuantizer | None = None
+    weight_quantizer: BaseWeightQuantizer | None = None
     bn_fold: str | None = None
     freeze_bn: int = NEVER
 
@@ -379,7 +410,7 @@ class Conv2dBnAct(LinearCell):
     def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
         return ops.conv2d(x, w, bias, **self._window(x_shape))
 
-    def quantized(self, quantizer: WeightQuantizer, bn_fold: str | None, freeze_bn: int) -> Conv2dBnAct:
+    def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> Conv2dBnAct:
         return replace(self, weight_quantizer=quantizer, bn_fold=bn_fold, freeze_bn=freeze_bn)
 
     def integer_node(self, x_shape: Shape, **fields: Any) -> IntegerLinear:
@@ -402,7 +433,7 @@ class DenseBnAct(LinearCell):
     activation: str | None = None
     alpha: float = 0.2
     after_fake: bool = True
-    weight_quantizer: WeightQuantizer | None = None
+    weight_quantizer: BaseWeightQuantizer | None = None
     bn_fold: str | None = None
     freeze_bn: int = NEVER
 
@@ -428,7 +459,7 @@ class DenseBnAct(LinearCell):
     def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
         return ops.dense(x, w, bias)
 
-    def quantized(self, quantizer: WeightQuantizer, bn_fold: str | None, freeze_bn: int) -> DenseBnAct:
+    def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> DenseBnAct:
         return replace(self, weight_quantizer=quantizer, bn_fold=bn_fold, freeze_bn=freeze_bn)
 
     def integer_node(self, x_shape: Shape, **fields: Any) -> IntegerLinear:
@@ -449,7 +480,7 @@ class BatchNorm(LinearCell):
     activation: str | None = None
     alpha: float = 0.2
     after_fake: bool = True
-    weight_quantizer: WeightQuantizer | None = None
+    weight_quantizer: BaseWeightQuantizer | None = None
     bn_fold: str | None = None
     freeze_bn: int = NEVER
 
@@ -470,7 +501,7 @@ class BatchNorm(LinearCell):
         return (self.channels, 1, 1, 1)
 
     def params(self) -> dict[str, Param]:
-        return batch_norm_params(self.channels)
+        return batch_norm_params(self.channels) | self._quantizer_params()
 
     def _complete(self, ops: Ops, params: dict[str, Tensor]) -> dict[str, Tensor]:
         return params | {"weight": ops.from_numpy(np.ones(self.weight_shape, np.float32), "conv_weight")}
@@ -481,8 +512,11 @@ class BatchNorm(LinearCell):
             raise QatError(f"takes ({self.channels}, H, W) but gets {x}; change channels or the cell before it")
         return x
 
-    def quantized(self, quantizer: WeightQuantizer, bn_fold: str | None, freeze_bn: int) -> BatchNorm:
-        quantizer = replace(quantizer, per_channel=True)  # one gamma is no measure for another
+    def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> BatchNorm:
+        """By its range, each channel for itself: one gamma is no measure for another, and its scale alone represents it."""
+        if not isinstance(quantizer, WeightQuantizer):
+            quantizer = WeightQuantizer(quant_delay=quantizer.quant_delay)
+        quantizer = replace(quantizer, per_channel=True)
         return replace(self, weight_quantizer=quantizer, bn_fold=bn_fold, freeze_bn=freeze_bn)
 
     def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:

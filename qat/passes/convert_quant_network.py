@@ -17,7 +17,14 @@ from qat.errors import QatError
 from qat.graph import Graph, Node
 from qat.network import Network, as_graph
 from qat.passes.share_grids import share_grids
-from qat.quantizers import ActivationQuantizer, WeightQuantizer
+from qat.quantizers import (
+    ActivationQuantizer,
+    BaseActivationQuantizer,
+    BaseWeightQuantizer,
+    Quantizer,
+    WeightQuantizer,
+)
+from qat.serial import from_json
 
 PROFILES = ("default", "ascend")
 Setting = Any  #: one value for weights and activations, or a pair (weights, activations)
@@ -37,6 +44,8 @@ def convert_quant_network(
     ema_decay: float = 0.99,
     layers: Mapping[str, Mapping[str, Setting]] | None = None,
     profile: str = "default",
+    weight_quantizer: BaseWeightQuantizer | None = None,
+    activation_quantizer: BaseActivationQuantizer | None = None,
 ) -> Graph:
     """The quantization-aware graph of a float network; its parameters keep their names.
 
@@ -49,8 +58,11 @@ def convert_quant_network(
     one convolution or by two, or else as they are (``LinearCell``). freeze_bn: the step from which on batch
     normalisation uses its running statistics in training too. ema_decay: how slowly an activation's range follows the
     batches; 0: it is that of the last batch.
-    layers: other values of the first five for some nodes, by patterns of their names ("conv1", "blocks.*"), the last
-    that fits counting. Raises QatError for a pattern that fits no node with a quantizer, and for an unknown setting.
+    weight_quantizer, activation_quantizer: quantizers of another kind or with other settings (``qat.quantizers``), in
+    place of what the first five and ema_decay say for weights, or for activations.
+    layers: other values of the first five, or other quantizers, for some nodes, by patterns of their names ("conv1",
+    "blocks.*"), the last that fits counting. A number of bits and the like changes that field of the quantizer that the
+    node otherwise has. Raises QatError for a pattern that fits no node with a quantizer, and for an unknown setting.
     profile: "default", or "ascend" for what Ascend's int8 unit computes (docs/ascend.md): symmetric activations whose
     scales are powers of two, one scale for a dense weight, symmetric weights. It takes the place of the defaults of
     symmetric and per_channel; a setting that contradicts it raises QatError.
@@ -72,35 +84,62 @@ def convert_quant_network(
     ascend = profile == "ascend"
     if ascend:  # what the activations' defaults are elsewhere has no form there
         symmetric = (_pair(symmetric)[0], True)
-    defaults = {
+    defaults: dict[str, Setting] = {
         "num_bits": num_bits,
         "per_channel": per_channel,
         "symmetric": symmetric,
         "narrow_range": narrow_range,
         "quant_delay": quant_delay,
     }
-    _check_layers(graph, layers or {}, defaults)
+    objects: dict[str, Setting] = {
+        "weight_quantizer": weight_quantizer,
+        "activation_quantizer": activation_quantizer,
+    }
+    _check_layers(graph, layers or {}, defaults | objects)
     fold = None if not bn_fold else "one_conv" if one_conv_fold else "two_conv"
 
-    def quantizers(name: str, cell: Cell | None = None) -> tuple[WeightQuantizer, ActivationQuantizer]:
+    def quantizers(name: str, cell: Cell | None = None) -> tuple[BaseWeightQuantizer, BaseActivationQuantizer]:
         """Those of a node: the defaults, then every pattern that fits."""
         settings = dict(defaults)
+        weights, activations = weight_quantizer, activation_quantizer
+        changes: tuple[dict[str, Any], dict[str, Any]] = ({}, {})  # of the fields of given quantizers
         if ascend and isinstance(cell, DenseBnAct):
             settings["per_channel"] = False
         for pattern, own in (layers or {}).items():
             if fnmatchcase(name, pattern):
-                settings |= own
+                settings |= {key: value for key, value in own.items() if key in defaults}
+                if "weight_quantizer" in own:
+                    weights = own["weight_quantizer"]
+                    changes[0].clear()
+                if "activation_quantizer" in own:
+                    activations = own["activation_quantizer"]
+                    changes[1].clear()
+                for key, value in own.items():
+                    if key in defaults:
+                        for side in (0, 1):
+                            changes[side][key] = _pair(value)[side]
         bits, channels, symmetry, narrow, delay = (_pair(settings[key]) for key in defaults)
         if channels[1]:
             raise QatError(
                 f"{name}: per_channel is True for activations, but an integer convolution adds over its input channels, which "
                 "then have to share one scale; use per_channel=(True, False)"
             )
+        changes[1].pop("per_channel", None)
         if ascend:
+            if weights is not None or activations is not None:
+                raise QatError(
+                    f"{name or 'convert_quant_network'}: profile 'ascend' has quantizers of its own; give none"
+                )
             _check_ascend(name, cell, symmetry, bool(channels[0]), bn_fold)
+        own_weights: BaseWeightQuantizer = WeightQuantizer(
+            bits[0], bool(symmetry[0]), bool(narrow[0]), delay[0], bool(channels[0])
+        )
+        own_activations: BaseActivationQuantizer = ActivationQuantizer(
+            bits[1], bool(symmetry[1]), bool(narrow[1]), delay[1], ema_decay, ascend
+        )
         return (
-            WeightQuantizer(bits[0], bool(symmetry[0]), bool(narrow[0]), delay[0], bool(channels[0])),
-            ActivationQuantizer(bits[1], bool(symmetry[1]), bool(narrow[1]), delay[1], ema_decay, ascend),
+            _given(name, weights, own_weights, BaseWeightQuantizer, changes[0]),
+            _given(name, activations, own_activations, BaseActivationQuantizer, changes[1]),
         )
 
     nodes: list[Node] = []
@@ -111,7 +150,10 @@ def convert_quant_network(
         node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
         if isinstance(cell, LinearCell):
             tabled = cell.activation if cell.activation in TABLES and cell.after_fake else None
-            quantized: Any = cell.quantized(weights, *((fold, freeze_bn) if cell.has_bn else (None, NEVER)))
+            try:
+                quantized: Any = cell.quantized(weights, *((fold, freeze_bn) if cell.has_bn else (None, NEVER)))
+            except QatError as error:
+                raise QatError(f"{node.name}: {error}") from None
             nodes.append(replace(node, cell=replace(quantized, activation=None) if tabled else quantized))
             if tabled:
                 before, after = f"{node.name}.pre_fake_quant", f"{node.name}.{tabled}"
@@ -124,6 +166,20 @@ def convert_quant_network(
             nodes.append(Node(name, FakeQuant(activations, cell.non_negative), (nodes[-1].name,), name))
     outputs = tuple(renamed.get(name, name) for name in graph.outputs)
     return share_grids(Graph(tuple(nodes), outputs, graph.name), quantizers("")[1])
+
+
+def _given(name: str, given: Any, otherwise: Quantizer, base: type[Any], changes: Mapping[str, Any]) -> Any:
+    """The quantizer that the user gave, as an object or in its JSON form, with some fields changed; or else another.
+
+    Raises QatError where it is none of ``base``.
+    """
+    if given is None:
+        return otherwise
+    quantizer = from_json(given, Quantizer) if isinstance(given, dict) else given
+    if not isinstance(quantizer, base):
+        what = "weights" if base is BaseWeightQuantizer else "activations"
+        raise QatError(f"{name or 'convert_quant_network'}: {given!r} is no quantizer of {what}; see qat.quantizers")
+    return replace(quantizer, **changes)
 
 
 def _check_ascend(name: str, cell: Cell | None, symmetric: tuple[Any, Any], per_channel: bool, bn_fold: bool) -> None:

@@ -8,19 +8,22 @@ from qat.cells.elementwise import Add
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.pooling import MaxPool2d
 from qat.cells.shape import Concat, Dropout, Flatten
+from qat.errors import QatError
 from qat.graph import Graph, Node
-from qat.quantizers import ActivationQuantizer
+from qat.quantizers import ActivationQuantizer, BaseActivationQuantizer
 
 KEEPS_GRID = (MaxPool2d, Flatten, Dropout, Concat)  #: cells whose output has the grid of their inputs
 
 
-def share_grids(graph: Graph, quantizer: ActivationQuantizer) -> Graph:
+def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
     """Tell the fake quantizers before each Add and Concat of one another.
 
     1. They are looked for through poolings, flattenings, dropouts and concatenations, which keep a grid.
     2. Where the network's input arrives, whose grid is fixed, a fake quantizer of its own (``<node>.input<i>``) brings it
        to the common one; likewise where one and the same grid would have to serve both as a fixed and a free one.
     3. Two groups that have a member in common become one.
+
+    Raises QatError where quantizers of different classes would have to share.
     """
     nodes: list[Node] = []
     made: dict[str, Node] = {}
@@ -43,13 +46,29 @@ def share_grids(graph: Graph, quantizer: ActivationQuantizer) -> Graph:
                 group[member] = joined
         nodes.append(node)
         made[node.name] = node
+    cells: dict[str, FakeQuant] = {node.name: node.cell for node in nodes if isinstance(node.cell, FakeQuant)}
     shared = []
     for node in nodes:
         others = tuple(sorted(group.get(node.name, set()) - {node.name}))
-        shared.append(
-            replace(node, cell=replace(node.cell, shares=others)) if isinstance(node.cell, FakeQuant) else node
-        )
+        if others:
+            node = replace(node, cell=_shared(node.name, cells, others))
+        shared.append(node)
     return Graph(tuple(shared), graph.outputs, graph.name)
+
+
+def _shared(name: str, cells: dict[str, FakeQuant], others: tuple[str, ...]) -> FakeQuant:
+    """A fake quantizer that knows of those it shares with."""
+    cell = cells[name]
+    for other in others:
+        kinds = [type(cells[each].quantizer) for each in (name, other)]
+        if kinds[0] is not kinds[1]:
+            raise QatError(
+                f"{name}: shares its grid with {other}, but one has a {kinds[0].__name__} and the other a "
+                f"{kinds[1].__name__}; give both the same quantizer"
+            )
+    if not isinstance(cell.quantizer, ActivationQuantizer):  # its zero point would not follow from the range
+        cell = replace(cell, non_negative=all(cells[each].non_negative for each in (name, *others)))
+    return replace(cell, shares=others)
 
 
 def _origins(name: str, made: dict[str, Node]) -> set[str | None]:

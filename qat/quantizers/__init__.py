@@ -1,0 +1,28 @@
+"""The family of quantizers, each written once over the vocabulary."""
+
+from qat.quantizers.base import (
+    SMALLEST_SCALE,
+    BaseActivationQuantizer,
+    BaseWeightQuantizer,
+    Quantizer,
+    WeightCodes,
+)
+from qat.quantizers.few_bits import BinaryWeightQuantizer, DoReFaWeightQuantizer, TernaryWeightQuantizer
+from qat.quantizers.learned import LSQActivationQuantizer, LSQWeightQuantizer, PACTActivationQuantizer
+from qat.quantizers.minmax import ActivationQuantizer, WeightQuantizer
+
+__all__ = [
+    "SMALLEST_SCALE",
+    "ActivationQuantizer",
+    "BaseActivationQuantizer",
+    "BaseWeightQuantizer",
+    "BinaryWeightQuantizer",
+    "DoReFaWeightQuantizer",
+    "LSQActivationQuantizer",
+    "LSQWeightQuantizer",
+    "PACTActivationQuantizer",
+    "Quantizer",
+    "TernaryWeightQuantizer",
+    "WeightCodes",
+    "WeightQuantizer",
+]

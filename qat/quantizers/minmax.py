@@ -1,0 +1,135 @@
+"""Quantizers by range, as in MindSpore's ``FakeQuantWithMinMaxObserver``.
+
+Scheme of Jacob et al. (arXiv 1712.05877, section 2.1): real = scale * (code - zero_point), with 0 always representable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qat.errors import QatError
+from qat.ops import Array, Ops, Tensor
+from qat.param import Param, constant
+from qat.quantizers.base import BaseActivationQuantizer, BaseWeightQuantizer, Tensors, WeightCodes
+from qat.serial import check_finite, check_flags
+from qat.values import Value
+
+
+@dataclass(frozen=True)
+class WeightQuantizer(BaseWeightQuantizer):
+    """Quantizes a weight by its range, taken anew each time.
+
+    per_channel: one scale for each output, else one for the whole weight. A symmetric range contains every weight, so
+    no code is ever clipped and the gradient is 1 everywhere.
+    power_of_two: round the scale up to a power of two, so that it is a shift of the bits; symmetric only.
+    """
+
+    power_of_two: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_flags(self, "power_of_two")
+        if self.power_of_two and not self.symmetric:
+            raise QatError("WeightQuantizer: power_of_two needs symmetric=True; an affine range has an end to meet")
+
+    def quantize(
+        self, ops: Ops, weight: Tensor, floor: Tensor | None = None, own: Tensors | None = None
+    ) -> WeightCodes:
+        fixed = ops.stop_gradient(weight)
+        if self.symmetric:
+            largest = ops.output_absmax(fixed) if self.per_channel else ops.max(ops.abs(fixed))
+            scale = self._at_least(ops, self.symmetric_scale(ops, largest), floor)
+            bounds: tuple[float | None, float | None] = (None, None)
+            if self.power_of_two:  # of at most 2^64, so that larger weights are clipped
+                scale, bounds = ops.power_of_two_above(scale), (-float(self.qmax), float(self.qmax))
+            multiplier = ops.on_output(ops.reciprocal(scale), weight)
+            return WeightCodes(ops.requantize(weight, multiplier, *bounds), scale, None)
+        low, high = (
+            (ops.output_min(fixed), ops.output_max(fixed)) if self.per_channel else (ops.min(fixed), ops.max(fixed))
+        )
+        low, high = ops.minimum(low, 0.0), ops.maximum(high, 0.0)
+        scale = self._at_least(ops, self.affine_scale(ops, high - low), floor)
+        zero_point = self.zero_point(ops, low, scale)
+        centred = ops.requantize(
+            weight,
+            ops.on_output(ops.reciprocal(scale), weight),
+            ops.on_output(float(self.qmin) - zero_point, weight),
+            ops.on_output(float(self.qmax) - zero_point, weight),
+        )
+        return WeightCodes(centred, scale, zero_point)
+
+    def refuses_batch_norm(self, *, folded: bool) -> str | None:
+        if self.power_of_two and not folded:
+            return "its scales would no longer be powers of two once gamma is multiplied into them"
+        return None
+
+
+@dataclass(frozen=True)
+class ActivationQuantizer(BaseActivationQuantizer):
+    """Quantizes an activation by a range that follows what passes, as an exponential moving average.
+
+    The first batch sets the range; from then on range = ema_decay * range + (1 - ema_decay) * batch range. State: min and
+    max, infinite as long as nothing was observed; of numbers that are never negative, max alone.
+    power_of_two: round the scale up to a power of two, as the Ascend profile does (qat/ascend.py); symmetric only.
+    """
+
+    ema_decay: float = 0.99
+    power_of_two: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_finite(self, "ema_decay")
+        check_flags(self, "power_of_two")
+        if self.power_of_two and not self.symmetric:
+            raise QatError("ActivationQuantizer: power_of_two needs symmetric=True; an affine range has an end to meet")
+        if not 0.0 <= self.ema_decay <= 1.0:
+            raise QatError(f"{type(self).__name__}: ema_decay is {self.ema_decay!r}; use a number from 0 to 1")
+
+    @property
+    def keep_scale(self) -> bool:
+        return self.power_of_two
+
+    def symmetric_scale(self, ops: Ops, largest: Tensor) -> Tensor:
+        scale = super().symmetric_scale(ops, largest)
+        return ops.power_of_two_above(scale) if self.power_of_two else scale
+
+    def params(self, non_negative: bool) -> dict[str, Param]:
+        low = Param((), "scalar", constant(np.inf), trainable=False)
+        high = Param((), "scalar", constant(-np.inf), trainable=False)
+        return {"max": high} if non_negative else {"min": low, "max": high}
+
+    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, first: bool) -> dict[str, Tensor]:
+        return {
+            name: ops.moving_average(old, x.smallest(ops) if name == "min" else x.largest(ops), self.ema_decay)
+            for name, old in own.items()
+        }
+
+    def unseen(self, own: Mapping[str, Array]) -> bool:
+        nothing = {"min": np.inf, "max": -np.inf}
+        return any(own[name] == nothing[name] for name in own)
+
+    def calibrated(self, low: float, high: float, non_negative: bool) -> dict[str, float]:
+        return {"max": high} if non_negative else {"min": low, "max": high}
+
+    def grid(
+        self, ops: Ops, own: Tensors, shared: Sequence[Tensors], non_negative: bool, features: int = 1
+    ) -> tuple[Tensor, Tensor | float]:
+        """The common range is the union of all."""
+        lows = [each["min"] for each in (own, *shared) if "min" in each]
+        high = own["max"]
+        for other in shared:
+            high = ops.maximum(high, other["max"])
+        if not lows:
+            if self.symmetric:
+                return self.symmetric_scale(ops, high), 0.0
+            return self.affine_scale(ops, high), float(self.qmin)
+        low, high = ops.minimum(lows[0], 0.0), ops.maximum(high, 0.0)
+        for other_low in lows[1:]:
+            low = ops.minimum(low, other_low)
+        if self.symmetric:
+            return self.symmetric_scale(ops, ops.maximum(-low, high)), 0.0
+        scale = self.affine_scale(ops, high - low)
+        return scale, self.zero_point(ops, low, scale)

@@ -1,0 +1,608 @@
+"""Every quantizer of the family: its formula, value and gradient; what it promises; and that it deploys.
+
+The formulas are transcribed from the papers that the docstrings name, in NumPy, with gradients written by hand. torch's
+autograd over the vocabulary has to give the same.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+import qat
+from qat.integer import trace_codes
+from qat.networks import LeNet5
+from qat.numpy_ops import NUMPY_OPS
+from qat.optimizer import Optimizer
+from qat.quantizers import SMALLEST_SCALE, BaseActivationQuantizer, BaseWeightQuantizer, Quantizer, WeightCodes
+from qat.serial import from_json
+from qat.values import Value
+
+Array = npt.NDArray[np.float32]
+F = np.float32
+TORCH, ONNX = qat.backend("torch"), qat.target("ONNX")
+OPS = TORCH.TorchOps()
+TOLERANCE = 2e-6  #: of float32 products, relative to the largest magnitude
+
+LSQ, DOREFA = qat.LSQWeightQuantizer, qat.DoReFaWeightQuantizer
+TERNARY, BINARY = qat.TernaryWeightQuantizer, qat.BinaryWeightQuantizer
+LSQ_A, PACT = qat.LSQActivationQuantizer, qat.PACTActivationQuantizer
+
+
+def assert_near(found: Array, expected: Array, what: str) -> None:
+    expected = np.asarray(expected)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * max(1.0, np.abs(expected).max()), err_msg=what)
+
+
+# -- weights: the formulas, transcribed -------------------------------------------------------------------------------
+
+
+@dataclass
+class Transcript:
+    """value: real numbers. gradients: by name, of sum(G * value); "w" is the weight or the activation."""
+
+    value: Array
+    gradients: dict[str, Array]
+
+
+def lsq(w: Array, s: Array, q_n: int, q_p: int, g: Array, count: int) -> Transcript:
+    """Esser et al., arXiv 1902.08153, equations 1, 2, 3 and 5, for one scale."""
+    u = w / s
+    below, above = u <= -q_n, u >= q_p
+    value = np.rint(np.clip(u, -q_n, q_p)) * s
+    of_scale = np.where(below, -q_n, np.where(above, q_p, np.rint(u) - u))
+    of_scale = (g * of_scale).sum() / np.sqrt(count * q_p)
+    return Transcript(value, {"w": g * ((u >= -q_n) & (u <= q_p)), "scale_change": of_scale})
+
+
+def dorefa(w: Array, k: int, g: Array) -> Transcript:
+    """Zhou et al., arXiv 1606.06160, equations 5 and 9."""
+    n, m = 2**k - 1, np.abs(np.tanh(w)).max()
+    value = 2 * np.rint(n * (np.tanh(w) / (2 * m) + 0.5)) / n - 1
+    return Transcript(value, {"w": g * (1 - np.tanh(w) ** 2) / m})
+
+
+def ternary(w: Array, mean: bool, clip: bool, g: Array) -> Transcript:
+    """Li et al., arXiv 1605.04711, equations 3, 5 and 6."""
+    threshold = 0.7 * np.abs(w).mean()
+    kept = np.abs(w) > threshold
+    alpha = np.abs(w)[kept].mean() if mean else 1.0
+    return Transcript(alpha * np.sign(w) * kept, {"w": g * ((np.abs(w) <= 1) | (not clip))})
+
+
+def binary(w: Array, mean: bool, clip: bool, g: Array) -> Transcript:
+    """Rastegari et al., arXiv 1603.05279, equation 6; Courbariaux et al., arXiv 1511.00363, equation 1."""
+    alpha = np.abs(w).mean() if mean else 1.0
+    return Transcript(alpha * np.where(w >= 0, 1.0, -1.0), {"w": g * ((np.abs(w) <= 1) | (not clip))})
+
+
+def power_of_two(w: Array, bits: int, g: Array) -> Transcript:
+    """The smallest power of two with which the range has room."""
+    scale = 2.0 ** np.ceil(np.log2(np.abs(w).max() / (2 ** (bits - 1) - 1)))
+    return Transcript(np.rint(w / scale) * scale, {"w": g})
+
+
+def transcribed(quantizer: BaseWeightQuantizer, w: Array, s: Array, g: Array) -> Transcript:
+    """One output at a time, or the whole weight as one. s: scales of LSQ."""
+
+    def one(w: Array, s: float, g: Array) -> Transcript:
+        if isinstance(quantizer, LSQ):
+            q_p = 2 ** (quantizer.num_bits - 1) - 1
+            return lsq(w, s, q_p if quantizer.narrow_range else q_p + 1, q_p, g, w.size)
+        if isinstance(quantizer, DOREFA):
+            return dorefa(w, quantizer.num_bits, g)
+        if isinstance(quantizer, qat.WeightQuantizer):
+            return power_of_two(w, quantizer.num_bits, g)
+        formula = ternary if isinstance(quantizer, TERNARY) else binary
+        return formula(w, quantizer.scale == "mean", quantizer.clip, g)
+
+    w, s, g = (np.asarray(array, np.float64) for array in (w, s, g))
+    if not quantizer.per_channel:
+        return one(w, float(s.reshape(-1)[0]), g)
+    parts = [one(*each) for each in zip(w, s, g, strict=True)]
+    gradients = {name: np.stack([part.gradients[name] for part in parts]) for name in parts[0].gradients}
+    return Transcript(np.stack([part.value for part in parts]), gradients)
+
+
+WEIGHT_QUANTIZERS = [
+    *(LSQ(bits, per_channel=channels) for bits in (2, 3, 4, 8) for channels in (False, True)),
+    LSQ(4, narrow_range=True),
+    *(DOREFA(bits, per_channel=channels) for bits in (2, 4, 7) for channels in (False, True)),
+    *(
+        cls(per_channel=channels, scale=scale, clip=clip)
+        for cls in (TERNARY, BINARY)
+        for channels, scale, clip in ((False, "mean", True), (True, "mean", False), (False, "constant", True))
+    ),
+    *(qat.WeightQuantizer(4, power_of_two=True, per_channel=channels) for channels in (False, True)),
+]
+ACTIVATION_QUANTIZERS = [
+    *(LSQ_A(bits, symmetric=symmetric) for bits in (2, 4, 8) for symmetric in (False, True)),
+    LSQ_A(4, narrow_range=True),
+    *(LSQ_A(bits, offset=True) for bits in (2, 4, 8)),
+    *(PACT(bits, symmetric=symmetric, initial_alpha=1.5) for bits in (2, 4, 8) for symmetric in (False, True)),
+]
+
+
+def own_params(quantizer: BaseWeightQuantizer, w: Array, scale: Array | None = None) -> dict[str, Array]:
+    """As fresh, or with a learned scale of which a quarter is change."""
+    own = {
+        name: np.asarray(param.initial(np.random.default_rng(0), param.shape), F)
+        for name, param in quantizer.params(w.shape).items()
+    }
+    if own and scale is not None:
+        own = {"scale_change": F(0.25) * scale, "initial_scale": F(0.75) * scale}
+        own = {name: array.reshape(quantizer.params(w.shape)[name].shape) for name, array in own.items()}
+    return own
+
+
+def quantize(
+    quantizer: BaseWeightQuantizer, w: Array, own: dict[str, Array], floor: Array | None = None
+) -> WeightCodes:
+    kinds = {name: param.kind for name, param in quantizer.params(w.shape).items()}
+    tensors = {name: NUMPY_OPS.from_numpy(array, kinds[name]) for name, array in own.items()}
+    return quantizer.quantize(NUMPY_OPS, w, floor, tensors | quantizer.observe(NUMPY_OPS, w, tensors))
+
+
+def real(codes: WeightCodes) -> Array:
+    return codes.centred * NUMPY_OPS.on_output(codes.scale, codes.centred)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 3, 3), (6, 20)], ids=str)
+@pytest.mark.parametrize("quantizer", WEIGHT_QUANTIZERS, ids=str)
+def test_a_weight_has_the_value_and_gradients_of_the_formula(
+    quantizer: BaseWeightQuantizer, shape: tuple[int, ...]
+) -> None:
+    rng = np.random.default_rng(len(shape))
+    w, g = rng.normal(0, 0.7, shape).astype(F), rng.normal(size=shape).astype(F)
+    channels = shape[:1] if quantizer.per_channel else (1,)
+    scale = rng.uniform(0.2, 0.4, channels).astype(F)
+    own = own_params(quantizer, w, scale)
+    if own:
+        scale = np.asarray(own["initial_scale"] + own["scale_change"]).reshape(channels)
+    expected = transcribed(quantizer, w, scale, g)
+    assert_near(real(quantize(quantizer, w, own)), expected.value, "value, NumPy")
+    tensors = {name: torch.tensor(array, requires_grad=True) for name, array in {"w": w, **own}.items()}
+    leaves = {name: tensors[name] for name in tensors if name != "initial_scale"}
+    codes = quantizer.quantize(OPS, tensors["w"], None, tensors)
+    value = codes.centred * OPS.on_output(codes.scale, tensors["w"])
+    (value * torch.tensor(g)).sum().backward()
+    assert_near(value.detach().numpy(), expected.value, "value, torch")
+    assert leaves.keys() == expected.gradients.keys()
+    for name, gradient in expected.gradients.items():
+        assert_near(leaves[name].grad.numpy(), gradient, f"gradient of {name}")
+
+
+def test_a_wrong_gradient_would_be_noticed() -> None:
+    w = np.random.default_rng(0).normal(size=(4, 5)).astype(F)
+    right = lsq(w, 0.3, 4, 3, np.ones_like(w), w.size).gradients["scale_change"]
+    wrong = lsq(w, 0.3, 4, 3, np.ones_like(w), w.size + 1).gradients["scale_change"]
+    with pytest.raises(AssertionError, match="scale"):
+        assert_near(wrong, right, "scale")
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_learned_scale_of_weights_begins_at_twice_their_mean(bits: int, per_channel: bool) -> None:
+    w = np.random.default_rng(bits).normal(size=(4, 3, 2, 2)).astype(F)
+    quantizer = LSQ(bits, per_channel=per_channel)
+    own = {name: np.atleast_1d(array) for name, array in own_params(quantizer, w).items()}
+    mean = np.abs(w).mean(axis=(1, 2, 3) if per_channel else None)
+    expected = np.atleast_1d(2 * mean / np.sqrt(2 ** (bits - 1) - 1))
+    found = quantizer.observe(NUMPY_OPS, w, own)["initial_scale"]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_array_equal(quantize(quantizer, w, own).scale, found)  # before its first step, too
+    later = quantizer.observe(NUMPY_OPS, 3 * w, own | {"initial_scale": found})["initial_scale"]
+    np.testing.assert_array_equal(later, found)
+
+
+# -- activations: the formulas, transcribed ---------------------------------------------------------------------------
+
+
+def lsq_plus(x: Array, s: float, beta: float, bits: int, g: Array, count: int) -> Transcript:
+    """Bhalgat et al., arXiv 2004.09576, equations 1 to 6, where the zero point is a code: beta is rint(beta / s) s."""
+    levels = 2**bits - 1
+    z = np.clip(np.rint(-beta / s), 0, levels)
+    u = x / s
+    low, high = -z, levels - z
+    value = np.clip(np.rint(u), low, high) * s
+    below, above = u < low, u > high
+    # value = s (low code) + beta below, s (high code) + beta above, but for the rounding of beta / s
+    rest = low - beta / s
+    of_scale = np.where(below, rest, np.where(above, rest + levels, np.rint(u) - u))
+    factor = 1 / np.sqrt(count * levels)
+    return Transcript(
+        value,
+        {
+            "w": g * ~(below | above),
+            "scale_change": factor * (g * of_scale).sum(),
+            "offset_change": factor * (g * (below | above)).sum(),
+        },
+    )
+
+
+def pact(x: Array, alpha: float, bits: int, non_negative: bool, symmetric: bool, g: Array) -> Transcript:
+    """Choi et al., arXiv 1805.06085, equations 1 to 3; with codes of both signs where x has both."""
+    levels = 2 ** (bits if non_negative and not symmetric else bits - 1) - 1
+    low = 0.0 if non_negative else -alpha
+    value = np.rint(np.clip(x, low, alpha) * levels / alpha) * alpha / levels
+    of_alpha = (x >= alpha) * 1.0 - ((x <= -alpha) & (not non_negative))
+    return Transcript(value, {"w": g * (x > low) * (x <= alpha), "alpha": (g * of_alpha).sum()})
+
+
+def activation_case(quantizer: BaseActivationQuantizer, non_negative: bool) -> tuple[dict[str, Array], Array, Array]:
+    rng = np.random.default_rng(quantizer.num_bits)
+    x, g = rng.normal(0, 1, (4, 3, 5, 5)).astype(F), rng.normal(size=(4, 3, 5, 5)).astype(F)
+    if isinstance(quantizer, PACT):
+        return {"alpha": F(1.25)}, np.maximum(x, 0) if non_negative else x, g
+    own = {"scale_change": F(0.05), "initial_scale": F(0.15)}
+    if quantizer.offset and not non_negative:
+        own |= {"offset_change": F(-0.1), "initial_offset": F(-0.45)}
+    return own, np.maximum(x, 0) if non_negative else x, g
+
+
+@pytest.mark.parametrize("non_negative", [True, False])
+@pytest.mark.parametrize("quantizer", ACTIVATION_QUANTIZERS, ids=str)
+def test_an_activation_has_the_value_and_gradients_of_the_formula(
+    quantizer: BaseActivationQuantizer, non_negative: bool
+) -> None:
+    own, x, g = activation_case(quantizer, non_negative)
+    features, bits = 75, quantizer.num_bits
+    wide, deep = x.astype(np.float64), g.astype(np.float64)
+    if isinstance(quantizer, PACT):
+        expected = pact(wide, 1.25, bits, non_negative, quantizer.symmetric, deep)
+    elif quantizer.offset and not non_negative:
+        s, beta = (float(own[f"initial_{name}"] + own[f"{name}_change"]) for name in ("scale", "offset"))
+        expected = lsq_plus(wide, s, beta, bits, deep, features)
+    else:
+        unsigned = non_negative and not quantizer.symmetric
+        q_p = 2 ** (bits if unsigned else bits - 1) - 1 - (unsigned and quantizer.narrow_range)
+        q_n = 0 if non_negative else 2 ** (bits - 1) - quantizer.narrow_range
+        s = float(own["initial_scale"] + own["scale_change"])
+        expected = lsq(wide, s, q_n, q_p, deep, features)
+        if non_negative:
+            expected.gradients["w"] = expected.gradients["w"] * (x > 0)  # the edge of the ReLU
+    tensors = {name: torch.tensor(array, requires_grad=True) for name, array in own.items()}
+    data = torch.tensor(x, requires_grad=True)
+    y = quantizer.quantize(OPS, Value(data), tensors, [], non_negative, features)
+    value = y.data * y.scale
+    (value * torch.tensor(g)).sum().backward()
+    assert_near(value.detach().numpy(), expected.value, "value")
+    leaves = {"w": data} | {name: tensor for name, tensor in tensors.items() if not name.startswith("initial")}
+    assert leaves.keys() == expected.gradients.keys()
+    for name, gradient in expected.gradients.items():
+        assert_near(leaves[name].grad.numpy(), gradient, f"gradient of {name}")
+    of_numpy = {name: np.atleast_1d(array) for name, array in own.items()}
+    same = quantizer.quantize(NUMPY_OPS, Value(x), of_numpy, [], non_negative, features)
+    np.testing.assert_array_equal(same.data, y.data.detach().numpy())
+
+
+def observed(quantizer: BaseActivationQuantizer, x: Array, non_negative: bool) -> dict[str, Array]:
+    own = {
+        name: NUMPY_OPS.from_numpy(param.create(0, name), param.kind)
+        for name, param in quantizer.params(non_negative).items()
+    }
+    return own | quantizer.observe(NUMPY_OPS, Value(x), own, non_negative, first=True)
+
+
+@pytest.mark.parametrize(("non_negative", "q_p"), [(True, 15), (False, 7)])
+def test_a_learned_scale_of_activations_begins_with_the_first_batch(non_negative: bool, q_p: int) -> None:
+    x = np.random.default_rng(0).uniform(0 if non_negative else -1, 1, (8, 5)).astype(F)
+    quantizer = LSQ_A(4)
+    own = observed(quantizer, x, non_negative)
+    np.testing.assert_allclose(own["initial_scale"], 2 * np.abs(x).mean() / np.sqrt(q_p), rtol=1e-6)
+    assert quantizer.observe(NUMPY_OPS, Value(9 * x), own, non_negative, first=False) == {}
+    again = quantizer.observe(NUMPY_OPS, Value(9 * x), own, non_negative, first=True)
+    np.testing.assert_array_equal(again["initial_scale"], own["initial_scale"])
+
+
+def test_a_learned_offset_begins_with_the_range_of_the_first_batch() -> None:
+    x = np.array([[-0.5, 0.25, 1.0]], F)
+    own = observed(LSQ_A(2, offset=True), x, False)
+    assert own["initial_scale"] == 0.5
+    assert own["initial_offset"] == -0.5
+
+
+# -- what holds for every weight and every activation -----------------------------------------------------------------
+
+NUMBERS = st.floats(-4, 4, width=32) | st.sampled_from([0.0, -0.0, 2.0**-100, 2.0**80, -(2.0**80)])
+WEIGHTS = arrays(np.float32, array_shapes(min_dims=2, max_dims=4, max_side=4), elements=NUMBERS.map(F))
+ANY_WEIGHT_QUANTIZER = st.sampled_from(WEIGHT_QUANTIZERS)
+ANY_ACTIVATION_QUANTIZER = st.sampled_from(ACTIVATION_QUANTIZERS)
+
+
+@settings(max_examples=200, deadline=None)
+@given(WEIGHTS, ANY_WEIGHT_QUANTIZER, st.booleans())
+def test_weight_codes_are_whole_numbers_within_the_range(
+    weight: Array, quantizer: BaseWeightQuantizer, with_floor: bool
+) -> None:
+    floor = np.abs(weight).reshape(len(weight), -1).max(axis=1) / F(3) if with_floor else None
+    codes, scale, zero_point = quantize(quantizer, weight, own_params(quantizer, weight), floor)
+    assert zero_point is None
+    assert (codes == np.rint(codes)).all()
+    assert codes.min() >= quantizer.qmin
+    assert codes.max() <= quantizer.qmax
+    assert scale.shape == ((len(weight),) if quantizer.per_channel else (1,))
+    assert (np.isfinite(scale) & (scale >= F(SMALLEST_SCALE))).all()
+    assert codes.dtype == scale.dtype == F
+    if floor is not None:
+        assert (scale >= (floor if quantizer.per_channel else floor.max())).all()
+
+
+HAVE_ZERO = [q for q in WEIGHT_QUANTIZERS if not isinstance(q, (DOREFA, BINARY))]
+
+
+@settings(max_examples=200, deadline=None)
+@given(WEIGHTS, st.sampled_from(HAVE_ZERO))
+def test_zero_stays_zero_and_what_was_quantized_stays_as_it_is(weight: Array, quantizer: BaseWeightQuantizer) -> None:
+    """On its own scale, where that is a parameter."""
+    weight = weight.copy()
+    weight[..., 0] = 0.0
+    own = own_params(quantizer, weight)
+    if own:
+        of_numpy = {name: np.atleast_1d(array) for name, array in own.items()}
+        own |= quantizer.observe(NUMPY_OPS, weight, of_numpy)
+    first = quantize(quantizer, weight, own)
+    assert (first.centred[..., 0] == 0).all()
+    again = quantize(quantizer, real(first), own)
+    if not isinstance(quantizer, qat.WeightQuantizer):  # whose power of two may shrink, with the values unchanged
+        np.testing.assert_array_equal(again.centred, first.centred)
+    np.testing.assert_allclose(real(again), real(first), rtol=1e-6)  # a mean of equal numbers is rounded
+
+
+@pytest.mark.parametrize("quantizer", [DOREFA(3), BINARY()], ids=str)
+def test_some_have_no_code_for_zero(quantizer: BaseWeightQuantizer) -> None:
+    codes = quantize(quantizer, np.zeros((2, 3), F), {}).centred
+    assert (np.abs(codes) == 1).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    arrays(np.float32, (8,), elements=st.floats(-100, 100, width=32)),
+    ANY_ACTIVATION_QUANTIZER,
+    st.booleans(),
+    st.floats(2.0**-20, 2.0**20, width=32),
+)
+def test_activation_codes_are_within_the_range_and_stay_as_they_are(
+    x: Array, quantizer: BaseActivationQuantizer, non_negative: bool, size: float
+) -> None:
+    x = np.concatenate([x, np.zeros(1, F)]).reshape(1, -1)
+    x = np.abs(x) if non_negative else x
+    names = quantizer.params(non_negative)
+    own = {name: np.full(1, size * (-1 if "offset" in name else 1), F) for name in names}
+    grid = qat.FakeQuant(quantizer, non_negative).grid("x", {name: array[0] for name, array in own.items()})
+    y = quantizer.quantize(NUMPY_OPS, Value(x), own, [], non_negative, 9)
+    assert y.scale == grid.scale
+    assert (y.data == np.rint(y.data)).all()
+    assert y.data.min() >= grid.low
+    assert y.data.max() <= grid.high
+    assert y.data[0, -1] == 0
+    assert grid.qmin + 128 * quantizer.symmetric >= 0
+    assert grid.qmax <= quantizer.qmax
+    again = quantizer.quantize(NUMPY_OPS, Value(y.data * y.scale), own, [], non_negative, 9)
+    np.testing.assert_array_equal(again.data, y.data)
+
+
+@pytest.mark.parametrize("quantizer", [*WEIGHT_QUANTIZERS, *ACTIVATION_QUANTIZERS], ids=str)
+def test_a_quantizer_survives_json(quantizer: Quantizer) -> None:
+    assert from_json(json.loads(json.dumps(quantizer.to_json())), Quantizer) == quantizer
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0])
+def test_a_learned_scale_stays_positive_and_can_come_back(scale: float) -> None:
+    """Training may carry it below 0; its gradient still flows."""
+    change = torch.tensor(scale - 0.5, requires_grad=True)
+    own = {"scale_change": change, "initial_scale": torch.tensor(0.5)}
+    codes = LSQ(4).quantize(OPS, torch.ones(2, 3), None, own)
+    assert codes.scale.item() == 0.5 * 2.0**-10
+    (codes.centred * codes.scale).sum().backward()
+    assert change.grad > 0
+
+
+# -- deployment -------------------------------------------------------------------------------------------------------
+
+RNG = np.random.default_rng(0)
+IMAGES, LABELS = RNG.integers(0, 256, (32, 1, 32, 32), np.uint8), RNG.integers(0, 10, 32)
+COLOURS = RNG.integers(0, 256, (32, 3, 8, 8), np.uint8)
+
+
+class Residual(qat.Network):
+    """Batch normalisation, a shared grid, a table, negative numbers and a ReLU6."""
+
+    inputs = qat.Input((3, 8, 8), mean=0.5, std=0.25)
+
+    def __init__(self) -> None:
+        self.norm = qat.BatchNorm(3)
+        self.conv1 = qat.Conv2dBnAct(3, 8, 3, has_bn=True, activation="relu6")
+        self.conv2 = qat.Conv2dBnAct(8, 8, 3, has_bn=True, has_bias=True)
+        self.conv3 = qat.Conv2dBnAct(8, 8, 1, has_bn=True, activation="hswish")
+        self.add, self.pool, self.flatten = qat.Add("relu"), qat.MaxPool2d(2), qat.Flatten()
+        self.fc = qat.DenseBnAct(128, 10)
+
+    def construct(self, x):
+        x = self.conv1(self.norm(x))
+        x = self.pool(self.add(self.conv2(x), x))
+        return self.fc(self.flatten(self.conv3(x)))
+
+
+@cache
+def trained(network: type[qat.Network], weights: Quantizer | None, activations: Quantizer | None, bn_fold: bool):
+    graph = qat.convert_quant_network(
+        network(), weight_quantizer=weights, activation_quantizer=activations, bn_fold=bn_fold
+    )
+    model = TORCH.lower(graph)
+    step = TORCH.make_step(model, Optimizer(name="adam"))
+    images = IMAGES if network is LeNet5 else COLOURS
+    losses = [step(images, LABELS, 2e-3) for _ in range(12)]
+    assert np.isfinite(losses).all()
+    return graph, TORCH.read(model), model, images, losses
+
+
+def assert_deploys(graph, params, model, images: Array, folder: Path) -> None:
+    """Every code of every node: NumPy, torch, ONNX Runtime."""
+    integers = qat.to_integer(graph, params)
+    tensors = [node.output for node in integers.nodes]
+    reference = trace_codes(integers, images, [tensor.name for tensor in tensors])
+    ONNX.export(integers, folder / "net.onnx")
+    by_torch = TORCH.trace(model, images, tensors)
+    by_onnx = ONNX.trace(folder / "net.onnx", images, tensors)
+    assert len(by_onnx) == len(tensors) - 1  # all but the input
+    for name, codes in reference.items():
+        np.testing.assert_array_equal(by_torch[name], codes, err_msg=f"torch, {name}")
+        if name in by_onnx:
+            np.testing.assert_array_equal(by_onnx[name], codes, err_msg=f"ONNX Runtime, {name}")
+    final = integers.output.grid.codes_of(ONNX.predict(folder / "net.onnx", images))
+    np.testing.assert_array_equal(final, reference[integers.output.name])
+
+
+DEPLOYED = [
+    (LSQ(4, per_channel=True), LSQ_A(4), True),
+    (LSQ(2), LSQ_A(3, offset=True), True),
+    (LSQ(3, narrow_range=True), LSQ_A(8, symmetric=True), False),
+    (DOREFA(3), PACT(4), False),
+    (DOREFA(7), PACT(8, symmetric=True), False),
+    (TERNARY(per_channel=True), PACT(5), True),
+    (TERNARY(scale="constant"), None, False),
+    (BINARY(per_channel=True), LSQ_A(4), True),
+    (BINARY(scale="constant"), None, False),
+    (qat.WeightQuantizer(4, power_of_two=True), LSQ_A(2), True),
+]
+
+
+@pytest.mark.parametrize("network", [LeNet5, Residual])
+@pytest.mark.parametrize(("weights", "activations", "bn_fold"), DEPLOYED, ids=str)
+def test_a_trained_network_deploys_with_equal_codes(
+    network, weights, activations, bn_fold: bool, tmp_path: Path
+) -> None:
+    graph, params, model, images, _ = trained(network, weights, activations, bn_fold)
+    assert_deploys(graph, params, model, images, tmp_path)
+    quantizers = [(node.name, node.cell.weight_quantizer) for node in graph.nodes if node.cell.params().get("weight")]
+    for name, quantizer in quantizers:
+        (node,) = (node for node in qat.to_integer(graph, params).nodes if node.name == name)
+        assert quantizer == weights
+        assert quantizer.qmin <= node.weight.min() <= node.weight.max() <= quantizer.qmax
+
+
+def test_learned_scales_are_learned_and_begin_once() -> None:
+    graph, params, _, images, losses = trained(LeNet5, LSQ(4, per_channel=True), LSQ_A(4), True)
+    assert losses[-1] < losses[0]
+    changes = [name for name in params if name.endswith("scale_change")]
+    assert len(changes) == 10
+    assert all(params[name].any() for name in changes)
+    step = TORCH.make_step(TORCH.lower(graph, params), Optimizer())
+    step(images, LABELS, 0.1)
+    for name in params:
+        if "initial" in name:
+            np.testing.assert_array_equal(TORCH.read(step.model)[name], params[name])
+
+
+def test_a_power_of_two_deploys_as_one() -> None:
+    graph, params, *_ = trained(LeNet5, qat.WeightQuantizer(4, power_of_two=True), LSQ_A(2), True)
+    for node in qat.to_integer(graph, params).nodes:
+        if hasattr(node, "weight_scale"):
+            assert (np.frexp(node.weight_scale)[0] == 0.5).all()
+
+
+@pytest.mark.parametrize("activations", [LSQ_A(4), LSQ_A(4, offset=True), PACT(4)], ids=str)
+def test_calibration_sets_what_a_quantizer_would_learn(activations: Quantizer, tmp_path: Path) -> None:
+    """Without training: the grid has just room for what was seen."""
+    network = Residual().graph()
+    checkpoint = qat.calibrate(network, network.initial_params(), COLOURS, activation_quantizer=activations)
+    assert_deploys(
+        checkpoint.graph, checkpoint.params, TORCH.lower(checkpoint.graph, checkpoint.params), COLOURS, tmp_path
+    )
+
+
+def test_a_grid_that_has_seen_nothing_is_an_error() -> None:
+    graph = qat.convert_quant_network(LeNet5(), activation_quantizer=LSQ_A(4))
+    with pytest.raises(qat.QatError, match=r"conv1\.fake_quant has never seen data"):
+        qat.to_integer(graph, graph.initial_params())
+
+
+# -- conversion -------------------------------------------------------------------------------------------------------
+
+
+def weight_quantizers(graph: qat.Graph) -> dict[str, Quantizer]:
+    found = {node.name: getattr(node.cell, "weight_quantizer", None) for node in graph.nodes}
+    return {name: quantizer for name, quantizer in found.items() if quantizer is not None}
+
+
+def test_layers_change_the_quantizer_that_they_would_have() -> None:
+    graph = qat.convert_quant_network(
+        LeNet5(),
+        weight_quantizer=LSQ(4),
+        activation_quantizer=PACT(4),
+        layers={
+            "conv1": {"num_bits": (8, 6)},
+            "fc*": {"weight_quantizer": BINARY()},
+            "fc3": {"weight_quantizer": None, "activation_quantizer": None},
+        },
+    )
+    expected = {"conv1": LSQ(8), "conv2": LSQ(4), "fc1": BINARY(), "fc2": BINARY()}
+    assert weight_quantizers(graph) == expected | {"fc3": qat.WeightQuantizer(per_channel=True)}
+    cells = {node.name: node.cell for node in graph.nodes}
+    assert cells["conv1.fake_quant"].quantizer == PACT(6)
+    assert cells["fc2.fake_quant"].quantizer == PACT(4)
+    assert cells["fc3.fake_quant"].quantizer == qat.ActivationQuantizer()
+    assert qat.Graph.from_json(graph.to_json()) == graph
+
+
+def test_a_quantizer_may_be_given_in_its_json_form() -> None:
+    """As a YAML file has it."""
+    graph = qat.convert_quant_network(LeNet5(), weight_quantizer={"type": "LSQWeightQuantizer", "num_bits": 3})
+    assert set(weight_quantizers(graph).values()) == {LSQ(3)}
+
+
+def test_a_batch_normalisation_by_itself_keeps_its_range() -> None:
+    graph = qat.convert_quant_network(Residual(), weight_quantizer=BINARY())
+    assert weight_quantizers(graph)["norm"] == qat.WeightQuantizer(per_channel=True)
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"weight_quantizer": PACT()}, "no quantizer of weights"),
+        ({"activation_quantizer": LSQ()}, "no quantizer of activations"),
+        ({"weight_quantizer": 4}, "no quantizer of weights"),
+        ({"weight_quantizer": LSQ(4), "profile": "ascend"}, "profile 'ascend' has quantizers of its own"),
+        ({"weight_quantizer": DOREFA(4)}, "conv1: .*DoReFaWeightQuantizer needs bn_fold=False"),
+        ({"weight_quantizer": BINARY(scale="constant")}, "BinaryWeightQuantizer needs bn_fold=False"),
+        ({"weight_quantizer": LSQ(4), "bn_fold": False}, "narrow_range=True"),
+        ({"weight_quantizer": qat.WeightQuantizer(power_of_two=True), "bn_fold": False}, "no longer be powers of two"),
+        ({"weight_quantizer": BINARY(), "layers": {"fc": {"num_bits": 8}}}, "num_bits is 8; use 1"),
+        ({"layers": {"conv1": {"activation_quantizer": LSQ_A()}}}, "shares its grid with"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_cannot_be_is_refused_in_one_line(settings_: dict[str, object], message: str) -> None:
+    with pytest.raises(qat.QatError, match=message) as raised:
+        qat.convert_quant_network(Residual(), **settings_)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DOREFA(8), "num_bits is 8; use a whole number from 2 to 7"),
+        (lambda: TERNARY(num_bits=3), "num_bits is 3; use 2"),
+        (lambda: BINARY(scale="none"), "scale is 'none'; use one of 'mean', 'constant'"),
+        (lambda: LSQ(symmetric=False), "symmetric is False, but its formula has it True"),
+        (lambda: LSQ_A(symmetric=True, offset=True), "offset needs symmetric=False"),
+        (lambda: PACT(initial_alpha=0.0), "initial_alpha is 0.0; use a number greater than 0"),
+        (lambda: qat.WeightQuantizer(symmetric=False, power_of_two=True), "power_of_two needs symmetric=True"),
+        (lambda: replace(LSQ(), num_bits=9), "LSQWeightQuantizer: num_bits is 9; use a whole number from 2 to 8"),
+    ],
+)
+def test_a_wrong_field_is_refused_in_one_line(make, message: str) -> None:
+    with pytest.raises(qat.QatError, match=message) as raised:
+        make()
+    assert "\n" not in str(raised.value)
