@@ -123,7 +123,7 @@ def test_one_step_is_the_same(backend: str, case: str) -> None:
     assert_near(case, after_one_step(backend, case))
 
 
-@pytest.mark.parametrize("case", ["LeNet-5, QAT", "residual", "residual, QAT, two convolutions"])
+@pytest.mark.parametrize("case", ["LeNet-5, QAT", "residual", "residual, QAT, two convolutions", "LeNet-5, QAT, LSQ"])
 def test_one_compiled_step_is_the_same(case: str) -> None:
     assert_near(case, after_one_step("torch", case, compile=True))
 

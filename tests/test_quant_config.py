@@ -85,3 +85,18 @@ def test_the_command_takes_the_file(tmp_path: Path, capsys: pytest.CaptureFixtur
     capsys.readouterr()
     assert main([*arguments, "--quant_config", str(write(tmp_path, "layers: {conv9: {num_bits: 4}}"))]) == 2
     assert "pattern 'conv9' fits no cell" in capsys.readouterr().err
+
+
+def test_quantizers_are_given_by_their_class(tmp_path: Path) -> None:
+    path = tmp_path / "quant.yaml"
+    path.write_text(
+        "weight_quantizer: {type: LSQWeightQuantizer, num_bits: 2}\n"
+        "layers:\n"
+        "  conv1: {num_bits: 8}\n"
+        "  fc3: {activation_quantizer: {type: PACTActivationQuantizer, num_bits: 4}}\n"
+    )
+    graph = qat.convert_quant_network(LeNet5(), **read_quant_config(path))
+    cells = {node.name: node.cell for node in graph.nodes}
+    assert cells["conv1"].weight_quantizer == qat.LSQWeightQuantizer(8)
+    assert cells["fc2"].weight_quantizer == qat.LSQWeightQuantizer(2)
+    assert cells["fc3.fake_quant"].quantizer == qat.PACTActivationQuantizer(4)
