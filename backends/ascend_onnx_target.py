@@ -20,6 +20,7 @@ from onnx.reference.op_run import OpRun
 from qat import ascend
 from qat.arrays import Arrays, as_arrays, in_batches
 from qat.ascend import Step
+from qat.backends.onnx_model import set_metadata, shapes_of_inputs
 from qat.cells.base import Shape
 from qat.errors import QatError
 from qat.files import write_atomically
@@ -27,7 +28,6 @@ from qat.integer import IntegerGraph, IntegerTensor
 from qat.ops import Array
 
 OPSET, IR_VERSION = 17, 8  #: Ascend's offline compiler reads no newer ones
-METADATA = "qat."  #: before our keys in metadata_props
 BATCH = 128  #: images at a time
 OWN = ("AscendQuant", "AscendDequant")  #: operators that ONNX does not know
 
@@ -53,15 +53,13 @@ def export(graph: IntegerGraph, path: str | Path) -> None:
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     """Set entries of a file's metadata_props, each behind "qat."; nothing else in the file changes."""
     model = _load(path)
-    entries = {entry.key: entry.value for entry in model.metadata_props}
-    entries |= {METADATA + key: value for key, value in metadata.items()}
-    helper.set_model_props(model, entries)
+    set_metadata(model, metadata)
     _write(model, path)
 
 
 def input_shapes(path: str | Path) -> list[Shape]:
     """The shapes of its inputs, (C, H, W) or (F,)."""
-    return _shapes(_load(path))
+    return shapes_of_inputs(_load(path))
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
@@ -158,11 +156,6 @@ def _load(path: str | Path) -> onnx.ModelProto:
     return model
 
 
-def _shapes(model: onnx.ModelProto) -> list[Shape]:
-    dims = [x.type.tensor_type.shape.dim for x in model.graph.input]
-    return [tuple(size.dim_value for size in own[1:]) for own in dims]
-
-
 def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:
     try:
         evaluator = ReferenceEvaluator(model, new_ops=[AscendQuant, AscendDequant, Conv, Gemm, MaxPool])
@@ -172,7 +165,7 @@ def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels:
             return dict(zip(outputs, evaluator.run(outputs, dict(zip(inputs, batch, strict=True))), strict=True))
 
         with np.errstate(all="ignore"):
-            return in_batches(run, pixels, _shapes(model), BATCH, str(path))
+            return in_batches(run, pixels, shapes_of_inputs(model), BATCH, str(path))
     except QatError:
         raise
     except Exception as error:  # whatever its operators raise

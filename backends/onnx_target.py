@@ -18,6 +18,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from qat.arrays import Arrays, as_arrays, in_batches
+from qat.backends.onnx_model import set_metadata, shapes_of_inputs
 from qat.cells.base import Shape
 from qat.errors import QatError
 from qat.files import write_atomically
@@ -43,7 +44,6 @@ from qat.ops import Array, Kind, Padding, Pair
 from qat.passes.fold_batch_norm import fold_batch_norm
 
 OPSET, IR_VERSION = 17, 8  #: old enough for every runtime of the last years; QDQ with an axis needs opset 13
-METADATA = "qat."  #: before our keys in metadata_props
 WEIGHTS = {"int8": 0, "uint8": 128}  #: stored type -> what is added to a signed code
 BATCH = 1000  #: images in one run of a session
 
@@ -87,15 +87,13 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     """Set entries of a file's metadata_props, each behind "qat."; nothing else in the file changes."""
     model = _load(path)
-    entries = {entry.key: entry.value for entry in model.metadata_props}
-    entries |= {METADATA + key: value for key, value in metadata.items()}
-    helper.set_model_props(model, entries)
+    set_metadata(model, metadata)
     _write(model, path)
 
 
 def input_shapes(path: str | Path) -> list[Shape]:
     """The shapes of its inputs, (C, H, W) or (F,)."""
-    return _shapes(_load(path))
+    return shapes_of_inputs(_load(path))
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
@@ -148,11 +146,6 @@ def _load(path: str | Path) -> onnx.ModelProto:
         raise QatError(f"{path}: is no ONNX file, or a damaged one; export it again") from None
 
 
-def _shapes(model: onnx.ModelProto) -> list[Shape]:
-    dims = [x.type.tensor_type.shape.dim for x in model.graph.input]
-    return [tuple(size.dim_value for size in own[1:]) for own in dims]
-
-
 def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come back as exceptions
@@ -164,7 +157,7 @@ def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels:
             feed = dict(zip(inputs, batch, strict=True))
             return dict(zip(outputs, session.run(outputs, feed), strict=True))
 
-        return in_batches(run, pixels, _shapes(model), BATCH, str(path))
+        return in_batches(run, pixels, shapes_of_inputs(model), BATCH, str(path))
     except QatError:
         raise
     except Exception as error:  # its exceptions share no base class of their own

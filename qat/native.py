@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -37,6 +37,10 @@ def mindspore_name(name: str, graph: Graph) -> str:
     if last in ("weight", "bias"):
         return f"{cell}.{'dense' if graph.params[f'{cell}.weight'].kind == 'dense_weight' else 'conv'}.{last}"
     return name
+
+
+#: How names in a file are made of a name and its graph.
+NAMINGS: dict[str, Callable[[str, Graph], str]] = {"graph": lambda name, graph: name, "mindspore": mindspore_name}
 
 
 def params_from(graph: Graph, arrays: Mapping[str, Array], renamed: Mapping[str, str], source: str) -> Params:

@@ -132,7 +132,7 @@ def backend_engine(backend: ModuleType, checkpoint: Checkpoint, device_target: s
 
 def compare(
     engines: Sequence[Engine],
-    checkpoint: Checkpoint,
+    graph: IntegerGraph,
     split: Split,
     *,
     data: str,
@@ -141,13 +141,13 @@ def compare(
 ) -> Certificate:
     """Compare every output code of each engine with NumPy integers, and each with every other.
 
-    split: the images, and labels for the accuracy. data: what they are; file: the exported file, for the certificate.
+    graph: the integers that all should compute. split: the images, and labels for the accuracy. data: what they are; file:
+    the exported file, for the certificate.
     profile: of the reference in the matrix and the accuracy. Each engine is compared with NumPy's integers in its own
     profile: a backend's evaluation pass computes in the float one whatever the file does.
     """
     if not engines:
         raise QatError("there is nothing to verify: give an exported file or a backend")
-    graph = to_integer(checkpoint.graph, checkpoint.params)
     references = {
         name: tuple(codes.astype(np.int32) for codes in as_tuple(evaluate(graph, split.images, profile=name)))
         for name in {profile, *(engine.profile for engine in engines)}
@@ -180,7 +180,7 @@ def verify(
     profile = profile or default_profile(target, path)
     graph = to_integer(checkpoint.graph, checkpoint.params)
     engines = (file_engine(path, target, graph, profile), backend_engine(backend, checkpoint, device_target))
-    return compare(engines, checkpoint, split, data=data, file=path, profile=profile)
+    return compare(engines, graph, split, data=data, file=path, profile=profile)
 
 
 def export_verified(

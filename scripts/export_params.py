@@ -9,7 +9,7 @@ import qat
 from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.files import check_distinct
-from qat.native import mindspore_name
+from qat.native import NAMINGS
 from qat.scripts import common
 
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--file", required=True, help="file to write")
     parser.add_argument(
         "--naming",
-        choices=("graph", "mindspore"),
+        choices=list(NAMINGS),
         default="graph",
         help="names as in the network (conv1.weight), or as MindSpore's own fused cells have them (conv1.conv.weight)",
     )
@@ -28,9 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     check_distinct(args.file, args.ckpt_path, "--file and --ckpt_path")
     checkpoint = Checkpoint.load(args.ckpt_path)
-    params = dict(checkpoint.params)
-    if args.naming == "mindspore":
-        params = {mindspore_name(name, checkpoint.graph): array for name, array in params.items()}
+    named = NAMINGS[args.naming]
+    params = {named(name, checkpoint.graph): array for name, array in checkpoint.params.items()}
     qat.backend(args.backend).save_params(params, args.file)
     print(f"wrote {args.file}: {len(params)} arrays")
 

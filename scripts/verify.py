@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     engines += [backend_engine(qat.backend(name), checkpoint, args.device_target) for name in args.backend]
     files = ", ".join(args.model) or "no file, backends alone"
     data = f"{dataset.name}, test images"
-    certificate = compare(engines, checkpoint, dataset.test, data=data, file=files, profile=profile)
+    certificate = compare(engines, graph, dataset.test, data=data, file=files, profile=profile)
     common.print_certificate(certificate)
     return 0 if certificate.passed else 1
 

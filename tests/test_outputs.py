@@ -171,4 +171,4 @@ def test_a_file_with_another_output_scale_is_refused(tmp_path: Path) -> None:
 def test_there_must_be_something_to_verify() -> None:
     checkpoint = quantized(Classifier())
     with pytest.raises(qat.QatError, match="there is nothing to verify"):
-        compare([], checkpoint, Split(IMAGES, LABELS), data="noise")
+        compare([], qat.to_integer(checkpoint.graph, checkpoint.params), Split(IMAGES, LABELS), data="noise")
