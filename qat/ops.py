@@ -234,12 +234,12 @@ class Ops(ABC):
         return self.where(self.isfinite(old), new + (old - new) * decay, new)
 
     def power_of_two_above(self, x: Tensor) -> Tensor:
-        """The smallest power of two that is not below x, exactly, for 2^-60 <= x <= 2^64. Used on stopped tensors only.
+        """The smallest power of two that is not below x, exactly, for 2^-60 <= x <= 2^127. Used on stopped tensors only.
 
         By doubling and comparing, which are exact everywhere, while frameworks' logarithms differ.
         """
         below = x * 0.0 + 2.0**-64
-        for exponent in (64, 32, 16, 8, 4, 2, 1):
+        for exponent in (64, 64, 32, 16, 8, 4, 2, 1):
             doubled = below * 2.0**exponent
             below = self.where(doubled < x, doubled, below)
         return below * 2.0
