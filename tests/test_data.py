@@ -405,6 +405,28 @@ def test_a_network_for_other_channels_is_refused_with_the_source_and_both_number
         make_dataset((3, 8, 8)).resized((1, 8, 8))
 
 
+# -- images held back ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 13, 49])
+def test_images_held_back_are_training_images_that_are_trained_on_no_more(count):
+    data = Dataset("made", "/some/where", numbered(50), numbered(7))
+    held = data.held_back(count)
+    assert len(held.test) == count
+    assert sorted([*held.train.labels, *held.test.labels]) == list(range(50))
+    for split in (held.train, held.test):
+        np.testing.assert_array_equal(split.images.reshape(-1), split.labels)
+    assert data.held_back(count).test.labels.tolist() == held.test.labels.tolist()
+    assert data.held_back(49, seed=1).train.labels.tolist() != data.held_back(49).train.labels.tolist()
+    assert held.name == f"made, {count} training images held back"
+
+
+@pytest.mark.parametrize("count", [-1, 0, 50])
+def test_no_or_all_images_held_back_is_refused(count):
+    with pytest.raises(QatError, match=f"/some/where: {count} images cannot be held back of 50"):
+        Dataset("made", "/some/where", numbered(50), numbered(7)).held_back(count)
+
+
 # -- batches -----------------------------------------------------------------------------------------------------------
 
 

@@ -35,8 +35,12 @@ class Split:
         """Full batches in an order that depends on seed and epoch alone; what does not fill a batch is left out."""
         order = np.random.default_rng((seed, epoch)).permutation(len(self))
         for start in range(0, len(self) - batch_size + 1, batch_size):
-            chosen = order[start : start + batch_size]
-            yield as_arrays(tuple(x[chosen] for x in as_tuple(self.images))), self.labels[chosen]
+            batch = self.chosen(order[start : start + batch_size])
+            yield batch.images, batch.labels
+
+    def chosen(self, which: Array) -> Split:
+        """The samples of the given numbers, (M,)."""
+        return Split(as_arrays(tuple(x[which] for x in as_tuple(self.images))), self.labels[which])
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +51,20 @@ class Dataset:
     source: str
     train: Split
     test: Split
+
+    def held_back(self, count: int, seed: int = 0) -> Dataset:
+        """``count`` of the training images in place of the test images, and training without them: to choose by.
+
+        Which ones depends on the seed alone. Raises QatError where none would be left to train on.
+        """
+        if not 0 < count < len(self.train):
+            raise QatError(
+                f"{self.source}: {count} images cannot be held back of {len(self.train)} training images; use a number from 1 to "
+                f"{len(self.train) - 1}"
+            )
+        order = np.random.default_rng(seed).permutation(len(self.train))
+        train, test = (self.train.chosen(np.sort(part)) for part in (order[count:], order[:count]))
+        return replace(self, name=f"{self.name}, {count:,} training images held back", train=train, test=test)
 
     def resized(self, shape: Shape) -> Dataset:
         """Images of the given (C, H, W), by bilinear interpolation. Raises QatError where the channels differ."""

@@ -1,0 +1,111 @@
+"""Accuracy of LeNet-5 at every width over several seeds, paired with the float network each began from.
+
+    python benchmarks/widths.py --data_path MNIST_Data --seeds 0 1 2
+
+For each seed a float network is trained, then from it one of each width; the last epoch counts. Each is exported and verified.
+Everything stays in --out, and what is there is not trained again. --hold_back 5000 tests on as many training images that are
+not trained on, instead of on the test images: to choose settings by.
+
+Weights have LSQ's learned scale, one for each output (one bit: XNOR-Net's), activations LSQ's. The input's pixels and the
+logits have 8 bits at every width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+
+import qat
+from qat.checkpoint import Checkpoint
+from qat.cli import run_script
+from qat.console import print_table
+from qat.data import Dataset
+from qat.graph import Graph
+from qat.networks import create
+from qat.optimizer import Optimizer
+from qat.scripts import common
+from qat.training import Recipe, evaluate_accuracy, train
+from qat.verify import export_verified
+
+FLOAT = Recipe(15, 128, lr=0.05, optimizer=Optimizer(weight_decay=5e-4))
+RATES = {"8/8": 0.01, "4/4": 0.01, "3/3": 0.01, "2/2": 0.02, "1/2": 0.02}
+#: peak rate of each width; weights/activations
+
+
+def converted(graph: Graph, width: str) -> Graph:
+    """The network with as many bits as ``width`` says."""
+    weight_bits, activation_bits = map(int, width.split("/"))
+    weights = (
+        qat.BinaryWeightQuantizer(per_channel=True)
+        if weight_bits == 1
+        else qat.LSQWeightQuantizer(weight_bits, per_channel=True)
+    )
+    logits = {"fc3": {"activation_quantizer": qat.LSQActivationQuantizer(8)}}
+    return qat.convert_quant_network(
+        graph,
+        weight_quantizer=weights,
+        activation_quantizer=qat.LSQActivationQuantizer(activation_bits),
+        layers=logits,
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_data_argument(parser)
+    common.add_backend_arguments(parser)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of each width for each")
+    parser.add_argument("--widths", nargs="+", choices=list(RATES), default=list(RATES), help="weights/activations")
+    parser.add_argument("--epochs", type=int, default=15, help="of each quantized training")
+    parser.add_argument("--hold_back", type=int, default=0, metavar="IMAGES", help="of training, to test on")
+    parser.add_argument("--out", default="out/widths", help="folder for checkpoints and files")
+
+
+def trained(path: Path, start: Checkpoint, dataset: Dataset, recipe: Recipe, args: argparse.Namespace) -> Checkpoint:
+    """``start`` trained, or what lies at ``path``."""
+    if not path.exists():
+        train(qat.backend(args.backend), start, dataset, recipe, compile=True, device_target=args.device_target).save(
+            path
+        )
+    return Checkpoint.load(path)
+
+
+def run(args: argparse.Namespace) -> int:
+    backend, out = qat.backend(args.backend), Path(args.out)
+    graph = create("lenet").graph()
+    dataset = common.load_data(args.data_path, graph)
+    if args.hold_back:
+        dataset = dataset.held_back(args.hold_back)
+    columns: dict[str, list[float]] = {name: [] for name in ("float", *args.widths)}
+    differ = dict.fromkeys(args.widths, 0)
+    for seed in args.seeds:
+        start = Checkpoint(graph, graph.initial_params(seed))
+        float_ = trained(out / f"float_{seed}.ckpt", start, dataset, replace(FLOAT, seed=seed), args)
+        columns["float"].append(evaluate_accuracy(backend, float_, dataset.test))
+        for width in args.widths:
+            quantized_graph = converted(graph, width)
+            start = Checkpoint(
+                quantized_graph, quantized_graph.initial_params(seed) | float_.params, history=float_.history
+            )
+            recipe = Recipe(args.epochs, 128, RATES[width], seed=seed, optimizer=Optimizer(weight_decay=1e-4))
+            name = out / f"{width.replace('/', '_')}_{seed}.ckpt"
+            quantized = trained(name, start, dataset, recipe, args)
+            file = name.with_suffix(".onnx")
+            certificate = export_verified(file, qat.target("ONNX"), backend, quantized, dataset.test, data=dataset.name)
+            assert certificate.reference_top1 is not None, "there are labels"
+            columns[width].append(certificate.reference_top1)
+            differ[width] += sum(comparison.differ for comparison in certificate.comparisons)
+    rows = []
+    for name, top1s in columns.items():
+        change = 100 * mean(a - b for a, b in zip(top1s, columns["float"], strict=True))
+        shown = (f"{100 * top1:.2f}" for top1 in (*top1s, mean(top1s)))
+        rows.append((name, *shown, *(("", "") if name == "float" else (f"{change:+.2f}", f"{differ[name]:,}"))))
+    title = f"{graph.name} on {dataset.name}, top-1 in %, {args.epochs} quantized epochs, weights/activations"
+    seeds = (f"seed {seed}" for seed in args.seeds)
+    print_table(title, ("bits", *seeds, "mean", "less float", "codes that differ"), rows)
+    return int(any(differ.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))
