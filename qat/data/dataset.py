@@ -59,8 +59,8 @@ class Dataset:
         """
         if not 0 < count < len(self.train):
             raise QatError(
-                f"{self.source}: {count} images cannot be held back of {len(self.train)} training images; use a number from 1 to "
-                f"{len(self.train) - 1}"
+                f"{self.source}: {count} images cannot be held back of {len(self.train)} training images; use a number "
+                f"from 1 to {len(self.train) - 1}"
             )
         order = np.random.default_rng(seed).permutation(len(self.train))
         train, test = (self.train.chosen(np.sort(part)) for part in (order[count:], order[:count]))
