@@ -14,7 +14,7 @@ KERAS = ["tensorflow>=2.16", "keras>=3.4"]
 MINDSPORE = ["mindspore>=2.6", "numpy<2"]  # its wheels are built against NumPy 1, though its metadata does not say so
 TFLITE = ["ai-edge-litert>=2.0", "flatbuffers>=24.3.25"]
 IMAGE = ["pillow>=10"]
-STUDY = ["scikit-learn>=1.4"]
+STUDY = ["scikit-learn>=1.4", "scipy>=1.11"]
 DEV = [
     "setuptools>=70.1",
     "pytest>=8",

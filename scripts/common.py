@@ -70,7 +70,7 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_data_argument(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """--data_path."""
-    text = "folder of MNIST (its IDX files in train/ and test/) or of CIFAR-10 (its .bin files), or 'digits' for scikit-learn's"
+    text = "folder of MNIST (IDX files in train/ and test/), CIFAR-10 (.bin) or SVHN (.mat), or 'digits' for scikit-learn's"
     if required:
         parser.add_argument("--data_path", required=True, help=text)
     else:

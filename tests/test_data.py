@@ -126,7 +126,9 @@ def test_a_folder_with_the_name_of_a_file_is_no_file(tmp_path):
 
 
 def test_a_path_that_is_not_there_is_refused(tmp_path):
-    refused(tmp_path / "nowhere", f"{tmp_path / 'nowhere'}: there is nothing here", "MNIST or CIFAR-10", "'digits'")
+    refused(
+        tmp_path / "nowhere", f"{tmp_path / 'nowhere'}: there is nothing here", "MNIST, CIFAR-10 or SVHN", "'digits'"
+    )
 
 
 def test_a_path_that_is_a_file_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Readers of data sets, and the order in which training sees them."""
 
 from qat.data.dataset import Dataset, Split, accuracy, load
+from qat.data.folds import cross_validation
 
-__all__ = ["Dataset", "Split", "accuracy", "load"]
+__all__ = ["Dataset", "Split", "accuracy", "cross_validation", "load"]

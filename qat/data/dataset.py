@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from qat.cells.base import Shape
 from qat.data.cifar import find_batches, read_batches
 from qat.data.digits import read_digits
 from qat.data.idx import find_idx, read_idx
+from qat.data.svhn import find_svhn, read_source_images, read_svhn
 from qat.errors import QatError
 from qat.ops import Array
 
@@ -23,10 +24,15 @@ DIGITS = "digits"  #: the --data_path that stands for scikit-learn's embedded di
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """images: uint8, (N, C, H, W), or a tuple of such where a network has several inputs. labels: int64, (N,)."""
+    """images: uint8, (N, C, H, W), or a tuple of such where a network has several inputs. labels: int64, (N,).
+
+    groups: int64, (N,), or None: samples of one number show the same thing (crops of one photograph), so that they belong
+    on the same side wherever samples are parted.
+    """
 
     images: Arrays
     labels: Array
+    groups: Array | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,7 +46,8 @@ class Split:
 
     def chosen(self, which: Array) -> Split:
         """The samples of the given numbers, (M,)."""
-        return Split(as_arrays(tuple(x[which] for x in as_tuple(self.images))), self.labels[which])
+        groups = None if self.groups is None else self.groups[which]
+        return Split(as_arrays(tuple(x[which] for x in as_tuple(self.images))), self.labels[which], groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +62,8 @@ class Dataset:
     def held_back(self, count: int, seed: int = 0) -> Dataset:
         """``count`` of the training images in place of the test images, and training without them: to choose by.
 
-        Which ones depends on the seed alone. Raises QatError where none would be left to train on.
+        Which ones depends on the seed alone. Where there are groups, none is parted, so that it may be a few more. Raises
+        QatError where none would be left to train on.
         """
         if not 0 < count < len(self.train):
             raise QatError(
@@ -63,8 +71,11 @@ class Dataset:
                 f"from 1 to {len(self.train) - 1}"
             )
         order = np.random.default_rng(seed).permutation(len(self.train))
-        train, test = (self.train.chosen(np.sort(part)) for part in (order[count:], order[:count]))
-        return replace(self, name=f"{self.name}, {count:,} training images held back", train=train, test=test)
+        held = np.isin(np.arange(len(self.train)), order[:count])
+        if self.train.groups is not None:
+            held = _whole_groups(self.train.groups, order, count)
+        train, test = self.train.chosen(np.flatnonzero(~held)), self.train.chosen(np.flatnonzero(held))
+        return replace(self, name=f"{self.name}, {len(test):,} training images held back", train=train, test=test)
 
     def resized(self, shape: Shape) -> Dataset:
         """Images of the given (C, H, W), by bilinear interpolation. Raises QatError where the channels differ."""
@@ -86,7 +97,7 @@ class Dataset:
 
 
 def load(data_path: str) -> Dataset:
-    """Read a data set: a folder with MNIST's IDX files or CIFAR-10's binary files, or "digits".
+    """Read a data set: a folder with MNIST's IDX files, CIFAR-10's binary or SVHN's .mat files, or "digits".
 
     Raises QatError naming the file where one is missing, damaged or does not match the others.
     """
@@ -101,7 +112,7 @@ def load(data_path: str) -> Dataset:
     if not os.path.isdir(folder):
         found = "a file" if os.path.exists(folder) else "nothing"
         raise QatError(
-            f"{data_path}: there is {found} here, but --data_path takes the folder that holds MNIST or CIFAR-10, or "
+            f"{data_path}: there is {found} here, but --data_path takes the folder that holds MNIST, CIFAR-10 or SVHN, or "
             f"the word {DIGITS!r}; qat data mnist --out {data_path} downloads MNIST"
         )
     train, test = find_batches(folder)
@@ -112,6 +123,9 @@ def load(data_path: str) -> Dataset:
                 f"{'test_batch.bin' if train else 'data_batch_1.bin'}; download the missing ones"
             )
         return Dataset("CIFAR-10", data_path, Split(*read_batches(train)), Split(*read_batches(test)))
+    parts = find_svhn(folder)
+    if parts:
+        return _read_svhn(data_path, parts)
     return Dataset("MNIST", data_path, _read_split(folder, "train", "train"), _read_split(folder, "test", "t10k"))
 
 
@@ -129,6 +143,28 @@ def _read_split(folder: Path, part: str, prefix: str) -> Split:
     return Split(images[:, np.newaxis], labels.astype(np.int64))
 
 
+def _read_svhn(source: str, parts: Mapping[str, Path]) -> Dataset:
+    """The train file, and extra where it is there, are trained on. Where the test file is missing, a fifth of the training
+    images is held back in its place, and the name says so.
+    """
+    if "train" not in parts:
+        raise QatError(
+            f"{source}: holds SVHN's {next(iter(parts.values())).name} but no train_32x32.mat; download it too"
+        )
+    splits = {}
+    for part, path in parts.items():
+        images, labels = read_svhn(path)
+        splits[part] = Split(images, labels, read_source_images(path, len(labels)))
+    train, name = splits["train"], "SVHN"
+    if "extra" in splits:
+        extra = splits["extra"]
+        train = Split(*(np.concatenate(pair) for pair in ((train.images, extra.images), (train.labels, extra.labels))))
+        name = "SVHN with its extra images"
+    if "test" in splits:
+        return Dataset(name, source, train, splits["test"])
+    return Dataset(f"{name} without its test file", source, train, train).held_back(max(len(train) // 5, 1))
+
+
 def accuracy(outputs: Array, labels: Array) -> float:
     """The share of samples whose largest output (real number or code) is their label's, 0 to 1."""
     return float((outputs.argmax(axis=1) == labels).mean())
@@ -144,6 +180,20 @@ def resize_bilinear(images: Array, size: tuple[int, int]) -> Array:
         part = np.matmul(down, images[start : start + 1024].astype(np.float32))
         parts.append(np.rint(np.matmul(part, across.T)).astype(np.uint8))
     return np.concatenate(parts)
+
+
+def _whole_groups(groups: Array, order: Array, count: int) -> Array:
+    """True, (N,), for whole groups, in the order in which ``order`` meets them, that make up ``count`` samples or just more."""
+    first = np.unique(groups[order], return_index=True)[1]
+    chosen: list[int] = []
+    size = 0
+    for group in groups[order][np.sort(first)]:
+        if size >= count:
+            break
+        chosen.append(group)
+        size += int((groups == group).sum())
+    held: Array = np.isin(groups, chosen)
+    return held
 
 
 @lru_cache

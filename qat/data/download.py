@@ -43,6 +43,17 @@ SOURCES = {
             Remote("t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c", "test"),
         ),
     ),
+    "svhn": Source(
+        "http://ufldl.stanford.edu/housenumbers/",
+        (
+            Remote("train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373", "."),
+            Remote("test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3", "."),
+        ),
+    ),
+    "svhn-extra": Source(
+        "http://ufldl.stanford.edu/housenumbers/",
+        (Remote("extra_32x32.mat", "a93ce644f1a588dc4d68dda5feec44a7", "."),),
+    ),
     "cifar10": Source(
         "https://www.cs.toronto.edu/~kriz/",
         (Remote("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", "."),),
