@@ -42,6 +42,7 @@ from qat.integer import (
 )
 from qat.ops import Array, Kind, Padding, Pair
 from qat.passes.fold_batch_norm import fold_batch_norm
+from qat.widths import require_bytes
 
 OPSET, IR_VERSION = 17, 8  #: old enough for every runtime of the last years; QDQ with an axis needs opset 13
 WEIGHTS = {"int8": 0, "uint8": 128}  #: stored type -> what is added to a signed code
@@ -56,6 +57,7 @@ def export(graph: IntegerGraph, path: str | Path, *, weights: str = "int8") -> N
     """
     if weights not in WEIGHTS:
         raise QatError(f"--weights {weights!r} is unknown: choose one of {', '.join(WEIGHTS)}")
+    require_bytes(graph, "ONNX Runtime")
     writer = _QdqWriter(WEIGHTS[weights])
     writer.enter(graph.inputs)
     for node in graph.nodes:

@@ -49,6 +49,7 @@ from qat.integer import (
 )
 from qat.ops import Array, Kind, Padding, Pair
 from qat.passes.fold_batch_norm import fold_batch_norm
+from qat.widths import require_bytes
 
 PROFILES = ("float", "fixed")
 METADATA = "qat."  #: before our keys in the metadata
@@ -84,6 +85,7 @@ def export(graph: IntegerGraph, path: str | Path, *, profile: str = "float") -> 
     """Write an integer graph. Raises QatError for what LiteRT does not compute exactly in that profile."""
     if profile not in PROFILES:
         raise QatError(f"{path}: profile {profile!r} is unknown; use one of {', '.join(PROFILES)}")
+    require_bytes(graph, f"LiteRT in the {profile} profile")
     writer = _IntegerWriter(graph, profile)
     for node in graph.nodes:
         writer.add(node)
