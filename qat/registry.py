@@ -27,7 +27,7 @@ BACKENDS = {
     "mindspore": Entry("mindspore_backend", ("mindspore",), "mindspore", ".ckpt"),
 }
 TARGETS = {
-    "ONNX": Entry("onnx_target", ("onnx", "onnxruntime"), "onnx", ".onnx", ("weights",)),
+    "ONNX": Entry("onnx_target", ("onnx", "onnxruntime"), "onnx", ".onnx", ("weights", "packing")),
     "TFLITE": Entry("tflite_target", ("ai_edge_litert", "flatbuffers"), "tflite", ".tflite"),
     "ASCEND_ONNX": Entry("ascend_onnx_target", ("onnx",), "onnx", ".ascend.onnx"),
     "MINDIR": Entry("mindir_target", ("mindspore",), "mindspore", ".mindir"),

@@ -1,4 +1,4 @@
-"""How many bits the codes of an integer graph have, and the refusal of targets that hold 8 of them."""
+"""How many bits the codes of an integer graph have: refused where they are more than a byte, packed where they are fewer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from qat.integer import IntegerGraph, IntegerLinear, IntegerNode
 from qat.ops import Array
 
 BYTE = 8
+PACKINGS = ("packed", "bytes")  #: weights of 4 bits and fewer: several to a byte, or one
 
 
 def bits_of(low: int, high: int) -> int:
@@ -45,3 +46,33 @@ def require_bytes(graph: IntegerGraph, target: str, *, weights_only: bool = Fals
             f"{node.name}: its {what} have codes of {bits} bits, where {target} computes exactly with at most 8; export to "
             "C, or where only activations have more to TFLITE with --profile fixed, or train it with fewer bits"
         )
+
+
+def storage_bits(codes: Array, types: tuple[int, ...]) -> int:
+    """Of the widths that a format packs, the smallest that holds these codes; else 8 or more, those of their NumPy type.
+
+    A weight of a single value, as of an average pooling, is not packed: it would only ask for a newer runtime.
+    """
+    low, high = int(codes.min()), int(codes.max())
+    signed = np.issubdtype(codes.dtype, np.signedinteger)
+    for bits in sorted(types):
+        least, most = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+        if low < high and least <= low and high <= most:
+            return bits
+    return codes.dtype.itemsize * BYTE
+
+
+def pack(codes: Array, bits: int) -> bytes:
+    """Codes of 1, 2 or 4 bits, several to a byte, the first one in the lowest bits; the last byte is filled up with 0."""
+    per_byte = BYTE // bits
+    flat = codes.ravel().astype(np.int64) & ((1 << bits) - 1)
+    rows = np.pad(flat, (0, -len(flat) % per_byte)).reshape(-1, per_byte)
+    packed: Array = (rows << (bits * np.arange(per_byte))).sum(axis=1)
+    return packed.astype(np.uint8).tobytes()
+
+
+def check_packing(packing: str) -> bool:
+    """True where a target's option ``packing`` asks for packed weights. Raises QatError for an unknown one."""
+    if packing not in PACKINGS:
+        raise QatError(f"--packing {packing!r} is unknown: choose one of {', '.join(PACKINGS)}")
+    return packing == PACKINGS[0]
