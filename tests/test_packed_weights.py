@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given
 from hypothesis import strategies as st
 from test_cells import Everything
-from test_integer import calibrated
+from test_integer import Chain, calibrated
 from test_tflite import everything
 
 import qat
@@ -19,7 +20,8 @@ from qat.integer import trace_codes
 from qat.networks import LeNet5
 from qat.widths import pack, storage_bits
 
-ONNX = qat.target("ONNX")
+ONNX, TFLITE = qat.target("ONNX"), qat.target("TFLITE")
+Op, Type = schema.BuiltinOperator, schema.TensorType
 BINARY, TERNARY = qat.BinaryWeightQuantizer(per_channel=True), qat.TernaryWeightQuantizer(per_channel=True)
 
 
@@ -114,3 +116,60 @@ def test_eight_bits_ask_for_no_newer_runtime(tmp_path: Path) -> None:
 def test_an_unknown_packing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(qat.QatError, match=r"^--packing 'zip' is unknown: choose one of packed, bytes$"):
         ONNX.export(calibrated(LeNet5()).integer, tmp_path / "net.onnx", packing="zip")
+
+
+# -- LiteRT -----------------------------------------------------------------------------------------------------------
+
+
+def assert_litert_equal(setup, path: Path, profile: str) -> list[int]:
+    """Every node, and the types of all weights."""
+    graph = setup.integer
+    TFLITE.export(graph, path, profile=profile)
+    expected = trace_codes(graph, setup.pixels, [node.name for node in graph.nodes], profile=profile)
+    for name, codes in TFLITE.trace(path, setup.pixels, [x.output for x in graph.nodes], profile=profile).items():
+        np.testing.assert_array_equal(codes, expected[name], err_msg=f"{name}, {profile}")
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
+    tensors = model.subgraphs[0].tensors
+    linear = (Op.CONV_2D, Op.DEPTHWISE_CONV_2D, Op.FULLY_CONNECTED)
+    operators = model.subgraphs[0].operators
+    return [tensors[x.inputs[1]].type for x in operators if model.operatorCodes[x.opcodeIndex].builtinCode in linear]
+
+
+@pytest.mark.parametrize("case", ["4 bits", "3 bits, whole layers", "2 bits", "ternary", "binary"])
+@pytest.mark.parametrize("profile", ["float", "fixed"])
+def test_litert_computes_packed_weights(case: str, profile: str, tmp_path: Path) -> None:
+    setup = calibrated(LeNet5(), images=40, **SETTINGS[case])
+    types = assert_litert_equal(setup, tmp_path / "net.tflite", profile)
+    dense = Type.INT4 if case[0] in "34" else Type.INT2
+    assert types == ([Type.INT4] * 5 if profile == "fixed" else [Type.INT8, Type.INT8, *[dense] * 3])
+    assert_litert_equal(everything(Everything("hswish"), **SETTINGS[case]), tmp_path / "all.tflite", profile)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_dense_layers_of_every_length_in_xnnpack(bits: int, tmp_path: Path) -> None:
+    """XNNPACK takes rows of whole bytes; with others LiteRT's own kernel would step in, and round otherwise."""
+    for inputs in (1, 2, 3, 4, 6, 7, 8, 9, 31, 64, 130):
+        network = Chain(qat.Input((inputs, 1, 1)), flatten=qat.Flatten(), fc=qat.DenseBnAct(inputs, 33))
+        for per_channel in (True, False):
+            setup = calibrated(network, images=200, num_bits=(bits, 8), per_channel=(per_channel, False))
+            (found,) = assert_litert_equal(setup, tmp_path / "net.tflite", "float")
+            assert found == (Type.INT8 if inputs % 2 else Type.INT4 if bits == 4 or inputs % 4 else Type.INT2)
+
+
+# -- how large --------------------------------------------------------------------------------------------------------
+
+
+def test_four_bits_take_half_the_bytes_of_eight(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of LeNet-5, whole files without certificate; what is no weight is in both."""
+    formats = {"ONNX": ("onnx", {}), "TFLITE": ("tflite", {"profile": "fixed"})}
+    lines = []
+    for name, (suffix, options) in formats.items():
+        sizes = []
+        for bits in (8, 4):
+            path = tmp_path / f"net{bits}.{suffix}"
+            qat.target(name).export(calibrated(LeNet5(), num_bits=(bits, 8)).integer, path, **options)
+            sizes.append(path.stat().st_size)
+        lines.append(f"{name}: LeNet-5 with weights of 8 bits {sizes[0]:,} bytes, of 4 bits {sizes[1]:,}")
+        assert abs(sizes[0] - sizes[1] - 61470 // 2) < 200, lines[-1]
+    with capsys.disabled():
+        print("\n" + "\n".join(lines))
