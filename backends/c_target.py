@@ -51,6 +51,7 @@ from qat.integer import (
 )
 from qat.memory import Buffer, MemoryPlan, activation_buffers, plan_memory
 from qat.ops import Array
+from qat.widths import require_bytes
 
 PROFILES = ("fixed",)
 OPTIONS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Werror")  #: of the host's compiler
@@ -61,6 +62,7 @@ MODEL, METADATA, DIGEST = "qat-model", "qat-metadata", "qat-sha256"  #: comments
 
 def export(graph: IntegerGraph, path: str | Path) -> None:
     """Write <name>.c and, beside it, <name>.h. Raises QatError for what the fixed profile cannot compute."""
+    require_bytes(graph, "the C target")
     path = Path(path)
     source, header = _Writer(graph, _identifier(path)).files(path.with_suffix(".h").name)
     write_atomically(path.with_suffix(".h"), header.encode())

@@ -18,14 +18,34 @@ import numpy as np
 
 from qat.arrays import Arrays, as_arrays, in_batches
 from qat.errors import QatError
-from qat.fixed_point import PROFILES, FixedMultiplier, FixedSum, linear_multiplier, sum_multipliers
+from qat.fixed_point import (
+    ADD_SHIFT,
+    LONG_ADD_SHIFT,
+    PROFILES,
+    FixedMultiplier,
+    FixedSum,
+    LongMultiplier,
+    linear_multiplier,
+    sum_multipliers,
+)
 from qat.numpy_ops import NUMPY_OPS, WIDE_NUMPY_OPS
 from qat.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
 
 Shape = tuple[int, ...]
 INT32_MAX = 2**31 - 1
+INT32 = "the int32 of every runtime"
+EXACT_LONG = 2**53  #: float64 holds every integer up to here
 SMALLEST_MULTIPLIER = 2.0**-32  #: that XNNPACK takes
 TIE_MARGIN = 2.0**-12  #: of a code: runtimes round a s + b s differently by less
+
+
+def smallest_type(low: int, high: int, *, signed: bool) -> type[np.integer[Any]]:
+    """The smallest NumPy integer type, of at most 32 bits, that holds low to high."""
+    types = (np.int8, np.int16, np.int32) if signed else (np.uint8, np.uint16, np.uint32)
+    for dtype in types:
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return dtype
+    raise QatError(f"codes from {low} to {high} fit no type of 32 bits; use fewer bits")
 
 
 class Grid(NamedTuple):
@@ -59,7 +79,12 @@ class Grid(NamedTuple):
     @property
     def dtype(self) -> type[np.integer[Any]]:
         """The smallest NumPy type that holds the codes."""
-        return np.uint8 if self.qmin >= 0 else np.int8
+        return smallest_type(self.qmin, self.qmax, signed=self.qmin < 0)
+
+    @property
+    def wide(self) -> bool:
+        """True where the codes need more than 8 bits."""
+        return np.dtype(self.dtype).itemsize > 1
 
 
 class IntegerTensor(NamedTuple):
@@ -100,7 +125,7 @@ class IntegerNode(ABC):
         return codes
 
     @property
-    def fixed(self) -> FixedMultiplier | FixedSum | None:
+    def fixed(self) -> FixedMultiplier | LongMultiplier | FixedSum | None:
         """What requantizes in the fixed profile; None: nothing does. Raises QatError where it cannot."""
         return None
 
@@ -117,7 +142,8 @@ class IntegerInput(IntegerNode):
 class IntegerLinear(IntegerNode):
     """acc = W (x_q - z_x) + b_q, then requantized.
 
-    weight: codes, int8 or uint8, O first. bias: codes, int32, (O,). weight_scale: float32, (O,).
+    weight: codes, O first, in the smallest type that holds them, signed or (affine) unsigned. bias: codes, int32, (O,).
+    weight_scale: float32, (O,).
     weight_zero_point: int32, (O,).
     """
 
@@ -156,6 +182,11 @@ class IntegerLinear(IntegerNode):
         """True where float32 does not hold every accumulator, so that a wider type has to accumulate."""
         return self.accumulator_bound > EXACT_INTEGERS
 
+    @property
+    def wide_codes(self) -> bool:
+        """True where the codes of weight or input need more than 8 bits."""
+        return self.weight.dtype.itemsize > 1 or self.inputs[0].grid.wide
+
     def constants(self) -> dict[str, tuple[Array, Kind]]:
         return {
             "weight": (self.centred_weight, self.weight_kind),
@@ -189,10 +220,11 @@ class IntegerLinear(IntegerNode):
         return moderate
 
     @cached_property
-    def fixed(self) -> FixedMultiplier:
-        """The multiplier and shift of each output in the fixed profile, (O,)."""
+    def fixed(self) -> FixedMultiplier | LongMultiplier:
+        """The multiplier and shift of each output in the fixed profile, (O,); the long form for accumulators beyond int32."""
         x_scale, y_scale = self.inputs[0].grid.scale, self.output.grid.scale
-        return linear_multiplier(self.name, x_scale, self.moderate_weight_scale, y_scale, self.accumulator_bound)
+        scale, bound = self.moderate_weight_scale, self.accumulator_bound
+        return linear_multiplier(self.name, x_scale, scale, y_scale, bound, long=self.wide_codes)
 
     def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
         ops = WIDE_NUMPY_OPS if self.wide else NUMPY_OPS
@@ -273,7 +305,8 @@ class IntegerAdd(IntegerNode):
     @cached_property
     def fixed(self) -> FixedSum:
         """The multipliers of the fixed profile."""
-        return sum_multipliers(self.name, self.inputs[0].grid.scale, self.output.grid.scale)
+        a, y = self.inputs[0].grid, self.output.grid
+        return sum_multipliers(self.name, a.scale, y.scale, long=a.wide or y.wide)
 
     def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
         y = self.fixed.apply(*inputs)
@@ -449,22 +482,27 @@ class IntegerBuilder:
         scale = np.float32(grid.scale * np.float32(1.0 + 2.0**-16 * self.adjustments.nudges[group]))
         grid = grid._replace(scale=max(scale, self.adjustments.floors.get(group, scale)))
         if isinstance(x, Sum):
-            # ONNX Runtime converts a sum to int32 before it clips, and TFLite shifts one by 20 bits: a dead output's
-            # scale must not make them overflow.
-            smallest = np.float32(x.inputs[0].grid.scale * np.float32(2.0**-18))
+            # ONNX Runtime converts a sum to int32 before it clips, and TFLite shifts one by 20 bits, or 15: a dead
+            # output's scale must not make them overflow.
+            wide = grid.wide or x.inputs[0].grid.wide
+            smallest = np.float32(
+                x.inputs[0].grid.scale * np.float32(2.0 ** (2 - (LONG_ADD_SHIFT if wide else ADD_SHIFT)))
+            )
             if grid.scale < smallest:
                 self.wanted.floors[group] = smallest
-            elif not keep_scale and x.ties(grid):
+            elif not keep_scale and not wide and x.ties(grid):  # among so many sums some always are next to a tie
                 self.wanted.nudges[group] += 1
         return self.add(x.requantized(grid))
 
     def add(self, node: IntegerNode) -> IntegerTensor:
-        """Append a node; returns the tensor that it makes. Raises QatError where int32 may overflow."""
-        if isinstance(node, IntegerLinear) and node.accumulator_bound > INT32_MAX:
-            raise QatError(
-                f"{node.name}: its accumulator may reach {node.accumulator_bound}, beyond the int32 of every runtime; "
-                "use fewer bits or fewer inputs"
-            )
+        """Append a node; returns the tensor that it makes. Raises QatError where its accumulators may overflow."""
+        if isinstance(node, IntegerLinear):
+            limit, holder = (EXACT_LONG, "what float64 adds exactly") if node.wide_codes else (INT32_MAX, INT32)
+            if node.accumulator_bound > limit:
+                raise QatError(
+                    f"{node.name}: its accumulator may reach {node.accumulator_bound}, beyond {holder}; use fewer bits or "
+                    "fewer inputs"
+                )
         self.nodes.append(node)
         return node.output
 
@@ -537,7 +575,7 @@ def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128, profi
     A graph with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
 
     The sums are of integers held in float32 (float64 where a node is ``wide``), and no partial sum passes the type's
-    range of exact integers, so that they are the sums of an int32 accumulator in whatever order BLAS adds.
+    range of exact integers, so that they are the sums of an integer accumulator in whatever order BLAS adds.
     """
     found = trace_codes(graph, codes, [x.name for x in graph.outputs], batch_size=batch_size, profile=profile)
     return as_arrays(tuple(found[x.name] for x in graph.outputs))

@@ -13,8 +13,9 @@ from qat.errors import QatError
 from qat.registry import TARGETS
 from qat.scripts import common
 from qat.verify import default_profile, export_verified, profile_options
+from qat.widths import PACKINGS
 
-OPTIONS = ("weights",)  #: of single formats
+OPTIONS = ("weights", "packing")  #: of single formats
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         choices=("int8", "uint8"),
         help="of ONNX: how weights are stored; uint8 for x86 CPUs without VNNI, elsewhere up to twice slower (default: int8)",
+    )
+    parser.add_argument(
+        "--packing",
+        choices=PACKINGS,
+        help="of ONNX, TFLITE and C: weights of 4 bits and fewer several to a byte, or one as older runtimes want it "
+        "(default: packed)",
     )
     parser.add_argument("--float", action="store_true", help="write a float network as it is, to compare with")
     parser.add_argument("--no_verify", action="store_true", help="write the file without a certificate")

@@ -592,14 +592,14 @@ def test_a_setting_that_cannot_be_is_refused_in_one_line(settings_: dict[str, ob
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DOREFA(8), "num_bits is 8; use a whole number from 2 to 7"),
+        (lambda: DOREFA(16), "num_bits is 16; use a whole number from 2 to 15"),
         (lambda: TERNARY(num_bits=3), "num_bits is 3; use 2"),
         (lambda: BINARY(scale="none"), "scale is 'none'; use one of 'mean', 'constant'"),
         (lambda: LSQ(symmetric=False), "symmetric is False, but its formula has it True"),
         (lambda: LSQ_A(symmetric=True, offset=True), "offset needs symmetric=False"),
         (lambda: PACT(initial_alpha=0.0), "initial_alpha is 0.0; use a number greater than 0"),
         (lambda: qat.WeightQuantizer(symmetric=False, power_of_two=True), "power_of_two needs symmetric=True"),
-        (lambda: replace(LSQ(), num_bits=9), "LSQWeightQuantizer: num_bits is 9; use a whole number from 2 to 8"),
+        (lambda: replace(LSQ(), num_bits=17), "LSQWeightQuantizer: num_bits is 17; use a whole number from 2 to 16"),
     ],
 )
 def test_a_wrong_field_is_refused_in_one_line(make, message: str) -> None:

@@ -31,6 +31,7 @@ from qat.integer import (
     IntegerLinear,
     IntegerTensor,
     Requantize,
+    smallest_type,
 )
 from qat.numpy_ops import NUMPY_OPS
 from qat.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
@@ -41,7 +42,10 @@ from qat.values import Value
 BN_FOLDS = ("two_conv", "one_conv", None)
 NEVER = 10_000_000  #: a step that training does not reach; MindSpore's default of freeze_bn
 OF_QUANTIZER = "weight_"  #: before the names of a weight quantizer's parameters
-BIAS_CODE_LIMIT = EXACT_INTEGERS / 2  #: bias codes stay below, so that float32 holds them and the sums
+BIAS_CODE_LIMIT = (
+    EXACT_INTEGERS / 2
+)  #: bias codes of weights of up to 8 bits stay below: float32 holds them and the sums
+LARGEST_BIAS_CODE = 2.0**30  #: of wider weights, whose sums float64 holds
 
 
 class LinearCell(Cell):
@@ -241,7 +245,7 @@ class LinearCell(Cell):
         """Weight and bias codes; see ``bias_floor`` for the smallest scale. ``own``: the quantizer's parameters."""
         if bias is None:
             return quantizer.quantize(ops, weight, None, own), None
-        codes = quantizer.quantize(ops, weight, bias_floor(ops, bias, x_scale), own)
+        codes = quantizer.quantize(ops, weight, bias_floor(ops, bias, x_scale, quantizer.num_bits), own)
         return codes, ops.round_ste(bias / (x_scale * codes.scale))
 
     def _deployed(
@@ -259,7 +263,7 @@ class LinearCell(Cell):
             return self._quantize(ops, quantizer, weight, shift, x_scale, of_quantizer)
         # w was quantized by itself: |factor| goes into its scale, and the sign into its codes.
         centred, scale, zero_point = quantizer.quantize(ops, weight, None, of_quantizer)
-        floor = np.maximum(bias_floor(ops, shift, x_scale), np.float32(SMALLEST_SCALE))
+        floor = np.maximum(bias_floor(ops, shift, x_scale, quantizer.num_bits), np.float32(SMALLEST_SCALE))
         product = scale * np.abs(factor)
         scale = np.maximum(product, floor)
         # Where the scale had to be raised to the floor, the codes shrink by as much.
@@ -299,7 +303,7 @@ class LinearCell(Cell):
             zero_point += codes.zero_point.astype(np.int32)
         scale = np.array(np.broadcast_to(codes.scale, (outputs,)))
         raw = codes.centred.astype(np.int32) + NUMPY_OPS.on_output(zero_point, codes.centred)
-        dtype = np.int8 if codes.zero_point is None else np.uint8
+        dtype = smallest_type(int(raw.min()), int(raw.max()), signed=codes.zero_point is None)
 
         def finish(requantize: Requantize, output: IntegerTensor) -> IntegerLinear:
             return self.integer_node(
@@ -323,13 +327,15 @@ def _of_quantizer(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name[len(OF_QUANTIZER) :]: value for name, value in params.items() if name.startswith(OF_QUANTIZER)}
 
 
-def bias_floor(ops: Ops, bias: Tensor, x_scale: Tensor) -> Tensor:
-    """The smallest scale of a weight, |b| / (s_x 2^23).
+def bias_floor(ops: Ops, bias: Tensor, x_scale: Tensor, num_bits: int) -> Tensor:
+    """The smallest scale of a weight of so many bits, |b| / (s_x 2^23).
 
     In a channel whose weights are (nearly) all zero the bias would otherwise need a code that no int32, let alone a
-    float32, can hold.
+    float32, can hold. Each bit above 8 halves an ordinary scale, and the floor with it, as far as int32 goes: else
+    an ordinary bias would take the bits away again.
     """
-    return ops.abs(ops.stop_gradient(bias)) / (x_scale * BIAS_CODE_LIMIT)
+    limit = min(BIAS_CODE_LIMIT * 2.0 ** max(num_bits - 8, 0), LARGEST_BIAS_CODE)
+    return ops.abs(ops.stop_gradient(bias)) / (x_scale * limit)
 
 
 @dataclass(frozen=True)

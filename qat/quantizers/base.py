@@ -38,7 +38,7 @@ class WeightCodes(NamedTuple):
 class Quantizer(Serializable):
     """The integers of a quantizer.
 
-    num_bits: 2 to 8. symmetric: signed codes around zero point 0, else unsigned codes 0 .. 2^num_bits - 1 with a zero
+    num_bits: 2 to 16. symmetric: signed codes around zero point 0, else unsigned codes 0 .. 2^num_bits - 1 with a zero
     point. narrow_range: leave the lowest code out. quant_delay: in training, pass through for so many steps; in
     evaluation it always quantizes.
     """
@@ -49,7 +49,7 @@ class Quantizer(Serializable):
     quant_delay: int = 0
 
     label: ClassVar[str] = ""  #: before the other words of its description
-    widths: ClassVar[tuple[int, int]] = (2, 8)  #: the fewest and the most bits
+    widths: ClassVar[tuple[int, int]] = (2, 16)  #: the fewest and the most bits
     fixed: ClassVar[dict[str, bool]] = {}  #: fields that this quantizer's formula leaves no choice of
 
     def __post_init__(self) -> None:
