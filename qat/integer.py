@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
@@ -363,6 +363,10 @@ class Pending(ABC):
     def requantized(self, grid: Grid) -> IntegerNode:
         """The finished node, with codes of the given grid."""
 
+    @abstractmethod
+    def clipped(self) -> IntegerNode:
+        """The finished node with the codes -1, 0 and 1, by the sign of what is pending, whatever its size."""
+
 
 @dataclass(frozen=True)
 class Accumulator(Pending):
@@ -388,6 +392,14 @@ class Accumulator(Pending):
             Requantize(multiplier, *clip_bounds(grid, self.relu)), IntegerTensor(self.name, self.shape, grid)
         )
 
+    def clipped(self) -> IntegerLinear:
+        """clip(acc, -1, 1): the multiplier is 1, since of an accumulator that is compared with 0 the scale does not matter."""
+        one = np.ones(len(self.scale), np.float32)
+        grid = Grid(np.float32(1.0), zero_point=0, qmin=-1, qmax=1)
+        node = self.finish(Requantize(one, *clip_bounds(grid, self.relu)), IntegerTensor(self.name, self.shape, grid))
+        grid = grid._replace(scale=node.inputs[0].grid.scale)
+        return replace(node, output=node.output._replace(grid=grid), weight_scale=one)
+
 
 @dataclass(frozen=True)
 class Sum(Pending):
@@ -409,6 +421,9 @@ class Sum(Pending):
         output = IntegerTensor(self.name, a.shape, grid)
         return IntegerAdd(self.name, self.inputs, output, Requantize(multiplier, *clip_bounds(grid, self.relu)))
 
+    def clipped(self) -> IntegerAdd:
+        return self.requantized(Grid(self.inputs[0].grid.scale, zero_point=0, qmin=-1, qmax=1))
+
 
 @dataclass(frozen=True)
 class Function(Pending):
@@ -424,6 +439,19 @@ class Function(Pending):
         table = np.clip(np.rint(self.function(real) / float(grid.scale)), grid.low, grid.high)
         output = IntegerTensor(self.name, self.input.shape, grid)
         return IntegerTable(self.name, (self.input,), output, table.astype(np.int32))
+
+    def clipped(self) -> IntegerTable:
+        signs = replace(self, function=lambda real: np.sign(self.function(real)))
+        return signs.requantized(Grid(np.float32(1.0), zero_point=0, qmin=-1, qmax=1))
+
+
+def by_sign(builder: IntegerBuilder, name: str, x: IntegerTensor | Pending, scale: np.float32) -> Function:
+    """-scale where x is negative, else scale: a table over the codes -1, 0 and 1.
+
+    No clip of rounded numbers alone can do that, since 0 would have to become a code that nothing is rounded to.
+    """
+    codes = builder.add(x.clipped()) if isinstance(x, Pending) else x
+    return Function(name, codes, lambda real: np.where(real < 0.0, -scale, scale))
 
 
 def sums_tie(source: Grid, grid: Grid) -> bool:

@@ -74,7 +74,7 @@ class Ops(ABC):
 
     @abstractmethod
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
-        """Largest element of each window; padding never wins. The gradient goes to one largest element."""
+        """Largest element of each window; padding never wins. The gradient goes to the first largest element, row by row."""
 
     @abstractmethod
     def sum_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 
 from qat.cells.base import Cell, Param, Scope, Shape
 from qat.errors import QatError
-from qat.integer import Function, Grid, IntegerBuilder, IntegerTensor
+from qat.integer import Function, Grid, IntegerBuilder, IntegerTensor, by_sign
 from qat.numpy_ops import NUMPY_OPS
 from qat.ops import Array, Tensor
 from qat.quantizers import BaseActivationQuantizer
@@ -99,4 +99,6 @@ class FakeQuant(Cell):
         if isinstance(x, IntegerTensor):  # codes already: brought to another grid
             x = Function(name, x, lambda real: real)
         grid = self.grid(name, params, builder.params)
+        if self.quantizer.by_sign:
+            x = by_sign(builder, name, x, grid.scale)
         return builder.quantize(x, grid, min((name, *self.shares)), keep_scale=self.quantizer.keep_scale)

@@ -38,9 +38,9 @@ class WeightCodes(NamedTuple):
 class Quantizer(Serializable):
     """The integers of a quantizer.
 
-    num_bits: 2 to 16. symmetric: signed codes around zero point 0, else unsigned codes 0 .. 2^num_bits - 1 with a zero
-    point. narrow_range: leave the lowest code out. quant_delay: in training, pass through for so many steps; in
-    evaluation it always quantizes.
+    num_bits: 2 to 16, of activations 1 to 16. symmetric: signed codes around zero point 0, else unsigned codes 0 ..
+    2^num_bits - 1 with a zero point. narrow_range: leave the lowest code out. quant_delay: in training, pass through for so
+    many steps; in evaluation it always quantizes.
     """
 
     num_bits: int = 8
@@ -153,6 +153,21 @@ class BaseActivationQuantizer(Quantizer, ABC):
     """Of an activation, with one scale and zero point."""
 
     symmetric: bool = False
+
+    widths: ClassVar[tuple[int, int]] = (1, 8)
+    by_sign: ClassVar[bool] = False  #: its codes are -1 where a number is negative, else 1; 0 is none of them
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_bits == 1 and self.symmetric and not self.by_sign:
+            raise QatError(
+                f"{type(self).__name__}: symmetric codes of 1 bit would be -1 and 0; use symmetric=False for 0 and 1, or a "
+                "BinaryActivationQuantizer for -1 and 1"
+            )
+
+    def refuses(self, non_negative: bool) -> str | None:
+        """Why this quantizer cannot take numbers that are (or are not) never negative; None: it can."""
+        return None
 
     @property
     def keep_scale(self) -> bool:

@@ -48,6 +48,11 @@ def larger(ops: Ops, own: Tensor, other: Tensor) -> Tensor:
     return ops.where(own >= other, own, other)
 
 
+def _one_bit(quantizer: BaseActivationQuantizer) -> str | None:
+    """Why an activation quantizer whose zero point lies in the middle cannot take numbers of both signs."""
+    return "1 bit has no code above a zero point in the middle" if quantizer.num_bits == 1 else None
+
+
 @dataclass(frozen=True)
 class LSQWeightQuantizer(BaseWeightQuantizer):
     """LSQ of a weight: its scale s is learned (Esser et al., arXiv 1902.08153).
@@ -118,6 +123,9 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
         check_flags(self, "offset")
         if self.offset and self.symmetric:
             raise QatError("LSQActivationQuantizer: offset needs symmetric=False; symmetric codes have zero point 0")
+
+    def refuses(self, non_negative: bool) -> str | None:
+        return None if non_negative or self.offset else _one_bit(self)
 
     @property
     def phase_starts(self) -> tuple[int, ...]:
@@ -254,6 +262,9 @@ class PACTActivationQuantizer(BaseActivationQuantizer):
             raise QatError(
                 f"PACTActivationQuantizer: initial_alpha is {self.initial_alpha!r}; use a number greater than 0"
             )
+
+    def refuses(self, non_negative: bool) -> str | None:
+        return None if non_negative else _one_bit(self)
 
     def bounds(self, non_negative: bool) -> tuple[int, int]:
         """As many codes above the zero point as below it, where there are any below."""
