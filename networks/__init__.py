@@ -14,7 +14,8 @@ if __name__ == "networks":
 else:
     from qat.networks.catalogue import NETWORKS, create
     from qat.networks.lenet5 import LeNet5
+    from qat.networks.lenet_gtc import LeNetGTC
     from qat.networks.mnist_cnn import MnistCnn
     from qat.networks.resnet import ResNet8, ResNet20
 
-    __all__ = ["NETWORKS", "LeNet5", "MnistCnn", "ResNet8", "ResNet20", "create"]
+    __all__ = ["NETWORKS", "LeNet5", "LeNetGTC", "MnistCnn", "ResNet8", "ResNet20", "create"]

@@ -9,12 +9,14 @@ from pathlib import Path
 from qat.errors import QatError
 from qat.network import Network
 from qat.networks.lenet5 import LeNet5, LeNet5BN
+from qat.networks.lenet_gtc import LeNetGTC
 from qat.networks.mnist_cnn import MnistCnn
 from qat.networks.resnet import ResNet8, ResNet20
 
 NETWORKS: dict[str, type[Network]] = {
     "lenet": LeNet5,
     "lenet_bn": LeNet5BN,
+    "lenet_gtc": LeNetGTC,
     "mnist_cnn": MnistCnn,
     "resnet8": ResNet8,
     "resnet20": ResNet20,

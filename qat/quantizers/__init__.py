@@ -8,6 +8,7 @@ from qat.quantizers.base import (
     WeightCodes,
 )
 from qat.quantizers.few_bits import BinaryWeightQuantizer, DoReFaWeightQuantizer, TernaryWeightQuantizer
+from qat.quantizers.gtc import GTCActivationQuantizer, GTCWeightQuantizer
 from qat.quantizers.learned import LSQActivationQuantizer, LSQWeightQuantizer, PACTActivationQuantizer
 from qat.quantizers.minmax import ActivationQuantizer, WeightQuantizer
 
@@ -18,6 +19,8 @@ __all__ = [
     "BaseWeightQuantizer",
     "BinaryWeightQuantizer",
     "DoReFaWeightQuantizer",
+    "GTCActivationQuantizer",
+    "GTCWeightQuantizer",
     "LSQActivationQuantizer",
     "LSQWeightQuantizer",
     "PACTActivationQuantizer",

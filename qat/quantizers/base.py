@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from qat.errors import QatError
 from qat.ops import Array, Ops, Tensor
@@ -82,6 +82,13 @@ class Quantizer(Serializable):
     def qmax(self) -> int:
         """The highest code."""
         return (1 << (self.num_bits - 1 if self.symmetric else self.num_bits)) - 1
+
+    def bits(self, ops: Ops, x: Any, own: Tensors) -> Tensor | None:
+        """The number of bits, a scalar, with its gradient, where training decides it; None: it is num_bits.
+
+        x: a weight, or the Value of an activation. own: its parameters and state. A loss may ask for it (``Quantized``).
+        """
+        return None
 
     @property
     def phase_starts(self) -> tuple[int, ...]:
@@ -153,6 +160,9 @@ class BaseActivationQuantizer(Quantizer, ABC):
     """Of an activation, with one scale and zero point."""
 
     symmetric: bool = False
+
+    #: A multiplication and a rounding give its codes. Else it takes codes, of which it is a table.
+    uniform: ClassVar[bool] = True
 
     @property
     def keep_scale(self) -> bool:
