@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from qat.activations import NON_NEGATIVE, RELU_BOUNDS, TABLES, check_activation
-from qat.cells.base import Cell, Param, Scope, Shape, check_counts, constant, he_uniform, pair
+from qat.cells.base import Cell, Param, Quantized, Scope, Shape, check_counts, constant, he_uniform, pair
 from qat.cells.batch_norm import (
     SMALLEST_FACTOR,
     SMALLEST_VARIANCE,
@@ -151,7 +151,7 @@ class LinearCell(Cell):
         weight, bias = params["weight"], params.get("bias")
         relu = RELU_BOUNDS.get(self.activation or "")
         learning = scope.context.training and phase < self.freeze_bn  # the batch's own statistics normalise it
-        if quantizer is None or phase < quantizer.quant_delay:
+        if quantizer is None or not scope.quantizes(quantizer):
             y = self.apply(ops, x.real(ops), scope.input_shapes[0], weight, bias)
             y = self._normalised(scope, params, y, learning) if self.has_bn else y
             if self.activation in TABLES:  # convert_quant_network makes a cell of its own of it
@@ -187,6 +187,7 @@ class LinearCell(Cell):
             own[name] = value
             if scope.context.training:
                 scope.update(f"{OF_QUANTIZER}{name}", value)
+        scope.note("weight", Quantized(quantizer, weight, own, math.prod(self.weight_shape)))
         if not x.codes:  # its input is not quantized (yet): the weight alone is, in real numbers
             codes = _codes(ops, quantizer, weight, None, own)
             weight = codes.centred * ops.on_output(codes.scale, weight)

@@ -10,6 +10,7 @@ from qat.quantizers.base import (
 from qat.quantizers.family import FAMILY
 from qat.quantizers.few_bits import BinaryWeightQuantizer, DoReFaWeightQuantizer, TernaryWeightQuantizer
 from qat.quantizers.few_bits_activations import BinaryActivationQuantizer, DoReFaActivationQuantizer
+from qat.quantizers.gtc import GTCActivationQuantizer, GTCWeightQuantizer
 from qat.quantizers.learned import LSQActivationQuantizer, LSQWeightQuantizer, PACTActivationQuantizer
 from qat.quantizers.minmax import ActivationQuantizer, WeightQuantizer
 from qat.quantizers.qkeras import (
@@ -30,6 +31,8 @@ __all__ = [
     "BinaryWeightQuantizer",
     "DoReFaActivationQuantizer",
     "DoReFaWeightQuantizer",
+    "GTCActivationQuantizer",
+    "GTCWeightQuantizer",
     "LSQActivationQuantizer",
     "LSQWeightQuantizer",
     "PACTActivationQuantizer",

@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from qat.errors import QatError
 from qat.ops import Array, Ops, Tensor
@@ -82,6 +82,13 @@ class Quantizer(Serializable):
     def qmax(self) -> int:
         """The highest code."""
         return (1 << (self.num_bits - 1 if self.symmetric else self.num_bits)) - 1
+
+    def bits(self, ops: Ops, x: Any, own: Tensors) -> Tensor | None:
+        """The number of bits, a scalar, with its gradient, where training decides it; None: it is num_bits.
+
+        x: a weight, or the Value of an activation. own: its parameters and state. A loss may ask for it (``Quantized``).
+        """
+        return None
 
     @property
     def phase_starts(self) -> tuple[int, ...]:
@@ -161,8 +168,10 @@ class BaseActivationQuantizer(Quantizer, ABC):
 
     symmetric: bool = False
 
-    widths: ClassVar[tuple[int, int]] = (1, 8)
+    widths: ClassVar[tuple[int, int]] = (1, 16)
     by_sign: ClassVar[bool] = False  #: its codes are -1 where a number is negative, else 1; 0 is none of them
+    #: A multiplication and a rounding give its codes. Else it takes codes, of which it is a table.
+    uniform: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
