@@ -16,5 +16,6 @@ else:
     from qat.networks.lenet5 import LeNet5
     from qat.networks.mnist_cnn import MnistCnn
     from qat.networks.resnet import ResNet8, ResNet20
+    from qat.networks.svhn_cnn import SvhnCnn
 
-    __all__ = ["NETWORKS", "LeNet5", "MnistCnn", "ResNet8", "ResNet20", "create"]
+    __all__ = ["NETWORKS", "LeNet5", "MnistCnn", "ResNet8", "ResNet20", "SvhnCnn", "create"]

@@ -11,6 +11,7 @@ from qat.network import Network
 from qat.networks.lenet5 import LeNet5, LeNet5BN
 from qat.networks.mnist_cnn import MnistCnn
 from qat.networks.resnet import ResNet8, ResNet20
+from qat.networks.svhn_cnn import SvhnCnn
 
 NETWORKS: dict[str, type[Network]] = {
     "lenet": LeNet5,
@@ -18,6 +19,7 @@ NETWORKS: dict[str, type[Network]] = {
     "mnist_cnn": MnistCnn,
     "resnet8": ResNet8,
     "resnet20": ResNet20,
+    "svhn_cnn": SvhnCnn,
 }
 
 
