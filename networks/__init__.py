@@ -19,6 +19,7 @@ else:
     from qat.networks.mlperf_tiny import DSCNN, Autoencoder, MobileNetV1
     from qat.networks.mnist_cnn import MnistCnn
     from qat.networks.resnet import ResNet8, ResNet20
+    from qat.networks.svhn_cnn import SvhnCnn
 
     __all__ = [
         "DSCNN",
@@ -35,5 +36,6 @@ else:
         "MobileNetV1",
         "ResNet8",
         "ResNet20",
+        "SvhnCnn",
         "create",
     ]

@@ -14,6 +14,7 @@ from qat.networks.lenet_gtc import LeNetGTC
 from qat.networks.mlperf_tiny import DSCNN, Autoencoder, MobileNetV1
 from qat.networks.mnist_cnn import MnistCnn
 from qat.networks.resnet import ResNet8, ResNet20
+from qat.networks.svhn_cnn import SvhnCnn
 
 NETWORKS: dict[str, type[Network]] = {
     "lenet": LeNet5,
@@ -28,6 +29,7 @@ NETWORKS: dict[str, type[Network]] = {
     "ds_cnn": DSCNN,
     "mobilenet": MobileNetV1,
     "autoencoder": Autoencoder,
+    "svhn_cnn": SvhnCnn,
 }
 
 

@@ -31,6 +31,10 @@ from qat.registry import BACKENDS, installed
         ("ds_cnn", 24_908 - 1_152),  # MLPerf Tiny, as above
         ("mobilenet", 221_794 - 5_472),
         ("autoencoder", 269_992 - 2_064),
+        (
+            "svhn_cnn",
+            13_552 + 2 * (3 + 16 + 16 + 24 + 42 + 64) + 10,
+        ),  # the document's weights, batch norms and output biases
     ],
 )
 def test_published_parameter_counts(name: str, weights: int) -> None:
