@@ -143,7 +143,7 @@ class BaseWeightQuantizer(Quantizer, ABC):
         """
         return None
 
-    def _mean(self, ops: Ops, x: Tensor, own: Tensors | None) -> Tensor:
+    def _mean(self, ops: Ops, x: Tensor, own: Tensors | None = None) -> Tensor:
         """Mean of numbers beside the weights, over those that are not pruned: of each output if per_channel, else of all."""
         mean = ops.output_mean if self.per_channel else ops.mean
         mask = (own or {}).get("mask")

@@ -60,9 +60,6 @@ class _QKerasWeightQuantizer(BaseWeightQuantizer):
         """alpha times step, for each output where there are scales of each output."""
         return self._mean(ops, weight) * 0.0 + step * (1.0 if self.alpha is None else float(self.alpha))
 
-    def _mean(self, ops: Ops, x: Tensor) -> Tensor:
-        return ops.output_mean(x) if self.per_channel else ops.mean(x)
-
     def _largest(self, ops: Ops, x: Tensor) -> Tensor:
         return ops.output_absmax(x) if self.per_channel else ops.max(ops.abs(x))
 
