@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
-from qat.backends.c_text import plain, word_count
+from qat.backends.c_text import plain, width, word_count
+from qat.backends.c_weights import stored_weights
 from qat.cells.base import Shape
 from qat.integer import (
     IntegerConv2d,
@@ -16,6 +17,7 @@ from qat.integer import (
     IntegerNode,
 )
 from qat.memory import Buffer, MemoryPlan, activation_buffers, plan_memory
+from qat.ops import Array
 
 
 class Layout:
@@ -25,7 +27,7 @@ class Layout:
     only renames its input, whose HWC order those layers' weights follow.
     """
 
-    def __init__(self, graph: IntegerGraph) -> None:
+    def __init__(self, graph: IntegerGraph, packed: bool) -> None:
         self.graph = graph
         self.index = {node.name: i for i, node in enumerate(graph.nodes)}
         users: dict[str, list[IntegerNode]] = {node.name: [] for node in graph.nodes}
@@ -52,7 +54,30 @@ class Layout:
                     self.hwc[node.name] = x.shape
         #: Inputs whose codes are what the caller gives, so that they are read where they lie.
         self.direct = {x.name for x in graph.inputs if x.grid.qmin == 0}
+        #: Of the layers whose words of four bytes ``multiply`` takes.
+        self.weights = {
+            node.name: stored_weights(self._ordered(node), node.weight_zero_point, self._run(node), packed=packed)
+            for node in graph.nodes
+            if isinstance(node, IntegerLinear) and not self._wide(node) and not self._depthwise(node)
+        }
         self.plan = self._plan()
+
+    def _ordered(self, node: IntegerLinear) -> Array:
+        """The centred weight with its inputs in the order of the file: (O, kh, kw, I) or (O, I)."""
+        weight = node.centred_weight
+        if isinstance(node, IntegerConv2d):
+            return weight.transpose(0, 2, 3, 1)
+        shape = self.hwc.get(node.inputs[0].name)
+        if shape is None:
+            return weight
+        return weight.reshape(-1, *shape).transpose(0, 2, 3, 1).reshape(weight.shape)
+
+    @staticmethod
+    def _wide(node: IntegerNode) -> bool:
+        """True for a layer that computes with more than bytes (c_wide)."""
+        if not isinstance(node, IntegerLinear):
+            return False
+        return node.wide_codes or node.output.grid.wide
 
     # -- memory
 
@@ -86,8 +111,10 @@ class Layout:
 
     def _scratch(self, node: IntegerNode) -> int:
         """Bytes that a node needs while it runs."""
+        if self._wide(node):
+            return 0
         if isinstance(node, IntegerMaxPool2d):
-            return node.inputs[0].shape[0] * node.inputs[0].shape[2]
+            return node.inputs[0].shape[0] * node.inputs[0].shape[2] * width(node.output)
         if isinstance(node, IntegerConv2d) and not self._depthwise(node) and not self._reads_rows(node):
             if self._has_rows(node):
                 return node.weight.shape[2] * self._padded_row(node)
@@ -97,19 +124,22 @@ class Layout:
         return 0
 
     @staticmethod
-    def _depthwise(node: IntegerConv2d) -> bool:
-        return node.group == node.inputs[0].shape[0] == len(node.weight) > 1
+    def _depthwise(node: IntegerLinear) -> bool:
+        return isinstance(node, IntegerConv2d) and node.group == node.inputs[0].shape[0] == len(node.weight) > 1
 
-    @staticmethod
-    def _has_rows(node: IntegerLinear) -> bool:
-        """True where a window has the bytes of each of its rows beside one another."""
+    def _has_rows(self, node: IntegerLinear) -> bool:
+        """True where a window has the bytes of each of its rows beside one another, and may be read past their end."""
+        if node.name in self.weights and self.weights[node.name].filled:
+            return False
         if isinstance(node, IntegerConv2d):
             return node.group == 1 and (node.dilation[1] == 1 or node.weight.shape[3] == 1)
         return True
 
     @staticmethod
     def _run(node: IntegerLinear) -> int:
-        """How many bytes these are."""
+        """How many bytes these are, or as many as a window has in all where it is gathered."""
+        if isinstance(node, IntegerConv2d) and (node.group > 1 or (node.dilation[1] > 1 and node.weight.shape[3] > 1)):
+            return prod(node.weight.shape[1:])
         return node.weight.shape[1] * (node.weight.shape[3] if isinstance(node, IntegerConv2d) else 1)
 
     @staticmethod
@@ -146,7 +176,10 @@ class Layout:
         name = self.renamed.get(name, name)
         if name in self.direct:
             return self._input_name(name)
-        return f"arena + {self.plan.offsets[name]}"
+        place = f"arena + {self.plan.offsets[name]}"
+        if name in self.index and self.graph.nodes[self.index[name]].output.grid.wide:
+            return f"(uint16_t *)(void *)({place})"  # the arena is aligned for words
+        return place
 
     def _input_name(self, name: str) -> str:
         return "pixels" if len(self.graph.inputs) == 1 else f"pixels_{plain(name)}"

@@ -8,9 +8,23 @@ import numpy as np
 
 from qat.backends.c_kernels import BLOCK
 from qat.backends.c_layout import Layout
-from qat.backends.c_text import dimensions, lines, plain, word_count
+from qat.backends.c_text import dimensions, lines, plain, stored_type, word_count
+from qat.backends.c_weights import BYTES, block_bytes, blocks, stored_weights
 from qat.integer import IntegerConv2d, IntegerDense, IntegerGraph, IntegerLinear, IntegerNode
 from qat.ops import Array
+
+SIZES = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "uint32_t": 4, "int64_t": 8}  #: bytes
+
+
+def small_type(values: Array) -> str:
+    """The smallest signed C type that holds them."""
+    low, high = int(values.min()), int(values.max())
+    return next(f"int{bits}_t" for bits in (8, 16, 32, 64) if -(1 << (bits - 1)) <= low and high < 1 << (bits - 1))
+
+
+def _shared(values: Array) -> Array:
+    """One for all outputs where they are equal."""
+    return values[:1] if (values == values[0]).all() else values
 
 
 class LinearWriter(Layout):
@@ -19,12 +33,11 @@ class LinearWriter(Layout):
     sources: the functions. used: the names of the kernels that they call. constant_bytes: of weights and tables.
     """
 
-    def __init__(self, graph: IntegerGraph) -> None:
-        super().__init__(graph)
+    def __init__(self, graph: IntegerGraph, packed: bool) -> None:
+        super().__init__(graph, packed)
         self.used: set[str] = set()
         self.constant_bytes = 0
         self.sources: list[str] = []
-        self.index = {node.name: i for i, node in enumerate(graph.nodes)}
 
     def function(self, node: IntegerNode) -> str:
         """The name of a node's function."""
@@ -32,13 +45,15 @@ class LinearWriter(Layout):
 
     def array(self, kind: str, name: str, values: Array) -> str:
         """A constant."""
-        self.constant_bytes += values.size * {"int8_t": 1, "uint8_t": 1, "int16_t": 2}.get(kind, 4)
-        return f"static const {kind} {name}[{values.size}] = {{\n{lines(values)}\n}};\n"
+        self.constant_bytes += values.size * SIZES[kind]
+        text = lines(values).replace("-2147483648,", "-2147483647 - 1,")
+        return f"static const {kind} {name}[{values.size}] = {{\n{text}\n}};\n"
 
     def define(self, node: IntegerNode, what: str, constants: Sequence[str], body: str, *, inputs: int = 1) -> None:
         """Append the function of a node."""
         xs = ["x"] if inputs == 1 else [f"x{i}" for i in range(inputs)]
-        parameters = [f"const uint8_t *{x}" for x in xs] + ["uint8_t *restrict y"]
+        parameters = [f"const {stored_type(x)} *{name}" for x, name in zip(node.inputs, xs, strict=True)]
+        parameters.append(f"{stored_type(node.output)} *restrict y")
         if self._scratch(node):
             parameters.append("uint8_t *restrict scratch")
         head = f"/* {node.name}: {what} */\n".replace("?", "_")
@@ -49,11 +64,11 @@ class LinearWriter(Layout):
         """The constants that make codes of a layer's sums, and their name."""
         self.used |= {"REQUANTIZE", "FINISH"}
         name, grid, fixed = self.function(node), node.output.grid, node.fixed
-        outputs = len(bias)
-        multiplier, shift = (np.broadcast_to(x, outputs).astype(np.int64) for x in fixed)
         wrapped = (bias & 0xFFFFFFFF).astype(np.uint32).view(np.int32)  # sums are formed modulo 2^32
+        kind = small_type(wrapped)
+        multiplier, shift = (_shared(np.broadcast_to(x, len(bias)).astype(np.int64)) for x in fixed)
         constants = [
-            self.array("int32_t", f"{name}_bias", wrapped).replace("-2147483648,", "-2147483647 - 1,"),
+            self.array(kind, f"{name}_bias", wrapped),
             self.array("int32_t", f"{name}_multiplier", multiplier),
             self.array("uint8_t", f"{name}_right", np.maximum(-shift, 0)),
         ]
@@ -65,63 +80,81 @@ class LinearWriter(Layout):
         low, high = node.requantize.low + zero, node.requantize.high + zero
         constants.append(
             f"static const Scaling {name}_scaling = {{\n    {name}_bias, {name}_multiplier, {left}, {name}_right, "
-            f"{zero}, {low}, {high},\n}};\n"
+            f"{zero}, {low}, {high}, {SIZES[kind]}, {int(multiplier.size > 1)}, {int(shift.size > 1)},\n}};\n"
         )
         return constants, f"&{name}_scaling"
 
-    def _weights(self, node: IntegerLinear, weight: Array, groups: int) -> tuple[list[str], Array, bool]:
-        """The weights as bytes in blocks, and the correction of those that do not fit.
+    def _weights(self, node: IntegerLinear, rows: int, groups: int) -> tuple[list[str], Array, bool]:
+        """The weights in blocks, and the correction of those that do not fit.
 
-        weight: centred, (O, R, K): R rows of K inputs. Returns the constants, the folded bias, and whether sums need
-        the correction.
+        rows: of inputs that lie beside one another. Returns the constants, the folded bias, and whether sums need the
+        correction.
         """
-        self.used.add("MULTIPLY")
-        name, grid = self.function(node), node.inputs[0].grid
-        outputs, rows, inputs = weight.shape
-        off = _excess(weight.reshape(outputs, -1))
-        stored = np.zeros((outputs, rows, word_count(inputs) * 4), np.int64)
-        stored[:, :, :inputs] = weight - off[:, None, None]
-        quads = stored.reshape(outputs, -1, 4)
-        per_group = outputs // groups
-        blocks = [
-            quads[group * per_group + first : group * per_group + min(first + BLOCK, per_group)]
-            .transpose(1, 0, 2)
-            .ravel()
-            for group in range(groups)
-            for first in range(0, per_group, BLOCK)
-        ]
-        constants = [self.array("int8_t", f"{name}_weight", np.concatenate(blocks))]
-        if off.any():
+        stored, name = self.weights[node.name], self.function(node)
+        outputs = len(stored.codes)
+        bias = node.bias.astype(np.int64) - self._zero(node) * (
+            stored.codes.reshape(outputs, -1).sum(axis=1) + stored.excess * (stored.codes.size // outputs)
+        )
+        inputs = stored.codes.size // outputs // rows
+        data = blocks(stored, rows, inputs, groups)
+        if stored.bits == BYTES:
+            self.used.add("MULTIPLY")
+            constants = [self.array("int8_t", f"{name}_weight", data)]
+        else:
+            self.used |= {"PACKED", f"PACKED_{stored.bits}"}
+            constants = [
+                self.array("uint8_t", f"{name}_weight", data),
+                self.array("int8_t", f"{name}_values", stored.values),
+            ]
+        if stored.excess.any():
             self.used.add("CORRECT")
-            constants.append(self.array("int16_t", f"{name}_excess", off))
-        zero = grid.zero_point - grid.qmin
-        bias = node.bias.astype(np.int64) - zero * weight.reshape(outputs, -1).sum(axis=1, dtype=np.int64)
-        return constants, bias, bool(off.any())
+            constants.append(self.array("int16_t", f"{name}_excess", stored.excess))
+        return constants, bias, bool(stored.excess.any())
+
+    @staticmethod
+    def _zero(node: IntegerLinear) -> int:
+        """What an input code of 0 is stored as."""
+        grid = node.inputs[0].grid
+        return grid.zero_point - grid.qmin
+
+    def _multiply(self, node: IntegerLinear, arguments: str, words: int, base: str, count: str) -> str:
+        """The call that adds the products of a block; words: of one output; base: what lies before it in the array."""
+        stored, name = self.weights[node.name], self.function(node)
+        if stored.bits == BYTES:
+            return f"multiply({arguments}, {name}_weight{base} + first * {words * 4}, {count}, sums);"
+        place = f"{base} + first / BLOCK * {block_bytes(BLOCK, words, stored.bits)}"
+        return f"multiply{stored.bits}({arguments}, {name}_weight{place}, {name}_values, {count}, sums);"
+
+    def _group_bytes(self, node: IntegerLinear, outputs: int, words: int) -> int:
+        """Of the weights of one group."""
+        bits = self.weights[node.name].bits
+        return sum(block_bytes(min(BLOCK, outputs - first), words, bits) for first in range(0, outputs, BLOCK))
 
     def _add_convolution(self, node: IntegerConv2d) -> None:
         channels, height, width = node.inputs[0].shape
         outputs, _, kh, _ = node.weight.shape
         (sh, sw), dh = node.stride, node.dilation[0]
         top, _, left, _ = node.padding
-        weight = node.centred_weight.transpose(0, 2, 3, 1)  # to (O, kh, kw, I)
         in_place, by_rows = self._reads_rows(node), self._has_rows(node)
-        weight = weight.reshape(outputs, kh, -1) if by_rows else weight.reshape(outputs, 1, -1)
-        constants, bias, corrected = self._weights(node, weight, node.group)
+        rows_of = kh if by_rows else 1
+        constants, bias, corrected = self._weights(node, rows_of, node.group)
         scaling_constants, scaling = self._scaling(node, bias)
         name, per_group = self.function(node), outputs // node.group
         rows, columns = self._outputs(node)
         if rows == 1 and columns > node.output.shape[2]:
             height, width = 1, height * width
         together = self._together(node)
-        run = weight.shape[2]
+        run = node.weight.size // outputs // rows_of
         quads = word_count(run)
         stride, pitch = (sw * channels, dh * width * channels) if by_rows else (quads * 4, 0)
         body = ["    int32_t sums[4 * BLOCK];", "    int32_t row, column, first, p;"]
+        fill = [f"    memset(scratch, 0, {self._scratch(node)});"] if self.weights[node.name].filled else []
         indent = "    "
         if node.group > 1:
             body[-1] = "    int32_t group, row, column, first, p;"
             body.append(f"    for (group = 0; group < {node.group}; group++)")
             indent += "    "
+        body[2:2] = fill
         body.append(f"{indent}for (row = 0; row < {rows}; row++) {{")
         if by_rows and not in_place:
             pitch = self._padded_row(node)
@@ -141,20 +174,15 @@ class LinearWriter(Layout):
         else:
             body.append(f"{i}const uint8_t *from = scratch;")
             body += [i + line for line in self._gather(node, (height, width), (top, left), quads * 4)]
-        base = f"{name}_weight"
-        if node.group > 1:
-            base += f" + group * {per_group * weight.shape[1] * quads * 4}"
+        base = f" + group * {self._group_bytes(node, per_group, rows_of * quads)}" if node.group > 1 else ""
         body.append(f"{i}for (first = 0; first < {per_group}; first += BLOCK) {{")
         if per_group % BLOCK == 0 or per_group < BLOCK:
             count = str(min(BLOCK, per_group))
         else:
             body.append(f"{i}    const int32_t outputs = {per_group} - first < BLOCK ? {per_group} - first : BLOCK;")
             count = "outputs"
-        rows_of = weight.shape[1]
-        body.append(
-            f"{i}    multiply(from, {stride}, {together}, {rows_of}, {pitch}, {quads}, "
-            f"{base} + first * {rows_of * quads * 4}, {count}, sums);"
-        )
+        arguments = f"from, {stride}, {together}, {rows_of}, {pitch}, {quads}"
+        body.append(f"{i}    {self._multiply(node, arguments, rows_of * quads, base, count)}")
         body.append(f"{i}    for (p = 0; p < {together}; p++) {{")
         if corrected:
             body.append(
@@ -246,9 +274,9 @@ class LinearWriter(Layout):
         _, _, kh, kw = node.weight.shape
         (sh, sw), (dh, dw) = node.stride, node.dilation
         top, _, left, _ = node.padding
-        name, weight = self.function(node), node.centred_weight
-        off = _excess(weight.reshape(channels, -1))
-        stored = (weight.reshape(channels, -1) - off[:, None]).T
+        name = self.function(node)
+        depth = stored_weights(node.centred_weight.reshape(channels, -1), node.weight_zero_point, 4, packed=False)
+        off, stored = depth.excess, depth.codes.T
         constants = [self.array("int8_t", f"{name}_weight", stored)]
         if off.any():
             constants.append(self.array("int16_t", f"{name}_excess", off))
@@ -289,12 +317,8 @@ class LinearWriter(Layout):
         self.define(node, self._kind(node), [*constants, *scaling_constants], "\n".join(body))
 
     def _add_dense(self, node: IntegerDense) -> None:
-        weight = node.centred_weight
-        shape = self.hwc.get(node.inputs[0].name)
-        if shape is not None:
-            weight = weight.reshape(-1, *shape).transpose(0, 2, 3, 1)
-        outputs, inputs = len(weight), node.weight.shape[1]
-        constants, bias, corrected = self._weights(node, weight.reshape(outputs, 1, inputs), 1)
+        outputs, inputs = node.weight.shape
+        constants, bias, corrected = self._weights(node, 1, 1)
         scaling_constants, scaling = self._scaling(node, bias)
         name, quads = self.function(node), word_count(inputs)
         body = ["    int32_t sums[BLOCK];", "    int32_t first;"]
@@ -302,22 +326,15 @@ class LinearWriter(Layout):
         if self._scratch(node):
             source = "scratch"
             body.append(f"    memcpy(scratch, x, {inputs});")
+            if self.weights[node.name].filled:
+                body.append(f"    memset(scratch + {inputs}, 0, {4 * quads - inputs});")
         body.append(f"    for (first = 0; first < {outputs}; first += BLOCK) {{")
         count = str(min(BLOCK, outputs))
         if outputs > BLOCK and outputs % BLOCK:
             body.append(f"        const int32_t outputs = {outputs} - first < BLOCK ? {outputs} - first : BLOCK;")
             count = "outputs"
-        body.append(
-            f"        multiply({source}, 0, 1, 1, 0, {quads}, {name}_weight + first * {quads * 4}, {count}, sums);"
-        )
+        body.append(f"        {self._multiply(node, f'{source}, 0, 1, 1, 0, {quads}', quads, '', count)}")
         if corrected:
             body.append(f"        correct({source}, 1, 0, {inputs}, {name}_excess + first, {count}, sums);")
         body += [f"        finish(sums, {scaling}, first, {count}, y + first);", "    }"]
         self.define(node, f"dense, {inputs} to {outputs}", [*constants, *scaling_constants], "\n".join(body))
-
-
-def _excess(weight: Array) -> Array:
-    """What has to be subtracted from each row of centred weights to make it fit into int8, (O,); mostly 0."""
-    high, low = weight.max(axis=1), weight.min(axis=1)
-    off: Array = np.maximum(high - 127, 0) + np.minimum(low + 128, 0)
-    return off

@@ -37,18 +37,23 @@ from qat.integer import (
     IntegerTensor,
 )
 from qat.ops import Array
-from qat.widths import require_bytes
+from qat.widths import check_packing, require_bytes
 
 PROFILES = ("fixed",)
 OPTIONS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Werror")  #: of the host's compiler
 BATCH = 1000  #: samples in one run of the compiled program
 
 
-def export(graph: IntegerGraph, path: str | Path) -> None:
-    """Write <name>.c and, beside it, <name>.h. Raises QatError for what the fixed profile cannot compute."""
+def export(graph: IntegerGraph, path: str | Path, *, packing: str = "packed") -> None:
+    """Write <name>.c and, beside it, <name>.h. Raises QatError for what the fixed profile cannot compute.
+
+    packing: "packed" stores the weights of a layer that has at most 16, 4 or 2 different ones in 4, 2 or 1 bits; "bytes"
+    in one byte each.
+    """
+    packed = check_packing(packing)
     require_bytes(graph, "the C target")
     path = Path(path)
-    source, header = Writer(graph, identifier(path)).files(path.with_suffix(".h").name)
+    source, header = Writer(graph, identifier(path), packed).files(path.with_suffix(".h").name)
     write_atomically(path.with_suffix(".h"), header.encode())
     write_atomically(path, _sealed(source, {}, header.encode()))
 

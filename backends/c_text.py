@@ -59,6 +59,16 @@ def ctype(x: IntegerTensor) -> str:
     return f"{np.dtype(x.grid.dtype).name}_t"
 
 
+def width(x: IntegerTensor) -> int:
+    """The bytes of one of its codes."""
+    return 2 if x.grid.wide else 1
+
+
+def stored_type(x: IntegerTensor) -> str:
+    """The C type of its codes in the arena, a code c being stored as c - qmin."""
+    return "uint16_t" if x.grid.wide else "uint8_t"
+
+
 def word_count(inputs: int) -> int:
     """Words of four that hold so many bytes."""
     return -(-inputs // 4)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from qat.backends import c_kernels
+from qat.backends import c_kernels, c_packed
 from qat.backends.c_linear import LinearWriter
 from qat.backends.c_text import MODEL, comment, ctype, dimensions, plain, stored_shape
 from qat.errors import QatError
@@ -34,8 +34,8 @@ from qat.integer import (
 class Writer(LinearWriter):
     """Writes the nodes of a graph one after another, as one function each; ``name`` begins the names of what is public."""
 
-    def __init__(self, graph: IntegerGraph, name: str) -> None:
-        super().__init__(graph)
+    def __init__(self, graph: IntegerGraph, name: str, packed: bool) -> None:
+        super().__init__(graph, packed)
         self.name, self.upper = name, name.upper()
 
     def call(self, node: IntegerNode) -> list[str]:
@@ -95,8 +95,12 @@ class Writer(LinearWriter):
             "/* All activations; those that are never needed together share their bytes. An int32_t for its alignment. */\n"
             f"static int32_t memory[{self.upper}_ARENA_BYTES / 4];\n",
         ]
-        kernels = ["REQUANTIZE", "FINISH", "MULTIPLY", "CORRECT", "SOFTMAX"]
+        if self.used & {"MULTIPLY", "PACKED"}:
+            self.used.add("WORD")
+        kernels = ["REQUANTIZE", "FINISH", "WORD", "MULTIPLY", "CORRECT", "SOFTMAX"]
         text += [getattr(c_kernels, kernel) for kernel in kernels if kernel in self.used]
+        text += [c_packed.HALVES] if "PACKED_1" in self.used else []
+        text += [c_packed.multiply(bits) for bits in c_packed.STEPS if f"PACKED_{bits}" in self.used]
         text += self.sources
         used = "\n".join(line for line in steps if not line.startswith("TRACED"))
         unused = [name for x in self.graph.inputs if not re.search(rf"\b{(name := self._input_name(x.name))}\b", used)]
