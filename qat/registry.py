@@ -32,7 +32,7 @@ TARGETS = {
     "ASCEND_ONNX": Entry("ascend_onnx_target", ("onnx",), "onnx", ".ascend.onnx"),
     "MINDIR": Entry("mindir_target", ("mindspore",), "mindspore", ".mindir"),
     "AIR": Entry("air_target", (), "", ".air"),
-    "C": Entry("c_target", (), "", ".c"),
+    "C": Entry("c_target", (), "", ".c", ("packing",)),
 }
 
 
