@@ -207,9 +207,9 @@ def _check_signs(name: str, cell: FakeQuant) -> None:
     """Raise QatError where a quantizer cannot take the numbers that come."""
     refusal = cell.quantizer.refuses(cell.non_negative)
     if refusal:
-        numbers = "are never negative" if cell.non_negative else "have both signs"
+        numbers, bits = "are never negative" if cell.non_negative else "may be negative", cell.quantizer.num_bits
         raise QatError(
-            f"{name}: its numbers {numbers}, which a {type(cell.quantizer).__name__} of {cell.quantizer.num_bits} bits cannot "
+            f"{name}: its numbers {numbers}, which a {type(cell.quantizer).__name__} of {bits} bit{'s' * (bits > 1)} cannot "
             f"take: {refusal}; change the activation before it, or give this layer another activation_quantizer"
         )
 

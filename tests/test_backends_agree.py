@@ -134,6 +134,28 @@ def assert_near(case: str, found: dict[str, np.ndarray]) -> None:
     assert not {name: distance for name, distance in far.items() if not distance <= limit}  # NaN is far, too
 
 
+class Dense(qat.Network):
+    inputs = qat.Input((1, 4, 4), mean=0.5, std=0.25)
+
+    def __init__(self) -> None:
+        self.flatten, self.fc1, self.fc2 = qat.Flatten(), qat.DenseBnAct(16, 8), qat.DenseBnAct(8, 10)
+
+    def construct(self, x):
+        return self.fc2(self.fc1(self.flatten(x)))
+
+
+@pytest.mark.parametrize("backend_name", HERE)
+def test_a_learned_clip_that_training_carried_below_0_goes_on(backend_name: str) -> None:
+    """Every activation before the last is 0 then."""
+    graph = qat.convert_quant_network(Dense(), **FAMILY["DoReFa, PACT"].settings("fc2"))
+    params = graph.initial_params() | {"fc1.fake_quant.alpha": np.float32(-2.0)}
+    backend = qat.backend(backend_name)
+    model = backend.lower(graph, params)
+    loss = backend.make_step(model, Optimizer())(IMAGES[:, :1, :4, :4], LABELS, 0.05)
+    assert loss == pytest.approx(np.log(10), abs=1e-3)
+    assert all(np.isfinite(array).all() for array in backend.read(model).values())
+
+
 def test_another_step_is_not_the_same() -> None:
     """The comparison notices a parameter that is a thousandth off, and one that is no number."""
     expected = after_one_step("torch", "LeNet-5, QAT")

@@ -32,7 +32,8 @@ LEAST_SHARE = 2.0**-10  #: of its initial value that a learned scale keeps, howe
 
 def positive(ops: Ops, x: Tensor, least: Tensor | float) -> Tensor:
     """max(x, least) through which the gradient flows on, so that x can grow again."""
-    return ops.where(x > least, x, least + (x - ops.stop_gradient(x)))
+    # No constant stands beside the difference: TensorFlow would add it to x first, and lose it there.
+    return ops.stop_gradient(ops.maximum(x, least)) + (x - ops.stop_gradient(x))
 
 
 def scaled_gradient(ops: Ops, x: Tensor, factor: float) -> Tensor:
