@@ -18,13 +18,16 @@ from qat.errors import QatError
 from qat.graph import Graph
 from qat.losses import cross_entropy
 from qat.optimizer import Optimizer, learning_rate
+from qat.passes.apply_masks import apply_masks
 from qat.passes.logits_graph import logits_graph
+from qat.pruning.training import PruningInTraining
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How to train. lr: the peak rate of the schedule. seed: of the order of the data and of dropout. label_smoothing: the
-    share of each target that is spread over all classes (Szegedy et al., arXiv 1512.00567, section 7).
+    share of each target that is spread over all classes (Szegedy et al., arXiv 1512.00567, section 7). slimming: lambda of
+    the penalty on the scales of batch normalisations (``qat.pruning.training``), of float networks only.
     """
 
     epochs: int = 10
@@ -34,6 +37,7 @@ class Recipe:
     seed: int = 0
     optimizer: Optimizer = field(default_factory=Optimizer)
     label_smoothing: float = 0.0
+    slimming: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
@@ -45,6 +49,8 @@ class Recipe:
             raise QatError(f"seed is {self.seed}; use 0 or a positive number")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise QatError(f"label_smoothing is {self.label_smoothing}; use a number from 0 to below 1")
+        if not 0.0 <= self.slimming < math.inf:
+            raise QatError(f"slimming is {self.slimming}; use 0 or a positive number")
         learning_rate(self.lr_schedule, self.lr, 0, 1)  # raises for an unknown schedule
 
 
@@ -85,11 +91,19 @@ def train(
         _check_continues(start, record)
     history = start.history if start.step else (record, *start.history)
     model = backend.lower(logits_graph(graph), start.params, device_target=device_target, step=start.step)
+    pruning = PruningInTraining(backend, model, graph, recipe.slimming)
     loss_function = partial(cross_entropy, smoothing=recipe.label_smoothing)
     step = backend.make_step(model, recipe.optimizer, loss_function, compile=compile)
     step.load_state(start.optimizer)
     done, total = start.step, recipe.epochs * steps
     saved = start if start.step == total else None
+
+    def snapshot() -> Checkpoint:
+        """Once it is finished, nothing is left behind masks."""
+        params = backend.read(model)
+        params = apply_masks(graph, params) if done == total else params
+        return Checkpoint(graph, params, done, done // steps, step.state(), history)
+
     with TrainingLog(recipe.epochs, steps, log_every, log_path) as log:
         while done < total:
             epoch = done // steps + 1
@@ -98,7 +112,9 @@ def train(
                 if graph.is_random:
                     backend.seed(recipe.seed, done)
                 lr = learning_rate(recipe.lr_schedule, recipe.lr, done, total)
+                pruning.before_step(done)
                 loss = step(images, labels, lr)
+                pruning.after_step(lr)
                 if not math.isfinite(loss):
                     raise QatError(
                         f"training stopped at epoch {epoch}, step {done % steps + 1}: the loss is {loss}, so the parameters "
@@ -108,9 +124,9 @@ def train(
                 log.step(epoch, (done - 1) % steps + 1, loss, lr)
                 saved = None
                 if save is not None and (done % steps == 0 or (save_every and done % save_every == 0)):
-                    saved = Checkpoint(graph, backend.read(model), done, done // steps, step.state(), history)
+                    saved = snapshot()
                     save(saved)
-    return saved or Checkpoint(graph, backend.read(model), done, done // steps, step.state(), history)
+    return saved or snapshot()
 
 
 def _record(backend: ModuleType, dataset: Dataset, recipe: Recipe, device_target: str, compile: bool) -> dict[str, Any]:

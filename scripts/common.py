@@ -27,6 +27,7 @@ from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
 from qat.passes import convert_quant_network as conversion
 from qat.quant_config import read_quant_config
 from qat.registry import BACKENDS, TARGETS, suffixed
+from qat.scripts import sparsity
 from qat.training import Recipe, evaluate_accuracy, train
 from qat.verify import REFERENCE, Certificate
 
@@ -167,7 +168,16 @@ def quantization_settings(args: argparse.Namespace) -> dict[str, Any]:
 def recipe(args: argparse.Namespace) -> Recipe:
     """How to train, from the arguments."""
     optimizer = Optimizer(args.optimizer, args.momentum, args.weight_decay)
-    return Recipe(args.epochs, args.batch_size, args.lr, args.lr_schedule, args.seed, optimizer, args.label_smoothing)
+    return Recipe(
+        args.epochs,
+        args.batch_size,
+        args.lr,
+        args.lr_schedule,
+        args.seed,
+        optimizer,
+        args.label_smoothing,
+        getattr(args, "slimming", 0.0),
+    )
 
 
 def boolean(text: str) -> bool:
@@ -288,6 +298,7 @@ def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, 
         print(
             f"note: {checkpoint.step} steps were trained, but quantization sets in after {delay}; lower --quant_delay"
         )
+    sparsity.report(checkpoint)
     print(f"Accuracy: {100 * top1:.2f}")
     print(f"saved {path}")
 

@@ -37,8 +37,8 @@ def prune_channels(
     (``channel_groups``) is the sum over all its channels that have one; a unit without any stays. Of equals the later one
     goes first. How many, one of:
 
-    ratio: the share of all channels that goes, 0 to below 1; scope: "global", the least important of the whole network,
-        or "layer", the same share of each group.
+    ratio: the share of the channels with an importance that goes, 0 to below 1; scope: "global", the least important of
+        the whole network, or "layer", the same share of each group.
     keep: group name -> how many of its channels stay; the other groups stay whole.
     budget: (cost, limit): as many as are needed until cost(graph) <= limit, as (``macs``, 100_000) or
         (``Graph.count_trainable``, 5_000); by scope as for the ratio.
@@ -173,11 +173,11 @@ class _Ranking:
         return scores
 
     def least(self, ratio: float, scope: str) -> list[Channels]:
-        """That share of all units, or of each group."""
-        total = sum(map(len, self.groups))
+        """That share of all units that have an importance, or of those of each group."""
         if scope == "global":
-            return self._removed(int(ratio * total + 1e-9))
-        return self.keeping({group.name: max(len(group) - int(ratio * len(group) + 1e-9), 1) for group in self.groups})
+            return self._removed(int(ratio * len(self.order) + 1e-9))
+        ranked = [int(np.isfinite(scores).sum()) for scores in self._scores]
+        return self._removed(len(self.order), [int(ratio * count + 1e-9) for count in ranked])
 
     def keeping(self, keep: Mapping[str, int]) -> list[Channels]:
         """So many units of each group that is named."""
@@ -193,10 +193,6 @@ class _Ranking:
                 )
         limits = [len(group) - keep.get(group.name, len(group)) for group in self.groups]
         return self._removed(len(self.order), limits)
-
-    def up_to(self, count: int) -> list[Channels]:
-        """The ``count`` least important ones, as far as they may go."""
-        return self._removed(count)
 
     def _removed(self, count: int, limits: Sequence[int] | None = None) -> list[Channels]:
         """From the least important on, until so many are gone, or those before."""
@@ -228,7 +224,7 @@ def _within(graph: Graph, ranking: _Ranking, budget: Budget, scope: str) -> list
     most = len(ranking.order)
 
     def removed(step: int) -> list[Channels]:
-        return ranking.up_to(step) if scope == "global" else ranking.least(min(step / most, 1.0 - 1e-9), scope)
+        return ranking.least(step / most, scope)
 
     def fits(step: int) -> bool:
         return cost(_smaller_graph(graph, _kept(graph, removed(step)))) <= limit

@@ -79,6 +79,16 @@ def pruners(graph: Graph) -> dict[str, MagnitudePruner]:
     }
 
 
+def unfinished(graph: Graph, params: Mapping[str, Array]) -> list[str]:
+    """The cells that have not reached their pruner's final sparsity."""
+    masks = {name: params[f"{name}.weight_mask"] for name in pruners(graph)}
+    return [
+        name
+        for name, pruner in pruners(graph).items()
+        if (masks[name] == 0).sum() < round(pruner.final_sparsity * masks[name].size)
+    ]
+
+
 def count_zeros(graph: Graph, params: Mapping[str, Array]) -> tuple[int, int]:
     """Weights that are 0, and all weights, of convolutions and dense cells."""
     params = apply_masks(graph, params)
