@@ -130,8 +130,8 @@ def run(args: argparse.Namespace) -> None:
 def _name(objective: GTCLoss) -> str:
     """Another one wherever a lambda is."""
     return (
-        f"lambda_bit_{objective.bit_loss:g}_distillation_{objective.distillation:g}_"
-        f"regularization_{objective.regularization:g}"
+        f"lambda_bit_{objective.lambda_bit_loss:g}_distillation_{objective.lambda_distillation_loss:g}_"
+        f"regularization_{objective.lambda_regularization:g}"
     )
 
 
