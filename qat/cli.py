@@ -20,6 +20,7 @@ COMMANDS = {
     "prune": ("prune", "remove channels and residual blocks from a float checkpoint"),
     "calibrate": ("calibrate", "post-training quantization of a float checkpoint"),
     "train-quant": ("train_quant", "quantization-aware training from a float or calibrated checkpoint"),
+    "train-gtc": ("train_gtc", "train LeNet-GTC: floats and powers of two in one set of weights"),
     "train-and-quantize": ("train_and_quantize", "train, quantize after training, write .tflite and C"),
     "eval-quant": ("eval_quant", "print the accuracy of a quantized checkpoint's integers"),
     "export": ("export", "write a checkpoint as a file for deployment, and verify it"),

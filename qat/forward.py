@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from qat.cells.base import Context, Quantized, Scope
@@ -61,24 +62,27 @@ class Forward:
         targets: Any,
         *,
         phase: int,
+        training: bool = True,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What is minimised in one training step, and with an Objective its other terms, by name, the former first; and the
-        new values of state by full name.
+        new values of state by full name. Not ``training``: of fake-quantized evaluation.
         """
         if isinstance(loss, Objective):
-            passes = TrainingPasses(self, params, inputs, phase)
+            passes = TrainingPasses(self, params, inputs, phase, training)
             return loss.terms(passes, targets), passes.updates
-        outputs, updates = self(params, inputs, training=True, phase=phase)
+        outputs, updates = self(params, inputs, training=training, phase=phase)
         return {"loss": loss(self.ops, _single(outputs), targets)}, updates
 
 
 class TrainingPasses:
     """What an Objective may ask for in one training step. What it does not ask for is not computed."""
 
-    def __init__(self, forward: Forward, params: Mapping[str, Tensor], inputs: tuple[Tensor, ...], phase: int) -> None:
+    def __init__(
+        self, forward: Forward, params: Mapping[str, Tensor], inputs: tuple[Tensor, ...], phase: int, training: bool
+    ) -> None:
         self.ops, self.params = forward.ops, params
         self._forward, self._inputs = forward, inputs
-        self._context = Context(forward.ops, params, True, phase, updates={})
+        self._context = Context(forward.ops, params, training, phase, updates={})
         self._outputs: Any = None
         self._float_outputs: Any = None
 
@@ -95,7 +99,7 @@ class TrainingPasses:
         as it is.
         """
         if self._float_outputs is None:
-            context = Context(self.ops, self.params, True, self._context.phase, updates={}, quantizes=False)
+            context = replace(self._context, updates={}, quantizes=False, quantized={})
             self._float_outputs = _single(self._forward.run(context, self._inputs))
         return self._float_outputs
 

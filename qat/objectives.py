@@ -20,8 +20,9 @@ BIT_FORMULAS = ("mended", "document")
 
 @dataclass(frozen=True)
 class Distillation(Objective):
-    """(1 - W) CE(z, labels) + W T^2 CE(softmax(z / T), softmax(t / T)): Hinton et al., arXiv 1503.02531, section 2, whose
-    T^2 keeps the gradient of the second term as large as that of the first.
+    """(1 - W) CE(z, labels) + W T^2 KL(softmax(t / T), softmax(z / T)): Hinton et al., arXiv 1503.02531, section 2, whose
+    T^2 keeps the gradient of the second term as large as that of the first. The paper has the cross entropy in place of the
+    divergence: it is larger by the teacher's own entropy, and has the same gradient.
 
     z: logits of the network, t: of the teacher. temperature: T. weight: W, 0 to 1. smoothing: of the labels, in the first.
     own_teacher: the teacher is the network itself with its quantizers idle; its own cross entropy is added, so that it
@@ -44,7 +45,9 @@ class Distillation(Objective):
         ops, logits = passes.ops, passes.outputs
         labels, teacher = (targets, passes.float_outputs) if self.own_teacher else targets
         hard = cross_entropy(ops, logits, labels, self.smoothing)
-        soft = soft_cross_entropy(ops, logits, ops.stop_gradient(teacher), self.temperature)
+        fixed = ops.stop_gradient(teacher)
+        entropy = soft_cross_entropy(ops, fixed, fixed, self.temperature)
+        soft = soft_cross_entropy(ops, logits, fixed, self.temperature) - entropy
         total = hard * (1.0 - self.weight) + soft * (self.weight * self.temperature**2)
         if self.own_teacher:
             total = total + cross_entropy(ops, teacher, labels, self.smoothing)
@@ -55,7 +58,9 @@ class Distillation(Objective):
 class GTCLoss(Objective):
     """One set of weights as two networks, of high precision (HP: quantizers idle) and of low precision (LP).
 
-    total = CE(HP, labels) + distillation CE(LP, softmax(HP)) + bit_loss sum 2^b + regularization sum |w|^2 / 2
+    total = CE(HP, labels) + lambda_distillation_loss CE(LP, softmax(HP)) + lambda_bit_loss sum 2^b
+            + lambda_regularization sum |w|^2 / 2
+
     (Parajuli et al., arXiv 1811.04985). The gradient flows into both networks. b: the bits of each GTC quantizer;
     bit_formula: how they are counted for the loss, "mended" (``bits``) or "document" (``document_bits``). Both are reported.
 
@@ -63,15 +68,15 @@ class GTCLoss(Objective):
     factors), lp_logits, hp_logits (N, K), and "bits:" and "document_bits:" with the name of each quantizer.
     """
 
-    distillation: float = 1.0
-    bit_loss: float = 1e-4
-    regularization: float = 1e-4
+    lambda_distillation_loss: float = 1.0
+    lambda_bit_loss: float = 1e-4
+    lambda_regularization: float = 1e-4
     bit_formula: str = "mended"
 
     def __post_init__(self) -> None:
-        for name in ("distillation", "bit_loss", "regularization"):
+        for name in ("lambda_distillation_loss", "lambda_bit_loss", "lambda_regularization"):
             if not 0.0 <= getattr(self, name) < math.inf:
-                raise QatError(f"lambda of {name} is {getattr(self, name)}; use 0 or a positive number")
+                raise QatError(f"--{name} is {getattr(self, name)}; use 0 or a positive number")
         if self.bit_formula not in BIT_FORMULAS:
             raise QatError(f"bit_formula is {self.bit_formula!r}; use one of {', '.join(map(repr, BIT_FORMULAS))}")
 
@@ -87,9 +92,9 @@ class GTCLoss(Objective):
         weights = hard * 0.0
         for weight in passes.weights:
             weights = weights + ops.mean(weight * weight) * (0.5 * math.prod(weight.shape))
-        total = hard + soft * self.distillation + losses[self.bit_formula] * self.bit_loss
+        total = hard + soft * self.lambda_distillation_loss + losses[self.bit_formula] * self.lambda_bit_loss
         return {
-            "total_loss": total + weights * self.regularization,
+            "total_loss": total + weights * self.lambda_regularization,
             "hp_cross_entropy": hard,
             "distillation_loss": soft,
             "bit_loss": losses["mended"],

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from qat.errors import QatError
 
 OPTIMIZERS = ("momentum", "adam")
-SCHEDULES = ("cosine", "constant", "step")
+SCHEDULES = ("cosine", "constant", "step", "halving")
+HALVING = 5000  #: steps between two halvings
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Optimizer:
 
 
 def learning_rate(schedule: str, peak: float, step: int, steps: int) -> float:
-    """The rate of step ``step`` (from 0) of ``steps``: constant; half a cosine from peak to 0 (arXiv 1608.03983); or a
-    tenth of it after half of the steps, and a hundredth after three quarters (arXiv 1512.03385, section 4.2).
+    """The rate of step ``step`` (from 0) of ``steps``: constant; half a cosine from peak to 0 (arXiv 1608.03983); a tenth of
+    it after half of the steps, and a hundredth after three quarters (arXiv 1512.03385, section 4.2); or halved every 5000.
     """
     if schedule == "constant":
         return peak
@@ -38,4 +39,6 @@ def learning_rate(schedule: str, peak: float, step: int, steps: int) -> float:
         return 0.5 * peak * (1.0 + math.cos(math.pi * step / steps))
     if schedule == "step":
         return peak * 0.1 ** ((2 * step >= steps) + (4 * step >= 3 * steps))
+    if schedule == "halving":
+        return peak * 0.5 ** (step // HALVING)
     raise QatError(f"lr_schedule {schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}")

@@ -11,12 +11,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from qat.arrays import Arrays
 from qat.checkpoint import Checkpoint
 from qat.console import TrainingLog
 from qat.data import Dataset, Split, accuracy
 from qat.errors import QatError
 from qat.graph import Graph
-from qat.losses import cross_entropy
+from qat.interfaces import Step
+from qat.losses import Objective, cross_entropy
+from qat.ops import Array
 from qat.optimizer import Optimizer, learning_rate
 from qat.passes.apply_masks import apply_masks
 from qat.passes.logits_graph import logits_graph
@@ -66,6 +69,10 @@ def train(
     log_path: str | Path | None = None,
     save: Callable[[Checkpoint], None] | None = None,
     save_every: int = 0,
+    objective: Objective | None = None,
+    targets: tuple[Array, ...] = (),
+    record: Mapping[str, Any] | None = None,
+    watch: Callable[[int, Step, Arrays], None] | None = None,
 ) -> Checkpoint:
     """Train a network on ``dataset.train``; returns the checkpoint of the last step.
 
@@ -73,6 +80,9 @@ def train(
     there, and ends with the same parameters as if it had never stopped (on the same backend, device and number of
     threads). dataset: already in the network's shape. compile: use the framework's compiler. log_path: a CSV file of the
     log lines. save: called with a checkpoint after each epoch, and each ``save_every`` steps where that is above 0.
+    objective: what is minimised in place of the cross entropy. targets: what it needs beside the labels, one row for each
+    training image. record: what else the result depends on, for the history. watch: called after each step with the number
+    of steps done, the step, whose ``terms`` are the last ones, and the batch's labels (and targets).
 
     Raises QatError where the loss is no longer finite, naming the step (checkpoints saved before stay), and where
     ``start`` is of another training.
@@ -86,13 +96,16 @@ def train(
             "a smaller one"
         )
     device_target = device_target or backend.devices()[0]
-    record = _record(backend, dataset, recipe, device_target, compile)
+    entry = _record(backend, dataset, recipe, device_target, compile)
+    if objective is not None:
+        entry["objective"] = {"type": type(objective).__name__, **asdict(objective)}  # type: ignore[call-overload]
+    entry |= record or {}
     if start.step:
-        _check_continues(start, record)
-    history = start.history if start.step else (record, *start.history)
+        _check_continues(start, entry)
+    history = start.history if start.step else (entry, *start.history)
     model = backend.lower(logits_graph(graph), start.params, device_target=device_target, step=start.step)
     pruning = PruningInTraining(backend, model, graph, recipe.slimming)
-    loss_function = partial(cross_entropy, smoothing=recipe.label_smoothing)
+    loss_function = objective or partial(cross_entropy, smoothing=recipe.label_smoothing)
     step = backend.make_step(model, recipe.optimizer, loss_function, compile=compile)
     step.load_state(start.optimizer)
     done, total = start.step, recipe.epochs * steps
@@ -107,13 +120,13 @@ def train(
     with TrainingLog(recipe.epochs, steps, log_every, log_path) as log:
         while done < total:
             epoch = done // steps + 1
-            batches = dataset.train.batches(recipe.batch_size, recipe.seed, epoch)
-            for images, labels in islice(batches, done % steps, None):
+            batches = dataset.train.batches(recipe.batch_size, recipe.seed, epoch, targets)
+            for images, wanted in islice(batches, done % steps, None):
                 if graph.is_random:
                     backend.seed(recipe.seed, done)
                 lr = learning_rate(recipe.lr_schedule, recipe.lr, done, total)
                 pruning.before_step(done)
-                loss = step(images, labels, lr)
+                loss = step(images, wanted, lr)
                 pruning.after_step(lr)
                 if not math.isfinite(loss):
                     raise QatError(
@@ -122,6 +135,8 @@ def train(
                     )
                 done += 1
                 log.step(epoch, (done - 1) % steps + 1, loss, lr)
+                if watch is not None:
+                    watch(done, step, wanted)
                 saved = None
                 if save is not None and (done % steps == 0 or (save_every and done % save_every == 0)):
                     saved = snapshot()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ from qat.checkpoint import Checkpoint
 from qat.console import print_table
 from qat.data import Dataset
 from qat.devices import DEVICES
+from qat.distillation import OWN, Teaching, teach
 from qat.errors import QatError
 from qat.files import check_writable
 from qat.fixed_point import PROFILES
 from qat.graph import Graph
 from qat.networks import NETWORKS
+from qat.objectives import Distillation
 from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
 from qat.passes import convert_quant_network as conversion
 from qat.quant_config import read_quant_config
@@ -117,6 +120,19 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
     )
     parser.add_argument("--resume", action="store_true", help="go on from the file at --save_path, if it is there")
     parser.add_argument("--save_path", help=f"checkpoint file to write, after each epoch (default: {save_path})")
+    distillation = parser.add_argument_group("distillation", "learn from another network's outputs, too")
+    distillation.add_argument(
+        "--teacher_ckpt",
+        metavar="FILE",
+        help=f"checkpoint of the teacher, any network for the same classes, or {OWN!r}: the trained network without its "
+        "quantizers",
+    )
+    distillation.add_argument(
+        "--distill_temperature", type=float, metavar="T", help="what logits are divided by (default: 4)"
+    )
+    distillation.add_argument(
+        "--distill_weight", type=float, metavar="W", help="share of the teacher in the loss, 0 to 1 (default: 0.5)"
+    )
 
 
 def add_quantization_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -280,11 +296,13 @@ def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, 
                 f"{path}: holds another network than {start.graph.name} as asked for; leave --resume out, or change it"
             )
         start = saved
+    teaching = _teaching(args, backend, start.graph, data_path)
     checkpoint = train(
         backend,
         start,
         dataset,
         plan,
+        **({} if teaching is None else vars(teaching)),
         device_target=args.device_target,
         compile=args.compile,
         log_every=args.log_every,
@@ -301,6 +319,29 @@ def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, 
     sparsity.report(checkpoint)
     print(f"Accuracy: {100 * top1:.2f}")
     print(f"saved {path}")
+
+
+def _teaching(args: argparse.Namespace, backend: ModuleType, student: Graph, data_path: str) -> Teaching | None:
+    """What --teacher_ckpt asks for."""
+    given = {"temperature": args.distill_temperature, "weight": args.distill_weight}
+    if args.teacher_ckpt is None:
+        unused = [name for name, value in given.items() if value is not None]
+        if unused:
+            raise QatError(f"--distill_{unused[0]}: there is no teacher; give --teacher_ckpt, or leave it out")
+        return None
+    images = None
+    if args.teacher_ckpt != OWN:
+        images = load_data(data_path, Checkpoint.load(args.teacher_ckpt).graph).train
+    chosen = {name: getattr(Distillation, name) if value is None else value for name, value in given.items()}
+    return teach(
+        backend,
+        student,
+        args.teacher_ckpt,
+        images,
+        **chosen,
+        smoothing=args.label_smoothing,
+        device_target=args.device_target,
+    )
 
 
 def print_certificate(certificate: Certificate) -> None:

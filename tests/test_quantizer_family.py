@@ -345,7 +345,11 @@ def test_activation_codes_are_within_the_range_and_stay_as_they_are(
     np.testing.assert_array_equal(again.data, y.data)
 
 
-@pytest.mark.parametrize("quantizer", [*WEIGHT_QUANTIZERS, *ACTIVATION_QUANTIZERS], ids=str)
+@pytest.mark.parametrize(
+    "quantizer",
+    [*WEIGHT_QUANTIZERS, *ACTIVATION_QUANTIZERS, qat.GTCWeightQuantizer(3), qat.GTCActivationQuantizer(5)],
+    ids=str,
+)
 def test_a_quantizer_survives_json(quantizer: Quantizer) -> None:
     assert from_json(json.loads(json.dumps(quantizer.to_json())), Quantizer) == quantizer
 
@@ -428,6 +432,8 @@ DEPLOYED = [
     (BINARY(per_channel=True), LSQ_A(4), True),
     (BINARY(scale="constant"), None, False),
     (qat.WeightQuantizer(4, power_of_two=True), LSQ_A(2), True),
+    (qat.GTCWeightQuantizer(), qat.GTCActivationQuantizer(), True),
+    (qat.GTCWeightQuantizer(3), qat.GTCActivationQuantizer(2), False),
 ]
 
 
@@ -483,7 +489,9 @@ def test_a_power_of_two_deploys_as_one() -> None:
             assert (np.frexp(node.weight_scale)[0] == 0.5).all()
 
 
-@pytest.mark.parametrize("activations", [LSQ_A(4), LSQ_A(4, offset=True), PACT(4)], ids=str)
+@pytest.mark.parametrize(
+    "activations", [LSQ_A(4), LSQ_A(4, offset=True), PACT(4), qat.GTCActivationQuantizer()], ids=str
+)
 def test_calibration_sets_what_a_quantizer_would_learn(activations: Quantizer, tmp_path: Path) -> None:
     """Without training: the grid has just room for what was seen."""
     network = Residual().graph()

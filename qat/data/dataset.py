@@ -37,12 +37,18 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Arrays, Array]]:
-        """Full batches in an order that depends on seed and epoch alone; what does not fill a batch is left out."""
+    def batches(
+        self, batch_size: int, seed: int, epoch: int, targets: tuple[Array, ...] = ()
+    ) -> Iterator[tuple[Arrays, Arrays]]:
+        """Full batches in an order that depends on seed and epoch alone; what does not fill a batch is left out.
+
+        targets: what training needs beside the labels, one row for each sample; the second of a batch is then a tuple.
+        """
         order = np.random.default_rng((seed, epoch)).permutation(len(self))
         for start in range(0, len(self) - batch_size + 1, batch_size):
             batch = self.chosen(order[start : start + batch_size])
-            yield batch.images, batch.labels
+            more = tuple(y[order[start : start + batch_size]] for y in targets)
+            yield batch.images, as_arrays((batch.labels, *more))
 
     def chosen(self, which: Array) -> Split:
         """The samples of the given numbers, (M,)."""
