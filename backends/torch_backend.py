@@ -504,7 +504,7 @@ class Step:
         if optimizer.name == "momentum":
             self.optimizer = torch.optim.SGD(groups, lr=0.0, momentum=optimizer.momentum)
         else:
-            self.optimizer = torch.optim.Adam(groups, lr=0.0)
+            self.optimizer = torch.optim.Adam(groups, lr=0.0, amsgrad=optimizer.name == "amsgrad")
 
     def _plain_loss(self, x: tuple[Tensor, ...], y: Tensor, phase: int) -> Tensor:
         return self.loss(self.model._ops, self.model.run(x, phase), y)

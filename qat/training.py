@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from qat.data import Dataset, Split, accuracy
 from qat.errors import QatError
 from qat.graph import Graph
 from qat.losses import cross_entropy
+from qat.monitor import Epoch, Progress, best_epoch, mean_cross_entropy, plateau_factor, should_stop
 from qat.optimizer import Optimizer, learning_rate
 from qat.passes.logits_graph import logits_graph
 
@@ -25,6 +26,11 @@ from qat.passes.logits_graph import logits_graph
 class Recipe:
     """How to train. lr: the peak rate of the schedule. seed: of the order of the data and of dropout. label_smoothing: the
     share of each target that is spread over all classes (Szegedy et al., arXiv 1512.00567, section 7).
+
+    validation: so many training images are held back, and evaluated after each epoch. early_stopping: stop where so many
+    epochs have followed the one with the lowest validation loss; 0: never. keep_best: end with the parameters of that epoch
+    instead of the last. best_from: only epochs that end at this step or later count for both, as where a pruning reaches its
+    final sparsity.
     """
 
     epochs: int = 10
@@ -34,6 +40,10 @@ class Recipe:
     seed: int = 0
     optimizer: Optimizer = field(default_factory=Optimizer)
     label_smoothing: float = 0.0
+    validation: int = 0
+    early_stopping: int = 0
+    keep_best: bool = False
+    best_from: int = 0
 
     def __post_init__(self) -> None:
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
@@ -46,6 +56,20 @@ class Recipe:
         if not 0.0 <= self.label_smoothing < 1.0:
             raise QatError(f"label_smoothing is {self.label_smoothing}; use a number from 0 to below 1")
         learning_rate(self.lr_schedule, self.lr, 0, 1)  # raises for an unknown schedule
+        for name, value in (
+            ("validation", self.validation),
+            ("early_stopping", self.early_stopping),
+            ("best_from", self.best_from),
+        ):
+            if value < 0:
+                raise QatError(f"{name} is {value}; use 0 or a positive number")
+        needs = [name for name in ("early_stopping", "keep_best") if getattr(self, name)]
+        needs += ["lr_schedule plateau"] if self.lr_schedule == "plateau" else []
+        if needs and not self.validation:
+            raise QatError(
+                f"{needs[0]} decides by training images that are held back, but validation is 0; give --validation a number of "
+                "images, as 1000"
+            )
 
 
 def train(
@@ -61,7 +85,7 @@ def train(
     save: Callable[[Checkpoint], None] | None = None,
     save_every: int = 0,
 ) -> Checkpoint:
-    """Train a network on ``dataset.train``; returns the checkpoint of the last step.
+    """Train a network on ``dataset.train``; returns the checkpoint of the last step, or of the best epoch.
 
     backend: of ``qat.backend``. start: what to train; where its step is above 0, this very training is continued from
     there, and ends with the same parameters as if it had never stopped (on the same backend, device and number of
@@ -73,31 +97,46 @@ def train(
     """
     graph = start.graph
     check_labels(graph, dataset)
-    steps = len(dataset.train) // recipe.batch_size
-    if not steps:
-        raise QatError(
-            f"batch_size {recipe.batch_size} is larger than the {len(dataset.train)} training images of {dataset.source}; use "
-            "a smaller one"
-        )
     device_target = device_target or backend.devices()[0]
     record = _record(backend, dataset, recipe, device_target, compile)
+    held = dataset.held_back(recipe.validation, recipe.seed) if recipe.validation else dataset
+    steps = len(held.train) // recipe.batch_size
+    if not steps:
+        raise QatError(
+            f"batch_size {recipe.batch_size} is larger than the {len(held.train)} training images of {held.source}; use a "
+            "smaller one"
+        )
     if start.step:
         _check_continues(start, record)
+    total = recipe.epochs * steps
+    if recipe.keep_best and recipe.best_from > total:
+        raise QatError(
+            f"keep_best: only epochs from step {recipe.best_from} on count, but {recipe.epochs} epochs have {total} steps; "
+            "train more epochs"
+        )
+    if start.progress.finished or (start.step == total and not recipe.keep_best):
+        return start
     history = start.history if start.step else (record, *start.history)
+    progress, best = (start.progress, start.best) if start.step else (Progress(), {})
     model = backend.lower(logits_graph(graph), start.params, device_target=device_target, step=start.step)
     loss_function = partial(cross_entropy, smoothing=recipe.label_smoothing)
     step = backend.make_step(model, recipe.optimizer, loss_function, compile=compile)
     step.load_state(start.optimizer)
-    done, total = start.step, recipe.epochs * steps
-    saved = start if start.step == total else None
+    done = start.step
+
+    def checkpoint() -> Checkpoint:
+        return Checkpoint(graph, backend.read(model), done, done // steps, step.state(), history, progress, best)
+
+    saved: Checkpoint | None = None
     with TrainingLog(recipe.epochs, steps, log_every, log_path) as log:
-        while done < total:
+        while done < total and not should_stop(progress.epochs, recipe.early_stopping, recipe.best_from):
             epoch = done // steps + 1
-            batches = dataset.train.batches(recipe.batch_size, recipe.seed, epoch)
+            factor = plateau_factor(progress.epochs) if recipe.lr_schedule == "plateau" else 1.0
+            batches = held.train.batches(recipe.batch_size, recipe.seed, epoch)
             for images, labels in islice(batches, done % steps, None):
                 if graph.is_random:
                     backend.seed(recipe.seed, done)
-                lr = learning_rate(recipe.lr_schedule, recipe.lr, done, total)
+                lr = factor * learning_rate(recipe.lr_schedule, recipe.lr, done, total)
                 loss = step(images, labels, lr)
                 if not math.isfinite(loss):
                     raise QatError(
@@ -105,12 +144,33 @@ def train(
                         f"are lost; use a smaller --lr than {recipe.lr:g}"
                     )
                 done += 1
+                progress = replace(progress, loss_sum=progress.loss_sum + loss)
                 log.step(epoch, (done - 1) % steps + 1, loss, lr)
                 saved = None
+                if done % steps == 0:
+                    ended = Epoch(done, progress.loss_sum / steps, lr)
+                    if recipe.validation:
+                        outputs = backend.predict(model, held.test.images)
+                        top1 = accuracy(outputs, held.test.labels)
+                        held_loss = mean_cross_entropy(outputs, held.test.labels)
+                        ended = replace(ended, validation_loss=held_loss, validation_accuracy=top1)
+                        log.validation(held_loss, top1)
+                    progress = Progress((*progress.epochs, ended))
+                    if recipe.keep_best and best_epoch(progress.epochs, recipe.best_from) == len(progress.epochs) - 1:
+                        best = backend.read(model)
                 if save is not None and (done % steps == 0 or (save_every and done % save_every == 0)):
-                    saved = Checkpoint(graph, backend.read(model), done, done // steps, step.state(), history)
+                    saved = checkpoint()
                     save(saved)
-    return saved or Checkpoint(graph, backend.read(model), done, done // steps, step.state(), history)
+    if not (recipe.keep_best or recipe.early_stopping):
+        return saved or checkpoint()
+    end = replace(saved or checkpoint(), progress=replace(progress, finished=True))
+    chosen = best_epoch(progress.epochs, recipe.best_from)
+    if recipe.keep_best:
+        assert chosen is not None, "the last epoch ends at or after best_from"
+        end = replace(end, params=best, best={}, optimizer={}, step=progress.epochs[chosen].step, epoch=chosen + 1)
+    if save is not None:
+        save(end)
+    return end
 
 
 def _record(backend: ModuleType, dataset: Dataset, recipe: Recipe, device_target: str, compile: bool) -> dict[str, Any]:

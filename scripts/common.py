@@ -97,13 +97,40 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
     parser.add_argument("--epochs", type=int, default=10, help="passes over the training images")
     parser.add_argument("--batch_size", type=int, default=64, help="images a step")
     parser.add_argument("--lr", type=float, default=lr, help="peak learning rate")
-    parser.add_argument("--lr_schedule", choices=SCHEDULES, default="cosine", help="how the rate falls")
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="momentum", help="SGD with momentum, or Adam")
+    parser.add_argument(
+        "--lr_schedule",
+        choices=SCHEDULES,
+        default="cosine",
+        help="how the rate falls; plateau: to a tenth after 5 epochs without gain",
+    )
+    parser.add_argument(
+        "--optimizer", choices=OPTIMIZERS, default="momentum", help="SGD with momentum, Adam, or Adam's AMSGrad"
+    )
     parser.add_argument("--momentum", type=float, default=0.9, help="momentum of SGD")
     parser.add_argument("--weight_decay", type=float, default=0.0, help="L2 penalty on weights")
     parser.add_argument("--label_smoothing", type=float, default=0.0, help="share of a target spread over all classes")
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the initial weights and of the order of the images"
+    )
+    parser.add_argument(
+        "--validation",
+        type=int,
+        default=0,
+        metavar="IMAGES",
+        help="so many training images are held back and evaluated after each epoch: the next two, and --lr_schedule plateau, "
+        "decide by them",
+    )
+    parser.add_argument(
+        "--early_stopping",
+        type=int,
+        default=0,
+        metavar="EPOCHS",
+        help="stop where the validation loss has not fallen for so many epochs; 0: never",
+    )
+    parser.add_argument(
+        "--keep_best",
+        action="store_true",
+        help="save the epoch with the lowest validation loss at the end, not the last",
     )
     parser.add_argument("--compile", action="store_true", help="compile the step with the framework's compiler")
     parser.add_argument(
@@ -167,7 +194,18 @@ def quantization_settings(args: argparse.Namespace) -> dict[str, Any]:
 def recipe(args: argparse.Namespace) -> Recipe:
     """How to train, from the arguments."""
     optimizer = Optimizer(args.optimizer, args.momentum, args.weight_decay)
-    return Recipe(args.epochs, args.batch_size, args.lr, args.lr_schedule, args.seed, optimizer, args.label_smoothing)
+    return Recipe(
+        args.epochs,
+        args.batch_size,
+        args.lr,
+        args.lr_schedule,
+        args.seed,
+        optimizer,
+        args.label_smoothing,
+        args.validation,
+        args.early_stopping,
+        args.keep_best,
+    )
 
 
 def boolean(text: str) -> bool:
