@@ -14,7 +14,10 @@ KERAS = ["tensorflow>=2.16", "keras>=3.4"]
 MINDSPORE = ["mindspore>=2.6", "numpy<2"]  # its wheels are built against NumPy 1, though its metadata does not say so
 TFLITE = ["ai-edge-litert>=2.0", "flatbuffers>=24.3.25"]
 IMAGE = ["pillow>=10"]
-STUDY = ["scikit-learn>=1.4", "scipy>=1.11"]
+STUDY = ["scikit-learn>=1.4", "scipy>=1.11", "absl-py>=2.0"]
+PLOTS = ["matplotlib>=3.8", "jinja2>=3.1"]
+SEARCH = ["optuna>=4.0"]
+RAY = ["ray>=2.30"]
 DEV = [
     "setuptools>=70.1",
     "pytest>=8",
@@ -44,8 +47,11 @@ setup(
         "tflite": TFLITE,
         "image": IMAGE,
         "study": STUDY,
+        "plots": PLOTS,
+        "search": SEARCH,
+        "ray": RAY,
         "dev": DEV,
-        "all": [*TORCH, *KERAS, *MINDSPORE, *ONNX, *TFLITE, *IMAGE, *STUDY],
+        "all": [*TORCH, *KERAS, *MINDSPORE, *ONNX, *TFLITE, *IMAGE, *STUDY, *PLOTS, *SEARCH, *RAY],
     },
     entry_points={"console_scripts": ["qat = qat.cli:main"]},
     classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],

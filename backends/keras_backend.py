@@ -580,7 +580,7 @@ class Step:
         self.optimizer = (
             keras.optimizers.SGD(0.0, momentum=optimizer.momentum)
             if optimizer.name == "momentum"
-            else keras.optimizers.Adam(0.0, epsilon=1e-8)
+            else keras.optimizers.Adam(0.0, epsilon=1e-8, amsgrad=optimizer.name == "amsgrad")
         )
         with tf.device(model.device):
             self.optimizer.build(model.trainable_variables)

@@ -591,7 +591,7 @@ class Step:
         if optimizer.name == "momentum":
             self.optimizer = nn.Momentum(groups, 0.0, optimizer.momentum)
         else:
-            self.optimizer = nn.Adam(groups, 0.0)
+            self.optimizer = nn.Adam(groups, 0.0, use_amsgrad=optimizer.name == "amsgrad")
         self._error: BaseException | None = None
         self._gradient = ms.value_and_grad(self._forward, None, self.optimizer.parameters, has_aux=True)
 

@@ -533,7 +533,7 @@ class Step:
         if optimizer.name == "momentum":
             self.optimizer = torch.optim.SGD(groups, lr=0.0, momentum=optimizer.momentum)
         else:
-            self.optimizer = torch.optim.Adam(groups, lr=0.0)
+            self.optimizer = torch.optim.Adam(groups, lr=0.0, amsgrad=optimizer.name == "amsgrad")
 
     def __call__(self, x: Arrays, y: Arrays, lr: float) -> float:
         """x: raw pixels (N, C, H, W), a tuple of them where the network has several inputs. y: integer labels (N,), or a

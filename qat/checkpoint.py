@@ -1,7 +1,7 @@
 """The one checkpoint file: safetensors, with the graph as JSON in its metadata.
 
 Any backend reads what any other wrote. It holds canonical parameters and state under "params/", the optimizer's state
-under "optimizer/" and, as metadata, the graph and how far training came.
+under "optimizer/", the best epoch's parameters under "best/" and, as metadata, the graph and how far training came.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import safetensors.numpy
 from qat.errors import QatError
 from qat.files import write_atomically
 from qat.graph import Graph, Params
+from qat.monitor import Progress
 from qat.ops import Array
 
 FORMAT = "qat-checkpoint-1"
@@ -30,7 +31,8 @@ class Checkpoint:
     """A network and its parameters.
 
     step, epoch: how many were trained on this graph. optimizer: its state, as the backend named in ``history`` gave it.
-    history: how it was trained, for people and for defaults (JSON values; newest training first).
+    history: how it was trained, for people and for defaults (JSON values; newest training first). progress: how this training
+    went so far. best: the parameters of its best epoch so far, where they are wanted and not ``params`` themselves.
     """
 
     graph: Graph
@@ -39,17 +41,21 @@ class Checkpoint:
     epoch: int = 0
     optimizer: Mapping[str, Array] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
+    progress: Progress = field(default_factory=Progress)
+    best: Params = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
         """Write the file as a whole or not at all. Raises QatError where it cannot be written."""
         tensors = {f"params/{name}": np.asarray(array, order="C") for name, array in self.params.items()}
         tensors |= {f"optimizer/{name}": np.asarray(array, order="C") for name, array in self.optimizer.items()}
+        tensors |= {f"best/{name}": np.asarray(array, order="C") for name, array in self.best.items()}
         metadata = {
             "format": FORMAT,
             "graph": self.graph.to_json(),
             "step": str(self.step),
             "epoch": str(self.epoch),
             "history": json.dumps(self.history),
+            "progress": json.dumps(self.progress.to_json()),
         }
         write_atomically(path, safetensors.numpy.save(tensors, metadata))
 
@@ -78,13 +84,18 @@ class Checkpoint:
             graph = Graph.from_json(metadata["graph"])
             step, epoch = int(metadata["step"]), int(metadata["epoch"])
             history = tuple(dict(entry) for entry in json.loads(metadata["history"]))
+            progress = Progress.from_json(json.loads(metadata["progress"])) if "progress" in metadata else Progress()
         except QatError as error:
             raise QatError(f"{path}: {error}") from None
         except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise QatError(f"{path}: its metadata is damaged ({error!r}); use another copy") from None
-        params = {name.removeprefix("params/"): a for name, a in tensors.items() if name.startswith("params/")}
-        state = {name.removeprefix("optimizer/"): a for name, a in tensors.items() if name.startswith("optimizer/")}
+        params, state, best = (
+            {name.removeprefix(part): a for name, a in tensors.items() if name.startswith(part)}
+            for part in ("params/", "optimizer/", "best/")
+        )
         graph.check_params(params, str(path))
+        if best:
+            graph.check_params(best, f"{path}, its best epoch")
         wrong = [name for name, array in params.items() if array.dtype != np.float32]
         if wrong:
             raise QatError(f"{path}: {wrong[0]!r} is {params[wrong[0]].dtype}, not float32; the file is damaged")
@@ -93,7 +104,7 @@ class Checkpoint:
                 raise QatError(
                     f"{path}: {name!r} holds {array[~np.isfinite(array)][0]}; the file is damaged, use another copy"
                 )
-        return cls(graph, params, step, epoch, state, history)
+        return cls(graph, params, step, epoch, state, history, progress, best)
 
     def require(self, path: str | Path, *, quantized: bool) -> None:
         """Raise QatError unless the network is (or is not) quantized, as the caller needs it."""

@@ -30,6 +30,7 @@ COMMANDS = {
     "export-params": ("export_params", "write a checkpoint's parameters as a framework's own file"),
     "doctor": ("doctor", "say what is installed and works here"),
     "data": ("data", "download a data set"),
+    "train-svhn": ("train_svhn", "a study: folds, widths, pruned or not, of the SVHN document"),
     "demo": ("demo", "the whole path: train, quantize, evaluate, export, verify"),
 }
 USER_MISTAKE, INTERRUPTED = 2, 130  #: exit statuses
@@ -84,7 +85,7 @@ def run_script(
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
-        return run(parser.parse_args(arguments)) or 0
+        return run(parser.parse_args(_with_flag_files(sys.argv[1:] if arguments is None else arguments))) or 0
     except QatError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return USER_MISTAKE
@@ -94,6 +95,24 @@ def run_script(
     except BrokenPipeError:  # the reader of our output, as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _with_flag_files(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with those of each --flagfile=FILE in its place, as absl reads such files.
+
+    Raises QatError without absl-py, and for a file that cannot be read.
+    """
+    if not any(argument.lstrip("-").startswith("flagfile") for argument in arguments):
+        return list(arguments)
+    try:
+        from absl import flags
+    except ModuleNotFoundError:
+        raise QatError("--flagfile needs absl-py, which is not installed: pip install 'qat-engine[study]'") from None
+    try:
+        expanded: list[str] = flags.FlagValues().read_flags_from_files(list(arguments))
+    except flags.Error as error:
+        raise QatError(f"--flagfile: {error}; give a file with one --name=value a line") from None
+    return expanded
 
 
 if __name__ == "__main__":

@@ -91,6 +91,14 @@ class TrainingLog:
                 self._append(f"{epoch},{step},{loss:.6g},{average:.6g},{lr:.6g},{milliseconds:.4g}")
             self._unlogged, self._since = 0, time.perf_counter()
 
+    def validation(self, loss: float, accuracy: float) -> None:
+        """Report what the held-back images gave at the end of an epoch; accuracy: 0 to 1."""
+        self._console.print(
+            f"{'Validation:':>{len('Epoch: [ 1/ 10],')}} loss: [{loss:.4f}], accuracy: [{100 * accuracy:.2f}]",
+            markup=False,
+            soft_wrap=True,
+        )
+
     def _append(self, line: str) -> None:
         assert self.csv_path is not None
         try:

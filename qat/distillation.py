@@ -23,7 +23,9 @@ OWN = "self"  #: the --teacher_ckpt that stands for the trained network itself, 
 
 @dataclass(frozen=True, eq=False)
 class Teaching:
-    """Arguments of ``train``: objective, targets (the teacher's logits of the training images, float32 (N, K)), record."""
+    """Arguments of ``train``: objective, record; and the targets of its images (``Split``): the teacher's logits, float32
+    (N, K).
+    """
 
     objective: Distillation
     targets: tuple[Array, ...] = ()

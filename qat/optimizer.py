@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 from qat.errors import QatError
 
-OPTIMIZERS = ("momentum", "adam")
-SCHEDULES = ("cosine", "constant", "step", "halving")
+OPTIMIZERS = ("momentum", "adam", "amsgrad")
+SCHEDULES = ("cosine", "constant", "step", "halving", "plateau")
 HALVING = 5000  #: steps between two halvings
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """name: "momentum" (SGD) or "adam". weight_decay: L2, of weights only, not of biases and vectors."""
+    """name: "momentum" (SGD), "adam", or "amsgrad", Adam by the largest second moment so far (Reddi et al., arXiv 1904.09237,
+    algorithm 2). weight_decay: L2, of weights only, not of biases and vectors.
+    """
 
     name: str = "momentum"
     momentum: float = 0.9
@@ -32,8 +34,9 @@ class Optimizer:
 def learning_rate(schedule: str, peak: float, step: int, steps: int) -> float:
     """The rate of step ``step`` (from 0) of ``steps``: constant; half a cosine from peak to 0 (arXiv 1608.03983); a tenth of
     it after half of the steps, and a hundredth after three quarters (arXiv 1512.03385, section 4.2); or halved every 5000.
+    "plateau" is constant here: what it falls by follows from the epochs (``qat.monitor.plateau_factor``).
     """
-    if schedule == "constant":
+    if schedule in ("constant", "plateau"):
         return peak
     if schedule == "cosine":
         return 0.5 * peak * (1.0 + math.cos(math.pi * step / steps))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,11 +19,13 @@ from qat.errors import QatError
 from qat.graph import Graph
 from qat.interfaces import Step
 from qat.losses import Objective, cross_entropy
-from qat.ops import Array
+from qat.monitor import Epoch, Progress, best_epoch, mean_cross_entropy, plateau_factor, should_stop
 from qat.optimizer import Optimizer, learning_rate
 from qat.passes.apply_masks import apply_masks
 from qat.passes.logits_graph import logits_graph
 from qat.pruning.training import PruningInTraining
+
+LENGTHLESS = ("constant", "halving")  #: schedules whose rates do not depend on the number of epochs
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class Recipe:
     """How to train. lr: the peak rate of the schedule. seed: of the order of the data and of dropout. label_smoothing: the
     share of each target that is spread over all classes (Szegedy et al., arXiv 1512.00567, section 7). slimming: lambda of
     the penalty on the scales of batch normalisations (``qat.pruning.training``), of float networks only.
+
+    validation: so many training images are held back, and evaluated after each epoch. early_stopping: stop where so many
+    epochs have followed the one with the lowest validation loss; 0: never. keep_best: end with the parameters of that epoch
+    instead of the last. best_from: only epochs that end at this step or later count for both, as where a pruning reaches its
+    final sparsity.
     """
 
     epochs: int = 10
@@ -41,6 +48,10 @@ class Recipe:
     optimizer: Optimizer = field(default_factory=Optimizer)
     label_smoothing: float = 0.0
     slimming: float = 0.0
+    validation: int = 0
+    early_stopping: int = 0
+    keep_best: bool = False
+    best_from: int = 0
 
     def __post_init__(self) -> None:
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
@@ -55,6 +66,20 @@ class Recipe:
         if not 0.0 <= self.slimming < math.inf:
             raise QatError(f"slimming is {self.slimming}; use 0 or a positive number")
         learning_rate(self.lr_schedule, self.lr, 0, 1)  # raises for an unknown schedule
+        for name, value in (
+            ("validation", self.validation),
+            ("early_stopping", self.early_stopping),
+            ("best_from", self.best_from),
+        ):
+            if value < 0:
+                raise QatError(f"{name} is {value}; use 0 or a positive number")
+        needs = [name for name in ("early_stopping", "keep_best") if getattr(self, name)]
+        needs += ["lr_schedule plateau"] if self.lr_schedule == "plateau" else []
+        if needs and not self.validation:
+            raise QatError(
+                f"{needs[0]} decides by training images that are held back, but validation is 0; give --validation a number of "
+                "images, as 1000"
+            )
 
 
 def train(
@@ -70,63 +95,79 @@ def train(
     save: Callable[[Checkpoint], None] | None = None,
     save_every: int = 0,
     objective: Objective | None = None,
-    targets: tuple[Array, ...] = (),
     record: Mapping[str, Any] | None = None,
     watch: Callable[[int, Step, Arrays], None] | None = None,
+    stop_after: int | None = None,
 ) -> Checkpoint:
-    """Train a network on ``dataset.train``; returns the checkpoint of the last step.
+    """Train a network on ``dataset.train``; returns the checkpoint of the last step, or of the best epoch.
 
     backend: of ``qat.backend``. start: what to train; where its step is above 0, this very training is continued from
     there, and ends with the same parameters as if it had never stopped (on the same backend, device and number of
     threads). dataset: already in the network's shape. compile: use the framework's compiler. log_path: a CSV file of the
     log lines. save: called with a checkpoint after each epoch, and each ``save_every`` steps where that is above 0.
-    objective: what is minimised in place of the cross entropy. targets: what it needs beside the labels, one row for each
-    training image. record: what else the result depends on, for the history. watch: called after each step with the number
-    of steps done, the step, whose ``terms`` are the last ones, and the batch's labels (and targets).
+    objective: what is minimised in place of the cross entropy; what it needs beside the labels are ``Split.targets``.
+    record: what else the result depends on, for the history. watch: called after each step with the number of steps done,
+    the step, whose ``terms`` are the last ones, and the batch's labels (and targets). stop_after: end after that epoch, as if
+    it were interrupted there, though the recipe has more.
 
     Raises QatError where the loss is no longer finite, naming the step (checkpoints saved before stay), and where
     ``start`` is of another training.
     """
     graph = start.graph
     check_labels(graph, dataset)
-    steps = len(dataset.train) // recipe.batch_size
-    if not steps:
-        raise QatError(
-            f"batch_size {recipe.batch_size} is larger than the {len(dataset.train)} training images of {dataset.source}; use "
-            "a smaller one"
-        )
     device_target = device_target or backend.devices()[0]
     entry = _record(backend, dataset, recipe, device_target, compile)
     if objective is not None:
         entry["objective"] = {"type": type(objective).__name__, **asdict(objective)}  # type: ignore[call-overload]
     entry |= record or {}
+    held = dataset.held_back(recipe.validation, recipe.seed) if recipe.validation else dataset
+    steps = len(held.train) // recipe.batch_size
+    if not steps:
+        raise QatError(
+            f"batch_size {recipe.batch_size} is larger than the {len(held.train)} training images of {held.source}; use a "
+            "smaller one"
+        )
     if start.step:
         _check_continues(start, entry)
-    history = start.history if start.step else (entry, *start.history)
+    total = recipe.epochs * steps
+    if recipe.keep_best and recipe.best_from > total:
+        raise QatError(
+            f"keep_best: only epochs from step {recipe.best_from} on count, but {recipe.epochs} epochs have {total} steps; "
+            "train more epochs"
+        )
+    end = total if stop_after is None else min(stop_after * steps, total)
+    if start.progress.finished or (start.step >= end and not (recipe.keep_best and end == total)):
+        return start
+    history = (entry, *(start.history[1:] if start.step else start.history))
+    progress, best = (start.progress, start.best) if start.step else (Progress(), {})
     model = backend.lower(logits_graph(graph), start.params, device_target=device_target, step=start.step)
     pruning = PruningInTraining(backend, model, graph, recipe.slimming)
     loss_function = objective or partial(cross_entropy, smoothing=recipe.label_smoothing)
     step = backend.make_step(model, recipe.optimizer, loss_function, compile=compile)
     step.load_state(start.optimizer)
-    done, total = start.step, recipe.epochs * steps
-    saved = start if start.step == total else None
+    done = start.step
 
     def snapshot() -> Checkpoint:
         """Once it is finished, nothing is left behind masks."""
         params = backend.read(model)
         params = apply_masks(graph, params) if done == total else params
-        return Checkpoint(graph, params, done, done // steps, step.state(), history)
+        return Checkpoint(graph, params, done, done // steps, step.state(), history, progress, best)
 
+    def stopped_early() -> bool:
+        return should_stop(progress.epochs, recipe.early_stopping, recipe.best_from)
+
+    saved: Checkpoint | None = None
     with TrainingLog(recipe.epochs, steps, log_every, log_path) as log:
-        while done < total:
+        while done < end and not stopped_early():
             epoch = done // steps + 1
-            batches = dataset.train.batches(recipe.batch_size, recipe.seed, epoch, targets)
-            for images, wanted in islice(batches, done % steps, None):
+            factor = plateau_factor(progress.epochs) if recipe.lr_schedule == "plateau" else 1.0
+            batches = held.train.batches(recipe.batch_size, recipe.seed, epoch)
+            for images, targets in islice(batches, done % steps, None):
                 if graph.is_random:
                     backend.seed(recipe.seed, done)
-                lr = learning_rate(recipe.lr_schedule, recipe.lr, done, total)
+                lr = factor * learning_rate(recipe.lr_schedule, recipe.lr, done, total)
                 pruning.before_step(done)
-                loss = step(images, wanted, lr)
+                loss = step(images, targets, lr)
                 pruning.after_step(lr)
                 if not math.isfinite(loss):
                     raise QatError(
@@ -134,14 +175,40 @@ def train(
                         f"are lost; use a smaller --lr than {recipe.lr:g}"
                     )
                 done += 1
+                progress = replace(progress, loss_sum=progress.loss_sum + loss)
                 log.step(epoch, (done - 1) % steps + 1, loss, lr)
                 if watch is not None:
-                    watch(done, step, wanted)
+                    watch(done, step, targets)
                 saved = None
+                if done % steps == 0:
+                    ended = Epoch(done, progress.loss_sum / steps, lr)
+                    if recipe.validation:
+                        ended = _validated(backend, model, held.test, ended)
+                        log.validation(ended.validation_loss, ended.validation_accuracy)
+                    progress = Progress((*progress.epochs, ended))
+                    if recipe.keep_best and best_epoch(progress.epochs, recipe.best_from) == len(progress.epochs) - 1:
+                        best = apply_masks(graph, backend.read(model))
                 if save is not None and (done % steps == 0 or (save_every and done % save_every == 0)):
                     saved = snapshot()
                     save(saved)
-    return saved or snapshot()
+    last = saved or snapshot()
+    if not (recipe.keep_best or recipe.early_stopping) or (done < total and not stopped_early()):
+        return last
+    last = replace(last, params=apply_masks(graph, last.params), progress=replace(progress, finished=True))
+    chosen = best_epoch(progress.epochs, recipe.best_from)
+    if recipe.keep_best:
+        assert chosen is not None, "the last epoch ends at or after best_from"
+        last = replace(last, params=best, best={}, optimizer={}, step=progress.epochs[chosen].step, epoch=chosen + 1)
+    if save is not None:
+        save(last)
+    return last
+
+
+def _validated(backend: ModuleType, model: Any, held_back: Split, epoch: Epoch) -> Epoch:
+    """The epoch with loss and accuracy of the held-back images."""
+    outputs = backend.predict(model, held_back.images)
+    loss, top1 = mean_cross_entropy(outputs, held_back.labels), accuracy(outputs, held_back.labels)
+    return replace(epoch, validation_loss=loss, validation_accuracy=top1)
 
 
 def _record(backend: ModuleType, dataset: Dataset, recipe: Recipe, device_target: str, compile: bool) -> dict[str, Any]:
@@ -160,7 +227,8 @@ def _record(backend: ModuleType, dataset: Dataset, recipe: Recipe, device_target
 def _check_continues(start: Checkpoint, record: Mapping[str, Any]) -> None:
     """Raise QatError unless the checkpoint was made by the training that ``record`` describes."""
     before = start.history[0] if start.history else {}
-    changed = [key for key in record if before.get(key) != record[key]]
+    any_length = record["lr_schedule"] in LENGTHLESS  # what was done does not depend on how much was to follow
+    changed = [key for key in record if before.get(key) != record[key] and not (any_length and key == "epochs")]
     if changed:
         key = changed[0]
         raise QatError(

@@ -101,13 +101,40 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
     parser.add_argument("--epochs", type=int, default=10, help="passes over the training images")
     parser.add_argument("--batch_size", type=int, default=64, help="images a step")
     parser.add_argument("--lr", type=float, default=lr, help="peak learning rate")
-    parser.add_argument("--lr_schedule", choices=SCHEDULES, default="cosine", help="how the rate falls")
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="momentum", help="SGD with momentum, or Adam")
+    parser.add_argument(
+        "--lr_schedule",
+        choices=SCHEDULES,
+        default="cosine",
+        help="how the rate falls; plateau: to a tenth after 5 epochs without gain",
+    )
+    parser.add_argument(
+        "--optimizer", choices=OPTIMIZERS, default="momentum", help="SGD with momentum, Adam, or Adam's AMSGrad"
+    )
     parser.add_argument("--momentum", type=float, default=0.9, help="momentum of SGD")
     parser.add_argument("--weight_decay", type=float, default=0.0, help="L2 penalty on weights")
     parser.add_argument("--label_smoothing", type=float, default=0.0, help="share of a target spread over all classes")
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the initial weights and of the order of the images"
+    )
+    parser.add_argument(
+        "--validation",
+        type=int,
+        default=0,
+        metavar="IMAGES",
+        help="so many training images are held back and evaluated after each epoch: the next two, and --lr_schedule plateau, "
+        "decide by them",
+    )
+    parser.add_argument(
+        "--early_stopping",
+        type=int,
+        default=0,
+        metavar="EPOCHS",
+        help="stop where the validation loss has not fallen for so many epochs; 0: never",
+    )
+    parser.add_argument(
+        "--keep_best",
+        action="store_true",
+        help="save the epoch with the lowest validation loss at the end, not the last",
     )
     parser.add_argument("--compile", action="store_true", help="compile the step with the framework's compiler")
     parser.add_argument(
@@ -193,6 +220,9 @@ def recipe(args: argparse.Namespace) -> Recipe:
         optimizer,
         args.label_smoothing,
         getattr(args, "slimming", 0.0),
+        args.validation,
+        args.early_stopping,
+        args.keep_best,
     )
 
 
@@ -297,12 +327,15 @@ def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, 
             )
         start = saved
     teaching = _teaching(args, backend, start.graph, data_path)
+    if teaching is not None:
+        dataset = replace(dataset, train=replace(dataset.train, targets=teaching.targets))
     checkpoint = train(
         backend,
         start,
         dataset,
         plan,
-        **({} if teaching is None else vars(teaching)),
+        objective=None if teaching is None else teaching.objective,
+        record=None if teaching is None else teaching.record,
         device_target=args.device_target,
         compile=args.compile,
         log_every=args.log_every,

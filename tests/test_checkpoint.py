@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import qat
 from qat.checkpoint import Checkpoint
+from qat.monitor import Epoch, Progress
 from qat.networks import LeNet5
 
 
@@ -31,7 +32,9 @@ class Tiny(qat.Network):
 def tiny() -> Checkpoint:
     graph = qat.convert_quant_network(Tiny(), quant_delay=3)
     state = {"conv.weight.momentum_buffer": np.arange(18, dtype=np.float32).reshape(2, 1, 3, 3)}
-    return Checkpoint(graph, graph.initial_params(1), 7, 2, state, ({"backend": "torch", "lr": 0.1},))
+    progress = Progress((Epoch(4, 0.5, 0.1, 0.7, 0.8),), 0.25)
+    history = ({"backend": "torch", "lr": 0.1},)
+    return Checkpoint(graph, graph.initial_params(1), 7, 2, state, history, progress, graph.initial_params(2))
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
@@ -40,7 +43,9 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     again = Checkpoint.load(tmp_path / "a.ckpt")
     assert again.graph == checkpoint.graph
     assert (again.step, again.epoch, again.history) == (7, 2, checkpoint.history)
-    for one, other in ((again.params, checkpoint.params), (again.optimizer, checkpoint.optimizer)):
+    assert again.progress == checkpoint.progress
+    for part in ("params", "optimizer", "best"):
+        one, other = getattr(again, part), getattr(checkpoint, part)
         assert one.keys() == other.keys()
         for name, array in one.items():
             np.testing.assert_array_equal(array, other[name])

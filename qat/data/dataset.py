@@ -27,33 +27,32 @@ class Split:
     """images: uint8, (N, C, H, W), or a tuple of such where a network has several inputs. labels: int64, (N,).
 
     groups: int64, (N,), or None: samples of one number show the same thing (crops of one photograph), so that they belong
-    on the same side wherever samples are parted.
+    on the same side wherever samples are parted. targets: what a training needs beside the labels, one row for each sample.
     """
 
     images: Arrays
     labels: Array
     groups: Array | None = None
+    targets: tuple[Array, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(
-        self, batch_size: int, seed: int, epoch: int, targets: tuple[Array, ...] = ()
-    ) -> Iterator[tuple[Arrays, Arrays]]:
+    def batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Arrays, Arrays]]:
         """Full batches in an order that depends on seed and epoch alone; what does not fill a batch is left out.
 
-        targets: what training needs beside the labels, one row for each sample; the second of a batch is then a tuple.
+        Each is images and labels, or where there are targets images and a tuple of labels and targets.
         """
         order = np.random.default_rng((seed, epoch)).permutation(len(self))
         for start in range(0, len(self) - batch_size + 1, batch_size):
             batch = self.chosen(order[start : start + batch_size])
-            more = tuple(y[order[start : start + batch_size]] for y in targets)
-            yield batch.images, as_arrays((batch.labels, *more))
+            yield batch.images, as_arrays((batch.labels, *batch.targets))
 
     def chosen(self, which: Array) -> Split:
         """The samples of the given numbers, (M,)."""
         groups = None if self.groups is None else self.groups[which]
-        return Split(as_arrays(tuple(x[which] for x in as_tuple(self.images))), self.labels[which], groups)
+        images = as_arrays(tuple(x[which] for x in as_tuple(self.images)))
+        return Split(images, self.labels[which], groups, tuple(x[which] for x in self.targets))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,197 @@
+"""The study file: which tasks there are, what each needs, and how far it is. One SQLite file, one writer."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from qat.errors import QatError
+
+FORMAT = 1
+STATES = ("waiting", "running", "done", "failed")
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS study (format INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS tasks (
+    name TEXT PRIMARY KEY, settings TEXT NOT NULL, after TEXT NOT NULL, state TEXT NOT NULL,
+    attempts INTEGER NOT NULL, started REAL, seconds REAL, error TEXT
+);
+"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """name: unique in its study, and the beginning of the names of its files. settings: JSON values. after: the names of the
+    tasks that have to be done before.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """How far a task is. state: one of STATES. attempts: how often it was begun since the study was last started. started:
+    seconds since 1970. seconds: how long its last attempt took. error: one line, where it failed.
+    """
+
+    task: Task
+    state: str
+    attempts: int
+    started: float | None
+    seconds: float | None
+    error: str | None
+
+
+class Study:
+    """A study file, opened by the one process that runs it.
+
+    folder: where the tasks' files are; the study file is ``study.db`` in it. Raises QatError where another process has it
+    open to run it, and where the file is no study.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # A lock that the system takes back when this process ends, however it ends.
+            self._lock = sqlite3.connect(self.folder / "study.lock", timeout=0.0, isolation_level=None)
+            self._lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise QatError(
+                    f"{self.folder}: another process runs this study; wait for it, or choose another folder"
+                ) from None
+            raise QatError(f"{self.folder}: cannot be written ({error}); choose another folder") from None
+        except OSError as error:
+            raise QatError(f"{self.folder}: cannot be written ({error.strerror}); choose another folder") from None
+        try:
+            self._db = sqlite3.connect(self.folder / "study.db", isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")  # readers may look on
+            self._db.executescript(SCHEMA)
+            found = self._db.execute("SELECT format FROM study").fetchone()
+        except sqlite3.DatabaseError as error:
+            self._lock.close()
+            raise QatError(f"{self.folder / 'study.db'}: is no study ({error}); choose another folder") from None
+        if found is None:
+            self._db.execute("INSERT INTO study VALUES (?)", (FORMAT,))
+        elif found[0] != FORMAT:
+            self.close()
+            raise QatError(
+                f"{self.folder / 'study.db'}: has format {found[0]} where this release reads {FORMAT}; choose another folder"
+            )
+
+    def __enter__(self) -> Study:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the study back."""
+        self._db.close()
+        self._lock.close()
+
+    def add(self, tasks: Iterable[Task]) -> None:
+        """Add tasks; those that are there stay as far as they are.
+
+        Raises QatError where one is there with other settings, and where one comes after a task that is not there.
+        """
+        known = {row.task.name: row.task for row in self.rows()}
+        new = []
+        for task in tasks:
+            missing = [name for name in task.after if name not in known]
+            if missing:
+                raise QatError(f"{task.name}: comes after {missing[0]!r}, which is no task before it in the study")
+            task = Task(task.name, json.loads(json.dumps(task.settings)), task.after)  # as it comes back
+            before = known.setdefault(task.name, task)
+            if before is task:
+                new.append(task)
+            elif before != task:
+                changed = sorted(
+                    key
+                    for key in {*before.settings, *task.settings}
+                    if before.settings.get(key) != task.settings.get(key)
+                )
+                raise QatError(
+                    f"{self.folder}: {task.name} was begun with {_difference(before, task, changed)}; give the same arguments, "
+                    "or another folder"
+                )
+        with self._db:
+            self._db.execute("BEGIN")
+            self._db.executemany(
+                "INSERT INTO tasks VALUES (?, ?, ?, 'waiting', 0, NULL, NULL, NULL)",
+                [(task.name, json.dumps(task.settings), json.dumps(task.after)) for task in new],
+            )
+
+    def rows(self) -> list[Row]:
+        """All tasks, in the order in which they were added."""
+        columns = "name, settings, after, state, attempts, started, seconds, error"
+        return [
+            Row(Task(name, json.loads(settings), tuple(json.loads(after))), *rest)
+            for name, settings, after, *rest in self._db.execute(f"SELECT {columns} FROM tasks ORDER BY rowid")
+        ]
+
+    def reopen(self, is_done: Mapping[str, bool]) -> None:
+        """Begin to run the study again: what was done stays done as far as ``is_done`` says that its result is there, and
+        whatever was running or had failed waits again. A task that was running when the study was killed, but whose
+        result is there, is done.
+        """
+        with self._db:
+            self._db.execute("BEGIN")
+            for row in self.rows():
+                done = is_done[row.task.name]
+                self._db.execute(
+                    "UPDATE tasks SET state = ?, attempts = 0, error = NULL WHERE name = ?",
+                    ("done" if done else "waiting", row.task.name),
+                )
+
+    def ready(self, chosen: Iterable[str] | None = None) -> list[Task]:
+        """The tasks that wait for nothing, in order; chosen: only among these."""
+        rows = self.rows()
+        done = {row.task.name for row in rows if row.state == "done"}
+        among = {row.task.name for row in rows} if chosen is None else set(chosen)
+        return [
+            row.task
+            for row in rows
+            if row.state == "waiting" and row.task.name in among and done.issuperset(row.task.after)
+        ]
+
+    def start(self, name: str) -> int:
+        """Note that a task runs; returns which attempt this is, from 1."""
+        self._db.execute(
+            "UPDATE tasks SET state = 'running', attempts = attempts + 1, started = ? WHERE name = ?",
+            (time.time(), name),
+        )
+        return int(self._db.execute("SELECT attempts FROM tasks WHERE name = ?", (name,)).fetchone()[0])
+
+    def end(self, name: str, state: str, error: str | None = None) -> None:
+        """Note that a task runs no more."""
+        self._db.execute(
+            "UPDATE tasks SET state = ?, seconds = ? - started, error = ? WHERE name = ?",
+            (state, time.time(), error, name),
+        )
+
+
+def _difference(before: Task, task: Task, changed: list[str]) -> str:
+    if not changed:
+        return f"after {', '.join(before.after)}, now it is after {', '.join(task.after)}"
+    key = changed[0]
+    old, new = before.settings.get(key), task.settings.get(key)
+    if isinstance(old, dict) and isinstance(new, dict):
+        inner = next(name for name in {**old, **new} if old.get(name) != new.get(name))
+        key, old, new = f"{key}.{inner}", old.get(inner), new.get(inner)
+    return f"{key} {_short(old)}, now it is {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

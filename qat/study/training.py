@@ -1,0 +1,158 @@
+"""One training of a study: from its settings to a checkpoint, its outputs on the test images and a result."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import qat
+from qat.arrays import as_tuple
+from qat.cells.base import Shape
+from qat.checkpoint import Checkpoint
+from qat.data import Dataset, cross_validation, load
+from qat.data.dataset import accuracy
+from qat.errors import QatError
+from qat.files import write_atomically
+from qat.graph import Graph
+from qat.ops import Array
+from qat.optimizer import Optimizer
+from qat.passes.merge_batch_norm import merge_batch_norm
+from qat.study.store import Task
+from qat.training import Recipe, train
+
+MERGED_BY = 512  #: training images by whose statistics batch normalisations are merged
+COMPARED = 100  #: test images whose codes are compared with NumPy's
+
+
+def train_task(folder: Path, task: Task) -> None:
+    """Do a training, or take it up where it was killed: ``<name>.ckpt``, ``.npz`` and, last of all, ``.json``.
+
+    Its settings:
+    graph: the float network as JSON. start: the task whose weights it begins with, or None for fresh ones. float: the task
+    that trained the float network, where this one is quantized. quantization: of convert_quant_network, or None. pruner: the
+    fields of a MagnitudePruner, or None: then it begins with the checkpoint of ``start`` as it is. data: see ``study_data``.
+    backend, device_target. recipe: the fields of a Recipe. label: whatever the planner wants to find in the result.
+    """
+    settings = task.settings
+    backend = qat.backend(settings["backend"])
+    dataset = study_data(settings["data"])
+    path, start_time = folder / f"{task.name}.ckpt", time.monotonic()
+    start = _start(folder, settings, dataset)
+    if path.exists() and (saved := Checkpoint.load(path)).graph == start.graph:
+        start = saved
+    recipe = Recipe(**settings["recipe"] | {"optimizer": Optimizer(**settings["recipe"]["optimizer"])})
+    checkpoint = train(
+        backend,
+        start,
+        dataset,
+        recipe,
+        device_target=settings["device_target"],
+        log_path=folder / "logs" / f"{task.name}.csv",
+        save=lambda checkpoint: checkpoint.save(path),
+    )
+    model = backend.lower(checkpoint.graph, checkpoint.params, device_target=settings["device_target"])
+    outputs = backend.predict(model, dataset.test.images)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, outputs=outputs, labels=dataset.test.labels)
+    write_atomically(folder / f"{task.name}.npz", buffer.getvalue())
+    result = {
+        "name": task.name,
+        "label": settings["label"],
+        "data": dataset.name,
+        "source": dataset.source,
+        "test_images": len(dataset.test),
+        "train_images": len(dataset.train) - recipe.validation,
+        "accuracy": accuracy(outputs, dataset.test.labels),
+        "best_epoch": checkpoint.epoch,
+        "epochs": checkpoint.progress.to_json()["epochs"],
+        "codes_differ": _codes_that_differ(backend, model, checkpoint, dataset.test.images),
+        "seconds": time.monotonic() - start_time,
+    }
+    write_atomically(folder / f"{task.name}.json", json.dumps(result, indent=1).encode())
+
+
+def is_trained(folder: Path, task: Task) -> bool:
+    """Whether a training's result is there."""
+    return all((folder / f"{task.name}{suffix}").is_file() for suffix in (".ckpt", ".npz", ".json"))
+
+
+def progress_of(folder: Path, task: Task) -> str:
+    """How far a running training is: its last epoch, and the loss there."""
+    try:
+        epoch, _, _, loss, *_ = (folder / "logs" / f"{task.name}.csv").read_text().splitlines()[-1].split(",")
+    except (OSError, IndexError, ValueError):
+        return "begins"
+    return f"epoch {epoch} of {task.settings['recipe']['epochs']}, loss {loss}"
+
+
+def read_result(path: Path) -> tuple[dict[str, Any], Array, Array]:
+    """A result, the outputs (N, K) on its test images and their labels (N,). path: of the .json. Raises QatError."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        with np.load(path.with_suffix(".npz")) as arrays:
+            return result, arrays["outputs"], arrays["labels"]
+    except (OSError, ValueError, KeyError) as error:
+        raise QatError(f"{path}: is no result of a study, or a damaged one ({error}); train it anew") from None
+
+
+def study_data(settings: Mapping[str, Any]) -> Dataset:
+    """The data of one training.
+
+    settings: data_path; shape, (C, H, W); images: take so many of the training images, at random, 0 for all; folds, and fold
+    from 0: train and test on a division of the training images, or folds 0 for the data set's own; seed.
+    """
+    shape: Any = tuple(settings["shape"])
+    folds = _data(settings["data_path"], shape, settings["images"], settings["folds"], settings["seed"])
+    return folds[int(settings["fold"])]
+
+
+@lru_cache(maxsize=1)
+def _data(data_path: str, shape: Shape, images: int, folds: int, seed: int) -> list[Dataset]:
+    """All folds; a process that trains one after another reads once."""
+    dataset = load(data_path)
+    count = len(dataset.train)
+    if images > count:
+        raise QatError(f"{data_path}: has {count:,} training images, but {images:,} were asked for; use fewer, or 0")
+    if images:
+        chosen = np.sort(np.random.default_rng(seed).permutation(count)[:images])
+        name = f"{dataset.name}, {images:,} of {count:,} training images"
+        dataset = replace(dataset, name=name, train=dataset.train.chosen(chosen))
+    dataset = dataset.resized(shape)
+    return cross_validation(dataset, folds, seed) if folds else [dataset]
+
+
+def _start(folder: Path, settings: Mapping[str, Any], dataset: Dataset) -> Checkpoint:
+    """Where a training begins."""
+    seed = settings["recipe"]["seed"]
+    if settings["start"] is None:
+        graph = Graph.from_json(settings["graph"])
+        return Checkpoint(graph, graph.initial_params(seed))
+    begin = Checkpoint.load(folder / f"{settings['start']}.ckpt")
+    if settings["pruner"] is not None:
+        raise QatError("a study cannot prune yet")
+    if settings["quantization"] is None:
+        return Checkpoint(begin.graph, begin.params, history=begin.history)
+    trained = Checkpoint.load(folder / f"{settings['float']}.ckpt")
+    (images,) = as_tuple(dataset.train.images)
+    graph, params = merge_batch_norm(trained.graph, trained.params, images[:MERGED_BY])
+    if begin.graph.is_quantized:  # its weights; scales and ranges are those of other codes
+        params = {name: begin.params[name] for name in params}
+    quantized = qat.convert_quant_network(graph, **settings["quantization"])
+    return Checkpoint(quantized, quantized.initial_params(seed) | params, history=begin.history)
+
+
+def _codes_that_differ(backend: Any, model: Any, checkpoint: Checkpoint, images: Any) -> int | None:
+    """Of some test images, between the backend's evaluation and NumPy's integers; None for a float network."""
+    if not checkpoint.graph.is_quantized:
+        return None
+    some = images[:COMPARED]
+    expected = qat.evaluate(qat.to_integer(checkpoint.graph, checkpoint.params), some)
+    return int((backend.predict_codes(model, some) != expected).sum())

@@ -1,0 +1,203 @@
+"""Early stopping, lowering the rate on a plateau, and the best epoch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import qat
+from qat.cli import main
+from qat.data import load
+from qat.errors import QatError
+from qat.monitor import Epoch, Progress, best_epoch, mean_cross_entropy, plateau_factor, should_stop
+from qat.networks import LeNet5
+from qat.optimizer import Optimizer
+from qat.training import Recipe, train
+
+TORCH = qat.backend("torch")
+LOSSES = st.lists(st.integers(0, 40).map(lambda n: n / 16), max_size=40)
+
+
+def epochs(losses: list[float]) -> tuple[Epoch, ...]:
+    return tuple(Epoch(10 * (i + 1), 1.0, 0.1, loss, 0.5) for i, loss in enumerate(losses))
+
+
+@given(LOSSES, st.integers(0, 300))
+def test_the_best_epoch_has_the_lowest_loss_of_those_that_count(losses: list[float], from_step: int) -> None:
+    found = best_epoch(epochs(losses), from_step)
+    counting = [loss for i, loss in enumerate(losses) if 10 * (i + 1) >= from_step]
+    if not counting:
+        assert found is None
+        return
+    assert found is not None
+    assert losses[found] == min(counting)
+    assert all(loss > losses[found] for i, loss in enumerate(losses[:found]) if 10 * (i + 1) >= from_step)
+
+
+@given(LOSSES)
+def test_the_rate_falls_as_in_keras(losses: list[float]) -> None:
+    """A transcription of keras.callbacks.ReduceLROnPlateau(factor=0.1, patience=5, min_delta=1e-4)."""
+    rate, best, wait = 1.0, np.inf, 0
+    for loss in losses:
+        if loss < best - 1e-4:
+            best, wait = loss, 0
+        else:
+            wait += 1
+            if wait >= 5:
+                rate, wait = rate * 0.1, 0
+    assert plateau_factor(epochs(losses)) == rate
+
+
+@given(LOSSES, st.integers(1, 10))
+def test_training_stops_as_in_keras(losses: list[float], patience: int) -> None:
+    """keras.callbacks.EarlyStopping(patience, min_delta=0): at the end of the first epoch at which wait >= patience."""
+    best, wait, end = np.inf, 0, None
+    for index, loss in enumerate(losses):
+        wait += 1
+        if loss < best:
+            best, wait = loss, 0
+        elif wait >= patience:
+            end = index
+            break
+    stops = [i for i in range(len(losses)) if should_stop(epochs(losses[: i + 1]), patience)]
+    assert (stops[0] if stops else None) == end
+
+
+def test_the_loss_is_torchs() -> None:
+    import torch
+
+    generator = np.random.default_rng(0)
+    logits, labels = generator.normal(0, 30, (50, 10)).astype(np.float32), generator.integers(0, 10, 50)
+    expected = torch.nn.functional.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels))
+    assert mean_cross_entropy(logits, labels) == pytest.approx(float(expected), rel=1e-12)
+
+
+RECIPE = Recipe(
+    epochs=30,
+    lr=0.05,
+    lr_schedule="plateau",
+    optimizer=Optimizer("amsgrad"),
+    validation=200,
+    early_stopping=4,
+    keep_best=True,
+)
+
+
+@pytest.fixture(scope="module")
+def stopped() -> tuple[qat.Checkpoint, list[qat.Checkpoint]]:
+    """A training that its plan stops early, and what it saved."""
+    graph, saved = qat.convert_quant_network(LeNet5()), []
+    dataset = load("digits").resized((1, 32, 32))
+    end = train(TORCH, qat.Checkpoint(graph, graph.initial_params()), dataset, RECIPE, save=saved.append)
+    return end, saved
+
+
+def test_what_is_kept_is_truly_the_best_epoch(stopped: tuple[qat.Checkpoint, list[qat.Checkpoint]]) -> None:
+    end, saved = stopped
+    losses = [epoch.validation_loss for epoch in end.progress.epochs]
+    assert 4 < len(losses) < RECIPE.epochs
+    assert len(losses) - 1 - int(np.argmin(losses)) == 4
+    assert end.epoch == int(np.argmin(losses)) + 1
+    held = load("digits").resized((1, 32, 32)).held_back(200).test
+    again = TORCH.predict(TORCH.lower(end.graph, end.params), held.images)
+    assert mean_cross_entropy(again, held.labels) == min(losses)
+    for name, array in saved[end.epoch - 1].params.items():
+        np.testing.assert_array_equal(end.params[name], array)
+    assert not end.best
+    assert end.progress.finished
+
+
+def test_the_rate_of_each_epoch_follows_from_those_before(stopped: tuple[qat.Checkpoint, list[qat.Checkpoint]]) -> None:
+    ended = stopped[0].progress.epochs
+    for index, epoch in enumerate(ended):
+        assert epoch.lr == 0.05 * plateau_factor(ended[:index])
+
+
+@pytest.mark.parametrize("at", [0, 5, -2, -1])
+def test_a_resumed_training_decides_alike(
+    stopped: tuple[qat.Checkpoint, list[qat.Checkpoint]], at: int, tmp_path: Path
+) -> None:
+    end, saved = stopped
+    saved[at].save(tmp_path / "a.ckpt")
+    dataset = load("digits").resized((1, 32, 32))
+    again = train(TORCH, qat.Checkpoint.load(tmp_path / "a.ckpt"), dataset, RECIPE)
+    assert (again.step, again.epoch, again.progress) == (end.step, end.epoch, end.progress)
+    for name, array in end.params.items():
+        np.testing.assert_array_equal(again.params[name], array, err_msg=name)
+
+
+def test_in_the_middle_of_an_epoch_its_loss_so_far_is_kept() -> None:
+    graph, saved = LeNet5().graph(), []
+    dataset = load("digits").resized((1, 32, 32))
+    recipe = Recipe(epochs=1, validation=100)
+    end = train(TORCH, qat.Checkpoint(graph, graph.initial_params()), dataset, recipe, save=saved.append, save_every=9)
+    assert saved[0].step == 9
+    assert train(TORCH, saved[0], dataset, recipe).progress == end.progress
+
+
+def test_only_epochs_from_a_step_on_count() -> None:
+    """The rate is so high that the first epoch is the best."""
+    graph = LeNet5().graph()
+    dataset = load("digits").resized((1, 32, 32))
+    start = qat.Checkpoint(graph, graph.initial_params())
+    plan = {"epochs": 4, "lr": 0.12, "lr_schedule": "constant", "validation": 200, "keep_best": True}
+    first = train(TORCH, start, dataset, Recipe(**plan))
+    steps = first.progress.epochs[0].step
+    later = train(TORCH, start, dataset, Recipe(**plan, best_from=3 * steps))
+    losses = [epoch.validation_loss for epoch in later.progress.epochs]
+    assert later.epoch == 3 + int(np.argmin(losses[2:]))
+    with pytest.raises(QatError, match=f"only epochs from step 1000 on count, but 4 epochs have {4 * steps} steps"):
+        train(TORCH, start, dataset, Recipe(**plan, best_from=1000))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--keep_best"], "keep_best decides by training images that are held back, but validation is 0"),
+        (["--early_stopping", "3"], "early_stopping decides by"),
+        (["--lr_schedule", "plateau"], "lr_schedule plateau decides by"),
+        (["--validation", "-1"], "validation is -1; use 0 or a positive number"),
+        (["--validation", "5000"], "5000 images cannot be held back of 1437 training images"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["train", "--data_path", "digits", "--save_path", str(tmp_path / "a.ckpt"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_command_keeps_the_best_and_says_what_it_saw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.ckpt"
+    command = [
+        "train",
+        "--data_path",
+        "digits",
+        "--epochs",
+        "2",
+        "--validation",
+        "200",
+        "--keep_best",
+        "--save_path",
+        str(path),
+    ]
+    assert main(command) == 0
+    assert "Validation: loss: [" in capsys.readouterr().out
+    checkpoint = qat.Checkpoint.load(path)
+    assert checkpoint.progress.finished
+    assert best_epoch(checkpoint.progress.epochs) == checkpoint.epoch - 1
+    before = path.read_bytes()
+    assert main([*command, "--resume"]) == 0
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("data", [{}, {"epochs": [{"what": 1}], "loss_sum": 0, "finished": False}, {"epochs": 3}])
+def test_a_damaged_record_is_refused(data: dict) -> None:
+    with pytest.raises(QatError, match="its record of epochs is damaged"):
+        Progress.from_json(data)
