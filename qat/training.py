@@ -183,8 +183,9 @@ def train(
                 if done % steps == 0:
                     ended = Epoch(done, progress.loss_sum / steps, lr)
                     if recipe.validation:
-                        ended = _validated(backend, model, held.test, ended)
-                        log.validation(ended.validation_loss, ended.validation_accuracy)
+                        held_loss, top1 = _validated(backend, model, held.test)
+                        ended = replace(ended, validation_loss=held_loss, validation_accuracy=top1)
+                        log.validation(ended)
                     progress = Progress((*progress.epochs, ended))
                     if recipe.keep_best and best_epoch(progress.epochs, recipe.best_from) == len(progress.epochs) - 1:
                         best = apply_masks(graph, backend.read(model))
@@ -204,11 +205,10 @@ def train(
     return last
 
 
-def _validated(backend: ModuleType, model: Any, held_back: Split, epoch: Epoch) -> Epoch:
-    """The epoch with loss and accuracy of the held-back images."""
+def _validated(backend: ModuleType, model: Any, held_back: Split) -> tuple[float, float]:
+    """Loss and accuracy of the held-back images."""
     outputs = backend.predict(model, held_back.images)
-    loss, top1 = mean_cross_entropy(outputs, held_back.labels), accuracy(outputs, held_back.labels)
-    return replace(epoch, validation_loss=loss, validation_accuracy=top1)
+    return mean_cross_entropy(outputs, held_back.labels), accuracy(outputs, held_back.labels)
 
 
 def _record(backend: ModuleType, dataset: Dataset, recipe: Recipe, device_target: str, compile: bool) -> dict[str, Any]:

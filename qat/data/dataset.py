@@ -163,7 +163,8 @@ def _read_svhn(source: str, parts: Mapping[str, Path]) -> Dataset:
     train, name = splits["train"], "SVHN"
     if "extra" in splits:
         extra = splits["extra"]
-        train = Split(*(np.concatenate(pair) for pair in ((train.images, extra.images), (train.labels, extra.labels))))
+        both = np.concatenate([train.images, extra.images])
+        train = Split(both, np.concatenate([train.labels, extra.labels]))
         name = "SVHN with its extra images"
     if "test" in splits:
         return Dataset(name, source, train, splits["test"])
