@@ -7,7 +7,7 @@ codes and weights int8; ONNX Runtime fuses every DequantizeLinear - operation - 
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import singledispatchmethod
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from qat.arrays import Arrays, as_arrays, in_batches
+from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
 from qat.backends.onnx_model import set_metadata, shapes_of_inputs
 from qat.cells.base import Shape
 from qat.errors import QatError
@@ -155,25 +155,50 @@ def _load(path: str | Path) -> onnx.ModelProto:
         raise QatError(f"{path}: is no ONNX file, or a damaged one; export it again") from None
 
 
-def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:
+def opened(path: str | Path, *, threads: int = 1) -> Callable[[Arrays], Arrays]:
+    """``predict`` with the file loaded once, for its time to be taken. threads: of the runtime."""
+    model = _load(path)
+    outputs = [output.name for output in model.graph.output]
+    session = _session(path, model, threads)
+    inputs = [x.name for x in session.get_inputs()]
+
+    def compute(pixels: Arrays) -> Arrays:
+        return as_arrays(tuple(session.run(outputs, dict(zip(inputs, as_tuple(pixels), strict=True)))))
+
+    return compute
+
+
+def _session(path: str | Path, model: onnx.ModelProto, threads: int = 0) -> onnxruntime.InferenceSession:
+    """threads: 0 is the runtime's own choice."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come back as exceptions
+    options.intra_op_num_threads = threads
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        inputs = [x.name for x in session.get_inputs()]
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _cannot_run(path, error) from None
 
-        def run(batch: tuple[Array, ...]) -> dict[str, Array]:
-            feed = dict(zip(inputs, batch, strict=True))
-            return dict(zip(outputs, session.run(outputs, feed), strict=True))
 
+def _cannot_run(path: str | Path, error: Exception) -> QatError:
+    """Of any exception of the runtime: they share no base class of their own."""
+    reason = " ".join(str(error).split())
+    return QatError(f"{path}: ONNX Runtime cannot run it as a file of qat export ({reason}); export it anew")
+
+
+def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:
+    session = _session(path, model)
+    inputs = [x.name for x in session.get_inputs()]
+
+    def run(batch: tuple[Array, ...]) -> dict[str, Array]:
+        feed = dict(zip(inputs, batch, strict=True))
+        return dict(zip(outputs, session.run(outputs, feed), strict=True))
+
+    try:
         return in_batches(run, pixels, shapes_of_inputs(model), BATCH, str(path))
     except QatError:
         raise
-    except Exception as error:  # its exceptions share no base class of their own
-        reason = " ".join(str(error).split())
-        raise QatError(
-            f"{path}: ONNX Runtime cannot run it as a file of qat export ({reason}); export it anew"
-        ) from None
+    except Exception as error:
+        raise _cannot_run(path, error) from None
 
 
 def _write(model: onnx.ModelProto, path: str | Path) -> None:
