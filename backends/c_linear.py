@@ -30,13 +30,15 @@ def shared(values: Array) -> Array:
 class LinearWriter(Layout):
     """Writes linear nodes, one function each.
 
-    sources: the functions. used: the names of the kernels that they call. constant_bytes: of weights and tables.
+    sources: the functions. used: the names of the kernels that they call. constant_bytes, node_bytes: of weights and tables,
+    in all and by node.
     """
 
     def __init__(self, graph: IntegerGraph, packed: bool) -> None:
         super().__init__(graph, packed)
         self.used: set[str] = set()
         self.constant_bytes = 0
+        self.node_bytes: dict[str, int] = {}
         self.sources: list[str] = []
 
     @staticmethod
@@ -282,7 +284,8 @@ class LinearWriter(Layout):
         name = self.function(node)
         depth = stored_weights(node.centred_weight.reshape(channels, -1), node.weight_zero_point, 4, packed=False)
         off, stored = depth.excess, depth.codes.T
-        constants = [self.array("int8_t", f"{name}_weight", stored)]
+        one = stored.min() == stored.max()  # as of an average pooling: nothing is to be stored
+        constants = [] if one else [self.array("int8_t", f"{name}_weight", stored)]
         if off.any():
             constants.append(self.array("int16_t", f"{name}_excess", off))
         scaling_constants, scaling = self._scaling(node, node.bias.astype(np.int64))
@@ -292,7 +295,9 @@ class LinearWriter(Layout):
         if channels > BLOCK and channels % BLOCK:
             blocks = [f"const int32_t outputs = {channels} - first < BLOCK ? {channels} - first : BLOCK;"]
             count = "outputs"
-        factor = f"(w[c] + {name}_excess[first + c])" if off.any() else "w[c]"
+        factor = str(int(stored.min())) if one else "w[c]"
+        factor = f"({factor} + {name}_excess[first + c])" if off.any() else factor
+        place = f"const int8_t *w = {name}_weight + (i * {kw} + j) * {channels} + first;"
         skip_row, skip_column = [], []
         if any(node.padding):
             skip_row = [f"                if (yi < 0 || yi >= {height})", "                    continue;"]
@@ -310,7 +315,7 @@ class LinearWriter(Layout):
             f"                for (j = 0; j < {kw}; j++) {{",
             f"                    const int32_t xj = column * {sw} - {left} + j * {dw};",
             f"                    const uint8_t *from = x + (yi * {width} + xj) * {channels} + first;",
-            f"                    const int8_t *w = {name}_weight + (i * {kw} + j) * {channels} + first;",
+            *([] if one else [f"                    {place}"]),
             *skip_column,
             f"                    for (c = 0; c < {count}; c++)",
             f"                        sums[c] += (from[c] - {zero}) * {factor};",

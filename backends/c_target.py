@@ -57,6 +57,13 @@ def export(graph: IntegerGraph, path: str | Path, *, packing: str = "packed") ->
     write_atomically(path, _sealed(source, {}, header.encode()))
 
 
+def storage(graph: IntegerGraph, *, packing: str = "packed") -> dict[str, int]:
+    """Bytes of the constants of each node that has any: weights, biases, multipliers, shifts, tables. No code."""
+    writer = Writer(graph, "net", check_packing(packing))
+    writer.files("net.h")
+    return writer.node_bytes
+
+
 def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
     """Raises QatError: the file is one of integers."""
     raise QatError(f"{graph.name}: C holds integers only; export the float network to ONNX or TFLITE")

@@ -78,7 +78,10 @@ class Writer(LinearWriter):
         """The text of the .c file, up to its metadata, and that of the .h file."""
         for node in self.graph.nodes:
             if not isinstance(node, IntegerInput) and node.name not in self.renamed:
+                before = self.constant_bytes
                 self.add(node)
+                if self.constant_bytes > before:
+                    self.node_bytes[node.name] = self.constant_bytes - before
         parameters = [f"const {ctype(x)} *{self._input_name(x.name)}" for x in self.graph.inputs]
         names = self._output_names()
         parameters += [f"{ctype(x)} *{name}" for x, name in zip(self.graph.outputs, names, strict=True)]
