@@ -289,7 +289,7 @@ static inline void correct(const uint8_t *x, int32_t rows, int32_t pitch, int32_
 }
 """
 
-SOFTMAX = """\
+ROUND = """\
 /* x / 2^bits, to the nearest integer, ties to the even one; bits from 1 to 63. */
 static inline uint64_t shift_to_even(uint64_t x, int32_t bits)
 {
@@ -308,12 +308,15 @@ static inline uint64_t to_float(uint64_t x, int32_t *shift)
     *shift = bits;
     return bits ? shift_to_even(x, bits) : x;
 }
+"""
 
+#: After ROUND; for codes of a type.
+SOFTMAX = """\
 /* y[i] = min(rint(e[i] * share), 255) of one pixel, e[i] = table[largest - x[i]] and share = 256 / sum of e, where quotient and
  * product are rounded as float32 rounds them; in integers, so that no processor or compiler option can change it. */
-static void softmax(const uint8_t *x, int32_t channels, const uint32_t *table, uint8_t *y)
+static void softmax{BITS}(const {CODE} *x, int32_t channels, const uint32_t *table, uint8_t *y)
 {
-    uint8_t largest = 0;
+    {CODE} largest = 0;
     uint32_t sum = 0;
     uint64_t share;
     int32_t i, scale, more;
@@ -361,3 +364,8 @@ int main(int argc, char **argv)
 }}
 #endif
 """
+
+
+def softmax(code: str) -> str:
+    """The C of a softmax of codes of that type; after ROUND."""
+    return SOFTMAX.replace("{CODE}", code).replace("{BITS}", "16" if code == "uint16_t" else "8")

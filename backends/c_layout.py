@@ -56,13 +56,13 @@ class Layout:
         self.direct = {x.name for x in graph.inputs if x.grid.qmin == 0}
         #: Of the layers whose words of four bytes ``multiply`` takes.
         self.weights = {
-            node.name: stored_weights(self._ordered(node), node.weight_zero_point, self._run(node), packed=packed)
+            node.name: stored_weights(self.ordered(node), node.weight_zero_point, self._run(node), packed=packed)
             for node in graph.nodes
-            if isinstance(node, IntegerLinear) and not self._wide(node) and not self._depthwise(node)
+            if isinstance(node, IntegerLinear) and not self.wide(node) and not self._depthwise(node)
         }
         self.plan = self._plan()
 
-    def _ordered(self, node: IntegerLinear) -> Array:
+    def ordered(self, node: IntegerLinear) -> Array:
         """The centred weight with its inputs in the order of the file: (O, kh, kw, I) or (O, I)."""
         weight = node.centred_weight
         if isinstance(node, IntegerConv2d):
@@ -73,7 +73,7 @@ class Layout:
         return weight.reshape(-1, *shape).transpose(0, 2, 3, 1).reshape(weight.shape)
 
     @staticmethod
-    def _wide(node: IntegerNode) -> bool:
+    def wide(node: IntegerNode) -> bool:
         """True for a layer that computes with more than bytes (c_wide)."""
         if not isinstance(node, IntegerLinear):
             return False
@@ -111,7 +111,7 @@ class Layout:
 
     def _scratch(self, node: IntegerNode) -> int:
         """Bytes that a node needs while it runs."""
-        if self._wide(node):
+        if self.wide(node):
             return 0
         if isinstance(node, IntegerMaxPool2d):
             return node.inputs[0].shape[0] * node.inputs[0].shape[2] * width(node.output)

@@ -10,7 +10,7 @@ from qat.backends.c_kernels import BLOCK
 from qat.backends.c_layout import Layout
 from qat.backends.c_text import dimensions, lines, plain, stored_type, word_count
 from qat.backends.c_weights import BYTES, block_bytes, blocks, stored_weights
-from qat.integer import IntegerConv2d, IntegerDense, IntegerGraph, IntegerLinear, IntegerNode
+from qat.integer import IntegerConv2d, IntegerDense, IntegerGraph, IntegerLinear, IntegerMaxPool2d, IntegerNode
 from qat.ops import Array
 
 SIZES = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "uint32_t": 4, "int64_t": 8}  #: bytes
@@ -22,7 +22,7 @@ def small_type(values: Array) -> str:
     return next(f"int{bits}_t" for bits in (8, 16, 32, 64) if -(1 << (bits - 1)) <= low and high < 1 << (bits - 1))
 
 
-def _shared(values: Array) -> Array:
+def shared(values: Array) -> Array:
     """One for all outputs where they are equal."""
     return values[:1] if (values == values[0]).all() else values
 
@@ -30,14 +30,21 @@ def _shared(values: Array) -> Array:
 class LinearWriter(Layout):
     """Writes linear nodes, one function each.
 
-    sources: the functions. used: the names of the kernels that they call. constant_bytes: of weights and tables.
+    sources: the functions. used: the names of the kernels that they call. constant_bytes, node_bytes: of weights and tables,
+    in all and by node.
     """
 
     def __init__(self, graph: IntegerGraph, packed: bool) -> None:
         super().__init__(graph, packed)
         self.used: set[str] = set()
         self.constant_bytes = 0
+        self.node_bytes: dict[str, int] = {}
         self.sources: list[str] = []
+
+    @staticmethod
+    def scratch_type(node: IntegerNode) -> str:
+        """Of its scratch memory's elements, which are codes."""
+        return stored_type(node.output) if isinstance(node, IntegerMaxPool2d) else "uint8_t"
 
     def function(self, node: IntegerNode) -> str:
         """The name of a node's function."""
@@ -55,7 +62,7 @@ class LinearWriter(Layout):
         parameters = [f"const {stored_type(x)} *{name}" for x, name in zip(node.inputs, xs, strict=True)]
         parameters.append(f"{stored_type(node.output)} *restrict y")
         if self._scratch(node):
-            parameters.append("uint8_t *restrict scratch")
+            parameters.append(f"{self.scratch_type(node)} *restrict scratch")
         head = f"/* {node.name}: {what} */\n".replace("?", "_")
         function = f"static void {self.function(node)}({', '.join(parameters)})\n{{\n{body.rstrip()}\n}}\n"
         self.sources.append(head + "".join(constants) + function)
@@ -66,7 +73,7 @@ class LinearWriter(Layout):
         name, grid, fixed = self.function(node), node.output.grid, node.fixed
         wrapped = (bias & 0xFFFFFFFF).astype(np.uint32).view(np.int32)  # sums are formed modulo 2^32
         kind = small_type(wrapped)
-        multiplier, shift = (_shared(np.broadcast_to(x, len(bias)).astype(np.int64)) for x in fixed)
+        multiplier, shift = (shared(np.broadcast_to(x, len(bias)).astype(np.int64)) for x in fixed)
         constants = [
             self.array(kind, f"{name}_bias", wrapped),
             self.array("int32_t", f"{name}_multiplier", multiplier),
@@ -277,7 +284,8 @@ class LinearWriter(Layout):
         name = self.function(node)
         depth = stored_weights(node.centred_weight.reshape(channels, -1), node.weight_zero_point, 4, packed=False)
         off, stored = depth.excess, depth.codes.T
-        constants = [self.array("int8_t", f"{name}_weight", stored)]
+        one = stored.min() == stored.max()  # as of an average pooling: nothing is to be stored
+        constants = [] if one else [self.array("int8_t", f"{name}_weight", stored)]
         if off.any():
             constants.append(self.array("int16_t", f"{name}_excess", off))
         scaling_constants, scaling = self._scaling(node, node.bias.astype(np.int64))
@@ -287,7 +295,9 @@ class LinearWriter(Layout):
         if channels > BLOCK and channels % BLOCK:
             blocks = [f"const int32_t outputs = {channels} - first < BLOCK ? {channels} - first : BLOCK;"]
             count = "outputs"
-        factor = f"(w[c] + {name}_excess[first + c])" if off.any() else "w[c]"
+        factor = str(int(stored.min())) if one else "w[c]"
+        factor = f"({factor} + {name}_excess[first + c])" if off.any() else factor
+        place = f"const int8_t *w = {name}_weight + (i * {kw} + j) * {channels} + first;"
         skip_row, skip_column = [], []
         if any(node.padding):
             skip_row = [f"                if (yi < 0 || yi >= {height})", "                    continue;"]
@@ -305,7 +315,7 @@ class LinearWriter(Layout):
             f"                for (j = 0; j < {kw}; j++) {{",
             f"                    const int32_t xj = column * {sw} - {left} + j * {dw};",
             f"                    const uint8_t *from = x + (yi * {width} + xj) * {channels} + first;",
-            f"                    const int8_t *w = {name}_weight + (i * {kw} + j) * {channels} + first;",
+            *([] if one else [f"                    {place}"]),
             *skip_column,
             f"                    for (c = 0; c < {count}; c++)",
             f"                        sums[c] += (from[c] - {zero}) * {factor};",

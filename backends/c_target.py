@@ -37,7 +37,7 @@ from qat.integer import (
     IntegerTensor,
 )
 from qat.ops import Array
-from qat.widths import check_packing, require_bytes
+from qat.widths import check_packing
 
 PROFILES = ("fixed",)
 OPTIONS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Werror")  #: of the host's compiler
@@ -51,11 +51,17 @@ def export(graph: IntegerGraph, path: str | Path, *, packing: str = "packed") ->
     in one byte each.
     """
     packed = check_packing(packing)
-    require_bytes(graph, "the C target")
     path = Path(path)
     source, header = Writer(graph, identifier(path), packed).files(path.with_suffix(".h").name)
     write_atomically(path.with_suffix(".h"), header.encode())
     write_atomically(path, _sealed(source, {}, header.encode()))
+
+
+def storage(graph: IntegerGraph, *, packing: str = "packed") -> dict[str, int]:
+    """Bytes of the constants of each node that has any: weights, biases, multipliers, shifts, tables. No code."""
+    writer = Writer(graph, "net", check_packing(packing))
+    writer.files("net.h")
+    return writer.node_bytes
 
 
 def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
@@ -93,7 +99,8 @@ def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) 
     """Codes of the named tensors, from the same file compiled so that it writes those of every node."""
     file = _load(path)
     nodes = file.tensors("nodes")
-    found = _compute(path, pixels, [np.dtype(np.uint8)] * len(nodes), nodes, f"-D{file.model['name'].upper()}_TRACE")
+    kinds = [np.uint16 if x.grid.wide else np.uint8 for x in nodes]
+    found = _compute(path, pixels, kinds, nodes, f"-D{file.model['name'].upper()}_TRACE")
     result = {}
     for i, (x, entry) in enumerate(zip(nodes, file.model["nodes"], strict=True)):
         stored = found[i].reshape(-1, *entry["stored"])
@@ -213,7 +220,8 @@ def _compute(
                     f"{path}: what {command[0]} made of it does not run here ({error.strerror}); set CC to a compiler for this "
                     "machine"
                 ) from None
-            sizes = [prod(x.shape) * len(batch[0]) for x in tensors]
+            of_one = [prod(x.shape) * np.dtype(kind).itemsize for x, kind in zip(tensors, dtypes, strict=True)]
+            sizes = [size * len(batch[0]) for size in of_one]
             if done.returncode or len(done.stdout) != sum(sizes):
                 said = done.stderr.decode(errors="replace").splitlines() or [""]
                 raise QatError(
@@ -221,7 +229,7 @@ def _compute(
                     f"{sum(sizes)} were due ({said[0]}); export it anew"
                 )
             codes = np.frombuffer(done.stdout, np.uint8).reshape(len(batch[0]), -1)
-            ends = np.cumsum([prod(x.shape) for x in tensors])[:-1]
+            ends = np.cumsum(of_one)[:-1]
             parts = np.split(codes, ends, axis=1)
             return {
                 i: np.ascontiguousarray(part).view(dtype).reshape(-1, *x.shape)

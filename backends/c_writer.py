@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from qat.backends import c_kernels, c_packed
+from qat.backends import c_kernels, c_packed, c_wide
 from qat.backends.c_linear import LinearWriter
-from qat.backends.c_text import MODEL, comment, ctype, dimensions, plain, stored_shape
+from qat.backends.c_text import MODEL, comment, ctype, dimensions, plain, stored_shape, stored_type, width
 from qat.errors import QatError
-from qat.fixed_point import ADD_SHIFT
 from qat.integer import (
     IntegerAdd,
     IntegerConcat,
@@ -41,7 +40,7 @@ class Writer(LinearWriter):
     def call(self, node: IntegerNode) -> list[str]:
         """The statements of ``run`` that compute a node."""
         place = self.place(node.name)
-        size = prod(node.output.shape)
+        size = prod(node.output.shape) * width(node.output)
         lines = []
         if isinstance(node, IntegerInput):
             source = self._input_name(node.name)
@@ -54,13 +53,15 @@ class Writer(LinearWriter):
         elif node.name not in self.renamed:
             arguments = [*(self.place(x.name) for x in node.inputs), place]
             if self._scratch(node):
-                arguments.append(self.place(f"{node.name} scratch"))
+                scratch = self.place(f"{node.name} scratch")
+                wide = self.scratch_type(node) != "uint8_t"
+                arguments.append(f"(uint16_t *)(void *)({scratch})" if wide else scratch)
             lines.append(f"{self.function(node)}({', '.join(arguments)});")
         return [*lines, f"TRACED({place}, {size});"]
 
     def leave(self, x: IntegerTensor, name: str) -> list[str]:
         """The statements of ``run`` that hand an output over, in canonical (CHW) order."""
-        place, size, kind = self.place(x.name), prod(x.shape), ctype(x)
+        place, size, kind = self.place(x.name), prod(x.shape), ctype(x)  # a uint8_t or uint16_t expression
         add = f" + ({x.grid.qmin})" if x.grid.qmin else ""
         if len(x.shape) == 3 and x.shape[0] > 1 and x.shape[1:] != (1, 1):
             pixels = prod(x.shape[1:])
@@ -70,14 +71,17 @@ class Writer(LinearWriter):
                 f"        {name}[c * {pixels} + i] = ({kind})(({place})[i * {x.shape[0]} + c]{add});",
             ]
         if not add:
-            return [f"memcpy({name}, {place}, {size});"]
+            return [f"memcpy({name}, {place}, {size * width(x)});"]
         return [f"for (i = 0; i < {size}; i++)", f"    {name}[i] = ({kind})(({place})[i]{add});"]
 
     def files(self, header_name: str) -> tuple[str, str]:
         """The text of the .c file, up to its metadata, and that of the .h file."""
         for node in self.graph.nodes:
             if not isinstance(node, IntegerInput) and node.name not in self.renamed:
+                before = self.constant_bytes
                 self.add(node)
+                if self.constant_bytes > before:
+                    self.node_bytes[node.name] = self.constant_bytes - before
         parameters = [f"const {ctype(x)} *{self._input_name(x.name)}" for x in self.graph.inputs]
         names = self._output_names()
         parameters += [f"{ctype(x)} *{name}" for x, name in zip(self.graph.outputs, names, strict=True)]
@@ -97,8 +101,11 @@ class Writer(LinearWriter):
         ]
         if self.used & {"MULTIPLY", "PACKED"}:
             self.used.add("WORD")
-        kernels = ["REQUANTIZE", "FINISH", "WORD", "MULTIPLY", "CORRECT", "SOFTMAX"]
+        kernels = ["REQUANTIZE", "FINISH", "WORD", "MULTIPLY", "CORRECT", "ROUND"]
         text += [getattr(c_kernels, kernel) for kernel in kernels if kernel in self.used]
+        softmax = {"SOFTMAX": "uint8_t", "SOFTMAX_WIDE": "uint16_t"}
+        text += [c_kernels.softmax(codes) for name, codes in softmax.items() if name in self.used]
+        text += [c_wide.KERNELS] if "WIDE" in self.used else []
         text += [c_packed.HALVES] if "PACKED_1" in self.used else []
         text += [c_packed.multiply(bits) for bits in c_packed.STEPS if f"PACKED_{bits}" in self.used]
         text += self.sources
@@ -143,7 +150,7 @@ class Writer(LinearWriter):
                 lines.append(f"/* {x.name}: {dimensions(x.shape)} */".replace("?", "_"))
                 sides = zip(("CHANNELS", "HEIGHT", "WIDTH"), x.shape, strict=False)
                 lines += [f"#define {key}_{side} {n}" for side, n in sides] if len(x.shape) == 3 else []
-                lines.append(f"#define {key}_SIZE {prod(x.shape)} /* bytes */")
+                lines.append(f"#define {key}_SIZE {prod(x.shape)} /* codes, {ctype(x)} */")
                 lines.append(f"#define {key}_SCALE {float(x.grid.scale)!r}f")
                 lines.append(f"#define {key}_ZERO_POINT ({x.grid.zero_point})")
         image = "rows from the top, the channels of a pixel beside one another (HWC)"
@@ -202,22 +209,27 @@ extern "C" {{
 
     @add.register
     def _(self, node: IntegerConv2d) -> None:
-        if self._depthwise(node):
+        if self.wide(node):
+            c_wide.add_wide(self, node)
+        elif self._depthwise(node):
             self._add_depthwise(node)
         else:
             self._add_convolution(node)
 
     @add.register
     def _(self, node: IntegerDense) -> None:
-        self._add_dense(node)
+        if self.wide(node):
+            c_wide.add_wide(self, node)
+        else:
+            self._add_dense(node)
 
     @add.register
     def _(self, node: IntegerMaxPool2d) -> None:
         """The largest of each column of a window first: whole rows, which compilers vectorise; then of these."""
-        channels, height, width = node.inputs[0].shape
+        channels, height, columns = node.inputs[0].shape
         _, out_height, out_width = node.output.shape
         (kh, kw), (sh, sw), (top, bottom, left, right) = node.kernel, node.stride, node.padding
-        line = width * channels
+        line, kind = columns * channels, stored_type(node.output)
         end_y, end_x = str(kh), str(kw)
         begin = {"y": f"row * {sh}", "x": f"column * {sw}"}
         clipped = []
@@ -230,8 +242,8 @@ extern "C" {{
         body = ["    int32_t row, column, i, j;", f"    for (row = 0; row < {out_height}; row++) {{"]
         body += [f"        {x}" for x in clipped]
         body += [
-            f"        const uint8_t *from = x + {begin['y']} * {line};",
-            f"        memcpy(scratch, from, {line});",
+            f"        const {kind} *from = x + {begin['y']} * {line};",
+            f"        memcpy(scratch, from, {line * width(node.output)});",
             f"        for (i = 1; i < {end_y}; i++) {{",
             f"            from += {line};",
             f"            for (j = 0; j < {line}; j++)",
@@ -242,12 +254,12 @@ extern "C" {{
         if clipped:
             body += [
                 f"            const int32_t before = column * {sw} - {left}, x0 = before < 0 ? 0 : before;",
-                f"            const int32_t columns = (before + {kw} > {width} ? {width} : before + {kw}) - x0;",
+                f"            const int32_t columns = (before + {kw} > {columns} ? {columns} : before + {kw}) - x0;",
             ]
         body += [
-            f"            const uint8_t *at = scratch + {begin['x']} * {channels};",
+            f"            const {kind} *at = scratch + {begin['x']} * {channels};",
             f"            for (j = 0; j < {channels}; j++) {{",
-            "                uint8_t largest = at[j];",
+            f"                {kind} largest = at[j];",
             f"                for (i = 1; i < {end_x}; i++)",
             f"                    largest = at[i * {channels} + j] > largest ? at[i * {channels} + j] : largest;",
             "                y[j] = largest;",
@@ -272,17 +284,22 @@ extern "C" {{
     @add.register
     def _(self, node: IntegerAdd) -> None:
         self.used.add("REQUANTIZE")
-        source, grid, size = node.inputs[0].grid, node.output.grid, prod(node.output.shape)
-        (mx, rx), (my, ry) = ((int(x.multiplier[0]), -int(x.shift[0])) for x in node.fixed[:2])
+        source, grid, size, fixed = node.inputs[0].grid, node.output.grid, prod(node.output.shape), node.fixed
+        (mx, rx), (my, ry) = ((int(x.multiplier[0]), -int(x.shift[0])) for x in (fixed.operand, fixed.result))
+        scale, clip, kind = "requantize", "clip", "int32_t"
+        if source.wide or grid.wide:
+            self.used.add("WIDE")
+            scale, kind = "requantize_sum", "int64_t"
+            clip = "clip_wide" if grid.wide else "clip"
         zero = grid.zero_point - grid.qmin
         centre = source.zero_point - source.qmin
         low, high = node.requantize.low + zero, node.requantize.high + zero
         body = f"""\
     int32_t i;
     for (i = 0; i < {size}; i++) {{
-        const int32_t a = requantize((x0[i] - {centre}) * ((int32_t)1 << {ADD_SHIFT}), {mx}, {rx});
-        const int32_t b = requantize((x1[i] - {centre}) * ((int32_t)1 << {ADD_SHIFT}), {mx}, {rx});
-        y[i] = clip(requantize(a + b, {my}, {ry}) + {zero}, {low}, {high});
+        const {kind} a = {scale}((x0[i] - {centre}) * (({kind})1 << {fixed.left}), {mx}, {rx});
+        const {kind} b = {scale}((x1[i] - {centre}) * (({kind})1 << {fixed.left}), {mx}, {rx});
+        y[i] = {clip}({scale}(a + b, {my}, {ry}) + {zero}, {low}, {high});
     }}"""
         self.define(node, f"addition, {dimensions(node.output.shape)}", [], body, inputs=2)
 
@@ -292,7 +309,7 @@ extern "C" {{
         body = ["    int32_t i;", f"    for (i = 0; i < {pixels}; i++, y += {channels}) {{"]
         first = 0
         for k, x in enumerate(node.inputs):
-            body.append(f"        memcpy(y + {first}, x{k} + i * {x.shape[0]}, {x.shape[0]});")
+            body.append(f"        memcpy(y + {first}, x{k} + i * {x.shape[0]}, {x.shape[0] * width(x)});")
             first += x.shape[0]
         what = f"concatenation to {dimensions(node.output.shape)}"
         xs = len(node.inputs)
@@ -304,7 +321,7 @@ extern "C" {{
     @add.register
     def _(self, node: IntegerTable) -> None:
         name, grid = self.function(node), node.output.grid
-        table = self.array("uint8_t", f"{name}_table", node.table + (grid.zero_point - grid.qmin))
+        table = self.array(stored_type(node.output), f"{name}_table", node.table + (grid.zero_point - grid.qmin))
         body = f"""\
     int32_t i;
     for (i = 0; i < {prod(node.output.shape)}; i++)
@@ -313,11 +330,12 @@ extern "C" {{
 
     @add.register
     def _(self, node: IntegerSoftmax) -> None:
-        self.used.add("SOFTMAX")
+        wide = node.inputs[0].grid.wide
+        self.used |= {"ROUND", "SOFTMAX_WIDE" if wide else "SOFTMAX"}
         name, channels, pixels = self.function(node), node.output.shape[0], prod(node.output.shape[1:])
         table = self.array("uint32_t", f"{name}_table", node.table.astype(np.int64))
         body = f"""\
     int32_t i;
     for (i = 0; i < {pixels}; i++)
-        softmax(x + i * {channels}, {channels}, {name}_table, y + i * {channels});"""
+        softmax{16 if wide else 8}(x + i * {channels}, {channels}, {name}_table, y + i * {channels});"""
         self.define(node, f"softmax over {channels} channels", [table], body)

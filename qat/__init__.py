@@ -1,6 +1,6 @@
 """Quantization-aware training whose integers are the integers of deployment."""
 
-from qat import data, memory, pruning, verify
+from qat import data, memory, metrics, pruning, verify
 from qat.calibration import calibrate
 from qat.cells import (
     Activation,
@@ -93,6 +93,7 @@ __all__ = [
     "data",
     "evaluate",
     "memory",
+    "metrics",
     "pruning",
     "target",
     "to_integer",

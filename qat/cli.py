@@ -29,6 +29,7 @@ COMMANDS = {
     "import-params": ("import_params", "make a checkpoint of a framework's own parameter file"),
     "export-params": ("export_params", "write a checkpoint's parameters as a framework's own file"),
     "doctor": ("doctor", "say what is installed and works here"),
+    "summary": ("summary", "parameters, MACs, bits and bytes of a network, layer by layer"),
     "data": ("data", "download a data set"),
     "train-svhn": ("train_svhn", "a study: folds, widths, pruned or not, of the SVHN document"),
     "demo": ("demo", "the whole path: train, quantize, evaluate, export, verify"),

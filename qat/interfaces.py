@@ -84,7 +84,8 @@ class Target(Protocol):
 
     A target whose runtime computes several profiles lists them as ``PROFILES`` and takes ``profile=`` in ``export``,
     ``predict``, ``trace`` and ``runtime``; one without computes the float one. ``Entry.options`` are further options of
-    ``export``. A target that also holds float networks has ``export_float(graph, params, path)``.
+    ``export``. A target that also holds float networks has ``export_float(graph, params, path)``; one that knows how many
+    bytes each node takes ``storage(graph, **options)``.
     """
 
     __name__: str

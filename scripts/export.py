@@ -12,6 +12,7 @@ from qat.cli import run_script
 from qat.errors import QatError
 from qat.registry import TARGETS
 from qat.scripts import common
+from qat.scripts.report import print_summary
 from qat.verify import default_profile, export_verified, profile_options
 from qat.widths import PACKINGS
 
@@ -64,9 +65,12 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
     if args.no_verify:
         options |= profile_options(target, args.profile or default_profile(target))
-        target.export(qat.to_integer(checkpoint.graph, checkpoint.params), path, **options)
+        integers = qat.to_integer(checkpoint.graph, checkpoint.params)
+        target.export(integers, path, **options)
         print(f"wrote {path}, {path.stat().st_size:,} bytes, not verified")
+        print_summary(checkpoint.graph, integers, packing=args.packing or PACKINGS[0])
         return 0
+    integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     backend = qat.backend(args.backend)
     dataset = common.load_data(args.data_path or _trained_on(args.ckpt_path, checkpoint), checkpoint.graph)
     certificate = export_verified(
@@ -81,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         options=options,
     )
     print(f"wrote {path}, {path.stat().st_size:,} bytes")
+    print_summary(checkpoint.graph, integers, packing=args.packing or PACKINGS[0])
     common.print_certificate(certificate)
     return 0 if certificate.passed else 1
 

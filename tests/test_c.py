@@ -347,6 +347,32 @@ def test_constants_are_as_small_as_their_values(tmp_path: Path) -> None:
     assert "static const int16_t node1_conv1_bias[6]" in source
 
 
+# -- wide codes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [(16, 16), (8, 16), (16, 8), (9, 9), (12, 13)], ids=str)
+def test_codes_of_more_than_a_byte(bits: tuple[int, int], tmp_path: Path) -> None:
+    """Every kind of cell, with accumulators of int32 and int64; narrow layers between wide ones."""
+    for symmetric in ((True, True), (False, False)):
+        setup = everything(Everything("hswish"), num_bits=bits, symmetric=symmetric)
+        assert_equal(setup, tmp_path)
+    assert ("int64_t sum" in (tmp_path / "net.c").read_text()) == (bits == (16, 16))
+    layers = {"conv1": {"num_bits": 8}, "fc": {"num_bits": (4, 8)}}
+    assert_equal(calibrated(LeNet5(), num_bits=bits, layers={"conv1": layers["conv1"], "fc1": layers["fc"]}), tmp_path)
+
+
+@once
+def test_wide_codes_on_a_cortex_m4(tmp_path: Path) -> None:
+    if cortex_m.MISSING:
+        pytest.skip(cortex_m.REASON)
+    setup = calibrated(LeNet5(), images=3, num_bits=16, layers={"fc3": {"num_bits": (16, 8)}})
+    C.export(setup.integer, tmp_path / "net.c")
+    expected = evaluate(setup.integer, setup.pixels, profile="fixed")
+    pixels, dtype = setup.pixels.transpose(0, 2, 3, 1), setup.integer.output.grid.dtype
+    codes, _ = cortex_m.run(tmp_path / "net.c", pixels, 10, dtype, tmp_path)
+    np.testing.assert_array_equal(codes, expected)
+
+
 # -- the certificate, files and errors --------------------------------------------------------------------------------
 
 

@@ -83,7 +83,7 @@ def test_accumulators_beyond_float64_are_refused_by_name() -> None:
         IntegerBuilder({}, Adjustments()).add(dense_node(weight, [left + 1], grid, name="fc7"))
 
 
-@pytest.mark.parametrize("name", [name for name, entry in TARGETS.items() if installed(entry)])
+@pytest.mark.parametrize("name", [name for name, entry in TARGETS.items() if installed(entry) and name != "C"])
 @pytest.mark.parametrize(("bits", "what"), [((12, 8), "weights"), ((8, 11), "activations")])
 def test_a_target_of_bytes_refuses_them_by_name(name: str, bits: tuple[int, int], what: str, tmp_path: Path) -> None:
     wide = max(bits)

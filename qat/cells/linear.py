@@ -124,6 +124,10 @@ class LinearCell(Cell):
             raise QatError(f"{owner}: momentum {self.momentum!r} must lie within 0..1 and eps {self.eps!r} above 0")
 
     def params(self) -> dict[str, Param]:
+        return self.float_params() | self._quantizer_params()
+
+    def float_params(self) -> dict[str, Param]:
+        """Its own, without those of its quantizer."""
         fan_in = math.prod(self.weight_shape[1:])
         params = {"weight": Param(self.weight_shape, self.weight_kind, he_uniform(fan_in))}
         if self.pruner is not None:
@@ -132,7 +136,7 @@ class LinearCell(Cell):
             params["bias"] = Param((self.out_channels,), "vector", constant(0.0))
         if self.has_bn:
             params |= batch_norm_params(self.out_channels)
-        return params | self._quantizer_params()
+        return params
 
     def _quantizer_params(self) -> dict[str, Param]:
         """Those of its quantizer, by their names in this cell."""
@@ -524,8 +528,8 @@ class BatchNorm(LinearCell):
     def weight_shape(self) -> Shape:
         return (self.channels, 1, 1, 1)
 
-    def params(self) -> dict[str, Param]:
-        return batch_norm_params(self.channels) | self._quantizer_params()
+    def float_params(self) -> dict[str, Param]:
+        return batch_norm_params(self.channels)
 
     def _complete(self, ops: Ops, params: dict[str, Tensor]) -> dict[str, Tensor]:
         return params | {"weight": ops.from_numpy(np.ones(self.weight_shape, np.float32), "conv_weight")}
