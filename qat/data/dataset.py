@@ -12,7 +12,7 @@ import numpy as np
 
 from qat.arrays import Arrays, as_arrays, as_tuple
 from qat.cells.base import Shape
-from qat.data.cifar import find_batches, read_batches
+from qat.data.cifar import CLASS_NAMES, find_batches, read_batches
 from qat.data.digits import read_digits
 from qat.data.idx import find_idx, read_idx
 from qat.errors import QatError
@@ -41,12 +41,13 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """name: what it is, for logs. source: where it came from."""
+    """name: what it is, for logs. source: where it came from. class_names: what the labels mean."""
 
     name: str
     source: str
     train: Split
     test: Split
+    class_names: tuple[str, ...] = tuple("0123456789")
 
     def resized(self, shape: Shape) -> Dataset:
         """Images of the given (C, H, W), by bilinear interpolation. Raises QatError where the channels differ."""
@@ -93,7 +94,7 @@ def load(data_path: str) -> Dataset:
                 f"{data_path}: holds CIFAR-10's {'training' if train else 'test'} files but no "
                 f"{'test_batch.bin' if train else 'data_batch_1.bin'}; download the missing ones"
             )
-        return Dataset("CIFAR-10", data_path, Split(*read_batches(train)), Split(*read_batches(test)))
+        return Dataset("CIFAR-10", data_path, Split(*read_batches(train)), Split(*read_batches(test)), CLASS_NAMES)
     return Dataset("MNIST", data_path, _read_split(folder, "train", "train"), _read_split(folder, "test", "t10k"))
 
 
@@ -111,9 +112,13 @@ def _read_split(folder: Path, part: str, prefix: str) -> Split:
     return Split(images[:, np.newaxis], labels.astype(np.int64))
 
 
-def accuracy(outputs: Array, labels: Array) -> float:
-    """The share of samples whose largest output (real number or code) is their label's, 0 to 1."""
-    return float((outputs.argmax(axis=1) == labels).mean())
+def accuracy(outputs: Array, labels: Array, *, best: int = 1) -> float:
+    """The share of samples whose label is among the ``best`` largest outputs (real numbers or codes), 0 to 1.
+
+    Of equal outputs the first counts as the larger.
+    """
+    ranked = np.argsort(-outputs.astype(np.float64), axis=1, kind="stable")[:, :best]
+    return float((ranked == labels[:, np.newaxis]).any(axis=1).mean())
 
 
 def resize_bilinear(images: Array, size: tuple[int, int]) -> Array:
