@@ -72,13 +72,15 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_data_argument(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """--data_path."""
+def add_data_argument(
+    parser: argparse.ArgumentParser, *, required: bool = True, otherwise: str = "what the checkpoint was trained on"
+) -> None:
+    """--data_path. otherwise: what is taken where it is not required and left out."""
     text = "folder of MNIST (IDX files in train/ and test/), CIFAR-10 (.bin) or SVHN (.mat), or 'digits' for scikit-learn's"
     if required:
         parser.add_argument("--data_path", required=True, help=text)
     else:
-        parser.add_argument("--data_path", default=None, help=text + " (default: what the checkpoint was trained on)")
+        parser.add_argument("--data_path", default=None, help=f"{text} (default: {otherwise})")
 
 
 def add_profile_argument(parser: argparse.ArgumentParser) -> None:
@@ -303,6 +305,14 @@ def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Datase
     names = ("images", "seed", "method", "percentile", "bias_correction", "equalize")
     record = {"calibration": {name: getattr(args, name) for name in names}}
     return replace(result, history=(record, *checkpoint.history))
+
+
+def print_accuracies(args: argparse.Namespace, before: Checkpoint, after: Checkpoint, dataset: Dataset) -> None:
+    """Of two checkpoints on the test images, in the backend that the arguments name."""
+    backend = qat.backend(args.backend)
+    for words, each in (("before: ", before), ("after:  ", after)):
+        top1 = evaluate_accuracy(backend, each, dataset.test, device_target=args.device_target)
+        print(f"Accuracy {words}{100 * top1:.2f}")
 
 
 def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, path: Path) -> None:

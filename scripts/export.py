@@ -23,6 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_checkpoint_argument(parser, "quantized network (with --float: float network)")
     parser.add_argument("--file_format", choices=list(TARGETS), default="ONNX", help="what to write")
     parser.add_argument("--file_name", required=True, help="file to write; its ending may be left out")
+    parser.add_argument("--float", action="store_true", help="write a float network as it is, to compare with")
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """How a file is written and verified."""
     common.add_profile_argument(parser)
     parser.add_argument(
         "--weights",
@@ -35,7 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of ONNX, TFLITE and C: weights of 4 bits and fewer several to a byte, or one as older runtimes want it "
         "(default: packed)",
     )
-    parser.add_argument("--float", action="store_true", help="write a float network as it is, to compare with")
     parser.add_argument("--no_verify", action="store_true", help="write the file without a certificate")
     common.add_data_argument(parser, required=False)
     common.add_backend_arguments(parser)

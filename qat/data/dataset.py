@@ -12,7 +12,7 @@ import numpy as np
 
 from qat.arrays import Arrays, as_arrays, as_tuple
 from qat.cells.base import Shape
-from qat.data.cifar import find_batches, read_batches
+from qat.data.cifar import CLASS_NAMES, find_batches, read_batches
 from qat.data.digits import read_digits
 from qat.data.idx import find_idx, read_idx
 from qat.data.svhn import find_svhn, read_source_images, read_svhn
@@ -57,12 +57,13 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """name: what it is, for logs. source: where it came from."""
+    """name: what it is, for logs. source: where it came from. class_names: what the labels mean."""
 
     name: str
     source: str
     train: Split
     test: Split
+    class_names: tuple[str, ...] = tuple("0123456789")
 
     def held_back(self, count: int, seed: int = 0) -> Dataset:
         """``count`` of the training images in place of the test images, and training without them: to choose by.
@@ -127,7 +128,7 @@ def load(data_path: str) -> Dataset:
                 f"{data_path}: holds CIFAR-10's {'training' if train else 'test'} files but no "
                 f"{'test_batch.bin' if train else 'data_batch_1.bin'}; download the missing ones"
             )
-        return Dataset("CIFAR-10", data_path, Split(*read_batches(train)), Split(*read_batches(test)))
+        return Dataset("CIFAR-10", data_path, Split(*read_batches(train)), Split(*read_batches(test)), CLASS_NAMES)
     parts = find_svhn(folder)
     if parts:
         return _read_svhn(data_path, parts)
@@ -171,9 +172,13 @@ def _read_svhn(source: str, parts: Mapping[str, Path]) -> Dataset:
     return Dataset(f"{name} without its test file", source, train, train).held_back(max(len(train) // 5, 1))
 
 
-def accuracy(outputs: Array, labels: Array) -> float:
-    """The share of samples whose largest output (real number or code) is their label's, 0 to 1."""
-    return float((outputs.argmax(axis=1) == labels).mean())
+def accuracy(outputs: Array, labels: Array, *, best: int = 1) -> float:
+    """The share of samples whose label is among the ``best`` largest outputs (real numbers or codes), 0 to 1.
+
+    Of equal outputs the first counts as the larger.
+    """
+    ranked = np.argsort(-outputs.astype(np.float64), axis=1, kind="stable")[:, :best]
+    return float((ranked == labels[:, np.newaxis]).any(axis=1).mean())
 
 
 def resize_bilinear(images: Array, size: tuple[int, int]) -> Array:
