@@ -36,6 +36,8 @@ COMMANDS = {
     "summary": ("summary", "parameters, MACs, bits and bytes of a network, layer by layer"),
     "data": ("data", "download a data set"),
     "train-svhn": ("train_svhn", "a study: folds, widths, pruned or not, of the SVHN document"),
+    "training-diagnostics": ("training_diagnostics", "plot a study's accuracy over the folds against width"),
+    "compare-models": ("compare_models", "ROC curves, weights and operations of a study's models, and a report"),
     "demo": ("demo", "the whole path: train, quantize, evaluate, export, verify"),
 }
 USER_MISTAKE, INTERRUPTED = 2, 130  #: exit statuses
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="qat",
         description="Quantization-aware training whose integers are the integers of deployment.",
         epilog="commands:\n"
-        + "\n".join(f"  {name:<18} {text}" for name, (_, text) in COMMANDS.items())
+        + "\n".join(f"  {name:<20} {text}" for name, (_, text) in COMMANDS.items())
         + "\n\n'qat COMMAND --help' lists a command's options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="qat COMMAND [options]",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,17 +131,20 @@ def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
     batch_size = args.batch_size
     while batch_size > 1 and (count - validation) // batch_size < STEPS:
         batch_size //= 2
-    recipe = Recipe(
-        epochs=args.epochs,
-        batch_size=batch_size,
-        lr=args.lr,
-        lr_schedule=args.lr_schedule,
-        seed=args.seed,
-        optimizer=Optimizer(args.optimizer),
-        validation=validation,
-        early_stopping=args.early_stopping,
-        keep_best=True,
-    )
+    recipe = {
+        "epochs": args.epochs,
+        "batch_size": batch_size,
+        "lr": args.lr,
+        "lr_schedule": args.lr_schedule,
+        "seed": args.seed,
+        "optimizer": {"name": args.optimizer},
+        "validation": validation,
+        "early_stopping": args.early_stopping,
+        "keep_best": True,
+    }
+    Recipe(
+        **recipe | {"optimizer": Optimizer(args.optimizer)}
+    )  # raises for a wrong argument before anything is trained
     channel = dataset.train.images.shape[1]  # type: ignore[union-attr]
     kernels = args.kernels if len(args.kernels) > 1 else args.kernels[0]
     graph = SvhnCnn(
@@ -182,7 +184,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
             if args.prune:
                 pruner = pruner_settings(args, (count - validation) // batch_size * args.epochs)
                 needed = {"start": f"{model}_{fold}", "float": None}
-                pruned = replace(recipe, best_from=pruner["end"] + 1)
+                pruned = recipe | {"best_from": pruner["end"] + 1}
                 label = {**label, "model": f"pruned_{model}", "pruned": True}
                 tasks.append(task(f"pruned_{model}_{fold}", common_settings, pruned, label, needed, pruner=pruner))
             before = model
@@ -190,11 +192,16 @@ def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
 
 
 def task(
-    name: str, common_settings: dict[str, Any], recipe: Recipe, label: Any, needed: dict[str, str | None], **own: Any
+    name: str,
+    common_settings: dict[str, Any],
+    recipe: dict[str, Any],
+    label: Any,
+    needed: dict[str, str | None],
+    **own: Any,
 ) -> Task:
     """One training."""
     settings = {"graph": None, "quantization": None, "pruner": None} | own
-    settings |= {**common_settings, **needed, "recipe": asdict(recipe), "label": label}
+    settings |= {**common_settings, **needed, "recipe": recipe, "label": label}
     if needed["start"] is not None:
         settings["graph"] = None
     return Task(name, settings, tuple(dict.fromkeys(other for other in needed.values() if other)))

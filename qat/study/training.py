@@ -36,10 +36,11 @@ def train_task(folder: Path, task: Task) -> None:
     """Do a training, or take it up where it was killed: ``<name>.ckpt``, ``.npz`` and, last of all, ``.json``.
 
     Its settings:
-    graph: the float network as JSON. start: the task whose weights it begins with, or None for fresh ones. float: the task
-    that trained the float network, where this one is quantized. quantization: of convert_quant_network, or None. pruner: the
-    fields of a MagnitudePruner, or None: then it begins with the checkpoint of ``start`` as it is. data: see ``study_data``.
-    backend, device_target. recipe: the fields of a Recipe. label: whatever the planner wants to find in the result.
+    graph: the float network as JSON, where no task comes before. start: the task whose weights it begins with, or None.
+    float: the task that trained the float network, where this one is quantized. quantization: of convert_quant_network, or
+    None. pruner: fields of a MagnitudePruner, or None; it begins with the checkpoint of ``start`` as it is. data: see
+    ``study_data``. backend, device_target. recipe: fields of a Recipe, the optimizer's likewise. label: whatever the planner
+    wants to find in the result.
     """
     settings = task.settings
     backend = qat.backend(settings["backend"])

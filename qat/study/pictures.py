@@ -1,0 +1,199 @@
+"""The pictures of a study: accuracy over the folds against width, ROC curves, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qat.figures import COLOURS, Picture
+from qat.study.layers import Layer
+from qat.study.results import LOWEST_RATE, Model, Roc, false_rates
+
+BINS = 61  #: of a histogram of weights
+LEAST_MAGNITUDE = 2.0**-12  #: of a profile of weights; smaller ones count as 0
+
+
+def accuracy_picture(models: Sequence[Model], pruned: Sequence[Model] | None = None) -> Picture:
+    """Boxes of the accuracy over the folds, one model beside the other; with pruned ones, these beside them, and below the
+    ratio of the two in each fold.
+    """
+    rows = 2 if pruned else 1
+    width = max(5.0, 1.6 + (0.85 if pruned else 0.6) * len(models))
+    ratios = {"height_ratios": [2.2, 1]} if pruned else {}
+    picture = Picture(width, 5.6 if pruned else 4.0, rows, 1, sharex=True, gridspec_kw=ratios)
+    with picture:
+        upper = picture.axes[0, 0]
+        series = [("unpruned", models, -0.19 if pruned else 0.0, COLOURS[0])]
+        if pruned:
+            series.append(("pruned", pruned, 0.19, COLOURS[1]))
+        for name, drawn, shift, colour in series:
+            _boxes(upper, [100 * model.accuracies for model in drawn], shift, colour, name)
+        folds = len(models[0].folds)
+        upper.set_ylabel("Accuracy in %")
+        upper.set_title(f"{models[0].data}, {folds} fold{'s' if folds > 1 else ''}", fontsize=9, color="#555555")
+        if pruned:
+            upper.legend(loc="lower right")
+            lower = picture.axes[1, 0]
+            quotients = [p.accuracies / m.accuracies for m, p in zip(models, pruned, strict=True)]
+            _boxes(lower, quotients, 0.0, COLOURS[2], "")
+            lower.axhline(1.0, color="#555555", linewidth=0.8, linestyle="--")
+            lower.set_ylabel("Pruned /\nunpruned")
+        bottom = picture.axes[-1, 0]
+        bottom.set_xticks(range(len(models)), [model.name for model in models])
+        bottom.set_xlim(-0.6, len(models) - 0.4)
+        bottom.set_xlabel("Bits of the weights (B: binary, T: ternary, BF: float)")
+        for axis in picture.axes[:, 0]:
+            axis.grid(axis="x", visible=False)
+        picture.figure.align_ylabels()
+    return picture
+
+
+def _boxes(axis: Any, values: Sequence[Any], shift: float, colour: str, name: str) -> None:
+    """Median, quartiles and extremes, and the folds themselves as dots."""
+    places = np.arange(len(values)) + shift
+    parts = axis.boxplot(
+        list(values),
+        positions=places,
+        widths=0.3,
+        whis=(0, 100),
+        patch_artist=True,
+        manage_ticks=False,
+        medianprops={"color": colour, "linewidth": 1.6},
+        whiskerprops={"color": colour},
+        capprops={"color": colour},
+        boxprops={"edgecolor": colour, "facecolor": colour, "alpha": 0.25},
+    )
+    for place, folds in zip(places, values, strict=True):
+        axis.plot(np.full(len(folds), place), folds, "o", color=colour, markersize=2.6, alpha=0.8, markeredgewidth=0)
+    if name:
+        parts["boxes"][0].set_label(name)
+
+
+def roc_picture(models: Sequence[Model], curves: Sequence[Sequence[Roc]]) -> Picture:
+    """One small plot for each class, in which every model has its mean curve, a band of one sigma over the folds, and its area.
+
+    curves: of each model, of each class.
+    """
+    classes = len(curves[0])
+    columns = min(classes, 5)
+    rows = -(-classes // columns)
+    least = min(float((curve.rates - curve.sigma)[false_rates() >= 1e-2].min()) for own in curves for curve in own)
+    picture = Picture(2.35 * columns + 0.4, 2.4 * rows + 0.8, rows, columns, sharex=True, sharey=True)
+    with picture:
+        for label in range(rows * columns):
+            axis = picture.axes.flat[label]
+            if label >= classes:
+                axis.set_visible(False)
+                continue
+            for index, own in enumerate(curves):
+                curve, colour = own[label], COLOURS[index % len(COLOURS)]
+                axis.plot(false_rates(), curve.rates, color=colour, linewidth=1.4)
+                low, high = curve.rates - curve.sigma, np.minimum(curve.rates + curve.sigma, 1.0)
+                axis.fill_between(false_rates(), low, high, color=colour, alpha=0.2, linewidth=0)
+                spread = f" ± {curve.auc_sigma:.4f}" if curve.auc_sigma else ""
+                axis.text(
+                    0.97,
+                    0.05 + 0.1 * (len(curves) - 1 - index),
+                    f"AUC {curve.auc:.4f}{spread}",
+                    transform=axis.transAxes,
+                    ha="right",
+                    color=colour,
+                    fontsize=7.5,
+                )
+            axis.set_title(f"Class {label}", fontsize=9)
+            axis.set_xscale("log")
+            axis.set_xlim(LOWEST_RATE, 1.0)
+            axis.set_xticks([1e-3, 1e-2, 1e-1])  # the end of one plot and the beginning of the next would meet
+            axis.set_ylim(max(0.0, np.floor(10 * least - 1) / 10), 1.02)
+        _legend(picture, models)
+        folds = len(models[0].folds)
+        band = f", mean and one sigma over {folds} folds" if folds > 1 else ""
+        picture.figure.suptitle(f"{models[0].data}{band}", x=0.01, ha="left", fontsize=9, color="#555555")
+        picture.figure.supxlabel("False positive rate", fontsize=10)
+        picture.figure.supylabel("True positive rate", fontsize=10)
+    return picture
+
+
+def weights_picture(models: Sequence[Model], layers: Sequence[Sequence[Layer]]) -> Picture:
+    """Histograms of each layer's weights as deployed, with the share of zeros of every model. layers: of each model."""
+    count = max(len(own) for own in layers)
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    picture = Picture(3.3 * columns + 0.3, 2.5 * rows + 0.7, rows, columns)
+    with picture:
+        for place in range(rows * columns):
+            axis = picture.axes.flat[place]
+            if place >= count:
+                axis.set_visible(False)
+                continue
+            shown = [(index, own[place]) for index, own in enumerate(layers) if place < len(own)]
+            largest = max(float(np.abs(layer.weights).max()) for _, layer in shown) or 1.0
+            bins = np.linspace(-1.02 * largest, 1.02 * largest, BINS)
+            for index, layer in shown:
+                colour = COLOURS[index % len(COLOURS)]
+                shares = np.full(layer.weights.size, 1.0 / layer.weights.size)
+                axis.hist(layer.weights, bins, weights=shares, histtype="stepfilled", color=colour, alpha=0.2)
+                axis.hist(layer.weights, bins, weights=shares, histtype="step", color=colour, linewidth=1.1)
+                axis.text(
+                    0.98,
+                    0.9 - 0.1 * index,
+                    f"{100 * layer.zeros:.1f} % zeros",
+                    transform=axis.transAxes,
+                    ha="right",
+                    color=colour,
+                    fontsize=8,
+                )
+            axis.set_yscale("log")
+            axis.set_ylim(top=4 * axis.get_ylim()[1])  # room for the shares
+            axis.set_title(f"{shown[0][1].name} ({shown[0][1].weights.size:,} weights)", fontsize=9)
+            if place % columns == 0:
+                axis.set_ylabel("Share of the weights")
+            if place + columns >= count:
+                axis.set_xlabel("Weight")
+        _legend(picture, models)
+    return picture
+
+
+def profile_picture(models: Sequence[Model], layers: Sequence[Sequence[Layer]]) -> Picture:
+    """For each layer the sizes of its weights that are not 0: boxes from quartile to quartile, whiskers from 5 to 95 %."""
+    names = list(dict.fromkeys(layer.name for own in layers for layer in own))
+    picture = Picture(7.0, 1.3 + 0.24 * len(names) * max(len(models), 2))
+    with picture:
+        axis = picture.axes[0, 0]
+        height = 0.8 / len(models)
+        for index, own in enumerate(layers):
+            colour = COLOURS[index % len(COLOURS)]
+            for layer in own:
+                sizes = np.abs(layer.weights[np.abs(layer.weights) >= LEAST_MAGNITUDE])
+                if not len(sizes):
+                    continue
+                axis.boxplot(
+                    [sizes],
+                    positions=[names.index(layer.name) - 0.4 + height * (index + 0.5)],
+                    widths=0.75 * height,
+                    whis=(5, 95),
+                    orientation="horizontal",
+                    showfliers=False,
+                    patch_artist=True,
+                    manage_ticks=False,
+                    medianprops={"color": colour, "linewidth": 1.6},
+                    whiskerprops={"color": colour},
+                    capprops={"color": colour},
+                    boxprops={"edgecolor": colour, "facecolor": colour, "alpha": 0.25},
+                )
+        axis.set_xscale("log", base=2)
+        axis.set_yticks(range(len(names)), names)
+        axis.set_ylim(len(names) - 0.4, -0.6)
+        axis.grid(axis="y", visible=False)
+        axis.set_xlabel("|Weight|, of those that are not 0")
+        _legend(picture, models)
+    return picture
+
+
+def _legend(picture: Picture, models: Sequence[Model]) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=COLOURS[i % len(COLOURS)], alpha=0.6, label=model.name) for i, model in enumerate(models)]
+    picture.figure.legend(handles=handles, loc="outside upper right", ncols=len(models))

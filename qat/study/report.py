@@ -1,0 +1,90 @@
+"""A study as one HTML file that needs nothing beside it: tables, and pictures as SVG in the file itself."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import qat
+from qat.errors import QatError
+from qat.figures import Picture
+
+TEMPLATE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+body { font: 15px/1.5 "DejaVu Sans", "Segoe UI", Helvetica, Arial, sans-serif; color: #222; margin: 2rem auto; max-width: 66rem;
+  padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; } p.from { color: #555; }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.25rem 0.8rem; text-align: right; border-bottom: 1px solid #ddd; } th { border-bottom: 2px solid #999; }
+th:first-child, td:first-child { text-align: left; } caption { text-align: left; color: #555; padding-bottom: 0.4rem; }
+figure { margin: 1rem 0; overflow-x: auto; } figure svg { max-width: 100%; height: auto; } figcaption { color: #555; }
+pre { background: #f4f4f4; padding: 0.8rem; overflow-x: auto; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+{% for line in lines %}<p class="from">{{ line }}</p>
+{% endfor %}{% if commands %}<pre>{% for command in commands %}{{ command }}
+{% endfor %}</pre>
+{% endif %}{% for section, drawing in sections %}<section>
+<h2>{{ section.title }}</h2>
+{% if section.text %}<p>{{ section.text }}</p>
+{% endif %}{% if section.rows %}<table>
+<thead><tr>{% for cell in section.columns %}<th>{{ cell }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in section.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody>
+</table>
+{% endif %}{% if drawing %}<figure>{{ drawing | safe }}</figure>
+{% endif %}</section>
+{% endfor %}<p class="from">Written by qat-engine {{ version }}.</p>
+</body>
+</html>
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title and what is below it: a paragraph, a table, a picture, or some of these."""
+
+    title: str
+    text: str = ""
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    picture: Picture | None = None
+
+
+def html_report(title: str, lines: Sequence[str], commands: Sequence[str], sections: Sequence[Section]) -> str:
+    """The whole file. lines: what it is about. commands: that made it. Raises QatError without Jinja2."""
+    try:
+        import jinja2
+    except ModuleNotFoundError:
+        raise QatError("reports need Jinja2, which is not installed: pip install 'qat-engine[plots]'") from None
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(TEMPLATE)
+    drawings = [drawing(section, index) for index, section in enumerate(sections)]
+    page: str = template.render(
+        title=title,
+        lines=lines,
+        commands=commands,
+        sections=list(zip(sections, drawings, strict=True)),
+        version=qat.__version__,
+    )
+    return page
+
+
+def drawing(section: Section, number: int) -> str:
+    """The <svg> element of a section's picture, or nothing. All pictures of a page share one space of names, so that those of
+    this one begin with its number.
+    """
+    if section.picture is None:
+        return ""
+    element = f'<svg role="img" aria-label="{html.escape(section.title)}"' + section.picture.svg().partition("<svg")[2]
+    element = re.sub(r'\bid="', f'id="s{number}-', element)
+    return re.sub(r'(url\(#|href="#)', lambda match: f"{match[1]}s{number}-", element)

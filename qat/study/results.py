@@ -1,0 +1,146 @@
+"""Reading what the trainings of a study have left, and the figures that follow from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qat.checkpoint import Checkpoint
+from qat.errors import QatError
+from qat.ops import Array
+from qat.study.training import read_result
+
+PLACES = 201  #: on the axis of false positive rates, from LOWEST_RATE to 1
+LOWEST_RATE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """One training: its result, its outputs (N, K) on the fold's test images, their labels (N,) and its checkpoint's file."""
+
+    result: dict[str, Any]
+    outputs: Array
+    labels: Array
+    checkpoint_path: Path
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.result["accuracy"])
+
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint.load(self.checkpoint_path)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """The folds of one model. name: for people."""
+
+    name: str
+    folds: tuple[Fold, ...]
+
+    @property
+    def accuracies(self) -> Array:
+        """Of each fold, 0 to 1."""
+        return np.array([fold.accuracy for fold in self.folds])
+
+    @property
+    def data(self) -> str:
+        """What it was trained and tested on."""
+        return str(self.folds[0].result["data"]).partition(", fold")[0]
+
+
+def read_model(path: str | Path, name: str, *, all_folds: bool = True) -> Model:
+    """A model by the beginning of its files' names, as models/quant_8bit; with the number of a fold, as models/full_0, that
+    fold and, if all_folds, the others too. Raises QatError where there is no result.
+    """
+    path = Path(path)
+    stem, fold = path.name, re.fullmatch(r"(.+)_(\d+)", path.name)
+    files = [path.with_name(f"{path.name}.json")]
+    if fold is not None and files[0].is_file():
+        stem = fold[1]
+    if all_folds or not files[0].is_file():
+        found = {
+            int(match[1]): file
+            for file in path.parent.glob("*.json")
+            if (match := re.fullmatch(re.escape(stem) + r"_(\d+)\.json", file.name))
+        }
+        files = [found[number] for number in sorted(found)]
+    if not files:
+        known = sorted({re.sub(r"_\d+$", "", file.stem) for file in path.parent.glob("*_*.json")})
+        there = f"there are {', '.join(known)}" if known else "there are none in that folder; run train_svhn.py first"
+        raise QatError(f"{path}: there is no result of such a training; {there}")
+    folds = [Fold(*read_result(file), file.with_suffix(".ckpt")) for file in files]
+    return Model(name, tuple(folds))
+
+
+def models_in(folder: str | Path) -> list[str]:
+    """The models that have results in a folder, from few bits to many, then mixed ones and the float one, unpruned."""
+    found = {re.sub(r"_\d+$", "", file.stem) for file in Path(folder).glob("*_*.json")}
+
+    def order(name: str) -> tuple[int, int, str]:
+        bits = re.fullmatch(r"quant_(\d+)bit", name)
+        return (0, int(bits[1]), name) if bits else (2 if name == "full" else 1, 0, name)
+
+    return sorted((name for name in found if not name.startswith("pruned_")), key=order)
+
+
+def short_name(model: str) -> str:
+    """For an axis: B and T for one and two bits, BF for the float baseline, AQ for mixed widths."""
+    bits = re.fullmatch(r"quant_(\d+)bit", model)
+    if bits:
+        return {"1": "B", "2": "T"}.get(bits[1], bits[1])
+    return {"full": "BF", "latest_aq": "AQ"}.get(model, model)
+
+
+@dataclass(frozen=True, eq=False)
+class Roc:
+    """Of one class against all others: true positive rates (PLACES,) at ``false_rates()``, and the area, mean and sigma over
+    the folds.
+    """
+
+    rates: Array
+    sigma: Array
+    auc: float
+    auc_sigma: float
+
+
+def false_rates() -> Array:
+    """The false positive rates at which curves are averaged, even on a logarithmic axis."""
+    return np.geomspace(LOWEST_RATE, 1.0, PLACES)
+
+
+def softmax(outputs: Array) -> Array:
+    """Of each row, in float64."""
+    shifted = np.exp(outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True))
+    result: Array = shifted / shifted.sum(axis=1, keepdims=True)
+    return result
+
+
+def roc(folds: Sequence[Fold], label: int) -> Roc:
+    """The receiver operating characteristic of one class by the softmax of the outputs, by scikit-learn's roc_curve and
+    roc_auc_score for each fold. Raises QatError without scikit-learn, and where a fold has no image of the class or no other.
+    """
+    try:
+        from sklearn.metrics import roc_auc_score, roc_curve
+    except ModuleNotFoundError:
+        raise QatError(
+            "ROC curves need scikit-learn, which is not installed: pip install 'qat-engine[study]'"
+        ) from None
+    curves, areas = [], []
+    for fold in folds:
+        truth, scores = fold.labels == label, softmax(fold.outputs)[:, label]
+        if not 0 < truth.sum() < len(truth):
+            raise QatError(
+                f"{fold.result['name']}: has no test image of class {label}, or none of another; take fewer folds"
+            )
+        false, true, _ = roc_curve(truth, scores)
+        curves.append(np.interp(false_rates(), false, true))
+        areas.append(roc_auc_score(truth, scores))
+    sigma = np.std(curves, axis=0, ddof=1) if len(curves) > 1 else np.zeros(PLACES)
+    spread = float(np.std(areas, ddof=1)) if len(areas) > 1 else 0.0
+    return Roc(np.mean(curves, axis=0), sigma, float(np.mean(areas)), spread)
