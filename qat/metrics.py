@@ -71,6 +71,20 @@ def parameters(network: Network | Graph) -> dict[str, int]:
     return counts
 
 
+def deployed_parameters(network: Network | Graph) -> dict[str, int]:
+    """Numbers of each node that are left once batch normalisation is folded in: weights, and a bias for each output where
+    there is a bias or a batch normalisation. A cell that is used twice counts where it is used first.
+    """
+    counts: dict[str, int] = {}
+    seen: set[str] = set()
+    for node in as_graph(network).nodes:
+        cell = node.cell
+        if isinstance(cell, LinearCell) and node.cell_name not in seen:
+            seen.add(node.cell_name)
+            counts[node.name] = math.prod(cell.weight_shape) + (cell.has_bias or cell.has_bn) * cell.out_channels
+    return counts
+
+
 def _parameters(node: Node) -> int:
     cell = node.cell
     params = cell.params()

@@ -28,6 +28,10 @@ class Times:
         first, third = np.percentile(self.seconds, (25, 75))
         return float(first), float(third)
 
+    def scaled(self, factor: float) -> Times:
+        """Of a part of a call, or in another unit."""
+        return Times(self.seconds * factor)
+
     def over(self, other: Times) -> Times:
         """The ratios of neighbouring blocks, which a disturbance of both leaves as they are."""
         return Times(self.seconds / other.seconds)
