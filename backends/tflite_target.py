@@ -28,6 +28,7 @@ from qat.cells.base import Shape
 from qat.cells.window import output_size
 from qat.errors import QatError
 from qat.files import write_atomically
+from qat.fixed_point import LongMultiplier
 from qat.forward import Forward
 from qat.graph import Graph
 from qat.integer import (
@@ -63,7 +64,7 @@ MULTIPLIERS = (2.0**-32, 2.0**8)
 Op, Type, Options = schema.BuiltinOperator, schema.TensorType, schema.BuiltinOptions
 Fused, Pad = schema.ActivationFunctionType, schema.Padding
 TYPES = {np.dtype(np.int8): Type.INT8, np.dtype(np.int32): Type.INT32, np.dtype(np.float32): Type.FLOAT32}
-TYPES[np.dtype(np.uint8)] = Type.UINT8
+TYPES |= {np.dtype(np.uint8): Type.UINT8, np.dtype(np.int16): Type.INT16, np.dtype(np.int64): Type.INT64}
 PACKED = {4: Type.INT4, 2: Type.INT2}  #: bits of weights -> their type
 #: The version of an operator from which on it takes int8.
 VERSIONS = {
@@ -91,7 +92,7 @@ def export(graph: IntegerGraph, path: str | Path, *, profile: str = "float", pac
     packed = check_packing(packing)
     if profile not in PROFILES:
         raise QatError(f"{path}: profile {profile!r} is unknown; use one of {', '.join(PROFILES)}")
-    require_bytes(graph, f"LiteRT in the {profile} profile")
+    require_bytes(graph, f"LiteRT in the {profile} profile", weights_only=profile == "fixed")
     writer = _IntegerWriter(graph, profile, packed)
     for node in graph.nodes:
         writer.add(node)
@@ -159,7 +160,7 @@ def predict(path: str | Path, pixels: Arrays, *, profile: str = "float") -> Arra
     real = []
     for position, index in enumerate(outputs):
         x, quantization = found[position], file.model.subgraphs[0].tensors[index].quantization
-        if x.dtype == np.int8:
+        if x.dtype != np.float32:
             x = (x.astype(np.float32) - np.float32(quantization.zeroPoint[0])) * np.float32(quantization.scale[0])
         real.append(_canonical(x))
     return as_arrays(tuple(real))
@@ -197,7 +198,8 @@ def trace(
             codes = codes.reshape(-1, *shapes[indices[_permuted(name)]][1:])
             codes = codes.transpose(0, 3, 1, 2).reshape(len(codes), -1)
         codes = _canonical(codes).reshape(len(codes), *x.shape)
-        result[name] = codes.astype(np.int32) - _offset(x.grid)
+        offset = _offset(x.grid) if found[position].dtype == np.int8 else -x.grid.zero_point
+        result[name] = codes.astype(np.int32) - offset
     return result
 
 
@@ -467,16 +469,18 @@ class _Writer:
         tensor = self.tensors[x]
         n, height, width, channels = tensor.shape
         shape = (n, height + top + bottom, width + left + right, channels)
-        integer = tensor.type == Type.INT8
-        output = self.tensor(shape, np.int8 if integer else np.float32, tensor.quantization)
+        dtype = next(dtype for dtype, kind in TYPES.items() if kind == tensor.type)
+        integer = dtype != np.float32
+        output = self.tensor(shape, dtype, tensor.quantization)
         widths = self.constant(np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32))
-        if not lowest or (integer and tensor.quantization.zeroPoint[0] == -128):
+        least = np.iinfo(dtype).min if integer else -np.inf
+        if not lowest or (integer and tensor.quantization.zeroPoint[0] == least):
             return self.op(Op.PAD, [x, widths], output, schema.PadOptionsT())
         if integer:
             scale, zero = tensor.quantization.scale, tensor.quantization.zeroPoint[0]
-            value = self.constant(np.array([-128], np.int8), scale, zero)
+            value = self.constant(np.array([least], dtype), scale, zero)
         else:
-            value = self.constant(np.array([-np.inf], np.float32))
+            value = self.constant(np.array([least], np.float32))
         return self.op(Op.PADV2, [x, widths, value], output, schema.PadV2OptionsT())
 
     def window(
@@ -518,6 +522,10 @@ class _IntegerWriter(_Writer):
         super().__init__()
         self.profile = profile
         self.packed = packed
+        #: With activations of more than 8 bits all are int16, centred: LiteRT's kernels have one type for inputs and outputs.
+        self.long = any(node.output.grid.wide for node in graph.nodes)
+        self.dtype = np.dtype(np.int16 if self.long else np.int8)
+        self.ends = (int(np.iinfo(self.dtype).min), int(np.iinfo(self.dtype).max))
         self._index: dict[str, int] = {}  # tensor of codes -> its index in the file
         self._hwc: dict[str, Shape] = {}  # Flatten in HWC order -> (C, H, W)
         self._points: dict[str, int] = {}  # row of features -> its index as (1, 1, 1, F)
@@ -533,13 +541,26 @@ class _IntegerWriter(_Writer):
             if name not in outputs and all(isinstance(node, IntegerDense) for node in nodes)
         }
         self._entries = {x.name for x in graph.inputs}
+        for x in (node.output for node in graph.nodes) if self.long else ():
+            if x.grid.low < self.ends[0] or x.grid.high > self.ends[1]:
+                raise QatError(
+                    f"{x.name}: its codes lie {x.grid.low} to {x.grid.high} around the zero point, where TFLite's int16 holds "
+                    f"{self.ends[0]} to {self.ends[1]}; convert it with symmetric activations or 15 bits, or export to C"
+                )
 
     def codes(self, x: IntegerTensor, name: str | None = None, shape: Shape | None = None) -> int:
         """A new tensor for codes of that grid, and of that shape in the file."""
-        grid = x.grid
-        quantization = _quantization(np.array([grid.scale]), grid.zero_point + _offset(grid))
+        quantization = _quantization(np.array([x.grid.scale]), self.zero(x.grid))
         shape = _stored_shape(x.shape) if shape is None else shape
-        return self.tensor(shape, np.int8, quantization, x.name if name is None else name)
+        return self.tensor(shape, self.dtype, quantization, x.name if name is None else name)
+
+    def offset(self, grid: Grid) -> int:
+        """What is added to a code to make it a number of the file."""
+        return -grid.zero_point if self.long else _offset(grid)
+
+    def zero(self, grid: Grid) -> int:
+        """The zero point in the file."""
+        return grid.zero_point + self.offset(grid)
 
     def of(self, x: IntegerTensor) -> int:
         """The index of the codes of a tensor."""
@@ -568,12 +589,12 @@ class _IntegerWriter(_Writer):
     ) -> tuple[int, int, list[tuple[int, int]]]:
         """How a node's clip is written: its fused activation, its output tensor, and what follows of (operator, bound)."""
         grid = node.output.grid
-        zero = grid.zero_point + _offset(grid)
+        zero = self.zero(grid)
         low, high = zero + node.requantize.low, zero + node.requantize.high
         six = 6.0 / float(grid.scale)
-        forms = {Fused.NONE: (-128, 127), Fused.RELU: (zero, 127)}
+        forms = {Fused.NONE: self.ends, Fused.RELU: (zero, self.ends[1])}
         if np.rint(six - 1e-3) == np.rint(six + 1e-3):  # else runtimes round it differently
-            forms[Fused.RELU6] = (zero, min(127, zero + int(np.rint(six))))
+            forms[Fused.RELU6] = (zero, min(self.ends[1], zero + int(np.rint(six))))
         best: tuple[int, list[tuple[int, int]]] | None = None
         for fused, (lowest, highest) in forms.items():
             if lowest <= low and high <= highest:
@@ -589,7 +610,7 @@ class _IntegerWriter(_Writer):
         shape = tuple(self.tensors[index].shape)
         for position, (op, bound) in enumerate(clips):
             output = self.codes(node.output, None if position == len(clips) - 1 else "", shape)
-            limit = self.constant(np.array([bound], np.int8), np.array([grid.scale]), grid.zero_point + _offset(grid))
+            limit = self.constant(np.array([bound], self.dtype), np.array([grid.scale]), self.zero(grid))
             index = self.op(op, [index, limit], output, schema.MaximumMinimumOptionsT())
         places = self._index if len(shape) == 1 + len(node.output.shape) else self._points
         places[node.name] = index
@@ -601,8 +622,18 @@ class _IntegerWriter(_Writer):
 
     @add.register
     def _(self, node: IntegerInput) -> None:
-        self._index[node.name] = self.codes(node.output)
-        self.inputs.append(self._index[node.name])
+        if not self.long:
+            self._index[node.name] = self.codes(node.output)
+            self.inputs.append(self._index[node.name])
+            return
+        # Pixels enter as int8 in any case, and are centred by exact operators.
+        grid, shape = node.output.grid, _stored_shape(node.output.shape)
+        entry = _quantization(np.array([grid.scale]), grid.zero_point + _offset(grid))
+        self.inputs.append(self.tensor(shape, np.int8, entry, node.name))
+        wide = self.op(Op.CAST, [self.inputs[-1]], self.tensor(shape, np.int32), schema.CastOptionsT())
+        by = self.constant(np.array([-grid.zero_point - _offset(grid)], np.int32))
+        centred = self.op(Op.ADD, [wide, by], self.tensor(shape, np.int32), schema.AddOptionsT())
+        self._index[node.name] = self.op(Op.CAST, [centred], self.codes(node.output, ""), schema.CastOptionsT())
 
     def _check_multiplier(self, node: IntegerLinear) -> None:
         """Raises QatError where LiteRT's kernels of the profile refuse the multiplier."""
@@ -622,7 +653,8 @@ class _IntegerWriter(_Writer):
         if not self.packed:
             return ()
         if self.profile == "fixed":
-            return (4,)
+            depthwise = isinstance(node, IntegerConv2d) and node.group == node.inputs[0].shape[0] > 1
+            return () if self.long and depthwise else (4,)  # LiteRT reads INT4 there as if it were bytes
         if not isinstance(node, IntegerDense):
             return ()  # LiteRT's own kernel would take it, which rounds otherwise
         return tuple(
@@ -644,7 +676,13 @@ class _IntegerWriter(_Writer):
         if packed != 2 and (scale == scale[0]).all():  # XNNPACK takes INT2 with one scale for each output only
             scale, axis = scale[:1], 0  # one stands for many equal ones
         constants = [self.constant(weight, scale, axis=axis, bits=packed)]
-        return [*constants, self.constant(node.bias, node.inputs[0].grid.scale * scale)]
+        if self.long and not isinstance(node.fixed, LongMultiplier):
+            raise QatError(
+                f"{node.name}: computes codes of 8 bits from such in a network that has wider ones too, for which LiteRT has "
+                "other arithmetic; give its output more than 8 bits, or export to C"
+            )
+        bias = node.bias.astype(np.int64) if self.long else node.bias
+        return [*constants, self.constant(bias, node.inputs[0].grid.scale * scale)]
 
     @add.register
     def _(self, node: IntegerConv2d) -> None:
@@ -706,7 +744,7 @@ class _IntegerWriter(_Writer):
             self._hwc[node.name], name = shape, _permuted(node.name)
         elif not ordered:
             order = self.constant(np.array([0, 3, 1, 2], np.int32))
-            turned = self.tensor((1, *shape), np.int8, self.tensors[x].quantization)
+            turned = self.tensor((1, *shape), self.dtype, self.tensors[x].quantization)
             x = self.op(Op.TRANSPOSE, [x, order], turned, schema.TransposeOptionsT())
         self._finish(node, self._reshape(x, self.codes(node.output, name)))
 
@@ -724,9 +762,14 @@ class _IntegerWriter(_Writer):
                 "profile 'ascend'"
             )
         inputs = [self.of(x) for x in node.inputs]
-        if node.requantize.multiplier[0] < MULTIPLIERS[1]:
+        if self.long and not (node.inputs[0].grid.wide or node.output.grid.wide):
+            raise QatError(
+                f"{node.name}: adds codes of 8 bits in a network that has wider ones too, for which LiteRT has another "
+                "addition; give its inputs or output more than 8 bits, or export to C"
+            )
+        if node.requantize.multiplier[0] < MULTIPLIERS[1] or self.long:
             fused, output, clips = self._clipped(node)
-            options = schema.AddOptionsT(fusedActivationFunction=fused)
+            options = schema.AddOptionsT(fusedActivationFunction=fused, potScaleInt16=False)
             self._finish(node, self.op(Op.ADD, inputs, output, options), clips)
             return
         grid = node.output.grid
@@ -745,7 +788,7 @@ class _IntegerWriter(_Writer):
         self._finish(node, self.op(Op.CONCATENATION, inputs, self.codes(node.output), options))
 
     def _integers(self, x: IntegerTensor) -> int:
-        """The codes of a tensor as int32, from -128 on."""
+        """The codes of a tensor as int32, from -128 on; centred where they are int16."""
         return self.op(Op.CAST, [self.of(x)], self.tensor(_stored_shape(x.shape), np.int32), schema.CastOptionsT())
 
     @add.register
@@ -753,10 +796,11 @@ class _IntegerWriter(_Writer):
         """A table of one entry for each code, indexed by code - qmin; no function of LiteRT's own is exact."""
         (x,) = node.inputs
         grid = node.output.grid
-        table = (node.table + grid.zero_point + _offset(grid)).astype(np.int8)
-        scale, zero = np.array([grid.scale]), grid.zero_point + _offset(grid)
+        scale, zero = np.array([grid.scale]), self.zero(grid)
+        table = (node.table + zero).astype(self.dtype)
         index = self.tensor(_stored_shape(x.shape), np.int32)
-        self.op(Op.ADD, [self._integers(x), self.constant(np.array([128], np.int32))], index, schema.AddOptionsT())
+        first = -(x.grid.qmin + self.offset(x.grid))
+        self.op(Op.ADD, [self._integers(x), self.constant(np.array([first], np.int32))], index, schema.AddOptionsT())
         entries = self.constant(table, scale, zero)
         self._finish(node, self.op(Op.GATHER, [entries, index], self.codes(node.output), schema.GatherOptionsT()))
 
@@ -786,7 +830,7 @@ class _IntegerWriter(_Writer):
         raised = step(Op.ADD, [scaled, number(1.5 * 2.0**23)], schema.AddOptionsT())
         rounded = step(Op.SUB, [raised, number(1.5 * 2.0**23)], schema.SubOptionsT())
         clipped = step(Op.MINIMUM, [rounded, number(255.0)], schema.MaximumMinimumOptionsT())
-        shifted = step(Op.SUB, [clipped, number(128.0)], schema.SubOptionsT())
+        shifted = clipped if self.long else step(Op.SUB, [clipped, number(128.0)], schema.SubOptionsT())
         self._finish(node, self.op(Op.CAST, [shifted], self.codes(node.output), schema.CastOptionsT()))
 
 
