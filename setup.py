@@ -15,6 +15,7 @@ MINDSPORE = ["mindspore>=2.6", "numpy<2"]  # its wheels are built against NumPy 
 TFLITE = ["ai-edge-litert>=2.0", "flatbuffers>=24.3.25"]
 IMAGE = ["pillow>=10"]
 STUDY = ["scikit-learn>=1.4"]
+PLOTS = ["matplotlib>=3.8"]
 DEV = [
     "setuptools>=70.1",
     "pytest>=8",
@@ -44,8 +45,9 @@ setup(
         "tflite": TFLITE,
         "image": IMAGE,
         "study": STUDY,
+        "plots": PLOTS,
         "dev": DEV,
-        "all": [*TORCH, *KERAS, *MINDSPORE, *ONNX, *TFLITE, *IMAGE, *STUDY],
+        "all": [*TORCH, *KERAS, *MINDSPORE, *ONNX, *TFLITE, *IMAGE, *STUDY, *PLOTS],
     },
     entry_points={"console_scripts": ["qat = qat.cli:main"]},
     classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],

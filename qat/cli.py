@@ -28,6 +28,7 @@ COMMANDS = {
     "export-params": ("export_params", "write a checkpoint's parameters as a framework's own file"),
     "doctor": ("doctor", "say what is installed and works here"),
     "summary": ("summary", "parameters, MACs, bits and bytes of a network, layer by layer"),
+    "sensitivity": ("sensitivity", "the accuracy that each layer costs at few bits, as table and picture"),
     "data": ("data", "download a data set"),
     "demo": ("demo", "the whole path: train, quantize, evaluate, export, verify"),
 }

@@ -264,8 +264,12 @@ def test_every_extra_that_a_message_names_exists(metadata):
 
 def test_the_extra_all_holds_every_other_one_that_a_backend_uses(metadata):
     extras = set(metadata.get_all("Provides-Extra"))
-    assert {"torch", "keras", "mindspore", "onnx", "tflite", "image", "study", "dev", "all"} == extras
-    used = {entry.extra for entry in (*BACKENDS.values(), *TARGETS.values()) if entry.extra} | {"study", "image"}
+    assert {"torch", "keras", "mindspore", "onnx", "tflite", "image", "study", "plots", "dev", "all"} == extras
+    used = {entry.extra for entry in (*BACKENDS.values(), *TARGETS.values()) if entry.extra} | {
+        "study",
+        "image",
+        "plots",
+    }
     others = set().union(*(requirements(metadata, extra) for extra in used))
     assert requirements(metadata, "all") == others
 
