@@ -174,7 +174,9 @@ def add_quantization_arguments(parser: argparse.ArgumentParser) -> argparse._Arg
         default="default",
         help="ascend: what AIR and ASCEND_ONNX need (docs/ascend.md)",
     )
-    quantization.add_argument("--num_bits", type=int, nargs="+", default=[8], metavar="BITS", help="2 to 16")
+    quantization.add_argument(
+        "--num_bits", type=int, nargs="+", default=[8], metavar="BITS", help="2 to 16, of activations 1 to 16"
+    )
     for name, default, text in (
         ("per_channel", [True, False], "a scale for each output channel"),
         ("symmetric", [True, False], "signed codes around 0, else a zero point"),
