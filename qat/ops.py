@@ -166,7 +166,7 @@ class Ops(ABC):
 
     @abstractmethod
     def mean(self, x: Tensor) -> Tensor:
-        """Mean of all elements, a scalar. Used on stopped tensors only."""
+        """Mean of all elements, a scalar, with its gradient."""
 
     @abstractmethod
     def channel_max(self, x: Tensor) -> Tensor:

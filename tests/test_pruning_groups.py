@@ -373,6 +373,8 @@ def test_importances_that_do_not_fit_are_refused(lenet: Any) -> None:
         prune_channels(graph, params, {"conv1": np.ones(5)}, ratio=0.5)
     with pytest.raises(qat.QatError, match="not a number"):
         prune_channels(graph, params, {"conv1": np.full(6, np.nan)}, ratio=0.5)
+    with pytest.raises(qat.QatError, match="2 channels of conv2 would go, but 0 of them have an importance"):
+        prune_channels(graph, params, {"conv1": np.ones(6)}, keep={"conv2": 14})
     with pytest.raises(qat.QatError, match="no other one has an importance"):
         prune_channels(graph, params, {"fc3": np.ones(10)}, ratio=0.5)
 

@@ -206,6 +206,13 @@ class _Ranking:
                     f"keep: {name} has {len(by_name[name])} channels to keep; {count!r} is none of 1 to that"
                 )
         limits = [len(group) - keep.get(group.name, len(group)) for group in self.groups]
+        for group, scores, limit in zip(self.groups, self._scores, limits, strict=True):
+            ranked = int(np.isfinite(scores).sum())
+            if limit > ranked:
+                raise QatError(
+                    f"keep: {limit} channels of {group.name} would go, but {ranked} of them have an importance; rank them by "
+                    "another criterion"
+                )
         return self._removed(len(self.order), limits)
 
     def _removed(self, count: int, limits: Sequence[int] | None = None) -> list[Channels]:
