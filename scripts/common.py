@@ -24,6 +24,7 @@ from qat.errors import QatError
 from qat.files import check_writable
 from qat.fixed_point import PROFILES
 from qat.graph import Graph
+from qat.losses import Objective
 from qat.networks import NETWORKS
 from qat.objectives import Distillation
 from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
@@ -265,8 +266,12 @@ def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Datase
     return replace(result, history=(record, *checkpoint.history))
 
 
-def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, path: Path) -> None:
-    """What both training commands do: train ``start`` further as the arguments say, save, print the accuracy."""
+def train_and_save(
+    args: argparse.Namespace, start: Checkpoint, data_path: str, path: Path, objective: Objective | None = None
+) -> Checkpoint:
+    """What both training commands do: train ``start`` further as the arguments say, save, print the accuracy. objective: in
+    place of the cross entropy. Returns what was saved.
+    """
     backend = qat.backend(args.backend)
     if args.dataset_sink_mode:
         raise QatError(
@@ -287,12 +292,14 @@ def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, 
             )
         start = saved
     teaching = _teaching(args, backend, start.graph, data_path)
+    if teaching is not None and objective is not None:
+        raise QatError("--teacher_ckpt and --bits_per_weight: only one at a time; leave one of them out")
     checkpoint = train(
         backend,
         start,
         dataset,
         plan,
-        **({} if teaching is None else vars(teaching)),
+        **({"objective": objective} if teaching is None else vars(teaching)),
         device_target=args.device_target,
         compile=args.compile,
         log_every=args.log_every,
@@ -308,6 +315,7 @@ def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, 
         )
     print(f"Accuracy: {100 * top1:.2f}")
     print(f"saved {path}")
+    return checkpoint
 
 
 def _teaching(args: argparse.Namespace, backend: ModuleType, student: Graph, data_path: str) -> Teaching | None:

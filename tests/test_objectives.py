@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from test_backends_agree import HERE, QAT, distances
 
 import qat
@@ -19,7 +20,7 @@ from qat.forward import Forward
 from qat.losses import Objective, soft_cross_entropy
 from qat.networks import LeNetGTC
 from qat.numpy_ops import NUMPY_OPS
-from qat.objectives import Distillation, GTCLoss
+from qat.objectives import Distillation, GTCLoss, SizeBudget
 from qat.optimizer import Optimizer
 from qat.training import Recipe, train
 
@@ -28,6 +29,7 @@ RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.integers(0, 256, (16, 1, 28, 28), np.uint8), RNG.integers(0, 10, 16)
 LOGITS = RNG.normal(0, 3, (16, 10)).astype(np.float32)
 TORCH = qat.backend("torch")
+LEARNED = qat.LearnedWidthWeightQuantizer
 GTC = qat.convert_quant_network(
     LeNetGTC(),
     weight_quantizer=qat.GTCWeightQuantizer(),
@@ -127,10 +129,12 @@ def started() -> dict[str, Array]:
 
 # -- in a step --------------------------------------------------------------------------------------------------------
 
+WIDTHS = qat.convert_quant_network(LeNetGTC(), weight_quantizer=LEARNED(8))
 STEPS = {
     "two heads": (GTC, GTCLoss(1.0, 1e-2, 1e-3), LABELS),
     "two heads, the document's bits": (GTC, GTCLoss(1.0, 1e-2, 1e-3, "document"), LABELS),
     "a teacher": (GTC, Distillation(2.0, 0.75), (LABELS, LOGITS)),
+    "a size budget": (WIDTHS, SizeBudget(3.0), LABELS),
     "its own teacher": (GTC, Distillation(2.0, 0.75, own_teacher=True), LABELS),
 }
 
@@ -140,7 +144,7 @@ def after_one_step(backend_name: str, case: str, compile: bool = False) -> tuple
     """Parameters after one step of SGD, and the step's terms."""
     graph, objective, targets = STEPS[case]
     backend = qat.backend(backend_name)
-    model = backend.lower(graph, started())
+    model = backend.lower(graph, started() if graph is GTC else graph.initial_params(3))
     step = backend.make_step(model, Optimizer(), objective, compile=compile)
     loss = step(IMAGES, targets, 0.02)
     terms = step.terms()
@@ -194,6 +198,77 @@ def test_the_pass_with_idle_quantizers_leaves_the_state_alone(name: str) -> None
     assert {"conv.moving_mean", "conv.fake_quant.max"} <= set(state)
     for each in state:
         np.testing.assert_array_equal(found[0][each], found[1][each], err_msg=each)
+
+
+# -- learned widths ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize(("width", "bits"), [(8.0, 8), (3.4, 3), (3.6, 4), (2.5, 2), (-1.0, 2), (99.0, 8)])
+def test_a_learned_width_has_the_value_and_gradients_of_the_formula(width: float, bits: int, per_channel: bool) -> None:
+    """Uhlich et al., arXiv 1905.11452, section 2: d rint(w / d), d = max|w| / (2^(b-1) - 1)."""
+    w, g = RNG.normal(size=(4, 30)), RNG.normal(size=(4, 30))
+    largest = (
+        np.abs(w.astype(np.float32)).max(axis=1, keepdims=True) if per_channel else np.abs(w.astype(np.float32)).max()
+    )
+    d = largest.astype(np.float64) / (2 ** (bits - 1) - 1)
+    value = np.rint(w / d) * d
+    of_width = (g * (np.rint(w / d) - w / d) * -d * np.log(2) * 2 ** (bits - 1) / (2 ** (bits - 1) - 1)).sum()
+    tensors = {"share": torch.tensor(width / 8, requires_grad=True)}
+    weight = torch.tensor(w, dtype=torch.float32, requires_grad=True)
+    quantizer, ops = LEARNED(per_channel=per_channel), TORCH.TorchOps()
+    codes = quantizer.quantize(ops, weight, None, tensors)
+    found = codes.centred * ops.on_output(codes.scale, weight)
+    (found * torch.tensor(g, dtype=torch.float32)).sum().backward()
+    np.testing.assert_allclose(found.detach().numpy(), value, rtol=0, atol=2e-6 * np.abs(value).max())
+    np.testing.assert_allclose(weight.grad.numpy(), g, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(tensors["share"].grad.item(), 8 * of_width, rtol=0, atol=1e-3 * max(1.0, abs(of_width)))
+    assert np.abs(codes.centred.detach().numpy()).max() == 2 ** (bits - 1) - 1
+    assert quantizer.bits(ops, weight, tensors) == bits
+
+
+def test_the_terms_of_a_size_budget_are_numpy_s() -> None:
+    graph = qat.convert_quant_network(
+        LeNetGTC(), weight_quantizer=LEARNED(6), layers={"fc3": {"weight_quantizer": qat.WeightQuantizer(3)}}
+    )
+    params = graph.initial_params() | {"fc1.weight_share": np.float32(2.6 / 6)}
+    terms = numpy_terms(SizeBudget(2.0, 0.5), graph, params, LABELS)
+    bits = ((150 + 1500 + 16384) * 6 + 62720 * 3 + 1280 * 3) / 82034
+    np.testing.assert_allclose(terms["bits_per_weight"], bits, rtol=1e-6)
+    expected = float(terms["cross_entropy"][0]) + 0.5 * (bits / 2.0 - 1.0) ** 2
+    np.testing.assert_allclose(terms["loss"], expected, rtol=1e-6)
+
+
+def test_a_training_comes_down_to_its_budget_and_deploys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, paths = tmp_path / "learned.yaml", [str(tmp_path / f"{name}.ckpt") for name in ("float", "quantized")]
+    config.write_text("weight_quantizer: {type: LearnedWidthWeightQuantizer, per_channel: true}\n", encoding="utf-8")
+    common = ["--data_path", "digits", "--epochs", "4", "--batch_size", "32", "--optimizer", "adam", "--lr", "0.01"]
+    assert main(["train", *common, "--save_path", paths[0]]) == 0
+    quantize = ["train-quant", *common, "--ckpt_path", paths[0], "--save_path", paths[1], "--quant_delay", "0"]
+    assert main([*quantize, "--bits_per_weight", "4"]) == 2
+    assert "--bits_per_weight: no quantizer of this network learns its bits" in capsys.readouterr().err
+    learn = ["--quant_config", str(config), "--bits_per_weight", "4"]
+    assert main([*quantize, *learn, "--lambda_size", "-1"]) == 2
+    assert "--lambda_size is -1.0; use a positive number" in capsys.readouterr().err
+    assert main([*quantize, *learn, "--teacher_ckpt", "self"]) == 2
+    assert "only one at a time" in capsys.readouterr().err
+    assert main([*quantize, *learn, "--lambda_size", "3"]) == 0
+    out = capsys.readouterr().out
+    checkpoint = qat.Checkpoint.load(paths[1])
+    assert checkpoint.history[0]["objective"]["bits_per_weight"] == 4.0
+    integers = qat.to_integer(checkpoint.graph, checkpoint.params)
+    weights = {node.name: node.weight for node in integers.nodes if hasattr(node, "weight")}
+    taken = {name: int(np.log2(int(np.abs(w).max()) + 1)) + 1 for name, w in weights.items()}
+    assert f"bits learned: {', '.join(f'{name} {bits}' for name, bits in taken.items())}" in out
+    sizes = {name: w.size for name, w in weights.items()}
+    mean = sum(taken[name] * sizes[name] for name in sizes) / sum(sizes.values())
+    assert mean <= 4.5
+    images = load("digits").resized((1, 32, 32)).test.images
+    reference = qat.evaluate(integers, images)
+    for name in HERE:
+        backend = qat.backend(name)
+        codes = backend.predict_codes(backend.lower(checkpoint.graph, checkpoint.params), images)
+        np.testing.assert_array_equal(codes, reference, err_msg=name)
 
 
 # -- teachers ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from qat.quantizers.base import (
 from qat.quantizers.few_bits import BinaryWeightQuantizer, DoReFaWeightQuantizer, TernaryWeightQuantizer
 from qat.quantizers.gtc import GTCActivationQuantizer, GTCWeightQuantizer
 from qat.quantizers.learned import LSQActivationQuantizer, LSQWeightQuantizer, PACTActivationQuantizer
+from qat.quantizers.learned_width import LearnedWidthWeightQuantizer
 from qat.quantizers.minmax import ActivationQuantizer, WeightQuantizer
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "GTCWeightQuantizer",
     "LSQActivationQuantizer",
     "LSQWeightQuantizer",
+    "LearnedWidthWeightQuantizer",
     "PACTActivationQuantizer",
     "Quantizer",
     "TernaryWeightQuantizer",
