@@ -38,6 +38,7 @@ __all__ = [
     "runtime",
     "seed",
     "trace",
+    "write",
 ]
 
 DEVICES = {"CPU": "/CPU:0", "GPU": "/GPU:0"}  #: device target -> TensorFlow's name
@@ -512,6 +513,14 @@ def read(model: LoweredNetwork) -> Params:
     """The parameters and state of a lowered network, canonical NumPy arrays by full name."""
     kinds = model.graph.params
     return {name: model.ops.to_numpy(variable, kinds[name].kind) for name, variable in model.tensors.items()}
+
+
+def write(model: LoweredNetwork, params: Mapping[str, Array]) -> None:
+    """Set some parameters or state of a lowered network, canonical arrays by full name."""
+    kinds, variables = model.graph.params, model.tensors
+    with tf.device(model.device):
+        for name, array in params.items():
+            variables[name].assign(model.ops.from_numpy(np.asarray(array, np.float32), kinds[name].kind))
 
 
 _generator: tf.random.Generator | None = None

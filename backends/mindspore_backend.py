@@ -522,6 +522,11 @@ def read(model: LoweredNetwork) -> Params:
     return {name: np.array(tensor.asnumpy()) for name, tensor in model.tensors.items()}
 
 
+def write(model: LoweredNetwork, params: Mapping[str, Array]) -> None:
+    """Set some parameters or state of a lowered network, canonical arrays by full name."""
+    model.write({name: Tensor(np.array(array, np.float32)) for name, array in params.items()})
+
+
 def load_params(path: str | Path) -> dict[str, Array]:
     """The arrays of a file that ``mindspore.save_checkpoint`` wrote, by name."""
     if not Path(path).is_file():
@@ -582,11 +587,12 @@ class Step:
         return loss, updates
 
     def __call__(self, x: Arrays, y: Array, lr: float) -> float:
-        """x: raw pixels (N, C, H, W). y: integer labels (N,)."""
+        """x: raw pixels (N, C, H, W). y: integer labels (N,), or what else the loss takes, float32."""
         pixels = tuple(Tensor(array) for array in as_tuple(x))
         # set_data would give the parameter other memory, which the compiled optimizer does not look at.
         ops.assign(self.optimizer.learning_rate, Tensor(np.float32(lr)))
-        (loss, updates), gradients = self._gradient(*pixels, Tensor(np.asarray(y, np.int32)))
+        targets = np.asarray(y, np.int32 if np.issubdtype(y.dtype, np.integer) else np.float32)
+        (loss, updates), gradients = self._gradient(*pixels, Tensor(targets))
         if self._error is not None:
             error, self._error = self._error, None
             raise error

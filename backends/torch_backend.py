@@ -38,6 +38,7 @@ __all__ = [
     "save_params",
     "seed",
     "trace",
+    "write",
 ]
 
 DEVICES = {"CPU": "cpu", "GPU": "cuda"}  #: device target -> torch's name
@@ -447,6 +448,14 @@ def lower(
 def read(model: LoweredNetwork) -> Params:
     """The parameters and state of a lowered network, canonical NumPy arrays by full name."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.tensors.items()}
+
+
+def write(model: LoweredNetwork, params: Mapping[str, Array]) -> None:
+    """Set some parameters or state of a lowered network, canonical arrays by full name."""
+    tensors = model.tensors
+    with torch.no_grad():
+        for name, array in params.items():
+            tensors[name].copy_(torch.from_numpy(np.array(array, np.float32)))
 
 
 def devices() -> list[str]:

@@ -13,9 +13,27 @@ if __name__ == "networks":
             sys.modules[_name.removeprefix("qat.")] = _module
 else:
     from qat.networks.catalogue import NETWORKS, create
-    from qat.networks.lenet5 import LeNet5
+    from qat.networks.compact import CompactResidual, CompactSeparable, DepthwiseSeparable, InvertedResidual
+    from qat.networks.lenet5 import LeNet3x3, LeNet5
+    from qat.networks.mlperf_tiny import DSCNN, Autoencoder, MobileNetV1
     from qat.networks.mnist_cnn import MnistCnn
     from qat.networks.resnet import ResNet8, ResNet20
     from qat.networks.svhn_cnn import SvhnCnn
 
-    __all__ = ["NETWORKS", "LeNet5", "MnistCnn", "ResNet8", "ResNet20", "SvhnCnn", "create"]
+    __all__ = [
+        "DSCNN",
+        "NETWORKS",
+        "Autoencoder",
+        "CompactResidual",
+        "CompactSeparable",
+        "DepthwiseSeparable",
+        "InvertedResidual",
+        "LeNet3x3",
+        "LeNet5",
+        "MnistCnn",
+        "MobileNetV1",
+        "ResNet8",
+        "ResNet20",
+        "SvhnCnn",
+        "create",
+    ]

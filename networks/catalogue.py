@@ -8,7 +8,9 @@ from pathlib import Path
 
 from qat.errors import QatError
 from qat.network import Network
-from qat.networks.lenet5 import LeNet5, LeNet5BN
+from qat.networks.compact import CompactResidual, CompactSeparable
+from qat.networks.lenet5 import LeNet3x3, LeNet5, LeNet5BN
+from qat.networks.mlperf_tiny import DSCNN, Autoencoder, MobileNetV1
 from qat.networks.mnist_cnn import MnistCnn
 from qat.networks.resnet import ResNet8, ResNet20
 from qat.networks.svhn_cnn import SvhnCnn
@@ -16,10 +18,16 @@ from qat.networks.svhn_cnn import SvhnCnn
 NETWORKS: dict[str, type[Network]] = {
     "lenet": LeNet5,
     "lenet_bn": LeNet5BN,
+    "lenet_3x3": LeNet3x3,
     "mnist_cnn": MnistCnn,
     "resnet8": ResNet8,
     "resnet20": ResNet20,
     "svhn_cnn": SvhnCnn,
+    "compact_separable": CompactSeparable,
+    "compact_residual": CompactResidual,
+    "ds_cnn": DSCNN,
+    "mobilenet": MobileNetV1,
+    "autoencoder": Autoencoder,
 }
 
 

@@ -1,6 +1,6 @@
 """Quantization-aware training whose integers are the integers of deployment."""
 
-from qat import data, memory, verify
+from qat import data, memory, pruning, verify
 from qat.calibration import calibrate
 from qat.cells import (
     Activation,
@@ -75,6 +75,7 @@ __all__ = [
     "data",
     "evaluate",
     "memory",
+    "pruning",
     "target",
     "to_integer",
     "verify",

@@ -17,6 +17,7 @@ from qat.errors import QatError
 COMMANDS = {
     "train": ("train", "train a float network"),
     "eval": ("eval", "print the accuracy of a float checkpoint"),
+    "prune": ("prune", "remove channels and residual blocks from a float checkpoint"),
     "calibrate": ("calibrate", "post-training quantization of a float checkpoint"),
     "train-quant": ("train_quant", "quantization-aware training from a float or calibrated checkpoint"),
     "train-and-quantize": ("train_and_quantize", "train, quantize after training, write .tflite and C"),

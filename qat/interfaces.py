@@ -51,6 +51,9 @@ class TrainingBackend(Protocol):
     def read(self, model: Any) -> Params:
         """The parameters and state of a lowered network, canonical."""
 
+    def write(self, model: Any, params: Mapping[str, Array]) -> None:
+        """Set some parameters or state of a lowered network, canonical arrays by full name."""
+
     def make_step(self, model: Any, optimizer: Optimizer, loss: Loss = ..., *, compile: bool = False) -> Step:
         """One training step with the framework's own optimizer."""
 

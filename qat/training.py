@@ -19,18 +19,21 @@ from qat.graph import Graph
 from qat.losses import cross_entropy
 from qat.monitor import Epoch, Progress, best_epoch, mean_cross_entropy, plateau_factor, should_stop
 from qat.optimizer import Optimizer, learning_rate
+from qat.passes.apply_masks import apply_masks
 from qat.passes.logits_graph import logits_graph
+from qat.pruning.magnitude import pruners
+from qat.pruning.training import PruningInTraining
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How to train. lr: the peak rate of the schedule. seed: of the order of the data and of dropout. label_smoothing: the
-    share of each target that is spread over all classes (Szegedy et al., arXiv 1512.00567, section 7).
+    share of each target that is spread over all classes (Szegedy et al., arXiv 1512.00567, section 7). slimming: lambda of
+    the penalty on the scales of batch normalisations (``qat.pruning.training``), of float networks only.
 
     validation: so many training images are held back, and evaluated after each epoch. early_stopping: stop where so many
     epochs have followed the one with the lowest validation loss; 0: never. keep_best: end with the parameters of that epoch
-    instead of the last. best_from: only epochs that end at this step or later count for both, as where a pruning reaches its
-    final sparsity.
+    instead of the last. Where weights are pruned, only epochs at the final sparsity count for both.
     """
 
     epochs: int = 10
@@ -40,10 +43,10 @@ class Recipe:
     seed: int = 0
     optimizer: Optimizer = field(default_factory=Optimizer)
     label_smoothing: float = 0.0
+    slimming: float = 0.0
     validation: int = 0
     early_stopping: int = 0
     keep_best: bool = False
-    best_from: int = 0
 
     def __post_init__(self) -> None:
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
@@ -55,11 +58,12 @@ class Recipe:
             raise QatError(f"seed is {self.seed}; use 0 or a positive number")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise QatError(f"label_smoothing is {self.label_smoothing}; use a number from 0 to below 1")
+        if not 0.0 <= self.slimming < math.inf:
+            raise QatError(f"slimming is {self.slimming}; use 0 or a positive number")
         learning_rate(self.lr_schedule, self.lr, 0, 1)  # raises for an unknown schedule
         for name, value in (
             ("validation", self.validation),
             ("early_stopping", self.early_stopping),
-            ("best_from", self.best_from),
         ):
             if value < 0:
                 raise QatError(f"{name} is {value}; use 0 or a positive number")
@@ -109,27 +113,29 @@ def train(
     if start.step:
         _check_continues(start, record)
     total = recipe.epochs * steps
-    if recipe.keep_best and recipe.best_from > total:
+    counts_from = 1 + max((pruner.last for pruner in pruners(graph).values()), default=-1)
+    if recipe.keep_best and counts_from > total:
         raise QatError(
-            f"keep_best: only epochs from step {recipe.best_from} on count, but {recipe.epochs} epochs have {total} steps; "
-            "train more epochs"
+            f"keep_best: weights are pruned until step {counts_from}, but {recipe.epochs} epochs have {total} steps; train "
+            "more epochs, or let the pruning end before"
         )
     if start.progress.finished or (start.step == total and not recipe.keep_best):
-        return start
+        return replace(start, params=apply_masks(graph, start.params))
     history = start.history if start.step else (record, *start.history)
     progress, best = (start.progress, start.best) if start.step else (Progress(), {})
     model = backend.lower(logits_graph(graph), start.params, device_target=device_target, step=start.step)
+    pruning = PruningInTraining(backend, model, graph, recipe.slimming)
     loss_function = partial(cross_entropy, smoothing=recipe.label_smoothing)
     step = backend.make_step(model, recipe.optimizer, loss_function, compile=compile)
     step.load_state(start.optimizer)
     done = start.step
 
-    def checkpoint() -> Checkpoint:
+    def snapshot() -> Checkpoint:
         return Checkpoint(graph, backend.read(model), done, done // steps, step.state(), history, progress, best)
 
     saved: Checkpoint | None = None
     with TrainingLog(recipe.epochs, steps, log_every, log_path) as log:
-        while done < total and not should_stop(progress.epochs, recipe.early_stopping, recipe.best_from):
+        while done < total and not should_stop(progress.epochs, recipe.early_stopping, counts_from):
             epoch = done // steps + 1
             factor = plateau_factor(progress.epochs) if recipe.lr_schedule == "plateau" else 1.0
             batches = held.train.batches(recipe.batch_size, recipe.seed, epoch)
@@ -137,7 +143,9 @@ def train(
                 if graph.is_random:
                     backend.seed(recipe.seed, done)
                 lr = factor * learning_rate(recipe.lr_schedule, recipe.lr, done, total)
+                pruning.before_step(done)
                 loss = step(images, labels, lr)
+                pruning.after_step(lr)
                 if not math.isfinite(loss):
                     raise QatError(
                         f"training stopped at epoch {epoch}, step {done % steps + 1}: the loss is {loss}, so the parameters "
@@ -156,18 +164,22 @@ def train(
                         ended = replace(ended, validation_loss=held_loss, validation_accuracy=top1)
                         log.validation(held_loss, top1)
                     progress = Progress((*progress.epochs, ended))
-                    if recipe.keep_best and best_epoch(progress.epochs, recipe.best_from) == len(progress.epochs) - 1:
+                    if recipe.keep_best and best_epoch(progress.epochs, counts_from) == len(progress.epochs) - 1:
                         best = backend.read(model)
                 if save is not None and (done % steps == 0 or (save_every and done % save_every == 0)):
-                    saved = checkpoint()
+                    saved = snapshot()
                     save(saved)
-    if not (recipe.keep_best or recipe.early_stopping):
-        return saved or checkpoint()
-    end = replace(saved or checkpoint(), progress=replace(progress, finished=True))
-    chosen = best_epoch(progress.epochs, recipe.best_from)
+    end = saved or snapshot()
+    if not (recipe.keep_best or recipe.early_stopping or pruners(graph)):
+        return end
+    end = replace(end, params=apply_masks(graph, end.params))  # nothing is left behind masks
+    if recipe.keep_best or recipe.early_stopping:
+        end = replace(end, progress=replace(progress, finished=True))
     if recipe.keep_best:
-        assert chosen is not None, "the last epoch ends at or after best_from"
-        end = replace(end, params=best, best={}, optimizer={}, step=progress.epochs[chosen].step, epoch=chosen + 1)
+        chosen = best_epoch(progress.epochs, counts_from)
+        assert chosen is not None, "the last epoch counts"
+        params, ended = apply_masks(graph, best), progress.epochs[chosen]
+        end = replace(end, params=params, best={}, optimizer={}, step=ended.step, epoch=chosen + 1)
     if save is not None:
         save(end)
     return end

@@ -27,6 +27,7 @@ from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
 from qat.passes import convert_quant_network as conversion
 from qat.quant_config import read_quant_config
 from qat.registry import BACKENDS, TARGETS, suffixed
+from qat.scripts import sparsity
 from qat.training import Recipe, evaluate_accuracy, train
 from qat.verify import REFERENCE, Certificate
 
@@ -202,6 +203,7 @@ def recipe(args: argparse.Namespace) -> Recipe:
         args.seed,
         optimizer,
         args.label_smoothing,
+        getattr(args, "slimming", 0.0),
         args.validation,
         args.early_stopping,
         args.keep_best,
@@ -326,6 +328,7 @@ def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, 
         print(
             f"note: {checkpoint.step} steps were trained, but quantization sets in after {delay}; lower --quant_delay"
         )
+    sparsity.report(checkpoint)
     print(f"Accuracy: {100 * top1:.2f}")
     print(f"saved {path}")
 

@@ -13,7 +13,7 @@ import qat
 from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.errors import QatError
-from qat.scripts import common
+from qat.scripts import common, sparsity
 
 CONVERTING = (*common.QUANTIZATION, "quant_delay", "quant_config")  #: what a quantized checkpoint has settled already
 
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     quantization.add_argument(
         "--quant_delay", type=int, nargs="+", default=[900], metavar="STEPS", help="steps before quantization sets in"
     )
+    sparsity.add_arguments(parser)
     parser.set_defaults(quantization_defaults={name: parser.get_default(name) for name in CONVERTING})
 
 
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     start = _quantized(args, checkpoint) if checkpoint.graph.is_quantized else _converted(args, checkpoint)
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_quant{source.suffix}"))
-    common.train_and_save(args, start, args.data_path, path)
+    common.train_and_save(args, sparsity.with_pruner(args, start), args.data_path, path)
 
 
 def _converted(args: argparse.Namespace, checkpoint: Checkpoint) -> Checkpoint:

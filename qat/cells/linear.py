@@ -34,6 +34,7 @@ from qat.integer import (
 )
 from qat.numpy_ops import NUMPY_OPS
 from qat.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
+from qat.pruner import MagnitudePruner
 from qat.quantizers import SMALLEST_SCALE, BaseWeightQuantizer, WeightCodes, WeightQuantizer
 from qat.serial import check_finite, check_flags, check_steps
 from qat.values import Value
@@ -41,6 +42,7 @@ from qat.values import Value
 BN_FOLDS = ("two_conv", "one_conv", None)
 NEVER = 10_000_000  #: a step that training does not reach; MindSpore's default of freeze_bn
 OF_QUANTIZER = "weight_"  #: before the names of a weight quantizer's parameters
+MASK = f"{OF_QUANTIZER}mask"  #: the state of a pruner, which quantizers may look at
 BIAS_CODE_LIMIT = EXACT_INTEGERS / 2  #: bias codes stay below, so that float32 holds them and the sums
 
 
@@ -68,6 +70,7 @@ class LinearCell(Cell):
     weight_quantizer: BaseWeightQuantizer | None
     bn_fold: str | None
     freeze_bn: int
+    pruner: MagnitudePruner | None
 
     weight_kind: ClassVar[Kind]
 
@@ -102,6 +105,8 @@ class LinearCell(Cell):
         check_activation(self.activation, owner)
         if not isinstance(self.weight_quantizer, (BaseWeightQuantizer, type(None))):
             raise QatError(f"{owner}: weight_quantizer is {self.weight_quantizer!r}, no WeightQuantizer")
+        if not isinstance(self.pruner, (MagnitudePruner, type(None))):
+            raise QatError(f"{owner}: pruner is {self.pruner!r}, no MagnitudePruner")
         check_flags(self, "has_bias", "has_bn", "after_fake")
         check_steps(self, "freeze_bn")
         check_finite(self, "alpha", "momentum", "eps")
@@ -118,6 +123,8 @@ class LinearCell(Cell):
     def params(self) -> dict[str, Param]:
         fan_in = math.prod(self.weight_shape[1:])
         params = {"weight": Param(self.weight_shape, self.weight_kind, he_uniform(fan_in))}
+        if self.pruner is not None:
+            params[MASK] = Param(self.weight_shape, self.weight_kind, constant(1.0), trainable=False)
         if self.has_bias:
             params["bias"] = Param((self.out_channels,), "vector", constant(0.0))
         if self.has_bn:
@@ -132,7 +139,7 @@ class LinearCell(Cell):
 
     def _complete(self, ops: Ops, params: dict[str, Tensor]) -> dict[str, Tensor]:
         """The parameters with whatever of weight and bias is fixed instead of trained."""
-        return params
+        return params if self.pruner is None else params | {"weight": params["weight"] * params[MASK]}
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         (x,) = inputs
@@ -178,7 +185,7 @@ class LinearCell(Cell):
             if scope.context.training:
                 scope.update(f"{OF_QUANTIZER}{name}", value)
         if not x.codes:  # its input is not quantized (yet): the weight alone is, in real numbers
-            codes = quantizer.quantize(ops, weight, own=own)
+            codes = _codes(ops, quantizer, weight, None, own)
             weight = codes.centred * ops.on_output(codes.scale, weight)
             return Value(self.apply(ops, x.real(ops), x_shape, weight, bias), relu=relu)
         codes, bias_codes = self._quantize(ops, quantizer, weight, bias, x.scale, own)
@@ -240,8 +247,8 @@ class LinearCell(Cell):
     ) -> tuple[WeightCodes, Tensor | None]:
         """Weight and bias codes; see ``bias_floor`` for the smallest scale. ``own``: the quantizer's parameters."""
         if bias is None:
-            return quantizer.quantize(ops, weight, None, own), None
-        codes = quantizer.quantize(ops, weight, bias_floor(ops, bias, x_scale), own)
+            return _codes(ops, quantizer, weight, None, own), None
+        codes = _codes(ops, quantizer, weight, bias_floor(ops, bias, x_scale), own)
         return codes, ops.round_ste(bias / (x_scale * codes.scale))
 
     def _deployed(
@@ -258,7 +265,7 @@ class LinearCell(Cell):
         if not self.has_bn or self.bn_fold is not None:
             return self._quantize(ops, quantizer, weight, shift, x_scale, of_quantizer)
         # w was quantized by itself: |factor| goes into its scale, and the sign into its codes.
-        centred, scale, zero_point = quantizer.quantize(ops, weight, None, of_quantizer)
+        centred, scale, zero_point = _codes(ops, quantizer, weight, None, of_quantizer)
         floor = np.maximum(bias_floor(ops, shift, x_scale), np.float32(SMALLEST_SCALE))
         product = scale * np.abs(factor)
         scale = np.maximum(product, floor)
@@ -319,8 +326,16 @@ class LinearCell(Cell):
 
 
 def _of_quantizer(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A weight quantizer's parameters among those of its cell, by the quantizer's own names."""
+    """A weight quantizer's parameters among those of its cell, by the quantizer's own names; and the mask, if there is one."""
     return {name[len(OF_QUANTIZER) :]: value for name, value in params.items() if name.startswith(OF_QUANTIZER)}
+
+
+def _codes(
+    ops: Ops, quantizer: BaseWeightQuantizer, weight: Tensor, floor: Tensor | None, own: Mapping[str, Tensor]
+) -> WeightCodes:
+    """The codes of a weight; that of a pruned one is 0, whether the quantizer has a code for 0 or not."""
+    codes, mask = quantizer.quantize(ops, weight, floor, own), own.get(MASK[len(OF_QUANTIZER) :])
+    return codes if mask is None else codes._replace(centred=codes.centred * mask)
 
 
 def bias_floor(ops: Ops, bias: Tensor, x_scale: Tensor) -> Tensor:
@@ -341,10 +356,10 @@ class Conv2dBnAct(LinearCell):
     channels. has_bn: batch normalisation before the activation, with running statistics = momentum * running +
     (1 - momentum) * batch. activation: None or one of ``qat.activations``; alpha: the slope of leaky_relu. after_fake:
     let convert_quant_network put a fake quantizer after it. weight_quantizer, bn_fold, freeze_bn: set by
-    convert_quant_network.
+    convert_quant_network. pruner: set by ``qat.pruning.prune_weights``.
 
-    Parameters: weight (out, in / group, kh, kw); bias (out,) if has_bias; gamma, beta, moving_mean, moving_variance
-    (out,) if has_bn. Input (in, H, W), output (out, H', W').
+    Parameters: weight (out, in / group, kh, kw), and like it weight_mask, 0 or 1, if it has a pruner; bias (out,) if
+    has_bias; gamma, beta, moving_mean, moving_variance (out,) if has_bn. Input (in, H, W), output (out, H', W').
     """
 
     in_channels: int
@@ -365,6 +380,7 @@ class Conv2dBnAct(LinearCell):
     weight_quantizer: BaseWeightQuantizer | None = None
     bn_fold: str | None = None
     freeze_bn: int = NEVER
+    pruner: MagnitudePruner | None = None
 
     weight_kind = "conv_weight"
 
@@ -436,6 +452,7 @@ class DenseBnAct(LinearCell):
     weight_quantizer: BaseWeightQuantizer | None = None
     bn_fold: str | None = None
     freeze_bn: int = NEVER
+    pruner: MagnitudePruner | None = None
 
     weight_kind = "dense_weight"
 
@@ -486,6 +503,7 @@ class BatchNorm(LinearCell):
 
     has_bias: ClassVar[bool] = False  # type: ignore[misc]
     has_bn: ClassVar[bool] = True  # type: ignore[misc]
+    pruner: ClassVar[None] = None  # type: ignore[misc]
     weight_kind = "conv_weight"
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from qat.cells.shape import Dropout, Flatten
 from qat.graph import Graph, Node, Params
 from qat.numpy_ops import NUMPY_OPS
 from qat.ops import Array
+from qat.passes.apply_masks import apply_masks
 
 PASSES_SCALE = (MaxPool2d, AvgPool2d, GlobalAvgPool2d, Flatten, Dropout)  #: f(s x) = s f(x) for s > 0
 MOST_ROUNDS = 100
@@ -37,7 +38,7 @@ def equalize_channels(graph: Graph, params: Mapping[str, Array]) -> Params:
     Where batch normalisation follows the first weight, gamma and beta are divided instead. A channel without weights
     is left alone.
     """
-    result = {name: np.array(array) for name, array in params.items()}
+    result = {name: np.array(array) for name, array in apply_masks(graph, params).items()}
     pairs = _pairs(graph)
     for _ in range(MOST_ROUNDS):
         moved = max((_equalize(first, second, result) for first, second in pairs), default=0.0)

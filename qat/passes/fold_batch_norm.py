@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from qat.cells.batch_norm import running_affine
-from qat.cells.linear import BatchNorm, Conv2dBnAct, LinearCell
+from qat.cells.linear import MASK, BatchNorm, Conv2dBnAct, LinearCell
 from qat.graph import Graph, Params
 from qat.numpy_ops import NUMPY_OPS
 from qat.ops import Array
+from qat.passes.apply_masks import apply_masks
 
 
 def fold_batch_norm(graph: Graph, params: Mapping[str, Array]) -> tuple[Graph, Params]:
@@ -20,6 +21,7 @@ def fold_batch_norm(graph: Graph, params: Mapping[str, Array]) -> tuple[Graph, P
 
     w' = w gamma / sigma, b' = beta + (b - mean) gamma / sigma, by the running statistics.
     """
+    params = apply_masks(graph, params)
     result = dict(params)
     nodes = []
     for node in graph.nodes:
@@ -34,9 +36,11 @@ def fold_batch_norm(graph: Graph, params: Mapping[str, Array]) -> tuple[Graph, P
                     cell.channels, cell.channels, 1, group=cell.channels, activation=cell.activation, alpha=cell.alpha
                 )
             cell = replace(cell, has_bn=False, has_bias=True)
+            masks = {full: params[full] for local, full in names.items() if local == MASK}
             result = {name: array for name, array in result.items() if name not in names.values()} | {
                 f"{node.cell_name}.weight": own["weight"] * NUMPY_OPS.on_output(factor, own["weight"]),
                 f"{node.cell_name}.bias": shift,
+                **masks,
             }
         nodes.append(replace(node, cell=cell))
     return Graph(tuple(nodes), graph.outputs, graph.name), result

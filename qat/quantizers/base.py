@@ -126,7 +126,8 @@ class BaseWeightQuantizer(Quantizer, ABC):
     ) -> WeightCodes:
         """The codes of a weight, with gradients.
 
-        floor: the smallest scale allowed, (O,) or a scalar, without gradient. own: what ``params`` declares.
+        floor: the smallest scale allowed, (O,) or a scalar, without gradient. own: what ``params`` declares; and "mask",
+        shaped like the weight, where weights are pruned: there mask and weight are 0, and the code becomes 0 afterwards.
         """
 
     def refuses_batch_norm(self, *, folded: bool) -> str | None:
@@ -134,6 +135,12 @@ class BaseWeightQuantizer(Quantizer, ABC):
         whose codes take on the signs of gamma and whose scale takes on its size; None: it can.
         """
         return None
+
+    def _mean(self, ops: Ops, x: Tensor, own: Tensors | None) -> Tensor:
+        """Mean of numbers beside the weights, over those that are not pruned: of each output if per_channel, else of all."""
+        mean = ops.output_mean if self.per_channel else ops.mean
+        mask = (own or {}).get("mask")
+        return mean(x) if mask is None else mean(x * mask) / ops.maximum(mean(mask), SMALLEST_SCALE)
 
     def _raised(self, ops: Ops, weight: Tensor, centred: Tensor, scale: Tensor, floor: Tensor | None) -> WeightCodes:
         """Codes that were made without a look at the floor. Where the scale has to be raised to it, they shrink by as much."""

@@ -71,9 +71,6 @@ class _FewCodes(BaseWeightQuantizer):
         if self.scale not in SCALES:
             raise QatError(f"{type(self).__name__}: scale is {self.scale!r}; use one of {', '.join(map(repr, SCALES))}")
 
-    def _mean(self, ops: Ops, weight: Tensor) -> Tensor:
-        return ops.output_mean(weight) if self.per_channel else ops.mean(weight)
-
     def _coded(self, ops: Ops, weight: Tensor, codes: Tensor, scale: Tensor, floor: Tensor | None) -> WeightCodes:
         """With the straight-through gradient."""
         scale = ops.maximum(scale, SMALLEST_SCALE)
@@ -108,11 +105,11 @@ class TernaryWeightQuantizer(_FewCodes):
         fixed = ops.stop_gradient(weight)
         size = ops.abs(fixed)
         zeros = size * 0.0
-        threshold = ops.on_output(self._mean(ops, size) * 0.7, weight)
+        threshold = ops.on_output(self._mean(ops, size, own) * 0.7, weight)
         kept = ops.where(size > threshold, zeros + 1.0, zeros)
         codes = ops.where(fixed > 0.0, kept, -kept)
-        share = self._mean(ops, kept)
-        scale = self._mean(ops, kept * size) / ops.maximum(share, SMALLEST_SCALE)
+        share = self._mean(ops, kept, own)
+        scale = self._mean(ops, kept * size, own) / ops.maximum(share, SMALLEST_SCALE)
         if self.scale == "constant":
             scale = scale * 0.0 + 1.0
         return self._coded(ops, weight, codes, scale, floor)
@@ -146,7 +143,7 @@ class BinaryWeightQuantizer(_FewCodes):
         self, ops: Ops, weight: Tensor, floor: Tensor | None = None, own: Tensors | None = None
     ) -> WeightCodes:
         fixed = ops.stop_gradient(weight)
-        scale = self._mean(ops, ops.abs(fixed))
+        scale = self._mean(ops, ops.abs(fixed), own)
         if self.scale == "constant":
             scale = scale * 0.0 + 1.0
         zeros = fixed * 0.0

@@ -72,7 +72,7 @@ class LSQWeightQuantizer(BaseWeightQuantizer):
 
     def observe(self, ops: Ops, weight: Tensor, own: Tensors) -> dict[str, Tensor]:
         known, size = own["initial_scale"], ops.abs(ops.stop_gradient(weight))
-        mean = ops.output_mean(size) if self.per_channel else ops.mean(size)
+        mean = self._mean(ops, size, own)
         start = ops.maximum(mean * (2.0 / math.sqrt(self.qmax)), SMALLEST_SCALE)
         return {"initial_scale": ops.where(known > 0.0, known, start)}
 

@@ -1,0 +1,96 @@
+"""Compact networks: blocks of depthwise convolutions, and two small families for 28x28 digits made of them."""
+
+from __future__ import annotations
+
+import qat
+
+
+class DepthwiseSeparable(qat.Network):
+    """A depthwise convolution, then a 1x1 one, each with batch normalisation and ReLU (Howard et al., arXiv 1704.04861, 3.1).
+
+    stride: of the depthwise one. has_bias: biases before the batch normalisations, as MLPerf Tiny has them.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int = 1, kernel_size: int = 3, *, has_bias: bool = False
+    ) -> None:
+        self.depthwise = qat.Conv2dBnAct(
+            in_channels,
+            in_channels,
+            kernel_size,
+            stride,
+            group=in_channels,
+            has_bias=has_bias,
+            has_bn=True,
+            activation="relu",
+        )
+        self.pointwise = qat.Conv2dBnAct(
+            in_channels, out_channels, 1, has_bias=has_bias, has_bn=True, activation="relu"
+        )
+
+    def construct(self, x):  # type: ignore[no-untyped-def]
+        return self.pointwise(self.depthwise(x))
+
+
+class InvertedResidual(qat.Network):
+    """A 1x1 convolution to ``expansion`` times the channels, a depthwise one, and a linear 1x1 one back; plus the input,
+    where shape and channels stay (Sandler et al., arXiv 1801.04381, section 3.3).
+
+    All with batch normalisation; ReLU6 after the first two.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, expansion: int = 4) -> None:
+        hidden = in_channels * expansion
+        self.expand = qat.Conv2dBnAct(in_channels, hidden, 1, has_bn=True, activation="relu6")
+        self.depthwise = qat.Conv2dBnAct(hidden, hidden, 3, stride, group=hidden, has_bn=True, activation="relu6")
+        self.project = qat.Conv2dBnAct(hidden, out_channels, 1, has_bn=True)
+        self.add = qat.Add() if stride == 1 and in_channels == out_channels else None
+
+    def construct(self, x):  # type: ignore[no-untyped-def]
+        y = self.project(self.depthwise(self.expand(x)))
+        return y if self.add is None else self.add(x, y)
+
+
+class _Compact(qat.Network):
+    """A 3x3 convolution of stride 2, blocks, global average pooling, a dense layer. Input: 28x28 pixels, as MNIST's."""
+
+    def __init__(self, stem: int, blocks: list[qat.Network], last: int, num_class: int, channel: int) -> None:
+        self.inputs = qat.Input((channel, 28, 28), mean=0.1307, std=0.3081)
+        self.conv = qat.Conv2dBnAct(channel, stem, 3, 2, has_bn=True, activation="relu")
+        self.blocks = blocks
+        self.pool = qat.GlobalAvgPool2d()
+        self.flatten = qat.Flatten()
+        self.fc = qat.DenseBnAct(last, num_class)
+
+    def construct(self, x):  # type: ignore[no-untyped-def]
+        x = self.conv(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.fc(self.flatten(self.pool(x)))
+
+
+class CompactSeparable(_Compact):
+    """Three depthwise-separable blocks; width multiplies all channels. At width 8: 2,370 parameters, 127,720 products."""
+
+    def __init__(self, num_class: int = 10, channel: int = 1, width: int = 8) -> None:
+        blocks: list[qat.Network] = [
+            DepthwiseSeparable(width, 2 * width),
+            DepthwiseSeparable(2 * width, 3 * width, 2),
+            DepthwiseSeparable(3 * width, 4 * width),
+        ]
+        super().__init__(width, blocks, 4 * width, num_class, channel)
+
+
+class CompactResidual(_Compact):
+    """Four inverted-residual blocks, two of them with a residual path; width multiplies all channels. At width 8: 6,802
+    parameters, 426,912 products.
+    """
+
+    def __init__(self, num_class: int = 10, channel: int = 1, width: int = 8) -> None:
+        blocks: list[qat.Network] = [
+            InvertedResidual(width, width),
+            InvertedResidual(width, 2 * width, 2),
+            InvertedResidual(2 * width, 2 * width),
+            InvertedResidual(2 * width, 2 * width, 2, expansion=2),
+        ]
+        super().__init__(width, blocks, 2 * width, num_class, channel)

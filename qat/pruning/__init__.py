@@ -1,0 +1,27 @@
+"""Pruning: channels and residual blocks are removed, single weights become 0 and stay 0 (docs/pruning.md)."""
+
+from qat.pruner import MagnitudePruner
+from qat.pruning.blocks import ResidualBlock, drop_blocks, residual_blocks
+from qat.pruning.channels import prune_channels, remove_channels
+from qat.pruning.cost import macs
+from qat.pruning.groups import ChannelGroup, channel_groups
+from qat.pruning.importance import l1_importance, slimming_importance, taylor_importance
+from qat.pruning.magnitude import count_zeros, prune_weights, updated_masks
+
+__all__ = [
+    "ChannelGroup",
+    "MagnitudePruner",
+    "ResidualBlock",
+    "channel_groups",
+    "count_zeros",
+    "drop_blocks",
+    "l1_importance",
+    "macs",
+    "prune_channels",
+    "prune_weights",
+    "remove_channels",
+    "residual_blocks",
+    "slimming_importance",
+    "taylor_importance",
+    "updated_masks",
+]

@@ -1,0 +1,116 @@
+"""Removing whole residual blocks, whose path past them carries on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from qat.activations import NON_NEGATIVE
+from qat.cells.elementwise import Activation, Add
+from qat.cells.linear import LinearCell
+from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from qat.cells.shape import Concat, Dropout, Flatten
+from qat.errors import QatError
+from qat.graph import Graph, Node, Params
+from qat.network import Network, as_graph
+from qat.ops import Array
+from qat.pruning.groups import require_float
+
+#: Cells whose output is never negative where their input is not.
+KEEPS_SIGN = (MaxPool2d, AvgPool2d, GlobalAvgPool2d, Dropout, Flatten, Concat)
+
+
+@dataclass(frozen=True)
+class ResidualBlock:
+    """An addition of a value and of what a branch makes of it.
+
+    name: of the addition's node. identity: the node whose output goes past the branch. branch: its nodes, which nothing
+    else uses.
+    """
+
+    name: str
+    identity: str
+    branch: tuple[str, ...]
+
+
+def residual_blocks(network: Network | Graph) -> tuple[ResidualBlock, ...]:
+    """The blocks that can be removed, in the order of the graph: each addition of x and f(x), where f's cells are used by
+    nothing else. A block whose shortcut is a convolution is none: the shape changes there.
+    """
+    graph = as_graph(network)
+    blocks = []
+    for node in graph.nodes:
+        if not isinstance(node.cell, Add):
+            continue
+        for identity, end in (node.inputs, node.inputs[::-1]):
+            branch = _branch(graph, node, identity, end)
+            if branch:
+                blocks.append(ResidualBlock(node.name, identity, branch))
+                break
+    return tuple(blocks)
+
+
+def drop_blocks(network: Network | Graph, params: Mapping[str, Array], names: Sequence[str]) -> tuple[Graph, Params]:
+    """A float network without the residual blocks of these names; returns the graph and its parameters.
+
+    Its function is that of the network whose branches give 0. The addition's ReLU stays, as a cell of its own,
+    ``<addition>.relu``, unless the value that went past the branch is never negative. Raises QatError for a quantized
+    network, and for a name that is no block of it.
+    """
+    graph = as_graph(network)
+    require_float(graph)
+    graph.check_params(params)
+    known = {block.name: block for block in residual_blocks(graph)}
+    for name in names:
+        if name not in known:
+            found = f"those are {', '.join(known)}" if known else "it has none"
+            raise QatError(f"{name!r} is no residual block of {graph.name} that can be dropped; {found}")
+    dropped = {name: known[name] for name in names}
+    gone = {node for block in dropped.values() for node in block.branch}
+    nodes: list[Node] = []
+    instead: dict[str, str] = {}  # an addition that is gone -> what stands for it
+    for node in graph.nodes:
+        node = replace(node, inputs=tuple(instead.get(name, name) for name in node.inputs))
+        block = dropped.get(node.name)
+        if block is not None:
+            source = instead.get(block.identity, block.identity)
+            activation = node.cell.activation if isinstance(node.cell, Add) else None
+            if activation is None or (activation == "relu" and _non_negative(source, nodes)):
+                instead[node.name] = source
+            else:
+                instead[node.name] = name = f"{node.name}.{activation}"
+                nodes.append(Node(name, Activation(activation), (source,), name))
+        elif node.name not in gone:
+            nodes.append(node)
+    smaller = Graph(tuple(nodes), tuple(instead.get(name, name) for name in graph.outputs), graph.name)
+    return smaller, {name: array for name, array in params.items() if name in smaller.params}
+
+
+def _branch(graph: Graph, add: Node, identity: str, end: str) -> tuple[str, ...]:
+    """The nodes on the way from ``identity`` to ``end``, or none where they have other inputs or other users."""
+    by_name = {node.name: node for node in graph.nodes}
+    branch: list[str] = []
+    waiting = [end]
+    while waiting:
+        name = waiting.pop()
+        if name == identity or name in branch:
+            continue
+        if not by_name[name].inputs or name in graph.outputs:  # it comes from elsewhere, or leaves the network
+            return ()
+        branch.append(name)
+        waiting += by_name[name].inputs
+    inside = {*branch, add.name}
+    if any(user.name not in inside for name in branch for user in graph.consumers(name)):
+        return ()
+    return tuple(node.name for node in graph.nodes if node.name in branch)
+
+
+def _non_negative(name: str, nodes: Sequence[Node]) -> bool:
+    """No number of this node's output is ever negative."""
+    by_name = {node.name: node for node in nodes}
+    node = by_name[name]
+    if isinstance(node.cell, KEEPS_SIGN):
+        return all(_non_negative(source, nodes) for source in node.inputs)
+    if isinstance(node.cell, LinearCell):
+        return node.cell.activation in NON_NEGATIVE
+    return node.cell.non_negative

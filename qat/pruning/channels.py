@@ -1,0 +1,250 @@
+"""Removing channels: a smaller network with the function that the large one has with these channels masked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from qat.cells.linear import BatchNorm, Conv2dBnAct, DenseBnAct, LinearCell
+from qat.errors import QatError
+from qat.graph import Graph, Node, Params
+from qat.network import Network, as_graph
+from qat.ops import Array
+from qat.pruning.groups import ChannelGroup, Channels, channel_groups, is_depthwise, require_float
+
+SCOPES = ("global", "layer")
+Budget = tuple[Callable[[Graph], int], int]  #: a cost of a graph, and the most that it may be
+
+
+def prune_channels(
+    network: Network | Graph,
+    params: Mapping[str, Array],
+    importance: Mapping[str, Array],
+    *,
+    ratio: float | None = None,
+    keep: Mapping[str, int] | None = None,
+    budget: Budget | None = None,
+    scope: str = "global",
+    minimum: int = 1,
+    multiple_of: int = 1,
+) -> tuple[Graph, Params]:
+    """Remove the least important channels of a float network; returns the smaller graph and its parameters.
+
+    importance: a number for each output channel of cells, (O,), as ``qat.pruning.importance`` gives them. That of a unit
+    (``channel_groups``) is the sum over all its channels that have one; a unit without any stays. Of equals the later one
+    goes first. How many, one of:
+
+    ratio: the share of the channels with an importance that goes, 0 to below 1; scope: "global", the least important of
+        the whole network, or "layer", the same share of each group.
+    keep: group name -> how many of its channels stay; the other groups stay whole.
+    budget: (cost, limit): as many as are needed until cost(graph) <= limit, as (``macs``, 100_000) or
+        (``Graph.count_trainable``, 5_000); by scope as for the ratio.
+
+    minimum: channels that each group keeps at least. multiple_of: what each group keeps is rounded up to a multiple of
+    it, for kernels that want that. Raises QatError for a quantized network, where nothing can be removed, where an
+    argument is out of range, and where a budget cannot be met.
+    """
+    graph = as_graph(network)
+    require_float(graph)
+    graph.check_params(params)
+    _check_numbers(minimum, multiple_of, scope)
+    given = [name for name, value in (("ratio", ratio), ("keep", keep), ("budget", budget)) if value is not None]
+    if len(given) != 1:
+        raise QatError(f"prune_channels: takes one of ratio, keep and budget, but got {', '.join(given) or 'none'}")
+    ranking = _Ranking(graph, importance, minimum, multiple_of)
+    if keep is not None:
+        removed = ranking.keeping(keep)
+    elif ratio is not None:
+        if not 0.0 <= ratio < 1.0:
+            raise QatError(f"prune_channels: ratio is {ratio!r}; use a share of the channels from 0 to below 1")
+        removed = ranking.least(ratio, scope)
+    else:
+        assert budget is not None
+        removed = _within(graph, ranking, budget, scope)
+    return remove_channels(graph, params, removed)
+
+
+def remove_channels(graph: Graph, params: Mapping[str, Array], removed: Sequence[Channels]) -> tuple[Graph, Params]:
+    """The graph and parameters without these units, of ``channel_groups``.
+
+    The outputs of the network are those of the large one with the removed channels set to 0 wherever they appear.
+    """
+    kept = _kept(graph, removed)
+    result = dict(params)
+    for node in graph.nodes:
+        if isinstance(node.cell, LinearCell):
+            for local in node.cell.params():
+                full = f"{node.cell_name}.{local}"
+                result[full] = _sliced(
+                    node.cell, local, np.asarray(params[full]), kept[node.name], kept[node.inputs[0]]
+                )
+    smaller = _smaller_graph(graph, kept)
+    smaller.check_params(result)
+    return smaller, result
+
+
+def _kept(graph: Graph, removed: Sequence[Channels]) -> dict[str, Array]:
+    """For each node which of its output channels stay, bool (C,)."""
+    kept = {name: np.ones(shape[0], bool) for name, shape in graph.shapes.items()}
+    for unit in removed:
+        for name, positions in unit.items():
+            kept[name][list(positions)] = False
+    return kept
+
+
+def _smaller_graph(graph: Graph, kept: Mapping[str, Array]) -> Graph:
+    nodes = [
+        replace(node, cell=_smaller(node, kept[node.name], kept[node.inputs[0]]))
+        if isinstance(node.cell, LinearCell)
+        else node
+        for node in graph.nodes
+    ]
+    return Graph(tuple(nodes), graph.outputs, graph.name)
+
+
+def _smaller(node: Node, mine: Array, source: Array) -> LinearCell:
+    """The cell with only the channels that are kept. Raises QatError where none is left."""
+    outputs, inputs, cell = int(mine.sum()), int(source.sum()), node.cell
+    if not outputs or not inputs:
+        raise QatError(f"{node.name}: all of its channels would be removed; keep at least one")
+    if isinstance(cell, Conv2dBnAct):
+        group = inputs if is_depthwise(cell) else cell.group
+        return replace(cell, in_channels=inputs, out_channels=outputs, group=group)
+    if isinstance(cell, DenseBnAct):
+        return replace(cell, in_channels=inputs, out_channels=outputs)
+    assert isinstance(cell, BatchNorm), "no other linear cell has channels to remove"
+    return replace(cell, channels=outputs)
+
+
+def _sliced(cell: Any, local: str, array: Array, mine: Array, source: Array) -> Array:
+    """A parameter of a linear cell with only the outputs, and of a weight the inputs, that are kept."""
+    array = array[mine]
+    if array.ndim < 2 or not isinstance(cell, (Conv2dBnAct, DenseBnAct)):
+        return array
+    if isinstance(cell, Conv2dBnAct):
+        if is_depthwise(cell):
+            return array
+        source = source[: cell.in_channels // cell.group]  # the same places in every group
+    return np.ascontiguousarray(array[:, source])
+
+
+class _Ranking:
+    """The units of a network from the least important on, and how many may go."""
+
+    def __init__(self, graph: Graph, importance: Mapping[str, Array], minimum: int, multiple_of: int) -> None:
+        self._graph, self._minimum, self._multiple = graph, minimum, multiple_of
+        self.groups = channel_groups(graph)
+        self._scores = [self._scored(group, importance) for group in self.groups]
+        self.order = sorted(
+            (
+                (score, -group, -unit)
+                for group, scores in enumerate(self._scores)
+                for unit, score in enumerate(scores)
+                if np.isfinite(score)
+            ),
+        )
+        if not self.order:
+            raise QatError(
+                f"{graph.name}: no channel can be removed: those of its inputs and outputs have to stay, and no other one "
+                "has an importance"
+            )
+
+    def _scored(self, group: ChannelGroup, importance: Mapping[str, Array]) -> list[float]:
+        cells = {node.name: node.cell_name for node in self._graph.nodes if isinstance(node.cell, LinearCell)}
+        for name in cells:
+            given = importance.get(cells[name])
+            if given is not None and np.shape(given) != self._graph.shapes[name][:1]:
+                raise QatError(
+                    f"{name}: its importance has shape {np.shape(given)} where it has {self._graph.shapes[name][0]} output "
+                    "channels; give a number for each"
+                )
+        scores = []
+        for unit in group.units:
+            channels = {(cells[name], p) for name, positions in unit.items() if name in cells for p in positions}
+            values = [float(importance[cell][p]) for cell, p in channels if cell in importance]
+            scores.append(float(np.sum(sorted(values))) if values else np.inf)
+        if np.isnan(scores).any():
+            raise QatError(
+                f"{group.name}: the importance of a channel is missing or not a number; train the network anew"
+            )
+        return scores
+
+    def least(self, ratio: float, scope: str) -> list[Channels]:
+        """That share of all units that have an importance, or of those of each group."""
+        if scope == "global":
+            return self._removed(int(ratio * len(self.order) + 1e-9))
+        ranked = [int(np.isfinite(scores).sum()) for scores in self._scores]
+        return self._removed(len(self.order), [int(ratio * count + 1e-9) for count in ranked])
+
+    def keeping(self, keep: Mapping[str, int]) -> list[Channels]:
+        """So many units of each group that is named."""
+        by_name = {group.name: group for group in self.groups}
+        for name, count in keep.items():
+            if name not in by_name:
+                raise QatError(
+                    f"keep: {name!r} is no group of channels of {self._graph.name}; use {', '.join(by_name)}"
+                )
+            if not 1 <= count <= len(by_name[name]):
+                raise QatError(
+                    f"keep: {name} has {len(by_name[name])} channels to keep; {count!r} is none of 1 to that"
+                )
+        limits = [len(group) - keep.get(group.name, len(group)) for group in self.groups]
+        return self._removed(len(self.order), limits)
+
+    def _removed(self, count: int, limits: Sequence[int] | None = None) -> list[Channels]:
+        """From the least important on, until so many are gone, or those before."""
+        left = {name: shape[0] for name, shape in self._graph.shapes.items()}
+        least = {name: min(self._minimum, width) for name, width in left.items()}
+        gone: list[list[int]] = [[] for _ in self.groups]
+        for _, group, unit in self.order:
+            if sum(map(len, gone)) == count:
+                break
+            group, unit = -group, -unit
+            if limits is not None and len(gone[group]) == limits[group]:
+                continue
+            members = self.groups[group].units[unit]
+            if any(left[name] - len(positions) < max(1, least[name]) for name, positions in members.items()):
+                continue
+            for name, positions in members.items():
+                left[name] -= len(positions)
+            gone[group].append(unit)
+        for own, group_ in zip(gone, self.groups, strict=True):
+            kept = len(group_) - len(own)
+            for _ in range(min(-kept % self._multiple, len(own))):
+                own.pop()  # the most important one of those that would go
+        return [group.units[unit] for own, group in zip(gone, self.groups, strict=True) for unit in own]
+
+
+def _within(graph: Graph, ranking: _Ranking, budget: Budget, scope: str) -> list[Channels]:
+    """The fewest removals whose network costs no more than the budget, by bisection: what is removed only grows."""
+    cost, limit = budget
+    most = len(ranking.order)
+
+    def removed(step: int) -> list[Channels]:
+        return ranking.least(step / most, scope)
+
+    def fits(step: int) -> bool:
+        return cost(_smaller_graph(graph, _kept(graph, removed(step)))) <= limit
+
+    if not fits(most):
+        least = cost(_smaller_graph(graph, _kept(graph, removed(most))))
+        raise QatError(
+            f"{graph.name}: the budget is {limit:,}, but with all channels removed that may go it is still {least:,}; allow "
+            "more, or a smaller minimum"
+        )
+    low, high = 0, most  # removing ``high`` fits
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle + 1, high)
+    return removed(high)
+
+
+def _check_numbers(minimum: int, multiple_of: int, scope: str) -> None:
+    for name, value in (("minimum", minimum), ("multiple_of", multiple_of)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise QatError(f"prune_channels: {name} is {value!r}; use a whole number of at least 1")
+    if scope not in SCOPES:
+        raise QatError(f"prune_channels: scope is {scope!r}; use one of {', '.join(map(repr, SCOPES))}")

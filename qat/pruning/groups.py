@@ -1,0 +1,182 @@
+"""Which channels must go together, found from the graph alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qat.cells.elementwise import Activation, Add
+from qat.cells.linear import BatchNorm, Conv2dBnAct, DenseBnAct, LinearCell
+from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from qat.cells.shape import Concat, Dropout, Flatten
+from qat.errors import QatError
+from qat.graph import Graph, Node
+from qat.network import Network, as_graph
+from qat.ops import Array
+
+#: Cells that do the same to every channel, so that their output has the channels of their input.
+KEEPS_CHANNELS = (MaxPool2d, AvgPool2d, GlobalAvgPool2d, Dropout, Activation)
+
+Channels = dict[str, tuple[int, ...]]  #: node -> positions among its output channels
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels of one or several nodes that are pruned as one: a width of the network.
+
+    name: of the first convolution or dense node whose outputs they are. units: what can be removed, one by one; a unit is
+    the channels, node by node, that have to go together.
+    """
+
+    name: str
+    units: tuple[Channels, ...]
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+
+def channel_groups(network: Network | Graph) -> tuple[ChannelGroup, ...]:
+    """The groups of channels of a float network that can be removed, in the order of the graph.
+
+    Two channels belong to one unit where one cannot go without the other:
+
+    1. an addition: channel i of both inputs and of the output;
+    2. a depthwise convolution or a batch normalisation: an input channel and the output channels made of it;
+    3. a grouped convolution: the channels at one place in every group, of the input and likewise of the output, so that
+       all groups stay equally large;
+    4. a flattening: a channel and all its features;
+    5. a concatenation: the channels that it takes over, each for itself;
+    6. a cell that is used twice: the channels at one place in each use, since there is one weight for both;
+    7. poolings, dropouts and activations: a channel of the input and the same one of the output.
+
+    Never removed are channels that an output of the network, a Softmax (whose sum they enter) or a cell unknown here
+    has or takes, and those of the network's inputs. Units are in one group where some cell makes both.
+    Raises QatError for a quantized network.
+    """
+    graph = as_graph(network)
+    require_float(graph)
+    units = _Units(graph)
+    members: dict[int, dict[str, list[int]]] = {}
+    for node in graph.nodes:
+        for position, unit in enumerate(units.of(node.name)):
+            members.setdefault(unit, {}).setdefault(node.name, []).append(position)
+    fixed = units.fixed()
+    together = _Sets(units.count)  # units made by one cell
+    makers = [node for node in graph.nodes if makes_channels(node)]
+    for node in makers:
+        own = units.of(node.name)
+        for unit in own:
+            together.join(int(own[0]), int(unit))
+    groups: dict[int, list[int]] = {}
+    names: dict[int, str] = {}
+    for node in makers:
+        for unit in map(int, units.of(node.name)):
+            root = together.find(unit)
+            names.setdefault(root, node.name)
+            group = groups.setdefault(root, [])
+            if unit not in fixed and unit not in group:
+                group.append(unit)
+    return tuple(
+        ChannelGroup(names[root], tuple({n: tuple(p) for n, p in members[unit].items()} for unit in group))
+        for root, group in groups.items()
+        if group
+    )
+
+
+def require_float(graph: Graph) -> None:
+    """Raise QatError for a quantized network, whose ranges and codes belong to all of its channels."""
+    if graph.is_quantized:
+        raise QatError(
+            f"{graph.name} is quantized, and channels are removed from float networks; prune the float network it was made "
+            "from, fine-tune it, and quantize it then"
+        )
+
+
+def makes_channels(node: Node) -> bool:
+    """Its output channels are new ones, none of its input's."""
+    return isinstance(node.cell, DenseBnAct) or (isinstance(node.cell, Conv2dBnAct) and not is_depthwise(node.cell))
+
+
+def is_depthwise(cell: Conv2dBnAct) -> bool:
+    """Every input channel has output channels of its own."""
+    return 1 < cell.group == cell.in_channels
+
+
+class _Sets:
+    """Disjoint sets of numbers (union-find)."""
+
+    def __init__(self, count: int) -> None:
+        self._parent = list(range(count))
+
+    def find(self, x: int) -> int:
+        """The number that stands for the set of x."""
+        while self._parent[x] != x:
+            self._parent[x] = self._parent[self._parent[x]]
+            x = self._parent[x]
+        return x
+
+    def join(self, x: int, y: int) -> None:
+        """Make one set of two."""
+        x, y = sorted((self.find(x), self.find(y)))
+        self._parent[y] = x
+
+
+class _Units:
+    """Every output channel of every node has a number; equal sets are units."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._channels: dict[str, Array] = {}
+        self.count = sum(shape[0] for shape in graph.shapes.values())
+        self._sets, self._fixed = _Sets(self.count), []
+        start = 0
+        uses: dict[str, Node] = {}
+        for node in graph.nodes:
+            width = graph.shapes[node.name][0]
+            own = self._channels[node.name] = np.arange(start, start + width)
+            start += width
+            self._node(node, own, [self._channels[name] for name in node.inputs], graph)
+            if isinstance(node.cell, LinearCell):
+                first = uses.setdefault(node.cell_name, node)
+                for mine, others in zip((node.name, *node.inputs), (first.name, *first.inputs), strict=True):
+                    self._tie(self._channels[mine], self._channels[others])
+        for name in graph.outputs:
+            self._fixed.append(self._channels[name])
+
+    def of(self, name: str) -> Array:
+        """The units of a node's output channels."""
+        return np.array([self._sets.find(int(x)) for x in self._channels[name]])
+
+    def fixed(self) -> set[int]:
+        """The units that stay."""
+        return {self._sets.find(int(x)) for channels in self._fixed for x in channels}
+
+    def _tie(self, a: Array, b: Array) -> None:
+        for x, y in zip(map(int, a), map(int, b), strict=True):
+            self._sets.join(x, y)
+
+    def _tie_groups(self, channels: Array, group: int) -> None:
+        rows = channels.reshape(group, -1)
+        for row in rows[1:]:
+            self._tie(rows[0], row)
+
+    def _node(self, node: Node, own: Array, inputs: list[Array], graph: Graph) -> None:
+        cell: Any = node.cell
+        if isinstance(cell, Conv2dBnAct):
+            if is_depthwise(cell):
+                self._tie(own, np.repeat(inputs[0], cell.out_channels // cell.in_channels))
+            elif cell.group > 1:
+                self._tie_groups(own, cell.group)
+                self._tie_groups(inputs[0], cell.group)
+        elif isinstance(cell, (BatchNorm, *KEEPS_CHANNELS)):
+            self._tie(own, inputs[0])
+        elif isinstance(cell, Flatten):
+            self._tie(own, np.repeat(inputs[0], len(own) // len(inputs[0])))
+        elif isinstance(cell, Add):
+            self._tie(own, inputs[0])
+            self._tie(own, inputs[1])
+        elif isinstance(cell, Concat):
+            self._tie(own, np.concatenate(inputs))
+        elif not isinstance(cell, DenseBnAct):  # an Input, a Softmax, or a cell of the user's
+            self._fixed += [own, *inputs]

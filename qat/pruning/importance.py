@@ -1,0 +1,125 @@
+"""How much a channel matters: criteria that give a number for every output channel of every cell with parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from qat.cells.linear import BatchNorm, LinearCell
+from qat.data import Split
+from qat.errors import QatError
+from qat.graph import Graph, Params
+from qat.losses import Loss, cross_entropy
+from qat.ops import Array
+from qat.optimizer import Optimizer
+from qat.passes.apply_masks import apply_masks
+from qat.passes.logits_graph import logits_graph
+from qat.pruning.groups import require_float
+
+Importance = dict[str, Array]  #: cell -> a number for each of its output channels, float64 (O,)
+METHODS = ("slimming", "l1", "taylor")
+
+
+def slimming_importance(graph: Graph, params: Mapping[str, Array]) -> Importance:
+    """|gamma| of each channel's batch normalisation (network slimming, Liu et al., arXiv 1708.06519, section 3.2).
+
+    Train with a sparsity loss on gamma before (``Recipe.slimming``). Cells without batch normalisation get no number.
+    Raises QatError where there is none at all.
+    """
+    require_float(graph)
+    found = {
+        name: np.abs(params[f"{name}.gamma"].astype(np.float64)) for name, cell in _linear_cells(graph) if cell.has_bn
+    }
+    if not found:
+        raise QatError(
+            f"{graph.name} has no batch normalisation, whose scales network slimming goes by; use the method l1 or taylor"
+        )
+    return found
+
+
+def l1_importance(graph: Graph, params: Mapping[str, Array]) -> Importance:
+    """sum |w| over the weights of each output channel (Li et al., arXiv 1608.08710, section 3.1)."""
+    require_float(graph)
+    params = apply_masks(graph, params)
+    return {
+        name: np.abs(params[f"{name}.weight"].astype(np.float64)).reshape(cell.out_channels, -1).sum(axis=1)
+        for name, cell in _linear_cells(graph)
+        if not isinstance(cell, BatchNorm)
+    }
+
+
+def taylor_importance(
+    backend: ModuleType,
+    graph: Graph,
+    params: Mapping[str, Array],
+    split: Split,
+    *,
+    loss: Loss = cross_entropy,
+    batches: int = 20,
+    batch_size: int = 64,
+    seed: int = 0,
+    device_target: str | None = None,
+) -> Importance:
+    """(sum over the channel's parameters of g w)^2, the mean over batches: the square of the loss's first-order change if
+    they were 0 (Molchanov et al., arXiv 1906.10771, section 3: the first-order importance of a group of parameters).
+
+    The parameters are weights and bias, or gamma and beta where batch normalisation follows: a loss does not change with
+    the size of weights that are normalised, so that the sum over them is 0. The gradient g is taken on any backend from
+    one step of plain gradient descent with a rate of 1: g = before - after.
+
+    split: training images and labels. batches, batch_size, seed: how many, and which. Raises QatError where the images
+    do not fill a batch.
+    """
+    require_float(graph)
+    if batches < 1 or batch_size < 1 or len(split) < batch_size:
+        raise QatError(
+            f"{graph.name}: Taylor importance needs a full batch, but there are {len(split)} images, and batch_size is "
+            f"{batch_size}, batches {batches}; use a smaller batch_size, and at least one batch"
+        )
+    before = {name: np.asarray(array) for name, array in apply_masks(graph, params).items()}
+    model = backend.lower(logits_graph(graph), before, device_target=device_target)
+    step = backend.make_step(model, Optimizer("momentum", momentum=0.0), loss)
+    total = {name: np.zeros(cell.out_channels) for name, cell in _linear_cells(graph)}
+    for index, (images, labels) in enumerate(_some(split, batches, batch_size, seed)):
+        if graph.is_random:
+            backend.seed(seed, index)
+        step(images, labels, 1.0)
+        after = backend.read(model)
+        backend.write(model, before)
+        for name, cell in _linear_cells(graph):
+            total[name] += _first_order(name, cell, before, after) ** 2
+    wrong = [name for name, scores in total.items() if not np.isfinite(scores).all()]
+    if wrong:
+        raise QatError(f"{wrong[0]}: its gradient is not finite, so that no channel can be ranked by it; train it anew")
+    return {name: scores / batches for name, scores in total.items()}
+
+
+def _first_order(name: str, cell: LinearCell, before: Params, after: Params) -> Array:
+    """sum g w over the parameters of each output channel, (O,)."""
+    locals_ = ("gamma", "beta") if cell.has_bn else ("weight", "bias")
+    result = np.zeros(cell.out_channels)
+    for full in (f"{name}.{local}" for local in locals_):
+        if full in before:
+            w = before[full].astype(np.float64)
+            result += ((w - after[full]) * w).reshape(cell.out_channels, -1).sum(axis=1)
+    return result
+
+
+def _some(split: Split, batches: int, batch_size: int, seed: int) -> Iterator[tuple[Any, Array]]:
+    """So many batches, beginning again where the images end."""
+    epoch = 0
+    while batches:
+        epoch += 1
+        for batch in split.batches(batch_size, seed, epoch):
+            if not batches:
+                return
+            batches -= 1
+            yield batch
+
+
+def _linear_cells(graph: Graph) -> list[tuple[str, LinearCell]]:
+    """The cells with parameters, by their names, each once."""
+    return list({node.cell_name: node.cell for node in graph.nodes if isinstance(node.cell, LinearCell)}.items())
