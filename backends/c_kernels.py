@@ -48,11 +48,14 @@ static inline uint8_t clip(int32_t x, int32_t low, int32_t high)
 
 #: After REQUANTIZE.
 FINISH = """\
-/* Where the sums of a layer become codes. left: 0 where no multiplier is above 1. */
+/* Where the sums of a layer become codes. bias: of 1, 2 or 4 bytes each. left: 0 where no multiplier is above 1. Multipliers,
+ * and shifts, may be one for all outputs. */
 typedef struct {
-    const int32_t *bias, *multiplier;
+    const void *bias;
+    const int32_t *multiplier;
     const uint8_t *left, *right;
     int32_t zero, low, high;
+    uint8_t bias_bytes, each_multiplier, each_shift;
 } Scaling;
 
 /* y[o] = clip(requantize(sums[o] + bias[first + o]) + zero), for up to BLOCK outputs. sums: BLOCK of them. */
@@ -62,14 +65,21 @@ static inline void finish(const int32_t *sums, const Scaling *scaling, int32_t f
     const __mmask16 mask = (__mmask16)((1u << outputs) - 1u);
     const __m512i one = _mm512_set1_epi32(1);
     const __m512i half = _mm512_set1_epi64((long long)1 << 30);
-    const __m512i multiplier = _mm512_maskz_loadu_epi32(mask, scaling->multiplier + first);
-    const __m512i right = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, scaling->right + first));
+    const __m512i multiplier = scaling->each_multiplier ? _mm512_maskz_loadu_epi32(mask, scaling->multiplier + first)
+                                                        : _mm512_set1_epi32(scaling->multiplier[0]);
+    const __m512i right = scaling->each_shift ? _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, scaling->right + first))
+                                              : _mm512_set1_epi32(scaling->right[0]);
     const __m512i bits = _mm512_sub_epi32(_mm512_sllv_epi32(one, right), one);
-    __m512i x = _mm512_add_epi32(_mm512_loadu_si512(sums), _mm512_maskz_loadu_epi32(mask, scaling->bias + first));
+    const void *const from = (const int8_t *)scaling->bias + first * scaling->bias_bytes;
+    const __m512i bias = scaling->bias_bytes == 1   ? _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, from))
+                         : scaling->bias_bytes == 2 ? _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(mask, from))
+                                                    : _mm512_maskz_loadu_epi32(mask, from);
+    __m512i x = _mm512_add_epi32(_mm512_loadu_si512(sums), bias);
     __m512i even, odd, threshold;
     __mmask16 up;
     if (scaling->left)
-        x = _mm512_sllv_epi32(x, _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, scaling->left + first)));
+        x = _mm512_sllv_epi32(x, scaling->each_shift ? _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, scaling->left + first))
+                                                     : _mm512_set1_epi32(scaling->left[0]));
     even = _mm512_add_epi64(_mm512_mul_epi32(x, multiplier), half);
     odd = _mm512_mul_epi32(_mm512_srli_epi64(x, 32), _mm512_srli_epi64(multiplier, 32));
     odd = _mm512_slli_epi64(_mm512_add_epi64(odd, half), 1);
@@ -85,17 +95,21 @@ static inline void finish(const int32_t *sums, const Scaling *scaling, int32_t f
 #else
     int32_t o;
     for (o = 0; o < outputs; o++) {
-        int32_t x = (int32_t)((uint32_t)sums[o] + (uint32_t)scaling->bias[first + o]);
+        const int32_t i = first + o, shift = scaling->each_shift ? i : 0;
+        const int32_t bias = scaling->bias_bytes == 1   ? ((const int8_t *)scaling->bias)[i]
+                             : scaling->bias_bytes == 2 ? ((const int16_t *)scaling->bias)[i]
+                                                        : ((const int32_t *)scaling->bias)[i];
+        int32_t x = (int32_t)((uint32_t)sums[o] + (uint32_t)bias);
         if (scaling->left)
-            x *= (int32_t)1 << scaling->left[first + o];
-        x = requantize(x, scaling->multiplier[first + o], scaling->right[first + o]);
+            x *= (int32_t)1 << scaling->left[shift];
+        x = requantize(x, scaling->multiplier[scaling->each_multiplier ? i : 0], scaling->right[shift]);
         y[o] = clip(x + scaling->zero, scaling->low, scaling->high);
     }
 #endif
 }
 """
 
-MULTIPLY = """\
+WORD = """\
 #if defined(USE_VNNI) || defined(USE_AVX2) || defined(USE_SIMD32)
 /* Four bytes, wherever they lie. */
 static inline uint32_t word(const void *bytes)
@@ -105,7 +119,10 @@ static inline uint32_t word(const void *bytes)
     return x;
 }
 #endif
+"""
 
+#: After WORD.
+MULTIPLY = """\
 #ifdef USE_AVX2
 /* What multiply computes, for 8 outputs, or as many as `mask` says. Bytes are widened: the instruction that multiplies them as
  * they are saturates. Each 32-bit lane holds the sum of two of a word's four products until the end. */
@@ -272,7 +289,7 @@ static inline void correct(const uint8_t *x, int32_t rows, int32_t pitch, int32_
 }
 """
 
-SOFTMAX = """\
+ROUND = """\
 /* x / 2^bits, to the nearest integer, ties to the even one; bits from 1 to 63. */
 static inline uint64_t shift_to_even(uint64_t x, int32_t bits)
 {
@@ -291,12 +308,15 @@ static inline uint64_t to_float(uint64_t x, int32_t *shift)
     *shift = bits;
     return bits ? shift_to_even(x, bits) : x;
 }
+"""
 
+#: After ROUND; for codes of a type.
+SOFTMAX = """\
 /* y[i] = min(rint(e[i] * share), 255) of one pixel, e[i] = table[largest - x[i]] and share = 256 / sum of e, where quotient and
  * product are rounded as float32 rounds them; in integers, so that no processor or compiler option can change it. */
-static void softmax(const uint8_t *x, int32_t channels, const uint32_t *table, uint8_t *y)
+static void softmax{BITS}(const {CODE} *x, int32_t channels, const uint32_t *table, uint8_t *y)
 {
-    uint8_t largest = 0;
+    {CODE} largest = 0;
     uint32_t sum = 0;
     uint64_t share;
     int32_t i, scale, more;
@@ -344,3 +364,8 @@ int main(int argc, char **argv)
 }}
 #endif
 """
+
+
+def softmax(code: str) -> str:
+    """The C of a softmax of codes of that type; after ROUND."""
+    return SOFTMAX.replace("{CODE}", code).replace("{BITS}", "16" if code == "uint16_t" else "8")

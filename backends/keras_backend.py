@@ -21,7 +21,7 @@ from qat.forward import Forward
 from qat.graph import Graph, Node, Params
 from qat.inference import Deployment, predict, predict_codes, real_outputs, trace
 from qat.integer import Evaluator, IntegerGraph
-from qat.losses import Loss, cross_entropy
+from qat.losses import Loss, Objective, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array, Kind, Ops, Padding, Pair
 from qat.optimizer import Optimizer
@@ -155,6 +155,9 @@ class KerasOps(Ops):
 
     def sqrt(self, x: Tensor) -> Tensor:
         return tf.sqrt(x)
+
+    def log(self, x: Tensor) -> Tensor:
+        return tf.math.log(x)
 
     def relu(self, x: Tensor) -> Tensor:
         return tf.nn.relu(x)
@@ -402,14 +405,22 @@ class LoweredNetwork(keras.Model):
 
     def run(self, inputs: tuple[Tensor, ...], phase: int) -> tuple[Tensor, ...]:
         """One training pass over raw pixels in the form of that phase: real outputs; it updates the state and ``step``."""
+        return self._updating(partial(self._pass, training=True, phase=phase), inputs)
+
+    def terms(self, inputs: tuple[Tensor, ...], targets: Any, phase: int, loss: Loss | Objective) -> dict[str, Tensor]:
+        """One training step's terms (see ``Forward.terms``); it updates the state and ``step``."""
+        return self._updating(partial(self._pass.terms, loss, targets=targets, phase=phase), inputs)
+
+    def _updating(self, compute: Callable[..., tuple[Any, dict[str, Tensor]]], inputs: tuple[Tensor, ...]) -> Any:
+        """What ``compute(params, pixels)`` gives beside the new values of state, which are set."""
         with tf.device(self.device):
             tensors = self.tensors
             values = {name: tf.convert_to_tensor(variable) for name, variable in tensors.items()}
-            outputs, updates = self._pass(values, _pixels(inputs), training=True, phase=phase)
+            found, updates = compute(values, inputs=_pixels(inputs))
             for name, value in updates.items():
                 tensors[name].assign(value)
             self._step.assign_add(1)
-        return outputs
+        return found
 
     def _check(self, inputs: Sequence[Any]) -> None:
         expected = [self.graph.shapes[node.name] for node in self.graph.inputs]
@@ -557,9 +568,15 @@ class Step:
     """
 
     def __init__(
-        self, model: LoweredNetwork, optimizer: Optimizer, loss: Loss = cross_entropy, *, compile: bool = False
+        self,
+        model: LoweredNetwork,
+        optimizer: Optimizer,
+        loss: Loss | Objective = cross_entropy,
+        *,
+        compile: bool = False,
     ) -> None:
         self.model, self.loss, self._decay = model, loss, optimizer.weight_decay
+        self._terms: dict[str, Tensor] = {}
         self.optimizer = (
             keras.optimizers.SGD(0.0, momentum=optimizer.momentum)
             if optimizer.name == "momentum"
@@ -570,10 +587,11 @@ class Step:
         self._functions: dict[int, Callable[..., Tensor]] = {}
         self._compile = partial(tf.function, autograph=False, jit_compile=compile or None)
 
-    def _run(self, x: tuple[Tensor, ...], y: Tensor, lr: Tensor, *, phase: int) -> Tensor:
+    def _run(self, x: tuple[Tensor, ...], y: Any, lr: Tensor, *, phase: int) -> dict[str, Tensor]:
         model, variables = self.model, self.model.trainable_variables
         with tf.GradientTape() as tape:
-            loss = self.loss(model.ops, _single(model.run(x, phase)), y)
+            terms = model.terms(x, y, phase, self.loss)
+            loss = next(iter(terms.values()))
         gradients = tape.gradient(
             loss, [v.value for v in variables], unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
@@ -582,19 +600,25 @@ class Step:
             gradients = [g + self._decay * v.value if len(v.shape) > 1 else g for g, v in pairs]
         self.optimizer.learning_rate = lr
         self.optimizer.apply(gradients, variables)
-        return loss
+        return terms
 
-    def __call__(self, x: Arrays, y: Array, lr: float) -> float:
-        """x: raw pixels (N, C, H, W), a tuple of them where the network has several inputs. y: integer labels (N,)."""
+    def __call__(self, x: Arrays, y: Arrays, lr: float) -> float:
+        """x: raw pixels (N, C, H, W), a tuple of them where the network has several inputs. y: integer labels (N,), or a
+        tuple of them and further targets.
+        """
         phase = self.model._pass.phase(self.model.step)
         if phase not in self._functions:
             self._functions[phase] = self._compile(partial(self._run, phase=phase))
         with tf.device(self.model.device):
-            return float(
-                self._functions[phase](
-                    tuple(map(tf.constant, as_tuple(x))), tf.constant(y), tf.constant(lr, tf.float32)
-                )
+            targets = _single(tuple(map(tf.constant, as_tuple(y))))
+            self._terms = self._functions[phase](
+                tuple(map(tf.constant, as_tuple(x))), targets, tf.constant(lr, tf.float32)
             )
+        return float(next(iter(self._terms.values())))
+
+    def terms(self) -> dict[str, Array]:
+        """The terms of the last step's loss (see ``Forward.terms``)."""
+        return {name: tensor.numpy() for name, tensor in self._terms.items()}
 
     def _slots(self) -> dict[str, tuple[keras.Variable, Kind]]:
         """The optimizer's variables by "<parameter>.<name of the state>"."""
@@ -620,7 +644,7 @@ class Step:
 
 
 def make_step(
-    model: LoweredNetwork, optimizer: Optimizer, loss: Loss = cross_entropy, *, compile: bool = False
+    model: LoweredNetwork, optimizer: Optimizer, loss: Loss | Objective = cross_entropy, *, compile: bool = False
 ) -> Step:
     """One training step with the framework's own optimizer."""
     return Step(model, optimizer, loss, compile=compile)

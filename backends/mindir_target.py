@@ -39,6 +39,7 @@ from qat.integer import (
     Requantize,
 )
 from qat.ops import EXACT_INTEGERS, Array, Padding
+from qat.widths import require_bytes
 
 METADATA = "qat."  #: before our keys in user_info
 DIGEST = METADATA + "digest"  #: of graph and primitives: MindSpore may abort the process over a damaged file
@@ -57,7 +58,8 @@ TYPES = {
 
 
 def export(graph: IntegerGraph, path: str | Path) -> None:
-    """Write an integer graph."""
+    """Write an integer graph. Raises QatError for codes of more than 8 bits."""
+    require_bytes(graph, "a MINDIR file")
     writer = _Writer(graph.name)
     for x in graph.inputs:
         writer.enter(x)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from qat.arrays import Arrays, as_tuple
+from qat.arrays import Arrays, as_arrays, as_tuple
 from qat.backends.mindspore_setup import jit_trace, ms, nn, ops
 from qat.devices import choose_device
 from qat.errors import QatError
@@ -20,7 +20,7 @@ from qat.forward import Forward
 from qat.graph import Graph, Params
 from qat.inference import Deployment, predict, predict_codes, real_outputs, trace
 from qat.integer import IntegerGraph
-from qat.losses import Loss, cross_entropy
+from qat.losses import Loss, Objective, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array, Kind, Ops, Padding, Pair
 from qat.optimizer import Optimizer
@@ -205,6 +205,9 @@ class MindSporeOps(Ops):
 
     def sqrt(self, x: Tensor) -> Tensor:
         return ops.sqrt(x)
+
+    def log(self, x: Tensor) -> Tensor:
+        return ops.log(x)
 
     def relu(self, x: Tensor) -> Tensor:
         return ops.relu(x)
@@ -392,7 +395,7 @@ class LoweredNetwork(nn.Cell):
                     self.tensors[name] = ms.Parameter(tensor, name=name, requires_grad=param.trainable)
                     module._params[local] = self.tensors[name]
         self._pass = Forward(graph, MindSporeOps())
-        self._traced: dict[tuple[int, Any], tuple[Callable[..., Any], list[str]]] = {}
+        self._traced: dict[tuple[int, Any], tuple[Callable[..., Any], list[Any], list[str]]] = {}
         self._deployment = Deployment(graph, _ExactOps())
 
     def _cell_module(self, name: str) -> CellModule:
@@ -407,44 +410,54 @@ class LoweredNetwork(nn.Cell):
     def construct(self, *inputs: Tensor) -> Any:
         """Real outputs: one tensor, or a tuple where the network has several."""
         if self.training:
-            outputs, updates = self.run(inputs)
+            found, updates = self.run(inputs)
             self.write(updates)
+            outputs = tuple(found.values())
         else:
             outputs = tuple(Tensor(y) for y in self.infer(tuple(x.asnumpy() for x in inputs)))
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def run(self, inputs: tuple[Tensor, ...], finish: Callable[..., Tensor] | None = None) -> tuple[Any, Any]:
-        """One training step's forward pass, as one compiled function for each phase: outputs, and new values of state.
+    def run(self, inputs: tuple[Tensor, ...], loss: Loss | Objective | None = None) -> tuple[dict[Any, Tensor], Any]:
+        """One training step's forward pass, as one compiled function for each phase: outputs by their numbers, and new
+        values of state.
 
-        finish: what to compute from the outputs and the last of the inputs instead of returning them (a loss).
+        loss: compute its terms, by name, instead of the outputs (``Forward.terms``); the last of the inputs are its targets.
         """
         phase = self._pass.phase(self.step)
-        function, names = self._phase_function(phase, finish)
+        function, found_names, state_names = self._phase_function(phase, loss)
         pixels = tuple(x.astype(ms.float32) for x in inputs[: len(self.graph.inputs)])
         try:
             found = function(_next_key(), *pixels, *inputs[len(pixels) :], *self.tensors.values())
         except BaseException:
-            del self._traced[phase, finish]  # what was compiled of a failure is no use to the next call
+            del self._traced[phase, loss]  # what was compiled of a failure is no use to the next call
             raise
         self.step += 1
-        count = len(found) - len(names)
-        return found[:count], dict(zip(names, found[count:], strict=True))
+        count = len(found_names)
+        return dict(zip(found_names, found[:count], strict=True)), dict(zip(state_names, found[count:], strict=True))
 
-    def _phase_function(self, phase: int, finish: Callable[..., Tensor] | None) -> tuple[Callable[..., Any], list[str]]:
-        if (phase, finish) not in self._traced:
-            names: list[str] = []  # of the state that it updates: known after the first call
+    def _phase_function(
+        self, phase: int, loss: Loss | Objective | None
+    ) -> tuple[Callable[..., Any], list[Any], list[str]]:
+        """The compiled pass, and the names of what it returns and of the state that it updates: known after the first call."""
+        if (phase, loss) not in self._traced:
+            found_names: list[Any] = []
+            state_names: list[str] = []
 
             def compute(key: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
                 count = len(self.tensors)
                 given, params = tensors[:-count], dict(zip(self.tensors, tensors[-count:], strict=True))
                 pixels, rest = given[: len(self.graph.inputs)], given[len(self.graph.inputs) :]
                 self._pass.ops.seed(key)
-                outputs, updates = self._pass(params, pixels, training=True, phase=phase)
-                names[:] = updates
-                return (*(outputs if finish is None else (finish(outputs, *rest),)), *updates.values())
+                if loss is None:
+                    outputs, updates = self._pass(params, pixels, training=True, phase=phase)
+                    found: dict[Any, Tensor] = dict(enumerate(outputs))
+                else:
+                    found, updates = self._pass.terms(loss, params, pixels, as_arrays(rest), phase=phase)
+                found_names[:], state_names[:] = found, updates
+                return (*found.values(), *updates.values())
 
-            self._traced[phase, finish] = traced(compute), names
-        return self._traced[phase, finish]
+            self._traced[phase, loss] = traced(compute), found_names, state_names
+        return self._traced[phase, loss]
 
     def write(self, updates: Mapping[str, Tensor]) -> None:
         """Set state."""
@@ -560,11 +573,15 @@ class Step:
     """
 
     def __init__(
-        self, model: LoweredNetwork, optimizer: Optimizer, loss: Loss = cross_entropy, *, compile: bool = False
+        self,
+        model: LoweredNetwork,
+        optimizer: Optimizer,
+        loss: Loss | Objective = cross_entropy,
+        *,
+        compile: bool = False,
     ) -> None:
-        self.model = model.set_train()
-        ops_ = model._pass.ops
-        self._finish = lambda outputs, y: loss(ops_, outputs[0] if len(outputs) == 1 else outputs, y)
+        self.model, self.loss = model.set_train(), loss
+        self._terms: dict[str, Tensor] = {}
         parameters = model.trainable_params()
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": optimizer.weight_decay},
@@ -578,27 +595,32 @@ class Step:
         self._error: BaseException | None = None
         self._gradient = ms.value_and_grad(self._forward, None, self.optimizer.parameters, has_aux=True)
 
-    def _forward(self, *inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _forward(self, *inputs: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         try:
-            (loss,), updates = self.model.run(inputs, self._finish)
+            terms, updates = self.model.run(inputs, self.loss)
         except BaseException as error:  # let through, it would leave MindSpore differentiating whatever runs next
             self._error = error
-            return Tensor(np.float32(0.0)), {}
-        return loss, updates
+            return Tensor(np.float32(0.0)), {}, {}
+        return next(iter(terms.values())), terms, updates
 
-    def __call__(self, x: Arrays, y: Array, lr: float) -> float:
-        """x: raw pixels (N, C, H, W). y: integer labels (N,), or what else the loss takes, float32."""
+    def __call__(self, x: Arrays, y: Arrays, lr: float) -> float:
+        """x: raw pixels (N, C, H, W). y: integer labels (N,), or a tuple of them and further targets."""
+        targets = (array.astype(np.int32 if array.dtype.kind in "iu" else np.float32) for array in as_tuple(y))
         pixels = tuple(Tensor(array) for array in as_tuple(x))
         # set_data would give the parameter other memory, which the compiled optimizer does not look at.
         ops.assign(self.optimizer.learning_rate, Tensor(np.float32(lr)))
-        targets = np.asarray(y, np.int32 if np.issubdtype(y.dtype, np.integer) else np.float32)
-        (loss, updates), gradients = self._gradient(*pixels, Tensor(targets))
+        (loss, terms, updates), gradients = self._gradient(*pixels, *map(Tensor, targets))
         if self._error is not None:
             error, self._error = self._error, None
             raise error
         self.optimizer(gradients)
         self.model.write(updates)
+        self._terms = terms
         return float(loss.asnumpy())
+
+    def terms(self) -> dict[str, Array]:
+        """The terms of the last step's loss (see ``Forward.terms``)."""
+        return {name: tensor.asnumpy() for name, tensor in self._terms.items()}
 
     def _slots(self) -> dict[str, ms.Parameter]:
         """The optimizer's own tensors by "<parameter>.<slot>"."""
@@ -623,7 +645,7 @@ class Step:
 
 
 def make_step(
-    model: LoweredNetwork, optimizer: Optimizer, loss: Loss = cross_entropy, *, compile: bool = False
+    model: LoweredNetwork, optimizer: Optimizer, loss: Loss | Objective = cross_entropy, *, compile: bool = False
 ) -> Step:
     """One training step with the framework's own optimizer. compile: nothing more to do, the pass is compiled anyway."""
     return Step(model, optimizer, loss, compile=compile)

@@ -7,7 +7,7 @@ codes and weights int8; ONNX Runtime fuses every DequantizeLinear - operation - 
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import singledispatchmethod
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from qat.arrays import Arrays, as_arrays, in_batches
+from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
 from qat.backends.onnx_model import set_metadata, shapes_of_inputs
 from qat.cells.base import Shape
 from qat.errors import QatError
@@ -42,21 +42,30 @@ from qat.integer import (
 )
 from qat.ops import Array, Kind, Padding, Pair
 from qat.passes.fold_batch_norm import fold_batch_norm
+from qat.widths import check_packing, pack, require_bytes, storage_bits
 
 OPSET, IR_VERSION = 17, 8  #: old enough for every runtime of the last years; QDQ with an axis needs opset 13
-WEIGHTS = {"int8": 0, "uint8": 128}  #: stored type -> what is added to a signed code
+#: Bits of packed weights -> opset and IR version of their types, and the types: signed, unsigned.
+PACKED = {
+    4: (21, 10, TensorProto.INT4, TensorProto.UINT4),
+    2: (25, 13, TensorProto.INT2, TensorProto.UINT2),
+}
+WEIGHTS = ("int8", "uint8")  #: what they are multiplied as
 BATCH = 1000  #: images in one run of a session
 
 
-def export(graph: IntegerGraph, path: str | Path, *, weights: str = "int8") -> None:
+def export(graph: IntegerGraph, path: str | Path, *, weights: str = "int8", packing: str = "packed") -> None:
     """Write the QDQ form of an integer graph.
 
     weights: "int8", or "uint8" for x86 CPUs without VNNI. There ONNX Runtime multiplies u8 by s8 with an instruction that
     saturates sums of two products at 16 bits; of u8 by u8 it takes another, which does not. The codes are the same.
+    packing: "packed" stores weights of 4 and of 2 bits as INT4 and INT2, which ask for opset 21 and 25; "bytes" does not.
     """
+    packed = check_packing(packing)
     if weights not in WEIGHTS:
         raise QatError(f"--weights {weights!r} is unknown: choose one of {', '.join(WEIGHTS)}")
-    writer = _QdqWriter(WEIGHTS[weights])
+    require_bytes(graph, "ONNX Runtime")
+    writer = _QdqWriter(weights == "uint8", packed)
     writer.enter(graph.inputs)
     for node in graph.nodes:
         writer.add(node)
@@ -146,25 +155,50 @@ def _load(path: str | Path) -> onnx.ModelProto:
         raise QatError(f"{path}: is no ONNX file, or a damaged one; export it again") from None
 
 
-def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:
+def opened(path: str | Path, *, threads: int = 1) -> Callable[[Arrays], Arrays]:
+    """``predict`` with the file loaded once, for its time to be taken. threads: of the runtime."""
+    model = _load(path)
+    outputs = [output.name for output in model.graph.output]
+    session = _session(path, model, threads)
+    inputs = [x.name for x in session.get_inputs()]
+
+    def compute(pixels: Arrays) -> Arrays:
+        return as_arrays(tuple(session.run(outputs, dict(zip(inputs, as_tuple(pixels), strict=True)))))
+
+    return compute
+
+
+def _session(path: str | Path, model: onnx.ModelProto, threads: int = 0) -> onnxruntime.InferenceSession:
+    """threads: 0 is the runtime's own choice."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come back as exceptions
+    options.intra_op_num_threads = threads
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        inputs = [x.name for x in session.get_inputs()]
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _cannot_run(path, error) from None
 
-        def run(batch: tuple[Array, ...]) -> dict[str, Array]:
-            feed = dict(zip(inputs, batch, strict=True))
-            return dict(zip(outputs, session.run(outputs, feed), strict=True))
 
+def _cannot_run(path: str | Path, error: Exception) -> QatError:
+    """Of any exception of the runtime: they share no base class of their own."""
+    reason = " ".join(str(error).split())
+    return QatError(f"{path}: ONNX Runtime cannot run it as a file of qat export ({reason}); export it anew")
+
+
+def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:
+    session = _session(path, model)
+    inputs = [x.name for x in session.get_inputs()]
+
+    def run(batch: tuple[Array, ...]) -> dict[str, Array]:
+        feed = dict(zip(inputs, batch, strict=True))
+        return dict(zip(outputs, session.run(outputs, feed), strict=True))
+
+    try:
         return in_batches(run, pixels, shapes_of_inputs(model), BATCH, str(path))
     except QatError:
         raise
-    except Exception as error:  # its exceptions share no base class of their own
-        reason = " ".join(str(error).split())
-        raise QatError(
-            f"{path}: ONNX Runtime cannot run it as a file of qat export ({reason}); export it anew"
-        ) from None
+    except Exception as error:
+        raise _cannot_run(path, error) from None
 
 
 def _write(model: onnx.ModelProto, path: str | Path) -> None:
@@ -193,6 +227,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
+        self.opset, self.ir_version = OPSET, IR_VERSION
         self._initializers: dict[tuple[str, Shape, bytes], onnx.TensorProto] = {}
 
     def node(self, op: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
@@ -209,6 +244,23 @@ class _Writer:
             self._initializers[key] = numpy_helper.from_array(array, f"#{len(self._initializers)}")
         return self._initializers[key].name
 
+    def packed(self, codes: Array, bits: int) -> str:
+        """The name of an initializer that holds codes of so few bits several to a byte, cast to int8 or uint8.
+
+        A Cast is folded when the file is loaded, after which it is as one of bytes. A DequantizeLinear of INT4 itself would
+        not be fused: ONNX Runtime would compute the layer in float.
+        """
+        opset, ir_version, signed, unsigned = PACKED[bits]
+        self.opset, self.ir_version = max(self.opset, opset), max(self.ir_version, ir_version)
+        kind = signed if codes.dtype == np.int8 else unsigned
+        key = (f"{kind}", codes.shape, codes.tobytes())
+        if key not in self._initializers:
+            name = f"#{len(self._initializers)}"
+            data = pack(codes, bits)
+            self._initializers[key] = helper.make_tensor(name, kind, codes.shape, data, raw=True)
+        to = TensorProto.INT8 if codes.dtype == np.int8 else TensorProto.UINT8
+        return self.node("Cast", [self._initializers[key].name], to=to)
+
     def model(self, name: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> onnx.ModelProto:
         """The finished model; inputs, outputs: their shapes."""
 
@@ -223,18 +275,19 @@ class _Writer:
             described("output", TensorProto.FLOAT, outputs),
             list(self._initializers.values()),
         )
-        opsets = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="qat-engine")
+        opsets = [helper.make_opsetid("", self.opset)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=self.ir_version, producer_name="qat-engine")
 
 
 class _QdqWriter(_Writer):
     """Writes the nodes of an integer graph."""
 
-    def __init__(self, weight_offset: int) -> None:
+    def __init__(self, unsigned: bool, packed: bool) -> None:
         super().__init__()
-        self.weight_offset = weight_offset
+        self.unsigned, self.widths = unsigned, tuple(PACKED) if packed else ()
         self._names: dict[str, str] = {}  # tensor of codes -> its name in the file
         self._real: dict[str, str] = {}  # tensor of codes -> its dequantized form
+        self._reductions: list[onnx.NodeProto] = []  # that lack their axes
 
     def enter(self, inputs: Sequence[IntegerTensor]) -> None:
         """Name the inputs."""
@@ -292,8 +345,9 @@ class _QdqWriter(_Writer):
     def _linear(self, node: IntegerLinear, op: str, **attributes: Any) -> None:
         x = node.inputs[0]
         scale, weight, zero = node.weight_scale, node.weight, node.weight_zero_point
-        if weight.dtype == np.int8 and self.weight_offset:
-            weight, zero = (weight.astype(np.int32) + self.weight_offset).astype(np.uint8), zero + self.weight_offset
+        if weight.dtype == np.int8 and self.unsigned:
+            offset = 1 << (storage_bits(weight, self.widths) - 1)
+            weight, zero = (weight.astype(np.int32) + offset).astype(np.uint8), zero + offset
         inputs = [self.dequantize(x), self._constant_codes(weight, scale, zero.astype(weight.dtype))]
         if node.bias.any():
             inputs.append(self._constant_codes(node.bias, x.grid.scale * scale, np.zeros(len(scale), np.int32)))
@@ -306,7 +360,9 @@ class _QdqWriter(_Writer):
             scale, zero, axis = scale[0], zero[0], {}
         else:
             axis = {"axis": 0}
-        names = [self.constant(codes), self.constant(scale)]
+        bits = storage_bits(codes, self.widths)
+        stored = self.packed(codes, bits) if bits in PACKED and codes.dtype != np.int32 else self.constant(codes)
+        names = [stored, self.constant(scale)]
         if codes.dtype != np.int32:  # a bias needs none; without a weight's ONNX Runtime does not fuse its Gemm
             names.append(self.constant(zero))
         return self.node("DequantizeLinear", names, **axis)
@@ -346,13 +402,27 @@ class _QdqWriter(_Writer):
         """Integers in int32 and float32, as ``IntegerSoftmax.evaluate``: no runtime's own softmax is exact."""
         (x,) = node.inputs
         codes = self.node("Cast", [self._names[x.name]], to=TensorProto.INT32)
-        largest = self.node("ReduceMax", [codes], axes=[1], keepdims=1)
+        largest = self._largest(codes)
         e = self.node("Gather", [self.constant(node.table), self.node("Sub", [largest, codes])], axis=0)
         total = self.node("ReduceSum", [e, self.constant(np.array([1]))], keepdims=1)
         share = self.node("Div", [self.constant(np.float32(256.0)), total])
         scaled = self.node("Mul", [e, share])
         one, zero = self.constant(np.float32(1.0)), self.constant(np.uint8(0))
         self._names[node.name] = self.node("QuantizeLinear", [scaled, one, zero], _codes(node.name))
+
+    def _largest(self, x: str) -> str:
+        """Over the channels. Opset 18 made an input of the attribute; which one it is, ``model`` knows at the end."""
+        output = self.node("ReduceMax", [x], keepdims=1)
+        self._reductions.append(self.nodes[-1])
+        return output
+
+    def model(self, name: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> onnx.ModelProto:
+        for node in self._reductions:
+            if self.opset < 18:
+                node.attribute.append(helper.make_attribute("axes", [1]))
+            else:
+                node.input.append(self.constant(np.array([1])))
+        return super().model(name, inputs, outputs)
 
 
 class _Symbol:

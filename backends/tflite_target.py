@@ -49,6 +49,7 @@ from qat.integer import (
 )
 from qat.ops import Array, Kind, Padding, Pair
 from qat.passes.fold_batch_norm import fold_batch_norm
+from qat.widths import check_packing, pack, require_bytes, storage_bits
 
 PROFILES = ("float", "fixed")
 METADATA = "qat."  #: before our keys in the metadata
@@ -63,6 +64,7 @@ Op, Type, Options = schema.BuiltinOperator, schema.TensorType, schema.BuiltinOpt
 Fused, Pad = schema.ActivationFunctionType, schema.Padding
 TYPES = {np.dtype(np.int8): Type.INT8, np.dtype(np.int32): Type.INT32, np.dtype(np.float32): Type.FLOAT32}
 TYPES[np.dtype(np.uint8)] = Type.UINT8
+PACKED = {4: Type.INT4, 2: Type.INT2}  #: bits of weights -> their type
 #: The version of an operator from which on it takes int8.
 VERSIONS = {
     Op.CONV_2D: 3,
@@ -80,11 +82,17 @@ VERSIONS = {
 }
 
 
-def export(graph: IntegerGraph, path: str | Path, *, profile: str = "float") -> None:
-    """Write an integer graph. Raises QatError for what LiteRT does not compute exactly in that profile."""
+def export(graph: IntegerGraph, path: str | Path, *, profile: str = "float", packing: str = "packed") -> None:
+    """Write an integer graph. Raises QatError for what LiteRT does not compute exactly in that profile.
+
+    packing: "packed" stores weights of 4 bits and fewer as INT4, in the float profile those of dense layers alone and of 2
+    bits as INT2; "bytes" does not.
+    """
+    packed = check_packing(packing)
     if profile not in PROFILES:
         raise QatError(f"{path}: profile {profile!r} is unknown; use one of {', '.join(PROFILES)}")
-    writer = _IntegerWriter(graph, profile)
+    require_bytes(graph, f"LiteRT in the {profile} profile")
+    writer = _IntegerWriter(graph, profile, packed)
     for node in graph.nodes:
         writer.add(node)
     model = writer.model([writer.leave(x) for x in graph.outputs], graph.name)
@@ -409,15 +417,20 @@ class _Writer:
         )
         return len(self.tensors) - 1
 
-    def constant(self, array: Array, scale: Array | None = None, zero_point: int = 0, axis: int = 0) -> int:
-        """The index of a constant tensor; scale: (1,) or (O,), float32, along ``axis``."""
+    def constant(
+        self, array: Array, scale: Array | None = None, zero_point: int = 0, axis: int = 0, bits: int | None = None
+    ) -> int:
+        """The index of a constant tensor; scale: (1,) or (O,), float32, along ``axis``; bits: of what is packed."""
         array = np.asarray(array, order="C")
         scales = b"" if scale is None else scale.tobytes()
-        key = (array.dtype.name, array.shape, array.tobytes(), scales, zero_point, axis)
+        key = (array.dtype.name, array.shape, array.tobytes(), scales, zero_point, axis, bits)
         if key not in self._known:
-            self._buffers.append(schema.BufferT(data=array.tobytes()))
+            data = array.tobytes() if bits is None else pack(array, bits)
+            self._buffers.append(schema.BufferT(data=data))
             quantization = None if scale is None else _quantization(scale, zero_point, axis)
             index = self.tensor(array.shape, array.dtype, quantization, buffer=len(self._buffers) - 1)
+            if bits is not None:
+                self.tensors[index].type = PACKED[bits]
             self._known[key] = index
         return self._known[key]
 
@@ -501,9 +514,10 @@ def _quantization(scale: Array, zero_point: int, axis: int = 0) -> Any:
 class _IntegerWriter(_Writer):
     """Writes the nodes of an integer graph."""
 
-    def __init__(self, graph: IntegerGraph, profile: str) -> None:
+    def __init__(self, graph: IntegerGraph, profile: str, packed: bool) -> None:
         super().__init__()
         self.profile = profile
+        self.packed = packed
         self._index: dict[str, int] = {}  # tensor of codes -> its index in the file
         self._hwc: dict[str, Shape] = {}  # Flatten in HWC order -> (C, H, W)
         self._points: dict[str, int] = {}  # row of features -> its index as (1, 1, 1, F)
@@ -603,6 +617,18 @@ class _IntegerWriter(_Writer):
                 "suit its input's: train it further, or export to ONNX"
             )
 
+    def _packed_widths(self, node: IntegerLinear) -> tuple[int, ...]:
+        """The widths in which LiteRT computes a layer's packed weight as it does one of int8."""
+        if not self.packed:
+            return ()
+        if self.profile == "fixed":
+            return (4,)
+        if not isinstance(node, IntegerDense):
+            return ()  # LiteRT's own kernel would take it, which rounds otherwise
+        return tuple(
+            bits for bits in PACKED if node.weight.shape[1] % (8 // bits) == 0
+        )  # likewise: rows end with a byte
+
     def _constants(self, node: IntegerLinear, weight: Array, axis: int) -> list[int]:
         """The weight (centred codes, in the file's layout) and the bias."""
         if np.abs(weight).max() > LARGEST_WEIGHT:
@@ -612,9 +638,12 @@ class _IntegerWriter(_Writer):
                 "symmetric=(True, ...), or export to ONNX"
             )
         scale = node.moderate_weight_scale
-        if (scale == scale[0]).all():
+        weight = weight.astype(np.int8)
+        bits = storage_bits(weight, self._packed_widths(node))
+        packed = bits if bits in PACKED else None
+        if packed != 2 and (scale == scale[0]).all():  # XNNPACK takes INT2 with one scale for each output only
             scale, axis = scale[:1], 0  # one stands for many equal ones
-        constants = [self.constant(weight.astype(np.int8), scale, axis=axis)]
+        constants = [self.constant(weight, scale, axis=axis, bits=packed)]
         return [*constants, self.constant(node.bias, node.inputs[0].grid.scale * scale)]
 
     @add.register

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from qat.arrays import Arrays, as_tuple
+from qat.arrays import Arrays, as_arrays, as_tuple
 from qat.devices import choose_device
 from qat.errors import QatError
 from qat.files import write_atomically
@@ -19,7 +20,7 @@ from qat.forward import Forward
 from qat.graph import Graph, Params
 from qat.inference import Deployment, predict, predict_codes, real_outputs, trace
 from qat.integer import Evaluator, IntegerGraph
-from qat.losses import Loss, cross_entropy
+from qat.losses import Loss, Objective, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array, Kind, Ops, Padding, Pair
 from qat.optimizer import Optimizer
@@ -147,6 +148,9 @@ class TorchOps(Ops):
     def sqrt(self, x: Tensor) -> Tensor:
         return x.sqrt()
 
+    def log(self, x: Tensor) -> Tensor:
+        return torch.log(x)
+
     def relu(self, x: Tensor) -> Tensor:
         return F.relu(x)
 
@@ -262,25 +266,25 @@ class _ExactOps(TorchOps):
 
 
 class _HalvingMaxPool(torch.autograd.Function):
-    """Max pooling of 2x2 windows with stride 2 over even sizes: rows first, then columns, as whole-array operations.
+    """Max pooling of 2x2 windows with stride 2 over even sizes: within each row first, as whole-array operations.
 
     PyTorch's own kernel for NCHW visits window by window; on a CPU, forward and backward of (64, 6, 28, 28) take twice as
-    long with it. Of equal elements the left one gets the gradient, in its column the upper one.
+    long with it. Of equal elements the first of the upper row gets the gradient, as there.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        upper, lower = x[:, :, 0::2], x[:, :, 1::2]
-        rows = torch.maximum(upper, lower)
-        left, right = rows[..., 0::2], rows[..., 1::2]
-        ctx.save_for_backward(upper >= lower, left >= right)
-        return torch.maximum(left, right)
+        left, right = x[..., 0::2], x[..., 1::2]
+        columns = torch.maximum(left, right)
+        upper, lower = columns[:, :, 0::2], columns[:, :, 1::2]
+        ctx.save_for_backward(left >= right, upper >= lower)
+        return torch.maximum(upper, lower)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        upper_wins, left_wins = ctx.saved_tensors
-        rows = _spread(grad, left_wins, -1)
-        return _spread(rows, upper_wins, -2)
+        left_wins, upper_wins = ctx.saved_tensors
+        columns = _spread(grad, upper_wins, -2)
+        return _spread(columns, left_wins, -1)
 
 
 def _spread(grad: Tensor, first_wins: Tensor, axis: int) -> Tensor:
@@ -390,14 +394,23 @@ class LoweredNetwork(torch.nn.Module):
 
     def run(self, inputs: tuple[Tensor, ...], phase: int, *, training: bool = True) -> Any:
         """The float or fake-quantized pass; in training it also updates the state."""
+        outputs = self._updating(partial(self._pass, training=training, phase=phase), inputs)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def terms(self, inputs: tuple[Tensor, ...], targets: Any, phase: int, loss: Loss | Objective) -> dict[str, Tensor]:
+        """One training step's terms (see ``Forward.terms``); it also updates the state."""
+        return self._updating(partial(self._pass.terms, loss, targets=targets, phase=phase), inputs)
+
+    def _updating(self, compute: Callable[..., tuple[Any, dict[str, Tensor]]], inputs: tuple[Tensor, ...]) -> Any:
+        """What ``compute(params, pixels)`` gives beside the new values of state, which are set."""
         tensors, device = self.tensors, self._ops.device
         with torch.autocast(device.type, enabled=False):  # integers up to 2^24 need float32
             pixels = tuple(x.to(device, torch.float32) for x in inputs)
-            outputs, updates = self._pass(tensors, pixels, training=training, phase=phase)
+            found, updates = compute(tensors, inputs=pixels)
         with torch.no_grad():
             for name, value in updates.items():
                 tensors[name].copy_(value)
-        return outputs[0] if len(outputs) == 1 else outputs
+        return found
 
     def evaluator(self) -> Evaluator:
         """The integers of deployment, derived in NumPy from the parameters as they are now."""
@@ -502,10 +515,17 @@ class Step:
     """
 
     def __init__(
-        self, model: LoweredNetwork, optimizer: Optimizer, loss: Loss = cross_entropy, *, compile: bool = False
+        self,
+        model: LoweredNetwork,
+        optimizer: Optimizer,
+        loss: Loss | Objective = cross_entropy,
+        *,
+        compile: bool = False,
     ) -> None:
-        self.model, self.loss = model.train(), loss
-        self._loss = torch.compile(self._plain_loss) if compile else self._plain_loss
+        self.model = model.train()
+        plain = partial(model.terms, loss=loss)
+        self._compute = torch.compile(plain) if compile else plain
+        self._terms: dict[str, Tensor] = {}
         decay = [p for p in model.parameters() if p.ndim > 1]
         others = [p for p in model.parameters() if p.ndim <= 1]
         groups = [{"params": decay, "weight_decay": optimizer.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -515,20 +535,26 @@ class Step:
         else:
             self.optimizer = torch.optim.Adam(groups, lr=0.0, amsgrad=optimizer.name == "amsgrad")
 
-    def _plain_loss(self, x: tuple[Tensor, ...], y: Tensor, phase: int) -> Tensor:
-        return self.loss(self.model._ops, self.model.run(x, phase), y)
-
-    def __call__(self, x: Arrays, y: Array, lr: float) -> float:
-        """x: raw pixels (N, C, H, W), a tuple of them where the network has several inputs. y: integer labels (N,)."""
+    def __call__(self, x: Arrays, y: Arrays, lr: float) -> float:
+        """x: raw pixels (N, C, H, W), a tuple of them where the network has several inputs. y: integer labels (N,), or a
+        tuple of them and further targets.
+        """
         device = self.model._ops.device
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         pixels = tuple(torch.from_numpy(array).to(device) for array in as_tuple(x))
-        loss = self._loss(pixels, torch.from_numpy(y).to(device), self.model.next_phase())
+        targets = tuple(torch.from_numpy(array).to(device) for array in as_tuple(y))
+        terms = self._compute(pixels, as_arrays(targets), self.model.next_phase())
+        loss = next(iter(terms.values()))
+        self._terms = {name: tensor.detach() for name, tensor in terms.items()}
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         return loss.item()
+
+    def terms(self) -> dict[str, Array]:
+        """The terms of the last step's loss (see ``Forward.terms``)."""
+        return {name: tensor.cpu().numpy() for name, tensor in self._terms.items()}
 
     def state(self) -> dict[str, Array]:
         """The optimizer's state, by "<parameter>.<name of the state>"."""
@@ -550,7 +576,7 @@ class Step:
 
 
 def make_step(
-    model: LoweredNetwork, optimizer: Optimizer, loss: Loss = cross_entropy, *, compile: bool = False
+    model: LoweredNetwork, optimizer: Optimizer, loss: Loss | Objective = cross_entropy, *, compile: bool = False
 ) -> Step:
     """One training step with the framework's own optimizer."""
     return Step(model, optimizer, loss, compile=compile)

@@ -6,8 +6,8 @@ For each seed a float network is trained, then from it one of each width; the la
 Everything stays in --out, and what is there is not trained again. --hold_back 5000 tests on as many training images that are
 not trained on, instead of on the test images: to choose settings by.
 
-Weights have LSQ's learned scale, one for each output (one bit: XNOR-Net's), activations LSQ's. The input's pixels and the
-logits have 8 bits at every width.
+8 bits have scales from minimum and maximum; fewer LSQ's learned ones, one for each output of a weight (one bit: XNOR-Net's).
+The input's pixels and the logits have 8 bits at every width.
 """
 
 from __future__ import annotations
@@ -31,13 +31,20 @@ from qat.training import Recipe, evaluate_accuracy, train
 from qat.verify import export_verified
 
 FLOAT = Recipe(15, 128, lr=0.05, optimizer=Optimizer(weight_decay=5e-4))
-RATES = {"8/8": 0.01, "4/4": 0.01, "3/3": 0.01, "2/2": 0.02, "1/2": 0.02}
-#: peak rate of each width; weights/activations
+RATES = {
+    "8/8": 0.03,
+    "4/4": 0.03,
+    "3/3": 0.03,
+    "2/2": 0.03,
+    "1/2": 0.03,
+}  #: peak rate of each width; weights/activations
 
 
 def converted(graph: Graph, width: str) -> Graph:
     """The network with as many bits as ``width`` says."""
     weight_bits, activation_bits = map(int, width.split("/"))
+    if weight_bits == 8:
+        return qat.convert_quant_network(graph, num_bits=(weight_bits, activation_bits))
     weights = (
         qat.BinaryWeightQuantizer(per_channel=True)
         if weight_bits == 1

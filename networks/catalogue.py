@@ -10,6 +10,7 @@ from qat.errors import QatError
 from qat.network import Network
 from qat.networks.compact import CompactResidual, CompactSeparable
 from qat.networks.lenet5 import LeNet3x3, LeNet5, LeNet5BN
+from qat.networks.lenet_gtc import LeNetGTC
 from qat.networks.mlperf_tiny import DSCNN, Autoencoder, MobileNetV1
 from qat.networks.mnist_cnn import MnistCnn
 from qat.networks.resnet import ResNet8, ResNet20
@@ -19,15 +20,16 @@ NETWORKS: dict[str, type[Network]] = {
     "lenet": LeNet5,
     "lenet_bn": LeNet5BN,
     "lenet_3x3": LeNet3x3,
+    "lenet_gtc": LeNetGTC,
     "mnist_cnn": MnistCnn,
     "resnet8": ResNet8,
     "resnet20": ResNet20,
-    "svhn_cnn": SvhnCnn,
     "compact_separable": CompactSeparable,
     "compact_residual": CompactResidual,
     "ds_cnn": DSCNN,
     "mobilenet": MobileNetV1,
     "autoencoder": Autoencoder,
+    "svhn_cnn": SvhnCnn,
 }
 
 

@@ -9,15 +9,18 @@ class LeNet5(qat.Network):
     """Two valid 5x5 convolutions and three dense layers (LeCun et al., 1998, with ReLU and max pooling).
 
     num_class: number of outputs. channel: number of input channels. has_bn: batch normalisation after each convolution.
+    activation: of every layer but the last; None for binary activations, which are one themselves.
     Input: 32x32 pixels, normalised as MNIST.
     """
 
-    def __init__(self, num_class: int = 10, channel: int = 1, *, has_bn: bool = False) -> None:
+    def __init__(
+        self, num_class: int = 10, channel: int = 1, *, has_bn: bool = False, activation: str | None = "relu"
+    ) -> None:
         self.inputs = qat.Input((channel, 32, 32), mean=0.1307, std=0.3081)
-        self.conv1 = qat.Conv2dBnAct(channel, 6, 5, pad_mode="valid", has_bn=has_bn, activation="relu")
-        self.conv2 = qat.Conv2dBnAct(6, 16, 5, pad_mode="valid", has_bn=has_bn, activation="relu")
-        self.fc1 = qat.DenseBnAct(16 * 5 * 5, 120, activation="relu")
-        self.fc2 = qat.DenseBnAct(120, 84, activation="relu")
+        self.conv1 = qat.Conv2dBnAct(channel, 6, 5, pad_mode="valid", has_bn=has_bn, activation=activation)
+        self.conv2 = qat.Conv2dBnAct(6, 16, 5, pad_mode="valid", has_bn=has_bn, activation=activation)
+        self.fc1 = qat.DenseBnAct(16 * 5 * 5, 120, activation=activation)
+        self.fc2 = qat.DenseBnAct(120, 84, activation=activation)
         self.fc3 = qat.DenseBnAct(84, num_class)
         self.max_pool2d = qat.MaxPool2d(kernel_size=2, stride=2)
         self.flatten = qat.Flatten()

@@ -1,6 +1,6 @@
 """Quantization-aware training whose integers are the integers of deployment."""
 
-from qat import data, memory, pruning, verify
+from qat import data, memory, metrics, pruning, verify
 from qat.calibration import calibrate
 from qat.cells import (
     Activation,
@@ -28,11 +28,20 @@ from qat.passes.convert_quant_network import convert_quant_network
 from qat.passes.to_integer import to_integer
 from qat.quantizers import (
     ActivationQuantizer,
+    BinaryActivationQuantizer,
     BinaryWeightQuantizer,
+    DoReFaActivationQuantizer,
     DoReFaWeightQuantizer,
+    GTCActivationQuantizer,
+    GTCWeightQuantizer,
     LSQActivationQuantizer,
     LSQWeightQuantizer,
     PACTActivationQuantizer,
+    QKerasBinaryWeightQuantizer,
+    QKerasBitsActivationQuantizer,
+    QKerasBitsWeightQuantizer,
+    QKerasReLUActivationQuantizer,
+    QKerasTernaryWeightQuantizer,
     TernaryWeightQuantizer,
     WeightQuantizer,
 )
@@ -45,16 +54,20 @@ __all__ = [
     "Add",
     "AvgPool2d",
     "BatchNorm",
+    "BinaryActivationQuantizer",
     "BinaryWeightQuantizer",
     "Cell",
     "Checkpoint",
     "Concat",
     "Conv2dBnAct",
     "DenseBnAct",
+    "DoReFaActivationQuantizer",
     "DoReFaWeightQuantizer",
     "Dropout",
     "FakeQuant",
     "Flatten",
+    "GTCActivationQuantizer",
+    "GTCWeightQuantizer",
     "GlobalAvgPool2d",
     "Graph",
     "Input",
@@ -65,6 +78,11 @@ __all__ = [
     "Network",
     "Node",
     "PACTActivationQuantizer",
+    "QKerasBinaryWeightQuantizer",
+    "QKerasBitsActivationQuantizer",
+    "QKerasBitsWeightQuantizer",
+    "QKerasReLUActivationQuantizer",
+    "QKerasTernaryWeightQuantizer",
     "QatError",
     "Softmax",
     "TernaryWeightQuantizer",
@@ -75,6 +93,7 @@ __all__ = [
     "data",
     "evaluate",
     "memory",
+    "metrics",
     "pruning",
     "target",
     "to_integer",

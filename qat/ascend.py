@@ -46,6 +46,7 @@ from qat.integer import (
 from qat.numpy_ops import NUMPY_OPS
 from qat.numpy_ops import convolve as convolve_in
 from qat.ops import EXACT_INTEGERS, Array, Padding, Pair
+from qat.widths import require_bytes
 
 LOW, HIGH = -128, 127  #: of int8
 ADVICE = "convert the network with profile='ascend' (train_quant.py --profile ascend) and train it"
@@ -131,6 +132,7 @@ def lower(graph: IntegerGraph, file_format: str) -> tuple[Step, ...]:
 
     Raises QatError, naming the node, what was found and what to do, where the graph does not keep to the profile.
     """
+    require_bytes(graph, f"{file_format}, as Ascend's int8 unit,")
     lowering = _Lowering(graph, file_format)
     for node in graph.nodes:
         lowering.add(node)

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from qat.errors import QatError
+from qat.monitor import Epoch
 
 
 def make_console() -> Console:
@@ -91,8 +92,11 @@ class TrainingLog:
                 self._append(f"{epoch},{step},{loss:.6g},{average:.6g},{lr:.6g},{milliseconds:.4g}")
             self._unlogged, self._since = 0, time.perf_counter()
 
-    def validation(self, loss: float, accuracy: float) -> None:
-        """Report what the held-back images gave at the end of an epoch; accuracy: 0 to 1."""
+    def validation(self, epoch: Epoch) -> None:
+        """Report what the held-back images gave at the end of an epoch."""
+        loss, accuracy = epoch.validation_loss, epoch.validation_accuracy
+        assert loss is not None, "images were held back"
+        assert accuracy is not None, "images were held back"
         self._console.print(
             f"{'Validation:':>{len('Epoch: [ 1/ 10],')}} loss: [{loss:.4f}], accuracy: [{100 * accuracy:.2f}]",
             markup=False,

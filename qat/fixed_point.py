@@ -17,7 +17,8 @@ from qat.ops import Array
 
 PROFILES = ("float", "fixed")  #: how an accumulator is multiplied: by a float32, or by an integer and a shift
 LARGEST = 2**30  #: no int32 intermediate result may pass it: there is room left for a zero point
-ADD_SHIFT = 20  #: by how many bits an addition shifts its inputs to the left
+ADD_SHIFT, LONG_ADD_SHIFT = 20, 15  #: by how many bits an addition shifts its inputs to the left; of more than 8 bits
+LARGEST_LONG = 2**47  #: an accumulator that a LongMultiplier takes
 
 
 class FixedMultiplier(NamedTuple):
@@ -38,15 +39,40 @@ class FixedMultiplier(NamedTuple):
         return FixedMultiplier(self.multiplier.reshape(shape), self.shift.reshape(shape))
 
 
+class LongMultiplier(NamedTuple):
+    """multiplier: int32, 2^14 to 2^15 - 1. shift: int32, of the same shape, to the right, 8 to 46.
+
+    For accumulators that int32 does not hold, of 16-bit activations mostly: the multiplier keeps 15 bits, so that products
+    fit into int64, and they are rounded once, half up (TFLite's MultiplyByQuantizedMultiplier of an int64).
+    """
+
+    multiplier: Array
+    shift: Array
+
+    def apply(self, x: Array) -> Array:
+        """x m of integers |x| < 2^47, int64; broadcasts."""
+        shift = self.shift.astype(np.int64)
+        y: Array = x.astype(np.int64) * self.multiplier.astype(np.int64)
+        y += np.int64(1) << (shift - 1)
+        y >>= shift
+        return y
+
+    def on_channels(self, ndim: int) -> LongMultiplier:
+        """Shaped to broadcast over axis 1 of an array of that rank."""
+        shape = (1, -1) + (1,) * (ndim - 2)
+        return LongMultiplier(self.multiplier.reshape(shape), self.shift.reshape(shape))
+
+
 class FixedSum(NamedTuple):
-    """y = m_y (m_x (a 2^20) + m_x (b 2^20)): the sum of two centred codes of one scale."""
+    """y = m_y (m_x (a 2^left) + m_x (b 2^left)): the sum of two centred codes of one scale."""
 
     operand: FixedMultiplier  #: m_x, of either input: its share of twice the larger scale, which is one half
     result: FixedMultiplier  #: m_y
+    left: int  #: 20, or 15 where codes have more than 8 bits
 
     def apply(self, a: Array, b: Array) -> Array:
         """Centred codes before the clip, int64."""
-        a, b = (self.operand.apply(x.astype(np.int64) << ADD_SHIFT) for x in (a, b))
+        a, b = (self.operand.apply(x.astype(np.int64) << self.left) for x in (a, b))
         return self.result.apply(a + b)
 
 
@@ -86,15 +112,18 @@ def quantize_multiplier(real: Array) -> FixedMultiplier:
 
 
 def linear_multiplier(
-    name: str, x_scale: np.float32, w_scale: Array, y_scale: np.float32, bound: int
-) -> FixedMultiplier:
+    name: str, x_scale: np.float32, w_scale: Array, y_scale: np.float32, bound: int, *, long: bool = False
+) -> FixedMultiplier | LongMultiplier:
     """s_x s_w / s_y of a linear node, (O,). Raises QatError where an accumulator, shifted to the left, leaves int32.
 
-    The float32 scales of the file are multiplied and divided in float64. bound: of the accumulators.
+    The float32 scales of the file are multiplied and divided in float64. bound: of the accumulators. long: they may be
+    int64, in a LongMultiplier, where they do not fit into int32.
     """
     fixed = quantize_multiplier(w_scale.astype(np.float64) * np.float64(x_scale) / np.float64(y_scale))
     left = int(max(fixed.shift.max(), 0))
     if bound << left > LARGEST:
+        if long:
+            return _long_multiplier(name, fixed, bound)
         raise QatError(
             f"{name}: its accumulator may reach {bound} and its multiplier is above 2^{left - 1}, so that the fixed profile "
             "would overflow int32; its output's range is far too small for its inputs, train it further, or use --profile float"
@@ -102,16 +131,32 @@ def linear_multiplier(
     return fixed
 
 
-def sum_multipliers(name: str, x_scale: np.float32, y_scale: np.float32) -> FixedSum:
+def _long_multiplier(name: str, fixed: FixedMultiplier, bound: int) -> LongMultiplier:
+    """The long form of a multiplier. Raises QatError where a result would leave int32, or where nothing is left of it."""
+    left, product = int(fixed.shift.max()), bound * float((fixed.multiplier * 2.0 ** (fixed.shift - 31.0)).max())
+    if bound >= LARGEST_LONG or left > 7 or product > LARGEST or not fixed.multiplier.all():
+        raise QatError(
+            f"{name}: its accumulator may reach {bound} and its multipliers lie below 2^{left}, which the fixed profile's "
+            "accumulators of 64 bits do not express; its output's range does not suit its inputs': train it further, use "
+            "fewer bits, or --profile float"
+        )
+    short = np.where(fixed.multiplier < 0x7FFF0000, (fixed.multiplier.astype(np.int64) + (1 << 15)) >> 16, 0x7FFF)
+    return LongMultiplier(short.astype(np.int32), (15 - fixed.shift).astype(np.int32))
+
+
+def sum_multipliers(name: str, x_scale: np.float32, y_scale: np.float32, *, long: bool = False) -> FixedSum:
     """Of an addition of two tensors of one scale. Raises QatError where the result's multiplier is not below 1.
 
-    Inputs are multiplied by s_x / (2 s_x), the sum by 2 s_x / (2^20 s_y), in float64.
+    Inputs are multiplied by s_x / (2 s_x), the sum by 2 s_x / (2^left s_y), in float64. long: codes have more than 8
+    bits, and are shifted by fewer.
     """
+    left = LONG_ADD_SHIFT if long else ADD_SHIFT
     twice = 2.0 * np.float64(x_scale)
-    result = twice / (2.0**ADD_SHIFT * np.float64(y_scale))
+    result = twice / (2.0**left * np.float64(y_scale))
     if result >= 1.0:
         raise QatError(
-            f"{name}: its inputs have scale {x_scale:g} and its output {y_scale:g}, over 2^19 times smaller, which TFLite's "
-            "addition cannot express; its output's range is far too small, train it further"
+            f"{name}: its inputs have scale {x_scale:g} and its output {y_scale:g}, over 2^{left - 1} times smaller, which "
+            "TFLite's addition cannot express; its output's range is far too small, train it further"
         )
-    return FixedSum(*(quantize_multiplier(np.array([real])) for real in (np.float64(x_scale) / twice, result)))
+    operand, total = (quantize_multiplier(np.array([real])) for real in (np.float64(x_scale) / twice, result))
+    return FixedSum(operand, total, left)

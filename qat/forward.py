@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from qat.cells.base import Context, Scope
+from qat.cells.base import Context, Quantized, Scope
 from qat.graph import Graph
+from qat.losses import Loss, Objective
 from qat.ops import Ops, Tensor
 from qat.passes.pool_before_quantize import pool_before_quantize
 from qat.values import Value
@@ -16,6 +19,7 @@ class Forward:
 
     def __init__(self, graph: Graph, ops: Ops) -> None:
         self.ops = ops
+        self.weights = tuple(name for name, param in graph.params.items() if param.trainable and len(param.shape) > 1)
         self._starts = graph.phase_starts
         graph = pool_before_quantize(graph)
         self._steps = [
@@ -40,8 +44,84 @@ class Forward:
         inputs: raw pixels, float32.
         """
         context = Context(self.ops, params, training, phase, updates={})
+        return self.run(context, inputs), context.updates
+
+    def run(self, context: Context, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Real outputs; ``context`` keeps what else the pass leaves."""
         values = {name: Value(data) for name, data in zip(self._inputs, inputs, strict=True)}
         for node, scope in self._steps:
             arguments = [values[name] for name in node.inputs] or [values[node.name]]
             values[node.name] = node.cell.forward(Scope(context, *scope), *arguments)
-        return tuple(values[name].real(self.ops) for name in self._outputs), context.updates
+        return tuple(values[name].real(self.ops) for name in self._outputs)
+
+    def terms(
+        self,
+        loss: Loss | Objective,
+        params: Mapping[str, Tensor],
+        inputs: tuple[Tensor, ...],
+        targets: Any,
+        *,
+        phase: int,
+        training: bool = True,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What is minimised in one training step, and with an Objective its other terms, by name, the former first; and the
+        new values of state by full name. Not ``training``: of fake-quantized evaluation.
+        """
+        if isinstance(loss, Objective):
+            passes = TrainingPasses(self, params, inputs, phase, training)
+            return loss.terms(passes, targets), passes.updates
+        outputs, updates = self(params, inputs, training=training, phase=phase)
+        return {"loss": loss(self.ops, _single(outputs), targets)}, updates
+
+
+class TrainingPasses:
+    """What an Objective may ask for in one training step. What it does not ask for is not computed."""
+
+    def __init__(
+        self, forward: Forward, params: Mapping[str, Tensor], inputs: tuple[Tensor, ...], phase: int, training: bool
+    ) -> None:
+        self.ops, self.params = forward.ops, params
+        self._forward, self._inputs = forward, inputs
+        self._context = Context(forward.ops, params, training, phase, updates={})
+        self._outputs: Any = None
+        self._float_outputs: Any = None
+
+    @property
+    def outputs(self) -> Any:
+        """Real outputs of the training pass: one tensor, or a tuple where the network has several."""
+        if self._outputs is None:
+            self._outputs = _single(self._forward.run(self._context, self._inputs))
+        return self._outputs
+
+    @property
+    def float_outputs(self) -> Any:
+        """The same with every quantizer idle: the network of high precision that these weights are, too. It leaves the state
+        as it is.
+        """
+        if self._float_outputs is None:
+            context = replace(self._context, updates={}, quantizes=False, quantized={})
+            self._float_outputs = _single(self._forward.run(context, self._inputs))
+        return self._float_outputs
+
+    @property
+    def quantized(self) -> dict[str, Quantized]:
+        """What each quantizer was given in the training pass, by name: "conv1.weight", "conv1.fake_quant". Those that are
+        idle, before their quant_delay, are left out.
+        """
+        _ = self.outputs
+        return self._context.quantized
+
+    @property
+    def weights(self) -> Sequence[Tensor]:
+        """The trained weights themselves, without biases and other vectors."""
+        return [self.params[name] for name in self._forward.weights]
+
+    @property
+    def updates(self) -> dict[str, Tensor]:
+        """New values of state, of the training pass."""
+        _ = self.outputs
+        return self._context.updates
+
+
+def _single(tensors: tuple[Tensor, ...]) -> Any:
+    return tensors[0] if len(tensors) == 1 else tensors

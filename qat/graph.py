@@ -71,6 +71,8 @@ class Graph:
             if owners.setdefault(node.cell_name, node.cell) != node.cell:
                 raise QatError(f"{node.cell_name}: two different cells have this name; names must be unique")
         for node in self.nodes:
+            if isinstance(node.cell, FakeQuant):
+                _check_signs(node.name, node.cell)
             for name in node.cell.shares if isinstance(node.cell, FakeQuant) else ():
                 if not isinstance(owners.get(name), FakeQuant):
                     raise QatError(
@@ -199,6 +201,17 @@ class Graph:
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(4)), row[4]]).rstrip() for row in rows]
         return "\n".join([f"{self.name}: {self.count_trainable():,} trainable parameters", *lines])
+
+
+def _check_signs(name: str, cell: FakeQuant) -> None:
+    """Raise QatError where a quantizer cannot take the numbers that come."""
+    refusal = cell.quantizer.refuses(cell.non_negative)
+    if refusal:
+        numbers, bits = "are never negative" if cell.non_negative else "may be negative", cell.quantizer.num_bits
+        raise QatError(
+            f"{name}: its numbers {numbers}, which a {type(cell.quantizer).__name__} of {bits} bit{'s' * (bits > 1)} cannot "
+            f"take: {refusal}; change the activation before it, or give this layer another activation_quantizer"
+        )
 
 
 def _quantizers(cell: Cell) -> list[Quantizer]:

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,14 +18,34 @@ import numpy as np
 
 from qat.arrays import Arrays, as_arrays, in_batches
 from qat.errors import QatError
-from qat.fixed_point import PROFILES, FixedMultiplier, FixedSum, linear_multiplier, sum_multipliers
+from qat.fixed_point import (
+    ADD_SHIFT,
+    LONG_ADD_SHIFT,
+    PROFILES,
+    FixedMultiplier,
+    FixedSum,
+    LongMultiplier,
+    linear_multiplier,
+    sum_multipliers,
+)
 from qat.numpy_ops import NUMPY_OPS, WIDE_NUMPY_OPS
 from qat.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
 
 Shape = tuple[int, ...]
 INT32_MAX = 2**31 - 1
+INT32 = "the int32 of every runtime"
+EXACT_LONG = 2**53  #: float64 holds every integer up to here
 SMALLEST_MULTIPLIER = 2.0**-32  #: that XNNPACK takes
 TIE_MARGIN = 2.0**-12  #: of a code: runtimes round a s + b s differently by less
+
+
+def smallest_type(low: int, high: int, *, signed: bool) -> type[np.integer[Any]]:
+    """The smallest NumPy integer type, of at most 32 bits, that holds low to high."""
+    types = (np.int8, np.int16, np.int32) if signed else (np.uint8, np.uint16, np.uint32)
+    for dtype in types:
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return dtype
+    raise QatError(f"codes from {low} to {high} fit no type of 32 bits; use fewer bits")
 
 
 class Grid(NamedTuple):
@@ -59,7 +79,12 @@ class Grid(NamedTuple):
     @property
     def dtype(self) -> type[np.integer[Any]]:
         """The smallest NumPy type that holds the codes."""
-        return np.uint8 if self.qmin >= 0 else np.int8
+        return smallest_type(self.qmin, self.qmax, signed=self.qmin < 0)
+
+    @property
+    def wide(self) -> bool:
+        """True where the codes need more than 8 bits."""
+        return np.dtype(self.dtype).itemsize > 1
 
 
 class IntegerTensor(NamedTuple):
@@ -100,7 +125,7 @@ class IntegerNode(ABC):
         return codes
 
     @property
-    def fixed(self) -> FixedMultiplier | FixedSum | None:
+    def fixed(self) -> FixedMultiplier | LongMultiplier | FixedSum | None:
         """What requantizes in the fixed profile; None: nothing does. Raises QatError where it cannot."""
         return None
 
@@ -117,7 +142,8 @@ class IntegerInput(IntegerNode):
 class IntegerLinear(IntegerNode):
     """acc = W (x_q - z_x) + b_q, then requantized.
 
-    weight: codes, int8 or uint8, O first. bias: codes, int32, (O,). weight_scale: float32, (O,).
+    weight: codes, O first, in the smallest type that holds them, signed or (affine) unsigned. bias: codes, int32, (O,).
+    weight_scale: float32, (O,).
     weight_zero_point: int32, (O,).
     """
 
@@ -156,6 +182,11 @@ class IntegerLinear(IntegerNode):
         """True where float32 does not hold every accumulator, so that a wider type has to accumulate."""
         return self.accumulator_bound > EXACT_INTEGERS
 
+    @property
+    def wide_codes(self) -> bool:
+        """True where the codes of weight or input need more than 8 bits."""
+        return self.weight.dtype.itemsize > 1 or self.inputs[0].grid.wide
+
     def constants(self) -> dict[str, tuple[Array, Kind]]:
         return {
             "weight": (self.centred_weight, self.weight_kind),
@@ -189,10 +220,11 @@ class IntegerLinear(IntegerNode):
         return moderate
 
     @cached_property
-    def fixed(self) -> FixedMultiplier:
-        """The multiplier and shift of each output in the fixed profile, (O,)."""
+    def fixed(self) -> FixedMultiplier | LongMultiplier:
+        """The multiplier and shift of each output in the fixed profile, (O,); the long form for accumulators beyond int32."""
         x_scale, y_scale = self.inputs[0].grid.scale, self.output.grid.scale
-        return linear_multiplier(self.name, x_scale, self.moderate_weight_scale, y_scale, self.accumulator_bound)
+        scale, bound = self.moderate_weight_scale, self.accumulator_bound
+        return linear_multiplier(self.name, x_scale, scale, y_scale, bound, long=self.wide_codes)
 
     def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
         ops = WIDE_NUMPY_OPS if self.wide else NUMPY_OPS
@@ -273,7 +305,8 @@ class IntegerAdd(IntegerNode):
     @cached_property
     def fixed(self) -> FixedSum:
         """The multipliers of the fixed profile."""
-        return sum_multipliers(self.name, self.inputs[0].grid.scale, self.output.grid.scale)
+        a, y = self.inputs[0].grid, self.output.grid
+        return sum_multipliers(self.name, a.scale, y.scale, long=a.wide or y.wide)
 
     def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
         y = self.fixed.apply(*inputs)
@@ -330,6 +363,10 @@ class Pending(ABC):
     def requantized(self, grid: Grid) -> IntegerNode:
         """The finished node, with codes of the given grid."""
 
+    @abstractmethod
+    def clipped(self) -> IntegerNode:
+        """The finished node with the codes -1, 0 and 1, by the sign of what is pending, whatever its size."""
+
 
 @dataclass(frozen=True)
 class Accumulator(Pending):
@@ -355,6 +392,14 @@ class Accumulator(Pending):
             Requantize(multiplier, *clip_bounds(grid, self.relu)), IntegerTensor(self.name, self.shape, grid)
         )
 
+    def clipped(self) -> IntegerLinear:
+        """clip(acc, -1, 1): the multiplier is 1, since of an accumulator that is compared with 0 the scale does not matter."""
+        one = np.ones(len(self.scale), np.float32)
+        grid = Grid(np.float32(1.0), zero_point=0, qmin=-1, qmax=1)
+        node = self.finish(Requantize(one, *clip_bounds(grid, self.relu)), IntegerTensor(self.name, self.shape, grid))
+        grid = grid._replace(scale=node.inputs[0].grid.scale)
+        return replace(node, output=node.output._replace(grid=grid), weight_scale=one)
+
 
 @dataclass(frozen=True)
 class Sum(Pending):
@@ -376,6 +421,9 @@ class Sum(Pending):
         output = IntegerTensor(self.name, a.shape, grid)
         return IntegerAdd(self.name, self.inputs, output, Requantize(multiplier, *clip_bounds(grid, self.relu)))
 
+    def clipped(self) -> IntegerAdd:
+        return self.requantized(Grid(self.inputs[0].grid.scale, zero_point=0, qmin=-1, qmax=1))
+
 
 @dataclass(frozen=True)
 class Function(Pending):
@@ -391,6 +439,19 @@ class Function(Pending):
         table = np.clip(np.rint(self.function(real) / float(grid.scale)), grid.low, grid.high)
         output = IntegerTensor(self.name, self.input.shape, grid)
         return IntegerTable(self.name, (self.input,), output, table.astype(np.int32))
+
+    def clipped(self) -> IntegerTable:
+        signs = replace(self, function=lambda real: np.sign(self.function(real)))
+        return signs.requantized(Grid(np.float32(1.0), zero_point=0, qmin=-1, qmax=1))
+
+
+def by_sign(builder: IntegerBuilder, name: str, x: IntegerTensor | Pending, scale: np.float32) -> Function:
+    """-scale where x is negative, else scale: a table over the codes -1, 0 and 1.
+
+    No clip of rounded numbers alone can do that, since 0 would have to become a code that nothing is rounded to.
+    """
+    codes = builder.add(x.clipped()) if isinstance(x, Pending) else x
+    return Function(name, codes, lambda real: np.where(real < 0.0, -scale, scale))
 
 
 def sums_tie(source: Grid, grid: Grid) -> bool:
@@ -449,22 +510,27 @@ class IntegerBuilder:
         scale = np.float32(grid.scale * np.float32(1.0 + 2.0**-16 * self.adjustments.nudges[group]))
         grid = grid._replace(scale=max(scale, self.adjustments.floors.get(group, scale)))
         if isinstance(x, Sum):
-            # ONNX Runtime converts a sum to int32 before it clips, and TFLite shifts one by 20 bits: a dead output's
-            # scale must not make them overflow.
-            smallest = np.float32(x.inputs[0].grid.scale * np.float32(2.0**-18))
+            # ONNX Runtime converts a sum to int32 before it clips, and TFLite shifts one by 20 bits, or 15: a dead
+            # output's scale must not make them overflow.
+            wide = grid.wide or x.inputs[0].grid.wide
+            smallest = np.float32(
+                x.inputs[0].grid.scale * np.float32(2.0 ** (2 - (LONG_ADD_SHIFT if wide else ADD_SHIFT)))
+            )
             if grid.scale < smallest:
                 self.wanted.floors[group] = smallest
-            elif not keep_scale and x.ties(grid):
+            elif not keep_scale and not wide and x.ties(grid):  # among so many sums some always are next to a tie
                 self.wanted.nudges[group] += 1
         return self.add(x.requantized(grid))
 
     def add(self, node: IntegerNode) -> IntegerTensor:
-        """Append a node; returns the tensor that it makes. Raises QatError where int32 may overflow."""
-        if isinstance(node, IntegerLinear) and node.accumulator_bound > INT32_MAX:
-            raise QatError(
-                f"{node.name}: its accumulator may reach {node.accumulator_bound}, beyond the int32 of every runtime; "
-                "use fewer bits or fewer inputs"
-            )
+        """Append a node; returns the tensor that it makes. Raises QatError where its accumulators may overflow."""
+        if isinstance(node, IntegerLinear):
+            limit, holder = (EXACT_LONG, "what float64 adds exactly") if node.wide_codes else (INT32_MAX, INT32)
+            if node.accumulator_bound > limit:
+                raise QatError(
+                    f"{node.name}: its accumulator may reach {node.accumulator_bound}, beyond {holder}; use fewer bits or "
+                    "fewer inputs"
+                )
         self.nodes.append(node)
         return node.output
 
@@ -537,7 +603,7 @@ def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128, profi
     A graph with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
 
     The sums are of integers held in float32 (float64 where a node is ``wide``), and no partial sum passes the type's
-    range of exact integers, so that they are the sums of an int32 accumulator in whatever order BLAS adds.
+    range of exact integers, so that they are the sums of an integer accumulator in whatever order BLAS adds.
     """
     found = trace_codes(graph, codes, [x.name for x in graph.outputs], batch_size=batch_size, profile=profile)
     return as_arrays(tuple(found[x.name] for x in graph.outputs))

@@ -11,7 +11,7 @@ from qat.cells.base import Shape
 from qat.graph import Graph, Params
 from qat.inference import LoweredNetwork
 from qat.integer import IntegerGraph, IntegerTensor
-from qat.losses import Loss
+from qat.losses import Loss, Objective
 from qat.network import Network
 from qat.ops import Array
 from qat.optimizer import Optimizer
@@ -20,8 +20,11 @@ from qat.optimizer import Optimizer
 class Step(Protocol):
     """One training step of a lowered network."""
 
-    def __call__(self, x: Arrays, y: Array, lr: float) -> float:
-        """Raw pixels (N, C, H, W) and labels (N,): the loss before the update."""
+    def __call__(self, x: Arrays, y: Arrays, lr: float) -> float:
+        """Raw pixels (N, C, H, W), and labels (N,) or a tuple of them and further targets: the loss before the update."""
+
+    def terms(self) -> dict[str, Array]:
+        """The terms of the last step's loss by name, before the update; the first is the loss itself."""
 
     def state(self) -> dict[str, Array]:
         """The optimizer's state, by "<parameter>.<name of the state>"."""
@@ -54,7 +57,9 @@ class TrainingBackend(Protocol):
     def write(self, model: Any, params: Mapping[str, Array]) -> None:
         """Set some parameters or state of a lowered network, canonical arrays by full name."""
 
-    def make_step(self, model: Any, optimizer: Optimizer, loss: Loss = ..., *, compile: bool = False) -> Step:
+    def make_step(
+        self, model: Any, optimizer: Optimizer, loss: Loss | Objective = ..., *, compile: bool = False
+    ) -> Step:
         """One training step with the framework's own optimizer."""
 
     def seed(self, *numbers: int) -> None:
@@ -79,7 +84,8 @@ class Target(Protocol):
 
     A target whose runtime computes several profiles lists them as ``PROFILES`` and takes ``profile=`` in ``export``,
     ``predict``, ``trace`` and ``runtime``; one without computes the float one. ``Entry.options`` are further options of
-    ``export``. A target that also holds float networks has ``export_float(graph, params, path)``.
+    ``export``. A target that also holds float networks has ``export_float(graph, params, path)``; one that knows how many
+    bytes each node takes ``storage(graph, **options)``.
     """
 
     __name__: str

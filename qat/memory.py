@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
+
 from qat.integer import IntegerFlatten, IntegerGraph
 
 ALIGNMENT = 4  #: bytes; an int32, and what a word-wise load of codes wants
@@ -66,12 +68,13 @@ def flatten_sources(graph: IntegerGraph) -> dict[str, str]:
 
 
 def activation_buffers(graph: IntegerGraph, aliases: Mapping[str, str]) -> dict[str, Buffer]:
-    """One byte for each code of every tensor, from the node that makes it to the last that reads it; outputs to the end.
+    """One byte for each code of every tensor, two where it has more than 8 bits, from the node that makes it to the last
+    that reads it; outputs to the end.
 
     aliases: names of tensors that lie where another does. Step i is the i-th node of the graph.
     """
     first = {node.name: step for step, node in enumerate(graph.nodes)}
-    size = {node.name: prod(node.output.shape) for node in graph.nodes}
+    size = {node.name: prod(node.output.shape) * np.dtype(node.output.grid.dtype).itemsize for node in graph.nodes}
     last = dict(first)
     for step, node in enumerate(graph.nodes):
         for x in node.inputs:

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 
 Tensor = Any  #: a backend's own tensor; the core only passes it on
@@ -24,6 +25,7 @@ Kind = Literal["activation", "conv_weight", "dense_weight", "vector", "scalar"] 
 Pair = tuple[int, int]
 Padding = tuple[int, int, int, int]  #: top, bottom, left, right
 
+POWERS_OF_TWO = np.ldexp(np.float32(1.0), np.arange(-126, 128))  #: all that are normal float32 numbers
 EXACT_INTEGERS = 1 << 24  #: float32 holds every integer up to here; sums of integers that stay below are exact
 
 
@@ -74,7 +76,7 @@ class Ops(ABC):
 
     @abstractmethod
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
-        """Largest element of each window; padding never wins. The gradient goes to one largest element."""
+        """Largest element of each window; padding never wins. The gradient goes to the first largest element, row by row."""
 
     @abstractmethod
     def sum_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
@@ -123,6 +125,10 @@ class Ops(ABC):
         """Square root of non-negative numbers."""
 
     @abstractmethod
+    def log(self, x: Tensor) -> Tensor:
+        """Natural logarithm of positive numbers."""
+
+    @abstractmethod
     def relu(self, x: Tensor) -> Tensor:
         """max(x, 0); gradient 0 at 0."""
 
@@ -166,7 +172,7 @@ class Ops(ABC):
 
     @abstractmethod
     def mean(self, x: Tensor) -> Tensor:
-        """Mean of all elements, a scalar. Used on stopped tensors only."""
+        """Mean of all elements, a scalar, with its gradient."""
 
     @abstractmethod
     def channel_max(self, x: Tensor) -> Tensor:
@@ -186,8 +192,8 @@ class Ops(ABC):
 
     @abstractmethod
     def sum_over_channels(self, x: Tensor) -> Tensor:
-        """Sum over the channels of each sample (and place): one channel is left. Exact for integers up to 2^24. Used on
-        stopped tensors only.
+        """Sum over the channels of each sample (and place), with its gradient: one channel is left. Exact for integers up to
+        2^24.
         """
 
     @abstractmethod
@@ -232,6 +238,29 @@ class Ops(ABC):
     def moving_average(self, old: Tensor, new: Tensor, decay: float) -> Tensor:
         """new + decay (old - new), or new where old is not finite (nothing averaged yet). Used on stopped tensors only."""
         return self.where(self.isfinite(old), new + (old - new) * decay, new)
+
+    def ceil_ste(self, x: Tensor) -> Tensor:
+        """The smallest integer that is not below x, with the straight-through gradient 1."""
+        fixed = self.stop_gradient(x)
+        nearest = self.rint(fixed)
+        return self.where(nearest < fixed, nearest + 1.0, nearest) + (x - fixed)
+
+    def power_of_two(self, exponent: Tensor) -> Tensor:
+        """2^exponent, exactly, for whole numbers -126 .. 127. No gradient.
+
+        From a table, since frameworks' own powers need not be exact.
+        """
+        return self.take(self.from_numpy(POWERS_OF_TWO, "vector"), self.stop_gradient(exponent) + 126.0)
+
+    def log_softmax(self, x: Tensor) -> Tensor:
+        """The logarithm of ``softmax``, x_c - log sum_k exp(x_k), finite however small a share is.
+
+        The share of the largest is 1 / sum_k exp(x_k - max x), so that its logarithm gives the sum's.
+        """
+        fixed = self.stop_gradient(x)
+        share = self.softmax(fixed)
+        log_sum = self.max_over_channels(fixed) - self.log(self.max_over_channels(share))
+        return x - (log_sum + self.sum_over_channels(share * (x - fixed)))  # the last is 0, and has the sum's gradient
 
     def power_of_two_above(self, x: Tensor) -> Tensor:
         """The smallest power of two that is not below x, exactly, for 2^-60 <= x <= 2^127. Used on stopped tensors only.

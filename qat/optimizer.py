@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from qat.errors import QatError
 
 OPTIMIZERS = ("momentum", "adam", "amsgrad")
-SCHEDULES = ("cosine", "constant", "step", "plateau")
+SCHEDULES = ("cosine", "constant", "step", "halving", "plateau")
+HALVING = 5000  #: steps between two halvings
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Optimizer:
 
 
 def learning_rate(schedule: str, peak: float, step: int, steps: int) -> float:
-    """The rate of step ``step`` (from 0) of ``steps``: constant; half a cosine from peak to 0 (arXiv 1608.03983); or a
-    tenth of it after half of the steps, and a hundredth after three quarters (arXiv 1512.03385, section 4.2). "plateau" is
-    constant here: what it falls by follows from the epochs (``qat.monitor.plateau_factor``).
+    """The rate of step ``step`` (from 0) of ``steps``: constant; half a cosine from peak to 0 (arXiv 1608.03983); a tenth of
+    it after half of the steps, and a hundredth after three quarters (arXiv 1512.03385, section 4.2); or halved every 5000.
+    "plateau" is constant here: what it falls by follows from the epochs (``qat.monitor.plateau_factor``).
     """
     if schedule in ("constant", "plateau"):
         return peak
@@ -41,4 +42,6 @@ def learning_rate(schedule: str, peak: float, step: int, steps: int) -> float:
         return 0.5 * peak * (1.0 + math.cos(math.pi * step / steps))
     if schedule == "step":
         return peak * 0.1 ** ((2 * step >= steps) + (4 * step >= 3 * steps))
+    if schedule == "halving":
+        return peak * 0.5 ** (step // HALVING)
     raise QatError(f"lr_schedule {schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}")

@@ -27,12 +27,12 @@ BACKENDS = {
     "mindspore": Entry("mindspore_backend", ("mindspore",), "mindspore", ".ckpt"),
 }
 TARGETS = {
-    "ONNX": Entry("onnx_target", ("onnx", "onnxruntime"), "onnx", ".onnx", ("weights",)),
-    "TFLITE": Entry("tflite_target", ("ai_edge_litert", "flatbuffers"), "tflite", ".tflite"),
+    "ONNX": Entry("onnx_target", ("onnx", "onnxruntime"), "onnx", ".onnx", ("weights", "packing")),
+    "TFLITE": Entry("tflite_target", ("ai_edge_litert", "flatbuffers"), "tflite", ".tflite", ("packing",)),
     "ASCEND_ONNX": Entry("ascend_onnx_target", ("onnx",), "onnx", ".ascend.onnx"),
     "MINDIR": Entry("mindir_target", ("mindspore",), "mindspore", ".mindir"),
     "AIR": Entry("air_target", (), "", ".air"),
-    "C": Entry("c_target", (), "", ".c"),
+    "C": Entry("c_target", (), "", ".c", ("packing",)),
 }
 
 

@@ -67,7 +67,7 @@ def check_steps(owner: Serializable, *names: str) -> None:
             raise QatError(f"{type(owner).__name__}: {name} is {value!r}; use a number of steps, 0 or more")
 
 
-def check_finite(owner: Serializable, *names: str) -> None:
+def check_finite(owner: object, *names: str) -> None:
     """Raise QatError unless the named fields are finite numbers."""
     for name in names:
         value = getattr(owner, name)

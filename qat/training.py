@@ -11,18 +11,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from qat.arrays import Arrays
 from qat.checkpoint import Checkpoint
 from qat.console import TrainingLog
 from qat.data import Dataset, Split, accuracy
 from qat.errors import QatError
 from qat.graph import Graph
-from qat.losses import cross_entropy
+from qat.interfaces import Step
+from qat.losses import Objective, cross_entropy
 from qat.monitor import Epoch, Progress, best_epoch, mean_cross_entropy, plateau_factor, should_stop
 from qat.optimizer import Optimizer, learning_rate
 from qat.passes.apply_masks import apply_masks
 from qat.passes.logits_graph import logits_graph
 from qat.pruning.magnitude import pruners
 from qat.pruning.training import PruningInTraining
+
+LENGTHLESS = ("constant", "halving")  #: schedules whose rates do not depend on the number of epochs
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,10 @@ def train(
     log_path: str | Path | None = None,
     save: Callable[[Checkpoint], None] | None = None,
     save_every: int = 0,
+    objective: Objective | None = None,
+    record: Mapping[str, Any] | None = None,
+    watch: Callable[[int, Step, Arrays], None] | None = None,
+    stop_after: int | None = None,
 ) -> Checkpoint:
     """Train a network on ``dataset.train``; returns the checkpoint of the last step, or of the best epoch.
 
@@ -95,6 +103,10 @@ def train(
     there, and ends with the same parameters as if it had never stopped (on the same backend, device and number of
     threads). dataset: already in the network's shape. compile: use the framework's compiler. log_path: a CSV file of the
     log lines. save: called with a checkpoint after each epoch, and each ``save_every`` steps where that is above 0.
+    objective: what is minimised in place of the cross entropy; what it needs beside the labels are ``Split.targets``.
+    record: what else the result depends on, for the history. watch: called after each step with the number of steps done,
+    the step, whose ``terms`` are the last ones, and the batch's labels (and targets). stop_after: end after that epoch, as if
+    it were interrupted there, though the recipe has more.
 
     Raises QatError where the loss is no longer finite, naming the step (checkpoints saved before stay), and where
     ``start`` is of another training.
@@ -102,7 +114,10 @@ def train(
     graph = start.graph
     check_labels(graph, dataset)
     device_target = device_target or backend.devices()[0]
-    record = _record(backend, dataset, recipe, device_target, compile)
+    entry = _record(backend, dataset, recipe, device_target, compile)
+    if objective is not None:
+        entry["objective"] = {"type": type(objective).__name__, **asdict(objective)}  # type: ignore[call-overload]
+    entry |= record or {}
     held = dataset.held_back(recipe.validation, recipe.seed) if recipe.validation else dataset
     steps = len(held.train) // recipe.batch_size
     if not steps:
@@ -111,7 +126,7 @@ def train(
             "smaller one"
         )
     if start.step:
-        _check_continues(start, record)
+        _check_continues(start, entry)
     total = recipe.epochs * steps
     counts_from = 1 + max((pruner.last for pruner in pruners(graph).values()), default=-1)
     if recipe.keep_best and counts_from > total:
@@ -119,32 +134,39 @@ def train(
             f"keep_best: weights are pruned until step {counts_from}, but {recipe.epochs} epochs have {total} steps; train "
             "more epochs, or let the pruning end before"
         )
-    if start.progress.finished or (start.step == total and not recipe.keep_best):
-        return replace(start, params=apply_masks(graph, start.params))
-    history = start.history if start.step else (record, *start.history)
+    end = total if stop_after is None else min(stop_after * steps, total)
+    if start.progress.finished or (start.step >= end and not (recipe.keep_best and end == total)):
+        return start
+    history = (entry, *(start.history[1:] if start.step else start.history))
     progress, best = (start.progress, start.best) if start.step else (Progress(), {})
     model = backend.lower(logits_graph(graph), start.params, device_target=device_target, step=start.step)
     pruning = PruningInTraining(backend, model, graph, recipe.slimming)
-    loss_function = partial(cross_entropy, smoothing=recipe.label_smoothing)
+    loss_function = objective or partial(cross_entropy, smoothing=recipe.label_smoothing)
     step = backend.make_step(model, recipe.optimizer, loss_function, compile=compile)
     step.load_state(start.optimizer)
     done = start.step
 
     def snapshot() -> Checkpoint:
-        return Checkpoint(graph, backend.read(model), done, done // steps, step.state(), history, progress, best)
+        """Once it is finished, nothing is left behind masks."""
+        params = backend.read(model)
+        params = apply_masks(graph, params) if done == total else params
+        return Checkpoint(graph, params, done, done // steps, step.state(), history, progress, best)
+
+    def stopped_early() -> bool:
+        return should_stop(progress.epochs, recipe.early_stopping, counts_from)
 
     saved: Checkpoint | None = None
     with TrainingLog(recipe.epochs, steps, log_every, log_path) as log:
-        while done < total and not should_stop(progress.epochs, recipe.early_stopping, counts_from):
+        while done < end and not stopped_early():
             epoch = done // steps + 1
             factor = plateau_factor(progress.epochs) if recipe.lr_schedule == "plateau" else 1.0
             batches = held.train.batches(recipe.batch_size, recipe.seed, epoch)
-            for images, labels in islice(batches, done % steps, None):
+            for images, targets in islice(batches, done % steps, None):
                 if graph.is_random:
                     backend.seed(recipe.seed, done)
                 lr = factor * learning_rate(recipe.lr_schedule, recipe.lr, done, total)
                 pruning.before_step(done)
-                loss = step(images, labels, lr)
+                loss = step(images, targets, lr)
                 pruning.after_step(lr)
                 if not math.isfinite(loss):
                     raise QatError(
@@ -154,35 +176,38 @@ def train(
                 done += 1
                 progress = replace(progress, loss_sum=progress.loss_sum + loss)
                 log.step(epoch, (done - 1) % steps + 1, loss, lr)
+                if watch is not None:
+                    watch(done, step, targets)
                 saved = None
                 if done % steps == 0:
                     ended = Epoch(done, progress.loss_sum / steps, lr)
                     if recipe.validation:
-                        outputs = backend.predict(model, held.test.images)
-                        top1 = accuracy(outputs, held.test.labels)
-                        held_loss = mean_cross_entropy(outputs, held.test.labels)
+                        held_loss, top1 = _validated(backend, model, held.test)
                         ended = replace(ended, validation_loss=held_loss, validation_accuracy=top1)
-                        log.validation(held_loss, top1)
+                        log.validation(ended)
                     progress = Progress((*progress.epochs, ended))
                     if recipe.keep_best and best_epoch(progress.epochs, counts_from) == len(progress.epochs) - 1:
-                        best = backend.read(model)
+                        best = apply_masks(graph, backend.read(model))
                 if save is not None and (done % steps == 0 or (save_every and done % save_every == 0)):
                     saved = snapshot()
                     save(saved)
-    end = saved or snapshot()
-    if not (recipe.keep_best or recipe.early_stopping or pruners(graph)):
-        return end
-    end = replace(end, params=apply_masks(graph, end.params))  # nothing is left behind masks
-    if recipe.keep_best or recipe.early_stopping:
-        end = replace(end, progress=replace(progress, finished=True))
+    last = saved or snapshot()
+    if not (recipe.keep_best or recipe.early_stopping) or (done < total and not stopped_early()):
+        return last
+    last = replace(last, params=apply_masks(graph, last.params), progress=replace(progress, finished=True))
+    chosen = best_epoch(progress.epochs, counts_from)
     if recipe.keep_best:
-        chosen = best_epoch(progress.epochs, counts_from)
         assert chosen is not None, "the last epoch counts"
-        params, ended = apply_masks(graph, best), progress.epochs[chosen]
-        end = replace(end, params=params, best={}, optimizer={}, step=ended.step, epoch=chosen + 1)
+        last = replace(last, params=best, best={}, optimizer={}, step=progress.epochs[chosen].step, epoch=chosen + 1)
     if save is not None:
-        save(end)
-    return end
+        save(last)
+    return last
+
+
+def _validated(backend: ModuleType, model: Any, held_back: Split) -> tuple[float, float]:
+    """Loss and accuracy of the held-back images."""
+    outputs = backend.predict(model, held_back.images)
+    return mean_cross_entropy(outputs, held_back.labels), accuracy(outputs, held_back.labels)
 
 
 def _record(backend: ModuleType, dataset: Dataset, recipe: Recipe, device_target: str, compile: bool) -> dict[str, Any]:
@@ -201,7 +226,8 @@ def _record(backend: ModuleType, dataset: Dataset, recipe: Recipe, device_target
 def _check_continues(start: Checkpoint, record: Mapping[str, Any]) -> None:
     """Raise QatError unless the checkpoint was made by the training that ``record`` describes."""
     before = start.history[0] if start.history else {}
-    changed = [key for key in record if before.get(key) != record[key]]
+    any_length = record["lr_schedule"] in LENGTHLESS  # what was done does not depend on how much was to follow
+    changed = [key for key in record if before.get(key) != record[key] and not (any_length and key == "epochs")]
     if changed:
         key = changed[0]
         raise QatError(

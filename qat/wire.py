@@ -38,6 +38,11 @@ def real(field: int, value: float) -> bytes:
     return varint(field << 3 | 5) + struct.pack("<f", value)
 
 
+def double(field: int, value: float) -> bytes:
+    """A field of wire type 1: a float64."""
+    return varint(field << 3 | 1) + struct.pack("<d", value)
+
+
 def read(message: bytes) -> Fields:
     """The fields of a message. Raises ValueError where it is damaged."""
     fields: Fields = {}

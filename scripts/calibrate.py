@@ -6,11 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-import qat
 from qat.cli import run_script
 from qat.files import check_writable
 from qat.scripts import common
-from qat.training import check_labels, evaluate_accuracy
+from qat.training import check_labels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,17 +27,11 @@ def run(args: argparse.Namespace) -> None:
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_calibrated{source.suffix}"))
     check_writable(path)
-    backend = qat.backend(args.backend)
     dataset = common.load_data(args.data_path, checkpoint.graph)
     check_labels(checkpoint.graph, dataset)
     result = common.calibrated(args, checkpoint, dataset, **common.quantization_settings(args))
     result.save(path)
-    before, after = (
-        evaluate_accuracy(backend, each, dataset.test, device_target=args.device_target)
-        for each in (checkpoint, result)
-    )
-    print(f"Accuracy before: {100 * before:.2f}")
-    print(f"Accuracy after:  {100 * after:.2f}")
+    common.print_accuracies(args, checkpoint, result, dataset)
     print(f"saved {path}")
 
 

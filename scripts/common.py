@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ from qat.checkpoint import Checkpoint
 from qat.console import print_table
 from qat.data import Dataset
 from qat.devices import DEVICES
+from qat.distillation import OWN, Teaching, teach
 from qat.errors import QatError
 from qat.files import check_writable
 from qat.fixed_point import PROFILES
 from qat.graph import Graph
 from qat.networks import NETWORKS
+from qat.objectives import Distillation
 from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
 from qat.passes import convert_quant_network as conversion
 from qat.quant_config import read_quant_config
@@ -69,13 +72,15 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_data_argument(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """--data_path."""
+def add_data_argument(
+    parser: argparse.ArgumentParser, *, required: bool = True, otherwise: str = "what the checkpoint was trained on"
+) -> None:
+    """--data_path. otherwise: what is taken where it is not required and left out."""
     text = "folder of MNIST (IDX files in train/ and test/), CIFAR-10 (.bin) or SVHN (.mat), or 'digits' for scikit-learn's"
     if required:
         parser.add_argument("--data_path", required=True, help=text)
     else:
-        parser.add_argument("--data_path", default=None, help=text + " (default: what the checkpoint was trained on)")
+        parser.add_argument("--data_path", default=None, help=f"{text} (default: {otherwise})")
 
 
 def add_profile_argument(parser: argparse.ArgumentParser) -> None:
@@ -144,6 +149,19 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
     )
     parser.add_argument("--resume", action="store_true", help="go on from the file at --save_path, if it is there")
     parser.add_argument("--save_path", help=f"checkpoint file to write, after each epoch (default: {save_path})")
+    distillation = parser.add_argument_group("distillation", "learn from another network's outputs, too")
+    distillation.add_argument(
+        "--teacher_ckpt",
+        metavar="FILE",
+        help=f"checkpoint of the teacher, any network for the same classes, or {OWN!r}: the trained network without its "
+        "quantizers",
+    )
+    distillation.add_argument(
+        "--distill_temperature", type=float, metavar="T", help="what logits are divided by (default: 4)"
+    )
+    distillation.add_argument(
+        "--distill_weight", type=float, metavar="W", help="share of the teacher in the loss, 0 to 1 (default: 0.5)"
+    )
 
 
 def add_quantization_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -156,7 +174,7 @@ def add_quantization_arguments(parser: argparse.ArgumentParser) -> argparse._Arg
         default="default",
         help="ascend: what AIR and ASCEND_ONNX need (docs/ascend.md)",
     )
-    quantization.add_argument("--num_bits", type=int, nargs="+", default=[8], metavar="BITS", help="2 to 8")
+    quantization.add_argument("--num_bits", type=int, nargs="+", default=[8], metavar="BITS", help="2 to 16")
     for name, default, text in (
         ("per_channel", [True, False], "a scale for each output channel"),
         ("symmetric", [True, False], "signed codes around 0, else a zero point"),
@@ -289,6 +307,14 @@ def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Datase
     return replace(result, history=(record, *checkpoint.history))
 
 
+def print_accuracies(args: argparse.Namespace, before: Checkpoint, after: Checkpoint, dataset: Dataset) -> None:
+    """Of two checkpoints on the test images, in the backend that the arguments name."""
+    backend = qat.backend(args.backend)
+    for words, each in (("before: ", before), ("after:  ", after)):
+        top1 = evaluate_accuracy(backend, each, dataset.test, device_target=args.device_target)
+        print(f"Accuracy {words}{100 * top1:.2f}")
+
+
 def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, path: Path) -> None:
     """What both training commands do: train ``start`` further as the arguments say, save, print the accuracy."""
     backend = qat.backend(args.backend)
@@ -310,11 +336,16 @@ def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, 
                 f"{path}: holds another network than {start.graph.name} as asked for; leave --resume out, or change it"
             )
         start = saved
+    teaching = _teaching(args, backend, start.graph, data_path)
+    if teaching is not None:
+        dataset = replace(dataset, train=replace(dataset.train, targets=teaching.targets))
     checkpoint = train(
         backend,
         start,
         dataset,
         plan,
+        objective=None if teaching is None else teaching.objective,
+        record=None if teaching is None else teaching.record,
         device_target=args.device_target,
         compile=args.compile,
         log_every=args.log_every,
@@ -331,6 +362,29 @@ def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, 
     sparsity.report(checkpoint)
     print(f"Accuracy: {100 * top1:.2f}")
     print(f"saved {path}")
+
+
+def _teaching(args: argparse.Namespace, backend: ModuleType, student: Graph, data_path: str) -> Teaching | None:
+    """What --teacher_ckpt asks for."""
+    given = {"temperature": args.distill_temperature, "weight": args.distill_weight}
+    if args.teacher_ckpt is None:
+        unused = [name for name, value in given.items() if value is not None]
+        if unused:
+            raise QatError(f"--distill_{unused[0]}: there is no teacher; give --teacher_ckpt, or leave it out")
+        return None
+    images = None
+    if args.teacher_ckpt != OWN:
+        images = load_data(data_path, Checkpoint.load(args.teacher_ckpt).graph).train
+    chosen = {name: getattr(Distillation, name) if value is None else value for name, value in given.items()}
+    return teach(
+        backend,
+        student,
+        args.teacher_ckpt,
+        images,
+        **chosen,
+        smoothing=args.label_smoothing,
+        device_target=args.device_target,
+    )
 
 
 def print_certificate(certificate: Certificate) -> None:

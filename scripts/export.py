@@ -12,22 +12,35 @@ from qat.cli import run_script
 from qat.errors import QatError
 from qat.registry import TARGETS
 from qat.scripts import common
+from qat.scripts.report import print_summary
 from qat.verify import default_profile, export_verified, profile_options
+from qat.widths import PACKINGS
 
-OPTIONS = ("weights",)  #: of single formats
+OPTIONS = ("weights", "packing")  #: of single formats
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_checkpoint_argument(parser, "quantized network (with --float: float network)")
     parser.add_argument("--file_format", choices=list(TARGETS), default="ONNX", help="what to write")
     parser.add_argument("--file_name", required=True, help="file to write; its ending may be left out")
+    parser.add_argument("--float", action="store_true", help="write a float network as it is, to compare with")
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """How a file is written and verified."""
     common.add_profile_argument(parser)
     parser.add_argument(
         "--weights",
         choices=("int8", "uint8"),
         help="of ONNX: how weights are stored; uint8 for x86 CPUs without VNNI, elsewhere up to twice slower (default: int8)",
     )
-    parser.add_argument("--float", action="store_true", help="write a float network as it is, to compare with")
+    parser.add_argument(
+        "--packing",
+        choices=PACKINGS,
+        help="of ONNX, TFLITE and C: weights of 4 bits and fewer several to a byte, or one as older runtimes want it "
+        "(default: packed)",
+    )
     parser.add_argument("--no_verify", action="store_true", help="write the file without a certificate")
     common.add_data_argument(parser, required=False)
     common.add_backend_arguments(parser)
@@ -57,9 +70,12 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
     if args.no_verify:
         options |= profile_options(target, args.profile or default_profile(target))
-        target.export(qat.to_integer(checkpoint.graph, checkpoint.params), path, **options)
+        integers = qat.to_integer(checkpoint.graph, checkpoint.params)
+        target.export(integers, path, **options)
         print(f"wrote {path}, {path.stat().st_size:,} bytes, not verified")
+        print_summary(checkpoint.graph, integers, packing=args.packing or PACKINGS[0])
         return 0
+    integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     backend = qat.backend(args.backend)
     dataset = common.load_data(args.data_path or _trained_on(args.ckpt_path, checkpoint), checkpoint.graph)
     certificate = export_verified(
@@ -74,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         options=options,
     )
     print(f"wrote {path}, {path.stat().st_size:,} bytes")
+    print_summary(checkpoint.graph, integers, packing=args.packing or PACKINGS[0])
     common.print_certificate(certificate)
     return 0 if certificate.passed else 1
 

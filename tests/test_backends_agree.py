@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
 
 import qat
+from qat.integer import trace_codes
 from qat.networks import LeNet5
 from qat.optimizer import Optimizer
+from qat.quantizers import FAMILY
 from qat.registry import BACKENDS, installed
 
 HERE = [name for name, entry in BACKENDS.items() if installed(entry)]
@@ -46,28 +48,12 @@ CASES = {
     "residual, QAT, one convolution": (Residual, IMAGES, {"one_conv_fold": True}),
     "residual, QAT, frozen": (Residual, IMAGES, {"freeze_bn": 0}),
     "residual, QAT, not folded": (Residual, IMAGES, {"bn_fold": False}),
-    "LeNet-5, QAT, LSQ": (
-        LeNet5,
-        DIGITS,
-        {
-            "weight_quantizer": qat.LSQWeightQuantizer(4),
-            "activation_quantizer": qat.LSQActivationQuantizer(4),
-        },
-    ),
     "residual, QAT, LSQ+": (
         Residual,
         IMAGES,
         {
             "weight_quantizer": qat.LSQWeightQuantizer(3, per_channel=True),
             "activation_quantizer": qat.LSQActivationQuantizer(5, offset=True),
-        },
-    ),
-    "LeNet-5, QAT, DoReFa, PACT": (
-        LeNet5,
-        DIGITS,
-        {
-            "weight_quantizer": qat.DoReFaWeightQuantizer(4),
-            "activation_quantizer": qat.PACTActivationQuantizer(5, initial_alpha=1.0),
         },
     ),
     "residual, QAT, ternary, PACT": (
@@ -78,9 +64,9 @@ CASES = {
             "activation_quantizer": qat.PACTActivationQuantizer(5, initial_alpha=2.0),
         },
     ),
-    # With a scale for each channel equal sums of +-1 meet in a pooling's windows, and frameworks choose differently.
-    "LeNet-5, QAT, binary": (LeNet5, DIGITS, {"weight_quantizer": qat.BinaryWeightQuantizer()}),
-    "LeNet-5, QAT, +-1": (LeNet5, DIGITS, {"weight_quantizer": qat.BinaryWeightQuantizer(scale="constant")}),
+} | {
+    f"LeNet-5, QAT, {name}": (partial(LeNet5, activation=pair.activation), DIGITS, pair.settings("fc3"))
+    for name, pair in FAMILY.items()
 }
 
 
@@ -123,6 +109,20 @@ def test_one_step_is_the_same(backend: str, case: str) -> None:
     assert_near(case, after_one_step(backend, case))
 
 
+@pytest.mark.parametrize("case", [case for case, (_, _, settings) in CASES.items() if settings is not None])
+@pytest.mark.parametrize("backend", HERE)
+def test_the_codes_are_the_same(backend: str, case: str) -> None:
+    """Those of every node, in evaluation, are NumPy's."""
+    graph, params = start(case)
+    integers = qat.to_integer(graph, params)
+    tensors = [node.output for node in integers.nodes]
+    images = CASES[case][1]
+    framework = qat.backend(backend)
+    found = framework.trace(framework.lower(graph, params), images, tensors)
+    for name, codes in trace_codes(integers, images, [tensor.name for tensor in tensors]).items():
+        np.testing.assert_array_equal(found[name], codes, err_msg=name)
+
+
 @pytest.mark.parametrize("case", ["LeNet-5, QAT", "residual", "residual, QAT, two convolutions", "LeNet-5, QAT, LSQ"])
 def test_one_compiled_step_is_the_same(case: str) -> None:
     assert_near(case, after_one_step("torch", case, compile=True))
@@ -132,6 +132,28 @@ def assert_near(case: str, found: dict[str, np.ndarray]) -> None:
     limit = QAT if "QAT" in case else FLOAT
     far = distances(found, after_one_step("torch", case))
     assert not {name: distance for name, distance in far.items() if not distance <= limit}  # NaN is far, too
+
+
+class Dense(qat.Network):
+    inputs = qat.Input((1, 4, 4), mean=0.5, std=0.25)
+
+    def __init__(self) -> None:
+        self.flatten, self.fc1, self.fc2 = qat.Flatten(), qat.DenseBnAct(16, 8), qat.DenseBnAct(8, 10)
+
+    def construct(self, x):
+        return self.fc2(self.fc1(self.flatten(x)))
+
+
+@pytest.mark.parametrize("backend_name", HERE)
+def test_a_learned_clip_that_training_carried_below_0_goes_on(backend_name: str) -> None:
+    """Every activation before the last is 0 then."""
+    graph = qat.convert_quant_network(Dense(), **FAMILY["DoReFa, PACT"].settings("fc2"))
+    params = graph.initial_params() | {"fc1.fake_quant.alpha": np.float32(-2.0)}
+    backend = qat.backend(backend_name)
+    model = backend.lower(graph, params)
+    loss = backend.make_step(model, Optimizer())(IMAGES[:, :1, :4, :4], LABELS, 0.05)
+    assert loss == pytest.approx(np.log(10), abs=1e-3)
+    assert all(np.isfinite(array).all() for array in backend.read(model).values())
 
 
 def test_another_step_is_not_the_same() -> None:

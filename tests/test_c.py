@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_cells import Everything
 from test_integer import calibrated
+from test_packed_weights import SETTINGS as PACKED
 from test_tflite import Windows, everything, one_node
 from test_zoo import Setup, setups
 
@@ -292,6 +293,84 @@ class RowsAndImages(qat.Network):
 def test_groups_and_wide_blocks(tmp_path: Path) -> None:
     for symmetric in (True, False):
         assert_equal(everything(RowsAndImages(), symmetric=(symmetric, False)), tmp_path)
+
+
+# -- packed weights ---------------------------------------------------------------------------------------------------
+
+#: Of DoReFa's there is no 0 among the weights, so that rows are filled up by inputs of 0.
+DOREFA = {"weight_quantizer": qat.DoReFaWeightQuantizer(2), "bn_fold": False}
+
+
+@pytest.mark.parametrize("case", [*PACKED, "DoReFa"])
+def test_packed_weights(case: str, tmp_path: Path) -> None:
+    """All kinds of cells; groups, several blocks, and blocks of an odd number of outputs."""
+    options = PACKED.get(case, DOREFA)
+    for network in (Everything("hswish"), RowsAndImages()):
+        assert_equal(everything(network, **options), tmp_path)
+        assert re.search(r"multiply[124]\(", (tmp_path / "net.c").read_text())
+
+
+@once
+@pytest.mark.parametrize("case", ["4 bits", "affine, 2 bits", "binary"])
+def test_packed_weights_on_a_cortex_m4(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if cortex_m.MISSING:
+        pytest.skip(cortex_m.REASON)
+    setup = calibrated(LeNet5(), images=20, **PACKED[case])
+    C.export(setup.integer, tmp_path / "net.c")
+    expected = evaluate(setup.integer, setup.pixels, profile="fixed")
+    pixels, dtype = setup.pixels.transpose(0, 2, 3, 1), setup.integer.output.grid.dtype
+    codes, sizes = cortex_m.run(tmp_path / "net.c", pixels, 10, dtype, tmp_path)
+    np.testing.assert_array_equal(codes, expected)
+    with capsys.disabled():
+        print(f" [LeNet-5, {case}, on a Cortex-M4: {sizes.flash:,} bytes of flash, {sizes.ram:,} of RAM]", end="")
+
+
+@once
+def test_a_layer_stores_what_its_values_need(tmp_path: Path) -> None:
+    """LeNet-5's constants, to a few per cent: 61,470 weights, and 236 biases, multipliers and shifts."""
+    expected = {"4 bits": 61470 // 2, "2 bits": 61470 // 4, "ternary": 61470 // 4, "binary": 61470 // 8}
+    for case, least in expected.items():
+        C.export(calibrated(LeNet5(), **PACKED[case]).integer, tmp_path / "net.c")
+        assert least < int(macros(tmp_path / "net.h")["NET_CONSTANT_BYTES"]) < least * 1.03 + 236 * 7, case
+    C.export(calibrated(LeNet5(), **PACKED["4 bits"]).integer, tmp_path / "net.c", packing="bytes")
+    assert int(macros(tmp_path / "net.h")["NET_CONSTANT_BYTES"]) > 61470
+
+
+@once
+def test_constants_are_as_small_as_their_values(tmp_path: Path) -> None:
+    """One scale for each layer: one multiplier and one shift of it. Biases take two bytes where these hold them."""
+    setup = calibrated(LeNet5(), per_channel=False)
+    C.export(setup.integer, tmp_path / "net.c")
+    source = (tmp_path / "net.c").read_text()
+    assert re.findall(r"int32_t \w+_multiplier\[(\d+)\]", source) == ["1"] * 5
+    assert re.findall(r"uint8_t \w+_right\[(\d+)\]", source) == ["1"] * 5
+    assert "static const int16_t node1_conv1_bias[6]" in source
+
+
+# -- wide codes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [(16, 16), (8, 16), (16, 8), (9, 9), (12, 13)], ids=str)
+def test_codes_of_more_than_a_byte(bits: tuple[int, int], tmp_path: Path) -> None:
+    """Every kind of cell, with accumulators of int32 and int64; narrow layers between wide ones."""
+    for symmetric in ((True, True), (False, False)):
+        setup = everything(Everything("hswish"), num_bits=bits, symmetric=symmetric)
+        assert_equal(setup, tmp_path)
+    assert ("int64_t sum" in (tmp_path / "net.c").read_text()) == (bits == (16, 16))
+    layers = {"conv1": {"num_bits": 8}, "fc": {"num_bits": (4, 8)}}
+    assert_equal(calibrated(LeNet5(), num_bits=bits, layers={"conv1": layers["conv1"], "fc1": layers["fc"]}), tmp_path)
+
+
+@once
+def test_wide_codes_on_a_cortex_m4(tmp_path: Path) -> None:
+    if cortex_m.MISSING:
+        pytest.skip(cortex_m.REASON)
+    setup = calibrated(LeNet5(), images=3, num_bits=16, layers={"fc3": {"num_bits": (16, 8)}})
+    C.export(setup.integer, tmp_path / "net.c")
+    expected = evaluate(setup.integer, setup.pixels, profile="fixed")
+    pixels, dtype = setup.pixels.transpose(0, 2, 3, 1), setup.integer.output.grid.dtype
+    codes, _ = cortex_m.run(tmp_path / "net.c", pixels, 10, dtype, tmp_path)
+    np.testing.assert_array_equal(codes, expected)
 
 
 # -- the certificate, files and errors --------------------------------------------------------------------------------

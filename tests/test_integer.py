@@ -192,12 +192,12 @@ def transcribed_codes(setup: Setup) -> dict[str, Array]:
 def transcribed_linear(cell: Any, params: dict[str, Array], x: Integers) -> Integers:
     """w_q = clip(rint(w (1 / s_w))), b_q = rint(b / (s_x s_w)), acc = sum (x_q - z_x) (w_q - z_w) + b_q.
 
-    s_w is at least |b| / (s_x 2^23).
+    s_w is at least |b| / (s_x 2^23), with more than 8 bits 2^24, 2^25, ..., at most 2^30.
     """
     quantizer, weight = cell.weight_quantizer, params["weight"]
     floor = np.zeros(len(weight), F)
     if cell.has_bias:
-        floor = np.abs(params["bias"]) / (x.scale * F(2**23))
+        floor = np.abs(params["bias"]) / (x.scale * F(2 ** min(23 + max(quantizer.num_bits - 8, 0), 30)))
     w = expected_weight(
         weight, quantizer.num_bits, quantizer.symmetric, quantizer.narrow_range, quantizer.per_channel, floor
     )
@@ -292,8 +292,8 @@ def poolings(draw: st.DrawFn) -> qat.MaxPool2d:
 
 
 @st.composite
-def setups(draw: st.DrawFn) -> Setup:
-    """A convolution, a pooling, a convolution, a dense layer, quantized in any way."""
+def setups(draw: st.DrawFn, most: int = 8) -> Setup:
+    """A convolution, a pooling, a convolution, a dense layer, quantized in any way, to ``most`` bits at most."""
     channels = draw(st.integers(1, 4))
     entry = qat.Input(
         (channels, draw(st.integers(7, 10)), draw(st.integers(7, 10))),
@@ -318,7 +318,7 @@ def setups(draw: st.DrawFn) -> Setup:
         seed=draw(st.integers(0, 2**16)),
         images=3,
         shrink=draw(st.sampled_from([0.5, 1.0, 1.7])),
-        num_bits=(draw(st.integers(2, 8)), draw(st.integers(2, 8))),
+        num_bits=(draw(st.integers(2, most)), draw(st.integers(2, most))),
         per_channel=(draw(st.booleans()), False),
         symmetric=(draw(st.booleans()), draw(st.booleans())),
         narrow_range=(draw(st.booleans()), draw(st.booleans())),

@@ -1,34 +1,33 @@
 """Every quantizer of the family: its formula, value and gradient; what it promises; and that it deploys.
 
-The formulas are transcribed from the papers that the docstrings name, in NumPy, with gradients written by hand. torch's
-autograd over the vocabulary has to give the same.
+The formulas are transcribed in tests/quantizer_formulas.py; torch's autograd over the vocabulary has to give the same.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from quantizer_formulas import Array, lsq, of_activation, of_weight
 
 import qat
 from qat.integer import trace_codes
 from qat.networks import LeNet5
 from qat.numpy_ops import NUMPY_OPS
 from qat.optimizer import Optimizer
-from qat.quantizers import SMALLEST_SCALE, BaseActivationQuantizer, BaseWeightQuantizer, Quantizer, WeightCodes
-from qat.serial import from_json
+from qat.quantizers import FAMILY, SMALLEST_SCALE, BaseActivationQuantizer, BaseWeightQuantizer, Quantizer, WeightCodes
+from qat.quantizers.few_bits_activations import FixedGrid
+from qat.serial import Serializable, from_json
 from qat.values import Value
 
-Array = npt.NDArray[np.float32]
 F = np.float32
 TORCH, ONNX = qat.backend("torch"), qat.target("ONNX")
 OPS = TORCH.TorchOps()
@@ -37,6 +36,13 @@ TOLERANCE = 2e-6  #: of float32 products, relative to the largest magnitude
 LSQ, DOREFA = qat.LSQWeightQuantizer, qat.DoReFaWeightQuantizer
 TERNARY, BINARY = qat.TernaryWeightQuantizer, qat.BinaryWeightQuantizer
 LSQ_A, PACT = qat.LSQActivationQuantizer, qat.PACTActivationQuantizer
+DOREFA_A, BINARY_A = qat.DoReFaActivationQuantizer, qat.BinaryActivationQuantizer
+Q_BITS, Q_TERNARY, Q_BINARY = (
+    qat.QKerasBitsWeightQuantizer,
+    qat.QKerasTernaryWeightQuantizer,
+    qat.QKerasBinaryWeightQuantizer,
+)
+Q_BITS_A, Q_RELU = qat.QKerasBitsActivationQuantizer, qat.QKerasReLUActivationQuantizer
 
 
 def assert_near(found: Array, expected: Array, what: str) -> None:
@@ -44,74 +50,7 @@ def assert_near(found: Array, expected: Array, what: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * max(1.0, np.abs(expected).max()), err_msg=what)
 
 
-# -- weights: the formulas, transcribed -------------------------------------------------------------------------------
-
-
-@dataclass
-class Transcript:
-    """value: real numbers. gradients: by name, of sum(G * value); "w" is the weight or the activation."""
-
-    value: Array
-    gradients: dict[str, Array]
-
-
-def lsq(w: Array, s: Array, q_n: int, q_p: int, g: Array, count: int) -> Transcript:
-    """Esser et al., arXiv 1902.08153, equations 1, 2, 3 and 5, for one scale."""
-    u = w / s
-    below, above = u <= -q_n, u >= q_p
-    value = np.rint(np.clip(u, -q_n, q_p)) * s
-    of_scale = np.where(below, -q_n, np.where(above, q_p, np.rint(u) - u))
-    of_scale = (g * of_scale).sum() / np.sqrt(count * q_p)
-    return Transcript(value, {"w": g * ((u >= -q_n) & (u <= q_p)), "scale_change": of_scale})
-
-
-def dorefa(w: Array, k: int, g: Array) -> Transcript:
-    """Zhou et al., arXiv 1606.06160, equations 5 and 9."""
-    n, m = 2**k - 1, np.abs(np.tanh(w)).max()
-    value = 2 * np.rint(n * (np.tanh(w) / (2 * m) + 0.5)) / n - 1
-    return Transcript(value, {"w": g * (1 - np.tanh(w) ** 2) / m})
-
-
-def ternary(w: Array, mean: bool, clip: bool, g: Array) -> Transcript:
-    """Li et al., arXiv 1605.04711, equations 3, 5 and 6."""
-    threshold = 0.7 * np.abs(w).mean()
-    kept = np.abs(w) > threshold
-    alpha = np.abs(w)[kept].mean() if mean else 1.0
-    return Transcript(alpha * np.sign(w) * kept, {"w": g * ((np.abs(w) <= 1) | (not clip))})
-
-
-def binary(w: Array, mean: bool, clip: bool, g: Array) -> Transcript:
-    """Rastegari et al., arXiv 1603.05279, equation 6; Courbariaux et al., arXiv 1511.00363, equation 1."""
-    alpha = np.abs(w).mean() if mean else 1.0
-    return Transcript(alpha * np.where(w >= 0, 1.0, -1.0), {"w": g * ((np.abs(w) <= 1) | (not clip))})
-
-
-def power_of_two(w: Array, bits: int, g: Array) -> Transcript:
-    """The smallest power of two with which the range has room."""
-    scale = 2.0 ** np.ceil(np.log2(np.abs(w).max() / (2 ** (bits - 1) - 1)))
-    return Transcript(np.rint(w / scale) * scale, {"w": g})
-
-
-def transcribed(quantizer: BaseWeightQuantizer, w: Array, s: Array, g: Array) -> Transcript:
-    """One output at a time, or the whole weight as one. s: scales of LSQ."""
-
-    def one(w: Array, s: float, g: Array) -> Transcript:
-        if isinstance(quantizer, LSQ):
-            q_p = 2 ** (quantizer.num_bits - 1) - 1
-            return lsq(w, s, q_p if quantizer.narrow_range else q_p + 1, q_p, g, w.size)
-        if isinstance(quantizer, DOREFA):
-            return dorefa(w, quantizer.num_bits, g)
-        if isinstance(quantizer, qat.WeightQuantizer):
-            return power_of_two(w, quantizer.num_bits, g)
-        formula = ternary if isinstance(quantizer, TERNARY) else binary
-        return formula(w, quantizer.scale == "mean", quantizer.clip, g)
-
-    w, s, g = (np.asarray(array, np.float64) for array in (w, s, g))
-    if not quantizer.per_channel:
-        return one(w, float(s.reshape(-1)[0]), g)
-    parts = [one(*each) for each in zip(w, s, g, strict=True)]
-    gradients = {name: np.stack([part.gradients[name] for part in parts]) for name in parts[0].gradients}
-    return Transcript(np.stack([part.value for part in parts]), gradients)
+# -- weights ----------------------------------------------------------------------------------------------------------
 
 
 WEIGHT_QUANTIZERS = [
@@ -124,12 +63,52 @@ WEIGHT_QUANTIZERS = [
         for channels, scale, clip in ((False, "mean", True), (True, "mean", False), (False, "constant", True))
     ),
     *(qat.WeightQuantizer(4, power_of_two=True, per_channel=channels) for channels in (False, True)),
+    *(
+        Q_BITS(bits, symmetric, narrow, integer=integer, alpha=alpha)
+        for bits, symmetric, narrow, integer, alpha in (
+            (2, True, False, 0, None),
+            (4, True, True, 1, 0.25),
+            (8, True, False, -1, 1),
+            (4, False, False, 0, None),
+        )
+    ),
+    *(
+        Q_BITS(bits, narrow_range=True, integer=integer, alpha=alpha, per_channel=channels)
+        for bits, integer, alpha, channels in (
+            (2, 0, "auto", True),
+            (8, 1, "auto", False),
+            (3, 0, "auto_po2", True),
+            (4, -2, "auto_po2", False),
+            (8, 1, "auto_po2", True),
+        )
+    ),
+    *(
+        cls(alpha=alpha, per_channel=channels)
+        for cls in (Q_TERNARY, Q_BINARY)
+        for alpha, channels in ((None, True), (0.5, False), ("auto", True), ("auto", False), ("auto_po2", True))
+    ),
+    Q_TERNARY(threshold=0.75),
 ]
 ACTIVATION_QUANTIZERS = [
     *(LSQ_A(bits, symmetric=symmetric) for bits in (2, 4, 8) for symmetric in (False, True)),
     LSQ_A(4, narrow_range=True),
     *(LSQ_A(bits, offset=True) for bits in (2, 4, 8)),
     *(PACT(bits, symmetric=symmetric, initial_alpha=1.5) for bits in (2, 4, 8) for symmetric in (False, True)),
+    *(LSQ_A(1, offset=offset) for offset in (False, True)),
+    PACT(1, initial_alpha=1.5),
+    *(DOREFA_A(bits) for bits in (1, 2, 8)),
+    *(BINARY_A(scale=scale, clip=clip) for scale, clip in (("constant", True), ("mean", True), ("mean", False))),
+    Q_BITS_A(2),
+    Q_BITS_A(6, narrow_range=True, integer=1),
+    *(Q_BITS_A(bits, symmetric=False) for bits in (1, 4)),
+    *(Q_RELU(bits, integer=integer) for bits, integer in ((1, 1), (4, 0), (8, 2))),
+]
+#: Every activation quantizer with the numbers that it takes: such as are never negative, or of both signs.
+ACTIVATION_CASES = [
+    (quantizer, non_negative)
+    for quantizer in ACTIVATION_QUANTIZERS
+    for non_negative in (True, False)
+    if not quantizer.refuses(non_negative)
 ]
 
 
@@ -169,7 +148,7 @@ def test_a_weight_has_the_value_and_gradients_of_the_formula(
     own = own_params(quantizer, w, scale)
     if own:
         scale = np.asarray(own["initial_scale"] + own["scale_change"]).reshape(channels)
-    expected = transcribed(quantizer, w, scale, g)
+    expected = of_weight(quantizer, w, scale, g)
     assert_near(real(quantize(quantizer, w, own)), expected.value, "value, NumPy")
     tensors = {name: torch.tensor(array, requires_grad=True) for name, array in {"w": w, **own}.items()}
     leaves = {name: tensors[name] for name in tensors if name != "initial_scale"}
@@ -205,79 +184,40 @@ def test_a_learned_scale_of_weights_begins_at_twice_their_mean(bits: int, per_ch
     np.testing.assert_array_equal(later, found)
 
 
-# -- activations: the formulas, transcribed ---------------------------------------------------------------------------
-
-
-def lsq_plus(x: Array, s: float, beta: float, bits: int, g: Array, count: int) -> Transcript:
-    """Bhalgat et al., arXiv 2004.09576, equations 1 to 6, where the zero point is a code: beta is rint(beta / s) s."""
-    levels = 2**bits - 1
-    z = np.clip(np.rint(-beta / s), 0, levels)
-    u = x / s
-    low, high = -z, levels - z
-    value = np.clip(np.rint(u), low, high) * s
-    below, above = u < low, u > high
-    # value = s (low code) + beta below, s (high code) + beta above, but for the rounding of beta / s
-    rest = low - beta / s
-    of_scale = np.where(below, rest, np.where(above, rest + levels, np.rint(u) - u))
-    factor = 1 / np.sqrt(count * levels)
-    return Transcript(
-        value,
-        {
-            "w": g * ~(below | above),
-            "scale_change": factor * (g * of_scale).sum(),
-            "offset_change": factor * (g * (below | above)).sum(),
-        },
-    )
-
-
-def pact(x: Array, alpha: float, bits: int, non_negative: bool, symmetric: bool, g: Array) -> Transcript:
-    """Choi et al., arXiv 1805.06085, equations 1 to 3; with codes of both signs where x has both."""
-    levels = 2 ** (bits if non_negative and not symmetric else bits - 1) - 1
-    low = 0.0 if non_negative else -alpha
-    value = np.rint(np.clip(x, low, alpha) * levels / alpha) * alpha / levels
-    of_alpha = (x >= alpha) * 1.0 - ((x <= -alpha) & (not non_negative))
-    return Transcript(value, {"w": g * (x > low) * (x <= alpha), "alpha": (g * of_alpha).sum()})
+# -- activations ------------------------------------------------------------------------------------------------------
 
 
 def activation_case(quantizer: BaseActivationQuantizer, non_negative: bool) -> tuple[dict[str, Array], Array, Array]:
+    """Parameters, numbers and a gradient of the value."""
     rng = np.random.default_rng(quantizer.num_bits)
     x, g = rng.normal(0, 1, (4, 3, 5, 5)).astype(F), rng.normal(size=(4, 3, 5, 5)).astype(F)
-    if isinstance(quantizer, PACT):
-        return {"alpha": F(1.25)}, np.maximum(x, 0) if non_negative else x, g
-    own = {"scale_change": F(0.05), "initial_scale": F(0.15)}
-    if quantizer.offset and not non_negative:
-        own |= {"offset_change": F(-0.1), "initial_offset": F(-0.45)}
+    values = {
+        "alpha": 1.25,
+        "mean": 0.75,
+        "scale_change": 0.05,
+        "initial_scale": 0.15,
+        "offset_change": -0.1,
+        "initial_offset": -0.45,
+    }
+    own = {name: F(values[name]) for name in quantizer.params(non_negative)}
     return own, np.maximum(x, 0) if non_negative else x, g
 
 
-@pytest.mark.parametrize("non_negative", [True, False])
-@pytest.mark.parametrize("quantizer", ACTIVATION_QUANTIZERS, ids=str)
+@pytest.mark.parametrize(("quantizer", "non_negative"), ACTIVATION_CASES, ids=str)
 def test_an_activation_has_the_value_and_gradients_of_the_formula(
     quantizer: BaseActivationQuantizer, non_negative: bool
 ) -> None:
     own, x, g = activation_case(quantizer, non_negative)
-    features, bits = 75, quantizer.num_bits
-    wide, deep = x.astype(np.float64), g.astype(np.float64)
-    if isinstance(quantizer, PACT):
-        expected = pact(wide, 1.25, bits, non_negative, quantizer.symmetric, deep)
-    elif quantizer.offset and not non_negative:
-        s, beta = (float(own[f"initial_{name}"] + own[f"{name}_change"]) for name in ("scale", "offset"))
-        expected = lsq_plus(wide, s, beta, bits, deep, features)
-    else:
-        unsigned = non_negative and not quantizer.symmetric
-        q_p = 2 ** (bits if unsigned else bits - 1) - 1 - (unsigned and quantizer.narrow_range)
-        q_n = 0 if non_negative else 2 ** (bits - 1) - quantizer.narrow_range
-        s = float(own["initial_scale"] + own["scale_change"])
-        expected = lsq(wide, s, q_n, q_p, deep, features)
-        if non_negative:
-            expected.gradients["w"] = expected.gradients["w"] * (x > 0)  # the edge of the ReLU
+    features = 75
+    expected = of_activation(quantizer, own, x, g, non_negative, features)
     tensors = {name: torch.tensor(array, requires_grad=True) for name, array in own.items()}
     data = torch.tensor(x, requires_grad=True)
     y = quantizer.quantize(OPS, Value(data), tensors, [], non_negative, features)
     value = y.data * y.scale
     (value * torch.tensor(g)).sum().backward()
     assert_near(value.detach().numpy(), expected.value, "value")
-    leaves = {"w": data} | {name: tensor for name, tensor in tensors.items() if not name.startswith("initial")}
+    params = quantizer.params(non_negative)
+    leaves = {"w": data} | {name: tensor for name, tensor in tensors.items() if params[name].trainable}
     assert leaves.keys() == expected.gradients.keys()
     for name, gradient in expected.gradients.items():
         assert_near(leaves[name].grad.numpy(), gradient, f"gradient of {name}")
@@ -327,7 +267,7 @@ def test_weight_codes_are_whole_numbers_within_the_range(
 ) -> None:
     floor = np.abs(weight).reshape(len(weight), -1).max(axis=1) / F(3) if with_floor else None
     codes, scale, zero_point = quantize(quantizer, weight, own_params(quantizer, weight), floor)
-    assert zero_point is None
+    assert zero_point is None if quantizer.symmetric else not zero_point.any()
     assert (codes == np.rint(codes)).all()
     assert codes.min() >= quantizer.qmin
     assert codes.max() <= quantizer.qmax
@@ -338,28 +278,40 @@ def test_weight_codes_are_whole_numbers_within_the_range(
         assert (scale >= (floor if quantizer.per_channel else floor.max())).all()
 
 
-HAVE_ZERO = [q for q in WEIGHT_QUANTIZERS if not isinstance(q, (DOREFA, BINARY))]
+HAVE_ZERO = [q for q in WEIGHT_QUANTIZERS if not isinstance(q, (DOREFA, BINARY, Q_BINARY))]
 
 
 @settings(max_examples=200, deadline=None)
 @given(WEIGHTS, st.sampled_from(HAVE_ZERO))
-def test_zero_stays_zero_and_what_was_quantized_stays_as_it_is(weight: Array, quantizer: BaseWeightQuantizer) -> None:
-    """On its own scale, where that is a parameter."""
+def test_zero_stays_zero(weight: Array, quantizer: BaseWeightQuantizer) -> None:
     weight = weight.copy()
     weight[..., 0] = 0.0
+    assert (quantize(quantizer, weight, own_params(quantizer, weight)).centred[..., 0] == 0).all()
+
+
+def is_idempotent(quantizer: BaseWeightQuantizer) -> bool:
+    """QKeras's alpha is multiplied to what was rounded, and its least squares are not quite that of equal numbers."""
+    if isinstance(quantizer, Q_BITS):
+        return quantizer.alpha in (None, 1, "auto")
+    return not isinstance(quantizer, Q_TERNARY) or quantizer.alpha is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(WEIGHTS, st.sampled_from([quantizer for quantizer in HAVE_ZERO if is_idempotent(quantizer)]))
+def test_what_was_quantized_stays_as_it_is(weight: Array, quantizer: BaseWeightQuantizer) -> None:
+    """On its own scale, where that is a parameter."""
     own = own_params(quantizer, weight)
     if own:
         of_numpy = {name: np.atleast_1d(array) for name, array in own.items()}
         own |= quantizer.observe(NUMPY_OPS, weight, of_numpy)
     first = quantize(quantizer, weight, own)
-    assert (first.centred[..., 0] == 0).all()
     again = quantize(quantizer, real(first), own)
     if not isinstance(quantizer, qat.WeightQuantizer):  # whose power of two may shrink, with the values unchanged
         np.testing.assert_array_equal(again.centred, first.centred)
     np.testing.assert_allclose(real(again), real(first), rtol=1e-6)  # a mean of equal numbers is rounded
 
 
-@pytest.mark.parametrize("quantizer", [DOREFA(3), BINARY()], ids=str)
+@pytest.mark.parametrize("quantizer", [DOREFA(3), BINARY(), Q_BINARY(), Q_BINARY(alpha="auto_po2")], ids=str)
 def test_some_have_no_code_for_zero(quantizer: BaseWeightQuantizer) -> None:
     codes = quantize(quantizer, np.zeros((2, 3), F), {}).centred
     assert (np.abs(codes) == 1).all()
@@ -375,6 +327,7 @@ def test_some_have_no_code_for_zero(quantizer: BaseWeightQuantizer) -> None:
 def test_activation_codes_are_within_the_range_and_stay_as_they_are(
     x: Array, quantizer: BaseActivationQuantizer, non_negative: bool, size: float
 ) -> None:
+    assume(not quantizer.refuses(non_negative))
     x = np.concatenate([x, np.zeros(1, F)]).reshape(1, -1)
     x = np.abs(x) if non_negative else x
     names = quantizer.params(non_negative)
@@ -385,14 +338,18 @@ def test_activation_codes_are_within_the_range_and_stay_as_they_are(
     assert (y.data == np.rint(y.data)).all()
     assert y.data.min() >= grid.low
     assert y.data.max() <= grid.high
-    assert y.data[0, -1] == 0
+    assert y.data[0, -1] == quantizer.by_sign
     assert grid.qmin + 128 * quantizer.symmetric >= 0
     assert grid.qmax <= quantizer.qmax
     again = quantizer.quantize(NUMPY_OPS, Value(y.data * y.scale), own, [], non_negative, 9)
     np.testing.assert_array_equal(again.data, y.data)
 
 
-@pytest.mark.parametrize("quantizer", [*WEIGHT_QUANTIZERS, *ACTIVATION_QUANTIZERS], ids=str)
+@pytest.mark.parametrize(
+    "quantizer",
+    [*WEIGHT_QUANTIZERS, *ACTIVATION_QUANTIZERS, qat.GTCWeightQuantizer(3), qat.GTCActivationQuantizer(5)],
+    ids=str,
+)
 def test_a_quantizer_survives_json(quantizer: Quantizer) -> None:
     assert from_json(json.loads(json.dumps(quantizer.to_json())), Quantizer) == quantizer
 
@@ -475,6 +432,8 @@ DEPLOYED = [
     (BINARY(per_channel=True), LSQ_A(4), True),
     (BINARY(scale="constant"), None, False),
     (qat.WeightQuantizer(4, power_of_two=True), LSQ_A(2), True),
+    (qat.GTCWeightQuantizer(), qat.GTCActivationQuantizer(), True),
+    (qat.GTCWeightQuantizer(3), qat.GTCActivationQuantizer(2), False),
 ]
 
 
@@ -490,6 +449,24 @@ def test_a_trained_network_deploys_with_equal_codes(
         (node,) = (node for node in qat.to_integer(graph, params).nodes if node.name == name)
         assert quantizer == weights
         assert quantizer.qmin <= node.weight.min() <= node.weight.max() <= quantizer.qmax
+
+
+def test_the_family_is_complete() -> None:
+    known = (cls for cls in Serializable.registry.values() if issubclass(cls, Quantizer) and "Base" not in cls.__name__)
+    classes = {
+        cls for cls in known if cls is not Quantizer and not cls.__name__.startswith("_") and cls is not FixedGrid
+    }
+    assert classes == {type(quantizer) for pair in FAMILY.values() for quantizer in pair[:2]}
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_pair_of_the_family_trains_and_deploys(name: str, tmp_path: Path) -> None:
+    graph = qat.convert_quant_network(LeNet5(activation=FAMILY[name].activation), **FAMILY[name].settings("fc3"))
+    model = TORCH.lower(graph)
+    step = TORCH.make_step(model, Optimizer(name="adam"))
+    losses = [step(IMAGES, LABELS, 2e-3) for _ in range(12)]
+    assert losses[-1] < losses[0]
+    assert_deploys(graph, TORCH.read(model), model, IMAGES, tmp_path)
 
 
 def test_learned_scales_are_learned_and_begin_once() -> None:
@@ -512,7 +489,9 @@ def test_a_power_of_two_deploys_as_one() -> None:
             assert (np.frexp(node.weight_scale)[0] == 0.5).all()
 
 
-@pytest.mark.parametrize("activations", [LSQ_A(4), LSQ_A(4, offset=True), PACT(4)], ids=str)
+@pytest.mark.parametrize(
+    "activations", [LSQ_A(4), LSQ_A(4, offset=True), PACT(4), qat.GTCActivationQuantizer()], ids=str
+)
 def test_calibration_sets_what_a_quantizer_would_learn(activations: Quantizer, tmp_path: Path) -> None:
     """Without training: the grid has just room for what was seen."""
     network = Residual().graph()
@@ -580,6 +559,12 @@ def test_a_batch_normalisation_by_itself_keeps_its_range() -> None:
         ({"weight_quantizer": qat.WeightQuantizer(power_of_two=True), "bn_fold": False}, "no longer be powers of two"),
         ({"weight_quantizer": BINARY(), "layers": {"fc": {"num_bits": 8}}}, "num_bits is 8; use 1"),
         ({"layers": {"conv1": {"activation_quantizer": LSQ_A()}}}, "shares its grid with"),
+        ({"weight_quantizer": Q_TERNARY()}, "its scale is a constant whatever gamma is"),
+        ({"weight_quantizer": Q_BITS(4), "bn_fold": False}, "narrow_range=True"),
+        (
+            {"layers": {"fc": {"activation_quantizer": LSQ_A(1)}}},
+            r"fc\.fake_quant: its numbers may be negative, .* 1 bit cannot",
+        ),
     ],
     ids=str,
 )
@@ -592,14 +577,25 @@ def test_a_setting_that_cannot_be_is_refused_in_one_line(settings_: dict[str, ob
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DOREFA(8), "num_bits is 8; use a whole number from 2 to 7"),
+        (lambda: DOREFA(16), "num_bits is 16; use a whole number from 2 to 15"),
         (lambda: TERNARY(num_bits=3), "num_bits is 3; use 2"),
+        (lambda: BINARY_A(num_bits=2), "num_bits is 2; use 1"),
+        (lambda: BINARY_A(scale="none"), "scale is 'none'; use one of 'constant', 'mean'"),
+        (lambda: BINARY_A(ema_decay=2.0), "ema_decay is 2.0; use a number from 0 to 1"),
+        (lambda: qat.ActivationQuantizer(1, symmetric=True), "symmetric codes of 1 bit would be -1 and 0"),
+        (lambda: DOREFA_A(9), "num_bits is 9; use a whole number from 1 to 8"),
+        (lambda: Q_BITS(4, alpha="auto"), "use symmetric=True and narrow_range=True"),
+        (lambda: Q_BITS(4, alpha="best"), "alpha is 'best'; use 'auto', 'auto_po2', a number greater than 0, or None"),
+        (lambda: Q_BINARY(alpha=-1.0), "alpha is -1.0; use"),
+        (lambda: Q_BITS(4, integer=0.5), "integer is 0.5; use a whole number"),
+        (lambda: Q_BITS_A(4, symmetric=False, narrow_range=True), "narrow_range is of signed codes"),
+        (lambda: Q_TERNARY(threshold=0.0), "threshold is 0.0; use a number greater than 0"),
         (lambda: BINARY(scale="none"), "scale is 'none'; use one of 'mean', 'constant'"),
         (lambda: LSQ(symmetric=False), "symmetric is False, but its formula has it True"),
         (lambda: LSQ_A(symmetric=True, offset=True), "offset needs symmetric=False"),
         (lambda: PACT(initial_alpha=0.0), "initial_alpha is 0.0; use a number greater than 0"),
         (lambda: qat.WeightQuantizer(symmetric=False, power_of_two=True), "power_of_two needs symmetric=True"),
-        (lambda: replace(LSQ(), num_bits=9), "LSQWeightQuantizer: num_bits is 9; use a whole number from 2 to 8"),
+        (lambda: replace(LSQ(), num_bits=17), "LSQWeightQuantizer: num_bits is 17; use a whole number from 2 to 16"),
     ],
 )
 def test_a_wrong_field_is_refused_in_one_line(make, message: str) -> None:

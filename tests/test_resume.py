@@ -37,6 +37,31 @@ class Small(qat.Network):
         return self.fc(self.flatten(self.dropout(self.conv(x))))
 
 
+def test_ending_after_an_epoch_is_an_interruption() -> None:
+    graph = Small().graph()
+    start, dataset, recipe = qat.Checkpoint(graph, graph.initial_params()), load("digits"), Recipe(epochs=3)
+    end = train(TORCH, start, dataset, recipe)
+    halfway = train(TORCH, start, dataset, recipe, stop_after=2)
+    assert (halfway.epoch, end.epoch) == (2, 3)
+    assert any((halfway.params[name] != end.params[name]).any() for name in end.params)
+    assert train(TORCH, halfway, dataset, recipe, stop_after=2) is halfway
+    for name, array in train(TORCH, halfway, dataset, recipe).params.items():
+        np.testing.assert_array_equal(array, end.params[name])
+
+
+def test_a_training_at_a_constant_rate_may_be_made_longer_afterwards() -> None:
+    graph = Small().graph()
+    start, dataset = qat.Checkpoint(graph, graph.initial_params()), load("digits")
+    short, long = (Recipe(epochs=epochs, lr_schedule="constant") for epochs in (1, 2))
+    end, longer = train(TORCH, start, dataset, long), train(TORCH, train(TORCH, start, dataset, short), dataset, long)
+    assert longer.history == end.history
+    for name, array in longer.params.items():
+        np.testing.assert_array_equal(array, end.params[name])
+    falling = train(TORCH, start, dataset, Recipe(epochs=1))
+    with pytest.raises(qat.QatError, match="--resume: the checkpoint was trained with epochs 1, now it is 2"):
+        train(TORCH, falling, dataset, Recipe(epochs=2))
+
+
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 @pytest.mark.parametrize("quantized", [False, True])
 @pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)

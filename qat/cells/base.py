@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from qat.errors import QatError
 from qat.ops import Array, Ops, Tensor
@@ -29,6 +29,19 @@ __all__ = [
 if TYPE_CHECKING:
     from qat.integer import IntegerBuilder, IntegerTensor, Pending
     from qat.network import Symbol
+    from qat.quantizers import Quantizer
+
+
+class Quantized(NamedTuple):
+    """What a quantizer was given in a pass: a weight, with whatever is folded into it, or the Value of an activation.
+
+    own: the quantizer's parameters and state. numbers: of the weight, or of the activation of one sample.
+    """
+
+    quantizer: Quantizer
+    x: Any
+    own: Mapping[str, Tensor]
+    numbers: int
 
 
 @dataclass
@@ -40,6 +53,8 @@ class Context:
     training: bool
     phase: int  #: see ``Forward.phase``; a quantizer is idle while phase < its quant_delay
     updates: dict[str, Tensor]  #: new values of state, written back by the backend after the pass
+    quantizes: bool = True  #: False: every quantizer is idle, and observes nothing
+    quantized: dict[str, Quantized] = field(default_factory=dict)  #: what a loss may look at, by the quantizer's name
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,14 @@ class Scope:
         """A parameter or state of another cell, as this pass has left it so far; None where it has none of that name."""
         full = f"{cell_name}.{name}"
         return self.context.updates.get(full, self.context.params.get(full))
+
+    def quantizes(self, quantizer: Quantizer) -> bool:
+        """True unless the quantizer is idle in this pass."""
+        return self.context.quantizes and self.context.phase >= quantizer.quant_delay
+
+    def note(self, name: str, quantized: Quantized) -> None:
+        """Let a loss see what this cell quantized; ``name``: of the quantizer in this cell, "" where it is the only one."""
+        self.context.quantized[self.prefix + name if name else self.prefix[:-1]] = quantized
 
     def update(self, name: str, value: Tensor) -> None:
         """Set a state of this cell, from the next pass on."""

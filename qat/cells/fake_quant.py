@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from qat.cells.base import Cell, Param, Scope, Shape
+from qat.cells.base import Cell, Param, Quantized, Scope, Shape
 from qat.errors import QatError
-from qat.integer import Function, Grid, IntegerBuilder, IntegerTensor
+from qat.integer import Function, Grid, IntegerBuilder, IntegerTensor, by_sign
 from qat.numpy_ops import NUMPY_OPS
 from qat.ops import Array, Tensor
 from qat.quantizers import BaseActivationQuantizer
@@ -55,14 +55,15 @@ class FakeQuant(Cell):
         (x,) = inputs
         ops, phase, quantizer = scope.ops, scope.context.phase, self.quantizer
         own = scope.params()
-        if scope.context.training:
+        if scope.context.training and scope.context.quantizes:
             updates = quantizer.observe(ops, x, own, self.non_negative, first=phase == quantizer.quant_delay)
             for name, value in updates.items():
                 own[name] = value
                 scope.update(name, value)
-        if phase < quantizer.quant_delay:
+        if not scope.quantizes(quantizer):
             return x
         features = math.prod(scope.input_shapes[0])
+        scope.note("", Quantized(quantizer, x, own, features))
         return quantizer.quantize(ops, x, own, self._shared(scope.param_of), self.non_negative, features)
 
     def _shared(self, of_cell: Callable[[str, str], Tensor | None]) -> list[dict[str, Tensor]]:
@@ -76,27 +77,54 @@ class FakeQuant(Cell):
 
         Raises QatError where no data was ever observed.
         """
-        ops, quantizer = NUMPY_OPS, self.quantizer
+        quantizer = self.quantizer
         if quantizer.unseen({local: params[local] for local in self.params()}):
             raise QatError(
                 f"{name} has never seen data, so its range is unknown: train the quantized network for at least one step "
                 "before it is evaluated or exported"
             )
-
-        def of_cell(cell: str, local: str) -> Array | None:
-            array = (network or {}).get(f"{cell}.{local}")
-            return None if array is None else ops.from_numpy(array, "scalar")
-
-        own = {local: ops.from_numpy(params[local], "scalar") for local in self.params()}
-        scale, zero_point = quantizer.grid(ops, own, self._shared(of_cell), self.non_negative)
+        scale, zero_point = quantizer.grid(NUMPY_OPS, *self._deployed(params, network or {}), self.non_negative)
         zero = zero_point if isinstance(zero_point, float) else zero_point[0]
         return Grid(np.float32(scale[0]), int(zero), *quantizer.bounds(self.non_negative))
+
+    def _deployed(
+        self, params: Mapping[str, Array], network: Mapping[str, Array]
+    ) -> tuple[dict[str, Array], list[dict[str, Array]]]:
+        """Its parameters and state, and those of what it shares with, for NUMPY_OPS."""
+
+        def of_cell(cell: str, local: str) -> Array | None:
+            array = network.get(f"{cell}.{local}")
+            return None if array is None else NUMPY_OPS.from_numpy(array, "scalar")
+
+        own = {local: NUMPY_OPS.from_numpy(params[local], "scalar") for local in self.params()}
+        return own, self._shared(of_cell)
+
+    def _function(self, params: Mapping[str, Array], network: Mapping[str, Array]) -> Callable[[Array], Array]:
+        """What brings real numbers, float64, to its grid where a rounding does not: a table of codes is made of it."""
+        if self.quantizer.uniform:
+            return lambda real: real
+        own, shared = self._deployed(params, network)
+
+        def quantized(real: Array) -> Array:
+            x = Value(real.astype(np.float32).reshape(1, -1))
+            y = self.quantizer.quantize(NUMPY_OPS, x, own, shared, self.non_negative, real.size)
+            values: Array = y.real(NUMPY_OPS)[0].astype(np.float64)
+            return values
+
+        return quantized
 
     def to_integer(
         self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any
     ) -> IntegerTensor:
         (x,) = inputs
-        if isinstance(x, IntegerTensor):  # codes already: brought to another grid
-            x = Function(name, x, lambda real: real)
         grid = self.grid(name, params, builder.params)
+        if isinstance(x, IntegerTensor):  # codes already: brought to another grid
+            x = Function(name, x, self._function(params, builder.params))
+        elif not self.quantizer.uniform:
+            raise QatError(
+                f"{name}: a {type(self.quantizer).__name__} is a table of codes, but {x.name} gives none; convert the network "
+                "with convert_quant_network, which puts a fake quantizer between them"
+            )
+        if self.quantizer.by_sign:
+            x = by_sign(builder, name, x, grid.scale)
         return builder.quantize(x, grid, min((name, *self.shares)), keep_scale=self.quantizer.keep_scale)

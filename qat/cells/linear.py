@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from qat.activations import NON_NEGATIVE, RELU_BOUNDS, TABLES, check_activation
-from qat.cells.base import Cell, Param, Scope, Shape, check_counts, constant, he_uniform, pair
+from qat.cells.base import Cell, Param, Quantized, Scope, Shape, check_counts, constant, he_uniform, pair
 from qat.cells.batch_norm import (
     SMALLEST_FACTOR,
     SMALLEST_VARIANCE,
@@ -31,6 +31,7 @@ from qat.integer import (
     IntegerLinear,
     IntegerTensor,
     Requantize,
+    smallest_type,
 )
 from qat.numpy_ops import NUMPY_OPS
 from qat.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
@@ -43,7 +44,9 @@ BN_FOLDS = ("two_conv", "one_conv", None)
 NEVER = 10_000_000  #: a step that training does not reach; MindSpore's default of freeze_bn
 OF_QUANTIZER = "weight_"  #: before the names of a weight quantizer's parameters
 MASK = f"{OF_QUANTIZER}mask"  #: the state of a pruner, which quantizers may look at
-BIAS_CODE_LIMIT = EXACT_INTEGERS / 2  #: bias codes stay below, so that float32 holds them and the sums
+#: bias codes of weights of up to 8 bits stay below: float32 holds them and the sums
+BIAS_CODE_LIMIT = EXACT_INTEGERS / 2
+LARGEST_BIAS_CODE = 2.0**30  #: of wider weights, whose sums float64 holds
 
 
 class LinearCell(Cell):
@@ -121,6 +124,10 @@ class LinearCell(Cell):
             raise QatError(f"{owner}: momentum {self.momentum!r} must lie within 0..1 and eps {self.eps!r} above 0")
 
     def params(self) -> dict[str, Param]:
+        return self.float_params() | self._quantizer_params()
+
+    def float_params(self) -> dict[str, Param]:
+        """Its own, without those of its quantizer."""
         fan_in = math.prod(self.weight_shape[1:])
         params = {"weight": Param(self.weight_shape, self.weight_kind, he_uniform(fan_in))}
         if self.pruner is not None:
@@ -129,7 +136,7 @@ class LinearCell(Cell):
             params["bias"] = Param((self.out_channels,), "vector", constant(0.0))
         if self.has_bn:
             params |= batch_norm_params(self.out_channels)
-        return params | self._quantizer_params()
+        return params
 
     def _quantizer_params(self) -> dict[str, Param]:
         """Those of its quantizer, by their names in this cell."""
@@ -148,7 +155,7 @@ class LinearCell(Cell):
         weight, bias = params["weight"], params.get("bias")
         relu = RELU_BOUNDS.get(self.activation or "")
         learning = scope.context.training and phase < self.freeze_bn  # the batch's own statistics normalise it
-        if quantizer is None or phase < quantizer.quant_delay:
+        if quantizer is None or not scope.quantizes(quantizer):
             y = self.apply(ops, x.real(ops), scope.input_shapes[0], weight, bias)
             y = self._normalised(scope, params, y, learning) if self.has_bn else y
             if self.activation in TABLES:  # convert_quant_network makes a cell of its own of it
@@ -184,6 +191,7 @@ class LinearCell(Cell):
             own[name] = value
             if scope.context.training:
                 scope.update(f"{OF_QUANTIZER}{name}", value)
+        scope.note("weight", Quantized(quantizer, weight, own, math.prod(self.weight_shape)))
         if not x.codes:  # its input is not quantized (yet): the weight alone is, in real numbers
             codes = _codes(ops, quantizer, weight, None, own)
             weight = codes.centred * ops.on_output(codes.scale, weight)
@@ -248,7 +256,7 @@ class LinearCell(Cell):
         """Weight and bias codes; see ``bias_floor`` for the smallest scale. ``own``: the quantizer's parameters."""
         if bias is None:
             return _codes(ops, quantizer, weight, None, own), None
-        codes = _codes(ops, quantizer, weight, bias_floor(ops, bias, x_scale), own)
+        codes = _codes(ops, quantizer, weight, bias_floor(ops, bias, x_scale, quantizer.num_bits), own)
         return codes, ops.round_ste(bias / (x_scale * codes.scale))
 
     def _deployed(
@@ -266,7 +274,7 @@ class LinearCell(Cell):
             return self._quantize(ops, quantizer, weight, shift, x_scale, of_quantizer)
         # w was quantized by itself: |factor| goes into its scale, and the sign into its codes.
         centred, scale, zero_point = _codes(ops, quantizer, weight, None, of_quantizer)
-        floor = np.maximum(bias_floor(ops, shift, x_scale), np.float32(SMALLEST_SCALE))
+        floor = np.maximum(bias_floor(ops, shift, x_scale, quantizer.num_bits), np.float32(SMALLEST_SCALE))
         product = scale * np.abs(factor)
         scale = np.maximum(product, floor)
         # Where the scale had to be raised to the floor, the codes shrink by as much.
@@ -306,7 +314,7 @@ class LinearCell(Cell):
             zero_point += codes.zero_point.astype(np.int32)
         scale = np.array(np.broadcast_to(codes.scale, (outputs,)))
         raw = codes.centred.astype(np.int32) + NUMPY_OPS.on_output(zero_point, codes.centred)
-        dtype = np.int8 if codes.zero_point is None else np.uint8
+        dtype = smallest_type(int(raw.min()), int(raw.max()), signed=codes.zero_point is None)
 
         def finish(requantize: Requantize, output: IntegerTensor) -> IntegerLinear:
             return self.integer_node(
@@ -338,13 +346,15 @@ def _codes(
     return codes if mask is None else codes._replace(centred=codes.centred * mask)
 
 
-def bias_floor(ops: Ops, bias: Tensor, x_scale: Tensor) -> Tensor:
-    """The smallest scale of a weight, |b| / (s_x 2^23).
+def bias_floor(ops: Ops, bias: Tensor, x_scale: Tensor, num_bits: int) -> Tensor:
+    """The smallest scale of a weight of so many bits, |b| / (s_x 2^23).
 
     In a channel whose weights are (nearly) all zero the bias would otherwise need a code that no int32, let alone a
-    float32, can hold.
+    float32, can hold. Each bit above 8 halves an ordinary scale, and the floor with it, as far as int32 goes: else
+    an ordinary bias would take the bits away again.
     """
-    return ops.abs(ops.stop_gradient(bias)) / (x_scale * BIAS_CODE_LIMIT)
+    limit = min(BIAS_CODE_LIMIT * 2.0 ** max(num_bits - 8, 0), LARGEST_BIAS_CODE)
+    return ops.abs(ops.stop_gradient(bias)) / (x_scale * limit)
 
 
 @dataclass(frozen=True)
@@ -518,8 +528,8 @@ class BatchNorm(LinearCell):
     def weight_shape(self) -> Shape:
         return (self.channels, 1, 1, 1)
 
-    def params(self) -> dict[str, Param]:
-        return batch_norm_params(self.channels) | self._quantizer_params()
+    def float_params(self) -> dict[str, Param]:
+        return batch_norm_params(self.channels)
 
     def _complete(self, ops: Ops, params: dict[str, Tensor]) -> dict[str, Tensor]:
         return params | {"weight": ops.from_numpy(np.ones(self.weight_shape, np.float32), "conv_weight")}

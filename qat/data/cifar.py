@@ -12,7 +12,8 @@ from qat.errors import QatError
 from qat.ops import Array
 
 RECORD = 1 + 3 * 32 * 32
-CLASSES = 10
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CLASSES = len(CLASS_NAMES)
 LARGEST = 100_000  #: records in one file
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from qat.arrays import Arrays, as_arrays, as_tuple
 from qat.cells.base import Shape
-from qat.data.cifar import find_batches, read_batches
+from qat.data.cifar import CLASS_NAMES, find_batches, read_batches
 from qat.data.digits import read_digits
 from qat.data.idx import find_idx, read_idx
 from qat.data.svhn import find_svhn, read_source_images, read_svhn
@@ -27,37 +27,43 @@ class Split:
     """images: uint8, (N, C, H, W), or a tuple of such where a network has several inputs. labels: int64, (N,).
 
     groups: int64, (N,), or None: samples of one number show the same thing (crops of one photograph), so that they belong
-    on the same side wherever samples are parted.
+    on the same side wherever samples are parted. targets: what a training needs beside the labels, one row for each sample.
     """
 
     images: Arrays
     labels: Array
     groups: Array | None = None
+    targets: tuple[Array, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Arrays, Array]]:
-        """Full batches in an order that depends on seed and epoch alone; what does not fill a batch is left out."""
+    def batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Arrays, Arrays]]:
+        """Full batches in an order that depends on seed and epoch alone; what does not fill a batch is left out.
+
+        Each is images and labels, or where there are targets images and a tuple of labels and targets.
+        """
         order = np.random.default_rng((seed, epoch)).permutation(len(self))
         for start in range(0, len(self) - batch_size + 1, batch_size):
             batch = self.chosen(order[start : start + batch_size])
-            yield batch.images, batch.labels
+            yield batch.images, as_arrays((batch.labels, *batch.targets))
 
     def chosen(self, which: Array) -> Split:
         """The samples of the given numbers, (M,)."""
         groups = None if self.groups is None else self.groups[which]
-        return Split(as_arrays(tuple(x[which] for x in as_tuple(self.images))), self.labels[which], groups)
+        images = as_arrays(tuple(x[which] for x in as_tuple(self.images)))
+        return Split(images, self.labels[which], groups, tuple(x[which] for x in self.targets))
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """name: what it is, for logs. source: where it came from."""
+    """name: what it is, for logs. source: where it came from. class_names: what the labels mean."""
 
     name: str
     source: str
     train: Split
     test: Split
+    class_names: tuple[str, ...] = tuple("0123456789")
 
     def held_back(self, count: int, seed: int = 0) -> Dataset:
         """``count`` of the training images in place of the test images, and training without them: to choose by.
@@ -122,7 +128,7 @@ def load(data_path: str) -> Dataset:
                 f"{data_path}: holds CIFAR-10's {'training' if train else 'test'} files but no "
                 f"{'test_batch.bin' if train else 'data_batch_1.bin'}; download the missing ones"
             )
-        return Dataset("CIFAR-10", data_path, Split(*read_batches(train)), Split(*read_batches(test)))
+        return Dataset("CIFAR-10", data_path, Split(*read_batches(train)), Split(*read_batches(test)), CLASS_NAMES)
     parts = find_svhn(folder)
     if parts:
         return _read_svhn(data_path, parts)
@@ -158,16 +164,21 @@ def _read_svhn(source: str, parts: Mapping[str, Path]) -> Dataset:
     train, name = splits["train"], "SVHN"
     if "extra" in splits:
         extra = splits["extra"]
-        train = Split(*(np.concatenate(pair) for pair in ((train.images, extra.images), (train.labels, extra.labels))))
+        both = np.concatenate([train.images, extra.images])
+        train = Split(both, np.concatenate([train.labels, extra.labels]))
         name = "SVHN with its extra images"
     if "test" in splits:
         return Dataset(name, source, train, splits["test"])
     return Dataset(f"{name} without its test file", source, train, train).held_back(max(len(train) // 5, 1))
 
 
-def accuracy(outputs: Array, labels: Array) -> float:
-    """The share of samples whose largest output (real number or code) is their label's, 0 to 1."""
-    return float((outputs.argmax(axis=1) == labels).mean())
+def accuracy(outputs: Array, labels: Array, *, best: int = 1) -> float:
+    """The share of samples whose label is among the ``best`` largest outputs (real numbers or codes), 0 to 1.
+
+    Of equal outputs the first counts as the larger.
+    """
+    ranked = np.argsort(-outputs.astype(np.float64), axis=1, kind="stable")[:, :best]
+    return float((ranked == labels[:, np.newaxis]).any(axis=1).mean())
 
 
 def resize_bilinear(images: Array, size: tuple[int, int]) -> Array:

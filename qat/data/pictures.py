@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from qat.cells.base import Shape
-from qat.data.dataset import Split
+from qat.data.dataset import Split, resize_bilinear
 from qat.errors import QatError
+from qat.files import write_atomically
 from qat.ops import Array
 
 MODES = {1: "L", 3: "RGB"}  #: channels -> how Pillow calls such pictures
@@ -19,19 +22,15 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".webp")
 def read_picture(path: str | Path, shape: Shape) -> tuple[Array, list[str]]:
     """Raw uint8 pixels of the given shape (C, H, W), and what had to be changed for that, in words.
 
-    A picture of another size is resized (bilinear), one of other colours converted. Raises QatError where the file is no
+    A picture of another size is resized: a smaller one as data sets are (``resize_bilinear``), a larger one by means over
+    what becomes one pixel; one of other colours is converted. Raises QatError where the file is no
     picture, or the shape is none of a picture.
     """
     if len(shape) != 3 or shape[0] not in MODES:
         raise QatError(
             f"{path}: the network takes {shape}, which is no picture of 1 or 3 channels; give it arrays from Python"
         )
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ModuleNotFoundError:
-        raise QatError(
-            f"{path}: reading pictures needs Pillow, which is not installed: pip install 'qat-engine[image]'"
-        ) from None
+    Image = _pillow(path)  # noqa: N806
     changes = []
     try:
         with Image.open(path) as picture:
@@ -50,13 +49,46 @@ def read_picture(path: str | Path, shape: Shape) -> tuple[Array, list[str]]:
                 picture = picture.convert(mode)
             if picture.size != size:
                 changes.append(f"resized from {picture.size[0]}x{picture.size[1]} to {size[0]}x{size[1]}")
+            if picture.width > size[0] or picture.height > size[1]:
                 picture = picture.resize(size, Image.Resampling.BILINEAR)
             pixels = np.asarray(picture, np.uint8)
-    except UnidentifiedImageError:
+    except Image.UnidentifiedImageError:
         raise QatError(f"{path}: is no picture that Pillow can read; give a PNG, JPEG, BMP or the like") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise QatError(f"{path}: cannot be read as a picture ({error}); give another file") from None
-    return np.ascontiguousarray(pixels.reshape(shape[1], shape[2], shape[0]).transpose(2, 0, 1)), changes
+    pixels = pixels.reshape(*pixels.shape[:2], shape[0]).transpose(2, 0, 1)
+    return np.ascontiguousarray(resize_bilinear(pixels[np.newaxis], (shape[1], shape[2]))[0]), changes
+
+
+def write_pictures(folder: str | Path, images: Array, labels: Array, class_names: Sequence[str]) -> Path:
+    """Write uint8 images (N, C, H, W) as PNG files, with index.txt and class_names.txt; returns the index's path.
+
+    ``find_pictures`` and ``read_class_names`` read them back, pixel by pixel. Files of these names are replaced.
+    """
+    folder = Path(folder)
+    Image = _pillow(folder)  # noqa: N806
+    lines = []
+    for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
+        name = f"images/{number:05d}.png"
+        buffer = io.BytesIO()
+        Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(buffer, "PNG")
+        write_atomically(folder / name, buffer.getvalue())
+        lines.append(f"{name} {class_names[label]}")
+    write_atomically(folder / "class_names.txt", "".join(f"{name}\n" for name in class_names).encode())
+    write_atomically(folder / "index.txt", "".join(f"{line}\n" for line in lines).encode())
+    return folder / "index.txt"
+
+
+def _pillow(path: str | Path) -> ModuleType:
+    """Pillow's module of images. Raises QatError, with what was to be read or written, where it is not installed."""
+    try:
+        import PIL.Image
+    except ModuleNotFoundError:
+        raise QatError(
+            f"{path}: pictures need Pillow, which is not installed: pip install 'qat-engine[image]'"
+        ) from None
+    module: ModuleType = PIL.Image
+    return module
 
 
 def read_class_names(path: str | Path) -> list[str]:

@@ -52,7 +52,8 @@ def convert_quant_network(
     Parameters and their meaning are those of MindSpore's ``convert_quant_network``. The first five are one value, or a
     pair for (weights, activations):
 
-    num_bits: 2 to 8. per_channel: a scale for each output channel (weights only). symmetric: signed codes around 0, else
+    num_bits: 2 to 16; what more than 8 mean, docs/numerics.md says under "More than 8 bits". per_channel: a scale for each
+    output channel (weights only). symmetric: signed codes around 0, else
     unsigned codes with a zero point. narrow_range: leave the lowest code out. quant_delay: training steps during which
     the fake quantizers only watch. bn_fold, one_conv_fold: quantize the weights with batch normalisation folded in, by
     one convolution or by two, or else as they are (``LinearCell``). freeze_bn: the step from which on batch
@@ -69,7 +70,8 @@ def convert_quant_network(
 
     1. Every convolution and dense cell gets a weight quantizer; its bias follows (docs/numerics.md).
     2. After every cell whose output is no code yet (``after_fake``) comes a FakeQuant node, named
-       ``<node>.fake_quant``. The input needs none: its pixels are codes.
+       ``<node>.fake_quant``. The input needs none: its pixels are codes. Where its codes are not uniform, an 8-bit one whose
+       codes are, ``<node>.uniform_fake_quant``, comes before it.
     3. An activation that is no clamp becomes a cell of its own between two fake quantizers, ``<node>.pre_fake_quant`` and
        ``<node>.fake_quant``: a table of codes.
     4. The fake quantizers before an addition or a concatenation share one range (``share_grids``).
@@ -147,6 +149,7 @@ def convert_quant_network(
     for node in graph.nodes:
         cell = node.cell
         weights, activations = quantizers(node.name, cell)
+        uniform = activations if activations.uniform else ActivationQuantizer(quant_delay=activations.quant_delay)
         node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
         if isinstance(cell, LinearCell):
             tabled = cell.activation if cell.activation in TABLES and cell.after_fake else None
@@ -157,11 +160,14 @@ def convert_quant_network(
             nodes.append(replace(node, cell=replace(quantized, activation=None) if tabled else quantized))
             if tabled:
                 before, after = f"{node.name}.pre_fake_quant", f"{node.name}.{tabled}"
-                nodes.append(Node(before, FakeQuant(activations), (node.name,), before))
+                nodes.append(Node(before, FakeQuant(uniform), (node.name,), before))
                 nodes.append(Node(after, Activation(tabled, cell.alpha), (before,), after))
         else:
             nodes.append(node)
         if cell.wants_fake_quant or (ascend and isinstance(cell, Input)):
+            if not activations.uniform:
+                name = f"{node.name}.uniform_fake_quant"
+                nodes.append(Node(name, FakeQuant(uniform, cell.non_negative), (nodes[-1].name,), name))
             name = renamed[node.name] = f"{node.name}.fake_quant"
             nodes.append(Node(name, FakeQuant(activations, cell.non_negative), (nodes[-1].name,), name))
     outputs = tuple(renamed.get(name, name) for name in graph.outputs)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
+from qat.arrays import Arrays
 from qat.cells.linear import BatchNorm, LinearCell
 from qat.data import Split
 from qat.errors import QatError
@@ -108,7 +108,7 @@ def _first_order(name: str, cell: LinearCell, before: Params, after: Params) -> 
     return result
 
 
-def _some(split: Split, batches: int, batch_size: int, seed: int) -> Iterator[tuple[Any, Array]]:
+def _some(split: Split, batches: int, batch_size: int, seed: int) -> Iterator[tuple[Arrays, Arrays]]:
     """So many batches, beginning again where the images end."""
     epoch = 0
     while batches:

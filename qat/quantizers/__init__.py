@@ -7,20 +7,40 @@ from qat.quantizers.base import (
     Quantizer,
     WeightCodes,
 )
+from qat.quantizers.family import FAMILY
 from qat.quantizers.few_bits import BinaryWeightQuantizer, DoReFaWeightQuantizer, TernaryWeightQuantizer
+from qat.quantizers.few_bits_activations import BinaryActivationQuantizer, DoReFaActivationQuantizer
+from qat.quantizers.gtc import GTCActivationQuantizer, GTCWeightQuantizer
 from qat.quantizers.learned import LSQActivationQuantizer, LSQWeightQuantizer, PACTActivationQuantizer
 from qat.quantizers.minmax import ActivationQuantizer, WeightQuantizer
+from qat.quantizers.qkeras import (
+    QKerasBinaryWeightQuantizer,
+    QKerasBitsActivationQuantizer,
+    QKerasBitsWeightQuantizer,
+    QKerasReLUActivationQuantizer,
+    QKerasTernaryWeightQuantizer,
+)
 
 __all__ = [
+    "FAMILY",
     "SMALLEST_SCALE",
     "ActivationQuantizer",
     "BaseActivationQuantizer",
     "BaseWeightQuantizer",
+    "BinaryActivationQuantizer",
     "BinaryWeightQuantizer",
+    "DoReFaActivationQuantizer",
     "DoReFaWeightQuantizer",
+    "GTCActivationQuantizer",
+    "GTCWeightQuantizer",
     "LSQActivationQuantizer",
     "LSQWeightQuantizer",
     "PACTActivationQuantizer",
+    "QKerasBinaryWeightQuantizer",
+    "QKerasBitsActivationQuantizer",
+    "QKerasBitsWeightQuantizer",
+    "QKerasReLUActivationQuantizer",
+    "QKerasTernaryWeightQuantizer",
     "Quantizer",
     "TernaryWeightQuantizer",
     "WeightCodes",

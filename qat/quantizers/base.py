@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from qat.errors import QatError
 from qat.ops import Array, Ops, Tensor
@@ -38,9 +38,9 @@ class WeightCodes(NamedTuple):
 class Quantizer(Serializable):
     """The integers of a quantizer.
 
-    num_bits: 2 to 8. symmetric: signed codes around zero point 0, else unsigned codes 0 .. 2^num_bits - 1 with a zero
-    point. narrow_range: leave the lowest code out. quant_delay: in training, pass through for so many steps; in
-    evaluation it always quantizes.
+    num_bits: 2 to 16, of activations 1 to 16. symmetric: signed codes around zero point 0, else unsigned codes 0 ..
+    2^num_bits - 1 with a zero point. narrow_range: leave the lowest code out. quant_delay: in training, pass through for so
+    many steps; in evaluation it always quantizes.
     """
 
     num_bits: int = 8
@@ -49,7 +49,7 @@ class Quantizer(Serializable):
     quant_delay: int = 0
 
     label: ClassVar[str] = ""  #: before the other words of its description
-    widths: ClassVar[tuple[int, int]] = (2, 8)  #: the fewest and the most bits
+    widths: ClassVar[tuple[int, int]] = (2, 16)  #: the fewest and the most bits
     fixed: ClassVar[dict[str, bool]] = {}  #: fields that this quantizer's formula leaves no choice of
 
     def __post_init__(self) -> None:
@@ -82,6 +82,13 @@ class Quantizer(Serializable):
     def qmax(self) -> int:
         """The highest code."""
         return (1 << (self.num_bits - 1 if self.symmetric else self.num_bits)) - 1
+
+    def bits(self, ops: Ops, x: Any, own: Tensors) -> Tensor | None:
+        """The number of bits, a scalar, with its gradient, where training decides it; None: it is num_bits.
+
+        x: a weight, or the Value of an activation. own: its parameters and state. A loss may ask for it (``Quantized``).
+        """
+        return None
 
     @property
     def phase_starts(self) -> tuple[int, ...]:
@@ -136,7 +143,7 @@ class BaseWeightQuantizer(Quantizer, ABC):
         """
         return None
 
-    def _mean(self, ops: Ops, x: Tensor, own: Tensors | None) -> Tensor:
+    def _mean(self, ops: Ops, x: Tensor, own: Tensors | None = None) -> Tensor:
         """Mean of numbers beside the weights, over those that are not pruned: of each output if per_channel, else of all."""
         mean = ops.output_mean if self.per_channel else ops.mean
         mask = (own or {}).get("mask")
@@ -160,6 +167,23 @@ class BaseActivationQuantizer(Quantizer, ABC):
     """Of an activation, with one scale and zero point."""
 
     symmetric: bool = False
+
+    widths: ClassVar[tuple[int, int]] = (1, 16)
+    by_sign: ClassVar[bool] = False  #: its codes are -1 where a number is negative, else 1; 0 is none of them
+    #: A multiplication and a rounding give its codes. Else it takes codes, of which it is a table.
+    uniform: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_bits == 1 and self.symmetric and not self.by_sign:
+            raise QatError(
+                f"{type(self).__name__}: symmetric codes of 1 bit would be -1 and 0; use symmetric=False for 0 and 1, or a "
+                "BinaryActivationQuantizer for -1 and 1"
+            )
+
+    def refuses(self, non_negative: bool) -> str | None:
+        """Why this quantizer cannot take numbers that are (or are not) never negative; None: it can."""
+        return None
 
     @property
     def keep_scale(self) -> bool:

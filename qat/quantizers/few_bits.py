@@ -21,12 +21,12 @@ class DoReFaWeightQuantizer(BaseWeightQuantizer):
     are the odd numbers from -(2^k - 1) to 2^k - 1, the scale 1 / (2^k - 1): 0 has no code. Straight through the rounding
     (equation 5), and the maximum is a constant: d(value)/dw = (1 - tanh(w)^2) / max|tanh(w)|.
 
-    The maximum is that of the whole weight, or if per_channel of each output. num_bits: k, 2 to 7: the codes of 8 bits
-    would fit no int8. The values reach from -1 to 1 whatever the weights are, so that batch normalisation cannot be folded
-    into them.
+    The maximum is that of the whole weight, or if per_channel of each output. num_bits: k, 2 to 15; codes have one bit
+    more, so that from 8 on they fit no int8. The values reach from -1 to 1 whatever the weights are, so that batch
+    normalisation cannot be folded into them.
     """
 
-    widths: ClassVar[tuple[int, int]] = (2, 7)
+    widths: ClassVar[tuple[int, int]] = (2, 15)
     fixed: ClassVar[dict[str, bool]] = {"symmetric": True, "narrow_range": False}
     label: ClassVar[str] = "DoReFa"
 

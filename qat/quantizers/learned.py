@@ -32,7 +32,8 @@ LEAST_SHARE = 2.0**-10  #: of its initial value that a learned scale keeps, howe
 
 def positive(ops: Ops, x: Tensor, least: Tensor | float) -> Tensor:
     """max(x, least) through which the gradient flows on, so that x can grow again."""
-    return ops.where(x > least, x, least + (x - ops.stop_gradient(x)))
+    # No constant stands beside the difference: TensorFlow would add it to x first, and lose it there.
+    return ops.stop_gradient(ops.maximum(x, least)) + (x - ops.stop_gradient(x))
 
 
 def scaled_gradient(ops: Ops, x: Tensor, factor: float) -> Tensor:
@@ -46,6 +47,11 @@ def larger(ops: Ops, own: Tensor, other: Tensor) -> Tensor:
     of a maximum of equals as they like.
     """
     return ops.where(own >= other, own, other)
+
+
+def _one_bit(quantizer: BaseActivationQuantizer) -> str | None:
+    """Why an activation quantizer whose zero point lies in the middle cannot take numbers of both signs."""
+    return "1 bit has no code above a zero point in the middle" if quantizer.num_bits == 1 else None
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,9 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
         check_flags(self, "offset")
         if self.offset and self.symmetric:
             raise QatError("LSQActivationQuantizer: offset needs symmetric=False; symmetric codes have zero point 0")
+
+    def refuses(self, non_negative: bool) -> str | None:
+        return None if non_negative or self.offset else _one_bit(self)
 
     @property
     def phase_starts(self) -> tuple[int, ...]:
@@ -254,6 +263,9 @@ class PACTActivationQuantizer(BaseActivationQuantizer):
             raise QatError(
                 f"PACTActivationQuantizer: initial_alpha is {self.initial_alpha!r}; use a number greater than 0"
             )
+
+    def refuses(self, non_negative: bool) -> str | None:
+        return None if non_negative else _one_bit(self)
 
     def bounds(self, non_negative: bool) -> tuple[int, int]:
         """As many codes above the zero point as below it, where there are any below."""

@@ -1,0 +1,107 @@
+"""The layers of a C file whose weights, inputs or outputs have more than 8 bits: plain loops over 16-bit codes.
+
+Sums are int32 where the layer's bound fits, else int64; products are of centred codes, so that padding is left out.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qat.backends.c_linear import LinearWriter, shared, small_type
+from qat.backends.c_text import dimensions, stored_type
+from qat.fixed_point import LongMultiplier
+from qat.integer import INT32_MAX, IntegerConv2d, IntegerLinear
+
+#: After REQUANTIZE.
+KERNELS = """\
+/* x m of sums beyond int32, m = multiplier 2^-shift, rounded half up. */
+static inline int32_t requantize_long(int64_t x, int32_t multiplier, int32_t shift)
+{
+    return (int32_t)((x * multiplier + ((int64_t)1 << (shift - 1))) >> shift);
+}
+
+/* As requantize, of the sums of two wide codes, which may just pass int32. */
+static inline int32_t requantize_sum(int64_t x, int32_t multiplier, int32_t right)
+{
+    const int64_t high = (x * multiplier + ((int64_t)1 << 30)) >> 31;
+    const int64_t mask = ((int64_t)1 << right) - 1;
+    return (int32_t)((high >> right) + ((high & mask) > (mask >> 1) + (high < 0)));
+}
+
+/* The wide code next to x in [low, high]. */
+static inline uint16_t clip_wide(int32_t x, int32_t low, int32_t high)
+{
+    return (uint16_t)(x < low ? low : x > high ? high : x);
+}
+"""
+
+
+def add_wide(writer: LinearWriter, node: IntegerLinear) -> None:
+    """Append the function of a layer of wide codes."""
+    writer.used |= {"REQUANTIZE", "WIDE"}
+    name, (x,), y = writer.function(node), node.inputs, node.output
+    weight = writer.ordered(node)
+    outputs = len(weight)
+    total = "int64_t" if node.accumulator_bound > INT32_MAX else "int32_t"
+    multiplier, shift = (shared(np.broadcast_to(part, outputs).astype(np.int64)) for part in node.fixed)
+    kinds = {part: small_type(values) for part, values in (("weight", weight), ("bias", node.bias))}
+    constants = [
+        writer.array(kinds["weight"], f"{name}_weight", weight),
+        writer.array(kinds["bias"], f"{name}_bias", node.bias),
+        writer.array("int32_t", f"{name}_multiplier", multiplier),
+        writer.array("int8_t", f"{name}_shift", shift),
+    ]
+    m, s = (
+        f"{name}_{what}[{'o' if part.size > 1 else 0}]" for what, part in (("multiplier", multiplier), ("shift", shift))
+    )
+    if isinstance(node.fixed, LongMultiplier):
+        scaled = f"requantize_long(sum, {m}, {s})"
+    elif (shift > 0).any():  # a shift to the left comes before, one to the right after
+        scaled = f"requantize((int32_t)sum * ((int32_t)1 << ({s} > 0 ? {s} : 0)), {m}, {s} > 0 ? 0 : -{s})"
+    else:
+        scaled = f"requantize((int32_t)sum, {m}, -{s})"
+    zero, centre = y.grid.zero_point - y.grid.qmin, x.grid.zero_point - x.grid.qmin
+    clip = "clip_wide" if y.grid.wide else "clip"
+    result = f"{clip}({scaled} + {zero}, {node.requantize.low + zero}, {node.requantize.high + zero})"
+    product = f"({total})(from[k] - {centre}) * w[k]"
+    if not isinstance(node, IntegerConv2d):
+        inputs = weight.shape[1]
+        body = f"""\
+    const {kinds["weight"]} *w = {name}_weight;
+    int32_t o, k;
+    for (o = 0; o < {outputs}; o++, w += {inputs}) {{
+        const {stored_type(x)} *from = x;
+        {total} sum = {name}_bias[o];
+        for (k = 0; k < {inputs}; k++)
+            sum += {product};
+        y[o] = {result};
+    }}"""
+        writer.define(node, f"dense, {inputs} to {outputs}, wide codes", constants, body)
+        return
+    channels, height, width = x.shape
+    _, rows, columns = y.shape
+    kh, kw, own = weight.shape[1:]
+    (sh, sw), (dh, dw), (top, _, left, _) = node.stride, node.dilation, node.padding
+    group = f" + o / {outputs // node.group} * {own}" if node.group > 1 else ""
+    body = f"""\
+    int32_t row, column, o, i, j, k;
+    for (row = 0; row < {rows}; row++)
+        for (column = 0; column < {columns}; column++) {{
+            const {kinds["weight"]} *w = {name}_weight;
+            for (o = 0; o < {outputs}; o++) {{
+                {total} sum = {name}_bias[o];
+                for (i = 0; i < {kh}; i++)
+                    for (j = 0; j < {kw}; j++, w += {own}) {{
+                        const int32_t yi = row * {sh} - {top} + i * {dh}, xj = column * {sw} - {left} + j * {dw};
+                        const {stored_type(x)} *from;
+                        if (yi < 0 || yi >= {height} || xj < 0 || xj >= {width})
+                            continue;
+                        from = x + (yi * {width} + xj) * {channels}{group};
+                        for (k = 0; k < {own}; k++)
+                            sum += {product};
+                    }}
+                *y++ = {result};
+            }}
+        }}"""
+    what = f"{dimensions(x.shape)} to {dimensions(y.shape)}, convolution {kh} x {kw}, wide codes"
+    writer.define(node, what, constants, body)

@@ -1,0 +1,297 @@
+"""Quantizers that compute what QKeras's of the same name compute (Coelho et al., arXiv 2006.10159).
+
+The formulas are those of its quantizers.py in the state of June 2025. Two of its arguments are fields that all quantizers have
+here: keep_negative is ``symmetric`` (signed codes, else codes from 0), and symmetric is ``narrow_range`` (as many negative
+codes as positive ones). Scales of one output channel each are its scale_axis, and ``alpha`` is
+
+None: no factor. A number: a factor. "auto": a scale that fits the weights. "auto_po2": likewise, a power of two.
+
+Gradients are straight through, also where a value is clipped, and scales count as constants. Where QKeras would divide by a
+scale of 0, for weights that are all 0, the scale is the smallest there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite, sqrt
+from typing import Any, ClassVar
+
+from qat.errors import QatError
+from qat.ops import Ops, Tensor
+from qat.quantizers.base import SMALLEST_SCALE, BaseWeightQuantizer, Tensors, WeightCodes
+from qat.quantizers.few_bits_activations import FixedGrid
+from qat.values import Value
+
+AUTO = ("auto", "auto_po2")
+EPSILON = 1e-7  #: K.epsilon()
+ROUNDS = 5  #: of finding codes for a scale and a scale for codes
+MOST_INTEGER_BITS = 32
+
+
+def nearest_power_of_two(ops: Ops, x: Tensor) -> Tensor:
+    """2^round(log2(x + 1e-7)): the one above where x is at least that by sqrt(2), else the one below."""
+    x = x + EPSILON
+    above = ops.power_of_two_above(x)
+    return ops.where(x * sqrt(2.0) >= above, above, above * 0.5)
+
+
+@dataclass(frozen=True)
+class _QKerasWeightQuantizer(BaseWeightQuantizer):
+    """alpha: see the module. per_channel: one "auto" scale for each output, as QKeras has it."""
+
+    per_channel: bool = True
+    alpha: float | str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha is not None and self.alpha not in AUTO and not _is_factor(self.alpha):
+            allowed = ", ".join(map(repr, AUTO))
+            raise QatError(
+                f"{type(self).__name__}: alpha is {self.alpha!r}; use {allowed}, a number greater than 0, or None"
+            )
+
+    @property
+    def is_auto(self) -> bool:
+        """The scale follows the weights."""
+        return self.alpha in AUTO
+
+    def _constant_scale(self, ops: Ops, weight: Tensor, step: float) -> Tensor:
+        """alpha times step, for each output where there are scales of each output."""
+        return self._mean(ops, weight) * 0.0 + step * (1.0 if self.alpha is None else float(self.alpha))
+
+    def _largest(self, ops: Ops, x: Tensor) -> Tensor:
+        return ops.output_absmax(x) if self.per_channel else ops.max(ops.abs(x))
+
+    def _rounded(self, ops: Ops, scale: Tensor) -> Tensor:
+        """A power of two where alpha asks for one; a scale that can be divided by in any case."""
+        scale = nearest_power_of_two(ops, scale) if self.alpha == "auto_po2" else scale
+        return ops.maximum(scale, SMALLEST_SCALE)
+
+    def _least_squares(self, ops: Ops, x: Tensor, codes: Tensor) -> Tensor:
+        """mean(x q) / (mean(q q) + 1e-7): with this scale s, sum (x - s q)^2 is smallest."""
+        return self._rounded(ops, self._mean(ops, x * codes) / (self._mean(ops, codes * codes) + EPSILON))
+
+    def _straight_through(
+        self, ops: Ops, weight: Tensor, codes: Tensor, scale: Tensor, floor: Tensor | None, through: Tensor
+    ) -> WeightCodes:
+        """Codes whose real value has the gradient of ``through``."""
+        change = (through - ops.stop_gradient(through)) * ops.on_output(ops.reciprocal(scale), weight)
+        return self._raised(ops, weight, codes + change, scale, floor)
+
+
+@dataclass(frozen=True)
+class QKerasBitsWeightQuantizer(_QKerasWeightQuantizer):
+    """quantized_bits(bits, integer, symmetric, keep_negative, alpha) of a weight.
+
+    With b bits, I integer bits and m = 2^(b-1) (2^b without ``symmetric``):
+
+    alpha None or a number: value = alpha 2^I clip(rint(w m / 2^I), low, m - 1) / m, low = -m (-m + 1 if narrow_range; 0 without
+        symmetric).
+    "auto": z = sign(w) min(floor(|w| / s + 1/2), Q), Q = 2^(b-1) - 1, value = s z with s = max|w| / Q.
+    "auto_po2": the same with s = 2^round(log2(max|w| / Q)) to begin with, then five times codes z for the scale and
+        s = 2^round(log2(mean(w z) / mean(z z))) for the codes. (Logarithms are of s / 2^I + 1e-7.)
+
+    num_bits: b, 2 to 8. integer: I. "auto" and "auto_po2" have narrow_range=True. Gradient of the value 1 everywhere.
+    """
+
+    integer: int = 0
+
+    label: ClassVar[str] = "QKeras bits"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_integer(self)
+        if self.is_auto and not (self.symmetric and self.narrow_range):
+            raise QatError(
+                f"{type(self).__name__}: alpha {self.alpha!r} has as many negative codes as positive ones; use symmetric=True "
+                "and narrow_range=True"
+            )
+
+    def quantize(
+        self, ops: Ops, weight: Tensor, floor: Tensor | None = None, own: Tensors | None = None
+    ) -> WeightCodes:
+        fixed = ops.stop_gradient(weight)
+        if not self.is_auto:
+            step = 2.0**self.integer / (self.qmax + 1)
+            low, high = float(self.qmin), float(self.qmax)
+            codes = ops.minimum(ops.maximum(ops.rint(fixed * (1.0 / step)), low), high)
+            scale = self._constant_scale(ops, fixed, step)
+        else:
+            fixed = fixed * 2.0**-self.integer
+            scale = self._rounded(ops, self._largest(ops, fixed) / float(self.qmax))
+            if self.alpha == "auto_po2":
+                for _ in range(ROUNDS):
+                    scale = self._least_squares(ops, fixed, self._codes(ops, fixed, scale))
+            codes = self._codes(ops, fixed, scale)
+            scale = scale * 2.0**self.integer
+        found = self._straight_through(ops, weight, codes, scale, floor, weight)
+        return found if self.symmetric else found._replace(zero_point=found.scale * 0.0)
+
+    def _codes(self, ops: Ops, x: Tensor, scale: Tensor) -> Tensor:
+        size = ops.abs(x) / ops.on_output(scale, x) + 0.5
+        nearest = ops.rint(size)
+        codes = ops.minimum(ops.where(nearest > size, nearest - 1.0, nearest), float(self.qmax))
+        return ops.where(x < 0.0, -codes, codes)
+
+    def refuses_batch_norm(self, *, folded: bool) -> str | None:
+        if not folded and self.symmetric and not self.narrow_range:
+            return "a negative gamma would take its lowest code out of the range; or use narrow_range=True"
+        return None
+
+
+@dataclass(frozen=True)
+class _QKerasSigns(_QKerasWeightQuantizer):
+    """Codes -1, 0 and 1. With alpha None the gradient is that of tanh(w), else 1 everywhere."""
+
+    def _coded(self, ops: Ops, weight: Tensor, codes: Tensor, scale: Tensor, floor: Tensor | None) -> WeightCodes:
+        through = ops.tanh(weight) if self.alpha is None else weight
+        return self._straight_through(ops, weight, codes, scale, floor, through)
+
+    def refuses_batch_norm(self, *, folded: bool) -> str | None:
+        return None if self.is_auto or not folded else "its scale is a constant whatever gamma is"
+
+
+@dataclass(frozen=True)
+class QKerasTernaryWeightQuantizer(_QKerasSigns):
+    """ternary(alpha, threshold) of a weight: value = alpha sign(w) where |w| >= threshold, else 0.
+
+    alpha None counts as 1. "auto", "auto_po2": s = 2/3 max|w| to begin with, then five times q = sign(w) where
+    rint(|w| / s) > 0, else 0, and s = mean(w q) / mean(q q); value = s q. The s of "auto_po2" are rounded to the nearest
+    power of two in the logarithm.
+
+    threshold: of a constant alpha. Gradient of the value: 1 - tanh(w)^2 where alpha is None, else 1.
+    """
+
+    num_bits: int = 2
+    narrow_range: bool = True
+    threshold: float = 0.33
+
+    widths: ClassVar[tuple[int, int]] = (2, 2)
+    fixed: ClassVar[dict[str, bool]] = {"symmetric": True, "narrow_range": True}
+    label: ClassVar[str] = "QKeras ternary"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not _is_factor(self.threshold):
+            raise QatError(f"{type(self).__name__}: threshold is {self.threshold!r}; use a number greater than 0")
+
+    def quantize(
+        self, ops: Ops, weight: Tensor, floor: Tensor | None = None, own: Tensors | None = None
+    ) -> WeightCodes:
+        fixed = ops.stop_gradient(weight)
+        size, zeros = ops.abs(fixed), fixed * 0.0
+        signs = ops.where(fixed < 0.0, zeros - 1.0, zeros + 1.0)
+        if not self.is_auto:
+            codes = ops.where(size >= self.threshold, signs, zeros)
+            return self._coded(ops, weight, codes, self._constant_scale(ops, fixed, 1.0), floor)
+        codes, scale = zeros, self._rounded(ops, self._largest(ops, fixed) * 2.0 / 3.0)
+        for _ in range(ROUNDS):
+            codes = ops.where(ops.rint(size / ops.on_output(scale, size)) > 0.0, signs, zeros)
+            scale = self._least_squares(ops, fixed, codes)
+        return self._coded(ops, weight, codes, scale, floor)
+
+
+@dataclass(frozen=True)
+class QKerasBinaryWeightQuantizer(_QKerasSigns):
+    """binary(alpha) of a weight: value = alpha where w >= 0, else -alpha.
+
+    alpha None counts as 1; "auto": s = mean|w|; "auto_po2": its nearest power of two in the logarithm. 0 has no code.
+    Gradient of the value: 1 - tanh(w)^2 where alpha is None, else 1.
+    """
+
+    num_bits: int = 1
+
+    widths: ClassVar[tuple[int, int]] = (1, 1)
+    fixed: ClassVar[dict[str, bool]] = {"symmetric": True, "narrow_range": False}
+    label: ClassVar[str] = "QKeras binary"
+
+    @property
+    def qmin(self) -> int:
+        return -1
+
+    @property
+    def qmax(self) -> int:
+        return 1
+
+    def quantize(
+        self, ops: Ops, weight: Tensor, floor: Tensor | None = None, own: Tensors | None = None
+    ) -> WeightCodes:
+        fixed = ops.stop_gradient(weight)
+        zeros = fixed * 0.0
+        codes = ops.where(fixed >= 0.0, zeros + 1.0, zeros - 1.0)
+        scale = self._least_squares(ops, fixed, codes) if self.is_auto else self._constant_scale(ops, fixed, 1.0)
+        return self._coded(ops, weight, codes, scale, floor)
+
+
+@dataclass(frozen=True)
+class QKerasBitsActivationQuantizer(FixedGrid):
+    """quantized_bits(bits, integer, symmetric, keep_negative) of an activation, with QKeras's default alpha of 1.
+
+    value = 2^I clip(rint(x m / 2^I), low, m - 1) / m, m and low as in QKerasBitsWeightQuantizer. Gradient 1 everywhere, also
+    where it is clipped. num_bits: b, 2 to 8, without ``symmetric`` 1 to 8. integer: I.
+    """
+
+    symmetric: bool = True
+    integer: int = 0
+
+    label: ClassVar[str] = "QKeras bits"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_integer(self)
+
+    @property
+    def step(self) -> float:
+        return 2.0**self.integer / (self.qmax + 1)
+
+    def quantize(
+        self, ops: Ops, x: Value, own: Tensors, shared: Sequence[Tensors], non_negative: bool, features: int
+    ) -> Value:
+        real = x.real(ops)
+        y = super().quantize(ops, Value(ops.stop_gradient(real)), own, shared, non_negative, features)
+        change = (real - ops.stop_gradient(real)) * (1.0 / self.step)
+        return Value(y.data + change, y.scale, codes=True)
+
+
+@dataclass(frozen=True)
+class QKerasReLUActivationQuantizer(FixedGrid):
+    """quantized_relu(bits, integer): value = clip(rint(x 2^(b-I)), 0, 2^b - 1) 2^(I-b).
+
+    Gradient 1 where 0 < x <= (2^b - 1) 2^(I-b), else 0. The clip is the activation function; a ReLU before it changes nothing.
+    num_bits: b, 1 to 8. integer: I.
+    """
+
+    integer: int = 0
+
+    fixed: ClassVar[dict[str, bool]] = {"symmetric": False, "narrow_range": False}
+    label: ClassVar[str] = "QKeras ReLU"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_integer(self)
+
+    @property
+    def step(self) -> float:
+        return 2.0 ** (self.integer - self.num_bits)
+
+    def quantize(
+        self, ops: Ops, x: Value, own: Tensors, shared: Sequence[Tensors], non_negative: bool, features: int
+    ) -> Value:
+        return super().quantize(ops, x, own, shared, True, features)
+
+
+def _check_integer(owner: Any) -> None:
+    """Raise QatError unless the fields of a quantized_bits or quantized_relu fit together."""
+    integer = owner.integer
+    if isinstance(integer, bool) or not isinstance(integer, int) or not abs(integer) <= MOST_INTEGER_BITS:
+        raise QatError(
+            f"{type(owner).__name__}: integer is {integer!r}; use a whole number of size {MOST_INTEGER_BITS} at most"
+        )
+    if owner.narrow_range and not owner.symmetric:
+        raise QatError(f"{type(owner).__name__}: narrow_range is of signed codes; without symmetric leave it out")
+
+
+def _is_factor(x: object) -> bool:
+    """True for a positive number."""
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and isfinite(x) and x > 0.0

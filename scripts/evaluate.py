@@ -1,0 +1,22 @@
+"""Print the accuracy of a checkpoint or an exported file, float, quantized or compressed, on pictures that an index names."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from qat.cli import run_script
+from qat.scripts import pictures
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    pictures.add_arguments(parser, "--input_path", "--model")
+    pictures.add_test_argument(parser, required=True)
+
+
+def run(args: argparse.Namespace) -> None:
+    pictures.print_accuracy(pictures.load_classifier(args), args.test_path)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))

@@ -1,0 +1,21 @@
+"""Accuracy, time of an image, parameters and MACs of the contest's reference network, LeNet-5."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from qat.cli import run_script
+from qat.scripts import contest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    contest.add_test_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    contest.test(args)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))
