@@ -23,6 +23,7 @@ from qat.monitor import Epoch, Progress, best_epoch, mean_cross_entropy, plateau
 from qat.optimizer import Optimizer, learning_rate
 from qat.passes.apply_masks import apply_masks
 from qat.passes.logits_graph import logits_graph
+from qat.pruning.magnitude import pruners
 from qat.pruning.training import PruningInTraining
 
 LENGTHLESS = ("constant", "halving")  #: schedules whose rates do not depend on the number of epochs
@@ -36,8 +37,7 @@ class Recipe:
 
     validation: so many training images are held back, and evaluated after each epoch. early_stopping: stop where so many
     epochs have followed the one with the lowest validation loss; 0: never. keep_best: end with the parameters of that epoch
-    instead of the last. best_from: only epochs that end at this step or later count for both, as where a pruning reaches its
-    final sparsity.
+    instead of the last. Where weights are pruned, only epochs at the final sparsity count for both.
     """
 
     epochs: int = 10
@@ -51,7 +51,6 @@ class Recipe:
     validation: int = 0
     early_stopping: int = 0
     keep_best: bool = False
-    best_from: int = 0
 
     def __post_init__(self) -> None:
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
@@ -69,7 +68,6 @@ class Recipe:
         for name, value in (
             ("validation", self.validation),
             ("early_stopping", self.early_stopping),
-            ("best_from", self.best_from),
         ):
             if value < 0:
                 raise QatError(f"{name} is {value}; use 0 or a positive number")
@@ -130,10 +128,11 @@ def train(
     if start.step:
         _check_continues(start, entry)
     total = recipe.epochs * steps
-    if recipe.keep_best and recipe.best_from > total:
+    counts_from = 1 + max((pruner.last for pruner in pruners(graph).values()), default=-1)
+    if recipe.keep_best and counts_from > total:
         raise QatError(
-            f"keep_best: only epochs from step {recipe.best_from} on count, but {recipe.epochs} epochs have {total} steps; "
-            "train more epochs"
+            f"keep_best: weights are pruned until step {counts_from}, but {recipe.epochs} epochs have {total} steps; train "
+            "more epochs, or let the pruning end before"
         )
     end = total if stop_after is None else min(stop_after * steps, total)
     if start.progress.finished or (start.step >= end and not (recipe.keep_best and end == total)):
@@ -154,7 +153,7 @@ def train(
         return Checkpoint(graph, params, done, done // steps, step.state(), history, progress, best)
 
     def stopped_early() -> bool:
-        return should_stop(progress.epochs, recipe.early_stopping, recipe.best_from)
+        return should_stop(progress.epochs, recipe.early_stopping, counts_from)
 
     saved: Checkpoint | None = None
     with TrainingLog(recipe.epochs, steps, log_every, log_path) as log:
@@ -187,7 +186,7 @@ def train(
                         ended = replace(ended, validation_loss=held_loss, validation_accuracy=top1)
                         log.validation(ended)
                     progress = Progress((*progress.epochs, ended))
-                    if recipe.keep_best and best_epoch(progress.epochs, recipe.best_from) == len(progress.epochs) - 1:
+                    if recipe.keep_best and best_epoch(progress.epochs, counts_from) == len(progress.epochs) - 1:
                         best = apply_masks(graph, backend.read(model))
                 if save is not None and (done % steps == 0 or (save_every and done % save_every == 0)):
                     saved = snapshot()
@@ -196,9 +195,9 @@ def train(
     if not (recipe.keep_best or recipe.early_stopping) or (done < total and not stopped_early()):
         return last
     last = replace(last, params=apply_masks(graph, last.params), progress=replace(progress, finished=True))
-    chosen = best_epoch(progress.epochs, recipe.best_from)
+    chosen = best_epoch(progress.epochs, counts_from)
     if recipe.keep_best:
-        assert chosen is not None, "the last epoch ends at or after best_from"
+        assert chosen is not None, "the last epoch counts"
         last = replace(last, params=best, best={}, optimizer={}, step=progress.epochs[chosen].step, epoch=chosen + 1)
     if save is not None:
         save(last)

@@ -184,9 +184,8 @@ def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
             if args.prune:
                 pruner = pruner_settings(args, (count - validation) // batch_size * args.epochs)
                 needed = {"start": f"{model}_{fold}", "float": None}
-                pruned = recipe | {"best_from": pruner["end"] + 1}
                 label = {**label, "model": f"pruned_{model}", "pruned": True}
-                tasks.append(task(f"pruned_{model}_{fold}", common_settings, pruned, label, needed, pruner=pruner))
+                tasks.append(task(f"pruned_{model}_{fold}", common_settings, recipe, label, needed, pruner=pruner))
             before = model
     return tasks, batch_size
 

@@ -16,6 +16,7 @@ from qat.errors import QatError
 from qat.monitor import Epoch, Progress, best_epoch, mean_cross_entropy, plateau_factor, should_stop
 from qat.networks import LeNet5
 from qat.optimizer import Optimizer
+from qat.pruning import MagnitudePruner, count_zeros, prune_weights
 from qat.training import Recipe, train
 
 TORCH = qat.backend("torch")
@@ -139,19 +140,26 @@ def test_in_the_middle_of_an_epoch_its_loss_so_far_is_kept() -> None:
     assert train(TORCH, saved[0], dataset, recipe).progress == end.progress
 
 
-def test_only_epochs_from_a_step_on_count() -> None:
+def test_pruned_only_epochs_at_the_final_sparsity_count() -> None:
     """The rate is so high that the first epoch is the best."""
     graph = LeNet5().graph()
     dataset = load("digits").resized((1, 32, 32))
     start = qat.Checkpoint(graph, graph.initial_params())
     plan = {"epochs": 4, "lr": 0.12, "lr_schedule": "constant", "validation": 200, "keep_best": True}
-    first = train(TORCH, start, dataset, Recipe(**plan))
-    steps = first.progress.epochs[0].step
-    later = train(TORCH, start, dataset, Recipe(**plan, best_from=3 * steps))
+    steps = train(TORCH, start, dataset, Recipe(**plan)).progress.epochs[0].step
+
+    def pruned(end: int) -> qat.Checkpoint:
+        schedule = MagnitudePruner(0.5, begin=0, end=end, frequency=5)
+        return train(TORCH, qat.Checkpoint(*prune_weights(graph, start.params, schedule)), dataset, Recipe(**plan))
+
+    later = pruned(2 * steps + 3)
     losses = [epoch.validation_loss for epoch in later.progress.epochs]
     assert later.epoch == 3 + int(np.argmin(losses[2:]))
-    with pytest.raises(QatError, match=f"only epochs from step 1000 on count, but 4 epochs have {4 * steps} steps"):
-        train(TORCH, start, dataset, Recipe(**plan, best_from=1000))
+    zeros, weights = count_zeros(later.graph, later.params)
+    assert zeros == pytest.approx(0.5 * weights, abs=5)
+    assert pruned(steps - 1).epoch == 1 + int(np.argmin([e.validation_loss for e in pruned(steps - 1).progress.epochs]))
+    with pytest.raises(QatError, match=f"pruned until step {4 * steps + 1}, but 4 epochs have {4 * steps} steps"):
+        pruned(4 * steps)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from qat.graph import Graph
 from qat.ops import Array
 from qat.optimizer import Optimizer
 from qat.passes.merge_batch_norm import merge_batch_norm
+from qat.pruning import MagnitudePruner, prune_weights
 from qat.study.store import Task
 from qat.training import Recipe, train
 
@@ -138,7 +139,8 @@ def _start(folder: Path, settings: Mapping[str, Any], dataset: Dataset) -> Check
         return Checkpoint(graph, graph.initial_params(seed))
     begin = Checkpoint.load(folder / f"{settings['start']}.ckpt")
     if settings["pruner"] is not None:
-        raise QatError("a study cannot prune yet")
+        graph, params = prune_weights(begin.graph, begin.params, MagnitudePruner(**settings["pruner"]))
+        return Checkpoint(graph, params, history=begin.history)
     if settings["quantization"] is None:
         return Checkpoint(begin.graph, begin.params, history=begin.history)
     trained = Checkpoint.load(folder / f"{settings['float']}.ckpt")
