@@ -45,7 +45,9 @@ def run(args: argparse.Namespace) -> None:
     start = _quantized(args, checkpoint) if checkpoint.graph.is_quantized else _converted(args, checkpoint)
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_quant{source.suffix}"))
-    end = common.train_and_save(args, sparsity.with_pruner(args, start), args.data_path, path, _budget(args, start.graph))
+    end = common.train_and_save(
+        args, sparsity.with_pruner(args, start), args.data_path, path, _budget(args, start.graph)
+    )
     learned = _learned_bits(end)
     if learned:
         print("bits learned: " + ", ".join(f"{name} {bits}" for name, bits in learned.items()))
