@@ -43,6 +43,9 @@ COMMANDS = {
     "train-svhn": ("train_svhn", "a study: folds, widths, pruned or not, of the SVHN document"),
     "training-diagnostics": ("training_diagnostics", "plot a study's accuracy over the folds against width"),
     "compare-models": ("compare_models", "ROC curves, weights and operations of a study's models, and a report"),
+    "search-architecture": ("search_architecture", "search for a network by Hyperband or Bayesian search"),
+    "search": ("search", "channels and widths of every layer under a budget: the Pareto front"),
+    "run-autoq": ("run_autoq", "search for the width of every layer, accuracy against size or energy"),
     "demo": ("demo", "the whole path: train, quantize, evaluate, export, verify"),
 }
 USER_MISTAKE, INTERRUPTED = 2, 130  #: exit statuses

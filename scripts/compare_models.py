@@ -82,7 +82,7 @@ def _save(picture: Picture, stem: Path) -> None:
 def _models_section(models: list[Model], layers: list[list[Layer]]) -> Section:
     rows = []
     for model, own in zip(models, layers, strict=True):
-        macs, size = sum(layer.macs for layer in own), sum(layer.size for layer in own)
+        macs, size = sum(layer.cost.macs for layer in own), sum(layer.cost.size for layer in own)
         zeros = sum(layer.zeros * layer.weights.size for layer in own) / sum(layer.weights.size for layer in own)
         rows.append(
             (
@@ -92,8 +92,8 @@ def _models_section(models: list[Model], layers: list[list[Layer]]) -> Section:
                 f"{size / 8:,.0f}",
                 f"{100 * zeros:.1f}",
                 f"{2 * macs:,}",
-                f"{sum(layer.bops for layer in own):,}",
-                f"{sum(layer.energy for layer in own):.1f}",
+                f"{sum(layer.cost.bops for layer in own):,}",
+                f"{sum(layer.cost.energy for layer in own):.1f}",
             )
         )
     columns = ("model", "folds", "top-1 in %", "bytes of weights", "zeros in %", "FLOPs", "BOPs", "energy in nJ")
@@ -104,14 +104,14 @@ def _models_section(models: list[Model], layers: list[list[Layer]]) -> Section:
 def _layers_section(model: Model, layers: list[Layer]) -> Section:
     rows = [
         (
-            layer.name,
-            f"{layer.weights.size:,}",
-            str(layer.weight_bits),
-            str(layer.input_bits),
+            layer.cost.name,
+            f"{layer.cost.weights:,}",
+            str(layer.cost.weight_bits),
+            str(layer.cost.input_bits),
             f"{100 * layer.zeros:.1f}",
-            f"{2 * layer.macs:,}",
-            f"{layer.bops:,}",
-            f"{layer.energy:.2f}",
+            f"{2 * layer.cost.macs:,}",
+            f"{layer.cost.bops:,}",
+            f"{layer.cost.energy:.2f}",
         )
         for layer in layers
     ]

@@ -207,23 +207,24 @@ def task(
 
 
 def quantization(bits: int, least_activation_bits: int) -> dict[str, Any]:
-    """Settings of a width: LSQ's learned scales, one for each output channel of a weight; of two bits threshold ternary
-    weights (TWN's), of one bit XNOR-Net's binary ones. Batch normalisation is not folded into what is quantized.
+    """Settings of a width. Batch normalisation is not folded into what is quantized."""
+    logits = {"activation_quantizer": qat.LSQActivationQuantizer(LOGITS_BITS).to_json()}
+    return {**width_settings(bits, max(bits, least_activation_bits)), "layers": {"output": logits}, "bn_fold": False}
+
+
+def width_settings(weight_bits: int, activation_bits: int) -> dict[str, Any]:
+    """The two quantizers: LSQ's learned scales, one for each output channel of a weight; of two bits threshold ternary
+    weights (TWN's), of one bit XNOR-Net's binary ones.
     """
     weights: Any
-    if bits == 1:
+    if weight_bits == 1:
         weights = qat.BinaryWeightQuantizer(per_channel=True)
-    elif bits == 2:
+    elif weight_bits == 2:
         weights = qat.TernaryWeightQuantizer(per_channel=True)
     else:
-        weights = qat.LSQWeightQuantizer(bits, per_channel=True, narrow_range=True)
-    logits = {"activation_quantizer": qat.LSQActivationQuantizer(LOGITS_BITS).to_json()}
-    return {
-        "weight_quantizer": weights.to_json(),
-        "activation_quantizer": qat.LSQActivationQuantizer(max(bits, least_activation_bits)).to_json(),
-        "layers": {"output": logits},
-        "bn_fold": False,
-    }
+        weights = qat.LSQWeightQuantizer(weight_bits, per_channel=True, narrow_range=True)
+    activations = qat.LSQActivationQuantizer(activation_bits)
+    return {"weight_quantizer": weights.to_json(), "activation_quantizer": activations.to_json()}
 
 
 def bits_of(model: str) -> int | None:

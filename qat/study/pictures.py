@@ -147,7 +147,7 @@ def weights_picture(models: Sequence[Model], layers: Sequence[Sequence[Layer]]) 
                 )
             axis.set_yscale("log")
             axis.set_ylim(top=4 * axis.get_ylim()[1])  # room for the shares
-            axis.set_title(f"{shown[0][1].name} ({shown[0][1].weights.size:,} weights)", fontsize=9)
+            axis.set_title(f"{shown[0][1].cost.name} ({shown[0][1].weights.size:,} weights)", fontsize=9)
             if place % columns == 0:
                 axis.set_ylabel("Share of the weights")
             if place + columns >= count:
@@ -158,7 +158,7 @@ def weights_picture(models: Sequence[Model], layers: Sequence[Sequence[Layer]]) 
 
 def profile_picture(models: Sequence[Model], layers: Sequence[Sequence[Layer]]) -> Picture:
     """For each layer the sizes of its weights that are not 0: boxes from quartile to quartile, whiskers from 5 to 95 %."""
-    names = list(dict.fromkeys(layer.name for own in layers for layer in own))
+    names = list(dict.fromkeys(layer.cost.name for own in layers for layer in own))
     picture = Picture(7.0, 1.3 + 0.24 * len(names) * max(len(models), 2))
     with picture:
         axis = picture.axes[0, 0]
@@ -171,7 +171,7 @@ def profile_picture(models: Sequence[Model], layers: Sequence[Sequence[Layer]]) 
                     continue
                 axis.boxplot(
                     [sizes],
-                    positions=[names.index(layer.name) - 0.4 + height * (index + 0.5)],
+                    positions=[names.index(layer.cost.name) - 0.4 + height * (index + 0.5)],
                     widths=0.75 * height,
                     whis=(5, 95),
                     orientation="horizontal",

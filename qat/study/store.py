@@ -58,19 +58,7 @@ class Study:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # A lock that the system takes back when this process ends, however it ends.
-            self._lock = sqlite3.connect(self.folder / "study.lock", timeout=0.0, isolation_level=None)
-            self._lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise QatError(
-                    f"{self.folder}: another process runs this study; wait for it, or choose another folder"
-                ) from None
-            raise QatError(f"{self.folder}: cannot be written ({error}); choose another folder") from None
-        except OSError as error:
-            raise QatError(f"{self.folder}: cannot be written ({error.strerror}); choose another folder") from None
+        self._lock = locked(self.folder, "study")
         try:
             self._db = sqlite3.connect(self.folder / "study.db", isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")  # readers may look on
@@ -179,6 +167,26 @@ class Study:
             "UPDATE tasks SET state = ?, seconds = ? - started, error = ? WHERE name = ?",
             (state, time.time(), error, name),
         )
+
+
+def locked(folder: Path, what: str) -> sqlite3.Connection:
+    """A lock on a folder, which is made, until it is closed or this process ends, however it ends.
+
+    Raises QatError where another process has it, and where the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = sqlite3.connect(folder / f"{what}.lock", timeout=0.0, isolation_level=None)
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            raise QatError(
+                f"{folder}: another process runs this {what}; wait for it, or choose another folder"
+            ) from None
+        raise QatError(f"{folder}: cannot be written ({error}); choose another folder") from None
+    except OSError as error:
+        raise QatError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
+    return lock
 
 
 def _difference(before: Task, task: Task, changed: list[str]) -> str:

@@ -1,0 +1,209 @@
+"""Searches on Optuna: trials in one SQLite file, resumable after a kill, each a training that may be given up early."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from qat.checkpoint import Checkpoint
+from qat.data import Dataset
+from qat.errors import QatError
+from qat.optimizer import Optimizer
+from qat.study.store import locked
+from qat.training import Recipe, train
+
+SAMPLERS = ("hyperband", "bayesian")
+
+
+class Search:
+    """A search in a folder: ``search.db`` is Optuna's storage (its dashboard reads it), beside it the trials' checkpoints.
+
+    directions: "maximize" or "minimize" for each number that a trial gives. sampler: "hyperband", random settings whose
+    trainings successive halving gives up (Li et al., arXiv 1603.06560; factor 3), or "bayesian", Optuna's TPE. epochs: the
+    longest training. settings: what a search must not change when it is called again. constrained: trials note, as their
+    attribute "over", by how much they are over a limit. Raises QatError without Optuna, for other settings, and where another
+    process searches there.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        directions: Sequence[str],
+        *,
+        sampler: str,
+        epochs: int,
+        seed: int,
+        settings: Mapping[str, Any],
+        constrained: bool = False,
+    ) -> None:
+        try:
+            import optuna
+        except ModuleNotFoundError:
+            raise QatError("searches need Optuna, which is not installed: pip install 'qat-engine[search]'") from None
+        self.optuna: Any = optuna
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # a line on each trial is printed here
+        self.folder = Path(folder)
+        self._lock: sqlite3.Connection = locked(self.folder, "search")
+        storage = f"sqlite:///{(self.folder / 'search.db').absolute()}"
+        try:
+            self.study = optuna.create_study(
+                storage=storage, study_name="search", directions=list(directions), load_if_exists=True
+            )
+            before = self.study.user_attrs.get("settings")
+        except Exception as error:  # SQLAlchemy's and Optuna's own
+            self._lock.close()
+            reason = " ".join(str(error).split())[:160]
+            raise QatError(f"{self.folder / 'search.db'}: is no search ({reason}); choose another folder") from None
+        own = json.loads(json.dumps(settings))
+        if before is None:
+            self.study.set_user_attr("settings", own)
+        elif before != own:
+            self._lock.close()
+            key = next(key for key in {**before, **own} if before.get(key) != own.get(key))
+            raise QatError(
+                f"{self.folder}: the search was begun with {key} {before.get(key)!r}, now it is {own.get(key)!r}; give the "
+                "same arguments, or another folder"
+            )
+        self._begin_killed_again()
+        many = len(directions) > 1
+        # A sampler that begins anew with the same seed would propose what it proposed before.
+        seed += len(self.study.trials)
+        over = (lambda trial: (trial.user_attrs.get("over", 0.0),)) if constrained else None
+        if many:
+            self.study.sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=12, constraints_func=over)
+        elif sampler == "bayesian":
+            self.study.sampler = optuna.samplers.TPESampler(seed=seed, constraints_func=over)
+        else:
+            self.study.sampler = optuna.samplers.RandomSampler(seed=seed)
+        if sampler == "hyperband" and not many:
+            self.study.pruner = optuna.pruners.HyperbandPruner(1, epochs, 3)
+        else:
+            self.study.pruner = optuna.pruners.NopPruner()
+
+    def close(self) -> None:
+        """Give the folder back."""
+        self._lock.close()
+
+    def __enter__(self) -> Search:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def run(self, objective: Callable[[Any], Any], trials: int, show: Callable[[Any], str]) -> list[Any]:
+        """Trials until so many have ended, those of earlier calls included; returns those that completed.
+
+        objective: as Optuna has it; a QatError in it ends the trial alone, as one that was given up. show: a line on a completed trial.
+        """
+        while (ended := len(self._ended())) < trials:
+            self.study.optimize(partial(self._attempt, objective), n_trials=1)
+            trial = self._ended()[-1]
+            text = show(trial) if trial.state.name == "COMPLETE" else "given up"
+            if reason := trial.user_attrs.get("reason"):
+                text += f": {reason}"
+            print(f"[{ended + 1:3d}/{trials:3d}] trial {trial.number}: {text}", flush=True)
+        return [trial for trial in self.study.trials if trial.state.name == "COMPLETE"]
+
+    def _attempt(self, objective: Callable[[Any], Any], trial: Any) -> Any:
+        try:
+            return objective(trial)
+        except QatError as error:
+            trial.set_user_attr("reason", str(error).partition(";")[0])
+            raise self.optuna.TrialPruned from None
+
+    def _ended(self) -> list[Any]:
+        ended = [t for t in self.study.trials if t.state.is_finished() and not t.user_attrs.get("killed")]
+        return sorted(ended, key=lambda trial: trial.datetime_complete)
+
+    def _begin_killed_again(self) -> None:
+        """A trial that runs in the file, though nobody runs it, was killed: its settings are tried again first, and its
+        checkpoint is taken up.
+        """
+        states = self.optuna.trial.TrialState
+        for trial in self.study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+            self.study._storage.set_trial_user_attr(trial._trial_id, "killed", True)
+            self.study.tell(trial.number, state=states.FAIL)
+            if trial.params:
+                self.study.enqueue_trial(trial.params)
+
+
+def train_trial(
+    trial: Any,
+    folder: Path,
+    backend: ModuleType,
+    start: Checkpoint,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    device_target: str | None = None,
+    can_be_pruned: bool = True,
+) -> Checkpoint:
+    """Train for a trial, from where an earlier attempt at the same settings was killed; each epoch's validation accuracy is
+    reported, and where the search gives the trial up, Optuna's TrialPruned is raised.
+    """
+    digest = hashlib.sha256((start.graph.to_json() + json.dumps(trial.params, sort_keys=True)).encode()).hexdigest()[
+        :16
+    ]
+    path = folder / "trials" / f"{digest}.ckpt"
+    trial.set_user_attr("checkpoint", str(path))
+    if path.exists() and (saved := Checkpoint.load(path)).graph == start.graph:
+        start = saved
+
+    def save(checkpoint: Checkpoint) -> None:
+        checkpoint.save(path)
+        epochs = checkpoint.progress.epochs
+        if can_be_pruned and not checkpoint.progress.finished:
+            trial.report(epochs[-1].validation_accuracy, len(epochs))
+            if trial.should_prune():
+                import optuna
+
+                trial.set_user_attr(
+                    "reason", f"{100 * (epochs[-1].validation_accuracy or 0):.2f} % after {len(epochs)} epochs"
+                )
+                raise optuna.TrialPruned
+
+    log = folder / "trials" / f"{digest}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file, redirect_stdout(file):
+        return train(backend, start, dataset, recipe, device_target=device_target, save=save)
+
+
+def validation_accuracy(checkpoint: Checkpoint) -> float:
+    """Of the epoch whose parameters the checkpoint has."""
+    accuracy = checkpoint.progress.epochs[checkpoint.epoch - 1].validation_accuracy
+    assert accuracy is not None, "trials hold images back"
+    return accuracy
+
+
+def adjusted_accuracy(
+    accuracy: float, cost: float, reference: float, *, delta: float = 0.08, rate: float = 2.0, stress: float = 1.0
+) -> float:
+    """accuracy (1 + delta log_rate(stress reference / cost)): a network of half the cost may lose delta of its accuracy
+    (AutoQKeras, arXiv 2006.10159, section 5, with its defaults).
+    """
+    return accuracy * (1.0 + delta * math.log(stress * reference / cost, rate))
+
+
+def trial_recipe(
+    epochs: int, batch_size: int, lr: float, seed: int, validation: int, early_stopping: int = 0
+) -> Recipe:
+    """Adam by the largest moments, a rate that falls on a plateau, the best epoch."""
+    return Recipe(
+        epochs,
+        batch_size,
+        lr,
+        "plateau",
+        seed,
+        Optimizer("amsgrad"),
+        validation=validation,
+        early_stopping=early_stopping,
+        keep_best=True,
+    )
