@@ -11,10 +11,10 @@ import qat
 from qat.forward import Forward
 from qat.integer import IntegerLinear, trace_codes
 from qat.losses import mean_squared_error
+from qat.metrics import total_macs
 from qat.networks import NETWORKS, Autoencoder, create
 from qat.numpy_ops import NUMPY_OPS
 from qat.optimizer import Optimizer
-from qat.metrics import total_macs
 from qat.registry import BACKENDS, installed
 
 
