@@ -9,7 +9,6 @@ import numpy as np
 
 from qat.backends.c_linear import LinearWriter, shared, small_type
 from qat.backends.c_text import dimensions, stored_type
-from qat.fixed_point import LongMultiplier
 from qat.integer import INT32_MAX, IntegerConv2d, IntegerLinear
 
 #: After REQUANTIZE.
@@ -48,18 +47,13 @@ def add_wide(writer: LinearWriter, node: IntegerLinear) -> None:
     constants = [
         writer.array(kinds["weight"], f"{name}_weight", weight),
         writer.array(kinds["bias"], f"{name}_bias", node.bias),
-        writer.array("int32_t", f"{name}_multiplier", multiplier),
+        writer.array("int16_t", f"{name}_multiplier", multiplier),
         writer.array("int8_t", f"{name}_shift", shift),
     ]
     m, s = (
         f"{name}_{what}[{'o' if part.size > 1 else 0}]" for what, part in (("multiplier", multiplier), ("shift", shift))
     )
-    if isinstance(node.fixed, LongMultiplier):
-        scaled = f"requantize_long(sum, {m}, {s})"
-    elif (shift > 0).any():  # a shift to the left comes before, one to the right after
-        scaled = f"requantize((int32_t)sum * ((int32_t)1 << ({s} > 0 ? {s} : 0)), {m}, {s} > 0 ? 0 : -{s})"
-    else:
-        scaled = f"requantize((int32_t)sum, {m}, -{s})"
+    scaled = f"requantize_long(sum, {m}, {s})"
     zero, centre = y.grid.zero_point - y.grid.qmin, x.grid.zero_point - x.grid.qmin
     clip = "clip_wide" if y.grid.wide else "clip"
     result = f"{clip}({scaled} + {zero}, {node.requantize.low + zero}, {node.requantize.high + zero})"

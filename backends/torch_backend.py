@@ -173,6 +173,10 @@ class TorchOps(Ops):
     def round_ste(self, x: Tensor) -> Tensor:
         return x + (x.round() - x).detach()  # exact: the fraction is, and the sum is an integer
 
+    def power_of_two(self, exponent: Tensor) -> Tensor:
+        """By its bits: torch.compile would leave its graph for the table."""
+        return ((exponent.detach().to(torch.int32) + 127) << 23).view(torch.float32)
+
     def stop_gradient(self, x: Tensor) -> Tensor:
         return x.detach()
 

@@ -1,6 +1,7 @@
 """Time of a training step: quantization-aware over float, and over a plain float network written by hand.
 
     python benchmarks/step_time.py --backend torch
+    python benchmarks/step_time.py --backend torch --family --modes eager      # every quantizer, on LeNet-5
 
 The steps alternate within one run, in blocks, so that a noisy machine disturbs all of them alike; printed are medians over
 the blocks, and the medians of the ratios of neighbouring blocks.
@@ -21,8 +22,10 @@ import qat
 from qat.cells.linear import LinearCell
 from qat.cli import run_script
 from qat.console import print_table
-from qat.networks import create
+from qat.errors import QatError
+from qat.networks import LeNet5, create
 from qat.optimizer import Optimizer
+from qat.quantizers import FAMILY
 from qat.scripts import common
 
 #: How training sees batch normalisation.
@@ -37,6 +40,9 @@ FOLDS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_backend_arguments(parser)
     parser.add_argument("--network", default="lenet", help="which network")
+    parser.add_argument(
+        "--family", action="store_true", help="a step of every quantizer of qat.quantizers.FAMILY, on LeNet-5"
+    )
     parser.add_argument("--batch_size", type=int, default=64, help="images a step")
     parser.add_argument("--blocks", type=int, default=300, help="how often each step is timed")
     parser.add_argument("--steps", type=int, default=2, help="steps in a block")
@@ -49,7 +55,14 @@ def run(args: argparse.Namespace) -> None:
     backend = qat.backend(args.backend)
     graph = create(args.network).graph()
     networks = {"float": graph}
-    if any(isinstance(node.cell, LinearCell) and node.cell.has_bn for node in graph.nodes):
+    if args.family:
+        if args.network != "lenet":
+            raise QatError(f"--network {args.network}: --family is measured on lenet; leave one of the two out")
+        networks |= {
+            name: qat.convert_quant_network(LeNet5(activation=pair.activation), **pair.settings("fc3"))
+            for name, pair in FAMILY.items()
+        }
+    elif any(isinstance(node.cell, LinearCell) and node.cell.has_bn for node in graph.nodes):
         networks |= {f"QAT, {name}": qat.convert_quant_network(graph, **settings) for name, settings in FOLDS.items()}
     else:
         networks["QAT"] = qat.convert_quant_network(graph)

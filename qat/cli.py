@@ -39,6 +39,7 @@ COMMANDS = {
     "train-lenet5": ("train_lenet5", "train the contest's reference network"),
     "test-lenet5": ("test_lenet5", "the contest's row of the reference network"),
     "test-yournet": ("test_yournet", "the contest's row of the project's own network"),
+    "sensitivity": ("sensitivity", "the accuracy that each layer costs at few bits, as table and picture"),
     "data": ("data", "download a data set"),
     "train-svhn": ("train_svhn", "a study: folds, widths, pruned or not, of the SVHN document"),
     "training-diagnostics": ("training_diagnostics", "plot a study's accuracy over the folds against width"),

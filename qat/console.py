@@ -10,6 +10,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from qat.errors import QatError
 from qat.monitor import Epoch
@@ -22,13 +23,15 @@ def make_console() -> Console:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table; every column after the first is aligned to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    """A table below its title; every column after the first is aligned to the right."""
+    table = Table()
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    make_console().print(table)
+    console = make_console()
+    console.print(Text(title, style="bold"), soft_wrap=True)  # a table's own title would wrap at its width
+    console.print(table)
 
 
 class TrainingLog:

@@ -42,8 +42,8 @@ class FixedMultiplier(NamedTuple):
 class LongMultiplier(NamedTuple):
     """multiplier: int32, 2^14 to 2^15 - 1. shift: int32, of the same shape, to the right, 8 to 46.
 
-    For accumulators that int32 does not hold, of 16-bit activations mostly: the multiplier keeps 15 bits, so that products
-    fit into int64, and they are rounded once, half up (TFLite's MultiplyByQuantizedMultiplier of an int64).
+    For accumulators of int64, of layers with codes of more than 8 bits: the multiplier keeps 15 bits, so that products fit
+    into int64, and they are rounded once, half up (TFLite's MultiplyByQuantizedMultiplier of an int64).
     """
 
     multiplier: Array
@@ -116,14 +116,14 @@ def linear_multiplier(
 ) -> FixedMultiplier | LongMultiplier:
     """s_x s_w / s_y of a linear node, (O,). Raises QatError where an accumulator, shifted to the left, leaves int32.
 
-    The float32 scales of the file are multiplied and divided in float64. bound: of the accumulators. long: they may be
-    int64, in a LongMultiplier, where they do not fit into int32.
+    The float32 scales of the file are multiplied and divided in float64. bound: of the accumulators. long: they are int64, and
+    the result is a LongMultiplier, since a code of the layer has more than 8 bits.
     """
     fixed = quantize_multiplier(w_scale.astype(np.float64) * np.float64(x_scale) / np.float64(y_scale))
+    if long:
+        return _long_multiplier(name, fixed, bound)
     left = int(max(fixed.shift.max(), 0))
     if bound << left > LARGEST:
-        if long:
-            return _long_multiplier(name, fixed, bound)
         raise QatError(
             f"{name}: its accumulator may reach {bound} and its multiplier is above 2^{left - 1}, so that the fixed profile "
             "would overflow int32; its output's range is far too small for its inputs, train it further, or use --profile float"

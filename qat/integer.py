@@ -221,10 +221,11 @@ class IntegerLinear(IntegerNode):
 
     @cached_property
     def fixed(self) -> FixedMultiplier | LongMultiplier:
-        """The multiplier and shift of each output in the fixed profile, (O,); the long form for accumulators beyond int32."""
+        """The multiplier and shift of each output in the fixed profile, (O,); the long form where a code is wide."""
         x_scale, y_scale = self.inputs[0].grid.scale, self.output.grid.scale
         scale, bound = self.moderate_weight_scale, self.accumulator_bound
-        return linear_multiplier(self.name, x_scale, scale, y_scale, bound, long=self.wide_codes)
+        long = self.wide_codes or self.output.grid.wide
+        return linear_multiplier(self.name, x_scale, scale, y_scale, bound, long=long)
 
     def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
         ops = WIDE_NUMPY_OPS if self.wide else NUMPY_OPS

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qat.errors import QatError
 from qat.losses import Objective, cross_entropy, soft_cross_entropy
 from qat.ops import Ops, Tensor
-from qat.quantizers import GTCActivationQuantizer, GTCWeightQuantizer
+from qat.quantizers import BaseWeightQuantizer, GTCActivationQuantizer, GTCWeightQuantizer
 from qat.serial import check_finite
 
 if TYPE_CHECKING:
@@ -104,6 +104,41 @@ class GTCLoss(Objective):
             "hp_logits": high,
             **{f"bits:{name}": bits for name, bits in mended.items()},
             **{f"document_bits:{name}": bits for name, bits in document.items()},
+        }
+
+
+@dataclass(frozen=True)
+class SizeBudget(Objective):
+    """CE(logits, labels) + lambda_size max(0, size / budget - 1)^2: the penalty method of arXiv 1905.11452, section 3.
+
+    size: the bits of all quantized weights, each as its quantizer counts them or num_bits; budget: bits_per_weight for each
+    weight. smoothing: of the labels.
+
+    Terms: loss, cross_entropy, bits_per_weight (as it is).
+    """
+
+    bits_per_weight: float
+    lambda_size: float = 1.0
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("bits_per_weight", "lambda_size"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise QatError(f"--{name} is {getattr(self, name)}; use a positive number")
+
+    def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:
+        ops = passes.ops
+        loss = cross_entropy(ops, passes.outputs, targets, self.smoothing)
+        weights = [each for each in passes.quantized.values() if isinstance(each.quantizer, BaseWeightQuantizer)]
+        bits, total = loss * 0.0, sum(each.numbers for each in weights)
+        for quantizer, x, own, numbers in weights:
+            own_bits = quantizer.bits(ops, x, own)
+            bits = bits + (float(quantizer.num_bits) if own_bits is None else own_bits) * (numbers / total)
+        excess = ops.relu(bits * (1.0 / self.bits_per_weight) - 1.0)
+        return {
+            "loss": loss + excess * excess * self.lambda_size,
+            "cross_entropy": loss,
+            "bits_per_weight": bits,
         }
 
 

@@ -24,6 +24,7 @@ from qat.errors import QatError
 from qat.files import check_writable
 from qat.fixed_point import PROFILES
 from qat.graph import Graph
+from qat.losses import Objective
 from qat.networks import NETWORKS
 from qat.objectives import Distillation
 from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
@@ -175,7 +176,9 @@ def add_quantization_arguments(parser: argparse.ArgumentParser) -> argparse._Arg
         default="default",
         help="ascend: what AIR and ASCEND_ONNX need (docs/ascend.md)",
     )
-    quantization.add_argument("--num_bits", type=int, nargs="+", default=[8], metavar="BITS", help="2 to 16")
+    quantization.add_argument(
+        "--num_bits", type=int, nargs="+", default=[8], metavar="BITS", help="2 to 16, of activations 1 to 16"
+    )
     for name, default, text in (
         ("per_channel", [True, False], "a scale for each output channel"),
         ("symmetric", [True, False], "signed codes around 0, else a zero point"),
@@ -316,8 +319,12 @@ def print_accuracies(args: argparse.Namespace, before: Checkpoint, after: Checkp
         print(f"Accuracy {words}{100 * top1:.2f}")
 
 
-def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, path: Path) -> None:
-    """What both training commands do: train ``start`` further as the arguments say, save, print the accuracy."""
+def train_and_save(
+    args: argparse.Namespace, start: Checkpoint, data_path: str, path: Path, objective: Objective | None = None
+) -> Checkpoint:
+    """What both training commands do: train ``start`` further as the arguments say, save, print the accuracy. objective: in
+    place of the cross entropy. Returns what was saved.
+    """
     backend = qat.backend(args.backend)
     if args.dataset_sink_mode:
         raise QatError(
@@ -339,13 +346,16 @@ def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, 
         start = saved
     teaching = _teaching(args, backend, start.graph, data_path)
     if teaching is not None:
+        if objective is not None:
+            raise QatError("--teacher_ckpt and --bits_per_weight: only one at a time; leave one of them out")
+        objective = teaching.objective
         dataset = replace(dataset, train=replace(dataset.train, targets=teaching.targets))
     checkpoint = train(
         backend,
         start,
         dataset,
         plan,
-        objective=None if teaching is None else teaching.objective,
+        objective=objective,
         record=None if teaching is None else teaching.record,
         device_target=args.device_target,
         compile=args.compile,
@@ -363,6 +373,7 @@ def train_and_save(args: argparse.Namespace, start: Checkpoint, data_path: str, 
     sparsity.report(checkpoint)
     print(f"Accuracy: {100 * top1:.2f}")
     print(f"saved {path}")
+    return checkpoint
 
 
 def _teaching(args: argparse.Namespace, backend: ModuleType, student: Graph, data_path: str) -> Teaching | None:

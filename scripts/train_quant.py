@@ -13,6 +13,10 @@ import qat
 from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.errors import QatError
+from qat.graph import Graph
+from qat.numpy_ops import NUMPY_OPS
+from qat.objectives import SizeBudget
+from qat.quantizers import LearnedWidthWeightQuantizer
 from qat.scripts import common, sparsity
 
 CONVERTING = (*common.QUANTIZATION, "quant_delay", "quant_config")  #: what a quantized checkpoint has settled already
@@ -28,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quant_delay", type=int, nargs="+", default=[900], metavar="STEPS", help="steps before quantization sets in"
     )
     sparsity.add_arguments(parser)
+    budget = parser.add_argument_group("budget", "for quantizers that learn their bits (LearnedWidthWeightQuantizer)")
+    budget.add_argument("--bits_per_weight", type=float, metavar="BITS", help="the mean that weights may take")
+    budget.add_argument(
+        "--lambda_size", type=float, default=1.0, metavar="L", help="weight of the square of what they take beyond it"
+    )
     parser.set_defaults(quantization_defaults={name: parser.get_default(name) for name in CONVERTING})
 
 
@@ -36,7 +45,39 @@ def run(args: argparse.Namespace) -> None:
     start = _quantized(args, checkpoint) if checkpoint.graph.is_quantized else _converted(args, checkpoint)
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_quant{source.suffix}"))
-    common.train_and_save(args, sparsity.with_pruner(args, start), args.data_path, path)
+    end = common.train_and_save(
+        args, sparsity.with_pruner(args, start), args.data_path, path, _budget(args, start.graph)
+    )
+    learned = _learned_bits(end)
+    if learned:
+        print("bits learned: " + ", ".join(f"{name} {bits}" for name, bits in learned.items()))
+
+
+def _budget(args: argparse.Namespace, graph: Graph) -> SizeBudget | None:
+    """What --bits_per_weight asks for."""
+    if args.bits_per_weight is None:
+        return None
+    if not _learning(graph):
+        raise QatError(
+            "--bits_per_weight: no quantizer of this network learns its bits; give --quant_config a file with "
+            "weight_quantizer: {type: LearnedWidthWeightQuantizer}"
+        )
+    return SizeBudget(args.bits_per_weight, args.lambda_size, args.label_smoothing)
+
+
+def _learning(graph: Graph) -> dict[str, LearnedWidthWeightQuantizer]:
+    """The quantizers that learn their bits, by the names of their cells."""
+    found = {node.cell_name: getattr(node.cell, "weight_quantizer", None) for node in graph.nodes}
+    return {name: quantizer for name, quantizer in found.items() if isinstance(quantizer, LearnedWidthWeightQuantizer)}
+
+
+def _learned_bits(checkpoint: Checkpoint) -> dict[str, int]:
+    """What they have come to."""
+    found = {}
+    for name, quantizer in _learning(checkpoint.graph).items():
+        share = NUMPY_OPS.from_numpy(checkpoint.params[f"{name}.weight_share"], "scalar")
+        found[name] = int(quantizer.bits(NUMPY_OPS, None, {"share": share})[0])
+    return found
 
 
 def _converted(args: argparse.Namespace, checkpoint: Checkpoint) -> Checkpoint:

@@ -147,7 +147,7 @@ def pact(x: Array, alpha: float, bits: int, non_negative: bool, symmetric: bool,
 
 
 def dorefa_activation(x: Array, k: int, non_negative: bool, g: Array) -> Transcript:
-    """Zhou et al., arXiv 1606.06160, equations 5 and 11."""
+    """Zhou et al., arXiv 1606.06160, of activations."""
     n = 2**k - 1
     inside = (x > 0 if non_negative else x >= 0) & (x <= 1)
     return Transcript(np.rint(n * np.clip(x, 0, 1)) / n, {"w": g * inside})

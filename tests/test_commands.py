@@ -163,7 +163,10 @@ def test_float_onnx_computes_what_the_backend_computes(trained: Path, tmp_path: 
 
 @pytest.mark.parametrize(
     "name",
-    ["train", "eval", "calibrate", "train_quant", "train_and_quantize", "eval_quant", "export", "verify", "demo"],
+    [
+        *("train", "eval", "calibrate", "train_quant", "train_and_quantize", "eval_quant", "export", "verify", "demo"),
+        *("compress", "compile", "evaluate", "create_data", "run"),
+    ],
 )
 def test_every_script_runs_from_its_own_file(name: str) -> None:
     result = subprocess.run(

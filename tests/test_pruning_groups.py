@@ -328,6 +328,17 @@ def test_a_budget_is_met_and_not_by_more_than_it_takes(lenet: Any, scope: str) -
         assert 0.7 * limit < cost(smaller) <= limit
 
 
+def test_a_budget_takes_channels_that_cost_much_for_what_they_are_worth() -> None:
+    """Of equal channels those of conv1, whose removal saves most products, and of parameters those of conv2."""
+    graph = create("lenet").graph()
+    equal = {"conv1": np.ones(6), "conv2": np.ones(16), "fc1": np.ones(120), "fc2": np.ones(84)}
+    products, _ = prune_channels(graph, graph.initial_params(), equal, budget=(macs, macs(graph) - 100_000))
+    assert widths(products) == {"conv1": 4, "conv2": 16, "fc1": 120, "fc2": 84}
+    cost = qat.Graph.count_trainable
+    numbers, _ = prune_channels(graph, graph.initial_params(), equal, budget=(cost, cost(graph) - 5_000))
+    assert widths(numbers) == {"conv1": 6, "conv2": 14, "fc1": 120, "fc2": 84}
+
+
 def test_of_equals_the_later_one_goes_first() -> None:
     graph = create("lenet").graph()
     params = graph.initial_params()
@@ -362,6 +373,8 @@ def test_importances_that_do_not_fit_are_refused(lenet: Any) -> None:
         prune_channels(graph, params, {"conv1": np.ones(5)}, ratio=0.5)
     with pytest.raises(qat.QatError, match="not a number"):
         prune_channels(graph, params, {"conv1": np.full(6, np.nan)}, ratio=0.5)
+    with pytest.raises(qat.QatError, match="2 channels of conv2 would go, but 0 of them have an importance"):
+        prune_channels(graph, params, {"conv1": np.ones(6)}, keep={"conv2": 14})
     with pytest.raises(qat.QatError, match="no other one has an importance"):
         prune_channels(graph, params, {"fc3": np.ones(10)}, ratio=0.5)
 

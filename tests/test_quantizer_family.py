@@ -433,6 +433,7 @@ DEPLOYED = [
     (BINARY(scale="constant"), None, False),
     (qat.WeightQuantizer(4, power_of_two=True), LSQ_A(2), True),
     (qat.GTCWeightQuantizer(), qat.GTCActivationQuantizer(), True),
+    (qat.LearnedWidthWeightQuantizer(5, per_channel=True), None, True),
     (qat.GTCWeightQuantizer(3), qat.GTCActivationQuantizer(2), False),
 ]
 

@@ -15,10 +15,14 @@ from test_tflite import everything
 from test_zoo import Setup
 
 import qat
+from qat.arrays import as_tuple
+from qat.fixed_point import linear_multiplier
 from qat.integer import EXACT_LONG, Adjustments, Grid, IntegerBuilder, IntegerGraph, IntegerLinear, trace_codes
+from qat.networks import LeNet5
 from qat.registry import BACKENDS, TARGETS, installed
 from qat.widths import bits_of, weight_bits
 
+TFLITE = qat.target("TFLITE")
 HERE = [name for name, entry in BACKENDS.items() if installed(entry)]
 WIDTHS = [(16, 16), (8, 16), (16, 8), (9, 9), (10, 10), (11, 11), (12, 12), (13, 13), (14, 14), (15, 15)]
 
@@ -108,3 +112,52 @@ def test_bits_of_numbers() -> None:
         assert bits_of(low, high) == bits, (low, high)
     assert weight_bits(np.array([-1, 1])) == 1
     assert weight_bits(np.array([-1, 0, 1])) == 2
+
+
+@pytest.mark.parametrize("bits", [(8, 16), (8, 15), (4, 12), (8, 9)], ids=str)
+@pytest.mark.parametrize("symmetric", [True, False], ids=["signed", "unsigned"])
+def test_litert_computes_16_bit_activations_in_the_fixed_profile(
+    bits: tuple[int, int], symmetric: bool, tmp_path: Path
+) -> None:
+    """Weights of 8 bits and fewer, int16 activations around 0, biases of int64: its reference kernels."""
+    graph, pixels = network(bits, symmetric).integer, network(bits, symmetric).pixels
+    path = tmp_path / "net.tflite"
+    if bits[1] == 16 and not symmetric:  # 0 to 65535, or around a zero point
+        with pytest.raises(qat.QatError, match=r"around the zero point, where TFLite's int16 holds -32768 to 32767"):
+            TFLITE.export(graph, path, profile="fixed")
+        return
+    TFLITE.export(graph, path, profile="fixed")
+    expected = reference(graph, pixels, "fixed")
+    found = TFLITE.trace(path, pixels, [node.output for node in graph.nodes], profile="fixed")
+    assert set(found) >= set(expected) - {x.name for x in graph.inputs}
+    for name, codes in found.items():
+        np.testing.assert_array_equal(codes, expected[name], err_msg=name)
+    real = as_tuple(TFLITE.predict(path, pixels, profile="fixed"))
+    for x, y in zip(graph.outputs, real, strict=True):
+        np.testing.assert_array_equal(x.grid.codes_of(y), expected[x.name])
+
+
+def test_litert_refuses_bytes_between_wide_codes_by_name(tmp_path: Path) -> None:
+    """In a file of int16 activations it would compute them by other arithmetic than the fixed profile's."""
+    layers = {"conv1": {"num_bits": 8}}
+    graph = qat.convert_quant_network(LeNet5(), num_bits=(8, 12), layers=layers)
+    integers = qat.to_integer(graph, graph.observed_params())
+    with pytest.raises(qat.QatError, match=r"^conv1: computes codes of 8 bits from such in a network that has wider"):
+        TFLITE.export(integers, tmp_path / "net.tflite", profile="fixed")
+
+
+def test_the_long_multiplier_is_the_formula() -> None:
+    """(x round(m 2^(15 - e)) + 2^(14 - e)) >> (15 - e) with 2^(e-1) <= m < 2^e, in Python's integers."""
+    rng = np.random.default_rng(0)
+    for real in [0.5, 1.0, 100.0, 2.0**-20, 0.99999, *10.0 ** rng.uniform(-7, 2, 50)]:
+        scales = (np.float32(1), np.array([real], np.float32), np.float32(1))
+        bound = int(min(2**46, 2**29 / real))
+        fixed = linear_multiplier("x", *scales, bound, long=True)
+        exponent = int(np.frexp(np.float32(real))[1])
+        m = min(int(np.floor(float(np.float32(real)) * 2.0 ** (15 - exponent) + 0.5)), 0x7FFF)
+        for x in [0, 1, -1, bound, -bound, *map(int, rng.integers(-bound, bound, 20))]:
+            expected = (x * m + (1 << (14 - exponent))) >> (15 - exponent)
+            assert int(fixed.apply(np.array([x]))[0]) == expected, (real, x)
+    for bound, real in [(2**47, 0.5), (2**40, 1.0), (1000, 300.0), (2**40, 2.0**-40)]:
+        with pytest.raises(qat.QatError, match=r"^fc7: its accumulator may reach"):
+            linear_multiplier("fc7", np.float32(1), np.array([real], np.float32), np.float32(1), bound, long=True)

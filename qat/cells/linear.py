@@ -187,10 +187,12 @@ class LinearCell(Cell):
         """W x + b with a quantized weight, and in integers where x is codes."""
         ops, x_shape = scope.ops, scope.input_shapes[0]
         own = _of_quantizer(scope.params())
-        for name, value in quantizer.observe(ops, weight, own).items():
-            own[name] = value
-            if scope.context.training:
-                scope.update(f"{OF_QUANTIZER}{name}", value)
+        training = scope.context.training
+        if not (training and quantizer.observes_once) or scope.context.phase == quantizer.quant_delay:
+            for name, value in quantizer.observe(ops, weight, own).items():
+                own[name] = value
+                if training:
+                    scope.update(f"{OF_QUANTIZER}{name}", value)
         scope.note("weight", Quantized(quantizer, weight, own, math.prod(self.weight_shape)))
         if not x.codes:  # its input is not quantized (yet): the weight alone is, in real numbers
             codes = _codes(ops, quantizer, weight, None, own)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -63,16 +62,20 @@ def read_picture(path: str | Path, shape: Shape) -> tuple[Array, list[str]]:
 def write_pictures(folder: str | Path, images: Array, labels: Array, class_names: Sequence[str]) -> Path:
     """Write uint8 images (N, C, H, W) as PNG files, with index.txt and class_names.txt; returns the index's path.
 
-    ``find_pictures`` and ``read_class_names`` read them back, pixel by pixel. Files of these names are replaced.
+    ``find_pictures`` and ``read_class_names`` read them back, pixel by pixel. Files of these names are replaced. The index
+    comes last, and as a whole, so that it names no picture that is missing.
     """
     folder = Path(folder)
     Image = _pillow(folder)  # noqa: N806
     lines = []
     for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
         name = f"images/{number:05d}.png"
-        buffer = io.BytesIO()
-        Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(buffer, "PNG")
-        write_atomically(folder / name, buffer.getvalue())
+        picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+        try:
+            (folder / "images").mkdir(parents=True, exist_ok=True)
+            picture.save(folder / name)
+        except OSError as error:
+            raise QatError(f"{folder / name}: cannot be written ({error.strerror}); choose another place") from None
         lines.append(f"{name} {class_names[label]}")
     write_atomically(folder / "class_names.txt", "".join(f"{name}\n" for name in class_names).encode())
     write_atomically(folder / "index.txt", "".join(f"{line}\n" for line in lines).encode())

@@ -52,11 +52,11 @@ def convert_quant_network(
     Parameters and their meaning are those of MindSpore's ``convert_quant_network``. The first five are one value, or a
     pair for (weights, activations):
 
-    num_bits: 2 to 16; what more than 8 mean, docs/numerics.md says under "More than 8 bits". per_channel: a scale for each
-    output channel (weights only). symmetric: signed codes around 0, else
-    unsigned codes with a zero point. narrow_range: leave the lowest code out. quant_delay: training steps during which
-    the fake quantizers only watch. bn_fold, one_conv_fold: quantize the weights with batch normalisation folded in, by
-    one convolution or by two, or else as they are (``LinearCell``). freeze_bn: the step from which on batch
+    num_bits: 2 to 16, of activations 1 to 16; what more than 8 mean, docs/numerics.md says under "More than 8 bits".
+    per_channel: a scale for each output channel (weights only). symmetric: signed codes around 0, else unsigned codes with a
+    zero point. narrow_range: leave the lowest code out. quant_delay: training steps during which the fake quantizers only
+    watch. bn_fold, one_conv_fold: quantize the weights with batch normalisation folded in, by one convolution or by two, or
+    else as they are (``LinearCell``). freeze_bn: the step from which on batch
     normalisation uses its running statistics in training too. ema_decay: how slowly an activation's range follows the
     batches; 0: it is that of the last batch.
     weight_quantizer, activation_quantizer: quantizers of another kind or with other settings (``qat.quantizers``), in

@@ -41,7 +41,8 @@ def prune_channels(
         the whole network, or "layer", the same share of each group.
     keep: group name -> how many of its channels stay; the other groups stay whole.
     budget: (cost, limit): as many as are needed until cost(graph) <= limit, as (``macs``, 100_000) or
-        (``Graph.count_trainable``, 5_000); by scope as for the ratio.
+        (``Graph.count_trainable``, 5_000); by scope as for the ratio, but "global" ranks by importance over what a channel's
+        removal saves of that cost.
 
     minimum: channels that each group keeps at least. multiple_of: what each group keeps is rounded up to a multiple of
     it, for kernels that want that. Raises QatError for a quantized network, where nothing can be removed, where an
@@ -172,6 +173,19 @@ class _Ranking:
             )
         return scores
 
+    def by_saving(self, cost: Callable[[Graph], int]) -> None:
+        """Rank by importance over what a unit saves of a cost; the units of a group save alike."""
+        whole = cost(self._graph)
+        savings = [self._saving(group, cost, whole) for group in self.groups]
+        self.order = sorted((score / savings[-group], group, unit) for score, group, unit in self.order)
+
+    def _saving(self, group: ChannelGroup, cost: Callable[[Graph], int], whole: int) -> float:
+        shapes = self._graph.shapes
+        for unit in group.units:
+            if all(shapes[name][0] > len(positions) for name, positions in unit.items()):
+                return float(max(whole - cost(_smaller_graph(self._graph, _kept(self._graph, [unit]))), 1))
+        return 1.0  # none of its units can be removed
+
     def least(self, ratio: float, scope: str) -> list[Channels]:
         """That share of all units that have an importance, or of those of each group."""
         if scope == "global":
@@ -192,6 +206,13 @@ class _Ranking:
                     f"keep: {name} has {len(by_name[name])} channels to keep; {count!r} is none of 1 to that"
                 )
         limits = [len(group) - keep.get(group.name, len(group)) for group in self.groups]
+        for group, scores, limit in zip(self.groups, self._scores, limits, strict=True):
+            ranked = int(np.isfinite(scores).sum())
+            if limit > ranked:
+                raise QatError(
+                    f"keep: {limit} channels of {group.name} would go, but {ranked} of them have an importance; rank them by "
+                    "another criterion"
+                )
         return self._removed(len(self.order), limits)
 
     def _removed(self, count: int, limits: Sequence[int] | None = None) -> list[Channels]:
@@ -222,6 +243,8 @@ def _within(graph: Graph, ranking: _Ranking, budget: Budget, scope: str) -> list
     """The fewest removals whose network costs no more than the budget, by bisection: what is removed only grows."""
     cost, limit = budget
     most = len(ranking.order)
+    if scope == "global":
+        ranking.by_saving(cost)
 
     def removed(step: int) -> list[Channels]:
         return ranking.least(step / most, scope)

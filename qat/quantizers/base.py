@@ -115,6 +115,8 @@ class BaseWeightQuantizer(Quantizer, ABC):
 
     per_channel: bool = False
 
+    observes_once: ClassVar[bool] = False  #: of training steps only the first that quantizes looks at the weight
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_flags(self, "per_channel")

@@ -46,7 +46,7 @@ class FixedGrid(BaseActivationQuantizer):
 
 @dataclass(frozen=True)
 class DoReFaActivationQuantizer(FixedGrid):
-    """DoReFa of an activation (Zhou et al., arXiv 1606.06160, equation 11, with equation 5's quantize_k).
+    """DoReFa of an activation (Zhou et al., arXiv 1606.06160; quantize_k is its equation 5).
 
     y = quantize_k(clip(x, 0, 1)), quantize_k(r) = rint((2^k - 1) r) / (2^k - 1): the codes are 0 to 2^k - 1, the scale
     1 / (2^k - 1). Gradient 1 within [0, 1] (0 at 0 after a ReLU), 0 outside. The clip is the activation function, so that

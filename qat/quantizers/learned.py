@@ -30,6 +30,17 @@ from qat.values import Value
 LEAST_SHARE = 2.0**-10  #: of its initial value that a learned scale keeps, however far its training goes astray
 
 
+def learned_scale(ops: Ops, initial: Tensor, change: Tensor, factor: float) -> Tensor:
+    """initial + change, at least LEAST_SHARE of initial, with ``factor`` times the gradient to change.
+
+    The gradient flows on where it is raised, so that it can grow again. One sum carries value and gradient: these are small
+    tensors, and what they cost is the number of operations.
+    """
+    scale = ops.maximum(initial + ops.stop_gradient(change), initial * LEAST_SHARE)
+    moved = change * factor
+    return scale + (moved - ops.stop_gradient(moved))
+
+
 def positive(ops: Ops, x: Tensor, least: Tensor | float) -> Tensor:
     """max(x, least) through which the gradient flows on, so that x can grow again."""
     # No constant stands beside the difference: TensorFlow would add it to x first, and lose it there.
@@ -68,6 +79,12 @@ class LSQWeightQuantizer(BaseWeightQuantizer):
 
     fixed: ClassVar[dict[str, bool]] = {"symmetric": True}
     label: ClassVar[str] = "LSQ"
+    observes_once: ClassVar[bool] = True
+
+    @property
+    def phase_starts(self) -> tuple[int, ...]:
+        """Its first step looks at the mean, the others need not."""
+        return (self.quant_delay, self.quant_delay + 1)
 
     def params(self, shape: Shape) -> dict[str, Param]:
         of = (shape[:1], "vector") if self.per_channel else ((), "scalar")
@@ -88,8 +105,8 @@ class LSQWeightQuantizer(BaseWeightQuantizer):
         assert own is not None, "its scale is a parameter"
         initial = own["initial_scale"]
         count = math.prod(weight.shape) / (initial.shape[0] if self.per_channel else 1)
-        change = scaled_gradient(ops, own["scale_change"], 1.0 / math.sqrt(count * self.qmax))
-        scale = self._at_least(ops, positive(ops, initial + change, initial * LEAST_SHARE), floor)
+        factor = 1.0 / math.sqrt(count * self.qmax)
+        scale = self._at_least(ops, learned_scale(ops, initial, own["scale_change"], factor), floor)
         multiplier = ops.on_output(ops.reciprocal(scale), weight)
         return WeightCodes(ops.requantize(weight, multiplier, float(self.qmin), float(self.qmax)), scale, None)
 
@@ -187,10 +204,8 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
         return found
 
     def _scale(self, ops: Ops, own: Tensors, factor: float) -> Tensor:
-        change = scaled_gradient(ops, own["scale_change"], factor)
-        initial = own["initial_scale"]
-        initial = ops.where(ops.isfinite(initial), initial, own["scale_change"] * 0.0 + SMALLEST_SCALE)
-        return positive(ops, initial + change, initial * LEAST_SHARE)
+        initial = ops.maximum(own["initial_scale"], SMALLEST_SCALE)  # -infinity before anything was observed
+        return learned_scale(ops, initial, own["scale_change"], factor)
 
     def _learned(
         self, ops: Ops, own: Tensors, shared: Sequence[Tensors], non_negative: bool, features: int
