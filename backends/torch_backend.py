@@ -24,6 +24,7 @@ from qat.losses import Loss, Objective, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array, Kind, Ops, Padding, Pair
 from qat.optimizer import Optimizer
+from qat.workers import this_worker
 
 __all__ = [
     "LoweredNetwork",
@@ -355,7 +356,7 @@ class LoweredNetwork(torch.nn.Module):
         return {name: getattr(module, local) for name, module, local in self._slots}
 
     def _use_device(self) -> None:
-        self._ops = TorchOps(next((tensor.device for tensor in self.tensors.values()), "cpu"))
+        self._ops = _training_ops(next((tensor.device for tensor in self.tensors.values()), "cpu"))
         self._pass = Forward(self.graph, self._ops)
         self._deployment = Deployment(self.graph, _ExactOps(self._ops.device))
 
@@ -444,6 +445,16 @@ class LoweredNetwork(torch.nn.Module):
         return {name: values.cpu().numpy() for name, values in codes.items()}
 
 
+def _training_ops(device: torch.device | str) -> TorchOps:
+    """The vocabulary that trains; with several workers, one that reduces over all of them."""
+    if this_worker().count == 1:
+        return TorchOps(device)
+    from qat.backends.torch_workers import WorkerOps, join
+
+    join()
+    return WorkerOps(device)
+
+
 def lower(
     network: Network | Graph,
     params: Mapping[str, Array] | None = None,
@@ -503,7 +514,8 @@ def save_params(params: Mapping[str, Array], path: str | Path) -> None:
 
 
 def seed(*numbers: int) -> None:
-    """Seed what ``ops.drop`` draws from."""
+    """Seed what ``ops.drop`` draws from; every worker draws its own."""
+    numbers = (*numbers, this_worker().rank) if this_worker().count > 1 else numbers
     torch.manual_seed(int(np.random.default_rng(numbers).integers(1 << 63)))
 
 
@@ -516,6 +528,7 @@ class Step:
     """One training step of a lowered network: ``step(x, y, lr)`` returns the loss before the update.
 
     loss: written over the vocabulary. compile: compile forward pass and loss with torch.compile, once for each phase.
+    Started by torchrun, each worker is given the joint batch and takes its share of it; the loss is the joint one.
     """
 
     def __init__(
@@ -527,6 +540,11 @@ class Step:
         compile: bool = False,
     ) -> None:
         self.model = model.train()
+        self._worker = this_worker()
+        if compile and self._worker.count > 1:
+            raise QatError(
+                f"--compile with {self._worker.count} workers: what they exchange is not compiled; leave --compile out"
+            )
         plain = partial(model.terms, loss=loss)
         self._compute = torch.compile(plain) if compile else plain
         self._terms: dict[str, Tensor] = {}
@@ -546,15 +564,28 @@ class Step:
         device = self.model._ops.device
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        pixels = tuple(torch.from_numpy(array).to(device) for array in as_tuple(x))
-        targets = tuple(torch.from_numpy(array).to(device) for array in as_tuple(y))
+        pixels = tuple(torch.from_numpy(array).to(device) for array in as_tuple(self._worker.share(x)))
+        targets = tuple(torch.from_numpy(array).to(device) for array in as_tuple(self._worker.share(y)))
         terms = self._compute(pixels, as_arrays(targets), self.model.next_phase())
         loss = next(iter(terms.values()))
         self._terms = {name: tensor.detach() for name, tensor in terms.items()}
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if self._worker.count > 1:
+            loss = self._average(loss.detach())
         self.optimizer.step()
         return loss.item()
+
+    def _average(self, loss: Tensor) -> Tensor:
+        """Let loss and gradients be their means over the workers, in one exchange; returns the loss."""
+        from qat.backends.torch_workers import mean_over_workers
+
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        joint = mean_over_workers(torch.cat([loss.reshape(1), *(gradient.reshape(-1) for gradient in gradients)]))
+        parts = joint.split([1, *(gradient.numel() for gradient in gradients)])
+        for gradient, part in zip(gradients, parts[1:], strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return parts[0]
 
     def terms(self) -> dict[str, Array]:
         """The terms of the last step's loss (see ``Forward.terms``)."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from qat import __version__
 from qat.errors import QatError
+from qat.workers import this_worker
 
 #: command -> (module under qat.scripts, what it does). Modules are imported only when their command is called.
 COMMANDS = {
@@ -100,6 +101,8 @@ def run_script(
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
+        if this_worker().rank:  # the first of several workers speaks for all
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for as long as the process lives)
         return run(parser.parse_args(_with_flag_files(sys.argv[1:] if arguments is None else arguments))) or 0
     except QatError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)

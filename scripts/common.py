@@ -34,6 +34,7 @@ from qat.registry import BACKENDS, TARGETS, suffixed
 from qat.scripts import sparsity
 from qat.training import Recipe, evaluate_accuracy, train
 from qat.verify import REFERENCE, Certificate
+from qat.workers import this_worker
 
 QUANTIZATION = (
     "num_bits",
@@ -359,7 +360,7 @@ def train_and_save(
         device_target=args.device_target,
         compile=args.compile,
         log_every=args.log_every,
-        log_path=args.log_path,
+        log_path=None if this_worker().rank else args.log_path,
         save=lambda checkpoint: checkpoint.save(path),
         save_every=args.save_every,
     )

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
         cost = cost_of(graph, args.budget)
         trial.set_user_attr("over", cost - limit)
         if cost > limit:
-            return 0.0, cost
+            return 0.0, cost  # nothing of the search prefers it to what is within the limit
         own = Checkpoint(graph, graph.initial_params(args.seed) | params, history=start.history)
         ended = train_trial(
             trial, folder, backend, own, dataset, recipe, device_target=args.device_target, can_be_pruned=False
@@ -89,7 +89,6 @@ def run(args: argparse.Namespace) -> None:
         epochs=args.epochs,
         seed=args.seed,
         settings=settings,
-        constrained=True,
     ) as search:
         trials = search.run(objective, args.trials, lambda trial: _described(trial, args.budget, limit))
     within = [trial for trial in trials if trial.user_attrs["over"] <= 0.0]
@@ -149,7 +148,7 @@ def _picture(trials: list[Any], front: list[Any], limit: float, budget: str, dat
         axis.set_xlabel(BUDGETS[budget][0].upper() + BUDGETS[budget][1:])
         axis.set_ylabel("Top-1 of held-back images in %")
         axis.set_title(data, fontsize=9, color="#555555")
-        axis.legend(loc="lower right")
+        axis.legend(loc="upper left")
     return picture
 
 

@@ -123,6 +123,8 @@ def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
     """The trainings that the arguments ask for, each after those it builds on, and the batch size."""
     dataset = load(args.data_path)
     count = args.train_images or len(dataset.train)
+    if args.folds < 0 or args.folds == 1:
+        raise QatError(f"--folds is {args.folds}; use 2 or more, or 0 for the data set's own test images")
     if args.folds:
         count -= -(-count // args.folds)
     if not 0.0 < args.validation_share < 1.0:
@@ -151,16 +153,17 @@ def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
         channel=channel, filters=args.filters, kernels=kernels, dense=args.dense, dropout=args.dropout
     ).graph()
     models: dict[str, Any] = {"full": None}
-    if args.quantize:
-        models |= {f"quant_{bits}bit": quantization(bits, args.least_activation_bits) for bits in args.widths}
+    for bits in args.widths if args.quantize else []:
+        try:
+            models[f"quant_{bits}bit"] = quantization(bits, args.least_activation_bits)
+        except QatError as error:
+            raise QatError(f"--widths {bits}: {error}") from None
     if args.autoq_config:
         models["latest_aq"] = read_quant_config(args.autoq_config)
-    for name, settings in models.items():
-        if settings is not None:
-            try:
-                qat.convert_quant_network(graph, **settings)  # raises now, not after hours
-            except QatError as error:
-                raise QatError(f"{name}: {error}") from None
+        try:
+            qat.convert_quant_network(graph, **models["latest_aq"])  # raises now, not after hours
+        except QatError as error:
+            raise QatError(f"{args.autoq_config}: {error}") from None
     data = {"data_path": args.data_path, "shape": list(graph.shapes[graph.inputs[0].name]), "images": args.train_images}
     data |= {"folds": args.folds, "seed": args.seed}
     tasks = []

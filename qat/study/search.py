@@ -27,10 +27,9 @@ class Search:
     """A search in a folder: ``search.db`` is Optuna's storage (its dashboard reads it), beside it the trials' checkpoints.
 
     directions: "maximize" or "minimize" for each number that a trial gives. sampler: "hyperband", random settings whose
-    trainings successive halving gives up (Li et al., arXiv 1603.06560; factor 3), or "bayesian", Optuna's TPE. epochs: the
-    longest training. settings: what a search must not change when it is called again. constrained: trials note, as their
-    attribute "over", by how much they are over a limit. Raises QatError without Optuna, for other settings, and where another
-    process searches there.
+    trainings successive halving gives up (Li et al., arXiv 1603.06560; factor 3), or "bayesian", Optuna's TPE; of several
+    numbers NSGA-II in either case. epochs: the longest training. settings: what a search must not change when it is called
+    again. Raises QatError without Optuna, for other settings, and where another process searches there.
     """
 
     def __init__(
@@ -42,7 +41,6 @@ class Search:
         epochs: int,
         seed: int,
         settings: Mapping[str, Any],
-        constrained: bool = False,
     ) -> None:
         try:
             import optuna
@@ -76,11 +74,10 @@ class Search:
         many = len(directions) > 1
         # A sampler that begins anew with the same seed would propose what it proposed before.
         seed += len(self.study.trials)
-        over = (lambda trial: (trial.user_attrs.get("over", 0.0),)) if constrained else None
         if many:
-            self.study.sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=12, constraints_func=over)
+            self.study.sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=12)
         elif sampler == "bayesian":
-            self.study.sampler = optuna.samplers.TPESampler(seed=seed, constraints_func=over)
+            self.study.sampler = optuna.samplers.TPESampler(seed=seed)
         else:
             self.study.sampler = optuna.samplers.RandomSampler(seed=seed)
         if sampler == "hyperband" and not many:
@@ -101,7 +98,8 @@ class Search:
     def run(self, objective: Callable[[Any], Any], trials: int, show: Callable[[Any], str]) -> list[Any]:
         """Trials until so many have ended, those of earlier calls included; returns those that completed.
 
-        objective: as Optuna has it; a QatError in it ends the trial alone, as one that was given up. show: a line on a completed trial.
+        objective: as Optuna has it; a QatError in it ends the trial alone, as one that was given up. show: what is said of
+        a completed trial.
         """
         while (ended := len(self._ended())) < trials:
             self.study.optimize(partial(self._attempt, objective), n_trials=1)

@@ -1,0 +1,34 @@
+"""For test_workers.py: some steps of training on joint batches, alone or as one of several workers; writes what is left."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from test_backends_agree import CASES
+
+import qat
+from qat.optimizer import Optimizer
+from qat.workers import this_worker
+
+
+def train(case: str, steps: int, batch: int) -> dict[str, np.ndarray]:
+    """Parameters and state after steps of SGD; and the losses."""
+    network, images, settings = CASES[case]
+    graph = network().graph() if settings is None else qat.convert_quant_network(network(), **settings)
+    backend = qat.backend("torch")
+    params = graph.initial_params(3)
+    step = backend.make_step(backend.lower(graph, params), Optimizer())
+    generator = np.random.default_rng(0)
+    losses = []
+    for _ in range(steps):
+        chosen = generator.permutation(len(images))[:batch]
+        losses.append(step(images[chosen], generator.integers(0, 10, batch), 0.02))
+    return backend.read(step.model) | {"losses": np.array(losses, np.float32)}
+
+
+if __name__ == "__main__":
+    folder, steps, batch, *cases = sys.argv[1:]
+    for number, case in enumerate(cases):
+        np.savez(Path(folder) / f"{number}_{this_worker().rank}.npz", **train(case, int(steps), int(batch)))
