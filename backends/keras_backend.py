@@ -25,6 +25,7 @@ from qat.losses import Loss, Objective, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array, Kind, Ops, Padding, Pair
 from qat.optimizer import Optimizer
+from qat.workers import require_alone
 
 __all__ = [
     "KerasOps",
@@ -647,6 +648,7 @@ def make_step(
     model: LoweredNetwork, optimizer: Optimizer, loss: Loss | Objective = cross_entropy, *, compile: bool = False
 ) -> Step:
     """One training step with the framework's own optimizer."""
+    require_alone("keras")
     return Step(model, optimizer, loss, compile=compile)
 
 

@@ -24,6 +24,7 @@ from qat.losses import Loss, Objective, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array, Kind, Ops, Padding, Pair
 from qat.optimizer import Optimizer
+from qat.workers import require_alone
 
 __all__ = [
     "LoweredNetwork",
@@ -565,6 +566,42 @@ def runtime() -> str:
     return f"MindSpore {ms.__version__}"
 
 
+class AMSGrad(nn.Optimizer):  # type: ignore[misc]
+    """Reddi et al., arXiv 1904.09237, algorithm 2, with Adam's correction of bias, as PyTorch has it.
+
+    nn.Adam(use_amsgrad=True) has no kernel on the CPU for a parameter that is a single number, as a learned scale is.
+    """
+
+    BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        super().__init__(0.0, groups)
+        self.moment1 = self._parameters.clone(prefix="moment1", init="zeros")
+        self.moment2 = self._parameters.clone(prefix="moment2", init="zeros")
+        self.largest = self._parameters.clone(prefix="largest", init="zeros")
+        self.beta1_power = ms.Parameter(Tensor(np.float32(1.0)), name="beta1_power")
+        self.beta2_power = ms.Parameter(Tensor(np.float32(1.0)), name="beta2_power")
+
+    @ms.jit
+    def construct(self, gradients: tuple[Tensor, ...]) -> bool:
+        gradients = self.decay_weight(gradients)
+        rate = self.get_lr()
+        power1 = self.beta1_power * self.BETA1
+        power2 = self.beta2_power * self.BETA2
+        ops.assign(self.beta1_power, power1)
+        ops.assign(self.beta2_power, power2)
+        for i in range(len(gradients)):
+            first = self.moment1[i] * self.BETA1 + gradients[i] * (1.0 - self.BETA1)
+            second = self.moment2[i] * self.BETA2 + gradients[i] * gradients[i] * (1.0 - self.BETA2)
+            largest = ops.maximum(self.largest[i], second)
+            step = first / (1.0 - power1) / (ops.sqrt(largest / (1.0 - power2)) + self.EPSILON)
+            ops.assign(self._parameters[i], self._parameters[i] - rate * step)
+            ops.assign(self.moment1[i], first)
+            ops.assign(self.moment2[i], second)
+            ops.assign(self.largest[i], largest)
+        return True
+
+
 class Step:
     """One training step of a lowered network: ``step(x, y, lr)`` returns the loss before the update.
 
@@ -590,8 +627,10 @@ class Step:
         groups = [group for group in groups if group["params"]]
         if optimizer.name == "momentum":
             self.optimizer = nn.Momentum(groups, 0.0, optimizer.momentum)
+        elif optimizer.name == "adam":
+            self.optimizer = nn.Adam(groups, 0.0)
         else:
-            self.optimizer = nn.Adam(groups, 0.0, use_amsgrad=optimizer.name == "amsgrad")
+            self.optimizer = AMSGrad(groups)
         self._error: BaseException | None = None
         self._gradient = ms.value_and_grad(self._forward, None, self.optimizer.parameters, has_aux=True)
 
@@ -648,4 +687,5 @@ def make_step(
     model: LoweredNetwork, optimizer: Optimizer, loss: Loss | Objective = cross_entropy, *, compile: bool = False
 ) -> Step:
     """One training step with the framework's own optimizer. compile: nothing more to do, the pass is compiled anyway."""
+    require_alone("mindspore")
     return Step(model, optimizer, loss, compile=compile)

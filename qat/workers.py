@@ -41,3 +41,13 @@ def this_worker() -> Worker:
             "the workers with torchrun, or unset both"
         )
     return Worker(rank, count)
+
+
+def require_alone(backend: str) -> None:
+    """Raise QatError where this is one of several workers, for a backend that trains in one process."""
+    count = this_worker().count
+    if count > 1:
+        raise QatError(
+            f"{backend}: there are {count} workers, but this backend trains in one process, and each would train alone; use "
+            "--backend torch, or start one process"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +69,33 @@ def test_adam_and_amsgrad_are_those_of_their_papers(backend: ModuleType, name: s
         np.testing.assert_allclose(found[parameter], ends[name][index], rtol=0, atol=CLOSE * gone)
     weights = [ends[kind][0] for kind in ("adam", "amsgrad")]
     assert np.abs(weights[0] - weights[1]).max() > 10 * CLOSE * gone, "too near to be told apart"
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam", "amsgrad"])
+@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+def test_single_numbers_are_trained_too_and_resumed(backend: ModuleType, name: str) -> None:
+    """A learned scale is a parameter without axes."""
+    quantizers = {"weight_quantizer": qat.LSQWeightQuantizer(4), "activation_quantizer": qat.LSQActivationQuantizer(4)}
+    graph = qat.convert_quant_network(Linear(), **quantizers)
+
+    def steps(step: Any, chosen: slice) -> None:
+        for images, labels in batches()[chosen]:
+            step(images, labels, 0.01)
+
+    whole = backend.make_step(backend.lower(graph), Optimizer(name))
+    steps(whole, slice(0, 6))
+    half = backend.make_step(backend.lower(graph), Optimizer(name))
+    steps(half, slice(0, 3))
+    other = backend.make_step(backend.lower(graph, backend.read(half.model), step=3), Optimizer(name))
+    other.load_state(half.state())
+    steps(other, slice(3, 6))
+    found, expected = backend.read(other.model), backend.read(whole.model)
+    begun = graph.initial_params()
+    scalars = [full for full, param in graph.params.items() if param.trainable and not param.shape]
+    assert scalars
+    for full, array in expected.items():
+        np.testing.assert_array_equal(found[full], array, err_msg=full)
+    assert all(expected[full] != begun[full] for full in scalars)
 
 
 def test_an_unknown_optimizer_gives_the_list() -> None:

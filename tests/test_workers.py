@@ -12,8 +12,11 @@ import pytest
 from test_backends_agree import HERE, distances
 from worker_steps import train
 
+import qat
 from qat.checkpoint import Checkpoint
 from qat.errors import QatError
+from qat.networks import LeNet5
+from qat.optimizer import Optimizer
 from qat.workers import Worker, this_worker
 
 pytestmark = pytest.mark.skipif("torch" not in HERE, reason="needs PyTorch")
@@ -74,6 +77,15 @@ def test_the_command_trains_with_torchrun(tmp_path: Path) -> None:
     assert output.count("Accuracy: ") == 1, "the workers speak through each other"
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 2
     assert Checkpoint.load(path).epoch == 1
+
+
+@pytest.mark.parametrize("name", [name for name in HERE if name != "torch"])
+def test_a_backend_of_one_process_says_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would train alone, and nobody would notice."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    backend = qat.backend(name)
+    with pytest.raises(QatError, match=f"{name}: there are 2 workers, but this backend trains in one process"):
+        backend.make_step(backend.lower(LeNet5()), Optimizer())
 
 
 def test_every_sample_is_in_one_share() -> None:
