@@ -40,6 +40,7 @@ COMMANDS = {
     "score": ("score", "the compression contest's table and score against a reference"),
     "train-lenet5": ("train_lenet5", "train the contest's reference network"),
     "test-lenet5": ("test_lenet5", "the contest's row of the reference network"),
+    "train-yournet": ("train_yournet", "train the project's own network for the contest"),
     "test-yournet": ("test_yournet", "the contest's row of the project's own network"),
     "sensitivity": ("sensitivity", "the accuracy that each layer costs at few bits, as table and picture"),
     "data": ("data", "download a data set"),
