@@ -57,6 +57,11 @@ def macs(network: Network | Graph, *, with_bias: bool = False) -> dict[str, int]
     return counts
 
 
+def total_macs(network: Network | Graph, *, with_bias: bool = False) -> int:
+    """The sum of ``macs``."""
+    return sum(macs(network, with_bias=with_bias).values())
+
+
 def parameters(network: Network | Graph) -> dict[str, int]:
     """Trained numbers of each node: weights, biases, gamma and beta; not those of quantizers. A cell that is used twice counts
     where it is used first.

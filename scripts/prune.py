@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import qat
-from qat import pruning
+from qat import metrics, pruning
 from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.console import print_table
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
 def _limits(args: argparse.Namespace) -> dict[str, Any]:
     """How much goes, as ``prune_channels`` takes it. Raises QatError unless it is said once, or a block is named."""
     budgets: dict[str, Budget] = {
-        "max_macs": (pruning.macs, args.max_macs),
+        "max_macs": (metrics.total_macs, args.max_macs),
         "max_params": (Graph.count_trainable, args.max_params),
     }
     given = [name for name in ("ratio", *budgets) if getattr(args, name) is not None]
@@ -128,7 +128,7 @@ def _report(args: argparse.Namespace, before: Checkpoint, after: Checkpoint, dat
         for group in pruning.channel_groups(before.graph)
     ]
     print_table("Channels", ("layer", "before", "after"), rows)
-    counts = [(each.graph.count_trainable(), pruning.macs(each.graph)) for each in (before, after)]
+    counts = [(each.graph.count_trainable(), metrics.total_macs(each.graph)) for each in (before, after)]
     for what, old, new in zip(("parameters", "products an image"), *counts, strict=True):
         print(f"{what}: {old:,} -> {new:,} ({old / new:.2f} times fewer)")
     if dataset is not None:

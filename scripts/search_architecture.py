@@ -16,7 +16,7 @@ from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.console import print_table
 from qat.errors import QatError
-from qat.metrics import macs
+from qat.metrics import total_macs
 from qat.networks import SvhnCnn
 from qat.scripts import common
 from qat.study.search import SAMPLERS, Search, train_trial, trial_recipe, validation_accuracy
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     def objective(trial: Any) -> float:
         graph = SvhnCnn(channel=channel, **suggested(trial)).graph()  # raises where nothing is left of the image
         trial.set_user_attr("weights", graph.count_trainable())
-        trial.set_user_attr("macs", sum(macs(graph).values()))
+        trial.set_user_attr("macs", total_macs(graph))
         start = Checkpoint(graph, graph.initial_params(args.seed))
         return validation_accuracy(
             train_trial(trial, folder, backend, start, dataset, recipe, device_target=args.device_target)

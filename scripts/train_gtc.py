@@ -55,9 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lr_schedule", choices=SCHEDULES, default="cosine", help="how the rate falls; the document's is halving"
     )
-    parser.add_argument("--lambda_bit_loss", type=float, default=0.001, help="weight of sum 2^bits")
+    parser.add_argument("--lambda_bit_loss", type=float, default=0.0005, help="weight of sum 2^bits")
     parser.add_argument(
-        "--lambda_distillation_loss", type=float, default=1.0, help="weight of the cross entropy of LP against HP"
+        "--lambda_distillation_loss", type=float, default=2.0, help="weight of the cross entropy of LP against HP"
     )
     parser.add_argument("--lambda_regularization", type=float, default=0.0001, help="weight of sum |w|^2 / 2")
     parser.add_argument(

@@ -17,6 +17,7 @@ from test_quantizer_family import assert_near
 import qat
 from qat.cli import main
 from qat.numpy_ops import NUMPY_OPS
+from qat.optimizer import learning_rate
 from qat.registry import BACKENDS, installed
 from qat.values import Value
 
@@ -322,6 +323,11 @@ def test_it_resumes_reruns_and_names_its_folder_after_the_lambdas(
     capsys.readouterr()
     assert main([*arguments, "--num_epochs", "2", "--lambda_bit_loss", "0.25", "--resume"]) == 2
     assert "trained with epochs 1, now it is 2" in capsys.readouterr().err
+
+
+def test_the_document_s_rate_is_halved_each_5000_batches() -> None:
+    rates = [learning_rate("halving", 2e-4, step, 20000) for step in (0, 4999, 5000, 9999, 10000)]
+    assert rates == [2e-4, 2e-4, 1e-4, 1e-4, 5e-5]
 
 
 @pytest.mark.parametrize(

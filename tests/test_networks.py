@@ -11,10 +11,10 @@ import qat
 from qat.forward import Forward
 from qat.integer import IntegerLinear, trace_codes
 from qat.losses import mean_squared_error
+from qat.metrics import total_macs
 from qat.networks import NETWORKS, Autoencoder, create
 from qat.numpy_ops import NUMPY_OPS
 from qat.optimizer import Optimizer
-from qat.pruning.cost import macs
 from qat.registry import BACKENDS, installed
 
 
@@ -52,7 +52,7 @@ def test_published_parameter_counts(name: str, weights: int) -> None:
     ],
 )
 def test_published_products(name: str, products: int) -> None:
-    assert macs(create(name).graph()) == products
+    assert total_macs(create(name).graph()) == products
 
 
 @pytest.mark.parametrize("backend_name", [name for name, entry in BACKENDS.items() if installed(entry)])

@@ -11,7 +11,8 @@ from test_commands import run
 import qat
 from qat.checkpoint import Checkpoint
 from qat.cli import main
-from qat.pruning import channel_groups, count_zeros, macs
+from qat.metrics import total_macs
+from qat.pruning import channel_groups, count_zeros
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def test_pruned_tuned_quantized_and_certified(slim: Path, tmp_path: Path, capsys
     before, after = Checkpoint.load(slim), Checkpoint.load(small)
     assert sum(map(len, channel_groups(before.graph))) - sum(map(len, channel_groups(after.graph))) == 11
     assert f"{before.graph.count_trainable():,} -> {after.graph.count_trainable():,}" in out
-    assert f"{macs(before.graph):,} -> {macs(after.graph):,}" in out
+    assert f"{total_macs(before.graph):,} -> {total_macs(after.graph):,}" in out
     assert "Accuracy before: " in out
     assert after.history[0]["pruning"]["method"] == "slimming"
     assert after.history[1:] == before.history

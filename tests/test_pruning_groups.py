@@ -17,9 +17,10 @@ from test_zoo import Zoo, networks, random_params
 import qat
 from qat.cells.base import Context, Scope
 from qat.integer import evaluate
+from qat.metrics import total_macs
 from qat.networks import NETWORKS, create
 from qat.numpy_ops import NUMPY_OPS
-from qat.pruning import channel_groups, drop_blocks, macs, prune_channels, remove_channels, residual_blocks
+from qat.pruning import channel_groups, drop_blocks, prune_channels, remove_channels, residual_blocks
 from qat.values import Value
 
 Array = npt.NDArray[Any]
@@ -204,7 +205,7 @@ def test_a_pruned_network_is_the_masked_one(name: str) -> None:
     close(found, expected)
     assert np.abs(expected - masked_outputs(graph, params, pixels, [])[0]).max() > 1e-3  # they did matter
     assert smaller.count_trainable() < graph.count_trainable()
-    assert macs(smaller) < macs(graph)
+    assert total_macs(smaller) < total_macs(graph)
 
 
 @st.composite
@@ -323,7 +324,7 @@ def test_what_is_kept_by_name(lenet: Any) -> None:
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_a_budget_is_met_and_not_by_more_than_it_takes(lenet: Any, scope: str) -> None:
     graph, params, importance = lenet
-    for cost, limit in ((macs, 100_000), (qat.Graph.count_trainable, 20_000)):
+    for cost, limit in ((total_macs, 100_000), (qat.Graph.count_trainable, 20_000)):
         smaller, _ = prune_channels(graph, params, importance, budget=(cost, limit), scope=scope)
         assert 0.7 * limit < cost(smaller) <= limit
 
@@ -332,7 +333,7 @@ def test_a_budget_takes_channels_that_cost_much_for_what_they_are_worth() -> Non
     """Of equal channels those of conv1, whose removal saves most products, and of parameters those of conv2."""
     graph = create("lenet").graph()
     equal = {"conv1": np.ones(6), "conv2": np.ones(16), "fc1": np.ones(120), "fc2": np.ones(84)}
-    products, _ = prune_channels(graph, graph.initial_params(), equal, budget=(macs, macs(graph) - 100_000))
+    products, _ = prune_channels(graph, graph.initial_params(), equal, budget=(total_macs, total_macs(graph) - 100_000))
     assert widths(products) == {"conv1": 4, "conv2": 16, "fc1": 120, "fc2": 84}
     cost = qat.Graph.count_trainable
     numbers, _ = prune_channels(graph, graph.initial_params(), equal, budget=(cost, cost(graph) - 5_000))
@@ -359,7 +360,7 @@ def test_of_equals_the_later_one_goes_first() -> None:
         ({"ratio": 0.5, "scope": "all"}, "scope is 'all'"),
         ({"keep": {"conv9": 2}}, "'conv9' is no group of channels of LeNet5; use conv1, conv2, fc1, fc2"),
         ({"keep": {"conv1": 7}}, "conv1 has 6 channels to keep; 7"),
-        ({"budget": (macs, 10)}, "with all channels removed that may go it is still"),
+        ({"budget": (total_macs, 10)}, "with all channels removed that may go it is still"),
     ],
 )
 def test_mistakes_are_named(lenet: Any, arguments: dict[str, Any], message: str) -> None:
@@ -430,5 +431,5 @@ def test_the_relu_of_a_dropped_addition_stays_where_it_does_something() -> None:
 def test_the_counts_of_a_pruned_network_follow_from_its_widths() -> None:
     graph = create("lenet").graph()
     smaller, params = prune_channels(graph, graph.initial_params(), {"conv1": np.arange(6.0)}, keep={"conv1": 2})
-    assert macs(smaller) == macs(graph) - 4 * (25 * 28 * 28 + 16 * 25 * 100)
+    assert total_macs(smaller) == total_macs(graph) - 4 * (25 * 28 * 28 + 16 * 25 * 100)
     assert sum(math.prod(array.shape) for array in params.values()) == 61_684 - 4 * (25 + 16 * 25)

@@ -24,7 +24,7 @@ F = np.float32
 #: to float32, at a magnitude of 255 at most.
 ROUNDING = 255 * 2**-22
 
-BITS = st.integers(2, 8)
+BITS, ACTIVATION_BITS = st.integers(2, 8), st.integers(1, 8)
 #: Everything from subnormal numbers to 1e30, zeros of both signs, and all of it at once.
 NUMBERS = (
     st.floats(-(2.0**100), 2.0**100, width=32) | st.floats(-4, 4, width=32) | st.sampled_from([0.0, -0.0, 2.0**-100])
@@ -33,7 +33,9 @@ WEIGHTS = arrays(np.float32, array_shapes(min_dims=2, max_dims=4, max_side=4), e
 WEIGHT_QUANTIZERS = st.builds(
     WeightQuantizer, BITS, symmetric=st.booleans(), narrow_range=st.booleans(), per_channel=st.booleans()
 )
-ACTIVATION_QUANTIZERS = st.builds(ActivationQuantizer, BITS, symmetric=st.booleans(), narrow_range=st.booleans())
+ACTIVATION_QUANTIZERS = st.builds(
+    ActivationQuantizer, BITS, symmetric=st.booleans(), narrow_range=st.booleans()
+) | st.builds(ActivationQuantizer, ACTIVATION_BITS)
 
 
 def quantize(quantizer: WeightQuantizer, weight: Array, floor: Array | None = None) -> WeightCodes:
@@ -301,12 +303,23 @@ QUANTIZERS = [Quantizer, WeightQuantizer, ActivationQuantizer]
 
 
 @pytest.mark.parametrize("cls", QUANTIZERS)
-@pytest.mark.parametrize("num_bits", [1, 17, 0, -8, 8.0, "8", True, None])
+@pytest.mark.parametrize("num_bits", [17, 0, -8, 8.0, "8", True, None])
 def test_a_wrong_number_of_bits_is_refused_in_one_line(cls: type[Quantizer], num_bits: object) -> None:
     with pytest.raises(qat.QatError) as raised:
         cls(num_bits=num_bits)
     text = str(raised.value)
-    assert text == f"{cls.__name__}: num_bits is {num_bits!r}; use a whole number from 2 to 16"
+    assert text == f"{cls.__name__}: num_bits is {num_bits!r}; use a whole number from {cls.widths[0]} to 16"
+
+
+def test_one_bit_is_of_activations_and_needs_both_of_its_codes() -> None:
+    for cls in (Quantizer, WeightQuantizer):
+        with pytest.raises(qat.QatError, match="num_bits is 1; use a whole number from 2 to 16"):
+            cls(1)
+    quantizer = ActivationQuantizer(1)
+    assert (quantizer.qmin, quantizer.qmax) == (0, 1)
+    for settings_, message in (({"symmetric": True}, "would be -1 and 0"), ({"narrow_range": True}, "one code alone")):
+        with pytest.raises(qat.QatError, match=message):
+            ActivationQuantizer(1, **settings_)
 
 
 @pytest.mark.parametrize("cls", QUANTIZERS)

@@ -3,7 +3,6 @@
 from qat.pruner import MagnitudePruner
 from qat.pruning.blocks import ResidualBlock, drop_blocks, residual_blocks
 from qat.pruning.channels import prune_channels, remove_channels
-from qat.pruning.cost import macs
 from qat.pruning.groups import ChannelGroup, channel_groups
 from qat.pruning.importance import l1_importance, slimming_importance, taylor_importance
 from qat.pruning.magnitude import count_zeros, prune_weights, updated_masks
@@ -16,7 +15,6 @@ __all__ = [
     "count_zeros",
     "drop_blocks",
     "l1_importance",
-    "macs",
     "prune_channels",
     "prune_weights",
     "remove_channels",

@@ -40,7 +40,7 @@ def prune_channels(
     ratio: the share of the channels with an importance that goes, 0 to below 1; scope: "global", the least important of
         the whole network, or "layer", the same share of each group.
     keep: group name -> how many of its channels stay; the other groups stay whole.
-    budget: (cost, limit): as many as are needed until cost(graph) <= limit, as (``macs``, 100_000) or
+    budget: (cost, limit): as many as are needed until cost(graph) <= limit, as (``qat.metrics.total_macs``, 100_000) or
         (``Graph.count_trainable``, 5_000); by scope as for the ratio, but "global" ranks by importance over what a channel's
         removal saves of that cost.
 

@@ -182,6 +182,8 @@ class BaseActivationQuantizer(Quantizer, ABC):
                 f"{type(self).__name__}: symmetric codes of 1 bit would be -1 and 0; use symmetric=False for 0 and 1, or a "
                 "BinaryActivationQuantizer for -1 and 1"
             )
+        if self.num_bits == 1 and self.narrow_range:
+            raise QatError(f"{type(self).__name__}: narrow_range leaves one code alone of 1 bit; leave it out")
 
     def refuses(self, non_negative: bool) -> str | None:
         """Why this quantizer cannot take numbers that are (or are not) never negative; None: it can."""
