@@ -28,6 +28,7 @@ from qat.study.training import is_trained, progress_of, read_result, train_task
 from qat.training import Recipe
 
 STEPS = 20  #: an epoch has at least so many: on small data the batches get smaller
+BY_RANGE = 5  #: bits from which on a scale follows from a range instead of being learned
 LOGITS_BITS = 8  #: of the logits and of the input's pixels, at every width
 
 
@@ -211,22 +212,29 @@ def task(
 
 def quantization(bits: int, least_activation_bits: int) -> dict[str, Any]:
     """Settings of a width. Batch normalisation is not folded into what is quantized."""
-    logits = {"activation_quantizer": qat.LSQActivationQuantizer(LOGITS_BITS).to_json()}
+    logits = {"activation_quantizer": qat.ActivationQuantizer(LOGITS_BITS, symmetric=False).to_json()}
     return {**width_settings(bits, max(bits, least_activation_bits)), "layers": {"output": logits}, "bn_fold": False}
 
 
 def width_settings(weight_bits: int, activation_bits: int) -> dict[str, Any]:
-    """The two quantizers: LSQ's learned scales, one for each output channel of a weight; of two bits threshold ternary
-    weights (TWN's), of one bit XNOR-Net's binary ones.
+    """The two quantizers, a scale for each output channel of a weight. Of five bits and more by the range of the numbers: there
+    a scale is smaller than a step of Adam, which takes no account of LSQ's gradient scale. Of three and four LSQ's learned
+    scales; weights of two bits threshold ternary (TWN's), of one bit XNOR-Net's.
     """
     weights: Any
+    activations: Any
     if weight_bits == 1:
         weights = qat.BinaryWeightQuantizer(per_channel=True)
     elif weight_bits == 2:
         weights = qat.TernaryWeightQuantizer(per_channel=True)
-    else:
+    elif weight_bits < BY_RANGE:
         weights = qat.LSQWeightQuantizer(weight_bits, per_channel=True, narrow_range=True)
-    activations = qat.LSQActivationQuantizer(activation_bits)
+    else:
+        weights = qat.WeightQuantizer(weight_bits, per_channel=True)
+    if activation_bits < BY_RANGE:
+        activations = qat.LSQActivationQuantizer(activation_bits)
+    else:
+        activations = qat.ActivationQuantizer(activation_bits, symmetric=False)
     return {"weight_quantizer": weights.to_json(), "activation_quantizer": activations.to_json()}
 
 

@@ -92,7 +92,7 @@ def test_the_flag_file_holds_the_documents_settings(tmp_path: Path, capsys: pyte
         (["--folds", "1"], "--folds is 1; use 2 or more"),
         (["--validation_share", "1.5"], r"--validation_share is 1\.5"),
         (["--epochs", "0"], "epochs is 0"),
-        (["--quantize", "--widths", "40"], "--widths 40: LSQWeightQuantizer: num_bits is 40"),
+        (["--quantize", "--widths", "40"], "--widths 40: WeightQuantizer: num_bits is 40"),
         (["--filters", "8,8,8,8,8"], "block 4 of 5 has nothing left of the image"),
         (["--filters", "8,8", "--kernels", "3,3,3"], r"got \[3, 3, 3\] for 2 blocks"),
     ],

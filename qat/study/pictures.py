@@ -34,7 +34,7 @@ def accuracy_picture(models: Sequence[Model], pruned: Sequence[Model] | None = N
         upper.set_ylabel("Accuracy in %")
         upper.set_title(f"{models[0].data}, {folds} fold{'s' if folds > 1 else ''}", fontsize=9, color="#555555")
         if pruned:
-            upper.legend(loc="lower right")
+            picture.figure.legend(*upper.get_legend_handles_labels(), loc="outside upper right", ncols=2)
             lower = picture.axes[1, 0]
             quotients = [p.accuracies / m.accuracies for m, p in zip(models, pruned, strict=True)]
             _boxes(lower, quotients, 0.0, COLOURS[2], "")
