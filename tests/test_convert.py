@@ -264,10 +264,11 @@ def test_what_is_neither_a_value_nor_a_pair_is_refused(setting, value):
 
 
 @pytest.mark.parametrize(
-    ("bits", "owner"), [(1, "Weight"), (17, "Weight"), ((8, 1), "Activation"), ((8, 17), "Activation")]
+    ("bits", "owner", "least"),
+    [(1, "Weight", 2), (17, "Weight", 2), ((8, 0), "Activation", 1), ((8, 17), "Activation", 1)],
 )
-def test_bits_out_of_range_are_refused_by_the_quantizer_concerned(bits, owner):
-    refused(rf"^{owner}Quantizer: num_bits is 17?; use a whole number from 2 to 16$", num_bits=bits)
+def test_bits_out_of_range_are_refused_by_the_quantizer_concerned(bits, owner, least):
+    refused(rf"^{owner}Quantizer: num_bits is (0|1|17); use a whole number from {least} to 16$", num_bits=bits)
 
 
 @pytest.mark.parametrize("bits", ["8", 8.0, None, True, (8, None)])
