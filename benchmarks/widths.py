@@ -7,7 +7,7 @@ Everything stays in --out, and what is there is not trained again. --hold_back 5
 not trained on, instead of on the test images: to choose settings by.
 
 8 bits have scales from minimum and maximum; fewer LSQ's learned ones, one for each output of a weight (one bit: XNOR-Net's).
-The input's pixels and the logits have 8 bits at every width.
+The pixels and the logits have 8 bits at every width; at 1/1 so have the weights of the first layer and both sides of the last.
 """
 
 from __future__ import annotations
@@ -31,17 +31,12 @@ from qat.training import Recipe, evaluate_accuracy, train
 from qat.verify import export_verified
 
 FLOAT = Recipe(15, 128, lr=0.05, optimizer=Optimizer(weight_decay=5e-4))
-RATES = {
-    "8/8": 0.03,
-    "4/4": 0.03,
-    "3/3": 0.03,
-    "2/2": 0.03,
-    "1/2": 0.03,
-}  #: peak rate of each width; weights/activations
+RATE = 0.03  #: peak rate of every quantized training
+WIDTHS = ("8/8", "4/4", "3/3", "2/2", "1/2", "1/1")
 
 
 def converted(graph: Graph, width: str) -> Graph:
-    """The network with as many bits as ``width`` says."""
+    """The network with as many bits as ``width`` says: weights/activations."""
     weight_bits, activation_bits = map(int, width.split("/"))
     if weight_bits == 8:
         return qat.convert_quant_network(graph, num_bits=(weight_bits, activation_bits))
@@ -50,12 +45,17 @@ def converted(graph: Graph, width: str) -> Graph:
         if weight_bits == 1
         else qat.LSQWeightQuantizer(weight_bits, per_channel=True)
     )
-    logits = {"fc3": {"activation_quantizer": qat.LSQActivationQuantizer(8)}}
+    eight = {
+        "weight_quantizer": qat.LSQWeightQuantizer(8, per_channel=True),
+        "activation_quantizer": qat.LSQActivationQuantizer(8),
+    }
+    logits = {"fc3": {"activation_quantizer": eight["activation_quantizer"]}}
+    first_and_last = {"conv1": {"weight_quantizer": eight["weight_quantizer"]}, "fc2": logits["fc3"], "fc3": eight}
     return qat.convert_quant_network(
         graph,
         weight_quantizer=weights,
         activation_quantizer=qat.LSQActivationQuantizer(activation_bits),
-        layers=logits,
+        layers=first_and_last if width == "1/1" else logits,
     )
 
 
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_data_argument(parser)
     common.add_backend_arguments(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of each width for each")
-    parser.add_argument("--widths", nargs="+", choices=list(RATES), default=list(RATES), help="weights/activations")
+    parser.add_argument("--widths", nargs="+", choices=WIDTHS, default=list(WIDTHS), help="weights/activations")
     parser.add_argument("--epochs", type=int, default=15, help="of each quantized training")
     parser.add_argument("--hold_back", type=int, default=0, metavar="IMAGES", help="of training, to test on")
     parser.add_argument("--out", default="out/widths", help="folder for checkpoints and files")
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
             start = Checkpoint(
                 quantized_graph, quantized_graph.initial_params(seed) | float_.params, history=float_.history
             )
-            recipe = Recipe(args.epochs, 128, RATES[width], seed=seed, optimizer=Optimizer(weight_decay=1e-4))
+            recipe = Recipe(args.epochs, 128, RATE, seed=seed, optimizer=Optimizer(weight_decay=1e-4))
             name = out / f"{width.replace('/', '_')}_{seed}.ckpt"
             quantized = trained(name, start, dataset, recipe, args)
             file = name.with_suffix(".onnx")

@@ -13,7 +13,13 @@ if __name__ == "networks":
             sys.modules[_name.removeprefix("qat.")] = _module
 else:
     from qat.networks.catalogue import NETWORKS, create
-    from qat.networks.compact import CompactResidual, CompactSeparable, DepthwiseSeparable, InvertedResidual
+    from qat.networks.compact import (
+        CompactDigits,
+        CompactResidual,
+        CompactSeparable,
+        DepthwiseSeparable,
+        InvertedResidual,
+    )
     from qat.networks.lenet5 import LeNet3x3, LeNet5
     from qat.networks.lenet_gtc import LeNetGTC
     from qat.networks.mlperf_tiny import DSCNN, Autoencoder, MobileNetV1
@@ -25,6 +31,7 @@ else:
         "DSCNN",
         "NETWORKS",
         "Autoencoder",
+        "CompactDigits",
         "CompactResidual",
         "CompactSeparable",
         "DepthwiseSeparable",

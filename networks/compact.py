@@ -9,10 +9,18 @@ class DepthwiseSeparable(qat.Network):
     """A depthwise convolution, then a 1x1 one, each with batch normalisation and ReLU (Howard et al., arXiv 1704.04861, 3.1).
 
     stride: of the depthwise one. has_bias: biases before the batch normalisations, as MLPerf Tiny has them.
+    depthwise_activation: in place of the first ReLU.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int = 1, kernel_size: int = 3, *, has_bias: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        kernel_size: int = 3,
+        *,
+        has_bias: bool = False,
+        depthwise_activation: str | None = "relu",
     ) -> None:
         self.depthwise = qat.Conv2dBnAct(
             in_channels,
@@ -22,7 +30,7 @@ class DepthwiseSeparable(qat.Network):
             group=in_channels,
             has_bias=has_bias,
             has_bn=True,
-            activation="relu",
+            activation=depthwise_activation,
         )
         self.pointwise = qat.Conv2dBnAct(
             in_channels, out_channels, 1, has_bias=has_bias, has_bn=True, activation="relu"
@@ -94,3 +102,30 @@ class CompactResidual(_Compact):
             InvertedResidual(2 * width, 2 * width, 2, expansion=2),
         ]
         super().__init__(width, blocks, 2 * width, num_class, channel)
+
+
+class CompactDigits(qat.Network):
+    """A convolution, then three depthwise-separable blocks and a depthwise convolution over what is left, for 28x28 digits:
+    1,294 parameters once batch normalisation is folded in, 101,636 products.
+
+    The depthwise convolutions of the blocks have no ReLU: with so few channels it would cost more than it gives.
+    """
+
+    def __init__(self, num_class: int = 10, channel: int = 1) -> None:
+        self.inputs = qat.Input((channel, 28, 28), mean=0.1307, std=0.3081)
+        self.conv = qat.Conv2dBnAct(channel, 6, 3, has_bn=True, activation="relu")
+        self.blocks = [
+            DepthwiseSeparable(6, 12, depthwise_activation=None),
+            DepthwiseSeparable(12, 16, depthwise_activation=None),
+            DepthwiseSeparable(16, 16, depthwise_activation=None),
+        ]
+        self.last = qat.Conv2dBnAct(16, 16, 3, pad_mode="valid", group=16, has_bn=True)
+        self.pool = qat.MaxPool2d(2)
+        self.flatten = qat.Flatten()
+        self.fc = qat.DenseBnAct(16, num_class)
+
+    def construct(self, x):  # type: ignore[no-untyped-def]
+        first, second, third = self.blocks
+        x = first(self.pool(self.conv(x)))
+        x = third(second(self.pool(x)))
+        return self.fc(self.flatten(self.last(self.pool(x))))

@@ -9,6 +9,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NoReturn
 
 from qat import __version__
 from qat.errors import QatError
@@ -38,6 +40,7 @@ COMMANDS = {
     "score": ("score", "the compression contest's table and score against a reference"),
     "train-lenet5": ("train_lenet5", "train the contest's reference network"),
     "test-lenet5": ("test_lenet5", "the contest's row of the reference network"),
+    "train-yournet": ("train_yournet", "train the project's own network for the contest"),
     "test-yournet": ("test_yournet", "the contest's row of the project's own network"),
     "sensitivity": ("sensitivity", "the accuracy that each layer costs at few bits, as table and picture"),
     "data": ("data", "download a data set"),
@@ -85,6 +88,10 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 def run_script(
     add_arguments: Callable[[argparse.ArgumentParser], None],
     run: Callable[[argparse.Namespace], int | None],
@@ -97,9 +104,9 @@ def run_script(
         prog=prog, description=description, formatter_class=_HelpFormatter, allow_abbrev=False
     )
     add_arguments(parser)
-    # A batch system ends a job by SIGTERM: clean up as for Ctrl-C.
+    # A batch system ends a job by SIGTERM: clean up as for Ctrl-C. A shell's background job ignores SIGINT itself.
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         if this_worker().rank:  # the first of several workers speaks for all
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for as long as the process lives)

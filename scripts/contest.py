@@ -16,9 +16,10 @@ from qat import metrics
 from qat.arrays import Arrays, as_arrays, as_tuple
 from qat.checkpoint import Checkpoint
 from qat.console import print_table
-from qat.data import Dataset, Split, accuracy
+from qat.data import Split, accuracy
 from qat.errors import QatError
 from qat.files import check_writable
+from qat.graph import Graph
 from qat.inference import predict
 from qat.registry import BACKENDS
 from qat.score import Measured
@@ -60,6 +61,13 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, folder: str, epoc
     )
     parser.add_argument("--epoch-start", type=int, default=0, metavar="EPOCH", help="the first epoch to train, from 0")
     parser.add_argument("--epoch-end", type=int, default=epochs, metavar="EPOCH", help="the epoch to end before")
+    parser.add_argument(
+        "--hold_back",
+        type=int,
+        default=0,
+        metavar="IMAGES",
+        help="of training, in place of the test images: to choose by",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights and of the order of the images")
     add_common_arguments(parser)
 
@@ -81,9 +89,10 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=list(BACKENDS), default="torch", help="the framework that computes")
 
 
-def train_stages(args: argparse.Namespace, dataset: Dataset, stages: Sequence[Stage]) -> Checkpoint:
+def train_stages(args: argparse.Namespace, graph: Graph, stages: Sequence[Stage]) -> Checkpoint:
     """Train from --epoch-start to --epoch-end, an epoch of a later stage counting on from the stages before; returns the
-    last checkpoint. Raises QatError where --last-checkpoint does not fit --epoch-start.
+    last checkpoint. graph: of the first stage, for the images' shape. Raises QatError where --last-checkpoint does not
+    fit --epoch-start.
     """
     backend, folder = qat.backend(args.backend), Path(args.checkpoint_dir)
     total = sum(stage.recipe.epochs for stage in stages)
@@ -95,6 +104,9 @@ def train_stages(args: argparse.Namespace, dataset: Dataset, stages: Sequence[St
         raise QatError(
             f"--epoch-start {args.epoch_start}: with a start of N + 1 give --last-checkpoint {folder}/epoch-N.ckpt, with 0 none"
         )
+    dataset = common.load_data(args.data_path, graph)
+    if args.hold_back:
+        dataset = dataset.held_back(args.hold_back)
     check_writable(folder / "epoch-0.ckpt")
     last = Checkpoint.load(args.last_checkpoint) if args.last_checkpoint else None
     first = 0  # epoch of the stage

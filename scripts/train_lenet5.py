@@ -9,7 +9,7 @@ from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.networks import LeNet3x3
 from qat.optimizer import Optimizer
-from qat.scripts import common, contest
+from qat.scripts import contest
 from qat.training import Recipe
 
 
@@ -19,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     graph = LeNet3x3().graph()
-    recipe = Recipe(args.epoch_end, args.batch_size, 0.01, "constant", args.seed, Optimizer(momentum=0.0))
+    recipe = Recipe(max(args.epoch_end, 1), args.batch_size, 0.01, "constant", args.seed, Optimizer(momentum=0.0))
     begin = contest.Stage(recipe, lambda last: Checkpoint(graph, graph.initial_params(args.seed)))
-    contest.train_stages(args, common.load_data(args.data_path, graph), [begin])
+    contest.train_stages(args, graph, [begin])
 
 
 if __name__ == "__main__":

@@ -176,6 +176,31 @@ def test_every_script_runs_from_its_own_file(name: str) -> None:
     assert result.stdout.startswith(f"usage: {name}.py")
 
 
+BACKGROUND = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for a background job
+from qat.cli import run_script
+
+def run(args):
+    print("running", flush=True)
+    time.sleep(60)
+
+sys.exit(run_script(lambda parser: None, run, None, []))
+"""
+
+
+def test_a_job_in_the_background_can_be_ended() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", BACKGROUND], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"running\n"
+        process.terminate()
+        _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"interrupted" in error
+
+
 def test_help_lists_the_commands_and_imports_nothing_slow() -> None:
     """No framework, so that it answers at once."""
     code = "import sys; from qat.cli import main; main([]); print(sorted(sys.modules))"
