@@ -139,7 +139,10 @@ def test_the_wheel_holds_every_module_of_the_folders_behind_the_symlinks(wheel, 
     assert modules <= set(wheel.namelist())
 
 
-@pytest.mark.parametrize("name", ["qat/backends/torch_backend.py", "qat/networks/lenet5.py", "qat/cells/linear.py"])
+@pytest.mark.parametrize(
+    "name",
+    ["qat/backends/torch_backend.py", "qat/networks/lenet5.py", "qat/cells/linear.py", "qat/scripts/svhn_cnn.cfg"],
+)
 def test_the_wheel_holds_the_file_as_it_is_in_the_tree(wheel, name):
     assert wheel.read(name) == (ROOT / name).read_bytes()
 
