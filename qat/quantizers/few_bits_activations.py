@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,9 +23,9 @@ class FixedGrid(BaseActivationQuantizer):
     """An activation quantizer whose scale follows from its fields alone: nothing is learned or observed."""
 
     @property
+    @abstractmethod
     def step(self) -> float:
         """The scale."""
-        raise NotImplementedError
 
     def params(self, non_negative: bool) -> dict[str, Param]:
         return {}
@@ -52,7 +53,7 @@ class DoReFaActivationQuantizer(FixedGrid):
     1 / (2^k - 1). Gradient 1 within [0, 1] (0 at 0 after a ReLU), 0 outside. The clip is the activation function, so that
     the cell before it needs none, and numbers of both signs lose the negative ones.
 
-    num_bits: k, 1 to 8.
+    num_bits: k, 1 to 16.
     """
 
     fixed: ClassVar[dict[str, bool]] = {"symmetric": False, "narrow_range": False}

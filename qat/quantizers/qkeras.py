@@ -92,7 +92,7 @@ class QKerasBitsWeightQuantizer(_QKerasWeightQuantizer):
     "auto_po2": the same with s = 2^round(log2(max|w| / Q)) to begin with, then five times codes z for the scale and
         s = 2^round(log2(mean(w z) / mean(z z))) for the codes. (Logarithms are of s / 2^I + 1e-7.)
 
-    num_bits: b, 2 to 8. integer: I. "auto" and "auto_po2" have narrow_range=True. Gradient of the value 1 everywhere.
+    num_bits: b, 2 to 16. integer: I. "auto" and "auto_po2" have narrow_range=True. Gradient of the value 1 everywhere.
     """
 
     integer: int = 0
@@ -229,7 +229,7 @@ class QKerasBitsActivationQuantizer(FixedGrid):
     """quantized_bits(bits, integer, symmetric, keep_negative) of an activation, with QKeras's default alpha of 1.
 
     value = 2^I clip(rint(x m / 2^I), low, m - 1) / m, m and low as in QKerasBitsWeightQuantizer. Gradient 1 everywhere, also
-    where it is clipped. num_bits: b, 2 to 8, without ``symmetric`` 1 to 8. integer: I.
+    where it is clipped. num_bits: b, 2 to 16, without ``symmetric`` 1 to 16. integer: I.
     """
 
     symmetric: bool = True
@@ -259,7 +259,7 @@ class QKerasReLUActivationQuantizer(FixedGrid):
     """quantized_relu(bits, integer): value = clip(rint(x 2^(b-I)), 0, 2^b - 1) 2^(I-b).
 
     Gradient 1 where 0 < x <= (2^b - 1) 2^(I-b), else 0. The clip is the activation function; a ReLU before it changes nothing.
-    num_bits: b, 1 to 8. integer: I.
+    num_bits: b, 1 to 16. integer: I.
     """
 
     integer: int = 0
