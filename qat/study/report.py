@@ -25,7 +25,7 @@ table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular
 th, td { padding: 0.25rem 0.8rem; text-align: right; border-bottom: 1px solid #ddd; } th { border-bottom: 2px solid #999; }
 th:first-child, td:first-child { text-align: left; } caption { text-align: left; color: #555; padding-bottom: 0.4rem; }
 figure { margin: 1rem 0; overflow-x: auto; } figure svg { max-width: 100%; height: auto; } figcaption { color: #555; }
-pre { background: #f4f4f4; padding: 0.8rem; overflow-x: auto; }
+pre { background: #f4f4f4; padding: 0.8rem; white-space: pre-wrap; }
 </style>
 </head>
 <body>
