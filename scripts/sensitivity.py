@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import qat
 from qat.arrays import as_arrays, as_tuple
@@ -13,11 +12,11 @@ from qat.cli import run_script
 from qat.console import print_table
 from qat.data import Split
 from qat.errors import QatError
+from qat.figures import heat_map, require_matplotlib
 from qat.files import check_writable, write_atomically
 from qat.graph import Graph, Params
 from qat.metrics import parameters
 from qat.scripts import common
-from qat.scripts.figures import heat_map, require_matplotlib
 from qat.sensitivity import BITS, Sensitivity, sensitivity
 from qat.training import check_labels, evaluate_accuracy
 
@@ -78,8 +77,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"wrote {args.csv_path}")
     if args.picture_path:
         losses = [[100 * result.lost(layer, bits) for bits in args.bits] for layer in result.accuracy]
-        heat_map(
-            Path(args.picture_path),
+        picture = heat_map(
             losses,
             list(result.accuracy),
             list(map(str, args.bits)),
@@ -88,6 +86,7 @@ def run(args: argparse.Namespace) -> None:
             y_label="layer",
             unit="accuracy lost (percentage points)",
         )
+        picture.write(args.picture_path)
         print(f"wrote {args.picture_path}")
 
 
