@@ -584,7 +584,7 @@ def test_a_setting_that_cannot_be_is_refused_in_one_line(settings_: dict[str, ob
         (lambda: BINARY_A(scale="none"), "scale is 'none'; use one of 'constant', 'mean'"),
         (lambda: BINARY_A(ema_decay=2.0), "ema_decay is 2.0; use a number from 0 to 1"),
         (lambda: qat.ActivationQuantizer(1, symmetric=True), "symmetric codes of 1 bit would be -1 and 0"),
-        (lambda: DOREFA_A(9), "num_bits is 9; use a whole number from 1 to 8"),
+        (lambda: DOREFA_A(17), "num_bits is 17; use a whole number from 1 to 16"),
         (lambda: Q_BITS(4, alpha="auto"), "use symmetric=True and narrow_range=True"),
         (lambda: Q_BITS(4, alpha="best"), "alpha is 'best'; use 'auto', 'auto_po2', a number greater than 0, or None"),
         (lambda: Q_BINARY(alpha=-1.0), "alpha is -1.0; use"),

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 from qat.quantizers.base import BaseActivationQuantizer, BaseWeightQuantizer
 from qat.quantizers.few_bits import BinaryWeightQuantizer, DoReFaWeightQuantizer, TernaryWeightQuantizer
 from qat.quantizers.few_bits_activations import BinaryActivationQuantizer, DoReFaActivationQuantizer
+from qat.quantizers.gtc import GTCActivationQuantizer, GTCWeightQuantizer
 from qat.quantizers.learned import LSQActivationQuantizer, LSQWeightQuantizer, PACTActivationQuantizer
+from qat.quantizers.learned_width import LearnedWidthWeightQuantizer
 from qat.quantizers.minmax import ActivationQuantizer, WeightQuantizer
 from qat.quantizers.qkeras import (
     QKerasBinaryWeightQuantizer,
@@ -58,6 +60,8 @@ FAMILY: dict[str, Pair] = {
     "binary, constant scales": Pair(
         BinaryWeightQuantizer(scale="constant"), BinaryActivationQuantizer(), rectified=False
     ),
+    "learned width": Pair(LearnedWidthWeightQuantizer(per_channel=True), ActivationQuantizer(8)),
+    "GTC": Pair(GTCWeightQuantizer(4), GTCActivationQuantizer(4)),
     "QKeras bits": Pair(QKerasBitsWeightQuantizer(6, integer=1), QKerasReLUActivationQuantizer(6, integer=2)),
     "QKeras bits, alpha": Pair(
         QKerasBitsWeightQuantizer(5, alpha=0.5), QKerasBitsActivationQuantizer(6, integer=2), rectified=False
