@@ -415,7 +415,7 @@ def test_training_goes_on_from_the_result() -> None:
         (None, {"percentile": 100.1}, "percentile is 100.1"),
         (None, {"percentile": math.nan}, "percentile is nan"),
         (None, {"batch_size": 0}, "batch_size is 0"),
-        (None, {"num_bits": 9}, "num_bits is 9"),
+        (None, {"num_bits": 17}, "num_bits is 17"),
     ],
 )
 def test_a_mistake_is_one_line(images: object, options: dict[str, object], message: str) -> None:

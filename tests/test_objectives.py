@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -286,7 +287,9 @@ def test_a_training_with_a_teacher_resumes_to_the_same_bits(name: str, own: bool
     def run(start: qat.Checkpoint, **arguments: object) -> qat.Checkpoint:
         path = "self" if own else str(tmp_path / "teacher.ckpt")
         teaching = teach(backend, graph, path, dataset.train, 2.0, 0.5)
-        return train(backend, start, dataset, recipe, **vars(teaching), **arguments)
+        taught = replace(dataset, train=replace(dataset.train, targets=teaching.targets))
+        objective, record = teaching.objective, teaching.record
+        return train(backend, start, taught, recipe, objective=objective, record=record, **arguments)
 
     saved: list[qat.Checkpoint] = []
     end = run(start, save=saved.append, save_every=9)
@@ -308,7 +311,8 @@ def test_a_student_comes_nearer_to_its_teacher() -> None:
     logits = TORCH.predict(TORCH.lower(graph, teacher.params), dataset.train.images)
     start, far = qat.Checkpoint(graph, graph.initial_params(2)), []
     for objective, targets in ((None, ()), (Distillation(2.0, 1.0), (logits,))):
-        end = train(TORCH, start, dataset, recipe, objective=objective, targets=targets)
+        taught = replace(dataset, train=replace(dataset.train, targets=targets))
+        end = train(TORCH, start, taught, recipe, objective=objective)
         far.append(soft(TORCH.predict(TORCH.lower(graph, end.params), images), t, 2.0) - soft(t, t, 2.0))
     assert far[1] < 0.9 * far[0]
 
