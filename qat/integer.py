@@ -451,6 +451,8 @@ def by_sign(builder: IntegerBuilder, name: str, x: IntegerTensor | Pending, scal
 
     No clip of rounded numbers alone can do that, since 0 would have to become a code that nothing is rounded to.
     """
+    if isinstance(x, Function):  # of codes, a table already
+        return replace(x, function=lambda real: np.where(x.function(real) < 0.0, -scale, scale))
     codes = builder.add(x.clipped()) if isinstance(x, Pending) else x
     return Function(name, codes, lambda real: np.where(real < 0.0, -scale, scale))
 

@@ -68,10 +68,10 @@ class GTCLoss(Objective):
     factors), lp_logits, hp_logits (N, K), and "bits:" and "document_bits:" with the name of each quantizer.
     """
 
-    lambda_distillation_loss: float = 1.0
-    lambda_bit_loss: float = 1e-4
+    lambda_distillation_loss: float = 2.0
+    lambda_bit_loss: float = 5e-4
     lambda_regularization: float = 1e-4
-    bit_formula: str = "mended"
+    bit_formula: str = "document"
 
     def __post_init__(self) -> None:
         for name in ("lambda_distillation_loss", "lambda_bit_loss", "lambda_regularization"):

@@ -26,7 +26,7 @@ from qat.passes.logits_graph import logits_graph
 from qat.pruning.magnitude import pruners
 from qat.pruning.training import PruningInTraining
 
-LENGTHLESS = ("constant", "halving")  #: schedules whose rates do not depend on the number of epochs
+LENGTHLESS = ("constant", "halving", "plateau")  #: schedules whose rates do not depend on the number of epochs
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,11 @@ def train(
             "more epochs, or let the pruning end before"
         )
     end = total if stop_after is None else min(stop_after * steps, total)
+    if start.step and start.progress.finished and start.history[0].get("epochs") != recipe.epochs:
+        raise QatError(
+            f"--resume: this training ended, with the best epoch or early, so that its {start.history[0].get('epochs')} epochs "
+            f"cannot become {recipe.epochs}; leave --resume out to start anew"
+        )
     if start.progress.finished or (start.step >= end and not (recipe.keep_best and end == total)):
         return start
     history = (entry, *(start.history[1:] if start.step else start.history))
@@ -227,12 +232,13 @@ def _check_continues(start: Checkpoint, record: Mapping[str, Any]) -> None:
     """Raise QatError unless the checkpoint was made by the training that ``record`` describes."""
     before = start.history[0] if start.history else {}
     any_length = record["lr_schedule"] in LENGTHLESS  # what was done does not depend on how much was to follow
-    changed = [key for key in record if before.get(key) != record[key] and not (any_length and key == "epochs")]
+    keys = [key for key in {**before, **record} if not (any_length and key == "epochs")]
+    changed = [key for key in keys if before.get(key) != record.get(key)]
     if changed:
         key = changed[0]
         raise QatError(
-            f"--resume: the checkpoint was trained with {key} {before.get(key)!r}, now it is {record[key]!r}; give the same "
-            "arguments, or leave --resume out to start anew"
+            f"--resume: the checkpoint was trained with {key} {before.get(key)!r}, now it is {record.get(key)!r}; give the "
+            "same arguments, or leave --resume out to start anew"
         )
 
 

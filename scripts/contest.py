@@ -109,7 +109,7 @@ def train_stages(args: argparse.Namespace, graph: Graph, stages: Sequence[Stage]
         dataset = dataset.held_back(args.hold_back)
     check_writable(folder / "epoch-0.ckpt")
     last = Checkpoint.load(args.last_checkpoint) if args.last_checkpoint else None
-    first = 0  # epoch of the stage
+    first, before = 0, None  # the epoch that the stage begins with; the epochs of the stage before
     for stage in stages:
         end = first + stage.recipe.epochs
         if first < args.epoch_end and end > args.epoch_start:
@@ -118,6 +118,11 @@ def train_stages(args: argparse.Namespace, graph: Graph, stages: Sequence[Stage]
                 raise QatError(
                     f"{args.last_checkpoint}: is of epoch {first + last.epoch - 1}, but --epoch-start {args.epoch_start} "
                     f"goes on from epoch-{args.epoch_start - 1}.ckpt"
+                )
+            if last is not None and args.epoch_start == first and before is not None and last.epoch != before:
+                raise QatError(
+                    f"{args.last_checkpoint}: has {last.epoch} epochs of its part of the training, but --epoch-start "
+                    f"{args.epoch_start} goes on from epoch-{args.epoch_start - 1}.ckpt, which has {before}"
                 )
             start = last if last is not None and inside else stage.begin(last)
 
@@ -133,7 +138,7 @@ def train_stages(args: argparse.Namespace, graph: Graph, stages: Sequence[Stage]
                 save=save,
                 stop_after=args.epoch_end - first,
             )
-        first = end
+        first, before = end, stage.recipe.epochs
     assert last is not None, "there is an epoch to train"
     top1 = evaluate_accuracy(backend, last, dataset.test, device_target=DEVICES[args.device])
     print(f"Accuracy: {100 * top1:.2f}")

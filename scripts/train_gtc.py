@@ -55,15 +55,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lr_schedule", choices=SCHEDULES, default="cosine", help="how the rate falls; the document's is halving"
     )
-    parser.add_argument("--lambda_bit_loss", type=float, default=0.0005, help="weight of sum 2^bits")
+    parser.add_argument("--lambda_bit_loss", type=float, default=GTCLoss.lambda_bit_loss, help="weight of sum 2^bits")
     parser.add_argument(
-        "--lambda_distillation_loss", type=float, default=2.0, help="weight of the cross entropy of LP against HP"
+        "--lambda_distillation_loss",
+        type=float,
+        default=GTCLoss.lambda_distillation_loss,
+        help="weight of the cross entropy of LP against HP",
     )
-    parser.add_argument("--lambda_regularization", type=float, default=0.0001, help="weight of sum |w|^2 / 2")
+    parser.add_argument(
+        "--lambda_regularization", type=float, default=GTCLoss.lambda_regularization, help="weight of sum |w|^2 / 2"
+    )
     parser.add_argument(
         "--bit_formula",
         choices=BIT_FORMULAS,
-        default="document",
+        default=GTCLoss.bit_formula,
         help="how the loss counts bits: mended, a zero as one level, or the document's, a zero as some twenty octaves",
     )
     parser.add_argument("--num_bits", type=int, default=4, help="the most bits of a code, 2 to 5; 4 fit into int8")

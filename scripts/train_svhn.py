@@ -19,6 +19,7 @@ from qat.data import load
 from qat.errors import QatError
 from qat.networks import SvhnCnn
 from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
+from qat.pruner import MagnitudePruner
 from qat.quant_config import read_quant_config
 from qat.scripts import common
 from qat.study import Study, Task, run_study
@@ -149,6 +150,8 @@ def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
         **recipe | {"optimizer": Optimizer(args.optimizer)}
     )  # raises for a wrong argument before anything is trained
     channel = dataset.train.images.shape[1]  # type: ignore[union-attr]
+    if not args.kernels:
+        raise QatError("--kernels: there are no numbers; give one for all convolutions, or one for each")
     kernels = args.kernels if len(args.kernels) > 1 else args.kernels[0]
     graph = SvhnCnn(
         channel=channel, filters=args.filters, kernels=kernels, dense=args.dense, dropout=args.dropout
@@ -187,6 +190,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
             )
             if args.prune:
                 pruner = pruner_settings(args, (count - validation) // batch_size * args.epochs)
+                MagnitudePruner(**pruner)  # raises now, not after the float trainings
                 needed = {"start": f"{model}_{fold}", "float": None}
                 label = {**label, "model": f"pruned_{model}", "pruned": True}
                 tasks.append(task(f"pruned_{model}_{fold}", common_settings, recipe, label, needed, pruner=pruner))

@@ -150,3 +150,17 @@ def test_a_checkpoint_of_another_epoch_is_refused(tmp_path: Path, capsys: pytest
     wrong = ["--epoch-start", "2", "--epoch-end", "3", "--last-checkpoint", str(tmp_path / "epoch-0.ckpt")]
     assert main(["train-lenet5", *COMMON, *folder, *wrong]) == 2
     assert "is of epoch 0, but --epoch-start 2 goes on from epoch-1.ckpt" in capsys.readouterr().err
+
+
+def test_a_later_stage_begins_at_the_end_of_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qat.scripts import train_yournet
+
+    monkeypatch.setattr(train_yournet, "FLOAT_EPOCHS", 2)
+    folder = ["--checkpoint-dir", str(tmp_path)]
+    assert main(["train-yournet", *COMMON, *folder, "--epoch-end", "1"]) == 0
+    wrong = ["--epoch-start", "2", "--epoch-end", "3", "--last-checkpoint", str(tmp_path / "epoch-0.ckpt")]
+    assert main(["train-yournet", *COMMON, *folder, *wrong]) == 2
+    assert "has 1 epochs of its part" in capsys.readouterr().err
+    assert not (tmp_path / "epoch-2.ckpt").exists()

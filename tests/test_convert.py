@@ -498,3 +498,44 @@ def test_the_codes_are_the_same_bit_for_bit(seed, activation, bits, symmetric, p
     before, after = outputs_of(graph, params, pixels), outputs_of(moved, params, pixels)
     np.testing.assert_array_equal(before, after)
     assert before.shape == (4, *graph.shapes["c1"])
+
+
+# -- what shares a grid must have one --------------------------------------------------------------------------------
+
+
+class Joined(qat.Network):
+    def __init__(self) -> None:
+        self.inputs = qat.Input((1, 6, 6), mean=0.5, std=0.5)
+        self.a, self.b = qat.Conv2dBnAct(1, 4, 3), qat.Conv2dBnAct(1, 4, 3)
+        self.cat, self.flatten, self.fc = qat.Concat(), qat.Flatten(), qat.DenseBnAct(9 * 36, 3)
+
+    def construct(self, x):
+        return self.fc(self.flatten(self.cat(self.cat(self.a(x), self.b(x)), x)))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "field"),
+    [
+        (qat.BinaryActivationQuantizer(scale="mean"), qat.BinaryActivationQuantizer(), "scale"),
+        (qat.LSQActivationQuantizer(4, offset=True), qat.LSQActivationQuantizer(4), "offset"),
+        (qat.ActivationQuantizer(4), qat.ActivationQuantizer(8), "num_bits"),
+    ],
+)
+def test_quantizers_that_share_a_grid_must_be_alike(first, second, field):
+    layers = {"b": {"activation_quantizer": second}}
+    with pytest.raises(qat.QatError, match=rf"shares its grid with .*, but one has {field} .* and the other"):
+        qat.convert_quant_network(Joined(), activation_quantizer=first, layers=layers)
+
+
+def test_signs_of_the_input_are_one_table(tmp_path):
+    """The network's input goes into a Concat beside binary codes."""
+    layers = {"fc": {"activation_quantizer": None}}
+    graph = qat.convert_quant_network(Joined(), activation_quantizer=qat.BinaryActivationQuantizer(), layers=layers)
+    integers = qat.to_integer(graph, graph.observed_params())
+    names = [node.name for node in integers.nodes]
+    assert len(names) == len(set(names))
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 1, 6, 6), np.uint8)
+    target = qat.target("ONNX")
+    target.export(integers, tmp_path / "a.onnx")
+    codes = integers.output.grid.codes_of(target.predict(tmp_path / "a.onnx", pixels))
+    np.testing.assert_array_equal(codes, qat.evaluate(integers, pixels))

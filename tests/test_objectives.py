@@ -91,7 +91,7 @@ def test_the_terms_of_distillation_are_numpy_s() -> None:
 
 
 def test_the_terms_of_gtc_are_the_document_s() -> None:
-    objective, params = GTCLoss(0.5, 1e-3, 1e-2), started()
+    objective, params = GTCLoss(0.5, 1e-3, 1e-2, "mended"), started()
     terms = numpy_terms(objective, GTC, params, LABELS)
     high = LeNetGTC().graph()
     z = TORCH.predict(TORCH.lower(high, {name: params[name] for name in high.params}), IMAGES)
@@ -132,7 +132,7 @@ def started() -> dict[str, Array]:
 
 WIDTHS = qat.convert_quant_network(LeNetGTC(), weight_quantizer=LEARNED(8))
 STEPS = {
-    "two heads": (GTC, GTCLoss(1.0, 1e-2, 1e-3), LABELS),
+    "two heads": (GTC, GTCLoss(1.0, 1e-2, 1e-3, "mended"), LABELS),
     "two heads, the document's bits": (GTC, GTCLoss(1.0, 1e-2, 1e-3, "document"), LABELS),
     "a teacher": (GTC, Distillation(2.0, 0.75), (LABELS, LOGITS)),
     "a size budget": (WIDTHS, SizeBudget(3.0), LABELS),

@@ -15,6 +15,7 @@ import qat
 from qat import registry
 from qat.cli import main
 from qat.data import load
+from qat.objectives import Distillation
 from qat.optimizer import Optimizer
 from qat.training import Recipe, train
 
@@ -57,9 +58,24 @@ def test_a_training_at_a_constant_rate_may_be_made_longer_afterwards() -> None:
     assert longer.history == end.history
     for name, array in longer.params.items():
         np.testing.assert_array_equal(array, end.params[name])
+    ended = train(TORCH, start, dataset, Recipe(epochs=1, lr_schedule="constant", validation=100, keep_best=True))
+    with pytest.raises(qat.QatError, match="this training ended, with the best epoch or early"):
+        train(TORCH, ended, dataset, Recipe(epochs=2, lr_schedule="constant", validation=100, keep_best=True))
     falling = train(TORCH, start, dataset, Recipe(epochs=1))
     with pytest.raises(qat.QatError, match="--resume: the checkpoint was trained with epochs 1, now it is 2"):
         train(TORCH, falling, dataset, Recipe(epochs=2))
+
+
+def test_what_a_training_was_told_to_minimise_cannot_be_left_out_when_it_is_resumed() -> None:
+    graph = qat.convert_quant_network(Small())
+    start, dataset, recipe = qat.Checkpoint(graph, graph.initial_params()), load("digits"), Recipe(epochs=2)
+    with_teacher = {"objective": Distillation(own_teacher=True), "record": {"teacher": "self"}}
+    half = train(TORCH, start, dataset, recipe, stop_after=1, **with_teacher)
+    with pytest.raises(
+        qat.QatError, match=r"--resume: the checkpoint was trained with (objective|teacher) .*, now it is None"
+    ):
+        train(TORCH, half, dataset, recipe)
+    train(TORCH, half, dataset, recipe, **with_teacher)
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from qat.cells.elementwise import Add
 from qat.cells.fake_quant import FakeQuant
@@ -12,6 +12,12 @@ from qat.errors import QatError
 from qat.graph import Graph, Node
 from qat.quantizers import ActivationQuantizer, BaseActivationQuantizer
 
+OF_ONE = (
+    "quant_delay",
+    "ema_decay",
+    "initial_alpha",
+    "clip",
+)  #: settings of a quantizer that its grid does not depend on
 KEEPS_GRID = (MaxPool2d, Flatten, Dropout, Concat)  #: cells whose output has the grid of their inputs
 
 
@@ -23,7 +29,7 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
        to the common one; likewise where one and the same grid would have to serve both as a fixed and a free one.
     3. Two groups that have a member in common become one.
 
-    Raises QatError where quantizers of different classes would have to share.
+    Raises QatError where quantizers of different classes, bits and the like would have to share.
     """
     nodes: list[Node] = []
     made: dict[str, Node] = {}
@@ -60,12 +66,20 @@ def _shared(name: str, cells: dict[str, FakeQuant], others: tuple[str, ...]) -> 
     """A fake quantizer that knows of those it shares with."""
     cell = cells[name]
     for other in others:
-        kinds = [type(cells[each].quantizer) for each in (name, other)]
+        both = [cells[each].quantizer for each in (name, other)]
+        kinds = [type(quantizer) for quantizer in both]
         if kinds[0] is not kinds[1]:
             raise QatError(
                 f"{name}: shares its grid with {other}, but one has a {kinds[0].__name__} and the other a "
                 f"{kinds[1].__name__}; give both the same quantizer"
             )
+        for field in fields(both[0]):
+            found = [getattr(quantizer, field.name) for quantizer in both]
+            if field.name not in OF_ONE and found[0] != found[1]:
+                raise QatError(
+                    f"{name}: shares its grid with {other}, but one has {field.name} {found[0]!r} and the other {found[1]!r}; "
+                    "give both the same"
+                )
     if not isinstance(cell.quantizer, ActivationQuantizer):  # its zero point would not follow from the range
         cell = replace(cell, non_negative=all(cells[each].non_negative for each in (name, *others)))
     return replace(cell, shares=others)

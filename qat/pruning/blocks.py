@@ -70,6 +70,8 @@ def drop_blocks(network: Network | Graph, params: Mapping[str, Array], names: Se
     nodes: list[Node] = []
     instead: dict[str, str] = {}  # an addition that is gone -> what stands for it
     for node in graph.nodes:
+        if node.name in gone:  # a block within a block that goes as well
+            continue
         node = replace(node, inputs=tuple(instead.get(name, name) for name in node.inputs))
         block = dropped.get(node.name)
         if block is not None:
@@ -80,7 +82,7 @@ def drop_blocks(network: Network | Graph, params: Mapping[str, Array], names: Se
             else:
                 instead[node.name] = name = f"{node.name}.{activation}"
                 nodes.append(Node(name, Activation(activation), (source,), name))
-        elif node.name not in gone:
+        else:
             nodes.append(node)
     smaller = Graph(tuple(nodes), tuple(instead.get(name, name) for name in graph.outputs), graph.name)
     return smaller, {name: array for name, array in params.items() if name in smaller.params}

@@ -68,9 +68,9 @@ class _QKerasWeightQuantizer(BaseWeightQuantizer):
         scale = nearest_power_of_two(ops, scale) if self.alpha == "auto_po2" else scale
         return ops.maximum(scale, SMALLEST_SCALE)
 
-    def _least_squares(self, ops: Ops, x: Tensor, codes: Tensor) -> Tensor:
+    def _least_squares(self, ops: Ops, x: Tensor, codes: Tensor, own: Tensors | None) -> Tensor:
         """mean(x q) / (mean(q q) + 1e-7): with this scale s, sum (x - s q)^2 is smallest."""
-        return self._rounded(ops, self._mean(ops, x * codes) / (self._mean(ops, codes * codes) + EPSILON))
+        return self._rounded(ops, self._mean(ops, x * codes, own) / (self._mean(ops, codes * codes, own) + EPSILON))
 
     def _straight_through(
         self, ops: Ops, weight: Tensor, codes: Tensor, scale: Tensor, floor: Tensor | None, through: Tensor
@@ -122,7 +122,7 @@ class QKerasBitsWeightQuantizer(_QKerasWeightQuantizer):
             scale = self._rounded(ops, self._largest(ops, fixed) / float(self.qmax))
             if self.alpha == "auto_po2":
                 for _ in range(ROUNDS):
-                    scale = self._least_squares(ops, fixed, self._codes(ops, fixed, scale))
+                    scale = self._least_squares(ops, fixed, self._codes(ops, fixed, scale), own)
             codes = self._codes(ops, fixed, scale)
             scale = scale * 2.0**self.integer
         found = self._straight_through(ops, weight, codes, scale, floor, weight)
@@ -188,7 +188,7 @@ class QKerasTernaryWeightQuantizer(_QKerasSigns):
         codes, scale = zeros, self._rounded(ops, self._largest(ops, fixed) * 2.0 / 3.0)
         for _ in range(ROUNDS):
             codes = ops.where(ops.rint(size / ops.on_output(scale, size)) > 0.0, signs, zeros)
-            scale = self._least_squares(ops, fixed, codes)
+            scale = self._least_squares(ops, fixed, codes, own)
         return self._coded(ops, weight, codes, scale, floor)
 
 
@@ -220,7 +220,7 @@ class QKerasBinaryWeightQuantizer(_QKerasSigns):
         fixed = ops.stop_gradient(weight)
         zeros = fixed * 0.0
         codes = ops.where(fixed >= 0.0, zeros + 1.0, zeros - 1.0)
-        scale = self._least_squares(ops, fixed, codes) if self.is_auto else self._constant_scale(ops, fixed, 1.0)
+        scale = self._least_squares(ops, fixed, codes, own) if self.is_auto else self._constant_scale(ops, fixed, 1.0)
         return self._coded(ops, weight, codes, scale, floor)
 
 

@@ -67,10 +67,19 @@ class LocalExecutor:
         self._busy: list[_Process] = []
 
     def submit(self, task: Task) -> None:
-        process = self._idle.pop() if self._idle else _Process(self._context, self._work, self._folder)
+        process = self._living()
         process.task = task
         process.pipe.send(task)
         self._busy.append(process)
+
+    def _living(self) -> _Process:
+        """An idle process; those that died while they had nothing to do are let go."""
+        while self._idle:
+            process = self._idle.pop()
+            if process.process.is_alive():
+                return process
+            process.pipe.close()
+        return _Process(self._context, self._work, self._folder)
 
     def wait(self, timeout: float) -> list[Ended]:
         connection.wait([process.pipe for process in self._busy], timeout)

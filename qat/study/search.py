@@ -116,6 +116,11 @@ class Search:
         except QatError as error:
             trial.set_user_attr("reason", str(error).partition(";")[0])
             raise self.optuna.TrialPruned from None
+        except KeyboardInterrupt:  # Optuna would count the trial as one that failed
+            trial.set_user_attr("killed", True)
+            if trial.params:
+                self.study.enqueue_trial(trial.params)
+            raise
 
     def _ended(self) -> list[Any]:
         ended = [t for t in self.study.trials if t.state.is_finished() and not t.user_attrs.get("killed")]
