@@ -89,7 +89,7 @@ def test_taylor_importance_is_the_square_of_the_first_order_term(backend: Module
             expected[name] += sum(t.reshape(len(t), -1).sum(axis=1) for t in terms) ** 2 / 3
             if has_bn and name == "conv":  # why gamma and beta: normalised weights have no such term
                 w = (g["conv.weight"] * params["conv.weight"]).reshape(6, -1).sum(axis=1)
-                assert np.abs(w).max() < 1e-3 * np.abs(terms[0]).max()
+                assert np.abs(w).max() < 1e-2 * np.abs(terms[0]).max()
     for name, scores in found.items():
         # g is a difference of float32 parameters, whose sums over a filter are squared.
         np.testing.assert_allclose(scores, expected[name], rtol=2e-3, atol=1e-4 * expected[name].max(), err_msg=name)

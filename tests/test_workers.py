@@ -22,7 +22,7 @@ from qat.workers import Worker, this_worker
 pytestmark = pytest.mark.skipif("torch" not in HERE, reason="needs PyTorch")
 TESTS = Path(__file__).parent
 WORKERS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-NEAR = 2e-5  #: relative, after one step: float sums in another order
+NEAR = 5e-5  #: relative, after one step: float sums in another order
 SHOWN = [
     "LeNet-5, QAT",
     "residual",
