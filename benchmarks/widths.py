@@ -30,7 +30,8 @@ from qat.scripts import common
 from qat.training import Recipe, evaluate_accuracy, train
 from qat.verify import export_verified
 
-FLOAT = Recipe(15, 128, lr=0.05, optimizer=Optimizer(weight_decay=5e-4))
+SMOOTHING = 0.1
+FLOAT = Recipe(15, 128, lr=0.05, optimizer=Optimizer(weight_decay=5e-4), label_smoothing=SMOOTHING)
 RATE = 0.03  #: peak rate of every quantized training
 WIDTHS = ("8/8", "4/4", "3/3", "2/2", "1/2", "1/1")
 
@@ -95,7 +96,9 @@ def run(args: argparse.Namespace) -> int:
             start = Checkpoint(
                 quantized_graph, quantized_graph.initial_params(seed) | float_.params, history=float_.history
             )
-            recipe = Recipe(args.epochs, 128, RATE, seed=seed, optimizer=Optimizer(weight_decay=1e-4))
+            recipe = Recipe(
+                args.epochs, 128, RATE, seed=seed, optimizer=Optimizer(weight_decay=1e-4), label_smoothing=SMOOTHING
+            )
             name = out / f"{width.replace('/', '_')}_{seed}.ckpt"
             quantized = trained(name, start, dataset, recipe, args)
             file = name.with_suffix(".onnx")

@@ -101,7 +101,7 @@ one_conv_fold: false
 freeze_bn: 100
 ema_decay: 0.9
 layers:
-  conv: {num_bits: 4, narrow_range: [true, false]}
+  conv: {num_bits: [4, 7], narrow_range: [true, false]}
   "f*": {num_bits: [6, 8]}
 """
 
