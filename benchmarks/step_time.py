@@ -12,9 +12,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-import time
+from functools import partial
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from qat.networks import LeNet5, create
 from qat.optimizer import Optimizer
 from qat.quantizers import FAMILY
 from qat.scripts import common
+from qat.timing import alternate
 
 #: How training sees batch normalisation.
 FOLDS = {
@@ -74,20 +74,12 @@ def run(args: argparse.Namespace) -> None:
         steps = {"plain": plain.make_step(args.network, compile=compile)}
         for name, one in networks.items():
             steps[name] = backend.make_step(backend.lower(one), Optimizer(), compile=compile)
-        times: dict[str, list[float]] = {name: [] for name in steps}
-        for block in range(-10, args.blocks):  # the first ones warm up and compile
-            for name, step in steps.items():
-                start = time.perf_counter()
-                for _ in range(args.steps):
-                    step(x, y, 1e-4)
-                if block >= 0:
-                    times[name].append((time.perf_counter() - start) / args.steps * 1000.0)
+        calls = {name: partial(step, x, y, 1e-4) for name, step in steps.items()}
+        times = alternate(calls, blocks=args.blocks, repeats=args.steps, warm_up=10)
         rows = []
         for name, own in times.items():
-            ratios = [
-                f"{median(a / b for a, b in zip(own, times[other], strict=True)):.2f}" for other in ("plain", "float")
-            ]
-            rows.append((name, f"{median(own):.2f} ms", *ratios))
+            ratios = [f"{own.over(times[other]).median:.2f}" for other in ("plain", "float")]
+            rows.append((name, f"{1000.0 * own.median:.2f} ms", *ratios))
         print_table(
             f"{graph.name}, batch {args.batch_size}, {backend.runtime()}, {mode}: one training step",
             ("step", "median", "over plain", "over float"),

@@ -10,11 +10,10 @@ from typing import NamedTuple
 from qat.cells.linear import LinearCell
 from qat.checkpoint import Checkpoint
 from qat.graph import Graph
+from qat.metrics import FLOAT_BITS
 from qat.numpy_ops import NUMPY_OPS
 from qat.ops import Array
 from qat.quantizers import BaseWeightQuantizer, WeightQuantizer
-
-FLOAT_BITS = 32
 
 
 class WeightSize(NamedTuple):

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from qat.cells.linear import Conv2dBnAct, DenseBnAct
+from qat.compression import rounded
 from qat.errors import QatError
 from qat.graph import Graph, Params
 from qat.network import Network, as_graph
-from qat.numpy_ops import NUMPY_OPS
-from qat.ops import Array
 from qat.passes.fold_batch_norm import fold_batch_norm
 from qat.quantizers import BaseWeightQuantizer, BinaryWeightQuantizer, WeightQuantizer
 
@@ -36,13 +33,6 @@ def quantizer_of(bits: int, per_channel: bool) -> BaseWeightQuantizer:
     if bits == 1:
         return BinaryWeightQuantizer(per_channel=per_channel)
     return WeightQuantizer(bits, per_channel=per_channel)
-
-
-def quantized_weight(weight: Array, quantizer: BaseWeightQuantizer) -> Array:
-    """The real numbers that a weight's codes stand for, float32, of the same shape (O, ...)."""
-    codes = quantizer.quantize(NUMPY_OPS, weight.astype(np.float32))
-    real: Array = codes.centred * NUMPY_OPS.on_output(codes.scale, codes.centred)
-    return real
 
 
 def sensitivity(
@@ -72,7 +62,7 @@ def sensitivity(
             continue
         name = f"{node.cell_name}.weight"
         found[node.cell_name] = {
-            width: accuracy(graph, {**params, name: quantized_weight(params[name], quantizer_of(width, per_channel))})
+            width: accuracy(graph, {**params, name: rounded(quantizer_of(width, per_channel), params[name])})
             for width in bits
         }
     return Sensitivity(accuracy(graph, params), found)

@@ -11,22 +11,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from command import run
 
 import qat
 from qat.checkpoint import Checkpoint
 from qat.cli import COMMANDS, main
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of a ``qat`` command."""
-    try:
-        status = main([str(argument) for argument in arguments])
-    except SystemExit as stop:  # argparse's own errors
-        status = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import run as command
 from PIL import Image
 
 import qat
@@ -16,16 +17,6 @@ from qat.data.pictures import find_pictures, read_class_names, read_pictures
 from qat.networks import LeNet5
 from qat.quantizers import WeightQuantizer
 from qat.registry import TARGETS, installed
-
-
-def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of a ``qat`` command."""
-    try:
-        status = main([str(argument) for argument in arguments])
-    except SystemExit as stop:  # argparse's own errors
-        status = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,11 @@ import qat
 from qat.cells import Cell
 from qat.checkpoint import Checkpoint
 from qat.cli import main
+from qat.compression import rounded
 from qat.figures import heat_map
 from qat.networks import LeNet5, ResNet8
 from qat.passes.fold_batch_norm import fold_batch_norm
-from qat.sensitivity import quantized_weight, quantizer_of, sensitivity
+from qat.sensitivity import quantizer_of, sensitivity
 
 PARAMS = LeNet5().graph().initial_params(0)
 
@@ -44,14 +45,14 @@ def test_the_numbers_are_those_of_the_codes(bits: int, per_channel: bool) -> Non
     weight = PARAMS["conv2.weight"]
     expected = expected_weight(weight, bits, True, False, per_channel, np.zeros(len(weight), np.float32))
     scale = np.broadcast_to(expected.scale, (len(weight),)).reshape(-1, 1, 1, 1)
-    found = quantized_weight(weight, quantizer_of(bits, per_channel))
+    found = rounded(quantizer_of(bits, per_channel), weight)
     np.testing.assert_array_equal(found, (expected.codes * scale).astype(np.float32))
 
 
 def test_one_bit_is_the_sign_times_the_mean() -> None:
     weight = PARAMS["fc3.weight"]
     expected = np.where(weight >= 0, 1, -1) * np.abs(weight).mean(axis=1, keepdims=True)
-    np.testing.assert_allclose(quantized_weight(weight, quantizer_of(1, True)), expected, rtol=1e-6)
+    np.testing.assert_allclose(rounded(quantizer_of(1, True), weight), expected, rtol=1e-6)
 
 
 def test_batch_normalisation_is_folded_first() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from qat.activations import RELU_BOUNDS
 from qat.cells.batch_norm import running_affine
-from qat.cells.linear import BatchNorm, Conv2dBnAct, DenseBnAct
+from qat.cells.linear import BatchNorm, Conv2dBnAct
 from qat.cells.pooling import MaxPool2d
 from qat.forward import Forward
 from qat.graph import Graph, Node, Params
@@ -23,9 +23,8 @@ BATCH_SIZE = 100
 def merge_batch_norm(graph: Graph, params: Mapping[str, Array], images: Array) -> tuple[Graph, Params]:
     """The same function of the input in evaluation, with fewer cells, so that fewer things have to be quantized.
 
-    1. ``BatchNorm -> Conv2dBnAct`` or ``BatchNorm -> DenseBnAct``, where the first has no activation and the second neither
-       padding nor groups: W (f x + t) = (W f) x + W t. W t goes into the bias, or the mean of the second's own batch
-       normalisation.
+    1. ``BatchNorm -> Conv2dBnAct``, where the first has no activation and the second neither padding nor groups:
+       W (f x + t) = (W f) x + W t. W t goes into the bias, or the mean of the second's own batch normalisation.
     2. ``Conv2dBnAct -> MaxPool2d -> BatchNorm``, or without the pooling, where the convolution has neither batch
        normalisation nor activation, becomes ``Conv2dBnAct(has_bn, activation) -> MaxPool2d``. With f = gamma / sigma > 0 it is
        max(f y + t) = f max(y) + t, and a ReLU never decreases. Where a gamma is not positive that is wrong, and the cells
@@ -48,15 +47,15 @@ def _into_next(graph: Graph, params: Params) -> tuple[Graph, Params]:
         if follower is None or not _is_alone(graph, node, BatchNorm) or node.cell.activation is not None:  # type: ignore[attr-defined]
             continue
         cell: Any = follower.cell
-        if not _is_alone(graph, follower, (Conv2dBnAct, DenseBnAct)):
+        if not _is_alone(graph, follower, Conv2dBnAct):
             continue
-        if isinstance(cell, Conv2dBnAct) and (cell.group > 1 or any(cell._window(graph.shapes[node.name])["padding"])):
+        if cell.group > 1 or any(cell._window(graph.shapes[node.name])["padding"]):
             continue
         factor, shift = running_affine(NUMPY_OPS, _of(node, params), node.cell.eps)  # type: ignore[attr-defined]
         weight_name = f"{follower.cell_name}.weight"
         weight = params[weight_name]
-        across = (1, -1) + (1,) * (weight.ndim - 2)
-        moved = (weight.astype(np.float64) * shift.reshape(across)).sum(axis=tuple(range(1, weight.ndim)))
+        across = (1, -1, 1, 1)
+        moved = (weight.astype(np.float64) * shift.reshape(across)).sum(axis=(1, 2, 3))
         result = {name: array for name, array in params.items() if not name.startswith(f"{node.cell_name}.")}
         result[weight_name] = weight * factor.reshape(across)
         if cell.has_bn:
@@ -74,7 +73,7 @@ def _into_next(graph: Graph, params: Params) -> tuple[Graph, Params]:
 def _find_pooled(graph: Graph, params: Params) -> tuple[Node, Node | None, Node] | None:
     """Where rule 2 applies: the convolution, the pooling if there is one, the batch normalisation."""
     for conv in graph.nodes:
-        if not _is_alone(graph, conv, (Conv2dBnAct, DenseBnAct)):
+        if not _is_alone(graph, conv, Conv2dBnAct):
             continue
         cell: Any = conv.cell
         if cell.has_bn or cell.activation is not None:

@@ -115,8 +115,26 @@ class TernaryWeightQuantizer(_FewCodes):
         return self._coded(ops, weight, codes, scale, floor)
 
 
+class SignCodes:
+    """The codes of 1-bit weights: -1 and 1."""
+
+    @property
+    def qmin(self) -> int:
+        return -1
+
+    @property
+    def qmax(self) -> int:
+        return 1
+
+
+def signs(ops: Ops, x: Tensor) -> Tensor:
+    """1 where x >= 0, else -1, without gradient; x: without gradient."""
+    zeros = x * 0.0
+    return ops.where(x >= 0.0, zeros + 1.0, zeros - 1.0)
+
+
 @dataclass(frozen=True)
-class BinaryWeightQuantizer(_FewCodes):
+class BinaryWeightQuantizer(SignCodes, _FewCodes):
     """Binary weights: code = 1 where w >= 0, else -1.
 
     scale "mean": mean|w| (XNOR-Net, Rastegari et al., arXiv 1603.05279, equation 6), of the whole weight, or as there of
@@ -131,14 +149,6 @@ class BinaryWeightQuantizer(_FewCodes):
     fixed: ClassVar[dict[str, bool]] = {"symmetric": True, "narrow_range": False}
     label: ClassVar[str] = "binary"
 
-    @property
-    def qmin(self) -> int:
-        return -1
-
-    @property
-    def qmax(self) -> int:
-        return 1
-
     def quantize(
         self, ops: Ops, weight: Tensor, floor: Tensor | None = None, own: Tensors | None = None
     ) -> WeightCodes:
@@ -146,6 +156,5 @@ class BinaryWeightQuantizer(_FewCodes):
         scale = self._mean(ops, ops.abs(fixed), own)
         if self.scale == "constant":
             scale = scale * 0.0 + 1.0
-        zeros = fixed * 0.0
-        codes = ops.where(fixed >= 0.0, zeros + 1.0, zeros - 1.0)
+        codes = signs(ops, fixed)
         return self._coded(ops, weight, codes, scale, floor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -33,7 +34,7 @@ class _Octaves(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _PowersOfTwo(Quantizer):
+class _PowersOfTwo(Quantizer, ABC):
     """What weights and activations share: r = rint(a + s log2(|x| + e)), q(x) = sign(x) 2^r, and 0 where |x| < e.
 
     e = 1e-6; slope s and intercept a are trained, straight through the rounding, and begin at 1 and 1e-4: dq/da = q ln 2,
@@ -78,8 +79,9 @@ class _PowersOfTwo(Quantizer):
         everything = octaves.rounded <= LIMIT
         return _bits(ops, octaves.exact, octaves.rounded, everything, octaves.top * 0.0)
 
+    @abstractmethod
     def _octaves(self, ops: Ops, x: Any, own: Tensors) -> _Octaves:
-        raise NotImplementedError
+        """Where the numbers of ``x`` lie among the octaves."""
 
     def _located(self, ops: Ops, x: Tensor, own: Tensors, top: Tensor | None) -> _Octaves:
         """top: where it is known; else the largest of x."""

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from qat.errors import QatError
 from qat.ops import Ops, Tensor
 from qat.quantizers.base import SMALLEST_SCALE, BaseWeightQuantizer, Tensors, WeightCodes
+from qat.quantizers.few_bits import SignCodes, signs
 from qat.quantizers.few_bits_activations import FixedGrid
 from qat.values import Value
 
@@ -193,7 +194,7 @@ class QKerasTernaryWeightQuantizer(_QKerasSigns):
 
 
 @dataclass(frozen=True)
-class QKerasBinaryWeightQuantizer(_QKerasSigns):
+class QKerasBinaryWeightQuantizer(SignCodes, _QKerasSigns):
     """binary(alpha) of a weight: value = alpha where w >= 0, else -alpha.
 
     alpha None counts as 1; "auto": s = mean|w|; "auto_po2": its nearest power of two in the logarithm. 0 has no code.
@@ -206,20 +207,11 @@ class QKerasBinaryWeightQuantizer(_QKerasSigns):
     fixed: ClassVar[dict[str, bool]] = {"symmetric": True, "narrow_range": False}
     label: ClassVar[str] = "QKeras binary"
 
-    @property
-    def qmin(self) -> int:
-        return -1
-
-    @property
-    def qmax(self) -> int:
-        return 1
-
     def quantize(
         self, ops: Ops, weight: Tensor, floor: Tensor | None = None, own: Tensors | None = None
     ) -> WeightCodes:
         fixed = ops.stop_gradient(weight)
-        zeros = fixed * 0.0
-        codes = ops.where(fixed >= 0.0, zeros + 1.0, zeros - 1.0)
+        codes = signs(ops, fixed)
         scale = self._least_squares(ops, fixed, codes, own) if self.is_auto else self._constant_scale(ops, fixed, 1.0)
         return self._coded(ops, weight, codes, scale, floor)
 
