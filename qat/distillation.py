@@ -46,7 +46,8 @@ def teach(
     """What a training of ``student`` needs in order to learn from a teacher too (``Distillation``).
 
     path: a checkpoint, float or quantized, of any network with as many outputs; or "self". train: the training images in
-    the teacher's own shape, None for "self". As nothing alters the images, the teacher's logits do not change.
+    the teacher's own shape, None for "self". Its logits are those of the images as they are, whatever augmentation then makes
+    of them for the student.
     """
     objective = Distillation(temperature, weight, path == OWN, smoothing)
     if path == OWN:

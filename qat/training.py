@@ -14,7 +14,7 @@ from typing import Any
 from qat.arrays import Arrays
 from qat.checkpoint import Checkpoint
 from qat.console import TrainingLog
-from qat.data import Dataset, Split, accuracy
+from qat.data import Augmentation, Dataset, Split, accuracy
 from qat.errors import QatError
 from qat.graph import Graph
 from qat.interfaces import Step
@@ -38,6 +38,8 @@ class Recipe:
     validation: so many training images are held back, and evaluated after each epoch. early_stopping: stop where so many
     epochs have followed the one with the lowest validation loss; 0: never. keep_best: end with the parameters of that epoch
     instead of the last. Where weights are pruned, only epochs at the final sparsity count for both.
+
+    augment_shift, augment_flip: how training images are changed at random each time they are seen (``qat.data.Augmentation``).
     """
 
     epochs: int = 10
@@ -51,6 +53,8 @@ class Recipe:
     validation: int = 0
     early_stopping: int = 0
     keep_best: bool = False
+    augment_shift: int = 0
+    augment_flip: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
@@ -65,6 +69,7 @@ class Recipe:
         if not 0.0 <= self.slimming < math.inf:
             raise QatError(f"slimming is {self.slimming}; use 0 or a positive number")
         learning_rate(self.lr_schedule, self.lr, 0, 1)  # raises for an unknown schedule
+        Augmentation(self.augment_shift, self.augment_flip)  # raises for a negative shift
         for name, value in (
             ("validation", self.validation),
             ("early_stopping", self.early_stopping),
@@ -127,6 +132,7 @@ def train(
         )
     if start.step:
         _check_continues(start, entry)
+    augmentation = Augmentation(recipe.augment_shift, recipe.augment_flip)
     total = recipe.epochs * steps
     counts_from = 1 + max((pruner.last for pruner in pruners(graph).values()), default=-1)
     if recipe.keep_best and counts_from > total:
@@ -165,7 +171,7 @@ def train(
         while done < end and not stopped_early():
             epoch = done // steps + 1
             factor = plateau_factor(progress.epochs) if recipe.lr_schedule == "plateau" else 1.0
-            batches = held.train.batches(recipe.batch_size, recipe.seed, epoch)
+            batches = held.train.batches(recipe.batch_size, recipe.seed, epoch, augmentation)
             for images, targets in islice(batches, done % steps, None):
                 if graph.is_random:
                     backend.seed(recipe.seed, done)

@@ -121,6 +121,14 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
         "--seed", type=int, default=0, help="seed of the initial weights and of the order of the images"
     )
     parser.add_argument(
+        "--augment_shift",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="move training images at random by up to so many pixels",
+    )
+    parser.add_argument("--augment_flip", action="store_true", help="mirror half of the training images, left to right")
+    parser.add_argument(
         "--validation",
         type=int,
         default=0,
@@ -229,6 +237,8 @@ def recipe(args: argparse.Namespace) -> Recipe:
         args.validation,
         args.early_stopping,
         args.keep_best,
+        args.augment_shift,
+        args.augment_flip,
     )
 
 

@@ -1,6 +1,7 @@
 """Readers of data sets, and the order in which training sees them."""
 
+from qat.data.augment import Augmentation
 from qat.data.dataset import Dataset, Split, accuracy, load
 from qat.data.folds import cross_validation
 
-__all__ = ["Dataset", "Split", "accuracy", "cross_validation", "load"]
+__all__ = ["Augmentation", "Dataset", "Split", "accuracy", "cross_validation", "load"]

@@ -12,6 +12,7 @@ import numpy as np
 
 from qat.arrays import Arrays, as_arrays, as_tuple
 from qat.cells.base import Shape
+from qat.data.augment import Augmentation
 from qat.data.cifar import CLASS_NAMES, find_batches, read_batches
 from qat.data.digits import read_digits
 from qat.data.idx import find_idx, read_idx
@@ -38,15 +39,27 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Arrays, Arrays]]:
-        """Full batches in an order that depends on seed and epoch alone; what does not fill a batch is left out.
+    def batches(
+        self, batch_size: int, seed: int, epoch: int, augmentation: Augmentation | None = None
+    ) -> Iterator[tuple[Arrays, Arrays]]:
+        """Full batches in an order that depends on seed and epoch alone, as does what ``augmentation`` draws; what does not
+        fill a batch is left out.
 
-        Each is images and labels, or where there are targets images and a tuple of labels and targets.
+        Each is images and labels, or where there are targets images and a tuple of labels and targets. Targets stay those of
+        the image as it was. Raises QatError where images are to be changed that are several a sample.
         """
-        order = np.random.default_rng((seed, epoch)).permutation(len(self))
+        rng = np.random.default_rng((seed, epoch))
+        order = rng.permutation(len(self))
         for start in range(0, len(self) - batch_size + 1, batch_size):
             batch = self.chosen(order[start : start + batch_size])
-            yield batch.images, as_arrays((batch.labels, *batch.targets))
+            images = batch.images
+            if augmentation is not None and augmentation.changes:
+                if isinstance(images, tuple):
+                    raise QatError(
+                        f"augmentation: a sample has {len(images)} images, which might not bear the same change; leave it out"
+                    )
+                images = augmentation(images, rng)
+            yield images, as_arrays((batch.labels, *batch.targets))
 
     def chosen(self, which: Array) -> Split:
         """The samples of the given numbers, (M,)."""
