@@ -2,26 +2,20 @@
 
     python benchmarks/c_time.py
 
-The C file is compiled with -O3 -march=native into a shared library, which times itself; LiteRT and ONNX Runtime are called as
-often in a loop, which costs them about a microsecond a call. Blocks of calls alternate, so that a noisy machine disturbs
-all alike; printed are medians over the blocks, and the medians of the ratios of neighbouring blocks.
+Blocks of calls alternate, so that a noisy machine disturbs all alike; printed are medians over the blocks, and the medians of
+the ratios of neighbouring blocks.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import numpy as np
-import onnxruntime
-from ai_edge_litert.interpreter import Interpreter
+from engines import compiled_c, litert, onnxruntime_session
 
 import qat
 from qat.cli import run_script
@@ -30,22 +24,7 @@ from qat.integer import IntegerGraph
 from qat.memory import activation_memory
 from qat.networks import LeNet5
 from qat.ops import Array
-
-OPTIONS = ("-std=c99", "-O3", "-march=native")
-CLOCK = """
-#define _POSIX_C_SOURCE 199309L
-#include <time.h>
-#include "net.h"
-double seconds(const uint8_t *pixels, void *codes, int count)
-{
-    struct timespec a, b;
-    clock_gettime(CLOCK_MONOTONIC, &a);
-    for (int i = 0; i < count; i++)
-        net_run(pixels, codes);
-    clock_gettime(CLOCK_MONOTONIC, &b);
-    return (double)(b.tv_sec - a.tv_sec) + 1e-9 * (double)(b.tv_nsec - a.tv_nsec);
-}
-"""
+from qat.timing import alternate
 
 
 class SmallCNN(qat.Network):
@@ -81,16 +60,12 @@ def run(args: argparse.Namespace) -> None:
         pixels = rng.integers(0, 256, (1, *integers.input.shape), np.uint8)
         with tempfile.TemporaryDirectory() as name:
             engines = _engines(graph, params, integers, pixels, Path(name), args.calls)
-            times: dict[str, list[float]] = {engine: [] for engine in engines}
-            for block in range(-10, args.blocks):  # the first ones warm up
-                for engine, seconds in engines.items():
-                    taken = seconds() / args.calls
-                    if block >= 0:
-                        times[engine].append(taken)
+            times = alternate(engines, blocks=args.blocks, warm_up=10)
         rows = []
         for engine, own in times.items():
-            ratio = median(a / b for a, b in zip(own, times["C"], strict=True))
-            rows.append((engine, f"{1e6 * median(own):.1f} us", f"{1e6 * min(own):.1f} us", f"{ratio:.2f}"))
+            taken = own.scaled(1e6 / args.calls)
+            ratio = own.over(times["C"]).median
+            rows.append((engine, f"{taken.median:.1f} us", f"{taken.seconds.min():.1f} us", f"{ratio:.2f}"))
         arena = activation_memory(integers).size
         print_table(
             f"{graph.name}, {arena:,} bytes of activations",
@@ -101,67 +76,18 @@ def run(args: argparse.Namespace) -> None:
 
 def _engines(
     graph: qat.Graph, params: dict[str, Array], integers: IntegerGraph, pixels: Array, folder: Path, calls: int
-) -> dict[str, Callable[[], float]]:
-    """What computes the image so many times and says how many seconds that took."""
+) -> dict[str, Callable[[], None]]:
+    """What computes the image so many times."""
     floats = {name: params[name] for name in graph.params}
     files = {"int8": folder / "net", "float": folder / "float"}
-    engines = {"C": _compiled(integers, pixels, folder, calls)}
+    engines = {"C": compiled_c(integers, pixels, folder, calls)}
     for format_, suffix in (("TFLITE", ".tflite"), ("ONNX", ".onnx")):
         qat.target(format_).export(integers, files["int8"].with_suffix(suffix))
         qat.target(format_).export_float(graph, floats, files["float"].with_suffix(suffix))
     for kind, file in files.items():
-        engines[f"LiteRT, {kind}"] = _litert(file.with_suffix(".tflite"), calls)
-        engines[f"ONNX Runtime, {kind}"] = _onnxruntime(file.with_suffix(".onnx"), pixels, calls)
+        engines[f"LiteRT, {kind}"] = litert(file.with_suffix(".tflite"), calls)
+        engines[f"ONNX Runtime, {kind}"] = onnxruntime_session(file.with_suffix(".onnx"), pixels, calls)
     return engines
-
-
-def _compiled(integers: IntegerGraph, pixels: Array, folder: Path, calls: int) -> Callable[[], float]:
-    qat.target("C").export(integers, folder / "net.c")
-    (folder / "clock.c").write_text(CLOCK, encoding="utf-8")
-    library = folder / "net.so"
-    subprocess.run(["cc", *OPTIONS, "-shared", "-fPIC", "net.c", "clock.c", "-o", library], cwd=folder, check=True)
-    seconds = ctypes.CDLL(str(library)).seconds
-    seconds.restype = ctypes.c_double
-    image = np.ascontiguousarray(pixels[0].transpose(1, 2, 0))
-    codes = np.zeros(integers.output.shape, integers.output.grid.dtype)
-
-    def timed() -> float:
-        taken: float = seconds(ctypes.c_void_p(image.ctypes.data), ctypes.c_void_p(codes.ctypes.data), calls)
-        return taken
-
-    timed()
-    np.testing.assert_array_equal(codes[None], qat.evaluate(integers, pixels, profile="fixed"))
-    return timed
-
-
-def _litert(file: Path, calls: int) -> Callable[[], float]:
-    interpreter = Interpreter(str(file), num_threads=1)
-    interpreter.allocate_tensors()
-
-    def timed() -> float:
-        start = time.perf_counter()
-        for _ in range(calls):
-            interpreter.invoke()
-        return time.perf_counter() - start
-
-    return timed
-
-
-def _onnxruntime(file: Path, pixels: Array, calls: int) -> Callable[[], float]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    binding = session.io_binding()  # no copies between Python and the session
-    binding.bind_cpu_input(session.get_inputs()[0].name, pixels)
-    binding.bind_output(session.get_outputs()[0].name)
-
-    def timed() -> float:
-        start = time.perf_counter()
-        for _ in range(calls):
-            session.run_with_iobinding(binding)
-        return time.perf_counter() - start
-
-    return timed
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
     python benchmarks/widths.py --data_path MNIST_Data --seeds 0 1 2
 
-For each seed a float network is trained, then from it one of each width; the last epoch counts. Each is exported and verified.
+For each seed a float network is trained, then from it, and taught by it, one of each width; the last epoch counts. Each is
+exported and verified.
 Everything stays in --out, and what is there is not trained again. --hold_back 5000 tests on as many training images that are
 not trained on, instead of on the test images: to choose settings by.
 
 8 bits have scales from minimum and maximum; fewer LSQ's learned ones, one for each output of a weight (one bit: XNOR-Net's).
 The pixels and the logits have 8 bits at every width; at 1/1 so have the weights of the first layer and both sides of the last.
+Binary weights are trained by Adam, whose steps do not shrink with a layer's weights, the others by SGD.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import qat
 from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.console import print_table
 from qat.data import Dataset
+from qat.distillation import Teaching, teach
 from qat.graph import Graph
 from qat.networks import create
 from qat.optimizer import Optimizer
@@ -30,9 +34,10 @@ from qat.scripts import common
 from qat.training import Recipe, evaluate_accuracy, train
 from qat.verify import export_verified
 
-SMOOTHING = 0.1
-FLOAT = Recipe(15, 128, lr=0.05, optimizer=Optimizer(weight_decay=5e-4), label_smoothing=SMOOTHING)
-RATE = 0.03  #: peak rate of every quantized training
+FLOAT = Recipe(20, 64, lr=0.02, optimizer=Optimizer(weight_decay=5e-4), augment_shift=1)
+QUANTIZED = Recipe(15, 128, lr=0.03, optimizer=Optimizer(weight_decay=1e-4), augment_shift=1)
+BINARY = Recipe(15, 64, lr=0.001, optimizer=Optimizer("adam"), augment_shift=1)
+TEMPERATURE, WEIGHT = 2.0, 0.7  #: of the float network as the teacher
 WIDTHS = ("8/8", "4/4", "3/3", "2/2", "1/2", "1/1")
 
 
@@ -65,17 +70,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_backend_arguments(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of each width for each")
     parser.add_argument("--widths", nargs="+", choices=WIDTHS, default=list(WIDTHS), help="weights/activations")
-    parser.add_argument("--epochs", type=int, default=15, help="of each quantized training")
     parser.add_argument("--hold_back", type=int, default=0, metavar="IMAGES", help="of training, to test on")
     parser.add_argument("--out", default="out/widths", help="folder for checkpoints and files")
 
 
-def trained(path: Path, start: Checkpoint, dataset: Dataset, recipe: Recipe, args: argparse.Namespace) -> Checkpoint:
+def trained(
+    path: Path,
+    start: Checkpoint,
+    dataset: Dataset,
+    recipe: Recipe,
+    args: argparse.Namespace,
+    teaching: Teaching | None = None,
+) -> Checkpoint:
     """``start`` trained, or what lies at ``path``."""
     if not path.exists():
-        train(qat.backend(args.backend), start, dataset, recipe, compile=True, device_target=args.device_target).save(
-            path
-        )
+        backend, device_target = qat.backend(args.backend), args.device_target
+        lesson: dict[str, Any] = {}
+        if teaching is not None:
+            dataset = replace(dataset, train=replace(dataset.train, targets=teaching.targets))
+            lesson = {"objective": teaching.objective, "record": teaching.record}
+        train(backend, start, dataset, recipe, compile=True, device_target=device_target, **lesson).save(path)
     return Checkpoint.load(path)
 
 
@@ -89,18 +103,18 @@ def run(args: argparse.Namespace) -> int:
     differ = dict.fromkeys(args.widths, 0)
     for seed in args.seeds:
         start = Checkpoint(graph, graph.initial_params(seed))
-        float_ = trained(out / f"float_{seed}.ckpt", start, dataset, replace(FLOAT, seed=seed), args)
+        teacher = out / f"float_{seed}.ckpt"
+        float_ = trained(teacher, start, dataset, replace(FLOAT, seed=seed), args)
+        teaching = teach(backend, graph, str(teacher), dataset.train, TEMPERATURE, WEIGHT)
         columns["float"].append(evaluate_accuracy(backend, float_, dataset.test))
         for width in args.widths:
             quantized_graph = converted(graph, width)
             start = Checkpoint(
                 quantized_graph, quantized_graph.initial_params(seed) | float_.params, history=float_.history
             )
-            recipe = Recipe(
-                args.epochs, 128, RATE, seed=seed, optimizer=Optimizer(weight_decay=1e-4), label_smoothing=SMOOTHING
-            )
+            recipe = replace(BINARY if width.startswith("1/") else QUANTIZED, seed=seed)
             name = out / f"{width.replace('/', '_')}_{seed}.ckpt"
-            quantized = trained(name, start, dataset, recipe, args)
+            quantized = trained(name, start, dataset, recipe, args, teaching)
             file = name.with_suffix(".onnx")
             certificate = export_verified(file, qat.target("ONNX"), backend, quantized, dataset.test, data=dataset.name)
             assert certificate.reference_top1 is not None, "there are labels"
@@ -111,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
         change = 100 * mean(a - b for a, b in zip(top1s, columns["float"], strict=True))
         shown = (f"{100 * top1:.2f}" for top1 in (*top1s, mean(top1s)))
         rows.append((name, *shown, *(("", "") if name == "float" else (f"{change:+.2f}", f"{differ[name]:,}"))))
-    title = f"{graph.name} on {dataset.name}, top-1 in %, {args.epochs} quantized epochs, weights/activations"
+    title = f"{graph.name} on {dataset.name}, top-1 in %, {QUANTIZED.epochs} quantized epochs, weights/activations"
     seeds = (f"seed {seed}" for seed in args.seeds)
     print_table(title, ("bits", *seeds, "mean", "less float", "codes that differ"), rows)
     return int(any(differ.values()))

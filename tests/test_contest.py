@@ -120,8 +120,14 @@ def test_a_stage_ends_and_the_next_begins_within_the_epochs(
     assert main(["test-yournet", *COMMON, "--best-checkpoint", str(whole / "epoch-3.ckpt"), "--blocks", "1"]) == 0
     assert "0.0013" in capsys.readouterr().out  # parameters in millions
     pair = ["--reference", str(whole / "epoch-1.ckpt"), "--model", str(whole / "epoch-1.ckpt")]
-    assert main(["score", *pair, "--data_path", "digits", "--blocks", "3", "--runtime", "torch"]) in (0, 1)
-    assert "score:" in capsys.readouterr().out
+    result = ["--result_path", str(tmp_path / "result.txt")]
+    assert main(["score", *pair, "--data_path", "digits", "--blocks", "3", "--runtime", "torch", *result]) in (0, 1)
+    printed = capsys.readouterr().out
+    written = (tmp_path / "result.txt").read_text()
+    score_line = next(line for line in printed.splitlines() if line.startswith("score:"))
+    assert score_line in written
+    assert f"train_yournet.py --checkpoint-dir {whole} --epoch-end 2 --seed 0 --device cpu --batch-size 64" in written
+    assert len([line for line in written.splitlines() if line.startswith("# ")]) == 6, "the contest's headings"
 
 
 @pytest.mark.parametrize(
