@@ -274,6 +274,16 @@ static inline void multiply(const uint8_t *x, int32_t stride, int32_t pixels, in
 }
 """
 
+UNPACK = """\
+/* Weights of indices of so many bits into a table, the first index in the lowest bits of the first byte. */
+static inline void unpack(const uint8_t *from, int32_t bits, const int8_t *values, int32_t count, int8_t *to)
+{
+    int32_t i;
+    for (i = 0; i < count; i++)
+        to[i] = values[from[i * bits / 8] >> (i * bits % 8) & ((1 << bits) - 1)];
+}
+"""
+
 CORRECT = """\
 /* Weights that did not fit into a byte were stored less by[o]: sums[o] += by[o] sum of x[r * pitch + k] over r and k. */
 static inline void correct(const uint8_t *x, int32_t rows, int32_t pitch, int32_t inputs, const int16_t *by, int32_t outputs,

@@ -29,6 +29,7 @@ class Layout:
 
     def __init__(self, graph: IntegerGraph, packed: bool) -> None:
         self.graph = graph
+        self.packed = packed
         self.index = {node.name: i for i, node in enumerate(graph.nodes)}
         users: dict[str, list[IntegerNode]] = {node.name: [] for node in graph.nodes}
         for node in graph.nodes:

@@ -9,9 +9,10 @@ import numpy as np
 from qat.backends.c_kernels import BLOCK
 from qat.backends.c_layout import Layout
 from qat.backends.c_text import dimensions, lines, plain, stored_type, word_count
-from qat.backends.c_weights import BYTES, block_bytes, blocks, stored_weights
+from qat.backends.c_weights import BYTES, StoredWeights, block_bytes, blocks, stored_weights
 from qat.integer import IntegerConv2d, IntegerDense, IntegerGraph, IntegerLinear, IntegerMaxPool2d, IntegerNode
 from qat.ops import Array
+from qat.widths import pack
 
 SIZES = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "uint32_t": 4, "int64_t": 8}  #: bytes
 
@@ -275,56 +276,80 @@ class LinearWriter(Layout):
         return lines
 
     def _add_depthwise(self, node: IntegerConv2d) -> None:
-        """Channel by channel; products of centred codes, so that padding is left out."""
+        """Channel by channel, in blocks; products of centred codes, so that padding is left out."""
         channels, height, width = node.inputs[0].shape
         _, out_height, out_width = node.output.shape
         _, _, kh, kw = node.weight.shape
         (sh, sw), (dh, dw) = node.stride, node.dilation
         top, _, left, _ = node.padding
         name = self.function(node)
-        depth = stored_weights(node.centred_weight.reshape(channels, -1), node.weight_zero_point, 4, packed=False)
-        off, stored = depth.excess, depth.codes.T
-        one = stored.min() == stored.max()  # as of an average pooling: nothing is to be stored
-        constants = [] if one else [self.array("int8_t", f"{name}_weight", stored)]
+        # Packed weights are unpacked a block at a time, so that words of four do not matter.
+        centred = node.centred_weight.reshape(channels, -1)
+        depth = stored_weights(centred, node.weight_zero_point, 4, packed=self.packed)
+        one = depth.codes.min() == depth.codes.max()  # as of an average pooling: nothing is to be stored
+        constants, weights = ([], []) if one else self._depthwise_weights(depth, name)
+        off = depth.excess
         if off.any():
             constants.append(self.array("int16_t", f"{name}_excess", off))
         scaling_constants, scaling = self._scaling(node, node.bias.astype(np.int64))
         zero = node.inputs[0].grid.zero_point - node.inputs[0].grid.qmin
         count = str(min(BLOCK, channels))
-        blocks = []
         if channels > BLOCK and channels % BLOCK:
-            blocks = [f"const int32_t outputs = {channels} - first < BLOCK ? {channels} - first : BLOCK;"]
+            weights.insert(0, f"const int32_t outputs = {channels} - first < BLOCK ? {channels} - first : BLOCK;")
             count = "outputs"
-        factor = str(int(stored.min())) if one else "w[c]"
+        factor = str(int(depth.codes.min())) if one else "w[c]"
         factor = f"({factor} + {name}_excess[first + c])" if off.any() else factor
-        place = f"const int8_t *w = {name}_weight + (i * {kw} + j) * {channels} + first;"
         skip_row, skip_column = [], []
         if any(node.padding):
-            skip_row = [f"                if (yi < 0 || yi >= {height})", "                    continue;"]
-            skip_column = [f"                    if (xj < 0 || xj >= {width})", "                        continue;"]
+            skip_row = [f"            if (yi < 0 || yi >= {height})", "                continue;"]
+            skip_column = [f"                if (xj < 0 || xj >= {width})", "                    continue;"]
         body = [
             "    int32_t row, column, first, i, j, c;",
+            f"    for (first = 0; first < {channels}; first += BLOCK) {{",
+            *(f"    {line.replace('@COUNT', count)}" for line in weights),
             f"    for (row = 0; row < {out_height}; row++)",
-            f"        for (column = 0; column < {out_width}; column++, y += {channels})",
-            f"            for (first = 0; first < {channels}; first += BLOCK) {{",
-            *(f"                {line}" for line in blocks),
-            "                int32_t sums[BLOCK] = {0};",
-            f"                for (i = 0; i < {kh}; i++) {{",
-            f"                const int32_t yi = row * {sh} - {top} + i * {dh};",
+            f"    for (column = 0; column < {out_width}; column++) {{",
+            "        int32_t sums[BLOCK] = {0};",
+            f"        for (i = 0; i < {kh}; i++) {{",
+            f"            const int32_t yi = row * {sh} - {top} + i * {dh};",
             *skip_row,
-            f"                for (j = 0; j < {kw}; j++) {{",
-            f"                    const int32_t xj = column * {sw} - {left} + j * {dw};",
-            f"                    const uint8_t *from = x + (yi * {width} + xj) * {channels} + first;",
-            *([] if one else [f"                    {place}"]),
+            f"            for (j = 0; j < {kw}; j++) {{",
+            f"                const int32_t xj = column * {sw} - {left} + j * {dw};",
+            f"                const uint8_t *from = x + (yi * {width} + xj) * {channels} + first;",
+            *([] if one else [f"                const int8_t *w = weight + (i * {kw} + j) * {count};"]),
             *skip_column,
-            f"                    for (c = 0; c < {count}; c++)",
-            f"                        sums[c] += (from[c] - {zero}) * {factor};",
-            "                }",
-            "                }",
-            f"                finish(sums, {scaling}, first, {count}, y + first);",
+            f"                for (c = 0; c < {count}; c++)",
+            f"                    sums[c] += (from[c] - {zero}) * {factor};",
             "            }",
+            "        }",
+            f"        finish(sums, {scaling}, first, {count}, y + (row * {out_width} + column) * {channels} + first);",
+            "    }",
+            "    }",
         ]
         self.define(node, self._kind(node), [*constants, *scaling_constants], "\n".join(body))
+
+    def _depthwise_weights(self, depth: StoredWeights, name: str) -> tuple[list[str], list[str]]:
+        """The constants, block by block and tap by tap; and the lines that make of them ``weight`` of a block, where @COUNT
+        stands for the number of its channels.
+        """
+        taps = depth.codes.shape[1]
+        indices = depth.index(depth.codes)
+        parts = [indices[first : first + BLOCK].T.ravel() for first in range(0, len(indices), BLOCK)]
+        if depth.bits == BYTES:
+            constant = self.array("int8_t", f"{name}_weight", np.concatenate(parts))
+            return [constant], [f"const int8_t *weight = {name}_weight + first * {taps};"]
+        self.used.add("UNPACK")
+        packed = b"".join(pack(part, depth.bits) for part in parts)
+        constants = [
+            self.array("uint8_t", f"{name}_weight", np.frombuffer(packed, np.uint8)),
+            self.array("int8_t", f"{name}_values", depth.values),
+        ]
+        whole = taps * BLOCK * depth.bits // 8  # bytes of a block: no index is parted
+        lines = [
+            f"int8_t weight[{taps} * BLOCK];",
+            f"unpack({name}_weight + first / BLOCK * {whole}, {depth.bits}, {name}_values, {taps} * @COUNT, weight);",
+        ]
+        return constants, lines
 
     def _add_dense(self, node: IntegerDense) -> None:
         outputs, inputs = node.weight.shape

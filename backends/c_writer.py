@@ -101,7 +101,7 @@ class Writer(LinearWriter):
         ]
         if self.used & {"MULTIPLY", "PACKED"}:
             self.used.add("WORD")
-        kernels = ["REQUANTIZE", "FINISH", "WORD", "MULTIPLY", "CORRECT", "ROUND"]
+        kernels = ["REQUANTIZE", "FINISH", "WORD", "MULTIPLY", "UNPACK", "CORRECT", "ROUND"]
         text += [getattr(c_kernels, kernel) for kernel in kernels if kernel in self.used]
         softmax = {"SOFTMAX": "uint8_t", "SOFTMAX_WIDE": "uint16_t"}
         text += [c_kernels.softmax(codes) for name, codes in softmax.items() if name in self.used]

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_cells import Everything
-from test_integer import calibrated
+from test_integer import Chain, calibrated
 from test_packed_weights import SETTINGS as PACKED
 from test_tflite import Windows, everything, one_node
 from test_zoo import Setup, setups
@@ -308,6 +308,26 @@ def test_packed_weights(case: str, tmp_path: Path) -> None:
     for network in (Everything("hswish"), RowsAndImages()):
         assert_equal(everything(network, **options), tmp_path)
         assert re.search(r"multiply[124]\(", (tmp_path / "net.c").read_text())
+
+
+@once
+@pytest.mark.parametrize("case", [*PACKED, "DoReFa"])
+def test_packed_weights_of_depthwise_convolutions(case: str, tmp_path: Path) -> None:
+    """A part of a block, a whole one, several and a part; an odd number of taps; as many bytes as packing leaves."""
+    for channels in (3, 16, 37):
+        network = Chain(
+            qat.Input((channels, 7, 6)),
+            one=qat.Conv2dBnAct(channels, channels, 3, 2, group=channels, activation="relu"),
+            two=qat.Conv2dBnAct(channels, channels, (3, 2), pad_mode="valid", group=channels, dilation=(1, 2)),
+        )
+        setup = calibrated(network, images=20, **PACKED.get(case, DOREFA))
+        assert_equal(setup, tmp_path)
+        assert "unpack(" in (tmp_path / "net.c").read_text()
+        sizes = [sum(C.storage(setup.integer, packing=packing).values()) for packing in ("packed", "bytes")]
+        bits = 1 if case == "binary" else 2 if case in ("2 bits", "affine, 2 bits", "ternary") else 4
+        # Beside the indices stand the values of each layer, and of affine weights the zero point of each channel.
+        tables = 2 * 2**bits + (2 * 2 * channels if "affine" in case else 0)
+        assert sizes[1] - sizes[0] >= channels * (9 + 6) * (8 - bits) // 8 - tables - 2
 
 
 @once

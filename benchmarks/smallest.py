@@ -1,0 +1,152 @@
+"""The smallest networks that reach an accuracy on MNIST, in bytes of constants as the C target stores them.
+
+    python benchmarks/smallest.py --data_path MNIST_Data
+    python benchmarks/smallest.py --data_path MNIST_Data --test 98 99
+
+Micro networks of several widths are trained in float and then with few bits, both taught by a LeNet-5, with 5,000 training
+images held back; the table's accuracies are on these: to choose by. --test says of the chosen ones (CHOSEN) what they reach on
+the test images, exports them to C, and verifies. Everything stays in --out, and what is there is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import qat
+from qat.checkpoint import Checkpoint
+from qat.cli import run_script
+from qat.console import print_table
+from qat.data import Dataset
+from qat.distillation import teach
+from qat.metrics import deployed_parameters
+from qat.networks import LeNet5, MicroDigits
+from qat.optimizer import Optimizer
+from qat.scripts import common
+from qat.training import Recipe, evaluate_accuracy, train
+from qat.verify import export_verified
+
+HELD_BACK = 5000
+TEACHER = Recipe(20, 64, lr=0.02, optimizer=Optimizer(weight_decay=5e-4), augment_shift=1)
+FLOAT = Recipe(40, 128, lr=0.1, optimizer=Optimizer(weight_decay=1e-5), augment_shift=1)
+QUANTIZED = Recipe(20, 128, lr=0.001, optimizer=Optimizer("adam"), augment_shift=1)
+TEMPERATURE, WEIGHT = 4.0, 0.9
+
+
+class Candidate(NamedTuple):
+    """channels: of ``MicroDigits``. bits: of its weights; activations have 8."""
+
+    channels: tuple[int, int, int]
+    bits: int
+
+    @property
+    def name(self) -> str:
+        return f"{'_'.join(map(str, self.channels))}_{self.bits}bit"
+
+
+CANDIDATES = (Candidate((4, 8, 8), 4), Candidate((4, 8, 12), 4), Candidate((8, 14, 18), 4), Candidate((8, 14, 18), 2))
+CHOSEN = {"98": Candidate((4, 8, 12), 4), "99": Candidate((8, 14, 18), 4)}  #: the smallest that reach it, held back
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_data_argument(parser)
+    common.add_backend_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of the initial weights and of the order of the images")
+    parser.add_argument("--test", nargs="+", choices=list(CHOSEN), help="evaluate the choice on the test images")
+    parser.add_argument("--out", default="out/smallest", help="folder for checkpoints and files")
+
+
+class Trainer:
+    """Trains with images held back, or takes what lies in ``out``."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.out = args, Path(args.out)
+        self.backend = qat.backend(args.backend)
+        self.whole = common.load_data(args.data_path, MicroDigits().graph())
+        self.dataset = self.whole.held_back(HELD_BACK)
+
+    def teacher(self) -> Path:
+        graph, path = LeNet5().graph(), self.out / "teacher.ckpt"
+        dataset = common.load_data(self.args.data_path, graph).held_back(HELD_BACK)
+        self._trained(path, Checkpoint(graph, graph.initial_params(self.args.seed)), dataset, TEACHER)
+        return path
+
+    def quantized(self, candidate: Candidate) -> Checkpoint:
+        graph = MicroDigits(channels=candidate.channels).graph()
+        path = self.out / f"{candidate.name.rpartition('_')[0]}.ckpt"
+        start = Checkpoint(graph, graph.initial_params(self.args.seed))
+        float_ = self._taught(path, start, FLOAT)
+        converted = qat.convert_quant_network(
+            graph,
+            weight_quantizer=qat.LSQWeightQuantizer(candidate.bits, per_channel=True),
+            activation_quantizer=qat.LSQActivationQuantizer(8),
+        )
+        params = converted.initial_params(self.args.seed) | float_.params
+        start = Checkpoint(converted, params, history=float_.history)
+        return self._taught(self.out / f"{candidate.name}.ckpt", start, QUANTIZED)
+
+    def _taught(self, path: Path, start: Checkpoint, recipe: Recipe) -> Checkpoint:
+        if path.exists():
+            return Checkpoint.load(path)
+        teacher = self.teacher()
+        images = common.load_data(self.args.data_path, Checkpoint.load(teacher).graph).held_back(HELD_BACK).train
+        lesson = teach(self.backend, start.graph, str(teacher), images, TEMPERATURE, WEIGHT)
+        dataset = replace(self.dataset, train=replace(self.dataset.train, targets=lesson.targets))
+        return self._trained(path, start, dataset, recipe, objective=lesson.objective, record=lesson.record)
+
+    def _trained(self, path: Path, start: Checkpoint, dataset: Dataset, recipe: Recipe, **lesson: object) -> Checkpoint:
+        if not path.exists():
+            recipe = replace(recipe, seed=self.args.seed)
+            device_target = self.args.device_target
+            train(
+                self.backend,
+                start,
+                dataset,
+                recipe,
+                compile=True,
+                device_target=device_target,
+                **lesson,  # type: ignore[arg-type]
+            ).save(path)
+        return Checkpoint.load(path)
+
+
+def run(args: argparse.Namespace) -> None:
+    trainer = Trainer(args)
+    if args.test:
+        rows = [_tested(trainer, name) for name in args.test]
+        print_table("MNIST, test images", ("at least", "network", "bytes", "top-1", "codes that differ"), rows)
+        return
+    rows = []
+    for candidate in CANDIDATES:
+        checkpoint = trainer.quantized(candidate)
+        top1 = evaluate_accuracy(trainer.backend, checkpoint, trainer.dataset.test)
+        parameters = sum(deployed_parameters(checkpoint.graph).values())
+        rows.append((candidate.name, f"{parameters:,}", f"{_bytes(checkpoint):,}", f"{100 * top1:.2f}"))
+    print_table(trainer.dataset.name, ("network", "parameters", "bytes in C", "top-1 in %"), rows)
+
+
+def _bytes(checkpoint: Checkpoint) -> int:
+    """Weights, biases and scales."""
+    return sum(qat.target("C").storage(qat.to_integer(checkpoint.graph, checkpoint.params)).values())
+
+
+def _tested(trainer: Trainer, name: str) -> tuple[str, ...]:
+    checkpoint, path = trainer.quantized(CHOSEN[name]), trainer.out / f"micro_{name}.c"
+    test = trainer.whole.test
+    certificate = export_verified(path, qat.target("C"), trainer.backend, checkpoint, test, data=trainer.whole.name)
+    assert certificate.reference_top1 is not None, "there are labels"
+    differ = sum(comparison.differ for comparison in certificate.comparisons)
+    return (
+        f"{name} %",
+        CHOSEN[name].name,
+        f"{_bytes(checkpoint):,}",
+        f"{100 * certificate.reference_top1:.2f}",
+        str(differ),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))
