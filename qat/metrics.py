@@ -1,12 +1,14 @@
 """What a network costs: multiply-accumulates, parameters, bit operations, bits of its codes. Of float and quantized graphs.
 
 Per node, as dicts by name in the order of the graph; a node that costs nothing is not in them. ``sum(macs(graph).values())``
-is the total, and ``measure`` gives all at once.
+is the total, and ``measure`` gives all at once. Where a function takes ``params``, quantizers that learn their bits have
+what they have come to in these parameters, and without them their num_bits, the most they may take.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qat.cells.fake_quant import FakeQuant
@@ -18,7 +20,10 @@ from qat.cells.softmax import GRID, Softmax
 from qat.graph import Graph, Node
 from qat.integer import IntegerGraph, IntegerLinear, Shape
 from qat.network import Network, as_graph
-from qat.widths import bits_of, weight_bits
+from qat.numpy_ops import NUMPY_OPS
+from qat.ops import Array
+from qat.widths import bits_of
+from qat.widths import weight_bits as bits_of_codes
 
 FLOAT_BITS = 32
 MOVES_CODES = (MaxPool2d, Flatten, Concat, Dropout)  #: cells whose output has the bits of their inputs
@@ -98,6 +103,20 @@ def _parameters(node: Node) -> int:
     return sum(math.prod(param.shape) for param in params.values() if param.trainable)
 
 
+def learned_bits(network: Network | Graph, params: Mapping[str, Array] | None) -> dict[str, int]:
+    """The bits that training has come to, of each quantizer that learns them, by name: "conv1.weight". params: by full name.
+
+    Not in it: GTC's quantizers, whose octaves depend on the numbers themselves (``Quantizer.bits``).
+    """
+    bits = {}
+    for node in as_graph(network).nodes if params else ():
+        quantizer = getattr(node.cell, "weight_quantizer", None)
+        if params and quantizer is not None and quantizer.learns_bits:
+            share = NUMPY_OPS.from_numpy(params[f"{node.cell_name}.weight_share"], "scalar")
+            bits[f"{node.cell_name}.weight"] = int(quantizer.bits(NUMPY_OPS, None, {"share": share})[0])
+    return bits
+
+
 def activation_bits(network: Network | Graph) -> dict[str, int]:
     """The bits of every node's output: 8 of pixels and of a softmax's probabilities, those of its fake quantizer, else 32.
 
@@ -122,31 +141,39 @@ def activation_bits(network: Network | Graph) -> dict[str, int]:
     return bits
 
 
-def bops(network: Network | Graph) -> dict[str, int]:
+def bops(network: Network | Graph, params: Mapping[str, Array] | None = None) -> dict[str, int]:
     """Bit operations of one sample, BOPs = MACs b_w b_a: MACs without bias, b_w bits of a weight, b_a of the input's codes (van
     Baalen et al., "Bayesian Bits", arXiv 2005.07093). What is not quantized has 32 bits.
     """
     graph = as_graph(network)
-    bits, nodes = activation_bits(graph), {node.name: node for node in graph.nodes}
+    inputs = {node.name: node.inputs for node in graph.nodes}
+    own, bits = weight_bits(graph, params), activation_bits(graph)
+    return {name: count * own[name] * bits[inputs[name][0]] for name, count in macs(graph).items()}
+
+
+def weight_bits(network: Network | Graph, params: Mapping[str, Array] | None = None) -> dict[str, int]:
+    """The bits of every weight: those of its quantizer, else 32. A batch normalisation by itself has one too."""
+    graph = as_graph(network)
+    learned = learned_bits(graph, params)
     return {
-        name: count * (_weight_bits(nodes[name]) or FLOAT_BITS) * bits[nodes[name].inputs[0]]
-        for name, count in macs(graph).items()
+        node.name: FLOAT_BITS
+        if node.cell.weight_quantizer is None
+        else learned.get(f"{node.cell_name}.weight", node.cell.weight_quantizer.num_bits)
+        for node in graph.nodes
+        if isinstance(node.cell, LinearCell)
     }
 
 
-def _weight_bits(node: Node) -> int | None:
-    if not isinstance(node.cell, LinearCell):
-        return None
-    return FLOAT_BITS if node.cell.weight_quantizer is None else node.cell.weight_quantizer.num_bits
-
-
-def measure(network: Network | Graph, *, with_bias: bool = False) -> tuple[NodeMetrics, ...]:
+def measure(
+    network: Network | Graph, params: Mapping[str, Array] | None = None, *, with_bias: bool = False
+) -> tuple[NodeMetrics, ...]:
     """All of it, in the order of the graph, without the fake quantizers. with_bias: of the MACs."""
     graph = as_graph(network)
-    counts, own, operations, bits = (
+    counts, own, operations, of_weights, bits = (
         macs(graph, with_bias=with_bias),
         parameters(graph),
-        bops(graph),
+        bops(graph, params),
+        weight_bits(graph, params),
         activation_bits(graph),
     )
     quantized = {node.inputs[0]: bits[node.name] for node in graph.nodes if isinstance(node.cell, FakeQuant)}
@@ -158,7 +185,7 @@ def measure(network: Network | Graph, *, with_bias: bool = False) -> tuple[NodeM
             own.get(node.name, 0),
             counts.get(node.name, 0),
             operations.get(node.name, 0),
-            _weight_bits(node),
+            of_weights.get(node.name),
             quantized.get(node.name, bits[node.name]),
         )
         for node in graph.nodes
@@ -172,7 +199,7 @@ def information_bits(graph: IntegerGraph) -> dict[str, int]:
     A weight of a single value, as of an average pooling, says nothing.
     """
     return {
-        node.name: node.weight.size * weight_bits(node.weight)
+        node.name: node.weight.size * bits_of_codes(node.weight)
         + (node.bias.size * bits_of(int(node.bias.min()), int(node.bias.max())) if node.bias.any() else 0)
         for node in graph.nodes
         if isinstance(node, IntegerLinear) and node.weight.min() != node.weight.max()

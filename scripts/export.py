@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         integers = qat.to_integer(checkpoint.graph, checkpoint.params)
         target.export(integers, path, **options)
         print(f"wrote {path}, {path.stat().st_size:,} bytes, not verified")
-        print_summary(checkpoint.graph, integers, packing=args.packing or PACKINGS[0])
+        print_summary(checkpoint.graph, checkpoint.params, integers, packing=args.packing or PACKINGS[0])
         return 0
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     backend = qat.backend(args.backend)
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         options=options,
     )
     print(f"wrote {path}, {path.stat().st_size:,} bytes")
-    print_summary(checkpoint.graph, integers, packing=args.packing or PACKINGS[0])
+    print_summary(checkpoint.graph, checkpoint.params, integers, packing=args.packing or PACKINGS[0])
     common.print_certificate(certificate)
     return 0 if certificate.passed else 1
 

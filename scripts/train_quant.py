@@ -14,9 +14,8 @@ from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.errors import QatError
 from qat.graph import Graph
-from qat.numpy_ops import NUMPY_OPS
+from qat.metrics import learned_bits
 from qat.objectives import SizeBudget
-from qat.quantizers import LearnedWidthWeightQuantizer
 from qat.scripts import common, sparsity
 
 CONVERTING = (*common.QUANTIZATION, "quant_delay", "quant_config")  #: what a quantized checkpoint has settled already
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     end = common.train_and_save(
         args, sparsity.with_pruner(args, start), args.data_path, path, _budget(args, start.graph)
     )
-    learned = _learned_bits(end)
+    learned = learned_bits(end.graph, end.params)
     if learned:
         print("bits learned: " + ", ".join(f"{name} {bits}" for name, bits in learned.items()))
 
@@ -57,27 +56,12 @@ def _budget(args: argparse.Namespace, graph: Graph) -> SizeBudget | None:
     """What --bits_per_weight asks for."""
     if args.bits_per_weight is None:
         return None
-    if not _learning(graph):
+    if not learned_bits(graph, graph.initial_params()):
         raise QatError(
             "--bits_per_weight: no quantizer of this network learns its bits; give --quant_config a file with "
             "weight_quantizer: {type: LearnedWidthWeightQuantizer}"
         )
     return SizeBudget(args.bits_per_weight, args.lambda_size, args.label_smoothing)
-
-
-def _learning(graph: Graph) -> dict[str, LearnedWidthWeightQuantizer]:
-    """The quantizers that learn their bits, by the names of their cells."""
-    found = {node.cell_name: getattr(node.cell, "weight_quantizer", None) for node in graph.nodes}
-    return {name: quantizer for name, quantizer in found.items() if isinstance(quantizer, LearnedWidthWeightQuantizer)}
-
-
-def _learned_bits(checkpoint: Checkpoint) -> dict[str, int]:
-    """What they have come to."""
-    found = {}
-    for name, quantizer in _learning(checkpoint.graph).items():
-        share = NUMPY_OPS.from_numpy(checkpoint.params[f"{name}.weight_share"], "scalar")
-        found[name] = int(quantizer.bits(NUMPY_OPS, None, {"share": share})[0])
-    return found
 
 
 def _converted(args: argparse.Namespace, checkpoint: Checkpoint) -> Checkpoint:

@@ -19,6 +19,7 @@ from qat.distillation import teach
 from qat.event_file import EventFile
 from qat.forward import Forward
 from qat.losses import Objective, soft_cross_entropy
+from qat.metrics import learned_bits
 from qat.networks import LeNetGTC
 from qat.numpy_ops import NUMPY_OPS
 from qat.objectives import Distillation, GTCLoss, SizeBudget
@@ -260,7 +261,8 @@ def test_a_training_comes_down_to_its_budget_and_deploys(tmp_path: Path, capsys:
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     weights = {node.name: node.weight for node in integers.nodes if hasattr(node, "weight")}
     taken = {name: int(np.log2(int(np.abs(w).max()) + 1)) + 1 for name, w in weights.items()}
-    assert f"bits learned: {', '.join(f'{name} {bits}' for name, bits in taken.items())}" in out
+    assert f"bits learned: {', '.join(f'{name}.weight {bits}' for name, bits in taken.items())}" in out
+    assert learned_bits(checkpoint.graph, checkpoint.params) == {f"{name}.weight": bits for name, bits in taken.items()}
     sizes = {name: w.size for name, w in weights.items()}
     mean = sum(taken[name] * sizes[name] for name in sizes) / sum(sizes.values())
     assert mean <= 4.5

@@ -31,6 +31,7 @@ class LearnedWidthWeightQuantizer(BaseWeightQuantizer):
 
     fixed: ClassVar[dict[str, bool]] = {"symmetric": True, "narrow_range": True}
     label: ClassVar[str] = "learned width, at most"
+    learns_bits: ClassVar[bool] = True
 
     narrow_range: bool = True
 
