@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
@@ -22,6 +23,7 @@ from qat.integer import IntegerGraph, IntegerLinear, Shape
 from qat.network import Network, as_graph
 from qat.numpy_ops import NUMPY_OPS
 from qat.ops import Array
+from qat.quantizers import Quantizer
 from qat.widths import bits_of
 from qat.widths import weight_bits as bits_of_codes
 
@@ -104,26 +106,38 @@ def _parameters(node: Node) -> int:
 
 
 def learned_bits(network: Network | Graph, params: Mapping[str, Array] | None) -> dict[str, int]:
-    """The bits that training has come to, of each quantizer that learns them, by name: "conv1.weight". params: by full name.
+    """The bits that training has come to, of each quantizer that learns them, by name: "conv1.weight", "conv1.fake_quant".
 
-    Not in it: GTC's quantizers, whose octaves depend on the numbers themselves (``Quantizer.bits``).
+    params: by full name. Not in it: GTC's quantizers, whose octaves depend on the numbers themselves (``Quantizer.bits``).
     """
     bits = {}
     for node in as_graph(network).nodes if params else ():
-        quantizer = getattr(node.cell, "weight_quantizer", None)
-        if params and quantizer is not None and quantizer.learns_bits:
-            share = NUMPY_OPS.from_numpy(params[f"{node.cell_name}.weight_share"], "scalar")
-            bits[f"{node.cell_name}.weight"] = int(quantizer.bits(NUMPY_OPS, None, {"share": share})[0])
+        cell, name = node.cell, node.cell_name
+        if isinstance(cell, FakeQuant):
+            quantizer: Quantizer = cell.quantizer
+            shares = [f"{each}.share" for each in (name, *cell.shares)]
+        elif isinstance(cell, LinearCell) and cell.weight_quantizer is not None:
+            quantizer, name, shares = cell.weight_quantizer, f"{name}.weight", [f"{name}.weight_share"]
+        else:
+            continue
+        if params and quantizer.learns_bits:
+            own, *shared = ({"share": NUMPY_OPS.from_numpy(params[each], "scalar")} for each in shares)
+            learned: Any = quantizer.bits(NUMPY_OPS, None, own, shared)
+            bits[name] = int(learned[0])
     return bits
 
 
-def activation_bits(network: Network | Graph) -> dict[str, int]:
+def activation_bits(network: Network | Graph, params: Mapping[str, Array] | None = None) -> dict[str, int]:
     """The bits of every node's output: 8 of pixels and of a softmax's probabilities, those of its fake quantizer, else 32.
 
     In a float network all have 32.
     """
     graph = as_graph(network)
-    bits: dict[str, int] = {}
+    return _activation_bits(graph, learned_bits(graph, params))
+
+
+def _activation_bits(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]:
+    bits: dict[str, Any] = {}
     for node in graph.nodes:
         cell = node.cell
         if not graph.is_quantized:
@@ -131,11 +145,11 @@ def activation_bits(network: Network | Graph) -> dict[str, int]:
         elif isinstance(cell, Input):
             bits[node.name] = bits_of(cell.grid.qmin, cell.grid.qmax)
         elif isinstance(cell, FakeQuant):
-            bits[node.name] = cell.quantizer.num_bits
+            bits[node.name] = learned.get(node.cell_name, cell.quantizer.num_bits)
         elif isinstance(cell, Softmax):
             bits[node.name] = bits_of(GRID.qmin, GRID.qmax)
         elif isinstance(cell, MOVES_CODES):
-            bits[node.name] = max(bits[name] for name in node.inputs)
+            bits[node.name] = bits[node.inputs[0]]  # what is concatenated has one grid
         else:
             bits[node.name] = FLOAT_BITS  # an accumulator, or a real number
     return bits
@@ -146,15 +160,25 @@ def bops(network: Network | Graph, params: Mapping[str, Array] | None = None) ->
     Baalen et al., "Bayesian Bits", arXiv 2005.07093). What is not quantized has 32 bits.
     """
     graph = as_graph(network)
+    return bops_of(graph, learned_bits(graph, params))
+
+
+def bops_of(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]:
+    """``bops`` where some quantizers have other bits than num_bits. learned: by the names of ``learned_bits``, whole numbers
+    or scalar tensors, whose gradient it has.
+    """
     inputs = {node.name: node.inputs for node in graph.nodes}
-    own, bits = weight_bits(graph, params), activation_bits(graph)
-    return {name: count * own[name] * bits[inputs[name][0]] for name, count in macs(graph).items()}
+    own, bits = _weight_bits(graph, learned), _activation_bits(graph, learned)
+    return {name: bits[inputs[name][0]] * own[name] * count for name, count in macs(graph).items()}
 
 
 def weight_bits(network: Network | Graph, params: Mapping[str, Array] | None = None) -> dict[str, int]:
     """The bits of every weight: those of its quantizer, else 32. A batch normalisation by itself has one too."""
     graph = as_graph(network)
-    learned = learned_bits(graph, params)
+    return _weight_bits(graph, learned_bits(graph, params))
+
+
+def _weight_bits(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]:
     return {
         node.name: FLOAT_BITS
         if node.cell.weight_quantizer is None
@@ -174,7 +198,7 @@ def measure(
         parameters(graph),
         bops(graph, params),
         weight_bits(graph, params),
-        activation_bits(graph),
+        activation_bits(graph, params),
     )
     quantized = {node.inputs[0]: bits[node.name] for node in graph.nodes if isinstance(node.cell, FakeQuant)}
     return tuple(

@@ -347,7 +347,9 @@ def train_and_save(
     teaching = _teaching(args, backend, start.graph, data_path)
     if teaching is not None:
         if objective is not None:
-            raise QatError("--teacher_ckpt and --bits_per_weight: only one at a time; leave one of them out")
+            raise QatError(
+                "--teacher_ckpt with --bits_per_weight or --max_bops: only one at a time; leave one of them out"
+            )
         objective = teaching.objective
         dataset = replace(dataset, train=replace(dataset.train, targets=teaching.targets))
     checkpoint = train(

@@ -21,6 +21,7 @@ from qat.quantizers.base import (
     SMALLEST_SCALE,
     BaseActivationQuantizer,
     BaseWeightQuantizer,
+    Bounds,
     Tensors,
     WeightCodes,
 )
@@ -282,9 +283,9 @@ class PACTActivationQuantizer(BaseActivationQuantizer):
     def refuses(self, non_negative: bool) -> str | None:
         return None if non_negative else _one_bit(self)
 
-    def bounds(self, non_negative: bool) -> tuple[int, int]:
+    def bounds(self, ops: Ops, own: Tensors, shared: Sequence[Tensors], non_negative: bool) -> Bounds:
         """As many codes above the zero point as below it, where there are any below."""
-        return (self.qmin if non_negative else self.qmax - 2 * self._levels(False)), self.qmax
+        return float(self.qmin if non_negative else self.qmax - 2 * self._levels(False)), float(self.qmax)
 
     def _zero(self, non_negative: bool) -> int:
         return 0 if self.symmetric else self.qmin if non_negative else 1 << (self.num_bits - 1)

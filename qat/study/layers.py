@@ -61,7 +61,7 @@ class Layer:
 def costs_of(graph: Graph, params: Mapping[str, Array] | None = None) -> list[Cost]:
     """Of the convolutions and dense layers of a float or quantized graph, in order. params: as in ``qat.metrics``."""
     counts, operations = macs(graph), bops(graph, params)
-    widths, bits = weight_bits(graph, params), activation_bits(graph)
+    widths, bits = weight_bits(graph, params), activation_bits(graph, params)
     costs = []
     for node in graph.nodes:
         cell = node.cell
