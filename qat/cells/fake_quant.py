@@ -53,10 +53,10 @@ class FakeQuant(Cell):
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         (x,) = inputs
-        ops, phase, quantizer = scope.ops, scope.context.phase, self.quantizer
+        ops, quantizer = scope.ops, self.quantizer
         own = scope.params()
         if scope.context.training and scope.context.quantizes:
-            updates = quantizer.observe(ops, x, own, self.non_negative, first=phase == quantizer.quant_delay)
+            updates = quantizer.observe(ops, x, own, self.non_negative, phase=scope.context.phase)
             for name, value in updates.items():
                 own[name] = value
                 scope.update(name, value)

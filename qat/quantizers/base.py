@@ -214,8 +214,10 @@ class BaseActivationQuantizer(Quantizer, ABC):
         """Its parameters and state, by local name; non_negative: of numbers that are never negative."""
 
     @abstractmethod
-    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, first: bool) -> dict[str, Tensor]:
-        """New values of state in a training step; ``first``: it is the first one that quantizes."""
+    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, phase: int) -> dict[str, Tensor]:
+        """New values of state in a training step, also in one before quant_delay, so that the network can be evaluated in its
+        integers from the first step on. phase: of the pass (``Forward.phase``): the first step that quantizes has quant_delay.
+        """
 
     @abstractmethod
     def unseen(self, own: Mapping[str, Array]) -> bool:

@@ -200,7 +200,7 @@ class GTCActivationQuantizer(_PowersOfTwo, BaseActivationQuantizer):
     def params(self, non_negative: bool) -> dict[str, Param]:
         return _trained() | {"max": Param((), "scalar", constant(-np.inf), trainable=False)}
 
-    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, first: bool) -> dict[str, Tensor]:
+    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, phase: int) -> dict[str, Tensor]:
         largest = x.largest(ops) if non_negative else ops.maximum(x.largest(ops), -x.smallest(ops))
         return {"max": ops.moving_average(own["max"], largest, self.ema_decay)}
 

@@ -102,7 +102,7 @@ class ActivationQuantizer(BaseActivationQuantizer):
         ends = ("max",) if non_negative else ("min", "max")
         return {name: Param((), "scalar", constant(UNSEEN[name]), trainable=False) for name in ends}
 
-    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, first: bool) -> dict[str, Tensor]:
+    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, phase: int) -> dict[str, Tensor]:
         return {
             name: ops.moving_average(own[name], x.smallest(ops) if name == "min" else x.largest(ops), self.ema_decay)
             for name in UNSEEN
