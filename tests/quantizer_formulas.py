@@ -42,7 +42,7 @@ def dorefa(w: Array, k: int, g: Array) -> Transcript:
 
 
 def ternary(w: Array, mean: bool, clip: bool, g: Array) -> Transcript:
-    """Li et al., arXiv 1605.04711, equations 3, 5 and 6."""
+    """Li et al., arXiv 1605.04711, equations 3 and 5, with the threshold of its first versions."""
     threshold = 0.7 * np.abs(w).mean()
     kept = np.abs(w) > threshold
     alpha = np.abs(w)[kept].mean() if mean else 1.0
@@ -116,7 +116,7 @@ def qkeras_binary(w: Array, alpha: float | str | None, g: Array) -> Transcript:
 
 
 def lsq_plus(x: Array, s: float, beta: float, bits: int, g: Array, count: int) -> Transcript:
-    """Bhalgat et al., arXiv 2004.09576, equations 1 to 6, where the zero point is a code: beta is rint(beta / s) s."""
+    """Bhalgat et al., arXiv 2004.09576, section 3, where the zero point is a code: beta is rint(beta / s) s."""
     levels = 2**bits - 1
     z = np.clip(np.rint(-beta / s), 0, levels)
     u = x / s

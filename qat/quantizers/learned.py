@@ -125,7 +125,7 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
     negative, else Q_N = 2^(b-1), Q_P = 2^(b-1) - 1. (Without ``symmetric`` the codes are stored unsigned, with a fixed zero
     point of 0 or 2^(b-1).) s begins at 2 mean|x| / sqrt(Q_P) of the first batch that is quantized.
 
-    offset: LSQ+ (Bhalgat et al., arXiv 2004.09576, equations 1 to 6): where numbers can be negative, the lowest code stands
+    offset: LSQ+ (Bhalgat et al., arXiv 2004.09576, section 3): where numbers can be negative, the lowest code stands
     for a learned beta, and Q_P = 2^b - 1. d(value)/d(beta) = 1 outside the range and 0 inside. Since 0 must have a code, the
     zero point is rint(-beta / s), straight through. s and beta begin with the range of the first batch.
 
