@@ -130,7 +130,7 @@ def _compiled(integers: IntegerGraph, pixels: Array, folder: Path, calls: int) -
         return taken
 
     timed()
-    np.testing.assert_array_equal(codes[None], qat.evaluate(integers, pixels, profile="fixed"))
+    np.testing.assert_array_equal(codes[None], qat.evaluate(integers, pixels, arithmetic="fixed"))
     return timed
 
 
