@@ -178,10 +178,13 @@ def verify(
     data: str,
     device_target: str | None = None,
     arithmetic: str | None = None,
+    integers: IntegerGraph | None = None,
 ) -> Certificate:
-    """``compare`` for an exported file and one backend. arithmetic: by default the file's own."""
+    """``compare`` for an exported file and one backend. arithmetic: by default the file's own. integers: those of the
+    checkpoint, where they are at hand.
+    """
     arithmetic = arithmetic or default_arithmetic(target, path)
-    graph = to_integer(checkpoint.graph, checkpoint.params)
+    graph = integers or to_integer(checkpoint.graph, checkpoint.params)
     engines = (file_engine(path, target, graph, arithmetic), backend_engine(backend, checkpoint, device_target))
     return compare(engines, graph, split, data=data, file=path, arithmetic=arithmetic)
 
@@ -197,15 +200,26 @@ def export_verified(
     device_target: str | None = None,
     arithmetic: str | None = None,
     options: Mapping[str, Any] | None = None,
+    integers: IntegerGraph | None = None,
 ) -> Certificate:
     """Export a quantized checkpoint, ``verify`` the file, and keep the certificate and the graph's digest in the file's
-    metadata. arithmetic: by default the target's own. options: for the target's export.
+    metadata. arithmetic: by default the target's own. options: for the target's export. integers: as for ``verify``; the
+    backend's evaluation pass derives its own all the same, which is what is compared.
     """
     arithmetic = arithmetic or default_arithmetic(target)
     options = {**(options or {}), **arithmetic_options(target, arithmetic)}
-    target.export(to_integer(checkpoint.graph, checkpoint.params), path, **options)
+    integers = integers or to_integer(checkpoint.graph, checkpoint.params)
+    target.export(integers, path, **options)
     certificate = verify(
-        path, target, backend, checkpoint, split, data=data, device_target=device_target, arithmetic=arithmetic
+        path,
+        target,
+        backend,
+        checkpoint,
+        split,
+        data=data,
+        device_target=device_target,
+        arithmetic=arithmetic,
+        integers=integers,
     )
     target.write_metadata(path, {"graph": checkpoint.graph.digest, "certificate": certificate.to_json()})
     return certificate

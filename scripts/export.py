@@ -68,14 +68,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"wrote {path}, {path.stat().st_size:,} bytes, float")
         return 0
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
+    integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     if args.no_verify:
         options |= arithmetic_options(target, args.arithmetic or default_arithmetic(target))
-        integers = qat.to_integer(checkpoint.graph, checkpoint.params)
         target.export(integers, path, **options)
         print(f"wrote {path}, {path.stat().st_size:,} bytes, not verified")
         print_summary(checkpoint.graph, checkpoint.params, integers, packing=args.packing or PACKINGS[0])
         return 0
-    integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     backend = qat.backend(args.backend)
     dataset = common.load_data(args.data_path or _trained_on(args.ckpt_path, checkpoint), checkpoint.graph)
     certificate = export_verified(
@@ -88,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
         device_target=args.device_target,
         arithmetic=args.arithmetic,
         options=options,
+        integers=integers,
     )
     print(f"wrote {path}, {path.stat().st_size:,} bytes")
     print_summary(checkpoint.graph, checkpoint.params, integers, packing=args.packing or PACKINGS[0])

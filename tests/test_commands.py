@@ -85,6 +85,25 @@ def test_tflite_is_certified_in_both_arithmetics(
     assert again.splitlines()[-2:] == out.splitlines()[-2:]
 
 
+def test_an_export_derives_its_integers_once(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside those that the backend's evaluation pass derives for itself, which the certificate compares."""
+    derived = []
+
+    def counted(*arguments: object) -> qat.IntegerGraph:
+        derived.append(arguments)
+        return qat.passes.to_integer.to_integer(*arguments)
+
+    for place in ("qat.to_integer", "qat.verify.to_integer"):
+        monkeypatch.setattr(place, counted)
+    checkpoint = trained / "lenet_quant.ckpt"
+    status, out, _ = run(capsys, "export", "--ckpt_path", checkpoint, "--file_name", tmp_path / "lenet")
+    assert status == 0
+    assert out.count(" 0 differ") == 2
+    assert len(derived) == 1
+
+
 def test_c_is_certified_in_the_one_arithmetic_that_it_has(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
