@@ -110,8 +110,10 @@ def learned_bits(network: Network | Graph, params: Mapping[str, Array] | None) -
 
     params: by full name. Not in it: GTC's quantizers, whose octaves depend on the numbers themselves (``Quantizer.bits``).
     """
-    bits = {}
-    for node in as_graph(network).nodes if params else ():
+    bits: dict[str, int] = {}
+    if params is None:
+        return bits
+    for node in as_graph(network).nodes:
         cell, name = node.cell, node.cell_name
         if isinstance(cell, FakeQuant):
             quantizer: Quantizer = cell.quantizer
@@ -120,7 +122,7 @@ def learned_bits(network: Network | Graph, params: Mapping[str, Array] | None) -
             quantizer, name, shares = cell.weight_quantizer, f"{name}.weight", [f"{name}.weight_share"]
         else:
             continue
-        if params and quantizer.learns_bits:
+        if quantizer.learns_bits:
             own, *shared = ({"share": NUMPY_OPS.from_numpy(params[each], "scalar")} for each in shares)
             learned: Any = quantizer.bits(NUMPY_OPS, None, own, shared)
             bits[name] = int(learned[0])

@@ -68,7 +68,7 @@ def _budget(args: argparse.Namespace, graph: Graph) -> Objective | None:
     if len(given) > 1:
         raise QatError("--bits_per_weight and --max_bops: only one budget at a time; leave one of them out")
     learning = learned_bits(graph, graph.initial_params())
-    if not any(name.endswith(".weight") or args.max_bops for name in learning):
+    if not any(name.endswith(".weight") or args.max_bops is not None for name in learning):
         raise QatError(
             f"--{given[0]}: no quantizer of this network learns its bits; give --quant_config a file with "
             "weight_quantizer: {type: LearnedWidthWeightQuantizer}"

@@ -357,6 +357,8 @@ def test_a_training_comes_down_to_its_bops_and_deploys(tmp_path: Path, capsys: p
     learn = [*quantize, "--quant_config", str(config), "--max_bops", "8e6"]
     assert main([*learn, "--bits_per_weight", "4"]) == 2
     assert "only one budget at a time" in capsys.readouterr().err
+    assert main([*learn, "--max_bops", "0"]) == 2
+    assert "--max_bops is 0.0; use a positive number" in capsys.readouterr().err
     assert main([*learn, "--lambda_bops", "0"]) == 2
     assert "--lambda_bops is 0.0; use a positive number" in capsys.readouterr().err
     assert main([*learn, "--lambda_bops", "3"]) == 0

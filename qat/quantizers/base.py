@@ -52,9 +52,8 @@ class Quantizer(Serializable):
     label: ClassVar[str] = ""  #: before the other words of its description
     widths: ClassVar[tuple[int, int]] = (2, 16)  #: the fewest and the most bits
     fixed: ClassVar[dict[str, bool]] = {}  #: fields that this quantizer's formula leaves no choice of
-    learns_bits: ClassVar[bool] = (
-        False  #: ``bits`` follow from its parameter "share" alone, so that a checkpoint tells them
-    )
+    #: Its ``bits`` follow from its parameter "share" alone, so that a checkpoint tells them.
+    learns_bits: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
