@@ -1,6 +1,6 @@
 """C: an integer graph as self-contained C99, two files <name>.c and <name>.h, for microcontrollers and any other machine.
 
-The arithmetic is that of the fixed profile (docs/numerics.md) and nothing else: no floating point, no heap, no library. Weights
+It computes in the fixed arithmetic (docs/numerics.md) and nothing else: no floating point, no heap, no library. Weights
 are constants, activations lie in one static arena whose bytes are shared (qat.memory). Activations are bytes in HWC order,
 a code c of a grid [qmin, qmax] being stored as c - qmin. ``predict`` and ``trace`` take raw pixels, (N, C, H, W), as every
 target does; the functions of the C file take them in HWC order, as cameras give them. Both compile the file with the
@@ -39,13 +39,13 @@ from qat.integer import (
 from qat.ops import Array
 from qat.widths import check_packing
 
-PROFILES = ("fixed",)
+ARITHMETICS = ("fixed",)
 OPTIONS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Werror")  #: of the host's compiler
 BATCH = 1000  #: samples in one run of the compiled program
 
 
 def export(graph: IntegerGraph, path: str | Path, *, packing: str = "packed") -> None:
-    """Write <name>.c and, beside it, <name>.h. Raises QatError for what the fixed profile cannot compute.
+    """Write <name>.c and, beside it, <name>.h. Raises QatError for what the fixed arithmetic cannot compute.
 
     packing: "packed" stores the weights of a layer that has at most 16, 4 or 2 different ones in 4, 2 or 1 bits; "bytes"
     in one byte each.

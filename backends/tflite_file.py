@@ -24,8 +24,8 @@ class File(NamedTuple):
     model: Any
 
 
-def load(path: str | Path, profile: str = "float") -> File:
-    """A file whose content is what was written; LiteRT may crash on any other. profile: that it is to be run in."""
+def load(path: str | Path, arithmetic: str = "float") -> File:
+    """A file whose content is what was written; LiteRT may crash on any other. arithmetic: that it is to be run in."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -40,10 +40,10 @@ def load(path: str | Path, profile: str = "float") -> File:
             "again"
         )
     model = schema.ModelT.InitFromPackedBuf(content)
-    if profile == "fixed" and any(code.builtinCode == Op.FULLY_CONNECTED for code in model.operatorCodes):
+    if arithmetic == "fixed" and any(code.builtinCode == Op.FULLY_CONNECTED for code in model.operatorCodes):
         raise QatError(
-            f"{path}: was exported for the float profile: its dense layers are of a kind that LiteRT's reference kernels round "
-            "otherwise; export it with --profile fixed"
+            f"{path}: was exported for the float arithmetic: its dense layers are of a kind that LiteRT's reference kernels "
+            "round otherwise; export it with --arithmetic fixed"
         )
     return File(content, model)
 

@@ -45,16 +45,16 @@ from qat.ops import Array
 from qat.widths import storage_bits
 
 LARGEST_WEIGHT = 127
-#: What XNNPACK takes; with others LiteRT falls back to kernels of the fixed profile.
+#: What XNNPACK takes; with others LiteRT falls back to kernels of the fixed arithmetic.
 MULTIPLIERS = (2.0**-32, 2.0**8)
 
 
 class IntegerWriter(Writer):
     """Writes the nodes of an integer graph."""
 
-    def __init__(self, graph: IntegerGraph, profile: str, packed: bool) -> None:
+    def __init__(self, graph: IntegerGraph, arithmetic: str, packed: bool) -> None:
         super().__init__()
-        self.profile = profile
+        self.arithmetic = arithmetic
         self.packed = packed
         #: With activations of more than 8 bits all are int16, centred: LiteRT's kernels have one type for inputs and outputs.
         self.long = any(node.output.grid.wide for node in graph.nodes)
@@ -170,8 +170,8 @@ class IntegerWriter(Writer):
         self._index[node.name] = self.op(Op.CAST, [centred], self.codes(node.output, ""), schema.CastOptionsT())
 
     def _check_multiplier(self, node: IntegerLinear) -> None:
-        """Raises QatError where LiteRT's kernels of the profile refuse the multiplier."""
-        if self.profile == "fixed":
+        """Raises QatError where LiteRT's kernels of the arithmetic refuse the multiplier."""
+        if self.arithmetic == "fixed":
             _ = node.fixed  # or its QatError
             return
         multiplier = node.inputs[0].grid.scale * node.moderate_weight_scale / node.output.grid.scale
@@ -186,7 +186,7 @@ class IntegerWriter(Writer):
         """The widths in which LiteRT computes a layer's packed weight as it does one of int8."""
         if not self.packed:
             return ()
-        if self.profile == "fixed":
+        if self.arithmetic == "fixed":
             depthwise = isinstance(node, IntegerConv2d) and node.group == node.inputs[0].shape[0] > 1
             return () if self.long and depthwise else (4,)  # LiteRT reads INT4 there as if it were bytes
         if not isinstance(node, IntegerDense):
@@ -244,7 +244,7 @@ class IntegerWriter(Writer):
 
     @add.register
     def _(self, node: IntegerDense) -> None:
-        """In the fixed profile a 1x1 convolution: LiteRT's fully connected kernel rounds once, its convolutions twice, as
+        """In the fixed arithmetic a 1x1 convolution: LiteRT's fully connected kernel rounds once, its convolutions twice, as
         those for microcontrollers do in all layers.
         """
         self._check_multiplier(node)
@@ -252,7 +252,7 @@ class IntegerWriter(Writer):
         if node.inputs[0].name in self._hwc:
             shape = self._hwc[node.inputs[0].name]
             weight = weight.reshape(-1, *shape).transpose(0, 2, 3, 1).reshape(weight.shape)
-        if self.profile == "fixed":
+        if self.arithmetic == "fixed":
             fused, output, clips = self._clipped(node, (1, 1, 1, len(weight)))
             inputs = [self._point(node.inputs[0]), *self._constants(node, weight.reshape(len(weight), 1, 1, -1), 0)]
             window = schema.Conv2DOptionsT(padding=Pad.VALID, strideH=1, strideW=1, fusedActivationFunction=fused)
@@ -289,10 +289,10 @@ class IntegerWriter(Writer):
         copy has the right scale. (Below 2^-10, which XNNPACK does not take either, LiteRT's kernel gives 0, as it must.)
         """
         _ = node.fixed  # or its QatError
-        if self.profile == "float" and sums_tie(node.inputs[0].grid, node.output.grid):
+        if self.arithmetic == "float" and sums_tie(node.inputs[0].grid, node.output.grid):
             raise QatError(
                 f"{node.name}: the sums of some codes lie half way between two of its own, as powers of two make them, and "
-                "XNNPACK rounds such to the other side; export with --profile fixed, to ONNX or MINDIR, or convert without "
+                "XNNPACK rounds such to the other side; export with --arithmetic fixed, to ONNX or MINDIR, or convert without "
                 "profile 'ascend'"
             )
         inputs = [self.of(x) for x in node.inputs]

@@ -5,9 +5,9 @@ is -128: a uint8 pixel p enters as p - 128, and 8-bit signed codes stay as they 
 ``resize_tensor_input`` makes it larger. ``predict`` takes raw uint8 pixels, (N, C, H, W), as every target does, and returns
 real numbers.
 
-With activations of more than 8 bits, in the fixed profile, all of them are int16 and centred, behind an input of int8.
+With activations of more than 8 bits, in the fixed arithmetic, all of them are int16 and centred, behind an input of int8.
 
-Of the two profiles (docs/numerics.md), "float" is LiteRT as it comes, with XNNPACK; "fixed" its reference kernels, and
+Of the two arithmetics (docs/numerics.md), "float" is LiteRT as it comes, with XNNPACK; "fixed" its reference kernels, and
 there dense layers are written as convolutions.
 """
 
@@ -47,31 +47,31 @@ from qat.ops import Array
 from qat.passes.fold_batch_norm import fold_batch_norm
 from qat.widths import check_packing, require_bytes
 
-PROFILES = ("float", "fixed")
+ARITHMETICS = ("float", "fixed")
 BATCH = 100  #: images in one run of an interpreter
 
 
-def export(graph: IntegerGraph, path: str | Path, *, profile: str = "float", packing: str = "packed") -> None:
-    """Write an integer graph. Raises QatError for what LiteRT does not compute exactly in that profile.
+def export(graph: IntegerGraph, path: str | Path, *, arithmetic: str = "float", packing: str = "packed") -> None:
+    """Write an integer graph. Raises QatError for what LiteRT does not compute exactly in that arithmetic.
 
-    packing: "packed" stores weights of 4 bits and fewer as INT4, in the float profile those of dense layers alone and of 2
+    packing: "packed" stores weights of 4 bits and fewer as INT4, in the float arithmetic those of dense layers alone and of 2
     bits as INT2; "bytes" does not.
     """
     packed = check_packing(packing)
-    if profile not in PROFILES:
-        raise QatError(f"{path}: profile {profile!r} is unknown; use one of {', '.join(PROFILES)}")
-    require_bytes(graph, f"LiteRT in the {profile} profile", weights_only=profile == "fixed")
-    writer = IntegerWriter(graph, profile, packed)
+    if arithmetic not in ARITHMETICS:
+        raise QatError(f"{path}: arithmetic {arithmetic!r} is unknown; use one of {', '.join(ARITHMETICS)}")
+    require_bytes(graph, f"LiteRT in the {arithmetic} arithmetic", weights_only=arithmetic == "fixed")
+    writer = IntegerWriter(graph, arithmetic, packed)
     for node in graph.nodes:
         writer.add(node)
     model = writer.model([writer.leave(x) for x in graph.outputs], graph.name)
-    set_metadata(model, METADATA + "profile", profile.encode())
+    set_metadata(model, METADATA + "arithmetic", arithmetic.encode())
     write_atomically(path, pack_model(model))
 
 
-def profile_of(path: str | Path) -> str:
-    """The profile that a file was exported for."""
-    return read_metadata(path).get("profile", PROFILES[0])
+def arithmetic_of(path: str | Path) -> str:
+    """The arithmetic that a file was exported for."""
+    return read_metadata(path).get("arithmetic", ARITHMETICS[0])
 
 
 def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
@@ -117,14 +117,14 @@ def input_shapes(path: str | Path) -> list[Shape]:
     return [canonical_shape(subgraph.tensors[index].shape[1:]) for index in subgraph.inputs]
 
 
-def predict(path: str | Path, pixels: Arrays, *, profile: str = "float") -> Arrays:
+def predict(path: str | Path, pixels: Arrays, *, arithmetic: str = "float") -> Arrays:
     """Real outputs (N, ...), float32, of raw pixels (N, C, H, W), computed by LiteRT from the file as it is.
 
     A network with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
     """
-    file = load(path, profile)
+    file = load(path, arithmetic)
     outputs = file.model.subgraphs[0].outputs
-    found = _infer(path, file.content, list(range(len(outputs))), pixels, profile)
+    found = _infer(path, file.content, list(range(len(outputs))), pixels, arithmetic)
     real = []
     for position, index in enumerate(outputs):
         x, quantization = found[position], file.model.subgraphs[0].tensors[index].quantization
@@ -135,13 +135,13 @@ def predict(path: str | Path, pixels: Arrays, *, profile: str = "float") -> Arra
 
 
 def trace(
-    path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor], *, profile: str = "float"
+    path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor], *, arithmetic: str = "float"
 ) -> dict[str, Array]:
     """Codes of the named tensors, from a copy of the file that has them as further outputs.
 
     LiteRT's own way of keeping intermediate tensors would switch XNNPACK off.
     """
-    model = load(path, profile).model
+    model = load(path, arithmetic).model
     subgraph = model.subgraphs[0]
     shapes = {
         operator.outputs[0]: subgraph.tensors[operator.inputs[0]].shape
@@ -158,7 +158,7 @@ def trace(
     if not wanted:  # nothing but the network's inputs
         return {}
     subgraph.outputs = [indices.get(name, indices.get(permuted(name))) for name in wanted]
-    found = _infer(path, pack_model(model), list(range(len(wanted))), pixels, profile)
+    found = _infer(path, pack_model(model), list(range(len(wanted))), pixels, arithmetic)
     result = {}
     for position, (name, x) in enumerate(wanted.items()):
         codes = found[position]
@@ -171,16 +171,16 @@ def trace(
     return result
 
 
-def runtime(profile: str = "float") -> str:
+def runtime(arithmetic: str = "float") -> str:
     """What ``predict`` runs in, with its version and options."""
     version = getattr(ai_edge_litert, "__version__", "")
-    kernels = "default options, XNNPACK" if profile == "float" else "reference kernels"
+    kernels = "default options, XNNPACK" if arithmetic == "float" else "reference kernels"
     return f"LiteRT {version} ({kernels})"
 
 
-def _infer(path: str | Path, content: bytes, outputs: list[int], pixels: Arrays, profile: str) -> dict[int, Array]:
+def _infer(path: str | Path, content: bytes, outputs: list[int], pixels: Arrays, arithmetic: str) -> dict[int, Array]:
     """What LiteRT computes for each of the outputs, by position, as the file stores it."""
-    resolver = OpResolverType.BUILTIN_REF if profile == "fixed" else OpResolverType.AUTO
+    resolver = OpResolverType.BUILTIN_REF if arithmetic == "fixed" else OpResolverType.AUTO
     try:
         interpreter = Interpreter(model_content=content, experimental_op_resolver_type=resolver)
         inputs, results = interpreter.get_input_details(), interpreter.get_output_details()

@@ -1,4 +1,4 @@
-"""A checkpoint's C file on an emulated Cortex-M4: codes that differ from the fixed profile's, flash and RAM.
+"""A checkpoint's C file on an emulated Cortex-M4: codes that differ from the fixed arithmetic's, flash and RAM.
 
 python benchmarks/cortex_m4.py --ckpt_path lenet_quant.ckpt --data_path MNIST_Data --images 300
 """
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     pixels = common.load_data(args.data_path, checkpoint.graph).test.images[: args.images]
-    expected = qat.evaluate(integers, pixels, profile="fixed")
+    expected = qat.evaluate(integers, pixels, arithmetic="fixed")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         qat.target("C").export(integers, folder / "network.c")

@@ -44,7 +44,7 @@ def compiled_c(integers: IntegerGraph, pixels: Array, folder: Path, calls: int) 
         loop(ctypes.c_void_p(image.ctypes.data), ctypes.c_void_p(codes.ctypes.data), calls)
 
     run()
-    np.testing.assert_array_equal(codes[None], qat.evaluate(integers, pixels, profile="fixed"))
+    np.testing.assert_array_equal(codes[None], qat.evaluate(integers, pixels, arithmetic="fixed"))
     return run
 
 

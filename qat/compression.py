@@ -10,7 +10,7 @@ from typing import NamedTuple
 from qat.cells.linear import LinearCell
 from qat.checkpoint import Checkpoint
 from qat.graph import Graph
-from qat.metrics import FLOAT_BITS
+from qat.metrics import FLOAT_BITS, weight_bits
 from qat.numpy_ops import NUMPY_OPS
 from qat.ops import Array
 from qat.quantizers import BaseWeightQuantizer, WeightQuantizer
@@ -64,10 +64,10 @@ def rounded(quantizer: BaseWeightQuantizer, weight: Array) -> Array:
 def weight_sizes(
     graph: Graph, params: Mapping[str, Array], quantizer: WeightQuantizer | None = None
 ) -> list[WeightSize]:
-    """Of every weight of a convolution or dense cell, as its own quantizer has it; quantizer: in place of none, of a float
-    network that was compressed.
+    """Of every weight of a convolution or dense cell, as its own quantizer has it, or has learned it; quantizer: in place of
+    none, of a float network that was compressed.
     """
-    sizes, seen = [], set()
+    sizes, seen, bits = [], set(), weight_bits(graph, params)
     for node in graph.nodes:
         cell = node.cell
         if not isinstance(cell, LinearCell) or "weight" not in cell.params() or node.cell_name in seen:
@@ -77,5 +77,6 @@ def weight_sizes(
         numbers = math.prod(params[f"{node.cell_name}.weight"].shape)
         scales = 0 if own is None else cell.out_channels if own.per_channel else 1
         beside = scales * (1 if own is None or own.symmetric else 2)
-        sizes.append(WeightSize(node.cell_name, numbers, FLOAT_BITS if own is None else own.num_bits, beside))
+        width = bits[node.name] if cell.weight_quantizer or own is None else own.num_bits
+        sizes.append(WeightSize(node.cell_name, numbers, width, beside))
     return sizes

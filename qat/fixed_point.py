@@ -1,4 +1,4 @@
-"""The arithmetic of the ``fixed`` profile: int32 multipliers and shifts, as TFLite's reference kernels round them.
+"""The fixed arithmetic: int32 multipliers and shifts, as TFLite's reference kernels round them.
 
 A real multiplier is a 31-bit fraction and a power of two, m = multiplier 2^-31 2^shift, after Jacob et al., "Quantization
 and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (arXiv 1712.05877), section 2.2 and
@@ -15,7 +15,7 @@ import numpy as np
 from qat.errors import QatError
 from qat.ops import Array
 
-PROFILES = ("float", "fixed")  #: how an accumulator is multiplied: by a float32, or by an integer and a shift
+ARITHMETICS = ("float", "fixed")  #: how an accumulator is multiplied: by a float32, or by an integer and a shift
 LARGEST = 2**30  #: no int32 intermediate result may pass it: there is room left for a zero point
 ADD_SHIFT, LONG_ADD_SHIFT = 20, 15  #: by how many bits an addition shifts its inputs to the left; of more than 8 bits
 LARGEST_LONG = 2**47  #: an accumulator that a LongMultiplier takes
@@ -125,8 +125,9 @@ def linear_multiplier(
     left = int(max(fixed.shift.max(), 0))
     if bound << left > LARGEST:
         raise QatError(
-            f"{name}: its accumulator may reach {bound} and its multiplier is above 2^{left - 1}, so that the fixed profile "
-            "would overflow int32; its output's range is far too small for its inputs, train it further, or use --profile float"
+            f"{name}: its accumulator may reach {bound} and its multiplier is above 2^{left - 1}, so that the fixed arithmetic "
+            "would overflow int32; its output's range is far too small for its inputs, train it further, or use "
+            "--arithmetic float"
         )
     return fixed
 
@@ -136,9 +137,9 @@ def _long_multiplier(name: str, fixed: FixedMultiplier, bound: int) -> LongMulti
     left, product = int(fixed.shift.max()), bound * float((fixed.multiplier * 2.0 ** (fixed.shift - 31.0)).max())
     if bound >= LARGEST_LONG or left > 7 or product > LARGEST or not fixed.multiplier.all():
         raise QatError(
-            f"{name}: its accumulator may reach {bound} and its multipliers lie below 2^{left}, which the fixed profile's "
+            f"{name}: its accumulator may reach {bound} and its multipliers lie below 2^{left}, which the fixed arithmetic's "
             "accumulators of 64 bits do not express; its output's range does not suit its inputs': train it further, use "
-            "fewer bits, or --profile float"
+            "fewer bits, or --arithmetic float"
         )
     short = np.where(fixed.multiplier < 0x7FFF0000, (fixed.multiplier.astype(np.int64) + (1 << 15)) >> 16, 0x7FFF)
     return LongMultiplier(short.astype(np.int32), (15 - fixed.shift).astype(np.int32))

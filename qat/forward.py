@@ -18,7 +18,7 @@ class Forward:
     """A graph made ready to be trained over one vocabulary."""
 
     def __init__(self, graph: Graph, ops: Ops) -> None:
-        self.ops = ops
+        self.ops, self.graph = ops, graph
         self.weights = tuple(name for name, param in graph.params.items() if param.trainable and len(param.shape) > 1)
         self._starts = graph.phase_starts
         graph = pool_before_quantize(graph)
@@ -110,6 +110,11 @@ class TrainingPasses:
         """
         _ = self.outputs
         return self._context.quantized
+
+    @property
+    def graph(self) -> Graph:
+        """What is trained, as it was given to ``Forward``."""
+        return self._forward.graph
 
     @property
     def weights(self) -> Sequence[Tensor]:

@@ -20,8 +20,8 @@ from qat.arrays import Arrays, as_arrays, in_batches
 from qat.errors import QatError
 from qat.fixed_point import (
     ADD_SHIFT,
+    ARITHMETICS,
     LONG_ADD_SHIFT,
-    PROFILES,
     FixedMultiplier,
     FixedSum,
     LongMultiplier,
@@ -120,13 +120,13 @@ class IntegerNode(ABC):
         """Centred codes of the output. ``constants`` hold what ``constants`` declares, as the backend's tensors."""
 
     def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
-        """As ``evaluate`` with NumPy, in the fixed profile; float32 arrays. It differs only where codes are requantized."""
+        """As ``evaluate`` with NumPy, in the fixed arithmetic; float32 arrays. It differs only where codes are requantized."""
         codes: Array = self.evaluate(NUMPY_OPS, constants, *inputs)
         return codes
 
     @property
     def fixed(self) -> FixedMultiplier | LongMultiplier | FixedSum | None:
-        """What requantizes in the fixed profile; None: nothing does. Raises QatError where it cannot."""
+        """What requantizes in the fixed arithmetic; None: nothing does. Raises QatError where it cannot."""
         return None
 
 
@@ -221,7 +221,7 @@ class IntegerLinear(IntegerNode):
 
     @cached_property
     def fixed(self) -> FixedMultiplier | LongMultiplier:
-        """The multiplier and shift of each output in the fixed profile, (O,); the long form where a code is wide."""
+        """The multiplier and shift of each output in the fixed arithmetic, (O,); the long form where a code is wide."""
         x_scale, y_scale = self.inputs[0].grid.scale, self.output.grid.scale
         scale, bound = self.moderate_weight_scale, self.accumulator_bound
         long = self.wide_codes or self.output.grid.wide
@@ -305,7 +305,7 @@ class IntegerAdd(IntegerNode):
 
     @cached_property
     def fixed(self) -> FixedSum:
-        """The multipliers of the fixed profile."""
+        """The multipliers of the fixed arithmetic."""
         a, y = self.inputs[0].grid, self.output.grid
         return sum_multipliers(self.name, a.scale, y.scale, long=a.wide or y.wide)
 
@@ -587,7 +587,7 @@ class Evaluator:
 
 
 class FixedEvaluator(Evaluator):
-    """The same in the fixed profile, in NumPy. Raises QatError for a graph that the profile cannot compute."""
+    """The same in the fixed arithmetic, in NumPy. Raises QatError for a graph that the arithmetic cannot compute."""
 
     def __init__(self, graph: IntegerGraph) -> None:
         super().__init__(graph, NUMPY_OPS)
@@ -598,27 +598,27 @@ class FixedEvaluator(Evaluator):
         return node.evaluate_fixed(constants, *inputs)
 
 
-def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128, profile: str = "float") -> Arrays:
+def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128, arithmetic: str = "float") -> Arrays:
     """Output codes (N, ...) of input codes (N, ...), computed by NumPy integers.
 
-    profile: "float" or "fixed" (docs/numerics.md); the training backends evaluate the former.
+    arithmetic: "float" or "fixed" (docs/numerics.md); the training backends evaluate the former.
 
     A graph with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
 
     The sums are of integers held in float32 (float64 where a node is ``wide``), and no partial sum passes the type's
     range of exact integers, so that they are the sums of an integer accumulator in whatever order BLAS adds.
     """
-    found = trace_codes(graph, codes, [x.name for x in graph.outputs], batch_size=batch_size, profile=profile)
+    found = trace_codes(graph, codes, [x.name for x in graph.outputs], batch_size=batch_size, arithmetic=arithmetic)
     return as_arrays(tuple(found[x.name] for x in graph.outputs))
 
 
 def trace_codes(
-    graph: IntegerGraph, codes: Arrays, names: Collection[str], *, batch_size: int = 128, profile: str = "float"
+    graph: IntegerGraph, codes: Arrays, names: Collection[str], *, batch_size: int = 128, arithmetic: str = "float"
 ) -> dict[str, Array]:
     """As ``evaluate``, for the codes of the named nodes."""
-    if profile not in PROFILES:
-        raise QatError(f"{graph.name}: profile {profile!r} is unknown; use one of {', '.join(PROFILES)}")
-    run = FixedEvaluator(graph) if profile == "fixed" else Evaluator(graph, NUMPY_OPS)
+    if arithmetic not in ARITHMETICS:
+        raise QatError(f"{graph.name}: arithmetic {arithmetic!r} is unknown; use one of {', '.join(ARITHMETICS)}")
+    run = FixedEvaluator(graph) if arithmetic == "fixed" else Evaluator(graph, NUMPY_OPS)
     grids = {node.name: node.output.grid for node in graph.nodes if node.name in names}
 
     def raw(batch: tuple[Array, ...]) -> dict[str, Array]:

@@ -82,7 +82,7 @@ class ParameterFiles(Protocol):
 class Target(Protocol):
     """A file format. Its module is ``<name>_target``.
 
-    A target whose runtime computes several profiles lists them as ``PROFILES`` and takes ``profile=`` in ``export``,
+    A target whose runtime computes several arithmetics lists them as ``ARITHMETICS`` and takes ``arithmetic=`` in ``export``,
     ``predict``, ``trace`` and ``runtime``; one without computes the float one. ``Entry.options`` are further options of
     ``export``. A target that also holds float networks has ``export_float(graph, params, path)``; one that knows how many
     bytes each node takes ``storage(graph, **options)``.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qat.errors import QatError
 from qat.losses import Objective, cross_entropy, soft_cross_entropy
+from qat.metrics import bops_of
 from qat.ops import Ops, Tensor
 from qat.quantizers import BaseWeightQuantizer, GTCActivationQuantizer, GTCWeightQuantizer
 from qat.serial import check_finite
@@ -83,9 +84,11 @@ class GTCLoss(Objective):
     def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:
         ops, low, high = passes.ops, passes.outputs, passes.float_outputs
         mended, document = {}, {}
-        for name, (quantizer, x, own, _) in passes.quantized.items():
+        for name, each in passes.quantized.items():
+            quantizer = each.quantizer
             if isinstance(quantizer, (GTCWeightQuantizer, GTCActivationQuantizer)):
-                mended[name], document[name] = quantizer.bits(ops, x, own), quantizer.document_bits(ops, x, own)
+                mended[name] = quantizer.bits(ops, each.x, each.own)
+                document[name] = quantizer.document_bits(ops, each.x, each.own)
         hard = cross_entropy(ops, high, targets)
         soft = soft_cross_entropy(ops, low, high)
         losses = {"mended": _sum_of_codes(ops, mended, hard), "document": _sum_of_codes(ops, document, hard)}
@@ -131,15 +134,49 @@ class SizeBudget(Objective):
         loss = cross_entropy(ops, passes.outputs, targets, self.smoothing)
         weights = [each for each in passes.quantized.values() if isinstance(each.quantizer, BaseWeightQuantizer)]
         bits, total = loss * 0.0, sum(each.numbers for each in weights)
-        for quantizer, x, own, numbers in weights:
-            own_bits = quantizer.bits(ops, x, own)
-            bits = bits + (float(quantizer.num_bits) if own_bits is None else own_bits) * (numbers / total)
-        excess = ops.relu(bits * (1.0 / self.bits_per_weight) - 1.0)
-        return {
-            "loss": loss + excess * excess * self.lambda_size,
-            "cross_entropy": loss,
-            "bits_per_weight": bits,
-        }
+        for each in weights:
+            own_bits = each.bits(ops)
+            bits = bits + (float(each.quantizer.num_bits) if own_bits is None else own_bits) * (each.numbers / total)
+        penalty = _penalty(ops, bits * (1.0 / self.bits_per_weight), self.lambda_size)
+        return {"loss": loss + penalty, "cross_entropy": loss, "bits_per_weight": bits}
+
+
+@dataclass(frozen=True)
+class BopsBudget(Objective):
+    """CE(logits, labels) + lambda_bops max(0, BOPs / max_bops - 1)^2: as SizeBudget, of what is computed in place of what is
+    stored.
+
+    BOPs: bit operations of one sample, the sum over layers of MACs b_w b_a (``qat.metrics.bops``), with the bits of weights
+    and of inputs that training has come to. What has fixed bits counts, too, and what is still idle with num_bits.
+    smoothing: of the labels.
+
+    Terms: loss, cross_entropy, bops (as they are).
+    """
+
+    max_bops: float
+    lambda_bops: float = 1.0
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_bops", "lambda_bops"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise QatError(f"--{name} is {getattr(self, name)}; use a positive number")
+
+    def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:
+        ops = passes.ops
+        loss = cross_entropy(ops, passes.outputs, targets, self.smoothing)
+        learned = {name: each.bits(ops) for name, each in passes.quantized.items()}
+        share = loss * 0.0
+        for bops in bops_of(passes.graph, {name: bits for name, bits in learned.items() if bits is not None}).values():
+            share = share + bops * (1.0 / self.max_bops)
+        penalty = _penalty(ops, share, self.lambda_bops)
+        return {"loss": loss + penalty, "cross_entropy": loss, "bops": share * self.max_bops}
+
+
+def _penalty(ops: Ops, share: Tensor, factor: float) -> Tensor:
+    """factor max(0, share - 1)^2; share: of a budget."""
+    excess = ops.relu(share - 1.0)
+    return excess * excess * factor
 
 
 def _sum_of_codes(ops: Ops, bits: dict[str, Tensor], like: Tensor) -> Tensor:

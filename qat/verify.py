@@ -15,7 +15,7 @@ from qat.arrays import Arrays, as_arrays, as_tuple
 from qat.checkpoint import Checkpoint
 from qat.data import Split, accuracy
 from qat.errors import QatError
-from qat.fixed_point import PROFILES
+from qat.fixed_point import ARITHMETICS
 from qat.inference import predict_codes, trace
 from qat.integer import IntegerGraph, IntegerTensor, evaluate, trace_codes
 from qat.ops import Array
@@ -35,7 +35,7 @@ class Comparison:
     largest: int  #: the largest difference of two codes
     top1: float | None  #: accuracy, 0 to 1; None where the network is no classifier with one output
     divergence: str | None  #: where they differ first, None where they do not
-    profile: str = "float"  #: of the engine's arithmetic, and of the reference that it was compared with
+    arithmetic: str = "float"  #: the engine's, and that of the reference that it was compared with
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Certificate:
     reference_top1: float | None
     comparisons: tuple[Comparison, ...]
     matrix: tuple[tuple[int, ...], ...]  #: codes that differ, pair by pair: the reference, then the engines in order
-    profile: str = "float"  #: of the reference
+    arithmetic: str = "float"  #: of the reference
 
     @property
     def passed(self) -> bool:
@@ -63,8 +63,11 @@ class Certificate:
             line = f"{comparison.codes:,} codes compared in {comparison.engine}, {comparison.differ:,} differ"
             if comparison.differ:
                 line += f" (by at most {comparison.largest}); {comparison.divergence}"
-            if comparison.profile != self.profile:
-                line += f" from the {comparison.profile} profile, {self.matrix[0][number]:,} from the {self.profile} profile"
+            if comparison.arithmetic != self.arithmetic:
+                others = self.matrix[0][number]
+                line += (
+                    f" from the {comparison.arithmetic} arithmetic, {others:,} from the {self.arithmetic} arithmetic"
+                )
             lines.append(line)
         return "\n".join(lines)
 
@@ -78,21 +81,21 @@ class Engine:
     """What computes a network's codes: an exported file in its runtime, or a backend's evaluation pass.
 
     name: of the engine, with version and options. codes: output codes, int32, of raw pixels. trace: the codes of given
-    tensors by name, as far as it can give them. profile: of its arithmetic (docs/numerics.md).
+    tensors by name, as far as it can give them. arithmetic: what it computes in (docs/numerics.md).
     """
 
     name: str
     codes: Callable[[Arrays], tuple[Array, ...]]
     trace: Tracer
-    profile: str = "float"
+    arithmetic: str = "float"
 
 
-def file_engine(path: str | Path, target: ModuleType, graph: IntegerGraph, profile: str | None = None) -> Engine:
-    """An exported file, whose real outputs are taken back to the codes of ``graph``. Raises QatError for a profile that
+def file_engine(path: str | Path, target: ModuleType, graph: IntegerGraph, arithmetic: str | None = None) -> Engine:
+    """An exported file, whose real outputs are taken back to the codes of ``graph``. Raises QatError for an arithmetic that
     the target does not have.
     """
-    profile = profile or default_profile(target, path)
-    options = profile_options(target, profile)
+    arithmetic = arithmetic or default_arithmetic(target, path)
+    options = arithmetic_options(target, arithmetic)
 
     def codes(pixels: Arrays) -> tuple[Array, ...]:
         real = as_tuple(target.predict(path, pixels, **options))
@@ -115,7 +118,7 @@ def file_engine(path: str | Path, target: ModuleType, graph: IntegerGraph, profi
         target.runtime(**options),
         codes,
         lambda pixels, tensors: target.trace(path, pixels, tensors, **options),
-        profile,
+        arithmetic,
     )
 
 
@@ -137,31 +140,31 @@ def compare(
     *,
     data: str,
     file: str | Path = "",
-    profile: str = "float",
+    arithmetic: str = "float",
 ) -> Certificate:
     """Compare every output code of each engine with NumPy integers, and each with every other.
 
     graph: the integers that all should compute. split: the images, and labels for the accuracy. data: what they are; file:
     the exported file, for the certificate.
-    profile: of the reference in the matrix and the accuracy. Each engine is compared with NumPy's integers in its own
-    profile: a backend's evaluation pass computes in the float one whatever the file does.
+    arithmetic: of the reference in the matrix and the accuracy. Each engine is compared with NumPy's integers in its own
+    arithmetic: a backend's evaluation pass computes in the float one whatever the file does.
     """
     if not engines:
         raise QatError("there is nothing to verify: give an exported file or a backend")
     references = {
-        name: tuple(codes.astype(np.int32) for codes in as_tuple(evaluate(graph, split.images, profile=name)))
-        for name in {profile, *(engine.profile for engine in engines)}
+        name: tuple(codes.astype(np.int32) for codes in as_tuple(evaluate(graph, split.images, arithmetic=name)))
+        for name in {arithmetic, *(engine.arithmetic for engine in engines)}
     }
-    reference = references[profile]
+    reference = references[arithmetic]
     codes = [engine.codes(split.images) for engine in engines]
     comparisons = tuple(
-        _compare(engine, graph, references[engine.profile], own, split)
+        _compare(engine, graph, references[engine.arithmetic], own, split)
         for engine, own in zip(engines, codes, strict=True)
     )
     rows = [reference, *codes]
     matrix = tuple(tuple(int(np.count_nonzero(_difference(a, b))) for b in rows) for a in rows)
     return Certificate(
-        str(file), graph.name, data, len(split), _top1(reference, split.labels), comparisons, matrix, profile
+        str(file), graph.name, data, len(split), _top1(reference, split.labels), comparisons, matrix, arithmetic
     )
 
 
@@ -174,13 +177,16 @@ def verify(
     *,
     data: str,
     device_target: str | None = None,
-    profile: str | None = None,
+    arithmetic: str | None = None,
+    integers: IntegerGraph | None = None,
 ) -> Certificate:
-    """``compare`` for an exported file and one backend. profile: by default the file's own."""
-    profile = profile or default_profile(target, path)
-    graph = to_integer(checkpoint.graph, checkpoint.params)
-    engines = (file_engine(path, target, graph, profile), backend_engine(backend, checkpoint, device_target))
-    return compare(engines, graph, split, data=data, file=path, profile=profile)
+    """``compare`` for an exported file and one backend. arithmetic: by default the file's own. integers: those of the
+    checkpoint, where they are at hand.
+    """
+    arithmetic = arithmetic or default_arithmetic(target, path)
+    graph = integers or to_integer(checkpoint.graph, checkpoint.params)
+    engines = (file_engine(path, target, graph, arithmetic), backend_engine(backend, checkpoint, device_target))
+    return compare(engines, graph, split, data=data, file=path, arithmetic=arithmetic)
 
 
 def export_verified(
@@ -192,46 +198,57 @@ def export_verified(
     *,
     data: str,
     device_target: str | None = None,
-    profile: str | None = None,
+    arithmetic: str | None = None,
     options: Mapping[str, Any] | None = None,
+    integers: IntegerGraph | None = None,
 ) -> Certificate:
     """Export a quantized checkpoint, ``verify`` the file, and keep the certificate and the graph's digest in the file's
-    metadata. profile: by default the target's own. options: for the target's export.
+    metadata. arithmetic: by default the target's own. options: for the target's export. integers: as for ``verify``; the
+    backend's evaluation pass derives its own all the same, which is what is compared.
     """
-    profile = profile or default_profile(target)
-    options = {**(options or {}), **profile_options(target, profile)}
-    target.export(to_integer(checkpoint.graph, checkpoint.params), path, **options)
+    arithmetic = arithmetic or default_arithmetic(target)
+    options = {**(options or {}), **arithmetic_options(target, arithmetic)}
+    integers = integers or to_integer(checkpoint.graph, checkpoint.params)
+    target.export(integers, path, **options)
     certificate = verify(
-        path, target, backend, checkpoint, split, data=data, device_target=device_target, profile=profile
+        path,
+        target,
+        backend,
+        checkpoint,
+        split,
+        data=data,
+        device_target=device_target,
+        arithmetic=arithmetic,
+        integers=integers,
     )
     target.write_metadata(path, {"graph": checkpoint.graph.digest, "certificate": certificate.to_json()})
     return certificate
 
 
-def profiles_of(target: ModuleType) -> tuple[str, ...]:
-    """The profiles whose arithmetic a target's runtime computes, its default first."""
-    profiles: tuple[str, ...] = getattr(target, "PROFILES", PROFILES[:1])
-    return profiles
+def arithmetics_of(target: ModuleType) -> tuple[str, ...]:
+    """The arithmetics that a target's runtime computes in, its default first."""
+    arithmetics: tuple[str, ...] = getattr(target, "ARITHMETICS", ARITHMETICS[:1])
+    return arithmetics
 
 
-def default_profile(target: ModuleType, path: str | Path | None = None) -> str:
-    """The profile that a file was exported for, as far as it says so; else the first one of its target."""
-    if path is not None and hasattr(target, "profile_of"):
-        return str(target.profile_of(path))
-    return profiles_of(target)[0]
+def default_arithmetic(target: ModuleType, path: str | Path | None = None) -> str:
+    """The arithmetic that a file was exported for, as far as it says so; else the first one of its target."""
+    if path is not None and hasattr(target, "arithmetic_of"):
+        return str(target.arithmetic_of(path))
+    return arithmetics_of(target)[0]
 
 
-def profile_options(target: ModuleType, profile: str) -> dict[str, str]:
-    """What a target's functions are told of the profile: nothing where there is but one."""
-    profiles = profiles_of(target)
-    if profile not in profiles:
+def arithmetic_options(target: ModuleType, arithmetic: str) -> dict[str, str]:
+    """What a target's functions are told of the arithmetic: nothing where there is but one."""
+    arithmetics = arithmetics_of(target)
+    if arithmetic not in arithmetics:
         name = target.__name__.rpartition(".")[2].removesuffix("_target")
-        others = "TFLITE or C" if profile == "fixed" else "ONNX or TFLITE"
+        others = "TFLITE or C" if arithmetic == "fixed" else "ONNX or TFLITE"
         raise QatError(
-            f"profile {profile!r}: files of {name} have no such profile, since what runs them computes {profiles[0]}; use "
-            f"--file_format {others}, or --profile {profiles[0]}"
+            f"arithmetic {arithmetic!r}: files of {name} have no such arithmetic, since what runs them computes in "
+            f"{arithmetics[0]}; use --file_format {others}, or --arithmetic {arithmetics[0]}"
         )
-    return {"profile": profile} if len(profiles) > 1 else {}
+    return {"arithmetic": arithmetic} if len(arithmetics) > 1 else {}
 
 
 def _difference(a: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
@@ -251,7 +268,7 @@ def _compare(
         one = as_arrays(tuple(x[image : image + 1] for x in as_tuple(split.images)))
         divergence = _first_divergence(graph, one, image, engine)
     top1 = _top1(codes, split.labels)
-    return Comparison(engine.name, difference.size, differ, int(difference.max()), top1, divergence, engine.profile)
+    return Comparison(engine.name, difference.size, differ, int(difference.max()), top1, divergence, engine.arithmetic)
 
 
 def _top1(outputs: tuple[Array, ...], labels: Array) -> float | None:
@@ -261,7 +278,7 @@ def _top1(outputs: tuple[Array, ...], labels: Array) -> float | None:
 def _first_divergence(graph: IntegerGraph, image: Arrays, number: int, engine: Engine) -> str:
     """The first node, in order, one of whose codes differs on this image, with both values."""
     tensors = [node.output for node in graph.nodes]
-    expected = trace_codes(graph, image, [tensor.name for tensor in tensors], profile=engine.profile)
+    expected = trace_codes(graph, image, [tensor.name for tensor in tensors], arithmetic=engine.arithmetic)
     found = engine.trace(image, tensors)
     inputs = {x.name for x in graph.inputs}
     missing = [tensor.name for tensor in tensors if tensor.name not in found and tensor.name not in inputs]

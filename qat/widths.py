@@ -44,7 +44,7 @@ def require_bytes(graph: IntegerGraph, target: str, *, weights_only: bool = Fals
             continue
         raise QatError(
             f"{node.name}: its {what} have codes of {bits} bits, where {target} computes exactly with at most 8; export to "
-            "C, or where only activations have more to TFLITE with --profile fixed, or train it with fewer bits"
+            "C, or where only activations have more to TFLITE with --arithmetic fixed, or train it with fewer bits"
         )
 
 

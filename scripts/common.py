@@ -22,7 +22,7 @@ from qat.devices import DEVICES
 from qat.distillation import OWN, Teaching, teach
 from qat.errors import QatError
 from qat.files import check_writable
-from qat.fixed_point import PROFILES
+from qat.fixed_point import ARITHMETICS
 from qat.graph import Graph
 from qat.losses import Objective
 from qat.networks import NETWORKS
@@ -85,11 +85,11 @@ def add_data_argument(
         parser.add_argument("--data_path", default=None, help=f"{text} (default: {otherwise})")
 
 
-def add_profile_argument(parser: argparse.ArgumentParser) -> None:
-    """--profile."""
+def add_arithmetic_argument(parser: argparse.ArgumentParser) -> None:
+    """--arithmetic."""
     parser.add_argument(
-        "--profile",
-        choices=PROFILES,
+        "--arithmetic",
+        choices=ARITHMETICS,
         help="how sums become codes: by a float32 multiplication, or by integers alone, as TFLite's reference kernels and C "
         "files (default: the file's own; for export float, or fixed where a format has nothing else)",
     )
@@ -357,7 +357,9 @@ def train_and_save(
     teaching = _teaching(args, backend, start.graph, data_path)
     if teaching is not None:
         if objective is not None:
-            raise QatError("--teacher_ckpt and --bits_per_weight: only one at a time; leave one of them out")
+            raise QatError(
+                "--teacher_ckpt with --bits_per_weight or --max_bops: only one at a time; leave one of them out"
+            )
         objective = teaching.objective
         dataset = replace(dataset, train=replace(dataset.train, targets=teaching.targets))
     checkpoint = train(
@@ -419,9 +421,9 @@ def print_certificate(certificate: Certificate) -> None:
     rows += [
         (x.engine, f"{x.codes:,}", f"{x.differ:,}", str(x.largest), percent(x.top1)) for x in certificate.comparisons
     ]
-    profile = "" if certificate.profile == "float" else f", profile {certificate.profile}"
+    arithmetic = "" if certificate.arithmetic == "float" else f", arithmetic {certificate.arithmetic}"
     print_table(
-        f"Certificate: {certificate.file}, {certificate.images:,} images ({certificate.data}){profile}",
+        f"Certificate: {certificate.file}, {certificate.images:,} images ({certificate.data}){arithmetic}",
         ("engine", "codes compared", "differ", "by at most", "top-1"),
         rows,
     )

@@ -186,9 +186,9 @@ def measure(
         for path, (checkpoint, compute), split in zip(paths, opened, splits, strict=True):
             top1 = accuracy(_test_pass(compute, split, batch_size), split.labels)
             times = whole[path].scaled(1000.0 / len(split))
-            counts = [
-                sum(count(checkpoint.graph).values()) for count in (metrics.deployed_parameters, _macs, metrics.bops)
-            ]
+            graph, params = checkpoint.graph, checkpoint.params
+            costs = (metrics.deployed_parameters(graph), _macs(graph), metrics.bops(graph, params))
+            counts = [sum(cost.values()) for cost in costs]
             found.append(Measured(path, top1, times, counts[0], counts[1]))
             quartiles = " to ".join(f"{quartile:.4f}" for quartile in times.quartiles)
             alone_ms = single[path].scaled(1000.0 / min(batch_size, len(split))).median

@@ -13,7 +13,7 @@ from qat.errors import QatError
 from qat.registry import TARGETS
 from qat.scripts import common
 from qat.scripts.report import print_summary
-from qat.verify import default_profile, export_verified, profile_options
+from qat.verify import arithmetic_options, default_arithmetic, export_verified
 from qat.widths import PACKINGS
 
 OPTIONS = ("weights", "packing")  #: of single formats
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """How a file is written and verified."""
-    common.add_profile_argument(parser)
+    common.add_arithmetic_argument(parser)
     parser.add_argument(
         "--weights",
         choices=("int8", "uint8"),
@@ -54,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
             raise QatError(f"--{name}: format {args.file_format} has no such choice; leave it out")
     path = common.output_path(args.file_name, TARGETS[args.file_format].suffix)
     if args.float:
-        if args.profile not in (None, "float"):
+        if args.arithmetic not in (None, "float"):
             raise QatError(
-                "--profile: a float network (--float) has no integers, and so no profile; leave one of the two out"
+                "--arithmetic: a float network (--float) has no integers, and so no choice of it; leave one of the two out"
             )
         if options or not hasattr(target, "export_float"):
             what = (
@@ -68,14 +68,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"wrote {path}, {path.stat().st_size:,} bytes, float")
         return 0
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
+    integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     if args.no_verify:
-        options |= profile_options(target, args.profile or default_profile(target))
-        integers = qat.to_integer(checkpoint.graph, checkpoint.params)
+        options |= arithmetic_options(target, args.arithmetic or default_arithmetic(target))
         target.export(integers, path, **options)
         print(f"wrote {path}, {path.stat().st_size:,} bytes, not verified")
-        print_summary(checkpoint.graph, integers, packing=args.packing or PACKINGS[0])
+        print_summary(checkpoint.graph, checkpoint.params, integers, packing=args.packing or PACKINGS[0])
         return 0
-    integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     backend = qat.backend(args.backend)
     dataset = common.load_data(args.data_path or _trained_on(args.ckpt_path, checkpoint), checkpoint.graph)
     certificate = export_verified(
@@ -86,11 +85,12 @@ def run(args: argparse.Namespace) -> int:
         dataset.test,
         data=f"{dataset.name}, test images",
         device_target=args.device_target,
-        profile=args.profile,
+        arithmetic=args.arithmetic,
         options=options,
+        integers=integers,
     )
     print(f"wrote {path}, {path.stat().st_size:,} bytes")
-    print_summary(checkpoint.graph, integers, packing=args.packing or PACKINGS[0])
+    print_summary(checkpoint.graph, checkpoint.params, integers, packing=args.packing or PACKINGS[0])
     common.print_certificate(certificate)
     return 0 if certificate.passed else 1
 

@@ -20,7 +20,7 @@ from qat.inference import predict
 from qat.ops import Array
 from qat.registry import suffixed, target_of
 from qat.scripts import common
-from qat.verify import default_profile, profile_options
+from qat.verify import arithmetic_options, default_arithmetic
 
 SHOWN = 5  #: classes of one picture, and how many count as found in the second figure of many
 
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
         help="checkpoint, or a file that export or compile wrote",
     )
     parser.add_argument("--class_names", metavar="FILE", help="the classes' names, one a line (default: numbers)")
-    common.add_profile_argument(parser)
+    common.add_arithmetic_argument(parser)
     common.add_backend_arguments(parser)
 
 
@@ -83,7 +83,9 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
         target = target_of(args.model)
         shapes = target.input_shapes(args.model)
         compute = partial(
-            target.predict, args.model, **profile_options(target, args.profile or default_profile(target, args.model))
+            target.predict,
+            args.model,
+            **arithmetic_options(target, args.arithmetic or default_arithmetic(target, args.model)),
         )
     if len(shapes) != 1:
         raise QatError(f"{args.model}: has {len(shapes)} inputs, but there is one picture; run it from Python")

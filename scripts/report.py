@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 
 import qat
@@ -10,16 +11,23 @@ from qat.graph import Graph
 from qat.integer import IntegerGraph
 from qat.memory import activation_memory
 from qat.metrics import FLOAT_BITS, information_bits, measure
+from qat.ops import Array
 
 
 def print_summary(
-    graph: Graph, integers: IntegerGraph | None, *, with_bias: bool = False, packing: str = "packed"
+    graph: Graph,
+    params: Mapping[str, Array],
+    integers: IntegerGraph | None,
+    *,
+    with_bias: bool = False,
+    packing: str = "packed",
 ) -> None:
     """A table of one row for each layer and one of totals, and below it the peak memory of activations.
 
-    integers: of a quantized graph; with them come information bits, and bytes as the C target stores them.
+    params: whose learned numbers of bits are counted. integers: of a quantized graph; with them come information bits, and
+    bytes as the C target stores them.
     """
-    layers = measure(graph, with_bias=with_bias)
+    layers = measure(graph, params, with_bias=with_bias)
     if integers is None:
         stored = {x.name: x.parameters * FLOAT_BITS // 8 for x in layers if x.parameters}
         information = {name: size * 8 for name, size in stored.items()}

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
         graph = qat.convert_quant_network(graph, **common.quantization_settings(args))
         params = graph.observed_params() | params
     integers = qat.to_integer(graph, params) if graph.is_quantized else None
-    print_summary(graph, integers, with_bias=args.with_bias)
+    print_summary(graph, params, integers, with_bias=args.with_bias)
 
 
 if __name__ == "__main__":

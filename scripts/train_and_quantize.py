@@ -18,7 +18,7 @@ from qat.cli import run_script
 from qat.console import print_table
 from qat.errors import QatError
 from qat.files import check_writable, write_atomically
-from qat.fixed_point import PROFILES
+from qat.fixed_point import ARITHMETICS
 from qat.memory import activation_memory
 from qat.networks import create
 from qat.optimizer import Optimizer
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--qat_lr", type=float, default=0.0003, help="peak learning rate of these")
     parser.add_argument(
         "--arithmetic",
-        choices=PROFILES,
+        choices=ARITHMETICS,
         default="fixed",
         help="of the .tflite: fixed, as TensorFlow Lite Micro rounds, or float, as LiteRT does with XNNPACK",
     )
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         dataset.test,
         data=f"{dataset.name}, test images",
         device_target=args.device_target,
-        profile=args.arithmetic,
+        arithmetic=args.arithmetic,
     )
     content = files["tflite"].read_bytes()
     header, source = c_array(content, files["tflite"].name, files["h"].name)

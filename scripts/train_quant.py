@@ -14,9 +14,9 @@ from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.errors import QatError
 from qat.graph import Graph
-from qat.numpy_ops import NUMPY_OPS
-from qat.objectives import SizeBudget
-from qat.quantizers import LearnedWidthWeightQuantizer
+from qat.losses import Objective
+from qat.metrics import learned_bits
+from qat.objectives import BopsBudget, SizeBudget
 from qat.scripts import common, sparsity
 
 CONVERTING = (*common.QUANTIZATION, "quant_delay", "quant_config")  #: what a quantized checkpoint has settled already
@@ -32,10 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quant_delay", type=int, nargs="+", default=[900], metavar="STEPS", help="steps before quantization sets in"
     )
     sparsity.add_arguments(parser)
-    budget = parser.add_argument_group("budget", "for quantizers that learn their bits (LearnedWidthWeightQuantizer)")
+    budget = parser.add_argument_group(
+        "budget",
+        "for quantizers that learn their bits (LearnedWidthWeightQuantizer, LearnedWidthActivationQuantizer); one of the two",
+    )
     budget.add_argument("--bits_per_weight", type=float, metavar="BITS", help="the mean that weights may take")
     budget.add_argument(
         "--lambda_size", type=float, default=1.0, metavar="L", help="weight of the square of what they take beyond it"
+    )
+    budget.add_argument("--max_bops", type=float, metavar="BOPS", help="bit operations that one image may take")
+    budget.add_argument(
+        "--lambda_bops", type=float, default=1.0, metavar="L", help="weight of the square of what it takes beyond them"
     )
     parser.set_defaults(quantization_defaults={name: parser.get_default(name) for name in CONVERTING})
 
@@ -48,36 +55,27 @@ def run(args: argparse.Namespace) -> None:
     end = common.train_and_save(
         args, sparsity.with_pruner(args, start), args.data_path, path, _budget(args, start.graph)
     )
-    learned = _learned_bits(end)
+    learned = learned_bits(end.graph, end.params)
     if learned:
         print("bits learned: " + ", ".join(f"{name} {bits}" for name, bits in learned.items()))
 
 
-def _budget(args: argparse.Namespace, graph: Graph) -> SizeBudget | None:
-    """What --bits_per_weight asks for."""
-    if args.bits_per_weight is None:
+def _budget(args: argparse.Namespace, graph: Graph) -> Objective | None:
+    """What --bits_per_weight or --max_bops asks for."""
+    given = [name for name in ("bits_per_weight", "max_bops") if getattr(args, name) is not None]
+    if not given:
         return None
-    if not _learning(graph):
+    if len(given) > 1:
+        raise QatError("--bits_per_weight and --max_bops: only one budget at a time; leave one of them out")
+    learning = learned_bits(graph, graph.initial_params())
+    if not any(name.endswith(".weight") or args.max_bops is not None for name in learning):
         raise QatError(
-            "--bits_per_weight: no quantizer of this network learns its bits; give --quant_config a file with "
+            f"--{given[0]}: no quantizer of this network learns its bits; give --quant_config a file with "
             "weight_quantizer: {type: LearnedWidthWeightQuantizer}"
         )
+    if args.max_bops is not None:
+        return BopsBudget(args.max_bops, args.lambda_bops, args.label_smoothing)
     return SizeBudget(args.bits_per_weight, args.lambda_size, args.label_smoothing)
-
-
-def _learning(graph: Graph) -> dict[str, LearnedWidthWeightQuantizer]:
-    """The quantizers that learn their bits, by the names of their cells."""
-    found = {node.cell_name: getattr(node.cell, "weight_quantizer", None) for node in graph.nodes}
-    return {name: quantizer for name, quantizer in found.items() if isinstance(quantizer, LearnedWidthWeightQuantizer)}
-
-
-def _learned_bits(checkpoint: Checkpoint) -> dict[str, int]:
-    """What they have come to."""
-    found = {}
-    for name, quantizer in _learning(checkpoint.graph).items():
-        share = NUMPY_OPS.from_numpy(checkpoint.params[f"{name}.weight_share"], "scalar")
-        found[name] = int(quantizer.bits(NUMPY_OPS, None, {"share": share})[0])
-    return found
 
 
 def _converted(args: argparse.Namespace, checkpoint: Checkpoint) -> Checkpoint:

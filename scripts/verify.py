@@ -10,10 +10,10 @@ from pathlib import Path
 import qat
 from qat.cli import run_script
 from qat.errors import QatError
-from qat.fixed_point import PROFILES
+from qat.fixed_point import ARITHMETICS
 from qat.registry import BACKENDS, target_of
 from qat.scripts import common
-from qat.verify import backend_engine, compare, default_profile, file_engine
+from qat.verify import backend_engine, compare, default_arithmetic, file_engine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", nargs="+", default=[], metavar="FILE", help="exported files (default: none, backends alone)"
     )
     common.add_checkpoint_argument(parser, "quantized network that they were exported from")
-    common.add_profile_argument(parser)
+    common.add_arithmetic_argument(parser)
     common.add_data_argument(parser)
     parser.add_argument(
         "--backend",
@@ -38,8 +38,10 @@ def run(args: argparse.Namespace) -> int:
         if not Path(model).is_file():
             raise QatError(f"{model}: there is no such file; give --model what export wrote")
     targets = [target_of(model) for model in args.model]
-    own = [args.profile or default_profile(target, model) for target, model in zip(targets, args.model, strict=True)]
-    profile = args.profile or (own[0] if len(set(own)) == 1 else PROFILES[0])
+    own = [
+        args.arithmetic or default_arithmetic(target, model) for target, model in zip(targets, args.model, strict=True)
+    ]
+    arithmetic = args.arithmetic or (own[0] if len(set(own)) == 1 else ARITHMETICS[0])
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
     graph = qat.to_integer(checkpoint.graph, checkpoint.params)
     dataset = common.load_data(args.data_path, checkpoint.graph)
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     engines += [backend_engine(qat.backend(name), checkpoint, args.device_target) for name in args.backend]
     files = ", ".join(args.model) or "no file, backends alone"
     data = f"{dataset.name}, test images"
-    certificate = compare(engines, graph, dataset.test, data=data, file=files, profile=profile)
+    certificate = compare(engines, graph, dataset.test, data=data, file=files, arithmetic=arithmetic)
     common.print_certificate(certificate)
     return 0 if certificate.passed else 1
 

@@ -42,7 +42,7 @@ def dorefa(w: Array, k: int, g: Array) -> Transcript:
 
 
 def ternary(w: Array, mean: bool, clip: bool, g: Array) -> Transcript:
-    """Li et al., arXiv 1605.04711, equations 3, 5 and 6."""
+    """Li et al., arXiv 1605.04711, equations 3 and 5, with the threshold of its first versions."""
     threshold = 0.7 * np.abs(w).mean()
     kept = np.abs(w) > threshold
     alpha = np.abs(w)[kept].mean() if mean else 1.0
@@ -116,7 +116,7 @@ def qkeras_binary(w: Array, alpha: float | str | None, g: Array) -> Transcript:
 
 
 def lsq_plus(x: Array, s: float, beta: float, bits: int, g: Array, count: int) -> Transcript:
-    """Bhalgat et al., arXiv 2004.09576, equations 1 to 6, where the zero point is a code: beta is rint(beta / s) s."""
+    """Bhalgat et al., arXiv 2004.09576, section 3, where the zero point is a code: beta is rint(beta / s) s."""
     levels = 2**bits - 1
     z = np.clip(np.rint(-beta / s), 0, levels)
     u = x / s
@@ -144,6 +144,22 @@ def pact(x: Array, alpha: float, bits: int, non_negative: bool, symmetric: bool,
     value = np.rint(np.clip(x, low, alpha) * levels / alpha) * alpha / levels
     of_alpha = (x >= alpha) * 1.0 - ((x <= -alpha) & (not non_negative))
     return Transcript(value, {"w": g * (x > low) * (x <= alpha), "alpha": (g * of_alpha).sum()})
+
+
+def learned_width(
+    x: Array, low: float, high: float, share: float, most: int, symmetric: bool, non_negative: bool, g: Array
+) -> Transcript:
+    """Uhlich et al., arXiv 1905.11452, section 2, with a range from low to high; d as a function of the bits b."""
+    bits = int(np.clip(np.rint(share * most), 2, most))
+    last = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
+    first = -last - 1 if symmetric else 0
+    d = (max(high, -low) if symmetric else high - low) / last
+    z = 0 if symmetric else np.rint(-low / d)
+    u = x / d
+    inside = (u >= first - z) & (u <= last - z)
+    of_bits = np.where(inside, np.rint(u) - u, 0) * d * -np.log(2) * (last + 1) / last
+    value = np.clip(np.rint(u), first - z, last - z) * d
+    return Transcript(value, {"w": g * inside * (x > 0 if non_negative else 1), "share": most * (g * of_bits).sum()})
 
 
 def dorefa_activation(x: Array, k: int, non_negative: bool, g: Array) -> Transcript:
@@ -200,6 +216,9 @@ def of_activation(
     """own: its parameters. features: numbers in one sample."""
     x, g = x.astype(np.float64), g.astype(np.float64)
     bits = quantizer.num_bits
+    if isinstance(quantizer, qat.LearnedWidthActivationQuantizer):
+        ends = (0.0 if non_negative else float(own["min"]), float(own["max"]))
+        return learned_width(x, *ends, float(own["share"]), bits, quantizer.symmetric, non_negative, g)
     if isinstance(quantizer, qat.PACTActivationQuantizer):
         return pact(x, float(own["alpha"]), bits, non_negative, quantizer.symmetric, g)
     if isinstance(quantizer, qat.DoReFaActivationQuantizer):

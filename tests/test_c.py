@@ -1,4 +1,4 @@
-"""C files: every code of the fixed profile equal when compiled for the host and for a microcontroller; memory; refusals."""
+"""C files: every code of the fixed arithmetic equal when compiled for the host and for a microcontroller; memory; refusals."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ once = pytest.mark.parametrize("flags", ["portable"], indirect=True)
 def differences(graph: IntegerGraph, path: Path, pixels: Arrays) -> list[str]:
     """Nodes and outputs of the file that differ from NumPy's integers, with how many codes."""
     tensors = [node.output for node in graph.nodes]
-    reference = trace_codes(graph, pixels, [x.name for x in tensors], profile="fixed")
+    reference = trace_codes(graph, pixels, [x.name for x in tensors], arithmetic="fixed")
     traced = C.trace(path, pixels, tensors)
     assert set(traced) == set(reference)
     real = as_tuple(C.predict(path, pixels))
@@ -111,7 +111,7 @@ def test_every_window_and_two_inputs_and_four_outputs(tmp_path: Path) -> None:
 
 @once
 def test_random_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawn from all cells and settings; what the profile cannot hold is refused, and that is seldom."""
+    """Drawn from all cells and settings; what the arithmetic cannot hold is refused, and that is seldom."""
     counts: Counter[str] = Counter()
 
     @settings(max_examples=30, suppress_health_check=list(HealthCheck))
@@ -262,7 +262,7 @@ def test_a_cortex_m4_computes_the_same_codes(name: str, tmp_path: Path, capsys: 
     graph = setup.integer
     C.export(graph, tmp_path / f"{name}.c")
     (pixels,) = as_tuple(setup.pixels)
-    expected = evaluate(graph, pixels, profile="fixed").reshape(len(pixels), -1)
+    expected = evaluate(graph, pixels, arithmetic="fixed").reshape(len(pixels), -1)
     output, dtype = expected.shape[1], graph.output.grid.dtype
     codes, sizes = cortex_m.run(tmp_path / f"{name}.c", pixels.transpose(0, 2, 3, 1), output, dtype, tmp_path)
     np.testing.assert_array_equal(codes, expected)
@@ -337,7 +337,7 @@ def test_packed_weights_on_a_cortex_m4(case: str, tmp_path: Path, capsys: pytest
         pytest.skip(cortex_m.REASON)
     setup = calibrated(LeNet5(), images=20, **PACKED[case])
     C.export(setup.integer, tmp_path / "net.c")
-    expected = evaluate(setup.integer, setup.pixels, profile="fixed")
+    expected = evaluate(setup.integer, setup.pixels, arithmetic="fixed")
     pixels, dtype = setup.pixels.transpose(0, 2, 3, 1), setup.integer.output.grid.dtype
     codes, sizes = cortex_m.run(tmp_path / "net.c", pixels, 10, dtype, tmp_path)
     np.testing.assert_array_equal(codes, expected)
@@ -387,7 +387,7 @@ def test_wide_codes_on_a_cortex_m4(tmp_path: Path) -> None:
         pytest.skip(cortex_m.REASON)
     setup = calibrated(LeNet5(), images=3, num_bits=16, layers={"fc3": {"num_bits": (16, 8)}})
     C.export(setup.integer, tmp_path / "net.c")
-    expected = evaluate(setup.integer, setup.pixels, profile="fixed")
+    expected = evaluate(setup.integer, setup.pixels, arithmetic="fixed")
     pixels, dtype = setup.pixels.transpose(0, 2, 3, 1), setup.integer.output.grid.dtype
     codes, _ = cortex_m.run(tmp_path / "net.c", pixels, 10, dtype, tmp_path)
     np.testing.assert_array_equal(codes, expected)
@@ -409,12 +409,12 @@ def test_the_certificate(certified: tuple[qat.Checkpoint, Split], tmp_path: Path
     path = tmp_path / "net.c"
     certificate = export_verified(path, C, TORCH, checkpoint, split, data="noise /* **/ ??/")
     assert certificate.passed
-    assert certificate.profile == "fixed"
+    assert certificate.arithmetic == "fixed"
     deployed, trained = certificate.comparisons
-    assert (deployed.codes, deployed.differ, deployed.profile) == (1000, 0, "fixed")
+    assert (deployed.codes, deployed.differ, deployed.arithmetic) == (1000, 0, "fixed")
     assert deployed.engine == C.runtime()
     assert re.match(r"C, .*\d+\.\d+.* \(-std=c99 -O2 -Wall -Wextra -Werror -O1 -fsanitize", C.runtime())
-    assert (trained.differ, trained.profile) == (0, "float")
+    assert (trained.differ, trained.arithmetic) == (0, "float")
     kept = C.read_metadata(path)
     assert kept["graph"] == checkpoint.graph.digest
     assert json.loads(kept["certificate"])["data"] == "noise /* **/ ??/"
@@ -464,8 +464,10 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, certified: tupl
     checkpoint, split = certified
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     path = tmp_path / "net.c"
-    with pytest.raises(qat.QatError, match=r"profile 'float': files of c have no such profile, .* or --profile fixed"):
-        export_verified(path, C, TORCH, checkpoint, split, data="noise", profile="float")
+    with pytest.raises(
+        qat.QatError, match=r"arithmetic 'float': files of c have no such arithmetic, .* or --arithmetic fixed"
+    ):
+        export_verified(path, C, TORCH, checkpoint, split, data="noise", arithmetic="float")
     with pytest.raises(qat.QatError, match="C holds integers only"):
         C.export_float(LeNet5().graph(), {}, path)
     C.export(integers, path)

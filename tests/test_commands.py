@@ -66,18 +66,18 @@ def test_the_document_s_commands_lead_from_pixels_to_a_certificate(
     assert [comparison["differ"] for comparison in certificate["comparisons"]] == [0, 0]
 
 
-@pytest.mark.parametrize("profile", ["float", "fixed"])
-def test_tflite_is_certified_in_both_profiles(
-    profile: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("arithmetic", ["float", "fixed"])
+def test_tflite_is_certified_in_both_arithmetics(
+    arithmetic: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In the fixed one the training backend, which evaluates the other, is compared with the reference of its own."""
     file, checkpoint = tmp_path / "lenet.tflite", trained / "lenet_quant.ckpt"
-    chosen = ["--ckpt_path", checkpoint, "--profile", profile]
+    chosen = ["--ckpt_path", checkpoint, "--arithmetic", arithmetic]
     status, out, _ = run(capsys, "export", *chosen, "--file_format", "TFLITE", "--file_name", tmp_path / "lenet")
     assert status == 0
     assert "3,600 codes compared in LiteRT" in out
     assert out.count(" 0 differ") == 2
-    assert ("0 differ from the float profile" in out) == (profile == "fixed")
+    assert ("0 differ from the float arithmetic" in out) == (arithmetic == "fixed")
     kept = qat.target("TFLITE").read_metadata(file)
     assert json.loads(kept["certificate"])["comparisons"][0]["differ"] == 0
     status, again, _ = run(capsys, "verify", *chosen, "--model", file, "--data_path", "digits")
@@ -85,21 +85,40 @@ def test_tflite_is_certified_in_both_profiles(
     assert again.splitlines()[-2:] == out.splitlines()[-2:]
 
 
-def test_c_is_certified_in_the_one_profile_that_it_has(
+def test_an_export_derives_its_integers_once(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside those that the backend's evaluation pass derives for itself, which the certificate compares."""
+    derived = []
+
+    def counted(*arguments: object) -> qat.IntegerGraph:
+        derived.append(arguments)
+        return qat.passes.to_integer.to_integer(*arguments)
+
+    for place in ("qat.to_integer", "qat.verify.to_integer"):
+        monkeypatch.setattr(place, counted)
+    checkpoint = trained / "lenet_quant.ckpt"
+    status, out, _ = run(capsys, "export", "--ckpt_path", checkpoint, "--file_name", tmp_path / "lenet")
+    assert status == 0
+    assert out.count(" 0 differ") == 2
+    assert len(derived) == 1
+
+
+def test_c_is_certified_in_the_one_arithmetic_that_it_has(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = ["--ckpt_path", trained / "lenet_quant.ckpt"]
     status, out, _ = run(capsys, "export", *chosen, "--file_format", "C", "--file_name", tmp_path / "lenet")
     assert status == 0
-    assert "profile fixed" in " ".join(out.split())  # a title is wrapped
+    assert "arithmetic fixed" in " ".join(out.split())  # a title is wrapped
     assert re.search(r"3,600 codes compared in C, .*, 0 differ", out)
     file = tmp_path / "lenet.c"
     status, again, _ = run(capsys, "verify", *chosen, "--model", file, "--data_path", "digits")
     assert status == 0
     assert again.splitlines()[-2:] == out.splitlines()[-2:]
-    status, _, err = run(capsys, "verify", *chosen, "--model", file, "--data_path", "digits", "--profile", "float")
+    status, _, err = run(capsys, "verify", *chosen, "--model", file, "--data_path", "digits", "--arithmetic", "float")
     assert status == 2
-    assert "files of c have no such profile" in err
+    assert "files of c have no such arithmetic" in err
     qat.target("ONNX").export(
         qat.to_integer(*(getattr(Checkpoint.load(chosen[1]), name) for name in ("graph", "params"))),
         tmp_path / "x.onnx",
@@ -107,7 +126,7 @@ def test_c_is_certified_in_the_one_profile_that_it_has(
     status, both, _ = run(
         capsys, "verify", *chosen, "--model", file, tmp_path / "x.onnx", "--data_path", "digits", "--backend", "torch"
     )
-    assert status == 0  # each file in a profile that it has
+    assert status == 0  # each file in an arithmetic that it has
     assert both.count(", 0 differ") == 3
 
 
@@ -262,11 +281,11 @@ def test_checkpoints_of_the_wrong_kind_are_refused(
     status, _, err = run(capsys, "export", "--ckpt_path", float_, "--file_name", tmp_path / "x")
     assert status == 2
     assert "not quantized yet" in err
-    fixed = ["--profile", "fixed", "--file_name", tmp_path / "x"]
+    fixed = ["--arithmetic", "fixed", "--file_name", tmp_path / "x"]
     for arguments, message in (
-        (["--ckpt_path", quantized], "files of onnx have no such profile"),
-        (["--ckpt_path", quantized, "--no_verify"], "files of onnx have no such profile"),
-        (["--ckpt_path", float_, "--float", "--file_format", "TFLITE"], "has no integers, and so no profile"),
+        (["--ckpt_path", quantized], "files of onnx have no such arithmetic"),
+        (["--ckpt_path", quantized, "--no_verify"], "files of onnx have no such arithmetic"),
+        (["--ckpt_path", float_, "--float", "--file_format", "TFLITE"], "has no integers, and so no choice of it"),
     ):
         status, _, err = run(capsys, "export", *arguments, *fixed)
         assert status == 2

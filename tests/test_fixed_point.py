@@ -1,4 +1,4 @@
-"""The fixed profile's arithmetic against its definition in unbounded integers and fractions."""
+"""The fixed arithmetic against its definition in unbounded integers and fractions."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Adds(qat.Network):
 
 
 def test_every_requantizing_node_states_its_integers() -> None:
-    """Multipliers near those of the float profile; nodes that only move codes have none."""
+    """Multipliers near those of the float arithmetic; nodes that only move codes have none."""
     graph = calibrated(Adds()).integer
     for node in graph.nodes:
         if isinstance(node, IntegerLinear):
@@ -108,15 +108,17 @@ def test_every_requantizing_node_states_its_integers() -> None:
             assert node.fixed is None
 
 
-def test_the_fixed_profile_is_near_the_float_profile_but_not_equal() -> None:
+def test_the_fixed_arithmetic_is_near_the_float_arithmetic_but_not_equal() -> None:
     setup = calibrated(Adds(), images=64)
-    by_float, by_fixed = (evaluate(setup.integer, setup.pixels, profile=profile) for profile in ("float", "fixed"))
+    by_float, by_fixed = (
+        evaluate(setup.integer, setup.pixels, arithmetic=arithmetic) for arithmetic in ("float", "fixed")
+    )
     off = by_float.astype(int) - by_fixed
     assert 0 < np.count_nonzero(off) < 0.2 * off.size
     assert np.abs(off).max() <= 2
 
 
-def test_wide_accumulators_are_exact_in_the_fixed_profile() -> None:
+def test_wide_accumulators_are_exact_in_the_fixed_arithmetic() -> None:
     """Partial sums beyond 2^24, where float32 holds no odd number; with a multiplier of 1 the sum itself is seen."""
     network = Chain(qat.Input((2048,)), fc=qat.DenseBnAct(2048, 3, has_bias=False))
     graph = calibrated(network).integer
@@ -136,13 +138,13 @@ def test_wide_accumulators_are_exact_in_the_fixed_profile() -> None:
     pixels = np.full((1, 2048), 255, np.uint8)
     sums = WIDE_NUMPY_OPS.dense(np.full((1, 2048), 255.0), np.full((1, 2048), 127.0), np.array([7.0]))
     assert int(sums[0, 0]) == 2048 * 255 * 127 + 7
-    codes = evaluate(with_scale(one), pixels, profile="fixed")
+    codes = evaluate(with_scale(one), pixels, arithmetic="fixed")
     np.testing.assert_array_equal(codes.astype(int) - grid.zero_point, [[1, -3, 5]])
     with pytest.raises(qat.QatError, match=r"^fc: its accumulator may reach \d+ .*would overflow int32"):
-        evaluate(with_scale(np.float32(100) * one), pixels, profile="fixed")
+        evaluate(with_scale(np.float32(100) * one), pixels, arithmetic="fixed")
 
 
-def test_an_unknown_profile_is_refused() -> None:
+def test_an_unknown_arithmetic_is_refused() -> None:
     setup = calibrated(Adds())
-    with pytest.raises(qat.QatError, match="profile 'fast' is unknown; use one of float, fixed"):
-        evaluate(setup.integer, setup.pixels, profile="fast")
+    with pytest.raises(qat.QatError, match="arithmetic 'fast' is unknown; use one of float, fixed"):
+        evaluate(setup.integer, setup.pixels, arithmetic="fast")

@@ -134,9 +134,9 @@ def test_the_largest_activation_follows_the_batches() -> None:
     quantizer = ACTIVATION(ema_decay=0.75)
     state = own(max=-np.inf)
     assert quantizer.unseen({name: array[0] for name, array in state.items()})
-    state |= quantizer.observe(NUMPY_OPS, Value(np.array([[-8.0, 2.0]], F)), state, False, first=True)
+    state |= quantizer.observe(NUMPY_OPS, Value(np.array([[-8.0, 2.0]], F)), state, False, phase=0)
     assert state["max"] == 8.0
-    state |= quantizer.observe(NUMPY_OPS, Value(np.array([[4.0, 2.0]], F)), state, True, first=False)
+    state |= quantizer.observe(NUMPY_OPS, Value(np.array([[4.0, 2.0]], F)), state, True, phase=1)
     assert state["max"] == 7.0
 
 

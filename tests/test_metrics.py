@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import qat
 from qat.checkpoint import Checkpoint
 from qat.cli import main
-from qat.metrics import activation_bits, bops, information_bits, macs, measure, parameters
+from qat.compression import weight_sizes
+from qat.metrics import activation_bits, bops, information_bits, learned_bits, macs, measure, parameters
 from qat.networks import LeNet5, MnistCnn, ResNet8
+from qat.study.layers import layers_of
 
 
 class Reference(qat.Network):
@@ -107,6 +110,35 @@ def test_a_quantized_network_costs_the_same_but_fewer_bits() -> None:
     assert rows["input"].activation_bits == 8
     assert rows["fc1"].shape == (120,)
     assert activation_bits(graph)["fc1"] == 32  # an accumulator, until its fake quantizer
+
+
+def test_learned_bits_are_counted_instead_of_the_most(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By every report on a checkpoint, and as the bits that its codes show."""
+    graph = qat.convert_quant_network(
+        LeNet5(), weight_quantizer=qat.LearnedWidthWeightQuantizer(8), layers={"fc3": {"weight_quantizer": None}}
+    )
+    learned = {"conv1": 8, "conv2": 5, "fc1": 3, "fc2": 2}
+    params = graph.observed_params() | {
+        f"{name}.weight_share": np.float32((bits + 0.2) / 8) for name, bits in learned.items()
+    }
+    assert learned_bits(graph, params) == {f"{name}.weight": bits for name, bits in learned.items()}
+    assert learned_bits(graph, None) == {}
+    counts, bits = macs(graph), learned | {"fc3": 8}
+    expected = {name: count * bits[name] * 8 for name, count in counts.items()}
+    assert bops(graph, params) == expected
+    assert bops(graph) == {name: count * 8 * 8 for name, count in counts.items()}
+    assert {x.name: x.weight_bits for x in measure(graph, params) if x.weight_bits} == bits
+    sizes = {name: params[f"{name}.weight"].size for name in bits}
+    integers = qat.to_integer(graph, params)
+    assert information_bits(integers) == {name: sizes[name] * bits[name] for name in bits}  # there are no biases
+    checkpoint = Checkpoint(graph, params)
+    assert {layer.cost.name: layer.cost.size for layer in layers_of(checkpoint)} == information_bits(integers)
+    assert {size.name: size.bits for size in weight_sizes(graph, params)} == bits
+    checkpoint.save(tmp_path / "net.ckpt")
+    assert main(["summary", "--ckpt_path", str(tmp_path / "net.ckpt")]) == 0
+    found = capsys.readouterr().out
+    assert f"{sum(expected.values()):,}" in found
+    assert f"{sum(information_bits(integers).values()):,}" in found
 
 
 def test_a_cell_that_is_used_twice_has_its_parameters_once() -> None:

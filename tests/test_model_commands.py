@@ -181,7 +181,7 @@ def test_every_kind_is_compiled_and_evaluated(
     assert ("float" in out.splitlines()[0]) == (kind != "quantized")
     if target != "c" or kind != "quantized":
         assert evaluated(capsys, folder, file) == evaluated(capsys, folder, model)
-    else:  # in the fixed profile some codes differ from the checkpoint's
+    else:  # in the fixed arithmetic some codes differ from the checkpoint's
         assert "on 360 pictures" in evaluated(capsys, folder, file)
 
 

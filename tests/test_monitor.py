@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_backends_agree import HERE
 
 import qat
 from qat.cli import main
@@ -138,6 +139,27 @@ def test_in_the_middle_of_an_epoch_its_loss_so_far_is_kept() -> None:
     end = train(TORCH, qat.Checkpoint(graph, graph.initial_params()), dataset, recipe, save=saved.append, save_every=9)
     assert saved[0].step == 9
     assert train(TORCH, saved[0], dataset, recipe).progress == end.progress
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_epochs_before_quant_delay_are_validated_as_deployed(name: str) -> None:
+    """A learned scale, which begins with the first batch that is quantized, watches until then."""
+    backend = qat.backend(name)
+    dataset = load("digits").resized((1, 32, 32))
+    quantizers = {
+        "weight_quantizer": qat.LSQWeightQuantizer(4, quant_delay=30),
+        "activation_quantizer": qat.LSQActivationQuantizer(4, offset=True, quant_delay=30),
+    }
+    graph, saved = qat.convert_quant_network(LeNet5(), **quantizers), []
+    start = qat.Checkpoint(graph, graph.initial_params())
+    recipe = Recipe(epochs=3, batch_size=64, validation=200, keep_best=True)
+    end = train(backend, start, dataset, recipe, save=saved.append)
+    assert saved[0].step < 30 < saved[1].step
+    held = dataset.held_back(200).test
+    for checkpoint, epoch in zip(saved, end.progress.epochs, strict=False):
+        codes = qat.evaluate(qat.to_integer(checkpoint.graph, checkpoint.params), held.images)
+        (output,) = qat.to_integer(checkpoint.graph, checkpoint.params).outputs
+        assert mean_cross_entropy(output.grid.dequantize(codes), held.labels) == epoch.validation_loss
 
 
 def test_pruned_only_epochs_at_the_final_sparsity_count() -> None:

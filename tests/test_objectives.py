@@ -19,9 +19,10 @@ from qat.distillation import teach
 from qat.event_file import EventFile
 from qat.forward import Forward
 from qat.losses import Objective, soft_cross_entropy
+from qat.metrics import bops, learned_bits, macs
 from qat.networks import LeNetGTC
 from qat.numpy_ops import NUMPY_OPS
-from qat.objectives import Distillation, GTCLoss, SizeBudget
+from qat.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
 from qat.optimizer import Optimizer
 from qat.training import Recipe, train
 
@@ -30,7 +31,7 @@ RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.integers(0, 256, (16, 1, 28, 28), np.uint8), RNG.integers(0, 10, 16)
 LOGITS = RNG.normal(0, 3, (16, 10)).astype(np.float32)
 TORCH = qat.backend("torch")
-LEARNED = qat.LearnedWidthWeightQuantizer
+LEARNED, LEARNED_A = qat.LearnedWidthWeightQuantizer, qat.LearnedWidthActivationQuantizer
 GTC = qat.convert_quant_network(
     LeNetGTC(),
     weight_quantizer=qat.GTCWeightQuantizer(),
@@ -130,12 +131,13 @@ def started() -> dict[str, Array]:
 
 # -- in a step --------------------------------------------------------------------------------------------------------
 
-WIDTHS = qat.convert_quant_network(LeNetGTC(), weight_quantizer=LEARNED(8))
+WIDTHS = qat.convert_quant_network(LeNetGTC(), weight_quantizer=LEARNED(8), activation_quantizer=LEARNED_A(8))
 STEPS = {
     "two heads": (GTC, GTCLoss(1.0, 1e-2, 1e-3, "mended"), LABELS),
     "two heads, the document's bits": (GTC, GTCLoss(1.0, 1e-2, 1e-3, "document"), LABELS),
     "a teacher": (GTC, Distillation(2.0, 0.75), (LABELS, LOGITS)),
     "a size budget": (WIDTHS, SizeBudget(3.0), LABELS),
+    "a BOPs budget": (WIDTHS, BopsBudget(1e6, 0.1), LABELS),
     "its own teacher": (GTC, Distillation(2.0, 0.75, own_teacher=True), LABELS),
 }
 
@@ -240,6 +242,72 @@ def test_the_terms_of_a_size_budget_are_numpy_s() -> None:
     np.testing.assert_allclose(terms["loss"], expected, rtol=1e-6)
 
 
+def test_the_terms_of_a_bops_budget_are_numpy_s() -> None:
+    """Those that the reports print, and their gradients by differences."""
+    settings = {"weight_quantizer": qat.WeightQuantizer(3), "activation_quantizer": None}
+    graph = qat.convert_quant_network(
+        LeNetGTC(), weight_quantizer=LEARNED(6), activation_quantizer=LEARNED_A(8), layers={"fc3": settings}
+    )
+    shares = {"conv1.weight_share": 2.6 / 6, "conv1.fake_quant.share": 4.8 / 8, "fc1.fake_quant.share": 3.3 / 8}
+    params = graph.initial_params() | {name: np.float32(share) for name, share in shares.items()}
+    terms = numpy_terms(BopsBudget(5e6, 0.5), graph, params, LABELS)
+    counts = macs(graph)
+    bits = {"conv1": 3 * 8, "conv2": 6 * 5, "fc1": 6 * 8, "fc2": 6 * 3, "fc3": 3 * 8}
+    expected = sum(counts[name] * each for name, each in bits.items())
+    assert sum(bops(graph, params).values()) == expected
+    np.testing.assert_allclose(terms["bops"], expected, rtol=1e-6)
+    loss = float(terms["cross_entropy"][0]) + 0.5 * (expected / 5e6 - 1.0) ** 2
+    np.testing.assert_allclose(terms["loss"], loss, rtol=1e-6)
+    assert numpy_terms(BopsBudget(1e9), graph, params, LABELS)["loss"] == terms["cross_entropy"]
+    tensors = {name: torch.tensor(array, requires_grad=True) for name, array in params.items()}
+    ops = TORCH.TorchOps()
+    found, _ = Forward(graph, ops).terms(
+        BopsBudget(5e6, 0.5), tensors, (torch.tensor(IMAGES).float(),), torch.tensor(LABELS), phase=0
+    )
+    found["bops"].backward()
+    for name, (layer, other, most) in {
+        "conv1.weight_share": ("conv1", 8, 6),
+        "conv1.fake_quant.share": ("conv2", 6, 8),
+        "fc1.fake_quant.share": ("fc2", 6, 8),
+    }.items():
+        np.testing.assert_allclose(tensors[name].grad.item(), counts[layer] * other * most, rtol=1e-5, err_msg=name)
+
+
+def test_fake_quantizers_that_share_a_grid_take_the_most_bits() -> None:
+    class Residual(qat.Network):
+        inputs = qat.Input((4, 8, 8))
+
+        def __init__(self) -> None:
+            self.conv1, self.conv2 = (qat.Conv2dBnAct(4, 4, 3, activation=name) for name in ("relu", None))
+            self.add, self.flatten, self.fc = qat.Add("relu"), qat.Flatten(), qat.DenseBnAct(256, 10)
+
+        def construct(self, x):
+            x = self.conv1(x)
+            return self.fc(self.flatten(self.add(self.conv2(x), x)))
+
+    graph = qat.convert_quant_network(Residual(), activation_quantizer=LEARNED_A(8))
+    shares = {"conv1.fake_quant.share": 5 / 8, "conv2.fake_quant.share": 3 / 8, "add.fake_quant.share": 4 / 8}
+    params = graph.observed_params() | {name: np.float32(share) for name, share in shares.items()}
+    found = learned_bits(graph, params)
+    assert {name.removesuffix(".fake_quant"): bits for name, bits in found.items()} == {
+        "conv1": 5,
+        "conv2": 5,
+        "add": 4,
+        "fc": 8,
+    }
+    cells = {node.name: node.cell for node in graph.nodes}
+    for name, bits in found.items():
+        own = {local: params[f"{name}.{local}"] for local in cells[name].params()}
+        grid = cells[name].grid(name, own, params)
+        assert (grid.qmin, grid.qmax) == (0, 2**bits - 1)
+    counts = macs(graph)
+    assert bops(graph, params) == {
+        "conv1": counts["conv1"] * 8 * 8,
+        "conv2": counts["conv2"] * 8 * 5,
+        "fc": counts["fc"] * 8 * 4,
+    }
+
+
 def test_a_training_comes_down_to_its_budget_and_deploys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, paths = tmp_path / "learned.yaml", [str(tmp_path / f"{name}.ckpt") for name in ("float", "quantized")]
     config.write_text("weight_quantizer: {type: LearnedWidthWeightQuantizer, per_channel: true}\n", encoding="utf-8")
@@ -260,7 +328,8 @@ def test_a_training_comes_down_to_its_budget_and_deploys(tmp_path: Path, capsys:
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     weights = {node.name: node.weight for node in integers.nodes if hasattr(node, "weight")}
     taken = {name: int(np.log2(int(np.abs(w).max()) + 1)) + 1 for name, w in weights.items()}
-    assert f"bits learned: {', '.join(f'{name} {bits}' for name, bits in taken.items())}" in out
+    assert f"bits learned: {', '.join(f'{name}.weight {bits}' for name, bits in taken.items())}" in out
+    assert learned_bits(checkpoint.graph, checkpoint.params) == {f"{name}.weight": bits for name, bits in taken.items()}
     sizes = {name: w.size for name, w in weights.items()}
     mean = sum(taken[name] * sizes[name] for name in sizes) / sum(sizes.values())
     assert mean <= 4.5
@@ -270,6 +339,49 @@ def test_a_training_comes_down_to_its_budget_and_deploys(tmp_path: Path, capsys:
         backend = qat.backend(name)
         codes = backend.predict_codes(backend.lower(checkpoint.graph, checkpoint.params), images)
         np.testing.assert_array_equal(codes, reference, err_msg=name)
+
+
+def test_a_training_comes_down_to_its_bops_and_deploys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights and activations of learned widths: the report, every backend's codes and the exported file."""
+    config, float_path, path = tmp_path / "learned.yaml", str(tmp_path / "float.ckpt"), str(tmp_path / "quantized.ckpt")
+    config.write_text(
+        "weight_quantizer: {type: LearnedWidthWeightQuantizer, per_channel: true}\n"
+        "activation_quantizer: {type: LearnedWidthActivationQuantizer}\n",
+        encoding="utf-8",
+    )
+    common = ["--data_path", "digits", "--epochs", "4", "--batch_size", "32", "--optimizer", "adam", "--lr", "0.01"]
+    assert main(["train", *common, "--save_path", float_path]) == 0
+    quantize = ["train-quant", *common, "--ckpt_path", float_path, "--save_path", path, "--quant_delay", "0"]
+    assert main([*quantize, "--max_bops", "8e6"]) == 2
+    assert "--max_bops: no quantizer of this network learns its bits" in capsys.readouterr().err
+    learn = [*quantize, "--quant_config", str(config), "--max_bops", "8e6"]
+    assert main([*learn, "--bits_per_weight", "4"]) == 2
+    assert "only one budget at a time" in capsys.readouterr().err
+    assert main([*learn, "--max_bops", "0"]) == 2
+    assert "--max_bops is 0.0; use a positive number" in capsys.readouterr().err
+    assert main([*learn, "--lambda_bops", "0"]) == 2
+    assert "--lambda_bops is 0.0; use a positive number" in capsys.readouterr().err
+    assert main([*learn, "--lambda_bops", "3"]) == 0
+    out = capsys.readouterr().out
+    checkpoint = qat.Checkpoint.load(path)
+    learned = learned_bits(checkpoint.graph, checkpoint.params)
+    assert f"bits learned: {', '.join(f'{name} {bits}' for name, bits in learned.items())}" in out
+    assert min(bits for name, bits in learned.items() if name.endswith("fake_quant")) < 8
+    taken = sum(bops(checkpoint.graph, checkpoint.params).values())
+    assert taken <= 1.1 * 8e6
+    assert sum(bops(checkpoint.graph).values()) == sum(macs(checkpoint.graph).values()) * 64
+    images = load("digits").resized((1, 32, 32)).test.images
+    integers = qat.to_integer(checkpoint.graph, checkpoint.params)
+    reference = qat.evaluate(integers, images)
+    for name in HERE:
+        backend = qat.backend(name)
+        codes = backend.predict_codes(backend.lower(checkpoint.graph, checkpoint.params), images)
+        np.testing.assert_array_equal(codes, reference, err_msg=name)
+    for file_format in ("ONNX", "TFLITE"):
+        assert main(["export", "--ckpt_path", path, "--file_format", file_format, "--file_name", path]) == 0
+        out = capsys.readouterr().out
+        assert f"{taken:,}" in out
+        assert out.count(" 0 differ") == 2
 
 
 # -- teachers ---------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from qat.ops import Array
 from qat.optimizer import Optimizer
 from qat.quantizers import BaseActivationQuantizer
 from qat.registry import BACKENDS, TARGETS, installed
-from qat.verify import profile_options
+from qat.verify import arithmetic_options
 
 BINARY, BINARY_A = qat.BinaryWeightQuantizer, qat.BinaryActivationQuantizer
 RNG = np.random.default_rng(0)
@@ -75,10 +75,10 @@ def trained(case: str) -> tuple[qat.Graph, dict[str, Array], IntegerGraph]:
 
 
 @cache
-def reference(case: str, profile: str) -> dict[str, Array]:
+def reference(case: str, arithmetic: str) -> dict[str, Array]:
     """Codes of every node."""
     integers = trained(case)[2]
-    return trace_codes(integers, IMAGES, [node.output.name for node in integers.nodes], profile=profile)
+    return trace_codes(integers, IMAGES, [node.output.name for node in integers.nodes], arithmetic=arithmetic)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -112,24 +112,24 @@ def test_every_backend_evaluates_the_same_codes(backend: str, case: str) -> None
 FILES = [
     ("ONNX", {}, "float"),
     ("ONNX", {"weights": "uint8"}, "float"),
-    ("TFLITE", {"profile": "float"}, "float"),
-    ("TFLITE", {"profile": "fixed"}, "fixed"),
+    ("TFLITE", {"arithmetic": "float"}, "float"),
+    ("TFLITE", {"arithmetic": "fixed"}, "fixed"),
     ("C", {}, "fixed"),
     ("MINDIR", {}, "float"),
 ]
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("file_format", "options", "profile"), FILES, ids=str)
+@pytest.mark.parametrize(("file_format", "options", "arithmetic"), FILES, ids=str)
 def test_every_file_computes_the_same_codes(
-    file_format: str, options: dict[str, str], profile: str, case: str, tmp_path: Path
+    file_format: str, options: dict[str, str], arithmetic: str, case: str, tmp_path: Path
 ) -> None:
     if not installed(TARGETS[file_format]):
         pytest.skip(f"{file_format} is not installed")
-    integers, codes, target = trained(case)[2], reference(case, profile), qat.target(file_format)
+    integers, codes, target = trained(case)[2], reference(case, arithmetic), qat.target(file_format)
     path = tmp_path / f"net{TARGETS[file_format].suffix}"
     target.export(integers, path, **options)
-    running = profile_options(target, profile)
+    running = arithmetic_options(target, arithmetic)
     found = target.trace(path, IMAGES, [node.output for node in integers.nodes], **running)
     assert len(found) >= len(integers.nodes) - 1  # some cannot give the input
     for name in found:

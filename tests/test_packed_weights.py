@@ -122,13 +122,13 @@ def test_an_unknown_packing_is_refused(tmp_path: Path) -> None:
 # -- LiteRT -----------------------------------------------------------------------------------------------------------
 
 
-def assert_litert_equal(setup, path: Path, profile: str) -> list[int]:
+def assert_litert_equal(setup, path: Path, arithmetic: str) -> list[int]:
     """Every node, and the types of all weights."""
     graph = setup.integer
-    TFLITE.export(graph, path, profile=profile)
-    expected = trace_codes(graph, setup.pixels, [node.name for node in graph.nodes], profile=profile)
-    for name, codes in TFLITE.trace(path, setup.pixels, [x.output for x in graph.nodes], profile=profile).items():
-        np.testing.assert_array_equal(codes, expected[name], err_msg=f"{name}, {profile}")
+    TFLITE.export(graph, path, arithmetic=arithmetic)
+    expected = trace_codes(graph, setup.pixels, [node.name for node in graph.nodes], arithmetic=arithmetic)
+    for name, codes in TFLITE.trace(path, setup.pixels, [x.output for x in graph.nodes], arithmetic=arithmetic).items():
+        np.testing.assert_array_equal(codes, expected[name], err_msg=f"{name}, {arithmetic}")
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
     tensors = model.subgraphs[0].tensors
     linear = (Op.CONV_2D, Op.DEPTHWISE_CONV_2D, Op.FULLY_CONNECTED)
@@ -137,13 +137,13 @@ def assert_litert_equal(setup, path: Path, profile: str) -> list[int]:
 
 
 @pytest.mark.parametrize("case", ["4 bits", "3 bits, whole layers", "2 bits", "ternary", "binary"])
-@pytest.mark.parametrize("profile", ["float", "fixed"])
-def test_litert_computes_packed_weights(case: str, profile: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("arithmetic", ["float", "fixed"])
+def test_litert_computes_packed_weights(case: str, arithmetic: str, tmp_path: Path) -> None:
     setup = calibrated(LeNet5(), images=40, **SETTINGS[case])
-    types = assert_litert_equal(setup, tmp_path / "net.tflite", profile)
+    types = assert_litert_equal(setup, tmp_path / "net.tflite", arithmetic)
     dense = Type.INT4 if case[0] in "34" else Type.INT2
-    assert types == ([Type.INT4] * 5 if profile == "fixed" else [Type.INT8, Type.INT8, *[dense] * 3])
-    assert_litert_equal(everything(Everything("hswish"), **SETTINGS[case]), tmp_path / "all.tflite", profile)
+    assert types == ([Type.INT4] * 5 if arithmetic == "fixed" else [Type.INT8, Type.INT8, *[dense] * 3])
+    assert_litert_equal(everything(Everything("hswish"), **SETTINGS[case]), tmp_path / "all.tflite", arithmetic)
 
 
 @pytest.mark.parametrize("bits", [2, 4])
@@ -162,7 +162,7 @@ def test_dense_layers_of_every_length_in_xnnpack(bits: int, tmp_path: Path) -> N
 
 def test_four_bits_take_half_the_bytes_of_eight(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of LeNet-5, whole files without certificate; what is no weight is in both."""
-    formats = {"ONNX": ("onnx", {}), "TFLITE": ("tflite", {"profile": "fixed"}), "C": ("c", {})}
+    formats = {"ONNX": ("onnx", {}), "TFLITE": ("tflite", {"arithmetic": "fixed"}), "C": ("c", {})}
     lines = []
     for name, (suffix, options) in formats.items():
         sizes = []

@@ -102,6 +102,7 @@ ACTIVATION_QUANTIZERS = [
     Q_BITS_A(6, narrow_range=True, integer=1),
     *(Q_BITS_A(bits, symmetric=False) for bits in (1, 4)),
     *(Q_RELU(bits, integer=integer) for bits, integer in ((1, 1), (4, 0), (8, 2))),
+    *(qat.LearnedWidthActivationQuantizer(bits, symmetric=symmetric) for bits in (2, 8) for symmetric in (False, True)),
 ]
 #: Every activation quantizer with the numbers that it takes: such as are never negative, or of both signs.
 ACTIVATION_CASES = [
@@ -198,6 +199,9 @@ def activation_case(quantizer: BaseActivationQuantizer, non_negative: bool) -> t
         "initial_scale": 0.15,
         "offset_change": -0.1,
         "initial_offset": -0.45,
+        "share": 0.55,
+        "min": -0.9,
+        "max": 1.1,
     }
     own = {name: F(values[name]) for name in quantizer.params(non_negative)}
     return own, np.maximum(x, 0) if non_negative else x, g
@@ -220,7 +224,8 @@ def test_an_activation_has_the_value_and_gradients_of_the_formula(
     leaves = {"w": data} | {name: tensor for name, tensor in tensors.items() if params[name].trainable}
     assert leaves.keys() == expected.gradients.keys()
     for name, gradient in expected.gradients.items():
-        assert_near(leaves[name].grad.numpy(), gradient, f"gradient of {name}")
+        unit = quantizer.num_bits if name == "share" else 1  # in bits: whole units of float32 are that much coarser
+        assert_near(leaves[name].grad.numpy() / unit, gradient / unit, f"gradient of {name}")
     of_numpy = {name: np.atleast_1d(array) for name, array in own.items()}
     same = quantizer.quantize(NUMPY_OPS, Value(x), of_numpy, [], non_negative, features)
     np.testing.assert_array_equal(same.data, y.data.detach().numpy())
@@ -231,7 +236,7 @@ def observed(quantizer: BaseActivationQuantizer, x: Array, non_negative: bool) -
         name: NUMPY_OPS.from_numpy(param.create(0, name), param.kind)
         for name, param in quantizer.params(non_negative).items()
     }
-    return own | quantizer.observe(NUMPY_OPS, Value(x), own, non_negative, first=True)
+    return own | quantizer.observe(NUMPY_OPS, Value(x), own, non_negative, phase=0)
 
 
 @pytest.mark.parametrize(("non_negative", "q_p"), [(True, 15), (False, 7)])
@@ -240,9 +245,37 @@ def test_a_learned_scale_of_activations_begins_with_the_first_batch(non_negative
     quantizer = LSQ_A(4)
     own = observed(quantizer, x, non_negative)
     np.testing.assert_allclose(own["initial_scale"], 2 * np.abs(x).mean() / np.sqrt(q_p), rtol=1e-6)
-    assert quantizer.observe(NUMPY_OPS, Value(9 * x), own, non_negative, first=False) == {}
-    again = quantizer.observe(NUMPY_OPS, Value(9 * x), own, non_negative, first=True)
+    assert quantizer.observe(NUMPY_OPS, Value(9 * x), own, non_negative, phase=1) == {}
+    again = quantizer.observe(NUMPY_OPS, Value(9 * x), own, non_negative, phase=0)
     np.testing.assert_array_equal(again["initial_scale"], own["initial_scale"])
+
+
+@pytest.mark.parametrize("offset", [False, True])
+def test_before_quant_delay_a_learned_scale_is_what_each_batch_says(offset: bool) -> None:
+    """It begins with the first batch after, as without a delay; what a checkpoint knows stays."""
+    x = np.random.default_rng(0).uniform(-1, 1, (8, 5)).astype(F)
+    quantizer = LSQ_A(4, offset=offset, quant_delay=2)
+
+    def looked(own: dict[str, Array], x: Array, phase: int) -> dict[str, Array]:
+        return own | quantizer.observe(NUMPY_OPS, Value(x), own, False, phase=phase)
+
+    def grid(own: dict[str, Array]) -> list[float]:
+        scale, zero_point = quantizer.grid(NUMPY_OPS, own, [], False)
+        return [float(scale[0]), float(np.max(zero_point))]
+
+    fresh = {name: np.full(1, -np.inf if name == "initial_scale" else 0.0, F) for name in quantizer.params(False)}
+    assert quantizer.unseen(fresh)
+    expected = {size: observed(LSQ_A(4, offset=offset), F(size) * x, False) for size in (1, 2, 3)}
+    own = fresh
+    for size in (1, 2):
+        own = looked(own, F(size) * x, 0)
+        assert not quantizer.unseen(own)
+        assert grid(own) == grid(expected[size])
+    own = looked(own, F(3) * x, 2)
+    for name, value in expected[3].items():
+        np.testing.assert_array_equal(own[name], value, err_msg=name)
+    for phase in (0, 2, 3):
+        assert grid(looked(own, F(4) * x, phase)) == grid(own)
 
 
 def test_a_learned_offset_begins_with_the_range_of_the_first_batch() -> None:
@@ -433,7 +466,8 @@ DEPLOYED = [
     (BINARY(scale="constant"), None, False),
     (qat.WeightQuantizer(4, power_of_two=True), LSQ_A(2), True),
     (qat.GTCWeightQuantizer(), qat.GTCActivationQuantizer(), True),
-    (qat.LearnedWidthWeightQuantizer(5, per_channel=True), None, True),
+    (qat.LearnedWidthWeightQuantizer(5, per_channel=True), qat.LearnedWidthActivationQuantizer(6), True),
+    (None, qat.LearnedWidthActivationQuantizer(5, symmetric=True), False),
     (qat.GTCWeightQuantizer(3), qat.GTCActivationQuantizer(2), False),
 ]
 
@@ -448,7 +482,7 @@ def test_a_trained_network_deploys_with_equal_codes(
     quantizers = [(node.name, node.cell.weight_quantizer) for node in graph.nodes if node.cell.params().get("weight")]
     for name, quantizer in quantizers:
         (node,) = (node for node in qat.to_integer(graph, params).nodes if node.name == name)
-        assert quantizer == weights
+        assert quantizer == (weights or qat.WeightQuantizer(per_channel=True))
         assert quantizer.qmin <= node.weight.min() <= node.weight.max() <= quantizer.qmax
 
 
@@ -467,6 +501,17 @@ def test_every_pair_of_the_family_trains_and_deploys(name: str, tmp_path: Path) 
     step = TORCH.make_step(model, Optimizer(name="adam"))
     losses = [step(IMAGES, LABELS, 2e-3) for _ in range(12)]
     assert losses[-1] < losses[0]
+    assert_deploys(graph, TORCH.read(model), model, IMAGES, tmp_path)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_pair_of_the_family_deploys_while_it_is_idle(name: str, tmp_path: Path) -> None:
+    """After a single step before quant_delay, when nothing was ever quantized."""
+    pair = FAMILY[name]
+    pair = pair._replace(**{side: replace(getattr(pair, side), quant_delay=9) for side in ("weights", "activations")})
+    graph = qat.convert_quant_network(LeNet5(activation=pair.activation), **pair.settings("fc3"), quant_delay=9)
+    model = TORCH.lower(graph)
+    TORCH.make_step(model, Optimizer())(IMAGES, LABELS, 1e-3)
     assert_deploys(graph, TORCH.read(model), model, IMAGES, tmp_path)
 
 
@@ -491,7 +536,15 @@ def test_a_power_of_two_deploys_as_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "activations", [LSQ_A(4), LSQ_A(4, offset=True), PACT(4), qat.GTCActivationQuantizer()], ids=str
+    "activations",
+    [
+        LSQ_A(4),
+        LSQ_A(4, offset=True),
+        PACT(4),
+        qat.GTCActivationQuantizer(),
+        qat.LearnedWidthActivationQuantizer(6),
+    ],
+    ids=str,
 )
 def test_calibration_sets_what_a_quantizer_would_learn(activations: Quantizer, tmp_path: Path) -> None:
     """Without training: the grid has just room for what was seen."""

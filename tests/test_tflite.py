@@ -1,4 +1,4 @@
-"""TFLite files: every code equal in LiteRT, in both profiles; their form, size and refusals."""
+"""TFLite files: every code equal in LiteRT, in both arithmetics; their form, size and refusals."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from qat.verify import export_verified, verify
 
 F = np.float32
 TORCH, ONNX, TFLITE = qat.backend("torch"), qat.target("ONNX"), qat.target("TFLITE")
-PROFILES = TFLITE.PROFILES
+ARITHMETICS = TFLITE.ARITHMETICS
 
 
-def differences(graph: IntegerGraph, path: Path, pixels: Arrays, profile: str) -> list[str]:
-    """Nodes and outputs of the file that differ from NumPy's integers in that profile, with how many codes."""
+def differences(graph: IntegerGraph, path: Path, pixels: Arrays, arithmetic: str) -> list[str]:
+    """Nodes and outputs of the file that differ from NumPy's integers in that arithmetic, with how many codes."""
     tensors = [node.output for node in graph.nodes]
-    reference = trace_codes(graph, pixels, [x.name for x in tensors], profile=profile)
-    traced = TFLITE.trace(path, pixels, tensors, profile=profile)
+    reference = trace_codes(graph, pixels, [x.name for x in tensors], arithmetic=arithmetic)
+    traced = TFLITE.trace(path, pixels, tensors, arithmetic=arithmetic)
     assert set(traced) == set(reference) - {x.name for x in graph.inputs}
-    real = as_tuple(TFLITE.predict(path, pixels, profile=profile))
+    real = as_tuple(TFLITE.predict(path, pixels, arithmetic=arithmetic))
     found = list(traced.items())
     found += [(x.name, x.grid.codes_of(y)) for x, y in zip(graph.outputs, real, strict=True)]
     result = []
@@ -56,16 +56,16 @@ def differences(graph: IntegerGraph, path: Path, pixels: Arrays, profile: str) -
         assert codes.shape == reference[name].shape, name
         differ = np.count_nonzero(codes != reference[name])
         if differ:
-            result.append(f"{profile}, {name}: {differ} of {codes.size}")
+            result.append(f"{arithmetic}, {name}: {differ} of {codes.size}")
     return result
 
 
 def assert_equal(graph: IntegerGraph, pixels: Arrays, folder: Path) -> None:
-    """No code of any node differs in either profile."""
-    for profile in PROFILES:
-        path = folder / f"{profile}.tflite"
-        TFLITE.export(graph, path, profile=profile)
-        assert differences(graph, path, pixels, profile) == []
+    """No code of any node differs in either arithmetic."""
+    for arithmetic in ARITHMETICS:
+        path = folder / f"{arithmetic}.tflite"
+        TFLITE.export(graph, path, arithmetic=arithmetic)
+        assert differences(graph, path, pixels, arithmetic) == []
 
 
 def model_of(path: Path) -> Any:
@@ -144,20 +144,20 @@ def test_random_networks(tmp_path: Path) -> None:
     @given(setups())
     def check(setup: Setup) -> None:
         graph = setup.integer
-        for profile in PROFILES:
+        for arithmetic in ARITHMETICS:
             path = tmp_path / "network.tflite"
             try:
-                TFLITE.export(graph, path, profile=profile)
+                TFLITE.export(graph, path, arithmetic=arithmetic)
             except qat.QatError as error:
                 reasons = ("its weights have zero point", "would overflow int32")
                 counts["refused" if any(reason in str(error) for reason in reasons) else str(error)] += 1
             else:
-                found = differences(graph, path, setup.pixels, profile)
+                found = differences(graph, path, setup.pixels, arithmetic)
                 assert not found, "\n".join([*found, setup.note])
-                counts[profile] += 1
+                counts[arithmetic] += 1
 
     check()
-    assert set(counts) == {*PROFILES, "refused"}
+    assert {*ARITHMETICS} <= set(counts) <= {*ARITHMETICS, "refused"}
     assert counts["refused"] < 0.15 * counts.total(), counts
 
 
@@ -190,29 +190,29 @@ def one_node(kind: str, outputs: int, largest: int, *, per_channel: bool = True)
     return IntegerGraph((IntegerInput("x", (), x), node), (x,), (y,)), pixels
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("kind", ["dense", "convolution", "depthwise"])
-def test_accumulators_of_every_size(kind: str, per_channel: bool, profile: str, tmp_path: Path) -> None:
+def test_accumulators_of_every_size(kind: str, per_channel: bool, arithmetic: str, tmp_path: Path) -> None:
     for bits in (10, 14, 20, 23):
         graph, pixels = one_node(kind, 256, 2**bits, per_channel=per_channel)
-        TFLITE.export(graph, tmp_path / "net.tflite", profile=profile)
-        assert differences(graph, tmp_path / "net.tflite", pixels, profile) == []
+        TFLITE.export(graph, tmp_path / "net.tflite", arithmetic=arithmetic)
+        assert differences(graph, tmp_path / "net.tflite", pixels, arithmetic) == []
 
 
-def test_the_two_profiles_differ_and_a_file_of_one_is_refused_in_the_other(tmp_path: Path) -> None:
+def test_the_two_arithmetics_differ_and_a_file_of_one_is_refused_in_the_other(tmp_path: Path) -> None:
     """LiteRT's reference kernel of dense layers rounds once, that of convolutions twice."""
     graph, pixels = one_node("dense", 256, 2**12)
-    by_float, by_fixed = (evaluate(graph, pixels, profile=profile) for profile in PROFILES)
+    by_float, by_fixed = (evaluate(graph, pixels, arithmetic=arithmetic) for arithmetic in ARITHMETICS)
     assert 0 < np.count_nonzero(by_float != by_fixed) < 0.02 * by_float.size
     path = tmp_path / "net.tflite"
-    TFLITE.export(graph, path, profile="float")
+    TFLITE.export(graph, path, arithmetic="float")
     assert operators(path) == {"FULLY_CONNECTED": 1}
-    with pytest.raises(qat.QatError, match=r"net\.tflite: was exported for the float profile: its dense layers"):
-        TFLITE.predict(path, pixels, profile="fixed")
-    TFLITE.export(graph, path, profile="fixed")
+    with pytest.raises(qat.QatError, match=r"net\.tflite: was exported for the float arithmetic: its dense layers"):
+        TFLITE.predict(path, pixels, arithmetic="fixed")
+    TFLITE.export(graph, path, arithmetic="fixed")
     assert operators(path) == {"RESHAPE": 2, "CONV_2D": 1}
-    assert differences(graph, path, pixels, "float") == [], "a file for the fixed profile serves both"
+    assert differences(graph, path, pixels, "float") == [], "a file for the fixed arithmetic serves both"
 
 
 def addition(ratio: float, relu: bool = False) -> tuple[IntegerGraph, tuple[np.ndarray, np.ndarray]]:
@@ -306,7 +306,7 @@ def test_metadata_is_kept_and_changes_nothing_else(tmp_path: Path) -> None:
     before = TFLITE.predict(path, setup.pixels)
     TFLITE.write_metadata(path, {"graph": "abc", "certificate": json.dumps({"a": "ä"}, ensure_ascii=False)})
     TFLITE.write_metadata(path, {"graph": "def"})
-    assert TFLITE.read_metadata(path) == {"graph": "def", "certificate": '{"a": "ä"}', "profile": "float"}
+    assert TFLITE.read_metadata(path) == {"graph": "def", "certificate": '{"a": "ä"}', "arithmetic": "float"}
     np.testing.assert_array_equal(TFLITE.predict(path, setup.pixels), before)
 
 
@@ -377,29 +377,32 @@ def certified() -> tuple[qat.Checkpoint, Split]:
     return qat.Checkpoint(setup.graph, setup.params, 1, 1, {}, ()), Split(setup.pixels, labels)
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_the_certificate(profile: str, certified: tuple[qat.Checkpoint, Split], tmp_path: Path) -> None:
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_the_certificate(arithmetic: str, certified: tuple[qat.Checkpoint, Split], tmp_path: Path) -> None:
     checkpoint, split = certified
     path = tmp_path / "net.tflite"
-    certificate = export_verified(path, TFLITE, TORCH, checkpoint, split, data="noise", profile=profile)
+    certificate = export_verified(path, TFLITE, TORCH, checkpoint, split, data="noise", arithmetic=arithmetic)
     assert certificate.passed
-    assert certificate.profile == profile
+    assert certificate.arithmetic == arithmetic
     deployed, trained = certificate.comparisons
-    assert (deployed.codes, deployed.differ, deployed.profile) == (2000, 0, profile)
-    assert ("XNNPACK" in deployed.engine) == (profile == "float")
-    assert ("reference kernels" in deployed.engine) == (profile == "fixed")
-    assert (trained.differ, trained.profile) == (0, "float")  # it computes in the float profile whatever the file does
-    assert (certificate.matrix[0][2] == 0) == (profile == "float")
+    assert (deployed.codes, deployed.differ, deployed.arithmetic) == (2000, 0, arithmetic)
+    assert ("XNNPACK" in deployed.engine) == (arithmetic == "float")
+    assert ("reference kernels" in deployed.engine) == (arithmetic == "fixed")
+    assert (trained.differ, trained.arithmetic) == (
+        0,
+        "float",
+    )  # it computes in the float arithmetic whatever the file does
+    assert (certificate.matrix[0][2] == 0) == (arithmetic == "float")
     assert trained.top1 is not None
-    assert ("differ from the float profile" in certificate.summary()) == (profile == "fixed")
+    assert ("differ from the float arithmetic" in certificate.summary()) == (arithmetic == "fixed")
     kept = TFLITE.read_metadata(path)
     assert kept["graph"] == checkpoint.graph.digest
-    assert json.loads(kept["certificate"])["profile"] == profile
+    assert json.loads(kept["certificate"])["arithmetic"] == arithmetic
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
 def test_a_changed_weight_is_detected_and_named(
-    profile: str, certified: tuple[qat.Checkpoint, Split], tmp_path: Path
+    arithmetic: str, certified: tuple[qat.Checkpoint, Split], tmp_path: Path
 ) -> None:
     checkpoint, split = certified
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
@@ -409,23 +412,23 @@ def test_a_changed_weight_is_detected_and_named(
     weight[:, 3] += 5 * (weight[:, 3] < 100)
     nodes = (*integers.nodes[:position], replace(node, weight=weight), *integers.nodes[position + 1 :])
     path = tmp_path / "net.tflite"
-    TFLITE.export(replace(integers, nodes=nodes), path, profile=profile)
-    certificate = verify(path, TFLITE, TORCH, checkpoint, split, data="noise", profile=profile)
+    TFLITE.export(replace(integers, nodes=nodes), path, arithmetic=arithmetic)
+    certificate = verify(path, TFLITE, TORCH, checkpoint, split, data="noise", arithmetic=arithmetic)
     assert not certificate.passed
     assert certificate.comparisons[0].divergence.startswith("first at hidden, image ")
 
 
-def test_a_profile_that_a_target_does_not_have_is_refused(
+def test_a_arithmetic_that_a_target_does_not_have_is_refused(
     certified: tuple[qat.Checkpoint, Split], tmp_path: Path
 ) -> None:
     checkpoint, split = certified
     with pytest.raises(
-        qat.QatError, match=r"^profile 'fixed': files of onnx have no such profile, .*--file_format TFLITE"
+        qat.QatError, match=r"^arithmetic 'fixed': files of onnx have no such arithmetic, .*--file_format TFLITE"
     ):
-        export_verified(tmp_path / "net.onnx", ONNX, TORCH, checkpoint, split, data="noise", profile="fixed")
+        export_verified(tmp_path / "net.onnx", ONNX, TORCH, checkpoint, split, data="noise", arithmetic="fixed")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(qat.QatError, match=r"net\.tflite: profile 'fast' is unknown; use one of float, fixed"):
-        TFLITE.export(qat.to_integer(checkpoint.graph, checkpoint.params), tmp_path / "net.tflite", profile="fast")
+    with pytest.raises(qat.QatError, match=r"net\.tflite: arithmetic 'fast' is unknown; use one of float, fixed"):
+        TFLITE.export(qat.to_integer(checkpoint.graph, checkpoint.params), tmp_path / "net.tflite", arithmetic="fast")
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------
@@ -521,7 +524,7 @@ def test_a_quantized_network_is_no_float_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("m", [0.5, 0.25])
-def test_sums_that_tie_are_refused_in_the_float_profile(m: float, tmp_path: Path) -> None:
+def test_sums_that_tie_are_refused_in_the_float_arithmetic(m: float, tmp_path: Path) -> None:
     """With scales that are powers of two they stay; XNNPACK rounds them away from even."""
 
     class Doubled(qat.Network):
@@ -541,21 +544,29 @@ def test_sums_that_tie_are_refused_in_the_float_profile(m: float, tmp_path: Path
     }
     integers = qat.to_integer(graph, params)
     assert float(integers.nodes[-1].requantize.multiplier[0]) == m
-    with pytest.raises(qat.QatError, match=r"^add: the sums of some codes lie half way .* export with --profile fixed"):
+    with pytest.raises(
+        qat.QatError, match=r"^add: the sums of some codes lie half way .* export with --arithmetic fixed"
+    ):
         TFLITE.export(integers, tmp_path / "net.tflite")
-    TFLITE.export(integers, tmp_path / "net.tflite", profile="fixed")
+    TFLITE.export(integers, tmp_path / "net.tflite", arithmetic="fixed")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 1, 4, 4), np.uint8)
-    codes = integers.output.grid.codes_of(TFLITE.predict(tmp_path / "net.tflite", pixels, profile="fixed"))
-    np.testing.assert_array_equal(codes, qat.evaluate(integers, pixels, profile="fixed"))
+    codes = integers.output.grid.codes_of(TFLITE.predict(tmp_path / "net.tflite", pixels, arithmetic="fixed"))
+    np.testing.assert_array_equal(codes, qat.evaluate(integers, pixels, arithmetic="fixed"))
 
 
-def test_a_file_is_verified_in_the_profile_that_it_was_exported_for(
+def test_a_file_is_verified_in_the_arithmetic_that_it_was_exported_for(
     certified: tuple[qat.Checkpoint, Split], tmp_path: Path
 ) -> None:
     checkpoint, split = certified
-    for profile in PROFILES:
-        TFLITE.export(qat.to_integer(checkpoint.graph, checkpoint.params), tmp_path / "net.tflite", profile=profile)
-        assert TFLITE.profile_of(tmp_path / "net.tflite") == profile
+    for arithmetic in ARITHMETICS:
+        TFLITE.export(
+            qat.to_integer(checkpoint.graph, checkpoint.params), tmp_path / "net.tflite", arithmetic=arithmetic
+        )
+        assert TFLITE.arithmetic_of(tmp_path / "net.tflite") == arithmetic
         certificate = verify(tmp_path / "net.tflite", TFLITE, TORCH, checkpoint, split, data="noise")
         assert certificate.passed
-        assert [certificate.profile, *(x.profile for x in certificate.comparisons)] == [profile, profile, "float"]
+        assert [certificate.arithmetic, *(x.arithmetic for x in certificate.comparisons)] == [
+            arithmetic,
+            arithmetic,
+            "float",
+        ]

@@ -33,8 +33,8 @@ def network(bits: tuple[int, int], symmetric: bool) -> Setup:
     return everything(Everything("hswish"), num_bits=bits, symmetric=(True, symmetric))
 
 
-def reference(graph: IntegerGraph, pixels: tuple[np.ndarray, ...], profile: str = "float") -> dict[str, np.ndarray]:
-    return trace_codes(graph, pixels, [node.name for node in graph.nodes], profile=profile)
+def reference(graph: IntegerGraph, pixels: tuple[np.ndarray, ...], arithmetic: str = "float") -> dict[str, np.ndarray]:
+    return trace_codes(graph, pixels, [node.name for node in graph.nodes], arithmetic=arithmetic)
 
 
 @settings(max_examples=60)
@@ -116,7 +116,7 @@ def test_bits_of_numbers() -> None:
 
 @pytest.mark.parametrize("bits", [(8, 16), (8, 15), (4, 12), (8, 9)], ids=str)
 @pytest.mark.parametrize("symmetric", [True, False], ids=["signed", "unsigned"])
-def test_litert_computes_16_bit_activations_in_the_fixed_profile(
+def test_litert_computes_16_bit_activations_in_the_fixed_arithmetic(
     bits: tuple[int, int], symmetric: bool, tmp_path: Path
 ) -> None:
     """Weights of 8 bits and fewer, int16 activations around 0, biases of int64: its reference kernels."""
@@ -124,26 +124,26 @@ def test_litert_computes_16_bit_activations_in_the_fixed_profile(
     path = tmp_path / "net.tflite"
     if bits[1] == 16 and not symmetric:  # 0 to 65535, or around a zero point
         with pytest.raises(qat.QatError, match=r"around the zero point, where TFLite's int16 holds -32768 to 32767"):
-            TFLITE.export(graph, path, profile="fixed")
+            TFLITE.export(graph, path, arithmetic="fixed")
         return
-    TFLITE.export(graph, path, profile="fixed")
+    TFLITE.export(graph, path, arithmetic="fixed")
     expected = reference(graph, pixels, "fixed")
-    found = TFLITE.trace(path, pixels, [node.output for node in graph.nodes], profile="fixed")
+    found = TFLITE.trace(path, pixels, [node.output for node in graph.nodes], arithmetic="fixed")
     assert set(found) >= set(expected) - {x.name for x in graph.inputs}
     for name, codes in found.items():
         np.testing.assert_array_equal(codes, expected[name], err_msg=name)
-    real = as_tuple(TFLITE.predict(path, pixels, profile="fixed"))
+    real = as_tuple(TFLITE.predict(path, pixels, arithmetic="fixed"))
     for x, y in zip(graph.outputs, real, strict=True):
         np.testing.assert_array_equal(x.grid.codes_of(y), expected[x.name])
 
 
 def test_litert_refuses_bytes_between_wide_codes_by_name(tmp_path: Path) -> None:
-    """In a file of int16 activations it would compute them by other arithmetic than the fixed profile's."""
+    """In a file of int16 activations it would not compute them by the fixed arithmetic."""
     layers = {"conv1": {"num_bits": 8}}
     graph = qat.convert_quant_network(LeNet5(), num_bits=(8, 12), layers=layers)
     integers = qat.to_integer(graph, graph.observed_params())
     with pytest.raises(qat.QatError, match=r"^conv1: computes codes of 8 bits from such in a network that has wider"):
-        TFLITE.export(integers, tmp_path / "net.tflite", profile="fixed")
+        TFLITE.export(integers, tmp_path / "net.tflite", arithmetic="fixed")
 
 
 def test_the_long_multiplier_is_the_formula() -> None:

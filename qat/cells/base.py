@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -35,13 +35,19 @@ if TYPE_CHECKING:
 class Quantized(NamedTuple):
     """What a quantizer was given in a pass: a weight, with whatever is folded into it, or the Value of an activation.
 
-    own: the quantizer's parameters and state. numbers: of the weight, or of the activation of one sample.
+    own: the quantizer's parameters and state; shared: those of the fake quantizers with the same grid. numbers: of the
+    weight, or of the activation of one sample.
     """
 
     quantizer: Quantizer
     x: Any
     own: Mapping[str, Tensor]
     numbers: int
+    shared: Sequence[Mapping[str, Tensor]] = ()
+
+    def bits(self, ops: Ops) -> Tensor | None:
+        """The bits that training has come to, a scalar, with gradient; None: it decides nothing, they are num_bits."""
+        return self.quantizer.bits(ops, self.x, self.own, self.shared)
 
 
 @dataclass

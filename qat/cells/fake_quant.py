@@ -53,18 +53,18 @@ class FakeQuant(Cell):
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         (x,) = inputs
-        ops, phase, quantizer = scope.ops, scope.context.phase, self.quantizer
+        ops, quantizer = scope.ops, self.quantizer
         own = scope.params()
         if scope.context.training and scope.context.quantizes:
-            updates = quantizer.observe(ops, x, own, self.non_negative, first=phase == quantizer.quant_delay)
+            updates = quantizer.observe(ops, x, own, self.non_negative, phase=scope.context.phase)
             for name, value in updates.items():
                 own[name] = value
                 scope.update(name, value)
         if not scope.quantizes(quantizer):
             return x
-        features = math.prod(scope.input_shapes[0])
-        scope.note("", Quantized(quantizer, x, own, features))
-        return quantizer.quantize(ops, x, own, self._shared(scope.param_of), self.non_negative, features)
+        features, shared = math.prod(scope.input_shapes[0]), self._shared(scope.param_of)
+        scope.note("", Quantized(quantizer, x, own, features, shared))
+        return quantizer.quantize(ops, x, own, shared, self.non_negative, features)
 
     def _shared(self, of_cell: Callable[[str, str], Tensor | None]) -> list[dict[str, Tensor]]:
         """Parameters and state of those it shares with, by local name."""
@@ -83,9 +83,10 @@ class FakeQuant(Cell):
                 f"{name} has never seen data, so its range is unknown: train the quantized network for at least one step "
                 "before it is evaluated or exported"
             )
-        scale, zero_point = quantizer.grid(NUMPY_OPS, *self._deployed(params, network or {}), self.non_negative)
-        zero = zero_point if isinstance(zero_point, float) else zero_point[0]
-        return Grid(np.float32(scale[0]), int(zero), *quantizer.bounds(self.non_negative))
+        own, shared = self._deployed(params, network or {})
+        scale, *codes = quantizer.grid(NUMPY_OPS, own, shared, self.non_negative)
+        codes += quantizer.bounds(NUMPY_OPS, own, shared, self.non_negative)
+        return Grid(np.float32(scale[0]), *(int(code if isinstance(code, float) else code[0]) for code in codes))
 
     def _deployed(
         self, params: Mapping[str, Array], network: Mapping[str, Array]

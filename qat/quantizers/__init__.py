@@ -12,7 +12,7 @@ from qat.quantizers.few_bits import BinaryWeightQuantizer, DoReFaWeightQuantizer
 from qat.quantizers.few_bits_activations import BinaryActivationQuantizer, DoReFaActivationQuantizer
 from qat.quantizers.gtc import GTCActivationQuantizer, GTCWeightQuantizer
 from qat.quantizers.learned import LSQActivationQuantizer, LSQWeightQuantizer, PACTActivationQuantizer
-from qat.quantizers.learned_width import LearnedWidthWeightQuantizer
+from qat.quantizers.learned_width import LearnedWidthActivationQuantizer, LearnedWidthWeightQuantizer
 from qat.quantizers.minmax import ActivationQuantizer, WeightQuantizer
 from qat.quantizers.qkeras import (
     QKerasBinaryWeightQuantizer,
@@ -36,6 +36,7 @@ __all__ = [
     "GTCWeightQuantizer",
     "LSQActivationQuantizer",
     "LSQWeightQuantizer",
+    "LearnedWidthActivationQuantizer",
     "LearnedWidthWeightQuantizer",
     "PACTActivationQuantizer",
     "QKerasBinaryWeightQuantizer",

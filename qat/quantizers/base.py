@@ -24,6 +24,7 @@ from qat.values import Value
 SMALLEST_SCALE = 2.0**-60
 
 Tensors = Mapping[str, Tensor]  #: parameters and state by local name
+Bounds = tuple[Tensor | float, Tensor | float]  #: the lowest and the highest code, whole numbers without gradient
 
 
 class WeightCodes(NamedTuple):
@@ -51,6 +52,8 @@ class Quantizer(Serializable):
     label: ClassVar[str] = ""  #: before the other words of its description
     widths: ClassVar[tuple[int, int]] = (2, 16)  #: the fewest and the most bits
     fixed: ClassVar[dict[str, bool]] = {}  #: fields that this quantizer's formula leaves no choice of
+    #: Its ``bits`` follow from its parameter "share" alone, so that a checkpoint tells them.
+    learns_bits: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,10 +86,11 @@ class Quantizer(Serializable):
         """The highest code."""
         return (1 << (self.num_bits - 1 if self.symmetric else self.num_bits)) - 1
 
-    def bits(self, ops: Ops, x: Any, own: Tensors) -> Tensor | None:
+    def bits(self, ops: Ops, x: Any, own: Tensors, shared: Sequence[Tensors] = ()) -> Tensor | None:
         """The number of bits, a scalar, with its gradient, where training decides it; None: it is num_bits.
 
-        x: a weight, or the Value of an activation. own: its parameters and state. A loss may ask for it (``Quantized``).
+        x: a weight, or the Value of an activation. own: its parameters and state. shared: those of the fake quantizers that
+        must have the same grid. A loss may ask for it (``Quantized``).
         """
         return None
 
@@ -95,18 +99,24 @@ class Quantizer(Serializable):
         """The steps at which its forward pass of training changes its form."""
         return (self.quant_delay,)
 
-    def symmetric_scale(self, ops: Ops, largest: Tensor) -> Tensor:
-        """scale = max|x| / qmax; ``largest``: max|x|, a scalar or (O,)."""
-        return ops.maximum(largest / float(self.qmax), SMALLEST_SCALE)
+    def symmetric_scale(self, ops: Ops, largest: Tensor, bounds: Bounds | None = None) -> Tensor:
+        """scale = max|x| / qmax; ``largest``: max|x|, a scalar or (O,). bounds: in place of qmin and qmax, here and below."""
+        _, qmax = bounds or self._bounds
+        return ops.maximum(largest / qmax, SMALLEST_SCALE)
 
-    def affine_scale(self, ops: Ops, extent: Tensor) -> Tensor:
+    def affine_scale(self, ops: Ops, extent: Tensor, bounds: Bounds | None = None) -> Tensor:
         """scale = (high - low) / (qmax - qmin); ``extent``: high - low, with low <= 0 <= high."""
-        return ops.maximum(extent / float(self.qmax - self.qmin), SMALLEST_SCALE)
+        qmin, qmax = bounds or self._bounds
+        return ops.maximum(extent / (qmax - qmin), SMALLEST_SCALE)
 
-    def zero_point(self, ops: Ops, low: Tensor, scale: Tensor) -> Tensor:
+    def zero_point(self, ops: Ops, low: Tensor, scale: Tensor, bounds: Bounds | None = None) -> Tensor:
         """rint(qmin - low / scale): the code of 0 when ``low`` has the lowest code. Within qmin .. qmax."""
-        nearest = ops.rint(float(self.qmin) - low / scale)
-        return ops.minimum(ops.maximum(nearest, float(self.qmin)), float(self.qmax))
+        qmin, qmax = bounds or self._bounds
+        return ops.minimum(ops.maximum(ops.rint(qmin - low / scale), qmin), qmax)
+
+    @property
+    def _bounds(self) -> Bounds:
+        return float(self.qmin), float(self.qmax)
 
 
 @dataclass(frozen=True)
@@ -194,17 +204,19 @@ class BaseActivationQuantizer(Quantizer, ABC):
         """The scale is a power of two and has to stay one."""
         return False
 
-    def bounds(self, non_negative: bool) -> tuple[int, int]:
-        """The lowest and the highest code."""
-        return self.qmin, self.qmax
+    def bounds(self, ops: Ops, own: Tensors, shared: Sequence[Tensors], non_negative: bool) -> Bounds:
+        """The lowest and the highest code; scalar tensors where training decides them. shared: as for ``grid``."""
+        return self._bounds
 
     @abstractmethod
     def params(self, non_negative: bool) -> dict[str, Param]:
         """Its parameters and state, by local name; non_negative: of numbers that are never negative."""
 
     @abstractmethod
-    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, first: bool) -> dict[str, Tensor]:
-        """New values of state in a training step; ``first``: it is the first one that quantizes."""
+    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, phase: int) -> dict[str, Tensor]:
+        """New values of state in a training step, also in one before quant_delay, so that the network can be evaluated in its
+        integers from the first step on. phase: of the pass (``Forward.phase``): the first step that quantizes has quant_delay.
+        """
 
     @abstractmethod
     def unseen(self, own: Mapping[str, Array]) -> bool:
@@ -234,9 +246,9 @@ class BaseActivationQuantizer(Quantizer, ABC):
         scale, zero_point = self.grid(ops, own, shared, non_negative, features)
         multiplier = ops.reciprocal(scale) if x.scale is None else x.scale / scale
         rectified = non_negative or x.relu is not None
-        qmin, qmax = self.bounds(non_negative)
-        low = 0.0 if rectified else float(qmin) - zero_point
-        high = float(qmax) - zero_point
+        qmin, qmax = self.bounds(ops, own, shared, non_negative)
+        low = 0.0 if rectified else qmin - zero_point
+        high = qmax - zero_point
         if x.relu is not None and not math.isinf(x.relu):
             high = ops.minimum(ops.rint(x.relu / scale), high)
         codes = ops.requantize(x.data, ops.on_channel(multiplier, x.data), low, high, open_low=rectified)

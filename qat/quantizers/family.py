@@ -9,7 +9,7 @@ from qat.quantizers.few_bits import BinaryWeightQuantizer, DoReFaWeightQuantizer
 from qat.quantizers.few_bits_activations import BinaryActivationQuantizer, DoReFaActivationQuantizer
 from qat.quantizers.gtc import GTCActivationQuantizer, GTCWeightQuantizer
 from qat.quantizers.learned import LSQActivationQuantizer, LSQWeightQuantizer, PACTActivationQuantizer
-from qat.quantizers.learned_width import LearnedWidthWeightQuantizer
+from qat.quantizers.learned_width import LearnedWidthActivationQuantizer, LearnedWidthWeightQuantizer
 from qat.quantizers.minmax import ActivationQuantizer, WeightQuantizer
 from qat.quantizers.qkeras import (
     QKerasBinaryWeightQuantizer,
@@ -60,7 +60,10 @@ FAMILY: dict[str, Pair] = {
     "binary, constant scales": Pair(
         BinaryWeightQuantizer(scale="constant"), BinaryActivationQuantizer(), rectified=False
     ),
-    "learned width": Pair(LearnedWidthWeightQuantizer(per_channel=True), ActivationQuantizer(8)),
+    "learned width": Pair(LearnedWidthWeightQuantizer(per_channel=True), LearnedWidthActivationQuantizer(8)),
+    "learned width, both signs": Pair(
+        LearnedWidthWeightQuantizer(6), LearnedWidthActivationQuantizer(5), rectified=False
+    ),
     "GTC": Pair(GTCWeightQuantizer(4), GTCActivationQuantizer(4)),
     "QKeras bits": Pair(QKerasBitsWeightQuantizer(6, integer=1), QKerasReLUActivationQuantizer(6, integer=2)),
     "QKeras bits, alpha": Pair(

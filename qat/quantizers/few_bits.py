@@ -87,9 +87,10 @@ class _FewCodes(BaseWeightQuantizer):
 class TernaryWeightQuantizer(_FewCodes):
     """Ternary weight networks (Li et al., arXiv 1605.04711).
 
-    code = sign(w) where |w| > t, else 0 (equation 3), t = 0.7 mean|w| (equation 6); scale "mean": the mean of |w| over
-    |w| > t (equation 5), "constant": 1. Threshold and scale are those of the whole weight, or if per_channel of each
-    output. Gradient of the value: straight through, as the paper has it with clip=False.
+    code = sign(w) where |w| > t, else 0 (equation 3); scale "mean": the mean of |w| over |w| > t (equation 5), "constant": 1.
+    t = 0.7 mean|w|, the rule of thumb of the paper's first versions and of what follows them (the third, of 2022, has 0.75 in
+    its section 2.3, for normally distributed weights). Threshold and scale are those of the whole weight, or if per_channel
+    of each output. Gradient of the value: straight through, as the paper has it with clip=False.
     """
 
     num_bits: int = 2

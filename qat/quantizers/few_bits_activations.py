@@ -30,7 +30,7 @@ class FixedGrid(BaseActivationQuantizer):
     def params(self, non_negative: bool) -> dict[str, Param]:
         return {}
 
-    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, first: bool) -> dict[str, Tensor]:
+    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, phase: int) -> dict[str, Tensor]:
         return {}
 
     def unseen(self, own: Mapping[str, Array]) -> bool:
@@ -117,7 +117,7 @@ class BinaryActivationQuantizer(BaseActivationQuantizer):
             return {}
         return {"mean": Param((), "scalar", constant(-np.inf), trainable=False)}
 
-    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, first: bool) -> dict[str, Tensor]:
+    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, phase: int) -> dict[str, Tensor]:
         if self.scale == "constant":
             return {}
         mean = ops.mean(ops.abs(ops.stop_gradient(x.real(ops))))

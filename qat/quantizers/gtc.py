@@ -13,7 +13,14 @@ import numpy as np
 from qat.errors import QatError
 from qat.ops import Array, Ops, Tensor
 from qat.param import Param, Shape, constant
-from qat.quantizers.base import BaseActivationQuantizer, BaseWeightQuantizer, Quantizer, Tensors, WeightCodes
+from qat.quantizers.base import (
+    BaseActivationQuantizer,
+    BaseWeightQuantizer,
+    Bounds,
+    Quantizer,
+    Tensors,
+    WeightCodes,
+)
 from qat.quantizers.learned import larger, positive
 from qat.serial import check_finite
 from qat.values import Value
@@ -65,7 +72,7 @@ class _PowersOfTwo(Quantizer, ABC):
     def qmax(self) -> int:
         return 1 << (self.levels - 1)
 
-    def bits(self, ops: Ops, x: Any, own: Tensors) -> Tensor:
+    def bits(self, ops: Ops, x: Any, own: Tensors, shared: Sequence[Tensors] = ()) -> Tensor:
         """1 + ceil(log2(max r - min r + 1)), a scalar, over the numbers whose code is not 0, with one level more where there
         are others. Straight through both roundings; numbers of the same largest (smallest) r share its gradient.
         """
@@ -187,13 +194,13 @@ class GTCActivationQuantizer(_PowersOfTwo, BaseActivationQuantizer):
     def keep_scale(self) -> bool:
         return True
 
-    def bounds(self, non_negative: bool) -> tuple[int, int]:
-        return (0 if non_negative else self.qmin), self.qmax
+    def bounds(self, ops: Ops, own: Tensors, shared: Sequence[Tensors], non_negative: bool) -> Bounds:
+        return (0.0 if non_negative else float(self.qmin)), float(self.qmax)
 
     def params(self, non_negative: bool) -> dict[str, Param]:
         return _trained() | {"max": Param((), "scalar", constant(-np.inf), trainable=False)}
 
-    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, first: bool) -> dict[str, Tensor]:
+    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, phase: int) -> dict[str, Tensor]:
         largest = x.largest(ops) if non_negative else ops.maximum(x.largest(ops), -x.smallest(ops))
         return {"max": ops.moving_average(own["max"], largest, self.ema_decay)}
 

@@ -21,6 +21,7 @@ from qat.quantizers.base import (
     SMALLEST_SCALE,
     BaseActivationQuantizer,
     BaseWeightQuantizer,
+    Bounds,
     Tensors,
     WeightCodes,
 )
@@ -124,12 +125,15 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
     negative, else Q_N = 2^(b-1), Q_P = 2^(b-1) - 1. (Without ``symmetric`` the codes are stored unsigned, with a fixed zero
     point of 0 or 2^(b-1).) s begins at 2 mean|x| / sqrt(Q_P) of the first batch that is quantized.
 
-    offset: LSQ+ (Bhalgat et al., arXiv 2004.09576, equations 1 to 6): where numbers can be negative, the lowest code stands
+    offset: LSQ+ (Bhalgat et al., arXiv 2004.09576, section 3): where numbers can be negative, the lowest code stands
     for a learned beta, and Q_P = 2^b - 1. d(value)/d(beta) = 1 outside the range and 0 inside. Since 0 must have a code, the
     zero point is rint(-beta / s), straight through. s and beta begin with the range of the first batch.
 
-    Parameters: scale_change and offset_change, trained; initial_scale, state, -infinity as long as nothing was observed;
-    initial_offset, state.
+    Before quant_delay each batch says where they would begin, so that the network can be evaluated; what begins is what the
+    first batch after it says.
+
+    Parameters: scale_change and offset_change, trained; initial_scale, state, -infinity as long as nothing was observed, and
+    negative as long as it has not begun; initial_offset, state.
     """
 
     offset: bool = False
@@ -169,20 +173,20 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
             params["initial_offset"] = Param((), "scalar", constant(0.0), trainable=False)
         return params
 
-    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, first: bool) -> dict[str, Tensor]:
-        if not first:
+    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, phase: int) -> dict[str, Tensor]:
+        if phase > self.quant_delay:
             return {}
-        known = ops.isfinite(own["initial_scale"])
+        begun, sign = own["initial_scale"] > 0.0, -1.0 if phase < self.quant_delay else 1.0
         if self._has_offset(own):
             low, high = ops.minimum(x.smallest(ops), 0.0), ops.maximum(x.largest(ops), 0.0)
             return {
-                "initial_scale": ops.where(known, own["initial_scale"], self.affine_scale(ops, high - low)),
-                "initial_offset": ops.where(known, own["initial_offset"], low),
+                "initial_scale": ops.where(begun, own["initial_scale"], self.affine_scale(ops, high - low) * sign),
+                "initial_offset": ops.where(begun, own["initial_offset"], low),
             }
         positive_codes = float(self.qmax) - self._zero(non_negative)
         mean = ops.mean(ops.abs(ops.stop_gradient(x.real(ops))))
         start = ops.maximum(mean * (2.0 / math.sqrt(positive_codes)), SMALLEST_SCALE)
-        return {"initial_scale": ops.where(known, own["initial_scale"], start)}
+        return {"initial_scale": ops.where(begun, own["initial_scale"], start * sign)}
 
     def unseen(self, own: Mapping[str, Array]) -> bool:
         return not np.isfinite(own["initial_scale"])
@@ -204,7 +208,8 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
         return found
 
     def _scale(self, ops: Ops, own: Tensors, factor: float) -> Tensor:
-        initial = ops.maximum(own["initial_scale"], SMALLEST_SCALE)  # -infinity before anything was observed
+        initial = own["initial_scale"]
+        initial = ops.where(ops.isfinite(initial), ops.abs(initial), ops.maximum(initial, SMALLEST_SCALE))
         return learned_scale(ops, initial, own["scale_change"], factor)
 
     def _learned(
@@ -282,9 +287,9 @@ class PACTActivationQuantizer(BaseActivationQuantizer):
     def refuses(self, non_negative: bool) -> str | None:
         return None if non_negative else _one_bit(self)
 
-    def bounds(self, non_negative: bool) -> tuple[int, int]:
+    def bounds(self, ops: Ops, own: Tensors, shared: Sequence[Tensors], non_negative: bool) -> Bounds:
         """As many codes above the zero point as below it, where there are any below."""
-        return (self.qmin if non_negative else self.qmax - 2 * self._levels(False)), self.qmax
+        return float(self.qmin if non_negative else self.qmax - 2 * self._levels(False)), float(self.qmax)
 
     def _zero(self, non_negative: bool) -> int:
         return 0 if self.symmetric else self.qmin if non_negative else 1 << (self.num_bits - 1)
@@ -296,7 +301,7 @@ class PACTActivationQuantizer(BaseActivationQuantizer):
     def params(self, non_negative: bool) -> dict[str, Param]:
         return {"alpha": Param((), "scalar", constant(self.initial_alpha))}
 
-    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, first: bool) -> dict[str, Tensor]:
+    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, phase: int) -> dict[str, Tensor]:
         return {}
 
     def unseen(self, own: Mapping[str, Array]) -> bool:

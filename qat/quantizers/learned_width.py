@@ -1,46 +1,64 @@
-"""A uniform quantizer whose number of bits is trained (Uhlich et al., Mixed Precision DNNs, arXiv 1905.11452)."""
+"""Uniform quantizers whose number of bits is trained (Uhlich et al., Mixed Precision DNNs, arXiv 1905.11452)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from qat.ops import Ops, Tensor
 from qat.param import Param, Shape, constant
-from qat.quantizers.base import SMALLEST_SCALE, BaseWeightQuantizer, Tensors, WeightCodes
+from qat.quantizers.base import SMALLEST_SCALE, BaseWeightQuantizer, Bounds, Tensors, WeightCodes
+from qat.quantizers.learned import larger
+from qat.quantizers.minmax import ActivationQuantizer
+from qat.values import Value
 
 FEWEST = 2.0  #: bits; with one, a symmetric quantizer has no code but 0
+LN2 = math.log(2.0)
 
 
-@dataclass(frozen=True)
-class LearnedWidthWeightQuantizer(BaseWeightQuantizer):
-    """A symmetric quantizer by range that learns how many bits it takes (arXiv 1905.11452, section 2, parametrization U2).
-
-    Q(w) = d rint(w / d), d = q_max / (2^(b-1) - 1). q_max is max|w|, taken anew each time, so that nothing is clipped, and b
-    alone is trained: b = rint(share num_bits), within 2 .. num_bits, straight through the rounding and the bounds. Gradients:
-    dQ/dw = 1; dQ/db = (rint(w / d) - w / d) dd/db, dd/db = -d ln 2 2^(b-1) / (2^(b-1) - 1).
+class _LearnedWidth:
+    """b = rint(share num_bits), within 2 .. num_bits, straight through the rounding and the bounds.
 
     The share begins at 1. It is a share, not bits, so that a step of Adam, which is about the rate, moves b by num_bits times
     as much. Train with Adam: the paper finds that with SGD this parametrization's gradients are badly conditioned, and the
-    one by d and q_max has no width to bound. Without a loss that asks for ``bits``, as ``SizeBudget``, nothing but the error of
-    rounding moves b. num_bits: the most bits.
+    one by step and range has no width to bound. Without a loss that asks for ``bits``, as ``SizeBudget`` and ``BopsBudget``,
+    nothing but the error of rounding moves b. num_bits: the most bits.
+    """
+
+    num_bits: int
+
+    label: ClassVar[str] = "learned width, at most"
+    learns_bits: ClassVar[bool] = True
+
+    def bits(self, ops: Ops, x: Any, own: Tensors, shared: Sequence[Tensors] = ()) -> Tensor:
+        """Of several fake quantizers that share a grid the most."""
+        share = own["share"]
+        for other in shared:
+            share = larger(ops, share, other["share"])
+        width = share * float(self.num_bits)
+        within = ops.minimum(ops.maximum(ops.stop_gradient(width), FEWEST), float(self.num_bits))
+        return ops.rint(within) + (width - ops.stop_gradient(width))
+
+
+@dataclass(frozen=True)
+class LearnedWidthWeightQuantizer(_LearnedWidth, BaseWeightQuantizer):
+    """A symmetric quantizer by range that learns how many bits it takes (arXiv 1905.11452, section 2, parametrization U2).
+
+    Q(w) = d rint(w / d), d = q_max / (2^(b-1) - 1). q_max is max|w|, taken anew each time, so that nothing is clipped, and b
+    alone is trained (``_LearnedWidth``). Gradients: dQ/dw = 1; dQ/db = (rint(w / d) - w / d) dd/db,
+    dd/db = -d ln 2 2^(b-1) / (2^(b-1) - 1).
 
     Parameter: share, trained, one for the whole weight, also if per_channel.
     """
 
     fixed: ClassVar[dict[str, bool]] = {"symmetric": True, "narrow_range": True}
-    label: ClassVar[str] = "learned width, at most"
 
     narrow_range: bool = True
 
     def params(self, shape: Shape) -> dict[str, Param]:
-        return {"share": Param((), "scalar", constant(1.0))}
-
-    def bits(self, ops: Ops, x: Any, own: Tensors) -> Tensor:
-        width = own["share"] * float(self.num_bits)
-        within = ops.minimum(ops.maximum(ops.stop_gradient(width), FEWEST), float(self.num_bits))
-        return ops.rint(within) + (width - ops.stop_gradient(width))
+        return _share()
 
     def quantize(
         self, ops: Ops, weight: Tensor, floor: Tensor | None = None, own: Tensors | None = None
@@ -49,6 +67,51 @@ class LearnedWidthWeightQuantizer(BaseWeightQuantizer):
         bits, size = self.bits(ops, weight, own), ops.abs(ops.stop_gradient(weight))
         largest = ops.output_absmax(size) if self.per_channel else ops.max(size)
         half = ops.power_of_two(bits - 1.0)
-        levels = half * (1.0 + (bits - ops.stop_gradient(bits)) * math.log(2.0)) - 1.0
+        levels = half * (1.0 + (bits - ops.stop_gradient(bits)) * LN2) - 1.0
         scale = self._at_least(ops, ops.maximum(largest / levels, SMALLEST_SCALE), floor)
         return WeightCodes(ops.requantize(weight, ops.on_output(ops.reciprocal(scale), weight)), scale, None)
+
+
+@dataclass(frozen=True)
+class LearnedWidthActivationQuantizer(_LearnedWidth, ActivationQuantizer):
+    """As an ActivationQuantizer, whose range follows what passes, with a learned number of bits b (``_LearnedWidth``).
+
+    Q(x) = d clip(rint(x / d), ..), d = range / levels, levels = 2^b - 1, or 2^(b-1) - 1 if symmetric: U2 of arXiv 1905.11452
+    (section 2) with an observed range. Gradients: dQ/dx = 1 inside the range, 0 outside; dQ/db = (rint(x / d) - x / d) dd/db
+    inside, dd/db = -d ln 2 (levels + 1) / levels, and 0 outside, where Q is the end of the range whatever b is.
+
+    Fake quantizers that share a grid take the most bits of all. Parameters: share, trained; state as ActivationQuantizer.
+    """
+
+    fixed: ClassVar[dict[str, bool]] = {"narrow_range": False, "power_of_two": False}
+    widths: ClassVar[tuple[int, int]] = (2, 16)
+
+    def params(self, non_negative: bool) -> dict[str, Param]:
+        return _share() | super().params(non_negative)
+
+    def calibrated(self, low: float, high: float, non_negative: bool) -> dict[str, float]:
+        return {"share": 1.0} | super().calibrated(low, high, non_negative)
+
+    def bounds(self, ops: Ops, own: Tensors, shared: Sequence[Tensors], non_negative: bool) -> Bounds:
+        numbers = ops.power_of_two(self.bits(ops, None, own, shared))
+        return (numbers * -0.5, numbers * 0.5 - 1.0) if self.symmetric else (0.0, numbers - 1.0)
+
+    def quantize(
+        self, ops: Ops, x: Value, own: Tensors, shared: Sequence[Tensors], non_negative: bool, features: int
+    ) -> Value:
+        if x.relu is not None and (not math.isinf(x.relu) or not non_negative):
+            x = Value(x.real(ops))
+        y = super().quantize(ops, x, own, shared, non_negative, features)
+        scale, zero_point = self.grid(ops, own, shared, non_negative, features)
+        first, last = self.bounds(ops, own, shared, non_negative)
+        multiplier = ops.reciprocal(scale) if x.scale is None else x.scale / scale
+        u = ops.stop_gradient(x.data * ops.on_channel(multiplier, x.data))
+        error = ops.stop_gradient(y.data) - u
+        error = ops.where((u >= first - zero_point) & (u <= last - zero_point), error, error * 0.0)
+        bits = self.bits(ops, x, own, shared)
+        relative = (bits - ops.stop_gradient(bits)) * ((last + 1.0) / last * -LN2)  # 0, with the gradient of log d to b
+        return Value(y.data + error * relative, y.scale, codes=True)
+
+
+def _share() -> dict[str, Param]:
+    return {"share": Param((), "scalar", constant(1.0))}

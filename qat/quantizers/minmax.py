@@ -13,9 +13,11 @@ import numpy as np
 from qat.errors import QatError
 from qat.ops import Array, Ops, Tensor
 from qat.param import Param, constant
-from qat.quantizers.base import BaseActivationQuantizer, BaseWeightQuantizer, Tensors, WeightCodes
+from qat.quantizers.base import BaseActivationQuantizer, BaseWeightQuantizer, Bounds, Tensors, WeightCodes
 from qat.serial import check_finite, check_flags
 from qat.values import Value
+
+UNSEEN = {"min": np.inf, "max": -np.inf}  #: the ends of a range as long as nothing was observed
 
 
 @dataclass(frozen=True)
@@ -92,24 +94,23 @@ class ActivationQuantizer(BaseActivationQuantizer):
     def keep_scale(self) -> bool:
         return self.power_of_two
 
-    def symmetric_scale(self, ops: Ops, largest: Tensor) -> Tensor:
-        scale = super().symmetric_scale(ops, largest)
+    def symmetric_scale(self, ops: Ops, largest: Tensor, bounds: Bounds | None = None) -> Tensor:
+        scale = super().symmetric_scale(ops, largest, bounds)
         return ops.power_of_two_above(scale) if self.power_of_two else scale
 
     def params(self, non_negative: bool) -> dict[str, Param]:
-        low = Param((), "scalar", constant(np.inf), trainable=False)
-        high = Param((), "scalar", constant(-np.inf), trainable=False)
-        return {"max": high} if non_negative else {"min": low, "max": high}
+        ends = ("max",) if non_negative else ("min", "max")
+        return {name: Param((), "scalar", constant(UNSEEN[name]), trainable=False) for name in ends}
 
-    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, first: bool) -> dict[str, Tensor]:
+    def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, phase: int) -> dict[str, Tensor]:
         return {
-            name: ops.moving_average(old, x.smallest(ops) if name == "min" else x.largest(ops), self.ema_decay)
-            for name, old in own.items()
+            name: ops.moving_average(own[name], x.smallest(ops) if name == "min" else x.largest(ops), self.ema_decay)
+            for name in UNSEEN
+            if name in own
         }
 
     def unseen(self, own: Mapping[str, Array]) -> bool:
-        nothing = {"min": np.inf, "max": -np.inf}
-        return any(own[name] == nothing[name] for name in own)
+        return any(own[name] == UNSEEN[name] for name in UNSEEN if name in own)
 
     def calibrated(self, low: float, high: float, non_negative: bool) -> dict[str, float]:
         return {"max": high} if non_negative else {"min": low, "max": high}
@@ -118,18 +119,19 @@ class ActivationQuantizer(BaseActivationQuantizer):
         self, ops: Ops, own: Tensors, shared: Sequence[Tensors], non_negative: bool, features: int = 1
     ) -> tuple[Tensor, Tensor | float]:
         """The common range is the union of all."""
+        bounds = self.bounds(ops, own, shared, non_negative)
         lows = [each["min"] for each in (own, *shared) if "min" in each]
         high = own["max"]
         for other in shared:
             high = ops.maximum(high, other["max"])
         if not lows:
             if self.symmetric:
-                return self.symmetric_scale(ops, high), 0.0
-            return self.affine_scale(ops, high), float(self.qmin)
+                return self.symmetric_scale(ops, high, bounds), 0.0
+            return self.affine_scale(ops, high, bounds), float(self.qmin)
         low, high = ops.minimum(lows[0], 0.0), ops.maximum(high, 0.0)
         for other_low in lows[1:]:
             low = ops.minimum(low, other_low)
         if self.symmetric:
-            return self.symmetric_scale(ops, ops.maximum(-low, high)), 0.0
-        scale = self.affine_scale(ops, high - low)
-        return scale, self.zero_point(ops, low, scale)
+            return self.symmetric_scale(ops, ops.maximum(-low, high), bounds), 0.0
+        scale = self.affine_scale(ops, high - low, bounds)
+        return scale, self.zero_point(ops, low, scale, bounds)

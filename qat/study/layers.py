@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from qat.cells.linear import BatchNorm, LinearCell
 from qat.checkpoint import Checkpoint
 from qat.graph import Graph
 from qat.integer import IntegerLinear
-from qat.metrics import FLOAT_BITS, activation_bits, bops, macs
+from qat.metrics import activation_bits, bops, macs, weight_bits
 from qat.ops import Array
 from qat.passes.apply_masks import apply_masks
 from qat.passes.to_integer import to_integer
@@ -57,17 +58,16 @@ class Layer:
         return float((self.weights == 0).mean())
 
 
-def costs_of(graph: Graph) -> list[Cost]:
-    """Of the convolutions and dense layers of a float or quantized graph, in order."""
-    counts, operations, bits = macs(graph), bops(graph), activation_bits(graph)
+def costs_of(graph: Graph, params: Mapping[str, Array] | None = None) -> list[Cost]:
+    """Of the convolutions and dense layers of a float or quantized graph, in order. params: as in ``qat.metrics``."""
+    counts, operations = macs(graph), bops(graph, params)
+    widths, bits = weight_bits(graph, params), activation_bits(graph, params)
     costs = []
     for node in graph.nodes:
         cell = node.cell
         if isinstance(cell, LinearCell) and not isinstance(cell, BatchNorm):
-            width = FLOAT_BITS if cell.weight_quantizer is None else cell.weight_quantizer.num_bits
-            weights = int(np.prod(cell.weight_shape))
-            input_bits = bits[node.inputs[0]]
-            costs.append(Cost(node.name, weights, counts[node.name], operations[node.name], width, input_bits))
+            name, weights, input_bits = node.name, int(np.prod(cell.weight_shape)), bits[node.inputs[0]]
+            costs.append(Cost(name, weights, counts[name], operations[name], widths[name], input_bits))
     return costs
 
 
@@ -82,7 +82,7 @@ def layers_of(checkpoint: Checkpoint) -> list[Layer]:
                 centred = integer.weight.astype(np.float32) - integer.weight_zero_point.reshape(across)
                 real[integer.name] = centred * integer.weight_scale.reshape(across)
     layers = []
-    for cost in costs_of(graph):
+    for cost in costs_of(graph, params):
         weights = real[cost.name]
         assert weights is not None, "a convolution or dense layer has a weight"
         layers.append(Layer(cost, weights.reshape(-1).astype(np.float32)))
