@@ -34,6 +34,7 @@ SHOWN = [
     "LeNet-5, QAT, LSQ",
     "residual, QAT, one convolution",
     "residual, QAT, ternary, PACT",
+    "LeNet-GTC",
 ]
 #: The backend that starts soonest shows all of them.
 PAIRS = [(backend, case) for backend in HERE for case in (SHOWN if backend == "torch" else SHOWN[:4])]
@@ -137,6 +138,17 @@ def test_the_command_trains_with_several_workers(backend: str, tmp_path: Path) -
     assert output.count("Accuracy: ") == 1, "the workers speak through each other"
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 2
     assert Checkpoint.load(path).epoch == 1
+
+
+@pytest.mark.skipif("torch" not in HERE, reason="needs PyTorch")
+def test_train_gtc_trains_with_several_workers(tmp_path: Path) -> None:
+    arguments = ["--data_path", "digits", "--num_epochs", "1", "--batch_size", "14", "--basedirectory", tmp_path]
+    output = started("torch", tmp_path, "-m", "qat.cli", "train-gtc", *arguments, "--name_of_experiment", "two")
+    assert output.count("epoch 1, batch 100: ") == output.count("epoch 1, test: ") == 1
+    assert output.count("saved ") == 2
+    assert len(list((tmp_path / "two" / "logs").iterdir())) == 1
+    assert float(output.partition("lp_accuracy: ")[2].rpartition("lp_accuracy: ")[2].split()[0]) > 50
+    assert Checkpoint.load(tmp_path / "two" / "int_model_final.ckpt").graph.is_quantized
 
 
 @pytest.mark.parametrize("name", HERE)
