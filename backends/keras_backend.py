@@ -25,7 +25,7 @@ from qat.losses import Loss, Objective, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array, Kind, Ops, Padding, Pair
 from qat.optimizer import Optimizer
-from qat.workers import require_alone
+from qat.workers import TF_CONFIG, this_worker, training_worker
 
 __all__ = [
     "KerasOps",
@@ -341,7 +341,7 @@ class LoweredNetwork(keras.Model):
     def __init__(self, graph: Graph, params: Mapping[str, Array], step: int = 0, device: str = DEVICES["CPU"]) -> None:
         super().__init__(name=graph.name.replace("/", "_"), dtype="float32")
         self.graph, self.device = graph, device
-        self.ops = KerasOps()
+        self.ops = _training_ops()
         self._pass = Forward(graph, self.ops)
         self._deployment = Deployment(graph, _ExactOps(device))
         self._phase: int | None = None  #: that is being traced, where that is known
@@ -501,6 +501,16 @@ class LoweredNetwork(keras.Model):
         return before is not evaluator
 
 
+def _training_ops() -> KerasOps:
+    """The vocabulary that trains; with several workers, one that reduces over all of them."""
+    if not this_worker().started_by(TF_CONFIG):
+        return KerasOps()
+    from qat.backends.keras_workers import WorkerOps, join
+
+    join()
+    return WorkerOps()
+
+
 def lower(
     network: Network | Graph,
     params: Mapping[str, Array] | None = None,
@@ -548,8 +558,8 @@ def _random() -> tf.random.Generator:
 
 
 def seed(*numbers: int) -> None:
-    """Seed what ``ops.drop`` draws from."""
-    _random().reset_from_seed(int(np.random.default_rng(numbers).integers(1 << 63)))
+    """Seed what ``ops.drop`` draws from; every worker draws its own."""
+    _random().reset_from_seed(int(np.random.default_rng(this_worker().own(numbers)).integers(1 << 63)))
 
 
 def devices() -> list[str]:
@@ -566,6 +576,7 @@ class Step:
     """One training step of a lowered network: ``step(x, y, lr)`` returns the loss before the update.
 
     It runs in a tf.function, traced once for each phase. loss: written over the vocabulary. compile: with XLA.
+    Started with TF_CONFIG, each worker is given the joint batch and takes its share of it; the loss is the joint one.
     """
 
     def __init__(
@@ -577,6 +588,11 @@ class Step:
         compile: bool = False,
     ) -> None:
         self.model, self.loss, self._decay = model, loss, optimizer.weight_decay
+        self._worker = training_worker(TF_CONFIG, "keras")
+        if compile and self._worker.count > 1:
+            raise QatError(
+                f"--compile with {self._worker.count} workers: what they exchange is not compiled; leave --compile out"
+            )
         self._terms: dict[str, Tensor] = {}
         self.optimizer = (
             keras.optimizers.SGD(0.0, momentum=optimizer.momentum)
@@ -588,20 +604,37 @@ class Step:
         self._functions: dict[int, Callable[..., Tensor]] = {}
         self._compile = partial(tf.function, autograph=False, jit_compile=compile or None)
 
-    def _run(self, x: tuple[Tensor, ...], y: Any, lr: Tensor, *, phase: int) -> dict[str, Tensor]:
-        model, variables = self.model, self.model.trainable_variables
-        with tf.GradientTape() as tape:
-            terms = model.terms(x, y, phase, self.loss)
-            loss = next(iter(terms.values()))
-        gradients = tape.gradient(
-            loss, [v.value for v in variables], unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
+    def _run(self, x: tuple[Tensor, ...], y: Any, lr: Tensor, *, phase: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and this worker's terms."""
+        variables = self.model.trainable_variables
+        compute = partial(self._gradients, phase=phase)
+        if self._worker.count > 1:
+            from qat.backends.keras_workers import jointly
+
+            loss, gradients, terms = jointly(compute, x, y)
+        else:
+            loss, gradients, terms = compute(x, y)
         if self._decay:  # Keras's own weight_decay is another: decoupled from the gradient
             pairs = zip(gradients, variables, strict=True)
             gradients = [g + self._decay * v.value if len(v.shape) > 1 else g for g, v in pairs]
         self.optimizer.learning_rate = lr
         self.optimizer.apply(gradients, variables)
-        return terms
+        return loss, terms
+
+    def _gradients(
+        self, x: tuple[Tensor, ...], y: Any, *, phase: int
+    ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+        """Loss and gradients, means over the workers, and this worker's terms."""
+        with tf.GradientTape() as tape:
+            terms = self.model.terms(x, y, phase, self.loss)
+            loss = next(iter(terms.values()))
+        values = [variable.value for variable in self.model.trainable_variables]
+        gradients = tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        if self._worker.count > 1:
+            from qat.backends.keras_workers import means_over_workers
+
+            loss, *gradients = means_over_workers([loss, *gradients])
+        return loss, gradients, terms
 
     def __call__(self, x: Arrays, y: Arrays, lr: float) -> float:
         """x: raw pixels (N, C, H, W), a tuple of them where the network has several inputs. y: integer labels (N,), or a
@@ -611,11 +644,10 @@ class Step:
         if phase not in self._functions:
             self._functions[phase] = self._compile(partial(self._run, phase=phase))
         with tf.device(self.model.device):
-            targets = _single(tuple(map(tf.constant, as_tuple(y))))
-            self._terms = self._functions[phase](
-                tuple(map(tf.constant, as_tuple(x))), targets, tf.constant(lr, tf.float32)
-            )
-        return float(next(iter(self._terms.values())))
+            targets = _single(tuple(map(tf.constant, as_tuple(self._worker.share(y)))))
+            pixels = tuple(map(tf.constant, as_tuple(self._worker.share(x))))
+            loss, self._terms = self._functions[phase](pixels, targets, tf.constant(lr, tf.float32))
+        return float(loss)
 
     def terms(self) -> dict[str, Array]:
         """The terms of the last step's loss (see ``Forward.terms``)."""
@@ -648,7 +680,6 @@ def make_step(
     model: LoweredNetwork, optimizer: Optimizer, loss: Loss | Objective = cross_entropy, *, compile: bool = False
 ) -> Step:
     """One training step with the framework's own optimizer."""
-    require_alone("keras")
     return Step(model, optimizer, loss, compile=compile)
 
 

@@ -24,7 +24,7 @@ from qat.losses import Loss, Objective, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array, Kind, Ops, Padding, Pair
 from qat.optimizer import Optimizer
-from qat.workers import require_alone
+from qat.workers import MSRUN, this_worker, training_worker
 
 __all__ = [
     "LoweredNetwork",
@@ -395,7 +395,7 @@ class LoweredNetwork(nn.Cell):
                     tensor = Tensor(np.array(params[name], np.float32))
                     self.tensors[name] = ms.Parameter(tensor, name=name, requires_grad=param.trainable)
                     module._params[local] = self.tensors[name]
-        self._pass = Forward(graph, MindSporeOps())
+        self._pass = Forward(graph, _training_ops())
         self._traced: dict[tuple[int, Any], tuple[Callable[..., Any], list[Any], list[str]]] = {}
         self._deployment = Deployment(graph, _ExactOps())
 
@@ -494,8 +494,17 @@ def _next_key() -> Tensor:
 
 
 def seed(*numbers: int) -> None:
-    """Seed what ``ops.drop`` draws from."""
-    _draws["key"] = np.random.default_rng(numbers)
+    """Seed what ``ops.drop`` draws from; every worker draws its own."""
+    _draws["key"] = np.random.default_rng(this_worker().own(numbers))
+
+
+def _training_ops() -> MindSporeOps:
+    """The vocabulary that trains; with several workers, one that reduces over all of them."""
+    if not this_worker().started_by(MSRUN):
+        return MindSporeOps()
+    from qat.backends.mindspore_workers import WorkerOps
+
+    return WorkerOps()
 
 
 def lower(
@@ -522,6 +531,10 @@ def lower(
             raise QatError(
                 f"device_target {device!r}: MindSpore refuses it ({reason}); choose it in a new process"
             ) from None
+    if this_worker().started_by(MSRUN):  # before there is any tensor
+        from qat.backends.mindspore_workers import join
+
+        join()
     return LoweredNetwork(graph, params, step)
 
 
@@ -607,6 +620,7 @@ class Step:
 
     loss: written over the vocabulary. Forward pass and loss are one compiled function for each phase, whose gradient
     MindSpore derives from it; the optimizer is MindSpore's own. ``compile`` changes nothing: it is so either way.
+    Started by msrun, each worker is given the joint batch and takes its share of it; the loss is the joint one.
     """
 
     def __init__(
@@ -618,6 +632,7 @@ class Step:
         compile: bool = False,
     ) -> None:
         self.model, self.loss = model.set_train(), loss
+        self._worker = training_worker(MSRUN, "mindspore")
         self._terms: dict[str, Tensor] = {}
         parameters = model.trainable_params()
         groups = [
@@ -644,14 +659,22 @@ class Step:
 
     def __call__(self, x: Arrays, y: Arrays, lr: float) -> float:
         """x: raw pixels (N, C, H, W). y: integer labels (N,), or a tuple of them and further targets."""
-        targets = (array.astype(np.int32 if array.dtype.kind in "iu" else np.float32) for array in as_tuple(y))
-        pixels = tuple(Tensor(array) for array in as_tuple(x))
+        targets = (
+            array.astype(np.int32 if array.dtype.kind in "iu" else np.float32)
+            for array in as_tuple(self._worker.share(y))
+        )
+        pixels = tuple(Tensor(array) for array in as_tuple(self._worker.share(x)))
         # set_data would give the parameter other memory, which the compiled optimizer does not look at.
         ops.assign(self.optimizer.learning_rate, Tensor(np.float32(lr)))
         (loss, terms, updates), gradients = self._gradient(*pixels, *map(Tensor, targets))
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+        if self._worker.count > 1:
+            from qat.backends.mindspore_workers import means_over_workers
+
+            loss, *means = means_over_workers([loss, *gradients])
+            gradients = tuple(means)
         self.optimizer(gradients)
         self.model.write(updates)
         self._terms = terms
@@ -687,5 +710,4 @@ def make_step(
     model: LoweredNetwork, optimizer: Optimizer, loss: Loss | Objective = cross_entropy, *, compile: bool = False
 ) -> Step:
     """One training step with the framework's own optimizer. compile: nothing more to do, the pass is compiled anyway."""
-    require_alone("mindspore")
     return Step(model, optimizer, loss, compile=compile)

@@ -24,7 +24,7 @@ from qat.losses import Loss, Objective, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array, Kind, Ops, Padding, Pair
 from qat.optimizer import Optimizer
-from qat.workers import this_worker
+from qat.workers import TORCHRUN, this_worker, training_worker
 
 __all__ = [
     "LoweredNetwork",
@@ -447,7 +447,7 @@ class LoweredNetwork(torch.nn.Module):
 
 def _training_ops(device: torch.device | str) -> TorchOps:
     """The vocabulary that trains; with several workers, one that reduces over all of them."""
-    if this_worker().count == 1:
+    if not this_worker().started_by(TORCHRUN):
         return TorchOps(device)
     from qat.backends.torch_workers import WorkerOps, join
 
@@ -515,8 +515,7 @@ def save_params(params: Mapping[str, Array], path: str | Path) -> None:
 
 def seed(*numbers: int) -> None:
     """Seed what ``ops.drop`` draws from; every worker draws its own."""
-    numbers = (*numbers, this_worker().rank) if this_worker().count > 1 else numbers
-    torch.manual_seed(int(np.random.default_rng(numbers).integers(1 << 63)))
+    torch.manual_seed(int(np.random.default_rng(this_worker().own(numbers)).integers(1 << 63)))
 
 
 def runtime() -> str:
@@ -540,7 +539,7 @@ class Step:
         compile: bool = False,
     ) -> None:
         self.model = model.train()
-        self._worker = this_worker()
+        self._worker = training_worker(TORCHRUN, "torch")
         if compile and self._worker.count > 1:
             raise QatError(
                 f"--compile with {self._worker.count} workers: what they exchange is not compiled; leave --compile out"
@@ -578,14 +577,13 @@ class Step:
 
     def _average(self, loss: Tensor) -> Tensor:
         """Let loss and gradients be their means over the workers, in one exchange; returns the loss."""
-        from qat.backends.torch_workers import mean_over_workers
+        from qat.backends.torch_workers import means_over_workers
 
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        joint = mean_over_workers(torch.cat([loss.reshape(1), *(gradient.reshape(-1) for gradient in gradients)]))
-        parts = joint.split([1, *(gradient.numel() for gradient in gradients)])
-        for gradient, part in zip(gradients, parts[1:], strict=True):
-            gradient.copy_(part.view_as(gradient))
-        return parts[0]
+        loss, *means = means_over_workers([loss, *gradients])
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean)
+        return loss
 
     def terms(self) -> dict[str, Array]:
         """The terms of the last step's loss (see ``Forward.terms``)."""

@@ -1,12 +1,9 @@
-"""PyTorch in several processes that train one network together (torchrun): what is reduced over a batch is over all workers.
-
-Each takes its share of every joint batch. Statistics of batch normalisation and ranges are those of the joint batch, and so
-are the gradients: their mean over the workers, which this vocabulary's reductions are made for.
-"""
+"""PyTorch in several processes that train one network together (torchrun)."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,8 +11,7 @@ import torch.distributed as dist
 
 from qat.backends.torch_backend import TorchOps
 from qat.errors import QatError
-from qat.ops import Ops
-from qat.workers import this_worker
+from qat.workers import JointOps, this_worker
 
 Tensor = torch.Tensor
 
@@ -34,49 +30,34 @@ def join() -> None:
         raise QatError(f"the workers do not find one another ({reason}); start them with torchrun") from None
 
 
-class _Mean(torch.autograd.Function):
-    """The mean over the workers. A share's gradient is what all workers' losses have, divided by their number."""
-
+class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return mean_over_workers(x.clone())
+        return _summed(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return mean_over_workers(gradient.clone())
+        return _summed(gradient)
 
 
-def mean_over_workers(x: Tensor) -> Tensor:
-    """In place."""
-    dist.all_reduce(x)
-    return x.div_(this_worker().count)
-
-
-def _largest_over_workers(x: Tensor) -> Tensor:
+def _summed(x: Tensor, operation: Any = dist.ReduceOp.SUM) -> Tensor:
     x = x.clone()
-    dist.all_reduce(x, dist.ReduceOp.MAX)
+    dist.all_reduce(x, operation)
     return x
 
 
-class WorkerOps(TorchOps):
-    """For training. Weights are equal on all workers, so that reducing what follows from them changes nothing."""
+class WorkerOps(JointOps, TorchOps):
+    """For training."""
 
-    def mean(self, x: Tensor) -> Tensor:
-        return _Mean.apply(super().mean(x))
+    def sum_over_workers(self, x: Tensor) -> Tensor:
+        return _Sum.apply(x)
 
-    def channel_mean(self, x: Tensor) -> Tensor:
-        return _Mean.apply(super().channel_mean(x))
+    def largest_over_workers(self, x: Tensor) -> Tensor:
+        return _summed(x, dist.ReduceOp.MAX)
 
-    def max(self, x: Tensor) -> Tensor:
-        return _largest_over_workers(super().max(x))
 
-    def min(self, x: Tensor) -> Tensor:
-        return -_largest_over_workers(-super().min(x))
-
-    def channel_max(self, x: Tensor) -> Tensor:
-        return _largest_over_workers(super().channel_max(x))
-
-    def channel_min(self, x: Tensor) -> Tensor:
-        return -_largest_over_workers(-super().channel_min(x))
-
-    batch_norm = Ops.batch_norm  # by channel_mean; PyTorch's own has the statistics of one share
+def means_over_workers(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Of each tensor, in one exchange. No gradient."""
+    joint = _summed(torch.cat([x.reshape(-1) for x in tensors])).div_(this_worker().count)
+    parts = joint.split([x.numel() for x in tensors])
+    return [part.view_as(x) for part, x in zip(parts, tensors, strict=True)]

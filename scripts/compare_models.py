@@ -19,7 +19,7 @@ from qat.scripts.training_diagnostics import add_models_arguments, chosen_models
 from qat.study.layers import Layer, layers_of
 from qat.study.pictures import accuracy_picture, profile_picture, roc_picture, weights_picture
 from qat.study.report import Section, html_report
-from qat.study.results import Model, models_in, read_model, roc, short_name
+from qat.study.results import Model, models_in, read_model, roc, short_name, table_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +127,7 @@ def _study_sections(folder: Path) -> list[Section]:
     pruned = [pruned_version(path, model) for path, model in models] if there else None
     rows = []
     for index, (path, model) in enumerate(models):
-        row = [path.name, str(len(model.folds)), _mean(model)]
+        row = [table_name(path.name), str(len(model.folds)), _mean(model)]
         rows.append((*row, _mean(pruned[index])) if pruned else tuple(row))
     columns = ("model", "folds", "top-1 in %", *(("pruned, in %",) if pruned else ()))
     picture = accuracy_picture([model for _, model in models], pruned)

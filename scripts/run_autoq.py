@@ -1,6 +1,7 @@
 """Search for the width of every layer: accuracy against size or energy, as AutoQKeras trades them.
 
-From a trained float network; each trial quantizes it with widths of its own and trains it on. The score is the validation
+From a trained float network; each trial quantizes it with widths of its own, one for outputs that are added or concatenated,
+and trains it on. The score is the validation
 accuracy (1 + delta log_rate(stress reference / trial)), where the reference has --reference_bits everywhere. The best widths
 are written as YAML for train_svhn.py --autoq_config and train_quant.py --quant_config. Killed and called again, it goes on.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 from qat.graph import Graph
 from qat.passes.merge_batch_norm import merge_batch_norm
+from qat.passes.share_grids import grid_groups
 from qat.scripts import common
 from qat.scripts.search_architecture import add_search_arguments, fixed, prepared
 from qat.scripts.train_svhn import numbers, width_settings
@@ -32,6 +35,7 @@ from qat.study.search import SAMPLERS, Search, adjusted_accuracy, train_trial, v
 from qat.study.training import MERGED_BY
 
 GOALS = ("size", "energy")
+FIXED_BITS = 8  #: of what is not chosen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,22 +66,43 @@ def quantized_layers(graph: Graph) -> list[str]:
     return [n.name for n in graph.nodes if isinstance(n.cell, LinearCell) and not isinstance(n.cell, BatchNorm)]
 
 
-def suggested_widths(trial: Any, graph: Graph, args: argparse.Namespace) -> dict[str, tuple[int, int]]:
-    """Bits of weights and activations of each layer; the logits of the last one keep 8."""
+Widths = dict[str, tuple[int | None, int]]  #: node -> bits of its weights (None: it has none) and of its output
+
+
+def chosen_widths(graph: Graph, choose: Callable[[str, str], int]) -> Widths:
+    """The widths of each layer of a float graph, and of the additions that share a layer's grid.
+
+    choose: gives the bits of "weights" or "activations" of a layer. Outputs that meet in an addition or a concatenation have
+    one grid, whose bits are chosen once, by the name of the first layer among them. The logits keep ``FIXED_BITS``, and so
+    does what meets them or the network's input.
+    """
     names = quantized_layers(graph)
-    return {
-        name: (
-            trial.suggest_categorical(f"weights {name}", args.weight_bits),
-            8 if name == names[-1] else trial.suggest_categorical(f"activations {name}", args.activation_bits),
-        )
-        for name in names
-    }
+    widths: Widths = {name: (choose("weights", name), FIXED_BITS) for name in names}
+    known = {node.name for node in graph.nodes}
+    for group in grid_groups(qat.convert_quant_network(graph, **settings_of({}))):
+        nodes = [name.removesuffix(".fake_quant") for name in group]
+        layers = [name for name in nodes if name in widths]
+        if not layers or names[-1] in nodes or not known.issuperset(nodes):
+            continue
+        bits = choose("activations", layers[0])
+        widths |= {name: (widths.get(name, (None,))[0], bits) for name in nodes}
+    return widths
 
 
-def settings_of(widths: dict[str, tuple[int, int]]) -> dict[str, Any]:
-    """Settings of convert_quant_network for widths of each layer."""
-    layers = {name: width_settings(weights, activations) for name, (weights, activations) in widths.items()}
-    return {**width_settings(8, 8), "bn_fold": False, "layers": layers}
+def suggested_widths(trial: Any, graph: Graph, args: argparse.Namespace) -> Widths:
+    """``chosen_widths``, as a trial suggests them."""
+    choices = {"weights": args.weight_bits, "activations": args.activation_bits}
+    return chosen_widths(graph, lambda what, layer: trial.suggest_categorical(f"{what} {layer}", choices[what]))
+
+
+def settings_of(widths: Widths) -> dict[str, Any]:
+    """Settings of convert_quant_network for widths of some nodes; the others have ``FIXED_BITS``."""
+    layers = {}
+    for name, (weights, activations) in widths.items():
+        layers[name] = width_settings(weights or FIXED_BITS, activations)
+        if weights is None:
+            del layers[name]["weight_quantizer"]
+    return {**width_settings(FIXED_BITS, FIXED_BITS), "bn_fold": False, "layers": layers}
 
 
 def merged(checkpoint: Checkpoint, dataset: Any) -> Checkpoint:
@@ -103,7 +128,7 @@ def run(args: argparse.Namespace) -> None:
     backend, folder = qat.backend(args.backend), Path(args.out)
     start = merged(checkpoint, dataset)
     bits = args.reference_bits
-    same = dict.fromkeys(quantized_layers(start.graph), (bits, bits))
+    same = chosen_widths(start.graph, lambda what, layer: bits)
     reference = cost_of(qat.convert_quant_network(start.graph, **settings_of(same)), args.goal)
 
     def objective(trial: Any) -> float:
@@ -130,15 +155,14 @@ def run(args: argparse.Namespace) -> None:
     if not trials:
         raise QatError(f"{folder}: no trial completed; try more of them, or longer trainings")
     best = max(trials, key=lambda trial: trial.value)
-    names = quantized_layers(start.graph)
-    widths = {name: (best.params[f"weights {name}"], best.params.get(f"activations {name}", 8)) for name in names}
+    widths = suggested_widths(search.optuna.trial.FixedTrial(best.params), start.graph, args)
     write_atomically(args.yaml, yaml.safe_dump(settings_of(widths), sort_keys=False).encode())
     unit = "bits" if args.goal == "size" else "nJ"
     print(f"Trial {best.number}: {_described(best, args.goal)}; with {bits} bits everywhere {reference:,.1f} {unit}")
     print_table(
         "The best widths",
         ("layer", "weight bits", "activation bits"),
-        [(name, str(weights), str(activations)) for name, (weights, activations) in widths.items()],
+        [(name, str(weights or ""), str(activations)) for name, (weights, activations) in widths.items()],
     )
     print(f"saved {args.yaml}")
 

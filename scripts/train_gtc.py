@@ -1,7 +1,8 @@
 """Train LeNet-GTC: one set of weights as a network of high precision (HP) and as one of powers of two (LP).
 
 Writes into BASEDIRECTORY/NAME: training_model_final.ckpt (HP, a float network), int_model_final.ckpt (LP, quantized),
-which every other command takes; config.json; last.ckpt, from which --resume goes on; and TensorBoard's logs.
+which every other command takes; config.json; last.ckpt, from which --resume goes on; and TensorBoard's logs. Several processes
+train it together as they do with train.py; the first of them speaks, of batches by its share of them.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from qat.objectives import BIT_FORMULAS, GTCLoss
 from qat.optimizer import SCHEDULES, Optimizer
 from qat.scripts import common
 from qat.training import Recipe, evaluate_accuracy, train
+from qat.workers import this_worker
 
 EVERY = 100  #: batches between two lines of figures
 BATCH = 500  #: test images at a time
@@ -95,13 +97,15 @@ def run(args: argparse.Namespace) -> None:
     folder = Path(args.basedirectory) / (args.name_of_experiment or _name(objective))
     last = folder / "last.ckpt"
     check_writable(last)
-    write_atomically(folder / "config.json", json.dumps(vars(args), indent=2, sort_keys=True).encode() + b"\n")
+    speaks = not this_worker().rank
+    if speaks:
+        write_atomically(folder / "config.json", json.dumps(vars(args), indent=2, sort_keys=True).encode() + b"\n")
     start = Checkpoint(graph, graph.initial_params(args.seed))
     if args.resume and last.exists():
         start = Checkpoint.load(last)
         if start.graph != graph:
             raise QatError(f"{last}: holds another network than these arguments give; leave --resume out")
-    report = _Report(graph, objective, EventFile(folder / "logs"), len(dataset.train) // args.batch_size)
+    report = _Report(graph, objective, folder / "logs", len(dataset.train) // args.batch_size) if speaks else None
 
     def accuracies(checkpoint: Checkpoint) -> dict[str, float]:
         both = {"lp_accuracy": checkpoint, "hp_accuracy": _high(checkpoint, float_graph)}
@@ -110,6 +114,8 @@ def run(args: argparse.Namespace) -> None:
 
     def save(checkpoint: Checkpoint) -> None:
         checkpoint.save(last)
+        if report is None:
+            return
         report.epoch(checkpoint, accuracies(checkpoint), dataset.test)
         if args.print_layers_bits:
             report.bits(checkpoint, dataset.test)
@@ -122,9 +128,10 @@ def run(args: argparse.Namespace) -> None:
         device_target=args.device_target,
         objective=objective,
         save=save,
-        watch=report.step,
+        watch=report and report.step,
     )
-    report.bits(end, dataset.test)
+    if report is not None:
+        report.bits(end, dataset.test)
     low, high = folder / "int_model_final.ckpt", folder / "training_model_final.ckpt"
     Checkpoint(graph, end.params, history=end.history).save(low)
     _high(end, float_graph).save(high)
@@ -148,16 +155,21 @@ def _high(checkpoint: Checkpoint, graph: Graph) -> Checkpoint:
 class _Report:
     """What the document prints, of batches and of the test images, also for TensorBoard."""
 
-    def __init__(self, graph: Graph, objective: GTCLoss, log: EventFile, steps: int) -> None:
-        self.forward, self.objective, self.log, self.steps = Forward(graph, NUMPY_OPS), objective, log, steps
+    def __init__(self, graph: Graph, objective: GTCLoss, logs: Path, steps: int) -> None:
+        self.forward, self.objective, self.log, self.steps = (
+            Forward(graph, NUMPY_OPS),
+            objective,
+            EventFile(logs),
+            steps,
+        )
         self.console = make_console()
         self.terms: dict[str, float] = {}  #: of the test images, averages
 
     def step(self, done: int, step: Step, labels: Any) -> None:
-        """Each hundredth batch."""
+        """Each hundredth batch, of which several workers have each a share."""
         if done % EVERY:
             return
-        terms = step.terms()
+        terms, labels = step.terms(), this_worker().share(labels)
         found = {f"{head}_accuracy": accuracy(terms[f"{head}_logits"], labels) for head in ("lp", "hp")}
         epoch, batch = divmod(done - 1, self.steps)
         self._show(f"epoch {epoch + 1}, batch {batch + 1}", found | {name: float(terms[name]) for name in FIGURES})

@@ -2,7 +2,7 @@
 
 Each training leaves <models>/<model>_<fold>.ckpt, .npz (outputs on the fold's test images) and .json (accuracy, losses), and
 <models>/study.db says what is done: killed and called again, it goes on. Models are full, quant_<bits>bit and, with
---autoq_config, latest_aq; pruned ones begin with pruned_.
+--autoq_config, latest_aq, which pictures and reports call AutoQ; pruned ones begin with pruned_.
 """
 
 from __future__ import annotations
@@ -12,18 +12,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import qat
 from qat.cli import run_script
 from qat.console import print_table
 from qat.data import load
 from qat.errors import QatError
+from qat.graph import Graph
 from qat.networks import SvhnCnn
 from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
+from qat.passes.merge_batch_norm import merge_batch_norm
 from qat.pruner import MagnitudePruner
 from qat.quant_config import read_quant_config
 from qat.scripts import common
 from qat.study import Study, Task, run_study
 from qat.study.executors import Executor, LocalExecutor, RayExecutor
+from qat.study.results import MIXED, table_name
 from qat.study.store import Row
 from qat.study.training import is_trained, progress_of, read_result, train_task
 from qat.training import Recipe
@@ -54,7 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BITS",
         help="activations have a width's bits, but these at least",
     )
-    what.add_argument("--autoq_config", metavar="FILE.yaml", help="also the mixed widths that run_autoq.py found")
+    what.add_argument(
+        "--autoq_config",
+        metavar="FILE.yaml",
+        help="also a model AutoQ, with the mixed widths that run_autoq.py wrote; it begins with the float weights",
+    )
     network = parser.add_argument_group("network")
     network.add_argument("--filters", type=numbers, default=[16, 16, 24], help="of each convolution")
     network.add_argument("--kernels", type=numbers, default=[3], help="size in each convolution, or one for all")
@@ -163,11 +172,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
         except QatError as error:
             raise QatError(f"--widths {bits}: {error}") from None
     if args.autoq_config:
-        models["latest_aq"] = read_quant_config(args.autoq_config)
-        try:
-            qat.convert_quant_network(graph, **models["latest_aq"])  # raises now, not after hours
-        except QatError as error:
-            raise QatError(f"{args.autoq_config}: {error}") from None
+        models[MIXED] = mixed_widths(args.autoq_config, graph)
     data = {"data_path": args.data_path, "shape": list(graph.shapes[graph.inputs[0].name]), "images": args.train_images}
     data |= {"folds": args.folds, "seed": args.seed}
     tasks = []
@@ -176,6 +181,8 @@ def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
         before = None
         for model, settings in models.items():
             label = {"model": model, "fold": fold, "weight_bits": bits_of(model), "pruned": False}
+            if model == MIXED:  # as in its search, where no trial began with the weights of a width
+                before = "full"
             needed = {"start": f"{before}_{fold}" if before else None, "float": f"full_{fold}" if before else None}
             tasks.append(
                 task(
@@ -196,6 +203,22 @@ def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
                 tasks.append(task(f"pruned_{model}_{fold}", common_settings, recipe, label, needed, pruner=pruner))
             before = model
     return tasks, batch_size
+
+
+def mixed_widths(path: str, graph: Graph) -> dict[str, Any]:
+    """Settings from run_autoq.py's file. Raises QatError, before hours of training, where they are not of this network.
+
+    graph: the float network. Its batch normalisations are merged before it is quantized, so that the names of its layers
+    are those that are left.
+    """
+    settings = read_quant_config(path)
+    image = np.zeros((1, *graph.shapes[graph.inputs[0].name]), np.uint8)
+    merged, _ = merge_batch_norm(graph, graph.initial_params(), image)
+    try:
+        qat.convert_quant_network(merged, **settings)
+    except QatError as error:
+        raise QatError(f"--autoq_config {path}: {error}") from None
+    return settings
 
 
 def task(
@@ -276,7 +299,7 @@ def report(folder: Path, rows: list[Row]) -> int:
         differ = [result["codes_differ"] for result in results if result["codes_differ"] is not None]
         shown.append(
             (
-                model,
+                table_name(model),
                 str(len(top1)),
                 f"{mean:.2f}",
                 f"{sigma:.2f}" if len(top1) > 1 else "",

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import qat
 from qat.cli import main
 from qat.errors import QatError
-from qat.networks import SvhnCnn
-from qat.scripts.run_autoq import settings_of
+from qat.networks import CompactResidual, ResNet8, SvhnCnn
+from qat.scripts.run_autoq import chosen_widths, quantized_layers, settings_of
 from qat.scripts.search import pareto_front
 from qat.study.layers import costs_of
 from qat.study.search import Search, adjusted_accuracy
@@ -118,6 +118,49 @@ def test_costs_are_those_of_the_widths() -> None:
         assert cost.energy == pytest.approx(pj / 1000)
 
 
+class Meeting(qat.Network):
+    """Its input meets one layer's output, two others meet by way of poolings, and one is alone."""
+
+    inputs = qat.Input((2, 8, 8))
+
+    def __init__(self) -> None:
+        self.first = qat.Conv2dBnAct(2, 4, 3)
+        self.second = qat.Conv2dBnAct(6, 8, 3, activation="relu")
+        self.third = qat.Conv2dBnAct(6, 8, 3, activation="tanh")
+        self.both, self.all, self.pool, self.flatten = qat.Add(), qat.Concat(), qat.MaxPool2d(2), qat.Flatten()
+        self.alone, self.logits = qat.DenseBnAct(128, 16, activation="relu"), qat.DenseBnAct(16, 10)
+
+    def construct(self, x):
+        x = self.all(x, self.first(x))
+        x = self.both(self.pool(self.second(x)), self.pool(self.third(x)))
+        return self.logits(self.alone(self.flatten(x)))
+
+
+@pytest.mark.parametrize("network", [ResNet8, CompactResidual, Meeting, SvhnCnn])
+def test_every_choice_of_widths_converts(network: type[qat.Network]) -> None:
+    """Outputs that meet in an addition or a concatenation share one grid, also by way of other additions."""
+    graph, generator = network().graph(), np.random.default_rng(0)
+    chosen: dict[str, int] = {}
+
+    def choose(what: str, layer: str) -> int:
+        chosen[f"{what} {layer}"] = bits = int(
+            generator.choice([1, 2, 3, 4, 6, 8] if what == "weights" else [3, 4, 6, 8])
+        )
+        return bits
+
+    for _ in range(30):
+        quantized = qat.convert_quant_network(graph, **settings_of(chosen_widths(graph, choose)))
+        cells = {node.name: node.cell for node in quantized.nodes}
+        for key, bits in chosen.items():
+            what, layer = key.split()
+            quantizer = cells[layer].weight_quantizer if what == "weights" else cells[f"{layer}.fake_quant"].quantizer
+            assert quantizer.num_bits == bits
+    layers = quantized_layers(graph)
+    free = sum(f"activations {layer}" in chosen for layer in layers)
+    assert free == {"ResNet8": 6, "CompactResidual": 11, "Meeting": 2, "SvhnCnn": len(layers) - 1}[network.__name__]
+    assert f"activations {layers[-1]}" not in chosen
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small float network."""
@@ -147,6 +190,21 @@ def test_the_commands_run_to_their_end_and_write_what_they_found(
         assert qat.evaluate(qat.to_integer(checkpoint.graph, checkpoint.params), images).shape == (1, 10)
     assert main(["search", "--ckpt_path", str(trained), *few, "--limit", "1", "--out", "tight"]) == 2
     assert "--limit 1: no trial was within it" in capsys.readouterr().err
+
+
+def test_no_trial_on_a_residual_network_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    graph = CompactResidual().graph()
+    qat.Checkpoint(graph, graph.initial_params(0)).save("residual.ckpt")
+    few = [*SMALL, "--epochs", "1", "--trials", "3", "--ckpt_path", "residual.ckpt"]
+    assert main(["run-autoq", *few, "--reference_bits", "4"]) == 0
+    widths = yaml.safe_load(Path("autoq.yaml").read_text())
+    assert qat.convert_quant_network(graph, **widths).is_quantized
+    pytest.importorskip("matplotlib")
+    assert main(["search", *few, "--limit", "100000"]) == 0
+    assert "given up" not in capsys.readouterr().out
 
 
 def test_architectures_are_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

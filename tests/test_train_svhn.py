@@ -26,6 +26,7 @@ from qat.study.results import Fold, models_in, read_model, roc, short_name
 
 SCRIPTS = Path(train_svhn.__file__).parent
 SMALL = ["--data_path", "digits", "--folds", "2", "--filters", "4,4", "--dense=", "--epochs", "3"]
+MIXED_WIDTHS = "bn_fold: false\nlayers:\n  blocks.*: {num_bits: [3, 6]}\n  output: {num_bits: [4, 8]}\n"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -64,6 +65,46 @@ def test_the_flags_choose_what_is_trained() -> None:
     assert names("--single", "--prune=True") == names("--single", "--prune", "True") == ["full_0", "pruned_full_0"]
     assert names("--single", "--prune", "False") == ["full_0"]
     assert names("--folds=0", "--quantize", "--widths=4") == ["full_0", "quant_4bit_0"]
+
+
+def test_autoq_is_one_more_model_that_begins_with_the_float_weights(tmp_path: Path) -> None:
+    """As in its search; the last width's weights, binary perhaps, are others."""
+    config = tmp_path / "autoq.yaml"
+    config.write_text(MIXED_WIDTHS)
+    given = ["--single", "--quantize", "--prune", "--widths=8,1", "--autoq_config", str(config)]
+    tasks = {task.name: task for task in train_svhn.plan(arguments(*given))[0]}
+    assert list(tasks)[-2:] == ["latest_aq_0", "pruned_latest_aq_0"]
+    assert tasks["latest_aq_0"].after == ("full_0",)
+    assert tasks["pruned_latest_aq_0"].after == ("latest_aq_0",)
+    assert tasks["latest_aq_0"].settings["quantization"]["layers"]["blocks.*"] == {"num_bits": [3, 6]}
+    assert tasks["latest_aq_0"].settings["label"]["weight_bits"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read as YAML"),
+        ("layers: [", "cannot be read as YAML"),
+        ("", "holds NoneType where names and values are expected"),
+        ("bits: 3", "'bits' is no setting; use num_bits, "),
+        ("num_bits: [8, 99]", "ActivationQuantizer: num_bits is 99"),
+        ("layers: {conv9: {num_bits: 4}}", "layers: pattern 'conv9' fits no cell of SvhnCnn that is quantized"),
+        ("layers: {bn: {num_bits: 4}}", "pattern 'bn' fits no cell"),  # merged away before anything is quantized
+    ],
+)
+def test_a_wrong_autoq_config_is_refused_before_anything_is_trained(
+    text: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "autoq.yaml"
+    if text is not None:
+        config.write_text(text)
+    command = ["train-svhn", "--data_path", "digits", "--single", "--models", str(tmp_path / "models")]
+    assert main([*command, "--autoq_config", str(config)]) == 2
+    error = capsys.readouterr().err
+    assert str(config) in error
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.glob("models/*.ckpt"))
 
 
 def test_batches_get_smaller_and_pruning_earlier_where_the_data_are_few() -> None:
@@ -112,13 +153,18 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study") / "models"
-    more = ["--quantize", "--prune", "--widths", "8,1", "--jobs", "2", "--models", str(folder)]
+    config = folder.parent / "autoq.yaml"
+    config.write_text(MIXED_WIDTHS)
+    more = ["--quantize", "--prune", "--widths", "8,1", "--autoq_config", str(config)]
+    more += ["--jobs", "2", "--models", str(folder)]
     assert main(["train-svhn", *SMALL, *more]) == 0
     return folder
 
 
 def test_every_training_leaves_a_result_that_says_where_it_came_from(models: Path) -> None:
-    assert models_in(models) == ["quant_1bit", "quant_8bit", "full"]
+    assert models_in(models) == ["quant_1bit", "quant_8bit", "latest_aq", "full"]
+    widths = [layer.cost.weight_bits for layer in layers_of(read_model(models / "latest_aq", "").folds[0].checkpoint())]
+    assert widths == [3, 3, 4]
     for path in models.glob("*.json"):
         result = json.loads(path.read_text())
         assert result["data"].startswith("digits, fold ")
@@ -133,7 +179,7 @@ def test_every_training_leaves_a_result_that_says_where_it_came_from(models: Pat
     assert fold[0].accuracy == (fold[0].outputs.argmax(1) == fold[0].labels).mean()
 
 
-@pytest.mark.parametrize("model", ["full", "quant_8bit", "quant_1bit"])
+@pytest.mark.parametrize("model", ["full", "quant_8bit", "quant_1bit", "latest_aq"])
 def test_pruned_checkpoints_are_truly_at_their_final_sparsity(models: Path, model: str) -> None:
     """Binary weights too: what is pruned is 0 in the integers, neither -1 nor +1."""
     for fold in (0, 1):
@@ -170,6 +216,7 @@ def test_the_pictures_are_drawn(models: Path, tmp_path: Path, capsys: pytest.Cap
         assert min(pixels.shape) > 400
         assert 0.005 < (pixels < 200).mean() < 0.6, f"{stem} is empty, or all ink"
         ElementTree.parse(tmp_path / f"{stem}.svg")
+    assert "<!-- AutoQ -->" in (tmp_path / "quantized_accuracy_all.svg").read_text()
 
 
 def test_a_report_opens_without_a_network(models: Path, tmp_path: Path) -> None:
@@ -183,6 +230,7 @@ def test_a_report_opens_without_a_network(models: Path, tmp_path: Path) -> None:
     assert "pruned &lt;B&gt;" in text
     assert "qat train-svhn &amp; more" in text
     assert "digits" in text
+    assert "<td>latest_aq (AutoQ)</td>" in text
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids)), "two pictures share names"
     assert set(re.findall(r'href="#([^"]+)"', text)) <= set(ids)
@@ -262,7 +310,7 @@ def test_over_folds_there_are_mean_and_sigma() -> None:
 
 def test_models_have_the_documents_names() -> None:
     names = [short_name(name) for name in ("quant_1bit", "quant_2bit", "quant_12bit", "latest_aq", "full", "mine")]
-    assert names == ["B", "T", "12", "AQ", "BF", "mine"]
+    assert names == ["B", "T", "12", "AutoQ", "BF", "mine"]
 
 
 def test_what_a_report_is_told_is_escaped() -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,72 +24,142 @@ from qat.networks import LeNet5
 from qat.optimizer import Optimizer
 from qat.workers import Worker, this_worker
 
-pytestmark = pytest.mark.skipif("torch" not in HERE, reason="needs PyTorch")
 TESTS = Path(__file__).parent
-WORKERS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+BATCH = 12
 NEAR = 5e-5  #: relative, after one step: float sums in another order
 SHOWN = [
     "LeNet-5, QAT",
     "residual",
     "residual, QAT, two convolutions",
-    "residual, QAT, one convolution",
     "LeNet-5, QAT, LSQ",
+    "residual, QAT, one convolution",
     "residual, QAT, ternary, PACT",
+    "LeNet-GTC",
 ]
+#: The backend that starts soonest shows all of them.
+PAIRS = [(backend, case) for backend in HERE for case in (SHOWN if backend == "torch" else SHOWN[:4])]
 
 
-def started(*command: object) -> str:
-    """The output of two workers."""
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def tf_config(rank: int, ports: list[int]) -> str:
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+    return json.dumps({"cluster": cluster, "task": {"type": "worker", "index": rank}})
+
+
+def started(backend: str, folder: Path, *command: object) -> str:
+    """What two workers print that run ``python *command``, started as their backend's are."""
+    arguments = [*map(str, command)]
     environment = os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
-    done = subprocess.run(
-        [*WORKERS, *map(str, command)], env=environment, capture_output=True, text=True, timeout=500, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    if backend == "keras":
+        ports = [free_port(), free_port()]
+        own = [environment | {"TF_CONFIG": tf_config(rank, ports)} for rank in (0, 1)]
+        return finished([sys.executable, *arguments], own, folder)
+    if backend == "torch":
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        return finished([*launcher, *arguments], [environment], folder)
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # where it looks for "python"
+    launcher = [sys.executable, "-m", "mindspore.parallel.cluster.run", "--worker_num=2", "--local_worker_num=2"]
+    launcher += ["--join=True", f"--master_port={free_port()}", f"--log_dir={folder / 'log'}"]
+    finished([*launcher, "python", *arguments], [environment], folder)
+    return "".join(path.read_text() for path in sorted((folder / "log").glob("*.log")))
+
+
+def finished(command: list[str], environments: list[dict[str, str]], folder: Path) -> str:
+    """The outputs of processes of one command, each with its environment. All have to end well."""
+    files = [folder / f"process{number}.log" for number in range(len(environments))]
+    processes = []
+    for file, environment in zip(files, environments, strict=True):
+        with file.open("w") as log:
+            processes.append(
+                subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+            )
+    try:
+        statuses = [process.wait(timeout=500) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    output = "".join(file.read_text() for file in files)
+    logs = "".join(file.read_text() for file in folder.glob("log/*.log"))
+    assert statuses == [0] * len(statuses), output + logs
+    return output
 
 
 @pytest.fixture(scope="module")
-def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("workers")
-    started(TESTS / "worker_steps.py", folder, 1, 16, *SHOWN)
-    return folder
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of what two workers of a backend have left of each case."""
+
+    @cache
+    def results(backend: str) -> Path:
+        folder = tmp_path_factory.mktemp(backend)
+        cases = [case for name, case in PAIRS if name == backend]
+        started(backend, folder, TESTS / "worker_steps.py", folder, backend, 1, BATCH, *cases)
+        return folder
+
+    return results
 
 
-@pytest.mark.parametrize("case", SHOWN)
-def test_two_workers_make_the_step_of_one_with_the_joint_batch(by_two: Path, case: str) -> None:
+@pytest.mark.parametrize(("backend", "case"), PAIRS)
+def test_two_workers_make_the_step_of_one_with_the_joint_batch(
+    by_two: Callable[[str], Path], backend: str, case: str
+) -> None:
     """Plain SGD from equal parameters: equal parameters after it mean equal gradients. Statistics of batch normalisation and
     ranges are compared with them, and the loss.
     """
     number = SHOWN.index(case)
-    results = [dict(np.load(by_two / f"{number}_{rank}.npz")) for rank in (0, 1)]
+    results = [dict(np.load(by_two(backend) / f"{number}_{rank}.npz")) for rank in (0, 1)]
     for name, array in results[0].items():
         np.testing.assert_array_equal(array, results[1][name], err_msg=f"the workers differ: {name}")
-    alone = train(case, 1, 16)
-    far = distances(results[0], alone)
+    far = distances(results[0], train(backend, case, 1, BATCH))
     assert not {name: distance for name, distance in far.items() if not distance <= NEAR}
 
 
-def test_a_share_alone_makes_another_step() -> None:
+@pytest.mark.parametrize("backend", HERE)
+@pytest.mark.parametrize("case", ["residual", "residual, QAT, two convolutions"])
+def test_a_share_alone_makes_another_step(backend: str, case: str) -> None:
     """The comparison notices statistics and gradients of half of the batch."""
-    far = distances(train("residual", 1, 8), train("residual", 1, 16))
+    half, whole = train(backend, case, 1, BATCH // 2), train(backend, case, 1, BATCH)
+    far = distances(half, whole)
     assert max(far.values()) > 100 * NEAR
+    assert min(far[name] for name in far if name.endswith("moving_mean")) > 10 * NEAR
 
 
-def test_the_command_trains_with_torchrun(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", HERE)
+def test_the_command_trains_with_several_workers(backend: str, tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
-    command = ["train", "--data_path", "digits", "--epochs", "1", "--network", "lenet_bn", "--save_path", path]
-    output = started("--module", "qat.cli", *command, "--log_path", tmp_path / "log.csv")
+    command = ["train", "--backend", backend, "--data_path", "digits", "--epochs", "1", "--network", "lenet_bn"]
+    more = ["--save_path", path, "--log_path", tmp_path / "log.csv"]
+    (tmp_path / "qat_command.py").write_text("import sys\nfrom qat.cli import main\nsys.exit(main())\n")
+    output = started(backend, tmp_path, tmp_path / "qat_command.py", *command, *more)
     assert output.count("Accuracy: ") == 1, "the workers speak through each other"
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 2
     assert Checkpoint.load(path).epoch == 1
 
 
-@pytest.mark.parametrize("name", [name for name in HERE if name != "torch"])
-def test_a_backend_of_one_process_says_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif("torch" not in HERE, reason="needs PyTorch")
+def test_train_gtc_trains_with_several_workers(tmp_path: Path) -> None:
+    arguments = ["--data_path", "digits", "--num_epochs", "1", "--batch_size", "14", "--basedirectory", tmp_path]
+    output = started("torch", tmp_path, "-m", "qat.cli", "train-gtc", *arguments, "--name_of_experiment", "two")
+    assert output.count("epoch 1, batch 100: ") == output.count("epoch 1, test: ") == 1
+    assert output.count("saved ") == 2
+    assert len(list((tmp_path / "two" / "logs").iterdir())) == 1
+    assert float(output.partition("lp_accuracy: ")[2].rpartition("lp_accuracy: ")[2].split()[0]) > 50
+    assert Checkpoint.load(tmp_path / "two" / "int_model_final.ckpt").graph.is_quantized
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_workers_that_were_started_otherwise_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each would train alone, and nobody would notice."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    if name == "torch":
+        monkeypatch.setenv("TF_CONFIG", tf_config(1, [1, 2]))
+    else:
+        monkeypatch.setenv("WORLD_SIZE", "2")
     backend = qat.backend(name)
-    with pytest.raises(QatError, match=f"{name}: there are 2 workers, but this backend trains in one process"):
+    with pytest.raises(QatError, match=f"{name}: there are 2 workers, started by .*, and each would train alone"):
         backend.make_step(backend.lower(LeNet5()), Optimizer())
 
 
@@ -97,11 +172,52 @@ def test_every_sample_is_in_one_share() -> None:
         Worker(0, 5).share(batch)
 
 
-@pytest.mark.parametrize("environment", [{"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "x"}, {"WORLD_SIZE": "0"}])
+CLUSTER = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
+
+
+@pytest.mark.parametrize(
+    ("environment", "worker"),
+    [
+        ({}, Worker(0, 1)),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, Worker(1, 2, "torchrun")),
+        ({"TF_CONFIG": ""}, Worker(0, 1)),
+        ({"TF_CONFIG": tf_config(0, [1])}, Worker(0, 1)),
+        ({"TF_CONFIG": tf_config(1, [1, 2])}, Worker(1, 2, "TF_CONFIG")),
+        ({"TF_CONFIG": {"cluster": CLUSTER, "task": {"type": "chief", "index": 0}}}, Worker(0, 3, "TF_CONFIG")),
+        ({"TF_CONFIG": {"cluster": CLUSTER, "task": {"type": "worker", "index": 1}}}, Worker(2, 3, "TF_CONFIG")),
+        ({"MS_ROLE": "MS_WORKER", "RANK_ID": "1", "MS_WORKER_NUM": "2"}, Worker(1, 2, "msrun")),
+        ({"MS_ROLE": "MS_WORKER", "MS_NODE_ID": "0", "MS_WORKER_NUM": "2"}, Worker(0, 2, "msrun")),
+        ({"MS_ROLE": "MS_SCHED", "RANK_ID": "0", "MS_WORKER_NUM": "2"}, Worker(-1, 2, "msrun")),
+        ({"MS_ROLE": "MS_WORKER", "RANK_ID": "0", "MS_WORKER_NUM": "1"}, Worker(0, 1)),
+    ],
+)
+def test_every_launcher_says_who_this_worker_is(
+    environment: Mapping[str, Any], worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value if isinstance(value, str) else json.dumps(value))
+    assert this_worker() == worker
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "which fit no worker; start the workers with torchrun"),
+        ({"RANK": "x"}, "which fit no worker; start the workers with torchrun"),
+        ({"WORLD_SIZE": "0"}, "which fit no worker; start the workers with torchrun"),
+        ({"TF_CONFIG": "{"}, "TF_CONFIG is '{', which fits no worker; give its cluster's addresses"),
+        ({"TF_CONFIG": "[]"}, "which fits no worker"),
+        ({"TF_CONFIG": tf_config(2, [1, 2])}, "which fits no worker"),
+        ({"TF_CONFIG": json.dumps({"cluster": CLUSTER, "task": {"type": "ps"}})}, "which fits no worker"),
+        ({"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2"}, "RANK_ID None and MS_WORKER_NUM '2', which fit no worker"),
+        ({"MS_ROLE": "MS_WORKER", "RANK_ID": "2", "MS_WORKER_NUM": "2"}, "which fit no worker"),
+        ({"MS_ROLE": "MS_SCHED"}, "start the workers with msrun"),
+    ],
+)
 def test_an_environment_that_fits_no_worker_is_refused(
-    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    environment: Mapping[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(QatError, match="which fit no worker; start the workers with torchrun"):
+    with pytest.raises(QatError, match=message):
         this_worker()

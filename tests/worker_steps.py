@@ -9,18 +9,31 @@ import numpy as np
 from test_backends_agree import CASES
 
 import qat
+from qat.losses import cross_entropy
+from qat.networks import LeNetGTC
+from qat.objectives import GTCLoss
 from qat.optimizer import Optimizer
 from qat.workers import this_worker
 
+GTC = {
+    "weight_quantizer": qat.GTCWeightQuantizer(),
+    "layers": {"fc1": {"activation_quantizer": qat.GTCActivationQuantizer()}},
+}
+GTC_CASE = LeNetGTC, np.random.default_rng(2).integers(0, 256, (16, 1, 28, 28), np.uint8), GTC
 
-def train(case: str, steps: int, batch: int) -> dict[str, np.ndarray]:
-    """Parameters and state after steps of SGD; and the losses."""
-    network, images, settings = CASES[case]
+
+def train(name: str, case: str, steps: int, batch: int) -> dict[str, np.ndarray]:
+    """Parameters and state after steps of SGD; and the losses. The images are such that no code of the tested cases lies so
+    near to the middle of two that a sum in another order rounds it otherwise.
+    """
+    network, images, settings = GTC_CASE if case == "LeNet-GTC" else CASES[case]
     graph = network().graph() if settings is None else qat.convert_quant_network(network(), **settings)
-    backend = qat.backend("torch")
+    backend = qat.backend(name)
     params = graph.initial_params(3)
-    step = backend.make_step(backend.lower(graph, params), Optimizer())
-    generator = np.random.default_rng(0)
+    step = backend.make_step(
+        backend.lower(graph, params), Optimizer(), GTCLoss() if network is LeNetGTC else cross_entropy
+    )
+    generator = np.random.default_rng(1)
     losses = []
     for _ in range(steps):
         chosen = generator.permutation(len(images))[:batch]
@@ -29,6 +42,7 @@ def train(case: str, steps: int, batch: int) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    folder, steps, batch, *cases = sys.argv[1:]
+    folder, name, steps, batch, *cases = sys.argv[1:]
     for number, case in enumerate(cases):
-        np.savez(Path(folder) / f"{number}_{this_worker().rank}.npz", **train(case, int(steps), int(batch)))
+        found = train(name, case, int(steps), int(batch))
+        np.savez(Path(folder) / f"{number}_{this_worker().rank}.npz", **found)

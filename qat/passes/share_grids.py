@@ -62,6 +62,15 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
     return Graph(tuple(shared), graph.outputs, graph.name)
 
 
+def grid_groups(graph: Graph) -> list[tuple[str, ...]]:
+    """The fake quantizers of a quantized graph, those that share a grid together, in the order of the graph."""
+    groups: dict[frozenset[str], list[str]] = {}
+    for node in graph.nodes:
+        if isinstance(node.cell, FakeQuant):
+            groups.setdefault(frozenset((node.name, *node.cell.shares)), []).append(node.name)
+    return [tuple(names) for names in groups.values()]
+
+
 def _shared(name: str, cells: dict[str, FakeQuant], others: tuple[str, ...]) -> FakeQuant:
     """A fake quantizer that knows of those it shares with."""
     cell = cells[name]

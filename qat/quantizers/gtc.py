@@ -128,7 +128,7 @@ def _bits(ops: Ops, exact: Tensor, rounded: Tensor, counted: Tensor, zeros: Tens
     def mean_change(chosen: Tensor) -> Tensor:
         """0, with the gradient of the mean of the chosen exponents."""
         share = ops.where(chosen, nothing + 1.0, nothing)
-        share = share / ops.maximum(ops.mean(share), 1.0 / math.prod(exact.shape))
+        share = share / ops.maximum(ops.mean(share), 2.0**-40)  # below one of any batch; where none is chosen, 0
         return ops.mean(share * (exact - ops.stop_gradient(exact)))
 
     change = mean_change(counted & (rounded >= largest)) - mean_change(counted & (rounded <= smallest))

@@ -43,7 +43,7 @@ def accuracy_picture(models: Sequence[Model], pruned: Sequence[Model] | None = N
         bottom = picture.axes[-1, 0]
         bottom.set_xticks(range(len(models)), [model.name for model in models])
         bottom.set_xlim(-0.6, len(models) - 0.4)
-        bottom.set_xlabel("Bits of the weights (B: binary, T: ternary, BF: float)")
+        bottom.set_xlabel("Bits of the weights (B: binary, T: ternary, AutoQ: mixed, BF: float)")
         for axis in picture.axes[:, 0]:
             axis.grid(axis="x", visible=False)
         picture.figure.align_ylabels()

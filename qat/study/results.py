@@ -17,6 +17,7 @@ from qat.study.training import read_result
 
 PLACES = 201  #: on the axis of false positive rates, from LOWEST_RATE to 1
 LOWEST_RATE = 1e-3
+MIXED = "latest_aq"  #: files of the model of mixed widths, as the document names them; for people it is AutoQ
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +91,16 @@ def models_in(folder: str | Path) -> list[str]:
 
 
 def short_name(model: str) -> str:
-    """For an axis: B and T for one and two bits, BF for the float baseline, AQ for mixed widths."""
+    """For an axis: B and T for one and two bits, BF for the float baseline, AutoQ for its mixed widths."""
     bits = re.fullmatch(r"quant_(\d+)bit", model)
     if bits:
         return {"1": "B", "2": "T"}.get(bits[1], bits[1])
-    return {"full": "BF", "latest_aq": "AQ"}.get(model, model)
+    return {"full": "BF", MIXED: "AutoQ"}.get(model, model)
+
+
+def table_name(model: str) -> str:
+    """For a table: the name of its files, which -m takes; AutoQ beside that which does not say so."""
+    return f"{model} ({short_name(MIXED)})" if model.removeprefix("pruned_") == MIXED else model
 
 
 @dataclass(frozen=True, eq=False)

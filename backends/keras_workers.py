@@ -1,0 +1,57 @@
+"""Keras in several processes that train one network together, each with its TF_CONFIG: tf.distribute's collectives.
+
+Every process has variables of its own, which stay equal because all make the same step. The strategy gives the group of
+processes, and its replica context the sums over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import tensorflow as tf
+
+from qat.backends.keras_backend import KerasOps
+from qat.errors import QatError
+from qat.workers import JointOps
+
+Tensor = tf.Tensor
+
+
+@cache
+def join() -> tf.distribute.Strategy:
+    """Join the group of workers. Raises QatError where the others cannot be reached, or TensorFlow has computed before."""
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (RuntimeError, ValueError, tf.errors.OpError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise QatError(
+            f"the workers of TF_CONFIG do not come together ({reason}); start all of them, and lower the network before "
+            "anything else is computed with TensorFlow"
+        ) from None
+
+
+def jointly(compute: Callable[..., Any], *arguments: Any) -> Any:
+    """``compute(*arguments)`` on this worker's share, where the functions below may be used."""
+    return join().run(compute, arguments)
+
+
+class WorkerOps(JointOps, KerasOps):
+    """For training, within ``jointly``. Elsewhere, as in evaluation, this process is the only one."""
+
+    def sum_over_workers(self, x: Tensor) -> Tensor:
+        return _context().all_reduce(tf.distribute.ReduceOp.SUM, x)
+
+    def largest_over_workers(self, x: Tensor) -> Tensor:
+        return tf.reduce_max(_context().all_gather(x[None], 0), 0)
+
+
+def means_over_workers(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Of each tensor, in one exchange. No gradient."""
+    means: list[Tensor] = _context().all_reduce(tf.distribute.ReduceOp.MEAN, list(tensors))
+    return means
+
+
+def _context() -> tf.distribute.ReplicaContext:
+    return tf.distribute.get_replica_context()
