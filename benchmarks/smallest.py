@@ -31,8 +31,8 @@ from qat.verify import export_verified
 
 HELD_BACK = 5000
 TEACHER = Recipe(20, 64, lr=0.02, optimizer=Optimizer(weight_decay=5e-4), augment_shift=1)
-FLOAT = Recipe(40, 128, lr=0.1, optimizer=Optimizer(weight_decay=1e-5), augment_shift=1)
-QUANTIZED = Recipe(20, 128, lr=0.001, optimizer=Optimizer("adam"), augment_shift=1)
+FLOAT = Recipe(30, 128, lr=0.1, optimizer=Optimizer(weight_decay=1e-5), augment_shift=1)
+QUANTIZED = Recipe(15, 128, lr=0.001, optimizer=Optimizer("adam"), augment_shift=1)
 TEMPERATURE, WEIGHT = 4.0, 0.9
 
 
@@ -47,7 +47,7 @@ class Candidate(NamedTuple):
         return f"{'_'.join(map(str, self.channels))}_{self.bits}bit"
 
 
-CANDIDATES = (Candidate((4, 8, 8), 4), Candidate((4, 8, 12), 4), Candidate((8, 14, 18), 4), Candidate((8, 14, 18), 2))
+CANDIDATES = (Candidate((4, 8, 12), 4), Candidate((8, 14, 18), 4))
 CHOSEN = {"98": Candidate((4, 8, 12), 4), "99": Candidate((8, 14, 18), 4)}  #: the smallest that reach it, held back
 
 
