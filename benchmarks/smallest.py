@@ -3,7 +3,7 @@
     python benchmarks/smallest.py --data_path MNIST_Data
     python benchmarks/smallest.py --data_path MNIST_Data --test 98 99
 
-Micro networks of several widths are trained in float and then with few bits, both taught by a LeNet-5, with 5,000 training
+``CompactDigits`` of several widths are trained in float and then with few bits, both taught by a LeNet-5, with 5,000 training
 images held back; the table's accuracies are on these: to choose by. --test says of the chosen ones (CHOSEN) what they reach on
 the test images, exports them to C, and verifies. Everything stays in --out, and what is there is not trained again.
 """
@@ -23,7 +23,7 @@ from qat.console import print_table
 from qat.data import Dataset
 from qat.distillation import teach
 from qat.metrics import deployed_parameters
-from qat.networks import LeNet5, MicroDigits
+from qat.networks import CompactDigits, LeNet5
 from qat.optimizer import Optimizer
 from qat.scripts import common
 from qat.training import Recipe, evaluate_accuracy, train
@@ -31,24 +31,24 @@ from qat.verify import export_verified
 
 HELD_BACK = 5000
 TEACHER = Recipe(20, 64, lr=0.02, optimizer=Optimizer(weight_decay=5e-4), augment_shift=1)
-FLOAT = Recipe(30, 128, lr=0.1, optimizer=Optimizer(weight_decay=1e-5), augment_shift=1)
-QUANTIZED = Recipe(15, 128, lr=0.001, optimizer=Optimizer("adam"), augment_shift=1)
+FLOAT = Recipe(40, 128, lr=0.1, optimizer=Optimizer(weight_decay=1e-5), augment_shift=1)
+QUANTIZED = Recipe(20, 128, lr=0.001, optimizer=Optimizer("adam"), augment_shift=1)
 TEMPERATURE, WEIGHT = 4.0, 0.9
 
 
 class Candidate(NamedTuple):
-    """channels: of ``MicroDigits``. bits: of its weights; activations have 8."""
+    """width: of ``CompactDigits``. bits: of its weights, one scale for each layer's; activations have 8."""
 
-    channels: tuple[int, int, int]
+    width: int
     bits: int
 
     @property
     def name(self) -> str:
-        return f"{'_'.join(map(str, self.channels))}_{self.bits}bit"
+        return f"width {self.width}, {self.bits} bits"
 
 
-CANDIDATES = (Candidate((4, 8, 12), 4), Candidate((8, 14, 18), 4))
-CHOSEN = {"98": Candidate((4, 8, 12), 4), "99": Candidate((8, 14, 18), 4)}  #: the smallest that reach it, held back
+CANDIDATES = (Candidate(8, 4), Candidate(12, 4))
+CHOSEN = {"98": Candidate(8, 4), "99": Candidate(12, 4)}  #: the smallest that reach it, held back
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,7 @@ class Trainer:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.out = args, Path(args.out)
         self.backend = qat.backend(args.backend)
-        self.whole = common.load_data(args.data_path, MicroDigits().graph())
+        self.whole = common.load_data(args.data_path, CompactDigits().graph())
         self.dataset = self.whole.held_back(HELD_BACK)
 
     def teacher(self) -> Path:
@@ -75,18 +75,18 @@ class Trainer:
         return path
 
     def quantized(self, candidate: Candidate) -> Checkpoint:
-        graph = MicroDigits(channels=candidate.channels).graph()
-        path = self.out / f"{candidate.name.rpartition('_')[0]}.ckpt"
+        graph = CompactDigits(width=candidate.width).graph()
+        path = self.out / f"float_{candidate.width}.ckpt"
         start = Checkpoint(graph, graph.initial_params(self.args.seed))
         float_ = self._taught(path, start, FLOAT)
         converted = qat.convert_quant_network(
             graph,
-            weight_quantizer=qat.LSQWeightQuantizer(candidate.bits, per_channel=True),
+            weight_quantizer=qat.LSQWeightQuantizer(candidate.bits, per_channel=False),
             activation_quantizer=qat.LSQActivationQuantizer(8),
         )
         params = converted.initial_params(self.args.seed) | float_.params
         start = Checkpoint(converted, params, history=float_.history)
-        return self._taught(self.out / f"{candidate.name}.ckpt", start, QUANTIZED)
+        return self._taught(self.out / f"{candidate.bits}_bits_{candidate.width}.ckpt", start, QUANTIZED)
 
     def _taught(self, path: Path, start: Checkpoint, recipe: Recipe) -> Checkpoint:
         if path.exists():
@@ -134,7 +134,7 @@ def _bytes(checkpoint: Checkpoint) -> int:
 
 
 def _tested(trainer: Trainer, name: str) -> tuple[str, ...]:
-    checkpoint, path = trainer.quantized(CHOSEN[name]), trainer.out / f"micro_{name}.c"
+    checkpoint, path = trainer.quantized(CHOSEN[name]), trainer.out / f"digits_{name}.c"
     test = trainer.whole.test
     certificate = export_verified(path, qat.target("C"), trainer.backend, checkpoint, test, data=trainer.whole.name)
     assert certificate.reference_top1 is not None, "there are labels"

@@ -19,7 +19,6 @@ else:
         CompactSeparable,
         DepthwiseSeparable,
         InvertedResidual,
-        MicroDigits,
     )
     from qat.networks.lenet5 import LeNet3x3, LeNet5
     from qat.networks.lenet_gtc import LeNetGTC
@@ -40,7 +39,6 @@ else:
         "LeNet3x3",
         "LeNet5",
         "LeNetGTC",
-        "MicroDigits",
         "MnistCnn",
         "MobileNetV1",
         "ResNet8",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qat.errors import QatError
 from qat.network import Network
-from qat.networks.compact import CompactDigits, CompactResidual, CompactSeparable, MicroDigits
+from qat.networks.compact import CompactDigits, CompactResidual, CompactSeparable
 from qat.networks.lenet5 import LeNet3x3, LeNet5, LeNet5BN
 from qat.networks.lenet_gtc import LeNetGTC
 from qat.networks.mlperf_tiny import DSCNN, Autoencoder, MobileNetV1
@@ -27,7 +27,6 @@ NETWORKS: dict[str, type[Network]] = {
     "compact_digits": CompactDigits,
     "compact_separable": CompactSeparable,
     "compact_residual": CompactResidual,
-    "micro_digits": MicroDigits,
     "ds_cnn": DSCNN,
     "mobilenet": MobileNetV1,
     "autoencoder": Autoencoder,

@@ -70,7 +70,7 @@ def _result_file(args: argparse.Namespace, reference: Measured, model: Measured,
             f"python scripts/train_yournet.py --checkpoint-dir {path.parent}{epochs} --seed {seed} {options}"
         ),
         'The command to run "./test_yournet.py"': f"python scripts/test_yournet.py --best-checkpoint {path} {options}",
-        "Others": f"{_in_words(result)}\nBoth timed in turn in one run: {args.runtime}, one thread, {args.blocks} passes each.",
+        "Others": f"{_in_words(result)}\nBoth timed in turn in one run, {args.blocks} passes each ({args.runtime}).",
     }
     return "\n\n".join(f"# {heading}\n\n{text}" for heading, text in sections.items()) + "\n"
 

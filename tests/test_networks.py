@@ -27,7 +27,6 @@ from qat.registry import BACKENDS, installed
         ("resnet20", 272_474),  # He et al. say 0.27 M
         ("lenet_3x3", 60_074),  # its document's reference network
         ("compact_digits", 1_194 + 8 + 8 + 16 + 16 + 16 + 16),  # with the gammas of its batch normalisations
-        ("micro_digits", 1_462 + 4 + 8 + 12 + 12),
         ("compact_separable", 2_370),
         ("compact_residual", 6_802),
         ("ds_cnn", 24_908 - 1_152),  # MLPerf Tiny, as above
