@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,19 @@ def test_the_scheduler_of_a_single_worker_does_not_train(name: str, monkeypatch:
         return
     with pytest.raises(QatError, match=f"{name}: this is the scheduler of one worker, started by msrun"):
         backend.make_step(backend.lower(LeNet5()), Optimizer())
+
+
+@pytest.mark.skipif("keras" not in HERE, reason="needs Keras")
+def test_a_worker_with_several_devices_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tf.distribute would make a replica on each, with a share that nobody gave it."""
+    import tensorflow as tf
+
+    from qat.backends.keras_workers import join
+
+    monkeypatch.setenv("TF_CONFIG", tf_config(0, [1, 2]))
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda: SimpleNamespace(num_replicas_in_sync=4))
+    with pytest.raises(QatError, match=r"the 2 workers of TF_CONFIG have 4 devices, .*CUDA_VISIBLE_DEVICES"):
+        join()
 
 
 def test_every_sample_is_in_one_share() -> None:
