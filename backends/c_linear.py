@@ -346,7 +346,7 @@ class LinearWriter(Layout):
         ]
         whole = taps * BLOCK * depth.bits // 8  # bytes of a block: no index is parted
         lines = [
-            f"int8_t weight[{taps} * BLOCK];",
+            f"int8_t weight[{taps * min(BLOCK, len(indices))}];",
             f"unpack({name}_weight + first / BLOCK * {whole}, {depth.bits}, {name}_values, {taps} * @COUNT, weight);",
         ]
         return constants, lines

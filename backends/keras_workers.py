@@ -14,22 +14,31 @@ import tensorflow as tf
 
 from qat.backends.keras_backend import KerasOps
 from qat.errors import QatError
-from qat.workers import JointOps
+from qat.workers import JointOps, this_worker
 
 Tensor = tf.Tensor
 
 
 @cache
 def join() -> tf.distribute.Strategy:
-    """Join the group of workers. Raises QatError where the others cannot be reached, or TensorFlow has computed before."""
+    """Join the group of workers. Raises QatError where the others cannot be reached, TensorFlow has computed before, or a
+    worker has several devices.
+    """
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except (RuntimeError, ValueError, tf.errors.OpError) as error:
         reason = " ".join(str(error).split())[:200]
         raise QatError(
             f"the workers of TF_CONFIG do not come together ({reason}); start all of them, and lower the network before "
             "anything else is computed with TensorFlow"
         ) from None
+    count, devices = this_worker().count, strategy.num_replicas_in_sync
+    if devices != count:
+        raise QatError(
+            f"the {count} workers of TF_CONFIG have {devices} devices, but each of them computes on one; start one worker for "
+            "each GPU, with CUDA_VISIBLE_DEVICES set to that one"
+        )
+    return strategy
 
 
 def jointly(compute: Callable[..., Any], *arguments: Any) -> Any:

@@ -19,6 +19,8 @@ def join() -> None:
     """Join the group of workers; msrun's scheduler waits here for their end, and ends with them. Raises QatError where the
     others cannot be reached.
     """
+    if this_worker().count == 1:  # the scheduler of a worker that trains alone, and joins nobody
+        sys.exit(0)
     try:
         ms.communication.init()
     except RuntimeError as error:

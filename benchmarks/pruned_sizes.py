@@ -4,7 +4,7 @@
 
 Of each layer the given share of the channels goes, those of the least L1 norm. Weights are those that a training begins with:
 bytes and times do not depend on what they are. (--ckpt_path takes a trained float network instead.) Times are medians of the
-ratios of neighbouring blocks to the whole network's, in one alternated run.
+ratios of neighbouring blocks to those of the first ratio, in one alternated run.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _table(checkpoint: Checkpoint, folder: Path, args: argparse.Namespace) -> None:
     rows: dict[float, list[str]] = {}
-    calls: dict[tuple[float, str], Callable[[], None]] = {}
+    calls: dict[str, Callable[[], None]] = {}
     for ratio in args.ratios:
         own = folder / str(ratio)
         own.mkdir()
@@ -71,14 +71,18 @@ def _table(checkpoint: Checkpoint, folder: Path, args: argparse.Namespace) -> No
     times = alternate(calls, blocks=args.blocks, warm_up=10)
     for ratio, row in rows.items():
         for engine in COLUMNS[-3:]:
-            taken = times[ratio, engine]
-            over = taken.over(times[args.ratios[0], engine]).median
+            taken = times[_of(ratio, engine)]
+            over = taken.over(times[_of(args.ratios[0], engine)]).median
             row.append(f"{over:.2f} ({1e6 * taken.median / args.calls:.1f} us)")
     print_table(checkpoint.graph.name, COLUMNS, [tuple(row) for row in rows.values()])
 
 
+def _of(ratio: float, engine: str) -> str:
+    return f"{engine}, {ratio} less"
+
+
 def _sizes(
-    checkpoint: Checkpoint, ratio: float, folder: Path, repeats: int, calls: dict[tuple[float, str], Callable[[], None]]
+    checkpoint: Checkpoint, ratio: float, folder: Path, repeats: int, calls: dict[str, Callable[[], None]]
 ) -> list[str]:
     """The first cells of a row; what is to be timed goes into ``calls``."""
     graph, params = checkpoint.graph, dict(checkpoint.params)
@@ -94,9 +98,9 @@ def _sizes(
     onnx.export_float(graph, params, folder / "float.onnx")
     onnx.export(integers[8], folder / "int8.onnx")
     tflite.export(integers[8], folder / "int8.tflite")
-    calls[ratio, COLUMNS[-3]] = onnxruntime_session(folder / "float.onnx", pixels, repeats)
-    calls[ratio, COLUMNS[-2]] = onnxruntime_session(folder / "int8.onnx", pixels, repeats)
-    calls[ratio, COLUMNS[-1]] = compiled_c(integers[8], pixels, folder, repeats)
+    calls[_of(ratio, COLUMNS[-3])] = onnxruntime_session(folder / "float.onnx", pixels, repeats)
+    calls[_of(ratio, COLUMNS[-2])] = onnxruntime_session(folder / "int8.onnx", pixels, repeats)
+    calls[_of(ratio, COLUMNS[-1])] = compiled_c(integers[8], pixels, folder, repeats)
     counts = [sum(metrics.deployed_parameters(graph).values()), metrics.total_macs(graph)]
     counts += [(folder / name).stat().st_size for name in ("float.onnx", "int8.onnx", "int8.tflite")]
     counts += [sum(c.storage(integers[bits]).values()) for bits in (8, 4)]

@@ -236,7 +236,8 @@ def _record(backend: ModuleType, dataset: Dataset, recipe: Recipe, device_target
 
 def _check_continues(start: Checkpoint, record: Mapping[str, Any]) -> None:
     """Raise QatError unless the checkpoint was made by the training that ``record`` describes."""
-    before = start.history[0] if start.history else {}
+    # What a recipe could not say yet when the checkpoint was made had its default.
+    before = {**asdict(Recipe()), **start.history[0]} if start.history else {}
     any_length = record["lr_schedule"] in LENGTHLESS  # what was done does not depend on how much was to follow
     keys = [key for key in {**before, **record} if not (any_length and key == "epochs")]
     changed = [key for key in keys if before.get(key) != record.get(key)]

@@ -29,8 +29,8 @@ class Worker:
     launcher: str = ""
 
     def started_by(self, launcher: str) -> bool:
-        """Whether this is one of several that were started so."""
-        return self.count > 1 and self.launcher == launcher
+        """Whether this is one of several that were started so, or a scheduler."""
+        return self.launcher == launcher
 
     def share(self, batch: Arrays) -> Arrays:
         """This worker's samples of a joint batch (N, ...): every count-th. Raises QatError where shares are not equal."""
@@ -55,7 +55,7 @@ def this_worker() -> Worker:
     """
     for launcher, found in ((TORCHRUN, _torchrun), (TF_CONFIG, _tf_config), (MSRUN, _msrun)):
         rank, count = found(os.environ)
-        if count > 1:
+        if count > 1 or rank < 0:
             return Worker(rank, count, launcher)
     return Worker(0, 1)
 
@@ -98,7 +98,7 @@ def _msrun(environment: Mapping[str, str]) -> tuple[int, int]:
     rank, count = environment.get("RANK_ID") or environment.get("MS_NODE_ID"), environment.get("MS_WORKER_NUM")
     try:
         number = -1 if role == "MS_SCHED" else int(rank or "")
-        if int(count or "") > number >= (-1 if role == "MS_SCHED" else 0):
+        if number >= (-1 if role == "MS_SCHED" else 0) and int(count or "") > max(number, 0):
             return number, int(count or "")
     except ValueError:
         pass
@@ -109,12 +109,15 @@ def _msrun(environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def training_worker(launcher: str, backend: str) -> Worker:
-    """This worker, of a backend that ``launcher`` starts. Raises QatError for one of several that were started otherwise."""
+    """This worker, of a backend that ``launcher`` starts. Raises QatError for one that was started otherwise, be it a
+    scheduler.
+    """
     worker = this_worker()
-    if worker.count > 1 and worker.launcher != launcher:
+    if worker.launcher not in ("", launcher):
+        number = f"there are {worker.count} workers" if worker.count > 1 else "this is the scheduler of one worker"
         raise QatError(
-            f"{backend}: there are {worker.count} workers, started by {worker.launcher}, but this backend's are started by "
-            f"{launcher}, and each would train alone; start them so, or choose another --backend"
+            f"{backend}: {number}, started by {worker.launcher}, but this backend's are started by {launcher}, and each would "
+            "train alone; start them so, or choose another --backend"
         )
     return worker
 

@@ -1,9 +1,9 @@
 """Search for the width of every layer: accuracy against size or energy, as AutoQKeras trades them.
 
 From a trained float network; each trial quantizes it with widths of its own, one for outputs that are added or concatenated,
-and trains it on. The score is the validation
-accuracy (1 + delta log_rate(stress reference / trial)), where the reference has --reference_bits everywhere. The best widths
-are written as YAML for train_svhn.py --autoq_config and train_quant.py --quant_config. Killed and called again, it goes on.
+and trains it on. The score is the validation accuracy (1 + delta log_rate(stress reference / trial)), where the reference has
+--reference_bits wherever a trial chooses. The best widths are written as YAML for train_svhn.py --autoq_config and
+train_quant.py --quant_config. Killed and called again, it goes on.
 """
 
 from __future__ import annotations
@@ -158,7 +158,9 @@ def run(args: argparse.Namespace) -> None:
     widths = suggested_widths(search.optuna.trial.FixedTrial(best.params), start.graph, args)
     write_atomically(args.yaml, yaml.safe_dump(settings_of(widths), sort_keys=False).encode())
     unit = "bits" if args.goal == "size" else "nJ"
-    print(f"Trial {best.number}: {_described(best, args.goal)}; with {bits} bits everywhere {reference:,.1f} {unit}")
+    print(
+        f"Trial {best.number}: {_described(best, args.goal)}; with {bits} bits in place of each choice {reference:,.1f} {unit}"
+    )
     print_table(
         "The best widths",
         ("layer", "weight bits", "activation bits"),

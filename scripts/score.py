@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 import sys
 from pathlib import Path
 
 from qat.checkpoint import Checkpoint
 from qat.cli import run_script
-from qat.files import check_writable, write_atomically
+from qat.files import check_distinct, check_writable, write_atomically
 from qat.score import Measured, Score, score
 from qat.scripts import common, contest
 
@@ -30,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.result_path:
+        check_distinct(args.result_path, args.model, "--result_path and --model")
+        check_distinct(args.result_path, args.reference, "--result_path and --reference")
         check_writable(args.result_path)
     reference, model = contest.measure(
         [args.reference, args.model],
@@ -57,20 +61,23 @@ def _in_words(result: Score) -> str:
 
 
 def _result_file(args: argparse.Namespace, reference: Measured, model: Measured, result: Score) -> str:
-    """The contest's six headings, filled in."""
+    """The contest's six headings, filled in. Seed and batch size of the training are those that the checkpoint keeps."""
     path = Path(args.model)
-    seed = next(iter(Checkpoint.load(path).history), {}).get("seed", 0)
-    options = f"--device cpu --batch-size {args.batch_size} --data_path {args.data_path}"
-    epochs = f" --epoch-end {int(path.stem.removeprefix('epoch-')) + 1}" if path.stem.startswith("epoch-") else ""
+    trained = next(iter(Checkpoint.load(path).history), {})
+    options = f"--device cpu --data_path {shlex.quote(args.data_path)} --batch-size"
+    epoch = re.fullmatch(r"epoch-(\d+)", path.stem)
+    until = f"--epoch-end {int(epoch[1]) + 1} " if epoch else ""
+    batch_size = trained.get("batch_size", args.batch_size)
+    training = f"--checkpoint-dir {shlex.quote(str(path.parent))} {until}--seed {trained.get('seed', 0)} {options} {batch_size}"
+    testing = f"--best-checkpoint {shlex.quote(str(path))} {options} {args.batch_size}"
+    runtime = "ONNX Runtime, one thread" if args.runtime == contest.ONNX else args.runtime
     sections = {
         "Installation": 'pip install -e ".[torch,onnx]"',
         "The accuracy, infer time, MACs and params of reference model (LeNet-5)": _figures(reference),
         "The accuracy, infer time, MACs and params of your model (YourNet)": _figures(model),
-        'The command to run "./train_yournet.py"': (
-            f"python scripts/train_yournet.py --checkpoint-dir {path.parent}{epochs} --seed {seed} {options}"
-        ),
-        'The command to run "./test_yournet.py"': f"python scripts/test_yournet.py --best-checkpoint {path} {options}",
-        "Others": f"{_in_words(result)}\nBoth timed in turn in one run, {args.blocks} passes each ({args.runtime}).",
+        'The command to run "./train_yournet.py"': f"python scripts/train_yournet.py {training}",
+        'The command to run "./test_yournet.py"': f"python scripts/test_yournet.py {testing}",
+        "Others": f"{_in_words(result)}\nBoth timed in turn in one run: {runtime}, {args.blocks} passes each.",
     }
     return "\n\n".join(f"# {heading}\n\n{text}" for heading, text in sections.items()) + "\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,18 @@ def test_a_training_that_is_interrupted_sees_the_same_images() -> None:
     assert all(np.array_equal(whole.params[name], resumed.params[name]) for name in whole.params)
     plain = train(backend, start, dataset, Recipe(epochs=2))
     assert any(not np.array_equal(whole.params[name], plain.params[name]) for name in whole.params)
+
+
+def test_a_training_from_before_there_was_augmentation_goes_on() -> None:
+    graph, backend = create("lenet").graph(), qat.backend("torch")
+    dataset, recipe, kept = load("digits").resized((1, 32, 32)), Recipe(epochs=1), list[qat.Checkpoint]()
+    train(backend, qat.Checkpoint(graph, graph.initial_params()), dataset, recipe, save=kept.append, save_every=7)
+    (entry,) = kept[0].history
+    older = replace(kept[0], history=({name: x for name, x in entry.items() if not name.startswith("augment_")},))
+    resumed = train(backend, older, dataset, recipe)
+    assert all(np.array_equal(kept[-1].params[name], resumed.params[name]) for name in resumed.params)
+    with pytest.raises(QatError, match="trained with augment_shift 0, now it is 2"):
+        train(backend, older, dataset, replace(recipe, augment_shift=2))
 
 
 def test_what_cannot_be_is_refused() -> None:

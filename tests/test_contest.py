@@ -126,7 +126,12 @@ def test_a_stage_ends_and_the_next_begins_within_the_epochs(
     written = (tmp_path / "result.txt").read_text()
     score_line = next(line for line in printed.splitlines() if line.startswith("score:"))
     assert score_line in written
-    assert f"train_yournet.py --checkpoint-dir {whole} --epoch-end 2 --seed 0 --device cpu --batch-size 64" in written
+    trained = f"train_yournet.py --checkpoint-dir {whole} --epoch-end 2 --seed 0 --device cpu --data_path digits"
+    assert f"{trained} --batch-size 128\n" in written
+    assert "epoch-1.ckpt --device cpu --data_path digits --batch-size 64\n" in written
+    assert "in one run: torch, 3 passes each." in written
+    assert main(["score", *pair, "--data_path", "digits", "--result_path", pair[1]]) == 2
+    assert "--result_path and --model name the same file" in capsys.readouterr().err
     assert len([line for line in written.splitlines() if line.startswith("# ")]) == 6, "the contest's headings"
 
 

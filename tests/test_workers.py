@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -163,6 +164,34 @@ def test_workers_that_were_started_otherwise_are_refused(name: str, monkeypatch:
         backend.make_step(backend.lower(LeNet5()), Optimizer())
 
 
+@pytest.mark.parametrize("name", HERE)
+def test_the_scheduler_of_a_single_worker_does_not_train(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """msrun runs the command in it, too."""
+    for variable, value in {"MS_ROLE": "MS_SCHED", "RANK_ID": "0", "MS_WORKER_NUM": "1"}.items():
+        monkeypatch.setenv(variable, value)
+    backend = qat.backend(name)
+    if name == "mindspore":
+        with pytest.raises(SystemExit) as ended:
+            backend.lower(LeNet5())
+        assert ended.value.code == 0
+        return
+    with pytest.raises(QatError, match=f"{name}: this is the scheduler of one worker, started by msrun"):
+        backend.make_step(backend.lower(LeNet5()), Optimizer())
+
+
+@pytest.mark.skipif("keras" not in HERE, reason="needs Keras")
+def test_a_worker_with_several_devices_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tf.distribute would make a replica on each, with a share that nobody gave it."""
+    import tensorflow as tf
+
+    from qat.backends.keras_workers import join
+
+    monkeypatch.setenv("TF_CONFIG", tf_config(0, [1, 2]))
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda: SimpleNamespace(num_replicas_in_sync=4))
+    with pytest.raises(QatError, match=r"the 2 workers of TF_CONFIG have 4 devices, .*CUDA_VISIBLE_DEVICES"):
+        join()
+
+
 def test_every_sample_is_in_one_share() -> None:
     batch = np.arange(12)
     shares = [Worker(rank, 3).share(batch) for rank in range(3)]
@@ -189,6 +218,7 @@ CLUSTER = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
         ({"MS_ROLE": "MS_WORKER", "MS_NODE_ID": "0", "MS_WORKER_NUM": "2"}, Worker(0, 2, "msrun")),
         ({"MS_ROLE": "MS_SCHED", "RANK_ID": "0", "MS_WORKER_NUM": "2"}, Worker(-1, 2, "msrun")),
         ({"MS_ROLE": "MS_WORKER", "RANK_ID": "0", "MS_WORKER_NUM": "1"}, Worker(0, 1)),
+        ({"MS_ROLE": "MS_SCHED", "RANK_ID": "0", "MS_WORKER_NUM": "1"}, Worker(-1, 1, "msrun")),
     ],
 )
 def test_every_launcher_says_who_this_worker_is(
@@ -212,6 +242,7 @@ def test_every_launcher_says_who_this_worker_is(
         ({"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2"}, "RANK_ID None and MS_WORKER_NUM '2', which fit no worker"),
         ({"MS_ROLE": "MS_WORKER", "RANK_ID": "2", "MS_WORKER_NUM": "2"}, "which fit no worker"),
         ({"MS_ROLE": "MS_SCHED"}, "start the workers with msrun"),
+        ({"MS_ROLE": "MS_SCHED", "MS_WORKER_NUM": "0"}, "start the workers with msrun"),
     ],
 )
 def test_an_environment_that_fits_no_worker_is_refused(
