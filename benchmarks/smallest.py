@@ -12,25 +12,29 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+from pretrained import LENET, trained
 
 import qat
 from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.console import print_table
 from qat.data import Dataset
-from qat.distillation import teach
+from qat.distillation import Teaching, teach
+from qat.graph import Graph
 from qat.metrics import deployed_parameters
 from qat.networks import CompactDigits, LeNet5
 from qat.optimizer import Optimizer
 from qat.scripts import common
-from qat.training import Recipe, evaluate_accuracy, train
+from qat.training import Recipe, evaluate_accuracy
 from qat.verify import export_verified
 
 HELD_BACK = 5000
-TEACHER = Recipe(20, 64, lr=0.02, optimizer=Optimizer(weight_decay=5e-4), augment_shift=1)
 FLOAT = Recipe(40, 128, lr=0.1, optimizer=Optimizer(weight_decay=1e-5), augment_shift=1)
 QUANTIZED = Recipe(20, 128, lr=0.001, optimizer=Optimizer("adam"), augment_shift=1)
 TEMPERATURE, WEIGHT = 4.0, 0.9
@@ -68,12 +72,6 @@ class Trainer:
         self.whole = common.load_data(args.data_path, CompactDigits().graph())
         self.dataset = self.whole.held_back(HELD_BACK)
 
-    def teacher(self) -> Path:
-        graph, path = LeNet5().graph(), self.out / "teacher.ckpt"
-        dataset = common.load_data(self.args.data_path, graph).held_back(HELD_BACK)
-        self._trained(path, Checkpoint(graph, graph.initial_params(self.args.seed)), dataset, TEACHER)
-        return path
-
     def quantized(self, candidate: Candidate) -> Checkpoint:
         graph = CompactDigits(width=candidate.width).graph()
         path = self.out / f"float_{candidate.width}.ckpt"
@@ -89,28 +87,24 @@ class Trainer:
         return self._taught(self.out / f"{candidate.bits}_bits_{candidate.width}.ckpt", start, QUANTIZED)
 
     def _taught(self, path: Path, start: Checkpoint, recipe: Recipe) -> Checkpoint:
-        if path.exists():
-            return Checkpoint.load(path)
-        teacher = self.teacher()
-        images = common.load_data(self.args.data_path, Checkpoint.load(teacher).graph).held_back(HELD_BACK).train
-        lesson = teach(self.backend, start.graph, str(teacher), images, TEMPERATURE, WEIGHT)
-        dataset = replace(self.dataset, train=replace(self.dataset.train, targets=lesson.targets))
-        return self._trained(path, start, dataset, recipe, objective=lesson.objective, record=lesson.record)
+        return self._trained(path, start, self.dataset, recipe, partial(self._lesson, start.graph))
 
-    def _trained(self, path: Path, start: Checkpoint, dataset: Dataset, recipe: Recipe, **lesson: object) -> Checkpoint:
-        if not path.exists():
-            recipe = replace(recipe, seed=self.args.seed)
-            device_target = self.args.device_target
-            train(
-                self.backend,
-                start,
-                dataset,
-                recipe,
-                compile=True,
-                device_target=device_target,
-                **lesson,  # type: ignore[arg-type]
-            ).save(path)
-        return Checkpoint.load(path)
+    def _lesson(self, student: Graph) -> Teaching:
+        """Of a LeNet-5."""
+        graph, path = LeNet5().graph(), self.out / "teacher.ckpt"
+        dataset = common.load_data(self.args.data_path, graph).held_back(HELD_BACK)
+        self._trained(path, Checkpoint(graph, graph.initial_params(self.args.seed)), dataset, LENET)
+        return teach(self.backend, student, str(path), dataset.train, TEMPERATURE, WEIGHT)
+
+    def _trained(
+        self,
+        path: Path,
+        start: Checkpoint,
+        dataset: Dataset,
+        recipe: Recipe,
+        teaching: Callable[[], Teaching] | None = None,
+    ) -> Checkpoint:
+        return trained(path, start, dataset, replace(recipe, seed=self.args.seed), self.args, teaching)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -17,24 +17,24 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from statistics import mean
-from typing import Any
+
+from pretrained import LENET, trained
 
 import qat
 from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.console import print_table
-from qat.data import Dataset
-from qat.distillation import Teaching, teach
+from qat.distillation import teach
 from qat.graph import Graph
 from qat.networks import create
 from qat.optimizer import Optimizer
 from qat.scripts import common
-from qat.training import Recipe, evaluate_accuracy, train
+from qat.training import Recipe, evaluate_accuracy
 from qat.verify import export_verified
 
-FLOAT = Recipe(20, 64, lr=0.02, optimizer=Optimizer(weight_decay=5e-4), augment_shift=1)
 QUANTIZED = Recipe(15, 128, lr=0.03, optimizer=Optimizer(weight_decay=1e-4), augment_shift=1)
 BINARY = Recipe(15, 64, lr=0.001, optimizer=Optimizer("adam"), augment_shift=1)
 TEMPERATURE, WEIGHT = 2.0, 0.7  #: of the float network as the teacher
@@ -74,25 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="out/widths", help="folder for checkpoints and files")
 
 
-def trained(
-    path: Path,
-    start: Checkpoint,
-    dataset: Dataset,
-    recipe: Recipe,
-    args: argparse.Namespace,
-    teaching: Teaching | None = None,
-) -> Checkpoint:
-    """``start`` trained, or what lies at ``path``."""
-    if not path.exists():
-        backend, device_target = qat.backend(args.backend), args.device_target
-        lesson: dict[str, Any] = {}
-        if teaching is not None:
-            dataset = replace(dataset, train=replace(dataset.train, targets=teaching.targets))
-            lesson = {"objective": teaching.objective, "record": teaching.record}
-        train(backend, start, dataset, recipe, compile=True, device_target=device_target, **lesson).save(path)
-    return Checkpoint.load(path)
-
-
 def run(args: argparse.Namespace) -> int:
     backend, out = qat.backend(args.backend), Path(args.out)
     graph = create("lenet").graph()
@@ -104,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
     for seed in args.seeds:
         start = Checkpoint(graph, graph.initial_params(seed))
         teacher = out / f"float_{seed}.ckpt"
-        float_ = trained(teacher, start, dataset, replace(FLOAT, seed=seed), args)
-        teaching = teach(backend, graph, str(teacher), dataset.train, TEMPERATURE, WEIGHT)
+        float_ = trained(teacher, start, dataset, replace(LENET, seed=seed), args)
+        teaching = cache(partial(teach, backend, graph, str(teacher), dataset.train, TEMPERATURE, WEIGHT))
         columns["float"].append(evaluate_accuracy(backend, float_, dataset.test))
         for width in args.widths:
             quantized_graph = converted(graph, width)
