@@ -588,11 +588,7 @@ class Step:
         compile: bool = False,
     ) -> None:
         self.model, self.loss, self._decay = model, loss, optimizer.weight_decay
-        self._worker = training_worker(TF_CONFIG, "keras")
-        if compile and self._worker.count > 1:
-            raise QatError(
-                f"--compile with {self._worker.count} workers: what they exchange is not compiled; leave --compile out"
-            )
+        self._worker = training_worker(TF_CONFIG, "keras", compile=compile)
         self._terms: dict[str, Tensor] = {}
         self.optimizer = (
             keras.optimizers.SGD(0.0, momentum=optimizer.momentum)

@@ -539,11 +539,7 @@ class Step:
         compile: bool = False,
     ) -> None:
         self.model = model.train()
-        self._worker = training_worker(TORCHRUN, "torch")
-        if compile and self._worker.count > 1:
-            raise QatError(
-                f"--compile with {self._worker.count} workers: what they exchange is not compiled; leave --compile out"
-            )
+        self._worker = training_worker(TORCHRUN, "torch", compile=compile)
         plain = partial(model.terms, loss=loss)
         self._compute = torch.compile(plain) if compile else plain
         self._terms: dict[str, Tensor] = {}

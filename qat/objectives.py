@@ -125,9 +125,7 @@ class SizeBudget(Objective):
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("bits_per_weight", "lambda_size"):
-            if not 0.0 < getattr(self, name) < math.inf:
-                raise QatError(f"--{name} is {getattr(self, name)}; use a positive number")
+        _check_positive(self, "bits_per_weight", "lambda_size")
 
     def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:
         ops = passes.ops
@@ -158,9 +156,7 @@ class BopsBudget(Objective):
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("max_bops", "lambda_bops"):
-            if not 0.0 < getattr(self, name) < math.inf:
-                raise QatError(f"--{name} is {getattr(self, name)}; use a positive number")
+        _check_positive(self, "max_bops", "lambda_bops")
 
     def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:
         ops = passes.ops
@@ -171,6 +167,12 @@ class BopsBudget(Objective):
             share = share + bops * (1.0 / self.max_bops)
         penalty = _penalty(ops, share, self.lambda_bops)
         return {"loss": loss + penalty, "cross_entropy": loss, "bops": share * self.max_bops}
+
+
+def _check_positive(owner: Objective, *names: str) -> None:
+    for name in names:
+        if not 0.0 < getattr(owner, name) < math.inf:
+            raise QatError(f"--{name} is {getattr(owner, name)}; use a positive number")
 
 
 def _penalty(ops: Ops, share: Tensor, factor: float) -> Tensor:

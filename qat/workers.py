@@ -108,9 +108,9 @@ def _msrun(environment: Mapping[str, str]) -> tuple[int, int]:
     )
 
 
-def training_worker(launcher: str, backend: str) -> Worker:
+def training_worker(launcher: str, backend: str, *, compile: bool = False) -> Worker:
     """This worker, of a backend that ``launcher`` starts. Raises QatError for one that was started otherwise, be it a
-    scheduler.
+    scheduler, and for one of several whose step is to be compiled.
     """
     worker = this_worker()
     if worker.launcher not in ("", launcher):
@@ -118,6 +118,10 @@ def training_worker(launcher: str, backend: str) -> Worker:
         raise QatError(
             f"{backend}: {number}, started by {worker.launcher}, but this backend's are started by {launcher}, and each would "
             "train alone; start them so, or choose another --backend"
+        )
+    if compile and worker.count > 1:
+        raise QatError(
+            f"--compile with {worker.count} workers: what they exchange is not compiled; leave --compile out"
         )
     return worker
 

@@ -244,12 +244,28 @@ class BaseActivationQuantizer(Quantizer, ABC):
         ``x`` may hold codes, accumulators or real numbers, with a ReLU that is still to be applied.
         """
         scale, zero_point = self.grid(ops, own, shared, non_negative, features)
-        multiplier = ops.reciprocal(scale) if x.scale is None else x.scale / scale
         rectified = non_negative or x.relu is not None
         qmin, qmax = self.bounds(ops, own, shared, non_negative)
         low = 0.0 if rectified else qmin - zero_point
         high = qmax - zero_point
         if x.relu is not None and not math.isinf(x.relu):
             high = ops.minimum(ops.rint(x.relu / scale), high)
-        codes = ops.requantize(x.data, ops.on_channel(multiplier, x.data), low, high, open_low=rectified)
+        codes = ops.requantize(x.data, _multiplier(ops, x, scale), low, high, open_low=rectified)
         return Value(codes, scale, codes=True)
+
+
+def unbounded(ops: Ops, x: Value, non_negative: bool) -> Value:
+    """x without a bound of its activation function that would clip codes: a code clipped by it says nothing about the scale."""
+    if x.relu is not None and (not math.isinf(x.relu) or not non_negative):
+        return Value(x.real(ops))
+    return x
+
+
+def steps_of(ops: Ops, x: Value, scale: Tensor) -> Tensor:
+    """x / scale, neither rounded nor clipped, without gradient."""
+    return ops.stop_gradient(x.data * _multiplier(ops, x, scale))
+
+
+def _multiplier(ops: Ops, x: Value, scale: Tensor) -> Tensor:
+    """What makes steps of ``scale`` of the numbers that x holds."""
+    return ops.on_channel(ops.reciprocal(scale) if x.scale is None else x.scale / scale, x.data)

@@ -117,7 +117,7 @@ class TernaryWeightQuantizer(_FewCodes):
 
 
 class SignCodes:
-    """The codes of 1-bit weights: -1 and 1."""
+    """The codes of signs: -1 and 1."""
 
     @property
     def qmin(self) -> int:

@@ -13,6 +13,7 @@ from qat.errors import QatError
 from qat.ops import Array, Ops, Tensor
 from qat.param import Param, constant
 from qat.quantizers.base import SMALLEST_SCALE, BaseActivationQuantizer, Tensors
+from qat.quantizers.few_bits import SignCodes
 from qat.serial import check_finite, check_flags
 from qat.values import Value
 
@@ -67,7 +68,7 @@ class DoReFaActivationQuantizer(FixedGrid):
 
 
 @dataclass(frozen=True)
-class BinaryActivationQuantizer(BaseActivationQuantizer):
+class BinaryActivationQuantizer(SignCodes, BaseActivationQuantizer):
     """Binary activations: code = 1 where x >= 0, else -1 (Hubara et al., arXiv 1602.02830, equation 1).
 
     scale "constant": 1, as there; "mean": an exponential moving average of the mean of |x|, by which XNOR-Net's signs are
@@ -100,14 +101,6 @@ class BinaryActivationQuantizer(BaseActivationQuantizer):
             raise QatError(f"{type(self).__name__}: scale is {self.scale!r}; use one of {allowed}")
         if not 0.0 <= self.ema_decay <= 1.0:
             raise QatError(f"{type(self).__name__}: ema_decay is {self.ema_decay!r}; use a number from 0 to 1")
-
-    @property
-    def qmin(self) -> int:
-        return -1
-
-    @property
-    def qmax(self) -> int:
-        return 1
 
     def refuses(self, non_negative: bool) -> str | None:
         return "every code would be 1" if non_negative else None

@@ -24,6 +24,8 @@ from qat.quantizers.base import (
     Bounds,
     Tensors,
     WeightCodes,
+    steps_of,
+    unbounded,
 )
 from qat.serial import check_finite, check_flags
 from qat.values import Value
@@ -242,8 +244,7 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
     def quantize(
         self, ops: Ops, x: Value, own: Tensors, shared: Sequence[Tensors], non_negative: bool, features: int
     ) -> Value:
-        if x.relu is not None and (not math.isinf(x.relu) or not non_negative):
-            x = Value(x.real(ops))  # a code clipped by the activation's own bound says nothing about the scale
+        x = unbounded(ops, x, non_negative)
         y = super().quantize(ops, x, own, shared, non_negative, features)
         scale, offset = (
             self._learned(ops, own, shared, non_negative, features) if self._has_offset(own) else (None, None)
@@ -251,8 +252,7 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
         if offset is None:
             return y
         zero_point = self.zero_point(ops, ops.stop_gradient(offset), ops.stop_gradient(scale))
-        multiplier = ops.reciprocal(scale) if x.scale is None else x.scale / scale
-        u = ops.stop_gradient(x.data * ops.on_channel(multiplier, x.data))
+        u = steps_of(ops, x, scale)
         nothing = ops.stop_gradient(y.data) * 0.0
         inside = (u >= float(self.qmin) - zero_point) & (u <= float(self.qmax) - zero_point)
         shift = offset / scale
@@ -328,12 +328,10 @@ class PACTActivationQuantizer(BaseActivationQuantizer):
     def quantize(
         self, ops: Ops, x: Value, own: Tensors, shared: Sequence[Tensors], non_negative: bool, features: int
     ) -> Value:
-        if x.relu is not None and (not math.isinf(x.relu) or not non_negative):
-            x = Value(x.real(ops))
+        x = unbounded(ops, x, non_negative)
         y = super().quantize(ops, x, own, shared, non_negative, features)
         levels = float(self._levels(non_negative))
-        multiplier = ops.reciprocal(y.scale) if x.scale is None else x.scale / y.scale
-        u = ops.stop_gradient(x.data * ops.on_channel(multiplier, x.data))
+        u = steps_of(ops, x, y.scale)
         nothing = ops.stop_gradient(y.data) * 0.0
         clipped = ops.where(u >= levels, nothing + 1.0, nothing)
         if not non_negative:

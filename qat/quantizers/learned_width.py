@@ -9,7 +9,15 @@ from typing import Any, ClassVar
 
 from qat.ops import Ops, Tensor
 from qat.param import Param, Shape, constant
-from qat.quantizers.base import SMALLEST_SCALE, BaseWeightQuantizer, Bounds, Tensors, WeightCodes
+from qat.quantizers.base import (
+    SMALLEST_SCALE,
+    BaseWeightQuantizer,
+    Bounds,
+    Tensors,
+    WeightCodes,
+    steps_of,
+    unbounded,
+)
 from qat.quantizers.learned import larger
 from qat.quantizers.minmax import ActivationQuantizer
 from qat.values import Value
@@ -99,13 +107,11 @@ class LearnedWidthActivationQuantizer(_LearnedWidth, ActivationQuantizer):
     def quantize(
         self, ops: Ops, x: Value, own: Tensors, shared: Sequence[Tensors], non_negative: bool, features: int
     ) -> Value:
-        if x.relu is not None and (not math.isinf(x.relu) or not non_negative):
-            x = Value(x.real(ops))
+        x = unbounded(ops, x, non_negative)
         y = super().quantize(ops, x, own, shared, non_negative, features)
         scale, zero_point = self.grid(ops, own, shared, non_negative, features)
         first, last = self.bounds(ops, own, shared, non_negative)
-        multiplier = ops.reciprocal(scale) if x.scale is None else x.scale / scale
-        u = ops.stop_gradient(x.data * ops.on_channel(multiplier, x.data))
+        u = steps_of(ops, x, scale)
         error = ops.stop_gradient(y.data) - u
         error = ops.where((u >= first - zero_point) & (u <= last - zero_point), error, error * 0.0)
         bits = self.bits(ops, x, own, shared)
