@@ -660,6 +660,15 @@ class Step:
                     slots[f"{parameter.name}.{slot}"] = variable, self.model.graph.params[parameter.name].kind
         return slots
 
+    def means(self, figures: Sequence[float]) -> list[float]:
+        """Of each figure over the workers; the figures themselves where there is one."""
+        if self._worker.count == 1:
+            return list(figures)
+        from qat.backends.keras_workers import jointly, means_over_workers
+
+        (means,) = jointly(means_over_workers, [tf.constant(figures, tf.float32)])
+        return [float(mean) for mean in means]
+
     def state(self) -> dict[str, Array]:
         """The optimizer's state, canonical, by "<parameter>.<name of the state>"."""
         return {name: self.model.ops.to_numpy(variable, kind) for name, (variable, kind) in self._slots().items()}

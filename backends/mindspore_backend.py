@@ -695,6 +695,15 @@ class Step:
             found[f"{name or 'optimizer'}.{slot}"] = own
         return found
 
+    def means(self, figures: Sequence[float]) -> list[float]:
+        """Of each figure over the workers; the figures themselves where there is one."""
+        if self._worker.count == 1:
+            return list(figures)
+        from qat.backends.mindspore_workers import means_over_workers
+
+        (means,) = means_over_workers([Tensor(np.asarray(figures, np.float32))])
+        return [float(mean) for mean in means.asnumpy()]
+
     def state(self) -> dict[str, Array]:
         """The optimizer's state, by "<parameter>.<name of the state>"; what all parameters share is "optimizer.<name>"."""
         return {name: np.array(tensor.asnumpy()) for name, tensor in self._slots().items()}

@@ -585,6 +585,15 @@ class Step:
         """The terms of the last step's loss (see ``Forward.terms``)."""
         return {name: tensor.cpu().numpy() for name, tensor in self._terms.items()}
 
+    def means(self, figures: Sequence[float]) -> list[float]:
+        """Of each figure over the workers; the figures themselves where there is one."""
+        if self._worker.count == 1:
+            return list(figures)
+        from qat.backends.torch_workers import means_over_workers
+
+        (means,) = means_over_workers([torch.tensor(figures, device=self.model._ops.device)])
+        return [float(mean) for mean in means]
+
     def state(self) -> dict[str, Array]:
         """The optimizer's state, by "<parameter>.<name of the state>"."""
         names = {id(tensor): name for name, tensor in self.model.tensors.items()}

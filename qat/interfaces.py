@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,9 @@ class Step(Protocol):
 
     def terms(self) -> dict[str, Array]:
         """The terms of the last step's loss by name, before the update; the first is the loss itself."""
+
+    def means(self, figures: Sequence[float]) -> list[float]:
+        """Of each figure over the workers, so that all of them decide alike; the figures themselves where there is one."""
 
     def state(self) -> dict[str, Array]:
         """The optimizer's state, by "<parameter>.<name of the state>"."""

@@ -193,7 +193,7 @@ def train(
                 if done % steps == 0:
                     ended = Epoch(done, progress.loss_sum / steps, lr)
                     if recipe.validation:
-                        held_loss, top1 = _validated(backend, model, held.test)
+                        held_loss, top1 = step.means(_validated(backend, model, held.test))
                         ended = replace(ended, validation_loss=held_loss, validation_accuracy=top1)
                         log.validation(ended)
                     progress = Progress((*progress.epochs, ended))

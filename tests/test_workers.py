@@ -7,7 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +25,7 @@ from qat.checkpoint import Checkpoint
 from qat.errors import QatError
 from qat.networks import LeNet5
 from qat.optimizer import Optimizer
-from qat.workers import Worker, this_worker
+from qat.workers import TORCHRUN, Worker, this_worker, training_worker
 
 TESTS = Path(__file__).parent
 BATCH = 12
@@ -41,10 +43,12 @@ SHOWN = [
 PAIRS = [(backend, case) for backend in HERE for case in (SHOWN if backend == "torch" else SHOWN[:4])]
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
 
 
 def tf_config(rank: int, ports: list[int]) -> str:
@@ -57,7 +61,7 @@ def started(backend: str, folder: Path, *command: object) -> str:
     arguments = [*map(str, command)]
     environment = os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
     if backend == "keras":
-        ports = [free_port(), free_port()]
+        ports = free_ports(2)
         own = [environment | {"TF_CONFIG": tf_config(rank, ports)} for rank in (0, 1)]
         return finished([sys.executable, *arguments], own, folder)
     if backend == "torch":
@@ -65,13 +69,15 @@ def started(backend: str, folder: Path, *command: object) -> str:
         return finished([*launcher, *arguments], [environment], folder)
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # where it looks for "python"
     launcher = [sys.executable, "-m", "mindspore.parallel.cluster.run", "--worker_num=2", "--local_worker_num=2"]
-    launcher += ["--join=True", f"--master_port={free_port()}", f"--log_dir={folder / 'log'}"]
+    launcher += ["--join=True", f"--master_port={free_ports(1)[0]}", f"--log_dir={folder / 'log'}"]
     finished([*launcher, "python", *arguments], [environment], folder)
     return "".join(path.read_text() for path in sorted((folder / "log").glob("*.log")))
 
 
 def finished(command: list[str], environments: list[dict[str, str]], folder: Path) -> str:
-    """The outputs of processes of one command, each with its environment. All have to end well."""
+    """The outputs of processes of one command, each with its environment. All have to end well; where one does not, the
+    others, which would wait for it, are ended.
+    """
     files = [folder / f"process{number}.log" for number in range(len(environments))]
     processes = []
     for file, environment in zip(files, environments, strict=True):
@@ -80,10 +86,15 @@ def finished(command: list[str], environments: list[dict[str, str]], folder: Pat
                 subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
             )
     try:
-        statuses = [process.wait(timeout=500) for process in processes]
+        until = time.monotonic() + 500
+        statuses = [process.poll() for process in processes]
+        while None in statuses and not any(statuses) and time.monotonic() < until:
+            time.sleep(0.1)
+            statuses = [process.poll() for process in processes]
     finally:
         for process in processes:
             process.kill()
+            process.wait()
     output = "".join(file.read_text() for file in files)
     logs = "".join(file.read_text() for file in folder.glob("log/*.log"))
     assert statuses == [0] * len(statuses), output + logs
@@ -133,7 +144,7 @@ def test_a_share_alone_makes_another_step(backend: str, case: str) -> None:
 def test_the_command_trains_with_several_workers(backend: str, tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     command = ["train", "--backend", backend, "--data_path", "digits", "--epochs", "1", "--network", "lenet_bn"]
-    more = ["--save_path", path, "--log_path", tmp_path / "log.csv"]
+    more = ["--save_path", path, "--log_path", tmp_path / "log.csv", "--validation", "100", "--keep_best"]
     (tmp_path / "qat_command.py").write_text("import sys\nfrom qat.cli import main\nsys.exit(main())\n")
     output = started(backend, tmp_path, tmp_path / "qat_command.py", *command, *more)
     assert output.count("Accuracy: ") == 1, "the workers speak through each other"
@@ -162,6 +173,14 @@ def test_workers_that_were_started_otherwise_are_refused(name: str, monkeypatch:
     backend = qat.backend(name)
     with pytest.raises(QatError, match=f"{name}: there are 2 workers, started by .*, and each would train alone"):
         backend.make_step(backend.lower(LeNet5()), Optimizer())
+
+
+def test_a_compiled_step_of_several_workers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert training_worker(TORCHRUN, "torch") == Worker(1, 2, TORCHRUN)
+    with pytest.raises(QatError, match="--compile with 2 workers: what they exchange is not compiled; leave --compile"):
+        training_worker(TORCHRUN, "torch", compile=True)
 
 
 @pytest.mark.parametrize("name", HERE)

@@ -23,8 +23,8 @@ GTC_CASE = LeNetGTC, np.random.default_rng(2).integers(0, 256, (16, 1, 28, 28), 
 
 
 def train(name: str, case: str, steps: int, batch: int) -> dict[str, np.ndarray]:
-    """Parameters and state after steps of SGD; and the losses. The images are such that no code of the tested cases lies so
-    near to the middle of two that a sum in another order rounds it otherwise.
+    """Parameters and state after steps of SGD; the losses; and means, 0 and 3, of figures of the workers. The images are such
+    that no code of the tested cases lies so near to the middle of two that a sum in another order rounds it otherwise.
     """
     network, images, settings = GTC_CASE if case == "LeNet-GTC" else CASES[case]
     graph = network().graph() if settings is None else qat.convert_quant_network(network(), **settings)
@@ -38,7 +38,9 @@ def train(name: str, case: str, steps: int, batch: int) -> dict[str, np.ndarray]
     for _ in range(steps):
         chosen = generator.permutation(len(images))[:batch]
         losses.append(step(images[chosen], generator.integers(0, 10, batch), 0.02))
-    return backend.read(step.model) | {"losses": np.array(losses, np.float32)}
+    worker = this_worker()
+    means = step.means([worker.rank - (worker.count - 1) / 2, 3.0])
+    return backend.read(step.model) | {"losses": np.array(losses, np.float32), "means": np.array(means, np.float32)}
 
 
 if __name__ == "__main__":
