@@ -75,6 +75,15 @@ def check_finite(owner: object, *names: str) -> None:
             raise QatError(f"{type(owner).__name__}: {name} is {value!r}; use a finite number")
 
 
+def check_share(owner: object, *names: str) -> None:
+    """Raise QatError unless the named fields are numbers from 0 to 1."""
+    check_finite(owner, *names)
+    for name in names:
+        value = getattr(owner, name)
+        if not 0.0 <= value <= 1.0:
+            raise QatError(f"{type(owner).__name__}: {name} is {value!r}; use a number from 0 to 1")
+
+
 def from_json(data: Any, base: type[S]) -> S:
     """The inverse of ``to_json``. Raises QatError for an unknown class, an unknown field or a value out of place."""
     name = data.get("type") if isinstance(data, dict) else None

@@ -50,6 +50,7 @@ class Quantizer(Serializable):
     quant_delay: int = 0
 
     label: ClassVar[str] = ""  #: before the other words of its description
+    limit: ClassVar[str] = ""  #: before the number of bits there
     widths: ClassVar[tuple[int, int]] = (2, 16)  #: the fewest and the most bits
     fixed: ClassVar[dict[str, bool]] = {}  #: fields that this quantizer's formula leaves no choice of
     #: Its ``bits`` follow from its parameter "share" alone, so that a checkpoint tells them.
@@ -69,7 +70,7 @@ class Quantizer(Serializable):
 
     def __str__(self) -> str:
         words = [self.label] if self.label else []
-        words += [f"{self.num_bits} bit{'s' * (self.num_bits > 1)}", "symmetric" if self.symmetric else "affine"]
+        words += [f"{self.limit}{self.num_bits} bit{'s' * (self.num_bits > 1)}", "symmetric" if self.symmetric else "affine"]
         words += ["per channel"] if getattr(self, "per_channel", False) else []
         words += ["power of two"] if getattr(self, "power_of_two", False) else []
         words += ["narrow"] if self.narrow_range else []

@@ -14,7 +14,7 @@ from qat.ops import Array, Ops, Tensor
 from qat.param import Param, constant
 from qat.quantizers.base import SMALLEST_SCALE, BaseActivationQuantizer, Tensors
 from qat.quantizers.few_bits import SignCodes
-from qat.serial import check_finite, check_flags
+from qat.serial import check_flags, check_share
 from qat.values import Value
 
 BINARY_SCALES = ("constant", "mean")
@@ -95,12 +95,10 @@ class BinaryActivationQuantizer(SignCodes, BaseActivationQuantizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_flags(self, "clip")
-        check_finite(self, "ema_decay")
+        check_share(self, "ema_decay")
         if self.scale not in BINARY_SCALES:
             allowed = ", ".join(map(repr, BINARY_SCALES))
             raise QatError(f"{type(self).__name__}: scale is {self.scale!r}; use one of {allowed}")
-        if not 0.0 <= self.ema_decay <= 1.0:
-            raise QatError(f"{type(self).__name__}: ema_decay is {self.ema_decay!r}; use a number from 0 to 1")
 
     def refuses(self, non_negative: bool) -> str | None:
         return "every code would be 1" if non_negative else None

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from qat.errors import QatError
 from qat.ops import Array, Ops, Tensor
 from qat.param import Param, Shape, constant
 from qat.quantizers.base import (
@@ -22,7 +21,7 @@ from qat.quantizers.base import (
     WeightCodes,
 )
 from qat.quantizers.learned import larger, positive
-from qat.serial import check_finite
+from qat.serial import check_share
 from qat.values import Value
 
 EPSILON = 1e-6  #: e: numbers of a smaller magnitude are 0
@@ -186,9 +185,7 @@ class GTCActivationQuantizer(_PowersOfTwo, BaseActivationQuantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_finite(self, "ema_decay")
-        if not 0.0 <= self.ema_decay <= 1.0:
-            raise QatError(f"GTCActivationQuantizer: ema_decay is {self.ema_decay!r}; use a number from 0 to 1")
+        check_share(self, "ema_decay")
 
     @property
     def keep_scale(self) -> bool:

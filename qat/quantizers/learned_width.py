@@ -37,7 +37,8 @@ class _LearnedWidth:
 
     num_bits: int
 
-    label: ClassVar[str] = "learned width, at most"
+    label: ClassVar[str] = "learned width"
+    limit: ClassVar[str] = "at most "
     learns_bits: ClassVar[bool] = True
 
     def bits(self, ops: Ops, x: Any, own: Tensors, shared: Sequence[Tensors] = ()) -> Tensor:

@@ -14,7 +14,7 @@ from qat.errors import QatError
 from qat.ops import Array, Ops, Tensor
 from qat.param import Param, constant
 from qat.quantizers.base import BaseActivationQuantizer, BaseWeightQuantizer, Bounds, Tensors, WeightCodes
-from qat.serial import check_finite, check_flags
+from qat.serial import check_flags, check_share
 from qat.values import Value
 
 UNSEEN = {"min": np.inf, "max": -np.inf}  #: the ends of a range as long as nothing was observed
@@ -83,12 +83,10 @@ class ActivationQuantizer(BaseActivationQuantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_finite(self, "ema_decay")
+        check_share(self, "ema_decay")
         check_flags(self, "power_of_two")
         if self.power_of_two and not self.symmetric:
             raise QatError("ActivationQuantizer: power_of_two needs symmetric=True; an affine range has an end to meet")
-        if not 0.0 <= self.ema_decay <= 1.0:
-            raise QatError(f"{type(self).__name__}: ema_decay is {self.ema_decay!r}; use a number from 0 to 1")
 
     @property
     def keep_scale(self) -> bool:
