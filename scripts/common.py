@@ -17,7 +17,7 @@ from qat.calibration import METHODS, calibrate, check_percentile
 from qat.cells.linear import NEVER
 from qat.checkpoint import Checkpoint
 from qat.console import print_table
-from qat.data import Dataset
+from qat.data import Dataset, Split
 from qat.devices import DEVICES
 from qat.distillation import OWN, Teaching, teach
 from qat.errors import QatError
@@ -384,6 +384,7 @@ def train_and_save(
         )
     sparsity.report(checkpoint)
     print(f"Accuracy: {100 * top1:.2f}")
+    note_if_guessing(top1, dataset.test, start.graph.name, f"use another --lr than {args.lr:g}, or more --epochs")
     print(f"saved {path}")
     return checkpoint
 
@@ -409,6 +410,16 @@ def _teaching(args: argparse.Namespace, backend: ModuleType, student: Graph, dat
         smoothing=args.label_smoothing,
         device_target=args.device_target,
     )
+
+
+def note_if_guessing(top1: float, split: Split, name: str, remedy: str) -> None:
+    """Say so where a network is no better than one that always answers the most frequent class. top1: its accuracy, 0 to 1."""
+    guessed = float(np.bincount(split.labels).max()) / len(split)
+    if top1 <= guessed:
+        print(
+            f"note: {name} is no better than always answering the most frequent class, {100 * guessed:.2f} %: its training "
+            f"has failed; {remedy}"
+        )
 
 
 def print_certificate(certificate: Certificate) -> None:

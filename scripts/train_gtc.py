@@ -135,7 +135,11 @@ def run(args: argparse.Namespace) -> None:
     low, high = folder / "int_model_final.ckpt", folder / "training_model_final.ckpt"
     Checkpoint(graph, end.params, history=end.history).save(low)
     _high(end, float_graph).save(high)
-    print("   ".join(f"{name}: {100 * value:.2f}" for name, value in accuracies(end).items()))
+    found = accuracies(end)
+    print("   ".join(f"{name}: {100 * value:.2f}" for name, value in found.items()))
+    common.note_if_guessing(
+        min(found.values()), dataset.test, "LP or HP", "use a smaller --lambda_bit_loss or --lambda_distillation_loss"
+    )
     print(f"saved {low} (LP)\nsaved {high} (HP)")
 
 

@@ -66,6 +66,16 @@ def test_the_document_s_commands_lead_from_pixels_to_a_certificate(
     assert [comparison["differ"] for comparison in certificate["comparisons"]] == [0, 0]
 
 
+@pytest.mark.parametrize(("lr", "failed"), [(0.02, False), (10, True)])
+def test_a_training_that_fails_says_so(
+    lr: float, failed: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--data_path", "digits", "--epochs", 1, "--lr", lr, "--save_path", tmp_path / "a.ckpt"]
+    status, out, _ = run(capsys, "train", *arguments)
+    assert status == 0
+    assert ("note: LeNet5 is no better than always answering the most frequent class, 10.28 %" in out) is failed
+
+
 @pytest.mark.parametrize("arithmetic", ["float", "fixed"])
 def test_tflite_is_certified_in_both_arithmetics(
     arithmetic: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

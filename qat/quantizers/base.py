@@ -70,7 +70,10 @@ class Quantizer(Serializable):
 
     def __str__(self) -> str:
         words = [self.label] if self.label else []
-        words += [f"{self.limit}{self.num_bits} bit{'s' * (self.num_bits > 1)}", "symmetric" if self.symmetric else "affine"]
+        words += [
+            f"{self.limit}{self.num_bits} bit{'s' * (self.num_bits > 1)}",
+            "symmetric" if self.symmetric else "affine",
+        ]
         words += ["per channel"] if getattr(self, "per_channel", False) else []
         words += ["power of two"] if getattr(self, "power_of_two", False) else []
         words += ["narrow"] if self.narrow_range else []
