@@ -105,19 +105,19 @@ class LinearWriter(Layout):
         )
         inputs = stored.codes.size // outputs // rows
         data = blocks(stored, rows, inputs, groups)
-        if stored.bits == BYTES:
-            self.used.add("MULTIPLY")
-            constants = [self.array("int8_t", f"{name}_weight", data)]
-        else:
-            self.used |= {"PACKED", f"PACKED_{stored.bits}"}
-            constants = [
-                self.array("uint8_t", f"{name}_weight", data),
-                self.array("int8_t", f"{name}_values", stored.values),
-            ]
+        self.used |= {"MULTIPLY"} if stored.bits == BYTES else {"PACKED", f"PACKED_{stored.bits}"}
+        constants = self._weight_arrays(stored, name, data)
         if stored.excess.any():
             self.used.add("CORRECT")
             constants.append(self.array("int16_t", f"{name}_excess", stored.excess))
         return constants, bias, bool(stored.excess.any())
+
+    def _weight_arrays(self, stored: StoredWeights, name: str, data: Array) -> list[str]:
+        """The constants of weights. data: bytes, of codes or of packed indices."""
+        if stored.bits == BYTES:
+            return [self.array("int8_t", f"{name}_weight", data)]
+        values = self.array("int8_t", f"{name}_values", stored.values)
+        return [self.array("uint8_t", f"{name}_weight", data), values]
 
     @staticmethod
     def _zero(node: IntegerLinear) -> int:
@@ -336,14 +336,11 @@ class LinearWriter(Layout):
         indices = depth.index(depth.codes)
         parts = [indices[first : first + BLOCK].T.ravel() for first in range(0, len(indices), BLOCK)]
         if depth.bits == BYTES:
-            constant = self.array("int8_t", f"{name}_weight", np.concatenate(parts))
-            return [constant], [f"const int8_t *weight = {name}_weight + first * {taps};"]
+            constants = self._weight_arrays(depth, name, np.concatenate(parts))
+            return constants, [f"const int8_t *weight = {name}_weight + first * {taps};"]
         self.used.add("UNPACK")
         packed = b"".join(pack(part, depth.bits) for part in parts)
-        constants = [
-            self.array("uint8_t", f"{name}_weight", np.frombuffer(packed, np.uint8)),
-            self.array("int8_t", f"{name}_values", depth.values),
-        ]
+        constants = self._weight_arrays(depth, name, np.frombuffer(packed, np.uint8))
         whole = taps * BLOCK * depth.bits // 8  # bytes of a block: no index is parted
         lines = [
             f"int8_t weight[{taps * min(BLOCK, len(indices))}];",

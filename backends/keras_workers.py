@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-import tensorflow as tf
-
-from qat.backends.keras_backend import KerasOps
+from qat.backends.keras_ops import KerasOps
+from qat.backends.keras_setup import tf
 from qat.errors import QatError
 from qat.workers import JointOps, this_worker
 

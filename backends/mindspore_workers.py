@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 
-from qat.backends.mindspore_backend import MindSporeOps
+from qat.backends.mindspore_ops import MindSporeOps
 from qat.backends.mindspore_setup import ms, ops
 from qat.errors import QatError
 from qat.workers import JointOps, this_worker

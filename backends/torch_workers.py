@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from qat.backends.torch_backend import TorchOps
+from qat.backends.torch_ops import TorchOps
 from qat.errors import QatError
 from qat.workers import JointOps, this_worker
 

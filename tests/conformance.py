@@ -1,7 +1,7 @@
 """How the conformance suite drives one implementation of ``qat.ops.Ops``, and how it compares results.
 
 To add a backend, write ``conformance_<backend>.py`` with an ``Adapter`` (some twenty lines, as ``conformance_torch.py``)
-called ``ADAPTER``: every case of ``test_ops_conformance.py`` then runs over it, eager and compiled, and also over its
+called ``ADAPTER``: every case of ``ops_cases_*.py`` then runs over it, eager and compiled, and also over its
 ``with_defaults`` form.
 """
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import qat
 from qat import ascend, wire
 from qat.backends import air_target, ascend_onnx_target
-from qat.backends.torch_backend import TorchOps
+from qat.backends.torch_ops import TorchOps
 from qat.cli import main
 from qat.forward import Forward
 from qat.integer import IntegerAdd, IntegerGraph, IntegerLinear, IntegerTable, trace_codes

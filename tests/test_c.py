@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sequential import Chain, calibrated
 from test_cells import Everything
-from test_integer import Chain, calibrated
 from test_packed_weights import SETTINGS as PACKED
 from test_tflite import Windows, everything, one_node
 from test_zoo import Setup, setups

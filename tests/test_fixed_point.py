@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_integer import Chain, calibrated
+from sequential import Chain, calibrated
 
 import qat
 from qat.fixed_point import (

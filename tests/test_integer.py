@@ -7,8 +7,7 @@ in int64 over plain loops; it shares no code with ``qat.integer`` and the cells.
 from __future__ import annotations
 
 import itertools
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_quantizers import expected_weight
+from sequential import ALWAYS, Chain, Setup, calibrated, setups
+from transcription import transcribed_codes
 
 import qat
 import qat.forward
-from qat.backends.torch_backend import TorchOps
+from qat.backends.torch_ops import TorchOps
 from qat.forward import Forward
 from qat.integer import (
     INT32_MAX,
@@ -30,7 +30,6 @@ from qat.integer import (
     Grid,
     IntegerBuilder,
     IntegerDense,
-    IntegerGraph,
     IntegerLinear,
     IntegerTensor,
     Requantize,
@@ -49,192 +48,6 @@ ONNX = qat.target("ONNX")
 #: Of the codes of a training-mode pass with frozen ranges, the share that may be off by one (none by more): a training
 #: framework derives scales by itself, and may round one of them differently.
 OFF_BY_ONE = 1e-3
-
-ALWAYS = 1 << 30  # a phase in which every quantizer works
-
-
-class Chain(qat.Network):
-    """Cells one after another, each known by its keyword."""
-
-    def __init__(self, inputs: qat.Input, **cells: qat.Cell) -> None:
-        self.inputs = inputs
-        self.order = tuple(cells)
-        for name, cell in cells.items():
-            setattr(self, name, cell)
-
-    def construct(self, x):
-        for name in self.order:
-            x = getattr(self, name)(x)
-        return x
-
-
-@dataclass(frozen=True)
-class Setup:
-    """A quantized network with parameters, ranges and pixels, ready to be computed by every engine."""
-
-    graph: qat.Graph
-    params: dict[str, Array]
-    pixels: Array
-
-    @property
-    def integer(self) -> IntegerGraph:
-        return qat.to_integer(self.graph, self.params)
-
-
-def calibrated(network: qat.Network, seed: int = 0, images: int = 3, shrink: float = 0.8, **options: Any) -> Setup:
-    """Random weights and biases, pixels, and the ranges that these pixels have, ``shrink`` times as wide.
-
-    Below 1 the clip is at work too.
-    """
-    graph = qat.convert_quant_network(network, **options)
-    rng = np.random.default_rng(seed)
-    params = graph.initial_params(seed)
-    for name, value in params.items():
-        if name.endswith(".bias"):
-            params[name] = rng.normal(0, 0.5, value.shape).astype(F)
-    pixels = rng.integers(0, 256, (images, *graph.shapes[graph.inputs[0].name]), np.uint8)
-    tensors = {name: NUMPY_OPS.from_numpy(params[name], param.kind) for name, param in graph.params.items()}
-    _, ranges = Forward(graph, NUMPY_OPS)(tensors, (pixels.astype(F),), training=True, phase=ALWAYS)
-    params |= {name: np.asarray(value, F).reshape(()) * F(shrink) for name, value in ranges.items()}
-    return Setup(graph, params, pixels)
-
-
-# -- docs/numerics.md, transcribed ------------------------------------------------------------------------------------
-
-
-def conv2d_int64(x: Array, w: Array, stride, padding, dilation, group: int) -> Array:
-    """Cross-correlation of integers, one tap of the kernel after another."""
-    top, bottom, left, right = padding
-    x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
-    outputs, per_group, kernel_height, kernel_width = w.shape
-    height = (x.shape[2] - dilation[0] * (kernel_height - 1) - 1) // stride[0] + 1
-    width = (x.shape[3] - dilation[1] * (kernel_width - 1) - 1) // stride[1] + 1
-    y = np.zeros((len(x), outputs, height, width), np.int64)
-    for o, i, ky, kx in np.ndindex(w.shape):
-        channel = o // (outputs // group) * per_group + i
-        rows = [row * stride[0] + ky * dilation[0] for row in range(height)]
-        columns = [column * stride[1] + kx * dilation[1] for column in range(width)]
-        y[:, o] += w[o, i, ky, kx] * x[:, channel][:, rows][:, :, columns]
-    return y
-
-
-def max_pool2d_int64(x: Array, kernel, stride, padding) -> Array:
-    """With a padding that is less than every code."""
-    top, bottom, left, right = padding
-    x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=np.iinfo(np.int64).min)
-    height = (x.shape[2] - kernel[0]) // stride[0] + 1
-    width = (x.shape[3] - kernel[1]) // stride[1] + 1
-    y = np.zeros((*x.shape[:2], height, width), np.int64)
-    for row, column in np.ndindex(height, width):
-        at = (row * stride[0], column * stride[1])
-        y[:, :, row, column] = x[:, :, at[0] : at[0] + kernel[0], at[1] : at[1] + kernel[1]].max(axis=(2, 3))
-    return y
-
-
-def both(value: Any) -> tuple[int, int]:
-    return value if isinstance(value, tuple) else (value, value)
-
-
-def padding_of(cell: Any, size: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Top, bottom, left, right. "same": ceil(size / stride) outputs, the odd zero after the image."""
-    if cell.pad_mode == "valid":
-        return (0, 0, 0, 0)
-    if cell.pad_mode == "pad":
-        given = both(cell.padding)
-        return given if len(given) == 4 else (given[0], given[0], given[1], given[1])
-    kernel = both(cell.kernel_size)
-    stride = kernel if cell.stride is None else both(cell.stride)
-    totals = [
-        max((math.ceil(n / s) - 1) * s + d * (k - 1) + 1 - n, 0)
-        for n, k, s, d in zip(size, kernel, stride, dilation, strict=True)
-    ]
-    return (totals[0] // 2, totals[0] - totals[0] // 2, totals[1] // 2, totals[1] - totals[1] // 2)
-
-
-@dataclass
-class Integers:
-    """Centred codes of one scale, or accumulators with a scale for each channel and the bound of a pending ReLU."""
-
-    data: Array
-    scale: Array
-    relu: float | None = None
-
-
-def transcribed_codes(setup: Setup) -> dict[str, Array]:
-    """Codes (not centred) by fake quantizer, pooling and flattening, int64."""
-    values: dict[str, Integers] = {}
-    codes: dict[str, Array] = {}
-    zero_points: dict[str, int] = {}
-    for node in setup.graph.nodes:
-        cell, inputs = node.cell, [values[name] for name in node.inputs]
-        own = {local: setup.params[f"{node.cell_name}.{local}"] for local in cell.params()}
-        zero = zero_points[node.inputs[0]] if node.inputs else int(np.rint(255 * cell.mean))
-        if isinstance(cell, qat.Input):
-            values[node.name] = Integers(setup.pixels.astype(np.int64) - zero, F(1 / (255 * cell.std)))
-        elif isinstance(cell, (qat.Conv2dBnAct, qat.DenseBnAct)):
-            values[node.name] = transcribed_linear(cell, own, inputs[0])
-        elif isinstance(cell, qat.FakeQuant):
-            values[node.name], zero = transcribed_fake_quant(cell, own, inputs[0])
-        elif isinstance(cell, qat.MaxPool2d):
-            kernel = both(cell.kernel_size)
-            stride = kernel if cell.stride is None else both(cell.stride)
-            padding = padding_of(cell, inputs[0].data.shape[2:], (1, 1))
-            values[node.name] = replace(inputs[0], data=max_pool2d_int64(inputs[0].data, kernel, stride, padding))
-        else:
-            assert isinstance(cell, qat.Flatten)
-            values[node.name] = replace(inputs[0], data=inputs[0].data.reshape(len(inputs[0].data), -1))
-        zero_points[node.name] = zero
-        if not isinstance(cell, (qat.Conv2dBnAct, qat.DenseBnAct)):
-            codes[node.name] = values[node.name].data + zero
-    return codes
-
-
-def transcribed_linear(cell: Any, params: dict[str, Array], x: Integers) -> Integers:
-    """w_q = clip(rint(w (1 / s_w))), b_q = rint(b / (s_x s_w)), acc = sum (x_q - z_x) (w_q - z_w) + b_q.
-
-    s_w is at least |b| / (s_x 2^23), with more than 8 bits 2^24, 2^25, ..., at most 2^30.
-    """
-    quantizer, weight = cell.weight_quantizer, params["weight"]
-    floor = np.zeros(len(weight), F)
-    if cell.has_bias:
-        floor = np.abs(params["bias"]) / (x.scale * F(2 ** min(23 + max(quantizer.num_bits - 8, 0), 30)))
-    w = expected_weight(
-        weight, quantizer.num_bits, quantizer.symmetric, quantizer.narrow_range, quantizer.per_channel, floor
-    )
-    centred = w.codes.astype(np.int64)
-    if isinstance(cell, qat.DenseBnAct):
-        acc = (x.data[:, None, :] * centred[None]).sum(axis=2)
-    else:
-        dilation = both(cell.dilation)
-        padding = padding_of(cell, x.data.shape[2:], dilation)
-        acc = conv2d_int64(x.data, centred, both(cell.stride), padding, dilation, cell.group)
-    scale = np.broadcast_to(x.scale * w.scale, (len(weight),))
-    if cell.has_bias:
-        bias = np.rint(params["bias"] / scale).astype(np.int64)
-        acc = acc + bias.reshape((1, -1) + (1,) * (acc.ndim - 2))
-    return Integers(acc, scale, {None: None, "relu": math.inf, "relu6": 6.0}[cell.activation])
-
-
-def transcribed_fake_quant(cell: qat.FakeQuant, params: dict[str, Array], x: Integers) -> tuple[Integers, int]:
-    """y_q = clip(rint(f32(acc) m) + z_y, lo, hi), m = f32(f32(s_x s_w) / s_y), with z_y; a ReLU is part of the clip."""
-    bits, symmetric = cell.quantizer.num_bits, cell.quantizer.symmetric
-    qmin = (-(2 ** (bits - 1)) if symmetric else 0) + int(cell.quantizer.narrow_range)
-    qmax = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
-    low = F(0) if x.relu is not None else min(params["min"][()], F(0))
-    high = max(params["max"][()], F(0))
-    if symmetric:
-        scale, zero = max(max(-low, high) / F(qmax), F(SMALLEST_SCALE)), 0
-    else:
-        scale = max((high - low) / F(qmax - qmin), F(SMALLEST_SCALE))
-        zero = int(np.clip(np.rint(F(qmin) - low / scale), qmin, qmax))
-    m = (x.scale / scale).astype(F)
-    rounded = np.rint(x.data.astype(F) * m.reshape((1, -1) + (1,) * (x.data.ndim - 2)))
-    lowest, highest = qmin - zero, qmax - zero
-    if x.relu is not None:
-        lowest = max(lowest, 0)
-        if math.isfinite(x.relu):
-            highest = min(highest, int(np.rint(F(x.relu) / scale)))
-    return Integers(np.clip(rounded, lowest, highest).astype(np.int64), scale), zero
 
 
 # -- the engines ------------------------------------------------------------------------------------------------------
@@ -255,74 +68,6 @@ def onnx_codes(setup: Setup, folder: Path) -> Array:
 
 
 # -- random networks --------------------------------------------------------------------------------------------------
-
-ACTIVATIONS = st.sampled_from([None, "relu", "relu6"])
-PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
-
-
-@st.composite
-def convolutions(draw: st.DrawFn, channels: int) -> qat.Conv2dBnAct:
-    """Any geometry: oblong kernels, strides and dilations, uneven padding (also beyond the kernel), groups, depthwise."""
-    group = draw(st.sampled_from([g for g in (1, 2, channels) if channels % g == 0]))
-    pad_mode = draw(st.sampled_from(["same", "valid", "pad"]))
-    return qat.Conv2dBnAct(
-        channels,
-        group * draw(st.integers(1, 3)),
-        kernel_size=draw(PAIRS),
-        stride=draw(st.tuples(st.integers(1, 2), st.integers(1, 2))),
-        pad_mode=pad_mode,
-        padding=draw(st.tuples(*[st.integers(0, 3)] * 4)) if pad_mode == "pad" else 0,
-        dilation=draw(st.tuples(st.integers(1, 2), st.integers(1, 2))),
-        group=group,
-        has_bias=draw(st.booleans()),
-        activation=draw(ACTIVATIONS),
-    )
-
-
-@st.composite
-def poolings(draw: st.DrawFn) -> qat.MaxPool2d:
-    """Overlapping windows, windows with gaps between them, uneven padding."""
-    kernel = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
-    pad_mode = draw(st.sampled_from(["same", "valid", "pad"]))
-    padding: Any = 0
-    if pad_mode == "pad":
-        rows, columns = st.integers(0, kernel[0] - 1), st.integers(0, kernel[1] - 1)
-        padding = (draw(rows), draw(rows), draw(columns), draw(columns))
-    return qat.MaxPool2d(kernel, draw(st.none() | PAIRS), pad_mode, padding)
-
-
-@st.composite
-def setups(draw: st.DrawFn, most: int = 8) -> Setup:
-    """A convolution, a pooling, a convolution, a dense layer, quantized in any way, to ``most`` bits at most."""
-    channels = draw(st.integers(1, 4))
-    entry = qat.Input(
-        (channels, draw(st.integers(7, 10)), draw(st.integers(7, 10))),
-        mean=draw(st.sampled_from([0.0, 0.1307, 0.5, 1.0])),
-        std=draw(st.sampled_from([0.05, 0.3081, 1.0])),  # the smallest drives a ReLU6 into its upper bound
-    )
-    conv1 = draw(convolutions(channels))
-    cells: dict[str, qat.Cell] = {"conv1": conv1, "pool": draw(poolings())}
-    cells["conv2"] = draw(convolutions(conv1.out_channels))
-    cells["flatten"] = qat.Flatten()
-    shape = entry.shape
-    for name, cell in cells.items():
-        try:
-            shape = cell.output_shape(shape)
-        except qat.QatError:  # its kernel, dilated, does not fit; a point-wise one always does
-            assert isinstance(cell, qat.Conv2dBnAct)
-            cells[name] = replace(cell, kernel_size=1)
-            shape = cells[name].output_shape(shape)
-    cells["fc"] = qat.DenseBnAct(shape[0], draw(st.integers(1, 5)), draw(st.booleans()), activation=draw(ACTIVATIONS))
-    return calibrated(
-        Chain(entry, **cells),
-        seed=draw(st.integers(0, 2**16)),
-        images=3,
-        shrink=draw(st.sampled_from([0.5, 1.0, 1.7])),
-        num_bits=(draw(st.integers(2, most)), draw(st.integers(2, most))),
-        per_channel=(draw(st.booleans()), False),
-        symmetric=(draw(st.booleans()), draw(st.booleans())),
-        narrow_range=(draw(st.booleans()), draw(st.booleans())),
-    )
 
 
 @settings(max_examples=120)

@@ -12,8 +12,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given
 from hypothesis import strategies as st
+from sequential import Chain, calibrated
 from test_cells import Everything
-from test_integer import Chain, calibrated
 from test_tflite import everything
 
 import qat

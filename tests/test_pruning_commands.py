@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_commands import run
+from command import run
 
 import qat
 from qat.checkpoint import Checkpoint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from transcription import expected_weight
 
 import qat
 from qat.numpy_ops import NUMPY_OPS
@@ -61,36 +62,6 @@ def fake_quantize(quantizer: ActivationQuantizer, x: Array, scale: np.float32, z
 
 
 # -- the formulas, transcribed ----------------------------------------------------------------------------------------
-
-
-@dataclass
-class Expected:
-    codes: Array
-    scale: Array
-    zero_point: Array
-
-
-def expected_weight(
-    weight: Array, bits: int, symmetric: bool, narrow: bool, per_channel: bool, floor: Array
-) -> Expected:
-    """One output at a time (or the whole weight as one), from the formulas of docs/numerics.md."""
-    groups = list(weight) if per_channel else [weight]
-    floors = list(floor) if per_channel else [floor.max()]
-    codes, scales, zero_points = [], [], []
-    for w, least in zip(groups, floors, strict=True):
-        if symmetric:
-            scale = max(F(np.abs(w).max()) / F(2 ** (bits - 1) - 1), F(SMALLEST_SCALE), F(least))
-            zero_point, q = F(0), np.rint(w * (F(1) / scale))
-        else:
-            qmin, qmax = (1 if narrow else 0), 2**bits - 1
-            low, high = min(w.min(), F(0)), max(w.max(), F(0))
-            scale = max(F(high - low) / F(qmax - qmin), F(SMALLEST_SCALE), F(least))
-            zero_point = F(np.clip(np.rint(F(qmin) - F(low) / scale), qmin, qmax))
-            q = np.clip(np.rint(w * (F(1) / scale)), qmin - zero_point, qmax - zero_point)
-        codes.append(q)
-        scales.append(scale)
-        zero_points.append(zero_point)
-    return Expected(np.stack(codes).reshape(weight.shape), np.array(scales, F), np.array(zero_points, F))
 
 
 @settings(max_examples=200)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_quantizers import expected_weight
+from transcription import expected_weight
 
 import qat
 from qat.cells import Cell

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from hypothesis import HealthCheck, given, settings
+from sequential import Chain, calibrated
 from test_cells import Everything
-from test_integer import Chain, calibrated
 from test_zoo import Setup, after_numpy_step, random_params, setups
 
 import qat

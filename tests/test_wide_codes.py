@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from sequential import Setup as Sequential
+from sequential import setups
 from test_cells import Everything
-from test_integer import Setup as Sequential
-from test_integer import dense_node, setups, transcribed_codes
+from test_integer import dense_node
 from test_tflite import everything
 from test_zoo import Setup
+from transcription import transcribed_codes
 
 import qat
 from qat.arrays import as_tuple
