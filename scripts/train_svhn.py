@@ -17,7 +17,7 @@ import numpy as np
 import qat
 from qat.cli import run_script
 from qat.console import print_table
-from qat.data import load
+from qat.data import Folds
 from qat.errors import QatError
 from qat.graph import Graph
 from qat.networks import SvhnCnn
@@ -30,11 +30,12 @@ from qat.study import Study, Task, run_study
 from qat.study.executors import Executor, LocalExecutor, RayExecutor
 from qat.study.results import MIXED, table_name
 from qat.study.store import Row
-from qat.study.training import is_trained, progress_of, read_result, train_task
+from qat.study.training import is_trained, progress_of, read_result, study_images, train_task
 from qat.training import Recipe
 
 STEPS = 20  #: an epoch has at least so many: on small data the batches get smaller
 BY_RANGE = 5  #: bits from which on a scale follows from a range instead of being learned
+MOST_BITS = 16  #: of a weight
 LOGITS_BITS = 8  #: of the logits and of the input's pixels, at every width
 
 
@@ -108,7 +109,7 @@ def add_executor_arguments(parser: argparse.ArgumentParser) -> None:
 def numbers(text: str) -> list[int]:
     """Whole numbers with commas between them, or none."""
     try:
-        return [int(part) for part in text.split(",") if part.strip()]
+        return [int(part) for part in text.split(",")] if text.strip() else []
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers, as 16,16,24") from None
 
@@ -132,15 +133,16 @@ def executor(args: argparse.Namespace, folder: Path) -> Executor:
 
 def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
     """The trainings that the arguments ask for, each after those it builds on, and the batch size."""
-    dataset = load(args.data_path)
-    count = args.train_images or len(dataset.train)
     if args.folds < 0 or args.folds == 1:
         raise QatError(f"--folds is {args.folds}; use 2 or more, or 0 for the data set's own test images")
-    if args.folds:
-        count -= -(-count // args.folds)
+    if args.train_images < 0:
+        raise QatError(f"--train_images is {args.train_images}; use a number of images, or 0 for all")
     if not 0.0 < args.validation_share < 1.0:
         raise QatError(f"--validation_share is {args.validation_share}; use a share of the training images, as 0.1")
+    found = study_images(args.data_path, args.train_images, args.folds, args.seed)
+    count = min(len(train) for train, _ in found.parts) if isinstance(found, Folds) else len(found.train)
     validation = max(round(count * args.validation_share), 1)
+    dataset = found.dataset if isinstance(found, Folds) else found
     batch_size = args.batch_size
     while batch_size > 1 and (count - validation) // batch_size < STEPS:
         batch_size //= 2
@@ -166,11 +168,19 @@ def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
         channel=channel, filters=args.filters, kernels=kernels, dense=args.dense, dropout=args.dropout
     ).graph()
     models: dict[str, Any] = {"full": None}
-    for bits in args.widths if args.quantize else []:
+    widths = args.widths if args.quantize else []
+    if args.quantize and not (
+        widths and len(set(widths)) == len(widths) and set(widths) <= set(range(1, MOST_BITS + 1))
+    ):
+        raise QatError(
+            f"--widths {','.join(map(str, widths))}: use different numbers of bits from 1 (binary) and 2 (ternary) to "
+            f"{MOST_BITS}, as 8,4,2,1"
+        )
+    for bits in widths:
         try:
             models[f"quant_{bits}bit"] = quantization(bits, args.least_activation_bits)
         except QatError as error:
-            raise QatError(f"--widths {bits}: {error}") from None
+            raise QatError(f"--least_activation_bits {args.least_activation_bits}: {error}") from None
     if args.autoq_config:
         models[MIXED] = mixed_widths(args.autoq_config, graph)
     data = {"data_path": args.data_path, "shape": list(graph.shapes[graph.inputs[0].name]), "images": args.train_images}

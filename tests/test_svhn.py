@@ -45,10 +45,12 @@ def test_without_a_test_file_whole_photographs_are_held_back(tmp_path):
     source = np.repeat(np.arange(1, 18), 3)[:50].astype(np.int32)
     np.save(tmp_path / "train_32x32.source_image.npy", source)
     dataset = load(str(tmp_path))
-    assert dataset.name == f"SVHN without its test file, {len(dataset.test)} training images held back"
+    assert dataset.name == f"SVHN without its test file, {len(dataset.test)} training images in its place"
     assert 10 <= len(dataset.test) <= 12
     assert len(dataset.train) + len(dataset.test) == 50
     assert not set(dataset.train.groups) & set(dataset.test.groups)
+    folds = load(str(tmp_path), for_folds=True)
+    assert (len(folds.train), len(folds.test)) == (50, 0), "each fold is a test"
 
 
 @pytest.mark.parametrize(

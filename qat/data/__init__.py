@@ -2,6 +2,6 @@
 
 from qat.data.augment import Augmentation
 from qat.data.dataset import Dataset, Split, accuracy, load
-from qat.data.folds import cross_validation
+from qat.data.folds import Folds, cross_validation
 
-__all__ = ["Augmentation", "Dataset", "Split", "accuracy", "cross_validation", "load"]
+__all__ = ["Augmentation", "Dataset", "Folds", "Split", "accuracy", "cross_validation", "load"]

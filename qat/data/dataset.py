@@ -115,10 +115,12 @@ class Dataset:
         )
 
 
-def load(data_path: str) -> Dataset:
+def load(data_path: str, *, for_folds: bool = False) -> Dataset:
     """Read a data set: a folder with MNIST's IDX files, CIFAR-10's binary or SVHN's .mat files, or "digits".
 
-    Raises QatError naming the file where one is missing, damaged or does not match the others.
+    for_folds: it is for cross-validation, which needs no test images: where the data set has none of its own, there are none
+    instead of some of the training images. Raises QatError naming the file where one is missing, damaged or does not match
+    the others.
     """
     if data_path == DIGITS:
         images, labels = read_digits()
@@ -144,7 +146,7 @@ def load(data_path: str) -> Dataset:
         return Dataset("CIFAR-10", data_path, Split(*read_batches(train)), Split(*read_batches(test)), CLASS_NAMES)
     parts = find_svhn(folder)
     if parts:
-        return _read_svhn(data_path, parts)
+        return _read_svhn(data_path, parts, for_folds)
     return Dataset("MNIST", data_path, _read_split(folder, "train", "train"), _read_split(folder, "test", "t10k"))
 
 
@@ -162,9 +164,9 @@ def _read_split(folder: Path, part: str, prefix: str) -> Split:
     return Split(images[:, np.newaxis], labels.astype(np.int64))
 
 
-def _read_svhn(source: str, parts: Mapping[str, Path]) -> Dataset:
+def _read_svhn(source: str, parts: Mapping[str, Path], for_folds: bool) -> Dataset:
     """The train file, and extra where it is there, are trained on. Where the test file is missing, a fifth of the training
-    images is held back in its place, and the name says so.
+    images is the test, unless it is for folds, and the name says so.
     """
     if "train" not in parts:
         raise QatError(
@@ -182,7 +184,10 @@ def _read_svhn(source: str, parts: Mapping[str, Path]) -> Dataset:
         name = "SVHN with its extra images"
     if "test" in splits:
         return Dataset(name, source, train, splits["test"])
-    return Dataset(f"{name} without its test file", source, train, train).held_back(max(len(train) // 5, 1))
+    if for_folds:
+        return Dataset(f"{name} without its test file", source, train, train.chosen(np.arange(0)))
+    parted = Dataset(name, source, train, train).held_back(max(len(train) // 5, 1))
+    return replace(parted, name=f"{name} without its test file, {len(parted.test):,} training images in its place")
 
 
 def accuracy(outputs: Array, labels: Array, *, best: int = 1) -> float:

@@ -17,7 +17,7 @@ import qat
 from qat.arrays import as_tuple
 from qat.cells.base import Shape
 from qat.checkpoint import Checkpoint
-from qat.data import Dataset, cross_validation, load
+from qat.data import Dataset, Folds, cross_validation, load
 from qat.data.dataset import accuracy
 from qat.errors import QatError
 from qat.files import write_atomically
@@ -112,14 +112,17 @@ def study_data(settings: Mapping[str, Any]) -> Dataset:
     from 0: train and test on a division of the training images, or folds 0 for the data set's own; seed.
     """
     shape: Any = tuple(settings["shape"])
-    folds = _data(settings["data_path"], shape, settings["images"], settings["folds"], settings["seed"])
-    return folds[int(settings["fold"])]
+    dataset = _data(settings["data_path"], shape, settings["images"], settings["folds"], settings["seed"])
+    return dataset[int(settings["fold"])] if isinstance(dataset, Folds) else dataset
 
 
-@lru_cache(maxsize=1)
-def _data(data_path: str, shape: Shape, images: int, folds: int, seed: int) -> list[Dataset]:
-    """All folds; a process that trains one after another reads once."""
-    dataset = load(data_path)
+def study_images(data_path: str, images: int, folds: int, seed: int) -> Dataset | Folds:
+    """The data of a study in the size that they were read in: all folds, or without folds the data set.
+
+    images: so many of the training images, at random, 0 for all. Raises QatError where there are fewer, or too few for the
+    folds.
+    """
+    dataset = load(data_path, for_folds=bool(folds))
     count = len(dataset.train)
     if images > count:
         raise QatError(f"{data_path}: has {count:,} training images, but {images:,} were asked for; use fewer, or 0")
@@ -127,8 +130,14 @@ def _data(data_path: str, shape: Shape, images: int, folds: int, seed: int) -> l
         chosen = np.sort(np.random.default_rng(seed).permutation(count)[:images])
         name = f"{dataset.name}, {images:,} of {count:,} training images"
         dataset = replace(dataset, name=name, train=dataset.train.chosen(chosen))
-    dataset = dataset.resized(shape)
-    return cross_validation(dataset, folds, seed) if folds else [dataset]
+    return cross_validation(dataset, folds, seed) if folds else dataset
+
+
+@lru_cache(maxsize=1)
+def _data(data_path: str, shape: Shape, images: int, folds: int, seed: int) -> Dataset | Folds:
+    """``study_images`` in the network's size; a process that trains one after another reads once."""
+    found = study_images(data_path, images, folds, seed)
+    return replace(found, dataset=found.dataset.resized(shape)) if isinstance(found, Folds) else found.resized(shape)
 
 
 def _start(folder: Path, settings: Mapping[str, Any], dataset: Dataset) -> Checkpoint:
