@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from qat import __version__
 from qat.errors import QatError
@@ -58,7 +60,7 @@ USER_MISTAKE, INTERRUPTED = 2, 130  #: exit statuses
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the console command. Returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="qat",
         description="Quantization-aware training whose integers are the integers of deployment.",
         epilog="commands:\n"
@@ -71,10 +73,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments:
         parser.print_help()
         return USER_MISTAKE
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
-    command = parser.parse_args(arguments[:1]).command
-    module = importlib.import_module(f"qat.scripts.{COMMANDS[command][0]}")
+    parser.add_argument("command", metavar="COMMAND", help="one of those below")
+    try:
+        command = parser.parse_args(arguments[:1]).command
+        if command not in COMMANDS:
+            meant = difflib.get_close_matches(command, COMMANDS, 1)
+            parser.error(f"there is no command {command!r}" + (f", perhaps {meant[0]} is meant" if meant else ""))
+        module = importlib.import_module(f"qat.scripts.{COMMANDS[command][0]}")
+    except QatError as error:
+        print(f"qat: error: {error}", file=sys.stderr)
+        return USER_MISTAKE
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return run_script(module.add_arguments, module.run, module.__doc__, arguments[1:], prog=f"qat {command}")
+
+
+class Parser(argparse.ArgumentParser):
+    """Arguments whose mistakes are one line, with the name that was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        raise QatError(f"{message}; '{self.prog} --help' says what it takes")
+
+    def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
+        """The arguments, with those of each flag file in its place; ``given`` among them are the names of those that were
+        given, be it with the value of the default.
+        """
+        files = _flag_files(args)
+        typed, args = args, _expanded(args, files) if files else args
+        found, unknown = self.parse_known_args(args)
+        if unknown:
+            where = "" if unknown[0] in typed else f" in {' or '.join(files)}"
+            self.error(self._unknown(unknown[0], where))
+        # Once more without defaults: what is there then was given.
+        defaults = [(action, action.default) for action in self._actions]
+        try:
+            for action, _ in defaults:
+                action.default = argparse.SUPPRESS
+            given, _ = self.parse_known_args(args)
+        finally:
+            for action, default in defaults:
+                action.default = default
+        found.given = frozenset(vars(given))
+        return found
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """A choice in capitals or small letters, as onnx for ONNX."""
+        meant = [x for x in action.choices or () if isinstance(x, str) and x.lower() == arg_string.lower()]
+        return meant[0] if meant else super()._get_value(action, arg_string)
+
+    def _unknown(self, argument: str, where: str) -> str:
+        meant = difflib.get_close_matches(argument.partition("=")[0], self._option_string_actions, 1)
+        return f"unknown argument {argument}{where}" + (f", perhaps {meant[0]} is meant" if meant else "")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -100,9 +149,7 @@ def run_script(
     prog: str | None = None,
 ) -> int:
     """Parse, run, and turn a user's mistake into one line on standard error and exit status 2."""
-    parser = argparse.ArgumentParser(
-        prog=prog, description=description, formatter_class=_HelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(prog=prog, description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
     add_arguments(parser)
     # A batch system ends a job by SIGTERM: clean up as for Ctrl-C. A shell's background job ignores SIGINT itself.
     if threading.current_thread() is threading.main_thread():
@@ -110,7 +157,7 @@ def run_script(
     try:
         if this_worker().rank:  # the first of several workers speaks for all
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for as long as the process lives)
-        return run(parser.parse_args(_with_flag_files(sys.argv[1:] if arguments is None else arguments))) or 0
+        return run(parser.parse_args(sys.argv[1:] if arguments is None else arguments)) or 0
     except QatError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return USER_MISTAKE
@@ -122,21 +169,38 @@ def run_script(
         return 0
 
 
-def _with_flag_files(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with those of each --flagfile=FILE in its place, as absl reads such files.
+def _flag_files(arguments: Sequence[str]) -> list[str]:
+    """The files that --flagfile=FILE or --flagfile FILE names."""
+    names = []
+    for number, argument in enumerate(arguments):
+        option, separator, name = argument.partition("=")
+        if option in ("-flagfile", "--flagfile"):
+            names.append(name if separator else "".join(arguments[number + 1 : number + 2]))
+    return names
+
+
+def _expanded(arguments: Sequence[str], files: Sequence[str]) -> list[str]:
+    """The arguments, with those of each flag file in its place, as absl reads such files.
 
     Raises QatError without absl-py, and for a file that cannot be read.
     """
-    if not any(argument.lstrip("-").startswith("flagfile") for argument in arguments):
-        return list(arguments)
     try:
         from absl import flags
     except ModuleNotFoundError:
         raise QatError("--flagfile needs absl-py, which is not installed: pip install 'qat-engine[study]'") from None
+    for name in files:
+        try:
+            Path(name).read_text(encoding="utf-8")
+        except OSError as error:
+            raise QatError(
+                f"--flagfile {name!r}: cannot be read ({error.strerror}); give a file that is there"
+            ) from None
+        except UnicodeDecodeError:
+            raise QatError(f"--flagfile {name!r}: is no text; give a file with one --name=value a line") from None
     try:
         expanded: list[str] = flags.FlagValues().read_flags_from_files(list(arguments))
-    except flags.Error as error:
-        raise QatError(f"--flagfile: {error}; give a file with one --name=value a line") from None
+    except (flags.Error, OSError, UnicodeDecodeError) as error:  # also of a flag file that one of them names
+        raise QatError(f"--flagfile {files[0]}: {error}; give a file with one --name=value a line") from None
     return expanded
 
 

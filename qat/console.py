@@ -17,21 +17,39 @@ from qat.monitor import Epoch
 
 
 def make_console() -> Console:
-    """Standard output; plain text without styles or wrapping where it is no terminal."""
+    """Standard output; plain text without styles or wrapping where it is no terminal, or a dumb one."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200, color_system=None)
+    if console.is_terminal and not console.is_dumb_terminal:
+        return console
+    return Console(highlight=False, width=200, color_system=None, force_terminal=False)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table below its title; every column after the first is aligned to the right."""
-    table = Table()
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
+    """A table below its title; every column after the first is aligned to the right.
+
+    Nothing is cut off: on a narrow terminal the words of a column's head stand below one another, and lines may be broken.
+    """
+    rows = [*rows]
     console = make_console()
+    table = _table(columns, rows)
+    if _width(console, table) > console.width:
+        table = _table([column.replace(" ", "\n") for column in columns], rows)
+        console.width = max(console.width, _width(console, table))
     console.print(Text(title, style="bold"), soft_wrap=True)  # a table's own title would wrap at its width
     console.print(table)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table()
+    for index, column in enumerate(columns):
+        table.add_column(Text(column), justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))  # not as rich's markup, which brackets in a name would be
+    return table
+
+
+def _width(console: Console, table: Table) -> int:
+    return console.measure(table, options=console.options.update(max_width=1000)).maximum
 
 
 class TrainingLog:

@@ -31,14 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--sparsity_layers", nargs="+", default=["*"], metavar="PATTERN", help="names of the cells that are pruned"
     )
-    parser.set_defaults(sparsity_defaults={name: parser.get_default(f"sparsity_{name}") for name in NAMES})
 
 
 def with_pruner(args: argparse.Namespace, start: Checkpoint) -> Checkpoint:
     """Where training starts, with a pruner if the arguments ask for one. Raises QatError for half a request."""
     if args.sparsity is None:
-        for name, default in args.sparsity_defaults.items():
-            if getattr(args, f"sparsity_{name}") != default:
+        for name in NAMES:
+            if f"sparsity_{name}" in args.given:
                 raise QatError(f"--sparsity_{name}: says how weights are pruned, but not how many; give --sparsity too")
         return start
     pruner = MagnitudePruner(

@@ -29,11 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--with_bias", action="store_true", help="count a convolution's bias as one MAC for each output"
     )
     common.add_quantization_arguments(parser)
-    parser.set_defaults(quantization_defaults={name: parser.get_default(name) for name in SETTINGS})
 
 
 def run(args: argparse.Namespace) -> None:
-    changed = [name for name, default in args.quantization_defaults.items() if getattr(args, name) != default]
+    changed = [name for name in SETTINGS if name in args.given]
     if args.ckpt_path:
         checkpoint = Checkpoint.load(args.ckpt_path)
         graph, params = checkpoint.graph, checkpoint.params

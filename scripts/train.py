@@ -32,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="L1 penalty on the scales of batch normalisations, for prune --method slimming; 0: none",
     )
     sparsity.add_arguments(parser)
-    parser.set_defaults(default_network=parser.get_default("network"))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _start(args: argparse.Namespace) -> Checkpoint:
     """Where fine-tuning starts. Raises QatError where --network says something else."""
-    if args.network != args.default_network:
+    if "network" in args.given:
         raise QatError(
             f"--network {args.network}: the network is that of --ckpt_path {args.ckpt_path}; give one of them"
         )

@@ -44,7 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     budget.add_argument(
         "--lambda_bops", type=float, default=1.0, metavar="L", help="weight of the square of what it takes beyond them"
     )
-    parser.set_defaults(quantization_defaults={name: parser.get_default(name) for name in CONVERTING})
 
 
 def run(args: argparse.Namespace) -> None:
@@ -88,8 +87,8 @@ def _converted(args: argparse.Namespace, checkpoint: Checkpoint) -> Checkpoint:
 
 def _quantized(args: argparse.Namespace, checkpoint: Checkpoint) -> Checkpoint:
     """Where training starts from a quantized network. Raises QatError for a setting of the conversion it went through."""
-    for name, default in args.quantization_defaults.items():
-        if getattr(args, name) != default:
+    for name in CONVERTING:
+        if name in args.given:
             raise QatError(
                 f"--{name}: {args.ckpt_path} is quantized already, with settings of its own; leave it out, or give the float "
                 "checkpoint that it was made from"

@@ -123,7 +123,7 @@ def test_the_flag_file_holds_the_documents_settings(tmp_path: Path, capsys: pyte
     assert (given.batch_size, given.epochs, given.early_stopping, given.folds) == (1024, 100, 10, 10)
     assert main(["train-svhn", f"--flagfile={tmp_path / 'none.cfg'}"]) == 2
     error = capsys.readouterr().err
-    assert "--flagfile: " in error
+    assert "--flagfile '" in error
     assert error.count("\n") == 1
 
 

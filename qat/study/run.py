@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from qat.console import make_console
 from qat.study.executors import Executor
@@ -112,7 +113,7 @@ class _Table:
         rows = [row for row in self._study.rows() if row.task.name in self._wanted]
         counts = {state: sum(row.state == state for row in rows) for state in ("done", "running", "waiting", "failed")}
         title = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        table = Table(title=f"{self._study.folder}: {title}", title_justify="left", title_style="bold")
+        table = Table(title=Text(f"{self._study.folder}: {title}"), title_justify="left", title_style="bold")
         for column in ("training", "so far", "for", "attempt"):
             table.add_column(column, justify="left" if column in ("training", "so far") else "right")
         for row in rows:
