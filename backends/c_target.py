@@ -35,6 +35,7 @@ from qat.integer import (
     Grid,
     IntegerGraph,
     IntegerTensor,
+    require_integers,
 )
 from qat.ops import Array
 from qat.widths import check_packing
@@ -50,6 +51,7 @@ def export(graph: IntegerGraph, path: str | Path, *, packing: str = "packed") ->
     packing: "packed" stores the weights of a layer that has at most 16, 4 or 2 different ones in 4, 2 or 1 bits; "bytes"
     in one byte each.
     """
+    require_integers(graph)
     packed = check_packing(packing)
     path = Path(path)
     source, header = Writer(graph, identifier(path), packed).files(path.with_suffix(".h").name)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qat.arrays import Arrays, as_tuple
+from qat.arrays import Arrays, as_tuple, check_pixels
 from qat.backends.keras_ops import AXES, DEVICES, ExactOps, KerasOps, Tensor, seed, training_ops
 from qat.backends.keras_setup import keras, tf
 from qat.cells.base import Param, Shape
@@ -122,7 +122,10 @@ class LoweredNetwork(keras.Model):
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As keras.Model's. Raises QatError unless the inputs are pixels of this network."""
-        self._check(as_tuple(inputs))  # not in ``call``, where Keras would wrap the message
+        shapes = [self.graph.shapes[node.name] for node in self.graph.inputs]
+        check_pixels(
+            as_tuple(inputs), shapes, object, self.graph.name
+        )  # not in ``call``, where Keras would wrap the message
         return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs: Any, training: bool = False) -> Any:
@@ -157,15 +160,6 @@ class LoweredNetwork(keras.Model):
                 tensors[name].assign(value)
             self._step.assign_add(1)
         return found
-
-    def _check(self, inputs: Sequence[Any]) -> None:
-        expected = [self.graph.shapes[node.name] for node in self.graph.inputs]
-        found = [tuple(x.shape) for x in inputs]
-        if len(found) != len(expected) or any(
-            not tf.TensorShape(shape[1:]).is_compatible_with(own) for shape, own in zip(found, expected, strict=True)
-        ):
-            takes = " and ".join(f"(N, {', '.join(map(str, shape))})" for shape in expected)
-            raise QatError(f"{self.graph.name}: takes raw pixels {takes}, but got {' and '.join(map(str, found))}")
 
     def _real(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Real outputs of evaluation, NCHW."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from qat.arrays import Arrays, as_arrays, as_tuple
+from qat.arrays import Arrays, as_arrays, as_tuple, check_pixels
 from qat.backends.mindspore_ops import ExactOps, MindSporeOps, Tensor, training_ops
 from qat.backends.mindspore_setup import jit_trace, ms, nn, ops
 from qat.devices import choose_device
@@ -135,6 +135,7 @@ class LoweredNetwork(nn.Cell):
 
     def construct(self, *inputs: Tensor) -> Any:
         """Real outputs: one tensor, or a tuple where the network has several."""
+        check_pixels(inputs, [self.graph.shapes[node.name] for node in self.graph.inputs], Tensor, self.graph.name)
         if self.training:
             found, updates = self.run(inputs)
             self.write(updates)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qat.arrays import Arrays, as_arrays, as_tuple
+from qat.arrays import Arrays, as_arrays, as_tuple, check_pixels
 from qat.backends.torch_ops import ExactOps, Tensor, TorchOps, training_ops
 from qat.devices import choose_device
 from qat.errors import QatError
@@ -123,6 +123,7 @@ class LoweredNetwork(torch.nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         """Real outputs: one tensor, or a tuple where the network has several."""
+        check_pixels(inputs, [self.graph.shapes[node.name] for node in self.graph.inputs], Tensor, self.graph.name)
         if self.training:
             return self.run(inputs, self.next_phase())
         return self.evaluated(inputs)

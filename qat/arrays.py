@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -37,14 +37,7 @@ def in_batches(
     uint8 pixels of these shapes, where there are no samples, or not equally many of each input.
     """
     inputs = as_tuple(pixels)
-    if len(inputs) != len(shapes):
-        raise QatError(f"{name}: has {len(shapes)} inputs but got {len(inputs)} arrays; give one for each")
-    for shape, found in zip(shapes, inputs, strict=True):
-        if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.shape[1:] != tuple(shape):
-            what = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
-            raise QatError(
-                f"{name}: takes raw pixels, a NumPy array of uint8 (N, {', '.join(map(str, shape))}), but got {what}"
-            )
+    check_pixels(inputs, shapes, np.ndarray, name)
     counts = [len(x) for x in inputs]
     if not all(counts):
         raise QatError(f"{name}: there are no images to evaluate; give at least one")
@@ -52,6 +45,28 @@ def in_batches(
         raise QatError(f"{name}: its inputs hold {counts} samples; give equally many of each")
     parts = [function(batch) for batch in _batches(inputs, batch_size)]
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def check_pixels(inputs: Sequence[Any], shapes: Sequence[tuple[int, ...]], kind: type, name: str) -> None:
+    """Raise QatError unless there is a tensor of raw pixels, uint8 of one of these shapes a sample, for each input.
+
+    kind: the class of a framework's tensors. A size that is not known yet, None, fits.
+    """
+    if len(inputs) != len(shapes):
+        raise QatError(f"{name}: has {len(shapes)} inputs but got {len(inputs)}; give one for each")
+    for shape, x in zip(shapes, inputs, strict=True):
+        dtype = getattr(x, "dtype", None) if isinstance(x, kind) else None
+        if dtype is not None and "uint8" in str(dtype).lower() and _fits(tuple(x.shape)[1:], shape):
+            continue
+        found = f"a {type(x).__name__}" if dtype is None else f"{dtype} {tuple(x.shape)}"
+        raise QatError(
+            f"{name}: takes raw pixels, uint8 (N, {', '.join(map(str, shape))}), but got {found}; give images as they were "
+            "read, since the network normalises them itself"
+        )
+
+
+def _fits(found: tuple[int | None, ...], shape: tuple[int, ...]) -> bool:
+    return len(found) == len(shape) and all(a in (None, b) for a, b in zip(found, shape, strict=True))
 
 
 def _batches(inputs: tuple[Array, ...], batch_size: int) -> Iterator[tuple[Array, ...]]:

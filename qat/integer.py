@@ -598,6 +598,15 @@ class FixedEvaluator(Evaluator):
         return node.evaluate_fixed(constants, *inputs)
 
 
+def require_integers(graph: object) -> None:
+    """Raise QatError unless this is an integer graph, as ``to_integer`` makes them."""
+    if not isinstance(graph, IntegerGraph):
+        raise QatError(
+            f"{getattr(graph, 'name', type(graph).__name__)}: is a {type(graph).__name__}, not the integers of one; give "
+            "qat.to_integer(network, params)"
+        )
+
+
 def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128, arithmetic: str = "float") -> Arrays:
     """Output codes (N, ...) of input codes (N, ...), computed by NumPy integers.
 
@@ -608,6 +617,7 @@ def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128, arith
     The sums are of integers held in float32 (float64 where a node is ``wide``), and no partial sum passes the type's
     range of exact integers, so that they are the sums of an integer accumulator in whatever order BLAS adds.
     """
+    require_integers(graph)
     found = trace_codes(graph, codes, [x.name for x in graph.outputs], batch_size=batch_size, arithmetic=arithmetic)
     return as_arrays(tuple(found[x.name] for x in graph.outputs))
 

@@ -32,10 +32,31 @@ class Symbol:
             raise QatError(f"{self.name} + {other!r}: only outputs of cells can be added")
         return Add()(self, other)
 
-    def _refuse(self, other: Any) -> Any:
+    def _refuse(self, *others: Any) -> Any:
         raise QatError(f"{self.name}: in a construct, only calls of cells and a + b are known; write a cell for it")
 
-    __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __matmul__ = __getitem__ = _refuse
+    __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __matmul__ = __neg__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __getitem__ = __iter__ = __len__ = _refuse
+    __array__ = __array_ufunc__ = _refuse  # NumPy's functions
+
+    def __bool__(self) -> bool:
+        raise QatError(
+            f"{self.name}: has no value while a construct is traced, so that nothing can be decided by it; the graph is the "
+            "same for every image"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what copies and inspects objects asks for
+            raise AttributeError(name)
+        raise QatError(
+            f"{self.name}.{name}: in a construct, only calls of cells and a + b are known; write a cell for it"
+        )
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """What PyTorch calls where one of its functions is given a symbol."""
+        name = getattr(function, "__name__", function)
+        raise QatError(f"{name}: in a construct, only calls of cells and a + b are known; write a cell for it")
 
 
 class Network:

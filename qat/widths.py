@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qat.errors import QatError
-from qat.integer import IntegerGraph, IntegerLinear, IntegerNode
+from qat.integer import IntegerGraph, IntegerLinear, IntegerNode, require_integers
 from qat.ops import Array
 
 BYTE = 8
@@ -35,6 +35,7 @@ def require_bytes(graph: IntegerGraph, target: str, *, weights_only: bool = Fals
 
     weights_only: the target takes wider activations.
     """
+    require_integers(graph)
     for node in graph.nodes:
         if isinstance(node, IntegerLinear) and node.weight.dtype.itemsize > 1:
             what, bits = "weights", weight_bits(node.weight)

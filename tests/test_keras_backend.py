@@ -266,7 +266,7 @@ def test_it_is_copied_and_saved_as_any_model(how: str, tmp_path: Path) -> None:
 
 def test_pixels_of_another_layout_are_refused() -> None:
     model = compiled(quantized())
-    message = r"^LeNet5: takes raw pixels.* \(N, 1, 32, 32\), but got .*\((32|None), 32, 32, 1\)$"
+    message = r"^LeNet5: takes raw pixels.* \(N, 1, 32, 32\), but got .*\((32|None), 32, 32, 1\); give images"
     for use in (
         lambda x: model(x, training=True),
         lambda x: KERAS.predict(model, x),
@@ -274,6 +274,18 @@ def test_pixels_of_another_layout_are_refused() -> None:
     ):
         with pytest.raises(qat.QatError, match=message):
             use(IMAGES.transpose(0, 2, 3, 1))
+
+
+def test_images_that_are_scaled_already_are_refused() -> None:
+    """They would be normalised twice, in training as in evaluation, where no integers stand for them."""
+    model, scaled = compiled(quantized()), (IMAGES / 255).astype(np.float32)
+    for use in (
+        lambda: model(scaled, training=True),
+        lambda: model(scaled),
+        lambda: model.fit(scaled, LABELS, verbose=0),
+    ):
+        with pytest.raises(qat.QatError, match=r"LeNet5: takes raw pixels, uint8 .*, but got .*float32"):
+            use()
 
 
 class Dropping(qat.Network):

@@ -50,8 +50,16 @@ def assert_codes_are_those_of_the_integers(model: ms.nn.Cell, images: np.ndarray
     np.testing.assert_array_equal(MINDSPORE.predict_codes(model, images), qat.evaluate(integers, images))
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_model_train_trains_it_and_its_codes_are_those_of_the_integers(dtype: type, tmp_path: Path) -> None:
+def test_images_that_are_scaled_already_are_refused() -> None:
+    """They would be normalised twice, in training as in evaluation, where no integers stand for them."""
+    model = quantized()
+    for training in (True, False):
+        model.set_train(training)
+        with pytest.raises(qat.QatError, match=r"LeNet5: takes raw pixels, uint8 \(N, 1, 32, 32\), but got Float32"):
+            model(ms.Tensor((IMAGES / 255).astype(np.float32)))
+
+
+def test_model_train_trains_it_and_its_codes_are_those_of_the_integers(tmp_path: Path) -> None:
     model = quantized(quant_delay=5)
     losses = []
 
@@ -61,13 +69,13 @@ def test_model_train_trains_it_and_its_codes_are_those_of_the_integers(dtype: ty
 
     optimizer = ms.nn.Momentum(model.trainable_params(), 0.01, 0.9)
     trainer = ms.train.Model(model, ms.nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean"), optimizer)
-    data = ms.dataset.GeneratorDataset([(IMAGES.astype(dtype)[i], LABELS[i]) for i in range(32)], ["x", "y"])
+    data = ms.dataset.GeneratorDataset([(IMAGES[i], LABELS[i]) for i in range(32)], ["x", "y"])
     trainer.train(25, data.batch(32), callbacks=[Losses()], dataset_sink_mode=False)
     assert model.step == 25
     assert losses[-1] < 0.5 * losses[0]
     model.set_train(False)
     assert_codes_are_those_of_the_integers(model, IMAGES)
-    real = model(ms.Tensor(IMAGES.astype(dtype))).asnumpy()
+    real = model(ms.Tensor(IMAGES)).asnumpy()
     np.testing.assert_array_equal(real, MINDSPORE.predict(model, IMAGES))
 
     ms.save_checkpoint(model, str(tmp_path / "net.ckpt"))

@@ -23,6 +23,23 @@ def quantized(quant_delay: int = 0) -> torch.nn.Module:
     return TORCH.lower(qat.convert_quant_network(LeNet5(), quant_delay=quant_delay))
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("images", "found"),
+    [
+        (torch.tensor(IMAGES / 255, dtype=torch.float32), r"torch.float32 \(32, 1, 32, 32\)"),
+        (torch.tensor(IMAGES[..., :28]), r"torch.uint8 \(32, 1, 32, 28\)"),
+        (IMAGES, "a ndarray"),
+    ],
+)
+def test_what_is_no_raw_pixels_is_refused(images: object, found: str, training: bool) -> None:
+    """Images that are scaled already would be normalised twice, where no integers stand for them."""
+    with pytest.raises(
+        qat.QatError, match=rf"^LeNet5: takes raw pixels, uint8 \(N, 1, 32, 32\), but got {found}; give"
+    ):
+        quantized().train(training)(images)
+
+
 def plain_loop(model: torch.nn.Module, steps: int, lr: float = 0.01) -> list[float]:
     """The loop that any torch user writes."""
     model.train()

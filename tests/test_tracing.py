@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from graphs import Traced, conv, nodes_of
 
 import qat
@@ -209,6 +210,30 @@ def test_something_that_is_no_symbol_is_refused_as_an_input(value):
     )
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x: 2 + x,
+        lambda x: -x,
+        lambda x: x / 2,
+        lambda x: x > 0,
+        lambda x: max(x),
+        lambda x: x.view(-1),
+        lambda x: np.maximum(x, 0),
+        lambda x: np.mean(x),
+        lambda x: torch.relu(x),
+        lambda x: torch.cat([x, x]),
+        lambda x: torch.nn.Conv2d(1, 2, 3)(x),
+    ],
+)
+def test_what_is_no_cell_is_refused(use):
+    refused(lambda self, x: use(x), "in a construct, only calls of cells and a . b are known; write a cell for it")
+
+
+def test_a_branch_that_depends_on_a_symbol_is_refused():
+    refused(lambda self, x: self.c(x) if x else x, "input: has no value while a construct is traced", c=conv())
+
+
 def test_a_symbol_of_another_trace_is_refused_as_an_input():
     kept = []
     Traced(lambda self, x: kept.append(x) or self.c(x), c=conv()).graph()
@@ -230,7 +255,9 @@ def test_a_symbol_of_another_trace_is_refused_as_an_output():
     """Both traces have a node "input": taken by its name, the stale symbol would silently become another output."""
     kept = []
     Traced(lambda self, x: kept.append(x) or self.c(x), c=conv()).graph()
-    refused(lambda self, x: self.c(x) and kept[0], "Traced: construct returned .*, not the output of a cell", c=conv())
+    refused(
+        lambda self, x: (self.c(x), kept[0])[1], "Traced: construct returned .*, not the output of a cell", c=conv()
+    )
 
 
 def test_a_network_that_does_not_say_what_enters_is_refused():
