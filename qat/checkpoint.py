@@ -22,6 +22,7 @@ from qat.files import write_atomically
 from qat.graph import Graph, Params
 from qat.monitor import Progress
 from qat.ops import Array
+from qat.registry import suffixed
 
 FORMAT = "qat-checkpoint-1"
 
@@ -65,12 +66,16 @@ class Checkpoint:
         path = Path(path)
         if not os.path.isfile(path):
             found = "is no file" if os.path.exists(path) else "there is no such checkpoint"
-            raise QatError(f"{path}: {found}; give --ckpt_path the file that training wrote")
+            raise QatError(f"{path}: {found}; give the checkpoint file that training wrote")
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
         except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+            if suffixed(path):
+                raise QatError(
+                    f"{path}: is an exported file, no checkpoint; run, evaluate and verify take such files"
+                ) from None
             raise QatError(
                 f"{path}: is no checkpoint of qat, or a damaged one ({error}); use another copy, or import-params where it is "
                 "a file of PyTorch or MindSpore"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from qat.errors import QatError
-from qat.files import write_atomically
+from qat.files import check_writable, write_atomically
 
 #: Okabe and Ito's colours (jfly.uni-koeln.de/color), which colour-blind people can tell apart as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -73,10 +73,8 @@ class Picture:
 
     def write(self, path: str | Path) -> None:
         """Write one file, as a whole. Raises QatError unless its ending is .png or .svg."""
-        suffix = Path(path).suffix.lower()
-        if suffix not in SUFFIXES:
-            raise QatError(f"{path}: a picture is a file that ends in {' or '.join(SUFFIXES)}; give it such a name")
-        if suffix == ".svg":
+        check_picture(path)
+        if Path(path).suffix.lower() == ".svg":
             write_atomically(path, self.svg().encode())
             return
         buffer = io.BytesIO()
@@ -96,6 +94,14 @@ def require_matplotlib() -> None:
     """Raise QatError where it is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         raise QatError("pictures need matplotlib, which is not installed: pip install 'qat-engine[plots]'")
+
+
+def check_picture(path: str | Path) -> None:
+    """Raise QatError where a picture of that name cannot be written, before its content is computed."""
+    require_matplotlib()
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise QatError(f"{path}: a picture is a file that ends in {' or '.join(SUFFIXES)}; give it such a name")
+    check_writable(path)
 
 
 def heat_map(

@@ -17,8 +17,7 @@ ABANDONED = 600.0  #: seconds after which a temporary file is that of a process 
 def check_writable(path: str | Path) -> None:
     """Raise QatError where a file cannot be written, before hours of work are spent on its content."""
     path = Path(path)
-    if os.path.isdir(path):
-        raise QatError(f"{path}: is a folder; give the name of a file to write")
+    _check_replaceable(path)
     folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -28,6 +27,13 @@ def check_writable(path: str | Path) -> None:
         raise QatError(
             f"{path}: cannot be written in {folder} ({error.strerror or error}); choose another place"
         ) from None
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise QatError where something else than a file is there: a folder, or a device as /dev/null."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        what = "a folder" if os.path.isdir(path) else "no file but a device or a pipe"
+        raise QatError(f"{path}: is {what}, which is not written over; give the name of a file to write")
 
 
 def check_distinct(output: str | Path, source: str | Path, flags: str) -> None:
@@ -42,6 +48,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     Raises QatError naming the path and the system's reason (a full disk, a read-only folder); the old file stays.
     """
     path = Path(path)
+    _check_replaceable(path)
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

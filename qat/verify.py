@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,6 +50,7 @@ class Certificate:
     comparisons: tuple[Comparison, ...]
     matrix: tuple[tuple[int, ...], ...]  #: codes that differ, pair by pair: the reference, then the engines in order
     arithmetic: str = "float"  #: of the reference
+    top1_by_arithmetic: Mapping[str, float | None] = field(default_factory=dict)  #: NumPy's, where engines have several
 
     @property
     def passed(self) -> bool:
@@ -163,8 +164,17 @@ def compare(
     )
     rows = [reference, *codes]
     matrix = tuple(tuple(int(np.count_nonzero(_difference(a, b))) for b in rows) for a in rows)
+    top1 = {name: _top1(own, split.labels) for name, own in references.items()}
     return Certificate(
-        str(file), graph.name, data, len(split), _top1(reference, split.labels), comparisons, matrix, arithmetic
+        str(file),
+        graph.name,
+        data,
+        len(split),
+        top1[arithmetic],
+        comparisons,
+        matrix,
+        arithmetic,
+        top1 if len(top1) > 1 else {},
     )
 
 

@@ -261,14 +261,15 @@ def load_data(data_path: str, graph: Graph) -> Dataset:
 
 def output_path(name: str, suffix: str) -> Path:
     """The file to write, with its ending added where it is missing. Raises QatError for a folder or another ending."""
+    where = f"the file to write, {name!r}:"
     path = Path(name)
     if not path.name or path.is_dir():
-        raise QatError(f"--file_name {name!r}: is a folder, or nothing; give the name of the file to write")
+        raise QatError(f"{where} is a folder, or nothing; give the name of a file")
     found = suffixed(path)
     if found is not None and TARGETS[found].suffix == suffix:
         return path
     if found is not None:
-        raise QatError(f"--file_name {name}: ends as another format's file, not as {suffix}; change one of the two")
+        raise QatError(f"{where} ends as another format's file, not as {suffix}; change the name or the format")
     return path.with_name(path.name + suffix)
 
 
@@ -362,6 +363,7 @@ def train_and_save(
             )
         objective = teaching.objective
         dataset = replace(dataset, train=replace(dataset.train, targets=teaching.targets))
+    sparsity.note_schedule(start.graph, plan.epochs * ((len(dataset.train) - plan.validation) // plan.batch_size))
     checkpoint = train(
         backend,
         start,
@@ -428,20 +430,27 @@ def print_certificate(certificate: Certificate) -> None:
     def percent(top1: float | None) -> str:
         return "" if top1 is None else f"{100 * top1:.2f} %"
 
-    rows = [(REFERENCE, "", "", "", percent(certificate.reference_top1))]
+    several = certificate.top1_by_arithmetic  # then each engine is compared with NumPy's integers in its own
+    references = several or {certificate.arithmetic: certificate.reference_top1}
+    rows = [(REFERENCE, name, "", "", "", percent(top1)) for name, top1 in references.items()]
     rows += [
-        (x.engine, f"{x.codes:,}", f"{x.differ:,}", str(x.largest), percent(x.top1)) for x in certificate.comparisons
+        (x.engine, x.arithmetic, f"{x.codes:,}", f"{x.differ:,}", str(x.largest), percent(x.top1))
+        for x in certificate.comparisons
     ]
+    columns = ("engine", "arithmetic", "codes compared", "differ", "by at most", "top-1")
+    if not several:
+        columns, rows = columns[:1] + columns[2:], [row[:1] + row[2:] for row in rows]
     arithmetic = "" if certificate.arithmetic == "float" else f", arithmetic {certificate.arithmetic}"
     print_table(
         f"Certificate: {certificate.file}, {certificate.images:,} images ({certificate.data}){arithmetic}",
-        ("engine", "codes compared", "differ", "by at most", "top-1"),
+        columns,
         rows,
     )
     if len(certificate.comparisons) > 2:
-        names = [REFERENCE, *(x.engine for x in certificate.comparisons)]
+        names = [f"{REFERENCE}, {certificate.arithmetic}" if several else REFERENCE]
+        names += [x.engine for x in certificate.comparisons]
         print_table(
-            "Codes that differ, pair by pair",
+            "Codes that differ, pair by pair" + (": two arithmetics round some codes otherwise" if several else ""),
             ("", *map(str, range(len(names)))),
             [
                 (f"{i} {name}", *(f"{n:,}" for n in row))

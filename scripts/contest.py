@@ -96,6 +96,10 @@ def train_stages(args: argparse.Namespace, graph: Graph, stages: Sequence[Stage]
     """
     backend, folder = qat.backend(args.backend), Path(args.checkpoint_dir)
     total = sum(stage.recipe.epochs for stage in stages)
+    if args.epoch_start >= args.epoch_end:
+        raise QatError(
+            f"--epoch-start {args.epoch_start} --epoch-end {args.epoch_end}: nothing lies between them; let the end be larger"
+        )
     if not 0 <= args.epoch_start < args.epoch_end <= total:
         raise QatError(
             f"--epoch-start {args.epoch_start} --epoch-end {args.epoch_end}: use 0 <= start < end <= {total}"

@@ -20,7 +20,15 @@ from qat.networks import ResNet8
 from qat.registry import BACKENDS, TARGETS, Entry, installed
 
 #: Distributions whose names differ from what is imported.
-DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert"}
+DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert", "PIL": "pillow", "sklearn": "scikit-learn", "absl": "absl-py"}
+#: What else some commands need, by the pip extra that installs it: packages, commands.
+TOOLS = {
+    "image": (("PIL",), "run, evaluate, create-data"),
+    "study": (("sklearn", "scipy", "absl"), "digits, SVHN, train-svhn"),
+    "plots": (("matplotlib", "jinja2"), "pictures and reports"),
+    "search": (("optuna",), "searches"),
+    "ray": (("ray",), "train-svhn --ray"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +42,11 @@ def run(args: argparse.Namespace) -> int:
         rows.append((f"backend {name}", _versions(entry.packages), *_backend_state(name, entry, args.quick)))
     for name, entry in TARGETS.items():
         rows.append((f"format {name}", _versions(entry.packages), *_target_state(name, entry)))
-    print_table("", ("", "packages", "state", "what to do"), rows)
+    for extra, (packages, commands) in TOOLS.items():
+        entry = Entry("", packages, extra)
+        state = ("installed", "") if installed(entry) else ("not installed", _remedy(entry))
+        rows.append((f"for {commands}", _versions(packages), *state))
+    print_table("What is here", ("", "packages", "state", "what to do"), rows)
     return int(any(state.startswith("FAILS") for _, _, state, _ in rows))
 
 

@@ -98,12 +98,15 @@ def run(args: argparse.Namespace) -> int:
 def _trained_on(ckpt_path: str, checkpoint: Checkpoint) -> str:
     """The data path that the checkpoint remembers. Raises QatError where it is gone."""
     for record in checkpoint.history:
-        data_path = str(record.get("data_path"))
+        data_path = str(record.get("data_path", ""))
         if data_path == "digits" or Path(data_path).is_dir():
             return data_path
+    remembers = any("data_path" in record for record in checkpoint.history)
+    found = (
+        "the images it was trained on are not where they were" if remembers else "does not say what it was trained on"
+    )
     raise QatError(
-        f"{ckpt_path}: the images it was trained on are not where they were, and the certificate needs some; give "
-        "--data_path, or --no_verify to do without a certificate"
+        f"{ckpt_path}: {found}, and the certificate needs images; give --data_path, or --no_verify to do without a certificate"
     )
 
 

@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
     if not 0.0 < args.least_share <= 1.0:
         raise QatError(f"--least_share is {args.least_share}; use a share of the channels, above 0 to 1")
+    if args.limit is not None and args.limit <= 0:
+        raise QatError(f"--limit is {args.limit:g}; use a number of {BUDGETS[args.budget]} above 0")
     dataset, recipe = prepared(args, checkpoint.graph.shapes[checkpoint.graph.inputs[0].name])
     backend, folder = qat.backend(args.backend), Path(args.out)
     start = merged(checkpoint, dataset)

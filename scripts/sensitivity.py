@@ -12,7 +12,7 @@ from qat.cli import run_script
 from qat.console import print_table
 from qat.data import Split
 from qat.errors import QatError
-from qat.figures import heat_map, require_matplotlib
+from qat.figures import check_picture, heat_map
 from qat.files import check_writable, write_atomically
 from qat.graph import Graph, Params
 from qat.metrics import parameters
@@ -44,11 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
-    for path in (args.csv_path, args.picture_path):
-        if path:
-            check_writable(path)
+    if args.csv_path:
+        check_writable(args.csv_path)
     if args.picture_path:
-        require_matplotlib()
+        check_picture(args.picture_path)
     backend = qat.backend(args.backend)
     dataset = common.load_data(args.data_path, checkpoint.graph)
     check_labels(checkpoint.graph, dataset)

@@ -29,7 +29,8 @@ def add_models_arguments(parser: argparse.ArgumentParser) -> None:
         "--models",
         default="models",
         metavar="PATHS",
-        help="models with ';' between them, as 'models/quant_8bit;models/full', or the folder of a study for all in it",
+        help="models with ';' between them, as 'models/quant_8bit;models/full', or the folder of a study for all in it but the "
+        "pruned ones",
     )
     parser.add_argument("--names", metavar="NAMES", help="what they are called in the picture, with ';' between them")
     parser.add_argument("--out", default="plots", help="folder for the pictures")

@@ -88,6 +88,10 @@ def test_tflite_is_certified_in_both_arithmetics(
     assert "3,600 codes compared in LiteRT" in out
     assert out.count(" 0 differ") == 2
     assert ("0 differ from the float arithmetic" in out) == (arithmetic == "fixed")
+    rows = [line.split("│")[1:4] for line in out.splitlines() if line.startswith("│ NumPy integers")]
+    assert [row[1].strip() for row in rows if row[1].strip() in ("float", "fixed")] == (
+        ["fixed", "float"] if arithmetic == "fixed" else []
+    ), "a row of NumPy's integers for each arithmetic that an engine is compared in"
     kept = qat.target("TFLITE").read_metadata(file)
     assert json.loads(kept["certificate"])["comparisons"][0]["differ"] == 0
     status, again, _ = run(capsys, "verify", *chosen, "--model", file, "--data_path", "digits")
@@ -326,6 +330,24 @@ def test_an_argument_with_the_value_of_its_default_is_given_all_the_same(
     assert status == 2
     assert "--num_bits: " in err
     assert "is quantized already" in err
+
+
+def test_an_exported_file_is_no_checkpoint(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exported = ["--ckpt_path", trained / "lenet_quant.ckpt", "--file_name", tmp_path / "a", "--no_verify"]
+    assert run(capsys, "export", *exported)[0] == 0
+    status, _, err = run(capsys, "eval", "--data_path", "digits", "--ckpt_path", tmp_path / "a.onnx")
+    assert status == 2
+    assert "a.onnx: is an exported file, no checkpoint; run, evaluate and verify take such files" in err
+
+
+def test_a_checkpoint_of_the_library_says_nothing_of_images(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Checkpoint.load(trained / "lenet_quant.ckpt")
+    Checkpoint(made.graph, made.params).save(tmp_path / "made.ckpt")
+    status, _, err = run(capsys, "export", "--ckpt_path", tmp_path / "made.ckpt", "--file_name", tmp_path / "a")
+    assert status == 2
+    assert "made.ckpt: does not say what it was trained on, and the certificate needs images" in err
 
 
 def test_checkpoints_of_the_wrong_kind_are_refused(

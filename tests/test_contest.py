@@ -140,8 +140,9 @@ def test_a_stage_ends_and_the_next_begins_within_the_epochs(
     [
         (["--epoch-start", "1"], "with a start of N + 1 give --last-checkpoint"),
         (["--last-checkpoint", "x.ckpt"], "with a start of N + 1 give --last-checkpoint"),
-        (["--epoch-start", "3", "--epoch-end", "3"], "use 0 <= start < end"),
-        (["--epoch-end", "0"], "use 0 <= start < end"),
+        (["--epoch-start", "3", "--epoch-end", "3"], "nothing lies between them; let the end be larger"),
+        (["--epoch-end", "0"], "nothing lies between them"),
+        (["--epoch-start", "-1"], "use 0 <= start < end"),
         (["--epoch-start", "1", "--last-checkpoint", "nowhere.ckpt"], "nowhere.ckpt: there is no such checkpoint"),
     ],
 )

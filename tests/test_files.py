@@ -114,10 +114,20 @@ def test_permissions_follow_the_umask_which_stays_as_it_was(tmp_path, umask, mod
 def test_a_path_that_is_a_folder_is_refused_and_the_folder_stays(tmp_path):
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "inside").write_bytes(b"old")
-    with pytest.raises(QatError, match=r"net: cannot be written"):
+    with pytest.raises(QatError, match=r"net: is a folder, which is not written over"):
         write_atomically(tmp_path / "net", b"new")
     assert os.listdir(tmp_path) == ["net"]
     assert (tmp_path / "net" / "inside").read_bytes() == b"old"
+
+
+def test_a_pipe_or_a_device_is_refused_and_stays(tmp_path):
+    """Replaced as a whole, /dev/null would become a file for everybody."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for use in (check_writable, lambda path: write_atomically(path, b"")):
+        with pytest.raises(QatError, match="pipe: is no file but a device or a pipe, which is not written over"):
+            use(pipe)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
 def test_a_path_below_a_file_is_refused_and_the_file_stays(target):

@@ -86,6 +86,11 @@ def test_evaluate_prints_what_eval_prints(folder: Path, capsys: pytest.CaptureFi
     assert command(capsys, "run", "--model", folder / "lenet.ckpt", *pictures)[1] == out
 
 
+def test_a_folder_with_an_index_is_evaluated_by_it(folder: Path) -> None:
+    names = read_class_names(folder / "pictures" / "class_names.txt")
+    assert find_pictures(folder / "pictures", names) == find_pictures(folder / "pictures" / "index.txt", names)
+
+
 def test_the_best_five_are_counted_and_of_equal_outputs_the_first() -> None:
     outputs = np.array([[5, 4, 3, 2, 1, 0], [0, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 5]])
     assert data.accuracy(outputs, np.array([0, 1, 0])) == pytest.approx(1 / 3)

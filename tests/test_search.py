@@ -190,6 +190,9 @@ def test_the_commands_run_to_their_end_and_write_what_they_found(
         assert qat.evaluate(qat.to_integer(checkpoint.graph, checkpoint.params), images).shape == (1, 10)
     assert main(["search", "--ckpt_path", str(trained), *few, "--limit", "1", "--out", "tight"]) == 2
     assert "--limit 1: no trial was within it" in capsys.readouterr().err
+    assert main(["search", "--ckpt_path", str(trained), *few, "--limit", "-5", "--out", "negative"]) == 2
+    assert "--limit is -5; use a number of bytes of weights above 0" in capsys.readouterr().err
+    assert not Path("negative").exists()
 
 
 def test_no_trial_on_a_residual_network_is_refused(

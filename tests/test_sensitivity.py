@@ -86,6 +86,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert len(lines) == 2 + 5 * 2
     assert main(["sensitivity", *options[:-1], "361"]) == 2
     assert "there are 360 test images" in capsys.readouterr().err
+    pytest.importorskip("matplotlib")
+    assert main(["sensitivity", *options, "--picture_path", str(tmp_path / "a.xyz")]) == 2
+    refused = capsys.readouterr()
+    assert "a.xyz: a picture is a file that ends in .png or .svg" in refused.err
+    assert "4 bits" not in refused.out, "it is refused before anything is computed"
 
 
 def test_the_picture(tmp_path: Path) -> None:

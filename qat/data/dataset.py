@@ -36,6 +36,10 @@ class Split:
     groups: Array | None = None
     targets: tuple[Array, ...] = ()
 
+    def __repr__(self) -> str:
+        shapes = " and ".join(" x ".join(map(str, x.shape[1:])) for x in as_tuple(self.images))
+        return f"Split of {len(self):,} samples of {shapes}"
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -134,7 +138,7 @@ def load(data_path: str, *, for_folds: bool = False) -> Dataset:
         found = "a file" if os.path.exists(folder) else "nothing"
         raise QatError(
             f"{data_path}: there is {found} here, but --data_path takes the folder that holds MNIST, CIFAR-10 or SVHN, or "
-            f"the word {DIGITS!r}; qat data mnist --out {data_path} downloads MNIST"
+            f"the word {DIGITS!r}; qat data mnist --out MNIST_Data downloads MNIST"
         )
     train, test = find_batches(folder)
     if train or test:

@@ -73,6 +73,8 @@ def write_pictures(folder: str | Path, images: Array, labels: Array, class_names
         picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
         try:
             (folder / "images").mkdir(parents=True, exist_ok=True)
+            # Some file systems take ten times as long to cut an old file short.
+            (folder / name).unlink(missing_ok=True)
             picture.save(folder / name)
         except OSError as error:
             raise QatError(f"{folder / name}: cannot be written ({error.strerror}); choose another place") from None
@@ -110,7 +112,8 @@ def find_pictures(path: str | Path, class_names: Sequence[str]) -> list[tuple[Pa
     """Picture files with their labels.
 
     path: a folder with one folder for each class, called by the class's name or number, or an index file with a picture's
-    path (relative to the index) and its class on each line. Raises QatError naming the line or the folder.
+    path (relative to the index) and its class on each line, or a folder that holds one, index.txt. Raises QatError naming the
+    line or the folder.
     """
     path = Path(path)
     labels = {name: label for label, name in enumerate(class_names)}
@@ -124,6 +127,7 @@ def find_pictures(path: str | Path, class_names: Sequence[str]) -> list[tuple[Pa
         raise QatError(f"{where}: {text!r} is neither a class name nor a number{known}")
 
     found = []
+    path = path / "index.txt" if (path / "index.txt").is_file() else path
     if path.is_dir():
         for folder in sorted(child for child in path.iterdir() if child.is_dir()):
             files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from qat.study.layers import Layer
 from qat.study.results import LOWEST_RATE, Model, Roc, false_rates
 
 BINS = 61  #: of a histogram of weights
+#: Of ``short_name``, for the axis.
+MEANINGS = {"B": "binary", "T": "ternary", "AutoQ": "mixed", "BF": "float"}
 LEAST_MAGNITUDE = 2.0**-12  #: of a profile of weights; smaller ones count as 0
 
 
@@ -43,7 +46,9 @@ def accuracy_picture(models: Sequence[Model], pruned: Sequence[Model] | None = N
         bottom = picture.axes[-1, 0]
         bottom.set_xticks(range(len(models)), [model.name for model in models])
         bottom.set_xlim(-0.6, len(models) - 0.4)
-        bottom.set_xlabel("Bits of the weights (B: binary, T: ternary, AutoQ: mixed, BF: float)")
+        shown = {word for model in models for word in re.findall(r"\w+", model.name)}
+        meanings = ", ".join(f"{name}: {what}" for name, what in MEANINGS.items() if name in shown)
+        bottom.set_xlabel("Bits of the weights" + (f" ({meanings})" if meanings else ""))
         for axis in picture.axes[:, 0]:
             axis.grid(axis="x", visible=False)
         picture.figure.align_ylabels()
@@ -101,6 +106,7 @@ def roc_picture(models: Sequence[Model], curves: Sequence[Sequence[Roc]]) -> Pic
                     ha="right",
                     color=colour,
                     fontsize=7.5,
+                    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
                 )
             axis.set_title(f"Class {label}", fontsize=9)
             axis.set_xscale("log")
