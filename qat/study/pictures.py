@@ -85,6 +85,8 @@ def roc_picture(models: Sequence[Model], curves: Sequence[Sequence[Roc]]) -> Pic
     columns = min(classes, 5)
     rows = -(-classes // columns)
     least = min(float((curve.rates - curve.sigma)[false_rates() >= 1e-2].min()) for own in curves for curve in own)
+    # Good curves leave the lower right corner free, poor ones the upper left.
+    poor = np.mean([curve.rates[false_rates() <= 1e-1].mean() for own in curves for curve in own]) < 0.5
     picture = Picture(2.35 * columns + 0.4, 2.4 * rows + 0.8, rows, columns, sharex=True, sharey=True)
     with picture:
         for label in range(rows * columns):
@@ -99,11 +101,11 @@ def roc_picture(models: Sequence[Model], curves: Sequence[Sequence[Roc]]) -> Pic
                 axis.fill_between(false_rates(), low, high, color=colour, alpha=0.2, linewidth=0)
                 spread = f" ± {curve.auc_sigma:.4f}" if curve.auc_sigma else ""
                 axis.text(
-                    0.97,
-                    0.05 + 0.1 * (len(curves) - 1 - index),
+                    0.04 if poor else 0.97,
+                    0.9 - 0.1 * index if poor else 0.05 + 0.1 * (len(curves) - 1 - index),
                     f"AUC {curve.auc:.4f}{spread}",
                     transform=axis.transAxes,
-                    ha="right",
+                    ha="left" if poor else "right",
                     color=colour,
                     fontsize=7.5,
                     bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
