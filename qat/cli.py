@@ -105,12 +105,14 @@ class Parser(argparse.ArgumentParser):
             where = "" if unknown[0] in typed else f" in {' or '.join(files)}"
             self.error(self._unknown(unknown[0], where))
         # Once more without defaults: what is there then was given.
-        defaults = [(action, action.default) for action in self._actions]
+        defaults = [(action, action.default) for action in self._actions if action.option_strings]
+        own, self._defaults = self._defaults, {}
         try:
             for action, _ in defaults:
                 action.default = argparse.SUPPRESS
             given, _ = self.parse_known_args(args)
         finally:
+            self._defaults = own
             for action, default in defaults:
                 action.default = default
         found.given = frozenset(vars(given))
@@ -119,7 +121,7 @@ class Parser(argparse.ArgumentParser):
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         """A choice in capitals or small letters, as onnx for ONNX."""
         meant = [x for x in action.choices or () if isinstance(x, str) and x.lower() == arg_string.lower()]
-        return meant[0] if meant else super()._get_value(action, arg_string)
+        return meant[0] if len(meant) == 1 else super()._get_value(action, arg_string)
 
     def _unknown(self, argument: str, where: str) -> str:
         meant = difflib.get_close_matches(argument.partition("=")[0], self._option_string_actions, 1)
@@ -188,19 +190,15 @@ def _expanded(arguments: Sequence[str], files: Sequence[str]) -> list[str]:
         from absl import flags
     except ModuleNotFoundError:
         raise QatError("--flagfile needs absl-py, which is not installed: pip install 'qat-engine[study]'") from None
-    for name in files:
-        try:
-            Path(name).read_text(encoding="utf-8")
-        except OSError as error:
-            raise QatError(
-                f"--flagfile {name!r}: cannot be read ({error.strerror}); give a file that is there"
-            ) from None
-        except UnicodeDecodeError:
-            raise QatError(f"--flagfile {name!r}: is no text; give a file with one --name=value a line") from None
+    for name in files:  # absl prints two lines of its own where there is none
+        if not name or not Path(name).expanduser().exists():
+            raise QatError(f"--flagfile {name!r}: there is no such file; give one with one --name=value a line")
     try:
         expanded: list[str] = flags.FlagValues().read_flags_from_files(list(arguments))
     except (flags.Error, OSError, UnicodeDecodeError) as error:  # also of a flag file that one of them names
-        raise QatError(f"--flagfile {files[0]}: {error}; give a file with one --name=value a line") from None
+        raise QatError(
+            f"--flagfile {' or '.join(files)}: cannot be read ({error}); give a text file with one --name=value a line"
+        ) from None
     return expanded
 
 

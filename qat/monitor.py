@@ -48,12 +48,15 @@ def should_stop(epochs: Sequence[Epoch], patience: int, from_step: int = 0) -> b
     return bool(patience) and best is not None and len(epochs) - 1 - best >= patience
 
 
-def plateau_factor(epochs: Sequence[Epoch]) -> float:
+def plateau_factor(epochs: Sequence[Epoch], from_step: int = 0) -> float:
     """What the peak rate is multiplied by in the next epoch: by PLATEAU_FACTOR each time that the validation loss has not
-    fallen by LEAST_GAIN for PLATEAU_PATIENCE epochs.
+    fallen by LEAST_GAIN for PLATEAU_PATIENCE epochs. Only those that end at ``from_step`` or later count: while weights are
+    pruned the loss does not fall, and a low rate would keep the network from recovering afterwards.
     """
     factor, best, waited = 1.0, np.inf, 0
     for epoch in epochs:
+        if epoch.step < from_step:
+            continue
         assert epoch.validation_loss is not None, "a recipe with this schedule holds images back"
         if epoch.validation_loss < best - LEAST_GAIN:
             best, waited = epoch.validation_loss, 0

@@ -32,11 +32,12 @@ class Symbol:
             raise QatError(f"{self.name} + {other!r}: only outputs of cells can be added")
         return Add()(self, other)
 
-    def _refuse(self, *others: Any) -> Any:
+    def _refuse(self, *others: Any, **options: Any) -> Any:
         raise QatError(f"{self.name}: in a construct, only calls of cells and a + b are known; write a cell for it")
 
     __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __matmul__ = __neg__ = _refuse
-    __lt__ = __le__ = __gt__ = __ge__ = __getitem__ = __iter__ = __len__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __getitem__ = __iter__ = __len__ = __call__ = _refuse
+    __pow__ = __rpow__ = __floordiv__ = __mod__ = __abs__ = __float__ = __int__ = _refuse
     __array__ = __array_ufunc__ = _refuse  # NumPy's functions
 
     def __bool__(self) -> bool:

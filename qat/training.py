@@ -37,7 +37,8 @@ class Recipe:
 
     validation: so many training images are held back, and evaluated after each epoch. early_stopping: stop where so many
     epochs have followed the one with the lowest validation loss; 0: never. keep_best: end with the parameters of that epoch
-    instead of the last. Where weights are pruned, only epochs at the final sparsity count for both.
+    instead of the last. Where weights are pruned, only epochs at the final sparsity count for both, and for the schedule
+    plateau.
 
     augment_shift, augment_flip: how training images are changed at random each time they are seen (``qat.data.Augmentation``).
     """
@@ -170,7 +171,7 @@ def train(
     with TrainingLog(recipe.epochs, steps, log_every, log_path) as log:
         while done < end and not stopped_early():
             epoch = done // steps + 1
-            factor = plateau_factor(progress.epochs) if recipe.lr_schedule == "plateau" else 1.0
+            factor = plateau_factor(progress.epochs, counts_from) if recipe.lr_schedule == "plateau" else 1.0
             batches = held.train.batches(recipe.batch_size, recipe.seed, epoch, augmentation)
             for images, targets in islice(batches, done % steps, None):
                 if graph.is_random:

@@ -74,7 +74,7 @@ class Certificate:
 
     def to_json(self) -> str:
         """For the exported file's metadata."""
-        return json.dumps(asdict(self))
+        return json.dumps({name: value for name, value in asdict(self).items() if value != {}})
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def compare(
         raise QatError("there is nothing to verify: give an exported file or a backend")
     references = {
         name: tuple(codes.astype(np.int32) for codes in as_tuple(evaluate(graph, split.images, arithmetic=name)))
-        for name in {arithmetic, *(engine.arithmetic for engine in engines)}
+        for name in dict.fromkeys((arithmetic, *(engine.arithmetic for engine in engines)))
     }
     reference = references[arithmetic]
     codes = [engine.codes(split.images) for engine in engines]

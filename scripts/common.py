@@ -363,7 +363,6 @@ def train_and_save(
             )
         objective = teaching.objective
         dataset = replace(dataset, train=replace(dataset.train, targets=teaching.targets))
-    sparsity.note_schedule(start.graph, plan.epochs * ((len(dataset.train) - plan.validation) // plan.batch_size))
     checkpoint = train(
         backend,
         start,
@@ -417,7 +416,7 @@ def _teaching(args: argparse.Namespace, backend: ModuleType, student: Graph, dat
 def note_if_guessing(top1: float, split: Split, name: str, remedy: str) -> None:
     """Say so where a network is no better than one that always answers the most frequent class. top1: its accuracy, 0 to 1."""
     guessed = float(np.bincount(split.labels).max()) / len(split)
-    if top1 <= guessed:
+    if top1 <= guessed < 1.0:
         print(
             f"note: {name} is no better than always answering the most frequent class, {100 * guessed:.2f} %: its training "
             f"has failed; {remedy}"

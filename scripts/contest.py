@@ -100,7 +100,7 @@ def train_stages(args: argparse.Namespace, graph: Graph, stages: Sequence[Stage]
         raise QatError(
             f"--epoch-start {args.epoch_start} --epoch-end {args.epoch_end}: nothing lies between them; let the end be larger"
         )
-    if not 0 <= args.epoch_start < args.epoch_end <= total:
+    if args.epoch_start < 0 or args.epoch_end > total:
         raise QatError(
             f"--epoch-start {args.epoch_start} --epoch-end {args.epoch_end}: use 0 <= start < end <= {total}"
         )

@@ -98,9 +98,9 @@ def run(args: argparse.Namespace) -> int:
 def _trained_on(ckpt_path: str, checkpoint: Checkpoint) -> str:
     """The data path that the checkpoint remembers. Raises QatError where it is gone."""
     for record in checkpoint.history:
-        data_path = str(record.get("data_path", ""))
-        if data_path == "digits" or Path(data_path).is_dir():
-            return data_path
+        data_path = record.get("data_path")
+        if data_path and (data_path == "digits" or Path(data_path).is_dir()):
+            return str(data_path)
     remembers = any("data_path" in record for record in checkpoint.history)
     found = (
         "the images it was trained on are not where they were" if remembers else "does not say what it was trained on"

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from qat.checkpoint import Checkpoint
 from qat.errors import QatError
-from qat.graph import Graph
 from qat.pruner import SCHEDULES, MagnitudePruner
 from qat.pruning.magnitude import count_zeros, prune_weights, pruners, unfinished
 
@@ -53,20 +52,12 @@ def with_pruner(args: argparse.Namespace, start: Checkpoint) -> Checkpoint:
     return replace(start, graph=graph, params=params)
 
 
-def note_schedule(graph: Graph, steps: int) -> None:
-    """Say so, before training, where pruning will not come to its end in so many steps."""
-    last = max((pruner.last for pruner in pruners(graph).values()), default=0)
-    if last >= steps:
-        print(
-            f"note: there will be {steps} steps, but pruning ends at step {last}; lower --sparsity_end, or train longer"
-        )
-
-
 def report(checkpoint: Checkpoint) -> None:
     """Say how many weights are 0, where there is a pruner, and whether its schedule came to its end."""
     if not pruners(checkpoint.graph):
         return
     if unfinished(checkpoint.graph, checkpoint.params):
-        print("note: pruning did not come to its end")
+        last = max(pruner.last for pruner in pruners(checkpoint.graph).values())
+        print(f"note: {checkpoint.step} steps were trained, but pruning ends at step {last}; lower --sparsity_end")
     zeros, weights = count_zeros(checkpoint.graph, checkpoint.params)
     print(f"Sparsity: {100 * zeros / weights:.2f} % of {weights:,} weights are 0")

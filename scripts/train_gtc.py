@@ -98,8 +98,9 @@ def run(args: argparse.Namespace) -> None:
     last = folder / "last.ckpt"
     check_writable(last)
     speaks = not this_worker().rank
+    settings = {name: value for name, value in vars(args).items() if name != "given"}
     if speaks:
-        write_atomically(folder / "config.json", json.dumps(vars(args), indent=2, sort_keys=True).encode() + b"\n")
+        write_atomically(folder / "config.json", json.dumps(settings, indent=2, sort_keys=True).encode() + b"\n")
     start = Checkpoint(graph, graph.initial_params(args.seed))
     if args.resume and last.exists():
         start = Checkpoint.load(last)

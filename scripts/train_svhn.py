@@ -185,6 +185,8 @@ def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
         models[MIXED] = mixed_widths(args.autoq_config, graph)
     data = {"data_path": args.data_path, "shape": list(graph.shapes[graph.inputs[0].name]), "images": args.train_images}
     data |= {"folds": args.folds, "seed": args.seed}
+    if isinstance(found, Folds) and not len(dataset.test):
+        data["undivided"] = True  # an earlier release left a fifth out, whose folds must not be mixed with these
     tasks = []
     for fold in range(1 if args.single or not args.folds else args.folds):
         common_settings = {"data": {**data, "fold": fold}, "backend": args.backend, "device_target": args.device_target}

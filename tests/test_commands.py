@@ -249,8 +249,8 @@ def test_help_lists_the_commands_and_imports_nothing_slow() -> None:
             ["train", "--data_path", "digits", "--sparsity_begin", "1000"],
             "--sparsity_begin: says how weights are pruned",
         ),
-        (["train-svhn", "--flagfile"], "--flagfile '': cannot be read"),
-        (["train-svhn", "--flagfile", "none.cfg"], "--flagfile 'none.cfg': cannot be read (No such file or directory)"),
+        (["train-svhn", "--flagfile"], "--flagfile '': there is no such file"),
+        (["train-svhn", "--flagfile", "none.cfg"], "--flagfile 'none.cfg': there is no such file"),
         (["train"], "--data_path"),
         (["train", "--data_path", "digits", "--backend", "jax"], "invalid choice: 'jax'"),
         (["train", "--data_path", "digits", "--network", "alexnet"], "network 'alexnet' is unknown"),
@@ -298,8 +298,8 @@ def test_a_mistake_gives_one_line_and_status_2(
     [
         (b"--fodls=3\n", "unknown argument --fodls=3 in flags.cfg, perhaps --folds is meant"),
         (b"folds 2\n", "unknown argument folds 2 in flags.cfg"),
-        (b"\x89PNG\x00\xff", "--flagfile 'flags.cfg': is no text"),
-        (b"--flagfile=none.cfg\n", "--flagfile flags.cfg: "),
+        (b"\x89PNG\x00\xff", "--flagfile flags.cfg: cannot be read"),
+        (b"--flagfile=none.cfg\n", "--flagfile flags.cfg: cannot be read"),
     ],
 )
 def test_a_mistake_in_a_flag_file_names_the_file(
@@ -348,6 +348,26 @@ def test_a_checkpoint_of_the_library_says_nothing_of_images(
     status, _, err = run(capsys, "export", "--ckpt_path", tmp_path / "made.ckpt", "--file_name", tmp_path / "a")
     assert status == 2
     assert "made.ckpt: does not say what it was trained on, and the certificate needs images" in err
+
+
+def test_a_calibrated_checkpoint_is_certified_on_what_its_float_network_was_trained_on(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibrated = tmp_path / "calibrated.ckpt"
+    arguments = [
+        "--data_path",
+        "digits",
+        "--ckpt_path",
+        trained / "lenet.ckpt",
+        "--save_path",
+        calibrated,
+        "--images",
+        100,
+    ]
+    assert run(capsys, "calibrate", *arguments)[0] == 0
+    status, out, err = run(capsys, "export", "--ckpt_path", calibrated, "--file_name", tmp_path / "a")
+    assert (status, err) == (0, "")
+    assert "(digits, test images)" in out
 
 
 def test_checkpoints_of_the_wrong_kind_are_refused(

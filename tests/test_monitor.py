@@ -54,6 +54,14 @@ def test_the_rate_falls_as_in_keras(losses: list[float]) -> None:
     assert plateau_factor(epochs(losses)) == rate
 
 
+def test_no_epoch_before_the_end_of_pruning_lowers_the_rate() -> None:
+    """Their losses rise with every weight that is taken away."""
+    losses = [1.0, *[2.0] * 12, 1.5]
+    assert plateau_factor(epochs(losses)) == 0.1 * 0.1
+    assert plateau_factor(epochs(losses), 10 * 12) == 1.0
+    assert plateau_factor(epochs([*losses, *[1.6] * 5]), 10 * 12) == 0.1
+
+
 @given(LOSSES, st.integers(1, 10))
 def test_training_stops_as_in_keras(losses: list[float], patience: int) -> None:
     """keras.callbacks.EarlyStopping(patience, min_delta=0): at the end of the first epoch at which wait >= patience."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from qat.data import Dataset, Split, cross_validation, load
 from qat.data.svhn import read_svhn
 from qat.errors import QatError
+from qat.study.training import study_data
 
 
 def mat(count, seed=0, **changes):
@@ -45,12 +46,16 @@ def test_without_a_test_file_whole_photographs_are_held_back(tmp_path):
     source = np.repeat(np.arange(1, 18), 3)[:50].astype(np.int32)
     np.save(tmp_path / "train_32x32.source_image.npy", source)
     dataset = load(str(tmp_path))
-    assert dataset.name == f"SVHN without its test file, {len(dataset.test)} training images in its place"
+    assert dataset.name == f"SVHN without its test file, {len(dataset.test)} training images held back"
     assert 10 <= len(dataset.test) <= 12
     assert len(dataset.train) + len(dataset.test) == 50
     assert not set(dataset.train.groups) & set(dataset.test.groups)
     folds = load(str(tmp_path), for_folds=True)
     assert (len(folds.train), len(folds.test)) == (50, 0), "each fold is a test"
+    settings = {"data_path": str(tmp_path), "shape": (3, 32, 32), "images": 0, "folds": 2, "seed": 0}
+    for fold in (0, 1):
+        found = study_data({**settings, "fold": fold})
+        assert len(found.train) + len(found.test) == 50
 
 
 @pytest.mark.parametrize(
@@ -157,6 +162,7 @@ def test_no_photograph_is_parted():
         (None, 1, "1 folds of 20 images of its rarest label; use a number from 2 to 20"),
         (None, 21, "21 folds of 20 images"),
         (np.arange(60) // 20, 4, "4 folds of 3 groups of images"),
+        (np.arange(60), 21, "21 folds of 20 images of its rarest label"),
     ],
 )
 def test_too_few_or_too_many_folds_are_refused(groups, count, message):

@@ -190,8 +190,7 @@ def _read_svhn(source: str, parts: Mapping[str, Path], for_folds: bool) -> Datas
         return Dataset(name, source, train, splits["test"])
     if for_folds:
         return Dataset(f"{name} without its test file", source, train, train.chosen(np.arange(0)))
-    parted = Dataset(name, source, train, train).held_back(max(len(train) // 5, 1))
-    return replace(parted, name=f"{name} without its test file, {len(parted.test):,} training images in its place")
+    return Dataset(f"{name} without its test file", source, train, train).held_back(max(len(train) // 5, 1))
 
 
 def accuracy(outputs: Array, labels: Array, *, best: int = 1) -> float:
