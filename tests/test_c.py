@@ -472,7 +472,7 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, certified: tupl
         C.export_float(LeNet5().graph(), {}, path)
     C.export(integers, path)
     with pytest.raises(
-        qat.QatError, match=r"net\.c: takes raw pixels, a NumPy array of uint8 \(N, 1, 32, 32\), but got"
+        qat.QatError, match=r"net\.c: takes raw pixels, uint8 \(N, 1, 32, 32\), but got"
     ):
         C.predict(path, np.zeros((1, 1, 28, 28), np.uint8))
     monkeypatch.setenv("CC", "no-such-compiler --fast")

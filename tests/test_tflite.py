@@ -496,7 +496,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pixels", [np.zeros((1, 1, 28, 28), np.uint8), np.zeros((1, 1, 32, 32), np.float32)])
 def test_pixels_of_another_shape_or_type_are_refused(pixels: np.ndarray, good: Path) -> None:
-    with pytest.raises(qat.QatError, match=r"takes raw pixels, a NumPy array of uint8 \(N, 1, 32, 32\), but got"):
+    with pytest.raises(qat.QatError, match=r"takes raw pixels, uint8 \(N, 1, 32, 32\), but got"):
         TFLITE.predict(good, pixels)
 
 
