@@ -471,9 +471,7 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, certified: tupl
     with pytest.raises(qat.QatError, match="C holds integers only"):
         C.export_float(LeNet5().graph(), {}, path)
     C.export(integers, path)
-    with pytest.raises(
-        qat.QatError, match=r"net\.c: takes raw pixels, uint8 \(N, 1, 32, 32\), but got"
-    ):
+    with pytest.raises(qat.QatError, match=r"net\.c: takes raw pixels, uint8 \(N, 1, 32, 32\), but got"):
         C.predict(path, np.zeros((1, 1, 28, 28), np.uint8))
     monkeypatch.setenv("CC", "no-such-compiler --fast")
     with pytest.raises(qat.QatError, match=r"^no-such-compiler: \$CC is not found, .*install one"):
