@@ -24,6 +24,7 @@ import numpy as np
 
 from qat.checkpoint import Checkpoint
 from qat.cli import run_script
+from qat.errors import QatError
 
 STUDY = ["--data_path", "digits", "--folds", "2", "--quantize", "--widths", "8,4", "--filters", "4,4", "--dense="]
 JOBS = 2
@@ -31,7 +32,7 @@ JOBS = 2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kills", type=int, default=5, help="how often to kill it")
-    parser.add_argument("--epochs", type=int, default=4, help="of each training")
+    parser.add_argument("--epochs", type=int, default=20, help="of each training")
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
 
 
@@ -41,21 +42,24 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as place:
         alone, killed = Path(place) / "alone", Path(place) / "killed"
         subprocess.run([*command, "--models", str(alone)], check=True, stdout=subprocess.DEVNULL)
-        done = []
+        total, done = epochs_trained(alone)[0], []
         while len(done) < args.kills:
-            before = sum(epochs_trained(killed))
+            before = epochs_trained(killed)[0]
+            further = instants.randint(1, (total - before) // (args.kills - len(done) + 1))
             process = subprocess.Popen([*command, "--models", str(killed)], stdout=subprocess.DEVNULL)
-            while process.poll() is None and sum(epochs_trained(killed)) == before:
-                time.sleep(0.05)  # so that every run gets somewhere before it is killed
-            time.sleep(instants.uniform(0.0, 3.0))
+            while process.poll() is None and epochs_trained(killed)[0] < before + further:
+                time.sleep(0.005)
+            time.sleep(instants.uniform(0.0, 0.2))
+            if process.poll() is not None:
+                raise QatError("the study ended before it was killed; use more --epochs")
             process.kill()
             process.wait()
-            done.append(sum(epochs_trained(killed)))
+            done.append(epochs_trained(killed)[0])
         subprocess.run([*command, "--models", str(killed)], check=True, stdout=subprocess.DEVNULL)
         wrong = [problem for path in sorted(alone.glob("*.json")) for problem in problems(path, killed / path.name)]
         epochs, more = epochs_trained(killed)
         most = args.kills * JOBS
-    print(f"{args.kills} kills, after {done} epochs")
+    print(f"{args.kills} kills, after {', '.join(map(str, done))} of {total} epochs")
     print(f"{epochs} epochs trained, {more} of them more than once (at most {most} were cut off and begun again)")
     for problem in wrong:
         print(problem)
