@@ -122,10 +122,8 @@ class LoweredNetwork(keras.Model):
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As keras.Model's. Raises QatError unless the inputs are pixels of this network."""
-        shapes = [self.graph.shapes[node.name] for node in self.graph.inputs]
-        check_pixels(
-            as_tuple(inputs), shapes, object, self.graph.name
-        )  # not in ``call``, where Keras would wrap the message
+        # Not in ``call``, where Keras would wrap the message.
+        check_pixels(as_tuple(inputs), self.graph.input_shapes, object, self.graph.name)
         return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs: Any, training: bool = False) -> Any:

@@ -135,7 +135,7 @@ class LoweredNetwork(nn.Cell):
 
     def construct(self, *inputs: Tensor) -> Any:
         """Real outputs: one tensor, or a tuple where the network has several."""
-        check_pixels(inputs, [self.graph.shapes[node.name] for node in self.graph.inputs], Tensor, self.graph.name)
+        check_pixels(inputs, self.graph.input_shapes, Tensor, self.graph.name)
         if self.training:
             found, updates = self.run(inputs)
             self.write(updates)

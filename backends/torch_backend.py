@@ -123,7 +123,7 @@ class LoweredNetwork(torch.nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         """Real outputs: one tensor, or a tuple where the network has several."""
-        check_pixels(inputs, [self.graph.shapes[node.name] for node in self.graph.inputs], Tensor, self.graph.name)
+        check_pixels(inputs, self.graph.input_shapes, Tensor, self.graph.name)
         if self.training:
             return self.run(inputs, self.next_phase())
         return self.evaluated(inputs)

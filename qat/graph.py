@@ -124,6 +124,11 @@ class Graph:
         return shapes
 
     @cached_property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        """Of one sample of each input."""
+        return tuple(self.shapes[node.name] for node in self.inputs)
+
+    @cached_property
     def params(self) -> dict[str, Param]:
         """Every parameter and state by full name, in order."""
         return {

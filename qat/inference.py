@@ -8,7 +8,6 @@ from typing import Protocol
 import numpy as np
 
 from qat.arrays import Arrays, as_arrays, in_batches
-from qat.cells.base import Shape
 from qat.graph import Graph, Params
 from qat.integer import Evaluator, IntegerGraph, IntegerTensor
 from qat.ops import Array, Ops, Tensor
@@ -35,7 +34,9 @@ def predict(model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> 
 
     A network with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
     """
-    found = in_batches(lambda x: dict(enumerate(model.infer(x))), pixels, _shapes(model), batch_size, model.graph.name)
+    found = in_batches(
+        lambda x: dict(enumerate(model.infer(x))), pixels, model.graph.input_shapes, batch_size, model.graph.name
+    )
     return as_arrays(tuple(found.values()))
 
 
@@ -55,11 +56,7 @@ def trace(
         values = model.infer_codes(x)
         return {tensor.name: values[tensor.name].astype(np.int32) + tensor.grid.zero_point for tensor in tensors}
 
-    return in_batches(codes, pixels, _shapes(model), batch_size, model.graph.name)
-
-
-def _shapes(model: LoweredNetwork) -> list[Shape]:
-    return [model.graph.shapes[node.name] for node in model.graph.inputs]
+    return in_batches(codes, pixels, model.graph.input_shapes, batch_size, model.graph.name)
 
 
 class Deployment:

@@ -77,7 +77,7 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
         checkpoint = Checkpoint.load(args.model)
         graph = checkpoint.graph
         model = qat.backend(args.backend).lower(graph, checkpoint.params, device_target=args.device_target)
-        shapes = [graph.shapes[node.name] for node in graph.inputs]
+        shapes = [*graph.input_shapes]
         compute = partial(predict, model)
     else:
         target = target_of(args.model)

@@ -54,10 +54,11 @@ def with_pruner(args: argparse.Namespace, start: Checkpoint) -> Checkpoint:
 
 def report(checkpoint: Checkpoint) -> None:
     """Say how many weights are 0, where there is a pruner, and whether its schedule came to its end."""
-    if not pruners(checkpoint.graph):
+    found = pruners(checkpoint.graph).values()
+    if not found:
         return
     if unfinished(checkpoint.graph, checkpoint.params):
-        last = max(pruner.last for pruner in pruners(checkpoint.graph).values())
+        last = max(pruner.last for pruner in found)
         print(f"note: {checkpoint.step} steps were trained, but pruning ends at step {last}; lower --sparsity_end")
     zeros, weights = count_zeros(checkpoint.graph, checkpoint.params)
     print(f"Sparsity: {100 * zeros / weights:.2f} % of {weights:,} weights are 0")

@@ -17,7 +17,7 @@ import numpy as np
 import qat
 from qat.cli import run_script
 from qat.console import print_table
-from qat.data import Folds
+from qat.data import cross_validation
 from qat.errors import QatError
 from qat.graph import Graph
 from qat.networks import SvhnCnn
@@ -35,7 +35,6 @@ from qat.training import Recipe
 
 STEPS = 20  #: an epoch has at least so many: on small data the batches get smaller
 BY_RANGE = 5  #: bits from which on a scale follows from a range instead of being learned
-MOST_BITS = 16  #: of a weight
 LOGITS_BITS = 8  #: of the logits and of the input's pixels, at every width
 
 
@@ -139,10 +138,11 @@ def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
         raise QatError(f"--train_images is {args.train_images}; use a number of images, or 0 for all")
     if not 0.0 < args.validation_share < 1.0:
         raise QatError(f"--validation_share is {args.validation_share}; use a share of the training images, as 0.1")
-    found = study_images(args.data_path, args.train_images, args.folds, args.seed)
-    count = min(len(train) for train, _ in found.parts) if isinstance(found, Folds) else len(found.train)
+    dataset = study_images(args.data_path, args.train_images, args.folds, args.seed)
+    count = len(dataset.train)
+    if args.folds:
+        count = min(len(train) for train, _ in cross_validation(dataset, args.folds, args.seed).parts)
     validation = max(round(count * args.validation_share), 1)
-    dataset = found.dataset if isinstance(found, Folds) else found
     batch_size = args.batch_size
     while batch_size > 1 and (count - validation) // batch_size < STEPS:
         batch_size //= 2
@@ -168,13 +168,11 @@ def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
         channel=channel, filters=args.filters, kernels=kernels, dense=args.dense, dropout=args.dropout
     ).graph()
     models: dict[str, Any] = {"full": None}
-    widths = args.widths if args.quantize else []
-    if args.quantize and not (
-        widths and len(set(widths)) == len(widths) and set(widths) <= set(range(1, MOST_BITS + 1))
-    ):
+    widths, most = args.widths if args.quantize else [], qat.WeightQuantizer.widths[1]
+    if args.quantize and not (widths and len(set(widths)) == len(widths) and set(widths) <= set(range(1, most + 1))):
         raise QatError(
             f"--widths {','.join(map(str, widths))}: use different numbers of bits from 1 (binary) and 2 (ternary) to "
-            f"{MOST_BITS}, as 8,4,2,1"
+            f"{most}, as 8,4,2,1"
         )
     for bits in widths:
         try:
@@ -185,7 +183,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
         models[MIXED] = mixed_widths(args.autoq_config, graph)
     data = {"data_path": args.data_path, "shape": list(graph.shapes[graph.inputs[0].name]), "images": args.train_images}
     data |= {"folds": args.folds, "seed": args.seed}
-    if isinstance(found, Folds) and not len(dataset.test):
+    if args.folds and not len(dataset.test):
         data["undivided"] = True  # an earlier release left a fifth out, whose folds must not be mixed with these
     tasks = []
     for fold in range(1 if args.single or not args.folds else args.folds):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ import qat
 from qat.arrays import as_tuple
 from qat.cells.base import Shape
 from qat.checkpoint import Checkpoint
-from qat.data import Dataset, Folds, cross_validation, load
+from qat.data import Dataset, cross_validation, load
 from qat.data.dataset import accuracy
 from qat.errors import QatError
 from qat.files import write_atomically
@@ -112,15 +112,15 @@ def study_data(settings: Mapping[str, Any]) -> Dataset:
     from 0: train and test on a division of the training images, or folds 0 for the data set's own; seed.
     """
     shape: Any = tuple(settings["shape"])
-    dataset = _data(settings["data_path"], shape, settings["images"], settings["folds"], settings["seed"])
-    return dataset[int(settings["fold"])] if isinstance(dataset, Folds) else dataset
+    divided = _data(settings["data_path"], shape, settings["images"], settings["folds"], settings["seed"])
+    return divided[int(settings["fold"])]
 
 
-def study_images(data_path: str, images: int, folds: int, seed: int) -> Dataset | Folds:
-    """The data of a study in the size that they were read in: all folds, or without folds the data set.
+def study_images(data_path: str, images: int, folds: int, seed: int) -> Dataset:
+    """The data of a study, undivided, in the size that they were read in.
 
-    images: so many of the training images, at random, 0 for all. Raises QatError where there are fewer, or too few for the
-    folds.
+    images: so many of the training images, at random, 0 for all. folds: into how many they will be divided, 0 for none.
+    Raises QatError where there are fewer images.
     """
     dataset = load(data_path, for_folds=bool(folds))
     count = len(dataset.train)
@@ -130,14 +130,14 @@ def study_images(data_path: str, images: int, folds: int, seed: int) -> Dataset 
         chosen = np.sort(np.random.default_rng(seed).permutation(count)[:images])
         name = f"{dataset.name}, {images:,} of {count:,} training images"
         dataset = replace(dataset, name=name, train=dataset.train.chosen(chosen))
-    return cross_validation(dataset, folds, seed) if folds else dataset
+    return dataset
 
 
 @lru_cache(maxsize=1)
-def _data(data_path: str, shape: Shape, images: int, folds: int, seed: int) -> Dataset | Folds:
-    """``study_images`` in the network's size; a process that trains one after another reads once."""
-    found = study_images(data_path, images, folds, seed)
-    return replace(found, dataset=found.dataset.resized(shape)) if isinstance(found, Folds) else found.resized(shape)
+def _data(data_path: str, shape: Shape, images: int, folds: int, seed: int) -> Sequence[Dataset]:
+    """All folds in the network's size; a process that trains one after another reads once."""
+    dataset = study_images(data_path, images, folds, seed).resized(shape)
+    return cross_validation(dataset, folds, seed) if folds else [dataset]
 
 
 def _start(folder: Path, settings: Mapping[str, Any], dataset: Dataset) -> Checkpoint:
