@@ -12,7 +12,7 @@ import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     try:
         with _Draft(target, content) as draft:
             draft.put()
+        _sync_folders([target])
     except OSError as error:
         raise _not_written(path, error, [path]) from None
 
@@ -84,9 +85,11 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
             drafts = [stack.enter_context(_Draft(targets[path], content)) for path, content in contents.items()]
             stack.enter_context(_Draft(record, _recorded(contents))).put()
             committed = True
+            _sync_folders([record])
             for draft in drafts:
                 draft.put()
                 replaced = True
+            _sync_folders(targets.values())
             with contextlib.suppress(OSError):  # it says no more than what is there
                 record.unlink()
     except OSError as error:
@@ -191,7 +194,6 @@ class _Draft:
                 continue
             self._path = None
             self._close()
-            _sync_folder(self._target.parent)
             return
 
     def _write(self) -> None:
@@ -265,14 +267,15 @@ def _lock(handle: int, *, wait: bool = True) -> bool:
     return True
 
 
-def _sync_folder(folder: Path) -> None:
-    """Let a renaming survive a power cut, where the system can do that."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _sync_folders(paths: Iterable[Path]) -> None:
+    """Let the renaming of these files survive a power cut, where the system can do that."""
+    for folder in {path.parent for path in paths}:
+        with contextlib.suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 # -- several files ----------------------------------------------------------------------------------------------------
@@ -339,7 +342,9 @@ def _settle(paths: Sequence[Path]) -> None:
     record = _record(paths[0])
     if not record.is_file():
         return
-    for path, content in (_pending(paths) or {}).items():
-        with _Draft(_target(path), content) as draft:
+    targets = {_target(path): content for path, content in (_pending(paths) or {}).items()}
+    for target, content in targets.items():
+        with _Draft(target, content) as draft:
             draft.put()
+    _sync_folders(targets)
     record.unlink()

@@ -195,7 +195,7 @@ def verify(
     """``compare`` for an exported file and one backend. arithmetic: by default the file's own. integers: those of the
     checkpoint, where they are at hand.
 
-    The file is run, which for some targets (``qat.interfaces.Target``) runs code that it holds, as C: give it files of your own.
+    The file is run, and with some targets, as C, so is the code in it (``RUNS_CODE``): give it files of your own only.
     """
     arithmetic = arithmetic or default_arithmetic(target, path)
     graph = integers or to_integer(checkpoint.graph, checkpoint.params)
