@@ -35,7 +35,7 @@ def c_array(content: bytes, file_name: str, header_name: str) -> tuple[str, str]
         f"extern const unsigned char {name}[];\nextern const unsigned int {name}_len;\n\n#endif  // {guard}\n"
     )
     source = (
-        f'#include "{header_name}"\n\n// {file_name}, {len(content):,} bytes\n'
+        f'#include "{header_name}"\n// {file_name}, {len(content):,} bytes\n'
         f"alignas({ALIGNMENT}) const unsigned char {name}[] = {{\n{lines}}};\n"
         f"const unsigned int {name}_len = {len(content)};\n"
     )

@@ -207,15 +207,17 @@ class _Draft:
             # The system takes the umask off. What only few may read, nobody else can in between.
             self._handle = os.open(path, flags, 0o666 if old is None else 0o600)
             self._path = path
-            if _lock(self._handle) and os.fstat(self._handle).st_nlink == 0:  # cleared before it was locked
-                self._close()
-                continue
-            break
+            _lock(self._handle)
+            if os.path.exists(path):
+                break
+            self._close()  # another writer has cleared it before it was locked
+        else:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         with os.fdopen(self._handle, "wb", closefd=False) as file:
             file.write(self._content)
             file.flush()
             if old is not None:
-                _take_over(self._path, old)
+                _take_over(path, old)
             os.fsync(self._handle)
 
     def _close(self) -> None:
