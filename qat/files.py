@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import errno
 import hashlib
@@ -14,7 +13,6 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from qat.errors import QatError
 
@@ -303,12 +301,11 @@ def _record(first: Path) -> Path:
 
 
 def _recorded(contents: Mapping[Path, bytes]) -> bytes:
-    """A line with a digest, and JSON: of each file its new content, and the digest of what was there."""
-    entries = {
-        path.name: {"before": _digest_of(path), "content": base64.b64encode(content).decode()}
-        for path, content in contents.items()
-    }
-    body = json.dumps(entries).encode()
+    """A line with the digest of the rest; a line of JSON, of each file the digest of what was there and the size of what is
+    to come; the new contents.
+    """
+    entries = {path.name: (_digest_of(path), len(content)) for path, content in contents.items()}
+    body = b"".join([json.dumps(entries).encode(), b"\n", *contents.values()])
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 
 
@@ -327,14 +324,18 @@ def _pending(paths: Sequence[Path]) -> dict[Path, bytes] | None:
         digest, _, body = record.read_bytes().partition(b"\n")
         if hashlib.sha256(body).hexdigest().encode() != digest:
             return None
-        entries: dict[str, Any] = json.loads(body)
+        line, _, body = body.partition(b"\n")
+        entries = json.loads(line)
         if list(entries) != [path.name for path in paths]:
             return None
-        contents = {path: base64.b64decode(entries[path.name]["content"]) for path in paths}
-        for path, content in contents.items():
-            if _digest_of(path) not in (entries[path.name]["before"], hashlib.sha256(content).hexdigest()):
+        contents, start = {}, 0
+        for path in paths:
+            before, size = entries[path.name]
+            contents[path] = content = body[start : start + size]
+            start += size
+            if _digest_of(path) not in (before, hashlib.sha256(content).hexdigest()):
                 return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     return contents
 
