@@ -128,12 +128,15 @@ def _target(path: Path) -> Path:
         raise QatError(f"{path}: is {what}, which is not written over; give the name of a file to write")
     if not os.path.islink(path):
         return path
-    target = os.path.realpath(path)
-    if os.path.islink(target):
+    try:
+        os.stat(path)
+    except FileNotFoundError:  # what it points to is to be written
+        pass
+    except OSError as error:  # a loop, or another user's link in a folder for all, which the system does not follow
         raise QatError(
-            f"{path}: is a symbolic link that leads back to itself; remove it, or give another name to write"
-        )
-    return Path(target)
+            f"{path}: is a symbolic link that is not followed ({error.strerror}); remove it, or give another name to write"
+        ) from None
+    return Path(os.path.realpath(path))
 
 
 def _not_written(path: Path, error: OSError, paths: Sequence[Path]) -> QatError:

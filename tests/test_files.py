@@ -195,9 +195,27 @@ def test_a_symbolic_link_that_leads_back_to_itself_is_refused(tmp_path):
     one.symlink_to(other)
     other.symlink_to(one)
     for use in (check_writable, lambda path: write_atomically(path, b"")):
-        with pytest.raises(QatError, match=r"one: is a symbolic link that leads back to itself"):
+        with pytest.raises(QatError, match=r"one: is a symbolic link that is not followed \(Too many levels"):
             use(one)
     assert one.is_symlink()
+
+
+def test_another_user_s_link_in_a_folder_for_all_is_not_followed(target, tmp_path, monkeypatch):
+    """As in /tmp: it could point to any file of ours. Not every system forbids it, so its answer is simulated."""
+    link, follow = tmp_path / "link", os.stat
+    link.symlink_to(target)
+
+    def protected(path, **options):
+        if path == link:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return follow(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", protected)
+        with pytest.raises(QatError, match=r"link: is a symbolic link that is not followed \(Permission denied\)"):
+            write_atomically(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"old"
 
 
 def test_a_symbolic_link_to_a_folder_is_refused(tmp_path):
