@@ -8,19 +8,29 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "qat" / "__init__.py").read_text(encoding="utf-8")).group(1)
 
-TORCH = ["torch>=2.4"]
-ONNX = ["onnx>=1.16", "onnxruntime>=1.18"]
-KERAS = ["tensorflow>=2.16", "keras>=3.4"]
+# Lower bounds leave out releases with known holes, as far as Python 3.10 has later ones; each is named beside its bound.
+TORCH = ["torch>=2.10"]  # torch.load(weights_only=True): CVE-2025-32434, CVE-2026-24747
+ONNX = [
+    "onnx>=1.21",  # files outside the model's folder: CVE-2024-27318, CVE-2025-51480, CVE-2026-27489, -34445 to -34447
+    "onnxruntime>=1.28.3; python_version >= '3.11'",  # memory safety with hostile models, without numbers
+    "onnxruntime>=1.23.2; python_version < '3.11'",  # the last one there
+]
+KERAS = [
+    "tensorflow>=2.16",
+    "keras>=3.12.3",
+]  # loading models: CVE-2025-1550, CVE-2025-8747, CVE-2025-9905, CVE-2026-0897
 MINDSPORE = ["mindspore>=2.6", "numpy<2"]  # its wheels are built against NumPy 1, though its metadata does not say so
 TFLITE = ["ai-edge-litert>=2.0", "flatbuffers>=24.3.25"]
-IMAGE = ["pillow>=10"]
-STUDY = ["scikit-learn>=1.4", "scipy>=1.11", "absl-py>=2.0"]
-PLOTS = ["matplotlib>=3.8", "jinja2>=3.1"]
+IMAGE = [
+    "pillow>=12.3"
+]  # CVE-2023-4863 (WebP), CVE-2023-50447, CVE-2024-28219, CVE-2025-48379, CVE-2026-59197 to -59200
+STUDY = ["scikit-learn>=1.5", "scipy>=1.11", "absl-py>=2.0"]  # scikit-learn: CVE-2024-5206
+PLOTS = ["matplotlib>=3.8", "jinja2>=3.1.6"]  # jinja2: CVE-2024-56201, CVE-2025-27516
 SEARCH = ["optuna>=4.0"]
-RAY = ["ray>=2.30"]
+RAY = ["ray>=2.55"]  # CVE-2025-62593 (code run through a browser), CVE-2026-41486
 DEV = [
-    "setuptools>=70.1",
-    "pytest>=8",
+    "setuptools>=78.1.1",  # CVE-2025-47273
+    "pytest>=9.0.3",  # CVE-2025-71176
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
     "ruff>=0.6",

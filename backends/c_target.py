@@ -29,7 +29,7 @@ from qat.backends.c_text import DIGEST, METADATA, MODEL, comment, identifier
 from qat.backends.c_writer import Writer
 from qat.cells.base import Shape
 from qat.errors import QatError
-from qat.files import write_atomically
+from qat.files import read_together, write_together
 from qat.graph import Graph
 from qat.integer import (
     Grid,
@@ -41,6 +41,7 @@ from qat.ops import Array
 from qat.widths import check_packing
 
 ARITHMETICS = ("fixed",)
+RUNS_CODE = True  #: to run a file is to compile it and to run whatever it says (qat.interfaces.Target)
 OPTIONS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Werror")  #: of the host's compiler
 BATCH = 1000  #: samples in one run of the compiled program
 
@@ -55,8 +56,7 @@ def export(graph: IntegerGraph, path: str | Path, *, packing: str = "packed") ->
     packed = check_packing(packing)
     path = Path(path)
     source, header = Writer(graph, identifier(path), packed).files(path.with_suffix(".h").name)
-    write_atomically(path.with_suffix(".h"), header.encode())
-    write_atomically(path, _sealed(source, {}, header.encode()))
+    _write(path, source, header.encode(), {})
 
 
 def storage(graph: IntegerGraph, *, packing: str = "packed") -> dict[str, int]:
@@ -74,7 +74,7 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     """Set entries of the comment with metadata; nothing that is compiled changes."""
     file = _load(path)
-    write_atomically(path, _sealed(file.source, file.metadata | dict(metadata), file.header))
+    _write(Path(path), file.source, file.header, file.metadata | dict(metadata))
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -90,7 +90,8 @@ def input_shapes(path: str | Path) -> list[Shape]:
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
     """Real outputs (N, ...), float32, of raw pixels (N, C, H, W), computed by the compiled file.
 
-    A network with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
+    A network with several inputs takes a tuple of arrays, one with several outputs returns a tuple. The file is compiled and
+    run, whatever its C does: its digest tells damage, but not who wrote it. So give it files of your own only.
     """
     outputs = _load(path).tensors("outputs")
     found = _compute(path, pixels, [np.dtype(x.grid.dtype) for x in outputs], outputs)
@@ -98,7 +99,7 @@ def predict(path: str | Path, pixels: Arrays) -> Arrays:
 
 
 def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) -> dict[str, Array]:
-    """Codes of the named tensors, from the same file compiled so that it writes those of every node."""
+    """Codes of the named tensors, from the same file compiled so that it writes those of every node (see ``predict``)."""
     file = _load(path)
     nodes = file.tensors("nodes")
     kinds = [np.uint16 if x.grid.wide else np.uint8 for x in nodes]
@@ -126,6 +127,7 @@ class _File(NamedTuple):
     """source: without the comments of metadata and digest. model: what ``_Writer`` wrote of the graph."""
 
     source: str
+    header_name: str
     header: bytes
     model: dict[str, Any]
     metadata: dict[str, str]
@@ -138,6 +140,10 @@ class _File(NamedTuple):
         ]
 
 
+def _write(path: Path, source: str, header: bytes, metadata: Mapping[str, str]) -> None:
+    write_together({path: _sealed(source, metadata, header), path.with_suffix(".h"): header})
+
+
 def _sealed(source: str, metadata: Mapping[str, str], header: bytes) -> bytes:
     content = (source + comment(METADATA, dict(metadata))).encode()
     digest = hashlib.sha256(content + header).hexdigest()
@@ -148,15 +154,12 @@ def _load(path: str | Path) -> _File:
     """A file and its header, whose content is what was written."""
     path = Path(path)
     header_path = path.with_suffix(".h")
-    contents = []
-    for one in (path, header_path):
-        try:
-            contents.append(one.read_bytes())
-        except OSError as error:
-            raise QatError(
-                f"{one}: cannot be read ({error.strerror}); give an exported .c file, with the .h file beside it"
-            ) from None
-    content, header = contents
+    try:
+        content, header = read_together(path, header_path)
+    except OSError as error:
+        raise QatError(
+            f"{error.filename}: cannot be read ({error.strerror}); give an exported .c file, with the .h file beside it"
+        ) from None
     found = re.fullmatch(rb'(.*)(/\* qat-metadata: [^\n]*\n)/\* qat-sha256: "([0-9a-f]{64})" \*/\n', content, re.DOTALL)
     if found is None:
         raise QatError(
@@ -169,7 +172,7 @@ def _load(path: str | Path) -> _File:
             "them again"
         )
     model = source.splitlines()[-1]
-    return _File(source.decode(), header, _parsed(model, MODEL), _parsed(metadata.strip(), METADATA))
+    return _File(source.decode(), header_path.name, header, _parsed(model, MODEL), _parsed(metadata.strip(), METADATA))
 
 
 def _parsed(line: bytes, key: str) -> dict[str, Any]:
@@ -199,17 +202,21 @@ def _compute(
     path: str | Path, pixels: Arrays, dtypes: Sequence[Any], tensors: Sequence[IntegerTensor], *define: str
 ) -> dict[int, Array]:
     """What the compiled program writes, (N, ...) for each of the tensors by position."""
-    path = Path(path).resolve()
+    path = Path(path)
     file = _load(path)
     with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "program"
+        # What is compiled is what was read and checked, whatever is written at the path meanwhile.
+        source, program = Path(folder) / path.name, Path(folder) / "program"
+        source.write_bytes(file.source.encode())
+        (Path(folder) / file.header_name).write_bytes(file.header)
         main = f"-D{file.model['name'].upper()}_MAIN"
-        command = [*_compiler(), *_options(), main, *define, "-x", "c", str(path), "-o", str(program)]
+        command = [*_compiler(), *_options(), main, *define, "-x", "c", str(source), "-o", str(program)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or [""]
+            reason = lines[0].strip().replace(f"{folder}{os.sep}", "")
             raise QatError(
-                f"{path}: {command[0]} cannot compile it ({lines[0].strip()}); look at $CC and $CFLAGS, or export it anew"
+                f"{path}: {command[0]} cannot compile it ({reason}); look at $CC and $CFLAGS, or export it anew"
             )
 
         def run(batch: tuple[Array, ...]) -> dict[int, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from functools import singledispatchmethod
@@ -124,7 +125,12 @@ class Writer(LinearWriter):
             "outputs": [self._described(x) for x in self.graph.outputs],
             "nodes": [self._described(node.output) for node in self.graph.nodes],
         }
-        return "\n".join(text) + comment(MODEL, model), self._header(signature, arena)
+        text[-1] += "\n" + comment(MODEL, model)
+        # The header says of which export it is, and the source is not compiled with the header of another one.
+        export = f"0x{hashlib.sha256(''.join(text).encode()).hexdigest()[:8]}"
+        error = '#error "this file and its header are of two exports: export again"'
+        text.insert(2, f"#if {self.upper}_EXPORT != {export}\n{error}\n#endif\n")
+        return "\n".join(text), self._header(signature, arena, export)
 
     def _title(self) -> str:
         return f"{plain(self.graph.name)}, quantized"
@@ -140,7 +146,7 @@ class Writer(LinearWriter):
             "grid": [grid.zero_point, grid.qmin, grid.qmax],
         }
 
-    def _header(self, signature: str, arena: int) -> str:
+    def _header(self, signature: str, arena: int, export: str) -> str:
         guard = f"{self.upper}_H"
         lines = []
         several = {"INPUT": len(self.graph.inputs) > 1, "OUTPUT": len(self.graph.outputs) > 1}
@@ -168,6 +174,7 @@ class Writer(LinearWriter):
 
 {chr(10).join(lines)}
 
+#define {self.upper}_EXPORT {export} /* as {self.name}.c has it */
 #define {self.upper}_CONSTANT_BYTES {self.constant_bytes} /* weights and tables, in flash; code comes on top */
 #define {self.upper}_ARENA_BYTES {arena} /* activations, in RAM, static */
 

@@ -47,6 +47,21 @@ BATCH = 500  #: images in one run
 VERSION = "2.6.0"  #: of MindSpore, which the file says it was written by
 INT32, FLOAT32, FLOAT64 = 34, 43, 44  #: kNumberType... of mindspore/core/include/ir/dtype/type_id.h: what Cast takes
 OUTPUTS = "@outputs"  #: the node that gathers several outputs
+#: What files are made of, and all that is run of one: MindSpore's Custom, say, loads a library that the file names.
+OPERATIONS = {
+    "Add",
+    "BiasAdd",
+    "Cast",
+    "Concat",
+    "Conv2D",
+    "Div",
+    "Floor",
+    "Gather",
+    "MakeTuple",
+    "MatMul",
+    "MaxPool",
+    "Maximum",
+} | {"Minimum", "Mul", "PadV3", "ReduceMax", "ReduceSum", "Reshape", "Round", "Sub"}
 Attribute = proto.AttributeProto
 TYPES = {
     np.dtype(np.float32): proto.TensorProto.FLOAT,
@@ -119,6 +134,13 @@ def _load(path: str | Path) -> proto.ModelProto:
         raise QatError(f"{path}: is no MINDIR file, or a damaged one; export it again") from None
     if model.user_info.get(DIGEST) != _digest(model):
         raise QatError(f"{path}: is no MINDIR file of qat export, or a damaged one; export it again")
+    foreign = [x.op_type for x in model.primitives if x.op_type not in OPERATIONS]
+    foreign += [x.op_type for x in model.graph.node if x.op_type != "Constant" and not x.op_type.startswith("REF::")]
+    foreign += ["functions"] * bool(model.functions) + ["a preprocessor"] * model.HasField("preprocessor")
+    if foreign:
+        raise QatError(
+            f"{path}: holds {foreign[0]!r}, which no file of qat export does, so that it is not run; export it again"
+        )
     return model
 
 
@@ -218,6 +240,7 @@ def _set_outputs(model: proto.ModelProto, outputs: Sequence[tuple[str, Shape]]) 
 
 
 def _primitive(model: proto.ModelProto, name: str, op: str, attributes: Mapping[str, Any]) -> None:
+    assert op in OPERATIONS, op
     if all(primitive.name != name for primitive in model.primitives):
         model.primitives.add(
             name=name,

@@ -21,6 +21,8 @@ def c_array(content: bytes, file_name: str, header_name: str) -> tuple[str, str]
 
     file_name: of what the bytes are, which gives the identifier. header_name: as the source includes it. Raises QatError
     where there are no bytes.
+
+    The header is the same for all content, so that a source and a header of one name always belong together.
     """
     if not content:
         raise QatError(f"{file_name}: is empty, and C has no empty arrays; export it again")
@@ -30,11 +32,10 @@ def c_array(content: bytes, file_name: str, header_name: str) -> tuple[str, str]
     lines = ",\n".join("  " + ", ".join(f"0x{byte:02x}" for byte in row) for row in rows)
     header = (
         f"#ifndef {guard}\n#define {guard}\n\n"
-        f"// {file_name}, {len(content):,} bytes\n"
         f"extern const unsigned char {name}[];\nextern const unsigned int {name}_len;\n\n#endif  // {guard}\n"
     )
     source = (
-        f'#include "{header_name}"\n\n'
+        f'#include "{header_name}"\n// {file_name}, {len(content):,} bytes\n'
         f"alignas({ALIGNMENT}) const unsigned char {name}[] = {{\n{lines}}};\n"
         f"const unsigned int {name}_len = {len(content)};\n"
     )

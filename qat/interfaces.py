@@ -88,7 +88,8 @@ class Target(Protocol):
     A target whose runtime computes several arithmetics lists them as ``ARITHMETICS`` and takes ``arithmetic=`` in ``export``,
     ``predict``, ``trace`` and ``runtime``; one without computes the float one. ``Entry.options`` are further options of
     ``export``. A target that also holds float networks has ``export_float(graph, params, path)``; one that knows how many
-    bytes each node takes ``storage(graph, **options)``.
+    bytes each node takes ``storage(graph, **options)``. One whose ``predict`` and ``trace`` run code that the file holds
+    says so by ``RUNS_CODE = True``; commands that are handed a file refuse one of its without --trust.
     """
 
     __name__: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ from qat.arrays import Arrays, as_arrays, as_tuple
 from qat.checkpoint import Checkpoint
 from qat.data import Split, accuracy
 from qat.errors import QatError
+from qat.files import check_writable, write_together
 from qat.fixed_point import ARITHMETICS
 from qat.inference import predict_codes, trace
 from qat.integer import IntegerGraph, IntegerTensor, evaluate, trace_codes
@@ -192,6 +194,8 @@ def verify(
 ) -> Certificate:
     """``compare`` for an exported file and one backend. arithmetic: by default the file's own. integers: those of the
     checkpoint, where they are at hand.
+
+    The file is run, and with some targets, as C, so is the code in it (``RUNS_CODE``): give it files of your own only.
     """
     arithmetic = arithmetic or default_arithmetic(target, path)
     graph = integers or to_integer(checkpoint.graph, checkpoint.params)
@@ -215,12 +219,11 @@ def export_verified(
     """Export a quantized checkpoint, ``verify`` the file, and keep the certificate and the graph's digest in the file's
     metadata. arithmetic: by default the target's own. options: for the target's export. integers: as for ``verify``; the
     backend's evaluation pass derives its own all the same, which is what is compared.
+
+    The file appears, or replaces the one that was there, when it is verified, as a whole and with its certificate.
     """
-    arithmetic = arithmetic or default_arithmetic(target)
-    options = {**(options or {}), **arithmetic_options(target, arithmetic)}
-    integers = integers or to_integer(checkpoint.graph, checkpoint.params)
-    target.export(integers, path, **options)
-    certificate = verify(
+    check_writable(path)
+    certificate, contents = certified(
         path,
         target,
         backend,
@@ -229,10 +232,54 @@ def export_verified(
         data=data,
         device_target=device_target,
         arithmetic=arithmetic,
+        options=options,
         integers=integers,
     )
-    target.write_metadata(path, {"graph": checkpoint.graph.digest, "certificate": certificate.to_json()})
+    write_together(contents)
     return certificate
+
+
+def certified(
+    path: str | Path,
+    target: ModuleType,
+    backend: ModuleType,
+    checkpoint: Checkpoint,
+    split: Split,
+    *,
+    data: str,
+    device_target: str | None = None,
+    arithmetic: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    integers: IntegerGraph | None = None,
+) -> tuple[Certificate, dict[Path, bytes]]:
+    """What ``export_verified`` writes, by path, the file itself first; nothing is written."""
+    path = Path(path)
+    arithmetic = arithmetic or default_arithmetic(target)
+    options = {**(options or {}), **arithmetic_options(target, arithmetic)}
+    integers = integers or to_integer(checkpoint.graph, checkpoint.params)
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / path.name
+        try:
+            target.export(integers, draft, **options)
+            certificate = verify(
+                draft,
+                target,
+                backend,
+                checkpoint,
+                split,
+                data=data,
+                device_target=device_target,
+                arithmetic=arithmetic,
+                integers=integers,
+            )
+            certificate = replace(certificate, file=str(path))
+            target.write_metadata(draft, {"graph": checkpoint.graph.digest, "certificate": certificate.to_json()})
+        except QatError as error:
+            raise QatError(
+                str(error).replace(str(draft).removesuffix(path.name), str(path).removesuffix(path.name))
+            ) from None
+        others = sorted(other.name for other in Path(folder).iterdir() if other != draft)
+        return certificate, {path.with_name(name): (Path(folder) / name).read_bytes() for name in (path.name, *others)}
 
 
 def arithmetics_of(target: ModuleType) -> tuple[str, ...]:

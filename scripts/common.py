@@ -30,7 +30,7 @@ from qat.objectives import Distillation
 from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
 from qat.passes import convert_quant_network as conversion
 from qat.quant_config import read_quant_config
-from qat.registry import BACKENDS, TARGETS, suffixed
+from qat.registry import BACKENDS, TARGETS, suffixed, target_of
 from qat.scripts import sparsity
 from qat.training import Recipe, evaluate_accuracy, train
 from qat.verify import REFERENCE, Certificate
@@ -93,6 +93,26 @@ def add_arithmetic_argument(parser: argparse.ArgumentParser) -> None:
         help="how sums become codes: by a float32 multiplication, or by integers alone, as TFLite's reference kernels and C "
         "files (default: the file's own; for export float, or fixed where a format has nothing else)",
     )
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """--trust."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="also run files that hold code, as .c: only where you exported them yourself, or trust who did",
+    )
+
+
+def trusted_target(args: argparse.Namespace, path: str) -> ModuleType:
+    """The target of a file that was handed in. Raises QatError where to run it is to run code, and --trust is not given."""
+    target = target_of(path)
+    if getattr(target, "RUNS_CODE", False) and not args.trust:
+        raise QatError(
+            f"{path}: holds code, which would be compiled and run here with all your rights, and its digest does not say who "
+            "wrote it; give --trust, but only if you exported it yourself or trust who did"
+        )
+    return target
 
 
 def add_checkpoint_argument(parser: argparse.ArgumentParser, what: str) -> None:

@@ -18,7 +18,7 @@ from qat.data.pictures import find_pictures, read_class_names, read_pictures
 from qat.errors import QatError
 from qat.inference import predict
 from qat.ops import Array
-from qat.registry import suffixed, target_of
+from qat.registry import suffixed
 from qat.scripts import common
 from qat.verify import arithmetic_options, default_arithmetic
 
@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
         metavar="FILE",
         help="checkpoint, or a file that export or compile wrote",
     )
+    common.add_trust_argument(parser)
     parser.add_argument("--class_names", metavar="FILE", help="the classes' names, one a line (default: numbers)")
     common.add_arithmetic_argument(parser)
     common.add_backend_arguments(parser)
@@ -80,7 +81,7 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
         shapes = [*graph.input_shapes]
         compute = partial(predict, model)
     else:
-        target = target_of(args.model)
+        target = common.trusted_target(args, args.model)
         shapes = target.input_shapes(args.model)
         compute = partial(
             target.predict,

@@ -8,7 +8,6 @@ each network of the front. Killed and called again, it goes on.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -100,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     rows = []
     for trial in front:
         path = folder / f"pareto_{trial.number}.ckpt"
-        shutil.copyfile(trial.user_attrs["checkpoint"], path)
+        Checkpoint.load(trial.user_attrs["checkpoint"]).save(path)
         rows.append((f"{trial.values[1]:,.0f}", f"{100 * trial.values[0]:.2f}", str(trial.number), str(path)))
     print(f"Top-1 of {recipe.validation:,} held-back training images of {dataset.name}")
     print_table("Pareto front", (BUDGETS[args.budget], "top-1 in %", "trial", "checkpoint"), rows)

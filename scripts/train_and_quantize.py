@@ -17,14 +17,14 @@ from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.console import print_table
 from qat.errors import QatError
-from qat.files import check_writable, write_atomically
+from qat.files import check_writable, write_together
 from qat.fixed_point import ARITHMETICS
 from qat.memory import activation_memory
 from qat.networks import create
 from qat.optimizer import Optimizer
 from qat.scripts import common
 from qat.training import Recipe, evaluate_accuracy, train
-from qat.verify import export_verified
+from qat.verify import certified
 
 FORMAT = "TFLITE"
 
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         quantized = train(backend, quantized, dataset, fine, device_target=args.device_target)
     quantized.save(files["ckpt"])
 
-    certificate = export_verified(
+    certificate, contents = certified(
         files["tflite"],
         target,
         backend,
@@ -93,10 +93,9 @@ def run(args: argparse.Namespace) -> int:
         device_target=args.device_target,
         arithmetic=args.arithmetic,
     )
-    content = files["tflite"].read_bytes()
+    content = contents[files["tflite"]]
     header, source = c_array(content, files["tflite"].name, files["h"].name)
-    write_atomically(files["h"], header.encode())
-    write_atomically(files["cc"], source.encode())
+    write_together(contents | {files["cc"]: source.encode(), files["h"]: header.encode()})
     common.print_certificate(certificate)
     after = certificate.comparisons[0].top1
     assert after is not None  # training has made sure that it is a classifier

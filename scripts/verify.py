@@ -11,7 +11,7 @@ import qat
 from qat.cli import run_script
 from qat.errors import QatError
 from qat.fixed_point import ARITHMETICS
-from qat.registry import BACKENDS, target_of
+from qat.registry import BACKENDS
 from qat.scripts import common
 from qat.verify import backend_engine, compare, default_arithmetic, file_engine
 
@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", nargs="+", default=[], metavar="FILE", help="exported files (default: none, backends alone)"
     )
+    common.add_trust_argument(parser)
     common.add_checkpoint_argument(parser, "quantized network that they were exported from")
     common.add_arithmetic_argument(parser)
     common.add_data_argument(parser)
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     for model in args.model:
         if not Path(model).is_file():
             raise QatError(f"{model}: there is no such file; give --model what export wrote")
-    targets = [target_of(model) for model in args.model]
+    targets = [common.trusted_target(args, model) for model in args.model]
     own = [
         args.arithmetic or default_arithmetic(target, model) for target, model in zip(targets, args.model, strict=True)
     ]

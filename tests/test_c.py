@@ -460,6 +460,58 @@ def test_files_that_were_changed_are_refused(tmp_path: Path) -> None:
 
 
 @once
+def test_a_header_and_a_source_of_two_exports_are_not_compiled(tmp_path: Path) -> None:
+    """As a compiler would find them that comes between the two files of an export."""
+    setup = calibrated(LeNet5(), images=2)
+    for name, graph in (("a", setup.integer), ("b", calibrated(LeNet5(), images=2, symmetric=False).integer)):
+        (tmp_path / name).mkdir()
+        C.export(graph, tmp_path / name / "net.c")
+    compiler = ["cc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-c", "net.c"]
+    for name in "ab":
+        subprocess.run(compiler, cwd=tmp_path / name, check=True)
+    shutil.copy(tmp_path / "a" / "net.h", tmp_path / "b")
+    done = subprocess.run(compiler, cwd=tmp_path / "b", capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "this file and its header are of two exports: export again" in done.stderr
+    C.export(setup.integer, tmp_path / "a" / "net.c")  # the same export again is the same
+    assert (tmp_path / "a" / "net.h").read_bytes() == (tmp_path / "b" / "net.h").read_bytes()
+    C.write_metadata(tmp_path / "a" / "net.c", {"graph": "abc"})
+    subprocess.run(compiler, cwd=tmp_path / "a", check=True)
+
+
+@once
+def test_files_behind_symbolic_links_are_run_and_renewed_there(tmp_path: Path) -> None:
+    setup = calibrated(LeNet5(), images=2)
+    (tmp_path / "store").mkdir()
+    for suffix in (".c", ".h"):
+        (tmp_path / f"net{suffix}").symlink_to(f"store/v1{suffix}")
+    C.export(setup.integer, tmp_path / "net.c")
+    assert differences(setup.integer, tmp_path / "net.c", setup.pixels) == []
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["v1.c", "v1.h"]
+
+
+@once
+def test_an_export_that_cannot_be_verified_leaves_the_old_files_as_they_are(
+    certified: tuple[qat.Checkpoint, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file appears without its certificate."""
+    checkpoint, split = certified
+    path = tmp_path / "net.c"
+    with monkeypatch.context() as patch:
+        patch.setenv("CC", "no-such-compiler")
+        with pytest.raises(qat.QatError, match="no-such-compiler"):
+            export_verified(path, C, TORCH, checkpoint, split, data="noise")
+    assert list(tmp_path.iterdir()) == []
+    export_verified(path, C, TORCH, checkpoint, split, data="noise")
+    before = path.read_bytes(), path.with_suffix(".h").read_bytes()
+    monkeypatch.setenv("CFLAGS", "-Dstatic=nonsense")
+    with pytest.raises(qat.QatError, match=rf"^{path}: cc cannot compile it"):
+        export_verified(path, C, TORCH, checkpoint, split, data="other noise")
+    assert (path.read_bytes(), path.with_suffix(".h").read_bytes()) == before
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["net.c", "net.h"]
+
+
+@once
 def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, certified: tuple[qat.Checkpoint, Split]) -> None:
     checkpoint, split = certified
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)

@@ -514,6 +514,8 @@ def test_c_array_is_what_xxd_writes_and_a_compiler_reads() -> None:
     assert c_identifier("1.tflite") == "__1_tflite"
     assert "#ifndef NET_1_H_" in header
     assert "extern const unsigned int net_1_tflite_len;" in header
+    assert c_array(bytes(9), "net-1.tflite", "net-1.h")[0] == header  # which a source of another export may include
+    assert source.splitlines()[:2] == ['#include "net-1.h"', "// net-1.tflite, 25 bytes"]
     assert source.splitlines()[2:] == [
         "alignas(16) const unsigned char net_1_tflite[] = {",
         "  0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b,",

@@ -127,10 +127,12 @@ def test_c_is_certified_in_the_one_arithmetic_that_it_has(
     assert "arithmetic fixed" in " ".join(out.split())  # a title is wrapped
     assert re.search(r"3,600 codes compared in C, .*, 0 differ", out)
     file = tmp_path / "lenet.c"
-    status, again, _ = run(capsys, "verify", *chosen, "--model", file, "--data_path", "digits")
+    status, again, _ = run(capsys, "verify", "--trust", *chosen, "--model", file, "--data_path", "digits")
     assert status == 0
     assert again.splitlines()[-2:] == out.splitlines()[-2:]
-    status, _, err = run(capsys, "verify", *chosen, "--model", file, "--data_path", "digits", "--arithmetic", "float")
+    status, _, err = run(
+        capsys, "verify", "--trust", *chosen, "--model", file, "--data_path", "digits", "--arithmetic", "float"
+    )
     assert status == 2
     assert "files of c have no such arithmetic" in err
     qat.target("ONNX").export(
@@ -138,7 +140,17 @@ def test_c_is_certified_in_the_one_arithmetic_that_it_has(
         tmp_path / "x.onnx",
     )
     status, both, _ = run(
-        capsys, "verify", *chosen, "--model", file, tmp_path / "x.onnx", "--data_path", "digits", "--backend", "torch"
+        capsys,
+        "verify",
+        "--trust",
+        *chosen,
+        "--model",
+        file,
+        tmp_path / "x.onnx",
+        "--data_path",
+        "digits",
+        "--backend",
+        "torch",
     )
     assert status == 0  # each file in an arithmetic that it has
     assert both.count(", 0 differ") == 3

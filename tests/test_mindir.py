@@ -155,6 +155,31 @@ def test_metadata_stands_in_the_file_and_changes_nothing_else(tmp_path: Path) ->
     np.testing.assert_array_equal(MINDIR.predict(path, IMAGES), before)
 
 
+@pytest.mark.parametrize("foreign", ["primitive", "node", "function", "preprocessor"])
+def test_a_sealed_file_with_foreign_operations_is_not_run(
+    foreign: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A digest is no signature: whoever adds an operation that loads a library seals the file again."""
+    from qat.backends import mindir_target as target
+
+    path = tmp_path / "lenet.mindir"
+    MINDIR.export(trained(LeNet5(), IMAGES)[1], path)
+    model = target._load(path)
+    if foreign == "primitive":
+        model.primitives[0].op_type = "Custom"
+    elif foreign == "node":
+        model.graph.node[-1].op_type = "Custom"
+    elif foreign == "function":
+        model.functions.add(name="f")
+    else:
+        model.preprocessor.SetInParent()
+    target._write(model, path)
+    monkeypatch.setattr(target, "_runner", lambda model: pytest.fail("it is run"))
+    what = {"function": "'functions'", "preprocessor": "'a preprocessor'"}.get(foreign, "'Custom'")
+    with pytest.raises(qat.QatError, match=rf"lenet\.mindir: holds {what}, which no file of qat export does"):
+        MINDIR.predict(path, IMAGES)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "swapped", "missing", "other"])
 def test_a_damaged_file_is_refused_in_one_line(damage: str, tmp_path: Path) -> None:
     _, integers = trained(LeNet5(), IMAGES)

@@ -32,7 +32,7 @@ def evaluated(capsys: pytest.CaptureFixture[str], folder: Path, model: str | Pat
     """What evaluate prints."""
     pictures = folder / "pictures"
     index = ("--test_path", pictures / "index.txt", "--class_names", pictures / "class_names.txt")
-    status, out, _ = command(capsys, "evaluate", "--input_path", model, *index, *options)
+    status, out, _ = command(capsys, "evaluate", "--trust", "--input_path", model, *index, *options)
     assert status == 0
     return out
 

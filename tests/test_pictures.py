@@ -10,7 +10,7 @@ from PIL import Image
 
 import qat
 from qat.cli import main
-from qat.data.pictures import find_pictures, read_class_names, read_picture
+from qat.data.pictures import FORMATS, find_pictures, read_class_names, read_picture, write_pictures
 from qat.registry import TARGETS, installed
 
 RNG = np.random.default_rng(0)
@@ -78,7 +78,7 @@ def test_every_kind_of_model_gives_the_same_classes(folder: Path, capsys: pytest
     picture = folder / "pictures" / "bee" / "0.png"
     answers = set()
     for model in models:
-        arguments = ("--model", model, "--class_names", folder / "names.txt")
+        arguments = ("--trust", "--model", model, "--class_names", folder / "names.txt")
         status, one, _ = command(capsys, *arguments, "--image", picture)
         assert status == 0
         assert one.count(" %") == 5
@@ -106,7 +106,7 @@ def test_an_index_file_is_what_the_folders_are(folder: Path, capsys: pytest.Capt
     [
         (["--model", "none.onnx", "--image", "a.png"], "there is no such file"),
         (["--model", "net.ckpt", "--image", "none.png"], "cannot be read as a picture"),
-        (["--model", "net.ckpt", "--image", "names.txt"], "is no picture that Pillow can read"),
+        (["--model", "net.ckpt", "--image", "names.txt"], "is no picture of a format that is read"),
         (["--model", "net.ckpt", "--image", "x.png", "--class_names", "none"], "cannot be read as class names"),
         (["--model", "net.ckpt", "--image", "pictures/bee/0.png", "--class_names", "two.txt"], "holds 2 names but"),
         (["--model", "net.ckpt", "--test_path", "pictures"], "'bee' is neither a class name nor a number"),
@@ -145,6 +145,47 @@ def test_pictures_of_more_than_8_bits_are_refused(tmp_path: Path) -> None:
     Image.fromarray(RNG.integers(0, 65536, (6, 5), np.uint16)).save(tmp_path / "x.png")
     with pytest.raises(qat.QatError, match=r"pixels of more than 8 bits"):
         read_picture(tmp_path / "x.png", (1, 6, 5))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_pictures_of_every_format_that_is_read(kind: str, tmp_path: Path) -> None:
+    pixels = np.full((6, 5, 3), 128, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x", kind)
+    found, _ = read_picture(tmp_path / "x", (3, 6, 5))
+    assert np.abs(found.astype(int) - 128).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["EPS", "TIFF", "PCX", "ICO"])
+def test_other_formats_are_refused_whatever_their_name_and_ghostscript_is_not_run(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "x", kind)
+    (tmp_path / "x").rename(tmp_path / "x.png")
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/called\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(qat.QatError, match=r"x\.png: is no picture of a format that is read; give one of PNG, JPEG"):
+        read_picture(tmp_path / "x.png", (3, 16, 16))
+    assert not (tmp_path / "called").exists()
+
+
+def test_pictures_that_are_replaced_only_in_part_have_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old index would give new pictures old labels."""
+    images = np.zeros((3, 1, 4, 4), np.uint8)
+    index = write_pictures(tmp_path, images, np.array([0, 1, 0]), ["a", "b"])
+    assert len(find_pictures(index, ["a", "b"])) == 3
+    save, saved = Image.Image.save, []
+
+    def stopped(picture: Image.Image, path: Path) -> None:
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(path)
+        save(picture, path)
+
+    monkeypatch.setattr(Image.Image, "save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_pictures(tmp_path, images + 9, np.array([1, 0, 1]), ["a", "b"])
+    assert not index.exists()
 
 
 def test_a_class_is_a_name_or_an_ordinary_number(tmp_path: Path) -> None:

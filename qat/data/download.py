@@ -99,10 +99,10 @@ def _fetch(address: str) -> bytes:
 
 
 def _unpack(content: bytes, folder: Path) -> list[Path]:
-    """The .bin files of an archive, by their bare names."""
+    """The .bin files of an archive, by their bare names; test_batch.bin is the last, without which there is no data set."""
     written = []
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
-        for member in archive.getmembers():
+        for member in sorted(archive.getmembers(), key=lambda member: member.name):
             file = archive.extractfile(member) if member.isfile() and member.name.endswith(".bin") else None
             if file is not None:
                 path = folder / Path(member.name).name

@@ -15,6 +15,8 @@ from qat.files import write_atomically
 from qat.ops import Array
 
 MODES = {1: "L", 3: "RGB"}  #: channels -> how Pillow calls such pictures
+#: What Pillow may take a file for, whatever its name: no EPS, which Ghostscript runs, nor any that nobody sends.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".webp")
 
 
@@ -32,7 +34,7 @@ def read_picture(path: str | Path, shape: Shape) -> tuple[Array, list[str]]:
     Image = _pillow(path)  # noqa: N806
     changes = []
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             picture.load()
             mode, size = MODES[shape[0]], (shape[2], shape[1])
             if picture.mode.startswith(("I", "F")):
@@ -52,7 +54,7 @@ def read_picture(path: str | Path, shape: Shape) -> tuple[Array, list[str]]:
                 picture = picture.resize(size, Image.Resampling.BILINEAR)
             pixels = np.asarray(picture, np.uint8)
     except Image.UnidentifiedImageError:
-        raise QatError(f"{path}: is no picture that Pillow can read; give a PNG, JPEG, BMP or the like") from None
+        raise QatError(f"{path}: is no picture of a format that is read; give one of {', '.join(FORMATS)}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise QatError(f"{path}: cannot be read as a picture ({error}); give another file") from None
     pixels = pixels.reshape(*pixels.shape[:2], shape[0]).transpose(2, 0, 1)
@@ -63,11 +65,16 @@ def write_pictures(folder: str | Path, images: Array, labels: Array, class_names
     """Write uint8 images (N, C, H, W) as PNG files, with index.txt and class_names.txt; returns the index's path.
 
     ``find_pictures`` and ``read_class_names`` read them back, pixel by pixel. Files of these names are replaced. The index
-    comes last, and as a whole, so that it names no picture that is missing.
+    goes first and comes last, as a whole, so that it names no picture that is missing or another one.
     """
     folder = Path(folder)
+    index = folder / "index.txt"
     Image = _pillow(folder)  # noqa: N806
     lines = []
+    try:
+        index.unlink(missing_ok=True)
+    except OSError as error:
+        raise QatError(f"{index}: cannot be replaced ({error.strerror}); choose another place") from None
     for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
         name = f"images/{number:05d}.png"
         picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
@@ -80,8 +87,8 @@ def write_pictures(folder: str | Path, images: Array, labels: Array, class_names
             raise QatError(f"{folder / name}: cannot be written ({error.strerror}); choose another place") from None
         lines.append(f"{name} {class_names[label]}")
     write_atomically(folder / "class_names.txt", "".join(f"{name}\n" for name in class_names).encode())
-    write_atomically(folder / "index.txt", "".join(f"{line}\n" for line in lines).encode())
-    return folder / "index.txt"
+    write_atomically(index, "".join(f"{line}\n" for line in lines).encode())
+    return index
 
 
 def _pillow(path: str | Path) -> ModuleType:
