@@ -38,6 +38,7 @@ from qat.integer import (
     IntegerTensor,
     Requantize,
 )
+from qat.names import check_stored
 from qat.ops import EXACT_INTEGERS, Array, Padding
 from qat.widths import require_bytes
 
@@ -67,6 +68,7 @@ def export(graph: IntegerGraph, path: str | Path) -> None:
         writer.add(node)
     outputs = [(writer.node("Mul", [writer.names[x.name], writer.number(x.grid.scale)]), x) for x in graph.outputs]
     writer.leave([(name, x.shape) for name, x in outputs])
+    writer.check()
     _write(writer.model, path)
 
 
@@ -119,6 +121,8 @@ def _load(path: str | Path) -> proto.ModelProto:
         raise QatError(f"{path}: is no MINDIR file, or a damaged one; export it again") from None
     if model.user_info.get(DIGEST) != _digest(model):
         raise QatError(f"{path}: is no MINDIR file of qat export, or a damaged one; export it again")
+    check_stored(path, (x.name for x in (*model.graph.input, *model.graph.parameter)))
+    check_stored(path, (name for node in model.graph.node for name in node.output))
     return model
 
 
@@ -286,6 +290,15 @@ class _Writer:
     def leave(self, outputs: Sequence[tuple[str, Shape]]) -> None:
         """Declare the outputs."""
         _set_outputs(self.model, outputs)
+
+    def check(self) -> None:
+        """Raise QatError where an input is called as what belongs to a node: as "fc.weight" is the weight of "fc"."""
+        made = {x.name for x in self.graph.parameter} | {name for node in self.graph.node for name in node.output}
+        for x in self.graph.input:
+            if x.name in made:
+                raise QatError(
+                    f"{x.name}: an input of this name is what MINDIR calls a part of another node; rename it"
+                )
 
     @singledispatchmethod
     def add(self, node: IntegerNode) -> None:
