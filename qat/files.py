@@ -7,6 +7,7 @@ import glob
 import os
 import tempfile
 import time
+import unicodedata
 from pathlib import Path
 
 from qat.errors import QatError
@@ -30,7 +31,11 @@ def check_writable(path: str | Path) -> None:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Raise QatError where something else than a file is there: a folder, or a device as /dev/null."""
+    """Raise QatError where something else than a file is there: a folder, or a device as /dev/null; and for a name that
+    nobody would have typed, whose line breaks would come into every list of files.
+    """
+    if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in str(path)):
+        raise QatError(f"{path}: its name holds a line break or another control character; choose another name")
     if os.path.exists(path) and not os.path.isfile(path):
         what = "a folder" if os.path.isdir(path) else "no file but a device or a pipe"
         raise QatError(f"{path}: is {what}, which is not written over; give the name of a file to write")

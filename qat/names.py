@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from qat.errors import QatError, shortened
@@ -11,7 +12,7 @@ LONGEST = 200  #: characters
 SIGNS = "_.:/+-[]()"  #: that frameworks and formats have in names, beside letters and digits
 MARKS = "@#"  #: in names that targets make, so that no node's own can be equal to them
 #: For messages.
-RULE = f"letters, digits, {' '.join(SIGNS)} and single spaces between them, at most {LONGEST}"
+RULE = f"letters, digits, {' '.join(SIGNS)} and single spaces between them, no + or - first, at most {LONGEST}"
 
 
 def check_name(name: object, what: str) -> None:
@@ -40,6 +41,11 @@ def is_name(text: object) -> bool:
     return _fault(text) is None
 
 
+def fits(name: str, pattern: str) -> bool:
+    """True where a name is the pattern itself, brackets and all, or one of those it stands for, as "fc*" does for "fc1"."""
+    return name == pattern or fnmatchcase(name, pattern)
+
+
 def harmless(text: str) -> str:
     """Any text as a name: what a name may not hold is replaced. For comments, which nothing in it can then end."""
     return "".join(c if _allowed(c) or c == " " else "_" for c in text)[:LONGEST]
@@ -53,6 +59,8 @@ def _fault(name: object) -> str | None:
     wrong = next((c for c in name if not _allowed(c) and c != " "), None)
     if wrong is not None:
         return f"holds {wrong!a}"
+    if name[0] in "+-":
+        return f"begins with {name[0]}"
     if name != name.strip() or "  " in name:
         return "has a space too many"
     return None
