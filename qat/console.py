@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -19,18 +20,17 @@ from qat.monitor import Epoch
 
 
 class PlainOutput:
-    """A stream that shows whatever is printed, line by line: a terminal obeys no character of it, and none is beyond the
-    stream's encoding. Only ``make_console`` writes to what is behind it, which has the styles.
+    """A stream that shows whatever is printed, line by line: a terminal obeys no character of it, and none is beyond what
+    its encoding has. Only ``make_console`` writes to what is behind it, which has the styles.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.behind = stream
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
-        encoding = self.behind.encoding or "utf-8"
-        shown = "\n".join(one_line(line.expandtabs()) for line in text.split("\n"))
-        self.behind.write(shown.encode(encoding, "backslashreplace").decode(encoding))
-        return len(text)
+        return self.behind.write("\n".join(one_line(line.expandtabs()) for line in text.split("\n")))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.behind, name)

@@ -75,14 +75,6 @@ class Graph:
         for node in self.nodes:
             if owners.setdefault(node.cell_name, node.cell) != node.cell:
                 raise QatError(f"{node.cell_name}: two different cells have this name; names must be unique")
-        of_params: dict[str, str] = {}
-        for name, cell in owners.items():
-            for local in cell.params():
-                other = of_params.setdefault(f"{name}.{local}", name)
-                if other != name:
-                    raise QatError(
-                        f"{name}.{local}: a parameter of {name} and one of {other} have this name; rename one"
-                    )
         for node in self.nodes:
             if isinstance(node.cell, FakeQuant):
                 _check_signs(node.name, node.cell)
