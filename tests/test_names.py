@@ -296,12 +296,13 @@ def test_every_name_keeps_its_codes(file_format: str, tmp_path: Path) -> None:
         ("a.b", "a_b", "a b"),
         ("int", "é", "ß"),
         ("run", "[0]", "(x)"),
-        ("fc scratch", "output", "fc"),
+        ("conv", "output", "conv scratch"),
         ("fc", "fc.weight", "fc.q"),
         ("a" * LONGEST, "/conv/out:0", "a::b"),
     ):
         graph, pixels = integers(conv=conv, pool=pool, fc=fc)
-        path = tmp_path / f"node1{TARGETS[file_format].suffix}"
+        number = next(i for i, node in enumerate(graph.nodes) if node.name == conv)
+        path = tmp_path / f"node{number}{TARGETS[file_format].suffix}"  # whose C function would be that of a node "run"
         target.export(graph, path)
         arithmetic = "fixed" if file_format == "C" else "float"
         expected = evaluate(graph, pixels, arithmetic=arithmetic)
