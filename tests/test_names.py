@@ -27,7 +27,8 @@ from qat.errors import one_line
 from qat.figures import heat_map, plain_text
 from qat.integer import IntegerGraph, evaluate
 from qat.names import LONGEST, check_name, is_name
-from qat.registry import TARGETS
+from qat.optimizer import Optimizer
+from qat.registry import BACKENDS, TARGETS
 from qat.sensitivity import Sensitivity
 from qat.study.report import Section, html_report
 
@@ -310,6 +311,64 @@ def test_every_name_keeps_its_codes(file_format: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(output.grid.codes_of(target.predict(path, pixels)), expected)
         found = target.trace(path, pixels, [node.output for node in graph.nodes if node.name in (conv, fc)])
         np.testing.assert_array_equal(found[fc], expected)
+
+
+def named_graph(names: tuple[str, ...]) -> qat.Graph:
+    cells = (
+        qat.Input((1, 8, 8)),
+        qat.Conv2dBnAct(1, 2, 3, has_bn=True, activation="relu"),
+        qat.MaxPool2d(2),
+        qat.Flatten(),
+        qat.DenseBnAct(32, 3),
+    )
+    sources = ((), *((name,) for name in names))
+    nodes = tuple(qat.Node(name, cell, source, name) for name, cell, source in zip(names, cells, sources, strict=False))
+    return qat.convert_quant_network(qat.Graph(nodes, names[-1:]))
+
+
+@pytest.mark.parametrize("backend_name", BACKENDS)
+def test_every_name_is_trained(backend_name: str) -> None:
+    backend = qat.backend(backend_name)
+    graph = named_graph(("é:0", "/a/b", "a_b", "[0] (x)", "a.b"))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8), np.uint8)
+    model = backend.lower(graph, graph.observed_params(), step=1)
+    step = backend.make_step(model, Optimizer("momentum", 0.9, 0.0))
+    step(pixels, np.array([0, 1, 2, 0]), 0.01)
+    assert {name.rpartition(".")[0] for name in step.state()} >= {"/a/b.weight", "a.b.weight"}
+    step.load_state(step.state())
+    params = backend.read(model)
+    assert list(params) == list(graph.params)
+    codes = backend.predict_codes(model, pixels)
+    np.testing.assert_array_equal(codes, evaluate(qat.to_integer(graph, params), pixels))
+
+
+@pytest.mark.parametrize("backend_name", BACKENDS)
+def test_a_name_that_a_framework_has_for_itself_is_used_or_refused(backend_name: str) -> None:
+    backend = qat.backend(backend_name)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8), np.uint8)
+    for name in (
+        "graph",
+        "step",
+        "forward",
+        "construct",
+        "call",
+        "training",
+        "parameters",
+        "_pass",
+        "fc.weight",
+        "a..b",
+    ):
+        graph = named_graph(("input", "conv", "pool", name, "fc"))
+        codes, refusal = None, ""
+        try:
+            codes = backend.predict_codes(backend.lower(graph, graph.observed_params()), pixels)
+        except qat.QatError as error:
+            refusal = str(error)
+        if codes is None:
+            assert refusal.startswith(name)
+            assert refusal.endswith("rename the cell")
+        else:
+            np.testing.assert_array_equal(codes, evaluate(qat.to_integer(graph, graph.observed_params()), pixels))
 
 
 def test_names_that_would_collide_in_a_file_are_refused(tmp_path: Path) -> None:
