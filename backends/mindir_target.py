@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from qat.arrays import Arrays, as_arrays, in_batches
+from qat.backends.messages import messages
 from qat.backends.mindspore_setup import mind_ir_pb2 as proto
 from qat.backends.mindspore_setup import ms
 from qat.cells.base import Shape
-from qat.errors import QatError
+from qat.errors import QatError, shortened
 from qat.files import write_atomically
 from qat.integer import (
     IntegerAdd,
@@ -121,9 +122,24 @@ def _load(path: str | Path) -> proto.ModelProto:
         raise QatError(f"{path}: is no MINDIR file, or a damaged one; export it again") from None
     if model.user_info.get(DIGEST) != _digest(model):
         raise QatError(f"{path}: is no MINDIR file of qat export, or a damaged one; export it again")
+    _check_alone(model, path)
     check_stored(path, (x.name for x in (*model.graph.input, *model.graph.parameter)))
     check_stored(path, (name for node in model.graph.node for name in node.output))
     return model
+
+
+def _check_alone(model: proto.ModelProto, path: str | Path) -> None:
+    """Raise QatError for what no export writes and what may read, load or run other files."""
+    known = {"Constant", *(f"REF::{x.name}" for x in model.primitives if x.op_type in OPERATIONS)}
+    unknown = [x.op_type for x in model.primitives if x.op_type not in OPERATIONS]
+    unknown += [x.op_type for x in model.graph.node if x.op_type not in known]
+    if unknown or model.functions:
+        found = f"the operation {shortened(unknown[0])}" if unknown else "a function"
+        raise QatError(f"{path}: holds {found}, which no export writes; export it again")
+    if next(messages(model, proto.TensorProto.ExternalDataProto), None) is not None:
+        raise QatError(
+            f"{path}: has data in another file, and only what the file itself holds is read; export it again"
+        )
 
 
 def _shapes(model: proto.ModelProto) -> list[Shape]:
@@ -231,6 +247,24 @@ def _primitive(model: proto.ModelProto, name: str, op: str, attributes: Mapping[
         )
 
 
+#: All that are written, and so all that are run: MindSpore knows some that load libraries.
+OPERATIONS = (
+    *(
+        "Add",
+        "BiasAdd",
+        "Cast",
+        "Concat",
+        "Conv2D",
+        "Div",
+        "Floor",
+        "Gather",
+        "MakeTuple",
+        "MatMul",
+        "MaxPool",
+        "Maximum",
+    ),
+    *("Minimum", "Mul", "PadV3", "ReduceMax", "ReduceSum", "Reshape", "Round", "Sub"),
+)
 #: Operations whose settings are attributes; of the others they are inputs.
 OBJECTS = ("Conv2D", "MaxPool", "MakeTuple")
 

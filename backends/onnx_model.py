@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import Message
 from onnx import helper
 
+from qat.backends.messages import messages
 from qat.cells.base import Shape
 from qat.errors import QatError, shortened
 from qat.names import check_stored
@@ -26,7 +26,7 @@ def load_model(path: str | Path) -> onnx.ModelProto:
         raise QatError(f"{path}: cannot be read ({error.strerror}); give an exported .onnx file") from None
     except Exception:  # protobuf's own error types differ between its releases
         raise QatError(f"{path}: is no ONNX file, or a damaged one; export it again") from None
-    for tensor in _tensors(model):
+    for tensor in messages(model, onnx.TensorProto):
         if tensor.data_location != onnx.TensorProto.DEFAULT or tensor.external_data:
             raise QatError(
                 f"{path}: the data of its tensor {shortened(tensor.name)} are in another file, and only what the file itself "
@@ -36,17 +36,6 @@ def load_model(path: str | Path) -> onnx.ModelProto:
     check_stored(path, (graph.name, *(x.name for x in (*graph.input, *graph.output, *graph.initializer))))
     check_stored(path, (name for node in graph.node for name in node.output))
     return model
-
-
-def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
-    """All that a message holds, those of attributes, subgraphs, functions and sparse tensors among them."""
-    if isinstance(message, onnx.TensorProto):
-        yield message
-        return
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for part in (value,) if isinstance(value, Message) else value:
-                yield from _tensors(part)
 
 
 def set_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:

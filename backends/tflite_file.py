@@ -41,6 +41,12 @@ def load(path: str | Path, arithmetic: str = "float") -> File:
             "again"
         )
     model = schema.ModelT.InitFromPackedBuf(content)
+    if getattr(model, "externalBuffers", None) or getattr(
+        model, "externalBufferGroups", None
+    ):  # older schemas have none
+        raise QatError(
+            f"{path}: has data in another file, and only what the file itself holds is read; export it again"
+        )
     check_stored(path, (tensor.name for tensor in model.subgraphs[0].tensors if tensor.name))
     if arithmetic == "fixed" and any(code.builtinCode == Op.FULLY_CONNECTED for code in model.operatorCodes):
         raise QatError(

@@ -1,18 +1,22 @@
-"""An .onnx of a stranger reads no other file, wherever in it a tensor says that its data are there."""
+"""A file of a stranger reads no other file, wherever in it a tensor says that its data are there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from command import run
 from graphs import chain
 from onnx import TensorProto, helper, numpy_helper
 
 import qat
+from qat.backends.tflite_file import load, pack_model
 from qat.registry import TARGETS
 
 PIXELS = np.zeros((1, 1, 8, 8), np.uint8)
@@ -108,3 +112,59 @@ def test_data_in_another_file_are_refused(
         assert status == 2
         assert "are in another file" in error
         assert error.count("\n") == 1
+
+
+def mindir(path: Path) -> tuple[ModuleType, Any]:
+    """The target, and the model of a good file at ``path``."""
+    target = qat.target("MINDIR")
+    graph = qat.convert_quant_network(chain(qat.Flatten(), qat.DenseBnAct(64, 10)))
+    target.export(qat.to_integer(graph, graph.observed_params()), path)
+    return target, target._load(path)
+
+
+def mindir_data(model: Any) -> None:
+    model.graph.parameter[0].external_data.location = SECRET
+
+
+def mindir_constant(model: Any) -> None:
+    node = next(x for x in model.graph.node if x.op_type == "Constant" and x.attribute[0].tensors)
+    node.attribute[0].tensors[0].external_data.location = SECRET
+
+
+def mindir_library(model: Any) -> None:
+    model.primitives[0].op_type = "Custom"
+
+
+def mindir_operation(model: Any) -> None:
+    model.graph.node[-1].op_type = "Custom"
+
+
+def mindir_function(model: Any) -> None:
+    model.functions.add(name="f")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [mindir_data, mindir_constant, mindir_library, mindir_operation, mindir_function],
+    ids=lambda x: x.__name__,
+)
+def test_a_mindir_asks_for_no_other_file_or_library(change: Callable[[Any], None], folder: Path) -> None:
+    path = folder / "net.mindir"
+    target, model = mindir(path)
+    change(model)
+    target._write(model, path)  # with a digest of its own, which is no signature
+    for read, *arguments in ((target.predict, PIXELS), (target.input_shapes,), (target.write_metadata, {})):
+        with pytest.raises(qat.QatError, match=r"in another file, and only|which no export writes; export it again$"):
+            read(path, *arguments)
+
+
+def test_a_tflite_has_no_data_in_another_file(folder: Path) -> None:
+    path, target = folder / "net.tflite", qat.target("TFLITE")
+    graph = qat.convert_quant_network(chain(qat.Flatten(), qat.DenseBnAct(64, 10)))
+    target.export(qat.to_integer(graph, graph.observed_params()), path)
+    model = load(path).model
+    model.externalBufferGroups = [schema.ExternalBufferGroupT(name=SECRET)]
+    model.externalBuffers = [schema.ExternalBufferT(id=1, group=0, length=4)]
+    path.write_bytes(pack_model(model))
+    with pytest.raises(qat.QatError, match=r"has data in another file"):
+        target.predict(path, PIXELS)
