@@ -17,6 +17,7 @@ import safetensors.numpy
 from command import run
 from graphs import NAMES, Traced, chain
 from hypothesis import given
+from PIL import Image
 
 import qat
 from qat.backends.c_writer import Writer
@@ -30,6 +31,7 @@ from qat.names import LONGEST, check_name, is_name
 from qat.optimizer import Optimizer
 from qat.registry import BACKENDS, TARGETS
 from qat.sensitivity import Sensitivity
+from qat.study import Task
 from qat.study.report import Section, html_report
 
 #: What ends a comment, an element, a line, a string or a format, and what a terminal obeys.
@@ -237,6 +239,35 @@ def test_nothing_is_written_under_a_name_with_control_characters(
         assert status == 2
         assert error.count("\n") == 1
     assert [x.name for x in tmp_path.iterdir()] == ["good.ckpt"]
+
+
+def test_names_of_classes_and_pictures_are_shown_not_obeyed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = chain(qat.Flatten(), qat.DenseBnAct(64, 5))
+    qat.Checkpoint(graph, graph.initial_params()).save(tmp_path / "net.ckpt")
+    texts = ["[red]x", "\x1b]0;title\x07", "\x1b[2J", "\u202e", "%s*/</script>"]
+    (tmp_path / "names.txt").write_text("\n".join(texts), encoding="utf-8")
+    picture = tmp_path / "a\x1b[31m\nb.png"
+    Image.new("L", (9, 9)).save(picture)
+    model = ("--model", tmp_path / "net.ckpt", "--class_names", tmp_path / "names.txt")
+    status, out, error = run(capsys, "run", *model, "--image", picture)
+    assert status == 0
+    for text in texts:
+        assert one_line(text) in out
+    assert all(one_line(line) == line for line in (*out.split("\n"), *error.split("\n")))
+    assert "a\\x1b[31m\\nb.png" in out
+    assert error.startswith("note: ")
+    folder = tmp_path / "pictures" / "no\x1b[31mclass"
+    folder.mkdir(parents=True)
+    picture.rename(folder / "x.png")
+    status, out, error = run(capsys, "run", *model, "--test_path", tmp_path / "pictures")
+    assert (status, out) == (2, "")
+    assert error == one_line(error[:-1]) + "\n"
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/b", *HOSTILE], ids=ascii)
+def test_a_task_s_files_are_in_its_study(name: str) -> None:
+    with pytest.raises(qat.QatError, match=r"^task .*(rename it|leave the / out of its name)$"):
+        Task(name)
 
 
 # -- exported files ---------------------------------------------------------------------------------------------------
