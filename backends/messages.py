@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from google.protobuf.message import Message
-
-M = TypeVar("M", bound=Message)
+M = TypeVar("M")
 
 
-def messages(message: Message, kind: type[M]) -> Iterator[M]:
+def messages(message: Any, kind: type[M]) -> Iterator[M]:
     """All messages of a kind in another one, those of attributes, subgraphs and functions among them; not within such a one."""
     if isinstance(message, kind):
         yield message
         return
     for field, value in message.ListFields():
         if field.message_type is not None:
-            parts = (value,) if isinstance(value, Message) else value
-            for part in parts:
-                if isinstance(part, Message):  # the keys of a map are none
+            for part in (value,) if hasattr(value, "ListFields") else value:
+                if hasattr(part, "ListFields"):  # the keys of a map are texts
                     yield from messages(part, kind)
