@@ -22,6 +22,7 @@ from qat.ascend import Step
 from qat.errors import QatError
 from qat.files import write_atomically
 from qat.integer import IntegerGraph, IntegerTensor, Shape
+from qat.names import check_stored
 from qat.ops import Array, Padding
 
 BATCH = 128  #: images at a time
@@ -408,6 +409,7 @@ def _parse(content: bytes, path: str | Path) -> Model:
             _check_operator(operator, {x.name: x for x in model.operators[:number]})
         _check_ends(model)
         _check_shapes(model)
+        check_stored(path, (model.name, *(operator.name for operator in model.operators)))
     except (_DamageError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise QatError(f"{path}: is no AIR file of qat export, or a damaged one ({reason}); export it again") from None

@@ -20,7 +20,7 @@ from onnx.reference.op_run import OpRun
 from qat import ascend
 from qat.arrays import Arrays, as_arrays, in_batches
 from qat.ascend import Step
-from qat.backends.onnx_model import set_metadata, shapes_of_inputs
+from qat.backends.onnx_model import load_model, set_metadata, shapes_of_inputs
 from qat.cells.base import Shape
 from qat.errors import QatError
 from qat.files import write_atomically
@@ -146,12 +146,10 @@ class MaxPool(OpRun):
 
 
 def _load(path: str | Path) -> onnx.ModelProto:
+    model = load_model(path)
     try:
-        model = onnx.load_model_from_string(Path(path).read_bytes())
         _check(model)
-    except OSError as error:
-        raise QatError(f"{path}: cannot be read ({error.strerror}); give an exported .ascend.onnx file") from None
-    except Exception:  # protobuf's own error types differ between its releases
+    except Exception:  # whatever ONNX's checker and its shape inference raise
         raise QatError(f"{path}: is no ONNX file of qat export, or a damaged one; export it again") from None
     return model
 

@@ -20,10 +20,15 @@ from qat.memory import Buffer, MemoryPlan, activation_buffers, plan_memory
 from qat.ops import Array
 
 
+def scratch(node: IntegerNode) -> str:
+    """What the plan calls a node's scratch memory: no node's own name has an @."""
+    return f"{node.name}@scratch"
+
+
 class Layout:
     """Of a graph, for the functions of its nodes.
 
-    plan: what the arena holds; the scratch memory of a node is "<node> scratch". A Flatten whose users are all dense layers
+    plan: what the arena holds; the scratch memory of a node is ``scratch(node)``. A Flatten whose users are all dense layers
     only renames its input, whose HWC order those layers' weights follow.
     """
 
@@ -107,7 +112,7 @@ class Layout:
         for i, node in enumerate(self.graph.nodes):
             size = self._scratch(node)
             if size:
-                buffers.append(Buffer(f"{node.name} scratch", size, i, i))
+                buffers.append(Buffer(scratch(node), size, i, i))
         return buffers
 
     def _scratch(self, node: IntegerNode) -> int:
@@ -183,7 +188,7 @@ class Layout:
         return place
 
     def _input_name(self, name: str) -> str:
-        return "pixels" if len(self.graph.inputs) == 1 else f"pixels_{plain(name)}"
+        return "pixels" if len(self.graph.inputs) == 1 else f"pixels{self.index[name]}_{plain(name)}"
 
     def _output_names(self) -> list[str]:
         if len(self.graph.outputs) == 1:

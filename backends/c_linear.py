@@ -11,6 +11,7 @@ from qat.backends.c_layout import Layout
 from qat.backends.c_text import dimensions, lines, plain, stored_type, word_count
 from qat.backends.c_weights import BYTES, StoredWeights, block_bytes, blocks, stored_weights
 from qat.integer import IntegerConv2d, IntegerDense, IntegerGraph, IntegerLinear, IntegerMaxPool2d, IntegerNode
+from qat.names import harmless
 from qat.ops import Array
 from qat.widths import pack
 
@@ -64,7 +65,7 @@ class LinearWriter(Layout):
         parameters.append(f"{stored_type(node.output)} *restrict y")
         if self._scratch(node):
             parameters.append(f"{self.scratch_type(node)} *restrict scratch")
-        head = f"/* {node.name}: {what} */\n".replace("?", "_")
+        head = f"/* {harmless(node.name)}: {what} */\n"
         function = f"static void {self.function(node)}({', '.join(parameters)})\n{{\n{body.rstrip()}\n}}\n"
         self.sources.append(head + "".join(constants) + function)
 

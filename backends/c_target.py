@@ -37,6 +37,7 @@ from qat.integer import (
     IntegerTensor,
     require_integers,
 )
+from qat.names import check_stored
 from qat.ops import Array
 from qat.widths import check_packing
 
@@ -171,8 +172,9 @@ def _load(path: str | Path) -> _File:
             f"{path}: it and {header_path.name} are not what their digest says: one of them was changed or damaged; export "
             "them again"
         )
-    model = source.splitlines()[-1]
-    return _File(source.decode(), header_path.name, header, _parsed(model, MODEL), _parsed(metadata.strip(), METADATA))
+    model = _parsed(source.splitlines()[-1], MODEL)
+    check_stored(path, (model["name"], *(x["name"] for key in ("inputs", "outputs", "nodes") for x in model[key])))
+    return _File(source.decode(), header_path.name, header, model, _parsed(metadata.strip(), METADATA))
 
 
 def _parsed(line: bytes, key: str) -> dict[str, Any]:

@@ -24,14 +24,14 @@ def comment(key: str, value: object) -> str:
 
 
 def plain(name: str) -> str:
-    """A name as part of a C identifier."""
+    """A name as part of a C identifier: what goes before or behind makes it unique."""
     return re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "node"
 
 
 def identifier(path: Path) -> str:
     """The name that the file's functions and constants begin with, from the file's own."""
     name = plain(path.stem).lower()
-    return f"net_{name}" if name[0].isdigit() else name
+    return f"net_{name}" if re.match(r"\d|node\d", name) else name  # functions of nodes are called node0_...
 
 
 def lines(values: Sequence[int] | Array, indent: str = "    ") -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from qat.backends import c_kernels, c_packed, c_wide
+from qat.backends.c_layout import scratch
 from qat.backends.c_linear import LinearWriter
 from qat.backends.c_text import MODEL, comment, ctype, dimensions, plain, stored_shape, stored_type, width
 from qat.errors import QatError
@@ -29,6 +30,7 @@ from qat.integer import (
     IntegerTable,
     IntegerTensor,
 )
+from qat.names import check_included, harmless
 
 
 class Writer(LinearWriter):
@@ -54,9 +56,9 @@ class Writer(LinearWriter):
         elif node.name not in self.renamed:
             arguments = [*(self.place(x.name) for x in node.inputs), place]
             if self._scratch(node):
-                scratch = self.place(f"{node.name} scratch")
+                place_of_it = self.place(scratch(node))
                 wide = self.scratch_type(node) != "uint8_t"
-                arguments.append(f"(uint16_t *)(void *)({scratch})" if wide else scratch)
+                arguments.append(f"(uint16_t *)(void *)({place_of_it})" if wide else place_of_it)
             lines.append(f"{self.function(node)}({', '.join(arguments)});")
         return [*lines, f"TRACED({place}, {size});"]
 
@@ -77,6 +79,7 @@ class Writer(LinearWriter):
 
     def files(self, header_name: str) -> tuple[str, str]:
         """The text of the .c file, up to its metadata, and that of the .h file."""
+        check_included(header_name)
         for node in self.graph.nodes:
             if not isinstance(node, IntegerInput) and node.name not in self.renamed:
                 before = self.constant_bytes
@@ -153,7 +156,7 @@ class Writer(LinearWriter):
         for kind, tensors in (("INPUT", self.graph.inputs), ("OUTPUT", self.graph.outputs)):
             for i, x in enumerate(tensors):
                 key = f"{self.upper}_{kind}{i if several[kind] else ''}"
-                lines.append(f"/* {x.name}: {dimensions(x.shape)} */".replace("?", "_"))
+                lines.append(f"/* {harmless(x.name)}: {dimensions(x.shape)} */")
                 sides = zip(("CHANNELS", "HEIGHT", "WIDTH"), x.shape, strict=False)
                 lines += [f"#define {key}_{side} {n}" for side, n in sides] if len(x.shape) == 3 else []
                 lines.append(f"#define {key}_SIZE {prod(x.shape)} /* codes, {ctype(x)} */")

@@ -44,16 +44,21 @@ class CellLayer(keras.layers.Layer):
     """The parameters of one cell, by their full names; ``summary`` shows the cell's class and output."""
 
     def __init__(self, name: str, shape: Shape, params: Mapping[str, Param], arrays: Mapping[str, Array]) -> None:
-        super().__init__(name=name, dtype="float32")
+        super().__init__(name=_without_slash(name), dtype="float32")
         self._shape = (None, *shape)
         for full_name, param in params.items():
             array = arrays[full_name]
-            self.add_weight(array.shape, _initializer(array), name=full_name, trainable=param.trainable)
+            self.add_weight(array.shape, _initializer(array), name=_without_slash(full_name), trainable=param.trainable)
         self.build(self._shape)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """(None, C, H, W) or (None, F), as all of this project counts axes."""
         return self._shape
+
+
+def _without_slash(name: str) -> str:
+    """As Keras takes it; ``tensors`` gives the slash back, since no name has an @."""
+    return name.replace("/", "@")
 
 
 def _initializer(array: Any) -> Callable[..., Any]:
@@ -99,7 +104,7 @@ class LoweredNetwork(keras.Model):
     @property
     def tensors(self) -> dict[str, keras.Variable]:
         """Parameters and state by full name."""
-        return {variable.name: variable for cell in self.cells for variable in cell.variables}
+        return {variable.name.replace("@", "/"): variable for cell in self.cells for variable in cell.variables}
 
     @property
     def step(self) -> int:
@@ -352,12 +357,14 @@ class Step:
     def _slots(self) -> dict[str, tuple[keras.Variable, Kind]]:
         """The optimizer's variables by "<parameter>.<name of the state>"."""
         slots: dict[str, tuple[keras.Variable, Kind]] = {"optimizer.iterations": (self.optimizer.iterations, "scalar")}
-        for parameter in self.model.trainable_variables:
+        for name, parameter in self.model.tensors.items():
+            if not parameter.trainable:
+                continue
             prefix = parameter.path.replace("/", "_") + "_"
             for variable in self.optimizer.variables:
                 if variable.name.startswith(prefix):
                     slot = variable.name.removeprefix(prefix)
-                    slots[f"{parameter.name}.{slot}"] = variable, self.model.graph.params[parameter.name].kind
+                    slots[f"{name}.{slot}"] = variable, self.model.graph.params[name].kind
         return slots
 
     def means(self, figures: Sequence[float]) -> list[float]:

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from qat.arrays import Arrays, as_arrays, in_batches
+from qat.backends.messages import messages
 from qat.backends.mindspore_setup import mind_ir_pb2 as proto
 from qat.backends.mindspore_setup import ms
 from qat.cells.base import Shape
-from qat.errors import QatError
+from qat.errors import QatError, shortened
 from qat.files import write_atomically
 from qat.integer import (
     IntegerAdd,
@@ -38,6 +39,7 @@ from qat.integer import (
     IntegerTensor,
     Requantize,
 )
+from qat.names import check_stored
 from qat.ops import EXACT_INTEGERS, Array, Padding
 from qat.widths import require_bytes
 
@@ -47,21 +49,6 @@ BATCH = 500  #: images in one run
 VERSION = "2.6.0"  #: of MindSpore, which the file says it was written by
 INT32, FLOAT32, FLOAT64 = 34, 43, 44  #: kNumberType... of mindspore/core/include/ir/dtype/type_id.h: what Cast takes
 OUTPUTS = "@outputs"  #: the node that gathers several outputs
-#: What files are made of, and all that is run of one: MindSpore's Custom, say, loads a library that the file names.
-OPERATIONS = {
-    "Add",
-    "BiasAdd",
-    "Cast",
-    "Concat",
-    "Conv2D",
-    "Div",
-    "Floor",
-    "Gather",
-    "MakeTuple",
-    "MatMul",
-    "MaxPool",
-    "Maximum",
-} | {"Minimum", "Mul", "PadV3", "ReduceMax", "ReduceSum", "Reshape", "Round", "Sub"}
 Attribute = proto.AttributeProto
 TYPES = {
     np.dtype(np.float32): proto.TensorProto.FLOAT,
@@ -82,6 +69,7 @@ def export(graph: IntegerGraph, path: str | Path) -> None:
         writer.add(node)
     outputs = [(writer.node("Mul", [writer.names[x.name], writer.number(x.grid.scale)]), x) for x in graph.outputs]
     writer.leave([(name, x.shape) for name, x in outputs])
+    writer.check()
     _write(writer.model, path)
 
 
@@ -134,14 +122,24 @@ def _load(path: str | Path) -> proto.ModelProto:
         raise QatError(f"{path}: is no MINDIR file, or a damaged one; export it again") from None
     if model.user_info.get(DIGEST) != _digest(model):
         raise QatError(f"{path}: is no MINDIR file of qat export, or a damaged one; export it again")
-    foreign = [x.op_type for x in model.primitives if x.op_type not in OPERATIONS]
-    foreign += [x.op_type for x in model.graph.node if x.op_type != "Constant" and not x.op_type.startswith("REF::")]
-    foreign += ["functions"] * bool(model.functions) + ["a preprocessor"] * model.HasField("preprocessor")
-    if foreign:
-        raise QatError(
-            f"{path}: holds {foreign[0]!r}, which no file of qat export does, so that it is not run; export it again"
-        )
+    _check_alone(model, path)
+    check_stored(path, (x.name for x in (*model.graph.input, *model.graph.parameter)))
+    check_stored(path, (name for node in model.graph.node for name in node.output))
     return model
+
+
+def _check_alone(model: proto.ModelProto, path: str | Path) -> None:
+    """Raise QatError for what no export writes and what may read, load or run other files."""
+    known = {"Constant", *(f"REF::{x.name}" for x in model.primitives if x.op_type in OPERATIONS)}
+    unknown = [x.op_type for x in model.primitives if x.op_type not in OPERATIONS]
+    unknown += [x.op_type for x in model.graph.node if x.op_type not in known]
+    if unknown or model.functions or model.HasField("preprocessor"):
+        found = f"the operation {shortened(unknown[0])}" if unknown else "a function or a preprocessor"
+        raise QatError(f"{path}: holds {found}, which no export writes; export it again")
+    if next(messages(model, proto.TensorProto.ExternalDataProto), None) is not None:
+        raise QatError(
+            f"{path}: has data in another file, and only what the file itself holds is read; export it again"
+        )
 
 
 def _shapes(model: proto.ModelProto) -> list[Shape]:
@@ -250,6 +248,11 @@ def _primitive(model: proto.ModelProto, name: str, op: str, attributes: Mapping[
         )
 
 
+#: All that are written, and so all that are run: MindSpore knows some that load libraries.
+OPERATIONS = frozenset(
+    "Add BiasAdd Cast Concat Conv2D Div Floor Gather MakeTuple MatMul MaxPool Maximum Minimum Mul PadV3 ReduceMax ReduceSum "
+    "Reshape Round Sub".split()
+)
 #: Operations whose settings are attributes; of the others they are inputs.
 OBJECTS = ("Conv2D", "MaxPool", "MakeTuple")
 
@@ -309,6 +312,15 @@ class _Writer:
     def leave(self, outputs: Sequence[tuple[str, Shape]]) -> None:
         """Declare the outputs."""
         _set_outputs(self.model, outputs)
+
+    def check(self) -> None:
+        """Raise QatError where an input is called as what belongs to a node: as "fc.weight" is the weight of "fc"."""
+        made = {x.name for x in self.graph.parameter} | {name for node in self.graph.node for name in node.output}
+        for x in self.graph.input:
+            if x.name in made:
+                raise QatError(
+                    f"{x.name}: an input of this name is what MINDIR calls a part of another node; rename it"
+                )
 
     @singledispatchmethod
     def add(self, node: IntegerNode) -> None:

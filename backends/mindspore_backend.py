@@ -111,6 +111,9 @@ class LoweredNetwork(nn.Cell):
         self.graph = graph
         self.step = step  #: training steps done, which the quant_delay counts
         self.tensors: dict[str, ms.Parameter] = {}
+        self._pass = Forward(graph, training_ops())
+        self._traced: dict[tuple[int, Any], tuple[Callable[..., Any], list[Any], list[str]]] = {}
+        self._deployment = Deployment(graph, ExactOps())
         for node in graph.nodes:
             module = self._cell_module(node.cell_name)
             module.description = node.cell.describe
@@ -120,14 +123,15 @@ class LoweredNetwork(nn.Cell):
                     tensor = Tensor(np.array(params[name], np.float32))
                     self.tensors[name] = ms.Parameter(tensor, name=name, requires_grad=param.trainable)
                     module._params[local] = self.tensors[name]
-        self._pass = Forward(graph, training_ops())
-        self._traced: dict[tuple[int, Any], tuple[Callable[..., Any], list[Any], list[str]]] = {}
-        self._deployment = Deployment(graph, ExactOps())
 
     def _cell_module(self, name: str) -> CellModule:
         cell: nn.Cell = self
         for part in name.split("."):
             if part not in cell._cells:
+                if part in vars(cell):
+                    raise QatError(
+                        f"{name}: the lowered network has a {part!r} of its own in MindSpore; rename the cell"
+                    )
                 cell._cells[part] = CellModule()  # insert_child_to_cell refuses names that Cell itself uses
             cell = cell._cells[part]
         assert isinstance(cell, CellModule)

@@ -18,7 +18,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
-from qat.backends.onnx_model import set_metadata, shapes_of_inputs
+from qat.backends.onnx_model import load_model, set_metadata, shapes_of_inputs
 from qat.cells.base import Shape
 from qat.errors import QatError
 from qat.files import write_atomically
@@ -95,14 +95,14 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     """Set entries of a file's metadata_props, each behind "qat."; nothing else in the file changes."""
-    model = _load(path)
+    model = load_model(path)
     set_metadata(model, metadata)
     _write(model, path)
 
 
 def input_shapes(path: str | Path) -> list[Shape]:
     """The shapes of its inputs, (C, H, W) or (F,)."""
-    return shapes_of_inputs(_load(path))
+    return shapes_of_inputs(load_model(path))
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
@@ -110,7 +110,7 @@ def predict(path: str | Path, pixels: Arrays) -> Arrays:
 
     A network with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
     """
-    model = _load(path)
+    model = load_model(path)
     outputs = [output.name for output in model.graph.output]
     found = _infer(path, model, outputs, pixels)
     return as_arrays(tuple(found[name] for name in outputs))
@@ -118,7 +118,7 @@ def predict(path: str | Path, pixels: Arrays) -> Arrays:
 
 def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) -> dict[str, Array]:
     """Codes of the named tensors, from a copy of the file that has them as further outputs."""
-    model = _load(path)
+    model = load_model(path)
     present = {name for node in model.graph.node for name in node.output}
     wanted = {_codes(tensor.name): tensor for tensor in tensors if _codes(tensor.name) in present}
     if not wanted:  # nothing but the network's inputs
@@ -146,18 +146,9 @@ def _lacks_vnni() -> bool:
     return "avx_vnni" not in flags and "avx512_vnni" not in flags
 
 
-def _load(path: str | Path) -> onnx.ModelProto:
-    try:
-        return onnx.load_model_from_string(Path(path).read_bytes())
-    except OSError as error:
-        raise QatError(f"{path}: cannot be read ({error.strerror}); give an exported .onnx file") from None
-    except Exception:  # protobuf's own error types differ between its releases
-        raise QatError(f"{path}: is no ONNX file, or a damaged one; export it again") from None
-
-
 def opened(path: str | Path, *, threads: int = 1) -> Callable[[Arrays], Arrays]:
     """``predict`` with the file loaded once, for its time to be taken. threads: of the runtime."""
-    model = _load(path)
+    model = load_model(path)
     outputs = [output.name for output in model.graph.output]
     session = _session(path, model, threads)
     inputs = [x.name for x in session.get_inputs()]

@@ -10,6 +10,7 @@ import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
 
 from qat.errors import QatError
+from qat.names import check_stored
 from qat.ops import Array
 
 METADATA = "qat."  #: before our keys in the metadata
@@ -40,6 +41,13 @@ def load(path: str | Path, arithmetic: str = "float") -> File:
             "again"
         )
     model = schema.ModelT.InitFromPackedBuf(content)
+    if getattr(model, "externalBuffers", None) or getattr(
+        model, "externalBufferGroups", None
+    ):  # older schemas have none
+        raise QatError(
+            f"{path}: has data in another file, and only what the file itself holds is read; export it again"
+        )
+    check_stored(path, (tensor.name for tensor in model.subgraphs[0].tensors if tensor.name))
     if arithmetic == "fixed" and any(code.builtinCode == Op.FULLY_CONNECTED for code in model.operatorCodes):
         raise QatError(
             f"{path}: was exported for the float arithmetic: its dense layers are of a kind that LiteRT's reference kernels "

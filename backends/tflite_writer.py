@@ -60,7 +60,7 @@ def offset_of(grid: Grid) -> int:
 
 
 def permuted(name: str) -> str:
-    """What the codes of a Flatten are called that are stored in HWC order."""
+    """What the codes of a Flatten are called that are stored in HWC order: no node's own name has an @."""
     return f"{name}@hwc"
 
 

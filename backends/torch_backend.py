@@ -70,11 +70,15 @@ class LoweredNetwork(torch.nn.Module):
         super().__init__()
         self.graph = graph
         self.step = step  #: training steps done, which the quant_delay counts
+        self._slots: list[tuple[str, torch.nn.Module, str]] = []
+        self._use_device()  # before there are cells, so that none can take the name of what this sets
         for node in graph.nodes:
             module = self._cell_module(node.cell_name)
             module.description = node.cell.describe
             for local, param in node.cell.params().items():
                 tensor = torch.from_numpy(np.array(params[f"{node.cell_name}.{local}"], np.float32))
+                if local in module._modules:
+                    raise QatError(f"{node.cell_name}.{local}: is a parameter and a cell in PyTorch; rename the cell")
                 if param.trainable:
                     module.register_parameter(local, torch.nn.Parameter(tensor))
                 else:
@@ -88,7 +92,12 @@ class LoweredNetwork(torch.nn.Module):
         module: torch.nn.Module = self
         for part in name.split("."):
             if part not in module._modules:
-                module.add_module(part, CellModule())
+                try:
+                    module.add_module(part, CellModule())
+                except KeyError as error:  # no part, or one that the module has already: its "forward", its "weight"
+                    raise QatError(
+                        f"{name}: PyTorch has no module of this name ({error.args[0]}); rename the cell"
+                    ) from None
             module = module.get_submodule(part)
         assert isinstance(module, CellModule)
         return module

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    sys.path.append(str(Path(__file__).parent.parent / "tests"))
     cortex_m = importlib.import_module("cortex_m")
     if cortex_m.MISSING:
         raise QatError(cortex_m.REASON)

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    sys.path.insert(0, str(Path(__file__).parent))
+    sys.path.append(str(Path(__file__).parent))
     plain = importlib.import_module(f"plain_{args.backend}")
     backend = qat.backend(args.backend)
     graph = create(args.network).graph()

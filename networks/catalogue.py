@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from qat.errors import QatError
@@ -35,9 +37,10 @@ NETWORKS: dict[str, type[Network]] = {
 
 
 def create(name: str) -> Network:
-    """A network by its name here, or of a user's own as ``package.module:Class``.
+    """A network by its name here, or of a user's own as ``package.module:Class``, whose module is imported, and so run.
 
-    The module is looked up in the working directory too. Raises QatError where there is no such network.
+    The module is looked up in the working directory too, after all other places, and only while it is imported and the
+    network made: a file there never stands in for a library. Raises QatError where there is no such network.
     """
     if name in NETWORKS:
         return NETWORKS[name]()
@@ -46,12 +49,37 @@ def create(name: str) -> Network:
         raise QatError(
             f"network {name!r} is unknown: choose one of {', '.join(NETWORKS)}, or give your own as package.module:Class"
         )
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    with _working_directory_last():
+        return _made(name, module_name, class_name)
+
+
+@contextlib.contextmanager
+def _working_directory_last() -> Iterator[None]:
+    """Imports look there at the end, unless Python itself was told to look there anyway."""
+    folder = str(Path.cwd())
+    if folder in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.append(folder)
     try:
-        cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the module may have changed the path itself
+            sys.path.remove(folder)
+
+
+def _made(name: str, module_name: str, class_name: str) -> Network:
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise QatError(f"network {name!r} cannot be imported ({error}): give it as package.module:Class") from None
+    if not hasattr(module, class_name):
+        where = getattr(module, "__file__", None) or "a part of Python"
+        raise QatError(
+            f"network {name!r}: {module_name} is {where}, which has no {class_name!r}; if another file is meant, rename that, "
+            "since installed modules go before the working directory"
+        )
+    cls = getattr(module, class_name)
     if not (isinstance(cls, type) and issubclass(cls, Network)):
         raise QatError(f"network {name!r} is no qat.Network: derive the class from qat.Network")
     try:

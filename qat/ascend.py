@@ -254,6 +254,8 @@ class _Lowering:
         constants: Mapping[str, Array] | None = None,
         **attributes: Any,
     ) -> str:
+        if any(step.name == name for step in self.steps):
+            raise QatError(f"{name}: {self._format}: two of the file's operations would have this name; rename a node")
         self.steps.append(Step(kind, name, inputs, shape, dtype, constants or {}, attributes))
         return name
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from qat.errors import QatError
+from qat.names import check_included
 
 ALIGNMENT = 16  #: bytes; TensorFlow Lite Micro reads a model in place and wants it aligned so
 ROW = 12  #: bytes a line, as ``xxd -i`` has them
@@ -20,10 +21,12 @@ def c_array(content: bytes, file_name: str, header_name: str) -> tuple[str, str]
     """(header, C++ source) that define ``<identifier>``, an aligned array, and ``<identifier>_len``, as ``xxd -i`` does.
 
     file_name: of what the bytes are, which gives the identifier. header_name: as the source includes it. Raises QatError
-    where there are no bytes.
+    where there are no bytes, and for names that C cannot include.
 
     The header is the same for all content, so that a source and a header of one name always belong together.
     """
+    for name in (file_name, header_name):
+        check_included(name)
     if not content:
         raise QatError(f"{file_name}: is empty, and C has no empty arrays; export it again")
     name = c_identifier(file_name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import os
@@ -15,6 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from qat import __version__
+from qat.console import PlainOutput
 from qat.errors import QatError
 from qat.workers import this_worker
 
@@ -159,7 +161,9 @@ def run_script(
     try:
         if this_worker().rank:  # the first of several workers speaks for all
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for as long as the process lives)
-        return run(parser.parse_args(sys.argv[1:] if arguments is None else arguments)) or 0
+        args = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+        with contextlib.redirect_stdout(PlainOutput(sys.stdout)):
+            return run(args) or 0
     except QatError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return USER_MISTAKE

@@ -1,27 +1,56 @@
-"""What the commands show: log lines, a progress bar on a terminal, tables."""
+"""What the commands show: log lines, a progress bar on a terminal, tables. Names and paths are shown, never obeyed."""
 
 from __future__ import annotations
 
+import io
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from qat.errors import QatError
+from qat.errors import QatError, one_line
 from qat.monitor import Epoch
 
 
+class PlainOutput:
+    """A stream that shows whatever is printed, line by line: a terminal obeys no character of it, and none is beyond what
+    its encoding has. Only ``make_console`` writes to what is behind it, which has the styles.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.behind = stream
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        return self.behind.write("\n".join(one_line(line.expandtabs()) for line in text.split("\n")))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.behind, name)
+
+
 def make_console() -> Console:
-    """Standard output; plain text without styles or wrapping where it is no terminal, or a dumb one."""
-    console = Console(highlight=False)
+    """Standard output; plain text without styles or wrapping where it is no terminal, or a dumb one.
+
+    What is given it to print is to go through ``shown`` where it holds a name, a path or another text of others.
+    """
+    file = getattr(sys.stdout, "behind", None)
+    console = Console(highlight=False, file=file)
     if console.is_terminal and not console.is_dumb_terminal:
         return console
-    return Console(highlight=False, width=200, color_system=None, force_terminal=False)
+    return Console(highlight=False, file=file, width=200, color_system=None, force_terminal=False)
+
+
+def shown(text: str, style: str = "") -> Text:
+    """A text of one line for a console: no markup, which brackets in a name would be, and nothing that a terminal obeys."""
+    return Text(one_line(text), style=style)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -35,7 +64,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     if _width(console, table) > console.width:
         table = _table([column.replace(" ", "\n") for column in columns], rows)
         console.width = max(console.width, _width(console, table))
-    console.print(Text(title, style="bold"), soft_wrap=True)  # a table's own title would wrap at its width
+    console.print(shown(title, "bold"), soft_wrap=True)  # a table's own title would wrap at its width
     console.print(table)
 
 
@@ -44,7 +73,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     for index, column in enumerate(columns):
         table.add_column(Text(column), justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*map(Text, row))  # not as rich's markup, which brackets in a name would be
+        table.add_row(*map(shown, row))
     return table
 
 

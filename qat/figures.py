@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from qat.errors import QatError
+from qat.errors import QatError, one_line
 from qat.files import check_writable, write_atomically
 
 #: Okabe and Ito's colours (jfly.uni-koeln.de/color), which colour-blind people can tell apart as well.
@@ -90,6 +90,11 @@ class Picture:
         return paths
 
 
+def plain_text(text: str) -> str:
+    """A text with names of others in it, line by line, for a picture: matplotlib would read what is between two $ as TeX."""
+    return "\n".join(map(one_line, text.split("\n"))).replace("$", r"\$")
+
+
 def require_matplotlib() -> None:
     """Raise QatError where it is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
@@ -124,8 +129,8 @@ def heat_map(
         axes = picture.axes[0, 0]
         norm = PowerNorm(0.5, vmin=0.0, vmax=max(float(table.max()), 1.0))
         image = axes.imshow(np.maximum(table, 0.0), cmap="YlOrRd", norm=norm, aspect="auto")
-        axes.set_xticks(range(len(columns)), columns)
-        axes.set_yticks(range(len(rows)), rows)
+        axes.set_xticks(range(len(columns)), map(plain_text, columns))
+        axes.set_yticks(range(len(rows)), map(plain_text, rows))
         axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
         axes.grid(visible=False, which="major")
@@ -138,6 +143,6 @@ def heat_map(
             dark = norm(max(value, 0.0)) > 0.6
             text = f"{value:.2f}" if abs(value) >= 0.005 else "0"
             axes.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
-        axes.set(xlabel=x_label, ylabel=y_label, title=title)
+        axes.set(xlabel=x_label, ylabel=y_label, title=plain_text(title))
         picture.figure.colorbar(image, ax=axes, label=unit, shrink=0.9)
     return picture

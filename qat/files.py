@@ -11,6 +11,7 @@ import re
 import secrets
 import stat
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -121,8 +122,11 @@ def read_together(*paths: Path) -> list[bytes]:
 
 def _target(path: Path) -> Path:
     """What is written for ``path``: the end of a symbolic link. Raises QatError where something else than a file is there:
-    a folder, or a device as /dev/null.
+    a folder, or a device as /dev/null; and for a name that nobody would have typed, whose line breaks would come into every
+    list of files.
     """
+    if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in str(path)):
+        raise QatError(f"{path}: its name holds a line break or another control character; choose another name")
     if os.path.exists(path) and not os.path.isfile(path):
         what = "a folder" if os.path.isdir(path) else "no file but a device or a pipe"
         raise QatError(f"{path}: is {what}, which is not written over; give the name of a file to write")

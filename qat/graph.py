@@ -17,6 +17,7 @@ from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import LinearCell
 from qat.errors import QatError
+from qat.names import check_name
 from qat.ops import Array
 from qat.quantizers import Quantizer
 from qat.serial import from_json
@@ -30,7 +31,7 @@ class Node:
     """One use of a cell.
 
     name: unique. inputs: the names of the nodes whose outputs it takes. cell_name: where its parameters are kept; two
-    nodes of one cell share them.
+    nodes of one cell share them. What names may be, ``qat.names`` says.
     """
 
     name: str
@@ -51,6 +52,10 @@ class Graph:
     name: str = "network"
 
     def __post_init__(self) -> None:
+        check_name(self.name, "network")
+        for node in self.nodes:
+            check_name(node.name, f"{self.name}: node")
+            check_name(node.cell_name, f"{self.name}: cell")
         seen: set[str] = set()
         for node in self.nodes:
             if node.name in seen:

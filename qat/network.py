@@ -11,6 +11,7 @@ from qat.cells.elementwise import Add
 from qat.cells.input import Input
 from qat.errors import QatError
 from qat.graph import Graph, Node
+from qat.names import check_name
 
 _tracing: list[Trace] = []  # innermost last; construct() may not start another trace, so it holds at most one
 
@@ -131,6 +132,8 @@ class Trace:
                 f"{cell.describe} is made inside construct, so that its parameters have no name: make it in __init__ as an "
                 "attribute"
             )
+        if cell_name is not None:
+            check_name(cell_name, "attribute or key")
         name = self._unique(cell_name or default_name, taken=set() if cell_name else set(self.cell_names.values()))
         if len(inputs) != cell.arity:
             raise QatError(f"{name}: a {type(cell).__name__} takes {cell.arity} inputs but gets {len(inputs)}")

@@ -58,7 +58,9 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
 def add_network_argument(parser: argparse.ArgumentParser) -> None:
     """--network."""
     parser.add_argument(
-        "--network", default="lenet", help=f"one of {', '.join(NETWORKS)}, or your own as package.module:Class"
+        "--network",
+        default="lenet",
+        help=f"one of {', '.join(NETWORKS)}, or your own as package.module:Class, whose code is then run",
     )
 
 

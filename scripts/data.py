@@ -1,4 +1,4 @@
-"""Download a data set from its public home, checked by checksum."""
+"""Download a data set from its public home, checked by SHA-256."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from qat.data.download import SOURCES, Source, download
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=list(SOURCES), help="which one")
     parser.add_argument("--out", required=True, help="folder to put it into")
-    parser.add_argument("--home", help="another place to fetch it from: the start of the addresses of its files")
+    parser.add_argument(
+        "--home", help="another place to fetch it from, by https: the start of the addresses of its files"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from qat.cells.base import Shape
 from qat.checkpoint import Checkpoint
 from qat.data import accuracy
 from qat.data.pictures import find_pictures, read_class_names, read_pictures
-from qat.errors import QatError
+from qat.errors import QatError, one_line
 from qat.inference import predict
 from qat.ops import Array
 from qat.registry import suffixed
@@ -122,4 +122,4 @@ def print_accuracy(classifier: Classifier, test_path: str) -> None:
 def print_changes(changes: Sequence[str]) -> None:
     """What was done to pictures, on standard error."""
     for change in changes:
-        print(f"note: {change}", file=sys.stderr)
+        print(one_line(f"note: {change}"), file=sys.stderr)

@@ -17,7 +17,7 @@ from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.console import print_table
 from qat.errors import QatError
-from qat.figures import COLOURS, Picture
+from qat.figures import COLOURS, Picture, plain_text
 from qat.files import write_atomically
 from qat.graph import Graph
 from qat.metrics import bops, macs
@@ -148,7 +148,7 @@ def _picture(trials: list[Any], front: list[Any], limit: float, budget: str, dat
         axis.axvline(limit, color=COLOURS[1], linestyle="--", linewidth=1.0, label="limit")
         axis.set_xlabel(BUDGETS[budget][0].upper() + BUDGETS[budget][1:])
         axis.set_ylabel("Top-1 of held-back images in %")
-        axis.set_title(data, fontsize=9, color="#555555")
+        axis.set_title(plain_text(data), fontsize=9, color="#555555")
         axis.legend(loc="upper left")
     return picture
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import sys
 
 import qat
@@ -91,10 +93,14 @@ def run(args: argparse.Namespace) -> None:
 
 def _csv(result: Sensitivity, bits: list[int]) -> str:
     """One line for each layer and width; accuracies from 0 to 1."""
-    lines = ["layer,bits,accuracy,lost", f",float,{result.baseline:.6g},0"]
+    text = io.StringIO()
+    write = csv.writer(text, lineterminator="\n").writerow
+    write(("layer", "bits", "accuracy", "lost"))
+    write(("", "float", f"{result.baseline:.6g}", "0"))
     for layer, found in result.accuracy.items():
-        lines += [f"{layer},{width},{found[width]:.6g},{result.lost(layer, width):.6g}" for width in bits]
-    return "\n".join(lines) + "\n"
+        for width in bits:
+            write((layer, width, f"{found[width]:.6g}", f"{result.lost(layer, width):.6g}"))
+    return text.getvalue()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,10 @@ SETTINGS = (*common.QUANTIZATION, "quant_config")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--ckpt_path", help="checkpoint file of a float or quantized network")
-    source.add_argument("--network", help="a network without parameters, by name or as package.module:Class")
+    source.add_argument(
+        "--network",
+        help="a network without parameters, by name, or your own as package.module:Class, whose code is then run",
+    )
     parser.add_argument(
         "--quantized",
         action="store_true",

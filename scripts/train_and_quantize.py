@@ -20,6 +20,7 @@ from qat.errors import QatError
 from qat.files import check_writable, write_together
 from qat.fixed_point import ARITHMETICS
 from qat.memory import activation_memory
+from qat.names import check_included
 from qat.networks import create
 from qat.optimizer import Optimizer
 from qat.scripts import common
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     files = {ending: Path(f"{name}.{ending}") for ending in ("tflite", "cc", "h", "ckpt")}
     recipe = Recipe(args.epochs, args.batch_size, args.lr, "cosine", args.seed, Optimizer("adam"))
     backend, target = qat.backend(args.backend), qat.target(FORMAT)
+    check_included(files["h"].name)
     check_writable(files["tflite"])
     graph = create(args.network).graph()
     dataset = common.load_data(args.data_path, graph)

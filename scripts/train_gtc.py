@@ -19,7 +19,7 @@ import numpy as np
 import qat
 from qat.checkpoint import Checkpoint
 from qat.cli import run_script
-from qat.console import make_console, print_table
+from qat.console import make_console, print_table, shown
 from qat.data import Split, accuracy
 from qat.errors import QatError
 from qat.event_file import EventFile
@@ -225,7 +225,7 @@ class _Report:
 
     def _show(self, where: str, figures: Mapping[str, float]) -> None:
         numbers = ", ".join(f"{name}: {value:.4f}" for name, value in figures.items())
-        self.console.print(f"{where}: {numbers}", markup=False, soft_wrap=True)
+        self.console.print(shown(f"{where}: {numbers}"), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import qat
 from qat.cli import run_script
 from qat.console import print_table
 from qat.data import cross_validation
-from qat.errors import QatError
+from qat.errors import QatError, one_line
 from qat.graph import Graph
 from qat.networks import SvhnCnn
 from qat.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
@@ -327,7 +327,7 @@ def report(folder: Path, rows: list[Row]) -> int:
         )
     failed = [row for row in rows if row.state == "failed"]
     for row in failed:
-        print(f"{row.task.name} failed: {row.error}")
+        print(one_line(f"{row.task.name} failed: {row.error}"))
     left = sum(row.state == "waiting" for row in rows)
     if left:
         print(f"{left} trainings wait for those that failed; called again, the study tries them once more")

@@ -5,6 +5,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 import qat
+from qat.names import SIGNS, is_name
 from qat.quantizers import ActivationQuantizer, WeightQuantizer
 
 
@@ -66,7 +67,9 @@ ACTIVATION_QUANTIZERS = st.builds(
     ActivationQuantizer, st.integers(2, 8), st.booleans(), st.booleans(), st.integers(0, 9), st.floats(0, 0.999)
 )
 ACTIVATIONS = st.sampled_from([None, "relu", "relu6"])
-NAMES = st.text(min_size=1, max_size=6)  # any Unicode: names come from the keys of users' dicts
+#: Letters, marks and digits of any script, and signs: all that a name may be of.
+CHARACTERS = st.characters(categories=["L", "M", "N", "Pc"]) | st.sampled_from(f" {SIGNS}")
+NAMES = st.text(CHARACTERS, min_size=1, max_size=6).filter(is_name)
 
 
 @st.composite

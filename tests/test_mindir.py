@@ -175,8 +175,8 @@ def test_a_sealed_file_with_foreign_operations_is_not_run(
         model.preprocessor.SetInParent()
     target._write(model, path)
     monkeypatch.setattr(target, "_runner", lambda model: pytest.fail("it is run"))
-    what = {"function": "'functions'", "preprocessor": "'a preprocessor'"}.get(foreign, "'Custom'")
-    with pytest.raises(qat.QatError, match=rf"lenet\.mindir: holds {what}, which no file of qat export does"):
+    what = "a function or a preprocessor" if foreign in ("function", "preprocessor") else "the operation 'Custom'"
+    with pytest.raises(qat.QatError, match=rf"lenet\.mindir: holds {what}, which no export writes"):
         MINDIR.predict(path, IMAGES)
 
 

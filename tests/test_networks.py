@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +125,67 @@ def test_every_network_is_quantized_trained_exported_and_equal(backend_name: str
             by_backend[tensor.name], reference[tensor.name], err_msg=f"{backend_name}, {tensor.name}"
         )
         np.testing.assert_array_equal(by_onnx[tensor.name], reference[tensor.name], err_msg=f"ONNX, {tensor.name}")
+
+
+# -- a user's own, by --network ---------------------------------------------------------------------------------------
+
+OWN = """
+import helper
+import json, qat
+class Net(qat.Network):
+    inputs = qat.Input((1, 4, 4))
+    def construct(self, x):
+        return qat.Flatten()(x)
+"""
+
+
+@pytest.mark.parametrize("module", ["mine", "package.mine"])
+def test_a_file_of_the_working_directory_stands_in_for_no_library(module: str, tmp_path: Path) -> None:
+    """The user's module is found there, and what it imports from there; no later import is."""
+    folder = tmp_path / "package" if "." in module else tmp_path
+    folder.mkdir(exist_ok=True)
+    (folder / "mine.py").write_text(OWN)
+    (tmp_path / "helper.py").write_text("")
+    for library in ("json", "sqlite3", "onnx", "numpy", "not_installed_at_all"):
+        (tmp_path / f"{library}.py").write_text("raise SystemExit('a file of the working directory was run')")
+    program = f"""
+import importlib.util, sys
+from qat.cli import main
+before = list(sys.path)
+assert main(["summary", "--network", "{module}:Net"]) == 0
+assert sys.path == before
+import sqlite3, onnx
+assert importlib.util.find_spec("not_installed_at_all") is None
+"""
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "program.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "elsewhere" / "program.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "statistics:Net",
+            r"statistics is .*statistics\.py, which has no 'Net'; if another file is meant, rename that",
+        ),
+        ("builtins:Net", r"builtins is a part of Python, which has no 'Net'"),
+        (".mine:Net", "cannot be imported"),
+        (":Net", "cannot be imported"),
+        ("statistics:mean", r"is no qat\.Network"),
+    ],
+)
+def test_a_module_without_the_network_is_named(name: str, message: str) -> None:
+    before = list(sys.path)
+    with pytest.raises(qat.QatError, match=message):
+        create(name)
+    assert sys.path == before

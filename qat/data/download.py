@@ -1,27 +1,33 @@
-"""Fetch data sets from their public homes, checked by checksum."""
+"""Fetch data sets from their public homes by https, checked by SHA-256."""
 
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import tarfile
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 
 TIMEOUT = 60.0  #: seconds without an answer
+LOCAL = ("localhost", "127.0.0.1", "::1")  #: hosts that may be asked by http: nobody is on the way to them
 
 
 class Remote(NamedTuple):
-    """A file of a data set: its name at home, its MD5 there, and where it goes; a .tar.gz is unpacked there."""
+    """A file of a data set: its name at home, its size in bytes and its SHA-256 there, and where it goes; a .tar.gz is
+    unpacked there.
+    """
 
     name: str
-    md5: str
+    size: int
+    sha256: str
     place: str
 
 
@@ -37,26 +43,70 @@ SOURCES = {
     "mnist": Source(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         (
-            Remote("train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873", "train"),
-            Remote("train-labels-idx1-ubyte.gz", "d53e105ee54ea40749a09fcbcd1e9432", "train"),
-            Remote("t10k-images-idx3-ubyte.gz", "9fb629c4189551a2d022fa330f9573f3", "test"),
-            Remote("t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c", "test"),
+            Remote(
+                "train-images-idx3-ubyte.gz",
+                9_912_422,
+                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+                "train",
+            ),
+            Remote(
+                "train-labels-idx1-ubyte.gz",
+                28_881,
+                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+                "train",
+            ),
+            Remote(
+                "t10k-images-idx3-ubyte.gz",
+                1_648_877,
+                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+                "test",
+            ),
+            Remote(
+                "t10k-labels-idx1-ubyte.gz",
+                4_542,
+                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+                "test",
+            ),
         ),
     ),
     "svhn": Source(
-        "http://ufldl.stanford.edu/housenumbers/",
+        "https://ufldl.stanford.edu/housenumbers/",
         (
-            Remote("train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373", "."),
-            Remote("test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3", "."),
+            Remote(
+                "train_32x32.mat",
+                182_040_794,
+                "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8",
+                ".",
+            ),
+            Remote(
+                "test_32x32.mat",
+                64_275_384,
+                "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b",
+                ".",
+            ),
         ),
     ),
     "svhn-extra": Source(
-        "http://ufldl.stanford.edu/housenumbers/",
-        (Remote("extra_32x32.mat", "a93ce644f1a588dc4d68dda5feec44a7", "."),),
+        "https://ufldl.stanford.edu/housenumbers/",
+        (
+            Remote(
+                "extra_32x32.mat",
+                1_329_278_602,
+                "a133a4beb38a00fcdda90c9489e0c04f900b660ce8a316a5e854838379a71eb3",
+                ".",
+            ),
+        ),
     ),
     "cifar10": Source(
         "https://www.cs.toronto.edu/~kriz/",
-        (Remote("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", "."),),
+        (
+            Remote(
+                "cifar-10-binary.tar.gz",
+                170_052_171,
+                "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+                ".",
+            ),
+        ),
     ),
 }
 
@@ -64,22 +114,23 @@ SOURCES = {
 def download(source: Source, out: str | Path) -> list[Path]:
     """Fetch all files of a data set into ``out``; returns the files written.
 
-    A file that is there already with the right checksum is left alone. Raises QatError where a file cannot be fetched,
-    has another checksum, or cannot be written; then nothing of that file is left behind.
+    A file that is there already with the right checksum is left alone. Raises QatError where a file cannot be fetched, is asked
+    for by another way than https, has another size or checksum, or cannot be written; then nothing of that file is left behind.
     """
     written: list[Path] = []
     for remote in source.files:
         folder = Path(out) / remote.place
         path = folder / remote.name
         check_writable(path)
-        if path.is_file() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == remote.md5:
+        if path.is_file() and path.stat().st_size == remote.size and _sha256(path.read_bytes()) == remote.sha256:
             continue
-        content = _fetch(source.home + remote.name)
-        found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        if found != remote.md5:
+        content = _fetch(source.home + remote.name, remote.size)
+        found = _sha256(content)
+        if found != remote.sha256:
             raise QatError(
-                f"{source.home}{remote.name}: has MD5 {found} where {remote.md5} is expected; it was cut short, or the file "
-                "there has changed; try again, or take it from another place"
+                f"{source.home}{remote.name}: has {len(content):,} bytes and SHA-256 {found} where {remote.size:,} and "
+                f"{remote.sha256} are expected; it was cut short, or the file there has changed; try again, or take it from "
+                "another place"
             )
         if remote.name.endswith(".tar.gz"):
             written += _unpack(content, folder)
@@ -89,12 +140,44 @@ def download(source: Source, out: str | Path) -> list[Path]:
     return written
 
 
-def _fetch(address: str) -> bytes:
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+class _HttpsOnly(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect that leaves https."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        _check_https(newurl, local=req.type == "http")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _check_https(address: str, *, local: bool) -> None:
+    """Raise QatError for any other address; local: except http from this machine itself."""
+    parts = urllib.parse.urlsplit(address)
+    if parts.scheme != "https" and not (local and parts.scheme == "http" and parts.hostname in LOCAL):
+        raise QatError(
+            f"{address}: is asked for by {parts.scheme or 'nothing'}, which anybody on the way can change; only https "
+            "is used (http for this machine alone); give an address of https, or fetch the file by hand"
+        )
+
+
+def _fetch(address: str, size: int) -> bytes:
+    """The content there. size: that it should have; of a longer answer no more than one byte beyond is read."""
     try:
-        with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
-            content: bytes = answer.read()
+        _check_https(address, local=True)
+        with urllib.request.build_opener(_HttpsOnly).open(address, timeout=TIMEOUT) as answer:
+            content: bytes = answer.read(size + 1)
             return content
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         raise QatError(f"{address}: cannot be fetched ({error}); check the network, or fetch it by hand") from None
 
 

@@ -1,4 +1,4 @@
-"""SVHN's cropped digits (http://ufldl.stanford.edu/housenumbers): MATLAB files of X (32, 32, 3, N) and y (N, 1)."""
+"""SVHN's cropped digits (https://ufldl.stanford.edu/housenumbers): MATLAB files of X (32, 32, 3, N) and y (N, 1)."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 from qat.activations import TABLES
@@ -15,6 +14,7 @@ from qat.cells.input import Input
 from qat.cells.linear import NEVER, DenseBnAct, LinearCell
 from qat.errors import QatError
 from qat.graph import Graph, Node
+from qat.names import fits
 from qat.network import Network, as_graph
 from qat.passes.share_grids import share_grids
 from qat.quantizers import (
@@ -108,7 +108,7 @@ def convert_quant_network(
         if ascend and isinstance(cell, DenseBnAct):
             settings["per_channel"] = False
         for pattern, own in (layers or {}).items():
-            if fnmatchcase(name, pattern):
+            if fits(name, pattern):
                 settings |= {key: value for key, value in own.items() if key in defaults}
                 if "weight_quantizer" in own:
                     weights = own["weight_quantizer"]
@@ -207,7 +207,7 @@ def _check_ascend(name: str, cell: Cell | None, symmetric: tuple[Any, Any], per_
 def _check_layers(graph: Graph, layers: Mapping[str, Mapping[str, Setting]], known: Mapping[str, Setting]) -> None:
     names = [node.name for node in graph.nodes if isinstance(node.cell, LinearCell) or node.cell.wants_fake_quant]
     for pattern, settings in layers.items():
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not any(fits(name, pattern) for name in names):
             raise QatError(
                 f"layers: pattern {pattern!r} fits no cell of {graph.name} that is quantized; those are {', '.join(names)}"
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from qat.cells.linear import Conv2dBnAct, DenseBnAct
 from qat.errors import QatError
 from qat.graph import Graph, Params
+from qat.names import fits
 from qat.network import Network, as_graph
 from qat.ops import Array
 from qat.passes.apply_masks import apply_masks
@@ -30,7 +30,7 @@ def prune_weights(
     graph = as_graph(network)
     names = [node.cell_name for node in graph.nodes if isinstance(node.cell, (Conv2dBnAct, DenseBnAct))]
     for pattern in layers:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not any(fits(name, pattern) for name in names):
             raise QatError(
                 f"prune_weights: {pattern!r} fits no convolution or dense cell of {graph.name}; those are "
                 f"{', '.join(dict.fromkeys(names))}"
@@ -38,7 +38,7 @@ def prune_weights(
     nodes = []
     for node in graph.nodes:
         cell: Any = node.cell
-        if isinstance(cell, (Conv2dBnAct, DenseBnAct)) and any(fnmatchcase(node.cell_name, p) for p in layers):
+        if isinstance(cell, (Conv2dBnAct, DenseBnAct)) and any(fits(node.cell_name, p) for p in layers):
             node = replace(node, cell=replace(cell, pruner=pruner))
         nodes.append(node)
     pruned = Graph(tuple(nodes), graph.outputs, graph.name)

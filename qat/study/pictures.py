@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qat.figures import COLOURS, Picture
+from qat.figures import COLOURS, Picture, plain_text
 from qat.study.layers import Layer
 from qat.study.results import LOWEST_RATE, Model, Roc, false_rates
 
@@ -35,7 +35,8 @@ def accuracy_picture(models: Sequence[Model], pruned: Sequence[Model] | None = N
             _boxes(upper, [100 * model.accuracies for model in drawn], shift, colour, name)
         folds = len(models[0].folds)
         upper.set_ylabel("Accuracy in %")
-        upper.set_title(f"{models[0].data}, {folds} fold{'s' if folds > 1 else ''}", fontsize=9, color="#555555")
+        title = f"{plain_text(models[0].data)}, {folds} fold{'s' if folds > 1 else ''}"
+        upper.set_title(title, fontsize=9, color="#555555")
         if pruned:
             picture.figure.legend(*upper.get_legend_handles_labels(), loc="outside upper right", ncols=2)
             lower = picture.axes[1, 0]
@@ -44,7 +45,7 @@ def accuracy_picture(models: Sequence[Model], pruned: Sequence[Model] | None = N
             lower.axhline(1.0, color="#555555", linewidth=0.8, linestyle="--")
             lower.set_ylabel("Pruned /\nunpruned")
         bottom = picture.axes[-1, 0]
-        bottom.set_xticks(range(len(models)), [model.name for model in models])
+        bottom.set_xticks(range(len(models)), [plain_text(model.name) for model in models])
         bottom.set_xlim(-0.6, len(models) - 0.4)
         shown = {word for model in models for word in re.findall(r"\w+", model.name)}
         meanings = ", ".join(f"{name}: {what}" for name, what in MEANINGS.items() if name in shown)
@@ -118,7 +119,7 @@ def roc_picture(models: Sequence[Model], curves: Sequence[Sequence[Roc]]) -> Pic
         _legend(picture, models)
         folds = len(models[0].folds)
         band = f", mean and one sigma over {folds} folds" if folds > 1 else ""
-        picture.figure.suptitle(f"{models[0].data}{band}", x=0.01, ha="left", fontsize=9, color="#555555")
+        picture.figure.suptitle(f"{plain_text(models[0].data)}{band}", x=0.01, ha="left", fontsize=9, color="#555555")
         picture.figure.supxlabel("False positive rate", fontsize=10)
         picture.figure.supylabel("True positive rate", fontsize=10)
     return picture
@@ -155,7 +156,8 @@ def weights_picture(models: Sequence[Model], layers: Sequence[Sequence[Layer]]) 
                 )
             axis.set_yscale("log")
             axis.set_ylim(top=4 * axis.get_ylim()[1])  # room for the shares
-            axis.set_title(f"{shown[0][1].cost.name} ({shown[0][1].weights.size:,} weights)", fontsize=9)
+            layer = shown[0][1]
+            axis.set_title(f"{plain_text(layer.cost.name)} ({layer.weights.size:,} weights)", fontsize=9)
             if place % columns == 0:
                 axis.set_ylabel("Share of the weights")
             if place + columns >= count:
@@ -192,7 +194,7 @@ def profile_picture(models: Sequence[Model], layers: Sequence[Sequence[Layer]]) 
                     boxprops={"edgecolor": colour, "facecolor": colour, "alpha": 0.25},
                 )
         axis.set_xscale("log", base=2)
-        axis.set_yticks(range(len(names)), names)
+        axis.set_yticks(range(len(names)), map(plain_text, names))
         axis.set_ylim(len(names) - 0.4, -0.6)
         axis.grid(axis="y", visible=False)
         axis.set_xlabel("|Weight|, of those that are not 0")
@@ -203,5 +205,8 @@ def profile_picture(models: Sequence[Model], layers: Sequence[Sequence[Layer]]) 
 def _legend(picture: Picture, models: Sequence[Model]) -> None:
     from matplotlib.patches import Patch
 
-    handles = [Patch(color=COLOURS[i % len(COLOURS)], alpha=0.6, label=model.name) for i, model in enumerate(models)]
+    handles = [
+        Patch(color=COLOURS[i % len(COLOURS)], alpha=0.6, label=plain_text(model.name))
+        for i, model in enumerate(models)
+    ]
     picture.figure.legend(handles=handles, loc="outside upper right", ncols=len(models))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import qat
-from qat.errors import QatError
+from qat.errors import QatError, one_line
 from qat.figures import Picture
 
 TEMPLATE = """<!DOCTYPE html>
@@ -67,7 +67,8 @@ def html_report(title: str, lines: Sequence[str], commands: Sequence[str], secti
         import jinja2
     except ModuleNotFoundError:
         raise QatError("reports need Jinja2, which is not installed: pip install 'qat-engine[plots]'") from None
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(TEMPLATE)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_shown)
+    template = environment.from_string(TEMPLATE)
     drawings = [drawing(section, index) for index, section in enumerate(sections)]
     page: str = template.render(
         title=title,
@@ -79,12 +80,20 @@ def html_report(title: str, lines: Sequence[str], commands: Sequence[str], secti
     return page
 
 
+def _shown(value: object) -> object:
+    """Texts without control characters; markup, which only the pictures are, as it is."""
+    return one_line(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
 def drawing(section: Section, number: int) -> str:
     """The <svg> element of a section's picture, or nothing. All pictures of a page share one space of names, so that those of
     this one begin with its number.
     """
     if section.picture is None:
         return ""
-    element = f'<svg role="img" aria-label="{html.escape(section.title)}"' + section.picture.svg().partition("<svg")[2]
+    element = (
+        f'<svg role="img" aria-label="{html.escape(one_line(section.title))}"'
+        + section.picture.svg().partition("<svg")[2]
+    )
     element = re.sub(r'\bid="', f'id="s{number}-', element)
     return re.sub(r'(url\(#|href="#)', lambda match: f"{match[1]}s{number}-", element)

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
-from qat.console import make_console
+from qat.console import make_console, shown
 from qat.study.executors import Executor
 from qat.study.store import Row, Study, Task
 
@@ -100,9 +99,7 @@ class _Table:
         rows = [row for row in self._study.rows() if row.task.name in self._wanted]
         count = sum(row.state == "done" for row in rows)
         seconds = next(row.seconds for row in rows if row.task.name == name) or 0.0
-        self._console.print(
-            f"[{count:3d}/{len(rows):3d}] {name}: {state} ({duration(seconds)})", markup=False, soft_wrap=True
-        )
+        self._console.print(shown(f"[{count:3d}/{len(rows):3d}] {name}: {state} ({duration(seconds)})"), soft_wrap=True)
 
     def refresh(self) -> None:
         if self._console.is_terminal and time.monotonic() - self._drawn > REFRESH:
@@ -113,14 +110,14 @@ class _Table:
         rows = [row for row in self._study.rows() if row.task.name in self._wanted]
         counts = {state: sum(row.state == state for row in rows) for state in ("done", "running", "waiting", "failed")}
         title = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        table = Table(title=Text(f"{self._study.folder}: {title}"), title_justify="left", title_style="bold")
+        table = Table(title=shown(f"{self._study.folder}: {title}"), title_justify="left", title_style="bold")
         for column in ("training", "so far", "for", "attempt"):
             table.add_column(column, justify="left" if column in ("training", "so far") else "right")
         for row in rows:
             if row.state == "running":
                 done = self._progress(self._study.folder, row.task) if self._progress else ""
                 elapsed = duration(time.time() - (row.started or time.time()))
-                table.add_row(row.task.name, done, elapsed, str(row.attempts))
+                table.add_row(*map(shown, (row.task.name, done, elapsed, str(row.attempts))))
         return table
 
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from qat.errors import QatError
+from qat.names import check_name
 
 FORMAT = 1
 STATES = ("waiting", "running", "done", "failed")
@@ -33,6 +34,11 @@ class Task:
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     after: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "task")
+        if "/" in self.name:
+            raise QatError(f"task {self.name}: its files cannot be in another folder; leave the / out of its name")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""What a node, a cell or a network may be called: names come from files of others, and go into sources, pages and terminals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from qat.errors import QatError, shortened
+
+LONGEST = 200  #: characters
+SIGNS = "_.:/+-[]()"  #: that frameworks and formats have in names, beside letters and digits
+MARKS = "@#"  #: in names that targets make, so that no node's own can be equal to them
+#: For messages.
+RULE = f"letters, digits, {' '.join(SIGNS)} and single spaces between them, no + or - first, at most {LONGEST}"
+
+
+def check_name(name: object, what: str) -> None:
+    """Raise QatError unless ``name`` is a text of letters, digits and harmless signs. what: whose name it is."""
+    found = _fault(name)
+    if found:
+        raise QatError(f"{what} {shortened(name)}: its name {found}, but a name is of {RULE}; rename it")
+
+
+def check_stored(path: str | Path, names: Iterable[object]) -> None:
+    """Raise QatError where an exported file holds a name with characters that no export gives it."""
+    for name in names:
+        text = name.decode(errors="replace") if isinstance(name, bytes) else name
+        if not isinstance(text, str) or not all(_allowed(c) or c in f" {MARKS}" for c in text):
+            raise QatError(f"{path}: holds the name {shortened(text)}, which no export gives; export it again")
+
+
+def check_included(file_name: str) -> None:
+    """Raise QatError where C has no way to write a file's name in an #include, which knows no escapes."""
+    if not is_name(file_name) or "/" in file_name:
+        raise QatError(f"{shortened(file_name)}: C cannot include a file of this name; name it by {RULE}")
+
+
+def is_name(text: object) -> bool:
+    """True for what ``check_name`` lets pass."""
+    return _fault(text) is None
+
+
+def fits(name: str, pattern: str) -> bool:
+    """True where a name is the pattern itself, brackets and all, or one of those it stands for, as "fc*" does for "fc1"."""
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def harmless(text: str) -> str:
+    """Any text as a name: what a name may not hold is replaced. For comments, which nothing in it can then end."""
+    return "".join(c if _allowed(c) or c == " " else "_" for c in text)[:LONGEST]
+
+
+def _fault(name: object) -> str | None:
+    if not isinstance(name, str):
+        return f"is no text but {type(name).__name__}"
+    if not name or len(name) > LONGEST:
+        return f"has {len(name)} characters"
+    wrong = next((c for c in name if not _allowed(c) and c != " "), None)
+    if wrong is not None:
+        return f"holds {wrong!a}"
+    if name[0] in "+-":
+        return f"begins with {name[0]}"
+    if name != name.strip() or "  " in name:
+        return "has a space too many"
+    return None
+
+
+def _allowed(character: str) -> bool:
+    """Letters and digits of any script, as Python has them in its own names, and SIGNS."""
+    return character in SIGNS or (f"_{character}".isidentifier() and character.isprintable())
