@@ -249,10 +249,10 @@ def _primitive(model: proto.ModelProto, name: str, op: str, attributes: Mapping[
 
 
 #: All that are written, and so all that are run: MindSpore knows some that load libraries.
-OPERATIONS = frozenset(
-    "Add BiasAdd Cast Concat Conv2D Div Floor Gather MakeTuple MatMul MaxPool Maximum Minimum Mul PadV3 ReduceMax ReduceSum "
-    "Reshape Round Sub".split()
-)
+OPERATIONS = {
+    *("Add", "BiasAdd", "Cast", "Concat", "Conv2D", "Div", "Floor", "Gather", "MakeTuple", "MatMul"),
+    *("MaxPool", "Maximum", "Minimum", "Mul", "PadV3", "ReduceMax", "ReduceSum", "Reshape", "Round", "Sub"),
+}
 #: Operations whose settings are attributes; of the others they are inputs.
 OBJECTS = ("Conv2D", "MaxPool", "MakeTuple")
 
