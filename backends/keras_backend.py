@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qat.arrays import Arrays, as_tuple, check_pixels, refuse_empty, refuse_shape
+from qat.arrays import Arrays, as_tuple, check_pixels, empty_batch, wrong_shape
 from qat.backends.keras_ops import AXES, DEVICES, ExactOps, KerasOps, Tensor, seed, training_ops
 from qat.backends.keras_setup import keras, tf
 from qat.cells.base import Param, Shape
@@ -237,9 +237,9 @@ class LoweredNetwork(keras.Model):
             if found is None and empty is None:
                 raise
         if found is None:
-            refuse_empty(self.graph.name)
+            raise empty_batch(self.graph.name)
         sizes, wanted = ([int(n) for n in sizes.split(",") if n != "?"] for sizes in found.groups())
-        refuse_shape(self.graph.name, tuple(wanted), tuple(sizes))
+        raise wrong_shape(self.graph.name, tuple(wanted), tuple(sizes))
 
     # Keras traces each of these functions once. A new phase and new integers are new functions.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -68,36 +68,38 @@ def check_pixels(inputs: Sequence[Any], shapes: Sequence[tuple[int, ...]], kind:
         found = _shape_of(x)
         dtype = getattr(x, "dtype", None)
         if not isinstance(x, kind) or dtype is None:
-            _refuse(name, shape, f"a {type(x).__name__}", f"give a {kind.__module__.partition('.')[0]} {kind.__name__}")
+            raise _wrong(
+                name, shape, f"a {type(x).__name__}", f"give a {kind.__module__.partition('.')[0]} {kind.__name__}"
+            )
         if not _is_uint8(dtype):
-            _refuse(name, shape, f"{_dtype_name(dtype)} {found}", _of_floats(x))
+            raise _wrong(name, shape, f"{_dtype_name(dtype)} {found}", _of_floats(x))
         if found is None:
             continue
         if len(found) != len(shape) + 1 or any(a not in (None, b) for a, b in zip(found[1:], shape, strict=True)):
-            _refuse(name, shape, f"uint8 {found}", advice_on_shape(found, shape))
+            raise wrong_shape(name, shape, found)
         counts.append(found[0])
     known = [count for count in counts if count is not None]
     if any(count == 0 for count in known):
-        refuse_empty(name)
+        raise empty_batch(name)
     if any(count != known[0] for count in known):
         raise QatError(f"{name}: its inputs hold {known} samples; give equally many of each")
 
 
-def refuse_empty(name: str) -> NoReturn:
-    """The QatError for a batch without samples."""
-    raise QatError(f"{name}: there are no images, the batch is empty; give at least one")
+def empty_batch(name: str) -> QatError:
+    """For a batch without samples."""
+    return QatError(f"{name}: there are no images, the batch is empty; give at least one")
 
 
-def refuse_shape(name: str, shape: tuple[int, ...], found: tuple[int | None, ...]) -> NoReturn:
-    """The QatError for uint8 pixels of a wrong shape. shape: of one sample. found: with the batch."""
-    _refuse(name, shape, f"uint8 {found}", advice_on_shape(found, shape))
+def wrong_shape(name: str, shape: tuple[int, ...], found: tuple[int | None, ...]) -> QatError:
+    """For uint8 pixels of a wrong shape. shape: of one sample. found: with the batch."""
+    return _wrong(name, shape, f"uint8 {found}", _of_shape(found, shape))
 
 
-def _refuse(name: str, shape: tuple[int, ...], found: str, advice: str) -> NoReturn:
-    raise QatError(f"{name}: takes raw pixels, uint8 (N, {', '.join(map(str, shape))}), but got {found}; {advice}")
+def _wrong(name: str, shape: tuple[int, ...], found: str, advice: str) -> QatError:
+    return QatError(f"{name}: takes raw pixels, uint8 (N, {', '.join(map(str, shape))}), but got {found}; {advice}")
 
 
-def advice_on_shape(found: tuple[int | None, ...], shape: tuple[int, ...]) -> str:
+def _of_shape(found: tuple[int | None, ...], shape: tuple[int, ...]) -> str:
     """What to do about pixels of a wrong shape."""
     if len(shape) == 3 and found[1:] == (shape[1], shape[2], shape[0]):
         return "images are (N, C, H, W) here: transpose them by (0, 3, 1, 2)"
@@ -119,7 +121,9 @@ def _of_floats(x: Any) -> str:
         return (
             "these look divided by 255 or normalised, which the network does itself: give the images as they were read"
         )
-    return "give images as they were read, whole numbers 0 to 255 as uint8, since the network divides and normalises them itself"
+    return (
+        "give images as they were read, whole numbers 0 to 255 as uint8: the network divides and normalises them itself"
+    )
 
 
 def _shape_of(x: Any) -> tuple[int | None, ...] | None:
