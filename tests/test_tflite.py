@@ -543,7 +543,7 @@ def test_names_and_the_signature(arithmetic: str, tmp_path: Path) -> None:
     for x, codes in zip(graph.outputs, qat.evaluate(graph, pixels, arithmetic=arithmetic), strict=True):
         np.testing.assert_array_equal(to_canonical(found[x.name]).astype(np.int32) - offset_of(x.grid), codes, x.name)
     traced = TFLITE.trace(path, pixels, graph.outputs, arithmetic=arithmetic)
-    assert set(traced) == set(outputs)
+    assert set(traced) == set(outputs) - {"input_1"}
 
 
 def test_names_and_the_signature_of_a_float_file(tmp_path: Path) -> None:
