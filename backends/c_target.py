@@ -37,6 +37,7 @@ from qat.integer import (
     IntegerTensor,
     require_integers,
 )
+from qat.network import as_graph
 from qat.ops import Array
 from qat.widths import check_packing
 
@@ -68,7 +69,7 @@ def storage(graph: IntegerGraph, *, packing: str = "packed") -> dict[str, int]:
 
 def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
     """Raises QatError: the file is one of integers."""
-    raise QatError(f"{graph.name}: C holds integers only; export the float network to ONNX or TFLITE")
+    raise QatError(f"{as_graph(graph).name}: C holds integers only; export the float network to ONNX or TFLITE")
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:

@@ -44,6 +44,7 @@ from qat.integer import (
     IntegerGraph,
     IntegerTensor,
 )
+from qat.network import as_float_graph
 from qat.ops import Array
 from qat.passes.fold_batch_norm import fold_batch_norm
 from qat.widths import check_packing, require_bytes
@@ -77,9 +78,7 @@ def arithmetic_of(path: str | Path) -> str:
 
 def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
     """Write a float network; it takes uint8 pixels, NHWC, and returns float32."""
-    if graph.is_quantized:
-        raise QatError(f"{graph.name} is quantized: give the checkpoint of the float network it was made from")
-    graph, params = fold_batch_norm(graph, params)
+    graph, params = fold_batch_norm(as_float_graph(graph, params), params)
     writer = Writer()
     ops = TfliteOps(writer)
     tensors = {name: ops.parameter(params[name], param.kind, name) for name, param in graph.params.items()}

@@ -97,7 +97,7 @@ def calibrate(
 
 def check_percentile(percentile: float) -> None:
     """Raise QatError unless a range can end at this percentile."""
-    if not 50.0 < percentile <= 100.0:
+    if isinstance(percentile, bool) or not isinstance(percentile, (int, float)) or not 50.0 < percentile <= 100.0:
         raise QatError(f"percentile is {percentile!r}; use a number above 50, where a range is empty, and up to 100")
 
 

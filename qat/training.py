@@ -119,6 +119,11 @@ def train(
     Raises QatError where the loss is no longer finite, naming the step (checkpoints saved before stay), and where
     ``start`` is of another training.
     """
+    for value, kind in ((start, Checkpoint), (dataset, Dataset), (recipe, Recipe)):
+        if not isinstance(value, kind):
+            raise QatError(
+                f"train: got a {type(value).__name__} in place of a {kind.__name__}; give backend, start, dataset, recipe"
+            )
     graph = start.graph
     check_labels(graph, dataset)
     device_target = device_target or backend.devices()[0]
@@ -256,7 +261,9 @@ def check_labels(graph: Graph, dataset: Dataset) -> None:
     """Raise QatError unless the network has one output with a number for every label."""
     shapes = [graph.shapes[name] for name in graph.outputs]
     classes = shapes[0][0] if len(shapes) == 1 and len(shapes[0]) == 1 else 0
-    largest = int(max(dataset.train.labels.max(), dataset.test.labels.max()))
+    if not len(dataset.train):
+        raise QatError(f"{dataset.source}: there are no images to train on")
+    largest = max(int(split.labels.max()) for split in (dataset.train, dataset.test) if len(split))
     if largest >= classes:
         found = ", ".join(map(str, shapes))
         raise QatError(
