@@ -159,20 +159,19 @@ class Graph:
         if missing or unknown:
             found = f"lack {missing[0]!r}" if missing else f"hold {unknown[0]!r}, which it does not know"
             raise QatError(f"{source}: they {found}, so they belong to another network than {self.name}")
-        for name in self.params:
+        for name, param in self.params.items():
             array = params[name]
-            if not isinstance(array, np.ndarray):
+            if not isinstance(array, (np.ndarray, np.generic)):
                 raise QatError(
                     f"{source}: {name!r} is a {type(array).__name__}; give a NumPy array, as np.asarray makes it"
                 )
-            if array.dtype != np.float32:  # every engine is to derive its integers from the same numbers
-                raise QatError(f"{source}: {name!r} is {array.dtype}, not float32; give {name!r}.astype(np.float32)")
-        for name, param in self.params.items():
-            if params[name].shape != param.shape:
+            if array.shape != param.shape:
                 raise QatError(
-                    f"{source}: {name!r} has shape {params[name].shape} but {self.name} needs {param.shape}; the parameters "
+                    f"{source}: {name!r} has shape {array.shape} but {self.name} needs {param.shape}; the parameters "
                     "belong to another network"
                 )
+            if array.dtype != np.float32:  # every engine is to derive its integers from the same numbers
+                raise QatError(f"{source}: {name!r} is {array.dtype}, not float32; give {name!r}.astype(np.float32)")
 
     def count_trainable(self) -> int:
         """How many numbers are trained."""
