@@ -37,8 +37,8 @@ CAST_TO_FLOAT, CAST_TO_INT8 = 0, 2
 
 def export(graph: IntegerGraph, path: str | Path) -> None:
     """Write the file, checked. Raises QatError, naming the node, where the graph does not keep to the profile."""
-    outputs = ascend.names("output", len(graph.outputs))
-    content = _write_model(graph.name, _operators(ascend.lower(graph, "AIR"), outputs), {})
+    steps = ascend.lower(graph, "AIR")
+    content = _write_model(graph.name, _operators(steps, ascend.names("output", len(graph.outputs))), {})
     _parse(content, path)
     write_atomically(path, content)
 

@@ -38,6 +38,7 @@ from qat.integer import (
     require_integers,
 )
 from qat.names import check_stored
+from qat.network import as_graph
 from qat.ops import Array
 from qat.widths import check_packing
 
@@ -69,7 +70,7 @@ def storage(graph: IntegerGraph, *, packing: str = "packed") -> dict[str, int]:
 
 def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
     """Raises QatError: the file is one of integers."""
-    raise QatError(f"{graph.name}: C holds integers only; export the float network to ONNX or TFLITE")
+    raise QatError(f"{as_graph(graph).name}: C holds integers only; export the float network to ONNX or TFLITE")
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from qat.arrays import Arrays, as_tuple, check_pixels
+from qat.arrays import Arrays, as_tuple, check_pixels, empty_batch, wrong_shape
 from qat.backends.keras_ops import AXES, DEVICES, ExactOps, KerasOps, Tensor, seed, training_ops
 from qat.backends.keras_setup import keras, tf
 from qat.cells.base import Param, Shape
@@ -40,6 +41,12 @@ __all__ = [
 ]
 
 
+#: What tf.ensure_shape says: the sizes found, and those wanted.
+ENSURED = re.compile(r"[Ss]hape of tensor \S+ \[([\d,?]*)\] is not compatible with expected shape \[([\d,?]*)\]")
+#: What the two assertions in ``_ensured`` say.
+EMPTY = re.compile(r"the batch is empty|size\[0\] == 0 \(got 1\)")
+
+
 class CellLayer(keras.layers.Layer):
     """The parameters of one cell, by their full names; ``summary`` shows the cell's class and output."""
 
@@ -69,8 +76,8 @@ def _initializer(array: Any) -> Callable[..., Any]:
 class LoweredNetwork(keras.Model):
     """A graph as a keras.Model, trainable by ``compile`` and ``fit`` or by any loop over a GradientTape.
 
-    Weights are named as in the graph ("conv1.weight"), one layer holds those of one cell. Called with raw pixels, uint8
-    or float, **(N, C, H, W)** as everywhere in this project, whatever Keras's image_data_format, it returns real outputs
+    Weights are named as in the graph ("conv1.weight"), one layer holds those of one cell. Called with raw pixels, uint8 and
+    nothing else, **(N, C, H, W)** as everywhere in this project, whatever Keras's image_data_format, it returns real outputs
     (logits). A network with several inputs or outputs takes or returns a tuple.
 
     With ``training=True`` each call is one step of the quant_delay. Otherwise a quantized network computes the integers of
@@ -128,7 +135,10 @@ class LoweredNetwork(keras.Model):
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As keras.Model's. Raises QatError unless the inputs are pixels of this network."""
         # Not in ``call``, where Keras would wrap the message.
-        check_pixels(as_tuple(inputs), self.graph.input_shapes, object, self.graph.name)
+        shapes = self.graph.input_shapes
+        check_pixels(as_tuple(inputs), shapes, object, self.graph.name)
+        if tf.inside_function():
+            inputs = _single(tuple(map(_ensured, as_tuple(inputs), shapes)))
         return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs: Any, training: bool = False) -> Any:
@@ -193,6 +203,48 @@ class LoweredNetwork(keras.Model):
         with tf.device(self.device):
             codes = self.evaluator()(*_pixels(tuple(map(tf.constant, pixels))))
         return {name: self.ops.to_numpy(tensor, "activation") for name, tensor in codes.items()}
+
+    # Keras traces a function anew for other sizes, but with sizes that it leaves open: so arrays are looked at before it is
+    # called, and what else gives batches where it runs.
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As keras.Model's. Raises QatError unless the inputs are pixels of this network; so do the next five."""
+        return self._checked(super().fit, x, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As keras.Model's."""
+        return self._checked(super().evaluate, x, *args, **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """As keras.Model's."""
+        return self._checked(super().predict, x, *args, **kwargs)
+
+    def train_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """As keras.Model's."""
+        return self._checked(super().train_on_batch, x, *args, **kwargs)
+
+    def test_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """As keras.Model's."""
+        return self._checked(super().test_on_batch, x, *args, **kwargs)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """As keras.Model's."""
+        return self._checked(super().predict_on_batch, x)
+
+    def _checked(self, function: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
+        """The function's result. Raises QatError where x, or what it gives, are no pixels of this network."""
+        if isinstance(x, (np.ndarray, tf.Tensor, tuple, list)):
+            check_pixels(as_tuple(x), self.graph.input_shapes, object, self.graph.name)
+        try:
+            return function(x, *args, **kwargs)
+        except (tf.errors.InvalidArgumentError, ValueError) as error:
+            found, empty = ENSURED.search(str(error)), EMPTY.search(str(error))
+            if found is None and empty is None:
+                raise
+        if found is None:
+            raise empty_batch(self.graph.name)
+        sizes, wanted = ([int(n) for n in sizes.split(",") if n != "?"] for sizes in found.groups())
+        raise wrong_shape(self.graph.name, tuple(wanted), tuple(sizes))
 
     # Keras traces each of these functions once. A new phase and new integers are new functions.
 
@@ -341,6 +393,7 @@ class Step:
         """x: raw pixels (N, C, H, W), a tuple of them where the network has several inputs. y: integer labels (N,), or a
         tuple of them and further targets.
         """
+        check_pixels(as_tuple(x), self.model.graph.input_shapes, np.ndarray, self.model.graph.name)
         phase = self.model._pass.phase(self.model.step)
         if phase not in self._functions:
             self._functions[phase] = self._compile(partial(self._run, phase=phase))
@@ -397,6 +450,17 @@ def make_step(
 
 def _single(tensors: tuple[Tensor, ...]) -> Any:
     return tensors[0] if len(tensors) == 1 else tensors
+
+
+def _ensured(x: Tensor, shape: Shape) -> Tensor:
+    """Pixels whose sizes, as far as they are not known while a function is traced, are looked at where it runs."""
+    x = tf.ensure_shape(x, (None, *shape))
+    if x.shape[0] is not None:
+        return x
+    # XLA leaves assertions out, but refuses a slice beyond the end; without XLA a slice that nobody reads is left out.
+    first = tf.slice(x, [0] * x.shape.rank, [1, *shape])
+    with tf.control_dependencies([tf.debugging.assert_positive(tf.shape(x)[0], "the batch is empty"), first]):
+        return tf.identity(x)
 
 
 def _transposed(x: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -101,7 +101,7 @@ class LoweredNetwork(nn.Cell):
     loop.
 
     Parameters are named as in the graph ("conv1.weight"); state does not require a gradient. Called with raw pixels,
-    (N, C, H, W), uint8 or float, it returns real outputs (logits). After ``set_train()`` each call is one step of the
+    (N, C, H, W), uint8, and nothing else, it returns real outputs (logits). After ``set_train()`` each call is one step of the
     quant_delay. In evaluation a quantized network computes the integers of deployment: they are derived anew whenever a
     parameter has changed, and no gradient flows.
     """
@@ -136,6 +136,15 @@ class LoweredNetwork(nn.Cell):
             cell = cell._cells[part]
         assert isinstance(cell, CellModule)
         return cell
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """As mindspore.nn.Cell's. Raises QatError in GRAPH mode."""
+        if ms.get_context("mode") == ms.GRAPH_MODE:
+            raise QatError(
+                f"{self.graph.name}: computes in PYNATIVE mode, MindSpore's default, and compiles its passes itself; call "
+                "mindspore.set_context(mode=mindspore.PYNATIVE_MODE)"
+            )
+        return super().__call__(*inputs, **options)
 
     def construct(self, *inputs: Tensor) -> Any:
         """Real outputs: one tensor, or a tuple where the network has several."""
@@ -380,6 +389,7 @@ class Step:
 
     def __call__(self, x: Arrays, y: Arrays, lr: float) -> float:
         """x: raw pixels (N, C, H, W). y: integer labels (N,), or a tuple of them and further targets."""
+        check_pixels(as_tuple(x), self.model.graph.input_shapes, np.ndarray, self.model.graph.name)
         targets = (
             array.astype(np.int32 if array.dtype.kind in "iu" else np.float32)
             for array in as_tuple(self._worker.share(y))

@@ -40,6 +40,7 @@ from qat.integer import (
     IntegerTable,
     IntegerTensor,
 )
+from qat.network import as_float_graph
 from qat.ops import Array, Kind, Padding, Pair
 from qat.passes.fold_batch_norm import fold_batch_norm
 from qat.widths import check_packing, pack, require_bytes, storage_bits
@@ -76,9 +77,7 @@ def export(graph: IntegerGraph, path: str | Path, *, weights: str = "int8", pack
 
 def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
     """Write a float network, with the same input and output as its quantized form."""
-    if graph.is_quantized:
-        raise QatError(f"{graph.name} is quantized: give the checkpoint of the float network it was made from")
-    graph, params = fold_batch_norm(graph, params)
+    graph, params = fold_batch_norm(as_float_graph(graph, params), params)
     writer = _Writer()
     ops = _OnnxOps(writer)
     tensors = {name: ops.from_numpy(params[name], param.kind) for name, param in graph.params.items()}

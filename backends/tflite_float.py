@@ -57,6 +57,19 @@ class TfliteOps:
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
+        self._names: dict[int, str] = {}  # id of a weight -> its name
+
+    def parameter(self, array: Array, kind: Kind, name: str) -> Any:
+        """As ``from_numpy``, with a name in the file."""
+        found = self.from_numpy(array, kind)
+        if isinstance(found, Symbol):
+            self.writer.tensors[found.index].name = name
+        else:
+            self._names[id(found)] = name
+        return found
+
+    def _weight(self, w: Array, stored: Array) -> int:
+        return self.writer.constant(stored, name=self._names.get(id(w), ""))
 
     def __getattr__(self, name: str) -> Any:
         raise QatError(
@@ -93,7 +106,7 @@ class TfliteOps:
         options: dict[str, Any] = {"padding": mode, "strideH": stride[0], "strideW": stride[1]}
         options |= {"dilationHFactor": dilation[0], "dilationWFactor": dilation[1]}
         depthwise = group == x.shape[3] > 1
-        weight = self.writer.constant(w.transpose((1, 2, 3, 0) if depthwise else (0, 2, 3, 1)))
+        weight = self._weight(w, w.transpose((1, 2, 3, 0) if depthwise else (0, 2, 3, 1)))
         inputs = [index, weight, self._bias(bias, len(w))]
         shape = (1, *output_size((x.shape[1], x.shape[2]), kernel, stride, dilation, padding), len(w))
         if depthwise:
@@ -105,7 +118,7 @@ class TfliteOps:
         return self.writer.constant(np.zeros(outputs, np.float32)) if bias is None else bias.index
 
     def dense(self, x: Symbol, w: Array, bias: Symbol | None) -> Symbol:
-        inputs = [x.index, self.writer.constant(w), self._bias(bias, len(w))]
+        inputs = [x.index, self._weight(w, w), self._bias(bias, len(w))]
         return self._op(Op.FULLY_CONNECTED, inputs, (1, len(w)), schema.FullyConnectedOptionsT())
 
     def max_pool2d(self, x: Symbol, *, kernel: Pair, stride: Pair, padding: Padding) -> Symbol:

@@ -209,14 +209,14 @@ class IntegerWriter(Writer):
         packed = bits if bits in PACKED else None
         if packed != 2 and (scale == scale[0]).all():  # XNNPACK takes INT2 with one scale for each output only
             scale, axis = scale[:1], 0  # one stands for many equal ones
-        constants = [self.constant(weight, scale, axis=axis, bits=packed)]
+        constants = [self.constant(weight, scale, axis=axis, bits=packed, name=f"{node.name}.weight")]
         if self.long and not isinstance(node.fixed, LongMultiplier):
             raise QatError(
                 f"{node.name}: computes codes of 8 bits from such in a network that has wider ones too, for which LiteRT has "
                 "other arithmetic; give its output more than 8 bits, or export to C"
             )
         bias = node.bias.astype(np.int64) if self.long else node.bias
-        return [*constants, self.constant(bias, node.inputs[0].grid.scale * scale)]
+        return [*constants, self.constant(bias, node.inputs[0].grid.scale * scale, name=f"{node.name}.bias")]
 
     @add.register
     def _(self, node: IntegerConv2d) -> None:

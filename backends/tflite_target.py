@@ -2,8 +2,9 @@
 
 Activations are int8, NHWC. A code c of a grid [qmin, qmax] is stored as c - qmin - 128, so that the lowest code of every grid
 is -128: a uint8 pixel p enters as p - 128, and 8-bit signed codes stay as they are. The file holds a batch of one; LiteRT's
-``resize_tensor_input`` makes it larger. ``predict`` takes raw uint8 pixels, (N, C, H, W), as every target does, and returns
-real numbers.
+``resize_tensor_input`` makes it larger. Inputs, outputs, weights and what nodes give bear the network's names, and the
+signature "serving_default" names inputs and outputs. ``predict`` takes raw uint8 pixels, (N, C, H, W), as every target does,
+and returns real numbers.
 
 With activations of more than 8 bits, in the fixed arithmetic, all of them are int16 and centred, behind an input of int8.
 
@@ -43,6 +44,7 @@ from qat.integer import (
     IntegerGraph,
     IntegerTensor,
 )
+from qat.network import as_float_graph
 from qat.ops import Array
 from qat.passes.fold_batch_norm import fold_batch_norm
 from qat.widths import check_packing, require_bytes
@@ -64,7 +66,7 @@ def export(graph: IntegerGraph, path: str | Path, *, arithmetic: str = "float", 
     writer = IntegerWriter(graph, arithmetic, packed)
     for node in graph.nodes:
         writer.add(node)
-    model = writer.model([writer.leave(x) for x in graph.outputs], graph.name)
+    model = writer.model([(x.name, writer.leave(x)) for x in graph.outputs], graph.name)
     set_metadata(model, METADATA + "arithmetic", arithmetic.encode())
     write_atomically(path, pack_model(model))
 
@@ -76,12 +78,10 @@ def arithmetic_of(path: str | Path) -> str:
 
 def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
     """Write a float network; it takes uint8 pixels, NHWC, and returns float32."""
-    if graph.is_quantized:
-        raise QatError(f"{graph.name} is quantized: give the checkpoint of the float network it was made from")
-    graph, params = fold_batch_norm(graph, params)
+    graph, params = fold_batch_norm(as_float_graph(graph, params), params)
     writer = Writer()
     ops = TfliteOps(writer)
-    tensors = {name: ops.from_numpy(params[name], param.kind) for name, param in graph.params.items()}
+    tensors = {name: ops.parameter(params[name], param.kind, name) for name, param in graph.params.items()}
     pixels = []
     for node in graph.inputs:
         shape = stored_shape(graph.shapes[node.name])
@@ -89,7 +89,8 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
         real = writer.op(Op.CAST, [writer.inputs[-1]], writer.tensor(shape, np.float32))
         pixels.append(Symbol(writer, real, shape))
     results, _ = Forward(graph, ops)(tensors, tuple(pixels), training=False, phase=0)
-    write_atomically(path, pack_model(writer.model([result.index for result in results], graph.name)))
+    outputs = [(name, result.index) for name, result in zip(graph.outputs, results, strict=True)]
+    write_atomically(path, pack_model(writer.model(outputs, graph.name)))
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
@@ -148,11 +149,12 @@ def trace(
         for operator in subgraph.operators
         if len(operator.inputs)
     }
-    inputs = set(subgraph.inputs)
+    model.signatureDefs = None  # it names the outputs as they were
+    inputs = {subgraph.tensors[index].name for index in subgraph.inputs}
     indices = {
         tensor.name.decode(): index
         for index, tensor in enumerate(subgraph.tensors)
-        if tensor.name and index not in inputs
+        if tensor.name and tensor.name not in inputs and not tensor.buffer
     }
     wanted = {x.name: x for x in tensors if x.name in indices or permuted(x.name) in indices}
     if not wanted:  # nothing but the network's inputs

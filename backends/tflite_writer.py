@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ Fused, Pad = schema.ActivationFunctionType, schema.Padding
 TYPES = {np.dtype(np.int8): Type.INT8, np.dtype(np.int32): Type.INT32, np.dtype(np.float32): Type.FLOAT32}
 TYPES |= {np.dtype(np.uint8): Type.UINT8, np.dtype(np.int16): Type.INT16, np.dtype(np.int64): Type.INT64}
 PACKED = {4: Type.INT4, 2: Type.INT2}  #: bits of weights -> their type
+SIGNATURE = "serving_default"  #: how TensorFlow calls a model's only signature
 #: The version of an operator from which on it takes int8.
 VERSIONS = {
     Op.CONV_2D: 3,
@@ -89,9 +90,17 @@ class Writer:
         return len(self.tensors) - 1
 
     def constant(
-        self, array: Array, scale: Array | None = None, zero_point: int = 0, axis: int = 0, bits: int | None = None
+        self,
+        array: Array,
+        scale: Array | None = None,
+        zero_point: int = 0,
+        axis: int = 0,
+        bits: int | None = None,
+        name: str = "",
     ) -> int:
-        """The index of a constant tensor; scale: (1,) or (O,), float32, along ``axis``; bits: of what is packed."""
+        """The index of a constant tensor; scale: (1,) or (O,), float32, along ``axis``; bits: of what is packed. name: where
+        equal constants are stored once, the first one's.
+        """
         array = np.asarray(array, order="C")
         scales = b"" if scale is None else scale.tobytes()
         key = (array.dtype.name, array.shape, array.tobytes(), scales, zero_point, axis, bits)
@@ -99,7 +108,7 @@ class Writer:
             data = array.tobytes() if bits is None else pack(array, bits)
             self._buffers.append(schema.BufferT(data=data))
             quantization = None if scale is None else quantization_of(scale, zero_point, axis)
-            index = self.tensor(array.shape, array.dtype, quantization, buffer=len(self._buffers) - 1)
+            index = self.tensor(array.shape, array.dtype, quantization, name, len(self._buffers) - 1)
             if bits is not None:
                 self.tensors[index].type = PACKED[bits]
             self._known[key] = index
@@ -160,8 +169,14 @@ class Writer:
         mode = self._mode((height, width), kernel, stride, dilation, padding)
         return (x, mode) if mode is not None else (self._padded(x, padding, lowest), Pad.VALID)
 
-    def model(self, outputs: list[int], name: str) -> Any:
-        """The finished model."""
+    def model(self, outputs: Sequence[tuple[str, int]], name: str) -> Any:
+        """The finished model. outputs: the names of their nodes, which they bear in the signature, too, and their indices."""
+        for output, index in outputs:
+            for other, tensor in enumerate(self.tensors):
+                if tensor.name == output and other not in self.inputs:  # another form of the same codes
+                    tensor.name = None
+            self.tensors[index].name = output
+        entries = {self.tensors[index].name: index for index in self.inputs}
         codes = [
             schema.OperatorCodeT(deprecatedBuiltinCode=min(op, 127), version=VERSIONS.get(op, 1), builtinCode=op)
             for op in self._codes
@@ -169,11 +184,24 @@ class Writer:
         subgraph = schema.SubGraphT(
             tensors=self.tensors,
             inputs=np.array(self.inputs, np.int32),
-            outputs=np.array(outputs, np.int32),
+            outputs=np.array([index for _, index in outputs], np.int32),
             operators=self._operators,
             name=name,
         )
-        return schema.ModelT(version=3, operatorCodes=codes, subgraphs=[subgraph], buffers=self._buffers)
+        signature = schema.SignatureDefT(
+            inputs=_tensor_maps(entries), outputs=_tensor_maps(dict(outputs)), signatureKey=SIGNATURE, subgraphIndex=0
+        )
+        return schema.ModelT(
+            version=3,
+            operatorCodes=codes,
+            subgraphs=[subgraph],
+            buffers=self._buffers,
+            signatureDefs=[signature],
+        )
+
+
+def _tensor_maps(tensors: Mapping[str, int]) -> list[Any]:
+    return [schema.TensorMapT(name=name, tensorIndex=index) for name, index in tensors.items()]
 
 
 def quantization_of(scale: Array, zero_point: int, axis: int = 0) -> Any:

@@ -13,6 +13,7 @@ import torch
 
 from qat.arrays import Arrays, as_arrays, as_tuple, check_pixels
 from qat.backends.torch_ops import ExactOps, Tensor, TorchOps, training_ops
+from qat.cells.base import Shape
 from qat.devices import choose_device
 from qat.errors import QatError
 from qat.files import write_atomically
@@ -46,6 +47,13 @@ __all__ = [
 DEVICES = {"CPU": "cpu", "GPU": "cuda"}  #: device target -> torch's name
 
 
+def _held(x: Tensor, shape: Shape) -> Tensor:
+    """The same, in operations that fail where sizes are others: of a trace nothing but operations is left."""
+    for axis, size in enumerate(shape, 1):
+        (x,) = x.split_with_sizes([size], axis)
+    return x
+
+
 class CellModule(torch.nn.Module):
     """The parameters of one cell; ``print`` shows what the cell is."""
 
@@ -60,8 +68,8 @@ class CellModule(torch.nn.Module):
 class LoweredNetwork(torch.nn.Module):
     """A graph as a torch module, trainable with any torch loop.
 
-    Parameters and buffers are named as in the graph ("conv1.weight"). Called with raw pixels, (N, C, H, W), uint8 or
-    float, it returns real outputs (logits). In training mode each call is one step of the quant_delay. In evaluation
+    Parameters and buffers are named as in the graph ("conv1.weight"). Called with raw pixels, (N, C, H, W), uint8, and
+    nothing else, it returns real outputs (logits). In training mode each call is one step of the quant_delay. In evaluation
     mode a quantized network computes the integers of deployment: they are derived anew whenever a parameter has
     changed, and no gradient flows.
     """
@@ -124,7 +132,16 @@ class LoweredNetwork(torch.nn.Module):
 
     def get_extra_state(self) -> dict[str, int]:
         """What state_dict keeps beside the tensors: the steps that the quant_delay counts."""
+        if torch.onnx.is_in_onnx_export():  # it takes the state first
+            raise self._not_exported("torch.onnx.export")
         return {"step": self.step}
+
+    def _not_exported(self, what: str) -> QatError:
+        use = "export(model.integers(), path)" if self.graph.is_quantized else "export_float(graph, params, path)"
+        return QatError(
+            f"{self.graph.name}: {what} cannot write it, since what it computes is settled in NumPy, outside of what torch "
+            f"sees; use qat.target('ONNX').{use}"
+        )
 
     def set_extra_state(self, state: dict[str, int]) -> None:
         """The inverse of ``get_extra_state``."""
@@ -133,6 +150,8 @@ class LoweredNetwork(torch.nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         """Real outputs: one tensor, or a tuple where the network has several."""
         check_pixels(inputs, self.graph.input_shapes, Tensor, self.graph.name)
+        if torch.jit.is_tracing():
+            inputs = tuple(map(_held, inputs, self.graph.input_shapes))
         if self.training:
             return self.run(inputs, self.next_phase())
         return self.evaluated(inputs)
@@ -141,6 +160,8 @@ class LoweredNetwork(torch.nn.Module):
         """What evaluation mode computes, whatever the mode is."""
         if not self.graph.is_quantized:
             return self.run(inputs, 0, training=False)
+        if torch.compiler.is_exporting():
+            raise self._not_exported("torch.export")
         outputs = real_outputs(*self.deployed(*inputs))
         return outputs[0] if len(outputs) == 1 else outputs
 
@@ -299,7 +320,8 @@ class Step:
         """x: raw pixels (N, C, H, W), a tuple of them where the network has several inputs. y: integer labels (N,), or a
         tuple of them and further targets.
         """
-        device = self.model._ops.device
+        graph, device = self.model.graph, self.model._ops.device
+        check_pixels(as_tuple(x), graph.input_shapes, np.ndarray, graph.name)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         pixels = tuple(torch.from_numpy(array).to(device) for array in as_tuple(self._worker.share(x)))

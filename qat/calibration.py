@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from qat.activations import TABLES
-from qat.arrays import Arrays, as_tuple
+from qat.arrays import Arrays, batches_of
 from qat.cells.base import Context, Scope
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.linear import LinearCell
@@ -78,10 +78,8 @@ def calibrate(
     if method not in METHODS:
         raise QatError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}")
     check_percentile(percentile)
-    if batch_size < 1:
-        raise QatError(f"batch_size is {batch_size}; use a whole number of at least 1")
     graph = as_graph(network)
-    batches = _batches(graph, images, batch_size)
+    batches = batches_of(images, graph.input_shapes, batch_size, graph.name)
     graph.check_params(params)
     own = dict(params)
     if bias_correction and not graph.is_quantized:
@@ -99,31 +97,8 @@ def calibrate(
 
 def check_percentile(percentile: float) -> None:
     """Raise QatError unless a range can end at this percentile."""
-    if not 50.0 < percentile <= 100.0:
+    if isinstance(percentile, bool) or not isinstance(percentile, (int, float)) or not 50.0 < percentile <= 100.0:
         raise QatError(f"percentile is {percentile!r}; use a number above 50, where a range is empty, and up to 100")
-
-
-def _batches(graph: Graph, images: Arrays, batch_size: int) -> Batches:
-    """The images, checked and cut into batches."""
-    arrays = as_tuple(images)
-    if len(arrays) != len(graph.inputs):
-        raise QatError(f"{graph.name}: has {len(graph.inputs)} inputs but got {len(arrays)} arrays; give one for each")
-    for node, x in zip(graph.inputs, arrays, strict=True):
-        shape = graph.shapes[node.name]
-        if not isinstance(x, np.ndarray) or x.dtype != np.uint8 or x.shape[1:] != shape:
-            what = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
-            raise QatError(
-                f"{graph.name}: is calibrated with raw pixels, a NumPy array of uint8 (N, {', '.join(map(str, shape))}), "
-                f"but got {what}; give the images as the data set has them, in the network's size"
-            )
-    counts = [len(x) for x in arrays]
-    if not all(counts):
-        raise QatError(
-            f"{graph.name}: there are no images to calibrate with, so ranges stay unknown; give some hundred"
-        )
-    if len(set(counts)) != 1:
-        raise QatError(f"{graph.name}: its inputs hold {counts} samples; give equally many of each")
-    return [tuple(x[at : at + batch_size] for x in arrays) for at in range(0, counts[0], batch_size)]
 
 
 class _Runner:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import importlib
+import itertools
 import os
+import re
 import signal
 import sys
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from qat import __version__
+from qat import __version__, hints
 from qat.console import PlainOutput
 from qat.errors import QatError
 from qat.workers import this_worker
@@ -79,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = parser.parse_args(arguments[:1]).command
         if command not in COMMANDS:
-            meant = difflib.get_close_matches(command, COMMANDS, 1)
-            parser.error(f"there is no command {command!r}" + (f", perhaps {meant[0]} is meant" if meant else ""))
+            meant = hints.meant(command, COMMANDS, hints.COMMANDS)
+            parser.error(f"there is no command {command!r}" + (f", perhaps {meant} is meant" if meant else ""))
         module = importlib.import_module(f"qat.scripts.{COMMANDS[command][0]}")
     except QatError as error:
         print(f"qat: error: {error}", file=sys.stderr)
@@ -102,7 +103,9 @@ class Parser(argparse.ArgumentParser):
         """
         files = _flag_files(args)
         typed, args = args, _expanded(args, files) if files else args
-        found, unknown = self.parse_known_args(args)
+        unknown = self._unknown_flags(args)  # first, since a wrong name is why a required flag is missing
+        if not unknown:
+            found, unknown = self.parse_known_args(args)
         if unknown:
             where = "" if unknown[0] in typed else f" in {' or '.join(files)}"
             self.error(self._unknown(unknown[0], where))
@@ -125,9 +128,34 @@ class Parser(argparse.ArgumentParser):
         meant = [x for x in action.choices or () if isinstance(x, str) and x.lower() == arg_string.lower()]
         return meant[0] if len(meant) == 1 else super()._get_value(action, arg_string)
 
+    def _unknown_flags(self, args: Sequence[str]) -> list[str]:
+        """Those that look like flags and are none of this command."""
+        known = self._option_string_actions
+        flags = [x for x in itertools.takewhile(lambda x: x != "--", args) if re.match(r"--?[^\W\d]", x)]
+        return [x for x in flags if x.partition("=")[0] not in known and (x[:2] == "--" or x[:2] not in known)]
+
     def _unknown(self, argument: str, where: str) -> str:
-        meant = difflib.get_close_matches(argument.partition("=")[0], self._option_string_actions, 1)
-        return f"unknown argument {argument}{where}" + (f", perhaps {meant[0]} is meant" if meant else "")
+        flag, own = argument.partition("=")[0], self._option_string_actions
+        text = f"unknown argument {argument}{where}"
+        if not flag.startswith("-"):
+            return f"{text}, a value without a flag before it"
+        meant = hints.synonym(flag, own, hints.FLAGS)
+        if meant is None:
+            others = [name for name, flags in _flags_of_commands().items() if flag in flags]
+            if others:
+                return f"{text}, which belongs to {', '.join(others[:3])}{' and others' * (len(others) > 3)}"
+            meant = hints.meant(flag, own, hints.FLAGS)
+        return text + (f", perhaps {meant} is meant" if meant else "")
+
+
+def _flags_of_commands() -> dict[str, set[str]]:
+    """Command -> its flags. Imports them all: for a message alone."""
+    found = {}
+    for name, (module, _) in COMMANDS.items():
+        parser = Parser(add_help=False)
+        importlib.import_module(f"qat.scripts.{module}").add_arguments(parser)
+        found[name] = set(parser._option_string_actions)
+    return found
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

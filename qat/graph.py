@@ -154,18 +154,29 @@ class Graph:
         return {name: a if np.isfinite(a).all() else -np.sign(a) for name, a in params.items()}
 
     def check_params(self, params: Mapping[str, Array], source: str = "params") -> None:
-        """Raise QatError unless ``params`` hold exactly what this graph needs, in the right shapes."""
+        """Raise QatError unless ``params`` hold exactly what this graph needs: float32 arrays in the right shapes."""
+        if not isinstance(params, Mapping):
+            raise QatError(
+                f"{source}: is a {type(params).__name__}; give a dict of arrays by their names in {self.name}"
+            )
         missing = [name for name in self.params if name not in params]
         unknown = [name for name in params if name not in self.params]
         if missing or unknown:
             found = f"lack {missing[0]!r}" if missing else f"hold {unknown[0]!r}, which it does not know"
             raise QatError(f"{source}: they {found}, so they belong to another network than {self.name}")
         for name, param in self.params.items():
-            if params[name].shape != param.shape:
+            array = params[name]
+            if not isinstance(array, (np.ndarray, np.generic)):
                 raise QatError(
-                    f"{source}: {name!r} has shape {params[name].shape} but {self.name} needs {param.shape}; the parameters "
+                    f"{source}: {name!r} is a {type(array).__name__}; give a NumPy array, as np.asarray makes it"
+                )
+            if array.shape != param.shape:
+                raise QatError(
+                    f"{source}: {name!r} has shape {array.shape} but {self.name} needs {param.shape}; the parameters "
                     "belong to another network"
                 )
+            if array.dtype != np.float32:  # every engine is to derive its integers from the same numbers
+                raise QatError(f"{source}: {name!r} is {array.dtype}, not float32; give {name!r}.astype(np.float32)")
 
     def count_trainable(self) -> int:
         """How many numbers are trained."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,10 @@ from qat.cells.base import Cell, Shape
 from qat.cells.elementwise import Add
 from qat.cells.input import Input
 from qat.errors import QatError
+from qat.fields import shown
 from qat.graph import Graph, Node
 from qat.names import check_name
+from qat.ops import Array
 
 _tracing: list[Trace] = []  # innermost last; construct() may not start another trace, so it holds at most one
 
@@ -107,13 +110,37 @@ class Network:
         _tracing.append(trace)
         try:
             symbols = [trace.add(cell, (), "input") for cell in entering if cell is not None]
+            _check_arguments(self, len(symbols))
             result = self.construct(*symbols)
         finally:
             _tracing.pop()
         outputs = result if isinstance(result, tuple) else (result,)
         if not all(isinstance(output, Symbol) and output.trace is trace for output in outputs):
-            raise QatError(f"{type(self).__name__}: construct returned {result!r}, not the output of a cell")
+            raise QatError(f"{type(self).__name__}: construct returned {_what_instead(result)}")
         return Graph(tuple(trace.nodes), tuple(output.name for output in outputs), type(self).__name__)
+
+
+def _check_arguments(network: Network, inputs: int) -> None:
+    """Raise QatError unless ``construct`` takes so many inputs."""
+    try:
+        inspect.signature(network.construct).bind(*range(inputs))
+    except TypeError as error:
+        raise QatError(
+            f"{type(network).__name__}: inputs says that {inputs} enter{'s' * (inputs == 1)}, but construct cannot be called "
+            f"with as many ({error}); give it one argument for each input"
+        ) from None
+
+
+def _what_instead(result: Any) -> str:
+    """What a construct returned instead of symbols, and what to do."""
+    if result is None:
+        return "None, not the output of a cell: has it a return?"
+    if isinstance(result, (list, dict)):
+        return f"a {type(result).__name__}; outputs have an order and no other names: return a tuple, as (a, b)"
+    if isinstance(result, tuple):
+        wrong = next(x for x in result if not isinstance(x, Symbol))
+        return f"a tuple that holds a {type(wrong).__name__}; return outputs of cells alone, as (a, b)"
+    return f"{shown(result)}, not the output of a cell"
 
 
 class Trace:
@@ -171,7 +198,17 @@ def as_graph(network: Network | Graph) -> Graph:
         return network
     if isinstance(network, Network):
         return network.graph()
-    raise QatError(f"{network!r} is neither a qat.Network nor a qat.Graph; give an instance, as LeNet5()")
+    found = network.__name__ if isinstance(network, type) else f"a {type(network).__name__}"
+    raise QatError(f"{found} is neither a qat.Network nor a qat.Graph; give an instance, as LeNet5()")
+
+
+def as_float_graph(network: Network | Graph, params: Mapping[str, Array]) -> Graph:
+    """The graph of a float network with these parameters. Raises QatError where it is quantized, or they do not fit."""
+    graph = as_graph(network)
+    if graph.is_quantized:
+        raise QatError(f"{graph.name} is quantized: give the checkpoint of the float network it was made from")
+    graph.check_params(params)
+    return graph
 
 
 def _named_cells(holder: Any, prefix: str) -> Iterator[tuple[int, str]]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from qat.errors import QatError
+from qat.fields import check_fields
 
 OPTIMIZERS = ("momentum", "adam", "amsgrad")
 SCHEDULES = ("cosine", "constant", "step", "halving", "plateau")
@@ -23,6 +24,7 @@ class Optimizer:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.name not in OPTIMIZERS:
             raise QatError(f"optimizer {self.name!r} is unknown: choose one of {', '.join(OPTIMIZERS)}")
         if not 0.0 <= self.momentum < 1.0:

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from qat.errors import QatError
+from qat.fields import shown
 
 
 class Entry(NamedTuple):
@@ -76,8 +77,10 @@ def suffixed(path: str | Path) -> str | None:
 
 
 def _load(name: str, entries: dict[str, Entry], what: str) -> ModuleType:
-    if name not in entries:
-        raise QatError(f"{what} {name!r} is unknown: choose one of {', '.join(entries)}")
+    if not isinstance(name, str) or name not in entries:
+        meant = [known for known in entries if isinstance(name, str) and known.lower() == name.lower()]
+        advice = f"perhaps {meant[0]!r} is meant" if meant else f"choose one of {', '.join(entries)}"
+        raise QatError(f"{what} {shown(name)} is unknown: {advice}")
     entry = entries[name]
     missing = missing_packages(entry)
     if missing:

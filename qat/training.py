@@ -16,6 +16,7 @@ from qat.checkpoint import Checkpoint
 from qat.console import TrainingLog
 from qat.data import Augmentation, Dataset, Split, accuracy
 from qat.errors import QatError
+from qat.fields import check_fields
 from qat.graph import Graph
 from qat.interfaces import Step
 from qat.losses import Objective, cross_entropy
@@ -58,6 +59,7 @@ class Recipe:
     augment_flip: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
             if value < 1:
                 raise QatError(f"{name} is {value}; use a whole number of at least 1")
@@ -117,6 +119,11 @@ def train(
     Raises QatError where the loss is no longer finite, naming the step (checkpoints saved before stay), and where
     ``start`` is of another training.
     """
+    for value, kind in ((start, Checkpoint), (dataset, Dataset), (recipe, Recipe)):
+        if not isinstance(value, kind):
+            raise QatError(
+                f"train: got a {type(value).__name__} in place of a {kind.__name__}; give backend, start, dataset, recipe"
+            )
     graph = start.graph
     check_labels(graph, dataset)
     device_target = device_target or backend.devices()[0]
@@ -254,7 +261,9 @@ def check_labels(graph: Graph, dataset: Dataset) -> None:
     """Raise QatError unless the network has one output with a number for every label."""
     shapes = [graph.shapes[name] for name in graph.outputs]
     classes = shapes[0][0] if len(shapes) == 1 and len(shapes[0]) == 1 else 0
-    largest = int(max(dataset.train.labels.max(), dataset.test.labels.max()))
+    if not len(dataset.train):
+        raise QatError(f"{dataset.source}: there are no images to train on")
+    largest = max(int(split.labels.max()) for split in (dataset.train, dataset.test) if len(split))
     if largest >= classes:
         found = ", ".join(map(str, shapes))
         raise QatError(

@@ -266,7 +266,7 @@ def test_it_is_copied_and_saved_as_any_model(how: str, tmp_path: Path) -> None:
 
 def test_pixels_of_another_layout_are_refused() -> None:
     model = compiled(quantized())
-    message = r"^LeNet5: takes raw pixels.* \(N, 1, 32, 32\), but got .*\((32|None), 32, 32, 1\); give images"
+    message = r"^LeNet5: takes raw pixels.* \(N, 1, 32, 32\), but got .*\((32|None), 32, 32, 1\); .* transpose them"
     for use in (
         lambda x: model(x, training=True),
         lambda x: KERAS.predict(model, x),

@@ -128,10 +128,10 @@ def test_several_inputs_and_outputs_are_certified(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (IMAGES, "has 2 inputs but got 1;"),
+        (IMAGES, "has 2 inputs but got 1 array;"),
         ((IMAGES, OTHERS[:5]), r"its inputs hold \[128, 5\] samples; give equally many"),
         ((OTHERS, IMAGES), r"takes raw pixels, uint8 \(N, 1, 8, 8\), but got uint8 \(128, 2, 4, 4\)"),
-        ((IMAGES[:0], OTHERS[:0]), "there are no images to evaluate"),
+        ((IMAGES[:0], OTHERS[:0]), "there are no images"),
     ],
 )
 def test_wrong_inputs_are_refused(images: object, message: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from hypothesis import HealthCheck, given, settings
 from sequential import Chain, calibrated
 from test_cells import Everything
@@ -20,6 +21,7 @@ from test_zoo import Setup, after_numpy_step, random_params, setups
 import qat
 from qat.arrays import Arrays, as_tuple
 from qat.backends import tflite_target
+from qat.backends.tflite_writer import offset_of, to_canonical, to_stored
 from qat.data import Split
 from qat.integer import (
     Grid,
@@ -501,6 +503,61 @@ def test_pixels_of_another_shape_or_type_are_refused(pixels: np.ndarray, good: P
 
 
 # -- float networks ---------------------------------------------------------------------------------------------------
+
+
+class Named(qat.Network):
+    """Two inputs; an output in the middle, one of a dense layer, and one that is an input."""
+
+    inputs = (qat.Input((2, 6, 6)), qat.Input((3,)))
+
+    def __init__(self) -> None:
+        self.conv = qat.Conv2dBnAct(2, 4, 3, has_bn=True, activation="relu")
+        self.flatten = qat.Flatten()
+        self.fc = qat.DenseBnAct(4 * 36, 3)
+        self.head = qat.DenseBnAct(3, 3)
+
+    def construct(self, x, y):
+        middle = self.conv(x)
+        return middle, self.head(self.fc(self.flatten(middle))), y
+
+
+@pytest.mark.parametrize("arithmetic", ["float", "fixed"])
+def test_names_and_the_signature(arithmetic: str, tmp_path: Path) -> None:
+    setup = everything(Named())
+    graph, pixels, path = setup.integer, as_tuple(setup.pixels), tmp_path / "net.tflite"
+    TFLITE.export(graph, path, arithmetic=arithmetic)
+    subgraph = model_of(path).subgraphs[0]
+    names = {tensor.name.decode() for tensor in subgraph.tensors if tensor.name}
+    assert {"conv.weight", "conv.bias", "fc.weight", "fc.bias", "head.weight", "input", "input_1"} <= names
+    outputs = [x.name for x in graph.outputs]
+    assert [subgraph.tensors[i].name.decode() for i in subgraph.inputs] == [x.name for x in graph.inputs]
+    assert [subgraph.tensors[i].name.decode() for i in subgraph.outputs] == outputs
+    resolver = OpResolverType.BUILTIN_REF if arithmetic == "fixed" else OpResolverType.AUTO
+    interpreter = Interpreter(str(path), experimental_op_resolver_type=resolver)
+    assert interpreter.get_signature_list() == {
+        "serving_default": {"inputs": [x.name for x in graph.inputs], "outputs": sorted(outputs)}
+    }
+    stored = [(to_stored(x) ^ 0x80).view(np.int8) for x in pixels]
+    found = interpreter.get_signature_runner()(**dict(zip(["input", "input_1"], stored, strict=True)))
+    assert set(found) == set(outputs)
+    for x, codes in zip(graph.outputs, qat.evaluate(graph, pixels, arithmetic=arithmetic), strict=True):
+        np.testing.assert_array_equal(to_canonical(found[x.name]).astype(np.int32) - offset_of(x.grid), codes, x.name)
+    traced = TFLITE.trace(path, pixels, graph.outputs, arithmetic=arithmetic)
+    assert set(traced) == set(outputs) - {"input_1"}
+
+
+def test_names_and_the_signature_of_a_float_file(tmp_path: Path) -> None:
+    graph, path = Named().graph(), tmp_path / "net.tflite"
+    params = graph.initial_params()
+    TFLITE.export_float(graph, params, path)
+    names = {tensor.name.decode() for tensor in model_of(path).subgraphs[0].tensors if tensor.name}
+    assert {"conv.weight", "conv.bias", "fc.weight", "head.weight"} <= names
+    pixels = tuple(np.random.default_rng(0).integers(0, 256, (2, *s), np.uint8) for s in graph.input_shapes)
+    runner = Interpreter(str(path)).get_signature_runner("serving_default")
+    found = runner(input=to_stored(pixels[0]), input_1=pixels[1])
+    assert set(found) == {"conv", "head", "input_1"}
+    for name, y in zip(graph.outputs, TFLITE.predict(path, pixels), strict=True):
+        np.testing.assert_array_equal(to_canonical(found[name]), y)
 
 
 @pytest.mark.parametrize("network", [LeNet5, Everything, Windows])

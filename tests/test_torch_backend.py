@@ -28,7 +28,7 @@ def quantized(quant_delay: int = 0) -> torch.nn.Module:
     ("images", "found"),
     [
         (torch.tensor(IMAGES / 255, dtype=torch.float32), r"torch.float32 \(32, 1, 32, 32\)"),
-        (torch.tensor(IMAGES[..., :28]), r"torch.uint8 \(32, 1, 32, 28\)"),
+        (torch.tensor(IMAGES.astype(np.int32)), r"torch.int32 \(32, 1, 32, 32\)"),
         (IMAGES, "a ndarray"),
     ],
 )

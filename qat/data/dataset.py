@@ -36,6 +36,21 @@ class Split:
     groups: Array | None = None
     targets: tuple[Array, ...] = ()
 
+    def __post_init__(self) -> None:
+        images = as_tuple(self.images)
+        arrays = (*images, self.labels)
+        wrong = [x for x in arrays if not isinstance(x, np.ndarray)]
+        if wrong:
+            raise QatError(f"Split: got a {type(wrong[0]).__name__}; give NumPy arrays of images and of labels")
+        if self.labels.ndim != 1 or self.labels.dtype.kind not in "iu":
+            found = f"{self.labels.dtype} {self.labels.shape}"
+            raise QatError(f"Split: labels are {found}; give whole numbers (N,), the class of each sample")
+        if any(len(x) != len(self.labels) for x in images):
+            counts = ", ".join(str(len(x)) for x in images)
+            raise QatError(f"Split: there are {counts} images and {len(self.labels)} labels; give as many of each")
+        if len(self.labels) and self.labels.min() < 0:
+            raise QatError(f"Split: a label is {self.labels.min()}; classes count from 0")
+
     def __repr__(self) -> str:
         shapes = " and ".join(" x ".join(map(str, x.shape[1:])) for x in as_tuple(self.images))
         return f"Split of {len(self):,} samples of {shapes}"

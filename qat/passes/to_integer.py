@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from qat.cells.linear import LinearCell
 from qat.errors import QatError
 from qat.graph import Graph
 from qat.integer import Adjustments, IntegerBuilder, IntegerGraph, IntegerNode, IntegerTensor
@@ -21,6 +22,11 @@ def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> Integer
     hundredths of a per mille; its other users follow. Raises QatError where a cell has no quantizer or never saw data.
     """
     graph = as_graph(network)
+    if not any(isinstance(node.cell, LinearCell) or node.cell.wants_fake_quant for node in graph.nodes):
+        raise QatError(
+            f"{graph.name} has no cell whose numbers are quantized (a convolution, a dense layer, an addition, ...): what "
+            "leaves it are pixels still, and there are no integers to derive; add such a cell"
+        )
     if not graph.is_quantized:
         raise QatError(
             f"{graph.name} is a float network, it has no integers: convert it with convert_quant_network and train it "
