@@ -162,7 +162,7 @@ def run_script(
         return run(parser.parse_args(sys.argv[1:] if arguments is None else arguments)) or 0
     except QatError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return USER_MISTAKE
+        return error.exit_status
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; a file that was saved before is whole", file=sys.stderr)
         return INTERRUPTED

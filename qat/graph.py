@@ -162,6 +162,20 @@ class Graph:
                     "belong to another network"
                 )
 
+    def not_finite(self, params: Mapping[str, Array]) -> str | None:
+        """What is infinite or NaN among the parameters, in words; None: nothing. The state of what has observed nothing yet,
+        a range from infinity to -infinity, is as it should be.
+        """
+        for name, param in self.params.items():
+            if name not in params:  # ``check_params`` says that
+                continue
+            wrong = ~np.isfinite(params[name])
+            if wrong.any() and not param.trainable:
+                wrong &= params[name] != param.create(0, name)
+            if wrong.any():
+                return f"{name!r} holds {params[name][wrong][0]}"
+        return None
+
     def count_trainable(self) -> int:
         """How many numbers are trained."""
         return sum(math.prod(param.shape) for param in self.params.values() if param.trainable)
