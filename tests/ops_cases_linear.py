@@ -338,7 +338,7 @@ add(
     gradients=[[0, 0, 0, 0], 0],
 )
 
-# Steps of 0.0625 and 0.5, zero points rint(3.3) and rint(0): -0.20625 is 3.3 steps below 0, a third of one below the lowest code.
+# Steps of 0.0625 and 0.5, zero points rint(3.3) and 0: -0.20625 is 3.3 steps below 0, a third of one below the lowest code.
 add(
     "an affine weight quantizer: gradient 1 to every weight, also to the extreme ones that are rounded into the range",
     lambda ops, w: WeightQuantizer(4, symmetric=False, per_channel=True).quantize(ops, w).centred,
