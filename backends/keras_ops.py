@@ -191,6 +191,15 @@ class KerasOps(Ops):
         target = tf.one_hot(labels, classes, on_value=1.0 - smoothing + share, off_value=share)
         return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(target, logits))
 
+    def refuse_single(self, x: Tensor, message: str) -> None:
+        """``fit`` traces a pass for batches of any size, and then only the pass itself can tell (not with XLA, which leaves
+        assertions out).
+        """
+        if x.shape[0] is not None:
+            super().refuse_single(x, message)
+        else:
+            tf.debugging.assert_greater(tf.shape(x)[0] * this_worker().count, 1, message)
+
     def batch_norm(self, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         images = x if len(x.shape) == 4 else x[:, None, None, :]
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(

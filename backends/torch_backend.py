@@ -173,23 +173,33 @@ class LoweredNetwork(torch.nn.Module):
 
     def run(self, inputs: tuple[Tensor, ...], phase: int, *, training: bool = True) -> Any:
         """The float or fake-quantized pass; in training it also updates the state."""
-        outputs = self._updating(partial(self._pass, training=training, phase=phase), inputs)
+        state = self._state_copies() if torch.compiler.is_compiling() else {}
+        outputs = self._updating(partial(self._pass, self.tensors | state, training=training, phase=phase), inputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def terms(self, inputs: tuple[Tensor, ...], targets: Any, phase: int, loss: Loss | Objective) -> dict[str, Tensor]:
         """One training step's terms (see ``Forward.terms``); it also updates the state."""
-        return self._updating(partial(self._pass.terms, loss, targets=targets, phase=phase), inputs)
+        state = self._state_copies() if torch.compiler.is_compiling() else {}
+        compute = partial(self._pass.terms, loss, self.tensors | state, targets=targets, phase=phase)
+        return self._updating(compute, inputs)
 
     def _updating(self, compute: Callable[..., tuple[Any, dict[str, Tensor]]], inputs: tuple[Tensor, ...]) -> Any:
-        """What ``compute(params, pixels)`` gives beside the new values of state, which are set."""
+        """What ``compute(pixels)`` gives beside the new values of state, which are set."""
         tensors, device = self.tensors, self._ops.device
         with torch.autocast(device.type, enabled=False):  # integers up to 2^24 need float32
             pixels = tuple(x.to(device, torch.float32) for x in inputs)
-            found, updates = compute(tensors, inputs=pixels)
+            found, updates = compute(inputs=pixels)
         with torch.no_grad():
             for name, value in updates.items():
                 tensors[name].copy_(value)
         return found
+
+    @torch.compiler.disable  # else they would be made anew in the backward pass
+    def _state_copies(self) -> dict[str, Tensor]:
+        """The state as it is now, in memory of its own, for a compiled pass to read. Its backward pass keeps the state itself,
+        where an eager one keeps what was computed of it, and would go on with the new values.
+        """
+        return {name: tensor.clone() for name, tensor in self.tensors.items() if not tensor.requires_grad}
 
     def evaluator(self) -> Evaluator:
         """The integers of deployment, derived in NumPy from the parameters as they are now."""

@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from qat.errors import QatError
+from qat.errors import NotFiniteError, QatError
 from qat.files import write_atomically
 from qat.graph import Graph, Params
 from qat.monitor import Progress
@@ -45,8 +45,28 @@ class Checkpoint:
     progress: Progress = field(default_factory=Progress)
     best: Params = field(default_factory=dict)
 
+    def not_finite(self) -> str | None:
+        """What is infinite or NaN among the parameters, those of the best epoch and the optimizer's state, in words; None:
+        nothing.
+        """
+        found = self.graph.not_finite(self.params)
+        if found is None and self.best:
+            found = self.graph.not_finite(self.best)
+        for name, array in self.optimizer.items():
+            if found is None and not np.isfinite(array).all():
+                found = f"the optimizer's {name!r} holds {array[~np.isfinite(array)][0]}"
+        return found
+
     def save(self, path: str | Path) -> None:
-        """Write the file as a whole or not at all. Raises QatError where it cannot be written."""
+        """Write the file as a whole or not at all. Raises QatError where it cannot be written, and NotFiniteError where what it
+        would hold is infinite or NaN, which no command would read.
+        """
+        wrong = self.not_finite()
+        if wrong:
+            kept = "; the file that was there is unharmed" if os.path.isfile(path) else ""
+            raise NotFiniteError(
+                f"{path}: {wrong}, and no use can be made of such a network, so that it is not saved{kept}"
+            )
         tensors = {f"params/{name}": np.asarray(array, order="C") for name, array in self.params.items()}
         tensors |= {f"optimizer/{name}": np.asarray(array, order="C") for name, array in self.optimizer.items()}
         tensors |= {f"best/{name}": np.asarray(array, order="C") for name, array in self.best.items()}
@@ -104,11 +124,9 @@ class Checkpoint:
         wrong = [name for name, array in params.items() if array.dtype != np.float32]
         if wrong:
             raise QatError(f"{path}: {wrong[0]!r} is {params[wrong[0]].dtype}, not float32; the file is damaged")
-        for name, array in params.items():
-            if (graph.params[name].trainable and not np.isfinite(array).all()) or np.isnan(array).any():
-                raise QatError(
-                    f"{path}: {name!r} holds {array[~np.isfinite(array)][0]}; the file is damaged, use another copy"
-                )
+        not_finite = graph.not_finite(params) or (graph.not_finite(best) if best else None)
+        if not_finite:
+            raise QatError(f"{path}: {not_finite}; its training went wrong or the file is damaged, use another copy")
         return cls(graph, params, step, epoch, state, history, progress, best)
 
     def require(self, path: str | Path, *, quantized: bool) -> None:

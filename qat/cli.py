@@ -194,7 +194,7 @@ def run_script(
             return run(args) or 0
     except QatError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return USER_MISTAKE
+        return error.exit_status
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; a file that was saved before is whole", file=sys.stderr)
         return INTERRUPTED

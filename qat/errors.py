@@ -1,4 +1,4 @@
-"""The one exception of this project, and how text of others is shown in one line."""
+"""The exceptions of this project, and how text of others is shown in one line."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ class QatError(Exception):
     """A mistake that the user can mend.
 
     Its text is one line: which object, what was found, why that matters, what to do. The commands print that line and
-    exit with status 2; they never show a traceback for it. Names, paths and other libraries' words come into it as they are;
-    ``one_line`` makes them safe here, once.
+    exit with ``exit_status``; they never show a traceback for it. Names, paths and other libraries' words come into it as they
+    are; ``one_line`` makes them safe here, once.
     """
+
+    exit_status = 2
 
     def __init__(self, text: object) -> None:
         super().__init__(one_line(text))
+
+
+class NotFiniteError(QatError):
+    """Numbers became infinite or NaN: no mistake in the arguments, but nothing that could be gone on with."""
+
+    exit_status = 1
 
 
 def one_line(text: object) -> str:

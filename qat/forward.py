@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from qat.cells.base import Context, Quantized, Scope
-from qat.graph import Graph
+from qat.cells.fake_quant import FakeQuant
+from qat.graph import Graph, Node
 from qat.losses import Loss, Objective
 from qat.ops import Ops, Tensor
 from qat.passes.pool_before_quantize import pool_before_quantize
+from qat.passes.share_grids import KEEPS_GRID
 from qat.values import Value
 
 
@@ -23,8 +25,12 @@ class Forward:
         self._starts = graph.phase_starts
         graph = pool_before_quantize(graph)
         self._steps = [
-            (node, (f"{node.cell_name}.", tuple(node.cell.params()), tuple(graph.shapes[name] for name in node.inputs)))
-            for node in graph.nodes
+            (
+                method,
+                node,
+                (f"{node.cell_name}.", tuple(node.cell.params()), tuple(graph.shapes[name] for name in node.inputs)),
+            )
+            for method, node in _schedule(graph)
         ]
         self._inputs = [node.name for node in graph.inputs]
         self._outputs = graph.outputs
@@ -49,9 +55,11 @@ class Forward:
     def run(self, context: Context, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Real outputs; ``context`` keeps what else the pass leaves."""
         values = {name: Value(data) for name, data in zip(self._inputs, inputs, strict=True)}
-        for node, scope in self._steps:
+        for method, node, scope in self._steps:
             arguments = [values[name] for name in node.inputs] or [values[node.name]]
-            values[node.name] = node.cell.forward(Scope(context, *scope), *arguments)
+            found = method(node.cell, Scope(context, *scope), *arguments)
+            if found is not None:
+                values[node.name] = found
         return tuple(values[name].real(self.ops) for name in self._outputs)
 
     def terms(
@@ -72,6 +80,34 @@ class Forward:
             return loss.terms(passes, targets), passes.updates
         outputs, updates = self(params, inputs, training=training, phase=phase)
         return {"loss": loss(self.ops, _single(outputs), targets)}, updates
+
+
+def _schedule(graph: Graph) -> list[tuple[Callable[..., Value | None], Node]]:
+    """What is called in which order: the cells' ``forward``, and ``FakeQuant.observe``.
+
+    A fake quantizer observes where it stands, but makes codes only when a cell that computes asks for them; so do cells that
+    merely move codes. Fake quantizers that share a grid have all observed then, unless one depends on another's codes, and
+    their codes are of one and the same grid, in the first step too.
+    """
+    steps: list[tuple[Callable[..., Value | None], Node]] = []
+    nodes, made = {node.name: node for node in graph.nodes}, set[str]()
+
+    def make(name: str) -> None:
+        if name not in made:
+            made.add(name)
+            for source in nodes[name].inputs:
+                make(source)
+            steps.append((type(nodes[name].cell).forward, nodes[name]))
+
+    for node in graph.nodes:
+        if isinstance(node.cell, FakeQuant):
+            make(node.inputs[0])
+            steps.append((FakeQuant.observe, node))
+        elif not isinstance(node.cell, KEEPS_GRID):
+            make(node.name)
+    for name in graph.outputs:
+        make(name)
+    return steps
 
 
 class TrainingPasses:

@@ -178,6 +178,20 @@ class Graph:
             if array.dtype != np.float32:  # every engine is to derive its integers from the same numbers
                 raise QatError(f"{source}: {name!r} is {array.dtype}, not float32; give {name!r}.astype(np.float32)")
 
+    def not_finite(self, params: Mapping[str, Array]) -> str | None:
+        """What is infinite or NaN among the parameters, in words; None: nothing. The state of what has observed nothing yet,
+        a range from infinity to -infinity, is as it should be.
+        """
+        for name, param in self.params.items():
+            if name not in params:  # ``check_params`` says that
+                continue
+            wrong = ~np.isfinite(params[name])
+            if wrong.any() and not param.trainable:
+                wrong &= params[name] != param.create(0, name)
+            if wrong.any():
+                return f"{name!r} holds {params[name][wrong][0]}"
+        return None
+
     def count_trainable(self) -> int:
         """How many numbers are trained."""
         return sum(math.prod(param.shape) for param in self.params.values() if param.trainable)

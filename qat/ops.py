@@ -19,6 +19,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from qat.errors import QatError
+
 Tensor = Any  #: a backend's own tensor; the core only passes it on
 Array = npt.NDArray[Any]
 Kind = Literal["activation", "conv_weight", "dense_weight", "vector", "scalar"]  #: what a tensor's axes mean
@@ -159,6 +161,19 @@ class Ops(ABC):
     @abstractmethod
     def stop_gradient(self, x: Tensor) -> Tensor:
         """x, through which no gradient flows."""
+
+    # -- batches ----------------------------------------------------------------------------------------------------
+
+    def refuse_single(self, x: Tensor, message: str) -> None:
+        """Raise QatError with this message where the batch has a single sample; where a framework knows that only when the
+        pass runs, its own error.
+        """
+        if self.batch_size(x) == 1:
+            raise QatError(message)
+
+    def batch_size(self, x: Tensor) -> int:
+        """Samples, of the joint batch where there are several workers."""
+        return int(x.shape[0])
 
     # -- reductions -------------------------------------------------------------------------------------------------
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from qat.arrays import Arrays
+import numpy as np
+
+from qat.arrays import Arrays, as_tuple
 from qat.checkpoint import Checkpoint
 from qat.console import TrainingLog
 from qat.data import Augmentation, Dataset, Split, accuracy
-from qat.errors import QatError
+from qat.errors import NotFiniteError, QatError
 from qat.fields import check_fields
 from qat.graph import Graph
 from qat.interfaces import Step
@@ -116,8 +118,8 @@ def train(
     the step, whose ``terms`` are the last ones, and the batch's labels (and targets). stop_after: end after that epoch, as if
     it were interrupted there, though the recipe has more.
 
-    Raises QatError where the loss is no longer finite, naming the step (checkpoints saved before stay), and where
-    ``start`` is of another training.
+    Raises NotFiniteError, naming the step, where the loss is no longer finite, or what would be saved (looked at after each
+    epoch in any case): what was saved before stays. Raises QatError where ``start`` is of another training.
     """
     for value, kind in ((start, Checkpoint), (dataset, Dataset), (recipe, Recipe)):
         if not isinstance(value, kind):
@@ -171,6 +173,18 @@ def train(
         params = apply_masks(graph, params) if done == total else params
         return Checkpoint(graph, params, done, done // steps, step.state(), history, progress, best)
 
+    def check_finite(images: Arrays) -> None:
+        """A step may ruin the parameters though its loss, which is that before the step, was finite. They may also stay finite
+        and be too large for the outputs; those of integers are not.
+        """
+        wrong = Checkpoint(graph, backend.read(model), optimizer=step.state()).not_finite()
+        if wrong is None and not graph.is_quantized:
+            outputs = np.concatenate([y.ravel() for y in as_tuple(backend.predict(model, images))])
+            found = outputs[~np.isfinite(outputs)]
+            wrong = f"the outputs hold {found[0]} from then on" if found.size else None
+        if wrong:
+            raise _diverged(f"step {(done - 1) % steps + 1}: {wrong}", (done - 1) // steps + 1, recipe.lr)
+
     def stopped_early() -> bool:
         return should_stop(progress.epochs, recipe.early_stopping, counts_from)
 
@@ -188,16 +202,16 @@ def train(
                 loss = step(images, targets, lr)
                 pruning.after_step(lr)
                 if not math.isfinite(loss):
-                    raise QatError(
-                        f"training stopped at epoch {epoch}, step {done % steps + 1}: the loss is {loss}, so the parameters "
-                        f"are lost; use a smaller --lr than {recipe.lr:g}"
-                    )
+                    raise _diverged(f"step {done % steps + 1}: the loss is {loss}", epoch, recipe.lr)
                 done += 1
                 progress = replace(progress, loss_sum=progress.loss_sum + loss)
                 log.step(epoch, (done - 1) % steps + 1, loss, lr)
                 if watch is not None:
                     watch(done, step, targets)
                 saved = None
+                wanted = save is not None and bool(save_every) and done % save_every == 0
+                if done % steps == 0 or wanted:
+                    check_finite(images)
                 if done % steps == 0:
                     ended = Epoch(done, progress.loss_sum / steps, lr)
                     if recipe.validation:
@@ -207,7 +221,7 @@ def train(
                     progress = Progress((*progress.epochs, ended))
                     if recipe.keep_best and best_epoch(progress.epochs, counts_from) == len(progress.epochs) - 1:
                         best = apply_masks(graph, backend.read(model))
-                if save is not None and (done % steps == 0 or (save_every and done % save_every == 0)):
+                if save is not None and (done % steps == 0 or wanted):
                     saved = snapshot()
                     save(saved)
     last = saved or snapshot()
@@ -221,6 +235,13 @@ def train(
     if save is not None:
         save(last)
     return last
+
+
+def _diverged(what: str, epoch: int, lr: float) -> NotFiniteError:
+    return NotFiniteError(
+        f"training stopped at epoch {epoch}, {what}, so the parameters are lost; what was saved before is unharmed; use a "
+        f"smaller --lr than {lr:g}"
+    )
 
 
 def _validated(backend: ModuleType, model: Any, held_back: Split) -> tuple[float, float]:

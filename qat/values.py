@@ -14,7 +14,8 @@ class Value:
 
     The real number is ``data * scale``, then ``min(max(0, .), relu)`` where ``relu`` is set. With a scale, ``data`` are
     integers held in float32: centred codes (code - zero point) after a fake quantizer, accumulators after a
-    convolution. The scale multiplies once, at the next quantizer, not between cells (docs/numerics.md).
+    convolution. The scale multiplies once, at the next quantizer, not between cells (docs/numerics.md). Where a Concat joins
+    codes of other scales (``Dropout``), theirs are brought to its own and need not be whole.
 
     The ReLU waits because the next quantizer's own clip performs it for nothing, and because a max pooling may go
     first: both are monotone, and scales are positive.
@@ -32,6 +33,11 @@ class Value:
             return x
         x = ops.relu(x)
         return x if math.isinf(self.relu) else self.relu - ops.relu(self.relu - x)
+
+    def in_steps_of(self, ops: Ops, scale: Tensor) -> Tensor:
+        """Codes as multiples of another scale."""
+        own: Tensor = self.scale
+        return self.data * ops.on_channel(own / scale, self.data)
 
     def largest(self, ops: Ops) -> Tensor:
         """The largest real number, a scalar without gradient."""

@@ -174,4 +174,8 @@ class JointOps(Ops):
         """Of the joint batch."""
         return -self.largest_over_workers(-self._own.channel_min(x))
 
+    def batch_size(self, x: Tensor) -> int:
+        """Of the joint batch."""
+        return int(self._own.batch_size(x)) * this_worker().count
+
     batch_norm = Ops.batch_norm  # by channel_mean; a framework's own has the statistics of one share

@@ -7,6 +7,7 @@ from conformance import FLOAT32_SUM, Case
 from ops_cases import IMAGE, activation, adder, conv_weight, dense_weight, f32, integers, scalar, vector
 
 from qat.ops import EXACT_INTEGERS
+from qat.quantizers import WeightQuantizer
 
 INF = np.inf
 
@@ -335,4 +336,16 @@ add(
     [127, -128, 127, -128],
     cotangent=[1, 2, 3, 4],
     gradients=[[0, 0, 0, 0], 0],
+)
+
+# Steps of 0.0625 and 0.5, zero points rint(3.3) and 0: -0.20625 is 3.3 steps below 0, a third of one below the lowest code.
+add(
+    "an affine weight quantizer: gradient 1 to every weight, also to the extreme ones that are rounded into the range",
+    lambda ops, w: WeightQuantizer(4, symmetric=False, per_channel=True).quantize(ops, w).centred,
+    [dense_weight([[-0.20625, 0.73125, 0.1, -0.05], [7.5, 0.1, 2.2, 5.3]])],
+    "dense_weight",
+    [[-3, 12, 2, -1], [15, 0, 4, 11]],
+    cotangent=[[1, 2, 3, 4], [5, 6, 7, 8]],
+    gradients=[[[16, 32, 48, 64], [10, 12, 14, 16]]],
+    gradient_tolerance=FLOAT32_SUM,
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, partial
 
 import numpy as np
 import pytest
+import torch
 
 import qat
 from qat.integer import trace_codes
@@ -40,6 +42,29 @@ class Residual(qat.Network):
         return self.fc(self.flatten(self.pool(x)))
 
 
+class Joined(qat.Network):
+    """Branches of unlike numbers that are concatenated, twice."""
+
+    inputs = qat.Input((3, 8, 8), mean=0.5, std=0.25)
+
+    def __init__(self) -> None:
+        self.conv1 = qat.Conv2dBnAct(3, 8, 3, has_bn=True, activation="relu")
+        self.conv2 = qat.Conv2dBnAct(8, 4, 3)
+        self.conv3 = qat.Conv2dBnAct(12, 4, 3, activation="relu")
+        self.concat1, self.concat2, self.pool, self.flatten = (
+            qat.Concat(),
+            qat.Concat(),
+            qat.MaxPool2d(4),
+            qat.Flatten(),
+        )
+        self.fc = qat.DenseBnAct(64, 10)
+
+    def construct(self, x):
+        x = self.conv1(x)
+        x = self.concat1(x, self.conv2(x))
+        return self.fc(self.flatten(self.pool(self.concat2(x, self.conv3(x)))))
+
+
 CASES = {
     "LeNet-5": (LeNet5, DIGITS, None),
     "LeNet-5, QAT": (LeNet5, DIGITS, {}),
@@ -64,6 +89,7 @@ CASES = {
             "activation_quantizer": qat.PACTActivationQuantizer(5, initial_alpha=2.0),
         },
     ),
+    "joined, QAT": (Joined, IMAGES, {}),
 } | {
     f"LeNet-5, QAT, {name}": (partial(LeNet5, activation=pair.activation), DIGITS, pair.settings("fc3"))
     for name, pair in FAMILY.items()
@@ -75,12 +101,12 @@ def start(case: str) -> tuple[qat.Graph, dict[str, np.ndarray]]:
     """A network and its parameters after some steps, which are more ordinary numbers than zeros and ones."""
     network, images, settings = CASES[case]
     graph = network().graph() if settings is None else qat.convert_quant_network(network(), **settings)
-    torch = qat.backend("torch")
-    model = torch.lower(graph, graph.initial_params(3))
-    step = torch.make_step(model, Optimizer())
+    backend = qat.backend("torch")
+    model = backend.lower(graph, graph.initial_params(3))
+    step = backend.make_step(model, Optimizer())
     for _ in range(20):
         step(images, LABELS, 0.02)
-    return graph, torch.read(model)
+    return graph, backend.read(model)
 
 
 @cache
@@ -123,9 +149,33 @@ def test_the_codes_are_the_same(backend: str, case: str) -> None:
         np.testing.assert_array_equal(found[name], codes, err_msg=name)
 
 
-@pytest.mark.parametrize("case", ["LeNet-5, QAT", "residual", "residual, QAT, two convolutions", "LeNet-5, QAT, LSQ"])
+COMPILED = ("LeNet-5, QAT", "residual", "residual, QAT, two convolutions", "LeNet-5, QAT, LSQ")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case in COMPILED else pytest.mark.sweep) for case in CASES]
+)
 def test_one_compiled_step_is_the_same(case: str) -> None:
+    torch._dynamo.reset()  # after eight networks it would compile no more
     assert_near(case, after_one_step("torch", case, compile=True))
+
+
+def test_a_compiled_pass_goes_backwards_by_the_state_that_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a step of ours, and where the user compiles the model. Everything of torch.compile but the code that it generates."""
+    case, compile = "residual, QAT, LSQ+", partial(torch.compile, backend="aot_eager")
+    torch._dynamo.reset()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "compile", compile)
+        assert_near(case, after_one_step.__wrapped__("torch", case, compile=True))
+
+    def gradients(compile: Callable[[torch.nn.Module], torch.nn.Module]) -> dict[str, np.ndarray]:
+        model = qat.backend("torch").lower(*start(case)).train()
+        outputs = compile(model)(torch.from_numpy(IMAGES))
+        torch.nn.functional.cross_entropy(outputs, torch.from_numpy(LABELS)).backward()
+        return {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+
+    far = distances(gradients(compile), gradients(lambda model: model))
+    assert max(far.values()) <= QAT
 
 
 def assert_near(case: str, found: dict[str, np.ndarray]) -> None:

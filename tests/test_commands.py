@@ -281,7 +281,6 @@ def test_help_lists_the_commands_and_imports_nothing_slow() -> None:
         (["export", "--ckpt_path", "x.ckpt", "--file_name", ""], "is a folder, or nothing"),
         (["export", "--ckpt_path", "x.ckpt", "--file_name", "x.tflite"], "ends as another format's file"),
         (["train", "--data_path", "digits", "--batch_size", "5000"], "larger than the 1437 training images"),
-        (["train", "--data_path", "digits", "--lr", "1e9", "--epochs", "1"], "use a smaller --lr"),
         (["eval", "--data_path", "digits", "--ckpt_path", "none.ckpt"], "there is no such checkpoint"),
         (
             ["train-quant", "--data_path", "digits", "--ckpt_path", "x", "--symmetric", "maybe"],

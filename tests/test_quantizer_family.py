@@ -656,3 +656,29 @@ def test_a_wrong_field_is_refused_in_one_line(make, message: str) -> None:
     with pytest.raises(qat.QatError, match=message) as raised:
         make()
     assert "\n" not in str(raised.value)
+
+
+# -- extreme weights --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("narrow_range", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8, 16])
+def test_every_weight_within_its_own_range_has_the_gradient_that_pytorch_gives_it(
+    bits: int, symmetric: bool, narrow_range: bool, per_channel: bool
+) -> None:
+    """1, the extreme weights of each channel included, whose numbers in steps lie beyond the last code by up to a half."""
+    rng = np.random.default_rng(bits)
+    w = (rng.normal(size=(200, 16)) * rng.lognormal(size=(200, 1)) + rng.normal(size=(200, 1))).astype(F)
+    quantizer = qat.WeightQuantizer(bits, symmetric, narrow_range, per_channel=per_channel)
+    ours, theirs = (torch.tensor(w, requires_grad=True) for _ in range(2))
+    codes = quantizer.quantize(OPS, ours)
+    (codes.centred * OPS.on_output(codes.scale, ours)).sum().backward()
+    np.testing.assert_allclose(ours.grad.numpy(), 1.0, rtol=0, atol=TOLERANCE)
+    zero_point = codes.scale * 0 if codes.zero_point is None else codes.zero_point
+    scales, zeros = (x.detach().expand(len(w)).contiguous() for x in (codes.scale, zero_point))
+    limits = (quantizer.qmin, quantizer.qmax)
+    torch.fake_quantize_per_channel_affine(theirs, scales, zeros, 0, *limits).sum().backward()
+    # Where a tie brings an extreme weight to a code more than there are, PyTorch masks it.
+    assert (theirs.grad == ours.grad.round()).float().mean() >= 0.999

@@ -24,7 +24,7 @@ class FakeQuant(Cell):
 
     y = clip(rint(x * m), qmin - z, qmax - z) with m = s_x / s_y: centred codes. What s_y and z are is its quantizer's
     affair, as are their parameters. During the quantizer's quant_delay it passes its input through; in training the
-    quantizer observes what passes, in either case.
+    quantizer observes what passes (``observe``), in either case.
 
     non_negative: a ReLU came before; the range starts at 0, and the gradient at 0 is 0.
     shares: names of the fake quantizers that must have the same scale and zero point, because their codes are added or
@@ -42,15 +42,16 @@ class FakeQuant(Cell):
     def output_shape(self, *shapes: Shape) -> Shape:
         return shapes[0]
 
+    def observe(self, scope: Scope, x: Value) -> None:
+        """Before ``forward``, in training: look at what passes. (``Forward`` lets all that share a grid look first.)"""
+        if scope.context.training and scope.context.quantizes:
+            found = self.quantizer.observe(scope.ops, x, scope.params(), self.non_negative, phase=scope.context.phase)
+            for name, value in found.items():
+                scope.update(name, value)
+
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         (x,) = inputs
-        ops, quantizer = scope.ops, self.quantizer
-        own = scope.params()
-        if scope.context.training and scope.context.quantizes:
-            updates = quantizer.observe(ops, x, own, self.non_negative, phase=scope.context.phase)
-            for name, value in updates.items():
-                own[name] = value
-                scope.update(name, value)
+        ops, quantizer, own = scope.ops, self.quantizer, scope.params()
         if not scope.quantizes(quantizer):
             return x
         features, shared = math.prod(scope.input_shapes[0]), self._shared(scope.param_of)

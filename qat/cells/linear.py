@@ -149,6 +149,8 @@ class LinearCell(Cell):
         weight, bias = params["weight"], params.get("bias")
         relu = RELU_BOUNDS.get(self.activation or "")
         learning = scope.context.training and phase < self.freeze_bn  # the batch's own statistics normalise it
+        if learning and self.has_bn:
+            self._check_statistics(scope, x.data)
         if quantizer is None or not scope.quantizes(quantizer):
             y = self.apply(ops, x.real(ops), scope.input_shapes[0], weight, bias)
             y = self._normalised(scope, params, y, learning) if self.has_bn else y
@@ -168,6 +170,17 @@ class LinearCell(Cell):
         if self.bn_fold == "two_conv":
             return Value(self._corrected(scope, params, x, y), relu=relu)
         return Value(self._renormalised(scope, params, factor, y), relu=relu)
+
+    def _check_statistics(self, scope: Scope, x: Tensor) -> None:
+        """Raise QatError where the batch has one number a channel."""
+        shape = self.output_shape(*scope.input_shapes)
+        if math.prod(shape[1:]) == 1:
+            scope.ops.refuse_single(
+                x,
+                f"{scope.prefix[:-1]}: its batch normalisation would be trained with a single number for each channel, a "
+                f"batch of 1 with outputs {shape}, which has no variance; use larger batches, leave a last one of 1 out, or "
+                "freeze the statistics (freeze_bn)",
+            )
 
     def _product(
         self,

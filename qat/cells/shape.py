@@ -51,9 +51,12 @@ class Concat(Cell):
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         ops = scope.ops
-        if all(x.codes for x in inputs):  # of one grid; the last has the newest range
-            return inputs[-1].with_data(ops.concat([x.data for x in inputs]))
-        return Value(ops.concat([x.real(ops) for x in inputs]))
+        if not all(x.codes for x in inputs):
+            return Value(ops.concat([x.real(ops) for x in inputs]))
+        # In steps of the last. Their scales differ where a Dropout has let one grow, where a grid has moved since codes were
+        # made on it, and between images of a float network; else the factor is 1.
+        *others, last = inputs
+        return last.with_data(ops.concat([*(x.in_steps_of(ops, last.scale) for x in others), last.data]))
 
     def to_integer(
         self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any

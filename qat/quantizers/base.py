@@ -160,6 +160,11 @@ class BaseWeightQuantizer(Quantizer, ABC):
         mask = (own or {}).get("mask")
         return mean(x) if mask is None else mean(x * mask) / ops.maximum(mean(mask), SMALLEST_SCALE)
 
+    def _straight_through(self, ops: Ops, codes: Tensor, scale: Tensor, through: Tensor) -> Tensor:
+        """Codes, made without gradient, whose real number has the gradient of ``through``, everywhere; the scale's has none."""
+        change = through - ops.stop_gradient(through)  # 0
+        return codes + change * ops.on_output(ops.reciprocal(scale), through)
+
     def _raised(self, ops: Ops, weight: Tensor, centred: Tensor, scale: Tensor, floor: Tensor | None) -> WeightCodes:
         """Codes that were made without a look at the floor. Where the scale has to be raised to it, they shrink by as much."""
         if floor is None:

@@ -74,8 +74,7 @@ class _FewCodes(BaseWeightQuantizer):
         scale = ops.maximum(scale, SMALLEST_SCALE)
         inside = (weight >= -1.0) & (weight <= 1.0)
         through = ops.where(inside, weight, ops.stop_gradient(weight)) if self.clip else weight
-        change = (through - ops.stop_gradient(through)) * ops.on_output(ops.reciprocal(scale), weight)
-        return self._raised(ops, weight, codes + change, scale, floor)
+        return self._raised(ops, weight, self._straight_through(ops, codes, scale, through), scale, floor)
 
     def refuses_batch_norm(self, *, folded: bool) -> str | None:
         return "its scale is 1 whatever gamma is" if folded and self.scale == "constant" else None

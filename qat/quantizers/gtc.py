@@ -209,7 +209,10 @@ class GTCActivationQuantizer(_PowersOfTwo, BaseActivationQuantizer):
 
     def _top(self, ops: Ops, own: Tensors, shared: Sequence[Tensors] = ()) -> Tensor:
         """The largest exponent, of several fake quantizers the largest of all."""
-        tops = [ops.rint(ops.stop_gradient(_exponent(ops, each["max"], each))) for each in (own, *shared)]
+        # One that has observed nothing yet has a maximum of -infinity, and no say.
+        tops = [
+            ops.rint(ops.stop_gradient(_exponent(ops, ops.maximum(each["max"], 0.0), each))) for each in (own, *shared)
+        ]
         top = tops[0]
         for other in tops[1:]:
             top = larger(ops, top, other)

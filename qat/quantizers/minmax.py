@@ -24,8 +24,8 @@ UNSEEN = {"min": np.inf, "max": -np.inf}  #: the ends of a range as long as noth
 class WeightQuantizer(BaseWeightQuantizer):
     """Quantizes a weight by its range, taken anew each time.
 
-    per_channel: one scale for each output, else one for the whole weight. A symmetric range contains every weight, so
-    no code is ever clipped and the gradient is 1 everywhere.
+    per_channel: one scale for each output, else one for the whole weight. The range contains every weight, so that the
+    gradient is 1 everywhere, also for the extreme weights.
     power_of_two: round the scale up to a power of two, so that it is a shift of the bits; symmetric only.
     """
 
@@ -54,13 +54,12 @@ class WeightQuantizer(BaseWeightQuantizer):
         low, high = ops.minimum(low, 0.0), ops.maximum(high, 0.0)
         scale = self._at_least(ops, self.affine_scale(ops, high - low), floor)
         zero_point = self.zero_point(ops, low, scale)
-        centred = ops.requantize(
-            weight,
-            ops.on_output(ops.reciprocal(scale), weight),
-            ops.on_output(float(self.qmin) - zero_point, weight),
-            ops.on_output(float(self.qmax) - zero_point, weight),
-        )
-        return WeightCodes(centred, scale, zero_point)
+        # The zero point is rounded, so that one end of the range lies up to half a code beyond its own code and the other
+        # as much inside: a mask would take the gradient from the extreme weight there. The clip is for ties alone.
+        codes = ops.rint(fixed * ops.on_output(ops.reciprocal(scale), weight))
+        codes = ops.maximum(codes, ops.on_output(float(self.qmin) - zero_point, weight))
+        codes = ops.minimum(codes, ops.on_output(float(self.qmax) - zero_point, weight))
+        return WeightCodes(self._straight_through(ops, codes, scale, weight), scale, zero_point)
 
     def refuses_batch_norm(self, *, folded: bool) -> str | None:
         if self.power_of_two and not folded:

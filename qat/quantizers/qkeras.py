@@ -73,13 +73,6 @@ class _QKerasWeightQuantizer(BaseWeightQuantizer):
         """mean(x q) / (mean(q q) + 1e-7): with this scale s, sum (x - s q)^2 is smallest."""
         return self._rounded(ops, self._mean(ops, x * codes, own) / (self._mean(ops, codes * codes, own) + EPSILON))
 
-    def _straight_through(
-        self, ops: Ops, weight: Tensor, codes: Tensor, scale: Tensor, floor: Tensor | None, through: Tensor
-    ) -> WeightCodes:
-        """Codes whose real value has the gradient of ``through``."""
-        change = (through - ops.stop_gradient(through)) * ops.on_output(ops.reciprocal(scale), weight)
-        return self._raised(ops, weight, codes + change, scale, floor)
-
 
 @dataclass(frozen=True)
 class QKerasBitsWeightQuantizer(_QKerasWeightQuantizer):
@@ -126,7 +119,7 @@ class QKerasBitsWeightQuantizer(_QKerasWeightQuantizer):
                     scale = self._least_squares(ops, fixed, self._codes(ops, fixed, scale), own)
             codes = self._codes(ops, fixed, scale)
             scale = scale * 2.0**self.integer
-        found = self._straight_through(ops, weight, codes, scale, floor, weight)
+        found = self._raised(ops, weight, self._straight_through(ops, codes, scale, weight), scale, floor)
         return found if self.symmetric else found._replace(zero_point=found.scale * 0.0)
 
     def _codes(self, ops: Ops, x: Tensor, scale: Tensor) -> Tensor:
@@ -147,7 +140,7 @@ class _QKerasSigns(_QKerasWeightQuantizer):
 
     def _coded(self, ops: Ops, weight: Tensor, codes: Tensor, scale: Tensor, floor: Tensor | None) -> WeightCodes:
         through = ops.tanh(weight) if self.alpha is None else weight
-        return self._straight_through(ops, weight, codes, scale, floor, through)
+        return self._raised(ops, weight, self._straight_through(ops, codes, scale, through), scale, floor)
 
     def refuses_batch_norm(self, *, folded: bool) -> str | None:
         return None if self.is_auto or not folded else "its scale is a constant whatever gamma is"

@@ -1,0 +1,239 @@
+"""Values that are joined, by a Concat or an Add: whatever scales they have, they are the numbers that evaluation reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import qat
+from qat.forward import Forward
+from qat.integer import evaluate
+from qat.numpy_ops import NUMPY_OPS
+from qat.optimizer import Optimizer
+from qat.registry import BACKENDS, installed
+
+HERE = [name for name, entry in BACKENDS.items() if installed(entry)]
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (16, 3, 8, 8), np.uint8)
+RELATIVE = 1e-5  #: of float32 sums
+GRADIENT = 1e-3  #: of sums of products that cancel
+DROPPED = 0.03  #: of means over 60 passes in which half of the numbers are dropped: some five standard deviations
+
+
+def joined(construct: Callable[..., Any], **cells: qat.Cell) -> qat.Graph:
+    """A network of two 3x3 convolutions, ``small`` and ``large``, and some more cells."""
+
+    class Joined(qat.Network):
+        inputs = qat.Input((3, 8, 8))
+
+        def __init__(self) -> None:
+            self.small = qat.Conv2dBnAct(3, 4, 3, activation="relu")
+            self.large = qat.Conv2dBnAct(3, 4, 3, activation="relu")
+            for name, cell in cells.items():
+                setattr(self, name, cell)
+
+        def construct(self, x):
+            return construct(self, x)
+
+    return Joined().graph()
+
+
+def nested(net, x):
+    a, b = net.small(x), net.large(x)
+    return net.after(net.outer(net.concat(net.pool(a), net.pool2(net.drop(b))), net.pool3(net.third(x))))
+
+
+def chain(net, x):
+    """What is concatenated first comes before what decides about its grid."""
+    a = net.concat(net.small(x), net.large(x))
+    return net.after(net.outer(a, net.third(a)))
+
+
+POOLS = {name: qat.MaxPool2d(2) for name in ("pool", "pool2", "pool3")}
+NETWORKS = {
+    "concat": joined(
+        lambda net, x: net.after(net.concat(net.small(x), net.large(x))),
+        concat=qat.Concat(),
+        after=qat.Conv2dBnAct(8, 4, 1),
+    ),
+    "add": joined(
+        lambda net, x: net.after(net.add(net.small(x), net.large(x))), add=qat.Add(), after=qat.Conv2dBnAct(4, 4, 1)
+    ),
+    "flattened": joined(
+        lambda net, x: net.after(net.concat(net.flatten(net.small(x)), net.flatten2(net.large(x)))),
+        concat=qat.Concat(),
+        flatten=qat.Flatten(),
+        flatten2=qat.Flatten(),
+        after=qat.DenseBnAct(512, 4),
+    ),
+    "pools, nested": joined(
+        nested,
+        **POOLS,
+        drop=qat.Dropout(0.0),
+        concat=qat.Concat(),
+        outer=qat.Concat(),
+        third=qat.Conv2dBnAct(3, 4, 3),
+        after=qat.Conv2dBnAct(12, 4, 1),
+    ),
+}
+CHAIN = joined(
+    chain, concat=qat.Concat(), outer=qat.Concat(), third=qat.Conv2dBnAct(8, 4, 3), after=qat.Conv2dBnAct(12, 4, 1)
+)
+
+
+def unequal(graph: qat.Graph) -> dict[str, np.ndarray]:
+    """Parameters with a branch whose numbers are 50 times as large."""
+    params = graph.initial_params(0)
+    params["large.weight"] *= 50
+    return params
+
+
+def training_pass(graph: qat.Graph, params: dict[str, np.ndarray], phase: int = 0) -> tuple[Any, dict[str, Any]]:
+    """Outputs and parameters after one pass of training, in NumPy."""
+    tensors = {name: NUMPY_OPS.from_numpy(params[name], param.kind) for name, param in graph.params.items()}
+    (y,), updates = Forward(graph, NUMPY_OPS)(tensors, (IMAGES.astype(np.float32),), training=True, phase=phase)
+    return y, params | {name: NUMPY_OPS.to_numpy(value, graph.params[name].kind) for name, value in updates.items()}
+
+
+@pytest.mark.parametrize(
+    "activations", [qat.ActivationQuantizer(8), qat.LSQActivationQuantizer(8, offset=True)], ids=str
+)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_first_step_computes_with_the_codes_of_evaluation(
+    name: str, activations: qat.quantizers.BaseActivationQuantizer
+) -> None:
+    """All that share a grid have observed before codes are made."""
+    graph = qat.convert_quant_network(NETWORKS[name], activation_quantizer=activations)
+    y, params = training_pass(graph, graph.initial_params() | unequal(NETWORKS[name]))
+    integers = qat.to_integer(graph, params)
+    codes = evaluate(integers, IMAGES)
+    grid = integers.outputs[0].grid
+    expected = (codes.astype(np.float32) - grid.zero_point) * grid.scale
+    differ = np.abs(y - expected) > RELATIVE * np.abs(expected).max()
+    # An addition's grid may have moved away from ties, in evaluation.
+    assert differ.sum() <= (name == "add") * 0.001 * differ.size
+
+
+@pytest.mark.parametrize("delay", [0, 1])
+@pytest.mark.parametrize("name", [*NETWORKS, "chain"])
+def test_the_first_quantized_step_observes_what_the_float_network_gives(name: str, delay: int) -> None:
+    network = CHAIN if name == "chain" else NETWORKS[name]
+    graph = qat.convert_quant_network(network, num_bits=(8, 16), quant_delay=delay)
+    given = graph.initial_params() | unequal(network)
+    _, params = training_pass(graph, given)
+    if delay:
+        _, params = training_pass(graph, params, phase=delay)
+    _, seen = training_pass(qat.convert_quant_network(network, num_bits=(8, 16), quant_delay=9), given)
+    for end in (end for end in params if end.endswith((".min", ".max"))):
+        # Weights of 8 bits move a sum by some percent; a wrong grid did by the branches' ratio of 50.
+        assert params[end] == pytest.approx(seen[end], rel=0.05, abs=0.05), end
+
+
+@pytest.mark.parametrize(
+    ("backend_name", "dropped", "quantized"),
+    [("torch", dropped, quantized) for dropped in ("first", "last", "nested") for quantized in (False, True)]
+    + [(name, "first", True) for name in HERE if name != "torch"],
+)
+def test_dropout_before_a_concat_leaves_every_part_its_mean(backend_name: str, dropped: str, quantized: bool) -> None:
+    def construct(net, x):
+        a, b = net.small(x), net.large(x)
+        if dropped == "nested":
+            return net.outer(net.concat(net.drop(a), b), net.third(x))
+        return net.concat(net.drop(a), b) if dropped == "first" else net.concat(b, net.drop(a))
+
+    third = {"outer": qat.Concat(), "third": qat.Conv2dBnAct(3, 4, 3, activation="relu")}
+    graph = joined(construct, drop=qat.Dropout(0.5), concat=qat.Concat(), **(third if dropped == "nested" else {}))
+    params = graph.initial_params(0)
+    if quantized:
+        checkpoint = qat.calibrate(graph, params, IMAGES)
+        graph, params = checkpoint.graph, checkpoint.params
+    backend = qat.backend(backend_name)
+    model = backend.lower(graph, params)
+    expected = backend.predict(model, IMAGES).mean((0, 2, 3))
+    found = np.mean([in_training(backend_name, model).mean((0, 2, 3)) for _ in range(60)], axis=0)
+    parts = slice(0, 4), slice(4, 8), slice(8, 12)
+    ratios = [found[part].sum() / expected[part].sum() for part in parts if part.start < len(found)]
+    np.testing.assert_allclose(ratios, 1.0, rtol=0, atol=DROPPED)
+
+
+def in_training(backend_name: str, model: Any) -> np.ndarray:
+    """Outputs of one pass of training, each framework's own way."""
+    if backend_name == "torch":
+        import torch
+
+        with torch.no_grad():
+            return model.train()(torch.from_numpy(IMAGES)).numpy()
+    if backend_name == "keras":
+        return model(IMAGES, training=True).numpy()
+    import mindspore as ms
+
+    return model.set_train()(ms.Tensor(IMAGES)).asnumpy()
+
+
+def test_images_of_different_normalisations_are_joined_as_numbers() -> None:
+    class Two(qat.Network):
+        inputs = (qat.Input((3, 8, 8), std=0.25), qat.Input((3, 8, 8), mean=0.5, std=0.5))
+
+        def __init__(self) -> None:
+            self.concat = qat.Concat()
+
+        def construct(self, a, b):
+            return self.concat(a, b)
+
+    graph = Two().graph()
+    x = IMAGES.astype(np.float32)
+    (found,), _ = Forward(graph, NUMPY_OPS)({}, (x, x), training=False, phase=0)
+    a, b = x / (255 * 0.25), (x - np.rint(255 * 0.5)) / (255 * 0.5)
+    np.testing.assert_allclose(found, np.concatenate([a, b], axis=1), rtol=RELATIVE, atol=0)
+
+
+def test_learned_scales_of_a_concat_have_the_gradients_of_the_real_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the parts have scales of their own, as after a Dropout."""
+    torch = qat.backend("torch")
+    settings = {"activation_quantizer": qat.LSQActivationQuantizer(4), "weight_quantizer": qat.LSQWeightQuantizer(4)}
+
+    def construct(net, x):
+        return net.after(net.concat(net.flatten(net.drop(net.small(x))), net.flatten2(net.large(x))))
+
+    cells = {"concat": qat.Concat(), "drop": qat.Dropout(0.4), "flatten": qat.Flatten(), "flatten2": qat.Flatten()}
+    graph = qat.convert_quant_network(joined(construct, after=qat.DenseBnAct(512, 4), **cells), **settings)
+    params = graph.initial_params(0)
+    labels = RNG.integers(0, 4, len(IMAGES))
+
+    def gradients() -> dict[str, np.ndarray]:
+        model = torch.lower(graph, params)
+        torch.seed(0)
+        torch.make_step(model, Optimizer())(IMAGES, labels, 0.0)
+        return {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+
+    found = gradients()
+    forward = qat.Concat.forward
+
+    def real(self, scope, *inputs):
+        y = forward(self, scope, *inputs)
+        assert y.codes
+        data = scope.ops.concat([x.real(scope.ops) for x in inputs])
+        return y.with_data(data / y.scale)
+
+    monkeypatch.setattr(qat.Concat, "forward", real)
+    expected = gradients()
+    for name, gradient in expected.items():
+        np.testing.assert_allclose(found[name], gradient, rtol=0, atol=GRADIENT * np.abs(gradient).max(), err_msg=name)
+    assert any(found[f"{name}.fake_quant.scale_change"] != 0.0 for name in ("small", "large"))
+
+
+def test_a_residual_sum_with_powers_of_two_begins_with_the_numbers_of_its_own() -> None:
+    """One of the two has observed nothing when the first makes codes: its maximum of -infinity says nothing of a grid."""
+
+    def construct(net, x):
+        a = net.small(x)
+        return net.add(a, net.third(a))
+
+    graph = joined(construct, add=qat.Add(), third=qat.Conv2dBnAct(4, 4, 3, activation="relu"))
+    graph = qat.convert_quant_network(graph, activation_quantizer=qat.GTCActivationQuantizer(4))
+    y, params = training_pass(graph, graph.initial_params(0))
+    assert 0.0 < np.abs(y).max() < 100.0
+    assert 0.0 < params["third.fake_quant.max"] < 100.0
