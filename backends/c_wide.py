@@ -1,6 +1,7 @@
 """The layers of a C file whose weights, inputs or outputs have more than 8 bits: plain loops over 16-bit codes.
 
-Sums are int32 where the layer's bound fits, else int64; products are of centred codes, so that padding is left out.
+Sums are formed modulo 2^32 where the layer's bound fits into int32, else in int64. The input's zero point is multiplied by the sum
+of the weights that met it, so that padding is left out; products of centred codes some compilers add up wrongly (c_linear).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def add_wide(writer: LinearWriter, node: IntegerLinear) -> None:
     name, (x,), y = writer.function(node), node.inputs, node.output
     weight = writer.ordered(node)
     outputs = len(weight)
-    total = "int64_t" if node.accumulator_bound > INT32_MAX else "int32_t"
+    total, signed = ("int64_t", "") if node.accumulator_bound > INT32_MAX else ("uint32_t", "(int32_t)")
     multiplier, shift = (shared(np.broadcast_to(part, outputs).astype(np.int64)) for part in node.fixed)
     kinds = {part: small_type(values) for part, values in (("weight", weight), ("bias", node.bias))}
     constants = [
@@ -53,21 +54,27 @@ def add_wide(writer: LinearWriter, node: IntegerLinear) -> None:
     m, s = (
         f"{name}_{what}[{'o' if part.size > 1 else 0}]" for what, part in (("multiplier", multiplier), ("shift", shift))
     )
-    scaled = f"requantize_long(sum, {m}, {s})"
     zero, centre = y.grid.zero_point - y.grid.qmin, x.grid.zero_point - x.grid.qmin
+    begin = f"{total} sum = ({total}){name}_bias[o]" + (", met = 0;" if centre else ";")
+    loop = [
+        f"for (k = 0; k < {weight.shape[-1]}; k++){' {' if centre else ''}",
+        f"    sum += ({total})from[k] * ({total})w[k];",
+        *([f"    met += ({total})w[k];", "}"] if centre else []),
+    ]
+    end = f"{signed}(sum - {centre} * met)" if centre else f"{signed}sum"
+    scaled = f"requantize_long({end}, {m}, {s})"
     clip = "clip_wide" if y.grid.wide else "clip"
     result = f"{clip}({scaled} + {zero}, {node.requantize.low + zero}, {node.requantize.high + zero})"
-    product = f"({total})(from[k] - {centre}) * w[k]"
     if not isinstance(node, IntegerConv2d):
         inputs = weight.shape[1]
+        adding = "\n".join(" " * 8 + line for line in loop)
         body = f"""\
     const {kinds["weight"]} *w = {name}_weight;
     int32_t o, k;
     for (o = 0; o < {outputs}; o++, w += {inputs}) {{
         const {stored_type(x)} *from = x;
-        {total} sum = {name}_bias[o];
-        for (k = 0; k < {inputs}; k++)
-            sum += {product};
+        {begin}
+{adding}
         y[o] = {result};
     }}"""
         writer.define(node, f"dense, {inputs} to {outputs}, wide codes", constants, body)
@@ -76,6 +83,7 @@ def add_wide(writer: LinearWriter, node: IntegerLinear) -> None:
     _, rows, columns = y.shape
     kh, kw, own = weight.shape[1:]
     (sh, sw), (dh, dw), (top, _, left, _) = node.stride, node.dilation, node.padding
+    adding = "\n".join(" " * 24 + line for line in loop)
     group = f" + o / {outputs // node.group} * {own}" if node.group > 1 else ""
     body = f"""\
     int32_t row, column, o, i, j, k;
@@ -83,7 +91,7 @@ def add_wide(writer: LinearWriter, node: IntegerLinear) -> None:
         for (column = 0; column < {columns}; column++) {{
             const {kinds["weight"]} *w = {name}_weight;
             for (o = 0; o < {outputs}; o++) {{
-                {total} sum = {name}_bias[o];
+                {begin}
                 for (i = 0; i < {kh}; i++)
                     for (j = 0; j < {kw}; j++, w += {own}) {{
                         const int32_t yi = row * {sh} - {top} + i * {dh}, xj = column * {sw} - {left} + j * {dw};
@@ -91,8 +99,7 @@ def add_wide(writer: LinearWriter, node: IntegerLinear) -> None:
                         if (yi < 0 || yi >= {height} || xj < 0 || xj >= {width})
                             continue;
                         from = x + (yi * {width} + xj) * {channels}{group};
-                        for (k = 0; k < {own}; k++)
-                            sum += {product};
+{adding}
                     }}
                 *y++ = {result};
             }}
