@@ -294,7 +294,7 @@ class LinearWriter(Layout):
         """Channel by channel, in blocks; the input's zero point is part of the bias, as in every layer.
 
         Products of an unsigned and a signed byte. Of centred codes, (from[c] - 128) * w[c], GCC 12 makes a wrong sum with
-        AVX-512 VNNI. Where a tap lies in the padding it meets codes of 0, so that every output has the same bias.
+        AVX-512 VNNI. A tap in the padding meets the stored code of 0, so that every output has the same bias.
         """
         channels, height, width = node.inputs[0].shape
         _, out_height, out_width = node.output.shape
@@ -318,15 +318,18 @@ class LinearWriter(Layout):
             count = "outputs"
         factor = str(int(depth.codes.min())) if one else "w[c]"
         factor = f"({factor} + {name}_excess[first + c])" if off.any() else factor
-        outside = []
-        place = f"x + (yi * {width} + xj) * {channels} + first"
-        if any(node.padding):
-            outside = ["    uint8_t outside[BLOCK];"]
-            place = f"yi >= 0 && yi < {height} && xj >= 0 && xj < {width} ? {place} : outside"
+        skip_row, skip_column, inside, place, code = [], [], [], f"(yi * {width} + xj)", "from[c]"
+        if any(node.padding) and zero == 0:
+            skip_row = [f"            if (yi < 0 || yi >= {height})", "                continue;"]
+            skip_column = [f"                if (xj < 0 || xj >= {width})", "                    continue;"]
+        elif any(node.padding):
+            inside = [
+                f"                const int32_t inside = yi >= 0 && yi < {height} && xj >= 0 && xj < {width};",
+                f"                const uint8_t keep = inside ? 255 : 0, fill = inside ? 0 : {zero};",
+            ]
+            place, code = f"(inside ? yi * {width} + xj : 0)", "((from[c] & keep) | fill)"
         body = [
-            *outside,
             "    int32_t row, column, first, i, j, c;",
-            *(f"    memset(outside, {zero}, sizeof outside);" for _ in outside),
             f"    for (first = 0; first < {channels}; first += BLOCK) {{",
             *(f"    {line.replace('@COUNT', count)}" for line in weights),
             f"    for (row = 0; row < {out_height}; row++)",
@@ -334,12 +337,16 @@ class LinearWriter(Layout):
             "        uint32_t sums[BLOCK] = {0};",
             f"        for (i = 0; i < {kh}; i++) {{",
             f"            const int32_t yi = row * {sh} - {top} + i * {dh};",
+            *skip_row,
             f"            for (j = 0; j < {kw}; j++) {{",
             f"                const int32_t xj = column * {sw} - {left} + j * {dw};",
-            f"                const uint8_t *from = {place};",
+            *inside,
             *([] if one else [f"                const int8_t *w = weight + (i * {kw} + j) * {count};"]),
+            "                const uint8_t *from;",
+            *skip_column,
+            f"                from = x + {place} * {channels} + first;",
             f"                for (c = 0; c < {count}; c++)",
-            f"                    sums[c] += (uint32_t)(from[c] * {factor});",
+            f"                    sums[c] += (uint32_t)({code} * {factor});",
             "            }",
             "        }",
             f"        finish(sums, {scaling}, first, {count}, y + (row * {out_width} + column) * {channels} + first);",
