@@ -38,7 +38,9 @@ static inline int32_t requantize(int32_t x, int32_t multiplier, int32_t right)
     const int32_t mask = (int32_t)(((uint32_t)1 << right) - 1u);
     return (high >> right) + ((high & mask) > (mask >> 1) + (high < 0));
 }
+"""
 
+CLIP = """\
 /* The code next to x in [low, high]. */
 static inline uint8_t clip(int32_t x, int32_t low, int32_t high)
 {
@@ -46,7 +48,7 @@ static inline uint8_t clip(int32_t x, int32_t low, int32_t high)
 }
 """
 
-#: After REQUANTIZE.
+#: After REQUANTIZE and CLIP.
 FINISH = """\
 /* Where the sums of a layer become codes. bias: of 1, 2 or 4 bytes each. left: 0 where no multiplier is above 1. Multipliers,
  * and shifts, may be one for all outputs. */
@@ -92,6 +94,8 @@ static inline void finish(const uint32_t *sums, const Scaling *scaling, int32_t 
     x = _mm512_max_epi32(x, _mm512_set1_epi32(scaling->low));
     x = _mm512_min_epi32(x, _mm512_set1_epi32(scaling->high));
     _mm512_mask_cvtepi32_storeu_epi8(y, mask, x);
+    (void)requantize;
+    (void)clip;
 #else
     int32_t o;
     for (o = 0; o < outputs; o++) {

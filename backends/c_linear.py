@@ -11,7 +11,7 @@ from qat.backends.c_layout import Layout
 from qat.backends.c_text import dimensions, lines, plain, stored_type, word_count
 from qat.backends.c_weights import BYTES, StoredWeights, block_bytes, blocks, stored_weights
 from qat.errors import QatError
-from qat.integer import IntegerConv2d, IntegerDense, IntegerGraph, IntegerLinear, IntegerMaxPool2d, IntegerNode
+from qat.integer import IntegerConv2d, IntegerDense, IntegerGraph, IntegerLinear, IntegerMaxPool2d, IntegerNode, IntegerTensor
 from qat.ops import Array
 from qat.widths import pack
 
@@ -83,9 +83,14 @@ class LinearWriter(Layout):
         function = f"static void {self.function(node)}({', '.join(parameters)})\n{{\n{body.rstrip()}\n}}\n"
         self.sources.append(head + "".join(constants) + function)
 
+    def clip(self, y: IntegerTensor) -> str:
+        """The kernel that clips to the codes of ``y``."""
+        self.used.add("CLIP_WIDE" if y.grid.wide else "CLIP")
+        return "clip_wide" if y.grid.wide else "clip"
+
     def _scaling(self, node: IntegerLinear, bias: Array) -> tuple[list[str], str]:
         """The constants that make codes of a layer's sums, and their name."""
-        self.used |= {"REQUANTIZE", "FINISH"}
+        self.used |= {"REQUANTIZE", "CLIP", "FINISH"}
         name, grid, fixed = self.function(node), node.output.grid, node.fixed
         wrapped = (bias & 0xFFFFFFFF).astype(np.uint32).view(np.int32)  # sums are formed modulo 2^32
         kind = small_type(wrapped)
@@ -271,13 +276,12 @@ class LinearWriter(Layout):
         if not any(node.padding):
             return [*lines, *(f"    {line}" for line in inside), "}"]
         reach_y, reach_x = dh * (kh - 1) + 1, dw * (kw - 1) + 1
-        lines.append(
-            f"    if (y0 >= 0 && y0 <= {height - reach_y} && x0 >= 0 && x0 <= {width - reach_x}) {{ /* no padding */"
-        )
-        lines += [f"        {line}" for line in inside]
+        if reach_y <= height and reach_x <= width:
+            lines.append(
+                f"    if (y0 >= 0 && y0 <= {height - reach_y} && x0 >= 0 && x0 <= {width - reach_x}) {{ /* no padding */"
+            )
+            lines += [*(f"        {line}" for line in inside), "        continue;", "    }"]
         lines += [
-            "        continue;",
-            "    }",
             f"    for (i = 0; i < {kh}; i++)",
             f"        for (j = 0; j < {kw}; j++, to += {own}) {{",
             f"            const int32_t yi = y0 + i * {dh}, xj = x0 + j * {dw};",
