@@ -11,7 +11,15 @@ from qat.backends.c_layout import Layout
 from qat.backends.c_text import dimensions, lines, plain, stored_type, word_count
 from qat.backends.c_weights import BYTES, StoredWeights, block_bytes, blocks, stored_weights
 from qat.errors import QatError
-from qat.integer import IntegerConv2d, IntegerDense, IntegerGraph, IntegerLinear, IntegerMaxPool2d, IntegerNode, IntegerTensor
+from qat.integer import (
+    IntegerConv2d,
+    IntegerDense,
+    IntegerGraph,
+    IntegerLinear,
+    IntegerMaxPool2d,
+    IntegerNode,
+    IntegerTensor,
+)
 from qat.ops import Array
 from qat.widths import pack
 

@@ -189,7 +189,7 @@ def _parsed(line: bytes, key: str) -> dict[str, Any]:
 
 
 def _compiler() -> list[str]:
-    command = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    command = _words("CC") or ["cc"]
     if shutil.which(command[0]) is None:
         where = "$CC" if os.environ.get("CC") else "the C compiler"
         raise QatError(
@@ -200,7 +200,19 @@ def _compiler() -> list[str]:
 
 
 def _options() -> list[str]:
-    return [*OPTIONS, *shlex.split(os.environ.get("CFLAGS", ""))]
+    return [*OPTIONS, *_words("CFLAGS")]
+
+
+def _words(variable: str) -> list[str]:
+    """An environment variable as a shell would part it."""
+    value = os.environ.get(variable, "")
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise QatError(
+            f"${variable} {value!r}: is no list of words ({str(error).lower()}), so that the C file cannot be compiled; close "
+            "its quotation"
+        ) from None
 
 
 def _compute(
@@ -213,7 +225,7 @@ def _compute(
         program = Path(folder) / "program"
         main = f"-D{file.model['name'].upper()}_MAIN"
         command = [*_compiler(), *_options(), main, *define, "-x", "c", str(path), "-o", str(program)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or [""]
             raise QatError(

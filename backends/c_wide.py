@@ -1,7 +1,7 @@
 """The layers of a C file whose weights, inputs or outputs have more than 8 bits: plain loops over 16-bit codes.
 
-Sums are formed modulo 2^32 where the layer's bound fits into int32, else in int64. The input's zero point is multiplied by the sum
-of the weights that met it, so that padding is left out; products of centred codes some compilers add up wrongly (c_linear).
+Sums are formed modulo 2^32 where the layer's bound fits into int32, else in int64. Padding is left out: the input's zero point
+is multiplied by the sum of the weights that met an input. Products of centred codes some compilers add up wrongly (c_linear).
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def add_wide(writer: LinearWriter, node: IntegerLinear) -> None:
         f"{name}_{what}[{'o' if part.size > 1 else 0}]" for what, part in (("multiplier", multiplier), ("shift", shift))
     )
     zero, centre = y.grid.zero_point - y.grid.qmin, x.grid.zero_point - x.grid.qmin
-    begin = [f"{total} sum = ({total}){name}_bias[o];"] + [f"{'int64_t' if long else 'int32_t'} met = 0;"] * (centre != 0)
+    begin = [f"{total} sum = ({total}){name}_bias[o];"] + [f"{'int64_t' if long else 'int32_t'} met = 0;"] * (
+        centre != 0
+    )
     loop = [
         f"for (k = 0; k < {weight.shape[-1]}; k++){' {' if centre else ''}",
         f"    sum += ({total})from[k] * ({total})w[k];",

@@ -24,7 +24,6 @@ from sequential import setups as chains
 from test_zoo import DEGENERATE, FOLDS, PAIR_OF_BOOLEANS, Array, after_numpy_step, networks, random_params
 
 import qat
-from qat.arrays import as_tuple
 from qat.backends.c_text import ctype, identifier
 from qat.integer import IntegerGraph, trace_codes
 
@@ -158,8 +157,7 @@ def drawn(count: int) -> list[Drawn]:
         try:
             integers = qat.to_integer(graph, params)
             C.storage(integers)
-        except qat.QatError as error:
-            assert "\n" not in str(error)
+        except qat.QatError:
             seen["refused"] += 1
         else:
             found.append(Drawn(integers, pixels))
@@ -305,7 +303,9 @@ def test_a_few_random_networks_however_they_are_compiled(setting: str, sources: 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_random_networks_however_they_are_compiled(setting: str, tmp_path_factory, tmp_path: Path) -> None:
+def test_random_networks_however_they_are_compiled(
+    setting: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
     folder = tmp_path_factory.getbasetemp() / "all sources"
     folder.mkdir(exist_ok=True)
     files = exported(GRAPHS, folder)
