@@ -34,38 +34,50 @@ SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all"
 class Machine(NamedTuple):
     """What compiles, what runs the program (nothing: it runs here), how uint16 lie there, and what to install."""
 
-    compiler: str
+    compilers: tuple[str, ...]  #: commands; the first that makes a program
     options: str
+    package: str
     emulator: str = ""
     big_endian: bool = False
-    package: str = ""
 
 
 NATIVE = "-O3 -march=native"
+#: Where gcc has no libraries of 32 bits, a cross compiler: Debian installs either the one or the other.
+OF_32_BITS, MULTILIB = (
+    ("gcc -m32", "i686-linux-gnu-gcc -static"),
+    "gcc-multilib, or gcc-i686-linux-gnu libc6-dev-i386-cross",
+)
 SETTINGS = {
-    "gcc, no optimization": Machine("gcc", "-O0", package="gcc"),
-    "gcc, native": Machine("gcc", NATIVE, package="gcc"),
-    "gcc, small": Machine("gcc", "-Os", package="gcc"),
-    "gcc, AVX2": Machine("gcc", "-O3 -march=haswell", package="gcc"),
-    "gcc, sanitizers": Machine("gcc", f"-O1 {SANITIZERS}", package="gcc"),
-    "gcc, sanitizers, native": Machine("gcc", f"-O1 -march=native {SANITIZERS}", package="gcc"),
-    "clang, no optimization": Machine("clang", "-O0", package="clang"),
-    "clang, native": Machine("clang", NATIVE, package="clang"),
-    "clang, small": Machine("clang", "-Os", package="clang"),
-    "clang, sanitizers": Machine("clang", f"-O1 {SANITIZERS}", package="clang"),
-    "32 bits, native": Machine("gcc", f"-m32 {NATIVE}", package="gcc-multilib"),
-    "32 bits, x87": Machine("gcc", "-m32 -O2 -mno-sse -mfpmath=387", package="gcc-multilib"),
+    "gcc, no optimization": Machine(("gcc",), "-O0", "gcc"),
+    "gcc, native": Machine(("gcc",), NATIVE, "gcc"),
+    "gcc, small": Machine(("gcc",), "-Os", "gcc"),
+    "gcc, AVX2": Machine(("gcc",), "-O3 -march=haswell", "gcc"),
+    "gcc, sanitizers": Machine(("gcc",), f"-O1 {SANITIZERS}", "gcc"),
+    "gcc, sanitizers, native": Machine(("gcc",), f"-O1 -march=native {SANITIZERS}", "gcc"),
+    "clang, no optimization": Machine(("clang",), "-O0", "clang"),
+    "clang, native": Machine(("clang",), NATIVE, "clang"),
+    "clang, small": Machine(("clang",), "-Os", "clang"),
+    "clang, sanitizers": Machine(("clang",), f"-O1 {SANITIZERS}", "clang"),
+    "32 bits, native": Machine(OF_32_BITS, NATIVE, MULTILIB),
+    "32 bits, x87": Machine(OF_32_BITS, "-O2 -mno-sse -mfpmath=387", MULTILIB),
     "s390x, big-endian": Machine(
-        "s390x-linux-gnu-gcc", "-O2", "qemu-s390x", True, "gcc-s390x-linux-gnu libc6-dev-s390x-cross qemu-user"
+        ("s390x-linux-gnu-gcc -static",),
+        "-O2",
+        "gcc-s390x-linux-gnu libc6-dev-s390x-cross qemu-user",
+        "qemu-s390x",
+        True,
     ),
     "Cortex-A7": Machine(
-        "arm-linux-gnueabihf-gcc",
+        ("arm-linux-gnueabihf-gcc -static",),
         "-O2 -mcpu=cortex-a7",
+        "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user",
         "qemu-arm",
-        package="gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user",
     ),
     "aarch64": Machine(
-        "aarch64-linux-gnu-gcc", "-O3", "qemu-aarch64", package="gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
+        ("aarch64-linux-gnu-gcc -static",),
+        "-O3",
+        "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user",
+        "qemu-aarch64",
     ),
 }
 GRAPHS, MOST = 300, 100  #: in all; of a setting that is not among these
@@ -73,14 +85,16 @@ ALL = ("gcc, native", "clang, native")
 FEW, QUICK = 12, ("gcc, native", "clang, native", "gcc, sanitizers", "s390x, big-endian")
 
 
-def compiles(compiler: str, options: list[str], folder: Path) -> bool:
-    """True where a program can be made."""
+def command(machine: Machine, folder: Path) -> list[str]:
+    """The command that compiles and links. Skips the test where there is none, or nothing that runs what it makes."""
     (folder / "nothing.c").write_text("#include <stdio.h>\nint main(void) { return 0; }\n", encoding="utf-8")
-    command = [compiler, *options, "nothing.c", "-o", "nothing"]
-    return (
-        shutil.which(compiler) is not None
-        and subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
-    )
+    for compiler in machine.compilers:
+        words = [*compiler.split(), "-std=c99", "-w", *machine.options.split()]
+        if shutil.which(words[0]) is None or (machine.emulator and shutil.which(machine.emulator) is None):
+            continue
+        if subprocess.run([*words, "nothing.c"], cwd=folder, capture_output=True, check=False).returncode == 0:
+            return words
+    pytest.skip(f"{machine.compilers[0]} {machine.options} makes no program here (apt-get install {machine.package})")
 
 
 # -- networks ---------------------------------------------------------------------------------------------------------
@@ -204,7 +218,7 @@ def exported(count: int, folder: Path) -> list[Files]:
     return files
 
 
-def program(files: list[Files], machine: Machine, sources: Path, folder: Path) -> Path:
+def program(files: list[Files], command: list[str], sources: Path, folder: Path) -> Path:
     """Compiled and linked; it reads all pixels and writes the codes of all nodes, then of the outputs, sample by sample."""
     runs = []
     for name, _, one in files:
@@ -224,7 +238,6 @@ def program(files: list[Files], machine: Machine, sources: Path, folder: Path) -
         )
     text = MAIN.format(INCLUDES="\n".join(f'#include "{f.name}.h"' for f in files), RUNS="\n".join(runs))
     (folder / "main.c").write_text(text, encoding="utf-8")
-    command = [machine.compiler, "-std=c99", "-w", *machine.options.split()]
 
     def compile_one(name: str) -> None:
         define = [] if name == "main" else [f"-D{name.upper()}_TRACE"]
@@ -234,8 +247,7 @@ def program(files: list[Files], machine: Machine, sources: Path, folder: Path) -
     names = [*(f.name for f in files), "main"]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(compile_one, names))
-    static = ["-static"] if machine.emulator else []
-    subprocess.run([*command, *static, *(folder / f"{name}.o" for name in names), "-o", folder / "program"], check=True)
+    subprocess.run([*command, *(folder / f"{name}.o" for name in names), "-o", folder / "program"], check=True)
     return folder / "program"
 
 
@@ -278,20 +290,15 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def check(setting: str, files: list[Files], sources: Path, folder: Path) -> None:
     machine = SETTINGS[setting]
-    static = ["-static"] if machine.emulator else []
-    if not compiles(machine.compiler, [*machine.options.split(), *static], folder) or (
-        machine.emulator and shutil.which(machine.emulator) is None
-    ):
-        pytest.skip(f"{machine.compiler} {machine.options} makes no program here (apt-get install {machine.package})")
-    made = program(files, machine, sources, folder)
+    made = program(files, command(machine, folder), sources, folder)
     pixels = [
         np.ascontiguousarray(x[sample].transpose(1, 2, 0) if x[sample].ndim == 3 else x[sample]).tobytes()
         for f in files
         for sample in range(len(f.drawn.pixels[0]))
         for x in f.drawn.pixels
     ]
-    command = [machine.emulator, str(made)] if machine.emulator else [str(made)]
-    done = subprocess.run(command, input=b"".join(pixels), capture_output=True, check=False)
+    run = [machine.emulator, made] if machine.emulator else [made]
+    done = subprocess.run(run, input=b"".join(pixels), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
     assert differing(files, machine, done.stdout) == []
 
