@@ -638,7 +638,7 @@ LONG_ROWS = {
 
 
 #: Processors that multiply an unsigned by a signed byte, by what /proc/cpuinfo says of one that computes as they do.
-PROCESSORS = {"icelake-server": "avx512_vnni", "alderlake": "avx_vnni"}
+PROCESSORS = {"icelake-server": "avx512_vnni"}
 
 
 def has(feature: str) -> bool:
