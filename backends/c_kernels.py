@@ -38,7 +38,9 @@ static inline int32_t requantize(int32_t x, int32_t multiplier, int32_t right)
     const int32_t mask = (int32_t)(((uint32_t)1 << right) - 1u);
     return (high >> right) + ((high & mask) > (mask >> 1) + (high < 0));
 }
+"""
 
+CLIP = """\
 /* The code next to x in [low, high]. */
 static inline uint8_t clip(int32_t x, int32_t low, int32_t high)
 {
@@ -46,7 +48,7 @@ static inline uint8_t clip(int32_t x, int32_t low, int32_t high)
 }
 """
 
-#: After REQUANTIZE.
+#: After REQUANTIZE and CLIP.
 FINISH = """\
 /* Where the sums of a layer become codes. bias: of 1, 2 or 4 bytes each. left: 0 where no multiplier is above 1. Multipliers,
  * and shifts, may be one for all outputs. */
@@ -59,7 +61,7 @@ typedef struct {
 } Scaling;
 
 /* y[o] = clip(requantize(sums[o] + bias[first + o]) + zero), for up to BLOCK outputs. sums: BLOCK of them. */
-static inline void finish(const int32_t *sums, const Scaling *scaling, int32_t first, int32_t outputs, uint8_t *y)
+static inline void finish(const uint32_t *sums, const Scaling *scaling, int32_t first, int32_t outputs, uint8_t *y)
 {
 #ifdef USE_VNNI
     const __mmask16 mask = (__mmask16)((1u << outputs) - 1u);
@@ -92,6 +94,8 @@ static inline void finish(const int32_t *sums, const Scaling *scaling, int32_t f
     x = _mm512_max_epi32(x, _mm512_set1_epi32(scaling->low));
     x = _mm512_min_epi32(x, _mm512_set1_epi32(scaling->high));
     _mm512_mask_cvtepi32_storeu_epi8(y, mask, x);
+    (void)requantize;
+    (void)clip;
 #else
     int32_t o;
     for (o = 0; o < outputs; o++) {
@@ -99,7 +103,7 @@ static inline void finish(const int32_t *sums, const Scaling *scaling, int32_t f
         const int32_t bias = scaling->bias_bytes == 1   ? ((const int8_t *)scaling->bias)[i]
                              : scaling->bias_bytes == 2 ? ((const int16_t *)scaling->bias)[i]
                                                         : ((const int32_t *)scaling->bias)[i];
-        int32_t x = (int32_t)((uint32_t)sums[o] + (uint32_t)bias);
+        int32_t x = (int32_t)(sums[o] + (uint32_t)bias);
         if (scaling->left)
             x *= (int32_t)1 << scaling->left[shift];
         x = requantize(x, scaling->multiplier[scaling->each_multiplier ? i : 0], scaling->right[shift]);
@@ -127,7 +131,7 @@ MULTIPLY = """\
 /* What multiply computes, for 8 outputs, or as many as `mask` says. Bytes are widened: the instruction that multiplies them as
  * they are saturates. Each 32-bit lane holds the sum of two of a word's four products until the end. */
 static inline void multiply8(const uint8_t *x, int32_t stride, const int32_t pixels, int32_t rows, int32_t pitch,
-                             int32_t quads, const int8_t *w, int32_t outputs, __m256i mask, int32_t *sums)
+                             int32_t quads, const int8_t *w, int32_t outputs, __m256i mask, uint32_t *sums)
 {
     __m256i low[4], high[4];
     int32_t p, r, q;
@@ -156,7 +160,7 @@ static inline void multiply8(const uint8_t *x, int32_t stride, const int32_t pix
 /* sums[p * BLOCK + o] = sum of x[p * stride + r * pitch + k] w[r][k][o] over r < rows and k < 4 * quads, for `pixels` p (up
  * to 4) and up to BLOCK outputs o. w: a block of weights, [rows * quads][outputs][4]. */
 static inline void multiply(const uint8_t *x, int32_t stride, int32_t pixels, int32_t rows, int32_t pitch, int32_t quads,
-                            const int8_t *w, int32_t outputs, int32_t *sums)
+                            const int8_t *w, int32_t outputs, uint32_t *sums)
 {
 #if defined(USE_VNNI)
     const __mmask16 mask = (__mmask16)((1u << outputs) - 1u);
@@ -235,8 +239,8 @@ static inline void multiply(const uint8_t *x, int32_t stride, int32_t pixels, in
                         t = __smlad((int16x2_t)HIGH(__uxtb16, b), high, t);
                     }
                 }
-                sums[p * BLOCK + o] = s;
-                sums[(p + 1) * BLOCK + o] = t;
+                sums[p * BLOCK + o] = (uint32_t)s;
+                sums[(p + 1) * BLOCK + o] = (uint32_t)t;
                 p += 2;
             } else {
                 int32_t s = 0;
@@ -248,7 +252,7 @@ static inline void multiply(const uint8_t *x, int32_t stride, int32_t pixels, in
                         s = __smlad((int16x2_t)HIGH(__uxtb16, a), HIGH(__sxtb16, weights), s);
                     }
                 }
-                sums[p * BLOCK + o] = s;
+                sums[p * BLOCK + o] = (uint32_t)s;
                 p++;
             }
         }
@@ -268,7 +272,7 @@ static inline void multiply(const uint8_t *x, int32_t stride, int32_t pixels, in
                     s += (uint32_t)((int32_t)from[2] * at[2] + (int32_t)from[3] * at[3]);
                 }
             }
-            sums[p * BLOCK + o] = (int32_t)s;
+            sums[p * BLOCK + o] = s;
         }
 #endif
 }
@@ -287,7 +291,7 @@ static inline void unpack(const uint8_t *from, int32_t bits, const int8_t *value
 CORRECT = """\
 /* Weights that did not fit into a byte were stored less by[o]: sums[o] += by[o] sum of x[r * pitch + k] over r and k. */
 static inline void correct(const uint8_t *x, int32_t rows, int32_t pitch, int32_t inputs, const int16_t *by, int32_t outputs,
-                           int32_t *sums)
+                           uint32_t *sums)
 {
     int32_t r, k, o;
     uint32_t total = 0;
@@ -295,7 +299,7 @@ static inline void correct(const uint8_t *x, int32_t rows, int32_t pitch, int32_
         for (k = 0; k < inputs; k++)
             total += x[r * pitch + k];
     for (o = 0; o < outputs; o++)
-        sums[o] = (int32_t)((uint32_t)sums[o] + (uint32_t)by[o] * total);
+        sums[o] += (uint32_t)by[o] * total;
 }
 """
 

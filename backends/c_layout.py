@@ -16,7 +16,7 @@ from qat.integer import (
     IntegerMaxPool2d,
     IntegerNode,
 )
-from qat.memory import Buffer, MemoryPlan, activation_buffers, plan_memory
+from qat.memory import ALIGNMENT, Buffer, MemoryPlan, activation_buffers, plan_memory
 from qat.ops import Array
 
 
@@ -86,6 +86,11 @@ class Layout:
         return node.wide_codes or node.output.grid.wide
 
     # -- memory
+
+    @property
+    def arena_bytes(self) -> int:
+        """The static memory of the file: words are read up to three bytes past a buffer's end."""
+        return self.plan.size + ALIGNMENT
 
     def _plan(self) -> MemoryPlan:
         """Places of all buffers.

@@ -60,7 +60,7 @@ static inline uint32_t word@B(const uint8_t *w, int32_t o)
 
 /* As multiply, where a weight is values[index]. w: a block of indices, [rows * quads][outputs] words. */
 static inline void multiply@B(const uint8_t *x, int32_t stride, int32_t pixels, int32_t rows, int32_t pitch, int32_t quads,
-                             const uint8_t *w, const int8_t *values, int32_t outputs, int32_t *sums)
+                             const uint8_t *w, const int8_t *values, int32_t outputs, uint32_t *sums)
 {
     const int32_t step = (outputs * @B + 1) / 2; /* bytes of the words of all outputs */
 #if defined(USE_VNNI)
@@ -156,7 +156,7 @@ static inline void multiply@B(const uint8_t *x, int32_t stride, int32_t pixels, 
             }
         }
         for (p = 0; p < pixels; p++)
-            sums[p * BLOCK + o] = (int32_t)s[p];
+            sums[p * BLOCK + o] = s[p];
     }
 #endif
 }

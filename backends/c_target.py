@@ -44,7 +44,7 @@ from qat.widths import check_packing
 
 ARITHMETICS = ("fixed",)
 RUNS_CODE = True  #: to run a file is to compile it and to run whatever it says (qat.interfaces.Target)
-OPTIONS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Werror")  #: of the host's compiler
+OPTIONS = ("-std=c99", "-O2")  #: of the host's compiler; no warnings, since newer compilers have others
 BATCH = 1000  #: samples in one run of the compiled program
 
 
@@ -66,6 +66,14 @@ def storage(graph: IntegerGraph, *, packing: str = "packed") -> dict[str, int]:
     writer = Writer(graph, "net", check_packing(packing))
     writer.files("net.h")
     return writer.node_bytes
+
+
+def arena_bytes(graph: IntegerGraph, *, packing: str = "packed") -> int:
+    """The static memory of the file, <NAME>_ARENA_BYTES of its header: activations and scratch memory, of which those share
+    bytes that are never needed together. Images and codes in buffers of the caller's are not among it.
+    """
+    require_integers(graph)
+    return Writer(graph, "net", check_packing(packing)).arena_bytes
 
 
 def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
@@ -187,7 +195,7 @@ def _parsed(line: bytes, key: str) -> dict[str, Any]:
 
 
 def _compiler() -> list[str]:
-    command = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    command = _words("CC") or ["cc"]
     if shutil.which(command[0]) is None:
         where = "$CC" if os.environ.get("CC") else "the C compiler"
         raise QatError(
@@ -198,7 +206,19 @@ def _compiler() -> list[str]:
 
 
 def _options() -> list[str]:
-    return [*OPTIONS, *shlex.split(os.environ.get("CFLAGS", ""))]
+    return [*OPTIONS, *_words("CFLAGS")]
+
+
+def _words(variable: str) -> list[str]:
+    """An environment variable as a shell would part it."""
+    value = os.environ.get(variable, "")
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise QatError(
+            f"${variable} {value!r}: is no list of words ({str(error).lower()}), so that the C file cannot be compiled; close "
+            "its quotation"
+        ) from None
 
 
 def _compute(
@@ -214,7 +234,7 @@ def _compute(
         (Path(folder) / file.header_name).write_bytes(file.header)
         main = f"-D{file.model['name'].upper()}_MAIN"
         command = [*_compiler(), *_options(), main, *define, "-x", "c", str(source), "-o", str(program)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or [""]
             reason = lines[0].strip().replace(f"{folder}{os.sep}", "")

@@ -12,6 +12,7 @@ from qat.ops import Array
 from qat.widths import pack
 
 BYTES = 8  #: bits of a weight that is not packed
+INT8_MIN, INT8_MAX = -128, 127  #: what a stored weight may be
 
 
 class StoredWeights(NamedTuple):
@@ -42,8 +43,13 @@ def stored_weights(weight: Array, zero_point: Array, run: int, *, packed: bool) 
     words of four, weights of 0 do, or else inputs of 0. packed: false for bytes in any case.
     """
     rows = weight.reshape(len(weight), -1).astype(np.int64)
-    # Bytes hold -128 to 127; the codes of an affine weight have no more bits before their zero point is subtracted.
-    choices = [_excess(rows)] + ([-zero_point.astype(np.int64)] if packed and zero_point.any() else [])
+    zero_point = zero_point.astype(np.int64)
+    choices = [_excess(rows)]
+    if packed and zero_point.any():
+        # Before their zero points are subtracted, the codes of an affine weight may be fewer. They have no more bits than a
+        # byte, but unsigned ones pass int8, so that all are stored less by as much.
+        highest = int((rows + zero_point[:, None]).max())
+        choices.append(-zero_point + max(highest - INT8_MAX, 0))
     best: StoredWeights | None = None
     for excess in choices:
         codes = weight - excess.reshape((-1,) + (1,) * (weight.ndim - 1))
@@ -72,7 +78,7 @@ def _index_bits(values: Array, run: int) -> tuple[int, bool]:
 def _excess(rows: Array) -> Array:
     """What has to be subtracted from each row of centred weights to make it fit into int8, (O,); mostly 0."""
     high, low = rows.max(axis=1), rows.min(axis=1)
-    off: Array = np.maximum(high - 127, 0) + np.minimum(low + 128, 0)
+    off: Array = np.maximum(high - INT8_MAX, 0) + np.minimum(low - INT8_MIN, 0)
     return off
 
 

@@ -93,7 +93,6 @@ class Writer(LinearWriter):
         steps = [line for node in self.graph.nodes for line in self.call(node)]
         for x, name in zip(self.graph.outputs, names, strict=True):
             steps += self.leave(x, name)
-        arena = self.plan.size + 4  # words are read up to three bytes past a buffer's end
         text = [
             f"/* {self._title()}: see {header_name}. Written by qat export; do not change it. */\n",
             f'#include "{header_name}"\n',
@@ -105,11 +104,12 @@ class Writer(LinearWriter):
         ]
         if self.used & {"MULTIPLY", "PACKED"}:
             self.used.add("WORD")
-        kernels = ["REQUANTIZE", "FINISH", "WORD", "MULTIPLY", "UNPACK", "CORRECT", "ROUND"]
+        kernels = ["REQUANTIZE", "CLIP", "FINISH", "WORD", "MULTIPLY", "UNPACK", "CORRECT", "ROUND"]
         text += [getattr(c_kernels, kernel) for kernel in kernels if kernel in self.used]
         softmax = {"SOFTMAX": "uint8_t", "SOFTMAX_WIDE": "uint16_t"}
         text += [c_kernels.softmax(codes) for name, codes in softmax.items() if name in self.used]
-        text += [c_wide.KERNELS] if "WIDE" in self.used else []
+        kernels = ["REQUANTIZE_LONG", "REQUANTIZE_SUM", "CLIP_WIDE"]
+        text += [getattr(c_wide, kernel) for kernel in kernels if kernel in self.used]
         text += [c_packed.HALVES] if "PACKED_1" in self.used else []
         text += [c_packed.multiply(bits) for bits in c_packed.STEPS if f"PACKED_{bits}" in self.used]
         text += self.sources
@@ -133,7 +133,7 @@ class Writer(LinearWriter):
         export = f"0x{hashlib.sha256(''.join(text).encode()).hexdigest()[:8]}"
         error = '#error "this file and its header are of two exports: export again"'
         text.insert(2, f"#if {self.upper}_EXPORT != {export}\n{error}\n#endif\n")
-        return "\n".join(text), self._header(signature, arena, export)
+        return "\n".join(text), self._header(signature, export)
 
     def _title(self) -> str:
         return f"{plain(self.graph.name)}, quantized"
@@ -149,7 +149,7 @@ class Writer(LinearWriter):
             "grid": [grid.zero_point, grid.qmin, grid.qmax],
         }
 
-    def _header(self, signature: str, arena: int, export: str) -> str:
+    def _header(self, signature: str, export: str) -> str:
         guard = f"{self.upper}_H"
         lines = []
         several = {"INPUT": len(self.graph.inputs) > 1, "OUTPUT": len(self.graph.outputs) > 1}
@@ -179,7 +179,7 @@ class Writer(LinearWriter):
 
 #define {self.upper}_EXPORT {export} /* as {self.name}.c has it */
 #define {self.upper}_CONSTANT_BYTES {self.constant_bytes} /* weights and tables, in flash; code comes on top */
-#define {self.upper}_ARENA_BYTES {arena} /* activations, in RAM, static */
+#define {self.upper}_ARENA_BYTES {self.arena_bytes} /* activations, in RAM, static */
 
 #ifdef __cplusplus
 extern "C" {{
@@ -293,14 +293,12 @@ extern "C" {{
 
     @add.register
     def _(self, node: IntegerAdd) -> None:
-        self.used.add("REQUANTIZE")
         source, grid, size, fixed = node.inputs[0].grid, node.output.grid, prod(node.output.shape), node.fixed
         (mx, rx), (my, ry) = ((int(x.multiplier[0]), -int(x.shift[0])) for x in (fixed.operand, fixed.result))
-        scale, clip, kind = "requantize", "clip", "int32_t"
-        if source.wide or grid.wide:
-            self.used.add("WIDE")
-            scale, kind = "requantize_sum", "int64_t"
-            clip = "clip_wide" if grid.wide else "clip"
+        wide = source.wide or grid.wide
+        scale, kind = ("requantize_sum", "int64_t") if wide else ("requantize", "int32_t")
+        self.used.add(scale.upper())
+        clip = self.clip(node.output)
         zero = grid.zero_point - grid.qmin
         centre = source.zero_point - source.qmin
         low, high = node.requantize.low + zero, node.requantize.high + zero

@@ -87,5 +87,9 @@ def activation_buffers(graph: IntegerGraph, aliases: Mapping[str, str]) -> dict[
 
 
 def activation_memory(graph: IntegerGraph) -> MemoryPlan:
-    """The plan of all activations, the inputs among them: its size is the memory that evaluating one sample needs."""
+    """The plan of all activations, the inputs among them: its size is the memory that evaluating one sample needs at least.
+
+    A target has its own figure: a file of C (``arena_bytes`` of that target) needs scratch memory besides, and leaves out
+    images that lie in the caller's memory.
+    """
     return plan_memory(list(activation_buffers(graph, flatten_sources(graph)).values()))
