@@ -23,7 +23,8 @@ from qat.integer import IntegerGraph
 from qat.losses import Loss, Objective, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array
-from qat.optimizer import Optimizer
+from qat.optimizer import Optimizer, check_state
+from qat.reading import open_regular, reading
 from qat.workers import MSRUN, this_worker, training_worker
 
 __all__ = [
@@ -273,14 +274,10 @@ def write(model: LoweredNetwork, params: Mapping[str, Array]) -> None:
 
 def load_params(path: str | Path) -> dict[str, Array]:
     """The arrays of a file that ``mindspore.save_checkpoint`` wrote, by name."""
-    if not Path(path).is_file():
-        raise QatError(f"{path}: there is no such file; give what mindspore.save_checkpoint wrote")
-    try:
+    advice = "give what mindspore.save_checkpoint wrote"
+    with open_regular(path, advice), reading(path, "a checkpoint of MindSpore", advice):
         found = ms.load_checkpoint(str(path))
-    except Exception as error:  # its errors for damaged files share no class
-        reason = " ".join(str(error).split())[:200]
-        raise QatError(f"{path}: is no checkpoint of MindSpore ({reason}); give what save_checkpoint wrote") from None
-    return {name: np.array(parameter.asnumpy()) for name, parameter in found.items()}
+        return {str(name): np.array(parameter.asnumpy()) for name, parameter in found.items()}
 
 
 def save_params(params: Mapping[str, Array], path: str | Path) -> None:
@@ -428,6 +425,7 @@ class Step:
     def load_state(self, state: Mapping[str, Array]) -> None:
         """The inverse of ``state``."""
         slots = self._slots()
+        check_state(state, self.state())
         for name, array in state.items():
             ops.assign(slots[name], Tensor(np.array(array)))
 

@@ -22,6 +22,7 @@ from qat.files import write_atomically
 from qat.graph import Graph, Params
 from qat.monitor import Progress
 from qat.ops import Array
+from qat.reading import open_regular, reading, shortened
 from qat.registry import suffixed
 
 FORMAT = "qat-checkpoint-1"
@@ -67,48 +68,43 @@ class Checkpoint:
         if not os.path.isfile(path):
             found = "is no file" if os.path.exists(path) else "there is no such checkpoint"
             raise QatError(f"{path}: {found}; give the checkpoint file that training wrote")
+        advice = "use another copy, or import-params where it is a file of PyTorch or MindSpore"
         try:
-            with safetensors.safe_open(path, framework="numpy") as file:
+            with (
+                open_regular(path, "give the checkpoint file that training wrote"),
+                reading(path, "a checkpoint of qat", advice),
+                safetensors.safe_open(path, framework="numpy") as file,
+            ):
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-        except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+        except QatError:
             if suffixed(path):
                 raise QatError(
                     f"{path}: is an exported file, no checkpoint; run, evaluate and verify take such files"
                 ) from None
-            raise QatError(
-                f"{path}: is no checkpoint of qat, or a damaged one ({error}); use another copy, or import-params where it is "
-                "a file of PyTorch or MindSpore"
-            ) from None
+            raise
         if metadata.get("format") != FORMAT:
             raise QatError(
-                f"{path}: has format {metadata.get('format')!r} where this release reads {FORMAT!r}; it is another program's "
+                f"{path}: has format {shortened(repr(metadata.get('format')))} where this release reads {FORMAT!r}; it is another program's "
                 "safetensors file, or another release's checkpoint"
             )
         try:
-            graph = Graph.from_json(metadata["graph"])
-            step, epoch = int(metadata["step"]), int(metadata["epoch"])
-            history = tuple(dict(entry) for entry in json.loads(metadata["history"]))
-            progress = Progress.from_json(json.loads(metadata["progress"])) if "progress" in metadata else Progress()
+            with reading(path, "a checkpoint of qat: its metadata are damaged", "use another copy"):
+                graph = Graph.from_json(metadata["graph"])
+                step, epoch = (_count(name, metadata[name]) for name in ("step", "epoch"))
+                history = _history(json.loads(metadata["history"]))
+                progress = Progress.from_json(json.loads(metadata.get("progress", "null")))
         except QatError as error:
-            raise QatError(f"{path}: {error}") from None
-        except (KeyError, ValueError, TypeError, RecursionError) as error:
-            raise QatError(f"{path}: its metadata is damaged ({error!r}); use another copy") from None
+            message = str(error)
+            raise QatError(message if message.startswith(f"{path}: ") else f"{path}: {message}") from None
         params, state, best = (
             {name.removeprefix(part): a for name, a in tensors.items() if name.startswith(part)}
             for part in ("params/", "optimizer/", "best/")
         )
-        graph.check_params(params, str(path))
-        if best:
-            graph.check_params(best, f"{path}, its best epoch")
-        wrong = [name for name, array in params.items() if array.dtype != np.float32]
-        if wrong:
-            raise QatError(f"{path}: {wrong[0]!r} is {params[wrong[0]].dtype}, not float32; the file is damaged")
-        for name, array in params.items():
-            if (graph.params[name].trainable and not np.isfinite(array).all()) or np.isnan(array).any():
-                raise QatError(
-                    f"{path}: {name!r} holds {array[~np.isfinite(array)][0]}; the file is damaged, use another copy"
-                )
+        for source, arrays in ((str(path), params), (f"{path}, its best epoch", best)):
+            if arrays or source == str(path):
+                graph.check_params(arrays, source)
+                _check_numbers(graph, arrays, source)
         return cls(graph, params, step, epoch, state, history, progress, best)
 
     def require(self, path: str | Path, *, quantized: bool) -> None:
@@ -122,4 +118,28 @@ class Checkpoint:
             raise QatError(
                 f"{path}: holds the quantized network {self.graph.name} where a float one is needed; give the checkpoint "
                 "that it was made from (its accuracy: eval-quant, or eval_quant.py)"
+            )
+
+
+def _count(name: str, text: str) -> int:
+    """A number of steps or epochs, as ``save`` wrote it."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 16):
+        raise QatError(f"its {name} is {shortened(repr(text))}, no number of them; use another copy")
+    return int(text)
+
+
+def _history(entries: Any) -> tuple[dict[str, Any], ...]:
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise QatError("its history is no list of trainings; use another copy")
+    return tuple(entries)
+
+
+def _check_numbers(graph: Graph, params: Params, source: str) -> None:
+    """Raise QatError, naming the parameter, where one is no float32 or holds what is no number."""
+    for name, array in params.items():
+        if array.dtype != np.float32:
+            raise QatError(f"{source}: {name!r} is {array.dtype}, not float32; the file is damaged")
+        if (graph.params[name].trainable and not np.isfinite(array).all()) or np.isnan(array).any():
+            raise QatError(
+                f"{source}: {name!r} holds {array[~np.isfinite(array)][0]}; the file is damaged, use another copy"
             )

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from qat.errors import QatError
+from qat.field_types import build
+from qat.reading import shortened
 
 S = TypeVar("S", bound="Serializable")
 
@@ -90,16 +92,17 @@ def from_json(data: Any, base: type[S]) -> S:
     cls = Serializable.registry.get(name) if isinstance(name, str) else None
     if cls is None or not issubclass(cls, base) or not is_dataclass(cls):
         raise QatError(
-            f"{name!r} is not a known {base.__name__.lower()}: import the module that defines it before reading the "
+            f"{shortened(repr(name))} is not a known {base.__name__.lower()}: import the module that defines it before reading the "
             "graph, or use the release that wrote the file"
         )
     known = {field.name for field in fields(cls)}
     unknown = sorted(set(data) - known - {"type"})
     if unknown:
-        raise QatError(f"{name} has no field {', '.join(unknown)}: the graph was written by another release")
+        named = ", ".join(key if key.isidentifier() else ascii(key) for key in unknown)
+        raise QatError(f"{name} has no field {shortened(named)}: the graph was written by another release")
     try:
-        return cls(**{key: _decode(value) for key, value in data.items() if key != "type"})
-    except (TypeError, ValueError) as error:
+        return build(cls, {key: _decode(value) for key, value in data.items() if key != "type"}, str(name))
+    except (TypeError, ValueError, OverflowError) as error:  # of a user's own class
         raise QatError(f"{name} cannot be built from its stored fields ({error}): the graph is damaged") from None
 
 

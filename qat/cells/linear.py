@@ -430,7 +430,7 @@ class Conv2dBnAct(LinearCell):
         if len(x) != 3 or x[0] != self.in_channels:
             raise QatError(f"takes ({self.in_channels}, H, W) but gets {x}; change in_channels or the cell before it")
         kernel, stride, dilation = self._geometry
-        size = output_size((x[1], x[2]), kernel, stride, dilation, self._window(x)["padding"])
+        size = output_size(x, kernel, stride, dilation, self._window(x)["padding"])
         if min(size) < 1:
             raise QatError(f"its {kernel} kernel does not fit into its input {x}; use a smaller kernel or more padding")
         return (self.out_channels, *size)
