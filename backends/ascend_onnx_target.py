@@ -20,12 +20,13 @@ from onnx.reference.op_run import OpRun
 from qat import ascend
 from qat.arrays import Arrays, as_arrays, in_batches
 from qat.ascend import Step
-from qat.backends.onnx_model import set_metadata, shapes_of_inputs
+from qat.backends.onnx_model import check_operators, set_metadata, shapes_of_inputs
 from qat.cells.base import Shape
 from qat.errors import QatError
 from qat.files import write_atomically
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.ops import Array
+from qat.reading import read_file, reading
 
 OPSET, IR_VERSION = 17, 8  #: Ascend's offline compiler reads no newer ones
 BATCH = 128  #: images at a time
@@ -146,14 +147,12 @@ class MaxPool(OpRun):
 
 
 def _load(path: str | Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load_model_from_string(Path(path).read_bytes())
+    content = read_file(path, "give an exported .ascend.onnx file")
+    with reading(path, "an ONNX file of qat export", "export it again"):
+        model = onnx.load_model_from_string(content)
         _check(model)
-    except OSError as error:
-        raise QatError(f"{path}: cannot be read ({error.strerror}); give an exported .ascend.onnx file") from None
-    except Exception:  # protobuf's own error types differ between its releases
-        raise QatError(f"{path}: is no ONNX file of qat export, or a damaged one; export it again") from None
-    return model
+        check_operators(_known(model))
+        return model
 
 
 def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:
@@ -234,6 +233,17 @@ def _check(model: onnx.ModelProto) -> None:
             node.domain = "ascend"
     copy.opset_import.append(helper.make_opsetid("ascend", 1))
     onnx.checker.check_model(copy)
+
+
+def _known(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which a Cast, whose result has the same shape, stands for each operator that ONNX does not know."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in copy.graph.node:
+        if node.op_type in OWN:
+            kind = TensorProto.INT8 if node.op_type == OWN[0] else TensorProto.FLOAT
+            node.CopyFrom(helper.make_node("Cast", node.input[:1], node.output, to=kind))
+    return copy
 
 
 def _write(model: onnx.ModelProto, path: str | Path) -> None:

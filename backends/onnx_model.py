@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import onnx
@@ -10,6 +11,11 @@ from onnx import helper
 from qat.cells.base import Shape
 
 METADATA = "qat."  #: before our keys in metadata_props
+#: What the two targets write. Others could loop for ever, make gigabytes of nothing, or read what is no affair of theirs.
+OPERATORS = {"Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Flatten", "Gather"}
+OPERATORS |= {"Gemm", "Identity", "MaxPool", "Mul", "QuantizeLinear", "ReduceMax", "ReduceSum", "Relu", "Sigmoid"}
+OPERATORS |= {"Softmax", "Sub", "Tanh"}
+LARGEST = 1 << 28  #: numbers of one sample, over all that nodes give
 
 
 def set_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
@@ -22,3 +28,22 @@ def shapes_of_inputs(model: onnx.ModelProto) -> list[Shape]:
     """Of one sample of each input, (C, H, W) or (F,)."""
     dims = [x.type.tensor_type.shape.dim for x in model.graph.input]
     return [tuple(size.dim_value for size in own[1:]) for own in dims]
+
+
+def check_operators(model: onnx.ModelProto) -> None:
+    """Raise ValueError where an operator is none that export writes, or gives what has no shape, or where one sample takes
+    more numbers than any network's: a few bytes could ask for any memory. Sizes that are free, as N, count as 1.
+    """
+    for node in model.graph.node:
+        if node.op_type not in OPERATORS or node.domain:
+            raise ValueError(f"its operator {node.domain}{node.op_type!r} is none that qat export writes")
+    known = {x.name: x.type.tensor_type for x in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    known |= {x.name: x.type.tensor_type for x in (*model.graph.input, *model.graph.output)}
+    numbers = 0
+    for node in model.graph.node:
+        for name in node.output:
+            if not known[name].HasField("shape"):
+                raise ValueError(f"its {node.op_type} {name!r} has no shape")
+            numbers += math.prod(max(size.dim_value, 1) for size in known[name].shape.dim)
+    if numbers > LARGEST:
+        raise ValueError(f"one sample takes {numbers:,} numbers, but {LARGEST:,} are the most")

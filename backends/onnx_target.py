@@ -18,7 +18,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
-from qat.backends.onnx_model import set_metadata, shapes_of_inputs
+from qat.backends.onnx_model import check_operators, set_metadata, shapes_of_inputs
 from qat.cells.base import Shape
 from qat.errors import QatError
 from qat.files import write_atomically
@@ -42,6 +42,7 @@ from qat.integer import (
 )
 from qat.ops import Array, Kind, Padding, Pair
 from qat.passes.fold_batch_norm import fold_batch_norm
+from qat.reading import read_file, reading, reason_of
 from qat.widths import check_packing, pack, require_bytes, storage_bits
 
 OPSET, IR_VERSION = 17, 8  #: old enough for every runtime of the last years; QDQ with an axis needs opset 13
@@ -147,12 +148,11 @@ def _lacks_vnni() -> bool:
 
 
 def _load(path: str | Path) -> onnx.ModelProto:
-    try:
-        return onnx.load_model_from_string(Path(path).read_bytes())
-    except OSError as error:
-        raise QatError(f"{path}: cannot be read ({error.strerror}); give an exported .onnx file") from None
-    except Exception:  # protobuf's own error types differ between its releases
-        raise QatError(f"{path}: is no ONNX file, or a damaged one; export it again") from None
+    content = read_file(path, "give an exported .onnx file")
+    with reading(path, "an ONNX file", "export it again"):
+        model = onnx.load_model_from_string(content)
+        check_operators(model)
+        return model
 
 
 def opened(path: str | Path, *, threads: int = 1) -> Callable[[Arrays], Arrays]:
@@ -181,8 +181,7 @@ def _session(path: str | Path, model: onnx.ModelProto, threads: int = 0) -> onnx
 
 def _cannot_run(path: str | Path, error: Exception) -> QatError:
     """Of any exception of the runtime: they share no base class of their own."""
-    reason = " ".join(str(error).split())
-    return QatError(f"{path}: ONNX Runtime cannot run it as a file of qat export ({reason}); export it anew")
+    return QatError(f"{path}: ONNX Runtime cannot run it as a file of qat export ({reason_of(error)}); export it anew")
 
 
 def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:

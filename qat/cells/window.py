@@ -29,23 +29,25 @@ def window_padding(size: Pair, kernel: Pair, stride: Pair, dilation: Pair, pad_m
     return (ends[0], ends[1], ends[2], ends[3])
 
 
-def output_size(x: Shape, kernel: Pair, stride: Pair, dilation: Pair, padding: Padding) -> Pair:
-    """Height and width of the output: floor((size + padding - reach) / stride) + 1. x: the input's shape, (C, H, W).
+def output_size(size: Pair, kernel: Pair, stride: Pair, dilation: Pair, padding: Padding) -> Pair:
+    """Height and width of the output: floor((size + padding - reach) / stride) + 1."""
+    height = (size[0] + padding[0] + padding[1] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
+    width = (size[1] + padding[2] + padding[3] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+    return height, width
 
-    Raises QatError where padding or windows would take up more than an image does in any network.
+
+def checked_output_size(x: Shape, kernel: Pair, stride: Pair, dilation: Pair, padding: Padding) -> Pair:
+    """``output_size`` for an input (C, H, W). Raises QatError where padding or windows would take up more than an image
+    does in any network.
     """
-    rows, columns = x[1] + padding[0] + padding[1], x[2] + padding[2] + padding[3]
-    height = (rows - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
-    width = (columns - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
-    windows = math.prod(kernel) * max(height, 0) * max(width, 0)
-    for what, numbers, most in (
-        ("padded input", rows * columns, LARGEST_INPUT),
-        ("windows", windows, LARGEST_WINDOWS),
-    ):
-        if x[0] * numbers > most:
+    padded = x[0] * (x[1] + padding[0] + padding[1]) * (x[2] + padding[2] + padding[3])
+    height, width = output_size((x[1], x[2]), kernel, stride, dilation, padding)
+    windows = x[0] * math.prod(kernel) * max(height, 0) * max(width, 0)
+    for what, numbers, most in (("padded input", padded, LARGEST_INPUT), ("windows", windows, LARGEST_WINDOWS)):
+        if numbers > most:
             raise QatError(
-                f"has {x[0] * numbers:,} numbers in the {what} of one sample {x}, but {most:,} are the most; use a smaller "
-                "image, kernel or padding"
+                f"has {numbers:,} numbers in the {what} of one sample {x}, but {most:,} are the most; use a smaller image, "
+                "kernel or padding"
             )
     return height, width
 
