@@ -107,6 +107,9 @@ def _check_model(model: Any) -> None:
         raise ValueError("it names buffers that are not there")
     if any(entry.name is None or model.buffers[entry.buffer].data is None for entry in model.metadata or []):
         raise ValueError("an entry of its metadata is empty")
+    for entry in model.metadata or []:
+        if entry.name.decode().startswith(METADATA) and entry.name.decode() != DIGEST:
+            bytes(model.buffers[entry.buffer].data).decode()
     numbers = 0
     for tensor in graph.tensors:
         if tensor.shape is None or any(size < 0 for size in tensor.shape):

@@ -195,6 +195,4 @@ def _infer(path: str | Path, content: bytes, outputs: list[int], pixels: Arrays,
 
         return in_batches(run, pixels, shapes, BATCH, str(path))
     except ChildError as error:
-        raise QatError(
-            f"{path}: LiteRT cannot run it as a file of qat export ({error}); export it anew"
-        ) from None
+        raise QatError(f"{path}: LiteRT cannot run it as a file of qat export ({error}); export it anew") from None

@@ -238,9 +238,7 @@ def load_params(path: str | Path) -> dict[str, Array]:
         data = data.get("state_dict", data) if isinstance(data, dict) else data
         if not isinstance(data, dict) or not any(isinstance(value, Tensor) for value in data.values()):
             raise QatError(f"{path}: holds {type(data).__name__} without tensors; save model.state_dict()")
-        return {
-            str(name): _array(value.detach()) for name, value in data.items() if isinstance(value, Tensor)
-        }
+        return {str(name): _array(value.detach()) for name, value in data.items() if isinstance(value, Tensor)}
 
 
 def _array(tensor: Tensor) -> Array:
@@ -352,11 +350,20 @@ class Step:
     def load_state(self, state: Mapping[str, Array]) -> None:
         """The inverse of ``state``."""
         trained = {name: tensor for name, tensor in self.model.tensors.items() if tensor.requires_grad}
-        owners = {name.rpartition(".")[0] for name in state} & set(trained) or set(trained)  # not all need have a gradient
+        owners = {name.rpartition(".")[0] for name in state} & set(trained) or set(
+            trained
+        )  # not all need have a gradient
         slots = ["momentum_buffer"] if self.optimizer.defaults.get("momentum") else []
         if isinstance(self.optimizer, torch.optim.Adam):
-            slots = ["step", "exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if self.optimizer.defaults["amsgrad"] else [])]
-        shapes = {(name, slot): () if slot == "step" else tuple(trained[name].shape) for name in owners for slot in slots}
+            slots = [
+                "step",
+                "exp_avg",
+                "exp_avg_sq",
+                *(["max_exp_avg_sq"] if self.optimizer.defaults["amsgrad"] else []),
+            ]
+        shapes = {
+            (name, slot): () if slot == "step" else tuple(trained[name].shape) for name in owners for slot in slots
+        }
         check_state(state, {f"{name}.{slot}": np.zeros(shape, np.float32) for (name, slot), shape in shapes.items()})
         for full_name, array in state.items():
             name, _, key = full_name.rpartition(".")

@@ -43,7 +43,12 @@ def in_batches(
         raise QatError(f"{name}: there are no images to evaluate; give at least one")
     if len(set(counts)) != 1:
         raise QatError(f"{name}: its inputs hold {counts} samples; give equally many of each")
-    parts = [function(batch) for batch in _batches(inputs, batch_size)]
+    parts = []
+    for batch in _batches(inputs, batch_size):
+        parts.append(function(batch))
+        rows = {np.shape(x)[:1] for x in parts[-1].values()}
+        if rows - {(len(batch[0]),)}:
+            raise QatError(f"{name}: gives {rows} results for {len(batch[0])} samples, so it is damaged; export it again")
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 

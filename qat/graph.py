@@ -233,7 +233,7 @@ class Graph:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value.isprintable():
         raise TypeError(f"{shortened(repr(value))} where a name is expected")
     return value
 

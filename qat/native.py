@@ -77,7 +77,9 @@ def params_from(graph: Graph, arrays: Mapping[str, Array], renamed: Mapping[str,
         with reading(source, "parameters", f"look at {shortened(repr(name))} in it"), np.errstate(all="ignore"):
             found[ours] = np.asarray(array, np.float32)
         if np.iscomplexobj(array) or not np.isfinite(found[ours]).all():
-            raise QatError(f"{source}: {shortened(repr(name))} holds what is no finite number; save the parameters anew")
+            raise QatError(
+                f"{source}: {shortened(repr(name))} holds what is no finite number; save the parameters anew"
+            )
     ranges = {name: a for name, a in graph.initial_params().items() if not np.isfinite(a).all()}
     params = ranges | found
     graph.check_params(params, source)

@@ -153,7 +153,9 @@ def train(
     history = (entry, *(start.history[1:] if start.step else start.history))
     progress, best = (start.progress, start.best) if start.step else (Progress(), {})
     if recipe.keep_best and not best and best_epoch(progress.epochs, counts_from) is not None:
-        raise QatError("--resume: the checkpoint lacks the parameters of its best epoch; use another copy, or start anew")
+        raise QatError(
+            "--resume: the checkpoint lacks the parameters of its best epoch; use another copy, or start anew"
+        )
     model = backend.lower(logits_graph(graph), start.params, device_target=device_target, step=start.step)
     pruning = PruningInTraining(backend, model, graph, recipe.slimming)
     loss_function = objective or partial(cross_entropy, smoothing=recipe.label_smoothing)
@@ -265,7 +267,9 @@ def _check_progress(start: Checkpoint, recipe: Recipe, steps: int) -> None:
     elif recipe.validation and not all(held_back):
         wrong = "it has epochs without an evaluation of held-back images"
     if wrong:
-        raise QatError(f"--resume: the checkpoint's record of epochs is damaged: {wrong}; use another copy, or start anew")
+        raise QatError(
+            f"--resume: the checkpoint's record of epochs is damaged: {wrong}; use another copy, or start anew"
+        )
 
 
 def check_labels(graph: Graph, dataset: Dataset) -> None:

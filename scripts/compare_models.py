@@ -50,7 +50,9 @@ def run(args: argparse.Namespace) -> None:
     classes = models[0].folds[0].outputs.shape[1]
     for path, model in chosen:
         if model.folds[0].outputs.shape[1] != classes:
-            raise QatError(f"{path}: has {model.folds[0].outputs.shape[1]} classes, the first model {classes}; compare like models")
+            raise QatError(
+                f"{path}: has {model.folds[0].outputs.shape[1]} classes, the first model {classes}; compare like models"
+            )
     curves = [[roc(model.folds, label) for label in range(classes)] for model in models]
     rows = [(str(label), *(_area(own[label].auc, own[label].auc_sigma) for own in curves)) for label in range(classes)]
     means = [np.mean([curve.auc for curve in own]) for own in curves]

@@ -90,7 +90,9 @@ def convert_quant_network(
     if graph.is_quantized:
         raise QatError(f"{graph.name} is quantized already: convert the float network it was made from")
     if profile not in PROFILES:
-        raise QatError(f"convert_quant_network: profile is {shortened(repr(profile))}; use one of {', '.join(map(repr, PROFILES))}")
+        raise QatError(
+            f"convert_quant_network: profile is {shortened(repr(profile))}; use one of {', '.join(map(repr, PROFILES))}"
+        )
     ascend = profile == "ascend"
     if ascend:  # what the activations' defaults are elsewhere has no form there
         symmetric = (_pair(symmetric)[0], True)
@@ -220,7 +222,9 @@ def _given(name: str, given: Any, otherwise: Quantizer, base: type[Any], changes
     quantizer = from_json(given, Quantizer) if isinstance(given, dict) else given
     if not isinstance(quantizer, base):
         what = "weights" if base is BaseWeightQuantizer else "activations"
-        raise QatError(f"{name or 'convert_quant_network'}: {shortened(repr(given))} is no quantizer of {what}; see qat.quantizers")
+        raise QatError(
+            f"{name or 'convert_quant_network'}: {shortened(repr(given))} is no quantizer of {what}; see qat.quantizers"
+        )
     return replace(quantizer, **changes)
 
 
@@ -255,5 +259,7 @@ def _pair(setting: Setting) -> tuple[Any, Any]:
     if len(setting) == 1:
         return setting[0], setting[0]
     if len(setting) != 2:
-        raise QatError(f"convert_quant_network: {shortened(repr(setting))} is no pair: give one value, or (weights, activations)")
+        raise QatError(
+            f"convert_quant_network: {shortened(repr(setting))} is no pair: give one value, or (weights, activations)"
+        )
     return setting[0], setting[1]

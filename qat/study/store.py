@@ -192,7 +192,10 @@ def check_database(path: Path) -> None:
     if not path.exists():
         return
     open_regular(path, advice).close()
-    with reading(path, "a database", advice), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+    with (
+        reading(path, "a database", advice),
+        contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database,
+    ):
         found = database.execute("SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index')").fetchone()
         if found is not None:
             raise ValueError(f"it has the {found[0]} {shortened(repr(found[1]))}")
