@@ -48,7 +48,9 @@ def in_batches(
         parts.append(function(batch))
         rows = {np.shape(x)[:1] for x in parts[-1].values()}
         if rows - {(len(batch[0]),)}:
-            raise QatError(f"{name}: gives {rows} results for {len(batch[0])} samples, so it is damaged; export it again")
+            raise QatError(
+                f"{name}: gives {rows} results for {len(batch[0])} samples, so it is damaged; export it again"
+            )
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 

@@ -22,7 +22,7 @@ from qat.files import write_atomically
 from qat.graph import Graph, Params
 from qat.monitor import Progress
 from qat.ops import Array
-from qat.reading import open_regular, reading, shortened
+from qat.reading import LARGEST_JSON, open_regular, reading, shortened
 from qat.registry import suffixed
 
 FORMAT = "qat-checkpoint-1"
@@ -85,11 +85,13 @@ class Checkpoint:
             raise
         if metadata.get("format") != FORMAT:
             raise QatError(
-                f"{path}: has format {shortened(repr(metadata.get('format')))} where this release reads {FORMAT!r}; it is another program's "
-                "safetensors file, or another release's checkpoint"
+                f"{path}: has format {shortened(repr(metadata.get('format')))} where this release reads {FORMAT!r}; it is another "
+                "program's safetensors file, or another release's checkpoint"
             )
         try:
             with reading(path, "a checkpoint of qat: its metadata are damaged", "use another copy"):
+                if max(map(len, metadata.values())) > LARGEST_JSON:
+                    raise ValueError(f"there are more than {LARGEST_JSON:,} characters")
                 graph = Graph.from_json(metadata["graph"])
                 step, epoch = (_count(name, metadata[name]) for name in ("step", "epoch"))
                 history = _history(json.loads(metadata["history"]))

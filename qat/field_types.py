@@ -81,7 +81,7 @@ def described(annotation: Any) -> str:
 
 
 @cache
-def _annotations(cls: type[Any]) -> dict[str, Any]:
+def _annotations(cls: Any) -> dict[str, Any]:
     """Of its fields; Any for all where they cannot be resolved, as in a class of a function."""
     try:
         return typing.get_type_hints(cls)

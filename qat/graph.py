@@ -19,7 +19,7 @@ from qat.cells.linear import LinearCell
 from qat.errors import QatError
 from qat.ops import Array
 from qat.quantizers import Quantizer
-from qat.reading import reason_of, shortened
+from qat.reading import LARGEST_JSON, reason_of, shortened
 from qat.serial import from_json
 
 Params = dict[str, Array]  #: canonical float32 arrays by full name, as "conv1.weight"
@@ -198,6 +198,8 @@ class Graph:
     def from_json(cls, text: str) -> Graph:
         """Raises QatError where the text is no valid graph."""
         try:
+            if len(text) > LARGEST_JSON:
+                raise ValueError(f"it has {len(text):,} characters, but {LARGEST_JSON:,} are the most")
             data: Any = json.loads(text)
             version = data["format"]
             if version != FORMAT or isinstance(version, bool):

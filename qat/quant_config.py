@@ -20,7 +20,7 @@ from qat.errors import QatError
 from qat.passes.convert_quant_network import check_settings, convert_quant_network
 from qat.reading import read_text, reading, shortened
 
-LARGEST = 1 << 17  #: bytes; a settings file is a page
+LARGEST = 1 << 16  #: bytes; a settings file is a page
 ADVICE = "see docs/design.md for the form"
 
 
@@ -35,8 +35,8 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
+        if len(set(names)) < len(names):
+            twice = next(name for number, name in enumerate(names) if name in names[:number])
             raise yaml.constructor.ConstructorError(None, None, f"{shortened(repr(twice))} stands twice")
         return super().construct_mapping(node, deep)
 

@@ -23,7 +23,7 @@ from qat.errors import QatError
 
 LARGEST = 1 << 31  #: bytes of a file that is read as a whole
 LARGEST_TEXT = 1 << 20  #: bytes of a text that people write: names of classes, an index, flags
-LARGEST_JSON = 1 << 26  #: bytes of a text that programs write
+LARGEST_JSON = 1 << 24  #: bytes of a JSON text
 #: Bytes that a compressed file may unpack to, whatever its own size, and times its size, where that is more.
 LARGEST_UNPACKED, MOST_TIMES = 1 << 28, 20
 LONGEST_REASON = 160  #: characters of what a library says
@@ -137,9 +137,9 @@ def _size(file: IO[Any]) -> int:
 
 def check_array(file: IO[bytes]) -> None:
     """Raise ValueError where a .npy file declares more bytes than it holds: they would be allocated before they are read."""
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(file)
+    library: Any = np.lib.format  # which has no type hints
+    one = library.read_magic(file) == (1, 0)
+    shape, _, dtype = library.read_array_header_1_0(file) if one else library.read_array_header_2_0(file)
     if math.prod(shape) * dtype.itemsize > _size(file):
         raise ValueError(f"it declares {math.prod(shape) * dtype.itemsize:,} bytes, but holds {_size(file):,}")
     file.seek(0)

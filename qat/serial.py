@@ -92,8 +92,8 @@ def from_json(data: Any, base: type[S]) -> S:
     cls = Serializable.registry.get(name) if isinstance(name, str) else None
     if cls is None or not issubclass(cls, base) or not is_dataclass(cls):
         raise QatError(
-            f"{shortened(repr(name))} is not a known {base.__name__.lower()}: import the module that defines it before reading the "
-            "graph, or use the release that wrote the file"
+            f"{shortened(repr(name))} is not a known {base.__name__.lower()}: import the module that defines it before reading "
+            "the graph, or use the release that wrote the file"
         )
     known = {field.name for field in fields(cls)}
     unknown = sorted(set(data) - known - {"type"})

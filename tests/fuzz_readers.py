@@ -52,7 +52,7 @@ from qat.numpy_ops import NUMPY_OPS
 from qat.optimizer import Optimizer
 from qat.quant_config import read_quant_config
 from qat.study import Study, Task
-from qat.study.training import LABEL, RESULT, read_result
+from qat.study.training import RESULT, read_result
 from qat.training import Recipe, train
 from qat.verify import Certificate, verify
 
@@ -67,14 +67,15 @@ LABELS = np.array([0, 3, 1])
 @dataclass(frozen=True)
 class Kind:
     """suffix: of its files. good: the content of a file that is read without complaint. read: as the commands do, checking what
-    was read; returns a word about it. counts: mutants in the normal profile and with QAT_FUZZ. fields, share: how it is damaged
+    was read; returns a word about it. few, many: mutants each time, and in the sweep. fields, share: how it is damaged
     (``damaged``). beside: other files that it needs, whole. seal: makes its digest right again. module: that reads it.
     """
 
     suffix: str
     good: Callable[[], bytes]
     read: Callable[[Path], str | None]
-    counts: tuple[int, int]
+    few: int
+    many: int
     module: str
     fields: Change | None = None
     share: float = 0.6
@@ -452,74 +453,91 @@ def seal_c(path: Path) -> None:
 
 
 KINDS = {
-    "idx": Kind("idx", idx, read_idx_file, (20, 700), "qat/data/idx.py"),
-    "idx.gz": Kind("idx.gz", lambda: gzip.compress(idx(), mtime=0), read_idx_file, (10, 300), "qat/data/idx.py"),
-    "cifar": Kind("bin", cifar, read_cifar, (12, 400), "qat/data/cifar.py"),
-    "mat": Kind("mat", mat, read_mat, (15, 400), "qat/data/svhn.py"),
+    "idx": Kind("idx", idx, read_idx_file, 20, 700, "qat/data/idx.py"),
+    "idx.gz": Kind("idx.gz", lambda: gzip.compress(idx(), mtime=0), read_idx_file, 10, 300, "qat/data/idx.py"),
+    "cifar": Kind("bin", cifar, read_cifar, 12, 400, "qat/data/cifar.py"),
+    "mat": Kind("mat", mat, read_mat, 15, 400, "qat/data/svhn.py"),
     "npy": Kind(
         "source_image.npy",
         lambda: written(lambda path: np.save(path, np.arange(3)), "x.npy"),
         lambda path: read_source_images(path.with_name("file.mat"), 3) is None and "",
-        (10, 200),
+        10,
+        200,
         "qat/data/svhn.py",
     ),
-    "picture.png": Kind("png", lambda: picture("PNG"), read_one_picture, (15, 400), "qat/data/pictures.py"),
-    "picture.jpg": Kind("jpg", lambda: picture("JPEG"), read_one_picture, (5, 200), "qat/data/pictures.py"),
-    "picture.gif": Kind("gif", lambda: picture("GIF", "L"), read_one_picture, (5, 200), "qat/data/pictures.py"),
-    "picture.bmp": Kind("bmp", lambda: picture("BMP"), read_one_picture, (5, 100), "qat/data/pictures.py"),
+    "picture.png": Kind("png", lambda: picture("PNG"), read_one_picture, 15, 400, "qat/data/pictures.py"),
+    "picture.jpg": Kind("jpg", lambda: picture("JPEG"), read_one_picture, 5, 200, "qat/data/pictures.py"),
+    "picture.gif": Kind("gif", lambda: picture("GIF", "L"), read_one_picture, 5, 200, "qat/data/pictures.py"),
+    "picture.bmp": Kind("bmp", lambda: picture("BMP"), read_one_picture, 5, 100, "qat/data/pictures.py"),
     "index": Kind(
         "txt",
         lambda: b"a.png a\na.png 1\n\na.png b\n",
         read_index,
-        (10, 300),
+        10,
+        300,
         "qat/data/pictures.py",
         in_text,
         beside=lambda: {"a.png": picture("PNG")},
     ),
     "class_names": Kind(
-        "txt", lambda: b"cat\ndog\nfrog\n", lambda path: str(len(read_class_names(path))), (5, 100), "qat/data/pictures.py", in_text
+        "txt",
+        lambda: b"cat\ndog\nfrog\n",
+        lambda path: str(len(read_class_names(path))),
+        5,
+        100,
+        "qat/data/pictures.py",
+        in_text,
     ),
     "safetensors": Kind(
         "ckpt",
         lambda: written(checkpoint().save, "x.ckpt"),
         read_checkpoint,
-        (50, 1400),
+        50,
+        1400,
         "qat/checkpoint.py",
         in_safetensors,
     ),
-    "json": Kind("json", lambda: checkpoint().graph.to_json().encode(), read_graph, (60, 1200), "qat/graph.py", in_json),
-    "resumed": Kind("ckpt", lambda: trained("torch"), read_resumed, (15, 300), "qat/training.py", in_safetensors, 0.9),
+    "json": Kind("json", lambda: checkpoint().graph.to_json().encode(), read_graph, 60, 1200, "qat/graph.py", in_json),
+    "resumed": Kind("ckpt", lambda: trained("torch"), read_resumed, 15, 300, "qat/training.py", in_safetensors, 0.9),
     "state of keras": Kind(
-        "ckpt", lambda: trained("keras"), read_state("keras"), (0, 150), "backends/keras_backend.py", in_safetensors, 0.9
+        "ckpt", lambda: trained("keras"), read_state("keras"), 0, 150, "backends/keras_backend.py", in_safetensors, 0.9
     ),
     "state of mindspore": Kind(
         "ckpt",
         lambda: trained("mindspore"),
         read_state("mindspore"),
-        (0, 150),
+        0,
+        150,
         "backends/mindspore_backend.py",
         in_safetensors,
         0.9,
     ),
-    "yaml": Kind("yaml", lambda: QUANT_CONFIG, read_config, (50, 1000), "qat/quant_config.py", in_yaml),
-    "flags": Kind("cfg", lambda: b"--folds=2\n# x\n\n--name=y\n", read_flags, (10, 300), "qat/cli.py", in_text),
-    "pt": Kind("pt", lambda: params_file("torch", "x.pt"), read_params("torch"), (10, 300), "backends/torch_backend.py", in_zip),
+    "yaml": Kind("yaml", lambda: QUANT_CONFIG, read_config, 50, 1000, "qat/quant_config.py", in_yaml),
+    "flags": Kind("cfg", lambda: b"--folds=2\n# x\n\n--name=y\n", read_flags, 10, 300, "qat/cli.py", in_text),
+    "pt": Kind(
+        "pt", lambda: params_file("torch", "x.pt"), read_params("torch"), 10, 300, "backends/torch_backend.py", in_zip
+    ),
     "mindspore ckpt": Kind(
         "ckpt",
         lambda: params_file("mindspore", "x.ckpt"),
         read_params("mindspore"),
-        (0, 150),
+        0,
+        150,
         "backends/mindspore_backend.py",
         in_wire,
     ),
-    "onnx": Kind("onnx", lambda: exported("ONNX", "x.onnx"), read_exported("ONNX"), (30, 700), "backends/onnx_target.py", in_onnx),
+    "onnx": Kind(
+        "onnx", lambda: exported("ONNX", "x.onnx"), read_exported("ONNX"), 30, 700, "backends/onnx_target.py", in_onnx
+    ),
     "float onnx": Kind(
         "onnx",
         lambda: written(
-            lambda path: qat.target("ONNX").export_float(Small().graph(), Small().graph().initial_params(), path), "x.onnx"
+            lambda path: qat.target("ONNX").export_float(Small().graph(), Small().graph().initial_params(), path),
+            "x.onnx",
         ),
         read_float_onnx,
-        (10, 200),
+        10,
+        200,
         "backends/onnx_target.py",
         in_onnx,
     ),
@@ -527,7 +545,8 @@ KINDS = {
         "ascend.onnx",
         lambda: exported("ASCEND_ONNX", "x.ascend.onnx", "ascend"),
         read_exported("ASCEND_ONNX", "ascend"),
-        (10, 200),
+        10,
+        200,
         "backends/ascend_onnx_target.py",
         in_onnx,
     ),
@@ -535,7 +554,8 @@ KINDS = {
         "tflite",
         lambda: exported("TFLITE", "x.tflite"),
         read_exported("TFLITE"),
-        (10, 200),
+        10,
+        200,
         "backends/tflite_file.py",
         in_tflite,
     ),
@@ -543,7 +563,8 @@ KINDS = {
         "tflite",
         lambda: exported("TFLITE", "x.tflite"),
         read_exported("TFLITE"),
-        (40, 700),
+        40,
+        700,
         "backends/tflite_file.py",
         in_tflite,
         0.8,
@@ -553,20 +574,28 @@ KINDS = {
         "mindir",
         lambda: exported("MINDIR", "x.mindir"),
         read_exported("MINDIR"),
-        (0, 150),
+        0,
+        150,
         "backends/mindir_target.py",
         in_wire,
         0.8,
         seal=seal_mindir,
     ),
     "air": Kind(
-        "air", lambda: exported("AIR", "x.air", "ascend"), read_exported("AIR", "ascend"), (15, 400), "backends/air_target.py", in_wire
+        "air",
+        lambda: exported("AIR", "x.air", "ascend"),
+        read_exported("AIR", "ascend"),
+        15,
+        400,
+        "backends/air_target.py",
+        in_wire,
     ),
     "sealed c": Kind(
         "c",
         lambda: c_files()[0],
         read_exported("C"),
-        (3, 30),
+        3,
+        30,
         "backends/c_target.py",
         in_c,
         1.0,
@@ -574,22 +603,31 @@ KINDS = {
         seal=seal_c,
     ),
     "result": Kind(
-        "json", result, lambda path: str(len(read_result(path)[1])), (15, 400), "qat/study/training.py", in_json,
+        "json",
+        result,
+        lambda path: str(len(read_result(path)[1])),
+        15,
+        400,
+        "qat/study/training.py",
+        in_json,
         beside=lambda: {"file.npz": outputs()},
     ),
     "result's outputs": Kind(
         "npz",
         outputs,
         lambda path: str(len(read_result(path.with_suffix(".json"))[1])),
-        (15, 300),
+        15,
+        300,
         "qat/study/training.py",
         in_zip,
         beside=lambda: {"file.json": result()},
     ),
-    "study": Kind("db", study, read_study, (15, 300), "qat/study/store.py", in_sqlite),
-    "search": Kind("db", search, lambda path: str(len(searched(3, path.parent))), (5, 150), "qat/study/search.py", in_sqlite),
-}  # fmt: skip
-NAMES = {"study": "study.db", "search": "search.db"}  #: of files whose readers know their names
+    "study": Kind("db", study, read_study, 15, 300, "qat/study/store.py", in_sqlite),
+    "search": Kind(
+        "db", search, lambda path: str(len(searched(3, path.parent))), 5, 150, "qat/study/search.py", in_sqlite
+    ),
+}
+NAMES = {"study": "study.db", "search": "search.db"}  #: of databases, whose readers know their names and write
 
 
 def name_of(kind: str) -> str:
@@ -698,7 +736,7 @@ def serve() -> None:
             answer = ["grew", f"by {grown:,} bytes; {answer}"]
         if _seen and kind != "sealed c":  # which is compiled and run
             answer = ["ran", f"{_seen}; {answer}"]
-        if path.is_file() and path.read_bytes() != sealed:
+        if kind not in NAMES and path.is_file() and path.read_bytes() != sealed:
             answer = ["wrote", f"the file itself is changed; {answer}"]
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

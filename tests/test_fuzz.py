@@ -3,7 +3,7 @@ or writes files.
 
 Each mutant is made from a good file by its seed alone, so that a failure names all that is needed to see it again:
 ``mutant(kind, seed)``. Files that are sealed by a digest are sealed anew, so that their parsers are reached. They are read in
-a process of its own (fuzz_readers.py), since the libraries below may crash. QAT_FUZZ=1 tries some 13,000 of them.
+a process of its own (fuzz_readers.py), since the libraries below may crash. ``make test-all`` tries 10,000 of them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from fuzz_readers import KINDS, good, mutant, name_of
 import qat
 
 SECONDS = 10.0  #: for one case; the slowest takes less than one
-FUZZ = bool(os.environ.get("QAT_FUZZ"))
-TRIED = [kind for kind, entry in KINDS.items() if entry.counts[FUZZ]]
+OFTEN = [kind for kind, entry in KINDS.items() if entry.few]
 ROOT = Path(__file__).parent.parent
 #: What a library might start over a file; here each leaves a file behind.
 CANARIES = ("sh", "bash", "cc", "gcc", "clang", "gs", "python", "python3", "convert", "tar", "unzip")
@@ -132,9 +131,24 @@ def complaint(kind: str, seed: int, content: bytes, word: str, text: str) -> str
 # -- the tests --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", TRIED)
+@pytest.mark.parametrize("kind", OFTEN)
 def test_damaged_files_give_a_good_result_or_a_qaterror(kind: str, tmp_path: Path) -> None:
-    findings, words, count = [], Counter(), KINDS[kind].counts[FUZZ]
+    try_mutants(kind, KINDS[kind].few, tmp_path)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("kind", sorted(KINDS, key=lambda kind: -KINDS[kind].many))
+def test_many_damaged_files_give_a_good_result_or_a_qaterror(kind: str, tmp_path: Path) -> None:
+    try_mutants(kind, KINDS[kind].many, tmp_path)
+
+
+@pytest.mark.sweep
+def test_the_sweep_tries_ten_thousand() -> None:
+    assert sum(entry.many for entry in KINDS.values()) >= 10_000
+
+
+def try_mutants(kind: str, count: int, tmp_path: Path) -> None:
+    findings, words = [], Counter()
     with Reader(tmp_path) as reader:
         found = reader.read(kind, good(kind))
         assert found[0] == "read", found
@@ -207,7 +221,7 @@ def test_a_field_of_a_wrong_type_gives_a_qaterror_when_the_graph_is_read(node: s
         qat.Graph.from_json(json.dumps(data))
 
 
-@pytest.mark.parametrize("kind", TRIED)
+@pytest.mark.parametrize("kind", OFTEN)
 def test_mutants_differ_from_the_good_file_and_from_one_another(kind: str) -> None:
     """Or else the test above tries less than it says; the same seed gives the same mutant."""
     mutants = [mutant(kind, seed) for seed in range(40)]

@@ -74,7 +74,7 @@ class Search:
 
     def _open(self, directions: Sequence[str], own: dict[str, Any]) -> None:
         path = self.folder / "search.db"
-        check_database(path)
+        check_database(path, "a search")
         with self._reading():
             self.study = self.optuna.create_study(
                 storage=f"sqlite:///{path.absolute()}",
@@ -93,8 +93,8 @@ class Search:
                 key = next(key for key in {**before, **own} if before.get(key) != own.get(key))
                 old, new = (shortened(repr(each.get(key))) for each in (before, own))
                 raise QatError(
-                    f"{self.folder}: the search was begun with {key} {old}, now it is {new}; give the same arguments, or another "
-                    "folder"
+                    f"{self.folder}: the search was begun with {key} {old}, now it is {new}; give the same arguments, or "
+                    "another folder"
                 )
             self._begin_killed_again()
 

@@ -65,7 +65,7 @@ class Study:
         self._db: Any = None
         self._lock = locked(self.folder, "study")
         try:
-            check_database(self.folder / "study.db")
+            check_database(self.folder / "study.db", "a study")
             with self._reading():
                 self._db = sqlite3.connect(self.folder / "study.db", isolation_level=None)
                 self._db.execute("PRAGMA journal_mode=WAL")  # readers may look on
@@ -186,14 +186,14 @@ class Study:
         )
 
 
-def check_database(path: Path) -> None:
+def check_database(path: Path, what: str) -> None:
     """Raise QatError where a database that is there is none of plain tables: views and triggers are programs."""
     advice = "choose another folder"
     if not path.exists():
         return
     open_regular(path, advice).close()
     with (
-        reading(path, "a database", advice),
+        reading(path, what, advice),
         contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database,
     ):
         found = database.execute("SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index')").fetchone()

@@ -116,6 +116,8 @@ def read_result(path: Path) -> tuple[dict[str, Any], Array, Array]:
         check_zip(arrays_path, file, advice)
         with np.load(file, allow_pickle=False) as arrays:
             outputs, labels = arrays["outputs"], arrays["labels"]
+        for array in (outputs, labels):  # what is no array in the archive comes as bytes
+            check_type("it", array, np.ndarray)
     if outputs.dtype != np.float32 or outputs.ndim != 2 or not outputs.size or not np.isfinite(outputs).all():
         raise QatError(f"{arrays_path}: its outputs are no finite numbers, float32 (N, K), one row an image; {advice}")
     if labels.dtype.kind not in "iu" or labels.shape != outputs.shape[:1] or not _within(labels, outputs.shape[1]):
