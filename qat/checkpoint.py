@@ -85,8 +85,8 @@ class Checkpoint:
             raise
         if metadata.get("format") != FORMAT:
             raise QatError(
-                f"{path}: has format {shortened(repr(metadata.get('format')))} where this release reads {FORMAT!r}; it is another "
-                "program's safetensors file, or another release's checkpoint"
+                f"{path}: has format {shortened(repr(metadata.get('format')))} where this release reads {FORMAT!r}; it is "
+                "another program's safetensors file, or another release's checkpoint"
             )
         try:
             with reading(path, "a checkpoint of qat: its metadata are damaged", "use another copy"):

@@ -31,9 +31,10 @@ def build(cls: type[T], data: Mapping[str, Any], name: str = "", *, finite: bool
     for key in sorted(map(str, data)):
         if key not in known:
             raise QatError(f"{name} has no field {shortened(repr(key))}; it has {', '.join(known)}")
+    annotations = _annotations(typing.cast(typing.Hashable, cls))
     for key, field in known.items():
         if key in data:
-            check_type(f"{name}: {key}", data[key], _annotations(cls)[key], finite=finite)
+            check_type(f"{name}: {key}", data[key], annotations[key], finite=finite)
         elif field.default is MISSING and field.default_factory is MISSING:
             raise QatError(f"{name} cannot be built from its stored fields (there is no {key}): the file is damaged")
     return cls(**data)

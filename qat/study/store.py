@@ -75,8 +75,8 @@ class Study:
                     self._db.execute("INSERT INTO study VALUES (?)", (FORMAT,))
                 elif found[0] != FORMAT:
                     raise QatError(
-                        f"{self.folder / 'study.db'}: has format {shortened(repr(found[0]))} where this release reads {FORMAT}; "
-                        "choose another folder"
+                        f"{self.folder / 'study.db'}: has format {shortened(repr(found[0]))} where this release reads "
+                        f"{FORMAT}; choose another folder"
                     )
             self.rows()  # raises where they are damaged
         except QatError:
