@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from qat.errors import QatError
-from qat.field_types import build, check_type
+from qat.fields import build, check_type
 from qat.ops import Array
 
 LEAST_GAIN = 1e-4  #: by how much a loss has to fall for the rate to stay, as Keras counts

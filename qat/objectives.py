@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qat.errors import QatError
+from qat.fields import check_fields
 from qat.losses import Objective, cross_entropy, soft_cross_entropy
 from qat.metrics import bops_of
 from qat.ops import Ops, Tensor
 from qat.quantizers import BaseWeightQuantizer, GTCActivationQuantizer, GTCWeightQuantizer
-from qat.serial import check_finite
 
 if TYPE_CHECKING:
     from qat.forward import TrainingPasses
@@ -36,7 +36,7 @@ class Distillation(Objective):
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        check_finite(self, "temperature", "weight", "smoothing")
+        check_fields(self)
         if not self.temperature > 0.0:
             raise QatError(f"distill_temperature is {self.temperature}; use a positive number")
         if not 0.0 <= self.weight <= 1.0:
@@ -75,6 +75,7 @@ class GTCLoss(Objective):
     bit_formula: str = "document"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("lambda_distillation_loss", "lambda_bit_loss", "lambda_regularization"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise QatError(f"--{name} is {getattr(self, name)}; use 0 or a positive number")
@@ -125,6 +126,7 @@ class SizeBudget(Objective):
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_positive(self, "bits_per_weight", "lambda_size")
 
     def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:
@@ -156,6 +158,7 @@ class BopsBudget(Objective):
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_positive(self, "max_bops", "lambda_bops")
 
     def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:

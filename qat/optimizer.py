@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qat.errors import QatError
+from qat.fields import check_fields
 from qat.ops import Array
 from qat.reading import shortened
 
@@ -28,6 +29,7 @@ class Optimizer:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.name not in OPTIMIZERS:
             raise QatError(f"optimizer {self.name!r} is unknown: choose one of {', '.join(OPTIMIZERS)}")
         if not 0.0 <= self.momentum < 1.0:

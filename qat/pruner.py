@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qat.errors import QatError
-from qat.serial import Serializable, check_finite, check_steps
+from qat.serial import Serializable, check_steps
 
 SCHEDULES = ("polynomial", "constant")
 
@@ -33,7 +33,6 @@ class MagnitudePruner(Serializable):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_finite(self, "final_sparsity", "initial_sparsity")
         check_steps(self, "begin", "end", "frequency")
         owner = type(self).__name__
         for name in ("final_sparsity", "initial_sparsity"):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
-
 from qat.errors import QatError
-from qat.field_types import build
+from qat.fields import build, check_fields
 from qat.reading import shortened
 
 S = TypeVar("S", bound="Serializable")
@@ -35,9 +32,8 @@ class Serializable:
         Serializable.registry[cls.__name__] = cls
 
     def __post_init__(self) -> None:
-        """Lists become tuples, as JSON gives them back; a subclass's own __post_init__ calls this first."""
-        for field in fields(self):  # type: ignore[arg-type]
-            object.__setattr__(self, field.name, _freeze(getattr(self, field.name)))
+        """Fields are of their annotated types (``check_fields``); a subclass's own __post_init__ calls this first."""
+        check_fields(self)
 
     def changed_fields(self) -> dict[str, Any]:
         """The fields whose values are not the default."""
@@ -53,33 +49,16 @@ class Serializable:
         return {"type": type(self).__name__} | {name: _encode(value) for name, value in self.changed_fields().items()}
 
 
-def check_flags(owner: Serializable, *names: str) -> None:
-    """Raise QatError unless the named fields are True or False."""
-    for name in names:
-        value = getattr(owner, name)
-        if not isinstance(value, bool):
-            raise QatError(f"{type(owner).__name__}: {name} is {value!r}; use True or False")
-
-
 def check_steps(owner: Serializable, *names: str) -> None:
-    """Raise QatError unless the named fields are numbers of steps."""
+    """Raise QatError unless the named fields, whole numbers, are numbers of steps."""
     for name in names:
         value = getattr(owner, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise QatError(f"{type(owner).__name__}: {name} is {value!r}; use a number of steps, 0 or more")
-
-
-def check_finite(owner: object, *names: str) -> None:
-    """Raise QatError unless the named fields are finite numbers."""
-    for name in names:
-        value = getattr(owner, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise QatError(f"{type(owner).__name__}: {name} is {value!r}; use a finite number")
+        if value < 0:
+            raise QatError(f"{type(owner).__name__}: {name} is {value}; use a number of steps, 0 or more")
 
 
 def check_share(owner: object, *names: str) -> None:
-    """Raise QatError unless the named fields are numbers from 0 to 1."""
-    check_finite(owner, *names)
+    """Raise QatError unless the named fields, numbers, lie within 0 to 1."""
     for name in names:
         value = getattr(owner, name)
         if not 0.0 <= value <= 1.0:
@@ -101,15 +80,9 @@ def from_json(data: Any, base: type[S]) -> S:
         named = ", ".join(key if key.isidentifier() else ascii(key) for key in unknown)
         raise QatError(f"{name} has no field {shortened(named)}: the graph was written by another release")
     try:
-        return build(cls, {key: _decode(value) for key, value in data.items() if key != "type"}, str(name))
+        return build(cls, {key: _decode(value) for key, value in data.items() if key != "type"})
     except (TypeError, ValueError, OverflowError) as error:  # of a user's own class
         raise QatError(f"{name} cannot be built from its stored fields ({error}): the graph is damaged") from None
-
-
-def _freeze(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    return tuple(map(_freeze, value)) if isinstance(value, (tuple, list)) else value
 
 
 def _encode(value: Any) -> Any:

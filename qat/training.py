@@ -16,6 +16,7 @@ from qat.checkpoint import Checkpoint
 from qat.console import TrainingLog
 from qat.data import Augmentation, Dataset, Split, accuracy
 from qat.errors import QatError
+from qat.fields import check_fields
 from qat.graph import Graph
 from qat.interfaces import Step
 from qat.losses import Objective, cross_entropy
@@ -58,6 +59,7 @@ class Recipe:
     augment_flip: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
             if value < 1:
                 raise QatError(f"{name} is {value}; use a whole number of at least 1")

@@ -278,8 +278,8 @@ QUANTIZERS = [Quantizer, WeightQuantizer, ActivationQuantizer]
 def test_a_wrong_number_of_bits_is_refused_in_one_line(cls: type[Quantizer], num_bits: object) -> None:
     with pytest.raises(qat.QatError) as raised:
         cls(num_bits=num_bits)
-    text = str(raised.value)
-    assert text == f"{cls.__name__}: num_bits is {num_bits!r}; use a whole number from {cls.widths[0]} to 16"
+    allowed = f" from {cls.widths[0]} to 16" if type(num_bits) is int else ""
+    assert str(raised.value) == f"{cls.__name__}: num_bits is {num_bits!r}; use a whole number{allowed}"
 
 
 def test_one_bit_is_of_activations_and_needs_both_of_its_codes() -> None:
@@ -298,8 +298,8 @@ def test_one_bit_is_of_activations_and_needs_both_of_its_codes() -> None:
 def test_a_wrong_quant_delay_is_refused_in_one_line(cls: type[Quantizer], quant_delay: object) -> None:
     with pytest.raises(qat.QatError) as raised:
         cls(quant_delay=quant_delay)
-    text = str(raised.value)
-    assert text == f"{cls.__name__}: quant_delay is {quant_delay!r}; use a number of steps, 0 or more"
+    allowed = "number of steps, 0 or more" if type(quant_delay) is int else "whole number"
+    assert str(raised.value) == f"{cls.__name__}: quant_delay is {quant_delay!r}; use a {allowed}"
 
 
 @pytest.mark.parametrize("num_bits", range(2, 9))

@@ -162,16 +162,13 @@ class Cell(Serializable):
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
 
-def check_counts(owner: str, **counts: Any) -> None:
-    """Raise QatError unless all are whole numbers of at least 1."""
+def check_counts(owner: str, **counts: int) -> None:
+    """Raise QatError unless all are at least 1."""
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if value < 1:
             raise QatError(f"{owner}: {name} is {value!r}; give a whole number of at least 1")
 
 
-def pair(value: Any, what: str) -> tuple[int, int]:
-    """(v, v) for an int, the pair itself for a pair. Raises QatError for anything else."""
-    values = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()
-    if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
-        raise QatError(f"{what} is {value!r}: give one integer or a pair (height, width) of integers")
-    return values
+def pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    """(v, v) for one number, the pair itself for a pair."""
+    return (value, value) if isinstance(value, int) else value

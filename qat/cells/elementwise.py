@@ -12,7 +12,6 @@ from qat.errors import QatError
 from qat.integer import Function, IntegerBuilder, Sum, require_codes
 from qat.numpy_ops import NUMPY_OPS
 from qat.ops import Array
-from qat.serial import check_finite
 from qat.values import Value
 
 
@@ -67,7 +66,6 @@ class Activation(Cell):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_activation(self.function or "None", "Activation")
-        check_finite(self, "alpha")
 
     @property
     def non_negative(self) -> bool:  # type: ignore[override]

@@ -15,7 +15,6 @@ from qat.integer import Function, Grid, IntegerBuilder, IntegerTensor, by_sign
 from qat.numpy_ops import NUMPY_OPS
 from qat.ops import Array, Tensor
 from qat.quantizers import BaseActivationQuantizer
-from qat.serial import check_flags
 from qat.values import Value
 
 
@@ -35,14 +34,6 @@ class FakeQuant(Cell):
     quantizer: BaseActivationQuantizer
     non_negative: bool = False
     shares: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.quantizer, BaseActivationQuantizer):
-            raise QatError(f"FakeQuant: quantizer is {self.quantizer!r}, no ActivationQuantizer")
-        check_flags(self, "non_negative")
-        if not isinstance(self.shares, tuple) or not all(isinstance(name, str) for name in self.shares):
-            raise QatError(f"FakeQuant: shares is {self.shares!r}; give the names of other fake quantizers")
 
     def params(self) -> dict[str, Param]:
         """Those of its quantizer."""

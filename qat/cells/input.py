@@ -9,6 +9,7 @@ import numpy as np
 
 from qat.cells.base import Cell, Scope, Shape
 from qat.errors import QatError
+from qat.fields import shown
 from qat.integer import Grid, IntegerBuilder, IntegerInput, IntegerTensor
 from qat.ops import Array
 from qat.values import Value
@@ -33,12 +34,15 @@ class Input(Cell):
     arity = 0
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, (tuple, list, np.ndarray)):
+                raise QatError(
+                    f"Input: {name} is {shown(value)}, but it is one number for all channels, since all pixels of an input "
+                    "have one scale and zero point; use their mean"
+                )
         super().__post_init__()
-        if (
-            not isinstance(self.shape, tuple)
-            or not self.shape
-            or not all(isinstance(size, int) and size > 0 for size in self.shape)
-        ):
+        if not self.shape or min(self.shape) < 1:
             raise QatError(f"Input: shape is {self.shape!r}; give the positive sizes of one sample, as (1, 32, 32)")
         if not 0.0 <= self.mean <= 1.0 or not 1e-6 < self.std < 1e6:
             raise QatError(

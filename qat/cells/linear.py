@@ -37,7 +37,7 @@ from qat.numpy_ops import NUMPY_OPS
 from qat.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
 from qat.pruner import MagnitudePruner
 from qat.quantizers import SMALLEST_SCALE, BaseWeightQuantizer, WeightCodes, WeightQuantizer
-from qat.serial import check_finite, check_flags, check_steps
+from qat.serial import check_steps
 from qat.values import Value
 
 BN_FOLDS = ("two_conv", "one_conv", None)
@@ -106,13 +106,7 @@ class LinearCell(Cell):
         super().__post_init__()
         owner = type(self).__name__
         check_activation(self.activation, owner)
-        if not isinstance(self.weight_quantizer, (BaseWeightQuantizer, type(None))):
-            raise QatError(f"{owner}: weight_quantizer is {self.weight_quantizer!r}, no WeightQuantizer")
-        if not isinstance(self.pruner, (MagnitudePruner, type(None))):
-            raise QatError(f"{owner}: pruner is {self.pruner!r}, no MagnitudePruner")
-        check_flags(self, "has_bias", "has_bn", "after_fake")
         check_steps(self, "freeze_bn")
-        check_finite(self, "alpha", "momentum", "eps")
         if self.bn_fold not in BN_FOLDS:
             raise QatError(f"{owner}: bn_fold is {self.bn_fold!r}; use one of {', '.join(map(repr, BN_FOLDS))}")
         quantizer = self.weight_quantizer
@@ -409,9 +403,9 @@ class Conv2dBnAct(LinearCell):
     @property
     def _geometry(self) -> tuple[Pair, Pair, Pair]:
         return (
-            pair(self.kernel_size, "Conv2dBnAct: kernel_size"),
-            pair(self.stride, "Conv2dBnAct: stride"),
-            pair(self.dilation, "Conv2dBnAct: dilation"),
+            pair(self.kernel_size),
+            pair(self.stride),
+            pair(self.dilation),
         )
 
     def _window(self, x_shape: Shape) -> dict[str, Any]:

@@ -43,9 +43,8 @@ class _Pool2d(Cell):
 
     @property
     def _geometry(self) -> tuple[Pair, Pair]:
-        owner = type(self).__name__
-        kernel = pair(self.kernel_size, f"{owner}: kernel_size")
-        return kernel, kernel if self.stride is None else pair(self.stride, f"{owner}: stride")
+        kernel = pair(self.kernel_size)
+        return kernel, kernel if self.stride is None else pair(self.stride)
 
     def window(self, x_shape: Shape) -> dict[str, Any]:
         """kernel, stride and padding for an input of this shape."""

@@ -52,7 +52,9 @@ def checked_output_size(x: Shape, kernel: Pair, stride: Pair, dilation: Pair, pa
     return height, width
 
 
-def check_window(owner: str, pad_mode: str, padding: object, kernel: Pair, stride: Pair, dilation: Pair) -> Padding:
+def check_window(
+    owner: str, pad_mode: str, padding: int | Pair | Padding, kernel: Pair, stride: Pair, dilation: Pair
+) -> Padding:
     """The padding as (top, bottom, left, right). Raises QatError where a field of a windowed cell is wrong."""
     if pad_mode not in PAD_MODES:
         raise QatError(f"{owner}: pad_mode {pad_mode!r} is unknown; use one of {', '.join(PAD_MODES)}")
@@ -62,12 +64,10 @@ def check_window(owner: str, pad_mode: str, padding: object, kernel: Pair, strid
         )
     if isinstance(padding, int):
         padding = (padding,) * 4
-    elif isinstance(padding, tuple) and len(padding) == 2:
+    elif len(padding) == 2:
         padding = (padding[0], padding[0], padding[1], padding[1])
-    if not (isinstance(padding, tuple) and len(padding) == 4 and all(isinstance(p, int) and p >= 0 for p in padding)):
-        raise QatError(
-            f"{owner}: padding is {padding!r}; give one number, (vertical, horizontal) or (top, bottom, left, right)"
-        )
+    if min(padding) < 0:
+        raise QatError(f"{owner}: padding is {padding}; use numbers of at least 0")
     if any(padding) and pad_mode != "pad":
         raise QatError(f"{owner}: padding {padding} has no effect with pad_mode {pad_mode!r}; use pad_mode='pad'")
     return (padding[0], padding[1], padding[2], padding[3])

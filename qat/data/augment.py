@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qat.errors import QatError
+from qat.fields import check_fields
 from qat.ops import Array
 
 
@@ -22,6 +23,7 @@ class Augmentation:
     flip: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.shift < 0:
             raise QatError(f"augment_shift is {self.shift}; use a number of pixels, 0 for none")
 

@@ -15,7 +15,7 @@ from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import NEVER, DenseBnAct, LinearCell
 from qat.errors import QatError
-from qat.field_types import check_type
+from qat.fields import check_type
 from qat.graph import Graph, Node
 from qat.network import Network, as_graph
 from qat.passes.share_grids import share_grids

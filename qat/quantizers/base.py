@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 from qat.errors import QatError
 from qat.ops import Array, Ops, Tensor
 from qat.param import Param, Shape
-from qat.serial import Serializable, check_flags, check_steps
+from qat.serial import Serializable, check_steps
 from qat.values import Value
 
 #: Of an all-zero channel or a dead activation. Two of them multiplied are still a normal number.
@@ -59,11 +59,10 @@ class Quantizer(Serializable):
     def __post_init__(self) -> None:
         super().__post_init__()
         fewest, most = self.widths
-        if isinstance(self.num_bits, bool) or not isinstance(self.num_bits, int) or not fewest <= self.num_bits <= most:
+        if not fewest <= self.num_bits <= most:
             allowed = f"{fewest}" if fewest == most else f"a whole number from {fewest} to {most}"
             raise QatError(f"{type(self).__name__}: num_bits is {self.num_bits!r}; use {allowed}")
         check_steps(self, "quant_delay")
-        check_flags(self, "symmetric", "narrow_range")
         for name, value in self.fixed.items():
             if getattr(self, name) is not value:
                 raise QatError(f"{type(self).__name__}: {name} is {not value}, but its formula has it {value}")
@@ -130,10 +129,6 @@ class BaseWeightQuantizer(Quantizer, ABC):
     per_channel: bool = False
 
     observes_once: ClassVar[bool] = False  #: of training steps only the first that quantizes looks at the weight
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_flags(self, "per_channel")
 
     def params(self, shape: Shape) -> dict[str, Param]:
         """Its parameters and state for a weight of this shape, O first, by local name."""

@@ -8,7 +8,6 @@ from typing import ClassVar
 from qat.errors import QatError
 from qat.ops import Ops, Tensor
 from qat.quantizers.base import SMALLEST_SCALE, BaseWeightQuantizer, Tensors, WeightCodes
-from qat.serial import check_flags
 
 SCALES = ("mean", "constant")
 
@@ -67,7 +66,6 @@ class _FewCodes(BaseWeightQuantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_flags(self, "clip")
         if self.scale not in SCALES:
             raise QatError(f"{type(self).__name__}: scale is {self.scale!r}; use one of {', '.join(map(repr, SCALES))}")
 

@@ -14,7 +14,7 @@ from qat.ops import Array, Ops, Tensor
 from qat.param import Param, constant
 from qat.quantizers.base import SMALLEST_SCALE, BaseActivationQuantizer, Tensors
 from qat.quantizers.few_bits import SignCodes
-from qat.serial import check_flags, check_share
+from qat.serial import check_share
 from qat.values import Value
 
 BINARY_SCALES = ("constant", "mean")
@@ -94,7 +94,6 @@ class BinaryActivationQuantizer(SignCodes, BaseActivationQuantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_flags(self, "clip")
         check_share(self, "ema_decay")
         if self.scale not in BINARY_SCALES:
             allowed = ", ".join(map(repr, BINARY_SCALES))

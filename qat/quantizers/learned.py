@@ -27,7 +27,6 @@ from qat.quantizers.base import (
     steps_of,
     unbounded,
 )
-from qat.serial import check_finite, check_flags
 from qat.values import Value
 
 LEAST_SHARE = 2.0**-10  #: of its initial value that a learned scale keeps, however far its training goes astray
@@ -144,7 +143,6 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_flags(self, "offset")
         if self.offset and self.symmetric:
             raise QatError("LSQActivationQuantizer: offset needs symmetric=False; symmetric codes have zero point 0")
 
@@ -278,7 +276,6 @@ class PACTActivationQuantizer(BaseActivationQuantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_finite(self, "initial_alpha")
         if not self.initial_alpha > 0.0:
             raise QatError(
                 f"PACTActivationQuantizer: initial_alpha is {self.initial_alpha!r}; use a number greater than 0"

@@ -14,7 +14,7 @@ from qat.errors import QatError
 from qat.ops import Array, Ops, Tensor
 from qat.param import Param, constant
 from qat.quantizers.base import BaseActivationQuantizer, BaseWeightQuantizer, Bounds, Tensors, WeightCodes
-from qat.serial import check_flags, check_share
+from qat.serial import check_share
 from qat.values import Value
 
 UNSEEN = {"min": np.inf, "max": -np.inf}  #: the ends of a range as long as nothing was observed
@@ -33,7 +33,6 @@ class WeightQuantizer(BaseWeightQuantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_flags(self, "power_of_two")
         if self.power_of_two and not self.symmetric:
             raise QatError("WeightQuantizer: power_of_two needs symmetric=True; an affine range has an end to meet")
 
@@ -84,7 +83,6 @@ class ActivationQuantizer(BaseActivationQuantizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share(self, "ema_decay")
-        check_flags(self, "power_of_two")
         if self.power_of_two and not self.symmetric:
             raise QatError("ActivationQuantizer: power_of_two needs symmetric=True; an affine range has an end to meet")
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite, sqrt
+from math import sqrt
 from typing import Any, ClassVar
 
 from qat.errors import QatError
@@ -276,7 +276,7 @@ class QKerasReLUActivationQuantizer(FixedGrid):
 def _check_integer(owner: Any) -> None:
     """Raise QatError unless the fields of a quantized_bits or quantized_relu fit together."""
     integer = owner.integer
-    if isinstance(integer, bool) or not isinstance(integer, int) or not abs(integer) <= MOST_INTEGER_BITS:
+    if abs(integer) > MOST_INTEGER_BITS:
         raise QatError(
             f"{type(owner).__name__}: integer is {integer!r}; use a whole number of size {MOST_INTEGER_BITS} at most"
         )
@@ -286,4 +286,4 @@ def _check_integer(owner: Any) -> None:
 
 def _is_factor(x: object) -> bool:
     """True for a positive number."""
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and isfinite(x) and x > 0.0
+    return isinstance(x, (int, float)) and x > 0.0

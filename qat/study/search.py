@@ -16,7 +16,7 @@ from typing import Any
 from qat.checkpoint import Checkpoint
 from qat.data import Dataset
 from qat.errors import QatError
-from qat.field_types import check_type
+from qat.fields import check_type
 from qat.optimizer import Optimizer
 from qat.reading import reading, shortened
 from qat.study.store import check_database, locked

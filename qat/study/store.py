@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from qat.errors import QatError
-from qat.field_types import build
+from qat.fields import build
 from qat.reading import open_regular, reading, shortened
 
 FORMAT = 1

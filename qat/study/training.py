@@ -20,7 +20,7 @@ from qat.checkpoint import Checkpoint
 from qat.data import Dataset, cross_validation, load
 from qat.data.dataset import accuracy
 from qat.errors import QatError
-from qat.field_types import check_type
+from qat.fields import check_type
 from qat.files import write_atomically
 from qat.graph import Graph
 from qat.ops import Array

@@ -1,0 +1,129 @@
+"""The fields of frozen dataclasses, checked against their annotations: once for all cells, quantizers and settings."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from functools import lru_cache
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from qat.errors import QatError
+
+T = TypeVar("T")
+WORDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a finite number",
+    str: "a string",
+    NoneType: "None",
+}
+LARGEST = 1 << 63  #: whole numbers are below, so that every framework holds them
+
+
+def check_fields(owner: Any) -> None:
+    """Raise QatError unless each field holds what its annotation says: names of the class and the field, what was found, and
+    what may be there.
+
+    A bool is no whole number, and a float no NaN and not infinite. NumPy's numbers become Python's and lists become tuples,
+    as JSON gives them back.
+    """
+    cls: Any = type(owner)
+    hints = _hints(cls)
+    for field in fields(owner):
+        value = _plain(getattr(owner, field.name))
+        object.__setattr__(owner, field.name, value)
+        hint = hints.get(field.name, Any)
+        if not _fits(value, hint):
+            raise QatError(f"{cls.__name__}: {field.name} is {shown(value)}; use {_words(hint)}")
+
+
+def shown(value: object) -> str:
+    """A value in a message: one line, not too long."""
+    return " ".join(_SHORT.repr(value).split())
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 60, 60
+
+
+@lru_cache
+def _hints(cls: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(cls)
+    except (NameError, TypeError, AttributeError):  # a user's own cell may name what exists for type checkers alone
+        return {}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    return tuple(map(_plain, value)) if isinstance(value, (tuple, list)) else value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type; annotations that say more than a class fit by their class."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, option) for option in arguments)
+    if origin is Literal:
+        return any(value is option or (isinstance(value, str) and value == option) for option in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if arguments[1:] == (...,):
+            return all(_fits(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+    if hint is float:
+        whole = _fits(value, int)
+        return whole or (isinstance(value, float) and math.isfinite(value))
+    cls = origin or hint
+    return not isinstance(cls, type) or cls is Any or isinstance(value, cls)
+
+
+def _words(hint: Any) -> str:
+    """An annotated type in words."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(map(_words, arguments))
+    if origin is Literal:
+        return " or ".join(map(repr, arguments))
+    if origin is tuple:
+        several = arguments[1:] == (...,)
+        what = _words(arguments[0]).removeprefix("a ")
+        return f"a tuple of {what}s" if several else f"a tuple of {len(arguments)} {what}s"
+    name = getattr(hint, "__name__", str(hint))
+    return WORDS.get(hint, f"{'an' if name[:1] in 'AEIOU' else 'a'} {name}")
+
+
+def check_type(name: str, value: Any, hint: Any) -> None:
+    """Raise QatError, naming it, unless a value is of an annotated type."""
+    if not _fits(_plain(value), hint):
+        raise QatError(f"{name} is {shown(value)}; use {_words(hint)}")
+
+
+def build(cls: type[T], data: Mapping[str, Any], *, finite: bool = True) -> T:
+    """``cls(**data)`` for a dataclass, from what a file holds: fields that it has, of the types that they say.
+
+    finite: real numbers are; else the data may hold NaN and infinities. Raises QatError for an unknown field, a missing one,
+    or one of another type.
+    """
+    kind: Any = cls
+    known = {field.name: field for field in fields(kind) if field.init}
+    for name in sorted(map(str, data)):
+        if name not in known:
+            raise QatError(f"{kind.__name__} has no field {shown(name)}; it has {', '.join(known)}")
+    for name, field in known.items():
+        if name in data:
+            value = data[name]
+            odd = not finite and isinstance(value, float) and not math.isfinite(value)
+            check_type(f"{kind.__name__}: {name}", 0.0 if odd else value, _hints(kind).get(name, Any))
+        elif field.default is MISSING and field.default_factory is MISSING:
+            raise QatError(f"{kind.__name__} cannot be built from its stored fields (there is no {name}): the file is damaged")
+    return cls(**data)
