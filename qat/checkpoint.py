@@ -17,12 +17,12 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from qat.errors import QatError
+from qat.errors import QatError, shortened
 from qat.files import write_atomically
 from qat.graph import Graph, Params
 from qat.monitor import Progress
 from qat.ops import Array
-from qat.reading import LARGEST_JSON, open_regular, reading, shortened
+from qat.reading import LARGEST_JSON, open_regular, reading
 from qat.registry import suffixed
 
 FORMAT = "qat-checkpoint-1"
@@ -85,7 +85,7 @@ class Checkpoint:
             raise
         if metadata.get("format") != FORMAT:
             raise QatError(
-                f"{path}: has format {shortened(repr(metadata.get('format')))} where this release reads {FORMAT!r}; it is "
+                f"{path}: has format {shortened(metadata.get('format'))} where this release reads {FORMAT!r}; it is "
                 "another program's safetensors file, or another release's checkpoint"
             )
         try:
@@ -126,7 +126,7 @@ class Checkpoint:
 def _count(name: str, text: str) -> int:
     """A number of steps or epochs, as ``save`` wrote it."""
     if not (text.isascii() and text.isdecimal() and len(text) < 16):
-        raise QatError(f"its {name} is {shortened(repr(text))}, no number of them; use another copy")
+        raise QatError(f"its {name} is {shortened(text)}, no number of them; use another copy")
     return int(text)
 
 

@@ -104,7 +104,7 @@ def _words(hint: Any) -> str:
 
 def check_type(name: str, value: Any, hint: Any) -> None:
     """Raise QatError, naming it, unless a value is of an annotated type."""
-    if not _fits(_plain(value), hint):
+    if not (_fits(value, hint) or _fits(_plain(value), hint)):
         raise QatError(f"{name} is {shown(value)}; use {_words(hint)}")
 
 
@@ -125,5 +125,7 @@ def build(cls: type[T], data: Mapping[str, Any], *, finite: bool = True) -> T:
             odd = not finite and isinstance(value, float) and not math.isfinite(value)
             check_type(f"{kind.__name__}: {name}", 0.0 if odd else value, _hints(kind).get(name, Any))
         elif field.default is MISSING and field.default_factory is MISSING:
-            raise QatError(f"{kind.__name__} cannot be built from its stored fields (there is no {name}): the file is damaged")
+            raise QatError(
+                f"{kind.__name__} cannot be built from its stored fields (there is no {name}): the file is damaged"
+            )
     return cls(**data)

@@ -16,10 +16,10 @@ from qat.cells.base import Cell, Param, Shape
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import LinearCell
-from qat.errors import QatError
+from qat.errors import QatError, shortened
 from qat.ops import Array
 from qat.quantizers import Quantizer
-from qat.reading import LARGEST_JSON, reason_of, shortened
+from qat.reading import LARGEST_JSON, reason_of
 from qat.serial import from_json
 
 Params = dict[str, Array]  #: canonical float32 arrays by full name, as "conv1.weight"
@@ -204,7 +204,7 @@ class Graph:
             version = data["format"]
             if version != FORMAT or isinstance(version, bool):
                 raise QatError(
-                    f"the graph has format {shortened(repr(version))} but this release reads {FORMAT}; use a matching release"
+                    f"the graph has format {shortened(version)} but this release reads {FORMAT}; use a matching release"
                 )
             if len(data["nodes"]) > MOST_NODES:
                 raise QatError(f"the graph has {len(data['nodes']):,} nodes, but {MOST_NODES:,} are the most")
@@ -235,14 +235,14 @@ class Graph:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.isprintable():
-        raise TypeError(f"{shortened(repr(value))} where a name is expected")
+    if not isinstance(value, str):
+        raise TypeError(f"{shortened(value)} where a name is expected")
     return value
 
 
 def _texts(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list):
-        raise TypeError(f"{shortened(repr(values))} where a list of names is expected")
+        raise TypeError(f"{shortened(values)} where a list of names is expected")
     return tuple(map(_text, values))
 
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qat.errors import QatError
+from qat.errors import QatError, shortened
 from qat.fields import check_fields
 from qat.ops import Array
-from qat.reading import shortened
 
 OPTIMIZERS = ("momentum", "adam", "amsgrad")
 SCHEDULES = ("cosine", "constant", "step", "halving", "plateau")
@@ -62,7 +61,7 @@ def check_state(state: Mapping[str, Array], expected: Mapping[str, Array]) -> No
     unknown = [name for name in state if name not in expected]
     wrong = None
     if missing or unknown:
-        wrong = f"lacks {shortened(repr(missing[0]))}" if missing else f"has {shortened(repr(unknown[0]))}"
+        wrong = f"lacks {shortened(missing[0])}" if missing else f"has {shortened(unknown[0])}"
     for name, own in {} if wrong else expected.items():
         array = state[name]
         if array.shape != own.shape or array.dtype != own.dtype:

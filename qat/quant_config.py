@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from qat.errors import QatError
+from qat.errors import QatError, shortened
 from qat.passes.convert_quant_network import check_settings, convert_quant_network
-from qat.reading import read_text, reading, shortened
+from qat.reading import read_text, reading
 
 LARGEST = 1 << 16  #: bytes; a settings file is a page
 ADVICE = "see docs/design.md for the form"
@@ -37,7 +37,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if len(set(names)) < len(names):
             twice = next(name for number, name in enumerate(names) if name in names[:number])
-            raise yaml.constructor.ConstructorError(None, None, f"{shortened(repr(twice))} stands twice")
+            raise yaml.constructor.ConstructorError(None, None, f"{shortened(twice)} stands twice")
         return super().construct_mapping(node, deep)
 
 
@@ -53,7 +53,7 @@ def read_quant_config(path: str | Path) -> dict[str, Any]:
     if unknown:
         meant = difflib.get_close_matches(unknown[0], known, 1)
         hint = f", perhaps {meant[0]} is meant" if meant else ""
-        raise QatError(f"{path}: {shortened(repr(unknown[0]))} is no setting{hint}; use {', '.join(known)}")
+        raise QatError(f"{path}: {shortened(unknown[0])} is no setting{hint}; use {', '.join(known)}")
     layers = data.get("layers") or {}
     if not isinstance(layers, dict) or not all(isinstance(k, str) and isinstance(v, dict) for k, v in layers.items()):
         raise QatError(f"{path}: layers must map patterns of names to settings, as conv1: {{num_bits: 4}}")

@@ -57,12 +57,7 @@ def reason_of(error: BaseException) -> str:
         text = "it is nested too deeply"
     elif not text or isinstance(error, (KeyError, IndexError, AttributeError, AssertionError)):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return shortened(text, LONGEST_REASON)
-
-
-def shortened(text: str, length: int = 60) -> str:
-    """A text of at most so many characters."""
-    return text if len(text) <= length else f"{text[: length - 3]}..."
+    return text if len(text) <= LONGEST_REASON else f"{text[: LONGEST_REASON - 3]}..."
 
 
 def open_regular(path: str | Path, advice: str) -> IO[bytes]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar
 
-from qat.errors import QatError
+from qat.errors import QatError, shortened
 from qat.fields import build, check_fields
-from qat.reading import shortened
 
 S = TypeVar("S", bound="Serializable")
 
@@ -71,14 +70,14 @@ def from_json(data: Any, base: type[S]) -> S:
     cls = Serializable.registry.get(name) if isinstance(name, str) else None
     if cls is None or not issubclass(cls, base) or not is_dataclass(cls):
         raise QatError(
-            f"{shortened(repr(name))} is not a known {base.__name__.lower()}: import the module that defines it before reading "
+            f"{shortened(name)} is not a known {base.__name__.lower()}: import the module that defines it before reading "
             "the graph, or use the release that wrote the file"
         )
     known = {field.name for field in fields(cls)}
     unknown = sorted(set(data) - known - {"type"})
     if unknown:
         named = ", ".join(key if key.isidentifier() else ascii(key) for key in unknown)
-        raise QatError(f"{name} has no field {shortened(named)}: the graph was written by another release")
+        raise QatError(f"{name} has no field {named[:60]}: the graph was written by another release")
     try:
         return build(cls, {key: _decode(value) for key, value in data.items() if key != "type"})
     except (TypeError, ValueError, OverflowError) as error:  # of a user's own class

@@ -15,7 +15,7 @@ from qat.data.dataset import Split, resize_bilinear
 from qat.errors import QatError
 from qat.files import write_atomically
 from qat.ops import Array
-from qat.reading import read_file, read_text, reading, shortened
+from qat.reading import read_file, read_text, reading
 
 MODES = {1: "L", 3: "RGB"}  #: channels -> how Pillow calls such pictures
 MOST_PIXELS = 50_000_000  #: of one picture; a few bytes could declare more than there is memory
@@ -135,7 +135,7 @@ def find_pictures(path: str | Path, class_names: Sequence[str]) -> list[tuple[Pa
         if text.isdecimal() and text.isascii() and len(text) < 10:
             return int(text)
         known = f"; class names are {', '.join(class_names[:5])}, ..." if class_names else "; give --class_names"
-        raise QatError(f"{where}: {shortened(repr(text))} is neither a class name nor a number{known}")
+        raise QatError(f"{where}: {text[:60]!r} is neither a class name nor a number{known}")
 
     found = []
     path = path / "index.txt" if (path / "index.txt").is_file() else path
@@ -153,7 +153,7 @@ def find_pictures(path: str | Path, class_names: Sequence[str]) -> list[tuple[Pa
             continue
         name, _, label = line.strip().rpartition(" ")
         if not name:
-            raise QatError(f"{path}, line {number}: {shortened(repr(line))} has no class; write 'picture.png class'")
+            raise QatError(f"{path}, line {number}: {line[:60]!r} has no class; write 'picture.png class'")
         found.append((path.parent / name.strip(), label_of(label, f"{path}, line {number}")))
     if not found:
         raise QatError(f"{path}: names no pictures; write 'picture.png class' on each line")

@@ -14,7 +14,7 @@ from qat.cells.elementwise import Activation
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import NEVER, DenseBnAct, LinearCell
-from qat.errors import QatError
+from qat.errors import QatError, shortened
 from qat.fields import check_type
 from qat.graph import Graph, Node
 from qat.network import Network, as_graph
@@ -26,7 +26,6 @@ from qat.quantizers import (
     Quantizer,
     WeightQuantizer,
 )
-from qat.reading import shortened
 from qat.serial import from_json
 
 PROFILES = ("default", "ascend")
@@ -91,7 +90,7 @@ def convert_quant_network(
         raise QatError(f"{graph.name} is quantized already: convert the float network it was made from")
     if profile not in PROFILES:
         raise QatError(
-            f"convert_quant_network: profile is {shortened(repr(profile))}; use one of {', '.join(map(repr, PROFILES))}"
+            f"convert_quant_network: profile is {shortened(profile)}; use one of {', '.join(map(repr, PROFILES))}"
         )
     ascend = profile == "ascend"
     if ascend:  # what the activations' defaults are elsewhere has no form there
@@ -193,10 +192,10 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if layers is None:
         return
     if not isinstance(layers, Mapping):
-        raise QatError(f"layers is {shortened(repr(layers))}; give patterns of names and their settings")
+        raise QatError(f"layers is {shortened(layers)}; give patterns of names and their settings")
     for pattern, own in layers.items():
         if not isinstance(pattern, str) or not isinstance(own, Mapping):
-            where, what = shortened(repr(pattern)), shortened(repr(own))
+            where, what = shortened(pattern), shortened(own)
             raise QatError(f"layers: {where} has {what}; give a pattern of names its settings, as {{'num_bits': 4}}")
         for name in own:
             if name not in PAIRS and name not in QUANTIZERS:
@@ -204,12 +203,12 @@ def check_settings(settings: Mapping[str, Any]) -> None:
                 meant = difflib.get_close_matches(str(name), known, 1)
                 hint = f", perhaps {meant[0]} is meant" if meant else ""
                 raise QatError(
-                    f"layers: {pattern!r} sets {shortened(repr(name))}, which is unknown{hint}; use {', '.join(known)}"
+                    f"layers: {pattern!r} sets {shortened(name)}, which is unknown{hint}; use {', '.join(known)}"
                 )
         try:
             check_settings(own)
         except QatError as error:
-            raise QatError(f"layers: {shortened(repr(pattern))}: {error}") from None
+            raise QatError(f"layers: {shortened(pattern)}: {error}") from None
 
 
 def _given(name: str, given: Any, otherwise: Quantizer, base: type[Any], changes: Mapping[str, Any]) -> Any:
@@ -223,7 +222,7 @@ def _given(name: str, given: Any, otherwise: Quantizer, base: type[Any], changes
     if not isinstance(quantizer, base):
         what = "weights" if base is BaseWeightQuantizer else "activations"
         raise QatError(
-            f"{name or 'convert_quant_network'}: {shortened(repr(given))} is no quantizer of {what}; see qat.quantizers"
+            f"{name or 'convert_quant_network'}: {shortened(given)} is no quantizer of {what}; see qat.quantizers"
         )
     return replace(quantizer, **changes)
 
@@ -260,6 +259,6 @@ def _pair(setting: Setting) -> tuple[Any, Any]:
         return setting[0], setting[0]
     if len(setting) != 2:
         raise QatError(
-            f"convert_quant_network: {shortened(repr(setting))} is no pair: give one value, or (weights, activations)"
+            f"convert_quant_network: {shortened(setting)} is no pair: give one value, or (weights, activations)"
         )
     return setting[0], setting[1]

@@ -15,10 +15,10 @@ from typing import Any
 
 from qat.checkpoint import Checkpoint
 from qat.data import Dataset
-from qat.errors import QatError
+from qat.errors import QatError, shortened
 from qat.fields import check_type
 from qat.optimizer import Optimizer
-from qat.reading import reading, shortened
+from qat.reading import reading
 from qat.study.store import check_database, locked
 from qat.training import Recipe, train
 
@@ -91,7 +91,7 @@ class Search:
             elif before != own:
                 check_type("settings", before, dict)
                 key = next(key for key in {**before, **own} if before.get(key) != own.get(key))
-                old, new = (shortened(repr(each.get(key))) for each in (before, own))
+                old, new = (shortened(each.get(key)) for each in (before, own))
                 raise QatError(
                     f"{self.folder}: the search was begun with {key} {old}, now it is {new}; give the same arguments, or "
                     "another folder"

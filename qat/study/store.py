@@ -13,9 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from qat.errors import QatError
+from qat.errors import QatError, shortened
 from qat.fields import build
-from qat.reading import open_regular, reading, shortened
+from qat.reading import open_regular, reading
 
 FORMAT = 1
 STATES = ("waiting", "running", "done", "failed")
@@ -75,7 +75,7 @@ class Study:
                     self._db.execute("INSERT INTO study VALUES (?)", (FORMAT,))
                 elif found[0] != FORMAT:
                     raise QatError(
-                        f"{self.folder / 'study.db'}: has format {shortened(repr(found[0]))} where this release reads "
+                        f"{self.folder / 'study.db'}: has format {shortened(found[0])} where this release reads "
                         f"{FORMAT}; choose another folder"
                     )
             self.rows()  # raises where they are damaged
@@ -142,7 +142,7 @@ class Study:
                 values = dict(zip(("state", "attempts", "started", "seconds", "error"), rest, strict=True))
                 rows.append(build(Row, {"task": task, **values}))
                 if rows[-1].state not in STATES or not {row.task.name for row in rows[:-1]}.issuperset(task.after):
-                    raise ValueError(f"{shortened(repr(name))} is in no state, or after what is not there")
+                    raise ValueError(f"{shortened(name)} is in no state, or after what is not there")
         return rows
 
     def reopen(self, is_done: Mapping[str, bool]) -> None:
@@ -198,7 +198,7 @@ def check_database(path: Path, what: str) -> None:
     ):
         found = database.execute("SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index')").fetchone()
         if found is not None:
-            raise ValueError(f"it has the {found[0]} {shortened(repr(found[1]))}")
+            raise ValueError(f"it has the {found[0]} {shortened(found[1])}")
 
 
 def locked(folder: Path, what: str) -> sqlite3.Connection:
