@@ -575,7 +575,7 @@ KINDS = {
         lambda: exported("MINDIR", "x.mindir"),
         read_exported("MINDIR"),
         0,
-        150,
+        60,
         "backends/mindir_target.py",
         in_wire,
         0.8,
@@ -624,7 +624,7 @@ KINDS = {
     ),
     "study": Kind("db", study, read_study, 15, 300, "qat/study/store.py", in_sqlite),
     "search": Kind(
-        "db", search, lambda path: str(len(searched(3, path.parent))), 5, 150, "qat/study/search.py", in_sqlite
+        "db", search, lambda path: str(len(searched(3, path.parent))), 5, 80, "qat/study/search.py", in_sqlite
     ),
 }
 NAMES = {"study": "study.db", "search": "search.db"}  #: of databases, whose readers know their names and write
