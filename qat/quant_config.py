@@ -21,17 +21,25 @@ from qat.passes.convert_quant_network import check_settings, convert_quant_netwo
 from qat.reading import read_text, reading
 
 LARGEST = 1 << 16  #: bytes; a settings file is a page
+DEEPEST = 20  #: values within values
 ADVICE = "see docs/design.md for the form"
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Plain YAML: an alias, which may stand for itself or for billions of values, is refused, and so is a name given twice."""
 
+    depth = 0  #: of the node that is read
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             raise yaml.composer.ComposerError(None, None, f"alias *{event.anchor}: write out what it stands for")
-        return super().compose_node(parent, index)
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise RecursionError
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
