@@ -1,5 +1,6 @@
 # make demo   the whole path on real digits (DATA=<MNIST folder> for MNIST)
 # make test   every check: style, types, layering, tests
+# make test-all  make test, then the long sweeps: tests marked "sweep", and 13,000 damaged files
 # make extras each pip extra alone, in an environment of its own (EXTRAS="torch keras")
 #
 # They set up what they need first, in VENV: make demo PyTorch and ONNX, make test every framework. CPU=1 takes PyTorch's
@@ -16,7 +17,7 @@ DEMO_READY := $(VENV)/.demo-ready
 
 EXTRAS ?= torch keras mindspore onnx tflite
 
-.PHONY: setup demo test check extras clean
+.PHONY: setup demo test test-all check extras clean
 
 setup: $(READY)
 
@@ -43,6 +44,9 @@ check: $(READY)
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test-all: test
+	QAT_FUZZ=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m sweep
 
 extras: $(addprefix extra-,$(EXTRAS))
 

@@ -24,6 +24,7 @@ from qat.files import write_atomically
 from qat.integer import IntegerGraph, IntegerTensor, Shape
 from qat.names import check_stored
 from qat.ops import Array, Padding
+from qat.reading import read_file, reason_of
 
 BATCH = 128  #: images at a time
 VERSION = 1  #: of ModelDef
@@ -394,11 +395,7 @@ class _DamageError(Exception):
 
 
 def _load(path: str | Path) -> Model:
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise QatError(f"{path}: cannot be read ({error.strerror}); give an exported .air file") from None
-    return _parse(content, path)
+    return _parse(read_file(path, "give an exported .air file"), path)
 
 
 def _parse(content: bytes, path: str | Path) -> Model:
@@ -411,7 +408,7 @@ def _parse(content: bytes, path: str | Path) -> Model:
         _check_shapes(model)
         check_stored(path, (model.name, *(operator.name for operator in model.operators)))
     except (_DamageError, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise QatError(f"{path}: is no AIR file of qat export, or a damaged one ({reason}); export it again") from None
     return model
 

@@ -20,12 +20,13 @@ from onnx.reference.op_run import OpRun
 from qat import ascend
 from qat.arrays import Arrays, as_arrays, in_batches
 from qat.ascend import Step
-from qat.backends.onnx_model import load_model, set_metadata, shapes_of_inputs
+from qat.backends.onnx_model import check_operators, load_model, set_metadata, shapes_of_inputs
 from qat.cells.base import Shape
 from qat.errors import QatError
 from qat.files import write_atomically
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.ops import Array
+from qat.reading import reading
 
 OPSET, IR_VERSION = 17, 8  #: Ascend's offline compiler reads no newer ones
 BATCH = 128  #: images at a time
@@ -147,10 +148,9 @@ class MaxPool(OpRun):
 
 def _load(path: str | Path) -> onnx.ModelProto:
     model = load_model(path)
-    try:
+    with reading(path, "an ONNX file of qat export", "export it again"):
         _check(model)
-    except Exception:  # whatever ONNX's checker and its shape inference raise
-        raise QatError(f"{path}: is no ONNX file of qat export, or a damaged one; export it again") from None
+        check_operators(_known(model))
     return model
 
 
@@ -232,6 +232,17 @@ def _check(model: onnx.ModelProto) -> None:
             node.domain = "ascend"
     copy.opset_import.append(helper.make_opsetid("ascend", 1))
     onnx.checker.check_model(copy)
+
+
+def _known(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which a Cast, whose result has the same shape, stands for each operator that ONNX does not know."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in copy.graph.node:
+        if node.op_type in OWN:
+            kind = TensorProto.INT8 if node.op_type == OWN[0] else TensorProto.FLOAT
+            node.CopyFrom(helper.make_node("Cast", node.input[:1], node.output, to=kind))
+    return copy
 
 
 def _write(model: onnx.ModelProto, path: str | Path) -> None:

@@ -29,6 +29,7 @@ from qat.backends.c_text import DIGEST, METADATA, MODEL, comment, identifier
 from qat.backends.c_writer import Writer
 from qat.cells.base import Shape
 from qat.errors import QatError
+from qat.fields import check_type
 from qat.files import read_together, write_together
 from qat.graph import Graph
 from qat.integer import (
@@ -40,6 +41,7 @@ from qat.integer import (
 from qat.names import check_stored
 from qat.network import as_graph
 from qat.ops import Array
+from qat.reading import reading
 from qat.widths import check_packing
 
 ARITHMETICS = ("fixed",)
@@ -181,9 +183,21 @@ def _load(path: str | Path) -> _File:
             f"{path}: it and {header_path.name} are not what their digest says: one of them was changed or damaged; export "
             "them again"
         )
-    model = _parsed(source.splitlines()[-1], MODEL)
-    check_stored(path, (model["name"], *(x["name"] for key in ("inputs", "outputs", "nodes") for x in model[key])))
-    return _File(source.decode(), header_path.name, header, model, _parsed(metadata.strip(), METADATA))
+    with reading(path, "a file of qat export", "export it again"):
+        model = source.splitlines()[-1]
+        file = _File(
+            source.decode(), header_path.name, header, _parsed(model, MODEL), _parsed(metadata.strip(), METADATA)
+        )
+        for key in ("inputs", "outputs", "nodes"):
+            for x, entry in zip(file.tensors(key), file.model[key], strict=True):
+                check_type("shape", x.shape, tuple[int, ...])
+                check_type("grid", tuple(entry["grid"]), tuple[int, int, int])
+                check_type("name", x.name, str)
+        check_type("name", file.model["name"], str)
+        check_stored(
+            path, (file.model["name"], *(x["name"] for key in ("inputs", "outputs", "nodes") for x in file.model[key]))
+        )
+        return file
 
 
 def _parsed(line: bytes, key: str) -> dict[str, Any]:

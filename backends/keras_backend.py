@@ -22,7 +22,7 @@ from qat.integer import Evaluator, IntegerGraph
 from qat.losses import Loss, Objective, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array, Kind
-from qat.optimizer import Optimizer
+from qat.optimizer import Optimizer, check_state
 from qat.workers import TF_CONFIG, training_worker
 
 __all__ = [
@@ -436,6 +436,7 @@ class Step:
     def load_state(self, state: Mapping[str, Array]) -> None:
         """The inverse of ``state``."""
         slots = self._slots()
+        check_state(state, self.state())
         for name, array in state.items():
             variable, kind = slots[name]
             variable.assign(array if kind == "scalar" else self.model.ops.from_numpy(array, kind))

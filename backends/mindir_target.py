@@ -41,6 +41,7 @@ from qat.integer import (
 )
 from qat.names import check_stored
 from qat.ops import EXACT_INTEGERS, Array, Padding
+from qat.reading import read_file, reading
 from qat.widths import require_bytes
 
 METADATA = "qat."  #: before our keys in user_info
@@ -114,12 +115,9 @@ def runtime() -> str:
 
 def _load(path: str | Path) -> proto.ModelProto:
     model = proto.ModelProto()
-    try:
-        model.ParseFromString(Path(path).read_bytes())
-    except OSError as error:
-        raise QatError(f"{path}: cannot be read ({error.strerror}); give an exported .mindir file") from None
-    except Exception:  # protobuf's own, which is no package that we ask for
-        raise QatError(f"{path}: is no MINDIR file, or a damaged one; export it again") from None
+    content = read_file(path, "give an exported .mindir file")
+    with reading(path, "a MINDIR file", "export it again"):
+        model.ParseFromString(content)
     if model.user_info.get(DIGEST) != _digest(model):
         raise QatError(f"{path}: is no MINDIR file of qat export, or a damaged one; export it again")
     _check_alone(model, path)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from qat import wire
 from qat.arrays import Arrays, as_arrays, as_tuple, check_pixels
 from qat.backends.mindspore_ops import ExactOps, MindSporeOps, Tensor, training_ops
 from qat.backends.mindspore_setup import jit_trace, ms, nn, ops
@@ -23,7 +24,8 @@ from qat.integer import IntegerGraph
 from qat.losses import Loss, Objective, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array
-from qat.optimizer import Optimizer
+from qat.optimizer import Optimizer, check_state
+from qat.reading import read_file, reading
 from qat.workers import MSRUN, this_worker, training_worker
 
 __all__ = [
@@ -94,6 +96,11 @@ class CellModule(nn.Cell):
     def extend_repr(self) -> str:
         """What ``print`` shows."""
         return self.description
+
+
+#: What a checkpoint calls its types.
+TYPES = {f"{kind}{bits}": f"{kind.lower()}{bits}" for kind in ("Int", "UInt") for bits in (8, 16, 32, 64)}
+TYPES |= {f"Float{bits}": f"float{bits}" for bits in (16, 32, 64)} | {"Bool": "bool"}
 
 
 class LoweredNetwork(nn.Cell):
@@ -286,14 +293,36 @@ def write(model: LoweredNetwork, params: Mapping[str, Array]) -> None:
 
 def load_params(path: str | Path) -> dict[str, Array]:
     """The arrays of a file that ``mindspore.save_checkpoint`` wrote, by name."""
-    if not Path(path).is_file():
-        raise QatError(f"{path}: there is no such file; give what mindspore.save_checkpoint wrote")
-    try:
-        found = ms.load_checkpoint(str(path))
-    except Exception as error:  # its errors for damaged files share no class
-        reason = " ".join(str(error).split())[:200]
-        raise QatError(f"{path}: is no checkpoint of MindSpore ({reason}); give what save_checkpoint wrote") from None
-    return {name: np.array(parameter.asnumpy()) for name, parameter in found.items()}
+    advice = "give what mindspore.save_checkpoint wrote"
+    content = read_file(path, advice)
+    with reading(path, "a checkpoint of MindSpore", advice):
+        return _arrays(content)
+
+
+def _arrays(content: bytes) -> dict[str, Array]:
+    """The arrays of a checkpoint, read directly: over a damaged one MindSpore itself tells of it in many lines, and may
+    crash. Format (mindspore/train/checkpoint.proto): values (1) of a name (1) and a tensor (2) of sizes (1), a type as
+    Float32 (2) and its bytes (3); a large one stands in several values that follow one another.
+    """
+    found: dict[str, tuple[list[int], str, list[bytes]]] = {}
+    for value in wire.read(content)[1]:
+        ((name,), (tensor,)) = (wire.read(_block(value))[number] for number in (1, 2))
+        fields = wire.read(_block(tensor))
+        sizes = [
+            size for x in fields.get(1, []) for size in (wire.integers(x) if isinstance(x, bytes) else [wire.signed(x)])
+        ]
+        (kind,), (data,) = fields[2], fields[3]
+        found.setdefault(_block(name).decode(), (sizes, _block(kind).decode(), []))[2].append(_block(data))
+    return {
+        name: np.frombuffer(b"".join(parts), TYPES[kind]).reshape(sizes).copy()
+        for name, (sizes, kind, parts) in found.items()
+    }
+
+
+def _block(value: int | bytes) -> bytes:
+    if not isinstance(value, bytes):
+        raise ValueError("a number stands where text or a message is expected")
+    return value
 
 
 def save_params(params: Mapping[str, Array], path: str | Path) -> None:
@@ -442,6 +471,7 @@ class Step:
     def load_state(self, state: Mapping[str, Array]) -> None:
         """The inverse of ``state``."""
         slots = self._slots()
+        check_state(state, self.state())
         for name, array in state.items():
             ops.assign(slots[name], Tensor(np.array(array)))
 

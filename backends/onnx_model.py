@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,20 +13,23 @@ from qat.backends.messages import messages
 from qat.cells.base import Shape
 from qat.errors import QatError, shortened
 from qat.names import check_stored
+from qat.reading import read_file, reading
 
 METADATA = "qat."  #: before our keys in metadata_props
+#: What the two targets write. Others could loop for ever, make gigabytes of nothing, or read what is no affair of theirs.
+OPERATORS = {"Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Flatten", "Gather"}
+OPERATORS |= {"Gemm", "Identity", "MaxPool", "Mul", "QuantizeLinear", "ReduceMax", "ReduceSum", "Relu", "Sigmoid"}
+OPERATORS |= {"Softmax", "Sub", "Tanh"}
+LARGEST = 1 << 28  #: numbers of one sample, over all that nodes give
 
 
 def load_model(path: str | Path) -> onnx.ModelProto:
     """A file that has everything in itself. Raises QatError for what is no ONNX file, for tensors whose data are in other
     files, which a foreign file could choose among all of this machine, and for names that no export gives.
     """
-    try:
-        model = onnx.load_model_from_string(Path(path).read_bytes())
-    except OSError as error:
-        raise QatError(f"{path}: cannot be read ({error.strerror}); give an exported .onnx file") from None
-    except Exception:  # protobuf's own error types differ between its releases
-        raise QatError(f"{path}: is no ONNX file, or a damaged one; export it again") from None
+    content = read_file(path, "give an exported .onnx file")
+    with reading(path, "an ONNX file", "export it again"):
+        model = onnx.load_model_from_string(content)
     for tensor in messages(model, onnx.TensorProto):
         if tensor.data_location != onnx.TensorProto.DEFAULT or tensor.external_data:
             raise QatError(
@@ -48,3 +52,22 @@ def shapes_of_inputs(model: onnx.ModelProto) -> list[Shape]:
     """Of one sample of each input, (C, H, W) or (F,)."""
     dims = [x.type.tensor_type.shape.dim for x in model.graph.input]
     return [tuple(size.dim_value for size in own[1:]) for own in dims]
+
+
+def check_operators(model: onnx.ModelProto) -> None:
+    """Raise ValueError where an operator is none that export writes, or gives what has no shape, or where one sample takes
+    more numbers than any network's: a few bytes could ask for any memory. Sizes that are free, as N, count as 1.
+    """
+    for node in model.graph.node:
+        if node.op_type not in OPERATORS or node.domain:
+            raise ValueError(f"its operator {node.domain}{node.op_type!r} is none that qat export writes")
+    known = {x.name: x.type.tensor_type for x in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    known |= {x.name: x.type.tensor_type for x in (*model.graph.input, *model.graph.output)}
+    numbers = 0
+    for node in model.graph.node:
+        for name in node.output:
+            if not known[name].HasField("shape"):
+                raise ValueError(f"its {node.op_type} {name!r} has no shape")
+            numbers += math.prod(max(size.dim_value, 1) for size in known[name].shape.dim)
+    if numbers > LARGEST:
+        raise ValueError(f"one sample takes {numbers:,} numbers, but {LARGEST:,} are the most")

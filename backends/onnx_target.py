@@ -18,7 +18,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from qat.arrays import Arrays, as_arrays, as_tuple, in_batches
-from qat.backends.onnx_model import load_model, set_metadata, shapes_of_inputs
+from qat.backends.onnx_model import check_operators, load_model, set_metadata, shapes_of_inputs
 from qat.cells.base import Shape
 from qat.errors import QatError
 from qat.files import write_atomically
@@ -43,6 +43,7 @@ from qat.integer import (
 from qat.network import as_float_graph
 from qat.ops import Array, Kind, Padding, Pair
 from qat.passes.fold_batch_norm import fold_batch_norm
+from qat.reading import reading, reason_of
 from qat.widths import check_packing, pack, require_bytes, storage_bits
 
 OPSET, IR_VERSION = 17, 8  #: old enough for every runtime of the last years; QDQ with an axis needs opset 13
@@ -94,14 +95,14 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     """Set entries of a file's metadata_props, each behind "qat."; nothing else in the file changes."""
-    model = load_model(path)
+    model = _load(path)
     set_metadata(model, metadata)
     _write(model, path)
 
 
 def input_shapes(path: str | Path) -> list[Shape]:
     """The shapes of its inputs, (C, H, W) or (F,)."""
-    return shapes_of_inputs(load_model(path))
+    return shapes_of_inputs(_load(path))
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
@@ -109,7 +110,7 @@ def predict(path: str | Path, pixels: Arrays) -> Arrays:
 
     A network with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
     """
-    model = load_model(path)
+    model = _load(path)
     outputs = [output.name for output in model.graph.output]
     found = _infer(path, model, outputs, pixels)
     return as_arrays(tuple(found[name] for name in outputs))
@@ -117,7 +118,7 @@ def predict(path: str | Path, pixels: Arrays) -> Arrays:
 
 def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) -> dict[str, Array]:
     """Codes of the named tensors, from a copy of the file that has them as further outputs."""
-    model = load_model(path)
+    model = _load(path)
     present = {name for node in model.graph.node for name in node.output}
     wanted = {_codes(tensor.name): tensor for tensor in tensors if _codes(tensor.name) in present}
     if not wanted:  # nothing but the network's inputs
@@ -145,9 +146,16 @@ def _lacks_vnni() -> bool:
     return "avx_vnni" not in flags and "avx512_vnni" not in flags
 
 
+def _load(path: str | Path) -> onnx.ModelProto:
+    model = load_model(path)
+    with reading(path, "an ONNX file of qat export", "export it again"):
+        check_operators(model)
+    return model
+
+
 def opened(path: str | Path, *, threads: int = 1) -> Callable[[Arrays], Arrays]:
     """``predict`` with the file loaded once, for its time to be taken. threads: of the runtime."""
-    model = load_model(path)
+    model = _load(path)
     outputs = [output.name for output in model.graph.output]
     session = _session(path, model, threads)
     inputs = [x.name for x in session.get_inputs()]
@@ -171,8 +179,7 @@ def _session(path: str | Path, model: onnx.ModelProto, threads: int = 0) -> onnx
 
 def _cannot_run(path: str | Path, error: Exception) -> QatError:
     """Of any exception of the runtime: they share no base class of their own."""
-    reason = " ".join(str(error).split())
-    return QatError(f"{path}: ONNX Runtime cannot run it as a file of qat export ({reason}); export it anew")
+    return QatError(f"{path}: ONNX Runtime cannot run it as a file of qat export ({reason_of(error)}); export it anew")
 
 
 def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:

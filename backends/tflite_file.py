@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +13,23 @@ from ai_edge_litert import schema_py_generated as schema
 from qat.errors import QatError
 from qat.names import check_stored
 from qat.ops import Array
+from qat.reading import read_file, reading
 
 METADATA = "qat."  #: before our keys in the metadata
 DIGEST = METADATA + "digest"  #: the SHA-256 of all of the file before it, its last 32 bytes
 IDENTIFIER = b"TFL3"
 
 Op = schema.BuiltinOperator
+Type = schema.TensorType
+
+#: What the target writes. Others could ask for any memory or time.
+OPERATORS = {Op.ADD, Op.AVERAGE_POOL_2D, Op.CAST, Op.CONCATENATION, Op.CONV_2D, Op.DEPTHWISE_CONV_2D, Op.DIV}
+OPERATORS |= {Op.FULLY_CONNECTED, Op.GATHER, Op.LOGISTIC, Op.MAXIMUM, Op.MAX_POOL_2D, Op.MINIMUM, Op.MUL, Op.PAD}
+OPERATORS |= {Op.PADV2, Op.REDUCE_MAX, Op.RELU, Op.RESHAPE, Op.SOFTMAX, Op.SUB, Op.SUM, Op.TANH, Op.TRANSPOSE}
+#: Types of inputs and outputs, and whether they are codes, which have a scale.
+ENDS = {Type.UINT8: False, Type.INT8: True, Type.INT16: True, Type.FLOAT32: False}
+MOST_TABLES = 100_000  #: of one kind
+LARGEST = 1 << 28  #: numbers of one sample, over all tensors
 
 
 class File(NamedTuple):
@@ -27,10 +39,7 @@ class File(NamedTuple):
 
 def load(path: str | Path, arithmetic: str = "float") -> File:
     """A file whose content is what was written; LiteRT may crash on any other. arithmetic: that it is to be run in."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise QatError(f"{path}: cannot be read ({error.strerror}); give an exported .tflite file") from None
+    content = read_file(path, "give an exported .tflite file")
     if content[4:8] != IDENTIFIER:
         raise QatError(
             f"{path}: is no .tflite file: bytes 4 to 7 are {content[4:8]!r}, not {IDENTIFIER!r}; export it again"
@@ -40,20 +49,92 @@ def load(path: str | Path, arithmetic: str = "float") -> File:
             f"{path}: its content is not what its digest says: it is damaged, or was not written by qat export; export it "
             "again"
         )
-    model = schema.ModelT.InitFromPackedBuf(content)
-    if getattr(model, "externalBuffers", None) or getattr(
-        model, "externalBufferGroups", None
-    ):  # older schemas have none
-        raise QatError(
-            f"{path}: has data in another file, and only what the file itself holds is read; export it again"
-        )
-    check_stored(path, (tensor.name for tensor in model.subgraphs[0].tensors if tensor.name))
+    with reading(path, "a .tflite file of qat export", "export it again"):
+        _check_counts(content)
+        model = schema.ModelT.InitFromPackedBuf(content)
+        # Older schemas have no external buffers.
+        if getattr(model, "externalBuffers", None) or getattr(model, "externalBufferGroups", None):
+            raise QatError(
+                f"{path}: has data in another file, and only what the file itself holds is read; export it again"
+            )
+        _check_model(model)
+        check_stored(path, (tensor.name for tensor in model.subgraphs[0].tensors if tensor.name))
     if arithmetic == "fixed" and any(code.builtinCode == Op.FULLY_CONNECTED for code in model.operatorCodes):
         raise QatError(
             f"{path}: was exported for the float arithmetic: its dense layers are of a kind that LiteRT's reference kernels "
             "round otherwise; export it with --arithmetic fixed"
         )
     return File(content, model)
+
+
+def _check_counts(content: bytes) -> None:
+    """Raise ValueError where tables and names are more than the file could hold if each stood in it once: many entries of a
+    vector may point to the same one, so that a small file unpacks to any size.
+    """
+    model = schema.Model.GetRootAs(content)
+    if model.SubgraphsLength() != 1:
+        raise ValueError(f"it has {model.SubgraphsLength()} subgraphs, not one")
+    graph = model.Subgraphs(0)
+    signatures = [model.SignatureDefs(i) for i in range(min(model.SignatureDefsLength(), 2))]
+    counts = [model.SignatureDefsLength() ** 2, *(x.InputsLength() + x.OutputsLength() for x in signatures)]
+    counts += [graph.TensorsLength(), graph.OperatorsLength(), model.BuffersLength(), model.MetadataLength()]
+    counts.append(model.OperatorCodesLength())
+    if max(counts) > min(MOST_TABLES, len(content)):
+        raise ValueError(f"it has {max(counts):,} tables of one kind")
+    named = [*(graph.Tensors(i) for i in range(graph.TensorsLength()))]
+    if any(tensor.Sparsity() is not None for tensor in named):
+        raise ValueError("it has sparse tensors")
+    named += [model.Metadata(i) for i in range(model.MetadataLength())]
+    named += [x.Inputs(i) for x in signatures for i in range(x.InputsLength())]
+    named += [x.Outputs(i) for x in signatures for i in range(x.OutputsLength())]
+    if sum(len(x.Name() or b"") for x in named) > len(content):
+        raise ValueError("its names are longer than the file")
+
+
+def _check_model(model: Any) -> None:
+    """Raise ValueError where operators are none that export writes, numbers of tensors and buffers name none, or one sample
+    takes more numbers than any network's.
+    """
+    graph = model.subgraphs[0]
+    tensors, buffers, codes = len(graph.tensors), len(model.buffers), len(model.operatorCodes)
+    operators = graph.operators
+    if any(code.builtinCode not in OPERATORS for code in model.operatorCodes):
+        raise ValueError("it has an operator that qat export does not write")
+    if any(not 0 <= operator.opcodeIndex < codes for operator in operators):
+        raise ValueError("an operator has no code")
+    taken = [index for operator in operators for index in operator.inputs if index != -1]
+    given = [index for operator in operators for index in operator.outputs]
+    ends = [*graph.inputs, *graph.outputs]
+    if not len(graph.inputs) or not len(graph.outputs):
+        raise ValueError("it has no inputs or no outputs")
+    if not all(0 <= index < tensors for index in (*ends, *taken, *given)):
+        raise ValueError("it names tensors that are not there")
+    holders = [*graph.tensors, *(model.metadata or [])]
+    if not all(0 <= holder.buffer < buffers for holder in holders):
+        raise ValueError("it names buffers that are not there")
+    if any(entry.name is None or model.buffers[entry.buffer].data is None for entry in model.metadata or []):
+        raise ValueError("an entry of its metadata is empty")
+    for entry in model.metadata or []:
+        if entry.name.decode().startswith(METADATA) and entry.name.decode() != DIGEST:
+            bytes(model.buffers[entry.buffer].data).decode()
+    numbers = 0
+    for tensor in graph.tensors:
+        if tensor.shape is None or any(size < 0 for size in tensor.shape):
+            raise ValueError(f"a tensor has the shape {tensor.shape}")
+        numbers += math.prod(int(size) for size in tensor.shape)
+    if numbers > LARGEST:
+        raise ValueError(f"one sample takes {numbers:,} numbers, but {LARGEST:,} are the most")
+    for index in ends:
+        tensor = graph.tensors[index]
+        if tensor.type not in ENDS or len(tensor.shape) not in (2, 4) or tensor.shape[0] != 1:
+            raise ValueError(f"an input or output has type {tensor.type} and shape {list(tensor.shape)}")
+        found = tensor.quantization
+        if ENDS[tensor.type] and not (found and len(_some(found.scale)) == len(_some(found.zeroPoint)) == 1):
+            raise ValueError("an input or output of codes has no scale")
+
+
+def _some(vector: Any) -> Any:
+    return () if vector is None else vector
 
 
 class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]

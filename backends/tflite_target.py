@@ -19,7 +19,6 @@ from pathlib import Path
 
 import ai_edge_litert
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from qat.arrays import Arrays, as_arrays, in_batches
 from qat.backends.tflite_file import DIGEST, METADATA, load, pack_model, set_metadata
@@ -36,6 +35,7 @@ from qat.backends.tflite_writer import (
     to_stored,
 )
 from qat.cells.base import Shape
+from qat.child import Child, ChildError
 from qat.errors import QatError
 from qat.files import write_atomically
 from qat.forward import Forward
@@ -51,6 +51,7 @@ from qat.widths import check_packing, require_bytes
 
 ARITHMETICS = ("float", "fixed")
 BATCH = 100  #: images in one run of an interpreter
+_LITERT = Child("qat.backends.tflite_run")
 
 
 def export(graph: IntegerGraph, path: str | Path, *, arithmetic: str = "float", packing: str = "packed") -> None:
@@ -182,36 +183,18 @@ def runtime(arithmetic: str = "float") -> str:
 
 def _infer(path: str | Path, content: bytes, outputs: list[int], pixels: Arrays, arithmetic: str) -> dict[int, Array]:
     """What LiteRT computes for each of the outputs, by position, as the file stores it."""
-    resolver = OpResolverType.BUILTIN_REF if arithmetic == "fixed" else OpResolverType.AUTO
     try:
-        interpreter = Interpreter(model_content=content, experimental_op_resolver_type=resolver)
-        inputs, results = interpreter.get_input_details(), interpreter.get_output_details()
-    except (ValueError, RuntimeError) as error:
-        raise _cannot_run(path, error) from None
-    shapes = [canonical_shape(x["shape"][1:].tolist()) for x in inputs]
-    rows = None
+        found = _LITERT.ask({"reference": arithmetic == "fixed"}, [np.frombuffer(content, np.uint8)])
+        shapes = [canonical_shape(x[1:].tolist()) for x in found[::2]]
+        signed = [x.dtype == np.int8 for x in found[1::2]]
 
-    def run(batch: tuple[Array, ...]) -> dict[int, Array]:
-        nonlocal rows
-        if len(batch[0]) != rows:
-            rows = len(batch[0])
-            for entry in inputs:
-                interpreter.resize_tensor_input(entry["index"], [rows, *entry["shape"][1:]])
-            interpreter.allocate_tensors()
-        for entry, x in zip(inputs, batch, strict=True):
-            stored = to_stored(x)
-            interpreter.set_tensor(
-                entry["index"], (stored ^ 0x80).view(np.int8) if entry["dtype"] == np.int8 else stored
+        def run(batch: tuple[Array, ...]) -> dict[int, Array]:
+            stored = [to_stored(x) for x in batch]
+            results = _LITERT.ask(
+                {}, [(x ^ 0x80).view(np.int8) if flip else x for x, flip in zip(stored, signed, strict=True)]
             )
-        interpreter.invoke()
-        return {position: interpreter.get_tensor(results[position]["index"]) for position in outputs}
+            return {position: results[position] for position in outputs}
 
-    try:
         return in_batches(run, pixels, shapes, BATCH, str(path))
-    except (ValueError, RuntimeError) as error:
-        raise _cannot_run(path, error) from None
-
-
-def _cannot_run(path: str | Path, error: Exception) -> QatError:
-    reason = " ".join(str(error).split())
-    return QatError(f"{path}: LiteRT cannot run it as a file of qat export ({reason}); export it anew")
+    except ChildError as error:
+        raise QatError(f"{path}: LiteRT cannot run it as a file of qat export ({error}); export it anew") from None

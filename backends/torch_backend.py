@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,8 @@ from qat.integer import Evaluator, IntegerGraph
 from qat.losses import Loss, Objective, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array
-from qat.optimizer import Optimizer
+from qat.optimizer import Optimizer, check_state
+from qat.reading import check_zip, open_regular, reading
 from qat.workers import TORCHRUN, this_worker, training_worker
 
 __all__ = [
@@ -267,17 +269,24 @@ def devices() -> list[str]:
 
 def load_params(path: str | Path) -> dict[str, Array]:
     """The arrays of a file that torch.save wrote of a state_dict, by name. Nothing in the file is executed."""
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise QatError(f"{path}: cannot be read ({error.strerror}); give a file that torch.save wrote") from None
-    except Exception as error:  # pickle, zip and torch each have their own
-        reason = " ".join(str(error).split())[:200]
-        raise QatError(f"{path}: is no state_dict of PyTorch ({reason}); give a file that torch.save wrote") from None
-    data = data.get("state_dict", data) if isinstance(data, dict) else data
-    if not isinstance(data, dict) or not any(isinstance(value, Tensor) for value in data.values()):
-        raise QatError(f"{path}: holds {type(data).__name__} without tensors; save model.state_dict()")
-    return {name: value.detach().float().numpy() for name, value in data.items() if isinstance(value, Tensor)}
+    advice = "give a file that torch.save wrote"
+    with open_regular(path, advice) as file, reading(path, "a state_dict of PyTorch", advice):
+        if zipfile.is_zipfile(file):
+            check_zip(path, file, advice)
+        file.seek(0)
+        data = torch.load(file, map_location="cpu", weights_only=True)
+        data = data.get("state_dict", data) if isinstance(data, dict) else data
+        if not isinstance(data, dict) or not any(isinstance(value, Tensor) for value in data.values()):
+            raise QatError(f"{path}: holds {type(data).__name__} without tensors; save model.state_dict()")
+        return {str(name): _array(value.detach()) for name, value in data.items() if isinstance(value, Tensor)}
+
+
+def _array(tensor: Tensor) -> Array:
+    """A tensor of a file as float32. Raises ValueError where it declares more numbers than the file holds for it."""
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"a tensor of {tuple(tensor.shape)} has {tensor.untyped_storage().nbytes()} bytes")
+    array: Array = tensor.float().numpy()
+    return array
 
 
 def save_params(params: Mapping[str, Array], path: str | Path) -> None:
@@ -381,6 +390,22 @@ class Step:
 
     def load_state(self, state: Mapping[str, Array]) -> None:
         """The inverse of ``state``."""
+        trained = {name: tensor for name, tensor in self.model.tensors.items() if tensor.requires_grad}
+        owners = {name.rpartition(".")[0] for name in state} & set(trained) or set(
+            trained
+        )  # not all need have a gradient
+        slots = ["momentum_buffer"] if self.optimizer.defaults.get("momentum") else []
+        if isinstance(self.optimizer, torch.optim.Adam):
+            slots = [
+                "step",
+                "exp_avg",
+                "exp_avg_sq",
+                *(["max_exp_avg_sq"] if self.optimizer.defaults["amsgrad"] else []),
+            ]
+        shapes = {
+            (name, slot): () if slot == "step" else tuple(trained[name].shape) for name in owners for slot in slots
+        }
+        check_state(state, {f"{name}.{slot}": np.zeros(shape, np.float32) for (name, slot), shape in shapes.items()})
         for full_name, array in state.items():
             name, _, key = full_name.rpartition(".")
             tensor = torch.from_numpy(np.array(array))

@@ -36,7 +36,14 @@ def in_batches(
     shapes: of one sample of each input. name: of the network or file, for messages. Raises QatError where the arrays are no
     uint8 pixels of these shapes, where there are no samples, or not equally many of each input.
     """
-    parts = [function(batch) for batch in batches_of(pixels, shapes, batch_size, name)]
+    parts = []
+    for batch in batches_of(pixels, shapes, batch_size, name):
+        parts.append(function(batch))
+        rows = {np.shape(x)[:1] for x in parts[-1].values()}
+        if rows - {(len(batch[0]),)}:
+            raise QatError(
+                f"{name}: gives {rows} results for {len(batch[0])} samples, so it is damaged; export it again"
+            )
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 

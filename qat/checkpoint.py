@@ -17,11 +17,12 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from qat.errors import NotFiniteError, QatError
+from qat.errors import NotFiniteError, QatError, shortened
 from qat.files import write_atomically
 from qat.graph import Graph, Params
 from qat.monitor import Progress
 from qat.ops import Array
+from qat.reading import LARGEST_JSON, open_regular, reading
 from qat.registry import suffixed
 
 FORMAT = "qat-checkpoint-1"
@@ -87,46 +88,49 @@ class Checkpoint:
         if not os.path.isfile(path):
             found = "is no file" if os.path.exists(path) else "there is no such checkpoint"
             raise QatError(f"{path}: {found}; give the checkpoint file that training wrote")
+        advice = "use another copy, or import-params where it is a file of PyTorch or MindSpore"
         try:
-            with safetensors.safe_open(path, framework="numpy") as file:
+            with (
+                open_regular(path, "give the checkpoint file that training wrote"),
+                reading(path, "a checkpoint of qat", advice),
+                safetensors.safe_open(path, framework="numpy") as file,
+            ):
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-        except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+        except QatError:
             if suffixed(path):
                 raise QatError(
                     f"{path}: is an exported file, no checkpoint; run, evaluate and verify take such files"
                 ) from None
-            raise QatError(
-                f"{path}: is no checkpoint of qat, or a damaged one ({error}); use another copy, or import-params where it is "
-                "a file of PyTorch or MindSpore"
-            ) from None
+            raise
         if metadata.get("format") != FORMAT:
             raise QatError(
-                f"{path}: has format {metadata.get('format')!r} where this release reads {FORMAT!r}; it is another program's "
-                "safetensors file, or another release's checkpoint"
+                f"{path}: has format {shortened(metadata.get('format'))} where this release reads {FORMAT!r}; it is "
+                "another program's safetensors file, or another release's checkpoint"
             )
         try:
-            graph = Graph.from_json(metadata["graph"])
-            step, epoch = int(metadata["step"]), int(metadata["epoch"])
-            history = tuple(dict(entry) for entry in json.loads(metadata["history"]))
-            progress = Progress.from_json(json.loads(metadata["progress"])) if "progress" in metadata else Progress()
+            with reading(path, "a checkpoint of qat: its metadata are damaged", "use another copy"):
+                if max(map(len, metadata.values())) > LARGEST_JSON:
+                    raise ValueError(f"there are more than {LARGEST_JSON:,} characters")
+                graph = Graph.from_json(metadata["graph"])
+                step, epoch = (_count(name, metadata[name]) for name in ("step", "epoch"))
+                history = _history(json.loads(metadata["history"]))
+                progress = Progress.from_json(json.loads(metadata.get("progress", "null")))
         except QatError as error:
-            raise QatError(f"{path}: {error}") from None
-        except (KeyError, ValueError, TypeError, RecursionError) as error:
-            raise QatError(f"{path}: its metadata is damaged ({error!r}); use another copy") from None
+            message = str(error)
+            raise QatError(message if message.startswith(f"{path}: ") else f"{path}: {message}") from None
         params, state, best = (
             {name.removeprefix(part): a for name, a in tensors.items() if name.startswith(part)}
             for part in ("params/", "optimizer/", "best/")
         )
-        graph.check_params(params, str(path))
-        if best:
-            graph.check_params(best, f"{path}, its best epoch")
-        wrong = [name for name, array in params.items() if array.dtype != np.float32]
-        if wrong:
-            raise QatError(f"{path}: {wrong[0]!r} is {params[wrong[0]].dtype}, not float32; the file is damaged")
-        not_finite = graph.not_finite(params) or (graph.not_finite(best) if best else None)
-        if not_finite:
-            raise QatError(f"{path}: {not_finite}; its training went wrong or the file is damaged, use another copy")
+        for source, arrays in ((str(path), params), (f"{path}, its best epoch", best)):
+            if arrays or source == str(path):
+                graph.check_params(arrays, source)
+                not_finite = graph.not_finite(arrays)
+                if not_finite:
+                    raise QatError(
+                        f"{source}: {not_finite}; its training went wrong or the file is damaged, use another copy"
+                    )
         return cls(graph, params, step, epoch, state, history, progress, best)
 
     def require(self, path: str | Path, *, quantized: bool) -> None:
@@ -141,3 +145,16 @@ class Checkpoint:
                 f"{path}: holds the quantized network {self.graph.name} where a float one is needed; give the checkpoint "
                 "that it was made from (its accuracy: eval-quant, or eval_quant.py)"
             )
+
+
+def _count(name: str, text: str) -> int:
+    """A number of steps or epochs, as ``save`` wrote it."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 16):
+        raise QatError(f"its {name} is {shortened(text)}, no number of them; use another copy")
+    return int(text)
+
+
+def _history(entries: Any) -> tuple[dict[str, Any], ...]:
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise QatError("its history is no list of trainings; use another copy")
+    return tuple(entries)

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from qat import __version__, hints
 from qat.console import PlainOutput
 from qat.errors import QatError
+from qat.reading import read_text, reading
 from qat.workers import this_worker
 
 #: command -> (module under qat.scripts, what it does). Modules are imported only when their command is called.
@@ -58,6 +59,7 @@ COMMANDS = {
     "demo": ("demo", "the whole path: train, quantize, evaluate, export, verify"),
 }
 USER_MISTAKE, INTERRUPTED = 2, 130  #: exit statuses
+MOST_FLAGS = 10_000  #: lines of all flag files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -198,6 +200,9 @@ def run_script(
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; a file that was saved before is whole", file=sys.stderr)
         return INTERRUPTED
+    except MemoryError:
+        print(f"{parser.prog}: error: it needs more memory than there is; use less at a time", file=sys.stderr)
+        return USER_MISTAKE
     except BrokenPipeError:  # the reader of our output, as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -225,13 +230,30 @@ def _expanded(arguments: Sequence[str], files: Sequence[str]) -> list[str]:
     for name in files:  # absl prints two lines of its own where there is none
         if not name or not Path(name).expanduser().exists():
             raise QatError(f"--flagfile {name!r}: there is no such file; give one with one --name=value a line")
-    try:
+    advice = "give a text file with one --name=value a line"
+    for name in files:
+        try:
+            _check_flag_file(name, (), [0])
+        except QatError as error:
+            raise QatError(f"--flagfile {name}: cannot be read ({str(error).rpartition(';')[0]}); {advice}") from None
+    with reading(f"--flagfile {' or '.join(files)}", "flags", advice):
         expanded: list[str] = flags.FlagValues().read_flags_from_files(list(arguments))
-    except (flags.Error, OSError, UnicodeDecodeError) as error:  # also of a flag file that one of them names
-        raise QatError(
-            f"--flagfile {' or '.join(files)}: cannot be read ({error}); give a text file with one --name=value a line"
-        ) from None
     return expanded
+
+
+def _check_flag_file(name: str, within: tuple[str, ...], lines: list[int]) -> None:
+    """Raise QatError where a flag file, or one that it names, cannot be read or names itself, or where all have more than
+    MOST_FLAGS lines: absl would follow them without end. lines: how many there were so far.
+    """
+    path = os.path.realpath(os.path.expanduser(name))
+    if path in within:
+        raise QatError(f"{name}: names itself, if by others;")
+    own = [line.strip() for line in read_text(path, "").splitlines()]
+    lines[0] += len(own) + 1
+    if lines[0] > MOST_FLAGS:
+        raise QatError(f"{name}: there are more than {MOST_FLAGS:,} lines;")
+    for other in filter(None, _flag_files(own)):
+        _check_flag_file(other, (*within, path), lines)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SHORT = 80  #: characters of a text that is only quoted
+import reprlib
 
 
 class QatError(Exception):
@@ -33,6 +33,9 @@ def one_line(text: object) -> str:
 
 
 def shortened(value: object) -> str:
-    """The repr of what a file or a caller gave, in ASCII, cut where it is long."""
-    text = ascii(value)
-    return text if len(text) <= SHORT else f"{text[: SHORT - 3]}..."
+    """The repr of what a file or a caller gave, cut where it is long or deep."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 60, 60

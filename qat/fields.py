@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-import reprlib
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from functools import lru_cache
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from qat.errors import QatError
+from qat.errors import QatError, shortened
 
+T = TypeVar("T")
 WORDS = {
     bool: "True or False",
     int: "a whole number",
@@ -37,16 +38,7 @@ def check_fields(owner: Any) -> None:
         object.__setattr__(owner, field.name, value)
         hint = hints.get(field.name, Any)
         if not _fits(value, hint):
-            raise QatError(f"{cls.__name__}: {field.name} is {shown(value)}; use {_words(hint)}")
-
-
-def shown(value: object) -> str:
-    """A value in a message: one line, not too long."""
-    return " ".join(_SHORT.repr(value).split())
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 60, 60
+            raise QatError(f"{cls.__name__}: {field.name} is {shortened(value)}; use {_words(hint)}")
 
 
 @lru_cache
@@ -98,3 +90,32 @@ def _words(hint: Any) -> str:
         return f"a tuple of {what}s" if several else f"a tuple of {len(arguments)} {what}s"
     name = getattr(hint, "__name__", str(hint))
     return WORDS.get(hint, f"{'an' if name[:1] in 'AEIOU' else 'a'} {name}")
+
+
+def check_type(name: str, value: Any, hint: Any) -> None:
+    """Raise QatError, naming it, unless a value is of an annotated type."""
+    if not (_fits(value, hint) or _fits(_plain(value), hint)):
+        raise QatError(f"{name} is {shortened(value)}; use {_words(hint)}")
+
+
+def build(cls: type[T], data: Mapping[str, Any], *, finite: bool = True) -> T:
+    """``cls(**data)`` for a dataclass, from what a file holds: fields that it has, of the types that they say.
+
+    finite: real numbers are; else the data may hold NaN and infinities. Raises QatError for an unknown field, a missing one,
+    or one of another type.
+    """
+    kind: Any = cls
+    known = {field.name: field for field in fields(kind) if field.init}
+    for name in sorted(map(str, data)):
+        if name not in known:
+            raise QatError(f"{kind.__name__} has no field {shortened(name)}; it has {', '.join(known)}")
+    for name, field in known.items():
+        if name in data:
+            value = data[name]
+            odd = not finite and isinstance(value, float) and not math.isfinite(value)
+            check_type(f"{kind.__name__}: {name}", 0.0 if odd else value, _hints(kind).get(name, Any))
+        elif field.default is MISSING and field.default_factory is MISSING:
+            raise QatError(
+                f"{kind.__name__} cannot be built from its stored fields (there is no {name}): the file is damaged"
+            )
+    return cls(**data)

@@ -16,14 +16,18 @@ from qat.cells.base import Cell, Param, Shape
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import LinearCell
-from qat.errors import QatError
+from qat.errors import QatError, shortened
 from qat.names import check_name
 from qat.ops import Array
 from qat.quantizers import Quantizer
+from qat.reading import LARGEST_JSON, reason_of
 from qat.serial import from_json
 
 Params = dict[str, Array]  #: canonical float32 arrays by full name, as "conv1.weight"
 FORMAT = 1  #: of the JSON form
+#: Nodes; numbers of one sample over all nodes; parameters. Much beyond any network, and little enough for any computer: a
+#: few bytes of a file could declare more than there is memory.
+MOST_NODES, MOST_NUMBERS, MOST_PARAMETERS = 10_000, 1 << 27, 1 << 28
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,23 @@ class Graph:
                     raise QatError(
                         f"{node.name}: shares its grid with {name!r}, which is no fake quantizer of {self.name}"
                     )
-        _ = self.shapes  # raises where shapes do not fit
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Raise QatError where shapes do not fit, or there is more of something than any computer should be asked for."""
+        if len(self.nodes) > MOST_NODES:
+            raise QatError(f"{self.name}: has {len(self.nodes):,} nodes, but {MOST_NODES:,} are the most; use fewer")
+        numbers = sum(math.prod(shape) for shape in self.shapes.values())
+        if numbers > MOST_NUMBERS:
+            raise QatError(
+                f"{self.name}: one sample takes {numbers:,} numbers over all nodes, but {MOST_NUMBERS:,} are the most; use "
+                "smaller images or fewer channels"
+            )
+        parameters = sum(math.prod(param.shape) for param in self.params.values())
+        if parameters > MOST_PARAMETERS:
+            raise QatError(
+                f"{self.name}: has {parameters:,} parameters, but {MOST_PARAMETERS:,} are the most; use fewer channels"
+            )
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -208,19 +228,25 @@ class Graph:
     def from_json(cls, text: str) -> Graph:
         """Raises QatError where the text is no valid graph."""
         try:
+            if len(text) > LARGEST_JSON:
+                raise ValueError(f"it has {len(text):,} characters, but {LARGEST_JSON:,} are the most")
             data: Any = json.loads(text)
             version = data["format"]
-            if version != FORMAT:
+            if version != FORMAT or isinstance(version, bool):
                 raise QatError(
-                    f"the graph has format {version!r} but this release reads {FORMAT}; use a matching release"
+                    f"the graph has format {shortened(version)} but this release reads {FORMAT}; use a matching release"
                 )
+            if len(data["nodes"]) > MOST_NODES:
+                raise QatError(f"the graph has {len(data['nodes']):,} nodes, but {MOST_NODES:,} are the most")
             nodes = tuple(
-                Node(str(n["name"]), from_json(n["cell"], Cell), tuple(map(str, n["inputs"])), str(n["cell_name"]))
+                Node(_text(n["name"]), from_json(n["cell"], Cell), _texts(n["inputs"]), _text(n["cell_name"]))
                 for n in data["nodes"]
             )
-            return cls(nodes, tuple(map(str, data["outputs"])), str(data["name"]))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise QatError(f"the graph is no valid JSON form of a network ({error!r}): the file is damaged") from None
+            return cls(nodes, _texts(data["outputs"]), _text(data["name"]))
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise QatError(
+                f"the graph is no valid JSON form of a network ({reason_of(error)}): the file is damaged"
+            ) from None
 
     @cached_property
     def digest(self) -> str:
@@ -236,6 +262,18 @@ class Graph:
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(4)), row[4]]).rstrip() for row in rows]
         return "\n".join([f"{self.name}: {self.count_trainable():,} trainable parameters", *lines])
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{shortened(value)} where a name is expected")
+    return value
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise TypeError(f"{shortened(values)} where a list of names is expected")
+    return tuple(map(_text, values))
 
 
 def _check_signs(name: str, cell: FakeQuant) -> None:

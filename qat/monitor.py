@@ -5,13 +5,15 @@ All of it follows from the list of epochs alone, so that a resumed training deci
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from qat.errors import QatError
+from qat.fields import build, check_type
 from qat.ops import Array
 
 LEAST_GAIN = 1e-4  #: by how much a loss has to fall for the rate to stay, as Keras counts
@@ -88,10 +90,19 @@ class Progress:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Progress:
-        """Raises QatError where the data are none."""
+    def from_json(cls, data: Any) -> Progress:
+        """Raises QatError where the data are none. None: of a checkpoint that says nothing of its training."""
+        if data is None:
+            return cls()
         try:
-            epochs = tuple(Epoch(**epoch) for epoch in data["epochs"])
-            return cls(epochs, float(data["loss_sum"]), bool(data["finished"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise QatError(f"its record of epochs is damaged ({error!r}); use another copy") from None
+            check_type("it", data, dict)
+            check_type("epochs", data.get("epochs"), list)
+            for entry in data["epochs"]:
+                check_type("an epoch", entry, dict)
+            epochs = tuple(build(Epoch, entry, finite=False) for entry in data["epochs"])
+            progress = build(cls, {**data, "epochs": epochs}, finite=False)
+            if any(later.step <= before.step for before, later in pairwise([Epoch(0, 0.0, 0.0), *epochs])):
+                raise QatError("its epochs do not follow one another")
+        except QatError as error:
+            raise QatError(f"its record of epochs is damaged ({error}); use another copy") from None
+        return progress

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from qat.errors import QatError
+from qat.errors import QatError, shortened
 from qat.graph import Graph, Params
 from qat.ops import Array
+from qat.reading import reading
 
 #: Parts of a name that a framework's fused cell puts between cell and parameter, as MindSpore's "conv1.conv.weight".
 WRAPPERS = ("conv", "dense", "handler")
@@ -73,7 +74,10 @@ def params_from(graph: Graph, arrays: Mapping[str, Array], renamed: Mapping[str,
             )
         if ours in found:
             raise QatError(f"{source}: {name!r} is a second {ours!r}; rename one of them")
-        found[ours] = np.asarray(array, np.float32)
+        with reading(source, "parameters", f"look at {shortened(name)} in it"), np.errstate(all="ignore"):
+            found[ours] = np.asarray(array, np.float32)
+        if np.iscomplexobj(array) or not np.isfinite(found[ours]).all():
+            raise QatError(f"{source}: {shortened(name)} holds what is no finite number; save the parameters anew")
     ranges = {name: a for name, a in graph.initial_params().items() if not np.isfinite(a).all()}
     params = ranges | found
     graph.check_params(params, source)

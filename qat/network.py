@@ -10,8 +10,7 @@ from typing import Any
 from qat.cells.base import Cell, Shape
 from qat.cells.elementwise import Add
 from qat.cells.input import Input
-from qat.errors import QatError
-from qat.fields import shown
+from qat.errors import QatError, shortened
 from qat.graph import Graph, Node
 from qat.names import check_name
 from qat.ops import Array
@@ -140,7 +139,7 @@ def _what_instead(result: Any) -> str:
     if isinstance(result, tuple):
         wrong = next(x for x in result if not isinstance(x, Symbol))
         return f"a tuple that holds a {type(wrong).__name__}; return outputs of cells alone, as (a, b)"
-    return f"{shown(result)}, not the output of a cell"
+    return f"{shortened(result)}, not the output of a cell"
 
 
 class Trace:

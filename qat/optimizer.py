@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qat.errors import QatError
+import numpy as np
+
+from qat.errors import QatError, shortened
 from qat.fields import check_fields
+from qat.ops import Array
 
 OPTIMIZERS = ("momentum", "adam", "amsgrad")
 SCHEDULES = ("cosine", "constant", "step", "halving", "plateau")
@@ -47,3 +51,24 @@ def learning_rate(schedule: str, peak: float, step: int, steps: int) -> float:
     if schedule == "halving":
         return peak * 0.5 ** (step // HALVING)
     raise QatError(f"lr_schedule {schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}")
+
+
+def check_state(state: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
+    """Raise QatError unless an optimizer's state, as a checkpoint holds it, has the names of the expected one, and for each
+    finite numbers of its shape and type.
+    """
+    missing = [name for name in expected if name not in state]
+    unknown = [name for name in state if name not in expected]
+    wrong = None
+    if missing or unknown:
+        wrong = f"lacks {shortened(missing[0])}" if missing else f"has {shortened(unknown[0])}"
+    for name, own in {} if wrong else expected.items():
+        array = state[name]
+        if array.shape != own.shape or array.dtype != own.dtype:
+            wrong = f"has {name!r} of {array.dtype} {array.shape}, not {own.dtype} {own.shape}"
+        elif not np.isfinite(array).all():
+            wrong = f"has {name!r} with numbers that are not finite"
+    if wrong:
+        raise QatError(
+            f"the optimizer's state {wrong}, so it is of another training, or damaged; use another copy, or start anew"
+        )

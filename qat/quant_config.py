@@ -9,33 +9,64 @@ layers:                     # other values for some cells, by patterns of their 
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from qat.errors import QatError
-from qat.passes.convert_quant_network import convert_quant_network
+from qat.errors import QatError, shortened
+from qat.passes.convert_quant_network import check_settings, convert_quant_network
+from qat.reading import read_text, reading
 
-LARGEST = 1 << 20  #: characters; a settings file is a page
+LARGEST = 1 << 16  #: bytes; a settings file is a page
+DEEPEST = 20  #: values within values
+ADVICE = "see docs/design.md for the form"
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Plain YAML: an alias, which may stand for itself or for billions of values, is refused, and so is a name given twice."""
+
+    depth = 0  #: of the node that is read
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, f"alias *{event.anchor}: write out what it stands for")
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise RecursionError
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(names)) < len(names):
+            twice = next(name for number, name in enumerate(names) if name in names[:number])
+            raise yaml.constructor.ConstructorError(None, None, f"{shortened(twice)} stands twice")
+        return super().construct_mapping(node, deep)
 
 
 def read_quant_config(path: str | Path) -> dict[str, Any]:
     """Keyword arguments for convert_quant_network. Raises QatError where the file is none of that."""
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            data = yaml.safe_load(file.read(LARGEST))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise QatError(f"{path}: cannot be read as YAML ({reason}); see docs/design.md for the form") from None
+    text = read_text(path, f"give a YAML file; {ADVICE}", limit=LARGEST)
+    with reading(path, "YAML", ADVICE):
+        data = yaml.load(text, _Loader)  # (of SafeLoader's kinds alone)
     known = [name for name in inspect.signature(convert_quant_network).parameters if name != "network"]
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise QatError(f"{path}: holds {type(data).__name__} where names and values are expected, as num_bits: [8, 8]")
     unknown = [key for key in data if key not in known]
     if unknown:
-        raise QatError(f"{path}: {unknown[0]!r} is no setting; use {', '.join(known)}")
+        meant = difflib.get_close_matches(unknown[0], known, 1)
+        hint = f", perhaps {meant[0]} is meant" if meant else ""
+        raise QatError(f"{path}: {shortened(unknown[0])} is no setting{hint}; use {', '.join(known)}")
     layers = data.get("layers") or {}
     if not isinstance(layers, dict) or not all(isinstance(k, str) and isinstance(v, dict) for k, v in layers.items()):
         raise QatError(f"{path}: layers must map patterns of names to settings, as conv1: {{num_bits: 4}}")
+    try:
+        check_settings(data)
+    except QatError as error:
+        raise QatError(f"{path}: {error}") from None
     return data

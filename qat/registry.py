@@ -8,8 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from qat.errors import QatError
-from qat.fields import shown
+from qat.errors import QatError, shortened
 
 
 class Entry(NamedTuple):
@@ -80,7 +79,7 @@ def _load(name: str, entries: dict[str, Entry], what: str) -> ModuleType:
     if not isinstance(name, str) or name not in entries:
         meant = [known for known in entries if isinstance(name, str) and known.lower() == name.lower()]
         advice = f"perhaps {meant[0]!r} is meant" if meant else f"choose one of {', '.join(entries)}"
-        raise QatError(f"{what} {shown(name)} is unknown: {advice}")
+        raise QatError(f"{what} {shortened(name)} is unknown: {advice}")
     entry = entries[name]
     missing = missing_packages(entry)
     if missing:

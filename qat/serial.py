@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar
 
-from qat.errors import QatError
-from qat.fields import check_fields
+from qat.errors import QatError, shortened
+from qat.fields import build, check_fields
 
 S = TypeVar("S", bound="Serializable")
 
@@ -70,16 +70,17 @@ def from_json(data: Any, base: type[S]) -> S:
     cls = Serializable.registry.get(name) if isinstance(name, str) else None
     if cls is None or not issubclass(cls, base) or not is_dataclass(cls):
         raise QatError(
-            f"{name!r} is not a known {base.__name__.lower()}: import the module that defines it before reading the "
-            "graph, or use the release that wrote the file"
+            f"{shortened(name)} is not a known {base.__name__.lower()}: import the module that defines it before reading "
+            "the graph, or use the release that wrote the file"
         )
     known = {field.name for field in fields(cls)}
     unknown = sorted(set(data) - known - {"type"})
     if unknown:
-        raise QatError(f"{name} has no field {', '.join(unknown)}: the graph was written by another release")
+        named = ", ".join(key if key.isidentifier() else ascii(key) for key in unknown)
+        raise QatError(f"{name} has no field {named[:60]}: the graph was written by another release")
     try:
-        return cls(**{key: _decode(value) for key, value in data.items() if key != "type"})
-    except (TypeError, ValueError) as error:
+        return build(cls, {key: _decode(value) for key, value in data.items() if key != "type"})
+    except (TypeError, ValueError, OverflowError) as error:  # of a user's own class
         raise QatError(f"{name} cannot be built from its stored fields ({error}): the graph is damaged") from None
 
 

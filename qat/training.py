@@ -142,6 +142,7 @@ def train(
         )
     if start.step:
         _check_continues(start, entry)
+        _check_progress(start, recipe, steps)
     augmentation = Augmentation(recipe.augment_shift, recipe.augment_flip)
     total = recipe.epochs * steps
     counts_from = 1 + max((pruner.last for pruner in pruners(graph).values()), default=-1)
@@ -160,11 +161,16 @@ def train(
         return start
     history = (entry, *(start.history[1:] if start.step else start.history))
     progress, best = (start.progress, start.best) if start.step else (Progress(), {})
+    if recipe.keep_best and not best and best_epoch(progress.epochs, counts_from) is not None:
+        raise QatError(
+            "--resume: the checkpoint lacks the parameters of its best epoch; use another copy, or start anew"
+        )
     model = backend.lower(logits_graph(graph), start.params, device_target=device_target, step=start.step)
     pruning = PruningInTraining(backend, model, graph, recipe.slimming)
     loss_function = objective or partial(cross_entropy, smoothing=recipe.label_smoothing)
     step = backend.make_step(model, recipe.optimizer, loss_function, compile=compile)
-    step.load_state(start.optimizer)
+    if start.step:
+        step.load_state(start.optimizer)
     done = start.step
 
     def snapshot() -> Checkpoint:
@@ -275,6 +281,22 @@ def _check_continues(start: Checkpoint, record: Mapping[str, Any]) -> None:
         raise QatError(
             f"--resume: the checkpoint was trained with {key} {before.get(key)!r}, now it is {record.get(key)!r}; give the "
             "same arguments, or leave --resume out to start anew"
+        )
+
+
+def _check_progress(start: Checkpoint, recipe: Recipe, steps: int) -> None:
+    """Raise QatError unless the checkpoint's record fits the training of ``recipe``, of so many steps an epoch."""
+    epochs = start.progress.epochs
+    ends = [steps * (number + 1) for number in range(len(epochs))]
+    held_back = [epoch.validation_loss is not None and epoch.validation_accuracy is not None for epoch in epochs]
+    wrong = None
+    if [epoch.step for epoch in epochs] != ends or not (start.progress.finished or len(epochs) == start.step // steps):
+        wrong = f"it has {len(epochs)} epochs for {start.step:,} steps of {steps:,} an epoch"
+    elif recipe.validation and not all(held_back):
+        wrong = "it has epochs without an evaluation of held-back images"
+    if wrong:
+        raise QatError(
+            f"--resume: the checkpoint's record of epochs is damaged: {wrong}; use another copy, or start anew"
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from qat.cli import run_script
 from qat.console import print_table
+from qat.errors import QatError
 from qat.figures import Picture
 from qat.files import check_writable, write_atomically
 from qat.scripts.training_diagnostics import add_models_arguments, chosen_models, pruned_version
@@ -47,6 +48,11 @@ def run(args: argparse.Namespace) -> None:
     layers = [layers_of(checkpoint) for checkpoint in checkpoints]
     sections = [_models_section(models, layers)]
     classes = models[0].folds[0].outputs.shape[1]
+    for path, model in chosen:
+        if model.folds[0].outputs.shape[1] != classes:
+            raise QatError(
+                f"{path}: has {model.folds[0].outputs.shape[1]} classes, the first model {classes}; compare like models"
+            )
     curves = [[roc(model.folds, label) for label in range(classes)] for model in models]
     rows = [(str(label), *(_area(own[label].auc, own[label].auc_sigma) for own in curves)) for label in range(classes)]
     means = [np.mean([curve.auc for curve in own]) for own in curves]

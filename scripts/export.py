@@ -99,7 +99,7 @@ def _trained_on(ckpt_path: str, checkpoint: Checkpoint) -> str:
     """The data path that the checkpoint remembers. Raises QatError where it is gone."""
     for record in checkpoint.history:
         data_path = record.get("data_path")
-        if data_path and (data_path == "digits" or Path(data_path).is_dir()):
+        if isinstance(data_path, str) and data_path and (data_path == "digits" or Path(data_path).is_dir()):
             return str(data_path)
     remembers = any("data_path" in record for record in checkpoint.history)
     found = (

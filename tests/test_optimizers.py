@@ -101,3 +101,26 @@ def test_single_numbers_are_trained_too_and_resumed(backend: ModuleType, name: s
 def test_an_unknown_optimizer_gives_the_list() -> None:
     with pytest.raises(QatError, match="optimizer 'rmsprop' is unknown: choose one of momentum, adam, amsgrad"):
         Optimizer("rmsprop")
+
+
+@pytest.mark.parametrize("name", ["momentum", "amsgrad"])
+@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+def test_a_state_that_does_not_fit_is_refused_in_one_line(backend: ModuleType, name: str) -> None:
+    graph = Linear().graph()
+    step, other = (backend.make_step(backend.lower(graph, graph.initial_params(1)), Optimizer(name)) for _ in range(2))
+    step(*batches()[0], 0.01)
+    state = step.state()
+    other.load_state(state)
+    slot = next(key for key, array in state.items() if array.shape == (3, 4))
+    damaged = {
+        "lacks": {key: array for key, array in state.items() if key != slot},
+        "has 'nowhere.m'": state | {"nowhere.m": state[slot]},
+        r"float32 \(4, 3\), not float32 \(3, 4\)": state | {slot: state[slot].T},
+        "of float64": state | {slot: state[slot].astype(np.float64)},
+        "not finite": state | {slot: state[slot] * np.float32(np.nan)},
+    }
+    if sum(key.startswith("fc.weight.") for key in state) == 1:  # no gradient, no state
+        del damaged["lacks"]
+    for message, wrong in damaged.items():
+        with pytest.raises(QatError, match=f"the optimizer's state .*{message}"):
+            other.load_state(wrong)

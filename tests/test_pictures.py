@@ -105,9 +105,9 @@ def test_an_index_file_is_what_the_folders_are(folder: Path, capsys: pytest.Capt
     ("arguments", "message"),
     [
         (["--model", "none.onnx", "--image", "a.png"], "there is no such file"),
-        (["--model", "net.ckpt", "--image", "none.png"], "cannot be read as a picture"),
+        (["--model", "net.ckpt", "--image", "none.png"], "cannot be read"),
         (["--model", "net.ckpt", "--image", "names.txt"], "is no picture of a format that is read"),
-        (["--model", "net.ckpt", "--image", "x.png", "--class_names", "none"], "cannot be read as class names"),
+        (["--model", "net.ckpt", "--image", "x.png", "--class_names", "none"], "none: cannot be read"),
         (["--model", "net.ckpt", "--image", "pictures/bee/0.png", "--class_names", "two.txt"], "holds 2 names but"),
         (["--model", "net.ckpt", "--test_path", "pictures"], "'bee' is neither a class name nor a number"),
         (["--model", "net.ckpt", "--test_path", "names.txt"], "line 1: 'ant' has no class"),

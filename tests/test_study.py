@@ -100,7 +100,7 @@ def test_a_file_that_is_no_study_is_refused(tmp_path: Path, content: bytes) -> N
     if not content:
         Study(tmp_path).close()  # an empty file is an empty database
         return
-    with pytest.raises(QatError, match=r"study\.db: is no study"):
+    with pytest.raises(QatError, match=r"study\.db: cannot be read as a study"):
         Study(tmp_path)
 
 

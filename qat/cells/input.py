@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qat.cells.base import Cell, Scope, Shape
-from qat.errors import QatError
-from qat.fields import shown
+from qat.errors import QatError, shortened
 from qat.integer import Grid, IntegerBuilder, IntegerInput, IntegerTensor
 from qat.ops import Array
 from qat.values import Value
@@ -38,7 +37,7 @@ class Input(Cell):
             value = getattr(self, name)
             if isinstance(value, (tuple, list, np.ndarray)):
                 raise QatError(
-                    f"Input: {name} is {shown(value)}, but it is one number for all channels, since all pixels of an input "
+                    f"Input: {name} is {shortened(value)}, but it is one number for all channels, since all pixels of an input "
                     "have one scale and zero point; use their mean"
                 )
         super().__post_init__()

@@ -21,7 +21,7 @@ from qat.cells.batch_norm import (
     running_affine,
     running_sigma,
 )
-from qat.cells.window import check_window, output_size, window_padding
+from qat.cells.window import check_window, checked_output_size, window_padding
 from qat.errors import QatError
 from qat.integer import (
     Accumulator,
@@ -437,7 +437,7 @@ class Conv2dBnAct(LinearCell):
         if len(x) != 3 or x[0] != self.in_channels:
             raise QatError(f"takes ({self.in_channels}, H, W) but gets {x}; change in_channels or the cell before it")
         kernel, stride, dilation = self._geometry
-        size = output_size((x[1], x[2]), kernel, stride, dilation, self._window(x)["padding"])
+        size = checked_output_size(x, kernel, stride, dilation, self._window(x)["padding"])
         if min(size) < 1:
             raise QatError(f"its {kernel} kernel does not fit into its input {x}; use a smaller kernel or more padding")
         return (self.out_channels, *size)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qat.cells.base import Cell, Scope, Shape, pair
-from qat.cells.window import check_window, output_size, window_padding
+from qat.cells.window import check_window, checked_output_size, window_padding
 from qat.errors import QatError
 from qat.integer import (
     Accumulator,
@@ -58,7 +58,7 @@ class _Pool2d(Cell):
         if len(x) != 3:
             raise QatError(f"takes (C, H, W) but gets {x}; move it before the Flatten")
         window = self.window(x)
-        size = output_size((x[1], x[2]), window["kernel"], window["stride"], (1, 1), window["padding"])
+        size = checked_output_size(x, window["kernel"], window["stride"], (1, 1), window["padding"])
         if min(size) < 1:
             raise QatError(f"its {window['kernel']} window does not fit into its input {x}; use a smaller kernel")
         return (x[0], *size)

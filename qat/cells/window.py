@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from qat.errors import QatError
 from qat.ops import Padding, Pair
+from qat.param import Shape
 
 LARGEST = 1 << 16  #: kernel, stride or dilation; nobody's image is larger
 PAD_MODES = ("same", "valid", "pad")
+#: Numbers of one sample's padded input, and in all of its windows: a few bytes of a file could ask for any memory.
+LARGEST_INPUT, LARGEST_WINDOWS = 1 << 27, 1 << 28
 
 
 def window_padding(size: Pair, kernel: Pair, stride: Pair, dilation: Pair, pad_mode: str, padding: Padding) -> Padding:
@@ -28,6 +33,22 @@ def output_size(size: Pair, kernel: Pair, stride: Pair, dilation: Pair, padding:
     """Height and width of the output: floor((size + padding - reach) / stride) + 1."""
     height = (size[0] + padding[0] + padding[1] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
     width = (size[1] + padding[2] + padding[3] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+    return height, width
+
+
+def checked_output_size(x: Shape, kernel: Pair, stride: Pair, dilation: Pair, padding: Padding) -> Pair:
+    """``output_size`` for an input (C, H, W). Raises QatError where padding or windows would take up more than an image
+    does in any network.
+    """
+    padded = x[0] * (x[1] + padding[0] + padding[1]) * (x[2] + padding[2] + padding[3])
+    height, width = output_size((x[1], x[2]), kernel, stride, dilation, padding)
+    windows = x[0] * math.prod(kernel) * max(height, 0) * max(width, 0)
+    for what, numbers, most in (("padded input", padded, LARGEST_INPUT), ("windows", windows, LARGEST_WINDOWS)):
+        if numbers > most:
+            raise QatError(
+                f"has {numbers:,} numbers in the {what} of one sample {x}, but {most:,} are the most; use a smaller image, "
+                "kernel or padding"
+            )
     return height, width
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from qat.errors import QatError
 from qat.ops import Array
+from qat.reading import read_unpacked
 
 RECORD = 1 + 3 * 32 * 32
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CLASSES = len(CLASS_NAMES)
-LARGEST = 100_000  #: records in one file
+LARGEST = 100_000  #: records in all files that are read at once
 
 
 def find_batches(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -35,17 +34,16 @@ def _present(path: Path) -> list[Path]:
 
 def read_batches(paths: list[Path]) -> tuple[Array, Array]:
     """uint8 images (N, 3, 32, 32) and int64 labels (N,). Raises QatError where a file is unreadable or cut short."""
-    parts = [_read(path) for path in paths]
+    parts: list[Array] = []
+    for path in paths:
+        parts.append(_read(path, LARGEST - sum(map(len, parts))))
     records = np.concatenate(parts)
-    return records[:, 1:].reshape(-1, 3, 32, 32).copy(), records[:, 0].astype(np.int64)
+    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64)
 
 
-def _read(path: Path) -> Array:
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read(LARGEST * RECORD + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise QatError(f"{path}: cannot be read ({error}); download it again") from None
+def _read(path: Path, most: int) -> Array:
+    """Its records, (N, RECORD), of which there may be ``most``."""
+    content = read_unpacked(path, "download it again", limit=most * RECORD)
     if not content or len(content) % RECORD:
         raise QatError(
             f"{path}: holds {len(content):,} bytes, no multiple of the {RECORD:,} of a CIFAR-10 record; it is cut short or "

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from qat.errors import QatError
 from qat.ops import Array
+from qat.reading import read_unpacked
 
 LARGEST = 1 << 31  #: bytes of one file's content; a damaged header must not make us allocate more
 
@@ -35,11 +34,7 @@ def read_idx(path: Path, rank: int) -> Array:
     Format: two zero bytes, the type (8: unsigned byte), the rank, one big-endian uint32 for each axis, the data
     (http://yann.lecun.com/exdb/mnist).
     """
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise QatError(f"{path}: cannot be read ({error}); download it again") from None
+    content = read_unpacked(path, "download it again", limit=LARGEST)
     head = 4 + 4 * rank
     magic = bytes((0, 0, 8, rank))
     if content[:4] != magic:

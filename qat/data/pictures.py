@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +15,13 @@ from qat.data.dataset import Split, resize_bilinear
 from qat.errors import QatError
 from qat.files import write_atomically
 from qat.ops import Array
+from qat.reading import read_file, read_text, reading
 
 MODES = {1: "L", 3: "RGB"}  #: channels -> how Pillow calls such pictures
 #: What Pillow may take a file for, whatever its name: no EPS, which Ghostscript runs, nor any that nobody sends.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP")
+MOST_PIXELS = 50_000_000  #: of one picture; a few bytes could declare more than there is memory
+LARGEST = 1 << 28  #: bytes of a picture's file
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".webp")
 
 
@@ -32,33 +37,41 @@ def read_picture(path: str | Path, shape: Shape) -> tuple[Array, list[str]]:
             f"{path}: the network takes {shape}, which is no picture of 1 or 3 channels; give it arrays from Python"
         )
     Image = _pillow(path)  # noqa: N806
-    changes = []
-    try:
-        with Image.open(path, formats=FORMATS) as picture:
-            picture.load()
-            mode, size = MODES[shape[0]], (shape[2], shape[1])
-            if picture.mode.startswith(("I", "F")):
-                raise QatError(
-                    f"{path}: has {picture.mode} pixels of more than 8 bits; save it with 8 bits for each channel"
-                )
-            if picture.has_transparency_data:
-                changes.append("laid on white where it is transparent")
-                picture = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-            if picture.mode != mode:
-                changes.append(f"converted from {picture.mode} to {mode}")
-                picture = picture.convert(mode)
-            if picture.size != size:
-                changes.append(f"resized from {picture.size[0]}x{picture.size[1]} to {size[0]}x{size[1]}")
-            if picture.width > size[0] or picture.height > size[1]:
-                picture = picture.resize(size, Image.Resampling.BILINEAR)
-            pixels = np.asarray(picture, np.uint8)
-    except Image.UnidentifiedImageError:
-        raise QatError(f"{path}: is no picture of a format that is read; give one of {', '.join(FORMATS)}") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise QatError(f"{path}: cannot be read as a picture ({error}); give another file") from None
+    changes: list[str] = []
+    content = read_file(path, "give another file", limit=LARGEST)
+    with reading(path, "a picture", "give another file"), _opened(Image, path, content) as picture:
+        if picture.width * picture.height > MOST_PIXELS:
+            raise QatError(
+                f"{path}: has {picture.width} x {picture.height} pixels, but {MOST_PIXELS:,} are the most that are read; "
+                "make it smaller"
+            )
+        picture.load()
+        mode, size = MODES[shape[0]], (shape[2], shape[1])
+        if picture.mode.startswith(("I", "F")):
+            raise QatError(
+                f"{path}: has {picture.mode} pixels of more than 8 bits; save it with 8 bits for each channel"
+            )
+        if picture.has_transparency_data:
+            changes.append("laid on white where it is transparent")
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+        if picture.mode != mode:
+            changes.append(f"converted from {picture.mode} to {mode}")
+            picture = picture.convert(mode)
+        if picture.size != size:
+            changes.append(f"resized from {picture.size[0]}x{picture.size[1]} to {size[0]}x{size[1]}")
+        if picture.width > size[0] or picture.height > size[1]:
+            picture = picture.resize(size, Image.Resampling.BILINEAR)
+        pixels = np.asarray(picture, np.uint8)
     pixels = pixels.reshape(*pixels.shape[:2], shape[0]).transpose(2, 0, 1)
     return np.ascontiguousarray(resize_bilinear(pixels[np.newaxis], (shape[1], shape[2]))[0]), changes
+
+
+def _opened(module: ModuleType, path: str | Path, content: bytes) -> Any:
+    try:
+        return module.open(io.BytesIO(content), formats=FORMATS)
+    except module.UnidentifiedImageError:
+        raise QatError(f"{path}: is no picture of a format that is read; give one of {', '.join(FORMATS)}") from None
 
 
 def write_pictures(folder: str | Path, images: Array, labels: Array, class_names: Sequence[str]) -> Path:
@@ -105,10 +118,8 @@ def _pillow(path: str | Path) -> ModuleType:
 
 def read_class_names(path: str | Path) -> list[str]:
     """The names of classes, one on each line, in the order of the network's outputs."""
-    try:
-        names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise QatError(f"{path}: cannot be read as class names ({error}); give a text file, one name a line") from None
+    text = read_text(path, "give a text file of class names, one a line")
+    names = [line.strip() for line in text.splitlines()]
     names = [name for name in names if name]
     if not names:
         raise QatError(f"{path}: holds no class names; write one on each line")
@@ -128,32 +139,28 @@ def find_pictures(path: str | Path, class_names: Sequence[str]) -> list[tuple[Pa
     def label_of(text: str, where: str) -> int:
         if text in labels:
             return labels[text]
-        if text.isdecimal() and text.isascii():
+        if text.isdecimal() and text.isascii() and len(text) < 10:
             return int(text)
         known = f"; class names are {', '.join(class_names[:5])}, ..." if class_names else "; give --class_names"
-        raise QatError(f"{where}: {text!r} is neither a class name nor a number{known}")
+        raise QatError(f"{where}: {text[:60]!r} is neither a class name nor a number{known}")
 
     found = []
     path = path / "index.txt" if (path / "index.txt").is_file() else path
     if path.is_dir():
-        for folder in sorted(child for child in path.iterdir() if child.is_dir()):
-            files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
-            found += [(file, label_of(folder.name, str(folder))) for file in files]
+        with reading(path, "a folder of pictures", "give one folder for each class, or an index file"):
+            for folder in sorted(child for child in path.iterdir() if child.is_dir()):
+                files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+                found += [(file, label_of(folder.name, str(folder))) for file in files]
         if not found:
             raise QatError(f"{path}: has no folders with pictures; give one folder for each class, or an index file")
         return found
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise QatError(
-            f"{path}: cannot be read as an index ({error}); write 'picture.png class' on each line"
-        ) from None
+    lines = read_text(path, "give an index with 'picture.png class' on each line").splitlines()
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         name, _, label = line.strip().rpartition(" ")
         if not name:
-            raise QatError(f"{path}, line {number}: {line!r} has no class; write 'picture.png class'")
+            raise QatError(f"{path}, line {number}: {line[:60]!r} has no class; write 'picture.png class'")
         found.append((path.parent / name.strip(), label_of(label, f"{path}, line {number}")))
     if not found:
         raise QatError(f"{path}: names no pictures; write 'picture.png class' on each line")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from qat.errors import QatError
 from qat.ops import Array
+from qat.reading import check_array, most_unpacked, open_regular, reading
 
 PARTS = ("train", "extra", "test")
 SHAPE = (32, 32, 3)  #: height, width, colours of one crop
+COMPRESSED, PIECE = 15, 1 << 20  #: a type of element of MATLAB files; bytes that are unpacked at a time
 TEN = 10  #: the label of the digit 0
 
 
@@ -31,10 +37,10 @@ def read_svhn(path: Path) -> tuple[Array, Array]:
         raise QatError(
             f"{path}: reading SVHN's .mat files needs SciPy, which is not installed: pip install 'qat-engine[study]'"
         ) from None
-    try:
-        content = loadmat(str(path), variable_names=["X", "y"], appendmat=False)
-    except Exception as error:  # of a damaged file SciPy raises whatever its parser ran into
-        raise QatError(f"{path}: cannot be read ({type(error).__name__}: {error}); download it again") from None
+    advice = "download it again"
+    with open_regular(path, advice) as file, reading(path, "a .mat file", advice):
+        _check_unpacked(path, file, advice)
+        content = loadmat(file, variable_names=["X", "y"], appendmat=False)
     images, labels = content.get("X"), content.get("y")
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[:3] != SHAPE or images.ndim != 4:
         raise QatError(f"{path}: holds no X of uint8 (32, 32, 3, N), so it is no file of SVHN's cropped digits")
@@ -57,12 +63,43 @@ def read_source_images(path: Path, count: int) -> Array | None:
     beside = path.with_name(f"{path.stem}.source_image.npy")
     if not beside.is_file():
         return None
-    try:
-        numbers = np.load(beside, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise QatError(f"{beside}: cannot be read ({error}); mend it, or take it away") from None
+    advice = "mend it, or take it away"
+    with open_regular(beside, advice) as file, reading(beside, "an array", advice):
+        check_array(file)
+        numbers = np.load(file, allow_pickle=False)
     if not isinstance(numbers, np.ndarray) or numbers.shape != (count,) or numbers.dtype.kind not in "ui":
         raise QatError(
             f"{beside}: holds no whole number for each of the {count} images of {path.name}; mend it, or take it away"
         )
     return numbers.astype(np.int64)
+
+
+def _check_unpacked(path: Path, file: IO[bytes], advice: str) -> None:
+    """Raise QatError where the compressed elements of a MATLAB file of version 5 unpack to more than ``most_unpacked``.
+
+    Format: 128 bytes, then elements of a type and a size (uint32 each) and so many bytes; type 15 is compressed by zlib.
+    """
+    header = file.read(128)
+    order = {b"IM": "<", b"MI": ">"}.get(header[126:128])
+    size = os.fstat(file.fileno()).st_size
+    left = most_unpacked(size)
+    while order is not None and len(tag := file.read(8)) == 8:
+        kind, length = struct.unpack(f"{order}2I", tag)
+        if kind != COMPRESSED:
+            file.seek(length, os.SEEK_CUR)
+            continue
+        unpacker = zlib.decompressobj()
+        while length and not unpacker.eof:
+            piece = file.read(min(length, PIECE))
+            if not piece:
+                break
+            length -= len(piece)
+            while piece:
+                left -= len(unpacker.decompress(piece, PIECE))
+                piece = unpacker.unconsumed_tail
+                if left < 0:
+                    raise QatError(
+                        f"{path}: unpacks to more than {most_unpacked(size):,} bytes, the most that is read of it; {advice}"
+                    )
+        file.seek(length, os.SEEK_CUR)
+    file.seek(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,8 @@ from qat.cells.elementwise import Activation
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import NEVER, DenseBnAct, LinearCell
-from qat.errors import QatError
+from qat.errors import QatError, shortened
+from qat.fields import check_type
 from qat.graph import Graph, Node
 from qat.names import fits
 from qat.network import Network, as_graph
@@ -27,6 +29,10 @@ from qat.quantizers import (
 from qat.serial import from_json
 
 PROFILES = ("default", "ascend")
+#: The types of settings: of those that may be a pair, of weights and of activations, and of the others.
+PAIRS = {"num_bits": int, "per_channel": bool, "symmetric": bool, "narrow_range": bool, "quant_delay": int}
+SINGLE = {"bn_fold": bool, "one_conv_fold": bool, "freeze_bn": int, "ema_decay": float}
+QUANTIZERS = ("weight_quantizer", "activation_quantizer")
 Setting = Any  #: one value for weights and activations, or a pair (weights, activations)
 
 
@@ -78,11 +84,14 @@ def convert_quant_network(
     5. Under the profile "ascend" the input gets a FakeQuant too: a pixel minus its zero point lies within -255 .. 255 and
        fits no int8, so that a table brings it to symmetric codes.
     """
+    check_settings(locals())
     graph = as_graph(network)
     if graph.is_quantized:
         raise QatError(f"{graph.name} is quantized already: convert the float network it was made from")
     if profile not in PROFILES:
-        raise QatError(f"convert_quant_network: profile is {profile!r}; use one of {', '.join(map(repr, PROFILES))}")
+        raise QatError(
+            f"convert_quant_network: profile is {shortened(profile)}; use one of {', '.join(map(repr, PROFILES))}"
+        )
     ascend = profile == "ascend"
     if ascend:  # what the activations' defaults are elsewhere has no form there
         symmetric = (_pair(symmetric)[0], True)
@@ -93,11 +102,7 @@ def convert_quant_network(
         "narrow_range": narrow_range,
         "quant_delay": quant_delay,
     }
-    objects: dict[str, Setting] = {
-        "weight_quantizer": weight_quantizer,
-        "activation_quantizer": activation_quantizer,
-    }
-    _check_layers(graph, layers or {}, defaults | objects)
+    _check_layers(graph, layers or {})
     fold = None if not bn_fold else "one_conv" if one_conv_fold else "two_conv"
 
     def quantizers(name: str, cell: Cell | None = None) -> tuple[BaseWeightQuantizer, BaseActivationQuantizer]:
@@ -174,6 +179,38 @@ def convert_quant_network(
     return share_grids(Graph(tuple(nodes), outputs, graph.name), quantizers("")[1])
 
 
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise QatError, naming it, where a setting of ``convert_quant_network`` is of another type than it takes."""
+    for name, value in settings.items():
+        pair = PAIRS.get(name)
+        if pair is not None:
+            for one in _pair(value):
+                check_type(f"{name}", one, pair)
+        elif name in SINGLE:
+            check_type(name, value, SINGLE[name])
+    layers = settings.get("layers")
+    if layers is None:
+        return
+    if not isinstance(layers, Mapping):
+        raise QatError(f"layers is {shortened(layers)}; give patterns of names and their settings")
+    for pattern, own in layers.items():
+        if not isinstance(pattern, str) or not isinstance(own, Mapping):
+            where, what = shortened(pattern), shortened(own)
+            raise QatError(f"layers: {where} has {what}; give a pattern of names its settings, as {{'num_bits': 4}}")
+        for name in own:
+            if name not in PAIRS and name not in QUANTIZERS:
+                known = [*PAIRS, *QUANTIZERS]
+                meant = difflib.get_close_matches(str(name), known, 1)
+                hint = f", perhaps {meant[0]} is meant" if meant else ""
+                raise QatError(
+                    f"layers: {pattern!r} sets {shortened(name)}, which is unknown{hint}; use {', '.join(known)}"
+                )
+        try:
+            check_settings(own)
+        except QatError as error:
+            raise QatError(f"layers: {shortened(pattern)}: {error}") from None
+
+
 def _given(name: str, given: Any, otherwise: Quantizer, base: type[Any], changes: Mapping[str, Any]) -> Any:
     """The quantizer that the user gave, as an object or in its JSON form, with some fields changed; or else another.
 
@@ -184,7 +221,9 @@ def _given(name: str, given: Any, otherwise: Quantizer, base: type[Any], changes
     quantizer = from_json(given, Quantizer) if isinstance(given, dict) else given
     if not isinstance(quantizer, base):
         what = "weights" if base is BaseWeightQuantizer else "activations"
-        raise QatError(f"{name or 'convert_quant_network'}: {given!r} is no quantizer of {what}; see qat.quantizers")
+        raise QatError(
+            f"{name or 'convert_quant_network'}: {shortened(given)} is no quantizer of {what}; see qat.quantizers"
+        )
     return replace(quantizer, **changes)
 
 
@@ -204,16 +243,13 @@ def _check_ascend(name: str, cell: Cell | None, symmetric: tuple[Any, Any], per_
         raise QatError(f"{name or 'convert_quant_network'}: profile 'ascend': {contradiction}")
 
 
-def _check_layers(graph: Graph, layers: Mapping[str, Mapping[str, Setting]], known: Mapping[str, Setting]) -> None:
+def _check_layers(graph: Graph, layers: Mapping[str, Mapping[str, Setting]]) -> None:
     names = [node.name for node in graph.nodes if isinstance(node.cell, LinearCell) or node.cell.wants_fake_quant]
-    for pattern, settings in layers.items():
+    for pattern in layers:
         if not any(fits(name, pattern) for name in names):
             raise QatError(
                 f"layers: pattern {pattern!r} fits no cell of {graph.name} that is quantized; those are {', '.join(names)}"
             )
-        unknown = sorted(set(settings) - set(known))
-        if unknown:
-            raise QatError(f"layers: {pattern!r} sets {unknown[0]!r}, which is unknown; use {', '.join(known)}")
 
 
 def _pair(setting: Setting) -> tuple[Any, Any]:
@@ -222,5 +258,7 @@ def _pair(setting: Setting) -> tuple[Any, Any]:
     if len(setting) == 1:
         return setting[0], setting[0]
     if len(setting) != 2:
-        raise QatError(f"convert_quant_network: {setting!r} is no pair: give one value, or (weights, activations)")
+        raise QatError(
+            f"convert_quant_network: {shortened(setting)} is no pair: give one value, or (weights, activations)"
+        )
     return setting[0], setting[1]

@@ -9,6 +9,7 @@ import numpy as np
 
 from qat.cells.linear import BatchNorm, LinearCell
 from qat.checkpoint import Checkpoint
+from qat.errors import QatError
 from qat.graph import Graph
 from qat.integer import IntegerLinear
 from qat.metrics import activation_bits, bops, macs, weight_bits
@@ -82,7 +83,10 @@ def layers_of(checkpoint: Checkpoint) -> list[Layer]:
                 centred = integer.weight.astype(np.float32) - integer.weight_zero_point.reshape(across)
                 real[integer.name] = centred * integer.weight_scale.reshape(across)
     layers = []
-    for cost in costs_of(graph, params):
+    costs = costs_of(graph, params)
+    if not costs:
+        raise QatError(f"{graph.name}: has no convolution or dense layer, so there is nothing to compare; leave it out")
+    for cost in costs:
         weights = real[cost.name]
         assert weights is not None, "a convolution or dense layer has a weight"
         layers.append(Layer(cost, weights.reshape(-1).astype(np.float32)))

@@ -76,6 +76,9 @@ def read_model(path: str | Path, name: str, *, all_folds: bool = True) -> Model:
         there = f"there are {', '.join(known)}" if known else "there are none in that folder; run train_svhn.py first"
         raise QatError(f"{path}: there is no result of such a training; {there}")
     folds = [Fold(*read_result(file), file.with_suffix(".ckpt")) for file in files]
+    classes = {fold.outputs.shape[1] for fold in folds}
+    if len(classes) > 1:
+        raise QatError(f"{path}: its folds have {', '.join(map(str, sorted(classes)))} classes; train it anew")
     return Model(name, tuple(folds))
 
 

@@ -6,8 +6,8 @@ import hashlib
 import json
 import math
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -15,9 +15,11 @@ from typing import Any
 
 from qat.checkpoint import Checkpoint
 from qat.data import Dataset
-from qat.errors import QatError
+from qat.errors import QatError, shortened
+from qat.fields import check_type
 from qat.optimizer import Optimizer
-from qat.study.store import locked
+from qat.reading import reading
+from qat.study.store import check_database, locked
 from qat.training import Recipe, train
 
 SAMPLERS = ("hyperband", "bayesian")
@@ -49,28 +51,13 @@ class Search:
         self.optuna: Any = optuna
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # a line on each trial is printed here
         self.folder = Path(folder)
+        self._raised: Exception | None = None  # by the objective
         self._lock: sqlite3.Connection = locked(self.folder, "search")
-        storage = f"sqlite:///{(self.folder / 'search.db').absolute()}"
         try:
-            self.study = optuna.create_study(
-                storage=storage, study_name="search", directions=list(directions), load_if_exists=True
-            )
-            before = self.study.user_attrs.get("settings")
-        except Exception as error:  # SQLAlchemy's and Optuna's own
+            self._open(directions, json.loads(json.dumps(settings)))
+        except QatError:
             self._lock.close()
-            reason = " ".join(str(error).split())[:160]
-            raise QatError(f"{self.folder / 'search.db'}: is no search ({reason}); choose another folder") from None
-        own = json.loads(json.dumps(settings))
-        if before is None:
-            self.study.set_user_attr("settings", own)
-        elif before != own:
-            self._lock.close()
-            key = next(key for key in {**before, **own} if before.get(key) != own.get(key))
-            raise QatError(
-                f"{self.folder}: the search was begun with {key} {before.get(key)!r}, now it is {own.get(key)!r}; give the "
-                "same arguments, or another folder"
-            )
-        self._begin_killed_again()
+            raise
         many = len(directions) > 1
         # A sampler that begins anew with the same seed would propose what it proposed before.
         seed += len(self.study.trials)
@@ -84,6 +71,44 @@ class Search:
             self.study.pruner = optuna.pruners.HyperbandPruner(1, epochs, 3)
         else:
             self.study.pruner = optuna.pruners.NopPruner()
+
+    def _open(self, directions: Sequence[str], own: dict[str, Any]) -> None:
+        path = self.folder / "search.db"
+        check_database(path, "a search")
+        with self._reading():
+            self.study = self.optuna.create_study(
+                storage=f"sqlite:///{path.absolute()}",
+                study_name="search",
+                directions=list(directions),
+                load_if_exists=True,
+            )
+            found = [direction.name.lower() for direction in self.study.directions]
+            if found != list(directions):
+                raise ValueError(f"it is to {', '.join(found)}, not to {', '.join(directions)}")
+            before = self.study.user_attrs.get("settings")
+            if before is None:
+                self.study.set_user_attr("settings", own)
+            elif before != own:
+                check_type("settings", before, dict)
+                key = next(key for key in {**before, **own} if before.get(key) != own.get(key))
+                old, new = (shortened(each.get(key)) for each in (before, own))
+                raise QatError(
+                    f"{self.folder}: the search was begun with {key} {old}, now it is {new}; give the same arguments, or "
+                    "another folder"
+                )
+            self._begin_killed_again()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """SQLAlchemy's and Optuna's errors are those of the file; what the objective raises is its own."""
+        self._raised = None
+        try:
+            with reading(self.folder / "search.db", "a search", "choose another folder"):
+                yield
+        except QatError:
+            if self._raised is not None:
+                raise self._raised from None
+            raise
 
     def close(self) -> None:
         """Give the folder back."""
@@ -101,14 +126,19 @@ class Search:
         objective: as Optuna has it; a QatError in it ends the trial alone, as one that was given up. show: what is said of
         a completed trial.
         """
-        while (ended := len(self._ended())) < trials:
-            self.study.optimize(partial(self._attempt, objective), n_trials=1)
-            trial = self._ended()[-1]
-            text = show(trial) if trial.state.name == "COMPLETE" else "given up"
-            if reason := trial.user_attrs.get("reason"):
-                text += f": {reason}"
-            print(f"[{ended + 1:3d}/{trials:3d}] trial {trial.number}: {text}", flush=True)
-        return [trial for trial in self.study.trials if trial.state.name == "COMPLETE"]
+        with self._reading():
+            while (ended := len(self._ended())) < trials:
+                self.study.optimize(partial(self._attempt, objective), n_trials=1)
+                trial = self._ended()[-1]
+                text = show(trial) if trial.state.name == "COMPLETE" else "given up"
+                if reason := trial.user_attrs.get("reason"):
+                    text += f": {reason}"
+                print(f"[{ended + 1:3d}/{trials:3d}] trial {trial.number}: {text}", flush=True)
+            completed = [trial for trial in self.study.trials if trial.state.name == "COMPLETE"]
+            for trial in completed:
+                show(trial)  # raises where it lacks what is said of every trial
+                check_type("values", tuple(trial.values), tuple[float, ...])
+            return completed
 
     def _attempt(self, objective: Callable[[Any], Any], trial: Any) -> Any:
         try:
@@ -116,6 +146,10 @@ class Search:
         except QatError as error:
             trial.set_user_attr("reason", str(error).partition(";")[0])
             raise self.optuna.TrialPruned from None
+        except Exception as error:
+            if not isinstance(error, self.optuna.TrialPruned):
+                self._raised = error
+            raise
         except KeyboardInterrupt:  # Optuna would count the trial as one that failed
             trial.set_user_attr("killed", True)
             if trial.params:

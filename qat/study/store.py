@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from qat.errors import QatError
+from qat.errors import QatError, shortened
+from qat.fields import build
 from qat.names import check_name
+from qat.reading import open_regular, reading
 
 FORMAT = 1
 STATES = ("waiting", "running", "done", "failed")
@@ -64,22 +68,29 @@ class Study:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._db: Any = None
         self._lock = locked(self.folder, "study")
         try:
-            self._db = sqlite3.connect(self.folder / "study.db", isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")  # readers may look on
-            self._db.executescript(SCHEMA)
-            found = self._db.execute("SELECT format FROM study").fetchone()
-        except sqlite3.DatabaseError as error:
-            self._lock.close()
-            raise QatError(f"{self.folder / 'study.db'}: is no study ({error}); choose another folder") from None
-        if found is None:
-            self._db.execute("INSERT INTO study VALUES (?)", (FORMAT,))
-        elif found[0] != FORMAT:
+            check_database(self.folder / "study.db", "a study")
+            with self._reading():
+                self._db = sqlite3.connect(self.folder / "study.db", isolation_level=None)
+                self._db.execute("PRAGMA journal_mode=WAL")  # readers may look on
+                self._db.executescript(SCHEMA)
+                found = self._db.execute("SELECT format FROM study").fetchone()
+                if found is None:
+                    self._db.execute("INSERT INTO study VALUES (?)", (FORMAT,))
+                elif found[0] != FORMAT:
+                    raise QatError(
+                        f"{self.folder / 'study.db'}: has format {shortened(found[0])} where this release reads "
+                        f"{FORMAT}; choose another folder"
+                    )
+            self.rows()  # raises where they are damaged
+        except QatError:
             self.close()
-            raise QatError(
-                f"{self.folder / 'study.db'}: has format {found[0]} where this release reads {FORMAT}; choose another folder"
-            )
+            raise
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(self.folder / "study.db", "a study", "choose another folder")
 
     def __enter__(self) -> Study:
         return self
@@ -91,7 +102,8 @@ class Study:
 
     def close(self) -> None:
         """Give the study back."""
-        self._db.close()
+        if self._db is not None:
+            self._db.close()
         self._lock.close()
 
     def add(self, tasks: Iterable[Task]) -> None:
@@ -129,10 +141,15 @@ class Study:
     def rows(self) -> list[Row]:
         """All tasks, in the order in which they were added."""
         columns = "name, settings, after, state, attempts, started, seconds, error"
-        return [
-            Row(Task(name, json.loads(settings), tuple(json.loads(after))), *rest)
-            for name, settings, after, *rest in self._db.execute(f"SELECT {columns} FROM tasks ORDER BY rowid")
-        ]
+        rows: list[Row] = []
+        with self._reading():
+            for name, settings, after, *rest in self._db.execute(f"SELECT {columns} FROM tasks ORDER BY rowid"):
+                task = build(Task, {"name": name, "settings": json.loads(settings), "after": tuple(json.loads(after))})
+                values = dict(zip(("state", "attempts", "started", "seconds", "error"), rest, strict=True))
+                rows.append(build(Row, {"task": task, **values}))
+                if rows[-1].state not in STATES or not {row.task.name for row in rows[:-1]}.issuperset(task.after):
+                    raise ValueError(f"{shortened(name)} is in no state, or after what is not there")
+        return rows
 
     def reopen(self, is_done: Mapping[str, bool]) -> None:
         """Begin to run the study again: what was done stays done as far as ``is_done`` says that its result is there, and
@@ -175,6 +192,21 @@ class Study:
         )
 
 
+def check_database(path: Path, what: str) -> None:
+    """Raise QatError where a database that is there is none of plain tables: views and triggers are programs."""
+    advice = "choose another folder"
+    if not path.exists():
+        return
+    open_regular(path, advice).close()
+    with (
+        reading(path, what, advice),
+        contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database,
+    ):
+        found = database.execute("SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index')").fetchone()
+        if found is not None:
+            raise ValueError(f"it has the {found[0]} {shortened(found[1])}")
+
+
 def locked(folder: Path, what: str) -> sqlite3.Connection:
     """A lock on a folder, which is made, until it is closed or this process ends, however it ends.
 
@@ -184,7 +216,7 @@ def locked(folder: Path, what: str) -> sqlite3.Connection:
         folder.mkdir(parents=True, exist_ok=True)
         lock = sqlite3.connect(folder / f"{what}.lock", timeout=0.0, isolation_level=None)
         lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
+    except sqlite3.Error as error:
         if "locked" in str(error):
             raise QatError(
                 f"{folder}: another process runs this {what}; wait for it, or choose another folder"

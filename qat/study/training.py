@@ -20,16 +20,22 @@ from qat.checkpoint import Checkpoint
 from qat.data import Dataset, cross_validation, load
 from qat.data.dataset import accuracy
 from qat.errors import QatError
+from qat.fields import check_type
 from qat.files import write_atomically
 from qat.graph import Graph
 from qat.ops import Array
 from qat.optimizer import Optimizer
 from qat.passes.merge_batch_norm import merge_batch_norm
 from qat.pruning import MagnitudePruner, prune_weights
+from qat.reading import LARGEST_JSON, check_zip, open_regular, read_text, reading
 from qat.study.store import Task
 from qat.training import Recipe, train
 
 MERGED_BY = 512  #: training images by whose statistics batch normalisations are merged
+#: What the .json of a result holds.
+RESULT: dict[str, Any] = {"name": str, "label": dict, "data": str, "source": str, "accuracy": float, "best_epoch": int}
+RESULT |= {"epochs": list, "codes_differ": int | None, "seconds": float, "test_images": int, "train_images": int}
+LABEL = {"model": str, "fold": int}
 COMPARED = 100  #: test images whose codes are compared with NumPy's
 
 
@@ -97,12 +103,30 @@ def progress_of(folder: Path, task: Task) -> str:
 
 def read_result(path: Path) -> tuple[dict[str, Any], Array, Array]:
     """A result, the outputs (N, K) on its test images and their labels (N,). path: of the .json. Raises QatError."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        with np.load(path.with_suffix(".npz")) as arrays:
-            return result, arrays["outputs"], arrays["labels"]
-    except (OSError, ValueError, KeyError) as error:
-        raise QatError(f"{path}: is no result of a study, or a damaged one ({error}); train it anew") from None
+    advice = "train it anew"
+    text, arrays_path = read_text(path, advice, limit=LARGEST_JSON), path.with_suffix(".npz")
+    with reading(path, "a result of a study", advice):
+        result = json.loads(text)
+        check_type("it", result, dict)
+        for name, kind in RESULT.items():
+            check_type(name, result.get(name), kind)
+        for name, kind in LABEL.items():
+            check_type(f"label {name}", result["label"].get(name), kind)
+    with open_regular(arrays_path, advice) as file, reading(arrays_path, "outputs of a study", advice):
+        check_zip(arrays_path, file, advice)
+        with np.load(file, allow_pickle=False) as arrays:
+            outputs, labels = arrays["outputs"], arrays["labels"]
+        for array in (outputs, labels):  # what is no array in the archive comes as bytes
+            check_type("it", array, np.ndarray)
+    if outputs.dtype != np.float32 or outputs.ndim != 2 or not outputs.size or not np.isfinite(outputs).all():
+        raise QatError(f"{arrays_path}: its outputs are no finite numbers, float32 (N, K), one row an image; {advice}")
+    if labels.dtype.kind not in "iu" or labels.shape != outputs.shape[:1] or not _within(labels, outputs.shape[1]):
+        raise QatError(f"{arrays_path}: its labels are no classes of the {len(outputs)} outputs; {advice}")
+    return result, outputs, labels
+
+
+def _within(labels: Array, classes: int) -> bool:
+    return bool(labels.min() >= 0 and labels.max() < classes)
 
 
 def study_data(settings: Mapping[str, Any]) -> Dataset:

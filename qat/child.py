@@ -1,0 +1,135 @@
+"""A process of its own for a library that may crash, or ask for any memory, over a file that others made.
+
+What the process is asked and answers is a line of JSON and arrays as they lie in memory: nothing that it says is executed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+import numpy as np
+
+from qat.ops import Array
+from qat.reading import reason_of
+
+MEMORY = 8 << 30  #: bytes of address space of such a process
+PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from qat.child import serve; serve(sys.argv[2])"
+
+
+class ChildError(Exception):
+    """What went wrong in the process, on one line."""
+
+
+class Child:
+    """The process, begun when it is first asked, and again after it has ended.
+
+    module: its function ``answer(question, arrays)`` gives arrays.
+    """
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+        self._lock = threading.Lock()
+
+    def ask(self, question: Mapping[str, Any], arrays: Sequence[Array]) -> list[Array]:
+        """Raises ChildError with what was raised there, or how the process ended."""
+        with self._lock:
+            process = self._running()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                with contextlib.suppress(BrokenPipeError):  # it has ended: reading says so
+                    _send(process.stdin, question, arrays)
+                found = _receive(process.stdout)
+            except BaseException:  # half a question would make nonsense of the next
+                process.kill()
+                self.close()
+                raise
+            if found is None:
+                raise ChildError(f"the process that computes it ended: {_ending(self.close())}")
+        words, answers = found
+        if "error" in words:
+            raise ChildError(str(words["error"]))
+        return answers
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._owner != os.getpid():  # a fork must not speak into its parent's
+            command = [sys.executable, "-c", PROGRAM, json.dumps(sys.path), self._module]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+            self._owner = os.getpid()
+            atexit.register(self.close)
+        return self._process
+
+    def close(self) -> int:
+        """End the process, where it runs; returns its exit status."""
+        process, self._process = self._process, None
+        if process is None or self._owner != os.getpid():
+            return 0
+        with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+            process.communicate(timeout=5.0)  # closes its input, after which it ends
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        return process.returncode
+
+
+def _ending(status: int) -> str:
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-status).name
+    return f"exit status {status}"
+
+
+def serve(module: str) -> None:
+    """The life of the process: it answers questions until its input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; whoever asks decides
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints
+    answer = importlib.import_module(module).answer
+    while (found := _receive(sys.stdin.buffer)) is not None:
+        try:
+            _send(answers, {}, answer(*found))
+        except Exception as error:
+            _send(answers, {"error": reason_of(error)}, [])
+
+
+def _send(pipe: IO[bytes], words: Mapping[str, Any], arrays: Sequence[Array]) -> None:
+    described = [[array.dtype.str, list(array.shape)] for array in arrays]
+    pipe.write(json.dumps({"words": words, "arrays": described}).encode() + b"\n")
+    for array in arrays:
+        pipe.write(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], list[Array]] | None:
+    """None at its end."""
+    line = pipe.readline()
+    if not line.endswith(b"\n"):
+        return None
+    head = json.loads(line)
+    arrays: list[Array] = []
+    for kind, shape in head["arrays"]:
+        dtype = np.dtype(kind)
+        content = pipe.read(math.prod(shape) * dtype.itemsize)
+        if len(content) < math.prod(shape) * dtype.itemsize:
+            return None
+        arrays.append(np.frombuffer(content, dtype).reshape(shape))
+    return head["words"], arrays

@@ -1,0 +1,140 @@
+"""Reading files that others made: only regular files, only so much of them, and every error of a parser in one line.
+
+A file may be damaged or made to do harm, and the libraries that parse it raise whatever they run into. So every reader
+opens by ``open_regular`` (or ``read_file``, ``read_unpacked``, ``read_text``), and lets its parser run inside ``reading``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import stat
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from qat.errors import QatError
+
+LARGEST = 1 << 31  #: bytes of a file that is read as a whole
+LARGEST_TEXT = 1 << 20  #: bytes of a text that people write: names of classes, an index, flags
+LARGEST_JSON = 1 << 24  #: bytes of a JSON text
+#: Bytes that a compressed file may unpack to, whatever its own size, and times its size, where that is more.
+LARGEST_UNPACKED, MOST_TIMES = 1 << 28, 20
+LONGEST_REASON = 160  #: characters of what a library says
+
+
+@contextmanager
+def reading(path: str | Path, what: str, advice: str) -> Iterator[None]:
+    """Whatever is raised inside becomes a QatError: the file ``path`` cannot be read as ``what``; then what to do.
+
+    A QatError passes, and so does what ends the process. All else is caught, since parsers share no class of errors: they
+    stumble over indices and keys, run out of memory or stack, and those in Rust panic with a BaseException. What they warn
+    of is left out: either the content is good, or there is an error.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (QatError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise QatError(f"{path}: cannot be read as {what} ({reason_of(error)}); {advice}") from None
+
+
+def reason_of(error: BaseException) -> str:
+    """What an exception says, on one line, short; its class where that alone says what is wrong."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = " ".join(text.split())
+    if isinstance(error, MemoryError):
+        text = "it needs more memory than there is"
+    elif isinstance(error, RecursionError):
+        text = "it is nested too deeply"
+    elif not text or isinstance(error, (KeyError, IndexError, AttributeError, AssertionError)):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= LONGEST_REASON else f"{text[: LONGEST_REASON - 3]}..."
+
+
+def open_regular(path: str | Path, advice: str) -> IO[bytes]:
+    """A file, opened to be read. Raises QatError where it cannot be, and for a folder, a pipe or a device.
+
+    What it is, is asked once it is open, so that nothing else can take its place; a pipe without a writer must not wait.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise QatError(f"{path}: cannot be read ({reason_of(error)}); {advice}") from None
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        found = "a folder" if stat.S_ISDIR(mode) else "no file but a device or a pipe"
+        raise QatError(f"{path}: cannot be read (it is {found}); {advice}")
+    return os.fdopen(handle, "rb")
+
+
+def read_file(path: str | Path, advice: str, *, limit: int = LARGEST) -> bytes:
+    """The content of a file of at most ``limit`` bytes. Raises QatError as ``open_regular``, and for a larger one."""
+    with open_regular(path, advice) as file:
+        size = _size(file)
+        if size > limit:
+            raise QatError(f"{path}: holds {size:,} bytes, but {limit:,} are the most that is read; {advice}")
+        try:
+            return file.read(size)
+        except (OSError, MemoryError) as error:
+            raise QatError(f"{path}: cannot be read ({reason_of(error)}); {advice}") from None
+
+
+def read_text(path: str | Path, advice: str, *, limit: int = LARGEST_TEXT) -> str:
+    """The same for text in UTF-8."""
+    try:
+        return read_file(path, advice, limit=limit).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise QatError(f"{path}: cannot be read ({reason_of(error)}); {advice}") from None
+
+
+def read_unpacked(path: str | Path, advice: str, *, limit: int = LARGEST) -> bytes:
+    """The content of a file, unpacked where its name ends in .gz; there at most ``most_unpacked`` bytes."""
+    if Path(path).suffix != ".gz":
+        return read_file(path, advice, limit=limit)
+    with open_regular(path, advice) as file, reading(path, "a .gz file", advice):
+        limit = min(limit, most_unpacked(_size(file)))
+        content = gzip.GzipFile(fileobj=file).read(limit + 1)
+    if len(content) > limit:
+        raise QatError(f"{path}: unpacks to more than {limit:,} bytes, the most that is read of it; {advice}")
+    return content
+
+
+def most_unpacked(size: int) -> int:
+    """Bytes that a compressed file of ``size`` bytes may unpack to."""
+    return max(LARGEST_UNPACKED, MOST_TIMES * size)
+
+
+def check_zip(path: str | Path, file: IO[bytes], advice: str) -> None:
+    """Raise QatError where a .zip archive (as .npz and .pt are) says that it unpacks to more than ``most_unpacked``."""
+    size = _size(file)
+    with reading(path, "a .zip archive", advice), zipfile.ZipFile(file) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    file.seek(0)
+    if unpacked > most_unpacked(size):
+        raise QatError(
+            f"{path}: unpacks to {unpacked:,} bytes, which nothing that is read here does from {size:,}; {advice}"
+        )
+
+
+def _size(file: IO[Any]) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def check_array(file: IO[bytes]) -> None:
+    """Raise ValueError where a .npy file declares more bytes than it holds: they would be allocated before they are read."""
+    library: Any = np.lib.format  # which has no type hints
+    one = library.read_magic(file) == (1, 0)
+    shape, _, dtype = library.read_array_header_1_0(file) if one else library.read_array_header_2_0(file)
+    if math.prod(shape) * dtype.itemsize > _size(file):
+        raise ValueError(f"it declares {math.prod(shape) * dtype.itemsize:,} bytes, but holds {_size(file):,}")
+    file.seek(0)

@@ -1,0 +1,336 @@
+"""What a few bytes may ask for: limits, pipes and devices, and processes of their own, each refused in one line at once."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import struct
+import time
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import qat
+from qat import reading
+from qat.child import Child, ChildError
+from qat.cli import main
+from qat.data.cifar import read_batches
+from qat.data.idx import read_idx
+from qat.data.pictures import find_pictures, read_class_names, read_picture
+from qat.data.svhn import read_source_images, read_svhn
+from qat.graph import MOST_NODES
+from qat.networks import LeNet5
+from qat.quant_config import read_quant_config
+from qat.registry import BACKENDS, TARGETS, installed
+from qat.study import Study
+from qat.study.search import Search
+from qat.study.training import read_result
+
+SMALL = 100 << 20  #: bytes that a refusal may take
+
+
+def refused(read: Callable[[], object], message: str) -> None:
+    """In one line, within a second or so, and without much memory; the first time may import what it needs."""
+    with pytest.raises(qat.QatError):
+        read()
+    tracemalloc.start()
+    begin = time.monotonic()
+    try:
+        with pytest.raises(qat.QatError, match=message) as caught:
+            read()
+        assert tracemalloc.get_traced_memory()[1] < SMALL
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value).splitlines()) == 1
+    assert time.monotonic() - begin < 10
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "idx": lambda path: read_idx(path, 3),
+    "cifar": lambda path: read_batches([path]),
+    "mat": read_svhn,
+    "picture": lambda path: read_picture(path, (1, 4, 4)),
+    "class names": read_class_names,
+    "quant_config": read_quant_config,
+    "checkpoint": qat.Checkpoint.load,
+    "result": read_result,
+    **{
+        f"{name} file": qat.target(name).input_shapes
+        for name, entry in TARGETS.items()
+        if installed(entry) and name != "C"
+    },
+    **{
+        f"parameters of {name}": lambda path, name=name: qat.backend(name).load_params(path)
+        for name, entry in BACKENDS.items()
+        if entry.suffix and installed(entry)
+    },
+}
+
+
+@pytest.mark.parametrize("what", ["pipe", "/dev/zero", "folder", "nothing", "name\0"])
+@pytest.mark.parametrize("reader", READERS)
+def test_only_regular_files_are_read(reader: str, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    elif what != "nothing":
+        path = Path(what)
+    refused(lambda: READERS[reader](path), "cannot be read|is no file|there is no such")
+
+
+def test_a_pipe_in_a_study_s_folder_is_no_database(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    os.mkfifo(tmp_path / "study.db")
+    os.mkfifo(tmp_path / "search.db")
+    refused(lambda: Study(tmp_path), "cannot be read")
+    search = {"sampler": "bayesian", "epochs": 1, "seed": 0, "settings": {}}
+    refused(lambda: Search(tmp_path, ["maximize"], **search), "cannot be read")
+
+
+# -- what unpacks to much -----------------------------------------------------------------------------------------------
+
+
+def test_a_gz_file_unpacks_to_so_much_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "LARGEST_UNPACKED", 1 << 20)
+    header = bytes((0, 0, 8, 1))
+    for name, size in (("good", 1 << 19), ("bomb", 3 << 20)):
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(header + struct.pack(">I", size) + bytes(size)))
+    assert read_idx(tmp_path / "good.gz", 1).shape == (1 << 19,)
+    refused(lambda: read_idx(tmp_path / "bomb.gz", 1), "unpacks to more than 1,048,576 bytes")
+    refused(lambda: read_batches([tmp_path / "bomb.gz"]), "unpacks to more than 1,048,576 bytes")
+
+
+def test_a_header_declares_no_more_than_the_file_holds(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(bytes((0, 0, 8, 3)) + struct.pack(">3I", 1 << 31, 1, 2) + bytes(100))
+    refused(lambda: read_idx(tmp_path / "x", 3), "announces 4,294,967,296 bytes of data")
+    buffer = io.BytesIO()
+    np.save(buffer, np.arange(3))
+    (tmp_path / "y.source_image.npy").write_bytes(buffer.getvalue().replace(b"(3,)", b"(9999999999,)"))
+    refused(lambda: read_source_images(tmp_path / "y.mat", 3), "declares 79,999,999,992 bytes")
+
+
+def test_a_mat_file_unpacks_to_so_much_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scipy = pytest.importorskip("scipy.io")
+    monkeypatch.setattr(reading, "LARGEST_UNPACKED", 1 << 20)
+    for name, count in (("good", 50), ("bomb", 2000)):
+        content = {"X": np.zeros((32, 32, 3, count), np.uint8), "y": np.ones((count, 1), np.uint8)}
+        scipy.savemat(tmp_path / f"{name}.mat", content, do_compression=True)
+    assert len(read_svhn(tmp_path / "good.mat")[1]) == 50
+    refused(lambda: read_svhn(tmp_path / "bomb.mat"), "unpacks to more than 1,048,576 bytes")
+
+
+def test_an_archive_unpacks_to_so_much_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "LARGEST_UNPACKED", 1 << 20)
+    for file in (tmp_path / "x.npz", tmp_path / "x.pt"):
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data.pkl", bytes(3 << 20))
+    with (tmp_path / "x.npz").open("rb") as opened:
+        refused(lambda: reading.check_zip("x.npz", opened, "leave it"), "unpacks to 3,145,728 bytes")
+    if installed(BACKENDS["torch"]):
+        refused(lambda: qat.backend("torch").load_params(tmp_path / "x.pt"), "unpacks to 3,145,728 bytes")
+
+
+@pytest.mark.parametrize("size", [(8000, 7000), (13000, 13000), (20000, 20000)])
+def test_a_picture_has_so_many_pixels_and_no_more(size: tuple[int, int], tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    path = tmp_path / "x.png"
+    image.new("1", size).save(path)
+    assert path.stat().st_size < 200_000
+    refused(lambda: read_picture(path, (1, 4, 4)), "50,000,000 are the most|exceeds limit")
+
+
+def test_a_tensor_of_a_file_is_no_larger_than_its_storage(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"x": torch.zeros(1).half().expand(1 << 20, 1 << 20)}, tmp_path / "x.pt")
+    refused(lambda: qat.backend("torch").load_params(tmp_path / "x.pt"), "cannot be read as a state_dict")
+
+
+# -- texts --------------------------------------------------------------------------------------------------------------
+
+ALIASES = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(7)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (ALIASES + "num_bits: *h\n", "alias .a: write out what it stands for"),
+        ("layers: &a\n  x: *a\n", "alias .a: write out"),
+        ("a: " + "[" * 20_000, "nested too deeply"),
+        ("num_bits: " + "[" * 300 + "]" * 300, "nested too deeply|num_bits is"),
+        ("#" * 70_000, "holds 70,000 bytes, but 65,536 are the most"),
+        ("num_bits: 8\nnum_bits: 4", "'num_bits' stands twice"),
+        ("num_bits: 1" + "0" * 5000, "num_bits is|cannot be read as YAML"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_yaml_neither_expands_nor_nests_without_end(text: str, message: str, tmp_path: Path) -> None:
+    assert len(ALIASES) < 400
+    (tmp_path / "x.yaml").write_text(text)
+    refused(lambda: read_quant_config(tmp_path / "x.yaml"), message)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("bn_fold: x", "bn_fold is 'x'; use True or False"),
+        ("bn_fold: 1", "bn_fold is 1; use True or False"),
+        ("one_conv_fold: 'true'", "one_conv_fold is 'true'; use True or False"),
+        ("num_bits: true", "num_bits is True; use a whole number"),
+        ("num_bits: 8.0", "num_bits is 8.0; use a whole number"),
+        ("num_bits: [8, '8']", "num_bits is '8'; use a whole number"),
+        ("num_bits:", "num_bits is None; use a whole number"),
+        ("symmetric: [1, 0]", "symmetric is 1; use True or False"),
+        ("ema_decay: .nan", "ema_decay is nan; use a finite number"),
+        ("freeze_bn: 1.5", "freeze_bn is 1.5; use a whole number"),
+        ("layers: {conv1: {narrow_range: x}}", "layers: 'conv1': narrow_range is 'x'; use True or False"),
+        ("layers: {conv1: {num_bit: 4}}", "sets 'num_bit', which is unknown, perhaps num_bits is meant"),
+        ("layers: {conv1: null}", "layers must map patterns"),
+        ("num_bit: 4", "'num_bit' is no setting, perhaps num_bits is meant"),
+        ("weight_quantizer: {type: WeightQuantizer, symmetric: 1}", "symmetric is 1; use True or False"),
+        ("weight_quantizer: x", "'x' is no quantizer of weights"),
+        ("profile: [ascend]", "profile is ..ascend..; use one of"),
+    ],
+)
+def test_settings_are_of_their_types(settings: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(settings)
+    refused(lambda: qat.convert_quant_network(LeNet5(), **read_quant_config(tmp_path / "x.yaml")), message)
+
+
+@pytest.mark.parametrize("layers", [{"x": None}, {"conv1": 4}, {"conv1": [8]}, {3: {}}, ["conv1"], "conv1", 3])
+def test_layers_given_in_python_are_of_their_types(layers: Any) -> None:
+    refused(lambda: qat.convert_quant_network(LeNet5(), layers=layers), "layers")
+
+
+def test_class_names_and_labels_are_short(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("x" * (2 << 20))
+    refused(lambda: read_class_names(tmp_path / "names.txt"), "1,048,576 are the most")
+    (tmp_path / "index.txt").write_text("a.png " + "9" * 5000)
+    refused(lambda: find_pictures(tmp_path / "index.txt", []), "is neither a class name nor a number")
+
+
+def flags(name: str) -> int:
+    return main(["train-svhn", "--data_path", "digits", f"--flagfile={name}"])
+
+
+def test_flag_files_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("absl")
+    monkeypatch.chdir(tmp_path)
+    Path("self.cfg").write_text("--flagfile=self.cfg\n")
+    Path("one.cfg").write_text("--flagfile=two.cfg\n")
+    Path("two.cfg").write_text("--flagfile=./one.cfg\n")
+    for number in range(30):  # two to the thirtieth lines
+        Path(f"n{number}.cfg").write_text(f"--flagfile=n{number + 1}.cfg\n" * 2)
+    Path("n30.cfg").touch()
+    os.mkfifo("pipe")
+    Path("of_pipe.cfg").write_text("--flagfile=pipe\n")
+    found = {}
+    for name in ("self.cfg", "one.cfg", "n0.cfg", "pipe", "of_pipe.cfg", "/dev/zero", "."):
+        begin = time.monotonic()
+        assert flags(name) == 2
+        assert time.monotonic() - begin < 10
+        found[name] = capsys.readouterr().err
+        assert found[name].count("\n") == 1
+    assert "names itself" in found["self.cfg"]
+    assert "names itself" in found["one.cfg"]
+    assert "more than 10,000 lines" in found["n0.cfg"]
+    assert "it is no file but a device or a pipe" in found["of_pipe.cfg"]
+
+
+# -- graphs -------------------------------------------------------------------------------------------------------------
+
+
+def graph_of(*cells: dict[str, Any], shape: tuple[int, ...] = (1, 8, 8)) -> str:
+    """The JSON of a chain of cells."""
+    names = ["input", *(f"n{i}" for i in range(len(cells)))]
+    nodes = [{"name": "input", "cell": {"type": "Input", "shape": shape}, "inputs": [], "cell_name": "input"}]
+    for number, cell in enumerate(cells):
+        name = names[number + 1]
+        nodes.append({"name": name, "cell": cell, "inputs": [names[number]], "cell_name": name})
+    return json.dumps({"format": 1, "name": "x", "nodes": nodes, "outputs": names[-1:]})
+
+
+PADDED = {"pad_mode": "pad", "stride": 1 << 16}
+CONV = {"type": "Conv2dBnAct", "in_channels": 1, "out_channels": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (graph_of({"type": "Flatten"}, shape=(3, 20_000, 20_000)), "takes 2,400,000,000 numbers"),
+        (graph_of({"type": "Flatten"}, shape=(1 << 62, 1 << 62, 1 << 62)), "numbers over all nodes"),
+        (graph_of({"type": "AvgPool2d", "kernel_size": 1 << 16, "padding": 65_535, **PADDED}), "in the padded input"),
+        (graph_of({"type": "MaxPool2d", "kernel_size": 1 << 16, "padding": 65_535, **PADDED}), "in the padded input"),
+        (graph_of({**CONV, "kernel_size": 1, "padding": 1 << 30, **PADDED}), "in the padded input"),
+        (graph_of({**CONV, "kernel_size": 200}, shape=(1, 1000, 1000)), "in the windows"),
+        (
+            graph_of({"type": "Flatten"}, {"type": "DenseBnAct", "in_channels": 64, "out_channels": 1 << 26}),
+            "parameters",
+        ),
+        (graph_of(*[{"type": "Flatten"}] * MOST_NODES), "10,001 nodes, but 10,000 are the most"),
+        ('{"format": 1, "x": "' + "x" * (17 << 20) + '"}', "characters, but 16,777,216 are the most"),
+        (graph_of({"type": "Flatten"}).replace('"x"', "3"), "3 where a name is expected"),
+        (graph_of({"type": "Flatten"}).replace('"format": 1', '"format": true'), "has format True"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_a_graph_declares_no_more_than_a_computer_holds(text: str, message: str) -> None:
+    refused(lambda: qat.Graph.from_json(text), message)
+
+
+# -- exported files -----------------------------------------------------------------------------------------------------
+
+
+def test_operators_that_no_export_writes_are_refused(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    big = helper.make_tensor("size", onnx.TensorProto.INT64, [2], [1 << 20, 1 << 20])
+    graph = helper.make_graph(
+        [helper.make_node("ConstantOfShape", ["size"], ["output"])],
+        "x",
+        [helper.make_tensor_value_info("input", onnx.TensorProto.UINT8, ["N", 1, 4, 4])],
+        [helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, [1 << 20, 1 << 20])],
+        [big],
+    )
+    for name in ("ONNX", "ASCEND_ONNX"):
+        path = tmp_path / f"x{TARGETS[name].suffix}"
+        path.write_bytes(helper.make_model(graph).SerializeToString())
+        refused(lambda path=path, name=name: qat.target(name).input_shapes(path), "ConstantOfShape")
+
+
+def test_a_tflite_file_that_declares_much_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    from qat.backends.tflite_file import load, pack_model
+
+    quantized = qat.convert_quant_network(LeNet5())
+    path = tmp_path / "x.tflite"
+    qat.target("TFLITE").export(qat.to_integer(quantized, quantized.observed_params()), path)
+    model = load(path).model
+    model.subgraphs[0].tensors[0].shape = np.array([1, 1 << 15, 1 << 15, 1], np.int32)
+    path.write_bytes(pack_model(model))
+    refused(lambda: qat.target("TFLITE").input_shapes(path), "268,435,456 are the most")
+
+
+def test_a_child_that_dies_is_one_line_and_another_one_answers() -> None:
+    child = Child("reading_work")
+    (doubled,) = child.ask({"do": "double"}, [np.arange(6, dtype=np.int16).reshape(2, 3)])
+    np.testing.assert_array_equal(doubled, np.arange(0, 12, 2, np.int16).reshape(2, 3))
+    with pytest.raises(ChildError, match="SIGABRT"):
+        child.ask({"do": "abort"}, [])
+    with pytest.raises(ChildError, match=r"^one two$"):
+        child.ask({"do": "raise"}, [])
+    with pytest.raises(ChildError, match=r"needs more memory than there is|allocate"):
+        child.ask({"do": "grow"}, [])
+    (empty,) = child.ask({"do": "double"}, [np.zeros((0, 3), np.float32)])
+    assert empty.shape == (0, 3)
+    child.close()
