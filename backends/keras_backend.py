@@ -208,7 +208,7 @@ class LoweredNetwork(keras.Model):
     # called, and what else gives batches where it runs.
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As keras.Model's. Raises QatError unless the inputs are pixels of this network; so do the next five."""
+        """As keras.Model's. Raises QatError unless the inputs are pixels of this network, as do the methods below."""
         return self._checked(super().fit, x, *args, **kwargs)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:

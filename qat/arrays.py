@@ -39,10 +39,10 @@ def in_batches(
     parts = []
     for batch in batches_of(pixels, shapes, batch_size, name):
         parts.append(function(batch))
-        rows = {np.shape(x)[:1] for x in parts[-1].values()}
-        if rows - {(len(batch[0]),)}:
+        rows = {(np.shape(x) or (0,))[0] for x in parts[-1].values()} - {len(batch[0])}
+        if rows:
             raise QatError(
-                f"{name}: gives {rows} results for {len(batch[0])} samples, so it is damaged; export it again"
+                f"{name}: gives {min(rows)} results for {len(batch[0])} samples, so it is damaged; export it again"
             )
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
@@ -76,7 +76,10 @@ def check_pixels(inputs: Sequence[Any], shapes: Sequence[tuple[int, ...]], kind:
         dtype = getattr(x, "dtype", None)
         if not isinstance(x, kind) or dtype is None:
             raise _wrong(
-                name, shape, f"a {type(x).__name__}", f"give a {kind.__module__.partition('.')[0]} {kind.__name__}"
+                name,
+                shape,
+                f"a {type(x).__name__}",
+                "give an array" if kind is object else f"give a {kind.__module__.partition('.')[0]} {kind.__name__}",
             )
         if not _is_uint8(dtype):
             raise _wrong(name, shape, f"{_dtype_name(dtype)} {found}", _of_floats(x))

@@ -19,6 +19,7 @@ from qat.cells.fake_quant import FakeQuant
 from qat.cells.linear import LinearCell
 from qat.checkpoint import Checkpoint
 from qat.errors import QatError
+from qat.fields import check_type
 from qat.graph import Graph, Node, Params
 from qat.network import Network, as_graph
 from qat.numpy_ops import NUMPY_OPS
@@ -97,8 +98,9 @@ def calibrate(
 
 def check_percentile(percentile: float) -> None:
     """Raise QatError unless a range can end at this percentile."""
-    if isinstance(percentile, bool) or not isinstance(percentile, (int, float)) or not 50.0 < percentile <= 100.0:
-        raise QatError(f"percentile is {percentile!r}; use a number above 50, where a range is empty, and up to 100")
+    check_type("percentile", percentile, float)
+    if not 50.0 < percentile <= 100.0:
+        raise QatError(f"percentile is {percentile}; use a number above 50, where a range is empty, and up to 100")
 
 
 class _Runner:

@@ -82,8 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = parser.parse_args(arguments[:1]).command
         if command not in COMMANDS:
-            meant = hints.meant(command, COMMANDS, hints.COMMANDS)
-            parser.error(f"there is no command {command!r}" + (f", perhaps {meant} is meant" if meant else ""))
+            parser.error(f"there is no command {command!r}{hints.perhaps(command, COMMANDS, hints.COMMANDS)}")
         module = importlib.import_module(f"qat.scripts.{COMMANDS[command][0]}")
     except QatError as error:
         print(f"qat: error: {error}", file=sys.stderr)
@@ -242,12 +241,12 @@ def _expanded(arguments: Sequence[str], files: Sequence[str]) -> list[str]:
 
 
 def _check_flag_file(name: str, within: tuple[str, ...], lines: list[int]) -> None:
-    """Raise QatError where a flag file, or one that it names, cannot be read or names itself, or where all have more than
+    """Raise QatError where a flag file, or one that it names, cannot be read or includes itself, or where all have more than
     MOST_FLAGS lines: absl would follow them without end. lines: how many there were so far.
     """
     path = os.path.realpath(os.path.expanduser(name))
     if path in within:
-        raise QatError(f"{name}: names itself, if by others;")
+        raise QatError(f"{name}: includes itself, directly or through others;")
     own = [line.strip() for line in read_text(path, "").splitlines()]
     lines[0] += len(own) + 1
     if lines[0] > MOST_FLAGS:

@@ -34,7 +34,10 @@ def one_line(text: object) -> str:
 
 def shortened(value: object) -> str:
     """The repr of what a file or a caller gave, cut where it is long or deep."""
-    return _SHORT.repr(value)
+    try:
+        return _SHORT.repr(value)
+    except Exception:  # Python writes no number of more than 4,300 digits, and a class may have a repr of its own
+        return f"<{type(value).__name__}>"
 
 
 _SHORT = reprlib.Repr()

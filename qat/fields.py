@@ -34,9 +34,12 @@ def check_fields(owner: Any) -> None:
     cls: Any = type(owner)
     hints = _hints(cls)
     for field in fields(owner):
-        value = _plain(getattr(owner, field.name))
-        object.__setattr__(owner, field.name, value)
         hint = hints.get(field.name, Any)
+        given = getattr(owner, field.name)
+        value = _plain(given)
+        if not _fits(value, hint) and _fits(given, hint):  # a list in a user's own cell
+            value = given
+        object.__setattr__(owner, field.name, value)
         if not _fits(value, hint):
             raise QatError(f"{cls.__name__}: {field.name} is {shortened(value)}; use {_words(hint)}")
 
@@ -108,7 +111,10 @@ def build(cls: type[T], data: Mapping[str, Any], *, finite: bool = True) -> T:
     known = {field.name: field for field in fields(kind) if field.init}
     for name in sorted(map(str, data)):
         if name not in known:
-            raise QatError(f"{kind.__name__} has no field {shortened(name)}; it has {', '.join(known)}")
+            raise QatError(
+                f"{kind.__name__} has no field {shortened(name)}: it has {', '.join(known)}; another release wrote it, or it "
+                "is damaged"
+            )
     for name, field in known.items():
         if name in data:
             value = data[name]

@@ -196,7 +196,9 @@ class Graph:
                     "belong to another network"
                 )
             if array.dtype != np.float32:  # every engine is to derive its integers from the same numbers
-                raise QatError(f"{source}: {name!r} is {array.dtype}, not float32; give {name!r}.astype(np.float32)")
+                raise QatError(
+                    f"{source}: {name!r} is {array.dtype}, not float32; give params[{name!r}].astype(np.float32)"
+                )
 
     def not_finite(self, params: Mapping[str, Array]) -> str | None:
         """What is infinite or NaN among the parameters, in words; None: nothing. The state of what has observed nothing yet,

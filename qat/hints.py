@@ -59,6 +59,12 @@ def meant(word: str, known: Iterable[str], groups: Sequence[str]) -> str | None:
     return synonym(word, known, groups) or _similar(word, known)
 
 
+def perhaps(word: str, known: Iterable[str], groups: Sequence[str] = ()) -> str:
+    """That it is probably meant, for the end of a message; nothing where there is none."""
+    name = meant(word, known, groups)
+    return f", perhaps {name} is meant" if name else ""
+
+
 def synonym(word: str, known: Iterable[str], groups: Sequence[str]) -> str | None:
     """The known name that is the same but for dashes and capitals, or stands in one group with it."""
     names: dict[str, str] = {}

@@ -42,8 +42,10 @@ def is_name(text: object) -> bool:
 
 
 def fits(name: str, pattern: str) -> bool:
-    """True where a name is the pattern itself, brackets and all, or one of those it stands for, as "fc*" does for "fc1"."""
-    return name == pattern or fnmatchcase(name, pattern)
+    """True where a name is one that a pattern stands for, as "fc*" for "fc1": * is any text, ? any character. Brackets are
+    those of names, as in "blocks[0].*".
+    """
+    return fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def harmless(text: str) -> str:

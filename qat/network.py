@@ -135,10 +135,10 @@ def _what_instead(result: Any) -> str:
     if result is None:
         return "None, not the output of a cell: has it a return?"
     if isinstance(result, (list, dict)):
-        return f"a {type(result).__name__}; outputs have an order and no other names: return a tuple, as (a, b)"
+        return f"a {type(result).__name__}, not the output of a cell: several outputs are a tuple, as (a, b)"
     if isinstance(result, tuple):
         wrong = next(x for x in result if not isinstance(x, Symbol))
-        return f"a tuple that holds a {type(wrong).__name__}; return outputs of cells alone, as (a, b)"
+        return f"a tuple with {shortened(wrong)}, not the output of a cell: return outputs of cells alone, as (a, b)"
     return f"{shortened(result)}, not the output of a cell"
 
 

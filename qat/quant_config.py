@@ -9,7 +9,6 @@ layers:                     # other values for some cells, by patterns of their 
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 
 from qat.errors import QatError, shortened
+from qat.hints import perhaps
 from qat.passes.convert_quant_network import check_settings, convert_quant_network
 from qat.reading import read_text, reading
 
@@ -59,12 +59,8 @@ def read_quant_config(path: str | Path) -> dict[str, Any]:
         raise QatError(f"{path}: holds {type(data).__name__} where names and values are expected, as num_bits: [8, 8]")
     unknown = [key for key in data if key not in known]
     if unknown:
-        meant = difflib.get_close_matches(unknown[0], known, 1)
-        hint = f", perhaps {meant[0]} is meant" if meant else ""
+        hint = perhaps(unknown[0], known)
         raise QatError(f"{path}: {shortened(unknown[0])} is no setting{hint}; use {', '.join(known)}")
-    layers = data.get("layers") or {}
-    if not isinstance(layers, dict) or not all(isinstance(k, str) and isinstance(v, dict) for k, v in layers.items()):
-        raise QatError(f"{path}: layers must map patterns of names to settings, as conv1: {{num_bits: 4}}")
     try:
         check_settings(data)
     except QatError as error:

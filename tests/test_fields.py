@@ -195,6 +195,23 @@ def test_numpy_s_numbers_are_python_s() -> None:
     )
 
 
+def test_lists_stay_lists_where_the_annotation_says_so() -> None:
+    @dataclass(frozen=True)
+    class Taps:
+        taps: list[int]
+        size: tuple[int, int] = (1, 1)
+
+    made = Taps([1, 2], [3, np.int64(4)])  # type: ignore[arg-type]
+    check_fields(made)
+    assert made == Taps([1, 2], (3, 4))
+    assert [type(number) for number in made.size] == [int, int]
+
+
+def test_a_number_that_python_does_not_write_is_refused_in_one_line() -> None:
+    with pytest.raises(qat.QatError, match=r"^Dropout: rate is <int>; use a finite number$"):
+        qat.Dropout(10**5000)
+
+
 def test_a_cell_of_one_s_own_is_checked_as_far_as_its_annotations_are_known() -> None:
     @dataclass(frozen=True)
     class Own:

@@ -133,7 +133,7 @@ class Small(qat.Network):
         return self.fc(self.flatten(x))
 graph = qat.convert_quant_network(Small())
 params = graph.observed_params()
-other = {name: 3 * value if value.dtype == np.float32 else value for name, value in params.items()}
+other = {name: np.asarray(3 * value, np.float32) for name, value in params.items()}
 graphs = [qat.to_integer(graph, each) for each in (params, other)]
 C, path = qat.target("C"), folder / "net.c"
 def pair():

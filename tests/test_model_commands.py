@@ -204,7 +204,10 @@ def test_every_kind_is_compiled_and_evaluated(
         (["compress", "--input_path", "lenet.ckpt", "--bits", "4", "--output_path", "lenet.ckpt"], "the same file"),
         (["compress", "--input_path", "lenet.ckpt", "--bits", "4", "--data_path", "nowhere"], "there is nothing here"),
         (["evaluate", "--input_path", "none", "--test_path", "pictures/index.txt"], "there is no such file"),
-        (["evaluate", "--input_path", "lenet.ckpt", "--test_path", "none.txt"], "cannot be read as an index"),
+        (
+            ["evaluate", "--input_path", "lenet.ckpt", "--test_path", "none.txt"],
+            "none.txt: cannot be read (No such file",
+        ),
         (["evaluate", "--input_path", "lenet.ckpt", "--test_path", "empty.txt"], "names no pictures"),
         (["evaluate", "--input_path", "lenet.ckpt", "--test_path", "missing.txt"], "nowhere.png: cannot be read"),
         (["evaluate", "--input_path", "lenet.ckpt", "--test_path", "outside.txt"], "its classes reach 10 but"),

@@ -416,7 +416,7 @@ def test_inputs_of_one_identifier_are_told_apart_in_c(tmp_path: Path) -> None:
     nodes = (
         qat.Node("a.b", qat.Input((1, 4, 4)), (), "a.b"),
         qat.Node("a_b", qat.Input((1, 4, 4)), (), "a_b"),
-        qat.Node("a b", qat.Concat(), ("a.b", "a_b"), "a b"),
+        qat.Node("a b", qat.Add(), ("a.b", "a_b"), "a b"),
     )
     graph = qat.convert_quant_network(qat.Graph(nodes, ("a b",)))
     made = qat.to_integer(graph, graph.observed_params())

@@ -27,6 +27,21 @@ def write(tmp_path: Path, text: str) -> Path:
     return tmp_path / "quant.yaml"
 
 
+def test_brackets_in_a_pattern_are_those_of_names() -> None:
+    class Blocks(qat.Network):
+        inputs = qat.Input((4,))
+
+        def __init__(self) -> None:
+            self.blocks = {"a[0].fc": qat.DenseBnAct(4, 4), "a0.fc": qat.DenseBnAct(4, 4)}
+
+        def construct(self, x: object) -> object:
+            return self.blocks["a0.fc"](self.blocks["a[0].fc"](x))
+
+    graph = qat.convert_quant_network(Blocks(), layers={"blocks.a[0].*": {"num_bits": 4}})
+    bits = {x.name: x.cell.weight_quantizer.num_bits for x in graph.nodes if isinstance(x.cell, qat.DenseBnAct)}
+    assert bits == {"blocks.a[0].fc": 4, "blocks.a0.fc": 8}
+
+
 def test_the_last_pattern_that_fits_counts(tmp_path: Path) -> None:
     graph = qat.convert_quant_network(LeNet5(), **read_quant_config(write(tmp_path, GOOD)))
     cells = {node.name: node.cell for node in graph.nodes}

@@ -241,8 +241,8 @@ def test_flag_files_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         assert time.monotonic() - begin < 10
         found[name] = capsys.readouterr().err
         assert found[name].count("\n") == 1
-    assert "names itself" in found["self.cfg"]
-    assert "names itself" in found["one.cfg"]
+    assert "includes itself" in found["self.cfg"]
+    assert "includes itself" in found["one.cfg"]
     assert "more than 10,000 lines" in found["n0.cfg"]
     assert "it is no file but a device or a pipe" in found["of_pipe.cfg"]
 

@@ -105,12 +105,7 @@ class AvgPool2d(_Pool2d):
     wants_fake_quant = True
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
-        ops = scope.ops
-        x = inputs[0].settled(ops)
-        window = self.window(scope.input_shapes[0])
-        total = ops.sum_pool2d(x.data, **window)
-        share = 1.0 / (window["kernel"][0] * window["kernel"][1])
-        return Value(total * share) if x.scale is None else Value(total, x.scale * share)
+        return _averaged(scope, inputs[0], **self.window(scope.input_shapes[0]))
 
     def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Accumulator:
         x = require_codes(name, inputs[0])
@@ -151,7 +146,18 @@ class GlobalAvgPool2d(Cell):
         return self._pool(shapes[0]).output_shape(*shapes)
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
-        return self._pool(scope.input_shapes[0]).forward(scope, *inputs)
+        # No cell is made here: compilers trace a forward pass, the checks of a cell's fields and all.
+        kernel = scope.input_shapes[0][1:]
+        return _averaged(scope, inputs[0], kernel=kernel, stride=kernel, padding=(0, 0, 0, 0))
 
     def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Accumulator:
         return self._pool(require_codes(name, inputs[0]).shape).to_integer(builder, name, params, *inputs)
+
+
+def _averaged(scope: Scope, x: Value, *, kernel: Pair, stride: Pair, padding: Padding) -> Value:
+    """The mean of each window."""
+    ops = scope.ops
+    x = x.settled(ops)
+    total = ops.sum_pool2d(x.data, kernel=kernel, stride=stride, padding=padding)
+    share = 1.0 / (kernel[0] * kernel[1])
+    return Value(total * share) if x.scale is None else Value(total, x.scale * share)

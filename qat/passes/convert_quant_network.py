@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ from qat.cells.linear import NEVER, DenseBnAct, LinearCell
 from qat.errors import QatError, shortened
 from qat.fields import check_type
 from qat.graph import Graph, Node
+from qat.hints import perhaps
 from qat.names import fits
 from qat.network import Network, as_graph
 from qat.passes.share_grids import share_grids
@@ -191,17 +191,16 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     layers = settings.get("layers")
     if layers is None:
         return
+    wanted = "layers must map patterns of names to settings, as {'fc*': {'num_bits': 4}}, but"
     if not isinstance(layers, Mapping):
-        raise QatError(f"layers is {shortened(layers)}; give patterns of names and their settings")
+        raise QatError(f"{wanted} is {shortened(layers)}")
     for pattern, own in layers.items():
         if not isinstance(pattern, str) or not isinstance(own, Mapping):
-            where, what = shortened(pattern), shortened(own)
-            raise QatError(f"layers: {where} has {what}; give a pattern of names its settings, as {{'num_bits': 4}}")
+            raise QatError(f"{wanted} {shortened(pattern)} has {shortened(own)}")
         for name in own:
             if name not in PAIRS and name not in QUANTIZERS:
                 known = [*PAIRS, *QUANTIZERS]
-                meant = difflib.get_close_matches(str(name), known, 1)
-                hint = f", perhaps {meant[0]} is meant" if meant else ""
+                hint = perhaps(str(name), known)
                 raise QatError(
                     f"layers: {pattern!r} sets {shortened(name)}, which is unknown{hint}; use {', '.join(known)}"
                 )

@@ -84,7 +84,7 @@ class Search:
             )
             found = [direction.name.lower() for direction in self.study.directions]
             if found != list(directions):
-                raise ValueError(f"it is to {', '.join(found)}, not to {', '.join(directions)}")
+                raise ValueError(f"its directions are {', '.join(found)}, not {', '.join(directions)}")
             before = self.study.user_attrs.get("settings")
             if before is None:
                 self.study.set_user_attr("settings", own)

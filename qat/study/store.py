@@ -142,13 +142,15 @@ class Study:
         """All tasks, in the order in which they were added."""
         columns = "name, settings, after, state, attempts, started, seconds, error"
         rows: list[Row] = []
+        names: set[str] = set()
         with self._reading():
             for name, settings, after, *rest in self._db.execute(f"SELECT {columns} FROM tasks ORDER BY rowid"):
                 task = build(Task, {"name": name, "settings": json.loads(settings), "after": tuple(json.loads(after))})
                 values = dict(zip(("state", "attempts", "started", "seconds", "error"), rest, strict=True))
                 rows.append(build(Row, {"task": task, **values}))
-                if rows[-1].state not in STATES or not {row.task.name for row in rows[:-1]}.issuperset(task.after):
+                if rows[-1].state not in STATES or not names.issuperset(task.after):
                     raise ValueError(f"{shortened(name)} is in no state, or after what is not there")
+                names.add(task.name)
         return rows
 
     def reopen(self, is_done: Mapping[str, bool]) -> None:
