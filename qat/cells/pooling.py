@@ -147,8 +147,8 @@ class GlobalAvgPool2d(Cell):
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         # No cell is made here: compilers trace a forward pass, the checks of a cell's fields and all.
-        kernel = scope.input_shapes[0][1:]
-        return _averaged(scope, inputs[0], kernel=kernel, stride=kernel, padding=(0, 0, 0, 0))
+        _, height, width = scope.input_shapes[0]
+        return _averaged(scope, inputs[0], kernel=(height, width), stride=(height, width), padding=(0, 0, 0, 0))
 
     def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Accumulator:
         return self._pool(require_codes(name, inputs[0]).shape).to_integer(builder, name, params, *inputs)
