@@ -88,7 +88,7 @@ def memory(tmp_path: Path) -> Iterator[Path]:
 def kills(setting: str, folder: Path, count: int) -> tuple[int, list[tuple[str, str]], list[str]]:
     """What KILLER prints: how many kills were aimed, each kill with what was read after it, and the files at the end."""
     code = f"KILLS = {count}\nfrom pathlib import Path\nfolder = Path({str(folder)!r})\n{setting}\n{KILLER}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     aimed, found, files = json.loads(done.stdout)
     return aimed, found, files
 
@@ -133,7 +133,7 @@ class Small(qat.Network):
         return self.fc(self.flatten(x))
 graph = qat.convert_quant_network(Small())
 params = graph.observed_params()
-other = {name: 3 * value if value.dtype == np.float32 else value for name, value in params.items()}
+other = {name: np.float32(3) * value if value.dtype == np.float32 else value for name, value in params.items()}
 graphs = [qat.to_integer(graph, each) for each in (params, other)]
 C, path = qat.target("C"), folder / "net.c"
 def pair():
@@ -261,7 +261,7 @@ def interrupted(paths: tuple[Path, Path]) -> Path:
     done = subprocess.run([sys.executable, "-c", code, *paths], check=False)
     assert done.returncode == 9
     assert (paths[0].read_bytes(), paths[1].read_bytes()) == (NEW[0], OLD[1])
-    return paths[0].with_name(".net.c.pending")
+    return paths[0].with_name(".net.pending")
 
 
 def test_in_a_folder_that_may_only_be_read_the_new_files_are_read_from_the_record(
@@ -318,5 +318,5 @@ def test_a_record_that_is_damaged_or_of_other_files_changes_nothing(tmp_path: Pa
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "net.c").write_bytes(b"")
     os.mkfifo(tmp_path / "net.h")
-    with pytest.raises(OSError, match="it is no file"):
+    with pytest.raises(OSError, match="it is no file but a device or a pipe"):
         read_together(tmp_path / "net.c", tmp_path / "net.h")
