@@ -541,4 +541,7 @@ def test_train_and_quantize_knows_before_it_trains_that_it_cannot_write(
     pytest.importorskip("ai_edge_litert")
     (tmp_path / f"net.{ending}").mkdir()
     assert main(["train-and-quantize", "--save-model-name", str(tmp_path / "net"), "--data_path", "digits"]) == 2
-    assert f"net.{ending}: is a folder" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert f"net.{ending}: is a folder" in err
+    assert "epoch" not in out + err
+    assert [path.name for path in tmp_path.iterdir()] == [f"net.{ending}"]
