@@ -11,9 +11,11 @@ import re
 import secrets
 import stat
 import tempfile
+import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from qat.errors import QatError
 
@@ -24,6 +26,8 @@ except ModuleNotFoundError:  # Windows: two writers are not kept apart there, an
 
 TRIES = 5  #: how often a temporary file that something else has removed is written
 RANDOM = 6  #: bytes in the name of a temporary file
+WAIT, STEP = 5.0, 0.0005  #: seconds that a lock is waited for, since any user may hold one; and between two attempts
+LARGEST = 1 << 31  #: bytes of a file that is read as a whole
 
 
 def check_writable(path: str | Path) -> None:
@@ -55,6 +59,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     """
     path = Path(path)
     target = _target(path)
+    settle(path)
     try:
         with _Draft(target, content) as draft:
             draft.put()
@@ -64,37 +69,51 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Replace several files of one folder, as a whole: whoever reads them by ``read_together`` finds all old or all new.
+    """Replace several files, of one folder and of one name but for its ending, as a whole: whoever reads them by
+    ``read_together`` finds all old or all new.
 
-    All contents are kept in a record beside the first file, ``.<name>.pending``, which appears at once; then the files are
-    replaced, and the record goes. Where a process is killed before the record is there, the old files are untouched; after
-    it, the next that reads or writes these files finishes the work. Raises QatError as ``write_atomically`` does.
+    All contents are kept in a record beside them, ``.<name>.pending``, which appears at once; then the files are replaced,
+    and the record goes. Where a process is killed before the record is there, the old files are untouched; after it, the
+    next that reads or writes one of these files finishes the work (``settle``). Raises QatError as ``write_atomically`` does,
+    and where another process keeps the folder locked.
     """
     paths = list(contents)
     if len(paths) == 1:
         return write_atomically(paths[0], contents[paths[0]])
-    first, record = paths[0], _record(paths[0])
+    first, folder, record = paths[0], paths[0].parent, _record(paths[0])
+    if any(_record(path) != record for path in paths):
+        raise ValueError(f"{paths}: whoever reads one of them could not find what is recorded beside another")
     targets = {path: _target(path) for path in paths}
-    committed = replaced = False
+    recorded = False
     try:
-        first.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(first.parent), contextlib.ExitStack() as stack:
-            _settle(paths)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder) as held, contextlib.ExitStack() as stack:
+            if not held:
+                raise QatError(
+                    f"{first}: cannot be written, since another process keeps {folder} locked, perhaps an export that was "
+                    f"stopped; continue or end it ('fuser {folder}' shows which), then repeat the command"
+                )
+            _settle(first)
             # Whatever takes space is written before anything is replaced.
             drafts = [stack.enter_context(_Draft(targets[path], content)) for path, content in contents.items()]
             stack.enter_context(_Draft(record, _recorded(contents))).put()
-            committed = True
-            _sync_folders([record])
-            for draft in drafts:
-                draft.put()
-                replaced = True
-            _sync_folders(targets.values())
+            recorded, replaced = True, False
+            try:
+                _sync_folders([record])
+                for draft in drafts:
+                    draft.put()
+                    replaced = True
+                _sync_folders(targets.values())
+            except OSError:
+                if not replaced:  # while the lock is held: afterwards it could be another writer's record
+                    with contextlib.suppress(OSError):
+                        record.unlink()
+                        recorded = False
+                raise
             with contextlib.suppress(OSError):  # it says no more than what is there
                 record.unlink()
     except OSError as error:
-        if not replaced:
-            if committed:
-                record.unlink(missing_ok=True)
+        if not recorded:
             raise _not_written(first, error, paths) from None
         raise QatError(
             f"{first}: not all of {', '.join(path.name for path in paths)} could be replaced ({error.strerror or error}); the "
@@ -103,18 +122,39 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
 
 
 def read_together(*paths: Path) -> list[bytes]:
-    """The contents of files that ``write_together`` wrote, all of one writing. Raises OSError for one that cannot be read."""
-    with _locked(paths[0].parent):
-        try:
-            _settle(paths)
-        except OSError:  # a folder that may only be read
-            pending = _pending(paths)
-            if pending is not None:
-                return list(pending.values())
-        for path in paths:
-            if path.exists() and not path.is_file():  # a pipe would be waited for
-                raise OSError(errno.EINVAL, "it is no file", str(path))
-        return [path.read_bytes() for path in paths]
+    """The contents of files that ``write_together`` wrote, all of one writing. Raises OSError for one that cannot be read.
+
+    Where another process keeps the folder locked, they are read all the same, and may be of two writings if it is writing.
+    """
+    with _locked(paths[0].parent) as held:
+        if held:
+            with contextlib.suppress(OSError, QatError):  # a folder that may only be read
+                _settle(paths[0])
+        pending = _pending(paths[0]) or {}  # what could not be put in place
+        return [pending[path] if path in pending else _content(path) for path in paths]
+
+
+def settle(path: str | Path) -> None:
+    """Finish what a killed ``write_together`` has begun with ``path`` and others. Where that cannot be done, all stays."""
+    path = Path(path)
+    with contextlib.suppress(OSError, ValueError, QatError):  # ValueError: a name that no file can have
+        if _is_record(_record(path)):
+            with _locked(path.parent) as held:
+                if held:
+                    _settle(path)
+
+
+def open_file(path: str | Path) -> IO[bytes]:
+    """A file, opened to be read. Raises OSError where it cannot be, and for a folder, a pipe or a device.
+
+    What it is, is asked once it is open, so that nothing else can take its place; a pipe without a writer must not wait.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    other = _no_file(os.fstat(handle).st_mode)
+    if other:
+        os.close(handle)
+        raise OSError(errno.EINVAL, f"it is {other}", str(path))
+    return os.fdopen(handle, "rb")
 
 
 # -- one file ---------------------------------------------------------------------------------------------------------
@@ -127,20 +167,40 @@ def _target(path: Path) -> Path:
     """
     if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in str(path)):
         raise QatError(f"{path}: its name holds a line break or another control character; choose another name")
-    if os.path.exists(path) and not os.path.isfile(path):
-        what = "a folder" if os.path.isdir(path) else "no file but a device or a pipe"
-        raise QatError(f"{path}: is {what}, which is not written over; give the name of a file to write")
-    if not os.path.islink(path):
-        return path
+    link = os.path.islink(path)
     try:
-        os.stat(path)
-    except FileNotFoundError:  # what it points to is to be written
-        pass
-    except OSError as error:  # a loop, or another user's link in a folder for all, which the system does not follow
+        other = _no_file(os.stat(path).st_mode)
+    except FileNotFoundError:  # it is to be written, or what it points to
+        other = ""
+    except OSError as error:
+        if not link:  # writing will say it
+            return path
+        # A loop, or another user's link in a folder for all, which the system does not follow.
         raise QatError(
             f"{path}: is a symbolic link that is not followed ({error.strerror}); remove it, or give another name to write"
         ) from None
-    return Path(os.path.realpath(path))
+    if other:
+        raise QatError(f"{path}: is {other}, which is not written over; give the name of a file to write")
+    return Path(os.path.realpath(path)) if link else path
+
+
+def _no_file(mode: int) -> str:
+    """What else than a file it is; empty for a file."""
+    if stat.S_ISREG(mode):
+        return ""
+    return "a folder" if stat.S_ISDIR(mode) else "no file but a device or a pipe"
+
+
+def _content(path: Path) -> bytes:
+    """Of a file of at most ``LARGEST`` bytes. Raises OSError as ``open_file``, and for a larger one."""
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > LARGEST:
+            raise OSError(errno.EFBIG, f"it holds {size:,} bytes, but {LARGEST:,} are the most that is read", str(path))
+        try:
+            return file.read(size)
+        except MemoryError:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), str(path)) from None
 
 
 def _not_written(path: Path, error: OSError, paths: Sequence[Path]) -> QatError:
@@ -212,7 +272,7 @@ class _Draft:
             # The system takes the umask off. What only few may read, nobody else can in between.
             self._handle = os.open(path, flags, 0o666 if old is None else 0o600)
             self._path = path
-            _lock(self._handle)
+            _lock(self._handle, WAIT)
             if os.path.exists(path):
                 break
             self._close()  # another writer has cleared it before it was locked
@@ -257,21 +317,29 @@ def _clear(path: Path) -> None:
         if stat.S_ISREG(os.lstat(path).st_mode):
             handle = os.open(path, os.O_RDWR)
             try:
-                if _lock(handle, wait=False):
+                if _lock(handle, 0):
                     os.unlink(path)
             finally:
                 os.close(handle)
 
 
-def _lock(handle: int, *, wait: bool = True) -> bool:
-    """Lock an open file or folder; False where another holds the lock, and where there are no locks."""
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        return False
-    return True
+def _lock(handle: int, wait: float) -> bool | None:
+    """Lock an open file or folder; False where another still holds the lock after ``wait`` seconds, None where there are no
+    locks.
+    """
+    end = time.monotonic() + wait
+    while fcntl is not None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(STEP)
+        except OSError:
+            break
+        else:
+            return True
+    return None
 
 
 def _sync_folders(paths: Iterable[Path]) -> None:
@@ -289,70 +357,92 @@ def _sync_folders(paths: Iterable[Path]) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time, where the file system has locks."""
+def _locked(folder: Path) -> Iterator[bool]:
+    """One process at a time, where the file system has locks; False where another keeps it from that."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
-        yield
+        yield True
         return
     try:
-        _lock(handle)
-        yield
+        yield _lock(handle, WAIT) is not False
     finally:
+        if fcntl is not None:  # closing is not enough where a process was forked meanwhile
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)
 
 
-def _record(first: Path) -> Path:
-    return first.with_name(f".{first.name}.pending")
+def _record(path: Path) -> Path:
+    """Where ``write_together`` keeps contents: it can be found from each of its files."""
+    return path.parent / f".{path.stem}.pending"
+
+
+def _is_record(record: Path) -> bool:
+    """True for a record of somebody who could as well have replaced the files: in a folder for all, as /tmp, each may remove
+    and rename their own files only.
+    """
+    try:
+        found, folder = os.lstat(record), os.stat(record.parent)
+    except OSError:
+        return False
+    mine = not folder.st_mode & stat.S_ISVTX or found.st_uid in (os.geteuid(), folder.st_uid)
+    return stat.S_ISREG(found.st_mode) and mine
 
 
 def _recorded(contents: Mapping[Path, bytes]) -> bytes:
     """A line with the digest of the rest; a line of JSON, of each file the digest of what was there and the size of what is
-    to come; the new contents.
+    to come; the new contents. Raises OSError where that is more than will be read.
     """
     entries = {path.name: (_digest_of(path), len(content)) for path, content in contents.items()}
     body = b"".join([json.dumps(entries).encode(), b"\n", *contents.values()])
-    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+    record = hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+    if len(record) > LARGEST:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return record
 
 
 def _digest_of(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    digest = hashlib.sha256()
+    try:
+        with open_file(path) as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    except FileNotFoundError:
+        return None
+    return digest.hexdigest()
 
 
-def _pending(paths: Sequence[Path]) -> dict[Path, bytes] | None:
-    """What a killed ``write_together`` meant to write; None where there is no such record of these very files, or another
+def _pending(path: Path) -> dict[Path, bytes] | None:
+    """What a killed ``write_together`` meant to write to ``path`` and others; None where there is no such record, or another
     hand has changed one of them since: it is neither what was there then nor what was to come.
     """
-    record = _record(paths[0])
+    record = _record(path)
+    if not _is_record(record):
+        return None
     try:
-        if not record.is_file():
-            return None
-        digest, _, body = record.read_bytes().partition(b"\n")
+        digest, _, body = _content(record).partition(b"\n")
         if hashlib.sha256(body).hexdigest().encode() != digest:
             return None
         line, _, body = body.partition(b"\n")
-        entries = json.loads(line)
-        if list(entries) != [path.name for path in paths]:
-            return None
         contents, start = {}, 0
-        for path in paths:
-            before, size = entries[path.name]
-            contents[path] = content = body[start : start + size]
+        for name, (before, size) in json.loads(line).items():
+            file = record.with_name(name)  # raises ValueError for one of another folder
+            contents[file] = content = body[start : start + size]
             start += size
-            if _digest_of(path) not in (before, hashlib.sha256(content).hexdigest()):
+            if _record(file) != record or _digest_of(file) not in (before, hashlib.sha256(content).hexdigest()):
                 return None
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
     return contents
 
 
-def _settle(paths: Sequence[Path]) -> None:
-    """Finish what a killed ``write_together`` has begun. Raises OSError where that cannot be written."""
-    record = _record(paths[0])
-    if not record.is_file():
+def _settle(path: Path) -> None:
+    """``settle`` for who holds the lock. Raises OSError where it cannot be written."""
+    record = _record(path)
+    if not _is_record(record):
         return
-    targets = {_target(path): content for path, content in (_pending(paths) or {}).items()}
+    targets = {_target(file): content for file, content in (_pending(path) or {}).items()}
     for target, content in targets.items():
         with _Draft(target, content) as draft:
             draft.put()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import math
 import os
-import stat
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -20,8 +19,8 @@ from typing import IO, Any
 import numpy as np
 
 from qat.errors import QatError
+from qat.files import LARGEST, open_file, settle
 
-LARGEST = 1 << 31  #: bytes of a file that is read as a whole
 LARGEST_TEXT = 1 << 20  #: bytes of a text that people write: names of classes, an index, flags
 LARGEST_JSON = 1 << 24  #: bytes of a JSON text
 #: Bytes that a compressed file may unpack to, whatever its own size, and times its size, where that is more.
@@ -61,20 +60,12 @@ def reason_of(error: BaseException) -> str:
 
 
 def open_regular(path: str | Path, advice: str) -> IO[bytes]:
-    """A file, opened to be read. Raises QatError where it cannot be, and for a folder, a pipe or a device.
-
-    What it is, is asked once it is open, so that nothing else can take its place; a pipe without a writer must not wait.
-    """
+    """A file, opened to be read. Raises QatError where it cannot be, and for a folder, a pipe or a device."""
+    settle(path)
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        return open_file(path)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise QatError(f"{path}: cannot be read ({reason_of(error)}); {advice}") from None
-    mode = os.fstat(handle).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(handle)
-        found = "a folder" if stat.S_ISDIR(mode) else "no file but a device or a pipe"
-        raise QatError(f"{path}: cannot be read (it is {found}); {advice}")
-    return os.fdopen(handle, "rb")
 
 
 def read_file(path: str | Path, advice: str, *, limit: int = LARGEST) -> bytes:

@@ -215,44 +215,17 @@ def export_verified(
     arithmetic: str | None = None,
     options: Mapping[str, Any] | None = None,
     integers: IntegerGraph | None = None,
+    beside: Callable[[bytes], Mapping[Path, bytes]] | None = None,
 ) -> Certificate:
     """Export a quantized checkpoint, ``verify`` the file, and keep the certificate and the graph's digest in the file's
     metadata. arithmetic: by default the target's own. options: for the target's export. integers: as for ``verify``; the
-    backend's evaluation pass derives its own all the same, which is what is compared.
+    backend's evaluation pass derives its own all the same, which is what is compared. beside: further files that are made of
+    the file's content, of the same name but for its ending.
 
-    The file appears, or replaces the one that was there, when it is verified, as a whole and with its certificate.
+    The file appears, or replaces the one that was there, when it is verified, as a whole and with its certificate and all
+    that belongs to it.
     """
     check_writable(path)
-    certificate, contents = certified(
-        path,
-        target,
-        backend,
-        checkpoint,
-        split,
-        data=data,
-        device_target=device_target,
-        arithmetic=arithmetic,
-        options=options,
-        integers=integers,
-    )
-    write_together(contents)
-    return certificate
-
-
-def certified(
-    path: str | Path,
-    target: ModuleType,
-    backend: ModuleType,
-    checkpoint: Checkpoint,
-    split: Split,
-    *,
-    data: str,
-    device_target: str | None = None,
-    arithmetic: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    integers: IntegerGraph | None = None,
-) -> tuple[Certificate, dict[Path, bytes]]:
-    """What ``export_verified`` writes, by path, the file itself first; nothing is written."""
     path = Path(path)
     arithmetic = arithmetic or default_arithmetic(target)
     options = {**(options or {}), **arithmetic_options(target, arithmetic)}
@@ -261,6 +234,9 @@ def certified(
         draft = Path(folder) / path.name
         try:
             target.export(integers, draft, **options)
+            names = [path.name, *sorted(other.name for other in Path(folder).iterdir() if other != draft)]
+            for name in names:  # before the time that the verification takes
+                check_writable(path.with_name(name))
             certificate = verify(
                 draft,
                 target,
@@ -275,11 +251,11 @@ def certified(
             certificate = replace(certificate, file=str(path))
             target.write_metadata(draft, {"graph": checkpoint.graph.digest, "certificate": certificate.to_json()})
         except QatError as error:
-            raise QatError(
-                str(error).replace(str(draft).removesuffix(path.name), str(path).removesuffix(path.name))
-            ) from None
-        others = sorted(other.name for other in Path(folder).iterdir() if other != draft)
-        return certificate, {path.with_name(name): (Path(folder) / name).read_bytes() for name in (path.name, *others)}
+            said = str(error).replace(str(draft).removesuffix(path.name), str(path).removesuffix(path.name))
+            raise type(error)(said) from None
+        contents = {path.with_name(name): (Path(folder) / name).read_bytes() for name in names}
+    write_together(contents | dict(beside(contents[path]) if beside else {}))
+    return certificate
 
 
 def arithmetics_of(target: ModuleType) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.console import print_table
 from qat.errors import QatError
-from qat.files import check_writable, write_together
+from qat.files import check_writable
 from qat.fixed_point import ARITHMETICS
 from qat.memory import activation_memory
 from qat.names import check_included
@@ -25,7 +25,7 @@ from qat.networks import create
 from qat.optimizer import Optimizer
 from qat.scripts import common
 from qat.training import Recipe, evaluate_accuracy, train
-from qat.verify import certified
+from qat.verify import export_verified
 
 FORMAT = "TFLITE"
 
@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     recipe = Recipe(args.epochs, args.batch_size, args.lr, "cosine", args.seed, Optimizer("adam"))
     backend, target = qat.backend(args.backend), qat.target(FORMAT)
     check_included(files["h"].name)
-    check_writable(files["tflite"])
+    for path in files.values():
+        check_writable(path)
     graph = create(args.network).graph()
     dataset = common.load_data(args.data_path, graph)
     common.check_calibration(args, dataset)
@@ -85,7 +86,11 @@ def run(args: argparse.Namespace) -> int:
         quantized = train(backend, quantized, dataset, fine, device_target=args.device_target)
     quantized.save(files["ckpt"])
 
-    certificate, contents = certified(
+    def as_c(content: bytes) -> dict[Path, bytes]:
+        header, source = c_array(content, files["tflite"].name, files["h"].name)
+        return {files["cc"]: source.encode(), files["h"]: header.encode()}
+
+    certificate = export_verified(
         files["tflite"],
         target,
         backend,
@@ -94,10 +99,8 @@ def run(args: argparse.Namespace) -> int:
         data=f"{dataset.name}, test images",
         device_target=args.device_target,
         arithmetic=args.arithmetic,
+        beside=as_c,
     )
-    content = contents[files["tflite"]]
-    header, source = c_array(content, files["tflite"].name, files["h"].name)
-    write_together(contents | {files["cc"]: source.encode(), files["h"]: header.encode()})
     common.print_certificate(certificate)
     after = certificate.comparisons[0].top1
     assert after is not None  # training has made sure that it is a classifier
@@ -108,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
             ("accuracy before quantization", f"{100 * before:.2f} %"),
             (f"accuracy of {files['tflite'].name}", f"{100 * after:.2f} %"),
             ("accuracy lost", f"{100 * (before - after):.2f} points"),
-            (f"bytes of {files['tflite'].name}", f"{len(content):,}"),
+            (f"bytes of {files['tflite'].name}", f"{files['tflite'].stat().st_size:,}"),
             (
                 "peak bytes of activations",
                 f"{activation_memory(qat.to_integer(quantized.graph, quantized.params)).size:,}",

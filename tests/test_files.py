@@ -415,6 +415,6 @@ def test_where_there_are_no_locks_files_are_written_and_nothing_is_cleared(targe
     left = left_by_a_killed_writer(target)
     monkeypatch.setattr(files, "fcntl", None)
     write_atomically(target, b"new")
-    files.write_together({target: b"newer", target.with_name("other"): b"other"})
-    assert sorted(os.listdir(target.parent)) == sorted([left.name, "net.ckpt", "other"])
-    assert files.read_together(target, target.with_name("other")) == [b"newer", b"other"]
+    files.write_together({target: b"newer", target.with_name("net.other"): b"other"})
+    assert sorted(os.listdir(target.parent)) == sorted([left.name, "net.ckpt", "net.other"])
+    assert files.read_together(target, target.with_name("net.other")) == [b"newer", b"other"]

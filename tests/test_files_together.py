@@ -9,13 +9,22 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from qat.errors import QatError
-from qat.files import read_together, write_together
+from qat import files
+from qat.cli import main
+from qat.errors import NotFiniteError, QatError
+from qat.files import read_together, write_atomically, write_together
+from qat.reading import read_file
+from qat.verify import export_verified
+
+fcntl = pytest.importorskip("fcntl", reason="Windows has no locks, and what a killed writer left stays")
 
 OLD, NEW = (b"old source", b"old header"), (b"the new source" * 5000, b"the new header")
 
@@ -88,7 +97,7 @@ def memory(tmp_path: Path) -> Iterator[Path]:
 def kills(setting: str, folder: Path, count: int) -> tuple[int, list[tuple[str, str]], list[str]]:
     """What KILLER prints: how many kills were aimed, each kill with what was read after it, and the files at the end."""
     code = f"KILLS = {count}\nfrom pathlib import Path\nfolder = Path({str(folder)!r})\n{setting}\n{KILLER}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     aimed, found, files = json.loads(done.stdout)
     return aimed, found, files
 
@@ -120,6 +129,35 @@ def read():
     assert_whole(aimed, found)
     assert aimed > 60
     assert files == ["net.c", "net.h"]
+
+
+def test_killed_while_a_file_and_its_c_array_are_renewed_whoever_reads_one_of_them_finishes_the_work(
+    memory: Path,
+) -> None:
+    """As 'qat train-and-quantize' writes them, and as commands read them: one, by itself."""
+    setting = """
+import itertools
+from qat.c_array import c_array
+from qat.files import write_together
+from qat.reading import read_file
+paths = [folder / f"net.{ending}" for ending in ("tflite", "cc", "h")]
+turns = itertools.cycle(paths)
+def contents(model):
+    header, source = c_array(model, "net.tflite", "net.h")
+    return dict(zip(paths, (model, source.encode(), b"// " + model + header.encode())))
+old, new = contents(b"the old model"), contents(b"the new one")
+def prepare():
+    write_together(old)
+def write():
+    write_together(new)
+def read():
+    read_file(next(turns), "")
+    return {tuple(old.values()): "old", tuple(new.values()): "new"}.get(tuple(path.read_bytes() for path in paths), "neither")
+"""
+    aimed, found, files = kills(setting, memory, 250)
+    assert_whole(aimed, found)
+    assert aimed > 60
+    assert files == ["net.cc", "net.h", "net.tflite"]
 
 
 def test_killed_while_an_export_is_renewed_the_old_pair_or_the_new_one_is_read(memory: Path) -> None:
@@ -224,8 +262,9 @@ def test_a_disk_that_is_full_in_the_middle_of_a_file_leaves_all_files_as_they_we
 
 def test_two_writers_and_a_reader_never_meet_a_mixture(memory: Path) -> None:
     writer = (
-        "import sys; from pathlib import Path; from qat.files import write_together; folder = Path(sys.argv[1])\n"
+        "import sys, time; from pathlib import Path; from qat.files import write_together; folder = Path(sys.argv[1])\n"
         "for number in range(150):\n"
+        "    time.sleep(0.002)\n"  # the lock is for who comes first, which between two writings is the reader
         "    text = f'{sys.argv[2]} {number}'.encode()\n"
         "    write_together({folder / 'net.c': text, folder / 'net.h': text})"
     )
@@ -261,7 +300,7 @@ def interrupted(paths: tuple[Path, Path]) -> Path:
     done = subprocess.run([sys.executable, "-c", code, *paths], check=False)
     assert done.returncode == 9
     assert (paths[0].read_bytes(), paths[1].read_bytes()) == (NEW[0], OLD[1])
-    return paths[0].with_name(".net.c.pending")
+    return paths[0].with_name(".net.pending")
 
 
 def test_in_a_folder_that_may_only_be_read_the_new_files_are_read_from_the_record(
@@ -318,5 +357,191 @@ def test_a_record_that_is_damaged_or_of_other_files_changes_nothing(tmp_path: Pa
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "net.c").write_bytes(b"")
     os.mkfifo(tmp_path / "net.h")
-    with pytest.raises(OSError, match="it is no file"):
+    with pytest.raises(OSError, match="it is no file but a device or a pipe"):
         read_together(tmp_path / "net.c", tmp_path / "net.h")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_whoever_writes_or_reads_one_of_the_files_finishes_the_work_first(tmp_path: Path, number: int) -> None:
+    paths = tmp_path / "net.c", tmp_path / "net.h"
+    interrupted(paths)
+    assert read_file(paths[number], "") == NEW[number]
+    assert tuple(path.read_bytes() for path in paths) == NEW
+    interrupted(paths)
+    write_atomically(paths[number], b"mine")
+    assert paths[number].read_bytes() == b"mine"
+    assert paths[1 - number].read_bytes() == NEW[1 - number]
+    assert sorted(os.listdir(tmp_path)) == ["net.c", "net.h"]
+
+
+def test_files_of_several_names_are_not_written_together(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="could not find what is recorded"):
+        write_together({tmp_path / "net.c": b"", tmp_path / "other.h": b""})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_in_a_folder_for_all_another_user_s_record_replaces_nothing(tmp_path: Path) -> None:
+    """They may not replace a file that is not theirs there, so they may not have it replaced."""
+    paths = tmp_path / "net.c", tmp_path / "net.h"
+    record = interrupted(paths)
+    os.chown(record, 1234, -1)
+    tmp_path.chmod(0o1777)
+    assert read_together(*paths) == [NEW[0], OLD[1]]
+    assert record.exists()
+    tmp_path.chmod(0o777)
+    assert tuple(read_together(*paths)) == NEW
+
+
+# -- locks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Another holds the lock of the folder, as any user may in /tmp."""
+    monkeypatch.setattr(files, "WAIT", 0.1, raising=False)
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    given_up = threading.Timer(20, fcntl.flock, (handle, fcntl.LOCK_UN))
+    given_up.start()
+    yield
+    given_up.cancel()
+    os.close(handle)
+
+
+def test_a_writer_that_another_keeps_out_says_so_in_one_line(tmp_path: Path, held: None) -> None:
+    with pytest.raises(QatError) as caught:
+        write_together({tmp_path / "net.c": b"", tmp_path / "net.h": b""})
+    assert str(caught.value) == (
+        f"{tmp_path / 'net.c'}: cannot be written, since another process keeps {tmp_path} locked, perhaps an export that was "
+        f"stopped; continue or end it ('fuser {tmp_path}' shows which), then repeat the command"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_another_keeps_out_reads_what_is_recorded(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """The other may be a writer that was stopped after its record was there."""
+    paths = tmp_path / "net.c", tmp_path / "net.h"
+    record = interrupted(paths)
+    request.getfixturevalue("held")
+    assert tuple(read_together(*paths)) == NEW
+    assert read_file(paths[1], "") == OLD[1]
+    assert record.exists()
+    record.unlink()
+    assert tuple(read_together(*paths)) == (NEW[0], OLD[1])
+
+
+def test_a_process_that_was_forked_meanwhile_does_not_keep_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_file, forked = os.open, []
+
+    def opened(*args: Any, **options: Any) -> int:
+        handle = open_file(*args, **options)
+        forked.append(os.dup(handle))  # what a fork has
+        return handle
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", opened)
+        write_together({tmp_path / "net.c": b"", tmp_path / "net.h": b""})
+    fcntl.flock(open_file(tmp_path, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for handle in forked:
+        os.close(handle)
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_after_a_failure_the_record_goes_while_it_is_the_writer_s_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stuck: bool
+) -> None:
+    """Once the folder is another's, so is a record in it. One that cannot be removed is finished later, and said."""
+    paths = tmp_path / "net.c", tmp_path / "net.h"
+    record = tmp_path / ".net.pending"
+    write_together(dict(zip(paths, OLD, strict=True)))
+    replace, unlink, removed = os.replace, os.unlink, []
+
+    def full(source: Any, target: Any) -> None:
+        if Path(target) == paths[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    def watched(path: Any, **options: Any) -> None:
+        if Path(path) == record:
+            removed.append(path)
+            handle = os.open(tmp_path, os.O_RDONLY)
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(handle)
+            if stuck:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        unlink(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        patch.setattr(os, "unlink", watched)
+        with pytest.raises(QatError, match="puts it in place" if stuck else "net.c, net.h are as they were"):
+            write_together(dict(zip(paths, NEW, strict=True)))
+    assert len(removed) == 1
+    assert tuple(path.read_bytes() for path in paths) == OLD
+    assert tuple(read_together(*paths)) == (NEW if stuck else OLD)
+
+
+def test_a_file_is_read_up_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LARGEST", 1000, raising=False)
+    paths = tmp_path / "net.c", tmp_path / "net.h"
+    paths[0].write_bytes(bytes(1000))
+    paths[1].write_bytes(bytes(1001))
+    with pytest.raises(OSError, match=r"it holds 1,001 bytes, but 1,000 are the most that is read.*net\.h"):
+        read_together(*paths)
+    with pytest.raises(QatError, match=r"cannot be written \(File too large\); net\.c, net\.h are as they were"):
+        write_together({paths[0]: bytes(500), paths[1]: bytes(500)})  # with the record's first line more than that
+
+
+# -- exports ----------------------------------------------------------------------------------------------------------
+
+
+def exported(path: Path, export: Any) -> None:
+    """``export_verified`` of a target of two files that cannot be run."""
+
+    def run(*args: Any) -> None:
+        pytest.fail("it is verified before it is known that it can be written")
+
+    target: Any = SimpleNamespace(export=export, runtime=run, predict=run, trace=run, __name__="qat.backends.c_target")
+    anything: Any = None
+    integers: Any = SimpleNamespace()
+    export_verified(path, target, anything, anything, anything, data="", integers=integers)
+
+
+def test_what_stands_in_the_way_of_a_second_file_is_found_before_the_verification(tmp_path: Path) -> None:
+    def export(graph: Any, path: Path) -> None:
+        write_together({path: b"source", path.with_suffix(".h"): b"header"})
+
+    (tmp_path / "net.h").mkdir()
+    with pytest.raises(QatError, match=rf"^{tmp_path}/net\.h: is a folder, which is not written over"):
+        exported(tmp_path / "net.c", export)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.h"]
+
+
+@pytest.mark.parametrize("kind", [QatError, NotFiniteError])
+def test_an_error_of_an_export_keeps_its_exit_status_and_names_the_file_to_be(
+    tmp_path: Path, kind: type[QatError]
+) -> None:
+    def export(graph: Any, path: Path) -> None:
+        raise kind(f"{path}: its scale is infinite")
+
+    with pytest.raises(QatError) as caught:
+        exported(tmp_path / "net.c", export)
+    assert type(caught.value) is kind
+    assert str(caught.value) == f"{tmp_path / 'net.c'}: its scale is infinite"
+
+
+@pytest.mark.parametrize("ending", ["tflite", "cc", "h", "ckpt"])
+def test_train_and_quantize_knows_before_it_trains_that_it_cannot_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    pytest.importorskip("ai_edge_litert")
+    (tmp_path / f"net.{ending}").mkdir()
+    assert main(["train-and-quantize", "--save-model-name", str(tmp_path / "net"), "--data_path", "digits"]) == 2
+    out, err = capsys.readouterr()
+    assert f"net.{ending}: is a folder" in err
+    assert "epoch" not in out + err
+    assert [path.name for path in tmp_path.iterdir()] == [f"net.{ending}"]
