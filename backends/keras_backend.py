@@ -17,7 +17,7 @@ from qat.devices import choose_device
 from qat.errors import QatError
 from qat.forward import Forward
 from qat.graph import Graph, Node, Params
-from qat.inference import Deployment, predict, predict_codes, real_outputs, trace
+from qat.inference import Deployment, params_to_lower, params_to_write, predict, predict_codes, real_outputs, trace
 from qat.integer import Evaluator, IntegerGraph
 from qat.losses import Loss, Objective, cross_entropy
 from qat.network import Network, as_graph
@@ -300,8 +300,7 @@ def lower(
     if keras.backend.backend() != "tensorflow":
         raise QatError(f"Keras runs on {keras.backend.backend()!r} here; set KERAS_BACKEND=tensorflow")
     graph = as_graph(network)
-    params = graph.initial_params() if params is None else params
-    graph.check_params(params)
+    params = params_to_lower(graph, params)
     return LoweredNetwork(graph, params, step, DEVICES[choose_device(device_target, devices(), "keras")])
 
 
@@ -313,10 +312,10 @@ def read(model: LoweredNetwork) -> Params:
 
 def write(model: LoweredNetwork, params: Mapping[str, Array]) -> None:
     """Set some parameters or state of a lowered network, canonical arrays by full name."""
-    kinds, variables = model.graph.params, model.tensors
+    kinds, variables, arrays = model.graph.params, model.tensors, params_to_write(model.graph, params)
     with tf.device(model.device):
-        for name, array in params.items():
-            variables[name].assign(model.ops.from_numpy(np.asarray(array, np.float32), kinds[name].kind))
+        for name, array in arrays.items():
+            variables[name].assign(model.ops.from_numpy(array, kinds[name].kind))
 
 
 def devices() -> list[str]:

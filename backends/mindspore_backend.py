@@ -19,7 +19,7 @@ from qat.errors import QatError
 from qat.files import write_atomically
 from qat.forward import Forward
 from qat.graph import Graph, Params
-from qat.inference import Deployment, predict, predict_codes, real_outputs, trace
+from qat.inference import Deployment, params_to_lower, params_to_write, predict, predict_codes, real_outputs, trace
 from qat.integer import IntegerGraph
 from qat.losses import Loss, Objective, cross_entropy
 from qat.network import Network, as_graph
@@ -257,8 +257,7 @@ def lower(
     MindSpore's own setting for the whole process. step: training steps done so far.
     """
     graph = as_graph(network)
-    params = graph.initial_params() if params is None else params
-    graph.check_params(params)
+    params = params_to_lower(graph, params)
     device = choose_device(device_target, devices(), "mindspore")
     if ms.get_context("device_target") != device:
         try:
@@ -288,7 +287,8 @@ def read(model: LoweredNetwork) -> Params:
 
 def write(model: LoweredNetwork, params: Mapping[str, Array]) -> None:
     """Set some parameters or state of a lowered network, canonical arrays by full name."""
-    model.write({name: Tensor(np.array(array, np.float32)) for name, array in params.items()})
+    arrays = params_to_write(model.graph, params)
+    model.write({name: Tensor(array) for name, array in arrays.items()})
 
 
 def load_params(path: str | Path) -> dict[str, Array]:

@@ -20,7 +20,7 @@ from qat.errors import QatError
 from qat.files import write_atomically
 from qat.forward import Forward
 from qat.graph import Graph, Params
-from qat.inference import Deployment, predict, predict_codes, real_outputs, trace
+from qat.inference import Deployment, params_to_lower, params_to_write, predict, predict_codes, real_outputs, trace
 from qat.integer import Evaluator, IntegerGraph
 from qat.losses import Loss, Objective, cross_entropy
 from qat.network import Network, as_graph
@@ -244,8 +244,7 @@ def lower(
     steps done so far.
     """
     graph = as_graph(network)
-    params = graph.initial_params() if params is None else params
-    graph.check_params(params)
+    params = params_to_lower(graph, params)
     return LoweredNetwork(graph, params, step).to(DEVICES[choose_device(device_target, devices(), "torch")])
 
 
@@ -256,10 +255,10 @@ def read(model: LoweredNetwork) -> Params:
 
 def write(model: LoweredNetwork, params: Mapping[str, Array]) -> None:
     """Set some parameters or state of a lowered network, canonical arrays by full name."""
-    tensors = model.tensors
+    tensors, arrays = model.tensors, params_to_write(model.graph, params)
     with torch.no_grad():
-        for name, array in params.items():
-            tensors[name].copy_(torch.from_numpy(np.array(array, np.float32)))
+        for name, array in arrays.items():
+            tensors[name].copy_(torch.from_numpy(array))
 
 
 def devices() -> list[str]:
@@ -332,8 +331,15 @@ class Step:
         self.optimizer: torch.optim.Optimizer
         if optimizer.name == "momentum":
             self.optimizer = torch.optim.SGD(groups, lr=0.0, momentum=optimizer.momentum)
+            slots = ["momentum_buffer"] if optimizer.momentum else []
         else:
-            self.optimizer = torch.optim.Adam(groups, lr=0.0, amsgrad=optimizer.name == "amsgrad")
+            amsgrad = optimizer.name == "amsgrad"
+            self.optimizer = torch.optim.Adam(groups, lr=0.0, amsgrad=amsgrad)
+            slots = ["step", "exp_avg", "exp_avg_sq", *["max_exp_avg_sq"] * amsgrad]
+        for parameter in (*decay, *others):  # as torch itself would do it, but only with a parameter's first gradient
+            self.optimizer.state[parameter] = {
+                slot: torch.zeros(()) if slot == "step" else torch.zeros_like(parameter) for slot in slots
+            }
 
     def __call__(self, x: Arrays, y: Arrays, lr: float) -> float:
         """x: raw pixels (N, C, H, W), a tuple of them where the network has several inputs. y: integer labels (N,), or a
@@ -390,22 +396,9 @@ class Step:
 
     def load_state(self, state: Mapping[str, Array]) -> None:
         """The inverse of ``state``."""
-        trained = {name: tensor for name, tensor in self.model.tensors.items() if tensor.requires_grad}
-        owners = {name.rpartition(".")[0] for name in state} & set(trained) or set(
-            trained
-        )  # not all need have a gradient
-        slots = ["momentum_buffer"] if self.optimizer.defaults.get("momentum") else []
-        if isinstance(self.optimizer, torch.optim.Adam):
-            slots = [
-                "step",
-                "exp_avg",
-                "exp_avg_sq",
-                *(["max_exp_avg_sq"] if self.optimizer.defaults["amsgrad"] else []),
-            ]
-        shapes = {
-            (name, slot): () if slot == "step" else tuple(trained[name].shape) for name in owners for slot in slots
-        }
-        check_state(state, {f"{name}.{slot}": np.zeros(shape, np.float32) for (name, slot), shape in shapes.items()})
+        owners = {name.rpartition(".")[0] for name in state}  # earlier releases left out what had no gradient yet
+        expected = {name: a for name, a in self.state().items() if not owners or name.rpartition(".")[0] in owners}
+        check_state(state, expected)
         for full_name, array in state.items():
             name, _, key = full_name.rpartition(".")
             tensor = torch.from_numpy(np.array(array))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import reduce
+from itertools import chain
+from operator import or_
+from typing import Any, NamedTuple
 
 from qat.cells.base import Context, Quantized, Scope
 from qat.cells.fake_quant import FakeQuant
@@ -82,32 +85,68 @@ class Forward:
         return {"loss": loss(self.ops, _single(outputs), targets)}, updates
 
 
+class _Call(NamedTuple):
+    """Of a node's forward, or of its observe."""
+
+    name: str
+    observes: bool = False
+
+
 def _schedule(graph: Graph) -> list[tuple[Callable[..., Value | None], Node]]:
     """What is called in which order: the cells' ``forward``, and ``FakeQuant.observe``.
 
     A fake quantizer observes where it stands, but makes codes only when a cell that computes asks for them; so do cells that
-    merely move codes. Fake quantizers that share a grid have all observed then, unless one depends on another's codes, and
-    their codes are of one and the same grid, in the first step too.
+    merely move codes. Before it makes codes, those that share its grid observe, wherever they stand, so that all codes are of
+    one and the same grid, in the first step too. Left out are those that depend on these codes: by their inputs, or because
+    what they depend on has to wait for them likewise.
     """
-    steps: list[tuple[Callable[..., Value | None], Node]] = []
-    nodes, made = {node.name: node for node in graph.nodes}, set[str]()
-
-    def make(name: str) -> None:
-        if name not in made:
-            made.add(name)
-            for source in nodes[name].inputs:
-                make(source)
-            steps.append((type(nodes[name].cell).forward, nodes[name]))
-
+    nodes = {node.name: node for node in graph.nodes}
+    bits = {name: 1 << index for index, name in enumerate(nodes)}  # sets of nodes are integers
+    reads: dict[str, int] = {}  # itself and all that it depends on
+    quantizers: dict[str, list[str]] = {}  # fake quantizers by cell
     for node in graph.nodes:
+        reads[node.name] = reduce(or_, (reads[name] for name in node.inputs), bits[node.name])
         if isinstance(node.cell, FakeQuant):
-            make(node.inputs[0])
-            steps.append((FakeQuant.observe, node))
-        elif not isinstance(node.cell, KEEPS_GRID):
-            make(node.name)
-    for name in graph.outputs:
-        make(name)
-    return steps
+            quantizers.setdefault(node.cell_name, []).append(node.name)
+    computing = 0  # whose forward waits for what is being done
+
+    def before(call: _Call) -> Iterator[_Call]:
+        """What has to come first. It is asked for the next one when the one before is done."""
+        nonlocal computing
+        node = nodes[call.name]
+        if call.observes:
+            yield _Call(node.inputs[0])
+            return
+        computing |= bits[node.name]
+        if isinstance(node.cell, FakeQuant):
+            yield _Call(node.name, observes=True)
+            for other in chain.from_iterable(quantizers[cell] for cell in (node.cell_name, *node.cell.shares)):
+                if not reads[other] & computing:
+                    yield _Call(other, observes=True)
+        else:
+            yield from map(_Call, node.inputs)
+        computing ^= bits[node.name]
+
+    made = [_Call(n.name, isinstance(n.cell, FakeQuant)) for n in graph.nodes if not isinstance(n.cell, KEEPS_GRID)]
+    calls = _in_order([*made, *map(_Call, graph.outputs)], before)
+    steps = [(call, nodes[call.name]) for call in calls]
+    return [(FakeQuant.observe if call.observes else type(node.cell).forward, node) for call, node in steps]
+
+
+def _in_order(wanted: Iterable[_Call], before: Callable[[_Call], Iterator[_Call]]) -> list[_Call]:
+    """The calls, each behind what has to come before it. No recursion: chains may be as long as a graph."""
+    done: dict[_Call, None] = {}
+    for last in wanted:
+        waiting = [] if last in done else [(last, before(last))]
+        while waiting:
+            call, earlier = waiting[-1]
+            following = next((each for each in earlier if each not in done), None)
+            if following is None:
+                done[call] = None
+                waiting.pop()
+            else:
+                waiting.append((following, before(following)))
+    return list(done)
 
 
 class TrainingPasses:

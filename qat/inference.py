@@ -8,10 +8,11 @@ from typing import Protocol
 import numpy as np
 
 from qat.arrays import Arrays, as_arrays, in_batches
+from qat.errors import QatError
 from qat.graph import Graph, Params
 from qat.integer import Evaluator, IntegerGraph, IntegerTensor
 from qat.ops import Array, Ops, Tensor
-from qat.passes.to_integer import to_integer
+from qat.passes.to_integer import require_finite, to_integer
 
 
 class LoweredNetwork(Protocol):
@@ -27,6 +28,35 @@ class LoweredNetwork(Protocol):
 
     def infer_codes(self, pixels: tuple[Array, ...]) -> dict[str, Array]:
         """Centred codes of every node of ``integers()``, float32, canonical."""
+
+
+def params_to_lower(graph: Graph, params: Mapping[str, Array] | None) -> Mapping[str, Array]:
+    """What ``lower`` was given, or fresh ones. Raises QatError unless they are all that the graph needs, and finite."""
+    if params is None:
+        return graph.initial_params()
+    graph.check_params(params)
+    require_finite(graph, params)
+    return params
+
+
+def params_to_write(graph: Graph, params: Mapping[str, Array]) -> Params:
+    """What ``write`` was given, as float32. Raises QatError unless they are some of the graph's, in the right shapes."""
+    arrays = {}
+    for name, value in params.items():
+        if name not in graph.params:
+            raise QatError(f"write: {graph.name} has no parameter {name!r}; give arrays by the names of read(model)")
+        shape = graph.params[name].shape
+        try:
+            arrays[name] = np.array(value, np.float32)
+        except (TypeError, ValueError):
+            raise QatError(
+                f"write: {name!r} is a {type(value).__name__}, not numbers; give a NumPy array of {shape}"
+            ) from None
+        if arrays[name].shape != shape:
+            raise QatError(
+                f"write: {name!r} has shape {arrays[name].shape} but {graph.name} needs {shape}; nothing was written"
+            )
+    return arrays
 
 
 def predict(model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> Arrays:

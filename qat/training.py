@@ -285,12 +285,16 @@ def _check_continues(start: Checkpoint, record: Mapping[str, Any]) -> None:
 
 
 def _check_progress(start: Checkpoint, recipe: Recipe, steps: int) -> None:
-    """Raise QatError unless the checkpoint's record fits the training of ``recipe``, of so many steps an epoch."""
+    """Raise QatError unless the checkpoint's record fits the training of ``recipe``, of so many steps an epoch.
+
+    The first releases kept none, so that it may begin with any epoch where nothing is decided by it: nothing is held back.
+    """
     epochs = start.progress.epochs
-    ends = [steps * (number + 1) for number in range(len(epochs))]
+    last = len(epochs) if start.progress.finished else start.step // steps
+    first = 1 if recipe.validation else last - len(epochs) + 1
     held_back = [epoch.validation_loss is not None and epoch.validation_accuracy is not None for epoch in epochs]
     wrong = None
-    if [epoch.step for epoch in epochs] != ends or not (start.progress.finished or len(epochs) == start.step // steps):
+    if [epoch.step for epoch in epochs] != [steps * number for number in range(first, last + 1)]:
         wrong = f"it has {len(epochs)} epochs for {start.step:,} steps of {steps:,} an epoch"
     elif recipe.validation and not all(held_back):
         wrong = "it has epochs without an evaluation of held-back images"

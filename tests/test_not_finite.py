@@ -153,3 +153,35 @@ def test_a_file_that_holds_them_is_refused_by_name(
     assert status == 2
     assert len(err.strip().splitlines()) == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["ruined.ckpt"]
+
+
+@pytest.mark.parametrize("backend", HERE)
+@pytest.mark.parametrize(("name", "value"), [("conv.weight", np.nan), ("fc.fake_quant.max", np.inf)])
+def test_they_are_never_lowered_or_made_integers(backend: str, name: str, value: float) -> None:
+    """A range that has observed nothing is lowered."""
+    graph = start(quantized=True).graph
+    qat.backend(backend).lower(graph, graph.initial_params())
+    params = graph.observed_params()
+    params[name] = np.full_like(params[name], value)
+    for function in (qat.backend(backend).lower, qat.to_integer):
+        with pytest.raises(qat.QatError, match=rf"^params: '{name}' holds {value}, [^\n]*$"):
+            function(graph, params)
+
+
+@pytest.mark.parametrize("backend", HERE)
+def test_what_is_written_is_checked_before_anything_is(backend: str) -> None:
+    graph, module = start().graph, qat.backend(backend)
+    model = module.lower(graph)
+    before = module.read(model)
+    for name, array, said in (
+        ("fc.wieght", np.zeros((10, 256)), "Small has no parameter 'fc.wieght'"),
+        ("fc.bias", np.zeros((1,)), r"'fc.bias' has shape \(1,\) but Small needs \(10,\)"),
+        ("fc.bias", np.zeros((1, 10)), r"'fc.bias' has shape \(1, 10\) but Small needs \(10,\)"),
+        ("fc.bias", "zeros", "'fc.bias' is a str, not numbers"),
+    ):
+        with pytest.raises(qat.QatError, match=rf"^write: {said}[^\n]*$"):
+            module.write(model, {"conv.weight": np.ones((4, 1, 3, 3)), name: array})
+    for name, array in module.read(model).items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+    module.write(model, {"fc.bias": np.ones(10)})
+    np.testing.assert_array_equal(module.read(model)["fc.bias"], np.ones(10, np.float32))

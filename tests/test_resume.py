@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import qat
 from qat import registry
@@ -100,6 +103,47 @@ def test_continuing_from_any_checkpoint_gives_the_same_bits(
             assert mine.keys() == theirs.keys()
             for name, array in mine.items():
                 np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+@pytest.mark.parametrize("stopped_at", [14, 22])
+def test_a_checkpoint_without_a_record_of_its_epochs_is_continued(stopped_at: int, tmp_path: Path) -> None:
+    """As the first releases wrote them."""
+    graph, dataset, recipe = Small().graph(), load("digits"), Recipe(epochs=3)
+    saved: dict[int, qat.Checkpoint] = {}
+    start = qat.Checkpoint(graph, graph.initial_params())
+    end = train(TORCH, start, dataset, recipe, save=lambda each: saved.update({each.step: each}), save_every=7)
+    path = tmp_path / "early.ckpt"
+    saved[stopped_at].save(path)
+    with safe_open(path, "numpy") as file:
+        metadata, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del metadata["progress"]
+    save_file(arrays, path, metadata)
+    halfway = train(TORCH, qat.Checkpoint.load(path), dataset, recipe, stop_after=2)
+    halfway.save(path)
+    again = train(TORCH, qat.Checkpoint.load(path), dataset, recipe)
+    assert again.progress.epochs[-1] == end.progress.epochs[-1]
+    for name, array in again.params.items():
+        np.testing.assert_array_equal(array, end.params[name], err_msg=name)
+
+
+def test_a_record_that_lacks_epochs_is_refused_where_they_decide() -> None:
+    graph, dataset, recipe = Small().graph(), load("digits"), Recipe(epochs=3, validation=100, keep_best=True)
+    half = train(TORCH, qat.Checkpoint(graph, graph.initial_params()), dataset, recipe, stop_after=2)
+    for epochs in ((), half.progress.epochs[1:]):
+        lacking = replace(half, progress=replace(half.progress, epochs=epochs))
+        with pytest.raises(
+            qat.QatError, match=f"record of epochs is damaged: it has {len(epochs)} epochs for 40 steps of"
+        ):
+            train(TORCH, lacking, dataset, recipe)
+
+
+def test_a_record_of_other_steps_is_refused() -> None:
+    graph, dataset, recipe = Small().graph(), load("digits"), Recipe(epochs=3)
+    half = train(TORCH, qat.Checkpoint(graph, graph.initial_params()), dataset, recipe, stop_after=2)
+    first, second = half.progress.epochs
+    for epochs in ((first,), (first, replace(second, step=second.step + 1))):
+        with pytest.raises(qat.QatError, match="record of epochs is damaged"):
+            train(TORCH, replace(half, progress=replace(half.progress, epochs=epochs)), dataset, recipe)
 
 
 def test_a_finished_training_is_left_as_it_is() -> None:

@@ -171,3 +171,24 @@ def test_a_compiled_step_counts_the_delay_and_learns_as_the_eager_one() -> None:
     np.testing.assert_allclose(compiled, eager, rtol=0, atol=1e-3)
     assert abs(compiled[3] - plain_loop(TORCH.lower(LeNet5()), 4)[3]) > 0.0
     assert step.model.step == 4
+
+
+@pytest.mark.parametrize("optimizer", [Optimizer("momentum"), Optimizer("adam"), Optimizer("amsgrad")], ids=str)
+def test_the_optimizers_state_is_whole_before_any_gradient(optimizer: Optimizer) -> None:
+    """Also that of scales whose quantizers are idle still; a state of earlier releases, which lacked those, is taken."""
+    graph = qat.convert_quant_network(LeNet5(), activation_quantizer=qat.LSQActivationQuantizer(8, quant_delay=2))
+    images, labels = np.zeros((4, 1, 32, 32), np.uint8), np.arange(4)
+    steps = [TORCH.make_step(TORCH.lower(graph), optimizer) for _ in range(2)]
+    names = set(steps[0].state())
+    trained = {name for name, param in graph.params.items() if param.trainable}
+    assert {name.rpartition(".")[0] for name in names} == trained
+    steps[0](images, labels, 0.01)
+    state = steps[0].state()
+    assert set(state) == names
+    idle = "conv1.fake_quant.scale_change."
+    steps[1].load_state({name: array for name, array in state.items() if not name.startswith(idle)})
+    for name, array in steps[1].state().items():
+        np.testing.assert_array_equal(array, state[name], err_msg=name)
+    for damaged in ({}, state | {"conv1.weight.other": np.zeros(())}):
+        with pytest.raises(qat.QatError, match=r"^the optimizer's state (lacks|has) "):
+            steps[1].load_state(damaged)

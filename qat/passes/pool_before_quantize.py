@@ -18,25 +18,29 @@ def pool_before_quantize(graph: Graph) -> Graph:
     2. a pooling that does not see every number (its windows leave some out), since the range would not see them either.
     A range with a free lower end becomes that of the pooled numbers, which is all that anything ever reads.
     """
-    nodes = list(graph.nodes)
-    for index, quant in enumerate(nodes):
-        if not isinstance(quant.cell, FakeQuant) or quant.name in graph.outputs:
-            continue
-        users = graph.consumers(quant.name)
-        if len(users) != 1 or not _sees_everything(users[0], graph):
-            continue
-        pool = users[0]
-        at = nodes.index(pool)
-        # The quantizer takes the pooling's place, so that everything between them still comes first.
-        rest = [
-            replace(node, inputs=tuple(quant.name if name == pool.name else name for name in node.inputs))
-            for node in nodes[at + 1 :]
-        ]
-        pooled = replace(pool, inputs=quant.inputs)
-        nodes = [*nodes[:index], *nodes[index + 1 : at], pooled, replace(quant, inputs=(pool.name,)), *rest]
-        outputs = tuple(quant.name if name == pool.name else name for name in graph.outputs)
-        return pool_before_quantize(Graph(tuple(nodes), outputs, graph.name))
-    return graph
+    pools = {node.name for node in graph.nodes if _sees_everything(node, graph)}
+    nodes, outputs = list(graph.nodes), graph.outputs
+    for name in (node.name for node in graph.nodes if isinstance(node.cell, FakeQuant)):
+        while name not in outputs:
+            users = [node for node in nodes if name in node.inputs]
+            if len(users) != 1 or users[0].name not in pools:
+                break
+            (pool,) = users
+            index, at = next(i for i, node in enumerate(nodes) if node.name == name), nodes.index(pool)
+            quant = nodes[index]
+            # The quantizer takes the pooling's place, so that everything between them still comes first.
+            rest = [_reading(node, pool.name, name) for node in nodes[at + 1 :]]
+            pooled = [replace(pool, inputs=quant.inputs), replace(quant, inputs=(pool.name,))]
+            nodes = [*nodes[:index], *nodes[index + 1 : at], *pooled, *rest]
+            outputs = tuple(name if output == pool.name else output for output in outputs)
+    return Graph(tuple(nodes), outputs, graph.name)
+
+
+def _reading(node: Node, old: str, new: str) -> Node:
+    """The same, with another input in place of one."""
+    if old not in node.inputs:
+        return node
+    return replace(node, inputs=tuple(new if source == old else source for source in node.inputs))
 
 
 def _sees_everything(node: Node, graph: Graph) -> bool:

@@ -33,6 +33,7 @@ def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> Integer
             "(train_quant.py) first"
         )
     graph.check_params(params)
+    require_finite(graph, params)
     adjustments = Adjustments()
     for _ in range(MOST_ROUNDS):
         builder = IntegerBuilder(params, adjustments)
@@ -58,3 +59,12 @@ def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> Integer
             needed |= {x.name for x in integer_node.inputs}
             nodes.insert(0, integer_node)
     return IntegerGraph(tuple(nodes), inputs, outputs, graph.name)
+
+
+def require_finite(graph: Graph, params: Mapping[str, Array]) -> None:
+    """Raise QatError where a parameter holds a number that is infinite or NaN."""
+    found = graph.not_finite(params)
+    if found:
+        raise QatError(
+            f"params: {found}, with which {graph.name} computes nothing; their training went wrong, use those from before"
+        )
