@@ -143,6 +143,13 @@ class LoweredNetwork(keras.Model):
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Real outputs: one tensor, or a tuple where the network has several."""
+        try:
+            return self._outputs(inputs, training)
+        except QatError as error:
+            error._keras_call_info_injected = True  # Keras adds its lines to errors that have no such mark
+            raise
+
+    def _outputs(self, inputs: Any, training: bool) -> Any:
         inputs = as_tuple(inputs)
         if not training:
             return _single(self._real(inputs))

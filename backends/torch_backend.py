@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -273,7 +274,10 @@ def load_params(path: str | Path) -> dict[str, Array]:
         if zipfile.is_zipfile(file):
             check_zip(path, file, advice)
         file.seek(0)
-        data = torch.load(file, map_location="cpu", weights_only=True)
+        try:
+            data = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:  # PyTorch's own words would have the protection switched off
+            raise ValueError("it holds more than tensors, or is another program's file") from None
         data = data.get("state_dict", data) if isinstance(data, dict) else data
         if not isinstance(data, dict) or not any(isinstance(value, Tensor) for value in data.values()):
             raise QatError(f"{path}: holds {type(data).__name__} without tensors; save model.state_dict()")

@@ -125,8 +125,8 @@ def _of_floats(x: Any) -> str:
     if (
         isinstance(x, np.ndarray)
         and x.dtype.kind == "f"
-        and x.size
-        and (0.0 < np.nanmax(x) <= 1.0 or np.nanmin(x) < 0.0)
+        and (finite := x[np.isfinite(x)]).size
+        and (0.0 < finite.max() <= 1.0 or finite.min() < 0.0)
     ):
         return (
             "these look divided by 255 or normalised, which the network does itself: give the images as they were read"

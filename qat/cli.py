@@ -17,8 +17,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from qat import __version__, hints
-from qat.console import PlainOutput
-from qat.errors import QatError
+from qat.console import LastingOutput, PlainOutput
+from qat.errors import QatError, one_line
 from qat.reading import read_text, reading
 from qat.workers import this_worker
 
@@ -181,18 +181,34 @@ def run_script(
     arguments: Sequence[str] | None = None,
     prog: str | None = None,
 ) -> int:
-    """Parse, run, and turn a user's mistake into one line on standard error and exit status 2."""
+    """Parse, run, and turn a user's mistake into one line on standard error and exit status 2.
+
+    Where standard output is closed or can take no more, the work is done all the same, and its exit status counts; only a
+    reader that has gone, as head, may go without a word.
+    """
     parser = Parser(prog=prog, description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
     add_arguments(parser)
     # A batch system ends a job by SIGTERM: clean up as for Ctrl-C. A shell's background job ignores SIGINT itself.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
     try:
-        if this_worker().rank:  # the first of several workers speaks for all
+        if this_worker().rank or sys.stdout is None:  # the first of several workers speaks for all
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for as long as the process lives)
         args = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-        with contextlib.redirect_stdout(PlainOutput(sys.stdout)):
-            return run(args) or 0
+        output = LastingOutput(sys.stdout)
+        with contextlib.redirect_stdout(PlainOutput(output)):
+            status = run(args) or 0
+        output.flush()
+        if output.lost is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try again at the end
+            if not isinstance(output.lost, BrokenPipeError):
+                reason = output.lost.strerror or output.lost
+                print(
+                    f"{parser.prog}: error: what it prints cannot be written ({reason}); its work is done",
+                    file=sys.stderr,
+                )
+                status = status or USER_MISTAKE
+        return status
     except QatError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return error.exit_status
@@ -202,9 +218,13 @@ def run_script(
     except MemoryError:
         print(f"{parser.prog}: error: it needs more memory than there is; use less at a time", file=sys.stderr)
         return USER_MISTAKE
-    except BrokenPipeError:  # the reader of our output, as head, has gone
+    except BrokenPipeError:  # the reader of --help, as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a name that no file can have, a disk that fails
+        where = f"{one_line(error.filename)}: " if error.filename else ""
+        print(f"{parser.prog}: error: {where}{one_line(error.strerror or error)}; give another place", file=sys.stderr)
+        return USER_MISTAKE
 
 
 def _flag_files(arguments: Sequence[str]) -> list[str]:

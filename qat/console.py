@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -19,14 +18,41 @@ from qat.errors import QatError, one_line
 from qat.monitor import Epoch
 
 
+class LastingOutput:
+    """A stream that outlives its reader: from the first write that fails (a full disk, a pipe without a reader) on, what is
+    printed is dropped, so that no work is lost for it. lost: what that write raised.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.lost: OSError | None = None
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, act: Callable[[], Any]) -> None:
+        if self.lost is None:
+            try:
+                act()
+            except OSError as error:
+                self.lost = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class PlainOutput:
     """A stream that shows whatever is printed, line by line: a terminal obeys no character of it, and none is beyond what
     its encoding has. Only ``make_console`` writes to what is behind it, which has the styles.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | LastingOutput) -> None:
         self.behind = stream
-        if isinstance(stream, io.TextIOWrapper):
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:

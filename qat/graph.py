@@ -17,6 +17,7 @@ from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import LinearCell
 from qat.errors import QatError, shortened
+from qat.fields import check_type
 from qat.names import check_name
 from qat.ops import Array
 from qat.quantizers import Quantizer
@@ -166,6 +167,9 @@ class Graph:
 
     def initial_params(self, seed: int = 0) -> Params:
         """Fresh parameters. Each depends on the seed and its own name alone."""
+        check_type("seed", seed, int)
+        if seed < 0:
+            raise QatError(f"seed is {seed}; use a whole number of at least 0")
         return {name: param.create(seed, name) for name, param in self.params.items()}
 
     def observed_params(self, seed: int = 0) -> Params:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -285,7 +286,7 @@ def output_path(name: str, suffix: str) -> Path:
     """The file to write, with its ending added where it is missing. Raises QatError for a folder or another ending."""
     where = f"the file to write, {name!r}:"
     path = Path(name)
-    if not path.name or path.is_dir():
+    if not path.name or os.path.isdir(path):
         raise QatError(f"{where} is a folder, or nothing; give the name of a file")
     found = suffixed(path)
     if found is not None and TARGETS[found].suffix == suffix:
@@ -293,6 +294,13 @@ def output_path(name: str, suffix: str) -> Path:
     if found is not None:
         raise QatError(f"{where} ends as another format's file, not as {suffix}; change the name or the format")
     return path.with_name(path.name + suffix)
+
+
+def check_file(path: str, advice: str) -> None:
+    """Raise QatError where there is no such file."""
+    if not os.path.isfile(path):
+        found = "it is a folder, a pipe or a device" if os.path.exists(path) else "there is no such file"
+        raise QatError(f"{path or repr(path)}: {found}; {advice}")
 
 
 def load_checkpoint(path: str, *, quantized: bool) -> Checkpoint:
@@ -365,12 +373,16 @@ def train_and_save(
             "its own loop on an Ascend: mindspore.train.Model(qat.backend('mindspore').lower(network), ...).train(..., "
             "dataset_sink_mode=True); leave it out"
         )
+    if suffixed(path) is not None:
+        raise QatError(f"--save_path {path}: ends as an exported file, but a checkpoint is written; name it *.ckpt")
     check_writable(path)
     if args.log_path:
         check_writable(args.log_path)
     plan = recipe(args)
     dataset = load_data(data_path, start.graph)
-    if args.resume and path.exists():
+    if args.resume and not path.exists():
+        print(f"note: there is no {path} to resume: the training begins at its first step")
+    elif args.resume:
         saved = Checkpoint.load(path)
         if saved.graph != start.graph:
             raise QatError(

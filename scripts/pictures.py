@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import qat
@@ -71,8 +70,7 @@ def add_test_argument(container: argparse._ActionsContainer, *, required: bool) 
 
 def load_classifier(args: argparse.Namespace) -> Classifier:
     """The model that the arguments name. Raises QatError where it classifies no pictures."""
-    if not Path(args.model).is_file():
-        raise QatError(f"{args.model}: there is no such file; give a checkpoint, or what export wrote")
+    common.check_file(args.model, "give a checkpoint, or what export wrote")
     compute: Callable[[Array], Arrays]
     if suffixed(args.model) is None:
         checkpoint = Checkpoint.load(args.model)

@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import qat
 from qat.cli import run_script
-from qat.errors import QatError
 from qat.fixed_point import ARITHMETICS
 from qat.registry import BACKENDS
 from qat.scripts import common
@@ -36,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     for model in args.model:
-        if not Path(model).is_file():
-            raise QatError(f"{model}: there is no such file; give --model what export wrote")
+        common.check_file(model, "give --model what export wrote")
     targets = [common.trusted_target(args, model) for model in args.model]
     own = [
         args.arithmetic or default_arithmetic(target, model) for target, model in zip(targets, args.model, strict=True)

@@ -1,9 +1,15 @@
-"""Tables on a terminal and elsewhere: nothing in them is cut off, or read as markup."""
+"""What commands print: tables cut nothing off and read no markup; output that cannot be written costs no work."""
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from qat.checkpoint import Checkpoint
 from qat.console import print_table
 
 ROWS = [("[/red] pip install 'qat-engine[keras]'", "123,456,789"), ("conv", "26,657,280")]
@@ -22,3 +28,36 @@ def test_a_table_shows_every_character(
     out = capsys.readouterr().out
     for text in ("What [it] is", "layer [name]", *(cell for row in ROWS for cell in row)):
         assert all(word in out for word in text.split())
+
+
+def run(arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    command = f"{shlex.quote(sys.executable)} -m qat.cli {arguments}"
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False, **options
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_where_output_can_take_no_more_the_work_is_done_and_one_line_says_so(tmp_path: Path) -> None:
+    done = run("train --data_path digits --epochs 1 --save_path a.ckpt > /dev/full", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "what it prints cannot be written (No space left on device); its work is done" in done.stderr
+    assert Checkpoint.load(tmp_path / "a.ckpt").epoch == 1
+
+
+def test_without_a_standard_output_it_runs(tmp_path: Path) -> None:
+    done = run("summary --network lenet >&-", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_reader_that_has_gone_does_not_change_the_exit_status(tmp_path: Path) -> None:
+    for arguments, status in (("summary --network lenet | true", 0), ("summary --ckpt_path none.ckpt | true", 2)):
+        done = run(arguments, cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (status, status // 2)
+
+
+def test_a_name_that_no_file_can_have_is_one_line(tmp_path: Path) -> None:
+    name = "a" * 300
+    for arguments in (f"verify --model {name}.onnx --ckpt_path a", f"evaluate --input_path {name} --test_path b"):
+        done = run(arguments, cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr

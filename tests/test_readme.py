@@ -18,6 +18,7 @@ def test_the_library_example_runs_and_its_codes_are_equal(tmp_path: Path, monkey
     exec(compile(example, "README.md", "exec"), names)
     np.testing.assert_array_equal(names["codes"], names["same"])
     assert (tmp_path / "lenet.onnx").is_file()
+    assert names["certificate"].passed  # type: ignore[attr-defined]
 
 
 def test_every_script_it_names_exists() -> None:
