@@ -26,7 +26,7 @@ from qat.errors import QatError
 from qat.files import write_atomically
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.ops import Array
-from qat.reading import reading
+from qat.reading import reading, reason_of
 
 OPSET, IR_VERSION = 17, 8  #: Ascend's offline compiler reads no newer ones
 BATCH = 128  #: images at a time
@@ -167,8 +167,9 @@ def _infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels:
     except QatError:
         raise
     except Exception as error:  # whatever its operators raise
-        reason = " ".join(str(error).split())
-        raise QatError(f"{path}: cannot be emulated as a file of qat export ({reason}); export it anew") from None
+        raise QatError(
+            f"{path}: cannot be emulated as a file of qat export ({reason_of(error)}); export it anew"
+        ) from None
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from qat.arrays import Arrays, as_arrays, in_batches
 from qat.backends.c_text import DIGEST, METADATA, MODEL, comment, identifier
 from qat.backends.c_writer import Writer
 from qat.cells.base import Shape
-from qat.errors import QatError
+from qat.errors import QatError, shortened
 from qat.fields import check_type
 from qat.files import read_together, write_together
 from qat.graph import Graph
@@ -105,8 +105,9 @@ def predict(path: str | Path, pixels: Arrays) -> Arrays:
     A network with several inputs takes a tuple of arrays, one with several outputs returns a tuple. The file is compiled and
     run, whatever its C does: its digest tells damage, but not who wrote it. So give it files of your own only.
     """
-    outputs = _load(path).tensors("outputs")
-    found = _compute(path, pixels, [np.dtype(x.grid.dtype) for x in outputs], outputs)
+    file = _load(path)
+    outputs = file.tensors("outputs")
+    found = _compute(path, file, pixels, [np.dtype(x.grid.dtype) for x in outputs], outputs)
     return as_arrays(tuple(x.grid.dequantize(found[i]) for i, x in enumerate(outputs)))
 
 
@@ -115,7 +116,7 @@ def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) 
     file = _load(path)
     nodes = file.tensors("nodes")
     kinds = [np.uint16 if x.grid.wide else np.uint8 for x in nodes]
-    found = _compute(path, pixels, kinds, nodes, f"-D{file.model['name'].upper()}_TRACE")
+    found = _compute(path, file, pixels, kinds, nodes, f"-D{file.model['name'].upper()}_TRACE")
     result = {}
     for i, (x, entry) in enumerate(zip(nodes, file.model["nodes"], strict=True)):
         stored = found[i].reshape(-1, *entry["stored"])
@@ -188,16 +189,28 @@ def _load(path: str | Path) -> _File:
         file = _File(
             source.decode(), header_path.name, header, _parsed(model, MODEL), _parsed(metadata.strip(), METADATA)
         )
-        for key in ("inputs", "outputs", "nodes"):
-            for x, entry in zip(file.tensors(key), file.model[key], strict=True):
-                check_type("shape", x.shape, tuple[int, ...])
-                check_type("grid", tuple(entry["grid"]), tuple[int, int, int])
-                check_type("name", x.name, str)
-        check_type("name", file.model["name"], str)
-        check_stored(
-            path, (file.model["name"], *(x["name"] for key in ("inputs", "outputs", "nodes") for x in file.model[key]))
-        )
+        entries = [entry for key in ("inputs", "outputs", "nodes") for entry in file.model[key]]
+        for entry in entries:
+            _check_entry(entry)
+        check_stored(path, (file.model["name"], *(entry["name"] for entry in entries)))
         return file
+
+
+def _check_entry(entry: dict[str, Any]) -> None:
+    """Raise an error, of any kind, unless an input, an output or a node is described as ``Writer`` does it."""
+    sizes, stored, scale = tuple(entry["shape"]), tuple(entry["stored"]), entry["scale"]
+    for name, value in (("shape", sizes), ("stored", stored)):
+        check_type(name, value, tuple[int, ...])
+        if not value or min(value) < 1:
+            raise ValueError(f"{name} is {shortened(value)}")
+    if prod(stored) != prod(sizes):
+        raise ValueError(f"{shortened(stored)} is stored of {shortened(sizes)}")
+    check_type("scale", scale, float)
+    with np.errstate(over="ignore"):
+        finite = 0.0 < np.float32(scale) < np.inf
+    if not finite:
+        raise ValueError(f"scale is {shortened(scale)}")
+    check_type("grid", tuple(entry["grid"]), tuple[int, int, int])
 
 
 def _parsed(line: bytes, key: str) -> dict[str, Any]:
@@ -236,11 +249,15 @@ def _words(variable: str) -> list[str]:
 
 
 def _compute(
-    path: str | Path, pixels: Arrays, dtypes: Sequence[Any], tensors: Sequence[IntegerTensor], *define: str
+    path: str | Path,
+    file: _File,
+    pixels: Arrays,
+    dtypes: Sequence[Any],
+    tensors: Sequence[IntegerTensor],
+    *define: str,
 ) -> dict[int, Array]:
     """What the compiled program writes, (N, ...) for each of the tensors by position."""
     path = Path(path)
-    file = _load(path)
     with tempfile.TemporaryDirectory() as folder:
         # What is compiled is what was read and checked, whatever is written at the path meanwhile.
         source, program = Path(folder) / path.name, Path(folder) / "program"

@@ -13,6 +13,7 @@ from typing import Any
 from qat.backends.keras_ops import KerasOps
 from qat.backends.keras_setup import tf
 from qat.errors import QatError
+from qat.reading import reason_of
 from qat.workers import JointOps, this_worker
 
 Tensor = tf.Tensor
@@ -26,10 +27,9 @@ def join() -> tf.distribute.Strategy:
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except (RuntimeError, ValueError, tf.errors.OpError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise QatError(
-            f"the workers of TF_CONFIG do not come together ({reason}); start all of them, and lower the network before "
-            "anything else is computed with TensorFlow"
+            f"the workers of TF_CONFIG do not come together ({reason_of(error)}); start all of them, and lower the network "
+            "before anything else is computed with TensorFlow"
         ) from None
     count, devices = this_worker().count, strategy.num_replicas_in_sync
     if devices != count:

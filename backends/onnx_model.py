@@ -13,14 +13,13 @@ from qat.backends.messages import messages
 from qat.cells.base import Shape
 from qat.errors import QatError, shortened
 from qat.names import check_stored
-from qat.reading import read_file, reading
+from qat.reading import check_sample, read_file, reading
 
 METADATA = "qat."  #: before our keys in metadata_props
 #: What the two targets write. Others could loop for ever, make gigabytes of nothing, or read what is no affair of theirs.
 OPERATORS = {"Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Flatten", "Gather"}
 OPERATORS |= {"Gemm", "Identity", "MaxPool", "Mul", "QuantizeLinear", "ReduceMax", "ReduceSum", "Relu", "Sigmoid"}
 OPERATORS |= {"Softmax", "Sub", "Tanh"}
-LARGEST = 1 << 28  #: numbers of one sample, over all that nodes give
 
 
 def load_model(path: str | Path) -> onnx.ModelProto:
@@ -69,5 +68,4 @@ def check_operators(model: onnx.ModelProto) -> None:
             if not known[name].HasField("shape"):
                 raise ValueError(f"its {node.op_type} {name!r} has no shape")
             numbers += math.prod(max(size.dim_value, 1) for size in known[name].shape.dim)
-    if numbers > LARGEST:
-        raise ValueError(f"one sample takes {numbers:,} numbers, but {LARGEST:,} are the most")
+    check_sample(numbers)

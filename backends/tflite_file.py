@@ -13,7 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 from qat.errors import QatError
 from qat.names import check_stored
 from qat.ops import Array
-from qat.reading import read_file, reading
+from qat.reading import check_sample, read_file, reading
 
 METADATA = "qat."  #: before our keys in the metadata
 DIGEST = METADATA + "digest"  #: the SHA-256 of all of the file before it, its last 32 bytes
@@ -23,13 +23,12 @@ Op = schema.BuiltinOperator
 Type = schema.TensorType
 
 #: What the target writes. Others could ask for any memory or time.
-OPERATORS = {Op.ADD, Op.AVERAGE_POOL_2D, Op.CAST, Op.CONCATENATION, Op.CONV_2D, Op.DEPTHWISE_CONV_2D, Op.DIV}
+OPERATORS = {Op.ADD, Op.CAST, Op.CONCATENATION, Op.CONV_2D, Op.DEPTHWISE_CONV_2D, Op.DIV}
 OPERATORS |= {Op.FULLY_CONNECTED, Op.GATHER, Op.LOGISTIC, Op.MAXIMUM, Op.MAX_POOL_2D, Op.MINIMUM, Op.MUL, Op.PAD}
 OPERATORS |= {Op.PADV2, Op.REDUCE_MAX, Op.RELU, Op.RESHAPE, Op.SOFTMAX, Op.SUB, Op.SUM, Op.TANH, Op.TRANSPOSE}
 #: Types of inputs and outputs, and whether they are codes, which have a scale.
 ENDS = {Type.UINT8: False, Type.INT8: True, Type.INT16: True, Type.FLOAT32: False}
 MOST_TABLES = 100_000  #: of one kind
-LARGEST = 1 << 28  #: numbers of one sample, over all tensors
 
 
 class File(NamedTuple):
@@ -122,8 +121,7 @@ def _check_model(model: Any) -> None:
         if tensor.shape is None or any(size < 0 for size in tensor.shape):
             raise ValueError(f"a tensor has the shape {tensor.shape}")
         numbers += math.prod(int(size) for size in tensor.shape)
-    if numbers > LARGEST:
-        raise ValueError(f"one sample takes {numbers:,} numbers, but {LARGEST:,} are the most")
+    check_sample(numbers)
     for index in ends:
         tensor = graph.tensors[index]
         if tensor.type not in ENDS or len(tensor.shape) not in (2, 4) or tensor.shape[0] != 1:

@@ -184,17 +184,18 @@ def runtime(arithmetic: str = "float") -> str:
 def _infer(path: str | Path, content: bytes, outputs: list[int], pixels: Arrays, arithmetic: str) -> dict[int, Array]:
     """What LiteRT computes for each of the outputs, by position, as the file stores it."""
     try:
-        found = _LITERT.ask({"reference": arithmetic == "fixed"}, [np.frombuffer(content, np.uint8)])
-        shapes = [canonical_shape(x[1:].tolist()) for x in found[::2]]
-        signed = [x.dtype == np.int8 for x in found[1::2]]
+        with _LITERT.session():  # of two threads, each would have its pixels computed from the other's file
+            found = _LITERT.ask({"reference": arithmetic == "fixed"}, [np.frombuffer(content, np.uint8)])
+            shapes = [canonical_shape(x[1:].tolist()) for x in found[::2]]
+            signed = [x.dtype == np.int8 for x in found[1::2]]
 
-        def run(batch: tuple[Array, ...]) -> dict[int, Array]:
-            stored = [to_stored(x) for x in batch]
-            results = _LITERT.ask(
-                {}, [(x ^ 0x80).view(np.int8) if flip else x for x, flip in zip(stored, signed, strict=True)]
-            )
-            return {position: results[position] for position in outputs}
+            def run(batch: tuple[Array, ...]) -> dict[int, Array]:
+                stored = [to_stored(x) for x in batch]
+                results = _LITERT.ask(
+                    {}, [(x ^ 0x80).view(np.int8) if flip else x for x, flip in zip(stored, signed, strict=True)]
+                )
+                return {position: results[position] for position in outputs}
 
-        return in_batches(run, pixels, shapes, BATCH, str(path))
+            return in_batches(run, pixels, shapes, BATCH, str(path))
     except ChildError as error:
         raise QatError(f"{path}: LiteRT cannot run it as a file of qat export ({error}); export it anew") from None

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from qat.backends.torch_ops import TorchOps
 from qat.errors import QatError
+from qat.reading import reason_of
 from qat.workers import JointOps, this_worker
 
 Tensor = torch.Tensor
@@ -26,8 +27,7 @@ def join() -> None:
     try:
         dist.init_process_group("nccl" if gpu else "gloo")
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise QatError(f"the workers do not find one another ({reason}); start them with torchrun") from None
+        raise QatError(f"the workers do not find one another ({reason_of(error)}); start them with torchrun") from None
 
 
 class _Sum(torch.autograd.Function):

@@ -19,13 +19,15 @@ import safetensors.numpy
 
 from qat.errors import NotFiniteError, QatError, shortened
 from qat.files import write_atomically
-from qat.graph import Graph, Params
+from qat.graph import MOST_PARAMETERS, Graph, Params
 from qat.monitor import Progress
 from qat.ops import Array
 from qat.reading import LARGEST_JSON, open_regular, reading
 from qat.registry import suffixed
 
 FORMAT = "qat-checkpoint-1"
+#: Bytes of a file: of the largest graph the parameters, those of the best epoch, and three moments of each.
+LARGEST = 5 * 4 * MOST_PARAMETERS + (1 << 28)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,16 +87,10 @@ class Checkpoint:
     def load(cls, path: str | Path) -> Checkpoint:
         """Raises QatError where the file is missing, damaged, no checkpoint, or inconsistent in itself."""
         path = Path(path)
-        if not os.path.isfile(path):
-            found = "is no file" if os.path.exists(path) else "there is no such checkpoint"
-            raise QatError(f"{path}: {found}; give the checkpoint file that training wrote")
+        open_regular(path, "give the checkpoint file that training wrote", limit=LARGEST).close()
         advice = "use another copy, or import-params where it is a file of PyTorch or MindSpore"
         try:
-            with (
-                open_regular(path, "give the checkpoint file that training wrote"),
-                reading(path, "a checkpoint of qat", advice),
-                safetensors.safe_open(path, framework="numpy") as file,
-            ):
+            with reading(path, "a checkpoint of qat", advice), safetensors.safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
         except QatError:
@@ -108,17 +104,13 @@ class Checkpoint:
                 f"{path}: has format {shortened(metadata.get('format'))} where this release reads {FORMAT!r}; it is "
                 "another program's safetensors file, or another release's checkpoint"
             )
-        try:
-            with reading(path, "a checkpoint of qat: its metadata are damaged", "use another copy"):
-                if max(map(len, metadata.values())) > LARGEST_JSON:
-                    raise ValueError(f"there are more than {LARGEST_JSON:,} characters")
-                graph = Graph.from_json(metadata["graph"])
-                step, epoch = (_count(name, metadata[name]) for name in ("step", "epoch"))
-                history = _history(json.loads(metadata["history"]))
-                progress = Progress.from_json(json.loads(metadata.get("progress", "null")))
-        except QatError as error:
-            message = str(error)
-            raise QatError(message if message.startswith(f"{path}: ") else f"{path}: {message}") from None
+        with reading(path, "a checkpoint of qat: its metadata are damaged", "use another copy"):
+            if max(map(len, metadata.values())) > LARGEST_JSON:
+                raise ValueError(f"there are more than {LARGEST_JSON:,} characters")
+            graph = Graph.from_json(metadata["graph"])
+            step, epoch = (_count(name, metadata[name]) for name in ("step", "epoch"))
+            history = _history(json.loads(metadata["history"]))
+            progress = Progress.from_json(json.loads(metadata.get("progress", "null")))
         params, state, best = (
             {name.removeprefix(part): a for name, a in tensors.items() if name.startswith(part)}
             for part in ("params/", "optimizer/", "best/")
@@ -150,11 +142,11 @@ class Checkpoint:
 def _count(name: str, text: str) -> int:
     """A number of steps or epochs, as ``save`` wrote it."""
     if not (text.isascii() and text.isdecimal() and len(text) < 16):
-        raise QatError(f"its {name} is {shortened(text)}, no number of them; use another copy")
+        raise ValueError(f"its {name} is {shortened(text)}, no number of them")
     return int(text)
 
 
 def _history(entries: Any) -> tuple[dict[str, Any], ...]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise QatError("its history is no list of trainings; use another copy")
+        raise ValueError("its history is no list of trainings")
     return tuple(entries)

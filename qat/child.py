@@ -15,7 +15,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -24,7 +25,8 @@ from qat.ops import Array
 from qat.reading import reason_of
 
 MEMORY = 8 << 30  #: bytes of address space of such a process
-PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from qat.child import serve; serve(sys.argv[2])"
+#: Python puts the working directory first; nothing but sys, which is built in, is imported before that is undone.
+PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from qat.child import serve; serve(sys.argv[1])"
 
 
 class ChildError(Exception):
@@ -40,8 +42,17 @@ class Child:
     def __init__(self, module: str) -> None:
         self._module = module
         self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0
-        self._lock = threading.Lock()
+        self._inherited: list[subprocess.Popen[bytes]] = []  #: of the process that this one was forked from
+        self._lock = threading.RLock()
+        atexit.register(self.close)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[None]:
+        """For questions that belong together: other threads ask theirs before or after."""
+        with self._lock:
+            yield
 
     def ask(self, question: Mapping[str, Any], arrays: Sequence[Array]) -> list[Array]:
         """Raises ChildError with what was raised there, or how the process ended."""
@@ -65,26 +76,44 @@ class Child:
         return answers
 
     def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._owner != os.getpid():  # a fork must not speak into its parent's
-            command = [sys.executable, "-c", PROGRAM, json.dumps(sys.path), self._module]
+        if self._process is None:
+            command = [sys.executable, "-c", PROGRAM, self._module, *_paths()]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
-            self._owner = os.getpid()
-            atexit.register(self.close)
         return self._process
 
     def close(self) -> int:
         """End the process, where it runs; returns its exit status."""
+        with self._lock:
+            process, self._process = self._process, None
+            if process is None:
+                return 0
+            with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+                process.communicate(timeout=5.0)  # closes its input, after which it ends
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            return process.returncode
+
+    def _forked(self) -> None:
+        """In a fork: it starts a process of its own, and neither speaks into its parent's nor keeps that one's input open.
+
+        Another thread, which is not here, may have held the lock and been about to write.
+        """
+        self._lock = threading.RLock()
         process, self._process = self._process, None
-        if process is None or self._owner != os.getpid():
-            return 0
-        with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
-            process.communicate(timeout=5.0)  # closes its input, after which it ends
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        return process.returncode
+        if process is not None and process.stdin is not None and process.stdout is not None:
+            with open(os.devnull, "r+b") as nothing:
+                os.dup2(nothing.fileno(), process.stdin.fileno(), inheritable=False)
+                os.dup2(nothing.fileno(), process.stdout.fileno(), inheritable=False)
+            process.returncode = 0  # whoever started it waits for it
+            self._inherited.append(process)
+
+
+def _paths() -> list[str]:
+    """Where the process finds modules: as this one does, but not in whatever the working directory is by then."""
+    return [*filter(os.path.isabs, sys.path), str(Path(__file__).resolve().parent.parent)]
 
 
 def _ending(status: int) -> str:

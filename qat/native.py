@@ -9,7 +9,7 @@ import numpy as np
 from qat.errors import QatError, shortened
 from qat.graph import Graph, Params
 from qat.ops import Array
-from qat.reading import reading
+from qat.reading import reading, without_warnings
 
 #: Parts of a name that a framework's fused cell puts between cell and parameter, as MindSpore's "conv1.conv.weight".
 WRAPPERS = ("conv", "dense", "handler")
@@ -74,7 +74,8 @@ def params_from(graph: Graph, arrays: Mapping[str, Array], renamed: Mapping[str,
             )
         if ours in found:
             raise QatError(f"{source}: {name!r} is a second {ours!r}; rename one of them")
-        with reading(source, "parameters", f"look at {shortened(name)} in it"), np.errstate(all="ignore"):
+        advice = f"look at {shortened(name)} in it"
+        with reading(source, "parameters", advice), np.errstate(all="ignore"), without_warnings():
             found[ours] = np.asarray(array, np.float32)
         if np.iscomplexobj(array) or not np.isfinite(found[ours]).all():
             raise QatError(f"{source}: {shortened(name)} holds what is no finite number; save the parameters anew")

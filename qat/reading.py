@@ -1,7 +1,8 @@
 """Reading files that others made: only regular files, only so much of them, and every error of a parser in one line.
 
 A file may be damaged or made to do harm, and the libraries that parse it raise whatever they run into. So every reader
-opens by ``open_regular`` (or ``read_file``, ``read_unpacked``, ``read_text``), and lets its parser run inside ``reading``.
+opens by ``open_regular`` (or ``read_file``, ``read_unpacked``, ``read_text``), and lets its parser run inside ``reading``, and
+inside ``without_warnings`` where it warns.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from typing import IO, Any
 
 import numpy as np
 
-from qat.errors import QatError
+from qat.errors import QatError, one_line
 from qat.files import LARGEST, open_file, settle
 
 LARGEST_TEXT = 1 << 20  #: bytes of a text that people write: names of classes, an index, flags
 LARGEST_JSON = 1 << 24  #: bytes of a JSON text
 #: Bytes that a compressed file may unpack to, whatever its own size, and times its size, where that is more.
 LARGEST_UNPACKED, MOST_TIMES = 1 << 28, 20
+LARGEST_SAMPLE = 1 << 28  #: numbers of one sample, over all that an exported file computes
 LONGEST_REASON = 160  #: characters of what a library says
 
 
@@ -32,18 +34,31 @@ LONGEST_REASON = 160  #: characters of what a library says
 def reading(path: str | Path, what: str, advice: str) -> Iterator[None]:
     """Whatever is raised inside becomes a QatError: the file ``path`` cannot be read as ``what``; then what to do.
 
-    A QatError passes, and so does what ends the process. All else is caught, since parsers share no class of errors: they
-    stumble over indices and keys, run out of memory or stack, and those in Rust panic with a BaseException. What they warn
-    of is left out: either the content is good, or there is an error.
+    A QatError passes that begins with the path; any other, of what knows no file, gets it, and the advice. What ends the
+    process passes. All else is caught, since parsers share no class of errors: they stumble over indices and keys, run out of
+    memory or stack, and those in Rust panic with a BaseException.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except (QatError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
+    except QatError as error:
+        text = str(error)
+        if text.startswith(one_line(path)):
+            raise
+        raise QatError(f"{path}: {text}{', or' if '; ' in text else ';'} {advice}") from None
     except BaseException as error:
         raise QatError(f"{path}: cannot be read as {what} ({reason_of(error)}); {advice}") from None
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """What a parser warns of is left out: either the content is good, or there is an error. For the parser's call alone, since
+    it is the warnings of all threads.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def reason_of(error: BaseException) -> str:
@@ -59,23 +74,26 @@ def reason_of(error: BaseException) -> str:
     return text if len(text) <= LONGEST_REASON else f"{text[: LONGEST_REASON - 3]}..."
 
 
-def open_regular(path: str | Path, advice: str) -> IO[bytes]:
-    """A file, opened to be read. Raises QatError where it cannot be, and for a folder, a pipe or a device."""
+def open_regular(path: str | Path, advice: str, *, limit: int = LARGEST) -> IO[bytes]:
+    """A file of at most ``limit`` bytes, opened to be read. Raises QatError where it cannot be, for a folder, a pipe or a
+    device, and for a larger one.
+    """
     settle(path)
     try:
-        return open_file(path)
+        file = open_file(path)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise QatError(f"{path}: cannot be read ({reason_of(error)}); {advice}") from None
+    if (size := _size(file)) > limit:
+        file.close()
+        raise QatError(f"{path}: holds {size:,} bytes, but {limit:,} are the most that is read; {advice}")
+    return file
 
 
 def read_file(path: str | Path, advice: str, *, limit: int = LARGEST) -> bytes:
-    """The content of a file of at most ``limit`` bytes. Raises QatError as ``open_regular``, and for a larger one."""
-    with open_regular(path, advice) as file:
-        size = _size(file)
-        if size > limit:
-            raise QatError(f"{path}: holds {size:,} bytes, but {limit:,} are the most that is read; {advice}")
+    """The content of a file of at most ``limit`` bytes. Raises QatError as ``open_regular``."""
+    with open_regular(path, advice, limit=limit) as file:
         try:
-            return file.read(size)
+            return file.read(_size(file))
         except (OSError, MemoryError) as error:
             raise QatError(f"{path}: cannot be read ({reason_of(error)}); {advice}") from None
 
@@ -115,6 +133,12 @@ def check_zip(path: str | Path, file: IO[bytes], advice: str) -> None:
         raise QatError(
             f"{path}: unpacks to {unpacked:,} bytes, which nothing that is read here does from {size:,}; {advice}"
         )
+
+
+def check_sample(numbers: int) -> None:
+    """Raise ValueError where an exported file computes more numbers of one sample than any network's."""
+    if numbers > LARGEST_SAMPLE:
+        raise ValueError(f"one sample takes {numbers:,} numbers, but {LARGEST_SAMPLE:,} are the most")
 
 
 def _size(file: IO[Any]) -> int:

@@ -381,6 +381,13 @@ def read_exported(file_format: str, profile: str = "default") -> Callable[[Path]
     return read
 
 
+def read_c(path: Path) -> str:
+    made, target = checkpoint(), qat.target("C")
+    tensors = [node.output for node in qat.to_integer(made.graph, made.params).nodes]
+    assert all(isinstance(codes, np.ndarray) for codes in target.trace(path, PIXELS, tensors).values())
+    return read_exported("C")(path)
+
+
 def read_float_onnx(path: Path) -> None:
     assert isinstance(qat.target("ONNX").predict(path, PIXELS), np.ndarray)
 
@@ -527,7 +534,7 @@ KINDS = {
         in_wire,
     ),
     "onnx": Kind(
-        "onnx", lambda: exported("ONNX", "x.onnx"), read_exported("ONNX"), 30, 700, "backends/onnx_target.py", in_onnx
+        "onnx", lambda: exported("ONNX", "x.onnx"), read_exported("ONNX"), 30, 700, "backends/onnx_model.py", in_onnx
     ),
     "float onnx": Kind(
         "onnx",
@@ -538,7 +545,7 @@ KINDS = {
         read_float_onnx,
         10,
         200,
-        "backends/onnx_target.py",
+        "backends/onnx_model.py",
         in_onnx,
     ),
     "ascend.onnx": Kind(
@@ -593,7 +600,7 @@ KINDS = {
     "sealed c": Kind(
         "c",
         lambda: c_files()[0],
-        read_exported("C"),
+        read_c,
         0,
         30,
         "backends/c_target.py",

@@ -26,6 +26,8 @@ from test_zoo import Setup, after_numpy_step, random_params, setups
 
 import qat
 from qat.arrays import Arrays, as_tuple
+from qat.backends import c_target
+from qat.backends.c_text import MODEL, comment
 from qat.data import Split
 from qat.integer import (
     Grid,
@@ -472,6 +474,70 @@ def test_files_that_were_changed_are_refused(tmp_path: Path) -> None:
         with pytest.raises(qat.QatError, match=message):
             C.predict(path, pixels)
         path.with_suffix(".h").write_bytes(header)
+
+
+@once
+@pytest.mark.parametrize(
+    ("key", "field", "value", "message"),
+    [
+        ("nodes", "stored", None, "KeyError: 'stored'"),
+        ("nodes", "stored", "x", "stored is"),
+        ("nodes", "stored", [2], "is stored of"),
+        ("nodes", "stored", [-10], "stored is"),
+        ("nodes", "stored", [10.0], "stored is"),
+        ("nodes", "stored", [], "stored is"),
+        ("nodes", "name", 3, "holds the name 3"),
+        ("inputs", "shape", [-1, 32, -32], "shape is"),
+        ("inputs", "shape", [0, 32, 32], "shape is"),
+        ("outputs", "shape", "x", "shape is"),
+        ("outputs", "scale", "nan", "scale is 'nan'; use a finite number"),
+        ("outputs", "scale", float("nan"), "scale is nan"),
+        ("outputs", "scale", 0.0, "scale is 0"),
+        ("outputs", "scale", -1.0, "scale is -1"),
+        ("outputs", "scale", 1e-60, "scale is 1e-60"),
+        ("outputs", "scale", 1e60, "scale is 1e"),
+        ("outputs", "scale", True, "scale is True"),
+        ("outputs", "grid", [0, 1], "grid is"),
+    ],
+    ids=str,
+)
+def test_a_sealed_file_describes_what_export_writes(
+    key: str, field: str, value: object, message: str, tmp_path: Path
+) -> None:
+    setup = calibrated(LeNet5(), images=2)
+    path = tmp_path / "net.c"
+    C.export(setup.integer, path)
+    file = c_target._load(path)
+    entry = file.model[key][-1]
+    if value is None:
+        del entry[field]
+    else:
+        entry[field] = value
+    source = "".join(line for line in file.source.splitlines(True) if not line.startswith(f"/* {MODEL}: "))
+    c_target._write(path, source + comment(MODEL, file.model), file.header, file.metadata)
+    (pixels,) = as_tuple(setup.pixels)
+    tensors = [node.output for node in setup.integer.nodes]
+    for read in (C.input_shapes, lambda path: C.predict(path, pixels), lambda path: C.trace(path, pixels, tensors)):
+        with pytest.raises(qat.QatError, match=message) as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{path}: ")
+
+
+@once
+def test_a_file_is_read_once_for_what_is_computed_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no codes of one export are scaled as another's that replaces it meanwhile."""
+    one, other = (calibrated(LeNet5(), images=2, symmetric=symmetric) for symmetric in (True, False))
+    path = tmp_path / "net.c"
+    C.export(one.integer, path)
+    expected, load = C.predict(path, one.pixels), c_target._load
+
+    def replaced_behind(path: Path) -> object:
+        file = load(path)
+        C.export(other.integer, path)
+        return file
+
+    monkeypatch.setattr(c_target, "_load", replaced_behind)
+    np.testing.assert_array_equal(C.predict(path, one.pixels), expected)
 
 
 @once

@@ -281,7 +281,7 @@ def test_help_lists_the_commands_and_imports_nothing_slow() -> None:
         (["export", "--ckpt_path", "x.ckpt", "--file_name", ""], "is a folder, or nothing"),
         (["export", "--ckpt_path", "x.ckpt", "--file_name", "x.tflite"], "ends as another format's file"),
         (["train", "--data_path", "digits", "--batch_size", "5000"], "larger than the 1437 training images"),
-        (["eval", "--data_path", "digits", "--ckpt_path", "none.ckpt"], "there is no such checkpoint"),
+        (["eval", "--data_path", "digits", "--ckpt_path", "none.ckpt"], "cannot be read (No such file or directory)"),
         (
             ["train-quant", "--data_path", "digits", "--ckpt_path", "x", "--symmetric", "maybe"],
             "neither true nor false",

@@ -143,7 +143,7 @@ def test_a_stage_ends_and_the_next_begins_within_the_epochs(
         (["--epoch-start", "3", "--epoch-end", "3"], "nothing lies between them; let the end be larger"),
         (["--epoch-end", "0"], "nothing lies between them"),
         (["--epoch-start", "-1"], "use 0 <= start < end"),
-        (["--epoch-start", "1", "--last-checkpoint", "nowhere.ckpt"], "nowhere.ckpt: there is no such checkpoint"),
+        (["--epoch-start", "1", "--last-checkpoint", "nowhere.ckpt"], "nowhere.ckpt: cannot be read"),
     ],
 )
 def test_a_wrong_epoch_is_refused_in_one_line(

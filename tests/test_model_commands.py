@@ -193,7 +193,10 @@ def test_every_kind_is_compiled_and_evaluated(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["compile", "--input_path", "none.ckpt", "--target", "onnx", "--output_path", "x"], "no such checkpoint"),
+        (
+            ["compile", "--input_path", "none.ckpt", "--target", "onnx", "--output_path", "x"],
+            "none.ckpt: cannot be read",
+        ),
         (["compile", "--input_path", "lenet.ckpt", "--target", "exe", "--output_path", "x"], "invalid choice: 'exe'"),
         (
             ["compile", "--input_path", "lenet.ckpt", "--target", "onnx", "--output_path", "x.tflite"],

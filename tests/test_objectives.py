@@ -443,7 +443,7 @@ def test_the_commands_take_a_teacher_and_refuse_a_wrong_one(tmp_path: Path, caps
     capsys.readouterr()
     for arguments, message in (
         (["--teacher_ckpt", "self"], "--teacher_ckpt self: LeNet5 has no quantizers"),
-        (["--teacher_ckpt", "nowhere"], "nowhere: there is no such checkpoint"),
+        (["--teacher_ckpt", "nowhere"], "nowhere: cannot be read (No such file or directory)"),
         (["--distill_weight", "0.5"], "--distill_weight: there is no teacher"),
         (["--teacher_ckpt", paths["big"], "--distill_weight", "2"], "distill_weight is 2.0; use a number from 0 to 1"),
         (["--teacher_ckpt", paths["big"], "--distill_temperature", "0"], "distill_temperature is 0.0; use a positive"),

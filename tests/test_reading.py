@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import json
 import os
+import sqlite3
 import struct
+import subprocess
+import sys
+import threading
 import time
 import tracemalloc
+import warnings
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +36,7 @@ from qat.graph import MOST_NODES
 from qat.networks import LeNet5
 from qat.quant_config import read_quant_config
 from qat.registry import BACKENDS, TARGETS, installed
-from qat.study import Study
+from qat.study import Study, Task
 from qat.study.search import Search
 from qat.study.training import read_result
 
@@ -85,6 +92,88 @@ def test_only_regular_files_are_read(reader: str, what: str, tmp_path: Path) -> 
     elif what != "nothing":
         path = Path(what)
     refused(lambda: READERS[reader](path), "cannot be read|is no file|there is no such")
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_no_larger_files_are_read(reader: str, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.touch()
+    os.truncate(path, 6 << 30)  # of holes, which take no space
+    refused(lambda: READERS[reader](path), r"x: holds 6,442,450,944 bytes, but [\d,]+ are the most that is read; ")
+
+
+def test_of_what_lies_beside_a_file_no_more_is_read_either(tmp_path: Path) -> None:
+    for name in ("x.source_image.npy", "x.npz"):
+        (tmp_path / name).touch()
+        os.truncate(tmp_path / name, 3 << 30)
+    (tmp_path / "x.json").write_text(json.dumps(RESULT))
+    refused(lambda: read_source_images(tmp_path / "x.mat", 3), "npy: holds 3,221,225,472 bytes, but 2,147,483,648 are")
+    refused(lambda: read_result(tmp_path / "x.json"), "npz: holds 3,221,225,472 bytes, but 2,147,483,648 are")
+
+
+# -- what is said of a file ---------------------------------------------------------------------------------------------
+
+RESULT: dict[str, Any] = {"name": "x", "label": {"model": "x", "fold": 0}, "data": "x", "source": "x", "accuracy": 0.5}
+RESULT |= {"best_epoch": 1, "epochs": [], "codes_differ": 0, "seconds": 1.0, "test_images": 1, "train_images": 1}
+
+
+def test_what_is_wrong_in_a_file_names_the_file(tmp_path: Path) -> None:
+    result = tmp_path / "x.json"
+    for changed in ([1], RESULT | {"seconds": "x"}, RESULT | {"label": {}}):
+        result.write_text(json.dumps(changed))
+        refused(lambda: read_result(result), f"^{result}: .* (is|cannot) .*train it anew$")
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("attempts", "many"), ("state", "x"), ("after", "[3]"), ("name", "a/b"), ("settings", "[]")]
+)
+def test_what_is_wrong_in_a_study_names_the_study(column: str, value: object, tmp_path: Path) -> None:
+    with Study(tmp_path) as study:
+        study.add([Task("a")])
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        database.execute(f"UPDATE tasks SET {column} = ?", (value,))
+    database.close()
+    refused(lambda: Study(tmp_path), f"^{tmp_path / 'study.db'}: .*choose another folder$")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("graph", "{}"), ("graph", "[]"), ("step", "x"), ("epoch", "-1"), ("history", "{}"), ("progress", '{"x": 1}')],
+)
+def test_what_is_wrong_in_a_checkpoint_names_the_checkpoint(key: str, value: str, tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy")
+    path, graph = tmp_path / "x.ckpt", LeNet5().graph()
+    qat.Checkpoint(graph, graph.initial_params()).save(path)
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    path.write_bytes(safetensors.save(graph.initial_params(), metadata | {key: value}))
+    refused(lambda: qat.Checkpoint.load(path), f"^{path}: .*use another copy$")
+
+
+def test_what_knows_no_file_gets_its_name_once() -> None:
+    for text, shown in (
+        ("it is 3; use a dict", "x y: it is 3; use a dict, or leave it"),
+        ("it is damaged", "x y: it is damaged; leave it"),
+        ("x y: it is 3; use another", "x y: it is 3; use another"),
+    ):
+        with pytest.raises(qat.QatError, match=f"^{shown}$"), reading.reading("x y", "text", "leave it"):
+            raise qat.QatError(text)
+
+
+def test_only_a_parser_s_own_warnings_are_left_out(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="of another"), reading.reading("x", "text", "leave it"):
+        warnings.warn("of another", UserWarning, stacklevel=1)
+    buffer = io.BytesIO()
+    np.save(buffer, np.arange(3))
+    (tmp_path / "y.source_image.npy").write_bytes(
+        buffer.getvalue().replace(b"(3,), ", b"(3L,),")
+    )  # as Python 2 wrote it
+    np.testing.assert_array_equal(read_source_images(tmp_path / "y.mat", 3), np.arange(3))
+    scipy = pytest.importorskip("scipy.io")
+    scipy.savemat(tmp_path / "x.mat", {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.ones((2, 1), np.uint8)})
+    content = (tmp_path / "x.mat").read_bytes()
+    (tmp_path / "x.mat").write_bytes(content + content[128:])  # each array twice
+    assert len(read_svhn(tmp_path / "x.mat")[1]) == 2
 
 
 def test_a_pipe_in_a_study_s_folder_is_no_database(tmp_path: Path) -> None:
@@ -333,4 +422,91 @@ def test_a_child_that_dies_is_one_line_and_another_one_answers() -> None:
         child.ask({"do": "grow"}, [])
     (empty,) = child.ask({"do": "double"}, [np.zeros((0, 3), np.float32)])
     assert empty.shape == (0, 3)
+    child.close()
+
+
+IN_A_FOLDER = """
+import sys
+from qat.child import Child
+import numpy as np
+for first in ([], ["", "."]):
+    sys.path[:0] = first
+    child = Child("reading_work")
+    print(child.ask({"do": "double"}, [np.arange(3)])[0].tolist())
+    child.close()
+"""
+
+
+def test_a_child_imports_nothing_from_the_working_directory(tmp_path: Path) -> None:
+    program, here = tmp_path / "elsewhere" / "program.py", tmp_path / "here"
+    program.parent.mkdir()
+    program.write_text(IN_A_FOLDER)
+    here.mkdir()
+    for name in ("json", "numpy", "qat", "reading_work", "signal", "subprocess", "resource"):
+        (here / f"{name}.py").write_text(f"open({str(tmp_path / name)!r}, 'w')\n")
+    tests = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"}
+    command = [sys.executable, program]
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[0, 2, 4]\n[0, 2, 4]\n", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "here"]
+
+
+def test_what_belongs_together_is_asked_of_a_child_together() -> None:
+    child = Child("reading_work")
+
+    def recalled(number: int) -> int:
+        with child.session():
+            child.ask({"do": "remember", "number": number}, [])
+            time.sleep(0.01)
+            return int(child.ask({"do": "recall"}, [])[0][0])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(recalled, range(20))) == list(range(20))
+    child.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # which holds of what other threads hold
+def test_a_fork_has_a_child_of_its_own() -> None:
+    child = Child("reading_work")
+
+    def process() -> int:
+        with child.session():
+            child.ask({"do": "remember", "number": 0}, [])
+            return int(child.ask({"do": "recall"}, [])[0][1])
+
+    before = process()
+    begun, ended = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with child.session():
+            begun.set()
+            ended.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    begun.wait(60)
+    fork = os.fork()
+    if fork == 0:
+        status = 1
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                own = process()
+                gc.collect()
+                child.close()
+            status = 0 if own not in (before, os.getpid()) and not caught else 2
+        finally:
+            os._exit(status)
+    deadline = time.monotonic() + 30
+    while (found := os.waitpid(fork, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if found == (0, 0):
+        os.kill(fork, 9)
+        found = os.waitpid(fork, 0)
+    ended.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(found[1]) == 0
+    assert process() == before
     child.close()

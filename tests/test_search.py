@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,23 @@ def test_a_trial_that_cannot_be_is_given_up_alone(tmp_path: Path, capsys: pytest
     with search(tmp_path) as one:
         assert len(one.run(objective, 3, str)) == 2
     assert "trial 1: given up: a block has nothing left\n" in capsys.readouterr().out
+
+
+def test_what_a_trial_warns_of_and_raises_is_its_own(tmp_path: Path) -> None:
+    def objective(trial: Any) -> float:
+        if trial.number == 1:
+            warnings.warn("of a training", UserWarning, stacklevel=1)
+            raise ZeroDivisionError("of a training")
+        return quadratic(trial)
+
+    with search(tmp_path) as one:
+        with (
+            pytest.raises(ZeroDivisionError, match=r"^of a training$"),
+            pytest.warns(UserWarning, match="of a training"),
+        ):
+            one.run(objective, 3, str)
+        assert [trial.state.name for trial in one.study.trials] == ["COMPLETE", "FAIL"]
+        assert len(one.run(objective, 3, str)) == 2
 
 
 def test_two_processes_do_not_search_in_one_folder(tmp_path: Path) -> None:

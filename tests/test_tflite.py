@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -627,3 +628,17 @@ def test_a_file_is_verified_in_the_arithmetic_that_it_was_exported_for(
             arithmetic,
             "float",
         ]
+
+
+def test_two_threads_may_predict_two_files(tmp_path: Path) -> None:
+    """LiteRT runs in one process for both; each thread's pixels are computed from its own file."""
+    setups = [calibrated(LeNet5(), seed=seed, images=250) for seed in range(2)]
+    pixels, paths = setups[0].pixels, [tmp_path / "0.tflite", tmp_path / "1.tflite"]
+    for setup, path in zip(setups, paths, strict=True):
+        TFLITE.export(setup.integer, path)
+    expected = [TFLITE.predict(path, pixels) for path in paths]
+    assert not np.array_equal(*expected)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda number: TFLITE.predict(paths[number % 2], pixels), range(12)))
+    for number, outputs in enumerate(found):
+        np.testing.assert_array_equal(outputs, expected[number % 2])

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from qat.errors import QatError
+from qat.files import LARGEST
 from qat.ops import Array
 from qat.reading import read_unpacked
-
-LARGEST = 1 << 31  #: bytes of one file's content; a damaged header must not make us allocate more
 
 
 def find_idx(folder: Path, part: str, stem: str, suffix: str) -> Path:
@@ -34,7 +33,7 @@ def read_idx(path: Path, rank: int) -> Array:
     Format: two zero bytes, the type (8: unsigned byte), the rank, one big-endian uint32 for each axis, the data
     (http://yann.lecun.com/exdb/mnist).
     """
-    content = read_unpacked(path, "download it again", limit=LARGEST)
+    content = read_unpacked(path, "download it again")
     head = 4 + 4 * rank
     magic = bytes((0, 0, 8, rank))
     if content[:4] != magic:

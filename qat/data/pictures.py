@@ -15,7 +15,7 @@ from qat.data.dataset import Split, resize_bilinear
 from qat.errors import QatError
 from qat.files import write_atomically
 from qat.ops import Array
-from qat.reading import read_file, read_text, reading
+from qat.reading import read_file, read_text, reading, without_warnings
 
 MODES = {1: "L", 3: "RGB"}  #: channels -> how Pillow calls such pictures
 #: What Pillow may take a file for, whatever its name: no EPS, which Ghostscript runs, nor any that nobody sends.
@@ -39,7 +39,11 @@ def read_picture(path: str | Path, shape: Shape) -> tuple[Array, list[str]]:
     Image = _pillow(path)  # noqa: N806
     changes: list[str] = []
     content = read_file(path, "give another file", limit=LARGEST)
-    with reading(path, "a picture", "give another file"), _opened(Image, path, content) as picture:
+    with (
+        reading(path, "a picture", "give another file"),
+        without_warnings(),
+        _opened(Image, path, content) as picture,
+    ):
         if picture.width * picture.height > MOST_PIXELS:
             raise QatError(
                 f"{path}: has {picture.width} x {picture.height} pixels, but {MOST_PIXELS:,} are the most that are read; "

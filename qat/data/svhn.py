@@ -12,7 +12,7 @@ import numpy as np
 
 from qat.errors import QatError
 from qat.ops import Array
-from qat.reading import check_array, most_unpacked, open_regular, reading
+from qat.reading import check_array, most_unpacked, open_regular, reading, without_warnings
 
 PARTS = ("train", "extra", "test")
 SHAPE = (32, 32, 3)  #: height, width, colours of one crop
@@ -40,7 +40,8 @@ def read_svhn(path: Path) -> tuple[Array, Array]:
     advice = "download it again"
     with open_regular(path, advice) as file, reading(path, "a .mat file", advice):
         _check_unpacked(path, file, advice)
-        content = loadmat(file, variable_names=["X", "y"], appendmat=False)
+        with without_warnings():
+            content = loadmat(file, variable_names=["X", "y"], appendmat=False)
     images, labels = content.get("X"), content.get("y")
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[:3] != SHAPE or images.ndim != 4:
         raise QatError(f"{path}: holds no X of uint8 (32, 32, 3, N), so it is no file of SVHN's cropped digits")
@@ -64,7 +65,7 @@ def read_source_images(path: Path, count: int) -> Array | None:
     if not beside.is_file():
         return None
     advice = "mend it, or take it away"
-    with open_regular(beside, advice) as file, reading(beside, "an array", advice):
+    with open_regular(beside, advice) as file, reading(beside, "an array", advice), without_warnings():
         check_array(file)
         numbers = np.load(file, allow_pickle=False)
     if not isinstance(numbers, np.ndarray) or numbers.shape != (count,) or numbers.dtype.kind not in "ui":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from qat.errors import QatError
+from qat.reading import reason_of
 from qat.study.store import Task
 
 #: A task's work: (folder, task). It leaves its result in the folder, as a whole, and takes up what an attempt before left.
@@ -124,8 +125,10 @@ class _Process:
 
 @contextlib.contextmanager
 def _environment() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in ONE_THREAD}
-    os.environ.update(ONE_THREAD)
+    """Of a worker. multiprocessing starts it by python -c, which would import from the working directory first."""
+    own = ONE_THREAD | {"PYTHONSAFEPATH": "1"}  # Python 3.10 does not know it
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
     try:
         yield
     finally:
@@ -168,7 +171,7 @@ def perform(work: Work, folder: Path, task: Task) -> str | None:
             return str(error)
         except Exception as error:  # whatever a framework raises must not end the study
             print(traceback.format_exc())
-            return f"{type(error).__name__}: {' '.join(str(error).split())[:200]} (see {log})"
+            return f"{reason_of(error)} (see {log})"
     return None
 
 
@@ -189,8 +192,9 @@ class RayExecutor:
         try:
             self._ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own)
         except Exception as error:  # its errors share no class
-            reason = " ".join(str(error).split())[:200]
-            raise QatError(f"--ray {address or ''}: Ray does not start ({reason}); is the address right?") from None
+            raise QatError(
+                f"--ray {address or ''}: Ray does not start ({reason_of(error)}); is the address right?"
+            ) from None
         self.jobs = jobs if address is None else max(int(self._ray.cluster_resources().get("CPU", 1)), 1)
         # The study itself tries a lost task again, so that its count of attempts is right.
         options = {"num_cpus": 1, "max_retries": 0, "runtime_env": {"env_vars": dict(ONE_THREAD)}}
@@ -211,8 +215,7 @@ class RayExecutor:
             try:
                 ended.append(Ended(name, self._ray.get(reference)))
             except self._ray.exceptions.RayError as error:
-                reason = " ".join(str(error).split())[:200]
-                ended.append(Ended(name, f"its worker died: {reason}", lost=True))
+                ended.append(Ended(name, f"its worker died: {reason_of(error)}", lost=True))
         return ended
 
     def close(self) -> None:

@@ -6,9 +6,8 @@ import hashlib
 import json
 import math
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,7 +50,6 @@ class Search:
         self.optuna: Any = optuna
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # a line on each trial is printed here
         self.folder = Path(folder)
-        self._raised: Exception | None = None  # by the objective
         self._lock: sqlite3.Connection = locked(self.folder, "search")
         try:
             self._open(directions, json.loads(json.dumps(settings)))
@@ -87,28 +85,21 @@ class Search:
                 raise ValueError(f"its directions are {', '.join(found)}, not {', '.join(directions)}")
             before = self.study.user_attrs.get("settings")
             if before is None:
-                self.study.set_user_attr("settings", own)
-            elif before != own:
-                check_type("settings", before, dict)
-                key = next(key for key in {**before, **own} if before.get(key) != own.get(key))
-                old, new = (shortened(each.get(key)) for each in (before, own))
-                raise QatError(
-                    f"{self.folder}: the search was begun with {key} {old}, now it is {new}; give the same arguments, or "
-                    "another folder"
-                )
+                self.study.set_user_attr("settings", before := own)
+            check_type("settings", before, dict)
+        key = next((key for key in {**before, **own} if before.get(key) != own.get(key)), None)
+        if key is not None:
+            old, new = (shortened(each.get(key)) for each in (before, own))
+            raise QatError(
+                f"{self.folder}: the search was begun with {key} {old}, now it is {new}; give the same arguments, or "
+                "another folder"
+            )
+        with self._reading():
             self._begin_killed_again()
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
+    def _reading(self) -> AbstractContextManager[None]:
         """SQLAlchemy's and Optuna's errors are those of the file; what the objective raises is its own."""
-        self._raised = None
-        try:
-            with reading(self.folder / "search.db", "a search", "choose another folder"):
-                yield
-        except QatError:
-            if self._raised is not None:
-                raise self._raised from None
-            raise
+        return reading(self.folder / "search.db", "a search", "choose another folder")
 
     def close(self) -> None:
         """Give the folder back."""
@@ -127,33 +118,44 @@ class Search:
         a completed trial.
         """
         with self._reading():
-            while (ended := len(self._ended())) < trials:
-                self.study.optimize(partial(self._attempt, objective), n_trials=1)
-                trial = self._ended()[-1]
-                text = show(trial) if trial.state.name == "COMPLETE" else "given up"
-                if reason := trial.user_attrs.get("reason"):
+            ended = len(self._ended())
+        while ended < trials:
+            with self._reading():
+                trial = self.study.ask()
+            values, state = self._attempt(objective, trial)
+            with self._reading():
+                self.study.tell(trial, values, state)
+                *others, last = self._ended()
+                text = show(last) if last.state.name == "COMPLETE" else "given up"
+                if reason := last.user_attrs.get("reason"):
                     text += f": {reason}"
-                print(f"[{ended + 1:3d}/{trials:3d}] trial {trial.number}: {text}", flush=True)
+            print(f"[{ended + 1:3d}/{trials:3d}] trial {last.number}: {text}", flush=True)
+            ended = len(others) + 1
+        with self._reading():
             completed = [trial for trial in self.study.trials if trial.state.name == "COMPLETE"]
             for trial in completed:
                 show(trial)  # raises where it lacks what is said of every trial
                 check_type("values", tuple(trial.values), tuple[float, ...])
             return completed
 
-    def _attempt(self, objective: Callable[[Any], Any], trial: Any) -> Any:
+    def _attempt(self, objective: Callable[[Any], Any], trial: Any) -> tuple[Any, Any]:
+        """The numbers of a trial, or how else it ended. What ends the search with it is raised once that is noted."""
+        states = self.optuna.trial.TrialState
         try:
-            return objective(trial)
+            return objective(trial), None
         except QatError as error:
             trial.set_user_attr("reason", str(error).partition(";")[0])
-            raise self.optuna.TrialPruned from None
-        except Exception as error:
-            if not isinstance(error, self.optuna.TrialPruned):
-                self._raised = error
+            return None, states.PRUNED
+        except self.optuna.TrialPruned:
+            return None, states.PRUNED
+        except Exception:
+            self.study.tell(trial, state=states.FAIL)
             raise
-        except KeyboardInterrupt:  # Optuna would count the trial as one that failed
+        except KeyboardInterrupt:  # it counts as none that failed
             trial.set_user_attr("killed", True)
             if trial.params:
                 self.study.enqueue_trial(trial.params)
+            self.study.tell(trial, state=states.FAIL)
             raise
 
     def _ended(self) -> list[Any]:

@@ -27,7 +27,7 @@ from qat.ops import Array
 from qat.optimizer import Optimizer
 from qat.passes.merge_batch_norm import merge_batch_norm
 from qat.pruning import MagnitudePruner, prune_weights
-from qat.reading import LARGEST_JSON, check_zip, open_regular, read_text, reading
+from qat.reading import LARGEST_JSON, check_zip, open_regular, read_text, reading, without_warnings
 from qat.study.store import Task
 from qat.training import Recipe, train
 
@@ -114,7 +114,7 @@ def read_result(path: Path) -> tuple[dict[str, Any], Array, Array]:
             check_type(f"label {name}", result["label"].get(name), kind)
     with open_regular(arrays_path, advice) as file, reading(arrays_path, "outputs of a study", advice):
         check_zip(arrays_path, file, advice)
-        with np.load(file, allow_pickle=False) as arrays:
+        with without_warnings(), np.load(file, allow_pickle=False) as arrays:
             outputs, labels = arrays["outputs"], arrays["labels"]
         for array in (outputs, labels):  # what is no array in the archive comes as bytes
             check_type("it", array, np.ndarray)
