@@ -262,13 +262,15 @@ def _compute(
         # What is compiled is what was read and checked, whatever is written at the path meanwhile.
         source, program = Path(folder) / path.name, Path(folder) / "program"
         source.write_bytes(file.source.encode())
-        (Path(folder) / file.header_name).write_bytes(file.header)
+        # Under the name that the source includes, whatever the two are called by now.
+        included = re.search(r'^#include "([^"/\n]+)"$', file.source, re.MULTILINE)
+        (Path(folder) / (included.group(1) if included else file.header_name)).write_bytes(file.header)
         main = f"-D{file.model['name'].upper()}_MAIN"
         command = [*_compiler(), *_options(), main, *define, "-x", "c", str(source), "-o", str(program)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or [""]
-            reason = lines[0].strip().replace(f"{folder}{os.sep}", "")
+            reason = lines[0].strip().replace(f"{folder}{os.sep}", "") or f"it ended with status {done.returncode}"
             raise QatError(
                 f"{path}: {command[0]} cannot compile it ({reason}); look at $CC and $CFLAGS, or export it anew"
             )
@@ -280,8 +282,8 @@ def _compute(
                 done = subprocess.run([program], input=samples, capture_output=True, check=False)
             except OSError as error:
                 raise QatError(
-                    f"{path}: what {command[0]} made of it does not run here ({error.strerror}); set CC to a compiler for this "
-                    "machine"
+                    f"{path}: what {command[0]} made of it does not run here ({error.strerror}); look at $CC and $CFLAGS, which "
+                    "are to make a program for this machine"
                 ) from None
             of_one = [prod(x.shape) * np.dtype(kind).itemsize for x, kind in zip(tensors, dtypes, strict=True)]
             sizes = [size * len(batch[0]) for size in of_one]

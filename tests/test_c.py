@@ -851,3 +851,14 @@ def test_no_file_has_a_constant_beyond_its_type(tmp_path: Path) -> None:
         C.export(replace(graph, nodes=(graph.nodes[0], node)), tmp_path / "net.c")
     assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_and_its_header_may_be_renamed(tmp_path: Path) -> None:
+    graph = qat.convert_quant_network(LeNet5())
+    integers = qat.to_integer(graph, graph.observed_params())
+    qat.target("C").export(integers, tmp_path / "lenet.c")
+    for suffix in (".c", ".h"):
+        (tmp_path / f"lenet{suffix}").rename(tmp_path / f"other{suffix}")
+    images = np.random.default_rng(0).integers(0, 256, (2, 1, 32, 32), np.uint8)
+    codes = integers.output.grid.codes_of(qat.target("C").predict(tmp_path / "other.c", images))
+    np.testing.assert_array_equal(codes, qat.evaluate(integers, images, arithmetic="fixed"))

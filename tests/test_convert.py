@@ -539,3 +539,15 @@ def test_signs_of_the_input_are_one_table(tmp_path):
     target.export(integers, tmp_path / "a.onnx")
     codes = integers.output.grid.codes_of(target.predict(tmp_path / "a.onnx", pixels))
     np.testing.assert_array_equal(codes, qat.evaluate(integers, pixels))
+
+
+def test_a_long_chain_before_a_concat_is_followed_without_recursion() -> None:
+    """And in a time that does not grow with the number of ways that lead to a node."""
+    first = qat.Node("input", qat.Input((1, 2, 2)), (), "input")
+    nodes = [first, qat.Node("c", conv(1, 1), ("input",), "c")]
+    for i in range(1500):
+        nodes.append(qat.Node(f"d{i}", qat.Dropout(0.1), (nodes[-1].name,), f"d{i}"))
+    for i in range(12):
+        nodes.append(qat.Node(f"j{i}", qat.Concat(), (nodes[-1].name, nodes[-1].name), f"j{i}"))
+    graph = qat.convert_quant_network(qat.Graph(tuple(nodes), (nodes[-1].name,)))
+    assert [node.name for node in graph.nodes if isinstance(node.cell, qat.FakeQuant)] == ["c.fake_quant"]

@@ -385,3 +385,12 @@ def test_a_device_that_is_not_there_is_refused(device: str, monkeypatch: pytest.
         qat.QatError, match=rf"^device_target '{device}' is not there: keras [^\n]* --device_target CPU$"
     ):
         KERAS.lower(LeNet5(), device_target=device)
+
+
+def test_a_refusal_inside_a_call_is_one_line_of_our_own() -> None:
+    """Keras puts lines around what is raised inside a call."""
+    model = KERAS.lower(qat.convert_quant_network(LeNet5()))
+    with pytest.raises(qat.QatError) as caught:
+        model(np.zeros((1, 1, 32, 32), np.uint8))
+    assert "has never seen data" in str(caught.value)
+    assert "Exception encountered" not in str(caught.value)

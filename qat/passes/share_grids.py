@@ -32,17 +32,19 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
     Raises QatError where quantizers of different classes, bits and the like would have to share.
     """
     nodes: list[Node] = []
-    made: dict[str, Node] = {}
+    origins_of: dict[
+        str, set[str | None]
+    ] = {}  # the fake quantizers that gave a node's output its grid; None: something else
     group: dict[str, set[str]] = {}  # fake quantizer -> all that share with it, itself included
     for node in graph.nodes:
         if isinstance(node.cell, (Add, Concat)):
             inputs, members = [], set()
             for position, name in enumerate(node.inputs):
-                origins = _origins(name, made)
+                origins = origins_of[name]
                 if None in origins:
                     between = f"{node.name}.input{position}"
-                    made[between] = Node(between, FakeQuant(quantizer), (name,), between)
-                    nodes.append(made[between])
+                    nodes.append(Node(between, FakeQuant(quantizer), (name,), between))
+                    origins_of[between] = {between}
                     origins, name = {between}, between
                 inputs.append(name)
                 members |= {origin for origin in origins if origin is not None}
@@ -51,7 +53,12 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
             for member in joined:
                 group[member] = joined
         nodes.append(node)
-        made[node.name] = node
+        if isinstance(node.cell, FakeQuant):
+            origins_of[node.name] = {node.name}
+        elif isinstance(node.cell, KEEPS_GRID):
+            origins_of[node.name] = set().union(*(origins_of[source] for source in node.inputs))
+        else:
+            origins_of[node.name] = {None}
     cells: dict[str, FakeQuant] = {node.name: node.cell for node in nodes if isinstance(node.cell, FakeQuant)}
     shared = []
     for node in nodes:
@@ -92,13 +99,3 @@ def _shared(name: str, cells: dict[str, FakeQuant], others: tuple[str, ...]) -> 
     if not isinstance(cell.quantizer, ActivationQuantizer):  # its zero point would not follow from the range
         cell = replace(cell, non_negative=all(cells[each].non_negative for each in (name, *others)))
     return replace(cell, shares=others)
-
-
-def _origins(name: str, made: dict[str, Node]) -> set[str | None]:
-    """The fake quantizers that gave a node's output its grid; None among them where something else did."""
-    node = made[name]
-    if isinstance(node.cell, FakeQuant):
-        return {name}
-    if isinstance(node.cell, KEEPS_GRID):
-        return set().union(*(_origins(source, made) for source in node.inputs))
-    return {None}
