@@ -282,8 +282,8 @@ def _compute(
                 done = subprocess.run([program], input=samples, capture_output=True, check=False)
             except OSError as error:
                 raise QatError(
-                    f"{path}: what {command[0]} made of it does not run here ({error.strerror}); look at $CC and $CFLAGS, which "
-                    "are to make a program for this machine"
+                    f"{path}: what {command[0]} made of it does not run here ({error.strerror}); look at "
+                    "$CC and $CFLAGS, which are to make a program for this machine"
                 ) from None
             of_one = [prod(x.shape) * np.dtype(kind).itemsize for x, kind in zip(tensors, dtypes, strict=True)]
             sizes = [size * len(batch[0]) for size in of_one]

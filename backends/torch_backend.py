@@ -27,7 +27,7 @@ from qat.losses import Loss, Objective, cross_entropy
 from qat.network import Network, as_graph
 from qat.ops import Array
 from qat.optimizer import Optimizer, check_state
-from qat.reading import check_zip, open_regular, reading
+from qat.reading import check_zip, open_regular, reading, without_warnings
 from qat.workers import TORCHRUN, this_worker, training_worker
 
 __all__ = [
@@ -270,7 +270,7 @@ def devices() -> list[str]:
 def load_params(path: str | Path) -> dict[str, Array]:
     """The arrays of a file that torch.save wrote of a state_dict, by name. Nothing in the file is executed."""
     advice = "give a file that torch.save wrote"
-    with open_regular(path, advice) as file, reading(path, "a state_dict of PyTorch", advice):
+    with open_regular(path, advice) as file, reading(path, "a state_dict of PyTorch", advice), without_warnings():
         if zipfile.is_zipfile(file):
             check_zip(path, file, advice)
         file.seek(0)
@@ -288,6 +288,8 @@ def _array(tensor: Tensor) -> Array:
     """A tensor of a file as float32. Raises ValueError where it declares more numbers than the file holds for it."""
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise ValueError(f"a tensor of {tuple(tensor.shape)} has {tensor.untyped_storage().nbytes()} bytes")
+    if tensor.is_complex():
+        raise ValueError("a tensor holds complex numbers")
     array: Array = tensor.float().numpy()
     return array
 

@@ -544,7 +544,7 @@ def test_signs_of_the_input_are_one_table(tmp_path):
 def test_a_long_chain_before_a_concat_is_followed_without_recursion() -> None:
     """And in a time that does not grow with the number of ways that lead to a node."""
     first = qat.Node("input", qat.Input((1, 2, 2)), (), "input")
-    nodes = [first, qat.Node("c", conv(1, 1), ("input",), "c")]
+    nodes = [first, qat.Node("c", qat.Conv2dBnAct(1, 1, 1), ("input",), "c")]
     for i in range(1500):
         nodes.append(qat.Node(f"d{i}", qat.Dropout(0.1), (nodes[-1].name,), f"d{i}"))
     for i in range(12):
