@@ -199,9 +199,9 @@ def test_ties_are_moved_away_even_where_the_ranges_ask_for_them(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("conv1.weight", np.inf, "conv1: its weight holds inf"),
-        ("conv2.bias", np.nan, "conv2: its bias holds nan"),
-        ("conv3.moving_variance", np.inf, "conv3: its moving_variance holds inf"),
+        ("conv1.weight", np.inf, "'conv1.weight' holds inf"),
+        ("conv2.bias", np.nan, "'conv2.bias' holds nan"),
+        ("conv3.moving_variance", np.inf, "'conv3.moving_variance' holds inf"),
     ],
 )
 def test_parameters_that_are_no_numbers_are_refused(name: str, value: float, message: str) -> None:
