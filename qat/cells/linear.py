@@ -305,11 +305,6 @@ class LinearCell(Cell):
         outputs = self.out_channels
         own = {local: NUMPY_OPS.from_numpy(params[local], param.kind) for local, param in self.params().items()}
         own = self._complete(NUMPY_OPS, own)
-        for local, array in own.items():
-            if not np.isfinite(array).all():
-                raise QatError(
-                    f"{name}: its {local} holds {array[~np.isfinite(array)][0]}; training went wrong, start it anew"
-                )
         with np.errstate(over="ignore", invalid="ignore"):
             codes, bias_codes = self._deployed(quantizer, own, np.full(1, x.grid.scale, np.float32))
         if not np.isfinite(codes.scale).all():
