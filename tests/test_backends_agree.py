@@ -152,8 +152,8 @@ def test_the_codes_are_the_same(backend: str, case: str) -> None:
 COMPILED = ("LeNet-5, QAT", "residual", "residual, QAT, two convolutions", "LeNet-5, QAT, LSQ")
 
 
-#: Whose long formulas PyTorch's code generator takes more than ten minutes for: compiled up to there, by "aot_eager".
-LONG = ("LeNet-5, QAT, powers of two", "LeNet-5, QAT, QKeras bits, auto_po2")
+#: Whose long formulas PyTorch's code generator takes minutes, or longer, for: compiled up to there, by "aot_eager".
+LONG = ("LeNet-5, QAT, powers of two", "LeNet-5, QAT, QKeras bits, auto_po2", "LeNet-5, QAT, QKeras binary")
 
 
 @pytest.mark.parametrize(
