@@ -140,13 +140,11 @@ class Parser(argparse.ArgumentParser):
         text = f"unknown argument {argument}{where}"
         if not flag.startswith("-"):
             return f"{text}, a value without a flag before it"
-        meant = hints.synonym(flag, own, hints.FLAGS)
-        if meant is None:
+        if hints.synonym(flag, own, hints.FLAGS) is None:
             others = [name for name, flags in _flags_of_commands().items() if flag in flags]
             if others:
                 return f"{text}, which belongs to {', '.join(others[:3])}{' and others' * (len(others) > 3)}"
-            meant = hints.meant(flag, own, hints.FLAGS)
-        return text + (f", perhaps {meant} is meant" if meant else "")
+        return text + hints.perhaps(flag, own, hints.FLAGS)
 
 
 def _flags_of_commands() -> dict[str, set[str]]:
