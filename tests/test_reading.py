@@ -41,6 +41,7 @@ from qat.study.search import Search
 from qat.study.training import read_result
 
 SMALL = 100 << 20  #: bytes that a refusal may take
+HANG = 60  #: seconds; traced, beside another test on a busy machine, a refusal of milliseconds has taken 16
 
 
 def refused(read: Callable[[], object], message: str) -> None:
@@ -56,7 +57,7 @@ def refused(read: Callable[[], object], message: str) -> None:
     finally:
         tracemalloc.stop()
     assert len(str(caught.value).splitlines()) == 1
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < HANG
 
 
 READERS: dict[str, Callable[[Path], object]] = {
@@ -327,7 +328,7 @@ def test_flag_files_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     for name in ("self.cfg", "one.cfg", "n0.cfg", "pipe", "of_pipe.cfg", "/dev/zero", "."):
         begin = time.monotonic()
         assert flags(name) == 2
-        assert time.monotonic() - begin < 10
+        assert time.monotonic() - begin < HANG
         found[name] = capsys.readouterr().err
         assert found[name].count("\n") == 1
     assert "includes itself" in found["self.cfg"]
