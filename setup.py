@@ -1,4 +1,4 @@
-"""Packaging. The folders backends, networks and scripts are packages of qat through symlinks (docs/design.md)."""
+"""Packaging. The top-level backends, networks and scripts are links to the folders in qat (docs/design.md)."""
 
 import re
 from pathlib import Path

@@ -14,13 +14,13 @@ from pathlib import Path
 from statistics import mean
 
 import qat
-from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.console import print_table
+from qat.deploy.verify import export_verified
 from qat.networks import create
 from qat.scripts import common
-from qat.training import Recipe, evaluate_accuracy, train
-from qat.verify import export_verified
+from qat.training.checkpoint import Checkpoint
+from qat.training.loop import Recipe, evaluate_accuracy, train
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

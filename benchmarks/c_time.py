@@ -18,13 +18,13 @@ import numpy as np
 from engines import compiled_c, litert, onnxruntime_session
 
 import qat
+from qat.analysis.timing import alternate
 from qat.cli import run_script
 from qat.console import print_table
 from qat.integer import IntegerGraph
-from qat.memory import activation_memory
+from qat.integer.memory import activation_memory
 from qat.networks import LeNet5
-from qat.ops import Array
-from qat.timing import alternate
+from qat.vocabulary.ops import Array
 
 
 class SmallCNN(qat.Network):

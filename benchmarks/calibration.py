@@ -17,14 +17,14 @@ from statistics import mean
 import numpy as np
 
 import qat
-from qat.calibration import METHODS
-from qat.checkpoint import Checkpoint
+from qat.analysis.calibration import METHODS
 from qat.cli import run_script
 from qat.console import print_table
 from qat.networks import create
-from qat.optimizer import Optimizer
 from qat.scripts import common
-from qat.training import Recipe, evaluate_accuracy, train
+from qat.training.checkpoint import Checkpoint
+from qat.training.loop import Recipe, evaluate_accuracy, train
+from qat.training.optimizer import Optimizer
 
 #: network -> peak learning rate and optimizer, as train and train-and-quantize have them
 NETWORKS = {"lenet": (0.02, "momentum"), "mnist_cnn": (0.003, "adam")}

@@ -17,7 +17,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 import qat
 from qat.integer import IntegerGraph
-from qat.ops import Array
+from qat.vocabulary.ops import Array
 
 OPTIONS = ("-std=c99", "-O3", "-march=native")
 LOOP = """

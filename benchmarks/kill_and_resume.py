@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qat.checkpoint import Checkpoint
 from qat.cli import run_script
+from qat.training.checkpoint import Checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

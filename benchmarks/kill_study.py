@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.errors import QatError
+from qat.training.checkpoint import Checkpoint
 
 STUDY = ["--data_path", "digits", "--folds", "2", "--quantize", "--widths", "8,4", "--filters", "4,4", "--dense="]
 JOBS = 2

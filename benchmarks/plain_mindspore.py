@@ -8,7 +8,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from qat.backends import mindspore_backend  # noqa: F401  so that both run the same convolution kernels
+from qat.backends.mindspore import network as mindspore_backend  # noqa: F401  so that both run the same convolution kernels
 
 
 class PlainLeNet5(nn.Cell):

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import qat
-from qat.checkpoint import Checkpoint
 from qat.data import Dataset
-from qat.distillation import Teaching
-from qat.optimizer import Optimizer
-from qat.training import Recipe, train
+from qat.training.checkpoint import Checkpoint
+from qat.training.distillation import Teaching
+from qat.training.loop import Recipe, train
+from qat.training.optimizer import Optimizer
 
 #: Of LeNet-5 in float.
 LENET = Recipe(20, 64, lr=0.02, optimizer=Optimizer(weight_decay=5e-4), augment_shift=1)

@@ -19,12 +19,13 @@ import numpy as np
 from engines import compiled_c, onnxruntime_session
 
 import qat
-from qat import metrics, pruning
-from qat.checkpoint import Checkpoint
+from qat import pruning
+from qat.analysis import metrics
+from qat.analysis.timing import alternate
 from qat.cli import run_script
 from qat.console import print_table
 from qat.networks import create
-from qat.timing import alternate
+from qat.training.checkpoint import Checkpoint
 
 COLUMNS = (
     "channels less",

@@ -21,18 +21,18 @@ from typing import NamedTuple
 from pretrained import LENET, trained
 
 import qat
-from qat.checkpoint import Checkpoint
+from qat.analysis.metrics import deployed_parameters
 from qat.cli import run_script
 from qat.console import print_table
 from qat.data import Dataset
-from qat.distillation import Teaching, teach
+from qat.deploy.verify import export_verified
 from qat.graph import Graph
-from qat.metrics import deployed_parameters
 from qat.networks import CompactDigits, LeNet5
-from qat.optimizer import Optimizer
 from qat.scripts import common
-from qat.training import Recipe, evaluate_accuracy
-from qat.verify import export_verified
+from qat.training.checkpoint import Checkpoint
+from qat.training.distillation import Teaching, teach
+from qat.training.loop import Recipe, evaluate_accuracy
+from qat.training.optimizer import Optimizer
 
 HELD_BACK = 5000
 FLOAT = Recipe(40, 128, lr=0.1, optimizer=Optimizer(weight_decay=1e-5), augment_shift=1)

@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 
 import qat
+from qat.analysis.timing import alternate
 from qat.cells.linear import LinearCell
 from qat.cli import run_script
 from qat.console import print_table
 from qat.errors import QatError
 from qat.networks import LeNet5, create
-from qat.optimizer import Optimizer
 from qat.quantizers import FAMILY
 from qat.scripts import common
-from qat.timing import alternate
+from qat.training.optimizer import Optimizer
 
 #: How training sees batch normalisation.
 FOLDS = {

@@ -24,16 +24,16 @@ from statistics import mean
 from pretrained import LENET, trained
 
 import qat
-from qat.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.console import print_table
-from qat.distillation import teach
+from qat.deploy.verify import export_verified
 from qat.graph import Graph
 from qat.networks import create
-from qat.optimizer import Optimizer
 from qat.scripts import common
-from qat.training import Recipe, evaluate_accuracy
-from qat.verify import export_verified
+from qat.training.checkpoint import Checkpoint
+from qat.training.distillation import teach
+from qat.training.loop import Recipe, evaluate_accuracy
+from qat.training.optimizer import Optimizer
 
 QUANTIZED = Recipe(15, 128, lr=0.03, optimizer=Optimizer(weight_decay=1e-4), augment_shift=1)
 BINARY = Recipe(15, 64, lr=0.001, optimizer=Optimizer("adam"), augment_shift=1)

@@ -1,7 +1,8 @@
 """Quantization-aware training whose integers are the integers of deployment."""
 
-from qat import data, memory, metrics, pruning, verify
-from qat.calibration import calibrate
+from qat import data, pruning
+from qat.analysis import metrics
+from qat.analysis.calibration import calibrate
 from qat.cells import (
     Activation,
     Add,
@@ -19,11 +20,10 @@ from qat.cells import (
     MaxPool2d,
     Softmax,
 )
-from qat.checkpoint import Checkpoint
+from qat.deploy import verify
 from qat.errors import QatError
-from qat.graph import Graph, Node
-from qat.integer import IntegerGraph, evaluate
-from qat.network import Network
+from qat.graph import Graph, Network, Node
+from qat.integer import IntegerGraph, evaluate, memory
 from qat.passes.convert_quant_network import convert_quant_network
 from qat.passes.to_integer import to_integer
 from qat.quantizers import (
@@ -48,6 +48,7 @@ from qat.quantizers import (
     WeightQuantizer,
 )
 from qat.registry import backend, target
+from qat.training.checkpoint import Checkpoint
 
 __version__ = "0.1.0"
 __all__ = [

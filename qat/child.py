@@ -21,8 +21,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from qat.ops import Array
 from qat.reading import reason_of
+from qat.vocabulary.ops import Array
 
 MEMORY = 8 << 30  #: bytes of address space of such a process
 #: Python puts the working directory first; nothing but sys, which is built in, is imported before that is undone.

@@ -20,7 +20,7 @@ from qat import __version__, hints
 from qat.console import LastingOutput, PlainOutput
 from qat.errors import QatError, one_line
 from qat.reading import read_text, reading
-from qat.workers import this_worker
+from qat.training.workers import this_worker
 
 #: command -> (module under qat.scripts, what it does). Modules are imported only when their command is called.
 COMMANDS = {

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qat.errors import QatError, one_line
-from qat.monitor import Epoch
+from qat.training.monitor import Epoch
 
 
 class LastingOutput:

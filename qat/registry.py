@@ -14,7 +14,7 @@ from qat.errors import QatError, shortened
 class Entry(NamedTuple):
     """Where a backend or target lives and what it needs."""
 
-    module: str  #: under qat.backends
+    module: str  #: under qat
     packages: tuple[str, ...]  #: what it imports
     extra: str  #: the pip extra that installs them
     suffix: str = ""  #: of the files that a target writes, or that a framework keeps parameters in
@@ -22,17 +22,17 @@ class Entry(NamedTuple):
 
 
 BACKENDS = {
-    "torch": Entry("torch_backend", ("torch",), "torch", ".pt"),
-    "keras": Entry("keras_backend", ("keras", "tensorflow"), "keras"),
-    "mindspore": Entry("mindspore_backend", ("mindspore",), "mindspore", ".ckpt"),
+    "torch": Entry("backends.torch.network", ("torch",), "torch", ".pt"),
+    "keras": Entry("backends.keras.network", ("keras", "tensorflow"), "keras"),
+    "mindspore": Entry("backends.mindspore.network", ("mindspore",), "mindspore", ".ckpt"),
 }
 TARGETS = {
-    "ONNX": Entry("onnx_target", ("onnx", "onnxruntime"), "onnx", ".onnx", ("weights", "packing")),
-    "TFLITE": Entry("tflite_target", ("ai_edge_litert", "flatbuffers"), "tflite", ".tflite", ("packing",)),
-    "ASCEND_ONNX": Entry("ascend_onnx_target", ("onnx",), "onnx", ".ascend.onnx"),
-    "MINDIR": Entry("mindir_target", ("mindspore",), "mindspore", ".mindir"),
-    "AIR": Entry("air_target", (), "", ".air"),
-    "C": Entry("c_target", (), "", ".c", ("packing",)),
+    "ONNX": Entry("targets.onnx.target", ("onnx", "onnxruntime"), "onnx", ".onnx", ("weights", "packing")),
+    "TFLITE": Entry("targets.tflite.target", ("ai_edge_litert", "flatbuffers"), "tflite", ".tflite", ("packing",)),
+    "ASCEND_ONNX": Entry("targets.ascend.onnx", ("onnx",), "onnx", ".ascend.onnx"),
+    "MINDIR": Entry("targets.mindir.target", ("mindspore",), "mindspore", ".mindir"),
+    "AIR": Entry("targets.ascend.air", (), "", ".air"),
+    "C": Entry("targets.c.target", (), "", ".c", ("packing",)),
 }
 
 
@@ -47,12 +47,12 @@ def installed(entry: Entry) -> bool:
 
 
 def backend(name: str) -> ModuleType:
-    """The training backend of that name: a module that is a ``qat.interfaces.TrainingBackend``."""
+    """The training backend of that name: a module that is a ``qat.deploy.interfaces.TrainingBackend``."""
     return _load(name, BACKENDS, "backend")
 
 
 def target(file_format: str) -> ModuleType:
-    """The deployment target that writes that format: a module that is a ``qat.interfaces.Target``."""
+    """The deployment target that writes that format: a module that is a ``qat.deploy.interfaces.Target``."""
     return _load(file_format, TARGETS, "file format")
 
 
@@ -86,4 +86,4 @@ def _load(name: str, entries: dict[str, Entry], what: str) -> ModuleType:
         raise QatError(
             f"{what} {name!r} needs the package {missing[0]!r}, which is not installed: pip install 'qat-engine[{entry.extra}]'"
         )
-    return importlib.import_module(f"qat.backends.{entry.module}")
+    return importlib.import_module(f"qat.{entry.module}")

@@ -1,4 +1,4 @@
-"""How the conformance suite drives one implementation of ``qat.ops.Ops``, and how it compares results.
+"""How the conformance suite drives one implementation of ``qat.vocabulary.ops.Ops``, and how it compares results.
 
 To add a backend, write ``conformance_<backend>.py`` with an ``Adapter`` (some twenty lines, as ``conformance_torch.py``)
 called ``ADAPTER``: every case of ``ops_cases_*.py`` then runs over it, eager and compiled, and also over its
@@ -16,9 +16,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from qat.numpy_ops import NumpyOps
-from qat.ops import Kind, Ops
 from qat.registry import BACKENDS, installed
+from qat.vocabulary.numpy_ops import NumpyOps
+from qat.vocabulary.ops import Kind, Ops
 
 Array = npt.NDArray[Any]
 

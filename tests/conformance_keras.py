@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 from conformance import Adapter, Array, Case, Result
 
-from qat.backends.keras_ops import KerasOps
+from qat.backends.keras.ops import KerasOps
 
 
 class KerasAdapter(Adapter):

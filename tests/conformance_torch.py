@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from conformance import Adapter, Array, Case, Result
 
-from qat.backends.torch_ops import TorchOps
+from qat.backends.torch.ops import TorchOps
 
 
 class TorchAdapter(Adapter):

@@ -46,15 +46,15 @@ from qat.data.cifar import read_batches
 from qat.data.idx import read_idx
 from qat.data.pictures import find_pictures, read_class_names, read_picture
 from qat.data.svhn import read_source_images, read_svhn
-from qat.forward import Forward
-from qat.native import params_from
-from qat.numpy_ops import NUMPY_OPS
-from qat.optimizer import Optimizer
-from qat.quant_config import read_quant_config
+from qat.deploy.verify import Certificate, verify
+from qat.passes.quant_config import read_quant_config
 from qat.study import Study, Task
 from qat.study.training import RESULT, read_result
-from qat.training import Recipe, train
-from qat.verify import Certificate, verify
+from qat.training.forward import Forward
+from qat.training.loop import Recipe, train
+from qat.training.native import params_from
+from qat.training.optimizer import Optimizer
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 MEMORY = 24 << 30  #: address space of the reading process: what asks for more gets an error, not the machine
 GROWTH = 1 << 30  #: resident bytes that reading one file may take
@@ -433,7 +433,7 @@ def params_file(backend: str, name: str) -> bytes:
 
 
 def seal_tflite(path: Path) -> None:
-    from qat.backends.tflite_file import pack_model, schema
+    from qat.targets.tflite.file import pack_model, schema
 
     try:
         path.write_bytes(pack_model(schema.ModelT.InitFromPackedBuf(path.read_bytes())))
@@ -443,7 +443,7 @@ def seal_tflite(path: Path) -> None:
 
 
 def seal_mindir(path: Path) -> None:
-    from qat.backends.mindir_target import DIGEST, _digest, proto
+    from qat.targets.mindir.target import DIGEST, _digest, proto
 
     model = proto.ModelProto()
     with contextlib.suppress(Exception):
@@ -501,13 +501,24 @@ KINDS = {
         read_checkpoint,
         50,
         1400,
-        "qat/checkpoint.py",
+        "qat/training/checkpoint.py",
         in_safetensors,
     ),
-    "json": Kind("json", lambda: checkpoint().graph.to_json().encode(), read_graph, 60, 1200, "qat/graph.py", in_json),
-    "resumed": Kind("ckpt", lambda: trained("torch"), read_resumed, 15, 300, "qat/training.py", in_safetensors, 0.9),
+    "json": Kind(
+        "json", lambda: checkpoint().graph.to_json().encode(), read_graph, 60, 1200, "qat/graph/graph.py", in_json
+    ),
+    "resumed": Kind(
+        "ckpt", lambda: trained("torch"), read_resumed, 15, 300, "qat/training/loop.py", in_safetensors, 0.9
+    ),
     "state of keras": Kind(
-        "ckpt", lambda: trained("keras"), read_state("keras"), 0, 150, "backends/keras_backend.py", in_safetensors, 0.9
+        "ckpt",
+        lambda: trained("keras"),
+        read_state("keras"),
+        0,
+        150,
+        "qat/backends/keras/network.py",
+        in_safetensors,
+        0.9,
     ),
     "state of mindspore": Kind(
         "ckpt",
@@ -515,14 +526,20 @@ KINDS = {
         read_state("mindspore"),
         0,
         150,
-        "backends/mindspore_backend.py",
+        "qat/backends/mindspore/network.py",
         in_safetensors,
         0.9,
     ),
-    "yaml": Kind("yaml", lambda: QUANT_CONFIG, read_config, 50, 1000, "qat/quant_config.py", in_yaml),
+    "yaml": Kind("yaml", lambda: QUANT_CONFIG, read_config, 50, 1000, "qat/passes/quant_config.py", in_yaml),
     "flags": Kind("cfg", lambda: b"--folds=2\n# x\n\n--name=y\n", read_flags, 10, 300, "qat/cli.py", in_text),
     "pt": Kind(
-        "pt", lambda: params_file("torch", "x.pt"), read_params("torch"), 0, 300, "backends/torch_backend.py", in_zip
+        "pt",
+        lambda: params_file("torch", "x.pt"),
+        read_params("torch"),
+        0,
+        300,
+        "qat/backends/torch/network.py",
+        in_zip,
     ),
     "mindspore ckpt": Kind(
         "ckpt",
@@ -530,11 +547,11 @@ KINDS = {
         read_params("mindspore"),
         0,
         150,
-        "backends/mindspore_backend.py",
+        "qat/backends/mindspore/network.py",
         in_wire,
     ),
     "onnx": Kind(
-        "onnx", lambda: exported("ONNX", "x.onnx"), read_exported("ONNX"), 30, 700, "backends/onnx_model.py", in_onnx
+        "onnx", lambda: exported("ONNX", "x.onnx"), read_exported("ONNX"), 30, 700, "qat/targets/onnx/model.py", in_onnx
     ),
     "float onnx": Kind(
         "onnx",
@@ -545,7 +562,7 @@ KINDS = {
         read_float_onnx,
         10,
         200,
-        "backends/onnx_model.py",
+        "qat/targets/onnx/model.py",
         in_onnx,
     ),
     "ascend.onnx": Kind(
@@ -554,7 +571,7 @@ KINDS = {
         read_exported("ASCEND_ONNX", "ascend"),
         10,
         200,
-        "backends/ascend_onnx_target.py",
+        "qat/targets/ascend/onnx.py",
         in_onnx,
     ),
     "tflite": Kind(
@@ -563,7 +580,7 @@ KINDS = {
         read_exported("TFLITE"),
         0,
         200,
-        "backends/tflite_file.py",
+        "qat/targets/tflite/file.py",
         in_tflite,
     ),
     "sealed tflite": Kind(
@@ -572,7 +589,7 @@ KINDS = {
         read_exported("TFLITE"),
         40,
         700,
-        "backends/tflite_file.py",
+        "qat/targets/tflite/file.py",
         in_tflite,
         0.8,
         seal=seal_tflite,
@@ -583,7 +600,7 @@ KINDS = {
         read_exported("MINDIR"),
         0,
         60,
-        "backends/mindir_target.py",
+        "qat/targets/mindir/target.py",
         in_wire,
         0.8,
         seal=seal_mindir,
@@ -594,7 +611,7 @@ KINDS = {
         read_exported("AIR", "ascend"),
         15,
         400,
-        "backends/air_target.py",
+        "qat/targets/ascend/air.py",
         in_wire,
     ),
     "sealed c": Kind(
@@ -603,7 +620,7 @@ KINDS = {
         read_c,
         0,
         30,
-        "backends/c_target.py",
+        "qat/targets/c/target.py",
         in_c,
         1.0,
         beside=lambda: {"file.h": c_files()[1]},

@@ -6,8 +6,8 @@ import numpy as np
 from conformance import FLOAT32_SUM, Case
 from ops_cases import IMAGE, activation, adder, conv_weight, dense_weight, f32, integers, scalar, vector
 
-from qat.ops import EXACT_INTEGERS
 from qat.quantizers import WeightQuantizer
+from qat.vocabulary.ops import EXACT_INTEGERS
 
 INF = np.inf
 

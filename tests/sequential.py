@@ -10,9 +10,9 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 import qat
-from qat.forward import Forward
 from qat.integer import IntegerGraph
-from qat.numpy_ops import NUMPY_OPS
+from qat.training.forward import Forward
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 Array = npt.NDArray[Any]
 F = np.float32

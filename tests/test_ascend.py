@@ -15,16 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qat
-from qat import ascend, wire
-from qat.backends import air_target, ascend_onnx_target
-from qat.backends.torch_ops import TorchOps
+from qat.backends.torch.ops import TorchOps
 from qat.cli import main
-from qat.forward import Forward
+from qat.deploy import wire
+from qat.deploy.verify import export_verified, verify
 from qat.integer import IntegerAdd, IntegerGraph, IntegerLinear, IntegerTable, trace_codes
 from qat.networks import LeNet5
 from qat.networks.resnet import ResNet8
-from qat.numpy_ops import NUMPY_OPS
-from qat.verify import export_verified, verify
+from qat.targets.ascend import air as air_target
+from qat.targets.ascend import lower as ascend
+from qat.targets.ascend import onnx as ascend_onnx_target
+from qat.training.forward import Forward
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 Array = npt.NDArray[Any]
 F = np.float32

@@ -15,7 +15,7 @@ import qat
 from qat.data import Augmentation, Split, load
 from qat.errors import QatError
 from qat.networks import create
-from qat.training import Recipe, train
+from qat.training.loop import Recipe, train
 
 
 def _pictures(count: int = 6, channels: int = 2, height: int = 5, width: int = 7) -> np.ndarray:

@@ -9,13 +9,13 @@ import pytest
 
 import qat
 from qat.data import load
-from qat.forward import Forward
-from qat.numpy_ops import NUMPY_OPS, NumpyOps
-from qat.optimizer import Optimizer
 from qat.passes.merge_batch_norm import merge_batch_norm
 from qat.registry import BACKENDS, installed
-from qat.training import Recipe, train
-from qat.workers import JointOps
+from qat.training.forward import Forward
+from qat.training.loop import Recipe, train
+from qat.training.optimizer import Optimizer
+from qat.training.workers import JointOps
+from qat.vocabulary.numpy_ops import NUMPY_OPS, NumpyOps
 
 HERE = [name for name, entry in BACKENDS.items() if installed(entry)]
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 8), np.uint8)

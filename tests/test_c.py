@@ -25,22 +25,14 @@ from test_tflite import Windows, everything, one_node
 from test_zoo import Setup, after_numpy_step, random_params, setups
 
 import qat
-from qat.arrays import Arrays, as_tuple
-from qat.backends import c_target
-from qat.backends.c_text import MODEL, comment
 from qat.data import Split
-from qat.integer import (
-    Grid,
-    IntegerGraph,
-    IntegerInput,
-    IntegerSoftmax,
-    IntegerTensor,
-    evaluate,
-    trace_codes,
-)
-from qat.memory import Buffer, activation_memory, plan_memory
+from qat.deploy.verify import export_verified, verify
+from qat.integer import Grid, IntegerGraph, IntegerInput, IntegerSoftmax, IntegerTensor, evaluate, trace_codes
+from qat.integer.memory import Buffer, activation_memory, plan_memory
 from qat.networks import LeNet5
-from qat.verify import export_verified, verify
+from qat.targets.c import target as c_target
+from qat.targets.c.text import MODEL, comment
+from qat.vocabulary.arrays import Arrays, as_tuple
 
 C, TORCH = qat.target("C"), qat.backend("torch")
 SANITIZERS = "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all"
@@ -598,7 +590,7 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, certified: tupl
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     path = tmp_path / "net.c"
     with pytest.raises(
-        qat.QatError, match=r"arithmetic 'float': files of c have no such arithmetic, .* or --arithmetic fixed"
+        qat.QatError, match=r"arithmetic 'float': files of C have no such arithmetic, .* or --arithmetic fixed"
     ):
         export_verified(path, C, TORCH, checkpoint, split, data="noise", arithmetic="float")
     with pytest.raises(qat.QatError, match="C holds integers only"):

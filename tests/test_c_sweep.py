@@ -24,8 +24,8 @@ from sequential import setups as chains
 from test_zoo import DEGENERATE, FOLDS, PAIR_OF_BOOLEANS, Array, after_numpy_step, networks, random_params
 
 import qat
-from qat.backends.c_text import ctype, identifier
 from qat.integer import IntegerGraph, trace_codes
+from qat.targets.c.text import ctype, identifier
 
 C = qat.target("C")
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all"

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 import qat
-from qat.c_array import c_array, c_identifier
-from qat.calibration import (
+from qat.analysis.calibration import (
     BINS,
     CANDIDATES,
     ENTROPY_BINS,
@@ -25,21 +24,22 @@ from qat.calibration import (
     entropy_range,
     mse_range,
 )
-from qat.calibration import _Mean as Mean
-from qat.calibration import _Runner as Runner
+from qat.analysis.calibration import _Mean as Mean
+from qat.analysis.calibration import _Runner as Runner
 from qat.cells.linear import LinearCell
-from qat.checkpoint import Checkpoint
 from qat.cli import main
 from qat.data import Split
-from qat.memory import activation_memory
+from qat.deploy.c_array import c_array, c_identifier
+from qat.deploy.verify import export_verified
+from qat.integer.memory import activation_memory
 from qat.networks import LeNet5, MnistCnn, ResNet8
 from qat.networks.lenet5 import LeNet5BN
-from qat.numpy_ops import NUMPY_OPS
-from qat.ops import Array
-from qat.optimizer import Optimizer
 from qat.passes.equalize_channels import equalize_channels
 from qat.scripts import common
-from qat.verify import export_verified
+from qat.training.checkpoint import Checkpoint
+from qat.training.optimizer import Optimizer
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.ops import Array
 
 UNSIGNED = qat.FakeQuant(qat.ActivationQuantizer(), non_negative=True)
 AFFINE = qat.FakeQuant(qat.ActivationQuantizer())
@@ -185,7 +185,7 @@ def tensorrt_threshold(counts: list[int], levels: int, width: float) -> int:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_entropy_takes_the_threshold_of_its_source(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qat.calibration.ENTROPY_BINS", 128)
+    monkeypatch.setattr("qat.analysis.calibration.ENTROPY_BINS", 128)
     numbers = np.abs(np.random.default_rng(seed).standard_normal(4000)).astype(np.float32)
     numbers[:5] = 9.0 + seed  # outliers that it should leave out
     cell = qat.FakeQuant(qat.ActivationQuantizer(4), non_negative=True)

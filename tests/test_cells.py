@@ -10,8 +10,8 @@ import pytest
 import qat
 from qat.integer import trace_codes
 from qat.networks import LeNet5
-from qat.optimizer import Optimizer
 from qat.passes.fold_batch_norm import fold_batch_norm
+from qat.training.optimizer import Optimizer
 
 TORCH, ONNX = qat.backend("torch"), qat.target("ONNX")
 RNG = np.random.default_rng(0)

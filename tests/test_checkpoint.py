@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qat
-from qat.checkpoint import Checkpoint
-from qat.monitor import Epoch, Progress
 from qat.networks import LeNet5
+from qat.training.checkpoint import Checkpoint
+from qat.training.monitor import Epoch, Progress
 
 
 class Tiny(qat.Network):

@@ -14,8 +14,8 @@ import pytest
 from command import run
 
 import qat
-from qat.checkpoint import Checkpoint
 from qat.cli import COMMANDS, main
+from qat.training.checkpoint import Checkpoint
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -134,7 +134,7 @@ def test_c_is_certified_in_the_one_arithmetic_that_it_has(
         capsys, "verify", "--trust", *chosen, "--model", file, "--data_path", "digits", "--arithmetic", "float"
     )
     assert status == 2
-    assert "files of c have no such arithmetic" in err
+    assert "files of C have no such arithmetic" in err
     qat.target("ONNX").export(
         qat.to_integer(*(getattr(Checkpoint.load(chosen[1]), name) for name in ("graph", "params"))),
         tmp_path / "x.onnx",
@@ -397,8 +397,8 @@ def test_checkpoints_of_the_wrong_kind_are_refused(
     assert "not quantized yet" in err
     fixed = ["--arithmetic", "fixed", "--file_name", tmp_path / "x"]
     for arguments, message in (
-        (["--ckpt_path", quantized], "files of onnx have no such arithmetic"),
-        (["--ckpt_path", quantized, "--no_verify"], "files of onnx have no such arithmetic"),
+        (["--ckpt_path", quantized], "files of ONNX have no such arithmetic"),
+        (["--ckpt_path", quantized, "--no_verify"], "files of ONNX have no such arithmetic"),
         (["--ckpt_path", float_, "--float", "--file_format", "TFLITE"], "has no integers, and so no choice of it"),
     ):
         status, _, err = run(capsys, "export", *arguments, *fixed)

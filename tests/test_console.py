@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from qat.checkpoint import Checkpoint
 from qat.console import print_table
+from qat.training.checkpoint import Checkpoint
 
 ROWS = [("[/red] pip install 'qat-engine[keras]'", "123,456,789"), ("conv", "26,657,280")]
 

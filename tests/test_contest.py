@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import qat
+from qat.analysis.score import Measured, score
+from qat.analysis.timing import Times, alternate
 from qat.cli import main
 from qat.networks import LeNet3x3
-from qat.score import Measured, score
-from qat.timing import Times, alternate
 
 
 def measured(name: str, accuracy: float, milliseconds: list[float], params: int, macs: int) -> Measured:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 import qat
 from qat.cells.base import Context, Scope
 from qat.networks import LeNet5
-from qat.numpy_ops import NUMPY_OPS
 from qat.passes.pool_before_quantize import pool_before_quantize
 from qat.quantizers import ActivationQuantizer, WeightQuantizer
-from qat.values import Value
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.values import Value
 
 CHECK = settings(derandomize=True, deadline=None, max_examples=150)
 LINEAR = ["conv1", "conv2", "fc1", "fc2", "fc3"]
@@ -461,7 +461,7 @@ def test_a_pooling_goes_first_exactly_when_every_number_lies_in_a_window(data):
 
 
 def outputs_of(graph, params, pixels):
-    """Real outputs of the graph exactly as it stands (qat.forward would move poolings itself), in NumPy."""
+    """Real outputs of the graph exactly as it stands (qat.training.forward would move poolings itself), in NumPy."""
     ops = NUMPY_OPS
     tensors = {name: ops.from_numpy(params[name], param.kind) for name, param in graph.params.items()}
     context = Context(ops, tensors, training=False, phase=0, updates={})

@@ -16,8 +16,8 @@ from graphs import chain
 from onnx import TensorProto, helper, numpy_helper
 
 import qat
-from qat.backends.tflite_file import load, pack_model
 from qat.registry import TARGETS
+from qat.targets.tflite.file import load, pack_model
 
 PIXELS = np.zeros((1, 1, 8, 8), np.uint8)
 SECRET = "secret.bin"

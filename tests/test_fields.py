@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 import qat
-from qat import objectives, quantizers
+from qat import quantizers
+from qat.cells.pruner import MagnitudePruner
 from qat.data import Augmentation
-from qat.fields import check_fields
-from qat.optimizer import Optimizer
-from qat.pruner import MagnitudePruner
-from qat.serial import Serializable, from_json
-from qat.training import Recipe
+from qat.training import objectives
+from qat.training.loop import Recipe
+from qat.training.optimizer import Optimizer
+from qat.vocabulary.fields import check_fields
+from qat.vocabulary.serial import Serializable, from_json
 
 if TYPE_CHECKING:
     from qat.nothing import Missing

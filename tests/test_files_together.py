@@ -19,10 +19,10 @@ import pytest
 
 from qat import files
 from qat.cli import main
+from qat.deploy.verify import export_verified
 from qat.errors import NotFiniteError, QatError
 from qat.files import read_together, write_atomically, write_together
 from qat.reading import read_file
-from qat.verify import export_verified
 
 fcntl = pytest.importorskip("fcntl", reason="Windows has no locks, and what a killed writer left stays")
 
@@ -137,7 +137,7 @@ def test_killed_while_a_file_and_its_c_array_are_renewed_whoever_reads_one_of_th
     """As 'qat train-and-quantize' writes them, and as commands read them: one, by itself."""
     setting = """
 import itertools
-from qat.c_array import c_array
+from qat.deploy.c_array import c_array
 from qat.files import write_together
 from qat.reading import read_file
 paths = [folder / f"net.{ending}" for ending in ("tflite", "cc", "h")]
@@ -505,7 +505,7 @@ def exported(path: Path, export: Any) -> None:
     def run(*args: Any) -> None:
         pytest.fail("it is verified before it is known that it can be written")
 
-    target: Any = SimpleNamespace(export=export, runtime=run, predict=run, trace=run, __name__="qat.backends.c_target")
+    target: Any = SimpleNamespace(export=export, runtime=run, predict=run, trace=run, __name__="qat.targets.c.target")
     anything: Any = None
     integers: Any = SimpleNamespace()
     export_verified(path, target, anything, anything, anything, data="", integers=integers)

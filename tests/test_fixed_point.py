@@ -13,14 +13,9 @@ from hypothesis import strategies as st
 from sequential import Chain, calibrated
 
 import qat
-from qat.fixed_point import (
-    doubling_high_mul,
-    quantize_multiplier,
-    rounding_shift_right,
-    sum_multipliers,
-)
 from qat.integer import IntegerAdd, IntegerGraph, IntegerLinear, Requantize, evaluate
-from qat.numpy_ops import WIDE_NUMPY_OPS
+from qat.integer.fixed_point import doubling_high_mul, quantize_multiplier, rounding_shift_right, sum_multipliers
+from qat.vocabulary.numpy_ops import WIDE_NUMPY_OPS
 
 INT32 = st.integers(-(2**31) + 1, 2**31 - 1)
 EDGES = [0, 1, -1, 2**30, -(2**30), 2**30 + 1, 2**31 - 1, -(2**31) + 1, 3, -3, 7, -7, 2**15, -(2**15)]

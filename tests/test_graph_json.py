@@ -12,7 +12,7 @@ import qat
 from qat.cells.base import Cell
 from qat.networks import LeNet5
 from qat.quantizers import ActivationQuantizer, BaseActivationQuantizer, BaseWeightQuantizer
-from qat.serial import Serializable, from_json
+from qat.vocabulary.serial import Serializable, from_json
 
 CHECK = settings(derandomize=True, deadline=None, max_examples=100)
 MUTATE = settings(derandomize=True, deadline=None, max_examples=400)

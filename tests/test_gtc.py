@@ -16,10 +16,10 @@ from test_quantizer_family import assert_near
 
 import qat
 from qat.cli import main
-from qat.numpy_ops import NUMPY_OPS
-from qat.optimizer import learning_rate
 from qat.registry import BACKENDS, installed
-from qat.values import Value
+from qat.training.optimizer import learning_rate
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.values import Value
 
 Array = npt.NDArray[np.float32]
 F = np.float32

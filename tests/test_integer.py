@@ -21,9 +21,8 @@ from sequential import ALWAYS, Chain, Setup, calibrated, setups
 from transcription import transcribed_codes
 
 import qat
-import qat.forward
-from qat.backends.torch_ops import TorchOps
-from qat.forward import Forward
+import qat.training.forward
+from qat.backends.torch.ops import TorchOps
 from qat.integer import (
     INT32_MAX,
     Adjustments,
@@ -35,10 +34,11 @@ from qat.integer import (
     Requantize,
     trace_codes,
 )
-from qat.numpy_ops import NUMPY_OPS
-from qat.ops import EXACT_INTEGERS, Ops
 from qat.passes.pool_before_quantize import pool_before_quantize
 from qat.quantizers import SMALLEST_SCALE
+from qat.training.forward import Forward
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.ops import EXACT_INTEGERS, Ops
 
 Array = npt.NDArray[Any]
 F = np.float32

@@ -7,10 +7,10 @@ import inspect
 import pytest
 
 import qat
-from qat.interfaces import ParameterFiles, Step, Target, TrainingBackend
+from qat.deploy.interfaces import ParameterFiles, Step, Target, TrainingBackend
 from qat.networks import LeNet5
-from qat.optimizer import Optimizer
 from qat.registry import BACKENDS, TARGETS, installed
+from qat.training.optimizer import Optimizer
 
 
 def check(module: object, protocol: type, what: str) -> None:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import qat
-from qat.arrays import as_arrays, as_tuple
 from qat.cells.fake_quant import FakeQuant
-from qat.forward import Forward, _schedule
 from qat.integer import evaluate
-from qat.numpy_ops import NUMPY_OPS
-from qat.optimizer import Optimizer
 from qat.registry import BACKENDS, installed
+from qat.training.forward import Forward, _schedule
+from qat.training.optimizer import Optimizer
+from qat.vocabulary.arrays import as_arrays, as_tuple
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 HERE = [name for name, entry in BACKENDS.items() if installed(entry)]
 RNG = np.random.default_rng(0)

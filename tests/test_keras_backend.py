@@ -13,7 +13,7 @@ from test_zoo import Setup, setups
 
 import qat
 from qat.networks import LeNet5
-from qat.optimizer import Optimizer
+from qat.training.optimizer import Optimizer
 
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")

@@ -9,11 +9,11 @@ import pytest
 
 import qat
 from qat.cells.linear import BatchNorm, LinearCell
-from qat.forward import Forward
 from qat.networks import SvhnCnn
-from qat.numpy_ops import NUMPY_OPS
-from qat.optimizer import Optimizer
 from qat.passes.merge_batch_norm import merge_batch_norm
+from qat.training.forward import Forward
+from qat.training.optimizer import Optimizer
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 FLOAT_SUMS = 2e-5  #: relative to the largest output: float32 sums in another order
 

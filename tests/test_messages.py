@@ -12,7 +12,7 @@ import pytest
 import qat
 from qat.data import Dataset, Split
 from qat.registry import TARGETS
-from qat.training import Recipe, train
+from qat.training.loop import Recipe, train
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 3, 8, 8), np.uint8)
 LABELS = np.zeros(8, np.int64)

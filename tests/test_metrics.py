@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import qat
-from qat.checkpoint import Checkpoint
+from qat.analysis.compression import weight_sizes
+from qat.analysis.metrics import activation_bits, bops, information_bits, learned_bits, macs, measure, parameters
 from qat.cli import main
-from qat.compression import weight_sizes
-from qat.metrics import activation_bits, bops, information_bits, learned_bits, macs, measure, parameters
 from qat.networks import LeNet5, MnistCnn, ResNet8
 from qat.study.layers import layers_of
+from qat.training.checkpoint import Checkpoint
 
 
 class Reference(qat.Network):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import qat
-from qat.arrays import as_tuple
 from qat.integer import EXACT_INTEGERS, IntegerGraph, IntegerLinear, trace_codes
 from qat.networks import LeNet5
+from qat.vocabulary.arrays import as_tuple
 
 pytest.importorskip("mindspore")
 MINDIR, MINDSPORE = qat.target("MINDIR"), qat.backend("mindspore")
@@ -160,7 +160,7 @@ def test_a_sealed_file_with_foreign_operations_is_not_run(
     foreign: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A digest is no signature: whoever adds an operation that loads a library seals the file again."""
-    from qat.backends import mindir_target as target
+    from qat.targets.mindir import target as target
 
     path = tmp_path / "lenet.mindir"
     MINDIR.export(trained(LeNet5(), IMAGES)[1], path)

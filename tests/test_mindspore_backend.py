@@ -10,7 +10,7 @@ import pytest
 
 import qat
 from qat.networks import LeNet5
-from qat.optimizer import Optimizer
+from qat.training.optimizer import Optimizer
 
 ms = pytest.importorskip("mindspore")
 MINDSPORE = qat.backend("mindspore")

@@ -11,8 +11,8 @@ from PIL import Image
 
 import qat
 from qat import data
+from qat.analysis.compression import compress, rounded, weight_sizes
 from qat.cli import main
-from qat.compression import compress, rounded, weight_sizes
 from qat.data.pictures import find_pictures, read_class_names, read_pictures
 from qat.networks import LeNet5
 from qat.quantizers import WeightQuantizer

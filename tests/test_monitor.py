@@ -14,11 +14,11 @@ import qat
 from qat.cli import main
 from qat.data import load
 from qat.errors import QatError
-from qat.monitor import Epoch, Progress, best_epoch, mean_cross_entropy, plateau_factor, should_stop
 from qat.networks import LeNet5
-from qat.optimizer import Optimizer
 from qat.pruning import MagnitudePruner, count_zeros, prune_weights
-from qat.training import Recipe, train
+from qat.training.loop import Recipe, train
+from qat.training.monitor import Epoch, Progress, best_epoch, mean_cross_entropy, plateau_factor, should_stop
+from qat.training.optimizer import Optimizer
 
 TORCH = qat.backend("torch")
 LOSSES = st.lists(st.integers(0, 40).map(lambda n: n / 16), max_size=40)

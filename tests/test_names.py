@@ -20,19 +20,19 @@ from hypothesis import given
 from PIL import Image
 
 import qat
-from qat.backends.c_writer import Writer
-from qat.c_array import c_array
-from qat.checkpoint import FORMAT
+from qat.analysis.figures import heat_map, plain_text
+from qat.analysis.sensitivity import Sensitivity
 from qat.console import PlainOutput, print_table
+from qat.deploy.c_array import c_array
 from qat.errors import one_line
-from qat.figures import heat_map, plain_text
 from qat.integer import IntegerGraph, evaluate
 from qat.names import LONGEST, check_name, is_name
-from qat.optimizer import Optimizer
 from qat.registry import BACKENDS, TARGETS
-from qat.sensitivity import Sensitivity
 from qat.study import Task
 from qat.study.report import Section, html_report
+from qat.targets.c.writer import Writer
+from qat.training.checkpoint import FORMAT
+from qat.training.optimizer import Optimizer
 
 #: What ends a comment, an element, a line, a string or a format, and what a terminal obeys.
 TEXTS = [

@@ -10,10 +10,10 @@ import torch
 
 import qat
 from qat.cli import main
-from qat.native import params_from
 from qat.networks import LeNet5
 from qat.networks.lenet5 import LeNet5BN
 from qat.registry import BACKENDS, installed
+from qat.training.native import params_from
 
 FRAMEWORKS = [name for name, entry in BACKENDS.items() if entry.suffix and installed(entry)]
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 import qat
-from qat.forward import Forward
+from qat.analysis.metrics import total_macs
 from qat.integer import IntegerLinear, trace_codes
-from qat.losses import mean_squared_error
-from qat.metrics import total_macs
 from qat.networks import NETWORKS, Autoencoder, create
-from qat.numpy_ops import NUMPY_OPS
-from qat.optimizer import Optimizer
 from qat.registry import BACKENDS, installed
+from qat.training.forward import Forward
+from qat.training.losses import mean_squared_error
+from qat.training.optimizer import Optimizer
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 
 @pytest.mark.parametrize(

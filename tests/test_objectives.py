@@ -13,18 +13,18 @@ import torch
 from test_backends_agree import HERE, QAT, distances
 
 import qat
+from qat.analysis.metrics import bops, learned_bits, macs
 from qat.cli import main
 from qat.data import load
-from qat.distillation import teach
-from qat.event_file import EventFile
-from qat.forward import Forward
-from qat.losses import Objective, soft_cross_entropy
-from qat.metrics import bops, learned_bits, macs
 from qat.networks import LeNetGTC
-from qat.numpy_ops import NUMPY_OPS
-from qat.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
-from qat.optimizer import Optimizer
-from qat.training import Recipe, train
+from qat.training.distillation import teach
+from qat.training.event_file import EventFile
+from qat.training.forward import Forward
+from qat.training.loop import Recipe, train
+from qat.training.losses import Objective, soft_cross_entropy
+from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
+from qat.training.optimizer import Optimizer
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 Array = npt.NDArray[np.float32]
 RNG = np.random.default_rng(0)

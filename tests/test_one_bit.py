@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import qat
+from qat.deploy.verify import arithmetic_options
 from qat.integer import IntegerGraph, IntegerTable, trace_codes
-from qat.ops import Array
-from qat.optimizer import Optimizer
 from qat.quantizers import BaseActivationQuantizer
 from qat.registry import BACKENDS, TARGETS, installed
-from qat.verify import arithmetic_options
+from qat.training.optimizer import Optimizer
+from qat.vocabulary.ops import Array
 
 BINARY, BINARY_A = qat.BinaryWeightQuantizer, qat.BinaryActivationQuantizer
 RNG = np.random.default_rng(0)

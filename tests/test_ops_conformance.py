@@ -1,4 +1,4 @@
-"""One conformance suite for the vocabulary ``qat.ops.Ops``, over every implementation.
+"""One conformance suite for the vocabulary ``qat.vocabulary.ops.Ops``, over every implementation.
 
 ``ops_cases_*.py`` say what goes in and what must come out. Integers must be equal; floats are compared within a named
 tolerance. ``conformance.py`` says how an implementation is run: to add a backend, add it there.
@@ -28,8 +28,8 @@ from conformance import (
 from ops_cases import activation, f32, integers, vector
 from ops_cases_linear import WIDE_ROWS, WIDE_WEIGHT
 
-from qat.numpy_ops import NumpyOps
-from qat.ops import EXACT_INTEGERS, Ops
+from qat.vocabulary.numpy_ops import NumpyOps
+from qat.vocabulary.ops import EXACT_INTEGERS, Ops
 
 ALL = ADAPTERS | DEFAULTS
 INF = np.inf

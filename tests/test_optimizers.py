@@ -11,7 +11,7 @@ import pytest
 import qat
 from qat import registry
 from qat.errors import QatError
-from qat.optimizer import Optimizer
+from qat.training.optimizer import Optimizer
 
 BACKENDS = {name: qat.backend(name) for name, entry in registry.BACKENDS.items() if registry.installed(entry)}
 CLOSE = 2e-4  #: of the way gone: frameworks put Adam's epsilon in different places

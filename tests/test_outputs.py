@@ -11,11 +11,11 @@ import pytest
 
 import qat
 from qat.data import Dataset, Split
+from qat.deploy.verify import compare, export_verified, verify
 from qat.integer import trace_codes
-from qat.optimizer import Optimizer
 from qat.passes.logits_graph import logits_graph
-from qat.training import Recipe, evaluate_accuracy, train
-from qat.verify import compare, export_verified, verify
+from qat.training.loop import Recipe, evaluate_accuracy, train
+from qat.training.optimizer import Optimizer
 
 TORCH, ONNX = qat.backend("torch"), qat.target("ONNX")
 RNG = np.random.default_rng(0)

@@ -19,7 +19,8 @@ from qat.errors import QatError
 from qat.registry import BACKENDS, TARGETS, target_of
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ["backends", "networks", "scripts"]  #: packages of qat through symlinks
+LINKS = ["backends", "networks", "scripts"]  #: beside qat, to the folders in it
+NOT_CORE = ["backends", "targets", "networks", "scripts"]
 FRAMEWORKS = ["torch", "tensorflow", "keras", "mindspore", "onnx", "onnxruntime", "sklearn"]
 
 
@@ -53,7 +54,7 @@ def test_importing_the_core_imports_no_framework(module):
 
 
 def test_importing_qat_imports_no_backend_network_or_script():
-    found = "[name for name in sys.modules if name.startswith(('qat.backends', 'qat.networks', 'qat.scripts'))]"
+    found = "[name for name in sys.modules if name.startswith(('qat.backends', 'qat.targets', 'qat.networks', 'qat.scripts'))]"
     assert run_python(f"import qat, sys; print({found})") == "[]"
 
 
@@ -63,7 +64,7 @@ def test_every_module_of_the_core_can_be_imported_without_any_framework():
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in core_files()]
     imports = "; ".join(f"import {name.removesuffix('.__init__')}" for name in names)
     assert run_python(f"{hidden}; {imports}; print('done')") == "done"
-    assert "qat.graph" in names
+    assert "qat.graph.graph" in names
 
 
 def test_the_command_line_explains_itself_without_any_framework():
@@ -73,25 +74,18 @@ def test_the_command_line_explains_itself_without_any_framework():
     assert run_python(f"{hidden}runpy.run_module('qat.cli', run_name='__main__')")
 
 
-@pytest.mark.parametrize(
-    "statements",
-    [
-        "from networks import LeNet5 as a; from qat.networks import LeNet5 as b; from networks.lenet5 import LeNet5 as c",
-        "from networks.lenet5 import LeNet5 as a; from networks import LeNet5 as b; from qat.networks import LeNet5 as c",
-        "from qat.networks import LeNet5 as a; from networks.lenet5 import LeNet5 as b; from networks import LeNet5 as c",
-        "from qat.networks.lenet5 import LeNet5 as a; import networks; b = networks.LeNet5; c = networks.lenet5.LeNet5",
-    ],
-)
-def test_a_network_is_one_class_whichever_way_it_is_imported_from_the_repository_root(statements):
-    """Two classes of one name would each be registered, and isinstance would depend on who imported what."""
-    assert run_python(f"{statements}; assert a is b is c; print(a.__module__)") == "qat.networks.lenet5"
+def test_a_network_is_one_class_whether_it_is_imported_from_qat_or_from_the_link_beside_it():
+    """Two classes of one name would differ for isinstance, by who imported what."""
+    both = ["from networks import LeNet5 as a", "from qat.networks import LeNet5 as b"]
+    for statements in (both, both[::-1]):
+        code = f"{'; '.join(statements)}; assert a is b; print(a.__module__)"
+        assert run_python(code) == "qat.networks.lenet5"
 
 
-def test_every_module_in_networks_is_the_same_under_both_names():
-    names = [path.stem for path in (ROOT / "networks").glob("*.py") if path.stem != "__init__"]
-    assert "lenet5" in names
-    code = "import importlib as i, networks; print([n for n in {} if i.import_module('networks.' + n) is not {}])"
-    assert run_python(code.format(names, "i.import_module('qat.networks.' + n)")) == "[]"
+@pytest.mark.parametrize("folder", LINKS)
+def test_a_folder_beside_qat_is_a_relative_link_into_it(folder):
+    assert os.readlink(ROOT / folder) == f"qat/{folder}"
+    assert (ROOT / folder / "__init__.py").samefile(ROOT / "qat" / folder / "__init__.py")
 
 
 # -- the wheel ----------------------------------------------------------------------------------------------------------
@@ -101,7 +95,7 @@ def copy_tree(destination):
     """The working tree as git would hand it out: symlinks are symlinks, and nothing that was built."""
     ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "out")
     shutil.copytree(ROOT, destination, symlinks=True, ignore=ignored)
-    assert (destination / "qat" / "networks").is_symlink()
+    assert (destination / "networks").is_symlink()
     return destination
 
 
@@ -132,23 +126,18 @@ def metadata(wheel):
     return email.message_from_bytes(wheel.read(name))
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_the_wheel_holds_every_module_of_the_folders_behind_the_symlinks(wheel, folder):
-    modules = {f"qat/{path.relative_to(ROOT)}" for path in (ROOT / folder).rglob("*.py")}
-    assert f"qat/{folder}/__init__.py" in modules
+def test_the_wheel_holds_every_module(wheel):
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "qat").rglob("*.py")}
+    assert {f"qat/{folder}/__init__.py" for folder in NOT_CORE} < modules
     assert modules <= set(wheel.namelist())
 
 
 @pytest.mark.parametrize(
     "name",
-    ["qat/backends/torch_backend.py", "qat/networks/lenet5.py", "qat/cells/linear.py", "qat/scripts/svhn_cnn.cfg"],
+    ["qat/backends/torch/network.py", "qat/networks/lenet5.py", "qat/cells/linear.py", "qat/scripts/svhn_cnn.cfg"],
 )
 def test_the_wheel_holds_the_file_as_it_is_in_the_tree(wheel, name):
     assert wheel.read(name) == (ROOT / name).read_bytes()
-
-
-def test_the_wheel_holds_every_module_of_the_core(wheel):
-    assert {str(path.relative_to(ROOT)) for path in core_files()} <= set(wheel.namelist())
 
 
 def test_the_wheel_installs_nothing_beside_qat(wheel):
@@ -183,8 +172,8 @@ def test_the_wheel_has_the_version_of_the_package_and_the_command(wheel, metadat
 
 
 def core_files():
-    """The modules of qat itself, without the folders behind the symlinks."""
-    files = [path for path in (ROOT / "qat").rglob("*.py") if path.relative_to(ROOT / "qat").parts[0] not in FOLDERS]
+    """The modules that import no framework, backend, target, network or script."""
+    files = [path for path in (ROOT / "qat").rglob("*.py") if path.relative_to(ROOT / "qat").parts[0] not in NOT_CORE]
     return sorted(files)
 
 
@@ -241,9 +230,10 @@ def test_what_the_core_imports_only_on_demand_is_in_an_extra(metadata):
 def test_what_a_backend_imports_is_in_its_extra(metadata, entry):
     def needed(entry):
         """Of its module and of those beside it that it imports."""
-        path = ROOT / "backends" / f"{entry.module}.py"
-        beside = re.findall(r"from qat\.backends\.(\w+) import", path.read_text(encoding="utf-8"))
-        paths = [path, *(path.with_name(f"{name}.py") for name in beside)]
+        path = ROOT.joinpath("qat", *entry.module.split(".")).with_suffix(".py")
+        beside = re.findall(r"from qat\.((?:backends|targets)\.[\w.]+) import", path.read_text(encoding="utf-8"))
+        paths = [path, *(ROOT.joinpath("qat", *name.split(".")).with_suffix(".py") for name in beside)]
+        paths = [path for path in paths if path.exists()]
         names = set().union(*(imports(path, at_import_time=now) for path in paths for now in (True, False)))
         return distributions(names)
 
@@ -255,8 +245,7 @@ def test_what_a_backend_imports_is_in_its_extra(metadata, entry):
 
 def test_every_extra_that_a_message_names_exists(metadata):
     """``pip install 'qat-engine[...]'`` must not be advice that pip rejects."""
-    files = [path for folder in ["qat", *FOLDERS] for path in (ROOT / folder).rglob("*.py")]
-    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "qat").rglob("*.py"))
     named = {name for names in re.findall(r"\[([\w,]+)\]'", text) for name in names.split(",")} & set(
         re.findall(re.escape(metadata["Name"]) + r"\[(\w+)\]", text)
     )
@@ -278,8 +267,8 @@ def test_the_extra_all_holds_every_other_one_that_a_backend_uses(metadata):
 
 
 def test_backends_and_targets_are_found_by_name():
-    assert qat.backend("torch").__name__ == "qat.backends.torch_backend"
-    assert qat.target("ONNX").__name__ == "qat.backends.onnx_target"
+    assert qat.backend("torch").__name__ == "qat.backends.torch.network"
+    assert qat.target("ONNX").__name__ == "qat.targets.onnx.target"
     assert qat.backend("torch") is qat.backend("torch")
 
 
@@ -342,9 +331,9 @@ def test_a_backend_whose_package_is_missing_names_it_and_the_pip_extra(monkeypat
 
 def test_a_module_of_our_own_that_is_missing_is_no_matter_of_pip(monkeypatch):
     """A broken checkout must not send the user off to reinstall torch."""
-    monkeypatch.delitem(sys.modules, "qat.backends.torch_backend", raising=False)
-    monkeypatch.setitem(sys.modules, "qat.forward", None)
-    with pytest.raises(ModuleNotFoundError, match=r"qat\.forward"):
+    monkeypatch.delitem(sys.modules, "qat.backends.torch.network", raising=False)
+    monkeypatch.setitem(sys.modules, "qat.training.forward", None)
+    with pytest.raises(ModuleNotFoundError, match=r"qat\.training\.forward"):
         qat.backend("torch")
 
 
@@ -373,7 +362,7 @@ def test_the_import_contract_is_broken_by_a_framework_in_the_core(tmp_path, line
     assert "BROKEN" in done.stdout
 
 
-@pytest.mark.parametrize("module", [f"qat.{folder}" for folder in FOLDERS])
+@pytest.mark.parametrize("module", [f"qat.{folder}" for folder in NOT_CORE])
 def test_the_import_contract_is_broken_by_a_backend_network_or_script_in_the_core(tmp_path, module):
     """As its name in pyproject.toml says."""
     tree = copy_tree(tmp_path / "tree")

@@ -18,8 +18,8 @@ from test_tflite import everything
 
 import qat
 from qat.integer import trace_codes
+from qat.integer.widths import pack, storage_bits
 from qat.networks import LeNet5
-from qat.widths import pack, storage_bits
 
 ONNX, TFLITE = qat.target("ONNX"), qat.target("TFLITE")
 Op, Type = schema.BuiltinOperator, schema.TensorType

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import qat
-from qat import inference
-from qat.optimizer import Optimizer
+from qat.deploy import inference
 from qat.registry import TARGETS
+from qat.training.optimizer import Optimizer
 
 SHAPE = (3, 12, 8)
 RIGHT = np.random.default_rng(0).integers(0, 256, (4, *SHAPE), np.uint8)

@@ -9,10 +9,10 @@ import pytest
 from command import run
 
 import qat
-from qat.checkpoint import Checkpoint
+from qat.analysis.metrics import total_macs
 from qat.cli import main
-from qat.metrics import total_macs
 from qat.pruning import channel_groups, count_zeros
+from qat.training.checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from test_zoo import Zoo, networks, random_params
 
 import qat
+from qat.analysis.metrics import total_macs
 from qat.cells.base import Context, Scope
 from qat.integer import evaluate
-from qat.metrics import total_macs
 from qat.networks import NETWORKS, create
-from qat.numpy_ops import NUMPY_OPS
 from qat.pruning import channel_groups, drop_blocks, prune_channels, remove_channels, residual_blocks
-from qat.values import Value
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.values import Value
 
 Array = npt.NDArray[Any]
 F = np.float32

@@ -18,15 +18,9 @@ import qat
 from qat.data import Split, load
 from qat.integer import evaluate
 from qat.networks import create
-from qat.pruning import (
-    channel_groups,
-    l1_importance,
-    prune_channels,
-    slimming_importance,
-    taylor_importance,
-)
+from qat.pruning import channel_groups, l1_importance, prune_channels, slimming_importance, taylor_importance
 from qat.pruning.training import PruningInTraining, prunable_gammas, shrink
-from qat.training import Recipe, train
+from qat.training.loop import Recipe, train
 
 Array = npt.NDArray[Any]
 F = np.float32

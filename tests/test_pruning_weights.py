@@ -19,13 +19,13 @@ import qat
 from qat import registry
 from qat.data import load
 from qat.integer import IntegerGraph, IntegerLinear, evaluate
-from qat.numpy_ops import NUMPY_OPS
-from qat.optimizer import Optimizer
 from qat.passes.apply_masks import apply_masks
 from qat.passes.fold_batch_norm import fold_batch_norm
 from qat.pruning import MagnitudePruner, count_zeros, prune_weights, updated_masks
 from qat.pruning.magnitude import smaller_mask, unfinished
-from qat.training import Recipe, train
+from qat.training.loop import Recipe, train
+from qat.training.optimizer import Optimizer
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 Array = npt.NDArray[Any]
 F = np.float32

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import qat
 from qat.cli import main
 from qat.networks import LeNet5
-from qat.quant_config import read_quant_config
+from qat.passes.quant_config import read_quant_config
 
 GOOD = """
 num_bits: [8, 8]

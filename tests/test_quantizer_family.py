@@ -21,12 +21,19 @@ from quantizer_formulas import Array, lsq, of_activation, of_weight
 import qat
 from qat.integer import trace_codes
 from qat.networks import LeNet5
-from qat.numpy_ops import NUMPY_OPS
-from qat.optimizer import Optimizer
-from qat.quantizers import FAMILY, SMALLEST_SCALE, BaseActivationQuantizer, BaseWeightQuantizer, Quantizer, WeightCodes
+from qat.quantizers import (
+    FAMILY,
+    SMALLEST_SCALE,
+    BaseActivationQuantizer,
+    BaseWeightQuantizer,
+    Quantizer,
+    WeightCodes,
+)
 from qat.quantizers.few_bits_activations import FixedGrid
-from qat.serial import Serializable, from_json
-from qat.values import Value
+from qat.training.optimizer import Optimizer
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.serial import Serializable, from_json
+from qat.vocabulary.values import Value
 
 F = np.float32
 TORCH, ONNX = qat.backend("torch"), qat.target("ONNX")

@@ -14,9 +14,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from transcription import expected_weight
 
 import qat
-from qat.numpy_ops import NUMPY_OPS
 from qat.quantizers import SMALLEST_SCALE, ActivationQuantizer, Quantizer, WeightCodes, WeightQuantizer
-from qat.serial import from_json
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.serial import from_json
 
 Array = npt.NDArray[np.float32]
 F = np.float32

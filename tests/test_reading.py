@@ -32,9 +32,9 @@ from qat.data.cifar import read_batches
 from qat.data.idx import read_idx
 from qat.data.pictures import find_pictures, read_class_names, read_picture
 from qat.data.svhn import read_source_images, read_svhn
-from qat.graph import MOST_NODES
+from qat.graph.graph import MOST_NODES
 from qat.networks import LeNet5
-from qat.quant_config import read_quant_config
+from qat.passes.quant_config import read_quant_config
 from qat.registry import BACKENDS, TARGETS, installed
 from qat.study import Study, Task
 from qat.study.search import Search
@@ -400,7 +400,7 @@ def test_operators_that_no_export_writes_are_refused(tmp_path: Path) -> None:
 
 def test_a_tflite_file_that_declares_much_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("ai_edge_litert")
-    from qat.backends.tflite_file import load, pack_model
+    from qat.targets.tflite.file import load, pack_model
 
     quantized = qat.convert_quant_network(LeNet5())
     path = tmp_path / "x.tflite"

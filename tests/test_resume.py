@@ -18,9 +18,9 @@ import qat
 from qat import registry
 from qat.cli import main
 from qat.data import load
-from qat.objectives import Distillation
-from qat.optimizer import Optimizer
-from qat.training import Recipe, train
+from qat.training.loop import Recipe, train
+from qat.training.objectives import Distillation
+from qat.training.optimizer import Optimizer
 
 BACKENDS = {name: qat.backend(name) for name, entry in registry.BACKENDS.items() if registry.installed(entry)}
 TORCH = BACKENDS["torch"]

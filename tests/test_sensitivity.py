@@ -9,14 +9,14 @@ import pytest
 from transcription import expected_weight
 
 import qat
+from qat.analysis.compression import rounded
+from qat.analysis.figures import heat_map
+from qat.analysis.sensitivity import quantizer_of, sensitivity
 from qat.cells import Cell
-from qat.checkpoint import Checkpoint
 from qat.cli import main
-from qat.compression import rounded
-from qat.figures import heat_map
 from qat.networks import LeNet5, ResNet8
 from qat.passes.fold_batch_norm import fold_batch_norm
-from qat.sensitivity import quantizer_of, sensitivity
+from qat.training.checkpoint import Checkpoint
 
 PARAMS = LeNet5().graph().initial_params(0)
 

@@ -20,10 +20,8 @@ from test_cells import Everything
 from test_zoo import Setup, after_numpy_step, random_params, setups
 
 import qat
-from qat.arrays import Arrays, as_tuple
-from qat.backends import tflite_target
-from qat.backends.tflite_writer import offset_of, to_canonical, to_stored
 from qat.data import Split
+from qat.deploy.verify import export_verified, verify
 from qat.integer import (
     Grid,
     IntegerAdd,
@@ -38,7 +36,9 @@ from qat.integer import (
     trace_codes,
 )
 from qat.networks import LeNet5
-from qat.verify import export_verified, verify
+from qat.targets.tflite import target as tflite_target
+from qat.targets.tflite.writer import offset_of, to_canonical, to_stored
+from qat.vocabulary.arrays import Arrays, as_tuple
 
 F = np.float32
 TORCH, ONNX, TFLITE = qat.backend("torch"), qat.target("ONNX"), qat.target("TFLITE")
@@ -426,7 +426,7 @@ def test_a_arithmetic_that_a_target_does_not_have_is_refused(
 ) -> None:
     checkpoint, split = certified
     with pytest.raises(
-        qat.QatError, match=r"^arithmetic 'fixed': files of onnx have no such arithmetic, .*--file_format TFLITE"
+        qat.QatError, match=r"^arithmetic 'fixed': files of ONNX have no such arithmetic, .*--file_format TFLITE"
     ):
         export_verified(tmp_path / "net.onnx", ONNX, TORCH, checkpoint, split, data="noise", arithmetic="fixed")
     assert not list(tmp_path.iterdir())

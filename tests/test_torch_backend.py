@@ -12,7 +12,7 @@ import torch.nn.utils.prune
 
 import qat
 from qat.networks import LeNet5
-from qat.optimizer import Optimizer
+from qat.training.optimizer import Optimizer
 
 TORCH = qat.backend("torch")
 IMAGES = np.random.default_rng(0).integers(0, 256, (32, 1, 32, 32), np.uint8)

@@ -6,7 +6,7 @@ import torch
 from graphs import Traced, conv, nodes_of
 
 import qat
-from qat.network import as_graph
+from qat.graph import as_graph
 from qat.networks import LeNet5
 from qat.quantizers import ActivationQuantizer
 

@@ -17,12 +17,12 @@ from test_zoo import Setup
 from transcription import transcribed_codes
 
 import qat
-from qat.arrays import as_tuple
-from qat.fixed_point import linear_multiplier
 from qat.integer import EXACT_LONG, Adjustments, Grid, IntegerBuilder, IntegerGraph, IntegerLinear, trace_codes
+from qat.integer.fixed_point import linear_multiplier
+from qat.integer.widths import bits_of, weight_bits
 from qat.networks import LeNet5
 from qat.registry import BACKENDS, TARGETS, installed
-from qat.widths import bits_of, weight_bits
+from qat.vocabulary.arrays import as_tuple
 
 TFLITE = qat.target("TFLITE")
 HERE = [name for name, entry in BACKENDS.items() if installed(entry)]

@@ -21,11 +21,11 @@ from test_backends_agree import HERE, distances
 from worker_steps import train
 
 import qat
-from qat.checkpoint import Checkpoint
 from qat.errors import QatError
 from qat.networks import LeNet5
-from qat.optimizer import Optimizer
-from qat.workers import TORCHRUN, Worker, this_worker, training_worker
+from qat.training.checkpoint import Checkpoint
+from qat.training.optimizer import Optimizer
+from qat.training.workers import TORCHRUN, Worker, this_worker, training_worker
 
 TESTS = Path(__file__).parent
 BATCH = 12
@@ -203,7 +203,7 @@ def test_a_worker_with_several_devices_is_refused(monkeypatch: pytest.MonkeyPatc
     """tf.distribute would make a replica on each, with a share that nobody gave it."""
     import tensorflow as tf
 
-    from qat.backends.keras_workers import join
+    from qat.backends.keras.workers import join
 
     monkeypatch.setenv("TF_CONFIG", tf_config(0, [1, 2]))
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda: SimpleNamespace(num_replicas_in_sync=4))

@@ -19,12 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import qat
-from qat.activations import RELU_BOUNDS, TABLES
-from qat.arrays import as_tuple
 from qat.cells.linear import NEVER
-from qat.forward import Forward
 from qat.integer import IntegerGraph, evaluate, trace_codes
-from qat.numpy_ops import NUMPY_OPS
+from qat.training.forward import Forward
+from qat.vocabulary.activations import RELU_BOUNDS, TABLES
+from qat.vocabulary.arrays import as_tuple
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]

@@ -9,11 +9,11 @@ import numpy as np
 from test_backends_agree import CASES
 
 import qat
-from qat.losses import cross_entropy
 from qat.networks import LeNetGTC
-from qat.objectives import GTCLoss
-from qat.optimizer import Optimizer
-from qat.workers import this_worker
+from qat.training.losses import cross_entropy
+from qat.training.objectives import GTCLoss
+from qat.training.optimizer import Optimizer
+from qat.training.workers import this_worker
 
 GTC = {
     "weight_quantizer": qat.GTCWeightQuantizer(),

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from qat.errors import QatError
-from qat.ops import Array, Ops, Tensor
-from qat.param import Initializer, Param, Shape, constant, he_uniform
-from qat.serial import Serializable
-from qat.values import Value
+from qat.vocabulary.ops import Array, Ops, Tensor
+from qat.vocabulary.param import Initializer, Param, Shape, constant, he_uniform
+from qat.vocabulary.serial import Serializable
+from qat.vocabulary.values import Value
 
 __all__ = [
     "Cell",
@@ -27,8 +27,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from qat.graph import Symbol
     from qat.integer import IntegerBuilder, IntegerTensor, Pending
-    from qat.network import Symbol
     from qat.quantizers import Quantizer
 
 
@@ -122,7 +122,7 @@ class Cell(Serializable):
     non_negative: bool = False
 
     def __call__(self, *inputs: Symbol) -> Symbol:
-        from qat.network import add_cell
+        from qat.graph import add_cell
 
         return add_cell(self, inputs)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qat.cells.base import Param, Scope, constant
-from qat.ops import Ops, Tensor
+from qat.vocabulary.ops import Ops, Tensor
 
 #: Folded factors below this are taken for dead: dividing a statistic by them would only amplify rounding.
 SMALLEST_FACTOR = 1e-6

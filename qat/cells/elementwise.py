@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qat.activations import NON_NEGATIVE, RELU_BOUNDS, TABLES, check_activation
 from qat.cells.base import Cell, Scope, Shape
 from qat.errors import QatError
 from qat.integer import Function, IntegerBuilder, Sum, require_codes
-from qat.numpy_ops import NUMPY_OPS
-from qat.ops import Array
-from qat.values import Value
+from qat.vocabulary.activations import NON_NEGATIVE, RELU_BOUNDS, TABLES, check_activation
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.ops import Array
+from qat.vocabulary.values import Value
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Add(Cell):
 
 @dataclass(frozen=True)
 class Activation(Cell):
-    """An activation function by itself: one of ``qat.activations``. alpha: the slope of leaky_relu.
+    """An activation function by itself: one of ``qat.vocabulary.activations``. alpha: the slope of leaky_relu.
 
     In integers it is a table with one entry for each code of its input.
     """

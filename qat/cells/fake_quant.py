@@ -12,10 +12,10 @@ import numpy as np
 from qat.cells.base import Cell, Param, Quantized, Scope, Shape
 from qat.errors import QatError
 from qat.integer import Function, Grid, IntegerBuilder, IntegerTensor, by_sign
-from qat.numpy_ops import NUMPY_OPS
-from qat.ops import Array, Tensor
 from qat.quantizers import BaseActivationQuantizer
-from qat.values import Value
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.ops import Array, Tensor
+from qat.vocabulary.values import Value
 
 
 @dataclass(frozen=True)

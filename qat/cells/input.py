@@ -10,8 +10,8 @@ import numpy as np
 from qat.cells.base import Cell, Scope, Shape
 from qat.errors import QatError, shortened
 from qat.integer import Grid, IntegerBuilder, IntegerInput, IntegerTensor
-from qat.ops import Array
-from qat.values import Value
+from qat.vocabulary.ops import Array
+from qat.vocabulary.values import Value
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from qat.activations import NON_NEGATIVE, RELU_BOUNDS, TABLES, check_activation
 from qat.cells.base import Cell, Param, Quantized, Scope, Shape, check_counts, constant, he_uniform, pair
 from qat.cells.batch_norm import (
     SMALLEST_FACTOR,
@@ -21,6 +20,7 @@ from qat.cells.batch_norm import (
     running_affine,
     running_sigma,
 )
+from qat.cells.pruner import MagnitudePruner
 from qat.cells.window import check_window, checked_output_size, window_padding
 from qat.errors import QatError
 from qat.integer import (
@@ -33,12 +33,12 @@ from qat.integer import (
     Requantize,
     smallest_type,
 )
-from qat.numpy_ops import NUMPY_OPS
-from qat.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
-from qat.pruner import MagnitudePruner
 from qat.quantizers import SMALLEST_SCALE, BaseWeightQuantizer, WeightCodes, WeightQuantizer
-from qat.serial import check_steps
-from qat.values import Value
+from qat.vocabulary.activations import NON_NEGATIVE, RELU_BOUNDS, TABLES, check_activation
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
+from qat.vocabulary.serial import check_steps
+from qat.vocabulary.values import Value
 
 BN_FOLDS = ("two_conv", "one_conv", None)
 NEVER = 10_000_000  #: a step that training does not reach; MindSpore's default of freeze_bn
@@ -368,8 +368,8 @@ class Conv2dBnAct(LinearCell):
     kernel_size, stride, dilation: one integer or (height, width). pad_mode: "same" (as TensorFlow pads), "valid" or
     "pad" with ``padding``, one number, (vertical, horizontal) or (top, bottom, left, right). group: number of groups of
     channels. has_bn: batch normalisation before the activation, with running statistics = momentum * running +
-    (1 - momentum) * batch. activation: None or one of ``qat.activations``; alpha: the slope of leaky_relu. after_fake:
-    let convert_quant_network put a fake quantizer after it. weight_quantizer, bn_fold, freeze_bn: set by
+    (1 - momentum) * batch. activation: None or one of ``qat.vocabulary.activations``; alpha: the slope of leaky_relu.
+    after_fake: let convert_quant_network put a fake quantizer after it. weight_quantizer, bn_fold, freeze_bn: set by
     convert_quant_network. pruner: set by ``qat.pruning.prune_weights``.
 
     Parameters: weight (out, in / group, kh, kw), and like it weight_mask, 0 or 1, if it has a pruner; bias (out,) if

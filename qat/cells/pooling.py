@@ -21,8 +21,8 @@ from qat.integer import (
     Requantize,
     require_codes,
 )
-from qat.ops import Array, Padding, Pair
-from qat.values import Value
+from qat.vocabulary.ops import Array, Padding, Pair
+from qat.vocabulary.values import Value
 
 
 class _Pool2d(Cell):

@@ -10,8 +10,8 @@ from typing import Any
 from qat.cells.base import Cell, Scope, Shape
 from qat.errors import QatError
 from qat.integer import IntegerBuilder, IntegerConcat, IntegerFlatten, IntegerTensor, require_codes
-from qat.ops import Array
-from qat.values import Value
+from qat.vocabulary.ops import Array
+from qat.vocabulary.values import Value
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 
 from qat.cells.base import Cell, Scope, Shape
 from qat.integer import Grid, IntegerBuilder, IntegerSoftmax, IntegerTensor, require_codes
-from qat.ops import EXACT_INTEGERS, Array
-from qat.values import Value
+from qat.vocabulary.ops import EXACT_INTEGERS, Array
+from qat.vocabulary.values import Value
 
 GRID = Grid(np.float32(1 / 256), zero_point=0, qmin=0, qmax=255)  #: of probabilities, as TFLite has it
 FINEST = 2.0**16  #: how many parts e^0 has at most in the table

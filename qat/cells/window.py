@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from qat.errors import QatError
-from qat.ops import Padding, Pair
-from qat.param import Shape
+from qat.vocabulary.ops import Padding, Pair
+from qat.vocabulary.param import Shape
 
 LARGEST = 1 << 16  #: kernel, stride or dilation; nobody's image is larger
 PAD_MODES = ("same", "valid", "pad")

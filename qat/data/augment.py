@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from qat.errors import QatError
-from qat.fields import check_fields
-from qat.ops import Array
+from qat.vocabulary.fields import check_fields
+from qat.vocabulary.ops import Array
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from qat.errors import QatError
-from qat.ops import Array
 from qat.reading import read_unpacked
+from qat.vocabulary.ops import Array
 
 RECORD = 1 + 3 * 32 * 32
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

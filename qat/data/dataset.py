@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from qat.arrays import Arrays, as_arrays, as_tuple
 from qat.cells.base import Shape
 from qat.data.augment import Augmentation
 from qat.data.cifar import CLASS_NAMES, find_batches, read_batches
@@ -18,7 +17,8 @@ from qat.data.digits import read_digits
 from qat.data.idx import find_idx, read_idx
 from qat.data.svhn import find_svhn, read_source_images, read_svhn
 from qat.errors import QatError
-from qat.ops import Array
+from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
+from qat.vocabulary.ops import Array
 
 DIGITS = "digits"  #: the --data_path that stands for scikit-learn's embedded digits
 

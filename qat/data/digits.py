@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qat.errors import QatError
-from qat.ops import Array
+from qat.vocabulary.ops import Array
 
 
 def read_digits() -> tuple[Array, Array]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from qat.data.dataset import Dataset
 from qat.errors import QatError
-from qat.ops import Array
+from qat.vocabulary.ops import Array
 
 
 @dataclass(frozen=True, eq=False)

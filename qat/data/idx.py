@@ -10,8 +10,8 @@ import numpy as np
 
 from qat.errors import QatError
 from qat.files import LARGEST
-from qat.ops import Array
 from qat.reading import read_unpacked
+from qat.vocabulary.ops import Array
 
 
 def find_idx(folder: Path, part: str, stem: str, suffix: str) -> Path:

@@ -14,8 +14,8 @@ from qat.cells.base import Shape
 from qat.data.dataset import Split, resize_bilinear
 from qat.errors import QatError
 from qat.files import write_atomically
-from qat.ops import Array
 from qat.reading import read_file, read_text, reading, without_warnings
+from qat.vocabulary.ops import Array
 
 MODES = {1: "L", 3: "RGB"}  #: channels -> how Pillow calls such pictures
 #: What Pillow may take a file for, whatever its name: no EPS, which Ghostscript runs, nor any that nobody sends.

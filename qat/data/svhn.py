@@ -11,8 +11,8 @@ from typing import IO
 import numpy as np
 
 from qat.errors import QatError
-from qat.ops import Array
 from qat.reading import check_array, most_unpacked, open_regular, reading, without_warnings
+from qat.vocabulary.ops import Array
 
 PARTS = ("train", "extra", "test")
 SHAPE = (32, 32, 3)  #: height, width, colours of one crop

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from qat.cells.linear import LinearCell
 from qat.graph import Graph, Params
-from qat.ops import Array
+from qat.vocabulary.ops import Array
 
 
 def apply_masks(graph: Graph, params: Mapping[str, Array]) -> Params:

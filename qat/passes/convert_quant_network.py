@@ -6,18 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from qat.activations import TABLES
 from qat.cells.base import Cell
 from qat.cells.elementwise import Activation
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import NEVER, DenseBnAct, LinearCell
 from qat.errors import QatError, shortened
-from qat.fields import check_type
-from qat.graph import Graph, Node
+from qat.graph import Graph, Network, Node, as_graph
 from qat.hints import perhaps
 from qat.names import fits
-from qat.network import Network, as_graph
 from qat.passes.share_grids import share_grids
 from qat.quantizers import (
     ActivationQuantizer,
@@ -26,7 +23,9 @@ from qat.quantizers import (
     Quantizer,
     WeightQuantizer,
 )
-from qat.serial import from_json
+from qat.vocabulary.activations import TABLES
+from qat.vocabulary.fields import check_type
+from qat.vocabulary.serial import from_json
 
 PROFILES = ("default", "ascend")
 #: The types of settings: of those that may be a pair, of weights and of activations, and of the others.

@@ -12,9 +12,9 @@ from qat.cells.linear import BatchNorm, LinearCell
 from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from qat.cells.shape import Dropout, Flatten
 from qat.graph import Graph, Node, Params
-from qat.numpy_ops import NUMPY_OPS
-from qat.ops import Array
 from qat.passes.apply_masks import apply_masks
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.ops import Array
 
 PASSES_SCALE = (MaxPool2d, AvgPool2d, GlobalAvgPool2d, Flatten, Dropout)  #: f(s x) = s f(x) for s > 0
 MOST_ROUNDS = 100

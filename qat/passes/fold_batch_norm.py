@@ -11,9 +11,9 @@ import numpy as np
 from qat.cells.batch_norm import running_affine
 from qat.cells.linear import MASK, BatchNorm, Conv2dBnAct, LinearCell
 from qat.graph import Graph, Params
-from qat.numpy_ops import NUMPY_OPS
-from qat.ops import Array
 from qat.passes.apply_masks import apply_masks
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.ops import Array
 
 
 def fold_batch_norm(graph: Graph, params: Mapping[str, Array]) -> tuple[Graph, Params]:

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from qat.activations import RELU_BOUNDS
 from qat.cells.batch_norm import running_affine
 from qat.cells.linear import BatchNorm, Conv2dBnAct
 from qat.cells.pooling import MaxPool2d
-from qat.forward import Forward
 from qat.graph import Graph, Node, Params
-from qat.numpy_ops import NUMPY_OPS
-from qat.ops import Array
+from qat.training.forward import Forward
+from qat.vocabulary.activations import RELU_BOUNDS
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.ops import Array
 
 BATCH_SIZE = 100
 

@@ -7,10 +7,9 @@ from typing import Any
 
 from qat.cells.linear import LinearCell
 from qat.errors import QatError
-from qat.graph import Graph
+from qat.graph import Graph, Network, as_graph
 from qat.integer import Adjustments, IntegerBuilder, IntegerGraph, IntegerNode, IntegerTensor
-from qat.network import Network, as_graph
-from qat.ops import Array
+from qat.vocabulary.ops import Array
 
 MOST_ROUNDS = 100  #: of adjusting scales; a few are usual
 

@@ -1,6 +1,6 @@
 """Pruning: channels and residual blocks are removed, single weights become 0 and stay 0 (docs/pruning.md)."""
 
-from qat.pruner import MagnitudePruner
+from qat.cells.pruner import MagnitudePruner
 from qat.pruning.blocks import ResidualBlock, drop_blocks, residual_blocks
 from qat.pruning.channels import prune_channels, remove_channels
 from qat.pruning.groups import ChannelGroup, channel_groups

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from qat.activations import NON_NEGATIVE
 from qat.cells.elementwise import Activation, Add
 from qat.cells.linear import LinearCell
 from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from qat.cells.shape import Concat, Dropout, Flatten
 from qat.errors import QatError
-from qat.graph import Graph, Node, Params
-from qat.network import Network, as_graph
-from qat.ops import Array
+from qat.graph import Graph, Network, Node, Params, as_graph
 from qat.pruning.groups import require_float
+from qat.vocabulary.activations import NON_NEGATIVE
+from qat.vocabulary.ops import Array
 
 #: Cells whose output is never negative where their input is not.
 KEEPS_SIGN = (MaxPool2d, AvgPool2d, GlobalAvgPool2d, Dropout, Flatten, Concat)

@@ -10,10 +10,9 @@ import numpy as np
 
 from qat.cells.linear import BatchNorm, Conv2dBnAct, DenseBnAct, LinearCell
 from qat.errors import QatError
-from qat.graph import Graph, Node, Params
-from qat.network import Network, as_graph
-from qat.ops import Array
+from qat.graph import Graph, Network, Node, Params, as_graph
 from qat.pruning.groups import ChannelGroup, Channels, channel_groups, is_depthwise, require_float
+from qat.vocabulary.ops import Array
 
 SCOPES = ("global", "layer")
 Budget = tuple[Callable[[Graph], int], int]  #: a cost of a graph, and the most that it may be

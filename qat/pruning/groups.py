@@ -12,9 +12,8 @@ from qat.cells.linear import BatchNorm, Conv2dBnAct, DenseBnAct, LinearCell
 from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from qat.cells.shape import Concat, Dropout, Flatten
 from qat.errors import QatError
-from qat.graph import Graph, Node
-from qat.network import Network, as_graph
-from qat.ops import Array
+from qat.graph import Graph, Network, Node, as_graph
+from qat.vocabulary.ops import Array
 
 #: Cells that do the same to every channel, so that their output has the channels of their input.
 KEEPS_CHANNELS = (MaxPool2d, AvgPool2d, GlobalAvgPool2d, Dropout, Activation)

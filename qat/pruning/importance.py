@@ -7,17 +7,17 @@ from types import ModuleType
 
 import numpy as np
 
-from qat.arrays import Arrays
 from qat.cells.linear import BatchNorm, LinearCell
 from qat.data import Split
 from qat.errors import QatError
 from qat.graph import Graph, Params
-from qat.losses import Loss, cross_entropy
-from qat.ops import Array
-from qat.optimizer import Optimizer
 from qat.passes.apply_masks import apply_masks
 from qat.passes.logits_graph import logits_graph
 from qat.pruning.groups import require_float
+from qat.training.losses import Loss, cross_entropy
+from qat.training.optimizer import Optimizer
+from qat.vocabulary.arrays import Arrays
+from qat.vocabulary.ops import Array
 
 Importance = dict[str, Array]  #: cell -> a number for each of its output channels, float64 (O,)
 METHODS = ("slimming", "l1", "taylor")

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from qat.cells.linear import Conv2dBnAct, DenseBnAct
+from qat.cells.pruner import MagnitudePruner
 from qat.errors import QatError
-from qat.graph import Graph, Params
+from qat.graph import Graph, Network, Params, as_graph
 from qat.names import fits
-from qat.network import Network, as_graph
-from qat.ops import Array
 from qat.passes.apply_masks import apply_masks
-from qat.pruner import MagnitudePruner
+from qat.vocabulary.ops import Array
 
 
 def prune_weights(

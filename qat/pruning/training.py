@@ -9,9 +9,9 @@ import numpy as np
 
 from qat.errors import QatError
 from qat.graph import Graph, Params
-from qat.ops import Array
 from qat.pruning.groups import channel_groups
 from qat.pruning.magnitude import pruners, updated_masks
+from qat.vocabulary.ops import Array
 
 
 class PruningInTraining:

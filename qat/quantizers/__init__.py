@@ -1,12 +1,6 @@
 """The family of quantizers, each written once over the vocabulary."""
 
-from qat.quantizers.base import (
-    SMALLEST_SCALE,
-    BaseActivationQuantizer,
-    BaseWeightQuantizer,
-    Quantizer,
-    WeightCodes,
-)
+from qat.quantizers.base import SMALLEST_SCALE, BaseActivationQuantizer, BaseWeightQuantizer, Quantizer, WeightCodes
 from qat.quantizers.family import FAMILY
 from qat.quantizers.few_bits import BinaryWeightQuantizer, DoReFaWeightQuantizer, TernaryWeightQuantizer
 from qat.quantizers.few_bits_activations import BinaryActivationQuantizer, DoReFaActivationQuantizer

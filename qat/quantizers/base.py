@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from qat.errors import QatError
-from qat.ops import Array, Ops, Tensor
-from qat.param import Param, Shape
-from qat.serial import Serializable, check_steps
-from qat.values import Value
+from qat.vocabulary.ops import Array, Ops, Tensor
+from qat.vocabulary.param import Param, Shape
+from qat.vocabulary.serial import Serializable, check_steps
+from qat.vocabulary.values import Value
 
 #: Of an all-zero channel or a dead activation. Two of them multiplied are still a normal number.
 SMALLEST_SCALE = 2.0**-60

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qat.errors import QatError
-from qat.ops import Ops, Tensor
 from qat.quantizers.base import SMALLEST_SCALE, BaseWeightQuantizer, Tensors, WeightCodes
+from qat.vocabulary.ops import Ops, Tensor
 
 SCALES = ("mean", "constant")
 

@@ -10,12 +10,12 @@ from typing import ClassVar
 import numpy as np
 
 from qat.errors import QatError
-from qat.ops import Array, Ops, Tensor
-from qat.param import Param, constant
 from qat.quantizers.base import SMALLEST_SCALE, BaseActivationQuantizer, Tensors
 from qat.quantizers.few_bits import SignCodes
-from qat.serial import check_share
-from qat.values import Value
+from qat.vocabulary.ops import Array, Ops, Tensor
+from qat.vocabulary.param import Param, constant
+from qat.vocabulary.serial import check_share
+from qat.vocabulary.values import Value
 
 BINARY_SCALES = ("constant", "mean")
 

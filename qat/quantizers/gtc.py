@@ -10,19 +10,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from qat.ops import Array, Ops, Tensor
-from qat.param import Param, Shape, constant
-from qat.quantizers.base import (
-    BaseActivationQuantizer,
-    BaseWeightQuantizer,
-    Bounds,
-    Quantizer,
-    Tensors,
-    WeightCodes,
-)
+from qat.quantizers.base import BaseActivationQuantizer, BaseWeightQuantizer, Bounds, Quantizer, Tensors, WeightCodes
 from qat.quantizers.learned import larger, positive
-from qat.serial import check_share
-from qat.values import Value
+from qat.vocabulary.ops import Array, Ops, Tensor
+from qat.vocabulary.param import Param, Shape, constant
+from qat.vocabulary.serial import check_share
+from qat.vocabulary.values import Value
 
 EPSILON = 1e-6  #: e: numbers of a smaller magnitude are 0
 LEAST_SLOPE = 2.0**-10  #: that a trained slope keeps; with a negative one small numbers would stand for large ones

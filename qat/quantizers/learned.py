@@ -15,8 +15,6 @@ from typing import ClassVar
 import numpy as np
 
 from qat.errors import QatError
-from qat.ops import Array, Ops, Tensor
-from qat.param import Param, Shape, constant
 from qat.quantizers.base import (
     SMALLEST_SCALE,
     BaseActivationQuantizer,
@@ -27,7 +25,9 @@ from qat.quantizers.base import (
     steps_of,
     unbounded,
 )
-from qat.values import Value
+from qat.vocabulary.ops import Array, Ops, Tensor
+from qat.vocabulary.param import Param, Shape, constant
+from qat.vocabulary.values import Value
 
 LEAST_SHARE = 2.0**-10  #: of its initial value that a learned scale keeps, however far its training goes astray
 

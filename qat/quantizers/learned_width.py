@@ -7,20 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from qat.ops import Ops, Tensor
-from qat.param import Param, Shape, constant
-from qat.quantizers.base import (
-    SMALLEST_SCALE,
-    BaseWeightQuantizer,
-    Bounds,
-    Tensors,
-    WeightCodes,
-    steps_of,
-    unbounded,
-)
+from qat.quantizers.base import SMALLEST_SCALE, BaseWeightQuantizer, Bounds, Tensors, WeightCodes, steps_of, unbounded
 from qat.quantizers.learned import larger
 from qat.quantizers.minmax import ActivationQuantizer
-from qat.values import Value
+from qat.vocabulary.ops import Ops, Tensor
+from qat.vocabulary.param import Param, Shape, constant
+from qat.vocabulary.values import Value
 
 FEWEST = 2.0  #: bits; with one, a symmetric quantizer has no code but 0
 LN2 = math.log(2.0)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from qat.errors import QatError
-from qat.ops import Array, Ops, Tensor
-from qat.param import Param, constant
 from qat.quantizers.base import BaseActivationQuantizer, BaseWeightQuantizer, Bounds, Tensors, WeightCodes
-from qat.serial import check_share
-from qat.values import Value
+from qat.vocabulary.ops import Array, Ops, Tensor
+from qat.vocabulary.param import Param, constant
+from qat.vocabulary.serial import check_share
+from qat.vocabulary.values import Value
 
 UNSEEN = {"min": np.inf, "max": -np.inf}  #: the ends of a range as long as nothing was observed
 
@@ -73,7 +73,7 @@ class ActivationQuantizer(BaseActivationQuantizer):
 
     The first batch sets the range; from then on range = ema_decay * range + (1 - ema_decay) * batch range. State: min and
     max, infinite as long as nothing was observed; of numbers that are never negative, max alone.
-    power_of_two: round the scale up to a power of two, as the Ascend profile does (qat/ascend.py); symmetric only.
+    power_of_two: round the scale up to a power of two, as the Ascend profile does (qat/targets/ascend); symmetric only.
     """
 
     ema_decay: float = 0.99

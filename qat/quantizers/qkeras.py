@@ -18,11 +18,11 @@ from math import sqrt
 from typing import Any, ClassVar
 
 from qat.errors import QatError
-from qat.ops import Ops, Tensor
 from qat.quantizers.base import SMALLEST_SCALE, BaseWeightQuantizer, Tensors, WeightCodes
 from qat.quantizers.few_bits import SignCodes, signs
 from qat.quantizers.few_bits_activations import FixedGrid
-from qat.values import Value
+from qat.vocabulary.ops import Ops, Tensor
+from qat.vocabulary.values import Value
 
 AUTO = ("auto", "auto_po2")
 EPSILON = 1e-7  #: K.epsilon()

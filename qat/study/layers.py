@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qat.analysis.metrics import activation_bits, bops, macs, weight_bits
 from qat.cells.linear import BatchNorm, LinearCell
-from qat.checkpoint import Checkpoint
 from qat.errors import QatError
 from qat.graph import Graph
 from qat.integer import IntegerLinear
-from qat.metrics import activation_bits, bops, macs, weight_bits
-from qat.ops import Array
 from qat.passes.apply_masks import apply_masks
 from qat.passes.to_integer import to_integer
+from qat.training.checkpoint import Checkpoint
+from qat.vocabulary.ops import Array
 
 #: Energies in 45 nm at 0.9 V, in pJ (Horowitz, ISSCC 2014, figure 1.1.9): an integer product of 8 bits takes 0.2 and one of
 #: 32 bits 3.1, which is proportional to the bits of both factors; an addition of 32 bits; one bit from an SRAM of 8 kB.

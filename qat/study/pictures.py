@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qat.figures import COLOURS, Picture, plain_text
+from qat.analysis.figures import COLOURS, Picture, plain_text
 from qat.study.layers import Layer
 from qat.study.results import LOWEST_RATE, Model, Roc, false_rates
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import qat
+from qat.analysis.figures import Picture
 from qat.errors import QatError, one_line
-from qat.figures import Picture
 
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en">

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from qat.checkpoint import Checkpoint
 from qat.errors import QatError
-from qat.ops import Array
 from qat.study.training import read_result
+from qat.training.checkpoint import Checkpoint
+from qat.vocabulary.ops import Array
 
 PLACES = 201  #: on the axis of false positive rates, from LOWEST_RATE to 1
 LOWEST_RATE = 1e-3

@@ -12,14 +12,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from qat.checkpoint import Checkpoint
 from qat.data import Dataset
 from qat.errors import QatError, shortened
-from qat.fields import check_type
-from qat.optimizer import Optimizer
 from qat.reading import reading
 from qat.study.store import check_database, locked
-from qat.training import Recipe, train
+from qat.training.checkpoint import Checkpoint
+from qat.training.loop import Recipe, train
+from qat.training.optimizer import Optimizer
+from qat.vocabulary.fields import check_type
 
 SAMPLERS = ("hyperband", "bayesian")
 

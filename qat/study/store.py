@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Any
 
 from qat.errors import QatError, shortened
-from qat.fields import build
 from qat.names import check_name
 from qat.reading import open_regular, reading
+from qat.vocabulary.fields import build
 
 FORMAT = 1
 STATES = ("waiting", "running", "done", "failed")

@@ -14,22 +14,22 @@ from typing import Any
 import numpy as np
 
 import qat
-from qat.arrays import as_tuple
 from qat.cells.base import Shape
-from qat.checkpoint import Checkpoint
 from qat.data import Dataset, cross_validation, load
 from qat.data.dataset import accuracy
 from qat.errors import QatError
-from qat.fields import check_type
 from qat.files import write_atomically
 from qat.graph import Graph
-from qat.ops import Array
-from qat.optimizer import Optimizer
 from qat.passes.merge_batch_norm import merge_batch_norm
 from qat.pruning import MagnitudePruner, prune_weights
 from qat.reading import LARGEST_JSON, check_zip, open_regular, read_text, reading, without_warnings
 from qat.study.store import Task
-from qat.training import Recipe, train
+from qat.training.checkpoint import Checkpoint
+from qat.training.loop import Recipe, train
+from qat.training.optimizer import Optimizer
+from qat.vocabulary.arrays import as_tuple
+from qat.vocabulary.fields import check_type
+from qat.vocabulary.ops import Array
 
 MERGED_BY = 512  #: training images by whose statistics batch normalisations are merged
 #: What the .json of a result holds.

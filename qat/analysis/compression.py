@@ -1,0 +1,82 @@
+"""Weights of N bits after training: of a float network rounded in place, of a quantized one by another quantizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from qat.analysis.metrics import FLOAT_BITS, weight_bits
+from qat.cells.linear import LinearCell
+from qat.graph import Graph
+from qat.quantizers import BaseWeightQuantizer, WeightQuantizer
+from qat.training.checkpoint import Checkpoint
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.ops import Array
+
+
+class WeightSize(NamedTuple):
+    """Of one weight: how many numbers, the bits of each, and how many numbers of 32 bits stand beside (scales, zero points)."""
+
+    name: str
+    numbers: int
+    bits: int
+    beside: int
+
+    @property
+    def total_bits(self) -> int:
+        """What it takes when nothing is wasted."""
+        return self.numbers * self.bits + self.beside * FLOAT_BITS
+
+
+def compress(checkpoint: Checkpoint, quantizer: WeightQuantizer) -> Checkpoint:
+    """The same network with its weights quantized anew, without training.
+
+    Of a float network every weight of a convolution or dense cell becomes the nearest value that the quantizer has, in
+    float32: the graph stays a float one, its activations are real numbers. Of a quantized network every such cell gets the
+    quantizer in place of its own; activations keep their codes and ranges. Biases and batch normalisation stay.
+
+    Returns a checkpoint of step 0. Raises QatError where a cell cannot take the quantizer.
+    """
+    graph, params = checkpoint.graph, dict(checkpoint.params)
+    nodes = []
+    for node in graph.nodes:
+        cell = node.cell
+        if isinstance(cell, LinearCell) and "weight" in cell.params():
+            if graph.is_quantized:
+                cell = cell.quantized(quantizer, cell.bn_fold, cell.freeze_bn)
+            else:
+                name = f"{node.cell_name}.weight"
+                params[name] = rounded(quantizer, checkpoint.params[name])
+        nodes.append(replace(node, cell=cell))
+    graph = Graph(tuple(nodes), graph.outputs, graph.name)
+    return Checkpoint(graph, {name: params[name] for name in graph.params}, history=checkpoint.history)
+
+
+def rounded(quantizer: BaseWeightQuantizer, weight: Array) -> Array:
+    """The real values of a weight's codes, float32."""
+    codes = quantizer.quantize(NUMPY_OPS, weight)
+    values: Array = codes.centred * NUMPY_OPS.on_output(codes.scale, weight)
+    return values
+
+
+def weight_sizes(
+    graph: Graph, params: Mapping[str, Array], quantizer: WeightQuantizer | None = None
+) -> list[WeightSize]:
+    """Of every weight of a convolution or dense cell, as its own quantizer has it, or has learned it; quantizer: in place of
+    none, of a float network that was compressed.
+    """
+    sizes, seen, bits = [], set(), weight_bits(graph, params)
+    for node in graph.nodes:
+        cell = node.cell
+        if not isinstance(cell, LinearCell) or "weight" not in cell.params() or node.cell_name in seen:
+            continue
+        seen.add(node.cell_name)
+        own = cell.weight_quantizer or quantizer
+        numbers = math.prod(params[f"{node.cell_name}.weight"].shape)
+        scales = 0 if own is None else cell.out_channels if own.per_channel else 1
+        beside = scales * (1 if own is None or own.symmetric else 2)
+        width = bits[node.name] if cell.weight_quantizer or own is None else own.num_bits
+        sizes.append(WeightSize(node.cell_name, numbers, width, beside))
+    return sizes

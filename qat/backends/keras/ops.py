@@ -1,0 +1,310 @@
+"""Keras 3 over TensorFlow: the vocabulary over its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qat.backends.keras.setup import tf
+from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
+from qat.training.workers import TF_CONFIG, this_worker
+
+DEVICES = {"CPU": "/CPU:0", "GPU": "/GPU:0"}  #: device target -> TensorFlow's name
+Tensor = tf.Tensor
+#: From the canonical layout to this backend's, of tensors of rank 4: NHWC and HWIO.
+AXES = {"activation": (0, 2, 3, 1), "conv_weight": (2, 3, 1, 0)}
+#: Just above 0. TensorFlow takes the subnormal numbers below it for 0.
+TINY = float(np.finfo(np.float32).tiny)
+
+
+class KerasOps(Ops):
+    """NHWC and HWIO, as TensorFlow convolves on a CPU; dense weights stay OI."""
+
+    def from_numpy(self, array: Array, kind: Kind) -> Tensor:
+        array = np.asarray(array, np.float32)
+        return tf.constant(array.transpose(AXES[kind]) if array.ndim == 4 else array)
+
+    def to_numpy(self, tensor: Tensor, kind: Kind) -> Array:
+        array = tensor.numpy()
+        return np.array(array.transpose(np.argsort(AXES[kind])) if array.ndim == 4 else array, order="C")
+
+    def on_channel(self, vector: Tensor, activation: Tensor) -> Tensor:
+        return vector  # channels are the last axis
+
+    def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
+        return tf.reshape(vector, (-1, 1)) if len(vector.shape) and len(weight.shape) == 2 else vector
+
+    def conv2d(
+        self,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        *,
+        stride: Pair,
+        padding: Padding,
+        dilation: Pair,
+        group: int,
+        wide: bool = False,
+    ) -> Tensor:
+        if wide:
+            exact = self.conv2d(
+                tf.cast(x, tf.float64),
+                tf.cast(w, tf.float64),
+                None if bias is None else tf.cast(bias, tf.float64),
+                stride=stride,
+                padding=padding,
+                dilation=dilation,
+                group=group,
+            )
+            return tf.cast(tf.round(exact), tf.float32)  # an algorithm that transforms is put right
+        if dilation != (1, 1):
+            w = _dilated(w, dilation)
+        if group == 1:
+            y = tf.nn.conv2d(x, w, stride, _pads(padding))
+        elif group == x.shape[-1]:
+            w = tf.reshape(w, (*w.shape[:2], group, w.shape[3] // group))
+            x = _padded(
+                x, padding, 0.0
+            )  # with paddings of its own, TensorFlow's optimizer of graphs may abort the process
+            if stride[0] == stride[1]:
+                y = tf.nn.depthwise_conv2d(x, w, (1, *stride, 1), "VALID")
+            else:
+                y = tf.nn.depthwise_conv2d(x, w, (1, 1, 1, 1), "VALID")[:, :: stride[0], :: stride[1]]
+        else:
+            pairs = zip(tf.split(x, group, axis=-1), tf.split(w, group, axis=-1), strict=True)
+            y = tf.concat([tf.nn.conv2d(x, w, stride, _pads(padding)) for x, w in pairs], axis=-1)
+        return y if bias is None else tf.nn.bias_add(y, bias)
+
+    def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
+        if wide:
+            exact = self.dense(
+                tf.cast(x, tf.float64), tf.cast(w, tf.float64), None if bias is None else tf.cast(bias, tf.float64)
+            )
+            return tf.cast(tf.round(exact), tf.float32)
+        y = tf.matmul(x, w, transpose_b=True)
+        return y if bias is None else tf.nn.bias_add(y, bias)
+
+    def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
+        return tf.nn.max_pool2d(_padded(x, padding, -np.inf), kernel, stride, "VALID")
+
+    def sum_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
+        channels = x.shape[-1]
+        ones = tf.ones((*kernel, 1, channels), x.dtype)
+        return self.conv2d(x, ones, None, stride=stride, padding=padding, dilation=(1, 1), group=channels)
+
+    def concat(self, xs: Sequence[Tensor]) -> Tensor:
+        return tf.concat(list(xs), axis=-1)
+
+    def take(self, table: Tensor, index: Tensor) -> Tensor:
+        return tf.gather(table, tf.cast(index, tf.int32))
+
+    def drop(self, x: Tensor, rate: float) -> Tensor:
+        return x * tf.cast(_random().uniform(tf.shape(x)) >= rate, x.dtype)
+
+    def flatten(self, x: Tensor) -> Tensor:
+        if len(x.shape) == 4:
+            x = tf.transpose(x, (0, 3, 1, 2))
+        return tf.reshape(x, (-1, int(np.prod(x.shape[1:]))))
+
+    def maximum(self, x: Tensor, y: Tensor | float) -> Tensor:
+        return tf.maximum(x, y)
+
+    def minimum(self, x: Tensor, y: Tensor | float) -> Tensor:
+        return tf.minimum(x, y)
+
+    def sigmoid(self, x: Tensor) -> Tensor:
+        return tf.sigmoid(x)
+
+    def tanh(self, x: Tensor) -> Tensor:
+        return tf.tanh(x)
+
+    def softmax(self, x: Tensor) -> Tensor:
+        return tf.nn.softmax(x)
+
+    def sqrt(self, x: Tensor) -> Tensor:
+        return tf.sqrt(x)
+
+    def log(self, x: Tensor) -> Tensor:
+        return tf.math.log(x)
+
+    def relu(self, x: Tensor) -> Tensor:
+        return tf.nn.relu(x)
+
+    def abs(self, x: Tensor) -> Tensor:
+        return tf.abs(x)
+
+    def where(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return tf.where(condition, x, y)
+
+    def isfinite(self, x: Tensor) -> Tensor:
+        return tf.math.is_finite(x)
+
+    def rint(self, x: Tensor) -> Tensor:
+        return tf.round(x)  # ties to even
+
+    def round_ste(self, x: Tensor) -> Tensor:
+        return tf.grad_pass_through(tf.round)(x)
+
+    def stop_gradient(self, x: Tensor) -> Tensor:
+        return tf.stop_gradient(x)
+
+    def max(self, x: Tensor) -> Tensor:
+        return tf.reduce_max(x)
+
+    def min(self, x: Tensor) -> Tensor:
+        return tf.reduce_min(x)
+
+    def mean(self, x: Tensor) -> Tensor:
+        return tf.reduce_mean(x)
+
+    def channel_max(self, x: Tensor) -> Tensor:
+        return tf.reduce_max(x, tuple(range(len(x.shape) - 1)))
+
+    def channel_min(self, x: Tensor) -> Tensor:
+        return tf.reduce_min(x, tuple(range(len(x.shape) - 1)))
+
+    def channel_mean(self, x: Tensor) -> Tensor:
+        return tf.reduce_mean(x, tuple(range(len(x.shape) - 1)))
+
+    def max_over_channels(self, x: Tensor) -> Tensor:
+        return tf.reduce_max(x, -1, keepdims=True)
+
+    def sum_over_channels(self, x: Tensor) -> Tensor:
+        return tf.reduce_sum(x, -1, keepdims=True)
+
+    def output_max(self, w: Tensor) -> Tensor:
+        return tf.reduce_max(w, (0, 1, 2) if len(w.shape) == 4 else 1)
+
+    def output_min(self, w: Tensor) -> Tensor:
+        return tf.reduce_min(w, (0, 1, 2) if len(w.shape) == 4 else 1)
+
+    def output_mean(self, w: Tensor) -> Tensor:
+        return tf.reduce_mean(w, (0, 1, 2) if len(w.shape) == 4 else 1)
+
+    def softmax_cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+        if not smoothing:
+            return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        classes = logits.shape[-1]
+        share = smoothing / classes
+        target = tf.one_hot(labels, classes, on_value=1.0 - smoothing + share, off_value=share)
+        return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(target, logits))
+
+    def refuse_single(self, x: Tensor, message: str) -> None:
+        """``fit`` traces a pass for batches of any size, and then only the pass itself can tell (not with XLA, which leaves
+        assertions out).
+        """
+        if x.shape[0] is not None:
+            super().refuse_single(x, message)
+        else:
+            tf.debugging.assert_greater(tf.shape(x)[0] * this_worker().count, 1, message)
+
+    def batch_norm(self, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        images = x if len(x.shape) == 4 else x[:, None, None, :]
+        y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=images, scale=gamma, offset=beta, mean=[], variance=[], epsilon=eps, is_training=True
+        )
+        count = tf.cast(tf.size(images) // images.shape[-1], tf.float32)
+        variance = variance * ((count - 1.0) / count)  # it divides by n - 1
+        return tf.reshape(y, tf.shape(x)), tf.stop_gradient(mean), tf.stop_gradient(variance)
+
+    def requantize(
+        self,
+        x: Tensor,
+        multiplier: Tensor,
+        low: Tensor | float | None = None,
+        high: Tensor | float | None = None,
+        *,
+        open_low: bool = False,
+    ) -> Tensor:
+        """What lies inside the bounds is what the clip leaves as it is: one comparison makes the mask.
+
+        An open bound is moved up by the least that matters; what lies between rounds to the bound in any case.
+        """
+        if open_low:
+            low = tf.maximum(low + TINY, low * (1.0 + 2.0**-22)) if isinstance(low, Tensor) or low else TINY
+
+        @tf.custom_gradient
+        def straight_through(x: Tensor, multiplier: Tensor) -> Any:
+            u = x * multiplier
+            clipped = u if low is None or high is None else tf.minimum(tf.maximum(u, low), high)
+
+            def gradient(g: Tensor) -> tuple[Tensor, Tensor]:
+                if clipped is not u:
+                    g = tf.where(u == clipped, g, 0.0)
+                return g * multiplier, _summed(g * x, multiplier)
+
+            return tf.round(clipped), gradient
+
+        return straight_through(x, multiplier)
+
+
+def _pads(padding: Padding) -> Any:
+    top, bottom, left, right = padding
+    return [[0, 0], [top, bottom], [left, right], [0, 0]] if any(padding) else "VALID"
+
+
+def _dilated(w: Tensor, dilation: Pair) -> Tensor:
+    """A kernel with zeros between its elements: TensorFlow has no gradient of a dilated convolution on every CPU."""
+    height, width, *channels = w.shape
+    rows, columns = dilation
+    w = tf.pad(w[:, None, :, None], [[0, 0], [0, rows - 1], [0, 0], [0, columns - 1], [0, 0], [0, 0]])
+    w = tf.reshape(w, (height * rows, width * columns, *channels))
+    return w[: (height - 1) * rows + 1, : (width - 1) * columns + 1]
+
+
+def _padded(x: Tensor, padding: Padding, value: float) -> Tensor:
+    top, bottom, left, right = padding
+    return tf.pad(x, [[0, 0], [top, bottom], [left, right], [0, 0]], constant_values=value) if any(padding) else x
+
+
+def _summed(g: Tensor, like: Tensor) -> Tensor:
+    """The gradient of what was broadcast: ``g`` summed over the axes that ``like`` lacks or has once."""
+    lead = len(g.shape) - len(like.shape)
+    once = [lead + i for i, size in enumerate(like.shape) if size == 1]
+    return tf.reshape(tf.reduce_sum(g, [*range(lead), *once]), tf.shape(like))
+
+
+class ExactOps(KerasOps):
+    """For evaluation: every sum of integers is exact.
+
+    On a CPU TensorFlow sums directly. A GPU may transform a convolution or round its factors (TF32): it computes in
+    float64, whose transforms err by less than half an integer, and rounds back.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._wide = device != DEVICES["CPU"]
+
+    def conv2d(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False, **window: Any) -> Tensor:
+        return super().conv2d(x, w, bias, wide=(wide or self._wide) and x.dtype == tf.float32, **window)
+
+    def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
+        return super().dense(x, w, bias, wide=(wide or self._wide) and x.dtype == tf.float32)
+
+
+def training_ops() -> KerasOps:
+    """The vocabulary that trains; with several workers, one that reduces over all of them."""
+    if not this_worker().started_by(TF_CONFIG):
+        return KerasOps()
+    from qat.backends.keras.workers import WorkerOps, join
+
+    join()
+    return WorkerOps()
+
+
+_generator: tf.random.Generator | None = None
+
+
+def _random() -> tf.random.Generator:
+    """What ``drop`` draws from; made on first use, since importing must not start TensorFlow's devices."""
+    global _generator
+    if _generator is None:
+        with tf.init_scope():
+            _generator = tf.random.Generator.from_non_deterministic_state()
+    return _generator
+
+
+def seed(*numbers: int) -> None:
+    """Seed what ``ops.drop`` draws from; every worker draws its own."""
+    _random().reset_from_seed(int(np.random.default_rng(this_worker().own(numbers)).integers(1 << 63)))

@@ -1,0 +1,281 @@
+"""PyTorch: the vocabulary over torch tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
+from qat.training.workers import TORCHRUN, this_worker
+
+Tensor = torch.Tensor
+
+
+class TorchOps(Ops):
+    """NCHW, as the canonical layout."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+
+    def from_numpy(self, array: Array, kind: Kind) -> Tensor:
+        return torch.from_numpy(np.array(array, np.float32)).to(self.device)
+
+    def to_numpy(self, tensor: Tensor, kind: Kind) -> Array:
+        return tensor.detach().cpu().numpy().copy()
+
+    def on_channel(self, vector: Tensor, activation: Tensor) -> Tensor:
+        return vector if vector.ndim == 0 or activation.ndim == 2 else vector.view(-1, 1, 1)
+
+    def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
+        return vector if vector.ndim == 0 else vector.view((-1,) + (1,) * (weight.ndim - 1))
+
+    def _bound(self, value: Tensor | float) -> Tensor:
+        return value.detach() if isinstance(value, Tensor) else torch.tensor(value, device=self.device)
+
+    def conv2d(
+        self,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        *,
+        stride: Pair,
+        padding: Padding,
+        dilation: Pair,
+        group: int,
+        wide: bool = False,
+    ) -> Tensor:
+        top, bottom, left, right = padding
+        if top != bottom or left != right:
+            x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
+        if wide:
+            return (
+                F.conv2d(
+                    x.double(),
+                    w.double(),
+                    None if bias is None else bias.double(),
+                    stride,
+                    (top, left),
+                    dilation,
+                    group,
+                )
+                .round()
+                .float()
+            )  # wide sums are of integers: an algorithm that transforms is put right
+        return F.conv2d(x, w, bias, stride, (top, left), dilation, group)
+
+    def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
+        if wide:
+            return F.linear(x.double(), w.double(), None if bias is None else bias.double()).round().float()
+        return F.linear(x, w, bias)
+
+    def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
+        top, bottom, left, right = padding
+        if any(padding):
+            x = F.pad(x, (left, right, top, bottom), value=-torch.inf)
+        halving = kernel == stride == (2, 2) and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
+        if halving and not x.is_cuda and not torch.compiler.is_compiling():
+            return _HalvingMaxPool.apply(x)
+        return F.max_pool2d(x, kernel, stride)
+
+    def sum_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
+        top, bottom, left, right = padding
+        if any(padding):
+            x = F.pad(x, (left, right, top, bottom))
+        return F.avg_pool2d(x, kernel, stride, divisor_override=1)
+
+    def concat(self, xs: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(xs), dim=1)
+
+    def take(self, table: Tensor, index: Tensor) -> Tensor:
+        return table[index.long()]
+
+    def drop(self, x: Tensor, rate: float) -> Tensor:
+        return x * (torch.rand_like(x) >= rate)
+
+    def flatten(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+    def maximum(self, x: Tensor, y: Tensor | float) -> Tensor:
+        return torch.maximum(x, y) if isinstance(y, Tensor) else x.clamp_min(y)
+
+    def minimum(self, x: Tensor, y: Tensor | float) -> Tensor:
+        return torch.minimum(x, y) if isinstance(y, Tensor) else x.clamp_max(y)
+
+    def sigmoid(self, x: Tensor) -> Tensor:
+        return x.sigmoid()
+
+    def tanh(self, x: Tensor) -> Tensor:
+        return x.tanh()
+
+    def softmax(self, x: Tensor) -> Tensor:
+        return x.softmax(1)
+
+    def sqrt(self, x: Tensor) -> Tensor:
+        return x.sqrt()
+
+    def log(self, x: Tensor) -> Tensor:
+        return torch.log(x)
+
+    def relu(self, x: Tensor) -> Tensor:
+        return F.relu(x)
+
+    def abs(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+    def reciprocal(self, x: Tensor) -> Tensor:
+        return x.reciprocal()
+
+    def where(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return torch.where(condition, x, y)
+
+    def isfinite(self, x: Tensor) -> Tensor:
+        return torch.isfinite(x)
+
+    def rint(self, x: Tensor) -> Tensor:
+        return x.round()
+
+    def round_ste(self, x: Tensor) -> Tensor:
+        return x + (x.round() - x).detach()  # exact: the fraction is, and the sum is an integer
+
+    def power_of_two(self, exponent: Tensor) -> Tensor:
+        """By its bits: torch.compile would leave its graph for the table."""
+        return ((exponent.detach().to(torch.int32) + 127) << 23).view(torch.float32)
+
+    def stop_gradient(self, x: Tensor) -> Tensor:
+        return x.detach()
+
+    def max(self, x: Tensor) -> Tensor:
+        return x.amax()
+
+    def min(self, x: Tensor) -> Tensor:
+        return x.amin()
+
+    def mean(self, x: Tensor) -> Tensor:
+        return x.mean()
+
+    def channel_max(self, x: Tensor) -> Tensor:
+        return x.amax(0).flatten(1).amax(1) if x.ndim > 2 else x.amax(0)  # faster than all axes at once
+
+    def channel_min(self, x: Tensor) -> Tensor:
+        return x.amin(0).flatten(1).amin(1) if x.ndim > 2 else x.amin(0)
+
+    def channel_mean(self, x: Tensor) -> Tensor:
+        return x.mean((0, *range(2, x.ndim)))
+
+    def max_over_channels(self, x: Tensor) -> Tensor:
+        return x.amax(1, keepdim=True)
+
+    def sum_over_channels(self, x: Tensor) -> Tensor:
+        return x.sum(1, keepdim=True)
+
+    def output_max(self, w: Tensor) -> Tensor:
+        return w.flatten(1).amax(1)
+
+    def output_min(self, w: Tensor) -> Tensor:
+        return w.flatten(1).amin(1)
+
+    def output_mean(self, w: Tensor) -> Tensor:
+        return w.flatten(1).mean(1)
+
+    def output_absmax(self, w: Tensor) -> Tensor:
+        return w.flatten(1).abs().amax(1)
+
+    def softmax_cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+
+    def batch_norm(self, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        y, mean, rsigma = torch.native_batch_norm(x, gamma, beta, None, None, True, 0.0, eps)
+        return y, mean.detach(), (rsigma.detach().pow(-2) - eps).clamp_min(0.0)
+
+    def moving_average(self, old: Tensor, new: Tensor, decay: float) -> Tensor:
+        finite = (old - old) == 0.0  # what isfinite says, in two operations instead of five
+        return torch.where(finite, torch.lerp(new, old, decay), new)
+
+    def requantize(
+        self,
+        x: Tensor,
+        multiplier: Tensor,
+        low: Tensor | float | None = None,
+        high: Tensor | float | None = None,
+        *,
+        open_low: bool = False,
+    ) -> Tensor:
+        """Three passes over the data, and no mask in memory.
+
+        The rounding happens in place behind autograd's back, which is the straight-through gradient. hardtanh masks at
+        exclusive bounds, so an inclusive one is moved to the next float32 outside, which rounds back; clamp, which serves
+        bounds that are tensors, masks at inclusive ones.
+        """
+        u = x * multiplier
+        if isinstance(low, float) and isinstance(high, float):
+            below = low if open_low else float(np.nextafter(np.float32(low), np.float32(-np.inf)))
+            u = F.hardtanh(u, below, float(np.nextafter(np.float32(high), np.float32(np.inf))))
+        elif low is not None and high is not None:
+            low = self._bound(low)
+            u = F.relu(u - low) + low if open_low else torch.clamp(u, min=low)
+            u = torch.clamp(u, max=self._bound(high))
+        with torch.no_grad():
+            return u.round_()
+
+
+class ExactOps(TorchOps):
+    """For evaluation: every sum of integers is exact.
+
+    Left to itself PyTorch may transform a convolution (Winograd, FFT) or round its factors (TF32), which is not exact in
+    integers. NNPACK, which it takes where oneDNN is missing, as on ARM, is switched off. A GPU computes in float64, whose
+    transforms err by less than half an integer, and rounds back.
+    """
+
+    def conv2d(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False, **window: Any) -> Tensor:
+        with torch.backends.nnpack.flags(enabled=False):
+            return super().conv2d(x, w, bias, wide=wide or x.is_cuda, **window)
+
+    def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
+        return super().dense(x, w, bias, wide=wide or x.is_cuda)
+
+
+class _HalvingMaxPool(torch.autograd.Function):
+    """Max pooling of 2x2 windows with stride 2 over even sizes: within each row first, as whole-array operations.
+
+    PyTorch's own kernel for NCHW visits window by window; on a CPU, forward and backward of (64, 6, 28, 28) take twice as
+    long with it. Of equal elements the first of the upper row gets the gradient, as there.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        left, right = x[..., 0::2], x[..., 1::2]
+        columns = torch.maximum(left, right)
+        upper, lower = columns[:, :, 0::2], columns[:, :, 1::2]
+        ctx.save_for_backward(left >= right, upper >= lower)
+        return torch.maximum(upper, lower)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        left_wins, upper_wins = ctx.saved_tensors
+        columns = _spread(grad, upper_wins, -2)
+        return _spread(columns, left_wins, -1)
+
+
+def _spread(grad: Tensor, first_wins: Tensor, axis: int) -> Tensor:
+    """Twice as long along ``axis``: each element goes to the first of its pair where that won, else to the second."""
+    shape = list(grad.shape)
+    shape[axis] *= 2
+    result = grad.new_empty(shape)
+    first, second = (result[..., i::2] if axis == -1 else result[..., i::2, :] for i in (0, 1))
+    torch.mul(grad, first_wins, out=first)
+    torch.sub(grad, first, out=second)
+    return result
+
+
+def training_ops(device: torch.device | str) -> TorchOps:
+    """The vocabulary that trains; with several workers, one that reduces over all of them."""
+    if not this_worker().started_by(TORCHRUN):
+        return TorchOps(device)
+    from qat.backends.torch.workers import WorkerOps, join
+
+    join()
+    return WorkerOps(device)

@@ -1,0 +1,329 @@
+"""The certificate: do the exported file and the training backend compute the very integers of the reference?"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from qat.data import Split, accuracy
+from qat.deploy.inference import predict_codes, trace
+from qat.errors import QatError
+from qat.files import check_writable, write_together
+from qat.integer import IntegerGraph, IntegerTensor, evaluate, trace_codes
+from qat.integer.fixed_point import ARITHMETICS
+from qat.passes.to_integer import to_integer
+from qat.training.checkpoint import Checkpoint
+from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
+from qat.vocabulary.ops import Array
+
+Tracer = Callable[[Arrays, Collection[IntegerTensor]], Mapping[str, Array]]
+REFERENCE = "NumPy integers"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One engine against the reference."""
+
+    engine: str  #: name, version and options
+    codes: int
+    differ: int
+    largest: int  #: the largest difference of two codes
+    top1: float | None  #: accuracy, 0 to 1; None where the network is no classifier with one output
+    divergence: str | None  #: where they differ first, None where they do not
+    arithmetic: str = "float"  #: the engine's, and that of the reference that it was compared with
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What ``verify`` found."""
+
+    file: str
+    network: str
+    data: str
+    images: int
+    reference_top1: float | None
+    comparisons: tuple[Comparison, ...]
+    matrix: tuple[tuple[int, ...], ...]  #: codes that differ, pair by pair: the reference, then the engines in order
+    arithmetic: str = "float"  #: of the reference
+    top1_by_arithmetic: Mapping[str, float | None] = field(default_factory=dict)  #: NumPy's, where engines have several
+
+    @property
+    def passed(self) -> bool:
+        """True where no code differs."""
+        return all(comparison.differ == 0 for comparison in self.comparisons)
+
+    def summary(self) -> str:
+        """One line for each engine, and where one differs, the first difference."""
+        lines = []
+        for number, comparison in enumerate(self.comparisons, 1):
+            line = f"{comparison.codes:,} codes compared in {comparison.engine}, {comparison.differ:,} differ"
+            if comparison.differ:
+                line += f" (by at most {comparison.largest}); {comparison.divergence}"
+            if comparison.arithmetic != self.arithmetic:
+                others = self.matrix[0][number]
+                line += (
+                    f" from the {comparison.arithmetic} arithmetic, {others:,} from the {self.arithmetic} arithmetic"
+                )
+            lines.append(line)
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """For the exported file's metadata."""
+        return json.dumps({name: value for name, value in asdict(self).items() if value != {}})
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What computes a network's codes: an exported file in its runtime, or a backend's evaluation pass.
+
+    name: of the engine, with version and options. codes: output codes, int32, of raw pixels. trace: the codes of given
+    tensors by name, as far as it can give them. arithmetic: what it computes in (docs/numerics.md).
+    """
+
+    name: str
+    codes: Callable[[Arrays], tuple[Array, ...]]
+    trace: Tracer
+    arithmetic: str = "float"
+
+
+def file_engine(path: str | Path, target: ModuleType, graph: IntegerGraph, arithmetic: str | None = None) -> Engine:
+    """An exported file, whose real outputs are taken back to the codes of ``graph``. Raises QatError for an arithmetic that
+    the target does not have.
+    """
+    arithmetic = arithmetic or default_arithmetic(target, path)
+    options = arithmetic_options(target, arithmetic)
+
+    def codes(pixels: Arrays) -> tuple[Array, ...]:
+        real = as_tuple(target.predict(path, pixels, **options))
+        shapes, expected = [x.shape[1:] for x in real], [x.shape for x in graph.outputs]
+        if shapes != expected or not all(np.isfinite(x).all() for x in real):
+            found = f"outputs of shape {shapes}" if shapes != expected else "outputs that are no numbers"
+            raise QatError(
+                f"{path}: gives {found} where {graph.name} gives {expected}; it was not exported from this checkpoint"
+            )
+        codes = tuple(output.grid.codes_of(x) for output, x in zip(graph.outputs, real, strict=True))
+        for output, x, own in zip(graph.outputs, real, codes, strict=True):
+            if not np.array_equal(output.grid.dequantize(own), x):
+                raise QatError(
+                    f"{path}: returns numbers that are no multiples of {output.name}'s scale {output.grid.scale:g}, so it was "
+                    "exported from another checkpoint, or its last scale is damaged; give --ckpt_path that one, or export again"
+                )
+        return codes
+
+    return Engine(
+        target.runtime(**options),
+        codes,
+        lambda pixels, tensors: target.trace(path, pixels, tensors, **options),
+        arithmetic,
+    )
+
+
+def backend_engine(backend: ModuleType, checkpoint: Checkpoint, device_target: str | None = None) -> Engine:
+    """The evaluation pass of a checkpoint's network on a backend."""
+    device_target = device_target or backend.devices()[0]
+    model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
+    return Engine(
+        f"{backend.runtime()}, evaluation pass on {device_target}",
+        lambda pixels: as_tuple(predict_codes(model, pixels)),
+        lambda pixels, tensors: trace(model, pixels, tensors),
+    )
+
+
+def compare(
+    engines: Sequence[Engine],
+    graph: IntegerGraph,
+    split: Split,
+    *,
+    data: str,
+    file: str | Path = "",
+    arithmetic: str = "float",
+) -> Certificate:
+    """Compare every output code of each engine with NumPy integers, and each with every other.
+
+    graph: the integers that all should compute. split: the images, and labels for the accuracy. data: what they are; file:
+    the exported file, for the certificate.
+    arithmetic: of the reference in the matrix and the accuracy. Each engine is compared with NumPy's integers in its own
+    arithmetic: a backend's evaluation pass computes in the float one whatever the file does.
+    """
+    if not engines:
+        raise QatError("there is nothing to verify: give an exported file or a backend")
+    references = {
+        name: tuple(codes.astype(np.int32) for codes in as_tuple(evaluate(graph, split.images, arithmetic=name)))
+        for name in dict.fromkeys((arithmetic, *(engine.arithmetic for engine in engines)))
+    }
+    reference = references[arithmetic]
+    codes = [engine.codes(split.images) for engine in engines]
+    comparisons = tuple(
+        _compare(engine, graph, references[engine.arithmetic], own, split)
+        for engine, own in zip(engines, codes, strict=True)
+    )
+    rows = [reference, *codes]
+    matrix = tuple(tuple(int(np.count_nonzero(_difference(a, b))) for b in rows) for a in rows)
+    top1 = {name: _top1(own, split.labels) for name, own in references.items()}
+    return Certificate(
+        str(file),
+        graph.name,
+        data,
+        len(split),
+        top1[arithmetic],
+        comparisons,
+        matrix,
+        arithmetic,
+        top1 if len(top1) > 1 else {},
+    )
+
+
+def verify(
+    path: str | Path,
+    target: ModuleType,
+    backend: ModuleType,
+    checkpoint: Checkpoint,
+    split: Split,
+    *,
+    data: str,
+    device_target: str | None = None,
+    arithmetic: str | None = None,
+    integers: IntegerGraph | None = None,
+) -> Certificate:
+    """``compare`` for an exported file and one backend. arithmetic: by default the file's own. integers: those of the
+    checkpoint, where they are at hand.
+
+    The file is run, and with some targets, as C, so is the code in it (``RUNS_CODE``): give it files of your own only.
+    """
+    arithmetic = arithmetic or default_arithmetic(target, path)
+    graph = integers or to_integer(checkpoint.graph, checkpoint.params)
+    engines = (file_engine(path, target, graph, arithmetic), backend_engine(backend, checkpoint, device_target))
+    return compare(engines, graph, split, data=data, file=path, arithmetic=arithmetic)
+
+
+def export_verified(
+    path: str | Path,
+    target: ModuleType,
+    backend: ModuleType,
+    checkpoint: Checkpoint,
+    split: Split,
+    *,
+    data: str,
+    device_target: str | None = None,
+    arithmetic: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    integers: IntegerGraph | None = None,
+    beside: Callable[[bytes], Mapping[Path, bytes]] | None = None,
+) -> Certificate:
+    """Export a quantized checkpoint, ``verify`` the file, and keep the certificate and the graph's digest in the file's
+    metadata. arithmetic: by default the target's own. options: for the target's export. integers: as for ``verify``; the
+    backend's evaluation pass derives its own all the same, which is what is compared. beside: further files that are made of
+    the file's content, of the same name but for its ending.
+
+    The file appears, or replaces the one that was there, when it is verified, as a whole and with its certificate and all
+    that belongs to it.
+    """
+    check_writable(path)
+    path = Path(path)
+    arithmetic = arithmetic or default_arithmetic(target)
+    options = {**(options or {}), **arithmetic_options(target, arithmetic)}
+    integers = integers or to_integer(checkpoint.graph, checkpoint.params)
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / path.name
+        try:
+            target.export(integers, draft, **options)
+            names = [path.name, *sorted(other.name for other in Path(folder).iterdir() if other != draft)]
+            for name in names:  # before the time that the verification takes
+                check_writable(path.with_name(name))
+            certificate = verify(
+                draft,
+                target,
+                backend,
+                checkpoint,
+                split,
+                data=data,
+                device_target=device_target,
+                arithmetic=arithmetic,
+                integers=integers,
+            )
+            certificate = replace(certificate, file=str(path))
+            target.write_metadata(draft, {"graph": checkpoint.graph.digest, "certificate": certificate.to_json()})
+        except QatError as error:
+            said = str(error).replace(str(draft).removesuffix(path.name), str(path).removesuffix(path.name))
+            raise type(error)(said) from None
+        contents = {path.with_name(name): (Path(folder) / name).read_bytes() for name in names}
+    write_together(contents | dict(beside(contents[path]) if beside else {}))
+    return certificate
+
+
+def arithmetics_of(target: ModuleType) -> tuple[str, ...]:
+    """The arithmetics that a target's runtime computes in, its default first."""
+    arithmetics: tuple[str, ...] = getattr(target, "ARITHMETICS", ARITHMETICS[:1])
+    return arithmetics
+
+
+def default_arithmetic(target: ModuleType, path: str | Path | None = None) -> str:
+    """The arithmetic that a file was exported for, as far as it says so; else the first one of its target."""
+    if path is not None and hasattr(target, "arithmetic_of"):
+        return str(target.arithmetic_of(path))
+    return arithmetics_of(target)[0]
+
+
+def arithmetic_options(target: ModuleType, arithmetic: str) -> dict[str, str]:
+    """What a target's functions are told of the arithmetic: nothing where there is but one."""
+    arithmetics = arithmetics_of(target)
+    if arithmetic not in arithmetics:
+        others = "TFLITE or C" if arithmetic == "fixed" else "ONNX or TFLITE"
+        raise QatError(
+            f"arithmetic {arithmetic!r}: files of {target.NAME} have no such arithmetic, since what runs them computes in "
+            f"{arithmetics[0]}; use --file_format {others}, or --arithmetic {arithmetics[0]}"
+        )
+    return {"arithmetic": arithmetic} if len(arithmetics) > 1 else {}
+
+
+def _difference(a: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
+    """|a - b|, (N, codes of all outputs): one row is one image."""
+    pairs = zip(a, b, strict=True)
+    return np.concatenate([np.abs(x.astype(np.int64) - y).reshape(len(x), -1) for x, y in pairs], axis=1)
+
+
+def _compare(
+    engine: Engine, graph: IntegerGraph, reference: tuple[Array, ...], codes: tuple[Array, ...], split: Split
+) -> Comparison:
+    difference = _difference(codes, reference)
+    differ = int(np.count_nonzero(difference))
+    divergence = None
+    if differ:
+        image = int(np.argwhere(difference)[0][0])
+        one = as_arrays(tuple(x[image : image + 1] for x in as_tuple(split.images)))
+        divergence = _first_divergence(graph, one, image, engine)
+    top1 = _top1(codes, split.labels)
+    return Comparison(engine.name, difference.size, differ, int(difference.max()), top1, divergence, engine.arithmetic)
+
+
+def _top1(outputs: tuple[Array, ...], labels: Array) -> float | None:
+    return accuracy(outputs[0], labels) if len(outputs) == 1 and outputs[0].ndim == 2 else None
+
+
+def _first_divergence(graph: IntegerGraph, image: Arrays, number: int, engine: Engine) -> str:
+    """The first node, in order, one of whose codes differs on this image, with both values."""
+    tensors = [node.output for node in graph.nodes]
+    expected = trace_codes(graph, image, [tensor.name for tensor in tensors], arithmetic=engine.arithmetic)
+    found = engine.trace(image, tensors)
+    inputs = {x.name for x in graph.inputs}
+    missing = [tensor.name for tensor in tensors if tensor.name not in found and tensor.name not in inputs]
+    if missing:
+        return f"the file was not exported from this checkpoint: it has no codes named {missing[0]}"
+    for tensor in tensors:
+        if tensor.name not in found:  # the input, which a file need not give back
+            continue
+        wrong = np.argwhere(found[tensor.name] != expected[tensor.name])
+        if len(wrong):
+            at = tuple(int(i) for i in wrong[0])
+            return (
+                f"first at {tensor.name}, image {number}, element {list(at[1:])}: {int(found[tensor.name][at])} where the "
+                f"reference has {int(expected[tensor.name][at])}"
+            )
+    return f"image {number} differs, though no node does when all of them are outputs: the runtime fuses them otherwise"

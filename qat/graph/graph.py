@@ -1,0 +1,299 @@
+"""The graph: an immutable, ordered list of named nodes, without parameters."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from qat.cells.base import Cell, Param, Shape
+from qat.cells.fake_quant import FakeQuant
+from qat.cells.input import Input
+from qat.cells.linear import LinearCell
+from qat.errors import QatError, shortened
+from qat.names import check_name
+from qat.quantizers import Quantizer
+from qat.reading import LARGEST_JSON, reason_of
+from qat.vocabulary.fields import check_type
+from qat.vocabulary.ops import Array
+from qat.vocabulary.serial import from_json
+
+Params = dict[str, Array]  #: canonical float32 arrays by full name, as "conv1.weight"
+FORMAT = 1  #: of the JSON form
+#: Nodes; numbers of one sample over all nodes; parameters. Much beyond any network, and little enough for any computer: a
+#: few bytes of a file could declare more than there is memory.
+MOST_NODES, MOST_NUMBERS, MOST_PARAMETERS = 10_000, 1 << 27, 1 << 28
+
+
+@dataclass(frozen=True)
+class Node:
+    """One use of a cell.
+
+    name: unique. inputs: the names of the nodes whose outputs it takes. cell_name: where its parameters are kept; two
+    nodes of one cell share them. What names may be, ``qat.names`` says.
+    """
+
+    name: str
+    cell: Cell
+    inputs: tuple[str, ...]
+    cell_name: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in order of computation, each after its inputs. Validated when made; equal graphs have equal hashes.
+
+    outputs: names of nodes. name: what the network is called.
+    """
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+    name: str = "network"
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "network")
+        for node in self.nodes:
+            check_name(node.name, f"{self.name}: node")
+            check_name(node.cell_name, f"{self.name}: cell")
+        seen: set[str] = set()
+        for node in self.nodes:
+            if node.name in seen:
+                raise QatError(f"{node.name}: two nodes of {self.name} have this name; names must be unique")
+            missing = [name for name in node.inputs if name not in seen]
+            if missing:
+                raise QatError(f"{node.name}: its input {missing[0]!r} is no node before it in {self.name}")
+            if len(node.inputs) != node.cell.arity:
+                raise QatError(
+                    f"{node.name}: a {type(node.cell).__name__} takes {node.cell.arity} inputs but gets {len(node.inputs)}"
+                )
+            seen.add(node.name)
+        missing = [name for name in self.outputs if name not in seen]
+        if missing or not self.outputs:
+            raise QatError(f"{self.name}: its output {missing[0] if missing else '(none)'!r} is no node of it")
+        owners: dict[str, Cell] = {}
+        for node in self.nodes:
+            if owners.setdefault(node.cell_name, node.cell) != node.cell:
+                raise QatError(f"{node.cell_name}: two different cells have this name; names must be unique")
+        for node in self.nodes:
+            if isinstance(node.cell, FakeQuant):
+                _check_signs(node.name, node.cell)
+            for name in node.cell.shares if isinstance(node.cell, FakeQuant) else ():
+                if not isinstance(owners.get(name), FakeQuant):
+                    raise QatError(
+                        f"{node.name}: shares its grid with {name!r}, which is no fake quantizer of {self.name}"
+                    )
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Raise QatError where shapes do not fit, or there is more of something than any computer should be asked for."""
+        if len(self.nodes) > MOST_NODES:
+            raise QatError(f"{self.name}: has {len(self.nodes):,} nodes, but {MOST_NODES:,} are the most; use fewer")
+        numbers = sum(math.prod(shape) for shape in self.shapes.values())
+        if numbers > MOST_NUMBERS:
+            raise QatError(
+                f"{self.name}: one sample takes {numbers:,} numbers over all nodes, but {MOST_NUMBERS:,} are the most; use "
+                "smaller images or fewer channels"
+            )
+        parameters = sum(math.prod(param.shape) for param in self.params.values())
+        if parameters > MOST_PARAMETERS:
+            raise QatError(
+                f"{self.name}: has {parameters:,} parameters, but {MOST_PARAMETERS:,} are the most; use fewer channels"
+            )
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        """The nodes where data enter."""
+        return tuple(node for node in self.nodes if isinstance(node.cell, Input))
+
+    @property
+    def is_quantized(self) -> bool:
+        """True after convert_quant_network."""
+        return any(_quantizers(node.cell) for node in self.nodes)
+
+    @property
+    def is_random(self) -> bool:
+        """True where training draws random numbers, as for a Dropout."""
+        return any(node.cell.random for node in self.nodes)
+
+    @property
+    def quant_delay(self) -> int:
+        """The step from which on every quantizer quantizes in training; 0 where there is none."""
+        return max((q.quant_delay for node in self.nodes for q in _quantizers(node.cell)), default=0)
+
+    @cached_property
+    def phase_starts(self) -> tuple[int, ...]:
+        """The steps at which the forward pass of training changes its form, ascending from 0: where a quantizer begins or
+        has begun, and where batch normalisation is frozen.
+        """
+        starts = {0}
+        for node in self.nodes:
+            starts |= {start for quantizer in _quantizers(node.cell) for start in quantizer.phase_starts}
+            if isinstance(node.cell, LinearCell) and node.cell.has_bn:
+                starts.add(node.cell.freeze_bn)
+        return tuple(sorted(starts))
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """The output shape of each node, of one sample."""
+        shapes: dict[str, Shape] = {}
+        for node in self.nodes:
+            try:
+                shapes[node.name] = node.cell.output_shape(*(shapes[name] for name in node.inputs))
+            except QatError as error:
+                raise QatError(f"{node.name} ({type(node.cell).__name__}) {error}") from None
+        return shapes
+
+    @cached_property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        """Of one sample of each input."""
+        return tuple(self.shapes[node.name] for node in self.inputs)
+
+    @cached_property
+    def params(self) -> dict[str, Param]:
+        """Every parameter and state by full name, in order."""
+        return {
+            f"{node.cell_name}.{local}": param for node in self.nodes for local, param in node.cell.params().items()
+        }
+
+    def consumers(self, name: str) -> list[Node]:
+        """The nodes that take the output of the named one."""
+        return [node for node in self.nodes if name in node.inputs]
+
+    def initial_params(self, seed: int = 0) -> Params:
+        """Fresh parameters. Each depends on the seed and its own name alone."""
+        check_type("seed", seed, int)
+        if seed < 0:
+            raise QatError(f"seed is {seed}; use a whole number of at least 0")
+        return {name: param.create(seed, name) for name, param in self.params.items()}
+
+    def observed_params(self, seed: int = 0) -> Params:
+        """As ``initial_params``, but with ranges as if numbers from -1 to 1 had been observed: for trying things out."""
+        params = self.initial_params(seed)
+        return {name: a if np.isfinite(a).all() else -np.sign(a) for name, a in params.items()}
+
+    def check_params(self, params: Mapping[str, Array], source: str = "params") -> None:
+        """Raise QatError unless ``params`` hold exactly what this graph needs: float32 arrays in the right shapes."""
+        if not isinstance(params, Mapping):
+            raise QatError(
+                f"{source}: is a {type(params).__name__}; give a dict of arrays by their names in {self.name}"
+            )
+        missing = [name for name in self.params if name not in params]
+        unknown = [name for name in params if name not in self.params]
+        if missing or unknown:
+            found = f"lack {missing[0]!r}" if missing else f"hold {unknown[0]!r}, which it does not know"
+            raise QatError(f"{source}: they {found}, so they belong to another network than {self.name}")
+        for name, param in self.params.items():
+            array = params[name]
+            if not isinstance(array, (np.ndarray, np.generic)):
+                raise QatError(
+                    f"{source}: {name!r} is a {type(array).__name__}; give a NumPy array, as np.asarray makes it"
+                )
+            if array.shape != param.shape:
+                raise QatError(
+                    f"{source}: {name!r} has shape {array.shape} but {self.name} needs {param.shape}; the parameters "
+                    "belong to another network"
+                )
+            if array.dtype != np.float32:  # every engine is to derive its integers from the same numbers
+                raise QatError(
+                    f"{source}: {name!r} is {array.dtype}, not float32; give params[{name!r}].astype(np.float32)"
+                )
+
+    def not_finite(self, params: Mapping[str, Array]) -> str | None:
+        """What is infinite or NaN among the parameters, in words; None: nothing. The state of what has observed nothing yet,
+        a range from infinity to -infinity, is as it should be.
+        """
+        for name, param in self.params.items():
+            if name not in params:  # ``check_params`` says that
+                continue
+            wrong = ~np.isfinite(params[name])
+            if wrong.any() and not param.trainable:
+                wrong &= params[name] != param.create(0, name)
+            if wrong.any():
+                return f"{name!r} holds {params[name][wrong][0]}"
+        return None
+
+    def count_trainable(self) -> int:
+        """How many numbers are trained."""
+        return sum(math.prod(param.shape) for param in self.params.values() if param.trainable)
+
+    def to_json(self) -> str:
+        """One line of JSON; ``Graph.from_json`` reads it back to an equal graph."""
+        nodes = [
+            {"name": node.name, "cell": node.cell.to_json(), "inputs": node.inputs, "cell_name": node.cell_name}
+            for node in self.nodes
+        ]
+        return json.dumps({"format": FORMAT, "name": self.name, "nodes": nodes, "outputs": self.outputs})
+
+    @classmethod
+    def from_json(cls, text: str) -> Graph:
+        """Raises QatError where the text is no valid graph."""
+        try:
+            if len(text) > LARGEST_JSON:
+                raise ValueError(f"it has {len(text):,} characters, but {LARGEST_JSON:,} are the most")
+            data: Any = json.loads(text)
+            version = data["format"]
+            if version != FORMAT or isinstance(version, bool):
+                raise QatError(
+                    f"the graph has format {shortened(version)} but this release reads {FORMAT}; use a matching release"
+                )
+            if len(data["nodes"]) > MOST_NODES:
+                raise QatError(f"the graph has {len(data['nodes']):,} nodes, but {MOST_NODES:,} are the most")
+            nodes = tuple(
+                Node(_text(n["name"]), from_json(n["cell"], Cell), _texts(n["inputs"]), _text(n["cell_name"]))
+                for n in data["nodes"]
+            )
+            return cls(nodes, _texts(data["outputs"]), _text(data["name"]))
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise QatError(
+                f"the graph is no valid JSON form of a network ({reason_of(error)}): the file is damaged"
+            ) from None
+
+    @cached_property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that differ between different graphs."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        rows = [("node", "cell", "inputs", "output shape", "parameters")]
+        for node in self.nodes:
+            count = sum(math.prod(p.shape) for p in node.cell.params().values() if p.trainable)
+            shape = " x ".join(map(str, self.shapes[node.name]))
+            rows.append((node.name, node.cell.describe, ", ".join(node.inputs), shape, f"{count:,}" if count else ""))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(4)), row[4]]).rstrip() for row in rows]
+        return "\n".join([f"{self.name}: {self.count_trainable():,} trainable parameters", *lines])
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{shortened(value)} where a name is expected")
+    return value
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise TypeError(f"{shortened(values)} where a list of names is expected")
+    return tuple(map(_text, values))
+
+
+def _check_signs(name: str, cell: FakeQuant) -> None:
+    """Raise QatError where a quantizer cannot take the numbers that come."""
+    refusal = cell.quantizer.refuses(cell.non_negative)
+    if refusal:
+        numbers, bits = "are never negative" if cell.non_negative else "may be negative", cell.quantizer.num_bits
+        raise QatError(
+            f"{name}: its numbers {numbers}, which a {type(cell.quantizer).__name__} of {bits} bit{'s' * (bits > 1)} cannot "
+            f"take: {refusal}; change the activation before it, or give this layer another activation_quantizer"
+        )
+
+
+def _quantizers(cell: Cell) -> list[Quantizer]:
+    """The quantizers among a cell's fields."""
+    values = (getattr(cell, field.name) for field in fields(cell))  # type: ignore[arg-type]
+    return [value for value in values if isinstance(value, Quantizer)]

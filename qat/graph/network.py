@@ -1,0 +1,226 @@
+"""Networks as users write them, and the tracing that turns one into a graph."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qat.cells.base import Cell, Shape
+from qat.cells.elementwise import Add
+from qat.cells.input import Input
+from qat.errors import QatError, shortened
+from qat.graph import Graph, Node
+from qat.names import check_name
+from qat.vocabulary.ops import Array
+
+_tracing: list[Trace] = []  # innermost last; construct() may not start another trace, so it holds at most one
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """What stands for a tensor inside ``construct``: the output of a node."""
+
+    trace: Trace
+    name: str
+
+    @property
+    def shape(self) -> Shape:
+        """Of one sample: (C, H, W) or (F,)."""
+        return self.trace.shapes[self.name]
+
+    def __add__(self, other: Symbol) -> Symbol:
+        if not isinstance(other, Symbol):
+            raise QatError(f"{self.name} + {other!r}: only outputs of cells can be added")
+        return Add()(self, other)
+
+    def _refuse(self, *others: Any, **options: Any) -> Any:
+        raise QatError(f"{self.name}: in a construct, only calls of cells and a + b are known; write a cell for it")
+
+    __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __matmul__ = __neg__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __getitem__ = __iter__ = __len__ = __call__ = _refuse
+    __pow__ = __rpow__ = __floordiv__ = __mod__ = __abs__ = __float__ = __int__ = _refuse
+    __array__ = __array_ufunc__ = _refuse  # NumPy's functions
+
+    def __bool__(self) -> bool:
+        raise QatError(
+            f"{self.name}: has no value while a construct is traced, so that nothing can be decided by it; the graph is the "
+            "same for every image"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what copies and inspects objects asks for
+            raise AttributeError(name)
+        raise QatError(
+            f"{self.name}.{name}: in a construct, only calls of cells and a + b are known; write a cell for it"
+        )
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """What PyTorch calls where one of its functions is given a symbol."""
+        name = getattr(function, "__name__", function)
+        raise QatError(f"{name}: in a construct, only calls of cells and a + b are known; write a cell for it")
+
+
+class Network:
+    """Base of networks: cells in ``__init__``, their use in ``construct``.
+
+    ``inputs`` (a class attribute or set in ``__init__``) says what enters. A network may be used as a block inside
+    another one; then its ``inputs`` are not looked at. Cells are known by the attribute that holds them, also inside
+    lists, and a cell used twice shares its parameters.
+
+        class LeNet5(qat.Network):
+            inputs = qat.Input((1, 32, 32), mean=0.1307, std=0.3081)
+
+            def __init__(self):
+                self.conv1 = qat.Conv2dBnAct(1, 6, 5, pad_mode="valid", activation="relu")
+                ...
+
+            def construct(self, x):
+                return self.conv1(x)
+    """
+
+    inputs: Input | tuple[Input, ...] | None = None
+
+    def construct(self, *inputs: Any) -> Any:
+        """The forward pass, in terms of cells. Returns one symbol or a tuple of them."""
+        raise QatError(f"{type(self).__name__} has no construct method: define construct(self, x)")
+
+    def __call__(self, *inputs: Symbol) -> Any:
+        if not _tracing:
+            raise QatError(
+                f"{type(self).__name__} is a description and computes nothing by itself: lower it with "
+                "qat.backend('torch').lower(network), or use it inside another network's construct"
+            )
+        return self.construct(*inputs)
+
+    def graph(self) -> Graph:
+        """Trace ``construct``. Raises QatError naming the cell where shapes do not fit."""
+        entering = self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)
+        if not entering or not all(isinstance(cell, Input) for cell in entering):
+            raise QatError(
+                f"{type(self).__name__} does not say what enters it: set inputs = qat.Input(shape) in the class, as "
+                "inputs = qat.Input((1, 32, 32), mean=0.1307, std=0.3081)"
+            )
+        if _tracing:
+            raise QatError(f"{type(self).__name__}: graph() was called inside a construct; call the block itself")
+        trace = Trace(dict(_named_cells(self, "")))
+        _tracing.append(trace)
+        try:
+            symbols = [trace.add(cell, (), "input") for cell in entering if cell is not None]
+            _check_arguments(self, len(symbols))
+            result = self.construct(*symbols)
+        finally:
+            _tracing.pop()
+        outputs = result if isinstance(result, tuple) else (result,)
+        if not all(isinstance(output, Symbol) and output.trace is trace for output in outputs):
+            raise QatError(f"{type(self).__name__}: construct returned {_what_instead(result)}")
+        return Graph(tuple(trace.nodes), tuple(output.name for output in outputs), type(self).__name__)
+
+
+def _check_arguments(network: Network, inputs: int) -> None:
+    """Raise QatError unless ``construct`` takes so many inputs."""
+    try:
+        inspect.signature(network.construct).bind(*range(inputs))
+    except TypeError as error:
+        raise QatError(
+            f"{type(network).__name__}: inputs says that {inputs} enter{'s' * (inputs == 1)}, but construct cannot be called "
+            f"with as many ({error}); give it one argument for each input"
+        ) from None
+
+
+def _what_instead(result: Any) -> str:
+    """What a construct returned instead of symbols, and what to do."""
+    if result is None:
+        return "None, not the output of a cell: has it a return?"
+    if isinstance(result, (list, dict)):
+        return f"a {type(result).__name__}, not the output of a cell: several outputs are a tuple, as (a, b)"
+    if isinstance(result, tuple):
+        wrong = next(x for x in result if not isinstance(x, Symbol))
+        return f"a tuple with {shortened(wrong)}, not the output of a cell: return outputs of cells alone, as (a, b)"
+    return f"{shortened(result)}, not the output of a cell"
+
+
+class Trace:
+    """The nodes gathered while one ``construct`` runs."""
+
+    def __init__(self, cell_names: dict[int, str]) -> None:
+        self.cell_names = cell_names
+        self.nodes: list[Node] = []
+        self.shapes: dict[str, Shape] = {}
+
+    def add(self, cell: Cell, inputs: tuple[Symbol, ...], default_name: str) -> Symbol:
+        """Append a node."""
+        cell_name = self.cell_names.get(id(cell))
+        if cell_name is None and cell.params():
+            raise QatError(
+                f"{cell.describe} is made inside construct, so that its parameters have no name: make it in __init__ as an "
+                "attribute"
+            )
+        if cell_name is not None:
+            check_name(cell_name, "attribute or key")
+        name = self._unique(cell_name or default_name, taken=set() if cell_name else set(self.cell_names.values()))
+        if len(inputs) != cell.arity:
+            raise QatError(f"{name}: a {type(cell).__name__} takes {cell.arity} inputs but gets {len(inputs)}")
+        for position, symbol in enumerate(inputs):
+            if not isinstance(symbol, Symbol) or symbol.trace is not self:
+                raise QatError(f"{name}: its input {position} is {type(symbol).__name__}, not the output of a cell")
+        try:
+            shape = cell.output_shape(*(symbol.shape for symbol in inputs))
+        except QatError as error:
+            raise QatError(f"{name} ({type(cell).__name__}) {error}") from None
+        self.nodes.append(Node(name, cell, tuple(symbol.name for symbol in inputs), cell_name or name))
+        self.shapes[name] = shape
+        return Symbol(self, name)
+
+    def _unique(self, name: str, taken: set[str]) -> str:
+        taken, candidate, count = taken | {node.name for node in self.nodes}, name, 1
+        while candidate in taken:
+            candidate, count = f"{name}_{count}", count + 1
+        return candidate
+
+
+def add_cell(cell: Cell, inputs: tuple[Symbol, ...]) -> Symbol:
+    """Called by ``Cell.__call__``: append the cell to the graph that is being traced."""
+    if not _tracing:
+        raise QatError(
+            f"{cell.describe} was called outside Network.construct: cells only describe a graph; lower the network with "
+            "qat.backend('torch').lower(network) to compute"
+        )
+    return _tracing[-1].add(cell, inputs, type(cell).snake_name())
+
+
+def as_graph(network: Network | Graph) -> Graph:
+    """The graph itself, or the trace of a network."""
+    if isinstance(network, Graph):
+        return network
+    if isinstance(network, Network):
+        return network.graph()
+    found = network.__name__ if isinstance(network, type) else f"a {type(network).__name__}"
+    raise QatError(f"{found} is neither a qat.Network nor a qat.Graph; give an instance, as LeNet5()")
+
+
+def as_float_graph(network: Network | Graph, params: Mapping[str, Array]) -> Graph:
+    """The graph of a float network with these parameters. Raises QatError where it is quantized, or they do not fit."""
+    graph = as_graph(network)
+    if graph.is_quantized:
+        raise QatError(f"{graph.name} is quantized: give the checkpoint of the float network it was made from")
+    graph.check_params(params)
+    return graph
+
+
+def _named_cells(holder: Any, prefix: str) -> Iterator[tuple[int, str]]:
+    """(id, name) of the cells that a network holds, later names first so that the first attribute wins in a dict."""
+    items: list[tuple[str, Any]]
+    if isinstance(holder, Network):
+        items = [(name, value) for name, value in vars(holder).items() if name != "inputs"]
+    elif isinstance(holder, dict):
+        items = [(str(key), value) for key, value in holder.items()]
+    else:
+        items = [(str(index), value) for index, value in enumerate(holder)]
+    for name, value in reversed(items):
+        if isinstance(value, Cell):
+            yield id(value), prefix + name
+        elif isinstance(value, (Network, list, tuple, dict)):
+            yield from _named_cells(value, f"{prefix}{name}.")

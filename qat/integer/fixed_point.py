@@ -1,0 +1,163 @@
+"""The fixed arithmetic: int32 multipliers and shifts, as TFLite's reference kernels round them.
+
+A real multiplier is a 31-bit fraction and a power of two, m = multiplier 2^-31 2^shift, after Jacob et al., "Quantization
+and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (arXiv 1712.05877), section 2.2 and
+appendix B: a rounding doubling high multiplication, then a rounding right shift, so that a product is rounded twice. This
+is the only place that knows how; what generates code for another machine takes the integers from here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from qat.errors import QatError
+from qat.vocabulary.ops import Array
+
+ARITHMETICS = ("float", "fixed")  #: how an accumulator is multiplied: by a float32, or by an integer and a shift
+LARGEST = 2**30  #: no int32 intermediate result may pass it: there is room left for a zero point
+ADD_SHIFT, LONG_ADD_SHIFT = 20, 15  #: by how many bits an addition shifts its inputs to the left; of more than 8 bits
+LARGEST_LONG = 2**47  #: an accumulator that a LongMultiplier takes
+
+
+class FixedMultiplier(NamedTuple):
+    """multiplier: int32, 2^30 to 2^31 - 1, or 0. shift: int32, of the same shape; negative: to the right."""
+
+    multiplier: Array
+    shift: Array
+
+    def apply(self, x: Array) -> Array:
+        """x m of integers |x| < 2^31, int64, rounded twice; broadcasts."""
+        left, right = np.maximum(self.shift, 0), np.maximum(-self.shift, 0)
+        high = doubling_high_mul(x.astype(np.int64) << left.astype(np.int64), self.multiplier.astype(np.int64))
+        return rounding_shift_right(high, right.astype(np.int64))
+
+    def on_channels(self, ndim: int) -> FixedMultiplier:
+        """Shaped to broadcast over axis 1 of an array of that rank."""
+        shape = (1, -1) + (1,) * (ndim - 2)
+        return FixedMultiplier(self.multiplier.reshape(shape), self.shift.reshape(shape))
+
+
+class LongMultiplier(NamedTuple):
+    """multiplier: int32, 2^14 to 2^15 - 1. shift: int32, of the same shape, to the right, 8 to 46.
+
+    For accumulators of int64, of layers with codes of more than 8 bits: the multiplier keeps 15 bits, so that products fit
+    into int64, and they are rounded once, half up (TFLite's MultiplyByQuantizedMultiplier of an int64).
+    """
+
+    multiplier: Array
+    shift: Array
+
+    def apply(self, x: Array) -> Array:
+        """x m of integers |x| < 2^47, int64; broadcasts."""
+        shift = self.shift.astype(np.int64)
+        y: Array = x.astype(np.int64) * self.multiplier.astype(np.int64)
+        y += np.int64(1) << (shift - 1)
+        y >>= shift
+        return y
+
+    def on_channels(self, ndim: int) -> LongMultiplier:
+        """Shaped to broadcast over axis 1 of an array of that rank."""
+        shape = (1, -1) + (1,) * (ndim - 2)
+        return LongMultiplier(self.multiplier.reshape(shape), self.shift.reshape(shape))
+
+
+class FixedSum(NamedTuple):
+    """y = m_y (m_x (a 2^left) + m_x (b 2^left)): the sum of two centred codes of one scale."""
+
+    operand: FixedMultiplier  #: m_x, of either input: its share of twice the larger scale, which is one half
+    result: FixedMultiplier  #: m_y
+    left: int  #: 20, or 15 where codes have more than 8 bits
+
+    def apply(self, a: Array, b: Array) -> Array:
+        """Centred codes before the clip, int64."""
+        a, b = (self.operand.apply(x.astype(np.int64) << self.left) for x in (a, b))
+        return self.result.apply(a + b)
+
+
+def doubling_high_mul(a: Array, b: Array) -> Array:
+    """The high half of 2 a b of int32 numbers held in int64: floor(a b / 2^31 + 1/2).
+
+    The reference adds 2^30 to a product, or 1 - 2^30 to a negative one, and divides with truncation, which is the same.
+    The one result that does not fit, of -2^31 twice, cannot occur: multipliers are positive.
+    """
+    high: Array = a * b
+    high += 1 << 30
+    high >>= 31
+    return high
+
+
+def rounding_shift_right(x: Array, bits: Array) -> Array:
+    """x / 2^bits to nearest, ties away from 0; int64."""
+    half = (np.int64(1) << bits) >> np.int64(1)
+    shifted: Array = x + half
+    shifted -= (x < 0) & (half > 0)
+    shifted >>= bits
+    return shifted
+
+
+def quantize_multiplier(real: Array) -> FixedMultiplier:
+    """The multiplier and shift of positive float64 numbers.
+
+    The fraction is rounded to 31 bits, half away from 0. A number below 2^-32 becomes 0.
+    """
+    fraction, exponent = np.frexp(real)
+    multiplier = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
+    full = multiplier == 2**31
+    multiplier, exponent = np.where(full, 2**30, multiplier), np.where(full, exponent + 1, exponent)
+    tiny = exponent < -31
+    multiplier, exponent = np.where(tiny, 0, multiplier), np.where(tiny, 0, exponent)
+    return FixedMultiplier(multiplier.astype(np.int32), exponent.astype(np.int32))
+
+
+def linear_multiplier(
+    name: str, x_scale: np.float32, w_scale: Array, y_scale: np.float32, bound: int, *, long: bool = False
+) -> FixedMultiplier | LongMultiplier:
+    """s_x s_w / s_y of a linear node, (O,). Raises QatError where an accumulator, shifted to the left, leaves int32.
+
+    The float32 scales of the file are multiplied and divided in float64. bound: of the accumulators. long: they are int64, and
+    the result is a LongMultiplier, since a code of the layer has more than 8 bits.
+    """
+    fixed = quantize_multiplier(w_scale.astype(np.float64) * np.float64(x_scale) / np.float64(y_scale))
+    if long:
+        return _long_multiplier(name, fixed, bound)
+    left = int(max(fixed.shift.max(), 0))
+    if bound << left > LARGEST:
+        raise QatError(
+            f"{name}: its accumulator may reach {bound} and its multiplier is above 2^{left - 1}, so that the fixed arithmetic "
+            "would overflow int32; its output's range is far too small for its inputs, train it further, or use "
+            "--arithmetic float"
+        )
+    return fixed
+
+
+def _long_multiplier(name: str, fixed: FixedMultiplier, bound: int) -> LongMultiplier:
+    """The long form of a multiplier. Raises QatError where a result would leave int32, or where nothing is left of it."""
+    left, product = int(fixed.shift.max()), bound * float((fixed.multiplier * 2.0 ** (fixed.shift - 31.0)).max())
+    if bound >= LARGEST_LONG or left > 7 or product > LARGEST or not fixed.multiplier.all():
+        raise QatError(
+            f"{name}: its accumulator may reach {bound} and its multipliers lie below 2^{left}, which the fixed arithmetic's "
+            "accumulators of 64 bits do not express; its output's range does not suit its inputs': train it further, use "
+            "fewer bits, or --arithmetic float"
+        )
+    short = np.where(fixed.multiplier < 0x7FFF0000, (fixed.multiplier.astype(np.int64) + (1 << 15)) >> 16, 0x7FFF)
+    return LongMultiplier(short.astype(np.int32), (15 - fixed.shift).astype(np.int32))
+
+
+def sum_multipliers(name: str, x_scale: np.float32, y_scale: np.float32, *, long: bool = False) -> FixedSum:
+    """Of an addition of two tensors of one scale. Raises QatError where the result's multiplier is not below 1.
+
+    Inputs are multiplied by s_x / (2 s_x), the sum by 2 s_x / (2^left s_y), in float64. long: codes have more than 8
+    bits, and are shifted by fewer.
+    """
+    left = LONG_ADD_SHIFT if long else ADD_SHIFT
+    twice = 2.0 * np.float64(x_scale)
+    result = twice / (2.0**left * np.float64(y_scale))
+    if result >= 1.0:
+        raise QatError(
+            f"{name}: its inputs have scale {x_scale:g} and its output {y_scale:g}, over 2^{left - 1} times smaller, which "
+            "TFLite's addition cannot express; its output's range is far too small, train it further"
+        )
+    operand, total = (quantize_multiplier(np.array([real])) for real in (np.float64(x_scale) / twice, result))
+    return FixedSum(operand, total, left)

@@ -1,0 +1,90 @@
+"""Networks by name, for the commands."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from qat.errors import QatError
+from qat.graph import Network
+from qat.networks.compact import CompactDigits, CompactResidual, CompactSeparable
+from qat.networks.lenet5 import LeNet3x3, LeNet5, LeNet5BN
+from qat.networks.lenet_gtc import LeNetGTC
+from qat.networks.mlperf_tiny import DSCNN, Autoencoder, MobileNetV1
+from qat.networks.mnist_cnn import MnistCnn
+from qat.networks.resnet import ResNet8, ResNet20
+from qat.networks.svhn_cnn import SvhnCnn
+
+NETWORKS: dict[str, type[Network]] = {
+    "lenet": LeNet5,
+    "lenet_bn": LeNet5BN,
+    "lenet_3x3": LeNet3x3,
+    "lenet_gtc": LeNetGTC,
+    "mnist_cnn": MnistCnn,
+    "resnet8": ResNet8,
+    "resnet20": ResNet20,
+    "compact_digits": CompactDigits,
+    "compact_separable": CompactSeparable,
+    "compact_residual": CompactResidual,
+    "ds_cnn": DSCNN,
+    "mobilenet": MobileNetV1,
+    "autoencoder": Autoencoder,
+    "svhn_cnn": SvhnCnn,
+}
+
+
+def create(name: str) -> Network:
+    """A network by its name here, or of a user's own as ``package.module:Class``, whose module is imported, and so run.
+
+    The module is looked up in the working directory too, after all other places, and only while it is imported and the
+    network made: a file there never stands in for a library. Raises QatError where there is no such network.
+    """
+    if name in NETWORKS:
+        return NETWORKS[name]()
+    module_name, colon, class_name = name.partition(":")
+    if not colon:
+        raise QatError(
+            f"network {name!r} is unknown: choose one of {', '.join(NETWORKS)}, or give your own as package.module:Class"
+        )
+    with _working_directory_last():
+        return _made(name, module_name, class_name)
+
+
+@contextlib.contextmanager
+def _working_directory_last() -> Iterator[None]:
+    """Imports look there at the end, unless Python itself was told to look there anyway."""
+    folder = str(Path.cwd())
+    if folder in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the module may have changed the path itself
+            sys.path.remove(folder)
+
+
+def _made(name: str, module_name: str, class_name: str) -> Network:
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise QatError(f"network {name!r} cannot be imported ({error}): give it as package.module:Class") from None
+    if not hasattr(module, class_name):
+        where = getattr(module, "__file__", None) or "a part of Python"
+        raise QatError(
+            f"network {name!r}: {module_name} is {where}, which has no {class_name!r}; if another file is meant, rename that, "
+            "since installed modules go before the working directory"
+        )
+    cls = getattr(module, class_name)
+    if not (isinstance(cls, type) and issubclass(cls, Network)):
+        raise QatError(f"network {name!r} is no qat.Network: derive the class from qat.Network")
+    try:
+        return cls()
+    except TypeError as error:
+        raise QatError(
+            f"network {name!r} cannot be made ({error}): give its __init__ defaults for all arguments"
+        ) from None

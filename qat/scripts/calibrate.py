@@ -1,0 +1,39 @@
+"""Post-training quantization: find ranges on training images, without training, and save the quantized checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from qat.cli import run_script
+from qat.files import check_writable
+from qat.scripts import common
+from qat.training.loop import check_labels
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_data_argument(parser)
+    common.add_checkpoint_argument(parser, "float network")
+    common.add_backend_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images")
+    parser.add_argument("--save_path", help="checkpoint file to write (default: <ckpt_path>_calibrated.ckpt)")
+    common.add_calibration_arguments(parser)
+    common.add_quantization_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
+    source = Path(args.ckpt_path)
+    path = Path(args.save_path or source.with_name(f"{source.stem}_calibrated{source.suffix}"))
+    check_writable(path)
+    dataset = common.load_data(args.data_path, checkpoint.graph)
+    check_labels(checkpoint.graph, dataset)
+    result = common.calibrated(args, checkpoint, dataset, **common.quantization_settings(args))
+    result.save(path)
+    common.print_accuracies(args, checkpoint, result, dataset)
+    print(f"saved {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))

@@ -1,0 +1,94 @@
+"""Quantize the weights of a checkpoint to few bits after training, and save a checkpoint that every other command takes.
+
+Of a float network the weights alone become values of so many bits, and it stays a float network; with --data_path its
+activations get 8 bits, calibrated on training images, so that it can be deployed in integers. A quantized network keeps its
+activations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+from qat.training.checkpoint import Checkpoint
+from qat.cli import run_script
+from qat.analysis.compression import compress, weight_sizes
+from qat.console import print_table
+from qat.files import check_distinct, check_writable
+from qat.quantizers import WeightQuantizer
+from qat.scripts import common
+
+QUANTIZERS = ("symmetric", "asymmetric", "power_of_two")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--input_path", required=True, metavar="CKPT", help="checkpoint of a float or quantized network"
+    )
+    parser.add_argument("--bits", type=int, required=True, help="of each weight")
+    parser.add_argument(
+        "--quantizer",
+        choices=QUANTIZERS,
+        default="symmetric",
+        help="codes around 0, codes from the smallest to the largest weight, or codes around 0 with a power of two as scale",
+    )
+    parser.add_argument("--per_channel", action="store_true", help="a scale for each output channel")
+    parser.add_argument(
+        "--output_path", metavar="CKPT", help="checkpoint to write (default: <input_path>_compressed.ckpt)"
+    )
+    common.add_data_argument(parser, required=False, otherwise="none: activations stay as they are")
+    common.add_backend_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images")
+    common.add_calibration_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    quantizer = WeightQuantizer(
+        args.bits,
+        symmetric=args.quantizer != "asymmetric",
+        per_channel=args.per_channel,
+        power_of_two=args.quantizer == "power_of_two",
+    )
+    checkpoint = Checkpoint.load(args.input_path)
+    source = Path(args.input_path)
+    path = Path(args.output_path or source.with_name(f"{source.stem}_compressed{source.suffix}"))
+    check_distinct(path, source, "--output_path and --input_path")
+    check_writable(path)
+    dataset = common.load_data(args.data_path, checkpoint.graph) if args.data_path else None
+    if dataset is None or checkpoint.graph.is_quantized:
+        result = compress(checkpoint, quantizer)
+    else:
+        result = common.calibrated(args, checkpoint, dataset, weight_quantizer=quantizer)
+    result.save(path)
+    print_sizes(checkpoint, result, quantizer)
+    if dataset is not None:
+        common.print_accuracies(args, checkpoint, result, dataset)
+    elif not result.graph.is_quantized:
+        print("activations stay real numbers; with --data_path they get 8 bits, and the network can run in integers")
+    print(f"saved {path}")
+
+
+def print_sizes(before: Checkpoint, after: Checkpoint, quantizer: WeightQuantizer) -> None:
+    """A table of the weights' bits and bytes; bytes count what is stored beside a layer's codes, too."""
+    old = weight_sizes(before.graph, before.params)
+    new = weight_sizes(after.graph, after.params, quantizer)
+
+    def stored(bits: int) -> str:
+        return f"{math.ceil(bits / 8):,}"
+
+    rows = [
+        (a.name, f"{a.numbers:,}", str(a.bits), str(b.bits), stored(a.total_bits), stored(b.total_bits))
+        for a, b in zip(old, new, strict=True)
+    ]
+    totals = [sum(size.total_bits for size in sizes) for sizes in (old, new)]
+    rows.append(("all", f"{sum(size.numbers for size in old):,}", "", "", *map(stored, totals)))
+    print_table(
+        f"Weights, {quantizer}", ("layer", "weights", "bits before", "after", "bytes before", "after, packed"), rows
+    )
+    print(f"weights: {totals[0]:,} bits -> {totals[1]:,} bits, {totals[0] / totals[1]:.2f} times smaller")
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))

@@ -1,0 +1,92 @@
+"""The whole path on real digits: float training, quantization-aware training, export, certificate."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import qat
+from qat.training.checkpoint import Checkpoint
+from qat.cli import run_script
+from qat.console import print_table
+from qat.files import check_writable
+from qat.networks import create
+from qat.scripts import common
+from qat.training.loop import Recipe, evaluate_accuracy, train
+from qat.deploy.verify import export_verified
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data_path", default="digits", help="'digits' for scikit-learn's embedded digits, or a folder of MNIST"
+    )
+    common.add_backend_arguments(parser)
+    parser.add_argument("--out", default="out/demo", help="folder for the checkpoints and the exported files")
+
+
+def run(args: argparse.Namespace) -> int:
+    out = Path(args.out)
+    check_writable(out / "lenet.ckpt")
+    backend, target = qat.backend(args.backend), qat.target("ONNX")
+    graph = create("lenet").graph()
+    dataset = common.load_data(args.data_path, graph)
+    small = len(dataset.train) < 10_000
+    recipe = Recipe(epochs=20 if small else 4, lr=0.02)
+    print(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images", flush=True)
+
+    print("float training", flush=True)
+    checkpoint = train(
+        backend, Checkpoint(graph, graph.initial_params()), dataset, recipe, device_target=args.device_target
+    )
+    checkpoint.save(out / "lenet.ckpt")
+    float_top1 = evaluate_accuracy(backend, checkpoint, dataset.test, device_target=args.device_target)
+
+    print("quantization-aware training", flush=True)
+    steps = len(dataset.train) // recipe.batch_size
+    quantized_graph = qat.convert_quant_network(
+        graph, num_bits=8, per_channel=(True, False), symmetric=(True, False), quant_delay=steps
+    )
+    params = quantized_graph.initial_params() | checkpoint.params
+    recipe = Recipe(epochs=10 if small else 4, lr=0.01)
+    quantized = train(
+        backend,
+        Checkpoint(quantized_graph, params, history=checkpoint.history),
+        dataset,
+        recipe,
+        device_target=args.device_target,
+    )
+    quantized.save(out / "lenet_quant.ckpt")
+
+    float_file, file = out / "lenet_float.onnx", out / "lenet.onnx"
+    target.export_float(graph, checkpoint.params, float_file)
+    certificate = export_verified(
+        file,
+        target,
+        backend,
+        quantized,
+        dataset.test,
+        data=f"{dataset.name}, test images",
+        device_target=args.device_target,
+    )
+    sizes = [float_file.stat().st_size, file.stat().st_size]
+    print_table(
+        f"LeNet-5 on {dataset.name}",
+        ("", "test accuracy", "file", "bytes", "smaller"),
+        (
+            ("float", f"{100 * float_top1:.2f} %", str(float_file), f"{sizes[0]:,}", ""),
+            (
+                "int8",
+                f"{100 * certificate.reference_top1:.2f} %",
+                str(file),
+                f"{sizes[1]:,}",
+                f"{sizes[0] / sizes[1]:.2f} x",
+            ),
+        ),
+    )
+    common.print_certificate(certificate)
+    return 0 if certificate.passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))

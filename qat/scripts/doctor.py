@@ -1,0 +1,121 @@
+"""Say what is installed, which backends, devices and formats work here, and what to install for the rest."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+
+import numpy as np
+
+import qat
+from qat.cli import run_script
+from qat.console import print_table
+from qat.errors import QatError
+from qat.deploy.inference import trace
+from qat.integer import trace_codes
+from qat.networks import ResNet8
+from qat.registry import BACKENDS, TARGETS, Entry, installed
+
+#: Distributions whose names differ from what is imported.
+DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert", "PIL": "pillow", "sklearn": "scikit-learn", "absl": "absl-py"}
+#: What else some commands need, by the pip extra that installs it: packages, commands.
+TOOLS = {
+    "image": (("PIL",), "run, evaluate, create-data"),
+    "study": (("sklearn", "scipy", "absl"), "digits, SVHN, train-svhn"),
+    "plots": (("matplotlib", "jinja2"), "pictures and reports"),
+    "search": (("optuna",), "searches"),
+    "ray": (("ray",), "train-svhn --ray"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="do not compute anything, only look at what is installed")
+
+
+def run(args: argparse.Namespace) -> int:
+    print(f"qat-engine {qat.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    rows = [("NumPy", _versions(("numpy",)), "reference", "")]
+    for name, entry in BACKENDS.items():
+        rows.append((f"backend {name}", _versions(entry.packages), *_backend_state(name, entry, args.quick)))
+    for name, entry in TARGETS.items():
+        rows.append((f"format {name}", _versions(entry.packages), *_target_state(name, entry)))
+    for extra, (packages, commands) in TOOLS.items():
+        entry = Entry("", packages, extra)
+        state = ("installed", "") if installed(entry) else ("not installed", _remedy(entry))
+        rows.append((f"for {commands}", _versions(packages), *state))
+    print_table("What is here", ("", "packages", "state", "what to do"), rows)
+    return int(any(state.startswith("FAILS") for _, _, state, _ in rows))
+
+
+def _versions(packages: tuple[str, ...]) -> str:
+    found = []
+    for package in packages:
+        try:
+            found.append(f"{package} {metadata.version(DISTRIBUTIONS.get(package, package))}")
+        except metadata.PackageNotFoundError:
+            found.append(f"{package} (none)")
+    return ", ".join(found)
+
+
+def _remedy(entry: Entry) -> str:
+    return f"pip install 'qat-engine[{entry.extra}]'"
+
+
+def _target_state(name: str, entry: Entry) -> tuple[str, str]:
+    if not installed(entry):
+        return "not installed", _remedy(entry)
+    try:
+        qat.target(name).runtime()
+        return "installed", ""
+    except QatError as error:  # a compiler that is missing, say
+        return "writes files, cannot run them", str(error)
+    except Exception as error:
+        return f"FAILS: {_first_line(error)}", _remedy(entry)
+
+
+def _backend_state(name: str, entry: Entry, quick: bool) -> tuple[str, str]:
+    if not installed(entry):
+        return "not installed", _remedy(entry)
+    if quick:
+        return "installed", ""
+    results = list(_probe(name))
+    return ("FAILS: " if any(failed for _, failed in results) else "") + ", ".join(text for text, _ in results), ""
+
+
+def _probe(name: str) -> Iterator[tuple[str, bool]]:
+    """For each device, whether it computes the integers of a small residual network as NumPy does, in every node, and
+    whether something is wrong.
+
+    A convolution by Winograd's or Fourier's transform, or in TF32, would show here.
+    """
+    graph = qat.convert_quant_network(ResNet8())
+    params = graph.observed_params()
+    integers = qat.to_integer(graph, params)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 3, 32, 32), np.uint8)
+    tensors = [node.output for node in integers.nodes]
+    expected = trace_codes(integers, pixels, [tensor.name for tensor in tensors])
+    try:
+        backend = qat.backend(name)
+        devices = backend.devices()
+    except Exception as error:  # a broken installation raises anything: to say so is what this command is for
+        yield _first_line(error), True
+        return
+    for device in devices:
+        try:
+            found = trace(backend.lower(graph, params, device_target=device), pixels, tensors)
+        except Exception as error:
+            yield f"{device}: {_first_line(error)}", True
+            continue
+        wrong = sum(int(np.count_nonzero(found[tensor.name] != expected[tensor.name])) for tensor in tensors)
+        yield f"{device}: {f'{wrong:,} codes differ' if wrong else 'exact'}", wrong > 0
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).partition("\n")[0]
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))

@@ -1,0 +1,38 @@
+"""Write the parameters of a checkpoint as a framework's own file: MindSpore's .ckpt, or a state_dict of PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import qat
+from qat.training.checkpoint import Checkpoint
+from qat.cli import run_script
+from qat.files import check_distinct
+from qat.training.native import NAMINGS
+from qat.scripts import common
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_checkpoint_argument(parser, "network, float or quantized")
+    parser.add_argument("--backend", choices=common.with_files(), required=True, help="the framework to write for")
+    parser.add_argument("--file", required=True, help="file to write")
+    parser.add_argument(
+        "--naming",
+        choices=list(NAMINGS),
+        default="graph",
+        help="names as in the network (conv1.weight), or as MindSpore's own fused cells have them (conv1.conv.weight)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    check_distinct(args.file, args.ckpt_path, "--file and --ckpt_path")
+    checkpoint = Checkpoint.load(args.ckpt_path)
+    named = NAMINGS[args.naming]
+    params = {named(name, checkpoint.graph): array for name, array in checkpoint.params.items()}
+    qat.backend(args.backend).save_params(params, args.file)
+    print(f"wrote {args.file}: {len(params)} arrays")
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))

@@ -1,0 +1,143 @@
+"""Remove channels and residual blocks from a float checkpoint, and save the smaller one.
+
+qat train --ckpt_path fine-tunes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import qat
+from qat.analysis import metrics
+from qat import pruning
+from qat.training.checkpoint import Checkpoint
+from qat.cli import run_script
+from qat.console import print_table
+from qat.data import Dataset
+from qat.errors import QatError
+from qat.files import check_writable
+from qat.graph import Graph
+from qat.pruning.channels import SCOPES, Budget
+from qat.pruning.importance import METHODS, Importance
+from qat.scripts import common
+from qat.training.loop import check_labels, evaluate_accuracy
+
+SCOPE = {"slimming": "global", "l1": "layer", "taylor": "global"}  #: norms of weights say little across layers
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_checkpoint_argument(parser, "float network")
+    parser.add_argument(
+        "--data_path",
+        help="folder of images, or 'digits': for the method taylor, and for the accuracy before and after",
+    )
+    common.add_backend_arguments(parser)
+    channels = parser.add_argument_group("channels", "give one of --ratio, --max_macs, --max_params")
+    channels.add_argument("--method", choices=METHODS, default="l1", help="what makes a channel important")
+    channels.add_argument("--ratio", type=float, help="the share of the channels that goes, of those the method ranks")
+    channels.add_argument("--max_macs", type=int, metavar="N", help="as many channels go as leave N products an image")
+    channels.add_argument("--max_params", type=int, metavar="N", help="as many as leave N trained parameters")
+    channels.add_argument("--scope", choices=SCOPES, help="rank all channels, or those of a layer (l1's default)")
+    channels.add_argument("--minimum", type=int, default=1, metavar="N", help="channels that a layer keeps at least")
+    channels.add_argument(
+        "--multiple_of", type=int, default=1, metavar="N", help="a layer keeps a multiple of N channels"
+    )
+    blocks = parser.add_argument_group("residual blocks")
+    blocks.add_argument("--drop_blocks", nargs="+", default=[], metavar="NAME", help="names of their additions")
+    taylor = parser.add_argument_group("the method taylor", "on training images, which --data_path gives")
+    taylor.add_argument("--batches", type=int, default=20, help="how many batches its gradients are taken from")
+    taylor.add_argument("--batch_size", type=int, default=64, help="images a batch")
+    taylor.add_argument("--seed", type=int, default=0, help="seed of the choice of images")
+    parser.add_argument("--save_path", help="checkpoint file to write (default: <ckpt_path>_pruned.ckpt)")
+
+
+def run(args: argparse.Namespace) -> None:
+    limits = _limits(args)
+    checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
+    source = Path(args.ckpt_path)
+    path = Path(args.save_path or source.with_name(f"{source.stem}_pruned{source.suffix}"))
+    check_writable(path)
+    dataset = None
+    if args.data_path is not None:
+        dataset = common.load_data(args.data_path, checkpoint.graph)
+        check_labels(checkpoint.graph, dataset)
+    graph, params = pruning.drop_blocks(checkpoint.graph, checkpoint.params, args.drop_blocks)
+    if limits:
+        graph, params = pruning.prune_channels(
+            graph,
+            params,
+            _importance(args, graph, params, dataset),
+            scope=args.scope or SCOPE[args.method],
+            minimum=args.minimum,
+            multiple_of=args.multiple_of,
+            **limits,
+        )
+    if graph == checkpoint.graph:
+        raise QatError(f"{args.ckpt_path}: with these arguments nothing is removed; raise --ratio, or lower the limit")
+    names = ("method", "ratio", "max_macs", "max_params", "scope", "minimum", "multiple_of", "drop_blocks", "batches")
+    record = {"pruning": {name: getattr(args, name) for name in (*names, "batch_size", "seed")}}
+    result = Checkpoint(graph, params, history=(record, *checkpoint.history))
+    result.save(path)
+    _report(args, checkpoint, result, dataset)
+    print(f"saved {path}")
+
+
+def _limits(args: argparse.Namespace) -> dict[str, Any]:
+    """How much goes, as ``prune_channels`` takes it. Raises QatError unless it is said once, or a block is named."""
+    budgets: dict[str, Budget] = {
+        "max_macs": (metrics.total_macs, args.max_macs),
+        "max_params": (Graph.count_trainable, args.max_params),
+    }
+    given = [name for name in ("ratio", *budgets) if getattr(args, name) is not None]
+    if len(given) > 1:
+        raise QatError(f"--{given[0]} and --{given[1]}: both say how many channels go; give one of them")
+    if not given:
+        if not args.drop_blocks:
+            raise QatError("nothing to remove: give --ratio, --max_macs, --max_params or --drop_blocks")
+        return {}
+    name = given[0]
+    return {"ratio": args.ratio} if name == "ratio" else {"budget": budgets[name]}
+
+
+def _importance(args: argparse.Namespace, graph: Graph, params: dict[str, Any], dataset: Dataset | None) -> Importance:
+    if args.method == "slimming":
+        return pruning.slimming_importance(graph, params)
+    if args.method == "l1":
+        return pruning.l1_importance(graph, params)
+    if dataset is None:
+        raise QatError("--method taylor: takes its gradients from training images; give --data_path")
+    return pruning.taylor_importance(
+        qat.backend(args.backend),
+        graph,
+        params,
+        dataset.train,
+        batches=args.batches,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        device_target=args.device_target,
+    )
+
+
+def _report(args: argparse.Namespace, before: Checkpoint, after: Checkpoint, dataset: Dataset | None) -> None:
+    """What became smaller, and what that costs before any fine-tuning."""
+    kept = {group.name: len(group) for group in pruning.channel_groups(after.graph)}
+    rows = [
+        (group.name, str(len(group)), str(kept.get(group.name, "dropped")))
+        for group in pruning.channel_groups(before.graph)
+    ]
+    print_table("Channels", ("layer", "before", "after"), rows)
+    counts = [(each.graph.count_trainable(), metrics.total_macs(each.graph)) for each in (before, after)]
+    for what, old, new in zip(("parameters", "products an image"), *counts, strict=True):
+        print(f"{what}: {old:,} -> {new:,} ({old / new:.2f} times fewer)")
+    if dataset is not None:
+        backend = qat.backend(args.backend)
+        for when, each in (("before", before), ("after", after)):
+            top1 = evaluate_accuracy(backend, each, dataset.test, device_target=args.device_target)
+            print(f"Accuracy {when}: {100 * top1:.2f}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))

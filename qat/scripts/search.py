@@ -1,0 +1,164 @@
+"""Search for how many channels and bits every layer needs under a budget of bytes, MACs or BOPs: the Pareto front.
+
+From a trained float network. Each trial removes channels, the smallest filters first, chooses a width for each layer, and
+trains on; what is over the budget is not trained. Written: <out>/pareto.png and .svg, <out>/pareto.csv, and a checkpoint for
+each network of the front. Killed and called again, it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import qat
+from qat.training.checkpoint import Checkpoint
+from qat.cli import run_script
+from qat.console import print_table
+from qat.errors import QatError
+from qat.analysis.figures import COLOURS, Picture, plain_text
+from qat.files import write_atomically
+from qat.graph import Graph
+from qat.analysis.metrics import bops, macs
+from qat.pruning import channel_groups, l1_importance, prune_channels
+from qat.scripts import common
+from qat.scripts.run_autoq import add_widths_arguments, merged, settings_of, suggested_widths
+from qat.scripts.search_architecture import add_search_arguments, fixed, prepared
+from qat.study.layers import costs_of
+from qat.study.search import Search, train_trial, validation_accuracy
+
+BUDGETS = {"bytes": "bytes of weights", "macs": "MACs", "bops": "BOPs"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_checkpoint_argument(parser, "float network")
+    add_search_arguments(parser, out="search", epochs=5, trials=40)
+    parser.add_argument("--budget", choices=BUDGETS, default="bytes", help="what is limited, and traded for accuracy")
+    parser.add_argument(
+        "--limit", type=float, metavar="N", help="the most of it (default: a quarter of the network at 8 bits)"
+    )
+    parser.add_argument("--least_share", type=float, default=0.25, help="of a layer's channels that stay, at least")
+    add_widths_arguments(parser)
+
+
+def cost_of(graph: Graph, budget: str) -> float:
+    """Bytes of all weights, or products or bit operations for one sample."""
+    if budget == "bytes":
+        return sum(cost.size for cost in costs_of(graph)) / 8
+    return float(sum((macs if budget == "macs" else bops)(graph).values()))
+
+
+def run(args: argparse.Namespace) -> None:
+    checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
+    if not 0.0 < args.least_share <= 1.0:
+        raise QatError(f"--least_share is {args.least_share}; use a share of the channels, above 0 to 1")
+    if args.limit is not None and args.limit <= 0:
+        raise QatError(f"--limit is {args.limit:g}; use a number of {BUDGETS[args.budget]} above 0")
+    dataset, recipe = prepared(args, checkpoint.graph.shapes[checkpoint.graph.inputs[0].name])
+    backend, folder = qat.backend(args.backend), Path(args.out)
+    start = merged(checkpoint, dataset)
+    importance = l1_importance(start.graph, start.params)
+    sizes = {group.name: len(group.units) for group in channel_groups(start.graph)}
+    limit = args.limit or cost_of(qat.convert_quant_network(start.graph), args.budget) / 4
+
+    def objective(trial: Any) -> tuple[float, float]:
+        keep = {
+            name: max(round(size * trial.suggest_float(f"share {name}", args.least_share, 1.0, step=0.125)), 1)
+            for name, size in sizes.items()
+        }
+        fewer = {name: count for name, count in keep.items() if count < sizes[name]}
+        graph, params = start.graph, start.params
+        if fewer:
+            graph, params = prune_channels(graph, params, importance, keep=fewer)
+        graph = qat.convert_quant_network(graph, **settings_of(suggested_widths(trial, graph, args)))
+        cost = cost_of(graph, args.budget)
+        trial.set_user_attr("over", cost - limit)
+        if cost > limit:
+            return 0.0, cost  # nothing of the search prefers it to what is within the limit
+        own = Checkpoint(graph, graph.initial_params(args.seed) | params, history=start.history)
+        ended = train_trial(
+            trial, folder, backend, own, dataset, recipe, device_target=args.device_target, can_be_pruned=False
+        )
+        return validation_accuracy(ended), cost
+
+    settings = fixed(args, "budget", "limit", "least_share", "weight_bits", "activation_bits", "ckpt_path")
+    with Search(
+        folder,
+        ["maximize", "minimize"],
+        sampler="",
+        epochs=args.epochs,
+        seed=args.seed,
+        settings=settings,
+    ) as search:
+        trials = search.run(objective, args.trials, lambda trial: _described(trial, args.budget, limit))
+    within = [trial for trial in trials if trial.user_attrs["over"] <= 0.0]
+    if not within:
+        raise QatError(f"--limit {limit:,.0f}: no trial was within it; raise it, lower --least_share, or try more")
+    front = pareto_front(within)
+    rows = []
+    for trial in front:
+        path = folder / f"pareto_{trial.number}.ckpt"
+        Checkpoint.load(trial.user_attrs["checkpoint"]).save(path)
+        rows.append((f"{trial.values[1]:,.0f}", f"{100 * trial.values[0]:.2f}", str(trial.number), str(path)))
+    print(f"Top-1 of {recipe.validation:,} held-back training images of {dataset.name}")
+    print_table("Pareto front", (BUDGETS[args.budget], "top-1 in %", "trial", "checkpoint"), rows)
+    lines = [
+        f"{trial.number},{trial.values[1]:g},{trial.values[0]:.6f}" for trial in sorted(within, key=lambda t: t.number)
+    ]
+    write_atomically(folder / "pareto.csv", "\n".join([f"trial,{args.budget},accuracy", *lines, ""]).encode())
+    for path in [
+        folder / "pareto.csv",
+        *_picture(within, front, limit, args.budget, dataset.name).save(folder / "pareto"),
+    ]:
+        print(f"saved {path}")
+
+
+def pareto_front(trials: list[Any]) -> list[Any]:
+    """The trials than which none is both as accurate and cheaper, or more accurate and as cheap; the cheapest first."""
+    front: list[Any] = []
+    for trial in sorted(trials, key=lambda trial: (trial.values[1], -trial.values[0])):
+        if not front or trial.values[0] > front[-1].values[0]:
+            front.append(trial)
+    return front
+
+
+def _picture(trials: list[Any], front: list[Any], limit: float, budget: str, data: str) -> Picture:
+    with (picture := Picture(6.0, 4.2)):
+        axis = picture.axes[0, 0]
+        others = [trial for trial in trials if trial not in front]
+        axis.plot(
+            [trial.values[1] for trial in others],
+            [100 * trial.values[0] for trial in others],
+            "o",
+            color="#999999",
+            markersize=4,
+            label="other trials",
+        )
+        costs, accuracies = ([trial.values[i] for trial in front] for i in (1, 0))
+        axis.plot(
+            costs,
+            [100 * accuracy for accuracy in accuracies],
+            "o-",
+            color=COLOURS[0],
+            drawstyle="steps-post",
+            markersize=5,
+            label="Pareto front",
+        )
+        axis.axvline(limit, color=COLOURS[1], linestyle="--", linewidth=1.0, label="limit")
+        axis.set_xlabel(BUDGETS[budget][0].upper() + BUDGETS[budget][1:])
+        axis.set_ylabel("Top-1 of held-back images in %")
+        axis.set_title(plain_text(data), fontsize=9, color="#555555")
+        axis.legend(loc="upper left")
+    return picture
+
+
+def _described(trial: Any, budget: str, limit: float) -> str:
+    accuracy, cost = trial.values
+    if cost > limit:
+        return f"{cost:,.0f} {BUDGETS[budget]}, over the limit of {limit:,.0f}"
+    return f"{100 * accuracy:.2f} %, {cost:,.0f} {BUDGETS[budget]}"
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))

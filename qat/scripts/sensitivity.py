@@ -1,0 +1,107 @@
+"""The accuracy lost with the weights of each layer alone at few bits, without training: a table, a CSV file, a picture."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+
+import qat
+from qat.vocabulary.arrays import as_arrays, as_tuple
+from qat.training.checkpoint import Checkpoint
+from qat.cli import run_script
+from qat.console import print_table
+from qat.data import Split
+from qat.errors import QatError
+from qat.analysis.figures import check_picture, heat_map
+from qat.files import check_writable, write_atomically
+from qat.graph import Graph, Params
+from qat.analysis.metrics import parameters
+from qat.scripts import common
+from qat.analysis.sensitivity import BITS, Sensitivity, sensitivity
+from qat.training.loop import check_labels, evaluate_accuracy
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_checkpoint_argument(parser, "float network")
+    common.add_data_argument(parser)
+    common.add_backend_arguments(parser)
+    parser.add_argument(
+        "--bits", type=int, nargs="+", default=list(BITS), metavar="BITS", help="widths to try, 1 to 16"
+    )
+    parser.add_argument(
+        "--per_channel", type=common.boolean, default=True, metavar="BOOL", help="a scale for each output channel"
+    )
+    parser.add_argument(
+        "--split",
+        choices=("test", "train"),
+        default="test",
+        help="the images; train where widths are to be chosen by the result",
+    )
+    parser.add_argument("--images", type=int, metavar="N", help="the first N of them alone (default: all)")
+    parser.add_argument("--csv_path", metavar="FILE.csv", help="also write the accuracies as CSV")
+    parser.add_argument("--picture_path", metavar="FILE.png", help="also draw the losses (needs matplotlib)")
+
+
+def run(args: argparse.Namespace) -> None:
+    checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
+    if args.csv_path:
+        check_writable(args.csv_path)
+    if args.picture_path:
+        check_picture(args.picture_path)
+    backend = qat.backend(args.backend)
+    dataset = common.load_data(args.data_path, checkpoint.graph)
+    check_labels(checkpoint.graph, dataset)
+    split = getattr(dataset, args.split)
+    count = len(split) if args.images is None else args.images
+    if not 1 <= count <= len(split):
+        raise QatError(f"--images {count}: there are {len(split)} {args.split} images; use a number from 1 to that")
+    split = Split(as_arrays(tuple(x[:count] for x in as_tuple(split.images))), split.labels[:count])
+
+    def accuracy(graph: Graph, params: Params) -> float:
+        return evaluate_accuracy(backend, Checkpoint(graph, params), split, device_target=args.device_target)
+
+    result = sensitivity(checkpoint.graph, checkpoint.params, accuracy, bits=args.bits, per_channel=args.per_channel)
+    title = f"{checkpoint.graph.name}: accuracy lost with one layer's weights at few bits, in percentage points"
+    data = f"float {100 * result.baseline:.2f} %, {count:,} {args.split} images"
+    counts = parameters(checkpoint.graph)
+    rows = [
+        (layer, f"{counts[layer]:,}", *(f"{100 * result.lost(layer, bits):+.2f}" for bits in args.bits))
+        for layer in result.accuracy
+    ]
+    print_table(
+        f"{title} ({data})", ("layer", "parameters", *(f"{bits} bit{'s' * (bits > 1)}" for bits in args.bits)), rows
+    )
+    if args.csv_path:
+        write_atomically(args.csv_path, _csv(result, args.bits).encode())
+        print(f"wrote {args.csv_path}")
+    if args.picture_path:
+        losses = [[100 * result.lost(layer, bits) for bits in args.bits] for layer in result.accuracy]
+        picture = heat_map(
+            losses,
+            list(result.accuracy),
+            list(map(str, args.bits)),
+            title=f"{checkpoint.graph.name}: sensitivity of single layers\n{data}",
+            x_label="bits of the layer's weights",
+            y_label="layer",
+            unit="accuracy lost (percentage points)",
+        )
+        picture.write(args.picture_path)
+        print(f"wrote {args.picture_path}")
+
+
+def _csv(result: Sensitivity, bits: list[int]) -> str:
+    """One line for each layer and width; accuracies from 0 to 1."""
+    text = io.StringIO()
+    write = csv.writer(text, lineterminator="\n").writerow
+    write(("layer", "bits", "accuracy", "lost"))
+    write(("", "float", f"{result.baseline:.6g}", "0"))
+    for layer, found in result.accuracy.items():
+        for width in bits:
+            write((layer, width, f"{found[width]:.6g}", f"{result.lost(layer, width):.6g}"))
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))

@@ -1,0 +1,61 @@
+"""Train a float network and save its checkpoint.
+
+--ckpt_path: fine-tune that one, a pruned one perhaps, instead of starting anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from qat.training.checkpoint import Checkpoint
+from qat.cli import run_script
+from qat.errors import QatError
+from qat.networks import create
+from qat.scripts import common, sparsity
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_data_argument(parser)
+    common.add_network_argument(parser)
+    common.add_backend_arguments(parser)
+    common.add_training_arguments(
+        parser, lr=0.02, save_path="checkpoint_<network>.ckpt, or <ckpt_path without its ending>_tuned.ckpt"
+    )
+    parser.add_argument("--ckpt_path", help="checkpoint file of the float network to go on with, in place of --network")
+    parser.add_argument(
+        "--slimming",
+        type=float,
+        default=0.0,
+        metavar="LAMBDA",
+        help="L1 penalty on the scales of batch normalisations, for prune --method slimming; 0: none",
+    )
+    sparsity.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    common.recipe(args)  # raises for a wrong argument before anything is made with it
+    if args.ckpt_path is None:
+        graph = create(args.network).graph()
+        start = Checkpoint(graph, graph.initial_params(args.seed))
+        path = Path(args.save_path or f"checkpoint_{args.network.rpartition(':')[2]}.ckpt")
+    else:
+        start = _start(args)
+        source = Path(args.ckpt_path)
+        path = Path(args.save_path or source.with_name(f"{source.stem}_tuned{source.suffix}"))
+    common.train_and_save(args, sparsity.with_pruner(args, start), args.data_path, path)
+
+
+def _start(args: argparse.Namespace) -> Checkpoint:
+    """Where fine-tuning starts. Raises QatError where --network says something else."""
+    if "network" in args.given:
+        raise QatError(
+            f"--network {args.network}: the network is that of --ckpt_path {args.ckpt_path}; give one of them"
+        )
+    checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
+    return Checkpoint(checkpoint.graph, checkpoint.params, history=checkpoint.history)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))

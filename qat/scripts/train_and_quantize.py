@@ -1,0 +1,126 @@
+"""From pixels to a microcontroller: train a float network, quantize it after training, write int8 TensorFlow Lite and C.
+
+As the document of the WE-I Plus board has it, but calibrated on training images, and with every output code of the file
+compared with its integers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import qat
+from qat.deploy.c_array import c_array
+from qat.training.checkpoint import Checkpoint
+from qat.cli import run_script
+from qat.console import print_table
+from qat.errors import QatError
+from qat.files import check_writable
+from qat.integer.fixed_point import ARITHMETICS
+from qat.integer.memory import activation_memory
+from qat.names import check_included
+from qat.networks import create
+from qat.training.optimizer import Optimizer
+from qat.scripts import common
+from qat.training.loop import Recipe, evaluate_accuracy, train
+from qat.deploy.verify import export_verified
+
+FORMAT = "TFLITE"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--epochs", type=int, default=5, help="passes over the training images")
+    parser.add_argument("--batch-size", "--batch_size", type=int, default=64, help="images a step")
+    parser.add_argument(
+        "--save-model-name", "--save_model_name", default="mnist_cnn", help="name of the files, without an ending"
+    )
+    parser.add_argument("--data_path", default="MNIST_Data", help="folder of MNIST, as 'qat data mnist' makes it")
+    common.add_network_argument(parser)
+    common.add_backend_arguments(parser)
+    parser.add_argument("--lr", type=float, default=0.003, help="peak learning rate of Adam, falling as half a cosine")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, of the order and the choice of images")
+    parser.add_argument(
+        "--qat_epochs", type=int, default=0, help="quantization-aware epochs after calibration; 0: none"
+    )
+    parser.add_argument("--qat_lr", type=float, default=0.0003, help="peak learning rate of these")
+    parser.add_argument(
+        "--arithmetic",
+        choices=ARITHMETICS,
+        default="fixed",
+        help="of the .tflite: fixed, as TensorFlow Lite Micro rounds, or float, as LiteRT does with XNNPACK",
+    )
+    common.add_calibration_arguments(parser)
+    common.add_quantization_arguments(parser)
+    parser.set_defaults(network="mnist_cnn")
+
+
+def run(args: argparse.Namespace) -> int:
+    name = args.save_model_name.removesuffix(".tflite")
+    if not Path(name).name:
+        raise QatError(
+            f"--save-model-name {args.save_model_name!r}: is a folder, or nothing; give the name of the files"
+        )
+    if args.qat_epochs < 0:
+        raise QatError(f"--qat_epochs is {args.qat_epochs}; use 0 for none, or a positive number")
+    files = {ending: Path(f"{name}.{ending}") for ending in ("tflite", "cc", "h", "ckpt")}
+    recipe = Recipe(args.epochs, args.batch_size, args.lr, "cosine", args.seed, Optimizer("adam"))
+    backend, target = qat.backend(args.backend), qat.target(FORMAT)
+    check_included(files["h"].name)
+    for path in files.values():
+        check_writable(path)
+    graph = create(args.network).graph()
+    dataset = common.load_data(args.data_path, graph)
+    common.check_calibration(args, dataset)
+    settings = common.quantization_settings(args)
+    quantized_graph = qat.convert_quant_network(graph, **settings)  # raises now, where a setting is wrong
+    qat.to_integer(quantized_graph, quantized_graph.observed_params())
+
+    start = Checkpoint(graph, graph.initial_params(args.seed))
+    checkpoint = train(backend, start, dataset, recipe, device_target=args.device_target)
+    before = evaluate_accuracy(backend, checkpoint, dataset.test, device_target=args.device_target)
+    quantized = common.calibrated(args, checkpoint, dataset, **settings)
+    if args.qat_epochs:
+        fine = replace(recipe, epochs=args.qat_epochs, lr=args.qat_lr)
+        quantized = train(backend, quantized, dataset, fine, device_target=args.device_target)
+    quantized.save(files["ckpt"])
+
+    def as_c(content: bytes) -> dict[Path, bytes]:
+        header, source = c_array(content, files["tflite"].name, files["h"].name)
+        return {files["cc"]: source.encode(), files["h"]: header.encode()}
+
+    certificate = export_verified(
+        files["tflite"],
+        target,
+        backend,
+        quantized,
+        dataset.test,
+        data=f"{dataset.name}, test images",
+        device_target=args.device_target,
+        arithmetic=args.arithmetic,
+        beside=as_c,
+    )
+    common.print_certificate(certificate)
+    after = certificate.comparisons[0].top1
+    assert after is not None  # training has made sure that it is a classifier
+    print_table(
+        f"{graph.name} on {dataset.name}",
+        ("", ""),
+        [
+            ("accuracy before quantization", f"{100 * before:.2f} %"),
+            (f"accuracy of {files['tflite'].name}", f"{100 * after:.2f} %"),
+            ("accuracy lost", f"{100 * (before - after):.2f} points"),
+            (f"bytes of {files['tflite'].name}", f"{files['tflite'].stat().st_size:,}"),
+            (
+                "peak bytes of activations",
+                f"{activation_memory(qat.to_integer(quantized.graph, quantized.params)).size:,}",
+            ),
+        ],
+    )
+    print(f"wrote {', '.join(str(path) for path in files.values())}")
+    return 0 if certificate.passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))

@@ -1,0 +1,100 @@
+"""Quantization-aware training: start from a float checkpoint, insert fake quantizers, train on, save.
+
+A quantized checkpoint, as calibrate writes one, is trained further as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import qat
+from qat.training.checkpoint import Checkpoint
+from qat.cli import run_script
+from qat.errors import QatError
+from qat.graph import Graph
+from qat.training.losses import Objective
+from qat.analysis.metrics import learned_bits
+from qat.training.objectives import BopsBudget, SizeBudget
+from qat.scripts import common, sparsity
+
+CONVERTING = (*common.QUANTIZATION, "quant_delay", "quant_config")  #: what a quantized checkpoint has settled already
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_data_argument(parser)
+    common.add_checkpoint_argument(parser, "float network, or of a quantized one to go on with")
+    common.add_backend_arguments(parser)
+    common.add_training_arguments(parser, lr=0.01, save_path="<ckpt_path without its ending>_quant.ckpt")
+    quantization = common.add_quantization_arguments(parser)
+    quantization.add_argument(
+        "--quant_delay", type=int, nargs="+", default=[900], metavar="STEPS", help="steps before quantization sets in"
+    )
+    sparsity.add_arguments(parser)
+    budget = parser.add_argument_group(
+        "budget",
+        "for quantizers that learn their bits (LearnedWidthWeightQuantizer, LearnedWidthActivationQuantizer); one of the two",
+    )
+    budget.add_argument("--bits_per_weight", type=float, metavar="BITS", help="the mean that weights may take")
+    budget.add_argument(
+        "--lambda_size", type=float, default=1.0, metavar="L", help="weight of the square of what they take beyond it"
+    )
+    budget.add_argument("--max_bops", type=float, metavar="BOPS", help="bit operations that one image may take")
+    budget.add_argument(
+        "--lambda_bops", type=float, default=1.0, metavar="L", help="weight of the square of what it takes beyond them"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    checkpoint = Checkpoint.load(args.ckpt_path)
+    start = _quantized(args, checkpoint) if checkpoint.graph.is_quantized else _converted(args, checkpoint)
+    source = Path(args.ckpt_path)
+    path = Path(args.save_path or source.with_name(f"{source.stem}_quant{source.suffix}"))
+    end = common.train_and_save(
+        args, sparsity.with_pruner(args, start), args.data_path, path, _budget(args, start.graph)
+    )
+    learned = learned_bits(end.graph, end.params)
+    if learned:
+        print("bits learned: " + ", ".join(f"{name} {bits}" for name, bits in learned.items()))
+
+
+def _budget(args: argparse.Namespace, graph: Graph) -> Objective | None:
+    """What --bits_per_weight or --max_bops asks for."""
+    given = [name for name in ("bits_per_weight", "max_bops") if getattr(args, name) is not None]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise QatError("--bits_per_weight and --max_bops: only one budget at a time; leave one of them out")
+    learning = learned_bits(graph, graph.initial_params())
+    if not any(name.endswith(".weight") or args.max_bops is not None for name in learning):
+        raise QatError(
+            f"--{given[0]}: no quantizer of this network learns its bits; give --quant_config a file with "
+            "weight_quantizer: {type: LearnedWidthWeightQuantizer}"
+        )
+    if args.max_bops is not None:
+        return BopsBudget(args.max_bops, args.lambda_bops, args.label_smoothing)
+    return SizeBudget(args.bits_per_weight, args.lambda_size, args.label_smoothing)
+
+
+def _converted(args: argparse.Namespace, checkpoint: Checkpoint) -> Checkpoint:
+    """Where training starts from a float network."""
+    settings = {"quant_delay": args.quant_delay} | common.quantization_settings(args)
+    graph = qat.convert_quant_network(checkpoint.graph, **settings)
+    qat.to_integer(graph, graph.observed_params())  # raises now, not after hours, where something has no quantizer
+    return Checkpoint(graph, graph.initial_params(args.seed) | checkpoint.params, history=checkpoint.history)
+
+
+def _quantized(args: argparse.Namespace, checkpoint: Checkpoint) -> Checkpoint:
+    """Where training starts from a quantized network. Raises QatError for a setting of the conversion it went through."""
+    for name in CONVERTING:
+        if name in args.given:
+            raise QatError(
+                f"--{name}: {args.ckpt_path} is quantized already, with settings of its own; leave it out, or give the float "
+                "checkpoint that it was made from"
+            )
+    return Checkpoint(checkpoint.graph, checkpoint.params, history=checkpoint.history)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))

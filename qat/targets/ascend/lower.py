@@ -1,0 +1,377 @@
+"""What Ascend's int8 unit computes: an integer graph as its operations, and their emulation in NumPy.
+
+Both Ascend formats hold the same operations, listed by ``lower``, and are run by the same functions (``quantize``,
+``dequantize``, ``convolve``, ...). Where the reference multiplies an accumulator once, y = clip(rint(f32(acc m))) with
+m = s_x s_w / s_y, Ascend multiplies twice:
+
+    AscendDequant   d = f32(f32(acc) s_x s_w)
+    AscendQuant     y = clip(rint(f32(f32(d / s_y) + offset)), -128, 127)
+
+Two roundings are not one: for a free s_y nearly every channel has some accumulators that land beside a tie and differ. With
+s_y a power of two the second product is exact, f32(acc s_x s_w) / s_y = f32(acc s_x s_w / s_y), and so is every sum of two
+codes of one grid: the codes are equal for every accumulator. That is why the profile "ascend" of convert_quant_network
+rounds the scales of activations up to powers of two. (Such a scale also survives hardware that keeps few of its bits.)
+
+The first AscendQuant takes (pixel - zero_point) as a real number, since that fits no int8; ``input_multiplier`` compares
+what it computes with the reference's table for each of the 256 pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import singledispatchmethod
+from typing import Any
+
+import numpy as np
+
+from qat.errors import QatError
+from qat.integer import (
+    Grid,
+    IntegerAdd,
+    IntegerConcat,
+    IntegerConv2d,
+    IntegerDense,
+    IntegerFlatten,
+    IntegerGraph,
+    IntegerInput,
+    IntegerLinear,
+    IntegerMaxPool2d,
+    IntegerNode,
+    IntegerTable,
+    IntegerTensor,
+    Shape,
+)
+from qat.integer.widths import require_bytes
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.numpy_ops import convolve as convolve_in
+from qat.vocabulary.ops import EXACT_INTEGERS, Array, Padding, Pair
+
+LOW, HIGH = -128, 127  #: of int8
+ADVICE = "convert the network with profile='ascend' (train_quant.py --profile ascend) and train it"
+QUANT = "/quant"  #: after a node's name: its codes
+REALS = ("/clip", "/relu", "/real")  #: its real numbers before they are rounded: the first of these that there is
+
+
+# -- the operations, emulated -----------------------------------------------------------------------------------------
+
+
+def quantize(x: Array, scale: float, offset: float) -> Array:
+    """AscendQuant: int8 codes of real numbers, clip(rint(x scale + offset)) in float32; ``scale`` is 1 / s."""
+    y = x.astype(np.float32) * np.float32(scale)
+    y += np.float32(offset)
+    codes: Array = np.clip(np.rint(y), LOW, HIGH).astype(np.int8)
+    return codes
+
+
+def dequantize(x: Array, scale: Array) -> Array:
+    """AscendDequant: float32 numbers of int32 accumulators, f32(x) scale; ``scale``: uint64, (C,) or (1,), each with the
+    bits of a float32 in its lower half.
+    """
+    factors = (scale & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.float32)
+    y: Array = x.astype(np.float32) * NUMPY_OPS.on_channel(factors, x)
+    return y
+
+
+def convolve(
+    x: Array, weight: Array, bias: Array | None, *, stride: Pair, padding: Padding, dilation: Pair, group: int
+) -> Array:
+    """int32 accumulators (N, O, H', W') of int8 codes (N, I, H, W) and weights (O, I / group, kh, kw), int32 bias (O,)."""
+    y = convolve_in(x, weight, None, stride, padding, dilation, group, _exact_in(weight))
+    return _accumulators(y, bias)
+
+
+def multiply(x: Array, weight: Array, bias: Array | None) -> Array:
+    """int32 accumulators (N, O) of int8 codes (N, I) and weights (O, I), int32 bias (O,)."""
+    dtype = _exact_in(weight)
+    return _accumulators(np.matmul(x.astype(dtype), weight.astype(dtype).T), bias)
+
+
+def max_pool(x: Array, *, kernel: Pair, stride: Pair, padding: Padding) -> Array:
+    """The largest number of each window, float32."""
+    return NUMPY_OPS.max_pool2d(x.astype(np.float32, copy=False), kernel=kernel, stride=stride, padding=padding)
+
+
+def _exact_in(weight: Array) -> np.dtype[Any]:
+    """The type in which sums of int8 products are exact in any order."""
+    largest = int(np.abs(weight.astype(np.int64)).reshape(len(weight), -1).sum(axis=1).max(initial=0)) * -LOW
+    return np.dtype(np.float32 if largest <= EXACT_INTEGERS else np.float64)
+
+
+def _accumulators(y: Array, bias: Array | None) -> Array:
+    accumulators: Array = np.ascontiguousarray(y).astype(np.int32)
+    if bias is not None:
+        accumulators += NUMPY_OPS.on_channel(bias, accumulators)
+    return accumulators
+
+
+# -- an integer graph as these operations -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operation of the file. It makes the tensor of its own name.
+
+    kind: "input", "cast", "subtract", "multiply", "quantize", "conv2d", "dense", "dequantize", "relu", "clip", "max_pool",
+    "flatten", "add" or "concat". inputs: tensors. constants: by what they are to the operation; 0-d, or as the functions
+    above take them. attributes: likewise. shape: of one sample. dtype: of the tensor.
+    """
+
+    kind: str
+    name: str
+    inputs: tuple[str, ...]
+    shape: Shape
+    dtype: type[np.generic]
+    constants: Mapping[str, Array] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def lower(graph: IntegerGraph, file_format: str) -> tuple[Step, ...]:
+    """The operations of an integer graph in order; its inputs and outputs are called as ``names`` says.
+
+    Raises QatError, naming the node, what was found and what to do, where the graph does not keep to the profile.
+    """
+    require_bytes(graph, f"{file_format}, as Ascend's int8 unit,")
+    lowering = _Lowering(graph, file_format)
+    for node in graph.nodes:
+        lowering.add(node)
+    for x, name in zip(graph.outputs, names("output", len(graph.outputs)), strict=True):
+        lowering.dequantized(x, name)
+    return tuple(lowering.steps)
+
+
+def names(what: str, count: int) -> list[str]:
+    """What inputs (raw pixels) and outputs (real numbers) are called: "input", or "input0", "input1", ..."""
+    return [what] if count == 1 else [f"{what}{i}" for i in range(count)]
+
+
+def tensors_of(nodes: Collection[IntegerTensor], present: Collection[str]) -> dict[str, str]:
+    """Which tensor of a file holds the codes of each node, or else its real numbers, by the node's name."""
+    found = {}
+    for node in nodes:
+        names = [node.name + suffix for suffix in (QUANT, *REALS) if node.name + suffix in present]
+        if names:
+            found[node.name] = names[0]
+    return found
+
+
+def codes_of(values: Array, grid: Grid) -> Array:
+    """Codes, int32, of a node from what ``tensors_of`` found: its codes, or its real numbers before they are rounded."""
+    if values.dtype == np.int8:
+        return values.astype(np.int32)
+    codes: Array = np.clip(np.rint(values * _inverse(grid)), grid.qmin, grid.qmax).astype(np.int32)
+    return codes
+
+
+def dequant_scale(node: IntegerLinear) -> Array:
+    """The scales of AscendDequant, uint64: (O,) of a convolution, (1,) of a dense layer."""
+    scale = (node.inputs[0].grid.scale * node.weight_scale).astype(np.float32)
+    return (scale[:1] if isinstance(node, IntegerDense) else scale).view(np.uint32).astype(np.uint64)
+
+
+def input_multiplier(node: IntegerTable) -> np.float32 | None:
+    """The scale of the first AscendQuant, with which it gives ``node.table`` for every pixel; None where none does.
+
+    s / s_y is exact, s_y being a power of two, but the product with a pixel is rounded to float32 and may come to lie on a
+    tie; then a neighbouring float32 moves it off again, to the table's side.
+    """
+    source, grid = node.inputs[0].grid, node.output.grid
+    centred = np.arange(source.low, source.high + 1).astype(np.float32)
+    upper = lower = np.float32(source.scale / grid.scale)
+    for _ in range(64):
+        for multiplier in (upper, lower):
+            if np.array_equal(quantize(centred, float(multiplier), 0.0), node.table):
+                return multiplier
+        upper, lower = np.nextafter(upper, np.float32(np.inf)), np.nextafter(lower, np.float32(0))
+    return None
+
+
+def clip_of(node: IntegerTable) -> tuple[int, int] | None:
+    """The centred codes to which ``node`` clips its input, brought to the grid of its output; None where it does more.
+
+    That is what a relu or relu6 on codes does, and a change of grid.
+    """
+    source, grid = node.inputs[0].grid, node.output.grid
+    real = np.arange(source.low, source.high + 1).astype(np.float32) * source.scale
+    codes = quantize(real, float(_inverse(grid)), 0.0)
+    for low, high in ((LOW, HIGH), (0, HIGH), (int(node.table.min()), int(node.table.max()))):
+        if np.array_equal(np.clip(codes, low, high), node.table):
+            return low, high
+    return None
+
+
+def _inverse(grid: Grid) -> np.float32:
+    return np.float32(1.0) / grid.scale
+
+
+class _Lowering:
+    """Gathers the steps of an integer graph."""
+
+    def __init__(self, graph: IntegerGraph, file_format: str) -> None:
+        self.steps: list[Step] = []
+        self._format = file_format
+        self._real: dict[str, str] = {}  # node -> its real numbers in the file
+        self._centred: dict[str, str] = {}  # input -> its pixels less their zero point
+        self._entries = dict(zip((x.name for x in graph.inputs), names("input", len(graph.inputs)), strict=True))
+        users: dict[str, list[IntegerNode]] = {}
+        for node in graph.nodes:
+            for x in node.inputs:
+                users.setdefault(x.name, []).append(node)
+        #: Nodes that only poolings use: these take real numbers, before AscendQuant, since max(rint(.)) = rint(max(.)).
+        self._pooled = {
+            name
+            for name, found in users.items()
+            if all(isinstance(user, IntegerMaxPool2d) for user in found) and name not in {x.name for x in graph.outputs}
+        }
+
+    def refuse(self, node: IntegerNode | IntegerTensor, found: str, advice: str = ADVICE) -> QatError:
+        return QatError(f"{node.name}: {self._format}: {found}; {advice}")
+
+    def codes(self, x: IntegerTensor) -> str:
+        """The int8 tensor of codes. Raises QatError where they are none, or their scale is no power of two."""
+        grid = x.grid
+        if grid.zero_point or grid.qmin < LOW or grid.qmax > HIGH:
+            raise self.refuse(
+                x,
+                f"its codes are {grid.qmin} .. {grid.qmax} with zero point {grid.zero_point}, where Ascend's are int8 around 0",
+            )
+        if math.frexp(float(grid.scale))[0] != 0.5:
+            raise self.refuse(
+                x,
+                f"its codes have the scale {float(grid.scale):g}, no power of two, so that Ascend's two roundings would give "
+                "other codes than the reference's one",
+            )
+        return x.name + QUANT
+
+    def step(
+        self,
+        kind: str,
+        name: str,
+        inputs: tuple[str, ...],
+        shape: Shape,
+        dtype: type[np.generic] = np.float32,
+        constants: Mapping[str, Array] | None = None,
+        **attributes: Any,
+    ) -> str:
+        if any(step.name == name for step in self.steps):
+            raise QatError(f"{name}: {self._format}: two of the file's operations would have this name; rename a node")
+        self.steps.append(Step(kind, name, inputs, shape, dtype, constants or {}, attributes))
+        return name
+
+    def dequantized(self, x: IntegerTensor, name: str | None = None) -> str:
+        """The real numbers of codes: exact, whatever the scale, as long as nothing but AscendQuant follows."""
+        if name is None and x.name in self._real:
+            return self._real[x.name]
+        codes = self.codes(x)
+        name = name or f"{x.name}/dequantized"
+        cast = self.step("cast", f"{name}/cast", (codes,), x.shape)
+        self.step("multiply", name, (cast,), x.shape, constants={"by": np.asarray(x.grid.scale)})
+        return self._real.setdefault(x.name, name)
+
+    def finish(self, node: IntegerNode, real: str, bounds: tuple[int, int] | None = None) -> None:
+        """Real numbers to the node's codes, clipped to what the node allows where that is less than int8."""
+        output = node.output
+        self.codes(output)
+        grid = output.grid
+        low, high = bounds or (LOW, HIGH)
+        if (low, high) == (0, HIGH):
+            real = self.step("relu", f"{node.name}/relu", (real,), output.shape)
+        elif (low, high) != (LOW, HIGH):
+            ends = {"low": np.asarray(np.float32(low) * grid.scale), "high": np.asarray(np.float32(high) * grid.scale)}
+            real = self.step("clip", f"{node.name}/clip", (real,), output.shape, constants=ends)
+        if node.name in self._pooled:
+            self._real[node.name] = real
+        else:
+            self.quantized(node, real, _inverse(grid))
+
+    def quantized(self, node: IntegerNode, real: str, multiplier: np.float32) -> None:
+        name, shape = node.name + QUANT, node.output.shape
+        self.step("quantize", name, (real,), shape, np.int8, scale=float(multiplier), offset=0.0)
+
+    @singledispatchmethod
+    def add(self, node: IntegerNode) -> None:
+        """Append a node of the integer graph."""
+        kind = type(node).__name__.removeprefix("Integer").lower()
+        raise self.refuse(
+            node, f"a {kind} has no form of int8 codes on Ascend", "export to ONNX, or leave that cell out"
+        )
+
+    @add.register
+    def _(self, node: IntegerInput) -> None:
+        self.step("input", self._entries[node.name], (), node.output.shape, np.uint8)
+
+    def centred(self, x: IntegerTensor) -> str:
+        """The pixels of an input less their zero point."""
+        if x.name not in self._centred:
+            cast = self.step("cast", f"{x.name}/cast", (self._entries[x.name],), x.shape)
+            zero = {"by": np.asarray(x.grid.zero_point, np.float32)}
+            self._centred[x.name] = self.step("subtract", f"{x.name}/centred", (cast,), x.shape, constants=zero)
+        return self._centred[x.name]
+
+    @add.register
+    def _(self, node: IntegerTable) -> None:
+        (source,) = node.inputs
+        self.codes(node.output)
+        if source.name in self._entries:
+            multiplier = input_multiplier(node)
+            if multiplier is not None:
+                return self.quantized(node, self.centred(source), multiplier)
+        else:
+            bounds = clip_of(node)
+            if bounds is not None:
+                return self.finish(node, self.dequantized(source), bounds)
+        raise self.refuse(
+            node,
+            "a table of codes, as of an activation other than relu and relu6, has no exact form on Ascend",
+            "use relu or relu6 there, or export to ONNX, which has tables",
+        )
+
+    def linear(self, node: IntegerLinear, kind: str, **attributes: Any) -> None:
+        (x,) = node.inputs
+        codes = self.codes(x)
+        if node.weight.dtype != np.int8 or node.weight_zero_point.any():
+            worst = int(node.weight_zero_point[np.abs(node.weight_zero_point).argmax()])
+            raise self.refuse(node, f"its weight has zero point {worst}, where Ascend's is int8 around 0")
+        constants = {"weight": node.weight, "bias": node.bias}
+        shape = node.output.shape
+        acc = self.step(kind, f"{node.name}/acc", (codes,), shape, np.int32, constants, **attributes)
+        scale = {"scale": dequant_scale(node)}
+        self.finish(
+            node, self.step("dequantize", node.name + "/real", (acc,), shape, constants=scale), node.requantize[1:]
+        )
+
+    @add.register
+    def _(self, node: IntegerConv2d) -> None:
+        geometry: dict[str, Any] = {name: getattr(node, name) for name in ("stride", "padding", "dilation", "group")}
+        self.linear(node, "conv2d", **geometry)
+
+    @add.register
+    def _(self, node: IntegerDense) -> None:
+        if (node.weight_scale != node.weight_scale[0]).any():
+            count = len(np.unique(node.weight_scale))
+            raise self.refuse(
+                node,
+                f"its dense weight has {count} scales, one for each channel, where Ascend's matrix product has one",
+            )
+        self.linear(node, "dense")
+
+    @add.register
+    def _(self, node: IntegerMaxPool2d) -> None:
+        window: dict[str, Any] = {"kernel": node.kernel, "stride": node.stride, "padding": node.padding}
+        real = self.dequantized(node.inputs[0])
+        self.finish(node, self.step("max_pool", node.name + "/real", (real,), node.output.shape, **window))
+
+    @add.register
+    def _(self, node: IntegerFlatten) -> None:
+        self.step("flatten", node.name + QUANT, (self.codes(node.inputs[0]),), node.output.shape, np.int8)
+
+    @add.register
+    def _(self, node: IntegerAdd) -> None:
+        a, b = (self.dequantized(x) for x in node.inputs)
+        self.finish(node, self.step("add", node.name + "/real", (a, b), node.output.shape), node.requantize[1:])
+
+    @add.register
+    def _(self, node: IntegerConcat) -> None:
+        inputs = tuple(self.codes(x) for x in node.inputs)
+        self.step("concat", node.name + QUANT, inputs, node.output.shape, np.int8)

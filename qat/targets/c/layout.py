@@ -1,0 +1,201 @@
+"""Where everything of a network lies in its C file's memory, and in what order its layers read it."""
+
+from __future__ import annotations
+
+from math import prod
+
+from qat.cells.base import Shape
+from qat.integer import (
+    IntegerConv2d,
+    IntegerDense,
+    IntegerFlatten,
+    IntegerGraph,
+    IntegerLinear,
+    IntegerMaxPool2d,
+    IntegerNode,
+)
+from qat.integer.memory import ALIGNMENT, Buffer, MemoryPlan, activation_buffers, plan_memory
+from qat.targets.c.text import plain, width, word_count
+from qat.targets.c.weights import stored_weights
+from qat.vocabulary.ops import Array
+
+
+def scratch(node: IntegerNode) -> str:
+    """What the plan calls a node's scratch memory: no node's own name has an @."""
+    return f"{node.name}@scratch"
+
+
+class Layout:
+    """Of a graph, for the functions of its nodes.
+
+    plan: what the arena holds; the scratch memory of a node is ``scratch(node)``. A Flatten whose users are all dense layers
+    only renames its input, whose HWC order those layers' weights follow.
+    """
+
+    def __init__(self, graph: IntegerGraph, packed: bool) -> None:
+        self.graph = graph
+        self.packed = packed
+        self.index = {node.name: i for i, node in enumerate(graph.nodes)}
+        users: dict[str, list[IntegerNode]] = {node.name: [] for node in graph.nodes}
+        for node in graph.nodes:
+            for x in node.inputs:
+                users[x.name].append(node)
+        outputs = {x.name for x in graph.outputs}
+        #: Flattens that only rename: their source, and the (C, H, W) in whose HWC order they are.
+        self.renamed: dict[str, str] = {}
+        self.hwc: dict[str, Shape] = {}
+        for node in graph.nodes:
+            if not isinstance(node, IntegerFlatten):
+                continue
+            (x,) = node.inputs
+            same = len(x.shape) < 3 or x.shape[0] == 1 or x.shape[1:] == (1, 1)
+            dense = node.name not in outputs and all(isinstance(user, IntegerDense) for user in users[node.name])
+            if x.name in self.hwc and not dense:
+                continue
+            if same or dense:
+                self.renamed[node.name] = self.renamed.get(x.name, x.name)
+                if x.name in self.hwc:
+                    self.hwc[node.name] = self.hwc[x.name]
+                elif not same:
+                    self.hwc[node.name] = x.shape
+        #: Inputs whose codes are what the caller gives, so that they are read where they lie.
+        self.direct = {x.name for x in graph.inputs if x.grid.qmin == 0}
+        #: Of the layers whose words of four bytes ``multiply`` takes.
+        self.weights = {
+            node.name: stored_weights(self.ordered(node), node.weight_zero_point, self._run(node), packed=packed)
+            for node in graph.nodes
+            if isinstance(node, IntegerLinear) and not self.wide(node) and not self._depthwise(node)
+        }
+        self.plan = self._plan()
+
+    def ordered(self, node: IntegerLinear) -> Array:
+        """The centred weight with its inputs in the order of the file: (O, kh, kw, I) or (O, I)."""
+        weight = node.centred_weight
+        if isinstance(node, IntegerConv2d):
+            return weight.transpose(0, 2, 3, 1)
+        shape = self.hwc.get(node.inputs[0].name)
+        if shape is None:
+            return weight
+        return weight.reshape(-1, *shape).transpose(0, 2, 3, 1).reshape(weight.shape)
+
+    @staticmethod
+    def wide(node: IntegerNode) -> bool:
+        """True for a layer that computes with more than bytes (c_wide)."""
+        if not isinstance(node, IntegerLinear):
+            return False
+        return node.wide_codes or node.output.grid.wide
+
+    # -- memory
+
+    @property
+    def arena_bytes(self) -> int:
+        """The static memory of the file: words are read up to three bytes past a buffer's end."""
+        return self.plan.size + ALIGNMENT
+
+    def _plan(self) -> MemoryPlan:
+        """Places of all buffers.
+
+        Words are read past the end of rows, which the arena has room for and a caller's image may not. So an image whose
+        reader would do so is copied into the arena, where that makes the arena no larger, and is gathered elsewhere.
+        """
+        linear = [node for node in self.graph.nodes if isinstance(node, IntegerLinear)]
+        read = {self._source(node) for node in linear if self._in_rows(node) and not self._reads_rows(node)}
+        overread = read & self.direct
+        direct = self.direct
+        plain = plan_memory(self._buffers())
+        if overread:
+            self.direct = direct - overread
+            copied = plan_memory(self._buffers())
+            if copied.size <= plain.size:
+                return copied
+            self.direct = direct
+        return plain
+
+    def _buffers(self) -> list[Buffer]:
+        activations = activation_buffers(self.graph, self.renamed)
+        buffers = [buffer for name, buffer in activations.items() if name not in self.direct]
+        for i, node in enumerate(self.graph.nodes):
+            size = self._scratch(node)
+            if size:
+                buffers.append(Buffer(scratch(node), size, i, i))
+        return buffers
+
+    def _scratch(self, node: IntegerNode) -> int:
+        """Bytes that a node needs while it runs."""
+        if self.wide(node):
+            return 0
+        if isinstance(node, IntegerMaxPool2d):
+            return node.inputs[0].shape[0] * node.inputs[0].shape[2] * width(node.output)
+        if isinstance(node, IntegerConv2d) and not self._depthwise(node) and not self._reads_rows(node):
+            if self._has_rows(node):
+                return node.weight.shape[2] * self._padded_row(node)
+            return self._together(node) * word_count(prod(node.weight.shape[1:])) * 4
+        if isinstance(node, IntegerDense) and not self._reads_rows(node):
+            return word_count(node.weight.shape[1]) * 4
+        return 0
+
+    @staticmethod
+    def _depthwise(node: IntegerLinear) -> bool:
+        return isinstance(node, IntegerConv2d) and node.group == node.inputs[0].shape[0] == len(node.weight) > 1
+
+    def _has_rows(self, node: IntegerLinear) -> bool:
+        """True where a window has the bytes of each of its rows beside one another, and may be read past their end."""
+        if node.name in self.weights and self.weights[node.name].filled:
+            return False
+        if isinstance(node, IntegerConv2d):
+            return node.group == 1 and (node.dilation[1] == 1 or node.weight.shape[3] == 1)
+        return True
+
+    @staticmethod
+    def _run(node: IntegerLinear) -> int:
+        """How many bytes these are, or as many as a window has in all where it is gathered."""
+        if isinstance(node, IntegerConv2d) and (node.group > 1 or (node.dilation[1] > 1 and node.weight.shape[3] > 1)):
+            return prod(node.weight.shape[1:])
+        return node.weight.shape[1] * (node.weight.shape[3] if isinstance(node, IntegerConv2d) else 1)
+
+    @staticmethod
+    def _padded_row(node: IntegerConv2d) -> int:
+        """Bytes of a row of the input between its padding."""
+        channels, _, width = node.inputs[0].shape
+        return (node.padding[2] + width + node.padding[3]) * channels
+
+    def _in_rows(self, node: IntegerLinear) -> bool:
+        """True where the weights could meet the input where it lies."""
+        return self._has_rows(node) and not (isinstance(node, IntegerConv2d) and any(node.padding))
+
+    def _reads_rows(self, node: IntegerLinear) -> bool:
+        """True where they do: not a single byte past a caller's image is read."""
+        return self._in_rows(node) and (self._run(node) % 4 == 0 or self._source(node) not in self.direct)
+
+    def _source(self, node: IntegerNode) -> str:
+        """The tensor where a node's first input lies."""
+        name = node.inputs[0].name
+        return self.renamed.get(name, name)
+
+    def _together(self, node: IntegerConv2d) -> int:
+        """How many neighbouring outputs are computed at once."""
+        return min(4, self._outputs(node)[1])
+
+    def _outputs(self, node: IntegerConv2d) -> tuple[int, int]:
+        """Rows and columns of the output; a point-wise convolution sees one row of all pixels."""
+        _, height, width = node.output.shape
+        point = node.weight.shape[2:] == (1, 1) and node.stride == (1, 1) and self._reads_rows(node)
+        return (1, height * width) if point else (height, width)
+
+    def place(self, name: str) -> str:
+        """The C expression of where a tensor, or scratch memory, lies."""
+        name = self.renamed.get(name, name)
+        if name in self.direct:
+            return self._input_name(name)
+        place = f"arena + {self.plan.offsets[name]}"
+        if name in self.index and self.graph.nodes[self.index[name]].output.grid.wide:
+            return f"(uint16_t *)(void *)({place})"  # the arena is aligned for words
+        return place
+
+    def _input_name(self, name: str) -> str:
+        return "pixels" if len(self.graph.inputs) == 1 else f"pixels{self.index[name]}_{plain(name)}"
+
+    def _output_names(self) -> list[str]:
+        if len(self.graph.outputs) == 1:
+            return ["codes"]
+        return [f"codes{i}_{plain(x.name)}" for i, x in enumerate(self.graph.outputs)]

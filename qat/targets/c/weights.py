@@ -1,0 +1,111 @@
+"""How the C target stores a layer's weights: bytes, or indices of 4, 2 or 1 bits into a table of the layer's few values."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from qat.integer.widths import pack
+from qat.targets.c.kernels import BLOCK
+from qat.targets.c.text import word_count
+from qat.vocabulary.ops import Array
+
+BYTES = 8  #: bits of a weight that is not packed
+INT8_MIN, INT8_MAX = -128, 127  #: what a stored weight may be
+
+
+class StoredWeights(NamedTuple):
+    """codes: what is multiplied, int64, like the centred weight but less ``excess``, int64, (O,), of each output.
+
+    bits: 8, or those of an index. values: what the indices stand for, int64, (2^bits,); empty for bytes. filled: there is no
+    0 among them, so that what fills up the last word of a row has to meet inputs of 0.
+    """
+
+    codes: Array
+    excess: Array
+    bits: int
+    values: Array
+    filled: bool
+
+    def index(self, codes: Array) -> Array:
+        """What is stored of codes."""
+        if self.bits == BYTES:
+            return codes
+        found: Array = np.searchsorted(self.values[: len(np.unique(self.values))], codes)
+        return found
+
+
+def stored_weights(weight: Array, zero_point: Array, run: int, *, packed: bool) -> StoredWeights:
+    """The smallest form.
+
+    weight: centred, (O, ...). zero_point: (O,). run: how many inputs of a row lie beside one another; where they do not fill
+    words of four, weights of 0 do, or else inputs of 0. packed: false for bytes in any case.
+    """
+    rows = weight.reshape(len(weight), -1).astype(np.int64)
+    zero_point = zero_point.astype(np.int64)
+    choices = [_excess(rows)]
+    if packed and zero_point.any():
+        # Before their zero points are subtracted, the codes of an affine weight may be fewer. They have no more bits than a
+        # byte, but unsigned ones pass int8, so that all are stored less by as much.
+        highest = int((rows + zero_point[:, None]).max())
+        choices.append(-zero_point + max(highest - INT8_MAX, 0))
+    best: StoredWeights | None = None
+    for excess in choices:
+        codes = weight - excess.reshape((-1,) + (1,) * (weight.ndim - 1))
+        values = np.unique(codes)
+        bits, filled = _index_bits(values, run) if packed else (BYTES, False)
+        if bits == BYTES:
+            values, filled = values[:0], False
+        elif not filled and run % 4:
+            values = np.unique([*values, 0])
+        if best is None or bits < best.bits:
+            table = np.concatenate([values, np.full((1 << bits) - len(values), values[-1])]) if len(values) else values
+            best = StoredWeights(codes, excess, bits, table, filled)
+    assert best is not None, "there is always the form of bytes"
+    return best
+
+
+def _index_bits(values: Array, run: int) -> tuple[int, bool]:
+    """The bits of an index into these values, and whether rows are filled up by inputs of 0."""
+    plain, with_zero = (
+        next((b for b in (1, 2, 4) if n <= 1 << b), BYTES) for n in (len(values), len({*values.tolist(), 0}))
+    )
+    filled = run % 4 > 0 and plain < with_zero
+    return (plain if filled or run % 4 == 0 else with_zero), filled
+
+
+def _excess(rows: Array) -> Array:
+    """What has to be subtracted from each row of centred weights to make it fit into int8, (O,); mostly 0."""
+    high, low = rows.max(axis=1), rows.min(axis=1)
+    off: Array = np.maximum(high - INT8_MAX, 0) + np.minimum(low - INT8_MIN, 0)
+    return off
+
+
+def block_bytes(outputs: int, words: int, bits: int) -> int:
+    """Of a block of so many outputs, each of so many words of four weights."""
+    return words * -(-outputs * 4 * bits // 8)
+
+
+def blocks(stored: StoredWeights, rows: int, inputs: int, groups: int) -> Array:
+    """The bytes of a layer's blocks: in each, for every word of four inputs, the words of its up to BLOCK outputs."""
+    outputs = len(stored.codes)
+    padded = np.zeros((outputs, rows, word_count(inputs) * 4), np.int64)
+    padded[:, :, :inputs] = stored.index(stored.codes.reshape(outputs, rows, inputs))
+    if stored.bits < BYTES and not stored.filled:
+        padded[:, :, inputs:] = stored.index(np.zeros(1, np.int64)) if inputs % 4 else 0
+    words = padded.reshape(outputs, -1, 4)
+    per_group = outputs // groups
+    parts = []
+    for group in range(groups):
+        for first in range(0, per_group, BLOCK):
+            block = words[group * per_group + first : group * per_group + min(first + BLOCK, per_group)].transpose(
+                1, 0, 2
+            )
+            if stored.bits == BYTES:
+                parts.append(block.ravel())
+                continue
+            if stored.bits == 1 and block.shape[1] % 2:  # a byte has the words of two outputs
+                block = np.pad(block, ((0, 0), (0, 1), (0, 0)))
+            parts.append(np.frombuffer(pack(block, stored.bits), np.uint8).astype(np.int64))
+    return np.concatenate(parts)

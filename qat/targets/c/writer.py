@@ -1,0 +1,351 @@
+"""Writes an integer graph as C: the functions of all nodes that are not linear, the one that runs them, and the header."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import singledispatchmethod
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from qat.errors import QatError
+from qat.integer import (
+    IntegerAdd,
+    IntegerConcat,
+    IntegerConv2d,
+    IntegerDense,
+    IntegerFlatten,
+    IntegerGraph,
+    IntegerInput,
+    IntegerMaxPool2d,
+    IntegerNode,
+    IntegerSoftmax,
+    IntegerTable,
+    IntegerTensor,
+)
+from qat.names import check_included, harmless
+from qat.targets.c import kernels as c_kernels
+from qat.targets.c import packed as c_packed
+from qat.targets.c import wide as c_wide
+from qat.targets.c.layout import scratch
+from qat.targets.c.linear import LinearWriter
+from qat.targets.c.text import MODEL, comment, ctype, dimensions, plain, stored_shape, stored_type, width
+
+
+class Writer(LinearWriter):
+    """Writes the nodes of a graph one after another, as one function each; ``name`` begins the names of what is public."""
+
+    def __init__(self, graph: IntegerGraph, name: str, packed: bool) -> None:
+        super().__init__(graph, packed)
+        self.name, self.upper = name, name.upper()
+
+    def call(self, node: IntegerNode) -> list[str]:
+        """The statements of ``run`` that compute a node."""
+        place = self.place(node.name)
+        size = prod(node.output.shape) * width(node.output)
+        lines = []
+        if isinstance(node, IntegerInput):
+            source = self._input_name(node.name)
+            if node.name not in self.direct:
+                shift = node.output.grid.qmin
+                copy = f"for (i = 0; i < {size}; i++)\n        (arena + {self.plan.offsets[node.name]})[i] = "
+                copy += f"(uint8_t)({source}[i] - ({shift}));"
+                plain = f"memcpy({place}, {source}, {size});"
+                lines.append(plain if shift == 0 else copy)
+        elif node.name not in self.renamed:
+            arguments = [*(self.place(x.name) for x in node.inputs), place]
+            if self._scratch(node):
+                place_of_it = self.place(scratch(node))
+                wide = self.scratch_type(node) != "uint8_t"
+                arguments.append(f"(uint16_t *)(void *)({place_of_it})" if wide else place_of_it)
+            lines.append(f"{self.function(node)}({', '.join(arguments)});")
+        return [*lines, f"TRACED({place}, {size});"]
+
+    def leave(self, x: IntegerTensor, name: str) -> list[str]:
+        """The statements of ``run`` that hand an output over, in canonical (CHW) order."""
+        place, size, kind = self.place(x.name), prod(x.shape), ctype(x)  # a uint8_t or uint16_t expression
+        add = f" + ({x.grid.qmin})" if x.grid.qmin else ""
+        if len(x.shape) == 3 and x.shape[0] > 1 and x.shape[1:] != (1, 1):
+            pixels = prod(x.shape[1:])
+            return [
+                f"for (c = 0; c < {x.shape[0]}; c++)",
+                f"    for (i = 0; i < {pixels}; i++)",
+                f"        {name}[c * {pixels} + i] = ({kind})(({place})[i * {x.shape[0]} + c]{add});",
+            ]
+        if not add:
+            return [f"memcpy({name}, {place}, {size * width(x)});"]
+        return [f"for (i = 0; i < {size}; i++)", f"    {name}[i] = ({kind})(({place})[i]{add});"]
+
+    def files(self, header_name: str) -> tuple[str, str]:
+        """The text of the .c file, up to its metadata, and that of the .h file."""
+        check_included(header_name)
+        for node in self.graph.nodes:
+            if not isinstance(node, IntegerInput) and node.name not in self.renamed:
+                before = self.constant_bytes
+                self.add(node)
+                if self.constant_bytes > before:
+                    self.node_bytes[node.name] = self.constant_bytes - before
+        parameters = [f"const {ctype(x)} *{self._input_name(x.name)}" for x in self.graph.inputs]
+        names = self._output_names()
+        parameters += [f"{ctype(x)} *{name}" for x, name in zip(self.graph.outputs, names, strict=True)]
+        signature = f"void {self.name}_run({', '.join(parameters)})"
+        steps = [line for node in self.graph.nodes for line in self.call(node)]
+        for x, name in zip(self.graph.outputs, names, strict=True):
+            steps += self.leave(x, name)
+        text = [
+            f"/* {self._title()}: see {header_name}. Written by qat export; do not change it. */\n",
+            f'#include "{header_name}"\n',
+            c_kernels.HEAD,
+            f"#ifdef {self.upper}_TRACE\n#include <stdio.h>\n#define TRACED(codes, bytes) fwrite(codes, 1, bytes, stdout)\n"
+            "#else\n#define TRACED(codes, bytes) ((void)0)\n#endif\n",
+            "/* All activations; those that are never needed together share their bytes. An int32_t for its alignment. */\n"
+            f"static int32_t memory[{self.upper}_ARENA_BYTES / 4];\n",
+        ]
+        if self.used & {"MULTIPLY", "PACKED"}:
+            self.used.add("WORD")
+        kernels = ["REQUANTIZE", "CLIP", "FINISH", "WORD", "MULTIPLY", "UNPACK", "CORRECT", "ROUND"]
+        text += [getattr(c_kernels, kernel) for kernel in kernels if kernel in self.used]
+        softmax = {"SOFTMAX": "uint8_t", "SOFTMAX_WIDE": "uint16_t"}
+        text += [c_kernels.softmax(codes) for name, codes in softmax.items() if name in self.used]
+        kernels = ["REQUANTIZE_LONG", "REQUANTIZE_SUM", "CLIP_WIDE"]
+        text += [getattr(c_wide, kernel) for kernel in kernels if kernel in self.used]
+        text += [c_packed.HALVES] if "PACKED_1" in self.used else []
+        text += [c_packed.multiply(bits) for bits in c_packed.STEPS if f"PACKED_{bits}" in self.used]
+        text += self.sources
+        used = "\n".join(line for line in steps if not line.startswith("TRACED"))
+        unused = [name for x in self.graph.inputs if not re.search(rf"\b{(name := self._input_name(x.name))}\b", used)]
+        body = [f"    {line}\n" for line in [*(f"(void){name};" for name in unused), *steps]]
+        counters = [x for x in "ic" if any(f"for ({x} =" in line for line in steps)]
+        counter = f"    int32_t {', '.join(counters)};\n" if counters else ""
+        uses_arena = any("arena" in line for line in steps)
+        start = "    uint8_t *const arena = (uint8_t *)memory;\n" if uses_arena else "    (void)memory;\n"
+        text.append(f"{signature}\n{{\n{start}{counter}{''.join(body)}}}\n")
+        text.append(self._main(names))
+        model = {
+            "name": self.name,
+            "inputs": [self._described(x) for x in self.graph.inputs],
+            "outputs": [self._described(x) for x in self.graph.outputs],
+            "nodes": [self._described(node.output) for node in self.graph.nodes],
+        }
+        text[-1] += "\n" + comment(MODEL, model)
+        # The header says of which export it is, and the source is not compiled with the header of another one.
+        export = f"0x{hashlib.sha256(''.join(text).encode()).hexdigest()[:8]}"
+        error = '#error "this file and its header are of two exports: export again"'
+        text.insert(2, f"#if {self.upper}_EXPORT != {export}\n{error}\n#endif\n")
+        return "\n".join(text), self._header(signature, export)
+
+    def _title(self) -> str:
+        return f"{plain(self.graph.name)}, quantized"
+
+    def _described(self, x: IntegerTensor) -> dict[str, Any]:
+        grid = x.grid
+        stored = stored_shape(self.hwc.get(x.name, x.shape))
+        return {
+            "name": x.name,
+            "shape": x.shape,
+            "stored": stored,
+            "scale": float(grid.scale),
+            "grid": [grid.zero_point, grid.qmin, grid.qmax],
+        }
+
+    def _header(self, signature: str, export: str) -> str:
+        guard = f"{self.upper}_H"
+        lines = []
+        several = {"INPUT": len(self.graph.inputs) > 1, "OUTPUT": len(self.graph.outputs) > 1}
+        for kind, tensors in (("INPUT", self.graph.inputs), ("OUTPUT", self.graph.outputs)):
+            for i, x in enumerate(tensors):
+                key = f"{self.upper}_{kind}{i if several[kind] else ''}"
+                lines.append(f"/* {harmless(x.name)}: {dimensions(x.shape)} */")
+                sides = zip(("CHANNELS", "HEIGHT", "WIDTH"), x.shape, strict=False)
+                lines += [f"#define {key}_{side} {n}" for side, n in sides] if len(x.shape) == 3 else []
+                lines.append(f"#define {key}_SIZE {prod(x.shape)} /* codes, {ctype(x)} */")
+                lines.append(f"#define {key}_SCALE {float(x.grid.scale)!r}f")
+                lines.append(f"#define {key}_ZERO_POINT ({x.grid.zero_point})")
+        image = "rows from the top, the channels of a pixel beside one another (HWC)"
+        return f"""\
+/* {self._title()}. Written by qat export; do not change it.
+ *
+ * {self.name}_run computes one sample. Inputs: raw pixels, {image}.
+ * Outputs: codes, the number (code - ZERO_POINT) * SCALE each, in the order of channels, rows, columns (CHW).
+ * It uses static memory and a little stack, no heap and no floating point; only one call may run at a time.
+ */
+#ifndef {guard}
+#define {guard}
+
+#include <stdint.h>
+
+{chr(10).join(lines)}
+
+#define {self.upper}_EXPORT {export} /* as {self.name}.c has it */
+#define {self.upper}_CONSTANT_BYTES {self.constant_bytes} /* weights and tables, in flash; code comes on top */
+#define {self.upper}_ARENA_BYTES {self.arena_bytes} /* activations, in RAM, static */
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+{signature};
+
+#ifdef __cplusplus
+}}
+#endif
+
+#endif
+"""
+
+    def _main(self, outputs: Sequence[str]) -> str:
+        buffers, read, write = [], [], []
+        names = [self._input_name(x.name) for x in self.graph.inputs]
+        for name, x in zip(names, self.graph.inputs, strict=True):
+            buffers.append(f"    static {ctype(x)} {name}[{prod(x.shape)}];")
+            read += [f"        if (fread({name}, 1, sizeof {name}, from) != sizeof {name})", "            break;"]
+        for name, x in zip(outputs, self.graph.outputs, strict=True):
+            buffers.append(f"    static {ctype(x)} {name}[{prod(x.shape)}];")
+            write.append(f"        fwrite({name}, 1, sizeof {name}, to);")
+        return c_kernels.MAIN.format(
+            NAME=self.upper,
+            NAME_LOWER=self.name,
+            BUFFERS="\n".join(buffers),
+            READ="\n".join(read),
+            WRITE="\n".join(write),
+            ARGUMENTS=", ".join([*names, *outputs]),
+        )
+
+    @singledispatchmethod
+    def add(self, node: IntegerNode) -> None:
+        """Append what computes a node."""
+        raise QatError(f"{node.name}: the C target has no form of {type(node).__name__}")
+
+    @add.register
+    def _(self, node: IntegerConv2d) -> None:
+        if self.wide(node):
+            c_wide.add_wide(self, node)
+        elif self._depthwise(node):
+            self._add_depthwise(node)
+        else:
+            self._add_convolution(node)
+
+    @add.register
+    def _(self, node: IntegerDense) -> None:
+        if self.wide(node):
+            c_wide.add_wide(self, node)
+        else:
+            self._add_dense(node)
+
+    @add.register
+    def _(self, node: IntegerMaxPool2d) -> None:
+        """The largest of each column of a window first: whole rows, which compilers vectorise; then of these."""
+        channels, height, columns = node.inputs[0].shape
+        _, out_height, out_width = node.output.shape
+        (kh, kw), (sh, sw), (top, bottom, left, right) = node.kernel, node.stride, node.padding
+        line, kind = columns * channels, stored_type(node.output)
+        end_y, end_x = str(kh), str(kw)
+        begin = {"y": f"row * {sh}", "x": f"column * {sw}"}
+        clipped = []
+        if top or bottom or left or right:
+            clipped = [
+                f"const int32_t above = row * {sh} - {top}, y0 = above < 0 ? 0 : above;",
+                f"const int32_t rows = (above + {kh} > {height} ? {height} : above + {kh}) - y0;",
+            ]
+            begin, end_y, end_x = {"y": "y0", "x": "x0"}, "rows", "columns"
+        body = ["    int32_t row, column, i, j;", f"    for (row = 0; row < {out_height}; row++) {{"]
+        body += [f"        {x}" for x in clipped]
+        body += [
+            f"        const {kind} *from = x + {begin['y']} * {line};",
+            f"        memcpy(scratch, from, {line * width(node.output)});",
+            f"        for (i = 1; i < {end_y}; i++) {{",
+            f"            from += {line};",
+            f"            for (j = 0; j < {line}; j++)",
+            "                scratch[j] = from[j] > scratch[j] ? from[j] : scratch[j];",
+            "        }",
+            f"        for (column = 0; column < {out_width}; column++, y += {channels}) {{",
+        ]
+        if clipped:
+            body += [
+                f"            const int32_t before = column * {sw} - {left}, x0 = before < 0 ? 0 : before;",
+                f"            const int32_t columns = (before + {kw} > {columns} ? {columns} : before + {kw}) - x0;",
+            ]
+        body += [
+            f"            const {kind} *at = scratch + {begin['x']} * {channels};",
+            f"            for (j = 0; j < {channels}; j++) {{",
+            f"                {kind} largest = at[j];",
+            f"                for (i = 1; i < {end_x}; i++)",
+            f"                    largest = at[i * {channels} + j] > largest ? at[i * {channels} + j] : largest;",
+            "                y[j] = largest;",
+            "            }",
+            "        }",
+            "    }",
+        ]
+        what = f"{dimensions(node.inputs[0].shape)} to {dimensions(node.output.shape)}, max pooling {kh} x {kw}"
+        self.define(node, what, [], "\n".join(body))
+
+    @add.register
+    def _(self, node: IntegerFlatten) -> None:
+        channels, height, width = node.inputs[0].shape
+        pixels = height * width
+        body = f"""\
+    int32_t c, i;
+    for (c = 0; c < {channels}; c++)
+        for (i = 0; i < {pixels}; i++)
+            y[c * {pixels} + i] = x[i * {channels} + c];"""
+        self.define(node, "to the order of channels, rows, columns", [], body)
+
+    @add.register
+    def _(self, node: IntegerAdd) -> None:
+        source, grid, size, fixed = node.inputs[0].grid, node.output.grid, prod(node.output.shape), node.fixed
+        (mx, rx), (my, ry) = ((int(x.multiplier[0]), -int(x.shift[0])) for x in (fixed.operand, fixed.result))
+        wide = source.wide or grid.wide
+        scale, kind = ("requantize_sum", "int64_t") if wide else ("requantize", "int32_t")
+        self.used.add(scale.upper())
+        clip = self.clip(node.output)
+        zero = grid.zero_point - grid.qmin
+        centre = source.zero_point - source.qmin
+        low, high = node.requantize.low + zero, node.requantize.high + zero
+        body = f"""\
+    int32_t i;
+    for (i = 0; i < {size}; i++) {{
+        const {kind} a = {scale}((x0[i] - {centre}) * (({kind})1 << {fixed.left}), {mx}, {rx});
+        const {kind} b = {scale}((x1[i] - {centre}) * (({kind})1 << {fixed.left}), {mx}, {rx});
+        y[i] = {clip}({scale}(a + b, {my}, {ry}) + {zero}, {low}, {high});
+    }}"""
+        self.define(node, f"addition, {dimensions(node.output.shape)}", [], body, inputs=2)
+
+    @add.register
+    def _(self, node: IntegerConcat) -> None:
+        channels, pixels = node.output.shape[0], prod(node.output.shape[1:])
+        body = ["    int32_t i;", f"    for (i = 0; i < {pixels}; i++, y += {channels}) {{"]
+        first = 0
+        for k, x in enumerate(node.inputs):
+            body.append(f"        memcpy(y + {first}, x{k} + i * {x.shape[0]}, {x.shape[0] * width(x)});")
+            first += x.shape[0]
+        what = f"concatenation to {dimensions(node.output.shape)}"
+        xs = len(node.inputs)
+        text = "\n".join([*body, "    }"])
+        if xs == 1:
+            text = text.replace("x0 +", "x +")
+        self.define(node, what, [], text, inputs=xs)
+
+    @add.register
+    def _(self, node: IntegerTable) -> None:
+        name, grid = self.function(node), node.output.grid
+        table = self.array(stored_type(node.output), f"{name}_table", node.table + (grid.zero_point - grid.qmin))
+        body = f"""\
+    int32_t i;
+    for (i = 0; i < {prod(node.output.shape)}; i++)
+        y[i] = {name}_table[x[i]];"""
+        self.define(node, f"a table for {dimensions(node.output.shape)} codes", [table], body)
+
+    @add.register
+    def _(self, node: IntegerSoftmax) -> None:
+        wide = node.inputs[0].grid.wide
+        self.used |= {"ROUND", "SOFTMAX_WIDE" if wide else "SOFTMAX"}
+        name, channels, pixels = self.function(node), node.output.shape[0], prod(node.output.shape[1:])
+        table = self.array("uint32_t", f"{name}_table", node.table.astype(np.int64))
+        body = f"""\
+    int32_t i;
+    for (i = 0; i < {pixels}; i++)
+        softmax{16 if wide else 8}(x + i * {channels}, {channels}, {name}_table, y + i * {channels});"""
+        self.define(node, f"softmax over {channels} channels", [table], body)

@@ -1,0 +1,216 @@
+"""A .tflite file: a flatbuffer that is sealed with a digest, with metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flatbuffers
+from ai_edge_litert import schema_py_generated as schema
+
+from qat.errors import QatError
+from qat.names import check_stored
+from qat.reading import check_sample, read_file, reading
+from qat.vocabulary.ops import Array
+
+METADATA = "qat."  #: before our keys in the metadata
+DIGEST = METADATA + "digest"  #: the SHA-256 of all of the file before it, its last 32 bytes
+IDENTIFIER = b"TFL3"
+
+Op = schema.BuiltinOperator
+Type = schema.TensorType
+
+#: What the target writes. Others could ask for any memory or time.
+OPERATORS = {Op.ADD, Op.CAST, Op.CONCATENATION, Op.CONV_2D, Op.DEPTHWISE_CONV_2D, Op.DIV}
+OPERATORS |= {Op.FULLY_CONNECTED, Op.GATHER, Op.LOGISTIC, Op.MAXIMUM, Op.MAX_POOL_2D, Op.MINIMUM, Op.MUL, Op.PAD}
+OPERATORS |= {Op.PADV2, Op.REDUCE_MAX, Op.RELU, Op.RESHAPE, Op.SOFTMAX, Op.SUB, Op.SUM, Op.TANH, Op.TRANSPOSE}
+#: Types of inputs and outputs, and whether they are codes, which have a scale.
+ENDS = {Type.UINT8: False, Type.INT8: True, Type.INT16: True, Type.FLOAT32: False}
+MOST_TABLES = 100_000  #: of one kind
+
+
+class File(NamedTuple):
+    content: bytes
+    model: Any
+
+
+def load(path: str | Path, arithmetic: str = "float") -> File:
+    """A file whose content is what was written; LiteRT may crash on any other. arithmetic: that it is to be run in."""
+    content = read_file(path, "give an exported .tflite file")
+    if content[4:8] != IDENTIFIER:
+        raise QatError(
+            f"{path}: is no .tflite file: bytes 4 to 7 are {content[4:8]!r}, not {IDENTIFIER!r}; export it again"
+        )
+    if hashlib.sha256(content[:-32]).digest() != content[-32:]:
+        raise QatError(
+            f"{path}: its content is not what its digest says: it is damaged, or was not written by qat export; export it "
+            "again"
+        )
+    with reading(path, "a .tflite file of qat export", "export it again"):
+        _check_counts(content)
+        model = schema.ModelT.InitFromPackedBuf(content)
+        # Older schemas have no external buffers.
+        if getattr(model, "externalBuffers", None) or getattr(model, "externalBufferGroups", None):
+            raise QatError(
+                f"{path}: has data in another file, and only what the file itself holds is read; export it again"
+            )
+        _check_model(model)
+        check_stored(path, (tensor.name for tensor in model.subgraphs[0].tensors if tensor.name))
+    if arithmetic == "fixed" and any(code.builtinCode == Op.FULLY_CONNECTED for code in model.operatorCodes):
+        raise QatError(
+            f"{path}: was exported for the float arithmetic: its dense layers are of a kind that LiteRT's reference kernels "
+            "round otherwise; export it with --arithmetic fixed"
+        )
+    return File(content, model)
+
+
+def _check_counts(content: bytes) -> None:
+    """Raise ValueError where tables and names are more than the file could hold if each stood in it once: many entries of a
+    vector may point to the same one, so that a small file unpacks to any size.
+    """
+    model = schema.Model.GetRootAs(content)
+    if model.SubgraphsLength() != 1:
+        raise ValueError(f"it has {model.SubgraphsLength()} subgraphs, not one")
+    graph = model.Subgraphs(0)
+    signatures = [model.SignatureDefs(i) for i in range(min(model.SignatureDefsLength(), 2))]
+    counts = [model.SignatureDefsLength() ** 2, *(x.InputsLength() + x.OutputsLength() for x in signatures)]
+    counts += [graph.TensorsLength(), graph.OperatorsLength(), model.BuffersLength(), model.MetadataLength()]
+    counts.append(model.OperatorCodesLength())
+    if max(counts) > min(MOST_TABLES, len(content)):
+        raise ValueError(f"it has {max(counts):,} tables of one kind")
+    named = [*(graph.Tensors(i) for i in range(graph.TensorsLength()))]
+    if any(tensor.Sparsity() is not None for tensor in named):
+        raise ValueError("it has sparse tensors")
+    named += [model.Metadata(i) for i in range(model.MetadataLength())]
+    named += [x.Inputs(i) for x in signatures for i in range(x.InputsLength())]
+    named += [x.Outputs(i) for x in signatures for i in range(x.OutputsLength())]
+    if sum(len(x.Name() or b"") for x in named) > len(content):
+        raise ValueError("its names are longer than the file")
+
+
+def _check_model(model: Any) -> None:
+    """Raise ValueError where operators are none that export writes, numbers of tensors and buffers name none, or one sample
+    takes more numbers than any network's.
+    """
+    graph = model.subgraphs[0]
+    tensors, buffers, codes = len(graph.tensors), len(model.buffers), len(model.operatorCodes)
+    operators = graph.operators
+    if any(code.builtinCode not in OPERATORS for code in model.operatorCodes):
+        raise ValueError("it has an operator that qat export does not write")
+    if any(not 0 <= operator.opcodeIndex < codes for operator in operators):
+        raise ValueError("an operator has no code")
+    taken = [index for operator in operators for index in operator.inputs if index != -1]
+    given = [index for operator in operators for index in operator.outputs]
+    ends = [*graph.inputs, *graph.outputs]
+    if not len(graph.inputs) or not len(graph.outputs):
+        raise ValueError("it has no inputs or no outputs")
+    if not all(0 <= index < tensors for index in (*ends, *taken, *given)):
+        raise ValueError("it names tensors that are not there")
+    holders = [*graph.tensors, *(model.metadata or [])]
+    if not all(0 <= holder.buffer < buffers for holder in holders):
+        raise ValueError("it names buffers that are not there")
+    if any(entry.name is None or model.buffers[entry.buffer].data is None for entry in model.metadata or []):
+        raise ValueError("an entry of its metadata is empty")
+    for entry in model.metadata or []:
+        if entry.name.decode().startswith(METADATA) and entry.name.decode() != DIGEST:
+            bytes(model.buffers[entry.buffer].data).decode()
+    numbers = 0
+    for tensor in graph.tensors:
+        if tensor.shape is None or any(size < 0 for size in tensor.shape):
+            raise ValueError(f"a tensor has the shape {tensor.shape}")
+        numbers += math.prod(int(size) for size in tensor.shape)
+    check_sample(numbers)
+    for index in ends:
+        tensor = graph.tensors[index]
+        if tensor.type not in ENDS or len(tensor.shape) not in (2, 4) or tensor.shape[0] != 1:
+            raise ValueError(f"an input or output has type {tensor.type} and shape {list(tensor.shape)}")
+        found = tensor.quantization
+        if ENDS[tensor.type] and not (found and len(_some(found.scale)) == len(_some(found.zeroPoint)) == 1):
+            raise ValueError("an input or output of codes has no scale")
+
+
+def _some(vector: Any) -> Any:
+    return () if vector is None else vector
+
+
+class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
+    """A buffer whose data begin at a multiple of 16, as the schema demands and its Python form forgets."""
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802
+        data = None if self.data is None else _vector(builder, bytes(self.data))
+        return _buffer(builder, data)
+
+
+class _PlacedBuffer(schema.BufferT):  # type: ignore[misc]
+    """A buffer whose data are in the file already."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__()
+        self.place = place
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802
+        return _buffer(builder, self.place)
+
+
+class _Builder(flatbuffers.Builder):  # type: ignore[misc]
+    """Writes equal vectors of numbers once: the zero points of weights and biases, mostly."""
+
+    def __init__(self) -> None:
+        super().__init__(1024)
+        self._written: dict[tuple[str, bytes], int] = {}
+
+    def CreateNumpyVector(self, x: Array) -> int:  # noqa: N802
+        key = (x.dtype.str, x.tobytes())
+        if key not in self._written:
+            self._written[key] = super().CreateNumpyVector(x)
+        return self._written[key]
+
+
+def _vector(builder: flatbuffers.Builder, data: bytes) -> int:
+    """A vector of bytes that begins at a multiple of 16."""
+    builder.StartVector(1, len(data), 16)
+    builder.head -= len(data)
+    builder.Bytes[builder.head : builder.head + len(data)] = data
+    place: int = builder.EndVector()
+    return place
+
+
+def _buffer(builder: flatbuffers.Builder, data: int | None) -> int:
+    schema.BufferStart(builder)
+    if data is not None:
+        schema.BufferAddData(builder, data)
+    place: int = schema.BufferEnd(builder)
+    return place
+
+
+def set_metadata(model: Any, name: str, data: bytes) -> None:
+    model.metadata = model.metadata or []
+    for entry in model.metadata:
+        if entry.name in (name, name.encode()):
+            model.buffers[entry.buffer].data = data
+            return
+    entry = schema.MetadataT(name=name, buffer=len(model.buffers))
+    model.metadata.append(entry)
+    model.buffers.append(schema.BufferT(data=data))
+
+
+def pack_model(model: Any) -> bytes:
+    """The bytes of a model, sealed with a digest.
+
+    A flatbuffer grows from its end, so that what is written first stands last: the data of the digest.
+    """
+    set_metadata(model, DIGEST, bytes(32))
+    builder = _Builder()
+    place = _vector(builder, bytes(32))
+    (digest,) = (entry.buffer for entry in model.metadata if entry.name in (DIGEST, DIGEST.encode()))
+    buffers = model.buffers
+    model.buffers = [
+        _PlacedBuffer(place) if index == digest else _AlignedBuffer(data=buffer.data)
+        for index, buffer in enumerate(buffers)
+    ]
+    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
+    model.buffers = buffers
+    content = bytes(builder.Output())[:-32]
+    return content + hashlib.sha256(content).digest()

@@ -1,0 +1,198 @@
+"""TensorFlow Lite: an integer graph, or a float network, written straight as a flatbuffer and run in LiteRT.
+
+Activations are int8, NHWC. A code c of a grid [qmin, qmax] is stored as c - qmin - 128, so that the lowest code of every grid
+is -128: a uint8 pixel p enters as p - 128, and 8-bit signed codes stay as they are. The file holds a batch of one; LiteRT's
+``resize_tensor_input`` makes it larger. Inputs, outputs, weights and what nodes give bear the network's names, and the
+signature "serving_default" names inputs and outputs. ``predict`` takes raw uint8 pixels, (N, C, H, W), as every target does,
+and returns real numbers.
+
+With activations of more than 8 bits, in the fixed arithmetic, all of them are int16 and centred, behind an input of int8.
+
+Of the two arithmetics (docs/numerics.md), "float" is LiteRT as it comes, with XNNPACK; "fixed" its reference kernels, and
+there dense layers are written as convolutions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import ai_edge_litert
+import numpy as np
+
+from qat.cells.base import Shape
+from qat.child import Child, ChildError
+from qat.errors import QatError
+from qat.files import write_atomically
+from qat.graph import Graph, as_float_graph
+from qat.integer import IntegerGraph, IntegerTensor
+from qat.integer.widths import check_packing, require_bytes
+from qat.passes.fold_batch_norm import fold_batch_norm
+from qat.targets.tflite.file import DIGEST, METADATA, load, pack_model, set_metadata
+from qat.targets.tflite.float import Symbol, TfliteOps
+from qat.targets.tflite.integer import IntegerWriter
+from qat.targets.tflite.writer import (
+    Op,
+    Writer,
+    canonical_shape,
+    offset_of,
+    permuted,
+    stored_shape,
+    to_canonical,
+    to_stored,
+)
+from qat.training.forward import Forward
+from qat.vocabulary.arrays import Arrays, as_arrays, in_batches
+from qat.vocabulary.ops import Array
+
+NAME = "TFLITE"  #: under which ``qat.target`` knows it
+ARITHMETICS = ("float", "fixed")
+BATCH = 100  #: images in one run of an interpreter
+_LITERT = Child("qat.targets.tflite.run")
+
+
+def export(graph: IntegerGraph, path: str | Path, *, arithmetic: str = "float", packing: str = "packed") -> None:
+    """Write an integer graph. Raises QatError for what LiteRT does not compute exactly in that arithmetic.
+
+    packing: "packed" stores weights of 4 bits and fewer as INT4, in the float arithmetic those of dense layers alone and of 2
+    bits as INT2; "bytes" does not.
+    """
+    packed = check_packing(packing)
+    if arithmetic not in ARITHMETICS:
+        raise QatError(f"{path}: arithmetic {arithmetic!r} is unknown; use one of {', '.join(ARITHMETICS)}")
+    require_bytes(graph, f"LiteRT in the {arithmetic} arithmetic", weights_only=arithmetic == "fixed")
+    writer = IntegerWriter(graph, arithmetic, packed)
+    for node in graph.nodes:
+        writer.add(node)
+    model = writer.model([(x.name, writer.leave(x)) for x in graph.outputs], graph.name)
+    set_metadata(model, METADATA + "arithmetic", arithmetic.encode())
+    write_atomically(path, pack_model(model))
+
+
+def arithmetic_of(path: str | Path) -> str:
+    """The arithmetic that a file was exported for."""
+    return read_metadata(path).get("arithmetic", ARITHMETICS[0])
+
+
+def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
+    """Write a float network; it takes uint8 pixels, NHWC, and returns float32."""
+    graph, params = fold_batch_norm(as_float_graph(graph, params), params)
+    writer = Writer()
+    ops = TfliteOps(writer)
+    tensors = {name: ops.parameter(params[name], param.kind, name) for name, param in graph.params.items()}
+    pixels = []
+    for node in graph.inputs:
+        shape = stored_shape(graph.shapes[node.name])
+        writer.inputs.append(writer.tensor(shape, np.uint8, name=node.name))
+        real = writer.op(Op.CAST, [writer.inputs[-1]], writer.tensor(shape, np.float32))
+        pixels.append(Symbol(writer, real, shape))
+    results, _ = Forward(graph, ops)(tensors, tuple(pixels), training=False, phase=0)
+    outputs = [(name, result.index) for name, result in zip(graph.outputs, results, strict=True)]
+    write_atomically(path, pack_model(writer.model(outputs, graph.name)))
+
+
+def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Set entries of a file's metadata, each behind "qat."; nothing that is computed changes."""
+    model = load(path).model
+    for key, value in metadata.items():
+        set_metadata(model, METADATA + key, value.encode())
+    write_atomically(path, pack_model(model))
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What ``write_metadata`` wrote."""
+    model = load(path).model
+    entries = {entry.name.decode(): model.buffers[entry.buffer].data for entry in model.metadata or []}
+    return {
+        name.removeprefix(METADATA): bytes(data).decode()
+        for name, data in entries.items()
+        if name.startswith(METADATA) and name != DIGEST
+    }
+
+
+def input_shapes(path: str | Path) -> list[Shape]:
+    """The shapes of its inputs, (C, H, W) or (F,)."""
+    subgraph = load(path).model.subgraphs[0]
+    return [canonical_shape(subgraph.tensors[index].shape[1:]) for index in subgraph.inputs]
+
+
+def predict(path: str | Path, pixels: Arrays, *, arithmetic: str = "float") -> Arrays:
+    """Real outputs (N, ...), float32, of raw pixels (N, C, H, W), computed by LiteRT from the file as it is.
+
+    A network with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
+    """
+    file = load(path, arithmetic)
+    outputs = file.model.subgraphs[0].outputs
+    found = _infer(path, file.content, list(range(len(outputs))), pixels, arithmetic)
+    real = []
+    for position, index in enumerate(outputs):
+        x, quantization = found[position], file.model.subgraphs[0].tensors[index].quantization
+        if x.dtype != np.float32:
+            x = (x.astype(np.float32) - np.float32(quantization.zeroPoint[0])) * np.float32(quantization.scale[0])
+        real.append(to_canonical(x))
+    return as_arrays(tuple(real))
+
+
+def trace(
+    path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor], *, arithmetic: str = "float"
+) -> dict[str, Array]:
+    """Codes of the named tensors, from a copy of the file that has them as further outputs.
+
+    LiteRT's own way of keeping intermediate tensors would switch XNNPACK off.
+    """
+    model = load(path, arithmetic).model
+    subgraph = model.subgraphs[0]
+    shapes = {
+        operator.outputs[0]: subgraph.tensors[operator.inputs[0]].shape
+        for operator in subgraph.operators
+        if len(operator.inputs)
+    }
+    model.signatureDefs = None  # it names the outputs as they were
+    inputs = {subgraph.tensors[index].name for index in subgraph.inputs}
+    indices = {
+        tensor.name.decode(): index
+        for index, tensor in enumerate(subgraph.tensors)
+        if tensor.name and tensor.name not in inputs and not tensor.buffer
+    }
+    wanted = {x.name: x for x in tensors if x.name in indices or permuted(x.name) in indices}
+    if not wanted:  # nothing but the network's inputs
+        return {}
+    subgraph.outputs = [indices.get(name, indices.get(permuted(name))) for name in wanted]
+    found = _infer(path, pack_model(model), list(range(len(wanted))), pixels, arithmetic)
+    result = {}
+    for position, (name, x) in enumerate(wanted.items()):
+        codes = found[position]
+        if name not in indices:  # flattened in HWC order
+            codes = codes.reshape(-1, *shapes[indices[permuted(name)]][1:])
+            codes = codes.transpose(0, 3, 1, 2).reshape(len(codes), -1)
+        codes = to_canonical(codes).reshape(len(codes), *x.shape)
+        offset = offset_of(x.grid) if found[position].dtype == np.int8 else -x.grid.zero_point
+        result[name] = codes.astype(np.int32) - offset
+    return result
+
+
+def runtime(arithmetic: str = "float") -> str:
+    """What ``predict`` runs in, with its version and options."""
+    version = getattr(ai_edge_litert, "__version__", "")
+    kernels = "default options, XNNPACK" if arithmetic == "float" else "reference kernels"
+    return f"LiteRT {version} ({kernels})"
+
+
+def _infer(path: str | Path, content: bytes, outputs: list[int], pixels: Arrays, arithmetic: str) -> dict[int, Array]:
+    """What LiteRT computes for each of the outputs, by position, as the file stores it."""
+    try:
+        with _LITERT.session():  # of two threads, each would have its pixels computed from the other's file
+            found = _LITERT.ask({"reference": arithmetic == "fixed"}, [np.frombuffer(content, np.uint8)])
+            shapes = [canonical_shape(x[1:].tolist()) for x in found[::2]]
+            signed = [x.dtype == np.int8 for x in found[1::2]]
+
+            def run(batch: tuple[Array, ...]) -> dict[int, Array]:
+                stored = [to_stored(x) for x in batch]
+                results = _LITERT.ask(
+                    {}, [(x ^ 0x80).view(np.int8) if flip else x for x, flip in zip(stored, signed, strict=True)]
+                )
+                return {position: results[position] for position in outputs}
+
+            return in_batches(run, pixels, shapes, BATCH, str(path))
+    except ChildError as error:
+        raise QatError(f"{path}: LiteRT cannot run it as a file of qat export ({error}); export it anew") from None

@@ -1,0 +1,218 @@
+"""Gathers the tensors and operators of a .tflite file, in TensorFlow's layouts: what integer and float networks share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from qat.cells.base import Shape
+from qat.integer import Grid
+from qat.integer.widths import pack
+from qat.vocabulary.ops import Array, Padding, Pair
+
+Op, Type, Options = schema.BuiltinOperator, schema.TensorType, schema.BuiltinOptions
+Fused, Pad = schema.ActivationFunctionType, schema.Padding
+TYPES = {np.dtype(np.int8): Type.INT8, np.dtype(np.int32): Type.INT32, np.dtype(np.float32): Type.FLOAT32}
+TYPES |= {np.dtype(np.uint8): Type.UINT8, np.dtype(np.int16): Type.INT16, np.dtype(np.int64): Type.INT64}
+PACKED = {4: Type.INT4, 2: Type.INT2}  #: bits of weights -> their type
+SIGNATURE = "serving_default"  #: how TensorFlow calls a model's only signature
+#: The version of an operator from which on it takes int8.
+VERSIONS = {
+    Op.CONV_2D: 3,
+    Op.DEPTHWISE_CONV_2D: 3,
+    Op.FULLY_CONNECTED: 4,
+    Op.MAX_POOL_2D: 2,
+    Op.ADD: 2,
+    Op.CONCATENATION: 2,
+    Op.PAD: 2,
+    Op.PADV2: 2,
+    Op.TRANSPOSE: 2,
+    Op.GATHER: 2,
+    Op.MINIMUM: 2,
+    Op.MAXIMUM: 2,
+}
+
+
+def stored_shape(shape: Shape) -> Shape:
+    """Of one sample: (C, H, W) is stored as (1, H, W, C)."""
+    return (1, *shape[1:], shape[0]) if len(shape) == 3 else (1, *shape)
+
+
+def canonical_shape(stored: Sequence[int]) -> Shape:
+    """(C, H, W) of (H, W, C)."""
+    shape = tuple(int(size) for size in stored)
+    return (shape[2], *shape[:2]) if len(shape) == 3 else shape
+
+
+def to_stored(x: Array) -> Array:
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if x.ndim == 4 else x
+
+
+def to_canonical(x: Array) -> Array:
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if x.ndim == 4 else x
+
+
+def offset_of(grid: Grid) -> int:
+    """What is added to a code to make it an int8 of the file."""
+    return -128 - grid.qmin
+
+
+def permuted(name: str) -> str:
+    """What the codes of a Flatten are called that are stored in HWC order: no node's own name has an @."""
+    return f"{name}@hwc"
+
+
+class Writer:
+    """Gathers tensors and operators; equal constants are stored once."""
+
+    def __init__(self) -> None:
+        self.inputs: list[int] = []
+        self.tensors: list[Any] = []
+        self._buffers: list[Any] = [schema.BufferT()]  # the first one is empty, by convention
+        self._operators: list[Any] = []
+        self._codes: dict[int, int] = {}
+        self._known: dict[tuple[Any, ...], int] = {}
+
+    def tensor(self, shape: Shape, dtype: Any, quantization: Any = None, name: str = "", buffer: int = 0) -> int:
+        """Append a tensor; returns its index."""
+        self.tensors.append(
+            schema.TensorT(
+                shape=np.array(shape, np.int32),
+                type=TYPES[np.dtype(dtype)],
+                buffer=buffer,
+                name=name or None,
+                quantization=quantization,
+            )
+        )
+        return len(self.tensors) - 1
+
+    def constant(
+        self,
+        array: Array,
+        scale: Array | None = None,
+        zero_point: int = 0,
+        axis: int = 0,
+        bits: int | None = None,
+        name: str = "",
+    ) -> int:
+        """The index of a constant tensor; scale: (1,) or (O,), float32, along ``axis``; bits: of what is packed. name: where
+        equal constants are stored once, the first one's.
+        """
+        array = np.asarray(array, order="C")
+        scales = b"" if scale is None else scale.tobytes()
+        key = (array.dtype.name, array.shape, array.tobytes(), scales, zero_point, axis, bits)
+        if key not in self._known:
+            data = array.tobytes() if bits is None else pack(array, bits)
+            self._buffers.append(schema.BufferT(data=data))
+            quantization = None if scale is None else quantization_of(scale, zero_point, axis)
+            index = self.tensor(array.shape, array.dtype, quantization, name, len(self._buffers) - 1)
+            if bits is not None:
+                self.tensors[index].type = PACKED[bits]
+            self._known[key] = index
+        return self._known[key]
+
+    def op(self, op: int, inputs: list[int], output: int, options: Any = None) -> int:
+        """Append an operator; returns its output."""
+        kind = 0 if options is None else getattr(Options, type(options).__name__.removesuffix("T"))
+        operator = schema.OperatorT(
+            opcodeIndex=self._codes.setdefault(op, len(self._codes)),
+            inputs=np.array(inputs, np.int32),
+            outputs=np.array([output], np.int32),
+            builtinOptionsType=kind,
+            builtinOptions=options,
+        )
+        self._operators.append(operator)
+        return output
+
+    @staticmethod
+    def _mode(size: Pair, kernel: Pair, stride: Pair, dilation: Pair, padding: Padding) -> int | None:
+        """SAME or VALID where one of them reads what the explicit padding reads, else None."""
+        top, bottom, left, right = padding
+        axes = list(zip(size, kernel, stride, dilation, ((top, bottom), (left, right)), strict=True))
+        valid, same = True, True
+        for length, k, s, d, (before, after) in axes:
+            reach = d * (k - 1) + 1
+            count = (length + before + after - reach) // s + 1
+            valid &= before == 0 and count == (length - reach) // s + 1
+            outputs = -(-length // s)
+            same &= count == outputs and before == max((outputs - 1) * s + reach - length, 0) // 2
+        return Pad.VALID if valid else Pad.SAME if same else None
+
+    def _padded(self, x: int, padding: Padding, lowest: bool) -> int:
+        """Explicit padding of rows and columns: by zeros, or by the lowest number of all."""
+        top, bottom, left, right = padding
+        tensor = self.tensors[x]
+        n, height, width, channels = tensor.shape
+        shape = (n, height + top + bottom, width + left + right, channels)
+        dtype = next(dtype for dtype, kind in TYPES.items() if kind == tensor.type)
+        integer = dtype != np.float32
+        output = self.tensor(shape, dtype, tensor.quantization)
+        widths = self.constant(np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32))
+        least = np.iinfo(dtype).min if integer else -np.inf
+        if not lowest or (integer and tensor.quantization.zeroPoint[0] == least):
+            return self.op(Op.PAD, [x, widths], output, schema.PadOptionsT())
+        if integer:
+            scale, zero = tensor.quantization.scale, tensor.quantization.zeroPoint[0]
+            value = self.constant(np.array([least], dtype), scale, zero)
+        else:
+            value = self.constant(np.array([least], np.float32))
+        return self.op(Op.PADV2, [x, widths, value], output, schema.PadV2OptionsT())
+
+    def window(
+        self, x: int, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair = (1, 1), lowest: bool = False
+    ) -> tuple[int, int]:
+        """The tensor that a window slides over, padded explicitly where need be, and SAME or VALID."""
+        _, height, width, _ = self.tensors[x].shape
+        mode = self._mode((height, width), kernel, stride, dilation, padding)
+        return (x, mode) if mode is not None else (self._padded(x, padding, lowest), Pad.VALID)
+
+    def model(self, outputs: Sequence[tuple[str, int]], name: str) -> Any:
+        """The finished model. outputs: the names of their nodes, which they bear in the signature, too, and their indices."""
+        for output, index in outputs:
+            for other, tensor in enumerate(self.tensors):
+                if tensor.name == output and other not in self.inputs:  # another form of the same codes
+                    tensor.name = None
+            self.tensors[index].name = output
+        entries = {self.tensors[index].name: index for index in self.inputs}
+        codes = [
+            schema.OperatorCodeT(deprecatedBuiltinCode=min(op, 127), version=VERSIONS.get(op, 1), builtinCode=op)
+            for op in self._codes
+        ]
+        subgraph = schema.SubGraphT(
+            tensors=self.tensors,
+            inputs=np.array(self.inputs, np.int32),
+            outputs=np.array([index for _, index in outputs], np.int32),
+            operators=self._operators,
+            name=name,
+        )
+        signature = schema.SignatureDefT(
+            inputs=_tensor_maps(entries), outputs=_tensor_maps(dict(outputs)), signatureKey=SIGNATURE, subgraphIndex=0
+        )
+        return schema.ModelT(
+            version=3,
+            operatorCodes=codes,
+            subgraphs=[subgraph],
+            buffers=self._buffers,
+            signatureDefs=[signature],
+        )
+
+
+def _tensor_maps(tensors: Mapping[str, int]) -> list[Any]:
+    return [schema.TensorMapT(name=name, tensorIndex=index) for name, index in tensors.items()]
+
+
+def quantization_of(scale: Array, zero_point: int, axis: int = 0) -> Any:
+    return schema.QuantizationParametersT(
+        scale=np.asarray(scale, np.float32).reshape(-1),
+        zeroPoint=np.full(np.size(scale), zero_point, np.int64),
+        quantizedDimension=axis,
+    )
+
+
+def pool_options(kernel: Pair, stride: Pair, mode: int) -> Any:
+    return schema.Pool2DOptionsT(
+        padding=mode, strideH=stride[0], strideW=stride[1], filterHeight=kernel[0], filterWidth=kernel[1]
+    )

@@ -1,0 +1,153 @@
+"""The one checkpoint file: safetensors, with the graph as JSON in its metadata.
+
+Any backend reads what any other wrote. It holds canonical parameters and state under "params/", the optimizer's state
+under "optimizer/", the best epoch's parameters under "best/" and, as metadata, the graph and how far training came.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from qat.errors import NotFiniteError, QatError, shortened
+from qat.files import write_atomically
+from qat.graph import Graph, Params
+from qat.graph.graph import MOST_PARAMETERS
+from qat.reading import LARGEST_JSON, open_regular, reading
+from qat.registry import suffixed
+from qat.training.monitor import Progress
+from qat.vocabulary.ops import Array
+
+FORMAT = "qat-checkpoint-1"
+#: Bytes of a file: of the largest graph the parameters, those of the best epoch, and three moments of each.
+LARGEST = 5 * 4 * MOST_PARAMETERS + (1 << 28)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A network and its parameters.
+
+    step, epoch: how many were trained on this graph. optimizer: its state, as the backend named in ``history`` gave it.
+    history: how it was trained, for people and for defaults (JSON values; newest training first). progress: how this training
+    went so far. best: the parameters of its best epoch so far, where they are wanted and not ``params`` themselves.
+    """
+
+    graph: Graph
+    params: Params
+    step: int = 0
+    epoch: int = 0
+    optimizer: Mapping[str, Array] = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
+    progress: Progress = field(default_factory=Progress)
+    best: Params = field(default_factory=dict)
+
+    def not_finite(self) -> str | None:
+        """What is infinite or NaN among the parameters, those of the best epoch and the optimizer's state, in words; None:
+        nothing.
+        """
+        found = self.graph.not_finite(self.params)
+        if found is None and self.best:
+            found = self.graph.not_finite(self.best)
+        for name, array in self.optimizer.items():
+            if found is None and not np.isfinite(array).all():
+                found = f"the optimizer's {name!r} holds {array[~np.isfinite(array)][0]}"
+        return found
+
+    def save(self, path: str | Path) -> None:
+        """Write the file as a whole or not at all. Raises QatError where it cannot be written, and NotFiniteError where what it
+        would hold is infinite or NaN, which no command would read.
+        """
+        wrong = self.not_finite()
+        if wrong:
+            kept = "; the file that was there is unharmed" if os.path.isfile(path) else ""
+            raise NotFiniteError(
+                f"{path}: {wrong}, and no use can be made of such a network, so that it is not saved{kept}"
+            )
+        tensors = {f"params/{name}": np.asarray(array, order="C") for name, array in self.params.items()}
+        tensors |= {f"optimizer/{name}": np.asarray(array, order="C") for name, array in self.optimizer.items()}
+        tensors |= {f"best/{name}": np.asarray(array, order="C") for name, array in self.best.items()}
+        metadata = {
+            "format": FORMAT,
+            "graph": self.graph.to_json(),
+            "step": str(self.step),
+            "epoch": str(self.epoch),
+            "history": json.dumps(self.history),
+            "progress": json.dumps(self.progress.to_json()),
+        }
+        write_atomically(path, safetensors.numpy.save(tensors, metadata))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Checkpoint:
+        """Raises QatError where the file is missing, damaged, no checkpoint, or inconsistent in itself."""
+        path = Path(path)
+        open_regular(path, "give the checkpoint file that training wrote", limit=LARGEST).close()
+        advice = "use another copy, or import-params where it is a file of PyTorch or MindSpore"
+        try:
+            with reading(path, "a checkpoint of qat", advice), safetensors.safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        except QatError:
+            if suffixed(path):
+                raise QatError(
+                    f"{path}: is an exported file, no checkpoint; run, evaluate and verify take such files"
+                ) from None
+            raise
+        if metadata.get("format") != FORMAT:
+            raise QatError(
+                f"{path}: has format {shortened(metadata.get('format'))} where this release reads {FORMAT!r}; it is "
+                "another program's safetensors file, or another release's checkpoint"
+            )
+        with reading(path, "a checkpoint of qat: its metadata are damaged", "use another copy"):
+            if max(map(len, metadata.values())) > LARGEST_JSON:
+                raise ValueError(f"there are more than {LARGEST_JSON:,} characters")
+            graph = Graph.from_json(metadata["graph"])
+            step, epoch = (_count(name, metadata[name]) for name in ("step", "epoch"))
+            history = _history(json.loads(metadata["history"]))
+            progress = Progress.from_json(json.loads(metadata.get("progress", "null")))
+        params, state, best = (
+            {name.removeprefix(part): a for name, a in tensors.items() if name.startswith(part)}
+            for part in ("params/", "optimizer/", "best/")
+        )
+        for source, arrays in ((str(path), params), (f"{path}, its best epoch", best)):
+            if arrays or source == str(path):
+                graph.check_params(arrays, source)
+                not_finite = graph.not_finite(arrays)
+                if not_finite:
+                    raise QatError(
+                        f"{source}: {not_finite}; its training went wrong or the file is damaged, use another copy"
+                    )
+        return cls(graph, params, step, epoch, state, history, progress, best)
+
+    def require(self, path: str | Path, *, quantized: bool) -> None:
+        """Raise QatError unless the network is (or is not) quantized, as the caller needs it."""
+        if quantized and not self.graph.is_quantized:
+            raise QatError(
+                f"{path}: holds the float network {self.graph.name}, which is not quantized yet; run calibrate or train-quant "
+                f"(train_quant.py) --ckpt_path {path} first and give the checkpoint that it writes"
+            )
+        if not quantized and self.graph.is_quantized:
+            raise QatError(
+                f"{path}: holds the quantized network {self.graph.name} where a float one is needed; give the checkpoint "
+                "that it was made from (its accuracy: eval-quant, or eval_quant.py)"
+            )
+
+
+def _count(name: str, text: str) -> int:
+    """A number of steps or epochs, as ``save`` wrote it."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 16):
+        raise ValueError(f"its {name} is {shortened(text)}, no number of them")
+    return int(text)
+
+
+def _history(entries: Any) -> tuple[dict[str, Any], ...]:
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError("its history is no list of trainings")
+    return tuple(entries)

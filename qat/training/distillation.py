@@ -1,0 +1,75 @@
+"""A teacher for a training: what it says of the training images, computed once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from qat.data import Split
+from qat.errors import QatError
+from qat.graph import Graph
+from qat.passes.logits_graph import logits_graph
+from qat.training.checkpoint import Checkpoint
+from qat.training.objectives import Distillation
+from qat.vocabulary.ops import Array
+
+OWN = "self"  #: the --teacher_ckpt that stands for the trained network itself, with its quantizers idle
+
+
+@dataclass(frozen=True, eq=False)
+class Teaching:
+    """Arguments of ``train``: objective, record; and the targets of its images (``Split``): the teacher's logits, float32
+    (N, K).
+    """
+
+    objective: Distillation
+    targets: tuple[Array, ...] = ()
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def teach(
+    backend: ModuleType,
+    student: Graph,
+    path: str,
+    train: Split | None,
+    temperature: float,
+    weight: float,
+    *,
+    smoothing: float = 0.0,
+    device_target: str | None = None,
+) -> Teaching:
+    """What a training of ``student`` needs in order to learn from a teacher too (``Distillation``).
+
+    path: a checkpoint, float or quantized, of any network with as many outputs; or "self". train: the training images in
+    the teacher's own shape, None for "self". Its logits are those of the images as they are, whatever augmentation then makes
+    of them for the student.
+    """
+    objective = Distillation(temperature, weight, path == OWN, smoothing)
+    if path == OWN:
+        if not student.is_quantized:
+            raise QatError(
+                f"--teacher_ckpt {OWN}: {student.name} has no quantizers, so that it would learn from its own outputs; give "
+                "the checkpoint of another network, or train a quantized one"
+            )
+        return Teaching(objective, (), {"teacher": OWN})
+    teacher = Checkpoint.load(path)
+    shapes = [[graph.shapes[name] for name in graph.outputs] for graph in (teacher.graph, student)]
+    if shapes[0] != shapes[1]:
+        raise QatError(
+            f"--teacher_ckpt {path}: {teacher.graph.name} gives {_words(shapes[0])} where {student.name} gives "
+            f"{_words(shapes[1])}; a teacher has to know the same classes"
+        )
+    assert train is not None, "a teacher looks at images"
+    model = backend.lower(logits_graph(teacher.graph), teacher.params, device_target=device_target)
+    logits = np.asarray(backend.predict(model, train.images), np.float32)
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    return Teaching(objective, (logits,), {"teacher": str(Path(path).absolute()), "teacher_sha256": digest})
+
+
+def _words(shapes: list[tuple[int, ...]]) -> str:
+    return " and ".join(map(str, shapes))

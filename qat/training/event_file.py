@@ -1,0 +1,65 @@
+"""TensorBoard's event files, for numbers over steps: written without TensorBoard, which is a large package to depend on.
+
+A file is a sequence of records, each a message Event of tensorboard/compat/proto/event.proto: its length, 8 bytes; their
+masked CRC-32C; the message; its masked CRC-32C (tensorflow.org/tutorials/load_data/tfrecord).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from qat.deploy import wire
+from qat.errors import QatError
+
+CASTAGNOLI = 0x82F63B78  #: the polynomial of CRC-32C, bits reversed
+
+
+class EventFile:
+    """One new event file in a folder, which may hold others: TensorBoard shows them all."""
+
+    def __init__(self, folder: str | Path) -> None:
+        name = f"events.out.tfevents.{time.time_ns():019d}.{os.getpid()}"
+        self.path = Path(folder) / name
+        self._write(wire.block(3, "brain.Event:2"))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Append numbers by name, at a step. Raises QatError where the file cannot be written."""
+        summary = b"".join(
+            wire.block(1, wire.block(1, name) + wire.real(2, float(value))) for name, value in values.items()
+        )
+        self._write(wire.integer(2, step) + wire.block(5, summary))
+
+    def _write(self, content: bytes) -> None:
+        event = wire.double(1, time.time()) + content
+        length = struct.pack("<Q", len(event))
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                file.write(length + _checksum(length) + event + _checksum(event))
+        except OSError as error:
+            raise QatError(f"{self.path}: cannot be written ({error.strerror}); choose another folder") from None
+
+
+def _checksum(content: bytes) -> bytes:
+    """The CRC-32C, rotated and shifted, as the format wants it of data that may hold a CRC themselves."""
+    table, crc = _table(), 0xFFFFFFFF
+    for byte in content:
+        crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
+    crc ^= 0xFFFFFFFF
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+@lru_cache
+def _table() -> list[int]:
+    """The CRC of each byte."""
+    table = []
+    for crc in range(256):
+        for _ in range(8):
+            crc = crc >> 1 ^ (CASTAGNOLI if crc & 1 else 0)
+        table.append(crc)
+    return table

@@ -1,0 +1,207 @@
+"""The forward pass of a graph over any vocabulary: the loop that every backend runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
+from itertools import chain
+from operator import or_
+from typing import Any, NamedTuple
+
+from qat.cells.base import Context, Quantized, Scope
+from qat.cells.fake_quant import FakeQuant
+from qat.graph import Graph, Node
+from qat.passes.pool_before_quantize import pool_before_quantize
+from qat.passes.share_grids import KEEPS_GRID
+from qat.training.losses import Loss, Objective
+from qat.vocabulary.ops import Ops, Tensor
+from qat.vocabulary.values import Value
+
+
+class Forward:
+    """A graph made ready to be trained over one vocabulary."""
+
+    def __init__(self, graph: Graph, ops: Ops) -> None:
+        self.ops, self.graph = ops, graph
+        self.weights = tuple(name for name, param in graph.params.items() if param.trainable and len(param.shape) > 1)
+        self._starts = graph.phase_starts
+        graph = pool_before_quantize(graph)
+        self._steps = [
+            (
+                method,
+                node,
+                (f"{node.cell_name}.", tuple(node.cell.params()), tuple(graph.shapes[name] for name in node.inputs)),
+            )
+            for method, node in _schedule(graph)
+        ]
+        self._inputs = [node.name for node in graph.inputs]
+        self._outputs = graph.outputs
+
+    def phase(self, step: int) -> int:
+        """The first step whose forward pass has the form that it has at ``step``.
+
+        A forward pass depends on the step through this number alone, so that a compiled one is compiled once a phase.
+        """
+        return max(start for start in self._starts if start <= step)
+
+    def __call__(
+        self, params: Mapping[str, Tensor], inputs: tuple[Tensor, ...], *, training: bool, phase: int
+    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """Real outputs, and the new values of state by full name (empty unless training).
+
+        inputs: raw pixels, float32.
+        """
+        context = Context(self.ops, params, training, phase, updates={})
+        return self.run(context, inputs), context.updates
+
+    def run(self, context: Context, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Real outputs; ``context`` keeps what else the pass leaves."""
+        values = {name: Value(data) for name, data in zip(self._inputs, inputs, strict=True)}
+        for method, node, scope in self._steps:
+            arguments = [values[name] for name in node.inputs] or [values[node.name]]
+            found = method(node.cell, Scope(context, *scope), *arguments)
+            if found is not None:
+                values[node.name] = found
+        return tuple(values[name].real(self.ops) for name in self._outputs)
+
+    def terms(
+        self,
+        loss: Loss | Objective,
+        params: Mapping[str, Tensor],
+        inputs: tuple[Tensor, ...],
+        targets: Any,
+        *,
+        phase: int,
+        training: bool = True,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What is minimised in one training step, and with an Objective its other terms, by name, the former first; and the
+        new values of state by full name. Not ``training``: of fake-quantized evaluation.
+        """
+        if isinstance(loss, Objective):
+            passes = TrainingPasses(self, params, inputs, phase, training)
+            return loss.terms(passes, targets), passes.updates
+        outputs, updates = self(params, inputs, training=training, phase=phase)
+        return {"loss": loss(self.ops, _single(outputs), targets)}, updates
+
+
+class _Call(NamedTuple):
+    """Of a node's forward, or of its observe."""
+
+    name: str
+    observes: bool = False
+
+
+def _schedule(graph: Graph) -> list[tuple[Callable[..., Value | None], Node]]:
+    """What is called in which order: the cells' ``forward``, and ``FakeQuant.observe``.
+
+    A fake quantizer observes where it stands, but makes codes only when a cell that computes asks for them; so do cells that
+    merely move codes. Before it makes codes, those that share its grid observe, wherever they stand, so that all codes are of
+    one and the same grid, in the first step too. Left out are those that depend on these codes: by their inputs, or because
+    what they depend on has to wait for them likewise.
+    """
+    nodes = {node.name: node for node in graph.nodes}
+    bits = {name: 1 << index for index, name in enumerate(nodes)}  # sets of nodes are integers
+    reads: dict[str, int] = {}  # itself and all that it depends on
+    quantizers: dict[str, list[str]] = {}  # fake quantizers by cell
+    for node in graph.nodes:
+        reads[node.name] = reduce(or_, (reads[name] for name in node.inputs), bits[node.name])
+        if isinstance(node.cell, FakeQuant):
+            quantizers.setdefault(node.cell_name, []).append(node.name)
+    computing = 0  # whose forward waits for what is being done
+
+    def before(call: _Call) -> Iterator[_Call]:
+        """What has to come first. It is asked for the next one when the one before is done."""
+        nonlocal computing
+        node = nodes[call.name]
+        if call.observes:
+            yield _Call(node.inputs[0])
+            return
+        computing |= bits[node.name]
+        if isinstance(node.cell, FakeQuant):
+            yield _Call(node.name, observes=True)
+            for other in chain.from_iterable(quantizers[cell] for cell in (node.cell_name, *node.cell.shares)):
+                if not reads[other] & computing:
+                    yield _Call(other, observes=True)
+        else:
+            yield from map(_Call, node.inputs)
+        computing ^= bits[node.name]
+
+    made = [_Call(n.name, isinstance(n.cell, FakeQuant)) for n in graph.nodes if not isinstance(n.cell, KEEPS_GRID)]
+    calls = _in_order([*made, *map(_Call, graph.outputs)], before)
+    steps = [(call, nodes[call.name]) for call in calls]
+    return [(FakeQuant.observe if call.observes else type(node.cell).forward, node) for call, node in steps]
+
+
+def _in_order(wanted: Iterable[_Call], before: Callable[[_Call], Iterator[_Call]]) -> list[_Call]:
+    """The calls, each behind what has to come before it. No recursion: chains may be as long as a graph."""
+    done: dict[_Call, None] = {}
+    for last in wanted:
+        waiting = [] if last in done else [(last, before(last))]
+        while waiting:
+            call, earlier = waiting[-1]
+            following = next((each for each in earlier if each not in done), None)
+            if following is None:
+                done[call] = None
+                waiting.pop()
+            else:
+                waiting.append((following, before(following)))
+    return list(done)
+
+
+class TrainingPasses:
+    """What an Objective may ask for in one training step. What it does not ask for is not computed."""
+
+    def __init__(
+        self, forward: Forward, params: Mapping[str, Tensor], inputs: tuple[Tensor, ...], phase: int, training: bool
+    ) -> None:
+        self.ops, self.params = forward.ops, params
+        self._forward, self._inputs = forward, inputs
+        self._context = Context(forward.ops, params, training, phase, updates={})
+        self._outputs: Any = None
+        self._float_outputs: Any = None
+
+    @property
+    def outputs(self) -> Any:
+        """Real outputs of the training pass: one tensor, or a tuple where the network has several."""
+        if self._outputs is None:
+            self._outputs = _single(self._forward.run(self._context, self._inputs))
+        return self._outputs
+
+    @property
+    def float_outputs(self) -> Any:
+        """The same with every quantizer idle: the network of high precision that these weights are, too. It leaves the state
+        as it is.
+        """
+        if self._float_outputs is None:
+            context = replace(self._context, updates={}, quantizes=False, quantized={})
+            self._float_outputs = _single(self._forward.run(context, self._inputs))
+        return self._float_outputs
+
+    @property
+    def quantized(self) -> dict[str, Quantized]:
+        """What each quantizer was given in the training pass, by name: "conv1.weight", "conv1.fake_quant". Those that are
+        idle, before their quant_delay, are left out.
+        """
+        _ = self.outputs
+        return self._context.quantized
+
+    @property
+    def graph(self) -> Graph:
+        """What is trained, as it was given to ``Forward``."""
+        return self._forward.graph
+
+    @property
+    def weights(self) -> Sequence[Tensor]:
+        """The trained weights themselves, without biases and other vectors."""
+        return [self.params[name] for name in self._forward.weights]
+
+    @property
+    def updates(self) -> dict[str, Tensor]:
+        """New values of state, of the training pass."""
+        _ = self.outputs
+        return self._context.updates
+
+
+def _single(tensors: tuple[Tensor, ...]) -> Any:
+    return tensors[0] if len(tensors) == 1 else tensors

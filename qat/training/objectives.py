@@ -1,0 +1,193 @@
+"""What is minimised beside a loss of the outputs: distillation, numbers of bits, weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qat.analysis.metrics import bops_of
+from qat.errors import QatError
+from qat.quantizers import BaseWeightQuantizer, GTCActivationQuantizer, GTCWeightQuantizer
+from qat.training.losses import Objective, cross_entropy, soft_cross_entropy
+from qat.vocabulary.fields import check_fields
+from qat.vocabulary.ops import Ops, Tensor
+
+if TYPE_CHECKING:
+    from qat.training.forward import TrainingPasses
+
+BIT_FORMULAS = ("mended", "document")
+
+
+@dataclass(frozen=True)
+class Distillation(Objective):
+    """(1 - W) CE(z, labels) + W T^2 KL(softmax(t / T), softmax(z / T)): Hinton et al., arXiv 1503.02531, section 2, whose
+    T^2 keeps the gradient of the second term as large as that of the first. The paper has the cross entropy in place of the
+    divergence: it is larger by the teacher's own entropy, and has the same gradient.
+
+    z: logits of the network, t: of the teacher. temperature: T. weight: W, 0 to 1. smoothing: of the labels, in the first.
+    own_teacher: the teacher is the network itself with its quantizers idle; its own cross entropy is added, so that it
+    learns too, and no gradient flows into it from the second term. Else targets are (labels, logits of the teacher).
+    """
+
+    temperature: float = 4.0
+    weight: float = 0.5
+    own_teacher: bool = False
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.temperature > 0.0:
+            raise QatError(f"distill_temperature is {self.temperature}; use a positive number")
+        if not 0.0 <= self.weight <= 1.0:
+            raise QatError(f"distill_weight is {self.weight}; use a number from 0 to 1")
+
+    def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:
+        ops, logits = passes.ops, passes.outputs
+        labels, teacher = (targets, passes.float_outputs) if self.own_teacher else targets
+        hard = cross_entropy(ops, logits, labels, self.smoothing)
+        fixed = ops.stop_gradient(teacher)
+        entropy = soft_cross_entropy(ops, fixed, fixed, self.temperature)
+        soft = soft_cross_entropy(ops, logits, fixed, self.temperature) - entropy
+        total = hard * (1.0 - self.weight) + soft * (self.weight * self.temperature**2)
+        if self.own_teacher:
+            total = total + cross_entropy(ops, teacher, labels, self.smoothing)
+        return {"loss": total, "cross_entropy": hard, "distillation_loss": soft}
+
+
+@dataclass(frozen=True)
+class GTCLoss(Objective):
+    """One set of weights as two networks, of high precision (HP: quantizers idle) and of low precision (LP).
+
+    total = CE(HP, labels) + lambda_distillation_loss CE(LP, softmax(HP)) + lambda_bit_loss sum 2^b
+            + lambda_regularization sum |w|^2 / 2
+
+    (Parajuli et al., arXiv 1811.04985). The gradient flows into both networks. b: the bits of each GTC quantizer;
+    bit_formula: how they are counted for the loss, "mended" (``bits``) or "document" (``document_bits``). Both are reported.
+
+    Terms: total_loss, hp_cross_entropy, distillation_loss, bit_loss, document_bit_loss, regularization_term (without their
+    factors), lp_logits, hp_logits (N, K), and "bits:" and "document_bits:" with the name of each quantizer.
+    """
+
+    lambda_distillation_loss: float = 2.0
+    lambda_bit_loss: float = 5e-4
+    lambda_regularization: float = 1e-4
+    bit_formula: str = "document"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("lambda_distillation_loss", "lambda_bit_loss", "lambda_regularization"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise QatError(f"--{name} is {getattr(self, name)}; use 0 or a positive number")
+        if self.bit_formula not in BIT_FORMULAS:
+            raise QatError(f"bit_formula is {self.bit_formula!r}; use one of {', '.join(map(repr, BIT_FORMULAS))}")
+
+    def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:
+        ops, low, high = passes.ops, passes.outputs, passes.float_outputs
+        mended, document = {}, {}
+        for name, each in passes.quantized.items():
+            quantizer = each.quantizer
+            if isinstance(quantizer, (GTCWeightQuantizer, GTCActivationQuantizer)):
+                mended[name] = quantizer.bits(ops, each.x, each.own)
+                document[name] = quantizer.document_bits(ops, each.x, each.own)
+        hard = cross_entropy(ops, high, targets)
+        soft = soft_cross_entropy(ops, low, high)
+        losses = {"mended": _sum_of_codes(ops, mended, hard), "document": _sum_of_codes(ops, document, hard)}
+        weights = hard * 0.0
+        for weight in passes.weights:
+            weights = weights + ops.mean(weight * weight) * (0.5 * math.prod(weight.shape))
+        total = hard + soft * self.lambda_distillation_loss + losses[self.bit_formula] * self.lambda_bit_loss
+        return {
+            "total_loss": total + weights * self.lambda_regularization,
+            "hp_cross_entropy": hard,
+            "distillation_loss": soft,
+            "bit_loss": losses["mended"],
+            "document_bit_loss": losses["document"],
+            "regularization_term": weights,
+            "lp_logits": low,
+            "hp_logits": high,
+            **{f"bits:{name}": bits for name, bits in mended.items()},
+            **{f"document_bits:{name}": bits for name, bits in document.items()},
+        }
+
+
+@dataclass(frozen=True)
+class SizeBudget(Objective):
+    """CE(logits, labels) + lambda_size max(0, size / budget - 1)^2: the penalty method of arXiv 1905.11452, section 3.
+
+    size: the bits of all quantized weights, each as its quantizer counts them or num_bits; budget: bits_per_weight for each
+    weight. smoothing: of the labels.
+
+    Terms: loss, cross_entropy, bits_per_weight (as it is).
+    """
+
+    bits_per_weight: float
+    lambda_size: float = 1.0
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _check_positive(self, "bits_per_weight", "lambda_size")
+
+    def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:
+        ops = passes.ops
+        loss = cross_entropy(ops, passes.outputs, targets, self.smoothing)
+        weights = [each for each in passes.quantized.values() if isinstance(each.quantizer, BaseWeightQuantizer)]
+        bits, total = loss * 0.0, sum(each.numbers for each in weights)
+        for each in weights:
+            own_bits = each.bits(ops)
+            bits = bits + (float(each.quantizer.num_bits) if own_bits is None else own_bits) * (each.numbers / total)
+        penalty = _penalty(ops, bits * (1.0 / self.bits_per_weight), self.lambda_size)
+        return {"loss": loss + penalty, "cross_entropy": loss, "bits_per_weight": bits}
+
+
+@dataclass(frozen=True)
+class BopsBudget(Objective):
+    """CE(logits, labels) + lambda_bops max(0, BOPs / max_bops - 1)^2: as SizeBudget, of what is computed in place of what is
+    stored.
+
+    BOPs: bit operations of one sample, the sum over layers of MACs b_w b_a (``qat.metrics.bops``), with the bits of weights
+    and of inputs that training has come to. What has fixed bits counts, too, and what is still idle with num_bits.
+    smoothing: of the labels.
+
+    Terms: loss, cross_entropy, bops (as they are).
+    """
+
+    max_bops: float
+    lambda_bops: float = 1.0
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _check_positive(self, "max_bops", "lambda_bops")
+
+    def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:
+        ops = passes.ops
+        loss = cross_entropy(ops, passes.outputs, targets, self.smoothing)
+        learned = {name: each.bits(ops) for name, each in passes.quantized.items()}
+        share = loss * 0.0
+        for bops in bops_of(passes.graph, {name: bits for name, bits in learned.items() if bits is not None}).values():
+            share = share + bops * (1.0 / self.max_bops)
+        penalty = _penalty(ops, share, self.lambda_bops)
+        return {"loss": loss + penalty, "cross_entropy": loss, "bops": share * self.max_bops}
+
+
+def _check_positive(owner: Objective, *names: str) -> None:
+    for name in names:
+        if not 0.0 < getattr(owner, name) < math.inf:
+            raise QatError(f"--{name} is {getattr(owner, name)}; use a positive number")
+
+
+def _penalty(ops: Ops, share: Tensor, factor: float) -> Tensor:
+    """factor max(0, share - 1)^2; share: of a budget."""
+    excess = ops.relu(share - 1.0)
+    return excess * excess * factor
+
+
+def _sum_of_codes(ops: Ops, bits: dict[str, Tensor], like: Tensor) -> Tensor:
+    """sum 2^b, with its gradient."""
+    total = like * 0.0
+    for each in bits.values():
+        codes = ops.power_of_two(each)
+        total = total + codes + codes * ((each - ops.stop_gradient(each)) * math.log(2.0))
+    return total

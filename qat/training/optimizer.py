@@ -1,0 +1,74 @@
+"""What a backend is told about the optimizer; the optimizers are the frameworks' own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from qat.errors import QatError, shortened
+from qat.vocabulary.fields import check_fields
+from qat.vocabulary.ops import Array
+
+OPTIMIZERS = ("momentum", "adam", "amsgrad")
+SCHEDULES = ("cosine", "constant", "step", "halving", "plateau")
+HALVING = 5000  #: steps between two halvings
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """name: "momentum" (SGD), "adam", or "amsgrad", Adam by the largest second moment so far (Reddi et al., arXiv 1904.09237,
+    algorithm 2). weight_decay: L2, of weights only, not of biases and vectors.
+    """
+
+    name: str = "momentum"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.name not in OPTIMIZERS:
+            raise QatError(f"optimizer {self.name!r} is unknown: choose one of {', '.join(OPTIMIZERS)}")
+        if not 0.0 <= self.momentum < 1.0:
+            raise QatError(f"momentum is {self.momentum}; use a number from 0 to below 1")
+        if not 0.0 <= self.weight_decay < math.inf:
+            raise QatError(f"weight_decay is {self.weight_decay}; use 0 or a positive number")
+
+
+def learning_rate(schedule: str, peak: float, step: int, steps: int) -> float:
+    """The rate of step ``step`` (from 0) of ``steps``: constant; half a cosine from peak to 0 (arXiv 1608.03983); a tenth of
+    it after half of the steps, and a hundredth after three quarters (arXiv 1512.03385, section 4.2); or halved every 5000.
+    "plateau" is constant here: what it falls by follows from the epochs (``qat.training.monitor.plateau_factor``).
+    """
+    if schedule in ("constant", "plateau"):
+        return peak
+    if schedule == "cosine":
+        return 0.5 * peak * (1.0 + math.cos(math.pi * step / steps))
+    if schedule == "step":
+        return peak * 0.1 ** ((2 * step >= steps) + (4 * step >= 3 * steps))
+    if schedule == "halving":
+        return peak * 0.5 ** (step // HALVING)
+    raise QatError(f"lr_schedule {schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}")
+
+
+def check_state(state: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
+    """Raise QatError unless an optimizer's state, as a checkpoint holds it, has the names of the expected one, and for each
+    finite numbers of its shape and type.
+    """
+    missing = [name for name in expected if name not in state]
+    unknown = [name for name in state if name not in expected]
+    wrong = None
+    if missing or unknown:
+        wrong = f"lacks {shortened(missing[0])}" if missing else f"has {shortened(unknown[0])}"
+    for name, own in {} if wrong else expected.items():
+        array = state[name]
+        if array.shape != own.shape or array.dtype != own.dtype:
+            wrong = f"has {name!r} of {array.dtype} {array.shape}, not {own.dtype} {own.shape}"
+        elif not np.isfinite(array).all():
+            wrong = f"has {name!r} with numbers that are not finite"
+    if wrong:
+        raise QatError(
+            f"the optimizer's state {wrong}, so it is of another training, or damaged; use another copy, or start anew"
+        )

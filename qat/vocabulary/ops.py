@@ -1,0 +1,313 @@
+"""The vocabulary: everything that a cell or a quantizer may do to a tensor.
+
+Quantizer and cell mathematics is written once, over these functions, and each backend implements them over its own
+tensors (``qat.vocabulary.numpy_ops`` is the reference, ``tests/test_ops_conformance.py`` the judge). Tensors also understand
+``+ - * /`` (a Python number may stand on either side), unary minus, ``< <= > >=`` and ``&`` of what these give,
+elementwise and broadcasting, as every framework defines them.
+
+Layouts. Outside a backend everything is canonical: activations NCHW, convolution weights OIHW (I per group), dense
+weights OI. A backend that computes in another layout transposes in ``from_numpy`` and ``to_numpy``; cells never name an
+axis, they say "channel" (of an activation) or "output" (of a weight).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from qat.errors import QatError
+
+Tensor = Any  #: a backend's own tensor; the core only passes it on
+Array = npt.NDArray[Any]
+Kind = Literal["activation", "conv_weight", "dense_weight", "vector", "scalar"]  #: what a tensor's axes mean
+Pair = tuple[int, int]
+Padding = tuple[int, int, int, int]  #: top, bottom, left, right
+
+POWERS_OF_TWO = np.ldexp(np.float32(1.0), np.arange(-126, 128))  #: all that are normal float32 numbers
+EXACT_INTEGERS = 1 << 24  #: float32 holds every integer up to here; sums of integers that stay below are exact
+
+
+class Ops(ABC):
+    """The vocabulary over one kind of tensor. Values are float32 unless a function says otherwise."""
+
+    # -- the border -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def from_numpy(self, array: Array, kind: Kind) -> Tensor:
+        """A float32 tensor in this backend's layout, holding a canonical array of the given kind."""
+
+    @abstractmethod
+    def to_numpy(self, tensor: Tensor, kind: Kind) -> Array:
+        """The inverse of ``from_numpy``, bit for bit."""
+
+    @abstractmethod
+    def on_channel(self, vector: Tensor, activation: Tensor) -> Tensor:
+        """A (C,) vector or a scalar, shaped to broadcast over the channel axis of an activation of rank 2 or 4."""
+
+    @abstractmethod
+    def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
+        """An (O,) vector or a scalar, shaped to broadcast over the output axis of a weight."""
+
+    # -- cells: linear in x and in w, with the gradients of linear functions -----------------------------------------
+
+    @abstractmethod
+    def conv2d(
+        self,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        *,
+        stride: Pair,
+        padding: Padding,
+        dilation: Pair,
+        group: int,
+        wide: bool = False,
+    ) -> Tensor:
+        """Cross-correlation, zeros outside, plus a bias (O,).
+
+        ``wide``: accumulate in float64 and round the result once to float32, for sums of integers that may pass 2^24.
+        """
+
+    @abstractmethod
+    def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
+        """(N, I) times the transpose of (O, I), plus a bias (O,); ``wide`` as in ``conv2d``."""
+
+    @abstractmethod
+    def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
+        """Largest element of each window; padding never wins. The gradient goes to the first largest element, row by row."""
+
+    @abstractmethod
+    def sum_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
+        """Sum of each window, zeros outside: exact for integers."""
+
+    @abstractmethod
+    def concat(self, xs: Sequence[Tensor]) -> Tensor:
+        """Activations one after another along the channel axis."""
+
+    @abstractmethod
+    def take(self, table: Tensor, index: Tensor) -> Tensor:
+        """table[index], elementwise; ``index`` holds whole numbers as float32. No gradient."""
+
+    @abstractmethod
+    def drop(self, x: Tensor, rate: float) -> Tensor:
+        """x with each element set to 0 with probability ``rate``, the others as they are (no rescaling)."""
+
+    @abstractmethod
+    def flatten(self, x: Tensor) -> Tensor:
+        """(N, ...) to (N, F), features in canonical (CHW) order whatever the layout."""
+
+    # -- elementwise ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def maximum(self, x: Tensor, y: Tensor | float) -> Tensor:
+        """Elementwise; gradient 1 to x where x > y, 0 where x < y. Equal arguments: unspecified, do not rely on it."""
+
+    @abstractmethod
+    def minimum(self, x: Tensor, y: Tensor | float) -> Tensor:
+        """Elementwise, as ``maximum``."""
+
+    @abstractmethod
+    def sigmoid(self, x: Tensor) -> Tensor:
+        """1 / (1 + exp(-x))."""
+
+    @abstractmethod
+    def tanh(self, x: Tensor) -> Tensor:
+        """Hyperbolic tangent."""
+
+    @abstractmethod
+    def softmax(self, x: Tensor) -> Tensor:
+        """exp(x_c) / sum_k exp(x_k) over the channels of an activation."""
+
+    @abstractmethod
+    def sqrt(self, x: Tensor) -> Tensor:
+        """Square root of non-negative numbers."""
+
+    @abstractmethod
+    def log(self, x: Tensor) -> Tensor:
+        """Natural logarithm of positive numbers."""
+
+    @abstractmethod
+    def relu(self, x: Tensor) -> Tensor:
+        """max(x, 0); gradient 0 at 0."""
+
+    @abstractmethod
+    def abs(self, x: Tensor) -> Tensor:
+        """|x|."""
+
+    def reciprocal(self, x: Tensor) -> Tensor:
+        """1 / x."""
+        return 1.0 / x
+
+    @abstractmethod
+    def where(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """x where the boolean tensor holds, else y."""
+
+    @abstractmethod
+    def isfinite(self, x: Tensor) -> Tensor:
+        """A boolean tensor."""
+
+    @abstractmethod
+    def rint(self, x: Tensor) -> Tensor:
+        """Nearest integer, ties to even. Gradient 0 or none."""
+
+    @abstractmethod
+    def round_ste(self, x: Tensor) -> Tensor:
+        """``rint`` with the straight-through gradient 1 (Bengio et al., arXiv 1308.3432)."""
+
+    @abstractmethod
+    def stop_gradient(self, x: Tensor) -> Tensor:
+        """x, through which no gradient flows."""
+
+    # -- batches ----------------------------------------------------------------------------------------------------
+
+    def refuse_single(self, x: Tensor, message: str) -> None:
+        """Raise QatError with this message where the batch has a single sample; where a framework knows that only when the
+        pass runs, its own error.
+        """
+        if self.batch_size(x) == 1:
+            raise QatError(message)
+
+    def batch_size(self, x: Tensor) -> int:
+        """Samples, of the joint batch where there are several workers."""
+        return int(x.shape[0])
+
+    # -- reductions -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def max(self, x: Tensor) -> Tensor:
+        """Largest element, a scalar. Used on stopped tensors only."""
+
+    @abstractmethod
+    def min(self, x: Tensor) -> Tensor:
+        """Smallest element, a scalar. Used on stopped tensors only."""
+
+    @abstractmethod
+    def mean(self, x: Tensor) -> Tensor:
+        """Mean of all elements, a scalar, with its gradient."""
+
+    @abstractmethod
+    def channel_max(self, x: Tensor) -> Tensor:
+        """Largest element of each channel of an activation, (C,). Used on stopped tensors only."""
+
+    @abstractmethod
+    def channel_min(self, x: Tensor) -> Tensor:
+        """Smallest element of each channel of an activation, (C,). Used on stopped tensors only."""
+
+    @abstractmethod
+    def channel_mean(self, x: Tensor) -> Tensor:
+        """Mean of each channel of an activation, (C,), with its gradient."""
+
+    @abstractmethod
+    def max_over_channels(self, x: Tensor) -> Tensor:
+        """Largest element over the channels of each sample (and place): one channel is left. Used on stopped tensors only."""
+
+    @abstractmethod
+    def sum_over_channels(self, x: Tensor) -> Tensor:
+        """Sum over the channels of each sample (and place), with its gradient: one channel is left. Exact for integers up to
+        2^24.
+        """
+
+    @abstractmethod
+    def output_max(self, w: Tensor) -> Tensor:
+        """Largest element for each output of a weight, (O,). Used on stopped tensors only."""
+
+    @abstractmethod
+    def output_min(self, w: Tensor) -> Tensor:
+        """Smallest element for each output of a weight, (O,). Used on stopped tensors only."""
+
+    @abstractmethod
+    def output_mean(self, w: Tensor) -> Tensor:
+        """Mean of the elements for each output of a weight, (O,). Used on stopped tensors only."""
+
+    def output_absmax(self, w: Tensor) -> Tensor:
+        """Largest |element| for each output of a weight, (O,). Used on stopped tensors only."""
+        return self.output_max(self.abs(w))
+
+    # -- losses -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def softmax_cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Mean over the batch of - sum_k t_k log softmax(logits)_k, logits (N, K), integer labels (N,).
+
+        t is 1 - smoothing at the label, plus smoothing / K everywhere.
+        """
+
+    # -- coarse operations, whose speed matters ---------------------------------------------------------------------
+
+    def batch_norm(self, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        """gamma (x - mean) / sqrt(variance + eps) + beta for each channel, with the mean and variance of the batch.
+
+        Returns it with mean and variance, (C,), which carry no gradient; the gradient of y flows through both. The
+        variance is divided by n.
+        """
+        mean = self.channel_mean(x)
+        centred = x - self.on_channel(mean, x)
+        variance = self.channel_mean(centred * centred)
+        y = centred * self.on_channel(gamma / self.sqrt(variance + eps), x) + self.on_channel(beta, x)
+        return y, self.stop_gradient(mean), self.stop_gradient(variance)
+
+    def moving_average(self, old: Tensor, new: Tensor, decay: float) -> Tensor:
+        """new + decay (old - new), or new where old is not finite (nothing averaged yet). Used on stopped tensors only."""
+        return self.where(self.isfinite(old), new + (old - new) * decay, new)
+
+    def ceil_ste(self, x: Tensor) -> Tensor:
+        """The smallest integer that is not below x, with the straight-through gradient 1."""
+        fixed = self.stop_gradient(x)
+        nearest = self.rint(fixed)
+        return self.where(nearest < fixed, nearest + 1.0, nearest) + (x - fixed)
+
+    def power_of_two(self, exponent: Tensor) -> Tensor:
+        """2^exponent, exactly, for whole numbers -126 .. 127. No gradient.
+
+        From a table, since frameworks' own powers need not be exact.
+        """
+        return self.take(self.from_numpy(POWERS_OF_TWO, "vector"), self.stop_gradient(exponent) + 126.0)
+
+    def log_softmax(self, x: Tensor) -> Tensor:
+        """The logarithm of ``softmax``, x_c - log sum_k exp(x_k), finite however small a share is.
+
+        The share of the largest is 1 / sum_k exp(x_k - max x), so that its logarithm gives the sum's.
+        """
+        fixed = self.stop_gradient(x)
+        share = self.softmax(fixed)
+        log_sum = self.max_over_channels(fixed) - self.log(self.max_over_channels(share))
+        return x - (log_sum + self.sum_over_channels(share * (x - fixed)))  # the last is 0, and has the sum's gradient
+
+    def power_of_two_above(self, x: Tensor) -> Tensor:
+        """The smallest power of two that is not below x, exactly, for 2^-60 <= x <= 2^127. Used on stopped tensors only.
+
+        By doubling and comparing, which are exact everywhere, while frameworks' logarithms differ.
+        """
+        below = x * 0.0 + 2.0**-64
+        for exponent in (64, 64, 32, 16, 8, 4, 2, 1):
+            doubled = below * 2.0**exponent
+            below = self.where(doubled < x, doubled, below)
+        return below * 2.0
+
+    def requantize(
+        self,
+        x: Tensor,
+        multiplier: Tensor,
+        low: Tensor | float | None = None,
+        high: Tensor | float | None = None,
+        *,
+        open_low: bool = False,
+    ) -> Tensor:
+        """Integers y = clip(rint(x * multiplier), low, high); ``None`` for both bounds: no clip.
+
+        Straight through the rounding: with u = x * multiplier (unrounded) and mask = low <= u <= high (low < u when
+        ``open_low``: the zero point edge of a ReLU), dx = g * mask * multiplier and dmultiplier = g * mask * x, summed
+        over the axes it was broadcast on. No gradient flows into the bounds, which are integers.
+        """
+        u = x * multiplier
+        if low is None or high is None:
+            return self.round_ste(u)
+        clipped = self.minimum(self.maximum(self.rint(u), low), high)
+        inside = (u > low if open_low else u >= low) & (u <= high)
+        through = self.where(inside, u, self.stop_gradient(u))
+        # The difference is exactly 0, so that the sum is exactly the integer; it only carries the gradient.
+        return self.stop_gradient(clipped) + (through - self.stop_gradient(through))

@@ -1,0 +1,48 @@
+"""One parameter of a cell or of a quantizer: its shape, and how it begins."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from qat.vocabulary.ops import Array, Kind
+
+Shape = tuple[int, ...]  #: of one sample, without the batch: (C, H, W) or (F,)
+Initializer = Callable[[np.random.Generator, Shape], Array]
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter of a cell or of a quantizer, in its canonical layout."""
+
+    shape: Shape
+    kind: Kind
+    initial: Initializer
+    trainable: bool = True  #: False: state, which the forward pass updates (ranges, running statistics)
+
+    def create(self, seed: int, name: str) -> Array:
+        """The initial value, float32. It depends on the seed and its own name alone, not on the other cells."""
+        generator = np.random.default_rng((seed, zlib.crc32(name.encode())))
+        return np.asarray(self.initial(generator, self.shape), np.float32)
+
+
+def constant(value: float) -> Initializer:
+    """Every element the same."""
+    return partial(_constant, value)
+
+
+def he_uniform(fan_in: int) -> Initializer:
+    """U(-b, b) with b = sqrt(6 / fan_in), for cells followed by a ReLU (He et al., arXiv 1502.01852, eq. 10)."""
+    return partial(_uniform, float(np.sqrt(6.0 / fan_in)))
+
+
+def _constant(value: float, generator: np.random.Generator, shape: Shape) -> Array:
+    return np.full(shape, value, np.float32)
+
+
+def _uniform(bound: float, generator: np.random.Generator, shape: Shape) -> Array:
+    return generator.uniform(-bound, bound, shape)

@@ -1,0 +1,66 @@
+"""What flows along the edges of a graph while it is trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from qat.vocabulary.ops import Ops, Tensor
+
+
+@dataclass(frozen=True)
+class Value:
+    """Real numbers, or integers with a scale, and perhaps a ReLU that is still to be applied.
+
+    The real number is ``data * scale``, then ``min(max(0, .), relu)`` where ``relu`` is set. With a scale, ``data`` are
+    integers held in float32: centred codes (code - zero point) after a fake quantizer, accumulators after a
+    convolution. The scale multiplies once, at the next quantizer, not between cells (docs/numerics.md). Where a Concat joins
+    codes of other scales (``Dropout``), theirs are brought to its own and need not be whole.
+
+    The ReLU waits because the next quantizer's own clip performs it for nothing, and because a max pooling may go
+    first: both are monotone, and scales are positive.
+    """
+
+    data: Tensor
+    scale: Tensor | None = None  #: a scalar, or one for each channel; None: data are real numbers
+    codes: bool = False  #: data are centred codes of one scalar scale, which a linear cell can take as they are
+    relu: float | None = None  #: the upper bound of the pending ReLU: inf for ReLU, 6 for ReLU6; None: no ReLU
+
+    def real(self, ops: Ops) -> Tensor:
+        """The real numbers, with every pending step performed."""
+        x = self.data if self.scale is None else self.data * ops.on_channel(self.scale, self.data)
+        if self.relu is None:
+            return x
+        x = ops.relu(x)
+        return x if math.isinf(self.relu) else self.relu - ops.relu(self.relu - x)
+
+    def in_steps_of(self, ops: Ops, scale: Tensor) -> Tensor:
+        """Codes as multiples of another scale."""
+        own: Tensor = self.scale
+        return self.data * ops.on_channel(own / scale, self.data)
+
+    def largest(self, ops: Ops) -> Tensor:
+        """The largest real number, a scalar without gradient."""
+        x = ops.stop_gradient(self.data)
+        y = ops.max(x) if self.scale is None else ops.max(ops.channel_max(x) * ops.stop_gradient(self.scale))
+        return self._rectified(ops, y)
+
+    def smallest(self, ops: Ops) -> Tensor:
+        """The smallest real number, a scalar without gradient."""
+        x = ops.stop_gradient(self.data)
+        y = ops.min(x) if self.scale is None else ops.min(ops.channel_min(x) * ops.stop_gradient(self.scale))
+        return self._rectified(ops, y)
+
+    def _rectified(self, ops: Ops, x: Tensor) -> Tensor:
+        if self.relu is None:
+            return x
+        x = ops.maximum(x, 0.0)
+        return x if math.isinf(self.relu) else ops.minimum(x, self.relu)
+
+    def settled(self, ops: Ops) -> Value:
+        """Codes as they are; anything else as real numbers, for a cell that needs one scale for all channels."""
+        return self if self.codes else Value(self.real(ops))
+
+    def with_data(self, data: Tensor) -> Value:
+        """The same scale and ReLU over other data (pooled or reshaped, say)."""
+        return replace(self, data=data)
