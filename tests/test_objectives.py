@@ -21,7 +21,7 @@ from qat.training.distillation import teach
 from qat.training.event_file import EventFile
 from qat.training.forward import Forward
 from qat.training.loop import Recipe, train
-from qat.training.losses import Objective, soft_cross_entropy
+from qat.training.losses import Objective, soft_cross_entropy, step_terms
 from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
 from qat.training.optimizer import Optimizer
 from qat.vocabulary.numpy_ops import NUMPY_OPS
@@ -77,7 +77,7 @@ def numpy_terms(objective: Objective, graph: qat.Graph, params: dict[str, Array]
     kinds = {name: param.kind for name, param in graph.params.items()}
     tensors = {name: NUMPY_OPS.from_numpy(array, kinds[name]) for name, array in params.items()}
     forward = Forward(graph, NUMPY_OPS)
-    return forward.terms(objective, tensors, (IMAGES.astype(np.float32),), targets, phase=0)[0]
+    return step_terms(forward, objective, tensors, (IMAGES.astype(np.float32),), targets, phase=0)[0]
 
 
 def test_the_terms_of_distillation_are_numpy_s() -> None:
@@ -261,8 +261,13 @@ def test_the_terms_of_a_bops_budget_are_numpy_s() -> None:
     assert numpy_terms(BopsBudget(1e9), graph, params, LABELS)["loss"] == terms["cross_entropy"]
     tensors = {name: torch.tensor(array, requires_grad=True) for name, array in params.items()}
     ops = TORCH.TorchOps()
-    found, _ = Forward(graph, ops).terms(
-        BopsBudget(5e6, 0.5), tensors, (torch.tensor(IMAGES).float(),), torch.tensor(LABELS), phase=0
+    found, _ = step_terms(
+        Forward(graph, ops),
+        BopsBudget(5e6, 0.5),
+        tensors,
+        (torch.tensor(IMAGES).float(),),
+        torch.tensor(LABELS),
+        phase=0,
     )
     found["bops"].backward()
     for name, (layer, other, most) in {

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from qat.cells.tracing import Traced, tracers
 from qat.errors import QatError
 from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.param import Initializer, Param, Shape, constant, he_uniform
@@ -27,7 +28,6 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from qat.graph import Symbol
     from qat.integer import IntegerBuilder, IntegerTensor, Pending
     from qat.quantizers import Quantizer
 
@@ -121,10 +121,13 @@ class Cell(Serializable):
     #: its output is never negative, so that a fake quantizer need not track the lower end of its range
     non_negative: bool = False
 
-    def __call__(self, *inputs: Symbol) -> Symbol:
-        from qat.graph import add_cell
-
-        return add_cell(self, inputs)
+    def __call__(self, *inputs: Traced) -> Traced:
+        if not tracers:
+            raise QatError(
+                f"{self.describe} was called outside Network.construct: cells only describe a graph; lower the network with "
+                "qat.backend('torch').lower(network) to compute"
+            )
+        return tracers[-1].add(self, inputs, type(self).snake_name())
 
     def params(self) -> dict[str, Param]:
         """Its parameters and state, by local name."""

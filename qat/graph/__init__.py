@@ -1,7 +1,7 @@
 """Graphs of cells, and the networks that are traced to them."""
 
 from qat.graph.graph import FORMAT, Graph, Node, Params
-from qat.graph.network import Network, Symbol, Trace, add_cell, as_float_graph, as_graph
+from qat.graph.network import Network, Symbol, Trace, as_float_graph, as_graph
 
 __all__ = [
     "FORMAT",
@@ -11,7 +11,6 @@ __all__ = [
     "Params",
     "Symbol",
     "Trace",
-    "add_cell",
     "as_float_graph",
     "as_graph",
 ]

@@ -10,12 +10,11 @@ from typing import Any
 from qat.cells.base import Cell, Shape
 from qat.cells.elementwise import Add
 from qat.cells.input import Input
+from qat.cells.tracing import Traced, tracers
 from qat.errors import QatError, shortened
-from qat.graph import Graph, Node
+from qat.graph.graph import Graph, Node
 from qat.names import check_name
 from qat.vocabulary.ops import Array
-
-_tracing: list[Trace] = []  # innermost last; construct() may not start another trace, so it holds at most one
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Symbol:
         """Of one sample: (C, H, W) or (F,)."""
         return self.trace.shapes[self.name]
 
-    def __add__(self, other: Symbol) -> Symbol:
+    def __add__(self, other: Traced) -> Traced:
         if not isinstance(other, Symbol):
             raise QatError(f"{self.name} + {other!r}: only outputs of cells can be added")
         return Add()(self, other)
@@ -87,8 +86,8 @@ class Network:
         """The forward pass, in terms of cells. Returns one symbol or a tuple of them."""
         raise QatError(f"{type(self).__name__} has no construct method: define construct(self, x)")
 
-    def __call__(self, *inputs: Symbol) -> Any:
-        if not _tracing:
+    def __call__(self, *inputs: Traced) -> Any:
+        if not tracers:
             raise QatError(
                 f"{type(self).__name__} is a description and computes nothing by itself: lower it with "
                 "qat.backend('torch').lower(network), or use it inside another network's construct"
@@ -103,16 +102,16 @@ class Network:
                 f"{type(self).__name__} does not say what enters it: set inputs = qat.Input(shape) in the class, as "
                 "inputs = qat.Input((1, 32, 32), mean=0.1307, std=0.3081)"
             )
-        if _tracing:
+        if tracers:
             raise QatError(f"{type(self).__name__}: graph() was called inside a construct; call the block itself")
         trace = Trace(dict(_named_cells(self, "")))
-        _tracing.append(trace)
+        tracers.append(trace)
         try:
             symbols = [trace.add(cell, (), "input") for cell in entering if cell is not None]
             _check_arguments(self, len(symbols))
             result = self.construct(*symbols)
         finally:
-            _tracing.pop()
+            tracers.pop()
         outputs = result if isinstance(result, tuple) else (result,)
         if not all(isinstance(output, Symbol) and output.trace is trace for output in outputs):
             raise QatError(f"{type(self).__name__}: construct returned {_what_instead(result)}")
@@ -150,7 +149,7 @@ class Trace:
         self.nodes: list[Node] = []
         self.shapes: dict[str, Shape] = {}
 
-    def add(self, cell: Cell, inputs: tuple[Symbol, ...], default_name: str) -> Symbol:
+    def add(self, cell: Cell, inputs: tuple[Traced, ...], default_name: str) -> Symbol:
         """Append a node."""
         cell_name = self.cell_names.get(id(cell))
         if cell_name is None and cell.params():
@@ -179,16 +178,6 @@ class Trace:
         while candidate in taken:
             candidate, count = f"{name}_{count}", count + 1
         return candidate
-
-
-def add_cell(cell: Cell, inputs: tuple[Symbol, ...]) -> Symbol:
-    """Called by ``Cell.__call__``: append the cell to the graph that is being traced."""
-    if not _tracing:
-        raise QatError(
-            f"{cell.describe} was called outside Network.construct: cells only describe a graph; lower the network with "
-            "qat.backend('torch').lower(network) to compute"
-        )
-    return _tracing[-1].add(cell, inputs, type(cell).snake_name())
 
 
 def as_graph(network: Network | Graph) -> Graph:

@@ -13,29 +13,29 @@ import numpy as np
 
 import qat
 from qat import data
-from qat.vocabulary.arrays import as_arrays, as_tuple
 from qat.analysis.calibration import METHODS, calibrate, check_percentile
 from qat.cells.linear import NEVER
-from qat.training.checkpoint import Checkpoint
 from qat.console import print_table
 from qat.data import Dataset, Split
-from qat.training.devices import DEVICES
-from qat.training.distillation import OWN, Teaching, teach
+from qat.deploy.verify import REFERENCE, Certificate
 from qat.errors import QatError
 from qat.files import check_writable
-from qat.integer.fixed_point import ARITHMETICS
 from qat.graph import Graph
-from qat.training.losses import Objective
+from qat.integer.fixed_point import ARITHMETICS
 from qat.networks import NETWORKS
-from qat.training.objectives import Distillation
-from qat.training.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
 from qat.passes import convert_quant_network as conversion
 from qat.passes.quant_config import read_quant_config
 from qat.registry import BACKENDS, TARGETS, suffixed, target_of
 from qat.scripts import sparsity
+from qat.training.checkpoint import Checkpoint
+from qat.training.devices import DEVICES
+from qat.training.distillation import OWN, Teaching, teach
 from qat.training.loop import Recipe, evaluate_accuracy, train
-from qat.deploy.verify import REFERENCE, Certificate
+from qat.training.losses import Objective
+from qat.training.objectives import Distillation
+from qat.training.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
 from qat.training.workers import this_worker
+from qat.vocabulary.arrays import as_arrays, as_tuple
 
 QUANTIZATION = (
     "num_bits",

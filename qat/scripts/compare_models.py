@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from qat.analysis.figures import Picture
 from qat.cli import run_script
 from qat.console import print_table
 from qat.errors import QatError
-from qat.analysis.figures import Picture
 from qat.files import check_writable, write_atomically
 from qat.scripts.training_diagnostics import add_models_arguments, chosen_models, pruned_version
 from qat.study.layers import Layer, layers_of

@@ -6,10 +6,10 @@ import argparse
 import sys
 
 import qat
-from qat.training.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.errors import QatError
 from qat.scripts import export
+from qat.training.checkpoint import Checkpoint
 
 FORMATS = {"onnx": "ONNX", "tflite": "TFLITE", "mindir": "MINDIR", "c": "C"}  #: target -> --file_format of export
 FLOAT = ("ONNX", "TFLITE")  #: those that hold float networks

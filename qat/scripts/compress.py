@@ -12,13 +12,13 @@ import math
 import sys
 from pathlib import Path
 
-from qat.training.checkpoint import Checkpoint
-from qat.cli import run_script
 from qat.analysis.compression import compress, weight_sizes
+from qat.cli import run_script
 from qat.console import print_table
 from qat.files import check_distinct, check_writable
 from qat.quantizers import WeightQuantizer
 from qat.scripts import common
+from qat.training.checkpoint import Checkpoint
 
 QUANTIZERS = ("symmetric", "asymmetric", "power_of_two")
 

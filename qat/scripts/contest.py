@@ -13,19 +13,19 @@ import numpy as np
 
 import qat
 from qat.analysis import metrics
-from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
-from qat.training.checkpoint import Checkpoint
+from qat.analysis.score import Measured
+from qat.analysis.timing import alternate
 from qat.console import print_table
 from qat.data import Split, accuracy
+from qat.deploy.inference import predict
 from qat.errors import QatError
 from qat.files import check_writable
 from qat.graph import Graph
-from qat.deploy.inference import predict
 from qat.registry import BACKENDS
-from qat.analysis.score import Measured
 from qat.scripts import common
-from qat.analysis.timing import alternate
+from qat.training.checkpoint import Checkpoint
 from qat.training.loop import Recipe, evaluate_accuracy, train
+from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 
 COLUMNS = (
     "model",

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import qat
-from qat.training.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.console import print_table
+from qat.deploy.verify import export_verified
 from qat.files import check_writable
 from qat.networks import create
 from qat.scripts import common
+from qat.training.checkpoint import Checkpoint
 from qat.training.loop import Recipe, evaluate_accuracy, train
-from qat.deploy.verify import export_verified
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import qat
 from qat.cli import run_script
 from qat.console import print_table
-from qat.errors import QatError
 from qat.deploy.inference import trace
+from qat.errors import QatError
 from qat.integer import trace_codes
 from qat.networks import ResNet8
 from qat.registry import BACKENDS, TARGETS, Entry, installed

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import qat
-from qat.training.checkpoint import Checkpoint
 from qat.cli import run_script
+from qat.deploy.verify import arithmetic_options, default_arithmetic, export_verified
 from qat.errors import QatError
+from qat.integer.widths import PACKINGS
 from qat.registry import TARGETS
 from qat.scripts import common
 from qat.scripts.report import print_summary
-from qat.deploy.verify import arithmetic_options, default_arithmetic, export_verified
-from qat.integer.widths import PACKINGS
+from qat.training.checkpoint import Checkpoint
 
 OPTIONS = ("weights", "packing")  #: of single formats
 

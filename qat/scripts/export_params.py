@@ -6,11 +6,11 @@ import argparse
 import sys
 
 import qat
-from qat.training.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.files import check_distinct
-from qat.training.native import NAMINGS
 from qat.scripts import common
+from qat.training.checkpoint import Checkpoint
+from qat.training.native import NAMINGS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,13 +6,13 @@ import argparse
 import sys
 
 import qat
-from qat.training.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.errors import QatError
 from qat.files import check_distinct, check_writable
-from qat.training.native import params_from
 from qat.networks import create
 from qat.scripts import common
+from qat.training.checkpoint import Checkpoint
+from qat.training.native import params_from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

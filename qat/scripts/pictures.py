@@ -9,17 +9,17 @@ from functools import partial
 from typing import NamedTuple
 
 import qat
-from qat.vocabulary.arrays import Arrays, as_tuple
 from qat.cells.base import Shape
-from qat.training.checkpoint import Checkpoint
 from qat.data import accuracy
 from qat.data.pictures import find_pictures, read_class_names, read_pictures
-from qat.errors import QatError, one_line
 from qat.deploy.inference import predict
-from qat.vocabulary.ops import Array
+from qat.deploy.verify import arithmetic_options, default_arithmetic
+from qat.errors import QatError, one_line
 from qat.registry import suffixed
 from qat.scripts import common
-from qat.deploy.verify import arithmetic_options, default_arithmetic
+from qat.training.checkpoint import Checkpoint
+from qat.vocabulary.arrays import Arrays, as_tuple
+from qat.vocabulary.ops import Array
 
 SHOWN = 5  #: classes of one picture, and how many count as found in the second figure of many
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import qat
-from qat.analysis import metrics
 from qat import pruning
-from qat.training.checkpoint import Checkpoint
+from qat.analysis import metrics
 from qat.cli import run_script
 from qat.console import print_table
 from qat.data import Dataset
@@ -23,6 +22,7 @@ from qat.graph import Graph
 from qat.pruning.channels import SCOPES, Budget
 from qat.pruning.importance import METHODS, Importance
 from qat.scripts import common
+from qat.training.checkpoint import Checkpoint
 from qat.training.loop import check_labels, evaluate_accuracy
 
 SCOPE = {"slimming": "global", "l1": "layer", "taylor": "global"}  #: norms of weights say little across layers

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from math import prod
 
 import qat
+from qat.analysis.metrics import FLOAT_BITS, information_bits, measure
 from qat.console import print_table
 from qat.graph import Graph
 from qat.integer import IntegerGraph
 from qat.integer.memory import activation_memory
-from qat.analysis.metrics import FLOAT_BITS, information_bits, measure
 from qat.vocabulary.ops import Array
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from qat.cli import run_script
 from qat.console import print_table
 from qat.data.pictures import read_picture
-from qat.vocabulary.ops import Array
 from qat.scripts import pictures
+from qat.vocabulary.ops import Array
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,6 @@ import yaml
 
 import qat
 from qat.cells.linear import BatchNorm, LinearCell
-from qat.training.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.console import print_table
 from qat.errors import QatError
@@ -33,6 +32,7 @@ from qat.scripts.train_svhn import numbers, width_settings
 from qat.study.layers import costs_of
 from qat.study.search import SAMPLERS, Search, adjusted_accuracy, train_trial, validation_accuracy
 from qat.study.training import MERGED_BY
+from qat.training.checkpoint import Checkpoint
 
 GOALS = ("size", "energy")
 FIXED_BITS = 8  #: of what is not chosen

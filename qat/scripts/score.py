@@ -11,11 +11,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from qat.training.checkpoint import Checkpoint
+from qat.analysis.score import Measured, Score, score
 from qat.cli import run_script
 from qat.files import check_distinct, check_writable, write_atomically
-from qat.analysis.score import Measured, Score, score
 from qat.scripts import common, contest
+from qat.training.checkpoint import Checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import qat
-from qat.training.checkpoint import Checkpoint
+from qat.analysis.figures import COLOURS, Picture, plain_text
+from qat.analysis.metrics import bops, macs
 from qat.cli import run_script
 from qat.console import print_table
 from qat.errors import QatError
-from qat.analysis.figures import COLOURS, Picture, plain_text
 from qat.files import write_atomically
 from qat.graph import Graph
-from qat.analysis.metrics import bops, macs
 from qat.pruning import channel_groups, l1_importance, prune_channels
 from qat.scripts import common
 from qat.scripts.run_autoq import add_widths_arguments, merged, settings_of, suggested_widths
 from qat.scripts.search_architecture import add_search_arguments, fixed, prepared
 from qat.study.layers import costs_of
 from qat.study.search import Search, train_trial, validation_accuracy
+from qat.training.checkpoint import Checkpoint
 
 BUDGETS = {"bytes": "bytes of weights", "macs": "MACs", "bops": "BOPs"}
 

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import qat
-from qat.training.checkpoint import Checkpoint
+from qat.analysis.metrics import total_macs
 from qat.cli import run_script
 from qat.console import print_table
 from qat.errors import QatError
-from qat.analysis.metrics import total_macs
 from qat.networks import SvhnCnn
 from qat.scripts import common
 from qat.study.search import SAMPLERS, Search, train_trial, trial_recipe, validation_accuracy
 from qat.study.training import study_data
+from qat.training.checkpoint import Checkpoint
 
 SHOWN = 5  #: of the best networks
 

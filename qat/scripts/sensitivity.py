@@ -8,19 +8,19 @@ import io
 import sys
 
 import qat
-from qat.vocabulary.arrays import as_arrays, as_tuple
-from qat.training.checkpoint import Checkpoint
+from qat.analysis.figures import check_picture, heat_map
+from qat.analysis.metrics import parameters
+from qat.analysis.sensitivity import BITS, Sensitivity, sensitivity
 from qat.cli import run_script
 from qat.console import print_table
 from qat.data import Split
 from qat.errors import QatError
-from qat.analysis.figures import check_picture, heat_map
 from qat.files import check_writable, write_atomically
 from qat.graph import Graph, Params
-from qat.analysis.metrics import parameters
 from qat.scripts import common
-from qat.analysis.sensitivity import BITS, Sensitivity, sensitivity
+from qat.training.checkpoint import Checkpoint
 from qat.training.loop import check_labels, evaluate_accuracy
+from qat.vocabulary.arrays import as_arrays, as_tuple
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

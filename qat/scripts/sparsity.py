@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from qat.training.checkpoint import Checkpoint
-from qat.errors import QatError
 from qat.cells.pruner import SCHEDULES, MagnitudePruner
+from qat.errors import QatError
 from qat.pruning.magnitude import count_zeros, prune_weights, pruners, unfinished
+from qat.training.checkpoint import Checkpoint
 
 NAMES = ("initial", "schedule", "begin", "end", "frequency", "layers")
 

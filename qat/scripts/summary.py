@@ -6,12 +6,12 @@ import argparse
 import sys
 
 import qat
-from qat.training.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.errors import QatError
 from qat.networks import create
 from qat.scripts import common
 from qat.scripts.report import print_summary
+from qat.training.checkpoint import Checkpoint
 
 SETTINGS = (*common.QUANTIZATION, "quant_config")
 

@@ -9,11 +9,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from qat.training.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.errors import QatError
 from qat.networks import create
 from qat.scripts import common, sparsity
+from qat.training.checkpoint import Checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,20 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import qat
-from qat.deploy.c_array import c_array
-from qat.training.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.console import print_table
+from qat.deploy.c_array import c_array
+from qat.deploy.verify import export_verified
 from qat.errors import QatError
 from qat.files import check_writable
 from qat.integer.fixed_point import ARITHMETICS
 from qat.integer.memory import activation_memory
 from qat.names import check_included
 from qat.networks import create
-from qat.training.optimizer import Optimizer
 from qat.scripts import common
+from qat.training.checkpoint import Checkpoint
 from qat.training.loop import Recipe, evaluate_accuracy, train
-from qat.deploy.verify import export_verified
+from qat.training.optimizer import Optimizer
 
 FORMAT = "TFLITE"
 

@@ -17,23 +17,24 @@ from typing import Any
 import numpy as np
 
 import qat
-from qat.training.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.console import make_console, print_table, shown
 from qat.data import Split, accuracy
-from qat.errors import QatError
-from qat.training.event_file import EventFile
-from qat.files import check_writable, write_atomically
-from qat.training.forward import Forward
-from qat.graph import Graph
 from qat.deploy.interfaces import Step
+from qat.errors import QatError
+from qat.files import check_writable, write_atomically
+from qat.graph import Graph
 from qat.networks import LeNetGTC
-from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.scripts import common
+from qat.training.checkpoint import Checkpoint
+from qat.training.event_file import EventFile
+from qat.training.forward import Forward
+from qat.training.loop import Recipe, evaluate_accuracy, train
+from qat.training.losses import step_terms
 from qat.training.objectives import BIT_FORMULAS, GTCLoss
 from qat.training.optimizer import SCHEDULES, Optimizer
-from qat.scripts import common
-from qat.training.loop import Recipe, evaluate_accuracy, train
 from qat.training.workers import this_worker
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 EVERY = 100  #: batches between two lines of figures
 BATCH = 500  #: test images at a time
@@ -199,7 +200,7 @@ class _Report:
         for start in range(0, len(test), BATCH):
             pixels = test.images[start : start + BATCH].astype(np.float32)
             labels = test.labels[start : start + BATCH]
-            terms, _ = self.forward.terms(self.objective, params, (pixels,), labels, phase=phase, training=False)
+            terms, _ = step_terms(self.forward, self.objective, params, (pixels,), labels, phase=phase, training=False)
             for name, value in terms.items():
                 if value.size == 1:
                     sums[name] = sums.get(name, 0.0) + float(value[0]) * len(labels) / len(test)

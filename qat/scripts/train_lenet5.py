@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qat.training.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.networks import LeNet3x3
-from qat.training.optimizer import Optimizer
 from qat.scripts import contest
+from qat.training.checkpoint import Checkpoint
 from qat.training.loop import Recipe
+from qat.training.optimizer import Optimizer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 
 import qat
-from qat.training.checkpoint import Checkpoint
+from qat.analysis.metrics import learned_bits
 from qat.cli import run_script
 from qat.errors import QatError
 from qat.graph import Graph
-from qat.training.losses import Objective
-from qat.analysis.metrics import learned_bits
-from qat.training.objectives import BopsBudget, SizeBudget
 from qat.scripts import common, sparsity
+from qat.training.checkpoint import Checkpoint
+from qat.training.losses import Objective
+from qat.training.objectives import BopsBudget, SizeBudget
 
 CONVERTING = (*common.QUANTIZATION, "quant_delay", "quant_config")  #: what a quantized checkpoint has settled already
 

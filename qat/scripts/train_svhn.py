@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 
 import qat
+from qat.cells.pruner import MagnitudePruner
 from qat.cli import run_script
 from qat.console import print_table
 from qat.data import cross_validation
 from qat.errors import QatError, one_line
 from qat.graph import Graph
 from qat.networks import SvhnCnn
-from qat.training.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
 from qat.passes.merge_batch_norm import merge_batch_norm
-from qat.cells.pruner import MagnitudePruner
 from qat.passes.quant_config import read_quant_config
 from qat.scripts import common
 from qat.study import Study, Task, run_study
@@ -32,6 +31,7 @@ from qat.study.results import MIXED, table_name
 from qat.study.store import Row
 from qat.study.training import is_trained, progress_of, read_result, study_images, train_task
 from qat.training.loop import Recipe
+from qat.training.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
 
 STEPS = 20  #: an epoch has at least so many: on small data the batches get smaller
 BY_RANGE = 5  #: bits from which on a scale follows from a range instead of being learned

@@ -11,12 +11,12 @@ import sys
 from dataclasses import replace
 
 import qat
-from qat.training.checkpoint import Checkpoint
 from qat.cli import run_script
 from qat.networks import CompactDigits
-from qat.training.optimizer import Optimizer
 from qat.scripts import contest
+from qat.training.checkpoint import Checkpoint
 from qat.training.loop import Recipe
+from qat.training.optimizer import Optimizer
 
 FLOAT_EPOCHS, QUANTIZED_EPOCHS = 60, 10
 

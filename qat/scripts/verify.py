@@ -8,10 +8,10 @@ import sys
 
 import qat
 from qat.cli import run_script
+from qat.deploy.verify import backend_engine, compare, default_arithmetic, file_engine
 from qat.integer.fixed_point import ARITHMETICS
 from qat.registry import BACKENDS
 from qat.scripts import common
-from qat.deploy.verify import backend_engine, compare, default_arithmetic, file_engine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,6 @@ from qat.cells.fake_quant import FakeQuant
 from qat.graph import Graph, Node
 from qat.passes.pool_before_quantize import pool_before_quantize
 from qat.passes.share_grids import KEEPS_GRID
-from qat.training.losses import Loss, Objective
 from qat.vocabulary.ops import Ops, Tensor
 from qat.vocabulary.values import Value
 
@@ -64,25 +63,6 @@ class Forward:
             if found is not None:
                 values[node.name] = found
         return tuple(values[name].real(self.ops) for name in self._outputs)
-
-    def terms(
-        self,
-        loss: Loss | Objective,
-        params: Mapping[str, Tensor],
-        inputs: tuple[Tensor, ...],
-        targets: Any,
-        *,
-        phase: int,
-        training: bool = True,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What is minimised in one training step, and with an Objective its other terms, by name, the former first; and the
-        new values of state by full name. Not ``training``: of fake-quantized evaluation.
-        """
-        if isinstance(loss, Objective):
-            passes = TrainingPasses(self, params, inputs, phase, training)
-            return loss.terms(passes, targets), passes.updates
-        outputs, updates = self(params, inputs, training=training, phase=phase)
-        return {"loss": loss(self.ops, _single(outputs), targets)}, updates
 
 
 class _Call(NamedTuple):
@@ -165,7 +145,7 @@ class TrainingPasses:
     def outputs(self) -> Any:
         """Real outputs of the training pass: one tensor, or a tuple where the network has several."""
         if self._outputs is None:
-            self._outputs = _single(self._forward.run(self._context, self._inputs))
+            self._outputs = single(self._forward.run(self._context, self._inputs))
         return self._outputs
 
     @property
@@ -175,7 +155,7 @@ class TrainingPasses:
         """
         if self._float_outputs is None:
             context = replace(self._context, updates={}, quantizes=False, quantized={})
-            self._float_outputs = _single(self._forward.run(context, self._inputs))
+            self._float_outputs = single(self._forward.run(context, self._inputs))
         return self._float_outputs
 
     @property
@@ -203,5 +183,6 @@ class TrainingPasses:
         return self._context.updates
 
 
-def _single(tensors: tuple[Tensor, ...]) -> Any:
+def single(tensors: tuple[Tensor, ...]) -> Any:
+    """The one tensor, or all of them where there are several."""
     return tensors[0] if len(tensors) == 1 else tensors

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from qat.training.forward import Forward, TrainingPasses, single
 from qat.vocabulary.ops import Ops, Tensor
-
-if TYPE_CHECKING:
-    from qat.training.forward import TrainingPasses
 
 Loss = Callable[[Ops, Tensor, Tensor], Tensor]  #: (ops, outputs of the network, targets) -> a scalar
 
@@ -47,3 +45,23 @@ class Objective(ABC):
 
         targets: integer labels (N,); a tuple of them and more where the training data have more targets.
         """
+
+
+def step_terms(
+    forward: Forward,
+    loss: Loss | Objective,
+    params: Mapping[str, Tensor],
+    inputs: tuple[Tensor, ...],
+    targets: Any,
+    *,
+    phase: int,
+    training: bool = True,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is minimised in one training step, and with an Objective its other terms, by name, the former first; and the new
+    values of state by full name. Not ``training``: of fake-quantized evaluation.
+    """
+    if isinstance(loss, Objective):
+        passes = TrainingPasses(forward, params, inputs, phase, training)
+        return loss.terms(passes, targets), passes.updates
+    outputs, updates = forward(params, inputs, training=training, phase=phase)
+    return {"loss": loss(forward.ops, single(outputs), targets)}, updates

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qat.analysis.metrics import bops_of
 from qat.errors import QatError
 from qat.quantizers import BaseWeightQuantizer, GTCActivationQuantizer, GTCWeightQuantizer
+from qat.training.forward import TrainingPasses
 from qat.training.losses import Objective, cross_entropy, soft_cross_entropy
 from qat.vocabulary.fields import check_fields
 from qat.vocabulary.ops import Ops, Tensor
-
-if TYPE_CHECKING:
-    from qat.training.forward import TrainingPasses
 
 BIT_FORMULAS = ("mended", "document")
 

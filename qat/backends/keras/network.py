@@ -9,14 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from qat.vocabulary.arrays import Arrays, as_tuple, check_pixels, empty_batch, wrong_shape
-from qat.backends.keras.ops import AXES, DEVICES, ExactOps, KerasOps, Tensor, seed, training_ops
+from qat.backends.keras.ops import AXES, DEVICES, ExactOps, KerasOps, Tensor, seed
 from qat.backends.keras.setup import keras, tf
+from qat.backends.keras.workers import jointly, means_over_workers, training_ops
 from qat.cells.base import Param, Shape
-from qat.training.devices import choose_device
-from qat.errors import QatError
-from qat.training.forward import Forward
-from qat.graph import Graph, Node, Params
 from qat.deploy.inference import (
     Deployment,
     params_to_lower,
@@ -26,12 +22,16 @@ from qat.deploy.inference import (
     real_outputs,
     trace,
 )
+from qat.errors import QatError
+from qat.graph import Graph, Network, Node, Params, as_graph
 from qat.integer import Evaluator, IntegerGraph
-from qat.training.losses import Loss, Objective, cross_entropy
-from qat.graph import Network, as_graph
-from qat.vocabulary.ops import Array, Kind
+from qat.training.devices import choose_device
+from qat.training.forward import Forward
+from qat.training.losses import Loss, Objective, cross_entropy, step_terms
 from qat.training.optimizer import Optimizer, check_state
 from qat.training.workers import TF_CONFIG, training_worker
+from qat.vocabulary.arrays import Arrays, as_tuple, check_pixels, empty_batch, wrong_shape
+from qat.vocabulary.ops import Array, Kind
 
 __all__ = [
     "NAME",
@@ -178,8 +178,8 @@ class LoweredNetwork(keras.Model):
         return self._updating(partial(self._pass, training=True, phase=phase), inputs)
 
     def terms(self, inputs: tuple[Tensor, ...], targets: Any, phase: int, loss: Loss | Objective) -> dict[str, Tensor]:
-        """One training step's terms (see ``Forward.terms``); it updates the state and ``step``."""
-        return self._updating(partial(self._pass.terms, loss, targets=targets, phase=phase), inputs)
+        """One training step's terms (see ``step_terms``); it updates the state and ``step``."""
+        return self._updating(partial(step_terms, self._pass, loss, targets=targets, phase=phase), inputs)
 
     def _updating(self, compute: Callable[..., tuple[Any, dict[str, Tensor]]], inputs: tuple[Tensor, ...]) -> Any:
         """What ``compute(params, pixels)`` gives beside the new values of state, which are set."""
@@ -379,8 +379,6 @@ class Step:
         variables = self.model.trainable_variables
         compute = partial(self._gradients, phase=phase)
         if self._worker.count > 1:
-            from qat.backends.keras.workers import jointly
-
             loss, gradients, terms = jointly(compute, x, y)
         else:
             loss, gradients, terms = compute(x, y)
@@ -401,8 +399,6 @@ class Step:
         values = [variable.value for variable in self.model.trainable_variables]
         gradients = tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         if self._worker.count > 1:
-            from qat.backends.keras.workers import means_over_workers
-
             loss, *gradients = means_over_workers([loss, *gradients])
         return loss, gradients, terms
 
@@ -421,7 +417,7 @@ class Step:
         return float(loss)
 
     def terms(self) -> dict[str, Array]:
-        """The terms of the last step's loss (see ``Forward.terms``)."""
+        """The terms of the last step's loss (see ``step_terms``)."""
         return {name: tensor.numpy() for name, tensor in self._terms.items()}
 
     def _slots(self) -> dict[str, tuple[keras.Variable, Kind]]:
@@ -441,8 +437,6 @@ class Step:
         """Of each figure over the workers; the figures themselves where there is one."""
         if self._worker.count == 1:
             return list(figures)
-        from qat.backends.keras.workers import jointly, means_over_workers
-
         (means,) = jointly(means_over_workers, [tf.constant(figures, tf.float32)])
         return [float(mean) for mean in means]
 

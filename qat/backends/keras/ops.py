@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from qat.backends.keras.setup import tf
+from qat.training.workers import this_worker
 from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
-from qat.training.workers import TF_CONFIG, this_worker
 
 DEVICES = {"CPU": "/CPU:0", "GPU": "/GPU:0"}  #: device target -> TensorFlow's name
 Tensor = tf.Tensor
@@ -281,16 +281,6 @@ class ExactOps(KerasOps):
 
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
         return super().dense(x, w, bias, wide=(wide or self._wide) and x.dtype == tf.float32)
-
-
-def training_ops() -> KerasOps:
-    """The vocabulary that trains; with several workers, one that reduces over all of them."""
-    if not this_worker().started_by(TF_CONFIG):
-        return KerasOps()
-    from qat.backends.keras.workers import WorkerOps, join
-
-    join()
-    return WorkerOps()
 
 
 _generator: tf.random.Generator | None = None

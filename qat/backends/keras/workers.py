@@ -14,7 +14,7 @@ from qat.backends.keras.ops import KerasOps
 from qat.backends.keras.setup import tf
 from qat.errors import QatError
 from qat.reading import reason_of
-from qat.training.workers import JointOps, this_worker
+from qat.training.workers import TF_CONFIG, JointOps, this_worker
 
 Tensor = tf.Tensor
 
@@ -53,6 +53,14 @@ class WorkerOps(JointOps, KerasOps):
 
     def largest_over_workers(self, x: Tensor) -> Tensor:
         return tf.reduce_max(_context().all_gather(x[None], 0), 0)
+
+
+def training_ops() -> KerasOps:
+    """The vocabulary that trains; with several workers, one that reduces over all of them."""
+    if not this_worker().started_by(TF_CONFIG):
+        return KerasOps()
+    join()
+    return WorkerOps()
 
 
 def means_over_workers(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -10,15 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from qat.deploy import wire
-from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple, check_pixels
-from qat.backends.mindspore.ops import ExactOps, MindSporeOps, Tensor, training_ops
+from qat.backends.mindspore.ops import ExactOps, MindSporeOps, Tensor
 from qat.backends.mindspore.setup import jit_trace, ms, nn, ops
-from qat.training.devices import choose_device
-from qat.errors import QatError
-from qat.files import write_atomically
-from qat.training.forward import Forward
-from qat.graph import Graph, Params
+from qat.backends.mindspore.workers import join, means_over_workers, training_ops
+from qat.deploy import wire
 from qat.deploy.inference import (
     Deployment,
     params_to_lower,
@@ -28,13 +23,18 @@ from qat.deploy.inference import (
     real_outputs,
     trace,
 )
+from qat.errors import QatError
+from qat.files import write_atomically
+from qat.graph import Graph, Network, Params, as_graph
 from qat.integer import IntegerGraph
-from qat.training.losses import Loss, Objective, cross_entropy
-from qat.graph import Network, as_graph
-from qat.vocabulary.ops import Array
-from qat.training.optimizer import Optimizer, check_state
 from qat.reading import read_file, reading
+from qat.training.devices import choose_device
+from qat.training.forward import Forward
+from qat.training.losses import Loss, Objective, cross_entropy, step_terms
+from qat.training.optimizer import Optimizer, check_state
 from qat.training.workers import MSRUN, this_worker, training_worker
+from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple, check_pixels
+from qat.vocabulary.ops import Array
 
 __all__ = [
     "NAME",
@@ -179,7 +179,7 @@ class LoweredNetwork(nn.Cell):
         """One training step's forward pass, as one compiled function for each phase: outputs by their numbers, and new
         values of state.
 
-        loss: compute its terms, by name, instead of the outputs (``Forward.terms``); the last of the inputs are its targets.
+        loss: compute its terms, by name, instead of the outputs (``step_terms``); the last of the inputs are its targets.
         """
         phase = self._pass.phase(self.step)
         function, found_names, state_names = self._phase_function(phase, loss)
@@ -210,7 +210,7 @@ class LoweredNetwork(nn.Cell):
                     outputs, updates = self._pass(params, pixels, training=True, phase=phase)
                     found: dict[Any, Tensor] = dict(enumerate(outputs))
                 else:
-                    found, updates = self._pass.terms(loss, params, pixels, as_arrays(rest), phase=phase)
+                    found, updates = step_terms(self._pass, loss, params, pixels, as_arrays(rest), phase=phase)
                 found_names[:], state_names[:] = found, updates
                 return (*found.values(), *updates.values())
 
@@ -279,8 +279,6 @@ def lower(
                 f"device_target {device!r}: MindSpore refuses it ({reason}); choose it in a new process"
             ) from None
     if this_worker().started_by(MSRUN):  # before there is any tensor
-        from qat.backends.mindspore.workers import join
-
         join()
     return LoweredNetwork(graph, params, step)
 
@@ -442,8 +440,6 @@ class Step:
             error, self._error = self._error, None
             raise error
         if self._worker.count > 1:
-            from qat.backends.mindspore.workers import means_over_workers
-
             loss, *means = means_over_workers([loss, *gradients])
             gradients = tuple(means)
         self.optimizer(gradients)
@@ -452,7 +448,7 @@ class Step:
         return float(loss.asnumpy())
 
     def terms(self) -> dict[str, Array]:
-        """The terms of the last step's loss (see ``Forward.terms``)."""
+        """The terms of the last step's loss (see ``step_terms``)."""
         return {name: tensor.asnumpy() for name, tensor in self._terms.items()}
 
     def _slots(self) -> dict[str, ms.Parameter]:
@@ -470,8 +466,6 @@ class Step:
         """Of each figure over the workers; the figures themselves where there is one."""
         if self._worker.count == 1:
             return list(figures)
-        from qat.backends.mindspore.workers import means_over_workers
-
         (means,) = means_over_workers([Tensor(np.asarray(figures, np.float32))])
         return [float(mean) for mean in means.asnumpy()]
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from qat.backends.mindspore.setup import ms, ops
 from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
-from qat.training.workers import MSRUN, this_worker
 
 Tensor = ms.Tensor
 
@@ -286,12 +285,3 @@ class ExactOps(MindSporeOps):
 
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
         return super().dense(x, w, bias, wide=wide or self._wide)
-
-
-def training_ops() -> MindSporeOps:
-    """The vocabulary that trains; with several workers, one that reduces over all of them."""
-    if not this_worker().started_by(MSRUN):
-        return MindSporeOps()
-    from qat.backends.mindspore.workers import WorkerOps
-
-    return WorkerOps()

@@ -9,7 +9,7 @@ from functools import cache
 from qat.backends.mindspore.ops import MindSporeOps
 from qat.backends.mindspore.setup import ms, ops
 from qat.errors import QatError
-from qat.training.workers import JointOps, this_worker
+from qat.training.workers import MSRUN, JointOps, this_worker
 
 Tensor = ms.Tensor
 
@@ -48,6 +48,13 @@ class WorkerOps(JointOps, MindSporeOps):
         worker, nothing = this_worker(), ops.zeros_like(x)
         own = ops.stack([x if rank == worker.rank else nothing for rank in range(worker.count)])
         return ops.amax(_all_reduce()(own), 0)
+
+
+def training_ops() -> MindSporeOps:
+    """The vocabulary that trains; with several workers, one that reduces over all of them."""
+    if not this_worker().started_by(MSRUN):
+        return MindSporeOps()
+    return WorkerOps()
 
 
 def means_over_workers(tensors: Sequence[Tensor]) -> list[Tensor]:

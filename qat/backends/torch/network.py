@@ -13,14 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple, check_pixels
-from qat.backends.torch.ops import ExactOps, Tensor, TorchOps, training_ops
+from qat.backends.torch.ops import ExactOps, Tensor, TorchOps
+from qat.backends.torch.workers import means_over_workers, training_ops
 from qat.cells.base import Shape
-from qat.training.devices import choose_device
-from qat.errors import QatError
-from qat.files import write_atomically
-from qat.training.forward import Forward
-from qat.graph import Graph, Params
 from qat.deploy.inference import (
     Deployment,
     params_to_lower,
@@ -30,13 +25,18 @@ from qat.deploy.inference import (
     real_outputs,
     trace,
 )
+from qat.errors import QatError
+from qat.files import write_atomically
+from qat.graph import Graph, Network, Params, as_graph
 from qat.integer import Evaluator, IntegerGraph
-from qat.training.losses import Loss, Objective, cross_entropy
-from qat.graph import Network, as_graph
-from qat.vocabulary.ops import Array
-from qat.training.optimizer import Optimizer, check_state
 from qat.reading import check_zip, open_regular, reading, without_warnings
+from qat.training.devices import choose_device
+from qat.training.forward import Forward
+from qat.training.losses import Loss, Objective, cross_entropy, step_terms
+from qat.training.optimizer import Optimizer, check_state
 from qat.training.workers import TORCHRUN, this_worker, training_worker
+from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple, check_pixels
+from qat.vocabulary.ops import Array
 
 __all__ = [
     "NAME",
@@ -192,9 +192,9 @@ class LoweredNetwork(torch.nn.Module):
         return outputs[0] if len(outputs) == 1 else outputs
 
     def terms(self, inputs: tuple[Tensor, ...], targets: Any, phase: int, loss: Loss | Objective) -> dict[str, Tensor]:
-        """One training step's terms (see ``Forward.terms``); it also updates the state."""
+        """One training step's terms (see ``step_terms``); it also updates the state."""
         state = self._state_copies() if torch.compiler.is_compiling() else {}
-        compute = partial(self._pass.terms, loss, self.tensors | state, targets=targets, phase=phase)
+        compute = partial(step_terms, self._pass, loss, self.tensors | state, targets=targets, phase=phase)
         return self._updating(compute, inputs)
 
     def _updating(self, compute: Callable[..., tuple[Any, dict[str, Tensor]]], inputs: tuple[Tensor, ...]) -> Any:
@@ -380,8 +380,6 @@ class Step:
 
     def _average(self, loss: Tensor) -> Tensor:
         """Let loss and gradients be their means over the workers, in one exchange; returns the loss."""
-        from qat.backends.torch.workers import means_over_workers
-
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         loss, *means = means_over_workers([loss, *gradients])
         for gradient, mean in zip(gradients, means, strict=True):
@@ -389,15 +387,13 @@ class Step:
         return loss
 
     def terms(self) -> dict[str, Array]:
-        """The terms of the last step's loss (see ``Forward.terms``)."""
+        """The terms of the last step's loss (see ``step_terms``)."""
         return {name: tensor.cpu().numpy() for name, tensor in self._terms.items()}
 
     def means(self, figures: Sequence[float]) -> list[float]:
         """Of each figure over the workers; the figures themselves where there is one."""
         if self._worker.count == 1:
             return list(figures)
-        from qat.backends.torch.workers import means_over_workers
-
         (means,) = means_over_workers([torch.tensor(figures, device=self.model._ops.device)])
         return [float(mean) for mean in means]
 

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
-from qat.training.workers import TORCHRUN, this_worker
 
 Tensor = torch.Tensor
 
@@ -269,13 +268,3 @@ def _spread(grad: Tensor, first_wins: Tensor, axis: int) -> Tensor:
     torch.mul(grad, first_wins, out=first)
     torch.sub(grad, first, out=second)
     return result
-
-
-def training_ops(device: torch.device | str) -> TorchOps:
-    """The vocabulary that trains; with several workers, one that reduces over all of them."""
-    if not this_worker().started_by(TORCHRUN):
-        return TorchOps(device)
-    from qat.backends.torch.workers import WorkerOps, join
-
-    join()
-    return WorkerOps(device)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from qat.backends.torch.ops import TorchOps
 from qat.errors import QatError
 from qat.reading import reason_of
-from qat.training.workers import JointOps, this_worker
+from qat.training.workers import TORCHRUN, JointOps, this_worker
 
 Tensor = torch.Tensor
 
@@ -54,6 +54,14 @@ class WorkerOps(JointOps, TorchOps):
 
     def largest_over_workers(self, x: Tensor) -> Tensor:
         return _summed(x, dist.ReduceOp.MAX)
+
+
+def training_ops(device: torch.device | str) -> TorchOps:
+    """The vocabulary that trains; with several workers, one that reduces over all of them."""
+    if not this_worker().started_by(TORCHRUN):
+        return TorchOps(device)
+    join()
+    return WorkerOps(device)
 
 
 def means_over_workers(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -1,0 +1,32 @@
+"""What a cell knows of the construct that is being traced: where its call becomes a node."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from qat.vocabulary.param import Shape
+
+
+class Traced(Protocol):
+    """What stands for a tensor inside ``construct``; ``qat.graph.Symbol`` is one."""
+
+    @property
+    def name(self) -> str:
+        """Of the node whose output it is."""
+
+    @property
+    def shape(self) -> Shape:
+        """Of one sample: (C, H, W) or (F,)."""
+
+    def __add__(self, other: Any) -> Any:
+        """The node that adds both."""
+
+
+class Tracer(Protocol):
+    """What gathers the nodes of a graph."""
+
+    def add(self, cell: Any, inputs: tuple[Any, ...], default_name: str) -> Traced:
+        """Append a node."""
+
+
+tracers: list[Tracer] = []  #: innermost last; ``construct`` may not start another trace, so it holds at most one
