@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import qat
-from qat.integer import EXACT_INTEGERS, IntegerGraph, IntegerLinear, trace_codes
+from qat.integer import IntegerGraph, IntegerLinear, trace_codes
 from qat.networks import LeNet5
 from qat.vocabulary.arrays import as_tuple
+from qat.vocabulary.ops import EXACT_INTEGERS
 
 pytest.importorskip("mindspore")
 MINDIR, MINDSPORE = qat.target("MINDIR"), qat.backend("mindspore")

@@ -1,55 +1,21 @@
 """The integer graph, and its evaluation."""
 
-from qat.integer.graph import (
-    EXACT_LONG,
-    INT32,
-    INT32_MAX,
-    SMALLEST_MULTIPLIER,
-    TIE_MARGIN,
-    Accumulator,
-    Adjustments,
-    Evaluator,
-    FixedEvaluator,
-    Function,
-    Grid,
-    IntegerAdd,
-    IntegerBuilder,
-    IntegerConcat,
-    IntegerConv2d,
-    IntegerDense,
-    IntegerFlatten,
-    IntegerGraph,
-    IntegerInput,
-    IntegerLinear,
-    IntegerMaxPool2d,
-    IntegerNode,
-    IntegerSoftmax,
-    IntegerTable,
-    IntegerTensor,
-    Pending,
-    Requantize,
-    Shape,
-    Sum,
-    by_sign,
-    clip_bounds,
-    evaluate,
-    require_codes,
-    require_integers,
-    smallest_type,
-    sums_tie,
-    trace_codes,
-)
+from qat.integer.add import IntegerAdd, Sum, sums_tie
+from qat.integer.builder import IntegerBuilder, by_sign
+from qat.integer.evaluation import Evaluator, evaluate, trace_codes
+from qat.integer.graph import IntegerGraph, require_integers
+from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, smallest_type
+from qat.integer.linear import EXACT_LONG, INT32_MAX, Accumulator, IntegerConv2d, IntegerDense, IntegerLinear
+from qat.integer.moves import IntegerConcat, IntegerFlatten, IntegerInput, IntegerMaxPool2d
+from qat.integer.node import Adjustments, IntegerNode, Pending, require_codes
+from qat.integer.table import Function, IntegerSoftmax, IntegerTable
 
 __all__ = [
     "EXACT_LONG",
-    "INT32",
     "INT32_MAX",
-    "SMALLEST_MULTIPLIER",
-    "TIE_MARGIN",
     "Accumulator",
     "Adjustments",
     "Evaluator",
-    "FixedEvaluator",
     "Function",
     "Grid",
     "IntegerAdd",
@@ -71,7 +37,6 @@ __all__ = [
     "Shape",
     "Sum",
     "by_sign",
-    "clip_bounds",
     "evaluate",
     "require_codes",
     "require_integers",

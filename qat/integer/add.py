@@ -1,0 +1,75 @@
+"""The sum of two tensors of codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from qat.errors import QatError
+from qat.integer.fixed_point import FixedSum, sum_multipliers
+from qat.integer.grid import Grid, IntegerTensor, Requantize, clip_bounds
+from qat.integer.node import IntegerNode, Pending
+from qat.vocabulary.ops import Array, Kind, Ops, Tensor
+
+TIE_MARGIN = 2.0**-12  #: of a code: runtimes round a s + b s differently by less
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerAdd(IntegerNode):
+    """y = clip(rint(f32(a + b) m)): the sum of two tensors of one grid, m = s / s_y."""
+
+    requantize: Requantize
+
+    def constants(self) -> dict[str, tuple[Array, Kind]]:
+        return {"multiplier": (self.requantize.multiplier, "scalar")}
+
+    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        low, high = float(self.requantize.low), float(self.requantize.high)
+        return ops.requantize(inputs[0] + inputs[1], constants["multiplier"], low, high)
+
+    @cached_property
+    def fixed(self) -> FixedSum:
+        """The multipliers of the fixed arithmetic."""
+        a, y = self.inputs[0].grid, self.output.grid
+        return sum_multipliers(self.name, a.scale, y.scale, long=a.wide or y.wide)
+
+    def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
+        y = self.fixed.apply(*inputs)
+        return np.clip(y, self.requantize.low, self.requantize.high).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Sum(Pending):
+    """The sum of two tensors of one grid."""
+
+    name: str
+    inputs: tuple[IntegerTensor, IntegerTensor]
+    relu: float | None
+
+    def ties(self, grid: Grid) -> bool:
+        """As ``sums_tie``, where the sum has that grid."""
+        return sums_tie(self.inputs[0].grid, grid)
+
+    def requantized(self, grid: Grid) -> IntegerAdd:
+        a, b = self.inputs
+        if a.grid != b.grid:
+            raise QatError(f"{self.name}: {a.name} and {b.name} have different grids; convert the network anew")
+        multiplier = np.full(1, a.grid.scale / grid.scale, np.float32)
+        output = IntegerTensor(self.name, a.shape, grid)
+        return IntegerAdd(self.name, self.inputs, output, Requantize(multiplier, *clip_bounds(grid, self.relu)))
+
+    def clipped(self) -> IntegerAdd:
+        return self.requantized(Grid(self.inputs[0].grid.scale, zero_point=0, qmin=-1, qmax=1))
+
+
+def sums_tie(source: Grid, grid: Grid) -> bool:
+    """True where the sum of some two codes of ``source`` lands on, or very near, half a code of ``grid``.
+
+    A runtime may compute a s + b s before it divides, and would round such a sum either way (docs/numerics.md).
+    """
+    codes = np.arange(2 * source.low, 2 * source.high + 1) * (float(source.scale) / float(grid.scale))
+    codes = codes[(codes > grid.low - 1) & (codes < grid.high + 1)]
+    return bool((np.abs(codes - np.floor(codes) - 0.5) < TIE_MARGIN).any())

@@ -1,0 +1,85 @@
+"""Codes and the real numbers that they stand for."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qat.errors import QatError
+from qat.vocabulary.ops import Array
+
+Shape = tuple[int, ...]
+
+
+def smallest_type(low: int, high: int, *, signed: bool) -> type[np.integer[Any]]:
+    """The smallest NumPy integer type, of at most 32 bits, that holds low to high."""
+    types = (np.int8, np.int16, np.int32) if signed else (np.uint8, np.uint16, np.uint32)
+    for dtype in types:
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return dtype
+    raise QatError(f"codes from {low} to {high} fit no type of 32 bits; use fewer bits")
+
+
+class Grid(NamedTuple):
+    """Codes and the real numbers they stand for: scale * (code - zero_point), qmin <= code <= qmax."""
+
+    scale: np.float32
+    zero_point: int
+    qmin: int
+    qmax: int
+
+    @property
+    def low(self) -> int:
+        """The lowest centred code."""
+        return self.qmin - self.zero_point
+
+    @property
+    def high(self) -> int:
+        """The highest centred code."""
+        return self.qmax - self.zero_point
+
+    def dequantize(self, codes: Array) -> Array:
+        """Real numbers, float32."""
+        real: Array = (codes.astype(np.float32) - np.float32(self.zero_point)) * self.scale
+        return real
+
+    def codes_of(self, real: Array) -> Array:
+        """The inverse of ``dequantize``, without loss: int32."""
+        codes: Array = np.rint(real.astype(np.float64) / self.scale).astype(np.int32) + self.zero_point
+        return codes
+
+    @property
+    def dtype(self) -> type[np.integer[Any]]:
+        """The smallest NumPy type that holds the codes."""
+        return smallest_type(self.qmin, self.qmax, signed=self.qmin < 0)
+
+    @property
+    def wide(self) -> bool:
+        """True where the codes need more than 8 bits."""
+        return np.dtype(self.dtype).itemsize > 1
+
+
+class IntegerTensor(NamedTuple):
+    """One tensor of codes: the name of the node that makes it, its shape (of one sample) and its grid."""
+
+    name: str
+    shape: Shape
+    grid: Grid
+
+
+class Requantize(NamedTuple):
+    """y = clip(rint(f32(acc) * multiplier), low, high): centred codes from accumulators."""
+
+    multiplier: Array  #: float32, (O,)
+    low: int
+    high: int
+
+
+def clip_bounds(grid: Grid, relu: float | None) -> tuple[int, int]:
+    """The lowest and highest centred code after a ReLU of that upper bound (None: no ReLU)."""
+    if relu is None:
+        return grid.low, grid.high
+    high = grid.high if math.isinf(relu) else min(grid.high, int(np.rint(np.float32(relu) / grid.scale)))
+    return max(grid.low, 0), high

@@ -1,0 +1,188 @@
+"""Convolutions and dense layers: sums of products, requantized."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+
+from qat.errors import QatError
+from qat.integer.fixed_point import FixedMultiplier, LongMultiplier, linear_multiplier
+from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, clip_bounds
+from qat.integer.node import IntegerNode, Pending
+from qat.vocabulary.numpy_ops import NUMPY_OPS, WIDE_NUMPY_OPS
+from qat.vocabulary.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
+
+INT32_MAX = 2**31 - 1
+INT32 = "the int32 of every runtime"
+EXACT_LONG = 2**53  #: float64 holds every integer up to here
+SMALLEST_MULTIPLIER = 2.0**-32  #: that XNNPACK takes
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerLinear(IntegerNode):
+    """acc = W (x_q - z_x) + b_q, then requantized.
+
+    weight: codes, O first, in the smallest type that holds them, signed or (affine) unsigned. bias: codes, int32, (O,).
+    weight_scale: float32, (O,).
+    weight_zero_point: int32, (O,).
+    """
+
+    weight: Array
+    bias: Array
+    weight_scale: Array
+    weight_zero_point: Array
+    requantize: Requantize
+
+    weight_kind: ClassVar[Kind] = "conv_weight"
+
+    @property
+    def centred_weight(self) -> Array:
+        """weight - weight_zero_point, int32."""
+        centred: Array = self.weight.astype(np.int32) - self.weight_zero_point.reshape(
+            (-1,) + (1,) * (self.weight.ndim - 1)
+        )
+        return centred
+
+    @cached_property
+    def accumulator_bound(self) -> int:
+        """No accumulator, nor any partial sum in any order, is larger in magnitude.
+
+        For each output the larger of the sums of the positive and of the negative products, plus |b_q|, where a centred
+        input code lies within the grid (or is 0, in the padding).
+        """
+        w = self.centred_weight.reshape(len(self.weight), -1).astype(np.int64)
+        grid = self.inputs[0].grid
+        low, high = min(grid.low, 0), max(grid.high, 0)
+        positive = np.maximum(w * high, w * low).sum(axis=1)
+        negative = np.maximum(-w * high, -w * low).sum(axis=1)
+        return int((np.maximum(positive, negative) + np.abs(self.bias.astype(np.int64))).max())
+
+    @property
+    def wide(self) -> bool:
+        """True where float32 does not hold every accumulator, so that a wider type has to accumulate."""
+        return self.accumulator_bound > EXACT_INTEGERS
+
+    @property
+    def wide_codes(self) -> bool:
+        """True where the codes of weight or input need more than 8 bits."""
+        return self.weight.dtype.itemsize > 1 or self.inputs[0].grid.wide
+
+    def constants(self) -> dict[str, tuple[Array, Kind]]:
+        return {
+            "weight": (self.centred_weight, self.weight_kind),
+            "bias": (self.bias, "vector"),
+            "multiplier": (self.requantize.multiplier, "vector"),
+        }
+
+    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        acc = self.apply(ops, inputs[0], constants["weight"], constants["bias"])
+        multiplier = ops.on_channel(constants["multiplier"], acc)
+        return ops.requantize(acc, multiplier, float(self.requantize.low), float(self.requantize.high))
+
+    @cached_property
+    def moderate_weight_scale(self) -> Array:
+        """weight_scale, float32, (O,), changed where its multiplier is needlessly large or small; no code changes.
+
+        1. With bounds [low, high] and h = max(|low|, |high|), a multiplier of h + 1/2 or more takes every accumulator
+           but 0 to a bound; h + 3/4 does the same.
+        2. With accumulators below 2^30, a multiplier below 2^-32 takes all of them to 0; 2^-32 does the same.
+
+        Dead outputs and dead inputs have such multipliers, since their scale is the smallest there is. Some runtimes
+        refuse them, and fixed-point arithmetic could not hold the former.
+        """
+        one = np.float64(self.output.grid.scale) / np.float64(self.inputs[0].grid.scale)  # has the multiplier 1
+        enough = max(abs(self.requantize.low), abs(self.requantize.high)) + 0.75
+        scale = np.where(self.requantize.multiplier > enough, np.float32(enough * one), self.weight_scale)
+        if self.accumulator_bound < 2**30:
+            small = np.float32(SMALLEST_MULTIPLIER * (1.0 + 2.0**-20) * one)
+            scale = np.where(self.requantize.multiplier < SMALLEST_MULTIPLIER, small, scale)
+        moderate: Array = scale
+        return moderate
+
+    @cached_property
+    def fixed(self) -> FixedMultiplier | LongMultiplier:
+        """The multiplier and shift of each output in the fixed arithmetic, (O,); the long form where a code is wide."""
+        x_scale, y_scale = self.inputs[0].grid.scale, self.output.grid.scale
+        scale, bound = self.moderate_weight_scale, self.accumulator_bound
+        long = self.wide_codes or self.output.grid.wide
+        return linear_multiplier(self.name, x_scale, scale, y_scale, bound, long=long)
+
+    def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
+        ops = WIDE_NUMPY_OPS if self.wide else NUMPY_OPS
+        acc = self.apply(ops, inputs[0], constants["weight"], constants["bias"])
+        y = self.fixed.on_channels(acc.ndim).apply(acc)
+        return np.clip(y, self.requantize.low, self.requantize.high).astype(np.float32)
+
+    @abstractmethod
+    def apply(self, ops: Ops, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
+        """The accumulators."""
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerConv2d(IntegerLinear):
+    """A convolution; weight (O, I / group, kh, kw)."""
+
+    stride: Pair = (1, 1)
+    padding: Padding = (0, 0, 0, 0)
+    dilation: Pair = (1, 1)
+    group: int = 1
+
+    def apply(self, ops: Ops, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
+        return ops.conv2d(
+            x,
+            w,
+            bias,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            group=self.group,
+            wide=self.wide,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerDense(IntegerLinear):
+    """A dense layer; weight (O, I), I in canonical (CHW) order."""
+
+    weight_kind: ClassVar[Kind] = "dense_weight"
+
+    def apply(self, ops: Ops, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
+        return ops.dense(x, w, bias, wide=self.wide)
+
+
+@dataclass(frozen=True)
+class Accumulator(Pending):
+    """A linear node without requantization."""
+
+    finish: Callable[[Requantize, IntegerTensor], IntegerLinear]
+    name: str
+    shape: Shape
+    scale: Array  #: of the accumulator, f32(s_x * s_w), float32, (O,)
+    relu: float | None  #: the upper bound of the ReLU that is still to be applied, as in ``Value``
+
+    def requantized(self, grid: Grid) -> IntegerLinear:
+        multiplier = (self.scale / grid.scale).astype(np.float32)
+        normal = np.isfinite(multiplier) & (multiplier >= np.finfo(np.float32).tiny)
+        if not normal.all():
+            channel = int(np.argmin(normal))
+            raise QatError(
+                f"{self.name}: output channel {channel} has scale {self.scale[channel]:g} where its codes have {grid.scale:g}: "
+                "their quotient is no normal float32, and runtimes would disagree; its weights or biases are far too large "
+                "or too small"
+            )
+        return self.finish(
+            Requantize(multiplier, *clip_bounds(grid, self.relu)), IntegerTensor(self.name, self.shape, grid)
+        )
+
+    def clipped(self) -> IntegerLinear:
+        """clip(acc, -1, 1): the multiplier is 1, since of an accumulator that is compared with 0 the scale does not matter."""
+        one = np.ones(len(self.scale), np.float32)
+        grid = Grid(np.float32(1.0), zero_point=0, qmin=-1, qmax=1)
+        node = self.finish(Requantize(one, *clip_bounds(grid, self.relu)), IntegerTensor(self.name, self.shape, grid))
+        grid = grid._replace(scale=node.inputs[0].grid.scale)
+        return replace(node, output=node.output._replace(grid=grid), weight_scale=one)
