@@ -210,7 +210,7 @@ def test_the_comparison_with_the_training_pass_fails_where_it_should() -> None:
 
 def without_pool_before_quantize(setup: Setup, ops: Ops) -> Array:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(qat.forward, "pool_before_quantize", lambda graph: graph)
+        patch.setattr("qat.training.forward.pool_before_quantize", lambda graph: graph)
         return frozen_training_codes(setup, ops)
 
 

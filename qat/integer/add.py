@@ -9,9 +9,9 @@ from functools import cached_property
 import numpy as np
 
 from qat.errors import QatError
-from qat.integer.fixed_point import FixedSum, sum_multipliers
+from qat.integer.fixed_point import ADD_SHIFT, LONG_ADD_SHIFT, FixedSum, sum_multipliers
 from qat.integer.grid import Grid, IntegerTensor, Requantize, clip_bounds
-from qat.integer.node import IntegerNode, Pending
+from qat.integer.node import Adjustments, IntegerNode, Pending
 from qat.vocabulary.ops import Array, Kind, Ops, Tensor
 
 TIE_MARGIN = 2.0**-12  #: of a code: runtimes round a s + b s differently by less
@@ -43,7 +43,13 @@ class IntegerAdd(IntegerNode):
 
 @dataclass(frozen=True)
 class Sum(Pending):
-    """The sum of two tensors of one grid."""
+    """The sum of two tensors of one grid.
+
+    Attributes:
+        name: of the node that it becomes.
+        inputs: the tensors that are added.
+        relu: the upper bound of the ReLU that is still to be applied; None: no ReLU.
+    """
 
     name: str
     inputs: tuple[IntegerTensor, IntegerTensor]
@@ -52,6 +58,19 @@ class Sum(Pending):
     def ties(self, grid: Grid) -> bool:
         """As ``sums_tie``, where the sum has that grid."""
         return sums_tie(self.inputs[0].grid, grid)
+
+    def adjust(self, grid: Grid, group: str, wanted: Adjustments, *, keep_scale: bool) -> None:
+        # ONNX Runtime converts a sum to int32 before it clips, and TFLite shifts one by 20 bits, or 15: a dead output's
+        # scale must not make them overflow.
+        source = self.inputs[0].grid
+        wide = grid.wide or source.wide
+        smallest = np.float32(source.scale * np.float32(2.0 ** (2 - (LONG_ADD_SHIFT if wide else ADD_SHIFT))))
+        if grid.scale < smallest:
+            wanted.floors[group] = smallest
+        elif (
+            not keep_scale and not wide and self.ties(grid)
+        ):  # among the many sums of wide codes some are always next to one
+            wanted.nudges[group] += 1
 
     def requantized(self, grid: Grid) -> IntegerAdd:
         a, b = self.inputs

@@ -51,14 +51,37 @@ class FixedEvaluator(Evaluator):
 
 
 def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128, arithmetic: str = "float") -> Arrays:
-    """Output codes (N, ...) of input codes (N, ...), computed by NumPy integers.
-
-    arithmetic: "float" or "fixed" (docs/numerics.md); the training backends evaluate the former.
-
-    A graph with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
+    """Compute an integer graph in NumPy: the reference that every backend and target is compared with.
 
     The sums are of integers held in float32 (float64 where a node is ``wide``), and no partial sum passes the type's
     range of exact integers, so that they are the sums of an integer accumulator in whatever order BLAS adds.
+
+    Args:
+        graph: the integers of a network, from ``qat.to_integer``.
+        codes: raw pixels, uint8 (N, C, H, W); a tuple of arrays for several inputs.
+        batch_size: samples at a time.
+        arithmetic: "float" or "fixed" (docs/numerics.md); the training backends compute the former.
+
+    Returns:
+        Output codes (N, ...), in the type of the output's grid; a tuple of arrays for several outputs.
+
+    Raises:
+        QatError: for anything but an integer graph, for pixels that it does not take, for an unknown arithmetic, and for
+            a graph that the fixed arithmetic cannot compute.
+
+    >>> import numpy as np
+    >>> import qat
+    >>> class Small(qat.Network):
+    ...     inputs = qat.Input((1, 4, 4))
+    ...     def __init__(self):
+    ...         self.conv = qat.Conv2dBnAct(1, 2, 3, activation="relu")
+    ...     def construct(self, x):
+    ...         return self.conv(x)
+    >>> graph = qat.convert_quant_network(Small())
+    >>> integers = qat.to_integer(graph, graph.observed_params())
+    >>> codes = qat.evaluate(integers, np.zeros((5, 1, 4, 4), np.uint8))
+    >>> codes.shape, codes.dtype
+    ((5, 2, 4, 4), dtype('uint8'))
     """
     require_integers(graph)
     found = trace_codes(graph, codes, [x.name for x in graph.outputs], batch_size=batch_size, arithmetic=arithmetic)
@@ -68,7 +91,7 @@ def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128, arith
 def trace_codes(
     graph: IntegerGraph, codes: Arrays, names: Collection[str], *, batch_size: int = 128, arithmetic: str = "float"
 ) -> dict[str, Array]:
-    """As ``evaluate``, for the codes of the named nodes."""
+    """As ``evaluate``, for the codes of the named nodes: raw codes (N, ...) by name."""
     if arithmetic not in ARITHMETICS:
         raise QatError(f"{graph.name}: arithmetic {arithmetic!r} is unknown; use one of {', '.join(ARITHMETICS)}")
     run = FixedEvaluator(graph) if arithmetic == "fixed" else Evaluator(graph, NUMPY_OPS)

@@ -15,7 +15,14 @@ from qat.integer.node import IntegerNode
 
 @dataclass(frozen=True, eq=False)
 class IntegerGraph:
-    """Nodes in order of evaluation; only such as an output needs, and the inputs. inputs, outputs: what enters and leaves."""
+    """The integers of a trained network: what every target exports.
+
+    Attributes:
+        nodes: in order of evaluation; only such as an output needs, and the inputs.
+        inputs: the tensors that enter, in the order of the network's inputs.
+        outputs: the tensors that leave, in the order of the network's outputs.
+        name: of the network.
+    """
 
     nodes: tuple[IntegerNode, ...]
     inputs: tuple[IntegerTensor, ...]
@@ -24,12 +31,12 @@ class IntegerGraph:
 
     @property
     def input(self) -> IntegerTensor:
-        """What enters a network with one input."""
+        """The input of a network that has one. Raises QatError where it has several."""
         return self._only(self.inputs, "inputs")
 
     @property
     def output(self) -> IntegerTensor:
-        """What leaves a network with one output."""
+        """The output of a network that has one. Raises QatError where it has several."""
         return self._only(self.outputs, "outputs")
 
     def _only(self, tensors: tuple[IntegerTensor, ...], what: str) -> IntegerTensor:

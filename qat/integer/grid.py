@@ -14,7 +14,7 @@ Shape = tuple[int, ...]
 
 
 def smallest_type(low: int, high: int, *, signed: bool) -> type[np.integer[Any]]:
-    """The smallest NumPy integer type, of at most 32 bits, that holds low to high."""
+    """The smallest NumPy integer type, of at most 32 bits, that holds low to high. Raises QatError where there is none."""
     types = (np.int8, np.int16, np.int32) if signed else (np.uint8, np.uint16, np.uint32)
     for dtype in types:
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
@@ -23,7 +23,14 @@ def smallest_type(low: int, high: int, *, signed: bool) -> type[np.integer[Any]]
 
 
 class Grid(NamedTuple):
-    """Codes and the real numbers they stand for: scale * (code - zero_point), qmin <= code <= qmax."""
+    """Codes and the real numbers they stand for: scale * (code - zero_point), qmin <= code <= qmax.
+
+    Attributes:
+        scale: the real number that one step of a code stands for.
+        zero_point: the code of the real number 0.
+        qmin: the lowest code.
+        qmax: the highest code.
+    """
 
     scale: np.float32
     zero_point: int
@@ -62,7 +69,13 @@ class Grid(NamedTuple):
 
 
 class IntegerTensor(NamedTuple):
-    """One tensor of codes: the name of the node that makes it, its shape (of one sample) and its grid."""
+    """One tensor of codes.
+
+    Attributes:
+        name: of the node that makes it.
+        shape: of one sample, (C, H, W) or (F,).
+        grid: what its codes stand for.
+    """
 
     name: str
     shape: Shape
@@ -70,9 +83,15 @@ class IntegerTensor(NamedTuple):
 
 
 class Requantize(NamedTuple):
-    """y = clip(rint(f32(acc) * multiplier), low, high): centred codes from accumulators."""
+    """y = clip(rint(f32(acc) * multiplier), low, high): centred codes from accumulators.
 
-    multiplier: Array  #: float32, (O,)
+    Attributes:
+        multiplier: float32, (O,) for a linear node, (1,) for a sum.
+        low: the lowest centred code.
+        high: the highest centred code.
+    """
+
+    multiplier: Array
     low: int
     high: int
 

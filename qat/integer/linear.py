@@ -17,19 +17,22 @@ from qat.integer.node import IntegerNode, Pending
 from qat.vocabulary.numpy_ops import NUMPY_OPS, WIDE_NUMPY_OPS
 from qat.vocabulary.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
 
-INT32_MAX = 2**31 - 1
-INT32 = "the int32 of every runtime"
+INT32_MAX = 2**31 - 1  #: the largest accumulator of every runtime
 EXACT_LONG = 2**53  #: float64 holds every integer up to here
 SMALLEST_MULTIPLIER = 2.0**-32  #: that XNNPACK takes
 
 
 @dataclass(frozen=True, eq=False)
 class IntegerLinear(IntegerNode):
-    """acc = W (x_q - z_x) + b_q, then requantized.
+    """acc = W (x_q - z_x) + b_q, then requantized. O: output channels.
 
-    weight: codes, O first, in the smallest type that holds them, signed or (affine) unsigned. bias: codes, int32, (O,).
-    weight_scale: float32, (O,).
-    weight_zero_point: int32, (O,).
+    Attributes:
+        weight: codes, output channels first, in the smallest type that holds them, signed or (affine) unsigned.
+        bias: codes, int32, (O,); their scale is that of the accumulator.
+        weight_scale: float32, (O,).
+        weight_zero_point: int32, (O,).
+        requantize: what takes accumulators to the output's codes.
+        weight_kind: how a backend lays out the weight.
     """
 
     weight: Array
@@ -71,6 +74,16 @@ class IntegerLinear(IntegerNode):
     def wide_codes(self) -> bool:
         """True where the codes of weight or input need more than 8 bits."""
         return self.weight.dtype.itemsize > 1 or self.inputs[0].grid.wide
+
+    def check_range(self) -> None:
+        limit, holder = INT32_MAX, "the int32 of every runtime"
+        if self.wide_codes:
+            limit, holder = EXACT_LONG, "what float64 adds exactly"
+        if self.accumulator_bound > limit:
+            raise QatError(
+                f"{self.name}: its accumulator may reach {self.accumulator_bound}, beyond {holder}; use fewer bits or "
+                "fewer inputs"
+            )
 
     def constants(self) -> dict[str, tuple[Array, Kind]]:
         return {
@@ -125,7 +138,14 @@ class IntegerLinear(IntegerNode):
 
 @dataclass(frozen=True, eq=False)
 class IntegerConv2d(IntegerLinear):
-    """A convolution; weight (O, I / group, kh, kw)."""
+    """A convolution; weight (O, I / group, kh, kw).
+
+    Attributes:
+        stride: (vertical, horizontal), in pixels.
+        padding: (top, bottom, left, right), in pixels of centred code 0.
+        dilation: (vertical, horizontal).
+        group: groups of channels.
+    """
 
     stride: Pair = (1, 1)
     padding: Padding = (0, 0, 0, 0)
@@ -157,13 +177,21 @@ class IntegerDense(IntegerLinear):
 
 @dataclass(frozen=True)
 class Accumulator(Pending):
-    """A linear node without requantization."""
+    """A linear node without requantization.
+
+    Attributes:
+        finish: makes the node, given its requantization and its output.
+        name: of the node.
+        shape: of its output, of one sample.
+        scale: of the accumulator, f32(s_x * s_w), float32, (O,).
+        relu: the upper bound of the ReLU that is still to be applied; None: no ReLU.
+    """
 
     finish: Callable[[Requantize, IntegerTensor], IntegerLinear]
     name: str
     shape: Shape
-    scale: Array  #: of the accumulator, f32(s_x * s_w), float32, (O,)
-    relu: float | None  #: the upper bound of the ReLU that is still to be applied, as in ``Value``
+    scale: Array
+    relu: float | None
 
     def requantized(self, grid: Grid) -> IntegerLinear:
         multiplier = (self.scale / grid.scale).astype(np.float32)

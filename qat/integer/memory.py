@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from qat.integer import IntegerFlatten, IntegerGraph
+from qat.integer import IntegerGraph
 
 ALIGNMENT = 4  #: bytes; an int32, and what a word-wise load of codes wants
 
@@ -57,11 +57,11 @@ def plan_memory(buffers: Sequence[Buffer], alignment: int = ALIGNMENT) -> Memory
     return MemoryPlan(offsets, max((end for _, end, _ in placed), default=0))
 
 
-def flatten_sources(graph: IntegerGraph) -> dict[str, str]:
-    """For each Flatten, the tensor whose codes it renames; chains are followed to their beginning."""
+def renamed_sources(graph: IntegerGraph) -> dict[str, str]:
+    """For each node that only renames codes, as a Flatten, the tensor whose codes they are, from the start of a chain."""
     sources: dict[str, str] = {}
     for node in graph.nodes:
-        if isinstance(node, IntegerFlatten):
+        if node.renames:
             source = node.inputs[0].name
             sources[node.name] = sources.get(source, source)
     return sources
@@ -92,4 +92,4 @@ def activation_memory(graph: IntegerGraph) -> MemoryPlan:
     A target has its own figure: a file of C (``arena_bytes`` of that target) needs scratch memory besides, and leaves out
     images that lie in the caller's memory.
     """
-    return plan_memory(list(activation_buffers(graph, flatten_sources(graph)).values()))
+    return plan_memory(list(activation_buffers(graph, renamed_sources(graph)).values()))

@@ -1,9 +1,10 @@
-"""Nodes that move codes and compute none: all their codes are of the grid of their inputs."""
+"""Nodes whose codes are those of their inputs, moved or chosen from: input, max pooling, flatten, concatenation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from qat.integer.node import IntegerNode
 from qat.vocabulary.ops import Ops, Padding, Pair, Tensor
@@ -11,7 +12,7 @@ from qat.vocabulary.ops import Ops, Padding, Pair, Tensor
 
 @dataclass(frozen=True, eq=False)
 class IntegerInput(IntegerNode):
-    """Where codes enter."""
+    """Where raw codes (uint8 pixels) enter; its output is these codes minus the zero point."""
 
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         return inputs[0] - float(self.output.grid.zero_point)
@@ -19,7 +20,13 @@ class IntegerInput(IntegerNode):
 
 @dataclass(frozen=True, eq=False)
 class IntegerMaxPool2d(IntegerNode):
-    """The largest code of each window."""
+    """The largest code of each window.
+
+    Attributes:
+        kernel: (height, width) of a window, in pixels.
+        stride: (vertical, horizontal), in pixels.
+        padding: (top, bottom, left, right), in pixels that are never the largest.
+    """
 
     kernel: Pair
     stride: Pair
@@ -32,6 +39,8 @@ class IntegerMaxPool2d(IntegerNode):
 @dataclass(frozen=True, eq=False)
 class IntegerFlatten(IntegerNode):
     """(C, H, W) to (C H W), in that order."""
+
+    renames: ClassVar[bool] = True
 
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         return ops.flatten(inputs[0])

@@ -1,4 +1,4 @@
-"""What a node of the integer graph is, and what has no codes yet."""
+"""The bases of the nodes of an integer graph, and of outputs that have no codes yet."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,19 +19,28 @@ from qat.vocabulary.ops import Array, Kind, Ops, Tensor
 
 @dataclass(frozen=True, eq=False)
 class IntegerNode(ABC):
-    """One operation on codes. Tensors of centred codes go in and out."""
+    """Base of the nodes: one operation on centred codes (code - zero point).
+
+    Attributes:
+        name: unique within the graph; its output tensor has the same name.
+        inputs: the tensors that it reads.
+        output: the tensor that it makes.
+    """
 
     name: str
     inputs: tuple[IntegerTensor, ...]
     output: IntegerTensor
 
+    #: its codes are those of its input in the same order, so that they need no memory of their own
+    renames: ClassVar[bool] = False
+
     def constants(self) -> dict[str, tuple[Array, Kind]]:
-        """What ``evaluate`` needs, as canonical arrays."""
+        """The arrays that ``evaluate`` needs by name, each with its kind, in canonical layout."""
         return {}
 
     @abstractmethod
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
-        """Centred codes of the output. ``constants`` hold what ``constants`` declares, as the backend's tensors."""
+        """Centred codes of the output. constants: the arrays of ``constants()``, as the backend's tensors."""
 
     def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
         """As ``evaluate`` with NumPy, in the fixed arithmetic; float32 arrays. It differs only where codes are requantized."""
@@ -42,19 +52,32 @@ class IntegerNode(ABC):
         """What requantizes in the fixed arithmetic; None: nothing does. Raises QatError where it cannot."""
         return None
 
+    def check_range(self) -> None:
+        """Raise QatError where an intermediate result may leave the range of the type that holds it."""
+        return
+
 
 @dataclass
 class Adjustments:
-    """What sums ask of the scales of fake quantizers, by one name for all that share a grid."""
+    """Changes of scales that sums need, by group: one name for all fake quantizers that share a grid.
 
-    nudges: Counter[str] = field(default_factory=Counter)  #: how often a scale is raised by 2^-16 of itself
-    floors: dict[str, np.float32] = field(default_factory=dict)  #: the smallest scale
+    Attributes:
+        nudges: how often a scale is raised by 2^-16 of itself; default 0.
+        floors: the smallest scale that a group may have; default none.
+    """
+
+    nudges: Counter[str] = field(default_factory=Counter)
+    floors: dict[str, np.float32] = field(default_factory=dict)
 
 
 class Pending(ABC):
-    """The output of a cell that has no codes yet: the fake quantizer that follows gives it a grid."""
+    """The output of a cell that has no codes yet: the fake quantizer after it gives it a grid."""
 
     name: str
+
+    def adjust(self, grid: Grid, group: str, wanted: Adjustments, *, keep_scale: bool) -> None:
+        """Add to ``wanted`` where the grid's scale does not suit it. keep_scale: the scale may only get a floor."""
+        return
 
     @abstractmethod
     def requantized(self, grid: Grid) -> IntegerNode:

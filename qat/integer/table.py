@@ -27,7 +27,13 @@ class IntegerTable(IntegerNode):
 
 @dataclass(frozen=True)
 class Function(Pending):
-    """A function of one number, given in float64, of a tensor of codes."""
+    """A function of one number, applied to each code of a tensor: a table, once its output has a grid.
+
+    Attributes:
+        name: of the node that it becomes.
+        input: the tensor of codes.
+        function: from real numbers to real numbers, float64.
+    """
 
     name: str
     input: IntegerTensor
