@@ -17,7 +17,7 @@ from statistics import mean
 import numpy as np
 
 import qat
-from qat.analysis.calibration import METHODS
+from qat.analysis.ranges import METHODS
 from qat.cli import run_script
 from qat.console import print_table
 from qat.networks import create

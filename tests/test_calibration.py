@@ -13,19 +13,9 @@ import numpy as np
 import pytest
 
 import qat
-from qat.analysis.calibration import (
-    BINS,
-    CANDIDATES,
-    ENTROPY_BINS,
-    FLOAT,
-    METHODS,
-    Histogram,
-    calibrate,
-    entropy_range,
-    mse_range,
-)
-from qat.analysis.calibration import _Mean as Mean
-from qat.analysis.calibration import _Runner as Runner
+from qat.analysis.bias_correction import ChannelMean
+from qat.analysis.calibration import calibrate
+from qat.analysis.ranges import BINS, CANDIDATES, ENTROPY_BINS, METHODS, Histogram, entropy_range, mse_range
 from qat.cells.linear import LinearCell
 from qat.cli import main
 from qat.data import Split
@@ -37,6 +27,7 @@ from qat.networks.lenet5 import LeNet5BN
 from qat.passes.equalize_channels import equalize_channels
 from qat.scripts import common
 from qat.training.checkpoint import Checkpoint
+from qat.training.forward import IDLE, NodeLoop
 from qat.training.optimizer import Optimizer
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
@@ -99,6 +90,29 @@ def test_minmax_is_the_smallest_and_the_largest_number_of_all_batches() -> None:
         ("second.fake_quant.max", second.max()),
     ):
         assert found[name] == pytest.approx(value, rel=1e-6)
+
+
+def test_a_range_is_that_of_the_numbers_before_a_pooling() -> None:
+    """Training pools first (``pool_before_quantize``); then small numbers would be missing here."""
+
+    class Pooled(qat.Network):
+        def __init__(self) -> None:
+            self.inputs = qat.Input((1, 6, 6), mean=128 / 255, std=0.25)
+            self.conv = qat.Conv2dBnAct(1, 2, 3, has_bias=False)
+            self.pool = qat.MaxPool2d(2)
+
+        def construct(self, x):  # type: ignore[no-untyped-def]
+            return self.pool(self.conv(x))
+
+    images, params = pixels(Pooled(), 10), Pooled().graph().initial_params(1)
+    checkpoint = calibrate(Pooled(), params, images)
+    real = (images.astype(np.float32) / 255 - 128 / 255) / 0.25
+    outputs = NUMPY_OPS.conv2d(
+        real, params["conv.weight"], None, stride=(1, 1), padding=(1, 1, 1, 1), dilation=(1, 1), group=1
+    )
+    pooled = NUMPY_OPS.max_pool2d(outputs, kernel=(2, 2), stride=(2, 2), padding=(0, 0, 0, 0))
+    assert checkpoint.params["conv.fake_quant.min"] == pytest.approx(outputs.min(), rel=1e-5)
+    assert pooled.min() > 0.9 * outputs.min()  # (both are below 0)
 
 
 @pytest.mark.parametrize("percentile", [100.0, 99.9, 99.0, 75.0])
@@ -185,7 +199,7 @@ def tensorrt_threshold(counts: list[int], levels: int, width: float) -> int:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_entropy_takes_the_threshold_of_its_source(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qat.analysis.calibration.ENTROPY_BINS", 128)
+    monkeypatch.setattr("qat.analysis.ranges.ENTROPY_BINS", 128)
     numbers = np.abs(np.random.default_rng(seed).standard_normal(4000)).astype(np.float32)
     numbers[:5] = 9.0 + seed  # outliers that it should leave out
     cell = qat.FakeQuant(qat.ActivationQuantizer(4), non_negative=True)
@@ -228,12 +242,14 @@ def test_ranges_are_nearly_those_of_another_vocabulary() -> None:
 
 def channel_means(checkpoint: Checkpoint, params: Mapping[str, Array], images: Array, phase: int) -> dict[str, Array]:
     """The mean output of every linear cell, before its activation."""
-    runner, means = Runner(checkpoint.graph, NUMPY_OPS), {}
-    for node, _, y in runner.values(runner.context(params, phase), (images,)):
-        if isinstance(node.cell, LinearCell):
-            mean = Mean()
-            mean.add(NUMPY_OPS, y)
-            means[node.name] = np.asarray(mean.value)
+    loop, means = NodeLoop(checkpoint.graph, NUMPY_OPS), {}
+    context, values = loop.load(params, phase), loop.begin(loop.pixels((images,)))
+    for step in loop.steps:
+        loop.advance(step, context, values)
+        if isinstance(step.node.cell, LinearCell):
+            mean = ChannelMean()
+            mean.add(NUMPY_OPS, values[step.node.name])
+            means[step.node.name] = np.asarray(mean.value)
     return means
 
 
@@ -243,7 +259,7 @@ def test_bias_correction_takes_the_mean_shift_of_every_channel(network: type[qat
     settings = {"num_bits": (4, 8)}
     plain = calibrate(network(), params, images, **settings)
     corrected = calibrate(network(), params, images, bias_correction=True, batch_size=10, **settings)
-    real = channel_means(plain, plain.params, images, FLOAT)
+    real = channel_means(plain, plain.params, images, IDLE)
     before = channel_means(plain, plain.params, images, 0)
     after = channel_means(corrected, corrected.params, images, 0)
     assert set(real) == set(after)

@@ -13,7 +13,8 @@ import numpy as np
 
 import qat
 from qat import data
-from qat.analysis.calibration import METHODS, calibrate, check_percentile
+from qat.analysis.calibration import calibrate, check_percentile
+from qat.analysis.ranges import METHODS
 from qat.cells.linear import NEVER
 from qat.console import print_table
 from qat.data import Dataset, Split

@@ -1,4 +1,4 @@
-"""The forward pass of a graph over any vocabulary: the loop that every backend runs."""
+"""The forward pass of a graph over any vocabulary: one loop for training, evaluation and calibration, on every backend."""
 
 from __future__ import annotations
 
@@ -9,33 +9,106 @@ from itertools import chain
 from operator import or_
 from typing import Any, NamedTuple
 
-from qat.cells.base import Context, Quantized, Scope
+import numpy as np
+
+from qat.cells.base import Context, Quantized, Scope, Shape
 from qat.cells.fake_quant import FakeQuant
 from qat.graph import Graph, Node
 from qat.passes.pool_before_quantize import pool_before_quantize
 from qat.passes.share_grids import KEEPS_GRID
-from qat.vocabulary.ops import Ops, Tensor
+from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.values import Value
 
+IDLE = -1  #: a phase before every quantizer's quant_delay: fake quantizers pass through, weights are real numbers
 
-class Forward:
-    """A graph made ready to be trained over one vocabulary."""
+
+class NodeStep(NamedTuple):
+    """One call of a pass: a method of a node's cell.
+
+    Attributes:
+        method: ``forward`` of the cell, or ``observe`` of a fake quantizer.
+        node: whose cell it is.
+        scope: the prefix of the cell's parameters, their local names, and the shapes of the node's inputs.
+    """
+
+    method: Callable[..., Value | None]
+    node: Node
+    scope: tuple[str, tuple[str, ...], tuple[Shape, ...]]
+
+
+class NodeLoop:
+    """The loop over a graph's nodes, over one vocabulary: as the graph is, and in the order of its nodes.
+
+    Attributes:
+        graph: the graph that is run.
+        ops: the vocabulary.
+        steps: the calls of one pass, in order.
+    """
 
     def __init__(self, graph: Graph, ops: Ops) -> None:
         self.ops, self.graph = ops, graph
-        self.weights = tuple(name for name, param in graph.params.items() if param.trainable and len(param.shape) > 1)
-        self._starts = graph.phase_starts
-        graph = pool_before_quantize(graph)
-        self._steps = [
-            (
+        self.steps = self._prepared(graph, [(type(node.cell).forward, node) for node in graph.nodes])
+        self._inputs = [node.name for node in graph.inputs]
+        self._outputs = graph.outputs
+
+    @staticmethod
+    def _prepared(graph: Graph, calls: Iterable[tuple[Callable[..., Value | None], Node]]) -> list[NodeStep]:
+        """The calls with what a cell's scope is made of, which is the same in every pass."""
+        return [
+            NodeStep(
                 method,
                 node,
                 (f"{node.cell_name}.", tuple(node.cell.params()), tuple(graph.shapes[name] for name in node.inputs)),
             )
-            for method, node in _schedule(graph)
+            for method, node in calls
         ]
-        self._inputs = [node.name for node in graph.inputs]
-        self._outputs = graph.outputs
+
+    def load(self, params: Mapping[str, Array], phase: int) -> Context:
+        """The context of a pass in evaluation mode, of canonical arrays by full name."""
+        tensors = {name: self.ops.from_numpy(params[name], param.kind) for name, param in self.graph.params.items()}
+        return Context(self.ops, tensors, training=False, phase=phase, updates={})
+
+    def pixels(self, batch: tuple[Array, ...]) -> tuple[Tensor, ...]:
+        """Raw pixels, uint8 (N, C, H, W), as the vocabulary's tensors."""
+        return tuple(self.ops.from_numpy(x.astype(np.float32), "activation") for x in batch)
+
+    def begin(self, inputs: tuple[Tensor, ...]) -> dict[str, Value]:
+        """What is known before the first step, by node. inputs: raw pixels, float32, one tensor for each input."""
+        return {name: Value(data) for name, data in zip(self._inputs, inputs, strict=True)}
+
+    def advance(self, step: NodeStep, context: Context, values: dict[str, Value]) -> None:
+        """Take one step: from the values of its node's inputs to its own."""
+        method, node, scope = step
+        arguments = [values[name] for name in node.inputs] or [values[node.name]]
+        found = method(node.cell, Scope(context, *scope), *arguments)
+        if found is not None:
+            values[node.name] = found
+
+    def run(self, context: Context, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Real outputs; ``context`` keeps what else the pass leaves."""
+        values = self.begin(inputs)
+        for step in self.steps:
+            self.advance(step, context, values)
+        return tuple(values[name].real(self.ops) for name in self._outputs)
+
+
+class Forward(NodeLoop):
+    """The pass in which a backend trains a graph, and evaluates a float one.
+
+    It computes less than the graph as it is (``pool_before_quantize``), and fake quantizers that share a grid observe
+    before any of them makes codes.
+
+    Attributes:
+        weights: names of the trained parameters that are weights: no biases or other vectors.
+    """
+
+    def __init__(self, graph: Graph, ops: Ops) -> None:
+        super().__init__(graph, ops)
+        pooled = pool_before_quantize(graph)
+        self.steps = self._prepared(pooled, _schedule(pooled))
+        self._outputs = pooled.outputs
+        self.weights = tuple(name for name, param in graph.params.items() if param.trainable and len(param.shape) > 1)
+        self._starts = graph.phase_starts
 
     def phase(self, step: int) -> int:
         """The first step whose forward pass has the form that it has at ``step``.
@@ -47,22 +120,19 @@ class Forward:
     def __call__(
         self, params: Mapping[str, Tensor], inputs: tuple[Tensor, ...], *, training: bool, phase: int
     ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-        """Real outputs, and the new values of state by full name (empty unless training).
+        """One pass.
 
-        inputs: raw pixels, float32.
+        Args:
+            params: the backend's tensors by full name.
+            inputs: raw pixels, float32, one tensor for each input.
+            training: whether batch statistics are used and ranges observed.
+            phase: of ``phase``.
+
+        Returns:
+            Real outputs, and the new values of state by full name (none unless training).
         """
         context = Context(self.ops, params, training, phase, updates={})
         return self.run(context, inputs), context.updates
-
-    def run(self, context: Context, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Real outputs; ``context`` keeps what else the pass leaves."""
-        values = {name: Value(data) for name, data in zip(self._inputs, inputs, strict=True)}
-        for method, node, scope in self._steps:
-            arguments = [values[name] for name in node.inputs] or [values[node.name]]
-            found = method(node.cell, Scope(context, *scope), *arguments)
-            if found is not None:
-                values[node.name] = found
-        return tuple(values[name].real(self.ops) for name in self._outputs)
 
 
 class _Call(NamedTuple):
@@ -130,7 +200,12 @@ def _in_order(wanted: Iterable[_Call], before: Callable[[_Call], Iterator[_Call]
 
 
 class TrainingPasses:
-    """What an Objective may ask for in one training step. What it does not ask for is not computed."""
+    """What an ``Objective`` may ask for in one training step. What it does not ask for is not computed.
+
+    Attributes:
+        ops: the vocabulary.
+        params: the trained parameters, the backend's tensors by full name.
+    """
 
     def __init__(
         self, forward: Forward, params: Mapping[str, Tensor], inputs: tuple[Tensor, ...], phase: int, training: bool
@@ -150,9 +225,7 @@ class TrainingPasses:
 
     @property
     def float_outputs(self) -> Any:
-        """The same with every quantizer idle: the network of high precision that these weights are, too. It leaves the state
-        as it is.
-        """
+        """As ``outputs``, with every quantizer idle: the float network of the same weights. State stays as it is."""
         if self._float_outputs is None:
             context = replace(self._context, updates={}, quantizes=False, quantized={})
             self._float_outputs = single(self._forward.run(context, self._inputs))
@@ -160,7 +233,7 @@ class TrainingPasses:
 
     @property
     def quantized(self) -> dict[str, Quantized]:
-        """What each quantizer was given in the training pass, by name: "conv1.weight", "conv1.fake_quant". Those that are
+        """The input of each quantizer in the training pass, by name: "conv1.weight", "conv1.fake_quant". Quantizers that are
         idle, before their quant_delay, are left out.
         """
         _ = self.outputs
@@ -168,17 +241,17 @@ class TrainingPasses:
 
     @property
     def graph(self) -> Graph:
-        """What is trained, as it was given to ``Forward``."""
+        """The trained graph, as it was given to ``Forward``."""
         return self._forward.graph
 
     @property
     def weights(self) -> Sequence[Tensor]:
-        """The trained weights themselves, without biases and other vectors."""
+        """The trained weights, without biases and other vectors."""
         return [self.params[name] for name in self._forward.weights]
 
     @property
     def updates(self) -> dict[str, Tensor]:
-        """New values of state, of the training pass."""
+        """New values of state, by full name, of the training pass."""
         _ = self.outputs
         return self._context.updates
 
