@@ -18,14 +18,15 @@ from qat.cli import run_script
 from qat.console import print_table
 from qat.deploy.verify import export_verified
 from qat.networks import create
-from qat.scripts import common
+from qat.scripts.common.files import load_data
+from qat.scripts.common.flags import add_backend_arguments, add_data_argument
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import Recipe, evaluate_accuracy, train
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_data_argument(parser)
-    common.add_backend_arguments(parser)
+    add_data_argument(parser)
+    add_backend_arguments(parser)
     parser.add_argument("--network", default="lenet", help="which network")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run for each")
     parser.add_argument("--epochs", type=int, default=10, help="of float training, and of quantized training again")
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     backend, target, out = qat.backend(args.backend), qat.target("ONNX"), Path(args.out)
     graph = create(args.network).graph()
-    dataset = common.load_data(args.data_path, graph)
+    dataset = load_data(args.data_path, graph)
     rows, top1s, differ = [], [], 0
     for seed in args.seeds:
         recipe = Recipe(args.epochs, lr=args.lr[0], seed=seed)

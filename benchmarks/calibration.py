@@ -21,7 +21,8 @@ from qat.analysis.ranges import METHODS
 from qat.cli import run_script
 from qat.console import print_table
 from qat.networks import create
-from qat.scripts import common
+from qat.scripts.common.files import load_data
+from qat.scripts.common.flags import add_backend_arguments, add_data_argument
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import Recipe, evaluate_accuracy, train
 from qat.training.optimizer import Optimizer
@@ -38,8 +39,8 @@ SETTINGS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_data_argument(parser)
-    common.add_backend_arguments(parser)
+    add_data_argument(parser)
+    add_backend_arguments(parser)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), help="which")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one training for each; the table has means")
     parser.add_argument("--epochs", type=int, default=5, help="of float training")
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     backend = qat.backend(args.backend)
     for name in args.networks:
         graph = create(name).graph()
-        dataset = common.load_data(args.data_path, graph)
+        dataset = load_data(args.data_path, graph)
         trained = []
         for seed in args.seeds:
             path = Path(args.out) / f"{name}_{args.epochs}_{seed}.ckpt"

@@ -16,12 +16,13 @@ import numpy as np
 import qat
 from qat.cli import run_script
 from qat.errors import QatError
-from qat.scripts import common
+from qat.scripts.common.files import load_checkpoint, load_data
+from qat.scripts.common.flags import add_checkpoint_argument, add_data_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_checkpoint_argument(parser, "quantized network")
-    common.add_data_argument(parser)
+    add_checkpoint_argument(parser, "quantized network")
+    add_data_argument(parser)
     parser.add_argument("--images", type=int, default=300, help="how many of the test images")
 
 
@@ -30,9 +31,9 @@ def run(args: argparse.Namespace) -> int:
     cortex_m = importlib.import_module("cortex_m")
     if cortex_m.MISSING:
         raise QatError(cortex_m.REASON)
-    checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
+    checkpoint = load_checkpoint(args.ckpt_path, quantized=True)
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
-    pixels = common.load_data(args.data_path, checkpoint.graph).test.images[: args.images]
+    pixels = load_data(args.data_path, checkpoint.graph).test.images[: args.images]
     expected = qat.evaluate(integers, pixels, arithmetic="fixed")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

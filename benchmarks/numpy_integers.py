@@ -12,18 +12,19 @@ import time
 import qat
 from qat.cli import run_script
 from qat.data import accuracy
-from qat.scripts import common
+from qat.scripts.common.files import load_checkpoint, load_data
+from qat.scripts.common.flags import add_checkpoint_argument, add_data_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_checkpoint_argument(parser, "quantized network")
-    common.add_data_argument(parser)
+    add_checkpoint_argument(parser, "quantized network")
+    add_data_argument(parser)
     parser.add_argument("--repeat", type=int, default=5, help="runs, of which the fastest and the slowest are printed")
 
 
 def run(args: argparse.Namespace) -> None:
-    checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
-    test = common.load_data(args.data_path, checkpoint.graph).test
+    checkpoint = load_checkpoint(args.ckpt_path, quantized=True)
+    test = load_data(args.data_path, checkpoint.graph).test
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     times = []
     for _ in range(args.repeat):

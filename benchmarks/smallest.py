@@ -28,7 +28,8 @@ from qat.data import Dataset
 from qat.deploy.verify import export_verified
 from qat.graph import Graph
 from qat.networks import CompactDigits, LeNet5
-from qat.scripts import common
+from qat.scripts.common.files import load_data
+from qat.scripts.common.flags import add_backend_arguments, add_data_argument
 from qat.training.checkpoint import Checkpoint
 from qat.training.distillation import Teaching, teach
 from qat.training.loop import Recipe, evaluate_accuracy
@@ -56,8 +57,8 @@ CHOSEN = {"98": Candidate(8, 4), "99": Candidate(12, 6)}  #: what --test evaluat
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_data_argument(parser)
-    common.add_backend_arguments(parser)
+    add_data_argument(parser)
+    add_backend_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights and of the order of the images")
     parser.add_argument("--test", nargs="+", choices=list(CHOSEN), help="evaluate the choice on the test images")
     parser.add_argument("--out", default="out/smallest", help="folder for checkpoints and files")
@@ -69,7 +70,7 @@ class Trainer:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.out = args, Path(args.out)
         self.backend = qat.backend(args.backend)
-        self.whole = common.load_data(args.data_path, CompactDigits().graph())
+        self.whole = load_data(args.data_path, CompactDigits().graph())
         self.dataset = self.whole.held_back(HELD_BACK)
 
     def quantized(self, candidate: Candidate) -> Checkpoint:
@@ -92,7 +93,7 @@ class Trainer:
     def _lesson(self, student: Graph) -> Teaching:
         """Of a LeNet-5."""
         graph, path = LeNet5().graph(), self.out / "teacher.ckpt"
-        dataset = common.load_data(self.args.data_path, graph).held_back(HELD_BACK)
+        dataset = load_data(self.args.data_path, graph).held_back(HELD_BACK)
         self._trained(path, Checkpoint(graph, graph.initial_params(self.args.seed)), dataset, LENET)
         return teach(self.backend, student, str(path), dataset.train, TEMPERATURE, WEIGHT)
 

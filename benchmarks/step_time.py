@@ -25,7 +25,7 @@ from qat.console import print_table
 from qat.errors import QatError
 from qat.networks import LeNet5, create
 from qat.quantizers import FAMILY
-from qat.scripts import common
+from qat.scripts.common.flags import add_backend_arguments
 from qat.training.optimizer import Optimizer
 
 #: How training sees batch normalisation.
@@ -38,7 +38,7 @@ FOLDS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_backend_arguments(parser)
+    add_backend_arguments(parser)
     parser.add_argument("--network", default="lenet", help="which network")
     parser.add_argument(
         "--family", action="store_true", help="a step of every quantizer of qat.quantizers.FAMILY, on LeNet-5"

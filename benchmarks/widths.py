@@ -29,7 +29,8 @@ from qat.console import print_table
 from qat.deploy.verify import export_verified
 from qat.graph import Graph
 from qat.networks import create
-from qat.scripts import common
+from qat.scripts.common.files import load_data
+from qat.scripts.common.flags import add_backend_arguments, add_data_argument
 from qat.training.checkpoint import Checkpoint
 from qat.training.distillation import teach
 from qat.training.loop import Recipe, evaluate_accuracy
@@ -66,8 +67,8 @@ def converted(graph: Graph, width: str) -> Graph:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_data_argument(parser)
-    common.add_backend_arguments(parser)
+    add_data_argument(parser)
+    add_backend_arguments(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of each width for each")
     parser.add_argument("--widths", nargs="+", choices=WIDTHS, default=list(WIDTHS), help="weights/activations")
     parser.add_argument("--hold_back", type=int, default=0, metavar="IMAGES", help="of training, to test on")
@@ -77,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     backend, out = qat.backend(args.backend), Path(args.out)
     graph = create("lenet").graph()
-    dataset = common.load_data(args.data_path, graph)
+    dataset = load_data(args.data_path, graph)
     if args.hold_back:
         dataset = dataset.held_back(args.hold_back)
     columns: dict[str, list[float]] = {name: [] for name in ("float", *args.widths)}

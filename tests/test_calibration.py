@@ -25,7 +25,6 @@ from qat.integer.memory import activation_memory
 from qat.networks import LeNet5, MnistCnn, ResNet8
 from qat.networks.lenet5 import LeNet5BN
 from qat.passes.equalize_channels import equalize_channels
-from qat.scripts import common
 from qat.training.checkpoint import Checkpoint
 from qat.training.forward import IDLE, NodeLoop
 from qat.training.optimizer import Optimizer
@@ -466,7 +465,7 @@ def test_the_command_calibrates_on_training_images_and_training_goes_on(
         seen.append(images)
         return calibrate(graph, params, images, **options)
 
-    monkeypatch.setattr(common, "calibrate", spy)
+    monkeypatch.setattr("qat.scripts.common.calibration.calibrate", spy)
     float_, result = tmp_path / "lenet.ckpt", tmp_path / "lenet_calibrated.ckpt"
     data = ["--data_path", "digits"]
     assert main(["train", *data, "--epochs", "2", "--save_path", str(float_)]) == 0

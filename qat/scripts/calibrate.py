@@ -8,30 +8,34 @@ from pathlib import Path
 
 from qat.cli import run_script
 from qat.files import check_writable
-from qat.scripts import common
+from qat.scripts.common.calibration import add_calibration_arguments, calibrated
+from qat.scripts.common.files import load_checkpoint, load_data
+from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument
+from qat.scripts.common.printing import print_accuracies
+from qat.scripts.common.quantization import add_quantization_arguments, quantization_settings
 from qat.training.loop import check_labels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_data_argument(parser)
-    common.add_checkpoint_argument(parser, "float network")
-    common.add_backend_arguments(parser)
+    add_data_argument(parser)
+    add_checkpoint_argument(parser, "float network")
+    add_backend_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images")
     parser.add_argument("--save_path", help="checkpoint file to write (default: <ckpt_path>_calibrated.ckpt)")
-    common.add_calibration_arguments(parser)
-    common.add_quantization_arguments(parser)
+    add_calibration_arguments(parser)
+    add_quantization_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
+    checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_calibrated{source.suffix}"))
     check_writable(path)
-    dataset = common.load_data(args.data_path, checkpoint.graph)
+    dataset = load_data(args.data_path, checkpoint.graph)
     check_labels(checkpoint.graph, dataset)
-    result = common.calibrated(args, checkpoint, dataset, **common.quantization_settings(args))
+    result = calibrated(args, checkpoint, dataset, **quantization_settings(args))
     result.save(path)
-    common.print_accuracies(args, checkpoint, result, dataset)
+    print_accuracies(args, checkpoint, result, dataset)
     print(f"saved {path}")
 
 

@@ -17,7 +17,10 @@ from qat.cli import run_script
 from qat.console import print_table
 from qat.files import check_distinct, check_writable
 from qat.quantizers import WeightQuantizer
-from qat.scripts import common
+from qat.scripts.common.calibration import add_calibration_arguments, calibrated
+from qat.scripts.common.files import load_data
+from qat.scripts.common.flags import add_backend_arguments, add_data_argument
+from qat.scripts.common.printing import print_accuracies
 from qat.training.checkpoint import Checkpoint
 
 QUANTIZERS = ("symmetric", "asymmetric", "power_of_two")
@@ -38,10 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output_path", metavar="CKPT", help="checkpoint to write (default: <input_path>_compressed.ckpt)"
     )
-    common.add_data_argument(parser, required=False, otherwise="none: activations stay as they are")
-    common.add_backend_arguments(parser)
+    add_data_argument(parser, required=False, otherwise="none: activations stay as they are")
+    add_backend_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images")
-    common.add_calibration_arguments(parser)
+    add_calibration_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -56,15 +59,15 @@ def run(args: argparse.Namespace) -> None:
     path = Path(args.output_path or source.with_name(f"{source.stem}_compressed{source.suffix}"))
     check_distinct(path, source, "--output_path and --input_path")
     check_writable(path)
-    dataset = common.load_data(args.data_path, checkpoint.graph) if args.data_path else None
+    dataset = load_data(args.data_path, checkpoint.graph) if args.data_path else None
     if dataset is None or checkpoint.graph.is_quantized:
         result = compress(checkpoint, quantizer)
     else:
-        result = common.calibrated(args, checkpoint, dataset, weight_quantizer=quantizer)
+        result = calibrated(args, checkpoint, dataset, weight_quantizer=quantizer)
     result.save(path)
     print_sizes(checkpoint, result, quantizer)
     if dataset is not None:
-        common.print_accuracies(args, checkpoint, result, dataset)
+        print_accuracies(args, checkpoint, result, dataset)
     elif not result.graph.is_quantized:
         print("activations stay real numbers; with --data_path they get 8 bits, and the network can run in integers")
     print(f"saved {path}")
@@ -78,7 +81,7 @@ def print_sizes(before: Checkpoint, after: Checkpoint, quantizer: WeightQuantize
     def stored(bits: int) -> str:
         return f"{math.ceil(bits / 8):,}"
 
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (a.name, f"{a.numbers:,}", str(a.bits), str(b.bits), stored(a.total_bits), stored(b.total_bits))
         for a, b in zip(old, new, strict=True)
     ]

@@ -10,11 +10,11 @@ from qat import data
 from qat.cli import run_script
 from qat.data.pictures import write_pictures
 from qat.errors import QatError
-from qat.scripts import common
+from qat.scripts.common.flags import add_data_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_data_argument(parser)
+    add_data_argument(parser)
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder to put them into")
     parser.add_argument("--split", choices=("test", "train"), default="test", help="which images")
     parser.add_argument("--count", type=int, metavar="N", help="the first N only (default: all)")

@@ -12,7 +12,9 @@ from qat.console import print_table
 from qat.deploy.verify import export_verified
 from qat.files import check_writable
 from qat.networks import create
-from qat.scripts import common
+from qat.scripts.common.files import load_data
+from qat.scripts.common.flags import add_backend_arguments
+from qat.scripts.common.printing import percent, print_certificate
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import Recipe, evaluate_accuracy, train
 
@@ -21,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data_path", default="digits", help="'digits' for scikit-learn's embedded digits, or a folder of MNIST"
     )
-    common.add_backend_arguments(parser)
+    add_backend_arguments(parser)
     parser.add_argument("--out", default="out/demo", help="folder for the checkpoints and the exported files")
 
 
@@ -30,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     check_writable(out / "lenet.ckpt")
     backend, target = qat.backend(args.backend), qat.target("ONNX")
     graph = create("lenet").graph()
-    dataset = common.load_data(args.data_path, graph)
+    dataset = load_data(args.data_path, graph)
     small = len(dataset.train) < 10_000
     recipe = Recipe(epochs=20 if small else 4, lr=0.02)
     print(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images", flush=True)
@@ -74,17 +76,17 @@ def run(args: argparse.Namespace) -> int:
         f"LeNet-5 on {dataset.name}",
         ("", "test accuracy", "file", "bytes", "smaller"),
         (
-            ("float", f"{100 * float_top1:.2f} %", str(float_file), f"{sizes[0]:,}", ""),
+            ("float", percent(float_top1), str(float_file), f"{sizes[0]:,}", ""),
             (
                 "int8",
-                f"{100 * certificate.reference_top1:.2f} %",
+                percent(certificate.reference_top1),
                 str(file),
                 f"{sizes[1]:,}",
                 f"{sizes[0] / sizes[1]:.2f} x",
             ),
         ),
     )
-    common.print_certificate(certificate)
+    print_certificate(certificate)
     return 0 if certificate.passed else 1
 
 

@@ -7,20 +7,21 @@ import sys
 
 import qat
 from qat.cli import run_script
-from qat.scripts import common
+from qat.scripts.common.files import load_checkpoint, load_data
+from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument
 from qat.training.loop import check_labels, evaluate_accuracy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_data_argument(parser)
-    common.add_checkpoint_argument(parser, "float network")
-    common.add_backend_arguments(parser)
+    add_data_argument(parser)
+    add_checkpoint_argument(parser, "float network")
+    add_backend_arguments(parser)
 
 
 def run(args: argparse.Namespace, *, quantized: bool = False) -> None:
-    checkpoint = common.load_checkpoint(args.ckpt_path, quantized=quantized)
+    checkpoint = load_checkpoint(args.ckpt_path, quantized=quantized)
     backend = qat.backend(args.backend)
-    dataset = common.load_data(args.data_path, checkpoint.graph)
+    dataset = load_data(args.data_path, checkpoint.graph)
     check_labels(checkpoint.graph, dataset)
     top1 = evaluate_accuracy(backend, checkpoint, dataset.test, device_target=args.device_target)
     print(f"Accuracy: {100 * top1:.2f}")

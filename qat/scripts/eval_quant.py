@@ -6,14 +6,14 @@ import argparse
 import sys
 
 from qat.cli import run_script
-from qat.scripts import common
 from qat.scripts import eval as eval_float
+from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_data_argument(parser)
-    common.add_checkpoint_argument(parser, "quantized network")
-    common.add_backend_arguments(parser)
+    add_data_argument(parser)
+    add_checkpoint_argument(parser, "quantized network")
+    add_backend_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -12,15 +12,22 @@ from qat.deploy.verify import arithmetic_options, default_arithmetic, export_ver
 from qat.errors import QatError
 from qat.integer.widths import PACKINGS
 from qat.registry import TARGETS
-from qat.scripts import common
-from qat.scripts.report import print_summary
+from qat.scripts.common.files import load_checkpoint, load_data, output_path
+from qat.scripts.common.flags import (
+    add_arithmetic_argument,
+    add_backend_arguments,
+    add_checkpoint_argument,
+    add_data_argument,
+)
+from qat.scripts.common.printing import print_certificate
+from qat.scripts.common.report import print_summary
 from qat.training.checkpoint import Checkpoint
 
 OPTIONS = ("weights", "packing")  #: of single formats
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_checkpoint_argument(parser, "quantized network (with --float: float network)")
+    add_checkpoint_argument(parser, "quantized network (with --float: float network)")
     parser.add_argument("--file_format", choices=list(TARGETS), default="ONNX", help="what to write")
     parser.add_argument("--file_name", required=True, help="file to write; its ending may be left out")
     parser.add_argument("--float", action="store_true", help="write a float network as it is, to compare with")
@@ -29,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """How a file is written and verified."""
-    common.add_arithmetic_argument(parser)
+    add_arithmetic_argument(parser)
     parser.add_argument(
         "--weights",
         choices=("int8", "uint8"),
@@ -42,8 +49,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "(default: packed)",
     )
     parser.add_argument("--no_verify", action="store_true", help="write the file without a certificate")
-    common.add_data_argument(parser, required=False)
-    common.add_backend_arguments(parser)
+    add_data_argument(parser, required=False)
+    add_backend_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     for name in options:
         if name not in TARGETS[args.file_format].options:
             raise QatError(f"--{name}: format {args.file_format} has no such choice; leave it out")
-    path = common.output_path(args.file_name, TARGETS[args.file_format].suffix)
+    path = output_path(args.file_name, TARGETS[args.file_format].suffix)
     if args.float:
         if args.arithmetic not in (None, "float"):
             raise QatError(
@@ -63,11 +70,11 @@ def run(args: argparse.Namespace) -> int:
                 f"--{next(iter(options))} is of quantized networks" if options else "it holds quantized networks only"
             )
             raise QatError(f"--float: {args.file_format}: {what}; leave it out, or choose --file_format ONNX")
-        checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
+        checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
         target.export_float(checkpoint.graph, checkpoint.params, path)
         print(f"wrote {path}, {path.stat().st_size:,} bytes, float")
         return 0
-    checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
+    checkpoint = load_checkpoint(args.ckpt_path, quantized=True)
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     if args.no_verify:
         options |= arithmetic_options(target, args.arithmetic or default_arithmetic(target))
@@ -76,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         print_summary(checkpoint.graph, checkpoint.params, integers, packing=args.packing or PACKINGS[0])
         return 0
     backend = qat.backend(args.backend)
-    dataset = common.load_data(args.data_path or _trained_on(args.ckpt_path, checkpoint), checkpoint.graph)
+    dataset = load_data(args.data_path or _trained_on(args.ckpt_path, checkpoint), checkpoint.graph)
     certificate = export_verified(
         path,
         target,
@@ -91,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"wrote {path}, {path.stat().st_size:,} bytes")
     print_summary(checkpoint.graph, checkpoint.params, integers, packing=args.packing or PACKINGS[0])
-    common.print_certificate(certificate)
+    print_certificate(certificate)
     return 0 if certificate.passed else 1
 
 

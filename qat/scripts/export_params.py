@@ -8,14 +8,14 @@ import sys
 import qat
 from qat.cli import run_script
 from qat.files import check_distinct
-from qat.scripts import common
+from qat.scripts.common.flags import add_checkpoint_argument, with_files
 from qat.training.checkpoint import Checkpoint
 from qat.training.native import NAMINGS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_checkpoint_argument(parser, "network, float or quantized")
-    parser.add_argument("--backend", choices=common.with_files(), required=True, help="the framework to write for")
+    add_checkpoint_argument(parser, "network, float or quantized")
+    parser.add_argument("--backend", choices=with_files(), required=True, help="the framework to write for")
     parser.add_argument("--file", required=True, help="file to write")
     parser.add_argument(
         "--naming",

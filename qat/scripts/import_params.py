@@ -10,15 +10,15 @@ from qat.cli import run_script
 from qat.errors import QatError
 from qat.files import check_distinct, check_writable
 from qat.networks import create
-from qat.scripts import common
+from qat.scripts.common.flags import add_network_argument, with_files
 from qat.training.checkpoint import Checkpoint
 from qat.training.native import params_from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--file", required=True, help="the framework's file")
-    parser.add_argument("--backend", choices=common.with_files(), required=True, help="the framework that wrote it")
-    common.add_network_argument(parser)
+    parser.add_argument("--backend", choices=with_files(), required=True, help="the framework that wrote it")
+    add_network_argument(parser)
     parser.add_argument("--ckpt_path", required=True, help="checkpoint to write")
     parser.add_argument(
         "--rename", nargs="+", default=[], metavar="OLD=NEW", help="beginnings of names in the file, and in the network"

@@ -21,7 +21,8 @@ from qat.files import check_writable
 from qat.graph import Graph
 from qat.pruning.channels import SCOPES, Budget
 from qat.pruning.importance import METHODS, Importance
-from qat.scripts import common
+from qat.scripts.common.files import load_checkpoint, load_data
+from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import check_labels, evaluate_accuracy
 
@@ -29,12 +30,12 @@ SCOPE = {"slimming": "global", "l1": "layer", "taylor": "global"}  #: norms of w
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_checkpoint_argument(parser, "float network")
+    add_checkpoint_argument(parser, "float network")
     parser.add_argument(
         "--data_path",
         help="folder of images, or 'digits': for the method taylor, and for the accuracy before and after",
     )
-    common.add_backend_arguments(parser)
+    add_backend_arguments(parser)
     channels = parser.add_argument_group("channels", "give one of --ratio, --max_macs, --max_params")
     channels.add_argument("--method", choices=METHODS, default="l1", help="what makes a channel important")
     channels.add_argument("--ratio", type=float, help="the share of the channels that goes, of those the method ranks")
@@ -56,13 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     limits = _limits(args)
-    checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
+    checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_pruned{source.suffix}"))
     check_writable(path)
     dataset = None
     if args.data_path is not None:
-        dataset = common.load_data(args.data_path, checkpoint.graph)
+        dataset = load_data(args.data_path, checkpoint.graph)
         check_labels(checkpoint.graph, dataset)
     graph, params = pruning.drop_blocks(checkpoint.graph, checkpoint.params, args.drop_blocks)
     if limits:

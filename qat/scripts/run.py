@@ -10,7 +10,7 @@ import numpy as np
 from qat.cli import run_script
 from qat.console import print_table
 from qat.data.pictures import read_picture
-from qat.scripts import pictures
+from qat.scripts.common import pictures
 from qat.vocabulary.ops import Array
 
 
@@ -43,7 +43,8 @@ def _softmax(logits: Array) -> Array:
     ):  # the file ends in a softmax, whose codes are 1/256 apart
         return logits
     e = np.exp(logits - logits.max())
-    return e / e.sum()
+    shares: Array = e / e.sum()
+    return shares
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ from qat.files import check_writable, write_atomically
 from qat.graph import Graph
 from qat.passes.merge_batch_norm import merge_batch_norm
 from qat.passes.share_grids import grid_groups
-from qat.scripts import common
+from qat.scripts.common.files import load_checkpoint
+from qat.scripts.common.flags import add_checkpoint_argument
 from qat.scripts.search_architecture import add_search_arguments, fixed, prepared
 from qat.scripts.train_svhn import numbers, width_settings
 from qat.study.layers import costs_of
@@ -39,7 +40,7 @@ FIXED_BITS = 8  #: of what is not chosen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_checkpoint_argument(parser, "float network, as models/full_0.ckpt")
+    add_checkpoint_argument(parser, "float network, as models/full_0.ckpt")
     add_search_arguments(parser, out="autoq", epochs=10, trials=30)
     add_widths_arguments(parser)
     parser.add_argument("--tuner", choices=SAMPLERS, default="bayesian", help="how widths are chosen")
@@ -117,7 +118,7 @@ def cost_of(graph: Graph, goal: str) -> float:
 
 
 def run(args: argparse.Namespace) -> None:
-    checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
+    checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
     check_writable(args.yaml)
     for name in ("delta", "stress"):
         if not getattr(args, name) > 0.0:

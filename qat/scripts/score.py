@@ -14,7 +14,8 @@ from pathlib import Path
 from qat.analysis.score import Measured, Score, score
 from qat.cli import run_script
 from qat.files import check_distinct, check_writable, write_atomically
-from qat.scripts import common, contest
+from qat.scripts.common import contest
+from qat.scripts.common.flags import add_data_argument, add_device_argument
 from qat.training.checkpoint import Checkpoint
 
 
@@ -23,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference", required=True, metavar="CKPT", help="checkpoint of the reference, float or quantized"
     )
     parser.add_argument("--model", required=True, metavar="CKPT", help="checkpoint of the compressed network")
-    common.add_data_argument(parser)
+    add_data_argument(parser)
     contest.add_timing_arguments(parser)
     parser.add_argument("--batch_size", type=int, default=64, help="images a call")
-    common.add_device_argument(parser)
+    add_device_argument(parser)
     parser.add_argument("--result_path", metavar="FILE", help="also write the contest's result.txt")
 
 

@@ -21,7 +21,8 @@ from qat.errors import QatError
 from qat.files import write_atomically
 from qat.graph import Graph
 from qat.pruning import channel_groups, l1_importance, prune_channels
-from qat.scripts import common
+from qat.scripts.common.files import load_checkpoint
+from qat.scripts.common.flags import add_checkpoint_argument
 from qat.scripts.run_autoq import add_widths_arguments, merged, settings_of, suggested_widths
 from qat.scripts.search_architecture import add_search_arguments, fixed, prepared
 from qat.study.layers import costs_of
@@ -32,7 +33,7 @@ BUDGETS = {"bytes": "bytes of weights", "macs": "MACs", "bops": "BOPs"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_checkpoint_argument(parser, "float network")
+    add_checkpoint_argument(parser, "float network")
     add_search_arguments(parser, out="search", epochs=5, trials=40)
     parser.add_argument("--budget", choices=BUDGETS, default="bytes", help="what is limited, and traded for accuracy")
     parser.add_argument(
@@ -50,7 +51,7 @@ def cost_of(graph: Graph, budget: str) -> float:
 
 
 def run(args: argparse.Namespace) -> None:
-    checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
+    checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
     if not 0.0 < args.least_share <= 1.0:
         raise QatError(f"--least_share is {args.least_share}; use a share of the channels, above 0 to 1")
     if args.limit is not None and args.limit <= 0:

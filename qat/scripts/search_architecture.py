@@ -15,12 +15,14 @@ import qat
 from qat.analysis.metrics import total_macs
 from qat.cli import run_script
 from qat.console import print_table
+from qat.data import load
 from qat.errors import QatError
 from qat.networks import SvhnCnn
-from qat.scripts import common
+from qat.scripts.common.flags import add_backend_arguments, add_data_argument
 from qat.study.search import SAMPLERS, Search, train_trial, trial_recipe, validation_accuracy
 from qat.study.training import study_data
 from qat.training.checkpoint import Checkpoint
+from qat.vocabulary.arrays import as_tuple
 
 SHOWN = 5  #: of the best networks
 
@@ -33,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_search_arguments(parser: argparse.ArgumentParser, *, out: str, epochs: int, trials: int) -> None:
     """What all searches take."""
     parser.add_argument("--flagfile", metavar="FILE.cfg", help="arguments from a file, one --name=value a line")
-    common.add_data_argument(parser)
-    common.add_backend_arguments(parser)
+    add_data_argument(parser)
+    add_backend_arguments(parser)
     parser.add_argument("--out", default=out, help="folder of the search: search.db and the trials' checkpoints")
     parser.add_argument("--trials", type=int, default=trials, help="in all, those of earlier calls included")
     parser.add_argument("--epochs", type=int, default=epochs, help="of a trial, at most")
@@ -75,7 +77,7 @@ def suggested(trial: Any) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> None:
-    channel = common.data.load(args.data_path).train.images.shape[1]  # type: ignore[union-attr]
+    channel = as_tuple(load(args.data_path).train.images)[0].shape[1]
     dataset, recipe = prepared(args, (channel, 32, 32))
     backend = qat.backend(args.backend)
     folder = Path(args.out)

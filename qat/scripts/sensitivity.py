@@ -17,21 +17,22 @@ from qat.data import Split
 from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 from qat.graph import Graph, Params
-from qat.scripts import common
+from qat.scripts.common.files import load_checkpoint, load_data
+from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument, boolean
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import check_labels, evaluate_accuracy
 from qat.vocabulary.arrays import as_arrays, as_tuple
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_checkpoint_argument(parser, "float network")
-    common.add_data_argument(parser)
-    common.add_backend_arguments(parser)
+    add_checkpoint_argument(parser, "float network")
+    add_data_argument(parser)
+    add_backend_arguments(parser)
     parser.add_argument(
         "--bits", type=int, nargs="+", default=list(BITS), metavar="BITS", help="widths to try, 1 to 16"
     )
     parser.add_argument(
-        "--per_channel", type=common.boolean, default=True, metavar="BOOL", help="a scale for each output channel"
+        "--per_channel", type=boolean, default=True, metavar="BOOL", help="a scale for each output channel"
     )
     parser.add_argument(
         "--split",
@@ -45,13 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
+    checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
     if args.csv_path:
         check_writable(args.csv_path)
     if args.picture_path:
         check_picture(args.picture_path)
     backend = qat.backend(args.backend)
-    dataset = common.load_data(args.data_path, checkpoint.graph)
+    dataset = load_data(args.data_path, checkpoint.graph)
     check_labels(checkpoint.graph, dataset)
     split = getattr(dataset, args.split)
     count = len(split) if args.images is None else args.images

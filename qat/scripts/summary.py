@@ -9,11 +9,11 @@ import qat
 from qat.cli import run_script
 from qat.errors import QatError
 from qat.networks import create
-from qat.scripts import common
-from qat.scripts.report import print_summary
+from qat.scripts.common.quantization import QUANTIZATION, add_quantization_arguments, quantization_settings
+from qat.scripts.common.report import print_summary
 from qat.training.checkpoint import Checkpoint
 
-SETTINGS = (*common.QUANTIZATION, "quant_config")
+SETTINGS = (*QUANTIZATION, "quant_config")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--with_bias", action="store_true", help="count a convolution's bias as one MAC for each output"
     )
-    common.add_quantization_arguments(parser)
+    add_quantization_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
         flag = changed[0] if changed else "quantized"
         raise QatError(f"--{flag}: {args.ckpt_path} is quantized already, with settings of its own; leave it out")
     if not graph.is_quantized and (changed or args.quantized):
-        graph = qat.convert_quant_network(graph, **common.quantization_settings(args))
+        graph = qat.convert_quant_network(graph, **quantization_settings(args))
         params = graph.observed_params() | params
     integers = qat.to_integer(graph, params) if graph.is_quantized else None
     print_summary(graph, params, integers, with_bias=args.with_bias)

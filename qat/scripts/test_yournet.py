@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from qat.cli import run_script
-from qat.scripts import contest
+from qat.scripts.common import contest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,15 +12,18 @@ from pathlib import Path
 from qat.cli import run_script
 from qat.errors import QatError
 from qat.networks import create
-from qat.scripts import common, sparsity
+from qat.scripts.common import sparsity
+from qat.scripts.common.files import load_checkpoint
+from qat.scripts.common.flags import add_backend_arguments, add_data_argument, add_network_argument
+from qat.scripts.common.training import add_training_arguments, recipe, train_and_save
 from qat.training.checkpoint import Checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_data_argument(parser)
-    common.add_network_argument(parser)
-    common.add_backend_arguments(parser)
-    common.add_training_arguments(
+    add_data_argument(parser)
+    add_network_argument(parser)
+    add_backend_arguments(parser)
+    add_training_arguments(
         parser, lr=0.02, save_path="checkpoint_<network>.ckpt, or <ckpt_path without its ending>_tuned.ckpt"
     )
     parser.add_argument("--ckpt_path", help="checkpoint file of the float network to go on with, in place of --network")
@@ -35,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    common.recipe(args)  # raises for a wrong argument before anything is made with it
+    recipe(args)  # raises for a wrong argument before anything is made with it
     if args.ckpt_path is None:
         graph = create(args.network).graph()
         start = Checkpoint(graph, graph.initial_params(args.seed))
@@ -44,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         start = _start(args)
         source = Path(args.ckpt_path)
         path = Path(args.save_path or source.with_name(f"{source.stem}_tuned{source.suffix}"))
-    common.train_and_save(args, sparsity.with_pruner(args, start), args.data_path, path)
+    train_and_save(args, sparsity.with_pruner(args, start), args.data_path, path)
 
 
 def _start(args: argparse.Namespace) -> Checkpoint:
@@ -53,7 +56,7 @@ def _start(args: argparse.Namespace) -> Checkpoint:
         raise QatError(
             f"--network {args.network}: the network is that of --ckpt_path {args.ckpt_path}; give one of them"
         )
-    checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
+    checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
     return Checkpoint(checkpoint.graph, checkpoint.params, history=checkpoint.history)
 
 

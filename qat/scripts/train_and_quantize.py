@@ -22,7 +22,11 @@ from qat.integer.fixed_point import ARITHMETICS
 from qat.integer.memory import activation_memory
 from qat.names import check_included
 from qat.networks import create
-from qat.scripts import common
+from qat.scripts.common.calibration import add_calibration_arguments, calibrated, check_calibration
+from qat.scripts.common.files import load_data
+from qat.scripts.common.flags import add_backend_arguments, add_network_argument
+from qat.scripts.common.printing import print_certificate
+from qat.scripts.common.quantization import add_quantization_arguments, quantization_settings
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import Recipe, evaluate_accuracy, train
 from qat.training.optimizer import Optimizer
@@ -37,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--save-model-name", "--save_model_name", default="mnist_cnn", help="name of the files, without an ending"
     )
     parser.add_argument("--data_path", default="MNIST_Data", help="folder of MNIST, as 'qat data mnist' makes it")
-    common.add_network_argument(parser)
-    common.add_backend_arguments(parser)
+    add_network_argument(parser)
+    add_backend_arguments(parser)
     parser.add_argument("--lr", type=float, default=0.003, help="peak learning rate of Adam, falling as half a cosine")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, of the order and the choice of images")
     parser.add_argument(
@@ -51,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="fixed",
         help="of the .tflite: fixed, as TensorFlow Lite Micro rounds, or float, as LiteRT does with XNNPACK",
     )
-    common.add_calibration_arguments(parser)
-    common.add_quantization_arguments(parser)
+    add_calibration_arguments(parser)
+    add_quantization_arguments(parser)
     parser.set_defaults(network="mnist_cnn")
 
 
@@ -71,16 +75,16 @@ def run(args: argparse.Namespace) -> int:
     for path in files.values():
         check_writable(path)
     graph = create(args.network).graph()
-    dataset = common.load_data(args.data_path, graph)
-    common.check_calibration(args, dataset)
-    settings = common.quantization_settings(args)
+    dataset = load_data(args.data_path, graph)
+    check_calibration(args, dataset)
+    settings = quantization_settings(args)
     quantized_graph = qat.convert_quant_network(graph, **settings)  # raises now, where a setting is wrong
     qat.to_integer(quantized_graph, quantized_graph.observed_params())
 
     start = Checkpoint(graph, graph.initial_params(args.seed))
     checkpoint = train(backend, start, dataset, recipe, device_target=args.device_target)
     before = evaluate_accuracy(backend, checkpoint, dataset.test, device_target=args.device_target)
-    quantized = common.calibrated(args, checkpoint, dataset, **settings)
+    quantized = calibrated(args, checkpoint, dataset, **settings)
     if args.qat_epochs:
         fine = replace(recipe, epochs=args.qat_epochs, lr=args.qat_lr)
         quantized = train(backend, quantized, dataset, fine, device_target=args.device_target)
@@ -101,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         arithmetic=args.arithmetic,
         beside=as_c,
     )
-    common.print_certificate(certificate)
+    print_certificate(certificate)
     after = certificate.comparisons[0].top1
     assert after is not None  # training has made sure that it is a classifier
     print_table(

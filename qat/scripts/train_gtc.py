@@ -25,7 +25,9 @@ from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 from qat.graph import Graph
 from qat.networks import LeNetGTC
-from qat.scripts import common
+from qat.scripts.common.files import load_data
+from qat.scripts.common.flags import add_backend_arguments
+from qat.scripts.common.printing import note_if_guessing
 from qat.training.checkpoint import Checkpoint
 from qat.training.event_file import EventFile
 from qat.training.forward import Forward
@@ -34,6 +36,7 @@ from qat.training.losses import step_terms
 from qat.training.objectives import BIT_FORMULAS, GTCLoss
 from qat.training.optimizer import SCHEDULES, Optimizer
 from qat.training.workers import this_worker
+from qat.vocabulary.arrays import as_tuple
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 EVERY = 100  #: batches between two lines of figures
@@ -78,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--print_layers_bits", action="store_true", help="print each layer's bits at every epoch, too")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the order of the images")
     parser.add_argument("--resume", action="store_true", help="go on from last.ckpt of this experiment, if it is there")
-    common.add_backend_arguments(parser)
+    add_backend_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -94,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
         weight_quantizer=qat.GTCWeightQuantizer(args.num_bits),
         layers={"fc1": {"activation_quantizer": qat.GTCActivationQuantizer(args.num_bits)}},
     )
-    dataset = common.load_data(args.data_path, graph)
+    dataset = load_data(args.data_path, graph)
     folder = Path(args.basedirectory) / (args.name_of_experiment or _name(objective))
     last = folder / "last.ckpt"
     check_writable(last)
@@ -130,7 +133,7 @@ def run(args: argparse.Namespace) -> None:
         device_target=args.device_target,
         objective=objective,
         save=save,
-        watch=report and report.step,
+        watch=None if report is None else report.step,
     )
     if report is not None:
         report.bits(end, dataset.test)
@@ -139,7 +142,7 @@ def run(args: argparse.Namespace) -> None:
     _high(end, float_graph).save(high)
     found = accuracies(end)
     print("   ".join(f"{name}: {100 * value:.2f}" for name, value in found.items()))
-    common.note_if_guessing(
+    note_if_guessing(
         min(found.values()), dataset.test, "LP or HP", "use a smaller --lambda_bit_loss or --lambda_distillation_loss"
     )
     print(f"saved {low} (LP)\nsaved {high} (HP)")
@@ -196,9 +199,10 @@ class _Report:
         kinds = checkpoint.graph.params
         params = {name: NUMPY_OPS.from_numpy(array, kinds[name].kind) for name, array in checkpoint.params.items()}
         phase = self.forward.phase(checkpoint.step)
+        (images,) = as_tuple(test.images)
         sums: dict[str, float] = {}
         for start in range(0, len(test), BATCH):
-            pixels = test.images[start : start + BATCH].astype(np.float32)
+            pixels = images[start : start + BATCH].astype(np.float32)
             labels = test.labels[start : start + BATCH]
             terms, _ = step_terms(self.forward, self.objective, params, (pixels,), labels, phase=phase, training=False)
             for name, value in terms.items():

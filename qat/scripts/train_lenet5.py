@@ -7,7 +7,7 @@ import sys
 
 from qat.cli import run_script
 from qat.networks import LeNet3x3
-from qat.scripts import contest
+from qat.scripts.common import contest
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import Recipe
 from qat.training.optimizer import Optimizer

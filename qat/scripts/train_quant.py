@@ -14,20 +14,23 @@ from qat.analysis.metrics import learned_bits
 from qat.cli import run_script
 from qat.errors import QatError
 from qat.graph import Graph
-from qat.scripts import common, sparsity
+from qat.scripts.common import sparsity
+from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument
+from qat.scripts.common.quantization import QUANTIZATION, add_quantization_arguments, quantization_settings
+from qat.scripts.common.training import add_training_arguments, train_and_save
 from qat.training.checkpoint import Checkpoint
 from qat.training.losses import Objective
 from qat.training.objectives import BopsBudget, SizeBudget
 
-CONVERTING = (*common.QUANTIZATION, "quant_delay", "quant_config")  #: what a quantized checkpoint has settled already
+CONVERTING = (*QUANTIZATION, "quant_delay", "quant_config")  #: what a quantized checkpoint has settled already
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_data_argument(parser)
-    common.add_checkpoint_argument(parser, "float network, or of a quantized one to go on with")
-    common.add_backend_arguments(parser)
-    common.add_training_arguments(parser, lr=0.01, save_path="<ckpt_path without its ending>_quant.ckpt")
-    quantization = common.add_quantization_arguments(parser)
+    add_data_argument(parser)
+    add_checkpoint_argument(parser, "float network, or of a quantized one to go on with")
+    add_backend_arguments(parser)
+    add_training_arguments(parser, lr=0.01, save_path="<ckpt_path without its ending>_quant.ckpt")
+    quantization = add_quantization_arguments(parser)
     quantization.add_argument(
         "--quant_delay", type=int, nargs="+", default=[900], metavar="STEPS", help="steps before quantization sets in"
     )
@@ -51,9 +54,7 @@ def run(args: argparse.Namespace) -> None:
     start = _quantized(args, checkpoint) if checkpoint.graph.is_quantized else _converted(args, checkpoint)
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_quant{source.suffix}"))
-    end = common.train_and_save(
-        args, sparsity.with_pruner(args, start), args.data_path, path, _budget(args, start.graph)
-    )
+    end = train_and_save(args, sparsity.with_pruner(args, start), args.data_path, path, _budget(args, start.graph))
     learned = learned_bits(end.graph, end.params)
     if learned:
         print("bits learned: " + ", ".join(f"{name} {bits}" for name, bits in learned.items()))
@@ -79,7 +80,7 @@ def _budget(args: argparse.Namespace, graph: Graph) -> Objective | None:
 
 def _converted(args: argparse.Namespace, checkpoint: Checkpoint) -> Checkpoint:
     """Where training starts from a float network."""
-    settings = {"quant_delay": args.quant_delay} | common.quantization_settings(args)
+    settings = {"quant_delay": args.quant_delay} | quantization_settings(args)
     graph = qat.convert_quant_network(checkpoint.graph, **settings)
     qat.to_integer(graph, graph.observed_params())  # raises now, not after hours, where something has no quantizer
     return Checkpoint(graph, graph.initial_params(args.seed) | checkpoint.params, history=checkpoint.history)

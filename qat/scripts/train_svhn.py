@@ -24,7 +24,7 @@ from qat.graph import Graph
 from qat.networks import SvhnCnn
 from qat.passes.merge_batch_norm import merge_batch_norm
 from qat.passes.quant_config import read_quant_config
-from qat.scripts import common
+from qat.scripts.common.flags import add_backend_arguments, add_data_argument, boolean
 from qat.study import Study, Task, run_study
 from qat.study.executors import Executor, LocalExecutor, RayExecutor
 from qat.study.results import MIXED, table_name
@@ -32,6 +32,7 @@ from qat.study.store import Row
 from qat.study.training import is_trained, progress_of, read_result, study_images, train_task
 from qat.training.loop import Recipe
 from qat.training.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
+from qat.vocabulary.arrays import as_tuple
 
 STEPS = 20  #: an epoch has at least so many: on small data the batches get smaller
 BY_RANGE = 5  #: bits from which on a scale follows from a range instead of being learned
@@ -40,9 +41,9 @@ LOGITS_BITS = 8  #: of the logits and of the input's pixels, at every width
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flagfile", metavar="FILE.cfg", help="arguments from a file, as scripts/svhn_cnn.cfg")
-    common.add_data_argument(parser)
+    add_data_argument(parser)
     parser.add_argument("--models", default="models", help="folder of the study: checkpoints, results, study.db")
-    common.add_backend_arguments(parser)
+    add_backend_arguments(parser)
     what = parser.add_argument_group("what is trained")
     what.add_argument("--single", action="store_true", help="the first fold only")
     what.add_argument("--quantize", **FLAG, help="scan the widths")
@@ -89,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_executor_arguments(parser)
 
 
-FLAG: dict[str, Any] = {"nargs": "?", "const": True, "default": False, "type": common.boolean, "metavar": "BOOL"}
+FLAG: dict[str, Any] = {"nargs": "?", "const": True, "default": False, "type": boolean, "metavar": "BOOL"}
 
 
 def add_executor_arguments(parser: argparse.ArgumentParser) -> None:
@@ -160,7 +161,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
     Recipe(
         **recipe | {"optimizer": Optimizer(args.optimizer)}
     )  # raises for a wrong argument before anything is trained
-    channel = dataset.train.images.shape[1]  # type: ignore[union-attr]
+    channel = as_tuple(dataset.train.images)[0].shape[1]
     if not args.kernels:
         raise QatError("--kernels: there are no numbers; give one for all convolutions, or one for each")
     kernels = args.kernels if len(args.kernels) > 1 else args.kernels[0]

@@ -13,7 +13,7 @@ from dataclasses import replace
 import qat
 from qat.cli import run_script
 from qat.networks import CompactDigits
-from qat.scripts import contest
+from qat.scripts.common import contest
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import Recipe
 from qat.training.optimizer import Optimizer

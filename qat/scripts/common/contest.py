@@ -22,10 +22,11 @@ from qat.errors import QatError
 from qat.files import check_writable
 from qat.graph import Graph
 from qat.registry import BACKENDS
-from qat.scripts import common
+from qat.scripts.common.files import load_data
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import Recipe, evaluate_accuracy, train
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
+from qat.vocabulary.ops import Array
 
 COLUMNS = (
     "model",
@@ -108,7 +109,7 @@ def train_stages(args: argparse.Namespace, graph: Graph, stages: Sequence[Stage]
         raise QatError(
             f"--epoch-start {args.epoch_start}: with a start of N + 1 give --last-checkpoint {folder}/epoch-N.ckpt, with 0 none"
         )
-    dataset = common.load_data(args.data_path, graph)
+    dataset = load_data(args.data_path, graph)
     if args.hold_back:
         dataset = dataset.held_back(args.hold_back)
     check_writable(folder / "epoch-0.ckpt")
@@ -180,7 +181,7 @@ def measure(
     found = []
     with tempfile.TemporaryDirectory() as folder:
         opened = [_opened(path, runtime, Path(folder) / f"{i}.onnx", device_target) for i, path in enumerate(paths)]
-        splits = [common.load_data(data_path, checkpoint.graph).test for checkpoint, _ in opened]
+        splits = [load_data(data_path, checkpoint.graph).test for checkpoint, _ in opened]
         passes, alone = {}, {}
         for path, (_, compute), split in zip(paths, opened, splits, strict=True):
             passes[path] = partial(_test_pass, compute, split, batch_size)
@@ -226,7 +227,7 @@ def _batch(split: Split, start: int, size: int) -> Arrays:
     return as_arrays(tuple(x[start : start + size] for x in as_tuple(split.images)))
 
 
-def _test_pass(compute: Callable[[Arrays], Arrays], split: Split, batch_size: int) -> np.ndarray:
+def _test_pass(compute: Callable[[Arrays], Arrays], split: Split, batch_size: int) -> Array:
     parts = [compute(_batch(split, start, batch_size)) for start in range(0, len(split), batch_size)]
     return np.concatenate(parts)
 

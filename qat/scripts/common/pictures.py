@@ -16,7 +16,8 @@ from qat.deploy.inference import predict
 from qat.deploy.verify import arithmetic_options, default_arithmetic
 from qat.errors import QatError, one_line
 from qat.registry import suffixed
-from qat.scripts import common
+from qat.scripts.common.files import check_file, trusted_target
+from qat.scripts.common.flags import add_arithmetic_argument, add_backend_arguments, add_trust_argument
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import Arrays, as_tuple
 from qat.vocabulary.ops import Array
@@ -52,10 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
         metavar="FILE",
         help="checkpoint, or a file that export or compile wrote",
     )
-    common.add_trust_argument(parser)
+    add_trust_argument(parser)
     parser.add_argument("--class_names", metavar="FILE", help="the classes' names, one a line (default: numbers)")
-    common.add_arithmetic_argument(parser)
-    common.add_backend_arguments(parser)
+    add_arithmetic_argument(parser)
+    add_backend_arguments(parser)
 
 
 def add_test_argument(container: argparse._ActionsContainer, *, required: bool) -> None:
@@ -70,7 +71,7 @@ def add_test_argument(container: argparse._ActionsContainer, *, required: bool) 
 
 def load_classifier(args: argparse.Namespace) -> Classifier:
     """The model that the arguments name. Raises QatError where it classifies no pictures."""
-    common.check_file(args.model, "give a checkpoint, or what export wrote")
+    check_file(args.model, "give a checkpoint, or what export wrote")
     compute: Callable[[Array], Arrays]
     if suffixed(args.model) is None:
         checkpoint = Checkpoint.load(args.model)
@@ -79,7 +80,7 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
         shapes = [*graph.input_shapes]
         compute = partial(predict, model)
     else:
-        target = common.trusted_target(args, args.model)
+        target = trusted_target(args, args.model)
         shapes = target.input_shapes(args.model)
         compute = partial(
             target.predict,

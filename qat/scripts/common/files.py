@@ -1,0 +1,64 @@
+"""Files that commands are given: what they hold, checked, and where results are written."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from types import ModuleType
+
+from qat import data
+from qat.data import Dataset
+from qat.errors import QatError
+from qat.graph import Graph
+from qat.registry import TARGETS, suffixed, target_of
+from qat.training.checkpoint import Checkpoint
+
+
+def load_checkpoint(path: str, *, quantized: bool) -> Checkpoint:
+    """A checkpoint of the kind that the command needs."""
+    checkpoint = Checkpoint.load(path)
+    checkpoint.require(path, quantized=quantized)
+    return checkpoint
+
+
+def load_data(data_path: str, graph: Graph) -> Dataset:
+    """The data set, its images in the shape that the network takes."""
+    if len(graph.inputs) != 1:
+        raise QatError(
+            f"{graph.name} has {len(graph.inputs)} inputs, but a data set of --data_path has one image a sample; train and "
+            "verify it from Python, with a tuple of arrays as Split.images"
+        )
+    return data.load(data_path).resized(graph.shapes[graph.inputs[0].name])
+
+
+def check_file(path: str, advice: str) -> None:
+    """Raise QatError where there is no such file."""
+    if not os.path.isfile(path):
+        found = "it is a folder, a pipe or a device" if os.path.exists(path) else "there is no such file"
+        raise QatError(f"{path or repr(path)}: {found}; {advice}")
+
+
+def trusted_target(args: argparse.Namespace, path: str) -> ModuleType:
+    """The target of a file that was handed in. Raises QatError where to run it is to run code, and --trust is not given."""
+    target = target_of(path)
+    if getattr(target, "RUNS_CODE", False) and not args.trust:
+        raise QatError(
+            f"{path}: holds code, which would be compiled and run here with all your rights, and its digest does not say who "
+            "wrote it; give --trust, but only if you exported it yourself or trust who did"
+        )
+    return target
+
+
+def output_path(name: str, suffix: str) -> Path:
+    """The file to write, with its ending added where it is missing. Raises QatError for a folder or another ending."""
+    where = f"the file to write, {name!r}:"
+    path = Path(name)
+    if not path.name or os.path.isdir(path):
+        raise QatError(f"{where} is a folder, or nothing; give the name of a file")
+    found = suffixed(path)
+    if found is not None and TARGETS[found].suffix == suffix:
+        return path
+    if found is not None:
+        raise QatError(f"{where} ends as another format's file, not as {suffix}; change the name or the format")
+    return path.with_name(path.name + suffix)

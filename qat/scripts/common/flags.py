@@ -1,0 +1,79 @@
+"""Flags that many commands take."""
+
+from __future__ import annotations
+
+import argparse
+
+from qat.integer.fixed_point import ARITHMETICS
+from qat.networks import NETWORKS
+from qat.registry import BACKENDS
+from qat.training.devices import DEVICES
+
+
+def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
+    """--backend and --device_target."""
+    parser.add_argument("--backend", choices=list(BACKENDS), default="torch", help="the framework that computes")
+    add_device_argument(parser)
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """--device_target."""
+    parser.add_argument(
+        "--device_target", choices=DEVICES, help="the device it computes on (default: the best that there is)"
+    )
+
+
+def with_files() -> list[str]:
+    """The backends whose frameworks have files of named arrays."""
+    return [name for name, entry in BACKENDS.items() if entry.suffix]
+
+
+def add_network_argument(parser: argparse.ArgumentParser) -> None:
+    """--network."""
+    parser.add_argument(
+        "--network",
+        default="lenet",
+        help=f"one of {', '.join(NETWORKS)}, or your own as package.module:Class, whose code is then run",
+    )
+
+
+def add_checkpoint_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    """--ckpt_path."""
+    parser.add_argument("--ckpt_path", required=True, help=f"checkpoint file of the {what}")
+
+
+def add_data_argument(
+    parser: argparse.ArgumentParser, *, required: bool = True, otherwise: str = "what the checkpoint was trained on"
+) -> None:
+    """--data_path. otherwise: what is taken where it is not required and left out."""
+    text = "folder of MNIST (IDX files in train/ and test/), CIFAR-10 (.bin) or SVHN (.mat), or 'digits' for scikit-learn's"
+    if required:
+        parser.add_argument("--data_path", required=True, help=text)
+    else:
+        parser.add_argument("--data_path", default=None, help=f"{text} (default: {otherwise})")
+
+
+def add_arithmetic_argument(parser: argparse.ArgumentParser) -> None:
+    """--arithmetic."""
+    parser.add_argument(
+        "--arithmetic",
+        choices=ARITHMETICS,
+        help="how sums become codes: by a float32 multiplication, or by integers alone, as TFLite's reference kernels and C "
+        "files (default: the file's own; for export float, or fixed where a format has nothing else)",
+    )
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """--trust."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="also run files that hold code, as .c: only where you exported them yourself, or trust who did",
+    )
+
+
+def boolean(text: str) -> bool:
+    """An argument that is true or false, in words: bool("False") would be True."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text.lower() == "true"

@@ -1,0 +1,206 @@
+"""Flags of training, and the training that they ask for."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import qat
+from qat.errors import QatError
+from qat.files import check_writable
+from qat.graph import Graph
+from qat.registry import suffixed
+from qat.scripts.common import sparsity
+from qat.scripts.common.files import load_data
+from qat.scripts.common.flags import boolean
+from qat.scripts.common.printing import note_if_guessing
+from qat.training.checkpoint import Checkpoint
+from qat.training.distillation import OWN, Teaching, teach
+from qat.training.loop import Recipe, evaluate_accuracy, train
+from qat.training.losses import Objective
+from qat.training.objectives import Distillation
+from qat.training.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
+from qat.training.workers import this_worker
+
+
+def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_path: str) -> None:
+    """What both training commands take."""
+    parser.add_argument("--epochs", type=int, default=10, help="passes over the training images")
+    parser.add_argument("--batch_size", type=int, default=64, help="images a step")
+    parser.add_argument("--lr", type=float, default=lr, help="peak learning rate")
+    parser.add_argument(
+        "--lr_schedule",
+        choices=SCHEDULES,
+        default="cosine",
+        help="how the rate falls; plateau: to a tenth after 5 epochs without gain",
+    )
+    parser.add_argument(
+        "--optimizer", choices=OPTIMIZERS, default="momentum", help="SGD with momentum, Adam, or Adam's AMSGrad"
+    )
+    parser.add_argument("--momentum", type=float, default=0.9, help="momentum of SGD")
+    parser.add_argument("--weight_decay", type=float, default=0.0, help="L2 penalty on weights")
+    parser.add_argument("--label_smoothing", type=float, default=0.0, help="share of a target spread over all classes")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the initial weights and of the order of the images"
+    )
+    parser.add_argument(
+        "--augment_shift",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="move training images at random by up to so many pixels",
+    )
+    parser.add_argument("--augment_flip", action="store_true", help="mirror half of the training images, left to right")
+    parser.add_argument(
+        "--validation",
+        type=int,
+        default=0,
+        metavar="IMAGES",
+        help="so many training images are held back and evaluated after each epoch: the next two, and --lr_schedule plateau, "
+        "decide by them",
+    )
+    parser.add_argument(
+        "--early_stopping",
+        type=int,
+        default=0,
+        metavar="EPOCHS",
+        help="stop where the validation loss has not fallen for so many epochs; 0: never",
+    )
+    parser.add_argument(
+        "--keep_best",
+        action="store_true",
+        help="save the epoch with the lowest validation loss at the end, not the last",
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the step with the framework's compiler")
+    parser.add_argument(
+        "--dataset_sink_mode", type=boolean, default=False, metavar="BOOL", help="MindSpore's data sink, on Ascend"
+    )
+    parser.add_argument("--log_every", type=int, default=0, metavar="STEPS", help="also log each STEPS steps; 0: never")
+    parser.add_argument("--log_path", metavar="FILE.csv", help="also append the log to a CSV file")
+    parser.add_argument(
+        "--save_every", type=int, default=0, metavar="STEPS", help="also save each STEPS steps; 0: never"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the file at --save_path, if it is there")
+    parser.add_argument("--save_path", help=f"checkpoint file to write, after each epoch (default: {save_path})")
+    distillation = parser.add_argument_group("distillation", "learn from another network's outputs, too")
+    distillation.add_argument(
+        "--teacher_ckpt",
+        metavar="FILE",
+        help=f"checkpoint of the teacher, any network for the same classes, or {OWN!r}: the trained network without its "
+        "quantizers",
+    )
+    distillation.add_argument(
+        "--distill_temperature", type=float, metavar="T", help="what logits are divided by (default: 4)"
+    )
+    distillation.add_argument(
+        "--distill_weight", type=float, metavar="W", help="share of the teacher in the loss, 0 to 1 (default: 0.5)"
+    )
+
+
+def recipe(args: argparse.Namespace) -> Recipe:
+    """How to train, from the arguments."""
+    optimizer = Optimizer(args.optimizer, args.momentum, args.weight_decay)
+    return Recipe(
+        args.epochs,
+        args.batch_size,
+        args.lr,
+        args.lr_schedule,
+        args.seed,
+        optimizer,
+        args.label_smoothing,
+        getattr(args, "slimming", 0.0),
+        args.validation,
+        args.early_stopping,
+        args.keep_best,
+        args.augment_shift,
+        args.augment_flip,
+    )
+
+
+def train_and_save(
+    args: argparse.Namespace, start: Checkpoint, data_path: str, path: Path, objective: Objective | None = None
+) -> Checkpoint:
+    """What both training commands do: train ``start`` further as the arguments say, save, print the accuracy. objective: in
+    place of the cross entropy. Returns what was saved.
+    """
+    backend = qat.backend(args.backend)
+    if args.dataset_sink_mode:
+        raise QatError(
+            "--dataset_sink_mode true: the commands feed every batch from NumPy; MindSpore's data sink belongs to "
+            "its own loop on an Ascend: mindspore.train.Model(qat.backend('mindspore').lower(network), ...).train(..., "
+            "dataset_sink_mode=True); leave it out"
+        )
+    if suffixed(path) is not None:
+        raise QatError(f"--save_path {path}: ends as an exported file, but a checkpoint is written; name it *.ckpt")
+    check_writable(path)
+    if args.log_path:
+        check_writable(args.log_path)
+    plan = recipe(args)
+    dataset = load_data(data_path, start.graph)
+    if args.resume and not path.exists():
+        print(f"note: there is no {path} to resume: the training begins at its first step")
+    elif args.resume:
+        saved = Checkpoint.load(path)
+        if saved.graph != start.graph:
+            raise QatError(
+                f"{path}: holds another network than {start.graph.name} as asked for; leave --resume out, or change it"
+            )
+        start = saved
+    teaching = _teaching(args, backend, start.graph, data_path)
+    if teaching is not None:
+        if objective is not None:
+            raise QatError(
+                "--teacher_ckpt with --bits_per_weight or --max_bops: only one at a time; leave one of them out"
+            )
+        objective = teaching.objective
+        dataset = replace(dataset, train=replace(dataset.train, targets=teaching.targets))
+    checkpoint = train(
+        backend,
+        start,
+        dataset,
+        plan,
+        objective=objective,
+        record=None if teaching is None else teaching.record,
+        device_target=args.device_target,
+        compile=args.compile,
+        log_every=args.log_every,
+        log_path=None if this_worker().rank else args.log_path,
+        save=lambda checkpoint: checkpoint.save(path),
+        save_every=args.save_every,
+    )
+    top1 = evaluate_accuracy(backend, checkpoint, dataset.test, device_target=args.device_target)
+    delay = start.graph.quant_delay
+    if 0 < delay >= checkpoint.step:
+        print(
+            f"note: {checkpoint.step} steps were trained, but quantization sets in after {delay}; lower --quant_delay"
+        )
+    sparsity.report(checkpoint)
+    print(f"Accuracy: {100 * top1:.2f}")
+    note_if_guessing(top1, dataset.test, start.graph.name, f"use another --lr than {args.lr:g}, or more --epochs")
+    print(f"saved {path}")
+    return checkpoint
+
+
+def _teaching(args: argparse.Namespace, backend: ModuleType, student: Graph, data_path: str) -> Teaching | None:
+    """What --teacher_ckpt asks for."""
+    given = {"temperature": args.distill_temperature, "weight": args.distill_weight}
+    if args.teacher_ckpt is None:
+        unused = [name for name, value in given.items() if value is not None]
+        if unused:
+            raise QatError(f"--distill_{unused[0]}: there is no teacher; give --teacher_ckpt, or leave it out")
+        return None
+    images = None
+    if args.teacher_ckpt != OWN:
+        images = load_data(data_path, Checkpoint.load(args.teacher_ckpt).graph).train
+    chosen = {name: getattr(Distillation, name) if value is None else value for name, value in given.items()}
+    return teach(
+        backend,
+        student,
+        args.teacher_ckpt,
+        images,
+        **chosen,
+        smoothing=args.label_smoothing,
+        device_target=args.device_target,
+    )
