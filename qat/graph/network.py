@@ -82,7 +82,7 @@ class Network:
 
     inputs: Input | tuple[Input, ...] | None = None
 
-    def construct(self, *inputs: Any) -> Any:
+    def construct(self, *inputs: Any, **named: Any) -> Any:
         """The forward pass, in terms of cells. Returns one symbol or a tuple of them."""
         raise QatError(f"{type(self).__name__} has no construct method: define construct(self, x)")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import qat
+from qat.cells.tracing import Traced
 
 
 class DepthwiseSeparable(qat.Network):
@@ -36,7 +37,7 @@ class DepthwiseSeparable(qat.Network):
             in_channels, out_channels, 1, has_bias=has_bias, has_bn=True, activation="relu"
         )
 
-    def construct(self, x):  # type: ignore[no-untyped-def]
+    def construct(self, x: Traced) -> Traced:
         return self.pointwise(self.depthwise(x))
 
 
@@ -54,7 +55,7 @@ class InvertedResidual(qat.Network):
         self.project = qat.Conv2dBnAct(hidden, out_channels, 1, has_bn=True)
         self.add = qat.Add() if stride == 1 and in_channels == out_channels else None
 
-    def construct(self, x):  # type: ignore[no-untyped-def]
+    def construct(self, x: Traced) -> Traced:
         y = self.project(self.depthwise(self.expand(x)))
         return y if self.add is None else self.add(x, y)
 
@@ -70,7 +71,7 @@ class _Compact(qat.Network):
         self.flatten = qat.Flatten()
         self.fc = qat.DenseBnAct(last, num_class)
 
-    def construct(self, x):  # type: ignore[no-untyped-def]
+    def construct(self, x: Traced) -> Traced:
         x = self.conv(x)
         for block in self.blocks:
             x = block(x)
@@ -124,7 +125,7 @@ class CompactDigits(qat.Network):
         self.flatten = qat.Flatten()
         self.fc = qat.DenseBnAct(wide, num_class)
 
-    def construct(self, x):  # type: ignore[no-untyped-def]
+    def construct(self, x: Traced) -> Traced:
         first, second = self.blocks
         x = self.pool(first(self.conv(x)))
         return self.fc(self.flatten(self.last(self.pool(second(x)))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import qat
+from qat.cells.tracing import Traced
 
 
 class LeNet5(qat.Network):
@@ -25,7 +26,7 @@ class LeNet5(qat.Network):
         self.max_pool2d = qat.MaxPool2d(kernel_size=2, stride=2)
         self.flatten = qat.Flatten()
 
-    def construct(self, x):  # type: ignore[no-untyped-def]
+    def construct(self, x: Traced) -> Traced:
         x = self.conv1(x)
         x = self.max_pool2d(x)
         x = self.conv2(x)
@@ -60,7 +61,7 @@ class LeNet3x3(qat.Network):
         self.max_pool2d = qat.MaxPool2d(kernel_size=2, stride=2)
         self.flatten = qat.Flatten()
 
-    def construct(self, x):  # type: ignore[no-untyped-def]
+    def construct(self, x: Traced) -> Traced:
         x = self.max_pool2d(self.conv1(x))
         x = self.max_pool2d(self.conv2(x))
         x = self.flatten(x)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import qat
+from qat.cells.tracing import Traced
 from qat.networks.compact import DepthwiseSeparable
 
 
@@ -29,7 +30,7 @@ class DSCNN(qat.Network):
         self.flatten = qat.Flatten()
         self.fc = qat.DenseBnAct(64, num_class)
 
-    def construct(self, x):  # type: ignore[no-untyped-def]
+    def construct(self, x: Traced) -> Traced:
         x = self.dropout(self.conv(x))
         for block in self.blocks:
             x = block(x)
@@ -56,7 +57,7 @@ class MobileNetV1(qat.Network):
         self.flatten = qat.Flatten()
         self.fc = qat.DenseBnAct(channels, num_class)
 
-    def construct(self, x):  # type: ignore[no-untyped-def]
+    def construct(self, x: Traced) -> Traced:
         x = self.conv(x)
         for block in self.blocks:
             x = block(x)
@@ -79,7 +80,7 @@ class Autoencoder(qat.Network):
         ]
         self.reconstruction = qat.DenseBnAct(128, features)
 
-    def construct(self, x):  # type: ignore[no-untyped-def]
+    def construct(self, x: Traced) -> Traced:
         for layer in self.layers:
             x = layer(x)
         return self.reconstruction(x)

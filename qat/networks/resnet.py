@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import qat
+from qat.cells.tracing import Traced
 
 
 class BasicBlock(qat.Network):
@@ -22,7 +23,7 @@ class BasicBlock(qat.Network):
             self.shortcut = qat.Conv2dBnAct(in_channels, out_channels, 1, stride, has_bias=tiny, has_bn=not tiny)
         self.add = qat.Add(activation="relu")
 
-    def construct(self, x):  # type: ignore[no-untyped-def]
+    def construct(self, x: Traced) -> Traced:
         y = self.conv2(self.conv1(x))
         return self.add(y, x if self.shortcut is None else self.shortcut(x))
 
@@ -47,7 +48,7 @@ class ResNet(qat.Network):
         self.flatten = qat.Flatten()
         self.fc = qat.DenseBnAct(channels, num_class)
 
-    def construct(self, x):  # type: ignore[no-untyped-def]
+    def construct(self, x: Traced) -> Traced:
         x = self.conv(x)
         for block in self.blocks:
             x = block(x)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import qat
+from qat.cells.tracing import Traced
 from qat.errors import QatError
+
+Each = TypeVar("Each", int, bool)
 
 
 class ConvBlock(qat.Network):
@@ -16,7 +20,7 @@ class ConvBlock(qat.Network):
         self.pool = qat.MaxPool2d(kernel_size=2, stride=2) if pool else None
         self.bn = qat.BatchNorm(out_channels, activation="relu")
 
-    def construct(self, x):  # type: ignore[no-untyped-def]
+    def construct(self, x: Traced) -> Traced:
         x = self.conv(x)
         return self.bn(x if self.pool is None else self.pool(x))
 
@@ -44,7 +48,7 @@ class SvhnCnn(qat.Network):
     ) -> None:
         self.inputs = qat.Input((channel, 32, 32), mean=mean, std=std)
         self.bn = qat.BatchNorm(channel)
-        self.blocks = []
+        self.blocks: list[ConvBlock] = []
         size, channels = 32, channel
         for count, kernel, pool in zip(filters, _each(kernels, filters), _each(pools, filters), strict=True):
             size = (size - kernel + 1) // (2 if pool else 1)
@@ -64,7 +68,7 @@ class SvhnCnn(qat.Network):
             width = count
         self.output = qat.DenseBnAct(width, num_class)
 
-    def construct(self, x):  # type: ignore[no-untyped-def]
+    def construct(self, x: Traced) -> Traced:
         x = self.bn(x)
         for block in self.blocks:
             x = block(x)
@@ -74,7 +78,7 @@ class SvhnCnn(qat.Network):
         return x
 
 
-def _each(value: object, blocks: Sequence[int]) -> tuple:  # type: ignore[type-arg]
+def _each(value: Each | Sequence[Each], blocks: Sequence[int]) -> tuple[Each, ...]:
     """One for each block. Raises QatError for another number of them."""
     values = tuple(value) if isinstance(value, Sequence) else (value,) * len(blocks)
     if len(values) != len(blocks):
