@@ -17,7 +17,8 @@ import yaml
 
 from qat.errors import QatError, shortened
 from qat.hints import perhaps
-from qat.passes.convert_quant_network import check_settings, convert_quant_network
+from qat.passes.convert_quant_network import convert_quant_network
+from qat.passes.quantizer_settings import check_settings
 from qat.reading import read_text, reading
 
 LARGEST = 1 << 16  #: bytes; a settings file is a page

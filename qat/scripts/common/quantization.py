@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from qat.cells.linear import NEVER
-from qat.passes.convert_quant_network import PROFILES
 from qat.passes.quant_config import read_quant_config
+from qat.passes.quantizer_settings import PROFILES
 from qat.scripts.common.flags import boolean
 
 QUANTIZATION = (
