@@ -24,8 +24,9 @@ from qat.networks import create
 from qat.scripts.common.files import load_data
 from qat.scripts.common.flags import add_backend_arguments, add_data_argument
 from qat.training.checkpoint import Checkpoint
-from qat.training.loop import Recipe, evaluate_accuracy, train
+from qat.training.loop import evaluate_accuracy, train
 from qat.training.optimizer import Optimizer
+from qat.training.recipe import Recipe
 
 #: network -> peak learning rate and optimizer, as train and train-and-quantize have them
 NETWORKS = {"lenet": (0.02, "momentum"), "mnist_cnn": (0.003, "adam")}

@@ -12,8 +12,9 @@ import qat
 from qat.data import Dataset
 from qat.training.checkpoint import Checkpoint
 from qat.training.distillation import Teaching
-from qat.training.loop import Recipe, train
+from qat.training.loop import train
 from qat.training.optimizer import Optimizer
+from qat.training.recipe import Recipe
 
 #: Of LeNet-5 in float.
 LENET = Recipe(20, 64, lr=0.02, optimizer=Optimizer(weight_decay=5e-4), augment_shift=1)

@@ -32,8 +32,9 @@ from qat.scripts.common.files import load_data
 from qat.scripts.common.flags import add_backend_arguments, add_data_argument
 from qat.training.checkpoint import Checkpoint
 from qat.training.distillation import Teaching, teach
-from qat.training.loop import Recipe, evaluate_accuracy
+from qat.training.loop import evaluate_accuracy
 from qat.training.optimizer import Optimizer
+from qat.training.recipe import Recipe
 
 HELD_BACK = 5000
 FLOAT = Recipe(40, 128, lr=0.1, optimizer=Optimizer(weight_decay=1e-5), augment_shift=1)

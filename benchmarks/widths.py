@@ -33,8 +33,9 @@ from qat.scripts.common.files import load_data
 from qat.scripts.common.flags import add_backend_arguments, add_data_argument
 from qat.training.checkpoint import Checkpoint
 from qat.training.distillation import teach
-from qat.training.loop import Recipe, evaluate_accuracy
+from qat.training.loop import evaluate_accuracy
 from qat.training.optimizer import Optimizer
+from qat.training.recipe import Recipe
 
 QUANTIZED = Recipe(15, 128, lr=0.03, optimizer=Optimizer(weight_decay=1e-4), augment_shift=1)
 BINARY = Recipe(15, 64, lr=0.001, optimizer=Optimizer("adam"), augment_shift=1)

@@ -51,9 +51,10 @@ from qat.passes.quant_config import read_quant_config
 from qat.study import Study, Task
 from qat.study.training import RESULT, read_result
 from qat.training.forward import Forward
-from qat.training.loop import Recipe, train
+from qat.training.loop import train
 from qat.training.native import params_from
 from qat.training.optimizer import Optimizer
+from qat.training.recipe import Recipe
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 MEMORY = 24 << 30  #: address space of the reading process: what asks for more gets an error, not the machine

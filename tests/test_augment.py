@@ -15,7 +15,8 @@ import qat
 from qat.data import Augmentation, Split, load
 from qat.errors import QatError
 from qat.networks import create
-from qat.training.loop import Recipe, train
+from qat.training.loop import train
+from qat.training.recipe import Recipe
 
 
 def _pictures(count: int = 6, channels: int = 2, height: int = 5, width: int = 7) -> np.ndarray:

@@ -12,8 +12,9 @@ from qat.data import load
 from qat.passes.merge_batch_norm import merge_batch_norm
 from qat.registry import BACKENDS, installed
 from qat.training.forward import Forward
-from qat.training.loop import Recipe, train
+from qat.training.loop import train
 from qat.training.optimizer import Optimizer
+from qat.training.recipe import Recipe
 from qat.training.workers import JointOps
 from qat.vocabulary.numpy_ops import NUMPY_OPS, NumpyOps
 

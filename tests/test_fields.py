@@ -16,8 +16,8 @@ from qat import quantizers
 from qat.cells.pruner import MagnitudePruner
 from qat.data import Augmentation
 from qat.training import objectives
-from qat.training.loop import Recipe
 from qat.training.optimizer import Optimizer
+from qat.training.recipe import Recipe
 from qat.vocabulary.fields import check_fields
 from qat.vocabulary.serial import Serializable, from_json
 

@@ -12,7 +12,8 @@ import pytest
 import qat
 from qat.data import Dataset, Split
 from qat.registry import TARGETS
-from qat.training.loop import Recipe, train
+from qat.training.loop import train
+from qat.training.recipe import Recipe
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 3, 8, 8), np.uint8)
 LABELS = np.zeros(8, np.int64)

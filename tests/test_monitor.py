@@ -16,9 +16,10 @@ from qat.data import load
 from qat.errors import QatError
 from qat.networks import LeNet5
 from qat.pruning import MagnitudePruner, count_zeros, prune_weights
-from qat.training.loop import Recipe, train
+from qat.training.loop import train
 from qat.training.monitor import Epoch, Progress, best_epoch, mean_cross_entropy, plateau_factor, should_stop
 from qat.training.optimizer import Optimizer
+from qat.training.recipe import Recipe
 
 TORCH = qat.backend("torch")
 LOSSES = st.lists(st.integers(0, 40).map(lambda n: n / 16), max_size=40)

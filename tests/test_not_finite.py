@@ -13,7 +13,8 @@ from qat.cli import main
 from qat.data import load
 from qat.errors import NotFiniteError
 from qat.registry import BACKENDS, installed
-from qat.training.loop import Recipe, train
+from qat.training.loop import train
+from qat.training.recipe import Recipe
 
 HERE = [name for name, entry in BACKENDS.items() if installed(entry)]
 RUINOUS = 3e38  #: a rate with which the first step leaves float32

@@ -20,10 +20,11 @@ from qat.networks import LeNetGTC
 from qat.training.distillation import teach
 from qat.training.event_file import EventFile
 from qat.training.forward import Forward
-from qat.training.loop import Recipe, train
+from qat.training.loop import train
 from qat.training.losses import Objective, soft_cross_entropy, step_terms
 from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
 from qat.training.optimizer import Optimizer
+from qat.training.recipe import Recipe
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 Array = npt.NDArray[np.float32]

@@ -14,8 +14,9 @@ from qat.data import Dataset, Split
 from qat.deploy.verify import compare, export_verified, verify
 from qat.integer import trace_codes
 from qat.passes.logits_graph import logits_graph
-from qat.training.loop import Recipe, evaluate_accuracy, train
+from qat.training.loop import evaluate_accuracy, train
 from qat.training.optimizer import Optimizer
+from qat.training.recipe import Recipe
 
 TORCH, ONNX = qat.backend("torch"), qat.target("ONNX")
 RNG = np.random.default_rng(0)

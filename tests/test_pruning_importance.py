@@ -20,7 +20,8 @@ from qat.integer import evaluate
 from qat.networks import create
 from qat.pruning import channel_groups, l1_importance, prune_channels, slimming_importance, taylor_importance
 from qat.pruning.training import PruningInTraining, prunable_gammas, shrink
-from qat.training.loop import Recipe, train
+from qat.training.loop import train
+from qat.training.recipe import Recipe
 
 Array = npt.NDArray[Any]
 F = np.float32

@@ -23,8 +23,9 @@ from qat.passes.apply_masks import apply_masks
 from qat.passes.fold_batch_norm import fold_batch_norm
 from qat.pruning import MagnitudePruner, count_zeros, prune_weights, updated_masks
 from qat.pruning.magnitude import smaller_mask, unfinished
-from qat.training.loop import Recipe, train
+from qat.training.loop import train
 from qat.training.optimizer import Optimizer
+from qat.training.recipe import Recipe
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 Array = npt.NDArray[Any]

@@ -18,9 +18,10 @@ import qat
 from qat import registry
 from qat.cli import main
 from qat.data import load
-from qat.training.loop import Recipe, train
+from qat.training.loop import train
 from qat.training.objectives import Distillation
 from qat.training.optimizer import Optimizer
+from qat.training.recipe import Recipe
 
 BACKENDS = {name: qat.backend(name) for name, entry in registry.BACKENDS.items() if registry.installed(entry)}
 TORCH = BACKENDS["torch"]

@@ -16,7 +16,8 @@ from qat.scripts.common.files import load_data
 from qat.scripts.common.flags import add_backend_arguments
 from qat.scripts.common.printing import percent, print_certificate
 from qat.training.checkpoint import Checkpoint
-from qat.training.loop import Recipe, evaluate_accuracy, train
+from qat.training.loop import evaluate_accuracy, train
+from qat.training.recipe import Recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

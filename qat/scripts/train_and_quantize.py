@@ -28,8 +28,9 @@ from qat.scripts.common.flags import add_backend_arguments, add_network_argument
 from qat.scripts.common.printing import print_certificate
 from qat.scripts.common.quantization import add_quantization_arguments, quantization_settings
 from qat.training.checkpoint import Checkpoint
-from qat.training.loop import Recipe, evaluate_accuracy, train
+from qat.training.loop import evaluate_accuracy, train
 from qat.training.optimizer import Optimizer
+from qat.training.recipe import Recipe
 
 FORMAT = "TFLITE"
 

@@ -31,10 +31,11 @@ from qat.scripts.common.printing import note_if_guessing
 from qat.training.checkpoint import Checkpoint
 from qat.training.event_file import EventFile
 from qat.training.forward import Forward
-from qat.training.loop import Recipe, evaluate_accuracy, train
+from qat.training.loop import evaluate_accuracy, train
 from qat.training.losses import step_terms
 from qat.training.objectives import BIT_FORMULAS, GTCLoss
 from qat.training.optimizer import SCHEDULES, Optimizer
+from qat.training.recipe import Recipe
 from qat.training.workers import this_worker
 from qat.vocabulary.arrays import as_tuple
 from qat.vocabulary.numpy_ops import NUMPY_OPS

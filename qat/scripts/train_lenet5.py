@@ -9,8 +9,8 @@ from qat.cli import run_script
 from qat.networks import LeNet3x3
 from qat.scripts.common import contest
 from qat.training.checkpoint import Checkpoint
-from qat.training.loop import Recipe
 from qat.training.optimizer import Optimizer
+from qat.training.recipe import Recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -30,8 +30,8 @@ from qat.study.executors import Executor, LocalExecutor, RayExecutor
 from qat.study.results import MIXED, table_name
 from qat.study.store import Row
 from qat.study.training import is_trained, progress_of, read_result, study_images, train_task
-from qat.training.loop import Recipe
 from qat.training.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
+from qat.training.recipe import Recipe
 from qat.vocabulary.arrays import as_tuple
 
 STEPS = 20  #: an epoch has at least so many: on small data the batches get smaller

@@ -15,8 +15,8 @@ from qat.cli import run_script
 from qat.networks import CompactDigits
 from qat.scripts.common import contest
 from qat.training.checkpoint import Checkpoint
-from qat.training.loop import Recipe
 from qat.training.optimizer import Optimizer
+from qat.training.recipe import Recipe
 
 FLOAT_EPOCHS, QUANTIZED_EPOCHS = 60, 10
 

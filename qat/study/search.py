@@ -17,8 +17,9 @@ from qat.errors import QatError, shortened
 from qat.reading import reading
 from qat.study.store import check_database, locked
 from qat.training.checkpoint import Checkpoint
-from qat.training.loop import Recipe, train
+from qat.training.loop import train
 from qat.training.optimizer import Optimizer
+from qat.training.recipe import Recipe
 from qat.vocabulary.fields import check_type
 
 SAMPLERS = ("hyperband", "bayesian")

@@ -25,8 +25,9 @@ from qat.pruning import MagnitudePruner, prune_weights
 from qat.reading import LARGEST_JSON, check_zip, open_regular, read_text, reading, without_warnings
 from qat.study.store import Task
 from qat.training.checkpoint import Checkpoint
-from qat.training.loop import Recipe, train
+from qat.training.loop import train
 from qat.training.optimizer import Optimizer
+from qat.training.recipe import Recipe
 from qat.vocabulary.arrays import as_tuple
 from qat.vocabulary.fields import check_type
 from qat.vocabulary.ops import Array

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -25,69 +25,10 @@ from qat.pruning.training import PruningInTraining
 from qat.training.checkpoint import Checkpoint
 from qat.training.losses import Objective, cross_entropy
 from qat.training.monitor import Epoch, Progress, best_epoch, mean_cross_entropy, plateau_factor, should_stop
-from qat.training.optimizer import Optimizer, learning_rate
+from qat.training.optimizer import learning_rate
+from qat.training.recipe import Recipe
+from qat.training.resuming import check_continues, check_progress, training_record
 from qat.vocabulary.arrays import Arrays, as_tuple
-from qat.vocabulary.fields import check_fields
-
-LENGTHLESS = ("constant", "halving", "plateau")  #: schedules whose rates do not depend on the number of epochs
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train. lr: the peak rate of the schedule. seed: of the order of the data and of dropout. label_smoothing: the
-    share of each target that is spread over all classes (Szegedy et al., arXiv 1512.00567, section 7). slimming: lambda of
-    the penalty on the scales of batch normalisations (``qat.pruning.training``), of float networks only.
-
-    validation: so many training images are held back, and evaluated after each epoch. early_stopping: stop where so many
-    epochs have followed the one with the lowest validation loss; 0: never. keep_best: end with the parameters of that epoch
-    instead of the last. Where weights are pruned, only epochs at the final sparsity count for both, and for the schedule
-    plateau.
-
-    augment_shift, augment_flip: how training images are changed at random each time they are seen (``qat.data.Augmentation``).
-    """
-
-    epochs: int = 10
-    batch_size: int = 64
-    lr: float = 0.02
-    lr_schedule: str = "cosine"
-    seed: int = 0
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    label_smoothing: float = 0.0
-    slimming: float = 0.0
-    validation: int = 0
-    early_stopping: int = 0
-    keep_best: bool = False
-    augment_shift: int = 0
-    augment_flip: bool = False
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
-            if value < 1:
-                raise QatError(f"{name} is {value}; use a whole number of at least 1")
-        if not 0.0 < self.lr < math.inf:
-            raise QatError(f"lr is {self.lr}; use a positive number")
-        if self.seed < 0:
-            raise QatError(f"seed is {self.seed}; use 0 or a positive number")
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise QatError(f"label_smoothing is {self.label_smoothing}; use a number from 0 to below 1")
-        if not 0.0 <= self.slimming < math.inf:
-            raise QatError(f"slimming is {self.slimming}; use 0 or a positive number")
-        learning_rate(self.lr_schedule, self.lr, 0, 1)  # raises for an unknown schedule
-        Augmentation(self.augment_shift, self.augment_flip)  # raises for a negative shift
-        for name, value in (
-            ("validation", self.validation),
-            ("early_stopping", self.early_stopping),
-        ):
-            if value < 0:
-                raise QatError(f"{name} is {value}; use 0 or a positive number")
-        needs = [name for name in ("early_stopping", "keep_best") if getattr(self, name)]
-        needs += ["lr_schedule plateau"] if self.lr_schedule == "plateau" else []
-        if needs and not self.validation:
-            raise QatError(
-                f"{needs[0]} decides by training images that are held back, but validation is 0; give --validation a number of "
-                "images, as 1000"
-            )
 
 
 def train(
@@ -107,33 +48,99 @@ def train(
     watch: Callable[[int, Step, Arrays], None] | None = None,
     stop_after: int | None = None,
 ) -> Checkpoint:
-    """Train a network on ``dataset.train``; returns the checkpoint of the last step, or of the best epoch.
+    """Train a network on ``dataset.train``.
 
-    backend: of ``qat.backend``. start: what to train; where its step is above 0, this very training is continued from
-    there, and ends with the same parameters as if it had never stopped (on the same backend, device and number of
-    threads). dataset: already in the network's shape. compile: use the framework's compiler. log_path: a CSV file of the
-    log lines. save: called with a checkpoint after each epoch, and each ``save_every`` steps where that is above 0.
-    objective: what is minimised in place of the cross entropy; what it needs beside the labels are ``Split.targets``.
-    record: what else the result depends on, for the history. watch: called after each step with the number of steps done,
-    the step, whose ``terms`` are the last ones, and the batch's labels (and targets). stop_after: end after that epoch, as if
-    it were interrupted there, though the recipe has more.
+    A training that is continued ends with the same parameters as if it had never stopped, on the same backend, device and
+    number of threads.
 
-    Raises NotFiniteError, naming the step, where the loss is no longer finite, or what would be saved (looked at after each
-    epoch in any case): what was saved before stays. Raises QatError where ``start`` is of another training.
+    Args:
+        backend: of ``qat.backend``.
+        start: the network and its parameters; where its step is above 0, this very training is continued from there.
+        dataset: its images in the network's shape.
+        recipe: how to train.
+        device_target: the device that computes; None: the best that there is.
+        compile: use the framework's compiler.
+        log_every: steps after which a line is logged; 0: one line an epoch.
+        log_path: a CSV file to which the log is appended.
+        save: called with a checkpoint after each epoch, and at the end.
+        save_every: steps after which ``save`` is called, too; 0: never.
+        objective: what is minimised in place of the cross entropy; what it needs beside the labels are ``Split.targets``.
+        record: what else the result depends on, for the checkpoint's history.
+        watch: called after each step with the number of steps done, the step, whose ``terms`` are the last ones, and the
+            batch's labels (and targets).
+        stop_after: end after that epoch, as if interrupted there, though the recipe has more.
+
+    Returns:
+        The checkpoint of the last step, or of the best epoch.
+
+    Raises:
+        NotFiniteError: where the loss is no longer finite, or what would be saved (looked at after each epoch in any case);
+            it names the step. What was saved before stays.
+        QatError: where the data do not suit the network or the recipe, and where ``start`` is of another training.
     """
     for value, kind in ((start, Checkpoint), (dataset, Dataset), (recipe, Recipe)):
         if not isinstance(value, kind):
             raise QatError(
                 f"train: got a {type(value).__name__} in place of a {kind.__name__}; give backend, start, dataset, recipe"
             )
-    graph = start.graph
-    check_labels(graph, dataset)
+    check_labels(start.graph, dataset)
     device_target = device_target or backend.devices()[0]
-    entry = _record(backend, dataset, recipe, device_target, compile)
+    entry = training_record(backend, dataset, recipe, device_target, compile)
     if objective is not None:
         entry["objective"] = {"type": type(objective).__name__, **asdict(objective)}  # type: ignore[call-overload]
     entry |= record or {}
     held = dataset.held_back(recipe.validation, recipe.seed) if recipe.validation else dataset
+    course = _course(start, held, recipe, entry, stop_after)
+    if start.progress.finished or (start.step >= course.end and not (recipe.keep_best and course.whole)):
+        return start
+    run = _Run(
+        backend,
+        start,
+        course,
+        held,
+        history=(entry, *(start.history[1:] if start.step else start.history)),
+        device_target=device_target,
+        compile=compile,
+        objective=objective,
+        hooks=_Hooks(save, save_every, watch),
+    )
+    with TrainingLog(recipe.epochs, course.steps, log_every, log_path) as log:
+        while run.done < course.end and not run.stopped_early():
+            run.epoch(log)
+    return run.result()
+
+
+@dataclass(frozen=True)
+class _Course:
+    """How far a training goes.
+
+    Attributes:
+        recipe: how to train.
+        steps: of an epoch.
+        end: the number of steps done where this call ends.
+        counts_from: the number of steps done from which on an epoch may be the best; before, weights are pruned.
+    """
+
+    recipe: Recipe
+    steps: int
+    end: int
+    counts_from: int
+
+    @property
+    def total(self) -> int:
+        """The steps of all epochs."""
+        return self.recipe.epochs * self.steps
+
+    @property
+    def whole(self) -> bool:
+        """True where this call goes to the last epoch."""
+        return self.end == self.total
+
+
+def _course(
+    start: Checkpoint, held: Dataset, recipe: Recipe, record: Mapping[str, Any], stop_after: int | None
+) -> _Course:
+    """How far training goes. Raises QatError where it cannot go there, or cannot go on from ``start``."""
     steps = len(held.train) // recipe.batch_size
     if not steps:
         raise QatError(
@@ -141,167 +148,194 @@ def train(
             "smaller one"
         )
     if start.step:
-        _check_continues(start, entry)
-        _check_progress(start, recipe, steps)
-    augmentation = Augmentation(recipe.augment_shift, recipe.augment_flip)
+        check_continues(start, record)
+        check_progress(start, recipe, steps)
     total = recipe.epochs * steps
-    counts_from = 1 + max((pruner.last for pruner in pruners(graph).values()), default=-1)
+    counts_from = 1 + max((pruner.last for pruner in pruners(start.graph).values()), default=-1)
     if recipe.keep_best and counts_from > total:
         raise QatError(
             f"keep_best: weights are pruned until step {counts_from}, but {recipe.epochs} epochs have {total} steps; train "
             "more epochs, or let the pruning end before"
         )
-    end = total if stop_after is None else min(stop_after * steps, total)
     if start.step and start.progress.finished and start.history[0].get("epochs") != recipe.epochs:
         raise QatError(
             f"--resume: this training ended, with the best epoch or early, so that its {start.history[0].get('epochs')} epochs "
             f"cannot become {recipe.epochs}; leave --resume out to start anew"
         )
-    if start.progress.finished or (start.step >= end and not (recipe.keep_best and end == total)):
-        return start
-    history = (entry, *(start.history[1:] if start.step else start.history))
-    progress, best = (start.progress, start.best) if start.step else (Progress(), {})
-    if recipe.keep_best and not best and best_epoch(progress.epochs, counts_from) is not None:
-        raise QatError(
-            "--resume: the checkpoint lacks the parameters of its best epoch; use another copy, or start anew"
+    return _Course(recipe, steps, total if stop_after is None else min(stop_after * steps, total), counts_from)
+
+
+@dataclass(frozen=True)
+class _Hooks:
+    """What ``train`` was asked to call.
+
+    Attributes:
+        save: with a checkpoint; None: nothing is saved.
+        save_every: steps after which ``save`` is called, beside the end of each epoch; 0: none.
+        watch: after each step.
+    """
+
+    save: Callable[[Checkpoint], None] | None
+    save_every: int
+    watch: Callable[[int, Step, Arrays], None] | None
+
+    def saves(self, done: int, steps: int) -> bool:
+        """Whether a checkpoint is saved after so many steps."""
+        return self.save is not None and (done % steps == 0 or (bool(self.save_every) and done % self.save_every == 0))
+
+
+class _Run:
+    """A training under way.
+
+    Attributes:
+        done: the steps that are done.
+        progress: the epochs that are done, and the losses of the one under way.
+        best: the parameters of the best epoch so far, where they are kept.
+    """
+
+    def __init__(
+        self,
+        backend: ModuleType,
+        start: Checkpoint,
+        course: _Course,
+        data: Dataset,
+        *,
+        history: tuple[Mapping[str, Any], ...],
+        device_target: str,
+        compile: bool,
+        objective: Objective | None,
+        hooks: _Hooks,
+    ) -> None:
+        recipe = course.recipe
+        self.backend, self.graph, self.course, self.recipe, self.data = backend, start.graph, course, recipe, data
+        self.history, self.hooks = history, hooks
+        self.done = start.step
+        self.progress, self.best = (start.progress, start.best) if start.step else (Progress(), {})
+        if recipe.keep_best and not self.best and self._best_epoch() is not None:
+            raise QatError(
+                "--resume: the checkpoint lacks the parameters of its best epoch; use another copy, or start anew"
+            )
+        self.augmentation = Augmentation(recipe.augment_shift, recipe.augment_flip)
+        self.model = backend.lower(logits_graph(self.graph), start.params, device_target=device_target, step=start.step)
+        self.pruning = PruningInTraining(backend, self.model, self.graph, recipe.slimming)
+        loss_function = objective or partial(cross_entropy, smoothing=recipe.label_smoothing)
+        self.step: Step = backend.make_step(self.model, recipe.optimizer, loss_function, compile=compile)
+        if start.step:
+            self.step.load_state(start.optimizer)
+        self._saved: Checkpoint | None = None  # of the last step, where it was saved
+
+    def stopped_early(self) -> bool:
+        """Whether so many epochs have brought nothing that the recipe stops."""
+        return should_stop(self.progress.epochs, self.recipe.early_stopping, self.course.counts_from)
+
+    def epoch(self, log: TrainingLog) -> None:
+        """Train to the end of the epoch that the last step belongs to, or to that of the next one."""
+        steps, recipe = self.course.steps, self.recipe
+        number, factor = self.done // steps + 1, 1.0
+        if recipe.lr_schedule == "plateau":
+            factor = plateau_factor(self.progress.epochs, self.course.counts_from)
+        batches = self.data.train.batches(recipe.batch_size, recipe.seed, number, self.augmentation)
+        for images, targets in islice(batches, self.done % steps, None):
+            lr = factor * learning_rate(recipe.lr_schedule, recipe.lr, self.done, self.course.total)
+            self._train_step(images, targets, lr, log)
+            ended, saves = self.done % steps == 0, self.hooks.saves(self.done, steps)
+            if ended or saves:
+                self._check_finite(images)
+            if ended:
+                self._end_epoch(lr, log)
+            if saves:
+                self._saved = self._snapshot()
+                self._save(self._saved)
+
+    def result(self) -> Checkpoint:
+        """The checkpoint that the training ends with."""
+        last = self._saved or self._snapshot()
+        if not (self.recipe.keep_best or self.recipe.early_stopping):
+            return last
+        if self.done < self.course.total and not self.stopped_early():
+            return last  # interrupted
+        params = apply_masks(self.graph, last.params)
+        last = replace(last, params=params, progress=replace(self.progress, finished=True))
+        if self.recipe.keep_best:
+            chosen = self._best_epoch()
+            assert chosen is not None, "the last epoch counts"
+            step = self.progress.epochs[chosen].step
+            last = replace(last, params=self.best, best={}, optimizer={}, step=step, epoch=chosen + 1)
+        self._save(last)
+        return last
+
+    def _train_step(self, images: Arrays, targets: Arrays, lr: float, log: TrainingLog) -> None:
+        """Train on one batch. Raises NotFiniteError where the loss is not finite."""
+        epoch, index = divmod(self.done, self.course.steps)
+        if self.graph.is_random:
+            self.backend.seed(self.recipe.seed, self.done)
+        self.pruning.before_step(self.done)
+        loss = self.step(images, targets, lr)
+        self.pruning.after_step(lr)
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss}", self.done)
+        self.done += 1
+        self._saved = None
+        self.progress = replace(self.progress, loss_sum=self.progress.loss_sum + loss)
+        log.step(epoch + 1, index + 1, loss, lr)
+        if self.hooks.watch is not None:
+            self.hooks.watch(self.done, self.step, targets)
+
+    def _end_epoch(self, lr: float, log: TrainingLog) -> None:
+        """Evaluate the images that are held back, and keep the parameters where they are the best so far."""
+        ended = Epoch(self.done, self.progress.loss_sum / self.course.steps, lr)
+        if self.recipe.validation:
+            held_loss, top1 = self.step.means(_validated(self.backend, self.model, self.data.test))
+            ended = replace(ended, validation_loss=held_loss, validation_accuracy=top1)
+            log.validation(ended)
+        self.progress = Progress((*self.progress.epochs, ended))
+        if self.recipe.keep_best and self._best_epoch() == len(self.progress.epochs) - 1:
+            self.best = apply_masks(self.graph, self.backend.read(self.model))
+
+    def _best_epoch(self) -> int | None:
+        return best_epoch(self.progress.epochs, self.course.counts_from)
+
+    def _save(self, checkpoint: Checkpoint) -> None:
+        if self.hooks.save is not None:
+            self.hooks.save(checkpoint)
+
+    def _snapshot(self) -> Checkpoint:
+        """What is done so far. Once all is done, what masks hide is 0."""
+        params = self.backend.read(self.model)
+        if self.done == self.course.total:
+            params = apply_masks(self.graph, params)
+        epoch = self.done // self.course.steps
+        return Checkpoint(
+            self.graph, params, self.done, epoch, self.step.state(), self.history, self.progress, self.best
         )
-    model = backend.lower(logits_graph(graph), start.params, device_target=device_target, step=start.step)
-    pruning = PruningInTraining(backend, model, graph, recipe.slimming)
-    loss_function = objective or partial(cross_entropy, smoothing=recipe.label_smoothing)
-    step = backend.make_step(model, recipe.optimizer, loss_function, compile=compile)
-    if start.step:
-        step.load_state(start.optimizer)
-    done = start.step
 
-    def snapshot() -> Checkpoint:
-        """Once it is finished, nothing is left behind masks."""
-        params = backend.read(model)
-        params = apply_masks(graph, params) if done == total else params
-        return Checkpoint(graph, params, done, done // steps, step.state(), history, progress, best)
+    def _check_finite(self, images: Arrays) -> None:
+        """Raise NotFiniteError where parameters or outputs are not finite.
 
-    def check_finite(images: Arrays) -> None:
-        """A step may ruin the parameters though its loss, which is that before the step, was finite. They may also stay finite
+        A step may ruin the parameters though its loss, which is that before the step, was finite. They may also stay finite
         and be too large for the outputs; those of integers are not.
         """
-        wrong = Checkpoint(graph, backend.read(model), optimizer=step.state()).not_finite()
-        if wrong is None and not graph.is_quantized:
-            outputs = np.concatenate([y.ravel() for y in as_tuple(backend.predict(model, images))])
+        wrong = Checkpoint(self.graph, self.backend.read(self.model), optimizer=self.step.state()).not_finite()
+        if wrong is None and not self.graph.is_quantized:
+            outputs = np.concatenate([y.ravel() for y in as_tuple(self.backend.predict(self.model, images))])
             found = outputs[~np.isfinite(outputs)]
             wrong = f"the outputs hold {found[0]} from then on" if found.size else None
         if wrong:
-            raise _diverged(f"step {(done - 1) % steps + 1}: {wrong}", (done - 1) // steps + 1, recipe.lr)
+            raise self._diverged(wrong, self.done - 1)
 
-    def stopped_early() -> bool:
-        return should_stop(progress.epochs, recipe.early_stopping, counts_from)
-
-    saved: Checkpoint | None = None
-    with TrainingLog(recipe.epochs, steps, log_every, log_path) as log:
-        while done < end and not stopped_early():
-            epoch = done // steps + 1
-            factor = plateau_factor(progress.epochs, counts_from) if recipe.lr_schedule == "plateau" else 1.0
-            batches = held.train.batches(recipe.batch_size, recipe.seed, epoch, augmentation)
-            for images, targets in islice(batches, done % steps, None):
-                if graph.is_random:
-                    backend.seed(recipe.seed, done)
-                lr = factor * learning_rate(recipe.lr_schedule, recipe.lr, done, total)
-                pruning.before_step(done)
-                loss = step(images, targets, lr)
-                pruning.after_step(lr)
-                if not math.isfinite(loss):
-                    raise _diverged(f"step {done % steps + 1}: the loss is {loss}", epoch, recipe.lr)
-                done += 1
-                progress = replace(progress, loss_sum=progress.loss_sum + loss)
-                log.step(epoch, (done - 1) % steps + 1, loss, lr)
-                if watch is not None:
-                    watch(done, step, targets)
-                saved = None
-                wanted = save is not None and bool(save_every) and done % save_every == 0
-                if done % steps == 0 or wanted:
-                    check_finite(images)
-                if done % steps == 0:
-                    ended = Epoch(done, progress.loss_sum / steps, lr)
-                    if recipe.validation:
-                        held_loss, top1 = step.means(_validated(backend, model, held.test))
-                        ended = replace(ended, validation_loss=held_loss, validation_accuracy=top1)
-                        log.validation(ended)
-                    progress = Progress((*progress.epochs, ended))
-                    if recipe.keep_best and best_epoch(progress.epochs, counts_from) == len(progress.epochs) - 1:
-                        best = apply_masks(graph, backend.read(model))
-                if save is not None and (done % steps == 0 or wanted):
-                    saved = snapshot()
-                    save(saved)
-    last = saved or snapshot()
-    if not (recipe.keep_best or recipe.early_stopping) or (done < total and not stopped_early()):
-        return last
-    last = replace(last, params=apply_masks(graph, last.params), progress=replace(progress, finished=True))
-    chosen = best_epoch(progress.epochs, counts_from)
-    if recipe.keep_best:
-        assert chosen is not None, "the last epoch counts"
-        last = replace(last, params=best, best={}, optimizer={}, step=progress.epochs[chosen].step, epoch=chosen + 1)
-    if save is not None:
-        save(last)
-    return last
-
-
-def _diverged(what: str, epoch: int, lr: float) -> NotFiniteError:
-    return NotFiniteError(
-        f"training stopped at epoch {epoch}, {what}, so the parameters are lost; what was saved before is unharmed; use a "
-        f"smaller --lr than {lr:g}"
-    )
+    def _diverged(self, what: str, step: int) -> NotFiniteError:
+        """step: the one that went wrong, counted from 0."""
+        epoch, index = divmod(step, self.course.steps)
+        return NotFiniteError(
+            f"training stopped at epoch {epoch + 1}, step {index + 1}: {what}, so the parameters are lost; what was saved "
+            f"before is unharmed; use a smaller --lr than {self.recipe.lr:g}"
+        )
 
 
 def _validated(backend: ModuleType, model: Any, held_back: Split) -> tuple[float, float]:
     """Loss and accuracy of the held-back images."""
     outputs = backend.predict(model, held_back.images)
     return mean_cross_entropy(outputs, held_back.labels), accuracy(outputs, held_back.labels)
-
-
-def _record(backend: ModuleType, dataset: Dataset, recipe: Recipe, device_target: str, compile: bool) -> dict[str, Any]:
-    """What the checkpoint's history keeps of a training: all that its result depends on."""
-    source = Path(dataset.source)
-    return {
-        "backend": backend.NAME,
-        "device_target": device_target,
-        "compile": compile,
-        "data": dataset.name,
-        "data_path": str(source.absolute()) if source.exists() else dataset.source,
-        **asdict(recipe),
-    }
-
-
-def _check_continues(start: Checkpoint, record: Mapping[str, Any]) -> None:
-    """Raise QatError unless the checkpoint was made by the training that ``record`` describes."""
-    # What a recipe could not say yet when the checkpoint was made had its default.
-    before = {**asdict(Recipe()), **start.history[0]} if start.history else {}
-    any_length = record["lr_schedule"] in LENGTHLESS  # what was done does not depend on how much was to follow
-    keys = [key for key in {**before, **record} if not (any_length and key == "epochs")]
-    changed = [key for key in keys if before.get(key) != record.get(key)]
-    if changed:
-        key = changed[0]
-        raise QatError(
-            f"--resume: the checkpoint was trained with {key} {before.get(key)!r}, now it is {record.get(key)!r}; give the "
-            "same arguments, or leave --resume out to start anew"
-        )
-
-
-def _check_progress(start: Checkpoint, recipe: Recipe, steps: int) -> None:
-    """Raise QatError unless the checkpoint's record fits the training of ``recipe``, of so many steps an epoch.
-
-    The first releases kept none, so that it may begin with any epoch where nothing is decided by it: nothing is held back.
-    """
-    epochs = start.progress.epochs
-    last = len(epochs) if start.progress.finished else start.step // steps
-    first = 1 if recipe.validation else last - len(epochs) + 1
-    held_back = [epoch.validation_loss is not None and epoch.validation_accuracy is not None for epoch in epochs]
-    wrong = None
-    if [epoch.step for epoch in epochs] != [steps * number for number in range(first, last + 1)]:
-        wrong = f"it has {len(epochs)} epochs for {start.step:,} steps of {steps:,} an epoch"
-    elif recipe.validation and not all(held_back):
-        wrong = "it has epochs without an evaluation of held-back images"
-    if wrong:
-        raise QatError(
-            f"--resume: the checkpoint's record of epochs is damaged: {wrong}; use another copy, or start anew"
-        )
 
 
 def check_labels(graph: Graph, dataset: Dataset) -> None:

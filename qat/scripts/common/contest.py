@@ -24,7 +24,8 @@ from qat.graph import Graph
 from qat.registry import BACKENDS
 from qat.scripts.common.files import load_data
 from qat.training.checkpoint import Checkpoint
-from qat.training.loop import Recipe, evaluate_accuracy, train
+from qat.training.loop import evaluate_accuracy, train
+from qat.training.recipe import Recipe
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 from qat.vocabulary.ops import Array
 

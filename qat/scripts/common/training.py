@@ -18,10 +18,11 @@ from qat.scripts.common.flags import boolean
 from qat.scripts.common.printing import note_if_guessing
 from qat.training.checkpoint import Checkpoint
 from qat.training.distillation import OWN, Teaching, teach
-from qat.training.loop import Recipe, evaluate_accuracy, train
+from qat.training.loop import evaluate_accuracy, train
 from qat.training.losses import Objective
 from qat.training.objectives import Distillation
 from qat.training.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
+from qat.training.recipe import Recipe
 from qat.training.workers import this_worker
 
 
