@@ -116,7 +116,7 @@ def convert_quant_network(
         weights, activations = settings.quantizers(node.name, cell)
         node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
         if isinstance(cell, LinearCell):
-            nodes += _quantized(node, cell, weights, _uniform(activations), fold, freeze_bn)
+            nodes += _quantized(node, cell, weights, _uniform(activations), fold=fold, freeze_bn=freeze_bn)
         else:
             nodes.append(node)
         if cell.wants_fake_quant or (settings.ascend and isinstance(cell, Input)):
@@ -131,6 +131,7 @@ def _quantized(
     cell: LinearCell,
     weights: BaseWeightQuantizer,
     activations: BaseActivationQuantizer,
+    *,
     fold: str | None,
     freeze_bn: int,
 ) -> list[Node]:

@@ -24,6 +24,7 @@ from qat.study.results import Model, models_in, read_model, roc, short_name, tab
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     add_models_arguments(parser)
     parser.add_argument("--prefix", default="compare", help="beginning of the files' names")
     parser.add_argument(
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     if args.report:
         check_writable(args.report)
     chosen = chosen_models(args, all_folds=args.all_folds)

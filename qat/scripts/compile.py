@@ -16,6 +16,7 @@ FLOAT = ("ONNX", "TFLITE")  #: those that hold float networks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     parser.add_argument(
         "--input_path", required=True, metavar="CKPT", help="checkpoint of a float or quantized network"
     )
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command. Returns the exit status."""
     args.file_format = FORMATS[args.target]
     qat.target(args.file_format)  # or its QatError, before the checkpoint is read
     args.ckpt_path, args.file_name = args.input_path, args.output_path

@@ -27,6 +27,7 @@ QUANTIZERS = ("symmetric", "asymmetric", "power_of_two")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     parser.add_argument(
         "--input_path", required=True, metavar="CKPT", help="checkpoint of a float or quantized network"
     )
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     quantizer = WeightQuantizer(
         args.bits,
         symmetric=args.quantizer != "asymmetric",

@@ -14,6 +14,7 @@ from qat.scripts.common.flags import add_data_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     add_data_argument(parser)
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder to put them into")
     parser.add_argument("--split", choices=("test", "train"), default="test", help="which images")
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     dataset = data.load(args.data_path)
     split = getattr(dataset, args.split)
     count = len(split) if args.count is None else args.count

@@ -10,6 +10,7 @@ from qat.data.download import SOURCES, Source, download
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     parser.add_argument("name", choices=list(SOURCES), help="which one")
     parser.add_argument("--out", required=True, help="folder to put it into")
     parser.add_argument(
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     source = SOURCES[args.name]
     written = download(Source(args.home or source.home, source.files), args.out)
     print(f"{args.out}: {len(written)} files written" if written else f"{args.out}: everything is there already")

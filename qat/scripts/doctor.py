@@ -32,10 +32,12 @@ TOOLS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     parser.add_argument("--quick", action="store_true", help="do not compute anything, only look at what is installed")
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command. Returns the exit status."""
     print(f"qat-engine {qat.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     rows = [("NumPy", _versions(("numpy",)), "reference", "")]
     for name, entry in BACKENDS.items():

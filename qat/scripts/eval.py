@@ -13,12 +13,14 @@ from qat.training.loop import check_labels, evaluate_accuracy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     add_data_argument(parser)
     add_checkpoint_argument(parser, "float network")
     add_backend_arguments(parser)
 
 
 def run(args: argparse.Namespace, *, quantized: bool = False) -> None:
+    """Run the command."""
     checkpoint = load_checkpoint(args.ckpt_path, quantized=quantized)
     backend = qat.backend(args.backend)
     dataset = load_data(args.data_path, checkpoint.graph)

@@ -11,12 +11,14 @@ from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argum
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     add_data_argument(parser)
     add_checkpoint_argument(parser, "quantized network")
     add_backend_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     eval_float.run(args, quantized=True)
 
 

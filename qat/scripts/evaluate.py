@@ -10,11 +10,13 @@ from qat.scripts.common import pictures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     pictures.add_arguments(parser, "--input_path", "--model")
     pictures.add_test_argument(parser, required=True)
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     pictures.print_accuracy(pictures.load_classifier(args), args.test_path)
 
 

@@ -14,6 +14,7 @@ from qat.training.native import NAMINGS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     add_checkpoint_argument(parser, "network, float or quantized")
     parser.add_argument("--backend", choices=with_files(), required=True, help="the framework to write for")
     parser.add_argument("--file", required=True, help="file to write")
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     check_distinct(args.file, args.ckpt_path, "--file and --ckpt_path")
     checkpoint = Checkpoint.load(args.ckpt_path)
     named = NAMINGS[args.naming]

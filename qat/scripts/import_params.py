@@ -16,6 +16,7 @@ from qat.training.native import params_from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     parser.add_argument("--file", required=True, help="the framework's file")
     parser.add_argument("--backend", choices=with_files(), required=True, help="the framework that wrote it")
     add_network_argument(parser)
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     renamed = {}
     for pair in args.rename:
         old, equals, new = pair.partition("=")

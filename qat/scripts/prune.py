@@ -30,6 +30,7 @@ SCOPE = {"slimming": "global", "l1": "layer", "taylor": "global"}  #: norms of w
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     add_checkpoint_argument(parser, "float network")
     parser.add_argument(
         "--data_path",
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     limits = _limits(args)
     checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
     source = Path(args.ckpt_path)

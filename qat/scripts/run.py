@@ -15,6 +15,7 @@ from qat.vocabulary.ops import Array
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     pictures.add_arguments(parser, "--model", "--input_path")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--image", metavar="FILE", help="a picture: its best classes are printed")
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     classifier = pictures.load_classifier(args)
     if args.test_path:
         pictures.print_accuracy(classifier, args.test_path)

@@ -40,6 +40,7 @@ FIXED_BITS = 8  #: of what is not chosen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     add_checkpoint_argument(parser, "float network, as models/full_0.ckpt")
     add_search_arguments(parser, out="autoq", epochs=10, trials=30)
     add_widths_arguments(parser)
@@ -118,6 +119,7 @@ def cost_of(graph: Graph, goal: str) -> float:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
     check_writable(args.yaml)
     for name in ("delta", "stress"):

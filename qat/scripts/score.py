@@ -20,6 +20,7 @@ from qat.training.checkpoint import Checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     parser.add_argument(
         "--reference", required=True, metavar="CKPT", help="checkpoint of the reference, float or quantized"
     )
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command. Returns the exit status."""
     if args.result_path:
         check_distinct(args.result_path, args.model, "--result_path and --model")
         check_distinct(args.result_path, args.reference, "--result_path and --reference")

@@ -33,6 +33,7 @@ BUDGETS = {"bytes": "bytes of weights", "macs": "MACs", "bops": "BOPs"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     add_checkpoint_argument(parser, "float network")
     add_search_arguments(parser, out="search", epochs=5, trials=40)
     parser.add_argument("--budget", choices=BUDGETS, default="bytes", help="what is limited, and traded for accuracy")
@@ -51,6 +52,7 @@ def cost_of(graph: Graph, budget: str) -> float:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
     if not 0.0 < args.least_share <= 1.0:
         raise QatError(f"--least_share is {args.least_share}; use a share of the channels, above 0 to 1")

@@ -28,6 +28,7 @@ SHOWN = 5  #: of the best networks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     add_search_arguments(parser, out="search_architecture", epochs=100, trials=30)
     parser.add_argument("--tuner", choices=SAMPLERS, default="hyperband", help="how settings are chosen")
 
@@ -77,6 +78,7 @@ def suggested(trial: Any) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     channel = as_tuple(load(args.data_path).train.images)[0].shape[1]
     dataset, recipe = prepared(args, (channel, 32, 32))
     backend = qat.backend(args.backend)

@@ -25,6 +25,7 @@ from qat.vocabulary.arrays import as_arrays, as_tuple
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     add_checkpoint_argument(parser, "float network")
     add_data_argument(parser)
     add_backend_arguments(parser)
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
     if args.csv_path:
         check_writable(args.csv_path)

@@ -17,6 +17,7 @@ SETTINGS = (*QUANTIZATION, "quant_config")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--ckpt_path", help="checkpoint file of a float or quantized network")
     source.add_argument(
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     changed = [name for name in SETTINGS if name in args.given]
     if args.ckpt_path:
         checkpoint = Checkpoint.load(args.ckpt_path)

@@ -10,10 +10,12 @@ from qat.scripts.common import contest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     contest.add_test_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     contest.test(args)
 
 

@@ -20,6 +20,7 @@ from qat.training.checkpoint import Checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     add_data_argument(parser)
     add_network_argument(parser)
     add_backend_arguments(parser)
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     recipe(args)  # raises for a wrong argument before anything is made with it
     if args.ckpt_path is None:
         graph = create(args.network).graph()

@@ -36,6 +36,7 @@ FORMAT = "TFLITE"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     parser.add_argument("--epochs", type=int, default=5, help="passes over the training images")
     parser.add_argument("--batch-size", "--batch_size", type=int, default=64, help="images a step")
     parser.add_argument(
@@ -62,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command. Returns the exit status."""
     name = args.save_model_name.removesuffix(".tflite")
     if not Path(name).name:
         raise QatError(
@@ -70,7 +72,13 @@ def run(args: argparse.Namespace) -> int:
     if args.qat_epochs < 0:
         raise QatError(f"--qat_epochs is {args.qat_epochs}; use 0 for none, or a positive number")
     files = {ending: Path(f"{name}.{ending}") for ending in ("tflite", "cc", "h", "ckpt")}
-    recipe = Recipe(args.epochs, args.batch_size, args.lr, "cosine", args.seed, Optimizer("adam"))
+    recipe = Recipe(
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        lr=args.lr,
+        seed=args.seed,
+        optimizer=Optimizer("adam"),
+    )
     backend, target = qat.backend(args.backend), qat.target(FORMAT)
     check_included(files["h"].name)
     for path in files.values():

@@ -53,6 +53,7 @@ FIGURES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     parser.add_argument("--basedirectory", default="gtc", help="folder that holds one folder for each experiment")
     parser.add_argument("--name_of_experiment", help="folder of this one (default: made of the three lambdas)")
     parser.add_argument("--data_path", default="MNIST_Data", help="folder of MNIST, as 'qat data mnist' makes it")
@@ -86,8 +87,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    optimizer = Optimizer("adam")
-    recipe = Recipe(args.num_epochs, args.batch_size, args.learning_rate, args.lr_schedule, args.seed, optimizer)
+    """Run the command."""
+    recipe = Recipe(
+        epochs=args.num_epochs,
+        batch_size=args.batch_size,
+        lr=args.learning_rate,
+        lr_schedule=args.lr_schedule,
+        seed=args.seed,
+        optimizer=Optimizer("adam"),
+    )
     objective = GTCLoss(
         args.lambda_distillation_loss, args.lambda_bit_loss, args.lambda_regularization, args.bit_formula
     )

@@ -14,12 +14,21 @@ from qat.training.recipe import Recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     contest.add_training_arguments(parser, folder="checkpoints/LeNet5", epochs=7)
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     graph = LeNet3x3().graph()
-    recipe = Recipe(max(args.epoch_end, 1), args.batch_size, 0.01, "constant", args.seed, Optimizer(momentum=0.0))
+    recipe = Recipe(
+        epochs=max(args.epoch_end, 1),
+        batch_size=args.batch_size,
+        lr=0.01,
+        lr_schedule="constant",
+        seed=args.seed,
+        optimizer=Optimizer(momentum=0.0),
+    )
     begin = contest.Stage(recipe, lambda last: Checkpoint(graph, graph.initial_params(args.seed)))
     contest.train_stages(args, graph, [begin])
 

@@ -26,6 +26,7 @@ CONVERTING = (*QUANTIZATION, "quant_delay", "quant_config")  #: what a quantized
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     add_data_argument(parser)
     add_checkpoint_argument(parser, "float network, or of a quantized one to go on with")
     add_backend_arguments(parser)
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     checkpoint = Checkpoint.load(args.ckpt_path)
     start = _quantized(args, checkpoint) if checkpoint.graph.is_quantized else _converted(args, checkpoint)
     source = Path(args.ckpt_path)

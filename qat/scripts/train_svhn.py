@@ -40,6 +40,7 @@ LOGITS_BITS = 8  #: of the logits and of the input's pixels, at every width
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     parser.add_argument("--flagfile", metavar="FILE.cfg", help="arguments from a file, as scripts/svhn_cnn.cfg")
     add_data_argument(parser)
     parser.add_argument("--models", default="models", help="folder of the study: checkpoints, results, study.db")
@@ -115,6 +116,7 @@ def numbers(text: str) -> list[int]:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command. Returns the exit status."""
     tasks, batch_size = plan(args)
     folder = Path(args.models)
     models = list(dict.fromkeys(task.settings["label"]["model"] for task in tasks))

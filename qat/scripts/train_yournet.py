@@ -22,10 +22,12 @@ FLOAT_EPOCHS, QUANTIZED_EPOCHS = 60, 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     contest.add_training_arguments(parser, folder="checkpoints/YourNet", epochs=FLOAT_EPOCHS + QUANTIZED_EPOCHS)
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     graph = CompactDigits().graph()
     recipe = Recipe(
         FLOAT_EPOCHS, args.batch_size, 0.1, seed=args.seed, optimizer=Optimizer(weight_decay=1e-5), augment_shift=1

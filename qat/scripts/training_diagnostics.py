@@ -16,6 +16,7 @@ from qat.study.results import Model, models_in, read_model, short_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     add_models_arguments(parser)
     parser.add_argument("--prefix", default="quantized", help="beginning of the files' names")
     parser.add_argument("--extra", default="", help="end of the files' names")
@@ -62,6 +63,7 @@ def pruned_version(path: Path, model: Model) -> Model:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     chosen = chosen_models(args)
     pruned = [pruned_version(path, model) for path, model in chosen] if args.pruned else None
     picture = accuracy_picture([model for _, model in chosen], pruned)

@@ -23,6 +23,7 @@ from qat.scripts.common.printing import print_certificate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     parser.add_argument(
         "--model", nargs="+", default=[], metavar="FILE", help="exported files (default: none, backends alone)"
     )
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command. Returns the exit status."""
     for model in args.model:
         check_file(model, "give --model what export wrote")
     targets = [trusted_target(args, model) for model in args.model]

@@ -304,9 +304,15 @@ class _Run:
         params = self.backend.read(self.model)
         if self.done == self.course.total:
             params = apply_masks(self.graph, params)
-        epoch = self.done // self.course.steps
         return Checkpoint(
-            self.graph, params, self.done, epoch, self.step.state(), self.history, self.progress, self.best
+            self.graph,
+            params,
+            step=self.done,
+            epoch=self.done // self.course.steps,
+            optimizer=self.step.state(),
+            history=self.history,
+            progress=self.progress,
+            best=self.best,
         )
 
     def _check_finite(self, images: Arrays) -> None:

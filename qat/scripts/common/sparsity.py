@@ -41,12 +41,12 @@ def with_pruner(args: argparse.Namespace, start: Checkpoint) -> Checkpoint:
                 raise QatError(f"--sparsity_{name}: says how weights are pruned, but not how many; give --sparsity too")
         return start
     pruner = MagnitudePruner(
-        args.sparsity,
-        args.sparsity_initial,
-        args.sparsity_begin,
-        args.sparsity_end,
-        args.sparsity_frequency,
-        args.sparsity_schedule,
+        final_sparsity=args.sparsity,
+        initial_sparsity=args.sparsity_initial,
+        begin=args.sparsity_begin,
+        end=args.sparsity_end,
+        frequency=args.sparsity_frequency,
+        schedule=args.sparsity_schedule,
     )
     graph, params = prune_weights(start.graph, start.params, pruner, tuple(args.sparsity_layers))
     return replace(start, graph=graph, params=params)

@@ -102,21 +102,20 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
 
 def recipe(args: argparse.Namespace) -> Recipe:
     """How to train, from the arguments."""
-    optimizer = Optimizer(args.optimizer, args.momentum, args.weight_decay)
     return Recipe(
-        args.epochs,
-        args.batch_size,
-        args.lr,
-        args.lr_schedule,
-        args.seed,
-        optimizer,
-        args.label_smoothing,
-        getattr(args, "slimming", 0.0),
-        args.validation,
-        args.early_stopping,
-        args.keep_best,
-        args.augment_shift,
-        args.augment_flip,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        lr=args.lr,
+        lr_schedule=args.lr_schedule,
+        seed=args.seed,
+        optimizer=Optimizer(args.optimizer, args.momentum, args.weight_decay),
+        label_smoothing=args.label_smoothing,
+        slimming=getattr(args, "slimming", 0.0),  # (a flag of train alone)
+        validation=args.validation,
+        early_stopping=args.early_stopping,
+        keep_best=args.keep_best,
+        augment_shift=args.augment_shift,
+        augment_flip=args.augment_flip,
     )
 
 
