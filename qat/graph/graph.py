@@ -33,10 +33,13 @@ MOST_NODES, MOST_NUMBERS, MOST_PARAMETERS = 10_000, 1 << 27, 1 << 28
 
 @dataclass(frozen=True)
 class Node:
-    """One use of a cell.
+    """One use of a cell. Names are those that ``qat.names`` allows.
 
-    name: unique. inputs: the names of the nodes whose outputs it takes. cell_name: where its parameters are kept; two
-    nodes of one cell share them. What names may be, ``qat.names`` says.
+    Attributes:
+        name: unique in its graph.
+        cell: what it computes.
+        inputs: the names of the nodes whose outputs it takes.
+        cell_name: the prefix of its parameters; two nodes of one cell share them.
     """
 
     name: str
@@ -47,9 +50,14 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in order of computation, each after its inputs. Validated when made; equal graphs have equal hashes.
+    """A network without its parameters. Immutable; equal graphs have equal hashes.
 
-    outputs: names of nodes. name: what the network is called.
+    Raises QatError where names, inputs, shapes or sizes are not in order.
+
+    Attributes:
+        nodes: in order of computation, each after its inputs.
+        outputs: the names of the nodes that give the network's outputs.
+        name: of the network; default "network".
     """
 
     nodes: tuple[Node, ...]
@@ -151,7 +159,7 @@ class Graph:
 
     @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
-        """Of one sample of each input."""
+        """The shape of each input, of one sample."""
         return tuple(self.shapes[node.name] for node in self.inputs)
 
     @cached_property
@@ -166,7 +174,7 @@ class Graph:
         return [node for node in self.nodes if name in node.inputs]
 
     def initial_params(self, seed: int = 0) -> Params:
-        """Fresh parameters. Each depends on the seed and its own name alone."""
+        """Fresh parameters, float32 by full name. Each depends on the seed and its own name alone."""
         check_type("seed", seed, int)
         if seed < 0:
             raise QatError(f"seed is {seed}; use a whole number of at least 0")
@@ -205,8 +213,8 @@ class Graph:
                 )
 
     def not_finite(self, params: Mapping[str, Array]) -> str | None:
-        """What is infinite or NaN among the parameters, in words; None: nothing. The state of what has observed nothing yet,
-        a range from infinity to -infinity, is as it should be.
+        """What is infinite or NaN among the parameters, in words; None: nothing. The range of a fake quantizer that has
+        observed nothing yet, from infinity to -infinity, is left out.
         """
         for name, param in self.params.items():
             if name not in params:  # ``check_params`` says that
@@ -232,7 +240,7 @@ class Graph:
 
     @classmethod
     def from_json(cls, text: str) -> Graph:
-        """Raises QatError where the text is no valid graph."""
+        """The graph that ``to_json`` wrote. Raises QatError where the text is no valid graph."""
         try:
             if len(text) > LARGEST_JSON:
                 raise ValueError(f"it has {len(text):,} characters, but {LARGEST_JSON:,} are the most")

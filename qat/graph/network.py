@@ -19,7 +19,12 @@ from qat.vocabulary.ops import Array
 
 @dataclass(frozen=True)
 class Symbol:
-    """What stands for a tensor inside ``construct``: the output of a node."""
+    """What stands for a tensor inside ``construct``: the output of a node.
+
+    Attributes:
+        trace: the trace that the node belongs to.
+        name: of the node.
+    """
 
     trace: Trace
     name: str
@@ -65,19 +70,23 @@ class Symbol:
 class Network:
     """Base of networks: cells in ``__init__``, their use in ``construct``.
 
-    ``inputs`` (a class attribute or set in ``__init__``) says what enters. A network may be used as a block inside
-    another one; then its ``inputs`` are not looked at. Cells are known by the attribute that holds them, also inside
-    lists, and a cell used twice shares its parameters.
+    A cell gets its name from the attribute that holds it, also inside lists, and a cell that is used twice shares its
+    parameters. A network may be used as a block inside another one; then its ``inputs`` are ignored.
 
-        class LeNet5(qat.Network):
-            inputs = qat.Input((1, 32, 32), mean=0.1307, std=0.3081)
+    Attributes:
+        inputs: the network's input, or a tuple of several; of the class, or set in ``__init__``.
 
-            def __init__(self):
-                self.conv1 = qat.Conv2dBnAct(1, 6, 5, pad_mode="valid", activation="relu")
-                ...
-
-            def construct(self, x):
-                return self.conv1(x)
+    >>> import qat
+    >>> class Small(qat.Network):
+    ...     inputs = qat.Input((1, 28, 28), mean=0.1307, std=0.3081)
+    ...     def __init__(self):
+    ...         self.conv = qat.Conv2dBnAct(1, 6, 5, pad_mode="valid", activation="relu")
+    ...         self.pool = qat.MaxPool2d(2)
+    ...     def construct(self, x):
+    ...         return self.pool(self.conv(x))
+    >>> graph = Small().graph()
+    >>> [node.name for node in graph.nodes], graph.shapes["pool"]
+    (['input', 'conv', 'pool'], (6, 12, 12))
     """
 
     inputs: Input | tuple[Input, ...] | None = None
@@ -95,7 +104,12 @@ class Network:
         return self.construct(*inputs)
 
     def graph(self) -> Graph:
-        """Trace ``construct``. Raises QatError naming the cell where shapes do not fit."""
+        """The graph that ``construct`` describes.
+
+        Raises:
+            QatError: where ``inputs`` is missing, where shapes do not fit (it names the cell), and where ``construct`` does
+                anything but call cells and add their outputs.
+        """
         entering = self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)
         if not entering or not all(isinstance(cell, Input) for cell in entering):
             raise QatError(
@@ -142,7 +156,13 @@ def _what_instead(result: Any) -> str:
 
 
 class Trace:
-    """The nodes gathered while one ``construct`` runs."""
+    """The nodes gathered while one ``construct`` runs.
+
+    Attributes:
+        cell_names: the names of the network's cells by their ``id``.
+        nodes: in the order in which cells were called.
+        shapes: of their outputs, of one sample, by node.
+    """
 
     def __init__(self, cell_names: dict[int, str]) -> None:
         self.cell_names = cell_names
@@ -150,7 +170,7 @@ class Trace:
         self.shapes: dict[str, Shape] = {}
 
     def add(self, cell: Cell, inputs: tuple[Traced, ...], default_name: str) -> Symbol:
-        """Append a node."""
+        """Append a node; returns its output. default_name: for a cell that has no name. Raises QatError for unfit inputs."""
         cell_name = self.cell_names.get(id(cell))
         if cell_name is None and cell.params():
             raise QatError(
@@ -181,7 +201,7 @@ class Trace:
 
 
 def as_graph(network: Network | Graph) -> Graph:
-    """The graph itself, or the trace of a network."""
+    """The graph itself, or that of a network. Raises QatError for anything else."""
     if isinstance(network, Graph):
         return network
     if isinstance(network, Network):

@@ -22,7 +22,12 @@ LARGEST_LONG = 2**47  #: an accumulator that a LongMultiplier takes
 
 
 class FixedMultiplier(NamedTuple):
-    """multiplier: int32, 2^30 to 2^31 - 1, or 0. shift: int32, of the same shape; negative: to the right."""
+    """m = multiplier 2^-31 2^shift.
+
+    Attributes:
+        multiplier: int32, 2^30 to 2^31 - 1, or 0.
+        shift: int32, of the same shape; negative: to the right.
+    """
 
     multiplier: Array
     shift: Array
@@ -40,10 +45,14 @@ class FixedMultiplier(NamedTuple):
 
 
 class LongMultiplier(NamedTuple):
-    """multiplier: int32, 2^14 to 2^15 - 1. shift: int32, of the same shape, to the right, 8 to 46.
+    """m = multiplier 2^-shift, for accumulators of int64, of layers with codes of more than 8 bits.
 
-    For accumulators of int64, of layers with codes of more than 8 bits: the multiplier keeps 15 bits, so that products fit
-    into int64, and they are rounded once, half up (TFLite's MultiplyByQuantizedMultiplier of an int64).
+    The multiplier keeps 15 bits, so that products fit into int64, and they are rounded once, half up (TFLite's
+    MultiplyByQuantizedMultiplier of an int64).
+
+    Attributes:
+        multiplier: int32, 2^14 to 2^15 - 1.
+        shift: int32, of the same shape, to the right, 8 to 46.
     """
 
     multiplier: Array
@@ -64,11 +73,17 @@ class LongMultiplier(NamedTuple):
 
 
 class FixedSum(NamedTuple):
-    """y = m_y (m_x (a 2^left) + m_x (b 2^left)): the sum of two centred codes of one scale."""
+    """y = m_y (m_x (a 2^left) + m_x (b 2^left)): the sum of two centred codes of one scale.
 
-    operand: FixedMultiplier  #: m_x, of either input: its share of twice the larger scale, which is one half
-    result: FixedMultiplier  #: m_y
-    left: int  #: 20, or 15 where codes have more than 8 bits
+    Attributes:
+        operand: m_x, of either input: its share of twice the larger scale, which is one half.
+        result: m_y.
+        left: 20, or 15 where codes have more than 8 bits.
+    """
+
+    operand: FixedMultiplier
+    result: FixedMultiplier
+    left: int
 
     def apply(self, a: Array, b: Array) -> Array:
         """Centred codes before the clip, int64."""

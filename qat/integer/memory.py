@@ -15,10 +15,17 @@ ALIGNMENT = 4  #: bytes; an int32, and what a word-wise load of codes wants
 
 @dataclass(frozen=True)
 class Buffer:
-    """Bytes that are needed from step ``first`` to step ``last``, both included."""
+    """Bytes that are needed from step ``first`` to step ``last``, both included.
+
+    Attributes:
+        name: unique.
+        size: in bytes, at least 1.
+        first: the step that writes it.
+        last: the last step that reads it.
+    """
 
     name: str
-    size: int  #: bytes, at least 1
+    size: int
     first: int
     last: int
 
@@ -29,7 +36,12 @@ class Buffer:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """offsets: of each buffer by name, in bytes. size: of the arena that holds them all."""
+    """Where buffers lie in one arena.
+
+    Attributes:
+        offsets: of each buffer by name, in bytes.
+        size: of the arena, in bytes.
+    """
 
     offsets: Mapping[str, int]
     size: int

@@ -122,32 +122,23 @@ def recipe(args: argparse.Namespace) -> Recipe:
 def train_and_save(
     args: argparse.Namespace, start: Checkpoint, data_path: str, path: Path, objective: Objective | None = None
 ) -> Checkpoint:
-    """What both training commands do: train ``start`` further as the arguments say, save, print the accuracy. objective: in
-    place of the cross entropy. Returns what was saved.
+    """Train further as the arguments say, save, print the accuracy: what both training commands do.
+
+    Args:
+        args: of ``add_training_arguments``, and backend and device_target.
+        start: what is trained.
+        data_path: of the data set.
+        path: of the checkpoint that is written, and from which --resume goes on.
+        objective: what is minimised in place of the cross entropy.
+
+    Returns:
+        What was saved.
     """
     backend = qat.backend(args.backend)
-    if args.dataset_sink_mode:
-        raise QatError(
-            "--dataset_sink_mode true: the commands feed every batch from NumPy; MindSpore's data sink belongs to "
-            "its own loop on an Ascend: mindspore.train.Model(qat.backend('mindspore').lower(network), ...).train(..., "
-            "dataset_sink_mode=True); leave it out"
-        )
-    if suffixed(path) is not None:
-        raise QatError(f"--save_path {path}: ends as an exported file, but a checkpoint is written; name it *.ckpt")
-    check_writable(path)
-    if args.log_path:
-        check_writable(args.log_path)
+    _check_output(args, path)
     plan = recipe(args)
     dataset = load_data(data_path, start.graph)
-    if args.resume and not path.exists():
-        print(f"note: there is no {path} to resume: the training begins at its first step")
-    elif args.resume:
-        saved = Checkpoint.load(path)
-        if saved.graph != start.graph:
-            raise QatError(
-                f"{path}: holds another network than {start.graph.name} as asked for; leave --resume out, or change it"
-            )
-        start = saved
+    start = _resumed(path, start) if args.resume else start
     teaching = _teaching(args, backend, start.graph, data_path)
     if teaching is not None:
         if objective is not None:
@@ -181,6 +172,34 @@ def train_and_save(
     note_if_guessing(top1, dataset.test, start.graph.name, f"use another --lr than {args.lr:g}, or more --epochs")
     print(f"saved {path}")
     return checkpoint
+
+
+def _check_output(args: argparse.Namespace, path: Path) -> None:
+    """Raise QatError where nothing could be written there, or for a flag that the commands do not serve."""
+    if args.dataset_sink_mode:
+        raise QatError(
+            "--dataset_sink_mode true: the commands feed every batch from NumPy; MindSpore's data sink belongs to "
+            "its own loop on an Ascend: mindspore.train.Model(qat.backend('mindspore').lower(network), ...).train(..., "
+            "dataset_sink_mode=True); leave it out"
+        )
+    if suffixed(path) is not None:
+        raise QatError(f"--save_path {path}: ends as an exported file, but a checkpoint is written; name it *.ckpt")
+    check_writable(path)
+    if args.log_path:
+        check_writable(args.log_path)
+
+
+def _resumed(path: Path, start: Checkpoint) -> Checkpoint:
+    """What --resume goes on from: the file at ``path``, or ``start`` where there is none."""
+    if not path.exists():
+        print(f"note: there is no {path} to resume: the training begins at its first step")
+        return start
+    saved = Checkpoint.load(path)
+    if saved.graph != start.graph:
+        raise QatError(
+            f"{path}: holds another network than {start.graph.name} as asked for; leave --resume out, or change it"
+        )
+    return saved
 
 
 def _teaching(args: argparse.Namespace, backend: ModuleType, student: Graph, data_path: str) -> Teaching | None:
