@@ -9,8 +9,13 @@ from qat.cells.tracing import Traced
 class DepthwiseSeparable(qat.Network):
     """A depthwise convolution, then a 1x1 one, each with batch normalisation and ReLU (Howard et al., arXiv 1704.04861, 3.1).
 
-    stride: of the depthwise one. has_bias: biases before the batch normalisations, as MLPerf Tiny has them.
-    depthwise_activation: in place of the first ReLU.
+    Args:
+        in_channels: of the input.
+        out_channels: of the output.
+        stride: of the depthwise convolution, in pixels.
+        kernel_size: of the depthwise convolution, in pixels.
+        has_bias: biases before the batch normalisations, as MLPerf Tiny has them.
+        depthwise_activation: in place of the first ReLU; None: none.
     """
 
     def __init__(
@@ -46,6 +51,12 @@ class InvertedResidual(qat.Network):
     where shape and channels stay (Sandler et al., arXiv 1801.04381, section 3.3).
 
     All with batch normalisation; ReLU6 after the first two.
+
+    Args:
+        in_channels: of the input.
+        out_channels: of the output.
+        stride: of the depthwise convolution, in pixels.
+        expansion: how many times as many channels the depthwise convolution has.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, expansion: int = 4) -> None:

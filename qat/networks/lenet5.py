@@ -9,9 +9,13 @@ from qat.cells.tracing import Traced
 class LeNet5(qat.Network):
     """Two valid 5x5 convolutions and three dense layers (LeCun et al., 1998, with ReLU and max pooling).
 
-    num_class: number of outputs. channel: number of input channels. has_bn: batch normalisation after each convolution.
-    activation: of every layer but the last; None for binary activations, which are one themselves.
     Input: 32x32 pixels, normalised as MNIST.
+
+    Args:
+        num_class: number of outputs.
+        channel: number of input channels.
+        has_bn: batch normalisation after each convolution.
+        activation: of every layer but the last; None for binary activation quantizers, which are a sign function themselves.
     """
 
     def __init__(
@@ -48,7 +52,9 @@ class LeNet3x3(qat.Network):
     """LeNet-5 with valid 3x3 convolutions for 28x28 digits: 60,074 parameters, 199,968 products (205,960 with the biases of
     convolutions, as its document counts).
 
-    num_class: number of outputs. channel: number of input channels.
+    Args:
+        num_class: number of outputs.
+        channel: number of input channels.
     """
 
     def __init__(self, num_class: int = 10, channel: int = 1) -> None:

@@ -9,7 +9,11 @@ from qat.cells.tracing import Traced
 class LeNetGTC(qat.Network):
     """Two 5x5 convolutions with padding and three dense layers, ReLU between them (Parajuli et al., arXiv 1811.04985).
 
-    num_class: number of outputs. channel: number of input channels. Input: 28x28 pixels, scaled to 0..1.
+    Input: 28x28 pixels, scaled to 0..1.
+
+    Args:
+        num_class: number of outputs.
+        channel: number of input channels.
     """
 
     def __init__(self, num_class: int = 10, channel: int = 1) -> None:

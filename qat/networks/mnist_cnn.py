@@ -9,9 +9,13 @@ from qat.cells.tracing import Traced
 class MnistCnn(qat.Network):
     """Two valid 3x3 convolutions with ReLU and max pooling, a valid 5x5 one without, two dense layers.
 
-    num_class: number of outputs. channel: number of input channels. Input: 28x28 pixels. The code of a pixel
-    is pixel - 128, as its document prescribes. Mean 128/255 is the zero point 128; std 128/255 makes the network see
-    (pixel - 128) / 128, which trains far better than the document's scale of 1 (docs/calibration.md).
+    Input: 28x28 pixels. The code of a pixel is pixel - 128, as its document prescribes. Mean 128/255 is the zero point 128;
+    std 128/255 makes the network see (pixel - 128) / 128, which trains far better than the document's scale of 1
+    (docs/calibration.md).
+
+    Args:
+        num_class: number of outputs.
+        channel: number of input channels.
     """
 
     def __init__(self, num_class: int = 10, channel: int = 1) -> None:

@@ -9,8 +9,13 @@ from qat.cells.tracing import Traced
 class BasicBlock(qat.Network):
     """relu(conv(conv(x)) + shortcut(x)), two 3x3 convolutions with batch normalisation.
 
-    The shortcut is the identity, or a 1x1 convolution where the shape changes. tiny: as MLPerf Tiny has it, biases before
-    the batch normalisations and none after the shortcut.
+    The shortcut is the identity, or a 1x1 convolution where the shape changes.
+
+    Args:
+        in_channels: of the input.
+        out_channels: of the output.
+        stride: of the first convolution and the shortcut, in pixels.
+        tiny: as in MLPerf Tiny: biases before the batch normalisations, and no batch normalisation after the shortcut.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, tiny: bool) -> None:
@@ -31,7 +36,10 @@ class BasicBlock(qat.Network):
 class ResNet(qat.Network):
     """A 3x3 convolution, three stages of blocks with 16, 32 and 64 channels, global average pooling, a dense layer.
 
-    blocks: in each stage. num_class: number of outputs. tiny: see BasicBlock.
+    Args:
+        blocks: in each stage.
+        num_class: number of outputs.
+        tiny: see ``BasicBlock``.
     """
 
     def __init__(self, blocks: int, num_class: int = 10, tiny: bool = False) -> None:

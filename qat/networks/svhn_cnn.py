@@ -28,10 +28,18 @@ class ConvBlock(qat.Network):
 class SvhnCnn(qat.Network):
     """Batch normalisation of the input; blocks of convolution, pooling, batch normalisation, ReLU; dense layers with both.
 
-    num_class: number of outputs (logits). channel: of the input, 32x32 pixels. filters, kernels, pools: of each block;
-    one kernel size or one bool serves all. dense: outputs of the hidden dense layers. dropout: the rate before each dense
-    layer, 0 for none. mean, std: of the pixels, as a share of 255 (of SVHN's training images, over all channels).
     The defaults are the document's. ``qat.passes.merge_batch_norm`` brings it into the form that is quantized.
+
+    Args:
+        num_class: number of outputs (logits).
+        channel: channels of the input, 32x32 pixels.
+        filters: output channels of each block.
+        kernels: the kernel size of each block, or one for all.
+        pools: whether each block pools, or one bool for all.
+        dense: outputs of the hidden dense layers.
+        dropout: the rate before each dense layer; 0: no dropout.
+        mean: of the pixels, as a share of 255 (of SVHN's training images, over all channels).
+        std: likewise.
     """
 
     def __init__(
