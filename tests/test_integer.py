@@ -32,8 +32,11 @@ from qat.integer import (
     IntegerLinear,
     IntegerTensor,
     Requantize,
+    Sum,
     trace_codes,
 )
+from qat.integer.memory import activation_buffers, renamed_sources
+from qat.networks import LeNet5
 from qat.passes.pool_before_quantize import pool_before_quantize
 from qat.quantizers import SMALLEST_SCALE
 from qat.training.forward import Forward
@@ -501,6 +504,29 @@ def test_a_float_network_has_no_integers() -> None:
     graph = small_lenet().graph()
     with pytest.raises(qat.QatError, match=r"^Chain is a float network, it has no integers: convert it"):
         qat.to_integer(graph, graph.initial_params())
+
+
+def test_a_sum_asks_for_a_scale_that_suits_it() -> None:
+    """A nudge where sums lie next to half a code, unless the scale has to stay; a floor where TFLite's shift would overflow."""
+    x, y = (IntegerTensor(name, (3,), Grid(F(1.0), 0, -128, 127)) for name in "xy")
+
+    def wanted(scale: float, *, keep_scale: bool = False) -> tuple[dict[str, int], dict[str, np.float32]]:
+        builder = IntegerBuilder({}, Adjustments())
+        builder.quantize(Sum("sum", (x, y), None), Grid(F(scale), 0, -128, 127), "group", keep_scale=keep_scale)
+        return dict(builder.wanted.nudges), builder.wanted.floors
+
+    assert wanted(1.0) == ({}, {})
+    assert wanted(2.0) == ({"group": 1}, {})
+    assert wanted(2.0, keep_scale=True) == ({}, {})
+    assert wanted(2.0**-19) == wanted(2.0**-19, keep_scale=True) == ({}, {"group": F(2.0**-18)})
+
+
+def test_a_flatten_has_no_memory_of_its_own() -> None:
+    graph = qat.convert_quant_network(LeNet5())
+    integers = qat.to_integer(graph, graph.observed_params())
+    sources = renamed_sources(integers)
+    assert sources == {"flatten": "max_pool2d_1"}
+    assert set(activation_buffers(integers, sources)) == {node.name for node in integers.nodes} - {"flatten"}
 
 
 def test_a_range_that_saw_no_data_is_refused_by_name() -> None:
