@@ -66,6 +66,12 @@ def test_the_document_s_commands_lead_from_pixels_to_a_certificate(
     assert [comparison["differ"] for comparison in certificate["comparisons"]] == [0, 0]
 
 
+def test_each_module_of_scripts_is_a_command() -> None:
+    """What commands share lies in scripts/common."""
+    folder = Path(qat.__file__).parent / "scripts"
+    assert {path.stem for path in folder.glob("*.py")} == {module for module, _ in COMMANDS.values()} | {"__init__"}
+
+
 @pytest.mark.parametrize(("lr", "failed"), [(0.02, False), (10, True)])
 def test_a_training_that_fails_says_so(
     lr: float, failed: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
