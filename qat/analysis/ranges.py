@@ -105,8 +105,12 @@ def _scalar(loop: NodeLoop, tensor: Tensor) -> float:
 class Histogram:
     """How often numbers fell into equal bins from low to high.
 
-    counts: (BINS,), int64. zeros: how many were exactly 0 (after a ReLU, most are); they are in no bin, since every
-    range represents them exactly.
+    Attributes:
+        low: the lower end of the first bin, at most 0.
+        high: the upper end of the last bin, at least 0.
+        counts: of each bin, (BINS,), int64.
+        zeros: how many numbers were exactly 0 (after a ReLU, most are); they are in no bin, since every range represents
+            them exactly.
     """
 
     low: float

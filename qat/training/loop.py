@@ -362,6 +362,16 @@ def check_labels(graph: Graph, dataset: Dataset) -> None:
 def evaluate_accuracy(
     backend: ModuleType, checkpoint: Checkpoint, split: Split, *, device_target: str | None = None
 ) -> float:
-    """Accuracy of a network in evaluation: of its deployed integers where it is quantized."""
+    """The accuracy of a network: of its deployed integers where it is quantized.
+
+    Args:
+        backend: of ``qat.backend``.
+        checkpoint: the network.
+        split: images and labels, the images in the network's shape.
+        device_target: the device that computes; None: the best that there is.
+
+    Returns:
+        The share of images whose largest output is that of the label, 0 to 1.
+    """
     model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
     return accuracy(backend.predict(model, split.images), split.labels)
