@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-import qat
 from qat.cli import run_script
 from qat.files import check_distinct
-from qat.scripts.common.flags import add_checkpoint_argument, with_files
+from qat.scripts.common.flags import add_checkpoint_argument, parameter_files, with_files
 from qat.training.checkpoint import Checkpoint
 from qat.training.native import NAMINGS
 
@@ -32,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = Checkpoint.load(args.ckpt_path)
     named = NAMINGS[args.naming]
     params = {named(name, checkpoint.graph): array for name, array in checkpoint.params.items()}
-    qat.backend(args.backend).save_params(params, args.file)
+    parameter_files(args.backend).save_params(params, args.file)
     print(f"wrote {args.file}: {len(params)} arrays")
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-import qat
 from qat.cli import run_script
 from qat.errors import QatError
 from qat.files import check_distinct, check_writable
 from qat.networks import create
-from qat.scripts.common.flags import add_network_argument, with_files
+from qat.scripts.common.flags import add_network_argument, parameter_files, with_files
 from qat.training.checkpoint import Checkpoint
 from qat.training.native import params_from
 
@@ -37,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     check_distinct(args.ckpt_path, args.file, "--ckpt_path and --file")
     check_writable(args.ckpt_path)
     graph = create(args.network).graph()
-    params = params_from(graph, qat.backend(args.backend).load_params(args.file), renamed, args.file)
+    params = params_from(graph, parameter_files(args.backend).load_params(args.file), renamed, args.file)
     Checkpoint(graph, params).save(args.ckpt_path)
     print(f"saved {args.ckpt_path}: {graph.name}, {graph.count_trainable():,} trainable parameters")
 

@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from qat.console import TrainingLog
 from qat.data import Augmentation, Dataset, Split, accuracy
-from qat.deploy.interfaces import Step
+from qat.deploy.interfaces import Step, TrainingBackend
 from qat.errors import NotFiniteError, QatError
 from qat.graph import Graph
 from qat.passes.apply_masks import apply_masks
@@ -32,7 +31,7 @@ from qat.vocabulary.arrays import Arrays, as_tuple
 
 
 def train(
-    backend: ModuleType,
+    backend: TrainingBackend,
     start: Checkpoint,
     dataset: Dataset,
     recipe: Recipe,
@@ -195,7 +194,7 @@ class _Run:
 
     def __init__(
         self,
-        backend: ModuleType,
+        backend: TrainingBackend,
         start: Checkpoint,
         course: _Course,
         data: Dataset,
@@ -338,9 +337,9 @@ class _Run:
         )
 
 
-def _validated(backend: ModuleType, model: Any, held_back: Split) -> tuple[float, float]:
+def _validated(backend: TrainingBackend, model: Any, held_back: Split) -> tuple[float, float]:
     """Loss and accuracy of the held-back images."""
-    outputs = backend.predict(model, held_back.images)
+    (outputs,) = as_tuple(backend.predict(model, held_back.images))
     return mean_cross_entropy(outputs, held_back.labels), accuracy(outputs, held_back.labels)
 
 
@@ -360,7 +359,7 @@ def check_labels(graph: Graph, dataset: Dataset) -> None:
 
 
 def evaluate_accuracy(
-    backend: ModuleType, checkpoint: Checkpoint, split: Split, *, device_target: str | None = None
+    backend: TrainingBackend, checkpoint: Checkpoint, split: Split, *, device_target: str | None = None
 ) -> float:
     """The accuracy of a network: of its deployed integers where it is quantized.
 
@@ -374,4 +373,5 @@ def evaluate_accuracy(
         The share of images whose largest output is that of the label, 0 to 1.
     """
     model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
-    return accuracy(backend.predict(model, split.images), split.labels)
+    (outputs,) = as_tuple(backend.predict(model, split.images))
+    return accuracy(outputs, split.labels)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from qat.data import Dataset
+from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError
 from qat.training.checkpoint import Checkpoint
 from qat.training.recipe import Recipe
@@ -17,7 +17,7 @@ LENGTHLESS = ("constant", "halving", "plateau")  #: schedules whose rates do not
 
 
 def training_record(
-    backend: ModuleType, dataset: Dataset, recipe: Recipe, device_target: str, compile: bool
+    backend: TrainingBackend, dataset: Dataset, recipe: Recipe, device_target: str, compile: bool
 ) -> dict[str, Any]:
     """What the checkpoint's history keeps of a training: all that its result depends on."""
     source = Path(dataset.source)

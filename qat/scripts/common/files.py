@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from types import ModuleType
 
 from qat import data
 from qat.data import Dataset
+from qat.deploy.interfaces import Target
 from qat.errors import QatError
 from qat.graph import Graph
-from qat.registry import TARGETS, suffixed, target_of
+from qat.registry import formats, suffixed, target_of
 from qat.training.checkpoint import Checkpoint
 
 
@@ -39,10 +39,10 @@ def check_file(path: str, advice: str) -> None:
         raise QatError(f"{path or repr(path)}: {found}; {advice}")
 
 
-def trusted_target(args: argparse.Namespace, path: str) -> ModuleType:
+def trusted_target(args: argparse.Namespace, path: str) -> Target:
     """The target of a file that was handed in. Raises QatError where to run it is to run code, and --trust is not given."""
     target = target_of(path)
-    if getattr(target, "RUNS_CODE", False) and not args.trust:
+    if target.RUNS_CODE and not args.trust:
         raise QatError(
             f"{path}: holds code, which would be compiled and run here with all your rights, and its digest does not say who "
             "wrote it; give --trust, but only if you exported it yourself or trust who did"
@@ -57,7 +57,7 @@ def output_path(name: str, suffix: str) -> Path:
     if not path.name or os.path.isdir(path):
         raise QatError(f"{where} is a folder, or nothing; give the name of a file")
     found = suffixed(path)
-    if found is not None and TARGETS[found].suffix == suffix:
+    if found is not None and formats()[found].suffix == suffix:
         return path
     if found is not None:
         raise QatError(f"{where} ends as another format's file, not as {suffix}; change the name or the format")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 
+import qat
+from qat.data.dataset import READERS
+from qat.deploy.interfaces import ParameterFiles
+from qat.errors import QatError
 from qat.integer.fixed_point import ARITHMETICS
-from qat.networks import NETWORKS
-from qat.registry import BACKENDS
+from qat.networks.catalogue import ADDED
+from qat.registry import BACKENDS, backend_names
 from qat.training.devices import DEVICES
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     """--backend and --device_target."""
-    parser.add_argument("--backend", choices=list(BACKENDS), default="torch", help="the framework that computes")
+    parser.add_argument("--backend", choices=backend_names(), default="torch", help="the framework that computes")
     add_device_argument(parser)
 
 
@@ -24,8 +28,16 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def with_files() -> list[str]:
-    """The backends whose frameworks have files of named arrays."""
-    return [name for name, entry in BACKENDS.items() if entry.suffix]
+    """The backends whose frameworks have files of named arrays; those of other packages, which may have some, among them."""
+    return [name for name in backend_names() if name not in BACKENDS or BACKENDS[name].suffix]
+
+
+def parameter_files(name: str) -> ParameterFiles:
+    """A backend whose framework has files of named arrays. Raises QatError where it has none."""
+    backend = qat.backend(name)
+    if not isinstance(backend, ParameterFiles):
+        raise QatError(f"--backend {backend.NAME}: its framework has no files of parameters; choose another")
+    return backend
 
 
 def add_network_argument(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +45,7 @@ def add_network_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--network",
         default="lenet",
-        help=f"one of {', '.join(NETWORKS)}, or your own as package.module:Class, whose code is then run",
+        help=f"one of {', '.join(ADDED.names())}, or your own as package.module:Class, whose code is then run",
     )
 
 
@@ -47,6 +59,7 @@ def add_data_argument(
 ) -> None:
     """--data_path. otherwise: what is taken where it is not required and left out."""
     text = "folder of MNIST (IDX files in train/ and test/), CIFAR-10 (.bin) or SVHN (.mat), or 'digits' for scikit-learn's"
+    text += "".join(f", or {name}:..." for name in READERS.names()).replace("%", "%%")
     if required:
         parser.add_argument("--data_path", required=True, help=text)
     else:

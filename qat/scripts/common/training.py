@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import qat
+from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError
 from qat.files import check_writable
 from qat.graph import Graph
@@ -202,7 +202,7 @@ def _resumed(path: Path, start: Checkpoint) -> Checkpoint:
     return saved
 
 
-def _teaching(args: argparse.Namespace, backend: ModuleType, student: Graph, data_path: str) -> Teaching | None:
+def _teaching(args: argparse.Namespace, backend: TrainingBackend, student: Graph, data_path: str) -> Teaching | None:
     """What --teacher_ckpt asks for."""
     given = {"temperature": args.distill_temperature, "weight": args.distill_weight}
     if args.teacher_ckpt is None:
