@@ -29,9 +29,9 @@ BACKENDS = {
 TARGETS = {
     "ONNX": Entry("targets.onnx.target", ("onnx", "onnxruntime"), "onnx", ".onnx", ("weights", "packing")),
     "TFLITE": Entry("targets.tflite.target", ("ai_edge_litert", "flatbuffers"), "tflite", ".tflite", ("packing",)),
-    "ASCEND_ONNX": Entry("targets.ascend.onnx", ("onnx",), "onnx", ".ascend.onnx"),
+    "ASCEND_ONNX": Entry("targets.ascend.onnx.target", ("onnx",), "onnx", ".ascend.onnx"),
     "MINDIR": Entry("targets.mindir.target", ("mindspore",), "mindspore", ".mindir"),
-    "AIR": Entry("targets.ascend.air", (), "", ".air"),
+    "AIR": Entry("targets.ascend.air.target", (), "", ".air"),
     "C": Entry("targets.c.target", (), "", ".c", ("packing",)),
 }
 

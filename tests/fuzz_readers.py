@@ -443,12 +443,12 @@ def seal_tflite(path: Path) -> None:
 
 
 def seal_mindir(path: Path) -> None:
-    from qat.targets.mindir.target import DIGEST, _digest, proto
+    from qat.targets.mindir.file import DIGEST, digest_of, proto
 
     model = proto.ModelProto()
     with contextlib.suppress(Exception):
         model.ParseFromString(path.read_bytes())
-        model.user_info[DIGEST] = _digest(model)
+        model.user_info[DIGEST] = digest_of(model)
         path.write_bytes(model.SerializeToString())
 
 

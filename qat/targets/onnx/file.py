@@ -1,4 +1,4 @@
-"""What the two targets that write ONNX do alike: reading a file, and changing a model in memory."""
+"""An .onnx file: read, checked and written."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from onnx import helper
 from qat.backends.messages import messages
 from qat.cells.base import Shape
 from qat.errors import QatError, shortened
+from qat.files import write_atomically
 from qat.names import check_stored
 from qat.reading import check_sample, read_file, reading
 
@@ -69,3 +70,15 @@ def check_operators(model: onnx.ModelProto) -> None:
                 raise ValueError(f"its {node.op_type} {name!r} has no shape")
             numbers += math.prod(max(size.dim_value, 1) for size in known[name].shape.dim)
     check_sample(numbers)
+
+
+def load(path: str | Path) -> onnx.ModelProto:
+    model = load_model(path)
+    with reading(path, "an ONNX file of qat export", "export it again"):
+        check_operators(model)
+    return model
+
+
+def write(model: onnx.ModelProto, path: str | Path) -> None:
+    onnx.checker.check_model(model, full_check=True)
+    write_atomically(path, model.SerializeToString())

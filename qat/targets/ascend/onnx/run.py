@@ -1,0 +1,97 @@
+"""Runs a file in onnx.reference, with Ascend's operators emulated in NumPy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from qat.errors import QatError
+from qat.reading import reason_of
+from qat.targets.ascend import unit
+from qat.targets.onnx.file import shapes_of_inputs
+from qat.vocabulary.arrays import Arrays, in_batches
+from qat.vocabulary.ops import Array
+
+BATCH = 128  #: images at a time
+
+
+class AscendQuant(OpRun):
+    """Real numbers to int8 codes."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, scale: float, offset: float, dst_type: str) -> tuple[Array]:
+        return (unit.quantize(x, scale, offset),)
+
+
+class AscendDequant(OpRun):
+    """int32 accumulators to real numbers."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, scale: Array, dtype: int) -> tuple[Array]:
+        return (unit.dequantize(x, scale),)
+
+
+class Conv(OpRun):
+    """The convolution of int8 codes; ONNX's own knows floating types only."""
+
+    op_domain = ""
+
+    def _run(
+        self,
+        x: Array,
+        w: Array,
+        b: Array,
+        dilations: Any,
+        group: int,
+        kernel_shape: Any,
+        pads: Any,
+        strides: Any,
+        **_: Any,
+    ) -> tuple[Array]:
+        padding = (pads[0], pads[2], pads[1], pads[3])
+        geometry = {"stride": tuple(strides), "dilation": tuple(dilations), "group": group}
+        return (unit.convolve(x, w, b, padding=padding, **geometry),)
+
+
+class Gemm(OpRun):
+    """The matrix product of int8 codes with a transposed weight."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, w: Array, b: Array, **_: Any) -> tuple[Array]:
+        return (unit.multiply(x, w, b),)
+
+
+class MaxPool(OpRun):
+    """ONNX's own in plain NumPy is slow."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, kernel_shape: Any, pads: Any, strides: Any, **_: Any) -> tuple[Array]:
+        padding = (pads[0], pads[2], pads[1], pads[3])
+        return (unit.max_pool(x, kernel=tuple(kernel_shape), stride=tuple(strides), padding=padding),)
+
+
+def infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:
+    try:
+        evaluator = ReferenceEvaluator(model, new_ops=[AscendQuant, AscendDequant, Conv, Gemm, MaxPool])
+        inputs = [x.name for x in model.graph.input]
+
+        def run(batch: tuple[Array, ...]) -> dict[str, Array]:
+            return dict(zip(outputs, evaluator.run(outputs, dict(zip(inputs, batch, strict=True))), strict=True))
+
+        with np.errstate(all="ignore"):
+            return in_batches(run, pixels, shapes_of_inputs(model), BATCH, str(path))
+    except QatError:
+        raise
+    except Exception as error:  # whatever its operators raise
+        raise QatError(
+            f"{path}: cannot be emulated as a file of qat export ({reason_of(error)}); export it anew"
+        ) from None

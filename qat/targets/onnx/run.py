@@ -1,0 +1,48 @@
+"""Runs an ONNX file in ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnxruntime
+
+from qat.errors import QatError
+from qat.reading import reason_of
+from qat.targets.onnx.file import shapes_of_inputs
+from qat.vocabulary.arrays import Arrays, in_batches
+from qat.vocabulary.ops import Array
+
+BATCH = 1000  #: images in one run of a session
+
+
+def session_of(path: str | Path, model: onnx.ModelProto, threads: int = 0) -> onnxruntime.InferenceSession:
+    """threads: 0 is the runtime's own choice."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors come back as exceptions
+    options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _cannot_run(path, error) from None
+
+
+def _cannot_run(path: str | Path, error: Exception) -> QatError:
+    """Of any exception of the runtime: they share no base class of their own."""
+    return QatError(f"{path}: ONNX Runtime cannot run it as a file of qat export ({reason_of(error)}); export it anew")
+
+
+def infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:
+    session = session_of(path, model)
+    inputs = [x.name for x in session.get_inputs()]
+
+    def run(batch: tuple[Array, ...]) -> dict[str, Array]:
+        feed = dict(zip(inputs, batch, strict=True))
+        return dict(zip(outputs, session.run(outputs, feed), strict=True))
+
+    try:
+        return in_batches(run, pixels, shapes_of_inputs(model), BATCH, str(path))
+    except QatError:
+        raise
+    except Exception as error:
+        raise _cannot_run(path, error) from None
