@@ -39,6 +39,7 @@ from qat.integer import (
 )
 from qat.integer.widths import require_bytes
 from qat.targets.ascend.unit import HIGH, LOW, quantize
+from qat.targets.common import end_names, no_form, used_only_by
 from qat.vocabulary.ops import Array
 
 ADVICE = "convert the network with profile='ascend' (train_quant.py --profile ascend) and train it"
@@ -65,7 +66,7 @@ class Step:
 
 
 def lower(graph: IntegerGraph, file_format: str) -> tuple[Step, ...]:
-    """The operations of an integer graph in order; its inputs and outputs are called as ``names`` says.
+    """The operations of an integer graph in order; its inputs and outputs are called as ``end_names`` says.
 
     Raises QatError, naming the node, what was found and what to do, where the graph does not keep to the profile.
     """
@@ -73,14 +74,9 @@ def lower(graph: IntegerGraph, file_format: str) -> tuple[Step, ...]:
     lowering = _Lowering(graph, file_format)
     for node in graph.nodes:
         lowering.add(node)
-    for x, name in zip(graph.outputs, names("output", len(graph.outputs)), strict=True):
+    for x, name in zip(graph.outputs, end_names("output", len(graph.outputs)), strict=True):
         lowering.dequantized(x, name)
     return tuple(lowering.steps)
-
-
-def names(what: str, count: int) -> list[str]:
-    """What inputs (raw pixels) and outputs (real numbers) are called: "input", or "input0", "input1", ..."""
-    return [what] if count == 1 else [f"{what}{i}" for i in range(count)]
 
 
 def tensors_of(nodes: Collection[IntegerTensor], present: Collection[str]) -> dict[str, str]:
@@ -150,17 +146,9 @@ class _Lowering:
         self._format = file_format
         self._real: dict[str, str] = {}  # node -> its real numbers in the file
         self._centred: dict[str, str] = {}  # input -> its pixels less their zero point
-        self._entries = dict(zip((x.name for x in graph.inputs), names("input", len(graph.inputs)), strict=True))
-        users: dict[str, list[IntegerNode]] = {}
-        for node in graph.nodes:
-            for x in node.inputs:
-                users.setdefault(x.name, []).append(node)
+        self._entries = dict(zip((x.name for x in graph.inputs), end_names("input", len(graph.inputs)), strict=True))
         #: Nodes that only poolings use: these take real numbers, before AscendQuant, since max(rint(.)) = rint(max(.)).
-        self._pooled = {
-            name
-            for name, found in users.items()
-            if all(isinstance(user, IntegerMaxPool2d) for user in found) and name not in {x.name for x in graph.outputs}
-        }
+        self._pooled = used_only_by(graph, IntegerMaxPool2d)
 
     def refuse(self, node: IntegerNode | IntegerTensor, found: str, advice: str = ADVICE) -> QatError:
         return QatError(f"{node.name}: {self._format}: {found}; {advice}")
@@ -229,10 +217,7 @@ class _Lowering:
     @singledispatchmethod
     def add(self, node: IntegerNode) -> None:
         """Append a node of the integer graph."""
-        kind = type(node).__name__.removeprefix("Integer").lower()
-        raise self.refuse(
-            node, f"a {kind} has no form of int8 codes on Ascend", "export to ONNX, or leave that cell out"
-        )
+        raise no_form(node, self._format, "export to ONNX, or leave that cell out")
 
     @add.register
     def _(self, node: IntegerInput) -> None:

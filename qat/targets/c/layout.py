@@ -17,6 +17,7 @@ from qat.integer import (
 from qat.integer.memory import ALIGNMENT, Buffer, MemoryPlan, activation_buffers, plan_memory
 from qat.targets.c.text import plain, width, word_count
 from qat.targets.c.weights import stored_weights
+from qat.targets.common import columns_in_hwc, same_in_hwc, used_only_by
 from qat.vocabulary.ops import Array
 
 
@@ -36,11 +37,7 @@ class Layout:
         self.graph = graph
         self.packed = packed
         self.index = {node.name: i for i, node in enumerate(graph.nodes)}
-        users: dict[str, list[IntegerNode]] = {node.name: [] for node in graph.nodes}
-        for node in graph.nodes:
-            for x in node.inputs:
-                users[x.name].append(node)
-        outputs = {x.name for x in graph.outputs}
+        before_dense = used_only_by(graph, IntegerDense)
         #: Flattens that only rename: their source, and the (C, H, W) in whose HWC order they are.
         self.renamed: dict[str, str] = {}
         self.hwc: dict[str, Shape] = {}
@@ -48,8 +45,7 @@ class Layout:
             if not isinstance(node, IntegerFlatten):
                 continue
             (x,) = node.inputs
-            same = len(x.shape) < 3 or x.shape[0] == 1 or x.shape[1:] == (1, 1)
-            dense = node.name not in outputs and all(isinstance(user, IntegerDense) for user in users[node.name])
+            same, dense = same_in_hwc(x.shape), node.name in before_dense
             if x.name in self.hwc and not dense:
                 continue
             if same or dense:
@@ -74,9 +70,7 @@ class Layout:
         if isinstance(node, IntegerConv2d):
             return weight.transpose(0, 2, 3, 1)
         shape = self.hwc.get(node.inputs[0].name)
-        if shape is None:
-            return weight
-        return weight.reshape(-1, *shape).transpose(0, 2, 3, 1).reshape(weight.shape)
+        return weight if shape is None else columns_in_hwc(weight, shape)
 
     @staticmethod
     def wide(node: IntegerNode) -> bool:

@@ -373,7 +373,7 @@ class LinearWriter(Layout):
         stands for the number of its channels.
         """
         taps = depth.codes.shape[1]
-        indices = depth.index(depth.codes)
+        indices = depth.indices(depth.codes)
         parts = [indices[first : first + BLOCK].T.ravel() for first in range(0, len(indices), BLOCK)]
         if depth.bits == BYTES:
             constants = self._weight_arrays(depth, name, np.concatenate(parts))

@@ -18,6 +18,7 @@ import numpy as np
 from qat.errors import QatError
 from qat.integer import IntegerTensor
 from qat.targets.c.file import File
+from qat.targets.common import to_hwc
 from qat.vocabulary.arrays import Arrays, in_batches
 from qat.vocabulary.ops import Array
 
@@ -80,8 +81,7 @@ def compute(
             )
 
         def run(batch: tuple[Array, ...]) -> dict[int, Array]:
-            stored = [x.transpose(0, 2, 3, 1) if x.ndim == 4 else x for x in batch]
-            samples = np.concatenate([x.reshape(len(x), -1) for x in stored], axis=1).tobytes()
+            samples = np.concatenate([to_hwc(x).reshape(len(x), -1) for x in batch], axis=1).tobytes()
             try:
                 done = subprocess.run([program], input=samples, capture_output=True, check=False)
             except OSError as error:

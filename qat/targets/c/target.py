@@ -24,6 +24,7 @@ from qat.targets.c.file import load, write
 from qat.targets.c.run import compiler, compute, options
 from qat.targets.c.text import identifier
 from qat.targets.c.writer import Writer
+from qat.targets.common import to_chw
 from qat.vocabulary.arrays import Arrays, as_arrays
 from qat.vocabulary.ops import Array
 
@@ -102,8 +103,7 @@ def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) 
     result = {}
     for i, (x, entry) in enumerate(zip(nodes, file.model["nodes"], strict=True)):
         stored = found[i].reshape(-1, *entry["stored"])
-        codes = stored.transpose(0, 3, 1, 2) if stored.ndim == 4 else stored
-        result[x.name] = codes.reshape(-1, *x.shape).astype(np.int32) + x.grid.qmin
+        result[x.name] = to_chw(stored).reshape(-1, *x.shape).astype(np.int32) + x.grid.qmin
     return {x.name: result[x.name] for x in tensors if x.name in result}
 
 

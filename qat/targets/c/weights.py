@@ -28,7 +28,7 @@ class StoredWeights(NamedTuple):
     values: Array
     filled: bool
 
-    def index(self, codes: Array) -> Array:
+    def indices(self, codes: Array) -> Array:
         """What is stored of codes."""
         if self.bits == BYTES:
             return codes
@@ -91,9 +91,9 @@ def blocks(stored: StoredWeights, rows: int, inputs: int, groups: int) -> Array:
     """The bytes of a layer's blocks: in each, for every word of four inputs, the words of its up to BLOCK outputs."""
     outputs = len(stored.codes)
     padded = np.zeros((outputs, rows, word_count(inputs) * 4), np.int64)
-    padded[:, :, :inputs] = stored.index(stored.codes.reshape(outputs, rows, inputs))
+    padded[:, :, :inputs] = stored.indices(stored.codes.reshape(outputs, rows, inputs))
     if stored.bits < BYTES and not stored.filled:
-        padded[:, :, inputs:] = stored.index(np.zeros(1, np.int64)) if inputs % 4 else 0
+        padded[:, :, inputs:] = stored.indices(np.zeros(1, np.int64)) if inputs % 4 else 0
     words = padded.reshape(outputs, -1, 4)
     per_group = outputs // groups
     parts = []

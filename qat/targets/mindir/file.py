@@ -16,9 +16,9 @@ from qat.errors import QatError, shortened
 from qat.files import write_atomically
 from qat.names import check_stored
 from qat.reading import read_file, reading
+from qat.targets.common import METADATA
 from qat.vocabulary.ops import Array
 
-METADATA = "qat."  #: before our keys in user_info
 DIGEST = METADATA + "digest"  #: of graph and primitives: MindSpore may abort the process over a damaged file
 OUTPUTS = "@outputs"  #: the node that gathers several outputs
 Attribute = proto.AttributeProto

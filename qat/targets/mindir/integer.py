@@ -26,16 +26,12 @@ from qat.integer import (
     IntegerTensor,
     Requantize,
 )
+from qat.targets.common import codes_name, no_form
 from qat.targets.mindir.file import TYPES, Attribute, add_primitive, described, set_outputs, tensor_of, value_of
 from qat.vocabulary.ops import EXACT_INTEGERS, Array, Padding
 
 VERSION = "2.6.0"  #: of MindSpore, which the file says it was written by
 INT32, FLOAT32, FLOAT64 = 34, 43, 44  #: kNumberType... of mindspore/core/include/ir/dtype/type_id.h: what Cast takes
-
-
-def codes_name(name: str) -> str:
-    """What the codes of a node are called in the file, less their zero point."""
-    return f"{name}.q"
 
 
 class IntegerWriter:
@@ -106,7 +102,7 @@ class IntegerWriter:
     @singledispatchmethod
     def add(self, node: IntegerNode) -> None:
         """Append a node of the integer graph."""
-        raise QatError(f"{node.name}: MINDIR has no form for {type(node).__name__}; export to another format")
+        raise no_form(node, "MINDIR")
 
     def _finish(self, node: IntegerNode, x: str, op: str | None = None, *others: str, **attributes: Any) -> None:
         """Make ``op`` of x the node's codes, or x itself."""
@@ -260,7 +256,7 @@ def _split(node: IntegerLinear) -> tuple[int, int]:
     def exact(w: Array) -> bool:
         w = w.reshape(len(w), -1).astype(np.int64)
         sums = [np.maximum(sign * w * high, sign * w * low).sum(axis=1).max() for sign in (1, -1)]
-        return max(sums) <= EXACT_INTEGERS
+        return int(max(sums)) <= EXACT_INTEGERS
 
     for bits in (6, 4, 3, 2, 1):
         rest, parts = node.centred_weight, 1

@@ -12,6 +12,7 @@ import numpy as np
 from qat.backends.mindspore.setup import mind_ir_pb2 as proto
 from qat.backends.mindspore.setup import ms
 from qat.errors import QatError
+from qat.targets.common import cannot_run
 from qat.targets.mindir.file import shapes_of_inputs
 from qat.vocabulary.arrays import Arrays, in_batches
 from qat.vocabulary.ops import Array
@@ -33,7 +34,7 @@ def infer(path: str | Path, model: proto.ModelProto, pixels: Arrays) -> dict[int
         if isinstance(error, QatError):
             raise
         reason = str(error).strip().partition("\n")[0]
-        raise QatError(f"{path}: MindSpore cannot run it as a file of qat export ({reason}); export it anew") from None
+        raise cannot_run(path, "MindSpore", reason) from None
 
 
 def runner(model: proto.ModelProto) -> Callable[..., Any]:
@@ -41,4 +42,5 @@ def runner(model: proto.ModelProto) -> Callable[..., Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.mindir")
         file.write_bytes(model.SerializeToString())
-        return ms.nn.GraphCell(ms.load(str(file)))
+        loaded: Callable[..., Any] = ms.nn.GraphCell(ms.load(str(file)))
+        return loaded

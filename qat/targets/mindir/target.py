@@ -16,8 +16,9 @@ from qat.backends.mindspore.setup import ms
 from qat.cells.base import Shape
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.integer.widths import require_bytes
-from qat.targets.mindir.file import METADATA, load, set_outputs, shapes_of_inputs, write
-from qat.targets.mindir.integer import IntegerWriter, codes_name
+from qat.targets.common import codes_name, prefixed
+from qat.targets.mindir.file import load, set_outputs, shapes_of_inputs, write
+from qat.targets.mindir.integer import IntegerWriter
 from qat.targets.mindir.run import infer
 from qat.vocabulary.arrays import Arrays, as_arrays
 from qat.vocabulary.ops import Array
@@ -42,8 +43,8 @@ def export(graph: IntegerGraph, path: str | Path) -> None:
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     """Set entries of a file's user_info, each behind "qat."; nothing else in the file changes."""
     model = load(path)
-    for key, value in metadata.items():
-        model.user_info[METADATA + key] = value
+    for key, value in prefixed(metadata).items():
+        model.user_info[key] = value
     write(model, path)
 
 

@@ -15,8 +15,8 @@ from qat.errors import QatError, shortened
 from qat.files import write_atomically
 from qat.names import check_stored
 from qat.reading import check_sample, read_file, reading
+from qat.targets.common import prefixed
 
-METADATA = "qat."  #: before our keys in metadata_props
 #: What the two targets write. Others could loop for ever, make gigabytes of nothing, or read what is no affair of theirs.
 OPERATORS = {"Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Flatten", "Gather"}
 OPERATORS |= {"Gemm", "Identity", "MaxPool", "Mul", "QuantizeLinear", "ReduceMax", "ReduceSum", "Relu", "Sigmoid"}
@@ -45,7 +45,7 @@ def load_model(path: str | Path) -> onnx.ModelProto:
 def set_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
     """Set entries of metadata_props, each behind "qat."; nothing else changes."""
     entries = {entry.key: entry.value for entry in model.metadata_props}
-    helper.set_model_props(model, entries | {METADATA + key: value for key, value in metadata.items()})
+    helper.set_model_props(model, entries | prefixed(metadata))
 
 
 def shapes_of_inputs(model: onnx.ModelProto) -> list[Shape]:

@@ -11,7 +11,6 @@ import onnx
 from onnx import TensorProto, helper
 
 from qat.cells.base import Shape
-from qat.errors import QatError
 from qat.integer import (
     Grid,
     IntegerAdd,
@@ -28,19 +27,14 @@ from qat.integer import (
     IntegerTensor,
 )
 from qat.integer.widths import storage_bits
-from qat.targets.onnx.writer import PACKED, Writer, end_names
+from qat.targets.common import codes_name, end_names, no_form
+from qat.targets.onnx.writer import PACKED, Writer, pads_of
 from qat.vocabulary.ops import Array
 
 
 def offset_of(grid: Grid) -> int:
     """What is added to a code to make it a uint8 of the file."""
     return 128 if grid.qmin < 0 else 0
-
-
-def codes_name(name: str) -> str:
-    """What the codes of a node are called in the file: no name of a network's own can be equal to another's, or to
-    those of inputs and outputs."""
-    return f"{name}.q"
 
 
 class QdqWriter(Writer):
@@ -83,7 +77,7 @@ class QdqWriter(Writer):
     @singledispatchmethod
     def add(self, node: IntegerNode) -> None:
         """Append a node of the integer graph."""
-        raise QatError(f"{node.name}: ONNX has no form for {type(node).__name__}; export to another format")
+        raise no_form(node, "ONNX")
 
     @add.register
     def _(self, node: IntegerInput) -> None:
@@ -91,13 +85,12 @@ class QdqWriter(Writer):
 
     @add.register
     def _(self, node: IntegerConv2d) -> None:
-        top, bottom, left, right = node.padding
         self._linear(
             node,
             "Conv",
             kernel_shape=node.weight.shape[2:],
             strides=node.stride,
-            pads=[top, left, bottom, right],
+            pads=pads_of(node.padding),
             dilations=node.dilation,
             group=node.group,
         )
@@ -120,10 +113,9 @@ class QdqWriter(Writer):
 
     def _constant_codes(self, codes: Array, scale: Array, zero: Array) -> str:
         """The real numbers of constant codes; one scale and zero point stand for many equal ones."""
+        axis: dict[str, Any] = {"axis": 0}
         if (scale == scale[0]).all() and (zero == zero[0]).all():
             scale, zero, axis = scale[0], zero[0], {}
-        else:
-            axis = {"axis": 0}
         bits = storage_bits(codes, self.widths)
         stored = self.packed(codes, bits) if bits in PACKED and codes.dtype != np.int32 else self.constant(codes)
         names = [stored, self.constant(scale)]
@@ -133,9 +125,7 @@ class QdqWriter(Writer):
 
     @add.register
     def _(self, node: IntegerMaxPool2d) -> None:
-        top, bottom, left, right = node.padding
-        pads = [top, left, bottom, right]
-        real = self.dequantize(node.inputs[0])
+        real, pads = self.dequantize(node.inputs[0]), pads_of(node.padding)
         pooled = self.node("MaxPool", [real], kernel_shape=node.kernel, strides=node.stride, pads=pads)
         self._quantize(pooled, node)
 

@@ -9,6 +9,7 @@ import onnxruntime
 
 from qat.errors import QatError
 from qat.reading import reason_of
+from qat.targets.common import cannot_run
 from qat.targets.onnx.file import shapes_of_inputs
 from qat.vocabulary.arrays import Arrays, in_batches
 from qat.vocabulary.ops import Array
@@ -23,13 +24,8 @@ def session_of(path: str | Path, model: onnx.ModelProto, threads: int = 0) -> on
     options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise _cannot_run(path, error) from None
-
-
-def _cannot_run(path: str | Path, error: Exception) -> QatError:
-    """Of any exception of the runtime: they share no base class of their own."""
-    return QatError(f"{path}: ONNX Runtime cannot run it as a file of qat export ({reason_of(error)}); export it anew")
+    except Exception as error:  # the runtime's share no base class of their own
+        raise cannot_run(path, "ONNX Runtime", reason_of(error)) from None
 
 
 def infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:
@@ -45,4 +41,4 @@ def infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: 
     except QatError:
         raise
     except Exception as error:
-        raise _cannot_run(path, error) from None
+        raise cannot_run(path, "ONNX Runtime", reason_of(error)) from None

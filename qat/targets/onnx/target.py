@@ -20,12 +20,13 @@ from qat.graph import Graph, as_float_graph
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.integer.widths import check_packing, require_bytes
 from qat.passes.fold_batch_norm import fold_batch_norm
+from qat.targets.common import codes_name, end_names
+from qat.targets.float_graph import written_outputs
 from qat.targets.onnx.file import load, set_metadata, shapes_of_inputs, write
-from qat.targets.onnx.float import OnnxOps, Symbol
-from qat.targets.onnx.integer import QdqWriter, codes_name, offset_of
+from qat.targets.onnx.float import OnnxOps, OnnxSymbol
+from qat.targets.onnx.integer import QdqWriter, offset_of
 from qat.targets.onnx.run import infer, session_of
-from qat.targets.onnx.writer import Writer, end_names
-from qat.training.forward import Forward
+from qat.targets.onnx.writer import Writer
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 from qat.vocabulary.ops import Array
 
@@ -60,10 +61,10 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
     ops = OnnxOps(writer)
     tensors = {name: ops.from_numpy(params[name], param.kind) for name, param in graph.params.items()}
     pixels = tuple(
-        Symbol(writer, writer.node("Cast", [name], to=TensorProto.FLOAT))
+        OnnxSymbol(writer, writer.node("Cast", [name], to=TensorProto.FLOAT))
         for name in end_names("input", len(graph.inputs))
     )
-    results, _ = Forward(graph, ops)(tensors, pixels, training=False, phase=0)
+    results = written_outputs(graph, ops, tensors, pixels)
     for result, name in zip(results, end_names("output", len(results)), strict=True):
         writer.node("Identity", [result.name], output=name)
     shapes = [[graph.shapes[name] for name in names] for names in ((x.name for x in graph.inputs), graph.outputs)]

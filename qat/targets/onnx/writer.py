@@ -11,7 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qat.cells.base import Shape
 from qat.integer.widths import pack
-from qat.vocabulary.ops import Array
+from qat.targets.common import end_names
+from qat.vocabulary.ops import Array, Padding
 
 OPSET, IR_VERSION = 17, 8  #: old enough for every runtime of the last years; QDQ with an axis needs opset 13
 #: Bits of packed weights -> opset and IR version of their types, and the types: signed, unsigned.
@@ -21,9 +22,16 @@ PACKED = {
 }
 
 
-def end_names(name: str, count: int) -> list[str]:
-    """What inputs or outputs are called: "input" where there is one, else "input0", "input1", ..."""
-    return [name] if count == 1 else [f"{name}{i}" for i in range(count)]
+def pads_of(padding: Padding) -> list[int]:
+    """The attribute "pads" of windows: top, left, bottom, right."""
+    top, bottom, left, right = padding
+    return [top, left, bottom, right]
+
+
+def padding_of(pads: Sequence[int]) -> Padding:
+    """The inverse of ``pads_of``."""
+    top, left, bottom, right = pads
+    return top, bottom, left, right
 
 
 class Writer:
@@ -40,7 +48,7 @@ class Writer:
         self.nodes.append(helper.make_node(op, inputs, [output], **attributes))
         return output
 
-    def constant(self, array: Array) -> str:
+    def constant(self, array: Array | np.generic) -> str:
         """The name of an initializer that holds the array."""
         array = np.asarray(array, order="C")
         key = (array.dtype.name, array.shape, array.tobytes())
@@ -67,17 +75,26 @@ class Writer:
 
     def model(self, name: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> onnx.ModelProto:
         """The finished model; inputs, outputs: their shapes."""
+        constants = list(self._initializers.values())
+        return model_of(name, self.nodes, constants, inputs, outputs, self.opset, self.ir_version)
 
-        def described(what: str, kind: int, shapes: Sequence[Shape]) -> list[onnx.ValueInfoProto]:
-            pairs = zip(end_names(what, len(shapes)), shapes, strict=True)
-            return [helper.make_tensor_value_info(name, kind, ["N", *shape]) for name, shape in pairs]
 
-        graph = helper.make_graph(
-            self.nodes,
-            name,
-            described("input", TensorProto.UINT8, inputs),
-            described("output", TensorProto.FLOAT, outputs),
-            list(self._initializers.values()),
-        )
-        opsets = [helper.make_opsetid("", self.opset)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=self.ir_version, producer_name="qat-engine")
+def model_of(
+    name: str,
+    nodes: Sequence[onnx.NodeProto],
+    constants: Sequence[onnx.TensorProto],
+    inputs: Sequence[Shape],
+    outputs: Sequence[Shape],
+    opset: int,
+    ir_version: int,
+) -> onnx.ModelProto:
+    """A model from raw pixels, uint8, to real numbers, float32; inputs, outputs: the shapes of one sample."""
+
+    def described(what: str, kind: int, shapes: Sequence[Shape]) -> list[onnx.ValueInfoProto]:
+        pairs = zip(end_names(what, len(shapes)), shapes, strict=True)
+        return [helper.make_tensor_value_info(name, kind, ["N", *shape]) for name, shape in pairs]
+
+    ends = described("input", TensorProto.UINT8, inputs), described("output", TensorProto.FLOAT, outputs)
+    graph = helper.make_graph(nodes, name, *ends, constants)
+    opsets = [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, producer_name="qat-engine")

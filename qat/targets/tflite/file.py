@@ -13,9 +13,9 @@ from ai_edge_litert import schema_py_generated as schema
 from qat.errors import QatError
 from qat.names import check_stored
 from qat.reading import check_sample, read_file, reading
+from qat.targets.common import METADATA
 from qat.vocabulary.ops import Array
 
-METADATA = "qat."  #: before our keys in the metadata
 DIGEST = METADATA + "digest"  #: the SHA-256 of all of the file before it, its last 32 bytes
 IDENTIFIER = b"TFL3"
 

@@ -28,8 +28,10 @@ from qat.graph import Graph, as_float_graph
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.integer.widths import check_packing, require_bytes
 from qat.passes.fold_batch_norm import fold_batch_norm
-from qat.targets.tflite.file import DIGEST, METADATA, load, pack_model, set_metadata
-from qat.targets.tflite.float import Symbol, TfliteOps
+from qat.targets.common import METADATA, cannot_run, to_chw, to_hwc
+from qat.targets.float_graph import written_outputs
+from qat.targets.tflite.file import DIGEST, load, pack_model, set_metadata
+from qat.targets.tflite.float import TfliteOps, TfliteSymbol
 from qat.targets.tflite.integer import IntegerWriter
 from qat.targets.tflite.writer import (
     Op,
@@ -38,10 +40,7 @@ from qat.targets.tflite.writer import (
     offset_of,
     permuted,
     stored_shape,
-    to_canonical,
-    to_stored,
 )
-from qat.training.forward import Forward
 from qat.vocabulary.arrays import Arrays, as_arrays, in_batches
 from qat.vocabulary.ops import Array
 
@@ -85,8 +84,8 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
         shape = stored_shape(graph.shapes[node.name])
         writer.inputs.append(writer.tensor(shape, np.uint8, name=node.name))
         real = writer.op(Op.CAST, [writer.inputs[-1]], writer.tensor(shape, np.float32))
-        pixels.append(Symbol(writer, real, shape))
-    results, _ = Forward(graph, ops)(tensors, tuple(pixels), training=False, phase=0)
+        pixels.append(TfliteSymbol(writer, real, shape))
+    results = written_outputs(graph, ops, tensors, tuple(pixels))
     outputs = [(name, result.index) for name, result in zip(graph.outputs, results, strict=True)]
     write_atomically(path, pack_model(writer.model(outputs, graph.name)))
 
@@ -129,7 +128,7 @@ def predict(path: str | Path, pixels: Arrays, *, arithmetic: str = "float") -> A
         x, quantization = found[position], file.model.subgraphs[0].tensors[index].quantization
         if x.dtype != np.float32:
             x = (x.astype(np.float32) - np.float32(quantization.zeroPoint[0])) * np.float32(quantization.scale[0])
-        real.append(to_canonical(x))
+        real.append(to_chw(x))
     return as_arrays(tuple(real))
 
 
@@ -165,7 +164,7 @@ def trace(
         if name not in indices:  # flattened in HWC order
             codes = codes.reshape(-1, *shapes[indices[permuted(name)]][1:])
             codes = codes.transpose(0, 3, 1, 2).reshape(len(codes), -1)
-        codes = to_canonical(codes).reshape(len(codes), *x.shape)
+        codes = to_chw(codes).reshape(len(codes), *x.shape)
         offset = offset_of(x.grid) if found[position].dtype == np.int8 else -x.grid.zero_point
         result[name] = codes.astype(np.int32) - offset
     return result
@@ -187,7 +186,7 @@ def _infer(path: str | Path, content: bytes, outputs: list[int], pixels: Arrays,
             signed = [x.dtype == np.int8 for x in found[1::2]]
 
             def run(batch: tuple[Array, ...]) -> dict[int, Array]:
-                stored = [to_stored(x) for x in batch]
+                stored = [to_hwc(x) for x in batch]
                 results = _LITERT.ask(
                     {}, [(x ^ 0x80).view(np.int8) if flip else x for x, flip in zip(stored, signed, strict=True)]
                 )
@@ -195,4 +194,4 @@ def _infer(path: str | Path, content: bytes, outputs: list[int], pixels: Arrays,
 
             return in_batches(run, pixels, shapes, BATCH, str(path))
     except ChildError as error:
-        raise QatError(f"{path}: LiteRT cannot run it as a file of qat export ({error}); export it anew") from None
+        raise cannot_run(path, "LiteRT", str(error)) from None

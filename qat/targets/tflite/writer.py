@@ -15,7 +15,11 @@ from qat.vocabulary.ops import Array, Padding, Pair
 
 Op, Type, Options = schema.BuiltinOperator, schema.TensorType, schema.BuiltinOptions
 Fused, Pad = schema.ActivationFunctionType, schema.Padding
-TYPES = {np.dtype(np.int8): Type.INT8, np.dtype(np.int32): Type.INT32, np.dtype(np.float32): Type.FLOAT32}
+TYPES: dict[np.dtype[Any], int] = {
+    np.dtype(np.int8): Type.INT8,
+    np.dtype(np.int32): Type.INT32,
+    np.dtype(np.float32): Type.FLOAT32,
+}
 TYPES |= {np.dtype(np.uint8): Type.UINT8, np.dtype(np.int16): Type.INT16, np.dtype(np.int64): Type.INT64}
 PACKED = {4: Type.INT4, 2: Type.INT2}  #: bits of weights -> their type
 SIGNATURE = "serving_default"  #: how TensorFlow calls a model's only signature
@@ -45,14 +49,6 @@ def canonical_shape(stored: Sequence[int]) -> Shape:
     """(C, H, W) of (H, W, C)."""
     shape = tuple(int(size) for size in stored)
     return (shape[2], *shape[:2]) if len(shape) == 3 else shape
-
-
-def to_stored(x: Array) -> Array:
-    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if x.ndim == 4 else x
-
-
-def to_canonical(x: Array) -> Array:
-    return np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if x.ndim == 4 else x
 
 
 def offset_of(grid: Grid) -> int:
@@ -204,7 +200,7 @@ def _tensor_maps(tensors: Mapping[str, int]) -> list[Any]:
     return [schema.TensorMapT(name=name, tensorIndex=index) for name, index in tensors.items()]
 
 
-def quantization_of(scale: Array, zero_point: int, axis: int = 0) -> Any:
+def quantization_of(scale: Array | np.generic, zero_point: int, axis: int = 0) -> Any:
     return schema.QuantizationParametersT(
         scale=np.asarray(scale, np.float32).reshape(-1),
         zeroPoint=np.full(np.size(scale), zero_point, np.int64),

@@ -89,7 +89,7 @@ def _read_operator(fields: wire.Fields, number: int) -> Operator:
 def _read_descriptor(fields: wire.Fields) -> Descriptor:
     (dtype,) = fields.get(2, [0])
     if not isinstance(dtype, int) or dtype not in DTYPES:
-        raise DamageError(f"a tensor has type {dtype}, known are {', '.join(map(str, DTYPES))}")
+        raise DamageError(f"a tensor has type {dtype!r}, known are {', '.join(map(str, DTYPES))}")
     (shape,) = _blocks(fields, 3) or [b""]
     sizes = [size for data in _blocks(wire.read(shape), 1) for size in wire.integers(data)]
     if any(size < 1 for size in sizes) or math.prod(sizes) > 1 << 31:
@@ -140,9 +140,10 @@ def _read_tensor(key: str, fields: wire.Fields) -> Array:
 
 def _blocks(fields: wire.Fields, number: int) -> list[bytes]:
     values = fields.get(number, [])
-    if not all(isinstance(value, bytes) for value in values):
+    found = [value for value in values if isinstance(value, bytes)]
+    if len(found) != len(values):
         raise DamageError(f"field {number} is a number where text or a message is expected")
-    return [bytes(value) for value in values]  # type: ignore[arg-type]
+    return found
 
 
 def _text(fields: wire.Fields, number: int) -> str:

@@ -14,7 +14,13 @@ from qat.integer import Shape
 VERSION = 1  #: of ModelDef
 NCHW = b"NCHW"
 #: ge.proto.DataType, in descriptors. Integer attributes have another numbering: CAST_TO.
-DTYPES = {1: np.dtype("<f4"), 3: np.dtype("i1"), 4: np.dtype("u1"), 7: np.dtype("<i4"), 10: np.dtype("<u8")}
+DTYPES: dict[int, np.dtype[Any]] = {
+    1: np.dtype("<f4"),
+    3: np.dtype("i1"),
+    4: np.dtype("u1"),
+    7: np.dtype("<i4"),
+    10: np.dtype("<u8"),
+}
 FLOAT, INT8, INT32, UINT64 = (np.dtype(name) for name in ("<f4", "i1", "<i4", "<u8"))
 CAST_TO_FLOAT, CAST_TO_INT8 = 0, 2
 
@@ -76,12 +82,12 @@ class Signature:
     optional: tuple[bytes, ...] = ()
     many: bool = False
 
-    def naming(self, count: int) -> dict[str, list[Any]]:
+    def naming(self, count: int) -> dict[str, Any]:
         """The attributes that tell so many inputs apart. The one input or output of an operator needs no telling: Ascend's
         registry of operators has its name."""
         if count < 2:
             return {}
-        names = {"_input_name_key": self._names(count), "_input_name_value": list(range(count))}
+        names: dict[str, Any] = {"_input_name_key": self._names(count), "_input_name_value": list(range(count))}
         return names | ({"_opt_input": list(self.optional)} if self.optional else {})
 
     def _names(self, count: int) -> list[bytes]:

@@ -19,18 +19,18 @@ from qat.targets.ascend.air.file import load, parse
 from qat.targets.ascend.air.model import Model
 from qat.targets.ascend.air.run import run_operators, shapes_of_inputs
 from qat.targets.ascend.air.writer import operators_of, write_model
+from qat.targets.common import end_names, prefixed
 from qat.vocabulary.arrays import Arrays, as_arrays, in_batches
 from qat.vocabulary.ops import Array
 
 NAME = "AIR"  #: under which ``qat.target`` knows it
 BATCH = 128  #: images at a time
-METADATA = "qat."  #: before our keys in the model's attributes
 
 
 def export(graph: IntegerGraph, path: str | Path) -> None:
     """Write the file, checked. Raises QatError, naming the node, where the graph does not keep to the profile."""
-    steps = ascend.lower(graph, "AIR")
-    content = write_model(graph.name, operators_of(steps, ascend.names("output", len(graph.outputs))), {})
+    steps = ascend.lower(graph, NAME)
+    content = write_model(graph.name, operators_of(steps, end_names("output", len(graph.outputs))), {})
     parse(content, path)
     write_atomically(path, content)
 
@@ -38,7 +38,7 @@ def export(graph: IntegerGraph, path: str | Path) -> None:
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     """Set attributes of the model, each behind "qat."; nothing else in the file changes."""
     model = load(path)
-    attributes = model.attributes | {METADATA + key: value.encode() for key, value in metadata.items()}
+    attributes = model.attributes | {key: value.encode() for key, value in prefixed(metadata).items()}
     write_atomically(path, write_model(model.name, model.operators, attributes))
 
 

@@ -12,6 +12,24 @@ from qat.deploy import wire
 from qat.targets.ascend.air.model import DTYPES, NCHW, SIGNATURES, VERSION, Descriptor, Operator
 from qat.targets.ascend.lower import Step
 
+#: The kind of a step -> the type of its operator.
+TYPES = {
+    "input": "Data",
+    "cast": "Cast",
+    "subtract": "Sub",
+    "multiply": "Mul",
+    "quantize": "AscendQuant",
+    "conv2d": "Conv2D",
+    "dense": "MatMulV2",
+    "dequantize": "AscendDequant",
+    "relu": "Relu",
+    "clip": "ClipByValue",
+    "max_pool": "MaxPool",  # MaxPoolV3 where it is padded
+    "flatten": "Flatten",
+    "add": "Add",
+    "concat": "ConcatD",
+}
+
 
 def operators_of(steps: Sequence[Step], outputs: Sequence[str]) -> tuple[Operator, ...]:
     """The operators of the steps in order: each step's constants, then itself; at last what gathers the outputs."""
@@ -55,41 +73,28 @@ def _form(step: Step, inputs: int) -> tuple[str, dict[str, Any]]:
     inputs: how many there were before.
     """
     given = step.attributes
+    kind = TYPES[step.kind]
+    own: dict[str, Any] = {}
     match step.kind:
         case "input":
-            kind, own = "Data", {"index": inputs}
+            own = {"index": inputs}
         case "quantize":
-            kind, own = "AscendQuant", {"scale": given["scale"]}
+            own = {"scale": given["scale"]}
         case "dequantize":
-            kind, own = "AscendDequant", {"relu_flag": given.get("relu", False)}
+            own = {"relu_flag": given.get("relu", False)}
         case "conv2d":
-            kind, own = (
-                "Conv2D",
-                {
-                    "strides": [1, 1, *given["stride"]],
-                    "pads": list(given["padding"]),
-                    "dilations": [1, 1, *given["dilation"]],
-                    "groups": given["group"],
-                },
-            )
+            own = {
+                "strides": [1, 1, *given["stride"]],
+                "pads": list(given["padding"]),
+                "dilations": [1, 1, *given["dilation"]],
+                "groups": given["group"],
+            }
         case "max_pool":
-            kind, own = "MaxPool", {"ksize": [1, 1, *given["kernel"]], "strides": [1, 1, *given["stride"]]}
+            own = {"ksize": [1, 1, *given["kernel"]], "strides": [1, 1, *given["stride"]]}
             if any(given["padding"]):
                 kind, own = "MaxPoolV3", own | {"pads": list(given["padding"])}
         case "concat":
-            kind, own = "ConcatD", {"N": len(step.inputs)}
-        case other:
-            own = {}
-            kind = {
-                "cast": "Cast",
-                "subtract": "Sub",
-                "multiply": "Mul",
-                "dense": "MatMulV2",
-                "relu": "Relu",
-                "clip": "ClipByValue",
-                "flatten": "Flatten",
-                "add": "Add",
-            }[other]
+            own = {"N": len(step.inputs)}
     fixed = {key: value for key, value in SIGNATURES[kind].attributes.items() if not callable(value)}
     return kind, fixed | own
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from onnx.reference.op_run import OpRun
 from qat.errors import QatError
 from qat.reading import reason_of
 from qat.targets.ascend import unit
+from qat.targets.common import cannot_run
 from qat.targets.onnx.file import shapes_of_inputs
+from qat.targets.onnx.writer import padding_of
 from qat.vocabulary.arrays import Arrays, in_batches
-from qat.vocabulary.ops import Array
+from qat.vocabulary.ops import Array, Pair
 
 BATCH = 128  #: images at a time
 
@@ -55,9 +58,8 @@ class Conv(OpRun):
         strides: Any,
         **_: Any,
     ) -> tuple[Array]:
-        padding = (pads[0], pads[2], pads[1], pads[3])
-        geometry = {"stride": tuple(strides), "dilation": tuple(dilations), "group": group}
-        return (unit.convolve(x, w, b, padding=padding, **geometry),)
+        stride, dilation, padding = _pair(strides), _pair(dilations), padding_of(pads)
+        return (unit.convolve(x, w, b, stride=stride, padding=padding, dilation=dilation, group=group),)
 
 
 class Gemm(OpRun):
@@ -75,8 +77,12 @@ class MaxPool(OpRun):
     op_domain = ""
 
     def _run(self, x: Array, kernel_shape: Any, pads: Any, strides: Any, **_: Any) -> tuple[Array]:
-        padding = (pads[0], pads[2], pads[1], pads[3])
-        return (unit.max_pool(x, kernel=tuple(kernel_shape), stride=tuple(strides), padding=padding),)
+        return (unit.max_pool(x, kernel=_pair(kernel_shape), stride=_pair(strides), padding=padding_of(pads)),)
+
+
+def _pair(sizes: Sequence[int]) -> Pair:
+    height, width = sizes
+    return height, width
 
 
 def infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:
@@ -92,6 +98,4 @@ def infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: 
     except QatError:
         raise
     except Exception as error:  # whatever its operators raise
-        raise QatError(
-            f"{path}: cannot be emulated as a file of qat export ({reason_of(error)}); export it anew"
-        ) from None
+        raise cannot_run(path, "onnx.reference", reason_of(error)) from None

@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto, helper
 
 from qat.cells.base import Shape
 from qat.integer import IntegerGraph, IntegerTensor
@@ -20,6 +19,7 @@ from qat.targets.ascend.onnx.file import load, write
 from qat.targets.ascend.onnx.run import infer
 from qat.targets.ascend.onnx.writer import node_of
 from qat.targets.onnx.file import set_metadata, shapes_of_inputs
+from qat.targets.onnx.writer import model_of
 from qat.vocabulary.arrays import Arrays, as_arrays
 from qat.vocabulary.ops import Array
 
@@ -29,20 +29,11 @@ NAME = "ASCEND_ONNX"  #: under which ``qat.target`` knows it
 
 def export(graph: IntegerGraph, path: str | Path) -> None:
     """Write the deploy form. Raises QatError, naming the node, where the graph does not keep to the profile."""
-    steps = ascend.lower(graph, "ASCEND_ONNX")
+    steps = ascend.lower(graph, NAME)
     initializers: dict[str, onnx.TensorProto] = {}
     nodes = [node_of(step, initializers) for step in steps if step.kind != "input"]
-    shapes = {step.name: ["N", *step.shape] for step in steps}
-    entries, results = ascend.names("input", len(graph.inputs)), ascend.names("output", len(graph.outputs))
-    made = helper.make_graph(
-        nodes,
-        graph.name,
-        [helper.make_tensor_value_info(name, TensorProto.UINT8, shapes[name]) for name in entries],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in results],
-        list(initializers.values()),
-    )
-    opsets = [helper.make_opsetid("", OPSET)]
-    write(helper.make_model(made, opset_imports=opsets, ir_version=IR_VERSION, producer_name="qat-engine"), path)
+    ends = [x.shape for x in graph.inputs], [x.shape for x in graph.outputs]
+    write(model_of(graph.name, nodes, list(initializers.values()), *ends, OPSET, IR_VERSION), path)
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from qat.targets.ascend.lower import Step
+from qat.targets.onnx.writer import pads_of
 
 
 def node_of(step: Step, initializers: dict[str, onnx.TensorProto]) -> onnx.NodeProto:
@@ -31,7 +32,7 @@ def node_of(step: Step, initializers: dict[str, onnx.TensorProto]) -> onnx.NodeP
             attributes = {
                 "kernel_shape": step.constants["weight"].shape[2:],
                 "strides": given["stride"],
-                "pads": _pads(given["padding"]),
+                "pads": pads_of(given["padding"]),
                 "dilations": given["dilation"],
                 "group": given["group"],
             }
@@ -42,7 +43,7 @@ def node_of(step: Step, initializers: dict[str, onnx.TensorProto]) -> onnx.NodeP
             attributes = {
                 "kernel_shape": given["kernel"],
                 "strides": given["stride"],
-                "pads": _pads(given["padding"]),
+                "pads": pads_of(given["padding"]),
             }
         case "concat":
             op, attributes = "Concat", {"axis": 1}
@@ -53,8 +54,3 @@ def node_of(step: Step, initializers: dict[str, onnx.TensorProto]) -> onnx.NodeP
         inputs.append(f"{step.name}/{key}")
         initializers[inputs[-1]] = numpy_helper.from_array(np.asarray(array, order="C"), inputs[-1])
     return helper.make_node(op, inputs, [step.name], **attributes)
-
-
-def _pads(padding: tuple[int, int, int, int]) -> list[int]:
-    top, bottom, left, right = padding
-    return [top, left, bottom, right]
