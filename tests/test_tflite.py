@@ -450,18 +450,6 @@ def test_affine_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_kind_of_node_is_refused_by_name(tmp_path: Path) -> None:
-    x = IntegerTensor("x", (4,), PIXEL)
-    graph = IntegerGraph((IntegerInput("x", (), x), _Odd("y", (x,), x._replace(name="y"))), (x,), (x,))
-    with pytest.raises(qat.QatError, match=r"^y: TFLITE has no form for _Odd; export to another format$"):
-        TFLITE.export(graph, tmp_path / "net.tflite")
-
-
-class _Odd(IntegerNode):
-    def evaluate(self, *_: object) -> object:
-        raise NotImplementedError
-
-
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
     TFLITE.export(calibrated(LeNet5()).integer, tmp_path / "net.tflite")

@@ -22,7 +22,7 @@ from qat.targets.common import to_hwc
 from qat.vocabulary.arrays import Arrays, in_batches
 from qat.vocabulary.ops import Array
 
-OPTIONS = ("-std=c99", "-O2")  #: of the host's compiler; no warnings, since newer compilers have others
+COMPILER_OPTIONS = ("-std=c99", "-O2")  #: of the host's compiler; no warnings, since newer compilers have others
 BATCH = 1000  #: samples in one run of the compiled program
 
 
@@ -38,7 +38,7 @@ def compiler() -> list[str]:
 
 
 def options() -> list[str]:
-    return [*OPTIONS, *_words("CFLAGS")]
+    return [*COMPILER_OPTIONS, *_words("CFLAGS")]
 
 
 def _words(variable: str) -> list[str]:
