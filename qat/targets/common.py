@@ -1,4 +1,4 @@
-"""What the targets do alike: names in a file, refusals, the order of pixels, and what follows a node."""
+"""What the targets do alike: names in a file, refusals, the order of pixels, and which nodes take a node's codes."""
 
 from __future__ import annotations
 

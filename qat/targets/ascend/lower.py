@@ -51,9 +51,15 @@ REALS = ("/clip", "/relu", "/real")  #: its real numbers before they are rounded
 class Step:
     """One operation of the file. It makes the tensor of its own name.
 
-    kind: "input", "cast", "subtract", "multiply", "quantize", "conv2d", "dense", "dequantize", "relu", "clip", "max_pool",
-    "flatten", "add" or "concat". inputs: tensors. constants: by what they are to the operation; 0-d, or as the functions
-    above take them. attributes: likewise. shape: of one sample. dtype: of the tensor.
+    Args:
+        kind: "input", "cast", "subtract", "multiply", "quantize", "conv2d", "dense", "dequantize", "relu", "clip",
+            "max_pool", "flatten", "add" or "concat".
+        name: of the operation, and of the tensor that it makes.
+        inputs: the names of the tensors that it takes.
+        shape: of one sample of its tensor.
+        dtype: of its tensor.
+        constants: further inputs by name; 0-d, or as the functions of unit.py take them.
+        attributes: by name, as the functions of unit.py take them.
     """
 
     kind: str

@@ -22,7 +22,15 @@ from qat.vocabulary.fields import check_type
 
 
 class File(NamedTuple):
-    """source: without the comments of metadata and digest. model: what ``_Writer`` wrote of the graph."""
+    """An exported file that was checked.
+
+    Args:
+        source: the .c file without the comments of metadata and digest.
+        header_name: the name of the .h file.
+        header: its bytes.
+        model: the inputs, outputs and nodes, as ``Writer`` described them in a comment.
+        metadata: texts by key.
+    """
 
     source: str
     header_name: str
@@ -39,6 +47,7 @@ class File(NamedTuple):
 
 
 def write(path: Path, source: str, header: bytes, metadata: Mapping[str, str]) -> None:
+    """Replace both files together. source: without metadata and digest. header: its bytes, the same for all metadata."""
     write_together({path: _sealed(source, metadata, header), path.with_suffix(".h"): header})
 
 

@@ -27,10 +27,19 @@ def scratch(node: IntegerNode) -> str:
 
 
 class Layout:
-    """Of a graph, for the functions of its nodes.
+    """Where the tensors and weights of a graph lie, for the functions of its nodes.
 
-    plan: what the arena holds; the scratch memory of a node is ``scratch(node)``. A Flatten whose users are all dense layers
-    only renames its input, whose HWC order those layers' weights follow.
+    A Flatten whose users are all dense layers only renames its input, whose HWC order those layers' weights follow.
+
+    Attributes:
+        graph: the integers.
+        packed: whether weights of few values are stored in fewer bits than bytes.
+        index: the number of each node by name.
+        renamed: Flattens that only rename: their source.
+        hwc: of these the (C, H, W) in whose HWC order they are.
+        direct: inputs whose codes are what the caller gives, so that they are read where they lie.
+        weights: the weights by layer, of those that ``multiply`` computes.
+        plan: what the arena holds; the scratch memory of a node is ``scratch(node)``.
     """
 
     def __init__(self, graph: IntegerGraph, packed: bool) -> None:
@@ -38,7 +47,6 @@ class Layout:
         self.packed = packed
         self.index = {node.name: i for i, node in enumerate(graph.nodes)}
         before_dense = used_only_by(graph, IntegerDense)
-        #: Flattens that only rename: their source, and the (C, H, W) in whose HWC order they are.
         self.renamed: dict[str, str] = {}
         self.hwc: dict[str, Shape] = {}
         for node in graph.nodes:
@@ -54,9 +62,7 @@ class Layout:
                     self.hwc[node.name] = self.hwc[x.name]
                 elif not same:
                     self.hwc[node.name] = x.shape
-        #: Inputs whose codes are what the caller gives, so that they are read where they lie.
         self.direct = {x.name for x in graph.inputs if x.grid.qmin == 0}
-        #: Of the layers whose words of four bytes ``multiply`` takes.
         self.weights = {
             node.name: stored_weights(self.ordered(node), node.weight_zero_point, self._run(node), packed=packed)
             for node in graph.nodes

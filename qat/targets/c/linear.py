@@ -47,8 +47,11 @@ def shared(values: Array) -> Array:
 class LinearWriter(Layout):
     """Writes linear nodes, one function each.
 
-    sources: the functions. used: the names of the kernels that they call. constant_bytes, node_bytes: of weights and tables,
-    in all and by node.
+    Attributes:
+        used: the names of the kernels that the functions call.
+        constant_bytes: of weights and tables, in all.
+        node_bytes: the same by node.
+        sources: the functions.
     """
 
     def __init__(self, graph: IntegerGraph, packed: bool) -> None:

@@ -27,6 +27,7 @@ BATCH = 1000  #: samples in one run of the compiled program
 
 
 def compiler() -> list[str]:
+    """The command of the compiler: $CC, else cc. Raises QatError where there is none."""
     command = _words("CC") or ["cc"]
     if shutil.which(command[0]) is None:
         where = "$CC" if os.environ.get("CC") else "the C compiler"
@@ -38,6 +39,7 @@ def compiler() -> list[str]:
 
 
 def options() -> list[str]:
+    """Its options: our own, then the user's $CFLAGS."""
     return [*COMPILER_OPTIONS, *_words("CFLAGS")]
 
 

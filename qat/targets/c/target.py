@@ -34,10 +34,16 @@ RUNS_CODE = True  #: to run a file is to compile it and to run whatever it says 
 
 
 def export(graph: IntegerGraph, path: str | Path, *, packing: str = "packed") -> None:
-    """Write <name>.c and, beside it, <name>.h. Raises QatError for what the fixed arithmetic cannot compute.
+    """Write <name>.c and, beside it, <name>.h.
 
-    packing: "packed" stores the weights of a layer that has at most 16, 4 or 2 different ones in 4, 2 or 1 bits; "bytes"
-    in one byte each.
+    Args:
+        graph: the integers, as ``qat.to_integer`` gives them.
+        path: the .c file; both appear or are replaced together.
+        packing: "packed" stores the weights of a layer that has at most 16, 4 or 2 different ones in 4, 2 or 1 bits; "bytes"
+            stores each in a byte.
+
+    Raises:
+        QatError: the fixed arithmetic cannot compute a node, which the message names, or an option is unknown.
     """
     require_integers(graph)
     packed = check_packing(packing)
@@ -47,15 +53,28 @@ def export(graph: IntegerGraph, path: str | Path, *, packing: str = "packed") ->
 
 
 def storage(graph: IntegerGraph, *, packing: str = "packed") -> dict[str, int]:
-    """Bytes of the constants of each node that has any: weights, biases, multipliers, shifts, tables. No code."""
+    """The bytes of each node's constants: weights, biases, multipliers, shifts and tables, without code.
+
+    Args:
+        graph: the integers, as ``qat.to_integer`` gives them.
+        packing: as in ``export``.
+
+    Returns:
+        Bytes by the name of the node; nodes without constants are left out.
+    """
     writer = Writer(graph, "net", check_packing(packing))
     writer.files("net.h")
     return writer.node_bytes
 
 
 def arena_bytes(graph: IntegerGraph, *, packing: str = "packed") -> int:
-    """The static memory of the file, <NAME>_ARENA_BYTES of its header: activations and scratch memory, of which those share
-    bytes that are never needed together. Images and codes in buffers of the caller's are not among it.
+    """The static memory of the file, <NAME>_ARENA_BYTES of its header: activations and scratch memory.
+
+    Buffers that are never needed together share bytes. Pixels and codes in the caller's buffers are not counted.
+
+    Args:
+        graph: the integers, as ``qat.to_integer`` gives them.
+        packing: as in ``export``.
     """
     require_integers(graph)
     return Writer(graph, "net", check_packing(packing)).arena_bytes
@@ -67,26 +86,60 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Set entries of the comment with metadata; nothing that is compiled changes."""
+    """Set entries of the comment with metadata; nothing that is compiled changes.
+
+    Args:
+        path: an exported file, which is replaced as a whole.
+        metadata: texts by key; each is stored under its key.
+
+    Raises:
+        QatError: the file cannot be read, or is not one of ``export``.
+    """
     file = load(path)
     write(Path(path), file.source, file.header, file.metadata | dict(metadata))
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """What ``write_metadata`` wrote."""
+    """The entries that ``write_metadata`` wrote.
+
+    Args:
+        path: an exported .c file.
+
+    Raises:
+        QatError: the file cannot be read, or is not one of ``export``.
+    """
     return load(path).metadata
 
 
 def input_shapes(path: str | Path) -> list[Shape]:
-    """The shapes of its inputs, (C, H, W) or (F,)."""
+    """The shapes of a file's inputs.
+
+    Args:
+        path: an exported file.
+
+    Returns:
+        For each input the shape of one sample, (C, H, W) or (F,).
+
+    Raises:
+        QatError: the file cannot be read, or is not one of ``export``.
+    """
     return [x.shape for x in load(path).tensors("inputs")]
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
-    """Real outputs (N, ...), float32, of raw pixels (N, C, H, W), computed by the compiled file.
+    """Compile a file and run it.
 
-    A network with several inputs takes a tuple of arrays, one with several outputs returns a tuple. The file is compiled and
-    run, whatever its C does: its digest tells damage, but not who wrote it. So give it files of your own only.
+    Whatever its C does is run: the digest shows damage, but not who wrote the file. So give it files of your own only.
+
+    Args:
+        path: an exported file.
+        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
+
+    Returns:
+        Real outputs, float32, (N, ...); a tuple of arrays where the network has several.
+
+    Raises:
+        QatError: the file is not one of ``export``, does not compile or run, or takes other pixels.
     """
     file = load(path)
     outputs = file.tensors("outputs")
@@ -95,7 +148,19 @@ def predict(path: str | Path, pixels: Arrays) -> Arrays:
 
 
 def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) -> dict[str, Array]:
-    """Codes of the named tensors, from the same file compiled so that it writes those of every node (see ``predict``)."""
+    """The codes of single nodes, from the same file compiled so that it writes those of every node (see ``predict``).
+
+    Args:
+        path: an exported file.
+        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
+        tensors: the tensors, as ``node.output`` of the integer graph's nodes.
+
+    Returns:
+        Codes, int32, (N, ...), by the tensor's name. Tensors that the file does not compute, as its inputs, are left out.
+
+    Raises:
+        QatError: the file is not one of ``export``, cannot be run, or takes other pixels.
+    """
     file = load(path)
     nodes = file.tensors("nodes")
     kinds = [np.uint16 if x.grid.wide else np.uint8 for x in nodes]
@@ -108,7 +173,11 @@ def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) 
 
 
 def runtime() -> str:
-    """The compiler that ``predict`` uses, with its version and options. Raises QatError where there is none."""
+    """The name, version and options of the compiler that ``predict`` uses.
+
+    Raises:
+        QatError: there is no compiler.
+    """
     command = compiler()
     said = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
     version = said.splitlines()[0] if said else command[0]

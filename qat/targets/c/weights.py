@@ -16,10 +16,15 @@ INT8_MIN, INT8_MAX = -128, 127  #: what a stored weight may be
 
 
 class StoredWeights(NamedTuple):
-    """codes: what is multiplied, int64, like the centred weight but less ``excess``, int64, (O,), of each output.
+    """A layer's weights as they are stored.
 
-    bits: 8, or those of an index. values: what the indices stand for, int64, (2^bits,); empty for bytes. filled: there is no
-    0 among them, so that what fills up the last word of a row has to meet inputs of 0.
+    Args:
+        codes: what is multiplied, int64, like the centred weight but less ``excess``.
+        excess: what the centred weights of each output are more, int64, (O,).
+        bits: 8, or those of an index.
+        values: what the indices stand for, int64, (2^bits,); empty for bytes.
+        filled: True where there is no 0 among the values, so that what fills up the last word of a row has to meet inputs
+            of 0.
     """
 
     codes: Array
@@ -29,7 +34,7 @@ class StoredWeights(NamedTuple):
     filled: bool
 
     def indices(self, codes: Array) -> Array:
-        """What is stored of codes."""
+        """What is stored for codes: an index for each, or the code itself where it is a byte."""
         if self.bits == BYTES:
             return codes
         found: Array = np.searchsorted(self.values[: len(np.unique(self.values))], codes)

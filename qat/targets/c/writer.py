@@ -36,7 +36,12 @@ from qat.targets.common import no_form, same_in_hwc
 
 
 class Writer(LinearWriter):
-    """Writes the nodes of a graph one after another, as one function each; ``name`` begins the names of what is public."""
+    """Writes the nodes of a graph one after another, as one function each.
+
+    Attributes:
+        name: what the names of everything public begin with.
+        upper: the same in capitals.
+    """
 
     def __init__(self, graph: IntegerGraph, name: str, packed: bool) -> None:
         super().__init__(graph, packed)
@@ -65,7 +70,7 @@ class Writer(LinearWriter):
         return [*lines, f"TRACED({place}, {size});"]
 
     def leave(self, x: IntegerTensor, name: str) -> list[str]:
-        """The statements of ``run`` that hand an output over, in canonical (CHW) order."""
+        """The statements of ``run`` that copy an output to the caller's buffer, in canonical (CHW) order."""
         place, size, kind = self.place(x.name), prod(x.shape), ctype(x)  # a uint8_t or uint16_t expression
         add = f" + ({x.grid.qmin})" if x.grid.qmin else ""
         if not same_in_hwc(x.shape):

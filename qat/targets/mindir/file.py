@@ -32,6 +32,7 @@ TYPES = {
 
 
 def load(path: str | Path) -> proto.ModelProto:
+    """The model of a file. Raises QatError where it cannot be read, is damaged, or holds what no export writes."""
     model = proto.ModelProto()
     content = read_file(path, "give an exported .mindir file")
     with reading(path, "a MINDIR file", "export it again"):
@@ -59,10 +60,12 @@ def _check_alone(model: proto.ModelProto, path: str | Path) -> None:
 
 
 def shapes_of_inputs(model: proto.ModelProto) -> list[Shape]:
+    """The shape of one sample of each input, (C, H, W) or (F,)."""
     return [tuple(x.tensor[0].dims[1:]) for x in model.graph.input]
 
 
 def digest_of(model: proto.ModelProto) -> str:
+    """The SHA-256 of graph and primitives, hexadecimal."""
     content = hashlib.sha256(model.graph.SerializeToString(deterministic=True))
     for primitive in model.primitives:
         content.update(primitive.SerializeToString(deterministic=True))
@@ -70,6 +73,7 @@ def digest_of(model: proto.ModelProto) -> str:
 
 
 def write(model: proto.ModelProto, path: str | Path) -> None:
+    """Write a model as a file, with its digest."""
     model.user_info[DIGEST] = digest_of(model)
     write_atomically(path, model.SerializeToString(deterministic=True))
 
@@ -90,11 +94,13 @@ def value_of(name: str, value: Any) -> proto.AttributeProto:
 
 
 def tensor_of(array: Array, name: str) -> proto.TensorProto:
+    """An array as a message."""
     array = np.asarray(array, order="C")
     return proto.TensorProto(dims=array.shape, data_type=TYPES[array.dtype], name=name, raw_data=array.tobytes())
 
 
 def described(name: str, shape: Shape, kind: int) -> proto.ValueInfoProto:
+    """The declaration of an input or output. shape: of one sample. kind: of TensorProto."""
     return proto.ValueInfoProto(name=name, tensor=[proto.TensorProto(dims=(-1, *shape), data_type=kind)])
 
 
@@ -124,6 +130,7 @@ def set_outputs(model: proto.ModelProto, outputs: Sequence[tuple[str, Shape]]) -
 
 
 def add_primitive(model: proto.ModelProto, name: str, op: str, attributes: Mapping[str, Any]) -> None:
+    """Declare an operation under a name that nodes refer to, unless the model has it."""
     assert op in OPERATIONS, op
     if all(primitive.name != name for primitive in model.primitives):
         model.primitives.add(

@@ -35,7 +35,13 @@ INT32, FLOAT32, FLOAT64 = 34, 43, 44  #: kNumberType... of mindspore/core/includ
 
 
 class IntegerWriter:
-    """Writes the nodes of an integer graph. Equal constants are stored once."""
+    """Writes the nodes of an integer graph; equal constants are stored once.
+
+    Attributes:
+        model: the file's message.
+        graph: the graph in it.
+        names: the name in the file of each tensor of codes.
+    """
 
     def __init__(self, name: str) -> None:
         self.model = proto.ModelProto(
@@ -80,6 +86,7 @@ class IntegerWriter:
         return name
 
     def cast(self, x: str, kind: int, output: str | None = None) -> str:
+        """Append a Cast. kind: INT32, FLOAT32 or FLOAT64."""
         return self.node("Cast", [x, self.constant(kind)], output)
 
     def enter(self, x: IntegerTensor) -> None:

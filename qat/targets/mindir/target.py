@@ -27,7 +27,15 @@ NAME = "MINDIR"  #: under which ``qat.target`` knows it
 
 
 def export(graph: IntegerGraph, path: str | Path) -> None:
-    """Write an integer graph. Raises QatError for codes of more than 8 bits."""
+    """Write an integer graph.
+
+    Args:
+        graph: the integers, as ``qat.to_integer`` gives them.
+        path: the file, which appears or is replaced as a whole.
+
+    Raises:
+        QatError: codes have more than 8 bits, or a node has no form in MINDIR; the message names it.
+    """
     require_bytes(graph, "a MINDIR file")
     writer = IntegerWriter(graph.name)
     for x in graph.inputs:
@@ -41,7 +49,15 @@ def export(graph: IntegerGraph, path: str | Path) -> None:
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Set entries of a file's user_info, each behind "qat."; nothing else in the file changes."""
+    """Set entries of a file's user_info; nothing else in the file changes.
+
+    Args:
+        path: an exported file, which is replaced as a whole.
+        metadata: texts by key; each is stored under the key with "qat." before it.
+
+    Raises:
+        QatError: the file cannot be read, or is not one of ``export``.
+    """
     model = load(path)
     for key, value in prefixed(metadata).items():
         model.user_info[key] = value
@@ -49,21 +65,51 @@ def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
 
 
 def input_shapes(path: str | Path) -> list[Shape]:
-    """The shapes of its inputs, (C, H, W) or (F,)."""
+    """The shapes of a file's inputs.
+
+    Args:
+        path: an exported file.
+
+    Returns:
+        For each input the shape of one sample, (C, H, W) or (F,).
+
+    Raises:
+        QatError: the file cannot be read, or is not one of ``export``.
+    """
     return shapes_of_inputs(load(path))
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
-    """Real outputs (N, ...) of raw pixels (N, C, H, W), computed by MindSpore from the file as it is.
+    """Run a file in MindSpore.
 
-    A network with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
+    Args:
+        path: an exported file.
+        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
+
+    Returns:
+        Real outputs, float32, (N, ...); a tuple of arrays where the network has several.
+
+    Raises:
+        QatError: the file is not one of ``export``, cannot be run, or takes other pixels.
     """
     found = infer(path, load(path), pixels)
     return as_arrays(tuple(found[i] for i in range(len(found))))
 
 
 def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) -> dict[str, Array]:
-    """Codes of the named tensors, from a copy of the file that has them as outputs."""
+    """The codes of single nodes, from a copy of the file that has them as outputs.
+
+    Args:
+        path: an exported file.
+        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
+        tensors: the tensors, as ``node.output`` of the integer graph's nodes.
+
+    Returns:
+        Codes, int32, (N, ...), by the tensor's name. Tensors that the file does not compute, as its inputs, are left out.
+
+    Raises:
+        QatError: the file is not one of ``export``, cannot be run, or takes other pixels.
+    """
     model = load(path)
     present = {name for node in model.graph.node for name in node.output}
     wanted = [tensor for tensor in tensors if codes_name(tensor.name) in present]
@@ -75,5 +121,5 @@ def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) 
 
 
 def runtime() -> str:
-    """What ``predict`` runs in, with its version and options."""
+    """The name, version and device of what ``predict`` runs in."""
     return f"MindSpore {ms.__version__} (nn.GraphCell, {ms.get_context('device_target')})"

@@ -17,7 +17,7 @@ from qat.names import check_stored
 from qat.reading import check_sample, read_file, reading
 from qat.targets.common import prefixed
 
-#: What the two targets write. Others could loop for ever, make gigabytes of nothing, or read what is no affair of theirs.
+#: What the two targets write. Others could loop for ever, fill the memory from a few bytes, or read other files.
 OPERATORS = {"Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Flatten", "Gather"}
 OPERATORS |= {"Gemm", "Identity", "MaxPool", "Mul", "QuantizeLinear", "ReduceMax", "ReduceSum", "Relu", "Sigmoid"}
 OPERATORS |= {"Softmax", "Sub", "Tanh"}
@@ -73,6 +73,7 @@ def check_operators(model: onnx.ModelProto) -> None:
 
 
 def load(path: str | Path) -> onnx.ModelProto:
+    """The model of a file. Raises QatError where it cannot be read, or is not one of ``export``."""
     model = load_model(path)
     with reading(path, "an ONNX file of qat export", "export it again"):
         check_operators(model)
@@ -80,5 +81,6 @@ def load(path: str | Path) -> onnx.ModelProto:
 
 
 def write(model: onnx.ModelProto, path: str | Path) -> None:
+    """Write a model as a file, after ONNX's checker has passed it."""
     onnx.checker.check_model(model, full_check=True)
     write_atomically(path, model.SerializeToString())

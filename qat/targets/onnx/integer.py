@@ -38,7 +38,12 @@ def offset_of(grid: Grid) -> int:
 
 
 class QdqWriter(Writer):
-    """Writes the nodes of an integer graph."""
+    """Writes the nodes of an integer graph.
+
+    Args:
+        unsigned: whether int8 weights are stored as uint8 with 128 added.
+        packed: whether weights of few bits are stored several to a byte.
+    """
 
     def __init__(self, unsigned: bool, packed: bool) -> None:
         super().__init__()
@@ -171,6 +176,7 @@ class QdqWriter(Writer):
         return output
 
     def model(self, name: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> onnx.ModelProto:
+        """As ``Writer.model``, once the opset is known, on which the form of a reduction depends."""
         for node in self._reductions:
             if self.opset < 18:
                 node.attribute.append(helper.make_attribute("axes", [1]))

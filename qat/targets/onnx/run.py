@@ -18,7 +18,7 @@ BATCH = 1000  #: images in one run of a session
 
 
 def session_of(path: str | Path, model: onnx.ModelProto, threads: int = 0) -> onnxruntime.InferenceSession:
-    """threads: 0 is the runtime's own choice."""
+    """A session of ONNX Runtime. threads: 0 leaves their number to the runtime."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come back as exceptions
     options.intra_op_num_threads = threads
@@ -29,6 +29,7 @@ def session_of(path: str | Path, model: onnx.ModelProto, threads: int = 0) -> on
 
 
 def infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:
+    """The named outputs of a model, by name. Raises QatError where it cannot be run."""
     session = session_of(path, model)
     inputs = [x.name for x in session.get_inputs()]
 

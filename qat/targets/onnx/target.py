@@ -37,9 +37,17 @@ WEIGHTS = ("int8", "uint8")  #: what they are multiplied as
 def export(graph: IntegerGraph, path: str | Path, *, weights: str = "int8", packing: str = "packed") -> None:
     """Write the QDQ form of an integer graph.
 
-    weights: "int8", or "uint8" for x86 CPUs without VNNI. There ONNX Runtime multiplies u8 by s8 with an instruction that
-    saturates sums of two products at 16 bits; of u8 by u8 it takes another, which does not. The codes are the same.
-    packing: "packed" stores weights of 4 and of 2 bits as INT4 and INT2, which ask for opset 21 and 25; "bytes" does not.
+    Args:
+        graph: the integers, as ``qat.to_integer`` gives them.
+        path: the file, which appears or is replaced as a whole.
+        weights: what weights are multiplied as: "int8", or "uint8" for x86 CPUs without VNNI. There ONNX Runtime multiplies u8
+            by s8 with an instruction that saturates sums of two products at 16 bits; of u8 by u8 it takes another, which does
+            not. The codes are the same.
+        packing: "packed" stores weights of 4 and of 2 bits as INT4 and INT2, which need opset 21 and 25; "bytes" stores each in
+            a byte.
+
+    Raises:
+        QatError: ONNX Runtime does not compute a node exactly, which the message names, or an option is unknown.
     """
     packed = check_packing(packing)
     if weights not in WEIGHTS:
@@ -55,7 +63,16 @@ def export(graph: IntegerGraph, path: str | Path, *, weights: str = "int8", pack
 
 
 def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
-    """Write a float network, with the same input and output as its quantized form."""
+    """Write a float network, with the same input and output as its quantized form.
+
+    Args:
+        graph: a float network.
+        params: its parameters by name, canonical arrays.
+        path: the file, which appears or is replaced as a whole.
+
+    Raises:
+        QatError: the network is quantized, its parameters do not fit, or a cell has no form in ONNX.
+    """
     graph, params = fold_batch_norm(as_float_graph(graph, params), params)
     writer = Writer()
     ops = OnnxOps(writer)
@@ -72,21 +89,47 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Set entries of a file's metadata_props, each behind "qat."; nothing else in the file changes."""
+    """Set entries of a file's metadata_props; nothing else in the file changes.
+
+    Args:
+        path: an exported file, which is replaced as a whole.
+        metadata: texts by key; each is stored under the key with "qat." before it.
+
+    Raises:
+        QatError: the file cannot be read, or is not one of ``export``.
+    """
     model = load(path)
     set_metadata(model, metadata)
     write(model, path)
 
 
 def input_shapes(path: str | Path) -> list[Shape]:
-    """The shapes of its inputs, (C, H, W) or (F,)."""
+    """The shapes of a file's inputs.
+
+    Args:
+        path: an exported file.
+
+    Returns:
+        For each input the shape of one sample, (C, H, W) or (F,).
+
+    Raises:
+        QatError: the file cannot be read, or is not one of ``export``.
+    """
     return shapes_of_inputs(load(path))
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
-    """Real outputs (N, ...) of raw pixels (N, C, H, W), computed by ONNX Runtime from the file as it is.
+    """Run a file in ONNX Runtime.
 
-    A network with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
+    Args:
+        path: an exported file.
+        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
+
+    Returns:
+        Real outputs, float32, (N, ...); a tuple of arrays where the network has several.
+
+    Raises:
+        QatError: the file is not one of ``export``, cannot be run, or takes other pixels.
     """
     model = load(path)
     outputs = [output.name for output in model.graph.output]
@@ -95,7 +138,19 @@ def predict(path: str | Path, pixels: Arrays) -> Arrays:
 
 
 def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) -> dict[str, Array]:
-    """Codes of the named tensors, from a copy of the file that has them as further outputs."""
+    """The codes of single nodes, from a copy of the file that has them as further outputs.
+
+    Args:
+        path: an exported file.
+        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
+        tensors: the tensors, as ``node.output`` of the integer graph's nodes.
+
+    Returns:
+        Codes, int32, (N, ...), by the tensor's name. Tensors that the file does not compute, as its inputs, are left out.
+
+    Raises:
+        QatError: the file is not one of ``export``, cannot be run, or takes other pixels.
+    """
     model = load(path)
     present = {name for node in model.graph.node for name in node.output}
     wanted = {codes_name(tensor.name): tensor for tensor in tensors if codes_name(tensor.name) in present}
@@ -108,7 +163,7 @@ def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) 
 
 
 def runtime() -> str:
-    """What ``predict`` runs in, with its version and options."""
+    """The name, version and options of what ``predict`` runs in."""
     cpu = ", x86 without VNNI: needs --weights uint8" if _lacks_vnni() else ""
     return f"ONNX Runtime {onnxruntime.__version__} (CPUExecutionProvider, default options{cpu})"
 
@@ -125,7 +180,18 @@ def _lacks_vnni() -> bool:
 
 
 def opened(path: str | Path, *, threads: int = 1) -> Callable[[Arrays], Arrays]:
-    """``predict`` with the file loaded once, for its time to be taken. threads: of the runtime."""
+    """Load a file once, to measure how long its runs take.
+
+    Args:
+        path: an exported file.
+        threads: of the runtime.
+
+    Returns:
+        A function from pixels to outputs, as ``predict`` has them, without its checks and its batches.
+
+    Raises:
+        QatError: the file is not one of ``export``, or ONNX Runtime does not load it.
+    """
     model = load(path)
     outputs = [output.name for output in model.graph.output]
     session = session_of(path, model, threads)

@@ -35,7 +35,13 @@ def padding_of(pads: Sequence[int]) -> Padding:
 
 
 class Writer:
-    """Gathers nodes and initializers; equal initializers are stored once."""
+    """Gathers nodes and initializers; equal initializers are stored once.
+
+    Attributes:
+        nodes: in order.
+        opset: the oldest that has every type in the file.
+        ir_version: likewise.
+    """
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []

@@ -24,7 +24,13 @@ BINARY = {
 
 
 class TfliteSymbol(Symbol):
-    """A float tensor of the file that is being written, and its shape there."""
+    """A float tensor of the file that is being written.
+
+    Attributes:
+        writer: where its operator stands.
+        index: of the tensor.
+        shape: in the file, a batch of 1 and channels last.
+    """
 
     def __init__(self, writer: Writer, index: int, shape: Shape) -> None:
         self.writer, self.index, self.shape = writer, index, shape
@@ -68,14 +74,16 @@ class TfliteOps(FloatOps):
         return TfliteSymbol(self.writer, self.writer.op(op, inputs, output, options), shape)
 
     def from_numpy(self, array: Array, kind: Kind) -> Any:
+        """A constant; of a weight the array itself, whose layout depends on the operator that takes it."""
         array = np.asarray(array, np.float32)
         if kind in ("conv_weight", "dense_weight"):
-            return array  # its place in the file depends on how it is used
+            return array
         array = array.reshape(1) if kind == "scalar" else array
         return TfliteSymbol(self.writer, self.writer.constant(array), array.shape)
 
     def on_channel(self, vector: TfliteSymbol, activation: TfliteSymbol) -> TfliteSymbol:
-        return vector  # the channels are the last axis
+        """The vector itself: the channels are the last axis."""
+        return vector
 
     def conv2d(
         self,
@@ -88,6 +96,7 @@ class TfliteOps(FloatOps):
         dilation: Pair,
         group: int,
     ) -> TfliteSymbol:
+        """A CONV_2D, or a DEPTHWISE_CONV_2D."""
         kernel = (w.shape[2], w.shape[3])
         index, mode = self.writer.window(x.index, kernel, stride, padding, dilation)
         options: dict[str, Any] = {"padding": mode, "strideH": stride[0], "strideW": stride[1]}
@@ -105,10 +114,12 @@ class TfliteOps(FloatOps):
         return self.writer.constant(np.zeros(outputs, np.float32)) if bias is None else bias.index
 
     def dense(self, x: TfliteSymbol, w: Array, bias: TfliteSymbol | None) -> TfliteSymbol:
+        """A FULLY_CONNECTED."""
         inputs = [x.index, self._weight(w, w), self._bias(bias, len(w))]
         return self._op(Op.FULLY_CONNECTED, inputs, (1, len(w)), schema.FullyConnectedOptionsT())
 
     def max_pool2d(self, x: TfliteSymbol, *, kernel: Pair, stride: Pair, padding: Padding) -> TfliteSymbol:
+        """A MAX_POOL_2D."""
         index, mode = self.writer.window(x.index, kernel, stride, padding, lowest=True)
         shape = (1, *output_size((x.shape[1], x.shape[2]), kernel, stride, (1, 1), padding), x.shape[3])
         return self._op(Op.MAX_POOL_2D, [index], shape, pool_options(kernel, stride, mode))
@@ -119,6 +130,7 @@ class TfliteOps(FloatOps):
         return self.conv2d(x, ones, None, stride=stride, padding=padding, dilation=(1, 1), group=x.shape[3])
 
     def flatten(self, x: TfliteSymbol) -> TfliteSymbol:
+        """A RESHAPE, of an image after a TRANSPOSE to CHW."""
         if len(x.shape) == 4:
             n, height, width, channels = x.shape
             order = self.writer.constant(np.array([0, 3, 1, 2], np.int32))
@@ -128,18 +140,23 @@ class TfliteOps(FloatOps):
         return self._op(Op.RESHAPE, [x.index, row], (1, features), schema.ReshapeOptionsT())
 
     def concat(self, xs: Sequence[TfliteSymbol]) -> TfliteSymbol:
+        """A CONCATENATION of the channels."""
         shape = (*xs[0].shape[:-1], sum(x.shape[-1] for x in xs))
         options = schema.ConcatenationOptionsT(axis=len(shape) - 1)
         return self._op(Op.CONCATENATION, [x.index for x in xs], shape, options)
 
     def relu(self, x: TfliteSymbol) -> TfliteSymbol:
+        """A RELU."""
         return self._op(Op.RELU, [x.index], x.shape)
 
     def sigmoid(self, x: TfliteSymbol) -> TfliteSymbol:
+        """A LOGISTIC."""
         return self._op(Op.LOGISTIC, [x.index], x.shape)
 
     def tanh(self, x: TfliteSymbol) -> TfliteSymbol:
+        """A TANH."""
         return self._op(Op.TANH, [x.index], x.shape)
 
     def softmax(self, x: TfliteSymbol) -> TfliteSymbol:
+        """A SOFTMAX over the channels."""
         return self._op(Op.SOFTMAX, [x.index], x.shape, schema.SoftmaxOptionsT(beta=1.0))

@@ -51,7 +51,13 @@ MULTIPLIERS = (2.0**-32, 2.0**8)
 
 
 class IntegerWriter(Writer):
-    """Writes the nodes of an integer graph."""
+    """Writes the nodes of an integer graph.
+
+    Args:
+        graph: the integers.
+        arithmetic: "float" or "fixed".
+        packed: whether weights of few bits are stored several to a byte.
+    """
 
     def __init__(self, graph: IntegerGraph, arithmetic: str, packed: bool) -> None:
         super().__init__()
@@ -113,7 +119,7 @@ class IntegerWriter(Writer):
     def _clipped(
         self, node: IntegerLinear | IntegerAdd, shape: Shape | None = None
     ) -> tuple[int, int, list[tuple[int, int]]]:
-        """How a node's clip is written: its fused activation, its output tensor, and what follows of (operator, bound)."""
+        """How a node's clip is written: its fused activation, its output tensor, and operators after it with their bounds."""
         grid = node.output.grid
         zero = self.zero(grid)
         low, high = zero + node.requantize.low, zero + node.requantize.high

@@ -2,7 +2,7 @@
 
 Activations are int8, NHWC. A code c of a grid [qmin, qmax] is stored as c - qmin - 128, so that the lowest code of every grid
 is -128: a uint8 pixel p enters as p - 128, and 8-bit signed codes stay as they are. The file holds a batch of one; LiteRT's
-``resize_tensor_input`` makes it larger. Inputs, outputs, weights and what nodes give bear the network's names, and the
+``resize_tensor_input`` makes it larger. Inputs, outputs, weights and what nodes give have the network's names, and the
 signature "serving_default" names inputs and outputs. ``predict`` takes raw uint8 pixels, (N, C, H, W), as every target does,
 and returns real numbers.
 
@@ -28,19 +28,12 @@ from qat.graph import Graph, as_float_graph
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.integer.widths import check_packing, require_bytes
 from qat.passes.fold_batch_norm import fold_batch_norm
-from qat.targets.common import METADATA, cannot_run, to_chw, to_hwc
+from qat.targets.common import METADATA, cannot_run, prefixed, to_chw, to_hwc
 from qat.targets.float_graph import written_outputs
 from qat.targets.tflite.file import DIGEST, load, pack_model, set_metadata
 from qat.targets.tflite.float import TfliteOps, TfliteSymbol
 from qat.targets.tflite.integer import IntegerWriter
-from qat.targets.tflite.writer import (
-    Op,
-    Writer,
-    canonical_shape,
-    offset_of,
-    permuted,
-    stored_shape,
-)
+from qat.targets.tflite.writer import Op, Writer, canonical_shape, offset_of, permuted, stored_shape
 from qat.vocabulary.arrays import Arrays, as_arrays, in_batches
 from qat.vocabulary.ops import Array
 
@@ -51,10 +44,18 @@ _LITERT = Child("qat.targets.tflite.run")
 
 
 def export(graph: IntegerGraph, path: str | Path, *, arithmetic: str = "float", packing: str = "packed") -> None:
-    """Write an integer graph. Raises QatError for what LiteRT does not compute exactly in that arithmetic.
+    """Write an integer graph.
 
-    packing: "packed" stores weights of 4 bits and fewer as INT4, in the float arithmetic those of dense layers alone and of 2
-    bits as INT2; "bytes" does not.
+    Args:
+        graph: the integers, as ``qat.to_integer`` gives them.
+        path: the file, which appears or is replaced as a whole.
+        arithmetic: "float" for LiteRT with XNNPACK, or "fixed" for reference kernels and microcontrollers (docs/numerics.md).
+        packing: "packed" stores weights of 4 bits and fewer as INT4, in the float arithmetic those of dense layers alone and
+            those of 2 bits as INT2; "bytes" stores each in a byte.
+
+    Raises:
+        QatError: LiteRT does not compute a node exactly in that arithmetic, which the message names, or an option is
+            unknown.
     """
     packed = check_packing(packing)
     if arithmetic not in ARITHMETICS:
@@ -69,12 +70,28 @@ def export(graph: IntegerGraph, path: str | Path, *, arithmetic: str = "float", 
 
 
 def arithmetic_of(path: str | Path) -> str:
-    """The arithmetic that a file was exported for."""
+    """The arithmetic that a file was exported for.
+
+    Args:
+        path: an exported file.
+
+    Raises:
+        QatError: the file cannot be read, or is not one of ``export``.
+    """
     return read_metadata(path).get("arithmetic", ARITHMETICS[0])
 
 
 def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
-    """Write a float network; it takes uint8 pixels, NHWC, and returns float32."""
+    """Write a float network. The file takes uint8 pixels, NHWC, and returns float32.
+
+    Args:
+        graph: a float network.
+        params: its parameters by name, canonical arrays.
+        path: the file, which appears or is replaced as a whole.
+
+    Raises:
+        QatError: the network is quantized, its parameters do not fit, or a cell has no form in TFLite.
+    """
     graph, params = fold_batch_norm(as_float_graph(graph, params), params)
     writer = Writer()
     ops = TfliteOps(writer)
@@ -91,15 +108,30 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Set entries of a file's metadata, each behind "qat."; nothing that is computed changes."""
+    """Set entries of a file's metadata; nothing that is computed changes.
+
+    Args:
+        path: an exported file, which is replaced as a whole.
+        metadata: texts by key; each is stored under the key with "qat." before it.
+
+    Raises:
+        QatError: the file cannot be read, or is not one of ``export``.
+    """
     model = load(path).model
-    for key, value in metadata.items():
-        set_metadata(model, METADATA + key, value.encode())
+    for key, value in prefixed(metadata).items():
+        set_metadata(model, key, value.encode())
     write_atomically(path, pack_model(model))
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """What ``write_metadata`` wrote."""
+    """The entries that ``write_metadata`` wrote, by key without "qat.".
+
+    Args:
+        path: an exported file.
+
+    Raises:
+        QatError: the file cannot be read, or is not one of ``export``.
+    """
     model = load(path).model
     entries = {entry.name.decode(): model.buffers[entry.buffer].data for entry in model.metadata or []}
     return {
@@ -110,15 +142,34 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def input_shapes(path: str | Path) -> list[Shape]:
-    """The shapes of its inputs, (C, H, W) or (F,)."""
+    """The shapes of a file's inputs.
+
+    Args:
+        path: an exported file.
+
+    Returns:
+        For each input the shape of one sample, (C, H, W) or (F,).
+
+    Raises:
+        QatError: the file cannot be read, or is not one of ``export``.
+    """
     subgraph = load(path).model.subgraphs[0]
     return [canonical_shape(subgraph.tensors[index].shape[1:]) for index in subgraph.inputs]
 
 
 def predict(path: str | Path, pixels: Arrays, *, arithmetic: str = "float") -> Arrays:
-    """Real outputs (N, ...), float32, of raw pixels (N, C, H, W), computed by LiteRT from the file as it is.
+    """Run a file in LiteRT.
 
-    A network with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
+    Args:
+        path: an exported file.
+        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
+        arithmetic: "float", LiteRT with XNNPACK, or "fixed", its reference kernels; that of the export.
+
+    Returns:
+        Real outputs, float32, (N, ...); a tuple of arrays where the network has several.
+
+    Raises:
+        QatError: the file is not one of ``export`` in that arithmetic, cannot be run, or takes other pixels.
     """
     file = load(path, arithmetic)
     outputs = file.model.subgraphs[0].outputs
@@ -135,9 +186,21 @@ def predict(path: str | Path, pixels: Arrays, *, arithmetic: str = "float") -> A
 def trace(
     path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor], *, arithmetic: str = "float"
 ) -> dict[str, Array]:
-    """Codes of the named tensors, from a copy of the file that has them as further outputs.
+    """The codes of single nodes, from a copy of the file that has them as further outputs.
 
     LiteRT's own way of keeping intermediate tensors would switch XNNPACK off.
+
+    Args:
+        path: an exported file.
+        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
+        tensors: the tensors, as ``node.output`` of the integer graph's nodes.
+        arithmetic: "float", LiteRT with XNNPACK, or "fixed", its reference kernels; that of the export.
+
+    Returns:
+        Codes, int32, (N, ...), by the tensor's name. Tensors that the file does not compute, as its inputs, are left out.
+
+    Raises:
+        QatError: the file is not one of ``export``, cannot be run, or takes other pixels.
     """
     model = load(path, arithmetic).model
     subgraph = model.subgraphs[0]
@@ -171,7 +234,11 @@ def trace(
 
 
 def runtime(arithmetic: str = "float") -> str:
-    """What ``predict`` runs in, with its version and options."""
+    """The name, version and options of what ``predict`` runs in.
+
+    Args:
+        arithmetic: "float" or "fixed".
+    """
     version = getattr(ai_edge_litert, "__version__", "")
     kernels = "default options, XNNPACK" if arithmetic == "float" else "reference kernels"
     return f"LiteRT {version} ({kernels})"

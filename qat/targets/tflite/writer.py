@@ -62,7 +62,12 @@ def permuted(name: str) -> str:
 
 
 class Writer:
-    """Gathers tensors and operators; equal constants are stored once."""
+    """Gathers tensors and operators; equal constants are stored once.
+
+    Attributes:
+        inputs: the indices of the tensors that enter.
+        tensors: all tensors, of the schema's class.
+    """
 
     def __init__(self) -> None:
         self.inputs: list[int] = []
@@ -166,7 +171,7 @@ class Writer:
         return (x, mode) if mode is not None else (self._padded(x, padding, lowest), Pad.VALID)
 
     def model(self, outputs: Sequence[tuple[str, int]], name: str) -> Any:
-        """The finished model. outputs: the names of their nodes, which they bear in the signature, too, and their indices."""
+        """The finished model. outputs: the names of their nodes, which are those in the signature too, and their indices."""
         for output, index in outputs:
             for other, tensor in enumerate(self.tensors):
                 if tensor.name == output and other not in self.inputs:  # another form of the same codes
@@ -201,6 +206,7 @@ def _tensor_maps(tensors: Mapping[str, int]) -> list[Any]:
 
 
 def quantization_of(scale: Array | np.generic, zero_point: int, axis: int = 0) -> Any:
+    """The quantization of a tensor. scale: one, or one for each entry along the axis."""
     return schema.QuantizationParametersT(
         scale=np.asarray(scale, np.float32).reshape(-1),
         zeroPoint=np.full(np.size(scale), zero_point, np.int64),
@@ -209,6 +215,7 @@ def quantization_of(scale: Array | np.generic, zero_point: int, axis: int = 0) -
 
 
 def pool_options(kernel: Pair, stride: Pair, mode: int) -> Any:
+    """The options of a pooling. mode: SAME or VALID."""
     return schema.Pool2DOptionsT(
         padding=mode, strideH=stride[0], strideW=stride[1], filterHeight=kernel[0], filterWidth=kernel[1]
     )

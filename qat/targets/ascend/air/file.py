@@ -20,6 +20,7 @@ from qat.vocabulary.ops import Array
 
 
 def load(path: str | Path) -> Model:
+    """The model of a file. Raises QatError as ``parse``, and where the file cannot be read."""
     return parse(read_file(path, "give an exported .air file"), path)
 
 

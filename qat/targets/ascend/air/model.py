@@ -13,15 +13,9 @@ from qat.integer import Shape
 
 VERSION = 1  #: of ModelDef
 NCHW = b"NCHW"
+FLOAT, INT8, UINT8, INT32, UINT64 = (np.dtype(name) for name in ("<f4", "i1", "u1", "<i4", "<u8"))
 #: ge.proto.DataType, in descriptors. Integer attributes have another numbering: CAST_TO.
-DTYPES: dict[int, np.dtype[Any]] = {
-    1: np.dtype("<f4"),
-    3: np.dtype("i1"),
-    4: np.dtype("u1"),
-    7: np.dtype("<i4"),
-    10: np.dtype("<u8"),
-}
-FLOAT, INT8, INT32, UINT64 = (np.dtype(name) for name in ("<f4", "i1", "<i4", "<u8"))
+DTYPES: dict[int, np.dtype[Any]] = {1: FLOAT, 3: INT8, 4: UINT8, 7: INT32, 10: UINT64}
 CAST_TO_FLOAT, CAST_TO_INT8 = 0, 2
 
 
@@ -30,7 +24,12 @@ class DamageError(Exception):
 
 
 class Descriptor(NamedTuple):
-    """Type and shape of a tensor; the first of its sizes is a batch of 1, except for constants."""
+    """The type and shape of a tensor.
+
+    Args:
+        dtype: its type.
+        shape: its sizes; the first one is a batch of 1, except for constants.
+    """
 
     dtype: np.dtype[Any]
     shape: Shape
@@ -41,19 +40,34 @@ class Descriptor(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """One operator with one output. inputs: names of operators. attributes: bytes, int, float, bool, lists, an array."""
+    """One operator with one output.
+
+    Args:
+        name: its name, which is that of its output too.
+        type: a key of ``SIGNATURES``.
+        inputs: the names of the operators whose outputs it takes.
+        takes: the descriptions of these.
+        gives: the description of its output; none for the operator that gathers the outputs.
+        attributes: by name: bytes, int, float, bool, a list of these, or an array.
+    """
 
     name: str
     type: str
     inputs: tuple[str, ...]
     takes: tuple[Descriptor, ...]
-    gives: tuple[Descriptor, ...]  #: one; none for the operator that gathers the outputs
+    gives: tuple[Descriptor, ...]
     attributes: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A checked file."""
+    """A checked file.
+
+    Args:
+        name: of the network.
+        operators: in an order in which they can be run; the last one gathers the outputs.
+        attributes: of the model, by name; what ``write_metadata`` sets.
+    """
 
     name: str
     operators: tuple[Operator, ...]
@@ -61,10 +75,12 @@ class Model:
 
     @property
     def inputs(self) -> list[Operator]:
+        """The operators where pixels enter, in order."""
         return sorted((x for x in self.operators if x.type == "Data"), key=lambda x: int(x.attributes["index"]))
 
     @property
     def outputs(self) -> list[str]:
+        """The names of the operators whose results leave, in order."""
         return list(self.operators[-1].inputs)
 
 
@@ -72,8 +88,12 @@ class Model:
 class Signature:
     """How an operator must look.
 
-    inputs: name and type of each (None: any); ``many``: any number of one kind, "x0", "x1", ... output: its type, None for
-    any. attributes: what each must be, or a test of it. optional: inputs that it has and we leave out.
+    Args:
+        inputs: the name and type of each input; None stands for any type.
+        output: the type of its output; None for any.
+        attributes: by name, what each must be, or a function that tests it.
+        optional: the names of inputs that Ascend's operator has and that may be left out.
+        many: True where it takes any number of inputs of one kind, "x0", "x1", ...
     """
 
     inputs: tuple[tuple[str, np.dtype[Any] | None], ...] = ()

@@ -14,6 +14,7 @@ from qat.vocabulary.ops import Array, Padding
 
 
 def shapes_of_inputs(model: Model) -> list[Shape]:
+    """The shape of one sample of each input, (C, H, W) or (F,)."""
     return [tuple(x.gives[0].shape[1:]) for x in model.inputs]
 
 
@@ -28,6 +29,7 @@ def run_operators(model: Model, images: tuple[Array, ...]) -> dict[str, Array]:
 
 
 def compute(operator: Operator, inputs: list[Array]) -> Array:
+    """What one operator gives. Raises DamageError for numbers of inputs that it does not have."""
     given = operator.attributes
     match operator.type, inputs:
         case "Const", _:

@@ -28,7 +28,15 @@ BATCH = 128  #: images at a time
 
 
 def export(graph: IntegerGraph, path: str | Path) -> None:
-    """Write the file, checked. Raises QatError, naming the node, where the graph does not keep to the profile."""
+    """Write the file, after checking it as a reader does.
+
+    Args:
+        graph: the integers, as ``qat.to_integer`` gives them.
+        path: the file, which appears or is replaced as a whole.
+
+    Raises:
+        QatError: a node does not keep to the profile "ascend", or has no form there; the message names it.
+    """
     steps = ascend.lower(graph, NAME)
     content = write_model(graph.name, operators_of(steps, end_names("output", len(graph.outputs))), {})
     parse(content, path)
@@ -36,26 +44,67 @@ def export(graph: IntegerGraph, path: str | Path) -> None:
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Set attributes of the model, each behind "qat."; nothing else in the file changes."""
+    """Set attributes of the model; nothing else in the file changes.
+
+    Args:
+        path: an exported file, which is replaced as a whole.
+        metadata: texts by key; each is stored under the key with "qat." before it.
+
+    Raises:
+        QatError: the file cannot be read, or is not one of ``export``.
+    """
     model = load(path)
     attributes = model.attributes | {key: value.encode() for key, value in prefixed(metadata).items()}
     write_atomically(path, write_model(model.name, model.operators, attributes))
 
 
 def input_shapes(path: str | Path) -> list[Shape]:
-    """The shapes of its inputs, (C, H, W) or (F,)."""
+    """The shapes of a file's inputs.
+
+    Args:
+        path: an exported file.
+
+    Returns:
+        For each input the shape of one sample, (C, H, W) or (F,).
+
+    Raises:
+        QatError: the file cannot be read, or is not one of ``export``.
+    """
     return shapes_of_inputs(load(path))
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
-    """Real outputs (N, ...) of raw pixels (N, C, H, W), emulated; tuples of them where there are several."""
+    """Run a file in an emulation of Ascend.
+
+    Args:
+        path: an exported file.
+        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
+
+    Returns:
+        Real outputs, float32, (N, ...); a tuple of arrays where the network has several.
+
+    Raises:
+        QatError: the file is not one of ``export``, cannot be run, or takes other pixels.
+    """
     model = load(path)
     found = _infer(path, model, model.outputs, pixels)
     return as_arrays(tuple(found[name] for name in model.outputs))
 
 
 def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) -> dict[str, Array]:
-    """Codes of the named tensors, as far as the file computes them."""
+    """The codes of single nodes, in the same emulation.
+
+    Args:
+        path: an exported file.
+        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
+        tensors: the tensors, as ``node.output`` of the integer graph's nodes.
+
+    Returns:
+        Codes, int32, (N, ...), by the tensor's name. Tensors that the file does not compute, as its inputs, are left out.
+
+    Raises:
+        QatError: the file is not one of ``export``, cannot be run, or takes other pixels.
+    """
     model = load(path)
     names = ascend.tensors_of(tensors, {operator.name for operator in model.operators})
     found = _infer(path, model, list(names.values()), pixels) if names else {}
@@ -63,11 +112,13 @@ def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) 
 
 
 def runtime() -> str:
-    """What ``predict`` runs in."""
+    """What ``predict`` runs in, and its version."""
     return f"AIR: structure validated, execution emulated in NumPy {np.__version__}; not run on an Ascend"
 
 
 def _infer(path: str | Path, model: Model, names: Sequence[str], pixels: Arrays) -> dict[str, Array]:
+    """What the named operators give, by name."""
+
     def run(batch: tuple[Array, ...]) -> dict[str, Array]:
         values = run_operators(model, batch)
         return {name: values[name] for name in names}

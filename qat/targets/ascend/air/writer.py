@@ -100,6 +100,7 @@ def _form(step: Step, inputs: int) -> tuple[str, dict[str, Any]]:
 
 
 def write_model(name: str, operators: Sequence[Operator], attributes: Mapping[str, bytes]) -> bytes:
+    """The content of a file. attributes: of the model."""
     graph = wire.block(1, name)
     graph += b"".join(wire.block(4, f"{x.name}:0") for x in operators if x.type == "Data")
     graph += b"".join(wire.block(5, f"{name}:0") for name in operators[-1].inputs)

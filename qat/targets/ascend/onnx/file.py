@@ -15,6 +15,7 @@ OWN = ("AscendQuant", "AscendDequant")  #: operators that ONNX does not know
 
 
 def load(path: str | Path) -> onnx.ModelProto:
+    """The model of a file. Raises QatError where it cannot be read, or is not one of ``export``."""
     model = load_model(path)
     with reading(path, "an ONNX file of qat export", "export it again"):
         _check(model)
@@ -45,5 +46,6 @@ def _known(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def write(model: onnx.ModelProto, path: str | Path) -> None:
+    """Write a model as a file, after ONNX's checker has passed it."""
     _check(model)
     write_atomically(path, model.SerializeToString())

@@ -86,6 +86,7 @@ def _pair(sizes: Sequence[int]) -> Pair:
 
 
 def infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:
+    """The named outputs of a model, by name. Raises QatError where it cannot be run."""
     try:
         evaluator = ReferenceEvaluator(model, new_ops=[AscendQuant, AscendDequant, Conv, Gemm, MaxPool])
         inputs = [x.name for x in model.graph.input]

@@ -28,7 +28,15 @@ NAME = "ASCEND_ONNX"  #: under which ``qat.target`` knows it
 
 
 def export(graph: IntegerGraph, path: str | Path) -> None:
-    """Write the deploy form. Raises QatError, naming the node, where the graph does not keep to the profile."""
+    """Write the deploy form.
+
+    Args:
+        graph: the integers, as ``qat.to_integer`` gives them.
+        path: the file, which appears or is replaced as a whole.
+
+    Raises:
+        QatError: a node does not keep to the profile "ascend", or has no form there; the message names it.
+    """
     steps = ascend.lower(graph, NAME)
     initializers: dict[str, onnx.TensorProto] = {}
     nodes = [node_of(step, initializers) for step in steps if step.kind != "input"]
@@ -37,19 +45,48 @@ def export(graph: IntegerGraph, path: str | Path) -> None:
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Set entries of a file's metadata_props, each behind "qat."; nothing else in the file changes."""
+    """Set entries of a file's metadata_props; nothing else in the file changes.
+
+    Args:
+        path: an exported file, which is replaced as a whole.
+        metadata: texts by key; each is stored under the key with "qat." before it.
+
+    Raises:
+        QatError: the file cannot be read, or is not one of ``export``.
+    """
     model = load(path)
     set_metadata(model, metadata)
     write(model, path)
 
 
 def input_shapes(path: str | Path) -> list[Shape]:
-    """The shapes of its inputs, (C, H, W) or (F,)."""
+    """The shapes of a file's inputs.
+
+    Args:
+        path: an exported file.
+
+    Returns:
+        For each input the shape of one sample, (C, H, W) or (F,).
+
+    Raises:
+        QatError: the file cannot be read, or is not one of ``export``.
+    """
     return shapes_of_inputs(load(path))
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
-    """Real outputs (N, ...) of raw pixels (N, C, H, W), emulated; tuples of them where there are several."""
+    """Run a file in an emulation of Ascend.
+
+    Args:
+        path: an exported file.
+        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
+
+    Returns:
+        Real outputs, float32, (N, ...); a tuple of arrays where the network has several.
+
+    Raises:
+        QatError: the file is not one of ``export``, cannot be run, or takes other pixels.
+    """
     model = load(path)
     outputs = [output.name for output in model.graph.output]
     found = infer(path, model, outputs, pixels)
@@ -57,7 +94,19 @@ def predict(path: str | Path, pixels: Arrays) -> Arrays:
 
 
 def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) -> dict[str, Array]:
-    """Codes of the named tensors, as far as the file computes them."""
+    """The codes of single nodes, in the same emulation.
+
+    Args:
+        path: an exported file.
+        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
+        tensors: the tensors, as ``node.output`` of the integer graph's nodes.
+
+    Returns:
+        Codes, int32, (N, ...), by the tensor's name. Tensors that the file does not compute, as its inputs, are left out.
+
+    Raises:
+        QatError: the file is not one of ``export``, cannot be run, or takes other pixels.
+    """
     model = load(path)
     names = ascend.tensors_of(tensors, {name for node in model.graph.node for name in node.output})
     found = infer(path, model, list(names.values()), pixels) if names else {}
@@ -65,5 +114,5 @@ def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) 
 
 
 def runtime() -> str:
-    """What ``predict`` runs in, with its version."""
+    """What ``predict`` runs in, and its version."""
     return f"emulated: onnx.reference {onnx.__version__} with Ascend's operators in NumPy, not an Ascend"
