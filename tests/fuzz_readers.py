@@ -551,7 +551,7 @@ KINDS = {
         in_wire,
     ),
     "onnx": Kind(
-        "onnx", lambda: exported("ONNX", "x.onnx"), read_exported("ONNX"), 30, 700, "qat/targets/onnx/model.py", in_onnx
+        "onnx", lambda: exported("ONNX", "x.onnx"), read_exported("ONNX"), 30, 700, "qat/targets/onnx/file.py", in_onnx
     ),
     "float onnx": Kind(
         "onnx",
@@ -562,7 +562,7 @@ KINDS = {
         read_float_onnx,
         10,
         200,
-        "qat/targets/onnx/model.py",
+        "qat/targets/onnx/file.py",
         in_onnx,
     ),
     "ascend.onnx": Kind(
@@ -571,7 +571,7 @@ KINDS = {
         read_exported("ASCEND_ONNX", "ascend"),
         10,
         200,
-        "qat/targets/ascend/onnx.py",
+        "qat/targets/ascend/onnx/file.py",
         in_onnx,
     ),
     "tflite": Kind(
@@ -600,7 +600,7 @@ KINDS = {
         read_exported("MINDIR"),
         0,
         60,
-        "qat/targets/mindir/target.py",
+        "qat/targets/mindir/file.py",
         in_wire,
         0.8,
         seal=seal_mindir,
@@ -611,7 +611,7 @@ KINDS = {
         read_exported("AIR", "ascend"),
         15,
         400,
-        "qat/targets/ascend/air.py",
+        "qat/targets/ascend/air/file.py",
         in_wire,
     ),
     "sealed c": Kind(
@@ -620,7 +620,7 @@ KINDS = {
         read_c,
         0,
         30,
-        "qat/targets/c/target.py",
+        "qat/targets/c/file.py",
         in_c,
         1.0,
         beside=lambda: {"file.h": c_files()[1]},

@@ -80,7 +80,7 @@ class Layout:
 
     @staticmethod
     def wide(node: IntegerNode) -> bool:
-        """True for a layer that computes with more than bytes (c_wide)."""
+        """True for a layer that computes with more than bytes (wide.py)."""
         if not isinstance(node, IntegerLinear):
             return False
         return node.wide_codes or node.output.grid.wide

@@ -1,10 +1,10 @@
 """C: an integer graph as self-contained C99, two files <name>.c and <name>.h, for microcontrollers and any other machine.
 
-It computes in the fixed arithmetic (docs/numerics.md) and nothing else: no floating point, no heap, no library. Weights
-are constants, activations lie in one static arena whose bytes are shared (qat.memory). Activations are bytes in HWC order,
-a code c of a grid [qmin, qmax] being stored as c - qmin. ``predict`` and ``trace`` take raw pixels, (N, C, H, W), as every
-target does; the functions of the C file take them in HWC order, as cameras give them. Both compile the file with the
-host's compiler ($CC, else cc, with $CFLAGS behind our own options) and run it.
+It computes in the fixed arithmetic (docs/numerics.md) and nothing else: no floating point, no heap, no library. Weights are
+constants, activations lie in one static arena whose bytes are shared (``qat.integer.memory``). Activations are bytes in HWC
+order, a code c of a grid [qmin, qmax] being stored as c - qmin. ``predict`` and ``trace`` take raw pixels, (N, C, H, W), as
+every target does; the functions of the C file take them in HWC order, as cameras give them. Both compile the file with the
+host's compiler ($CC, else cc, with $CFLAGS after our own options) and run it.
 """
 
 from __future__ import annotations
