@@ -268,13 +268,11 @@ class IntegerWriter(Writer):
 
     @add.register
     def _(self, node: IntegerFlatten) -> None:
-        x, shape = self.of(node.inputs[0]), node.inputs[0].shape
-        name = None
-        if same_in_hwc(shape):
-            pass
-        elif node.name in self._free:
+        x, shape, name = self.of(node.inputs[0]), node.inputs[0].shape, None
+        hwc = not same_in_hwc(shape)
+        if hwc and node.name in self._free:
             self._hwc[node.name], name = shape, permuted(node.name)
-        else:
+        elif hwc:
             order = self.constant(np.array([0, 3, 1, 2], np.int32))
             turned = self.tensor((1, *shape), self.dtype, self.tensors[x].quantization)
             x = self.op(Op.TRANSPOSE, [x, order], turned, schema.TransposeOptionsT())
