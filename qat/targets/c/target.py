@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from qat.cells.base import Shape
-from qat.errors import QatError
-from qat.graph import Graph, as_graph
 from qat.integer import IntegerGraph, IntegerTensor, require_integers
 from qat.integer.widths import check_packing
+from qat.registry import TARGETS
 from qat.targets.c.file import load, write
 from qat.targets.c.run import compiler, compute, options
 from qat.targets.c.text import identifier
@@ -29,6 +28,7 @@ from qat.vocabulary.arrays import Arrays, as_arrays
 from qat.vocabulary.ops import Array
 
 NAME = "C"  #: under which ``qat.target`` knows it
+SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
 ARITHMETICS = ("fixed",)
 RUNS_CODE = True  #: to run a file is to compile it and to run whatever it says (qat.deploy.interfaces.Target)
 
@@ -78,11 +78,6 @@ def arena_bytes(graph: IntegerGraph, *, packing: str = "packed") -> int:
     """
     require_integers(graph)
     return Writer(graph, "net", check_packing(packing)).arena_bytes
-
-
-def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
-    """Raises QatError: the file is one of integers."""
-    raise QatError(f"{as_graph(graph).name}: C holds integers only; export the float network to ONNX or TFLITE")
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:

@@ -16,6 +16,7 @@ from qat.backends.mindspore.setup import ms
 from qat.cells.base import Shape
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.integer.widths import require_bytes
+from qat.registry import TARGETS
 from qat.targets.common import codes_name, prefixed
 from qat.targets.mindir.file import load, set_outputs, shapes_of_inputs, write
 from qat.targets.mindir.integer import IntegerWriter
@@ -24,6 +25,9 @@ from qat.vocabulary.arrays import Arrays, as_arrays
 from qat.vocabulary.ops import Array
 
 NAME = "MINDIR"  #: under which ``qat.target`` knows it
+SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
+ARITHMETICS = ("float",)
+RUNS_CODE = False
 
 
 def export(graph: IntegerGraph, path: str | Path) -> None:

@@ -20,6 +20,7 @@ from qat.graph import Graph, as_float_graph
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.integer.widths import check_packing, require_bytes
 from qat.passes.fold_batch_norm import fold_batch_norm
+from qat.registry import TARGETS
 from qat.targets.common import codes_name, end_names
 from qat.targets.float_graph import written_outputs
 from qat.targets.onnx.file import load, set_metadata, shapes_of_inputs, write
@@ -31,6 +32,9 @@ from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 from qat.vocabulary.ops import Array
 
 NAME = "ONNX"  #: under which ``qat.target`` knows it
+SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
+ARITHMETICS = ("float",)
+RUNS_CODE = False
 WEIGHTS = ("int8", "uint8")  #: what they are multiplied as
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from qat.files import write_atomically
 from qat.integer import IntegerGraph, IntegerTensor, Shape
+from qat.registry import TARGETS
 from qat.targets.ascend import lower as ascend
 from qat.targets.ascend.air.file import load, parse
 from qat.targets.ascend.air.model import Model
@@ -24,6 +25,9 @@ from qat.vocabulary.arrays import Arrays, as_arrays, in_batches
 from qat.vocabulary.ops import Array
 
 NAME = "AIR"  #: under which ``qat.target`` knows it
+SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
+ARITHMETICS = ("float",)
+RUNS_CODE = False
 BATCH = 128  #: images at a time
 
 

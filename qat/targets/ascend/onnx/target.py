@@ -14,6 +14,7 @@ import onnx
 
 from qat.cells.base import Shape
 from qat.integer import IntegerGraph, IntegerTensor
+from qat.registry import TARGETS
 from qat.targets.ascend import lower as ascend
 from qat.targets.ascend.onnx.file import load, write
 from qat.targets.ascend.onnx.run import infer
@@ -25,6 +26,9 @@ from qat.vocabulary.ops import Array
 
 OPSET, IR_VERSION = 17, 8  #: Ascend's offline compiler reads no newer ones
 NAME = "ASCEND_ONNX"  #: under which ``qat.target`` knows it
+SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
+ARITHMETICS = ("float",)
+RUNS_CODE = False
 
 
 def export(graph: IntegerGraph, path: str | Path) -> None:
