@@ -26,7 +26,7 @@ from qat.vocabulary.ops import Array
 
 NAME = "MINDIR"  #: under which ``qat.target`` knows it
 SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
-ARITHMETICS = ("float",)
+ARITHMETICS: tuple[str, ...] = ("float",)
 RUNS_CODE = False
 
 

@@ -33,7 +33,7 @@ from qat.vocabulary.ops import Array
 
 NAME = "ONNX"  #: under which ``qat.target`` knows it
 SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
-ARITHMETICS = ("float",)
+ARITHMETICS: tuple[str, ...] = ("float",)
 RUNS_CODE = False
 WEIGHTS = ("int8", "uint8")  #: what they are multiplied as
 
