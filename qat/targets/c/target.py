@@ -81,60 +81,25 @@ def arena_bytes(graph: IntegerGraph, *, packing: str = "packed") -> int:
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Set entries of the comment with metadata; nothing that is compiled changes.
-
-    Args:
-        path: an exported file, which is replaced as a whole.
-        metadata: texts by key; each is stored under its key.
-
-    Raises:
-        QatError: the file cannot be read, or is not one of ``export``.
-    """
+    """Set entries of the comment with metadata; nothing that is compiled changes."""
     file = load(path)
     write(Path(path), file.source, file.header, file.metadata | dict(metadata))
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The entries that ``write_metadata`` wrote.
-
-    Args:
-        path: an exported .c file.
-
-    Raises:
-        QatError: the file cannot be read, or is not one of ``export``.
-    """
+    """The entries that ``write_metadata`` wrote."""
     return load(path).metadata
 
 
 def input_shapes(path: str | Path) -> list[Shape]:
-    """The shapes of a file's inputs.
-
-    Args:
-        path: an exported file.
-
-    Returns:
-        For each input the shape of one sample, (C, H, W) or (F,).
-
-    Raises:
-        QatError: the file cannot be read, or is not one of ``export``.
-    """
+    """The shapes of the inputs, (C, H, W) or (F,)."""
     return [x.shape for x in load(path).tensors("inputs")]
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
-    """Compile a file and run it.
+    """Real outputs, computed by the compiled file.
 
     Whatever its C does is run: the digest shows damage, but not who wrote the file. So give it files of your own only.
-
-    Args:
-        path: an exported file.
-        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
-
-    Returns:
-        Real outputs, float32, (N, ...); a tuple of arrays where the network has several.
-
-    Raises:
-        QatError: the file is not one of ``export``, does not compile or run, or takes other pixels.
     """
     file = load(path)
     outputs = file.tensors("outputs")
@@ -143,19 +108,7 @@ def predict(path: str | Path, pixels: Arrays) -> Arrays:
 
 
 def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) -> dict[str, Array]:
-    """The codes of single nodes, from the same file compiled so that it writes those of every node (see ``predict``).
-
-    Args:
-        path: an exported file.
-        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
-        tensors: the tensors, as ``node.output`` of the integer graph's nodes.
-
-    Returns:
-        Codes, int32, (N, ...), by the tensor's name. Tensors that the file does not compute, as its inputs, are left out.
-
-    Raises:
-        QatError: the file is not one of ``export``, cannot be run, or takes other pixels.
-    """
+    """Codes of single tensors, from the same file compiled so that it writes those of every node (see ``predict``)."""
     file = load(path)
     nodes = file.tensors("nodes")
     kinds = [np.uint16 if x.grid.wide else np.uint8 for x in nodes]
@@ -168,11 +121,7 @@ def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) 
 
 
 def runtime() -> str:
-    """The name, version and options of the compiler that ``predict`` uses.
-
-    Raises:
-        QatError: there is no compiler.
-    """
+    """The compiler that ``predict`` uses, with its version and options. Raises QatError where there is none."""
     command = compiler()
     said = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
     version = said.splitlines()[0] if said else command[0]

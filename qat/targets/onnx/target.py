@@ -93,48 +93,19 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Set entries of a file's metadata_props; nothing else in the file changes.
-
-    Args:
-        path: an exported file, which is replaced as a whole.
-        metadata: texts by key; each is stored under the key with "qat." before it.
-
-    Raises:
-        QatError: the file cannot be read, or is not one of ``export``.
-    """
+    """Set entries of metadata_props, each key with "qat." before it; nothing else in the file changes."""
     model = load(path)
     set_metadata(model, metadata)
     write(model, path)
 
 
 def input_shapes(path: str | Path) -> list[Shape]:
-    """The shapes of a file's inputs.
-
-    Args:
-        path: an exported file.
-
-    Returns:
-        For each input the shape of one sample, (C, H, W) or (F,).
-
-    Raises:
-        QatError: the file cannot be read, or is not one of ``export``.
-    """
+    """The shapes of the inputs, (C, H, W) or (F,)."""
     return shapes_of_inputs(load(path))
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
-    """Run a file in ONNX Runtime.
-
-    Args:
-        path: an exported file.
-        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
-
-    Returns:
-        Real outputs, float32, (N, ...); a tuple of arrays where the network has several.
-
-    Raises:
-        QatError: the file is not one of ``export``, cannot be run, or takes other pixels.
-    """
+    """Real outputs, computed by ONNX Runtime from the file as it is."""
     model = load(path)
     outputs = [output.name for output in model.graph.output]
     found = infer(path, model, outputs, pixels)
@@ -142,19 +113,7 @@ def predict(path: str | Path, pixels: Arrays) -> Arrays:
 
 
 def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) -> dict[str, Array]:
-    """The codes of single nodes, from a copy of the file that has them as further outputs.
-
-    Args:
-        path: an exported file.
-        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
-        tensors: the tensors, as ``node.output`` of the integer graph's nodes.
-
-    Returns:
-        Codes, int32, (N, ...), by the tensor's name. Tensors that the file does not compute, as its inputs, are left out.
-
-    Raises:
-        QatError: the file is not one of ``export``, cannot be run, or takes other pixels.
-    """
+    """Codes of single tensors, from a copy of the file that has them as further outputs."""
     model = load(path)
     present = {name for node in model.graph.node for name in node.output}
     wanted = {codes_name(tensor.name): tensor for tensor in tensors if codes_name(tensor.name) in present}

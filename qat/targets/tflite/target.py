@@ -73,14 +73,7 @@ def export(graph: IntegerGraph, path: str | Path, *, arithmetic: str = "float", 
 
 
 def arithmetic_of(path: str | Path) -> str:
-    """The arithmetic that a file was exported for.
-
-    Args:
-        path: an exported file.
-
-    Raises:
-        QatError: the file cannot be read, or is not one of ``export``.
-    """
+    """The arithmetic that a file was exported for."""
     return read_metadata(path).get("arithmetic", ARITHMETICS[0])
 
 
@@ -111,15 +104,7 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Set entries of a file's metadata; nothing that is computed changes.
-
-    Args:
-        path: an exported file, which is replaced as a whole.
-        metadata: texts by key; each is stored under the key with "qat." before it.
-
-    Raises:
-        QatError: the file cannot be read, or is not one of ``export``.
-    """
+    """Set entries of the metadata, each key with "qat." before it; nothing that is computed changes."""
     model = load(path).model
     for key, value in prefixed(metadata).items():
         set_metadata(model, key, value.encode())
@@ -127,14 +112,7 @@ def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The entries that ``write_metadata`` wrote, by key without "qat.".
-
-    Args:
-        path: an exported file.
-
-    Raises:
-        QatError: the file cannot be read, or is not one of ``export``.
-    """
+    """The entries that ``write_metadata`` wrote, by key without "qat."."""
     model = load(path).model
     entries = {entry.name.decode(): model.buffers[entry.buffer].data for entry in model.metadata or []}
     return {
@@ -145,35 +123,13 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def input_shapes(path: str | Path) -> list[Shape]:
-    """The shapes of a file's inputs.
-
-    Args:
-        path: an exported file.
-
-    Returns:
-        For each input the shape of one sample, (C, H, W) or (F,).
-
-    Raises:
-        QatError: the file cannot be read, or is not one of ``export``.
-    """
+    """The shapes of the inputs, (C, H, W) or (F,)."""
     subgraph = load(path).model.subgraphs[0]
     return [canonical_shape(subgraph.tensors[index].shape[1:]) for index in subgraph.inputs]
 
 
 def predict(path: str | Path, pixels: Arrays, *, arithmetic: str = "float") -> Arrays:
-    """Run a file in LiteRT.
-
-    Args:
-        path: an exported file.
-        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
-        arithmetic: "float", LiteRT with XNNPACK, or "fixed", its reference kernels; that of the export.
-
-    Returns:
-        Real outputs, float32, (N, ...); a tuple of arrays where the network has several.
-
-    Raises:
-        QatError: the file is not one of ``export`` in that arithmetic, cannot be run, or takes other pixels.
-    """
+    """Real outputs, computed by LiteRT from the file as it is, in the arithmetic of its export."""
     file = load(path, arithmetic)
     outputs = file.model.subgraphs[0].outputs
     found = _infer(path, file.content, list(range(len(outputs))), pixels, arithmetic)
@@ -189,21 +145,9 @@ def predict(path: str | Path, pixels: Arrays, *, arithmetic: str = "float") -> A
 def trace(
     path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor], *, arithmetic: str = "float"
 ) -> dict[str, Array]:
-    """The codes of single nodes, from a copy of the file that has them as further outputs.
+    """Codes of single tensors, from a copy of the file that has them as further outputs.
 
     LiteRT's own way of keeping intermediate tensors would switch XNNPACK off.
-
-    Args:
-        path: an exported file.
-        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
-        tensors: the tensors, as ``node.output`` of the integer graph's nodes.
-        arithmetic: "float", LiteRT with XNNPACK, or "fixed", its reference kernels; that of the export.
-
-    Returns:
-        Codes, int32, (N, ...), by the tensor's name. Tensors that the file does not compute, as its inputs, are left out.
-
-    Raises:
-        QatError: the file is not one of ``export``, cannot be run, or takes other pixels.
     """
     model = load(path, arithmetic).model
     subgraph = model.subgraphs[0]
@@ -237,11 +181,7 @@ def trace(
 
 
 def runtime(arithmetic: str = "float") -> str:
-    """The name, version and options of what ``predict`` runs in.
-
-    Args:
-        arithmetic: "float" or "fixed".
-    """
+    """The version of LiteRT, and the kernels that an arithmetic runs in."""
     version = getattr(ai_edge_litert, "__version__", "")
     kernels = "default options, XNNPACK" if arithmetic == "float" else "reference kernels"
     return f"LiteRT {version} ({kernels})"

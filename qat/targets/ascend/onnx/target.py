@@ -49,48 +49,19 @@ def export(graph: IntegerGraph, path: str | Path) -> None:
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Set entries of a file's metadata_props; nothing else in the file changes.
-
-    Args:
-        path: an exported file, which is replaced as a whole.
-        metadata: texts by key; each is stored under the key with "qat." before it.
-
-    Raises:
-        QatError: the file cannot be read, or is not one of ``export``.
-    """
+    """Set entries of metadata_props, each key with "qat." before it; nothing else in the file changes."""
     model = load(path)
     set_metadata(model, metadata)
     write(model, path)
 
 
 def input_shapes(path: str | Path) -> list[Shape]:
-    """The shapes of a file's inputs.
-
-    Args:
-        path: an exported file.
-
-    Returns:
-        For each input the shape of one sample, (C, H, W) or (F,).
-
-    Raises:
-        QatError: the file cannot be read, or is not one of ``export``.
-    """
+    """The shapes of the inputs, (C, H, W) or (F,)."""
     return shapes_of_inputs(load(path))
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
-    """Run a file in an emulation of Ascend.
-
-    Args:
-        path: an exported file.
-        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
-
-    Returns:
-        Real outputs, float32, (N, ...); a tuple of arrays where the network has several.
-
-    Raises:
-        QatError: the file is not one of ``export``, cannot be run, or takes other pixels.
-    """
+    """Real outputs, emulated on this machine."""
     model = load(path)
     outputs = [output.name for output in model.graph.output]
     found = infer(path, model, outputs, pixels)
@@ -98,19 +69,7 @@ def predict(path: str | Path, pixels: Arrays) -> Arrays:
 
 
 def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) -> dict[str, Array]:
-    """The codes of single nodes, in the same emulation.
-
-    Args:
-        path: an exported file.
-        pixels: raw pixels, uint8, (N, C, H, W) or (N, F); one array for each input, as a tuple, where there are several.
-        tensors: the tensors, as ``node.output`` of the integer graph's nodes.
-
-    Returns:
-        Codes, int32, (N, ...), by the tensor's name. Tensors that the file does not compute, as its inputs, are left out.
-
-    Raises:
-        QatError: the file is not one of ``export``, cannot be run, or takes other pixels.
-    """
+    """Codes of single tensors, as far as the file computes them, in the same emulation."""
     model = load(path)
     names = ascend.tensors_of(tensors, {name for node in model.graph.node for name in node.output})
     found = infer(path, model, list(names.values()), pixels) if names else {}
@@ -118,5 +77,5 @@ def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) 
 
 
 def runtime() -> str:
-    """What ``predict`` runs in, and its version."""
+    """What ``predict`` runs in: an emulation."""
     return f"emulated: onnx.reference {onnx.__version__} with Ascend's operators in NumPy, not an Ascend"
