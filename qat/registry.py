@@ -51,9 +51,9 @@ BACKENDS = {
 TARGETS = {
     "ONNX": Entry("targets.onnx.target", ("onnx", "onnxruntime"), "onnx", ".onnx", (_WEIGHTS, _PACKING)),
     "TFLITE": Entry("targets.tflite.target", ("ai_edge_litert", "flatbuffers"), "tflite", ".tflite", (_PACKING,)),
-    "ASCEND_ONNX": Entry("targets.ascend.onnx", ("onnx",), "onnx", ".ascend.onnx"),
+    "ASCEND_ONNX": Entry("targets.ascend.onnx.target", ("onnx",), "onnx", ".ascend.onnx"),
     "MINDIR": Entry("targets.mindir.target", ("mindspore",), "mindspore", ".mindir"),
-    "AIR": Entry("targets.ascend.air", (), "", ".air"),
+    "AIR": Entry("targets.ascend.air.target", (), "", ".air"),
     "C": Entry("targets.c.target", (), "", ".c", (_PACKING,)),
 }  #: our own; ``target_names`` has those of other packages too
 ADDED_BACKENDS = Group("qat.backends", "backend", tuple(BACKENDS))

@@ -444,12 +444,12 @@ def seal_tflite(path: Path) -> None:
 
 
 def seal_mindir(path: Path) -> None:
-    from qat.targets.mindir.target import DIGEST, _digest, proto
+    from qat.targets.mindir.file import DIGEST, digest_of, proto
 
     model = proto.ModelProto()
     with contextlib.suppress(Exception):
         model.ParseFromString(path.read_bytes())
-        model.user_info[DIGEST] = _digest(model)
+        model.user_info[DIGEST] = digest_of(model)
         path.write_bytes(model.SerializeToString())
 
 
@@ -552,7 +552,7 @@ KINDS = {
         in_wire,
     ),
     "onnx": Kind(
-        "onnx", lambda: exported("ONNX", "x.onnx"), read_exported("ONNX"), 30, 700, "qat/targets/onnx/model.py", in_onnx
+        "onnx", lambda: exported("ONNX", "x.onnx"), read_exported("ONNX"), 30, 700, "qat/targets/onnx/file.py", in_onnx
     ),
     "float onnx": Kind(
         "onnx",
@@ -563,7 +563,7 @@ KINDS = {
         read_float_onnx,
         10,
         200,
-        "qat/targets/onnx/model.py",
+        "qat/targets/onnx/file.py",
         in_onnx,
     ),
     "ascend.onnx": Kind(
@@ -572,7 +572,7 @@ KINDS = {
         read_exported("ASCEND_ONNX", "ascend"),
         10,
         200,
-        "qat/targets/ascend/onnx.py",
+        "qat/targets/ascend/onnx/file.py",
         in_onnx,
     ),
     "tflite": Kind(
@@ -601,7 +601,7 @@ KINDS = {
         read_exported("MINDIR"),
         0,
         60,
-        "qat/targets/mindir/target.py",
+        "qat/targets/mindir/file.py",
         in_wire,
         0.8,
         seal=seal_mindir,
@@ -612,7 +612,7 @@ KINDS = {
         read_exported("AIR", "ascend"),
         15,
         400,
-        "qat/targets/ascend/air.py",
+        "qat/targets/ascend/air/file.py",
         in_wire,
     ),
     "sealed c": Kind(
@@ -621,7 +621,7 @@ KINDS = {
         read_c,
         0,
         30,
-        "qat/targets/c/target.py",
+        "qat/targets/c/file.py",
         in_c,
         1.0,
         beside=lambda: {"file.h": c_files()[1]},

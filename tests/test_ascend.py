@@ -22,9 +22,14 @@ from qat.deploy.verify import export_verified, verify
 from qat.integer import IntegerAdd, IntegerGraph, IntegerLinear, IntegerTable, trace_codes
 from qat.networks import LeNet5
 from qat.networks.resnet import ResNet8
-from qat.targets.ascend import air as air_target
+from qat.passes.quant_config import read_quant_config
 from qat.targets.ascend import lower as ascend
-from qat.targets.ascend import onnx as ascend_onnx_target
+from qat.targets.ascend import unit
+from qat.targets.ascend.air import target as air_target
+from qat.targets.ascend.air.file import parse
+from qat.targets.ascend.air.model import Descriptor
+from qat.targets.ascend.air.writer import write_model
+from qat.targets.ascend.onnx import target as ascend_onnx_target
 from qat.training.forward import Forward
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 
@@ -226,9 +231,7 @@ def test_every_scale_is_a_power_of_two_and_two_roundings_are_one() -> None:
         reach = min(int(130 / float(m.min())), 200_000)
         acc = np.arange(-reach, reach + 1, dtype=np.int32)[:, None] * np.ones(len(m), np.int32)
         once = np.clip(np.rint(acc.astype(F) * m), -128, 127)
-        twice = ascend.quantize(
-            ascend.dequantize(acc, ascend.dequant_scale(node)), 1 / float(node.output.grid.scale), 0
-        )
+        twice = unit.quantize(unit.dequantize(acc, ascend.dequant_scale(node)), 1 / float(node.output.grid.scale), 0)
         np.testing.assert_array_equal(once, twice)
 
 
@@ -238,7 +241,7 @@ def test_a_free_scale_would_give_other_codes() -> None:
     acc = np.arange(-13_000, 13_000).astype(np.int32)[:, None]
     once = np.clip(np.rint(acc.astype(F) * F(deq / s_y)), -128, 127)
     bits = np.array([deq]).view(np.uint32).astype(np.uint64)
-    assert (once != ascend.quantize(ascend.dequantize(acc, bits), float(F(1) / s_y), 0.0)).any()
+    assert (once != unit.quantize(unit.dequantize(acc, bits), float(F(1) / s_y), 0.0)).any()
 
 
 def test_the_first_quantizer_gives_the_table_s_codes_for_every_pixel() -> None:
@@ -249,7 +252,7 @@ def test_the_first_quantizer_gives_the_table_s_codes_for_every_pixel() -> None:
         assert multiplier is not None
         zero = integer.input.grid.zero_point
         centred = np.arange(256, dtype=F) - F(zero)
-        np.testing.assert_array_equal(ascend.quantize(centred, float(multiplier), 0.0), node.table)
+        np.testing.assert_array_equal(unit.quantize(centred, float(multiplier), 0.0), node.table)
 
 
 def test_the_ties_of_a_sum_are_left_where_every_scale_is_a_power_of_two() -> None:
@@ -379,7 +382,7 @@ def test_the_commands(file_format: str, tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_the_profile_is_a_key_of_the_settings_file(tmp_path: Path) -> None:
     (tmp_path / "quant.yaml").write_text("profile: ascend\n", encoding="utf-8")
-    settings = qat.quant_config.read_quant_config(tmp_path / "quant.yaml")
+    settings = read_quant_config(tmp_path / "quant.yaml")
     graph = qat.convert_quant_network(LeNet5(), **settings)
     assert graph == qat.convert_quant_network(LeNet5(), profile="ascend")
     assert qat.Graph.from_json(graph.to_json()) == graph
@@ -469,7 +472,7 @@ def test_a_table_is_refused(file_format: str, function: str, tmp_path: Path) -> 
 def test_a_softmax_is_refused(file_format: str, tmp_path: Path) -> None:
     network = Chain(qat.Input((6, 1, 1)), qat.Flatten(), qat.DenseBnAct(6, 4), qat.Softmax())
     message = refused(qat.convert_quant_network(network, profile="ascend"), file_format, tmp_path)
-    assert message.startswith(f"cells.2: {file_format}: a softmax has no form of int8 codes on Ascend; export to ONNX")
+    assert message.startswith(f"cells.2: {file_format} has no form for IntegerSoftmax; export to ONNX")
 
 
 @pytest.mark.parametrize(
@@ -508,12 +511,12 @@ def small_air(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, Ar
 
 def edited(content: bytes, **changes: Any) -> bytes:
     """The file with fields of some operators replaced, by the operator's name (with _ for what stands in no identifier)."""
-    model = air_target._parse(content, "net.air")
+    model = parse(content, "net.air")
     operators = []
     for operator in model.operators:
         own = changes.get("".join(c if c.isalnum() else "_" for c in operator.name), {})
         operators.append(replace(operator, **(own(operator) if callable(own) else own)))
-    return air_target._write_model(model.name, operators, {})
+    return write_model(model.name, operators, {})
 
 
 def test_a_file_that_is_written_anew_is_the_same(small_air: tuple[Path, bytes, Array]) -> None:
@@ -544,7 +547,7 @@ def attribute(**values: Any) -> Any:
          "gives int32 [2], but is described as int32 [3]"),
         ({"cells_0_acc_bias": lambda x: attribute(value=x.attributes["value"].astype(F))(x)},
          "gives float32 [3], but"),
-        ({"cells_2_quant": lambda x: {"gives": (air_target.Descriptor(np.dtype("<f4"), (1, 48)),)}}, "gives float32, not int8"),
+        ({"cells_2_quant": lambda x: {"gives": (Descriptor(np.dtype("<f4"), (1, 48)),)}}, "gives float32, not int8"),
         ({"input": attribute(index=1)}, "its inputs are numbered [1]"),
     ],
 )  # fmt: skip

@@ -30,6 +30,7 @@ from qat.deploy.verify import export_verified, verify
 from qat.integer import Grid, IntegerGraph, IntegerInput, IntegerSoftmax, IntegerTensor, evaluate, trace_codes
 from qat.integer.memory import Buffer, activation_memory, plan_memory
 from qat.networks import LeNet5
+from qat.targets.c import file as c_file
 from qat.targets.c import target as c_target
 from qat.targets.c.text import MODEL, comment
 from qat.vocabulary.arrays import Arrays, as_tuple
@@ -499,14 +500,14 @@ def test_a_sealed_file_describes_what_export_writes(
     setup = calibrated(LeNet5(), images=2)
     path = tmp_path / "net.c"
     C.export(setup.integer, path)
-    file = c_target._load(path)
+    file = c_file.load(path)
     entry = file.model[key][-1]
     if value is None:
         del entry[field]
     else:
         entry[field] = value
     source = "".join(line for line in file.source.splitlines(True) if not line.startswith(f"/* {MODEL}: "))
-    c_target._write(path, source + comment(MODEL, file.model), file.header, file.metadata)
+    c_file.write(path, source + comment(MODEL, file.model), file.header, file.metadata)
     (pixels,) = as_tuple(setup.pixels)
     tensors = [node.output for node in setup.integer.nodes]
     for read in (C.input_shapes, lambda path: C.predict(path, pixels), lambda path: C.trace(path, pixels, tensors)):
@@ -521,14 +522,14 @@ def test_a_file_is_read_once_for_what_is_computed_from_it(tmp_path: Path, monkey
     one, other = (calibrated(LeNet5(), images=2, symmetric=symmetric) for symmetric in (True, False))
     path = tmp_path / "net.c"
     C.export(one.integer, path)
-    expected, load = C.predict(path, one.pixels), c_target._load
+    expected, load = C.predict(path, one.pixels), c_target.load
 
     def replaced_behind(path: Path) -> object:
         file = load(path)
         C.export(other.integer, path)
         return file
 
-    monkeypatch.setattr(c_target, "_load", replaced_behind)
+    monkeypatch.setattr(c_target, "load", replaced_behind)
     np.testing.assert_array_equal(C.predict(path, one.pixels), expected)
 
 

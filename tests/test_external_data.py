@@ -116,10 +116,12 @@ def test_data_in_another_file_are_refused(
 
 def mindir(path: Path) -> tuple[ModuleType, Any]:
     """The target, and the model of a good file at ``path``."""
+    from qat.targets.mindir.file import load
+
     target = qat.target("MINDIR")
     graph = qat.convert_quant_network(chain(qat.Flatten(), qat.DenseBnAct(64, 10)))
     target.export(qat.to_integer(graph, graph.observed_params()), path)
-    return target, target._load(path)
+    return target, load(path)
 
 
 def mindir_data(model: Any) -> None:
@@ -149,10 +151,12 @@ def mindir_function(model: Any) -> None:
     ids=lambda x: x.__name__,
 )
 def test_a_mindir_asks_for_no_other_file_or_library(change: Callable[[Any], None], folder: Path) -> None:
+    from qat.targets.mindir.file import write
+
     path = folder / "net.mindir"
     target, model = mindir(path)
     change(model)
-    target._write(model, path)  # with a digest of its own, which is no signature
+    write(model, path)  # with a digest of its own, which is no signature
     for read, *arguments in ((target.predict, PIXELS), (target.input_shapes,), (target.write_metadata, {})):
         with pytest.raises(qat.QatError, match=r"in another file, and only|which no export writes; export it again$"):
             read(path, *arguments)

@@ -161,11 +161,12 @@ def test_a_sealed_file_with_foreign_operations_is_not_run(
     foreign: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A digest is no signature: whoever adds an operation that loads a library seals the file again."""
-    from qat.targets.mindir import target as target
+    from qat.targets.mindir import run
+    from qat.targets.mindir.file import load, write
 
     path = tmp_path / "lenet.mindir"
     MINDIR.export(trained(LeNet5(), IMAGES)[1], path)
-    model = target._load(path)
+    model = load(path)
     if foreign == "primitive":
         model.primitives[0].op_type = "Custom"
     elif foreign == "node":
@@ -174,8 +175,8 @@ def test_a_sealed_file_with_foreign_operations_is_not_run(
         model.functions.add(name="f")
     else:
         model.preprocessor.SetInParent()
-    target._write(model, path)
-    monkeypatch.setattr(target, "_runner", lambda model: pytest.fail("it is run"))
+    write(model, path)
+    monkeypatch.setattr(run, "runner", lambda model: pytest.fail("it is run"))
     what = "a function or a preprocessor" if foreign in ("function", "preprocessor") else "the operation 'Custom'"
     with pytest.raises(qat.QatError, match=rf"lenet\.mindir: holds {what}, which no export writes"):
         MINDIR.predict(path, IMAGES)

@@ -36,8 +36,9 @@ from qat.integer import (
     trace_codes,
 )
 from qat.networks import LeNet5
+from qat.targets.common import to_chw, to_hwc
 from qat.targets.tflite import target as tflite_target
-from qat.targets.tflite.writer import offset_of, to_canonical, to_stored
+from qat.targets.tflite.writer import offset_of
 from qat.vocabulary.arrays import Arrays, as_tuple
 
 F = np.float32
@@ -449,18 +450,6 @@ def test_affine_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_kind_of_node_is_refused_by_name(tmp_path: Path) -> None:
-    x = IntegerTensor("x", (4,), PIXEL)
-    graph = IntegerGraph((IntegerInput("x", (), x), _Odd("y", (x,), x._replace(name="y"))), (x,), (x,))
-    with pytest.raises(qat.QatError, match=r"^y: TFLite has no form for _Odd; export to another format$"):
-        TFLITE.export(graph, tmp_path / "net.tflite")
-
-
-class _Odd(IntegerNode):
-    def evaluate(self, *_: object) -> object:
-        raise NotImplementedError
-
-
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
     TFLITE.export(calibrated(LeNet5()).integer, tmp_path / "net.tflite")
@@ -538,11 +527,11 @@ def test_names_and_the_signature(arithmetic: str, tmp_path: Path) -> None:
     assert interpreter.get_signature_list() == {
         "serving_default": {"inputs": [x.name for x in graph.inputs], "outputs": sorted(outputs)}
     }
-    stored = [(to_stored(x) ^ 0x80).view(np.int8) for x in pixels]
+    stored = [(to_hwc(x) ^ 0x80).view(np.int8) for x in pixels]
     found = interpreter.get_signature_runner()(**dict(zip(["input", "input_1"], stored, strict=True)))
     assert set(found) == set(outputs)
     for x, codes in zip(graph.outputs, qat.evaluate(graph, pixels, arithmetic=arithmetic), strict=True):
-        np.testing.assert_array_equal(to_canonical(found[x.name]).astype(np.int32) - offset_of(x.grid), codes, x.name)
+        np.testing.assert_array_equal(to_chw(found[x.name]).astype(np.int32) - offset_of(x.grid), codes, x.name)
     traced = TFLITE.trace(path, pixels, graph.outputs, arithmetic=arithmetic)
     assert set(traced) == set(outputs) - {"input_1"}
 
@@ -555,10 +544,10 @@ def test_names_and_the_signature_of_a_float_file(tmp_path: Path) -> None:
     assert {"conv.weight", "conv.bias", "fc.weight", "head.weight"} <= names
     pixels = tuple(np.random.default_rng(0).integers(0, 256, (2, *s), np.uint8) for s in graph.input_shapes)
     runner = Interpreter(str(path)).get_signature_runner("serving_default")
-    found = runner(input=to_stored(pixels[0]), input_1=pixels[1])
+    found = runner(input=to_hwc(pixels[0]), input_1=pixels[1])
     assert set(found) == {"conv", "head", "input_1"}
     for name, y in zip(graph.outputs, TFLITE.predict(path, pixels), strict=True):
-        np.testing.assert_array_equal(to_canonical(found[name]), y)
+        np.testing.assert_array_equal(to_chw(found[name]), y)
 
 
 @pytest.mark.parametrize("network", [LeNet5, Everything, Windows])

@@ -156,21 +156,73 @@ class Target(Protocol):
     RUNS_CODE: bool  #: ``predict`` and ``trace`` run code that the file holds: commands ask for --trust before
 
     def export(self, graph: IntegerGraph, path: str | Path, *args: Any, **options: Any) -> None:
-        """Write an integer graph. Raises QatError, naming the node, for what the runtime does not compute exactly."""
+        """Write an integer graph as a file, which appears or is replaced as a whole.
+
+        Args:
+            graph: The integers, as ``qat.to_integer`` gives them.
+            path: The file.
+            options: Those that the target declares.
+
+        Raises:
+            QatError: the runtime does not compute a node exactly, which the message names; or an option is unknown.
+        """
 
     def input_shapes(self, path: str | Path) -> list[Shape]:
-        """Of the file's inputs, (C, H, W) or (F,)."""
+        """The shapes of a file's inputs.
+
+        Args:
+            path: An exported file.
+
+        Returns:
+            The shape of one sample of each input, (C, H, W) or (F,).
+
+        Raises:
+            QatError: the file cannot be read, or is not one of ``export``.
+        """
 
     def predict(self, path: str | Path, pixels: Arrays, *args: Any, **options: Any) -> Arrays:
-        """Real outputs, float32, of raw uint8 pixels (N, C, H, W), computed by the runtime from the file as it is."""
+        """Compute a network's outputs in the runtime, from the file as it is.
+
+        Args:
+            path: An exported file.
+            pixels: Raw pixels, uint8, (N, C, H, W) or (N, F); a tuple of arrays for a network with several inputs.
+            options: The arithmetic, where the target has several.
+
+        Returns:
+            Real outputs, float32, (N, ...); a tuple of arrays for a network with several outputs.
+
+        Raises:
+            QatError: the file is not one of ``export`` or cannot be run, or it takes other pixels.
+        """
 
     def trace(
         self, path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor], *args: Any, **options: Any
     ) -> dict[str, Array]:
-        """Codes of the named tensors, int32, as far as the file can give them."""
+        """Compute the codes of single nodes in the runtime.
+
+        Args:
+            path: An exported file.
+            pixels: Raw pixels, uint8, (N, C, H, W) or (N, F); a tuple of arrays for a network with several inputs.
+            tensors: What is wanted: ``node.output`` of nodes of the integer graph.
+            options: The arithmetic, where the target has several.
+
+        Returns:
+            Codes, int32, (N, ...), by the tensor's name; without those that the file cannot give, as of its inputs.
+
+        Raises:
+            QatError: as ``predict``.
+        """
 
     def write_metadata(self, path: str | Path, metadata: Mapping[str, str]) -> None:
-        """Set entries beside what is computed."""
+        """Set entries of a file's metadata; nothing that is computed changes.
+
+        Args:
+            path: An exported file, which is replaced as a whole.
+            metadata: Texts by key; entries under other keys stay.
+
+        Raises:
+            QatError: the file cannot be read, or is not one of ``export``.
+        """
 
     def runtime(self, *args: Any, **options: Any) -> str:
         """What ``predict`` runs in, with its version and options."""

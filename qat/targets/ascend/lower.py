@@ -1,16 +1,10 @@
-"""What Ascend's int8 unit computes: an integer graph as its operations, and their emulation in NumPy.
+"""An integer graph as the operations of Ascend's int8 unit (unit.py), which both Ascend formats hold.
 
-Both Ascend formats hold the same operations, listed by ``lower``, and are run by the same functions (``quantize``,
-``dequantize``, ``convolve``, ...). Where the reference multiplies an accumulator once, y = clip(rint(f32(acc m))) with
-m = s_x s_w / s_y, Ascend multiplies twice:
-
-    AscendDequant   d = f32(f32(acc) s_x s_w)
-    AscendQuant     y = clip(rint(f32(f32(d / s_y) + offset)), -128, 127)
-
-Two roundings are not one: for a free s_y nearly every channel has some accumulators that land beside a tie and differ. With
-s_y a power of two the second product is exact, f32(acc s_x s_w) / s_y = f32(acc s_x s_w / s_y), and so is every sum of two
-codes of one grid: the codes are equal for every accumulator. That is why the profile "ascend" of convert_quant_network
-rounds the scales of activations up to powers of two. (Such a scale also survives hardware that keeps few of its bits.)
+Ascend rounds twice where the reference rounds once (unit.py). Two roundings are not one: for a free s_y nearly every channel
+has some accumulators that land beside a tie and differ. With s_y a power of two the second product is exact,
+f32(acc s_x s_w) / s_y = f32(acc s_x s_w / s_y), and so is every sum of two codes of one grid: the codes are equal for every
+accumulator. That is why the profile "ascend" of convert_quant_network rounds the scales of activations up to powers of two.
+(Such a scale also survives hardware that keeps few of its bits.)
 
 The first AscendQuant takes (pixel - zero_point) as a real number, since that fits no int8; ``input_multiplier`` compares
 what it computes with the reference's table for each of the 256 pixels.
@@ -44,78 +38,28 @@ from qat.integer import (
     Shape,
 )
 from qat.integer.widths import require_bytes
-from qat.vocabulary.numpy_ops import NUMPY_OPS
-from qat.vocabulary.numpy_ops import convolve as convolve_in
-from qat.vocabulary.ops import EXACT_INTEGERS, Array, Padding, Pair
+from qat.targets.ascend.unit import HIGH, LOW, quantize
+from qat.targets.common import end_names, no_form, used_only_by
+from qat.vocabulary.ops import Array
 
-LOW, HIGH = -128, 127  #: of int8
 ADVICE = "convert the network with profile='ascend' (train_quant.py --profile ascend) and train it"
 QUANT = "/quant"  #: after a node's name: its codes
 REALS = ("/clip", "/relu", "/real")  #: its real numbers before they are rounded: the first of these that there is
-
-
-# -- the operations, emulated -----------------------------------------------------------------------------------------
-
-
-def quantize(x: Array, scale: float, offset: float) -> Array:
-    """AscendQuant: int8 codes of real numbers, clip(rint(x scale + offset)) in float32; ``scale`` is 1 / s."""
-    y = x.astype(np.float32) * np.float32(scale)
-    y += np.float32(offset)
-    codes: Array = np.clip(np.rint(y), LOW, HIGH).astype(np.int8)
-    return codes
-
-
-def dequantize(x: Array, scale: Array) -> Array:
-    """AscendDequant: float32 numbers of int32 accumulators, f32(x) scale; ``scale``: uint64, (C,) or (1,), each with the
-    bits of a float32 in its lower half.
-    """
-    factors = (scale & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.float32)
-    y: Array = x.astype(np.float32) * NUMPY_OPS.on_channel(factors, x)
-    return y
-
-
-def convolve(
-    x: Array, weight: Array, bias: Array | None, *, stride: Pair, padding: Padding, dilation: Pair, group: int
-) -> Array:
-    """int32 accumulators (N, O, H', W') of int8 codes (N, I, H, W) and weights (O, I / group, kh, kw), int32 bias (O,)."""
-    y = convolve_in(x, weight, None, stride, padding, dilation, group, _exact_in(weight))
-    return _accumulators(y, bias)
-
-
-def multiply(x: Array, weight: Array, bias: Array | None) -> Array:
-    """int32 accumulators (N, O) of int8 codes (N, I) and weights (O, I), int32 bias (O,)."""
-    dtype = _exact_in(weight)
-    return _accumulators(np.matmul(x.astype(dtype), weight.astype(dtype).T), bias)
-
-
-def max_pool(x: Array, *, kernel: Pair, stride: Pair, padding: Padding) -> Array:
-    """The largest number of each window, float32."""
-    return NUMPY_OPS.max_pool2d(x.astype(np.float32, copy=False), kernel=kernel, stride=stride, padding=padding)
-
-
-def _exact_in(weight: Array) -> np.dtype[Any]:
-    """The type in which sums of int8 products are exact in any order."""
-    largest = int(np.abs(weight.astype(np.int64)).reshape(len(weight), -1).sum(axis=1).max(initial=0)) * -LOW
-    return np.dtype(np.float32 if largest <= EXACT_INTEGERS else np.float64)
-
-
-def _accumulators(y: Array, bias: Array | None) -> Array:
-    accumulators: Array = np.ascontiguousarray(y).astype(np.int32)
-    if bias is not None:
-        accumulators += NUMPY_OPS.on_channel(bias, accumulators)
-    return accumulators
-
-
-# -- an integer graph as these operations -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
     """One operation of the file. It makes the tensor of its own name.
 
-    kind: "input", "cast", "subtract", "multiply", "quantize", "conv2d", "dense", "dequantize", "relu", "clip", "max_pool",
-    "flatten", "add" or "concat". inputs: tensors. constants: by what they are to the operation; 0-d, or as the functions
-    above take them. attributes: likewise. shape: of one sample. dtype: of the tensor.
+    Args:
+        kind: "input", "cast", "subtract", "multiply", "quantize", "conv2d", "dense", "dequantize", "relu", "clip",
+            "max_pool", "flatten", "add" or "concat".
+        name: of the operation, and of the tensor that it makes.
+        inputs: the names of the tensors that it takes.
+        shape: of one sample of its tensor.
+        dtype: of its tensor.
+        constants: further inputs by name; 0-d, or as the functions of unit.py take them.
+        attributes: by name, as the functions of unit.py take them.
     """
 
     kind: str
@@ -128,7 +72,7 @@ class Step:
 
 
 def lower(graph: IntegerGraph, file_format: str) -> tuple[Step, ...]:
-    """The operations of an integer graph in order; its inputs and outputs are called as ``names`` says.
+    """The operations of an integer graph in order; its inputs and outputs are called as ``end_names`` says.
 
     Raises QatError, naming the node, what was found and what to do, where the graph does not keep to the profile.
     """
@@ -136,14 +80,9 @@ def lower(graph: IntegerGraph, file_format: str) -> tuple[Step, ...]:
     lowering = _Lowering(graph, file_format)
     for node in graph.nodes:
         lowering.add(node)
-    for x, name in zip(graph.outputs, names("output", len(graph.outputs)), strict=True):
+    for x, name in zip(graph.outputs, end_names("output", len(graph.outputs)), strict=True):
         lowering.dequantized(x, name)
     return tuple(lowering.steps)
-
-
-def names(what: str, count: int) -> list[str]:
-    """What inputs (raw pixels) and outputs (real numbers) are called: "input", or "input0", "input1", ..."""
-    return [what] if count == 1 else [f"{what}{i}" for i in range(count)]
 
 
 def tensors_of(nodes: Collection[IntegerTensor], present: Collection[str]) -> dict[str, str]:
@@ -213,17 +152,9 @@ class _Lowering:
         self._format = file_format
         self._real: dict[str, str] = {}  # node -> its real numbers in the file
         self._centred: dict[str, str] = {}  # input -> its pixels less their zero point
-        self._entries = dict(zip((x.name for x in graph.inputs), names("input", len(graph.inputs)), strict=True))
-        users: dict[str, list[IntegerNode]] = {}
-        for node in graph.nodes:
-            for x in node.inputs:
-                users.setdefault(x.name, []).append(node)
+        self._entries = dict(zip((x.name for x in graph.inputs), end_names("input", len(graph.inputs)), strict=True))
         #: Nodes that only poolings use: these take real numbers, before AscendQuant, since max(rint(.)) = rint(max(.)).
-        self._pooled = {
-            name
-            for name, found in users.items()
-            if all(isinstance(user, IntegerMaxPool2d) for user in found) and name not in {x.name for x in graph.outputs}
-        }
+        self._pooled = used_only_by(graph, IntegerMaxPool2d)
 
     def refuse(self, node: IntegerNode | IntegerTensor, found: str, advice: str = ADVICE) -> QatError:
         return QatError(f"{node.name}: {self._format}: {found}; {advice}")
@@ -292,10 +223,7 @@ class _Lowering:
     @singledispatchmethod
     def add(self, node: IntegerNode) -> None:
         """Append a node of the integer graph."""
-        kind = type(node).__name__.removeprefix("Integer").lower()
-        raise self.refuse(
-            node, f"a {kind} has no form of int8 codes on Ascend", "export to ONNX, or leave that cell out"
-        )
+        raise no_form(node, self._format, "export to ONNX, or leave that cell out")
 
     @add.register
     def _(self, node: IntegerInput) -> None:

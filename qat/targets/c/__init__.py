@@ -1,0 +1,1 @@
+"""C99, compiled and run."""

@@ -17,6 +17,7 @@ from qat.integer import (
 from qat.integer.memory import ALIGNMENT, Buffer, MemoryPlan, activation_buffers, plan_memory
 from qat.targets.c.text import plain, width, word_count
 from qat.targets.c.weights import stored_weights
+from qat.targets.common import columns_in_hwc, same_in_hwc, used_only_by
 from qat.vocabulary.ops import Array
 
 
@@ -26,30 +27,33 @@ def scratch(node: IntegerNode) -> str:
 
 
 class Layout:
-    """Of a graph, for the functions of its nodes.
+    """Where the tensors and weights of a graph lie, for the functions of its nodes.
 
-    plan: what the arena holds; the scratch memory of a node is ``scratch(node)``. A Flatten whose users are all dense layers
-    only renames its input, whose HWC order those layers' weights follow.
+    A Flatten whose users are all dense layers only renames its input, whose HWC order those layers' weights follow.
+
+    Attributes:
+        graph: the integers.
+        packed: whether weights of few values are stored in fewer bits than bytes.
+        index: the number of each node by name.
+        renamed: Flattens that only rename: their source.
+        hwc: of these the (C, H, W) in whose HWC order they are.
+        direct: inputs whose codes are what the caller gives, so that they are read where they lie.
+        weights: the weights by layer, of those that ``multiply`` computes.
+        plan: what the arena holds; the scratch memory of a node is ``scratch(node)``.
     """
 
     def __init__(self, graph: IntegerGraph, packed: bool) -> None:
         self.graph = graph
         self.packed = packed
         self.index = {node.name: i for i, node in enumerate(graph.nodes)}
-        users: dict[str, list[IntegerNode]] = {node.name: [] for node in graph.nodes}
-        for node in graph.nodes:
-            for x in node.inputs:
-                users[x.name].append(node)
-        outputs = {x.name for x in graph.outputs}
-        #: Flattens that only rename: their source, and the (C, H, W) in whose HWC order they are.
+        before_dense = used_only_by(graph, IntegerDense)
         self.renamed: dict[str, str] = {}
         self.hwc: dict[str, Shape] = {}
         for node in graph.nodes:
             if not isinstance(node, IntegerFlatten):
                 continue
             (x,) = node.inputs
-            same = len(x.shape) < 3 or x.shape[0] == 1 or x.shape[1:] == (1, 1)
-            dense = node.name not in outputs and all(isinstance(user, IntegerDense) for user in users[node.name])
+            same, dense = same_in_hwc(x.shape), node.name in before_dense
             if x.name in self.hwc and not dense:
                 continue
             if same or dense:
@@ -58,9 +62,7 @@ class Layout:
                     self.hwc[node.name] = self.hwc[x.name]
                 elif not same:
                     self.hwc[node.name] = x.shape
-        #: Inputs whose codes are what the caller gives, so that they are read where they lie.
         self.direct = {x.name for x in graph.inputs if x.grid.qmin == 0}
-        #: Of the layers whose words of four bytes ``multiply`` takes.
         self.weights = {
             node.name: stored_weights(self.ordered(node), node.weight_zero_point, self._run(node), packed=packed)
             for node in graph.nodes
@@ -74,13 +76,11 @@ class Layout:
         if isinstance(node, IntegerConv2d):
             return weight.transpose(0, 2, 3, 1)
         shape = self.hwc.get(node.inputs[0].name)
-        if shape is None:
-            return weight
-        return weight.reshape(-1, *shape).transpose(0, 2, 3, 1).reshape(weight.shape)
+        return weight if shape is None else columns_in_hwc(weight, shape)
 
     @staticmethod
     def wide(node: IntegerNode) -> bool:
-        """True for a layer that computes with more than bytes (c_wide)."""
+        """True for a layer that computes with more than bytes (wide.py)."""
         if not isinstance(node, IntegerLinear):
             return False
         return node.wide_codes or node.output.grid.wide

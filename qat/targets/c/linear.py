@@ -47,8 +47,11 @@ def shared(values: Array) -> Array:
 class LinearWriter(Layout):
     """Writes linear nodes, one function each.
 
-    sources: the functions. used: the names of the kernels that they call. constant_bytes, node_bytes: of weights and tables,
-    in all and by node.
+    Attributes:
+        used: the names of the kernels that the functions call.
+        constant_bytes: of weights and tables, in all.
+        node_bytes: the same by node.
+        sources: the functions.
     """
 
     def __init__(self, graph: IntegerGraph, packed: bool) -> None:
@@ -373,7 +376,7 @@ class LinearWriter(Layout):
         stands for the number of its channels.
         """
         taps = depth.codes.shape[1]
-        indices = depth.index(depth.codes)
+        indices = depth.indices(depth.codes)
         parts = [indices[first : first + BLOCK].T.ravel() for first in range(0, len(indices), BLOCK)]
         if depth.bits == BYTES:
             constants = self._weight_arrays(depth, name, np.concatenate(parts))

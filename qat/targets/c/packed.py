@@ -1,4 +1,4 @@
-"""The C of packed weights: ``multiply`` of c_kernels where a weight is an index of 4, 2 or 1 bits into a table of bytes.
+"""The C of packed weights: ``multiply`` of kernels.py where a weight is an index of 4, 2 or 1 bits into a table of bytes.
 
 Blocks are as those of bytes, but a word, of four inputs of one output, has 16, 8 or 4 bits; the first index lies lowest, and of
 two words in one byte the first. Each word is spread, so that every index has a byte of its own, and looked up.

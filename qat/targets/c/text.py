@@ -47,6 +47,7 @@ def lines(values: Sequence[int] | Array, indent: str = "    ") -> str:
 
 
 def dimensions(shape: Shape) -> str:
+    """ "3 x 5 x 5", for comments."""
     return " x ".join(map(str, shape))
 
 
@@ -56,6 +57,7 @@ def stored_shape(shape: Shape) -> Shape:
 
 
 def ctype(x: IntegerTensor) -> str:
+    """The C type of a tensor's codes where the caller gives or takes them."""
     return f"{np.dtype(x.grid.dtype).name}_t"
 
 

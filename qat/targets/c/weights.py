@@ -16,10 +16,15 @@ INT8_MIN, INT8_MAX = -128, 127  #: what a stored weight may be
 
 
 class StoredWeights(NamedTuple):
-    """codes: what is multiplied, int64, like the centred weight but less ``excess``, int64, (O,), of each output.
+    """A layer's weights as they are stored.
 
-    bits: 8, or those of an index. values: what the indices stand for, int64, (2^bits,); empty for bytes. filled: there is no
-    0 among them, so that what fills up the last word of a row has to meet inputs of 0.
+    Args:
+        codes: what is multiplied, int64, like the centred weight but less ``excess``.
+        excess: what the centred weights of each output are more, int64, (O,).
+        bits: 8, or those of an index.
+        values: what the indices stand for, int64, (2^bits,); empty for bytes.
+        filled: True where there is no 0 among the values, so that what fills up the last word of a row has to meet inputs
+            of 0.
     """
 
     codes: Array
@@ -28,8 +33,8 @@ class StoredWeights(NamedTuple):
     values: Array
     filled: bool
 
-    def index(self, codes: Array) -> Array:
-        """What is stored of codes."""
+    def indices(self, codes: Array) -> Array:
+        """What is stored for codes: an index for each, or the code itself where it is a byte."""
         if self.bits == BYTES:
             return codes
         found: Array = np.searchsorted(self.values[: len(np.unique(self.values))], codes)
@@ -91,9 +96,9 @@ def blocks(stored: StoredWeights, rows: int, inputs: int, groups: int) -> Array:
     """The bytes of a layer's blocks: in each, for every word of four inputs, the words of its up to BLOCK outputs."""
     outputs = len(stored.codes)
     padded = np.zeros((outputs, rows, word_count(inputs) * 4), np.int64)
-    padded[:, :, :inputs] = stored.index(stored.codes.reshape(outputs, rows, inputs))
+    padded[:, :, :inputs] = stored.indices(stored.codes.reshape(outputs, rows, inputs))
     if stored.bits < BYTES and not stored.filled:
-        padded[:, :, inputs:] = stored.index(np.zeros(1, np.int64)) if inputs % 4 else 0
+        padded[:, :, inputs:] = stored.indices(np.zeros(1, np.int64)) if inputs % 4 else 0
     words = padded.reshape(outputs, -1, 4)
     per_group = outputs // groups
     parts = []

@@ -1,7 +1,7 @@
 """The layers of a C file whose weights, inputs or outputs have more than 8 bits: plain loops over 16-bit codes.
 
 Sums are formed modulo 2^32 where the layer's bound fits into int32, else in int64. Padding is left out: the input's zero point
-is multiplied by the sum of the weights that met an input. Products of centred codes some compilers add up wrongly (c_linear).
+is multiplied by the sum of the weights that met an input. Products of centred codes some compilers add up wrongly (linear.py).
 """
 
 from __future__ import annotations

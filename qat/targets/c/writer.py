@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from qat.errors import QatError
 from qat.integer import (
     IntegerAdd,
     IntegerConcat,
@@ -33,10 +32,16 @@ from qat.targets.c import wide as c_wide
 from qat.targets.c.layout import scratch
 from qat.targets.c.linear import LinearWriter
 from qat.targets.c.text import MODEL, comment, ctype, dimensions, plain, stored_shape, stored_type, width
+from qat.targets.common import no_form, same_in_hwc
 
 
 class Writer(LinearWriter):
-    """Writes the nodes of a graph one after another, as one function each; ``name`` begins the names of what is public."""
+    """Writes the nodes of a graph one after another, as one function each.
+
+    Attributes:
+        name: what the names of everything public begin with.
+        upper: the same in capitals.
+    """
 
     def __init__(self, graph: IntegerGraph, name: str, packed: bool) -> None:
         super().__init__(graph, packed)
@@ -65,10 +70,10 @@ class Writer(LinearWriter):
         return [*lines, f"TRACED({place}, {size});"]
 
     def leave(self, x: IntegerTensor, name: str) -> list[str]:
-        """The statements of ``run`` that hand an output over, in canonical (CHW) order."""
+        """The statements of ``run`` that copy an output to the caller's buffer, in canonical (CHW) order."""
         place, size, kind = self.place(x.name), prod(x.shape), ctype(x)  # a uint8_t or uint16_t expression
         add = f" + ({x.grid.qmin})" if x.grid.qmin else ""
-        if len(x.shape) == 3 and x.shape[0] > 1 and x.shape[1:] != (1, 1):
+        if not same_in_hwc(x.shape):
             pixels = prod(x.shape[1:])
             return [
                 f"for (c = 0; c < {x.shape[0]}; c++)",
@@ -83,7 +88,7 @@ class Writer(LinearWriter):
         """The text of the .c file, up to its metadata, and that of the .h file."""
         check_included(header_name)
         for node in self.graph.nodes:
-            if not isinstance(node, IntegerInput) and node.name not in self.renamed:
+            if node.name not in self.renamed:
                 before = self.constant_bytes
                 self.add(node)
                 if self.constant_bytes > before:
@@ -217,7 +222,11 @@ extern "C" {{
     @singledispatchmethod
     def add(self, node: IntegerNode) -> None:
         """Append what computes a node."""
-        raise QatError(f"{node.name}: the C target has no form of {type(node).__name__}")
+        raise no_form(node, "C")
+
+    @add.register
+    def _(self, node: IntegerInput) -> None:
+        """Nothing: ``call`` copies the pixels where they are not read as they lie."""
 
     @add.register
     def _(self, node: IntegerConv2d) -> None:

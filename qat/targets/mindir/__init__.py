@@ -1,0 +1,1 @@
+"""MINDIR, the model file of MindSpore, run in MindSpore."""

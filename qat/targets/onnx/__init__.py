@@ -1,0 +1,1 @@
+"""ONNX, run in ONNX Runtime."""

@@ -1,0 +1,1 @@
+"""TensorFlow Lite, run in LiteRT."""

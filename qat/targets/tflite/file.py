@@ -13,9 +13,9 @@ from ai_edge_litert import schema_py_generated as schema
 from qat.errors import QatError
 from qat.names import check_stored
 from qat.reading import check_sample, read_file, reading
+from qat.targets.common import METADATA
 from qat.vocabulary.ops import Array
 
-METADATA = "qat."  #: before our keys in the metadata
 DIGEST = METADATA + "digest"  #: the SHA-256 of all of the file before it, its last 32 bytes
 IDENTIFIER = b"TFL3"
 
@@ -32,6 +32,13 @@ MOST_TABLES = 100_000  #: of one kind
 
 
 class File(NamedTuple):
+    """A file that was checked.
+
+    Args:
+        content: its bytes.
+        model: the model, as the schema unpacks it.
+    """
+
     content: bytes
     model: Any
 
@@ -186,6 +193,7 @@ def _buffer(builder: flatbuffers.Builder, data: int | None) -> int:
 
 
 def set_metadata(model: Any, name: str, data: bytes) -> None:
+    """Set one entry of the metadata, which replaces an entry of that name."""
     model.metadata = model.metadata or []
     for entry in model.metadata:
         if entry.name in (name, name.encode()):

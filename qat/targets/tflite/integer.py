@@ -30,6 +30,7 @@ from qat.integer import (
 )
 from qat.integer.fixed_point import LongMultiplier
 from qat.integer.widths import storage_bits
+from qat.targets.common import columns_in_hwc, no_form, same_in_hwc, used_only_by
 from qat.targets.tflite.writer import (
     PACKED,
     Fused,
@@ -50,7 +51,13 @@ MULTIPLIERS = (2.0**-32, 2.0**8)
 
 
 class IntegerWriter(Writer):
-    """Writes the nodes of an integer graph."""
+    """Writes the nodes of an integer graph.
+
+    Args:
+        graph: the integers.
+        arithmetic: "float" or "fixed".
+        packed: whether weights of few bits are stored several to a byte.
+    """
 
     def __init__(self, graph: IntegerGraph, arithmetic: str, packed: bool) -> None:
         super().__init__()
@@ -58,22 +65,13 @@ class IntegerWriter(Writer):
         self.packed = packed
         #: With activations of more than 8 bits all are int16, centred: LiteRT's kernels have one type for inputs and outputs.
         self.long = any(node.output.grid.wide for node in graph.nodes)
-        self.dtype = np.dtype(np.int16 if self.long else np.int8)
+        self.dtype: np.dtype[Any] = np.dtype(np.int16 if self.long else np.int8)
         self.ends = (int(np.iinfo(self.dtype).min), int(np.iinfo(self.dtype).max))
         self._index: dict[str, int] = {}  # tensor of codes -> its index in the file
         self._hwc: dict[str, Shape] = {}  # Flatten in HWC order -> (C, H, W)
         self._points: dict[str, int] = {}  # row of features -> its index as (1, 1, 1, F)
-        readers: dict[str, list[IntegerNode]] = {node.name: [] for node in graph.nodes}
-        for node in graph.nodes:
-            for x in node.inputs:
-                readers[x.name].append(node)
-        outputs = {x.name for x in graph.outputs}
         #: Where a dense layer's weight can follow the file's order of features.
-        self._free = {
-            name
-            for name, nodes in readers.items()
-            if name not in outputs and all(isinstance(node, IntegerDense) for node in nodes)
-        }
+        self._free = used_only_by(graph, IntegerDense)
         self._entries = {x.name for x in graph.inputs}
         for x in (node.output for node in graph.nodes) if self.long else ():
             if x.grid.low < self.ends[0] or x.grid.high > self.ends[1]:
@@ -121,7 +119,7 @@ class IntegerWriter(Writer):
     def _clipped(
         self, node: IntegerLinear | IntegerAdd, shape: Shape | None = None
     ) -> tuple[int, int, list[tuple[int, int]]]:
-        """How a node's clip is written: its fused activation, its output tensor, and what follows of (operator, bound)."""
+        """How a node's clip is written: its fused activation, its output tensor, and operators after it with their bounds."""
         grid = node.output.grid
         zero = self.zero(grid)
         low, high = zero + node.requantize.low, zero + node.requantize.high
@@ -152,7 +150,7 @@ class IntegerWriter(Writer):
     @singledispatchmethod
     def add(self, node: IntegerNode) -> None:
         """Append a node of the integer graph."""
-        raise QatError(f"{node.name}: TFLite has no form for {type(node).__name__}; export to another format")
+        raise no_form(node, "TFLITE")
 
     @add.register
     def _(self, node: IntegerInput) -> None:
@@ -250,8 +248,7 @@ class IntegerWriter(Writer):
         self._check_multiplier(node)
         weight = node.centred_weight
         if node.inputs[0].name in self._hwc:
-            shape = self._hwc[node.inputs[0].name]
-            weight = weight.reshape(-1, *shape).transpose(0, 2, 3, 1).reshape(weight.shape)
+            weight = columns_in_hwc(weight, self._hwc[node.inputs[0].name])
         if self.arithmetic == "fixed":
             fused, output, clips = self._clipped(node, (1, 1, 1, len(weight)))
             inputs = [self._point(node.inputs[0]), *self._constants(node, weight.reshape(len(weight), 1, 1, -1), 0)]
@@ -271,12 +268,11 @@ class IntegerWriter(Writer):
 
     @add.register
     def _(self, node: IntegerFlatten) -> None:
-        x, shape = self.of(node.inputs[0]), node.inputs[0].shape
-        ordered = len(shape) < 3 or shape[0] == 1 or shape[1:] == (1, 1)
-        name = None
-        if not ordered and node.name in self._free:
+        x, shape, name = self.of(node.inputs[0]), node.inputs[0].shape, None
+        hwc = not same_in_hwc(shape)
+        if hwc and node.name in self._free:
             self._hwc[node.name], name = shape, permuted(node.name)
-        elif not ordered:
+        elif hwc:
             order = self.constant(np.array([0, 3, 1, 2], np.int32))
             turned = self.tensor((1, *shape), self.dtype, self.tensors[x].quantization)
             x = self.op(Op.TRANSPOSE, [x, order], turned, schema.TransposeOptionsT())

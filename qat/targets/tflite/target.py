@@ -2,7 +2,7 @@
 
 Activations are int8, NHWC. A code c of a grid [qmin, qmax] is stored as c - qmin - 128, so that the lowest code of every grid
 is -128: a uint8 pixel p enters as p - 128, and 8-bit signed codes stay as they are. The file holds a batch of one; LiteRT's
-``resize_tensor_input`` makes it larger. Inputs, outputs, weights and what nodes give bear the network's names, and the
+``resize_tensor_input`` makes it larger. Inputs, outputs, weights and what nodes give have the network's names, and the
 signature "serving_default" names inputs and outputs. ``predict`` takes raw uint8 pixels, (N, C, H, W), as every target does,
 and returns real numbers.
 
@@ -29,20 +29,12 @@ from qat.integer import IntegerGraph, IntegerTensor
 from qat.integer.widths import check_packing, require_bytes
 from qat.passes.fold_batch_norm import fold_batch_norm
 from qat.registry import TARGETS
-from qat.targets.tflite.file import DIGEST, METADATA, load, pack_model, set_metadata
-from qat.targets.tflite.float import Symbol, TfliteOps
+from qat.targets.common import METADATA, cannot_run, prefixed, to_chw, to_hwc
+from qat.targets.float_graph import written_outputs
+from qat.targets.tflite.file import DIGEST, load, pack_model, set_metadata
+from qat.targets.tflite.float import TfliteOps, TfliteSymbol
 from qat.targets.tflite.integer import IntegerWriter
-from qat.targets.tflite.writer import (
-    Op,
-    Writer,
-    canonical_shape,
-    offset_of,
-    permuted,
-    stored_shape,
-    to_canonical,
-    to_stored,
-)
-from qat.training.forward import Forward
+from qat.targets.tflite.writer import Op, Writer, canonical_shape, offset_of, permuted, stored_shape
 from qat.vocabulary.arrays import Arrays, as_arrays, in_batches
 from qat.vocabulary.ops import Array
 
@@ -55,10 +47,18 @@ _LITERT = Child("qat.targets.tflite.run")
 
 
 def export(graph: IntegerGraph, path: str | Path, *, arithmetic: str = "float", packing: str = "packed") -> None:
-    """Write an integer graph. Raises QatError for what LiteRT does not compute exactly in that arithmetic.
+    """Write an integer graph.
 
-    packing: "packed" stores weights of 4 bits and fewer as INT4, in the float arithmetic those of dense layers alone and of 2
-    bits as INT2; "bytes" does not.
+    Args:
+        graph: the integers, as ``qat.to_integer`` gives them.
+        path: the file, which appears or is replaced as a whole.
+        arithmetic: "float" for LiteRT with XNNPACK, or "fixed" for reference kernels and microcontrollers (docs/numerics.md).
+        packing: "packed" stores weights of 4 bits and fewer as INT4, in the float arithmetic those of dense layers alone and
+            those of 2 bits as INT2; "bytes" stores each in a byte.
+
+    Raises:
+        QatError: LiteRT does not compute a node exactly in that arithmetic, which the message names, or an option is
+            unknown.
     """
     packed = check_packing(packing)
     if arithmetic not in ARITHMETICS:
@@ -78,7 +78,16 @@ def arithmetic_of(path: str | Path) -> str:
 
 
 def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
-    """Write a float network; it takes uint8 pixels, NHWC, and returns float32."""
+    """Write a float network. The file takes uint8 pixels, NHWC, and returns float32.
+
+    Args:
+        graph: a float network.
+        params: its parameters by name, canonical arrays.
+        path: the file, which appears or is replaced as a whole.
+
+    Raises:
+        QatError: the network is quantized, its parameters do not fit, or a cell has no form in TFLite.
+    """
     graph, params = fold_batch_norm(as_float_graph(graph, params), params)
     writer = Writer()
     ops = TfliteOps(writer)
@@ -88,22 +97,22 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
         shape = stored_shape(graph.shapes[node.name])
         writer.inputs.append(writer.tensor(shape, np.uint8, name=node.name))
         real = writer.op(Op.CAST, [writer.inputs[-1]], writer.tensor(shape, np.float32))
-        pixels.append(Symbol(writer, real, shape))
-    results, _ = Forward(graph, ops)(tensors, tuple(pixels), training=False, phase=0)
+        pixels.append(TfliteSymbol(writer, real, shape))
+    results = written_outputs(graph, ops, tensors, tuple(pixels))
     outputs = [(name, result.index) for name, result in zip(graph.outputs, results, strict=True)]
     write_atomically(path, pack_model(writer.model(outputs, graph.name)))
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Set entries of a file's metadata, each behind "qat."; nothing that is computed changes."""
+    """Set entries of the metadata, each key with "qat." before it; nothing that is computed changes."""
     model = load(path).model
-    for key, value in metadata.items():
-        set_metadata(model, METADATA + key, value.encode())
+    for key, value in prefixed(metadata).items():
+        set_metadata(model, key, value.encode())
     write_atomically(path, pack_model(model))
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """What ``write_metadata`` wrote."""
+    """The entries that ``write_metadata`` wrote, by key without "qat."."""
     model = load(path).model
     entries = {entry.name.decode(): model.buffers[entry.buffer].data for entry in model.metadata or []}
     return {
@@ -114,16 +123,13 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def input_shapes(path: str | Path) -> list[Shape]:
-    """The shapes of its inputs, (C, H, W) or (F,)."""
+    """The shapes of the inputs, (C, H, W) or (F,)."""
     subgraph = load(path).model.subgraphs[0]
     return [canonical_shape(subgraph.tensors[index].shape[1:]) for index in subgraph.inputs]
 
 
 def predict(path: str | Path, pixels: Arrays, *, arithmetic: str = "float") -> Arrays:
-    """Real outputs (N, ...), float32, of raw pixels (N, C, H, W), computed by LiteRT from the file as it is.
-
-    A network with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
-    """
+    """Real outputs, computed by LiteRT from the file as it is, in the arithmetic of its export."""
     file = load(path, arithmetic)
     outputs = file.model.subgraphs[0].outputs
     found = _infer(path, file.content, list(range(len(outputs))), pixels, arithmetic)
@@ -132,14 +138,14 @@ def predict(path: str | Path, pixels: Arrays, *, arithmetic: str = "float") -> A
         x, quantization = found[position], file.model.subgraphs[0].tensors[index].quantization
         if x.dtype != np.float32:
             x = (x.astype(np.float32) - np.float32(quantization.zeroPoint[0])) * np.float32(quantization.scale[0])
-        real.append(to_canonical(x))
+        real.append(to_chw(x))
     return as_arrays(tuple(real))
 
 
 def trace(
     path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor], *, arithmetic: str = "float"
 ) -> dict[str, Array]:
-    """Codes of the named tensors, from a copy of the file that has them as further outputs.
+    """Codes of single tensors, from a copy of the file that has them as further outputs.
 
     LiteRT's own way of keeping intermediate tensors would switch XNNPACK off.
     """
@@ -168,14 +174,14 @@ def trace(
         if name not in indices:  # flattened in HWC order
             codes = codes.reshape(-1, *shapes[indices[permuted(name)]][1:])
             codes = codes.transpose(0, 3, 1, 2).reshape(len(codes), -1)
-        codes = to_canonical(codes).reshape(len(codes), *x.shape)
+        codes = to_chw(codes).reshape(len(codes), *x.shape)
         offset = offset_of(x.grid) if found[position].dtype == np.int8 else -x.grid.zero_point
         result[name] = codes.astype(np.int32) - offset
     return result
 
 
 def runtime(arithmetic: str = "float") -> str:
-    """What ``predict`` runs in, with its version and options."""
+    """The version of LiteRT, and the kernels that an arithmetic runs in."""
     version = getattr(ai_edge_litert, "__version__", "")
     kernels = "default options, XNNPACK" if arithmetic == "float" else "reference kernels"
     return f"LiteRT {version} ({kernels})"
@@ -190,7 +196,7 @@ def _infer(path: str | Path, content: bytes, outputs: list[int], pixels: Arrays,
             signed = [x.dtype == np.int8 for x in found[1::2]]
 
             def run(batch: tuple[Array, ...]) -> dict[int, Array]:
-                stored = [to_stored(x) for x in batch]
+                stored = [to_hwc(x) for x in batch]
                 results = _LITERT.ask(
                     {}, [(x ^ 0x80).view(np.int8) if flip else x for x, flip in zip(stored, signed, strict=True)]
                 )
@@ -198,4 +204,4 @@ def _infer(path: str | Path, content: bytes, outputs: list[int], pixels: Arrays,
 
             return in_batches(run, pixels, shapes, BATCH, str(path))
     except ChildError as error:
-        raise QatError(f"{path}: LiteRT cannot run it as a file of qat export ({error}); export it anew") from None
+        raise cannot_run(path, "LiteRT", str(error)) from None

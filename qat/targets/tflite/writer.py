@@ -15,7 +15,11 @@ from qat.vocabulary.ops import Array, Padding, Pair
 
 Op, Type, Options = schema.BuiltinOperator, schema.TensorType, schema.BuiltinOptions
 Fused, Pad = schema.ActivationFunctionType, schema.Padding
-TYPES = {np.dtype(np.int8): Type.INT8, np.dtype(np.int32): Type.INT32, np.dtype(np.float32): Type.FLOAT32}
+TYPES: dict[np.dtype[Any], int] = {
+    np.dtype(np.int8): Type.INT8,
+    np.dtype(np.int32): Type.INT32,
+    np.dtype(np.float32): Type.FLOAT32,
+}
 TYPES |= {np.dtype(np.uint8): Type.UINT8, np.dtype(np.int16): Type.INT16, np.dtype(np.int64): Type.INT64}
 PACKED = {4: Type.INT4, 2: Type.INT2}  #: bits of weights -> their type
 SIGNATURE = "serving_default"  #: how TensorFlow calls a model's only signature
@@ -47,14 +51,6 @@ def canonical_shape(stored: Sequence[int]) -> Shape:
     return (shape[2], *shape[:2]) if len(shape) == 3 else shape
 
 
-def to_stored(x: Array) -> Array:
-    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if x.ndim == 4 else x
-
-
-def to_canonical(x: Array) -> Array:
-    return np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if x.ndim == 4 else x
-
-
 def offset_of(grid: Grid) -> int:
     """What is added to a code to make it an int8 of the file."""
     return -128 - grid.qmin
@@ -66,7 +62,12 @@ def permuted(name: str) -> str:
 
 
 class Writer:
-    """Gathers tensors and operators; equal constants are stored once."""
+    """Gathers tensors and operators; equal constants are stored once.
+
+    Attributes:
+        inputs: the indices of the tensors that enter.
+        tensors: all tensors, of the schema's class.
+    """
 
     def __init__(self) -> None:
         self.inputs: list[int] = []
@@ -170,7 +171,7 @@ class Writer:
         return (x, mode) if mode is not None else (self._padded(x, padding, lowest), Pad.VALID)
 
     def model(self, outputs: Sequence[tuple[str, int]], name: str) -> Any:
-        """The finished model. outputs: the names of their nodes, which they bear in the signature, too, and their indices."""
+        """The finished model. outputs: the names of their nodes, which are those in the signature too, and their indices."""
         for output, index in outputs:
             for other, tensor in enumerate(self.tensors):
                 if tensor.name == output and other not in self.inputs:  # another form of the same codes
@@ -204,7 +205,8 @@ def _tensor_maps(tensors: Mapping[str, int]) -> list[Any]:
     return [schema.TensorMapT(name=name, tensorIndex=index) for name, index in tensors.items()]
 
 
-def quantization_of(scale: Array, zero_point: int, axis: int = 0) -> Any:
+def quantization_of(scale: Array | np.generic, zero_point: int, axis: int = 0) -> Any:
+    """The quantization of a tensor. scale: one, or one for each entry along the axis."""
     return schema.QuantizationParametersT(
         scale=np.asarray(scale, np.float32).reshape(-1),
         zeroPoint=np.full(np.size(scale), zero_point, np.int64),
@@ -213,6 +215,7 @@ def quantization_of(scale: Array, zero_point: int, axis: int = 0) -> Any:
 
 
 def pool_options(kernel: Pair, stride: Pair, mode: int) -> Any:
+    """The options of a pooling. mode: SAME or VALID."""
     return schema.Pool2DOptionsT(
         padding=mode, strideH=stride[0], strideW=stride[1], filterHeight=kernel[0], filterWidth=kernel[1]
     )

@@ -1,4 +1,4 @@
-"""What the two targets that write ONNX do alike: reading a file, and changing a model in memory."""
+"""An .onnx file: read, checked and written."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from onnx import helper
 from qat.backends.messages import messages
 from qat.cells.base import Shape
 from qat.errors import QatError, shortened
+from qat.files import write_atomically
 from qat.names import check_stored
 from qat.reading import check_sample, read_file, reading
+from qat.targets.common import prefixed
 
-METADATA = "qat."  #: before our keys in metadata_props
-#: What the two targets write. Others could loop for ever, make gigabytes of nothing, or read what is no affair of theirs.
+#: What the two targets write. Others could loop for ever, fill the memory from a few bytes, or read other files.
 OPERATORS = {"Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Flatten", "Gather"}
 OPERATORS |= {"Gemm", "Identity", "MaxPool", "Mul", "QuantizeLinear", "ReduceMax", "ReduceSum", "Relu", "Sigmoid"}
 OPERATORS |= {"Softmax", "Sub", "Tanh"}
@@ -44,7 +45,7 @@ def load_model(path: str | Path) -> onnx.ModelProto:
 def set_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
     """Set entries of metadata_props, each behind "qat."; nothing else changes."""
     entries = {entry.key: entry.value for entry in model.metadata_props}
-    helper.set_model_props(model, entries | {METADATA + key: value for key, value in metadata.items()})
+    helper.set_model_props(model, entries | prefixed(metadata))
 
 
 def shapes_of_inputs(model: onnx.ModelProto) -> list[Shape]:
@@ -69,3 +70,17 @@ def check_operators(model: onnx.ModelProto) -> None:
                 raise ValueError(f"its {node.op_type} {name!r} has no shape")
             numbers += math.prod(max(size.dim_value, 1) for size in known[name].shape.dim)
     check_sample(numbers)
+
+
+def load(path: str | Path) -> onnx.ModelProto:
+    """The model of a file. Raises QatError where it cannot be read, or is not one of ``export``."""
+    model = load_model(path)
+    with reading(path, "an ONNX file of qat export", "export it again"):
+        check_operators(model)
+    return model
+
+
+def write(model: onnx.ModelProto, path: str | Path) -> None:
+    """Write a model as a file, after ONNX's checker has passed it."""
+    onnx.checker.check_model(model, full_check=True)
+    write_atomically(path, model.SerializeToString())

@@ -1,0 +1,1 @@
+"""AIR, the form that Ascend takes from MindSpore."""

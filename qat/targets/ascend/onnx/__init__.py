@@ -1,0 +1,1 @@
+"""The deploy form of ONNX for Ascend."""

@@ -1,0 +1,81 @@
+"""Ascend's deploy form of ONNX, as its own quantization tool writes it, and its execution emulated on any host.
+
+The file takes raw uint8 pixels "input", (N, C, H, W), and returns real numbers "output", float32. AscendQuant and
+AscendDequant stand in the default domain; between them Conv and Gemm take int8 codes and weights and give int32. No runtime
+but Ascend's knows these, so ``predict`` runs the file in onnx.reference with operators of our own (unit.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import onnx
+
+from qat.cells.base import Shape
+from qat.integer import IntegerGraph, IntegerTensor
+from qat.registry import TARGETS
+from qat.targets.ascend import lower as ascend
+from qat.targets.ascend.onnx.file import load, write
+from qat.targets.ascend.onnx.run import infer
+from qat.targets.ascend.onnx.writer import node_of
+from qat.targets.onnx.file import set_metadata, shapes_of_inputs
+from qat.targets.onnx.writer import model_of
+from qat.vocabulary.arrays import Arrays, as_arrays
+from qat.vocabulary.ops import Array
+
+OPSET, IR_VERSION = 17, 8  #: Ascend's offline compiler reads no newer ones
+NAME = "ASCEND_ONNX"  #: under which ``qat.target`` knows it
+SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
+ARITHMETICS: tuple[str, ...] = ("float",)
+RUNS_CODE = False
+
+
+def export(graph: IntegerGraph, path: str | Path) -> None:
+    """Write the deploy form.
+
+    Args:
+        graph: the integers, as ``qat.to_integer`` gives them.
+        path: the file, which appears or is replaced as a whole.
+
+    Raises:
+        QatError: a node does not keep to the profile "ascend", or has no form there; the message names it.
+    """
+    steps = ascend.lower(graph, NAME)
+    initializers: dict[str, onnx.TensorProto] = {}
+    nodes = [node_of(step, initializers) for step in steps if step.kind != "input"]
+    ends = [x.shape for x in graph.inputs], [x.shape for x in graph.outputs]
+    write(model_of(graph.name, nodes, list(initializers.values()), *ends, OPSET, IR_VERSION), path)
+
+
+def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Set entries of metadata_props, each key with "qat." before it; nothing else in the file changes."""
+    model = load(path)
+    set_metadata(model, metadata)
+    write(model, path)
+
+
+def input_shapes(path: str | Path) -> list[Shape]:
+    """The shapes of the inputs, (C, H, W) or (F,)."""
+    return shapes_of_inputs(load(path))
+
+
+def predict(path: str | Path, pixels: Arrays) -> Arrays:
+    """Real outputs, emulated on this machine."""
+    model = load(path)
+    outputs = [output.name for output in model.graph.output]
+    found = infer(path, model, outputs, pixels)
+    return as_arrays(tuple(found[name] for name in outputs))
+
+
+def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) -> dict[str, Array]:
+    """Codes of single tensors, as far as the file computes them, in the same emulation."""
+    model = load(path)
+    names = ascend.tensors_of(tensors, {name for node in model.graph.node for name in node.output})
+    found = infer(path, model, list(names.values()), pixels) if names else {}
+    return {x.name: ascend.codes_of(found[names[x.name]], x.grid) for x in tensors if x.name in names}
+
+
+def runtime() -> str:
+    """What ``predict`` runs in: an emulation."""
+    return f"emulated: onnx.reference {onnx.__version__} with Ascend's operators in NumPy, not an Ascend"

@@ -1,0 +1,110 @@
+"""Compiles an exported C file with the host's compiler, and runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qat.errors import QatError
+from qat.integer import IntegerTensor
+from qat.targets.c.file import File
+from qat.targets.common import to_hwc
+from qat.vocabulary.arrays import Arrays, in_batches
+from qat.vocabulary.ops import Array
+
+COMPILER_OPTIONS = ("-std=c99", "-O2")  #: of the host's compiler; no warnings, since newer compilers have others
+BATCH = 1000  #: samples in one run of the compiled program
+
+
+def compiler() -> list[str]:
+    """The command of the compiler: $CC, else cc. Raises QatError where there is none."""
+    command = _words("CC") or ["cc"]
+    if shutil.which(command[0]) is None:
+        where = "$CC" if os.environ.get("CC") else "the C compiler"
+        raise QatError(
+            f"{command[0]}: {where} is not found, which compiles an exported .c file to run it here; install one (apt-get "
+            "install gcc) or set CC to one, or export with --no_verify"
+        )
+    return command
+
+
+def options() -> list[str]:
+    """Its options: our own, then the user's $CFLAGS."""
+    return [*COMPILER_OPTIONS, *_words("CFLAGS")]
+
+
+def _words(variable: str) -> list[str]:
+    """An environment variable as a shell would part it."""
+    value = os.environ.get(variable, "")
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise QatError(
+            f"${variable} {value!r}: is no list of words ({str(error).lower()}), so that the C file cannot be compiled; close "
+            "its quotation"
+        ) from None
+
+
+def compute(
+    path: str | Path,
+    file: File,
+    pixels: Arrays,
+    dtypes: Sequence[Any],
+    tensors: Sequence[IntegerTensor],
+    *define: str,
+) -> dict[int, Array]:
+    """What the compiled program writes, (N, ...) for each of the tensors by position."""
+    path = Path(path)
+    with tempfile.TemporaryDirectory() as folder:
+        # What is compiled is what was read and checked, whatever is written at the path meanwhile.
+        source, program = Path(folder) / path.name, Path(folder) / "program"
+        source.write_bytes(file.source.encode())
+        # Under the name that the source includes, whatever the two are called by now.
+        included = re.search(r'^#include "([^"/\n]+)"$', file.source, re.MULTILINE)
+        (Path(folder) / (included.group(1) if included else file.header_name)).write_bytes(file.header)
+        main = f"-D{file.model['name'].upper()}_MAIN"
+        command = [*compiler(), *options(), main, *define, "-x", "c", str(source), "-o", str(program)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or [""]
+            reason = lines[0].strip().replace(f"{folder}{os.sep}", "") or f"it ended with status {done.returncode}"
+            raise QatError(
+                f"{path}: {command[0]} cannot compile it ({reason}); look at $CC and $CFLAGS, or export it anew"
+            )
+
+        def run(batch: tuple[Array, ...]) -> dict[int, Array]:
+            samples = np.concatenate([to_hwc(x).reshape(len(x), -1) for x in batch], axis=1).tobytes()
+            try:
+                done = subprocess.run([program], input=samples, capture_output=True, check=False)
+            except OSError as error:
+                raise QatError(
+                    f"{path}: what {command[0]} made of it does not run here ({error.strerror}); look at "
+                    "$CC and $CFLAGS, which are to make a program for this machine"
+                ) from None
+            of_one = [prod(x.shape) * np.dtype(kind).itemsize for x, kind in zip(tensors, dtypes, strict=True)]
+            sizes = [size * len(batch[0]) for size in of_one]
+            if done.returncode or len(done.stdout) != sum(sizes):
+                said = done.stderr.decode(errors="replace").splitlines() or [""]
+                raise QatError(
+                    f"{path}: the compiled program ended with status {done.returncode} and {len(done.stdout)} bytes where "
+                    f"{sum(sizes)} were due ({said[0]}); export it anew"
+                )
+            codes = np.frombuffer(done.stdout, np.uint8).reshape(len(batch[0]), -1)
+            ends = np.cumsum(of_one)[:-1]
+            parts = np.split(codes, ends, axis=1)
+            return {
+                i: np.ascontiguousarray(part).view(dtype).reshape(-1, *x.shape)
+                for i, (part, dtype, x) in enumerate(zip(parts, dtypes, tensors, strict=True))
+            }
+
+        return in_batches(run, pixels, [x.shape for x in file.tensors("inputs")], BATCH, str(path))

@@ -1,0 +1,74 @@
+"""Writes a float network by running its forward pass over symbols: what the targets that hold float networks share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypeVar, cast
+
+from qat.errors import QatError
+from qat.graph import Graph
+from qat.training.forward import Forward
+from qat.vocabulary.ops import Ops
+
+Operation = Literal["Add", "Sub", "Mul", "Div"]
+S = TypeVar("S", bound="Symbol")
+
+
+class Symbol(ABC):
+    """A float tensor of the file that is being written; arithmetic on it appends operators."""
+
+    @abstractmethod
+    def binary(self: S, operation: Operation, left: S | float, right: S | float) -> S:
+        """Append an operation of two tensors, or of a tensor and a number."""
+
+    def __add__(self: S, other: S | float) -> S:
+        return self.binary("Add", self, other)
+
+    def __sub__(self: S, other: S | float) -> S:
+        return self.binary("Sub", self, other)
+
+    def __rsub__(self: S, other: float) -> S:
+        return self.binary("Sub", other, self)
+
+    def __mul__(self: S, other: S | float) -> S:
+        return self.binary("Mul", self, other)
+
+    def __truediv__(self: S, other: S | float) -> S:
+        return self.binary("Div", self, other)
+
+    def __neg__(self: S) -> S:
+        return self.binary("Sub", 0.0, self)
+
+
+class FloatOps:
+    """The part of the vocabulary that a float forward pass uses; running it writes the file.
+
+    It is no subclass of ``Ops``: whatever is not here cannot be written, and says so.
+
+    Attributes:
+        target: the name of the file format.
+    """
+
+    target: ClassVar[str]
+
+    def __getattr__(self, name: str) -> Any:
+        raise QatError(
+            f"the {self.target} form of a float network has no operation {name!r}; export the quantized network instead"
+        )
+
+
+def written_outputs(
+    graph: Graph, ops: FloatOps, tensors: Mapping[str, Any], pixels: tuple[Symbol, ...]
+) -> tuple[Any, ...]:
+    """Write all of a float network's nodes; its outputs.
+
+    Args:
+        graph: the network, without quantizers.
+        ops: the vocabulary that writes.
+        tensors: the network's parameters by name, as ``ops.from_numpy`` gave them.
+        pixels: its inputs, as float tensors.
+    """
+    # FloatOps has what a float forward pass uses, and refuses the rest of Ops by name.
+    results, _ = Forward(graph, cast(Ops, ops))(tensors, pixels, training=False, phase=0)
+    return results

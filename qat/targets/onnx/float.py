@@ -1,0 +1,101 @@
+"""Writes a float network as nodes of ONNX, by running its forward pass over symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qat.targets.float_graph import FloatOps, Operation, Symbol
+from qat.targets.onnx.writer import Writer, pads_of
+from qat.vocabulary.ops import Array, Kind, Padding, Pair
+
+
+class OnnxSymbol(Symbol):
+    """A tensor of the ONNX graph that is being written.
+
+    Attributes:
+        writer: where its node stands.
+        name: of the tensor.
+    """
+
+    def __init__(self, writer: Writer, name: str) -> None:
+        self.writer, self.name = writer, name
+
+    def binary(self, operation: Operation, left: OnnxSymbol | float, right: OnnxSymbol | float) -> OnnxSymbol:
+        names = [x.name if isinstance(x, OnnxSymbol) else self.writer.constant(np.float32(x)) for x in (left, right)]
+        return OnnxSymbol(self.writer, self.writer.node(operation, names))
+
+
+class OnnxOps(FloatOps):
+    """The vocabulary of float forward passes in ONNX."""
+
+    target = "ONNX"
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+
+    def _node(self, op: str, *inputs: OnnxSymbol | None, **attributes: Any) -> OnnxSymbol:
+        return OnnxSymbol(self.writer, self.writer.node(op, [x.name for x in inputs if x is not None], **attributes))
+
+    def from_numpy(self, array: Array, kind: Kind) -> OnnxSymbol:
+        """An initializer."""
+        return OnnxSymbol(self.writer, self.writer.constant(np.asarray(array, np.float32)))
+
+    def on_channel(self, vector: OnnxSymbol, activation: OnnxSymbol) -> OnnxSymbol:
+        """The scalar itself: of a float network only the input has a scale."""
+        return vector
+
+    def conv2d(
+        self,
+        x: OnnxSymbol,
+        w: OnnxSymbol,
+        bias: OnnxSymbol | None,
+        *,
+        stride: Pair,
+        padding: Padding,
+        dilation: Pair,
+        group: int,
+    ) -> OnnxSymbol:
+        """A Conv."""
+        pads = pads_of(padding)
+        return self._node("Conv", x, w, bias, strides=stride, pads=pads, dilations=dilation, group=group)
+
+    def dense(self, x: OnnxSymbol, w: OnnxSymbol, bias: OnnxSymbol | None) -> OnnxSymbol:
+        """A Gemm."""
+        return self._node("Gemm", x, w, bias, transB=1)
+
+    def max_pool2d(self, x: OnnxSymbol, *, kernel: Pair, stride: Pair, padding: Padding) -> OnnxSymbol:
+        """A MaxPool."""
+        return self._node("MaxPool", x, kernel_shape=kernel, strides=stride, pads=pads_of(padding))
+
+    def flatten(self, x: OnnxSymbol) -> OnnxSymbol:
+        """A Flatten."""
+        return self._node("Flatten", x)
+
+    def relu(self, x: OnnxSymbol) -> OnnxSymbol:
+        """A Relu."""
+        return self._node("Relu", x)
+
+    def sigmoid(self, x: OnnxSymbol) -> OnnxSymbol:
+        """A Sigmoid."""
+        return self._node("Sigmoid", x)
+
+    def tanh(self, x: OnnxSymbol) -> OnnxSymbol:
+        """A Tanh."""
+        return self._node("Tanh", x)
+
+    def softmax(self, x: OnnxSymbol) -> OnnxSymbol:
+        """A Softmax over the channels."""
+        return self._node("Softmax", x, axis=1)
+
+    def concat(self, xs: Sequence[OnnxSymbol]) -> OnnxSymbol:
+        """A Concat of the channels."""
+        return self._node("Concat", *xs, axis=1)
+
+    def sum_pool2d(self, x: OnnxSymbol, *, kernel: Pair, stride: Pair, padding: Padding) -> OnnxSymbol:
+        """An AveragePool that counts the padding, times the size of its window."""
+        pads = pads_of(padding)
+        mean = self._node("AveragePool", x, kernel_shape=kernel, strides=stride, pads=pads, count_include_pad=1)
+        return mean * float(kernel[0] * kernel[1])

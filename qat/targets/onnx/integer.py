@@ -1,0 +1,185 @@
+"""Writes the nodes of an integer graph in the QDQ form of ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import singledispatchmethod
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from qat.cells.base import Shape
+from qat.integer import (
+    Grid,
+    IntegerAdd,
+    IntegerConcat,
+    IntegerConv2d,
+    IntegerDense,
+    IntegerFlatten,
+    IntegerInput,
+    IntegerLinear,
+    IntegerMaxPool2d,
+    IntegerNode,
+    IntegerSoftmax,
+    IntegerTable,
+    IntegerTensor,
+)
+from qat.integer.widths import storage_bits
+from qat.targets.common import codes_name, end_names, no_form
+from qat.targets.onnx.writer import PACKED, Writer, pads_of
+from qat.vocabulary.ops import Array
+
+
+def offset_of(grid: Grid) -> int:
+    """What is added to a code to make it a uint8 of the file."""
+    return 128 if grid.qmin < 0 else 0
+
+
+class QdqWriter(Writer):
+    """Writes the nodes of an integer graph.
+
+    Args:
+        unsigned: whether int8 weights are stored as uint8 with 128 added.
+        packed: whether weights of few bits are stored several to a byte.
+    """
+
+    def __init__(self, unsigned: bool, packed: bool) -> None:
+        super().__init__()
+        self.unsigned, self.widths = unsigned, tuple(PACKED) if packed else ()
+        self.end_names: dict[str, str] = {}  # tensor of codes -> its name in the file
+        self._real: dict[str, str] = {}  # tensor of codes -> its dequantized form
+        self._reductions: list[onnx.NodeProto] = []  # that lack their axes
+
+    def enter(self, inputs: Sequence[IntegerTensor]) -> None:
+        """Name the inputs."""
+        self.end_names |= {x.name: name for x, name in zip(inputs, end_names("input", len(inputs)), strict=True)}
+
+    def dequantize(self, x: IntegerTensor, output: str | None = None) -> str:
+        """The real numbers of a tensor of codes."""
+        if output is not None or x.name not in self._real:
+            made = self.node("DequantizeLinear", [self.end_names[x.name], *self._grid(x.grid)], output)
+            self._real.setdefault(x.name, made)
+            return made
+        return self._real[x.name]
+
+    def _grid(self, grid: Grid) -> list[str]:
+        return [self.constant(grid.scale), self.constant(np.uint8(grid.zero_point + offset_of(grid)))]
+
+    def _quantize(self, real: str, node: IntegerNode, low: int | None = None, high: int | None = None) -> None:
+        """Real numbers to the node's codes, clipped to the centred codes [low, high] where that is less than uint8."""
+        grid = node.output.grid
+        zero = grid.zero_point + offset_of(grid)
+        bounds = (zero + (grid.low if low is None else low), zero + (grid.high if high is None else high))
+        full = bounds == (0, 255) or low is None
+        codes = self.node("QuantizeLinear", [real, *self._grid(grid)], codes_name(node.name) if full else None)
+        if not full:
+            limits = [self.constant(np.uint8(bound)) for bound in bounds]
+            self.node("Clip", [codes, *limits], codes_name(node.name))
+        self.end_names[node.name] = codes_name(node.name)
+
+    @singledispatchmethod
+    def add(self, node: IntegerNode) -> None:
+        """Append a node of the integer graph."""
+        raise no_form(node, "ONNX")
+
+    @add.register
+    def _(self, node: IntegerInput) -> None:
+        assert node.name in self.end_names, "inputs are named before any node is added"
+
+    @add.register
+    def _(self, node: IntegerConv2d) -> None:
+        self._linear(
+            node,
+            "Conv",
+            kernel_shape=node.weight.shape[2:],
+            strides=node.stride,
+            pads=pads_of(node.padding),
+            dilations=node.dilation,
+            group=node.group,
+        )
+
+    @add.register
+    def _(self, node: IntegerDense) -> None:
+        self._linear(node, "Gemm", transB=1)
+
+    def _linear(self, node: IntegerLinear, op: str, **attributes: Any) -> None:
+        x = node.inputs[0]
+        scale, weight, zero = node.weight_scale, node.weight, node.weight_zero_point
+        if weight.dtype == np.int8 and self.unsigned:
+            offset = 1 << (storage_bits(weight, self.widths) - 1)
+            weight, zero = (weight.astype(np.int32) + offset).astype(np.uint8), zero + offset
+        inputs = [self.dequantize(x), self._constant_codes(weight, scale, zero.astype(weight.dtype))]
+        if node.bias.any():
+            inputs.append(self._constant_codes(node.bias, x.grid.scale * scale, np.zeros(len(scale), np.int32)))
+        real = self.node(op, inputs, **attributes)
+        self._quantize(real, node, node.requantize.low, node.requantize.high)
+
+    def _constant_codes(self, codes: Array, scale: Array, zero: Array) -> str:
+        """The real numbers of constant codes; one scale and zero point stand for many equal ones."""
+        axis: dict[str, Any] = {"axis": 0}
+        if (scale == scale[0]).all() and (zero == zero[0]).all():
+            scale, zero, axis = scale[0], zero[0], {}
+        bits = storage_bits(codes, self.widths)
+        stored = self.packed(codes, bits) if bits in PACKED and codes.dtype != np.int32 else self.constant(codes)
+        names = [stored, self.constant(scale)]
+        if codes.dtype != np.int32:  # a bias needs none; without a weight's ONNX Runtime does not fuse its Gemm
+            names.append(self.constant(zero))
+        return self.node("DequantizeLinear", names, **axis)
+
+    @add.register
+    def _(self, node: IntegerMaxPool2d) -> None:
+        real, pads = self.dequantize(node.inputs[0]), pads_of(node.padding)
+        pooled = self.node("MaxPool", [real], kernel_shape=node.kernel, strides=node.stride, pads=pads)
+        self._quantize(pooled, node)
+
+    @add.register
+    def _(self, node: IntegerFlatten) -> None:
+        self._quantize(self.node("Flatten", [self.dequantize(node.inputs[0])]), node)
+
+    @add.register
+    def _(self, node: IntegerAdd) -> None:
+        real = self.node("Add", [self.dequantize(x) for x in node.inputs])
+        self._quantize(real, node, node.requantize.low, node.requantize.high)
+
+    @add.register
+    def _(self, node: IntegerConcat) -> None:
+        self._quantize(self.node("Concat", [self.dequantize(x) for x in node.inputs], axis=1), node)
+
+    @add.register
+    def _(self, node: IntegerTable) -> None:
+        source, grid = node.inputs[0].grid, node.output.grid
+        table = np.zeros(256, np.uint8)
+        first = source.qmin + offset_of(source)
+        table[first : first + len(node.table)] = node.table + grid.zero_point + offset_of(grid)
+        index = self.node("Cast", [self.end_names[node.inputs[0].name]], to=TensorProto.INT32)
+        self.end_names[node.name] = self.node("Gather", [self.constant(table), index], codes_name(node.name), axis=0)
+
+    @add.register
+    def _(self, node: IntegerSoftmax) -> None:
+        """Integers in int32 and float32, as ``IntegerSoftmax.evaluate``: no runtime's own softmax is exact."""
+        (x,) = node.inputs
+        codes = self.node("Cast", [self.end_names[x.name]], to=TensorProto.INT32)
+        largest = self._largest(codes)
+        e = self.node("Gather", [self.constant(node.table), self.node("Sub", [largest, codes])], axis=0)
+        total = self.node("ReduceSum", [e, self.constant(np.array([1]))], keepdims=1)
+        share = self.node("Div", [self.constant(np.float32(256.0)), total])
+        scaled = self.node("Mul", [e, share])
+        one, zero = self.constant(np.float32(1.0)), self.constant(np.uint8(0))
+        self.end_names[node.name] = self.node("QuantizeLinear", [scaled, one, zero], codes_name(node.name))
+
+    def _largest(self, x: str) -> str:
+        """Over the channels. Opset 18 made an input of the attribute; which one it is, ``model`` knows at the end."""
+        output = self.node("ReduceMax", [x], keepdims=1)
+        self._reductions.append(self.nodes[-1])
+        return output
+
+    def model(self, name: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> onnx.ModelProto:
+        """As ``Writer.model``, once the opset is known, on which the form of a reduction depends."""
+        for node in self._reductions:
+            if self.opset < 18:
+                node.attribute.append(helper.make_attribute("axes", [1]))
+            else:
+                node.input.append(self.constant(np.array([1])))
+        return super().model(name, inputs, outputs)

@@ -1,0 +1,106 @@
+"""Gathers the nodes and constants of an ONNX file: what integer and float networks share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from qat.cells.base import Shape
+from qat.integer.widths import pack
+from qat.targets.common import end_names
+from qat.vocabulary.ops import Array, Padding
+
+OPSET, IR_VERSION = 17, 8  #: old enough for every runtime of the last years; QDQ with an axis needs opset 13
+#: Bits of packed weights -> opset and IR version of their types, and the types: signed, unsigned.
+PACKED = {
+    4: (21, 10, TensorProto.INT4, TensorProto.UINT4),
+    2: (25, 13, TensorProto.INT2, TensorProto.UINT2),
+}
+
+
+def pads_of(padding: Padding) -> list[int]:
+    """The attribute "pads" of windows: top, left, bottom, right."""
+    top, bottom, left, right = padding
+    return [top, left, bottom, right]
+
+
+def padding_of(pads: Sequence[int]) -> Padding:
+    """The inverse of ``pads_of``."""
+    top, left, bottom, right = pads
+    return top, bottom, left, right
+
+
+class Writer:
+    """Gathers nodes and initializers; equal initializers are stored once.
+
+    Attributes:
+        nodes: in order.
+        opset: the oldest that has every type in the file.
+        ir_version: likewise.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.opset, self.ir_version = OPSET, IR_VERSION
+        self._initializers: dict[tuple[str, Shape, bytes], onnx.TensorProto] = {}
+
+    def node(self, op: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
+        """Append a node; returns the name of its output."""
+        output = output or f"@{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs, [output], **attributes))
+        return output
+
+    def constant(self, array: Array | np.generic) -> str:
+        """The name of an initializer that holds the array."""
+        array = np.asarray(array, order="C")
+        key = (array.dtype.name, array.shape, array.tobytes())
+        if key not in self._initializers:
+            self._initializers[key] = numpy_helper.from_array(array, f"#{len(self._initializers)}")
+        return self._initializers[key].name
+
+    def packed(self, codes: Array, bits: int) -> str:
+        """The name of an initializer that holds codes of so few bits several to a byte, cast to int8 or uint8.
+
+        A Cast is folded when the file is loaded, after which it is as one of bytes. A DequantizeLinear of INT4 itself would
+        not be fused: ONNX Runtime would compute the layer in float.
+        """
+        opset, ir_version, signed, unsigned = PACKED[bits]
+        self.opset, self.ir_version = max(self.opset, opset), max(self.ir_version, ir_version)
+        kind = signed if codes.dtype == np.int8 else unsigned
+        key = (f"{kind}", codes.shape, codes.tobytes())
+        if key not in self._initializers:
+            name = f"#{len(self._initializers)}"
+            data = pack(codes, bits)
+            self._initializers[key] = helper.make_tensor(name, kind, codes.shape, data, raw=True)
+        to = TensorProto.INT8 if codes.dtype == np.int8 else TensorProto.UINT8
+        return self.node("Cast", [self._initializers[key].name], to=to)
+
+    def model(self, name: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> onnx.ModelProto:
+        """The finished model; inputs, outputs: their shapes."""
+        constants = list(self._initializers.values())
+        return model_of(name, self.nodes, constants, inputs, outputs, self.opset, self.ir_version)
+
+
+def model_of(
+    name: str,
+    nodes: Sequence[onnx.NodeProto],
+    constants: Sequence[onnx.TensorProto],
+    inputs: Sequence[Shape],
+    outputs: Sequence[Shape],
+    opset: int,
+    ir_version: int,
+) -> onnx.ModelProto:
+    """A model from raw pixels, uint8, to real numbers, float32; inputs, outputs: the shapes of one sample."""
+
+    def described(what: str, kind: int, shapes: Sequence[Shape]) -> list[onnx.ValueInfoProto]:
+        pairs = zip(end_names(what, len(shapes)), shapes, strict=True)
+        return [helper.make_tensor_value_info(name, kind, ["N", *shape]) for name, shape in pairs]
+
+    ends = described("input", TensorProto.UINT8, inputs), described("output", TensorProto.FLOAT, outputs)
+    graph = helper.make_graph(nodes, name, *ends, constants)
+    opsets = [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, producer_name="qat-engine")

@@ -1,0 +1,106 @@
+"""Every kind of integer node on every target: its file is written, or it is refused by its name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from graphs import Traced, chain, conv
+
+import qat
+import qat.integer
+from qat.integer import (
+    Grid,
+    IntegerAdd,
+    IntegerConcat,
+    IntegerConv2d,
+    IntegerDense,
+    IntegerFlatten,
+    IntegerGraph,
+    IntegerInput,
+    IntegerMaxPool2d,
+    IntegerNode,
+    IntegerSoftmax,
+    IntegerTable,
+    IntegerTensor,
+)
+from qat.registry import TARGETS, installed
+
+ON_ASCEND = {IntegerTable, IntegerSoftmax}
+#: The kinds that a target refuses; it writes all others.
+REFUSED: dict[str, set[type[IntegerNode]]] = {"AIR": ON_ASCEND, "ASCEND_ONNX": ON_ASCEND}
+#: The profiles of convert_quant_network, of which a target has to take one.
+PROFILES = ("default", "ascend")
+HERE = pytest.mark.parametrize("name", [name for name, entry in TARGETS.items() if installed(entry)])
+
+
+def networks() -> dict[type[IntegerNode], qat.Network | qat.Graph]:
+    """A network for each kind of node, which its integers have."""
+    two = {"a": conv(1, 2), "b": conv(1, 2)}
+    return {
+        IntegerInput: chain(conv(1, 2)),
+        IntegerConv2d: chain(conv(1, 2)),
+        IntegerDense: chain(qat.Flatten(), qat.DenseBnAct(64, 3)),
+        IntegerMaxPool2d: chain(conv(1, 2), qat.MaxPool2d(2)),
+        IntegerFlatten: chain(conv(1, 2), qat.Flatten()),
+        IntegerAdd: Traced(lambda self, x: self.add(self.a(x), self.b(x)), add=qat.Add(), **two),
+        IntegerConcat: Traced(lambda self, x: self.join(self.a(x), self.b(x)), join=qat.Concat(), **two),
+        IntegerTable: chain(conv(1, 2), qat.Activation("sigmoid")),
+        IntegerSoftmax: chain(qat.Flatten(), qat.DenseBnAct(64, 3), qat.Softmax()),
+    }
+
+
+def integers(network: qat.Network | qat.Graph, profile: str) -> IntegerGraph:
+    graph = qat.convert_quant_network(network, profile=profile)
+    return qat.to_integer(graph, graph.observed_params())
+
+
+def refusals(target: Any, kind: type[IntegerNode], path: Path) -> Iterator[tuple[IntegerNode, str]]:
+    """For each profile under which the target refuses the network of a kind: the last node of the kind, and the message."""
+    for profile in PROFILES:
+        graph = integers(networks()[kind], profile)
+        node = [node for node in graph.nodes if type(node) is kind][-1]
+        try:
+            target.export(graph, path)
+        except qat.QatError as error:
+            assert not path.exists()
+            yield node, str(error)
+        path.unlink(missing_ok=True)
+
+
+def test_the_networks_have_every_kind_of_node() -> None:
+    kinds = {kind for _, kind in inspect.getmembers(qat.integer, inspect.isclass) if issubclass(kind, IntegerNode)}
+    assert set(networks()) == {kind for kind in kinds if not inspect.isabstract(kind)}
+
+
+@HERE
+@pytest.mark.parametrize("kind", networks(), ids=lambda kind: kind.__name__)
+def test_a_kind_of_node_is_written_or_refused_by_name(name: str, kind: type[IntegerNode], tmp_path: Path) -> None:
+    found = list(refusals(qat.target(name), kind, tmp_path / f"net{TARGETS[name].suffix}"))
+    if kind not in REFUSED.get(name, ()):
+        assert len(found) < len(PROFILES), found
+        return
+    assert len(found) == len(PROFILES)
+    node, message = found[PROFILES.index("ascend")]
+    assert message.startswith(f"{node.name}: {name}"), message
+
+
+class IntegerOdd(IntegerNode):
+    """A kind that no target knows."""
+
+    def evaluate(self, ops: Any, constants: Any, *inputs: Any) -> Any:
+        return inputs[0]
+
+
+@HERE
+def test_a_kind_of_node_that_no_target_knows_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    x = IntegerTensor("x", (4,), Grid(np.float32(1.0), 0, 0, 255))
+    y = x._replace(name="y")
+    graph = IntegerGraph((IntegerInput("x", (), x), IntegerOdd("y", (x,), y)), (x,), (y,))
+    with pytest.raises(qat.QatError, match=rf"^y: {name} has no form for IntegerOdd; export to "):
+        qat.target(name).export(graph, tmp_path / f"net{TARGETS[name].suffix}")
+    assert not list(tmp_path.iterdir())
