@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from qat.cells.conv2d import Conv2dBnAct
+from qat.cells.dense import DenseBnAct
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
-from qat.cells.linear import Conv2dBnAct, DenseBnAct, LinearCell
+from qat.cells.linear import LinearCell
 from qat.cells.pooling import MaxPool2d
 from qat.cells.shape import Concat, Dropout, Flatten
 from qat.cells.softmax import GRID, Softmax

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from qat.cells.batch_norm import running_affine
-from qat.cells.linear import BatchNorm, LinearCell
+from qat.cells.batch_norm import BatchNorm
+from qat.cells.linear import LinearCell
+from qat.cells.normalization import running_affine
 from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from qat.cells.shape import Dropout, Flatten
 from qat.graph import Graph, Node, Params

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from qat.cells.linear import BatchNorm, Conv2dBnAct, DenseBnAct, LinearCell
+from qat.cells.batch_norm import BatchNorm
+from qat.cells.conv2d import Conv2dBnAct
+from qat.cells.dense import DenseBnAct
+from qat.cells.linear import LinearCell
 from qat.errors import QatError
 from qat.graph import Graph, Network, Node, Params, as_graph
 from qat.pruning.groups import ChannelGroup, Channels, channel_groups, is_depthwise, require_float

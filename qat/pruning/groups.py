@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from qat.cells.batch_norm import BatchNorm
+from qat.cells.conv2d import Conv2dBnAct
+from qat.cells.dense import DenseBnAct
 from qat.cells.elementwise import Activation, Add
-from qat.cells.linear import BatchNorm, Conv2dBnAct, DenseBnAct, LinearCell
+from qat.cells.linear import LinearCell
 from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from qat.cells.shape import Concat, Dropout, Flatten
 from qat.errors import QatError

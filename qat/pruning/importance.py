@@ -7,7 +7,8 @@ from types import ModuleType
 
 import numpy as np
 
-from qat.cells.linear import BatchNorm, LinearCell
+from qat.cells.batch_norm import BatchNorm
+from qat.cells.linear import LinearCell
 from qat.data import Split
 from qat.errors import QatError
 from qat.graph import Graph, Params

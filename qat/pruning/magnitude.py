@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from qat.cells.linear import Conv2dBnAct, DenseBnAct
+from qat.cells.conv2d import Conv2dBnAct
+from qat.cells.dense import DenseBnAct
 from qat.cells.pruner import MagnitudePruner
 from qat.errors import QatError
 from qat.graph import Graph, Network, Params, as_graph
