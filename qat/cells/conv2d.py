@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from qat.cells.base import Shape, check_counts, pair
-from qat.cells.linear import NEVER, LinearCell
-from qat.cells.pruner import MagnitudePruner
+from qat.cells.linear import Channels, WeightedCell
 from qat.cells.window import check_window, checked_output_size, window_padding
 from qat.errors import QatError
 from qat.integer import IntegerConv2d, IntegerLinear
-from qat.quantizers import BaseWeightQuantizer
 from qat.vocabulary.ops import Ops, Padding, Pair, Tensor
 
 
 @dataclass(frozen=True)
-class Conv2dBnAct(LinearCell):
+class ConvGeometry(Channels):
+    """The fields that a convolution begins with."""
+
+    kernel_size: int | Pair
+    stride: int | Pair = 1
+    pad_mode: str = "same"
+    padding: int | Pair | Padding = 0
+    dilation: int | Pair = 1
+    group: int = 1
+
+
+@dataclass(frozen=True)
+class Conv2dBnAct(WeightedCell, ConvGeometry):
     """Convolution and activation in one cell; its quantized form keeps accumulators as integers.
 
     kernel_size, stride, dilation: one integer or (height, width). pad_mode: "same" (as TensorFlow pads), "valid" or
@@ -29,26 +39,6 @@ class Conv2dBnAct(LinearCell):
     Parameters: weight (out, in / group, kh, kw), and like it weight_mask, 0 or 1, if it has a pruner; bias (out,) if
     has_bias; gamma, beta, moving_mean, moving_variance (out,) if has_bn. Input (in, H, W), output (out, H', W').
     """
-
-    in_channels: int
-    out_channels: int
-    kernel_size: int | Pair
-    stride: int | Pair = 1
-    pad_mode: str = "same"
-    padding: int | Pair | Padding = 0
-    dilation: int | Pair = 1
-    group: int = 1
-    has_bias: bool = False
-    has_bn: bool = False
-    momentum: float = 0.9
-    eps: float = 1e-5
-    activation: str | None = None
-    alpha: float = 0.2
-    after_fake: bool = True
-    weight_quantizer: BaseWeightQuantizer | None = None
-    bn_fold: str | None = None
-    freeze_bn: int = NEVER
-    pruner: MagnitudePruner | None = None
 
     weight_kind = "conv_weight"
 
@@ -93,9 +83,6 @@ class Conv2dBnAct(LinearCell):
 
     def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
         return ops.conv2d(x, w, bias, **self._window(x_shape))
-
-    def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> Conv2dBnAct:
-        return replace(self, weight_quantizer=quantizer, bn_fold=bn_fold, freeze_bn=freeze_bn)
 
     def integer_node(self, x_shape: Shape, **fields: Any) -> IntegerLinear:
         return IntegerConv2d(**fields, **self._window(x_shape))

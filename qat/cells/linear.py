@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -45,7 +46,7 @@ BIAS_CODE_LIMIT = EXACT_INTEGERS / 2
 LARGEST_BIAS_CODE = 2.0**30  #: of wider weights, whose sums float64 holds
 
 
-class LinearCell(Cell):
+class LinearCell(Cell, ABC):
     """What convolution, dense layer and batch normalisation share: y = activation(BN(W x + b)), real or in integers.
 
     In integers: acc = sum (x_q - z_x) (w_q - z_w) + b_q with b_q = rint(b / (s_x s_w)), of scale s_x s_w
@@ -355,3 +356,33 @@ def bias_floor(ops: Ops, bias: Tensor, x_scale: Tensor, num_bits: int) -> Tensor
     """
     limit = min(BIAS_CODE_LIMIT * 2.0 ** max(num_bits - 8, 0), LARGEST_BIAS_CODE)
     return ops.abs(ops.stop_gradient(bias)) / (x_scale * limit)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The fields that a cell with a trained weight begins with."""
+
+    in_channels: int
+    out_channels: int
+
+
+@dataclass(frozen=True)
+class WeightedCell(LinearCell, Channels):
+    """A linear cell with a trained weight. The fields of a base come first: a subclass that has more channels' geometry takes
+    them from a second base, as Conv2dBnAct, so that those below stay last.
+    """
+
+    has_bias: bool = False
+    has_bn: bool = False
+    momentum: float = 0.9
+    eps: float = 1e-5
+    activation: str | None = None
+    alpha: float = 0.2
+    after_fake: bool = True
+    weight_quantizer: BaseWeightQuantizer | None = None
+    bn_fold: str | None = None
+    freeze_bn: int = NEVER
+    pruner: MagnitudePruner | None = None
+
+    def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> WeightedCell:
+        return replace(self, weight_quantizer=quantizer, bn_fold=bn_fold, freeze_bn=freeze_bn)
