@@ -38,6 +38,7 @@ class BatchNorm(LinearCell):
     has_bn: ClassVar[bool] = True  # type: ignore[misc]
     pruner: ClassVar[None] = None  # type: ignore[misc]
     weight_kind = "conv_weight"
+    output_channels = "kept"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,6 +70,12 @@ class BatchNorm(LinearCell):
             quantizer = WeightQuantizer(quant_delay=quantizer.quant_delay)
         quantizer = replace(quantizer, per_channel=True)
         return replace(self, weight_quantizer=quantizer, bn_fold=bn_fold, freeze_bn=freeze_bn)
+
+    def macs(self, output: Shape, *, with_bias: bool) -> int:
+        return 0  # usually merged into a convolution
+
+    def with_channels(self, outputs: int, inputs: int) -> BatchNorm:
+        return replace(self, channels=outputs)
 
     def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
         return ops.conv2d(x, w, bias, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), group=self.channels)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from qat.cells.base import Shape, check_counts, pair
+from qat.cells.facts import OutputChannels
 from qat.cells.linear import Channels, WeightedCell
 from qat.cells.window import check_window, checked_output_size, window_padding
 from qat.errors import QatError
 from qat.integer import IntegerConv2d, IntegerLinear
-from qat.vocabulary.ops import Ops, Padding, Pair, Tensor
+from qat.vocabulary.ops import Array, Ops, Padding, Pair, Tensor
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,17 @@ class Conv2dBnAct(WeightedCell, ConvGeometry):
     """
 
     weight_kind = "conv_weight"
+
+    @property
+    def output_channels(self) -> OutputChannels:  # type: ignore[override]
+        if self.is_depthwise:
+            return "kept"
+        return "grouped" if self.group > 1 else "new"
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Every input channel has output channels of its own."""
+        return 1 < self.group == self.in_channels
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,6 +95,21 @@ class Conv2dBnAct(WeightedCell, ConvGeometry):
         if min(size) < 1:
             raise QatError(f"its {kernel} kernel does not fit into its input {x}; use a smaller kernel or more padding")
         return (self.out_channels, *size)
+
+    def macs(self, output: Shape, *, with_bias: bool) -> int:
+        bias = with_bias and (self.has_bias or self.has_bn)
+        return math.prod(output) * (math.prod(self.weight_shape[1:]) + bias)
+
+    def with_channels(self, outputs: int, inputs: int) -> Conv2dBnAct:
+        group = inputs if self.is_depthwise else self.group
+        return replace(self, in_channels=inputs, out_channels=outputs, group=group)
+
+    def sliced(self, local: str, array: Array, outputs: Array, inputs: Array) -> Array:
+        array = array[outputs]
+        if array.ndim < 2 or self.is_depthwise:
+            return array
+        inputs = inputs[: self.in_channels // self.group]  # the same places in every group
+        return np.ascontiguousarray(array[:, inputs])
 
     def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
         return ops.conv2d(x, w, bias, **self._window(x_shape))

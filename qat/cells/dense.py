@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from qat.cells.base import Shape, check_counts
 from qat.cells.linear import WeightedCell
 from qat.errors import QatError
 from qat.integer import IntegerDense, IntegerLinear
-from qat.vocabulary.ops import Ops, Tensor
+from qat.vocabulary.ops import Array, Ops, Tensor
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class DenseBnAct(WeightedCell):
     has_bias: bool = True
 
     weight_kind = "dense_weight"
+    output_channels = "new"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,6 +43,16 @@ class DenseBnAct(WeightedCell):
                 "image"
             )
         return (self.out_channels,)
+
+    def macs(self, output: Shape, *, with_bias: bool) -> int:
+        return math.prod(self.weight_shape)
+
+    def with_channels(self, outputs: int, inputs: int) -> DenseBnAct:
+        return replace(self, in_channels=inputs, out_channels=outputs)
+
+    def sliced(self, local: str, array: Array, outputs: Array, inputs: Array) -> Array:
+        array = array[outputs]
+        return array if array.ndim < 2 else np.ascontiguousarray(array[:, inputs])
 
     def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
         return ops.dense(x, w, bias)

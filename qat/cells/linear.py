@@ -46,7 +46,7 @@ BIAS_CODE_LIMIT = EXACT_INTEGERS / 2
 LARGEST_BIAS_CODE = 2.0**30  #: of wider weights, whose sums float64 holds
 
 
-class LinearCell(Cell, ABC):
+class LinearCell(Cell, ABC, abstract=True):
     """What convolution, dense layer and batch normalisation share: y = activation(BN(W x + b)), real or in integers.
 
     In integers: acc = sum (x_q - z_x) (w_q - z_w) + b_q with b_q = rint(b / (s_x s_w)), of scale s_x s_w
@@ -74,8 +74,11 @@ class LinearCell(Cell, ABC):
 
     weight_kind: ClassVar[Kind]
 
+    output_numbers = "computed"
+    random = False
+
     @property
-    def wants_fake_quant(self) -> bool:  # type: ignore[override]
+    def wants_fake_quant(self) -> bool:
         return self.after_fake
 
     @property
@@ -114,11 +117,7 @@ class LinearCell(Cell, ABC):
         if not 0.0 <= self.momentum <= 1.0 or not self.eps > 0.0:
             raise QatError(f"{owner}: momentum {self.momentum!r} must lie within 0..1 and eps {self.eps!r} above 0")
 
-    def params(self) -> dict[str, Param]:
-        return self.float_params() | self._quantizer_params()
-
     def float_params(self) -> dict[str, Param]:
-        """Its own, without those of its quantizer."""
         fan_in = math.prod(self.weight_shape[1:])
         params = {"weight": Param(self.weight_shape, self.weight_kind, he_uniform(fan_in))}
         if self.pruner is not None:
@@ -129,11 +128,18 @@ class LinearCell(Cell, ABC):
             params |= batch_norm_params(self.out_channels)
         return params
 
-    def _quantizer_params(self) -> dict[str, Param]:
-        """Those of its quantizer, by their names in this cell."""
+    def quantizer_params(self) -> dict[str, Param]:
         quantizer = self.weight_quantizer
         own = {} if quantizer is None else quantizer.params(self.weight_shape)
         return {f"{OF_QUANTIZER}{name}": param for name, param in own.items()}
+
+    def deployed_parameters(self) -> int:
+        """Weights, and a bias for each output where there is a bias or a batch normalisation."""
+        return math.prod(self.weight_shape) + (self.has_bias or self.has_bn) * self.out_channels
+
+    def sliced(self, local: str, array: Array, outputs: Array, inputs: Array) -> Array:
+        kept: Array = array[outputs]
+        return kept
 
     def _complete(self, ops: Ops, params: dict[str, Tensor]) -> dict[str, Tensor]:
         """The parameters with whatever of weight and bias is fixed instead of trained."""
@@ -367,7 +373,7 @@ class Channels:
 
 
 @dataclass(frozen=True)
-class WeightedCell(LinearCell, Channels):
+class WeightedCell(LinearCell, Channels, abstract=True):
     """A linear cell with a trained weight. The fields of a base come first: a subclass that has more channels' geometry takes
     them from a second base, as Conv2dBnAct, so that those below stay last.
     """
