@@ -119,6 +119,7 @@ class Cell(Serializable):
     """
 
     arity: ClassVar[int] = 1  #: how many inputs it takes
+    is_abstract: ClassVar[bool] = True  #: a base of cells, which is none itself
 
     output_numbers: OutputNumbers
     output_channels: OutputChannels
@@ -130,6 +131,7 @@ class Cell(Serializable):
     one_grid: bool
 
     def __init_subclass__(cls, *, abstract: bool = False, **options: Any) -> None:
+        cls.is_abstract = abstract
         if not abstract:  # before it is registered, so that what is refused is not known either
             check_facts(cls, Cell)
         super().__init_subclass__(**options)

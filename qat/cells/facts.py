@@ -55,7 +55,8 @@ def check_facts(cls: type[Any], base: type[Any]) -> None:
                 f"add {name} = {words} (their meanings: qat.cells.facts)"
             )
         stated = getattr(cls, name)
-        if isinstance(stated, (str, bool, int)) and not any(stated is value or stated == value for value in values):
+        is_property = hasattr(type(stated), "__get__") and not callable(stated)
+        if not is_property and stated not in values:
             raise QatError(f"{cls.__name__}: {name} is {stated!r}, {what}; use {words}")
     if cls.params is not base.params:
         raise QatError(
