@@ -95,7 +95,7 @@ def test_every_cell_has_an_example() -> None:
     assert missing(EXAMPLES) == [], "without an example in tests/every_cell.py"
 
 
-class EveryCellWasDrawn(Exception):
+class EveryCellWasDrawnError(Exception):
     """Enough networks."""
 
 
@@ -115,9 +115,9 @@ def never_drawn(strategy: Any, cells_of: Any, implied: set[type], examples: int 
     def collect(network: Any) -> None:
         found.update(type(cell) for cell in cells_of(network))
         if not missing(found):
-            raise EveryCellWasDrawn
+            raise EveryCellWasDrawnError
 
-    with suppress(EveryCellWasDrawn):
+    with suppress(EveryCellWasDrawnError):
         collect()
     return missing(found)
 
