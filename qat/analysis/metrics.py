@@ -27,7 +27,18 @@ FLOAT_BITS = 32
 
 @dataclass(frozen=True)
 class NodeMetrics:
-    """Of one node; a fake quantizer has none of its own, it gives its bits to the node before it."""
+    """What one node costs. A fake quantizer has none of its own, it gives its bits to the node before it.
+
+    Attributes:
+        name: of the node.
+        cell: its class.
+        shape: of its output, of one sample.
+        parameters: trained numbers.
+        macs: multiply-accumulates of one sample.
+        bops: bit operations of one sample.
+        weight_bits: of a weight; None where it has none.
+        activation_bits: of its output, after its fake quantizer.
+    """
 
     name: str
     cell: str  #: its class
@@ -42,9 +53,19 @@ class NodeMetrics:
 def macs(network: Network | Graph, *, with_bias: bool = False) -> dict[str, int]:
     """Multiply-accumulates of one sample.
 
-    Of a convolution: output elements * (I / group * kh * kw), with_bias: + 1 in the bracket where it has a bias, or batch
-    normalisation, which becomes one. Of a dense layer: I * O in either case. Nothing else counts: no activation, pooling,
-    addition, softmax, nor a batch normalisation by itself.
+    Of a convolution: output elements * (I / group * kh * kw). Of a dense layer: I * O. Nothing else counts: no activation,
+    pooling, addition, softmax, nor a batch normalisation by itself.
+
+    Args:
+        network: float or quantized.
+        with_bias: count 1 more for each output element of a convolution with a bias or a batch normalisation, which becomes
+            one. Default: False.
+
+    Example:
+        >>> import qat
+        >>> from qat.networks import LeNet5
+        >>> qat.metrics.macs(LeNet5())
+        {'conv1': 117600, 'conv2': 240000, 'fc1': 48000, 'fc2': 10080, 'fc3': 840}
     """
     graph = as_graph(network)
     counts = {node.name: node.cell.macs(graph.shapes[node.name], with_bias=with_bias) for node in graph.nodes}
@@ -57,8 +78,11 @@ def total_macs(network: Network | Graph, *, with_bias: bool = False) -> int:
 
 
 def parameters(network: Network | Graph) -> dict[str, int]:
-    """Trained numbers of each node: weights, biases, gamma and beta; not those of quantizers. A cell that is used twice counts
-    where it is used first.
+    """Trained numbers of each node: weights, biases, gamma and beta, without those of quantizers. A cell that is used twice is
+    counted where it is used first.
+
+    Args:
+        network: float or quantized.
     """
     counts: dict[str, int] = {}
     seen: set[str] = set()
@@ -72,8 +96,13 @@ def parameters(network: Network | Graph) -> dict[str, int]:
 
 
 def deployed_parameters(network: Network | Graph) -> dict[str, int]:
-    """Numbers of each node that are left once batch normalisation is folded in: weights, and a bias for each output where
-    there is a bias or a batch normalisation. A cell that is used twice counts where it is used first.
+    """Numbers of each node that are left once batch normalisation is folded in.
+
+    These are weights, and a bias for each output where there is a bias or a batch normalisation. A cell that is used twice is
+    counted where it is used first.
+
+    Args:
+        network: float or quantized.
     """
     counts: dict[str, int] = {}
     seen: set[str] = set()
@@ -88,7 +117,11 @@ def deployed_parameters(network: Network | Graph) -> dict[str, int]:
 def learned_bits(network: Network | Graph, params: Mapping[str, Array] | None) -> dict[str, int]:
     """The bits that training has come to, of each quantizer that learns them, by name: "conv1.weight", "conv1.fake_quant".
 
-    params: by full name. Not in it: GTC's quantizers, whose octaves depend on the numbers themselves (``Quantizer.bits``).
+    GTC's quantizers are left out: their octaves depend on the numbers themselves (``Quantizer.bits``).
+
+    Args:
+        network: float or quantized.
+        params: its parameters by full name; None: nothing is known of them.
     """
     bits: dict[str, int] = {}
     if params is None:
@@ -110,9 +143,11 @@ def learned_bits(network: Network | Graph, params: Mapping[str, Array] | None) -
 
 
 def activation_bits(network: Network | Graph, params: Mapping[str, Array] | None = None) -> dict[str, int]:
-    """The bits of every node's output: 8 of pixels and of a softmax's probabilities, those of its fake quantizer, else 32.
+    """The bits of every node's output: those of the codes that the node makes or moves, else 32, as in a float network.
 
-    In a float network all have 32.
+    Args:
+        network: float or quantized.
+        params: its parameters by full name, for quantizers that learn their bits. Default: None, the most they may take.
     """
     graph = as_graph(network)
     return _activation_bits(graph, learned_bits(graph, params))
@@ -134,16 +169,24 @@ def _activation_bits(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]
 
 
 def bops(network: Network | Graph, params: Mapping[str, Array] | None = None) -> dict[str, int]:
-    """Bit operations of one sample, BOPs = MACs b_w b_a: MACs without bias, b_w bits of a weight, b_a of the input's codes (van
-    Baalen et al., "Bayesian Bits", arXiv 2005.07093). What is not quantized has 32 bits.
+    """Bit operations of one sample, BOPs = MACs b_w b_a (van Baalen et al., "Bayesian Bits", arXiv 2005.07093).
+
+    MACs are those without bias, b_w the bits of a weight, b_a those of the input's codes. What is not quantized has 32 bits.
+
+    Args:
+        network: float or quantized.
+        params: its parameters by full name, for quantizers that learn their bits. Default: None, the most they may take.
     """
     graph = as_graph(network)
     return bops_of(graph, learned_bits(graph, params))
 
 
 def bops_of(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]:
-    """``bops`` where some quantizers have other bits than num_bits. learned: by the names of ``learned_bits``, whole numbers
-    or scalar tensors, whose gradient it has.
+    """``bops`` where some quantizers have other bits than num_bits.
+
+    Args:
+        graph: float or quantized.
+        learned: bits by the names of ``learned_bits``, whole numbers or scalar tensors, whose gradient the result has.
     """
     inputs = {node.name: node.inputs for node in graph.nodes}
     own, bits = _weight_bits(graph, learned), _activation_bits(graph, learned)
@@ -151,7 +194,12 @@ def bops_of(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def weight_bits(network: Network | Graph, params: Mapping[str, Array] | None = None) -> dict[str, int]:
-    """The bits of every weight: those of its quantizer, else 32. A batch normalisation by itself has one too."""
+    """The bits of every weight: those of its quantizer, else 32. A batch normalisation by itself has one too.
+
+    Args:
+        network: float or quantized.
+        params: its parameters by full name, for quantizers that learn their bits. Default: None, the most they may take.
+    """
     graph = as_graph(network)
     return _weight_bits(graph, learned_bits(graph, params))
 
@@ -169,7 +217,13 @@ def _weight_bits(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]:
 def measure(
     network: Network | Graph, params: Mapping[str, Array] | None = None, *, with_bias: bool = False
 ) -> tuple[NodeMetrics, ...]:
-    """All of it, in the order of the graph, without the fake quantizers. with_bias: of the MACs."""
+    """All of it, in the order of the graph, without the fake quantizers.
+
+    Args:
+        network: float or quantized.
+        params: its parameters by full name, for quantizers that learn their bits. Default: None, the most they may take.
+        with_bias: as for ``macs``. Default: False.
+    """
     graph = as_graph(network)
     counts, own, operations, of_weights, bits = (
         macs(graph, with_bias=with_bias),

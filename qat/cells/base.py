@@ -75,6 +75,7 @@ class Scope:
 
     @property
     def ops(self) -> Ops:
+        """The vocabulary that the pass computes with."""
         return self.context.ops
 
     def param(self, name: str) -> Tensor:
@@ -114,20 +115,26 @@ class Cell(Serializable):
 
     A subclass states the facts below, and defines ``output_shape``, ``forward`` and, to be deployed, ``to_integer``; one with
     parameters also defines ``float_params``, ``macs``, ``deployed_parameters``, ``with_channels`` and ``sliced``. None of the
-    facts has a default: a class that leaves one out is refused where it is defined (``qat.cells.facts``). A base class that
-    is no cell itself is defined with ``abstract=True``.
+    facts has a default: a class that leaves one out is refused where it is defined. A base class that is no cell itself is
+    defined with ``abstract=True``.
+
+    Attributes:
+        arity: how many inputs it takes. Default: 1.
+        output_numbers: where the numbers of its output come from, one of ``qat.cells.facts.OutputNumbers``.
+        output_channels: how channels pass through it, one of ``qat.cells.facts.OutputChannels``.
+        non_negative: True where no number of its output is ever negative; a fake quantizer then tracks no lower end.
+        random: True where its forward pass draws random numbers in training.
+        one_grid: of a cell with several inputs, True where their codes must have one scale and zero point.
+        is_abstract: True for a base of cells, which is none itself.
     """
 
-    arity: ClassVar[int] = 1  #: how many inputs it takes
-    is_abstract: ClassVar[bool] = True  #: a base of cells, which is none itself
+    arity: ClassVar[int] = 1
+    is_abstract: ClassVar[bool] = True
 
     output_numbers: OutputNumbers
     output_channels: OutputChannels
-    #: its output is never negative, so that a fake quantizer need not track the lower end of its range
     non_negative: bool
-    #: its forward pass draws random numbers in training
     random: bool
-    #: of cells with several inputs: their codes must have one scale and zero point, as for an addition
     one_grid: bool
 
     def __init_subclass__(cls, *, abstract: bool = False, **options: Any) -> None:
@@ -193,11 +200,23 @@ class Cell(Serializable):
         return array
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        """The shape of its output, of one sample. Raises QatError where the inputs do not fit."""
+        """The shape of its output, of one sample.
+
+        Args:
+            shapes: of its inputs, (C, H, W) or (F,).
+
+        Raises:
+            QatError: the inputs do not fit.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define output_shape")
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
-        """The forward pass over any backend's tensors."""
+        """The forward pass over any backend's tensors.
+
+        Args:
+            scope: the vocabulary, and the parameters of this cell.
+            inputs: what the nodes before gave, with a batch axis.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     def to_integer(
@@ -205,7 +224,14 @@ class Cell(Serializable):
     ) -> IntegerTensor | Pending:
         """Its integer form: appended to the builder, or pending until the fake quantizer after it says which codes.
 
-        ``params`` are this cell's, canonical, by local name; ``inputs`` are what the cells before gave.
+        Args:
+            builder: gathers the integer graph.
+            name: of the node.
+            params: of this cell, canonical, by local name.
+            inputs: the integer forms of the nodes before.
+
+        Raises:
+            QatError: the cell has none.
         """
         raise QatError(
             f"{name}: a {type(self).__name__} has no integer form, so that the network cannot be evaluated or exported "

@@ -20,8 +20,11 @@ from qat.vocabulary.ops import Ops, Tensor
 class BatchNorm(LinearCell):
     """Batch normalisation by itself, where it follows no convolution: a 1x1 depthwise convolution with weights of 1.
 
-    channels: of the input. The other fields are those of Conv2dBnAct. Parameters: gamma, beta, moving_mean,
-    moving_variance (C,). Input and output (C, H, W).
+    Input and output: (C, H, W). Parameters: gamma, beta, moving_mean, moving_variance, (C,).
+
+    Args:
+        channels: C.
+        momentum, eps, activation, alpha, after_fake, weight_quantizer, bn_fold, freeze_bn: as in Conv2dBnAct.
     """
 
     channels: int
@@ -46,6 +49,7 @@ class BatchNorm(LinearCell):
 
     @property
     def out_channels(self) -> int:  # type: ignore[override]
+        """As many as it takes."""
         return self.channels
 
     @property

@@ -31,23 +31,44 @@ class ConvGeometry(Channels):
 
 @dataclass(frozen=True)
 class Conv2dBnAct(WeightedCell, ConvGeometry):
-    """Convolution and activation in one cell; its quantized form keeps accumulators as integers.
+    """Convolution, batch normalisation and activation in one cell; its quantized form keeps accumulators as integers.
 
-    kernel_size, stride, dilation: one integer or (height, width). pad_mode: "same" (as TensorFlow pads), "valid" or
-    "pad" with ``padding``, one number, (vertical, horizontal) or (top, bottom, left, right). group: number of groups of
-    channels. has_bn: batch normalisation before the activation, with running statistics = momentum * running +
-    (1 - momentum) * batch. activation: None or one of ``qat.vocabulary.activations``; alpha: the slope of leaky_relu.
-    after_fake: let convert_quant_network put a fake quantizer after it. weight_quantizer, bn_fold, freeze_bn: set by
-    convert_quant_network. pruner: set by ``qat.pruning.prune_weights``.
+    Input: (in_channels, H, W), output: (out_channels, H', W'). Parameters: weight (out, in / group, kh, kw), and like it
+    weight_mask, 0 or 1, if it has a pruner; bias (out,) if has_bias; gamma, beta, moving_mean, moving_variance (out,) if
+    has_bn.
 
-    Parameters: weight (out, in / group, kh, kw), and like it weight_mask, 0 or 1, if it has a pruner; bias (out,) if
-    has_bias; gamma, beta, moving_mean, moving_variance (out,) if has_bn. Input (in, H, W), output (out, H', W').
+    Args:
+        in_channels: of its input.
+        out_channels: of its output.
+        kernel_size: in pixels; one number, or (height, width).
+        stride: in pixels; one number, or (height, width). Default: 1.
+        pad_mode: "same", as TensorFlow pads; "valid", no padding; or "pad", as ``padding`` says. Default: "same".
+        padding: in pixels; one number, (vertical, horizontal) or (top, bottom, left, right). Default: 0.
+        dilation: distance of kernel elements in pixels; one number, or (height, width). Default: 1.
+        group: number of groups of channels. Default: 1.
+        has_bias: whether a bias is added. Default: False.
+        has_bn: whether batch normalisation comes before the activation. Default: False.
+        momentum: of the running statistics, momentum * running + (1 - momentum) * batch, 0 to 1. Default: 0.9.
+        eps: what is added to a variance before its square root. Default: 1e-5.
+        activation: None or a name of ``qat.vocabulary.activations``. Default: None.
+        alpha: the slope of "leaky_relu" below 0. Default: 0.2.
+        after_fake: let convert_quant_network put a fake quantizer after it. Default: True.
+        weight_quantizer: set by convert_quant_network. Default: None, a float cell.
+        bn_fold: set by convert_quant_network (``LinearCell``). Default: None.
+        freeze_bn: set by convert_quant_network: the training step from which on running statistics normalise.
+        pruner: set by ``qat.pruning.prune_weights``. Default: None.
+
+    Example:
+        >>> import qat
+        >>> qat.Conv2dBnAct(3, 16, 3, stride=2, has_bn=True, activation="relu").output_shape((3, 32, 32))
+        (16, 16, 16)
     """
 
     weight_kind = "conv_weight"
 
     @property
     def output_channels(self) -> OutputChannels:  # type: ignore[override]
+        """By its groups: one is "new", one for each input channel "kept", any other number "grouped"."""
         if self.is_depthwise:
             return "kept"
         return "grouped" if self.group > 1 else "new"

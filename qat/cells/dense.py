@@ -17,9 +17,29 @@ from qat.vocabulary.ops import Array, Ops, Tensor
 
 @dataclass(frozen=True)
 class DenseBnAct(WeightedCell):
-    """Dense layer and activation in one cell.
+    """Dense layer, batch normalisation and activation in one cell.
 
-    The other fields and the parameters are those of Conv2dBnAct; weight is (out, in). Input (in,), output (out,).
+    Input: (in_channels,), output: (out_channels,). Parameters: weight (out, in); the others as in Conv2dBnAct.
+
+    Args:
+        in_channels: features of its input.
+        out_channels: features of its output.
+        has_bias: whether a bias is added. Default: True.
+        has_bn: whether batch normalisation comes before the activation. Default: False.
+        momentum: of the running statistics, momentum * running + (1 - momentum) * batch, 0 to 1. Default: 0.9.
+        eps: what is added to a variance before its square root. Default: 1e-5.
+        activation: None or a name of ``qat.vocabulary.activations``. Default: None.
+        alpha: the slope of "leaky_relu" below 0. Default: 0.2.
+        after_fake: let convert_quant_network put a fake quantizer after it. Default: True.
+        weight_quantizer: set by convert_quant_network. Default: None, a float cell.
+        bn_fold: set by convert_quant_network (``LinearCell``). Default: None.
+        freeze_bn: set by convert_quant_network: the training step from which on running statistics normalise.
+        pruner: set by ``qat.pruning.prune_weights``. Default: None.
+
+    Example:
+        >>> import qat
+        >>> sorted(qat.DenseBnAct(84, 10).params())
+        ['bias', 'weight']
     """
 
     has_bias: bool = True

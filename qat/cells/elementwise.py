@@ -17,9 +17,12 @@ from qat.vocabulary.values import Value
 
 @dataclass(frozen=True)
 class Add(Cell):
-    """The sum of two inputs of one shape, then None, "relu" or "relu6"; ``a + b`` in a construct is Add()(a, b).
+    """The sum of two inputs of one shape; ``a + b`` in a construct is ``Add()(a, b)``.
 
     In integers both inputs have one grid: convert_quant_network lets the fake quantizers before it share.
+
+    Args:
+        activation: of the sum: None, "relu" or "relu6". Default: None.
     """
 
     activation: str | None = None
@@ -37,6 +40,7 @@ class Add(Cell):
 
     @property
     def non_negative(self) -> bool:  # type: ignore[override]
+        """By its activation."""
         return self.activation is not None
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -56,9 +60,11 @@ class Add(Cell):
 
 @dataclass(frozen=True)
 class Activation(Cell):
-    """An activation function by itself: one of ``qat.vocabulary.activations``. alpha: the slope of leaky_relu.
+    """An activation function by itself. In integers it is a table with one entry for each code of its input.
 
-    In integers it is a table with one entry for each code of its input.
+    Args:
+        function: a name of ``qat.vocabulary.activations``, such as "relu", "hswish" or "tanh".
+        alpha: the slope of "leaky_relu" below 0. Default: 0.2.
     """
 
     function: str
@@ -74,6 +80,7 @@ class Activation(Cell):
 
     @property
     def non_negative(self) -> bool:  # type: ignore[override]
+        """By its function."""
         return self.function in NON_NEGATIVE
 
     def output_shape(self, *shapes: Shape) -> Shape:

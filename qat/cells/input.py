@@ -24,7 +24,15 @@ class Input(Cell):
     value, at most 1/510 away. So the pixel *is* the code, float and quantized networks see the same input, and the
     deployed file takes raw pixels.
 
-    shape: (C, H, W) of one image. mean, std: of pixels scaled to 0..1, over all channels.
+    Args:
+        shape: (C, H, W) of one image.
+        mean: of pixels scaled to 0..1, one number for all channels. Default: 0.
+        std: standard deviation of pixels scaled to 0..1, likewise. Default: 1.
+
+    Example:
+        >>> import qat
+        >>> qat.Input((1, 28, 28), mean=0.1307, std=0.3081).grid.zero_point
+        33
     """
 
     shape: Shape

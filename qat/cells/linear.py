@@ -83,6 +83,7 @@ class LinearCell(Cell, ABC, abstract=True):
 
     @property
     def non_negative(self) -> bool:  # type: ignore[override]
+        """By its activation."""
         return self.activation in NON_NEGATIVE
 
     @property
@@ -374,8 +375,10 @@ class Channels:
 
 @dataclass(frozen=True)
 class WeightedCell(LinearCell, Channels, abstract=True):
-    """A linear cell with a trained weight. The fields of a base come first: a subclass that has more channels' geometry takes
-    them from a second base, as Conv2dBnAct, so that those below stay last.
+    """A linear cell with a trained weight; the fields are described in Conv2dBnAct.
+
+    A dataclass has the fields of its bases before its own. A subclass with further fields between ``out_channels`` and
+    ``has_bias`` takes them from a second base, as Conv2dBnAct does, so that positional arguments keep their order.
     """
 
     has_bias: bool = False

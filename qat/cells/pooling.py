@@ -72,8 +72,18 @@ class _Pool2d(Cell, abstract=True):
 class MaxPool2d(_Pool2d):
     """The largest number of each window; padding never wins.
 
-    kernel_size, stride (default: the kernel's): one integer or (height, width). pad_mode, padding: as in Conv2dBnAct.
-    Input (C, H, W), output (C, H', W').
+    Input: (C, H, W), output: (C, H', W').
+
+    Args:
+        kernel_size: in pixels; one number, or (height, width).
+        stride: in pixels; one number, or (height, width). Default: None, the kernel's size.
+        pad_mode: "valid", "same" or "pad", as in Conv2dBnAct. Default: "valid".
+        padding: in pixels, as in Conv2dBnAct. Default: 0.
+
+    Example:
+        >>> import qat
+        >>> qat.MaxPool2d(2).output_shape((6, 28, 28))
+        (6, 14, 14)
     """
 
     kernel_size: int | Pair
@@ -100,7 +110,10 @@ class AvgPool2d(_Pool2d):
     """The mean of each window; padding counts as zeros.
 
     In integers it is a depthwise convolution with weight codes of 1 and the scale 1 / (kh kw): the runtimes' own average
-    poolings round differently, their convolutions do not (docs/numerics.md). The fields are those of MaxPool2d.
+    poolings round differently, their convolutions do not (docs/numerics.md). Input: (C, H, W), output: (C, H', W').
+
+    Args:
+        kernel_size, stride, pad_mode, padding: as in MaxPool2d.
     """
 
     kernel_size: int | Pair

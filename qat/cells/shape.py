@@ -78,7 +78,11 @@ class Concat(Cell):
 
 @dataclass(frozen=True)
 class Dropout(Cell):
-    """In training, each number is 0 with probability ``rate`` and the others grow by 1 / (1 - rate) (arXiv 1207.0580)."""
+    """In training, each number is 0 with probability ``rate`` and the others grow by 1 / (1 - rate) (arXiv 1207.0580).
+
+    Args:
+        rate: 0 to below 1. Default: 0.5.
+    """
 
     rate: float = 0.5
 

@@ -22,7 +22,7 @@ DEAD = 2.0**-12  #: of the largest channel; a smaller one only carries its bias,
 
 
 def equalize_channels(graph: Graph, params: Mapping[str, Array]) -> Params:
-    """New parameters of the same float function whose weights lose less in quantization.
+    """New parameters of the same float function whose weights lose less in quantization: cross-layer equalization.
 
     Nagel et al., arXiv 1906.04721, section 4.1, equations 9 to 11: with s_i = sqrt(r1_i r2_i) / r2_i, where r1_i is
     max|.| over output channel i of the first weight and r2_i over input channel i of the second (both with batch
@@ -31,11 +31,17 @@ def equalize_channels(graph: Graph, params: Mapping[str, Array]) -> Params:
     channels (per_channel=False) most, and activations, which have one scale in any case.
 
     Pairs are:
-    1. a linear cell with no activation or ReLU, whose output nothing else takes,
-    2. through poolings, flattenings and dropouts,
+
+    1. a linear cell with no activation or ReLU, whose output a single node takes,
+    2. through cells that keep channels and f(s x) = s f(x): poolings, flattenings and dropouts,
     3. and a convolution (of any groups) or dense cell; both cells are used once.
+
     Where batch normalisation follows the first weight, gamma and beta are divided instead. A channel without weights
     is left alone.
+
+    Args:
+        graph: a float network.
+        params: its parameters by full name.
     """
     result = {name: np.array(array) for name, array in apply_masks(graph, params).items()}
     pairs = _pairs(graph)

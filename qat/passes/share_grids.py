@@ -18,14 +18,19 @@ OF_ONE = (
 
 
 def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
-    """Tell the fake quantizers of one another whose codes a cell takes that wants one grid, as Add and Concat do.
+    """Tell the fake quantizers of one another whose codes a cell takes that needs one grid, as Add and Concat do.
 
     1. They are looked for through cells that keep a grid: max poolings, flattenings, dropouts and concatenations.
     2. Where the network's input arrives, whose grid is fixed, a fake quantizer of its own (``<node>.input<i>``) brings it
        to the common one; likewise where one and the same grid would have to serve both as a fixed and a free one.
     3. Two groups that have a member in common become one.
 
-    Raises QatError where quantizers of different classes, bits and the like would have to share.
+    Args:
+        graph: with a fake quantizer after every cell that needs one.
+        quantizer: of the fake quantizers that are added.
+
+    Raises:
+        QatError: quantizers of different classes, bits and the like would have to share.
     """
     nodes: list[Node] = []
     origins_of: dict[

@@ -29,22 +29,29 @@ def prune_channels(
     minimum: int = 1,
     multiple_of: int = 1,
 ) -> tuple[Graph, Params]:
-    """Remove the least important channels of a float network; returns the smaller graph and its parameters.
+    """Remove the least important channels of a float network.
 
-    importance: a number for each output channel of cells, (O,), as ``qat.pruning.importance`` gives them. That of a unit
-    (``channel_groups``) is the sum over all its channels that have one; a unit without any stays. Of equals the later one
-    goes first. How many, one of:
+    The importance of a unit (``channel_groups``) is the sum over all its channels that have one; a unit without any stays. Of
+    equals the later one goes first. One of ratio, keep and budget says how many go.
 
-    ratio: the share of the channels with an importance that goes, 0 to below 1; scope: "global", the least important of
-        the whole network, or "layer", the same share of each group.
-    keep: group name -> how many of its channels stay; the other groups stay whole.
-    budget: (cost, limit): as many as are needed until cost(graph) <= limit, as (``qat.metrics.total_macs``, 100_000) or
-        (``Graph.count_trainable``, 5_000); by scope as for the ratio, but "global" ranks by importance over what a channel's
-        removal saves of that cost.
+    Args:
+        network: a float network.
+        params: its parameters by full name.
+        importance: cell -> a number for each output channel, (O,), as ``qat.pruning.l1_importance`` gives them.
+        ratio: the share of the channels with an importance that goes, 0 to below 1.
+        keep: group name -> how many of its channels stay; the other groups stay whole.
+        budget: (cost, limit): as many go as are needed until cost(graph) <= limit, as
+            (``qat.metrics.total_macs``, 100_000) or (``Graph.count_trainable``, 5_000).
+        scope: "global", the least important channels of the whole network, or "layer", the same share of each group. With a
+            budget, "global" ranks by importance over what a channel's removal saves of that cost. Default: "global".
+        minimum: channels that each group keeps at least. Default: 1.
+        multiple_of: what each group keeps is rounded up to a multiple of it. Default: 1.
 
-    minimum: channels that each group keeps at least. multiple_of: what each group keeps is rounded up to a multiple of
-    it, for kernels that want that. Raises QatError for a quantized network, where nothing can be removed, where an
-    argument is out of range, and where a budget cannot be met.
+    Returns:
+        The smaller graph and its parameters.
+
+    Raises:
+        QatError: the network is quantized, nothing can be removed, an argument is out of range, or a budget cannot be met.
     """
     graph = as_graph(network)
     require_float(graph)
@@ -67,9 +74,18 @@ def prune_channels(
 
 
 def remove_channels(graph: Graph, params: Mapping[str, Array], removed: Sequence[Channels]) -> tuple[Graph, Params]:
-    """The graph and parameters without these units, of ``channel_groups``.
+    """Remove units of channels. The outputs are those of the large network with these channels set to 0 wherever they appear.
 
-    The outputs of the network are those of the large one with the removed channels set to 0 wherever they appear.
+    Args:
+        graph: a float network.
+        params: its parameters by full name.
+        removed: units of ``channel_groups``.
+
+    Returns:
+        The smaller graph and its parameters.
+
+    Raises:
+        QatError: a node would lose all of its channels.
     """
     kept = _kept(graph, removed)
     result = dict(params)

@@ -18,8 +18,9 @@ Channels = dict[str, tuple[int, ...]]  #: node -> positions among its output cha
 class ChannelGroup:
     """Channels of one or several nodes that are pruned as one: a width of the network.
 
-    name: of the first convolution or dense node whose outputs they are. units: what can be removed, one by one; a unit is
-    the channels, node by node, that have to go together.
+    Attributes:
+        name: of the first convolution or dense node whose outputs they are.
+        units: what can be removed, one by one; a unit is the channels, node by node, that have to go together.
     """
 
     name: str
@@ -39,14 +40,25 @@ def channel_groups(network: Network | Graph) -> tuple[ChannelGroup, ...]:
     3. a grouped convolution: the channels at one place in every group, of the input and likewise of the output, so that
        all groups stay equally large;
     4. a flattening: a channel and all its features;
-    5. a concatenation: the channels that it takes over, each for itself;
+    5. a concatenation: each channel that it takes over, and its copy in the output;
     6. a cell that is used twice: the channels at one place in each use, since there is one weight for both;
     7. poolings, dropouts and activations: a channel of the input and the same one of the output.
 
     A cell states in ``output_channels`` which of these it is. Never removed are channels that an output of the network or a
     cell that states "fixed" (a Softmax, whose sum they enter) has or takes, and those of the network's inputs. Units are in
     one group where some cell makes both.
-    Raises QatError for a quantized network.
+
+    Args:
+        network: a float network.
+
+    Raises:
+        QatError: the network is quantized.
+
+    Example:
+        >>> import qat
+        >>> from qat.networks import LeNet5
+        >>> [(group.name, len(group)) for group in qat.pruning.channel_groups(LeNet5())]
+        [('conv1', 6), ('conv2', 16), ('fc1', 120), ('fc2', 84)]
     """
     graph = as_graph(network)
     require_float(graph)
