@@ -27,7 +27,7 @@ import qat.cells
 from qat.analysis import metrics
 from qat.cells.base import Context, Scope
 from qat.cells.facts import FACTS
-from qat.integer import IntegerLinear
+from qat.integer import IntegerLinear, trace_codes
 from qat.integer.memory import activation_memory
 from qat.integer.widths import bits_of
 from qat.pruning.channels import remove_channels
@@ -301,6 +301,26 @@ def test_what_the_documentation_says_of_targets_is_so(cls: type[qat.Cell]) -> No
 
 
 # -- a cell that leaves something out ----------------------------------------------------------------------------------
+
+
+def test_the_cell_of_the_documentation_works_from_training_to_pruning() -> None:
+    """Its codes on PyTorch and in C are NumPy's; metrics and pruning know it by what it states."""
+    names: dict[str, Any] = {"__name__": "of_the_documentation"}
+    exec(DOCS.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0], names)
+    square = names["Square"]()
+    graph, params = quantized(square)
+    integers = qat.to_integer(graph, params)
+    pixels = np.random.default_rng(3).integers(0, 256, (3, *IMAGE), np.uint8)
+    torch = qat.backend("torch")
+    found = torch.trace(torch.lower(graph, params), pixels, [node.output for node in integers.nodes])
+    for name, codes in trace_codes(integers, pixels, list(found)).items():
+        np.testing.assert_array_equal(found[name], codes, err_msg=name)
+    assert outcome(square, "C") == "computed"
+    floats = every_cell.Around(square).graph()
+    assert any("cell" in unit for group in channel_groups(floats) for unit in group.units)
+    assert next(node.cell.non_negative for node in graph.nodes if node.name == "cell.fake_quant")
+    assert metrics.bops(graph).keys() == metrics.macs(floats).keys()
+
 
 STATED: dict[str, Any] = {
     "output_numbers": "computed",

@@ -7,7 +7,7 @@ from qat.cells.dense import DenseBnAct
 from qat.cells.elementwise import Activation, Add
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
-from qat.cells.linear import LinearCell
+from qat.cells.linear import LinearCell, WeightedCell
 from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from qat.cells.shape import Concat, Dropout, Flatten
 from qat.cells.softmax import Softmax
@@ -32,4 +32,5 @@ __all__ = [
     "Param",
     "Scope",
     "Softmax",
+    "WeightedCell",
 ]
