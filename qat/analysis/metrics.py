@@ -13,12 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from qat.cells.fake_quant import FakeQuant
-from qat.cells.input import Input
-from qat.cells.linear import Conv2dBnAct, DenseBnAct, LinearCell
-from qat.cells.pooling import MaxPool2d
-from qat.cells.shape import Concat, Dropout, Flatten
-from qat.cells.softmax import GRID, Softmax
-from qat.graph import Graph, Network, Node, as_graph
+from qat.cells.linear import LinearCell
+from qat.graph import Graph, Network, as_graph
 from qat.integer import IntegerGraph, IntegerLinear, Shape
 from qat.integer.widths import bits_of
 from qat.integer.widths import weight_bits as bits_of_codes
@@ -27,12 +23,22 @@ from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
 
 FLOAT_BITS = 32
-MOVES_CODES = (MaxPool2d, Flatten, Concat, Dropout)  #: cells whose output has the bits of their inputs
 
 
 @dataclass(frozen=True)
 class NodeMetrics:
-    """Of one node; a fake quantizer has none of its own, it gives its bits to the node before it."""
+    """What one node costs. A fake quantizer has none of its own, it gives its bits to the node before it.
+
+    Attributes:
+        name: of the node.
+        cell: its class.
+        shape: of its output, of one sample.
+        parameters: trained numbers.
+        macs: multiply-accumulates of one sample.
+        bops: bit operations of one sample.
+        weight_bits: of a weight; None where it has none.
+        activation_bits: of its output, after its fake quantizer.
+    """
 
     name: str
     cell: str  #: its class
@@ -47,20 +53,23 @@ class NodeMetrics:
 def macs(network: Network | Graph, *, with_bias: bool = False) -> dict[str, int]:
     """Multiply-accumulates of one sample.
 
-    Of a convolution: output elements * (I / group * kh * kw), with_bias: + 1 in the bracket where it has a bias, or batch
-    normalisation, which becomes one. Of a dense layer: I * O in either case. Nothing else counts: no activation, pooling,
-    addition, softmax, nor a batch normalisation by itself.
+    Of a convolution: output elements * (I / group * kh * kw). Of a dense layer: I * O. Nothing else counts: no activation,
+    pooling, addition, softmax, nor a batch normalisation by itself.
+
+    Args:
+        network: float or quantized.
+        with_bias: count 1 more for each output element of a convolution with a bias or a batch normalisation, which becomes
+            one. Default: False.
+
+    Example:
+        >>> import qat
+        >>> from qat.networks import LeNet5
+        >>> qat.metrics.macs(LeNet5())
+        {'conv1': 117600, 'conv2': 240000, 'fc1': 48000, 'fc2': 10080, 'fc3': 840}
     """
     graph = as_graph(network)
-    counts = {}
-    for node in graph.nodes:
-        cell, size = node.cell, math.prod(graph.shapes[node.name])
-        if isinstance(cell, Conv2dBnAct):
-            bias = with_bias and (cell.has_bias or cell.has_bn)
-            counts[node.name] = size * (math.prod(cell.weight_shape[1:]) + bias)
-        elif isinstance(cell, DenseBnAct):
-            counts[node.name] = math.prod(cell.weight_shape)
-    return counts
+    counts = {node.name: node.cell.macs(graph.shapes[node.name], with_bias=with_bias) for node in graph.nodes}
+    return {name: count for name, count in counts.items() if count}
 
 
 def total_macs(network: Network | Graph, *, with_bias: bool = False) -> int:
@@ -69,45 +78,50 @@ def total_macs(network: Network | Graph, *, with_bias: bool = False) -> int:
 
 
 def parameters(network: Network | Graph) -> dict[str, int]:
-    """Trained numbers of each node: weights, biases, gamma and beta; not those of quantizers. A cell that is used twice counts
-    where it is used first.
+    """Trained numbers of each node: weights, biases, gamma and beta, without those of quantizers. A cell that is used twice is
+    counted where it is used first.
+
+    Args:
+        network: float or quantized.
     """
     counts: dict[str, int] = {}
     seen: set[str] = set()
     for node in as_graph(network).nodes:
-        own = 0 if isinstance(node.cell, FakeQuant) or node.cell_name in seen else _parameters(node)
+        params = {} if node.cell_name in seen else node.cell.float_params()
         seen.add(node.cell_name)
+        own = sum(math.prod(param.shape) for param in params.values() if param.trainable)
         if own:
             counts[node.name] = own
     return counts
 
 
 def deployed_parameters(network: Network | Graph) -> dict[str, int]:
-    """Numbers of each node that are left once batch normalisation is folded in: weights, and a bias for each output where
-    there is a bias or a batch normalisation. A cell that is used twice counts where it is used first.
+    """Numbers of each node that are left once batch normalisation is folded in.
+
+    These are weights, and a bias for each output where there is a bias or a batch normalisation. A cell that is used twice is
+    counted where it is used first.
+
+    Args:
+        network: float or quantized.
     """
     counts: dict[str, int] = {}
     seen: set[str] = set()
     for node in as_graph(network).nodes:
-        cell = node.cell
-        if isinstance(cell, LinearCell) and node.cell_name not in seen:
-            seen.add(node.cell_name)
-            counts[node.name] = math.prod(cell.weight_shape) + (cell.has_bias or cell.has_bn) * cell.out_channels
+        own = 0 if node.cell_name in seen else node.cell.deployed_parameters()
+        seen.add(node.cell_name)
+        if own:
+            counts[node.name] = own
     return counts
-
-
-def _parameters(node: Node) -> int:
-    cell = node.cell
-    params = cell.params()
-    if isinstance(cell, LinearCell) and cell.weight_quantizer is not None:
-        params = cell.float_params()
-    return sum(math.prod(param.shape) for param in params.values() if param.trainable)
 
 
 def learned_bits(network: Network | Graph, params: Mapping[str, Array] | None) -> dict[str, int]:
     """The bits that training has come to, of each quantizer that learns them, by name: "conv1.weight", "conv1.fake_quant".
 
-    params: by full name. Not in it: GTC's quantizers, whose octaves depend on the numbers themselves (``Quantizer.bits``).
+    GTC's quantizers are left out: their octaves depend on the numbers themselves (``Quantizer.bits``).
+
+    Args:
+        network: float or quantized.
+        params: its parameters by full name; None: nothing is known of them.
     """
     bits: dict[str, int] = {}
     if params is None:
@@ -129,9 +143,11 @@ def learned_bits(network: Network | Graph, params: Mapping[str, Array] | None) -
 
 
 def activation_bits(network: Network | Graph, params: Mapping[str, Array] | None = None) -> dict[str, int]:
-    """The bits of every node's output: 8 of pixels and of a softmax's probabilities, those of its fake quantizer, else 32.
+    """The bits of every node's output: those of the codes that the node makes or moves, else 32, as in a float network.
 
-    In a float network all have 32.
+    Args:
+        network: float or quantized.
+        params: its parameters by full name, for quantizers that learn their bits. Default: None, the most they may take.
     """
     graph = as_graph(network)
     return _activation_bits(graph, learned_bits(graph, params))
@@ -143,13 +159,9 @@ def _activation_bits(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]
         cell = node.cell
         if not graph.is_quantized:
             bits[node.name] = FLOAT_BITS
-        elif isinstance(cell, Input):
-            bits[node.name] = bits_of(cell.grid.qmin, cell.grid.qmax)
-        elif isinstance(cell, FakeQuant):
-            bits[node.name] = learned.get(node.cell_name, cell.quantizer.num_bits)
-        elif isinstance(cell, Softmax):
-            bits[node.name] = bits_of(GRID.qmin, GRID.qmax)
-        elif isinstance(cell, MOVES_CODES):
+        elif cell.output_numbers == "coded":
+            bits[node.name] = learned.get(node.cell_name, cell.code_bits)
+        elif cell.keeps_grid:
             bits[node.name] = bits[node.inputs[0]]  # what is concatenated has one grid
         else:
             bits[node.name] = FLOAT_BITS  # an accumulator, or a real number
@@ -157,24 +169,37 @@ def _activation_bits(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]
 
 
 def bops(network: Network | Graph, params: Mapping[str, Array] | None = None) -> dict[str, int]:
-    """Bit operations of one sample, BOPs = MACs b_w b_a: MACs without bias, b_w bits of a weight, b_a of the input's codes (van
-    Baalen et al., "Bayesian Bits", arXiv 2005.07093). What is not quantized has 32 bits.
+    """Bit operations of one sample, BOPs = MACs b_w b_a (van Baalen et al., "Bayesian Bits", arXiv 2005.07093).
+
+    MACs are those without bias, b_w the bits of a weight, b_a those of the input's codes. What is not quantized has 32 bits.
+
+    Args:
+        network: float or quantized.
+        params: its parameters by full name, for quantizers that learn their bits. Default: None, the most they may take.
     """
     graph = as_graph(network)
     return bops_of(graph, learned_bits(graph, params))
 
 
 def bops_of(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]:
-    """``bops`` where some quantizers have other bits than num_bits. learned: by the names of ``learned_bits``, whole numbers
-    or scalar tensors, whose gradient it has.
+    """``bops`` where some quantizers have other bits than num_bits.
+
+    Args:
+        graph: float or quantized.
+        learned: bits by the names of ``learned_bits``, whole numbers or scalar tensors, whose gradient the result has.
     """
     inputs = {node.name: node.inputs for node in graph.nodes}
     own, bits = _weight_bits(graph, learned), _activation_bits(graph, learned)
-    return {name: bits[inputs[name][0]] * own[name] * count for name, count in macs(graph).items()}
+    return {name: bits[inputs[name][0]] * own.get(name, FLOAT_BITS) * count for name, count in macs(graph).items()}
 
 
 def weight_bits(network: Network | Graph, params: Mapping[str, Array] | None = None) -> dict[str, int]:
-    """The bits of every weight: those of its quantizer, else 32. A batch normalisation by itself has one too."""
+    """The bits of every weight: those of its quantizer, else 32. A batch normalisation by itself has one too.
+
+    Args:
+        network: float or quantized.
+        params: its parameters by full name, for quantizers that learn their bits. Default: None, the most they may take.
+    """
     graph = as_graph(network)
     return _weight_bits(graph, learned_bits(graph, params))
 
@@ -192,7 +217,13 @@ def _weight_bits(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]:
 def measure(
     network: Network | Graph, params: Mapping[str, Array] | None = None, *, with_bias: bool = False
 ) -> tuple[NodeMetrics, ...]:
-    """All of it, in the order of the graph, without the fake quantizers. with_bias: of the MACs."""
+    """All of it, in the order of the graph, without the fake quantizers.
+
+    Args:
+        network: float or quantized.
+        params: its parameters by full name, for quantizers that learn their bits. Default: None, the most they may take.
+        with_bias: as for ``macs``. Default: False.
+    """
     graph = as_graph(network)
     counts, own, operations, of_weights, bits = (
         macs(graph, with_bias=with_bias),

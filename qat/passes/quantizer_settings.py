@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qat.cells.base import Cell
-from qat.cells.linear import DenseBnAct
+from qat.cells.dense import DenseBnAct
 from qat.errors import QatError, shortened
 from qat.hints import perhaps
 from qat.names import fits

@@ -6,25 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qat.cells.elementwise import Activation, Add
-from qat.cells.linear import LinearCell
-from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
-from qat.cells.shape import Concat, Dropout, Flatten
 from qat.errors import QatError
 from qat.graph import Graph, Network, Node, Params, as_graph
 from qat.pruning.groups import require_float
-from qat.vocabulary.activations import NON_NEGATIVE
 from qat.vocabulary.ops import Array
-
-#: Cells whose output is never negative where their input is not.
-KEEPS_SIGN = (MaxPool2d, AvgPool2d, GlobalAvgPool2d, Dropout, Flatten, Concat)
 
 
 @dataclass(frozen=True)
 class ResidualBlock:
     """An addition of a value and of what a branch makes of it.
 
-    name: of the addition's node. identity: the node whose output goes past the branch. branch: its nodes, which nothing
-    else uses.
+    Attributes:
+        name: of the addition's node.
+        identity: the node whose output goes past the branch.
+        branch: the nodes of the branch, whose outputs no other node takes.
     """
 
     name: str
@@ -33,8 +28,13 @@ class ResidualBlock:
 
 
 def residual_blocks(network: Network | Graph) -> tuple[ResidualBlock, ...]:
-    """The blocks that can be removed, in the order of the graph: each addition of x and f(x), where f's cells are used by
-    nothing else. A block whose shortcut is a convolution is none: the shape changes there.
+    """The residual blocks that can be removed, in the order of the graph.
+
+    Each is an addition of x and f(x) where no other node takes what is inside f. A block whose shortcut is a convolution is
+    none of them: the shape changes there.
+
+    Args:
+        network: a float or quantized network.
     """
     graph = as_graph(network)
     blocks = []
@@ -50,11 +50,21 @@ def residual_blocks(network: Network | Graph) -> tuple[ResidualBlock, ...]:
 
 
 def drop_blocks(network: Network | Graph, params: Mapping[str, Array], names: Sequence[str]) -> tuple[Graph, Params]:
-    """A float network without the residual blocks of these names; returns the graph and its parameters.
+    """Remove residual blocks from a float network. Its function is that of the network whose branches give 0.
 
-    Its function is that of the network whose branches give 0. The addition's ReLU stays, as a cell of its own,
-    ``<addition>.relu``, unless the value that went past the branch is never negative. Raises QatError for a quantized
-    network, and for a name that is no block of it.
+    The addition's ReLU stays, as a cell of its own, ``<addition>.relu``, unless the value that went past the branch is never
+    negative.
+
+    Args:
+        network: a float network.
+        params: its parameters by full name.
+        names: of blocks, as ``residual_blocks`` gives them.
+
+    Returns:
+        The smaller graph and its parameters.
+
+    Raises:
+        QatError: the network is quantized, or a name is no block of it.
     """
     graph = as_graph(network)
     require_float(graph)
@@ -110,8 +120,6 @@ def _non_negative(name: str, nodes: Sequence[Node]) -> bool:
     """No number of this node's output is ever negative."""
     by_name = {node.name: node for node in nodes}
     node = by_name[name]
-    if isinstance(node.cell, KEEPS_SIGN):
+    if node.cell.keeps_sign:
         return all(_non_negative(source, nodes) for source in node.inputs)
-    if isinstance(node.cell, LinearCell):
-        return node.cell.activation in NON_NEGATIVE
     return node.cell.non_negative

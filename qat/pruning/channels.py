@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from qat.cells.linear import BatchNorm, Conv2dBnAct, DenseBnAct, LinearCell
+from qat.cells.base import Cell
 from qat.errors import QatError
 from qat.graph import Graph, Network, Node, Params, as_graph
-from qat.pruning.groups import ChannelGroup, Channels, channel_groups, is_depthwise, require_float
+from qat.pruning.groups import ChannelGroup, Channels, channel_groups, require_float
 from qat.vocabulary.ops import Array
 
 SCOPES = ("global", "layer")
@@ -30,22 +29,29 @@ def prune_channels(
     minimum: int = 1,
     multiple_of: int = 1,
 ) -> tuple[Graph, Params]:
-    """Remove the least important channels of a float network; returns the smaller graph and its parameters.
+    """Remove the least important channels of a float network.
 
-    importance: a number for each output channel of cells, (O,), as ``qat.pruning.importance`` gives them. That of a unit
-    (``channel_groups``) is the sum over all its channels that have one; a unit without any stays. Of equals the later one
-    goes first. How many, one of:
+    The importance of a unit (``channel_groups``) is the sum over all its channels that have one; a unit without any stays. Of
+    equals the later one goes first. One of ratio, keep and budget says how many go.
 
-    ratio: the share of the channels with an importance that goes, 0 to below 1; scope: "global", the least important of
-        the whole network, or "layer", the same share of each group.
-    keep: group name -> how many of its channels stay; the other groups stay whole.
-    budget: (cost, limit): as many as are needed until cost(graph) <= limit, as (``qat.metrics.total_macs``, 100_000) or
-        (``Graph.count_trainable``, 5_000); by scope as for the ratio, but "global" ranks by importance over what a channel's
-        removal saves of that cost.
+    Args:
+        network: a float network.
+        params: its parameters by full name.
+        importance: cell -> a number for each output channel, (O,), as ``qat.pruning.l1_importance`` gives them.
+        ratio: the share of the channels with an importance that goes, 0 to below 1.
+        keep: group name -> how many of its channels stay; the other groups stay whole.
+        budget: (cost, limit): as many go as are needed until cost(graph) <= limit, as
+            (``qat.metrics.total_macs``, 100_000) or (``Graph.count_trainable``, 5_000).
+        scope: "global", the least important channels of the whole network, or "layer", the same share of each group. With a
+            budget, "global" ranks by importance over what a channel's removal saves of that cost. Default: "global".
+        minimum: channels that each group keeps at least. Default: 1.
+        multiple_of: what each group keeps is rounded up to a multiple of it. Default: 1.
 
-    minimum: channels that each group keeps at least. multiple_of: what each group keeps is rounded up to a multiple of
-    it, for kernels that want that. Raises QatError for a quantized network, where nothing can be removed, where an
-    argument is out of range, and where a budget cannot be met.
+    Returns:
+        The smaller graph and its parameters.
+
+    Raises:
+        QatError: the network is quantized, nothing can be removed, an argument is out of range, or a budget cannot be met.
     """
     graph = as_graph(network)
     require_float(graph)
@@ -68,19 +74,26 @@ def prune_channels(
 
 
 def remove_channels(graph: Graph, params: Mapping[str, Array], removed: Sequence[Channels]) -> tuple[Graph, Params]:
-    """The graph and parameters without these units, of ``channel_groups``.
+    """Remove units of channels. The outputs are those of the large network with these channels set to 0 wherever they appear.
 
-    The outputs of the network are those of the large one with the removed channels set to 0 wherever they appear.
+    Args:
+        graph: a float network.
+        params: its parameters by full name.
+        removed: units of ``channel_groups``.
+
+    Returns:
+        The smaller graph and its parameters.
+
+    Raises:
+        QatError: a node would lose all of its channels.
     """
     kept = _kept(graph, removed)
     result = dict(params)
     for node in graph.nodes:
-        if isinstance(node.cell, LinearCell):
-            for local in node.cell.params():
-                full = f"{node.cell_name}.{local}"
-                result[full] = _sliced(
-                    node.cell, local, np.asarray(params[full]), kept[node.name], kept[node.inputs[0]]
-                )
+        for local in node.cell.float_params():
+            full = f"{node.cell_name}.{local}"
+            array = np.asarray(params[full])
+            result[full] = node.cell.sliced(local, array, kept[node.name], kept[node.inputs[0]])
     smaller = _smaller_graph(graph, kept)
     smaller.check_params(result)
     return smaller, result
@@ -97,38 +110,18 @@ def _kept(graph: Graph, removed: Sequence[Channels]) -> dict[str, Array]:
 
 def _smaller_graph(graph: Graph, kept: Mapping[str, Array]) -> Graph:
     nodes = [
-        replace(node, cell=_smaller(node, kept[node.name], kept[node.inputs[0]]))
-        if isinstance(node.cell, LinearCell)
-        else node
+        replace(node, cell=_smaller(node, kept[node.name], kept[node.inputs[0]])) if node.cell.float_params() else node
         for node in graph.nodes
     ]
     return Graph(tuple(nodes), graph.outputs, graph.name)
 
 
-def _smaller(node: Node, mine: Array, source: Array) -> LinearCell:
+def _smaller(node: Node, mine: Array, source: Array) -> Cell:
     """The cell with only the channels that are kept. Raises QatError where none is left."""
-    outputs, inputs, cell = int(mine.sum()), int(source.sum()), node.cell
+    outputs, inputs = int(mine.sum()), int(source.sum())
     if not outputs or not inputs:
         raise QatError(f"{node.name}: all of its channels would be removed; keep at least one")
-    if isinstance(cell, Conv2dBnAct):
-        group = inputs if is_depthwise(cell) else cell.group
-        return replace(cell, in_channels=inputs, out_channels=outputs, group=group)
-    if isinstance(cell, DenseBnAct):
-        return replace(cell, in_channels=inputs, out_channels=outputs)
-    assert isinstance(cell, BatchNorm), "no other linear cell has channels to remove"
-    return replace(cell, channels=outputs)
-
-
-def _sliced(cell: Any, local: str, array: Array, mine: Array, source: Array) -> Array:
-    """A parameter of a linear cell with only the outputs, and of a weight the inputs, that are kept."""
-    array = array[mine]
-    if array.ndim < 2 or not isinstance(cell, (Conv2dBnAct, DenseBnAct)):
-        return array
-    if isinstance(cell, Conv2dBnAct):
-        if is_depthwise(cell):
-            return array
-        source = source[: cell.in_channels // cell.group]  # the same places in every group
-    return np.ascontiguousarray(array[:, source])
+    return node.cell.with_channels(outputs, inputs)
 
 
 class _Ranking:
@@ -153,7 +146,7 @@ class _Ranking:
             )
 
     def _scored(self, group: ChannelGroup, importance: Mapping[str, Array]) -> list[float]:
-        cells = {node.name: node.cell_name for node in self._graph.nodes if isinstance(node.cell, LinearCell)}
+        cells = {node.name: node.cell_name for node in self._graph.nodes if node.cell.float_params()}
         for name in cells:
             given = importance.get(cells[name])
             if given is not None and np.shape(given) != self._graph.shapes[name][:1]:

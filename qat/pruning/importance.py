@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from qat.cells.linear import BatchNorm, LinearCell
+from qat.cells.linear import LinearCell, WeightedCell
 from qat.data import Split
 from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError
@@ -27,7 +27,16 @@ def slimming_importance(graph: Graph, params: Mapping[str, Array]) -> Importance
     """|gamma| of each channel's batch normalisation (network slimming, Liu et al., arXiv 1708.06519, section 3.2).
 
     Train with a sparsity loss on gamma before (``Recipe.slimming``). Cells without batch normalisation get no number.
-    Raises QatError where there is none at all.
+
+    Args:
+        graph: a float network.
+        params: its parameters by full name.
+
+    Returns:
+        Cell -> a number for each of its output channels, float64 (O,).
+
+    Raises:
+        QatError: the network is quantized, or has no batch normalisation.
     """
     require_float(graph)
     found = {
@@ -41,13 +50,24 @@ def slimming_importance(graph: Graph, params: Mapping[str, Array]) -> Importance
 
 
 def l1_importance(graph: Graph, params: Mapping[str, Array]) -> Importance:
-    """sum |w| over the weights of each output channel (Li et al., arXiv 1608.08710, section 3.1)."""
+    """sum |w| over the weights of each output channel (Li et al., arXiv 1608.08710, section 3.1).
+
+    Args:
+        graph: a float network.
+        params: its parameters by full name.
+
+    Returns:
+        Cell -> a number for each of its output channels, float64 (O,).
+
+    Raises:
+        QatError: the network is quantized.
+    """
     require_float(graph)
     params = apply_masks(graph, params)
     return {
         name: np.abs(params[f"{name}.weight"].astype(np.float64)).reshape(cell.out_channels, -1).sum(axis=1)
         for name, cell in _linear_cells(graph)
-        if not isinstance(cell, BatchNorm)
+        if isinstance(cell, WeightedCell)
     }
 
 
@@ -63,15 +83,29 @@ def taylor_importance(
     seed: int = 0,
     device_target: str | None = None,
 ) -> Importance:
-    """(sum over the channel's parameters of g w)^2, the mean over batches: the square of the loss's first-order change if
-    they were 0 (Molchanov et al., arXiv 1906.10771, section 3: the first-order importance of a group of parameters).
+    """The square of the loss's first-order change if a channel's parameters were 0, the mean over batches.
 
-    The parameters are weights and bias, or gamma and beta where batch normalisation follows: a loss does not change with
-    the size of weights that are normalised, so that the sum over them is 0. The gradient g is taken on any backend from
-    one step of plain gradient descent with a rate of 1: g = before - after.
+    (sum g w)^2 over the channel's parameters (Molchanov et al., arXiv 1906.10771, section 3: the first-order importance of a
+    group of parameters). These are weights and bias, or gamma and beta where batch normalisation follows: a loss does not
+    change with the size of weights that are normalised, so that the sum over them is 0. The gradient g is taken on any
+    backend from one step of plain gradient descent with a rate of 1: g = before - after.
 
-    split: training images and labels. batches, batch_size, seed: how many, and which. Raises QatError where the images
-    do not fill a batch.
+    Args:
+        backend: a training backend, as ``qat.backend`` gives it.
+        graph: a float network.
+        params: its parameters by full name.
+        split: training images and labels.
+        loss: of outputs and labels. Default: the cross entropy.
+        batches: how many batches. Default: 20.
+        batch_size: images in each. Default: 64.
+        seed: decides which images. Default: 0.
+        device_target: where it is computed. Default: None, the backend's choice.
+
+    Returns:
+        Cell -> a number for each of its output channels, float64 (O,).
+
+    Raises:
+        QatError: the network is quantized, the images do not fill a batch, or a gradient is not finite.
     """
     require_float(graph)
     if batches < 1 or batch_size < 1 or len(split) < batch_size:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qat.cells.linear import Conv2dBnAct, DenseBnAct
+from qat.cells.linear import WeightedCell
 from qat.cells.pruner import MagnitudePruner
 from qat.errors import QatError
 from qat.graph import Graph, Network, Params, as_graph
@@ -20,14 +20,24 @@ from qat.vocabulary.ops import Array
 def prune_weights(
     network: Network | Graph, params: Mapping[str, Array], pruner: MagnitudePruner, layers: tuple[str, ...] = ("*",)
 ) -> tuple[Graph, Params]:
-    """Let a pruner make weights of a float or quantized network 0 while it is trained; returns graph and parameters.
+    """Let a pruner make weights of a network 0 while it is trained. Cells that were pruned before keep their masks.
 
-    layers: patterns of the names of cells. Cells that were pruned before keep their masks. With a constant schedule that
-    begins at step 0, ``updated_masks(graph, params, 0)`` prunes without training. Raises QatError where no convolution or
-    dense cell fits a pattern.
+    With a constant schedule that begins at step 0, ``updated_masks(graph, params, 0)`` prunes without training.
+
+    Args:
+        network: a float or quantized network.
+        params: its parameters by full name.
+        pruner: says how many weights are 0 at which step.
+        layers: patterns of the names of cells. Default: all convolutions and dense layers.
+
+    Returns:
+        The graph whose cells have the pruner, and its parameters, the masks among them.
+
+    Raises:
+        QatError: no convolution or dense cell fits a pattern.
     """
     graph = as_graph(network)
-    names = [node.cell_name for node in graph.nodes if isinstance(node.cell, (Conv2dBnAct, DenseBnAct))]
+    names = [node.cell_name for node in graph.nodes if isinstance(node.cell, WeightedCell)]
     for pattern in layers:
         if not any(fits(name, pattern) for name in names):
             raise QatError(
@@ -37,7 +47,7 @@ def prune_weights(
     nodes = []
     for node in graph.nodes:
         cell: Any = node.cell
-        if isinstance(cell, (Conv2dBnAct, DenseBnAct)) and any(fits(node.cell_name, p) for p in layers):
+        if isinstance(cell, WeightedCell) and any(fits(node.cell_name, p) for p in layers):
             node = replace(node, cell=replace(cell, pruner=pruner))
         nodes.append(node)
     pruned = Graph(tuple(nodes), graph.outputs, graph.name)
@@ -45,7 +55,16 @@ def prune_weights(
 
 
 def updated_masks(graph: Graph, params: Mapping[str, Array], step: int) -> Params:
-    """What changes before training step ``step``, by full name: the masks that grow, and the weights behind them."""
+    """What pruning changes before a training step: the masks that grow, and the weights behind them.
+
+    Args:
+        graph: a network of ``prune_weights``.
+        params: its parameters by full name.
+        step: of training, from 0.
+
+    Returns:
+        The arrays that change, by full name.
+    """
     changed: Params = {}
     for cell_name, pruner in pruners(graph).items():
         if not pruner.prunes_at(step):
@@ -74,7 +93,7 @@ def pruners(graph: Graph) -> dict[str, MagnitudePruner]:
     return {
         node.cell_name: node.cell.pruner
         for node in graph.nodes
-        if isinstance(node.cell, (Conv2dBnAct, DenseBnAct)) and node.cell.pruner is not None
+        if isinstance(node.cell, WeightedCell) and node.cell.pruner is not None
     }
 
 
@@ -89,7 +108,15 @@ def unfinished(graph: Graph, params: Mapping[str, Array]) -> list[str]:
 
 
 def count_zeros(graph: Graph, params: Mapping[str, Array]) -> tuple[int, int]:
-    """Weights that are 0, and all weights, of convolutions and dense cells."""
+    """How sparse the weights of convolutions and dense layers are.
+
+    Args:
+        graph: a network.
+        params: its parameters by full name.
+
+    Returns:
+        How many weights are 0, and how many there are.
+    """
     params = apply_masks(graph, params)
-    names = {f"{node.cell_name}.weight" for node in graph.nodes if isinstance(node.cell, (Conv2dBnAct, DenseBnAct))}
+    names = {f"{node.cell_name}.weight" for node in graph.nodes if isinstance(node.cell, WeightedCell)}
     return sum(int((params[name] == 0).sum()) for name in names), sum(params[name].size for name in names)
