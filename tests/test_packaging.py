@@ -339,9 +339,21 @@ def test_a_module_of_our_own_that_is_missing_is_no_matter_of_pip(monkeypatch):
 
 # -- the import contract ---------------------------------------------------------------------------------------------------
 
+FLOORS = "A room imports from its own floor or from those below it"
+
 
 def lint_imports(tree):
     return run(Path(sys.executable).with_name("lint-imports"), "--no-cache", cwd=tree, path=tree, check=False)
+
+
+def broken_by(tree, module, line):
+    """The names of the contracts that one more line in a module of qat breaks."""
+    path = tree / "qat" / module
+    text = path.read_text(encoding="utf-8")
+    path.write_text(f"{text}\n{line}\n", encoding="utf-8")
+    done = lint_imports(tree)
+    assert (done.returncode == 1) == ("BROKEN" in done.stdout)
+    return re.findall(r"^(.*\S) BROKEN", done.stdout, re.MULTILINE)
 
 
 def test_the_import_contract_holds():
@@ -354,20 +366,36 @@ def test_the_import_contract_holds():
     "line", ["import torch", "import onnx", "import ai_edge_litert", "def f():\n    import tensorflow"]
 )
 def test_the_import_contract_is_broken_by_a_framework_in_the_core(tmp_path, line):
-    tree = copy_tree(tmp_path / "tree")
-    with (tree / "qat" / "graph.py").open("a", encoding="utf-8") as file:
-        file.write(f"\n{line}\n")
-    done = lint_imports(tree)
-    assert done.returncode == 1
-    assert "BROKEN" in done.stdout
+    assert broken_by(copy_tree(tmp_path / "tree"), "graph/graph.py", line) == [
+        "The core imports no framework, exchange format or runtime"
+    ]
 
 
 @pytest.mark.parametrize("module", [f"qat.{folder}" for folder in NOT_CORE])
 def test_the_import_contract_is_broken_by_a_backend_network_or_script_in_the_core(tmp_path, module):
-    """As its name in pyproject.toml says."""
+    assert FLOORS in broken_by(copy_tree(tmp_path / "tree"), "graph/graph.py", f"import {module}")
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("vocabulary/ops.py", "from qat.quantizers.minmax import WeightQuantizer"),
+        ("passes/apply_masks.py", "from qat.training.loop import train"),
+        ("study/store.py", "import qat.networks"),
+    ],
+)
+def test_the_import_contract_is_broken_by_a_room_that_looks_up(tmp_path, module, line):
+    assert broken_by(copy_tree(tmp_path / "tree"), module, line) == [FLOORS]
+
+
+def test_the_import_contract_is_broken_by_a_room_without_a_floor(tmp_path):
     tree = copy_tree(tmp_path / "tree")
-    with (tree / "qat" / "graph.py").open("a", encoding="utf-8") as file:
-        file.write(f"\nimport {module}\n")
+    (tree / "qat" / "attic.py").write_text("", encoding="utf-8")
     done = lint_imports(tree)
     assert done.returncode == 1
-    assert "BROKEN" in done.stdout
+    assert "attic" in done.stdout
+
+
+def test_the_import_contract_is_broken_by_a_command_that_does_not_ask_for_a_backend_by_name(tmp_path):
+    found = broken_by(copy_tree(tmp_path / "tree"), "scripts/train.py", "from qat.backends.torch.network import lower")
+    assert found == ["Backends and targets are reached through qat.registry, by name"]
