@@ -266,6 +266,26 @@ def test_the_extra_all_holds_every_other_one_that_a_backend_uses(metadata):
 # -- the registry ---------------------------------------------------------------------------------------------------------
 
 
+def test_every_folder_of_a_backend_or_target_is_in_the_registry():
+    for room, entries in (("backends", BACKENDS), ("targets", TARGETS)):
+        folders = {path.parent.name for path in (ROOT / "qat" / room).glob("*/__init__.py")}
+        assert folders == {entry.module.split(".")[1] for entry in entries.values()}
+
+
+def test_every_extra_of_a_backend_or_target_is_tried_alone():
+    (extras,) = re.findall(r"^EXTRAS \?= (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    entries = [*BACKENDS.values(), *TARGETS.values()]
+    assert {entry.extra for entry in entries if entry.extra} <= set(extras.split())
+
+
+def test_the_core_may_import_no_package_of_a_backend_or_target():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (forbidden,) = re.findall(r"^forbidden_modules = \[(.*)\]$", text, re.MULTILINE)
+    banned = re.findall(r'^"(\w+)"\.msg = ', text, re.MULTILINE)
+    packages = {package for entry in [*BACKENDS.values(), *TARGETS.values()] for package in entry.packages}
+    assert packages == set(banned) == set(re.findall(r'"(\w+)"', forbidden))
+
+
 def test_backends_and_targets_are_found_by_name():
     assert qat.backend("torch").__name__ == "qat.backends.torch.network"
     assert qat.target("ONNX").__name__ == "qat.targets.onnx.target"
