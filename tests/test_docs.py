@@ -181,6 +181,25 @@ def test_every_command_has_its_place_in_the_docs() -> None:
     assert {module for module, _ in COMMANDS.values()} - named == set()
 
 
+def test_the_table_of_rooms_shows_the_floors_that_import_linter_checks() -> None:
+    (layers,) = re.findall(
+        r"^layers = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.DOTALL | re.M
+    )
+    checked = [set(re.findall(r"\w+", line)) for line in re.findall(r'"(.*)"', layers)]
+    shown: list[set[str]] = []
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    for floor, room in re.findall(r"^\| (\d*) ?\| `qat/(\w+)(?:/|\.py)` \|", text, re.MULTILINE):
+        shown += [set()] if floor else []
+        shown[-1].add(room)
+    assert shown == checked
+    assert set.union(*shown) == {path.stem for path in (ROOT / "qat").iterdir()} - {"__init__", "__pycache__", "py"}
+
+
+def test_every_page_leads_to_the_glossary() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    assert [page.name for page in pages if "glossary.md" not in page.read_text(encoding="utf-8")] == ["glossary.md"]
+
+
 def test_the_glossary_is_in_alphabetical_order() -> None:
     words = re.findall(r"^## (.*)$", (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert words == sorted(words, key=str.lower)
