@@ -185,7 +185,7 @@ def test_the_table_of_rooms_shows_the_floors_that_import_linter_checks() -> None
     (layers,) = re.findall(
         r"^layers = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.DOTALL | re.M
     )
-    checked = [set(re.findall(r"\w+", line)) for line in re.findall(r'"(.*)"', layers)]
+    checked = [set(re.findall(r"(?<!\()\b\w+", line)) for line in re.findall(r'"(.*)"', layers)]
     shown: list[set[str]] = []
     text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
     for floor, room in re.findall(r"^\| (\d*) ?\| `qat/(\w+)(?:/|\.py)` \|", text, re.MULTILINE):

@@ -36,8 +36,10 @@ def test_the_example_of_the_readme_trains_and_its_codes_are_equal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    certificate = run_python("README.md")["certificate"]
+    names = run_python("README.md")
+    certificate = names["certificate"]
     assert certificate.passed
+    assert names["codes"].shape == (360, 10)
     assert certificate.reference_top1 > 0.85
     printed = re.findall(r"^([\d,]+) codes compared in .*, 0 differ$", capsys.readouterr().out, re.MULTILINE)
     assert printed == ["3,600", "3,600"]
