@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from qat.cells.facts import OutputChannels, OutputNumbers, check_facts
 from qat.cells.tracing import Traced, tracers
 from qat.errors import QatError
 from qat.vocabulary.ops import Array, Ops, Tensor
@@ -110,16 +111,30 @@ class Cell(Serializable):
     """Base of all cells. A subclass is a frozen dataclass: fields only, no parameters inside.
 
     Calling a cell inside ``Network.construct`` adds a node to the graph that is being traced.
+
+    A subclass states the facts below, and defines ``output_shape``, ``forward`` and, to be deployed, ``to_integer``; one with
+    parameters also defines ``float_params``, ``macs``, ``deployed_parameters``, ``with_channels`` and ``sliced``. None of the
+    facts has a default: a class that leaves one out is refused where it is defined (``qat.cells.facts``). A base class that
+    is no cell itself is defined with ``abstract=True``.
     """
 
     arity: ClassVar[int] = 1  #: how many inputs it takes
+    is_abstract: ClassVar[bool] = True  #: a base of cells, which is none itself
 
-    #: convert_quant_network puts a fake quantizer after it. Cells that only move codes leave this False.
-    wants_fake_quant: bool = False
-    #: its forward pass draws random numbers in training
-    random: bool = False
+    output_numbers: OutputNumbers
+    output_channels: OutputChannels
     #: its output is never negative, so that a fake quantizer need not track the lower end of its range
-    non_negative: bool = False
+    non_negative: bool
+    #: its forward pass draws random numbers in training
+    random: bool
+    #: of cells with several inputs: their codes must have one scale and zero point, as for an addition
+    one_grid: bool
+
+    def __init_subclass__(cls, *, abstract: bool = False, **options: Any) -> None:
+        cls.is_abstract = abstract
+        if not abstract:  # before it is registered, so that what is refused is not known either
+            check_facts(cls, Cell)
+        super().__init_subclass__(**options)
 
     def __call__(self, *inputs: Traced) -> Traced:
         if not tracers:
@@ -129,9 +144,53 @@ class Cell(Serializable):
             )
         return tracers[-1].add(self, inputs, type(self).snake_name())
 
+    @property
+    def keeps_grid(self) -> bool:
+        """Its output's codes are codes of its inputs: of the same grid, and as wide."""
+        return self.output_numbers == "moved"
+
+    @property
+    def keeps_sign(self) -> bool:
+        """Its output is not negative where no input is, and f(s x) = s f(x) for s > 0."""
+        return self.output_numbers in ("moved", "averaged")
+
+    @property
+    def wants_fake_quant(self) -> bool:
+        """convert_quant_network puts a fake quantizer after it."""
+        return self.output_numbers in ("averaged", "computed")
+
+    @property
+    def code_bits(self) -> int:
+        """How wide the codes are that it makes, where ``output_numbers`` is "coded"."""
+        raise NotImplementedError(f"{type(self).__name__} makes no codes of its own")
+
     def params(self) -> dict[str, Param]:
-        """Its parameters and state, by local name."""
+        """Its parameters and state, by local name. Subclasses define the two parts of it."""
+        return self.float_params() | self.quantizer_params()
+
+    def float_params(self) -> dict[str, Param]:
+        """Those that the float network has too."""
         return {}
+
+    def quantizer_params(self) -> dict[str, Param]:
+        """Those of its quantizers."""
+        return {}
+
+    def macs(self, output: Shape, *, with_bias: bool) -> int:
+        """Multiply-accumulates of one sample (``qat.analysis.metrics.macs``); output: the shape of its output."""
+        return 0
+
+    def deployed_parameters(self) -> int:
+        """Numbers that are left of its parameters once batch normalisation is folded in."""
+        return 0
+
+    def with_channels(self, outputs: int, inputs: int) -> Cell:
+        """The same cell with so many channels in its output and its first input."""
+        return self
+
+    def sliced(self, local: str, array: Array, outputs: Array, inputs: Array) -> Array:
+        """A parameter without the channels that are pruned; outputs, inputs: bool (C,), True where a channel stays."""
+        return array
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """The shape of its output, of one sample. Raises QatError where the inputs do not fit."""

@@ -25,7 +25,10 @@ class Add(Cell):
     activation: str | None = None
 
     arity = 2
-    wants_fake_quant = True
+    output_numbers = "computed"
+    output_channels = "kept"
+    random = False
+    one_grid = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,7 +64,9 @@ class Activation(Cell):
     function: str
     alpha: float = 0.2
 
-    wants_fake_quant = True
+    output_numbers = "computed"
+    output_channels = "kept"
+    random = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,8 +35,15 @@ class FakeQuant(Cell):
     non_negative: bool = False
     shares: tuple[str, ...] = ()
 
-    def params(self) -> dict[str, Param]:
-        """Those of its quantizer."""
+    output_numbers = "coded"
+    output_channels = "kept"
+    random = False
+
+    @property
+    def code_bits(self) -> int:
+        return self.quantizer.num_bits
+
+    def quantizer_params(self) -> dict[str, Param]:
         return self.quantizer.params(self.non_negative)
 
     def output_shape(self, *shapes: Shape) -> Shape:

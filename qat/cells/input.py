@@ -10,6 +10,7 @@ import numpy as np
 from qat.cells.base import Cell, Scope, Shape
 from qat.errors import QatError, shortened
 from qat.integer import Grid, IntegerBuilder, IntegerInput, IntegerTensor
+from qat.integer.widths import bits_of
 from qat.vocabulary.ops import Array
 from qat.vocabulary.values import Value
 
@@ -31,6 +32,10 @@ class Input(Cell):
     std: float = 1.0
 
     arity = 0
+    output_numbers = "coded"
+    output_channels = "fixed"
+    non_negative = False
+    random = False
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -54,6 +59,10 @@ class Input(Cell):
         """Scale and zero point of a pixel."""
         scale = np.float32(1.0 / (255.0 * self.std))
         return Grid(scale, zero_point=int(np.rint(255.0 * self.mean)), qmin=0, qmax=255)
+
+    @property
+    def code_bits(self) -> int:
+        return bits_of(self.grid.qmin, self.grid.qmax)
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return self.shape

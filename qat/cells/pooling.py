@@ -25,13 +25,17 @@ from qat.vocabulary.ops import Array, Padding, Pair
 from qat.vocabulary.values import Value
 
 
-class _Pool2d(Cell):
+class _Pool2d(Cell, abstract=True):
     """What the poolings share: a window that slides over (C, H, W)."""
 
     kernel_size: int | Pair
     stride: int | Pair | None
     pad_mode: str
     padding: int | Pair | Padding
+
+    output_channels = "kept"
+    non_negative = False
+    random = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,6 +81,8 @@ class MaxPool2d(_Pool2d):
     pad_mode: str = "valid"
     padding: int | Pair | Padding = 0
 
+    output_numbers = "moved"
+
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         (x,) = inputs
         return x.with_data(scope.ops.max_pool2d(x.data, **self.window(scope.input_shapes[0])))
@@ -102,7 +108,7 @@ class AvgPool2d(_Pool2d):
     pad_mode: str = "valid"
     padding: int | Pair | Padding = 0
 
-    wants_fake_quant = True
+    output_numbers = "averaged"
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         return _averaged(scope, inputs[0], **self.window(scope.input_shapes[0]))
@@ -135,7 +141,10 @@ class AvgPool2d(_Pool2d):
 class GlobalAvgPool2d(Cell):
     """The mean over the whole image: (C, H, W) to (C, 1, 1)."""
 
-    wants_fake_quant = True
+    output_numbers = "averaged"
+    output_channels = "kept"
+    non_negative = False
+    random = False
 
     def _pool(self, x: Shape) -> AvgPool2d:
         if len(x) != 3:

@@ -18,6 +18,11 @@ from qat.vocabulary.values import Value
 class Flatten(Cell):
     """(C, H, W) to (C H W), in that order."""
 
+    output_numbers = "moved"
+    output_channels = "kept"
+    non_negative = False
+    random = False
+
     def output_shape(self, *shapes: Shape) -> Shape:
         return (math.prod(shapes[0]),)
 
@@ -40,6 +45,11 @@ class Concat(Cell):
     """
 
     arity = 2
+    output_numbers = "moved"
+    output_channels = "joined"
+    non_negative = False
+    random = False
+    one_grid = True
 
     def output_shape(self, *shapes: Shape) -> Shape:
         a, b = shapes
@@ -72,6 +82,9 @@ class Dropout(Cell):
 
     rate: float = 0.5
 
+    output_numbers = "moved"
+    output_channels = "kept"
+    non_negative = False
     random = True
 
     def __post_init__(self) -> None:

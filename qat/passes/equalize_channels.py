@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from qat.cells.batch_norm import running_affine
-from qat.cells.linear import BatchNorm, LinearCell
-from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
-from qat.cells.shape import Dropout, Flatten
+from qat.cells.base import Cell
+from qat.cells.batch_norm import BatchNorm
+from qat.cells.linear import LinearCell, WeightedCell
+from qat.cells.normalization import running_affine
 from qat.graph import Graph, Node, Params
 from qat.passes.apply_masks import apply_masks
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
 
-PASSES_SCALE = (MaxPool2d, AvgPool2d, GlobalAvgPool2d, Flatten, Dropout)  #: f(s x) = s f(x) for s > 0
 MOST_ROUNDS = 100
 CONVERGED = 1e-3  #: of log2 of a channel's factor
 DEAD = 2.0**-12  #: of the largest channel; a smaller one only carries its bias, which would grow without bound
@@ -54,17 +53,22 @@ def _pairs(graph: Graph) -> list[tuple[Node, Node]]:
         if not isinstance(first.cell, LinearCell) or first.cell.activation not in (None, "relu"):
             continue
         name, users = first.name, graph.consumers(first.name)
-        while len(users) == 1 and name not in graph.outputs and isinstance(users[0].cell, PASSES_SCALE):
+        while len(users) == 1 and name not in graph.outputs and _passes_scale(users[0].cell):
             name = users[0].name
             users = graph.consumers(name)
         if len(users) != 1 or name in graph.outputs:
             continue
         second = users[0]
-        if not isinstance(second.cell, LinearCell) or isinstance(second.cell, BatchNorm):
+        if not isinstance(second.cell, WeightedCell):
             continue
         if uses.count(first.cell_name) == uses.count(second.cell_name) == 1:
             pairs.append((first, second))
     return pairs
+
+
+def _passes_scale(cell: Cell) -> bool:
+    """A channel of its input that is multiplied by s > 0 leaves it multiplied by s, at the same place among the others."""
+    return cell.arity == 1 and cell.keeps_sign and cell.output_channels == "kept"
 
 
 def _equalize(first: Node, second: Node, params: Params) -> float:

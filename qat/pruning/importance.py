@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from qat.cells.linear import BatchNorm, LinearCell
+from qat.cells.linear import LinearCell, WeightedCell
 from qat.data import Split
 from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError
@@ -47,7 +47,7 @@ def l1_importance(graph: Graph, params: Mapping[str, Array]) -> Importance:
     return {
         name: np.abs(params[f"{name}.weight"].astype(np.float64)).reshape(cell.out_channels, -1).sum(axis=1)
         for name, cell in _linear_cells(graph)
-        if not isinstance(cell, BatchNorm)
+        if isinstance(cell, WeightedCell)
     }
 
 
