@@ -195,6 +195,15 @@ def test_every_reader_has_a_kind() -> None:
     assert all((ROOT / module).exists() for module in known)
 
 
+def test_every_reader_of_data_sets_is_used_by_load() -> None:
+    """All but that of pictures, which commands read one by one."""
+    text = (ROOT / "qat" / "data" / "dataset.py").read_text(encoding="utf-8")
+    readers = {Path(entry.module) for entry in KINDS.values()}
+    names = {path.stem for path in readers if path.parent == Path("qat/data")} - {"pictures"}
+    assert len(names) >= 3
+    assert {name for name in names if f"from qat.data.{name} import" not in text} == set()
+
+
 @pytest.mark.parametrize(
     ("node", "field", "value"),
     [

@@ -291,6 +291,26 @@ def test_the_extra_all_holds_every_other_one_that_a_backend_uses(metadata):
 # -- the registry ---------------------------------------------------------------------------------------------------------
 
 
+def test_every_folder_of_a_backend_or_target_is_in_the_registry():
+    for room, entries in (("backends", BACKENDS), ("targets", TARGETS)):
+        folders = {path.parent.name for path in (ROOT / "qat" / room).glob("*/__init__.py")}
+        assert folders == {entry.module.split(".")[1] for entry in entries.values()}
+
+
+def test_every_extra_of_a_backend_or_target_is_tried_alone():
+    (extras,) = re.findall(r"^EXTRAS \?= (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    entries = [*BACKENDS.values(), *TARGETS.values()]
+    assert {entry.extra for entry in entries if entry.extra} <= set(extras.split())
+
+
+def test_the_core_may_import_no_package_of_a_backend_or_target():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (forbidden,) = re.findall(r"^forbidden_modules = \[(.*)\]$", text, re.MULTILINE)
+    banned = re.findall(r'^"(\w+)"\.msg = ', text, re.MULTILINE)
+    packages = {package for entry in [*BACKENDS.values(), *TARGETS.values()] for package in entry.packages}
+    assert packages == set(banned) == set(re.findall(r'"(\w+)"', forbidden))
+
+
 def test_backends_and_targets_are_found_by_name():
     assert qat.backend("torch").__name__ == "qat.backends.torch.network"
     assert qat.target("ONNX").__name__ == "qat.targets.onnx.target"
@@ -359,9 +379,21 @@ def test_a_module_of_our_own_that_is_missing_is_no_matter_of_pip(monkeypatch):
 
 # -- the import contract ---------------------------------------------------------------------------------------------------
 
+FLOORS = "A room imports from its own floor or from those below it"
+
 
 def lint_imports(tree):
     return run(Path(sys.executable).with_name("lint-imports"), "--no-cache", cwd=tree, path=tree, check=False)
+
+
+def broken_by(tree, module, line):
+    """The names of the contracts that one more line in a module of qat breaks."""
+    path = tree / "qat" / module
+    text = path.read_text(encoding="utf-8")
+    path.write_text(f"{text}\n{line}\n", encoding="utf-8")
+    done = lint_imports(tree)
+    assert (done.returncode == 1) == ("BROKEN" in done.stdout)
+    return re.findall(r"^(.*\S) BROKEN", done.stdout, re.MULTILINE)
 
 
 def test_the_import_contract_holds():
@@ -374,20 +406,36 @@ def test_the_import_contract_holds():
     "line", ["import torch", "import onnx", "import ai_edge_litert", "def f():\n    import tensorflow"]
 )
 def test_the_import_contract_is_broken_by_a_framework_in_the_core(tmp_path, line):
-    tree = copy_tree(tmp_path / "tree")
-    with (tree / "qat" / "graph.py").open("a", encoding="utf-8") as file:
-        file.write(f"\n{line}\n")
-    done = lint_imports(tree)
-    assert done.returncode == 1
-    assert "BROKEN" in done.stdout
+    assert broken_by(copy_tree(tmp_path / "tree"), "graph/graph.py", line) == [
+        "The core imports no framework, exchange format or runtime"
+    ]
 
 
 @pytest.mark.parametrize("module", [f"qat.{folder}" for folder in NOT_CORE])
 def test_the_import_contract_is_broken_by_a_backend_network_or_script_in_the_core(tmp_path, module):
-    """As its name in pyproject.toml says."""
+    assert FLOORS in broken_by(copy_tree(tmp_path / "tree"), "graph/graph.py", f"import {module}")
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("vocabulary/ops.py", "from qat.quantizers.minmax import WeightQuantizer"),
+        ("passes/apply_masks.py", "from qat.training.loop import train"),
+        ("study/store.py", "import qat.networks"),
+    ],
+)
+def test_the_import_contract_is_broken_by_a_room_that_looks_up(tmp_path, module, line):
+    assert broken_by(copy_tree(tmp_path / "tree"), module, line) == [FLOORS]
+
+
+def test_the_import_contract_is_broken_by_a_room_without_a_floor(tmp_path):
     tree = copy_tree(tmp_path / "tree")
-    with (tree / "qat" / "graph.py").open("a", encoding="utf-8") as file:
-        file.write(f"\nimport {module}\n")
+    (tree / "qat" / "attic.py").write_text("", encoding="utf-8")
     done = lint_imports(tree)
     assert done.returncode == 1
-    assert "BROKEN" in done.stdout
+    assert "attic" in done.stdout
+
+
+def test_the_import_contract_is_broken_by_a_command_that_does_not_ask_for_a_backend_by_name(tmp_path):
+    found = broken_by(copy_tree(tmp_path / "tree"), "scripts/train.py", "from qat.backends.torch.network import lower")
+    assert found == ["Backends and targets are reached through qat.registry, by name"]

@@ -501,6 +501,16 @@ def test_the_family_is_complete() -> None:
     assert classes == {type(quantizer) for pair in FAMILY.values() for quantizer in pair[:2]}
 
 
+def test_every_class_of_the_family_is_compared_with_its_formula() -> None:
+    classes = {type(quantizer) for pair in FAMILY.values() for quantizer in pair[:2]}
+    elsewhere = {
+        qat.ActivationQuantizer,  # test_quantizers.py
+        *(qat.GTCWeightQuantizer, qat.GTCActivationQuantizer),  # test_gtc.py
+        qat.LearnedWidthWeightQuantizer,  # test_objectives.py
+    }
+    assert classes - elsewhere == {type(quantizer) for quantizer in (*WEIGHT_QUANTIZERS, *ACTIVATION_QUANTIZERS)}
+
+
 @pytest.mark.parametrize("name", FAMILY)
 def test_every_pair_of_the_family_trains_and_deploys(name: str, tmp_path: Path) -> None:
     graph = qat.convert_quant_network(LeNet5(activation=FAMILY[name].activation), **FAMILY[name].settings("fc3"))

@@ -23,7 +23,7 @@ from qat.reading import read_text, reading
 
 LARGEST = 1 << 16  #: bytes; a settings file is a page
 DEEPEST = 20  #: values within values
-ADVICE = "see docs/design.md for the form"
+ADVICE = "see docs/quantizers.md for the form"
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
