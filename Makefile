@@ -43,10 +43,10 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m sweep
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m sweep
 
 extras: $(addprefix extra-,$(EXTRAS))
 

@@ -1,4 +1,4 @@
-"""Kill a training by SIGKILL at random instants, resume it, and compare with the run that was left alone.
+"""Kill a training by SIGKILL at random instants after its first save, resume it, and compare with the run left alone.
 
     python benchmarks/kill_and_resume.py --kills 50
 
@@ -9,6 +9,7 @@ parameters and the optimizer's state must be equal, bit for bit. Exit status 1 w
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import subprocess
 import sys
@@ -25,8 +26,15 @@ from qat.training.checkpoint import Checkpoint
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kills", type=int, default=50, help="how often to kill it")
     parser.add_argument("--epochs", type=int, default=200, help="of the training")
-    parser.add_argument("--longest", type=float, default=6.0, help="seconds after which a run is killed at the latest")
+    parser.add_argument(
+        "--longest", type=float, default=6.0, help="seconds after its first save at which a run is killed at the latest"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
+
+
+def files(folder: str) -> list[tuple[str, int]]:
+    """What lies there, by name and inode: another list as soon as a save begins."""
+    return sorted((entry.name, entry.inode()) for entry in os.scandir(folder))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,7 +46,10 @@ def run(args: argparse.Namespace) -> int:
         subprocess.run([*command, str(alone)], check=True, stdout=subprocess.DEVNULL)
         steps = []
         for _ in range(args.kills):
+            before = files(folder)
             process = subprocess.Popen([*command, str(killed), "--resume"], stdout=subprocess.DEVNULL)
+            while process.poll() is None and files(folder) == before:
+                time.sleep(0.001)
             time.sleep(instants.uniform(0.0, args.longest))
             process.kill()
             process.wait()

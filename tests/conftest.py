@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -11,6 +14,30 @@ from hypothesis import settings
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("fuzz", deadline=None, max_examples=2000)
 settings.load_profile("fuzz" if os.environ.get("QAT_FUZZ") else "fixed")
+
+
+def pytest_collection_finish() -> None:
+    """All that was imported, three frameworks in most runs, stays: no collection of garbage looks at it again, so that each
+    takes milliseconds and not a second, and what a test leaves is freed soon.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _mindspore_for_many_networks() -> Iterator[None]:
+    """MindSpore's threads wait for operations in a loop that takes a core from other tests, so Python waits for each
+    operation instead. What it keeps of compiled networks is freed after each file of tests.
+    """
+    if "mindspore" not in sys.modules:
+        yield
+        return
+    import mindspore as ms
+
+    ms.set_context(pynative_synchronize=True)
+    yield
+    gc.collect()
+    ms.ms_memory_recycle()
 
 
 @pytest.fixture(autouse=True)

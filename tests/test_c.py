@@ -36,7 +36,7 @@ from qat.targets.c.text import MODEL, comment
 from qat.vocabulary.arrays import Arrays, as_tuple
 
 C, TORCH = qat.target("C"), qat.backend("torch")
-SANITIZERS = "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all"
+SANITIZERS = "-O0 -fsanitize=address,undefined -fno-sanitize-recover=all"
 #: The portable C, and what this machine's processor has beyond it; every access and every operation is checked.
 FLAGS = {"portable": SANITIZERS, "native": f"{SANITIZERS} -march=native"}
 if platform.machine() == "x86_64":
@@ -119,7 +119,8 @@ def test_random_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         except qat.QatError as error:
             counts["refused" if "would overflow int32" in str(error) else str(error)] += 1
             return
-        monkeypatch.setenv("CFLAGS", list(FLAGS.values())[counts.total() % len(FLAGS)])
+        flags = [*FLAGS.values(), "-O2 -march=native"]  # as users compile it, too
+        monkeypatch.setenv("CFLAGS", flags[counts.total() % len(flags)])
         found = differences(graph, tmp_path / "network.c", setup.pixels)
         assert not found, "\n".join([*found, setup.note])
         counts["equal"] += 1
@@ -132,18 +133,39 @@ def test_random_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 # -- single nodes -----------------------------------------------------------------------------------------------------
 
 
+def together(graphs: list[IntegerGraph]) -> IntegerGraph:
+    """Graphs side by side in one, which is compiled once."""
+
+    def numbered(tensor: IntegerTensor, number: int) -> IntegerTensor:
+        return tensor._replace(name=f"{tensor.name}{number}")
+
+    return IntegerGraph(
+        tuple(
+            replace(
+                node,
+                name=f"{node.name}{number}",
+                inputs=tuple(numbered(x, number) for x in node.inputs),
+                output=numbered(node.output, number),
+            )
+            for number, graph in enumerate(graphs)
+            for node in graph.nodes
+        ),
+        tuple(numbered(x, number) for number, graph in enumerate(graphs) for x in graph.inputs),
+        tuple(numbered(x, number) for number, graph in enumerate(graphs) for x in graph.outputs),
+    )
+
+
 @pytest.mark.parametrize("kind", ["dense", "convolution", "depthwise"])
 def test_accumulators_of_every_size(kind: str, tmp_path: Path) -> None:
-    for bits in (10, 20, 23, 28):
-        graph, pixels = one_node(kind, 256, 2**bits)
-        C.export(graph, tmp_path / "net.c")
-        assert differences(graph, tmp_path / "net.c", pixels) == []
+    graphs, pixels = zip(*(one_node(kind, 256, 2**bits) for bits in (10, 20, 23, 28)), strict=True)
+    C.export(together(graphs), tmp_path / "net.c")
+    assert differences(together(graphs), tmp_path / "net.c", pixels) == []
 
 
 def test_requantization_at_every_edge(tmp_path: Path) -> None:
     """Multipliers from 2^-32 to above 1, accumulators at ties, at 0 and at the largest, of both signs."""
     graph, pixels = one_node("dense", 64, 2**20)
-    node = graph.nodes[1]
+    node, graphs = graph.nodes[1], []
     rng = np.random.default_rng(5)
     for bits in (-3, 0, 1, 2, 8, 20, 31):
         largest = (2**30 >> max(1 - bits, 0)) - 255 * 127
@@ -160,9 +182,9 @@ def test_requantization_at_every_edge(tmp_path: Path) -> None:
             weight_scale=weight_scale,
             requantize=node.requantize._replace(multiplier=scale),
         )
-        one = replace(graph, nodes=(graph.nodes[0], changed))
-        C.export(one, tmp_path / "net.c")
-        assert differences(one, tmp_path / "net.c", pixels) == []
+        graphs.append(replace(graph, nodes=(graph.nodes[0], changed)))
+    C.export(together(graphs), tmp_path / "net.c")
+    assert differences(together(graphs), tmp_path / "net.c", (pixels,) * len(graphs)) == []
 
 
 @once
@@ -170,15 +192,16 @@ def test_softmax_of_every_size(tmp_path: Path) -> None:
     """Quotient and product are rounded in integers as float32 rounds them."""
     rng = np.random.default_rng(0)
     for channels in (1, 2, 3, 10, 257):
+        graphs = []
         for scale in (1e-4, 0.01, 0.1, 2.0):
             x = IntegerTensor("x", (channels,), Grid(np.float32(scale), 128, 0, 255))
             parts = min(2.0**16, 2.0**24 / 2.0 ** int(np.ceil(np.log2(channels))))
             table = np.rint(parts * np.exp(-np.arange(256) * scale)).astype(np.float32)
             y = IntegerTensor("y", (channels,), Grid(np.float32(1 / 256), 0, 0, 255))
-            graph = IntegerGraph((IntegerInput("x", (), x), IntegerSoftmax("y", (x,), y, table)), (x,), (y,))
-            C.export(graph, tmp_path / "net.c")
-            pixels = rng.integers(0, 256, (400, channels), np.uint8)
-            assert differences(graph, tmp_path / "net.c", pixels) == []
+            graphs.append(IntegerGraph((IntegerInput("x", (), x), IntegerSoftmax("y", (x,), y, table)), (x,), (y,)))
+        C.export(together(graphs), tmp_path / "net.c")
+        pixels = tuple(rng.integers(0, 256, (400, channels), np.uint8) for _ in graphs)
+        assert differences(together(graphs), tmp_path / "net.c", pixels) == []
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
@@ -844,6 +867,7 @@ def test_no_file_has_a_constant_beyond_its_type(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@once
 def test_a_file_and_its_header_may_be_renamed(tmp_path: Path) -> None:
     graph = qat.convert_quant_network(LeNet5())
     integers = qat.to_integer(graph, graph.observed_params())

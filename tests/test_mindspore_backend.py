@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from qat.networks import LeNet5
 from qat.training.optimizer import Optimizer
 
 ms = pytest.importorskip("mindspore")
+jit_trace = pytest.importorskip("mindspore.graph.jit_trace")
 MINDSPORE = qat.backend("mindspore")
 IMAGES = np.random.default_rng(0).integers(0, 256, (32, 1, 32, 32), np.uint8)
 LABELS = np.random.default_rng(1).integers(0, 10, 32).astype(np.int32)
@@ -41,6 +44,14 @@ class Small(qat.Network):
 SMALL_IMAGES = IMAGES[:, :, 8:20, 8:20]
 
 
+@pytest.fixture
+def _as_by_default() -> Iterator[None]:
+    """Python goes on while an operation is computed (see conftest.py)."""
+    ms.set_context(pynative_synchronize=False)
+    yield
+    ms.set_context(pynative_synchronize=True)
+
+
 def quantized(quant_delay: int = 0) -> ms.nn.Cell:
     return MINDSPORE.lower(qat.convert_quant_network(LeNet5(), quant_delay=quant_delay))
 
@@ -59,6 +70,7 @@ def test_images_that_are_scaled_already_are_refused() -> None:
             model(ms.Tensor((IMAGES / 255).astype(np.float32)))
 
 
+@pytest.mark.usefixtures("_as_by_default")
 def test_model_train_trains_it_and_its_codes_are_those_of_the_integers(tmp_path: Path) -> None:
     model = quantized(quant_delay=5)
     losses = []
@@ -106,6 +118,7 @@ def test_evaluation_follows_every_change_of_a_parameter() -> None:
     assert_codes_are_those_of_the_integers(model, IMAGES)
 
 
+@pytest.mark.usefixtures("_as_by_default")
 def test_every_step_reads_new_images_labels_rate_parameters_and_state() -> None:
     """A traced function takes for a constant whatever is not given to it."""
     step = MINDSPORE.make_step(quantized(), Optimizer(momentum=0.0))
@@ -220,6 +233,7 @@ def test_a_network_that_never_saw_data_cannot_be_evaluated() -> None:
         MINDSPORE.predict(quantized(), IMAGES)
 
 
+@pytest.mark.usefixtures("_as_by_default")
 def test_an_error_while_a_step_is_traced_leaves_the_step_and_mindspore_usable() -> None:
     """What runs next, of the same step or another, is what it would have been; max pooling has no second gradient."""
 
@@ -232,5 +246,23 @@ def test_an_error_while_a_step_is_traced_leaves_the_step_and_mindspore_usable() 
     with pytest.raises(Exception, match=r"."):  # of MindSpore's own
         step(IMAGES[:, :, :30], LABELS, 0.1)
     assert step.model.step == 0
+    assert repr(ms.Tensor(np.float32(3.5))).endswith("value= 3.5)")
     other = MINDSPORE.make_step(MINDSPORE.lower(LeNet5()), Optimizer())
     assert [step(IMAGES, LABELS, 0.1) for _ in range(2)] == [other(IMAGES, LABELS, 0.1) for _ in range(2)]
+
+
+def test_what_was_compiled_of_a_network_is_freed_when_another_is_lowered() -> None:
+    def compiled() -> set[str]:
+        return {phase for phase in jit_trace._trace_compile_cache if jit_trace._jit_executor.has_compiled(phase)}
+
+    gc.collect()
+    step = MINDSPORE.make_step(MINDSPORE.lower(Small()), Optimizer())
+    before = compiled()
+    step(SMALL_IMAGES, LABELS, 0.1)
+    assert len(compiled() - before) == 1
+    MINDSPORE.lower(Small())
+    assert len(compiled() - before) == 1, "it is in use"
+    del step
+    gc.collect()
+    MINDSPORE.lower(Small())
+    assert compiled() == before

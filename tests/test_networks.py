@@ -93,9 +93,14 @@ def test_mnist_cnn_has_the_products_and_the_input_of_its_document() -> None:
     assert integers.input.grid.zero_point == 128  # the code of a pixel is pixel - 128
 
 
+#: The networks whose compiled passes a backend takes many seconds for, and whose cells others have too.
+LONG = {
+    "keras": ("mobilenet", "resnet20"),
+    "mindspore": ("autoencoder", "compact_digits", "compact_residual", "ds_cnn", "resnet20", "svhn_cnn"),
+}
 #: Every network on every backend, but MobileNet, whose cells are those of DS-CNN, not where compiling it takes a minute.
 PAIRS = [
-    (backend, name)
+    pytest.param(backend, name, marks=pytest.mark.sweep if name in LONG.get(backend, ()) else ())
     for backend, entry in BACKENDS.items()
     for name in sorted(NETWORKS)
     if installed(entry) and (backend, name) != ("mindspore", "mobilenet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -182,7 +183,9 @@ def test_the_command_resumes_and_refuses(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_killed_by_sigkill_and_resumed_it_ends_with_the_same_bits() -> None:
     """A few kills; benchmarks/kill_and_resume.py alone does fifty."""
-    command = [sys.executable, KILL_AND_RESUME, "--kills", "3", "--epochs", "60", "--longest", "3"]
+    command = [sys.executable, KILL_AND_RESUME, "--kills", "3", "--epochs", "20", "--longest", "0.4"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "equal, bit for bit" in result.stdout
+    steps = [int(step) for step in re.findall(r"\d+", result.stdout.partition("at steps ")[2].partition(";")[0])]
+    assert any(0 < step < steps[-1] for step in steps[:-1]), "no kill fell into the training"

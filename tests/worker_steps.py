@@ -45,6 +45,10 @@ def train(name: str, case: str, steps: int, batch: int) -> dict[str, np.ndarray]
 
 if __name__ == "__main__":
     folder, name, steps, batch, *cases = sys.argv[1:]
+    if name == "mindspore":
+        import mindspore
+
+        mindspore.set_context(pynative_synchronize=True)  # as conftest.py does
     for number, case in enumerate(cases):
         found = train(name, case, int(steps), int(batch))
         np.savez(Path(folder) / f"{number}_{this_worker().rank}.npz", **found)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,23 +80,47 @@ def traced(function: Callable[..., Any]) -> Callable[..., Any]:
     compiled = ms.jit(recorded, capture_mode="trace")
 
     def run(*tensors: Tensor) -> Any:
-        # For each operation that it records it looks up the source of the whole stack, and fails where a frame has none:
-        # under python -m, python -c and at the prompt.
-        original, jit_trace._get_caller_lines = jit_trace._get_caller_lines, lambda: ([__file__], [1])
-        try:
+        with _recording():
             found = compiled(*tensors)
-        finally:
-            jit_trace._get_caller_lines = original
         if failures:
             error = failures[0]
             failures.clear()
             raise error
         return found
 
+    # It keeps them for as long as the process lives, tens of megabytes for a small network.
+    weakref.finalize(run, _FORGOTTEN.append, recorded.__name__).atexit = False
     return run
 
 
 _COUNTER = itertools.count()
+_FORGOTTEN: list[str] = []  #: names of functions that nobody can call any more
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    """MindSpore's recording, without two things that it does for each operation: it looks up the source of the whole stack,
+    and fails where a frame has none (under python -m, python -c and at the prompt); and it prints every tensor for a log that
+    is off, which takes as long as the rest.
+    """
+    originals = jit_trace._get_caller_lines, Tensor.__repr__, Tensor.__str__
+    jit_trace._get_caller_lines = lambda: ([__file__], [1])
+    Tensor.__repr__ = Tensor.__str__ = lambda self: "Tensor of a pass that is being compiled"
+    try:
+        yield
+    finally:
+        jit_trace._get_caller_lines, Tensor.__repr__, Tensor.__str__ = originals
+
+
+def _release_forgotten() -> None:
+    """Free what MindSpore compiled of functions that nobody can call any more; not where they end, which may be amid the
+    compilation of another one.
+    """
+    while _FORGOTTEN:
+        mark = f".{_FORGOTTEN.pop()}#"
+        phases = {phase for phase in jit_trace._trace_compile_cache if mark in phase}
+        jit_trace._jit_executor.del_net_res(None, phases)
+        jit_trace._trace_compile_cache.difference_update(phases)
 
 
 class CellModule(nn.Cell):
@@ -267,6 +293,7 @@ def lower(
     params: canonical arrays (default: fresh ones). device_target: one of ``devices()`` (default: the first); it is
     MindSpore's own setting for the whole process. step: training steps done so far.
     """
+    _release_forgotten()
     graph = as_graph(network)
     params = params_to_lower(graph, params)
     device = choose_device(device_target, devices(), "mindspore")
