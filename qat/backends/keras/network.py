@@ -41,6 +41,10 @@ ENSURED = re.compile(r"[Ss]hape of tensor \S+ \[([\d,?]*)\] is not compatible wi
 EMPTY = re.compile(r"the batch is empty|size\[0\] == 0 \(got 1\)")
 
 
+#: What ``fit`` and its like take that is not a generator or a dataset.
+ARRAYS: Any = (np.ndarray, tf.Tensor, tuple, list)
+
+
 class CellLayer(keras.layers.Layer):
     """The parameters of one cell, by their full names; ``summary`` shows the cell's class and output."""
 
@@ -79,6 +83,8 @@ class LoweredNetwork(Lowered, keras.Model):
     parameters. A tf.function of your own keeps the integers of the time when it was traced.
     """
 
+    train_function: Any
+
     def __init__(self, graph: Graph, params: Mapping[str, Array], step: int = 0, device: str = DEVICES["CPU"]) -> None:
         super().__init__(name=graph.name.replace("/", "_"), dtype="float32")
         self.graph, self.device = graph, device
@@ -95,10 +101,11 @@ class LoweredNetwork(Lowered, keras.Model):
 
     def _layer(self, node: Node, params: Mapping[str, Array]) -> CellLayer:
         """A layer of a class that is called as the cell's."""
-        layer_class = type(type(node.cell).__name__, (CellLayer,), {})
+        layer_class: Any = type(type(node.cell).__name__, (CellLayer,), {})
         own = {f"{node.cell_name}.{local}": param for local, param in node.cell.params().items()}
         arrays = {name: self._ops.from_numpy(params[name], param.kind).numpy() for name, param in own.items()}
-        return layer_class(node.cell_name, self.graph.shapes[node.name], own, arrays)
+        layer: CellLayer = layer_class(node.cell_name, self.graph.shapes[node.name], own, arrays)
+        return layer
 
     @property
     def tensors(self) -> dict[str, keras.Variable]:
@@ -138,7 +145,7 @@ class LoweredNetwork(Lowered, keras.Model):
         try:
             return self._outputs(inputs, training)
         except QatError as error:
-            error._keras_call_info_injected = True  # Keras adds its lines to errors that have no such mark
+            vars(error)["_keras_call_info_injected"] = True  # Keras adds its lines to errors that have no such mark
             raise
 
     def _outputs(self, inputs: Any, training: bool) -> Any:
@@ -156,11 +163,14 @@ class LoweredNetwork(Lowered, keras.Model):
 
     def run(self, inputs: tuple[Tensor, ...], phase: int) -> tuple[Tensor, ...]:
         """One training pass over raw pixels in the form of that phase: real outputs; it updates the state and ``step``."""
-        return self._updating(partial(self._pass, training=True, phase=phase), inputs)
+        outputs: tuple[Tensor, ...] = self._updating(partial(self._pass, training=True, phase=phase), inputs)
+        return outputs
 
     def terms(self, inputs: tuple[Tensor, ...], targets: Any, phase: int, loss: Loss | Objective) -> dict[str, Tensor]:
         """One training step's terms (see ``step_terms``); it updates the state and ``step``."""
-        return self._updating(partial(step_terms, self._pass, loss, targets=targets, phase=phase), inputs)
+        compute = partial(step_terms, self._pass, loss, targets=targets, phase=phase)
+        terms: dict[str, Tensor] = self._updating(compute, inputs)
+        return terms
 
     def _updating(self, compute: Callable[..., tuple[Any, dict[str, Tensor]]], inputs: tuple[Tensor, ...]) -> Any:
         """What ``compute(params, inputs=pixels)`` returns beside new values of state, to which the state is set."""
@@ -180,7 +190,8 @@ class LoweredNetwork(Lowered, keras.Model):
         return {name: tf.convert_to_tensor(variable) for name, variable in self.tensors.items()}
 
     def _evaluating(self) -> AbstractContextManager[Any]:
-        return tf.device(self.device)
+        context: AbstractContextManager[Any] = tf.device(self.device)
+        return context
 
     def _evaluator(self) -> Evaluator:
         with tf.init_scope(), tf.device(self.device):  # values, also while a function is traced
@@ -215,7 +226,7 @@ class LoweredNetwork(Lowered, keras.Model):
 
     def _checked(self, function: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
         """The function's result. Raises QatError where x, or what it gives, are no pixels of this network."""
-        if isinstance(x, (np.ndarray, tf.Tensor, tuple, list)):
+        if isinstance(x, ARRAYS):
             check_pixels(as_tuple(x), self.graph.input_shapes, object, self.graph.name)
         try:
             return function(x, *args, **kwargs)

@@ -94,6 +94,8 @@ class LoweredNetwork(Lowered, nn.Cell):
     parameter has changed, and no gradient flows.
     """
 
+    _ops: MindSporeOps
+
     def __init__(self, graph: Graph, params: Mapping[str, Array], step: int = 0) -> None:
         super().__init__(auto_prefix=False)
         self.graph = graph
@@ -177,7 +179,7 @@ class LoweredNetwork(Lowered, nn.Cell):
                 count = len(self.tensors)
                 given, params = tensors[:-count], dict(zip(self.tensors, tensors[-count:], strict=True))
                 pixels, rest = given[: len(self.graph.inputs)], given[len(self.graph.inputs) :]
-                self._pass.ops.seed(key)
+                self._ops.seed(key)
                 if loss is None:
                     outputs, updates = self._pass(params, pixels, training=True, phase=phase)
                     found: dict[Any, Tensor] = dict(enumerate(outputs))
@@ -249,7 +251,7 @@ def runtime() -> str:
     return f"MindSpore {ms.__version__}"
 
 
-class AMSGrad(nn.Optimizer):  # type: ignore[misc]
+class AMSGrad(nn.Optimizer):
     """Reddi et al., arXiv 1904.09237, algorithm 2, with Adam's correction of bias, as PyTorch has it.
 
     nn.Adam(use_amsgrad=True) has no kernel on the CPU for a parameter that is a single number, as a learned scale is.

@@ -111,7 +111,7 @@ class LoweredNetwork(Lowered, torch.nn.Module):
         self._compute_with(self._ops, ExactOps(self._ops.device))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        result = super()._apply(fn, recurse)  # to(), cuda(), double(), ...
+        result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # to(), cuda(), double(), ...
         wrong = [tensor.dtype for tensor in self.tensors.values() if tensor.dtype != torch.float32]
         if wrong:
             raise QatError(
@@ -140,7 +140,7 @@ class LoweredNetwork(Lowered, torch.nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         """Real outputs: one tensor, or a tuple where the network has several."""
         check_pixels(inputs, self.graph.input_shapes, Tensor, self.graph.name)
-        if torch.jit.is_tracing():
+        if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
             inputs = tuple(map(_held, inputs, self.graph.input_shapes))
         if self.training:
             return self.run(inputs, self.next_phase())
@@ -178,7 +178,8 @@ class LoweredNetwork(Lowered, torch.nn.Module):
         """One training step's terms (see ``step_terms``); it also updates the state."""
         state = self._state_copies() if torch.compiler.is_compiling() else {}
         compute = partial(step_terms, self._pass, loss, self.tensors | state, targets=targets, phase=phase)
-        return self._updating(compute, inputs)
+        terms: dict[str, Tensor] = self._updating(compute, inputs)
+        return terms
 
     def _updating(self, compute: Callable[..., tuple[Any, dict[str, Tensor]]], inputs: tuple[Tensor, ...]) -> Any:
         """What ``compute(inputs=pixels)`` returns beside new values of state, to which the state is set."""
