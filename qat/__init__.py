@@ -47,7 +47,7 @@ from qat.quantizers import (
     TernaryWeightQuantizer,
     WeightQuantizer,
 )
-from qat.registry import backend, target
+from qat.registry import backend, backend_names, target, target_names
 from qat.training.checkpoint import Checkpoint
 
 __version__ = "0.1.0"
@@ -93,6 +93,7 @@ __all__ = [
     "TernaryWeightQuantizer",
     "WeightQuantizer",
     "backend",
+    "backend_names",
     "calibrate",
     "convert_quant_network",
     "data",
@@ -101,6 +102,7 @@ __all__ = [
     "metrics",
     "pruning",
     "target",
+    "target_names",
     "to_integer",
     "verify",
 ]

@@ -269,27 +269,22 @@ def test_the_extra_all_holds_every_other_one_that_a_backend_uses(metadata):
 def test_backends_and_targets_are_found_by_name():
     assert qat.backend("torch").__name__ == "qat.backends.torch.network"
     assert qat.target("ONNX").__name__ == "qat.targets.onnx.target"
-    assert qat.backend("torch") is qat.backend("torch")
+    assert qat.backend("torch") is qat.backend("Torch")
+    assert qat.target("onnx") is qat.target("ONNX")
 
 
-@pytest.mark.parametrize("name", ["jax", "", "Torch", "torch_backend", "ONNX"])
+@pytest.mark.parametrize("name", ["tensorflow", "", "torch_backend", "ONNX"])
 def test_an_unknown_backend_gives_the_list_of_those_there_are(name):
     with pytest.raises(QatError) as caught:
         qat.backend(name)
-    assert str(caught.value) in (
-        f"backend {name!r} is unknown: choose one of {', '.join(BACKENDS)}",
-        "backend 'Torch' is unknown: perhaps 'torch' is meant",
-    )
+    assert str(caught.value) == f"backend {name!r} is unknown: choose one of {', '.join(qat.backend_names())}"
 
 
-@pytest.mark.parametrize("name", ["onnx", "PNG", "torch"])
+@pytest.mark.parametrize("name", ["PNG", "torch", None])
 def test_an_unknown_file_format_gives_the_list_of_those_there_are(name):
     with pytest.raises(QatError) as caught:
         qat.target(name)
-    assert str(caught.value) in (
-        f"file format {name!r} is unknown: choose one of {', '.join(TARGETS)}",
-        "file format 'onnx' is unknown: perhaps 'ONNX' is meant",
-    )
+    assert str(caught.value) == f"file format {name!r} is unknown: choose one of {', '.join(qat.target_names())}"
 
 
 def test_the_target_of_a_file_is_found_by_its_longest_suffix():

@@ -7,17 +7,16 @@ import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from qat.data import Split, accuracy
 from qat.deploy.inference import predict_codes, trace
+from qat.deploy.interfaces import RecordsArithmetic, Target, TrainingBackend
 from qat.errors import QatError
 from qat.files import check_writable, write_together
 from qat.integer import IntegerGraph, IntegerTensor, evaluate, trace_codes
-from qat.integer.fixed_point import ARITHMETICS
 from qat.passes.to_integer import to_integer
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
@@ -93,7 +92,7 @@ class Engine:
     arithmetic: str = "float"
 
 
-def file_engine(path: str | Path, target: ModuleType, graph: IntegerGraph, arithmetic: str | None = None) -> Engine:
+def file_engine(path: str | Path, target: Target, graph: IntegerGraph, arithmetic: str | None = None) -> Engine:
     """An exported file, whose real outputs are taken back to the codes of ``graph``. Raises QatError for an arithmetic that
     the target does not have.
     """
@@ -125,7 +124,7 @@ def file_engine(path: str | Path, target: ModuleType, graph: IntegerGraph, arith
     )
 
 
-def backend_engine(backend: ModuleType, checkpoint: Checkpoint, device_target: str | None = None) -> Engine:
+def backend_engine(backend: TrainingBackend, checkpoint: Checkpoint, device_target: str | None = None) -> Engine:
     """The evaluation pass of a checkpoint's network on a backend."""
     device_target = device_target or backend.devices()[0]
     model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
@@ -182,8 +181,8 @@ def compare(
 
 def verify(
     path: str | Path,
-    target: ModuleType,
-    backend: ModuleType,
+    target: Target,
+    backend: TrainingBackend,
     checkpoint: Checkpoint,
     split: Split,
     *,
@@ -205,8 +204,8 @@ def verify(
 
 def export_verified(
     path: str | Path,
-    target: ModuleType,
-    backend: ModuleType,
+    target: Target,
+    backend: TrainingBackend,
     checkpoint: Checkpoint,
     split: Split,
     *,
@@ -258,29 +257,22 @@ def export_verified(
     return certificate
 
 
-def arithmetics_of(target: ModuleType) -> tuple[str, ...]:
-    """The arithmetics that a target's runtime computes in, its default first."""
-    arithmetics: tuple[str, ...] = getattr(target, "ARITHMETICS", ARITHMETICS[:1])
-    return arithmetics
-
-
-def default_arithmetic(target: ModuleType, path: str | Path | None = None) -> str:
+def default_arithmetic(target: Target, path: str | Path | None = None) -> str:
     """The arithmetic that a file was exported for, as far as it says so; else the first one of its target."""
-    if path is not None and hasattr(target, "arithmetic_of"):
-        return str(target.arithmetic_of(path))
-    return arithmetics_of(target)[0]
+    if path is not None and isinstance(target, RecordsArithmetic):
+        return target.arithmetic_of(path)
+    return target.ARITHMETICS[0]
 
 
-def arithmetic_options(target: ModuleType, arithmetic: str) -> dict[str, str]:
+def arithmetic_options(target: Target, arithmetic: str) -> dict[str, str]:
     """What a target's functions are told of the arithmetic: nothing where there is but one."""
-    arithmetics = arithmetics_of(target)
-    if arithmetic not in arithmetics:
+    if arithmetic not in target.ARITHMETICS:
         others = "TFLITE or C" if arithmetic == "fixed" else "ONNX or TFLITE"
         raise QatError(
             f"arithmetic {arithmetic!r}: files of {target.NAME} have no such arithmetic, since what runs them computes in "
-            f"{arithmetics[0]}; use --file_format {others}, or --arithmetic {arithmetics[0]}"
+            f"{target.ARITHMETICS[0]}; use --file_format {others}, or --arithmetic {target.ARITHMETICS[0]}"
         )
-    return {"arithmetic": arithmetic} if len(arithmetics) > 1 else {}
+    return {"arithmetic": arithmetic} if len(target.ARITHMETICS) > 1 else {}
 
 
 def _difference(a: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
