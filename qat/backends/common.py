@@ -54,6 +54,7 @@ class Lowered:
     """
 
     graph: Graph
+    _tensors: Mapping[str, Tensor]  #: where the framework's model does not keep them itself
     _ops: Ops
     _pass: Forward
     _deployment: Deployment
@@ -61,7 +62,7 @@ class Lowered:
     @property
     def tensors(self) -> Mapping[str, Tensor]:
         """The framework's parameters and state by full name ("conv1.weight"), as they are now."""
-        raise NotImplementedError
+        return self._tensors
 
     def _compute_with(self, training: Ops, evaluation: Ops) -> None:
         """Set the vocabularies over which the graph is trained and evaluated."""

@@ -113,11 +113,6 @@ class LoweredNetwork(Lowered, nn.Cell):
                     self._tensors[name] = ms.Parameter(tensor, name=name, requires_grad=param.trainable)
                     module._params[local] = self._tensors[name]
 
-    @property
-    def tensors(self) -> dict[str, ms.Parameter]:
-        """Parameters and state by full name."""
-        return self._tensors
-
     def _cell_module(self, name: str) -> CellModule:
         cell: nn.Cell = self
         for part in name.split("."):
