@@ -264,6 +264,7 @@ class AMSGrad(nn.Optimizer):
 
     @ms.jit
     def construct(self, gradients: tuple[Tensor, ...]) -> bool:
+        """Update the parameters, as mindspore.nn.Optimizer's."""
         gradients = self.decay_weight(gradients)
         rate = self.get_lr()
         power1 = self.beta1_power * self.BETA1

@@ -51,6 +51,7 @@ class CellModule(torch.nn.Module):
         self.description = ""
 
     def extra_repr(self) -> str:
+        """What ``print`` shows."""
         return self.description
 
 
