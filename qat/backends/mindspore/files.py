@@ -29,8 +29,8 @@ def load_params(path: str | Path) -> dict[str, Array]:
 
 
 def _arrays(content: bytes) -> dict[str, Array]:
-    """The arrays of a checkpoint, read directly: over a damaged one MindSpore itself tells of it in many lines, and may
-    crash. Format (mindspore/train/checkpoint.proto): values (1) of a name (1) and a tensor (2) of sizes (1), a type as
+    """The arrays of a checkpoint, read directly: over a damaged one MindSpore itself prints many lines, and may crash.
+    Format (mindspore/train/checkpoint.proto): values (1) of a name (1) and a tensor (2) of sizes (1), a type as
     Float32 (2) and its bytes (3); a large one stands in several values that follow one another.
     """
     found: dict[str, tuple[list[int], str, list[bytes]]] = {}
