@@ -90,7 +90,9 @@ class Step(TrainingStep):
         if optimizer.name != "momentum":
             self._state["optimizer.step"] = jax.device_put(np.zeros((), np.float32), CPU)
         self._names: list[str] = []  #: of the terms, known after the first call
-        self._compiled = jax.jit(self._compute, static_argnums=0)
+        # Above level 0 a product and a sum become one operation, rounded once: codes could differ from those of deployment.
+        options = {"xla_backend_optimization_level": 0}
+        self._compiled = jax.jit(self._compute, static_argnums=0, compiler_options=options)
 
     def _update(
         self, pixels: tuple[Array, ...], targets: tuple[Array, ...], lr: float
