@@ -1,7 +1,7 @@
 # make demo   the whole path on real digits (DATA=<MNIST folder> for MNIST)
 # make test   every check: style, types, layering, tests
 # make test-all  make test, then the long sweeps: tests marked "sweep", 11,000 damaged files among them
-# make extras each pip extra alone, in an environment of its own (EXTRAS="torch keras")
+# make extras each pip extra, and the backend of examples/jax_backend, alone in an environment of its own (EXTRAS="torch keras")
 #
 # They set up what they need first, in VENV: make demo PyTorch and ONNX, make test every framework. CPU=1 takes PyTorch's
 # CPU build from PyTorch's own index, which spares Linux users gigabytes of CUDA; leave it out where torch is installed
@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.demo-ready
 
-EXTRAS ?= torch keras mindspore onnx tflite
+EXTRAS ?= torch keras mindspore onnx tflite jax
 
 .PHONY: setup demo test test-all check extras clean
 
@@ -55,6 +55,17 @@ extra-%:
 	$(PYTHON) -m venv $(ALONE)
 	$(ALONE)/bin/pip install --quiet ".[$*]" --constraint constraints.txt
 	cd tests && OMP_NUM_THREADS=1 $(ALONE)/bin/python alone.py $*
+	rm -rf $(ALONE)
+
+# A backend that lives in a package of its own: alone first, then the tests of backends, some of which compare with PyTorch.
+extra-jax: ALONE = $(abspath $(VENV))-jax
+extra-jax:
+	$(PYTHON) -m venv $(ALONE)
+	$(ALONE)/bin/pip install --quiet . ./examples/jax_backend --constraint constraints.txt
+	cd tests && OMP_NUM_THREADS=1 $(ALONE)/bin/python alone.py jax
+	$(ALONE)/bin/pip install --quiet ".[torch,study]" pytest pytest-xdist hypothesis --constraint constraints.txt
+	cd tests && OMP_NUM_THREADS=1 PYTHONPATH=../examples/jax_backend/tests $(ALONE)/bin/python -m pytest -n 2 -k jax \
+		test_ops_conformance.py test_backends_agree.py test_interfaces.py test_optimizers.py ../examples/jax_backend/tests
 	rm -rf $(ALONE)
 
 clean:

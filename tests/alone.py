@@ -1,6 +1,8 @@
-"""What one pip extra must be able to do by itself. Run in an environment that has that extra only:
+"""What one pip extra, or a backend in a package of its own, must be able to do by itself. Run in an environment that has only
+that:
 
 python tests/alone.py torch
+python tests/alone.py jax
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import numpy as np
 import qat
 from qat.cli import main
 from qat.networks import LeNet5
-from qat.registry import BACKENDS, TARGETS, installed
+from qat.registry import ADDED_BACKENDS, BACKENDS, TARGETS, added_entry, installed
 
 FRAMEWORKS = {package for entry in (BACKENDS | TARGETS).values() for package in entry.packages} - {"flatbuffers"}
 
@@ -24,6 +26,8 @@ FRAMEWORKS = {package for entry in (BACKENDS | TARGETS).values() for package in 
 def check(extra: str) -> None:
     """Raise AssertionError where something that the extra promises does not work, or something else came with it."""
     entries = {name: entry for name, entry in (BACKENDS | TARGETS).items() if entry.extra == extra}
+    if extra in ADDED_BACKENDS.names() and extra not in BACKENDS:
+        entries[extra] = added_entry(extra, qat.backend(extra), ADDED_BACKENDS)
     assert entries, f"no backend and no format has the extra {extra!r}"
     wanted = {package for entry in entries.values() for package in entry.packages}
     there = {name for name in FRAMEWORKS if importlib.util.find_spec(name) is not None}
@@ -32,7 +36,7 @@ def check(extra: str) -> None:
     for name, entry in entries.items():
         assert installed(entry), f"{name} needs more than the extra {extra!r} installs"
         with tempfile.TemporaryDirectory() as folder:
-            (train_with if name in BACKENDS else export_as)(name, Path(folder))
+            (export_as if name in TARGETS else train_with)(name, Path(folder))
         print(f"{extra}: {name} works alone", flush=True)
 
 

@@ -2,7 +2,7 @@
 
 To add a backend, write ``conformance_<backend>.py`` with an ``Adapter`` (some twenty lines, as ``conformance_torch.py``)
 called ``ADAPTER``: every case of ``ops_cases_*.py`` then runs over it, eager and compiled, and also over its
-``with_defaults`` form.
+``with_defaults`` form. Of a backend in another package the file has to be on the path (``examples/jax_backend/tests``).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from frameworks import HERE
 
-from qat.registry import BACKENDS, installed
 from qat.vocabulary.numpy_ops import NumpyOps
 from qat.vocabulary.ops import Kind, Ops
 
@@ -130,7 +130,7 @@ def with_defaults(ops_type: type[Ops]) -> type[Ops]:
 
 #: Of every backend that is installed; ``test_packaging.py`` says when all of them have to be.
 ADAPTERS: dict[str, Adapter] = {"numpy": NumpyAdapter(NumpyOps())} | {
-    name: importlib.import_module(f"conformance_{name}").ADAPTER for name, entry in BACKENDS.items() if installed(entry)
+    name: importlib.import_module(f"conformance_{name}").ADAPTER for name in HERE
 }
 
 #: Backends that override nothing of what ``Ops`` implements: they have to compute the same.

@@ -8,15 +8,14 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
+from frameworks import HERE
 
 import qat
 from qat.integer import trace_codes
 from qat.networks import LeNet5
 from qat.quantizers import FAMILY
-from qat.registry import BACKENDS, installed
 from qat.training.optimizer import Optimizer
 
-HERE = [name for name, entry in BACKENDS.items() if installed(entry)]
 FLOAT, QAT = 1e-5, 1e-4  #: the largest |a - b| / |b|, norms of a whole parameter or state
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 10, 16)

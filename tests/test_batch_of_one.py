@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from frameworks import HERE
 
 import qat
 from qat.data import load
 from qat.passes.merge_batch_norm import merge_batch_norm
-from qat.registry import BACKENDS, installed
 from qat.training.forward import Forward
 from qat.training.loop import train
 from qat.training.optimizer import Optimizer
@@ -18,7 +18,6 @@ from qat.training.recipe import Recipe
 from qat.training.workers import JointOps
 from qat.vocabulary.numpy_ops import NUMPY_OPS, NumpyOps
 
-HERE = [name for name, entry in BACKENDS.items() if installed(entry)]
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 8), np.uint8)
 LABELS = np.arange(4)
 REFUSED = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 import pytest
+from frameworks import HERE
 
 import qat
 from qat.deploy.interfaces import ParameterFiles, Step, Target, TrainingBackend
@@ -29,11 +30,11 @@ def check(module: object, protocol: type, what: str) -> None:
         assert [p.name for p in expected[1:]] == list(parameters)[: len(expected) - 1], f"{what}.{name}"
 
 
-@pytest.mark.parametrize("name", [name for name, entry in BACKENDS.items() if installed(entry)])
+@pytest.mark.parametrize("name", HERE)
 def test_backends(name: str) -> None:
     backend = qat.backend(name)
     check(backend, TrainingBackend, name)
-    if BACKENDS[name].suffix:
+    if name in BACKENDS and BACKENDS[name].suffix:
         check(backend, ParameterFiles, name)
     model = backend.lower(LeNet5())
     check_bound(backend.make_step(model, Optimizer()), name)

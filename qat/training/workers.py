@@ -108,16 +108,18 @@ def _msrun(environment: Mapping[str, str]) -> tuple[int, int]:
     )
 
 
-def training_worker(launcher: str, backend: str, *, compile: bool = False) -> Worker:
-    """This worker, of a backend that ``launcher`` starts. Raises QatError for one that was started otherwise, be it a
-    scheduler, and for one of several whose step is to be compiled.
+def training_worker(launcher: str | None, backend: str, *, compile: bool = False) -> Worker:
+    """This worker, of a backend that ``launcher`` starts (None: it trains in one process only). Raises QatError for one that
+    was started otherwise, be it a scheduler, and for one of several whose step is to be compiled.
     """
     worker = this_worker()
     if worker.launcher not in ("", launcher):
         number = f"there are {worker.count} workers" if worker.count > 1 else "this is the scheduler of one worker"
+        here = f"this backend's are started by {launcher}" if launcher else "this backend trains in one process"
+        advice = "start them so" if launcher else "start one process"
         raise QatError(
-            f"{backend}: {number}, started by {worker.launcher}, but this backend's are started by {launcher}, and each would "
-            "train alone; start them so, or choose another --backend"
+            f"{backend}: {number}, started by {worker.launcher}, but {here}, and each would train alone; {advice}, or choose "
+            "another --backend"
         )
     if compile and worker.count > 1:
         raise QatError(

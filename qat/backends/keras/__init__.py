@@ -1,0 +1,1 @@
+"""Keras 3 over TensorFlow as a training backend."""

@@ -3,51 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from qat.backends.keras.ops import AXES, DEVICES, ExactOps, KerasOps, Tensor, seed
+from qat.backends.common import Lowered, TrainingStep, to_lower
+from qat.backends.common import predict as predict
+from qat.backends.common import predict_codes as predict_codes
+from qat.backends.common import read as read
+from qat.backends.common import trace as trace
+from qat.backends.common import write as write
+from qat.backends.keras.ops import AXES, DEVICES, ExactOps, Tensor
+from qat.backends.keras.ops import KerasOps as KerasOps
+from qat.backends.keras.ops import seed as seed
 from qat.backends.keras.setup import keras, tf
 from qat.backends.keras.workers import jointly, means_over_workers, training_ops
 from qat.cells.base import Param, Shape
-from qat.deploy.inference import (
-    Deployment,
-    params_to_lower,
-    params_to_write,
-    predict,
-    predict_codes,
-    real_outputs,
-    trace,
-)
 from qat.errors import QatError
-from qat.graph import Graph, Network, Node, Params, as_graph
-from qat.integer import Evaluator, IntegerGraph
-from qat.training.devices import choose_device
-from qat.training.forward import Forward
+from qat.graph import Graph, Network, Node
+from qat.integer import Evaluator
+from qat.training.forward import single
 from qat.training.losses import Loss, Objective, cross_entropy, step_terms
-from qat.training.optimizer import Optimizer, check_state
-from qat.training.workers import TF_CONFIG, training_worker
-from qat.vocabulary.arrays import Arrays, as_tuple, check_pixels, empty_batch, wrong_shape
-from qat.vocabulary.ops import Array, Kind
-
-__all__ = [
-    "NAME",
-    "KerasOps",
-    "LoweredNetwork",
-    "devices",
-    "lower",
-    "make_step",
-    "predict",
-    "predict_codes",
-    "read",
-    "runtime",
-    "seed",
-    "trace",
-    "write",
-]
+from qat.training.optimizer import Optimizer
+from qat.training.workers import TF_CONFIG
+from qat.vocabulary.arrays import as_tuple, check_pixels, empty_batch, wrong_shape
+from qat.vocabulary.ops import Array
 
 NAME = "keras"  #: under which ``qat.backend`` knows it
 
@@ -56,6 +39,10 @@ NAME = "keras"  #: under which ``qat.backend`` knows it
 ENSURED = re.compile(r"[Ss]hape of tensor \S+ \[([\d,?]*)\] is not compatible with expected shape \[([\d,?]*)\]")
 #: What the two assertions in ``_ensured`` say.
 EMPTY = re.compile(r"the batch is empty|size\[0\] == 0 \(got 1\)")
+
+
+#: What ``fit`` and its like take that is not a generator or a dataset.
+ARRAYS: Any = (np.ndarray, tf.Tensor, tuple, list)
 
 
 class CellLayer(keras.layers.Layer):
@@ -84,7 +71,7 @@ def _initializer(array: Any) -> Callable[..., Any]:
 
 
 @keras.saving.register_keras_serializable("qat")
-class LoweredNetwork(keras.Model):
+class LoweredNetwork(Lowered, keras.Model):
     """A graph as a keras.Model, trainable by ``compile`` and ``fit`` or by any loop over a GradientTape.
 
     Weights are named as in the graph ("conv1.weight"), one layer holds those of one cell. Called with raw pixels, uint8 and
@@ -96,14 +83,14 @@ class LoweredNetwork(keras.Model):
     parameters. A tf.function of your own keeps the integers of the time when it was traced.
     """
 
+    train_function: Any
+
     def __init__(self, graph: Graph, params: Mapping[str, Array], step: int = 0, device: str = DEVICES["CPU"]) -> None:
         super().__init__(name=graph.name.replace("/", "_"), dtype="float32")
         self.graph, self.device = graph, device
-        self.ops = training_ops()
-        self._pass = Forward(graph, self.ops)
-        self._deployment = Deployment(graph, ExactOps(device))
+        self._compute_with(training_ops(), ExactOps(device))
         self._phase: int | None = None  #: that is being traced, where that is known
-        self._evaluated: dict[str, Evaluator] = {}
+        self._evaluators: dict[str, Evaluator] = {}  #: by the function that was traced with it
         first_uses: dict[str, Node] = {}
         for node in graph.nodes:
             first_uses.setdefault(node.cell_name, node)
@@ -114,10 +101,11 @@ class LoweredNetwork(keras.Model):
 
     def _layer(self, node: Node, params: Mapping[str, Array]) -> CellLayer:
         """A layer of a class that is called as the cell's."""
-        layer_class = type(type(node.cell).__name__, (CellLayer,), {})
+        layer_class: Any = type(type(node.cell).__name__, (CellLayer,), {})
         own = {f"{node.cell_name}.{local}": param for local, param in node.cell.params().items()}
-        arrays = {name: self.ops.from_numpy(params[name], param.kind).numpy() for name, param in own.items()}
-        return layer_class(node.cell_name, self.graph.shapes[node.name], own, arrays)
+        arrays = {name: self._ops.from_numpy(params[name], param.kind).numpy() for name, param in own.items()}
+        layer: CellLayer = layer_class(node.cell_name, self.graph.shapes[node.name], own, arrays)
+        return layer
 
     @property
     def tensors(self) -> dict[str, keras.Variable]:
@@ -149,7 +137,7 @@ class LoweredNetwork(keras.Model):
         shapes = self.graph.input_shapes
         check_pixels(as_tuple(inputs), shapes, object, self.graph.name)
         if tf.inside_function():
-            inputs = _single(tuple(map(_ensured, as_tuple(inputs), shapes)))
+            inputs = single(tuple(map(_ensured, as_tuple(inputs), shapes)))
         return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs: Any, training: bool = False) -> Any:
@@ -157,13 +145,13 @@ class LoweredNetwork(keras.Model):
         try:
             return self._outputs(inputs, training)
         except QatError as error:
-            error._keras_call_info_injected = True  # Keras adds its lines to errors that have no such mark
+            vars(error)["_keras_call_info_injected"] = True  # Keras adds its lines to errors that have no such mark
             raise
 
     def _outputs(self, inputs: Any, training: bool) -> Any:
         inputs = as_tuple(inputs)
         if not training:
-            return _single(self._real(inputs))
+            return single(_from_layout(self._evaluated(_to_layout(inputs))))
         if self._phase is not None or not tf.inside_function():
             outputs = self.run(inputs, self._pass.phase(self.step) if self._phase is None else self._phase)
         else:  # traced once for all steps to come
@@ -171,56 +159,43 @@ class LoweredNetwork(keras.Model):
             branches = [partial(self.run, inputs, phase) for phase in starts]
             number = tf.searchsorted(tf.constant(starts, tf.int64), self._step.value[None], side="right")[0] - 1
             outputs = tf.switch_case(number, branches)
-        return _single(tuple(_transposed(y, (0, 3, 1, 2)) for y in outputs))
+        return single(_from_layout(outputs))
 
     def run(self, inputs: tuple[Tensor, ...], phase: int) -> tuple[Tensor, ...]:
         """One training pass over raw pixels in the form of that phase: real outputs; it updates the state and ``step``."""
-        return self._updating(partial(self._pass, training=True, phase=phase), inputs)
+        outputs: tuple[Tensor, ...] = self._updating(partial(self._pass, training=True, phase=phase), inputs)
+        return outputs
 
     def terms(self, inputs: tuple[Tensor, ...], targets: Any, phase: int, loss: Loss | Objective) -> dict[str, Tensor]:
         """One training step's terms (see ``step_terms``); it updates the state and ``step``."""
-        return self._updating(partial(step_terms, self._pass, loss, targets=targets, phase=phase), inputs)
+        compute = partial(step_terms, self._pass, loss, targets=targets, phase=phase)
+        terms: dict[str, Tensor] = self._updating(compute, inputs)
+        return terms
 
     def _updating(self, compute: Callable[..., tuple[Any, dict[str, Tensor]]], inputs: tuple[Tensor, ...]) -> Any:
-        """What ``compute(params, pixels)`` gives beside the new values of state, which are set."""
+        """What ``compute(params, inputs=pixels)`` returns beside new values of state, to which the state is set."""
         with tf.device(self.device):
-            tensors = self.tensors
-            values = {name: tf.convert_to_tensor(variable) for name, variable in tensors.items()}
-            found, updates = compute(values, inputs=_pixels(inputs))
-            for name, value in updates.items():
-                tensors[name].assign(value)
+            found, updates = compute(self._values(), inputs=_to_layout(inputs))
+            self._assign(updates)
             self._step.assign_add(1)
         return found
 
-    def _real(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Real outputs of evaluation, NCHW."""
+    def _assign(self, values: Mapping[str, Tensor]) -> None:
+        variables = self.tensors
         with tf.device(self.device):
-            if self.graph.is_quantized:
-                evaluator = self.evaluator()
-                outputs = real_outputs(evaluator.graph, evaluator(*_pixels(inputs)))
-            else:
-                values = {name: tf.convert_to_tensor(variable) for name, variable in self.tensors.items()}
-                outputs, _ = self._pass(values, _pixels(inputs), training=False, phase=0)
-        return tuple(_transposed(y, (0, 3, 1, 2)) for y in outputs)
+            for name, value in values.items():
+                variables[name].assign(value)
 
-    def evaluator(self) -> Evaluator:
-        """The integers of deployment, derived in NumPy from the parameters as they are now."""
+    def _values(self) -> dict[str, Tensor]:
+        return {name: tf.convert_to_tensor(variable) for name, variable in self.tensors.items()}
+
+    def _evaluating(self) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = tf.device(self.device)
+        return context
+
+    def _evaluator(self) -> Evaluator:
         with tf.init_scope(), tf.device(self.device):  # values, also while a function is traced
-            return self._deployment.evaluator(read(self))
-
-    def integers(self) -> IntegerGraph:
-        """The integers of deployment (see ``qat.deploy.inference``)."""
-        return self.evaluator().graph
-
-    def infer(self, pixels: tuple[Array, ...]) -> tuple[Array, ...]:
-        """Real outputs in evaluation mode, canonical, of raw pixels (see ``qat.deploy.inference``)."""
-        return tuple(y.numpy() for y in self._real(tuple(map(tf.constant, pixels))))
-
-    def infer_codes(self, pixels: tuple[Array, ...]) -> dict[str, Array]:
-        """Centred codes of every node of ``integers()``, canonical (see ``qat.deploy.inference``)."""
-        with tf.device(self.device):
-            codes = self.evaluator()(*_pixels(tuple(map(tf.constant, pixels))))
-        return {name: self.ops.to_numpy(tensor, "activation") for name, tensor in codes.items()}
+            return super()._evaluator()
 
     # Keras traces a function anew for other sizes, but with sizes that it leaves open: so arrays are looked at before it is
     # called, and what else gives batches where it runs.
@@ -251,7 +226,7 @@ class LoweredNetwork(keras.Model):
 
     def _checked(self, function: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
         """The function's result. Raises QatError where x, or what it gives, are no pixels of this network."""
-        if isinstance(x, (np.ndarray, tf.Tensor, tuple, list)):
+        if isinstance(x, ARRAYS):
             check_pixels(as_tuple(x), self.graph.input_shapes, object, self.graph.name)
         try:
             return function(x, *args, **kwargs)
@@ -298,8 +273,8 @@ class LoweredNetwork(keras.Model):
     def _outdated(self, function: str) -> bool:
         if not self.graph.is_quantized:
             return False
-        evaluator = self.evaluator()
-        before, self._evaluated[function] = self._evaluated.get(function), evaluator
+        evaluator = self._evaluator()
+        before, self._evaluators[function] = self._evaluators.get(function), evaluator
         return before is not evaluator
 
 
@@ -312,28 +287,20 @@ def lower(
 ) -> LoweredNetwork:
     """A keras.Model of a network.
 
-    params: canonical arrays (default: fresh ones). device_target: one of ``devices()`` (default: the first). step: training
-    steps done so far.
+    Args:
+        network: a network or its graph.
+        params: canonical arrays by full name (default: fresh ones).
+        device_target: one of ``devices()`` (default: the first).
+        step: training steps done so far, which the quant_delay counts.
+
+    Raises:
+        QatError: the parameters are not those of the network, there is no such device, or Keras runs on another backend than
+            TensorFlow.
     """
     if keras.backend.backend() != "tensorflow":
         raise QatError(f"Keras runs on {keras.backend.backend()!r} here; set KERAS_BACKEND=tensorflow")
-    graph = as_graph(network)
-    params = params_to_lower(graph, params)
-    return LoweredNetwork(graph, params, step, DEVICES[choose_device(device_target, devices(), "keras")])
-
-
-def read(model: LoweredNetwork) -> Params:
-    """The parameters and state of a lowered network, canonical NumPy arrays by full name."""
-    kinds = model.graph.params
-    return {name: model.ops.to_numpy(variable, kinds[name].kind) for name, variable in model.tensors.items()}
-
-
-def write(model: LoweredNetwork, params: Mapping[str, Array]) -> None:
-    """Set some parameters or state of a lowered network, canonical arrays by full name."""
-    kinds, variables, arrays = model.graph.params, model.tensors, params_to_write(model.graph, params)
-    with tf.device(model.device):
-        for name, array in arrays.items():
-            variables[name].assign(model.ops.from_numpy(array, kinds[name].kind))
+    graph, params, device = to_lower(network, params, device_target, devices(), NAME)
+    return LoweredNetwork(graph, params, step, DEVICES[device])
 
 
 def devices() -> list[str]:
@@ -342,16 +309,23 @@ def devices() -> list[str]:
 
 
 def runtime() -> str:
-    """What the passes run in, with its version."""
+    """The framework that computes, with its version."""
     return f"Keras {keras.__version__} over TensorFlow {tf.__version__}"
 
 
-class Step:
-    """One training step of a lowered network: ``step(x, y, lr)`` returns the loss before the update.
+class Step(TrainingStep):
+    """One training step with Keras's own optimizer: ``step(x, y, lr)`` returns the loss before the update.
 
-    It runs in a tf.function, traced once for each phase. loss: written over the vocabulary. compile: with XLA.
-    Started with TF_CONFIG, each worker is given the joint batch and takes its share of it; the loss is the joint one.
+    It runs in a tf.function, traced once for each phase.
+
+    Args:
+        model: what ``lower`` returned.
+        optimizer: which one, and its settings.
+        loss: written over the vocabulary.
+        compile: compile the step with XLA.
     """
+
+    model: LoweredNetwork
 
     def __init__(
         self,
@@ -361,9 +335,8 @@ class Step:
         *,
         compile: bool = False,
     ) -> None:
-        self.model, self.loss, self._decay = model, loss, optimizer.weight_decay
-        self._worker = training_worker(TF_CONFIG, "keras", compile=compile)
-        self._terms: dict[str, Tensor] = {}
+        super().__init__(model, loss, NAME, TF_CONFIG, compile=compile)
+        self._decay = optimizer.weight_decay
         self.optimizer = (
             keras.optimizers.SGD(0.0, momentum=optimizer.momentum)
             if optimizer.name == "momentum"
@@ -402,66 +375,40 @@ class Step:
             loss, *gradients = means_over_workers([loss, *gradients])
         return loss, gradients, terms
 
-    def __call__(self, x: Arrays, y: Arrays, lr: float) -> float:
-        """x: raw pixels (N, C, H, W), a tuple of them where the network has several inputs. y: integer labels (N,), or a
-        tuple of them and further targets.
-        """
-        check_pixels(as_tuple(x), self.model.graph.input_shapes, np.ndarray, self.model.graph.name)
+    def _update(
+        self, pixels: tuple[Array, ...], targets: tuple[Array, ...], lr: float
+    ) -> tuple[float, Mapping[str, Tensor]]:
         phase = self.model._pass.phase(self.model.step)
         if phase not in self._functions:
             self._functions[phase] = self._compile(partial(self._run, phase=phase))
         with tf.device(self.model.device):
-            targets = _single(tuple(map(tf.constant, as_tuple(self._worker.share(y)))))
-            pixels = tuple(map(tf.constant, as_tuple(self._worker.share(x))))
-            loss, self._terms = self._functions[phase](pixels, targets, tf.constant(lr, tf.float32))
-        return float(loss)
+            inputs, wanted = tuple(map(tf.constant, pixels)), single(tuple(map(tf.constant, targets)))
+            loss, terms = self._functions[phase](inputs, wanted, tf.constant(lr, tf.float32))
+        return float(loss), terms
 
-    def terms(self) -> dict[str, Array]:
-        """The terms of the last step's loss (see ``step_terms``)."""
-        return {name: tensor.numpy() for name, tensor in self._terms.items()}
+    def _means(self, figures: Array) -> Array:
+        (means,) = jointly(means_over_workers, [tf.constant(figures)])
+        return self.model._ops.to_numpy(means, "vector")
 
-    def _slots(self) -> dict[str, tuple[keras.Variable, Kind]]:
-        """The optimizer's variables by "<parameter>.<name of the state>"."""
-        slots: dict[str, tuple[keras.Variable, Kind]] = {"optimizer.iterations": (self.optimizer.iterations, "scalar")}
+    def _slots(self) -> dict[str, keras.Variable]:
+        slots = {"optimizer.iterations": self.optimizer.iterations}
         for name, parameter in self.model.tensors.items():
             if not parameter.trainable:
                 continue
             prefix = parameter.path.replace("/", "_") + "_"
             for variable in self.optimizer.variables:
                 if variable.name.startswith(prefix):
-                    slot = variable.name.removeprefix(prefix)
-                    slots[f"{name}.{slot}"] = variable, self.model.graph.params[name].kind
+                    slots[f"{name}.{variable.name.removeprefix(prefix)}"] = variable
         return slots
 
-    def means(self, figures: Sequence[float]) -> list[float]:
-        """Of each figure over the workers; the figures themselves where there is one."""
-        if self._worker.count == 1:
-            return list(figures)
-        (means,) = jointly(means_over_workers, [tf.constant(figures, tf.float32)])
-        return [float(mean) for mean in means]
-
-    def state(self) -> dict[str, Array]:
-        """The optimizer's state, canonical, by "<parameter>.<name of the state>"."""
-        return {name: self.model.ops.to_numpy(variable, kind) for name, (variable, kind) in self._slots().items()}
-
-    def load_state(self, state: Mapping[str, Array]) -> None:
-        """The inverse of ``state``."""
-        slots = self._slots()
-        check_state(state, self.state())
+    def _set_slots(self, state: Mapping[str, Array]) -> None:
+        slots, ops = self._slots(), self.model._ops
         for name, array in state.items():
-            variable, kind = slots[name]
-            variable.assign(array if kind == "scalar" else self.model.ops.from_numpy(array, kind))
+            kind = self._kind(name)
+            slots[name].assign(array if kind == "scalar" else ops.from_numpy(array, kind))
 
 
-def make_step(
-    model: LoweredNetwork, optimizer: Optimizer, loss: Loss | Objective = cross_entropy, *, compile: bool = False
-) -> Step:
-    """One training step with the framework's own optimizer."""
-    return Step(model, optimizer, loss, compile=compile)
-
-
-def _single(tensors: tuple[Tensor, ...]) -> Any:
-    return tensors[0] if len(tensors) == 1 else tensors
+make_step = Step
 
 
 def _ensured(x: Tensor, shape: Shape) -> Tensor:
@@ -479,6 +426,11 @@ def _transposed(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     return tf.transpose(x, axes) if len(x.shape) == 4 else x
 
 
-def _pixels(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _to_layout(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Raw canonical pixels as float32 in this backend's layout."""
     return tuple(_transposed(tf.cast(x, tf.float32), AXES["activation"]) for x in inputs)
+
+
+def _from_layout(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The inverse: outputs as (N, C, H, W) or (N, F)."""
+    return tuple(_transposed(y, (0, 3, 1, 2)) for y in outputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from qat.training.workers import this_worker
 from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
 
 DEVICES = {"CPU": "/CPU:0", "GPU": "/GPU:0"}  #: device target -> TensorFlow's name
-Tensor = tf.Tensor
+Tensor: TypeAlias = tf.Tensor
 #: From the canonical layout to this backend's, of tensors of rank 4: NHWC and HWIO.
 AXES = {"activation": (0, 2, 3, 1), "conv_weight": (2, 3, 1, 0)}
 #: Just above 0. TensorFlow takes the subnormal numbers below it for 0.
@@ -223,7 +223,7 @@ class KerasOps(Ops):
         An open bound is moved up by the least that matters; what lies between rounds to the bound in any case.
         """
         if open_low:
-            low = tf.maximum(low + TINY, low * (1.0 + 2.0**-22)) if isinstance(low, Tensor) or low else TINY
+            low = tf.maximum(low + TINY, low * (1.0 + 2.0**-22)) if isinstance(low, tf.Tensor) or low else TINY
 
         @tf.custom_gradient
         def straight_through(x: Tensor, multiplier: Tensor) -> Any:

@@ -1,10 +1,10 @@
-"""What has to be settled before TensorFlow is imported; whoever needs it imports it from here."""
+"""Imports TensorFlow with the environment variables that it needs to find set; other modules import it from here."""
 
 from __future__ import annotations
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # or each process tells of every device that is not there
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # else each process prints a warning for every missing device
 
 import keras
 import tensorflow as tf

@@ -10,13 +10,11 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from qat.backends.keras.ops import KerasOps
+from qat.backends.keras.ops import KerasOps, Tensor
 from qat.backends.keras.setup import tf
 from qat.errors import QatError
 from qat.reading import reason_of
 from qat.training.workers import TF_CONFIG, JointOps, this_worker
-
-Tensor = tf.Tensor
 
 
 @cache

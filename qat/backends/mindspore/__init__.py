@@ -1,0 +1,1 @@
+"""MindSpore as a training backend."""

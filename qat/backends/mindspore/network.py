@@ -3,58 +3,33 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qat.backends.mindspore.ops import ExactOps, MindSporeOps, Tensor
+from qat.backends.common import Lowered, TrainingStep, own_generator, to_lower
+from qat.backends.common import predict as predict
+from qat.backends.common import predict_codes as predict_codes
+from qat.backends.common import read as read
+from qat.backends.common import trace as trace
+from qat.backends.common import write as write
+from qat.backends.mindspore.files import load_params as load_params
+from qat.backends.mindspore.files import save_params as save_params
+from qat.backends.mindspore.ops import ExactOps, Tensor
+from qat.backends.mindspore.ops import MindSporeOps as MindSporeOps
 from qat.backends.mindspore.setup import jit_trace, ms, nn, ops
 from qat.backends.mindspore.workers import join, means_over_workers, training_ops
-from qat.deploy import wire
-from qat.deploy.inference import (
-    Deployment,
-    params_to_lower,
-    params_to_write,
-    predict,
-    predict_codes,
-    real_outputs,
-    trace,
-)
 from qat.errors import QatError
-from qat.files import write_atomically
-from qat.graph import Graph, Network, Params, as_graph
-from qat.integer import IntegerGraph
-from qat.reading import read_file, reading
-from qat.training.devices import choose_device
-from qat.training.forward import Forward
+from qat.graph import Graph, Network
+from qat.training.forward import single
 from qat.training.losses import Loss, Objective, cross_entropy, step_terms
-from qat.training.optimizer import Optimizer, check_state
-from qat.training.workers import MSRUN, this_worker, training_worker
-from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple, check_pixels
+from qat.training.optimizer import Optimizer
+from qat.training.workers import MSRUN, this_worker
+from qat.vocabulary.arrays import check_pixels
 from qat.vocabulary.ops import Array
-
-__all__ = [
-    "NAME",
-    "LoweredNetwork",
-    "MindSporeOps",
-    "devices",
-    "load_params",
-    "lower",
-    "make_step",
-    "predict",
-    "predict_codes",
-    "read",
-    "runtime",
-    "save_params",
-    "seed",
-    "trace",
-    "traced",
-]
 
 NAME = "mindspore"  #: under which ``qat.backend`` knows it
 
@@ -135,12 +110,7 @@ class CellModule(nn.Cell):
         return self.description
 
 
-#: What a checkpoint calls its types.
-TYPES = {f"{kind}{bits}": f"{kind.lower()}{bits}" for kind in ("Int", "UInt") for bits in (8, 16, 32, 64)}
-TYPES |= {f"Float{bits}": f"float{bits}" for bits in (16, 32, 64)} | {"Bool": "bool"}
-
-
-class LoweredNetwork(nn.Cell):
+class LoweredNetwork(Lowered, nn.Cell):
     """A graph as a MindSpore cell, trainable in PYNATIVE mode (MindSpore's default) with ``mindspore.train.Model`` or any
     loop.
 
@@ -150,23 +120,24 @@ class LoweredNetwork(nn.Cell):
     parameter has changed, and no gradient flows.
     """
 
+    _ops: MindSporeOps
+
     def __init__(self, graph: Graph, params: Mapping[str, Array], step: int = 0) -> None:
         super().__init__(auto_prefix=False)
         self.graph = graph
         self.step = step  #: training steps done, which the quant_delay counts
-        self.tensors: dict[str, ms.Parameter] = {}
-        self._pass = Forward(graph, training_ops())
+        self._tensors: dict[str, ms.Parameter] = {}
+        self._compute_with(training_ops(), ExactOps())
         self._traced: dict[tuple[int, Any], tuple[Callable[..., Any], list[Any], list[str]]] = {}
-        self._deployment = Deployment(graph, ExactOps())
         for node in graph.nodes:
             module = self._cell_module(node.cell_name)
             module.description = node.cell.describe
             for local, param in node.cell.params().items():
                 name = f"{node.cell_name}.{local}"
-                if name not in self.tensors:
-                    tensor = Tensor(np.array(params[name], np.float32))
-                    self.tensors[name] = ms.Parameter(tensor, name=name, requires_grad=param.trainable)
-                    module._params[local] = self.tensors[name]
+                if name not in self._tensors:
+                    tensor = self._ops.from_numpy(params[name], param.kind)
+                    self._tensors[name] = ms.Parameter(tensor, name=name, requires_grad=param.trainable)
+                    module._params[local] = self._tensors[name]
 
     def _cell_module(self, name: str) -> CellModule:
         cell: nn.Cell = self
@@ -195,11 +166,9 @@ class LoweredNetwork(nn.Cell):
         check_pixels(inputs, self.graph.input_shapes, Tensor, self.graph.name)
         if self.training:
             found, updates = self.run(inputs)
-            self.write(updates)
-            outputs = tuple(found.values())
-        else:
-            outputs = tuple(Tensor(y) for y in self.infer(tuple(x.asnumpy() for x in inputs)))
-        return outputs[0] if len(outputs) == 1 else outputs
+            self._assign(updates)
+            return single(tuple(found.values()))
+        return single(tuple(Tensor(y) for y in self.infer(tuple(x.asnumpy() for x in inputs))))
 
     def run(self, inputs: tuple[Tensor, ...], loss: Loss | Objective | None = None) -> tuple[dict[Any, Tensor], Any]:
         """One training step's forward pass, as one compiled function for each phase: outputs by their numbers, and new
@@ -231,42 +200,21 @@ class LoweredNetwork(nn.Cell):
                 count = len(self.tensors)
                 given, params = tensors[:-count], dict(zip(self.tensors, tensors[-count:], strict=True))
                 pixels, rest = given[: len(self.graph.inputs)], given[len(self.graph.inputs) :]
-                self._pass.ops.seed(key)
+                self._ops.seed(key)
                 if loss is None:
                     outputs, updates = self._pass(params, pixels, training=True, phase=phase)
                     found: dict[Any, Tensor] = dict(enumerate(outputs))
                 else:
-                    found, updates = step_terms(self._pass, loss, params, pixels, as_arrays(rest), phase=phase)
+                    found, updates = step_terms(self._pass, loss, params, pixels, single(rest), phase=phase)
                 found_names[:], state_names[:] = found, updates
                 return (*found.values(), *updates.values())
 
             self._traced[phase, loss] = traced(compute), found_names, state_names
         return self._traced[phase, loss]
 
-    def write(self, updates: Mapping[str, Tensor]) -> None:
-        """Set state."""
-        for name, value in updates.items():
+    def _assign(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
             ops.assign(self.tensors[name], ops.stop_gradient(value))
-
-    def integers(self) -> IntegerGraph:
-        """The integers of deployment, derived in NumPy from the parameters as they are now."""
-        return self._deployment.evaluator(read(self)).graph
-
-    def infer(self, pixels: tuple[Array, ...]) -> tuple[Array, ...]:
-        """Real outputs in evaluation mode, float32 (N, ...), of raw pixels (N, C, H, W), one array for each input."""
-        if self.graph.is_quantized:
-            return tuple(y.asnumpy() for y in real_outputs(*self._deployed(pixels)))
-        tensors = tuple(Tensor(np.array(x, np.float32)) for x in pixels)
-        outputs, _ = self._pass(self.tensors, tensors, training=False, phase=0)
-        return tuple(y.asnumpy() for y in outputs)
-
-    def infer_codes(self, pixels: tuple[Array, ...]) -> dict[str, Array]:
-        """Centred codes of every node of ``integers()``, whole numbers in float32."""
-        return {name: value.asnumpy() for name, value in self._deployed(pixels)[1].items()}
-
-    def _deployed(self, pixels: tuple[Array, ...]) -> tuple[IntegerGraph, dict[str, Tensor]]:
-        evaluator = self._deployment.evaluator(read(self))
-        return evaluator.graph, evaluator(*(Tensor(np.array(x, np.float32)) for x in pixels))
 
 
 _draws: dict[str, np.random.Generator] = {"key": np.random.default_rng()}
@@ -277,8 +225,8 @@ def _next_key() -> Tensor:
 
 
 def seed(*numbers: int) -> None:
-    """Seed what ``ops.drop`` draws from; every worker draws its own."""
-    _draws["key"] = np.random.default_rng(this_worker().own(numbers))
+    """Seed what dropout draws from; each worker of a training draws others."""
+    _draws["key"] = own_generator(numbers)
 
 
 def lower(
@@ -290,13 +238,17 @@ def lower(
 ) -> LoweredNetwork:
     """A mindspore.nn.Cell of a network.
 
-    params: canonical arrays (default: fresh ones). device_target: one of ``devices()`` (default: the first); it is
-    MindSpore's own setting for the whole process. step: training steps done so far.
+    Args:
+        network: a network or its graph.
+        params: canonical arrays by full name (default: fresh ones).
+        device_target: one of ``devices()`` (default: the first); it is MindSpore's own setting for the whole process.
+        step: training steps done so far, which the quant_delay counts.
+
+    Raises:
+        QatError: the parameters are not those of the network, there is no such device, or MindSpore refuses to change to it.
     """
     _release_forgotten()
-    graph = as_graph(network)
-    params = params_to_lower(graph, params)
-    device = choose_device(device_target, devices(), "mindspore")
+    graph, params, device = to_lower(network, params, device_target, devices(), NAME)
     if ms.get_context("device_target") != device:
         try:
             ms.set_device(device)
@@ -316,65 +268,12 @@ def devices() -> list[str]:
     return [name for name, device in special.items() if device.is_available()] + ["CPU"]
 
 
-def read(model: LoweredNetwork) -> Params:
-    """The parameters and state of a lowered network, canonical NumPy arrays by full name."""
-    return {name: np.array(tensor.asnumpy()) for name, tensor in model.tensors.items()}
-
-
-def write(model: LoweredNetwork, params: Mapping[str, Array]) -> None:
-    """Set some parameters or state of a lowered network, canonical arrays by full name."""
-    arrays = params_to_write(model.graph, params)
-    model.write({name: Tensor(array) for name, array in arrays.items()})
-
-
-def load_params(path: str | Path) -> dict[str, Array]:
-    """The arrays of a file that ``mindspore.save_checkpoint`` wrote, by name."""
-    advice = "give what mindspore.save_checkpoint wrote"
-    content = read_file(path, advice)
-    with reading(path, "a checkpoint of MindSpore", advice):
-        return _arrays(content)
-
-
-def _arrays(content: bytes) -> dict[str, Array]:
-    """The arrays of a checkpoint, read directly: over a damaged one MindSpore itself tells of it in many lines, and may
-    crash. Format (mindspore/train/checkpoint.proto): values (1) of a name (1) and a tensor (2) of sizes (1), a type as
-    Float32 (2) and its bytes (3); a large one stands in several values that follow one another.
-    """
-    found: dict[str, tuple[list[int], str, list[bytes]]] = {}
-    for value in wire.read(content)[1]:
-        ((name,), (tensor,)) = (wire.read(_block(value))[number] for number in (1, 2))
-        fields = wire.read(_block(tensor))
-        sizes = [
-            size for x in fields.get(1, []) for size in (wire.integers(x) if isinstance(x, bytes) else [wire.signed(x)])
-        ]
-        (kind,), (data,) = fields[2], fields[3]
-        found.setdefault(_block(name).decode(), (sizes, _block(kind).decode(), []))[2].append(_block(data))
-    return {
-        name: np.frombuffer(b"".join(parts), TYPES[kind]).reshape(sizes).copy()
-        for name, (sizes, kind, parts) in found.items()
-    }
-
-
-def _block(value: int | bytes) -> bytes:
-    if not isinstance(value, bytes):
-        raise ValueError("a number stands where text or a message is expected")
-    return value
-
-
-def save_params(params: Mapping[str, Array], path: str | Path) -> None:
-    """The inverse of ``load_params``."""
-    with tempfile.TemporaryDirectory() as folder:  # it leaves half a file where it fails
-        file = Path(folder) / "params.ckpt"
-        ms.save_checkpoint([{"name": name, "data": Tensor(array)} for name, array in params.items()], str(file))
-        write_atomically(path, file.read_bytes())
-
-
 def runtime() -> str:
-    """What the passes run in, with its version."""
+    """The framework that computes, with its version."""
     return f"MindSpore {ms.__version__}"
 
 
-class AMSGrad(nn.Optimizer):  # type: ignore[misc]
+class AMSGrad(nn.Optimizer):
     """Reddi et al., arXiv 1904.09237, algorithm 2, with Adam's correction of bias, as PyTorch has it.
 
     nn.Adam(use_amsgrad=True) has no kernel on the CPU for a parameter that is a single number, as a learned scale is.
@@ -392,6 +291,7 @@ class AMSGrad(nn.Optimizer):  # type: ignore[misc]
 
     @ms.jit
     def construct(self, gradients: tuple[Tensor, ...]) -> bool:
+        """Update the parameters, as mindspore.nn.Optimizer's."""
         gradients = self.decay_weight(gradients)
         rate = self.get_lr()
         power1 = self.beta1_power * self.BETA1
@@ -410,13 +310,19 @@ class AMSGrad(nn.Optimizer):  # type: ignore[misc]
         return True
 
 
-class Step:
-    """One training step of a lowered network: ``step(x, y, lr)`` returns the loss before the update.
+class Step(TrainingStep):
+    """One training step with MindSpore's own optimizer: ``step(x, y, lr)`` returns the loss before the update.
 
-    loss: written over the vocabulary. Forward pass and loss are one compiled function for each phase, whose gradient
-    MindSpore derives from it; the optimizer is MindSpore's own. ``compile`` changes nothing: it is so either way.
-    Started by msrun, each worker is given the joint batch and takes its share of it; the loss is the joint one.
+    Forward pass and loss are one compiled function for each phase, whose gradient MindSpore derives from it.
+
+    Args:
+        model: what ``lower`` returned.
+        optimizer: which one, and its settings.
+        loss: written over the vocabulary.
+        compile: changes nothing, since the pass is compiled anyway.
     """
+
+    model: LoweredNetwork
 
     def __init__(
         self,
@@ -426,9 +332,7 @@ class Step:
         *,
         compile: bool = False,
     ) -> None:
-        self.model, self.loss = model.set_train(), loss
-        self._worker = training_worker(MSRUN, "mindspore")
-        self._terms: dict[str, Tensor] = {}
+        super().__init__(model.set_train(), loss, NAME, MSRUN)
         parameters = model.trainable_params()
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": optimizer.weight_decay},
@@ -452,17 +356,13 @@ class Step:
             return Tensor(np.float32(0.0)), {}, {}
         return next(iter(terms.values())), terms, updates
 
-    def __call__(self, x: Arrays, y: Arrays, lr: float) -> float:
-        """x: raw pixels (N, C, H, W). y: integer labels (N,), or a tuple of them and further targets."""
-        check_pixels(as_tuple(x), self.model.graph.input_shapes, np.ndarray, self.model.graph.name)
-        targets = (
-            array.astype(np.int32 if array.dtype.kind in "iu" else np.float32)
-            for array in as_tuple(self._worker.share(y))
-        )
-        pixels = tuple(Tensor(array) for array in as_tuple(self._worker.share(x)))
+    def _update(
+        self, pixels: tuple[Array, ...], targets: tuple[Array, ...], lr: float
+    ) -> tuple[float, Mapping[str, Tensor]]:
+        wanted = (array.astype(np.int32 if array.dtype.kind in "iu" else np.float32) for array in targets)
         # set_data would give the parameter other memory, which the compiled optimizer does not look at.
         ops.assign(self.optimizer.learning_rate, Tensor(np.float32(lr)))
-        (loss, terms, updates), gradients = self._gradient(*pixels, *map(Tensor, targets))
+        (loss, terms, updates), gradients = self._gradient(*map(Tensor, pixels), *map(Tensor, wanted))
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -470,16 +370,14 @@ class Step:
             loss, *means = means_over_workers([loss, *gradients])
             gradients = tuple(means)
         self.optimizer(gradients)
-        self.model.write(updates)
-        self._terms = terms
-        return float(loss.asnumpy())
+        self.model._assign(updates)
+        return float(loss.asnumpy()), terms
 
-    def terms(self) -> dict[str, Array]:
-        """The terms of the last step's loss (see ``step_terms``)."""
-        return {name: tensor.asnumpy() for name, tensor in self._terms.items()}
+    def _means(self, figures: Array) -> Array:
+        (means,) = means_over_workers([Tensor(figures)])
+        return self.model._ops.to_numpy(means, "vector")
 
     def _slots(self) -> dict[str, ms.Parameter]:
-        """The optimizer's own tensors by "<parameter>.<slot>"."""
         names = self.model.tensors
         found = {}
         for own in self.optimizer.get_parameters():
@@ -489,27 +387,10 @@ class Step:
             found[f"{name or 'optimizer'}.{slot}"] = own
         return found
 
-    def means(self, figures: Sequence[float]) -> list[float]:
-        """Of each figure over the workers; the figures themselves where there is one."""
-        if self._worker.count == 1:
-            return list(figures)
-        (means,) = means_over_workers([Tensor(np.asarray(figures, np.float32))])
-        return [float(mean) for mean in means.asnumpy()]
-
-    def state(self) -> dict[str, Array]:
-        """The optimizer's state, by "<parameter>.<name of the state>"; what all parameters share is "optimizer.<name>"."""
-        return {name: np.array(tensor.asnumpy()) for name, tensor in self._slots().items()}
-
-    def load_state(self, state: Mapping[str, Array]) -> None:
-        """The inverse of ``state``."""
+    def _set_slots(self, state: Mapping[str, Array]) -> None:
         slots = self._slots()
-        check_state(state, self.state())
         for name, array in state.items():
             ops.assign(slots[name], Tensor(np.array(array)))
 
 
-def make_step(
-    model: LoweredNetwork, optimizer: Optimizer, loss: Loss | Objective = cross_entropy, *, compile: bool = False
-) -> Step:
-    """One training step with the framework's own optimizer. compile: nothing more to do, the pass is compiled anyway."""
-    return Step(model, optimizer, loss, compile=compile)
+make_step = Step

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from qat.backends.mindspore.setup import ms, ops
 from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
 
-Tensor = ms.Tensor
+Tensor: TypeAlias = ms.Tensor
 
 
 @cache
@@ -236,7 +236,7 @@ def _wide_conv2d(
     rows = (height - dilation[0] * (kernel_height - 1) - 1) // stride[0] + 1
     columns = (width - dilation[1] * (kernel_width - 1) - 1) // stride[1] + 1
     kernels = w.astype(ms.float64).reshape(group, outputs // group, per_group, kernel_height, kernel_width)
-    total = None
+    total: Any = None
     for row in range(kernel_height):
         for column in range(kernel_width):
             top, left = row * dilation[0], column * dilation[1]

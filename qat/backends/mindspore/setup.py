@@ -1,4 +1,4 @@
-"""What has to be settled before MindSpore is imported; whoever needs it imports it from here."""
+"""Imports MindSpore with the environment variables that it needs to find set; other modules import it from here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qat.errors import QatError
 if int(np.__version__.partition(".")[0]) >= 2:
     raise QatError(f"MindSpore needs numpy<2, but NumPy {np.__version__} is installed: pip install 'numpy<2'")
 
-os.environ.setdefault("GLOG_v", "3")  # or each process tells of every device that is not there
+os.environ.setdefault("GLOG_v", "3")  # else each process prints a warning for every missing device
 
 # On an AVX-512 CPU MindSpore's oneDNN runs reference kernels for many convolutions, some sixty times slower than the AVX2
 # ones. It is read at the first convolution; a setting of the user's own stays.

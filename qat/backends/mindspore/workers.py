@@ -6,12 +6,10 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 
-from qat.backends.mindspore.ops import MindSporeOps
+from qat.backends.mindspore.ops import MindSporeOps, Tensor
 from qat.backends.mindspore.setup import ms, ops
 from qat.errors import QatError
 from qat.training.workers import MSRUN, JointOps, this_worker
-
-Tensor = ms.Tensor
 
 
 @cache

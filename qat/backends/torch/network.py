@@ -2,59 +2,34 @@
 
 from __future__ import annotations
 
-import io
-import pickle
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from qat.backends.torch.ops import ExactOps, Tensor, TorchOps
+from qat.backends.common import Lowered, TrainingStep, own_generator, to_lower
+from qat.backends.common import predict as predict
+from qat.backends.common import predict_codes as predict_codes
+from qat.backends.common import read as read
+from qat.backends.common import trace as trace
+from qat.backends.common import write as write
+from qat.backends.torch.files import load_params as load_params
+from qat.backends.torch.files import save_params as save_params
+from qat.backends.torch.ops import ExactOps, Tensor
+from qat.backends.torch.ops import TorchOps as TorchOps
 from qat.backends.torch.workers import means_over_workers, training_ops
 from qat.cells.base import Shape
-from qat.deploy.inference import (
-    Deployment,
-    params_to_lower,
-    params_to_write,
-    predict,
-    predict_codes,
-    real_outputs,
-    trace,
-)
 from qat.errors import QatError
-from qat.files import write_atomically
-from qat.graph import Graph, Network, Params, as_graph
-from qat.integer import Evaluator, IntegerGraph
-from qat.reading import check_zip, open_regular, reading, without_warnings
-from qat.training.devices import choose_device
-from qat.training.forward import Forward
+from qat.graph import Graph, Network
+from qat.training.forward import single
 from qat.training.losses import Loss, Objective, cross_entropy, step_terms
-from qat.training.optimizer import Optimizer, check_state
-from qat.training.workers import TORCHRUN, this_worker, training_worker
-from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple, check_pixels
+from qat.training.optimizer import Optimizer
+from qat.training.workers import TORCHRUN
+from qat.vocabulary.arrays import check_pixels
 from qat.vocabulary.ops import Array
-
-__all__ = [
-    "NAME",
-    "LoweredNetwork",
-    "TorchOps",
-    "devices",
-    "load_params",
-    "lower",
-    "make_step",
-    "predict",
-    "predict_codes",
-    "read",
-    "runtime",
-    "save_params",
-    "seed",
-    "trace",
-    "write",
-]
 
 NAME = "torch"  #: under which ``qat.backend`` knows it
 
@@ -76,10 +51,11 @@ class CellModule(torch.nn.Module):
         self.description = ""
 
     def extra_repr(self) -> str:
+        """What ``print`` shows."""
         return self.description
 
 
-class LoweredNetwork(torch.nn.Module):
+class LoweredNetwork(Lowered, torch.nn.Module):
     """A graph as a torch module, trainable with any torch loop.
 
     Parameters and buffers are named as in the graph ("conv1.weight"). Called with raw pixels, (N, C, H, W), uint8, and
@@ -87,6 +63,8 @@ class LoweredNetwork(torch.nn.Module):
     mode a quantized network computes the integers of deployment: they are derived anew whenever a parameter has
     changed, and no gradient flows.
     """
+
+    _ops: TorchOps
 
     def __init__(self, graph: Graph, params: Mapping[str, Array], step: int = 0) -> None:
         super().__init__()
@@ -131,11 +109,10 @@ class LoweredNetwork(torch.nn.Module):
 
     def _use_device(self) -> None:
         self._ops = training_ops(next((tensor.device for tensor in self.tensors.values()), "cpu"))
-        self._pass = Forward(self.graph, self._ops)
-        self._deployment = Deployment(self.graph, ExactOps(self._ops.device))
+        self._compute_with(self._ops, ExactOps(self._ops.device))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        result = super()._apply(fn, recurse)  # to(), cuda(), double(), ...
+        result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # to(), cuda(), double(), ...
         wrong = [tensor.dtype for tensor in self.tensors.values() if tensor.dtype != torch.float32]
         if wrong:
             raise QatError(
@@ -164,7 +141,7 @@ class LoweredNetwork(torch.nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         """Real outputs: one tensor, or a tuple where the network has several."""
         check_pixels(inputs, self.graph.input_shapes, Tensor, self.graph.name)
-        if torch.jit.is_tracing():
+        if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
             inputs = tuple(map(_held, inputs, self.graph.input_shapes))
         if self.training:
             return self.run(inputs, self.next_phase())
@@ -176,8 +153,16 @@ class LoweredNetwork(torch.nn.Module):
             return self.run(inputs, 0, training=False)
         if torch.compiler.is_exporting():
             raise self._not_exported("torch.export")
-        outputs = real_outputs(*self.deployed(*inputs))
-        return outputs[0] if len(outputs) == 1 else outputs
+        return single(self._deployed(inputs))
+
+    @torch.compiler.disable
+    def _deployed(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return self._evaluated(tuple(x.to(self._ops.device, torch.float32) for x in inputs))
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        with torch.no_grad(), torch.autocast(self._ops.device.type, enabled=False):
+            yield
 
     @torch.compiler.disable
     def next_phase(self) -> int:
@@ -188,25 +173,29 @@ class LoweredNetwork(torch.nn.Module):
     def run(self, inputs: tuple[Tensor, ...], phase: int, *, training: bool = True) -> Any:
         """The float or fake-quantized pass; in training it also updates the state."""
         state = self._state_copies() if torch.compiler.is_compiling() else {}
-        outputs = self._updating(partial(self._pass, self.tensors | state, training=training, phase=phase), inputs)
-        return outputs[0] if len(outputs) == 1 else outputs
+        return single(self._updating(partial(self._pass, self.tensors | state, training=training, phase=phase), inputs))
 
     def terms(self, inputs: tuple[Tensor, ...], targets: Any, phase: int, loss: Loss | Objective) -> dict[str, Tensor]:
         """One training step's terms (see ``step_terms``); it also updates the state."""
         state = self._state_copies() if torch.compiler.is_compiling() else {}
         compute = partial(step_terms, self._pass, loss, self.tensors | state, targets=targets, phase=phase)
-        return self._updating(compute, inputs)
+        terms: dict[str, Tensor] = self._updating(compute, inputs)
+        return terms
 
     def _updating(self, compute: Callable[..., tuple[Any, dict[str, Tensor]]], inputs: tuple[Tensor, ...]) -> Any:
-        """What ``compute(pixels)`` gives beside the new values of state, which are set."""
-        tensors, device = self.tensors, self._ops.device
+        """What ``compute(inputs=pixels)`` returns beside new values of state, to which the state is set."""
+        device = self._ops.device
         with torch.autocast(device.type, enabled=False):  # integers up to 2^24 need float32
             pixels = tuple(x.to(device, torch.float32) for x in inputs)
             found, updates = compute(inputs=pixels)
-        with torch.no_grad():
-            for name, value in updates.items():
-                tensors[name].copy_(value)
+        self._assign(updates)
         return found
+
+    @torch.no_grad()
+    def _assign(self, values: Mapping[str, Tensor]) -> None:
+        tensors = self.tensors
+        for name, value in values.items():
+            tensors[name].copy_(value)
 
     @torch.compiler.disable  # else they would be made anew in the backward pass
     def _state_copies(self) -> dict[str, Tensor]:
@@ -214,33 +203,6 @@ class LoweredNetwork(torch.nn.Module):
         where an eager one keeps what was computed of it, and would go on with the new values.
         """
         return {name: tensor.clone() for name, tensor in self.tensors.items() if not tensor.requires_grad}
-
-    def evaluator(self) -> Evaluator:
-        """The integers of deployment, derived in NumPy from the parameters as they are now."""
-        return self._deployment.evaluator(read(self))
-
-    @torch.compiler.disable
-    @torch.no_grad()
-    def deployed(self, *pixels: Tensor) -> tuple[IntegerGraph, dict[str, Tensor]]:
-        """The deployed network, and its codes less their zero point, of every node: whole numbers in float32."""
-        device, evaluator = self._ops.device, self.evaluator()
-        with torch.autocast(device.type, enabled=False):
-            return evaluator.graph, evaluator(*(x.to(device, torch.float32) for x in pixels))
-
-    def integers(self) -> IntegerGraph:
-        """The integers of deployment, of the parameters as they are now."""
-        return self.evaluator().graph
-
-    @torch.no_grad()
-    def infer(self, pixels: tuple[Array, ...]) -> tuple[Array, ...]:
-        """Real outputs in evaluation mode, canonical, of raw pixels (see ``qat.deploy.inference``)."""
-        outputs = self.evaluated(tuple(torch.tensor(x) for x in pixels))
-        return tuple(y.cpu().numpy() for y in (outputs if isinstance(outputs, tuple) else (outputs,)))
-
-    def infer_codes(self, pixels: tuple[Array, ...]) -> dict[str, Array]:
-        """Centred codes of every node, canonical."""
-        _, codes = self.deployed(*(torch.tensor(x) for x in pixels))
-        return {name: values.cpu().numpy() for name, values in codes.items()}
 
 
 def lower(
@@ -252,25 +214,17 @@ def lower(
 ) -> LoweredNetwork:
     """A torch.nn.Module of a network.
 
-    params: canonical arrays (default: fresh ones). device_target: one of ``devices()`` (default: the first). step: training
-    steps done so far.
+    Args:
+        network: a network or its graph.
+        params: canonical arrays by full name (default: fresh ones).
+        device_target: one of ``devices()`` (default: the first).
+        step: training steps done so far, which the quant_delay counts.
+
+    Raises:
+        QatError: the parameters are not those of the network, or there is no such device.
     """
-    graph = as_graph(network)
-    params = params_to_lower(graph, params)
-    return LoweredNetwork(graph, params, step).to(DEVICES[choose_device(device_target, devices(), "torch")])
-
-
-def read(model: LoweredNetwork) -> Params:
-    """The parameters and state of a lowered network, canonical NumPy arrays by full name."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.tensors.items()}
-
-
-def write(model: LoweredNetwork, params: Mapping[str, Array]) -> None:
-    """Set some parameters or state of a lowered network, canonical arrays by full name."""
-    tensors, arrays = model.tensors, params_to_write(model.graph, params)
-    with torch.no_grad():
-        for name, array in arrays.items():
-            tensors[name].copy_(torch.from_numpy(array))
+    graph, params, device = to_lower(network, params, device_target, devices(), NAME)
+    return LoweredNetwork(graph, params, step).to(DEVICES[device])
 
 
 def devices() -> list[str]:
@@ -278,56 +232,27 @@ def devices() -> list[str]:
     return ["GPU", "CPU"] if torch.cuda.is_available() else ["CPU"]
 
 
-def load_params(path: str | Path) -> dict[str, Array]:
-    """The arrays of a file that torch.save wrote of a state_dict, by name. Nothing in the file is executed."""
-    advice = "give a file that torch.save wrote"
-    with open_regular(path, advice) as file, reading(path, "a state_dict of PyTorch", advice), without_warnings():
-        if zipfile.is_zipfile(file):
-            check_zip(path, file, advice)
-        file.seek(0)
-        try:
-            data = torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:  # PyTorch's own words would have the protection switched off
-            raise ValueError("it holds more than tensors, or is another program's file") from None
-        data = data.get("state_dict", data) if isinstance(data, dict) else data
-        if not isinstance(data, dict) or not any(isinstance(value, Tensor) for value in data.values()):
-            raise QatError(f"{path}: holds {type(data).__name__} without tensors; save model.state_dict()")
-        return {str(name): _array(value.detach()) for name, value in data.items() if isinstance(value, Tensor)}
-
-
-def _array(tensor: Tensor) -> Array:
-    """A tensor of a file as float32. Raises ValueError where it declares more numbers than the file holds for it."""
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ValueError(f"a tensor of {tuple(tensor.shape)} has {tensor.untyped_storage().nbytes()} bytes")
-    if tensor.is_complex():
-        raise ValueError("a tensor holds complex numbers")
-    array: Array = tensor.float().numpy()
-    return array
-
-
-def save_params(params: Mapping[str, Array], path: str | Path) -> None:
-    """The inverse of ``load_params``: a state_dict."""
-    buffer = io.BytesIO()
-    torch.save({name: torch.from_numpy(np.array(array)) for name, array in params.items()}, buffer)
-    write_atomically(path, buffer.getvalue())
-
-
 def seed(*numbers: int) -> None:
-    """Seed what ``ops.drop`` draws from; every worker draws its own."""
-    torch.manual_seed(int(np.random.default_rng(this_worker().own(numbers)).integers(1 << 63)))
+    """Seed what dropout draws from; each worker of a training draws others."""
+    torch.manual_seed(int(own_generator(numbers).integers(1 << 63)))
 
 
 def runtime() -> str:
-    """What the passes run in, with its version."""
+    """The framework that computes, with its version."""
     return f"PyTorch {torch.__version__}"
 
 
-class Step:
-    """One training step of a lowered network: ``step(x, y, lr)`` returns the loss before the update.
+class Step(TrainingStep):
+    """One training step with PyTorch's own optimizer: ``step(x, y, lr)`` returns the loss before the update.
 
-    loss: written over the vocabulary. compile: compile forward pass and loss with torch.compile, once for each phase.
-    Started by torchrun, each worker is given the joint batch and takes its share of it; the loss is the joint one.
+    Args:
+        model: what ``lower`` returned.
+        optimizer: which one, and its settings.
+        loss: written over the vocabulary.
+        compile: compile forward pass and loss with torch.compile, once for each phase.
     """
+
+    model: LoweredNetwork
 
     def __init__(
         self,
@@ -337,11 +262,9 @@ class Step:
         *,
         compile: bool = False,
     ) -> None:
-        self.model = model.train()
-        self._worker = training_worker(TORCHRUN, "torch", compile=compile)
+        super().__init__(model.train(), loss, NAME, TORCHRUN, compile=compile)
         plain = partial(model.terms, loss=loss)
         self._compute = torch.compile(plain) if compile else plain
-        self._terms: dict[str, Tensor] = {}
         decay = [p for p in model.parameters() if p.ndim > 1]
         others = [p for p in model.parameters() if p.ndim <= 1]
         groups = [{"params": decay, "weight_decay": optimizer.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -358,25 +281,21 @@ class Step:
                 slot: torch.zeros(()) if slot == "step" else torch.zeros_like(parameter) for slot in slots
             }
 
-    def __call__(self, x: Arrays, y: Arrays, lr: float) -> float:
-        """x: raw pixels (N, C, H, W), a tuple of them where the network has several inputs. y: integer labels (N,), or a
-        tuple of them and further targets.
-        """
-        graph, device = self.model.graph, self.model._ops.device
-        check_pixels(as_tuple(x), graph.input_shapes, np.ndarray, graph.name)
+    def _update(
+        self, pixels: tuple[Array, ...], targets: tuple[Array, ...], lr: float
+    ) -> tuple[float, Mapping[str, Tensor]]:
+        device = self.model._ops.device
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        pixels = tuple(torch.from_numpy(array).to(device) for array in as_tuple(self._worker.share(x)))
-        targets = tuple(torch.from_numpy(array).to(device) for array in as_tuple(self._worker.share(y)))
-        terms = self._compute(pixels, as_arrays(targets), self.model.next_phase())
+        inputs, wanted = (tuple(torch.from_numpy(x).to(device) for x in arrays) for arrays in (pixels, targets))
+        terms = self._compute(inputs, single(wanted), self.model.next_phase())
         loss = next(iter(terms.values()))
-        self._terms = {name: tensor.detach() for name, tensor in terms.items()}
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         if self._worker.count > 1:
             loss = self._average(loss.detach())
         self.optimizer.step()
-        return loss.item()
+        return loss.item(), {name: tensor.detach() for name, tensor in terms.items()}
 
     def _average(self, loss: Tensor) -> Tensor:
         """Let loss and gradients be their means over the workers, in one exchange; returns the loss."""
@@ -386,41 +305,33 @@ class Step:
             gradient.copy_(mean)
         return loss
 
-    def terms(self) -> dict[str, Array]:
-        """The terms of the last step's loss (see ``step_terms``)."""
-        return {name: tensor.cpu().numpy() for name, tensor in self._terms.items()}
+    def _means(self, figures: Array) -> Array:
+        (means,) = means_over_workers([torch.from_numpy(figures).to(self.model._ops.device)])
+        return self.model._ops.to_numpy(means, "vector")
 
-    def means(self, figures: Sequence[float]) -> list[float]:
-        """Of each figure over the workers; the figures themselves where there is one."""
-        if self._worker.count == 1:
-            return list(figures)
-        (means,) = means_over_workers([torch.tensor(figures, device=self.model._ops.device)])
-        return [float(mean) for mean in means]
-
-    def state(self) -> dict[str, Array]:
-        """The optimizer's state, by "<parameter>.<name of the state>"."""
+    def _slots(self) -> dict[str, Tensor]:
         names = {id(tensor): name for name, tensor in self.model.tensors.items()}
         return {
-            f"{names[id(parameter)]}.{key}": value.detach().cpu().numpy().copy()
+            f"{names[id(parameter)]}.{key}": value
             for parameter, values in self.optimizer.state.items()
             for key, value in values.items()
             if isinstance(value, Tensor)
         }
 
+    def _set_slots(self, state: Mapping[str, Array]) -> None:
+        slots = self._slots()
+        for name, array in state.items():
+            slots[name].copy_(torch.from_numpy(np.array(array)))
+
     def load_state(self, state: Mapping[str, Array]) -> None:
-        """The inverse of ``state``."""
-        owners = {name.rpartition(".")[0] for name in state}  # earlier releases left out what had no gradient yet
-        expected = {name: a for name, a in self.state().items() if not owners or name.rpartition(".")[0] in owners}
-        check_state(state, expected)
-        for full_name, array in state.items():
-            name, _, key = full_name.rpartition(".")
-            tensor = torch.from_numpy(np.array(array))
-            parameter = self.model.tensors[name]
-            self.optimizer.state[parameter][key] = tensor if key == "step" else tensor.to(parameter.device)
+        """The inverse of ``state``. Earlier releases left out the parameters that had no gradient yet: they stay as they are.
+
+        Raises:
+            QatError: the state is of another network or optimizer, or not finite.
+        """
+        owners = {name.rpartition(".")[0] for name in state}
+        left_out = {name: a for name, a in self.state().items() if owners and name.rpartition(".")[0] not in owners}
+        super().load_state(left_out | dict(state))
 
 
-def make_step(
-    model: LoweredNetwork, optimizer: Optimizer, loss: Loss | Objective = cross_entropy, *, compile: bool = False
-) -> Step:
-    """One training step with the framework's own optimizer."""
-    return Step(model, optimizer, loss, compile=compile)
+make_step = Step

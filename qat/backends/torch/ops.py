@@ -77,7 +77,8 @@ class TorchOps(Ops):
             x = F.pad(x, (left, right, top, bottom), value=-torch.inf)
         halving = kernel == stride == (2, 2) and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
         if halving and not x.is_cuda and not torch.compiler.is_compiling():
-            return _HalvingMaxPool.apply(x)
+            y: Tensor = _HalvingMaxPool.apply(x)  # type: ignore[no-untyped-call]
+            return y
         return F.max_pool2d(x, kernel, stride)
 
     def sum_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:

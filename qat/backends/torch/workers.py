@@ -9,12 +9,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from qat.backends.torch.ops import TorchOps
+from qat.backends.torch.ops import Tensor, TorchOps
 from qat.errors import QatError
 from qat.reading import reason_of
 from qat.training.workers import TORCHRUN, JointOps, this_worker
-
-Tensor = torch.Tensor
 
 
 def join() -> None:
@@ -50,7 +48,8 @@ class WorkerOps(JointOps, TorchOps):
     """For training."""
 
     def sum_over_workers(self, x: Tensor) -> Tensor:
-        return _Sum.apply(x)
+        total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
+        return total
 
     def largest_over_workers(self, x: Tensor) -> Tensor:
         return _summed(x, dist.ReduceOp.MAX)
@@ -67,5 +66,5 @@ def training_ops(device: torch.device | str) -> TorchOps:
 def means_over_workers(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Of each tensor, in one exchange. No gradient."""
     joint = _summed(torch.cat([x.reshape(-1) for x in tensors])).div_(this_worker().count)
-    parts = joint.split([x.numel() for x in tensors])
+    parts = joint.split([x.numel() for x in tensors])  # type: ignore[no-untyped-call]
     return [part.view_as(x) for part, x in zip(parts, tensors, strict=True)]

@@ -1,0 +1,241 @@
+"""What all backends of training share: the arguments of ``lower``, evaluation, parameters, the frame of a step, seeds.
+
+Nothing here knows a framework. A backend's ``network`` module defines ``NAME``, ``lower``, ``devices``, ``runtime``, ``seed``
+and ``make_step``, and exports the functions of this module (``qat.deploy.interfaces.TrainingBackend``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from qat.deploy.inference import (
+    Deployment,
+    params_to_lower,
+    params_to_write,
+    predict,
+    predict_codes,
+    real_outputs,
+    trace,
+)
+from qat.graph import Graph, Network, Params, as_graph
+from qat.integer import Evaluator, IntegerGraph
+from qat.training.devices import choose_device
+from qat.training.forward import Forward
+from qat.training.losses import Loss, Objective
+from qat.training.optimizer import check_state
+from qat.training.workers import this_worker, training_worker
+from qat.vocabulary.arrays import Arrays, as_tuple, check_pixels
+from qat.vocabulary.ops import Array, Kind, Ops, Tensor
+
+__all__ = [
+    "Lowered",
+    "TrainingStep",
+    "own_generator",
+    "predict",
+    "predict_codes",
+    "read",
+    "to_lower",
+    "trace",
+    "write",
+]
+
+
+class Lowered:
+    """Evaluation and parameters of a lowered network. A backend's class inherits this and its framework's model class.
+
+    What a subclass overrides has a leading underscore, since some frameworks make cells attributes of the network.
+
+    Attributes:
+        graph: the network.
+    """
+
+    graph: Graph
+    _tensors: Mapping[str, Tensor]  #: where the framework's model does not keep them itself
+    _ops: Ops
+    _pass: Forward
+    _deployment: Deployment
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The framework's parameters and state by full name ("conv1.weight"), as they are now."""
+        return self._tensors
+
+    def _compute_with(self, training: Ops, evaluation: Ops) -> None:
+        """Set the vocabularies over which the graph is trained and evaluated."""
+        self._ops = training
+        self._pass = Forward(self.graph, training)
+        self._deployment = Deployment(self.graph, evaluation)
+
+    def _assign(self, values: Mapping[str, Tensor]) -> None:
+        """Set some of ``tensors`` to tensors in the backend's layout."""
+        raise NotImplementedError
+
+    def _values(self) -> Mapping[str, Tensor]:
+        """``tensors``, as the vocabulary takes them."""
+        return self.tensors
+
+    def _evaluating(self) -> AbstractContextManager[Any]:
+        """The framework's context in which evaluation runs."""
+        return nullcontext()
+
+    def _evaluator(self) -> Evaluator:
+        """The integers of deployment, derived in NumPy from the parameters as they are now."""
+        return self._deployment.evaluator(read(self))
+
+    def _evaluated(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Real outputs in evaluation mode; inputs: raw pixels, float32. Both in the backend's layout."""
+        with self._evaluating():
+            if self.graph.is_quantized:
+                evaluator = self._evaluator()
+                return real_outputs(evaluator.graph, evaluator(*inputs))
+            outputs, _ = self._pass(self._values(), inputs, training=False, phase=0)
+            return outputs
+
+    def _pixels(self, pixels: tuple[Array, ...]) -> tuple[Tensor, ...]:
+        return tuple(self._ops.from_numpy(x, "activation") for x in pixels)
+
+    def integers(self) -> IntegerGraph:
+        """The integer graph of deployment, of the parameters as they are now."""
+        return self._evaluator().graph
+
+    def infer(self, pixels: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Real outputs in evaluation mode, float32 (N, ...), of raw pixels, uint8 (N, C, H, W), one array for each input."""
+        with self._evaluating():
+            outputs = self._evaluated(self._pixels(pixels))
+        return tuple(self._ops.to_numpy(y, "activation") for y in outputs)
+
+    def infer_codes(self, pixels: tuple[Array, ...]) -> dict[str, Array]:
+        """Codes less their zero point of every node of ``integers()``, whole numbers in float32 (N, ...)."""
+        with self._evaluating():
+            codes = self._evaluator()(*self._pixels(pixels))
+        return {name: self._ops.to_numpy(tensor, "activation") for name, tensor in codes.items()}
+
+
+def to_lower(
+    network: Network | Graph,
+    params: Mapping[str, Array] | None,
+    device_target: str | None,
+    available: Sequence[str],
+    backend: str,
+) -> tuple[Graph, Mapping[str, Array], str]:
+    """Graph, parameters and device target from the arguments of a backend's ``lower``, checked, with defaults filled in.
+
+    Raises:
+        QatError: the parameters are not those of the graph, or the backend has no such device here.
+    """
+    graph = as_graph(network)
+    return graph, params_to_lower(graph, params), choose_device(device_target, available, backend)
+
+
+def read(model: Lowered) -> Params:
+    """The parameters and state of a lowered network, canonical NumPy arrays by full name."""
+    kinds = model.graph.params
+    return {name: model._ops.to_numpy(tensor, kinds[name].kind) for name, tensor in model.tensors.items()}
+
+
+def write(model: Lowered, params: Mapping[str, Array]) -> None:
+    """Set some parameters or state of a lowered network.
+
+    Args:
+        model: what ``lower`` returned.
+        params: canonical arrays by full name.
+
+    Raises:
+        QatError: a name or a shape is not the graph's; nothing is written.
+    """
+    kinds, arrays = model.graph.params, params_to_write(model.graph, params)
+    model._assign({name: model._ops.from_numpy(array, kinds[name].kind) for name, array in arrays.items()})
+
+
+def own_generator(numbers: tuple[int, ...]) -> np.random.Generator:
+    """Random numbers from the arguments of a backend's ``seed``: each worker of a training draws others."""
+    return np.random.default_rng(this_worker().own(numbers))
+
+
+class TrainingStep:
+    """The frame of a backend's ``Step``: ``step(x, y, lr)`` is one training step and returns the loss before the update.
+
+    Args:
+        model: the lowered network.
+        loss: written over the vocabulary.
+        backend: its name, for messages.
+        launcher: what starts its workers when several processes train one network (``qat.training.workers``); None: the
+            backend trains in one process only.
+        compile: whether the step is to be compiled by the framework.
+
+    Raises:
+        QatError: this process is one of several workers, and this backend does not train with those.
+    """
+
+    def __init__(
+        self, model: Any, loss: Loss | Objective, backend: str, launcher: str | None, *, compile: bool = False
+    ) -> None:
+        self.model, self.loss = model, loss
+        self._worker = training_worker(launcher, backend, compile=compile)
+        self._terms: Mapping[str, Tensor] = {}
+
+    def __call__(self, x: Arrays, y: Arrays, lr: float) -> float:
+        """One training step on a batch; of several workers each is given the joint batch and takes its share.
+
+        Args:
+            x: raw pixels, uint8 (N, C, H, W); a tuple of arrays where the network has several inputs.
+            y: integer labels (N,), or a tuple of them and further targets.
+            lr: learning rate.
+
+        Returns:
+            The loss of the joint batch, before the update.
+        """
+        graph = self.model.graph
+        check_pixels(as_tuple(x), graph.input_shapes, np.ndarray, graph.name)
+        pixels, targets = as_tuple(self._worker.share(x)), as_tuple(self._worker.share(y))
+        loss, self._terms = self._update(pixels, targets, lr)
+        return loss
+
+    def _update(
+        self, pixels: tuple[Array, ...], targets: tuple[Array, ...], lr: float
+    ) -> tuple[float, Mapping[str, Tensor]]:
+        """One step on this worker's share: the joint loss, and this worker's terms (``qat.training.losses.step_terms``)."""
+        raise NotImplementedError
+
+    def _means(self, figures: Array) -> Array:
+        """Means over the workers of this worker's figures, float32 (K,)."""
+        raise NotImplementedError
+
+    def _slots(self) -> Mapping[str, Tensor]:
+        """The optimizer's tensors by "<parameter>.<slot>"; those that belong to no parameter as "optimizer.<slot>"."""
+        raise NotImplementedError
+
+    def _set_slots(self, state: Mapping[str, Array]) -> None:
+        """Set all of the optimizer's tensors from canonical arrays."""
+        raise NotImplementedError
+
+    def _kind(self, slot: str) -> Kind:
+        param = self.model.graph.params.get(slot.rpartition(".")[0])
+        return param.kind if param else "scalar"
+
+    def terms(self) -> dict[str, Array]:
+        """The terms of the last step's loss, of this worker's share (``qat.training.losses.step_terms``)."""
+        return {name: self.model._ops.to_numpy(tensor, "vector") for name, tensor in self._terms.items()}
+
+    def means(self, figures: Sequence[float]) -> list[float]:
+        """The mean of each figure over the workers; the figures themselves where there is one worker."""
+        if self._worker.count == 1:
+            return list(figures)
+        return [float(mean) for mean in self._means(np.asarray(figures, np.float32))]
+
+    def state(self) -> dict[str, Array]:
+        """The optimizer's state, canonical, by "<parameter>.<slot>"; what all parameters share is "optimizer.<slot>"."""
+        return {name: self.model._ops.to_numpy(tensor, self._kind(name)) for name, tensor in self._slots().items()}
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """The inverse of ``state``.
+
+        Raises:
+            QatError: the state is of another network or optimizer, or not finite.
+        """
+        check_state(state, self.state())
+        self._set_slots(state)

@@ -1,0 +1,52 @@
+"""PyTorch's own files of parameters: what torch.save writes of a state_dict."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from qat.backends.torch.ops import Tensor
+from qat.errors import QatError
+from qat.files import write_atomically
+from qat.reading import check_zip, open_regular, reading, without_warnings
+from qat.vocabulary.ops import Array
+
+
+def load_params(path: str | Path) -> dict[str, Array]:
+    """The arrays of a file that torch.save wrote of a state_dict, by name. Nothing in the file is executed."""
+    advice = "give a file that torch.save wrote"
+    with open_regular(path, advice) as file, reading(path, "a state_dict of PyTorch", advice), without_warnings():
+        if zipfile.is_zipfile(file):
+            check_zip(path, file, advice)
+        file.seek(0)
+        try:
+            data = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:  # PyTorch's own words would have the protection switched off
+            raise ValueError("it holds more than tensors, or is another program's file") from None
+        data = data.get("state_dict", data) if isinstance(data, dict) else data
+        if not isinstance(data, dict) or not any(isinstance(value, Tensor) for value in data.values()):
+            raise QatError(f"{path}: holds {type(data).__name__} without tensors; save model.state_dict()")
+        return {str(name): _array(value.detach()) for name, value in data.items() if isinstance(value, Tensor)}
+
+
+def _array(tensor: Tensor) -> Array:
+    """A tensor of a file as float32. Raises ValueError where it declares more numbers than the file holds for it."""
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"a tensor of {tuple(tensor.shape)} has {tensor.untyped_storage().nbytes()} bytes")
+    if tensor.is_complex():
+        raise ValueError("a tensor holds complex numbers")
+    array: Array = tensor.float().numpy()
+    return array
+
+
+def save_params(params: Mapping[str, Array], path: str | Path) -> None:
+    """The inverse of ``load_params``: a state_dict."""
+    buffer = io.BytesIO()
+    torch.save({name: torch.from_numpy(np.array(array)) for name, array in params.items()}, buffer)
+    write_atomically(path, buffer.getvalue())
