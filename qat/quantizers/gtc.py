@@ -1,4 +1,7 @@
-"""Powers of two with a trained slope and intercept: Generalized Ternary Connect (Parajuli et al., arXiv 1811.04985)."""
+"""Powers of two with a trained slope and intercept: Generalized Ternary Connect (Parajuli et al., arXiv 1811.04985).
+
+An octave is the span from one power of two to the next; each octave has one code of either sign.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +39,12 @@ class _Octaves(NamedTuple):
 class _PowersOfTwo(Quantizer, ABC):
     """What weights and activations share: r = rint(a + s log2(|x| + e)), q(x) = sign(x) 2^r, and 0 where |x| < e.
 
-    e = 1e-6; slope s and intercept a are trained, straight through the rounding, and begin at 1 and 1e-4: dq/da = q ln 2,
-    dq/ds = q ln(|x| + e), dq/dx = q s sign(x) / (|x| + e).
+    e = 1e-6. Slope s and intercept a are trained with a straight-through gradient over the rounding and start at 1 and
+    1e-4: dq/da = q ln 2, dq/ds = q ln(|x| + e), dq/dx = q s sign(x) / (|x| + e). A slope below 2^-10 counts as 2^-10.
 
-    num_bits: the most bits. Beside 0 they have codes for 2^(num_bits - 1) - 1 octaves of either sign; what lies below these
-    octaves is 0, too. The document has no such limit, and no integers. There the gradient to x is that of a line from 0 to
-    the smallest number that has a code, or else such a weight could never come back. A slope below 2^-10 counts as that.
+    Apart from 0 there are codes for 2^(num_bits - 1) - 1 octaves of either sign; what lies below these octaves becomes
+    0, too. The paper has no such limit, and no integers. There the gradient to x is that of a line from 0 to the
+    smallest number that has a code; without it such a weight could never return.
     """
 
     symmetric: bool = True
@@ -53,7 +56,7 @@ class _PowersOfTwo(Quantizer, ABC):
 
     @property
     def levels(self) -> int:
-        """Octaves that have a code."""
+        """The number of octaves that have a code."""
         return (1 << (self.num_bits - 1)) - 1
 
     @property
@@ -65,15 +68,18 @@ class _PowersOfTwo(Quantizer, ABC):
         return 1 << (self.levels - 1)
 
     def bits(self, ops: Ops, x: Any, own: Tensors, shared: Sequence[Tensors] = ()) -> Tensor:
-        """1 + ceil(log2(max r - min r + 1)), a scalar, over the numbers whose code is not 0, with one level more where there
-        are others. Straight through both roundings; numbers of the same largest (smallest) r share its gradient.
+        """1 + ceil(log2(max r - min r + 1)), a scalar, over the numbers whose code is not 0, plus one level where some
+        are 0.
+
+        The gradient passes straight through both roundings; numbers with the same largest (smallest) r share it
+        equally.
         """
         octaves = self._octaves(ops, x, own)
         zeros = ops.max(ops.where(octaves.kept, octaves.rounded * 0.0, octaves.rounded * 0.0 + 1.0))
         return _bits(ops, octaves.exact, ops.minimum(octaves.rounded, octaves.top), octaves.kept, zeros)
 
     def document_bits(self, ops: Ops, x: Any, own: Tensors) -> Tensor:
-        """As the document counts: over all numbers, of which a 0 has r = rint(a + s log2(e)), some twenty octaves down."""
+        """As the paper counts: over all numbers, where a 0 has r = rint(a + s log2(e)), some twenty octaves down."""
         octaves = self._octaves(ops, x, own)
         everything = octaves.rounded <= LIMIT
         return _bits(ops, octaves.exact, octaves.rounded, everything, octaves.top * 0.0)
@@ -131,13 +137,25 @@ def _bits(ops: Ops, exact: Tensor, rounded: Tensor, counted: Tensor, zeros: Tens
 
 @dataclass(frozen=True)
 class GTCWeightQuantizer(_PowersOfTwo, BaseWeightQuantizer):
-    """Of a weight: signs and powers of two with a trained slope and intercept (arXiv 1811.04985, section 3).
+    """GTC weights: signs and powers of two with a trained slope and intercept (arXiv 1811.04985, section 3).
 
-    The formula is ``_PowersOfTwo``'s. The codes are sign 2^(r - r_min) and the scale is 2^(r_min), r_min the smallest that
-    is used. With 4 bits the codes reach 64 and fit int8; with 5 they reach 2^14. One slope, one intercept and one scale for
-    the whole weight.
+    r = rint(a + s log2(|w| + e)), q(w) = sign(w) 2^r, and 0 where |w| < e = 1e-6. Slope s and intercept a start at 1
+    and 1e-4: dq/da = q ln 2, dq/ds = q ln(|w| + e), dq/dw = q s sign(w) / (|w| + e). The codes are sign(w) 2^(r -
+    r_min) and the scale is 2^(r_min), where r_min is the smallest r in use. A weight below the octaves that have codes
+    becomes 0, which is not in the paper; its gradient is that of a line from 0 to the smallest number with a code, so
+    that it can return.
 
-    Parameters: slope, intercept, trained.
+    Parameters: "slope" and "intercept", trained, one of each for the whole weight.
+
+    Args:
+        num_bits: 2 to 5; 4 by default. There are codes for 2^(num_bits - 1) - 1 octaves: with 4 bits they reach 64 and
+            fit int8, with 5 they reach 2^14.
+        symmetric: always True.
+
+    >>> import qat
+    >>> quantizer = qat.GTCWeightQuantizer(4)
+    >>> quantizer.levels, quantizer.qmax
+    (7, 64)
     """
 
     fixed: ClassVar[dict[str, bool]] = {"symmetric": True, "narrow_range": False, "per_channel": False}
@@ -160,16 +178,28 @@ class GTCWeightQuantizer(_PowersOfTwo, BaseWeightQuantizer):
 
 @dataclass(frozen=True)
 class GTCActivationQuantizer(_PowersOfTwo, BaseActivationQuantizer):
-    """Of an activation: powers of two with a trained slope and intercept (arXiv 1811.04985, section 3).
+    """GTC activations: powers of two with a trained slope and intercept (arXiv 1811.04985, section 3).
 
-    The formula is ``_PowersOfTwo``'s. Its largest octave is that of the largest magnitude, which follows the batches as an
-    exponential moving average; larger numbers get its code, and no gradient flows to them. The codes are sign 2^(r - r_min)
-    with r_min = r_max - 2^(num_bits - 1) + 2, and the scale is 2^(r_min).
+    The formula is that of GTCWeightQuantizer. The largest octave is that of the largest magnitude, which follows the
+    batches as an exponential moving average; larger numbers get its code and no gradient. The codes are sign(x) 2^(r -
+    r_min) with r_min = r_max - 2^(num_bits - 1) + 2, and the scale is 2^(r_min).
 
-    No multiplication and rounding of an accumulator gives such codes. So convert_quant_network puts an ordinary 8-bit
-    quantizer before it, in training as in deployment, and this one becomes a table of codes.
+    Multiplying and rounding an accumulator cannot give such codes. So convert_quant_network puts an ordinary 8-bit
+    quantizer before this one, in training as in deployment, and this one becomes a table of codes.
 
-    Parameters: slope, intercept, trained; max, state, -infinity as long as nothing was observed.
+    Parameters: "slope" and "intercept", trained. State: "max", -infinity as long as nothing was observed.
+
+    Args:
+        num_bits: 2 to 5; 4 by default. There are codes for 2^(num_bits - 1) - 1 octaves.
+        symmetric: always True.
+        ema_decay: weight of the old maximum in each step, 0 to 1; 0.99 by default.
+
+    Raises:
+        QatError: for a decay out of range.
+
+    >>> import qat
+    >>> print(qat.GTCActivationQuantizer(4))
+    GTC, 4 bits, symmetric
     """
 
     ema_decay: float = 0.99

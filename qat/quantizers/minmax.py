@@ -1,6 +1,7 @@
-"""Quantizers by range, as in MindSpore's ``FakeQuantWithMinMaxObserver``.
+"""Quantizers by range, as MindSpore's ``FakeQuantWithMinMaxObserver``.
 
-Scheme of Jacob et al. (arXiv 1712.05877, section 2.1): real = scale * (code - zero_point), with 0 always representable.
+The scheme is that of Jacob et al. (arXiv 1712.05877, section 2.1): real = scale * (code - zero_point), where 0 always
+has a code.
 """
 
 from __future__ import annotations
@@ -22,11 +23,23 @@ UNSEEN = {"min": np.inf, "max": -np.inf}  #: the ends of a range as long as noth
 
 @dataclass(frozen=True)
 class WeightQuantizer(BaseWeightQuantizer):
-    """Quantizes a weight by its range, taken anew each time.
+    """Quantizes a weight by its range, which is measured anew in each step.
 
-    per_channel: one scale for each output, else one for the whole weight. The range contains every weight, so that the
-    gradient is 1 everywhere, also for the extreme weights.
-    power_of_two: round the scale up to a power of two, so that it is a shift of the bits; symmetric only.
+    Symmetric: scale = max|w| / qmax. Affine: scale = (max(w, 0) - min(w, 0)) / (qmax - qmin) and a zero point. The
+    range contains every weight, so the gradient is 1 everywhere, for the extreme weights too.
+
+    Args:
+        power_of_two: round the scale up to a power of two, so that rescaling is a bit shift; symmetric only. False by
+            default.
+
+    Raises:
+        QatError: for ``power_of_two`` without ``symmetric``.
+
+    >>> import numpy as np, qat
+    >>> from qat.vocabulary.numpy_ops import NUMPY_OPS
+    >>> codes = qat.WeightQuantizer(4).quantize(NUMPY_OPS, np.array([[0.5, -1.75, 0.1]], np.float32))
+    >>> codes.centred.tolist(), float(codes.scale[0])
+    ([[2.0, -7.0, 0.0]], 0.25)
     """
 
     power_of_two: bool = False
@@ -69,11 +82,23 @@ class WeightQuantizer(BaseWeightQuantizer):
 
 @dataclass(frozen=True)
 class ActivationQuantizer(BaseActivationQuantizer):
-    """Quantizes an activation by a range that follows what passes, as an exponential moving average.
+    """Quantizes an activation by a range that follows the batches as an exponential moving average.
 
-    The first batch sets the range; from then on range = ema_decay * range + (1 - ema_decay) * batch range. State: min and
-    max, infinite as long as nothing was observed; of numbers that are never negative, max alone.
-    power_of_two: round the scale up to a power of two, as the Ascend profile does (qat/targets/ascend); symmetric only.
+    The first batch sets the range; after that, range = ema_decay * range + (1 - ema_decay) * range of the batch. The
+    states "min" and "max" are infinite as long as nothing was observed; where activations are never negative there is
+    "max" alone.
+
+    Args:
+        ema_decay: weight of the old range in each step, 0 to 1; 0.99 by default.
+        power_of_two: round the scale up to a power of two, as the Ascend profile does (docs/ascend.md); symmetric only.
+            False by default.
+
+    Raises:
+        QatError: for ``power_of_two`` without ``symmetric``, or a decay out of range.
+
+    >>> import qat
+    >>> print(qat.ActivationQuantizer(4, quant_delay=100))
+    4 bits, affine, from step 100
     """
 
     ema_decay: float = 0.99
