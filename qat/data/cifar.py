@@ -17,7 +17,7 @@ LARGEST = 100_000  #: records in all files that are read at once
 
 
 def find_batches(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The training and the test files of a folder, plain or .gz; both empty where it holds no CIFAR-10."""
+    """The training and the test files of a folder, plain or .gz; two empty lists where it holds no CIFAR-10."""
     names = [f"data_batch_{i}.bin" for i in range(1, 6)]
     for place in (folder, folder / "cifar-10-batches-bin"):
         train = [path for name in names for path in _present(place / name)]

@@ -1,4 +1,4 @@
-"""Fetch data sets from their public homes by https, checked by SHA-256."""
+"""Downloads of data sets from their public homes, by https and checked by SHA-256."""
 
 from __future__ import annotations
 
@@ -21,8 +21,13 @@ LOCAL = ("localhost", "127.0.0.1", "::1")  #: hosts that may be asked by http: n
 
 
 class Remote(NamedTuple):
-    """A file of a data set: its name at home, its size in bytes and its SHA-256 there, and where it goes; a .tar.gz is
-    unpacked there.
+    """A file of a data set on its home server.
+
+    Attributes:
+        name: of the file there.
+        size: in bytes.
+        sha256: its checksum, in hexadecimal.
+        place: the folder that it goes into; a .tar.gz is unpacked there.
     """
 
     name: str
@@ -33,7 +38,12 @@ class Remote(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """A data set's home: the start of the addresses of its files."""
+    """The home of a data set.
+
+    Attributes:
+        home: what the address of every file starts with.
+        files: the files there.
+    """
 
     home: str
     files: tuple[Remote, ...]
@@ -112,10 +122,18 @@ SOURCES = {
 
 
 def download(source: Source, out: str | Path) -> list[Path]:
-    """Fetch all files of a data set into ``out``; returns the files written.
+    """Fetch the files of a data set. A file that is there already with the right checksum is left alone.
 
-    A file that is there already with the right checksum is left alone. Raises QatError where a file cannot be fetched, is asked
-    for by another way than https, has another size or checksum, or cannot be written; then nothing of that file is left behind.
+    Args:
+        source: one of ``SOURCES``.
+        out: the folder to write to.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        QatError: where a file cannot be fetched by https, has another size or checksum, or cannot be written; nothing
+            of that file is left behind.
     """
     written: list[Path] = []
     for remote in source.files:

@@ -1,4 +1,4 @@
-"""Removing whole residual blocks, whose path past them carries on."""
+"""Removing whole residual blocks: the value on the shortcut goes on unchanged."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ KEEPS_SIGN = (MaxPool2d, AvgPool2d, GlobalAvgPool2d, Dropout, Flatten, Concat)
 
 @dataclass(frozen=True)
 class ResidualBlock:
-    """An addition of a value and of what a branch makes of it.
+    """A residual block x + f(x).
 
-    name: of the addition's node. identity: the node whose output goes past the branch. branch: its nodes, which nothing
-    else uses.
+    Attributes:
+        name: of the node that adds.
+        identity: the node whose output x is.
+        branch: the nodes of f, which nothing else uses.
     """
 
     name: str
@@ -33,8 +35,21 @@ class ResidualBlock:
 
 
 def residual_blocks(network: Network | Graph) -> tuple[ResidualBlock, ...]:
-    """The blocks that can be removed, in the order of the graph: each addition of x and f(x), where f's cells are used by
-    nothing else. A block whose shortcut is a convolution is none: the shape changes there.
+    """The residual blocks that can be removed.
+
+    Each is an addition of x and f(x) where nothing else uses the cells of f. A block with a convolution on its shortcut
+    is not among them, because the shape changes there.
+
+    Args:
+        network: a network or graph.
+
+    Returns:
+        Blocks in the order of the graph.
+
+    >>> import qat
+    >>> from qat.networks import ResNet8
+    >>> [block.name for block in qat.pruning.residual_blocks(ResNet8())]
+    ['blocks.0.add']
     """
     graph = as_graph(network)
     blocks = []
@@ -50,11 +65,21 @@ def residual_blocks(network: Network | Graph) -> tuple[ResidualBlock, ...]:
 
 
 def drop_blocks(network: Network | Graph, params: Mapping[str, Array], names: Sequence[str]) -> tuple[Graph, Params]:
-    """A float network without the residual blocks of these names; returns the graph and its parameters.
+    """Remove residual blocks from a float network.
 
-    Its function is that of the network whose branches give 0. The addition's ReLU stays, as a cell of its own,
-    ``<addition>.relu``, unless the value that went past the branch is never negative. Raises QatError for a quantized
-    network, and for a name that is no block of it.
+    The result computes what the network would compute if the branches gave 0. The ReLU of the addition stays as a cell
+    of its own, ``<addition>.relu``, unless the value on the shortcut is never negative.
+
+    Args:
+        network: a float network or graph.
+        params: its parameters.
+        names: of the blocks, as ``residual_blocks`` lists them.
+
+    Returns:
+        The smaller graph and its parameters.
+
+    Raises:
+        QatError: for a quantized network, and for a name that is not a block of it.
     """
     graph = as_graph(network)
     require_float(graph)

@@ -1,4 +1,4 @@
-"""Removing channels: a smaller network with the function that the large one has with these channels masked."""
+"""Removing channels: a smaller network that computes what the large one computes with these channels set to 0."""
 
 from __future__ import annotations
 
@@ -30,22 +30,40 @@ def prune_channels(
     minimum: int = 1,
     multiple_of: int = 1,
 ) -> tuple[Graph, Params]:
-    """Remove the least important channels of a float network; returns the smaller graph and its parameters.
+    """Remove the least important channels of a float network. Give one of ``ratio``, ``keep`` and ``budget``.
 
-    importance: a number for each output channel of cells, (O,), as ``qat.pruning.importance`` gives them. That of a unit
-    (``channel_groups``) is the sum over all its channels that have one; a unit without any stays. Of equals the later one
-    goes first. How many, one of:
+    The importance of a unit (``channel_groups``) is the sum over its channels that have one; a unit without any stays.
+    Of equal units the later one is removed first.
 
-    ratio: the share of the channels with an importance that goes, 0 to below 1; scope: "global", the least important of
-        the whole network, or "layer", the same share of each group.
-    keep: group name -> how many of its channels stay; the other groups stay whole.
-    budget: (cost, limit): as many as are needed until cost(graph) <= limit, as (``qat.metrics.total_macs``, 100_000) or
-        (``Graph.count_trainable``, 5_000); by scope as for the ratio, but "global" ranks by importance over what a channel's
-        removal saves of that cost.
+    Args:
+        network: a float network or graph.
+        params: its parameters.
+        importance: a number for each output channel, (O,), by cell, as ``l1_importance`` gives it.
+        ratio: the share of the ranked channels to remove, 0 to below 1.
+        keep: how many channels of a group stay, by group; other groups stay whole.
+        budget: a cost of a graph and its limit, as (``qat.metrics.total_macs``, 100_000) or (``Graph.count_trainable``,
+            5_000); as many channels go as are needed to meet it.
+        scope: "global", the default: rank all channels of the network together, for a budget by importance over saved
+            cost; "layer": remove the same share of each group.
+        minimum: channels that each group keeps at least; 1 by default.
+        multiple_of: round up what each group keeps to a multiple of this number, for kernels that need it; 1 by
+            default.
 
-    minimum: channels that each group keeps at least. multiple_of: what each group keeps is rounded up to a multiple of
-    it, for kernels that want that. Raises QatError for a quantized network, where nothing can be removed, where an
-    argument is out of range, and where a budget cannot be met.
+    Returns:
+        The smaller graph and its parameters.
+
+    Raises:
+        QatError: for a quantized network, where no channel can be removed, for arguments out of range, and where a
+            budget cannot be met.
+
+    >>> import qat
+    >>> from qat.networks import LeNet5
+    >>> graph = LeNet5().graph()
+    >>> params = graph.initial_params(0)
+    >>> importance = qat.pruning.l1_importance(graph, params)
+    >>> smaller, params = qat.pruning.prune_channels(graph, params, importance, ratio=0.5)
+    >>> qat.metrics.total_macs(smaller) < qat.metrics.total_macs(graph)
+    True
     """
     graph = as_graph(network)
     require_float(graph)
@@ -68,9 +86,17 @@ def prune_channels(
 
 
 def remove_channels(graph: Graph, params: Mapping[str, Array], removed: Sequence[Channels]) -> tuple[Graph, Params]:
-    """The graph and parameters without these units, of ``channel_groups``.
+    """Remove units of ``channel_groups`` from a float network.
 
-    The outputs of the network are those of the large one with the removed channels set to 0 wherever they appear.
+    The outputs are those of the large network with the removed channels set to 0 wherever they appear.
+
+    Args:
+        graph: a float graph.
+        params: its parameters.
+        removed: the units to remove: positions of output channels by node.
+
+    Returns:
+        The smaller graph and its parameters.
     """
     kept = _kept(graph, removed)
     result = dict(params)

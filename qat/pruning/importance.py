@@ -1,4 +1,4 @@
-"""How much a channel matters: criteria that give a number for every output channel of every cell with parameters."""
+"""Importance of channels: criteria that give a number for every output channel of every cell with parameters."""
 
 from __future__ import annotations
 
@@ -26,8 +26,18 @@ METHODS = ("slimming", "l1", "taylor")
 def slimming_importance(graph: Graph, params: Mapping[str, Array]) -> Importance:
     """|gamma| of each channel's batch normalisation (network slimming, Liu et al., arXiv 1708.06519, section 3.2).
 
-    Train with a sparsity loss on gamma before (``Recipe.slimming``). Cells without batch normalisation get no number.
-    Raises QatError where there is none at all.
+    Train with a sparsity loss on gamma first (``Recipe.slimming``). Cells without batch normalisation get no
+    importance.
+
+    Args:
+        graph: a float graph.
+        params: its parameters.
+
+    Returns:
+        float64 (O,) by cell.
+
+    Raises:
+        QatError: for a network without any batch normalisation, or a quantized one.
     """
     require_float(graph)
     found = {
@@ -41,7 +51,15 @@ def slimming_importance(graph: Graph, params: Mapping[str, Array]) -> Importance
 
 
 def l1_importance(graph: Graph, params: Mapping[str, Array]) -> Importance:
-    """sum |w| over the weights of each output channel (Li et al., arXiv 1608.08710, section 3.1)."""
+    """sum |w| over the weights of each output channel (Li et al., arXiv 1608.08710, section 3.1).
+
+    Args:
+        graph: a float graph.
+        params: its parameters.
+
+    Returns:
+        float64 (O,) by cell.
+    """
     require_float(graph)
     params = apply_masks(graph, params)
     return {
@@ -63,15 +81,29 @@ def taylor_importance(
     seed: int = 0,
     device_target: str | None = None,
 ) -> Importance:
-    """(sum over the channel's parameters of g w)^2, the mean over batches: the square of the loss's first-order change if
-    they were 0 (Molchanov et al., arXiv 1906.10771, section 3: the first-order importance of a group of parameters).
+    """The squared first-order change of the loss if a channel were removed, a mean over batches.
 
-    The parameters are weights and bias, or gamma and beta where batch normalisation follows: a loss does not change with
-    the size of weights that are normalised, so that the sum over them is 0. The gradient g is taken on any backend from
-    one step of plain gradient descent with a rate of 1: g = before - after.
+    (sum of g w over the channel's parameters)^2: Molchanov et al., arXiv 1906.10771, section 3, for a group of
+    parameters. The parameters are weights and bias, or gamma and beta where batch normalisation follows: the loss does
+    not depend on the size of weights that are normalised, so the sum over them is 0. The gradient g comes from one step
+    of plain gradient descent with a rate of 1, g = before - after, so that any backend can give it.
 
-    split: training images and labels. batches, batch_size, seed: how many, and which. Raises QatError where the images
-    do not fill a batch.
+    Args:
+        backend: takes the steps.
+        graph: a float graph.
+        params: its parameters.
+        split: training images and labels.
+        loss: cross entropy by default.
+        batches: how many; 20 by default.
+        batch_size: samples in each; 64 by default.
+        seed: of the choice of batches.
+        device_target: "CPU", "GPU" or "Ascend"; None, the default: the backend's first.
+
+    Returns:
+        float64 (O,) by cell.
+
+    Raises:
+        QatError: where the images do not fill a batch, a gradient is not finite, or the network is quantized.
     """
     require_float(graph)
     if batches < 1 or batch_size < 1 or len(split) < batch_size:

@@ -45,7 +45,7 @@ class _LearnedWidth:
 
 @dataclass(frozen=True)
 class LearnedWidthWeightQuantizer(_LearnedWidth, BaseWeightQuantizer):
-    """A symmetric quantizer by range that learns its number of bits b (arXiv 1905.11452, section 2, parametrization U2).
+    """A symmetric quantizer by range that learns its number of bits b (arXiv 1905.11452, section 2, U2).
 
     Q(w) = d rint(w / d), d = q_max / (2^(b-1) - 1). q_max is max|w|, measured anew in each step, so that nothing is
     clipped and b alone is trained. Gradients: dQ/dw = 1; dQ/db = (rint(w / d) - w / d) dd/db, dd/db = -d ln 2 2^(b-1) /
