@@ -1,4 +1,4 @@
-"""What a node, a cell or a network may be called: names come from files of others, and go into sources, pages and terminals."""
+"""Which names nodes, cells and networks may have. Names come from files and go into source code, pages and terminals."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ RULE = f"letters, digits, {' '.join(SIGNS)} and single spaces between them, no +
 
 
 def check_name(name: object, what: str) -> None:
-    """Raise QatError unless ``name`` is a text of letters, digits and harmless signs. what: whose name it is."""
+    """Raise QatError unless ``name`` is a string of letters, digits and harmless signs. what: whose name it is."""
     found = _fault(name)
     if found:
         raise QatError(f"{what} {shortened(name)}: its name {found}, but a name is of {RULE}; rename it")
 
 
 def check_stored(path: str | Path, names: Iterable[object]) -> None:
-    """Raise QatError where an exported file holds a name with characters that no export gives it."""
+    """Raise QatError where an exported file holds a name with characters that exports never write."""
     for name in names:
         text = name.decode(errors="replace") if isinstance(name, bytes) else name
         if not isinstance(text, str) or not all(_allowed(c) or c in f" {MARKS}" for c in text):
@@ -31,25 +31,27 @@ def check_stored(path: str | Path, names: Iterable[object]) -> None:
 
 
 def check_included(file_name: str) -> None:
-    """Raise QatError where C has no way to write a file's name in an #include, which knows no escapes."""
+    """Raise QatError where a file's name cannot be written in a C #include, which has no escapes."""
     if not is_name(file_name) or "/" in file_name:
         raise QatError(f"{shortened(file_name)}: C cannot include a file of this name; name it by {RULE}")
 
 
 def is_name(text: object) -> bool:
-    """True for what ``check_name`` lets pass."""
+    """Whether ``check_name`` accepts it."""
     return _fault(text) is None
 
 
 def fits(name: str, pattern: str) -> bool:
-    """True where a name is one that a pattern stands for, as "fc*" for "fc1": * is any text, ? any character. Brackets are
-    those of names, as in "blocks[0].*".
+    """Whether a name matches a pattern, as "fc1" matches "fc*": * stands for any text, ? for any character. Brackets
+    stand for themselves, as in "blocks[0].*".
     """
     return fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def harmless(text: str) -> str:
-    """Any text as a name: what a name may not hold is replaced. For comments, which nothing in it can then end."""
+    """A text with every character replaced that a name may not have. For comments in source code, which it cannot end
+    then.
+    """
     return "".join(c if _allowed(c) or c == " " else "_" for c in text)[:LONGEST]
 
 

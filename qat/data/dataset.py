@@ -29,7 +29,7 @@ class Split:
 
     Args:
         images: uint8 (N, C, H, W), raw pixels; for a network with several inputs a tuple of such arrays.
-        labels: whole numbers (N,), the class of each sample, from 0.
+        labels: integers (N,), the class of each sample, from 0.
         groups: int64 (N,): samples with the same number show the same thing, as crops of one photograph do, and stay on
             the same side of every division. None, the default: each sample stands for itself.
         targets: further arrays that an objective needs beside the labels, one row for each sample; none by default.
@@ -285,7 +285,7 @@ def accuracy(outputs: Array, labels: Array, *, best: int = 1) -> float:
 
     Args:
         outputs: (N, K), real numbers or codes.
-        labels: whole numbers (N,).
+        labels: integers (N,).
         best: how many of the largest outputs count; 1 by default, 5 for top-5 accuracy.
 
     Returns:

@@ -98,7 +98,7 @@ def write_pictures(folder: str | Path, images: Array, labels: Array, class_names
     Args:
         folder: where to write.
         images: uint8 (N, C, H, W).
-        labels: whole numbers (N,).
+        labels: integers (N,).
         class_names: a name for each label.
 
     Returns:

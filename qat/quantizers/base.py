@@ -106,9 +106,7 @@ class Quantizer(Serializable):
         return (1 << (self.num_bits - 1 if self.symmetric else self.num_bits)) - 1
 
     def bits(self, ops: Ops, x: Any, own: Tensors, shared: Sequence[Tensors] = ()) -> Tensor | None:
-        """The number of bits where training decides it.
-
-        Objectives read it through ``qat.training.forward.Quantized``.
+        """The number of bits where training decides it; objectives read it, as ``BopsBudget``.
 
         Args:
             ops: the vocabulary.

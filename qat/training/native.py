@@ -1,4 +1,4 @@
-"""Parameter files of the frameworks themselves, and how their names are those of a graph."""
+"""Parameter files of the frameworks, and how their names correspond to those of a graph."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SLOTS = ("moments", "moment1", "moment2", "accum", "stat", "beta1_power", "beta2
 
 
 def graph_name(name: str) -> str:
-    """A framework's name as a graph has it: "conv1.conv.weight" -> "conv1.weight", "conv1.bn.bias" -> "conv1.beta"."""
+    """The graph's name for a framework's: "conv1.conv.weight" -> "conv1.weight", "conv1.bn.bias" -> "conv1.beta"."""
     *parts, last = name.split(".")
     if parts and parts[-1] in NORMS and len(parts) > 1:
         return ".".join([*parts[:-1], OF_NORM.get(last, last)])
@@ -31,7 +31,7 @@ def graph_name(name: str) -> str:
 
 
 def mindspore_name(name: str, graph: Graph) -> str:
-    """A graph's name as MindSpore's nn.Conv2dBnAct and nn.DenseBnAct have it: the inverse of ``graph_name``."""
+    """The name of a parameter in MindSpore's nn.Conv2dBnAct and nn.DenseBnAct; the inverse of ``graph_name``."""
     cell, _, last = name.rpartition(".")
     if last in OF_NORM.values():
         return f"{cell}.batchnorm.{last}"
@@ -45,11 +45,21 @@ NAMINGS: dict[str, Callable[[str, Graph], str]] = {"graph": lambda name, graph: 
 
 
 def params_from(graph: Graph, arrays: Mapping[str, Array], renamed: Mapping[str, str], source: str) -> Params:
-    """The parameters of ``graph`` out of a framework's file.
+    """The parameters of a graph, taken from a framework's file.
 
-    renamed: beginnings of names in the file and what stands for them in the graph. Ranges of fake quantizers that the
-    file does not know stay as if nothing had been observed. Raises QatError, naming it, where a parameter is missing, has
-    another shape, or is one too many.
+    Ranges of fake quantizers that the file does not have stay as if nothing had been observed.
+
+    Args:
+        graph: a float graph.
+        arrays: what the file holds, by its own names.
+        renamed: beginnings of names in the file, and what they are called in the graph.
+        source: the file, for messages.
+
+    Returns:
+        Parameters by full name.
+
+    Raises:
+        QatError: naming the parameter that is missing, has another shape, or does not belong to the graph.
     """
     found: Params = {}
     unused = [old for old in renamed if not any(name == old or name.startswith(f"{old}.") for name in arrays)]

@@ -1,7 +1,7 @@
-"""The vocabulary in NumPy: the reference, the place where deployed parameters are derived, and the integer interpreter's
-engine. It has no gradients.
+"""The vocabulary in NumPy: the reference for the backends, the means by which deployed parameters are derived, and
+what the integer graph is evaluated with. It has no gradients.
 
-Scalars are vectors of one element: NumPy 1 would promote a 0-d array to float64 beside a Python number.
+A scalar is a vector of one element, because NumPy 1 would promote a 0-d array beside a Python number to float64.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
 
 
 class NumpyOps(Ops):
-    """Canonical layouts, float32 arrays.
+    """The vocabulary over float32 arrays in canonical layouts.
 
-    accumulators: the type of what convolutions and dense layers return. With float64 nothing is rounded to float32 after
-    a wide sum, so that every integer up to 2^53 stays what it is.
+    Args:
+        accumulators: the type of the results of convolutions and dense layers; float32 by default. With float64 wide
+            sums are not rounded to float32, so that integers up to 2^53 stay exact.
     """
 
     def __init__(self, accumulators: type[np.floating[Any]] = np.float32) -> None:
@@ -224,7 +225,7 @@ def convolve(
     group: int,
     dtype: np.dtype[Any],
 ) -> Array:
-    """``Ops.conv2d`` computed in a floating ``dtype``, and left in it: (N, O, H', W'), not contiguous."""
+    """``Ops.conv2d`` computed in a floating ``dtype`` and left in it: (N, O, H', W'), not contiguous."""
     windows = _windows(x.astype(dtype, copy=False), (w.shape[2], w.shape[3]), stride, padding, dilation, 0.0)
     n, channels, height, width = windows.shape[:4]
     outputs, per_group = w.shape[0], w.shape[1]
