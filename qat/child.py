@@ -1,6 +1,6 @@
-"""A process of its own for a library that may crash, or ask for any memory, over a file that others made.
+"""A separate process for a library that may crash, or allocate any amount of memory, on a file from elsewhere.
 
-What the process is asked and answers is a line of JSON and arrays as they lie in memory: nothing that it says is executed.
+Questions and answers are a line of JSON and raw arrays: nothing that comes from the process is executed.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from qat.child import serve; 
 
 
 class ChildError(Exception):
-    """What went wrong in the process, on one line."""
+    """An error in the process, on one line."""
 
 
 class Child:
-    """The process, begun when it is first asked, and again after it has ended.
+    """The process. It starts with the first question, and again after it has ended.
 
-    module: its function ``answer(question, arrays)`` gives arrays.
+    Args:
+        module: its function ``answer(question, arrays)`` returns arrays.
     """
 
     def __init__(self, module: str) -> None:
@@ -50,12 +51,23 @@ class Child:
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
-        """For questions that belong together: other threads ask theirs before or after."""
+        """Keep other threads from asking in between, for questions that belong together."""
         with self._lock:
             yield
 
     def ask(self, question: Mapping[str, Any], arrays: Sequence[Array]) -> list[Array]:
-        """Raises ChildError with what was raised there, or how the process ended."""
+        """Send a question and wait for the answer.
+
+        Args:
+            question: JSON values.
+            arrays: that go with it.
+
+        Returns:
+            The arrays of the answer.
+
+        Raises:
+            ChildError: with the error that was raised there, or how the process ended.
+        """
         with self._lock:
             process = self._running()
             assert process.stdin is not None
@@ -123,7 +135,7 @@ def _ending(status: int) -> str:
 
 
 def serve(module: str) -> None:
-    """The life of the process: it answers questions until its input ends."""
+    """The main function of the process: answer questions until its input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; whoever asks decides
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource

@@ -1,4 +1,4 @@
-"""Writing files so that nothing is ever half written: one file, or several that belong together."""
+"""Writing files such that none is ever half written: one file, or several that belong together."""
 
 from __future__ import annotations
 
@@ -31,7 +31,14 @@ LARGEST = 1 << 31  #: bytes of a file that is read as a whole
 
 
 def check_writable(path: str | Path) -> None:
-    """Raise QatError where a file cannot be written, before hours of work are spent on its content."""
+    """Check that a file can be written, before hours of work are spent on its content.
+
+    Args:
+        path: of the file; its folder is created.
+
+    Raises:
+        QatError: where it cannot.
+    """
     path = Path(path)
     folder = _target(path).parent
     try:
@@ -45,17 +52,23 @@ def check_writable(path: str | Path) -> None:
 
 
 def check_distinct(output: str | Path, source: str | Path, flags: str) -> None:
-    """Raise QatError where a command would write over what it reads. flags: which two arguments name them."""
+    """Raise QatError where a command would overwrite its own input. flags: the two arguments, for the message."""
     if os.path.realpath(output) == os.path.realpath(source):
         raise QatError(f"{output}: {flags} name the same file, which would be overwritten; give another name to write")
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` as a whole: a crash leaves the old file or the new one.
+    """Replace a file as a whole: after a crash there is the old content or the new one.
 
-    A file that is replaced keeps its permissions, and its owner where that is allowed; a symbolic link stays, and what it
-    points to is replaced. Raises QatError naming the path and the system's reason (a full disk, a read-only folder); the
-    old file stays.
+    A replaced file keeps its permissions, and its owner where the system allows that. A symbolic link stays, and the
+    file that it points to is replaced.
+
+    Args:
+        path: of the file.
+        content: to be written.
+
+    Raises:
+        QatError: with the path and the system's reason, as a full disk; the old file stays.
     """
     path = Path(path)
     target = _target(path)
@@ -69,13 +82,17 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Replace several files, of one folder and of one name but for its ending, as a whole: whoever reads them by
-    ``read_together`` finds all old or all new.
+    """Replace several files as a whole: ``read_together`` finds all old or all new ones.
 
-    All contents are kept in a record beside them, ``.<name>.pending``, which appears at once; then the files are replaced,
-    and the record goes. Where a process is killed before the record is there, the old files are untouched; after it, the
-    next that reads or writes one of these files finishes the work (``settle``). Raises QatError as ``write_atomically`` does,
-    and where another process keeps the folder locked.
+    All contents are first written to a record beside them, ``.<name>.pending``, which appears at once; then the files
+    are replaced and the record is removed. If the process is killed before the record exists, the old files are
+    untouched; if later, the next call that reads or writes one of these files completes the work (``settle``).
+
+    Args:
+        contents: by path; all in one folder, with one name but for the suffix.
+
+    Raises:
+        QatError: as ``write_atomically``, and where another process keeps the folder locked.
     """
     paths = list(contents)
     if len(paths) == 1:
@@ -122,9 +139,19 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
 
 
 def read_together(*paths: Path) -> list[bytes]:
-    """The contents of files that ``write_together`` wrote, all of one writing. Raises OSError for one that cannot be read.
+    """Read files that ``write_together`` wrote, all from the same call.
 
-    Where another process keeps the folder locked, they are read all the same, and may be of two writings if it is writing.
+    While another process keeps the folder locked, they are read all the same; if that process is writing, they may come
+    from two calls.
+
+    Args:
+        *paths: of the files.
+
+    Returns:
+        Their contents.
+
+    Raises:
+        OSError: where a file cannot be read.
     """
     with _locked(paths[0].parent) as held:
         if held:
@@ -135,7 +162,9 @@ def read_together(*paths: Path) -> list[bytes]:
 
 
 def settle(path: str | Path) -> None:
-    """Finish what a killed ``write_together`` has begun with ``path`` and others. Where that cannot be done, all stays."""
+    """Complete what a killed ``write_together`` has begun with ``path`` and others. Where that is not possible, all
+    stays as it is.
+    """
     path = Path(path)
     with contextlib.suppress(OSError, ValueError, QatError):  # ValueError: a name that no file can have
         if _is_record(_record(path)):
@@ -145,9 +174,19 @@ def settle(path: str | Path) -> None:
 
 
 def open_file(path: str | Path) -> IO[bytes]:
-    """A file, opened to be read. Raises OSError where it cannot be, and for a folder, a pipe or a device.
+    """Open a file for reading.
 
-    What it is, is asked once it is open, so that nothing else can take its place; a pipe without a writer must not wait.
+    Its type is checked after it was opened, so that nothing can take its place in between; a pipe without a writer is
+    not waited for.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The open file.
+
+    Raises:
+        OSError: where it cannot be opened, and for a folder, a pipe or a device.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     other = _no_file(os.fstat(handle).st_mode)

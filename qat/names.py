@@ -1,4 +1,4 @@
-"""Which names nodes, cells and networks may have. Names come from files and go into source code, pages and terminals."""
+"""Which names nodes, cells and networks may have: names come from files and go into source code and pages."""
 
 from __future__ import annotations
 

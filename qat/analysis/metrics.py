@@ -47,13 +47,13 @@ class NodeMetrics:
     """
 
     name: str
-    cell: str  #: its class
-    shape: Shape  #: of its output, of one sample
+    cell: str
+    shape: Shape
     parameters: int
     macs: int
     bops: int
-    weight_bits: int | None  #: None where it has no weight
-    activation_bits: int  #: of its output, after its fake quantizer
+    weight_bits: int | None
+    activation_bits: int
 
 
 def macs(network: Network | Graph, *, with_bias: bool = False) -> dict[str, int]:
@@ -235,7 +235,7 @@ def bops_of(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         graph: float or quantized.
-        learned: bits by quantizer as ``learned_bits`` names them: whole numbers, or scalar tensors with a gradient.
+        learned: bits by quantizer as ``learned_bits`` names them: integers, or scalar tensors with a gradient.
 
     Returns:
         A number, or a scalar tensor with a gradient, for each convolution and dense layer.

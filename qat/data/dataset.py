@@ -105,7 +105,7 @@ class Split:
         """The samples with these numbers.
 
         Args:
-            which: whole numbers or booleans, an index into the samples.
+            which: integers or booleans, an index into the samples.
 
         Returns:
             A split of copies.

@@ -26,21 +26,21 @@ from qat.vocabulary.values import Value
 SMALLEST_SCALE = 2.0**-60
 
 Tensors = Mapping[str, Tensor]  #: parameters and state by local name
-Bounds = tuple[Tensor | float, Tensor | float]  #: the lowest and the highest code, whole numbers without gradient
+Bounds = tuple[Tensor | float, Tensor | float]  #: the lowest and the highest code, integers without gradient
 
 
 class WeightCodes(NamedTuple):
     """A quantized weight.
 
     Attributes:
-        centred: code - zero_point, whole numbers in float32, shaped like the weight.
+        centred: code - zero_point, integers in float32, shaped like the weight.
         scale: float32, (O,) if per_channel, else a scalar.
         zero_point: shaped like ``scale``; None where it is 0 everywhere.
     """
 
     centred: Tensor
-    scale: Tensor  #: (O,) or a scalar
-    zero_point: Tensor | None  #: like scale; None where it is 0 everywhere
+    scale: Tensor
+    zero_point: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Quantizer(Serializable):
             bounds: the lowest and highest code in place of ``qmin`` and ``qmax``.
 
         Returns:
-            A whole number in float32 within qmin .. qmax, shaped like ``scale``.
+            An integer in float32 within qmin .. qmax, shaped like ``scale``.
         """
         qmin, qmax = bounds or self._bounds
         return ops.minimum(ops.maximum(ops.rint(qmin - low / scale), qmin), qmax)

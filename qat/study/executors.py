@@ -34,7 +34,13 @@ ONE_THREAD = dict.fromkeys(
 
 
 class Ended(NamedTuple):
-    """A task runs no more. error: one line where it failed. lost: its process died, through no fault of the task."""
+    """A task that no longer runs.
+
+    Attributes:
+        name: of the task.
+        error: one line where it failed; None where it succeeded.
+        lost: its process died, which was not the task's fault.
+    """
 
     name: str
     error: str | None = None
@@ -42,22 +48,42 @@ class Ended(NamedTuple):
 
 
 class Executor(Protocol):
-    """What a study asks of the place where its tasks run."""
+    """Where the tasks of a study run.
 
-    jobs: int  #: how many tasks run at a time
+    Attributes:
+        jobs: how many tasks run at a time.
+    """
+
+    jobs: int
 
     def submit(self, task: Task) -> None:
-        """Begin a task."""
+        """Start a task."""
 
     def wait(self, timeout: float) -> list[Ended]:
-        """The tasks that ended, as soon as there is one, or none after ``timeout`` seconds."""
+        """Wait for tasks to end.
+
+        Args:
+            timeout: in seconds.
+
+        Returns:
+            The tasks that ended, as soon as there is one; an empty list after the timeout.
+        """
 
     def close(self) -> None:
-        """Stop whatever still runs."""
+        """Stop what still runs."""
 
 
-class LocalExecutor:
-    """``jobs`` processes on this machine, each single-threaded. One that dies is replaced, and its task is lost."""
+class LocalExecutor(Executor):
+    """Single-threaded processes on this machine. A process that dies is replaced, and its task counts as lost.
+
+    Args:
+        work: what a task does.
+        folder: of the study.
+        jobs: how many processes.
+
+    Raises:
+        QatError: for fewer than one process.
+    """
 
     def __init__(self, work: Work, folder: Path, jobs: int) -> None:
         if jobs < 1:
@@ -160,7 +186,16 @@ def _end_with_parent() -> None:
 
 
 def perform(work: Work, folder: Path, task: Task) -> str | None:
-    """Do a task, with what it prints in ``logs/<name>.log``; returns one line where it failed."""
+    """Do a task; what it prints goes to ``logs/<name>.log``.
+
+    Args:
+        work: what a task does.
+        folder: of the study.
+        task: to be done.
+
+    Returns:
+        One line where it failed, else None.
+    """
     log = folder / "logs" / f"{task.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8", buffering=1) as file, contextlib.redirect_stdout(file):
@@ -175,11 +210,17 @@ def perform(work: Work, folder: Path, task: Task) -> str | None:
     return None
 
 
-class RayExecutor:
-    """Tasks of Ray, each of one CPU, on a cluster or on this machine alone. ``folder`` must be the same on all machines.
+class RayExecutor(Executor):
+    """Tasks on Ray, with one CPU each, on a cluster or on this machine.
 
-    address: as ray.init takes it ("auto", "ray://host:10001"); None: a cluster of this machine alone, with ``jobs`` CPUs.
-    Raises QatError without Ray, and where the cluster does not answer.
+    Args:
+        work: what a task does.
+        folder: of the study; it has to be the same on all machines.
+        jobs: how many CPUs to use on this machine; a cluster has its own number.
+        address: of the cluster, as ray.init takes it ("auto", "ray://host:10001"); None, the default: this machine.
+
+    Raises:
+        QatError: where Ray is not installed or does not start.
     """
 
     def __init__(self, work: Work, folder: Path, jobs: int, address: str | None = None) -> None:

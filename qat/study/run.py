@@ -1,4 +1,4 @@
-"""Running a study: what is ready goes to the executor, what ends is noted, and a table shows it."""
+"""Running a study: tasks that are ready go to the executor, their ends are recorded, and a table shows the progress."""
 
 from __future__ import annotations
 
@@ -25,11 +25,20 @@ def run_study(
     *,
     progress: Callable[[Path, Task], str] | None = None,
 ) -> list[Row]:
-    """Run tasks, and whatever they need, until nothing is left that can be; returns their rows.
+    """Run tasks, and those that they need, until none is left that can run.
 
-    A task whose process dies is begun again, MOST_ATTEMPTS times at most; one that fails by itself is not, and what comes
-    after it waits. The study may be killed at any time: called again it goes on where it was. is_done: whether the result of
-    a task is in the folder. progress: a few words on how far a running task is, for the table.
+    A task whose process dies is started again, MOST_ATTEMPTS times at most. A task that fails is not, and those that
+    need it keep waiting. The study may be killed at any time; called again, it continues.
+
+    Args:
+        study: the study file.
+        tasks: to be run.
+        executor: where they run.
+        is_done: whether the result of a task is in the folder.
+        progress: a few words on a running task, for the table; None for none.
+
+    Returns:
+        The state of each task.
     """
     tasks = list(tasks)
     study.add(tasks)
@@ -122,7 +131,7 @@ class _Table:
 
 
 def duration(seconds: float) -> str:
-    """As "3.2 s", "4 min 05 s", "2 h 07 min"."""
+    """A time in words, as "3.2 s", "4 min 05 s", "2 h 07 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

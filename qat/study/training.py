@@ -1,4 +1,4 @@
-"""One training of a study: from its settings to a checkpoint, its outputs on the test images and a result."""
+"""One training of a study: from its settings to a checkpoint, outputs for the test images, and a result."""
 
 from __future__ import annotations
 
@@ -40,14 +40,23 @@ COMPARED = 100  #: test images whose codes are compared with NumPy's
 
 
 def train_task(folder: Path, task: Task) -> None:
-    """Do a training, or take it up where it was killed: ``<name>.ckpt``, ``.npz`` and, last of all, ``.json``.
+    """Do a training, or continue it where it was killed.
 
-    Its settings:
-    graph: the float network as JSON, where no task comes before. start: the task whose weights it begins with, or None.
-    float: the task that trained the float network, where this one is quantized. quantization: of convert_quant_network, or
-    None. pruner: fields of a MagnitudePruner, or None; it begins with the checkpoint of ``start`` as it is. data: see
-    ``study_data``. backend, device_target. recipe: fields of a Recipe, the optimizer's likewise. label: whatever the planner
-    wants to find in the result.
+    It leaves ``<name>.ckpt`` and ``<name>.npz``, and last of all ``<name>.json``. The settings of the task are:
+
+    - graph: the float network as JSON, where no other task comes before;
+    - start: the task whose weights it starts with, or None;
+    - float: the task that trained the float network, where this one is quantized;
+    - quantization: arguments of convert_quant_network, or None;
+    - pruner: fields of a MagnitudePruner, or None; such a training starts with the checkpoint of ``start`` as it is;
+    - data: see ``study_data``;
+    - backend, device_target: what trains;
+    - recipe: fields of a Recipe, with those of its optimizer;
+    - label: whatever the planner wants to find in the result.
+
+    Args:
+        folder: of the study.
+        task: with these settings.
     """
     settings = task.settings
     backend = qat.backend(settings["backend"])
@@ -88,12 +97,12 @@ def train_task(folder: Path, task: Task) -> None:
 
 
 def is_trained(folder: Path, task: Task) -> bool:
-    """Whether a training's result is there."""
+    """Whether the result of a training exists."""
     return all((folder / f"{task.name}{suffix}").is_file() for suffix in (".ckpt", ".npz", ".json"))
 
 
 def progress_of(folder: Path, task: Task) -> str:
-    """How far a running training is: its last epoch, and the loss there."""
+    """The last epoch of a running training and its loss, in words."""
     try:
         epoch, _, _, loss, *_ = (folder / "logs" / f"{task.name}.csv").read_text().splitlines()[-1].split(",")
     except (OSError, IndexError, ValueError):
@@ -102,7 +111,17 @@ def progress_of(folder: Path, task: Task) -> str:
 
 
 def read_result(path: Path) -> tuple[dict[str, Any], Array, Array]:
-    """A result, the outputs (N, K) on its test images and their labels (N,). path: of the .json. Raises QatError."""
+    """Read the result of a training.
+
+    Args:
+        path: of the .json file.
+
+    Returns:
+        Its content, the outputs for its test images, float32 (N, K), and their labels, integers (N,).
+
+    Raises:
+        QatError: where a file is missing, damaged or does not belong to the other.
+    """
     advice = "train it anew"
     text, arrays_path = read_text(path, advice, limit=LARGEST_JSON), path.with_suffix(".npz")
     with reading(path, "a result of a study", advice):
@@ -132,8 +151,13 @@ def _within(labels: Array, classes: int) -> bool:
 def study_data(settings: Mapping[str, Any]) -> Dataset:
     """The data of one training.
 
-    settings: data_path; shape, (C, H, W); images: take so many of the training images, at random, 0 for all; folds, and fold
-    from 0: train and test on a division of the training images, or folds 0 for the data set's own; seed.
+    Args:
+        settings: data_path; shape, (C, H, W) of the network; images, how many of the training images to use, chosen at
+            random, 0 for all; folds, into how many these are divided, 0 to use the test images of the data set; fold,
+            from 0; seed.
+
+    Returns:
+        Training and test images.
     """
     shape: Any = tuple(settings["shape"])
     divided = _data(settings["data_path"], shape, settings["images"], settings["folds"], settings["seed"])
@@ -141,10 +165,19 @@ def study_data(settings: Mapping[str, Any]) -> Dataset:
 
 
 def study_images(data_path: str, images: int, folds: int, seed: int) -> Dataset:
-    """The data of a study, undivided, in the size that they were read in.
+    """The data of a study before it is divided, in its original size.
 
-    images: so many of the training images, at random, 0 for all. folds: into how many they will be divided, 0 for none.
-    Raises QatError where there are fewer images.
+    Args:
+        data_path: as ``qat.data.load`` takes it.
+        images: how many of the training images to use, chosen at random, 0 for all.
+        folds: into how many they will be divided, 0 for none.
+        seed: of the choice.
+
+    Returns:
+        The data set.
+
+    Raises:
+        QatError: where there are fewer images.
     """
     dataset = load(data_path, for_folds=bool(folds))
     count = len(dataset.train)

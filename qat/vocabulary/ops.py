@@ -94,7 +94,7 @@ class Ops(ABC):
 
     @abstractmethod
     def take(self, table: Tensor, index: Tensor) -> Tensor:
-        """table[index], elementwise; ``index`` holds whole numbers as float32. No gradient."""
+        """table[index], elementwise; ``index`` holds integers as float32. No gradient."""
 
     @abstractmethod
     def drop(self, x: Tensor, rate: float) -> Tensor:
@@ -208,13 +208,11 @@ class Ops(ABC):
 
     @abstractmethod
     def max_over_channels(self, x: Tensor) -> Tensor:
-        """Largest element over the channels of each sample and place; one channel is left. Used on stopped tensors only."""
+        """Largest element over the channels of each sample and place; one is left. Used on stopped tensors only."""
 
     @abstractmethod
     def sum_over_channels(self, x: Tensor) -> Tensor:
-        """Sum over the channels of each sample and place, with its gradient; one channel is left. Exact for integers
-        up to 2^24.
-        """
+        """Sum over the channels of each sample and place, with its gradient; one is left. Exact for integers up to 2^24."""
 
     @abstractmethod
     def output_max(self, w: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class Param:
     shape: Shape
     kind: Kind
     initial: Initializer
-    trainable: bool = True  #: False: state, which the forward pass updates (ranges, running statistics)
+    trainable: bool = True
 
     def create(self, seed: int, name: str) -> Array:
         """The initial value. It depends on seed and name alone, not on other cells.

@@ -30,7 +30,7 @@ class Serializable:
         Serializable.registry[cls.__name__] = cls
 
     def __post_init__(self) -> None:
-        """Check the types of the fields (``check_fields``); a subclass with its own ``__post_init__`` calls this first."""
+        """Check the types of the fields (``check_fields``); a subclass with a ``__post_init__`` calls this first."""
         check_fields(self)
 
     def changed_fields(self) -> dict[str, Any]:

@@ -29,9 +29,9 @@ class Value:
     """
 
     data: Tensor
-    scale: Tensor | None = None  #: a scalar, or one for each channel; None: data are real numbers
-    codes: bool = False  #: data are centred codes of one scalar scale, which a linear cell can take as they are
-    relu: float | None = None  #: the upper bound of the pending ReLU: inf for ReLU, 6 for ReLU6; None: no ReLU
+    scale: Tensor | None = None
+    codes: bool = False
+    relu: float | None = None
 
     def real(self, ops: Ops) -> Tensor:
         """The real numbers, with scale and ReLU applied."""
