@@ -7,26 +7,16 @@ import errno
 import hashlib
 import json
 import os
-import re
-import secrets
 import stat
 import tempfile
-import time
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from qat.drafts import Draft, locked, sync_folders
 from qat.errors import QatError
 
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows: two writers are not kept apart there, and what a killed one left stays
-    fcntl = None  # type: ignore[assignment]
-
-TRIES = 5  #: how often a temporary file that something else has removed is written
-RANDOM = 6  #: bytes in the name of a temporary file
-WAIT, STEP = 5.0, 0.0005  #: seconds that a lock is waited for, since any user may hold one; and between two attempts
 LARGEST = 1 << 31  #: bytes of a file that is read as a whole
 
 
@@ -74,9 +64,9 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     target = _target(path)
     settle(path)
     try:
-        with _Draft(target, content) as draft:
+        with Draft(target, content) as draft:
             draft.put()
-        _sync_folders([target])
+        sync_folders([target])
     except OSError as error:
         raise _not_written(path, error, [path]) from None
 
@@ -104,7 +94,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     recorded = False
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder) as held, contextlib.ExitStack() as stack:
+        with locked(folder) as held, contextlib.ExitStack() as stack:
             if not held:
                 raise QatError(
                     f"{first}: cannot be written, since another process keeps {folder} locked, perhaps an export that was "
@@ -112,15 +102,15 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
                 )
             _settle(first)
             # Whatever takes space is written before anything is replaced.
-            drafts = [stack.enter_context(_Draft(targets[path], content)) for path, content in contents.items()]
-            stack.enter_context(_Draft(record, _recorded(contents))).put()
+            drafts = [stack.enter_context(Draft(targets[path], content)) for path, content in contents.items()]
+            stack.enter_context(Draft(record, _recorded(contents))).put()
             recorded, replaced = True, False
             try:
-                _sync_folders([record])
+                sync_folders([record])
                 for draft in drafts:
                     draft.put()
                     replaced = True
-                _sync_folders(targets.values())
+                sync_folders(targets.values())
             except OSError:
                 if not replaced:  # while the lock is held: afterwards it could be another writer's record
                     with contextlib.suppress(OSError):
@@ -153,7 +143,7 @@ def read_together(*paths: Path) -> list[bytes]:
     Raises:
         OSError: where a file cannot be read.
     """
-    with _locked(paths[0].parent) as held:
+    with locked(paths[0].parent) as held:
         if held:
             with contextlib.suppress(OSError, QatError):  # a folder that may only be read
                 _settle(paths[0])
@@ -168,7 +158,7 @@ def settle(path: str | Path) -> None:
     path = Path(path)
     with contextlib.suppress(OSError, ValueError, QatError):  # ValueError: a name that no file can have
         if _is_record(_record(path)):
-            with _locked(path.parent) as held:
+            with locked(path.parent) as held:
                 if held:
                     _settle(path)
 
@@ -253,163 +243,7 @@ def _not_written(path: Path, error: OSError, paths: Sequence[Path]) -> QatError:
     )
 
 
-class _Draft:
-    """A temporary file beside ``target`` with its new content, on the disk when entered, and gone when left.
-
-    Its writer holds a lock on it, which the system releases when the writer dies: a draft whose lock can be had is one that
-    was left behind, whatever the clocks say.
-    """
-
-    def __init__(self, target: Path, content: bytes) -> None:
-        self._target, self._content = target, content
-        self._path: Path | None = None
-        self._handle = -1
-
-    def __enter__(self) -> _Draft:
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        _clear_abandoned(self._target)
-        try:
-            self._write()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._path is not None:
-            with contextlib.suppress(OSError):
-                self._path.unlink()
-            self._path = None
-        self._close()
-
-    def put(self) -> None:
-        """Replace the target."""
-        for left in reversed(range(TRIES)):
-            assert self._path is not None, "it is put once"
-            if fcntl is None:  # Windows renames no file that is open
-                self._close()
-            try:
-                os.replace(self._path, self._target)
-            except FileNotFoundError:
-                if not left:
-                    raise
-                self.__exit__()
-                self._write()
-                continue
-            self._path = None
-            self._close()
-            return
-
-    def _write(self) -> None:
-        try:
-            old = os.stat(self._target)
-        except FileNotFoundError:
-            old = None
-        for _ in range(TRIES):
-            path = self._target.with_name(f".{self._target.name}.{secrets.token_hex(RANDOM)}.tmp")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-            # The system takes the umask off. What only few may read, nobody else can in between.
-            self._handle = os.open(path, flags, 0o666 if old is None else 0o600)
-            self._path = path
-            _lock(self._handle, WAIT)
-            if os.path.exists(path):
-                break
-            self._close()  # another writer has cleared it before it was locked
-        else:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        with os.fdopen(self._handle, "wb", closefd=False) as file:
-            file.write(self._content)
-            file.flush()
-            if old is not None:
-                _take_over(path, old)
-            os.fsync(self._handle)
-
-    def _close(self) -> None:
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
-
-
-def _take_over(path: Path, old: os.stat_result) -> None:
-    """Give a file the owner, the group and the permissions of another, as far as that is allowed."""
-    mode = stat.S_IMODE(old.st_mode) & 0o777
-    if hasattr(os, "chown"):
-        try:
-            os.chown(path, -1, old.st_gid)
-        except OSError:
-            mode &= 0o707  # what its group may do is not for another group
-        with contextlib.suppress(OSError):
-            os.chown(path, old.st_uid, -1)
-    os.chmod(path, mode)
-
-
-def _clear_abandoned(target: Path) -> None:
-    """Remove what a process that was killed while it wrote ``target`` has left: the drafts that nobody holds a lock on."""
-    draft = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{{2 * RANDOM}}}\.tmp")
-    with contextlib.suppress(OSError):  # a folder that may not be listed
-        for name in filter(draft.fullmatch, os.listdir(target.parent)):
-            _clear(target.with_name(name))
-
-
-def _clear(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        if stat.S_ISREG(os.lstat(path).st_mode):
-            handle = os.open(path, os.O_RDWR)
-            try:
-                if _lock(handle, 0):
-                    os.unlink(path)
-            finally:
-                os.close(handle)
-
-
-def _lock(handle: int, wait: float) -> bool | None:
-    """Lock an open file or folder; False where another still holds the lock after ``wait`` seconds, None where there are no
-    locks.
-    """
-    end = time.monotonic() + wait
-    while fcntl is not None:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                return False
-            time.sleep(STEP)
-        except OSError:
-            break
-        else:
-            return True
-    return None
-
-
-def _sync_folders(paths: Iterable[Path]) -> None:
-    """Let the renaming of these files survive a power cut, where the system can do that."""
-    for folder in {path.parent for path in paths}:
-        with contextlib.suppress(OSError):
-            handle = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-
-
 # -- several files ----------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """One process at a time, where the file system has locks; False where another keeps it from that."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        yield True
-        return
-    try:
-        yield _lock(handle, WAIT) is not False
-    finally:
-        if fcntl is not None:  # closing is not enough where a process was forked meanwhile
-            with contextlib.suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_UN)
-        os.close(handle)
 
 
 def _record(path: Path) -> Path:
@@ -483,7 +317,7 @@ def _settle(path: Path) -> None:
         return
     targets = {_target(file): content for file, content in (_pending(path) or {}).items()}
     for target, content in targets.items():
-        with _Draft(target, content) as draft:
+        with Draft(target, content) as draft:
             draft.put()
-    _sync_folders(targets)
+    sync_folders(targets)
     record.unlink()

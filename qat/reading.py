@@ -1,4 +1,4 @@
-"""Reading files from elsewhere: regular files only, with a limit on their size, and every error of a parser as one line.
+"""Reading files from elsewhere: regular files only, limited in size, with every error of a parser as one line.
 
 A file may be damaged or malicious, and the libraries that parse it raise errors of any class. So every reader opens
 files with ``open_regular`` (or ``read_file``, ``read_unpacked``, ``read_text``), and runs its parser inside
@@ -184,7 +184,7 @@ def _size(file: IO[Any]) -> int:
 
 
 def check_array(file: IO[bytes]) -> None:
-    """Raise ValueError where a .npy file declares more bytes than it holds; NumPy would allocate them before reading."""
+    """Raise ValueError where a .npy file declares more bytes than it holds, which NumPy would allocate."""
     library: Any = np.lib.format  # which has no type hints
     one = library.read_magic(file) == (1, 0)
     shape, _, dtype = library.read_array_header_1_0(file) if one else library.read_array_header_2_0(file)

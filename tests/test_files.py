@@ -10,7 +10,7 @@ import tempfile
 
 import pytest
 
-from qat import files
+from qat import drafts, files
 from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 
@@ -326,7 +326,7 @@ def left_by_a_killed_writer(target):
     )
     done = subprocess.run([sys.executable, "-c", code, target], check=False)
     assert done.returncode == -signal.SIGKILL
-    (left,) = target.parent.glob(f".{target.name}.{'?' * 2 * files.RANDOM}.tmp")
+    (left,) = target.parent.glob(f".{target.name}.{'?' * 2 * drafts.RANDOM}.tmp")
     return left
 
 
@@ -387,7 +387,7 @@ def test_two_writers_whose_clocks_are_an_hour_apart_lose_no_save(tmp_path):
             assert len(set(file.read().split(" 999 "))) == 2, "the last save of one of them, whole"
 
 
-@pytest.mark.parametrize("times", [1, files.TRIES - 1])
+@pytest.mark.parametrize("times", [1, drafts.TRIES - 1])
 def test_a_draft_that_something_else_removes_is_written_again(target, monkeypatch, times):
     removed, replace = [], os.replace
 
@@ -413,7 +413,7 @@ def test_a_draft_that_is_removed_again_and_again_is_given_up_in_one_line(target,
 
 def test_where_there_are_no_locks_files_are_written_and_nothing_is_cleared(target, monkeypatch):
     left = left_by_a_killed_writer(target)
-    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setattr(drafts, "fcntl", None)
     write_atomically(target, b"new")
     files.write_together({target: b"newer", target.with_name("net.other"): b"other"})
     assert sorted(os.listdir(target.parent)) == sorted([left.name, "net.ckpt", "net.other"])

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from qat import files
+from qat import drafts, files
 from qat.cli import main
 from qat.deploy.verify import export_verified
 from qat.errors import NotFiniteError, QatError
@@ -399,7 +399,7 @@ def test_in_a_folder_for_all_another_user_s_record_replaces_nothing(tmp_path: Pa
 @pytest.fixture
 def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Another holds the lock of the folder, as any user may in /tmp."""
-    monkeypatch.setattr(files, "WAIT", 0.1, raising=False)
+    monkeypatch.setattr(drafts, "WAIT", 0.1)
     handle = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     given_up = threading.Timer(20, fcntl.flock, (handle, fcntl.LOCK_UN))

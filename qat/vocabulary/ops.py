@@ -212,7 +212,7 @@ class Ops(ABC):
 
     @abstractmethod
     def sum_over_channels(self, x: Tensor) -> Tensor:
-        """Sum over the channels of each sample and place, with its gradient; one is left. Exact for integers up to 2^24."""
+        """Sum over the channels of each sample and place, with its gradient; one is left. Exact up to 2^24."""
 
     @abstractmethod
     def output_max(self, w: Tensor) -> Tensor:
