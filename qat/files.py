@@ -89,7 +89,9 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
         return write_atomically(paths[0], contents[paths[0]])
     first, folder, record = paths[0], paths[0].parent, _record(paths[0])
     if any(_record(path) != record for path in paths):
-        raise ValueError(f"{paths}: whoever reads one of them could not find what is recorded beside another")
+        raise ValueError(
+            f"{paths}: they have no common record; give files of one folder and one name but for the suffix"
+        )
     targets = {path: _target(path) for path in paths}
     recorded = False
     try:
@@ -209,7 +211,7 @@ def _target(path: Path) -> Path:
             f"{path}: is a symbolic link that is not followed ({error.strerror}); remove it, or give another name to write"
         ) from None
     if other:
-        raise QatError(f"{path}: is {other}, which is not written over; give the name of a file to write")
+        raise QatError(f"{path}: is {other}, which is not overwritten; give the name of a file to write")
     return Path(os.path.realpath(path)) if link else path
 
 
@@ -217,7 +219,7 @@ def _no_file(mode: int) -> str:
     """What else than a file it is; empty for a file."""
     if stat.S_ISREG(mode):
         return ""
-    return "a folder" if stat.S_ISDIR(mode) else "no file but a device or a pipe"
+    return "a folder" if stat.S_ISDIR(mode) else "not a file but a device or a pipe"
 
 
 def _content(path: Path) -> bytes:
@@ -225,7 +227,7 @@ def _content(path: Path) -> bytes:
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > LARGEST:
-            raise OSError(errno.EFBIG, f"it holds {size:,} bytes, but {LARGEST:,} are the most that is read", str(path))
+            raise OSError(errno.EFBIG, f"it holds {size:,} bytes, but at most {LARGEST:,} are read", str(path))
         try:
             return file.read(size)
         except MemoryError:

@@ -27,7 +27,7 @@ def check_stored(path: str | Path, names: Iterable[object]) -> None:
     for name in names:
         text = name.decode(errors="replace") if isinstance(name, bytes) else name
         if not isinstance(text, str) or not all(_allowed(c) or c in f" {MARKS}" for c in text):
-            raise QatError(f"{path}: holds the name {shortened(text)}, which no export gives; export it again")
+            raise QatError(f"{path}: holds the name {shortened(text)}, which no export writes; export it again")
 
 
 def check_included(file_name: str) -> None:
@@ -57,7 +57,7 @@ def harmless(text: str) -> str:
 
 def _fault(name: object) -> str | None:
     if not isinstance(name, str):
-        return f"is no text but {type(name).__name__}"
+        return f"is not a string but {type(name).__name__}"
     if not name or len(name) > LONGEST:
         return f"has {len(name)} characters"
     wrong = next((c for c in name if not _allowed(c) and c != " "), None)

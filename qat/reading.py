@@ -111,7 +111,7 @@ def open_regular(path: str | Path, advice: str, *, limit: int = LARGEST) -> IO[b
         raise QatError(f"{path}: cannot be read ({reason_of(error)}); {advice}") from None
     if (size := _size(file)) > limit:
         file.close()
-        raise QatError(f"{path}: holds {size:,} bytes, but {limit:,} are the most that is read; {advice}")
+        raise QatError(f"{path}: holds {size:,} bytes, but at most {limit:,} are read; {advice}")
     return file
 
 
@@ -152,7 +152,7 @@ def read_unpacked(path: str | Path, advice: str, *, limit: int = LARGEST) -> byt
         limit = min(limit, most_unpacked(_size(file)))
         content = gzip.GzipFile(fileobj=file).read(limit + 1)
     if len(content) > limit:
-        raise QatError(f"{path}: unpacks to more than {limit:,} bytes, the most that is read of it; {advice}")
+        raise QatError(f"{path}: unpacks to more than {limit:,} bytes, the limit for this file; {advice}")
     return content
 
 
@@ -168,15 +168,13 @@ def check_zip(path: str | Path, file: IO[bytes], advice: str) -> None:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     file.seek(0)
     if unpacked > most_unpacked(size):
-        raise QatError(
-            f"{path}: unpacks to {unpacked:,} bytes, which nothing that is read here does from {size:,}; {advice}"
-        )
+        raise QatError(f"{path}: unpacks to {unpacked:,} bytes from {size:,}, more than such a file needs; {advice}")
 
 
 def check_sample(numbers: int) -> None:
     """Raise ValueError where an exported file computes more numbers for one sample than any network does."""
     if numbers > LARGEST_SAMPLE:
-        raise ValueError(f"one sample takes {numbers:,} numbers, but {LARGEST_SAMPLE:,} are the most")
+        raise ValueError(f"one sample takes {numbers:,} numbers, but at most {LARGEST_SAMPLE:,} are supported")
 
 
 def _size(file: IO[Any]) -> int:

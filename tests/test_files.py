@@ -229,7 +229,7 @@ def test_a_symbolic_link_to_a_folder_is_refused(tmp_path):
 def test_a_path_that_is_a_folder_is_refused_and_the_folder_stays(tmp_path):
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "inside").write_bytes(b"old")
-    with pytest.raises(QatError, match=r"net: is a folder, which is not written over"):
+    with pytest.raises(QatError, match=r"net: is a folder, which is not overwritten"):
         write_atomically(tmp_path / "net", b"new")
     assert os.listdir(tmp_path) == ["net"]
     assert (tmp_path / "net" / "inside").read_bytes() == b"old"
@@ -240,7 +240,7 @@ def test_a_pipe_or_a_device_is_refused_and_stays(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for use in (check_writable, lambda path: write_atomically(path, b"")):
-        with pytest.raises(QatError, match="pipe: is no file but a device or a pipe, which is not written over"):
+        with pytest.raises(QatError, match="pipe: is not a file but a device or a pipe, which is not overwritten"):
             use(pipe)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 

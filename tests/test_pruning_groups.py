@@ -424,7 +424,7 @@ def test_the_relu_of_a_dropped_addition_stays_where_it_does_something() -> None:
     (block,) = residual_blocks(graph)
     smaller, _ = drop_blocks(graph, graph.initial_params(), [block.name])
     assert [type(node.cell).__name__ for node in smaller.nodes] == ["Input", "Conv2dBnAct", "Activation", "Conv2dBnAct"]
-    with pytest.raises(qat.QatError, match=r"'conv1' is no residual block of LeNet5 .* it has none"):
+    with pytest.raises(qat.QatError, match=r"'conv1' is not a residual block of LeNet5 .* it has none"):
         drop_blocks(create("lenet"), create("lenet").graph().initial_params(), ["conv1"])
 
 

@@ -64,8 +64,8 @@ class Augmentation:
         if self.shift:
             if self.shift >= min(height, width):
                 raise QatError(
-                    f"augment_shift is {self.shift}, but the images have {height} x {width} pixels, so that nothing could "
-                    "be left of one; use a smaller number"
+                    f"augment_shift is {self.shift}, but the images have {height} x {width} pixels, so nothing would be "
+                    "left of an image; use a smaller number"
                 )
             margin = ((0, 0), (0, 0), (self.shift, self.shift), (self.shift, self.shift))
             images = np.pad(images, margin)

@@ -46,7 +46,7 @@ def _read(path: Path, most: int) -> Array:
     content = read_unpacked(path, "download it again", limit=most * RECORD)
     if not content or len(content) % RECORD:
         raise QatError(
-            f"{path}: holds {len(content):,} bytes, no multiple of the {RECORD:,} of a CIFAR-10 record; it is cut short or "
+            f"{path}: holds {len(content):,} bytes, not a multiple of the {RECORD:,} of a CIFAR-10 record; it is cut short or "
             "another file, download it again"
         )
     records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)

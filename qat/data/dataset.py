@@ -96,7 +96,7 @@ class Split:
             if augmentation is not None and augmentation.changes:
                 if isinstance(images, tuple):
                     raise QatError(
-                        f"augmentation: a sample has {len(images)} images, which might not bear the same change; leave it out"
+                        f"augmentation: a sample has {len(images)} images, which might need different changes; leave it out"
                     )
                 images = augmentation(images, rng)
             yield images, as_arrays((batch.labels, *batch.targets))

@@ -183,8 +183,8 @@ def _check_https(address: str, *, local: bool) -> None:
     parts = urllib.parse.urlsplit(address)
     if parts.scheme != "https" and not (local and parts.scheme == "http" and parts.hostname in LOCAL):
         raise QatError(
-            f"{address}: is asked for by {parts.scheme or 'nothing'}, which anybody on the way can change; only https "
-            "is used (http for this machine alone); give an address of https, or fetch the file by hand"
+            f"{address}: uses {parts.scheme or 'no protocol'}, where the content can be changed on its way; only https "
+            "is accepted (http from this machine only); give an https address, or fetch the file by hand"
         )
 
 

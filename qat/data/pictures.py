@@ -45,7 +45,7 @@ def read_picture(path: str | Path, shape: Shape) -> tuple[Array, list[str]]:
     """
     if len(shape) != 3 or shape[0] not in MODES:
         raise QatError(
-            f"{path}: the network takes {shape}, which is no picture of 1 or 3 channels; give it arrays from Python"
+            f"{path}: the network takes {shape}, which is not an image of 1 or 3 channels; give it arrays from Python"
         )
     Image = _pillow(path)  # noqa: N806
     changes: list[str] = []
@@ -57,7 +57,7 @@ def read_picture(path: str | Path, shape: Shape) -> tuple[Array, list[str]]:
     ):
         if picture.width * picture.height > MOST_PIXELS:
             raise QatError(
-                f"{path}: has {picture.width} x {picture.height} pixels, but {MOST_PIXELS:,} are the most that are read; "
+                f"{path}: has {picture.width} x {picture.height} pixels, but at most {MOST_PIXELS:,} are read; "
                 "make it smaller"
             )
         picture.load()
@@ -86,7 +86,7 @@ def _opened(module: ModuleType, path: str | Path, content: bytes) -> Any:
     try:
         return module.open(io.BytesIO(content), formats=FORMATS)
     except module.UnidentifiedImageError:
-        raise QatError(f"{path}: is no picture of a format that is read; give one of {', '.join(FORMATS)}") from None
+        raise QatError(f"{path}: is not a picture in a supported format; give one of {', '.join(FORMATS)}") from None
 
 
 def write_pictures(folder: str | Path, images: Array, labels: Array, class_names: Sequence[str]) -> Path:

@@ -88,7 +88,7 @@ def drop_blocks(network: Network | Graph, params: Mapping[str, Array], names: Se
     for name in names:
         if name not in known:
             found = f"those are {', '.join(known)}" if known else "it has none"
-            raise QatError(f"{name!r} is no residual block of {graph.name} that can be dropped; {found}")
+            raise QatError(f"{name!r} is not a residual block of {graph.name} that can be dropped; {found}")
     dropped = {name: known[name] for name in names}
     gone = {node for block in dropped.values() for node in block.branch}
     nodes: list[Node] = []

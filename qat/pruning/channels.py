@@ -228,7 +228,7 @@ class _Ranking:
                 )
             if not 1 <= count <= len(by_name[name]):
                 raise QatError(
-                    f"keep: {name} has {len(by_name[name])} channels to keep; {count!r} is none of 1 to that"
+                    f"keep: {name} cannot keep {count!r} of its {len(by_name[name])} channels; use 1 to {len(by_name[name])}"
                 )
         limits = [len(group) - keep.get(group.name, len(group)) for group in self.groups]
         for group, scores, limit in zip(self.groups, self._scores, limits, strict=True):
@@ -280,7 +280,7 @@ def _within(graph: Graph, ranking: _Ranking, budget: Budget, scope: str) -> list
     if not fits(most):
         least = cost(_smaller_graph(graph, _kept(graph, removed(most))))
         raise QatError(
-            f"{graph.name}: the budget is {limit:,}, but with all channels removed that may go it is still {least:,}; allow "
+            f"{graph.name}: the budget is {limit:,}, but with all removable channels removed it is still {least:,}; allow "
             "more, or a smaller minimum"
         )
     low, high = 0, most  # removing ``high`` fits

@@ -45,7 +45,7 @@ def slimming_importance(graph: Graph, params: Mapping[str, Array]) -> Importance
     }
     if not found:
         raise QatError(
-            f"{graph.name} has no batch normalisation, whose scales network slimming goes by; use the method l1 or taylor"
+            f"{graph.name} has no batch normalisation, whose scales network slimming needs; use the method l1 or taylor"
         )
     return found
 

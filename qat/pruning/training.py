@@ -64,7 +64,7 @@ def prunable_gammas(graph: Graph) -> list[str]:
     found = list(dict.fromkeys(name for name in found if name in graph.params))
     if not found:
         raise QatError(
-            f"{graph.name}: slimming draws the scales of batch normalisations to 0, but it has none whose channels can be "
+            f"{graph.name}: slimming shrinks the scales of batch normalisations, but it has none whose channels can be "
             "removed; leave --slimming out, or take a network with batch normalisation"
         )
     return found

@@ -81,7 +81,7 @@ class Quantizer(Serializable):
         check_steps(self, "quant_delay")
         for name, value in self.fixed.items():
             if getattr(self, name) is not value:
-                raise QatError(f"{type(self).__name__}: {name} is {not value}, but its formula has it {value}")
+                raise QatError(f"{type(self).__name__}: {name} is {not value}, but its formula requires {value}")
 
     def __str__(self) -> str:
         words = [self.label] if self.label else []
@@ -289,7 +289,7 @@ class BaseActivationQuantizer(Quantizer, ABC):
                 "BinaryActivationQuantizer for -1 and 1"
             )
         if self.num_bits == 1 and self.narrow_range:
-            raise QatError(f"{type(self).__name__}: narrow_range leaves one code alone of 1 bit; leave it out")
+            raise QatError(f"{type(self).__name__}: narrow_range would leave a single code of 1 bit; leave it out")
 
     def refuses(self, non_negative: bool) -> str | None:
         """Why this quantizer cannot take the activations before it, in words.

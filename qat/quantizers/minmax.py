@@ -47,7 +47,9 @@ class WeightQuantizer(BaseWeightQuantizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.power_of_two and not self.symmetric:
-            raise QatError("WeightQuantizer: power_of_two needs symmetric=True; an affine range has an end to meet")
+            raise QatError(
+                "WeightQuantizer: power_of_two needs symmetric=True; an affine scale follows from both ends of its range"
+            )
 
     def quantize(
         self, ops: Ops, weight: Tensor, floor: Tensor | None = None, own: Tensors | None = None
@@ -108,7 +110,9 @@ class ActivationQuantizer(BaseActivationQuantizer):
         super().__post_init__()
         check_share(self, "ema_decay")
         if self.power_of_two and not self.symmetric:
-            raise QatError("ActivationQuantizer: power_of_two needs symmetric=True; an affine range has an end to meet")
+            raise QatError(
+                "ActivationQuantizer: power_of_two needs symmetric=True; an affine scale follows from both ends of its range"
+            )
 
     @property
     def keep_scale(self) -> bool:

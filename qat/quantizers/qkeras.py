@@ -114,8 +114,8 @@ class QKerasBitsWeightQuantizer(_QKerasWeightQuantizer):
         _check_integer(self)
         if self.is_auto and not (self.symmetric and self.narrow_range):
             raise QatError(
-                f"{type(self).__name__}: alpha {self.alpha!r} has as many negative codes as positive ones; use symmetric=True "
-                "and narrow_range=True"
+                f"{type(self).__name__}: alpha {self.alpha!r} needs as many negative codes as positive ones; use "
+                "symmetric=True and narrow_range=True"
             )
 
     def quantize(
@@ -337,10 +337,13 @@ def _check_integer(owner: Any) -> None:
     integer = owner.integer
     if abs(integer) > MOST_INTEGER_BITS:
         raise QatError(
-            f"{type(owner).__name__}: integer is {integer!r}; use a whole number of size {MOST_INTEGER_BITS} at most"
+            f"{type(owner).__name__}: integer is {integer!r}; use a whole number from -{MOST_INTEGER_BITS} to "
+            f"{MOST_INTEGER_BITS}"
         )
     if owner.narrow_range and not owner.symmetric:
-        raise QatError(f"{type(owner).__name__}: narrow_range is of signed codes; without symmetric leave it out")
+        raise QatError(
+            f"{type(owner).__name__}: narrow_range applies to signed codes; leave it out or use symmetric=True"
+        )
 
 
 def _is_factor(x: object) -> bool:

@@ -137,7 +137,7 @@ class Study:
         for task in tasks:
             missing = [name for name in task.after if name not in known]
             if missing:
-                raise QatError(f"{task.name}: comes after {missing[0]!r}, which is no task before it in the study")
+                raise QatError(f"{task.name}: needs {missing[0]!r}, which is not a task before it in the study")
             task = Task(task.name, json.loads(json.dumps(task.settings)), task.after)  # as it comes back
             before = known.setdefault(task.name, task)
             if before is task:
@@ -170,7 +170,7 @@ class Study:
                 values = dict(zip(("state", "attempts", "started", "seconds", "error"), rest, strict=True))
                 rows.append(build(Row, {"task": task, **values}))
                 if rows[-1].state not in STATES or not names.issuperset(task.after):
-                    raise ValueError(f"{shortened(name)} is in no state, or after what is not there")
+                    raise ValueError(f"{shortened(name)} has an unknown state, or needs a task that does not exist")
                 names.add(task.name)
         return rows
 

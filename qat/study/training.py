@@ -138,9 +138,11 @@ def read_result(path: Path) -> tuple[dict[str, Any], Array, Array]:
         for array in (outputs, labels):  # what is no array in the archive comes as bytes
             check_type("it", array, np.ndarray)
     if outputs.dtype != np.float32 or outputs.ndim != 2 or not outputs.size or not np.isfinite(outputs).all():
-        raise QatError(f"{arrays_path}: its outputs are no finite numbers, float32 (N, K), one row an image; {advice}")
+        raise QatError(
+            f"{arrays_path}: its outputs are not finite numbers, float32 (N, K), one row for each image; {advice}"
+        )
     if labels.dtype.kind not in "iu" or labels.shape != outputs.shape[:1] or not _within(labels, outputs.shape[1]):
-        raise QatError(f"{arrays_path}: its labels are no classes of the {len(outputs)} outputs; {advice}")
+        raise QatError(f"{arrays_path}: its labels are not classes of the {len(outputs)} outputs; {advice}")
     return result, outputs, labels
 
 

@@ -92,7 +92,7 @@ class Checkpoint:
         if wrong:
             kept = "; the file that was there is unharmed" if os.path.isfile(path) else ""
             raise NotFiniteError(
-                f"{path}: {wrong}, and no use can be made of such a network, so that it is not saved{kept}"
+                f"{path}: {wrong}, so the checkpoint is not saved: such a network cannot be used{kept}"
             )
         tensors = {f"params/{name}": np.asarray(array, order="C") for name, array in self.params.items()}
         tensors |= {f"optimizer/{name}": np.asarray(array, order="C") for name, array in self.optimizer.items()}
@@ -130,7 +130,7 @@ class Checkpoint:
         except QatError:
             if suffixed(path):
                 raise QatError(
-                    f"{path}: is an exported file, no checkpoint; run, evaluate and verify take such files"
+                    f"{path}: is an exported file, not a checkpoint; run, evaluate and verify take such files"
                 ) from None
             raise
         if metadata.get("format") != FORMAT:
@@ -184,11 +184,11 @@ class Checkpoint:
 def _count(name: str, text: str) -> int:
     """A number of steps or epochs, as ``save`` wrote it."""
     if not (text.isascii() and text.isdecimal() and len(text) < 16):
-        raise ValueError(f"its {name} is {shortened(text)}, no number of them")
+        raise ValueError(f"its {name} is {shortened(text)}, not a count")
     return int(text)
 
 
 def _history(entries: Any) -> tuple[dict[str, Any], ...]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError("its history is no list of trainings")
+        raise ValueError("its history is not a list of trainings")
     return tuple(entries)

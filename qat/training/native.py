@@ -64,7 +64,7 @@ def params_from(graph: Graph, arrays: Mapping[str, Array], renamed: Mapping[str,
     found: Params = {}
     unused = [old for old in renamed if not any(name == old or name.startswith(f"{old}.") for name in arrays)]
     if unused:
-        raise QatError(f"{source}: holds no name that begins with {unused[0]!r}; leave that --rename out, or mend it")
+        raise QatError(f"{source}: holds no name that begins with {unused[0]!r}; correct that --rename or leave it out")
     for name, array in arrays.items():
         slot, _, parameter = name.partition(".")
         if name.rpartition(".")[2] in IGNORED or (slot in SLOTS and parameter in arrays) or name in SLOTS:
@@ -88,7 +88,7 @@ def params_from(graph: Graph, arrays: Mapping[str, Array], renamed: Mapping[str,
         with reading(source, "parameters", advice), np.errstate(all="ignore"), without_warnings():
             found[ours] = np.asarray(array, np.float32)
         if np.iscomplexobj(array) or not np.isfinite(found[ours]).all():
-            raise QatError(f"{source}: {shortened(name)} holds what is no finite number; save the parameters anew")
+            raise QatError(f"{source}: {shortened(name)} holds numbers that are not finite; save the parameters anew")
     ranges = {name: a for name, a in graph.initial_params().items() if not np.isfinite(a).all()}
     params = ranges | found
     graph.check_params(params, source)

@@ -149,7 +149,7 @@ def training_worker(launcher: str, backend: str, *, compile: bool = False) -> Wo
         )
     if compile and worker.count > 1:
         raise QatError(
-            f"--compile with {worker.count} workers: what they exchange is not compiled; leave --compile out"
+            f"--compile with {worker.count} workers: their communication cannot be compiled; leave --compile out"
         )
     return worker
 
