@@ -25,7 +25,7 @@ from qat.reading import reason_of
 from qat.vocabulary.ops import Array
 
 MEMORY = 8 << 30  #: bytes of address space of such a process
-#: Python puts the working directory first; nothing but sys, which is built in, is imported before that is undone.
+#: Python puts the working directory first in sys.path; only sys, which is built in, is imported before that is undone.
 PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from qat.child import serve; serve(sys.argv[1])"
 
 
@@ -43,7 +43,7 @@ class Child:
     def __init__(self, module: str) -> None:
         self._module = module
         self._process: subprocess.Popen[bytes] | None = None
-        self._inherited: list[subprocess.Popen[bytes]] = []  #: of the process that this one was forked from
+        self._inherited: list[subprocess.Popen[bytes]] = []  #: processes of the parent, where this one is a fork
         self._lock = threading.RLock()
         atexit.register(self.close)
         if hasattr(os, "register_at_fork"):
@@ -76,7 +76,7 @@ class Child:
                 with contextlib.suppress(BrokenPipeError):  # it has ended: reading says so
                     _send(process.stdin, question, arrays)
                 found = _receive(process.stdout)
-            except BaseException:  # half a question would make nonsense of the next
+            except BaseException:  # after half a question the next one would not be understood
                 process.kill()
                 self.close()
                 raise
@@ -109,9 +109,9 @@ class Child:
             return process.returncode
 
     def _forked(self) -> None:
-        """In a fork: it starts a process of its own, and neither speaks into its parent's nor keeps that one's input open.
+        """In a fork: let go of the parent's process, so that the fork starts its own and does not keep the other's input open.
 
-        Another thread, which is not here, may have held the lock and been about to write.
+        The lock is made anew, because a thread of the parent that does not exist here may have held it.
         """
         self._lock = threading.RLock()
         process, self._process = self._process, None
@@ -119,12 +119,12 @@ class Child:
             with open(os.devnull, "r+b") as nothing:
                 os.dup2(nothing.fileno(), process.stdin.fileno(), inheritable=False)
                 os.dup2(nothing.fileno(), process.stdout.fileno(), inheritable=False)
-            process.returncode = 0  # whoever started it waits for it
+            process.returncode = 0  # the parent waits for it
             self._inherited.append(process)
 
 
 def _paths() -> list[str]:
-    """Where the process finds modules: as this one does, but not in whatever the working directory is by then."""
+    """Where the process looks for modules: as this one, without relative paths, whose meaning changes with the directory."""
     return [*filter(os.path.isabs, sys.path), str(Path(__file__).resolve().parent.parent)]
 
 
@@ -136,14 +136,14 @@ def _ending(status: int) -> str:
 
 def serve(module: str) -> None:
     """The main function of the process: answer questions until its input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; whoever asks decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the asking process decides
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints
+    os.dup2(2, 1)  # what a library prints must not get between the answers
     answer = importlib.import_module(module).answer
     while (found := _receive(sys.stdin.buffer)) is not None:
         try:
@@ -161,7 +161,7 @@ def _send(pipe: IO[bytes], words: Mapping[str, Any], arrays: Sequence[Array]) ->
 
 
 def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], list[Array]] | None:
-    """None at its end."""
+    """Read a message; None at the end of the pipe."""
     line = pipe.readline()
     if not line.endswith(b"\n"):
         return None

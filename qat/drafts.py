@@ -14,12 +14,12 @@ from pathlib import Path
 
 try:
     import fcntl
-except ModuleNotFoundError:  # Windows: two writers are not kept apart there, and what a killed one left stays
+except ModuleNotFoundError:  # Windows: there are no locks between writers there, and drafts of killed ones stay
     fcntl = None  # type: ignore[assignment]
 
-TRIES = 5  #: how often a temporary file that something else has removed is written
+TRIES = 5  #: attempts to write a temporary file that another program removes
 RANDOM = 6  #: bytes in the name of a temporary file
-WAIT, STEP = 5.0, 0.0005  #: seconds that a lock is waited for, since any user may hold one; and between two attempts
+WAIT, STEP = 5.0, 0.0005  #: seconds to wait for a lock, which any user may hold; seconds between two attempts
 
 
 class Draft:
@@ -81,13 +81,13 @@ class Draft:
         for _ in range(TRIES):
             path = self._target.with_name(f".{self._target.name}.{secrets.token_hex(RANDOM)}.tmp")
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-            # The system takes the umask off. What only few may read, nobody else can in between.
+            # The system applies the umask. A file that was private stays private while it is replaced.
             self._handle = os.open(path, flags, 0o666 if old is None else 0o600)
             self._path = path
             _lock(self._handle, WAIT)
             if os.path.exists(path):
                 break
-            self._close()  # another writer has cleared it before it was locked
+            self._close()  # another writer removed it before it was locked
         else:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         with os.fdopen(self._handle, "wb", closefd=False) as file:
@@ -104,20 +104,20 @@ class Draft:
 
 
 def _take_over(path: Path, old: os.stat_result) -> None:
-    """Give a file the owner, the group and the permissions of another, as far as that is allowed."""
+    """Copy owner, group and permissions from another file, as far as the system allows."""
     mode = stat.S_IMODE(old.st_mode) & 0o777
     if hasattr(os, "chown"):
         try:
             os.chown(path, -1, old.st_gid)
         except OSError:
-            mode &= 0o707  # what its group may do is not for another group
+            mode &= 0o707  # the permissions of one group must not go to another
         with contextlib.suppress(OSError):
             os.chown(path, old.st_uid, -1)
     os.chmod(path, mode)
 
 
 def _clear_abandoned(target: Path) -> None:
-    """Remove what a process that was killed while it wrote ``target`` has left: the drafts that nobody holds a lock on."""
+    """Remove the drafts that killed writers of ``target`` have left: those without a lock."""
     draft = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{{2 * RANDOM}}}\.tmp")
     with contextlib.suppress(OSError):  # a folder that may not be listed
         for name in filter(draft.fullmatch, os.listdir(target.parent)):
@@ -136,8 +136,8 @@ def _clear(path: Path) -> None:
 
 
 def _lock(handle: int, wait: float) -> bool | None:
-    """Lock an open file or folder; False where another still holds the lock after ``wait`` seconds, None where there are no
-    locks.
+    """Lock an open file or folder; False where another process still has the lock after ``wait`` seconds, None where the
+    system has no locks.
     """
     end = time.monotonic() + wait
     while fcntl is not None:
@@ -183,7 +183,7 @@ def locked(folder: Path) -> Iterator[bool]:
     try:
         yield _lock(handle, WAIT) is not False
     finally:
-        if fcntl is not None:  # closing is not enough where a process was forked meanwhile
+        if fcntl is not None:  # closing alone keeps the lock where a process was forked meanwhile
             with contextlib.suppress(OSError):
                 fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)

@@ -16,10 +16,11 @@ class QatError(Exception):
         text: the message.
 
     >>> import qat
-    >>> qat.WeightQuantizer(1)
-    Traceback (most recent call last):
-        ...
-    qat.errors.QatError: WeightQuantizer: num_bits is 1; use a whole number from 2 to 16
+    >>> try:
+    ...     qat.WeightQuantizer(1)
+    ... except qat.QatError as error:
+    ...     print(error)
+    WeightQuantizer: num_bits is 1; use a whole number from 2 to 16
     """
 
     exit_status = 2
@@ -29,7 +30,14 @@ class QatError(Exception):
 
 
 class NotFiniteError(QatError):
-    """Numbers became infinite or NaN, so that the work cannot continue. The arguments were not at fault."""
+    """Numbers became infinite or NaN, so that the work cannot continue. The arguments were not at fault.
+
+    Commands end with status 1 then, where an ordinary QatError gives 2.
+
+    >>> from qat.errors import NotFiniteError
+    >>> NotFiniteError.exit_status
+    1
+    """
 
     exit_status = 1
 

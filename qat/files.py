@@ -103,7 +103,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
                     f"stopped; continue or end it ('fuser {folder}' shows which), then repeat the command"
                 )
             _settle(first)
-            # Whatever takes space is written before anything is replaced.
+            # Everything that needs space is written before the first file is replaced.
             drafts = [stack.enter_context(Draft(targets[path], content)) for path, content in contents.items()]
             stack.enter_context(Draft(record, _recorded(contents))).put()
             recorded, replaced = True, False
@@ -119,7 +119,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
                         record.unlink()
                         recorded = False
                 raise
-            with contextlib.suppress(OSError):  # it says no more than what is there
+            with contextlib.suppress(OSError):  # its content is in the files now
                 record.unlink()
     except OSError as error:
         if not recorded:
@@ -147,9 +147,9 @@ def read_together(*paths: Path) -> list[bytes]:
     """
     with locked(paths[0].parent) as held:
         if held:
-            with contextlib.suppress(OSError, QatError):  # a folder that may only be read
+            with contextlib.suppress(OSError, QatError):  # a read-only folder
                 _settle(paths[0])
-        pending = _pending(paths[0]) or {}  # what could not be put in place
+        pending = _pending(paths[0]) or {}  # what could not be written to the files
         return [pending[path] if path in pending else _content(path) for path in paths]
 
 
@@ -192,21 +192,22 @@ def open_file(path: str | Path) -> IO[bytes]:
 
 
 def _target(path: Path) -> Path:
-    """What is written for ``path``: the end of a symbolic link. Raises QatError where something else than a file is there:
-    a folder, or a device as /dev/null; and for a name that nobody would have typed, whose line breaks would come into every
-    list of files.
+    """The file that writing ``path`` replaces: where a symbolic link ends.
+
+    Raises QatError where that is not a file but a folder or a device, as /dev/null, and for a name with control characters,
+    which would break lists of files.
     """
     if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in str(path)):
         raise QatError(f"{path}: its name holds a line break or another control character; choose another name")
     link = os.path.islink(path)
     try:
         other = _no_file(os.stat(path).st_mode)
-    except FileNotFoundError:  # it is to be written, or what it points to
+    except FileNotFoundError:  # it does not exist yet, or the link's target does not
         other = ""
     except OSError as error:
-        if not link:  # writing will say it
+        if not link:  # the writing itself reports it
             return path
-        # A loop, or another user's link in a folder for all, which the system does not follow.
+        # A loop, or another user's link in a shared folder, which the system does not follow.
         raise QatError(
             f"{path}: is a symbolic link that is not followed ({error.strerror}); remove it, or give another name to write"
         ) from None
@@ -216,14 +217,14 @@ def _target(path: Path) -> Path:
 
 
 def _no_file(mode: int) -> str:
-    """What else than a file it is; empty for a file."""
+    """What it is instead of a file, in words; empty for a file."""
     if stat.S_ISREG(mode):
         return ""
     return "a folder" if stat.S_ISDIR(mode) else "not a file but a device or a pipe"
 
 
 def _content(path: Path) -> bytes:
-    """Of a file of at most ``LARGEST`` bytes. Raises OSError as ``open_file``, and for a larger one."""
+    """The content of a file of at most ``LARGEST`` bytes. Raises OSError as ``open_file``, and for a larger one."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > LARGEST:
@@ -235,7 +236,7 @@ def _content(path: Path) -> bytes:
 
 
 def _not_written(path: Path, error: OSError, paths: Sequence[Path]) -> QatError:
-    """Nothing has been replaced, so what was there is as it was."""
+    """The error where nothing was replaced, so that the old files are unchanged."""
     there = sum(os.path.isfile(path) for path in paths)
     kept = "; the file that was there is unharmed" if there else ""
     if len(paths) > 1 and there:
@@ -249,13 +250,13 @@ def _not_written(path: Path, error: OSError, paths: Sequence[Path]) -> QatError:
 
 
 def _record(path: Path) -> Path:
-    """Where ``write_together`` keeps contents: it can be found from each of its files."""
+    """The path of the record of ``write_together``, which follows from each of its files."""
     return path.parent / f".{path.stem}.pending"
 
 
 def _is_record(record: Path) -> bool:
-    """True for a record of somebody who could as well have replaced the files: in a folder for all, as /tmp, each may remove
-    and rename their own files only.
+    """Whether a record can be trusted: its owner could have replaced the files themselves. In a shared folder, as /tmp, users
+    can remove and rename their own files only.
     """
     try:
         found, folder = os.lstat(record), os.stat(record.parent)
@@ -266,8 +267,8 @@ def _is_record(record: Path) -> bool:
 
 
 def _recorded(contents: Mapping[Path, bytes]) -> bytes:
-    """A line with the digest of the rest; a line of JSON, of each file the digest of what was there and the size of what is
-    to come; the new contents. Raises OSError where that is more than will be read.
+    """The content of a record: a line with the digest of the rest; a line of JSON with the digest of the old content and the
+    size of the new one for each file; the new contents. Raises OSError where that is more than ``_content`` reads.
     """
     entries = {path.name: (_digest_of(path), len(content)) for path, content in contents.items()}
     body = b"".join([json.dumps(entries).encode(), b"\n", *contents.values()])
@@ -289,8 +290,8 @@ def _digest_of(path: Path) -> str | None:
 
 
 def _pending(path: Path) -> dict[Path, bytes] | None:
-    """What a killed ``write_together`` meant to write to ``path`` and others; None where there is no such record, or another
-    hand has changed one of them since: it is neither what was there then nor what was to come.
+    """What a killed ``write_together`` was writing to ``path`` and others; None where there is no record, or where one of the
+    files was changed since: it has neither the old nor the new content.
     """
     record = _record(path)
     if not _is_record(record):
@@ -313,7 +314,7 @@ def _pending(path: Path) -> dict[Path, bytes] | None:
 
 
 def _settle(path: Path) -> None:
-    """``settle`` for who holds the lock. Raises OSError where it cannot be written."""
+    """``settle`` for a caller that holds the lock. Raises OSError where a file cannot be written."""
     record = _record(path)
     if not _is_record(record):
         return

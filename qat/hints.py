@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-#: Words for one thing, flags of this project first, the likeliest of them before others. Where a word is in two groups, the
-#: first with a flag of the command counts.
+#: Words that mean the same, this project's flags first, the likeliest before others. Of several groups with a word the first
+#: counts that has a flag of the command.
 FLAGS = (
     "data_path test_path basedirectory data dataset data_dir dataset_path data_folder dataset_dir data_root root train_data",
     "epochs num_epochs epoch_end qat_epochs epoch n_epochs num_epoch max_epochs epoch_size epochs_num iterations",

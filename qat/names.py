@@ -9,8 +9,8 @@ from pathlib import Path
 from qat.errors import QatError, shortened
 
 LONGEST = 200  #: characters
-SIGNS = "_.:/+-[]()"  #: that frameworks and formats have in names, beside letters and digits
-MARKS = "@#"  #: in names that targets make, so that no node's own can be equal to them
+SIGNS = "_.:/+-[]()"  #: allowed beside letters and digits: frameworks and formats use them in names
+MARKS = "@#"  #: only in names that targets make, so that these never equal a node's name
 #: For messages.
 RULE = f"letters, digits, {' '.join(SIGNS)} and single spaces between them, no + or - first, at most {LONGEST}"
 
@@ -71,5 +71,5 @@ def _fault(name: object) -> str | None:
 
 
 def _allowed(character: str) -> bool:
-    """Letters and digits of any script, as Python has them in its own names, and SIGNS."""
+    """Letters and digits of any script, as in Python's identifiers, and SIGNS."""
     return character in SIGNS or (f"_{character}".isidentifier() and character.isprintable())

@@ -22,12 +22,12 @@ import numpy as np
 from qat.errors import QatError, one_line
 from qat.files import LARGEST, open_file, settle
 
-LARGEST_TEXT = 1 << 20  #: bytes of a text that people write: names of classes, an index, flags
+LARGEST_TEXT = 1 << 20  #: bytes of a text file that people write, as class names, an index or flags
 LARGEST_JSON = 1 << 24  #: bytes of a JSON text
-#: Bytes that a compressed file may unpack to, whatever its own size, and times its size, where that is more.
+#: A compressed file may unpack to so many bytes, or to so many times its own size, whichever is more.
 LARGEST_UNPACKED, MOST_TIMES = 1 << 28, 20
-LARGEST_SAMPLE = 1 << 28  #: numbers of one sample, over all that an exported file computes
-LONGEST_REASON = 160  #: characters of what a library says
+LARGEST_SAMPLE = 1 << 28  #: numbers that an exported file may compute for one sample, over all nodes
+LONGEST_REASON = 160  #: characters of a library's message
 
 
 @contextmanager
@@ -183,7 +183,7 @@ def _size(file: IO[Any]) -> int:
 
 def check_array(file: IO[bytes]) -> None:
     """Raise ValueError where a .npy file declares more bytes than it holds, which NumPy would allocate."""
-    library: Any = np.lib.format  # which has no type hints
+    library: Any = np.lib.format  # it has no type hints
     one = library.read_magic(file) == (1, 0)
     shape, _, dtype = library.read_array_header_1_0(file) if one else library.read_array_header_2_0(file)
     if math.prod(shape) * dtype.itemsize > _size(file):

@@ -24,10 +24,13 @@ class Package:
 
     def __init__(self, texts: Mapping[str, str]) -> None:
         self.trees = {name: ast.parse(text) for name, text in texts.items()}
-        self._names = {name: {**_imports(tree), **_own(name, tree)} for name, tree in self.trees.items()}
+        self._names = {name: {**_imports(tree), **_own(tree)} for name, tree in self.trees.items()}
 
     def find(self, dotted: str) -> Found | None:
-        """The module, class or function that a dotted name stands for, through re-exports; None where it is of elsewhere."""
+        """The module, class, function or variable that a dotted name stands for, through re-exports.
+
+        None where the package does not define it.
+        """
         if dotted in self.trees:
             return dotted, self.trees[dotted]
         module, _, name = dotted.rpartition(".")
@@ -55,7 +58,7 @@ class Package:
                 isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets
             ):
                 return list(ast.literal_eval(node.value))
-        return [name for name in _own(module, tree) if not name.startswith("_")]
+        return [node.name for node in _definitions(tree) if not node.name.startswith("_")]
 
     # -- public names without a docstring -----------------------------------------------------------------------------
 
@@ -100,9 +103,10 @@ class Package:
             for where, base in self.bases(module, node):
                 if not base.name.startswith("_"):
                     yield from self.faults(f"{where}.{base.name}")
-            yield from _faults_of(f"{module}.{node.name}", node, self._fields(module, node))
+            attributes = {name for cls in (node, *self._all_bases(module, node)) for name in _attributes(cls)}
+            yield from _faults_of(f"{module}.{node.name}", node, self._fields(module, node), attributes)
         elif isinstance(node, Functions):
-            yield from _faults_of(f"{module}.{node.name}", node, _parameters(node))
+            yield from _faults_of(f"{module}.{node.name}", node, _parameters(node), set())
 
     def _fields(self, module: str, cls: ast.ClassDef) -> list[str]:
         """The parameters of ``__init__``, else the fields of a dataclass: its own ones and those of private bases, whose
@@ -115,7 +119,7 @@ class Package:
         for where, base in self.bases(module, cls):
             if base.name.startswith("_"):
                 names += self._fields(where, base)
-        for node in cls.body:
+        for node in cls.body if _has_fields(cls) else ():
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 name = node.target.id
                 if not name.startswith("_") and "ClassVar" not in ast.unparse(node.annotation) and name not in names:
@@ -170,14 +174,13 @@ def entries(lines: list[str]) -> dict[str, str]:
     return found
 
 
-def _faults_of(name: str, node: Definition, parameters: list[str]) -> Iterator[str]:
+def _faults_of(name: str, node: Definition, parameters: list[str], attributes: set[str]) -> Iterator[str]:
     parts = sections(ast.get_docstring(node) or "")
     listed = {**entries(parts.get("Args", [])), **entries(parts.get("Attributes", []))}
     for parameter in parameters:
         if not listed.get(parameter):
             yield f"{name}: Args does not say what {parameter} is"
-    own = {*parameters, *_attributes(node)} if isinstance(node, ast.ClassDef) else set(parameters)
-    for unknown in listed.keys() - own:
+    for unknown in sorted(listed.keys() - {*parameters, *attributes}):
         yield f"{name}: Args names {unknown}, which it does not have"
     if not any(line.strip() for line in parts[""]):
         yield f"{name}: there is no summary before the sections"
@@ -192,6 +195,12 @@ def _faults_of(name: str, node: Definition, parameters: list[str]) -> Iterator[s
         bodies = [each for each in _definitions(node) if each.name in ("__init__", "__post_init__")]
     if any(_raises(body) for body in bodies) and not "".join(parts.get("Raises", [])).strip():
         yield f"{name}: Raises is missing"
+
+
+def _has_fields(cls: ast.ClassDef) -> bool:
+    """Whether annotations in a class declare fields: in dataclasses, named tuples and protocols."""
+    words = {word for each in (*cls.decorator_list, *cls.bases) for word in re.findall(r"\w+", ast.unparse(each))}
+    return bool(words & {"dataclass", "NamedTuple", "Protocol"})
 
 
 def _attributes(cls: ast.ClassDef) -> set[str]:
@@ -220,25 +229,36 @@ def _parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
 
 def _definitions(parent: ast.AST) -> Iterator[Definition]:
     """The functions and classes of a module or class, also those under a condition, but none within a function."""
+    return (node for node in _statements(parent) if isinstance(node, (ast.ClassDef, *Functions)))
+
+
+def _statements(parent: ast.AST) -> Iterator[ast.AST]:
     for node in ast.iter_child_nodes(parent):
-        if isinstance(node, (ast.ClassDef, *Functions)):
-            yield node
-        elif isinstance(node, (ast.If, ast.Try, ast.With)):
-            yield from _definitions(node)
+        yield node
+        if isinstance(node, (ast.If, ast.Try, ast.With)):
+            yield from _statements(node)
 
 
 def _is_setter_or_overload(node: Definition) -> bool:
     return any(ast.unparse(each).endswith((".setter", ".deleter", "overload")) for each in node.decorator_list)
 
 
-def _own(module: str, tree: ast.Module) -> dict[str, Definition]:
-    return {node.name: node for node in _definitions(tree)}
+def _own(tree: ast.Module) -> dict[str, ast.AST]:
+    """The classes, functions and variables that a module defines."""
+    found: dict[str, ast.AST] = {}
+    for node in _statements(tree):
+        if isinstance(node, (ast.ClassDef, *Functions)):
+            found[node.name] = node
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id: node for target in targets if isinstance(target, ast.Name)}
+    return found
 
 
 def _imports(tree: ast.Module) -> dict[str, str]:
-    """What the names that a module imports at its top level stand for."""
+    """What the names that a module imports outside of functions stand for, be it for type checkers alone."""
     found = {}
-    for node in tree.body:
+    for node in _statements(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):

@@ -108,7 +108,10 @@ def test_of_what_lies_beside_a_file_no_more_is_read_either(tmp_path: Path) -> No
         (tmp_path / name).touch()
         os.truncate(tmp_path / name, 3 << 30)
     (tmp_path / "x.json").write_text(json.dumps(RESULT))
-    refused(lambda: read_source_images(tmp_path / "x.mat", 3), "npy: holds 3,221,225,472 bytes, but at most 2,147,483,648 are")
+    refused(
+        lambda: read_source_images(tmp_path / "x.mat", 3),
+        "npy: holds 3,221,225,472 bytes, but at most 2,147,483,648 are",
+    )
     refused(lambda: read_result(tmp_path / "x.json"), "npz: holds 3,221,225,472 bytes, but at most 2,147,483,648 are")
 
 

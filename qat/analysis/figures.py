@@ -15,7 +15,7 @@ import numpy as np
 from qat.errors import QatError, one_line
 from qat.files import check_writable, write_atomically
 
-#: Okabe and Ito's colours (jfly.uni-koeln.de/color), which colour-blind people can tell apart as well.
+#: Okabe and Ito's colours (jfly.uni-koeln.de/color), which colour-blind people can distinguish too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 STYLE = {
     "font.family": "DejaVu Sans",

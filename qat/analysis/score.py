@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from qat.analysis.timing import Times
 
 FULL = 100.0  #: what the contest caps a score at
-BASIC = 60.0  #: for a network that is worse in nothing
+BASIC = 60.0  #: for a network that is worse in no criterion
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def alternate(
         The times of each call, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
+    # Alternating blocks: a slow second of the machine meets all calls alike.
     for block in range(-warm_up, blocks):
         for name, call in calls.items():
             start = time.perf_counter()

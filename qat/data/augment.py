@@ -71,6 +71,6 @@ class Augmentation:
             images = np.pad(images, margin)
             rows = rows + rng.integers(0, 2 * self.shift + 1, (count, 1))
             columns = columns + rng.integers(0, 2 * self.shift + 1, (count, 1))
-        # Integers apart by a slice put their axis first: (N, H, W, C).
+        # NumPy puts the axes of index arrays that a slice separates first: (N, H, W, C).
         found = images[np.arange(count)[:, np.newaxis, np.newaxis], :, rows[:, :, np.newaxis], columns[:, np.newaxis]]
         return np.ascontiguousarray(found.transpose(0, 3, 1, 2))

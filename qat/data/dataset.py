@@ -20,7 +20,7 @@ from qat.errors import QatError
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 from qat.vocabulary.ops import Array
 
-DIGITS = "digits"  #: the --data_path that stands for scikit-learn's embedded digits
+DIGITS = "digits"  #: the --data_path of the digits that come with scikit-learn
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +125,12 @@ class Dataset:
         train: what is trained on.
         test: what accuracy is measured on.
         class_names: what the labels mean, in their order; the ten digits by default.
+
+    >>> import numpy as np, qat
+    >>> split = qat.data.Split(np.zeros((60, 1, 28, 28), np.uint8), np.arange(60) % 10)
+    >>> dataset = qat.data.Dataset("zeros", "from Python", split, split)
+    >>> dataset.held_back(10).train
+    Split of 50 samples of 1 x 28 x 28
     """
 
     name: str
@@ -256,8 +262,8 @@ def _read_split(folder: Path, part: str, prefix: str) -> Split:
 
 
 def _read_svhn(source: str, parts: Mapping[str, Path], for_folds: bool) -> Dataset:
-    """The train file, and extra where it is there, are trained on. Where the test file is missing, a fifth of the training
-    images is the test, unless it is for folds, and the name says so.
+    """Train on the train file, and on extra where it exists. Without a test file a fifth of the training images is the test,
+    unless it is for folds; the name says so.
     """
     if "train" not in parts:
         raise QatError(
@@ -321,7 +327,7 @@ def resize_bilinear(images: Array, size: tuple[int, int]) -> Array:
 
 
 def _whole_groups(groups: Array, order: Array, count: int) -> Array:
-    """True, (N,), for whole groups, in the order in which ``order`` meets them, that make up ``count`` samples or just more."""
+    """Which samples to hold back, bool (N,): whole groups in the order of ``order`` until they have ``count`` samples."""
     first = np.unique(groups[order], return_index=True)[1]
     chosen: list[int] = []
     size = 0
@@ -337,6 +343,7 @@ def _whole_groups(groups: Array, order: Array, count: int) -> Array:
 @lru_cache
 def _interpolation(old: int, new: int) -> Array:
     """The (new, old) matrix that interpolates one axis."""
+    # Pixel i covers i to i + 1, so its centre is at i + 1/2 in both sizes.
     at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
     left = np.minimum(at.astype(int), max(old - 2, 0))
     matrix = np.zeros((new, old), np.float32)

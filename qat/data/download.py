@@ -16,8 +16,8 @@ from typing import IO, NamedTuple
 from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 
-TIMEOUT = 60.0  #: seconds without an answer
-LOCAL = ("localhost", "127.0.0.1", "::1")  #: hosts that may be asked by http: nobody is on the way to them
+TIMEOUT = 60.0  #: seconds to wait for an answer
+LOCAL = ("localhost", "127.0.0.1", "::1")  #: hosts that may use http, because their traffic does not leave the machine
 
 
 class Remote(NamedTuple):
@@ -189,7 +189,7 @@ def _check_https(address: str, *, local: bool) -> None:
 
 
 def _fetch(address: str, size: int) -> bytes:
-    """The content there. size: that it should have; of a longer answer no more than one byte beyond is read."""
+    """The content at an address. Of an answer longer than ``size`` one more byte is read, enough to refuse it."""
     try:
         _check_https(address, local=True)
         with urllib.request.build_opener(_HttpsOnly).open(address, timeout=TIMEOUT) as answer:
@@ -200,7 +200,7 @@ def _fetch(address: str, size: int) -> bytes:
 
 
 def _unpack(content: bytes, folder: Path) -> list[Path]:
-    """The .bin files of an archive, by their bare names; test_batch.bin is the last, without which there is no data set."""
+    """Write the .bin files of an archive, by their bare names. test_batch.bin comes last: without it there is no data set."""
     written = []
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
         for member in sorted(archive.getmembers(), key=lambda member: member.name):

@@ -19,10 +19,10 @@ from qat.files import write_atomically
 from qat.reading import read_file, read_text, reading, without_warnings
 from qat.vocabulary.ops import Array
 
-MODES = {1: "L", 3: "RGB"}  #: channels -> how Pillow calls such pictures
-#: What Pillow may take a file for, whatever its name: no EPS, which Ghostscript runs, nor any that nobody sends.
+MODES = {1: "L", 3: "RGB"}  #: channels -> Pillow's mode
+#: The formats that Pillow may recognise, whatever the file's name: not EPS, which runs Ghostscript, nor rare ones.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP")
-MOST_PIXELS = 50_000_000  #: of one picture; a few bytes could declare more than there is memory
+MOST_PIXELS = 50_000_000  #: of one picture; a file of a few bytes could declare more than fits into memory
 LARGEST = 1 << 28  #: bytes of a picture's file
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".webp")
 
@@ -120,7 +120,7 @@ def write_pictures(folder: str | Path, images: Array, labels: Array, class_names
         picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
         try:
             (folder / "images").mkdir(parents=True, exist_ok=True)
-            # Some file systems take ten times as long to cut an old file short.
+            # On some file systems truncating an old file takes ten times as long as removing it.
             (folder / name).unlink(missing_ok=True)
             picture.save(folder / name)
         except OSError as error:

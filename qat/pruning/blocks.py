@@ -92,9 +92,9 @@ def drop_blocks(network: Network | Graph, params: Mapping[str, Array], names: Se
     dropped = {name: known[name] for name in names}
     gone = {node for block in dropped.values() for node in block.branch}
     nodes: list[Node] = []
-    instead: dict[str, str] = {}  # an addition that is gone -> what stands for it
+    instead: dict[str, str] = {}  # a removed addition -> the node whose output takes its place
     for node in graph.nodes:
-        if node.name in gone:  # a block within a block that goes as well
+        if node.name in gone:  # an inner block of one that is removed
             continue
         node = replace(node, inputs=tuple(instead.get(name, name) for name in node.inputs))
         block = dropped.get(node.name)

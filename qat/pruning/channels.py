@@ -15,7 +15,7 @@ from qat.pruning.groups import ChannelGroup, Channels, channel_groups, is_depthw
 from qat.vocabulary.ops import Array
 
 SCOPES = ("global", "layer")
-Budget = tuple[Callable[[Graph], int], int]  #: a cost of a graph, and the most that it may be
+Budget = tuple[Callable[[Graph], int], int]  #: a cost of a graph, and its limit
 
 
 def prune_channels(
@@ -113,7 +113,7 @@ def remove_channels(graph: Graph, params: Mapping[str, Array], removed: Sequence
 
 
 def _kept(graph: Graph, removed: Sequence[Channels]) -> dict[str, Array]:
-    """For each node which of its output channels stay, bool (C,)."""
+    """For each node, which of its output channels stay, bool (C,)."""
     kept = {name: np.ones(shape[0], bool) for name, shape in graph.shapes.items()}
     for unit in removed:
         for name, positions in unit.items():
@@ -146,7 +146,7 @@ def _smaller(node: Node, mine: Array, source: Array) -> LinearCell:
 
 
 def _sliced(cell: Any, local: str, array: Array, mine: Array, source: Array) -> Array:
-    """A parameter of a linear cell with only the outputs, and of a weight the inputs, that are kept."""
+    """A parameter of a linear cell with the kept outputs, and of a weight the kept inputs, only."""
     array = array[mine]
     if array.ndim < 2 or not isinstance(cell, (Conv2dBnAct, DenseBnAct)):
         return array
@@ -158,7 +158,7 @@ def _sliced(cell: Any, local: str, array: Array, mine: Array, source: Array) -> 
 
 
 class _Ranking:
-    """The units of a network from the least important on, and how many may go."""
+    """The units of a network in the order of importance, the least first, and how many of them may be removed."""
 
     def __init__(self, graph: Graph, importance: Mapping[str, Array], minimum: int, multiple_of: int) -> None:
         self._graph, self._minimum, self._multiple = graph, minimum, multiple_of
@@ -241,7 +241,7 @@ class _Ranking:
         return self._removed(len(self.order), limits)
 
     def _removed(self, count: int, limits: Sequence[int] | None = None) -> list[Channels]:
-        """From the least important on, until so many are gone, or those before."""
+        """Remove from the least important on, ``count`` units at most, within ``limits`` for each group."""
         left = {name: shape[0] for name, shape in self._graph.shapes.items()}
         least = {name: min(self._minimum, width) for name, width in left.items()}
         gone: list[list[int]] = [[] for _ in self.groups]
@@ -260,12 +260,12 @@ class _Ranking:
         for own, group_ in zip(gone, self.groups, strict=True):
             kept = len(group_) - len(own)
             for _ in range(min(-kept % self._multiple, len(own))):
-                own.pop()  # the most important one of those that would go
+                own.pop()  # keep the most important one after all
         return [group.units[unit] for own, group in zip(gone, self.groups, strict=True) for unit in own]
 
 
 def _within(graph: Graph, ranking: _Ranking, budget: Budget, scope: str) -> list[Channels]:
-    """The fewest removals whose network costs no more than the budget, by bisection: what is removed only grows."""
+    """The fewest removals that meet the budget. Bisection finds them, because more steps never remove less."""
     cost, limit = budget
     most = len(ranking.order)
     if scope == "global":

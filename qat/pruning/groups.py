@@ -15,7 +15,7 @@ from qat.errors import QatError
 from qat.graph import Graph, Network, Node, as_graph
 from qat.vocabulary.ops import Array
 
-#: Cells that do the same to every channel, so that their output has the channels of their input.
+#: Cells that treat every channel alike, so that output channel i is made of input channel i.
 KEEPS_CHANNELS = (MaxPool2d, AvgPool2d, GlobalAvgPool2d, Dropout, Activation)
 
 Channels = dict[str, tuple[int, ...]]  #: node -> positions among its output channels
@@ -138,7 +138,7 @@ class _Sets:
 
 
 class _Units:
-    """Every output channel of every node has a number; equal sets are units."""
+    """Every output channel of every node has a number; a set of numbers is a unit."""
 
     def __init__(self, graph: Graph) -> None:
         self._channels: dict[str, Array] = {}
@@ -192,5 +192,5 @@ class _Units:
             self._tie(own, inputs[1])
         elif isinstance(cell, Concat):
             self._tie(own, np.concatenate(inputs))
-        elif not isinstance(cell, DenseBnAct):  # an Input, a Softmax, or a cell of the user's
+        elif not isinstance(cell, DenseBnAct):  # an Input, a Softmax, or a cell that users define
             self._fixed += [own, *inputs]

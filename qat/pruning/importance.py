@@ -141,7 +141,7 @@ def _first_order(name: str, cell: LinearCell, before: Params, after: Params) -> 
 
 
 def _some(split: Split, batches: int, batch_size: int, seed: int) -> Iterator[tuple[Arrays, Arrays]]:
-    """So many batches, beginning again where the images end."""
+    """``batches`` batches, from the start again where the images end."""
     epoch = 0
     while batches:
         epoch += 1

@@ -22,7 +22,7 @@ from qat.vocabulary.param import Param, Shape
 from qat.vocabulary.serial import Serializable, check_steps
 from qat.vocabulary.values import Value
 
-#: Of an all-zero channel or a dead activation. Two of them multiplied are still a normal number.
+#: The scale of an all-zero channel or a dead activation. A product of two of them is still a normal float32 number.
 SMALLEST_SCALE = 2.0**-60
 
 Tensors = Mapping[str, Tensor]  #: parameters and state by local name
@@ -65,11 +65,11 @@ class Quantizer(Serializable):
     narrow_range: bool = False
     quant_delay: int = 0
 
-    label: ClassVar[str] = ""  #: before the other words of its description
-    limit: ClassVar[str] = ""  #: before the number of bits there
+    label: ClassVar[str] = ""  #: starts the quantizer's description
+    limit: ClassVar[str] = ""  #: before the number of bits in the description
     widths: ClassVar[tuple[int, int]] = (2, 16)  #: the fewest and the most bits
-    fixed: ClassVar[dict[str, bool]] = {}  #: fields that this quantizer's formula leaves no choice of
-    #: Its ``bits`` follow from its parameter "share" alone, so that a checkpoint tells them.
+    fixed: ClassVar[dict[str, bool]] = {}  #: fields whose value the formula requires
+    #: Whether ``bits`` follow from a parameter "share" alone, so that a checkpoint determines them.
     learns_bits: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -182,7 +182,7 @@ class BaseWeightQuantizer(Quantizer, ABC):
 
     per_channel: bool = False
 
-    observes_once: ClassVar[bool] = False  #: of training steps only the first that quantizes looks at the weight
+    observes_once: ClassVar[bool] = False  #: whether only the first step that quantizes observes the weight
 
     def params(self, shape: Shape) -> dict[str, Param]:
         """The parameters and state that the quantizer needs beside the weight.
@@ -240,18 +240,19 @@ class BaseWeightQuantizer(Quantizer, ABC):
         return None
 
     def _mean(self, ops: Ops, x: Tensor, own: Tensors | None = None) -> Tensor:
-        """Mean of numbers beside the weights, over those that are not pruned: of each output if per_channel, else of all."""
+        """Mean of numbers shaped like the weight, without the pruned places: of each output if per_channel, else of all."""
+        # Pruned weights are 0, so the mean over all is divided by the share that is kept.
         mean = ops.output_mean if self.per_channel else ops.mean
         mask = (own or {}).get("mask")
         return mean(x) if mask is None else mean(x * mask) / ops.maximum(mean(mask), SMALLEST_SCALE)
 
     def _straight_through(self, ops: Ops, codes: Tensor, scale: Tensor, through: Tensor) -> Tensor:
-        """Codes, made without gradient, whose real number has the gradient of ``through``, everywhere; the scale's has none."""
-        change = through - ops.stop_gradient(through)  # 0
+        """Codes without gradient whose real value gets the gradient of ``through`` everywhere; the scale gets none."""
+        change = through - ops.stop_gradient(through)  # 0, with the gradient of through
         return codes + change * ops.on_output(ops.reciprocal(scale), through)
 
     def _raised(self, ops: Ops, weight: Tensor, centred: Tensor, scale: Tensor, floor: Tensor | None) -> WeightCodes:
-        """Codes that were made without a look at the floor. Where the scale has to be raised to it, they shrink by as much."""
+        """Apply the floor after the codes are made: where the scale is raised to it, the codes shrink by the same factor."""
         if floor is None:
             return WeightCodes(centred, scale, None)
         raised = self._at_least(ops, scale, floor)
@@ -277,8 +278,8 @@ class BaseActivationQuantizer(Quantizer, ABC):
     symmetric: bool = False
 
     widths: ClassVar[tuple[int, int]] = (1, 16)
-    by_sign: ClassVar[bool] = False  #: its codes are -1 where a number is negative, else 1; 0 is none of them
-    #: A multiplication and a rounding give its codes. Else it takes codes, of which it is a table.
+    by_sign: ClassVar[bool] = False  #: whether the codes are -1 where a number is negative, else 1, without a 0
+    #: Whether multiplying and rounding gives the codes. Else they are read from a table of the codes before it.
     uniform: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -452,5 +453,5 @@ def steps_of(ops: Ops, x: Value, scale: Tensor) -> Tensor:
 
 
 def _multiplier(ops: Ops, x: Value, scale: Tensor) -> Tensor:
-    """What makes steps of ``scale`` of the numbers that x holds."""
+    """The factor that turns the numbers of x into multiples of ``scale``."""
     return ops.on_channel(ops.reciprocal(scale) if x.scale is None else x.scale / scale, x.data)

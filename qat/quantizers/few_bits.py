@@ -58,7 +58,8 @@ class DoReFaWeightQuantizer(BaseWeightQuantizer):
         largest = ops.maximum(ops.output_max(size) if self.per_channel else ops.max(size), SMALLEST_SCALE)
         share = bounded * ops.on_output(0.5 / largest, weight) + 0.5
         codes = ops.round_ste(share * levels) * 2.0 - levels
-        return self._raised(ops, weight, codes, largest * 0.0 + 1.0 / levels, floor)
+        scale = largest * 0.0 + 1.0 / levels  # a constant in the shape of a scale
+        return self._raised(ops, weight, codes, scale, floor)
 
     def refuses_batch_norm(self, *, folded: bool) -> str | None:
         return "its values reach from -1 to 1 whatever gamma is" if folded else None
@@ -77,7 +78,7 @@ class _FewCodes(BaseWeightQuantizer):
             raise QatError(f"{type(self).__name__}: scale is {self.scale!r}; use one of {', '.join(map(repr, SCALES))}")
 
     def _coded(self, ops: Ops, weight: Tensor, codes: Tensor, scale: Tensor, floor: Tensor | None) -> WeightCodes:
-        """With the straight-through gradient."""
+        """The codes with the straight-through gradient, masked to [-1, 1] by ``clip``."""
         scale = ops.maximum(scale, SMALLEST_SCALE)
         inside = (weight >= -1.0) & (weight <= 1.0)
         through = ops.where(inside, weight, ops.stop_gradient(weight)) if self.clip else weight

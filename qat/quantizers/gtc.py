@@ -20,18 +20,20 @@ from qat.vocabulary.param import Param, Shape, constant
 from qat.vocabulary.serial import check_share
 from qat.vocabulary.values import Value
 
-EPSILON = 1e-6  #: e: numbers of a smaller magnitude are 0
-LEAST_SLOPE = 2.0**-10  #: that a trained slope keeps; with a negative one small numbers would stand for large ones
+EPSILON = 1e-6  #: e: numbers of smaller magnitude become 0
+LEAST_SLOPE = (
+    2.0**-10
+)  #: the lower bound of the trained slope; with a negative one small numbers would become large ones
 LIMIT = 60.0  #: exponents lie within -60 .. 60, so that the product of two scales is a normal number
 LN2 = math.log(2.0)
 
 
 class _Octaves(NamedTuple):
-    """Where numbers lie. All but ``exact`` have no gradient."""
+    """The octaves of the numbers of a tensor. Only ``exact`` has a gradient."""
 
     exact: Tensor  #: a + s log2(|x| + e)
     rounded: Tensor
-    kept: Tensor  #: a boolean: it has a code other than 0
+    kept: Tensor  #: boolean: the code is not 0
     top: Tensor  #: the largest exponent that has a code, a scalar
 
 
@@ -89,7 +91,7 @@ class _PowersOfTwo(Quantizer, ABC):
         """Where the numbers of ``x`` lie among the octaves."""
 
     def _located(self, ops: Ops, x: Tensor, own: Tensors, top: Tensor | None) -> _Octaves:
-        """top: where it is known; else the largest of x."""
+        """The octaves of x. top: the largest octave where it is known; None: that of x."""
         exact = _exponent(ops, x, own)
         rounded = ops.minimum(ops.maximum(ops.rint(ops.stop_gradient(exact)), -LIMIT), LIMIT)
         alive = ops.abs(ops.stop_gradient(x)) >= EPSILON
@@ -104,11 +106,11 @@ class _PowersOfTwo(Quantizer, ABC):
         nothing = fixed * 0.0
         power = ops.power_of_two(ops.minimum(ops.where(kept, rounded, nothing + lowest), top) - lowest)
         codes = ops.where(kept, ops.where(fixed > 0.0, power, -power), nothing)
-        inside = rounded <= top  # above the largest octave the code does not follow x
+        inside = rounded <= top  # above the largest octave the code is constant
         change = ops.where(inside, exact, ops.stop_gradient(exact)) - ops.stop_gradient(exact)
         smallest = ops.maximum(ops.min(ops.where(kept, size, nothing + ops.max(size))), EPSILON)
         ramp = ops.where(kept, nothing, x - fixed) * (ops.stop_gradient(slope) / smallest)
-        return codes + codes * (change * LN2) + ramp  # both are 0 and only carry gradients
+        return codes + codes * (change * LN2) + ramp  # change and ramp are 0 and only carry gradients
 
 
 def _exponent(ops: Ops, x: Tensor, own: Tensors) -> Tensor:
@@ -126,12 +128,13 @@ def _bits(ops: Ops, exact: Tensor, rounded: Tensor, counted: Tensor, zeros: Tens
     def mean_change(chosen: Tensor) -> Tensor:
         """0, with the gradient of the mean of the chosen exponents."""
         share = ops.where(chosen, nothing + 1.0, nothing)
-        share = share / ops.maximum(ops.mean(share), 2.0**-40)  # below one of any batch; where none is chosen, 0
+        # The bound is below the share of a single element; where none is chosen the result is 0.
+        share = share / ops.maximum(ops.mean(share), 2.0**-40)
         return ops.mean(share * (exact - ops.stop_gradient(exact)))
 
     change = mean_change(counted & (rounded >= largest)) - mean_change(counted & (rounded <= smallest))
     levels = ops.maximum(ops.maximum(largest - smallest + 1.0, 0.0) + zeros, 1.0) + change
-    # log2 of a power of two may come out a little above a whole number, which would cost a bit.
+    # log2 of a power of two may come out a little above an integer, which would cost a bit.
     return ops.ceil_ste(ops.log(levels) * (1.0 / LN2) - 2.0**-12) + 1.0
 
 
@@ -232,7 +235,7 @@ class GTCActivationQuantizer(_PowersOfTwo, BaseActivationQuantizer):
 
     def _top(self, ops: Ops, own: Tensors, shared: Sequence[Tensors] = ()) -> Tensor:
         """The largest exponent, of several fake quantizers the largest of all."""
-        # One that has observed nothing yet has a maximum of -infinity, and no say.
+        # One that has observed nothing yet has a maximum of -infinity and must not decide.
         tops = [
             ops.rint(ops.stop_gradient(_exponent(ops, ops.maximum(each["max"], 0.0), each))) for each in (own, *shared)
         ]
@@ -259,5 +262,5 @@ class GTCActivationQuantizer(_PowersOfTwo, BaseActivationQuantizer):
 
 
 def _trained() -> dict[str, Param]:
-    """Slope and intercept, with the document's beginnings."""
+    """Slope and intercept, with the starting values of the paper's document."""
     return {"slope": Param((), "scalar", constant(1.0)), "intercept": Param((), "scalar", constant(1e-4))}

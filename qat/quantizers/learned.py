@@ -30,7 +30,7 @@ from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.param import Param, Shape, constant
 from qat.vocabulary.values import Value
 
-LEAST_SHARE = 2.0**-10  #: of its initial value that a learned scale keeps, however far its training goes astray
+LEAST_SHARE = 2.0**-10  #: lower bound of a learned scale, relative to its initial value: training may diverge
 
 
 def learned_scale(ops: Ops, initial: Tensor, change: Tensor, factor: float) -> Tensor:
@@ -55,7 +55,7 @@ def learned_scale(ops: Ops, initial: Tensor, change: Tensor, factor: float) -> T
 
 def positive(ops: Ops, x: Tensor, least: Tensor | float) -> Tensor:
     """max(x, least), with the gradient of x also where the bound holds, so that x can grow again."""
-    # No constant stands beside the difference: TensorFlow would add it to x first, and lose it there.
+    # No constant is added to the difference: TensorFlow would add it to x first, and round it away.
     return ops.stop_gradient(ops.maximum(x, least)) + (x - ops.stop_gradient(x))
 
 
@@ -205,6 +205,7 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
     def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, phase: int) -> dict[str, Tensor]:
         if phase > self.quant_delay:
             return {}
+        # A negative initial scale is a proposal of the delay: the next batch may replace it, and ``_scale`` uses its size.
         begun, sign = own["initial_scale"] > 0.0, -1.0 if phase < self.quant_delay else 1.0
         if self._has_offset(own):
             low, high = ops.minimum(x.smallest(ops), 0.0), ops.maximum(x.largest(ops), 0.0)
@@ -238,6 +239,7 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
 
     def _scale(self, ops: Ops, own: Tensors, factor: float) -> Tensor:
         initial = own["initial_scale"]
+        # Another quantizer that shares the grid may have observed nothing yet: its -infinity must not win, nor give NaN.
         initial = ops.where(ops.isfinite(initial), ops.abs(initial), ops.maximum(initial, SMALLEST_SCALE))
         return learned_scale(ops, initial, own["scale_change"], factor)
 
@@ -278,6 +280,8 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
         )
         if offset is None:
             return y
+        # The base class's clip gives the scale its gradient; what the offset gets outside the range is added as a term
+        # whose value is 0.
         zero_point = self.zero_point(ops, ops.stop_gradient(offset), ops.stop_gradient(scale))
         u = steps_of(ops, x, scale)
         nothing = ops.stop_gradient(y.data) * 0.0
@@ -372,5 +376,6 @@ class PACTActivationQuantizer(BaseActivationQuantizer):
         clipped = ops.where(u >= levels, nothing + 1.0, nothing)
         if not non_negative:
             clipped = clipped - ops.where(u <= -levels, nothing + 1.0, nothing)
+        # 0, with the gradient of alpha: a clipped code moves with alpha, in steps of the scale.
         top = self._alpha(ops, own, shared) / y.scale
         return Value(y.data + clipped * (top - ops.stop_gradient(top)), y.scale, codes=True)

@@ -14,7 +14,7 @@ from qat.vocabulary.ops import Ops, Tensor
 from qat.vocabulary.param import Param, Shape, constant
 from qat.vocabulary.values import Value
 
-FEWEST = 2.0  #: bits; with one, a symmetric quantizer has no code but 0
+FEWEST = 2.0  #: bits; with one bit a symmetric narrow quantizer has no code but 0
 LN2 = math.log(2.0)
 
 
@@ -76,6 +76,7 @@ class LearnedWidthWeightQuantizer(_LearnedWidth, BaseWeightQuantizer):
         assert own is not None, "its share is a parameter"
         bits, size = self.bits(ops, weight, own), ops.abs(ops.stop_gradient(weight))
         largest = ops.output_absmax(size) if self.per_channel else ops.max(size)
+        # power_of_two comes from a table and has no gradient, so that of 2^(b-1) is multiplied in by a factor of 1.
         half = ops.power_of_two(bits - 1.0)
         levels = half * (1.0 + (bits - ops.stop_gradient(bits)) * LN2) - 1.0
         scale = self._at_least(ops, ops.maximum(largest / levels, SMALLEST_SCALE), floor)
@@ -123,6 +124,7 @@ class LearnedWidthActivationQuantizer(_LearnedWidth, ActivationQuantizer):
         scale, zero_point = self.grid(ops, own, shared, non_negative, features)
         first, last = self.bounds(ops, own, shared, non_negative)
         u = steps_of(ops, x, scale)
+        # The scale has no gradient here, so dQ/db = (rint(x / d) - x / d) dd/db is added as a term whose value is 0.
         error = ops.stop_gradient(y.data) - u
         error = ops.where((u >= first - zero_point) & (u <= last - zero_point), error, error * 0.0)
         bits = self.bits(ops, x, own, shared)

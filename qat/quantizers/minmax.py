@@ -18,7 +18,7 @@ from qat.vocabulary.param import Param, constant
 from qat.vocabulary.serial import check_share
 from qat.vocabulary.values import Value
 
-UNSEEN = {"min": np.inf, "max": -np.inf}  #: the ends of a range as long as nothing was observed
+UNSEEN = {"min": np.inf, "max": -np.inf}  #: the ends of a range before anything was observed
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ class WeightQuantizer(BaseWeightQuantizer):
         if self.symmetric:
             largest = ops.output_absmax(fixed) if self.per_channel else ops.max(ops.abs(fixed))
             scale = self._at_least(ops, self.symmetric_scale(ops, largest), floor)
+            # No clip: the largest weight lies on the bound, where the clips of frameworks disagree about the gradient.
             bounds: tuple[float | None, float | None] = (None, None)
-            if self.power_of_two:  # of at most 2^64, so that larger weights are clipped
+            if self.power_of_two:  # power_of_two_above gives at most 2^64, so larger weights have to be clipped
                 scale, bounds = ops.power_of_two_above(scale), (-float(self.qmax), float(self.qmax))
             multiplier = ops.on_output(ops.reciprocal(scale), weight)
             return WeightCodes(ops.requantize(weight, multiplier, *bounds), scale, None)
@@ -69,8 +70,8 @@ class WeightQuantizer(BaseWeightQuantizer):
         low, high = ops.minimum(low, 0.0), ops.maximum(high, 0.0)
         scale = self._at_least(ops, self.affine_scale(ops, high - low), floor)
         zero_point = self.zero_point(ops, low, scale)
-        # The zero point is rounded, so that one end of the range lies up to half a code beyond its own code and the other
-        # as much inside: a mask would take the gradient from the extreme weight there. The clip is for ties alone.
+        # The zero point is rounded, so one end of the range lies up to half a code beyond its code and the other end as much
+        # inside: a mask would take the gradient from the extreme weight there. The clip only matters for ties.
         codes = ops.rint(fixed * ops.on_output(ops.reciprocal(scale), weight))
         codes = ops.maximum(codes, ops.on_output(float(self.qmin) - zero_point, weight))
         codes = ops.minimum(codes, ops.on_output(float(self.qmax) - zero_point, weight))

@@ -26,7 +26,7 @@ from qat.vocabulary.values import Value
 
 AUTO = ("auto", "auto_po2")
 EPSILON = 1e-7  #: K.epsilon()
-ROUNDS = 5  #: of finding codes for a scale and a scale for codes
+ROUNDS = 5  #: of finding codes for a scale and then a scale for these codes
 MOST_INTEGER_BITS = 32
 
 
@@ -58,14 +58,14 @@ class _QKerasWeightQuantizer(BaseWeightQuantizer):
         return self.alpha in AUTO
 
     def _constant_scale(self, ops: Ops, weight: Tensor, step: float) -> Tensor:
-        """alpha times step, for each output where there are scales of each output."""
+        """alpha times step, shaped as a scale: (O,) if per_channel."""
         return self._mean(ops, weight) * 0.0 + step * (1.0 if self.alpha is None else float(self.alpha))
 
     def _largest(self, ops: Ops, x: Tensor) -> Tensor:
         return ops.output_absmax(x) if self.per_channel else ops.max(ops.abs(x))
 
     def _rounded(self, ops: Ops, scale: Tensor) -> Tensor:
-        """A power of two where alpha asks for one; a scale that can be divided by in any case."""
+        """A power of two for "auto_po2"; in any case large enough to divide by."""
         scale = nearest_power_of_two(ops, scale) if self.alpha == "auto_po2" else scale
         return ops.maximum(scale, SMALLEST_SCALE)
 
@@ -139,6 +139,7 @@ class QKerasBitsWeightQuantizer(_QKerasWeightQuantizer):
         return found if self.symmetric else found._replace(zero_point=found.scale * 0.0)
 
     def _codes(self, ops: Ops, x: Tensor, scale: Tensor) -> Tensor:
+        # floor(size) of rint: QKeras rounds halves away from 0, where rint rounds them to even.
         size = ops.abs(x) / ops.on_output(scale, x) + 0.5
         nearest = ops.rint(size)
         codes = ops.minimum(ops.where(nearest > size, nearest - 1.0, nearest), float(self.qmax))

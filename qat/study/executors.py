@@ -17,10 +17,11 @@ from qat.errors import QatError
 from qat.reading import reason_of
 from qat.study.store import Task
 
-#: A task's work: (folder, task). It leaves its result in the folder, as a whole, and takes up what an attempt before left.
+#: A task's work, called with (folder, task). It writes its result to the folder all at once, and continues from what an
+#: earlier attempt left.
 Work = Callable[[Path, Task], None]
 
-#: Each training takes one core; several of them share the machine.
+#: Each training uses one core, because several share the machine.
 ONE_THREAD = dict.fromkeys(
     (
         "OMP_NUM_THREADS",
@@ -100,7 +101,7 @@ class LocalExecutor(Executor):
         self._busy.append(process)
 
     def _living(self) -> _Process:
-        """An idle process; those that died while they had nothing to do are let go."""
+        """An idle process, or a new one. Idle ones that have died are dropped."""
         while self._idle:
             process = self._idle.pop()
             if process.process.is_alive():
@@ -151,8 +152,11 @@ class _Process:
 
 @contextlib.contextmanager
 def _environment() -> Iterator[None]:
-    """Of a worker. multiprocessing starts it by python -c, which would import from the working directory first."""
-    own = ONE_THREAD | {"PYTHONSAFEPATH": "1"}  # Python 3.10 does not know it
+    """Set the environment of a worker, which multiprocessing starts by python -c.
+
+    Without PYTHONSAFEPATH that would import from the working directory first.
+    """
+    own = ONE_THREAD | {"PYTHONSAFEPATH": "1"}  # without effect in Python 3.10
     before = {name: os.environ.get(name) for name in own}
     os.environ.update(own)
     try:
@@ -166,8 +170,8 @@ def _environment() -> Iterator[None]:
 
 
 def _serve(pipe: Any, work: Work, folder: Path) -> None:
-    """A worker's life: it ends when its pipe does, and at once when the process that runs the study is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the study decides
+    """The main function of a worker: it ends with its pipe, and at once where the process that runs the study has died."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the study decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
@@ -204,7 +208,7 @@ def perform(work: Work, folder: Path, task: Task) -> str | None:
         except QatError as error:
             print(f"error: {error}")
             return str(error)
-        except Exception as error:  # whatever a framework raises must not end the study
+        except Exception as error:  # no exception of a framework may end the study
             print(traceback.format_exc())
             return f"{reason_of(error)} (see {log})"
     return None
@@ -232,12 +236,12 @@ class RayExecutor(Executor):
         own = {"num_cpus": jobs, "include_dashboard": False} if address is None else {}
         try:
             self._ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own)
-        except Exception as error:  # its errors share no class
+        except Exception as error:  # its errors have no common class
             raise QatError(
                 f"--ray {address or ''}: Ray does not start ({reason_of(error)}); is the address right?"
             ) from None
         self.jobs = jobs if address is None else max(int(self._ray.cluster_resources().get("CPU", 1)), 1)
-        # The study itself tries a lost task again, so that its count of attempts is right.
+        # The study itself restarts a lost task, so that it counts the attempts.
         options = {"num_cpus": 1, "max_retries": 0, "runtime_env": {"env_vars": dict(ONE_THREAD)}}
         self._remote = self._ray.remote(**options)(perform)
         self._work, self._folder = work, folder.absolute()

@@ -13,7 +13,7 @@ from qat.study.layers import Layer
 from qat.study.results import LOWEST_RATE, Model, Roc, false_rates
 
 BINS = 61  #: of a histogram of weights
-#: Of ``short_name``, for the axis.
+#: What the letters of ``short_name`` mean, for the axis.
 MEANINGS = {"B": "binary", "T": "ternary", "AutoQ": "mixed", "BF": "float"}
 LEAST_MAGNITUDE = 2.0**-12  #: of a profile of weights; smaller ones count as 0
 
@@ -64,7 +64,7 @@ def accuracy_picture(models: Sequence[Model], pruned: Sequence[Model] | None = N
 
 
 def _boxes(axis: Any, values: Sequence[Any], shift: float, colour: str, name: str) -> None:
-    """Median, quartiles and extremes, and the folds themselves as dots."""
+    """Box plots of median, quartiles and extremes, with the folds as dots."""
     places = np.arange(len(values)) + shift
     parts = axis.boxplot(
         list(values),
@@ -127,7 +127,7 @@ def roc_picture(models: Sequence[Model], curves: Sequence[Sequence[Roc]]) -> Pic
             axis.set_title(f"Class {label}", fontsize=9)
             axis.set_xscale("log")
             axis.set_xlim(LOWEST_RATE, 1.0)
-            axis.set_xticks([1e-3, 1e-2, 1e-1])  # the end of one plot and the beginning of the next would meet
+            axis.set_xticks([1e-3, 1e-2, 1e-1])  # without 1, whose label would touch that of the next plot
             axis.set_ylim(max(0.0, np.floor(10 * least - 1) / 10), 1.02)
         _legend(picture, models)
         folds = len(models[0].folds)

@@ -102,7 +102,7 @@ def html_report(title: str, lines: Sequence[str], commands: Sequence[str], secti
 
 
 def _shown(value: object) -> object:
-    """Texts without control characters; markup, which only the pictures are, as it is."""
+    """Escape control characters of texts; markup, which only the figures are, passes unchanged."""
     return one_line(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 

@@ -15,9 +15,9 @@ from qat.study.training import read_result
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.ops import Array
 
-PLACES = 201  #: on the axis of false positive rates, from LOWEST_RATE to 1
+PLACES = 201  #: points on the axis of false positive rates, from LOWEST_RATE to 1
 LOWEST_RATE = 1e-3
-MIXED = "latest_aq"  #: files of the model of mixed widths, as the document names them; for people it is AutoQ
+MIXED = "latest_aq"  #: name of the files of the mixed-width model, which is displayed as AutoQ
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,7 +65,7 @@ def run_study(
 
 
 def _note(study: Study, name: str, error: str | None, lost: bool) -> str:
-    """Write down how a task ended; returns its state."""
+    """Record how a task ended; returns its state, in words."""
     attempts = next(row.attempts for row in study.rows() if row.task.name == name)
     if lost and attempts < MOST_ATTEMPTS:
         study.end(name, "waiting", error)
@@ -86,7 +86,7 @@ def _with_needed(known: dict[str, Task], tasks: Iterable[Task]) -> set[str]:
 
 
 class _Table:
-    """The live table on a terminal; elsewhere a line for each task that ends."""
+    """A live table on a terminal; elsewhere a line for each task that ends."""
 
     def __init__(self, study: Study, wanted: set[str], progress: Callable[[Path, Task], str] | None) -> None:
         self._study, self._wanted, self._progress = study, wanted, progress

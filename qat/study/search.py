@@ -67,7 +67,7 @@ class Search:
             self._lock.close()
             raise
         many = len(directions) > 1
-        # A sampler that begins anew with the same seed would propose what it proposed before.
+        # A sampler that starts again with the same seed would repeat its proposals.
         seed += len(self.study.trials)
         if many:
             self.study.sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=12)
@@ -108,7 +108,7 @@ class Search:
             self._begin_killed_again()
 
     def _reading(self) -> AbstractContextManager[None]:
-        """SQLAlchemy's and Optuna's errors are those of the file; what the objective raises is its own."""
+        """Turn errors of SQLAlchemy and Optuna into errors of the file; not used around the objective."""
         return reading(self.folder / "search.db", "a search", "choose another folder")
 
     def close(self) -> None:
@@ -149,12 +149,12 @@ class Search:
         with self._reading():
             completed = [trial for trial in self.study.trials if trial.state.name == "COMPLETE"]
             for trial in completed:
-                show(trial)  # raises where it lacks what is said of every trial
+                show(trial)  # raises where a damaged file lacks what is shown
                 check_type("values", tuple(trial.values), tuple[float, ...])
             return completed
 
     def _attempt(self, objective: Callable[[Any], Any], trial: Any) -> tuple[Any, Any]:
-        """The numbers of a trial, or how else it ended. What ends the search with it is raised once that is noted."""
+        """The values of a trial, or the state in which it ended. An error that ends the search is recorded first."""
         states = self.optuna.trial.TrialState
         try:
             return objective(trial), None
@@ -166,7 +166,7 @@ class Search:
         except Exception:
             self.study.tell(trial, state=states.FAIL)
             raise
-        except KeyboardInterrupt:  # it counts as none that failed
+        except KeyboardInterrupt:  # it does not count as failed
             trial.set_user_attr("killed", True)
             if trial.params:
                 self.study.enqueue_trial(trial.params)
@@ -178,9 +178,7 @@ class Search:
         return sorted(ended, key=lambda trial: trial.datetime_complete)
 
     def _begin_killed_again(self) -> None:
-        """A trial that runs in the file, though nobody runs it, was killed: its settings are tried again first, and its
-        checkpoint is taken up.
-        """
+        """Trials still marked as running were killed: their settings are tried again first, from their checkpoints."""
         states = self.optuna.trial.TrialState
         for trial in self.study.get_trials(deepcopy=False, states=(states.RUNNING,)):
             self.study._storage.set_trial_user_attr(trial._trial_id, "killed", True)

@@ -91,7 +91,7 @@ class Study:
             check_database(self.folder / "study.db", "a study")
             with self._reading():
                 self._db = sqlite3.connect(self.folder / "study.db", isolation_level=None)
-                self._db.execute("PRAGMA journal_mode=WAL")  # readers may look on
+                self._db.execute("PRAGMA journal_mode=WAL")  # others may read meanwhile
                 self._db.executescript(SCHEMA)
                 found = self._db.execute("SELECT format FROM study").fetchone()
                 if found is None:
@@ -101,7 +101,7 @@ class Study:
                         f"{self.folder / 'study.db'}: has format {shortened(found[0])} where this release reads "
                         f"{FORMAT}; choose another folder"
                     )
-            self.rows()  # raises where they are damaged
+            self.rows()  # raises where the rows are damaged
         except QatError:
             self.close()
             raise
@@ -138,7 +138,7 @@ class Study:
             missing = [name for name in task.after if name not in known]
             if missing:
                 raise QatError(f"{task.name}: needs {missing[0]!r}, which is not a task before it in the study")
-            task = Task(task.name, json.loads(json.dumps(task.settings)), task.after)  # as it comes back
+            task = Task(task.name, json.loads(json.dumps(task.settings)), task.after)  # as the file will return it
             before = known.setdefault(task.name, task)
             if before is task:
                 new.append(task)

@@ -31,7 +31,7 @@ from qat.vocabulary.arrays import as_tuple
 from qat.vocabulary.fields import check_type
 from qat.vocabulary.ops import Array
 
-MERGED_BY = 512  #: training images by whose statistics batch normalisations are merged
+MERGED_BY = 512  #: training images whose statistics merge the batch normalisations
 #: What the .json of a result holds.
 RESULT: dict[str, Any] = {"name": str, "label": dict, "data": str, "source": str, "accuracy": float, "best_epoch": int}
 RESULT |= {"epochs": list, "codes_differ": int | None, "seconds": float, "test_images": int, "train_images": int}
@@ -135,7 +135,7 @@ def read_result(path: Path) -> tuple[dict[str, Any], Array, Array]:
         check_zip(arrays_path, file, advice)
         with without_warnings(), np.load(file, allow_pickle=False) as arrays:
             outputs, labels = arrays["outputs"], arrays["labels"]
-        for array in (outputs, labels):  # what is no array in the archive comes as bytes
+        for array in (outputs, labels):  # members of the archive that are not arrays come as bytes
             check_type("it", array, np.ndarray)
     if outputs.dtype != np.float32 or outputs.ndim != 2 or not outputs.size or not np.isfinite(outputs).all():
         raise QatError(
@@ -194,13 +194,13 @@ def study_images(data_path: str, images: int, folds: int, seed: int) -> Dataset:
 
 @lru_cache(maxsize=1)
 def _data(data_path: str, shape: Shape, images: int, folds: int, seed: int) -> Sequence[Dataset]:
-    """All folds in the network's size; a process that trains one after another reads once."""
+    """All folds in the network's size, cached: a process that trains several of them reads the data once."""
     dataset = study_images(data_path, images, folds, seed).resized(shape)
     return cross_validation(dataset, folds, seed) if folds else [dataset]
 
 
 def _start(folder: Path, settings: Mapping[str, Any], dataset: Dataset) -> Checkpoint:
-    """Where a training begins."""
+    """The checkpoint that a training starts from."""
     seed = settings["recipe"]["seed"]
     if settings["start"] is None:
         graph = Graph.from_json(settings["graph"])
@@ -214,14 +214,14 @@ def _start(folder: Path, settings: Mapping[str, Any], dataset: Dataset) -> Check
     trained = Checkpoint.load(folder / f"{settings['float']}.ckpt")
     (images,) = as_tuple(dataset.train.images)
     graph, params = merge_batch_norm(trained.graph, trained.params, images[:MERGED_BY])
-    if begin.graph.is_quantized:  # its weights; scales and ranges are those of other codes
+    if begin.graph.is_quantized:  # weights only: its scales and ranges belong to other codes
         params = {name: begin.params[name] for name in params}
     quantized = qat.convert_quant_network(graph, **settings["quantization"])
     return Checkpoint(quantized, quantized.initial_params(seed) | params, history=begin.history)
 
 
 def _codes_that_differ(backend: Any, model: Any, checkpoint: Checkpoint, images: Any) -> int | None:
-    """Of some test images, between the backend's evaluation and NumPy's integers; None for a float network."""
+    """How many codes of some test images differ between the backend and NumPy's integers; None for a float network."""
     if not checkpoint.graph.is_quantized:
         return None
     some = images[:COMPARED]

@@ -28,7 +28,7 @@ from qat.training.monitor import Progress
 from qat.vocabulary.ops import Array
 
 FORMAT = "qat-checkpoint-1"
-#: Bytes of a file: of the largest graph the parameters, those of the best epoch, and three moments of each.
+#: Bytes of a file: parameters, those of the best epoch and three moments of each, for the largest graph.
 LARGEST = 5 * 4 * MOST_PARAMETERS + (1 << 28)
 
 
@@ -94,6 +94,7 @@ class Checkpoint:
             raise NotFiniteError(
                 f"{path}: {wrong}, so the checkpoint is not saved: such a network cannot be used{kept}"
             )
+        # safetensors writes the buffer as it lies in memory, whatever the strides are.
         tensors = {f"params/{name}": np.asarray(array, order="C") for name, array in self.params.items()}
         tensors |= {f"optimizer/{name}": np.asarray(array, order="C") for name, array in self.optimizer.items()}
         tensors |= {f"best/{name}": np.asarray(array, order="C") for name, array in self.best.items()}
@@ -182,7 +183,7 @@ class Checkpoint:
 
 
 def _count(name: str, text: str) -> int:
-    """A number of steps or epochs, as ``save`` wrote it."""
+    """The number of steps or epochs that ``save`` wrote."""
     if not (text.isascii() and text.isdecimal() and len(text) < 16):
         raise ValueError(f"its {name} is {shortened(text)}, not a count")
     return int(text)

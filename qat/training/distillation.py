@@ -18,7 +18,7 @@ from qat.training.checkpoint import Checkpoint
 from qat.training.objectives import Distillation
 from qat.vocabulary.ops import Array
 
-OWN = "self"  #: the --teacher_ckpt that stands for the trained network itself, with its quantizers idle
+OWN = "self"  #: the --teacher_ckpt for the trained network itself with its quantizers idle
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +30,11 @@ class Teaching:
         targets: the teacher's logits of the training images, float32 (N, K), to be put into ``Split.targets``; empty
             where the network teaches itself.
         record: of the teacher, for the checkpoint's history.
+
+    >>> from qat.training.distillation import Teaching
+    >>> from qat.training.objectives import Distillation
+    >>> Teaching(Distillation()).targets
+    ()
     """
 
     objective: Distillation
@@ -53,7 +58,7 @@ def teach(
     The logits are those of the original images; augmentation of the student's images does not change them.
 
     Args:
-        backend: computes the teacher's logits.
+        backend: computes the teacher's logits; it is not used where the network teaches itself.
         student: the graph to be trained.
         path: a checkpoint, float or quantized, of any network with the same outputs; or "self": the network with its
             quantizers idle teaches the quantized one.
@@ -68,6 +73,13 @@ def teach(
 
     Raises:
         QatError: where the outputs differ, or a float network is to teach itself.
+
+    >>> import qat
+    >>> from qat.networks import LeNet5
+    >>> from qat.training.distillation import teach
+    >>> student = qat.convert_quant_network(LeNet5())
+    >>> teach(None, student, "self", None, temperature=4.0, weight=0.5).record
+    {'teacher': 'self'}
     """
     objective = Distillation(temperature, weight, path == OWN, smoothing)
     if path == OWN:

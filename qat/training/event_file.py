@@ -58,7 +58,7 @@ class EventFile:
 
 
 def _checksum(content: bytes) -> bytes:
-    """The CRC-32C, rotated and shifted, as the format wants it of data that may hold a CRC themselves."""
+    """The masked CRC-32C: rotated and shifted, as the format requires for data that may contain a CRC."""
     table, crc = _table(), 0xFFFFFFFF
     for byte in content:
         crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8

@@ -66,6 +66,15 @@ class Objective(ABC):
 
     An objective may use other passes of the network, the quantizers and the weights. A subclass is a frozen dataclass
     of numbers and strings, which are recorded in the checkpoint's history.
+
+    >>> from dataclasses import dataclass
+    >>> from qat.training.losses import Objective, cross_entropy
+    >>> @dataclass(frozen=True)
+    ... class Halved(Objective):
+    ...     def terms(self, passes, targets):
+    ...         return {"loss": cross_entropy(passes.ops, passes.outputs, targets) * 0.5}
+    >>> Halved()
+    Halved()
     """
 
     @abstractmethod

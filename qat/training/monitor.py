@@ -16,9 +16,9 @@ from qat.errors import QatError
 from qat.vocabulary.fields import build, check_type
 from qat.vocabulary.ops import Array
 
-LEAST_GAIN = 1e-4  #: by how much a loss has to fall for the rate to stay, as Keras counts
-PLATEAU_PATIENCE = 5  #: epochs without such a gain after which the rate falls
-PLATEAU_FACTOR = 0.1  #: to this share of what it was
+LEAST_GAIN = 1e-4  #: how much the loss has to fall to count as an improvement, as in Keras
+PLATEAU_PATIENCE = 5  #: epochs without improvement after which the rate falls
+PLATEAU_FACTOR = 0.1  #: the factor by which it falls
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from qat.graph import Graph, Params
 from qat.reading import reading, without_warnings
 from qat.vocabulary.ops import Array
 
-#: Parts of a name that a framework's fused cell puts between cell and parameter, as MindSpore's "conv1.conv.weight".
+#: Parts of a name that fused cells of frameworks put between cell and parameter, as MindSpore's "conv1.conv.weight".
 WRAPPERS = ("conv", "dense", "handler")
 NORMS = ("batchnorm", "bn", "norm")  #: the same for batch normalisation
 OF_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 IGNORED = ("num_batches_tracked", "global_step", "learning_rate", "momentum", "_extra_state")
-#: What MindSpore's optimizers keep for a parameter, "moments.conv1.weight", or for all of them.
+#: What MindSpore's optimizers store for each parameter, as "moments.conv1.weight", or for all.
 SLOTS = ("moments", "moment1", "moment2", "accum", "stat", "beta1_power", "beta2_power")
 
 
@@ -40,7 +40,7 @@ def mindspore_name(name: str, graph: Graph) -> str:
     return name
 
 
-#: How names in a file are made of a name and its graph.
+#: From a name and its graph to the name in a file.
 NAMINGS: dict[str, Callable[[str, Graph], str]] = {"graph": lambda name, graph: name, "mindspore": mindspore_name}
 
 

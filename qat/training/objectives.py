@@ -37,6 +37,10 @@ class Distillation(Objective):
 
     Raises:
         QatError: where a field is out of its range.
+
+    >>> from qat.training.objectives import Distillation
+    >>> Distillation(temperature=2.0)
+    Distillation(temperature=2.0, weight=0.5, own_teacher=False, smoothing=0.0)
     """
 
     temperature: float = 4.0
@@ -87,6 +91,10 @@ class GTCLoss(Objective):
 
     Raises:
         QatError: where a field is out of its range.
+
+    >>> from qat.training.objectives import GTCLoss
+    >>> GTCLoss(lambda_bit_loss=1e-3).bit_formula
+    'document'
     """
 
     lambda_distillation_loss: float = 2.0
@@ -147,6 +155,10 @@ class SizeBudget(Objective):
 
     Raises:
         QatError: where a field is out of its range.
+
+    >>> from qat.training.objectives import SizeBudget
+    >>> SizeBudget(bits_per_weight=3.0)
+    SizeBudget(bits_per_weight=3.0, lambda_size=1.0, smoothing=0.0)
     """
 
     bits_per_weight: float
@@ -186,6 +198,10 @@ class BopsBudget(Objective):
 
     Raises:
         QatError: where a field is out of its range.
+
+    >>> from qat.training.objectives import BopsBudget
+    >>> BopsBudget(max_bops=5e6)
+    BopsBudget(max_bops=5000000.0, lambda_bops=1.0, smoothing=0.0)
     """
 
     max_bops: float
@@ -200,7 +216,7 @@ class BopsBudget(Objective):
         ops = passes.ops
         loss = cross_entropy(ops, passes.outputs, targets, self.smoothing)
         learned = {name: each.bits(ops) for name, each in passes.quantized.items()}
-        share = loss * 0.0
+        share = loss * 0.0  # a scalar 0 of this backend
         for bops in bops_of(passes.graph, {name: bits for name, bits in learned.items() if bits is not None}).values():
             share = share + bops * (1.0 / self.max_bops)
         penalty = _penalty(ops, share, self.lambda_bops)

@@ -29,6 +29,10 @@ class Optimizer:
 
     Raises:
         QatError: where a field is out of its range.
+
+    >>> from qat.training.optimizer import Optimizer
+    >>> Optimizer("adam", weight_decay=1e-4)
+    Optimizer(name='adam', momentum=0.9, weight_decay=0.0001)
     """
 
     name: str = "momentum"

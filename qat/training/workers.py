@@ -175,7 +175,7 @@ class JointOps(Ops):
         return super()
 
     def _mean_over_workers(self, x: Tensor) -> Tensor:
-        """A share's gradient is what all workers' losses have, divided by their number."""
+        """The mean over the workers; a share gets the gradients of all workers' losses, divided by their number."""
         return self.sum_over_workers(x) / float(this_worker().count)
 
     def mean(self, x: Tensor) -> Tensor:
@@ -206,4 +206,4 @@ class JointOps(Ops):
         """As in ``Ops``, over the joint batch."""
         return int(self._own.batch_size(x)) * this_worker().count
 
-    batch_norm = Ops.batch_norm  # by channel_mean; a framework's own has the statistics of one share
+    batch_norm = Ops.batch_norm  # made of channel_mean: the framework's own would use the statistics of one share

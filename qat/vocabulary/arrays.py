@@ -10,7 +10,7 @@ import numpy as np
 from qat.errors import QatError
 from qat.vocabulary.ops import Array
 
-Arrays = Array | tuple[Array, ...]  #: one array where a network has one input (output), else one for each
+Arrays = Array | tuple[Array, ...]  #: one array for a network with one input (output), else a tuple
 Key = TypeVar("Key")
 
 
@@ -176,7 +176,7 @@ def _of_floats(x: Any) -> str:
 
 
 def _shape_of(x: Any) -> tuple[int | None, ...] | None:
-    """None where the rank is not known."""
+    """The shape; None where the rank is not known."""
     shape = getattr(x, "shape", None)
     return None if shape is None or getattr(shape, "rank", 0) is None else tuple(shape)
 

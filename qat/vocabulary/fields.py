@@ -21,7 +21,7 @@ WORDS = {
     str: "a string",
     NoneType: "None",
 }
-LARGEST = 1 << 63  #: whole numbers are below, so that every framework holds them
+LARGEST = 1 << 63  #: integers are below, so that every framework can hold them
 
 
 def check_fields(owner: Any) -> None:
@@ -42,7 +42,7 @@ def check_fields(owner: Any) -> None:
         hint = hints.get(field.name, Any)
         given = getattr(owner, field.name)
         value = _plain(given)
-        if not _fits(value, hint) and _fits(given, hint):  # a list in a user's own cell
+        if not _fits(value, hint) and _fits(given, hint):  # a list, in a cell that a user has defined
             value = given
         object.__setattr__(owner, field.name, value)
         if not _fits(value, hint):
@@ -53,7 +53,7 @@ def check_fields(owner: Any) -> None:
 def _hints(cls: Any) -> dict[str, Any]:
     try:
         return get_type_hints(cls)
-    except (NameError, TypeError, AttributeError):  # a user's own cell may name what exists for type checkers alone
+    except (NameError, TypeError, AttributeError):  # annotations of a user's cell may name what only type checkers see
         return {}
 
 
@@ -64,7 +64,7 @@ def _plain(value: Any) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type; annotations that say more than a class fit by their class."""
+    """Whether a value is of an annotated type; of a generic annotation that is not treated here the class alone counts."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, option) for option in arguments)

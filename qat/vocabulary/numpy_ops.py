@@ -93,7 +93,7 @@ class NumpyOps(Ops):
         return np.minimum(x, y)
 
     def sigmoid(self, x: Array) -> Array:
-        y: Array = 0.5 + 0.5 * np.tanh(0.5 * x)  # 1 / (1 + exp(-x)), without its overflow
+        y: Array = 0.5 + 0.5 * np.tanh(0.5 * x)  # 1 / (1 + exp(-x)), which would overflow
         return y
 
     def tanh(self, x: Array) -> Array:
@@ -108,7 +108,7 @@ class NumpyOps(Ops):
         return np.sqrt(x)
 
     def log(self, x: Array) -> Array:
-        # In float64, whose last bit differs between processors: rounded to float32, the result does not.
+        # The last bit of a logarithm differs between processors. Computed in float64 and rounded to float32 it does not.
         return np.log(x.astype(np.float64)).astype(np.float32)
 
     def relu(self, x: Array) -> Array:
@@ -210,7 +210,7 @@ def _windows(x: Array, kernel: Pair, stride: Pair, padding: Padding, dilation: P
     if any(padding):
         x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
-    # The library's type hints know a single axis only.
+    # NumPy's type hints allow a single axis only.
     windows: Array = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(2, 3))  # type: ignore[call-overload]
     return windows[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from qat.errors import QatError
 
-Tensor = Any  #: a backend's own tensor; the core only passes it on
+Tensor = Any  #: a backend's tensor; the core does not look inside
 Array = npt.NDArray[Any]
 Kind = Literal["activation", "conv_weight", "dense_weight", "vector", "scalar"]  #: what a tensor's axes mean
 Pair = tuple[int, int]
@@ -284,7 +284,8 @@ class Ops(ABC):
         fixed = self.stop_gradient(x)
         share = self.softmax(fixed)
         log_sum = self.max_over_channels(fixed) - self.log(self.max_over_channels(share))
-        return x - (log_sum + self.sum_over_channels(share * (x - fixed)))  # the last is 0, and has the sum's gradient
+        # The last term is 0 and carries the gradient of the sum.
+        return x - (log_sum + self.sum_over_channels(share * (x - fixed)))
 
     def power_of_two_above(self, x: Tensor) -> Tensor:
         """The smallest power of two that is not below x, exactly, for 2^-60 <= x <= 2^127. Used on stopped tensors only.
@@ -328,5 +329,5 @@ class Ops(ABC):
         clipped = self.minimum(self.maximum(self.rint(u), low), high)
         inside = (u > low if open_low else u >= low) & (u <= high)
         through = self.where(inside, u, self.stop_gradient(u))
-        # The difference is exactly 0, so that the sum is exactly the integer; it only carries the gradient.
+        # The difference is exactly 0 and only carries the gradient, so the sum is exactly the integer.
         return self.stop_gradient(clipped) + (through - self.stop_gradient(through))

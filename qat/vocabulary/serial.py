@@ -85,7 +85,7 @@ def from_json(data: Any, base: type[S]) -> S:
         )
     try:
         return build(cls, {key: _decode(value) for key, value in data.items() if key != "type"})
-    except (TypeError, ValueError, OverflowError) as error:  # of a user's own class
+    except (TypeError, ValueError, OverflowError) as error:  # raised by a user's class
         raise QatError(f"{name} cannot be built from its stored fields ({error}): the graph is damaged") from None
 
 

@@ -48,6 +48,7 @@ class Value:
 
     def largest(self, ops: Ops) -> Tensor:
         """The largest real number, a scalar without gradient."""
+        # Scales are positive: the largest of a channel times its scale is the largest real number there.
         x = ops.stop_gradient(self.data)
         y = ops.max(x) if self.scale is None else ops.max(ops.channel_max(x) * ops.stop_gradient(self.scale))
         return self._rectified(ops, y)
