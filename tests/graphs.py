@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 import qat
 from qat.names import SIGNS, is_name
 from qat.quantizers import ActivationQuantizer, WeightQuantizer
+from qat.vocabulary.activations import TABLES
 
 
 def conv(inputs=1, outputs=2, kernel=1, **fields):
@@ -72,65 +73,96 @@ CHARACTERS = st.characters(categories=["L", "M", "N", "Pc"]) | st.sampled_from(f
 NAMES = st.text(CHARACTERS, min_size=1, max_size=6).filter(is_name)
 
 
+MOST_CHANNELS = 32
+
+
+@st.composite
+def convolutions(draw, shape):
+    group = draw(st.sampled_from([n for n in range(1, shape[0] + 1) if shape[0] % n == 0]))
+    mode = draw(st.sampled_from(["same", "valid", "pad"]))
+    cell = qat.Conv2dBnAct(
+        shape[0],
+        group * draw(sizes(3)),
+        draw(size_or_pair(3)),
+        stride=draw(size_or_pair(2)),
+        pad_mode=mode,
+        padding=draw(st.integers(0, 2) | st.tuples(*[st.integers(0, 2)] * 4)) if mode == "pad" else 0,
+        dilation=draw(size_or_pair(2)),
+        group=group,
+        has_bias=draw(st.booleans()),
+        activation=draw(ACTIVATIONS),
+        after_fake=draw(st.booleans()),
+        weight_quantizer=draw(WEIGHT_QUANTIZERS),
+    )
+    fits = min(shape[1:]) >= 5  # the largest reach: a kernel of 3 dilated by 2
+    return cell if fits else replace(cell, pad_mode="same", padding=0)
+
+
+def pools(kind):
+    return st.builds(kind, size_or_pair(2), st.none() | size_or_pair(2), st.just("same"))
+
+
+IMAGES, ROWS, ANY = (3,), (1,), (1, 3)
+#: Cells with any of their fields changed: the ranks of shapes that they take, and how they are drawn for a shape.
+OF_ONE = {
+    qat.Flatten: (ANY, lambda shape: st.just(qat.Flatten())),
+    qat.FakeQuant: (ANY, lambda shape: st.builds(qat.FakeQuant, ACTIVATION_QUANTIZERS, st.booleans())),
+    qat.Dropout: (ANY, lambda shape: st.builds(qat.Dropout, st.floats(0, 0.9))),
+    qat.Softmax: (ANY, lambda shape: st.just(qat.Softmax())),
+    qat.Activation: (ANY, lambda shape: st.builds(qat.Activation, st.sampled_from(sorted(TABLES)), st.floats(0, 2))),
+    qat.DenseBnAct: (
+        ROWS,
+        lambda shape: st.builds(
+            qat.DenseBnAct,
+            st.just(shape[0]),
+            sizes(9),
+            has_bias=st.booleans(),
+            activation=ACTIVATIONS,
+            after_fake=st.booleans(),
+            weight_quantizer=WEIGHT_QUANTIZERS,
+        ),
+    ),
+    qat.Conv2dBnAct: (IMAGES, convolutions),
+    qat.BatchNorm: (IMAGES, lambda shape: st.builds(qat.BatchNorm, st.just(shape[0]), activation=ACTIVATIONS)),
+    qat.MaxPool2d: (IMAGES, lambda shape: pools(qat.MaxPool2d)),
+    qat.AvgPool2d: (IMAGES, lambda shape: pools(qat.AvgPool2d)),
+    qat.GlobalAvgPool2d: (IMAGES, lambda shape: st.just(qat.GlobalAvgPool2d())),
+}
+#: Those that join two values.
+OF_TWO = {
+    qat.Add: (lambda a, b: a == b, st.builds(qat.Add, ACTIVATIONS)),
+    qat.Concat: (lambda a, b: a[1:] == b[1:] and a[0] + b[0] <= MOST_CHANNELS, st.just(qat.Concat())),
+}
+
+
 @st.composite
 def cells_for(draw, shape):
     """A cell that takes this shape, with any of its fields changed."""
-    kinds = ["flatten", "fake_quant", "dense" if len(shape) == 1 else "pool", "conv" if len(shape) == 3 else "dense"]
-    kind = draw(st.sampled_from(kinds))
-    if kind == "dense" and len(shape) == 1:
-        fields = {"activation": draw(ACTIVATIONS), "weight_quantizer": draw(WEIGHT_QUANTIZERS)}
-        flags = {"has_bias": draw(st.booleans()), "after_fake": draw(st.booleans())}
-        return qat.DenseBnAct(shape[0], draw(sizes(9)), **fields, **flags)
-    if kind == "conv":
-        group = draw(st.sampled_from([n for n in range(1, shape[0] + 1) if shape[0] % n == 0]))
-        mode = draw(st.sampled_from(["same", "valid", "pad"]))
-        cell = qat.Conv2dBnAct(
-            shape[0],
-            group * draw(sizes(3)),
-            draw(size_or_pair(3)),
-            stride=draw(size_or_pair(2)),
-            pad_mode=mode,
-            padding=draw(st.integers(0, 2) | st.tuples(*[st.integers(0, 2)] * 4)) if mode == "pad" else 0,
-            dilation=draw(size_or_pair(2)),
-            group=group,
-            has_bias=draw(st.booleans()),
-            activation=draw(ACTIVATIONS),
-            after_fake=draw(st.booleans()),
-            weight_quantizer=draw(WEIGHT_QUANTIZERS),
-        )
-        fits = min(shape[1:]) >= 5  # the largest reach: a kernel of 3 dilated by 2
-        return cell if fits else replace(cell, pad_mode="same", padding=0)
-    if kind == "pool":
-        return qat.MaxPool2d(draw(size_or_pair(2)), draw(st.none() | size_or_pair(2)), draw(st.sampled_from(["same"])))
-    if kind == "fake_quant":
-        return qat.FakeQuant(draw(ACTIVATION_QUANTIZERS), draw(st.booleans()))
-    return qat.Flatten()
+    anywhere = [make for ranks, make in OF_ONE.values() if ranks == ANY]
+    here = [make for ranks, make in OF_ONE.values() if ranks == (len(shape),)]
+    make = draw(st.sampled_from(draw(st.sampled_from([anywhere, here]))))
+    return draw(make(shape))
 
 
 @st.composite
 def graphs(draw):
-    """Any tree of cells: each node takes any node before it, cells may be used again, outputs are any nodes."""
+    """Any tree of cells: each node takes any nodes before it, cells may be used again, outputs are any nodes."""
     shape = draw(st.tuples(sizes(4), sizes(12), sizes(12)))
     mean, std = draw(st.floats(0, 1)), draw(st.floats(0.01, 4))
     names = draw(st.lists(NAMES, min_size=1, max_size=8, unique=True))
-    nodes, shapes = [qat.Node(names[0], qat.Input(shape, mean, std), (), names[0])], [shape]
+    nodes, shapes = [qat.Node(names[0], qat.Input(shape, mean, std), (), names[0])], {names[0]: shape}
     for name in names[1:]:
-        source = draw(st.integers(0, len(nodes) - 1))
-        again = [
-            node
-            for node, takes in zip(nodes[1:], sources_shapes(nodes, shapes), strict=True)
-            if takes == shapes[source]
-        ]
-        if again and draw(st.booleans()):
+        source, other = draw(st.sampled_from(list(shapes))), draw(st.sampled_from(list(shapes)))
+        again = [node for node in nodes if [shapes[x] for x in node.inputs] == [shapes[source]]]
+        joining = [cells for fits, cells in OF_TWO.values() if fits(shapes[source], shapes[other])]
+        inputs, cell_name = (source,), name
+        if joining and draw(st.sampled_from([False, False, False, True])):
+            inputs, cell = (source, other), draw(draw(st.sampled_from(joining)))
+        elif again and draw(st.booleans()):
             cell, cell_name = again[0].cell, again[0].cell_name
         else:
-            cell, cell_name = draw(cells_for(shapes[source])), name
-        nodes.append(qat.Node(name, cell, (nodes[source].name,), cell_name))
-        shapes.append(cell.output_shape(shapes[source]))
+            cell = draw(cells_for(shapes[source]))
+        nodes.append(qat.Node(name, cell, inputs, cell_name))
+        shapes[name] = cell.output_shape(*(shapes[x] for x in inputs))
     outputs = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3))
     return qat.Graph(tuple(nodes), tuple(outputs), draw(NAMES))
-
-
-def sources_shapes(nodes, shapes):
-    by_name = dict(zip((node.name for node in nodes), shapes, strict=True))
-    return [by_name[node.inputs[0]] for node in nodes[1:]]

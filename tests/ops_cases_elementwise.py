@@ -251,6 +251,16 @@ add(
     "vector",
     f32([np.ldexp(1.0, k) for k in range(-126, 128)]),
 )
+ABOVE = [
+    np.nextafter(np.float32(2.0**k), np.float32(to)) for k in (-59, -1, 0, 1, 24, 126) for to in (0, 2.0**k, np.inf)
+]
+add(
+    "power_of_two_above: the smallest that is not below, exactly",
+    lambda ops, x: ops.power_of_two_above(x),
+    [vector([np.ldexp(1.0, -60), *ABOVE, np.ldexp(1.0, 127)])],
+    "vector",
+    f32([np.ldexp(1.0, k) for k in (-60, *(k + up for k in (-59, -1, 0, 1, 24, 126) for up in (0, 0, 1)), 127)]),
+)
 add(
     "ceil_ste: up, straight through",
     lambda ops, x: ops.ceil_ste(x),

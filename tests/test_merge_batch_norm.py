@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import qat
-from qat.cells.linear import BatchNorm, LinearCell
+from qat.cells.batch_norm import BatchNorm
+from qat.cells.linear import LinearCell
 from qat.networks import SvhnCnn
 from qat.passes.merge_batch_norm import merge_batch_norm
 from qat.training.forward import Forward

@@ -178,6 +178,11 @@ def test_outputs_and_what_a_softmax_sums_are_never_removed(end: tuple[Any, ...])
 class Reversed(qat.Cell):
     """A user's cell, of which nothing is known."""
 
+    output_numbers = "computed"
+    output_channels = "fixed"
+    non_negative = False
+    random = False
+
     def output_shape(self, *shapes: Any) -> Any:
         return shapes[0]
 

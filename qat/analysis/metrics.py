@@ -14,12 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from qat.cells.fake_quant import FakeQuant
-from qat.cells.input import Input
-from qat.cells.linear import Conv2dBnAct, DenseBnAct, LinearCell
-from qat.cells.pooling import MaxPool2d
-from qat.cells.shape import Concat, Dropout, Flatten
-from qat.cells.softmax import GRID, Softmax
-from qat.graph import Graph, Network, Node, as_graph
+from qat.cells.linear import LinearCell
+from qat.graph import Graph, Network, as_graph
 from qat.integer import IntegerGraph, IntegerLinear, Shape
 from qat.integer.widths import bits_of
 from qat.integer.widths import weight_bits as bits_of_codes
@@ -28,7 +24,6 @@ from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
 
 FLOAT_BITS = 32
-MOVES_CODES = (MaxPool2d, Flatten, Concat, Dropout)  #: cells whose output has the bits of their inputs
 
 
 @dataclass(frozen=True)
@@ -47,13 +42,13 @@ class NodeMetrics:
     """
 
     name: str
-    cell: str
-    shape: Shape
+    cell: str  #: its class
+    shape: Shape  #: of its output, of one sample
     parameters: int
     macs: int
     bops: int
-    weight_bits: int | None
-    activation_bits: int
+    weight_bits: int | None  #: None where it has no weight
+    activation_bits: int  #: of its output, after its fake quantizer
 
 
 def macs(network: Network | Graph, *, with_bias: bool = False) -> dict[str, int]:
@@ -76,15 +71,8 @@ def macs(network: Network | Graph, *, with_bias: bool = False) -> dict[str, int]
     {'conv1': 117600, 'conv2': 240000, 'fc1': 48000, 'fc2': 10080, 'fc3': 840}
     """
     graph = as_graph(network)
-    counts = {}
-    for node in graph.nodes:
-        cell, size = node.cell, math.prod(graph.shapes[node.name])
-        if isinstance(cell, Conv2dBnAct):
-            bias = with_bias and (cell.has_bias or cell.has_bn)
-            counts[node.name] = size * (math.prod(cell.weight_shape[1:]) + bias)
-        elif isinstance(cell, DenseBnAct):
-            counts[node.name] = math.prod(cell.weight_shape)
-    return counts
+    counts = {node.name: node.cell.macs(graph.shapes[node.name], with_bias=with_bias) for node in graph.nodes}
+    return {name: count for name, count in counts.items() if count}
 
 
 def total_macs(network: Network | Graph, *, with_bias: bool = False) -> int:
@@ -112,8 +100,9 @@ def parameters(network: Network | Graph) -> dict[str, int]:
     counts: dict[str, int] = {}
     seen: set[str] = set()
     for node in as_graph(network).nodes:
-        own = 0 if isinstance(node.cell, FakeQuant) or node.cell_name in seen else _parameters(node)
+        params = {} if node.cell_name in seen else node.cell.float_params()
         seen.add(node.cell_name)
+        own = sum(math.prod(param.shape) for param in params.values() if param.trainable)
         if own:
             counts[node.name] = own
     return counts
@@ -132,19 +121,11 @@ def deployed_parameters(network: Network | Graph) -> dict[str, int]:
     counts: dict[str, int] = {}
     seen: set[str] = set()
     for node in as_graph(network).nodes:
-        cell = node.cell
-        if isinstance(cell, LinearCell) and node.cell_name not in seen:
-            seen.add(node.cell_name)
-            counts[node.name] = math.prod(cell.weight_shape) + (cell.has_bias or cell.has_bn) * cell.out_channels
+        own = 0 if node.cell_name in seen else node.cell.deployed_parameters()
+        seen.add(node.cell_name)
+        if own:
+            counts[node.name] = own
     return counts
-
-
-def _parameters(node: Node) -> int:
-    cell = node.cell
-    params = cell.params()
-    if isinstance(cell, LinearCell) and cell.weight_quantizer is not None:
-        params = cell.float_params()
-    return sum(math.prod(param.shape) for param in params.values() if param.trainable)
 
 
 def learned_bits(network: Network | Graph, params: Mapping[str, Array] | None) -> dict[str, int]:
@@ -200,13 +181,9 @@ def _activation_bits(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]
         cell = node.cell
         if not graph.is_quantized:
             bits[node.name] = FLOAT_BITS
-        elif isinstance(cell, Input):
-            bits[node.name] = bits_of(cell.grid.qmin, cell.grid.qmax)
-        elif isinstance(cell, FakeQuant):
-            bits[node.name] = learned.get(node.cell_name, cell.quantizer.num_bits)
-        elif isinstance(cell, Softmax):
-            bits[node.name] = bits_of(GRID.qmin, GRID.qmax)
-        elif isinstance(cell, MOVES_CODES):
+        elif cell.output_numbers == "coded":
+            bits[node.name] = learned.get(node.cell_name, cell.code_bits)
+        elif cell.keeps_grid:
             bits[node.name] = bits[node.inputs[0]]  # what is concatenated has one grid
         else:
             bits[node.name] = FLOAT_BITS  # an accumulator, or a real number
@@ -242,7 +219,7 @@ def bops_of(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]:
     """
     inputs = {node.name: node.inputs for node in graph.nodes}
     own, bits = _weight_bits(graph, learned), _activation_bits(graph, learned)
-    return {name: bits[inputs[name][0]] * own[name] * count for name, count in macs(graph).items()}
+    return {name: bits[inputs[name][0]] * own.get(name, FLOAT_BITS) * count for name, count in macs(graph).items()}
 
 
 def weight_bits(network: Network | Graph, params: Mapping[str, Array] | None = None) -> dict[str, int]:

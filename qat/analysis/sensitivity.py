@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from qat.analysis.compression import rounded
-from qat.cells.linear import Conv2dBnAct, DenseBnAct
+from qat.cells.conv2d import Conv2dBnAct
+from qat.cells.dense import DenseBnAct
 from qat.errors import QatError
 from qat.graph import Graph, Network, Params, as_graph
 from qat.passes.fold_batch_norm import fold_batch_norm

@@ -1,10 +1,13 @@
 """The cells that networks are made of."""
 
 from qat.cells.base import Cell, Context, Param, Scope
+from qat.cells.batch_norm import BatchNorm
+from qat.cells.conv2d import Conv2dBnAct
+from qat.cells.dense import DenseBnAct
 from qat.cells.elementwise import Activation, Add
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
-from qat.cells.linear import BatchNorm, Conv2dBnAct, DenseBnAct, LinearCell
+from qat.cells.linear import LinearCell, WeightedCell
 from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from qat.cells.shape import Concat, Dropout, Flatten
 from qat.cells.softmax import Softmax
@@ -29,4 +32,5 @@ __all__ = [
     "Param",
     "Scope",
     "Softmax",
+    "WeightedCell",
 ]

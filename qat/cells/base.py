@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from qat.cells.facts import OutputChannels, OutputNumbers, check_facts
 from qat.cells.tracing import Traced, tracers
 from qat.errors import QatError
 from qat.vocabulary.ops import Array, Ops, Tensor
@@ -74,6 +75,7 @@ class Scope:
 
     @property
     def ops(self) -> Ops:
+        """The vocabulary that the pass computes with."""
         return self.context.ops
 
     def param(self, name: str) -> Tensor:
@@ -110,16 +112,36 @@ class Cell(Serializable):
     """Base of all cells. A subclass is a frozen dataclass: fields only, no parameters inside.
 
     Calling a cell inside ``Network.construct`` adds a node to the graph that is being traced.
+
+    A subclass states the facts below, and defines ``output_shape``, ``forward`` and, to be deployed, ``to_integer``; one with
+    parameters also defines ``float_params``, ``macs``, ``deployed_parameters``, ``with_channels`` and ``sliced``. None of the
+    facts has a default: a class that leaves one out is refused where it is defined. A base class that is no cell itself is
+    defined with ``abstract=True``.
+
+    Attributes:
+        arity: how many inputs it takes. Default: 1.
+        output_numbers: where the numbers of its output come from, one of ``qat.cells.facts.OutputNumbers``.
+        output_channels: how channels pass through it, one of ``qat.cells.facts.OutputChannels``.
+        non_negative: True where no number of its output is ever negative; a fake quantizer then tracks no lower end.
+        random: True where its forward pass draws random numbers in training.
+        one_grid: of a cell with several inputs, True where their codes must have one scale and zero point.
+        is_abstract: True for a base of cells, which is none itself.
     """
 
-    arity: ClassVar[int] = 1  #: how many inputs it takes
+    arity: ClassVar[int] = 1
+    is_abstract: ClassVar[bool] = True
 
-    #: convert_quant_network puts a fake quantizer after it. Cells that only move codes leave this False.
-    wants_fake_quant: bool = False
-    #: its forward pass draws random numbers in training
-    random: bool = False
-    #: its output is never negative, so that a fake quantizer need not track the lower end of its range
-    non_negative: bool = False
+    output_numbers: OutputNumbers
+    output_channels: OutputChannels
+    non_negative: bool
+    random: bool
+    one_grid: bool
+
+    def __init_subclass__(cls, *, abstract: bool = False, **options: Any) -> None:
+        cls.is_abstract = abstract
+        if not abstract:  # before it is registered, so that what is refused is not known either
+            check_facts(cls, Cell)
+        super().__init_subclass__(**options)
 
     def __call__(self, *inputs: Traced) -> Traced:
         if not tracers:
@@ -129,16 +151,72 @@ class Cell(Serializable):
             )
         return tracers[-1].add(self, inputs, type(self).snake_name())
 
+    @property
+    def keeps_grid(self) -> bool:
+        """Its output's codes are codes of its inputs: of the same grid, and as wide."""
+        return self.output_numbers == "moved"
+
+    @property
+    def keeps_sign(self) -> bool:
+        """Its output is not negative where no input is, and f(s x) = s f(x) for s > 0."""
+        return self.output_numbers in ("moved", "averaged")
+
+    @property
+    def wants_fake_quant(self) -> bool:
+        """convert_quant_network puts a fake quantizer after it."""
+        return self.output_numbers in ("averaged", "computed")
+
+    @property
+    def code_bits(self) -> int:
+        """How wide the codes are that it makes, where ``output_numbers`` is "coded"."""
+        raise NotImplementedError(f"{type(self).__name__} makes no codes of its own")
+
     def params(self) -> dict[str, Param]:
-        """Its parameters and state, by local name."""
+        """Its parameters and state, by local name. Subclasses define the two parts of it."""
+        return self.float_params() | self.quantizer_params()
+
+    def float_params(self) -> dict[str, Param]:
+        """Those that the float network has too."""
         return {}
 
+    def quantizer_params(self) -> dict[str, Param]:
+        """Those of its quantizers."""
+        return {}
+
+    def macs(self, output: Shape, *, with_bias: bool) -> int:
+        """Multiply-accumulates of one sample (``qat.analysis.metrics.macs``); output: the shape of its output."""
+        return 0
+
+    def deployed_parameters(self) -> int:
+        """Numbers that are left of its parameters once batch normalisation is folded in."""
+        return 0
+
+    def with_channels(self, outputs: int, inputs: int) -> Cell:
+        """The same cell with so many channels in its output and its first input."""
+        return self
+
+    def sliced(self, local: str, array: Array, outputs: Array, inputs: Array) -> Array:
+        """A parameter without the channels that are pruned; outputs, inputs: bool (C,), True where a channel stays."""
+        return array
+
     def output_shape(self, *shapes: Shape) -> Shape:
-        """The shape of its output, of one sample. Raises QatError where the inputs do not fit."""
+        """The shape of its output, of one sample.
+
+        Args:
+            shapes: of its inputs, (C, H, W) or (F,).
+
+        Raises:
+            QatError: the inputs do not fit.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define output_shape")
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
-        """The forward pass over any backend's tensors."""
+        """The forward pass over any backend's tensors.
+
+        Args:
+            scope: the vocabulary, and the parameters of this cell.
+            inputs: what the nodes before gave, with a batch axis.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     def to_integer(
@@ -146,7 +224,14 @@ class Cell(Serializable):
     ) -> IntegerTensor | Pending:
         """Its integer form: appended to the builder, or pending until the fake quantizer after it says which codes.
 
-        ``params`` are this cell's, canonical, by local name; ``inputs`` are what the cells before gave.
+        Args:
+            builder: gathers the integer graph.
+            name: of the node.
+            params: of this cell, canonical, by local name.
+            inputs: the integer forms of the nodes before.
+
+        Raises:
+            QatError: the cell has none.
         """
         raise QatError(
             f"{name}: a {type(self).__name__} has no integer form, so that the network cannot be evaluated or exported "

@@ -1,53 +1,88 @@
-"""Batch normalisation inside linear cells: its parameters, its statistics and its affine form.
-
-y = gamma (x - mean) / sigma + beta with sigma = sqrt(variance + eps) (Ioffe and Szegedy, arXiv 1502.03167). Variances are
-those of the batch itself (divided by n, not by n - 1).
-"""
+"""Batch normalisation by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
-from qat.cells.base import Param, Scope, constant
+import numpy as np
+
+from qat.cells.base import Param, Shape, check_counts
+from qat.cells.linear import NEVER, LinearCell
+from qat.cells.normalization import batch_norm_params
+from qat.errors import QatError
+from qat.integer import IntegerConv2d, IntegerLinear
+from qat.quantizers import BaseWeightQuantizer, WeightQuantizer
 from qat.vocabulary.ops import Ops, Tensor
 
-#: Folded factors below this are taken for dead: dividing a statistic by them would only amplify rounding.
-SMALLEST_FACTOR = 1e-6
-SMALLEST_VARIANCE = 1e-24  #: keeps 0 / 0 out of a dead channel's normalisation
 
+@dataclass(frozen=True)
+class BatchNorm(LinearCell):
+    """Batch normalisation by itself, where it follows no convolution: a 1x1 depthwise convolution with weights of 1.
 
-def batch_norm_params(channels: int) -> dict[str, Param]:
-    """gamma and beta, trained, and the running statistics."""
-    return {
-        "gamma": Param((channels,), "vector", constant(1.0)),
-        "beta": Param((channels,), "vector", constant(0.0)),
-        "moving_mean": Param((channels,), "vector", constant(0.0), trainable=False),
-        "moving_variance": Param((channels,), "vector", constant(1.0), trainable=False),
-    }
+    Input and output: (C, H, W). Parameters: gamma, beta, moving_mean, moving_variance, (C,).
 
+    Args:
+        channels: C.
+        momentum, eps, activation, alpha, after_fake, weight_quantizer, bn_fold, freeze_bn: as in Conv2dBnAct.
+    """
 
-def running_sigma(ops: Ops, params: Mapping[str, Tensor], eps: float) -> Tensor:
-    """sqrt(moving_variance + eps), (C,)."""
-    return ops.sqrt(params["moving_variance"] + eps)
+    channels: int
+    momentum: float = 0.9
+    eps: float = 1e-5
+    activation: str | None = None
+    alpha: float = 0.2
+    after_fake: bool = True
+    weight_quantizer: BaseWeightQuantizer | None = None
+    bn_fold: str | None = None
+    freeze_bn: int = NEVER
 
+    has_bias: ClassVar[bool] = False  # type: ignore[misc]
+    has_bn: ClassVar[bool] = True  # type: ignore[misc]
+    pruner: ClassVar[None] = None  # type: ignore[misc]
+    weight_kind = "conv_weight"
+    output_channels = "kept"
 
-def running_affine(ops: Ops, params: Mapping[str, Tensor], eps: float) -> tuple[Tensor, Tensor]:
-    """(factor, shift) with BN(W x + b) = factor (W x) + shift, by the running statistics; ``b`` if params have a bias."""
-    factor = params["gamma"] / running_sigma(ops, params, eps)
-    bias = params.get("bias")
-    centre = params["moving_mean"] if bias is None else params["moving_mean"] - bias
-    return factor, params["beta"] - centre * factor
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts("BatchNorm", channels=self.channels)
 
+    @property
+    def out_channels(self) -> int:  # type: ignore[override]
+        """As many as it takes."""
+        return self.channels
 
-def channel_statistics(ops: Ops, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel over a batch, (C,); gradients flow through both."""
-    mean = ops.channel_mean(x)
-    centred = x - ops.on_channel(mean, x)
-    return mean, ops.channel_mean(centred * centred)
+    @property
+    def weight_shape(self) -> Shape:
+        return (self.channels, 1, 1, 1)
 
+    def float_params(self) -> dict[str, Param]:
+        return batch_norm_params(self.channels)
 
-def follow_statistics(scope: Scope, momentum: float, mean: Tensor, variance: Tensor) -> None:
-    """moving = momentum * moving + (1 - momentum) * batch, as MindSpore counts."""
-    for name, batch in (("moving_mean", mean), ("moving_variance", variance)):
-        old = scope.param(name)
-        scope.update(name, old + (scope.ops.stop_gradient(batch) - old) * (1.0 - momentum))
+    def _complete(self, ops: Ops, params: dict[str, Tensor]) -> dict[str, Tensor]:
+        return params | {"weight": ops.from_numpy(np.ones(self.weight_shape, np.float32), "conv_weight")}
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        (x,) = shapes
+        if len(x) != 3 or x[0] != self.channels:
+            raise QatError(f"takes ({self.channels}, H, W) but gets {x}; change channels or the cell before it")
+        return x
+
+    def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> BatchNorm:
+        """By its range, each channel for itself: one gamma is no measure for another, and its scale alone represents it."""
+        if not isinstance(quantizer, WeightQuantizer):
+            quantizer = WeightQuantizer(quant_delay=quantizer.quant_delay)
+        quantizer = replace(quantizer, per_channel=True)
+        return replace(self, weight_quantizer=quantizer, bn_fold=bn_fold, freeze_bn=freeze_bn)
+
+    def macs(self, output: Shape, *, with_bias: bool) -> int:
+        return 0  # usually merged into a convolution
+
+    def with_channels(self, outputs: int, inputs: int) -> BatchNorm:
+        return replace(self, channels=outputs)
+
+    def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
+        return ops.conv2d(x, w, bias, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), group=self.channels)
+
+    def integer_node(self, x_shape: Shape, **fields: Any) -> IntegerLinear:
+        return IntegerConv2d(**fields, group=self.channels)

@@ -17,15 +17,21 @@ from qat.vocabulary.values import Value
 
 @dataclass(frozen=True)
 class Add(Cell):
-    """The sum of two inputs of one shape, then None, "relu" or "relu6"; ``a + b`` in a construct is Add()(a, b).
+    """The sum of two inputs of one shape; ``a + b`` in a construct is ``Add()(a, b)``.
 
     In integers both inputs have one grid: convert_quant_network lets the fake quantizers before it share.
+
+    Args:
+        activation: of the sum: None, "relu" or "relu6". Default: None.
     """
 
     activation: str | None = None
 
     arity = 2
-    wants_fake_quant = True
+    output_numbers = "computed"
+    output_channels = "kept"
+    random = False
+    one_grid = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -34,6 +40,7 @@ class Add(Cell):
 
     @property
     def non_negative(self) -> bool:  # type: ignore[override]
+        """By its activation."""
         return self.activation is not None
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -53,15 +60,19 @@ class Add(Cell):
 
 @dataclass(frozen=True)
 class Activation(Cell):
-    """An activation function by itself: one of ``qat.vocabulary.activations``. alpha: the slope of leaky_relu.
+    """An activation function by itself. In integers it is a table with one entry for each code of its input.
 
-    In integers it is a table with one entry for each code of its input.
+    Args:
+        function: a name of ``qat.vocabulary.activations``, such as "relu", "hswish" or "tanh".
+        alpha: the slope of "leaky_relu" below 0. Default: 0.2.
     """
 
     function: str
     alpha: float = 0.2
 
-    wants_fake_quant = True
+    output_numbers = "computed"
+    output_channels = "kept"
+    random = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,6 +80,7 @@ class Activation(Cell):
 
     @property
     def non_negative(self) -> bool:  # type: ignore[override]
+        """By its function."""
         return self.function in NON_NEGATIVE
 
     def output_shape(self, *shapes: Shape) -> Shape:

@@ -22,21 +22,30 @@ from qat.vocabulary.values import Value
 class FakeQuant(Cell):
     """Turns real numbers or accumulators into codes of one scale and zero point.
 
-    y = clip(rint(x * m), qmin - z, qmax - z) with m = s_x / s_y: centred codes. What s_y and z are is its quantizer's
-    affair, as are their parameters. During the quantizer's quant_delay it passes its input through; in training the
+    y = clip(rint(x * m), qmin - z, qmax - z) with m = s_x / s_y: centred codes. What s_y and z are, and which parameters they
+    come from, its quantizer says. During the quantizer's quant_delay it passes its input through; in training the
     quantizer observes what passes (``observe``), in either case.
 
-    non_negative: a ReLU came before; the range starts at 0, and the gradient at 0 is 0.
-    shares: names of the fake quantizers that must have the same scale and zero point, because their codes are added or
-    concatenated. Each observes what passes through itself; the common grid follows from the parameters of all.
+    Args:
+        quantizer: of activations; see ``qat.quantizers``.
+        non_negative: True after a ReLU; the range starts at 0, and the gradient at 0 is 0. Default: False.
+        shares: names of the fake quantizers that must have the same scale and zero point, because their codes are added or
+            concatenated. Each observes what passes through itself; the common grid follows from the parameters of all.
     """
 
     quantizer: BaseActivationQuantizer
     non_negative: bool = False
     shares: tuple[str, ...] = ()
 
-    def params(self) -> dict[str, Param]:
-        """Those of its quantizer."""
+    output_numbers = "coded"
+    output_channels = "kept"
+    random = False
+
+    @property
+    def code_bits(self) -> int:
+        return self.quantizer.num_bits
+
+    def quantizer_params(self) -> dict[str, Param]:
         return self.quantizer.params(self.non_negative)
 
     def output_shape(self, *shapes: Shape) -> Shape:

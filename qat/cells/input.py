@@ -10,6 +10,7 @@ import numpy as np
 from qat.cells.base import Cell, Scope, Shape
 from qat.errors import QatError, shortened
 from qat.integer import Grid, IntegerBuilder, IntegerInput, IntegerTensor
+from qat.integer.widths import bits_of
 from qat.vocabulary.ops import Array
 from qat.vocabulary.values import Value
 
@@ -23,7 +24,15 @@ class Input(Cell):
     value, at most 1/510 away. So the pixel *is* the code, float and quantized networks see the same input, and the
     deployed file takes raw pixels.
 
-    shape: (C, H, W) of one image. mean, std: of pixels scaled to 0..1, over all channels.
+    Args:
+        shape: (C, H, W) of one image.
+        mean: of pixels scaled to 0..1, one number for all channels. Default: 0.
+        std: standard deviation of pixels scaled to 0..1, likewise. Default: 1.
+
+    Example:
+        >>> import qat
+        >>> qat.Input((1, 28, 28), mean=0.1307, std=0.3081).grid.zero_point
+        33
     """
 
     shape: Shape
@@ -31,6 +40,10 @@ class Input(Cell):
     std: float = 1.0
 
     arity = 0
+    output_numbers = "coded"
+    output_channels = "fixed"
+    non_negative = False
+    random = False
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -54,6 +67,10 @@ class Input(Cell):
         """Scale and zero point of a pixel."""
         scale = np.float32(1.0 / (255.0 * self.std))
         return Grid(scale, zero_point=int(np.rint(255.0 * self.mean)), qmin=0, qmax=255)
+
+    @property
+    def code_bits(self) -> int:
+        return bits_of(self.grid.qmin, self.grid.qmax)
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return self.shape

@@ -1,17 +1,17 @@
-"""Convolution and dense cells, fused with their activation as in MindSpore's QAT."""
+"""What convolution, dense layer and batch normalisation share, fused with their activation as in MindSpore's QAT."""
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from qat.cells.base import Cell, Param, Quantized, Scope, Shape, check_counts, constant, he_uniform, pair
-from qat.cells.batch_norm import (
+from qat.cells.base import Cell, Param, Quantized, Scope, Shape, constant, he_uniform
+from qat.cells.normalization import (
     SMALLEST_FACTOR,
     SMALLEST_VARIANCE,
     batch_norm_params,
@@ -21,22 +21,19 @@ from qat.cells.batch_norm import (
     running_sigma,
 )
 from qat.cells.pruner import MagnitudePruner
-from qat.cells.window import check_window, checked_output_size, window_padding
 from qat.errors import QatError
 from qat.integer import (
     Accumulator,
     IntegerBuilder,
-    IntegerConv2d,
-    IntegerDense,
     IntegerLinear,
     IntegerTensor,
     Requantize,
     smallest_type,
 )
-from qat.quantizers import SMALLEST_SCALE, BaseWeightQuantizer, WeightCodes, WeightQuantizer
+from qat.quantizers import SMALLEST_SCALE, BaseWeightQuantizer, WeightCodes
 from qat.vocabulary.activations import NON_NEGATIVE, RELU_BOUNDS, TABLES, check_activation
 from qat.vocabulary.numpy_ops import NUMPY_OPS
-from qat.vocabulary.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
+from qat.vocabulary.ops import EXACT_INTEGERS, Array, Kind, Ops, Tensor
 from qat.vocabulary.serial import check_steps
 from qat.vocabulary.values import Value
 
@@ -49,7 +46,7 @@ BIAS_CODE_LIMIT = EXACT_INTEGERS / 2
 LARGEST_BIAS_CODE = 2.0**30  #: of wider weights, whose sums float64 holds
 
 
-class LinearCell(Cell):
+class LinearCell(Cell, ABC, abstract=True):
     """What convolution, dense layer and batch normalisation share: y = activation(BN(W x + b)), real or in integers.
 
     In integers: acc = sum (x_q - z_x) (w_q - z_w) + b_q with b_q = rint(b / (s_x s_w)), of scale s_x s_w
@@ -77,12 +74,16 @@ class LinearCell(Cell):
 
     weight_kind: ClassVar[Kind]
 
+    output_numbers = "computed"
+    random = False
+
     @property
-    def wants_fake_quant(self) -> bool:  # type: ignore[override]
+    def wants_fake_quant(self) -> bool:
         return self.after_fake
 
     @property
     def non_negative(self) -> bool:  # type: ignore[override]
+        """By its activation."""
         return self.activation in NON_NEGATIVE
 
     @property
@@ -117,11 +118,7 @@ class LinearCell(Cell):
         if not 0.0 <= self.momentum <= 1.0 or not self.eps > 0.0:
             raise QatError(f"{owner}: momentum {self.momentum!r} must lie within 0..1 and eps {self.eps!r} above 0")
 
-    def params(self) -> dict[str, Param]:
-        return self.float_params() | self._quantizer_params()
-
     def float_params(self) -> dict[str, Param]:
-        """Its own, without those of its quantizer."""
         fan_in = math.prod(self.weight_shape[1:])
         params = {"weight": Param(self.weight_shape, self.weight_kind, he_uniform(fan_in))}
         if self.pruner is not None:
@@ -132,11 +129,18 @@ class LinearCell(Cell):
             params |= batch_norm_params(self.out_channels)
         return params
 
-    def _quantizer_params(self) -> dict[str, Param]:
-        """Those of its quantizer, by their names in this cell."""
+    def quantizer_params(self) -> dict[str, Param]:
         quantizer = self.weight_quantizer
         own = {} if quantizer is None else quantizer.params(self.weight_shape)
         return {f"{OF_QUANTIZER}{name}": param for name, param in own.items()}
+
+    def deployed_parameters(self) -> int:
+        """Weights, and a bias for each output where there is a bias or a batch normalisation."""
+        return math.prod(self.weight_shape) + (self.has_bias or self.has_bn) * self.out_channels
+
+    def sliced(self, local: str, array: Array, outputs: Array, inputs: Array) -> Array:
+        kept: Array = array[outputs]
+        return kept
 
     def _complete(self, ops: Ops, params: dict[str, Tensor]) -> dict[str, Tensor]:
         """The parameters with whatever of weight and bias is fixed instead of trained."""
@@ -362,28 +366,21 @@ def bias_floor(ops: Ops, bias: Tensor, x_scale: Tensor, num_bits: int) -> Tensor
 
 
 @dataclass(frozen=True)
-class Conv2dBnAct(LinearCell):
-    """Convolution and activation in one cell; its quantized form keeps accumulators as integers.
-
-    kernel_size, stride, dilation: one integer or (height, width). pad_mode: "same" (as TensorFlow pads), "valid" or
-    "pad" with ``padding``, one number, (vertical, horizontal) or (top, bottom, left, right). group: number of groups of
-    channels. has_bn: batch normalisation before the activation, with running statistics = momentum * running +
-    (1 - momentum) * batch. activation: None or one of ``qat.vocabulary.activations``; alpha: the slope of leaky_relu.
-    after_fake: let convert_quant_network put a fake quantizer after it. weight_quantizer, bn_fold, freeze_bn: set by
-    convert_quant_network. pruner: set by ``qat.pruning.prune_weights``.
-
-    Parameters: weight (out, in / group, kh, kw), and like it weight_mask, 0 or 1, if it has a pruner; bias (out,) if
-    has_bias; gamma, beta, moving_mean, moving_variance (out,) if has_bn. Input (in, H, W), output (out, H', W').
-    """
+class Channels:
+    """The fields that a cell with a trained weight begins with."""
 
     in_channels: int
     out_channels: int
-    kernel_size: int | Pair
-    stride: int | Pair = 1
-    pad_mode: str = "same"
-    padding: int | Pair | Padding = 0
-    dilation: int | Pair = 1
-    group: int = 1
+
+
+@dataclass(frozen=True)
+class WeightedCell(LinearCell, Channels, abstract=True):
+    """A linear cell with a trained weight; the fields are described in Conv2dBnAct.
+
+    A dataclass has the fields of its bases before its own. A subclass with further fields between ``out_channels`` and
+    ``has_bias`` takes them from a second base, as Conv2dBnAct does, so that positional arguments keep their order.
+    """
+
     has_bias: bool = False
     has_bn: bool = False
     momentum: float = 0.9
@@ -396,163 +393,5 @@ class Conv2dBnAct(LinearCell):
     freeze_bn: int = NEVER
     pruner: MagnitudePruner | None = None
 
-    weight_kind = "conv_weight"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_counts("Conv2dBnAct", in_channels=self.in_channels, out_channels=self.out_channels, group=self.group)
-        check_window("Conv2dBnAct", self.pad_mode, self.padding, *self._geometry)
-        if self.in_channels % self.group or self.out_channels % self.group:
-            raise QatError(
-                f"Conv2dBnAct: group {self.group} divides {self.in_channels} input and {self.out_channels} output channels "
-                "unevenly; both must be multiples of it"
-            )
-
-    @property
-    def _geometry(self) -> tuple[Pair, Pair, Pair]:
-        return (
-            pair(self.kernel_size),
-            pair(self.stride),
-            pair(self.dilation),
-        )
-
-    def _window(self, x_shape: Shape) -> dict[str, Any]:
-        """stride, padding, dilation and group for an input of this shape."""
-        kernel, stride, dilation = self._geometry
-        explicit = check_window("Conv2dBnAct", self.pad_mode, self.padding, kernel, stride, dilation)
-        padding = window_padding((x_shape[1], x_shape[2]), kernel, stride, dilation, self.pad_mode, explicit)
-        return {"stride": stride, "padding": padding, "dilation": dilation, "group": self.group}
-
-    @property
-    def weight_shape(self) -> Shape:
-        return (self.out_channels, self.in_channels // self.group, *self._geometry[0])
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        (x,) = shapes
-        if len(x) != 3 or x[0] != self.in_channels:
-            raise QatError(f"takes ({self.in_channels}, H, W) but gets {x}; change in_channels or the cell before it")
-        kernel, stride, dilation = self._geometry
-        size = checked_output_size(x, kernel, stride, dilation, self._window(x)["padding"])
-        if min(size) < 1:
-            raise QatError(f"its {kernel} kernel does not fit into its input {x}; use a smaller kernel or more padding")
-        return (self.out_channels, *size)
-
-    def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
-        return ops.conv2d(x, w, bias, **self._window(x_shape))
-
-    def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> Conv2dBnAct:
+    def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> WeightedCell:
         return replace(self, weight_quantizer=quantizer, bn_fold=bn_fold, freeze_bn=freeze_bn)
-
-    def integer_node(self, x_shape: Shape, **fields: Any) -> IntegerLinear:
-        return IntegerConv2d(**fields, **self._window(x_shape))
-
-
-@dataclass(frozen=True)
-class DenseBnAct(LinearCell):
-    """Dense layer and activation in one cell.
-
-    The other fields and the parameters are those of Conv2dBnAct; weight is (out, in). Input (in,), output (out,).
-    """
-
-    in_channels: int
-    out_channels: int
-    has_bias: bool = True
-    has_bn: bool = False
-    momentum: float = 0.9
-    eps: float = 1e-5
-    activation: str | None = None
-    alpha: float = 0.2
-    after_fake: bool = True
-    weight_quantizer: BaseWeightQuantizer | None = None
-    bn_fold: str | None = None
-    freeze_bn: int = NEVER
-    pruner: MagnitudePruner | None = None
-
-    weight_kind = "dense_weight"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_counts("DenseBnAct", in_channels=self.in_channels, out_channels=self.out_channels)
-
-    @property
-    def weight_shape(self) -> Shape:
-        return (self.out_channels, self.in_channels)
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        (x,) = shapes
-        if x != (self.in_channels,):
-            raise QatError(
-                f"takes ({self.in_channels},) but gets {x}; change in_channels, or put a Flatten before it if that is an "
-                "image"
-            )
-        return (self.out_channels,)
-
-    def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
-        return ops.dense(x, w, bias)
-
-    def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> DenseBnAct:
-        return replace(self, weight_quantizer=quantizer, bn_fold=bn_fold, freeze_bn=freeze_bn)
-
-    def integer_node(self, x_shape: Shape, **fields: Any) -> IntegerLinear:
-        return IntegerDense(**fields)
-
-
-@dataclass(frozen=True)
-class BatchNorm(LinearCell):
-    """Batch normalisation by itself, where it follows no convolution: a 1x1 depthwise convolution with weights of 1.
-
-    channels: of the input. The other fields are those of Conv2dBnAct. Parameters: gamma, beta, moving_mean,
-    moving_variance (C,). Input and output (C, H, W).
-    """
-
-    channels: int
-    momentum: float = 0.9
-    eps: float = 1e-5
-    activation: str | None = None
-    alpha: float = 0.2
-    after_fake: bool = True
-    weight_quantizer: BaseWeightQuantizer | None = None
-    bn_fold: str | None = None
-    freeze_bn: int = NEVER
-
-    has_bias: ClassVar[bool] = False  # type: ignore[misc]
-    has_bn: ClassVar[bool] = True  # type: ignore[misc]
-    pruner: ClassVar[None] = None  # type: ignore[misc]
-    weight_kind = "conv_weight"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_counts("BatchNorm", channels=self.channels)
-
-    @property
-    def out_channels(self) -> int:  # type: ignore[override]
-        return self.channels
-
-    @property
-    def weight_shape(self) -> Shape:
-        return (self.channels, 1, 1, 1)
-
-    def float_params(self) -> dict[str, Param]:
-        return batch_norm_params(self.channels)
-
-    def _complete(self, ops: Ops, params: dict[str, Tensor]) -> dict[str, Tensor]:
-        return params | {"weight": ops.from_numpy(np.ones(self.weight_shape, np.float32), "conv_weight")}
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        (x,) = shapes
-        if len(x) != 3 or x[0] != self.channels:
-            raise QatError(f"takes ({self.channels}, H, W) but gets {x}; change channels or the cell before it")
-        return x
-
-    def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> BatchNorm:
-        """By its range, each channel for itself: one gamma is no measure for another, and its scale alone represents it."""
-        if not isinstance(quantizer, WeightQuantizer):
-            quantizer = WeightQuantizer(quant_delay=quantizer.quant_delay)
-        quantizer = replace(quantizer, per_channel=True)
-        return replace(self, weight_quantizer=quantizer, bn_fold=bn_fold, freeze_bn=freeze_bn)
-
-    def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
-        return ops.conv2d(x, w, bias, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), group=self.channels)
-
-    def integer_node(self, x_shape: Shape, **fields: Any) -> IntegerLinear:
-        return IntegerConv2d(**fields, group=self.channels)

@@ -25,13 +25,17 @@ from qat.vocabulary.ops import Array, Padding, Pair
 from qat.vocabulary.values import Value
 
 
-class _Pool2d(Cell):
+class _Pool2d(Cell, abstract=True):
     """What the poolings share: a window that slides over (C, H, W)."""
 
     kernel_size: int | Pair
     stride: int | Pair | None
     pad_mode: str
     padding: int | Pair | Padding
+
+    output_channels = "kept"
+    non_negative = False
+    random = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,14 +72,26 @@ class _Pool2d(Cell):
 class MaxPool2d(_Pool2d):
     """The largest number of each window; padding never wins.
 
-    kernel_size, stride (default: the kernel's): one integer or (height, width). pad_mode, padding: as in Conv2dBnAct.
-    Input (C, H, W), output (C, H', W').
+    Input: (C, H, W), output: (C, H', W').
+
+    Args:
+        kernel_size: in pixels; one number, or (height, width).
+        stride: in pixels; one number, or (height, width). Default: None, the kernel's size.
+        pad_mode: "valid", "same" or "pad", as in Conv2dBnAct. Default: "valid".
+        padding: in pixels, as in Conv2dBnAct. Default: 0.
+
+    Example:
+        >>> import qat
+        >>> qat.MaxPool2d(2).output_shape((6, 28, 28))
+        (6, 14, 14)
     """
 
     kernel_size: int | Pair
     stride: int | Pair | None = None
     pad_mode: str = "valid"
     padding: int | Pair | Padding = 0
+
+    output_numbers = "moved"
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         (x,) = inputs
@@ -94,7 +110,10 @@ class AvgPool2d(_Pool2d):
     """The mean of each window; padding counts as zeros.
 
     In integers it is a depthwise convolution with weight codes of 1 and the scale 1 / (kh kw): the runtimes' own average
-    poolings round differently, their convolutions do not (docs/numerics.md). The fields are those of MaxPool2d.
+    poolings round differently, their convolutions do not (docs/numerics.md). Input: (C, H, W), output: (C, H', W').
+
+    Args:
+        kernel_size, stride, pad_mode, padding: as in MaxPool2d.
     """
 
     kernel_size: int | Pair
@@ -102,7 +121,7 @@ class AvgPool2d(_Pool2d):
     pad_mode: str = "valid"
     padding: int | Pair | Padding = 0
 
-    wants_fake_quant = True
+    output_numbers = "averaged"
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         return _averaged(scope, inputs[0], **self.window(scope.input_shapes[0]))
@@ -135,7 +154,10 @@ class AvgPool2d(_Pool2d):
 class GlobalAvgPool2d(Cell):
     """The mean over the whole image: (C, H, W) to (C, 1, 1)."""
 
-    wants_fake_quant = True
+    output_numbers = "averaged"
+    output_channels = "kept"
+    non_negative = False
+    random = False
 
     def _pool(self, x: Shape) -> AvgPool2d:
         if len(x) != 3:

@@ -12,16 +12,29 @@ SCHEDULES = ("polynomial", "constant")
 
 @dataclass(frozen=True)
 class MagnitudePruner(Serializable):
-    """The smallest weights of a cell are 0 and stay 0: |w| decides, and a mask remembers (``qat.pruning.magnitude``).
-
-    final_sparsity: the share of the weights that is 0 in the end. schedule, with s_f for it, s_i for initial_sparsity:
-
-    "polynomial": s_t = s_f + (s_i - s_f) (1 - (t - begin) / (end - begin))^3 at every ``frequency``-th step t from begin
-        to end, and at end (Zhu and Gupta, arXiv 1710.01878, equation 1).
-    "constant": s_f at step begin, at once. initial_sparsity, end and frequency do not matter.
+    """The smallest weights of a cell become 0 and stay 0: |w| decides, and a mask remembers (``qat.pruning.magnitude``).
 
     Steps count from 0 as training counts them: at step t the weights are pruned before that step is taken. A weight that
     is 0 never comes back, so that the sparsity of a cell that was pruned before never falls.
+
+    Args:
+        final_sparsity: s_f, the share of the weights that is 0 in the end, 0 to below 1.
+        initial_sparsity: s_i, the share at step ``begin``. Default: 0.
+        begin: the step at which pruning begins. Default: 1000.
+        end: the step at which final_sparsity is reached. Default: 8000.
+        frequency: steps between two prunings. Default: 100.
+        schedule: "polynomial" or "constant". Default: "polynomial".
+
+            "polynomial": s_t = s_f + (s_i - s_f) (1 - (t - begin) / (end - begin))^3 at every ``frequency``-th step t from
+            begin to end, and at end (Zhu and Gupta, arXiv 1710.01878, equation 1).
+
+            "constant": s_f at step begin, at once. initial_sparsity, end and frequency have no effect.
+
+    Example:
+        >>> import qat
+        >>> pruner = qat.pruning.MagnitudePruner(0.8, begin=0, end=1000)
+        >>> [round(pruner.sparsity(step), 3) for step in (0, 500, 1000)]
+        [0.0, 0.7, 0.8]
     """
 
     final_sparsity: float

@@ -18,6 +18,11 @@ from qat.vocabulary.values import Value
 class Flatten(Cell):
     """(C, H, W) to (C H W), in that order."""
 
+    output_numbers = "moved"
+    output_channels = "kept"
+    non_negative = False
+    random = False
+
     def output_shape(self, *shapes: Shape) -> Shape:
         return (math.prod(shapes[0]),)
 
@@ -40,6 +45,11 @@ class Concat(Cell):
     """
 
     arity = 2
+    output_numbers = "moved"
+    output_channels = "joined"
+    non_negative = False
+    random = False
+    one_grid = True
 
     def output_shape(self, *shapes: Shape) -> Shape:
         a, b = shapes
@@ -68,10 +78,17 @@ class Concat(Cell):
 
 @dataclass(frozen=True)
 class Dropout(Cell):
-    """In training, each number is 0 with probability ``rate`` and the others grow by 1 / (1 - rate) (arXiv 1207.0580)."""
+    """In training, each number is 0 with probability ``rate`` and the others grow by 1 / (1 - rate) (arXiv 1207.0580).
+
+    Args:
+        rate: 0 to below 1. Default: 0.5.
+    """
 
     rate: float = 0.5
 
+    output_numbers = "moved"
+    output_channels = "kept"
+    non_negative = False
     random = True
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from qat.cells.base import Cell, Scope, Shape
 from qat.integer import Grid, IntegerBuilder, IntegerSoftmax, IntegerTensor, require_codes
+from qat.integer.widths import bits_of
 from qat.vocabulary.ops import EXACT_INTEGERS, Array
 from qat.vocabulary.values import Value
 
@@ -25,7 +26,14 @@ class Softmax(Cell):
     integers: a table of exponentials of x_c - max_k x_k, their exact sum, one division, and codes of scale 1/256.
     """
 
+    output_numbers = "coded"
+    output_channels = "fixed"
     non_negative = True
+    random = False
+
+    @property
+    def code_bits(self) -> int:
+        return bits_of(GRID.qmin, GRID.qmax)
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return shapes[0]

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from qat.cells.base import Cell
+from qat.cells.dense import DenseBnAct
 from qat.cells.elementwise import Activation
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
-from qat.cells.linear import NEVER, DenseBnAct, LinearCell
+from qat.cells.linear import NEVER, LinearCell
 from qat.errors import QatError, shortened
 from qat.graph import Graph, Network, Node, as_graph
 from qat.hints import perhaps

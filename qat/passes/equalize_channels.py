@@ -7,23 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from qat.cells.batch_norm import running_affine
-from qat.cells.linear import BatchNorm, LinearCell
-from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
-from qat.cells.shape import Dropout, Flatten
+from qat.cells.base import Cell
+from qat.cells.batch_norm import BatchNorm
+from qat.cells.linear import LinearCell, WeightedCell
+from qat.cells.normalization import running_affine
 from qat.graph import Graph, Node, Params
 from qat.passes.apply_masks import apply_masks
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
 
-PASSES_SCALE = (MaxPool2d, AvgPool2d, GlobalAvgPool2d, Flatten, Dropout)  #: f(s x) = s f(x) for s > 0
 MOST_ROUNDS = 100
 CONVERGED = 1e-3  #: of log2 of a channel's factor
 DEAD = 2.0**-12  #: of the largest channel; a smaller one only carries its bias, which would grow without bound
 
 
 def equalize_channels(graph: Graph, params: Mapping[str, Array]) -> Params:
-    """New parameters of the same float function whose weights lose less in quantization.
+    """New parameters of the same float function whose weights lose less in quantization: cross-layer equalization.
 
     Nagel et al., arXiv 1906.04721, section 4.1, equations 9 to 11: with s_i = sqrt(r1_i r2_i) / r2_i, where r1_i is
     max|.| over output channel i of the first weight and r2_i over input channel i of the second (both with batch
@@ -32,11 +31,17 @@ def equalize_channels(graph: Graph, params: Mapping[str, Array]) -> Params:
     channels (per_channel=False) most, and activations, which have one scale in any case.
 
     Pairs are:
-    1. a linear cell with no activation or ReLU, whose output nothing else takes,
-    2. through poolings, flattenings and dropouts,
+
+    1. a linear cell with no activation or ReLU, whose output a single node takes,
+    2. through cells that keep channels and f(s x) = s f(x): poolings, flattenings and dropouts,
     3. and a convolution (of any groups) or dense cell; both cells are used once.
+
     Where batch normalisation follows the first weight, gamma and beta are divided instead. A channel without weights
     is left alone.
+
+    Args:
+        graph: a float network.
+        params: its parameters by full name.
     """
     result = {name: np.array(array) for name, array in apply_masks(graph, params).items()}
     pairs = _pairs(graph)
@@ -54,17 +59,22 @@ def _pairs(graph: Graph) -> list[tuple[Node, Node]]:
         if not isinstance(first.cell, LinearCell) or first.cell.activation not in (None, "relu"):
             continue
         name, users = first.name, graph.consumers(first.name)
-        while len(users) == 1 and name not in graph.outputs and isinstance(users[0].cell, PASSES_SCALE):
+        while len(users) == 1 and name not in graph.outputs and _passes_scale(users[0].cell):
             name = users[0].name
             users = graph.consumers(name)
         if len(users) != 1 or name in graph.outputs:
             continue
         second = users[0]
-        if not isinstance(second.cell, LinearCell) or isinstance(second.cell, BatchNorm):
+        if not isinstance(second.cell, WeightedCell):
             continue
         if uses.count(first.cell_name) == uses.count(second.cell_name) == 1:
             pairs.append((first, second))
     return pairs
+
+
+def _passes_scale(cell: Cell) -> bool:
+    """A channel of its input that is multiplied by s > 0 leaves it multiplied by s, at the same place among the others."""
+    return cell.arity == 1 and cell.keeps_sign and cell.output_channels == "kept"
 
 
 def _equalize(first: Node, second: Node, params: Params) -> float:

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from qat.cells.batch_norm import running_affine
-from qat.cells.linear import MASK, BatchNorm, Conv2dBnAct, LinearCell
+from qat.cells.batch_norm import BatchNorm
+from qat.cells.conv2d import Conv2dBnAct
+from qat.cells.linear import MASK, LinearCell
+from qat.cells.normalization import running_affine
 from qat.graph import Graph, Params
 from qat.passes.apply_masks import apply_masks
 from qat.vocabulary.numpy_ops import NUMPY_OPS

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from qat.cells.batch_norm import running_affine
-from qat.cells.linear import BatchNorm, Conv2dBnAct
+from qat.cells.batch_norm import BatchNorm
+from qat.cells.conv2d import Conv2dBnAct
+from qat.cells.normalization import running_affine
 from qat.cells.pooling import MaxPool2d
 from qat.graph import Graph, Node, Params
 from qat.training.forward import Forward

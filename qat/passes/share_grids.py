@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-from qat.cells.elementwise import Add
 from qat.cells.fake_quant import FakeQuant
-from qat.cells.pooling import MaxPool2d
-from qat.cells.shape import Concat, Dropout, Flatten
 from qat.errors import QatError
 from qat.graph import Graph, Node
 from qat.quantizers import ActivationQuantizer, BaseActivationQuantizer
@@ -18,18 +15,22 @@ OF_ONE = (
     "initial_alpha",
     "clip",
 )  #: settings of a quantizer that its grid does not depend on
-KEEPS_GRID = (MaxPool2d, Flatten, Dropout, Concat)  #: cells whose output has the grid of their inputs
 
 
 def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
-    """Tell the fake quantizers before each Add and Concat of one another.
+    """Tell the fake quantizers of one another whose codes a cell takes that needs one grid, as Add and Concat do.
 
-    1. They are looked for through poolings, flattenings, dropouts and concatenations, which keep a grid.
+    1. They are looked for through cells that keep a grid: max poolings, flattenings, dropouts and concatenations.
     2. Where the network's input arrives, whose grid is fixed, a fake quantizer of its own (``<node>.input<i>``) brings it
        to the common one; likewise where one and the same grid would have to serve both as a fixed and a free one.
     3. Two groups that have a member in common become one.
 
-    Raises QatError where quantizers of different classes, bits and the like would have to share.
+    Args:
+        graph: with a fake quantizer after every cell that needs one.
+        quantizer: of the fake quantizers that are added.
+
+    Raises:
+        QatError: quantizers of different classes, bits and the like would have to share.
     """
     nodes: list[Node] = []
     origins_of: dict[
@@ -37,7 +38,7 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
     ] = {}  # the fake quantizers that gave a node's output its grid; None: something else
     group: dict[str, set[str]] = {}  # fake quantizer -> all that share with it, itself included
     for node in graph.nodes:
-        if isinstance(node.cell, (Add, Concat)):
+        if node.cell.arity > 1 and node.cell.one_grid:
             inputs, members = [], set()
             for position, name in enumerate(node.inputs):
                 origins = origins_of[name]
@@ -55,7 +56,7 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
         nodes.append(node)
         if isinstance(node.cell, FakeQuant):
             origins_of[node.name] = {node.name}
-        elif isinstance(node.cell, KEEPS_GRID):
+        elif node.cell.keeps_grid:
             origins_of[node.name] = set().union(*(origins_of[source] for source in node.inputs))
         else:
             origins_of[node.name] = {None}

@@ -6,17 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qat.cells.elementwise import Activation, Add
-from qat.cells.linear import LinearCell
-from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
-from qat.cells.shape import Concat, Dropout, Flatten
 from qat.errors import QatError
 from qat.graph import Graph, Network, Node, Params, as_graph
 from qat.pruning.groups import require_float
-from qat.vocabulary.activations import NON_NEGATIVE
 from qat.vocabulary.ops import Array
-
-#: Cells whose output is never negative where their input is not.
-KEEPS_SIGN = (MaxPool2d, AvgPool2d, GlobalAvgPool2d, Dropout, Flatten, Concat)
 
 
 @dataclass(frozen=True)
@@ -135,8 +128,6 @@ def _non_negative(name: str, nodes: Sequence[Node]) -> bool:
     """No number of this node's output is ever negative."""
     by_name = {node.name: node for node in nodes}
     node = by_name[name]
-    if isinstance(node.cell, KEEPS_SIGN):
+    if node.cell.keeps_sign:
         return all(_non_negative(source, nodes) for source in node.inputs)
-    if isinstance(node.cell, LinearCell):
-        return node.cell.activation in NON_NEGATIVE
     return node.cell.non_negative

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from qat.cells.linear import BatchNorm, Conv2dBnAct, DenseBnAct, LinearCell
+from qat.cells.base import Cell
 from qat.errors import QatError
 from qat.graph import Graph, Network, Node, Params, as_graph
-from qat.pruning.groups import ChannelGroup, Channels, channel_groups, is_depthwise, require_float
+from qat.pruning.groups import ChannelGroup, Channels, channel_groups, require_float
 from qat.vocabulary.ops import Array
 
 SCOPES = ("global", "layer")
@@ -97,16 +96,17 @@ def remove_channels(graph: Graph, params: Mapping[str, Array], removed: Sequence
 
     Returns:
         The smaller graph and its parameters.
+
+    Raises:
+        QatError: where a node would lose all of its channels.
     """
     kept = _kept(graph, removed)
     result = dict(params)
     for node in graph.nodes:
-        if isinstance(node.cell, LinearCell):
-            for local in node.cell.params():
-                full = f"{node.cell_name}.{local}"
-                result[full] = _sliced(
-                    node.cell, local, np.asarray(params[full]), kept[node.name], kept[node.inputs[0]]
-                )
+        for local in node.cell.float_params():
+            full = f"{node.cell_name}.{local}"
+            array = np.asarray(params[full])
+            result[full] = node.cell.sliced(local, array, kept[node.name], kept[node.inputs[0]])
     smaller = _smaller_graph(graph, kept)
     smaller.check_params(result)
     return smaller, result
@@ -123,38 +123,18 @@ def _kept(graph: Graph, removed: Sequence[Channels]) -> dict[str, Array]:
 
 def _smaller_graph(graph: Graph, kept: Mapping[str, Array]) -> Graph:
     nodes = [
-        replace(node, cell=_smaller(node, kept[node.name], kept[node.inputs[0]]))
-        if isinstance(node.cell, LinearCell)
-        else node
+        replace(node, cell=_smaller(node, kept[node.name], kept[node.inputs[0]])) if node.cell.float_params() else node
         for node in graph.nodes
     ]
     return Graph(tuple(nodes), graph.outputs, graph.name)
 
 
-def _smaller(node: Node, mine: Array, source: Array) -> LinearCell:
+def _smaller(node: Node, mine: Array, source: Array) -> Cell:
     """The cell with only the channels that are kept. Raises QatError where none is left."""
-    outputs, inputs, cell = int(mine.sum()), int(source.sum()), node.cell
+    outputs, inputs = int(mine.sum()), int(source.sum())
     if not outputs or not inputs:
         raise QatError(f"{node.name}: all of its channels would be removed; keep at least one")
-    if isinstance(cell, Conv2dBnAct):
-        group = inputs if is_depthwise(cell) else cell.group
-        return replace(cell, in_channels=inputs, out_channels=outputs, group=group)
-    if isinstance(cell, DenseBnAct):
-        return replace(cell, in_channels=inputs, out_channels=outputs)
-    assert isinstance(cell, BatchNorm), "no other linear cell has channels to remove"
-    return replace(cell, channels=outputs)
-
-
-def _sliced(cell: Any, local: str, array: Array, mine: Array, source: Array) -> Array:
-    """A parameter of a linear cell with the kept outputs, and of a weight the kept inputs, only."""
-    array = array[mine]
-    if array.ndim < 2 or not isinstance(cell, (Conv2dBnAct, DenseBnAct)):
-        return array
-    if isinstance(cell, Conv2dBnAct):
-        if is_depthwise(cell):
-            return array
-        source = source[: cell.in_channels // cell.group]  # the same places in every group
-    return np.ascontiguousarray(array[:, source])
+    return node.cell.with_channels(outputs, inputs)
 
 
 class _Ranking:
@@ -179,7 +159,7 @@ class _Ranking:
             )
 
     def _scored(self, group: ChannelGroup, importance: Mapping[str, Array]) -> list[float]:
-        cells = {node.name: node.cell_name for node in self._graph.nodes if isinstance(node.cell, LinearCell)}
+        cells = {node.name: node.cell_name for node in self._graph.nodes if node.cell.float_params()}
         for name in cells:
             given = importance.get(cells[name])
             if given is not None and np.shape(given) != self._graph.shapes[name][:1]:

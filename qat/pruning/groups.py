@@ -7,16 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from qat.cells.elementwise import Activation, Add
-from qat.cells.linear import BatchNorm, Conv2dBnAct, DenseBnAct, LinearCell
-from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
-from qat.cells.shape import Concat, Dropout, Flatten
 from qat.errors import QatError
 from qat.graph import Graph, Network, Node, as_graph
 from qat.vocabulary.ops import Array
-
-#: Cells that treat every channel alike, so that output channel i is made of input channel i.
-KEEPS_CHANNELS = (MaxPool2d, AvgPool2d, GlobalAvgPool2d, Dropout, Activation)
 
 Channels = dict[str, tuple[int, ...]]  #: node -> positions among its output channels
 
@@ -52,8 +45,9 @@ def channel_groups(network: Network | Graph) -> tuple[ChannelGroup, ...]:
     6. a cell that is used twice: the channels at one place in each use, since there is one weight for both;
     7. poolings, dropouts and activations: a channel of the input and the same one of the output.
 
-    Channels of the network's inputs and outputs are never removed, nor are those that enter or leave a Softmax (whose
-    sum they enter) or a cell that is not known here. Units are in one group where some cell makes both.
+    A cell states in ``output_channels`` which of these it is. Never removed are channels of the network's inputs and outputs,
+    and those that enter or leave a cell that states "fixed", as a Softmax, whose sum they enter. Units are in one group where
+    some cell makes both.
 
     Args:
         network: a float network or graph.
@@ -110,12 +104,7 @@ def require_float(graph: Graph) -> None:
 
 def makes_channels(node: Node) -> bool:
     """Whether a node's output channels are new ones, rather than those of its input."""
-    return isinstance(node.cell, DenseBnAct) or (isinstance(node.cell, Conv2dBnAct) and not is_depthwise(node.cell))
-
-
-def is_depthwise(cell: Conv2dBnAct) -> bool:
-    """Whether every input channel has output channels of its own."""
-    return 1 < cell.group == cell.in_channels
+    return node.cell.output_channels in ("new", "grouped")
 
 
 class _Sets:
@@ -151,7 +140,7 @@ class _Units:
             own = self._channels[node.name] = np.arange(start, start + width)
             start += width
             self._node(node, own, [self._channels[name] for name in node.inputs], graph)
-            if isinstance(node.cell, LinearCell):
+            if node.cell.float_params():
                 first = uses.setdefault(node.cell_name, node)
                 for mine, others in zip((node.name, *node.inputs), (first.name, *first.inputs), strict=True):
                     self._tie(self._channels[mine], self._channels[others])
@@ -177,20 +166,13 @@ class _Units:
 
     def _node(self, node: Node, own: Array, inputs: list[Array], graph: Graph) -> None:
         cell: Any = node.cell
-        if isinstance(cell, Conv2dBnAct):
-            if is_depthwise(cell):
-                self._tie(own, np.repeat(inputs[0], cell.out_channels // cell.in_channels))
-            elif cell.group > 1:
-                self._tie_groups(own, cell.group)
-                self._tie_groups(inputs[0], cell.group)
-        elif isinstance(cell, (BatchNorm, *KEEPS_CHANNELS)):
-            self._tie(own, inputs[0])
-        elif isinstance(cell, Flatten):
-            self._tie(own, np.repeat(inputs[0], len(own) // len(inputs[0])))
-        elif isinstance(cell, Add):
-            self._tie(own, inputs[0])
-            self._tie(own, inputs[1])
-        elif isinstance(cell, Concat):
+        if cell.output_channels == "kept":
+            for source in inputs:
+                self._tie(own, np.repeat(source, len(own) // len(source)))
+        elif cell.output_channels == "joined":
             self._tie(own, np.concatenate(inputs))
-        elif not isinstance(cell, DenseBnAct):  # an Input, a Softmax, or a cell that users define
+        elif cell.output_channels == "grouped":
+            self._tie_groups(own, cell.group)
+            self._tie_groups(inputs[0], cell.group)
+        elif cell.output_channels == "fixed":
             self._fixed += [own, *inputs]

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import numpy as np
 
-from qat.cells.linear import BatchNorm, LinearCell
+from qat.cells.linear import LinearCell, WeightedCell
 from qat.data import Split
 from qat.errors import QatError
 from qat.graph import Graph, Params
@@ -65,7 +65,7 @@ def l1_importance(graph: Graph, params: Mapping[str, Array]) -> Importance:
     return {
         name: np.abs(params[f"{name}.weight"].astype(np.float64)).reshape(cell.out_channels, -1).sum(axis=1)
         for name, cell in _linear_cells(graph)
-        if not isinstance(cell, BatchNorm)
+        if isinstance(cell, WeightedCell)
     }
 
 

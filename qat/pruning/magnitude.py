@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qat.cells.linear import Conv2dBnAct, DenseBnAct
+from qat.cells.linear import WeightedCell
 from qat.cells.pruner import MagnitudePruner
 from qat.errors import QatError
 from qat.graph import Graph, Network, Params, as_graph
@@ -47,7 +47,7 @@ def prune_weights(
     (30735, 61470)
     """
     graph = as_graph(network)
-    names = [node.cell_name for node in graph.nodes if isinstance(node.cell, (Conv2dBnAct, DenseBnAct))]
+    names = [node.cell_name for node in graph.nodes if isinstance(node.cell, WeightedCell)]
     for pattern in layers:
         if not any(fits(name, pattern) for name in names):
             raise QatError(
@@ -57,7 +57,7 @@ def prune_weights(
     nodes = []
     for node in graph.nodes:
         cell: Any = node.cell
-        if isinstance(cell, (Conv2dBnAct, DenseBnAct)) and any(fits(node.cell_name, p) for p in layers):
+        if isinstance(cell, WeightedCell) and any(fits(node.cell_name, p) for p in layers):
             node = replace(node, cell=replace(cell, pruner=pruner))
         nodes.append(node)
     pruned = Graph(tuple(nodes), graph.outputs, graph.name)
@@ -111,7 +111,7 @@ def pruners(graph: Graph) -> dict[str, MagnitudePruner]:
     return {
         node.cell_name: node.cell.pruner
         for node in graph.nodes
-        if isinstance(node.cell, (Conv2dBnAct, DenseBnAct)) and node.cell.pruner is not None
+        if isinstance(node.cell, WeightedCell) and node.cell.pruner is not None
     }
 
 
@@ -136,5 +136,5 @@ def count_zeros(graph: Graph, params: Mapping[str, Array]) -> tuple[int, int]:
         How many weights are 0, and how many there are.
     """
     params = apply_masks(graph, params)
-    names = {f"{node.cell_name}.weight" for node in graph.nodes if isinstance(node.cell, (Conv2dBnAct, DenseBnAct))}
+    names = {f"{node.cell_name}.weight" for node in graph.nodes if isinstance(node.cell, WeightedCell)}
     return sum(int((params[name] == 0).sum()) for name in names), sum(params[name].size for name in names)

@@ -18,7 +18,8 @@ import numpy as np
 import yaml
 
 import qat
-from qat.cells.linear import BatchNorm, LinearCell
+from qat.cells.batch_norm import BatchNorm
+from qat.cells.linear import LinearCell
 from qat.cli import run_script
 from qat.console import print_table
 from qat.errors import QatError

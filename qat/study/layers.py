@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from qat.analysis.metrics import activation_bits, bops, macs, weight_bits
-from qat.cells.linear import BatchNorm, LinearCell
+from qat.cells.batch_norm import BatchNorm
+from qat.cells.linear import LinearCell
 from qat.errors import QatError
 from qat.graph import Graph
 from qat.integer import IntegerLinear

@@ -13,7 +13,6 @@ from qat.cells.base import Context, Quantized, Scope
 from qat.cells.fake_quant import FakeQuant
 from qat.graph import Graph, Node
 from qat.passes.pool_before_quantize import pool_before_quantize
-from qat.passes.share_grids import KEEPS_GRID
 from qat.vocabulary.ops import Ops, Tensor
 from qat.vocabulary.values import Value
 
@@ -107,7 +106,7 @@ def _schedule(graph: Graph) -> list[tuple[Callable[..., Value | None], Node]]:
             yield from map(_Call, node.inputs)
         computing ^= bits[node.name]
 
-    made = [_Call(n.name, isinstance(n.cell, FakeQuant)) for n in graph.nodes if not isinstance(n.cell, KEEPS_GRID)]
+    made = [_Call(n.name, isinstance(n.cell, FakeQuant)) for n in graph.nodes if not n.cell.keeps_grid]
     calls = _in_order([*made, *map(_Call, graph.outputs)], before)
     steps = [(call, nodes[call.name]) for call in calls]
     return [(FakeQuant.observe if call.observes else type(node.cell).forward, node) for call, node in steps]

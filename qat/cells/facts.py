@@ -1,0 +1,75 @@
+"""What every cell states about itself, so that no pass, metric or pruning has to know its class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from qat.errors import QatError
+
+#: Where the numbers of an output come from.
+#: moved: each is a number of an input, so that codes keep their grid and bits.
+#: averaged: each is a mean of numbers of one channel (padding counts as 0), so that signs stay, and f(s x) = s f(x) for s > 0.
+#: computed: anything else.
+#: coded: they are codes of a grid of the cell's own, as wide as its ``code_bits``.
+#: convert_quant_network puts a fake quantizer after what is averaged or computed.
+OutputNumbers = Literal["moved", "averaged", "computed", "coded"]
+
+#: How channels pass from the inputs to the output, which decides what can be pruned together.
+#: kept: every channel of an input has the same number of output channels of its own, in order.
+#: joined: the output has the channels of all inputs, one input after another.
+#: new: every output channel depends on every input channel.
+#: grouped: likewise within each of the cell's ``group`` equal groups of channels.
+#: fixed: any other way; neither the channels that it takes nor those that it gives can be removed.
+OutputChannels = Literal["kept", "joined", "new", "grouped", "fixed"]
+
+#: What a class has to state: an attribute or a property, and its values.
+FACTS: Mapping[str, tuple[str, tuple[Any, ...]]] = {
+    "output_numbers": ("where the numbers of its output come from", get_args(OutputNumbers)),
+    "output_channels": ("how channels pass through it", get_args(OutputChannels)),
+    "non_negative": ("whether no number of its output is ever negative", (True, False)),
+    "random": ("whether its forward pass draws random numbers in training", (True, False)),
+}
+#: Of a cell with several inputs.
+FACTS_OF_SEVERAL: Mapping[str, tuple[str, tuple[Any, ...]]] = {
+    "one_grid": ("whether the codes of its inputs must have one scale and zero point", (True, False)),
+}
+
+
+def check_facts(cls: type[Any], base: type[Any]) -> None:
+    """Check a subclass of Cell where it is defined.
+
+    Args:
+        cls: the subclass.
+        base: Cell itself.
+
+    Raises:
+        QatError: a fact is not stated, or is none of its values; or a method is missing that another one makes necessary.
+    """
+    facts = {**FACTS, **FACTS_OF_SEVERAL} if cls.arity > 1 else FACTS
+    for name, (what, values) in facts.items():
+        words = " or ".join(map(repr, values))
+        if not hasattr(cls, name):
+            raise QatError(
+                f"{cls.__name__}: the class does not state {name}, {what}; passes, metrics and pruning would have to guess: "
+                f"add {name} = {words} (their meanings: qat.cells.facts)"
+            )
+        stated = getattr(cls, name)
+        is_property = hasattr(type(stated), "__get__") and not callable(stated)
+        if not is_property and stated not in values:
+            raise QatError(f"{cls.__name__}: {name} is {stated!r}, {what}; use {words}")
+    if cls.params is not base.params:
+        raise QatError(
+            f"{cls.__name__}: defines params, which does not tell what is trained from what belongs to a quantizer; define "
+            "float_params, and quantizer_params if it has a quantizer"
+        )
+    for given, needed, why in (
+        ("float_params", "macs", "what it costs is unknown"),
+        ("float_params", "deployed_parameters", "how many parameters it deploys is unknown"),
+        ("float_params", "with_channels", "it cannot be made smaller when channels are pruned"),
+        ("float_params", "sliced", "its parameters cannot be cut when channels are pruned"),
+    ):
+        if getattr(cls, given) is not getattr(base, given) and getattr(cls, needed) is getattr(base, needed):
+            raise QatError(f"{cls.__name__}: defines {given} but not {needed}, so that {why}; define it too")
+    if cls.output_numbers == "coded" and cls.code_bits is base.code_bits:
+        raise QatError(f"{cls.__name__}: makes codes of its own, but not known is how wide they are; define code_bits")

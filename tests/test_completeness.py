@@ -1,0 +1,375 @@
+"""Nothing is left out: each function of the vocabulary and each cell class stands everywhere it has to, and a test that fails
+names what is missing where.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import every_cell
+import graphs
+import numpy as np
+import pytest
+import test_zoo
+from every_cell import EXAMPLES, IMAGE, Array, F, input_shapes, missing, outcome, quantized
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from test_ops_conformance import CASES
+from test_pruning_groups import close, masked_outputs
+
+import qat
+import qat.cells
+from qat.analysis import metrics
+from qat.cells.base import Context, Scope
+from qat.cells.facts import FACTS
+from qat.integer import IntegerLinear, trace_codes
+from qat.integer.memory import activation_memory
+from qat.integer.widths import bits_of
+from qat.pruning.channels import remove_channels
+from qat.pruning.groups import channel_groups
+from qat.registry import TARGETS, installed
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.ops import Ops
+from qat.vocabulary.values import Value
+
+DOCS = Path(__file__).parents[1] / "docs" / "cells.md"
+CELLS = every_cell.cell_classes()
+IMPLIED = (qat.Input, qat.FakeQuant)  #: that stand in every network anyway, and not as a node "cell"
+WITH_INPUTS = [cls for cls in CELLS if cls.arity]
+by_name = pytest.mark.parametrize("cls", CELLS, ids=lambda cls: cls.__name__)
+with_inputs = pytest.mark.parametrize("cls", WITH_INPUTS, ids=lambda cls: cls.__name__)
+
+# -- the vocabulary ---------------------------------------------------------------------------------------------------
+
+#: Functions that no case of ops_cases_*.py can hold, and the test that has them.
+ELSEWHERE = {
+    "from_numpy": ("test_ops_conformance", "test_from_numpy_and_back_keeps_every_bit"),
+    "to_numpy": ("test_ops_conformance", "test_from_numpy_and_back_keeps_every_bit"),
+    "drop": ("test_ops_conformance", "test_drop_leaves_out_its_share_and_nothing_else"),
+    "batch_size": ("test_batch_of_one", None),
+    "refuse_single": ("test_batch_of_one", None),
+}
+
+
+class Recorder:
+    """The vocabulary in NumPy, and the names of its functions that were asked for."""
+
+    def __init__(self) -> None:
+        self.used: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.used.add(name)
+        return getattr(NUMPY_OPS, name)
+
+
+def test_every_function_of_the_vocabulary_has_conformance_cases() -> None:
+    recorder = Recorder()
+    for case in CASES:
+        case.function(
+            recorder,
+            *(NUMPY_OPS.from_numpy(x.array, x.kind) for x in case.inputs if x.kind != "labels"),
+            *(x.array for x in case.inputs if x.kind == "labels"),
+        )
+    public = {name for name, value in vars(Ops).items() if inspect.isfunction(value) and not name.startswith("_")}
+    assert sorted(public - recorder.used - set(ELSEWHERE)) == [], "without a case in tests/ops_cases_*.py"
+    for module, test in ELSEWHERE.values():
+        found = importlib.import_module(module)
+        assert test is None or callable(getattr(found, test)), f"{module}.{test}"
+
+
+# -- where every cell has to stand -------------------------------------------------------------------------------------
+
+
+def test_every_cell_is_exported() -> None:
+    assert [cls.__name__ for cls in CELLS if cls.__name__ not in qat.cells.__all__] == [], "not in qat.cells.__all__"
+    assert [cls.__name__ for cls in CELLS if cls.__name__ not in qat.__all__] == [], "not in qat.__all__"
+
+
+def test_every_cell_has_an_example() -> None:
+    """Which the tests below need, and the tables of the documentation."""
+    assert missing(EXAMPLES) == [], "without an example in tests/every_cell.py"
+
+
+class EveryCellWasDrawnError(Exception):
+    """Enough networks."""
+
+
+def never_drawn(strategy: Any, cells_of: Any, implied: set[type], examples: int = 2000) -> list[str]:
+    """The cell classes that are in none of so many networks at random; no more are drawn than it takes to see all."""
+    found = set(implied)
+
+    @seed(0)
+    @settings(
+        max_examples=examples,
+        phases=[Phase.generate],
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def collect(network: Any) -> None:
+        found.update(type(cell) for cell in cells_of(network))
+        if not missing(found):
+            raise EveryCellWasDrawnError
+
+    with suppress(EveryCellWasDrawnError):
+        collect()
+    return missing(found)
+
+
+def test_every_cell_stands_in_the_random_graphs() -> None:
+    cells = never_drawn(graphs.graphs(), lambda graph: [node.cell for node in graph.nodes], set())
+    assert cells == [], "never drawn by tests/graphs.py"
+
+
+def test_every_cell_stands_in_the_random_networks_whose_codes_are_compared() -> None:
+    cells = never_drawn(test_zoo.networks(), lambda zoo: [*zoo.inputs, *zoo.cells.values()], {qat.FakeQuant})
+    assert cells == [], "never drawn by tests/test_zoo.py"  # fake quantizers come with the quantization
+
+
+# -- that what a cell states of itself is so ---------------------------------------------------------------------------
+
+
+def forward(cell: qat.Cell, *inputs: Value, training: bool = False) -> Value:
+    """One pass over NumPy, with parameters of any kind."""
+    rng = np.random.default_rng(5)
+    params = {name: param.create(0, name) for name, param in cell.params().items()}
+    for name, array in params.items():
+        if not np.isfinite(array).all():  # a range that has observed nothing
+            params[name] = -np.sign(array).astype(F)
+        elif name in ("bias", "beta"):
+            params[name] = rng.normal(size=array.shape).astype(F)
+    tensors = {f"c.{name}": NUMPY_OPS.from_numpy(params[name], param.kind) for name, param in cell.params().items()}
+    context = Context(NUMPY_OPS, tensors, training, phase=0, updates={})
+    result: Value = cell.forward(Scope(context, "c.", tuple(params), input_shapes(cell)), *inputs)
+    return result
+
+
+def numbers(cell: qat.Cell) -> list[Array]:
+    """What an example takes: real numbers, no two of them equal."""
+    rng = np.random.default_rng(6)
+    return [rng.normal(size=(2, *shape)).astype(F) for shape in input_shapes(cell)]
+
+
+def real(cell: qat.Cell, *inputs: Array) -> Array:
+    """Real numbers from real numbers, in evaluation."""
+    return np.asarray(forward(cell, *(Value(x) for x in inputs)).real(NUMPY_OPS))
+
+
+@with_inputs
+def test_output_numbers_are_what_the_cell_states(cls: type[qat.Cell]) -> None:
+    cell, inputs = EXAMPLES[cls], numbers(EXAMPLES[cls])
+    y = real(cell, *inputs)
+    moved = bool(np.isin(y, np.concatenate([x.ravel() for x in inputs])).all())
+    assert moved == (cell.output_numbers == "moved"), f"its numbers are {'moved' if moved else 'new ones'}"
+    if cell.keeps_sign:
+        assert (real(cell, *map(np.abs, inputs)) >= 0).all()
+        np.testing.assert_array_equal(real(cell, *(2 * x for x in inputs)), 2 * y)
+    one = np.ones(1, F)
+    codes = forward(cell, *(Value(np.rint(8 * x), one, codes=True) for x in inputs)).codes
+    assert codes == (cell.output_numbers in ("moved", "coded")), f"it gives {'codes' if codes else 'no codes'}"
+
+
+@with_inputs
+def test_output_channels_are_what_the_cell_states(cls: type[qat.Cell]) -> None:
+    """Which output channels change with which input channel."""
+    cell, inputs = EXAMPLES[cls], numbers(EXAMPLES[cls])
+    y = real(cell, *inputs)
+    axes = (0, *range(2, y.ndim))
+    changes = np.zeros((len(inputs), inputs[0].shape[1], y.shape[1]), bool)
+    for source, channel in np.ndindex(changes.shape[:2]):
+        changed = [x.copy() for x in inputs]
+        changed[source][:, channel] += 10 * np.random.default_rng(7).normal(size=changed[source][:, channel].shape)
+        changes[source, channel] = (real(cell, *changed) != y).any(axis=axes)
+    kept = np.repeat(np.eye(inputs[0].shape[1], dtype=bool), max(1, y.shape[1] // inputs[0].shape[1]), axis=1)
+    joined = np.eye(sum(x.shape[1] for x in inputs), dtype=bool)
+    if all(np.array_equal(each, kept) for each in changes):
+        found = "kept"
+    elif np.array_equal(changes.reshape(len(joined), -1), joined):
+        found = "joined"
+    else:
+        found = "new or fixed"
+    assert cell.output_channels in found, f"its channels are {found}, but it states {cell.output_channels}"
+
+
+@with_inputs
+def test_signs_are_what_the_cell_states(cls: type[qat.Cell]) -> None:
+    cell = EXAMPLES[cls]
+    variants = [cell, *(replace(cell, activation="relu") for _ in range(hasattr(cell, "activation")))]  # type: ignore[type-var]
+    for each in variants:
+        never = bool((real(each, *(4 * x for x in numbers(each))) >= 0).all())
+        assert never == each.non_negative, f"{each}: is {'never' if never else 'also'} negative"
+
+
+@with_inputs
+def test_only_cells_that_state_it_are_random(cls: type[qat.Cell]) -> None:
+    inputs = [Value(x) for x in numbers(EXAMPLES[cls])]
+    one, two = (forward(EXAMPLES[cls], *inputs, training=True).real(NUMPY_OPS) for _ in range(2))
+    assert EXAMPLES[cls].random != np.array_equal(one, two)
+
+
+@by_name
+def test_bits_and_memory_of_the_integer_form(cls: type[qat.Cell]) -> None:
+    graph, params = quantized(EXAMPLES[cls])
+    integers = qat.to_integer(graph, params)
+    tensors = {node.name: node.output for node in integers.nodes}
+    bits = metrics.activation_bits(graph)
+    for node in graph.nodes:
+        if node.cell.keeps_grid or node.cell.output_numbers == "coded":
+            name = node.inputs[0] if node.name not in tensors and node.cell.keeps_grid else node.name
+            grid = tensors[name.removesuffix(".fake_quant")].grid
+            assert bits_of(grid.qmin, grid.qmax) == bits[node.name], node.name
+    first = {node.name: step for step, node in enumerate(integers.nodes)}
+    last = {x.name: step for step, node in enumerate(integers.nodes) for x in node.inputs}
+    size = {name: int(np.prod(x.shape)) for name, x in tensors.items()}
+    reads = [sum(size[x.name] for x in set(node.inputs)) for node in integers.nodes]
+    assert max(reads) <= activation_memory(integers).size <= sum(-(-each // 4) * 4 for each in size.values())
+    assert all(first[name] <= last.get(name, len(first)) for name in first)
+
+
+@by_name
+def test_costs(cls: type[qat.Cell]) -> None:
+    """MACs are the products of weights and inputs; parameters are the numbers that are trained and deployed."""
+    cell: Any = EXAMPLES[cls]
+    graph, params = quantized(cell)
+    node = next(node for node in graph.nodes if type(node.cell) is cls and (cls in IMPLIED or node.name == "cell"))
+    trained = sum(param.trainable * int(np.prod(param.shape)) for param in cell.float_params().values())
+    assert metrics.parameters(graph).get(node.name, 0) == trained
+    products = 0
+    if "weight" in cell.float_params():
+        ones = replace(cell, has_bias=False)
+        weight = np.ones(cell.weight_shape, F)
+        products = int(
+            ones.apply(NUMPY_OPS, np.ones((1, *input_shapes(cell)[0]), F), input_shapes(cell)[0], weight, None).sum()
+        )
+    assert metrics.macs(graph).get(node.name, 0) == products
+    assert metrics.bops(graph).get(node.name, 0) == products * 8 * 8
+    deployed = 0
+    for each in qat.to_integer(graph, params).nodes:
+        if each.name == node.name and isinstance(each, IntegerLinear) and trained:
+            deployed = each.weight.size + each.bias.size
+    assert metrics.deployed_parameters(graph).get(node.name, 0) == deployed
+
+
+@by_name
+def test_channels_are_pruned_through_it(cls: type[qat.Cell]) -> None:
+    """The smaller network is the masked one; where a cell fixes its channels, those before it stay."""
+    graph = every_cell.Around(EXAMPLES[cls]).graph()
+    through = [unit for group in channel_groups(graph) for unit in group.units[:1]]
+    passes = EXAMPLES[cls].output_channels != "fixed"
+    if cls not in IMPLIED:
+        assert any("cell" in unit for unit in through) == passes, "channels that can be pruned through it"
+    params = graph.initial_params()
+    pixels = (np.random.default_rng(2).integers(0, 256, (2, *IMAGE), np.uint8),)
+    smaller, kept = remove_channels(graph, params, through)
+    (found,), (expected,) = masked_outputs(smaller, kept, pixels, []), masked_outputs(graph, params, pixels, through)
+    close(found, expected)
+
+
+# -- each cell and each target, in the documentation --------------------------------------------------------------------
+
+
+@cache
+def documented(title: str) -> dict[str, dict[str, str]]:
+    """The table of docs/cells.md under a title: row -> column -> entry."""
+    lines = DOCS.read_text(encoding="utf-8").partition(f"## {title}\n")[2].split("\n## ")[0].splitlines()
+    rows = [[entry.strip() for entry in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[2:]}
+
+
+def test_every_cell_is_in_the_tables_of_the_documentation() -> None:
+    names = [cls.__name__ for cls in CELLS]
+    assert list(documented("Facts")) == names, "docs/cells.md: print the table of facts by python tests/every_cell.py"
+    assert list(documented("Targets")) == names, (
+        "docs/cells.md: print the table of targets by python tests/every_cell.py"
+    )
+    assert every_cell.facts_table() in DOCS.read_text(encoding="utf-8"), "docs/cells.md: a fact differs"
+
+
+@by_name
+def test_what_the_documentation_says_of_targets_is_so(cls: type[qat.Cell]) -> None:
+    """Computed with codes equal to NumPy's, or refused by the node's name."""
+    row = documented("Targets")[cls.__name__]
+    assert list(row) == ["cell", *TARGETS], "docs/cells.md: a target is missing"
+    here = [name for name, entry in TARGETS.items() if installed(entry)]
+    assert {name: outcome(EXAMPLES[cls], name) for name in here} == {name: row[name] for name in here}
+
+
+# -- a cell that leaves something out ----------------------------------------------------------------------------------
+
+
+def test_the_cell_of_the_documentation_works_from_training_to_pruning() -> None:
+    """Its codes on PyTorch and in C are NumPy's; metrics and pruning know it by what it states."""
+    names: dict[str, Any] = {"__name__": "of_the_documentation"}
+    exec(DOCS.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0], names)
+    square = names["Square"]()
+    graph, params = quantized(square)
+    integers = qat.to_integer(graph, params)
+    pixels = np.random.default_rng(3).integers(0, 256, (3, *IMAGE), np.uint8)
+    torch = qat.backend("torch")
+    found = torch.trace(torch.lower(graph, params), pixels, [node.output for node in integers.nodes])
+    for name, codes in trace_codes(integers, pixels, list(found)).items():
+        np.testing.assert_array_equal(found[name], codes, err_msg=name)
+    assert outcome(square, "C") == "computed"
+    floats = every_cell.Around(square).graph()
+    assert any("cell" in unit for group in channel_groups(floats) for unit in group.units)
+    assert next(node.cell.non_negative for node in graph.nodes if node.name == "cell.fake_quant")
+    assert metrics.bops(graph).keys() == metrics.macs(floats).keys()
+
+
+STATED: dict[str, Any] = {
+    "output_numbers": "computed",
+    "output_channels": "fixed",
+    "non_negative": False,
+    "random": False,
+}
+
+
+def define(name: str, **members: Any) -> type[qat.Cell]:
+    return dataclass(frozen=True)(type(name, (qat.Cell,), {"__module__": __name__, **members}))
+
+
+@pytest.mark.parametrize("left_out", FACTS)
+def test_a_cell_that_leaves_a_fact_out_is_refused_where_it_is_defined(left_out: str) -> None:
+    with pytest.raises(qat.QatError, match=f"^Blur: the class does not state {left_out}, .*: add {left_out} = "):
+        define("Blur", **{name: value for name, value in STATED.items() if name != left_out})
+    with pytest.raises(qat.QatError, match="'Blur' is not a known cell"):  # nor can a file name it
+        qat.Graph.from_json(
+            '{"format": 1, "name": "n", "nodes": [{"name": "a", "cell": {"type": "Blur"}, "inputs": [], '
+            '"cell_name": "a"}], "outputs": ["a"]}'
+        )
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"output_channels": "keep"}, "^Sharpen: output_channels is 'keep', how .*; use 'kept' or "),
+        ({"random": None}, "^Sharpen: random is None"),
+        ({"arity": 2}, "^Sharpen: the class does not state one_grid, "),
+        ({"output_numbers": "coded"}, "^Sharpen: .* define code_bits"),
+        ({"params": lambda self: {}}, "^Sharpen: defines params, .* define float_params"),
+        (
+            {"float_params": lambda self: {}},
+            "^Sharpen: defines float_params but not macs, so that what it costs is unknown",
+        ),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_a_cell_that_states_a_fact_wrongly_is_refused(members: dict[str, Any], message: str) -> None:
+    with pytest.raises(qat.QatError, match=message):
+        define("Sharpen", **STATED | members)
+
+
+def test_the_order_of_the_fields_of_convolution_and_dense_layer() -> None:
+    """Positional arguments go by it, and so do files of other releases."""
+    shared = ["has_bias", "has_bn", "momentum", "eps", "activation", "alpha", "after_fake"]
+    shared += ["weight_quantizer", "bn_fold", "freeze_bn", "pruner"]
+    geometry = ["in_channels", "out_channels", "kernel_size", "stride", "pad_mode", "padding", "dilation", "group"]
+    assert list(inspect.signature(qat.Conv2dBnAct).parameters) == [*geometry, *shared]
+    assert list(inspect.signature(qat.DenseBnAct).parameters) == [*geometry[:2], *shared]
+    assert (qat.Conv2dBnAct(1, 2, 3).has_bias, qat.DenseBnAct(1, 2).has_bias) == (False, True)
