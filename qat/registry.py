@@ -2,66 +2,127 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import inspect
+import re
 from pathlib import Path
-from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
+from qat.deploy.interfaces import Option, Target, TrainingBackend
 from qat.errors import QatError, shortened
+from qat.integer.fixed_point import ARITHMETICS
+from qat.integer.widths import PACKINGS
+from qat.plugins import Group
 
 
 class Entry(NamedTuple):
-    """Where a backend or target lives and what it needs."""
+    """What is known of a backend or target before it is imported.
 
-    module: str  #: under qat
-    packages: tuple[str, ...]  #: what it imports
-    extra: str  #: the pip extra that installs them
-    suffix: str = ""  #: of the files that a target writes, or that a framework keeps parameters in
-    options: tuple[str, ...] = ()  #: what a target's export can be told beside graph and path
+    Attributes:
+        module: Where it lives, under qat; of another package, the package.
+        packages: What it imports.
+        extra: The pip extra that installs these.
+        suffix: Of the files that a target writes, or in which a framework keeps parameters.
+        options: Of a target's export.
+    """
+
+    module: str
+    packages: tuple[str, ...]
+    extra: str
+    suffix: str = ""
+    options: tuple[Option, ...] = ()
 
 
+_WEIGHTS = Option(
+    "weights",
+    ("int8", "uint8"),
+    "how weights are stored; uint8 for x86 CPUs without VNNI, elsewhere up to twice slower",
+)
+_PACKING = Option(
+    "packing", PACKINGS, "weights of 4 bits and fewer several to a byte, or one as older runtimes want it"
+)
 BACKENDS = {
     "torch": Entry("backends.torch.network", ("torch",), "torch", ".pt"),
     "keras": Entry("backends.keras.network", ("keras", "tensorflow"), "keras"),
     "mindspore": Entry("backends.mindspore.network", ("mindspore",), "mindspore", ".ckpt"),
-}
+}  #: our own; ``backend_names`` has those of other packages too
 TARGETS = {
-    "ONNX": Entry("targets.onnx.target", ("onnx", "onnxruntime"), "onnx", ".onnx", ("weights", "packing")),
-    "TFLITE": Entry("targets.tflite.target", ("ai_edge_litert", "flatbuffers"), "tflite", ".tflite", ("packing",)),
+    "ONNX": Entry("targets.onnx.target", ("onnx", "onnxruntime"), "onnx", ".onnx", (_WEIGHTS, _PACKING)),
+    "TFLITE": Entry("targets.tflite.target", ("ai_edge_litert", "flatbuffers"), "tflite", ".tflite", (_PACKING,)),
     "ASCEND_ONNX": Entry("targets.ascend.onnx", ("onnx",), "onnx", ".ascend.onnx"),
     "MINDIR": Entry("targets.mindir.target", ("mindspore",), "mindspore", ".mindir"),
     "AIR": Entry("targets.ascend.air", (), "", ".air"),
-    "C": Entry("targets.c.target", (), "", ".c", ("packing",)),
-}
+    "C": Entry("targets.c.target", (), "", ".c", (_PACKING,)),
+}  #: our own; ``target_names`` has those of other packages too
+ADDED_BACKENDS = Group("qat.backends", "backend", tuple(BACKENDS))
+ADDED_TARGETS = Group("qat.targets", "file format", tuple(TARGETS))
 
 
 def missing_packages(entry: Entry) -> list[str]:
-    """Those that it imports and that are not installed; nothing is imported to find out."""
+    """The packages that a backend or target imports and that are not installed; nothing is imported to find out."""
     return [package for package in entry.packages if importlib.util.find_spec(package) is None]
 
 
 def installed(entry: Entry) -> bool:
-    """True where every package that it imports is installed."""
+    """True where every package that a backend or target imports is installed."""
     return not missing_packages(entry)
 
 
-def backend(name: str) -> ModuleType:
-    """The training backend of that name: a module that is a ``qat.deploy.interfaces.TrainingBackend``."""
-    return _load(name, BACKENDS, "backend")
+def backend_names() -> list[str]:
+    """The names of all backends: our own, and those of other packages that are installed."""
+    return ADDED_BACKENDS.names()
 
 
-def target(file_format: str) -> ModuleType:
-    """The deployment target that writes that format: a module that is a ``qat.deploy.interfaces.Target``."""
-    return _load(file_format, TARGETS, "file format")
+def target_names() -> list[str]:
+    """The names of all file formats: our own, and those of other packages that are installed."""
+    return ADDED_TARGETS.names()
 
 
-def target_of(path: str | Path) -> ModuleType:
-    """The deployment target that a file belongs to, by its suffix; the longest that fits counts."""
+def backend(name: str) -> TrainingBackend:
+    """The training backend of that name.
+
+    Args:
+        name: One of ``qat.backend_names()``, in capitals or small letters.
+
+    Returns:
+        A module with the functions of ``qat.deploy.interfaces.TrainingBackend``.
+
+    Raises:
+        QatError: there is none of that name, or what it needs is not installed.
+    """
+    return cast(TrainingBackend, _load(name, ADDED_BACKENDS, BACKENDS, TrainingBackend))
+
+
+def target(file_format: str) -> Target:
+    """The deployment target that writes a file format.
+
+    Args:
+        file_format: One of ``qat.target_names()``, in capitals or small letters.
+
+    Returns:
+        A module with the functions of ``qat.deploy.interfaces.Target``.
+
+    Raises:
+        QatError: there is none of that name, or what it needs is not installed.
+    """
+    found = cast(Target, _load(file_format, ADDED_TARGETS, TARGETS, Target))
+    if found.NAME not in TARGETS:
+        _check_target(found)
+    return found
+
+
+def target_of(path: str | Path) -> Target:
+    """The deployment target that a file belongs to, by its suffix; the longest that fits counts.
+
+    Raises:
+        QatError: no target has such files, or what it needs is not installed.
+    """
     name = suffixed(path)
     if name is None:
         suffix = Path(path).suffix
-        known = ", ".join(entry.suffix for entry in TARGETS.values())
+        known = ", ".join(entry.suffix for entry in formats().values())
         raise QatError(
             f"{path}: {suffix or 'a file without an ending'!r} is no format that can be run; known are {known}"
         )
@@ -71,19 +132,74 @@ def target_of(path: str | Path) -> ModuleType:
 def suffixed(path: str | Path) -> str | None:
     """The name of the target whose suffix is the longest that the file's name has after something else."""
     name = Path(path).name.lower()
-    fits = [key for key, entry in TARGETS.items() if name.endswith(entry.suffix) and name != entry.suffix]
-    return max(fits, key=lambda key: len(TARGETS[key].suffix), default=None)
+    fits = {
+        key: entry.suffix for key, entry in formats().items() if name.endswith(entry.suffix) and name != entry.suffix
+    }
+    return max(fits, key=lambda key: len(fits[key]), default=None)
 
 
-def _load(name: str, entries: dict[str, Entry], what: str) -> ModuleType:
-    if not isinstance(name, str) or name not in entries:
-        meant = [known for known in entries if isinstance(name, str) and known.lower() == name.lower()]
-        advice = f"perhaps {meant[0]!r} is meant" if meant else f"choose one of {', '.join(entries)}"
-        raise QatError(f"{what} {shortened(name)} is unknown: {advice}")
-    entry = entries[name]
+def formats() -> dict[str, Entry]:
+    """What is known of all file formats by name: of our own from the table, so that none is imported, of others from their
+    modules, those left out that cannot be used.
+    """
+    found = dict(TARGETS)
+    for name in target_names()[len(TARGETS) :]:
+        with contextlib.suppress(QatError):  # it is one for whoever asks for that format, by name
+            found[name] = added_entry(name, target(name), ADDED_TARGETS)
+    return found
+
+
+def added_entry(name: str, module: Any, group: Group) -> Entry:
+    """What the table would say of a backend or target that another package adds."""
+    names = getattr(module, "SUFFIX", ""), getattr(module, "OPTIONS", ())
+    return Entry(group.version(name), getattr(module, "PACKAGES", ()), "", *names)
+
+
+def _load(name: str, group: Group, own: dict[str, Entry], protocol: type) -> Any:
+    known = group.meant(name)
+    if known is None:
+        raise QatError(f"{group.what} {shortened(name)} is unknown: choose one of {', '.join(group.names())}")
+    if known not in own:
+        module = group.load(known)
+        wanted = [
+            *protocol.__annotations__,
+            *(key for key, value in vars(protocol).items() if inspect.isfunction(value)),
+        ]
+        missing = [key for key in wanted if not key.startswith("_") and not hasattr(module, key)]
+        if missing:
+            raise QatError(
+                f"{group.what} {known!r} of {group.version(known)} has no {', '.join(missing)}, which "
+                f"qat.deploy.interfaces.{protocol.__name__} asks for; add them to it, or use a release that has them"
+            )
+        if known != module.NAME:
+            raise QatError(
+                f"{group.what} {known!r} of {group.version(known)} calls itself {shortened(module.NAME)}, but files record "
+                "that name; give its entry point and its NAME the same one"
+            )
+        return module
+    entry = own[known]
     missing = missing_packages(entry)
     if missing:
         raise QatError(
-            f"{what} {name!r} needs the package {missing[0]!r}, which is not installed: pip install 'qat-engine[{entry.extra}]'"
+            f"{group.what} {known!r} needs the package {missing[0]!r}, which is not installed: pip install "
+            f"'qat-engine[{entry.extra}]'"
         )
     return importlib.import_module(f"qat.{entry.module}")
+
+
+def _check_target(module: Target) -> None:
+    """Raise QatError where what a target of another package declares would be of harm to others: every command that exports
+    reads it.
+    """
+    where = f"file format {module.NAME!r} of {ADDED_TARGETS.version(module.NAME)}"
+    taken = [name for name, entry in TARGETS.items() if entry.suffix == module.SUFFIX]
+    if taken or not (isinstance(module.SUFFIX, str) and re.fullmatch(r"(\.[a-z0-9_-]+)+", module.SUFFIX)):
+        found = f"is that of {taken[0]}" if taken else "is no ending of a file"
+        raise QatError(f"{where}: its SUFFIX {shortened(module.SUFFIX)} {found}; choose another, as '.net' or '.x.net'")
+    if not isinstance(module.OPTIONS, tuple) or not all(isinstance(option, Option) for option in module.OPTIONS):
+        raise QatError(
+            f"{where}: its OPTIONS are {shortened(module.OPTIONS)}; give a tuple of qat.deploy.interfaces.Option"
+        )
+    own = module.ARITHMETICS
+    if not own or not isinstance(own, tuple) or not all(name in ARITHMETICS for name in own):
+        raise QatError(f"{where}: its ARITHMETICS are {shortened(own)}; give a tuple of {' or '.join(ARITHMETICS)}")

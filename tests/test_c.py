@@ -593,8 +593,6 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, certified: tupl
         qat.QatError, match=r"arithmetic 'float': files of C have no such arithmetic, .* or --arithmetic fixed"
     ):
         export_verified(path, C, TORCH, checkpoint, split, data="noise", arithmetic="float")
-    with pytest.raises(qat.QatError, match="C holds integers only"):
-        C.export_float(LeNet5().graph(), {}, path)
     C.export(integers, path)
     with pytest.raises(qat.QatError, match=r"net\.c: takes raw pixels, uint8 \(N, 1, 32, 32\), but got"):
         C.predict(path, np.zeros((1, 1, 28, 28), np.uint8))

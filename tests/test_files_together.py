@@ -505,7 +505,7 @@ def exported(path: Path, export: Any) -> None:
     def run(*args: Any) -> None:
         pytest.fail("it is verified before it is known that it can be written")
 
-    target: Any = SimpleNamespace(export=export, runtime=run, predict=run, trace=run, __name__="qat.targets.c.target")
+    target: Any = SimpleNamespace(export=export, runtime=run, predict=run, trace=run, ARITHMETICS=("fixed",))
     anything: Any = None
     integers: Any = SimpleNamespace()
     export_verified(path, target, anything, anything, anything, data="", integers=integers)

@@ -14,6 +14,8 @@ from qat.training.optimizer import Optimizer
 
 
 def check(module: object, protocol: type, what: str) -> None:
+    for name in protocol.__annotations__:
+        assert hasattr(module, name), f"{what} has no {name}"
     for name, wanted in vars(protocol).items():
         if (name.startswith("__") and name != "__call__") or not inspect.isfunction(wanted):
             continue
@@ -22,9 +24,8 @@ def check(module: object, protocol: type, what: str) -> None:
         parameters = inspect.signature(found).parameters
         if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
             continue
-        expected = [
-            p for p in inspect.signature(wanted).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD
-        ]
+        variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        expected = [p for p in inspect.signature(wanted).parameters.values() if p.kind not in variable]
         assert [p.name for p in expected[1:]] == list(parameters)[: len(expected) - 1], f"{what}.{name}"
 
 
@@ -49,9 +50,16 @@ def check_bound(step: object, what: str) -> None:
 def test_targets(name: str) -> None:
     target = qat.target(name)
     check(target, Target, name)
-    assert set(TARGETS[name].options) <= set(inspect.signature(target.export).parameters)
+    assert name == target.NAME
+    assert (TARGETS[name].suffix, TARGETS[name].options) == (target.SUFFIX, target.OPTIONS)
+    parameters = inspect.signature(target.export).parameters
+    assert {option.name: option.choices[0] for option in target.OPTIONS} == {
+        key: value.default
+        for key, value in parameters.items()
+        if value.default is not value.empty and key != "arithmetic"
+    }
 
 
 def test_a_module_that_lacks_a_function_is_noticed() -> None:
-    with pytest.raises(AssertionError, match=r"math has no export"):
+    with pytest.raises(AssertionError, match=r"math has no NAME"):
         check(__import__("math"), Target, "math")

@@ -17,10 +17,13 @@ from qat.data.digits import read_digits
 from qat.data.idx import find_idx, read_idx
 from qat.data.svhn import find_svhn, read_source_images, read_svhn
 from qat.errors import QatError
+from qat.plugins import Group
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 from qat.vocabulary.ops import Array
 
 DIGITS = "digits"  #: the --data_path of the digits that come with scikit-learn
+#: Readers of other packages: functions from the text after "name:" in a --data_path to a Dataset.
+READERS = Group("qat.data", "data reader")
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,11 +199,12 @@ class Dataset:
 
 
 def load(data_path: str, *, for_folds: bool = False) -> Dataset:
-    """Read a data set from a folder.
+    """Read a data set from a folder, or by a reader of another package.
 
     Args:
         data_path: a folder with MNIST's IDX files, CIFAR-10's binary files or SVHN's .mat files; or "digits" for the
-            1,797 digits that come with scikit-learn.
+            1,797 digits that come with scikit-learn; or "name:..." for the reader that another package registers under
+            this name in the entry point group ``qat.data``, which gets the text after the colon.
         for_folds: True: for cross-validation, which needs no test images; a data set without some then has an empty
             test split, where by default a part of the training images becomes the test split.
 
@@ -224,6 +228,9 @@ def load(data_path: str, *, for_folds: bool = False) -> Dataset:
         # The last fifth comes from writers of its own (sklearn keeps the original order), as a test set should.
         cut = len(labels) - len(labels) // 5 - 1
         return Dataset("digits", DIGITS, Split(images[:cut], labels[:cut]), Split(images[cut:], labels[cut:]))
+    reader = _reader_of(data_path)
+    if reader is not None:
+        return _read_by(reader, data_path)
     folder = Path(data_path)
     if not data_path:
         raise QatError("--data_path is empty; give the folder of a data set, or the word 'digits'")
@@ -245,6 +252,28 @@ def load(data_path: str, *, for_folds: bool = False) -> Dataset:
     if parts:
         return _read_svhn(data_path, parts, for_folds)
     return Dataset("MNIST", data_path, _read_split(folder, "train", "train"), _read_split(folder, "test", "t10k"))
+
+
+def exists(data_path: str) -> bool:
+    """Whether there is something for ``load`` to read."""
+    return data_path == DIGITS or os.path.isdir(data_path) or _reader_of(data_path) is not None
+
+
+def _reader_of(data_path: str) -> str | None:
+    """The reader that a path names before its first colon; None where that is none, as in C:/data."""
+    name, colon, _ = str(data_path).partition(":")
+    return READERS.meant(name) if colon else None
+
+
+def _read_by(reader: str, data_path: str) -> Dataset:
+    """What a reader of another package makes of what follows the colon."""
+    dataset = READERS.load(reader)(data_path.partition(":")[2])
+    if not isinstance(dataset, Dataset):
+        raise QatError(
+            f"{data_path}: data reader {reader!r} of {READERS.version(reader)} gives a {type(dataset).__name__}, no "
+            "qat.data.Dataset; use a release of it that does"
+        )
+    return replace(dataset, source=data_path)  # by which a checkpoint remembers what it was trained on
 
 
 def _read_split(folder: Path, part: str, prefix: str) -> Split:

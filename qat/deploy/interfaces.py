@@ -1,13 +1,19 @@
-"""What a training backend and a deployment target are: modules with these functions."""
+"""What a training backend and a deployment target are: modules with these names and functions.
+
+Both may be modules of other packages, which name them in their metadata (``qat.plugins``). They need nothing more than what
+stands here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from qat.cells.base import Shape
 from qat.deploy.inference import LoweredNetwork
+from qat.errors import QatError
 from qat.graph import Graph, Network, Params
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.training.losses import Loss, Objective
@@ -36,7 +42,11 @@ class Step(Protocol):
 
 
 class TrainingBackend(Protocol):
-    """A framework that trains. Its module also hands on what ``qat.deploy.inference`` has."""
+    """A framework that trains.
+
+    ``predict``, ``predict_codes`` and ``trace`` are those of ``qat.deploy.inference``, which a module only has to import. One
+    of another package may have ``PACKAGES`` too, the names of what it imports, whose versions ``qat doctor`` prints.
+    """
 
     NAME: str  #: under which ``qat.backend`` knows it
 
@@ -51,7 +61,14 @@ class TrainingBackend(Protocol):
         device_target: str | None = None,
         step: int = 0,
     ) -> LoweredNetwork:
-        """The framework's own model of a network."""
+        """The framework's own model of a network.
+
+        Args:
+            network: A network, or its graph.
+            params: Arrays by name, canonical, float32; by default fresh ones.
+            device_target: "CPU", "GPU" or "Ascend"; by default the best that there is.
+            step: Training steps done so far, on which ``quant_delay`` and the seed of a dropout depend.
+        """
 
     def read(self, model: Any) -> Params:
         """The parameters and state of a lowered network, canonical."""
@@ -62,7 +79,14 @@ class TrainingBackend(Protocol):
     def make_step(
         self, model: Any, optimizer: Optimizer, loss: Loss | Objective = ..., *, compile: bool = False
     ) -> Step:
-        """One training step with the framework's own optimizer."""
+        """One training step with the framework's own optimizer.
+
+        Args:
+            model: What ``lower`` returned.
+            optimizer: Which, and its constants.
+            loss: A function of outputs and labels, or an objective; by default the cross entropy.
+            compile: Compile the step with the framework's compiler.
+        """
 
     def seed(self, *numbers: int) -> None:
         """Seed what ``ops.drop`` draws from."""
@@ -70,9 +94,21 @@ class TrainingBackend(Protocol):
     def runtime(self) -> str:
         """What its passes run in, with its version."""
 
+    def predict(self, model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> Arrays:
+        """Real outputs (N, ...), float32, of raw uint8 pixels (N, C, H, W), in evaluation mode."""
 
+    def predict_codes(self, model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> Arrays:
+        """Output codes (N, ...), int32, of a quantized network."""
+
+    def trace(
+        self, model: LoweredNetwork, pixels: Arrays, tensors: Collection[IntegerTensor], *, batch_size: int = 256
+    ) -> dict[str, Array]:
+        """Codes of the given tensors by name, int32 (N, ...), as the evaluation pass computes them."""
+
+
+@runtime_checkable
 class ParameterFiles(Protocol):
-    """What a backend offers beside that whose framework has files of named arrays (``Entry.suffix``)."""
+    """What a backend has beside that whose framework has files of named arrays."""
 
     def load_params(self, path: str | Path) -> dict[str, Array]:
         """The arrays of such a file."""
@@ -81,34 +117,92 @@ class ParameterFiles(Protocol):
         """The inverse of ``load_params``."""
 
 
+@dataclass(frozen=True)
+class Option:
+    """A choice that a target's ``export`` takes by keyword; the commands that export have a flag of its name.
+
+    Attributes:
+        name: Of the keyword and of the flag.
+        choices: Its values; the first is the default.
+        help: What it chooses, for ``--help``, in a few words without the default.
+    """
+
+    name: str
+    choices: tuple[str, ...]
+    help: str
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise QatError(f"Option: name {self.name!r} can be no keyword; use letters, digits and _")
+        if not self.choices or not all(isinstance(choice, str) for choice in self.choices):
+            raise QatError(f"Option {self.name!r}: choices are {self.choices!r}; give strings, the default first")
+
+
 class Target(Protocol):
     """A file format.
 
-    A target whose runtime computes several arithmetics lists them as ``ARITHMETICS`` and takes ``arithmetic=`` in ``export``,
-    ``predict``, ``trace`` and ``runtime``; one without computes the float one. ``Entry.options`` are further options of
-    ``export``. A target that also holds float networks has ``export_float(graph, params, path)``; one that knows how many
-    bytes each node takes ``storage(graph, **options)``. One whose ``predict`` and ``trace`` run code that the file holds
-    says so by ``RUNS_CODE = True``; commands that are handed a file refuse one of its without --trust.
+    Where options follow, each target has keywords of its own: those of ``OPTIONS`` in ``export``, and in all of them
+    ``arithmetic`` (docs/numerics.md) where it has several arithmetics. (That is what type checkers take ``*args`` for: no
+    target has more arguments without a name.)
+
+    One of another package may have ``PACKAGES`` too, as a ``TrainingBackend``. It is imported wherever the names and options of
+    all targets are shown, so that it should import what takes long in its functions.
     """
 
     NAME: str  #: under which ``qat.target`` knows it
+    SUFFIX: str  #: of its files, with its dots, in small letters: by it a file finds its target
+    ARITHMETICS: tuple[str, ...]  #: in which its runtime computes, of "float" and "fixed", its default first
+    OPTIONS: tuple[Option, ...]  #: of ``export``
+    RUNS_CODE: bool  #: ``predict`` and ``trace`` run code that the file holds: commands ask for --trust before
 
-    def export(self, graph: IntegerGraph, path: str | Path, **options: Any) -> None:
+    def export(self, graph: IntegerGraph, path: str | Path, *args: Any, **options: Any) -> None:
         """Write an integer graph. Raises QatError, naming the node, for what the runtime does not compute exactly."""
 
     def input_shapes(self, path: str | Path) -> list[Shape]:
         """Of the file's inputs, (C, H, W) or (F,)."""
 
-    def predict(self, path: str | Path, pixels: Arrays, **options: Any) -> Arrays:
+    def predict(self, path: str | Path, pixels: Arrays, *args: Any, **options: Any) -> Arrays:
         """Real outputs, float32, of raw uint8 pixels (N, C, H, W), computed by the runtime from the file as it is."""
 
     def trace(
-        self, path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor], **options: Any
+        self, path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor], *args: Any, **options: Any
     ) -> dict[str, Array]:
         """Codes of the named tensors, int32, as far as the file can give them."""
 
     def write_metadata(self, path: str | Path, metadata: Mapping[str, str]) -> None:
         """Set entries beside what is computed."""
 
-    def runtime(self, **options: Any) -> str:
+    def runtime(self, *args: Any, **options: Any) -> str:
         """What ``predict`` runs in, with its version and options."""
+
+
+@runtime_checkable
+class HoldsFloats(Protocol):
+    """What a target has beside that whose files may also hold float networks."""
+
+    def export_float(self, graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
+        """Write a float network with its parameters, canonical."""
+
+
+@runtime_checkable
+class CountsBytes(Protocol):
+    """What a target has beside that knows how many bytes each node takes."""
+
+    def storage(self, graph: IntegerGraph, *args: Any, **options: Any) -> dict[str, int]:
+        """Bytes of the constants of each node that has any, with the options of ``export``."""
+
+
+@runtime_checkable
+class StaysLoaded(Protocol):
+    """What a target has beside that can load a file once and run it often."""
+
+    def opened(self, path: str | Path, *, threads: int = 1) -> Callable[[Arrays], Arrays]:
+        """``predict`` of that file, which is loaded now. threads: of the runtime."""
+
+
+@runtime_checkable
+class RecordsArithmetic(Protocol):
+    """What a target has beside whose files say for which arithmetic they were exported."""
+
+    def arithmetic_of(self, path: str | Path) -> str:
+        """The arithmetic that a file was exported for."""

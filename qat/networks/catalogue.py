@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from qat.errors import QatError
 from qat.graph import Network
@@ -17,6 +18,7 @@ from qat.networks.mlperf_tiny import DSCNN, Autoencoder, MobileNetV1
 from qat.networks.mnist_cnn import MnistCnn
 from qat.networks.resnet import ResNet8, ResNet20
 from qat.networks.svhn_cnn import SvhnCnn
+from qat.plugins import Group
 
 NETWORKS: dict[str, type[Network]] = {
     "lenet": LeNet5,
@@ -33,24 +35,27 @@ NETWORKS: dict[str, type[Network]] = {
     "mobilenet": MobileNetV1,
     "autoencoder": Autoencoder,
     "svhn_cnn": SvhnCnn,
-}
+}  #: our own; ``ADDED`` has those of other packages too
+ADDED = Group("qat.networks", "network", tuple(NETWORKS))
 
 
 def create(name: str) -> Network:
-    """A network by its name here, or of a user's own as ``package.module:Class``, whose module is imported, and so run.
+    """A network by its name here or in the metadata of an installed package (an entry point of the group ``qat.networks``), or
+    of a user's own as ``package.module:Class``, whose module is imported, and so run.
 
     The module is looked up in the working directory too, after all other places, and only while it is imported and the
     network made: a file there never stands in for a library. Raises QatError where there is no such network.
     """
-    if name in NETWORKS:
-        return NETWORKS[name]()
+    known = ADDED.meant(name)
+    if known is not None:
+        return NETWORKS[known]() if known in NETWORKS else _made(name, ADDED.load(known))
     module_name, colon, class_name = name.partition(":")
     if not colon:
         raise QatError(
-            f"network {name!r} is unknown: choose one of {', '.join(NETWORKS)}, or give your own as package.module:Class"
+            f"network {name!r} is unknown: choose one of {', '.join(ADDED.names())}, or give your own as package.module:Class"
         )
     with _working_directory_last():
-        return _made(name, module_name, class_name)
+        return _made(name, _imported(name, module_name, class_name))
 
 
 @contextlib.contextmanager
@@ -68,7 +73,7 @@ def _working_directory_last() -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _made(name: str, module_name: str, class_name: str) -> Network:
+def _imported(name: str, module_name: str, class_name: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
@@ -79,7 +84,10 @@ def _made(name: str, module_name: str, class_name: str) -> Network:
             f"network {name!r}: {module_name} is {where}, which has no {class_name!r}; if another file is meant, rename that, "
             "since installed modules go before the working directory"
         )
-    cls = getattr(module, class_name)
+    return getattr(module, class_name)
+
+
+def _made(name: str, cls: Any) -> Network:
     if not (isinstance(cls, type) and issubclass(cls, Network)):
         raise QatError(f"network {name!r} is no qat.Network: derive the class from qat.Network")
     try:

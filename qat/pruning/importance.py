@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from types import ModuleType
 
 import numpy as np
 
 from qat.cells.linear import LinearCell, WeightedCell
 from qat.data import Split
+from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError
 from qat.graph import Graph, Params
 from qat.passes.apply_masks import apply_masks
@@ -70,7 +70,7 @@ def l1_importance(graph: Graph, params: Mapping[str, Array]) -> Importance:
 
 
 def taylor_importance(
-    backend: ModuleType,
+    backend: TrainingBackend,
     graph: Graph,
     params: Mapping[str, Array],
     split: Split,

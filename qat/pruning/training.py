@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError
 from qat.graph import Graph, Params
 from qat.pruning.groups import channel_groups
@@ -33,7 +33,7 @@ class PruningInTraining:
         QatError: where there is no gamma to shrink.
     """
 
-    def __init__(self, backend: ModuleType, model: Any, graph: Graph, slimming: float) -> None:
+    def __init__(self, backend: TrainingBackend, model: Any, graph: Graph, slimming: float) -> None:
         self._backend, self._model, self._graph, self._slimming = backend, model, graph, slimming
         self._pruners = pruners(graph)
         self._gammas = prunable_gammas(graph) if slimming else []

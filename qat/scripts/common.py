@@ -6,7 +6,6 @@ import argparse
 import os
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,15 +16,17 @@ from qat.analysis.calibration import METHODS, calibrate, check_percentile
 from qat.cells.linear import NEVER
 from qat.console import print_table
 from qat.data import Dataset, Split
+from qat.data.dataset import READERS
+from qat.deploy.interfaces import ParameterFiles, Target, TrainingBackend
 from qat.deploy.verify import REFERENCE, Certificate
 from qat.errors import QatError
 from qat.files import check_writable
 from qat.graph import Graph
 from qat.integer.fixed_point import ARITHMETICS
-from qat.networks import NETWORKS
+from qat.networks.catalogue import ADDED
 from qat.passes import convert_quant_network as conversion
 from qat.passes.quant_config import read_quant_config
-from qat.registry import BACKENDS, TARGETS, suffixed, target_of
+from qat.registry import BACKENDS, backend_names, formats, suffixed, target_of
 from qat.scripts import sparsity
 from qat.training.checkpoint import Checkpoint
 from qat.training.devices import DEVICES
@@ -52,7 +53,7 @@ QUANTIZATION = (
 
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     """--backend and --device_target."""
-    parser.add_argument("--backend", choices=list(BACKENDS), default="torch", help="the framework that computes")
+    parser.add_argument("--backend", choices=backend_names(), default="torch", help="the framework that computes")
     add_device_argument(parser)
 
 
@@ -61,13 +62,21 @@ def add_network_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--network",
         default="lenet",
-        help=f"one of {', '.join(NETWORKS)}, or your own as package.module:Class, whose code is then run",
+        help=f"one of {', '.join(ADDED.names())}, or your own as package.module:Class, whose code is then run",
     )
 
 
 def with_files() -> list[str]:
-    """The backends whose frameworks have files of named arrays."""
-    return [name for name, entry in BACKENDS.items() if entry.suffix]
+    """The backends whose frameworks have files of named arrays; those of other packages, which may have some, among them."""
+    return [name for name in backend_names() if name not in BACKENDS or BACKENDS[name].suffix]
+
+
+def parameter_files(name: str) -> ParameterFiles:
+    """A backend whose framework has files of named arrays. Raises QatError where it has none."""
+    backend = qat.backend(name)
+    if not isinstance(backend, ParameterFiles):
+        raise QatError(f"--backend {backend.NAME}: its framework has no files of parameters; choose another")
+    return backend
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +91,7 @@ def add_data_argument(
 ) -> None:
     """--data_path. otherwise: what is taken where it is not required and left out."""
     text = "folder of MNIST (IDX files in train/ and test/), CIFAR-10 (.bin) or SVHN (.mat), or 'digits' for scikit-learn's"
+    text += "".join(f", or {name}:..." for name in READERS.names()).replace("%", "%%")
     if required:
         parser.add_argument("--data_path", required=True, help=text)
     else:
@@ -107,10 +117,10 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def trusted_target(args: argparse.Namespace, path: str) -> ModuleType:
+def trusted_target(args: argparse.Namespace, path: str) -> Target:
     """The target of a file that was handed in. Raises QatError where to run it is to run code, and --trust is not given."""
     target = target_of(path)
-    if getattr(target, "RUNS_CODE", False) and not args.trust:
+    if target.RUNS_CODE and not args.trust:
         raise QatError(
             f"{path}: holds code, which would be compiled and run here with all your rights, and its digest does not say who "
             "wrote it; give --trust, but only if you exported it yourself or trust who did"
@@ -289,7 +299,7 @@ def output_path(name: str, suffix: str) -> Path:
     if not path.name or os.path.isdir(path):
         raise QatError(f"{where} is a folder, or nothing; give the name of a file")
     found = suffixed(path)
-    if found is not None and TARGETS[found].suffix == suffix:
+    if found is not None and formats()[found].suffix == suffix:
         return path
     if found is not None:
         raise QatError(f"{where} ends as another format's file, not as {suffix}; change the name or the format")
@@ -424,7 +434,7 @@ def train_and_save(
     return checkpoint
 
 
-def _teaching(args: argparse.Namespace, backend: ModuleType, student: Graph, data_path: str) -> Teaching | None:
+def _teaching(args: argparse.Namespace, backend: TrainingBackend, student: Graph, data_path: str) -> Teaching | None:
     """What --teacher_ckpt asks for."""
     given = {"temperature": args.distill_temperature, "weight": args.distill_weight}
     if args.teacher_ckpt is None:

@@ -7,19 +7,20 @@ import sys
 
 import qat
 from qat.cli import run_script
+from qat.deploy.interfaces import HoldsFloats
 from qat.errors import QatError
+from qat.registry import target_names
 from qat.scripts import export
 from qat.training.checkpoint import Checkpoint
 
-FORMATS = {"onnx": "ONNX", "tflite": "TFLITE", "mindir": "MINDIR", "c": "C"}  #: target -> --file_format of export
-FLOAT = ("ONNX", "TFLITE")  #: those that hold float networks
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
     parser.add_argument(
         "--input_path", required=True, metavar="CKPT", help="checkpoint of a float or quantized network"
     )
-    parser.add_argument("--target", choices=list(FORMATS), required=True, help="what it shall run as")
+    names = [name.lower() for name in target_names()]
+    parser.add_argument("--target", choices=names, required=True, help="what it shall run as")
     parser.add_argument(
         "--output_path", required=True, metavar="FILE", help="file to write; its ending may be left out"
     )
@@ -27,11 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    args.file_format = FORMATS[args.target]
-    qat.target(args.file_format)  # or its QatError, before the checkpoint is read
+    """``export``, with --float where the network is a float one."""
+    args.file_format = args.target
+    target = qat.target(args.target)  # or its QatError, before the checkpoint is read
     args.ckpt_path, args.file_name = args.input_path, args.output_path
     args.float = not Checkpoint.load(args.input_path).graph.is_quantized
-    if args.float and args.file_format not in FLOAT:
+    if args.float and not isinstance(target, HoldsFloats):
         raise QatError(
             f"{args.input_path}: holds a float network, and files of {args.target} hold integers; quantize it first (compress "
             "--data_path, calibrate or train-quant), or use --target onnx or tflite"

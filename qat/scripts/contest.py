@@ -18,10 +18,11 @@ from qat.analysis.timing import alternate
 from qat.console import print_table
 from qat.data import Split, accuracy
 from qat.deploy.inference import predict
+from qat.deploy.interfaces import HoldsFloats, StaysLoaded
 from qat.errors import QatError
 from qat.files import check_writable
 from qat.graph import Graph
-from qat.registry import BACKENDS
+from qat.registry import backend_names
 from qat.scripts import common
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import Recipe, evaluate_accuracy, train
@@ -86,7 +87,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data_path", default="MNIST_Data", metavar="FOLDER", help="MNIST; qat data mnist --out FOLDER fetches it"
     )
-    parser.add_argument("--backend", choices=list(BACKENDS), default="torch", help="the framework that computes")
+    parser.add_argument("--backend", choices=backend_names(), default="torch", help="the framework that computes")
 
 
 def train_stages(args: argparse.Namespace, graph: Graph, stages: Sequence[Stage]) -> Checkpoint:
@@ -154,7 +155,7 @@ def add_timing_arguments(parser: argparse.ArgumentParser) -> None:
     """--runtime and --blocks."""
     parser.add_argument(
         "--runtime",
-        choices=(ONNX, *BACKENDS),
+        choices=(ONNX, *backend_names()),
         default=ONNX,
         help="what times are taken in: ONNX Runtime with one thread, or a framework's evaluation pass",
     )
@@ -215,6 +216,8 @@ def _opened(
     if runtime != ONNX:
         return checkpoint, partial(predict, qat.backend(runtime).lower(graph, params, device_target=device_target))
     target = qat.target("ONNX")
+    assert isinstance(target, HoldsFloats)
+    assert isinstance(target, StaysLoaded)
     if graph.is_quantized:
         target.export(qat.to_integer(graph, params), file)
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 import qat
 from qat.cli import run_script
 from qat.console import print_table
+from qat.deploy.interfaces import HoldsFloats
 from qat.deploy.verify import export_verified
 from qat.files import check_writable
 from qat.networks import create
@@ -29,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     check_writable(out / "lenet.ckpt")
     backend, target = qat.backend(args.backend), qat.target("ONNX")
+    assert isinstance(target, HoldsFloats)
     graph = create("lenet").graph()
     dataset = common.load_data(args.data_path, graph)
     small = len(dataset.train) < 10_000

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
 
 import numpy as np
@@ -17,7 +18,8 @@ from qat.deploy.inference import trace
 from qat.errors import QatError
 from qat.integer import trace_codes
 from qat.networks import ResNet8
-from qat.registry import BACKENDS, TARGETS, Entry, installed
+from qat.plugins import Group
+from qat.registry import ADDED_BACKENDS, ADDED_TARGETS, BACKENDS, TARGETS, Entry, added_entry, installed
 
 #: Distributions whose names differ from what is imported.
 DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert", "PIL": "pillow", "sklearn": "scikit-learn", "absl": "absl-py"}
@@ -42,12 +44,29 @@ def run(args: argparse.Namespace) -> int:
         rows.append((f"backend {name}", _versions(entry.packages), *_backend_state(name, entry, args.quick)))
     for name, entry in TARGETS.items():
         rows.append((f"format {name}", _versions(entry.packages), *_target_state(name, entry)))
+    rows += _of_others("backend", ADDED_BACKENDS, qat.backend, partial(_backend_state, quick=args.quick))
+    rows += _of_others("format", ADDED_TARGETS, qat.target, _target_state)
     for extra, (packages, commands) in TOOLS.items():
         entry = Entry("", packages, extra)
         state = ("installed", "") if installed(entry) else ("not installed", _remedy(entry))
         rows.append((f"for {commands}", _versions(packages), *state))
     print_table("What is here", ("", "packages", "state", "what to do"), rows)
     return int(any(state.startswith("FAILS") for _, _, state, _ in rows))
+
+
+def _of_others(
+    kind: str, group: Group, load: Callable[[str], object], state: Callable[[str, Entry], tuple[str, str]]
+) -> Iterator[tuple[str, str, str, str]]:
+    """The rows of backends or targets that other packages add."""
+    for name in group.names()[len(group.own) :]:
+        package = group.version(name)
+        try:
+            entry = added_entry(name, load(name), group)
+        except QatError as error:
+            yield f"{kind} {name}", package, f"FAILS: {error}", ""
+        else:
+            packages = ", ".join(filter(None, (package, _versions(entry.packages))))
+            yield f"{kind} {name}", packages, *state(name, entry)
 
 
 def _versions(packages: tuple[str, ...]) -> str:

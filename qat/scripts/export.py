@@ -4,65 +4,102 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
 import qat
 from qat.cli import run_script
+from qat.data.dataset import exists
+from qat.deploy.interfaces import HoldsFloats, Option, Target
 from qat.deploy.verify import arithmetic_options, default_arithmetic, export_verified
 from qat.errors import QatError
 from qat.integer.widths import PACKINGS
-from qat.registry import TARGETS
+from qat.registry import formats, target_names
 from qat.scripts import common
 from qat.scripts.report import print_summary
 from qat.training.checkpoint import Checkpoint
 
-OPTIONS = ("weights", "packing")  #: of single formats
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
     common.add_checkpoint_argument(parser, "quantized network (with --float: float network)")
-    parser.add_argument("--file_format", choices=list(TARGETS), default="ONNX", help="what to write")
+    parser.add_argument("--file_format", choices=target_names(), default="ONNX", help="what to write")
     parser.add_argument("--file_name", required=True, help="file to write; its ending may be left out")
     parser.add_argument("--float", action="store_true", help="write a float network as it is, to compare with")
     add_options(parser)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """How a file is written and verified."""
+    """How a file is written and verified: the arithmetic, the options of every target, the images and the backend."""
     common.add_arithmetic_argument(parser)
-    parser.add_argument(
-        "--weights",
-        choices=("int8", "uint8"),
-        help="of ONNX: how weights are stored; uint8 for x86 CPUs without VNNI, elsewhere up to twice slower (default: int8)",
-    )
-    parser.add_argument(
-        "--packing",
-        choices=PACKINGS,
-        help="of ONNX, TFLITE and C: weights of 4 bits and fewer several to a byte, or one as older runtimes want it "
-        "(default: packed)",
-    )
     parser.add_argument("--no_verify", action="store_true", help="write the file without a certificate")
     common.add_data_argument(parser, required=False)
     common.add_backend_arguments(parser)
+    add_target_options(parser)
+
+
+def add_target_options(parser: argparse.ArgumentParser) -> None:
+    """One flag for each name among the options of all targets. What two targets say of an option of one name stands there
+    once where it is the same, and one after the other where it is not.
+    """
+    users: dict[str, dict[Option, list[str]]] = {}
+    for file_format, entry in formats().items():
+        for option in entry.options:
+            users.setdefault(option.name, {}).setdefault(option, []).append(file_format)
+    for name, options in users.items():
+        if f"--{name}" in parser._option_string_actions:
+            continue  # a flag of the command's own: _chosen says so to whoever chooses that target
+        texts = [f"of {_listed(names)}: {x.help} (default: {x.choices[0]})" for x, names in options.items()]
+        choices = dict.fromkeys(choice for option in options for choice in option.choices)
+        parser.add_argument(
+            f"--{name}", dest=_destination(name), choices=list(choices), help="; ".join(texts).replace("%", "%%")
+        )
+
+
+def _destination(name: str) -> str:
+    """Where the value of a target's option stands in the arguments, apart from those of the command's own."""
+    return f"option_{name}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _chosen(args: argparse.Namespace, target: Target) -> dict[str, str]:
+    """The options of the target's export that were given. Raises QatError where it does not have them."""
+    given = {name.removeprefix("option_"): value for name, value in vars(args).items() if name.startswith("option_")}
+    own = {option.name: option for option in target.OPTIONS}
+    for name in own.keys() - given.keys():
+        raise QatError(
+            f"--file_format {target.NAME}: its option {name!r} has the name of a flag of this command; its package has to "
+            "call it otherwise"
+        )
+    options = {name: value for name, value in given.items() if value is not None}
+    for name, value in options.items():
+        if name not in own:
+            raise QatError(f"--{name}: format {target.NAME} has no such choice; leave it out")
+        if value not in own[name].choices:
+            raise QatError(
+                f"--{name} {value}: of {target.NAME} it is one of {', '.join(own[name].choices)}; choose one"
+            )
+    return options
 
 
 def run(args: argparse.Namespace) -> int:
+    """Write the file, verified unless that was declined; 1 where a code differs."""
     target = qat.target(args.file_format)
-    options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
-    for name in options:
-        if name not in TARGETS[args.file_format].options:
-            raise QatError(f"--{name}: format {args.file_format} has no such choice; leave it out")
-    path = common.output_path(args.file_name, TARGETS[args.file_format].suffix)
+    options = _chosen(args, target)
+    path = common.output_path(args.file_name, target.SUFFIX)
+    packing = next((x for x in PACKINGS if x == options.get("packing")), PACKINGS[0])  # the summary counts C's bytes
     if args.float:
         if args.arithmetic not in (None, "float"):
             raise QatError(
                 "--arithmetic: a float network (--float) has no integers, and so no choice of it; leave one of the two out"
             )
-        if options or not hasattr(target, "export_float"):
+        if options or not isinstance(target, HoldsFloats):
             what = (
                 f"--{next(iter(options))} is of quantized networks" if options else "it holds quantized networks only"
             )
-            raise QatError(f"--float: {args.file_format}: {what}; leave it out, or choose --file_format ONNX")
+            raise QatError(f"--float: {target.NAME}: {what}; leave it out, or choose --file_format ONNX")
         checkpoint = common.load_checkpoint(args.ckpt_path, quantized=False)
         target.export_float(checkpoint.graph, checkpoint.params, path)
         print(f"wrote {path}, {path.stat().st_size:,} bytes, float")
@@ -70,10 +107,10 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = common.load_checkpoint(args.ckpt_path, quantized=True)
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     if args.no_verify:
-        options |= arithmetic_options(target, args.arithmetic or default_arithmetic(target))
-        target.export(integers, path, **options)
+        running = arithmetic_options(target, args.arithmetic or default_arithmetic(target))
+        target.export(integers, path, **options, **running)
         print(f"wrote {path}, {path.stat().st_size:,} bytes, not verified")
-        print_summary(checkpoint.graph, checkpoint.params, integers, packing=args.packing or PACKINGS[0])
+        print_summary(checkpoint.graph, checkpoint.params, integers, packing=packing)
         return 0
     backend = qat.backend(args.backend)
     dataset = common.load_data(args.data_path or _trained_on(args.ckpt_path, checkpoint), checkpoint.graph)
@@ -90,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
         integers=integers,
     )
     print(f"wrote {path}, {path.stat().st_size:,} bytes")
-    print_summary(checkpoint.graph, checkpoint.params, integers, packing=args.packing or PACKINGS[0])
+    print_summary(checkpoint.graph, checkpoint.params, integers, packing=packing)
     common.print_certificate(certificate)
     return 0 if certificate.passed else 1
 
@@ -99,8 +136,8 @@ def _trained_on(ckpt_path: str, checkpoint: Checkpoint) -> str:
     """The data path that the checkpoint remembers. Raises QatError where it is gone."""
     for record in checkpoint.history:
         data_path = record.get("data_path")
-        if isinstance(data_path, str) and data_path and (data_path == "digits" or Path(data_path).is_dir()):
-            return str(data_path)
+        if isinstance(data_path, str) and exists(data_path):
+            return data_path
     remembers = any("data_path" in record for record in checkpoint.history)
     found = (
         "the images it was trained on are not where they were" if remembers else "does not say what it was trained on"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-import qat
 from qat.cli import run_script
 from qat.files import check_distinct
 from qat.scripts import common
@@ -30,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = Checkpoint.load(args.ckpt_path)
     named = NAMINGS[args.naming]
     params = {named(name, checkpoint.graph): array for name, array in checkpoint.params.items()}
-    qat.backend(args.backend).save_params(params, args.file)
+    common.parameter_files(args.backend).save_params(params, args.file)
     print(f"wrote {args.file}: {len(params)} arrays")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-import qat
 from qat.cli import run_script
 from qat.errors import QatError
 from qat.files import check_distinct, check_writable
@@ -35,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     check_distinct(args.ckpt_path, args.file, "--ckpt_path and --file")
     check_writable(args.ckpt_path)
     graph = create(args.network).graph()
-    params = params_from(graph, qat.backend(args.backend).load_params(args.file), renamed, args.file)
+    params = params_from(graph, common.parameter_files(args.backend).load_params(args.file), renamed, args.file)
     Checkpoint(graph, params).save(args.ckpt_path)
     print(f"saved {args.ckpt_path}: {graph.name}, {graph.count_trainable():,} trainable parameters")
 

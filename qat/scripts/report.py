@@ -8,6 +8,7 @@ from math import prod
 import qat
 from qat.analysis.metrics import FLOAT_BITS, information_bits, measure
 from qat.console import print_table
+from qat.deploy.interfaces import CountsBytes
 from qat.graph import Graph
 from qat.integer import IntegerGraph
 from qat.integer.memory import activation_memory
@@ -32,7 +33,9 @@ def print_summary(
         stored = {x.name: x.parameters * FLOAT_BITS // 8 for x in layers if x.parameters}
         information = {name: size * 8 for name, size in stored.items()}
     else:
-        stored = qat.target("C").storage(integers, packing=packing)
+        target = qat.target("C")
+        assert isinstance(target, CountsBytes)
+        stored = target.storage(integers, packing=packing)
         information = information_bits(integers)
 
     def number(value: int | None) -> str:

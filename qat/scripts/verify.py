@@ -10,7 +10,7 @@ import qat
 from qat.cli import run_script
 from qat.deploy.verify import backend_engine, compare, default_arithmetic, file_engine
 from qat.integer.fixed_point import ARITHMETICS
-from qat.registry import BACKENDS
+from qat.registry import backend_names
 from qat.scripts import common
 
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         nargs="+",
-        choices=list(BACKENDS),
+        choices=backend_names(),
         default=["torch"],
         help="whose evaluation passes are compared too",
     )

@@ -11,10 +11,10 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from qat.data import Dataset
+from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError, shortened
 from qat.reading import reading
 from qat.study.store import check_database, locked
@@ -190,7 +190,7 @@ class Search:
 def train_trial(
     trial: Any,
     folder: Path,
-    backend: ModuleType,
+    backend: TrainingBackend,
     start: Checkpoint,
     dataset: Dataset,
     recipe: Recipe,

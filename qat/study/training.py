@@ -76,7 +76,7 @@ def train_task(folder: Path, task: Task) -> None:
         save=lambda checkpoint: checkpoint.save(path),
     )
     model = backend.lower(checkpoint.graph, checkpoint.params, device_target=settings["device_target"])
-    outputs = backend.predict(model, dataset.test.images)
+    (outputs,) = as_tuple(backend.predict(model, dataset.test.images))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, outputs=outputs, labels=dataset.test.labels)
     write_atomically(folder / f"{task.name}.npz", buffer.getvalue())

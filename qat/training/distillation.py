@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from qat.data import Split
+from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError
 from qat.graph import Graph
 from qat.passes.logits_graph import logits_graph
@@ -43,7 +43,7 @@ class Teaching:
 
 
 def teach(
-    backend: ModuleType,
+    backend: TrainingBackend,
     student: Graph,
     path: str,
     train: Split | None,

@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from qat.console import TrainingLog
 from qat.data import Augmentation, Dataset, Split, accuracy
-from qat.deploy.interfaces import Step
+from qat.deploy.interfaces import Step, TrainingBackend
 from qat.errors import NotFiniteError, QatError
 from qat.graph import Graph
 from qat.passes.apply_masks import apply_masks
@@ -91,7 +90,7 @@ class Recipe:
 
 
 def train(
-    backend: ModuleType,
+    backend: TrainingBackend,
     start: Checkpoint,
     dataset: Dataset,
     recipe: Recipe,
@@ -250,13 +249,15 @@ def _diverged(what: str, epoch: int, lr: float) -> NotFiniteError:
     )
 
 
-def _validated(backend: ModuleType, model: Any, held_back: Split) -> tuple[float, float]:
+def _validated(backend: TrainingBackend, model: Any, held_back: Split) -> tuple[float, float]:
     """Loss and accuracy of the held-back images."""
-    outputs = backend.predict(model, held_back.images)
+    (outputs,) = as_tuple(backend.predict(model, held_back.images))
     return mean_cross_entropy(outputs, held_back.labels), accuracy(outputs, held_back.labels)
 
 
-def _record(backend: ModuleType, dataset: Dataset, recipe: Recipe, device_target: str, compile: bool) -> dict[str, Any]:
+def _record(
+    backend: TrainingBackend, dataset: Dataset, recipe: Recipe, device_target: str, compile: bool
+) -> dict[str, Any]:
     """What the checkpoint's history keeps of a training: all that its result depends on."""
     source = Path(dataset.source)
     return {
@@ -320,8 +321,9 @@ def check_labels(graph: Graph, dataset: Dataset) -> None:
 
 
 def evaluate_accuracy(
-    backend: ModuleType, checkpoint: Checkpoint, split: Split, *, device_target: str | None = None
+    backend: TrainingBackend, checkpoint: Checkpoint, split: Split, *, device_target: str | None = None
 ) -> float:
     """Accuracy of a network in evaluation: of its deployed integers where it is quantized."""
     model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
-    return accuracy(backend.predict(model, split.images), split.labels)
+    (outputs,) = as_tuple(backend.predict(model, split.images))
+    return accuracy(outputs, split.labels)

@@ -22,12 +22,16 @@ from qat.files import write_atomically
 from qat.integer import IntegerGraph, IntegerTensor, Shape
 from qat.names import check_stored
 from qat.reading import read_file, reason_of
+from qat.registry import TARGETS
 from qat.targets.ascend import lower as ascend
 from qat.targets.ascend.lower import Step
 from qat.vocabulary.arrays import Arrays, as_arrays, in_batches
 from qat.vocabulary.ops import Array, Padding
 
 NAME = "AIR"  #: under which ``qat.target`` knows it
+SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
+ARITHMETICS: tuple[str, ...] = ("float",)
+RUNS_CODE = False
 BATCH = 128  #: images at a time
 VERSION = 1  #: of ModelDef
 METADATA = "qat."  #: before our keys in the model's attributes

@@ -22,6 +22,7 @@ from qat.errors import QatError
 from qat.files import write_atomically
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.reading import reading, reason_of
+from qat.registry import TARGETS
 from qat.targets.ascend import lower as ascend
 from qat.targets.ascend.lower import Step
 from qat.targets.onnx.model import check_operators, load_model, set_metadata, shapes_of_inputs
@@ -30,6 +31,9 @@ from qat.vocabulary.ops import Array
 
 OPSET, IR_VERSION = 17, 8  #: Ascend's offline compiler reads no newer ones
 NAME = "ASCEND_ONNX"  #: under which ``qat.target`` knows it
+SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
+ARITHMETICS: tuple[str, ...] = ("float",)
+RUNS_CODE = False
 BATCH = 128  #: images at a time
 OWN = ("AscendQuant", "AscendDequant")  #: operators that ONNX does not know
 

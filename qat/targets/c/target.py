@@ -27,11 +27,11 @@ import numpy as np
 from qat.cells.base import Shape
 from qat.errors import QatError, shortened
 from qat.files import read_together, write_together
-from qat.graph import Graph, as_graph
 from qat.integer import Grid, IntegerGraph, IntegerTensor, require_integers
 from qat.integer.widths import check_packing
 from qat.names import check_stored
 from qat.reading import reading
+from qat.registry import TARGETS
 from qat.targets.c.text import DIGEST, METADATA, MODEL, comment, identifier
 from qat.targets.c.writer import Writer
 from qat.vocabulary.arrays import Arrays, as_arrays, in_batches
@@ -39,9 +39,10 @@ from qat.vocabulary.fields import check_type
 from qat.vocabulary.ops import Array
 
 NAME = "C"  #: under which ``qat.target`` knows it
-ARITHMETICS = ("fixed",)
+SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
+ARITHMETICS: tuple[str, ...] = ("fixed",)
 RUNS_CODE = True  #: to run a file is to compile it and to run whatever it says (qat.deploy.interfaces.Target)
-OPTIONS = ("-std=c99", "-O2")  #: of the host's compiler; no warnings, since newer compilers have others
+COMPILER_OPTIONS = ("-std=c99", "-O2")  #: of the host's compiler; no warnings, since newer compilers have others
 BATCH = 1000  #: samples in one run of the compiled program
 
 
@@ -71,11 +72,6 @@ def arena_bytes(graph: IntegerGraph, *, packing: str = "packed") -> int:
     """
     require_integers(graph)
     return Writer(graph, "net", check_packing(packing)).arena_bytes
-
-
-def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
-    """Raises QatError: the file is one of integers."""
-    raise QatError(f"{as_graph(graph).name}: C holds integers only; export the float network to ONNX or TFLITE")
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
@@ -228,7 +224,7 @@ def _compiler() -> list[str]:
 
 
 def _options() -> list[str]:
-    return [*OPTIONS, *_words("CFLAGS")]
+    return [*COMPILER_OPTIONS, *_words("CFLAGS")]
 
 
 def _words(variable: str) -> list[str]:

@@ -41,10 +41,14 @@ from qat.integer import (
 from qat.integer.widths import require_bytes
 from qat.names import check_stored
 from qat.reading import read_file, reading
+from qat.registry import TARGETS
 from qat.vocabulary.arrays import Arrays, as_arrays, in_batches
 from qat.vocabulary.ops import EXACT_INTEGERS, Array, Padding
 
 NAME = "MINDIR"  #: under which ``qat.target`` knows it
+SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
+ARITHMETICS: tuple[str, ...] = ("float",)
+RUNS_CODE = False
 METADATA = "qat."  #: before our keys in user_info
 DIGEST = METADATA + "digest"  #: of graph and primitives: MindSpore may abort the process over a damaged file
 BATCH = 500  #: images in one run

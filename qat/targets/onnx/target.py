@@ -40,14 +40,18 @@ from qat.integer import (
 from qat.integer.widths import check_packing, pack, require_bytes, storage_bits
 from qat.passes.fold_batch_norm import fold_batch_norm
 from qat.reading import reading, reason_of
+from qat.registry import TARGETS
 from qat.targets.onnx.model import check_operators, load_model, set_metadata, shapes_of_inputs
 from qat.training.forward import Forward
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple, in_batches
 from qat.vocabulary.ops import Array, Kind, Padding, Pair
 
 OPSET, IR_VERSION = 17, 8  #: old enough for every runtime of the last years; QDQ with an axis needs opset 13
-#: Bits of packed weights -> opset and IR version of their types, and the types: signed, unsigned.
 NAME = "ONNX"  #: under which ``qat.target`` knows it
+SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
+ARITHMETICS: tuple[str, ...] = ("float",)
+RUNS_CODE = False
+#: Bits of packed weights -> opset and IR version of their types, and the types: signed, unsigned.
 PACKED = {
     4: (21, 10, TensorProto.INT4, TensorProto.UINT4),
     2: (25, 13, TensorProto.INT2, TensorProto.UINT2),

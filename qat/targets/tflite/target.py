@@ -28,6 +28,7 @@ from qat.graph import Graph, as_float_graph
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.integer.widths import check_packing, require_bytes
 from qat.passes.fold_batch_norm import fold_batch_norm
+from qat.registry import TARGETS
 from qat.targets.tflite.file import DIGEST, METADATA, load, pack_model, set_metadata
 from qat.targets.tflite.float import Symbol, TfliteOps
 from qat.targets.tflite.integer import IntegerWriter
@@ -46,7 +47,9 @@ from qat.vocabulary.arrays import Arrays, as_arrays, in_batches
 from qat.vocabulary.ops import Array
 
 NAME = "TFLITE"  #: under which ``qat.target`` knows it
-ARITHMETICS = ("float", "fixed")
+SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
+ARITHMETICS: tuple[str, ...] = ("float", "fixed")
+RUNS_CODE = False
 BATCH = 100  #: images in one run of an interpreter
 _LITERT = Child("qat.targets.tflite.run")
 
