@@ -95,36 +95,24 @@ class Package:
     # -- sections -----------------------------------------------------------------------------------------------------
 
     def faults(self, dotted: str) -> Iterator[str]:
-        """What is wrong with the sections of a function's or a class's docstring, and of those of its public bases."""
+        """What is wrong with the sections of a function's or a class's docstring.
+
+        A class lists the fields that it declares, and inherited ones where the docstring of no public base does: that of a
+        private one no user sees.
+        """
         found = self.find(dotted)
         assert found is not None, f"{dotted} is defined nowhere"
         module, node = found
         if isinstance(node, ast.ClassDef):
-            for where, base in self.bases(module, node):
-                if not base.name.startswith("_"):
-                    yield from self.faults(f"{where}.{base.name}")
-            attributes = {name for cls in (node, *self._all_bases(module, node)) for name in _attributes(cls)}
-            yield from _faults_of(f"{module}.{node.name}", node, self._fields(module, node), attributes)
+            own, bases = _fields(node), tuple(self._all_bases(module, node))
+            told = {name for base in bases if not base.name.startswith("_") for name in _listed(base)} - {*own}
+            fields = dict.fromkeys([name for cls in (*reversed(bases), node) for name in _fields(cls)])
+            if any(each.name == "__init__" for each in _definitions(node)):
+                fields = dict.fromkeys(own)
+            attributes = {name for cls in (node, *bases) for name in _attributes(cls)}
+            yield from _faults_of(f"{module}.{node.name}", node, [n for n in fields if n not in told], attributes)
         elif isinstance(node, Functions):
             yield from _faults_of(f"{module}.{node.name}", node, _parameters(node), set())
-
-    def _fields(self, module: str, cls: ast.ClassDef) -> list[str]:
-        """The parameters of ``__init__``, else the fields of a dataclass: its own ones and those of private bases, whose
-        docstrings no user sees.
-        """
-        for node in _definitions(cls):
-            if node.name == "__init__" and isinstance(node, Functions):
-                return _parameters(node)
-        names = []
-        for where, base in self.bases(module, cls):
-            if base.name.startswith("_"):
-                names += self._fields(where, base)
-        for node in cls.body if _has_fields(cls) else ():
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                name = node.target.id
-                if not name.startswith("_") and "ClassVar" not in ast.unparse(node.annotation) and name not in names:
-                    names.append(name)
-        return names
 
     # -- examples -----------------------------------------------------------------------------------------------------
 
@@ -160,23 +148,40 @@ def sections(docstring: str) -> dict[str, list[str]]:
 
 
 def entries(lines: list[str]) -> dict[str, str]:
-    """What an Args or Attributes section says of each name; further lines of an entry are indented more."""
+    """What an Args or Attributes section says of each name, or of several; further lines of an entry are indented more."""
     found: dict[str, str] = {}
-    name = ""
+    names: list[str] = []
     for line in textwrap.dedent("\n".join(lines)).splitlines():
-        match = re.match(r"\*{0,2}(\w+): *(.*)", line)
+        match = re.match(r"(\*{0,2}\w+(?:, \w+)*): *(.*)", line)
         if match:
-            name, found[match[1]] = match[1], match[2]
-        elif line.startswith(" ") and name:
-            found[name] += f" {line.strip()}"
+            names = match[1].lstrip("*").split(", ")
+            found |= dict.fromkeys(names, match[2])
+        elif line.startswith(" ") and names:
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
         elif line.strip():
             found[line.strip()] = ""  # no entry: it is named as one that does not belong here
     return found
 
 
-def _faults_of(name: str, node: Definition, parameters: list[str], attributes: set[str]) -> Iterator[str]:
+def _listed(node: Definition) -> dict[str, str]:
+    """What a docstring says of parameters and fields, by name."""
     parts = sections(ast.get_docstring(node) or "")
-    listed = {**entries(parts.get("Args", [])), **entries(parts.get("Attributes", []))}
+    return {**entries(parts.get("Args", [])), **entries(parts.get("Attributes", []))}
+
+
+def _fields(cls: ast.ClassDef) -> list[str]:
+    """The parameters of a class's own ``__init__``, else the fields that it declares."""
+    for node in _definitions(cls):
+        if node.name == "__init__" and isinstance(node, Functions):
+            return _parameters(node)
+    declared = (n for n in cls.body if isinstance(n, ast.AnnAssign)) if _has_fields(cls) else ()
+    instance = [n for n in declared if "ClassVar" not in ast.unparse(n.annotation)]
+    names = [n.target.id for n in instance if isinstance(n.target, ast.Name)]
+    return [name for name in names if not name.startswith("_")]
+
+
+def _faults_of(name: str, node: Definition, parameters: list[str], attributes: set[str]) -> Iterator[str]:
+    parts, listed = sections(ast.get_docstring(node) or ""), _listed(node)
     for parameter in parameters:
         if not listed.get(parameter):
             yield f"{name}: Args does not say what {parameter} is"

@@ -128,7 +128,10 @@ def test_what_is_missing_is_found() -> None:
         f"{rooms}.Door: Raises is missing",
     ]
     assert list(package.faults("house.Door")) == door
-    assert list(package.faults("house.Window")) == door  # inherits the fields, and what is wrong with them
+    assert list(package.faults("house.Window")) == [  # Door says what a lock is, a private class does not count
+        f"{rooms}.Window: Args does not say what width is",
+        f"{rooms}.Window: Args does not say what handle is",
+    ]
     assert list(package.faults("house.knock")) == [
         f"{rooms}.knock: Args does not say what door is",
         f"{rooms}.knock: Returns is missing",
@@ -143,7 +146,7 @@ class Shelf:
     """A shelf.
 
     Attributes:
-        boards: how many.
+        boards, nails: how many.
         wood: what it is made of,
             as a word.
         weight: of all boards, kg.
@@ -154,7 +157,7 @@ class Shelf:
 
     boards: int
     wood: str = "oak"
-    def __init__(self, boards: int, wood: str = "oak"):
+    def __init__(self, boards: int, nails: int, wood: str = "oak"):
         self.weight = 3.0 * boards
 
 def fill(shelf: Shelf, *books: str) -> int:
