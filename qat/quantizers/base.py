@@ -421,17 +421,9 @@ class BaseActivationQuantizer(Quantizer, ABC):
 
 
 def unbounded(ops: Ops, x: Value, non_negative: bool) -> Value:
-    """The activation without an upper bound that would already clip it, as ReLU6 does.
+    """The activation with the upper bound of a pending ReLU6 applied, or unchanged where there is no such bound.
 
-    A code clipped by such a bound says nothing about the scale, so a learned scale must not get a gradient there.
-
-    Args:
-        ops: the vocabulary.
-        x: an activation with a pending ReLU or ReLU6.
-        non_negative: whether the activations are never negative.
-
-    Returns:
-        The activation with the bound applied, or ``x`` where there is none.
+    A code that this bound clips says nothing about the scale, so a learned scale must not get a gradient from it.
     """
     if x.relu is not None and (not math.isinf(x.relu) or not non_negative):
         return Value(x.real(ops))
@@ -439,16 +431,7 @@ def unbounded(ops: Ops, x: Value, non_negative: bool) -> Value:
 
 
 def steps_of(ops: Ops, x: Value, scale: Tensor) -> Tensor:
-    """x / scale, neither rounded nor clipped, without gradient.
-
-    Args:
-        ops: the vocabulary.
-        x: an activation.
-        scale: a scalar.
-
-    Returns:
-        A tensor shaped like the activation.
-    """
+    """x / scale, neither rounded nor clipped, without gradient; ``scale`` is a scalar."""
     return ops.stop_gradient(x.data * _multiplier(ops, x, scale))
 
 
