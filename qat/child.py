@@ -1,6 +1,6 @@
-"""A process of its own for a library that may crash, or ask for any memory, over a file that others made.
+"""A separate process for a library that may crash, or allocate any amount of memory, on a file from elsewhere.
 
-What the process is asked and answers is a line of JSON and arrays as they lie in memory: nothing that it says is executed.
+Questions and answers are a line of JSON and raw arrays: nothing that comes from the process is executed.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ from qat.reading import reason_of
 from qat.vocabulary.ops import Array
 
 MEMORY = 8 << 30  #: bytes of address space of such a process
-#: Python puts the working directory first; nothing but sys, which is built in, is imported before that is undone.
+#: Python puts the working directory first in sys.path; only sys, which is built in, is imported before that is undone.
 PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from qat.child import serve; serve(sys.argv[1])"
 
 
 class ChildError(Exception):
-    """What went wrong in the process, on one line."""
+    """An error in the process, on one line."""
 
 
 class Child:
-    """The process, begun when it is first asked, and again after it has ended.
+    """The process. It starts with the first question, and again after it has ended.
 
-    module: its function ``answer(question, arrays)`` gives arrays.
+    Args:
+        module: its function ``answer(question, arrays)`` returns arrays.
     """
 
     def __init__(self, module: str) -> None:
         self._module = module
         self._process: subprocess.Popen[bytes] | None = None
-        self._inherited: list[subprocess.Popen[bytes]] = []  #: of the process that this one was forked from
+        self._inherited: list[subprocess.Popen[bytes]] = []  #: processes of the parent, where this one is a fork
         self._lock = threading.RLock()
         atexit.register(self.close)
         if hasattr(os, "register_at_fork"):
@@ -50,12 +51,23 @@ class Child:
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
-        """For questions that belong together: other threads ask theirs before or after."""
+        """Keep other threads from asking in between, for questions that belong together."""
         with self._lock:
             yield
 
     def ask(self, question: Mapping[str, Any], arrays: Sequence[Array]) -> list[Array]:
-        """Raises ChildError with what was raised there, or how the process ended."""
+        """Send a question and wait for the answer.
+
+        Args:
+            question: JSON values.
+            arrays: that go with it.
+
+        Returns:
+            The arrays of the answer.
+
+        Raises:
+            ChildError: with the error that was raised there, or how the process ended.
+        """
         with self._lock:
             process = self._running()
             assert process.stdin is not None
@@ -64,7 +76,7 @@ class Child:
                 with contextlib.suppress(BrokenPipeError):  # it has ended: reading says so
                     _send(process.stdin, question, arrays)
                 found = _receive(process.stdout)
-            except BaseException:  # half a question would make nonsense of the next
+            except BaseException:  # after half a question the next one would not be understood
                 process.kill()
                 self.close()
                 raise
@@ -97,9 +109,9 @@ class Child:
             return process.returncode
 
     def _forked(self) -> None:
-        """In a fork: it starts a process of its own, and neither speaks into its parent's nor keeps that one's input open.
+        """In a fork: let go of the parent's process, so that the fork starts its own and does not keep the other's input open.
 
-        Another thread, which is not here, may have held the lock and been about to write.
+        The lock is made anew, because a thread of the parent that does not exist here may have held it.
         """
         self._lock = threading.RLock()
         process, self._process = self._process, None
@@ -107,12 +119,12 @@ class Child:
             with open(os.devnull, "r+b") as nothing:
                 os.dup2(nothing.fileno(), process.stdin.fileno(), inheritable=False)
                 os.dup2(nothing.fileno(), process.stdout.fileno(), inheritable=False)
-            process.returncode = 0  # whoever started it waits for it
+            process.returncode = 0  # the parent waits for it
             self._inherited.append(process)
 
 
 def _paths() -> list[str]:
-    """Where the process finds modules: as this one does, but not in whatever the working directory is by then."""
+    """Where the process looks for modules: as this one, without relative paths, whose meaning changes with the directory."""
     return [*filter(os.path.isabs, sys.path), str(Path(__file__).resolve().parent.parent)]
 
 
@@ -123,15 +135,15 @@ def _ending(status: int) -> str:
 
 
 def serve(module: str) -> None:
-    """The life of the process: it answers questions until its input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; whoever asks decides
+    """The main function of the process: answer questions until its input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the asking process decides
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints
+    os.dup2(2, 1)  # what a library prints must not get between the answers
     answer = importlib.import_module(module).answer
     while (found := _receive(sys.stdin.buffer)) is not None:
         try:
@@ -149,7 +161,7 @@ def _send(pipe: IO[bytes], words: Mapping[str, Any], arrays: Sequence[Array]) ->
 
 
 def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], list[Array]] | None:
-    """None at its end."""
+    """Read a message; None at the end of the pipe."""
     line = pipe.readline()
     if not line.endswith(b"\n"):
         return None

@@ -1,4 +1,6 @@
-"""What the commands show: log lines, a progress bar on a terminal, tables. Names and paths are shown, never obeyed."""
+"""What commands print: log lines, a progress bar on a terminal, tables. Names and paths are printed without effect on
+the terminal.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,14 @@ from qat.training.monitor import Epoch
 
 
 class LastingOutput:
-    """A stream that outlives its reader: from the first write that fails (a full disk, a pipe without a reader) on, what is
-    printed is dropped, so that no work is lost for it. lost: what that write raised.
+    """A stream that never fails: after the first write that does (a full disk, a closed pipe) further output is
+    dropped, so that no work is lost because of it.
+
+    Args:
+        stream: to write to.
+
+    Attributes:
+        lost: the exception of that write; None as long as all were written.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -28,10 +36,12 @@ class LastingOutput:
         self.lost: OSError | None = None
 
     def write(self, text: str) -> int:
+        """Write to the stream, if it still works."""
         self._try(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
+        """Flush the stream, if it still works."""
         self._try(self._stream.flush)
 
     def _try(self, act: Callable[[], Any]) -> None:
@@ -46,8 +56,12 @@ class LastingOutput:
 
 
 class PlainOutput:
-    """A stream that shows whatever is printed, line by line: a terminal obeys no character of it, and none is beyond what
-    its encoding has. Only ``make_console`` writes to what is behind it, which has the styles.
+    """A stream that escapes control characters line by line, and characters that its encoding does not have.
+
+    ``make_console`` alone writes to the stream behind it, to which it sends styles.
+
+    Args:
+        stream: to write to.
     """
 
     def __init__(self, stream: TextIO | LastingOutput) -> None:
@@ -56,6 +70,7 @@ class PlainOutput:
             stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
+        """Write the escaped text."""
         return self.behind.write("\n".join(one_line(line.expandtabs()) for line in text.split("\n")))
 
     def __getattr__(self, name: str) -> Any:
@@ -63,9 +78,9 @@ class PlainOutput:
 
 
 def make_console() -> Console:
-    """Standard output; plain text without styles or wrapping where it is no terminal, or a dumb one.
+    """A console on standard output; plain text without styles or wrapping where that is no terminal, or a dumb one.
 
-    What is given it to print is to go through ``shown`` where it holds a name, a path or another text of others.
+    Text from elsewhere, as names and paths, has to be given to it through ``shown``.
     """
     file = getattr(sys.stdout, "behind", None)
     console = Console(highlight=False, file=file)
@@ -75,14 +90,19 @@ def make_console() -> Console:
 
 
 def shown(text: str, style: str = "") -> Text:
-    """A text of one line for a console: no markup, which brackets in a name would be, and nothing that a terminal obeys."""
+    """A text on one line for a console: brackets are not markup, and control characters are escaped."""
     return Text(one_line(text), style=style)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table below its title; every column after the first is aligned to the right.
+    """Print a table below its title; all columns but the first are aligned to the right.
 
-    Nothing is cut off: on a narrow terminal the words of a column's head stand below one another, and lines may be broken.
+    Nothing is cut off: where the terminal is narrow the headings are broken at spaces, and lines may wrap.
+
+    Args:
+        title: above the table.
+        columns: the headings.
+        rows: a text for each column.
     """
     rows = [*rows]
     console = make_console()
@@ -108,13 +128,21 @@ def _width(console: Console, table: Table) -> int:
 
 
 class TrainingLog:
-    """The document's log line, and on a terminal a progress bar below it.
+    """Log lines in the format of MindSpore's tutorial, and on a terminal a progress bar below them.
 
         Epoch: [ 1/ 10], step: [ 937/ 937], loss: [0.0113], avg loss: [0.0223], time: [4.3ms]
 
-    loss: of this step. avg loss: over the epoch so far. time: of one step, averaged since the last line.
-    every: also log each time so many steps are done; 0: only at the end of each epoch. csv_path: a file to which the
-    same numbers, and the learning rate, are appended.
+    "loss" is that of the step, "avg loss" the mean over the epoch so far, "time" the mean of a step since the last
+    line.
+
+    Args:
+        epochs: of the training.
+        steps: in an epoch.
+        every: log also after so many steps; 0, the default: at the end of each epoch only.
+        csv_path: a file to which the same numbers and the learning rate are appended; None for none.
+
+    Raises:
+        QatError: for a negative ``every``.
     """
 
     COLUMNS = ("epoch", "step", "loss", "avg_loss", "lr", "ms_per_step")
@@ -147,7 +175,14 @@ class TrainingLog:
         self._progress.stop()
 
     def step(self, epoch: int, step: int, loss: float, lr: float) -> None:
-        """Report step ``step`` (from 1) of epoch ``epoch`` (from 1)."""
+        """Report a step.
+
+        Args:
+            epoch: from 1.
+            step: in the epoch, from 1.
+            loss: of the step.
+            lr: learning rate of the step.
+        """
         if step == 1:
             self._total, self._seen = 0.0, 0
         self._total += loss
@@ -169,7 +204,7 @@ class TrainingLog:
             self._unlogged, self._since = 0, time.perf_counter()
 
     def validation(self, epoch: Epoch) -> None:
-        """Report what the held-back images gave at the end of an epoch."""
+        """Report loss and accuracy of the held-back images at the end of an epoch."""
         loss, accuracy = epoch.validation_loss, epoch.validation_accuracy
         assert loss is not None, "images were held back"
         assert accuracy is not None, "images were held back"

@@ -1,4 +1,4 @@
-"""The exceptions of this project, and how text of others is shown in one line."""
+"""The exceptions of this project, and text from elsewhere shown safely on one line."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import reprlib
 
 
 class QatError(Exception):
-    """A mistake that the user can mend.
+    """An error that the user can correct.
 
-    Its text is one line: which object, what was found, why that matters, what to do. The commands print that line and
-    exit with ``exit_status``; they never show a traceback for it. Names, paths and other libraries' words come into it as they
-    are; ``one_line`` makes them safe here, once.
+    Its text is one line: which object, what was found, why it matters, what to do. Commands print that line and exit
+    with ``exit_status``, without a traceback. Names, paths and messages of other libraries may be put in unescaped:
+    ``one_line`` escapes the whole text here.
+
+    Args:
+        text: the message.
+
+    >>> import qat
+    >>> try:
+    ...     qat.WeightQuantizer(1)
+    ... except qat.QatError as error:
+    ...     print(error)
+    WeightQuantizer: num_bits is 1; use a whole number from 2 to 16
     """
 
     exit_status = 2
@@ -20,20 +30,27 @@ class QatError(Exception):
 
 
 class NotFiniteError(QatError):
-    """Numbers became infinite or NaN: no mistake in the arguments, but nothing that could be gone on with."""
+    """Numbers became infinite or NaN, so that the work cannot continue. The arguments were not at fault.
+
+    Commands end with status 1 then, where an ordinary QatError gives 2.
+
+    >>> from qat.errors import NotFiniteError
+    >>> NotFiniteError.exit_status
+    1
+    """
 
     exit_status = 1
 
 
 def one_line(text: object) -> str:
-    """A text as a terminal can show it: line breaks, control characters, escape sequences and what turns the direction of
-    writing stand as in Python's literals.
+    """A text on one line that is safe to print: line breaks, control characters, escape sequences and characters that
+    change the direction of writing are escaped as in Python's literals.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
 
 
 def shortened(value: object) -> str:
-    """The repr of what a file or a caller gave, cut where it is long or deep."""
+    """The repr of a value from a file or a caller, cut where it is long or deep."""
     try:
         return _SHORT.repr(value)
     except Exception:  # Python writes no number of more than 4,300 digits, and a class may have a repr of its own

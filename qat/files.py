@@ -1,4 +1,4 @@
-"""Writing files so that nothing is ever half written: one file, or several that belong together."""
+"""Writing files such that none is ever half written: one file, or several that belong together."""
 
 from __future__ import annotations
 
@@ -7,31 +7,28 @@ import errno
 import hashlib
 import json
 import os
-import re
-import secrets
 import stat
 import tempfile
-import time
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from qat.drafts import Draft, locked, sync_folders
 from qat.errors import QatError
 
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows: two writers are not kept apart there, and what a killed one left stays
-    fcntl = None  # type: ignore[assignment]
-
-TRIES = 5  #: how often a temporary file that something else has removed is written
-RANDOM = 6  #: bytes in the name of a temporary file
-WAIT, STEP = 5.0, 0.0005  #: seconds that a lock is waited for, since any user may hold one; and between two attempts
 LARGEST = 1 << 31  #: bytes of a file that is read as a whole
 
 
 def check_writable(path: str | Path) -> None:
-    """Raise QatError where a file cannot be written, before hours of work are spent on its content."""
+    """Check that a file can be written, before hours of work are spent on its content.
+
+    Args:
+        path: of the file; its folder is created.
+
+    Raises:
+        QatError: where it cannot.
+    """
     path = Path(path)
     folder = _target(path).parent
     try:
@@ -45,72 +42,84 @@ def check_writable(path: str | Path) -> None:
 
 
 def check_distinct(output: str | Path, source: str | Path, flags: str) -> None:
-    """Raise QatError where a command would write over what it reads. flags: which two arguments name them."""
+    """Raise QatError where a command would overwrite its own input. flags: the two arguments, for the message."""
     if os.path.realpath(output) == os.path.realpath(source):
         raise QatError(f"{output}: {flags} name the same file, which would be overwritten; give another name to write")
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` as a whole: a crash leaves the old file or the new one.
+    """Replace a file as a whole: after a crash there is the old content or the new one.
 
-    A file that is replaced keeps its permissions, and its owner where that is allowed; a symbolic link stays, and what it
-    points to is replaced. Raises QatError naming the path and the system's reason (a full disk, a read-only folder); the
-    old file stays.
+    A replaced file keeps its permissions, and its owner where the system allows that. A symbolic link stays, and the
+    file that it points to is replaced.
+
+    Args:
+        path: of the file.
+        content: to be written.
+
+    Raises:
+        QatError: with the path and the system's reason, as a full disk; the old file stays.
     """
     path = Path(path)
     target = _target(path)
     settle(path)
     try:
-        with _Draft(target, content) as draft:
+        with Draft(target, content) as draft:
             draft.put()
-        _sync_folders([target])
+        sync_folders([target])
     except OSError as error:
         raise _not_written(path, error, [path]) from None
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Replace several files, of one folder and of one name but for its ending, as a whole: whoever reads them by
-    ``read_together`` finds all old or all new.
+    """Replace several files as a whole: ``read_together`` finds all old or all new ones.
 
-    All contents are kept in a record beside them, ``.<name>.pending``, which appears at once; then the files are replaced,
-    and the record goes. Where a process is killed before the record is there, the old files are untouched; after it, the
-    next that reads or writes one of these files finishes the work (``settle``). Raises QatError as ``write_atomically`` does,
-    and where another process keeps the folder locked.
+    All contents are first written to a record beside them, ``.<name>.pending``, which appears at once; then the files
+    are replaced and the record is removed. If the process is killed before the record exists, the old files are
+    untouched; if later, the next call that reads or writes one of these files completes the work (``settle``).
+
+    Args:
+        contents: by path; all in one folder, with one name but for the suffix.
+
+    Raises:
+        QatError: as ``write_atomically``, and where another process keeps the folder locked.
     """
     paths = list(contents)
     if len(paths) == 1:
         return write_atomically(paths[0], contents[paths[0]])
     first, folder, record = paths[0], paths[0].parent, _record(paths[0])
     if any(_record(path) != record for path in paths):
-        raise ValueError(f"{paths}: whoever reads one of them could not find what is recorded beside another")
+        raise ValueError(
+            f"{paths}: they have no common record; give files of one folder and one name but for the suffix"
+        )
     targets = {path: _target(path) for path in paths}
     recorded = False
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder) as held, contextlib.ExitStack() as stack:
+        with locked(folder) as held, contextlib.ExitStack() as stack:
             if not held:
                 raise QatError(
                     f"{first}: cannot be written, since another process keeps {folder} locked, perhaps an export that was "
                     f"stopped; continue or end it ('fuser {folder}' shows which), then repeat the command"
                 )
             _settle(first)
-            # Whatever takes space is written before anything is replaced.
-            drafts = [stack.enter_context(_Draft(targets[path], content)) for path, content in contents.items()]
-            stack.enter_context(_Draft(record, _recorded(contents))).put()
+            # Everything that needs space is written before the first file is replaced.
+            drafts = [stack.enter_context(Draft(targets[path], content)) for path, content in contents.items()]
+            stack.enter_context(Draft(record, _recorded(contents))).put()
             recorded, replaced = True, False
             try:
-                _sync_folders([record])
+                sync_folders([record])
                 for draft in drafts:
                     draft.put()
                     replaced = True
-                _sync_folders(targets.values())
+                sync_folders(targets.values())
             except OSError:
                 if not replaced:  # while the lock is held: afterwards it could be another writer's record
                     with contextlib.suppress(OSError):
                         record.unlink()
                         recorded = False
                 raise
-            with contextlib.suppress(OSError):  # it says no more than what is there
+            with contextlib.suppress(OSError):  # its content is in the files now
                 record.unlink()
     except OSError as error:
         if not recorded:
@@ -122,32 +131,54 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
 
 
 def read_together(*paths: Path) -> list[bytes]:
-    """The contents of files that ``write_together`` wrote, all of one writing. Raises OSError for one that cannot be read.
+    """Read files that ``write_together`` wrote, all from the same call.
 
-    Where another process keeps the folder locked, they are read all the same, and may be of two writings if it is writing.
+    While another process keeps the folder locked, they are read all the same; if that process is writing, they may come
+    from two calls.
+
+    Args:
+        *paths: of the files.
+
+    Returns:
+        Their contents.
+
+    Raises:
+        OSError: where a file cannot be read.
     """
-    with _locked(paths[0].parent) as held:
+    with locked(paths[0].parent) as held:
         if held:
-            with contextlib.suppress(OSError, QatError):  # a folder that may only be read
+            with contextlib.suppress(OSError, QatError):  # a read-only folder
                 _settle(paths[0])
-        pending = _pending(paths[0]) or {}  # what could not be put in place
+        pending = _pending(paths[0]) or {}  # what could not be written to the files
         return [pending[path] if path in pending else _content(path) for path in paths]
 
 
 def settle(path: str | Path) -> None:
-    """Finish what a killed ``write_together`` has begun with ``path`` and others. Where that cannot be done, all stays."""
+    """Complete what a killed ``write_together`` has begun with ``path`` and others. Where that is not possible, all
+    stays as it is.
+    """
     path = Path(path)
     with contextlib.suppress(OSError, ValueError, QatError):  # ValueError: a name that no file can have
         if _is_record(_record(path)):
-            with _locked(path.parent) as held:
+            with locked(path.parent) as held:
                 if held:
                     _settle(path)
 
 
 def open_file(path: str | Path) -> IO[bytes]:
-    """A file, opened to be read. Raises OSError where it cannot be, and for a folder, a pipe or a device.
+    """Open a file for reading.
 
-    What it is, is asked once it is open, so that nothing else can take its place; a pipe without a writer must not wait.
+    Its type is checked after it was opened, so that nothing can take its place in between; a pipe without a writer is
+    not waited for.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The open file.
+
+    Raises:
+        OSError: where it cannot be opened, and for a folder, a pipe or a device.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     other = _no_file(os.fstat(handle).st_mode)
@@ -161,42 +192,43 @@ def open_file(path: str | Path) -> IO[bytes]:
 
 
 def _target(path: Path) -> Path:
-    """What is written for ``path``: the end of a symbolic link. Raises QatError where something else than a file is there:
-    a folder, or a device as /dev/null; and for a name that nobody would have typed, whose line breaks would come into every
-    list of files.
+    """The file that writing ``path`` replaces: where a symbolic link ends.
+
+    Raises QatError where that is not a file but a folder or a device, as /dev/null, and for a name with control characters,
+    which would break lists of files.
     """
     if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in str(path)):
         raise QatError(f"{path}: its name holds a line break or another control character; choose another name")
     link = os.path.islink(path)
     try:
         other = _no_file(os.stat(path).st_mode)
-    except FileNotFoundError:  # it is to be written, or what it points to
+    except FileNotFoundError:  # it does not exist yet, or the link's target does not
         other = ""
     except OSError as error:
-        if not link:  # writing will say it
+        if not link:  # the writing itself reports it
             return path
-        # A loop, or another user's link in a folder for all, which the system does not follow.
+        # A loop, or another user's link in a shared folder, which the system does not follow.
         raise QatError(
             f"{path}: is a symbolic link that is not followed ({error.strerror}); remove it, or give another name to write"
         ) from None
     if other:
-        raise QatError(f"{path}: is {other}, which is not written over; give the name of a file to write")
+        raise QatError(f"{path}: is {other}, which is not overwritten; give the name of a file to write")
     return Path(os.path.realpath(path)) if link else path
 
 
 def _no_file(mode: int) -> str:
-    """What else than a file it is; empty for a file."""
+    """What it is instead of a file, in words; empty for a file."""
     if stat.S_ISREG(mode):
         return ""
-    return "a folder" if stat.S_ISDIR(mode) else "no file but a device or a pipe"
+    return "a folder" if stat.S_ISDIR(mode) else "not a file but a device or a pipe"
 
 
 def _content(path: Path) -> bytes:
-    """Of a file of at most ``LARGEST`` bytes. Raises OSError as ``open_file``, and for a larger one."""
+    """The content of a file of at most ``LARGEST`` bytes. Raises OSError as ``open_file``, and for a larger one."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > LARGEST:
-            raise OSError(errno.EFBIG, f"it holds {size:,} bytes, but {LARGEST:,} are the most that is read", str(path))
+            raise OSError(errno.EFBIG, f"it holds {size:,} bytes, but at most {LARGEST:,} are read", str(path))
         try:
             return file.read(size)
         except MemoryError:
@@ -204,7 +236,7 @@ def _content(path: Path) -> bytes:
 
 
 def _not_written(path: Path, error: OSError, paths: Sequence[Path]) -> QatError:
-    """Nothing has been replaced, so what was there is as it was."""
+    """The error where nothing was replaced, so that the old files are unchanged."""
     there = sum(os.path.isfile(path) for path in paths)
     kept = "; the file that was there is unharmed" if there else ""
     if len(paths) > 1 and there:
@@ -214,173 +246,17 @@ def _not_written(path: Path, error: OSError, paths: Sequence[Path]) -> QatError:
     )
 
 
-class _Draft:
-    """A temporary file beside ``target`` with its new content, on the disk when entered, and gone when left.
-
-    Its writer holds a lock on it, which the system releases when the writer dies: a draft whose lock can be had is one that
-    was left behind, whatever the clocks say.
-    """
-
-    def __init__(self, target: Path, content: bytes) -> None:
-        self._target, self._content = target, content
-        self._path: Path | None = None
-        self._handle = -1
-
-    def __enter__(self) -> _Draft:
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        _clear_abandoned(self._target)
-        try:
-            self._write()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._path is not None:
-            with contextlib.suppress(OSError):
-                self._path.unlink()
-            self._path = None
-        self._close()
-
-    def put(self) -> None:
-        """Replace the target."""
-        for left in reversed(range(TRIES)):
-            assert self._path is not None, "it is put once"
-            if fcntl is None:  # Windows renames no file that is open
-                self._close()
-            try:
-                os.replace(self._path, self._target)
-            except FileNotFoundError:
-                if not left:
-                    raise
-                self.__exit__()
-                self._write()
-                continue
-            self._path = None
-            self._close()
-            return
-
-    def _write(self) -> None:
-        try:
-            old = os.stat(self._target)
-        except FileNotFoundError:
-            old = None
-        for _ in range(TRIES):
-            path = self._target.with_name(f".{self._target.name}.{secrets.token_hex(RANDOM)}.tmp")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-            # The system takes the umask off. What only few may read, nobody else can in between.
-            self._handle = os.open(path, flags, 0o666 if old is None else 0o600)
-            self._path = path
-            _lock(self._handle, WAIT)
-            if os.path.exists(path):
-                break
-            self._close()  # another writer has cleared it before it was locked
-        else:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        with os.fdopen(self._handle, "wb", closefd=False) as file:
-            file.write(self._content)
-            file.flush()
-            if old is not None:
-                _take_over(path, old)
-            os.fsync(self._handle)
-
-    def _close(self) -> None:
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
-
-
-def _take_over(path: Path, old: os.stat_result) -> None:
-    """Give a file the owner, the group and the permissions of another, as far as that is allowed."""
-    mode = stat.S_IMODE(old.st_mode) & 0o777
-    if hasattr(os, "chown"):
-        try:
-            os.chown(path, -1, old.st_gid)
-        except OSError:
-            mode &= 0o707  # what its group may do is not for another group
-        with contextlib.suppress(OSError):
-            os.chown(path, old.st_uid, -1)
-    os.chmod(path, mode)
-
-
-def _clear_abandoned(target: Path) -> None:
-    """Remove what a process that was killed while it wrote ``target`` has left: the drafts that nobody holds a lock on."""
-    draft = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{{2 * RANDOM}}}\.tmp")
-    with contextlib.suppress(OSError):  # a folder that may not be listed
-        for name in filter(draft.fullmatch, os.listdir(target.parent)):
-            _clear(target.with_name(name))
-
-
-def _clear(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        if stat.S_ISREG(os.lstat(path).st_mode):
-            handle = os.open(path, os.O_RDWR)
-            try:
-                if _lock(handle, 0):
-                    os.unlink(path)
-            finally:
-                os.close(handle)
-
-
-def _lock(handle: int, wait: float) -> bool | None:
-    """Lock an open file or folder; False where another still holds the lock after ``wait`` seconds, None where there are no
-    locks.
-    """
-    end = time.monotonic() + wait
-    while fcntl is not None:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                return False
-            time.sleep(STEP)
-        except OSError:
-            break
-        else:
-            return True
-    return None
-
-
-def _sync_folders(paths: Iterable[Path]) -> None:
-    """Let the renaming of these files survive a power cut, where the system can do that."""
-    for folder in {path.parent for path in paths}:
-        with contextlib.suppress(OSError):
-            handle = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-
-
 # -- several files ----------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """One process at a time, where the file system has locks; False where another keeps it from that."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        yield True
-        return
-    try:
-        yield _lock(handle, WAIT) is not False
-    finally:
-        if fcntl is not None:  # closing is not enough where a process was forked meanwhile
-            with contextlib.suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_UN)
-        os.close(handle)
-
-
 def _record(path: Path) -> Path:
-    """Where ``write_together`` keeps contents: it can be found from each of its files."""
+    """The path of the record of ``write_together``, which follows from each of its files."""
     return path.parent / f".{path.stem}.pending"
 
 
 def _is_record(record: Path) -> bool:
-    """True for a record of somebody who could as well have replaced the files: in a folder for all, as /tmp, each may remove
-    and rename their own files only.
+    """Whether a record can be trusted: its owner could have replaced the files themselves. In a shared folder, as /tmp, users
+    can remove and rename their own files only.
     """
     try:
         found, folder = os.lstat(record), os.stat(record.parent)
@@ -391,8 +267,8 @@ def _is_record(record: Path) -> bool:
 
 
 def _recorded(contents: Mapping[Path, bytes]) -> bytes:
-    """A line with the digest of the rest; a line of JSON, of each file the digest of what was there and the size of what is
-    to come; the new contents. Raises OSError where that is more than will be read.
+    """The content of a record: a line with the digest of the rest; a line of JSON with the digest of the old content and the
+    size of the new one for each file; the new contents. Raises OSError where that is more than ``_content`` reads.
     """
     entries = {path.name: (_digest_of(path), len(content)) for path, content in contents.items()}
     body = b"".join([json.dumps(entries).encode(), b"\n", *contents.values()])
@@ -414,8 +290,8 @@ def _digest_of(path: Path) -> str | None:
 
 
 def _pending(path: Path) -> dict[Path, bytes] | None:
-    """What a killed ``write_together`` meant to write to ``path`` and others; None where there is no such record, or another
-    hand has changed one of them since: it is neither what was there then nor what was to come.
+    """What a killed ``write_together`` was writing to ``path`` and others; None where there is no record, or where one of the
+    files was changed since: it has neither the old nor the new content.
     """
     record = _record(path)
     if not _is_record(record):
@@ -438,13 +314,13 @@ def _pending(path: Path) -> dict[Path, bytes] | None:
 
 
 def _settle(path: Path) -> None:
-    """``settle`` for who holds the lock. Raises OSError where it cannot be written."""
+    """``settle`` for a caller that holds the lock. Raises OSError where a file cannot be written."""
     record = _record(path)
     if not _is_record(record):
         return
     targets = {_target(file): content for file, content in (_pending(path) or {}).items()}
     for target, content in targets.items():
-        with _Draft(target, content) as draft:
+        with Draft(target, content) as draft:
             draft.put()
-    _sync_folders(targets)
+    sync_folders(targets)
     record.unlink()

@@ -1,12 +1,12 @@
-"""What was probably meant by a flag or a command that there is not."""
+"""Suggestions for a mistyped or unknown flag or command."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
 
-#: Words for one thing, flags of this project first, the likeliest of them before others. Where a word is in two groups, the
-#: first with a flag of the command counts.
+#: Words that mean the same, this project's flags first, the likeliest before others. Of several groups with a word the first
+#: counts that has a flag of the command.
 FLAGS = (
     "data_path test_path basedirectory data dataset data_dir dataset_path data_folder dataset_dir data_root root train_data",
     "epochs num_epochs epoch_end qat_epochs epoch n_epochs num_epoch max_epochs epoch_size epochs_num iterations",
@@ -55,18 +55,27 @@ CLOSE = 0.6  #: as difflib counts
 
 
 def meant(word: str, known: Iterable[str], groups: Sequence[str]) -> str | None:
-    """The known name that is another word for this one, contains it, begins it or is spelt like it; None: there is none."""
+    """The known name that was probably meant.
+
+    Args:
+        word: what was typed.
+        known: the names that there are.
+        groups: words that mean the same, separated by spaces, the likeliest first.
+
+    Returns:
+        A synonym, or the name spelt most like it; None where none is close.
+    """
     return synonym(word, known, groups) or _similar(word, known)
 
 
 def perhaps(word: str, known: Iterable[str], groups: Sequence[str] = ()) -> str:
-    """That it is probably meant, for the end of a message; nothing where there is none."""
+    """ ", perhaps X is meant" for the end of a message; empty where nothing is close."""
     name = meant(word, known, groups)
     return f", perhaps {name} is meant" if name else ""
 
 
 def synonym(word: str, known: Iterable[str], groups: Sequence[str]) -> str | None:
-    """The known name that is the same but for dashes and capitals, or stands in one group with it."""
+    """The known name that is equal but for dashes and capitals, or stands in one group with it."""
     names: dict[str, str] = {}
     for name in known:
         names.setdefault(_plain(name), name)

@@ -1,4 +1,4 @@
-"""What a node, a cell or a network may be called: names come from files of others, and go into sources, pages and terminals."""
+"""Which names nodes, cells and networks may have: names come from files and go into source code and pages."""
 
 from __future__ import annotations
 
@@ -9,53 +9,55 @@ from pathlib import Path
 from qat.errors import QatError, shortened
 
 LONGEST = 200  #: characters
-SIGNS = "_.:/+-[]()"  #: that frameworks and formats have in names, beside letters and digits
-MARKS = "@#"  #: in names that targets make, so that no node's own can be equal to them
+SIGNS = "_.:/+-[]()"  #: allowed beside letters and digits: frameworks and formats use them in names
+MARKS = "@#"  #: only in names that targets make, so that these never equal a node's name
 #: For messages.
 RULE = f"letters, digits, {' '.join(SIGNS)} and single spaces between them, no + or - first, at most {LONGEST}"
 
 
 def check_name(name: object, what: str) -> None:
-    """Raise QatError unless ``name`` is a text of letters, digits and harmless signs. what: whose name it is."""
+    """Raise QatError unless ``name`` is a string of letters, digits and harmless signs. what: whose name it is."""
     found = _fault(name)
     if found:
         raise QatError(f"{what} {shortened(name)}: its name {found}, but a name is of {RULE}; rename it")
 
 
 def check_stored(path: str | Path, names: Iterable[object]) -> None:
-    """Raise QatError where an exported file holds a name with characters that no export gives it."""
+    """Raise QatError where an exported file holds a name with characters that exports never write."""
     for name in names:
         text = name.decode(errors="replace") if isinstance(name, bytes) else name
         if not isinstance(text, str) or not all(_allowed(c) or c in f" {MARKS}" for c in text):
-            raise QatError(f"{path}: holds the name {shortened(text)}, which no export gives; export it again")
+            raise QatError(f"{path}: holds the name {shortened(text)}, which no export writes; export it again")
 
 
 def check_included(file_name: str) -> None:
-    """Raise QatError where C has no way to write a file's name in an #include, which knows no escapes."""
+    """Raise QatError where a file's name cannot be written in a C #include, which has no escapes."""
     if not is_name(file_name) or "/" in file_name:
         raise QatError(f"{shortened(file_name)}: C cannot include a file of this name; name it by {RULE}")
 
 
 def is_name(text: object) -> bool:
-    """True for what ``check_name`` lets pass."""
+    """Whether ``check_name`` accepts it."""
     return _fault(text) is None
 
 
 def fits(name: str, pattern: str) -> bool:
-    """True where a name is one that a pattern stands for, as "fc*" for "fc1": * is any text, ? any character. Brackets are
-    those of names, as in "blocks[0].*".
+    """Whether a name matches a pattern, as "fc1" matches "fc*": * stands for any text, ? for any character. Brackets
+    stand for themselves, as in "blocks[0].*".
     """
     return fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def harmless(text: str) -> str:
-    """Any text as a name: what a name may not hold is replaced. For comments, which nothing in it can then end."""
+    """A text with every character replaced that a name may not have. For comments in source code, which it cannot end
+    then.
+    """
     return "".join(c if _allowed(c) or c == " " else "_" for c in text)[:LONGEST]
 
 
 def _fault(name: object) -> str | None:
     if not isinstance(name, str):
-        return f"is no text but {type(name).__name__}"
+        return f"is not a string but {type(name).__name__}"
     if not name or len(name) > LONGEST:
         return f"has {len(name)} characters"
     wrong = next((c for c in name if not _allowed(c) and c != " "), None)
@@ -69,5 +71,5 @@ def _fault(name: object) -> str | None:
 
 
 def _allowed(character: str) -> bool:
-    """Letters and digits of any script, as Python has them in its own names, and SIGNS."""
+    """Letters and digits of any script, as in Python's identifiers, and SIGNS."""
     return character in SIGNS or (f"_{character}".isidentifier() and character.isprintable())

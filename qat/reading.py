@@ -1,8 +1,8 @@
-"""Reading files that others made: only regular files, only so much of them, and every error of a parser in one line.
+"""Reading files from elsewhere: regular files only, limited in size, with every error of a parser as one line.
 
-A file may be damaged or made to do harm, and the libraries that parse it raise whatever they run into. So every reader
-opens by ``open_regular`` (or ``read_file``, ``read_unpacked``, ``read_text``), and lets its parser run inside ``reading``, and
-inside ``without_warnings`` where it warns.
+A file may be damaged or malicious, and the libraries that parse it raise errors of any class. So every reader opens
+files with ``open_regular`` (or ``read_file``, ``read_unpacked``, ``read_text``), and runs its parser inside
+``reading``, and inside ``without_warnings`` where the parser warns.
 """
 
 from __future__ import annotations
@@ -22,21 +22,33 @@ import numpy as np
 from qat.errors import QatError, one_line
 from qat.files import LARGEST, open_file, settle
 
-LARGEST_TEXT = 1 << 20  #: bytes of a text that people write: names of classes, an index, flags
+LARGEST_TEXT = 1 << 20  #: bytes of a text file that people write, as class names, an index or flags
 LARGEST_JSON = 1 << 24  #: bytes of a JSON text
-#: Bytes that a compressed file may unpack to, whatever its own size, and times its size, where that is more.
+#: A compressed file may unpack to so many bytes, or to so many times its own size, whichever is more.
 LARGEST_UNPACKED, MOST_TIMES = 1 << 28, 20
-LARGEST_SAMPLE = 1 << 28  #: numbers of one sample, over all that an exported file computes
-LONGEST_REASON = 160  #: characters of what a library says
+LARGEST_SAMPLE = 1 << 28  #: numbers that an exported file may compute for one sample, over all nodes
+LONGEST_REASON = 160  #: characters of a library's message
 
 
 @contextmanager
 def reading(path: str | Path, what: str, advice: str) -> Iterator[None]:
-    """Whatever is raised inside becomes a QatError: the file ``path`` cannot be read as ``what``; then what to do.
+    """Turn whatever is raised inside into a QatError: the file cannot be read, why, and what to do.
 
-    A QatError passes that begins with the path; any other, of what knows no file, gets it, and the advice. What ends the
-    process passes. All else is caught, since parsers share no class of errors: they stumble over indices and keys, run out of
-    memory or stack, and those in Rust panic with a BaseException.
+    A QatError that begins with the path passes unchanged; to any other one the path and the advice are added.
+    KeyboardInterrupt, SystemExit and GeneratorExit pass. Everything else is caught, because parsers have no common
+    class of errors: they fail on indices and keys, run out of memory or stack, and those written in Rust panic with a
+    BaseException.
+
+    Args:
+        path: of the file.
+        what: the kind of file it should be.
+        advice: what to do.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        QatError: in place of other exceptions.
     """
     try:
         yield
@@ -53,8 +65,12 @@ def reading(path: str | Path, what: str, advice: str) -> Iterator[None]:
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """What a parser warns of is left out: either the content is good, or there is an error. For the parser's call alone, since
-    it is the warnings of all threads.
+    """Silence a parser's warnings: either the content is good, or there is an error.
+
+    Use it around the parser's call alone, because it affects the warnings of all threads.
+
+    Yields:
+        Nothing.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -62,7 +78,7 @@ def without_warnings() -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an exception says, on one line, short; its class where that alone says what is wrong."""
+    """The message of an exception, short and on one line; with its class where the message alone says little."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     text = " ".join(text.split())
     if isinstance(error, MemoryError):
@@ -75,8 +91,18 @@ def reason_of(error: BaseException) -> str:
 
 
 def open_regular(path: str | Path, advice: str, *, limit: int = LARGEST) -> IO[bytes]:
-    """A file of at most ``limit`` bytes, opened to be read. Raises QatError where it cannot be, for a folder, a pipe or a
-    device, and for a larger one.
+    """Open a file for reading.
+
+    Args:
+        path: of the file.
+        advice: what to do where it cannot be read, for the message.
+        limit: the most bytes that it may have.
+
+    Returns:
+        The open file.
+
+    Raises:
+        QatError: where it cannot be opened, for a folder, a pipe or a device, and where it is too large.
     """
     settle(path)
     try:
@@ -85,12 +111,12 @@ def open_regular(path: str | Path, advice: str, *, limit: int = LARGEST) -> IO[b
         raise QatError(f"{path}: cannot be read ({reason_of(error)}); {advice}") from None
     if (size := _size(file)) > limit:
         file.close()
-        raise QatError(f"{path}: holds {size:,} bytes, but {limit:,} are the most that is read; {advice}")
+        raise QatError(f"{path}: holds {size:,} bytes, but at most {limit:,} are read; {advice}")
     return file
 
 
 def read_file(path: str | Path, advice: str, *, limit: int = LARGEST) -> bytes:
-    """The content of a file of at most ``limit`` bytes. Raises QatError as ``open_regular``."""
+    """The content of a file, opened by ``open_regular``, with the same arguments and errors."""
     with open_regular(path, advice, limit=limit) as file:
         try:
             return file.read(_size(file))
@@ -99,7 +125,7 @@ def read_file(path: str | Path, advice: str, *, limit: int = LARGEST) -> bytes:
 
 
 def read_text(path: str | Path, advice: str, *, limit: int = LARGEST_TEXT) -> str:
-    """The same for text in UTF-8."""
+    """The content of a text file in UTF-8, as ``read_file``."""
     try:
         return read_file(path, advice, limit=limit).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -107,38 +133,48 @@ def read_text(path: str | Path, advice: str, *, limit: int = LARGEST_TEXT) -> st
 
 
 def read_unpacked(path: str | Path, advice: str, *, limit: int = LARGEST) -> bytes:
-    """The content of a file, unpacked where its name ends in .gz; there at most ``most_unpacked`` bytes."""
+    """The content of a file as ``read_file``, decompressed where its name ends in .gz.
+
+    Args:
+        path: of the file.
+        advice: what to do where it cannot be read, for the message.
+        limit: the most bytes of content; of a .gz file no more than ``most_unpacked`` either.
+
+    Returns:
+        The content.
+
+    Raises:
+        QatError: as ``open_regular``, and where the file decompresses to more.
+    """
     if Path(path).suffix != ".gz":
         return read_file(path, advice, limit=limit)
     with open_regular(path, advice) as file, reading(path, "a .gz file", advice):
         limit = min(limit, most_unpacked(_size(file)))
         content = gzip.GzipFile(fileobj=file).read(limit + 1)
     if len(content) > limit:
-        raise QatError(f"{path}: unpacks to more than {limit:,} bytes, the most that is read of it; {advice}")
+        raise QatError(f"{path}: unpacks to more than {limit:,} bytes, the limit for this file; {advice}")
     return content
 
 
 def most_unpacked(size: int) -> int:
-    """Bytes that a compressed file of ``size`` bytes may unpack to."""
+    """How many bytes a compressed file of ``size`` bytes may decompress to."""
     return max(LARGEST_UNPACKED, MOST_TIMES * size)
 
 
 def check_zip(path: str | Path, file: IO[bytes], advice: str) -> None:
-    """Raise QatError where a .zip archive (as .npz and .pt are) says that it unpacks to more than ``most_unpacked``."""
+    """Raise QatError where a .zip archive, as .npz and .pt files are, declares more content than ``most_unpacked``."""
     size = _size(file)
     with reading(path, "a .zip archive", advice), zipfile.ZipFile(file) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     file.seek(0)
     if unpacked > most_unpacked(size):
-        raise QatError(
-            f"{path}: unpacks to {unpacked:,} bytes, which nothing that is read here does from {size:,}; {advice}"
-        )
+        raise QatError(f"{path}: unpacks to {unpacked:,} bytes from {size:,}, more than such a file needs; {advice}")
 
 
 def check_sample(numbers: int) -> None:
-    """Raise ValueError where an exported file computes more numbers of one sample than any network's."""
+    """Raise ValueError where an exported file computes more numbers for one sample than any network does."""
     if numbers > LARGEST_SAMPLE:
-        raise ValueError(f"one sample takes {numbers:,} numbers, but {LARGEST_SAMPLE:,} are the most")
+        raise ValueError(f"one sample takes {numbers:,} numbers, but at most {LARGEST_SAMPLE:,} are supported")
 
 
 def _size(file: IO[Any]) -> int:
@@ -146,8 +182,8 @@ def _size(file: IO[Any]) -> int:
 
 
 def check_array(file: IO[bytes]) -> None:
-    """Raise ValueError where a .npy file declares more bytes than it holds: they would be allocated before they are read."""
-    library: Any = np.lib.format  # which has no type hints
+    """Raise ValueError where a .npy file declares more bytes than it holds, which NumPy would allocate."""
+    library: Any = np.lib.format  # it has no type hints
     one = library.read_magic(file) == (1, 0)
     shape, _, dtype = library.read_array_header_1_0(file) if one else library.read_array_header_2_0(file)
     if math.prod(shape) * dtype.itemsize > _size(file):

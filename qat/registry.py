@@ -71,12 +71,28 @@ def installed(entry: Entry) -> bool:
 
 
 def backend_names() -> list[str]:
-    """The names of all backends: our own, and those of other packages that are installed."""
+    """The names of all backends: our own, and those of other packages that are installed.
+
+    Returns:
+        As "torch".
+
+    >>> import qat
+    >>> qat.backend_names()[:3]
+    ['torch', 'keras', 'mindspore']
+    """
     return ADDED_BACKENDS.names()
 
 
 def target_names() -> list[str]:
-    """The names of all file formats: our own, and those of other packages that are installed."""
+    """The names of all file formats: our own, and those of other packages that are installed.
+
+    Returns:
+        As "ONNX".
+
+    >>> import qat
+    >>> "ONNX" in qat.target_names()
+    True
+    """
     return ADDED_TARGETS.names()
 
 
@@ -91,6 +107,12 @@ def backend(name: str) -> TrainingBackend:
 
     Raises:
         QatError: there is none of that name, or what it needs is not installed.
+
+    >>> import qat
+    >>> qat.backend("nothing")
+    Traceback (most recent call last):
+        ...
+    qat.errors.QatError: backend 'nothing' is unknown: ...
     """
     return cast(TrainingBackend, _load(name, ADDED_BACKENDS, BACKENDS, TrainingBackend))
 
@@ -106,6 +128,10 @@ def target(file_format: str) -> Target:
 
     Raises:
         QatError: there is none of that name, or what it needs is not installed.
+
+    >>> import qat
+    >>> qat.target("C").NAME  # needs no runtime
+    'C'
     """
     found = cast(Target, _load(file_format, ADDED_TARGETS, TARGETS, Target))
     if found.NAME not in TARGETS:

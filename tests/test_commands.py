@@ -354,7 +354,7 @@ def test_an_exported_file_is_no_checkpoint(trained: Path, tmp_path: Path, capsys
     assert run(capsys, "export", *exported)[0] == 0
     status, _, err = run(capsys, "eval", "--data_path", "digits", "--ckpt_path", tmp_path / "a.onnx")
     assert status == 2
-    assert "a.onnx: is an exported file, no checkpoint; run, evaluate and verify take such files" in err
+    assert "a.onnx: is an exported file, not a checkpoint; run, evaluate and verify take such files" in err
 
 
 def test_a_checkpoint_of_the_library_says_nothing_of_images(

@@ -550,7 +550,7 @@ def test_cifar_batches_are_read_in_order(tmp_path, suffix, subfolder):
     ("content", "message"),
     [
         (b"", "holds 0 bytes"),
-        (cifar_records(2).tobytes()[:-1], "no multiple of the 3,073"),
+        (cifar_records(2).tobytes()[:-1], "not a multiple of the 3,073"),
         (bytes([10]) + bytes(3072), "image 0 has label 10"),
     ],
 )

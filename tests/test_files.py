@@ -10,7 +10,7 @@ import tempfile
 
 import pytest
 
-from qat import files
+from qat import drafts, files
 from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 
@@ -229,7 +229,7 @@ def test_a_symbolic_link_to_a_folder_is_refused(tmp_path):
 def test_a_path_that_is_a_folder_is_refused_and_the_folder_stays(tmp_path):
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "inside").write_bytes(b"old")
-    with pytest.raises(QatError, match=r"net: is a folder, which is not written over"):
+    with pytest.raises(QatError, match=r"net: is a folder, which is not overwritten"):
         write_atomically(tmp_path / "net", b"new")
     assert os.listdir(tmp_path) == ["net"]
     assert (tmp_path / "net" / "inside").read_bytes() == b"old"
@@ -240,7 +240,7 @@ def test_a_pipe_or_a_device_is_refused_and_stays(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for use in (check_writable, lambda path: write_atomically(path, b"")):
-        with pytest.raises(QatError, match="pipe: is no file but a device or a pipe, which is not written over"):
+        with pytest.raises(QatError, match="pipe: is not a file but a device or a pipe, which is not overwritten"):
             use(pipe)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
@@ -326,7 +326,7 @@ def left_by_a_killed_writer(target):
     )
     done = subprocess.run([sys.executable, "-c", code, target], check=False)
     assert done.returncode == -signal.SIGKILL
-    (left,) = target.parent.glob(f".{target.name}.{'?' * 2 * files.RANDOM}.tmp")
+    (left,) = target.parent.glob(f".{target.name}.{'?' * 2 * drafts.RANDOM}.tmp")
     return left
 
 
@@ -387,7 +387,7 @@ def test_two_writers_whose_clocks_are_an_hour_apart_lose_no_save(tmp_path):
             assert len(set(file.read().split(" 999 "))) == 2, "the last save of one of them, whole"
 
 
-@pytest.mark.parametrize("times", [1, files.TRIES - 1])
+@pytest.mark.parametrize("times", [1, drafts.TRIES - 1])
 def test_a_draft_that_something_else_removes_is_written_again(target, monkeypatch, times):
     removed, replace = [], os.replace
 
@@ -413,7 +413,7 @@ def test_a_draft_that_is_removed_again_and_again_is_given_up_in_one_line(target,
 
 def test_where_there_are_no_locks_files_are_written_and_nothing_is_cleared(target, monkeypatch):
     left = left_by_a_killed_writer(target)
-    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setattr(drafts, "fcntl", None)
     write_atomically(target, b"new")
     files.write_together({target: b"newer", target.with_name("net.other"): b"other"})
     assert sorted(os.listdir(target.parent)) == sorted([left.name, "net.ckpt", "net.other"])

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from qat import files
+from qat import drafts, files
 from qat.cli import main
 from qat.deploy.verify import export_verified
 from qat.errors import NotFiniteError, QatError
@@ -357,7 +357,7 @@ def test_a_record_that_is_damaged_or_of_other_files_changes_nothing(tmp_path: Pa
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "net.c").write_bytes(b"")
     os.mkfifo(tmp_path / "net.h")
-    with pytest.raises(OSError, match="it is no file but a device or a pipe"):
+    with pytest.raises(OSError, match="it is not a file but a device or a pipe"):
         read_together(tmp_path / "net.c", tmp_path / "net.h")
 
 
@@ -399,7 +399,7 @@ def test_in_a_folder_for_all_another_user_s_record_replaces_nothing(tmp_path: Pa
 @pytest.fixture
 def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Another holds the lock of the folder, as any user may in /tmp."""
-    monkeypatch.setattr(files, "WAIT", 0.1, raising=False)
+    monkeypatch.setattr(drafts, "WAIT", 0.1)
     handle = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     given_up = threading.Timer(20, fcntl.flock, (handle, fcntl.LOCK_UN))
@@ -490,7 +490,7 @@ def test_a_file_is_read_up_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyP
     paths = tmp_path / "net.c", tmp_path / "net.h"
     paths[0].write_bytes(bytes(1000))
     paths[1].write_bytes(bytes(1001))
-    with pytest.raises(OSError, match=r"it holds 1,001 bytes, but 1,000 are the most that is read.*net\.h"):
+    with pytest.raises(OSError, match=r"it holds 1,001 bytes, but at most 1,000 are read.*net\.h"):
         read_together(*paths)
     with pytest.raises(QatError, match=r"cannot be written \(File too large\); net\.c, net\.h are as they were"):
         write_together({paths[0]: bytes(500), paths[1]: bytes(500)})  # with the record's first line more than that
@@ -516,7 +516,7 @@ def test_what_stands_in_the_way_of_a_second_file_is_found_before_the_verificatio
         write_together({path: b"source", path.with_suffix(".h"): b"header"})
 
     (tmp_path / "net.h").mkdir()
-    with pytest.raises(QatError, match=rf"^{tmp_path}/net\.h: is a folder, which is not written over"):
+    with pytest.raises(QatError, match=rf"^{tmp_path}/net\.h: is a folder, which is not overwritten"):
         exported(tmp_path / "net.c", export)
     assert [path.name for path in tmp_path.iterdir()] == ["net.h"]
 

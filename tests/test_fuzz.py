@@ -174,6 +174,7 @@ def test_every_reader_has_a_kind() -> None:
         "qat/reading.py",  # what the readers share
         "qat/child.py",
         "qat/files.py",  # writes
+        "qat/drafts.py",  # writes
         "qat/console.py",  # writes the log
         "qat/training/event_file.py",  # writes TensorBoard's logs
         "qat/study/executors.py",  # writes logs

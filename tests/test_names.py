@@ -314,7 +314,7 @@ def test_an_exported_file_with_such_a_name_is_refused(name: str, file_format: st
 
     for read in ((target.predict, pixels), (target.input_shapes,), (target.write_metadata, {})):
         with pytest.raises(
-            qat.QatError, match=r"holds the name '.*', which no export gives; export it again$"
+            qat.QatError, match=r"holds the name '.*', which no export writes; export it again$"
         ) as raised:
             export_and(*read)
         assert one_line(raised.value) == str(raised.value)

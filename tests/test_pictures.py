@@ -164,7 +164,7 @@ def test_other_formats_are_refused_whatever_their_name_and_ghostscript_is_not_ru
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/called\n")
     (tmp_path / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(qat.QatError, match=r"x\.png: is no picture of a format that is read; give one of PNG, JPEG"):
+    with pytest.raises(qat.QatError, match=r"x\.png: is not a picture in a supported format; give one of PNG, JPEG"):
         read_picture(tmp_path / "x.png", (3, 16, 16))
     assert not (tmp_path / "called").exists()
 

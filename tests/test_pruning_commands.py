@@ -117,7 +117,7 @@ def test_an_unfinished_schedule_is_mentioned(slim: Path, tmp_path: Path, capsys:
         ("prune", ["--ratio", "0.5", "--method", "taylor"], "give --data_path"),
         ("prune", ["--ratio", "0.5", "--method", "taylor", "--data_path", "digits", "--batches", "0"], "batches 0"),
         ("prune", ["--ratio", "0.5", "--method", "hessian"], "invalid choice: 'hessian'"),
-        ("prune", ["--drop_blocks", "conv1"], "'conv1' is no residual block of LeNet5BN"),
+        ("prune", ["--drop_blocks", "conv1"], "'conv1' is not a residual block of LeNet5BN"),
         ("train", ["--data_path", "digits", "--network", "resnet8"], "the network is that of --ckpt_path"),
         ("train", ["--data_path", "digits", "--slimming", "-1"], "slimming is -1.0"),
         ("train", ["--data_path", "digits", "--sparsity", "1"], "final_sparsity is 1.0"),

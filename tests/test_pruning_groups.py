@@ -364,8 +364,8 @@ def test_of_equals_the_later_one_goes_first() -> None:
         ({"ratio": 0.5, "multiple_of": 1.5}, "multiple_of is 1.5"),
         ({"ratio": 0.5, "scope": "all"}, "scope is 'all'"),
         ({"keep": {"conv9": 2}}, "'conv9' is no group of channels of LeNet5; use conv1, conv2, fc1, fc2"),
-        ({"keep": {"conv1": 7}}, "conv1 has 6 channels to keep; 7"),
-        ({"budget": (total_macs, 10)}, "with all channels removed that may go it is still"),
+        ({"keep": {"conv1": 7}}, "conv1 cannot keep 7 of its 6 channels; use 1 to 6"),
+        ({"budget": (total_macs, 10)}, "with all removable channels removed it is still"),
     ],
 )
 def test_mistakes_are_named(lenet: Any, arguments: dict[str, Any], message: str) -> None:
@@ -429,7 +429,7 @@ def test_the_relu_of_a_dropped_addition_stays_where_it_does_something() -> None:
     (block,) = residual_blocks(graph)
     smaller, _ = drop_blocks(graph, graph.initial_params(), [block.name])
     assert [type(node.cell).__name__ for node in smaller.nodes] == ["Input", "Conv2dBnAct", "Activation", "Conv2dBnAct"]
-    with pytest.raises(qat.QatError, match=r"'conv1' is no residual block of LeNet5 .* it has none"):
+    with pytest.raises(qat.QatError, match=r"'conv1' is not a residual block of LeNet5 .* it has none"):
         drop_blocks(create("lenet"), create("lenet").graph().initial_params(), ["conv1"])
 
 

@@ -288,7 +288,10 @@ def test_one_bit_is_of_activations_and_needs_both_of_its_codes() -> None:
             cls(1)
     quantizer = ActivationQuantizer(1)
     assert (quantizer.qmin, quantizer.qmax) == (0, 1)
-    for settings_, message in (({"symmetric": True}, "would be -1 and 0"), ({"narrow_range": True}, "one code alone")):
+    for settings_, message in (
+        ({"symmetric": True}, "would be -1 and 0"),
+        ({"narrow_range": True}, "a single code of 1 bit"),
+    ):
         with pytest.raises(qat.QatError, match=message):
             ActivationQuantizer(1, **settings_)
 

@@ -84,7 +84,7 @@ def test_other_settings_for_a_known_task_are_refused(tmp_path: Path) -> None:
         QatError, match="a was begun with to 2, now it is 3; give the same arguments, or another folder"
     ):
         run(tmp_path, [Task("a", {"to": 3})])
-    with pytest.raises(QatError, match="x: comes after 'y', which is no task before it"):
+    with pytest.raises(QatError, match="x: needs 'y', which is not a task before it"):
         run(tmp_path, [Task("x", {}, ("y",))])
 
 

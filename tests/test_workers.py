@@ -179,7 +179,9 @@ def test_a_compiled_step_of_several_workers_is_refused(monkeypatch: pytest.Monke
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert training_worker(TORCHRUN, "torch") == Worker(1, 2, TORCHRUN)
-    with pytest.raises(QatError, match="--compile with 2 workers: what they exchange is not compiled; leave --compile"):
+    with pytest.raises(
+        QatError, match="--compile with 2 workers: their communication cannot be compiled; leave --compile"
+    ):
         training_worker(TORCHRUN, "torch", compile=True)
 
 

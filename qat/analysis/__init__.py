@@ -1,0 +1,1 @@
+"""Analysis of networks: cost, calibration, compression, sensitivity, timing, figures."""

@@ -1,4 +1,4 @@
-"""Weights of N bits after training: of a float network rounded in place, of a quantized one by another quantizer."""
+"""Quantizing weights after training: of a float network by rounding, of a quantized network by another quantizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from qat.vocabulary.ops import Array
 
 
 class WeightSize(NamedTuple):
-    """Of one weight: how many numbers, the bits of each, and how many numbers of 32 bits stand beside (scales, zero points)."""
+    """The size of one weight.
+
+    Attributes:
+        name: of the cell.
+        numbers: how many weights.
+        bits: of each.
+        beside: how many numbers of 32 bits come with them, scales and zero points.
+    """
 
     name: str
     numbers: int
@@ -26,18 +33,27 @@ class WeightSize(NamedTuple):
 
     @property
     def total_bits(self) -> int:
-        """What it takes when nothing is wasted."""
+        """The bits of all numbers, packed without gaps."""
         return self.numbers * self.bits + self.beside * FLOAT_BITS
 
 
 def compress(checkpoint: Checkpoint, quantizer: WeightQuantizer) -> Checkpoint:
     """The same network with its weights quantized anew, without training.
 
-    Of a float network every weight of a convolution or dense cell becomes the nearest value that the quantizer has, in
-    float32: the graph stays a float one, its activations are real numbers. Of a quantized network every such cell gets the
-    quantizer in place of its own; activations keep their codes and ranges. Biases and batch normalisation stay.
+    In a float network every weight of a convolution or dense cell becomes the nearest value that the quantizer has, in
+    float32; the graph stays a float one with real activations. In a quantized network every such cell gets this
+    quantizer in place of its own, and activations keep their codes and ranges. Biases and batch normalisation stay as
+    they are.
 
-    Returns a checkpoint of step 0. Raises QatError where a cell cannot take the quantizer.
+    Args:
+        checkpoint: of a float or quantized network.
+        quantizer: for all weights.
+
+    Returns:
+        A checkpoint of step 0.
+
+    Raises:
+        QatError: where a cell cannot take the quantizer.
     """
     graph, params = checkpoint.graph, dict(checkpoint.params)
     nodes = []
@@ -55,7 +71,15 @@ def compress(checkpoint: Checkpoint, quantizer: WeightQuantizer) -> Checkpoint:
 
 
 def rounded(quantizer: BaseWeightQuantizer, weight: Array) -> Array:
-    """The real values of a weight's codes, float32."""
+    """The real values of a weight's codes.
+
+    Args:
+        quantizer: one without parameters of its own.
+        weight: float32, output channels first.
+
+    Returns:
+        float32, shaped like the weight.
+    """
     codes = quantizer.quantize(NUMPY_OPS, weight)
     values: Array = codes.centred * NUMPY_OPS.on_output(codes.scale, weight)
     return values
@@ -64,8 +88,15 @@ def rounded(quantizer: BaseWeightQuantizer, weight: Array) -> Array:
 def weight_sizes(
     graph: Graph, params: Mapping[str, Array], quantizer: WeightQuantizer | None = None
 ) -> list[WeightSize]:
-    """Of every weight of a convolution or dense cell, as its own quantizer has it, or has learned it; quantizer: in place of
-    none, of a float network that was compressed.
+    """The sizes of all weights of convolution and dense cells.
+
+    Args:
+        graph: float or quantized.
+        params: parameters by full name.
+        quantizer: of a float network that was compressed: the one that was used. A cell's own quantizer goes first.
+
+    Returns:
+        An entry for each cell, in the order of the graph.
     """
     sizes, seen, bits = [], set(), weight_bits(graph, params)
     for node in graph.nodes:

@@ -1,4 +1,6 @@
-"""Pictures in one style, as PNG and SVG. Needs matplotlib (``pip install 'qat-engine[plots]'``), imported when first used."""
+"""Figures in one style, as PNG and SVG. They need matplotlib (``pip install 'qat-engine[plots]'``), imported on first
+use.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ import numpy as np
 from qat.errors import QatError, one_line
 from qat.files import check_writable, write_atomically
 
-#: Okabe and Ito's colours (jfly.uni-koeln.de/color), which colour-blind people can tell apart as well.
+#: Okabe and Ito's colours (jfly.uni-koeln.de/color), which colour-blind people can distinguish too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -38,9 +40,17 @@ SUFFIXES = (".png", ".svg")
 
 
 class Picture:
-    """A figure of rows x columns axes in this style; what is drawn within ``with`` has it.
+    """A figure with a grid of axes; draw inside a ``with`` block, where the style is set.
 
-    width, height: inches. Raises QatError without matplotlib.
+    Args:
+        width: in inches.
+        height: in inches.
+        rows: of axes; 1 by default.
+        columns: of axes; 1 by default.
+        **options: for matplotlib's ``Figure.subplots``.
+
+    Raises:
+        QatError: where matplotlib is not installed.
     """
 
     def __init__(self, width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> None:
@@ -65,14 +75,14 @@ class Picture:
         self._style.__exit__(*error)
 
     def svg(self) -> str:
-        """As SVG, without the time at which it was made."""
+        """The figure as SVG, without a time stamp, so that equal figures give equal files."""
         buffer = io.StringIO()
         with self._in_style():
             self.figure.savefig(buffer, format="svg", metadata={"Date": None})
         return buffer.getvalue()
 
     def write(self, path: str | Path) -> None:
-        """Write one file, as a whole. Raises QatError unless its ending is .png or .svg."""
+        """Write one file, all at once. Raises QatError unless its name ends in .png or .svg."""
         check_picture(path)
         if Path(path).suffix.lower() == ".svg":
             write_atomically(path, self.svg().encode())
@@ -91,18 +101,18 @@ class Picture:
 
 
 def plain_text(text: str) -> str:
-    """A text with names of others in it, line by line, for a picture: matplotlib would read what is between two $ as TeX."""
+    """Escape a text for matplotlib, line by line: control characters are shown, and $ does not start a formula."""
     return "\n".join(map(one_line, text.split("\n"))).replace("$", r"\$")
 
 
 def require_matplotlib() -> None:
-    """Raise QatError where it is not installed."""
+    """Raise QatError where matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         raise QatError("pictures need matplotlib, which is not installed: pip install 'qat-engine[plots]'")
 
 
 def check_picture(path: str | Path) -> None:
-    """Raise QatError where a picture of that name cannot be written, before its content is computed."""
+    """Raise QatError where a picture of that name cannot be written; called before its content is computed."""
     require_matplotlib()
     if Path(path).suffix.lower() not in SUFFIXES:
         raise QatError(f"{path}: a picture is a file that ends in {' or '.join(SUFFIXES)}; give it such a name")
@@ -119,8 +129,21 @@ def heat_map(
     y_label: str,
     unit: str,
 ) -> Picture:
-    """A table of colours with its numbers written in. The colour grows with the square root, so that a tenth of a point is
-    told from none beside losses of fifty.
+    """A table as a heat map with its numbers written in.
+
+    The colour grows with the square root of the value, so that 0.1 can be told from 0 beside values of 50.
+
+    Args:
+        values: a row of numbers for each name in ``rows``; negative ones have the colour of 0.
+        rows: names of the rows.
+        columns: names of the columns.
+        title: above the figure.
+        x_label: below the columns.
+        y_label: beside the rows.
+        unit: at the colour bar.
+
+    Returns:
+        The figure.
     """
     with Picture(2.6 + 0.95 * len(columns), 1.9 + 0.42 * len(rows)) as picture:
         from matplotlib.colors import PowerNorm

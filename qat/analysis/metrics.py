@@ -1,8 +1,9 @@
-"""What a network costs: multiply-accumulates, parameters, bit operations, bits of its codes. Of float and quantized graphs.
+"""The cost of a network: multiply-accumulates (MACs), parameters, bit operations (BOPs) and bits, for float and
+quantized graphs.
 
-Per node, as dicts by name in the order of the graph; a node that costs nothing is not in them. ``sum(macs(graph).values())``
-is the total, and ``measure`` gives all at once. Where a function takes ``params``, quantizers that learn their bits have
-what they have come to in these parameters, and without them their num_bits, the most they may take.
+Most functions give a dict by node name in the order of the graph, without the nodes that cost nothing; ``measure``
+gives all at once. ``params`` matter only to quantizers that learn their number of bits: with parameters it is the
+learned number, without them ``num_bits``, the most that they may use.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ FLOAT_BITS = 32
 
 @dataclass(frozen=True)
 class NodeMetrics:
-    """What one node costs. A fake quantizer has none of its own, it gives its bits to the node before it.
+    """The cost of one node. Fake quantizers have no entry of their own: they set the bits of the node before.
 
     Attributes:
         name: of the node.
-        cell: its class.
-        shape: of its output, of one sample.
+        cell: the name of the cell's class.
+        shape: of the output of one sample.
         parameters: trained numbers.
-        macs: multiply-accumulates of one sample.
-        bops: bit operations of one sample.
-        weight_bits: of a weight; None where it has none.
-        activation_bits: of its output, after its fake quantizer.
+        macs: multiply-accumulates for one sample.
+        bops: bit operations for one sample.
+        weight_bits: bits of a weight; None where there is none.
+        activation_bits: bits of the output, after its fake quantizer.
     """
 
     name: str
@@ -51,21 +52,23 @@ class NodeMetrics:
 
 
 def macs(network: Network | Graph, *, with_bias: bool = False) -> dict[str, int]:
-    """Multiply-accumulates of one sample.
+    """Multiply-accumulates for one sample.
 
-    Of a convolution: output elements * (I / group * kh * kw). Of a dense layer: I * O. Nothing else counts: no activation,
-    pooling, addition, softmax, nor a batch normalisation by itself.
+    A convolution has (output elements) * (I / group * kh * kw), a dense layer I * O. Nothing else counts: no
+    activation, pooling, addition or softmax, nor a batch normalisation that stands alone.
 
     Args:
-        network: float or quantized.
-        with_bias: count 1 more for each output element of a convolution with a bias or a batch normalisation, which becomes
-            one. Default: False.
+        network: a network or graph, float or quantized.
+        with_bias: count the bias of a convolution (or the batch normalisation that becomes one) as one more for each
+            output element. Dense layers stay at I * O.
 
-    Example:
-        >>> import qat
-        >>> from qat.networks import LeNet5
-        >>> qat.metrics.macs(LeNet5())
-        {'conv1': 117600, 'conv2': 240000, 'fc1': 48000, 'fc2': 10080, 'fc3': 840}
+    Returns:
+        A number for each convolution and dense layer, by node name.
+
+    >>> import qat
+    >>> from qat.networks import LeNet5
+    >>> qat.metrics.macs(LeNet5())
+    {'conv1': 117600, 'conv2': 240000, 'fc1': 48000, 'fc2': 10080, 'fc3': 840}
     """
     graph = as_graph(network)
     counts = {node.name: node.cell.macs(graph.shapes[node.name], with_bias=with_bias) for node in graph.nodes}
@@ -73,16 +76,26 @@ def macs(network: Network | Graph, *, with_bias: bool = False) -> dict[str, int]
 
 
 def total_macs(network: Network | Graph, *, with_bias: bool = False) -> int:
-    """The sum of ``macs``."""
+    """The sum of ``macs``.
+
+    Args:
+        network: a network or graph, float or quantized.
+        with_bias: as in ``macs``.
+
+    Returns:
+        Multiply-accumulates for one sample.
+    """
     return sum(macs(network, with_bias=with_bias).values())
 
 
 def parameters(network: Network | Graph) -> dict[str, int]:
-    """Trained numbers of each node: weights, biases, gamma and beta, without those of quantizers. A cell that is used twice is
-    counted where it is used first.
+    """Trained numbers of each node: weights, biases, gamma and beta, without those of quantizers.
 
     Args:
-        network: float or quantized.
+        network: a network or graph, float or quantized.
+
+    Returns:
+        A number for each node that has some. A cell that is used twice counts where it is used first.
     """
     counts: dict[str, int] = {}
     seen: set[str] = set()
@@ -96,13 +109,14 @@ def parameters(network: Network | Graph) -> dict[str, int]:
 
 
 def deployed_parameters(network: Network | Graph) -> dict[str, int]:
-    """Numbers of each node that are left once batch normalisation is folded in.
-
-    These are weights, and a bias for each output where there is a bias or a batch normalisation. A cell that is used twice is
-    counted where it is used first.
+    """Numbers of each node once batch normalisation is folded in: the weights, and a bias for each output that has one
+    then.
 
     Args:
-        network: float or quantized.
+        network: a network or graph, float or quantized.
+
+    Returns:
+        A number for each layer with weights. A cell that is used twice counts where it is used first.
     """
     counts: dict[str, int] = {}
     seen: set[str] = set()
@@ -115,13 +129,17 @@ def deployed_parameters(network: Network | Graph) -> dict[str, int]:
 
 
 def learned_bits(network: Network | Graph, params: Mapping[str, Array] | None) -> dict[str, int]:
-    """The bits that training has come to, of each quantizer that learns them, by name: "conv1.weight", "conv1.fake_quant".
+    """The number of bits that training has reached, for each quantizer that learns it.
 
-    GTC's quantizers are left out: their octaves depend on the numbers themselves (``Quantizer.bits``).
+    GTC's quantizers are not included, because their number of bits depends on the values themselves
+    (``Quantizer.bits``).
 
     Args:
-        network: float or quantized.
-        params: its parameters by full name; None: nothing is known of them.
+        network: a quantized network or graph.
+        params: parameters and state by full name; None gives an empty dict.
+
+    Returns:
+        Bits by quantizer: "conv1.weight" for a weight, "conv1.fake_quant" for an activation.
     """
     bits: dict[str, int] = {}
     if params is None:
@@ -143,11 +161,15 @@ def learned_bits(network: Network | Graph, params: Mapping[str, Array] | None) -
 
 
 def activation_bits(network: Network | Graph, params: Mapping[str, Array] | None = None) -> dict[str, int]:
-    """The bits of every node's output: those of the codes that the node makes or moves, else 32, as in a float network.
+    """The bits of every node's output.
 
     Args:
-        network: float or quantized.
-        params: its parameters by full name, for quantizers that learn their bits. Default: None, the most they may take.
+        network: a network or graph, float or quantized.
+        params: parameters by full name, for learned bits.
+
+    Returns:
+        Bits by node: 8 for pixels and for the probabilities of a softmax, else those of the fake quantizer; 32 for what
+        is not quantized, as everything in a float network.
     """
     graph = as_graph(network)
     return _activation_bits(graph, learned_bits(graph, params))
@@ -169,24 +191,31 @@ def _activation_bits(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]
 
 
 def bops(network: Network | Graph, params: Mapping[str, Array] | None = None) -> dict[str, int]:
-    """Bit operations of one sample, BOPs = MACs b_w b_a (van Baalen et al., "Bayesian Bits", arXiv 2005.07093).
+    """Bit operations for one sample: BOPs = MACs b_w b_a (van Baalen et al., "Bayesian Bits", arXiv 2005.07093).
 
-    MACs are those without bias, b_w the bits of a weight, b_a those of the input's codes. What is not quantized has 32 bits.
+    The MACs are without bias; b_w are the bits of a weight, b_a those of the input's codes, each 32 where it is not
+    quantized.
 
     Args:
-        network: float or quantized.
-        params: its parameters by full name, for quantizers that learn their bits. Default: None, the most they may take.
+        network: a network or graph, float or quantized.
+        params: parameters by full name, for learned bits.
+
+    Returns:
+        A number for each convolution and dense layer, by node name.
     """
     graph = as_graph(network)
     return bops_of(graph, learned_bits(graph, params))
 
 
 def bops_of(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]:
-    """``bops`` where some quantizers have other bits than num_bits.
+    """``bops`` with given numbers of bits in place of ``num_bits``.
 
     Args:
         graph: float or quantized.
-        learned: bits by the names of ``learned_bits``, whole numbers or scalar tensors, whose gradient the result has.
+        learned: bits by quantizer as ``learned_bits`` names them: integers, or scalar tensors with a gradient.
+
+    Returns:
+        A number, or a scalar tensor with a gradient, for each convolution and dense layer.
     """
     inputs = {node.name: node.inputs for node in graph.nodes}
     own, bits = _weight_bits(graph, learned), _activation_bits(graph, learned)
@@ -194,11 +223,14 @@ def bops_of(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def weight_bits(network: Network | Graph, params: Mapping[str, Array] | None = None) -> dict[str, int]:
-    """The bits of every weight: those of its quantizer, else 32. A batch normalisation by itself has one too.
+    """The bits of every weight; a batch normalisation that stands alone has one too.
 
     Args:
-        network: float or quantized.
-        params: its parameters by full name, for quantizers that learn their bits. Default: None, the most they may take.
+        network: a network or graph, float or quantized.
+        params: parameters by full name, for learned bits.
+
+    Returns:
+        Bits by node: those of the weight's quantizer, or 32.
     """
     graph = as_graph(network)
     return _weight_bits(graph, learned_bits(graph, params))
@@ -217,12 +249,21 @@ def _weight_bits(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]:
 def measure(
     network: Network | Graph, params: Mapping[str, Array] | None = None, *, with_bias: bool = False
 ) -> tuple[NodeMetrics, ...]:
-    """All of it, in the order of the graph, without the fake quantizers.
+    """All costs of every node, in the order of the graph, without the fake quantizers.
 
     Args:
-        network: float or quantized.
-        params: its parameters by full name, for quantizers that learn their bits. Default: None, the most they may take.
-        with_bias: as for ``macs``. Default: False.
+        network: a network or graph, float or quantized.
+        params: parameters by full name, for learned bits.
+        with_bias: as in ``macs``.
+
+    Returns:
+        An entry for each node.
+
+    >>> import qat
+    >>> from qat.networks import LeNet5
+    >>> conv1 = qat.metrics.measure(LeNet5())[1]
+    >>> conv1.name, conv1.parameters, conv1.macs, conv1.activation_bits
+    ('conv1', 150, 117600, 32)
     """
     graph = as_graph(network)
     counts, own, operations, of_weights, bits = (
@@ -250,9 +291,14 @@ def measure(
 
 
 def information_bits(graph: IntegerGraph) -> dict[str, int]:
-    """The bits that the codes of each layer's weight and bias need where nothing is wasted: how many, times the bits of one.
+    """The least number of bits that store the weight and bias of each layer at one width per array.
 
-    A weight of a single value, as of an average pooling, says nothing.
+    Args:
+        graph: an integer graph.
+
+    Returns:
+        Bits by node: the number of codes times the bits of one. A weight with a single value, as that of an average
+        pooling, is left out, since it carries no information.
     """
     return {
         node.name: node.weight.size * bits_of_codes(node.weight)

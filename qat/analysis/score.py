@@ -1,4 +1,4 @@
-"""The score of a LeNet-5 compression contest: a compressed network against its reference, item by item."""
+"""The score of a LeNet-5 compression contest: a compressed network against its reference, criterion by criterion."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from qat.analysis.timing import Times
 
 FULL = 100.0  #: what the contest caps a score at
-BASIC = 60.0  #: for a network that is worse in nothing
+BASIC = 60.0  #: for a network that is worse in no criterion
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is scored of one network.
+    """The measurements of one network.
 
-    accuracy: 0 to 1. times: of an image over the whole test pass, alternated with those of the other network. params:
-    numbers stored, weights and biases. macs: multiply-accumulates of one image.
+    Args:
+        name: of the network.
+        accuracy: 0 to 1.
+        times: seconds for one image, measured alternately with the other network.
+        params: stored numbers, weights and biases.
+        macs: multiply-accumulates for one image.
     """
 
     name: str
@@ -27,9 +31,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Score:
-    """worse: the items in which the network is worse than the reference, in words; then ``uncapped`` is 0.
+    """The points of a compressed network.
 
-    accuracy, time, params, macs: the points of each item.
+    Args:
+        accuracy: points for accuracy.
+        time: points for time.
+        params: points for parameters.
+        macs: points for multiply-accumulates.
+        worse: the criteria in which the network is worse than the reference, in words; with any, the score is 0.
     """
 
     accuracy: float
@@ -40,20 +49,28 @@ class Score:
 
     @property
     def uncapped(self) -> float:
-        """Points without the cap."""
+        """The points before the cap at 100."""
         return 0.0 if self.worse else BASIC + self.accuracy + self.time + self.params + self.macs
 
     @property
     def points(self) -> float:
-        """As the contest gives them, 0 to 100."""
+        """The points of the contest, 0 to 100."""
         return min(self.uncapped, FULL)
 
 
 def score(reference: Measured, model: Measured) -> Score:
-    """60 + 2000 (a' - a) + 50 (i - i') / i + 2 (p - p') / p' + 2 (m - m') / m', primes for ``model``; 0 where an item is worse.
+    """60 + 2000 (a' - a) + 50 (i - i') / i + 2 (p - p') / p' + 2 (m - m') / m', with primes for ``model``; 0 where it
+    is worse.
 
-    i' / i is the median over neighbouring blocks of the alternated times. A time is worse only where the first quartile of
-    those ratios is above 1 too, since a smaller difference is the machine's.
+    i' / i is the median over neighbouring blocks of the alternating times. A time counts as worse only where the first
+    quartile of these ratios is above 1 too, because smaller differences are noise of the machine.
+
+    Args:
+        reference: the network to compare with.
+        model: the compressed network.
+
+    Returns:
+        The points.
     """
     ratios = model.times.over(reference.times)
     first, third = ratios.quartiles

@@ -1,4 +1,4 @@
-"""How much accuracy each layer costs when its weights alone are quantized, without training."""
+"""How much accuracy each layer loses when its weights alone are quantized, without training."""
 
 from __future__ import annotations
 
@@ -18,18 +18,23 @@ BITS = (8, 4, 3, 2, 1)
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """baseline: the accuracy of the float network, 0 to 1. accuracy: by layer and by bits, with that layer alone quantized."""
+    """The accuracies that ``sensitivity`` measured.
+
+    Args:
+        baseline: of the float network, 0 to 1.
+        accuracy: by layer and number of bits, with that layer alone quantized.
+    """
 
     baseline: float
     accuracy: Mapping[str, Mapping[int, float]]
 
     def lost(self, layer: str, bits: int) -> float:
-        """The accuracy lost, 0 to 1; below 0 where it grew."""
+        """The accuracy lost, 0 to 1; negative where it rose."""
         return self.baseline - self.accuracy[layer][bits]
 
 
 def quantizer_of(bits: int, per_channel: bool) -> BaseWeightQuantizer:
-    """Symmetric, by the range of the weights; of 1 bit -1 and 1 times their mean size."""
+    """The quantizer of a number of bits: symmetric by range, and for 1 bit signs times the mean size of the weights."""
     if bits == 1:
         return BinaryWeightQuantizer(per_channel=per_channel)
     return WeightQuantizer(bits, per_channel=per_channel)
@@ -43,11 +48,20 @@ def sensitivity(
     bits: Sequence[int] = BITS,
     per_channel: bool = True,
 ) -> Sensitivity:
-    """Quantize the weights of one layer at a time and ask for the accuracy.
+    """Quantize the weights of one layer at a time and measure the accuracy. Biases and activations stay float.
 
-    network, params: float; batch normalisation is folded into the weights first, as deployment does. accuracy: of a graph
-    with parameters, 0 to 1. bits: 1 to 16 each. Biases and activations stay float. Raises QatError for a quantized network
-    and for other bits.
+    Args:
+        network: a float network or graph.
+        params: its parameters; batch normalisation is folded into the weights first, as in deployment.
+        accuracy: called with a graph and parameters; returns 0 to 1.
+        bits: the numbers of bits to try, 1 to 16 each.
+        per_channel: one scale for each output channel, the default, or one for each weight.
+
+    Returns:
+        The accuracies.
+
+    Raises:
+        QatError: for a quantized network, and for other numbers of bits.
     """
     graph = as_graph(network)
     if graph.is_quantized:

@@ -1,4 +1,4 @@
-"""Times that can be compared on a noisy machine: what is compared alternates within one run."""
+"""Comparing times on a noisy machine: the calls to be compared alternate within one run."""
 
 from __future__ import annotations
 
@@ -13,37 +13,51 @@ from qat.vocabulary.ops import Array
 
 @dataclass(frozen=True, eq=False)
 class Times:
-    """seconds: float64, (B,), of one call in each block, in the order of the blocks. (Of ``over``: ratios.)"""
+    """The times of one call.
+
+    Args:
+        seconds: float64 (B,), of one call in each block, in the order of the blocks; ratios where it comes from
+            ``over``.
+    """
 
     seconds: Array
 
     @property
     def median(self) -> float:
-        """Seconds."""
+        """The median, in seconds."""
         return float(np.median(self.seconds))
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """The first and the third, in seconds: their distance is the spread."""
+        """The first and the third quartile, in seconds; their distance is the spread."""
         first, third = np.percentile(self.seconds, (25, 75))
         return float(first), float(third)
 
     def scaled(self, factor: float) -> Times:
-        """Of a part of a call, or in another unit."""
+        """The times multiplied by a factor: of a part of a call, or in another unit."""
         return Times(self.seconds * factor)
 
     def over(self, other: Times) -> Times:
-        """The ratios of neighbouring blocks, which a disturbance of both leaves as they are."""
+        """The ratios of neighbouring blocks; a disturbance that slows both calls cancels."""
         return Times(self.seconds / other.seconds)
 
 
 def alternate(
     calls: Mapping[str, Callable[[], object]], *, blocks: int, repeats: int = 1, warm_up: int = 3
 ) -> dict[str, Times]:
-    """Time of each call, by name. One after another is called ``repeats`` times, which makes a block, ``warm_up`` blocks
-    uncounted and then ``blocks`` counted. A call has to wait for its device before it returns.
+    """Measure calls in turn: each is called ``repeats`` times, which is one block, then the next call follows.
+
+    Args:
+        calls: by name; each has to wait for its device before it returns.
+        blocks: how many blocks of each call are measured.
+        repeats: calls in a block; 1 by default.
+        warm_up: blocks before the measurement; 3 by default.
+
+    Returns:
+        The times of each call, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
+    # Alternating blocks: a slow second of the machine meets all calls alike.
     for block in range(-warm_up, blocks):
         for name, call in calls.items():
             start = time.perf_counter()

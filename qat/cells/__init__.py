@@ -1,4 +1,37 @@
-"""The cells that networks are made of."""
+"""The cells that networks are made of.
+
+A network is written with cells in ``__init__`` and their calls in ``construct``:
+
+>>> import qat
+>>> class Net(qat.Network):
+...     def __init__(self):
+...         self.inputs = qat.Input((3, 32, 32), mean=0.5, std=0.25)
+...         self.norm = qat.BatchNorm(3)
+...         self.first = qat.Conv2dBnAct(3, 8, 3, has_bn=True, activation="relu")
+...         self.second = qat.Conv2dBnAct(8, 8, 3, has_bn=True)
+...         self.add, self.concat = qat.Add("relu"), qat.Concat()
+...         self.max_pool, self.avg_pool = qat.MaxPool2d(2, 2), qat.AvgPool2d(2, 2)
+...         self.tanh, self.dropout = qat.Activation("tanh"), qat.Dropout(0.5)
+...         self.pool, self.flatten = qat.GlobalAvgPool2d(), qat.Flatten()
+...         self.fc, self.softmax = qat.DenseBnAct(16, 10), qat.Softmax()
+...     def construct(self, x):
+...         x = self.first(self.norm(x))
+...         x = self.add(x, self.second(x))
+...         x = self.concat(self.max_pool(x), self.avg_pool(x))
+...         x = self.flatten(self.pool(self.dropout(self.tanh(x))))
+...         return self.softmax(self.fc(x))
+>>> graph = Net().graph()
+>>> isinstance(graph, qat.Graph), isinstance(graph.nodes[0], qat.Node), isinstance(graph.nodes[0].cell, qat.Cell)
+(True, True, True)
+>>> graph.shapes["concat"]
+(16, 16, 16)
+>>> quantized = qat.convert_quant_network(graph)
+>>> sum(isinstance(node.cell, qat.FakeQuant) for node in quantized.nodes) > 5
+True
+>>> integers = qat.to_integer(quantized, quantized.observed_params())
+>>> isinstance(integers, qat.IntegerGraph)
+True
+"""
 
 from qat.cells.base import Cell, Context, Param, Scope
 from qat.cells.batch_norm import BatchNorm

@@ -33,9 +33,9 @@ class ConvGeometry(Channels):
 class Conv2dBnAct(WeightedCell, ConvGeometry):
     """Convolution, batch normalisation and activation in one cell; its quantized form keeps accumulators as integers.
 
-    Input: (in_channels, H, W), output: (out_channels, H', W'). Parameters: weight (out, in / group, kh, kw), and like it
-    weight_mask, 0 or 1, if it has a pruner; bias (out,) if has_bias; gamma, beta, moving_mean, moving_variance (out,) if
-    has_bn.
+    Input: (in_channels, H, W), output: (out_channels, H', W'). Parameters: weight (out, in / group, kh, kw), and like
+    it weight_mask, 0 or 1, if it has a pruner; bias (out,) if has_bias; gamma, beta, moving_mean, moving_variance
+    (out,) if has_bn.
 
     Args:
         in_channels: of its input.
@@ -57,6 +57,9 @@ class Conv2dBnAct(WeightedCell, ConvGeometry):
         bn_fold: set by convert_quant_network (``LinearCell``). Default: None.
         freeze_bn: set by convert_quant_network: the training step from which on running statistics normalise.
         pruner: set by ``qat.pruning.prune_weights``. Default: None.
+
+    Raises:
+        QatError: where a field is out of its range, or fields do not go together.
 
     Example:
         >>> import qat

@@ -23,6 +23,9 @@ class Add(Cell):
 
     Args:
         activation: of the sum: None, "relu" or "relu6". Default: None.
+
+    Raises:
+        QatError: for another activation.
     """
 
     activation: str | None = None

@@ -29,6 +29,9 @@ class Input(Cell):
         mean: of pixels scaled to 0..1, one number for all channels. Default: 0.
         std: standard deviation of pixels scaled to 0..1, likewise. Default: 1.
 
+    Raises:
+        QatError: for sizes that are not positive, and for a mean or std that does not fit the channels.
+
     Example:
         >>> import qat
         >>> qat.Input((1, 28, 28), mean=0.1307, std=0.3081).grid.zero_point

@@ -14,8 +14,8 @@ SCHEDULES = ("polynomial", "constant")
 class MagnitudePruner(Serializable):
     """The smallest weights of a cell become 0 and stay 0: |w| decides, and a mask remembers (``qat.pruning.magnitude``).
 
-    Steps count from 0 as training counts them: at step t the weights are pruned before that step is taken. A weight that
-    is 0 never comes back, so that the sparsity of a cell that was pruned before never falls.
+    Steps count from 0 as training counts them: at step t the weights are pruned before that step is taken. A weight
+    that is 0 never comes back, so that the sparsity of a cell that was pruned before never falls.
 
     Args:
         final_sparsity: s_f, the share of the weights that is 0 in the end, 0 to below 1.
@@ -25,10 +25,14 @@ class MagnitudePruner(Serializable):
         frequency: steps between two prunings. Default: 100.
         schedule: "polynomial" or "constant". Default: "polynomial".
 
-            "polynomial": s_t = s_f + (s_i - s_f) (1 - (t - begin) / (end - begin))^3 at every ``frequency``-th step t from
-            begin to end, and at end (Zhu and Gupta, arXiv 1710.01878, equation 1).
+            "polynomial": s_t = s_f + (s_i - s_f) (1 - (t - begin) / (end - begin))^3 at every ``frequency``-th step t
+            from begin to end, and at end (Zhu and Gupta, arXiv 1710.01878, equation 1).
 
             "constant": s_f at step begin, at once. initial_sparsity, end and frequency have no effect.
+
+    Raises:
+        QatError: where a field is out of its range, or the schedule would end before it begins or let the sparsity
+            fall.
 
     Example:
         >>> import qat

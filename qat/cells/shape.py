@@ -82,6 +82,9 @@ class Dropout(Cell):
 
     Args:
         rate: 0 to below 1. Default: 0.5.
+
+    Raises:
+        QatError: for a rate out of range.
     """
 
     rate: float = 0.5

@@ -1,4 +1,4 @@
-"""Readers of data sets, and the order in which training sees them."""
+"""Data sets: their readers, the order in which training sees the images, augmentation, folds."""
 
 from qat.data.augment import Augmentation
 from qat.data.dataset import Dataset, Split, accuracy, load

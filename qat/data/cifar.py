@@ -17,7 +17,7 @@ LARGEST = 100_000  #: records in all files that are read at once
 
 
 def find_batches(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The training and the test files of a folder, plain or .gz; both empty where it holds no CIFAR-10."""
+    """The training and the test files of a folder, plain or .gz; two empty lists where it holds no CIFAR-10."""
     names = [f"data_batch_{i}.bin" for i in range(1, 6)]
     for place in (folder, folder / "cifar-10-batches-bin"):
         train = [path for name in names for path in _present(place / name)]
@@ -46,7 +46,7 @@ def _read(path: Path, most: int) -> Array:
     content = read_unpacked(path, "download it again", limit=most * RECORD)
     if not content or len(content) % RECORD:
         raise QatError(
-            f"{path}: holds {len(content):,} bytes, no multiple of the {RECORD:,} of a CIFAR-10 record; it is cut short or "
+            f"{path}: holds {len(content):,} bytes, not a multiple of the {RECORD:,} of a CIFAR-10 record; it is cut short or "
             "another file, download it again"
         )
     records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)

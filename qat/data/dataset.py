@@ -21,17 +21,28 @@ from qat.plugins import Group
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 from qat.vocabulary.ops import Array
 
-DIGITS = "digits"  #: the --data_path that stands for scikit-learn's embedded digits
-#: Readers of other packages: functions from what follows "name:" in a --data_path to a Dataset.
+DIGITS = "digits"  #: the --data_path of the digits that come with scikit-learn
+#: Readers of other packages: functions from the text after "name:" in a --data_path to a Dataset.
 READERS = Group("qat.data", "data reader")
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """images: uint8, (N, C, H, W), or a tuple of such where a network has several inputs. labels: int64, (N,).
+    """Images and their labels: the training part or the test part of a data set.
 
-    groups: int64, (N,), or None: samples of one number show the same thing (crops of one photograph), so that they belong
-    on the same side wherever samples are parted. targets: what a training needs beside the labels, one row for each sample.
+    Args:
+        images: uint8 (N, C, H, W), raw pixels; for a network with several inputs a tuple of such arrays.
+        labels: integers (N,), the class of each sample, from 0.
+        groups: int64 (N,): samples with the same number show the same thing, as crops of one photograph do, and stay on
+            the same side of every division. None, the default: each sample stands for itself.
+        targets: further arrays that an objective needs beside the labels, one row for each sample; none by default.
+
+    Raises:
+        QatError: where the arrays have other types or lengths.
+
+    >>> import numpy as np, qat
+    >>> qat.data.Split(np.zeros((60, 1, 28, 28), np.uint8), np.arange(60) % 10)
+    Split of 60 samples of 1 x 28 x 28
     """
 
     images: Arrays
@@ -64,11 +75,21 @@ class Split:
     def batches(
         self, batch_size: int, seed: int, epoch: int, augmentation: Augmentation | None = None
     ) -> Iterator[tuple[Arrays, Arrays]]:
-        """Full batches in an order that depends on seed and epoch alone, as does what ``augmentation`` draws; what does not
-        fill a batch is left out.
+        """Shuffled batches of one epoch; samples that do not fill a batch are left out.
 
-        Each is images and labels, or where there are targets images and a tuple of labels and targets. Targets stay those of
-        the image as it was. Raises QatError where images are to be changed that are several a sample.
+        The order, and what ``augmentation`` draws, depends on seed and epoch alone.
+
+        Args:
+            batch_size: samples in each batch.
+            seed: of the training.
+            epoch: number of the epoch.
+            augmentation: changes of the images; None for none. Targets stay those of the unchanged image.
+
+        Yields:
+            Images and labels, or where there are targets images and a tuple of labels and targets.
+
+        Raises:
+            QatError: for an augmentation of samples with several images.
         """
         rng = np.random.default_rng((seed, epoch))
         order = rng.permutation(len(self))
@@ -78,13 +99,20 @@ class Split:
             if augmentation is not None and augmentation.changes:
                 if isinstance(images, tuple):
                     raise QatError(
-                        f"augmentation: a sample has {len(images)} images, which might not bear the same change; leave it out"
+                        f"augmentation: a sample has {len(images)} images, which might need different changes; leave it out"
                     )
                 images = augmentation(images, rng)
             yield images, as_arrays((batch.labels, *batch.targets))
 
     def chosen(self, which: Array) -> Split:
-        """The samples of the given numbers, (M,)."""
+        """The samples with these numbers.
+
+        Args:
+            which: integers or booleans, an index into the samples.
+
+        Returns:
+            A split of copies.
+        """
         groups = None if self.groups is None else self.groups[which]
         images = as_arrays(tuple(x[which] for x in as_tuple(self.images)))
         return Split(images, self.labels[which], groups, tuple(x[which] for x in self.targets))
@@ -92,7 +120,21 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """name: what it is, for logs. source: where it came from. class_names: what the labels mean."""
+    """Training and test images.
+
+    Args:
+        name: what it is, for logs.
+        source: where it was read from, for error messages.
+        train: what is trained on.
+        test: what accuracy is measured on.
+        class_names: what the labels mean, in their order; the ten digits by default.
+
+    >>> import numpy as np, qat
+    >>> split = qat.data.Split(np.zeros((60, 1, 28, 28), np.uint8), np.arange(60) % 10)
+    >>> dataset = qat.data.Dataset("zeros", "from Python", split, split)
+    >>> dataset.held_back(10).train
+    Split of 50 samples of 1 x 28 x 28
+    """
 
     name: str
     source: str
@@ -101,10 +143,19 @@ class Dataset:
     class_names: tuple[str, ...] = tuple("0123456789")
 
     def held_back(self, count: int, seed: int = 0) -> Dataset:
-        """``count`` of the training images in place of the test images, and training without them: to choose by.
+        """Hold back some training images, to choose a model by: they take the place of the test images.
 
-        Which ones depends on the seed alone. Where there are groups, none is parted, so that it may be a few more. Raises
-        QatError where none would be left to train on.
+        Which images depends on the seed alone. Groups are kept whole, so it may be a few more.
+
+        Args:
+            count: how many images.
+            seed: of the choice.
+
+        Returns:
+            A data set that trains on the remaining images.
+
+        Raises:
+            QatError: where none would be left to train on.
         """
         if not 0 < count < len(self.train):
             raise QatError(
@@ -119,7 +170,17 @@ class Dataset:
         return replace(self, name=f"{self.name}, {len(test):,} training images held back", train=train, test=test)
 
     def resized(self, shape: Shape) -> Dataset:
-        """Images of the given (C, H, W), by bilinear interpolation. Raises QatError where the channels differ."""
+        """The same images in another size, by bilinear interpolation.
+
+        Args:
+            shape: (C, H, W) of an image.
+
+        Returns:
+            A data set of uint8 images.
+
+        Raises:
+            QatError: where the images have another number of channels.
+        """
         train, test = self.train.images, self.test.images
         if isinstance(train, tuple) or isinstance(test, tuple):
             raise QatError(f"{self.source}: holds several images a sample, which are not resized; resize them before")
@@ -138,12 +199,29 @@ class Dataset:
 
 
 def load(data_path: str, *, for_folds: bool = False) -> Dataset:
-    """Read a data set: a folder with MNIST's IDX files, CIFAR-10's binary or SVHN's .mat files, or "digits"; or what another
-    package reads, "name:..." by the name of its entry point in the group ``qat.data``.
+    """Read a data set from a folder, or by a reader of another package.
 
-    for_folds: it is for cross-validation, which needs no test images: where the data set has none of its own, there are none
-    instead of some of the training images. Raises QatError naming the file where one is missing, damaged or does not match
-    the others.
+    Args:
+        data_path: a folder with MNIST's IDX files, CIFAR-10's binary files or SVHN's .mat files; or "digits" for the
+            1,797 digits that come with scikit-learn; or "name:..." for the reader that another package registers under
+            this name in the entry point group ``qat.data``, which gets the text after the colon.
+        for_folds: True: for cross-validation, which needs no test images; a data set without some then has an empty
+            test split, where by default a part of the training images becomes the test split.
+
+    Returns:
+        The data set, with raw uint8 pixels.
+
+    Raises:
+        QatError: naming the file that is missing, damaged or does not belong to the others.
+
+    >>> import qat
+    >>> dataset = qat.data.load("digits")  # needs scikit-learn
+    >>> dataset.train, dataset.test
+    (Split of 1,437 samples of 1 x 8 x 8, Split of 360 samples of 1 x 8 x 8)
+    >>> qat.data.load("MNIST_Data")
+    Traceback (most recent call last):
+        ...
+    qat.errors.QatError: MNIST_Data: there is nothing here, but --data_path takes the folder that holds MNIST, ...
     """
     if data_path == DIGITS:
         images, labels = read_digits()
@@ -213,8 +291,8 @@ def _read_split(folder: Path, part: str, prefix: str) -> Split:
 
 
 def _read_svhn(source: str, parts: Mapping[str, Path], for_folds: bool) -> Dataset:
-    """The train file, and extra where it is there, are trained on. Where the test file is missing, a fifth of the training
-    images is the test, unless it is for folds, and the name says so.
+    """Train on the train file, and on extra where it exists. Without a test file a fifth of the training images is the test,
+    unless it is for folds; the name says so.
     """
     if "train" not in parts:
         raise QatError(
@@ -238,16 +316,35 @@ def _read_svhn(source: str, parts: Mapping[str, Path], for_folds: bool) -> Datas
 
 
 def accuracy(outputs: Array, labels: Array, *, best: int = 1) -> float:
-    """The share of samples whose label is among the ``best`` largest outputs (real numbers or codes), 0 to 1.
+    """The share of samples whose label is among the largest outputs; of equal outputs the first counts as the larger.
 
-    Of equal outputs the first counts as the larger.
+    Args:
+        outputs: (N, K), real numbers or codes.
+        labels: integers (N,).
+        best: how many of the largest outputs count; 1 by default, 5 for top-5 accuracy.
+
+    Returns:
+        0 to 1.
+
+    >>> import numpy as np, qat
+    >>> outputs = np.array([[0.1, 0.9], [0.8, 0.2]])
+    >>> qat.data.accuracy(outputs, np.array([1, 1]))
+    0.5
     """
     ranked = np.argsort(-outputs.astype(np.float64), axis=1, kind="stable")[:, :best]
     return float((ranked == labels[:, np.newaxis]).any(axis=1).mean())
 
 
 def resize_bilinear(images: Array, size: tuple[int, int]) -> Array:
-    """uint8 (N, C, H, W) to uint8 (N, C, *size), pixel centres aligned (as OpenCV's INTER_LINEAR), ties to even."""
+    """Resize images by bilinear interpolation with pixel centres aligned, as OpenCV's INTER_LINEAR; ties round to even.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        size: the new (H, W).
+
+    Returns:
+        uint8 (N, C, *size).
+    """
     if images.shape[2:] == size:
         return images
     down, across = _interpolation(images.shape[2], size[0]), _interpolation(images.shape[3], size[1])
@@ -259,7 +356,7 @@ def resize_bilinear(images: Array, size: tuple[int, int]) -> Array:
 
 
 def _whole_groups(groups: Array, order: Array, count: int) -> Array:
-    """True, (N,), for whole groups, in the order in which ``order`` meets them, that make up ``count`` samples or just more."""
+    """Which samples to hold back, bool (N,): whole groups in the order of ``order`` until they have ``count`` samples."""
     first = np.unique(groups[order], return_index=True)[1]
     chosen: list[int] = []
     size = 0
@@ -275,6 +372,7 @@ def _whole_groups(groups: Array, order: Array, count: int) -> Array:
 @lru_cache
 def _interpolation(old: int, new: int) -> Array:
     """The (new, old) matrix that interpolates one axis."""
+    # Pixel i covers i to i + 1, so its centre is at i + 1/2 in both sizes.
     at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
     left = np.minimum(at.astype(int), max(old - 2, 0))
     matrix = np.zeros((new, old), np.float32)

@@ -1,4 +1,4 @@
-"""Fetch data sets from their public homes by https, checked by SHA-256."""
+"""Downloads of data sets from their public homes, by https and checked by SHA-256."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ from typing import IO, NamedTuple
 from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 
-TIMEOUT = 60.0  #: seconds without an answer
-LOCAL = ("localhost", "127.0.0.1", "::1")  #: hosts that may be asked by http: nobody is on the way to them
+TIMEOUT = 60.0  #: seconds to wait for an answer
+LOCAL = ("localhost", "127.0.0.1", "::1")  #: hosts that may use http, because their traffic does not leave the machine
 
 
 class Remote(NamedTuple):
-    """A file of a data set: its name at home, its size in bytes and its SHA-256 there, and where it goes; a .tar.gz is
-    unpacked there.
+    """A file of a data set on its home server.
+
+    Attributes:
+        name: of the file there.
+        size: in bytes.
+        sha256: its checksum, in hexadecimal.
+        place: the folder that it goes into; a .tar.gz is unpacked there.
     """
 
     name: str
@@ -33,7 +38,12 @@ class Remote(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """A data set's home: the start of the addresses of its files."""
+    """The home of a data set.
+
+    Attributes:
+        home: what the address of every file starts with.
+        files: the files there.
+    """
 
     home: str
     files: tuple[Remote, ...]
@@ -112,10 +122,18 @@ SOURCES = {
 
 
 def download(source: Source, out: str | Path) -> list[Path]:
-    """Fetch all files of a data set into ``out``; returns the files written.
+    """Fetch the files of a data set. A file that is there already with the right checksum is left alone.
 
-    A file that is there already with the right checksum is left alone. Raises QatError where a file cannot be fetched, is asked
-    for by another way than https, has another size or checksum, or cannot be written; then nothing of that file is left behind.
+    Args:
+        source: one of ``SOURCES``.
+        out: the folder to write to.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        QatError: where a file cannot be fetched by https, has another size or checksum, or cannot be written; nothing
+            of that file is left behind.
     """
     written: list[Path] = []
     for remote in source.files:
@@ -165,13 +183,13 @@ def _check_https(address: str, *, local: bool) -> None:
     parts = urllib.parse.urlsplit(address)
     if parts.scheme != "https" and not (local and parts.scheme == "http" and parts.hostname in LOCAL):
         raise QatError(
-            f"{address}: is asked for by {parts.scheme or 'nothing'}, which anybody on the way can change; only https "
-            "is used (http for this machine alone); give an address of https, or fetch the file by hand"
+            f"{address}: uses {parts.scheme or 'no protocol'}, where the content can be changed on its way; only https "
+            "is accepted (http from this machine only); give an https address, or fetch the file by hand"
         )
 
 
 def _fetch(address: str, size: int) -> bytes:
-    """The content there. size: that it should have; of a longer answer no more than one byte beyond is read."""
+    """The content at an address. Of an answer longer than ``size`` one more byte is read, enough to refuse it."""
     try:
         _check_https(address, local=True)
         with urllib.request.build_opener(_HttpsOnly).open(address, timeout=TIMEOUT) as answer:
@@ -182,7 +200,7 @@ def _fetch(address: str, size: int) -> bytes:
 
 
 def _unpack(content: bytes, folder: Path) -> list[Path]:
-    """The .bin files of an archive, by their bare names; test_batch.bin is the last, without which there is no data set."""
+    """Write the .bin files of an archive, by their bare names. test_batch.bin comes last: without it there is no data set."""
     written = []
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
         for member in sorted(archive.getmembers(), key=lambda member: member.name):

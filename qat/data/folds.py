@@ -1,4 +1,4 @@
-"""Cross-validation: the training images in folds of which each is once the test."""
+"""Cross-validation: the training images are divided into folds, and each fold is the test once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from qat.vocabulary.ops import Array
 
 @dataclass(frozen=True, eq=False)
 class Folds(Sequence[Dataset]):
-    """A data set once for each fold, made when it is asked for, so that only that one's images are copied.
+    """A data set for each fold. Each is made when it is asked for, so that images of one fold at a time are copied.
 
-    parts: of each fold the numbers of the samples to train on, and of those to test with.
+    Args:
+        dataset: the data set whose training images are divided.
+        parts: for each fold the numbers of the samples to train on, and of those to test with.
     """
 
     dataset: Dataset
@@ -43,11 +45,20 @@ class Folds(Sequence[Dataset]):
 
 
 def cross_validation(dataset: Dataset, count: int = 10, seed: int = 0) -> Folds:
-    """The data set ``count`` times, a different fold of its training images standing in place of the test images.
+    """Divide the training images into folds, each of which takes the place of the test images once.
 
-    Every fold has about the same share of each label. Where the samples have groups, no group is parted. Which samples a
-    fold has depends on the seed alone. Raises QatError where there are too few samples, or groups, and without
-    scikit-learn.
+    Every fold has about the same share of each label, and groups are kept whole.
+
+    Args:
+        dataset: what is divided; its own test images are not used.
+        count: how many folds; 10 by default.
+        seed: which samples a fold has depends on it alone.
+
+    Returns:
+        ``count`` data sets.
+
+    Raises:
+        QatError: where there are too few samples, or groups, and where scikit-learn is not installed.
     """
     try:
         from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold

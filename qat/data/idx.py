@@ -15,7 +15,20 @@ from qat.vocabulary.ops import Array
 
 
 def find_idx(folder: Path, part: str, stem: str, suffix: str) -> Path:
-    """The IDX file in ``folder/part`` or ``folder``, under any of the names in use, plain or .gz."""
+    """The path of an IDX file, under any of its usual names, plain or .gz.
+
+    Args:
+        folder: of the data set.
+        part: the folder within it that is looked at first, "train" or "test".
+        stem: of the name, as "train-images".
+        suffix: of the name, as "idx3-ubyte".
+
+    Returns:
+        The path.
+
+    Raises:
+        QatError: where there is none.
+    """
     names = [f"{stem}{dot}{suffix}{gz}" for dot in "-." for gz in ("", ".gz")]
     for place in (folder / part, folder):
         for name in names:

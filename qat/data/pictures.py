@@ -1,4 +1,6 @@
-"""Pictures from files: one, a folder of them by class, or an index file that names each with its class."""
+"""Image files: a single one, a folder with a folder for each class, or an index file with a name and a class on each
+line.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +19,33 @@ from qat.files import write_atomically
 from qat.reading import read_file, read_text, reading, without_warnings
 from qat.vocabulary.ops import Array
 
-MODES = {1: "L", 3: "RGB"}  #: channels -> how Pillow calls such pictures
-#: What Pillow may take a file for, whatever its name: no EPS, which Ghostscript runs, nor any that nobody sends.
+MODES = {1: "L", 3: "RGB"}  #: channels -> Pillow's mode
+#: The formats that Pillow may recognise, whatever the file's name: not EPS, which runs Ghostscript, nor rare ones.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP")
-MOST_PIXELS = 50_000_000  #: of one picture; a few bytes could declare more than there is memory
+MOST_PIXELS = 50_000_000  #: of one picture; a file of a few bytes could declare more than fits into memory
 LARGEST = 1 << 28  #: bytes of a picture's file
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".webp")
 
 
 def read_picture(path: str | Path, shape: Shape) -> tuple[Array, list[str]]:
-    """Raw uint8 pixels of the given shape (C, H, W), and what had to be changed for that, in words.
+    """Read an image file in the shape that a network takes.
 
-    A picture of another size is resized: a smaller one as data sets are (``resize_bilinear``), a larger one by means over
-    what becomes one pixel; one of other colours is converted. Raises QatError where the file is no
-    picture, or the shape is none of a picture.
+    A smaller picture is enlarged as data sets are (``resize_bilinear``), a larger one is reduced by averaging, and
+    colours are converted.
+
+    Args:
+        path: of the file.
+        shape: (C, H, W), with 1 or 3 channels.
+
+    Returns:
+        Pixels, uint8 of that shape, and what was changed, in words.
+
+    Raises:
+        QatError: where the file is no picture, or the shape is not one of a picture.
     """
     if len(shape) != 3 or shape[0] not in MODES:
         raise QatError(
-            f"{path}: the network takes {shape}, which is no picture of 1 or 3 channels; give it arrays from Python"
+            f"{path}: the network takes {shape}, which is not an image of 1 or 3 channels; give it arrays from Python"
         )
     Image = _pillow(path)  # noqa: N806
     changes: list[str] = []
@@ -46,7 +57,7 @@ def read_picture(path: str | Path, shape: Shape) -> tuple[Array, list[str]]:
     ):
         if picture.width * picture.height > MOST_PIXELS:
             raise QatError(
-                f"{path}: has {picture.width} x {picture.height} pixels, but {MOST_PIXELS:,} are the most that are read; "
+                f"{path}: has {picture.width} x {picture.height} pixels, but at most {MOST_PIXELS:,} are read; "
                 "make it smaller"
             )
         picture.load()
@@ -75,14 +86,26 @@ def _opened(module: ModuleType, path: str | Path, content: bytes) -> Any:
     try:
         return module.open(io.BytesIO(content), formats=FORMATS)
     except module.UnidentifiedImageError:
-        raise QatError(f"{path}: is no picture of a format that is read; give one of {', '.join(FORMATS)}") from None
+        raise QatError(f"{path}: is not a picture in a supported format; give one of {', '.join(FORMATS)}") from None
 
 
 def write_pictures(folder: str | Path, images: Array, labels: Array, class_names: Sequence[str]) -> Path:
-    """Write uint8 images (N, C, H, W) as PNG files, with index.txt and class_names.txt; returns the index's path.
+    """Write images as PNG files, with index.txt and class_names.txt; existing files of these names are replaced.
 
-    ``find_pictures`` and ``read_class_names`` read them back, pixel by pixel. Files of these names are replaced. The index
-    goes first and comes last, as a whole, so that it names no picture that is missing or another one.
+    ``find_pictures`` and ``read_class_names`` read them back without loss. The old index is removed first and the new
+    one is written last, so that an index never names a picture that is missing or is another one.
+
+    Args:
+        folder: where to write.
+        images: uint8 (N, C, H, W).
+        labels: integers (N,).
+        class_names: a name for each label.
+
+    Returns:
+        The path of the index.
+
+    Raises:
+        QatError: where a file cannot be written, and without Pillow.
     """
     folder = Path(folder)
     index = folder / "index.txt"
@@ -97,7 +120,7 @@ def write_pictures(folder: str | Path, images: Array, labels: Array, class_names
         picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
         try:
             (folder / "images").mkdir(parents=True, exist_ok=True)
-            # Some file systems take ten times as long to cut an old file short.
+            # On some file systems truncating an old file takes ten times as long as removing it.
             (folder / name).unlink(missing_ok=True)
             picture.save(folder / name)
         except OSError as error:
@@ -121,7 +144,7 @@ def _pillow(path: str | Path) -> ModuleType:
 
 
 def read_class_names(path: str | Path) -> list[str]:
-    """The names of classes, one on each line, in the order of the network's outputs."""
+    """The names of classes from a text file, one on each line, in the order of the network's outputs."""
     text = read_text(path, "give a text file of class names, one a line")
     names = [line.strip() for line in text.splitlines()]
     names = [name for name in names if name]
@@ -131,11 +154,18 @@ def read_class_names(path: str | Path) -> list[str]:
 
 
 def find_pictures(path: str | Path, class_names: Sequence[str]) -> list[tuple[Path, int]]:
-    """Picture files with their labels.
+    """List image files with their labels.
 
-    path: a folder with one folder for each class, called by the class's name or number, or an index file with a picture's
-    path (relative to the index) and its class on each line, or a folder that holds one, index.txt. Raises QatError naming the
-    line or the folder.
+    Args:
+        path: a folder with a folder for each class, called by its name or number; or an index file with a path,
+            relative to the index, and a class on each line; or a folder with such a file, index.txt.
+        class_names: in the order of the labels; may be empty where classes are given by number.
+
+    Returns:
+        Pairs of path and label.
+
+    Raises:
+        QatError: naming the line or the folder that cannot be understood.
     """
     path = Path(path)
     labels = {name: label for label, name in enumerate(class_names)}
@@ -172,7 +202,15 @@ def find_pictures(path: str | Path, class_names: Sequence[str]) -> list[tuple[Pa
 
 
 def read_pictures(files: Sequence[tuple[Path, int]], shape: Shape) -> tuple[Split, list[str]]:
-    """The pictures and labels, and what was changed, each kind of change once."""
+    """Read image files in the shape that a network takes.
+
+    Args:
+        files: pairs of path and label.
+        shape: (C, H, W).
+
+    Returns:
+        The images with their labels, and each kind of change with the number of pictures, in words.
+    """
     images, changes = [], dict[str, int]()
     for file, _ in files:
         pixels, changed = read_picture(file, shape)

@@ -44,7 +44,7 @@ def read_svhn(path: Path) -> tuple[Array, Array]:
             content = loadmat(file, variable_names=["X", "y"], appendmat=False)
     images, labels = content.get("X"), content.get("y")
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[:3] != SHAPE or images.ndim != 4:
-        raise QatError(f"{path}: holds no X of uint8 (32, 32, 3, N), so it is no file of SVHN's cropped digits")
+        raise QatError(f"{path}: holds no X of uint8 (32, 32, 3, N), so it is not a file of SVHN's cropped digits")
     count = images.shape[3]
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "ui" or labels.shape != (count, 1) or not count:
         raise QatError(f"{path}: holds no y of one whole number for each of its {count} images; download it again")
@@ -64,13 +64,13 @@ def read_source_images(path: Path, count: int) -> Array | None:
     beside = path.with_name(f"{path.stem}.source_image.npy")
     if not beside.is_file():
         return None
-    advice = "mend it, or take it away"
+    advice = "correct it or remove it"
     with open_regular(beside, advice) as file, reading(beside, "an array", advice), without_warnings():
         check_array(file)
         numbers = np.load(file, allow_pickle=False)
     if not isinstance(numbers, np.ndarray) or numbers.shape != (count,) or numbers.dtype.kind not in "ui":
         raise QatError(
-            f"{beside}: holds no whole number for each of the {count} images of {path.name}; mend it, or take it away"
+            f"{beside}: holds no whole number for each of the {count} images of {path.name}; correct it or remove it"
         )
     return numbers.astype(np.int64)
 
@@ -100,7 +100,7 @@ def _check_unpacked(path: Path, file: IO[bytes], advice: str) -> None:
                 piece = unpacker.unconsumed_tail
                 if left < 0:
                     raise QatError(
-                        f"{path}: unpacks to more than {most_unpacked(size):,} bytes, the most that is read of it; {advice}"
+                        f"{path}: unpacks to more than {most_unpacked(size):,} bytes, the limit for this file; {advice}"
                     )
         file.seek(length, os.SEEK_CUR)
     file.seek(0)

@@ -128,8 +128,12 @@ def file_engine(path: str | Path, target: Target, graph: IntegerGraph, arithmeti
         graph: The integers that it was exported from.
         arithmetic: "float" or "fixed"; by default the one that it was exported for.
 
+    Returns:
+        The engine, for ``compare``.
+
     Raises:
-        QatError: the target does not have that arithmetic; when it runs, also where the file was not exported from ``graph``.
+        QatError: the target does not have that arithmetic; when it runs, also where the file was not exported from
+            ``graph``.
     """
     arithmetic = arithmetic or default_arithmetic(target, path)
     options = arithmetic_options(target, arithmetic)
@@ -166,6 +170,9 @@ def backend_engine(backend: TrainingBackend, checkpoint: Checkpoint, device_targ
         backend: The backend.
         checkpoint: Of a quantized network.
         device_target: "CPU", "GPU" or "Ascend"; by default the best that there is.
+
+    Returns:
+        The engine, for ``compare``.
     """
     device_target = device_target or backend.devices()[0]
     model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
@@ -187,8 +194,8 @@ def compare(
 ) -> Certificate:
     """Compare every output code of each engine with NumPy's integers, and each engine with every other.
 
-    Each engine is compared with NumPy's integers in its own arithmetic: a backend's evaluation pass computes in the float one
-    whatever the file does.
+    Each engine is compared with NumPy's integers in its own arithmetic: a backend's evaluation pass computes in the
+    float one whatever the file does.
 
     Args:
         engines: One or more.
@@ -197,6 +204,9 @@ def compare(
         data: What the images are, for the certificate.
         file: The exported file, for the certificate.
         arithmetic: Of the reference in the matrix and the accuracy, "float" or "fixed".
+
+    Returns:
+        The certificate.
 
     Raises:
         QatError: there is no engine, or one does not compute this network.
@@ -340,14 +350,33 @@ def export_verified(
 
 
 def default_arithmetic(target: Target, path: str | Path | None = None) -> str:
-    """The arithmetic that a file was exported for, as far as it says so; else the first one of its target."""
+    """The arithmetic that a file was exported for, as far as it says so; else the first one of its target.
+
+    Args:
+        target: of the file.
+        path: of the file; None, the default: of no particular file.
+
+    Returns:
+        "float" or "fixed".
+    """
     if path is not None and isinstance(target, RecordsArithmetic):
         return target.arithmetic_of(path)
     return target.ARITHMETICS[0]
 
 
 def arithmetic_options(target: Target, arithmetic: str) -> dict[str, str]:
-    """What a target's functions are told of the arithmetic: nothing where there is but one."""
+    """What a target's functions are told of the arithmetic: nothing where there is but one.
+
+    Args:
+        target: whose functions are called.
+        arithmetic: "float" or "fixed".
+
+    Returns:
+        Keyword arguments.
+
+    Raises:
+        QatError: where files of the target do not have this arithmetic.
+    """
     if arithmetic not in target.ARITHMETICS:
         others = "TFLITE or C" if arithmetic == "fixed" else "ONNX or TFLITE"
         raise QatError(

@@ -1,4 +1,4 @@
-"""Pruning: channels and residual blocks are removed, single weights become 0 and stay 0 (docs/pruning.md)."""
+"""Pruning: remove channels and residual blocks, or set single weights to 0 (docs/pruning.md)."""
 
 from qat.cells.pruner import MagnitudePruner
 from qat.pruning.blocks import ResidualBlock, drop_blocks, residual_blocks

@@ -1,4 +1,4 @@
-"""Removing whole residual blocks, whose path past them carries on."""
+"""Removing whole residual blocks: the value on the shortcut goes on unchanged."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from qat.vocabulary.ops import Array
 
 @dataclass(frozen=True)
 class ResidualBlock:
-    """An addition of a value and of what a branch makes of it.
+    """A residual block x + f(x).
 
     Attributes:
-        name: of the addition's node.
-        identity: the node whose output goes past the branch.
-        branch: the nodes of the branch, whose outputs no other node takes.
+        name: of the node that adds.
+        identity: the node whose output x is.
+        branch: the nodes of f, which nothing else uses.
     """
 
     name: str
@@ -28,13 +28,21 @@ class ResidualBlock:
 
 
 def residual_blocks(network: Network | Graph) -> tuple[ResidualBlock, ...]:
-    """The residual blocks that can be removed, in the order of the graph.
+    """The residual blocks that can be removed.
 
-    Each is an addition of x and f(x) where no other node takes what is inside f. A block whose shortcut is a convolution is
-    none of them: the shape changes there.
+    Each is an addition of x and f(x) where nothing else uses the cells of f. A block with a convolution on its shortcut
+    is not among them, because the shape changes there.
 
     Args:
-        network: a float or quantized network.
+        network: a network or graph.
+
+    Returns:
+        Blocks in the order of the graph.
+
+    >>> import qat
+    >>> from qat.networks import ResNet8
+    >>> [block.name for block in qat.pruning.residual_blocks(ResNet8())]
+    ['blocks.0.add']
     """
     graph = as_graph(network)
     blocks = []
@@ -50,21 +58,21 @@ def residual_blocks(network: Network | Graph) -> tuple[ResidualBlock, ...]:
 
 
 def drop_blocks(network: Network | Graph, params: Mapping[str, Array], names: Sequence[str]) -> tuple[Graph, Params]:
-    """Remove residual blocks from a float network. Its function is that of the network whose branches give 0.
+    """Remove residual blocks from a float network.
 
-    The addition's ReLU stays, as a cell of its own, ``<addition>.relu``, unless the value that went past the branch is never
-    negative.
+    The result computes what the network would compute if the branches gave 0. The ReLU of the addition stays as a cell
+    of its own, ``<addition>.relu``, unless the value on the shortcut is never negative.
 
     Args:
-        network: a float network.
-        params: its parameters by full name.
-        names: of blocks, as ``residual_blocks`` gives them.
+        network: a float network or graph.
+        params: its parameters.
+        names: of the blocks, as ``residual_blocks`` lists them.
 
     Returns:
         The smaller graph and its parameters.
 
     Raises:
-        QatError: the network is quantized, or a name is no block of it.
+        QatError: for a quantized network, and for a name that is not a block of it.
     """
     graph = as_graph(network)
     require_float(graph)
@@ -73,13 +81,13 @@ def drop_blocks(network: Network | Graph, params: Mapping[str, Array], names: Se
     for name in names:
         if name not in known:
             found = f"those are {', '.join(known)}" if known else "it has none"
-            raise QatError(f"{name!r} is no residual block of {graph.name} that can be dropped; {found}")
+            raise QatError(f"{name!r} is not a residual block of {graph.name} that can be dropped; {found}")
     dropped = {name: known[name] for name in names}
     gone = {node for block in dropped.values() for node in block.branch}
     nodes: list[Node] = []
-    instead: dict[str, str] = {}  # an addition that is gone -> what stands for it
+    instead: dict[str, str] = {}  # a removed addition -> the node whose output takes its place
     for node in graph.nodes:
-        if node.name in gone:  # a block within a block that goes as well
+        if node.name in gone:  # an inner block of one that is removed
             continue
         node = replace(node, inputs=tuple(instead.get(name, name) for name in node.inputs))
         block = dropped.get(node.name)

@@ -1,4 +1,4 @@
-"""Removing channels: a smaller network with the function that the large one has with these channels masked."""
+"""Removing channels: a smaller network that computes what the large one computes with these channels set to 0."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qat.pruning.groups import ChannelGroup, Channels, channel_groups, require_f
 from qat.vocabulary.ops import Array
 
 SCOPES = ("global", "layer")
-Budget = tuple[Callable[[Graph], int], int]  #: a cost of a graph, and the most that it may be
+Budget = tuple[Callable[[Graph], int], int]  #: a cost of a graph, and its limit
 
 
 def prune_channels(
@@ -29,29 +29,40 @@ def prune_channels(
     minimum: int = 1,
     multiple_of: int = 1,
 ) -> tuple[Graph, Params]:
-    """Remove the least important channels of a float network.
+    """Remove the least important channels of a float network. Give one of ``ratio``, ``keep`` and ``budget``.
 
-    The importance of a unit (``channel_groups``) is the sum over all its channels that have one; a unit without any stays. Of
-    equals the later one goes first. One of ratio, keep and budget says how many go.
+    The importance of a unit (``channel_groups``) is the sum over its channels that have one; a unit without any stays.
+    Of equal units the later one is removed first.
 
     Args:
-        network: a float network.
-        params: its parameters by full name.
-        importance: cell -> a number for each output channel, (O,), as ``qat.pruning.l1_importance`` gives them.
-        ratio: the share of the channels with an importance that goes, 0 to below 1.
-        keep: group name -> how many of its channels stay; the other groups stay whole.
-        budget: (cost, limit): as many go as are needed until cost(graph) <= limit, as
-            (``qat.metrics.total_macs``, 100_000) or (``Graph.count_trainable``, 5_000).
-        scope: "global", the least important channels of the whole network, or "layer", the same share of each group. With a
-            budget, "global" ranks by importance over what a channel's removal saves of that cost. Default: "global".
-        minimum: channels that each group keeps at least. Default: 1.
-        multiple_of: what each group keeps is rounded up to a multiple of it. Default: 1.
+        network: a float network or graph.
+        params: its parameters.
+        importance: a number for each output channel, (O,), by cell, as ``l1_importance`` gives it.
+        ratio: the share of the ranked channels to remove, 0 to below 1.
+        keep: how many channels of a group stay, by group; other groups stay whole.
+        budget: a cost of a graph and its limit, as (``qat.metrics.total_macs``, 100_000) or (``Graph.count_trainable``,
+            5_000); as many channels go as are needed to meet it.
+        scope: "global", the default: rank all channels of the network together, for a budget by importance over saved
+            cost; "layer": remove the same share of each group.
+        minimum: channels that each group keeps at least; 1 by default.
+        multiple_of: round up what each group keeps to a multiple of this number, for kernels that need it; 1 by
+            default.
 
     Returns:
         The smaller graph and its parameters.
 
     Raises:
-        QatError: the network is quantized, nothing can be removed, an argument is out of range, or a budget cannot be met.
+        QatError: for a quantized network, where no channel can be removed, for arguments out of range, and where a
+            budget cannot be met.
+
+    >>> import qat
+    >>> from qat.networks import LeNet5
+    >>> graph = LeNet5().graph()
+    >>> params = graph.initial_params(0)
+    >>> importance = qat.pruning.l1_importance(graph, params)
+    >>> smaller, params = qat.pruning.prune_channels(graph, params, importance, ratio=0.5)
+    >>> qat.metrics.total_macs(smaller) < qat.metrics.total_macs(graph)
+    True
     """
     graph = as_graph(network)
     require_float(graph)
@@ -74,18 +85,20 @@ def prune_channels(
 
 
 def remove_channels(graph: Graph, params: Mapping[str, Array], removed: Sequence[Channels]) -> tuple[Graph, Params]:
-    """Remove units of channels. The outputs are those of the large network with these channels set to 0 wherever they appear.
+    """Remove units of ``channel_groups`` from a float network.
+
+    The outputs are those of the large network with the removed channels set to 0 wherever they appear.
 
     Args:
-        graph: a float network.
-        params: its parameters by full name.
-        removed: units of ``channel_groups``.
+        graph: a float graph.
+        params: its parameters.
+        removed: the units to remove: positions of output channels by node.
 
     Returns:
         The smaller graph and its parameters.
 
     Raises:
-        QatError: a node would lose all of its channels.
+        QatError: where a node would lose all of its channels.
     """
     kept = _kept(graph, removed)
     result = dict(params)
@@ -100,7 +113,7 @@ def remove_channels(graph: Graph, params: Mapping[str, Array], removed: Sequence
 
 
 def _kept(graph: Graph, removed: Sequence[Channels]) -> dict[str, Array]:
-    """For each node which of its output channels stay, bool (C,)."""
+    """For each node, which of its output channels stay, bool (C,)."""
     kept = {name: np.ones(shape[0], bool) for name, shape in graph.shapes.items()}
     for unit in removed:
         for name, positions in unit.items():
@@ -125,7 +138,7 @@ def _smaller(node: Node, mine: Array, source: Array) -> Cell:
 
 
 class _Ranking:
-    """The units of a network from the least important on, and how many may go."""
+    """The units of a network in the order of importance, the least first, and how many of them may be removed."""
 
     def __init__(self, graph: Graph, importance: Mapping[str, Array], minimum: int, multiple_of: int) -> None:
         self._graph, self._minimum, self._multiple = graph, minimum, multiple_of
@@ -195,7 +208,7 @@ class _Ranking:
                 )
             if not 1 <= count <= len(by_name[name]):
                 raise QatError(
-                    f"keep: {name} has {len(by_name[name])} channels to keep; {count!r} is none of 1 to that"
+                    f"keep: {name} cannot keep {count!r} of its {len(by_name[name])} channels; use 1 to {len(by_name[name])}"
                 )
         limits = [len(group) - keep.get(group.name, len(group)) for group in self.groups]
         for group, scores, limit in zip(self.groups, self._scores, limits, strict=True):
@@ -208,7 +221,7 @@ class _Ranking:
         return self._removed(len(self.order), limits)
 
     def _removed(self, count: int, limits: Sequence[int] | None = None) -> list[Channels]:
-        """From the least important on, until so many are gone, or those before."""
+        """Remove from the least important on, ``count`` units at most, within ``limits`` for each group."""
         left = {name: shape[0] for name, shape in self._graph.shapes.items()}
         least = {name: min(self._minimum, width) for name, width in left.items()}
         gone: list[list[int]] = [[] for _ in self.groups]
@@ -227,12 +240,12 @@ class _Ranking:
         for own, group_ in zip(gone, self.groups, strict=True):
             kept = len(group_) - len(own)
             for _ in range(min(-kept % self._multiple, len(own))):
-                own.pop()  # the most important one of those that would go
+                own.pop()  # keep the most important one after all
         return [group.units[unit] for own, group in zip(gone, self.groups, strict=True) for unit in own]
 
 
 def _within(graph: Graph, ranking: _Ranking, budget: Budget, scope: str) -> list[Channels]:
-    """The fewest removals whose network costs no more than the budget, by bisection: what is removed only grows."""
+    """The fewest removals that meet the budget. Bisection finds them, because more steps never remove less."""
     cost, limit = budget
     most = len(ranking.order)
     if scope == "global":
@@ -247,7 +260,7 @@ def _within(graph: Graph, ranking: _Ranking, budget: Budget, scope: str) -> list
     if not fits(most):
         least = cost(_smaller_graph(graph, _kept(graph, removed(most))))
         raise QatError(
-            f"{graph.name}: the budget is {limit:,}, but with all channels removed that may go it is still {least:,}; allow "
+            f"{graph.name}: the budget is {limit:,}, but with all removable channels removed it is still {least:,}; allow "
             "more, or a smaller minimum"
         )
     low, high = 0, most  # removing ``high`` fits

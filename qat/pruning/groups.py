@@ -1,4 +1,4 @@
-"""Which channels must go together, found from the graph alone."""
+"""Which channels can only be removed together, read from the graph."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ Channels = dict[str, tuple[int, ...]]  #: node -> positions among its output cha
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels of one or several nodes that are pruned as one: a width of the network.
+    """The channels of one or several nodes that make up one width of the network.
 
-    Attributes:
+    Args:
         name: of the first convolution or dense node whose outputs they are.
-        units: what can be removed, one by one; a unit is the channels, node by node, that have to go together.
+        units: what can be removed, one by one; a unit holds the channels that have to go together, their positions by
+            node.
     """
 
     name: str
@@ -31,7 +32,7 @@ class ChannelGroup:
 
 
 def channel_groups(network: Network | Graph) -> tuple[ChannelGroup, ...]:
-    """The groups of channels of a float network that can be removed, in the order of the graph.
+    """The groups of channels that can be removed from a float network.
 
     Two channels belong to one unit where one cannot go without the other:
 
@@ -40,25 +41,27 @@ def channel_groups(network: Network | Graph) -> tuple[ChannelGroup, ...]:
     3. a grouped convolution: the channels at one place in every group, of the input and likewise of the output, so that
        all groups stay equally large;
     4. a flattening: a channel and all its features;
-    5. a concatenation: each channel that it takes over, and its copy in the output;
+    5. a concatenation: each input channel and the output channel that it becomes;
     6. a cell that is used twice: the channels at one place in each use, since there is one weight for both;
     7. poolings, dropouts and activations: a channel of the input and the same one of the output.
 
-    A cell states in ``output_channels`` which of these it is. Never removed are channels that an output of the network or a
-    cell that states "fixed" (a Softmax, whose sum they enter) has or takes, and those of the network's inputs. Units are in
-    one group where some cell makes both.
+    A cell states in ``output_channels`` which of these it is. Never removed are channels of the network's inputs and outputs,
+    and those that enter or leave a cell that states "fixed", as a Softmax, whose sum they enter. Units are in one group where
+    some cell makes both.
 
     Args:
-        network: a float network.
+        network: a float network or graph.
+
+    Returns:
+        Groups in the order of the graph.
 
     Raises:
-        QatError: the network is quantized.
+        QatError: for a quantized network.
 
-    Example:
-        >>> import qat
-        >>> from qat.networks import LeNet5
-        >>> [(group.name, len(group)) for group in qat.pruning.channel_groups(LeNet5())]
-        [('conv1', 6), ('conv2', 16), ('fc1', 120), ('fc2', 84)]
+    >>> import qat
+    >>> from qat.networks import LeNet5
+    >>> [(group.name, len(group)) for group in qat.pruning.channel_groups(LeNet5())]
+    [('conv1', 6), ('conv2', 16), ('fc1', 120), ('fc2', 84)]
     """
     graph = as_graph(network)
     require_float(graph)
@@ -91,7 +94,7 @@ def channel_groups(network: Network | Graph) -> tuple[ChannelGroup, ...]:
 
 
 def require_float(graph: Graph) -> None:
-    """Raise QatError for a quantized network, whose ranges and codes belong to all of its channels."""
+    """Raise QatError for a quantized network, whose ranges and codes depend on all of its channels."""
     if graph.is_quantized:
         raise QatError(
             f"{graph.name} is quantized, and channels are removed from float networks; prune the float network it was made "
@@ -100,7 +103,7 @@ def require_float(graph: Graph) -> None:
 
 
 def makes_channels(node: Node) -> bool:
-    """Its output channels are new ones, none of its input's."""
+    """Whether a node's output channels are new ones, rather than those of its input."""
     return node.cell.output_channels in ("new", "grouped")
 
 
@@ -124,7 +127,7 @@ class _Sets:
 
 
 class _Units:
-    """Every output channel of every node has a number; equal sets are units."""
+    """Every output channel of every node has a number; a set of numbers is a unit."""
 
     def __init__(self, graph: Graph) -> None:
         self._channels: dict[str, Array] = {}

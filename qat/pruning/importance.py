@@ -1,4 +1,4 @@
-"""How much a channel matters: criteria that give a number for every output channel of every cell with parameters."""
+"""Importance of channels: criteria that give a number for every output channel of every cell with parameters."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ METHODS = ("slimming", "l1", "taylor")
 def slimming_importance(graph: Graph, params: Mapping[str, Array]) -> Importance:
     """|gamma| of each channel's batch normalisation (network slimming, Liu et al., arXiv 1708.06519, section 3.2).
 
-    Train with a sparsity loss on gamma before (``Recipe.slimming``). Cells without batch normalisation get no number.
+    Train with a sparsity loss on gamma first (``Recipe.slimming``). Cells without batch normalisation get no
+    importance.
 
     Args:
-        graph: a float network.
-        params: its parameters by full name.
+        graph: a float graph.
+        params: its parameters.
 
     Returns:
-        Cell -> a number for each of its output channels, float64 (O,).
+        float64 (O,) by cell.
 
     Raises:
-        QatError: the network is quantized, or has no batch normalisation.
+        QatError: for a network without any batch normalisation, or a quantized one.
     """
     require_float(graph)
     found = {
@@ -44,7 +45,7 @@ def slimming_importance(graph: Graph, params: Mapping[str, Array]) -> Importance
     }
     if not found:
         raise QatError(
-            f"{graph.name} has no batch normalisation, whose scales network slimming goes by; use the method l1 or taylor"
+            f"{graph.name} has no batch normalisation, whose scales network slimming needs; use the method l1 or taylor"
         )
     return found
 
@@ -53,14 +54,11 @@ def l1_importance(graph: Graph, params: Mapping[str, Array]) -> Importance:
     """sum |w| over the weights of each output channel (Li et al., arXiv 1608.08710, section 3.1).
 
     Args:
-        graph: a float network.
-        params: its parameters by full name.
+        graph: a float graph.
+        params: its parameters.
 
     Returns:
-        Cell -> a number for each of its output channels, float64 (O,).
-
-    Raises:
-        QatError: the network is quantized.
+        float64 (O,) by cell.
     """
     require_float(graph)
     params = apply_masks(graph, params)
@@ -83,29 +81,29 @@ def taylor_importance(
     seed: int = 0,
     device_target: str | None = None,
 ) -> Importance:
-    """The square of the loss's first-order change if a channel's parameters were 0, the mean over batches.
+    """The squared first-order change of the loss if a channel were removed, a mean over batches.
 
-    (sum g w)^2 over the channel's parameters (Molchanov et al., arXiv 1906.10771, section 3: the first-order importance of a
-    group of parameters). These are weights and bias, or gamma and beta where batch normalisation follows: a loss does not
-    change with the size of weights that are normalised, so that the sum over them is 0. The gradient g is taken on any
-    backend from one step of plain gradient descent with a rate of 1: g = before - after.
+    (sum of g w over the channel's parameters)^2: Molchanov et al., arXiv 1906.10771, section 3, for a group of
+    parameters. The parameters are weights and bias, or gamma and beta where batch normalisation follows: the loss does
+    not depend on the size of weights that are normalised, so the sum over them is 0. The gradient g comes from one step
+    of plain gradient descent with a rate of 1, g = before - after, so that any backend can give it.
 
     Args:
-        backend: a training backend, as ``qat.backend`` gives it.
-        graph: a float network.
-        params: its parameters by full name.
+        backend: takes the steps.
+        graph: a float graph.
+        params: its parameters.
         split: training images and labels.
-        loss: of outputs and labels. Default: the cross entropy.
-        batches: how many batches. Default: 20.
-        batch_size: images in each. Default: 64.
-        seed: decides which images. Default: 0.
-        device_target: where it is computed. Default: None, the backend's choice.
+        loss: cross entropy by default.
+        batches: how many; 20 by default.
+        batch_size: samples in each; 64 by default.
+        seed: of the choice of batches.
+        device_target: "CPU", "GPU" or "Ascend"; None, the default: the backend's first.
 
     Returns:
-        Cell -> a number for each of its output channels, float64 (O,).
+        float64 (O,) by cell.
 
     Raises:
-        QatError: the network is quantized, the images do not fill a batch, or a gradient is not finite.
+        QatError: where the images do not fill a batch, a gradient is not finite, or the network is quantized.
     """
     require_float(graph)
     if batches < 1 or batch_size < 1 or len(split) < batch_size:
@@ -143,7 +141,7 @@ def _first_order(name: str, cell: LinearCell, before: Params, after: Params) -> 
 
 
 def _some(split: Split, batches: int, batch_size: int, seed: int) -> Iterator[tuple[Arrays, Arrays]]:
-    """So many batches, beginning again where the images end."""
+    """``batches`` batches, from the start again where the images end."""
     epoch = 0
     while batches:
         epoch += 1

@@ -1,4 +1,4 @@
-"""Unstructured pruning by magnitude: masks that grow with the steps of training, on the host, for every backend alike."""
+"""Unstructured pruning by magnitude: masks that grow during training, computed on the host for every backend alike."""
 
 from __future__ import annotations
 
@@ -20,21 +20,31 @@ from qat.vocabulary.ops import Array
 def prune_weights(
     network: Network | Graph, params: Mapping[str, Array], pruner: MagnitudePruner, layers: tuple[str, ...] = ("*",)
 ) -> tuple[Graph, Params]:
-    """Let a pruner make weights of a network 0 while it is trained. Cells that were pruned before keep their masks.
+    """Give cells a pruner, which sets their smallest weights to 0 during training.
 
-    With a constant schedule that begins at step 0, ``updated_masks(graph, params, 0)`` prunes without training.
+    Cells that were pruned before keep their masks. With a constant schedule from step 0, ``updated_masks(graph, params,
+    0)`` prunes without training.
 
     Args:
-        network: a float or quantized network.
-        params: its parameters by full name.
-        pruner: says how many weights are 0 at which step.
-        layers: patterns of the names of cells. Default: all convolutions and dense layers.
+        network: a float or quantized network or graph.
+        params: its parameters.
+        pruner: the schedule.
+        layers: patterns of cell names, with * and ?; all convolutions and dense cells by default.
 
     Returns:
-        The graph whose cells have the pruner, and its parameters, the masks among them.
+        The graph and its parameters, with masks.
 
     Raises:
-        QatError: no convolution or dense cell fits a pattern.
+        QatError: where a pattern fits no convolution or dense cell.
+
+    >>> import qat
+    >>> from qat.networks import LeNet5
+    >>> graph = LeNet5().graph()
+    >>> pruner = qat.pruning.MagnitudePruner(0.5, schedule="constant", begin=0)
+    >>> graph, params = qat.pruning.prune_weights(graph, graph.initial_params(0), pruner)
+    >>> params |= qat.pruning.updated_masks(graph, params, 0)
+    >>> qat.pruning.count_zeros(graph, params)
+    (30735, 61470)
     """
     graph = as_graph(network)
     names = [node.cell_name for node in graph.nodes if isinstance(node.cell, WeightedCell)]
@@ -55,15 +65,15 @@ def prune_weights(
 
 
 def updated_masks(graph: Graph, params: Mapping[str, Array], step: int) -> Params:
-    """What pruning changes before a training step: the masks that grow, and the weights behind them.
+    """The masks that grow before a training step, and the weights behind them.
 
     Args:
-        graph: a network of ``prune_weights``.
-        params: its parameters by full name.
-        step: of training, from 0.
+        graph: with pruners.
+        params: its parameters and masks.
+        step: the training step, from 0.
 
     Returns:
-        The arrays that change, by full name.
+        New values by full name; empty where nothing changes.
     """
     changed: Params = {}
     for cell_name, pruner in pruners(graph).items():
@@ -77,9 +87,17 @@ def updated_masks(graph: Graph, params: Mapping[str, Array], step: int) -> Param
 
 
 def smaller_mask(weight: Array, mask: Array, sparsity: float) -> Array:
-    """The mask of the least |w|, float32 like the weight, with round(sparsity * size) zeros, or with those it had.
+    """A mask without the smallest |w|: round(sparsity * size) zeros, or more where it had more.
 
-    Zeros stay; of equal sizes the earlier weight in memory goes first.
+    Zeros stay zeros; of equal sizes the earlier weight in memory goes first.
+
+    Args:
+        weight: float32.
+        mask: 1 where a weight is kept, else 0; shaped like the weight.
+        sparsity: the share of zeros, 0 to 1.
+
+    Returns:
+        float32, shaped like the weight.
     """
     count = round(sparsity * weight.size)
     size = np.where(mask.reshape(-1) == 0, -1.0, np.abs(weight.reshape(-1)))
@@ -98,7 +116,7 @@ def pruners(graph: Graph) -> dict[str, MagnitudePruner]:
 
 
 def unfinished(graph: Graph, params: Mapping[str, Array]) -> list[str]:
-    """The cells that have not reached their pruner's final sparsity."""
+    """The cells that have not reached the final sparsity of their pruner."""
     masks = {name: params[f"{name}.weight_mask"] for name in pruners(graph)}
     return [
         name
@@ -108,11 +126,11 @@ def unfinished(graph: Graph, params: Mapping[str, Array]) -> list[str]:
 
 
 def count_zeros(graph: Graph, params: Mapping[str, Array]) -> tuple[int, int]:
-    """How sparse the weights of convolutions and dense layers are.
+    """Count the zeros among the weights of convolutions and dense cells.
 
     Args:
-        graph: a network.
-        params: its parameters by full name.
+        graph: float or quantized.
+        params: its parameters.
 
     Returns:
         How many weights are 0, and how many there are.

@@ -1,4 +1,4 @@
-"""What pruning does between the steps of training, on the host, so that it is the same for every backend."""
+"""Pruning between the steps of training, on the host, so that it is the same for every backend."""
 
 from __future__ import annotations
 
@@ -15,15 +15,22 @@ from qat.vocabulary.ops import Array
 
 
 class PruningInTraining:
-    """Masks that follow their schedules, and the sparsity of network slimming.
+    """Updates masks by their schedules, and shrinks gammas for network slimming.
 
-    slimming: lambda in loss + lambda sum |gamma| (Liu et al., arXiv 1708.06519, equation 1), over the batch
-    normalisations whose channels can be removed. Its L1 term is not differentiated but minimised after each step, by its
-    proximal operator, gamma := sign(gamma) max(|gamma| - lr lambda, 0) (Beck and Teboulle, 2009, SIAM J. Imaging Sciences
-    2(1), equation 1.5; the paper takes the subgradient): so scales become exactly 0, and the loss that is logged is the
-    network's own.
+    Network slimming minimises loss + lambda sum |gamma| (Liu et al., arXiv 1708.06519, equation 1) over the batch
+    normalisations whose channels can be removed. The L1 term is not differentiated, as in the paper, but minimised
+    after each step by its proximal operator, gamma := sign(gamma) max(|gamma| - lr lambda, 0) (Beck and Teboulle, 2009,
+    SIAM J. Imaging Sciences 2(1), equation 1.5). So gammas become exactly 0, and the logged loss is that of the network
+    alone.
 
-    Raises QatError where slimming has nothing to work on.
+    Args:
+        backend: that trains.
+        model: lowered by it.
+        graph: of the model.
+        slimming: lambda; 0 for none.
+
+    Raises:
+        QatError: where there is no gamma to shrink.
     """
 
     def __init__(self, backend: TrainingBackend, model: Any, graph: Graph, slimming: float) -> None:
@@ -32,12 +39,12 @@ class PruningInTraining:
         self._gammas = prunable_gammas(graph) if slimming else []
 
     def before_step(self, step: int) -> None:
-        """Prune weights, where a schedule says so."""
+        """Prune weights where a schedule says so; steps count from 0."""
         if any(pruner.prunes_at(step) for pruner in self._pruners.values()):
             self._backend.write(self._model, updated_masks(self._graph, self._backend.read(self._model), step))
 
     def after_step(self, lr: float) -> None:
-        """The proximal step."""
+        """Shrink the gammas by the learning rate times lambda."""
         if self._gammas:
             params = self._backend.read(self._model)
             shrunk: Params = {name: shrink(params[name], lr * self._slimming) for name in self._gammas}
@@ -57,7 +64,7 @@ def prunable_gammas(graph: Graph) -> list[str]:
     found = list(dict.fromkeys(name for name in found if name in graph.params))
     if not found:
         raise QatError(
-            f"{graph.name}: slimming draws the scales of batch normalisations to 0, but it has none whose channels can be "
+            f"{graph.name}: slimming shrinks the scales of batch normalisations, but it has none whose channels can be "
             "removed; leave --slimming out, or take a network with batch normalisation"
         )
     return found

@@ -1,9 +1,11 @@
-"""What a quantizer is: its integers, its parameters, how it observes, and its codes.
+"""What every quantizer offers: its codes, its parameters, how it observes ranges.
 
-A quantizer is a frozen dataclass. It declares its parameters and state, and computes over the vocabulary, so that it
-trains on every backend and NumPy derives what is deployed by the same lines. The cells know nothing of its formula:
-a linear cell asks for the codes of its weight (``BaseWeightQuantizer``), a FakeQuant for the codes of its input
-(``BaseActivationQuantizer``).
+A quantizer is a frozen dataclass. It declares its parameters and state and computes over the vocabulary of operations
+(``qat.vocabulary.ops``), so that the same lines train on every backend and derive the deployed codes in NumPy. Cells
+know no quantizer's formula: a linear cell asks a ``BaseWeightQuantizer`` for the codes of its weight, a ``FakeQuant``
+asks a ``BaseActivationQuantizer`` for the codes of its input.
+
+A code is the integer that stands for a real number: real = scale * (code - zero_point).
 """
 
 from __future__ import annotations
@@ -20,28 +22,42 @@ from qat.vocabulary.param import Param, Shape
 from qat.vocabulary.serial import Serializable, check_steps
 from qat.vocabulary.values import Value
 
-#: Of an all-zero channel or a dead activation. Two of them multiplied are still a normal number.
+#: The scale of an all-zero channel or a dead activation. A product of two of them is still a normal float32 number.
 SMALLEST_SCALE = 2.0**-60
 
 Tensors = Mapping[str, Tensor]  #: parameters and state by local name
-Bounds = tuple[Tensor | float, Tensor | float]  #: the lowest and the highest code, whole numbers without gradient
+Bounds = tuple[Tensor | float, Tensor | float]  #: the lowest and the highest code, integers without gradient
 
 
 class WeightCodes(NamedTuple):
-    """A quantized weight. ``centred``: code - zero_point, integers in float32, shaped like the weight."""
+    """A quantized weight.
+
+    Attributes:
+        centred: code - zero_point, integers in float32, shaped like the weight.
+        scale: float32, (O,) if per_channel, else a scalar.
+        zero_point: shaped like ``scale``; None where it is 0 everywhere.
+    """
 
     centred: Tensor
-    scale: Tensor  #: (O,) or a scalar
-    zero_point: Tensor | None  #: like scale; None where it is 0 everywhere
+    scale: Tensor
+    zero_point: Tensor | None
 
 
 @dataclass(frozen=True)
 class Quantizer(Serializable):
-    """The integers of a quantizer.
+    """The range of integer codes that a quantizer uses, and when it starts to quantize.
 
-    num_bits: 2 to 16, of activations 1 to 16. symmetric: signed codes around zero point 0, else unsigned codes 0 ..
-    2^num_bits - 1 with a zero point. narrow_range: leave the lowest code out. quant_delay: in training, pass through for so
-    many steps; in evaluation it always quantizes.
+    Args:
+        num_bits: bits of a code, 2 to 16 for weights and 1 to 16 for activations; 8 by default.
+        symmetric: True: signed codes around zero point 0, -2^(num_bits - 1) to 2^(num_bits - 1) - 1; False: codes from
+            0 to 2^num_bits - 1 and a zero point.
+        narrow_range: leave the lowest code out, so that symmetric codes reach equally far on both sides; False by
+            default.
+        quant_delay: in training, the number of steps before quantization starts; 0 by default. Evaluation always
+            quantizes.
+
+    Raises:
+        QatError: where a field is out of its range, or the quantizer's formula fixes it to another value.
     """
 
     num_bits: int = 8
@@ -49,11 +65,11 @@ class Quantizer(Serializable):
     narrow_range: bool = False
     quant_delay: int = 0
 
-    label: ClassVar[str] = ""  #: before the other words of its description
-    limit: ClassVar[str] = ""  #: before the number of bits there
+    label: ClassVar[str] = ""  #: starts the quantizer's description
+    limit: ClassVar[str] = ""  #: before the number of bits in the description
     widths: ClassVar[tuple[int, int]] = (2, 16)  #: the fewest and the most bits
-    fixed: ClassVar[dict[str, bool]] = {}  #: fields that this quantizer's formula leaves no choice of
-    #: Its ``bits`` follow from its parameter "share" alone, so that a checkpoint tells them.
+    fixed: ClassVar[dict[str, bool]] = {}  #: fields whose value the formula requires
+    #: Whether ``bits`` follow from a parameter "share" alone, so that a checkpoint determines them.
     learns_bits: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -65,7 +81,7 @@ class Quantizer(Serializable):
         check_steps(self, "quant_delay")
         for name, value in self.fixed.items():
             if getattr(self, name) is not value:
-                raise QatError(f"{type(self).__name__}: {name} is {not value}, but its formula has it {value}")
+                raise QatError(f"{type(self).__name__}: {name} is {not value}, but its formula requires {value}")
 
     def __str__(self) -> str:
         words = [self.label] if self.label else []
@@ -90,30 +106,64 @@ class Quantizer(Serializable):
         return (1 << (self.num_bits - 1 if self.symmetric else self.num_bits)) - 1
 
     def bits(self, ops: Ops, x: Any, own: Tensors, shared: Sequence[Tensors] = ()) -> Tensor | None:
-        """The number of bits, a scalar, with its gradient, where training decides it; None: it is num_bits.
+        """The number of bits where training decides it; objectives read it, as ``BopsBudget``.
 
-        x: a weight, or the Value of an activation. own: its parameters and state. shared: those of the fake quantizers that
-        must have the same grid. A loss may ask for it (``Quantized``).
+        Args:
+            ops: the vocabulary.
+            x: a weight, or the ``Value`` of an activation.
+            own: the quantizer's parameters and state.
+            shared: parameters and state of the fake quantizers that must have the same grid.
+
+        Returns:
+            A scalar with its gradient; None where the number of bits is ``num_bits``.
         """
         return None
 
     @property
     def phase_starts(self) -> tuple[int, ...]:
-        """The steps at which its forward pass of training changes its form."""
+        """The training steps at which the forward pass changes its form; a compiled step is compiled once for each."""
         return (self.quant_delay,)
 
     def symmetric_scale(self, ops: Ops, largest: Tensor, bounds: Bounds | None = None) -> Tensor:
-        """scale = max|x| / qmax; ``largest``: max|x|, a scalar or (O,). bounds: in place of qmin and qmax, here and below."""
+        """scale = max|x| / qmax.
+
+        Args:
+            ops: the vocabulary.
+            largest: max|x|, a scalar or (O,).
+            bounds: the lowest and highest code in place of ``qmin`` and ``qmax``.
+
+        Returns:
+            The scale, shaped like ``largest``, at least ``SMALLEST_SCALE``.
+        """
         _, qmax = bounds or self._bounds
         return ops.maximum(largest / qmax, SMALLEST_SCALE)
 
     def affine_scale(self, ops: Ops, extent: Tensor, bounds: Bounds | None = None) -> Tensor:
-        """scale = (high - low) / (qmax - qmin); ``extent``: high - low, with low <= 0 <= high."""
+        """scale = (high - low) / (qmax - qmin).
+
+        Args:
+            ops: the vocabulary.
+            extent: high - low, where low <= 0 <= high; a scalar or (O,).
+            bounds: the lowest and highest code in place of ``qmin`` and ``qmax``.
+
+        Returns:
+            The scale, shaped like ``extent``, at least ``SMALLEST_SCALE``.
+        """
         qmin, qmax = bounds or self._bounds
         return ops.maximum(extent / (qmax - qmin), SMALLEST_SCALE)
 
     def zero_point(self, ops: Ops, low: Tensor, scale: Tensor, bounds: Bounds | None = None) -> Tensor:
-        """rint(qmin - low / scale): the code of 0 when ``low`` has the lowest code. Within qmin .. qmax."""
+        """rint(qmin - low / scale): the code of the real number 0 where ``low`` has the lowest code.
+
+        Args:
+            ops: the vocabulary.
+            low: the lower end of the range, at most 0.
+            scale: the scale of the range.
+            bounds: the lowest and highest code in place of ``qmin`` and ``qmax``.
+
+        Returns:
+            An integer in float32 within qmin .. qmax, shaped like ``scale``.
+        """
         qmin, qmax = bounds or self._bounds
         return ops.minimum(ops.maximum(ops.rint(qmin - low / scale), qmin), qmax)
 
@@ -124,18 +174,40 @@ class Quantizer(Serializable):
 
 @dataclass(frozen=True)
 class BaseWeightQuantizer(Quantizer, ABC):
-    """Of a weight. per_channel: one scale for each output, else one for the whole weight."""
+    """A quantizer of weights.
+
+    Args:
+        per_channel: one scale for each output channel; by default one for the whole weight.
+    """
 
     per_channel: bool = False
 
-    observes_once: ClassVar[bool] = False  #: of training steps only the first that quantizes looks at the weight
+    observes_once: ClassVar[bool] = False  #: whether only the first step that quantizes observes the weight
 
     def params(self, shape: Shape) -> dict[str, Param]:
-        """Its parameters and state for a weight of this shape, O first, by local name."""
+        """The parameters and state that the quantizer needs beside the weight.
+
+        Args:
+            shape: of the weight, output channels first.
+
+        Returns:
+            Declarations by local name.
+        """
         return {}
 
     def observe(self, ops: Ops, weight: Tensor, own: Tensors) -> dict[str, Tensor]:
-        """New values of state for this weight, with which ``quantize`` goes on; only a training step keeps them."""
+        """New values of the state for this weight, before ``quantize``.
+
+        The pass goes on with them; only a training step keeps them.
+
+        Args:
+            ops: the vocabulary.
+            weight: float32, output channels first.
+            own: the quantizer's parameters and state.
+
+        Returns:
+            The values that change, by local name.
+        """
         return {}
 
     @abstractmethod
@@ -144,29 +216,43 @@ class BaseWeightQuantizer(Quantizer, ABC):
     ) -> WeightCodes:
         """The codes of a weight, with gradients.
 
-        floor: the smallest scale allowed, (O,) or a scalar, without gradient. own: what ``params`` declares; and "mask",
-        shaped like the weight, where weights are pruned: there mask and weight are 0, and the code becomes 0 afterwards.
+        Args:
+            ops: the vocabulary.
+            weight: float32, output channels first.
+            floor: the smallest scale allowed, (O,) or a scalar, without gradient; None for no such bound.
+            own: what ``params`` declares; where weights are pruned also "mask", shaped like the weight. Where the mask
+                is 0, so is the weight, and the caller sets the code to 0 afterwards.
+
+        Returns:
+            Codes, scale and zero point.
         """
 
     def refuses_batch_norm(self, *, folded: bool) -> str | None:
-        """Why this quantizer cannot take weights that batch normalisation is folded into, or (not ``folded``) weights
-        whose codes take on the signs of gamma and whose scale takes on its size; None: it can.
+        """Why this quantizer cannot be combined with a batch normalisation, in words.
+
+        Args:
+            folded: True: the normalisation is folded into the weights before they are quantized. False: the weights are
+                quantized first; the codes then take on the signs of gamma and the scale its size.
+
+        Returns:
+            The reason, to be put into an error message; None where it can.
         """
         return None
 
     def _mean(self, ops: Ops, x: Tensor, own: Tensors | None = None) -> Tensor:
-        """Mean of numbers beside the weights, over those that are not pruned: of each output if per_channel, else of all."""
+        """Mean of numbers shaped like the weight, without the pruned places: of each output if per_channel, else of all."""
+        # Pruned weights are 0, so the mean over all is divided by the share that is kept.
         mean = ops.output_mean if self.per_channel else ops.mean
         mask = (own or {}).get("mask")
         return mean(x) if mask is None else mean(x * mask) / ops.maximum(mean(mask), SMALLEST_SCALE)
 
     def _straight_through(self, ops: Ops, codes: Tensor, scale: Tensor, through: Tensor) -> Tensor:
-        """Codes, made without gradient, whose real number has the gradient of ``through``, everywhere; the scale's has none."""
-        change = through - ops.stop_gradient(through)  # 0
+        """Codes without gradient whose real value gets the gradient of ``through`` everywhere; the scale gets none."""
+        change = through - ops.stop_gradient(through)  # 0, with the gradient of through
         return codes + change * ops.on_output(ops.reciprocal(scale), through)
 
     def _raised(self, ops: Ops, weight: Tensor, centred: Tensor, scale: Tensor, floor: Tensor | None) -> WeightCodes:
-        """Codes that were made without a look at the floor. Where the scale has to be raised to it, they shrink by as much."""
+        """Apply the floor after the codes are made: where the scale is raised to it, the codes shrink by the same factor."""
         if floor is None:
             return WeightCodes(centred, scale, None)
         raised = self._at_least(ops, scale, floor)
@@ -180,13 +266,20 @@ class BaseWeightQuantizer(Quantizer, ABC):
 
 @dataclass(frozen=True)
 class BaseActivationQuantizer(Quantizer, ABC):
-    """Of an activation, with one scale and zero point."""
+    """A quantizer of activations, with one scale and zero point for the whole tensor.
+
+    Args:
+        symmetric: as in ``Quantizer``, but False by default: unsigned codes.
+
+    Raises:
+        QatError: for symmetric codes of 1 bit, or a narrow range of 1 bit.
+    """
 
     symmetric: bool = False
 
     widths: ClassVar[tuple[int, int]] = (1, 16)
-    by_sign: ClassVar[bool] = False  #: its codes are -1 where a number is negative, else 1; 0 is none of them
-    #: A multiplication and a rounding give its codes. Else it takes codes, of which it is a table.
+    by_sign: ClassVar[bool] = False  #: whether the codes are -1 where a number is negative, else 1, without a 0
+    #: Whether multiplying and rounding gives the codes. Else they are read from a table of the codes before it.
     uniform: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -197,55 +290,124 @@ class BaseActivationQuantizer(Quantizer, ABC):
                 "BinaryActivationQuantizer for -1 and 1"
             )
         if self.num_bits == 1 and self.narrow_range:
-            raise QatError(f"{type(self).__name__}: narrow_range leaves one code alone of 1 bit; leave it out")
+            raise QatError(f"{type(self).__name__}: narrow_range would leave a single code of 1 bit; leave it out")
 
     def refuses(self, non_negative: bool) -> str | None:
-        """Why this quantizer cannot take numbers that are (or are not) never negative; None: it can."""
+        """Why this quantizer cannot take the activations before it, in words.
+
+        Args:
+            non_negative: whether the activations are never negative.
+
+        Returns:
+            The reason, to be put into an error message; None where it can.
+        """
         return None
 
     @property
     def keep_scale(self) -> bool:
-        """The scale is a power of two and has to stay one."""
+        """Whether the scale is a power of two and has to stay one, so that no pass may adjust it."""
         return False
 
     def bounds(self, ops: Ops, own: Tensors, shared: Sequence[Tensors], non_negative: bool) -> Bounds:
-        """The lowest and the highest code; scalar tensors where training decides them. shared: as for ``grid``."""
+        """The lowest and the highest code: numbers, or scalar tensors where training decides them.
+
+        Args:
+            ops: the vocabulary.
+            own: the quantizer's parameters and state.
+            shared: parameters and state of the fake quantizers that must have the same grid.
+            non_negative: whether the activations are never negative.
+
+        Returns:
+            (lowest, highest).
+        """
         return self._bounds
 
     @abstractmethod
     def params(self, non_negative: bool) -> dict[str, Param]:
-        """Its parameters and state, by local name; non_negative: of numbers that are never negative."""
+        """The quantizer's parameters and state.
+
+        Args:
+            non_negative: whether the activations are never negative.
+
+        Returns:
+            Declarations by local name.
+        """
 
     @abstractmethod
     def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, phase: int) -> dict[str, Tensor]:
-        """New values of state in a training step, also in one before quant_delay, so that the network can be evaluated in its
-        integers from the first step on. phase: of the pass (``Forward.phase``): the first step that quantizes has quant_delay.
+        """New values of the state in a training step.
+
+        Steps before ``quant_delay`` observe too, so that the network can be evaluated in integers from the first step
+        on.
+
+        Args:
+            ops: the vocabulary.
+            x: the activation.
+            own: the quantizer's parameters and state.
+            non_negative: whether the activations are never negative.
+            phase: of the pass (``Forward.phase``); in the first step that quantizes it equals ``quant_delay``.
+
+        Returns:
+            The values that change, by local name.
         """
 
     @abstractmethod
     def unseen(self, own: Mapping[str, Array]) -> bool:
-        """True as long as it has observed nothing, so that it has no grid."""
+        """Whether nothing was observed yet, so that there is no scale.
+
+        Args:
+            own: the quantizer's parameters and state.
+
+        Returns:
+            True as long as it has neither observed nor been calibrated.
+        """
 
     @abstractmethod
     def calibrated(self, low: float, high: float, non_negative: bool) -> dict[str, float]:
-        """Parameters and state for numbers from low to high, which need not include 0."""
+        """Parameters and state for a given range, as calibration sets them.
+
+        Args:
+            low: the lower end; need not be at most 0.
+            high: the upper end; need not be at least 0.
+            non_negative: whether the activations are never negative.
+
+        Returns:
+            A number for each parameter and state, by local name.
+        """
 
     @abstractmethod
     def grid(
         self, ops: Ops, own: Tensors, shared: Sequence[Tensors], non_negative: bool, features: int = 1
     ) -> tuple[Tensor, Tensor | float]:
-        """Scale (a scalar tensor) and zero point.
+        """Scale and zero point.
 
-        shared: parameters and state of the fake quantizers that must have the same ones, as far as they have any.
-        features: numbers in one sample.
+        Args:
+            ops: the vocabulary.
+            own: the quantizer's parameters and state.
+            shared: parameters and state of the fake quantizers that must have the same scale and zero point, as far as
+                they have any.
+            non_negative: whether the activations are never negative.
+            features: how many numbers one sample of the activation has.
+
+        Returns:
+            The scale, a scalar tensor, and the zero point.
         """
 
     def quantize(
         self, ops: Ops, x: Value, own: Tensors, shared: Sequence[Tensors], non_negative: bool, features: int
     ) -> Value:
-        """y = clip(rint(x m), low, high), m = s_x / s_y: centred codes, with gradients.
+        """y = clip(rint(x m), low, high) with m = s_x / s_y: centred codes, with gradients.
 
-        ``x`` may hold codes, accumulators or real numbers, with a ReLU that is still to be applied.
+        Args:
+            ops: the vocabulary.
+            x: codes, accumulators or real numbers, with a ReLU that may still have to be applied: the clip applies it.
+            own: the quantizer's parameters and state.
+            shared: parameters and state of the fake quantizers that must have the same grid.
+            non_negative: whether the activations are never negative.
+            features: how many numbers one sample of the activation has.
+
+        Returns:
+            Centred codes and their scale.
         """
         scale, zero_point = self.grid(ops, own, shared, non_negative, features)
         rectified = non_negative or x.relu is not None
@@ -259,17 +421,20 @@ class BaseActivationQuantizer(Quantizer, ABC):
 
 
 def unbounded(ops: Ops, x: Value, non_negative: bool) -> Value:
-    """x without a bound of its activation function that would clip codes: a code clipped by it says nothing about the scale."""
+    """The activation with the upper bound of a pending ReLU6 applied, or unchanged where there is no such bound.
+
+    A code that this bound clips says nothing about the scale, so a learned scale must not get a gradient from it.
+    """
     if x.relu is not None and (not math.isinf(x.relu) or not non_negative):
         return Value(x.real(ops))
     return x
 
 
 def steps_of(ops: Ops, x: Value, scale: Tensor) -> Tensor:
-    """x / scale, neither rounded nor clipped, without gradient."""
+    """x / scale, neither rounded nor clipped, without gradient; ``scale`` is a scalar."""
     return ops.stop_gradient(x.data * _multiplier(ops, x, scale))
 
 
 def _multiplier(ops: Ops, x: Value, scale: Tensor) -> Tensor:
-    """What makes steps of ``scale`` of the numbers that x holds."""
+    """The factor that turns the numbers of x into multiples of ``scale``."""
     return ops.on_channel(ops.reciprocal(scale) if x.scale is None else x.scale / scale, x.data)

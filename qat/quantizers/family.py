@@ -1,4 +1,4 @@
-"""The whole family by name, in the pairs in which its members are used: what tests and benchmarks go through."""
+"""All quantizers by name, in the pairs in which they are used: tests and benchmarks run over them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ from qat.quantizers.qkeras import (
 
 
 class Pair(NamedTuple):
-    """Quantizers of weights and of activations.
+    """A weight quantizer and an activation quantizer that are used together.
 
-    rectified: the activations come after a ReLU; else no activation function stands before the quantizer.
+    Attributes:
+        weights: of every layer's weight.
+        activations: of every layer's output.
+        rectified: True: a ReLU stands before the activation quantizer; False: no activation function does.
     """
 
     weights: BaseWeightQuantizer
@@ -32,11 +35,18 @@ class Pair(NamedTuple):
 
     @property
     def activation(self) -> str | None:
-        """The activation function of the layers before."""
+        """The name of the activation function of the layers before, or None."""
         return "relu" if self.rectified else None
 
     def settings(self, *last: str) -> dict[str, Any]:
-        """Of convert_quant_network; the named layers, whose outputs are the network's, give 8 bits by range."""
+        """Arguments for ``convert_quant_network``.
+
+        Args:
+            *last: names of the layers whose outputs are the network's; they get 8-bit activations by range.
+
+        Returns:
+            Keyword arguments.
+        """
         layers = {name: {"activation_quantizer": None} for name in last}
         return {"weight_quantizer": self.weights, "activation_quantizer": self.activations, "layers": layers}
 

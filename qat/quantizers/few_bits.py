@@ -1,4 +1,4 @@
-"""Quantizers of weights whose codes follow from another formula than rounding w / s: DoReFa, ternary, binary."""
+"""Weight quantizers whose codes do not come from rounding w / s: DoReFa, ternary, binary."""
 
 from __future__ import annotations
 
@@ -14,15 +14,24 @@ SCALES = ("mean", "constant")
 
 @dataclass(frozen=True)
 class DoReFaWeightQuantizer(BaseWeightQuantizer):
-    """DoReFa of a weight (Zhou et al., arXiv 1606.06160, equation 9, with equation 5's quantize_k).
+    """DoReFa weights (Zhou et al., arXiv 1606.06160, equation 9, with quantize_k from equation 5).
 
     value = 2 quantize_k(tanh(w) / (2 max|tanh(w)|) + 1/2) - 1, quantize_k(r) = rint((2^k - 1) r) / (2^k - 1). The codes
-    are the odd numbers from -(2^k - 1) to 2^k - 1, the scale 1 / (2^k - 1): 0 has no code. Straight through the rounding
-    (equation 5), and the maximum is a constant: d(value)/dw = (1 - tanh(w)^2) / max|tanh(w)|.
+    are the odd numbers from -(2^k - 1) to 2^k - 1 and the scale is 1 / (2^k - 1); 0 has no code.
 
-    The maximum is that of the whole weight, or if per_channel of each output. num_bits: k, 2 to 15; codes have one bit
-    more, so that from 8 on they fit no int8. The values reach from -1 to 1 whatever the weights are, so that batch
-    normalisation cannot be folded into them.
+    The maximum is taken over the whole weight, or over each output channel if ``per_channel``. The gradient passes
+    straight through the rounding and treats the maximum as a constant: d(value)/dw = (1 - tanh(w)^2) / max|tanh(w)|.
+
+    The values reach from -1 to 1 whatever the weights are, so batch normalisation cannot be folded into them.
+
+    Args:
+        num_bits: k, 2 to 15; 4 by default. The codes take one bit more, so from k = 8 on they do not fit int8.
+
+    >>> import numpy as np, qat
+    >>> from qat.vocabulary.numpy_ops import NUMPY_OPS
+    >>> weight = np.array([[0.5, -1.0, 0.1]], np.float32)
+    >>> qat.DoReFaWeightQuantizer(2).quantize(NUMPY_OPS, weight).centred.tolist()
+    [[1.0, -3.0, 1.0]]
     """
 
     widths: ClassVar[tuple[int, int]] = (2, 15)
@@ -33,10 +42,12 @@ class DoReFaWeightQuantizer(BaseWeightQuantizer):
 
     @property
     def qmin(self) -> int:
+        """The lowest code, -(2^num_bits - 1)."""
         return -self.qmax
 
     @property
     def qmax(self) -> int:
+        """The highest code, 2^num_bits - 1."""
         return (1 << self.num_bits) - 1
 
     def quantize(
@@ -47,7 +58,8 @@ class DoReFaWeightQuantizer(BaseWeightQuantizer):
         largest = ops.maximum(ops.output_max(size) if self.per_channel else ops.max(size), SMALLEST_SCALE)
         share = bounded * ops.on_output(0.5 / largest, weight) + 0.5
         codes = ops.round_ste(share * levels) * 2.0 - levels
-        return self._raised(ops, weight, codes, largest * 0.0 + 1.0 / levels, floor)
+        scale = largest * 0.0 + 1.0 / levels  # a constant in the shape of a scale
+        return self._raised(ops, weight, codes, scale, floor)
 
     def refuses_batch_norm(self, *, folded: bool) -> str | None:
         return "its values reach from -1 to 1 whatever gamma is" if folded else None
@@ -55,11 +67,7 @@ class DoReFaWeightQuantizer(BaseWeightQuantizer):
 
 @dataclass(frozen=True)
 class _FewCodes(BaseWeightQuantizer):
-    """Codes -1, 0 and 1 and a scale beside them.
-
-    scale: "mean" or "constant". clip: the gradient of the value to w is 1 where |w| <= 1 and 0 outside, else 1
-    everywhere; the scale counts as a constant.
-    """
+    """Codes -1, 0 and 1 with a scale; fields as in the public classes. The scale counts as a constant."""
 
     scale: str = "mean"
     clip: bool = True
@@ -70,7 +78,7 @@ class _FewCodes(BaseWeightQuantizer):
             raise QatError(f"{type(self).__name__}: scale is {self.scale!r}; use one of {', '.join(map(repr, SCALES))}")
 
     def _coded(self, ops: Ops, weight: Tensor, codes: Tensor, scale: Tensor, floor: Tensor | None) -> WeightCodes:
-        """With the straight-through gradient."""
+        """The codes with the straight-through gradient, masked to [-1, 1] by ``clip``."""
         scale = ops.maximum(scale, SMALLEST_SCALE)
         inside = (weight >= -1.0) & (weight <= 1.0)
         through = ops.where(inside, weight, ops.stop_gradient(weight)) if self.clip else weight
@@ -82,12 +90,30 @@ class _FewCodes(BaseWeightQuantizer):
 
 @dataclass(frozen=True)
 class TernaryWeightQuantizer(_FewCodes):
-    """Ternary weight networks (Li et al., arXiv 1605.04711).
+    """Ternary weights (Li et al., arXiv 1605.04711).
 
-    code = sign(w) where |w| > t, else 0 (equation 3); scale "mean": the mean of |w| over |w| > t (equation 5), "constant": 1.
-    t = 0.7 mean|w|, the rule of thumb of the paper's first versions and of what follows them (the third, of 2022, has 0.75 in
-    its section 2.3, for normally distributed weights). Threshold and scale are those of the whole weight, or if per_channel
-    of each output. Gradient of the value: straight through, as the paper has it with clip=False.
+    code = sign(w) where |w| > t, else 0 (equation 3), with t = 0.7 mean|w|. That factor is the one of the paper's first
+    versions and of most implementations; its third version (2022) has 0.75 for normally distributed weights (section
+    2.3).
+
+    Threshold and scale are taken over the whole weight, or over each output channel if ``per_channel``. The gradient
+    passes straight through, as in the paper with clip=False.
+
+    Args:
+        num_bits: always 2.
+        narrow_range: always True: there is no code -2.
+        scale: "mean", the default: the mean of |w| over |w| > t (equation 5); "constant": 1.
+        clip: True, the default: the gradient of the value is 1 where |w| <= 1 and 0 outside; False: 1 everywhere.
+
+    Raises:
+        QatError: for another ``scale``.
+
+    >>> import numpy as np, qat
+    >>> from qat.vocabulary.numpy_ops import NUMPY_OPS
+    >>> weight = np.array([[0.5, -1.0, 0.0, 0.1]], np.float32)
+    >>> codes = qat.TernaryWeightQuantizer().quantize(NUMPY_OPS, weight)
+    >>> codes.centred.tolist(), float(codes.scale[0])
+    ([[1.0, -1.0, 0.0, 0.0]], 0.75)
     """
 
     num_bits: int = 2
@@ -114,31 +140,48 @@ class TernaryWeightQuantizer(_FewCodes):
 
 
 class SignCodes:
-    """The codes of signs: -1 and 1."""
+    """Mixin for quantizers whose codes are signs: -1 and 1."""
 
     @property
     def qmin(self) -> int:
+        """The lowest code, -1."""
         return -1
 
     @property
     def qmax(self) -> int:
+        """The highest code, 1."""
         return 1
 
 
 def signs(ops: Ops, x: Tensor) -> Tensor:
-    """1 where x >= 0, else -1, without gradient; x: without gradient."""
+    """1 where x >= 0, else -1, without gradient. ``x`` must not have one either."""
     zeros = x * 0.0
     return ops.where(x >= 0.0, zeros + 1.0, zeros - 1.0)
 
 
 @dataclass(frozen=True)
 class BinaryWeightQuantizer(SignCodes, _FewCodes):
-    """Binary weights: code = 1 where w >= 0, else -1.
+    """Binary weights: code = 1 where w >= 0, else -1; 0 has no code.
 
-    scale "mean": mean|w| (XNOR-Net, Rastegari et al., arXiv 1603.05279, equation 6), of the whole weight, or as there of
-    each output if per_channel; "constant": 1 (BinaryConnect, Courbariaux et al., arXiv 1511.00363, equation 1). 0 has no
-    code. Gradient of the value: straight through, 0 where |w| > 1 (Hubara et al., arXiv 1602.02830, equation 4) if
-    clip. XNOR-Net's own has the factor mean|w| and a term 1 / N of the scale (section 3.1); Adam does not see the former.
+    The gradient of the value passes straight through where |w| <= 1 (Hubara et al., arXiv 1602.02830, equation 4). The
+    gradient of XNOR-Net's section 3.1 differs by the factor mean|w|, which Adam does not see, and a term 1 / N of the
+    scale.
+
+    Args:
+        num_bits: always 1.
+        scale: "mean", the default: mean|w| (XNOR-Net, Rastegari et al., arXiv 1603.05279, equation 6), over the whole
+            weight, or as in the paper over each output channel if ``per_channel``; "constant": 1 (BinaryConnect,
+            Courbariaux et al., arXiv 1511.00363, equation 1).
+        clip: True, the default: no gradient where |w| > 1; False: it is 1 everywhere.
+
+    Raises:
+        QatError: for another ``scale``.
+
+    >>> import numpy as np, qat
+    >>> from qat.vocabulary.numpy_ops import NUMPY_OPS
+    >>> codes = qat.BinaryWeightQuantizer().quantize(NUMPY_OPS, np.array([[0.5, -1.0, 0.0]], np.float32))
+    >>> codes.centred.tolist(), float(codes.scale[0])
+    ([[1.0, -1.0, 1.0]], 0.5)
     """
 
     num_bits: int = 1

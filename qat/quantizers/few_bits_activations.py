@@ -1,4 +1,4 @@
-"""Quantizers of activations with a fixed grid, or with codes by sign: DoReFa's, and binary ones."""
+"""Activation quantizers with a fixed scale or with signs as codes: DoReFa's and binary ones."""
 
 from __future__ import annotations
 
@@ -48,13 +48,18 @@ class FixedGrid(BaseActivationQuantizer):
 
 @dataclass(frozen=True)
 class DoReFaActivationQuantizer(FixedGrid):
-    """DoReFa of an activation (Zhou et al., arXiv 1606.06160; quantize_k is its equation 5).
+    """DoReFa activations (Zhou et al., arXiv 1606.06160, with quantize_k from equation 5).
 
-    y = quantize_k(clip(x, 0, 1)), quantize_k(r) = rint((2^k - 1) r) / (2^k - 1): the codes are 0 to 2^k - 1, the scale
-    1 / (2^k - 1). Gradient 1 within [0, 1] (0 at 0 after a ReLU), 0 outside. The clip is the activation function, so that
-    the cell before it needs none, and numbers of both signs lose the negative ones.
+    y = quantize_k(clip(x, 0, 1)), quantize_k(r) = rint((2^k - 1) r) / (2^k - 1): codes 0 to 2^k - 1, scale 1 / (2^k -
+    1). The gradient is 1 within [0, 1] (0 at 0 after a ReLU) and 0 outside. The clip is itself the activation function:
+    the cell before needs none, and negative numbers become 0.
 
-    num_bits: k, 1 to 16.
+    Args:
+        num_bits: k, 1 to 16; 4 by default.
+
+    >>> import qat
+    >>> qat.DoReFaActivationQuantizer(2).qmax
+    3
     """
 
     fixed: ClassVar[dict[str, bool]] = {"symmetric": False, "narrow_range": False}
@@ -71,14 +76,28 @@ class DoReFaActivationQuantizer(FixedGrid):
 class BinaryActivationQuantizer(SignCodes, BaseActivationQuantizer):
     """Binary activations: code = 1 where x >= 0, else -1 (Hubara et al., arXiv 1602.02830, equation 1).
 
-    scale "constant": 1, as there; "mean": an exponential moving average of the mean of |x|, by which XNOR-Net's signs are
-    multiplied (Rastegari et al., arXiv 1603.05279, section 3.2, with one scale for all places). Gradient of the value:
-    straight through, 0 where |x| > 1 (Hubara et al., equation 4) if clip; the scale counts as a constant.
+    It takes the place of an activation function and works best after batch normalisation. After a ReLU every code would
+    be 1, which is refused. 0 has no code, but stored codes are centred, so that zero padding is exact.
 
-    It takes the place of an activation function, best after batch normalisation; after a ReLU every code would be 1, which
-    is refused. 0 has no code, but centred codes are stored, so that zero padding is exact.
+    The state "mean", of scale "mean" alone, is -infinity as long as nothing was observed. The scale counts as a
+    constant.
 
-    State, of scale "mean": mean, -infinity as long as nothing was observed.
+    Args:
+        num_bits: always 1.
+        symmetric: always True.
+        scale: "constant", the default: 1, as in the paper; "mean": an exponential moving average of the mean of |x|,
+            the factor of XNOR-Net (Rastegari et al., arXiv 1603.05279, section 3.2) but one for all places.
+        clip: True, the default: the gradient of the value is 1 where |x| <= 1 and 0 outside (Hubara et al., equation
+            4); False: 1 everywhere.
+        ema_decay: weight of the old average in each step, 0 to 1; 0.99 by default.
+
+    Raises:
+        QatError: for another ``scale``, or a decay out of range.
+
+    >>> import qat
+    >>> quantizer = qat.BinaryActivationQuantizer(scale="mean")
+    >>> quantizer.qmin, quantizer.qmax, str(quantizer)
+    (-1, 1, 'binary, 1 bit, symmetric')
     """
 
     num_bits: int = 1
@@ -123,7 +142,7 @@ class BinaryActivationQuantizer(SignCodes, BaseActivationQuantizer):
     def grid(
         self, ops: Ops, own: Tensors, shared: Sequence[Tensors], non_negative: bool, features: int = 1
     ) -> tuple[Tensor, Tensor | float]:
-        """Of those that share it the largest scale."""
+        """Of the fake quantizers that share it, the largest scale."""
         if self.scale == "constant":
             return ops.from_numpy(np.asarray(1.0, np.float32), "scalar"), 0.0
         mean = own["mean"]

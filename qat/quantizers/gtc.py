@@ -1,4 +1,7 @@
-"""Powers of two with a trained slope and intercept: Generalized Ternary Connect (Parajuli et al., arXiv 1811.04985)."""
+"""Powers of two with a trained slope and intercept: Generalized Ternary Connect (Parajuli et al., arXiv 1811.04985).
+
+An octave is the span from one power of two to the next; each octave has one code of either sign.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +20,20 @@ from qat.vocabulary.param import Param, Shape, constant
 from qat.vocabulary.serial import check_share
 from qat.vocabulary.values import Value
 
-EPSILON = 1e-6  #: e: numbers of a smaller magnitude are 0
-LEAST_SLOPE = 2.0**-10  #: that a trained slope keeps; with a negative one small numbers would stand for large ones
+EPSILON = 1e-6  #: e: numbers of smaller magnitude become 0
+LEAST_SLOPE = (
+    2.0**-10
+)  #: the lower bound of the trained slope; with a negative one small numbers would become large ones
 LIMIT = 60.0  #: exponents lie within -60 .. 60, so that the product of two scales is a normal number
 LN2 = math.log(2.0)
 
 
 class _Octaves(NamedTuple):
-    """Where numbers lie. All but ``exact`` have no gradient."""
+    """The octaves of the numbers of a tensor. Only ``exact`` has a gradient."""
 
     exact: Tensor  #: a + s log2(|x| + e)
     rounded: Tensor
-    kept: Tensor  #: a boolean: it has a code other than 0
+    kept: Tensor  #: boolean: the code is not 0
     top: Tensor  #: the largest exponent that has a code, a scalar
 
 
@@ -36,12 +41,12 @@ class _Octaves(NamedTuple):
 class _PowersOfTwo(Quantizer, ABC):
     """What weights and activations share: r = rint(a + s log2(|x| + e)), q(x) = sign(x) 2^r, and 0 where |x| < e.
 
-    e = 1e-6; slope s and intercept a are trained, straight through the rounding, and begin at 1 and 1e-4: dq/da = q ln 2,
-    dq/ds = q ln(|x| + e), dq/dx = q s sign(x) / (|x| + e).
+    e = 1e-6. Slope s and intercept a are trained with a straight-through gradient over the rounding and start at 1 and
+    1e-4: dq/da = q ln 2, dq/ds = q ln(|x| + e), dq/dx = q s sign(x) / (|x| + e). A slope below 2^-10 counts as 2^-10.
 
-    num_bits: the most bits. Beside 0 they have codes for 2^(num_bits - 1) - 1 octaves of either sign; what lies below these
-    octaves is 0, too. The document has no such limit, and no integers. There the gradient to x is that of a line from 0 to
-    the smallest number that has a code, or else such a weight could never come back. A slope below 2^-10 counts as that.
+    Apart from 0 there are codes for 2^(num_bits - 1) - 1 octaves of either sign; what lies below these octaves becomes
+    0, too. The paper has no such limit, and no integers. There the gradient to x is that of a line from 0 to the
+    smallest number that has a code; without it such a weight could never return.
     """
 
     symmetric: bool = True
@@ -53,7 +58,7 @@ class _PowersOfTwo(Quantizer, ABC):
 
     @property
     def levels(self) -> int:
-        """Octaves that have a code."""
+        """The number of octaves that have a code."""
         return (1 << (self.num_bits - 1)) - 1
 
     @property
@@ -65,15 +70,18 @@ class _PowersOfTwo(Quantizer, ABC):
         return 1 << (self.levels - 1)
 
     def bits(self, ops: Ops, x: Any, own: Tensors, shared: Sequence[Tensors] = ()) -> Tensor:
-        """1 + ceil(log2(max r - min r + 1)), a scalar, over the numbers whose code is not 0, with one level more where there
-        are others. Straight through both roundings; numbers of the same largest (smallest) r share its gradient.
+        """1 + ceil(log2(max r - min r + 1)), a scalar, over the numbers whose code is not 0, plus one level where some
+        are 0.
+
+        The gradient passes straight through both roundings; numbers with the same largest (smallest) r share it
+        equally.
         """
         octaves = self._octaves(ops, x, own)
         zeros = ops.max(ops.where(octaves.kept, octaves.rounded * 0.0, octaves.rounded * 0.0 + 1.0))
         return _bits(ops, octaves.exact, ops.minimum(octaves.rounded, octaves.top), octaves.kept, zeros)
 
     def document_bits(self, ops: Ops, x: Any, own: Tensors) -> Tensor:
-        """As the document counts: over all numbers, of which a 0 has r = rint(a + s log2(e)), some twenty octaves down."""
+        """As the paper counts: over all numbers, where a 0 has r = rint(a + s log2(e)), some twenty octaves down."""
         octaves = self._octaves(ops, x, own)
         everything = octaves.rounded <= LIMIT
         return _bits(ops, octaves.exact, octaves.rounded, everything, octaves.top * 0.0)
@@ -83,7 +91,7 @@ class _PowersOfTwo(Quantizer, ABC):
         """Where the numbers of ``x`` lie among the octaves."""
 
     def _located(self, ops: Ops, x: Tensor, own: Tensors, top: Tensor | None) -> _Octaves:
-        """top: where it is known; else the largest of x."""
+        """The octaves of x. top: the largest octave where it is known; None: that of x."""
         exact = _exponent(ops, x, own)
         rounded = ops.minimum(ops.maximum(ops.rint(ops.stop_gradient(exact)), -LIMIT), LIMIT)
         alive = ops.abs(ops.stop_gradient(x)) >= EPSILON
@@ -98,11 +106,11 @@ class _PowersOfTwo(Quantizer, ABC):
         nothing = fixed * 0.0
         power = ops.power_of_two(ops.minimum(ops.where(kept, rounded, nothing + lowest), top) - lowest)
         codes = ops.where(kept, ops.where(fixed > 0.0, power, -power), nothing)
-        inside = rounded <= top  # above the largest octave the code does not follow x
+        inside = rounded <= top  # above the largest octave the code is constant
         change = ops.where(inside, exact, ops.stop_gradient(exact)) - ops.stop_gradient(exact)
         smallest = ops.maximum(ops.min(ops.where(kept, size, nothing + ops.max(size))), EPSILON)
         ramp = ops.where(kept, nothing, x - fixed) * (ops.stop_gradient(slope) / smallest)
-        return codes + codes * (change * LN2) + ramp  # both are 0 and only carry gradients
+        return codes + codes * (change * LN2) + ramp  # change and ramp are 0 and only carry gradients
 
 
 def _exponent(ops: Ops, x: Tensor, own: Tensors) -> Tensor:
@@ -120,24 +128,37 @@ def _bits(ops: Ops, exact: Tensor, rounded: Tensor, counted: Tensor, zeros: Tens
     def mean_change(chosen: Tensor) -> Tensor:
         """0, with the gradient of the mean of the chosen exponents."""
         share = ops.where(chosen, nothing + 1.0, nothing)
-        share = share / ops.maximum(ops.mean(share), 2.0**-40)  # below one of any batch; where none is chosen, 0
+        # The bound is below the share of a single element; where none is chosen the result is 0.
+        share = share / ops.maximum(ops.mean(share), 2.0**-40)
         return ops.mean(share * (exact - ops.stop_gradient(exact)))
 
     change = mean_change(counted & (rounded >= largest)) - mean_change(counted & (rounded <= smallest))
     levels = ops.maximum(ops.maximum(largest - smallest + 1.0, 0.0) + zeros, 1.0) + change
-    # log2 of a power of two may come out a little above a whole number, which would cost a bit.
+    # log2 of a power of two may come out a little above an integer, which would cost a bit.
     return ops.ceil_ste(ops.log(levels) * (1.0 / LN2) - 2.0**-12) + 1.0
 
 
 @dataclass(frozen=True)
 class GTCWeightQuantizer(_PowersOfTwo, BaseWeightQuantizer):
-    """Of a weight: signs and powers of two with a trained slope and intercept (arXiv 1811.04985, section 3).
+    """GTC weights: signs and powers of two with a trained slope and intercept (arXiv 1811.04985, section 3).
 
-    The formula is ``_PowersOfTwo``'s. The codes are sign 2^(r - r_min) and the scale is 2^(r_min), r_min the smallest that
-    is used. With 4 bits the codes reach 64 and fit int8; with 5 they reach 2^14. One slope, one intercept and one scale for
-    the whole weight.
+    r = rint(a + s log2(|w| + e)), q(w) = sign(w) 2^r, and 0 where |w| < e = 1e-6. Slope s and intercept a start at 1
+    and 1e-4: dq/da = q ln 2, dq/ds = q ln(|w| + e), dq/dw = q s sign(w) / (|w| + e). The codes are sign(w) 2^(r -
+    r_min) and the scale is 2^(r_min), where r_min is the smallest r in use. A weight below the octaves that have codes
+    becomes 0, which is not in the paper; its gradient is that of a line from 0 to the smallest number with a code, so
+    that it can return.
 
-    Parameters: slope, intercept, trained.
+    Parameters: "slope" and "intercept", trained, one of each for the whole weight.
+
+    Args:
+        num_bits: 2 to 5; 4 by default. There are codes for 2^(num_bits - 1) - 1 octaves: with 4 bits they reach 64 and
+            fit int8, with 5 they reach 2^14.
+        symmetric: always True.
+
+    >>> import qat
+    >>> quantizer = qat.GTCWeightQuantizer(4)
+    >>> quantizer.levels, quantizer.qmax
+    (7, 64)
     """
 
     fixed: ClassVar[dict[str, bool]] = {"symmetric": True, "narrow_range": False, "per_channel": False}
@@ -160,16 +181,28 @@ class GTCWeightQuantizer(_PowersOfTwo, BaseWeightQuantizer):
 
 @dataclass(frozen=True)
 class GTCActivationQuantizer(_PowersOfTwo, BaseActivationQuantizer):
-    """Of an activation: powers of two with a trained slope and intercept (arXiv 1811.04985, section 3).
+    """GTC activations: powers of two with a trained slope and intercept (arXiv 1811.04985, section 3).
 
-    The formula is ``_PowersOfTwo``'s. Its largest octave is that of the largest magnitude, which follows the batches as an
-    exponential moving average; larger numbers get its code, and no gradient flows to them. The codes are sign 2^(r - r_min)
-    with r_min = r_max - 2^(num_bits - 1) + 2, and the scale is 2^(r_min).
+    The formula is that of GTCWeightQuantizer. The largest octave is that of the largest magnitude, which follows the
+    batches as an exponential moving average; larger numbers get its code and no gradient. The codes are sign(x) 2^(r -
+    r_min) with r_min = r_max - 2^(num_bits - 1) + 2, and the scale is 2^(r_min).
 
-    No multiplication and rounding of an accumulator gives such codes. So convert_quant_network puts an ordinary 8-bit
-    quantizer before it, in training as in deployment, and this one becomes a table of codes.
+    Multiplying and rounding an accumulator cannot give such codes. So convert_quant_network puts an ordinary 8-bit
+    quantizer before this one, in training as in deployment, and this one becomes a table of codes.
 
-    Parameters: slope, intercept, trained; max, state, -infinity as long as nothing was observed.
+    Parameters: "slope" and "intercept", trained. State: "max", -infinity as long as nothing was observed.
+
+    Args:
+        num_bits: 2 to 5; 4 by default. There are codes for 2^(num_bits - 1) - 1 octaves.
+        symmetric: always True.
+        ema_decay: weight of the old maximum in each step, 0 to 1; 0.99 by default.
+
+    Raises:
+        QatError: for a decay out of range.
+
+    >>> import qat
+    >>> print(qat.GTCActivationQuantizer(4))
+    GTC, 4 bits, symmetric
     """
 
     ema_decay: float = 0.99
@@ -202,7 +235,7 @@ class GTCActivationQuantizer(_PowersOfTwo, BaseActivationQuantizer):
 
     def _top(self, ops: Ops, own: Tensors, shared: Sequence[Tensors] = ()) -> Tensor:
         """The largest exponent, of several fake quantizers the largest of all."""
-        # One that has observed nothing yet has a maximum of -infinity, and no say.
+        # One that has observed nothing yet has a maximum of -infinity and must not decide.
         tops = [
             ops.rint(ops.stop_gradient(_exponent(ops, ops.maximum(each["max"], 0.0), each))) for each in (own, *shared)
         ]
@@ -229,5 +262,5 @@ class GTCActivationQuantizer(_PowersOfTwo, BaseActivationQuantizer):
 
 
 def _trained() -> dict[str, Param]:
-    """Slope and intercept, with the document's beginnings."""
+    """Slope and intercept, with the starting values of the paper's document."""
     return {"slope": Param((), "scalar", constant(1.0)), "intercept": Param((), "scalar", constant(1e-4))}

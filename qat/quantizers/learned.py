@@ -1,8 +1,9 @@
-"""Quantizers whose scale, or clip, is trained beside the weights.
+"""Quantizers whose scale or clip is trained together with the weights.
 
-A scale that is to begin from data cannot be one trained number, since training on any framework takes its beginning from
-a file. It is the sum of two: a state that the first batch sets, and a trained change that begins at 0. The gradient to the
-change is that to the scale, so that the steps of any optimizer are those of one trained scale.
+A scale that starts from data cannot be a single trained number: in every framework a trained variable starts from a
+value in a file. So the scale is a sum of two: a state that the first batch sets, and a trained change that starts at 0.
+The gradient to the change is the gradient to the scale, so any optimizer takes the steps that it would take with one
+trained scale.
 """
 
 from __future__ import annotations
@@ -29,14 +30,23 @@ from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.param import Param, Shape, constant
 from qat.vocabulary.values import Value
 
-LEAST_SHARE = 2.0**-10  #: of its initial value that a learned scale keeps, however far its training goes astray
+LEAST_SHARE = 2.0**-10  #: lower bound of a learned scale, relative to its initial value: training may diverge
 
 
 def learned_scale(ops: Ops, initial: Tensor, change: Tensor, factor: float) -> Tensor:
     """initial + change, at least LEAST_SHARE of initial, with ``factor`` times the gradient to change.
 
-    The gradient flows on where it is raised, so that it can grow again. One sum carries value and gradient: these are small
-    tensors, and what they cost is the number of operations.
+    Where the bound holds the scale up, the gradient still flows, so that the scale can grow again. Value and gradient
+    are in one sum, because the tensors are small and the number of operations decides their cost.
+
+    Args:
+        ops: the vocabulary.
+        initial: the state that the first batch set, a scalar or (O,).
+        change: the trained change, shaped like ``initial``.
+        factor: LSQ's gradient scale.
+
+    Returns:
+        The scale, shaped like ``initial``.
     """
     scale = ops.maximum(initial + ops.stop_gradient(change), initial * LEAST_SHARE)
     moved = change * factor
@@ -44,8 +54,8 @@ def learned_scale(ops: Ops, initial: Tensor, change: Tensor, factor: float) -> T
 
 
 def positive(ops: Ops, x: Tensor, least: Tensor | float) -> Tensor:
-    """max(x, least) through which the gradient flows on, so that x can grow again."""
-    # No constant stands beside the difference: TensorFlow would add it to x first, and lose it there.
+    """max(x, least), with the gradient of x also where the bound holds, so that x can grow again."""
+    # No constant is added to the difference: TensorFlow would add it to x first, and round it away.
     return ops.stop_gradient(ops.maximum(x, least)) + (x - ops.stop_gradient(x))
 
 
@@ -56,8 +66,10 @@ def scaled_gradient(ops: Ops, x: Tensor, factor: float) -> Tensor:
 
 
 def larger(ops: Ops, own: Tensor, other: Tensor) -> Tensor:
-    """The larger, and of equals ``own``: those that share a grid may well begin alike, and frameworks share out the gradient
-    of a maximum of equals as they like.
+    """The larger of two tensors, and ``own`` where they are equal.
+
+    Fake quantizers that share a grid often start equal, and frameworks distribute the gradient of a maximum over equal
+    arguments in different ways; this choice makes them agree.
     """
     return ops.where(own >= other, own, other)
 
@@ -69,14 +81,20 @@ def _one_bit(quantizer: BaseActivationQuantizer) -> str | None:
 
 @dataclass(frozen=True)
 class LSQWeightQuantizer(BaseWeightQuantizer):
-    """LSQ of a weight: its scale s is learned (Esser et al., arXiv 1902.08153).
+    """Learned step size quantization (LSQ) of a weight (Esser et al., arXiv 1902.08153).
 
-    Codes (equations 1 and 2): c = rint(clip(w / s, -Q_N, Q_P)), value c s, Q_N = 2^(b-1) (one less if narrow_range),
-    Q_P = 2^(b-1) - 1. Gradients: d(c s)/ds = c - w/s inside, -Q_N or Q_P outside (equation 3); d(c s)/dw = 1 inside, 0
-    outside (equation 5). The gradient of s is multiplied by 1 / sqrt(N Q_P), N weights to a scale; s begins at
-    2 mean|w| / sqrt(Q_P) (section 2.1 and 2.2), of the weights of the first step that quantizes.
+    Codes (equations 1 and 2): c = rint(clip(w / s, -Q_N, Q_P)), value c s, with Q_N = 2^(b-1) (one less if
+    ``narrow_range``) and Q_P = 2^(b-1) - 1. Gradients: d(c s)/ds = c - w/s inside the range, -Q_N or Q_P outside
+    (equation 3); d(c s)/dw = 1 inside, 0 outside (equation 5). The gradient of s is multiplied by 1 / sqrt(N Q_P), with
+    N weights for each scale. s starts at 2 mean|w| / sqrt(Q_P) (sections 2.1 and 2.2), with the weights of the first
+    step that quantizes.
 
-    Parameters: scale_change, trained; initial_scale, state, 0 as long as no step was taken. Shape (O,) if per_channel.
+    Parameters: "scale_change", trained, and the state "initial_scale", which is 0 before the first step; both (O,) if
+    ``per_channel``. The fields are those of ``Quantizer`` and ``BaseWeightQuantizer``.
+
+    >>> import qat
+    >>> print(qat.LSQWeightQuantizer(4, per_channel=True))
+    LSQ, 4 bits, symmetric, per channel
     """
 
     fixed: ClassVar[dict[str, bool]] = {"symmetric": True}
@@ -85,7 +103,7 @@ class LSQWeightQuantizer(BaseWeightQuantizer):
 
     @property
     def phase_starts(self) -> tuple[int, ...]:
-        """Its first step looks at the mean, the others need not."""
+        """Only the first step that quantizes looks at the mean."""
         return (self.quant_delay, self.quant_delay + 1)
 
     def params(self, shape: Shape) -> dict[str, Param]:
@@ -120,21 +138,32 @@ class LSQWeightQuantizer(BaseWeightQuantizer):
 
 @dataclass(frozen=True)
 class LSQActivationQuantizer(BaseActivationQuantizer):
-    """LSQ of an activation: its scale s is learned (Esser et al., arXiv 1902.08153, equations 1 to 5).
+    """Learned step size quantization (LSQ) of an activation (Esser et al., arXiv 1902.08153, equations 1 to 5).
 
-    As LSQWeightQuantizer, over the numbers of one sample (N) and with Q_N = 0, Q_P = 2^b - 1 where numbers are never
-    negative, else Q_N = 2^(b-1), Q_P = 2^(b-1) - 1. (Without ``symmetric`` the codes are stored unsigned, with a fixed zero
-    point of 0 or 2^(b-1).) s begins at 2 mean|x| / sqrt(Q_P) of the first batch that is quantized.
+    As LSQWeightQuantizer, where N counts the numbers of one sample; Q_N = 0 and Q_P = 2^b - 1 where activations are
+    never negative, else Q_N = 2^(b-1) and Q_P = 2^(b-1) - 1. Without ``symmetric`` the codes are stored unsigned, with
+    a fixed zero point of 0 or 2^(b-1). s starts at 2 mean|x| / sqrt(Q_P) of the first batch that is quantized.
 
-    offset: LSQ+ (Bhalgat et al., arXiv 2004.09576, section 3): where numbers can be negative, the lowest code stands
-    for a learned beta, and Q_P = 2^b - 1. d(value)/d(beta) = 1 outside the range and 0 inside. Since 0 must have a code, the
-    zero point is rint(-beta / s), straight through. s and beta begin with the range of the first batch.
+    LSQ+ (Bhalgat et al., arXiv 2004.09576, section 3), chosen by ``offset``: where activations can be negative, the
+    lowest code stands for a learned beta, and Q_P = 2^b - 1. d(value)/d(beta) = 1 outside the range and 0 inside. Since
+    0 must have a code, the zero point is rint(-beta / s), with a straight-through gradient. s and beta start with the
+    range of the first batch.
 
-    Before quant_delay each batch says where they would begin, so that the network can be evaluated; what begins is what the
-    first batch after it says.
+    In the steps before ``quant_delay`` each batch sets these starting values anew, so that the network can be
+    evaluated; training starts from those of the first batch after the delay.
 
-    Parameters: scale_change and offset_change, trained; initial_scale, state, -infinity as long as nothing was observed, and
-    negative as long as it has not begun; initial_offset, state.
+    Parameters: "scale_change" and "offset_change", trained. State: "initial_scale", -infinity as long as nothing was
+    observed and negative during the delay; "initial_offset".
+
+    Args:
+        offset: learn the lower end of the range too (LSQ+); needs symmetric=False. False by default.
+
+    Raises:
+        QatError: for ``offset`` with ``symmetric``.
+
+    >>> import qat
+    >>> print(qat.LSQActivationQuantizer(4, offset=True))
+    LSQ, 4 bits, affine
     """
 
     offset: bool = False
@@ -151,7 +180,7 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
 
     @property
     def phase_starts(self) -> tuple[int, ...]:
-        """Its first step looks at the mean, the others need not."""
+        """Only the first step that quantizes looks at the mean."""
         return (self.quant_delay, self.quant_delay + 1)
 
     def _has_offset(self, own: Tensors) -> bool:
@@ -176,6 +205,7 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
     def observe(self, ops: Ops, x: Value, own: Tensors, non_negative: bool, *, phase: int) -> dict[str, Tensor]:
         if phase > self.quant_delay:
             return {}
+        # A negative initial scale is a proposal of the delay: the next batch may replace it, and ``_scale`` uses its size.
         begun, sign = own["initial_scale"] > 0.0, -1.0 if phase < self.quant_delay else 1.0
         if self._has_offset(own):
             low, high = ops.minimum(x.smallest(ops), 0.0), ops.maximum(x.largest(ops), 0.0)
@@ -192,7 +222,7 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
         return not np.isfinite(own["initial_scale"])
 
     def calibrated(self, low: float, high: float, non_negative: bool) -> dict[str, float]:
-        """A scale with which the range from low to high has just room."""
+        """The smallest scale at which the range from low to high is not clipped."""
         low, high = min(low, 0.0), max(high, 0.0)
         zero = self._zero(non_negative)
         found = {"scale_change": 0.0, "initial_scale": max(high / (self.qmax - zero), SMALLEST_SCALE)}
@@ -209,6 +239,7 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
 
     def _scale(self, ops: Ops, own: Tensors, factor: float) -> Tensor:
         initial = own["initial_scale"]
+        # Another quantizer that shares the grid may have observed nothing yet: its -infinity must not win, nor give NaN.
         initial = ops.where(ops.isfinite(initial), ops.abs(initial), ops.maximum(initial, SMALLEST_SCALE))
         return learned_scale(ops, initial, own["scale_change"], factor)
 
@@ -249,6 +280,8 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
         )
         if offset is None:
             return y
+        # The base class's clip gives the scale its gradient; what the offset gets outside the range is added as a term
+        # whose value is 0.
         zero_point = self.zero_point(ops, ops.stop_gradient(offset), ops.stop_gradient(scale))
         u = steps_of(ops, x, scale)
         nothing = ops.stop_gradient(y.data) * 0.0
@@ -262,12 +295,22 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
 class PACTActivationQuantizer(BaseActivationQuantizer):
     """PACT: an activation is clipped at a learned alpha (Choi et al., arXiv 1805.06085).
 
-    y = clip(x, 0, alpha) (equation 1), quantized with s = alpha / (2^b - 1) (equation 2). Gradients (equation 3 and the text
-    above it): dy/dalpha = 1 where x >= alpha, else 0; dy/dx = 1 inside, 0 outside. Where numbers can be negative, which the
-    paper has not, it is clip(x, -alpha, alpha) with s = alpha / (2^(b-1) - 1), and dy/dalpha = -1 where x <= -alpha.
+    y = clip(x, 0, alpha) (equation 1), quantized with s = alpha / (2^b - 1) (equation 2). Gradients (equation 3 and the
+    text above it): dy/dalpha = 1 where x >= alpha, else 0; dy/dx = 1 inside, 0 outside. Where activations can be
+    negative, which the paper does not treat, it is clip(x, -alpha, alpha) with s = alpha / (2^(b-1) - 1), and dy/dalpha
+    = -1 where x <= -alpha.
 
-    initial_alpha: where alpha begins. The paper lets weight decay draw alpha down; here only weights decay.
-    Parameter: alpha, trained.
+    Parameter: "alpha", trained. The paper applies weight decay to alpha; here weights alone decay.
+
+    Args:
+        initial_alpha: the value with which alpha starts, greater than 0; 10 by default.
+
+    Raises:
+        QatError: for an ``initial_alpha`` that is not positive.
+
+    >>> import qat
+    >>> print(qat.PACTActivationQuantizer(4, initial_alpha=6.0))
+    PACT, 4 bits, affine
     """
 
     initial_alpha: float = 10.0
@@ -285,7 +328,7 @@ class PACTActivationQuantizer(BaseActivationQuantizer):
         return None if non_negative else _one_bit(self)
 
     def bounds(self, ops: Ops, own: Tensors, shared: Sequence[Tensors], non_negative: bool) -> Bounds:
-        """As many codes above the zero point as below it, where there are any below."""
+        """As many codes below the zero point as above it, where there are any below."""
         return float(self.qmin if non_negative else self.qmax - 2 * self._levels(False)), float(self.qmax)
 
     def _zero(self, non_negative: bool) -> int:
@@ -318,7 +361,7 @@ class PACTActivationQuantizer(BaseActivationQuantizer):
     def grid(
         self, ops: Ops, own: Tensors, shared: Sequence[Tensors], non_negative: bool, features: int = 1
     ) -> tuple[Tensor, Tensor | float]:
-        """Without gradient: what alpha learns comes through the codes that are clipped, not through the scale."""
+        """Without gradient: alpha learns through the codes that are clipped, not through the scale."""
         alpha = ops.stop_gradient(self._alpha(ops, own, shared))
         return alpha / float(self._levels(non_negative)), float(self._zero(non_negative))
 
@@ -333,5 +376,6 @@ class PACTActivationQuantizer(BaseActivationQuantizer):
         clipped = ops.where(u >= levels, nothing + 1.0, nothing)
         if not non_negative:
             clipped = clipped - ops.where(u <= -levels, nothing + 1.0, nothing)
+        # 0, with the gradient of alpha: a clipped code moves with alpha, in steps of the scale.
         top = self._alpha(ops, own, shared) / y.scale
         return Value(y.data + clipped * (top - ops.stop_gradient(top)), y.scale, codes=True)

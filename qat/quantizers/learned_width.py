@@ -1,4 +1,4 @@
-"""Uniform quantizers whose number of bits is trained (Uhlich et al., Mixed Precision DNNs, arXiv 1905.11452)."""
+"""Uniform quantizers that learn their number of bits (Uhlich et al., Mixed Precision DNNs, arXiv 1905.11452)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from qat.vocabulary.ops import Ops, Tensor
 from qat.vocabulary.param import Param, Shape, constant
 from qat.vocabulary.values import Value
 
-FEWEST = 2.0  #: bits; with one, a symmetric quantizer has no code but 0
+FEWEST = 2.0  #: bits; with one bit a symmetric narrow quantizer has no code but 0
 LN2 = math.log(2.0)
 
 
 class _LearnedWidth:
-    """b = rint(share num_bits), within 2 .. num_bits, straight through the rounding and the bounds.
+    """b = rint(share num_bits), within 2 .. num_bits, with a straight-through gradient over rounding and bounds.
 
-    The share begins at 1. It is a share, not bits, so that a step of Adam, which is about the rate, moves b by num_bits times
-    as much. Train with Adam: the paper finds that with SGD this parametrization's gradients are badly conditioned, and the
-    one by step and range has no width to bound. Without a loss that asks for ``bits``, as ``SizeBudget`` and ``BopsBudget``,
-    nothing but the error of rounding moves b. num_bits: the most bits.
+    The share starts at 1. A share is trained rather than b itself, because the size of Adam's steps is about the
+    learning rate; so b moves by num_bits times as much in a step. Train with Adam: according to the paper the gradients
+    of this parametrization are badly conditioned with SGD, and the parametrization by step and range has no width to
+    bound. Without a loss that uses ``bits``, as ``SizeBudget`` and ``BopsBudget`` do, only the rounding error moves b.
     """
 
     num_bits: int
@@ -34,7 +34,7 @@ class _LearnedWidth:
     learns_bits: ClassVar[bool] = True
 
     def bits(self, ops: Ops, x: Any, own: Tensors, shared: Sequence[Tensors] = ()) -> Tensor:
-        """Of several fake quantizers that share a grid the most."""
+        """Of fake quantizers that share a grid, the most bits."""
         share = own["share"]
         for other in shared:
             share = larger(ops, share, other["share"])
@@ -45,13 +45,22 @@ class _LearnedWidth:
 
 @dataclass(frozen=True)
 class LearnedWidthWeightQuantizer(_LearnedWidth, BaseWeightQuantizer):
-    """A symmetric quantizer by range that learns how many bits it takes (arXiv 1905.11452, section 2, parametrization U2).
+    """A symmetric quantizer by range that learns its number of bits b (arXiv 1905.11452, section 2, U2).
 
-    Q(w) = d rint(w / d), d = q_max / (2^(b-1) - 1). q_max is max|w|, taken anew each time, so that nothing is clipped, and b
-    alone is trained (``_LearnedWidth``). Gradients: dQ/dw = 1; dQ/db = (rint(w / d) - w / d) dd/db,
-    dd/db = -d ln 2 2^(b-1) / (2^(b-1) - 1).
+    Q(w) = d rint(w / d), d = q_max / (2^(b-1) - 1). q_max is max|w|, measured anew in each step, so that nothing is
+    clipped and b alone is trained. Gradients: dQ/dw = 1; dQ/db = (rint(w / d) - w / d) dd/db, dd/db = -d ln 2 2^(b-1) /
+    (2^(b-1) - 1).
 
-    Parameter: share, trained, one for the whole weight, also if per_channel.
+    b = rint(share num_bits), where the trained parameter "share" starts at 1; there is one for the whole weight, also
+    if ``per_channel``. Train with Adam and an objective that asks for few bits (``SizeBudget``, ``BopsBudget``).
+
+    Args:
+        num_bits: the most bits, 2 to 16; 8 by default.
+        narrow_range: always True.
+
+    >>> import qat
+    >>> print(qat.LearnedWidthWeightQuantizer(6))
+    learned width, at most 6 bits, symmetric, narrow
     """
 
     fixed: ClassVar[dict[str, bool]] = {"symmetric": True, "narrow_range": True}
@@ -67,6 +76,7 @@ class LearnedWidthWeightQuantizer(_LearnedWidth, BaseWeightQuantizer):
         assert own is not None, "its share is a parameter"
         bits, size = self.bits(ops, weight, own), ops.abs(ops.stop_gradient(weight))
         largest = ops.output_absmax(size) if self.per_channel else ops.max(size)
+        # power_of_two comes from a table and has no gradient, so that of 2^(b-1) is multiplied in by a factor of 1.
         half = ops.power_of_two(bits - 1.0)
         levels = half * (1.0 + (bits - ops.stop_gradient(bits)) * LN2) - 1.0
         scale = self._at_least(ops, ops.maximum(largest / levels, SMALLEST_SCALE), floor)
@@ -75,13 +85,22 @@ class LearnedWidthWeightQuantizer(_LearnedWidth, BaseWeightQuantizer):
 
 @dataclass(frozen=True)
 class LearnedWidthActivationQuantizer(_LearnedWidth, ActivationQuantizer):
-    """As an ActivationQuantizer, whose range follows what passes, with a learned number of bits b (``_LearnedWidth``).
+    """An ActivationQuantizer, whose range follows the batches, that learns its number of bits b.
 
-    Q(x) = d clip(rint(x / d), ..), d = range / levels, levels = 2^b - 1, or 2^(b-1) - 1 if symmetric: U2 of arXiv 1905.11452
-    (section 2) with an observed range. Gradients: dQ/dx = 1 inside the range, 0 outside; dQ/db = (rint(x / d) - x / d) dd/db
-    inside, dd/db = -d ln 2 (levels + 1) / levels, and 0 outside, where Q is the end of the range whatever b is.
+    Q(x) = d clip(rint(x / d), ..), d = range / levels, levels = 2^b - 1, or 2^(b-1) - 1 if symmetric: U2 of arXiv
+    1905.11452 (section 2) with an observed range. Gradients: dQ/dx = 1 inside the range, 0 outside; dQ/db = (rint(x /
+    d) - x / d) dd/db inside, dd/db = -d ln 2 (levels + 1) / levels, and 0 outside, where Q is the end of the range
+    whatever b is.
 
-    Fake quantizers that share a grid take the most bits of all. Parameters: share, trained; state as ActivationQuantizer.
+    b = rint(share num_bits), where the trained parameter "share" starts at 1. Fake quantizers that share a grid take
+    the most bits of all. The range is the state of ActivationQuantizer.
+
+    Args:
+        num_bits: the most bits, 2 to 16; 8 by default.
+
+    >>> import qat
+    >>> print(qat.LearnedWidthActivationQuantizer(5))
+    learned width, at most 5 bits, affine
     """
 
     fixed: ClassVar[dict[str, bool]] = {"narrow_range": False, "power_of_two": False}
@@ -105,6 +124,7 @@ class LearnedWidthActivationQuantizer(_LearnedWidth, ActivationQuantizer):
         scale, zero_point = self.grid(ops, own, shared, non_negative, features)
         first, last = self.bounds(ops, own, shared, non_negative)
         u = steps_of(ops, x, scale)
+        # The scale has no gradient here, so dQ/db = (rint(x / d) - x / d) dd/db is added as a term whose value is 0.
         error = ops.stop_gradient(y.data) - u
         error = ops.where((u >= first - zero_point) & (u <= last - zero_point), error, error * 0.0)
         bits = self.bits(ops, x, own, shared)

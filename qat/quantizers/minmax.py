@@ -1,6 +1,7 @@
-"""Quantizers by range, as in MindSpore's ``FakeQuantWithMinMaxObserver``.
+"""Quantizers by range, as MindSpore's ``FakeQuantWithMinMaxObserver``.
 
-Scheme of Jacob et al. (arXiv 1712.05877, section 2.1): real = scale * (code - zero_point), with 0 always representable.
+The scheme is that of Jacob et al. (arXiv 1712.05877, section 2.1): real = scale * (code - zero_point), where 0 always
+has a code.
 """
 
 from __future__ import annotations
@@ -17,16 +18,28 @@ from qat.vocabulary.param import Param, constant
 from qat.vocabulary.serial import check_share
 from qat.vocabulary.values import Value
 
-UNSEEN = {"min": np.inf, "max": -np.inf}  #: the ends of a range as long as nothing was observed
+UNSEEN = {"min": np.inf, "max": -np.inf}  #: the ends of a range before anything was observed
 
 
 @dataclass(frozen=True)
 class WeightQuantizer(BaseWeightQuantizer):
-    """Quantizes a weight by its range, taken anew each time.
+    """Quantizes a weight by its range, which is measured anew in each step.
 
-    per_channel: one scale for each output, else one for the whole weight. The range contains every weight, so that the
-    gradient is 1 everywhere, also for the extreme weights.
-    power_of_two: round the scale up to a power of two, so that it is a shift of the bits; symmetric only.
+    Symmetric: scale = max|w| / qmax. Affine: scale = (max(w, 0) - min(w, 0)) / (qmax - qmin) and a zero point. The
+    range contains every weight, so the gradient is 1 everywhere, for the extreme weights too.
+
+    Args:
+        power_of_two: round the scale up to a power of two, so that rescaling is a bit shift; symmetric only. False by
+            default.
+
+    Raises:
+        QatError: for ``power_of_two`` without ``symmetric``.
+
+    >>> import numpy as np, qat
+    >>> from qat.vocabulary.numpy_ops import NUMPY_OPS
+    >>> codes = qat.WeightQuantizer(4).quantize(NUMPY_OPS, np.array([[0.5, -1.75, 0.1]], np.float32))
+    >>> codes.centred.tolist(), float(codes.scale[0])
+    ([[2.0, -7.0, 0.0]], 0.25)
     """
 
     power_of_two: bool = False
@@ -34,7 +47,9 @@ class WeightQuantizer(BaseWeightQuantizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.power_of_two and not self.symmetric:
-            raise QatError("WeightQuantizer: power_of_two needs symmetric=True; an affine range has an end to meet")
+            raise QatError(
+                "WeightQuantizer: power_of_two needs symmetric=True; an affine scale follows from both ends of its range"
+            )
 
     def quantize(
         self, ops: Ops, weight: Tensor, floor: Tensor | None = None, own: Tensors | None = None
@@ -43,8 +58,9 @@ class WeightQuantizer(BaseWeightQuantizer):
         if self.symmetric:
             largest = ops.output_absmax(fixed) if self.per_channel else ops.max(ops.abs(fixed))
             scale = self._at_least(ops, self.symmetric_scale(ops, largest), floor)
+            # No clip: the largest weight lies on the bound, where the clips of frameworks disagree about the gradient.
             bounds: tuple[float | None, float | None] = (None, None)
-            if self.power_of_two:  # of at most 2^64, so that larger weights are clipped
+            if self.power_of_two:  # power_of_two_above gives at most 2^64, so larger weights have to be clipped
                 scale, bounds = ops.power_of_two_above(scale), (-float(self.qmax), float(self.qmax))
             multiplier = ops.on_output(ops.reciprocal(scale), weight)
             return WeightCodes(ops.requantize(weight, multiplier, *bounds), scale, None)
@@ -54,8 +70,8 @@ class WeightQuantizer(BaseWeightQuantizer):
         low, high = ops.minimum(low, 0.0), ops.maximum(high, 0.0)
         scale = self._at_least(ops, self.affine_scale(ops, high - low), floor)
         zero_point = self.zero_point(ops, low, scale)
-        # The zero point is rounded, so that one end of the range lies up to half a code beyond its own code and the other
-        # as much inside: a mask would take the gradient from the extreme weight there. The clip is for ties alone.
+        # The zero point is rounded, so one end of the range lies up to half a code beyond its code and the other end as much
+        # inside: a mask would take the gradient from the extreme weight there. The clip only matters for ties.
         codes = ops.rint(fixed * ops.on_output(ops.reciprocal(scale), weight))
         codes = ops.maximum(codes, ops.on_output(float(self.qmin) - zero_point, weight))
         codes = ops.minimum(codes, ops.on_output(float(self.qmax) - zero_point, weight))
@@ -69,11 +85,23 @@ class WeightQuantizer(BaseWeightQuantizer):
 
 @dataclass(frozen=True)
 class ActivationQuantizer(BaseActivationQuantizer):
-    """Quantizes an activation by a range that follows what passes, as an exponential moving average.
+    """Quantizes an activation by a range that follows the batches as an exponential moving average.
 
-    The first batch sets the range; from then on range = ema_decay * range + (1 - ema_decay) * batch range. State: min and
-    max, infinite as long as nothing was observed; of numbers that are never negative, max alone.
-    power_of_two: round the scale up to a power of two, as the Ascend profile does (qat/targets/ascend); symmetric only.
+    The first batch sets the range; after that, range = ema_decay * range + (1 - ema_decay) * range of the batch. The
+    states "min" and "max" are infinite as long as nothing was observed; where activations are never negative there is
+    "max" alone.
+
+    Args:
+        ema_decay: weight of the old range in each step, 0 to 1; 0.99 by default.
+        power_of_two: round the scale up to a power of two, as the Ascend profile does (docs/ascend.md); symmetric only.
+            False by default.
+
+    Raises:
+        QatError: for ``power_of_two`` without ``symmetric``, or a decay out of range.
+
+    >>> import qat
+    >>> print(qat.ActivationQuantizer(4, quant_delay=100))
+    4 bits, affine, from step 100
     """
 
     ema_decay: float = 0.99
@@ -83,7 +111,9 @@ class ActivationQuantizer(BaseActivationQuantizer):
         super().__post_init__()
         check_share(self, "ema_decay")
         if self.power_of_two and not self.symmetric:
-            raise QatError("ActivationQuantizer: power_of_two needs symmetric=True; an affine range has an end to meet")
+            raise QatError(
+                "ActivationQuantizer: power_of_two needs symmetric=True; an affine scale follows from both ends of its range"
+            )
 
     @property
     def keep_scale(self) -> bool:

@@ -1,13 +1,13 @@
-"""Quantizers that compute what QKeras's of the same name compute (Coelho et al., arXiv 2006.10159).
+"""Quantizers that compute what QKeras's quantizers of the same names compute (Coelho et al., arXiv 2006.10159).
 
-The formulas are those of its quantizers.py in the state of June 2025. Two of its arguments are fields that all quantizers have
-here: keep_negative is ``symmetric`` (signed codes, else codes from 0), and symmetric is ``narrow_range`` (as many negative
-codes as positive ones). Scales of one output channel each are its scale_axis, and ``alpha`` is
+The formulas are those of its quantizers.py as of June 2025. Two of its arguments are fields that all quantizers have
+here: keep_negative is ``symmetric`` (signed codes, else codes from 0), and symmetric is ``narrow_range`` (as many
+negative codes as positive ones). One scale for each output channel corresponds to its scale_axis. ``alpha`` is None (no
+factor), a number (a factor), "auto" (a scale fitted to the weights) or "auto_po2" (likewise, rounded to a power of
+two).
 
-None: no factor. A number: a factor. "auto": a scale that fits the weights. "auto_po2": likewise, a power of two.
-
-Gradients are straight through, also where a value is clipped, and scales count as constants. Where QKeras would divide by a
-scale of 0, for weights that are all 0, the scale is the smallest there is.
+Gradients pass straight through, also where a value is clipped, and scales count as constants. Where QKeras would divide
+by a scale of 0, because all weights are 0, the scale is ``SMALLEST_SCALE``.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from qat.vocabulary.values import Value
 
 AUTO = ("auto", "auto_po2")
 EPSILON = 1e-7  #: K.epsilon()
-ROUNDS = 5  #: of finding codes for a scale and a scale for codes
+ROUNDS = 5  #: of finding codes for a scale and then a scale for these codes
 MOST_INTEGER_BITS = 32
 
 
 def nearest_power_of_two(ops: Ops, x: Tensor) -> Tensor:
-    """2^round(log2(x + 1e-7)): the one above where x is at least that by sqrt(2), else the one below."""
+    """2^round(log2(x + 1e-7)): the power above where x is at least that divided by sqrt(2), else the power below."""
     x = x + EPSILON
     above = ops.power_of_two_above(x)
     return ops.where(x * sqrt(2.0) >= above, above, above * 0.5)
@@ -39,7 +39,7 @@ def nearest_power_of_two(ops: Ops, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _QKerasWeightQuantizer(BaseWeightQuantizer):
-    """alpha: see the module. per_channel: one "auto" scale for each output, as QKeras has it."""
+    """``alpha`` and what the three weight quantizers do with it."""
 
     per_channel: bool = True
     alpha: float | str | None = None
@@ -54,18 +54,18 @@ class _QKerasWeightQuantizer(BaseWeightQuantizer):
 
     @property
     def is_auto(self) -> bool:
-        """The scale follows the weights."""
+        """Whether the scale follows the weights."""
         return self.alpha in AUTO
 
     def _constant_scale(self, ops: Ops, weight: Tensor, step: float) -> Tensor:
-        """alpha times step, for each output where there are scales of each output."""
+        """alpha times step, shaped as a scale: (O,) if per_channel."""
         return self._mean(ops, weight) * 0.0 + step * (1.0 if self.alpha is None else float(self.alpha))
 
     def _largest(self, ops: Ops, x: Tensor) -> Tensor:
         return ops.output_absmax(x) if self.per_channel else ops.max(ops.abs(x))
 
     def _rounded(self, ops: Ops, scale: Tensor) -> Tensor:
-        """A power of two where alpha asks for one; a scale that can be divided by in any case."""
+        """A power of two for "auto_po2"; in any case large enough to divide by."""
         scale = nearest_power_of_two(ops, scale) if self.alpha == "auto_po2" else scale
         return ops.maximum(scale, SMALLEST_SCALE)
 
@@ -76,17 +76,33 @@ class _QKerasWeightQuantizer(BaseWeightQuantizer):
 
 @dataclass(frozen=True)
 class QKerasBitsWeightQuantizer(_QKerasWeightQuantizer):
-    """quantized_bits(bits, integer, symmetric, keep_negative, alpha) of a weight.
+    """QKeras's quantized_bits(bits, integer, symmetric, keep_negative, alpha) of a weight.
 
-    With b bits, I integer bits and m = 2^(b-1) (2^b without ``symmetric``):
+    With b = ``num_bits``, I = ``integer`` and m = 2^(b-1) (2^b without ``symmetric``), for each ``alpha``:
 
-    alpha None or a number: value = alpha 2^I clip(rint(w m / 2^I), low, m - 1) / m, low = -m (-m + 1 if narrow_range; 0 without
-        symmetric).
+    None or a number: value = alpha 2^I clip(rint(w m / 2^I), low, m - 1) / m, low = -m (-m + 1 if narrow_range; 0
+    without symmetric).
+
     "auto": z = sign(w) min(floor(|w| / s + 1/2), Q), Q = 2^(b-1) - 1, value = s z with s = max|w| / Q.
-    "auto_po2": the same with s = 2^round(log2(max|w| / Q)) to begin with, then five times codes z for the scale and
-        s = 2^round(log2(mean(w z) / mean(z z))) for the codes. (Logarithms are of s / 2^I + 1e-7.)
 
-    num_bits: b, 2 to 16. integer: I. "auto" and "auto_po2" have narrow_range=True. Gradient of the value 1 everywhere.
+    "auto_po2": the same, starting with s = 2^round(log2(max|w| / Q)); then five times in turn the codes z for the scale
+    and s = 2^round(log2(mean(w z) / mean(z z))) for the codes. (The logarithms are of s / 2^I + 1e-7.)
+
+    The gradient of the value is 1 everywhere.
+
+    Args:
+        integer: I, the bits before the binary point, -32 to 32; 0 by default.
+        per_channel: one "auto" scale for each output channel, as in QKeras; True by default.
+        alpha: None, the default; a factor greater than 0; "auto" or "auto_po2", which need symmetric and narrow_range.
+
+    Raises:
+        QatError: for another ``alpha``, an ``integer`` out of range, or fields that do not go together.
+
+    >>> import numpy as np, qat
+    >>> from qat.vocabulary.numpy_ops import NUMPY_OPS
+    >>> codes = qat.QKerasBitsWeightQuantizer(4).quantize(NUMPY_OPS, np.array([[0.5, -2.0]], np.float32))
+    >>> codes.centred.tolist(), codes.scale.tolist()
+    ([[4.0, -8.0]], [0.125])
     """
 
     integer: int = 0
@@ -98,8 +114,8 @@ class QKerasBitsWeightQuantizer(_QKerasWeightQuantizer):
         _check_integer(self)
         if self.is_auto and not (self.symmetric and self.narrow_range):
             raise QatError(
-                f"{type(self).__name__}: alpha {self.alpha!r} has as many negative codes as positive ones; use symmetric=True "
-                "and narrow_range=True"
+                f"{type(self).__name__}: alpha {self.alpha!r} needs as many negative codes as positive ones; use "
+                "symmetric=True and narrow_range=True"
             )
 
     def quantize(
@@ -123,6 +139,7 @@ class QKerasBitsWeightQuantizer(_QKerasWeightQuantizer):
         return found if self.symmetric else found._replace(zero_point=found.scale * 0.0)
 
     def _codes(self, ops: Ops, x: Tensor, scale: Tensor) -> Tensor:
+        # floor(size) of rint: QKeras rounds halves away from 0, where rint rounds them to even.
         size = ops.abs(x) / ops.on_output(scale, x) + 0.5
         nearest = ops.rint(size)
         codes = ops.minimum(ops.where(nearest > size, nearest - 1.0, nearest), float(self.qmax))
@@ -136,7 +153,7 @@ class QKerasBitsWeightQuantizer(_QKerasWeightQuantizer):
 
 @dataclass(frozen=True)
 class _QKerasSigns(_QKerasWeightQuantizer):
-    """Codes -1, 0 and 1. With alpha None the gradient is that of tanh(w), else 1 everywhere."""
+    """Codes -1, 0 and 1. The gradient of the value is that of tanh(w) if alpha is None, else 1 everywhere."""
 
     def _coded(self, ops: Ops, weight: Tensor, codes: Tensor, scale: Tensor, floor: Tensor | None) -> WeightCodes:
         through = ops.tanh(weight) if self.alpha is None else weight
@@ -148,13 +165,28 @@ class _QKerasSigns(_QKerasWeightQuantizer):
 
 @dataclass(frozen=True)
 class QKerasTernaryWeightQuantizer(_QKerasSigns):
-    """ternary(alpha, threshold) of a weight: value = alpha sign(w) where |w| >= threshold, else 0.
+    """QKeras's ternary(alpha, threshold) of a weight: value = alpha sign(w) where |w| >= threshold, else 0.
 
-    alpha None counts as 1. "auto", "auto_po2": s = 2/3 max|w| to begin with, then five times q = sign(w) where
-    rint(|w| / s) > 0, else 0, and s = mean(w q) / mean(q q); value = s q. The s of "auto_po2" are rounded to the nearest
-    power of two in the logarithm.
+    "auto" and "auto_po2": s starts at 2/3 max|w|; then five times in turn q = sign(w) where rint(|w| / s) > 0, else 0,
+    and s = mean(w q) / mean(q q); value = s q. With "auto_po2" each s is rounded to a power of two, the nearest in the
+    logarithm.
 
-    threshold: of a constant alpha. Gradient of the value: 1 - tanh(w)^2 where alpha is None, else 1.
+    Args:
+        num_bits: always 2.
+        narrow_range: always True.
+        threshold: where |w| reaches it the code is not 0; of a constant alpha only. 0.33 by default.
+        per_channel: one "auto" scale for each output channel, as in QKeras; True by default.
+        alpha: None, the default, which counts as 1 with the gradient 1 - tanh(w)^2 of the value; a factor greater than
+            0, "auto" or "auto_po2", with the gradient 1.
+
+    Raises:
+        QatError: for another ``alpha``, or a threshold that is not positive.
+
+    >>> import numpy as np, qat
+    >>> from qat.vocabulary.numpy_ops import NUMPY_OPS
+    >>> weight = np.array([[0.5, -2.0, 0.25]], np.float32)
+    >>> qat.QKerasTernaryWeightQuantizer().quantize(NUMPY_OPS, weight).centred.tolist()
+    [[1.0, -1.0, 0.0]]
     """
 
     num_bits: int = 2
@@ -188,10 +220,23 @@ class QKerasTernaryWeightQuantizer(_QKerasSigns):
 
 @dataclass(frozen=True)
 class QKerasBinaryWeightQuantizer(SignCodes, _QKerasSigns):
-    """binary(alpha) of a weight: value = alpha where w >= 0, else -alpha.
+    """QKeras's binary(alpha) of a weight: value = alpha where w >= 0, else -alpha. 0 has no code.
 
-    alpha None counts as 1; "auto": s = mean|w|; "auto_po2": its nearest power of two in the logarithm. 0 has no code.
-    Gradient of the value: 1 - tanh(w)^2 where alpha is None, else 1.
+    "auto": s = mean|w|; "auto_po2": the power of two nearest to it in the logarithm.
+
+    Args:
+        num_bits: always 1.
+        per_channel: one "auto" scale for each output channel, as in QKeras; True by default.
+        alpha: None, the default, which counts as 1 with the gradient 1 - tanh(w)^2 of the value; a factor greater than
+            0, "auto" or "auto_po2", with the gradient 1.
+
+    Raises:
+        QatError: for another ``alpha``.
+
+    >>> import numpy as np, qat
+    >>> from qat.vocabulary.numpy_ops import NUMPY_OPS
+    >>> qat.QKerasBinaryWeightQuantizer().quantize(NUMPY_OPS, np.array([[0.5, -2.0]], np.float32)).centred.tolist()
+    [[1.0, -1.0]]
     """
 
     num_bits: int = 1
@@ -211,10 +256,22 @@ class QKerasBinaryWeightQuantizer(SignCodes, _QKerasSigns):
 
 @dataclass(frozen=True)
 class QKerasBitsActivationQuantizer(FixedGrid):
-    """quantized_bits(bits, integer, symmetric, keep_negative) of an activation, with QKeras's default alpha of 1.
+    """QKeras's quantized_bits(bits, integer, symmetric, keep_negative) of an activation, with its default alpha of 1.
 
-    value = 2^I clip(rint(x m / 2^I), low, m - 1) / m, m and low as in QKerasBitsWeightQuantizer. Gradient 1 everywhere, also
-    where it is clipped. num_bits: b, 2 to 16, without ``symmetric`` 1 to 16. integer: I.
+    value = 2^I clip(rint(x m / 2^I), low, m - 1) / m, with m and low as in QKerasBitsWeightQuantizer. The gradient is 1
+    everywhere, also where the value is clipped.
+
+    Args:
+        symmetric: signed codes, 2 to 16 bits, the default; False: codes from 0, 1 to 16 bits.
+        integer: I, the bits before the binary point, -32 to 32; 0 by default.
+
+    Raises:
+        QatError: for an ``integer`` out of range, or ``narrow_range`` without ``symmetric``.
+
+    >>> import qat
+    >>> quantizer = qat.QKerasBitsActivationQuantizer(4, integer=1)
+    >>> quantizer.step, quantizer.qmin, quantizer.qmax
+    (0.25, -8, 7)
     """
 
     symmetric: bool = True
@@ -241,10 +298,20 @@ class QKerasBitsActivationQuantizer(FixedGrid):
 
 @dataclass(frozen=True)
 class QKerasReLUActivationQuantizer(FixedGrid):
-    """quantized_relu(bits, integer): value = clip(rint(x 2^(b-I)), 0, 2^b - 1) 2^(I-b).
+    """QKeras's quantized_relu(bits, integer): value = clip(rint(x 2^(b-I)), 0, 2^b - 1) 2^(I-b).
 
-    Gradient 1 where 0 < x <= (2^b - 1) 2^(I-b), else 0. The clip is the activation function; a ReLU before it changes nothing.
-    num_bits: b, 1 to 16. integer: I.
+    The gradient is 1 where 0 < x <= (2^b - 1) 2^(I-b), else 0. The clip is the activation function; a ReLU before it
+    changes nothing. b = ``num_bits``, 1 to 16.
+
+    Args:
+        integer: I, the bits before the binary point, -32 to 32; 0 by default.
+
+    Raises:
+        QatError: for an ``integer`` out of range.
+
+    >>> import qat
+    >>> qat.QKerasReLUActivationQuantizer(4, integer=1).step
+    0.125
     """
 
     integer: int = 0
@@ -271,10 +338,13 @@ def _check_integer(owner: Any) -> None:
     integer = owner.integer
     if abs(integer) > MOST_INTEGER_BITS:
         raise QatError(
-            f"{type(owner).__name__}: integer is {integer!r}; use a whole number of size {MOST_INTEGER_BITS} at most"
+            f"{type(owner).__name__}: integer is {integer!r}; use a whole number from -{MOST_INTEGER_BITS} to "
+            f"{MOST_INTEGER_BITS}"
         )
     if owner.narrow_range and not owner.symmetric:
-        raise QatError(f"{type(owner).__name__}: narrow_range is of signed codes; without symmetric leave it out")
+        raise QatError(
+            f"{type(owner).__name__}: narrow_range applies to signed codes; leave it out or use symmetric=True"
+        )
 
 
 def _is_factor(x: object) -> bool:

@@ -1,4 +1,4 @@
-"""Studies: many trainings that depend on one another, in one file that says what is done (docs/study.md)."""
+"""Studies: many trainings, some of which need the results of others, run from one study file (docs/study.md)."""
 
 from qat.study.run import run_study
 from qat.study.store import Study, Task

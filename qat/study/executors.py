@@ -17,10 +17,11 @@ from qat.errors import QatError
 from qat.reading import reason_of
 from qat.study.store import Task
 
-#: A task's work: (folder, task). It leaves its result in the folder, as a whole, and takes up what an attempt before left.
+#: A task's work, called with (folder, task). It writes its result to the folder all at once, and continues from what an
+#: earlier attempt left.
 Work = Callable[[Path, Task], None]
 
-#: Each training takes one core; several of them share the machine.
+#: Each training uses one core, because several share the machine.
 ONE_THREAD = dict.fromkeys(
     (
         "OMP_NUM_THREADS",
@@ -34,7 +35,13 @@ ONE_THREAD = dict.fromkeys(
 
 
 class Ended(NamedTuple):
-    """A task runs no more. error: one line where it failed. lost: its process died, through no fault of the task."""
+    """A task that no longer runs.
+
+    Attributes:
+        name: of the task.
+        error: one line where it failed; None where it succeeded.
+        lost: its process died, which was not the task's fault.
+    """
 
     name: str
     error: str | None = None
@@ -42,22 +49,42 @@ class Ended(NamedTuple):
 
 
 class Executor(Protocol):
-    """What a study asks of the place where its tasks run."""
+    """Where the tasks of a study run.
 
-    jobs: int  #: how many tasks run at a time
+    Attributes:
+        jobs: how many tasks run at a time.
+    """
+
+    jobs: int
 
     def submit(self, task: Task) -> None:
-        """Begin a task."""
+        """Start a task."""
 
     def wait(self, timeout: float) -> list[Ended]:
-        """The tasks that ended, as soon as there is one, or none after ``timeout`` seconds."""
+        """Wait for tasks to end.
+
+        Args:
+            timeout: in seconds.
+
+        Returns:
+            The tasks that ended, as soon as there is one; an empty list after the timeout.
+        """
 
     def close(self) -> None:
-        """Stop whatever still runs."""
+        """Stop what still runs."""
 
 
-class LocalExecutor:
-    """``jobs`` processes on this machine, each single-threaded. One that dies is replaced, and its task is lost."""
+class LocalExecutor(Executor):
+    """Single-threaded processes on this machine. A process that dies is replaced, and its task counts as lost.
+
+    Args:
+        work: what a task does.
+        folder: of the study.
+        jobs: how many processes.
+
+    Raises:
+        QatError: for fewer than one process.
+    """
 
     def __init__(self, work: Work, folder: Path, jobs: int) -> None:
         if jobs < 1:
@@ -74,7 +101,7 @@ class LocalExecutor:
         self._busy.append(process)
 
     def _living(self) -> _Process:
-        """An idle process; those that died while they had nothing to do are let go."""
+        """An idle process, or a new one. Idle ones that have died are dropped."""
         while self._idle:
             process = self._idle.pop()
             if process.process.is_alive():
@@ -125,8 +152,11 @@ class _Process:
 
 @contextlib.contextmanager
 def _environment() -> Iterator[None]:
-    """Of a worker. multiprocessing starts it by python -c, which would import from the working directory first."""
-    own = ONE_THREAD | {"PYTHONSAFEPATH": "1"}  # Python 3.10 does not know it
+    """Set the environment of a worker, which multiprocessing starts by python -c.
+
+    Without PYTHONSAFEPATH that would import from the working directory first.
+    """
+    own = ONE_THREAD | {"PYTHONSAFEPATH": "1"}  # without effect in Python 3.10
     before = {name: os.environ.get(name) for name in own}
     os.environ.update(own)
     try:
@@ -140,8 +170,8 @@ def _environment() -> Iterator[None]:
 
 
 def _serve(pipe: Any, work: Work, folder: Path) -> None:
-    """A worker's life: it ends when its pipe does, and at once when the process that runs the study is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the study decides
+    """The main function of a worker: it ends with its pipe, and at once where the process that runs the study has died."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the study decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
@@ -160,7 +190,16 @@ def _end_with_parent() -> None:
 
 
 def perform(work: Work, folder: Path, task: Task) -> str | None:
-    """Do a task, with what it prints in ``logs/<name>.log``; returns one line where it failed."""
+    """Do a task; what it prints goes to ``logs/<name>.log``.
+
+    Args:
+        work: what a task does.
+        folder: of the study.
+        task: to be done.
+
+    Returns:
+        One line where it failed, else None.
+    """
     log = folder / "logs" / f"{task.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8", buffering=1) as file, contextlib.redirect_stdout(file):
@@ -169,17 +208,23 @@ def perform(work: Work, folder: Path, task: Task) -> str | None:
         except QatError as error:
             print(f"error: {error}")
             return str(error)
-        except Exception as error:  # whatever a framework raises must not end the study
+        except Exception as error:  # no exception of a framework may end the study
             print(traceback.format_exc())
             return f"{reason_of(error)} (see {log})"
     return None
 
 
-class RayExecutor:
-    """Tasks of Ray, each of one CPU, on a cluster or on this machine alone. ``folder`` must be the same on all machines.
+class RayExecutor(Executor):
+    """Tasks on Ray, with one CPU each, on a cluster or on this machine.
 
-    address: as ray.init takes it ("auto", "ray://host:10001"); None: a cluster of this machine alone, with ``jobs`` CPUs.
-    Raises QatError without Ray, and where the cluster does not answer.
+    Args:
+        work: what a task does.
+        folder: of the study; it has to be the same on all machines.
+        jobs: how many CPUs to use on this machine; a cluster has its own number.
+        address: of the cluster, as ray.init takes it ("auto", "ray://host:10001"); None, the default: this machine.
+
+    Raises:
+        QatError: where Ray is not installed or does not start.
     """
 
     def __init__(self, work: Work, folder: Path, jobs: int, address: str | None = None) -> None:
@@ -191,12 +236,12 @@ class RayExecutor:
         own = {"num_cpus": jobs, "include_dashboard": False} if address is None else {}
         try:
             self._ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own)
-        except Exception as error:  # its errors share no class
+        except Exception as error:  # its errors have no common class
             raise QatError(
                 f"--ray {address or ''}: Ray does not start ({reason_of(error)}); is the address right?"
             ) from None
         self.jobs = jobs if address is None else max(int(self._ray.cluster_resources().get("CPU", 1)), 1)
-        # The study itself tries a lost task again, so that its count of attempts is right.
+        # The study itself restarts a lost task, so that it counts the attempts.
         options = {"num_cpus": 1, "max_retries": 0, "runtime_env": {"env_vars": dict(ONE_THREAD)}}
         self._remote = self._ray.remote(**options)(perform)
         self._work, self._folder = work, folder.absolute()

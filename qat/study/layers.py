@@ -1,4 +1,4 @@
-"""What the layers of a trained network hold and cost."""
+"""The weights and costs of the layers of a trained network."""
 
 from __future__ import annotations
 
@@ -25,8 +25,15 @@ PRODUCT_PJ, SUM_PJ, READ_PJ = 0.2 / 64, 0.1, 10.0 / 64
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a convolution or dense layer, for one sample. weights: how many. input_bits: of its input's codes; 32 in a float
-    network.
+    """The cost of a convolution or dense layer for one sample.
+
+    Args:
+        name: of the node.
+        weights: how many weights.
+        macs: multiply-accumulates.
+        bops: bit operations.
+        weight_bits: bits of a weight; 32 in a float network.
+        input_bits: bits of the input's codes; 32 in a float network.
     """
 
     name: str
@@ -38,18 +45,23 @@ class Cost:
 
     @property
     def size(self) -> int:
-        """Bits of the weights."""
+        """Bits of all weights."""
         return self.weights * self.weight_bits
 
     @property
     def energy(self) -> float:
-        """An estimate in nJ: products and sums, and each weight read once from an SRAM of 8 kB."""
+        """An estimate in nJ: products and sums, and reading each weight once from an SRAM of 8 kB."""
         return (self.bops * PRODUCT_PJ + self.macs * SUM_PJ + self.size * READ_PJ) / 1000.0
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A layer's cost, and its weights as deployed: real, flat, float32."""
+    """A layer of a trained network.
+
+    Args:
+        cost: for one sample.
+        weights: the real values as deployed, flat, float32.
+    """
 
     cost: Cost
     weights: Array
@@ -61,7 +73,15 @@ class Layer:
 
 
 def costs_of(graph: Graph, params: Mapping[str, Array] | None = None) -> list[Cost]:
-    """Of the convolutions and dense layers of a float or quantized graph, in order. params: as in ``qat.metrics``."""
+    """The costs of all convolutions and dense layers, in the order of the graph.
+
+    Args:
+        graph: float or quantized.
+        params: parameters by full name, for learned bits.
+
+    Returns:
+        A cost for each layer.
+    """
     counts, operations = macs(graph), bops(graph, params)
     widths, bits = weight_bits(graph, params), activation_bits(graph, params)
     costs = []
@@ -74,7 +94,17 @@ def costs_of(graph: Graph, params: Mapping[str, Array] | None = None) -> list[Co
 
 
 def layers_of(checkpoint: Checkpoint) -> list[Layer]:
-    """Of a float or quantized network, in order; batch normalisations by themselves are not counted."""
+    """The convolutions and dense layers of a network, in the order of the graph.
+
+    Args:
+        checkpoint: of a float or quantized network.
+
+    Returns:
+        A layer for each; batch normalisations that stand alone are left out.
+
+    Raises:
+        QatError: for a network without such layers.
+    """
     graph, params = checkpoint.graph, apply_masks(checkpoint.graph, checkpoint.params)
     real = {node.name: params.get(f"{node.cell_name}.weight") for node in graph.nodes}
     if graph.is_quantized:

@@ -1,4 +1,4 @@
-"""The pictures of a study: accuracy over the folds against width, ROC curves, weights."""
+"""The figures of a study: accuracy over the folds, ROC curves, weights."""
 
 from __future__ import annotations
 
@@ -13,14 +13,21 @@ from qat.study.layers import Layer
 from qat.study.results import LOWEST_RATE, Model, Roc, false_rates
 
 BINS = 61  #: of a histogram of weights
-#: Of ``short_name``, for the axis.
+#: What the letters of ``short_name`` mean, for the axis.
 MEANINGS = {"B": "binary", "T": "ternary", "AutoQ": "mixed", "BF": "float"}
 LEAST_MAGNITUDE = 2.0**-12  #: of a profile of weights; smaller ones count as 0
 
 
 def accuracy_picture(models: Sequence[Model], pruned: Sequence[Model] | None = None) -> Picture:
-    """Boxes of the accuracy over the folds, one model beside the other; with pruned ones, these beside them, and below the
-    ratio of the two in each fold.
+    """Box plots of the accuracy over the folds, one for each model.
+
+    Args:
+        models: in the order of the axis.
+        pruned: the same models after pruning, drawn beside them, with the ratio of accuracies in each fold below; None
+            for none.
+
+    Returns:
+        The figure.
     """
     rows = 2 if pruned else 1
     width = max(5.0, 1.6 + (0.85 if pruned else 0.6) * len(models))
@@ -57,7 +64,7 @@ def accuracy_picture(models: Sequence[Model], pruned: Sequence[Model] | None = N
 
 
 def _boxes(axis: Any, values: Sequence[Any], shift: float, colour: str, name: str) -> None:
-    """Median, quartiles and extremes, and the folds themselves as dots."""
+    """Box plots of median, quartiles and extremes, with the folds as dots."""
     places = np.arange(len(values)) + shift
     parts = axis.boxplot(
         list(values),
@@ -78,9 +85,15 @@ def _boxes(axis: Any, values: Sequence[Any], shift: float, colour: str, name: st
 
 
 def roc_picture(models: Sequence[Model], curves: Sequence[Sequence[Roc]]) -> Picture:
-    """One small plot for each class, in which every model has its mean curve, a band of one sigma over the folds, and its area.
+    """ROC curves: a small plot for each class, with every model's mean curve, a band of one sigma over the folds, and
+    its area.
 
-    curves: of each model, of each class.
+    Args:
+        models: at most as many as there are colours.
+        curves: for each model a curve for each class.
+
+    Returns:
+        The figure.
     """
     classes = len(curves[0])
     columns = min(classes, 5)
@@ -114,7 +127,7 @@ def roc_picture(models: Sequence[Model], curves: Sequence[Sequence[Roc]]) -> Pic
             axis.set_title(f"Class {label}", fontsize=9)
             axis.set_xscale("log")
             axis.set_xlim(LOWEST_RATE, 1.0)
-            axis.set_xticks([1e-3, 1e-2, 1e-1])  # the end of one plot and the beginning of the next would meet
+            axis.set_xticks([1e-3, 1e-2, 1e-1])  # without 1, whose label would touch that of the next plot
             axis.set_ylim(max(0.0, np.floor(10 * least - 1) / 10), 1.02)
         _legend(picture, models)
         folds = len(models[0].folds)
@@ -126,7 +139,15 @@ def roc_picture(models: Sequence[Model], curves: Sequence[Sequence[Roc]]) -> Pic
 
 
 def weights_picture(models: Sequence[Model], layers: Sequence[Sequence[Layer]]) -> Picture:
-    """Histograms of each layer's weights as deployed, with the share of zeros of every model. layers: of each model."""
+    """Histograms of the deployed weights of each layer, with the share of zeros.
+
+    Args:
+        models: whose weights they are.
+        layers: for each model its layers.
+
+    Returns:
+        The figure.
+    """
     count = max(len(own) for own in layers)
     columns = min(count, 3)
     rows = -(-count // columns)
@@ -167,7 +188,15 @@ def weights_picture(models: Sequence[Model], layers: Sequence[Sequence[Layer]]) 
 
 
 def profile_picture(models: Sequence[Model], layers: Sequence[Sequence[Layer]]) -> Picture:
-    """For each layer the sizes of its weights that are not 0: boxes from quartile to quartile, whiskers from 5 to 95 %."""
+    """The magnitudes of the weights of each layer that are not 0: boxes between the quartiles, whiskers from 5 to 95 %.
+
+    Args:
+        models: whose weights they are.
+        layers: for each model its layers.
+
+    Returns:
+        The figure.
+    """
     names = list(dict.fromkeys(layer.cost.name for own in layers for layer in own))
     picture = Picture(7.0, 1.3 + 0.24 * len(names) * max(len(models), 2))
     with picture:

@@ -1,4 +1,4 @@
-"""A study as one HTML file that needs nothing beside it: tables, and pictures as SVG in the file itself."""
+"""A study as a self-contained HTML file, with tables and with figures as SVG."""
 
 from __future__ import annotations
 
@@ -52,7 +52,15 @@ pre { background: #f4f4f4; padding: 0.8rem; white-space: pre-wrap; }
 
 @dataclass(frozen=True)
 class Section:
-    """A title and what is below it: a paragraph, a table, a picture, or some of these."""
+    """A section of a report.
+
+    Args:
+        title: the heading.
+        text: a paragraph; empty for none.
+        columns: headings of the table.
+        rows: of the table; empty for no table.
+        picture: a figure; None for none.
+    """
 
     title: str
     text: str = ""
@@ -62,7 +70,20 @@ class Section:
 
 
 def html_report(title: str, lines: Sequence[str], commands: Sequence[str], sections: Sequence[Section]) -> str:
-    """The whole file. lines: what it is about. commands: that made it. Raises QatError without Jinja2."""
+    """Make the report.
+
+    Args:
+        title: of the page.
+        lines: what the report is about.
+        commands: the commands that made it.
+        sections: in their order.
+
+    Returns:
+        The HTML text.
+
+    Raises:
+        QatError: where Jinja2 is not installed.
+    """
     try:
         import jinja2
     except ModuleNotFoundError:
@@ -81,13 +102,21 @@ def html_report(title: str, lines: Sequence[str], commands: Sequence[str], secti
 
 
 def _shown(value: object) -> object:
-    """Texts without control characters; markup, which only the pictures are, as it is."""
+    """Escape control characters of texts; markup, which only the figures are, passes unchanged."""
     return one_line(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def drawing(section: Section, number: int) -> str:
-    """The <svg> element of a section's picture, or nothing. All pictures of a page share one space of names, so that those of
-    this one begin with its number.
+    """The <svg> element of a section's figure; empty where it has none.
+
+    All figures of a page share one space of ids, so the ids of this one get its number.
+
+    Args:
+        section: of the report.
+        number: of the section, unique on the page.
+
+    Returns:
+        SVG text.
     """
     if section.picture is None:
         return ""

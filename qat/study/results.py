@@ -1,4 +1,4 @@
-"""Reading what the trainings of a study have left, and the figures that follow from it."""
+"""Reading the results of a study's trainings, and the numbers derived from them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,21 @@ from qat.study.training import read_result
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.ops import Array
 
-PLACES = 201  #: on the axis of false positive rates, from LOWEST_RATE to 1
+PLACES = 201  #: points on the axis of false positive rates, from LOWEST_RATE to 1
 LOWEST_RATE = 1e-3
-MIXED = "latest_aq"  #: files of the model of mixed widths, as the document names them; for people it is AutoQ
+MIXED = "latest_aq"  #: name of the files of the mixed-width model, which is displayed as AutoQ
 
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """One training: its result, its outputs (N, K) on the fold's test images, their labels (N,) and its checkpoint's file."""
+    """The result of one training.
+
+    Args:
+        result: the content of its .json file.
+        outputs: of the network for the fold's test images, float32 (N, K).
+        labels: of these images, integers (N,).
+        checkpoint_path: of the trained network.
+    """
 
     result: dict[str, Any]
     outputs: Array
@@ -31,33 +38,50 @@ class Fold:
 
     @property
     def accuracy(self) -> float:
+        """On the test images, 0 to 1."""
         return float(self.result["accuracy"])
 
     def checkpoint(self) -> Checkpoint:
+        """Read the checkpoint."""
         return Checkpoint.load(self.checkpoint_path)
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """The folds of one model. name: for people."""
+    """The folds of one model.
+
+    Args:
+        name: for display.
+        folds: its trainings.
+    """
 
     name: str
     folds: tuple[Fold, ...]
 
     @property
     def accuracies(self) -> Array:
-        """Of each fold, 0 to 1."""
+        """The accuracy of each fold, 0 to 1."""
         return np.array([fold.accuracy for fold in self.folds])
 
     @property
     def data(self) -> str:
-        """What it was trained and tested on."""
+        """The data set that it was trained and tested on."""
         return str(self.folds[0].result["data"]).partition(", fold")[0]
 
 
 def read_model(path: str | Path, name: str, *, all_folds: bool = True) -> Model:
-    """A model by the beginning of its files' names, as models/quant_8bit; with the number of a fold, as models/full_0, that
-    fold and, if all_folds, the others too. Raises QatError where there is no result.
+    """Read the results of a model.
+
+    Args:
+        path: what its files' names begin with, as models/quant_8bit; or a single fold, as models/full_0.
+        name: for display.
+        all_folds: read the other folds too where a single one is given; True by default.
+
+    Returns:
+        The model.
+
+    Raises:
+        QatError: where there is no result, or the folds do not belong together.
     """
     path = Path(path)
     stem, fold = path.name, re.fullmatch(r"(.+)_(\d+)", path.name)
@@ -83,7 +107,9 @@ def read_model(path: str | Path, name: str, *, all_folds: bool = True) -> Model:
 
 
 def models_in(folder: str | Path) -> list[str]:
-    """The models that have results in a folder, from few bits to many, then mixed ones and the float one, unpruned."""
+    """The models with results in a folder, from few bits to many, then those of mixed widths and the float one; none
+    that is pruned.
+    """
     found = {re.sub(r"_\d+$", "", file.stem) for file in Path(folder).glob("*_*.json")}
 
     def order(name: str) -> tuple[int, int, str]:
@@ -94,7 +120,7 @@ def models_in(folder: str | Path) -> list[str]:
 
 
 def short_name(model: str) -> str:
-    """For an axis: B and T for one and two bits, BF for the float baseline, AutoQ for its mixed widths."""
+    """A label for an axis: B and T for one and two bits, BF for the float baseline, AutoQ for mixed widths."""
     bits = re.fullmatch(r"quant_(\d+)bit", model)
     if bits:
         return {"1": "B", "2": "T"}.get(bits[1], bits[1])
@@ -102,14 +128,19 @@ def short_name(model: str) -> str:
 
 
 def table_name(model: str) -> str:
-    """For a table: the name of its files, which -m takes; AutoQ beside that which does not say so."""
+    """A label for a table: the name of the files, which -m takes, with AutoQ where the name does not say so."""
     return f"{model} ({short_name(MIXED)})" if model.removeprefix("pruned_") == MIXED else model
 
 
 @dataclass(frozen=True, eq=False)
 class Roc:
-    """Of one class against all others: true positive rates (PLACES,) at ``false_rates()``, and the area, mean and sigma over
-    the folds.
+    """The ROC curve of one class against all others, over the folds.
+
+    Args:
+        rates: mean true positive rates at ``false_rates()``, float64.
+        sigma: their standard deviations; 0 for a single fold.
+        auc: the mean area under the curve.
+        auc_sigma: its standard deviation.
     """
 
     rates: Array
@@ -119,20 +150,30 @@ class Roc:
 
 
 def false_rates() -> Array:
-    """The false positive rates at which curves are averaged, even on a logarithmic axis."""
+    """The false positive rates at which curves are averaged, evenly spaced on a logarithmic axis."""
     return np.geomspace(LOWEST_RATE, 1.0, PLACES)
 
 
 def softmax(outputs: Array) -> Array:
-    """Of each row, in float64."""
+    """The softmax of each row, in float64."""
     shifted = np.exp(outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True))
     result: Array = shifted / shifted.sum(axis=1, keepdims=True)
     return result
 
 
 def roc(folds: Sequence[Fold], label: int) -> Roc:
-    """The receiver operating characteristic of one class by the softmax of the outputs, by scikit-learn's roc_curve and
-    roc_auc_score for each fold. Raises QatError without scikit-learn, and where a fold has no image of the class or no other.
+    """The receiver operating characteristic of one class, by the softmax of the outputs; scikit-learn's roc_curve and
+    roc_auc_score.
+
+    Args:
+        folds: of one model.
+        label: of the class.
+
+    Returns:
+        Mean and standard deviation over the folds.
+
+    Raises:
+        QatError: without scikit-learn, and where a fold has no image of the class or of another one.
     """
     try:
         from sklearn.metrics import roc_auc_score, roc_curve

@@ -1,4 +1,4 @@
-"""Running a study: what is ready goes to the executor, what ends is noted, and a table shows it."""
+"""Running a study: tasks that are ready go to the executor, their ends are recorded, and a table shows the progress."""
 
 from __future__ import annotations
 
@@ -25,11 +25,20 @@ def run_study(
     *,
     progress: Callable[[Path, Task], str] | None = None,
 ) -> list[Row]:
-    """Run tasks, and whatever they need, until nothing is left that can be; returns their rows.
+    """Run tasks, and those that they need, until none is left that can run.
 
-    A task whose process dies is begun again, MOST_ATTEMPTS times at most; one that fails by itself is not, and what comes
-    after it waits. The study may be killed at any time: called again it goes on where it was. is_done: whether the result of
-    a task is in the folder. progress: a few words on how far a running task is, for the table.
+    A task whose process dies is started again, MOST_ATTEMPTS times at most. A task that fails is not, and those that
+    need it keep waiting. The study may be killed at any time; called again, it continues.
+
+    Args:
+        study: the study file.
+        tasks: to be run.
+        executor: where they run.
+        is_done: whether the result of a task is in the folder.
+        progress: a few words on a running task, for the table; None for none.
+
+    Returns:
+        The state of each task.
     """
     tasks = list(tasks)
     study.add(tasks)
@@ -56,7 +65,7 @@ def run_study(
 
 
 def _note(study: Study, name: str, error: str | None, lost: bool) -> str:
-    """Write down how a task ended; returns its state."""
+    """Record how a task ended; returns its state, in words."""
     attempts = next(row.attempts for row in study.rows() if row.task.name == name)
     if lost and attempts < MOST_ATTEMPTS:
         study.end(name, "waiting", error)
@@ -77,7 +86,7 @@ def _with_needed(known: dict[str, Task], tasks: Iterable[Task]) -> set[str]:
 
 
 class _Table:
-    """The live table on a terminal; elsewhere a line for each task that ends."""
+    """A live table on a terminal; elsewhere a line for each task that ends."""
 
     def __init__(self, study: Study, wanted: set[str], progress: Callable[[Path, Task], str] | None) -> None:
         self._study, self._wanted, self._progress = study, wanted, progress
@@ -122,7 +131,7 @@ class _Table:
 
 
 def duration(seconds: float) -> str:
-    """As "3.2 s", "4 min 05 s", "2 h 07 min"."""
+    """A time in words, as "3.2 s", "4 min 05 s", "2 h 07 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,6 @@
-"""Searches on Optuna: trials in one SQLite file, resumable after a kill, each a training that may be given up early."""
+"""Hyperparameter searches with Optuna: trials in one SQLite file, resumable after a kill, each a training that may be
+pruned early.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,20 @@ SAMPLERS = ("hyperband", "bayesian")
 
 
 class Search:
-    """A search in a folder: ``search.db`` is Optuna's storage (its dashboard reads it), beside it the trials' checkpoints.
+    """A search in a folder, with Optuna's storage in ``search.db``, which Optuna's dashboard can read, and the trials'
+    checkpoints.
 
-    directions: "maximize" or "minimize" for each number that a trial gives. sampler: "hyperband", random settings whose
-    trainings successive halving gives up (Li et al., arXiv 1603.06560; factor 3), or "bayesian", Optuna's TPE; of several
-    numbers NSGA-II in either case. epochs: the longest training. settings: what a search must not change when it is called
-    again. Raises QatError without Optuna, for other settings, and where another process searches there.
+    Args:
+        folder: of the search.
+        directions: "maximize" or "minimize" for each value that a trial returns.
+        sampler: "hyperband": random settings, whose trainings are stopped by successive halving (Li et al., arXiv
+            1603.06560, factor 3); "bayesian": Optuna's TPE. With several values NSGA-II in either case.
+        epochs: of the longest training.
+        seed: of the sampler.
+        settings: what must be the same when the search is continued; JSON values.
+
+    Raises:
+        QatError: without Optuna, for other settings than before, and where another process searches in the folder.
     """
 
     def __init__(
@@ -58,7 +68,7 @@ class Search:
             self._lock.close()
             raise
         many = len(directions) > 1
-        # A sampler that begins anew with the same seed would propose what it proposed before.
+        # A sampler that starts again with the same seed would repeat its proposals.
         seed += len(self.study.trials)
         if many:
             self.study.sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=12)
@@ -99,11 +109,11 @@ class Search:
             self._begin_killed_again()
 
     def _reading(self) -> AbstractContextManager[None]:
-        """SQLAlchemy's and Optuna's errors are those of the file; what the objective raises is its own."""
+        """Turn errors of SQLAlchemy and Optuna into errors of the file; not used around the objective."""
         return reading(self.folder / "search.db", "a search", "choose another folder")
 
     def close(self) -> None:
-        """Give the folder back."""
+        """Release the folder."""
         self._lock.close()
 
     def __enter__(self) -> Search:
@@ -113,10 +123,15 @@ class Search:
         self.close()
 
     def run(self, objective: Callable[[Any], Any], trials: int, show: Callable[[Any], str]) -> list[Any]:
-        """Trials until so many have ended, those of earlier calls included; returns those that completed.
+        """Run trials until a number of them has ended, those of earlier calls included.
 
-        objective: as Optuna has it; a QatError in it ends the trial alone, as one that was given up. show: what is said of
-        a completed trial.
+        Args:
+            objective: as Optuna takes it; a QatError ends one trial only, as a pruned one.
+            trials: how many.
+            show: the text to print for a completed trial.
+
+        Returns:
+            The completed trials.
         """
         with self._reading():
             ended = len(self._ended())
@@ -135,12 +150,12 @@ class Search:
         with self._reading():
             completed = [trial for trial in self.study.trials if trial.state.name == "COMPLETE"]
             for trial in completed:
-                show(trial)  # raises where it lacks what is said of every trial
+                show(trial)  # raises where a damaged file lacks what is shown
                 check_type("values", tuple(trial.values), tuple[float, ...])
             return completed
 
     def _attempt(self, objective: Callable[[Any], Any], trial: Any) -> tuple[Any, Any]:
-        """The numbers of a trial, or how else it ended. What ends the search with it is raised once that is noted."""
+        """The values of a trial, or the state in which it ended. An error that ends the search is recorded first."""
         states = self.optuna.trial.TrialState
         try:
             return objective(trial), None
@@ -152,7 +167,7 @@ class Search:
         except Exception:
             self.study.tell(trial, state=states.FAIL)
             raise
-        except KeyboardInterrupt:  # it counts as none that failed
+        except KeyboardInterrupt:  # it does not count as failed
             trial.set_user_attr("killed", True)
             if trial.params:
                 self.study.enqueue_trial(trial.params)
@@ -164,9 +179,7 @@ class Search:
         return sorted(ended, key=lambda trial: trial.datetime_complete)
 
     def _begin_killed_again(self) -> None:
-        """A trial that runs in the file, though nobody runs it, was killed: its settings are tried again first, and its
-        checkpoint is taken up.
-        """
+        """Trials still marked as running were killed: their settings are tried again first, from their checkpoints."""
         states = self.optuna.trial.TrialState
         for trial in self.study.get_trials(deepcopy=False, states=(states.RUNNING,)):
             self.study._storage.set_trial_user_attr(trial._trial_id, "killed", True)
@@ -186,8 +199,22 @@ def train_trial(
     device_target: str | None = None,
     can_be_pruned: bool = True,
 ) -> Checkpoint:
-    """Train for a trial, from where an earlier attempt at the same settings was killed; each epoch's validation accuracy is
-    reported, and where the search gives the trial up, Optuna's TrialPruned is raised.
+    """Train for a trial, continuing an earlier attempt with the same settings that was killed.
+
+    The validation accuracy of each epoch is reported to Optuna; where it prunes the trial, TrialPruned is raised.
+
+    Args:
+        trial: Optuna's.
+        folder: of the search.
+        backend: that trains.
+        start: where the training starts.
+        dataset: to train on.
+        recipe: of the training.
+        device_target: "CPU", "GPU" or "Ascend"; None, the default: the backend's first.
+        can_be_pruned: whether to report epochs; False where a search has several values, which Optuna does not prune.
+
+    Returns:
+        The trained checkpoint.
     """
     digest = hashlib.sha256((start.graph.to_json() + json.dumps(trial.params, sort_keys=True)).encode()).hexdigest()[
         :16
@@ -217,7 +244,7 @@ def train_trial(
 
 
 def validation_accuracy(checkpoint: Checkpoint) -> float:
-    """Of the epoch whose parameters the checkpoint has."""
+    """The validation accuracy of the epoch whose parameters the checkpoint has."""
     accuracy = checkpoint.progress.epochs[checkpoint.epoch - 1].validation_accuracy
     assert accuracy is not None, "trials hold images back"
     return accuracy
@@ -226,8 +253,19 @@ def validation_accuracy(checkpoint: Checkpoint) -> float:
 def adjusted_accuracy(
     accuracy: float, cost: float, reference: float, *, delta: float = 0.08, rate: float = 2.0, stress: float = 1.0
 ) -> float:
-    """accuracy (1 + delta log_rate(stress reference / cost)): a network of half the cost may lose delta of its accuracy
-    (AutoQKeras, arXiv 2006.10159, section 5, with its defaults).
+    """accuracy (1 + delta log_rate(stress reference / cost)): AutoQKeras's score (arXiv 2006.10159, section 5, with
+    its defaults).
+
+    Args:
+        accuracy: 0 to 1.
+        cost: of the network.
+        reference: cost of the reference network.
+        delta: the relative accuracy that a network of 1 / rate of the cost may lose.
+        rate: the base of the logarithm.
+        stress: share of the reference cost that is aimed at.
+
+    Returns:
+        The score, to be maximised.
     """
     return accuracy * (1.0 + delta * math.log(stress * reference / cost, rate))
 
@@ -235,7 +273,7 @@ def adjusted_accuracy(
 def trial_recipe(
     epochs: int, batch_size: int, lr: float, seed: int, validation: int, early_stopping: int = 0
 ) -> Recipe:
-    """Adam by the largest moments, a rate that falls on a plateau, the best epoch."""
+    """The recipe of a trial: AMSGrad, a rate that falls on a plateau, the best epoch's parameters."""
     return Recipe(
         epochs,
         batch_size,

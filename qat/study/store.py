@@ -1,4 +1,4 @@
-"""The study file: which tasks there are, what each needs, and how far it is. One SQLite file, one writer."""
+"""The study file: the tasks, what each needs, and its state. One SQLite file with one writer."""
 
 from __future__ import annotations
 
@@ -31,8 +31,15 @@ CREATE TABLE IF NOT EXISTS tasks (
 
 @dataclass(frozen=True)
 class Task:
-    """name: unique in its study, and the beginning of the names of its files. settings: JSON values. after: the names of the
-    tasks that have to be done before.
+    """One piece of work.
+
+    Args:
+        name: unique in the study; its files' names begin with it.
+        settings: what the work reads, JSON values; empty by default.
+        after: names of tasks that have to be done before; none by default.
+
+    Raises:
+        QatError: for a name that cannot be part of a file's name.
     """
 
     name: str
@@ -47,8 +54,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Row:
-    """How far a task is. state: one of STATES. attempts: how often it was begun since the study was last started. started:
-    seconds since 1970. seconds: how long its last attempt took. error: one line, where it failed.
+    """The state of a task.
+
+    Args:
+        task: whose state it is.
+        state: one of STATES.
+        attempts: how often it was started since the study was last started.
+        started: when, in seconds since 1970; None where it never was.
+        seconds: how long its last attempt took.
+        error: one line where it failed.
     """
 
     task: Task
@@ -62,8 +76,11 @@ class Row:
 class Study:
     """A study file, opened by the one process that runs it.
 
-    folder: where the tasks' files are; the study file is ``study.db`` in it. Raises QatError where another process has it
-    open to run it, and where the file is no study.
+    Args:
+        folder: where the tasks' files are; the study file is ``study.db`` in it.
+
+    Raises:
+        QatError: where another process runs the study, and where the file is not a study.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -74,7 +91,7 @@ class Study:
             check_database(self.folder / "study.db", "a study")
             with self._reading():
                 self._db = sqlite3.connect(self.folder / "study.db", isolation_level=None)
-                self._db.execute("PRAGMA journal_mode=WAL")  # readers may look on
+                self._db.execute("PRAGMA journal_mode=WAL")  # others may read meanwhile
                 self._db.executescript(SCHEMA)
                 found = self._db.execute("SELECT format FROM study").fetchone()
                 if found is None:
@@ -84,7 +101,7 @@ class Study:
                         f"{self.folder / 'study.db'}: has format {shortened(found[0])} where this release reads "
                         f"{FORMAT}; choose another folder"
                     )
-            self.rows()  # raises where they are damaged
+            self.rows()  # raises where the rows are damaged
         except QatError:
             self.close()
             raise
@@ -101,23 +118,27 @@ class Study:
         self.close()
 
     def close(self) -> None:
-        """Give the study back."""
+        """Release the study."""
         if self._db is not None:
             self._db.close()
         self._lock.close()
 
     def add(self, tasks: Iterable[Task]) -> None:
-        """Add tasks; those that are there stay as far as they are.
+        """Add tasks; those that exist already keep their state.
 
-        Raises QatError where one is there with other settings, and where one comes after a task that is not there.
+        Args:
+            tasks: in an order in which each comes after those that it needs.
+
+        Raises:
+            QatError: where a task exists with other settings, or needs one that does not exist.
         """
         known = {row.task.name: row.task for row in self.rows()}
         new = []
         for task in tasks:
             missing = [name for name in task.after if name not in known]
             if missing:
-                raise QatError(f"{task.name}: comes after {missing[0]!r}, which is no task before it in the study")
-            task = Task(task.name, json.loads(json.dumps(task.settings)), task.after)  # as it comes back
+                raise QatError(f"{task.name}: needs {missing[0]!r}, which is not a task before it in the study")
+            task = Task(task.name, json.loads(json.dumps(task.settings)), task.after)  # as the file will return it
             before = known.setdefault(task.name, task)
             if before is task:
                 new.append(task)
@@ -139,7 +160,7 @@ class Study:
             )
 
     def rows(self) -> list[Row]:
-        """All tasks, in the order in which they were added."""
+        """The states of all tasks, in the order in which they were added."""
         columns = "name, settings, after, state, attempts, started, seconds, error"
         rows: list[Row] = []
         names: set[str] = set()
@@ -149,14 +170,17 @@ class Study:
                 values = dict(zip(("state", "attempts", "started", "seconds", "error"), rest, strict=True))
                 rows.append(build(Row, {"task": task, **values}))
                 if rows[-1].state not in STATES or not names.issuperset(task.after):
-                    raise ValueError(f"{shortened(name)} is in no state, or after what is not there")
+                    raise ValueError(f"{shortened(name)} has an unknown state, or needs a task that does not exist")
                 names.add(task.name)
         return rows
 
     def reopen(self, is_done: Mapping[str, bool]) -> None:
-        """Begin to run the study again: what was done stays done as far as ``is_done`` says that its result is there, and
-        whatever was running or had failed waits again. A task that was running when the study was killed, but whose
-        result is there, is done.
+        """Prepare the tasks for running the study again.
+
+        Tasks whose results exist are done, also one that was running when the study was killed; all others wait.
+
+        Args:
+            is_done: whether its result exists, for each task.
         """
         with self._db:
             self._db.execute("BEGIN")
@@ -168,7 +192,14 @@ class Study:
                 )
 
     def ready(self, chosen: Iterable[str] | None = None) -> list[Task]:
-        """The tasks that wait for nothing, in order; chosen: only among these."""
+        """The waiting tasks that do not have to wait for another task, in order.
+
+        Args:
+            chosen: names of tasks to choose from; None for all.
+
+        Returns:
+            Tasks.
+        """
         rows = self.rows()
         done = {row.task.name for row in rows if row.state == "done"}
         among = {row.task.name for row in rows} if chosen is None else set(chosen)
@@ -179,7 +210,7 @@ class Study:
         ]
 
     def start(self, name: str) -> int:
-        """Note that a task runs; returns which attempt this is, from 1."""
+        """Record that a task starts; returns the number of the attempt, from 1."""
         self._db.execute(
             "UPDATE tasks SET state = 'running', attempts = attempts + 1, started = ? WHERE name = ?",
             (time.time(), name),
@@ -187,7 +218,7 @@ class Study:
         return int(self._db.execute("SELECT attempts FROM tasks WHERE name = ?", (name,)).fetchone()[0])
 
     def end(self, name: str, state: str, error: str | None = None) -> None:
-        """Note that a task runs no more."""
+        """Record that a task ended."""
         self._db.execute(
             "UPDATE tasks SET state = ?, seconds = ? - started, error = ? WHERE name = ?",
             (state, time.time(), error, name),
@@ -195,7 +226,7 @@ class Study:
 
 
 def check_database(path: Path, what: str) -> None:
-    """Raise QatError where a database that is there is none of plain tables: views and triggers are programs."""
+    """Raise QatError where an existing database holds more than plain tables: views and triggers can run SQL."""
     advice = "choose another folder"
     if not path.exists():
         return
@@ -210,9 +241,17 @@ def check_database(path: Path, what: str) -> None:
 
 
 def locked(folder: Path, what: str) -> sqlite3.Connection:
-    """A lock on a folder, which is made, until it is closed or this process ends, however it ends.
+    """Lock a folder, which is created where it does not exist, until the lock is closed or this process ends.
 
-    Raises QatError where another process has it, and where the folder cannot be written.
+    Args:
+        folder: to be locked.
+        what: a word for the lock's file and for messages, as "study".
+
+    Returns:
+        The lock.
+
+    Raises:
+        QatError: where another process holds it, and where the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

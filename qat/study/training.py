@@ -1,4 +1,4 @@
-"""One training of a study: from its settings to a checkpoint, its outputs on the test images and a result."""
+"""One training of a study: from its settings to a checkpoint, outputs for the test images, and a result."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from qat.vocabulary.arrays import as_tuple
 from qat.vocabulary.fields import check_type
 from qat.vocabulary.ops import Array
 
-MERGED_BY = 512  #: training images by whose statistics batch normalisations are merged
+MERGED_BY = 512  #: training images whose statistics merge the batch normalisations
 #: What the .json of a result holds.
 RESULT: dict[str, Any] = {"name": str, "label": dict, "data": str, "source": str, "accuracy": float, "best_epoch": int}
 RESULT |= {"epochs": list, "codes_differ": int | None, "seconds": float, "test_images": int, "train_images": int}
@@ -41,14 +41,23 @@ COMPARED = 100  #: test images whose codes are compared with NumPy's
 
 
 def train_task(folder: Path, task: Task) -> None:
-    """Do a training, or take it up where it was killed: ``<name>.ckpt``, ``.npz`` and, last of all, ``.json``.
+    """Do a training, or continue it where it was killed.
 
-    Its settings:
-    graph: the float network as JSON, where no task comes before. start: the task whose weights it begins with, or None.
-    float: the task that trained the float network, where this one is quantized. quantization: of convert_quant_network, or
-    None. pruner: fields of a MagnitudePruner, or None; it begins with the checkpoint of ``start`` as it is. data: see
-    ``study_data``. backend, device_target. recipe: fields of a Recipe, the optimizer's likewise. label: whatever the planner
-    wants to find in the result.
+    It leaves ``<name>.ckpt`` and ``<name>.npz``, and last of all ``<name>.json``. The settings of the task are:
+
+    - graph: the float network as JSON, where no other task comes before;
+    - start: the task whose weights it starts with, or None;
+    - float: the task that trained the float network, where this one is quantized;
+    - quantization: arguments of convert_quant_network, or None;
+    - pruner: fields of a MagnitudePruner, or None; such a training starts with the checkpoint of ``start`` as it is;
+    - data: see ``study_data``;
+    - backend, device_target: what trains;
+    - recipe: fields of a Recipe, with those of its optimizer;
+    - label: whatever the planner wants to find in the result.
+
+    Args:
+        folder: of the study.
+        task: with these settings.
     """
     settings = task.settings
     backend = qat.backend(settings["backend"])
@@ -89,12 +98,12 @@ def train_task(folder: Path, task: Task) -> None:
 
 
 def is_trained(folder: Path, task: Task) -> bool:
-    """Whether a training's result is there."""
+    """Whether the result of a training exists."""
     return all((folder / f"{task.name}{suffix}").is_file() for suffix in (".ckpt", ".npz", ".json"))
 
 
 def progress_of(folder: Path, task: Task) -> str:
-    """How far a running training is: its last epoch, and the loss there."""
+    """The last epoch of a running training and its loss, in words."""
     try:
         epoch, _, _, loss, *_ = (folder / "logs" / f"{task.name}.csv").read_text().splitlines()[-1].split(",")
     except (OSError, IndexError, ValueError):
@@ -103,7 +112,17 @@ def progress_of(folder: Path, task: Task) -> str:
 
 
 def read_result(path: Path) -> tuple[dict[str, Any], Array, Array]:
-    """A result, the outputs (N, K) on its test images and their labels (N,). path: of the .json. Raises QatError."""
+    """Read the result of a training.
+
+    Args:
+        path: of the .json file.
+
+    Returns:
+        Its content, the outputs for its test images, float32 (N, K), and their labels, integers (N,).
+
+    Raises:
+        QatError: where a file is missing, damaged or does not belong to the other.
+    """
     advice = "train it anew"
     text, arrays_path = read_text(path, advice, limit=LARGEST_JSON), path.with_suffix(".npz")
     with reading(path, "a result of a study", advice):
@@ -117,12 +136,14 @@ def read_result(path: Path) -> tuple[dict[str, Any], Array, Array]:
         check_zip(arrays_path, file, advice)
         with without_warnings(), np.load(file, allow_pickle=False) as arrays:
             outputs, labels = arrays["outputs"], arrays["labels"]
-        for array in (outputs, labels):  # what is no array in the archive comes as bytes
+        for array in (outputs, labels):  # members of the archive that are not arrays come as bytes
             check_type("it", array, np.ndarray)
     if outputs.dtype != np.float32 or outputs.ndim != 2 or not outputs.size or not np.isfinite(outputs).all():
-        raise QatError(f"{arrays_path}: its outputs are no finite numbers, float32 (N, K), one row an image; {advice}")
+        raise QatError(
+            f"{arrays_path}: its outputs are not finite numbers, float32 (N, K), one row for each image; {advice}"
+        )
     if labels.dtype.kind not in "iu" or labels.shape != outputs.shape[:1] or not _within(labels, outputs.shape[1]):
-        raise QatError(f"{arrays_path}: its labels are no classes of the {len(outputs)} outputs; {advice}")
+        raise QatError(f"{arrays_path}: its labels are not classes of the {len(outputs)} outputs; {advice}")
     return result, outputs, labels
 
 
@@ -133,8 +154,13 @@ def _within(labels: Array, classes: int) -> bool:
 def study_data(settings: Mapping[str, Any]) -> Dataset:
     """The data of one training.
 
-    settings: data_path; shape, (C, H, W); images: take so many of the training images, at random, 0 for all; folds, and fold
-    from 0: train and test on a division of the training images, or folds 0 for the data set's own; seed.
+    Args:
+        settings: data_path; shape, (C, H, W) of the network; images, how many of the training images to use, chosen at
+            random, 0 for all; folds, into how many these are divided, 0 to use the test images of the data set; fold,
+            from 0; seed.
+
+    Returns:
+        Training and test images.
     """
     shape: Any = tuple(settings["shape"])
     divided = _data(settings["data_path"], shape, settings["images"], settings["folds"], settings["seed"])
@@ -142,10 +168,19 @@ def study_data(settings: Mapping[str, Any]) -> Dataset:
 
 
 def study_images(data_path: str, images: int, folds: int, seed: int) -> Dataset:
-    """The data of a study, undivided, in the size that they were read in.
+    """The data of a study before it is divided, in its original size.
 
-    images: so many of the training images, at random, 0 for all. folds: into how many they will be divided, 0 for none.
-    Raises QatError where there are fewer images.
+    Args:
+        data_path: as ``qat.data.load`` takes it.
+        images: how many of the training images to use, chosen at random, 0 for all.
+        folds: into how many they will be divided, 0 for none.
+        seed: of the choice.
+
+    Returns:
+        The data set.
+
+    Raises:
+        QatError: where there are fewer images.
     """
     dataset = load(data_path, for_folds=bool(folds))
     count = len(dataset.train)
@@ -160,13 +195,13 @@ def study_images(data_path: str, images: int, folds: int, seed: int) -> Dataset:
 
 @lru_cache(maxsize=1)
 def _data(data_path: str, shape: Shape, images: int, folds: int, seed: int) -> Sequence[Dataset]:
-    """All folds in the network's size; a process that trains one after another reads once."""
+    """All folds in the network's size, cached: a process that trains several of them reads the data once."""
     dataset = study_images(data_path, images, folds, seed).resized(shape)
     return cross_validation(dataset, folds, seed) if folds else [dataset]
 
 
 def _start(folder: Path, settings: Mapping[str, Any], dataset: Dataset) -> Checkpoint:
-    """Where a training begins."""
+    """The checkpoint that a training starts from."""
     seed = settings["recipe"]["seed"]
     if settings["start"] is None:
         graph = Graph.from_json(settings["graph"])
@@ -180,14 +215,14 @@ def _start(folder: Path, settings: Mapping[str, Any], dataset: Dataset) -> Check
     trained = Checkpoint.load(folder / f"{settings['float']}.ckpt")
     (images,) = as_tuple(dataset.train.images)
     graph, params = merge_batch_norm(trained.graph, trained.params, images[:MERGED_BY])
-    if begin.graph.is_quantized:  # its weights; scales and ranges are those of other codes
+    if begin.graph.is_quantized:  # weights only: its scales and ranges belong to other codes
         params = {name: begin.params[name] for name in params}
     quantized = qat.convert_quant_network(graph, **settings["quantization"])
     return Checkpoint(quantized, quantized.initial_params(seed) | params, history=begin.history)
 
 
 def _codes_that_differ(backend: Any, model: Any, checkpoint: Checkpoint, images: Any) -> int | None:
-    """Of some test images, between the backend's evaluation and NumPy's integers; None for a float network."""
+    """How many codes of some test images differ between the backend and NumPy's integers; None for a float network."""
     if not checkpoint.graph.is_quantized:
         return None
     some = images[:COMPARED]

@@ -1,7 +1,8 @@
-"""The one checkpoint file: safetensors, with the graph as JSON in its metadata.
+"""The checkpoint file: safetensors, with the graph as JSON in its metadata. Every backend reads what any other has
+written.
 
-Any backend reads what any other wrote. It holds canonical parameters and state under "params/", the optimizer's state
-under "optimizer/", the best epoch's parameters under "best/" and, as metadata, the graph and how far training came.
+Parameters and state lie under "params/" in their canonical layouts, the optimizer's state under "optimizer/", the
+parameters of the best epoch under "best/". The metadata hold the graph and the progress of the training.
 """
 
 from __future__ import annotations
@@ -27,17 +28,31 @@ from qat.training.monitor import Progress
 from qat.vocabulary.ops import Array
 
 FORMAT = "qat-checkpoint-1"
-#: Bytes of a file: of the largest graph the parameters, those of the best epoch, and three moments of each.
+#: Bytes of a file: parameters, those of the best epoch and three moments of each, for the largest graph.
 LARGEST = 5 * 4 * MOST_PARAMETERS + (1 << 28)
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A network and its parameters.
+    """A network, its parameters and the state of its training.
 
-    step, epoch: how many were trained on this graph. optimizer: its state, as the backend named in ``history`` gave it.
-    history: how it was trained, for people and for defaults (JSON values; newest training first). progress: how this training
-    went so far. best: the parameters of its best epoch so far, where they are wanted and not ``params`` themselves.
+    Args:
+        graph: float or quantized.
+        params: parameters and state by full name, float32.
+        step: training steps on this graph so far.
+        epoch: epochs on this graph so far.
+        optimizer: the optimizer's state, in the form of the backend that ``history`` names.
+        history: how the network was trained, newest training first: JSON values, for people and for the defaults of
+            commands.
+        progress: of the current training.
+        best: parameters of the best epoch so far, where they are wanted and differ from ``params``; else empty.
+
+    >>> import qat
+    >>> from qat.networks import LeNet5
+    >>> graph = LeNet5().graph()
+    >>> qat.Checkpoint(graph, graph.initial_params(0)).save("lenet.ckpt")
+    >>> qat.Checkpoint.load("lenet.ckpt").graph == graph
+    True
     """
 
     graph: Graph
@@ -50,8 +65,10 @@ class Checkpoint:
     best: Params = field(default_factory=dict)
 
     def not_finite(self) -> str | None:
-        """What is infinite or NaN among the parameters, those of the best epoch and the optimizer's state, in words; None:
-        nothing.
+        """What is infinite or NaN among the parameters, those of the best epoch and the optimizer's state.
+
+        Returns:
+            The first such tensor, in words; None where all numbers are finite.
         """
         found = self.graph.not_finite(self.params)
         if found is None and self.best:
@@ -62,15 +79,22 @@ class Checkpoint:
         return found
 
     def save(self, path: str | Path) -> None:
-        """Write the file as a whole or not at all. Raises QatError where it cannot be written, and NotFiniteError where what it
-        would hold is infinite or NaN, which no command would read.
+        """Write the file, as a whole or not at all.
+
+        Args:
+            path: where to; an existing file is replaced.
+
+        Raises:
+            QatError: where it cannot be written.
+            NotFiniteError: where a number is infinite or NaN; no command would read such a checkpoint.
         """
         wrong = self.not_finite()
         if wrong:
             kept = "; the file that was there is unharmed" if os.path.isfile(path) else ""
             raise NotFiniteError(
-                f"{path}: {wrong}, and no use can be made of such a network, so that it is not saved{kept}"
+                f"{path}: {wrong}, so the checkpoint is not saved: such a network cannot be used{kept}"
             )
+        # safetensors writes the buffer as it lies in memory, whatever the strides are.
         tensors = {f"params/{name}": np.asarray(array, order="C") for name, array in self.params.items()}
         tensors |= {f"optimizer/{name}": np.asarray(array, order="C") for name, array in self.optimizer.items()}
         tensors |= {f"best/{name}": np.asarray(array, order="C") for name, array in self.best.items()}
@@ -86,7 +110,17 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: str | Path) -> Checkpoint:
-        """Raises QatError where the file is missing, damaged, no checkpoint, or inconsistent in itself."""
+        """Read a checkpoint.
+
+        Args:
+            path: of the file.
+
+        Returns:
+            The checkpoint, its parameters checked against its graph.
+
+        Raises:
+            QatError: where the file is missing, damaged, not a checkpoint, or does not fit its graph.
+        """
         path = Path(path)
         open_regular(path, "give the checkpoint file that training wrote", limit=LARGEST).close()
         advice = "use another copy, or import-params where it is a file of PyTorch or MindSpore"
@@ -97,7 +131,7 @@ class Checkpoint:
         except QatError:
             if suffixed(path):
                 raise QatError(
-                    f"{path}: is an exported file, no checkpoint; run, evaluate and verify take such files"
+                    f"{path}: is an exported file, not a checkpoint; run, evaluate and verify take such files"
                 ) from None
             raise
         if metadata.get("format") != FORMAT:
@@ -127,7 +161,15 @@ class Checkpoint:
         return cls(graph, params, step, epoch, state, history, progress, best)
 
     def require(self, path: str | Path, *, quantized: bool) -> None:
-        """Raise QatError unless the network is (or is not) quantized, as the caller needs it."""
+        """Check that the network is of the kind that a command needs.
+
+        Args:
+            path: that it was read from, for the message.
+            quantized: True where a quantized network is needed, False where a float one is.
+
+        Raises:
+            QatError: for the other kind, with the command that makes the right one.
+        """
         if quantized and not self.graph.is_quantized:
             raise QatError(
                 f"{path}: holds the float network {self.graph.name}, which is not quantized yet; run calibrate or train-quant "
@@ -141,13 +183,13 @@ class Checkpoint:
 
 
 def _count(name: str, text: str) -> int:
-    """A number of steps or epochs, as ``save`` wrote it."""
+    """The number of steps or epochs that ``save`` wrote."""
     if not (text.isascii() and text.isdecimal() and len(text) < 16):
-        raise ValueError(f"its {name} is {shortened(text)}, no number of them")
+        raise ValueError(f"its {name} is {shortened(text)}, not a count")
     return int(text)
 
 
 def _history(entries: Any) -> tuple[dict[str, Any], ...]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError("its history is no list of trainings")
+        raise ValueError("its history is not a list of trainings")
     return tuple(entries)

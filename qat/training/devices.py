@@ -1,4 +1,4 @@
-"""The devices that a network can be computed on, by MindSpore's names."""
+"""The devices that a network can be computed on, under MindSpore's names."""
 
 from __future__ import annotations
 
@@ -10,9 +10,18 @@ DEVICES = ("CPU", "GPU", "Ascend")
 
 
 def choose_device(asked: str | None, available: Sequence[str], backend: str) -> str:
-    """``asked``, or the best of those available (best first) where it is None.
+    """The device to compute on.
 
-    Raises QatError, naming what there is, where the backend has no such device here.
+    Args:
+        asked: "CPU", "GPU" or "Ascend"; None for the best one available.
+        available: what the backend finds on this machine, the best first.
+        backend: its name, for the message.
+
+    Returns:
+        One of ``available``.
+
+    Raises:
+        QatError: where the backend does not find the device.
     """
     if asked is None:
         return available[0]

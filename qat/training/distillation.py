@@ -1,4 +1,4 @@
-"""A teacher for a training: what it says of the training images, computed once."""
+"""Distillation from a teacher: its logits of the training images, computed once before training."""
 
 from __future__ import annotations
 
@@ -18,13 +18,23 @@ from qat.training.checkpoint import Checkpoint
 from qat.training.objectives import Distillation
 from qat.vocabulary.ops import Array
 
-OWN = "self"  #: the --teacher_ckpt that stands for the trained network itself, with its quantizers idle
+OWN = "self"  #: the --teacher_ckpt for the trained network itself with its quantizers idle
 
 
 @dataclass(frozen=True, eq=False)
 class Teaching:
-    """Arguments of ``train``: objective, record; and the targets of its images (``Split``): the teacher's logits, float32
-    (N, K).
+    """What ``train`` needs for distillation.
+
+    Args:
+        objective: what is minimised.
+        targets: the teacher's logits of the training images, float32 (N, K), to be put into ``Split.targets``; empty
+            where the network teaches itself.
+        record: of the teacher, for the checkpoint's history.
+
+    >>> from qat.training.distillation import Teaching
+    >>> from qat.training.objectives import Distillation
+    >>> Teaching(Distillation()).targets
+    ()
     """
 
     objective: Distillation
@@ -43,11 +53,33 @@ def teach(
     smoothing: float = 0.0,
     device_target: str | None = None,
 ) -> Teaching:
-    """What a training of ``student`` needs in order to learn from a teacher too (``Distillation``).
+    """Prepare a training of ``student`` with a teacher (``Distillation``).
 
-    path: a checkpoint, float or quantized, of any network with as many outputs; or "self". train: the training images in
-    the teacher's own shape, None for "self". Its logits are those of the images as they are, whatever augmentation then makes
-    of them for the student.
+    The logits are those of the original images; augmentation of the student's images does not change them.
+
+    Args:
+        backend: computes the teacher's logits; it is not used where the network teaches itself.
+        student: the graph to be trained.
+        path: a checkpoint, float or quantized, of any network with the same outputs; or "self": the network with its
+            quantizers idle teaches the quantized one.
+        train: the training images in the teacher's own shape; None for "self".
+        temperature: T of ``Distillation``.
+        weight: W of ``Distillation``.
+        smoothing: of the labels.
+        device_target: "CPU", "GPU" or "Ascend"; None, the default: the backend's first.
+
+    Returns:
+        The objective, the targets and a record of the teacher.
+
+    Raises:
+        QatError: where the outputs differ, or a float network is to teach itself.
+
+    >>> import qat
+    >>> from qat.networks import LeNet5
+    >>> from qat.training.distillation import teach
+    >>> student = qat.convert_quant_network(LeNet5())
+    >>> teach(None, student, "self", None, temperature=4.0, weight=0.5).record
+    {'teacher': 'self'}
     """
     objective = Distillation(temperature, weight, path == OWN, smoothing)
     if path == OWN:

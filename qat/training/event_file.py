@@ -1,7 +1,7 @@
-"""TensorBoard's event files, for numbers over steps: written without TensorBoard, which is a large package to depend on.
+"""TensorBoard's event files of scalars, written without TensorBoard, which is a large dependency.
 
-A file is a sequence of records, each a message Event of tensorboard/compat/proto/event.proto: its length, 8 bytes; their
-masked CRC-32C; the message; its masked CRC-32C (tensorflow.org/tutorials/load_data/tfrecord).
+A file is a sequence of records, each with a message Event (tensorboard/compat/proto/event.proto): its length, 8 bytes;
+the masked CRC-32C of the length; the message; its masked CRC-32C (tensorflow.org/tutorials/load_data/tfrecord).
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ CASTAGNOLI = 0x82F63B78  #: the polynomial of CRC-32C, bits reversed
 
 
 class EventFile:
-    """One new event file in a folder, which may hold others: TensorBoard shows them all."""
+    """A new event file.
+
+    Args:
+        folder: where to write; it may hold other event files, all of which TensorBoard shows.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         name = f"events.out.tfevents.{time.time_ns():019d}.{os.getpid()}"
@@ -28,7 +32,15 @@ class EventFile:
         self._write(wire.block(3, "brain.Event:2"))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Append numbers by name, at a step. Raises QatError where the file cannot be written."""
+        """Append numbers.
+
+        Args:
+            step: of the training.
+            values: numbers by name.
+
+        Raises:
+            QatError: where the file cannot be written.
+        """
         summary = b"".join(
             wire.block(1, wire.block(1, name) + wire.real(2, float(value))) for name, value in values.items()
         )
@@ -46,7 +58,7 @@ class EventFile:
 
 
 def _checksum(content: bytes) -> bytes:
-    """The CRC-32C, rotated and shifted, as the format wants it of data that may hold a CRC themselves."""
+    """The masked CRC-32C: rotated and shifted, as the format requires for data that may contain a CRC."""
     table, crc = _table(), 0xFFFFFFFF
     for byte in content:
         crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8

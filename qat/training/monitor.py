@@ -1,6 +1,6 @@
-"""Held-back images watch a training: when to lower its rate, when to stop, which epoch was the best.
+"""Decisions by the loss of held-back images: when to lower the learning rate, when to stop, which epoch is best.
 
-All of it follows from the list of epochs alone, so that a resumed training decides as one that never stopped.
+They follow from the list of epochs alone, so a resumed training decides as one that never stopped.
 """
 
 from __future__ import annotations
@@ -16,17 +16,22 @@ from qat.errors import QatError
 from qat.vocabulary.fields import build, check_type
 from qat.vocabulary.ops import Array
 
-LEAST_GAIN = 1e-4  #: by how much a loss has to fall for the rate to stay, as Keras counts
-PLATEAU_PATIENCE = 5  #: epochs without such a gain after which the rate falls
-PLATEAU_FACTOR = 0.1  #: to this share of what it was
+LEAST_GAIN = 1e-4  #: how much the loss has to fall to count as an improvement, as in Keras
+PLATEAU_PATIENCE = 5  #: epochs without improvement after which the rate falls
+PLATEAU_FACTOR = 0.1  #: the factor by which it falls
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is known at the end of an epoch. step: trained so far. loss: mean over its steps. lr: of its last step.
+    """The record of one epoch.
 
-    validation_loss: mean cross entropy, and validation_accuracy, 0 to 1, of the held-back images, evaluated as deployed; None
-    where none are held back.
+    Args:
+        step: training steps until its end.
+        loss: mean over its steps.
+        lr: learning rate of its last step.
+        validation_loss: mean cross entropy of the held-back images, evaluated as deployed; None where none are held
+            back.
+        validation_accuracy: of the same images, 0 to 1; None likewise.
     """
 
     step: int
@@ -37,23 +42,47 @@ class Epoch:
 
 
 def best_epoch(epochs: Sequence[Epoch], from_step: int = 0) -> int | None:
-    """The index of the epoch with the lowest validation loss, the first of equal ones, among those that end at
-    ``from_step`` or later; None where there is none.
+    """The epoch with the lowest validation loss, the first of equal ones.
+
+    Args:
+        epochs: in their order.
+        from_step: only epochs that end at this step or later count.
+
+    Returns:
+        Its index; None where there is none.
     """
     candidates = [i for i, epoch in enumerate(epochs) if epoch.step >= from_step and epoch.validation_loss is not None]
     return min(candidates, key=lambda i: epochs[i].validation_loss, default=None)  # type: ignore[arg-type,return-value]
 
 
 def should_stop(epochs: Sequence[Epoch], patience: int, from_step: int = 0) -> bool:
-    """True once ``patience`` epochs have followed the best one (0: never)."""
+    """Whether ``patience`` epochs have followed the best one.
+
+    Args:
+        epochs: in their order.
+        patience: 0 for never.
+        from_step: only epochs that end at this step or later can be the best.
+
+    Returns:
+        True where training should stop.
+    """
     best = best_epoch(epochs, from_step)
     return bool(patience) and best is not None and len(epochs) - 1 - best >= patience
 
 
 def plateau_factor(epochs: Sequence[Epoch], from_step: int = 0) -> float:
-    """What the peak rate is multiplied by in the next epoch: by PLATEAU_FACTOR each time that the validation loss has not
-    fallen by LEAST_GAIN for PLATEAU_PATIENCE epochs. Only those that end at ``from_step`` or later count: while weights are
-    pruned the loss does not fall, and a low rate would keep the network from recovering afterwards.
+    """The factor by which the "plateau" schedule multiplies the peak learning rate in the next epoch.
+
+    It is multiplied by PLATEAU_FACTOR each time the validation loss has not fallen by LEAST_GAIN for PLATEAU_PATIENCE
+    epochs.
+
+    Args:
+        epochs: in their order, with validation losses.
+        from_step: only epochs that end at this step or later count: while weights are pruned the loss does not fall,
+            and a low rate would keep the network from recovering afterwards.
+
+    Returns:
+        1 or less.
     """
     factor, best, waited = 1.0, np.inf, 0
     for epoch in epochs:
@@ -70,16 +99,27 @@ def plateau_factor(epochs: Sequence[Epoch], from_step: int = 0) -> float:
 
 
 def mean_cross_entropy(logits: Array, labels: Array) -> float:
-    """Mean softmax cross entropy, in float64. logits (N, K), labels (N,)."""
+    """Mean softmax cross entropy, in float64.
+
+    Args:
+        logits: (N, K).
+        labels: integers (N,).
+
+    Returns:
+        The mean over the samples.
+    """
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).mean())
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How a training went so far. epochs: those that ended. loss_sum: of the steps of the one that has not.
+    """How far a training has come.
 
-    finished: nothing is left to be trained, and the parameters beside it are those asked for.
+    Args:
+        epochs: the epochs that ended.
+        loss_sum: the sum of the losses of the current epoch's steps.
+        finished: True: nothing is left to train, and the parameters are the final ones.
     """
 
     epochs: tuple[Epoch, ...] = ()
@@ -87,11 +127,22 @@ class Progress:
     finished: bool = False
 
     def to_json(self) -> dict[str, Any]:
+        """A JSON object with the fields."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Any) -> Progress:
-        """Raises QatError where the data are none. None: of a checkpoint that says nothing of its training."""
+        """The inverse of ``to_json``.
+
+        Args:
+            data: a JSON value; None for a checkpoint without a record of its training.
+
+        Returns:
+            The progress.
+
+        Raises:
+            QatError: where the data are damaged.
+        """
         if data is None:
             return cls()
         try:

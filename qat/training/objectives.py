@@ -1,4 +1,4 @@
-"""What is minimised beside a loss of the outputs: distillation, numbers of bits, weights."""
+"""Objectives that use more than outputs and labels: distillation, numbers of bits, weights."""
 
 from __future__ import annotations
 
@@ -19,13 +19,28 @@ BIT_FORMULAS = ("mended", "document")
 
 @dataclass(frozen=True)
 class Distillation(Objective):
-    """(1 - W) CE(z, labels) + W T^2 KL(softmax(t / T), softmax(z / T)): Hinton et al., arXiv 1503.02531, section 2, whose
-    T^2 keeps the gradient of the second term as large as that of the first. The paper has the cross entropy in place of the
-    divergence: it is larger by the teacher's own entropy, and has the same gradient.
+    """Distillation (Hinton et al., arXiv 1503.02531, section 2).
 
-    z: logits of the network, t: of the teacher. temperature: T. weight: W, 0 to 1. smoothing: of the labels, in the first.
-    own_teacher: the teacher is the network itself with its quantizers idle; its own cross entropy is added, so that it
-    learns too, and no gradient flows into it from the second term. Else targets are (labels, logits of the teacher).
+    (1 - W) CE(z, labels) + W T^2 KL(softmax(t / T), softmax(z / T)), with the logits z of the network and t of the
+    teacher. T^2 keeps the gradient of the second term as large as that of the first. The paper has a cross entropy in
+    place of the divergence; it is larger by the teacher's entropy and has the same gradient.
+
+    Terms: loss, cross_entropy, distillation_loss. The targets are (labels, logits of the teacher), or labels alone with
+    ``own_teacher``.
+
+    Args:
+        temperature: T, greater than 0; 4 by default.
+        weight: W, 0 to 1; 0.5 by default.
+        own_teacher: the teacher is the network itself with its quantizers idle. Its own cross entropy is added, so that
+            it learns too; the divergence sends it no gradient. False by default.
+        smoothing: of the labels in the first term; 0 by default.
+
+    Raises:
+        QatError: where a field is out of its range.
+
+    >>> from qat.training.objectives import Distillation
+    >>> Distillation(temperature=2.0)
+    Distillation(temperature=2.0, weight=0.5, own_teacher=False, smoothing=0.0)
     """
 
     temperature: float = 4.0
@@ -55,16 +70,31 @@ class Distillation(Objective):
 
 @dataclass(frozen=True)
 class GTCLoss(Objective):
-    """One set of weights as two networks, of high precision (HP: quantizers idle) and of low precision (LP).
+    """The loss of Generalized Ternary Connect (Parajuli et al., arXiv 1811.04985).
+
+    One set of weights is trained as two networks: one of high precision (HP), whose quantizers are idle, and one of low
+    precision (LP). The gradient flows into both.
 
     total = CE(HP, labels) + lambda_distillation_loss CE(LP, softmax(HP)) + lambda_bit_loss sum 2^b
             + lambda_regularization sum |w|^2 / 2
 
-    (Parajuli et al., arXiv 1811.04985). The gradient flows into both networks. b: the bits of each GTC quantizer;
-    bit_formula: how they are counted for the loss, "mended" (``bits``) or "document" (``document_bits``). Both are reported.
+    b is the number of bits of each GTC quantizer. Terms: total_loss, hp_cross_entropy, distillation_loss, bit_loss,
+    document_bit_loss, regularization_term (without their factors), lp_logits and hp_logits (N, K), and "bits:" and
+    "document_bits:" with the name of each quantizer.
 
-    Terms: total_loss, hp_cross_entropy, distillation_loss, bit_loss, document_bit_loss, regularization_term (without their
-    factors), lp_logits, hp_logits (N, K), and "bits:" and "document_bits:" with the name of each quantizer.
+    Args:
+        lambda_distillation_loss: 0 or more; 2 by default.
+        lambda_bit_loss: 0 or more; 5e-4 by default.
+        lambda_regularization: 0 or more; 1e-4 by default.
+        bit_formula: how the loss counts bits: "document", the default (``document_bits``), or "mended" (``bits``). Both
+            are reported.
+
+    Raises:
+        QatError: where a field is out of its range.
+
+    >>> from qat.training.objectives import GTCLoss
+    >>> GTCLoss(lambda_bit_loss=1e-3).bit_formula
+    'document'
     """
 
     lambda_distillation_loss: float = 2.0
@@ -111,12 +141,24 @@ class GTCLoss(Objective):
 
 @dataclass(frozen=True)
 class SizeBudget(Objective):
-    """CE(logits, labels) + lambda_size max(0, size / budget - 1)^2: the penalty method of arXiv 1905.11452, section 3.
+    """Cross entropy with a penalty on the size of the weights: the penalty method of arXiv 1905.11452, section 3.
 
-    size: the bits of all quantized weights, each as its quantizer counts them or num_bits; budget: bits_per_weight for each
-    weight. smoothing: of the labels.
+    CE(logits, labels) + lambda_size max(0, size / budget - 1)^2. The size is the number of bits of all quantized
+    weights, by their quantizers where these learn it, else by num_bits; the budget is bits_per_weight for each weight.
 
-    Terms: loss, cross_entropy, bits_per_weight (as it is).
+    Terms: loss, cross_entropy, bits_per_weight (the present mean).
+
+    Args:
+        bits_per_weight: the budget, greater than 0.
+        lambda_size: weight of the penalty, greater than 0; 1 by default.
+        smoothing: of the labels; 0 by default.
+
+    Raises:
+        QatError: where a field is out of its range.
+
+    >>> from qat.training.objectives import SizeBudget
+    >>> SizeBudget(bits_per_weight=3.0)
+    SizeBudget(bits_per_weight=3.0, lambda_size=1.0, smoothing=0.0)
     """
 
     bits_per_weight: float
@@ -141,14 +183,25 @@ class SizeBudget(Objective):
 
 @dataclass(frozen=True)
 class BopsBudget(Objective):
-    """CE(logits, labels) + lambda_bops max(0, BOPs / max_bops - 1)^2: as SizeBudget, of what is computed in place of what is
-    stored.
+    """Cross entropy with a penalty on bit operations, as SizeBudget has one on stored bits.
 
-    BOPs: bit operations of one sample, the sum over layers of MACs b_w b_a (``qat.metrics.bops``), with the bits of weights
-    and of inputs that training has come to. What has fixed bits counts, too, and what is still idle with num_bits.
-    smoothing: of the labels.
+    CE(logits, labels) + lambda_bops max(0, BOPs / max_bops - 1)^2. BOPs is the sum over layers of MACs b_w b_a for one
+    sample (``qat.metrics.bops``), with the present bits of weights and of inputs. Layers with fixed bits count too, and
+    idle quantizers count with num_bits.
 
-    Terms: loss, cross_entropy, bops (as they are).
+    Terms: loss, cross_entropy, bops (the present sum).
+
+    Args:
+        max_bops: the budget, greater than 0.
+        lambda_bops: weight of the penalty, greater than 0; 1 by default.
+        smoothing: of the labels; 0 by default.
+
+    Raises:
+        QatError: where a field is out of its range.
+
+    >>> from qat.training.objectives import BopsBudget
+    >>> BopsBudget(max_bops=5e6)
+    BopsBudget(max_bops=5000000.0, lambda_bops=1.0, smoothing=0.0)
     """
 
     max_bops: float
@@ -163,7 +216,7 @@ class BopsBudget(Objective):
         ops = passes.ops
         loss = cross_entropy(ops, passes.outputs, targets, self.smoothing)
         learned = {name: each.bits(ops) for name, each in passes.quantized.items()}
-        share = loss * 0.0
+        share = loss * 0.0  # a scalar 0 of this backend
         for bops in bops_of(passes.graph, {name: bits for name, bits in learned.items() if bits is not None}).values():
             share = share + bops * (1.0 / self.max_bops)
         penalty = _penalty(ops, share, self.lambda_bops)

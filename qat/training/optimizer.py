@@ -1,4 +1,4 @@
-"""What a backend is told about the optimizer; the optimizers are the frameworks' own."""
+"""The optimizer's settings and learning-rate schedules. The optimizers themselves are the frameworks' own."""
 
 from __future__ import annotations
 
@@ -19,8 +19,20 @@ HALVING = 5000  #: steps between two halvings
 
 @dataclass(frozen=True)
 class Optimizer:
-    """name: "momentum" (SGD), "adam", or "amsgrad", Adam by the largest second moment so far (Reddi et al., arXiv 1904.09237,
-    algorithm 2). weight_decay: L2, of weights only, not of biases and vectors.
+    """The settings of an optimizer.
+
+    Args:
+        name: "momentum" (SGD with momentum, the default), "adam", or "amsgrad": Adam with the largest second moment so
+            far (Reddi et al., arXiv 1904.09237, algorithm 2).
+        momentum: of SGD, 0 to below 1; 0.9 by default.
+        weight_decay: L2, on weights only, not on biases and other vectors; 0 by default.
+
+    Raises:
+        QatError: where a field is out of its range.
+
+    >>> from qat.training.optimizer import Optimizer
+    >>> Optimizer("adam", weight_decay=1e-4)
+    Optimizer(name='adam', momentum=0.9, weight_decay=0.0001)
     """
 
     name: str = "momentum"
@@ -38,9 +50,21 @@ class Optimizer:
 
 
 def learning_rate(schedule: str, peak: float, step: int, steps: int) -> float:
-    """The rate of step ``step`` (from 0) of ``steps``: constant; half a cosine from peak to 0 (arXiv 1608.03983); a tenth of
-    it after half of the steps, and a hundredth after three quarters (arXiv 1512.03385, section 4.2); or halved every 5000.
-    "plateau" is constant here: what it falls by follows from the epochs (``qat.training.monitor.plateau_factor``).
+    """The learning rate of a step.
+
+    Args:
+        schedule: "constant"; "cosine": half a cosine from the peak to 0 (arXiv 1608.03983); "step": a tenth after half
+            of the steps and a hundredth after three quarters (arXiv 1512.03385, section 4.2); "halving": halved every
+            5000 steps; "plateau": constant here, lowered between epochs by ``qat.training.monitor.plateau_factor``.
+        peak: the highest rate.
+        step: from 0.
+        steps: of the whole training.
+
+    Returns:
+        The rate.
+
+    Raises:
+        QatError: for another schedule.
     """
     if schedule in ("constant", "plateau"):
         return peak
@@ -54,8 +78,14 @@ def learning_rate(schedule: str, peak: float, step: int, steps: int) -> float:
 
 
 def check_state(state: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
-    """Raise QatError unless an optimizer's state, as a checkpoint holds it, has the names of the expected one, and for each
-    finite numbers of its shape and type.
+    """Check the state of an optimizer that was read from a checkpoint.
+
+    Args:
+        state: arrays by name.
+        expected: what the optimizer has now: the names, shapes and types that the state must have.
+
+    Raises:
+        QatError: for other names, shapes or types, and for numbers that are not finite.
     """
     missing = [name for name in expected if name not in state]
     unknown = [name for name in state if name not in expected]

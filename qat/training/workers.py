@@ -1,4 +1,4 @@
-"""Training in several processes at once: who this process is, and the vocabulary that reduces over all of them."""
+"""Training in several processes: which one this is, and a vocabulary that reduces over all of them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ TORCHRUN, TF_CONFIG, MSRUN = "torchrun", "TF_CONFIG", "msrun"  #: what starts th
 
 @dataclass(frozen=True)
 class Worker:
-    """One of ``count`` processes that train one network together.
+    """One of the processes that train a network together.
 
-    rank: from 0; -1 of msrun's scheduler, which takes no samples and only brings the others together. launcher: what started
-    them; "" where this process is alone.
+    Args:
+        rank: from 0; -1 for msrun's scheduler, which only connects the others and takes no samples.
+        count: how many workers there are.
+        launcher: what started them; "" where this process is alone.
     """
 
     rank: int
@@ -29,11 +31,21 @@ class Worker:
     launcher: str = ""
 
     def started_by(self, launcher: str) -> bool:
-        """Whether this is one of several that were started so, or a scheduler."""
+        """Whether this process is one of several, or a scheduler, that this launcher started."""
         return self.launcher == launcher
 
     def share(self, batch: Arrays) -> Arrays:
-        """This worker's samples of a joint batch (N, ...): every count-th. Raises QatError where shares are not equal."""
+        """This worker's samples of a joint batch: every count-th.
+
+        Args:
+            batch: arrays (N, ...).
+
+        Returns:
+            Arrays (N / count, ...).
+
+        Raises:
+            QatError: where N is not a multiple of count.
+        """
         if self.count == 1:
             return batch
         arrays = as_tuple(batch)
@@ -45,13 +57,19 @@ class Worker:
         return as_arrays(tuple(array[self.rank :: self.count] for array in arrays))
 
     def own(self, numbers: tuple[int, ...]) -> tuple[int, ...]:
-        """A seed of this worker's own, of that of all."""
+        """A seed for this worker, made of the common one: for what must differ between workers, as dropout."""
         return numbers if self.count == 1 else (*numbers, max(self.rank, 0))
 
 
 def this_worker() -> Worker:
-    """From what torchrun (RANK, WORLD_SIZE), TF_CONFIG or msrun (MS_ROLE, MS_WORKER_NUM, RANK_ID) say; one alone where they
-    say nothing. Raises QatError where that fits no worker.
+    """This process, by the variables of torchrun (RANK, WORLD_SIZE), TF_CONFIG or msrun (MS_ROLE, MS_WORKER_NUM,
+    RANK_ID).
+
+    Returns:
+        The worker; the only one where no variable is set.
+
+    Raises:
+        QatError: where the variables contradict one another.
     """
     for launcher, found in ((TORCHRUN, _torchrun), (TF_CONFIG, _tf_config), (MSRUN, _msrun)):
         rank, count = found(os.environ)
@@ -109,8 +127,18 @@ def _msrun(environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def training_worker(launcher: str | None, backend: str, *, compile: bool = False) -> Worker:
-    """This worker, of a backend that ``launcher`` starts (None: it trains in one process only). Raises QatError for one that
-    was started otherwise, be it a scheduler, and for one of several whose step is to be compiled.
+    """This worker, checked for a training.
+
+    Args:
+        launcher: what starts several workers of the backend; None: it trains in one process only.
+        backend: its name, for messages.
+        compile: whether the step is to be compiled.
+
+    Returns:
+        The worker.
+
+    Raises:
+        QatError: where another launcher started it, and where one of several is to compile its step.
     """
     worker = this_worker()
     if worker.launcher not in ("", launcher):
@@ -123,25 +151,25 @@ def training_worker(launcher: str | None, backend: str, *, compile: bool = False
         )
     if compile and worker.count > 1:
         raise QatError(
-            f"--compile with {worker.count} workers: what they exchange is not compiled; leave --compile out"
+            f"--compile with {worker.count} workers: their communication cannot be compiled; leave --compile out"
         )
     return worker
 
 
 class JointOps(Ops):
-    """To be put before a backend's vocabulary, for training: what is reduced over a batch is over that of all workers.
+    """Reductions over the joint batch of all workers. A mixin, to be put before a backend's vocabulary for training.
 
-    Each computes its share of the joint batch, and the gradients are then averaged over the workers. Weights are equal on
-    all of them, so that reducing what follows from weights alone changes nothing.
+    Each worker computes its share of the batch, and the gradients are averaged over the workers. The weights are equal
+    on all of them, so a reduction over weights alone gives the same result on each.
     """
 
     @abstractmethod
     def sum_over_workers(self, x: Tensor) -> Tensor:
-        """The sum of all workers' tensors; its gradient is the sum of theirs."""
+        """The sum of all workers' tensors; its gradient is the sum of their gradients."""
 
     @abstractmethod
     def largest_over_workers(self, x: Tensor) -> Tensor:
-        """Elementwise. Used on stopped tensors only."""
+        """The elementwise largest of all workers' tensors. Used on stopped tensors only."""
 
     @property
     def _own(self) -> Any:
@@ -149,35 +177,35 @@ class JointOps(Ops):
         return super()
 
     def _mean_over_workers(self, x: Tensor) -> Tensor:
-        """A share's gradient is what all workers' losses have, divided by their number."""
+        """The mean over the workers; a share gets the gradients of all workers' losses, divided by their number."""
         return self.sum_over_workers(x) / float(this_worker().count)
 
     def mean(self, x: Tensor) -> Tensor:
-        """Of the joint batch."""
+        """As in ``Ops``, over the joint batch."""
         return self._mean_over_workers(self._own.mean(x))
 
     def channel_mean(self, x: Tensor) -> Tensor:
-        """Of the joint batch."""
+        """As in ``Ops``, over the joint batch."""
         return self._mean_over_workers(self._own.channel_mean(x))
 
     def max(self, x: Tensor) -> Tensor:
-        """Of the joint batch."""
+        """As in ``Ops``, over the joint batch."""
         return self.largest_over_workers(self._own.max(x))
 
     def min(self, x: Tensor) -> Tensor:
-        """Of the joint batch."""
+        """As in ``Ops``, over the joint batch."""
         return -self.largest_over_workers(-self._own.min(x))
 
     def channel_max(self, x: Tensor) -> Tensor:
-        """Of the joint batch."""
+        """As in ``Ops``, over the joint batch."""
         return self.largest_over_workers(self._own.channel_max(x))
 
     def channel_min(self, x: Tensor) -> Tensor:
-        """Of the joint batch."""
+        """As in ``Ops``, over the joint batch."""
         return -self.largest_over_workers(-self._own.channel_min(x))
 
     def batch_size(self, x: Tensor) -> int:
-        """Of the joint batch."""
+        """As in ``Ops``, over the joint batch."""
         return int(self._own.batch_size(x)) * this_worker().count
 
-    batch_norm = Ops.batch_norm  # by channel_mean; a framework's own has the statistics of one share
+    batch_norm = Ops.batch_norm  # made of channel_mean: the framework's own would use the statistics of one share

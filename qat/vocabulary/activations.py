@@ -1,7 +1,7 @@
-"""Activation functions, written once over the vocabulary.
+"""Activation functions, written once over the vocabulary of operations.
 
-ReLU and ReLU6 are clamps: the next quantizer's clip performs them (docs/numerics.md). The others become a table of codes,
-one entry for each code of a fake quantizer before them.
+ReLU and ReLU6 are clamps, which the clip of the next quantizer performs (docs/numerics.md). The others are deployed as
+tables with one entry for each code of the fake quantizer before them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,15 @@ NON_NEGATIVE = ("relu", "relu6", "sigmoid", "hsigmoid")
 
 
 def check_activation(name: str | None, owner: str) -> None:
-    """Raise QatError where ``name`` is no known activation."""
+    """Raise QatError where ``name`` is not a known activation.
+
+    Args:
+        name: None for no activation.
+        owner: the cell, for the message.
+
+    Raises:
+        QatError: listing the known ones.
+    """
     if name is not None and name not in RELU_BOUNDS and name not in TABLES:
         known = ", ".join((*RELU_BOUNDS, *TABLES))
         raise QatError(f"{owner}: activation {name!r} is unknown; use None or one of {known}")

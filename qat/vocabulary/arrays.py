@@ -1,4 +1,4 @@
-"""Arrays of samples: one for each input of a network, worked through in batches."""
+"""Arrays of samples: one for each input of a network, checked and cut into batches."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from qat.errors import QatError
 from qat.vocabulary.ops import Array
 
-Arrays = Array | tuple[Array, ...]  #: one array where a network has one input (output), else one for each
+Arrays = Array | tuple[Array, ...]  #: one array for a network with one input (output), else a tuple
 Key = TypeVar("Key")
 
 
 def as_tuple(arrays: Arrays) -> tuple[Array, ...]:
-    """One array for each input, also where there is one."""
+    """The arrays as a tuple, with one element for each input."""
     return tuple(arrays) if isinstance(arrays, (tuple, list)) else (arrays,)
 
 
@@ -31,10 +31,21 @@ def in_batches(
     batch_size: int,
     name: str,
 ) -> dict[Key, Array]:
-    """What ``function`` makes of raw pixels, ``batch_size`` samples at a time, joined along their first axis.
+    """Apply a function to raw pixels batch by batch, and join the results along their first axis.
 
-    shapes: of one sample of each input. name: of the network or file, for messages. Raises QatError where the arrays are no
-    uint8 pixels of these shapes, where there are no samples, or not equally many of each input.
+    Args:
+        function: from a batch, a tuple with an array for each input, to results by key, (N, ...) each.
+        pixels: uint8 (N, ...); a tuple of such arrays for a network with several inputs.
+        shapes: of one sample of each input.
+        batch_size: samples in a batch.
+        name: of the network or file, for messages.
+
+    Returns:
+        Results by key.
+
+    Raises:
+        QatError: where the pixels are not uint8 of these shapes, there are no samples, or not equally many for each
+            input.
     """
     parts = []
     for batch in batches_of(pixels, shapes, batch_size, name):
@@ -50,7 +61,20 @@ def in_batches(
 def batches_of(
     pixels: Arrays, shapes: Sequence[tuple[int, ...]], batch_size: int, name: str
 ) -> list[tuple[Array, ...]]:
-    """Raw pixels cut into batches, after the checks that ``in_batches`` speaks of."""
+    """Check raw pixels as ``in_batches`` does, and cut them into batches.
+
+    Args:
+        pixels: uint8 (N, ...); a tuple of such arrays for a network with several inputs.
+        shapes: of one sample of each input.
+        batch_size: samples in a batch.
+        name: of the network or file, for messages.
+
+    Returns:
+        Batches; the last one may be smaller.
+
+    Raises:
+        QatError: as ``in_batches``.
+    """
     inputs = as_tuple(pixels)
     check_pixels(inputs, shapes, np.ndarray, name)
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
@@ -59,13 +83,19 @@ def batches_of(
 
 
 def check_pixels(inputs: Sequence[Any], shapes: Sequence[tuple[int, ...]], kind: type, name: str) -> None:
-    """Raise QatError unless there is a tensor of raw pixels, uint8 of one of these shapes a sample, for each input, with
-    equally many samples, at least one.
+    """Check that there is a tensor of raw pixels for each input, with equally many samples and at least one.
 
-    Nothing else is taken, on any backend: a float might be a pixel, or one that was divided by 255 or normalised, and its
-    type is all that can be seen of it while a pass is compiled.
+    Only uint8 is accepted, on every backend. A float could be a pixel, or a pixel divided by 255, or a normalised one,
+    and while a pass is compiled its type is all that is known of it.
 
-    kind: the class of a framework's tensors. Sizes that are not known yet, None, fit, and so does an unknown rank.
+    Args:
+        inputs: tensors.
+        shapes: of one sample of each input. Sizes that are not known yet, None, fit, and so does an unknown rank.
+        kind: the class of the framework's tensors.
+        name: of the network or file, for messages.
+
+    Raises:
+        QatError: saying what to do with the given tensors.
     """
     if len(inputs) != len(shapes):
         inputs_of, arrays = _counted(len(shapes), "input"), _counted(len(inputs), "array")
@@ -96,12 +126,21 @@ def check_pixels(inputs: Sequence[Any], shapes: Sequence[tuple[int, ...]], kind:
 
 
 def empty_batch(name: str) -> QatError:
-    """For a batch without samples."""
+    """The error for a batch without samples."""
     return QatError(f"{name}: there are no images, the batch is empty; give at least one")
 
 
 def wrong_shape(name: str, shape: tuple[int, ...], found: tuple[int | None, ...]) -> QatError:
-    """For uint8 pixels of a wrong shape. shape: of one sample. found: with the batch."""
+    """The error for uint8 pixels of a wrong shape.
+
+    Args:
+        name: of the network or file.
+        shape: of one sample, as it should be.
+        found: the shape of the batch.
+
+    Returns:
+        An error with advice, not raised.
+    """
     return _wrong(name, shape, f"uint8 {found}", _of_shape(found, shape))
 
 
@@ -137,7 +176,7 @@ def _of_floats(x: Any) -> str:
 
 
 def _shape_of(x: Any) -> tuple[int | None, ...] | None:
-    """None where the rank is not known."""
+    """The shape; None where the rank is not known."""
     shape = getattr(x, "shape", None)
     return None if shape is None or getattr(shape, "rank", 0) is None else tuple(shape)
 

@@ -1,4 +1,4 @@
-"""The fields of frozen dataclasses, checked against their annotations: once for all cells, quantizers and settings."""
+"""Checking the fields of frozen dataclasses against their annotations, for all cells, quantizers and settings."""
 
 from __future__ import annotations
 
@@ -21,15 +21,20 @@ WORDS = {
     str: "a string",
     NoneType: "None",
 }
-LARGEST = 1 << 63  #: whole numbers are below, so that every framework holds them
+LARGEST = 1 << 63  #: integers are below, so that every framework can hold them
 
 
 def check_fields(owner: Any) -> None:
-    """Raise QatError unless each field holds what its annotation says: names of the class and the field, what was found, and
-    what may be there.
+    """Check that each field of a dataclass holds what its annotation says; called in ``__post_init__``.
 
-    A bool is no whole number, and a float no NaN and not infinite. NumPy's numbers become Python's and lists become tuples,
-    as JSON gives them back.
+    A bool does not pass for an int, nor NaN or infinity for a float. NumPy's numbers become Python's and lists become
+    tuples, as JSON gives them back.
+
+    Args:
+        owner: the instance.
+
+    Raises:
+        QatError: naming the class and the field, what was found and what is allowed.
     """
     cls: Any = type(owner)
     hints = _hints(cls)
@@ -37,7 +42,7 @@ def check_fields(owner: Any) -> None:
         hint = hints.get(field.name, Any)
         given = getattr(owner, field.name)
         value = _plain(given)
-        if not _fits(value, hint) and _fits(given, hint):  # a list in a user's own cell
+        if not _fits(value, hint) and _fits(given, hint):  # a list, in a cell that a user has defined
             value = given
         object.__setattr__(owner, field.name, value)
         if not _fits(value, hint):
@@ -48,7 +53,7 @@ def check_fields(owner: Any) -> None:
 def _hints(cls: Any) -> dict[str, Any]:
     try:
         return get_type_hints(cls)
-    except (NameError, TypeError, AttributeError):  # a user's own cell may name what exists for type checkers alone
+    except (NameError, TypeError, AttributeError):  # annotations of a user's cell may name what only type checkers see
         return {}
 
 
@@ -59,7 +64,7 @@ def _plain(value: Any) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type; annotations that say more than a class fit by their class."""
+    """Whether a value is of an annotated type; of a generic annotation that is not treated here the class alone counts."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, option) for option in arguments)
@@ -96,16 +101,24 @@ def _words(hint: Any) -> str:
 
 
 def check_type(name: str, value: Any, hint: Any) -> None:
-    """Raise QatError, naming it, unless a value is of an annotated type."""
+    """Raise QatError, naming the value, unless it is of an annotated type."""
     if not (_fits(value, hint) or _fits(_plain(value), hint)):
         raise QatError(f"{name} is {shortened(value)}; use {_words(hint)}")
 
 
 def build(cls: type[T], data: Mapping[str, Any], *, finite: bool = True) -> T:
-    """``cls(**data)`` for a dataclass, from what a file holds: fields that it has, of the types that they say.
+    """Make a dataclass from what a file holds.
 
-    finite: real numbers are; else the data may hold NaN and infinities. Raises QatError for an unknown field, a missing one,
-    or one of another type.
+    Args:
+        cls: the dataclass.
+        data: values by field name.
+        finite: real numbers must be finite, the default; False: they may be NaN or infinite.
+
+    Returns:
+        ``cls(**data)``.
+
+    Raises:
+        QatError: for an unknown field, a missing one, or one of another type.
     """
     kind: Any = cls
     known = {field.name: field for field in fields(kind) if field.init}

@@ -1,7 +1,7 @@
-"""The vocabulary in NumPy: the reference, the place where deployed parameters are derived, and the integer interpreter's
-engine. It has no gradients.
+"""The vocabulary in NumPy: the reference for the backends, the means by which deployed parameters are derived, and
+what the integer graph is evaluated with. It has no gradients.
 
-Scalars are vectors of one element: NumPy 1 would promote a 0-d array to float64 beside a Python number.
+A scalar is a vector of one element, because NumPy 1 would promote a 0-d array beside a Python number to float64.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
 
 
 class NumpyOps(Ops):
-    """Canonical layouts, float32 arrays.
+    """The vocabulary over float32 arrays in canonical layouts.
 
-    accumulators: the type of what convolutions and dense layers return. With float64 nothing is rounded to float32 after
-    a wide sum, so that every integer up to 2^53 stays what it is.
+    Args:
+        accumulators: the type of the results of convolutions and dense layers; float32 by default. With float64 wide
+            sums are not rounded to float32, so that integers up to 2^53 stay exact.
     """
 
     def __init__(self, accumulators: type[np.floating[Any]] = np.float32) -> None:
@@ -92,7 +93,7 @@ class NumpyOps(Ops):
         return np.minimum(x, y)
 
     def sigmoid(self, x: Array) -> Array:
-        y: Array = 0.5 + 0.5 * np.tanh(0.5 * x)  # 1 / (1 + exp(-x)), without its overflow
+        y: Array = 0.5 + 0.5 * np.tanh(0.5 * x)  # 1 / (1 + exp(-x)), which would overflow
         return y
 
     def tanh(self, x: Array) -> Array:
@@ -107,7 +108,7 @@ class NumpyOps(Ops):
         return np.sqrt(x)
 
     def log(self, x: Array) -> Array:
-        # In float64, whose last bit differs between processors: rounded to float32, the result does not.
+        # The last bit of a logarithm differs between processors. Computed in float64 and rounded to float32 it does not.
         return np.log(x.astype(np.float64)).astype(np.float32)
 
     def relu(self, x: Array) -> Array:
@@ -209,7 +210,7 @@ def _windows(x: Array, kernel: Pair, stride: Pair, padding: Padding, dilation: P
     if any(padding):
         x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
-    # The library's type hints know a single axis only.
+    # NumPy's type hints allow a single axis only.
     windows: Array = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(2, 3))  # type: ignore[call-overload]
     return windows[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
 
@@ -224,7 +225,7 @@ def convolve(
     group: int,
     dtype: np.dtype[Any],
 ) -> Array:
-    """``Ops.conv2d`` computed in a floating ``dtype``, and left in it: (N, O, H', W'), not contiguous."""
+    """``Ops.conv2d`` computed in a floating ``dtype`` and left in it: (N, O, H', W'), not contiguous."""
     windows = _windows(x.astype(dtype, copy=False), (w.shape[2], w.shape[3]), stride, padding, dilation, 0.0)
     n, channels, height, width = windows.shape[:4]
     outputs, per_group = w.shape[0], w.shape[1]

@@ -1,13 +1,13 @@
-"""The vocabulary: everything that a cell or a quantizer may do to a tensor.
+"""The vocabulary: every operation that a cell or a quantizer may apply to a tensor.
 
-Quantizer and cell mathematics is written once, over these functions, and each backend implements them over its own
-tensors (``qat.vocabulary.numpy_ops`` is the reference, ``tests/test_ops_conformance.py`` the judge). Tensors also understand
-``+ - * /`` (a Python number may stand on either side), unary minus, ``< <= > >=`` and ``&`` of what these give,
-elementwise and broadcasting, as every framework defines them.
+The mathematics of quantizers and cells is written once, over these functions. Each backend implements them for its own
+tensors; ``qat.vocabulary.numpy_ops`` is the reference, and tests/test_ops_conformance.py compares the backends with it.
+Tensors also understand ``+ - * /`` (with a Python number on either side), unary minus, ``< <= > >=``, and ``&`` of what
+comparisons give, elementwise and broadcasting, as every framework defines them.
 
-Layouts. Outside a backend everything is canonical: activations NCHW, convolution weights OIHW (I per group), dense
-weights OI. A backend that computes in another layout transposes in ``from_numpy`` and ``to_numpy``; cells never name an
-axis, they say "channel" (of an activation) or "output" (of a weight).
+Layouts. Outside a backend every tensor is canonical: activations NCHW, convolution weights OIHW (I per group), dense
+weights OI. A backend that computes in another layout transposes in ``from_numpy`` and ``to_numpy``. Cells never name an
+axis; they say "channel" (of an activation) or "output" (of a weight).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from qat.errors import QatError
 
-Tensor = Any  #: a backend's own tensor; the core only passes it on
+Tensor = Any  #: a backend's tensor; the core does not look inside
 Array = npt.NDArray[Any]
 Kind = Literal["activation", "conv_weight", "dense_weight", "vector", "scalar"]  #: what a tensor's axes mean
 Pair = tuple[int, int]
@@ -32,7 +32,11 @@ EXACT_INTEGERS = 1 << 24  #: float32 holds every integer up to here; sums of int
 
 
 class Ops(ABC):
-    """The vocabulary over one kind of tensor. Values are float32 unless a function says otherwise."""
+    """The vocabulary over one kind of tensor. Values are float32 unless a function says otherwise.
+
+    "Used on stopped tensors only" means that callers pass tensors without gradient, so that a backend need not define
+    one.
+    """
 
     # -- the border -----------------------------------------------------------------------------------------------
 
@@ -86,11 +90,11 @@ class Ops(ABC):
 
     @abstractmethod
     def concat(self, xs: Sequence[Tensor]) -> Tensor:
-        """Activations one after another along the channel axis."""
+        """Activations joined along the channel axis."""
 
     @abstractmethod
     def take(self, table: Tensor, index: Tensor) -> Tensor:
-        """table[index], elementwise; ``index`` holds whole numbers as float32. No gradient."""
+        """table[index], elementwise; ``index`` holds integers as float32. No gradient."""
 
     @abstractmethod
     def drop(self, x: Tensor, rate: float) -> Tensor:
@@ -104,7 +108,7 @@ class Ops(ABC):
 
     @abstractmethod
     def maximum(self, x: Tensor, y: Tensor | float) -> Tensor:
-        """Elementwise; gradient 1 to x where x > y, 0 where x < y. Equal arguments: unspecified, do not rely on it."""
+        """Elementwise; gradient 1 to x where x > y, 0 where x < y, and unspecified where they are equal."""
 
     @abstractmethod
     def minimum(self, x: Tensor, y: Tensor | float) -> Tensor:
@@ -165,14 +169,15 @@ class Ops(ABC):
     # -- batches ----------------------------------------------------------------------------------------------------
 
     def refuse_single(self, x: Tensor, message: str) -> None:
-        """Raise QatError with this message where the batch has a single sample; where a framework knows that only when the
-        pass runs, its own error.
+        """Raise QatError with this message where the batch has a single sample.
+
+        Where a framework knows the number only when the pass runs, it raises its own error.
         """
         if self.batch_size(x) == 1:
             raise QatError(message)
 
     def batch_size(self, x: Tensor) -> int:
-        """Samples, of the joint batch where there are several workers."""
+        """The number of samples, over all workers where there are several."""
         return int(x.shape[0])
 
     # -- reductions -------------------------------------------------------------------------------------------------
@@ -203,13 +208,11 @@ class Ops(ABC):
 
     @abstractmethod
     def max_over_channels(self, x: Tensor) -> Tensor:
-        """Largest element over the channels of each sample (and place): one channel is left. Used on stopped tensors only."""
+        """Largest element over the channels of each sample and place; one is left. Used on stopped tensors only."""
 
     @abstractmethod
     def sum_over_channels(self, x: Tensor) -> Tensor:
-        """Sum over the channels of each sample (and place), with its gradient: one channel is left. Exact for integers up to
-        2^24.
-        """
+        """Sum over the channels of each sample and place, with its gradient; one is left. Exact up to 2^24."""
 
     @abstractmethod
     def output_max(self, w: Tensor) -> Tensor:
@@ -241,8 +244,14 @@ class Ops(ABC):
     def batch_norm(self, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         """gamma (x - mean) / sqrt(variance + eps) + beta for each channel, with the mean and variance of the batch.
 
-        Returns it with mean and variance, (C,), which carry no gradient; the gradient of y flows through both. The
-        variance is divided by n.
+        Args:
+            x: an activation.
+            gamma: (C,).
+            beta: (C,).
+            eps: added to the variance, which is divided by n.
+
+        Returns:
+            The result, whose gradient flows through mean and variance too; and both, (C,), without gradient.
         """
         mean = self.channel_mean(x)
         centred = x - self.on_channel(mean, x)
@@ -261,26 +270,27 @@ class Ops(ABC):
         return self.where(nearest < fixed, nearest + 1.0, nearest) + (x - fixed)
 
     def power_of_two(self, exponent: Tensor) -> Tensor:
-        """2^exponent, exactly, for whole numbers -126 .. 127. No gradient.
+        """2^exponent, exactly, for integers -126 .. 127. No gradient.
 
-        From a table, since frameworks' own powers need not be exact.
+        It is read from a table, because the powers of frameworks need not be exact.
         """
         return self.take(self.from_numpy(POWERS_OF_TWO, "vector"), self.stop_gradient(exponent) + 126.0)
 
     def log_softmax(self, x: Tensor) -> Tensor:
-        """The logarithm of ``softmax``, x_c - log sum_k exp(x_k), finite however small a share is.
+        """The logarithm of ``softmax``, x_c - log sum_k exp(x_k), finite however small the probability is.
 
-        The share of the largest is 1 / sum_k exp(x_k - max x), so that its logarithm gives the sum's.
+        The largest probability is 1 / sum_k exp(x_k - max x), so its logarithm gives the logarithm of the sum.
         """
         fixed = self.stop_gradient(x)
         share = self.softmax(fixed)
         log_sum = self.max_over_channels(fixed) - self.log(self.max_over_channels(share))
-        return x - (log_sum + self.sum_over_channels(share * (x - fixed)))  # the last is 0, and has the sum's gradient
+        # The last term is 0 and carries the gradient of the sum.
+        return x - (log_sum + self.sum_over_channels(share * (x - fixed)))
 
     def power_of_two_above(self, x: Tensor) -> Tensor:
         """The smallest power of two that is not below x, exactly, for 2^-60 <= x <= 2^127. Used on stopped tensors only.
 
-        By doubling and comparing, which are exact everywhere, while frameworks' logarithms differ.
+        It is found by doubling and comparing, which are exact everywhere, while the logarithms of frameworks differ.
         """
         below = x * 0.0 + 2.0**-64
         for exponent in (64, 64, 32, 16, 8, 4, 2, 1):
@@ -297,11 +307,21 @@ class Ops(ABC):
         *,
         open_low: bool = False,
     ) -> Tensor:
-        """Integers y = clip(rint(x * multiplier), low, high); ``None`` for both bounds: no clip.
+        """Integers y = clip(rint(x * multiplier), low, high).
 
-        Straight through the rounding: with u = x * multiplier (unrounded) and mask = low <= u <= high (low < u when
-        ``open_low``: the zero point edge of a ReLU), dx = g * mask * multiplier and dmultiplier = g * mask * x, summed
-        over the axes it was broadcast on. No gradient flows into the bounds, which are integers.
+        The gradient passes straight through the rounding: with u = x * multiplier (unrounded) and mask = low <= u <=
+        high (low < u where ``open_low``), dx = g * mask * multiplier and dmultiplier = g * mask * x, summed over the
+        axes that it was broadcast on. The bounds are integers and get no gradient.
+
+        Args:
+            x: codes, accumulators or real numbers.
+            multiplier: scale of x over scale of y, broadcast against x.
+            low: the lowest result; None, with ``high`` None, for no clip.
+            high: the highest result.
+            open_low: the lower bound is the zero of a ReLU, where the gradient is 0.
+
+        Returns:
+            Integers in float32, shaped like x.
         """
         u = x * multiplier
         if low is None or high is None:
@@ -309,5 +329,5 @@ class Ops(ABC):
         clipped = self.minimum(self.maximum(self.rint(u), low), high)
         inside = (u > low if open_low else u >= low) & (u <= high)
         through = self.where(inside, u, self.stop_gradient(u))
-        # The difference is exactly 0, so that the sum is exactly the integer; it only carries the gradient.
+        # The difference is exactly 0 and only carries the gradient, so the sum is exactly the integer.
         return self.stop_gradient(clipped) + (through - self.stop_gradient(through))

@@ -1,4 +1,4 @@
-"""One parameter of a cell or of a quantizer: its shape, and how it begins."""
+"""The declaration of a parameter: its shape and its initial value."""
 
 from __future__ import annotations
 
@@ -17,21 +17,36 @@ Initializer = Callable[[np.random.Generator, Shape], Array]
 
 @dataclass(frozen=True)
 class Param:
-    """One parameter of a cell or of a quantizer, in its canonical layout."""
+    """A parameter of a cell or of a quantizer.
+
+    Args:
+        shape: in the canonical layout.
+        kind: what its axes mean.
+        initial: makes the initial value.
+        trainable: True, the default; False: state that the forward pass updates, as ranges and running statistics.
+    """
 
     shape: Shape
     kind: Kind
     initial: Initializer
-    trainable: bool = True  #: False: state, which the forward pass updates (ranges, running statistics)
+    trainable: bool = True
 
     def create(self, seed: int, name: str) -> Array:
-        """The initial value, float32. It depends on the seed and its own name alone, not on the other cells."""
+        """The initial value. It depends on seed and name alone, not on other cells.
+
+        Args:
+            seed: of the network.
+            name: the parameter's full name.
+
+        Returns:
+            float32.
+        """
         generator = np.random.default_rng((seed, zlib.crc32(name.encode())))
         return np.asarray(self.initial(generator, self.shape), np.float32)
 
 
 def constant(value: float) -> Initializer:
-    """Every element the same."""
+    """Every element has this value."""
     return partial(_constant, value)
 
 

@@ -1,4 +1,4 @@
-"""Frozen dataclasses to and from JSON, for graphs inside checkpoints."""
+"""Frozen dataclasses to JSON and back, for graphs in checkpoints."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ S = TypeVar("S", bound="Serializable")
 
 
 class Serializable:
-    """A frozen dataclass of plain fields (numbers, strings, None, tuples, other Serializables).
+    """Base of frozen dataclasses with plain fields: numbers, strings, None, tuples, other Serializables.
 
-    Subclasses are known by their class name, so that a graph in a file can name its cells and quantizers; a user's own
-    cell is known as soon as its module is imported.
+    Files name subclasses by their class name. A cell of one's own is known once its module is imported.
     """
 
     registry: ClassVar[dict[str, type[Serializable]]] = {}
@@ -31,11 +30,11 @@ class Serializable:
         Serializable.registry[cls.__name__] = cls
 
     def __post_init__(self) -> None:
-        """Fields are of their annotated types (``check_fields``); a subclass's own __post_init__ calls this first."""
+        """Check the types of the fields (``check_fields``); a subclass with a ``__post_init__`` calls this first."""
         check_fields(self)
 
     def changed_fields(self) -> dict[str, Any]:
-        """The fields whose values are not the default."""
+        """The fields whose values differ from their defaults."""
         changed = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
@@ -49,7 +48,7 @@ class Serializable:
 
 
 def check_steps(owner: Serializable, *names: str) -> None:
-    """Raise QatError unless the named fields, whole numbers, are numbers of steps."""
+    """Raise QatError unless the named fields are numbers of steps, 0 or more."""
     for name in names:
         value = getattr(owner, name)
         if value < 0:
@@ -57,7 +56,7 @@ def check_steps(owner: Serializable, *names: str) -> None:
 
 
 def check_share(owner: object, *names: str) -> None:
-    """Raise QatError unless the named fields, numbers, lie within 0 to 1."""
+    """Raise QatError unless the named fields lie within 0 to 1."""
     for name in names:
         value = getattr(owner, name)
         if not 0.0 <= value <= 1.0:
@@ -65,7 +64,18 @@ def check_share(owner: object, *names: str) -> None:
 
 
 def from_json(data: Any, base: type[S]) -> S:
-    """The inverse of ``to_json``. Raises QatError for an unknown class, an unknown field or a value out of place."""
+    """The inverse of ``to_json``.
+
+    Args:
+        data: a JSON value.
+        base: the class that it must be a subclass of.
+
+    Returns:
+        The instance.
+
+    Raises:
+        QatError: for an unknown class, an unknown field or a value of another type.
+    """
     name = data.get("type") if isinstance(data, dict) else None
     cls = Serializable.registry.get(name) if isinstance(name, str) else None
     if cls is None or not issubclass(cls, base) or not is_dataclass(cls):
@@ -75,7 +85,7 @@ def from_json(data: Any, base: type[S]) -> S:
         )
     try:
         return build(cls, {key: _decode(value) for key, value in data.items() if key != "type"})
-    except (TypeError, ValueError, OverflowError) as error:  # of a user's own class
+    except (TypeError, ValueError, OverflowError) as error:  # raised by a user's class
         raise QatError(f"{name} cannot be built from its stored fields ({error}): the graph is damaged") from None
 
 

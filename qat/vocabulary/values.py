@@ -1,4 +1,4 @@
-"""What flows along the edges of a graph while it is trained."""
+"""The values that flow along the edges of a graph in training."""
 
 from __future__ import annotations
 
@@ -14,20 +14,27 @@ class Value:
 
     The real number is ``data * scale``, then ``min(max(0, .), relu)`` where ``relu`` is set. With a scale, ``data`` are
     integers held in float32: centred codes (code - zero point) after a fake quantizer, accumulators after a
-    convolution. The scale multiplies once, at the next quantizer, not between cells (docs/numerics.md). Where a Concat joins
-    codes of other scales (``Dropout``), theirs are brought to its own and need not be whole.
+    convolution. The scale is multiplied in once, at the next quantizer, not between cells (docs/numerics.md). Where a
+    Concat joins codes of different scales, as after a Dropout, they are converted to one scale and need not be
+    integers.
 
-    The ReLU waits because the next quantizer's own clip performs it for nothing, and because a max pooling may go
-    first: both are monotone, and scales are positive.
+    The ReLU is delayed because the clip of the next quantizer performs it at no cost, and because a max pooling may
+    come first: both are monotone, and scales are positive.
+
+    Args:
+        data: float32.
+        scale: a scalar, or (C,); None: ``data`` are real numbers.
+        codes: ``data`` are centred codes with a scalar scale, which a linear cell can use as they are.
+        relu: the upper bound of the pending ReLU: infinity for ReLU, 6 for ReLU6; None for none.
     """
 
     data: Tensor
-    scale: Tensor | None = None  #: a scalar, or one for each channel; None: data are real numbers
-    codes: bool = False  #: data are centred codes of one scalar scale, which a linear cell can take as they are
-    relu: float | None = None  #: the upper bound of the pending ReLU: inf for ReLU, 6 for ReLU6; None: no ReLU
+    scale: Tensor | None = None
+    codes: bool = False
+    relu: float | None = None
 
     def real(self, ops: Ops) -> Tensor:
-        """The real numbers, with every pending step performed."""
+        """The real numbers, with scale and ReLU applied."""
         x = self.data if self.scale is None else self.data * ops.on_channel(self.scale, self.data)
         if self.relu is None:
             return x
@@ -35,12 +42,13 @@ class Value:
         return x if math.isinf(self.relu) else self.relu - ops.relu(self.relu - x)
 
     def in_steps_of(self, ops: Ops, scale: Tensor) -> Tensor:
-        """Codes as multiples of another scale."""
+        """The codes as multiples of another scale; they need not be integers."""
         own: Tensor = self.scale
         return self.data * ops.on_channel(own / scale, self.data)
 
     def largest(self, ops: Ops) -> Tensor:
         """The largest real number, a scalar without gradient."""
+        # Scales are positive: the largest of a channel times its scale is the largest real number there.
         x = ops.stop_gradient(self.data)
         y = ops.max(x) if self.scale is None else ops.max(ops.channel_max(x) * ops.stop_gradient(self.scale))
         return self._rectified(ops, y)
@@ -58,9 +66,9 @@ class Value:
         return x if math.isinf(self.relu) else ops.minimum(x, self.relu)
 
     def settled(self, ops: Ops) -> Value:
-        """Codes as they are; anything else as real numbers, for a cell that needs one scale for all channels."""
+        """Codes unchanged; anything else as real numbers, for a cell that needs one scale for all channels."""
         return self if self.codes else Value(self.real(ops))
 
     def with_data(self, data: Tensor) -> Value:
-        """The same scale and ReLU over other data (pooled or reshaped, say)."""
+        """The same scale and ReLU with other data, as pooled or reshaped ones."""
         return replace(self, data=data)
