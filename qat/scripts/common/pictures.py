@@ -82,11 +82,11 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
     else:
         target = trusted_target(args, args.model)
         shapes = target.input_shapes(args.model)
-        compute = partial(
-            target.predict,
-            args.model,
-            **arithmetic_options(target, args.arithmetic or default_arithmetic(target, args.model)),
-        )
+        running = arithmetic_options(target, args.arithmetic or default_arithmetic(target, args.model))
+
+        def compute(pixels: Arrays) -> Arrays:
+            return target.predict(args.model, pixels, **running)
+
     if len(shapes) != 1:
         raise QatError(f"{args.model}: has {len(shapes)} inputs, but there is one picture; run it from Python")
 
