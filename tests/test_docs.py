@@ -54,10 +54,10 @@ def dead_links(page: Path, text: str) -> list[str]:
     return dead
 
 
-def missing_paths(text: str) -> list[str]:
-    """Files and folders of this repository that a text names and that are not there."""
+def missing_paths(text: str, beside: Path = ROOT) -> list[str]:
+    """Files and folders that a text names and that are neither in this repository nor beside the page, in ``beside``."""
     named = re.findall(rf"(?<![\w./<-])(?:{'|'.join(FOLDERS)})/[\w./-]*[\w/]", text)
-    return [path for path in named if not (ROOT / path).exists()]
+    return [path for path in named if not ((ROOT / path).exists() or (beside / path).exists())]
 
 
 def unknown_names(text: str) -> list[str]:
@@ -123,7 +123,7 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_path_it_names_exists(page: Path) -> None:
-    assert missing_paths(page.read_text(encoding="utf-8")) == []
+    assert missing_paths(page.read_text(encoding="utf-8"), page.parent) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

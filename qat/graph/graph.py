@@ -52,12 +52,13 @@ class Node:
 class Graph:
     """A network without its parameters. Immutable; equal graphs have equal hashes.
 
-    Raises QatError where names, inputs, shapes or sizes are not in order.
-
     Attributes:
         nodes: in order of computation, each after its inputs.
         outputs: the names of the nodes that give the network's outputs.
         name: of the network; default "network".
+
+    Raises:
+        QatError: a name is not allowed or used twice, an input or output is missing, or shapes or sizes do not fit.
     """
 
     nodes: tuple[Node, ...]

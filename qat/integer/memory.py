@@ -53,6 +53,13 @@ def plan_memory(buffers: Sequence[Buffer], alignment: int = ALIGNMENT) -> Memory
     Greedy by size: the largest buffer first, each at the lowest place that is free throughout its life (Pisarchyk and Lee,
     "Efficient Memory Management for Deep Neural Net Inference", arXiv 2001.03288). The arena is never larger
     than all buffers one after another, and never smaller than what any one step needs.
+
+    Args:
+        buffers: what is needed when; names are unique.
+        alignment: bytes; every offset is a multiple of it.
+
+    Returns:
+        The offsets by name, and the size of the arena, in bytes.
     """
     placed: list[tuple[int, int, Buffer]] = []  # begin, end
     for buffer in sorted(buffers, key=lambda b: (-b.size, b.first, b.name)):
@@ -70,7 +77,14 @@ def plan_memory(buffers: Sequence[Buffer], alignment: int = ALIGNMENT) -> Memory
 
 
 def renamed_sources(graph: IntegerGraph) -> dict[str, str]:
-    """For each node that only renames codes, as a Flatten, the tensor whose codes they are, from the start of a chain."""
+    """For each node that only renames codes, such as a Flatten, the tensor that holds them.
+
+    Args:
+        graph: the integer graph.
+
+    Returns:
+        By the node's name, the name of the tensor at the start of its chain of such nodes.
+    """
     sources: dict[str, str] = {}
     for node in graph.nodes:
         if node.renames:
@@ -81,9 +95,14 @@ def renamed_sources(graph: IntegerGraph) -> dict[str, str]:
 
 def activation_buffers(graph: IntegerGraph, aliases: Mapping[str, str]) -> dict[str, Buffer]:
     """One byte for each code of every tensor, two where it has more than 8 bits, from the node that makes it to the last
-    that reads it; outputs to the end.
+    that reads it; outputs to the end. Step i is the i-th node of the graph.
 
-    aliases: names of tensors that lie where another does. Step i is the i-th node of the graph.
+    Args:
+        graph: the integer graph.
+        aliases: by the name of a tensor that lies where another does, that other one's name.
+
+    Returns:
+        By the tensor's name, its buffer; tensors among ``aliases`` have none.
     """
     first = {node.name: step for step, node in enumerate(graph.nodes)}
     size = {node.name: prod(node.output.shape) * np.dtype(node.output.grid.dtype).itemsize for node in graph.nodes}
@@ -103,5 +122,11 @@ def activation_memory(graph: IntegerGraph) -> MemoryPlan:
 
     A target has its own figure: a file of C (``arena_bytes`` of that target) needs scratch memory besides, and leaves out
     images that lie in the caller's memory.
+
+    Args:
+        graph: the integer graph.
+
+    Returns:
+        Offsets and size of the arena, in bytes.
     """
     return plan_memory(list(activation_buffers(graph, renamed_sources(graph)).values()))

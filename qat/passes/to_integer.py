@@ -18,7 +18,26 @@ def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> Integer
     """Derive every integer and multiplier once, in NumPy; each cell gives its own integer form.
 
     Where the sums of an addition would be ties, which runtimes round either way, the output's scale gives way by a few
-    hundredths of a per mille; its other users follow. Raises QatError where a cell has no quantizer or never saw data.
+    hundredths of a per mille; its other users follow.
+
+    Args:
+        network: a quantized network, or its graph.
+        params: its parameters and state by full name, float32 and finite.
+
+    Returns:
+        The integers of deployment: what every target exports and ``qat.evaluate`` computes.
+
+    Raises:
+        QatError: the network is a float one, a quantizer has never seen data, or a parameter is not finite or missing.
+
+    >>> import numpy as np
+    >>> import qat
+    >>> from qat.networks import LeNet5
+    >>> network = LeNet5()
+    >>> images = np.random.default_rng(0).integers(0, 256, (8, 1, 32, 32), np.uint8)
+    >>> quantized = qat.calibrate(network, network.graph().initial_params(), images)
+    >>> qat.to_integer(quantized.graph, quantized.params).outputs[0].shape
+    (10,)
     """
     graph = as_graph(network)
     if not any(isinstance(node.cell, LinearCell) or node.cell.wants_fake_quant for node in graph.nodes):

@@ -13,7 +13,7 @@ from qat.vocabulary.fields import check_fields
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. Raises QatError for a value that makes no sense.
+    """How to train.
 
     Where weights are pruned, only epochs at the final sparsity count for early_stopping, keep_best and the schedule
     "plateau".
@@ -34,6 +34,9 @@ class Recipe:
         keep_best: end with the parameters of the epoch with the lowest validation loss, not of the last; default False.
         augment_shift: each time an image is seen, it is moved at random by up to so many pixels; default 0.
         augment_flip: each time an image is seen, it is mirrored or not, at random; default False.
+
+    Raises:
+        QatError: a value has another type or makes no sense, as 0 epochs.
 
     >>> from qat.training.recipe import Recipe
     >>> Recipe(epochs=3, lr=0.01).batch_size
