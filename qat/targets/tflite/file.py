@@ -23,9 +23,32 @@ Op = schema.BuiltinOperator
 Type = schema.TensorType
 
 #: What the target writes. Others could ask for any memory or time.
-OPERATORS = {Op.ADD, Op.CAST, Op.CONCATENATION, Op.CONV_2D, Op.DEPTHWISE_CONV_2D, Op.DIV}
-OPERATORS |= {Op.FULLY_CONNECTED, Op.GATHER, Op.LOGISTIC, Op.MAXIMUM, Op.MAX_POOL_2D, Op.MINIMUM, Op.MUL, Op.PAD}
-OPERATORS |= {Op.PADV2, Op.REDUCE_MAX, Op.RELU, Op.RESHAPE, Op.SOFTMAX, Op.SUB, Op.SUM, Op.TANH, Op.TRANSPOSE}
+#: Each with its version that files name: the first that takes int8, where it computes codes.
+OPERATORS = {
+    Op.ADD: 2,
+    Op.CAST: 1,
+    Op.CONCATENATION: 2,
+    Op.CONV_2D: 3,
+    Op.DEPTHWISE_CONV_2D: 3,
+    Op.DIV: 1,
+    Op.FULLY_CONNECTED: 4,
+    Op.GATHER: 2,
+    Op.LOGISTIC: 1,
+    Op.MAXIMUM: 2,
+    Op.MAX_POOL_2D: 2,
+    Op.MINIMUM: 2,
+    Op.MUL: 1,
+    Op.PAD: 2,
+    Op.PADV2: 2,
+    Op.REDUCE_MAX: 1,
+    Op.RELU: 1,
+    Op.RESHAPE: 1,
+    Op.SOFTMAX: 1,
+    Op.SUB: 1,
+    Op.SUM: 1,
+    Op.TANH: 1,
+    Op.TRANSPOSE: 2,
+}
 #: Types of inputs and outputs, and whether they are codes, which have a scale.
 ENDS = {Type.UINT8: False, Type.INT8: True, Type.INT16: True, Type.FLOAT32: False}
 MOST_TABLES = 100_000  #: of one kind

@@ -11,6 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from qat.cells.base import Shape
 from qat.integer import Grid
 from qat.integer.widths import pack
+from qat.targets.tflite.file import OPERATORS
 from qat.vocabulary.ops import Array, Padding, Pair
 
 Op, Type, Options = schema.BuiltinOperator, schema.TensorType, schema.BuiltinOptions
@@ -23,21 +24,6 @@ TYPES: dict[np.dtype[Any], int] = {
 TYPES |= {np.dtype(np.uint8): Type.UINT8, np.dtype(np.int16): Type.INT16, np.dtype(np.int64): Type.INT64}
 PACKED = {4: Type.INT4, 2: Type.INT2}  #: bits of weights -> their type
 SIGNATURE = "serving_default"  #: how TensorFlow calls a model's only signature
-#: The version of an operator from which on it takes int8.
-VERSIONS = {
-    Op.CONV_2D: 3,
-    Op.DEPTHWISE_CONV_2D: 3,
-    Op.FULLY_CONNECTED: 4,
-    Op.MAX_POOL_2D: 2,
-    Op.ADD: 2,
-    Op.CONCATENATION: 2,
-    Op.PAD: 2,
-    Op.PADV2: 2,
-    Op.TRANSPOSE: 2,
-    Op.GATHER: 2,
-    Op.MINIMUM: 2,
-    Op.MAXIMUM: 2,
-}
 
 
 def stored_shape(shape: Shape) -> Shape:
@@ -179,7 +165,7 @@ class Writer:
             self.tensors[index].name = output
         entries = {self.tensors[index].name: index for index in self.inputs}
         codes = [
-            schema.OperatorCodeT(deprecatedBuiltinCode=min(op, 127), version=VERSIONS.get(op, 1), builtinCode=op)
+            schema.OperatorCodeT(deprecatedBuiltinCode=min(op, 127), version=OPERATORS[op], builtinCode=op)
             for op in self._codes
         ]
         subgraph = schema.SubGraphT(
