@@ -1,6 +1,28 @@
-"""Quantization-aware training whose integers are the integers of deployment."""
+"""Quantization-aware training whose integers are the integers of deployment.
 
-from qat import data, pruning
+>>> import numpy as np
+>>> import qat
+>>> class Net(qat.Network):
+...     def __init__(self):
+...         self.inputs = qat.Input((1, 8, 8), mean=0.5, std=0.25)
+...         self.flatten = qat.Flatten()
+...         self.fc = qat.DenseBnAct(64, 10)
+...     def construct(self, x):
+...         return self.fc(self.flatten(x))
+>>> images = np.random.default_rng(0).integers(0, 256, (100, 1, 8, 8), np.uint8)
+>>> graph = Net().graph()
+>>> checkpoint = qat.calibrate(graph, graph.initial_params(seed=0), images)
+>>> integers = qat.to_integer(checkpoint.graph, checkpoint.params)
+>>> qat.evaluate(integers, images).shape
+(100, 10)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from qat import data, pruning, quantizers
 from qat.analysis import metrics
 from qat.analysis.calibration import calibrate
 from qat.cells import (
@@ -20,8 +42,9 @@ from qat.cells import (
     MaxPool2d,
     Softmax,
 )
+from qat.data import Dataset, Split
 from qat.deploy import verify
-from qat.errors import QatError
+from qat.errors import NotFiniteError, QatError
 from qat.graph import Graph, Network, Node
 from qat.integer import IntegerGraph, evaluate, memory
 from qat.passes.convert_quant_network import convert_quant_network
@@ -49,6 +72,13 @@ from qat.quantizers import (
 )
 from qat.registry import backend, backend_names, target, target_names
 from qat.training.checkpoint import Checkpoint
+from qat.training.losses import Objective
+from qat.training.optimizer import Optimizer
+
+if TYPE_CHECKING:  # what _LATER has
+    from qat.training.distillation import Teaching, teach
+    from qat.training.loop import Recipe, evaluate_accuracy, train
+    from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
 
 __version__ = "0.1.0"
 __all__ = [
@@ -59,17 +89,21 @@ __all__ = [
     "BatchNorm",
     "BinaryActivationQuantizer",
     "BinaryWeightQuantizer",
+    "BopsBudget",
     "Cell",
     "Checkpoint",
     "Concat",
     "Conv2dBnAct",
+    "Dataset",
     "DenseBnAct",
+    "Distillation",
     "DoReFaActivationQuantizer",
     "DoReFaWeightQuantizer",
     "Dropout",
     "FakeQuant",
     "Flatten",
     "GTCActivationQuantizer",
+    "GTCLoss",
     "GTCWeightQuantizer",
     "GlobalAvgPool2d",
     "Graph",
@@ -82,6 +116,9 @@ __all__ = [
     "MaxPool2d",
     "Network",
     "Node",
+    "NotFiniteError",
+    "Objective",
+    "Optimizer",
     "PACTActivationQuantizer",
     "QKerasBinaryWeightQuantizer",
     "QKerasBitsActivationQuantizer",
@@ -89,7 +126,11 @@ __all__ = [
     "QKerasReLUActivationQuantizer",
     "QKerasTernaryWeightQuantizer",
     "QatError",
+    "Recipe",
+    "SizeBudget",
     "Softmax",
+    "Split",
+    "Teaching",
     "TernaryWeightQuantizer",
     "WeightQuantizer",
     "backend",
@@ -98,11 +139,33 @@ __all__ = [
     "convert_quant_network",
     "data",
     "evaluate",
+    "evaluate_accuracy",
     "memory",
     "metrics",
     "pruning",
+    "quantizers",
     "target",
     "target_names",
+    "teach",
     "to_integer",
+    "train",
     "verify",
 ]
+
+#: Where names are that are imported when they are used, since they bring the console's tables and progress bars with them.
+_LATER = {
+    "qat.training.distillation": ("Teaching", "teach"),
+    "qat.training.loop": ("Recipe", "evaluate_accuracy", "train"),
+    "qat.training.objectives": ("BopsBudget", "Distillation", "GTCLoss", "SizeBudget"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _LATER.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module 'qat' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

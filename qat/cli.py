@@ -63,7 +63,14 @@ MOST_FLAGS = 10_000  #: lines of all flag files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the console command. Returns the exit status."""
+    """Entry point of the console command.
+
+    Args:
+        arguments: What follows ``qat``; by default the process's own.
+
+    Returns:
+        The exit status: 0, 1 where codes differ or a training failed, 2 for a mistake of the user, 130 where interrupted.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = Parser(
         prog="qat",
@@ -96,6 +103,7 @@ class Parser(argparse.ArgumentParser):
     """Arguments whose mistakes are one line, with the name that was probably meant."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise QatError in place of argparse's exit, so that every mistake ends in one place."""
         raise QatError(f"{message}; '{self.prog} --help' says what it takes")
 
     def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
@@ -183,6 +191,16 @@ def run_script(
 
     Where standard output is closed or can take no more, the work is done all the same, and its exit status counts; only a
     reader that has gone, as head, may go without a word.
+
+    Args:
+        add_arguments: Adds the command's arguments to a parser.
+        run: Does its work; returns the exit status, None for 0.
+        description: Of the command, for its help.
+        arguments: By default the process's own.
+        prog: The command's name in its help and its errors; by default the process's own.
+
+    Returns:
+        The exit status.
     """
     parser = Parser(prog=prog, description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
     add_arguments(parser)

@@ -61,12 +61,12 @@ ADDED_TARGETS = Group("qat.targets", "file format", tuple(TARGETS))
 
 
 def missing_packages(entry: Entry) -> list[str]:
-    """Those that it imports and that are not installed; nothing is imported to find out."""
+    """The packages that a backend or target imports and that are not installed; nothing is imported to find out."""
     return [package for package in entry.packages if importlib.util.find_spec(package) is None]
 
 
 def installed(entry: Entry) -> bool:
-    """True where every package that it imports is installed."""
+    """True where every package that a backend or target imports is installed."""
     return not missing_packages(entry)
 
 
@@ -188,15 +188,18 @@ def _load(name: str, group: Group, own: dict[str, Entry], protocol: type) -> Any
 
 
 def _check_target(module: Target) -> None:
-    """Raise QatError where what a target of another package declares would be of harm to others."""
+    """Raise QatError where what a target of another package declares would be of harm to others: every command that exports
+    reads it.
+    """
     where = f"file format {module.NAME!r} of {ADDED_TARGETS.version(module.NAME)}"
     taken = [name for name, entry in TARGETS.items() if entry.suffix == module.SUFFIX]
-    if taken or not re.fullmatch(r"(\.[a-z0-9_-]+)+", str(module.SUFFIX)):
+    if taken or not (isinstance(module.SUFFIX, str) and re.fullmatch(r"(\.[a-z0-9_-]+)+", module.SUFFIX)):
         found = f"is that of {taken[0]}" if taken else "is no ending of a file"
         raise QatError(f"{where}: its SUFFIX {shortened(module.SUFFIX)} {found}; choose another, as '.net' or '.x.net'")
-    if not all(isinstance(option, Option) for option in module.OPTIONS):
-        raise QatError(f"{where}: its OPTIONS are {shortened(module.OPTIONS)}; give qat.deploy.interfaces.Option")
-    if not module.ARITHMETICS or not {*module.ARITHMETICS} <= {*ARITHMETICS}:
+    if not isinstance(module.OPTIONS, tuple) or not all(isinstance(option, Option) for option in module.OPTIONS):
         raise QatError(
-            f"{where}: its ARITHMETICS are {shortened(module.ARITHMETICS)}; give one or more of {', '.join(ARITHMETICS)}"
+            f"{where}: its OPTIONS are {shortened(module.OPTIONS)}; give a tuple of qat.deploy.interfaces.Option"
         )
+    own = module.ARITHMETICS
+    if not own or not isinstance(own, tuple) or not all(name in ARITHMETICS for name in own):
+        raise QatError(f"{where}: its ARITHMETICS are {shortened(own)}; give a tuple of {' or '.join(ARITHMETICS)}")

@@ -25,9 +25,8 @@ def check(module: object, protocol: type, what: str) -> None:
         parameters = inspect.signature(found).parameters
         if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
             continue
-        expected = [
-            p for p in inspect.signature(wanted).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD
-        ]
+        variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        expected = [p for p in inspect.signature(wanted).parameters.values() if p.kind not in variable]
         assert [p.name for p in expected[1:]] == list(parameters)[: len(expected) - 1], f"{what}.{name}"
 
 

@@ -11,10 +11,12 @@ import zipfile
 from importlib import import_module
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 import qat
+from qat.deploy.interfaces import Target, TrainingBackend
 from qat.errors import QatError
 from qat.registry import BACKENDS, TARGETS, target_of
 
@@ -56,6 +58,23 @@ def test_importing_the_core_imports_no_framework(module):
 def test_importing_qat_imports_no_backend_network_or_script():
     found = "[name for name in sys.modules if name.startswith(('qat.backends', 'qat.targets', 'qat.networks', 'qat.scripts'))]"
     assert run_python(f"import qat, sys; print({found})") == "[]"
+
+
+def test_every_name_of_qat_is_there_and_those_that_cost_time_come_when_they_are_used():
+    code = "import qat, sys; before = 'rich' in sys.modules; "
+    code += "missing = [name for name in qat.__all__ if getattr(qat, name, None) is None or name not in dir(qat)]; "
+    code += "print(before, missing, qat.train.__module__)"
+    assert run_python(code) == "False [] qat.training.loop"
+    with pytest.raises(AttributeError, match="module 'qat' has no attribute 'no_such_name'"):
+        qat.no_such_name  # noqa: B018
+
+
+def test_what_the_registry_returns_is_typed():
+    """So that an editor completes ``qat.backend("torch").``; that modules have what the protocols say, tests/test_interfaces.py
+    says.
+    """
+    assert get_type_hints(qat.backend)["return"] is TrainingBackend
+    assert get_type_hints(qat.target)["return"] is Target
 
 
 def test_every_module_of_the_core_can_be_imported_without_any_framework():
@@ -134,7 +153,13 @@ def test_the_wheel_holds_every_module(wheel):
 
 @pytest.mark.parametrize(
     "name",
-    ["qat/backends/torch/network.py", "qat/networks/lenet5.py", "qat/cells/linear.py", "qat/scripts/svhn_cnn.cfg"],
+    [
+        "qat/backends/torch/network.py",
+        "qat/networks/lenet5.py",
+        "qat/cells/linear.py",
+        "qat/scripts/svhn_cnn.cfg",
+        "qat/py.typed",
+    ],
 )
 def test_the_wheel_holds_the_file_as_it_is_in_the_tree(wheel, name):
     assert wheel.read(name) == (ROOT / name).read_bytes()

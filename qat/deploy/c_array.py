@@ -18,12 +18,20 @@ def c_identifier(file_name: str) -> str:
 
 
 def c_array(content: bytes, file_name: str, header_name: str) -> tuple[str, str]:
-    """(header, C++ source) that define ``<identifier>``, an aligned array, and ``<identifier>_len``, as ``xxd -i`` does.
-
-    file_name: of what the bytes are, which gives the identifier. header_name: as the source includes it. Raises QatError
-    where there are no bytes, and for names that C cannot include.
+    """C++ source that defines an aligned array ``<identifier>`` and its ``<identifier>_len``, as ``xxd -i`` does.
 
     The header is the same for all content, so that a source and a header of one name always belong together.
+
+    Args:
+        content: The bytes.
+        file_name: Of the file that has them, which gives the identifier.
+        header_name: As the source includes it.
+
+    Returns:
+        The header and the source.
+
+    Raises:
+        QatError: there are no bytes, or C cannot include a file of that name.
     """
     for name in (file_name, header_name):
         check_included(name)

@@ -1,4 +1,4 @@
-"""What is asked of a lowered network, the same for every backend."""
+"""Evaluation of a lowered network, the same on every backend: outputs, codes, the codes of every node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from qat.vocabulary.ops import Array, Ops, Tensor
 
 
 class LoweredNetwork(Protocol):
-    """What a backend's native model offers beside its framework's own methods."""
+    """A framework's own model of a network, as ``lower`` makes it: what it has beside the framework's methods.
+
+    Attributes:
+        graph: The graph that it was made of.
+    """
 
     graph: Graph
 
@@ -31,7 +35,11 @@ class LoweredNetwork(Protocol):
 
 
 def params_to_lower(graph: Graph, params: Mapping[str, Array] | None) -> Mapping[str, Array]:
-    """What ``lower`` was given, or fresh ones. Raises QatError unless they are all that the graph needs, and finite."""
+    """The parameters that a backend's ``lower`` uses: those that it was given, or fresh ones.
+
+    Raises:
+        QatError: some are missing, of another shape or type, or not finite.
+    """
     if params is None:
         return graph.initial_params()
     graph.check_params(params)
@@ -40,7 +48,11 @@ def params_to_lower(graph: Graph, params: Mapping[str, Array] | None) -> Mapping
 
 
 def params_to_write(graph: Graph, params: Mapping[str, Array]) -> Params:
-    """What ``write`` was given, as float32. Raises QatError unless they are some of the graph's, in the right shapes."""
+    """The parameters that a backend's ``write`` uses: those that it was given, as float32.
+
+    Raises:
+        QatError: one is none of the graph's, is no array of numbers, or is of another shape.
+    """
     arrays = {}
     for name, value in params.items():
         if name not in graph.params:
@@ -60,9 +72,18 @@ def params_to_write(graph: Graph, params: Mapping[str, Array]) -> Params:
 
 
 def predict(model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> Arrays:
-    """Real outputs (N, ...), float32, of raw pixels (N, C, H, W), in evaluation mode.
+    """Real outputs in evaluation mode: of a quantized network, those of its deployed integers.
 
-    A network with several inputs takes a tuple of arrays, one with several outputs returns a tuple.
+    Args:
+        model: What a backend's ``lower`` returned.
+        pixels: Raw pixels, uint8 (N, C, H, W); for a network with several inputs a tuple of arrays.
+        batch_size: Images at a time; the outputs do not depend on it.
+
+    Returns:
+        float32 (N, ...); of a network with several outputs a tuple of arrays.
+
+    Raises:
+        QatError: the pixels are not uint8, or of another shape.
     """
     found = in_batches(
         lambda x: dict(enumerate(model.infer(x))), pixels, model.graph.input_shapes, batch_size, model.graph.name
@@ -71,7 +92,7 @@ def predict(model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> 
 
 
 def predict_codes(model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> Arrays:
-    """As ``predict``, for the output codes of a quantized network, int32."""
+    """Output codes of a quantized network, int32 (N, ...); arguments and errors as of ``predict``."""
     outputs = model.integers().outputs
     found = trace(model, pixels, outputs, batch_size=batch_size)
     return as_arrays(tuple(found[output.name] for output in outputs))
@@ -80,7 +101,17 @@ def predict_codes(model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 25
 def trace(
     model: LoweredNetwork, pixels: Arrays, tensors: Collection[IntegerTensor], *, batch_size: int = 256
 ) -> dict[str, Array]:
-    """Codes of the given tensors by name, int32 (N, ...), as the evaluation pass computes them."""
+    """Codes inside a quantized network, as the evaluation pass computes them.
+
+    Args:
+        model: What a backend's ``lower`` returned.
+        pixels: Raw pixels, uint8 (N, C, H, W), or a tuple of arrays.
+        tensors: Some of those of ``model.integers()``: ``[node.output for node in model.integers().nodes]`` for all.
+        batch_size: Images at a time.
+
+    Returns:
+        int32 (N, ...) by the names of the tensors.
+    """
 
     def codes(x: tuple[Array, ...]) -> dict[str, Array]:
         values = model.infer_codes(x)
@@ -90,7 +121,9 @@ def trace(
 
 
 class Deployment:
-    """A quantized network's integers over one vocabulary, derived anew where the parameters have changed."""
+    """A quantized network's integers over one vocabulary; derived again only where the parameters have changed, since that
+    takes longer than to evaluate a batch.
+    """
 
     def __init__(self, graph: Graph, ops: Ops) -> None:
         self._graph, self._ops = graph, ops

@@ -139,7 +139,11 @@ class Option:
 
 
 class Target(Protocol):
-    """A file format. Its functions take ``arithmetic=`` too (docs/numerics.md) where it has several arithmetics.
+    """A file format.
+
+    Where options follow, each target has keywords of its own: those of ``OPTIONS`` in ``export``, and in all of them
+    ``arithmetic`` (docs/numerics.md) where it has several arithmetics. (That is what type checkers take ``*args`` for: no
+    target has more arguments without a name.)
 
     One of another package may have ``PACKAGES`` too, as a ``TrainingBackend``. It is imported wherever the names and options of
     all targets are shown, so that it should import what takes long in its functions.
@@ -151,24 +155,24 @@ class Target(Protocol):
     OPTIONS: tuple[Option, ...]  #: of ``export``
     RUNS_CODE: bool  #: ``predict`` and ``trace`` run code that the file holds: commands ask for --trust before
 
-    def export(self, graph: IntegerGraph, path: str | Path, **options: Any) -> None:
+    def export(self, graph: IntegerGraph, path: str | Path, *args: Any, **options: Any) -> None:
         """Write an integer graph. Raises QatError, naming the node, for what the runtime does not compute exactly."""
 
     def input_shapes(self, path: str | Path) -> list[Shape]:
         """Of the file's inputs, (C, H, W) or (F,)."""
 
-    def predict(self, path: str | Path, pixels: Arrays, **options: Any) -> Arrays:
+    def predict(self, path: str | Path, pixels: Arrays, *args: Any, **options: Any) -> Arrays:
         """Real outputs, float32, of raw uint8 pixels (N, C, H, W), computed by the runtime from the file as it is."""
 
     def trace(
-        self, path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor], **options: Any
+        self, path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor], *args: Any, **options: Any
     ) -> dict[str, Array]:
         """Codes of the named tensors, int32, as far as the file can give them."""
 
     def write_metadata(self, path: str | Path, metadata: Mapping[str, str]) -> None:
         """Set entries beside what is computed."""
 
-    def runtime(self, **options: Any) -> str:
+    def runtime(self, *args: Any, **options: Any) -> str:
         """What ``predict`` runs in, with its version and options."""
 
 
@@ -184,7 +188,7 @@ class HoldsFloats(Protocol):
 class CountsBytes(Protocol):
     """What a target has beside that knows how many bytes each node takes."""
 
-    def storage(self, graph: IntegerGraph, **options: Any) -> dict[str, int]:
+    def storage(self, graph: IntegerGraph, *args: Any, **options: Any) -> dict[str, int]:
         """Bytes of the constants of each node that has any, with the options of ``export``."""
 
 

@@ -1,4 +1,4 @@
-"""The certificate: do the exported file and the training backend compute the very integers of the reference?"""
+"""The certificate: do an exported file and a training backend compute the very integers of the NumPy reference?"""
 
 from __future__ import annotations
 
@@ -28,20 +28,42 @@ REFERENCE = "NumPy integers"
 
 @dataclass(frozen=True)
 class Comparison:
-    """One engine against the reference."""
+    """One engine against the reference.
 
-    engine: str  #: name, version and options
+    Attributes:
+        engine: Its name, version and options.
+        codes: How many output codes were compared.
+        differ: How many of them differ.
+        largest: The largest difference of two codes.
+        top1: Accuracy, 0 to 1; None where the network is no classifier with one output.
+        divergence: Where they differ first, node, image and element; None where they do not.
+        arithmetic: The engine's, "float" or "fixed", and that of the reference that it was compared with.
+    """
+
+    engine: str
     codes: int
     differ: int
-    largest: int  #: the largest difference of two codes
-    top1: float | None  #: accuracy, 0 to 1; None where the network is no classifier with one output
-    divergence: str | None  #: where they differ first, None where they do not
-    arithmetic: str = "float"  #: the engine's, and that of the reference that it was compared with
+    largest: int
+    top1: float | None
+    divergence: str | None
+    arithmetic: str = "float"
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What ``verify`` found."""
+    """What ``verify`` found.
+
+    Attributes:
+        file: The exported file, or "".
+        network: The name of the graph.
+        data: What the images are.
+        images: How many.
+        reference_top1: Accuracy of the reference, 0 to 1; None where the network is no classifier with one output.
+        comparisons: One for each engine.
+        matrix: Codes that differ, pair by pair: the reference, then the engines in order.
+        arithmetic: Of the reference, "float" or "fixed".
+        top1_by_arithmetic: Accuracy of the reference in each arithmetic, where the engines have several; else empty.
+    """
 
     file: str
     network: str
@@ -49,9 +71,9 @@ class Certificate:
     images: int
     reference_top1: float | None
     comparisons: tuple[Comparison, ...]
-    matrix: tuple[tuple[int, ...], ...]  #: codes that differ, pair by pair: the reference, then the engines in order
-    arithmetic: str = "float"  #: of the reference
-    top1_by_arithmetic: Mapping[str, float | None] = field(default_factory=dict)  #: NumPy's, where engines have several
+    matrix: tuple[tuple[int, ...], ...]
+    arithmetic: str = "float"
+    top1_by_arithmetic: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -82,8 +104,11 @@ class Certificate:
 class Engine:
     """What computes a network's codes: an exported file in its runtime, or a backend's evaluation pass.
 
-    name: of the engine, with version and options. codes: output codes, int32, of raw pixels. trace: the codes of given
-    tensors by name, as far as it can give them. arithmetic: what it computes in (docs/numerics.md).
+    Attributes:
+        name: Its name, with version and options.
+        codes: From raw pixels, uint8, to output codes, int32, one array an output.
+        trace: From raw pixels and tensors to the codes of these tensors by name, as far as it can give them.
+        arithmetic: What it computes in, "float" or "fixed" (docs/numerics.md).
     """
 
     name: str
@@ -93,8 +118,18 @@ class Engine:
 
 
 def file_engine(path: str | Path, target: Target, graph: IntegerGraph, arithmetic: str | None = None) -> Engine:
-    """An exported file, whose real outputs are taken back to the codes of ``graph``. Raises QatError for an arithmetic that
-    the target does not have.
+    """An exported file, run by its target.
+
+    Its real outputs are turned back into the codes of ``graph``.
+
+    Args:
+        path: The file.
+        target: Of its format.
+        graph: The integers that it was exported from.
+        arithmetic: "float" or "fixed"; by default the one that it was exported for.
+
+    Raises:
+        QatError: the target does not have that arithmetic; when it runs, also where the file was not exported from ``graph``.
     """
     arithmetic = arithmetic or default_arithmetic(target, path)
     options = arithmetic_options(target, arithmetic)
@@ -125,7 +160,13 @@ def file_engine(path: str | Path, target: Target, graph: IntegerGraph, arithmeti
 
 
 def backend_engine(backend: TrainingBackend, checkpoint: Checkpoint, device_target: str | None = None) -> Engine:
-    """The evaluation pass of a checkpoint's network on a backend."""
+    """The evaluation pass of a checkpoint's network on a backend.
+
+    Args:
+        backend: The backend.
+        checkpoint: Of a quantized network.
+        device_target: "CPU", "GPU" or "Ascend"; by default the best that there is.
+    """
     device_target = device_target or backend.devices()[0]
     model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
     return Engine(
@@ -144,12 +185,21 @@ def compare(
     file: str | Path = "",
     arithmetic: str = "float",
 ) -> Certificate:
-    """Compare every output code of each engine with NumPy integers, and each with every other.
+    """Compare every output code of each engine with NumPy's integers, and each engine with every other.
 
-    graph: the integers that all should compute. split: the images, and labels for the accuracy. data: what they are; file:
-    the exported file, for the certificate.
-    arithmetic: of the reference in the matrix and the accuracy. Each engine is compared with NumPy's integers in its own
-    arithmetic: a backend's evaluation pass computes in the float one whatever the file does.
+    Each engine is compared with NumPy's integers in its own arithmetic: a backend's evaluation pass computes in the float one
+    whatever the file does.
+
+    Args:
+        engines: One or more.
+        graph: The integers that all should compute.
+        split: The images, and labels for the accuracy.
+        data: What the images are, for the certificate.
+        file: The exported file, for the certificate.
+        arithmetic: Of the reference in the matrix and the accuracy, "float" or "fixed".
+
+    Raises:
+        QatError: there is no engine, or one does not compute this network.
     """
     if not engines:
         raise QatError("there is nothing to verify: give an exported file or a backend")
@@ -191,10 +241,26 @@ def verify(
     arithmetic: str | None = None,
     integers: IntegerGraph | None = None,
 ) -> Certificate:
-    """``compare`` for an exported file and one backend. arithmetic: by default the file's own. integers: those of the
-    checkpoint, where they are at hand.
+    """Compare the codes of an exported file and of one backend with those of NumPy's integers.
 
     The file is run, and with some targets, as C, so is the code in it (``RUNS_CODE``): give it files of your own only.
+
+    Args:
+        path: The exported file.
+        target: Of its format.
+        backend: Whose evaluation pass is compared too.
+        checkpoint: Of the quantized network that the file was exported from.
+        split: The images, and labels for the accuracy.
+        data: What the images are, for the certificate.
+        device_target: Of the backend: "CPU", "GPU" or "Ascend"; by default the best that there is.
+        arithmetic: "float" or "fixed"; by default the one that the file was exported for.
+        integers: Those of the checkpoint, where they are at hand.
+
+    Returns:
+        A certificate: ``passed`` says whether all codes are equal.
+
+    Raises:
+        QatError: the file was not exported from this checkpoint, or cannot be run.
     """
     arithmetic = arithmetic or default_arithmetic(target, path)
     graph = integers or to_integer(checkpoint.graph, checkpoint.params)
@@ -216,13 +282,29 @@ def export_verified(
     integers: IntegerGraph | None = None,
     beside: Callable[[bytes], Mapping[Path, bytes]] | None = None,
 ) -> Certificate:
-    """Export a quantized checkpoint, ``verify`` the file, and keep the certificate and the graph's digest in the file's
-    metadata. arithmetic: by default the target's own. options: for the target's export. integers: as for ``verify``; the
-    backend's evaluation pass derives its own all the same, which is what is compared. beside: further files that are made of
-    the file's content, of the same name but for its ending.
+    """Export a quantized checkpoint, ``verify`` the file, and keep the certificate and the graph's digest in its metadata.
 
     The file appears, or replaces the one that was there, when it is verified, as a whole and with its certificate and all
     that belongs to it.
+
+    Args:
+        path: The file to write.
+        target: Of its format.
+        backend: Whose evaluation pass is compared too.
+        checkpoint: Of a quantized network.
+        split: The images, and labels for the accuracy.
+        data: What the images are, for the certificate.
+        device_target: Of the backend: "CPU", "GPU" or "Ascend"; by default the best that there is.
+        arithmetic: "float" or "fixed"; by default the target's first.
+        options: Of the target's export (``Target.OPTIONS``), by name.
+        integers: Those of the checkpoint, where they are at hand. The backend's evaluation pass derives its own all the same.
+        beside: From the file's content to further files, of the same name but for its ending, that appear with it.
+
+    Returns:
+        The certificate. The file is written also where it has not passed.
+
+    Raises:
+        QatError: the target cannot hold the network, or the file cannot be written; then nothing has been written.
     """
     check_writable(path)
     path = Path(path)

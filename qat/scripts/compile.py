@@ -15,6 +15,7 @@ from qat.training.checkpoint import Checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
     parser.add_argument(
         "--input_path", required=True, metavar="CKPT", help="checkpoint of a float or quantized network"
     )
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """``export``, with --float where the network is a float one."""
     args.file_format = args.target
     target = qat.target(args.target)  # or its QatError, before the checkpoint is read
     args.ckpt_path, args.file_name = args.input_path, args.output_path

@@ -20,6 +20,7 @@ from qat.training.checkpoint import Checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
     common.add_checkpoint_argument(parser, "quantized network (with --float: float network)")
     parser.add_argument("--file_format", choices=target_names(), default="ONNX", help="what to write")
     parser.add_argument("--file_name", required=True, help="file to write; its ending may be left out")
@@ -84,6 +85,7 @@ def _chosen(args: argparse.Namespace, target: Target) -> dict[str, str]:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Write the file, verified unless that was declined; 1 where a code differs."""
     target = qat.target(args.file_format)
     options = _chosen(args, target)
     path = common.output_path(args.file_name, target.SUFFIX)

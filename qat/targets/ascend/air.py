@@ -30,7 +30,7 @@ from qat.vocabulary.ops import Array, Padding
 
 NAME = "AIR"  #: under which ``qat.target`` knows it
 SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
-ARITHMETICS = ("float",)
+ARITHMETICS: tuple[str, ...] = ("float",)
 RUNS_CODE = False
 BATCH = 128  #: images at a time
 VERSION = 1  #: of ModelDef

@@ -32,7 +32,7 @@ from qat.vocabulary.ops import Array
 OPSET, IR_VERSION = 17, 8  #: Ascend's offline compiler reads no newer ones
 NAME = "ASCEND_ONNX"  #: under which ``qat.target`` knows it
 SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
-ARITHMETICS = ("float",)
+ARITHMETICS: tuple[str, ...] = ("float",)
 RUNS_CODE = False
 BATCH = 128  #: images at a time
 OWN = ("AscendQuant", "AscendDequant")  #: operators that ONNX does not know

@@ -40,7 +40,7 @@ from qat.vocabulary.ops import Array
 
 NAME = "C"  #: under which ``qat.target`` knows it
 SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
-ARITHMETICS = ("fixed",)
+ARITHMETICS: tuple[str, ...] = ("fixed",)
 RUNS_CODE = True  #: to run a file is to compile it and to run whatever it says (qat.deploy.interfaces.Target)
 COMPILER_OPTIONS = ("-std=c99", "-O2")  #: of the host's compiler; no warnings, since newer compilers have others
 BATCH = 1000  #: samples in one run of the compiled program

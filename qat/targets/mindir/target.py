@@ -47,7 +47,7 @@ from qat.vocabulary.ops import EXACT_INTEGERS, Array, Padding
 
 NAME = "MINDIR"  #: under which ``qat.target`` knows it
 SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
-ARITHMETICS = ("float",)
+ARITHMETICS: tuple[str, ...] = ("float",)
 RUNS_CODE = False
 METADATA = "qat."  #: before our keys in user_info
 DIGEST = METADATA + "digest"  #: of graph and primitives: MindSpore may abort the process over a damaged file

@@ -49,7 +49,7 @@ from qat.vocabulary.ops import Array, Kind, Padding, Pair
 OPSET, IR_VERSION = 17, 8  #: old enough for every runtime of the last years; QDQ with an axis needs opset 13
 NAME = "ONNX"  #: under which ``qat.target`` knows it
 SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
-ARITHMETICS = ("float",)
+ARITHMETICS: tuple[str, ...] = ("float",)
 RUNS_CODE = False
 #: Bits of packed weights -> opset and IR version of their types, and the types: signed, unsigned.
 PACKED = {

@@ -48,7 +48,7 @@ from qat.vocabulary.ops import Array
 
 NAME = "TFLITE"  #: under which ``qat.target`` knows it
 SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
-ARITHMETICS = ("float", "fixed")
+ARITHMETICS: tuple[str, ...] = ("float", "fixed")
 RUNS_CODE = False
 BATCH = 100  #: images in one run of an interpreter
 _LITERT = Child("qat.targets.tflite.run")
