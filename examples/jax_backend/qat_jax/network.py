@@ -90,8 +90,8 @@ class Step(TrainingStep):
         if optimizer.name != "momentum":
             self._state["optimizer.step"] = jax.device_put(np.zeros((), np.float32), CPU)
         self._names: list[str] = []  #: of the terms, known after the first call
-        # Above level 0 a product and a sum become one operation, rounded once: codes could differ from those of deployment.
-        options = {"xla_backend_optimization_level": 0}
+        # No fused multiply-add, which rounds once: codes could differ from deployment's. Releases heed one option or the other.
+        options = {"xla_backend_optimization_level": 0, "xla_cpu_max_isa": "AVX"}
         self._compiled = jax.jit(self._compute, static_argnums=0, compiler_options=options)
 
     def _update(
