@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from qat.backends.messages import messages
 from qat.backends.mindspore.setup import mind_ir_pb2 as proto
 from qat.cells.base import Shape
 from qat.errors import QatError, shortened
@@ -17,6 +16,7 @@ from qat.files import write_atomically
 from qat.names import check_stored
 from qat.reading import read_file, reading
 from qat.targets.common import METADATA
+from qat.targets.messages import messages
 from qat.vocabulary.ops import Array
 
 DIGEST = METADATA + "digest"  #: of graph and primitives: MindSpore may abort the process over a damaged file
