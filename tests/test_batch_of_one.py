@@ -9,8 +9,8 @@ import pytest
 from frameworks import HERE
 
 import qat
+from qat.analysis.merge_batch_norm import merge_batch_norm
 from qat.data import load
-from qat.passes.merge_batch_norm import merge_batch_norm
 from qat.training.forward import Forward
 from qat.training.loop import train
 from qat.training.optimizer import Optimizer

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import qat
+from qat.analysis.merge_batch_norm import merge_batch_norm
 from qat.cells.batch_norm import BatchNorm
 from qat.cells.linear import LinearCell
 from qat.networks import SvhnCnn
-from qat.passes.merge_batch_norm import merge_batch_norm
 from qat.training.forward import Forward
 from qat.training.optimizer import Optimizer
 from qat.vocabulary.numpy_ops import NUMPY_OPS

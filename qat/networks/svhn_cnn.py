@@ -28,7 +28,7 @@ class ConvBlock(qat.Network):
 class SvhnCnn(qat.Network):
     """Batch normalisation of the input; blocks of convolution, pooling, batch normalisation, ReLU; dense layers with both.
 
-    The defaults are the document's. ``qat.passes.merge_batch_norm`` brings it into the form that is quantized.
+    The defaults are the document's. ``qat.analysis.merge_batch_norm`` brings it into the form that is quantized.
 
     Args:
         num_class: number of outputs (logits).

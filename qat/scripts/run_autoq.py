@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 
 import qat
+from qat.analysis.merge_batch_norm import merge_batch_norm
 from qat.cells.batch_norm import BatchNorm
 from qat.cells.linear import LinearCell
 from qat.cli import run_script
@@ -25,7 +26,6 @@ from qat.console import print_table
 from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 from qat.graph import Graph
-from qat.passes.merge_batch_norm import merge_batch_norm
 from qat.passes.share_grids import grid_groups
 from qat.scripts.common.files import load_checkpoint
 from qat.scripts.common.flags import add_checkpoint_argument

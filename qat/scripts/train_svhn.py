@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import qat
+from qat.analysis.merge_batch_norm import merge_batch_norm
 from qat.cells.pruner import MagnitudePruner
 from qat.cli import run_script
 from qat.console import print_table
@@ -22,7 +23,6 @@ from qat.data import cross_validation
 from qat.errors import QatError, one_line
 from qat.graph import Graph
 from qat.networks import SvhnCnn
-from qat.passes.merge_batch_norm import merge_batch_norm
 from qat.passes.quant_config import read_quant_config
 from qat.scripts.common.flags import add_backend_arguments, add_data_argument, boolean
 from qat.study import Study, Task, run_study

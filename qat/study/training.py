@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 import qat
+from qat.analysis.merge_batch_norm import merge_batch_norm
 from qat.cells.base import Shape
 from qat.data import Dataset, cross_validation, load
 from qat.data.dataset import accuracy
 from qat.errors import QatError
 from qat.files import write_atomically
 from qat.graph import Graph
-from qat.passes.merge_batch_norm import merge_batch_norm
 from qat.pruning import MagnitudePruner, prune_weights
 from qat.reading import LARGEST_JSON, check_zip, open_regular, read_text, reading, without_warnings
 from qat.study.store import Task
