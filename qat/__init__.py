@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from qat import data, pruning, quantizers
@@ -170,4 +171,10 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """What a user works with: ``__all__``, and the packages and modules below that are imported so far."""
+    below = {
+        name
+        for name, value in globals().items()
+        if isinstance(value, ModuleType) and value.__name__ == f"{__name__}.{name}"
+    }
+    return sorted({*__all__, *below, *(name for name in globals() if name.startswith("__"))})

@@ -48,6 +48,8 @@ BACKENDS = {
     "keras": Entry("backends.keras.network", ("keras", "tensorflow"), "keras"),
     "mindspore": Entry("backends.mindspore.network", ("mindspore",), "mindspore", ".ckpt"),
 }  #: our own; ``backend_names`` has those of other packages too
+# What a target of our own states about its files stands here and not in its module, which reads it from here: exports'
+# help, doctor and the search for a file's target need it of every format, and must not import onnx or LiteRT for that.
 TARGETS = {
     "ONNX": Entry("targets.onnx.target", ("onnx", "onnxruntime"), "onnx", ".onnx", (_WEIGHTS, _PACKING)),
     "TFLITE": Entry("targets.tflite.target", ("ai_edge_litert", "flatbuffers"), "tflite", ".tflite", (_PACKING,)),

@@ -270,7 +270,7 @@ def test_help_lists_the_commands_and_imports_nothing_slow() -> None:
         (["train-svhn", "--flagfile"], "--flagfile '': there is no such file"),
         (["train-svhn", "--flagfile", "none.cfg"], "--flagfile 'none.cfg': there is no such file"),
         (["train"], "--data_path"),
-        (["train", "--data_path", "digits", "--backend", "jax"], "invalid choice: 'jax'"),
+        (["train", "--data_path", "digits", "--backend", "abacus"], "invalid choice: 'abacus'"),
         (["train", "--data_path", "digits", "--network", "alexnet"], "network 'alexnet' is unknown"),
         (["train", "--data_path", "digits", "--network", "nowhere:Net"], "cannot be imported"),
         (["train", "--data_path", "nowhere"], "nowhere: there is nothing here"),

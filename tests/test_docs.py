@@ -183,16 +183,16 @@ def test_every_command_has_its_place_in_the_docs() -> None:
     assert {module for module, _ in COMMANDS.values()} - named == set()
 
 
-def test_the_table_of_rooms_shows_the_floors_that_import_linter_checks() -> None:
-    (layers,) = re.findall(
+def test_the_table_of_packages_shows_the_layers_that_import_linter_checks() -> None:
+    (lines,) = re.findall(
         r"^layers = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.DOTALL | re.M
     )
-    checked = [set(re.findall(r"(?<!\()\b\w+", line)) for line in re.findall(r'"(.*)"', layers)]
+    checked = [set(re.findall(r"(?<!\()\b\w+", line)) for line in re.findall(r'"(.*)"', lines)]
     shown: list[set[str]] = []
     text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
-    for floor, room in re.findall(r"^\| (\d*) ?\| `qat/(\w+)(?:/|\.py)` \|", text, re.MULTILINE):
-        shown += [set()] if floor else []
-        shown[-1].add(room)
+    for layer, package in re.findall(r"^\| (\d*) ?\| `qat/(\w+)(?:/|\.py)` \|", text, re.MULTILINE):
+        shown += [set()] if layer else []
+        shown[-1].add(package)
     assert shown == checked
     assert set.union(*shown) == {path.stem for path in (ROOT / "qat").iterdir()} - {"__init__", "__pycache__", "py"}
 
@@ -219,12 +219,12 @@ def test_what_does_not_exist_is_found() -> None:
     page = ROOT / "docs" / "made_up.md"
     text = (
         "# A b, c\n[a](numerics.md#softmax) [b](numerics.md#hardmax) [c](nowhere.md) [d](#a-b-c) [e](#a-b) `[f](no.md)`\n"
-        "`qat/cells/base.py`, qat/rooms/attic.py, scripts/train.py and `tests/`\n"
+        "`qat/cells/base.py`, qat/nowhere/attic.py, scripts/train.py and `tests/`\n"
         "qat.Network, `qat.deploy.verify.compare(x)`, qat.Netwrok, qat.deploy.verify.compair\n\n"
         "    qat train --data_path X --epoch 3     # --none\n"
         "    python scripts/train.py --lr=1 \\\n        --rate 2\n    qat trian\n"
     )
     assert dead_links(page, text) == ["numerics.md#hardmax", "nowhere.md", "#a-b"]
-    assert missing_paths(text) == ["qat/rooms/attic.py"]
+    assert missing_paths(text) == ["qat/nowhere/attic.py"]
     assert unknown_names(text) == ["qat.Netwrok", "qat.deploy.verify.compair"]
     assert unknown_flags(text) == ["train --epoch", "train --rate", "no command trian"]

@@ -147,7 +147,7 @@ def test_what_is_no_integer_graph(name: str, tmp_path: Path) -> None:
     ("act", "message"),
     [
         (lambda: qat.backend("Torhc"), "^backend 'Torhc' is unknown: choose one of torch, keras, mindspore"),
-        (lambda: qat.backend("jax"), "^backend 'jax' is unknown: choose one of torch, keras, mindspore$"),
+        (lambda: qat.backend("abacus"), "^backend 'abacus' is unknown: choose one of torch, keras, mindspore"),
         (lambda: qat.backend([]), r"^backend \[\] is unknown: choose one of torch"),
         (lambda: qat.target("onxn"), "^file format 'onxn' is unknown: choose one of ONNX, TFLITE, "),
         (lambda: qat.target(None), "^file format None is unknown: choose one of ONNX"),

@@ -1,4 +1,4 @@
-"""What is installed, what is imported by what, and how backends are found."""
+"""What is built and installed, what is imported by what, and how backends are found."""
 
 import ast
 import email
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib import import_module
 from importlib.metadata import packages_distributions
@@ -69,6 +70,14 @@ def test_every_name_of_qat_is_there_and_those_that_cost_time_come_when_they_are_
         qat.no_such_name  # noqa: B018
 
 
+def test_dir_of_qat_shows_what_a_user_works_with_and_nothing_else():
+    code = "import qat, qat.networks, types; "
+    code += "print([name for name in dir(qat) if name not in qat.__all__ and not name.startswith('__') and not "
+    code += "(isinstance(getattr(qat, name), types.ModuleType) and getattr(qat, name).__name__.startswith('qat.'))], "
+    code += "'networks' in dir(qat), '__version__' in dir(qat), '_LATER' in dir(qat))"
+    assert run_python(code) == "[] True True False"
+
+
 def test_what_the_registry_returns_is_typed():
     """So that an editor completes ``qat.backend("torch").``; that modules have what the protocols say, tests/test_interfaces.py
     says.
@@ -118,25 +127,32 @@ def copy_tree(destination):
     return destination
 
 
+def build_wheel(tree, folder):
+    """The path of the wheel that pip builds of a tree."""
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
+    run(sys.executable, "-m", "pip", "wheel", *options, "-w", folder, ".", cwd=tree, path="")
+    (path,) = folder.glob("*.whl")
+    return path
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """The built wheel, opened."""
     folder = tmp_path_factory.mktemp("wheel")
-    tree = copy_tree(folder / "tree")
-    build = [
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-        "--disable-pip-version-check",
-        "-w",
-        folder,
-    ]
-    run(sys.executable, "-m", *build, ".", cwd=tree, path="")
-    (path,) = folder.glob("*.whl")
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(build_wheel(copy_tree(folder / "tree"), folder)) as archive:
         yield archive
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory):
+    """The folder into which the built source distribution was unpacked."""
+    folder = tmp_path_factory.mktemp("sdist")
+    build = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
+    run(sys.executable, "-c", build, cwd=copy_tree(folder / "tree"), path="")
+    (path,) = folder.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / path.name.removesuffix(".tar.gz")
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +207,20 @@ def test_the_wheel_has_the_version_of_the_package_and_the_command(wheel, metadat
     (entry,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
     assert re.search(r"^qat ?= ?qat\.cli:main$", wheel.read(entry).decode(), re.MULTILINE)
     assert callable(import_module("qat.cli").main)
+
+
+def test_the_wheel_of_the_sdist_is_that_of_the_tree(wheel, sdist, tmp_path):
+    """A file that only the tree has would be missing for whoever installs from the source distribution."""
+    with zipfile.ZipFile(build_wheel(sdist, tmp_path)) as archive:
+        assert sorted(archive.namelist()) == sorted(wheel.namelist())
+        different = [name for name in wheel.namelist() if archive.read(name) != wheel.read(name)]
+    assert [name for name in different if not name.endswith("/RECORD")] == []
+
+
+def test_the_sdist_has_no_part_of_the_tests(sdist):
+    """setuptools takes tests/test_*.py alone, without what they import and read."""
+    assert (sdist / "LICENSE").is_file()
+    assert not (sdist / "tests").exists()
 
 
 # -- requirements -------------------------------------------------------------------------------------------------------
@@ -292,8 +322,8 @@ def test_the_extra_all_holds_every_other_one_that_a_backend_uses(metadata):
 
 
 def test_every_folder_of_a_backend_or_target_is_in_the_registry():
-    for room, entries in (("backends", BACKENDS), ("targets", TARGETS)):
-        folders = {path.parent.name for path in (ROOT / "qat" / room).glob("*/__init__.py")}
+    for package, entries in (("backends", BACKENDS), ("targets", TARGETS)):
+        folders = {path.parent.name for path in (ROOT / "qat" / package).glob("*/__init__.py")}
         assert folders == {entry.module.split(".")[1] for entry in entries.values()}
 
 
@@ -301,6 +331,16 @@ def test_every_extra_of_a_backend_or_target_is_tried_alone():
     (extras,) = re.findall(r"^EXTRAS \?= (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     entries = [*BACKENDS.values(), *TARGETS.values()]
     assert {entry.extra for entry in entries if entry.extra} <= set(extras.split())
+
+
+def test_every_example_that_is_a_package_is_tried_in_an_environment_of_its_own():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (extras,) = re.findall(r"^EXTRAS \?= (.*)$", makefile, re.MULTILINE)
+    recipes = dict(re.findall(r"^extra-(\w+):\n((?:\t.*\n)+)", makefile, re.MULTILINE))
+    examples = [path.parent.name for path in ROOT.glob("examples/*/pyproject.toml")]
+    assert "jax_backend" in examples
+    for name in examples:
+        assert [x for x in extras.split() if f"./examples/{name}" in recipes.get(x, "")], f"no extra installs {name}"
 
 
 def test_the_core_may_import_no_package_of_a_backend_or_target():
@@ -379,7 +419,7 @@ def test_a_module_of_our_own_that_is_missing_is_no_matter_of_pip(monkeypatch):
 
 # -- the import contract ---------------------------------------------------------------------------------------------------
 
-FLOORS = "A room imports from its own floor or from those below it"
+LAYERS = "A package imports from its own layer or from those below it"
 
 
 def lint_imports(tree):
@@ -413,7 +453,7 @@ def test_the_import_contract_is_broken_by_a_framework_in_the_core(tmp_path, line
 
 @pytest.mark.parametrize("module", [f"qat.{folder}" for folder in NOT_CORE])
 def test_the_import_contract_is_broken_by_a_backend_network_or_script_in_the_core(tmp_path, module):
-    assert FLOORS in broken_by(copy_tree(tmp_path / "tree"), "graph/graph.py", f"import {module}")
+    assert LAYERS in broken_by(copy_tree(tmp_path / "tree"), "graph/graph.py", f"import {module}")
 
 
 @pytest.mark.parametrize(
@@ -424,11 +464,11 @@ def test_the_import_contract_is_broken_by_a_backend_network_or_script_in_the_cor
         ("study/store.py", "import qat.networks"),
     ],
 )
-def test_the_import_contract_is_broken_by_a_room_that_looks_up(tmp_path, module, line):
-    assert broken_by(copy_tree(tmp_path / "tree"), module, line) == [FLOORS]
+def test_the_import_contract_is_broken_by_a_package_that_imports_from_a_layer_above(tmp_path, module, line):
+    assert broken_by(copy_tree(tmp_path / "tree"), module, line) == [LAYERS]
 
 
-def test_the_import_contract_is_broken_by_a_room_without_a_floor(tmp_path):
+def test_the_import_contract_is_broken_by_a_module_without_a_layer(tmp_path):
     tree = copy_tree(tmp_path / "tree")
     (tree / "qat" / "attic.py").write_text("", encoding="utf-8")
     done = lint_imports(tree)
