@@ -74,7 +74,7 @@ extra-sdist: ALONE = $(abspath $(VENV))-sdist
 extra-sdist:
 	$(PYTHON) -m venv $(ALONE)
 	$(ALONE)/bin/pip install --quiet "setuptools>=78.1.1" --constraint constraints.txt
-	$(ALONE)/bin/python -c "from setuptools import build_meta; build_meta.build_sdist('$(ALONE)/dist')"
+	$(ALONE)/bin/python setup.py --quiet sdist --dist-dir $(ALONE)/dist
 	$(ALONE)/bin/pip install --quiet "$$(ls $(ALONE)/dist/*.tar.gz)[torch,onnx,study]" --constraint constraints.txt
 	cd $(ALONE)/dist && OMP_NUM_THREADS=1 $(ALONE)/bin/qat demo
 	rm -rf $(ALONE)

@@ -162,6 +162,13 @@ def test_every_file_format_has_its_place_in_the_docs() -> None:
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])} == set(TARGETS)
 
 
+def test_the_docs_list_every_format_of_compile() -> None:
+    (line,) = re.findall(
+        r"^ +qat compile .*$", (ROOT / "docs" / "commands.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert {name.lower() for name in TARGETS} - set(re.findall(r"\w+", line)) == set()
+
+
 def test_every_download_has_its_place_in_the_docs() -> None:
     text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     assert [name for name in SOURCES if not re.search(rf"`{name}`|qat data {name} ", text)] == []

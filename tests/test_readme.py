@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from qat.cli import main
+from qat.cli import COMMANDS, Parser, main
 
 ROOT = Path(__file__).parent.parent
 MOST_LINES = 120  #: of the README: what does not fit is a subject of docs/
@@ -54,6 +55,20 @@ def test_the_example_of_the_library_runs_and_its_codes_are_equal(
     np.testing.assert_array_equal(names["codes"], names["same"])
     assert (tmp_path / "lenet.onnx").is_file()
     assert names["certificate"].passed
+
+
+def test_every_command_of_the_readme_can_be_run_as_it_stands() -> None:
+    """Also one that takes too long for a test: its own parser accepts it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = [
+        shlex.split(line, comments=True) for line in re.findall(r"(?:^|`)qat ([a-z][^`\n]*)", text, re.MULTILINE)
+    ]
+    assert len(commands) > 8
+    for name, *arguments in commands:
+        if arguments:  # a name alone speaks of the command
+            parser = Parser()
+            import_module(f"qat.scripts.{COMMANDS[name][0]}").add_arguments(parser)
+            parser.parse_args(arguments)
 
 
 def test_the_commands_of_the_readme_run(

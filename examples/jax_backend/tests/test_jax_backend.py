@@ -1,14 +1,16 @@
-"""What the README of this package says: how long it is, and that LeNet-5's integers of JAX are those of NumPy."""
+"""What the README of this package says: how long it is, its commands, and that LeNet-5's integers of JAX are those of NumPy."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import qat
+from qat.cli import main
 from qat.data import load
 from qat.networks import LeNet5
 from qat.training.checkpoint import Checkpoint
@@ -21,11 +23,34 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (16, 1, 32, 32), np.uint8)
 LABELS = np.random.default_rng(1).integers(0, 10, 16)
 
 
+README = (HERE / "README.md").read_text(encoding="utf-8")
+
+
 def test_jax_s_readme_states_how_many_lines_it_has() -> None:
-    lines = sum(path.read_text(encoding="utf-8").count("\n") for path in (HERE / "qat_jax").glob("*.py"))
-    stated = re.search(r"(\d+) lines of Python", (HERE / "README.md").read_text(encoding="utf-8"))
+    def lines(pattern: str) -> int:
+        return sum(path.read_text(encoding="utf-8").count("\n") for path in HERE.glob(pattern))
+
+    stated = re.search(
+        r"(\d+) lines of Python.* (\d+) lines of `pyproject.toml`, and (\d+) of `tests/conformance_jax.py`",
+        README,
+        re.DOTALL,
+    )
     assert stated is not None
-    assert lines == int(stated[1]) <= 320
+    assert [lines(x) for x in ("qat_jax/*.py", "pyproject.toml", "tests/conformance_jax.py")] == [
+        *map(int, stated.groups())
+    ]
+    assert int(stated[1]) <= 320
+
+
+def test_jax_s_commands_run_as_its_readme_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = [shlex.split(line) for line in re.findall(r"^    jax-env/bin/qat (.*)$", README, re.MULTILINE)]
+    assert [name for name, *_ in commands] == ["train", "train-quant", "verify"]
+    for arguments in commands:
+        assert main(arguments) == 0, arguments
+    assert re.search(r"^3,600 codes compared in JAX .*, 0 differ$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_jax_trains_lenet5_whose_codes_are_numpy_s() -> None:
