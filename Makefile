@@ -1,8 +1,8 @@
 # make demo   the whole path on real digits (DATA=<MNIST folder> for MNIST)
 # make test   every check: style, types, layering, tests
 # make test-all  make test, then the long sweeps: tests marked "sweep", 11,000 damaged files among them
-# make extras each pip extra, the backend of examples/jax_backend, and the demo of the source distribution, alone in an
-#             environment of its own (EXTRAS="torch keras")
+# make extras each pip extra, and the backend of examples/jax_backend, alone in an environment of its own (EXTRAS="torch keras");
+#             torch's is installed from the source distribution, and runs the demo outside the checkout
 #
 # They set up what they need first, in VENV: make demo PyTorch and ONNX, make test every framework. CPU=1 takes PyTorch's
 # CPU build from PyTorch's own index, which spares Linux users gigabytes of CUDA; leave it out where torch is installed
@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.demo-ready
 
-EXTRAS ?= torch keras mindspore onnx tflite jax sdist
+EXTRAS ?= torch keras mindspore onnx tflite jax
 
 .PHONY: setup demo test test-all check extras clean
 
@@ -58,6 +58,18 @@ extra-%:
 	cd tests && OMP_NUM_THREADS=1 $(ALONE)/bin/python alone.py $*
 	rm -rf $(ALONE)
 
+# From what a package index would hand out. The demo needs the second installation, and runs where no checkout is.
+extra-torch: ALONE = $(abspath $(VENV))-torch
+extra-torch:
+	$(PYTHON) -m venv $(ALONE)
+	$(ALONE)/bin/pip install --quiet setuptools --constraint constraints.txt
+	$(ALONE)/bin/python setup.py --quiet sdist --dist-dir $(ALONE)/dist
+	$(ALONE)/bin/pip install --quiet "$$(ls $(ALONE)/dist/*.tar.gz)[torch]" --constraint constraints.txt
+	cd tests && OMP_NUM_THREADS=1 $(ALONE)/bin/python alone.py torch
+	$(ALONE)/bin/pip install --quiet "$$(ls $(ALONE)/dist/*.tar.gz)[onnx,study]" --constraint constraints.txt
+	cd $(ALONE)/dist && OMP_NUM_THREADS=1 $(ALONE)/bin/qat demo
+	rm -rf $(ALONE)
+
 # A backend that lives in a package of its own: alone first, then the tests of backends, some of which compare with PyTorch.
 extra-jax: ALONE = $(abspath $(VENV))-jax
 extra-jax:
@@ -67,16 +79,6 @@ extra-jax:
 	$(ALONE)/bin/pip install --quiet ".[torch,study]" pytest pytest-xdist hypothesis --constraint constraints.txt
 	cd tests && OMP_NUM_THREADS=1 PYTHONPATH=../examples/jax_backend/tests $(ALONE)/bin/python -m pytest -n 2 -k jax \
 		test_ops_conformance.py test_backends_agree.py test_interfaces.py test_optimizers.py ../examples/jax_backend/tests
-	rm -rf $(ALONE)
-
-# What a package index would hand out: built, installed, and run outside the checkout.
-extra-sdist: ALONE = $(abspath $(VENV))-sdist
-extra-sdist:
-	$(PYTHON) -m venv $(ALONE)
-	$(ALONE)/bin/pip install --quiet "setuptools>=78.1.1" --constraint constraints.txt
-	$(ALONE)/bin/python setup.py --quiet sdist --dist-dir $(ALONE)/dist
-	$(ALONE)/bin/pip install --quiet "$$(ls $(ALONE)/dist/*.tar.gz)[torch,onnx,study]" --constraint constraints.txt
-	cd $(ALONE)/dist && OMP_NUM_THREADS=1 $(ALONE)/bin/qat demo
 	rm -rf $(ALONE)
 
 clean:
