@@ -20,7 +20,7 @@ from ai_edge_litert import schema_py_generated as schema
 from onnx import helper
 
 import qat  # noqa: F401 (its cells are known once it is imported)
-from qat.deploy import wire
+from qat import wire
 from qat.vocabulary.serial import Serializable
 
 Change = Callable[[np.random.Generator, bytes], bytes]

@@ -539,7 +539,7 @@ KINDS = {
         read_params("torch"),
         0,
         300,
-        "qat/backends/torch/network.py",
+        "qat/backends/torch/files.py",
         in_zip,
     ),
     "mindspore ckpt": Kind(
@@ -548,7 +548,7 @@ KINDS = {
         read_params("mindspore"),
         0,
         150,
-        "qat/backends/mindspore/network.py",
+        "qat/backends/mindspore/files.py",
         in_wire,
     ),
     "onnx": Kind(

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qat
+from qat import wire
 from qat.backends.torch.ops import TorchOps
 from qat.cli import main
-from qat.deploy import wire
 from qat.deploy.verify import export_verified, verify
 from qat.integer import IntegerAdd, IntegerGraph, IntegerLinear, IntegerTable, trace_codes
 from qat.networks import LeNet5

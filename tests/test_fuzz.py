@@ -175,7 +175,7 @@ def test_every_reader_has_a_kind() -> None:
         "qat/child.py",
         "qat/files.py",  # writes
         "qat/drafts.py",  # writes
-        "qat/console.py",  # writes the log
+        "qat/training/log.py",  # writes the log
         "qat/training/event_file.py",  # writes TensorBoard's logs
         "qat/study/executors.py",  # writes logs
         "qat/training/distillation.py",  # the digest of a checkpoint that was read

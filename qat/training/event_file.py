@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from qat.deploy import wire
+from qat import wire
 from qat.errors import QatError
 
 CASTAGNOLI = 0x82F63B78  #: the polynomial of CRC-32C, bits reversed

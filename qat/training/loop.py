@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from qat.console import TrainingLog
 from qat.data import Augmentation, Dataset, Split, accuracy
 from qat.deploy.interfaces import Step, TrainingBackend
 from qat.errors import NotFiniteError, QatError
@@ -22,6 +21,7 @@ from qat.passes.logits_graph import logits_graph
 from qat.pruning.magnitude import pruners
 from qat.pruning.training import PruningInTraining
 from qat.training.checkpoint import Checkpoint
+from qat.training.log import TrainingLog
 from qat.training.losses import Objective, cross_entropy
 from qat.training.monitor import Epoch, Progress, best_epoch, mean_cross_entropy, plateau_factor, should_stop
 from qat.training.optimizer import learning_rate

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from qat import wire
 from qat.backends.mindspore.ops import Tensor
 from qat.backends.mindspore.setup import ms
-from qat.deploy import wire
 from qat.files import write_atomically
 from qat.reading import read_file, reading
 from qat.vocabulary.ops import Array

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from qat.deploy import wire
+from qat import wire
 from qat.errors import QatError
 from qat.names import check_stored
 from qat.reading import read_file, reason_of

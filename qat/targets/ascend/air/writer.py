@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qat.deploy import wire
+from qat import wire
 from qat.targets.ascend.air.model import DTYPES, NCHW, SIGNATURES, VERSION, Descriptor, Operator
 from qat.targets.ascend.lower import Step
 

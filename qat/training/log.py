@@ -1,0 +1,113 @@
+"""The log of a training: lines, a progress bar on a terminal, and a CSV file of the same numbers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from qat.console import make_console
+from qat.errors import QatError
+from qat.training.monitor import Epoch
+
+
+class TrainingLog:
+    """Log lines in the format of MindSpore's tutorial, and on a terminal a progress bar below them.
+
+        Epoch: [ 1/ 10], step: [ 937/ 937], loss: [0.0113], avg loss: [0.0223], time: [4.3ms]
+
+    "loss" is that of the step, "avg loss" the mean over the epoch so far, "time" the mean of a step since the last
+    line.
+
+    Args:
+        epochs: of the training.
+        steps: in an epoch.
+        every: log also after so many steps; 0, the default: at the end of each epoch only.
+        csv_path: a file to which the same numbers and the learning rate are appended; None for none.
+
+    Raises:
+        QatError: for a negative ``every``.
+    """
+
+    COLUMNS = ("epoch", "step", "loss", "avg_loss", "lr", "ms_per_step")
+
+    def __init__(self, epochs: int, steps: int, every: int = 0, csv_path: str | Path | None = None) -> None:
+        if every < 0:
+            raise QatError(f"log_every is {every}; use a number of steps, or 0 for the ends of epochs only")
+        self.epochs, self.steps, self.every, self.csv_path = epochs, steps, every, csv_path
+        self._console = make_console()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=steps)
+        self._total, self._seen, self._unlogged, self._since = 0.0, 0, 0, time.perf_counter()
+
+    def __enter__(self) -> TrainingLog:
+        self._progress.start()
+        self._since = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def step(self, epoch: int, step: int, loss: float, lr: float) -> None:
+        """Report a step.
+
+        Args:
+            epoch: from 1.
+            step: in the epoch, from 1.
+            loss: of the step.
+            lr: learning rate of the step.
+        """
+        if step == 1:
+            self._total, self._seen = 0.0, 0
+        self._total += loss
+        self._seen += 1
+        self._unlogged += 1
+        self._progress.update(self._task, completed=step, description=f"epoch {epoch}/{self.epochs}  loss {loss:.4f}")
+        if step == self.steps or (self.every and step % self.every == 0):
+            now = time.perf_counter()
+            milliseconds = (now - self._since) * 1000.0 / self._unlogged
+            average = self._total / self._seen
+            self._console.print(
+                f"Epoch: [{epoch:2d}/{self.epochs:3d}], step: [{step:4d}/{self.steps:4d}], loss: [{loss:.4f}], "
+                f"avg loss: [{average:.4f}], time: [{milliseconds:.1f}ms]",
+                markup=False,
+                soft_wrap=True,
+            )
+            if self.csv_path is not None:
+                self._append(f"{epoch},{step},{loss:.6g},{average:.6g},{lr:.6g},{milliseconds:.4g}")
+            self._unlogged, self._since = 0, time.perf_counter()
+
+    def validation(self, epoch: Epoch) -> None:
+        """Report loss and accuracy of the held-back images at the end of an epoch."""
+        loss, accuracy = epoch.validation_loss, epoch.validation_accuracy
+        assert loss is not None, "images were held back"
+        assert accuracy is not None, "images were held back"
+        self._console.print(
+            f"{'Validation:':>{len('Epoch: [ 1/ 10],')}} loss: [{loss:.4f}], accuracy: [{100 * accuracy:.2f}]",
+            markup=False,
+            soft_wrap=True,
+        )
+
+    def _append(self, line: str) -> None:
+        assert self.csv_path is not None
+        try:
+            with Path(self.csv_path).open("a", encoding="utf-8") as file:
+                if not file.tell():
+                    file.write(",".join(self.COLUMNS) + "\n")
+                file.write(line + "\n")
+        except OSError as error:
+            raise QatError(
+                f"{self.csv_path}: cannot be written ({error.strerror}); choose another --log_path"
+            ) from None
