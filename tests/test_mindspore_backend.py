@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -251,7 +253,9 @@ def test_an_error_while_a_step_is_traced_leaves_the_step_and_mindspore_usable() 
     assert [step(IMAGES, LABELS, 0.1) for _ in range(2)] == [other(IMAGES, LABELS, 0.1) for _ in range(2)]
 
 
-def test_what_was_compiled_of_a_network_is_freed_when_another_is_lowered() -> None:
+def compile_and_forget() -> None:
+    """Raise AssertionError unless what was compiled of a network is freed once it is gone and another one is lowered."""
+
     def compiled() -> set[str]:
         return {phase for phase in jit_trace._trace_compile_cache if jit_trace._jit_executor.has_compiled(phase)}
 
@@ -266,3 +270,12 @@ def test_what_was_compiled_of_a_network_is_freed_when_another_is_lowered() -> No
     gc.collect()
     MINDSPORE.lower(Small())
     assert compiled() == before
+
+
+def test_what_was_compiled_of_a_network_is_freed_when_another_is_lowered() -> None:
+    """In a process of its own: what other tests have compiled, or left in a traceback, is freed at its own time."""
+    code = "import test_mindspore_backend as tests; tests.compile_and_forget()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

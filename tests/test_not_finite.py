@@ -102,7 +102,8 @@ def test_what_is_looked_at(tmp_path: Path) -> None:
     changed = replace(checkpoint, optimizer=slot)
     assert changed.not_finite() == "the optimizer's 'fc.bias.exp_avg_sq' holds inf"
     with pytest.raises(
-        NotFiniteError, match=r"net\.ckpt: the optimizer's 'fc\.bias\.exp_avg_sq' holds inf, .* not saved$"
+        NotFiniteError,
+        match=r"net\.ckpt: the optimizer's 'fc\.bias\.exp_avg_sq' holds inf, so the checkpoint is not saved: ",
     ):
         changed.save(tmp_path / "net.ckpt")
     assert not list(tmp_path.iterdir())

@@ -106,7 +106,7 @@ def test_an_index_file_is_what_the_folders_are(folder: Path, capsys: pytest.Capt
     [
         (["--model", "none.onnx", "--image", "a.png"], "there is no such file"),
         (["--model", "net.ckpt", "--image", "none.png"], "cannot be read"),
-        (["--model", "net.ckpt", "--image", "names.txt"], "is no picture of a format that is read"),
+        (["--model", "net.ckpt", "--image", "names.txt"], "is not a picture in a supported format"),
         (["--model", "net.ckpt", "--image", "x.png", "--class_names", "none"], "none: cannot be read"),
         (["--model", "net.ckpt", "--image", "pictures/bee/0.png", "--class_names", "two.txt"], "holds 2 names but"),
         (["--model", "net.ckpt", "--test_path", "pictures"], "'bee' is neither a class name nor a number"),

@@ -112,7 +112,7 @@ def test_an_unfinished_schedule_is_mentioned(slim: Path, tmp_path: Path, capsys:
         ("prune", ["--ratio", "1.4"], "ratio is 1.4"),
         ("prune", ["--ratio", "0.0001"], "nothing is removed; raise --ratio"),
         ("prune", ["--ratio", "0.5", "--max_macs", "9"], "--ratio and --max_macs: both say"),
-        ("prune", ["--max_macs", "9"], "the budget is 9, but with all channels removed"),
+        ("prune", ["--max_macs", "9"], "the budget is 9, but with all removable channels removed"),
         ("prune", ["--ratio", "0.5", "--minimum", "0"], "minimum is 0"),
         ("prune", ["--ratio", "0.5", "--method", "taylor"], "give --data_path"),
         ("prune", ["--ratio", "0.5", "--method", "taylor", "--data_path", "digits", "--batches", "0"], "batches 0"),
