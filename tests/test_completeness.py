@@ -26,7 +26,7 @@ import qat
 import qat.cells
 from qat.analysis import metrics
 from qat.cells.base import Context, Scope
-from qat.cells.facts import FACTS
+from qat.cells.facts import COMPUTING, FACTS
 from qat.integer import IntegerLinear, trace_codes
 from qat.integer.memory import activation_memory
 from qat.integer.widths import bits_of
@@ -336,8 +336,8 @@ STATED: dict[str, Any] = {
 }
 
 
-def define(name: str, **members: Any) -> type[qat.Cell]:
-    return dataclass(frozen=True)(type(name, (qat.Cell,), {"__module__": __name__, **members}))
+def define(name: str, base: type[qat.Cell] = qat.Cell, **members: Any) -> type[qat.Cell]:
+    return dataclass(frozen=True)(type(name, (base,), {"__module__": __name__, **members}))
 
 
 @pytest.mark.parametrize("left_out", FACTS)
@@ -358,6 +358,10 @@ def test_a_cell_that_leaves_a_fact_out_is_refused_where_it_is_defined(left_out: 
         ({"random": None}, "^Sharpen: random is None"),
         ({"arity": 2}, "^Sharpen: the class does not state one_grid, "),
         ({"output_numbers": "coded"}, "^Sharpen: .* define code_bits"),
+        ({"non_negative": 0}, "^Sharpen: non_negative is 0, whether .*; use True or False"),
+        ({"random": 1.0}, "^Sharpen: random is 1.0, "),
+        ({"output_numbers": "moved", "arity": 2, "one_grid": False}, '^Sharpen: .* "moved", .*; add one_grid = True'),
+        ({"output_channels": "grouped"}, '^Sharpen: .* "grouped", .*; add a field or property group'),
         ({"params": lambda self: {}}, "^Sharpen: defines params, .* define float_params"),
         (
             {"float_params": lambda self: {}},
@@ -369,6 +373,41 @@ def test_a_cell_that_leaves_a_fact_out_is_refused_where_it_is_defined(left_out: 
 def test_a_cell_that_states_a_fact_wrongly_is_refused(members: dict[str, Any], message: str) -> None:
     with pytest.raises(qat.QatError, match=message):
         define("Sharpen", **STATED | members)
+
+
+def halve(self: Any, scope: Scope, *inputs: Value) -> Value:
+    return Value(inputs[0].real(scope.ops) * 0.5)
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_a_cell_that_computes_something_else_does_not_inherit_facts(fact: str) -> None:
+    """It would be taken for its base: without a fake quantizer after it, or pruned as its base is."""
+    others = {name: value for name, value in STATED.items() if name != fact}
+    message = f"^Halve: the class defines forward but takes {fact}, .*, from Flatten, .*; add {fact} = "
+    with pytest.raises(qat.QatError, match=message):
+        define("Halve", qat.Flatten, forward=halve, **others)
+
+
+@pytest.mark.parametrize("method", COMPUTING)
+def test_each_method_that_computes_asks_for_the_facts(method: str) -> None:
+    with pytest.raises(qat.QatError, match=f"^Halve: the class defines {method} but takes output_numbers, "):
+        define("Halve", qat.Flatten, **{method: halve})
+
+
+def test_what_a_second_base_computes_asks_for_the_facts_too() -> None:
+    halving = type("Halving", (), {"forward": halve})
+    with pytest.raises(qat.QatError, match=r"^Halve: the class defines forward but takes output_numbers, "):
+        type("Halve", (halving, qat.Flatten), {})
+
+
+def test_a_cell_that_computes_the_same_inherits_its_facts() -> None:
+    assert define("Sparse", qat.Conv2dBnAct, macs=lambda self, output, *, with_bias: 1).output_numbers == "computed"
+    assert define("Half", qat.Flatten, forward=halve, **STATED).output_numbers == "computed"
+
+
+def test_the_groups_of_a_cell_may_be_a_field_or_a_property() -> None:
+    define("Grouped", **STATED | {"output_channels": "grouped", "__annotations__": {"group": int}})
+    define("GroupedByTwo", **STATED | {"output_channels": "grouped", "group": property(lambda self: 2)})
 
 
 def test_the_order_of_the_fields_of_convolution_and_dense_layer() -> None:
