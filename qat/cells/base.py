@@ -168,6 +168,11 @@ class Cell(Serializable):
         return self.output_numbers in ("averaged", "computed")
 
     @property
+    def wants_quantizer(self) -> bool:
+        """convert_quant_network gives it a quantizer: of its weight, or a fake quantizer after it."""
+        return self.wants_fake_quant
+
+    @property
     def code_bits(self) -> int:
         """How wide the codes are that it makes, where ``output_numbers`` is "coded"."""
         raise NotImplementedError(f"{type(self).__name__} makes no codes of its own")

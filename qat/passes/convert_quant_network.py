@@ -170,7 +170,7 @@ def _uniform(activations: BaseActivationQuantizer) -> BaseActivationQuantizer:
 
 def _check_layers(graph: Graph, layers: Mapping[str, Mapping[str, Setting]]) -> None:
     """Raise QatError where a pattern fits no node that is quantized."""
-    names = [node.name for node in graph.nodes if isinstance(node.cell, LinearCell) or node.cell.wants_fake_quant]
+    names = [node.name for node in graph.nodes if node.cell.wants_quantizer]
     for pattern in layers:
         if not any(fits(name, pattern) for name in names):
             raise QatError(
