@@ -299,12 +299,8 @@ def export_verified(
 
     Args:
         path: The file to write.
-        target: Of its format.
-        backend: Whose evaluation pass is compared too.
         checkpoint: Of a quantized network.
-        split: The images, and labels for the accuracy.
-        data: What the images are, for the certificate.
-        device_target: Of the backend: "CPU", "GPU" or "Ascend"; by default the best that there is.
+        target, backend, split, data, device_target: As in ``verify``.
         arithmetic: "float" or "fixed"; by default the target's first.
         options: Of the target's export (``Target.OPTIONS``), by name.
         integers: Those of the checkpoint, where they are at hand. The backend's evaluation pass derives its own all the same.
