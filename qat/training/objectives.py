@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from qat.analysis.metrics import bops_of
@@ -140,19 +140,18 @@ class GTCLoss(Objective):
 
 
 class _Budget(Objective):
-    """Cross entropy with the penalty factor max(0, share - 1)^2; the share is what is used of a budget.
-
-    A subclass begins with two fields: the budget and the factor.
-    """
+    """Cross entropy with the penalty factor max(0, share - 1)^2; the share is what is used of a budget."""
 
     smoothing: float
+    budget: ClassVar[str]  #: the field that holds it
+    factor: ClassVar[str]  #: the field that holds the factor
     term: ClassVar[str]  #: how what is used is reported
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for field in fields(self)[:2]:
-            if not 0.0 < getattr(self, field.name) < math.inf:
-                raise QatError(f"--{field.name} is {getattr(self, field.name)}; use a positive number")
+        for name in (self.budget, self.factor):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise QatError(f"--{name} is {getattr(self, name)}; use a positive number")
 
     def _used(self, passes: TrainingPasses, zero: Tensor) -> tuple[Tensor, Tensor]:
         """What is used, and its share of the budget; zero: a scalar 0 of this backend."""
@@ -162,7 +161,7 @@ class _Budget(Objective):
         loss = cross_entropy(passes.ops, passes.outputs, targets, self.smoothing)
         used, share = self._used(passes, loss * 0.0)
         excess = passes.ops.relu(share - 1.0)
-        penalty = excess * excess * getattr(self, fields(self)[1].name)
+        penalty = excess * excess * getattr(self, self.factor)
         return {"loss": loss + penalty, "cross_entropy": loss, self.term: used}
 
 
@@ -192,7 +191,7 @@ class SizeBudget(_Budget):
     lambda_size: float = 1.0
     smoothing: float = 0.0
 
-    term = "bits_per_weight"
+    budget, factor, term = "bits_per_weight", "lambda_size", "bits_per_weight"
 
     def _used(self, passes: TrainingPasses, zero: Tensor) -> tuple[Tensor, Tensor]:
         weights = [each for each in passes.quantized.values() if isinstance(each.quantizer, BaseWeightQuantizer)]
@@ -230,7 +229,7 @@ class BopsBudget(_Budget):
     lambda_bops: float = 1.0
     smoothing: float = 0.0
 
-    term = "bops"
+    budget, factor, term = "max_bops", "lambda_bops", "bops"
 
     def _used(self, passes: TrainingPasses, zero: Tensor) -> tuple[Tensor, Tensor]:
         learned = {name: each.bits(passes.ops) for name, each in passes.quantized.items()}
