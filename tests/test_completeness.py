@@ -25,14 +25,22 @@ from test_pruning_groups import close, masked_outputs
 import qat
 import qat.cells
 from qat.analysis import metrics
+from qat.analysis.compression import compress, weight_sizes
+from qat.analysis.sensitivity import sensitivity
 from qat.cells.base import Context, Scope
-from qat.cells.facts import FACTS
+from qat.cells.facts import COMPUTING, FACTS
+from qat.cells.linear import WeightedCell
 from qat.integer import IntegerLinear, trace_codes
 from qat.integer.memory import activation_memory
 from qat.integer.widths import bits_of
+from qat.pruning import prune_weights
 from qat.pruning.channels import remove_channels
 from qat.pruning.groups import channel_groups
+from qat.pruning.importance import l1_importance
 from qat.registry import TARGETS, installed
+from qat.scripts.run_autoq import quantized_layers
+from qat.study.layers import costs_of
+from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Ops
 from qat.vocabulary.values import Value
@@ -41,6 +49,8 @@ DOCS = Path(__file__).parents[1] / "docs" / "cells.md"
 CELLS = every_cell.cell_classes()
 IMPLIED = (qat.Input, qat.FakeQuant)  #: that stand in every network anyway, and not as a node "cell"
 WITH_INPUTS = [cls for cls in CELLS if cls.arity]
+#: A convolution states by its groups how channels pass through it.
+GROUPS = [qat.Conv2dBnAct(4, 6, 3, group=2, has_bias=True), qat.Conv2dBnAct(4, 8, 3, group=4, has_bias=True)]
 by_name = pytest.mark.parametrize("cls", CELLS, ids=lambda cls: cls.__name__)
 with_inputs = pytest.mark.parametrize("cls", WITH_INPUTS, ids=lambda cls: cls.__name__)
 
@@ -181,10 +191,10 @@ def test_output_numbers_are_what_the_cell_states(cls: type[qat.Cell]) -> None:
     assert codes == (cell.output_numbers in ("moved", "coded")), f"it gives {'codes' if codes else 'no codes'}"
 
 
-@with_inputs
-def test_output_channels_are_what_the_cell_states(cls: type[qat.Cell]) -> None:
-    """Which output channels change with which input channel."""
-    cell, inputs = EXAMPLES[cls], numbers(EXAMPLES[cls])
+@pytest.mark.parametrize("cell", [*map(EXAMPLES.get, WITH_INPUTS), *GROUPS], ids=lambda cell: cell.describe)
+def test_output_channels_are_what_the_cell_states(cell: Any) -> None:
+    """Which output channels change with which input channel, and whether one of them can be left out."""
+    inputs = numbers(cell)
     y = real(cell, *inputs)
     axes = (0, *range(2, y.ndim))
     changes = np.zeros((len(inputs), inputs[0].shape[1], y.shape[1]), bool)
@@ -194,13 +204,20 @@ def test_output_channels_are_what_the_cell_states(cls: type[qat.Cell]) -> None:
         changes[source, channel] = (real(cell, *changed) != y).any(axis=axes)
     kept = np.repeat(np.eye(inputs[0].shape[1], dtype=bool), max(1, y.shape[1] // inputs[0].shape[1]), axis=1)
     joined = np.eye(sum(x.shape[1] for x in inputs), dtype=bool)
+    groups = (
+        np.kron(np.eye(group := getattr(cell, "group", 1)), np.ones([size // group for size in changes.shape[1:]])) > 0
+    )
     if all(np.array_equal(each, kept) for each in changes):
         found = "kept"
     elif np.array_equal(changes.reshape(len(joined), -1), joined):
         found = "joined"
+    elif cell.with_channels(y.shape[1] - group, inputs[0].shape[1]) == cell:
+        found = "fixed"  # as the channels of a softmax, each of which is different without the others
+    elif np.array_equal(changes[0], groups):
+        found = "new" if group == 1 else "grouped"
     else:
-        found = "new or fixed"
-    assert cell.output_channels in found, f"its channels are {found}, but it states {cell.output_channels}"
+        found = "of no kind"
+    assert cell.output_channels == found
 
 
 @with_inputs
@@ -262,19 +279,65 @@ def test_costs(cls: type[qat.Cell]) -> None:
     assert metrics.deployed_parameters(graph).get(node.name, 0) == deployed
 
 
-@by_name
-def test_channels_are_pruned_through_it(cls: type[qat.Cell]) -> None:
+@pytest.mark.parametrize("cell", [*map(EXAMPLES.get, CELLS), *GROUPS], ids=lambda cell: cell.describe)
+def test_channels_are_pruned_through_it(cell: qat.Cell) -> None:
     """The smaller network is the masked one; where a cell fixes its channels, those before it stay."""
-    graph = every_cell.Around(EXAMPLES[cls]).graph()
+    graph = every_cell.Around(cell).graph()
     through = [unit for group in channel_groups(graph) for unit in group.units[:1]]
-    passes = EXAMPLES[cls].output_channels != "fixed"
-    if cls not in IMPLIED:
+    passes = cell.output_channels != "fixed"
+    if not isinstance(cell, IMPLIED):
         assert any("cell" in unit for unit in through) == passes, "channels that can be pruned through it"
     params = graph.initial_params()
     pixels = (np.random.default_rng(2).integers(0, 256, (2, *IMAGE), np.uint8),)
     smaller, kept = remove_channels(graph, params, through)
     (found,), (expected,) = masked_outputs(smaller, kept, pixels, []), masked_outputs(graph, params, pixels, through)
     close(found, expected)
+
+
+def stands_in(cell: qat.Cell) -> dict[str, bool]:
+    """The tables of weights, and whether the node of this cell has an entry there."""
+    graph = every_cell.Around(cell).graph()
+    params = graph.initial_params()
+    smaller = compress(Checkpoint(graph, params), qat.WeightQuantizer(num_bits=2)).params
+    pruner = qat.pruning.MagnitudePruner(0.5, schedule="constant", begin=0)
+    names = {node.cell_name for node in graph.nodes if "weight" in node.cell.float_params()}
+    return {
+        "sensitivity": "cell" in sensitivity(graph, params, lambda *_: 1.0, bits=(8,)).accuracy,
+        "weight_sizes": "cell" in [size.name for size in weight_sizes(graph, params)],
+        "compress": any(not np.array_equal(smaller[name], params[name]) for name in params if name == "cell.weight"),
+        "costs_of": "cell" in [cost.name for cost in costs_of(graph)],
+        "run_autoq": "cell" in quantized_layers(graph),
+        "l1_importance": "cell" in l1_importance(graph, params),
+        "prune_weights": "cell.weight_mask" in prune_weights(graph, params, pruner, tuple(names))[1],
+    }
+
+
+@dataclass(frozen=True)
+class Perceptron(WeightedCell):
+    """A cell with a weight that is neither a Conv2dBnAct nor a DenseBnAct."""
+
+    weight_kind = "dense_weight"
+    output_channels = "new"
+    weight_shape = qat.DenseBnAct.weight_shape
+    output_shape = qat.DenseBnAct.output_shape  # type: ignore[assignment]
+    apply = qat.DenseBnAct.apply  # type: ignore[assignment]
+    integer_node = qat.DenseBnAct.integer_node  # type: ignore[assignment]
+    macs = qat.DenseBnAct.macs  # type: ignore[assignment]
+    with_channels = qat.DenseBnAct.with_channels  # type: ignore[assignment]
+    sliced = qat.DenseBnAct.sliced  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("cell", [EXAMPLES[cls] for cls in CELLS if cls not in IMPLIED], ids=lambda cell: cell.describe)
+def test_every_cell_with_a_weight_stands_in_the_tables_of_weights(cell: qat.Cell) -> None:
+    weighted = dict.fromkeys(found := stands_in(cell), "weight" in cell.float_params())
+    if isinstance(cell, qat.BatchNorm):
+        weighted["sensitivity"] = True  # which folds it first: it is a convolution then
+    assert found == weighted
+
+
+def test_so_does_a_cell_of_a_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(every_cell, "ROWS", (*every_cell.ROWS, Perceptron))
+    assert [table for table, stands in stands_in(Perceptron(4, 5)).items() if not stands] == []
 
 
 # -- each cell and each target, in the documentation --------------------------------------------------------------------
@@ -336,8 +399,8 @@ STATED: dict[str, Any] = {
 }
 
 
-def define(name: str, **members: Any) -> type[qat.Cell]:
-    return dataclass(frozen=True)(type(name, (qat.Cell,), {"__module__": __name__, **members}))
+def define(name: str, base: type[qat.Cell] = qat.Cell, **members: Any) -> type[qat.Cell]:
+    return dataclass(frozen=True)(type(name, (base,), {"__module__": __name__, **members}))
 
 
 @pytest.mark.parametrize("left_out", FACTS)
@@ -358,6 +421,10 @@ def test_a_cell_that_leaves_a_fact_out_is_refused_where_it_is_defined(left_out: 
         ({"random": None}, "^Sharpen: random is None"),
         ({"arity": 2}, "^Sharpen: the class does not state one_grid, "),
         ({"output_numbers": "coded"}, "^Sharpen: .* define code_bits"),
+        ({"non_negative": 0}, "^Sharpen: non_negative is 0, whether .*; use True or False"),
+        ({"random": 1.0}, "^Sharpen: random is 1.0, "),
+        ({"output_numbers": "moved", "arity": 2, "one_grid": False}, '^Sharpen: .* "moved", .*; add one_grid = True'),
+        ({"output_channels": "grouped"}, '^Sharpen: .* "grouped", .*; add a field or property group'),
         ({"params": lambda self: {}}, "^Sharpen: defines params, .* define float_params"),
         (
             {"float_params": lambda self: {}},
@@ -369,6 +436,41 @@ def test_a_cell_that_leaves_a_fact_out_is_refused_where_it_is_defined(left_out: 
 def test_a_cell_that_states_a_fact_wrongly_is_refused(members: dict[str, Any], message: str) -> None:
     with pytest.raises(qat.QatError, match=message):
         define("Sharpen", **STATED | members)
+
+
+def halve(self: Any, scope: Scope, *inputs: Value) -> Value:
+    return Value(inputs[0].real(scope.ops) * 0.5)
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_a_cell_that_computes_something_else_does_not_inherit_facts(fact: str) -> None:
+    """It would be taken for its base: without a fake quantizer after it, or pruned as its base is."""
+    others = {name: value for name, value in STATED.items() if name != fact}
+    message = f"^Halve: the class defines forward but takes {fact}, .*, from Flatten, .*; add {fact} = "
+    with pytest.raises(qat.QatError, match=message):
+        define("Halve", qat.Flatten, forward=halve, **others)
+
+
+@pytest.mark.parametrize("method", COMPUTING)
+def test_each_method_that_computes_asks_for_the_facts(method: str) -> None:
+    with pytest.raises(qat.QatError, match=f"^Halve: the class defines {method} but takes output_numbers, "):
+        define("Halve", qat.Flatten, **{method: halve})
+
+
+def test_what_a_second_base_computes_asks_for_the_facts_too() -> None:
+    halving = type("Halving", (), {"forward": halve})
+    with pytest.raises(qat.QatError, match=r"^Halve: the class defines forward but takes output_numbers, "):
+        type("Halve", (halving, qat.Flatten), {})
+
+
+def test_a_cell_that_computes_the_same_inherits_its_facts() -> None:
+    assert define("Sparse", qat.Conv2dBnAct, macs=lambda self, output, *, with_bias: 1).output_numbers == "computed"
+    assert define("Half", qat.Flatten, forward=halve, **STATED).output_numbers == "computed"
+
+
+def test_the_groups_of_a_cell_may_be_a_field_or_a_property() -> None:
+    define("Grouped", **STATED | {"output_channels": "grouped", "__annotations__": {"group": int}})
+    define("GroupedByTwo", **STATED | {"output_channels": "grouped", "group": property(lambda self: 2)})
 
 
 def test_the_order_of_the_fields_of_convolution_and_dense_layer() -> None:

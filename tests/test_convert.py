@@ -260,7 +260,7 @@ def test_activations_by_channel_are_refused_and_the_reason_and_remedy_given(sett
 @pytest.mark.parametrize("setting", ["num_bits", "per_channel", "symmetric", "narrow_range", "quant_delay"])
 @pytest.mark.parametrize("value", [(), (1, 2, 3), [True, False, True]])
 def test_what_is_neither_a_value_nor_a_pair_is_refused(setting, value):
-    refused(r"is no pair: give one value, or \(weights, activations\)", **{setting: value})
+    refused(r"is not a pair: give one value, or \(weights, activations\)", **{setting: value})
 
 
 @pytest.mark.parametrize(

@@ -37,14 +37,14 @@ def test_two_different_cells_of_one_name_are_refused():
 
 
 def test_an_input_that_is_no_node_is_refused():
-    with pytest.raises(qat.QatError, match=r"^f: its input 'nowhere' is no node before it in net$"):
+    with pytest.raises(qat.QatError, match=r"^f: its input 'nowhere' is not a node before it in net$"):
         qat.Graph((INPUT, flatten("f", "nowhere")), ("f",), "net")
 
 
 def test_an_input_that_comes_later_is_refused():
-    with pytest.raises(qat.QatError, match=r"^f: its input 'g' is no node before it"):
+    with pytest.raises(qat.QatError, match=r"^f: its input 'g' is not a node before it"):
         qat.Graph((INPUT, flatten("f", "g"), flatten("g", "input")), ("f",))
-    with pytest.raises(qat.QatError, match=r"^f: its input 'f' is no node before it"):
+    with pytest.raises(qat.QatError, match=r"^f: its input 'f' is not a node before it"):
         qat.Graph((INPUT, flatten("f", "f")), ("f",))
 
 
@@ -55,7 +55,7 @@ def test_a_node_with_too_many_or_too_few_inputs_is_refused():
 
 
 def test_an_output_that_is_no_node_is_refused_and_so_is_none_at_all():
-    with pytest.raises(qat.QatError, match=r"^net: its output 'g' is no node of it$"):
+    with pytest.raises(qat.QatError, match=r"^net: its output 'g' is not a node of it$"):
         qat.Graph((INPUT, flatten("f", "input")), ("f", "g"), "net")
     with pytest.raises(qat.QatError, match=r"^net: its output"):
         qat.Graph((INPUT,), (), "net")
@@ -243,7 +243,7 @@ def test_replace_makes_another_graph_and_validates_it():
     assert other.digest != graph.digest
     assert graph.name == "LeNet5"
     assert replace(graph, outputs=("fc2",)).outputs == ("fc2",)
-    with pytest.raises(qat.QatError, match="its output 'fc9' is no node"):
+    with pytest.raises(qat.QatError, match="its output 'fc9' is not a node"):
         replace(graph, outputs=("fc9",))
 
 

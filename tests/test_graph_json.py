@@ -163,7 +163,7 @@ def test_a_text_that_is_no_graph_gives_a_qaterror(text):
 
 
 def test_deeply_nested_json_gives_a_qaterror():
-    with pytest.raises(qat.QatError, match="no valid JSON form of a network"):
+    with pytest.raises(qat.QatError, match="not a valid JSON form of a network"):
         qat.Graph.from_json("[" * 100_000)
 
 

@@ -10,7 +10,7 @@ import pytest
 import qat
 from qat.analysis.merge_batch_norm import merge_batch_norm
 from qat.cells.batch_norm import BatchNorm
-from qat.cells.linear import LinearCell
+from qat.cells.linear import WeightedCell
 from qat.networks import SvhnCnn
 from qat.training.forward import Forward
 from qat.training.optimizer import Optimizer
@@ -44,9 +44,7 @@ def images():
 
 def test_the_network_has_the_weights_and_products_of_its_document(images):
     graph = SvhnCnn().graph()
-    linear = [
-        node for node in graph.nodes if isinstance(node.cell, LinearCell) and not isinstance(node.cell, BatchNorm)
-    ]
+    linear = [node for node in graph.nodes if isinstance(node.cell, WeightedCell)]
     sizes = [math.prod(node.cell.weight_shape) for node in linear]
     assert (sum(sizes), max(sizes)) == (13_552, 4_032)
     places = [math.prod(graph.shapes[node.name][1:]) for node in linear]

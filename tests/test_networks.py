@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 
 import qat
+import qat.networks
 from qat.analysis.metrics import total_macs
 from qat.integer import IntegerLinear, trace_codes
 from qat.networks import NETWORKS, Autoencoder, create
@@ -194,3 +198,23 @@ def test_a_module_without_the_network_is_named(name: str, message: str) -> None:
     with pytest.raises(qat.QatError, match=message):
         create(name)
     assert sys.path == before
+
+
+#: What networks are made of; not networks that a command could train.
+PARTS = {"BasicBlock", "ConvBlock", "DepthwiseSeparable", "InvertedResidual", "ResNet"}
+
+
+def test_every_network_of_the_package_has_a_name() -> None:
+    """With it, it is among those that are quantized, trained, exported and compared."""
+    modules = [
+        importlib.import_module(f"qat.networks.{each.name}") for each in pkgutil.iter_modules(qat.networks.__path__)
+    ]
+    classes = {
+        name
+        for module in modules
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, qat.Network) and value.__module__ == module.__name__
+    }
+    public = {name for name in classes if not name.startswith("_")}
+    assert sorted(public - PARTS - {cls.__name__ for cls in NETWORKS.values()}) == [], "not in NETWORKS"
+    assert public >= PARTS

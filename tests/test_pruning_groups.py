@@ -363,7 +363,7 @@ def test_of_equals_the_later_one_goes_first() -> None:
         ({"ratio": 0.5, "minimum": 0}, "minimum is 0"),
         ({"ratio": 0.5, "multiple_of": 1.5}, "multiple_of is 1.5"),
         ({"ratio": 0.5, "scope": "all"}, "scope is 'all'"),
-        ({"keep": {"conv9": 2}}, "'conv9' is no group of channels of LeNet5; use conv1, conv2, fc1, fc2"),
+        ({"keep": {"conv9": 2}}, "'conv9' is not a group of channels of LeNet5; use conv1, conv2, fc1, fc2"),
         ({"keep": {"conv1": 7}}, "conv1 cannot keep 7 of its 6 channels; use 1 to 6"),
         ({"budget": (total_macs, 10)}, "with all removable channels removed it is still"),
     ],

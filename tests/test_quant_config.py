@@ -62,7 +62,7 @@ def test_the_last_pattern_that_fits_counts(tmp_path: Path) -> None:
         ("layers: {conv1: {num_bits: 40}}", "num_bits is 40"),
         ("layers: {conv1: {per_channel: true}}", "conv1: per_channel is True for activations"),
         ("layers: [1]", "must map patterns"),
-        ("num_bit: 8", "'num_bit' is no setting"),
+        ("num_bit: 8", "'num_bit' is not a setting"),
         ("[8, 8]", "holds list where names"),
         ("", "holds NoneType"),
         ("num_bits: [8", "cannot be read as YAML"),

@@ -620,9 +620,9 @@ def test_a_batch_normalisation_by_itself_keeps_its_range() -> None:
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"weight_quantizer": PACT()}, "no quantizer of weights"),
-        ({"activation_quantizer": LSQ()}, "no quantizer of activations"),
-        ({"weight_quantizer": 4}, "no quantizer of weights"),
+        ({"weight_quantizer": PACT()}, "is not a quantizer of weights"),
+        ({"activation_quantizer": LSQ()}, "is not a quantizer of activations"),
+        ({"weight_quantizer": 4}, "is not a quantizer of weights"),
         ({"weight_quantizer": LSQ(4), "profile": "ascend"}, "profile 'ascend' has quantizers of its own"),
         ({"weight_quantizer": DOREFA(4)}, "conv1: .*DoReFaWeightQuantizer needs bn_fold=False"),
         ({"weight_quantizer": BINARY(scale="constant")}, "BinaryWeightQuantizer needs bn_fold=False"),

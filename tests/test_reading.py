@@ -289,9 +289,9 @@ def test_yaml_neither_expands_nor_nests_without_end(text: str, message: str, tmp
         ("layers: {conv1: {narrow_range: x}}", "layers: 'conv1': narrow_range is 'x'; use True or False"),
         ("layers: {conv1: {num_bit: 4}}", "sets 'num_bit', which is unknown, perhaps num_bits is meant"),
         ("layers: {conv1: null}", "layers must map patterns"),
-        ("num_bit: 4", "'num_bit' is no setting, perhaps num_bits is meant"),
+        ("num_bit: 4", "'num_bit' is not a setting, perhaps num_bits is meant"),
         ("weight_quantizer: {type: WeightQuantizer, symmetric: 1}", "symmetric is 1; use True or False"),
-        ("weight_quantizer: x", "'x' is no quantizer of weights"),
+        ("weight_quantizer: x", "'x' is not a quantizer of weights"),
         ("profile: [ascend]", "profile is ..ascend..; use one of"),
     ],
 )

@@ -86,7 +86,7 @@ def test_autoq_is_one_more_model_that_begins_with_the_float_weights(tmp_path: Pa
         (None, "cannot be read (No such file or directory)"),
         ("layers: [", "cannot be read as YAML"),
         ("", "holds NoneType where names and values are expected"),
-        ("bits: 3", "'bits' is no setting, perhaps num_bits is meant; use num_bits, "),
+        ("bits: 3", "'bits' is not a setting, perhaps num_bits is meant; use num_bits, "),
         ("num_bits: [8, 99]", "ActivationQuantizer: num_bits is 99"),
         ("layers: {conv9: {num_bits: 4}}", "layers: pattern 'conv9' fits no cell of SvhnCnn that is quantized"),
         ("layers: {bn: {num_bits: 4}}", "pattern 'bn' fits no cell"),  # merged away before anything is quantized

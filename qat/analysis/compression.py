@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from qat.analysis.metrics import FLOAT_BITS, weight_bits
-from qat.cells.linear import LinearCell
+from qat.cells.linear import WeightedCell
 from qat.graph import Graph
 from qat.quantizers import BaseWeightQuantizer, WeightQuantizer
 from qat.training.checkpoint import Checkpoint
@@ -59,7 +59,7 @@ def compress(checkpoint: Checkpoint, quantizer: WeightQuantizer) -> Checkpoint:
     nodes = []
     for node in graph.nodes:
         cell = node.cell
-        if isinstance(cell, LinearCell) and "weight" in cell.params():
+        if isinstance(cell, WeightedCell):
             if graph.is_quantized:
                 cell = cell.quantized(quantizer, cell.bn_fold, cell.freeze_bn)
             else:
@@ -101,7 +101,7 @@ def weight_sizes(
     sizes, seen, bits = [], set(), weight_bits(graph, params)
     for node in graph.nodes:
         cell = node.cell
-        if not isinstance(cell, LinearCell) or "weight" not in cell.params() or node.cell_name in seen:
+        if not isinstance(cell, WeightedCell) or node.cell_name in seen:
             continue
         seen.add(node.cell_name)
         own = cell.weight_quantizer or quantizer

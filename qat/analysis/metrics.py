@@ -42,13 +42,13 @@ class NodeMetrics:
     """
 
     name: str
-    cell: str  #: its class
-    shape: Shape  #: of its output, of one sample
+    cell: str
+    shape: Shape
     parameters: int
     macs: int
     bops: int
-    weight_bits: int | None  #: None where it has no weight
-    activation_bits: int  #: of its output, after its fake quantizer
+    weight_bits: int | None
+    activation_bits: int
 
 
 def macs(network: Network | Graph, *, with_bias: bool = False) -> dict[str, int]:
@@ -276,14 +276,14 @@ def measure(
     quantized = {node.inputs[0]: bits[node.name] for node in graph.nodes if isinstance(node.cell, FakeQuant)}
     return tuple(
         NodeMetrics(
-            node.name,
-            type(node.cell).__name__,
-            graph.shapes[node.name],
-            own.get(node.name, 0),
-            counts.get(node.name, 0),
-            operations.get(node.name, 0),
-            of_weights.get(node.name),
-            quantized.get(node.name, bits[node.name]),
+            name=node.name,
+            cell=type(node.cell).__name__,
+            shape=graph.shapes[node.name],
+            parameters=own.get(node.name, 0),
+            macs=counts.get(node.name, 0),
+            bops=operations.get(node.name, 0),
+            weight_bits=of_weights.get(node.name),
+            activation_bits=quantized.get(node.name, bits[node.name]),
         )
         for node in graph.nodes
         if not isinstance(node.cell, FakeQuant)

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from qat.analysis.compression import rounded
-from qat.cells.conv2d import Conv2dBnAct
-from qat.cells.dense import DenseBnAct
+from qat.cells.linear import WeightedCell
 from qat.errors import QatError
 from qat.graph import Graph, Network, Params, as_graph
 from qat.passes.fold_batch_norm import fold_batch_norm
@@ -72,7 +71,7 @@ def sensitivity(
     graph, params = fold_batch_norm(graph, params)
     found: dict[str, dict[int, float]] = {}
     for node in graph.nodes:
-        if not isinstance(node.cell, (Conv2dBnAct, DenseBnAct)) or node.cell_name in found:
+        if not isinstance(node.cell, WeightedCell) or node.cell_name in found:
             continue
         name = f"{node.cell_name}.weight"
         found[node.cell_name] = {

@@ -115,8 +115,9 @@ class Cell(Serializable):
 
     A subclass states the facts below, and defines ``output_shape``, ``forward`` and, to be deployed, ``to_integer``; one with
     parameters also defines ``float_params``, ``macs``, ``deployed_parameters``, ``with_channels`` and ``sliced``. None of the
-    facts has a default: a class that leaves one out is refused where it is defined. A base class that is no cell itself is
-    defined with ``abstract=True``.
+    facts has a default: a class that leaves one out is refused where it is defined, and so is one that computes something
+    else than the cell it is derived from (``qat.cells.facts.COMPUTING``) and does not state them anew. A base class that is
+    not a cell itself is defined with ``abstract=True``.
 
     Attributes:
         arity: how many inputs it takes. Default: 1.
@@ -125,7 +126,7 @@ class Cell(Serializable):
         non_negative: True where no number of its output is ever negative; a fake quantizer then tracks no lower end.
         random: True where its forward pass draws random numbers in training.
         one_grid: of a cell with several inputs, True where their codes must have one scale and zero point.
-        is_abstract: True for a base of cells, which is none itself.
+        is_abstract: True for a base of cells, which is not a cell itself.
     """
 
     arity: ClassVar[int] = 1
@@ -165,6 +166,11 @@ class Cell(Serializable):
     def wants_fake_quant(self) -> bool:
         """convert_quant_network puts a fake quantizer after it."""
         return self.output_numbers in ("averaged", "computed")
+
+    @property
+    def wants_quantizer(self) -> bool:
+        """convert_quant_network gives it a quantizer: of its weight, or a fake quantizer after it."""
+        return self.wants_fake_quant
 
     @property
     def code_bits(self) -> int:

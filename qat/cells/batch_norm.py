@@ -69,7 +69,7 @@ class BatchNorm(LinearCell):
         return x
 
     def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> BatchNorm:
-        """By its range, each channel for itself: one gamma is no measure for another, and its scale alone represents it."""
+        """By its range, each channel for itself: one gamma says nothing of another, and its scale alone represents it."""
         if not isinstance(quantizer, WeightQuantizer):
             quantizer = WeightQuantizer(quant_delay=quantizer.quant_delay)
         quantizer = replace(quantizer, per_channel=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import get_annotations
 from typing import Any, Literal, get_args
 
 from qat.errors import QatError
@@ -36,6 +37,11 @@ FACTS_OF_SEVERAL: Mapping[str, tuple[str, tuple[Any, ...]]] = {
 }
 
 
+#: What a cell computes. A class that defines one of them anew has to state its facts anew: those of the cell that it is derived
+#: from need not be true of it. The last two are those of a linear cell.
+COMPUTING = ("forward", "output_shape", "to_integer", "apply", "integer_node")
+
+
 def check_facts(cls: type[Any], base: type[Any]) -> None:
     """Check a subclass of Cell where it is defined.
 
@@ -44,7 +50,8 @@ def check_facts(cls: type[Any], base: type[Any]) -> None:
         base: Cell itself.
 
     Raises:
-        QatError: a fact is not stated, or is none of its values; or a method is missing that another one makes necessary.
+        QatError: a fact is not stated, is inherited from a cell that computes something else, has a wrong value or contradicts
+            another; or a method is missing that another one makes necessary.
     """
     facts = {**FACTS, **FACTS_OF_SEVERAL} if cls.arity > 1 else FACTS
     for name, (what, values) in facts.items():
@@ -54,10 +61,28 @@ def check_facts(cls: type[Any], base: type[Any]) -> None:
                 f"{cls.__name__}: the class does not state {name}, {what}; passes, metrics and pruning would have to guess: "
                 f"add {name} = {words} (their meanings: qat.cells.facts)"
             )
+        place = next(index for index, each in enumerate(cls.__mro__) if name in vars(each))
+        owner, derived = cls.__mro__[place], cls.__mro__[:place]
+        anew = next((method for method in COMPUTING if any(method in vars(each) for each in derived)), None)
+        if anew and not getattr(owner, "is_abstract", True):  # else it is a base, which states them for its subclasses
+            raise QatError(
+                f"{cls.__name__}: the class defines {anew} but takes {name}, {what}, from {owner.__name__}, which computes "
+                f"something else; add {name} = {words} (their meanings: qat.cells.facts)"
+            )
         stated = getattr(cls, name)
         is_property = hasattr(type(stated), "__get__") and not callable(stated)
-        if not is_property and stated not in values:
+        if not is_property and not any(type(stated) is type(value) and stated == value for value in values):
             raise QatError(f"{cls.__name__}: {name} is {stated!r}, {what}; use {words}")
+    if cls.arity > 1 and cls.output_numbers == "moved" and cls.one_grid is not True:
+        raise QatError(
+            f'{cls.__name__}: output_numbers is "moved", so that codes of several inputs meet in one output, but '
+            'one_grid is not True; add one_grid = True, or state output_numbers = "computed"'
+        )
+    if cls.output_channels == "grouped" and not _has(cls, "group"):
+        raise QatError(
+            f'{cls.__name__}: output_channels is "grouped", but how many groups there are is unknown, so that channels '
+            "cannot be pruned; add a field or property group"
+        )
     if cls.params is not base.params:
         raise QatError(
             f"{cls.__name__}: defines params, which does not tell what is trained from what belongs to a quantizer; define "
@@ -72,4 +97,9 @@ def check_facts(cls: type[Any], base: type[Any]) -> None:
         if getattr(cls, given) is not getattr(base, given) and getattr(cls, needed) is getattr(base, needed):
             raise QatError(f"{cls.__name__}: defines {given} but not {needed}, so that {why}; define it too")
     if cls.output_numbers == "coded" and cls.code_bits is base.code_bits:
-        raise QatError(f"{cls.__name__}: makes codes of its own, but not known is how wide they are; define code_bits")
+        raise QatError(f"{cls.__name__}: makes codes of its own, but how wide they are is unknown; define code_bits")
+
+
+def _has(cls: type[Any], name: str) -> bool:
+    """Whether instances have it: as an attribute or property of the class, or as a field without a default."""
+    return hasattr(cls, name) or any(name in get_annotations(each) for each in cls.__mro__)

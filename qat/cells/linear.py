@@ -82,6 +82,10 @@ class LinearCell(Cell, ABC, abstract=True):
         return self.after_fake
 
     @property
+    def wants_quantizer(self) -> bool:
+        return True
+
+    @property
     def non_negative(self) -> bool:  # type: ignore[override]
         """By its activation."""
         return self.activation in NON_NEGATIVE

@@ -35,7 +35,7 @@ class Comparison:
         codes: How many output codes were compared.
         differ: How many of them differ.
         largest: The largest difference of two codes.
-        top1: Accuracy, 0 to 1; None where the network is no classifier with one output.
+        top1: Accuracy, 0 to 1; None where the network is not a classifier with one output.
         divergence: Where they differ first, node, image and element; None where they do not.
         arithmetic: The engine's, "float" or "fixed", and that of the reference that it was compared with.
     """
@@ -58,7 +58,7 @@ class Certificate:
         network: The name of the graph.
         data: What the images are.
         images: How many.
-        reference_top1: Accuracy of the reference, 0 to 1; None where the network is no classifier with one output.
+        reference_top1: Accuracy of the reference, 0 to 1; None where the network is not a classifier with one output.
         comparisons: One for each engine.
         matrix: Codes that differ, pair by pair: the reference, then the engines in order.
         arithmetic: Of the reference, "float" or "fixed".
@@ -142,7 +142,7 @@ def file_engine(path: str | Path, target: Target, graph: IntegerGraph, arithmeti
         real = as_tuple(target.predict(path, pixels, **options))
         shapes, expected = [x.shape[1:] for x in real], [x.shape for x in graph.outputs]
         if shapes != expected or not all(np.isfinite(x).all() for x in real):
-            found = f"outputs of shape {shapes}" if shapes != expected else "outputs that are no numbers"
+            found = f"outputs of shape {shapes}" if shapes != expected else "outputs that are not finite numbers"
             raise QatError(
                 f"{path}: gives {found} where {graph.name} gives {expected}; it was not exported from this checkpoint"
             )
@@ -227,15 +227,15 @@ def compare(
     matrix = tuple(tuple(int(np.count_nonzero(_difference(a, b))) for b in rows) for a in rows)
     top1 = {name: _top1(own, split.labels) for name, own in references.items()}
     return Certificate(
-        str(file),
-        graph.name,
-        data,
-        len(split),
-        top1[arithmetic],
-        comparisons,
-        matrix,
-        arithmetic,
-        top1 if len(top1) > 1 else {},
+        file=str(file),
+        network=graph.name,
+        data=data,
+        images=len(split),
+        reference_top1=top1[arithmetic],
+        comparisons=comparisons,
+        matrix=matrix,
+        arithmetic=arithmetic,
+        top1_by_arithmetic=top1 if len(top1) > 1 else {},
     )
 
 
@@ -299,12 +299,8 @@ def export_verified(
 
     Args:
         path: The file to write.
-        target: Of its format.
-        backend: Whose evaluation pass is compared too.
         checkpoint: Of a quantized network.
-        split: The images, and labels for the accuracy.
-        data: What the images are, for the certificate.
-        device_target: Of the backend: "CPU", "GPU" or "Ascend"; by default the best that there is.
+        target, backend, split, data, device_target: As in ``verify``.
         arithmetic: "float" or "fixed"; by default the target's first.
         options: Of the target's export (``Target.OPTIONS``), by name.
         integers: Those of the checkpoint, where they are at hand. The backend's evaluation pass derives its own all the same.
@@ -402,8 +398,15 @@ def _compare(
         image = int(np.argwhere(difference)[0][0])
         one = as_arrays(tuple(x[image : image + 1] for x in as_tuple(split.images)))
         divergence = _first_divergence(graph, one, image, engine)
-    top1 = _top1(codes, split.labels)
-    return Comparison(engine.name, difference.size, differ, int(difference.max()), top1, divergence, engine.arithmetic)
+    return Comparison(
+        engine=engine.name,
+        codes=difference.size,
+        differ=differ,
+        largest=int(difference.max()),
+        top1=_top1(codes, split.labels),
+        divergence=divergence,
+        arithmetic=engine.arithmetic,
+    )
 
 
 def _top1(outputs: tuple[Array, ...], labels: Array) -> float | None:

@@ -76,7 +76,7 @@ class Graph:
                 raise QatError(f"{node.name}: two nodes of {self.name} have this name; names must be unique")
             missing = [name for name in node.inputs if name not in seen]
             if missing:
-                raise QatError(f"{node.name}: its input {missing[0]!r} is no node before it in {self.name}")
+                raise QatError(f"{node.name}: its input {missing[0]!r} is not a node before it in {self.name}")
             if len(node.inputs) != node.cell.arity:
                 raise QatError(
                     f"{node.name}: a {type(node.cell).__name__} takes {node.cell.arity} inputs but gets {len(node.inputs)}"
@@ -84,7 +84,7 @@ class Graph:
             seen.add(node.name)
         missing = [name for name in self.outputs if name not in seen]
         if missing or not self.outputs:
-            raise QatError(f"{self.name}: its output {missing[0] if missing else '(none)'!r} is no node of it")
+            raise QatError(f"{self.name}: its output {missing[0] if missing else '(none)'!r} is not a node of it")
         owners: dict[str, Cell] = {}
         for node in self.nodes:
             if owners.setdefault(node.cell_name, node.cell) != node.cell:
@@ -95,7 +95,7 @@ class Graph:
             for name in node.cell.shares if isinstance(node.cell, FakeQuant) else ():
                 if not isinstance(owners.get(name), FakeQuant):
                     raise QatError(
-                        f"{node.name}: shares its grid with {name!r}, which is no fake quantizer of {self.name}"
+                        f"{node.name}: shares its grid with {name!r}, which is not a fake quantizer of {self.name}"
                     )
         self._check_sizes()
 
@@ -241,7 +241,7 @@ class Graph:
 
     @classmethod
     def from_json(cls, text: str) -> Graph:
-        """The graph that ``to_json`` wrote. Raises QatError where the text is no valid graph."""
+        """The graph that ``to_json`` wrote. Raises QatError where the text is not a valid graph."""
         try:
             if len(text) > LARGEST_JSON:
                 raise ValueError(f"it has {len(text):,} characters, but {LARGEST_JSON:,} are the most")
@@ -260,7 +260,7 @@ class Graph:
             return cls(nodes, _texts(data["outputs"]), _text(data["name"]))
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise QatError(
-                f"the graph is no valid JSON form of a network ({reason_of(error)}): the file is damaged"
+                f"the graph is not a valid JSON form of a network ({reason_of(error)}): the file is damaged"
             ) from None
 
     @cached_property

@@ -42,10 +42,10 @@ def convert_quant_network(
     or a pair (weights, activations).
 
     1. Every convolution and dense cell gets a weight quantizer; its bias follows (docs/numerics.md).
-    2. After every cell whose output is no code yet (``after_fake``) comes a FakeQuant node, named
+    2. After every cell whose output is not a code yet (``after_fake``) comes a FakeQuant node, named
        ``<node>.fake_quant``. The input needs none: its pixels are codes. Where its codes are not uniform, an 8-bit one whose
        codes are, ``<node>.uniform_fake_quant``, comes before it.
-    3. An activation that is no clamp becomes a cell of its own between two fake quantizers, ``<node>.pre_fake_quant`` and
+    3. An activation that is not a clamp becomes a cell of its own between two fake quantizers, ``<node>.pre_fake_quant`` and
        ``<node>.fake_quant``: a table of codes.
     4. The fake quantizers before an addition or a concatenation share one range (``share_grids``).
     5. Under the profile "ascend" the input gets a FakeQuant too: a pixel minus its zero point lies within -255 .. 255 and
@@ -170,7 +170,7 @@ def _uniform(activations: BaseActivationQuantizer) -> BaseActivationQuantizer:
 
 def _check_layers(graph: Graph, layers: Mapping[str, Mapping[str, Setting]]) -> None:
     """Raise QatError where a pattern fits no node that is quantized."""
-    names = [node.name for node in graph.nodes if isinstance(node.cell, LinearCell) or node.cell.wants_fake_quant]
+    names = [node.name for node in graph.nodes if node.cell.wants_quantizer]
     for pattern in layers:
         if not any(fits(name, pattern) for name in names):
             raise QatError(

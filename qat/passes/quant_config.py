@@ -51,7 +51,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
 
 def read_quant_config(path: str | Path) -> dict[str, Any]:
-    """Keyword arguments for convert_quant_network. Raises QatError where the file is none of that."""
+    """Keyword arguments for convert_quant_network. Raises QatError where the file does not hold them."""
     text = read_text(path, f"give a YAML file; {ADVICE}", limit=LARGEST)
     with reading(path, "YAML", ADVICE):
         data = yaml.load(text, _Loader)  # (of SafeLoader's kinds alone)
@@ -61,7 +61,7 @@ def read_quant_config(path: str | Path) -> dict[str, Any]:
     unknown = [key for key in data if key not in known]
     if unknown:
         hint = perhaps(unknown[0], known)
-        raise QatError(f"{path}: {shortened(unknown[0])} is no setting{hint}; use {', '.join(known)}")
+        raise QatError(f"{path}: {shortened(unknown[0])} is not a setting{hint}; use {', '.join(known)}")
     try:
         check_settings(data)
     except QatError as error:

@@ -155,7 +155,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 def _given(name: str, given: Any, otherwise: Quantizer, base: type[Any], changes: Mapping[str, Any]) -> Any:
     """The quantizer that the user gave, as an object or in its JSON form, with some fields changed; or else another.
 
-    Raises QatError where it is none of ``base``.
+    Raises QatError where it is not an instance of ``base``.
     """
     if given is None:
         return otherwise
@@ -163,7 +163,7 @@ def _given(name: str, given: Any, otherwise: Quantizer, base: type[Any], changes
     if not isinstance(quantizer, base):
         what = "weights" if base is BaseWeightQuantizer else "activations"
         raise QatError(
-            f"{name or 'convert_quant_network'}: {shortened(given)} is no quantizer of {what}; see qat.quantizers"
+            f"{name or 'convert_quant_network'}: {shortened(given)} is not a quantizer of {what}; see qat.quantizers"
         )
     return replace(quantizer, **changes)
 
@@ -185,13 +185,13 @@ def _check_ascend(name: str, cell: Cell | None, symmetric: tuple[Any, Any], per_
 
 
 def pair(setting: Setting) -> tuple[Any, Any]:
-    """A setting of weights and of activations. Raises QatError for a tuple that is no pair."""
+    """A setting of weights and of activations. Raises QatError for a tuple that is not a pair."""
     if not isinstance(setting, (tuple, list)):
         return setting, setting
     if len(setting) == 1:
         return setting[0], setting[0]
     if len(setting) != 2:
         raise QatError(
-            f"convert_quant_network: {shortened(setting)} is no pair: give one value, or (weights, activations)"
+            f"convert_quant_network: {shortened(setting)} is not a pair: give one value, or (weights, activations)"
         )
     return setting[0], setting[1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qat.cells.linear import LinearCell
 from qat.errors import QatError
 from qat.graph import Graph, Network, as_graph
 from qat.integer import Adjustments, IntegerBuilder, IntegerGraph, IntegerNode, IntegerTensor
@@ -40,7 +39,7 @@ def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> Integer
     (10,)
     """
     graph = as_graph(network)
-    if not any(isinstance(node.cell, LinearCell) or node.cell.wants_fake_quant for node in graph.nodes):
+    if not any(node.cell.wants_quantizer for node in graph.nodes):
         raise QatError(
             f"{graph.name} has no cell whose numbers are quantized (a convolution, a dense layer, an addition, ...): what "
             "leaves it are pixels still, and there are no integers to derive; add such a cell"

@@ -204,7 +204,7 @@ class _Ranking:
         for name, count in keep.items():
             if name not in by_name:
                 raise QatError(
-                    f"keep: {name!r} is no group of channels of {self._graph.name}; use {', '.join(by_name)}"
+                    f"keep: {name!r} is not a group of channels of {self._graph.name}; use {', '.join(by_name)}"
                 )
             if not 1 <= count <= len(by_name[name]):
                 raise QatError(

@@ -19,8 +19,7 @@ import yaml
 
 import qat
 from qat.analysis.merge_batch_norm import merge_batch_norm
-from qat.cells.batch_norm import BatchNorm
-from qat.cells.linear import LinearCell
+from qat.cells.linear import WeightedCell
 from qat.cli import run_script
 from qat.console import print_table
 from qat.errors import QatError
@@ -66,7 +65,7 @@ def add_widths_arguments(parser: argparse.ArgumentParser) -> None:
 
 def quantized_layers(graph: Graph) -> list[str]:
     """The layers whose widths are chosen."""
-    return [n.name for n in graph.nodes if isinstance(n.cell, LinearCell) and not isinstance(n.cell, BatchNorm)]
+    return [n.name for n in graph.nodes if isinstance(n.cell, WeightedCell)]
 
 
 Widths = dict[str, tuple[int | None, int]]  #: node -> bits of its weights (None: it has none) and of its output

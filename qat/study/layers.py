@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qat.analysis.metrics import activation_bits, bops, macs, weight_bits
-from qat.cells.batch_norm import BatchNorm
-from qat.cells.linear import LinearCell
+from qat.cells.linear import WeightedCell
 from qat.errors import QatError
 from qat.graph import Graph
 from qat.integer import IntegerLinear
@@ -87,7 +86,7 @@ def costs_of(graph: Graph, params: Mapping[str, Array] | None = None) -> list[Co
     costs = []
     for node in graph.nodes:
         cell = node.cell
-        if isinstance(cell, LinearCell) and not isinstance(cell, BatchNorm):
+        if isinstance(cell, WeightedCell):
             name, weights, input_bits = node.name, int(np.prod(cell.weight_shape)), bits[node.inputs[0]]
             costs.append(Cost(name, weights, counts[name], operations[name], widths[name], input_bits))
     return costs

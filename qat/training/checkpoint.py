@@ -127,7 +127,7 @@ class Checkpoint:
         try:
             with reading(path, "a checkpoint of qat", advice), safetensors.safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
         except QatError:
             if suffixed(path):
                 raise QatError(

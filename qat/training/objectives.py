@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from qat.analysis.metrics import bops_of
 from qat.errors import QatError
@@ -139,8 +139,34 @@ class GTCLoss(Objective):
         }
 
 
+class _Budget(Objective):
+    """Cross entropy with the penalty factor max(0, share - 1)^2; the share is what is used of a budget."""
+
+    smoothing: float
+    budget: ClassVar[str]  #: the field that holds it
+    factor: ClassVar[str]  #: the field that holds the factor
+    term: ClassVar[str]  #: how what is used is reported
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in (self.budget, self.factor):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise QatError(f"--{name} is {getattr(self, name)}; use a positive number")
+
+    def _used(self, passes: TrainingPasses, zero: Tensor) -> tuple[Tensor, Tensor]:
+        """What is used, and its share of the budget; zero: a scalar 0 of this backend."""
+        raise NotImplementedError
+
+    def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:
+        loss = cross_entropy(passes.ops, passes.outputs, targets, self.smoothing)
+        used, share = self._used(passes, loss * 0.0)
+        excess = passes.ops.relu(share - 1.0)
+        penalty = excess * excess * getattr(self, self.factor)
+        return {"loss": loss + penalty, "cross_entropy": loss, self.term: used}
+
+
 @dataclass(frozen=True)
-class SizeBudget(Objective):
+class SizeBudget(_Budget):
     """Cross entropy with a penalty on the size of the weights: the penalty method of arXiv 1905.11452, section 3.
 
     CE(logits, labels) + lambda_size max(0, size / budget - 1)^2. The size is the number of bits of all quantized
@@ -165,24 +191,19 @@ class SizeBudget(Objective):
     lambda_size: float = 1.0
     smoothing: float = 0.0
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-        _check_positive(self, "bits_per_weight", "lambda_size")
+    budget, factor, term = "bits_per_weight", "lambda_size", "bits_per_weight"
 
-    def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:
-        ops = passes.ops
-        loss = cross_entropy(ops, passes.outputs, targets, self.smoothing)
+    def _used(self, passes: TrainingPasses, zero: Tensor) -> tuple[Tensor, Tensor]:
         weights = [each for each in passes.quantized.values() if isinstance(each.quantizer, BaseWeightQuantizer)]
-        bits, total = loss * 0.0, sum(each.numbers for each in weights)
+        bits, total = zero, sum(each.numbers for each in weights)
         for each in weights:
-            own_bits = each.bits(ops)
+            own_bits = each.bits(passes.ops)
             bits = bits + (float(each.quantizer.num_bits) if own_bits is None else own_bits) * (each.numbers / total)
-        penalty = _penalty(ops, bits * (1.0 / self.bits_per_weight), self.lambda_size)
-        return {"loss": loss + penalty, "cross_entropy": loss, "bits_per_weight": bits}
+        return bits, bits * (1.0 / self.bits_per_weight)
 
 
 @dataclass(frozen=True)
-class BopsBudget(Objective):
+class BopsBudget(_Budget):
     """Cross entropy with a penalty on bit operations, as SizeBudget has one on stored bits.
 
     CE(logits, labels) + lambda_bops max(0, BOPs / max_bops - 1)^2. BOPs is the sum over layers of MACs b_w b_a for one
@@ -208,31 +229,14 @@ class BopsBudget(Objective):
     lambda_bops: float = 1.0
     smoothing: float = 0.0
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-        _check_positive(self, "max_bops", "lambda_bops")
+    budget, factor, term = "max_bops", "lambda_bops", "bops"
 
-    def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:
-        ops = passes.ops
-        loss = cross_entropy(ops, passes.outputs, targets, self.smoothing)
-        learned = {name: each.bits(ops) for name, each in passes.quantized.items()}
-        share = loss * 0.0  # a scalar 0 of this backend
+    def _used(self, passes: TrainingPasses, zero: Tensor) -> tuple[Tensor, Tensor]:
+        learned = {name: each.bits(passes.ops) for name, each in passes.quantized.items()}
+        share = zero
         for bops in bops_of(passes.graph, {name: bits for name, bits in learned.items() if bits is not None}).values():
             share = share + bops * (1.0 / self.max_bops)
-        penalty = _penalty(ops, share, self.lambda_bops)
-        return {"loss": loss + penalty, "cross_entropy": loss, "bops": share * self.max_bops}
-
-
-def _check_positive(owner: Objective, *names: str) -> None:
-    for name in names:
-        if not 0.0 < getattr(owner, name) < math.inf:
-            raise QatError(f"--{name} is {getattr(owner, name)}; use a positive number")
-
-
-def _penalty(ops: Ops, share: Tensor, factor: float) -> Tensor:
-    """factor max(0, share - 1)^2; share: of a budget."""
-    excess = ops.relu(share - 1.0)
-    return excess * excess * factor
+        return share * self.max_bops, share
 
 
 def _sum_of_codes(ops: Ops, bits: dict[str, Tensor], like: Tensor) -> Tensor:
