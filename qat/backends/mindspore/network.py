@@ -77,25 +77,34 @@ def _recording() -> Iterator[None]:
     """MindSpore's recording, without two things that it does for each operation: it looks up the source of the whole stack,
     and fails where a frame has none (under python -m, python -c and at the prompt); and it prints every tensor for a log that
     is off, which takes as long as the rest.
+
+    The look-up is private to MindSpore: a release that has none is left as it is, and so in ``_release_forgotten``.
     """
-    originals = jit_trace._get_caller_lines, Tensor.__repr__, Tensor.__str__
-    jit_trace._get_caller_lines = lambda: ([__file__], [1])
+    originals = Tensor.__repr__, Tensor.__str__
+    look_up = getattr(jit_trace, "_get_caller_lines", None)
     Tensor.__repr__ = Tensor.__str__ = lambda self: "Tensor of a pass that is being compiled"
+    if look_up is not None:
+        jit_trace._get_caller_lines = lambda: ([__file__], [1])
     try:
         yield
     finally:
-        jit_trace._get_caller_lines, Tensor.__repr__, Tensor.__str__ = originals
+        Tensor.__repr__, Tensor.__str__ = originals
+        if look_up is not None:
+            jit_trace._get_caller_lines = look_up
 
 
 def _release_forgotten() -> None:
     """Free what MindSpore compiled of functions that nobody can call any more; not where they end, which may be amid the
     compilation of another one.
     """
+    known: set[str] = getattr(jit_trace, "_trace_compile_cache", set())
+    free = getattr(getattr(jit_trace, "_jit_executor", None), "del_net_res", None)
     while _FORGOTTEN:
         mark = f".{_FORGOTTEN.pop()}#"
-        phases = {phase for phase in jit_trace._trace_compile_cache if mark in phase}
-        jit_trace._jit_executor.del_net_res(None, phases)
-        jit_trace._trace_compile_cache.difference_update(phases)
+        phases = {phase for phase in known if mark in phase}
+        if free is not None:
+            free(None, phases)
+            known.difference_update(phases)
 
 
 class CellModule(nn.Cell):  # type: ignore[misc]
