@@ -14,8 +14,8 @@ included: these are the names that a subclass defines. A backend is two modules:
     the framework needs them. In training it runs ``_pass``, the loop over the graph's nodes.
   - ``lower``, which gives its arguments to ``to_lower`` and the result to ``LoweredNetwork``.
   - ``seed``, which may draw from ``own_generator``.
-  - ``Step``, a subclass of ``TrainingStep``. It defines ``_update``, ``_slots`` and ``_set_slots``, and ``_means`` where several
-    processes may train one network; ``qat.training.losses.step_terms`` is what it differentiates.
+  - ``Step``, a subclass of ``TrainingStep``. It defines ``_update``, ``_slots`` and ``_set_slots``, and ``_means`` where
+    several processes may train one network; ``qat.training.losses.step_terms`` is what it differentiates.
 """
 
 from __future__ import annotations
