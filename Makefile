@@ -78,7 +78,8 @@ extra-jax:
 	cd tests && OMP_NUM_THREADS=1 $(ALONE)/bin/python alone.py jax
 	$(ALONE)/bin/pip install --quiet ".[torch,study]" pytest pytest-xdist hypothesis --constraint constraints.txt
 	cd tests && OMP_NUM_THREADS=1 PYTHONPATH=../examples/jax_backend/tests $(ALONE)/bin/python -m pytest -n 2 -k jax \
-		test_ops_conformance.py test_backends_agree.py test_interfaces.py test_optimizers.py ../examples/jax_backend/tests
+		test_ops_conformance.py test_backends_agree.py test_interfaces.py test_optimizers.py test_joined_values.py \
+		test_not_finite.py ../examples/jax_backend/tests
 	rm -rf $(ALONE)
 
 clean:

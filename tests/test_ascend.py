@@ -472,7 +472,7 @@ def test_a_table_is_refused(file_format: str, function: str, tmp_path: Path) -> 
 def test_a_softmax_is_refused(file_format: str, tmp_path: Path) -> None:
     network = Chain(qat.Input((6, 1, 1)), qat.Flatten(), qat.DenseBnAct(6, 4), qat.Softmax())
     message = refused(qat.convert_quant_network(network, profile="ascend"), file_format, tmp_path)
-    assert message.startswith(f"cells.2: {file_format} has no form for IntegerSoftmax; export to ONNX")
+    assert message.startswith(f"cells.2: {file_format}: a softmax has no form of int8 codes on Ascend; export to ONNX")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from test_zoo import Setup, after_numpy_step, random_params, setups
 
 import qat
 from qat.data import Split
+from qat.deploy.floats import export_float
 from qat.deploy.verify import export_verified, verify
 from qat.integer import Grid, IntegerGraph, IntegerInput, IntegerSoftmax, IntegerTensor, evaluate, trace_codes
 from qat.integer.memory import Buffer, activation_memory, plan_memory
@@ -37,7 +38,8 @@ from qat.vocabulary.arrays import Arrays, as_tuple
 
 C, TORCH = qat.target("C"), qat.backend("torch")
 SANITIZERS = "-O0 -fsanitize=address,undefined -fno-sanitize-recover=all"
-#: The portable C, and what this machine's processor has beyond it; every access and every operation is checked.
+#: The portable C, and what this machine's processor has beyond it, with every access and every operation checked. Only
+#: test_random_networks compiles as users do too, unchecked, in turn with these.
 FLAGS = {"portable": SANITIZERS, "native": f"{SANITIZERS} -march=native"}
 if platform.machine() == "x86_64":
     FLAGS["avx2"] = f"{SANITIZERS} -march=haswell"
@@ -617,6 +619,10 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, certified: tupl
         qat.QatError, match=r"arithmetic 'float': files of C have no such arithmetic, .* or --arithmetic fixed"
     ):
         export_verified(path, C, TORCH, checkpoint, split, data="noise", arithmetic="float")
+    with pytest.raises(
+        qat.QatError, match=r"^LeNet5: C holds integers only; export the float network to ONNX or TFLITE$"
+    ):
+        export_float(C, LeNet5().graph(), {}, path)
     C.export(integers, path)
     with pytest.raises(qat.QatError, match=r"net\.c: takes raw pixels, uint8 \(N, 1, 32, 32\), but got"):
         C.predict(path, np.zeros((1, 1, 28, 28), np.uint8))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from conformance import ADAPTERS
+from frameworks import HERE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -16,7 +17,6 @@ from test_quantizer_family import assert_near
 
 import qat
 from qat.cli import main
-from qat.registry import BACKENDS, installed
 from qat.training.optimizer import learning_rate
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.values import Value
@@ -24,7 +24,6 @@ from qat.vocabulary.values import Value
 Array = npt.NDArray[np.float32]
 F = np.float32
 E = 1e-6
-HERE = [name for name, entry in BACKENDS.items() if installed(entry)]
 OPS = qat.backend("torch").TorchOps()
 WEIGHT, ACTIVATION = qat.GTCWeightQuantizer, qat.GTCActivationQuantizer
 

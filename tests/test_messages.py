@@ -11,6 +11,7 @@ import pytest
 
 import qat
 from qat.data import Dataset, Split
+from qat.deploy.floats import export_float
 from qat.registry import TARGETS
 from qat.training.loop import train
 from qat.training.recipe import Recipe
@@ -125,7 +126,7 @@ def test_what_is_no_network(what: Any, tmp_path: Path) -> None:
         lambda: qat.to_integer(what, PARAMS),
         lambda: qat.calibrate(what, PARAMS, IMAGES),
         lambda: qat.backend("torch").lower(what),
-        *(lambda name=name: qat.target(name).export_float(what, PARAMS, tmp_path / "x") for name in ("ONNX", "TFLITE")),
+        *(lambda name=name: export_float(qat.target(name), what, PARAMS, tmp_path / "x") for name in TARGETS),
     ):
         refused(message, act)
 

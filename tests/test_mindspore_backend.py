@@ -279,3 +279,20 @@ def test_what_was_compiled_of_a_network_is_freed_when_another_is_lowered() -> No
         [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_release_without_the_private_names_that_are_used_trains_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    def losses() -> list[float]:
+        step = MINDSPORE.make_step(MINDSPORE.lower(Small()), Optimizer())
+        found = [step(SMALL_IMAGES, LABELS, 0.1) for _ in range(2)]
+        del step
+        gc.collect()
+        MINDSPORE.lower(Small())  # frees what was compiled, where it can
+        return found
+
+    expected = losses()
+    monkeypatch.setattr(
+        jit_trace, "_get_caller_lines", lambda: ([__file__], [1])
+    )  # else MindSpore's own fails under python -m
+    monkeypatch.setattr(MINDSPORE, "jit_trace", None)
+    assert losses() == expected

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from frameworks import HERE
 
 import qat
 import qat.networks
 from qat.analysis.metrics import total_macs
 from qat.integer import IntegerLinear, trace_codes
 from qat.networks import NETWORKS, Autoencoder, create
-from qat.registry import BACKENDS, installed
 from qat.training.forward import Forward
 from qat.training.losses import mean_squared_error
 from qat.training.optimizer import Optimizer
@@ -63,7 +63,7 @@ def test_published_products(name: str, products: int) -> None:
     assert total_macs(create(name).graph()) == products
 
 
-@pytest.mark.parametrize("backend_name", [name for name, entry in BACKENDS.items() if installed(entry)])
+@pytest.mark.parametrize("backend_name", HERE)
 def test_an_autoencoder_learns_its_input_by_its_squared_error(backend_name: str) -> None:
     """The gradient is that of the formula, and a quantized one is trained by it too."""
     backend, network = qat.backend(backend_name), Autoencoder(features=12)
@@ -100,14 +100,12 @@ def test_mnist_cnn_has_the_products_and_the_input_of_its_document() -> None:
 #: The networks whose compiled passes a backend takes many seconds for, and whose cells others have too.
 LONG = {
     "keras": ("mobilenet", "resnet20"),
-    "mindspore": ("autoencoder", "compact_digits", "compact_residual", "ds_cnn", "resnet20", "svhn_cnn"),
+    "mindspore": ("autoencoder", "compact_digits", "compact_residual", "ds_cnn", "mobilenet", "resnet20", "svhn_cnn"),
 }
-#: Every network on every backend, but MobileNet, whose cells are those of DS-CNN, not where compiling it takes a minute.
 PAIRS = [
     pytest.param(backend, name, marks=pytest.mark.sweep if name in LONG.get(backend, ()) else ())
-    for backend, entry in BACKENDS.items()
+    for backend in HERE
     for name in sorted(NETWORKS)
-    if installed(entry) and (backend, name) != ("mindspore", "mobilenet")
 ]
 
 

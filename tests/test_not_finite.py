@@ -7,16 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from frameworks import HERE
 
 import qat
 from qat.cli import main
 from qat.data import load
 from qat.errors import NotFiniteError
-from qat.registry import BACKENDS, installed
 from qat.training.loop import train
 from qat.training.recipe import Recipe
 
-HERE = [name for name, entry in BACKENDS.items() if installed(entry)]
 RUINOUS = 3e38  #: a rate with which the first step leaves float32
 DATA = load("digits")
 ONE_STEP = len(DATA.train)  #: a batch of all training images

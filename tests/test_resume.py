@@ -12,11 +12,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from frameworks import HERE
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import qat
-from qat import registry
 from qat.cli import main
 from qat.data import load
 from qat.training.loop import train
@@ -24,8 +24,7 @@ from qat.training.objectives import Distillation
 from qat.training.optimizer import Optimizer
 from qat.training.recipe import Recipe
 
-BACKENDS = {name: qat.backend(name) for name, entry in registry.BACKENDS.items() if registry.installed(entry)}
-TORCH = BACKENDS["torch"]
+TORCH = qat.backend("torch")
 KILL_AND_RESUME = Path(__file__).parent.parent / "benchmarks" / "kill_and_resume.py"
 
 
@@ -85,7 +84,7 @@ def test_what_a_training_was_told_to_minimise_cannot_be_left_out_when_it_is_resu
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 @pytest.mark.parametrize("quantized", [False, True])
-@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+@pytest.mark.parametrize("backend", [qat.backend(name) for name in HERE], ids=HERE)
 def test_continuing_from_any_checkpoint_gives_the_same_bits(
     backend: ModuleType, optimizer: str, quantized: bool, tmp_path: Path
 ) -> None:

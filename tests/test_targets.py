@@ -75,6 +75,7 @@ def refusals(target: Any, kind: type[IntegerNode], path: Path) -> Iterator[tuple
 def test_the_networks_have_every_kind_of_node() -> None:
     kinds = {kind for _, kind in inspect.getmembers(qat.integer, inspect.isclass) if issubclass(kind, IntegerNode)}
     assert set(networks()) == {kind for kind in kinds if not inspect.isabstract(kind)}
+    assert len({kind.kind for kind in networks()} - {IntegerNode.kind}) == len(networks())  # as messages name them
 
 
 @HERE
@@ -87,10 +88,13 @@ def test_a_kind_of_node_is_written_or_refused_by_name(name: str, kind: type[Inte
     assert len(found) == len(PROFILES)
     node, message = found[PROFILES.index("ascend")]
     assert message.startswith(f"{node.name}: {name}"), message
+    assert kind.__name__ not in message  # users know cells, not the classes of nodes
 
 
 class IntegerOdd(IntegerNode):
     """A kind that no target knows."""
+
+    kind = "an odd sum"
 
     def evaluate(self, ops: Any, constants: Any, *inputs: Any) -> Any:
         return inputs[0]
@@ -101,6 +105,6 @@ def test_a_kind_of_node_that_no_target_knows_is_refused_by_name(name: str, tmp_p
     x = IntegerTensor("x", (4,), Grid(np.float32(1.0), 0, 0, 255))
     y = x._replace(name="y")
     graph = IntegerGraph((IntegerInput("x", (), x), IntegerOdd("y", (x,), y)), (x,), (y,))
-    with pytest.raises(qat.QatError, match=rf"^y: {name} has no form for IntegerOdd; export to "):
+    with pytest.raises(qat.QatError, match=rf"^y: {name}\b.* an odd sum\b.*; export to "):
         qat.target(name).export(graph, tmp_path / f"net{TARGETS[name].suffix}")
     assert not list(tmp_path.iterdir())

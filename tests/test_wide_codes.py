@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from frameworks import HERE
 from hypothesis import given, settings
 from sequential import Setup as Sequential
 from sequential import setups
@@ -21,11 +22,10 @@ from qat.integer import EXACT_LONG, Adjustments, Grid, IntegerBuilder, IntegerGr
 from qat.integer.fixed_point import linear_multiplier
 from qat.integer.widths import bits_of, weight_bits
 from qat.networks import LeNet5
-from qat.registry import BACKENDS, TARGETS, installed
+from qat.registry import TARGETS, installed
 from qat.vocabulary.arrays import as_tuple
 
 TFLITE = qat.target("TFLITE")
-HERE = [name for name, entry in BACKENDS.items() if installed(entry)]
 WIDTHS = [(16, 16), (8, 16), (16, 8), (9, 9), (10, 10), (11, 11), (12, 12), (13, 13), (14, 14), (15, 15)]
 
 

@@ -57,8 +57,8 @@ def calibrate(
             it, and its beta takes the correction.
         equalize: first equalize the channels of weights (``equalize_channels``).
         batch_size: images at a time.
-        ops: the vocabulary that computes, as ``qat.backend("torch").TorchOps()``; None: NumPy's. Ranges depend on it in the
-            last bits, as float sums do.
+        ops: the vocabulary that computes, as ``TorchOps()`` of qat.backends.torch.ops; None: NumPy's. Ranges depend on it in
+            the last bits, as float sums do.
         **settings: those of ``convert_quant_network``.
 
     Returns:

@@ -1,7 +1,21 @@
 """What all backends of training share: the arguments of ``lower``, evaluation, parameters, the frame of a step, seeds.
 
-Nothing here knows a framework. A backend's ``network`` module defines ``NAME``, ``lower``, ``devices``, ``runtime``, ``seed``
-and ``make_step``, and exports the functions of this module (``qat.deploy.interfaces.TrainingBackend``).
+Nothing here knows a framework. It is the supported frame for backends of other packages too, their methods with an underscore
+included: these are the names that a subclass defines. A backend is two modules:
+
+- ``ops``: a subclass of ``qat.vocabulary.ops.Ops`` over the framework's tensors.
+- ``network``: the module that ``qat.backend`` returns (``qat.deploy.interfaces.TrainingBackend``). It defines ``NAME``,
+  ``lower``, ``devices``, ``runtime``, ``seed`` and ``make_step``, which is its class ``Step``, and imports ``predict``,
+  ``predict_codes``, ``trace``, ``read`` and ``write`` from here. In it:
+
+  - ``LoweredNetwork``, a subclass of ``Lowered`` and of the framework's model class, if that has one. Its ``__init__`` sets
+    ``graph``, calls ``_compute_with`` with the vocabularies of training and of evaluation, and sets ``_tensors`` to the
+    parameters (``_ops.from_numpy``), or it overrides ``tensors``. It defines ``_assign``; ``_values`` and ``_evaluating`` where
+    the framework needs them. In training it runs ``_pass``, the loop over the graph's nodes.
+  - ``lower``, which gives its arguments to ``to_lower`` and the result to ``LoweredNetwork``.
+  - ``seed``, which may draw from ``own_generator``.
+  - ``Step``, a subclass of ``TrainingStep``. It defines ``_update``, ``_slots`` and ``_set_slots``, and ``_means`` where
+    several processes may train one network; ``qat.training.losses.step_terms`` is what it differentiates.
 """
 
 from __future__ import annotations

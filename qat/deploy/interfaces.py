@@ -60,7 +60,7 @@ class TrainingBackend(Protocol):
         *,
         device_target: str | None = None,
         step: int = 0,
-    ) -> LoweredNetwork:
+    ) -> Any:
         """The framework's own model of a network.
 
         Args:
@@ -68,6 +68,13 @@ class TrainingBackend(Protocol):
             params: Arrays by name, canonical, float32; by default fresh ones.
             device_target: "CPU", "GPU" or "Ascend"; by default the best that there is.
             step: Training steps done so far, on which ``quant_delay`` and the seed of a dropout depend.
+
+        Returns:
+            A ``torch.nn.Module``, ``keras.Model`` or ``mindspore.nn.Cell``, which is a ``LoweredNetwork`` too. Its type is the
+            framework's, so that all that the framework's models have passes a type checker.
+
+        Raises:
+            QatError: the parameters are not those of the network, or there is no such device.
         """
 
     def read(self, model: Any) -> Params:
@@ -230,7 +237,7 @@ class Target(Protocol):
 
 @runtime_checkable
 class HoldsFloats(Protocol):
-    """What a target has beside that whose files may also hold float networks."""
+    """What a target has beside that whose files may also hold float networks (``qat.deploy.floats.export_float``)."""
 
     def export_float(self, graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
         """Write a float network with its parameters, canonical."""

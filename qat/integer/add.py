@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,6 +22,7 @@ TIE_MARGIN = 2.0**-12  #: of a code: runtimes round a s + b s differently by les
 class IntegerAdd(IntegerNode):
     """y = clip(rint(f32(a + b) m)): the sum of two tensors of one grid, m = s / s_y."""
 
+    kind: ClassVar[str] = "addition"
     requantize: Requantize
 
     def constants(self) -> dict[str, tuple[Array, Kind]]:

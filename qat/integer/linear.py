@@ -147,6 +147,7 @@ class IntegerConv2d(IntegerLinear):
         group: groups of channels.
     """
 
+    kind: ClassVar[str] = "a convolution"
     stride: Pair = (1, 1)
     padding: Padding = (0, 0, 0, 0)
     dilation: Pair = (1, 1)
@@ -169,6 +170,7 @@ class IntegerConv2d(IntegerLinear):
 class IntegerDense(IntegerLinear):
     """A dense layer; weight (O, I), I in canonical (CHW) order."""
 
+    kind: ClassVar[str] = "a dense layer"
     weight_kind: ClassVar[Kind] = "dense_weight"
 
     def apply(self, ops: Ops, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:

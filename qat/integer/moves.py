@@ -14,6 +14,8 @@ from qat.vocabulary.ops import Ops, Padding, Pair, Tensor
 class IntegerInput(IntegerNode):
     """Where raw codes (uint8 pixels) enter; its output is these codes minus the zero point."""
 
+    kind: ClassVar[str] = "an input"
+
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         return inputs[0] - float(self.output.grid.zero_point)
 
@@ -28,6 +30,7 @@ class IntegerMaxPool2d(IntegerNode):
         padding: (top, bottom, left, right), in pixels that are never the largest.
     """
 
+    kind: ClassVar[str] = "max pooling"
     kernel: Pair
     stride: Pair
     padding: Padding
@@ -40,6 +43,7 @@ class IntegerMaxPool2d(IntegerNode):
 class IntegerFlatten(IntegerNode):
     """(C, H, W) to (C H W), in that order."""
 
+    kind: ClassVar[str] = "flattening"
     renames: ClassVar[bool] = True
 
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
@@ -49,6 +53,8 @@ class IntegerFlatten(IntegerNode):
 @dataclass(frozen=True, eq=False)
 class IntegerConcat(IntegerNode):
     """Tensors of one grid, one after another along the channels."""
+
+    kind: ClassVar[str] = "concatenation"
 
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         return ops.concat(inputs)

@@ -25,12 +25,14 @@ class IntegerNode(ABC):
         name: unique within the graph; its output tensor has the same name.
         inputs: the tensors that it reads.
         output: the tensor that it makes.
+        kind: what it computes, in the words of a message, with their article: "a softmax".
     """
 
     name: str
     inputs: tuple[IntegerTensor, ...]
     output: IntegerTensor
 
+    kind: ClassVar[str] = "its operation"
     #: its codes are those of its input in the same order, so that they need no memory of their own
     renames: ClassVar[bool] = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from qat.vocabulary.ops import Array, Kind, Ops, Tensor
 class IntegerTable(IntegerNode):
     """y = table[x_q - qmin]: any function of one number. table: centred codes, int32, one for each code of the input."""
 
+    kind: ClassVar[str] = "a table of codes"
     table: Array
 
     def constants(self) -> dict[str, tuple[Array, Kind]]:
@@ -59,6 +61,7 @@ class IntegerSoftmax(IntegerNode):
     is 1/256 and its zero point 0, as TFLite's softmax has them (with -128 for int8).
     """
 
+    kind: ClassVar[str] = "a softmax"
     table: Array
 
     def constants(self) -> dict[str, tuple[Array, Kind]]:

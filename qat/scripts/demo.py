@@ -9,7 +9,7 @@ from pathlib import Path
 import qat
 from qat.cli import run_script
 from qat.console import print_table
-from qat.deploy.interfaces import HoldsFloats
+from qat.deploy.floats import export_float
 from qat.deploy.verify import export_verified
 from qat.files import check_writable
 from qat.networks import create
@@ -35,7 +35,6 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     check_writable(out / "lenet.ckpt")
     backend, target = qat.backend(args.backend), qat.target("ONNX")
-    assert isinstance(target, HoldsFloats)
     graph = create("lenet").graph()
     dataset = load_data(args.data_path, graph)
     small = len(dataset.train) < 10_000
@@ -66,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     quantized.save(out / "lenet_quant.ckpt")
 
     float_file, file = out / "lenet_float.onnx", out / "lenet.onnx"
-    target.export_float(graph, checkpoint.params, float_file)
+    export_float(target, graph, checkpoint.params, float_file)
     certificate = export_verified(
         file,
         target,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import qat
 from qat.cli import run_script
 from qat.data.dataset import exists
+from qat.deploy.floats import export_float
 from qat.deploy.interfaces import HoldsFloats, Option, Target
 from qat.deploy.verify import arithmetic_options, default_arithmetic, export_verified
 from qat.errors import QatError
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
             )
             raise QatError(f"--float: {target.NAME}: {what}; leave it out, or choose --file_format ONNX")
         checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
-        target.export_float(checkpoint.graph, checkpoint.params, path)
+        export_float(target, checkpoint.graph, checkpoint.params, path)
         print(f"wrote {path}, {path.stat().st_size:,} bytes, float")
         return 0
     checkpoint = load_checkpoint(args.ckpt_path, quantized=True)

@@ -30,15 +30,14 @@ def codes_name(name: str) -> str:
     return f"{name}.q"
 
 
-def no_form(node: IntegerNode, target: str, advice: str = "export to another format") -> QatError:
-    """The refusal of a node whose kind a target does not write: the default case of every target's ``add``.
+def no_form(node: IntegerNode, target: str) -> QatError:
+    """The refusal of a node whose kind a target does not write: the default case of a target's ``add``.
 
     Args:
         node: the node.
         target: the name of the file format.
-        advice: what to do instead.
     """
-    return QatError(f"{node.name}: {target} has no form for {type(node).__name__}; {advice}")
+    return QatError(f"{node.name}: {target} has no form for {node.kind}; export to another format")
 
 
 def cannot_run(path: str | Path, runtime: str, reason: str) -> QatError:

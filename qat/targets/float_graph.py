@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from qat.errors import QatError
-from qat.graph import Graph
+from qat.graph import Graph, as_float_graph
+from qat.passes.fold_batch_norm import fold_batch_norm
 from qat.training.forward import Forward
-from qat.vocabulary.ops import Ops
+from qat.vocabulary.ops import Array, Ops
 
 Operation = Literal["Add", "Sub", "Mul", "Div"]
 S = TypeVar("S", bound="Symbol")
@@ -56,6 +57,15 @@ class FloatOps:
         raise QatError(
             f"the {self.target} form of a float network has no operation {name!r}; export the quantized network instead"
         )
+
+
+def float_form(graph: Graph, params: Mapping[str, Array]) -> tuple[Graph, Mapping[str, Array]]:
+    """What is written of a float network: it and its parameters, checked, with batch normalisations folded.
+
+    Raises:
+        QatError: the network is quantized, or its parameters do not fit.
+    """
+    return fold_batch_norm(as_float_graph(graph, params), params)
 
 
 def written_outputs(

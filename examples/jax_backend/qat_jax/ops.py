@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
 
 jax.config.update("jax_enable_x64", True)  # wide sums are in float64; everything else names its type
 
-Tensor = jax.Array
+Tensor: TypeAlias = jax.Array
 CPU = jax.devices("cpu")[0]
 
 
@@ -147,7 +147,7 @@ def _pooled(function: Any, start: float, x: Tensor, kernel: Pair, stride: Pair, 
 # written as a difference that should be 0.
 
 
-@jax.custom_jvp
+@jax.custom_jvp  # type: ignore[untyped-decorator]
 def _round_ste(x: Tensor) -> Tensor:
     return jnp.rint(x)
 
@@ -160,7 +160,7 @@ def _requantize(x: Tensor, multiplier: Tensor, low: Tensor, high: Tensor, open_l
     return jnp.clip(jnp.rint(x * multiplier), low, high)
 
 
-@_requantize.defjvp
+@_requantize.defjvp  # type: ignore[untyped-decorator]
 def _requantize_jvp(open_low: bool, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     x, multiplier, low, high = primals
     u = x * multiplier

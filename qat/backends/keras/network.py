@@ -45,7 +45,7 @@ EMPTY = re.compile(r"the batch is empty|size\[0\] == 0 \(got 1\)")
 ARRAYS: Any = (np.ndarray, tf.Tensor, tuple, list)
 
 
-class CellLayer(keras.layers.Layer):
+class CellLayer(keras.layers.Layer):  # type: ignore[misc]
     """The parameters of one cell, by their full names; ``summary`` shows the cell's class and output."""
 
     def __init__(self, name: str, shape: Shape, params: Mapping[str, Param], arrays: Mapping[str, Array]) -> None:
@@ -71,7 +71,7 @@ def _initializer(array: Any) -> Callable[..., Any]:
 
 
 @keras.saving.register_keras_serializable("qat")
-class LoweredNetwork(Lowered, keras.Model):
+class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
     """A graph as a keras.Model, trainable by ``compile`` and ``fit`` or by any loop over a GradientTape.
 
     Weights are named as in the graph ("conv1.weight"), one layer holds those of one cell. Called with raw pixels, uint8 and
@@ -285,17 +285,9 @@ def lower(
     device_target: str | None = None,
     step: int = 0,
 ) -> LoweredNetwork:
-    """A keras.Model of a network.
+    """A keras.Model of a network; arguments as ``qat.deploy.interfaces.TrainingBackend.lower`` has them.
 
-    Args:
-        network: a network or its graph.
-        params: canonical arrays by full name (default: fresh ones).
-        device_target: one of ``devices()`` (default: the first).
-        step: training steps done so far, which the quant_delay counts.
-
-    Raises:
-        QatError: the parameters are not those of the network, there is no such device, or Keras runs on another backend than
-            TensorFlow.
+    Raises QatError where Keras runs on another backend than TensorFlow.
     """
     if keras.backend.backend() != "tensorflow":
         raise QatError(f"Keras runs on {keras.backend.backend()!r} here; set KERAS_BACKEND=tensorflow")

@@ -225,7 +225,7 @@ class KerasOps(Ops):
         if open_low:
             low = tf.maximum(low + TINY, low * (1.0 + 2.0**-22)) if isinstance(low, tf.Tensor) or low else TINY
 
-        @tf.custom_gradient
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
         def straight_through(x: Tensor, multiplier: Tensor) -> Any:
             u = x * multiplier
             clipped = u if low is None or high is None else tf.minimum(tf.maximum(u, low), high)

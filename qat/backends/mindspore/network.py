@@ -77,28 +77,37 @@ def _recording() -> Iterator[None]:
     """MindSpore's recording, without two things that it does for each operation: it looks up the source of the whole stack,
     and fails where a frame has none (under python -m, python -c and at the prompt); and it prints every tensor for a log that
     is off, which takes as long as the rest.
+
+    The look-up is private to MindSpore: a release that has none is left as it is, and so in ``_release_forgotten``.
     """
-    originals = jit_trace._get_caller_lines, Tensor.__repr__, Tensor.__str__
-    jit_trace._get_caller_lines = lambda: ([__file__], [1])
+    originals = Tensor.__repr__, Tensor.__str__
+    look_up = getattr(jit_trace, "_get_caller_lines", None)
     Tensor.__repr__ = Tensor.__str__ = lambda self: "Tensor of a pass that is being compiled"
+    if look_up is not None:
+        jit_trace._get_caller_lines = lambda: ([__file__], [1])
     try:
         yield
     finally:
-        jit_trace._get_caller_lines, Tensor.__repr__, Tensor.__str__ = originals
+        Tensor.__repr__, Tensor.__str__ = originals
+        if look_up is not None:
+            jit_trace._get_caller_lines = look_up
 
 
 def _release_forgotten() -> None:
     """Free what MindSpore compiled of functions that nobody can call any more; not where they end, which may be amid the
     compilation of another one.
     """
+    known: set[str] = getattr(jit_trace, "_trace_compile_cache", set())
+    free = getattr(getattr(jit_trace, "_jit_executor", None), "del_net_res", None)
     while _FORGOTTEN:
         mark = f".{_FORGOTTEN.pop()}#"
-        phases = {phase for phase in jit_trace._trace_compile_cache if mark in phase}
-        jit_trace._jit_executor.del_net_res(None, phases)
-        jit_trace._trace_compile_cache.difference_update(phases)
+        phases = {phase for phase in known if mark in phase}
+        if free is not None:
+            free(None, phases)
+            known.difference_update(phases)
 
 
-class CellModule(nn.Cell):
+class CellModule(nn.Cell):  # type: ignore[misc]
     """The parameters of one cell; ``print`` shows what the cell is."""
 
     def __init__(self) -> None:
@@ -110,7 +119,7 @@ class CellModule(nn.Cell):
         return self.description
 
 
-class LoweredNetwork(Lowered, nn.Cell):
+class LoweredNetwork(Lowered, nn.Cell):  # type: ignore[misc]
     """A graph as a MindSpore cell, trainable in PYNATIVE mode (MindSpore's default) with ``mindspore.train.Model`` or any
     loop.
 
@@ -236,16 +245,9 @@ def lower(
     device_target: str | None = None,
     step: int = 0,
 ) -> LoweredNetwork:
-    """A mindspore.nn.Cell of a network.
+    """A mindspore.nn.Cell of a network; arguments as ``qat.deploy.interfaces.TrainingBackend.lower`` has them.
 
-    Args:
-        network: a network or its graph.
-        params: canonical arrays by full name (default: fresh ones).
-        device_target: one of ``devices()`` (default: the first); it is MindSpore's own setting for the whole process.
-        step: training steps done so far, which the quant_delay counts.
-
-    Raises:
-        QatError: the parameters are not those of the network, there is no such device, or MindSpore refuses to change to it.
+    The device target is MindSpore's own setting for the whole process. Raises QatError where MindSpore refuses to change it.
     """
     _release_forgotten()
     graph, params, device = to_lower(network, params, device_target, devices(), NAME)
@@ -273,7 +275,7 @@ def runtime() -> str:
     return f"MindSpore {ms.__version__}"
 
 
-class AMSGrad(nn.Optimizer):
+class AMSGrad(nn.Optimizer):  # type: ignore[misc]
     """Reddi et al., arXiv 1904.09237, algorithm 2, with Adam's correction of bias, as PyTorch has it.
 
     nn.Adam(use_amsgrad=True) has no kernel on the CPU for a parameter that is a single number, as a learned scale is.
@@ -289,7 +291,7 @@ class AMSGrad(nn.Optimizer):
         self.beta1_power = ms.Parameter(Tensor(np.float32(1.0)), name="beta1_power")
         self.beta2_power = ms.Parameter(Tensor(np.float32(1.0)), name="beta2_power")
 
-    @ms.jit
+    @ms.jit  # type: ignore[untyped-decorator]
     def construct(self, gradients: tuple[Tensor, ...]) -> bool:
         """Update the parameters, as mindspore.nn.Optimizer's."""
         gradients = self.decay_weight(gradients)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +25,10 @@ if _CPUINFO.exists() and "avx512" in _CPUINFO.read_text(encoding="utf-8", errors
 
 import mindspore as ms  # noqa: E402
 from mindspore import nn, ops  # noqa: E402
-from mindspore.graph import jit_trace  # noqa: E402
 from mindspore.train import mind_ir_pb2  # noqa: E402
+
+jit_trace: Any = None  #: what compiles the passes; its place and its private names differ between releases
+with contextlib.suppress(ImportError):
+    jit_trace = importlib.import_module("mindspore.graph.jit_trace")
 
 __all__ = ["jit_trace", "mind_ir_pb2", "ms", "nn", "ops"]

@@ -155,7 +155,7 @@ class LoweredNetwork(Lowered, torch.nn.Module):
             raise self._not_exported("torch.export")
         return single(self._deployed(inputs))
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _deployed(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return self._evaluated(tuple(x.to(self._ops.device, torch.float32) for x in inputs))
 
@@ -164,7 +164,7 @@ class LoweredNetwork(Lowered, torch.nn.Module):
         with torch.no_grad(), torch.autocast(self._ops.device.type, enabled=False):
             yield
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def next_phase(self) -> int:
         """Count one training step; returns its phase (see ``Forward.phase``)."""
         self.step += 1
@@ -197,7 +197,7 @@ class LoweredNetwork(Lowered, torch.nn.Module):
         for name, value in values.items():
             tensors[name].copy_(value)
 
-    @torch.compiler.disable  # else they would be made anew in the backward pass
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # else they would be made anew in the backward pass
     def _state_copies(self) -> dict[str, Tensor]:
         """The state as it is now, in memory of its own, for a compiled pass to read. Its backward pass keeps the state itself,
         where an eager one keeps what was computed of it, and would go on with the new values.
@@ -212,17 +212,7 @@ def lower(
     device_target: str | None = None,
     step: int = 0,
 ) -> LoweredNetwork:
-    """A torch.nn.Module of a network.
-
-    Args:
-        network: a network or its graph.
-        params: canonical arrays by full name (default: fresh ones).
-        device_target: one of ``devices()`` (default: the first).
-        step: training steps done so far, which the quant_delay counts.
-
-    Raises:
-        QatError: the parameters are not those of the network, or there is no such device.
-    """
+    """A torch.nn.Module of a network; arguments as ``qat.deploy.interfaces.TrainingBackend.lower`` has them."""
     graph, params, device = to_lower(network, params, device_target, devices(), NAME)
     return LoweredNetwork(graph, params, step).to(DEVICES[device])
 

@@ -17,8 +17,9 @@ from qat.analysis.score import Measured
 from qat.analysis.timing import alternate
 from qat.console import print_table
 from qat.data import Split, accuracy
+from qat.deploy.floats import export_float
 from qat.deploy.inference import predict
-from qat.deploy.interfaces import HoldsFloats, StaysLoaded
+from qat.deploy.interfaces import StaysLoaded
 from qat.errors import QatError
 from qat.files import check_writable
 from qat.graph import Graph
@@ -218,12 +219,11 @@ def _opened(
     if runtime != ONNX:
         return checkpoint, partial(predict, qat.backend(runtime).lower(graph, params, device_target=device_target))
     target = qat.target("ONNX")
-    assert isinstance(target, HoldsFloats)
     assert isinstance(target, StaysLoaded)
     if graph.is_quantized:
         target.export(qat.to_integer(graph, params), file)
     else:
-        target.export_float(graph, params, file)
+        export_float(target, graph, params, file)
     return checkpoint, target.opened(file)
 
 

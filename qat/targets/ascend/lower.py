@@ -39,7 +39,7 @@ from qat.integer import (
 )
 from qat.integer.widths import require_bytes
 from qat.targets.ascend.unit import HIGH, LOW, quantize
-from qat.targets.common import end_names, no_form, used_only_by
+from qat.targets.common import end_names, used_only_by
 from qat.vocabulary.ops import Array
 
 ADVICE = "convert the network with profile='ascend' (train_quant.py --profile ascend) and train it"
@@ -223,7 +223,8 @@ class _Lowering:
     @singledispatchmethod
     def add(self, node: IntegerNode) -> None:
         """Append a node of the integer graph."""
-        raise no_form(node, self._format, "export to ONNX, or leave that cell out")
+        advice = "export to ONNX, or leave that cell out"
+        raise self.refuse(node, f"{node.kind} has no form of int8 codes on Ascend", advice)
 
     @add.register
     def _(self, node: IntegerInput) -> None:

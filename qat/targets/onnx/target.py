@@ -14,17 +14,16 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper
 
-from qat.cells.base import Shape
 from qat.errors import QatError
-from qat.graph import Graph, as_float_graph
+from qat.graph import Graph
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.integer.widths import check_packing, require_bytes
-from qat.passes.fold_batch_norm import fold_batch_norm
 from qat.registry import TARGETS
 from qat.targets.common import codes_name, end_names
-from qat.targets.float_graph import written_outputs
-from qat.targets.onnx.file import load, set_metadata, shapes_of_inputs, write
+from qat.targets.float_graph import float_form, written_outputs
+from qat.targets.onnx.file import load, write
 from qat.targets.onnx.float import OnnxOps, OnnxSymbol
+from qat.targets.onnx.form import Form
 from qat.targets.onnx.integer import QdqWriter, offset_of
 from qat.targets.onnx.run import infer, session_of
 from qat.targets.onnx.writer import Writer
@@ -36,6 +35,8 @@ SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
 ARITHMETICS: tuple[str, ...] = ("float",)
 RUNS_CODE = False
 WEIGHTS = ("int8", "uint8")  #: what they are multiplied as
+_FORM = Form(load, write, infer)
+write_metadata, input_shapes, predict = _FORM.write_metadata, _FORM.input_shapes, _FORM.predict
 
 
 def export(graph: IntegerGraph, path: str | Path, *, weights: str = "int8", packing: str = "packed") -> None:
@@ -77,7 +78,7 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
     Raises:
         QatError: the network is quantized, its parameters do not fit, or a cell has no form in ONNX.
     """
-    graph, params = fold_batch_norm(as_float_graph(graph, params), params)
+    graph, params = float_form(graph, params)
     writer = Writer()
     ops = OnnxOps(writer)
     tensors = {name: ops.from_numpy(params[name], param.kind) for name, param in graph.params.items()}
@@ -90,26 +91,6 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
         writer.node("Identity", [result.name], output=name)
     shapes = [[graph.shapes[name] for name in names] for names in ((x.name for x in graph.inputs), graph.outputs)]
     write(writer.model(graph.name, *shapes), path)
-
-
-def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Set entries of metadata_props, each key with "qat." before it; nothing else in the file changes."""
-    model = load(path)
-    set_metadata(model, metadata)
-    write(model, path)
-
-
-def input_shapes(path: str | Path) -> list[Shape]:
-    """The shapes of the inputs, (C, H, W) or (F,)."""
-    return shapes_of_inputs(load(path))
-
-
-def predict(path: str | Path, pixels: Arrays) -> Arrays:
-    """Real outputs, computed by ONNX Runtime from the file as it is."""
-    model = load(path)
-    outputs = [output.name for output in model.graph.output]
-    found = infer(path, model, outputs, pixels)
-    return as_arrays(tuple(found[name] for name in outputs))
 
 
 def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) -> dict[str, Array]:

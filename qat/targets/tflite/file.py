@@ -165,7 +165,7 @@ def _some(vector: Any) -> Any:
     return () if vector is None else vector
 
 
-class _AlignedBuffer(schema.BufferT):
+class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
     """A buffer whose data begin at a multiple of 16, as the schema demands and its Python form forgets."""
 
     def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802
@@ -173,7 +173,7 @@ class _AlignedBuffer(schema.BufferT):
         return _buffer(builder, data)
 
 
-class _PlacedBuffer(schema.BufferT):
+class _PlacedBuffer(schema.BufferT):  # type: ignore[misc]
     """A buffer whose data are in the file already."""
 
     def __init__(self, place: int) -> None:
@@ -184,7 +184,7 @@ class _PlacedBuffer(schema.BufferT):
         return _buffer(builder, self.place)
 
 
-class _Builder(flatbuffers.Builder):
+class _Builder(flatbuffers.Builder):  # type: ignore[misc]
     """Writes equal vectors of numbers once: the zero points of weights and biases, mostly."""
 
     def __init__(self) -> None:

@@ -24,13 +24,12 @@ from qat.cells.base import Shape
 from qat.child import Child, ChildError
 from qat.errors import QatError
 from qat.files import write_atomically
-from qat.graph import Graph, as_float_graph
+from qat.graph import Graph
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.integer.widths import check_packing, require_bytes
-from qat.passes.fold_batch_norm import fold_batch_norm
 from qat.registry import TARGETS
 from qat.targets.common import METADATA, cannot_run, prefixed, to_chw, to_hwc
-from qat.targets.float_graph import written_outputs
+from qat.targets.float_graph import float_form, written_outputs
 from qat.targets.tflite.file import DIGEST, load, pack_model, set_metadata
 from qat.targets.tflite.float import TfliteOps, TfliteSymbol
 from qat.targets.tflite.integer import IntegerWriter
@@ -88,7 +87,7 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
     Raises:
         QatError: the network is quantized, its parameters do not fit, or a cell has no form in TFLite.
     """
-    graph, params = fold_batch_norm(as_float_graph(graph, params), params)
+    graph, params = float_form(graph, params)
     writer = Writer()
     ops = TfliteOps(writer)
     tensors = {name: ops.parameter(params[name], param.kind, name) for name, param in graph.params.items()}

@@ -7,21 +7,20 @@ but Ascend's knows these, so ``predict`` runs the file in onnx.reference with op
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 
 import onnx
 
-from qat.cells.base import Shape
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.registry import TARGETS
 from qat.targets.ascend import lower as ascend
 from qat.targets.ascend.onnx.file import load, write
 from qat.targets.ascend.onnx.run import infer
 from qat.targets.ascend.onnx.writer import node_of
-from qat.targets.onnx.file import set_metadata, shapes_of_inputs
+from qat.targets.onnx.form import Form
 from qat.targets.onnx.writer import model_of
-from qat.vocabulary.arrays import Arrays, as_arrays
+from qat.vocabulary.arrays import Arrays
 from qat.vocabulary.ops import Array
 
 OPSET, IR_VERSION = 17, 8  #: Ascend's offline compiler reads no newer ones
@@ -29,6 +28,8 @@ NAME = "ASCEND_ONNX"  #: under which ``qat.target`` knows it
 SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
 ARITHMETICS: tuple[str, ...] = ("float",)
 RUNS_CODE = False
+_FORM = Form(load, write, infer)
+write_metadata, input_shapes, predict = _FORM.write_metadata, _FORM.input_shapes, _FORM.predict
 
 
 def export(graph: IntegerGraph, path: str | Path) -> None:
@@ -46,26 +47,6 @@ def export(graph: IntegerGraph, path: str | Path) -> None:
     nodes = [node_of(step, initializers) for step in steps if step.kind != "input"]
     ends = [x.shape for x in graph.inputs], [x.shape for x in graph.outputs]
     write(model_of(graph.name, nodes, list(initializers.values()), *ends, OPSET, IR_VERSION), path)
-
-
-def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Set entries of metadata_props, each key with "qat." before it; nothing else in the file changes."""
-    model = load(path)
-    set_metadata(model, metadata)
-    write(model, path)
-
-
-def input_shapes(path: str | Path) -> list[Shape]:
-    """The shapes of the inputs, (C, H, W) or (F,)."""
-    return shapes_of_inputs(load(path))
-
-
-def predict(path: str | Path, pixels: Arrays) -> Arrays:
-    """Real outputs, emulated on this machine."""
-    model = load(path)
-    outputs = [output.name for output in model.graph.output]
-    found = infer(path, model, outputs, pixels)
-    return as_arrays(tuple(found[name] for name in outputs))
 
 
 def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) -> dict[str, Array]:

@@ -1,0 +1,47 @@
+"""What the targets that write ONNX files do alike, whatever is in the files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from qat.cells.base import Shape
+from qat.targets.onnx.file import set_metadata, shapes_of_inputs
+from qat.vocabulary.arrays import Arrays, as_arrays
+from qat.vocabulary.ops import Array
+
+
+@dataclass(frozen=True)
+class Form:
+    """Functions of ``qat.deploy.interfaces.Target`` for one form of ONNX files.
+
+    Attributes:
+        load: reads and checks a file.
+        write: checks a model and writes it.
+        infer: computes the named outputs of a model, by name, from the file's path (for messages), the model, the names and raw
+            pixels.
+    """
+
+    load: Callable[[str | Path], onnx.ModelProto]
+    write: Callable[[onnx.ModelProto, str | Path], None]
+    infer: Callable[[str | Path, onnx.ModelProto, list[str], Arrays], dict[str, Array]]
+
+    def write_metadata(self, path: str | Path, metadata: Mapping[str, str]) -> None:
+        """Set entries of metadata_props, each key with "qat." before it; nothing else in the file changes."""
+        model = self.load(path)
+        set_metadata(model, metadata)
+        self.write(model, path)
+
+    def input_shapes(self, path: str | Path) -> list[Shape]:
+        """The shapes of the inputs, (C, H, W) or (F,)."""
+        return shapes_of_inputs(self.load(path))
+
+    def predict(self, path: str | Path, pixels: Arrays) -> Arrays:
+        """Real outputs, computed from the file as it is."""
+        model = self.load(path)
+        outputs = [output.name for output in model.graph.output]
+        found = self.infer(path, model, outputs, pixels)
+        return as_arrays(tuple(found[name] for name in outputs))
