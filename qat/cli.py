@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from qat import __version__, hints
 from qat.console import LastingOutput, PlainOutput
 from qat.errors import QatError, one_line
+from qat.plugins import import_own
 from qat.reading import read_text, reading
 from qat.training.workers import this_worker
 
@@ -204,6 +205,14 @@ def run_script(
     """
     parser = Parser(prog=prog, description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
     add_arguments(parser)
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="run this module first, which defines cells of your own that a checkpoint holds; may be given several times",
+    )
     # A batch system ends a job by SIGTERM: clean up as for Ctrl-C. A shell's background job ignores SIGINT itself.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
@@ -213,6 +222,8 @@ def run_script(
         args = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
         output = LastingOutput(sys.stdout)
         with contextlib.redirect_stdout(PlainOutput(output)):
+            for module in vars(args).pop("imports"):
+                import_own(module)
             status = run(args) or 0
         output.flush()
         if output.lost is not None:

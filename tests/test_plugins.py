@@ -18,6 +18,7 @@ from qat import plugins
 from qat.deploy.interfaces import Option
 from qat.networks import LeNet5, create
 from qat.registry import BACKENDS, TARGETS, formats, installed, suffixed, target_of
+from qat.vocabulary.serial import Serializable
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = {
@@ -55,6 +56,27 @@ MODULES = {
                 return self.fc(self.flatten(x))
         """,
 }
+OWN_CELL = """
+from dataclasses import dataclass
+import qat
+@dataclass(frozen=True)
+class OwnSquare(qat.Cell):
+    output_numbers = "computed"
+    output_channels = "kept"
+    non_negative = True
+    random = False
+    one_grid = False
+    def output_shape(self, shape):
+        return shape
+    def forward(self, scope, x):
+        return x
+class OwnNet(qat.Network):
+    inputs = qat.Input((1, 4, 4))
+    def __init__(self):
+        self.square = OwnSquare()
+    def construct(self, x):
+        return self.square(x)
+"""
 ENTRIES = {
     "qat.backends": {"Elsewhere": "backend"},
     "qat.targets": {"BOXED": "target"},
@@ -283,6 +305,36 @@ def test_the_doctor_lists_what_is_added_and_what_of_it_is_broken(
     assert (status, err) == (1, "")
     assert re.search(r"format BOXED[ │]+other 1\.5[ │]+installed", out)
     assert re.search(r"backend bad[ │]+other 1\.5[ │]+FAILS: backend 'bad' of the package other cannot be", out)
+
+
+def test_a_checkpoint_with_a_cell_of_ones_own_is_read_by_commands_that_import_its_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("others_net.py").write_text(OWN_CELL, encoding="utf-8")
+    graph = create("others_net:OwnNet").graph()
+    qat.Checkpoint(graph, graph.initial_params(0)).save("own.ckpt")
+    summary = ("summary", "--ckpt_path", "own.ckpt")
+    monkeypatch.delitem(sys.modules, "others_net")  # as in a process that has not imported it
+    monkeypatch.delitem(Serializable.registry, "OwnSquare")
+    status, _, err = run(capsys, *summary)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "'OwnSquare' is not a known cell: import the module that defines it" in err
+    assert "--import MODULE" in err
+    status, out, err = run(capsys, *summary, "--import", "json", "--import", "others_net")
+    assert (status, err) == (0, "")
+    assert "square" in out
+
+
+@pytest.mark.parametrize("text", ["1 +", "raise SystemError('boom')", "import no_such_package"])
+def test_a_module_to_import_that_fails_is_one_line(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("others_bad.py").write_text(text, encoding="utf-8")
+    status, _, err = run(capsys, "summary", "--network", "lenet", "--import", "others_bad")
+    assert (status, err.count("\n")) == (2, 1)
+    assert re.search(r"--import others_bad: cannot be imported \(\w+: .*\); give the name of a module", err)
 
 
 @NEEDS

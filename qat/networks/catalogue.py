@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from qat.errors import QatError
@@ -18,7 +14,7 @@ from qat.networks.mlperf_tiny import DSCNN, Autoencoder, MobileNetV1
 from qat.networks.mnist_cnn import MnistCnn
 from qat.networks.resnet import ResNet8, ResNet20
 from qat.networks.svhn_cnn import SvhnCnn
-from qat.plugins import Group
+from qat.plugins import Group, working_directory_last
 
 NETWORKS: dict[str, type[Network]] = {
     "lenet": LeNet5,
@@ -54,23 +50,8 @@ def create(name: str) -> Network:
         raise QatError(
             f"network {name!r} is unknown: choose one of {', '.join(ADDED.names())}, or give your own as package.module:Class"
         )
-    with _working_directory_last():
+    with working_directory_last():
         return _made(name, _imported(name, module_name, class_name))
-
-
-@contextlib.contextmanager
-def _working_directory_last() -> Iterator[None]:
-    """Imports look there at the end, unless Python itself was told to look there anyway."""
-    folder = str(Path.cwd())
-    if folder in sys.path or "" in sys.path:
-        yield
-        return
-    sys.path.append(folder)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):  # the module may have changed the path itself
-            sys.path.remove(folder)
 
 
 def _imported(name: str, module_name: str, class_name: str) -> Any:
