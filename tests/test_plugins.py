@@ -231,6 +231,23 @@ def test_what_is_added_under_a_name_must_be_of_its_kind(installed_here: Install)
     )
 
 
+def test_a_reader_that_fails_is_named_in_one_line(
+    installed_here: Install, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    installed_here("other", MODULES, ENTRIES)
+    refused(
+        r"^noise:abc: data reader 'noise' of other 1\.5 failed \(ValueError: invalid",
+        lambda: qat.data.load("noise:abc"),
+    )
+    out = tmp_path / "out"
+    status, _, err = run(capsys, "create-data", "--data_path", "noise:abc", "--out", out)
+    assert (status, err.count("\n")) == (2, 1)
+    path = Path(sys.path[0]) / "other" / "data.py"
+    path.write_text("import qat\ndef read(where):\n    raise qat.QatError('my own words')", encoding="utf-8")
+    sys.modules.pop("other.data")
+    refused("^my own words$", lambda: qat.data.load("noise:3"))
+
+
 def test_a_folder_whose_name_begins_as_no_reader_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     refused("^C:/data: there is nothing here", lambda: qat.data.load("C:/data"))

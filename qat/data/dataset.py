@@ -267,7 +267,16 @@ def _reader_of(data_path: str) -> str | None:
 
 def _read_by(reader: str, data_path: str) -> Dataset:
     """What a reader of another package makes of what follows the colon."""
-    dataset = READERS.load(reader)(data_path.partition(":")[2])
+    read = READERS.load(reader)
+    try:
+        dataset = read(data_path.partition(":")[2])
+    except QatError:
+        raise
+    except Exception as error:  # whatever the code of another package may raise
+        raise QatError(
+            f"{data_path}: data reader {reader!r} of {READERS.version(reader)} failed ({type(error).__name__}: {error}); "
+            "give it what it reads, or use another release of it"
+        ) from error
     if not isinstance(dataset, Dataset):
         raise QatError(
             f"{data_path}: data reader {reader!r} of {READERS.version(reader)} gives a {type(dataset).__name__}, no "
