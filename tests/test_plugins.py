@@ -317,11 +317,21 @@ def test_the_doctor_lists_what_is_added_and_what_of_it_is_broken(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     broken = {"broken": "        import no_such_package"}
-    installed_here("other", MODULES | broken, {**ENTRIES, "qat.backends": {"bad": "broken"}})
+    broken["refusing"] = MODULES["network"].replace("36, 3", "35, 3")
+    entries = {group: {**own, "bad": "broken:x"} for group, own in ENTRIES.items() if group != "qat.backends"}
+    entries["qat.networks"]["wrong"] = "refusing:Tiny"
+    installed_here("other", MODULES | broken, {**entries, "qat.backends": {"bad": "broken"}})
     status, out, err = run(capsys, "doctor", "--quick")
     assert (status, err) == (1, "")
     assert re.search(r"format BOXED[ │]+other 1\.5[ │]+installed", out)
-    assert re.search(r"backend bad[ │]+other 1\.5[ │]+FAILS: backend 'bad' of the package other cannot be", out)
+    assert re.search(r"network tiny[ │]+other 1\.5[ │]+installed", out)
+    assert re.search(r"data reader noise[ │]+other 1\.5[ │]+installed", out)
+    for kind, what in (("backend",) * 2, ("format", "file format"), ("network",) * 2, ("data reader",) * 2):
+        assert re.search(rf"{kind} bad[ │]+other 1\.5[ │]+FAILS[ │]+see below", out)
+        assert f"\n{kind} bad: {what} 'bad' of the package other cannot be imported (ModuleNotFoundError: " in out
+    assert re.search(r"network wrong[ │]+other 1\.5[ │]+FAILS", out)
+    assert "\nnetwork wrong: fc (DenseBnAct)" in out
+    assert max(map(len, out.partition("\nbackend bad:")[0].splitlines())) < 120
 
 
 def test_a_checkpoint_with_a_cell_of_ones_own_is_read_by_commands_that_import_its_module(
