@@ -11,14 +11,15 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from qat import __version__, hints
 from qat.console import LastingOutput, PlainOutput
-from qat.errors import QatError, one_line
+from qat.errors import QatError, QatWarning, one_line
 from qat.plugins import import_own
 from qat.reading import read_text, reading
 from qat.training.workers import this_worker
@@ -181,6 +182,26 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
+@contextlib.contextmanager
+def _noting() -> Iterator[None]:
+    """Print each QatWarning as a note of one line, once, and other warnings as they are."""
+    printed = set()
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if not issubclass(category, QatWarning):
+            usual(message, category, *where)
+        elif str(message) not in printed:
+            printed.add(str(message))
+            print(f"note: {one_line(message)}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", QatWarning)
+        warnings.showwarning = show
+        yield
+
+
+@_noting()
 def run_script(
     add_arguments: Callable[[argparse.ArgumentParser], None],
     run: Callable[[argparse.Namespace], int | None],

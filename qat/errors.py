@@ -42,6 +42,10 @@ class NotFiniteError(QatError):
     exit_status = 1
 
 
+class QatWarning(UserWarning):
+    """Something that the user should know of; commands print it as one line, once."""
+
+
 def one_line(text: object) -> str:
     """A text on one line that is safe to print: line breaks, control characters, escape sequences and characters that
     change the direction of writing are escaped as in Python's literals.

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qat.errors import QatError, one_line
+from qat.errors import QatError, QatWarning, one_line
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -61,6 +61,7 @@ class Group:
                 warnings.warn(
                     f"{self.what} {known!r}: {_package(point)} adds another of that name, which is not used, since "
                     "qat-engine's own come first; that package has to choose another name",
+                    QatWarning,
                     stacklevel=2,
                 )
         return known

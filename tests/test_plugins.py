@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from command import run
 
 import qat
 from qat import plugins
+from qat.cli import run_script
 from qat.deploy.interfaces import Option
 from qat.networks import LeNet5, create
 from qat.registry import BACKENDS, TARGETS, formats, installed, suffixed, target_of
@@ -210,6 +212,21 @@ def test_our_own_names_come_first_and_the_other_package_is_named(installed_here:
     with pytest.warns(UserWarning, match=f"^network 'lenet': {words}"):
         assert type(create("lenet")) is LeNet5
     assert [name for name in qat.target_names() if name.lower() == "c"] == ["C"]
+
+
+def test_a_command_says_in_one_line_and_once_that_a_name_is_taken(
+    installed_here: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed_here("other", MODULES, {"qat.networks": {"lenet": "network:Tiny"}})
+    status, _, err = run(capsys, "summary", "--network", "lenet")
+    assert status == 0
+    assert re.fullmatch("note: network 'lenet': the package other adds another of that name, .* another name\n", err)
+
+
+def test_other_warnings_of_a_command_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.warns(DeprecationWarning, match="^old$"):
+        run_script(lambda parser: None, lambda args: warnings.warn("old", DeprecationWarning, stacklevel=1), "", [])
+    assert capsys.readouterr().err == ""
 
 
 def test_a_name_that_two_packages_have_is_refused(installed_here: Install) -> None:

@@ -1,4 +1,7 @@
-"""Say what is installed, which backends, devices, formats, networks and data readers work here, and what to install for the rest."""
+"""Say what is installed, which backends, devices and formats work here, and what to install for the rest.
+
+Networks and data readers are listed where other packages add them.
+"""
 
 from __future__ import annotations
 
