@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from qat import __version__, hints
 from qat.console import LastingOutput, PlainOutput
@@ -188,9 +188,16 @@ def _noting() -> Iterator[None]:
     printed = set()
     usual = warnings.showwarning
 
-    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if not issubclass(category, QatWarning):
-            usual(message, category, *where)
+            usual(message, category, filename, lineno, file, line)
         elif str(message) not in printed:
             printed.add(str(message))
             print(f"note: {one_line(message)}", file=sys.stderr)
