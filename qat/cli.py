@@ -139,6 +139,15 @@ class Parser(argparse.ArgumentParser):
         meant = [x for x in action.choices or () if isinstance(x, str) and x.lower() == arg_string.lower()]
         return meant[0] if len(meant) == 1 else super()._get_value(action, arg_string)
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse's own, with the choice that was probably meant."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            choices = [x for x in action.choices or () if isinstance(x, str)]
+            error.message += hints.perhaps(str(value), choices, hints.VALUES)
+            raise
+
     def _unknown_flags(self, args: Sequence[str]) -> list[str]:
         """Those that look like flags and are none of this command."""
         known = self._option_string_actions

@@ -146,10 +146,16 @@ def test_what_is_no_integer_graph(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda: qat.backend("Torhc"), "^backend 'Torhc' is unknown: choose one of torch, keras, mindspore"),
+        (
+            lambda: qat.backend("Torhc"),
+            "^backend 'Torhc' is unknown, perhaps torch is meant: choose one of torch, keras, mindspore",
+        ),
         (lambda: qat.backend("jax"), "^backend 'jax' is unknown: choose one of torch, keras, mindspore$"),
         (lambda: qat.backend([]), r"^backend \[\] is unknown: choose one of torch"),
-        (lambda: qat.target("onxn"), "^file format 'onxn' is unknown: choose one of ONNX, TFLITE, "),
+        (
+            lambda: qat.target("onxn"),
+            "^file format 'onxn' is unknown, perhaps ONNX is meant: choose one of ONNX, TFLITE, ",
+        ),
         (lambda: qat.target(None), "^file format None is unknown: choose one of ONNX"),
         (lambda: qat.calibrate(GRAPH, PARAMS, IMAGES, percentile="99"), "^percentile is '99'; use a finite number"),
         (lambda: Split(IMAGES, LABELS.astype(float)), r"^Split: labels are float64 \(8,\); give whole numbers \(N,\)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from qat import hints
 from qat.errors import QatError
 from qat.graph import Network
 from qat.networks.compact import CompactDigits, CompactResidual, CompactSeparable
@@ -47,9 +48,7 @@ def create(name: str) -> Network:
         return NETWORKS[known]() if known in NETWORKS else _made(name, ADDED.load(known))
     module_name, colon, class_name = name.partition(":")
     if not colon:
-        raise QatError(
-            f"network {name!r} is unknown: choose one of {', '.join(ADDED.names())}, or give your own as package.module:Class"
-        )
+        raise QatError(f"{hints.unknown('network', name, ADDED.names())}, or give your own as package.module:Class")
     with working_directory_last():
         return _made(name, _imported(name, module_name, class_name))
 
