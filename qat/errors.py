@@ -17,10 +17,10 @@ class QatError(Exception):
 
     >>> import qat
     >>> try:
-    ...     qat.WeightQuantizer(1)
+    ...     qat.WeightQuantizer(20)
     ... except qat.QatError as error:
     ...     print(error)
-    WeightQuantizer: num_bits is 1; use a whole number from 2 to 16
+    WeightQuantizer: num_bits is 20; use a whole number from 2 to 16
     """
 
     exit_status = 2

@@ -11,6 +11,7 @@ import pytest
 
 import qat
 from qat.data import Dataset, Split
+from qat.networks import LeNet5
 from qat.registry import TARGETS
 from qat.training.loop import train
 from qat.training.recipe import Recipe
@@ -156,6 +157,22 @@ def test_what_is_no_integer_graph(name: str, tmp_path: Path) -> None:
             lambda: qat.target("onxn"),
             "^file format 'onxn' is unknown, perhaps ONNX is meant: choose one of ONNX, TFLITE, ",
         ),
+        (
+            lambda: qat.convert_quant_network(LeNet5(), num_bits=1),
+            "^WeightQuantizer: num_bits is 1; use a whole number from 2 to 16, or BinaryWeightQuantizer or Ternary.*docs/",
+        ),
+        (lambda: qat.WeightQuantizer(0), "^WeightQuantizer: num_bits is 0; use a whole number from 2 to 16$"),
+        (
+            lambda: qat.convert_quant_network(LeNet5(), weight_quantizer="LSQ"),
+            r"^convert_quant_network: weight_quantizer is 'LSQ', .*; give an object, as qat.LSQWeightQuantizer\(num_bits=4\),",
+        ),
+        (
+            lambda: qat.convert_quant_network(
+                LeNet5(), layers={"c*": {"activation_quantizer": qat.PACTActivationQuantizer}}
+            ),
+            r"^layers: 'c\*': .*activation_quantizer is <class .*; give an object, as qat.LSQActivationQuantizer\(num_bits=4\)",
+        ),
+        (lambda: qat.Recipe(optimizer="adam"), r"^Recipe: optimizer is 'adam', a name; give qat.Optimizer\('adam'\)$"),
         (lambda: qat.target(None), "^file format None is unknown: choose one of ONNX"),
         (lambda: qat.calibrate(GRAPH, PARAMS, IMAGES, percentile="99"), "^percentile is '99'; use a finite number"),
         (lambda: Split(IMAGES, LABELS.astype(float)), r"^Split: labels are float64 \(8,\); give whole numbers \(N,\)"),

@@ -270,6 +270,11 @@ def test_a_folder_whose_name_begins_as_no_reader_is_a_folder(tmp_path: Path, mon
     refused("^C:/data: there is nothing here", lambda: qat.data.load("C:/data"))
 
 
+def test_a_folder_that_is_not_there_names_the_readers_that_are(installed_here: Install) -> None:
+    installed_here("other", MODULES, ENTRIES)
+    refused("^nowhere: .*, or the word 'digits'.*, or noise:...; qat data mnist", lambda: qat.data.load("nowhere"))
+
+
 def test_options_of_a_target_say_what_is_wrong_with_them() -> None:
     assert Option("x", ("a", "b"), "y").choices[0] == "a"
     refused("^Option: name '' can be no keyword", lambda: Option("", ("a",), "y"))

@@ -236,9 +236,10 @@ def load(data_path: str, *, for_folds: bool = False) -> Dataset:
         raise QatError("--data_path is empty; give the folder of a data set, or the word 'digits'")
     if not os.path.isdir(folder):
         found = "a file" if os.path.exists(folder) else "nothing"
+        others = "".join(f", or {name}:..." for name in READERS.names())
         raise QatError(
             f"{data_path}: there is {found} here, but --data_path takes the folder that holds MNIST, CIFAR-10 or SVHN, or "
-            f"the word {DIGITS!r}; qat data mnist --out MNIST_Data downloads MNIST"
+            f"the word {DIGITS!r}{others}; qat data mnist --out MNIST_Data downloads MNIST"
         )
     train, test = find_batches(folder)
     if train or test:
