@@ -211,3 +211,23 @@ def trained(**changes: Any) -> qat.Checkpoint:
         "recipe": Recipe(1, 4),
     }
     return train(**(arguments | changes))
+
+
+def test_what_is_printed_of_a_network_and_of_a_checkpoint_is_one_short_line() -> None:
+    class Two(qat.Network):
+        inputs = (qat.Input((1, 4, 4)), qat.Input((3,)))
+
+        def __init__(self) -> None:
+            self.blocks = [qat.Flatten(), Block()]
+            self.again = self.blocks[0]
+
+    class Block(qat.Network):
+        def __init__(self) -> None:
+            self.fc = qat.DenseBnAct(16, 2)
+
+    assert repr(LeNet5()) == "LeNet5 of 7 cells, input 1 x 32 x 32"
+    assert repr(Two()) == "Two of 2 cells, input 1 x 4 x 4 and 3"
+    assert repr(Block()) == "Block of 1 cell"
+    graph = qat.convert_quant_network(LeNet5())
+    checkpoint = qat.Checkpoint(graph, graph.initial_params(0), step=1200)
+    assert repr(checkpoint) == "Checkpoint of LeNet5, quantized, step 1,200, 61,684 parameters"
