@@ -77,7 +77,7 @@ from qat.training.losses import Objective
 from qat.training.optimizer import Optimizer
 
 if TYPE_CHECKING:  # what _LATER has
-    from qat import networks as networks
+    from qat import networks
     from qat.training.distillation import Teaching, teach
     from qat.training.loop import evaluate_accuracy, train
     from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
@@ -146,6 +146,7 @@ __all__ = [
     "evaluate_accuracy",
     "memory",
     "metrics",
+    "networks",
     "pruning",
     "quantizers",
     "target",

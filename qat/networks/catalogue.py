@@ -37,11 +37,24 @@ ADDED = Group("qat.networks", "network", tuple(NETWORKS))
 
 
 def create(name: str) -> Network:
-    """A network by its name here or in the metadata of an installed package (an entry point of the group ``qat.networks``), or
-    of a user's own as ``package.module:Class``, whose module is imported, and so run.
+    """A network by its name.
 
-    The module is looked up in the working directory too, after all other places, and only while it is imported and the
-    network made: a file there never stands in for a library. Raises QatError where there is no such network.
+    A module of the user's own is imported, and so run. It is looked up in the working directory too, after all other places,
+    and only while it is imported and the network made: a file there never stands in for a library.
+
+    Args:
+        name: One of ``NETWORKS``, in capitals or small letters; that of an entry point of the group ``qat.networks`` of an
+            installed package; or ``package.module:Class``.
+
+    Returns:
+        The network, made with the defaults of all arguments.
+
+    Raises:
+        QatError: there is no such network, or it cannot be made.
+
+    >>> import qat
+    >>> qat.networks.create("lenet")
+    LeNet5 of 7 cells, input 1 x 32 x 32
     """
     known = ADDED.meant(name)
     if known is not None:
