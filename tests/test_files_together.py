@@ -375,7 +375,7 @@ def test_whoever_writes_or_reads_one_of_the_files_finishes_the_work_first(tmp_pa
 
 
 def test_files_of_several_names_are_not_written_together(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="could not find what is recorded"):
+    with pytest.raises(ValueError, match="they have no common record"):
         write_together({tmp_path / "net.c": b"", tmp_path / "other.h": b""})
     assert list(tmp_path.iterdir()) == []
 
