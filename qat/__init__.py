@@ -43,6 +43,7 @@ from qat.cells import (
     MaxPool2d,
     Softmax,
 )
+from qat.cells.tracing import Traced
 from qat.data import Dataset, Split
 from qat.deploy import verify
 from qat.errors import NotFiniteError, QatError
@@ -77,6 +78,7 @@ from qat.training.losses import Objective
 from qat.training.optimizer import Optimizer
 
 if TYPE_CHECKING:  # what _LATER has
+    from qat import networks
     from qat.training.distillation import Teaching, teach
     from qat.training.loop import evaluate_accuracy, train
     from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
@@ -134,6 +136,7 @@ __all__ = [
     "Split",
     "Teaching",
     "TernaryWeightQuantizer",
+    "Traced",
     "WeightQuantizer",
     "backend",
     "backend_names",
@@ -144,6 +147,7 @@ __all__ = [
     "evaluate_accuracy",
     "memory",
     "metrics",
+    "networks",
     "pruning",
     "quantizers",
     "target",
@@ -163,11 +167,15 @@ _LATER = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    for module, names in _LATER.items():
-        if name in names:
-            return getattr(importlib.import_module(module), name)
-    raise AttributeError(f"module 'qat' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that comes from here
+
+    def __getattr__(name: str) -> Any:
+        if name == "networks":
+            return importlib.import_module("qat.networks")
+        for module, names in _LATER.items():
+            if name in names:
+                return getattr(importlib.import_module(module), name)
+        raise AttributeError(f"module 'qat' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -11,14 +11,16 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from qat import __version__, hints
 from qat.console import LastingOutput, PlainOutput
-from qat.errors import QatError, one_line
+from qat.errors import QatError, QatWarning, one_line
+from qat.plugins import import_own
 from qat.reading import read_text, reading
 from qat.training.workers import this_worker
 
@@ -137,6 +139,15 @@ class Parser(argparse.ArgumentParser):
         meant = [x for x in action.choices or () if isinstance(x, str) and x.lower() == arg_string.lower()]
         return meant[0] if len(meant) == 1 else super()._get_value(action, arg_string)
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse's own, with the choice that was probably meant."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            choices = [x for x in action.choices or () if isinstance(x, str)]
+            error.message += hints.perhaps(str(value), choices, hints.VALUES)
+            raise
+
     def _unknown_flags(self, args: Sequence[str]) -> list[str]:
         """Those that look like flags and are none of this command."""
         known = self._option_string_actions
@@ -180,6 +191,33 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
+@contextlib.contextmanager
+def _noting() -> Iterator[None]:
+    """Print each QatWarning as a note of one line, once, and other warnings as they are."""
+    printed = set()
+    usual = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if not issubclass(category, QatWarning):
+            usual(message, category, filename, lineno, file, line)
+        elif str(message) not in printed:
+            printed.add(str(message))
+            print(f"note: {one_line(message)}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", QatWarning)
+        warnings.showwarning = show
+        yield
+
+
+@_noting()
 def run_script(
     add_arguments: Callable[[argparse.ArgumentParser], None],
     run: Callable[[argparse.Namespace], int | None],
@@ -204,6 +242,14 @@ def run_script(
     """
     parser = Parser(prog=prog, description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
     add_arguments(parser)
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="run this module first, which defines cells of your own that a checkpoint holds; may be given several times",
+    )
     # A batch system ends a job by SIGTERM: clean up as for Ctrl-C. A shell's background job ignores SIGINT itself.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
@@ -213,6 +259,8 @@ def run_script(
         args = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
         output = LastingOutput(sys.stdout)
         with contextlib.redirect_stdout(PlainOutput(output)):
+            for module in vars(args).pop("imports"):
+                import_own(module)
             status = run(args) or 0
         output.flush()
         if output.lost is not None:

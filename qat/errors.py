@@ -17,10 +17,10 @@ class QatError(Exception):
 
     >>> import qat
     >>> try:
-    ...     qat.WeightQuantizer(1)
+    ...     qat.WeightQuantizer(20)
     ... except qat.QatError as error:
     ...     print(error)
-    WeightQuantizer: num_bits is 1; use a whole number from 2 to 16
+    WeightQuantizer: num_bits is 20; use a whole number from 2 to 16
     """
 
     exit_status = 2
@@ -40,6 +40,10 @@ class NotFiniteError(QatError):
     """
 
     exit_status = 1
+
+
+class QatWarning(UserWarning):
+    """Something that the user should know of; commands print it as one line, once."""
 
 
 def one_line(text: object) -> str:

@@ -1,9 +1,11 @@
-"""Suggestions for a mistyped or unknown flag or command."""
+"""Suggestions for a mistyped or unknown flag, command or value."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+
+from qat.errors import shortened
 
 #: Words that mean the same, this project's flags first, the likeliest before others. Of several groups with a word the first
 #: counts that has a flag of the command.
@@ -51,6 +53,15 @@ COMMANDS = (
     "doctor check diagnose env version",
     "import-params import load",
 )
+VALUES = (
+    "torch pytorch pt",
+    "keras tensorflow tf TFLITE litert lite",
+    "mindspore ms MINDIR",
+    "GPU cuda nvidia",
+    "Ascend npu",
+    "momentum sgd",
+    "adam adamw",
+)
 CLOSE = 0.6  #: as difflib counts
 
 
@@ -72,6 +83,19 @@ def perhaps(word: str, known: Iterable[str], groups: Sequence[str] = ()) -> str:
     """ ", perhaps X is meant" for the end of a message; empty where nothing is close."""
     name = meant(word, known, groups)
     return f", perhaps {name} is meant" if name else ""
+
+
+def unknown(what: str, value: object, known: Iterable[str]) -> str:
+    """What a message says of a value that is none of those there are, up to the choice of one.
+
+    Args:
+        what: the kind of thing, as "backend".
+        value: what was given, of any type.
+        known: the names that there are.
+    """
+    known = tuple(known)
+    hint = perhaps(value, known, VALUES) if isinstance(value, str) else ""
+    return f"{what} {shortened(value)} is unknown{hint}: choose one of {', '.join(known)}"
 
 
 def synonym(word: str, known: Iterable[str], groups: Sequence[str]) -> str | None:

@@ -11,13 +11,17 @@ for by name. So one that is broken disturbs nobody who uses something else.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
+import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qat.errors import QatError, one_line
+from qat.errors import QatError, QatWarning, one_line
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -57,6 +61,7 @@ class Group:
                 warnings.warn(
                     f"{self.what} {known!r}: {_package(point)} adds another of that name, which is not used, since "
                     "qat-engine's own come first; that package has to choose another name",
+                    QatWarning,
                     stacklevel=2,
                 )
         return known
@@ -96,6 +101,39 @@ def _found(group: str) -> dict[str, list[EntryPoint]]:
     for point in entry_points(group=group):
         found.setdefault(point.name.lower(), []).append(point)
     return found
+
+
+@contextlib.contextmanager
+def working_directory_last() -> Iterator[None]:
+    """Imports look there at the end, unless Python itself was told to look there anyway: a file there never stands in for a
+    library.
+    """
+    folder = str(Path.cwd())
+    if folder in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the module may have changed the path itself
+            sys.path.remove(folder)
+
+
+def import_own(module: str) -> None:
+    """Import a user's module, and so run it, that cells, quantizers and objectives in it are known.
+
+    Raises:
+        QatError: it cannot be imported.
+    """
+    try:
+        with working_directory_last():
+            importlib.import_module(module)
+    except Exception as error:  # whatever the code of the module may raise
+        raise QatError(
+            f"--import {module}: cannot be imported ({type(error).__name__}: {error}); give the name of a module that is "
+            "installed or in the working directory, as mynet or package.cells"
+        ) from error
 
 
 def _words(names: Iterable[str]) -> set[str]:

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from qat import hints
 from qat.deploy.interfaces import Option, Target, TrainingBackend
 from qat.errors import QatError, shortened
 from qat.integer.fixed_point import ARITHMETICS
@@ -186,7 +187,7 @@ def added_entry(name: str, module: Any, group: Group) -> Entry:
 def _load(name: str, group: Group, own: dict[str, Entry], protocol: type) -> Any:
     known = group.meant(name)
     if known is None:
-        raise QatError(f"{group.what} {shortened(name)} is unknown: choose one of {', '.join(group.names())}")
+        raise QatError(hints.unknown(group.what, name, group.names()))
     if known not in own:
         module = group.load(known)
         wanted = [

@@ -15,6 +15,8 @@ from command import run
 
 import qat
 from qat.cli import COMMANDS, main
+from qat.networks import LeNet5, lenet5
+from qat.scripts import train
 from qat.training.checkpoint import Checkpoint
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -437,3 +439,12 @@ def test_a_log_that_cannot_be_written_is_refused_before_training(
     status, out, err = run(capsys, *arguments)
     assert (status, out) == (2, "")
     assert "log.csv: is a folder" in err
+
+
+@pytest.mark.parametrize("network", ["LENET", "qat.networks.lenet5:lenet"])
+def test_a_checkpoint_is_named_as_the_network_is_registered_whatever_was_typed(
+    network: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lenet5, "lenet", LeNet5, raising=False)
+    monkeypatch.setattr(train, "train_and_save", lambda args, start, data_path, path: print(path))
+    assert run(capsys, "train", "--data_path", "digits", "--network", network) == (0, "checkpoint_lenet.ckpt\n", "")

@@ -91,7 +91,7 @@ def _is_module(parts: list[str]) -> bool:
 def flags_of(module: str) -> frozenset[str]:
     parser = Parser()
     importlib.import_module(f"qat.scripts.{module}").add_arguments(parser)
-    return frozenset({*parser._option_string_actions, "--flagfile"})
+    return frozenset({*parser._option_string_actions, "--flagfile", "--import"})
 
 
 def command_lines(text: str) -> Iterator[tuple[str, list[str]]]:

@@ -177,7 +177,7 @@ def test_it_is_taken_or_refused_in_one_line(cls: type[Any]) -> None:
             "use a BaseWeightQuantizer or None",
         ),
         (lambda: Recipe(epochs="3"), r"^Recipe: epochs is '3'; use a whole number$"),
-        (lambda: Recipe(optimizer="adam"), r"^Recipe: optimizer is 'adam'; use an Optimizer$"),
+        (lambda: Recipe(optimizer="adam"), r"^Recipe: optimizer is 'adam', a name; give qat\.Optimizer\('adam'\)$"),
         (lambda: Optimizer(momentum="0.9"), r"^Optimizer: momentum is '0.9'; use a finite number$"),
     ],
 )

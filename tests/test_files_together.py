@@ -506,9 +506,10 @@ def exported(path: Path, export: Any) -> None:
         pytest.fail("it is verified before it is known that it can be written")
 
     target: Any = SimpleNamespace(export=export, runtime=run, predict=run, trace=run, ARITHMETICS=("fixed",))
+    backend: Any = SimpleNamespace(devices=run)
     anything: Any = None
     integers: Any = SimpleNamespace()
-    export_verified(path, target, anything, anything, anything, data="", integers=integers)
+    export_verified(path, target, backend, anything, anything, data="", integers=integers)
 
 
 def test_what_stands_in_the_way_of_a_second_file_is_found_before_the_verification(tmp_path: Path) -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from command import run
+
+import qat
+from qat import networks
+from qat.training.devices import choose_device
 
 #: command and what was typed -> the flag that is meant.
 MEANT = """
@@ -77,3 +83,44 @@ def test_a_value_that_begins_with_a_dash_is_no_flag(capsys: pytest.CaptureFixtur
     for value in ("-1", "-0.5", "-.5"):
         _, _, err = run(capsys, "train", "--lr", value)
         assert "unknown argument" not in err
+
+
+#: command and what was typed -> the value that is meant; None: nothing is close.
+VALUES = """
+train --backend pytorch: torch       train --backend tensorflow: keras     train --backend Torhc: torch
+train --device_target cuda: GPU      train --optimizer sgd: momentum       train --optimizer adamw: adam
+train --lr_schedule cos: cosine      train --network lenet5: lenet         train --network resnet: resnet8
+train --network foo: None            train --backend jax: None             export --file_format onx: ONNX
+export --file_format tf: TFLITE      data mnst: mnist                      compile --target onxn: onnx
+train-lenet5 --device cuda0: cuda    verify --backend pytorch: torch       prune --method slim: slimming
+"""
+
+
+@pytest.mark.parametrize(
+    "case", [entry.strip() for line in VALUES.strip().splitlines() for entry in line.split("  ") if entry.strip()]
+)
+def test_a_wrong_value_names_the_one_that_is_meant(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    typed, meant = case.split(": ")
+    needed = [] if not typed.startswith("train --") else ["--data_path", "digits"]
+    status, out, err = run(capsys, *typed.split(), *needed)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert ("perhaps" in err) == (meant != "None"), err
+    assert meant == "None" or f", perhaps {meant} is meant" in err, err
+
+
+@pytest.mark.parametrize(
+    ("act", "meant"),
+    [
+        (lambda: qat.backend("pytorch"), "torch"),
+        (lambda: qat.backend("tensorflow"), "keras"),
+        (lambda: qat.target("onx"), "ONNX"),
+        (lambda: qat.target("tensorflow"), "TFLITE"),
+        (lambda: qat.Optimizer("sgd"), "momentum"),
+        (lambda: qat.Recipe(lr_schedule="cosin"), "cosine"),
+        (lambda: networks.create("lenet5"), "lenet"),
+        (lambda: choose_device("cuda", ["CPU"], "torch"), "GPU"),
+    ],
+)
+def test_a_wrong_value_in_python_too(act: Callable[[], object], meant: str) -> None:
+    with pytest.raises(qat.QatError, match=f"is unknown, perhaps {meant} is meant"):
+        act()

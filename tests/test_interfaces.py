@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from frameworks import HERE
 
 import qat
 from qat.deploy.interfaces import ParameterFiles, Step, Target, TrainingBackend
 from qat.networks import LeNet5
+from qat.pruning.importance import taylor_importance
 from qat.registry import BACKENDS, TARGETS, installed
 from qat.training.optimizer import Optimizer
 
@@ -64,3 +68,31 @@ def test_targets(name: str) -> None:
 def test_a_module_that_lacks_a_function_is_noticed() -> None:
     with pytest.raises(AssertionError, match=r"math has no NAME"):
         check(__import__("math"), Target, "math")
+
+
+def test_the_name_of_a_backend_or_a_target_in_its_place_is_refused_with_the_call_that_is_meant() -> None:
+    graph = qat.convert_quant_network(LeNet5())
+    checkpoint = qat.Checkpoint(graph, graph.observed_params())
+    split = qat.Split(np.zeros((4, 1, 32, 32), np.uint8), np.zeros(4, np.int64))
+    dataset: Any = qat.Dataset("zeros", "here", split, split)
+    own: Any = SimpleNamespace(ARITHMETICS=("float",), export=None, devices=None, runtime=lambda: "")
+    name: Any = "torch"
+    verify = qat.verify
+    for act in (
+        lambda: qat.train(name, checkpoint, dataset, qat.Recipe()),
+        lambda: qat.evaluate_accuracy(name, checkpoint, split),
+        lambda: taylor_importance(name, LeNet5().graph(), {}, split),
+        lambda: verify.backend_engine(name, checkpoint),
+        lambda: verify.export_verified("y.onnx", own, name, checkpoint, split, data=""),
+        lambda: verify.verify("y.onnx", own, name, checkpoint, split, data=""),
+    ):
+        with pytest.raises(qat.QatError, match=r"backend is 'torch'.*; give qat.backend.'torch'.$"):
+            act()
+    name = "ONNX"
+    for act in (
+        lambda: verify.export_verified("y.onnx", name, own, checkpoint, split, data=""),
+        lambda: verify.verify("y.onnx", name, own, checkpoint, split, data="", arithmetic="float"),
+        lambda: verify.verify("y.onnx", name, own, checkpoint, split, data=""),
+    ):
+        with pytest.raises(qat.QatError, match=r"target is 'ONNX'.*; give qat.target.'ONNX'.$"):
+            act()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -394,3 +396,9 @@ def test_a_refusal_inside_a_call_is_one_line_of_our_own() -> None:
         model(np.zeros((1, 1, 32, 32), np.uint8))
     assert "has never seen data" in str(caught.value)
     assert "Exception encountered" not in str(caught.value)
+
+
+def test_tensorflow_says_nothing_while_it_is_imported() -> None:
+    program = "import qat, sys; qat.backend('keras'); print('own words', file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert (done.stdout, done.stderr) == ("", "own words\n")

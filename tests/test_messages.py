@@ -12,6 +12,7 @@ import pytest
 import qat
 from qat.data import Dataset, Split
 from qat.deploy.floats import export_float
+from qat.networks import LeNet5
 from qat.registry import TARGETS
 from qat.training.loop import train
 from qat.training.recipe import Recipe
@@ -147,10 +148,32 @@ def test_what_is_no_integer_graph(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda: qat.backend("Torhc"), "^backend 'Torhc' is unknown: choose one of torch, keras, mindspore"),
+        (
+            lambda: qat.backend("Torhc"),
+            "^backend 'Torhc' is unknown, perhaps torch is meant: choose one of torch, keras, mindspore",
+        ),
         (lambda: qat.backend("abacus"), "^backend 'abacus' is unknown: choose one of torch, keras, mindspore"),
         (lambda: qat.backend([]), r"^backend \[\] is unknown: choose one of torch"),
-        (lambda: qat.target("onxn"), "^file format 'onxn' is unknown: choose one of ONNX, TFLITE, "),
+        (
+            lambda: qat.target("onxn"),
+            "^file format 'onxn' is unknown, perhaps ONNX is meant: choose one of ONNX, TFLITE, ",
+        ),
+        (
+            lambda: qat.convert_quant_network(LeNet5(), num_bits=1),
+            "^WeightQuantizer: num_bits is 1; use a whole number from 2 to 16, or BinaryWeightQuantizer or Ternary.*docs/",
+        ),
+        (lambda: qat.WeightQuantizer(0), "^WeightQuantizer: num_bits is 0; use a whole number from 2 to 16$"),
+        (
+            lambda: qat.convert_quant_network(LeNet5(), weight_quantizer="LSQ"),
+            r"^convert_quant_network: weight_quantizer is 'LSQ', .*; give an object, as qat.LSQWeightQuantizer\(num_bits=4\),",
+        ),
+        (
+            lambda: qat.convert_quant_network(
+                LeNet5(), layers={"c*": {"activation_quantizer": qat.PACTActivationQuantizer}}
+            ),
+            r"^layers: 'c\*': .*activation_quantizer is <class .*; give an object, as qat.LSQActivationQuantizer\(num_bits=4\)",
+        ),
+        (lambda: qat.Recipe(optimizer="adam"), r"^Recipe: optimizer is 'adam', a name; give qat.Optimizer\('adam'\)$"),
         (lambda: qat.target(None), "^file format None is unknown: choose one of ONNX"),
         (lambda: qat.calibrate(GRAPH, PARAMS, IMAGES, percentile="99"), "^percentile is '99'; use a finite number"),
         (lambda: Split(IMAGES, LABELS.astype(float)), r"^Split: labels are float64 \(8,\); give whole numbers \(N,\)"),
@@ -189,3 +212,23 @@ def trained(**changes: Any) -> qat.Checkpoint:
         "recipe": Recipe(1, 4),
     }
     return train(**(arguments | changes))
+
+
+def test_what_is_printed_of_a_network_and_of_a_checkpoint_is_one_short_line() -> None:
+    class Two(qat.Network):
+        inputs = (qat.Input((1, 4, 4)), qat.Input((3,)))
+
+        def __init__(self) -> None:
+            self.blocks = [qat.Flatten(), Block()]
+            self.again = self.blocks[0]
+
+    class Block(qat.Network):
+        def __init__(self) -> None:
+            self.fc = qat.DenseBnAct(16, 2)
+
+    assert repr(LeNet5()) == "LeNet5 of 7 cells, input 1 x 32 x 32"
+    assert repr(Two()) == "Two of 2 cells, input 1 x 4 x 4 and 3"
+    assert repr(Block()) == "Block of 1 cell"
+    graph = qat.convert_quant_network(LeNet5())
+    checkpoint = qat.Checkpoint(graph, graph.initial_params(0), step=1200)
+    assert repr(checkpoint) == "Checkpoint of LeNet5, quantized, step 1,200, 61,684 parameters"

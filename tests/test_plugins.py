@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from command import run
 
 import qat
 from qat import plugins
+from qat.cli import run_script
 from qat.deploy.interfaces import Option
 from qat.networks import LeNet5, create
 from qat.registry import BACKENDS, TARGETS, formats, installed, suffixed, target_of
+from qat.vocabulary.serial import Serializable
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = {
@@ -55,6 +58,27 @@ MODULES = {
                 return self.fc(self.flatten(x))
         """,
 }
+OWN_CELL = """
+from dataclasses import dataclass
+import qat
+@dataclass(frozen=True)
+class OwnSquare(qat.Cell):
+    output_numbers = "computed"
+    output_channels = "kept"
+    non_negative = True
+    random = False
+    one_grid = False
+    def output_shape(self, shape):
+        return shape
+    def forward(self, scope, x):
+        return x
+class OwnNet(qat.Network):
+    inputs = qat.Input((1, 4, 4))
+    def __init__(self):
+        self.square = OwnSquare()
+    def construct(self, x):
+        return self.square(x)
+"""
 ENTRIES = {
     "qat.backends": {"Elsewhere": "backend"},
     "qat.targets": {"BOXED": "target"},
@@ -190,6 +214,21 @@ def test_our_own_names_come_first_and_the_other_package_is_named(installed_here:
     assert [name for name in qat.target_names() if name.lower() == "c"] == ["C"]
 
 
+def test_a_command_says_in_one_line_and_once_that_a_name_is_taken(
+    installed_here: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed_here("other", MODULES, {"qat.networks": {"lenet": "network:Tiny"}})
+    status, _, err = run(capsys, "summary", "--network", "lenet")
+    assert status == 0
+    assert re.fullmatch("note: network 'lenet': the package other adds another of that name, .* another name\n", err)
+
+
+def test_other_warnings_of_a_command_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.warns(DeprecationWarning, match="^old$"):
+        run_script(lambda parser: None, lambda args: warnings.warn("old", DeprecationWarning, stacklevel=1), "", [])
+    assert capsys.readouterr().err == ""
+
+
 def test_a_name_that_two_packages_have_is_refused(installed_here: Install) -> None:
     for package in ("other", "other2"):
         installed_here(package, {"network": MODULES["network"]}, {"qat.networks": {"tiny": "network:Tiny"}})
@@ -209,9 +248,31 @@ def test_what_is_added_under_a_name_must_be_of_its_kind(installed_here: Install)
     )
 
 
+def test_a_reader_that_fails_is_named_in_one_line(
+    installed_here: Install, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    installed_here("other", MODULES, ENTRIES)
+    refused(
+        r"^noise:abc: data reader 'noise' of other 1\.5 failed \(ValueError: invalid",
+        lambda: qat.data.load("noise:abc"),
+    )
+    out = tmp_path / "out"
+    status, _, err = run(capsys, "create-data", "--data_path", "noise:abc", "--out", out)
+    assert (status, err.count("\n")) == (2, 1)
+    path = Path(sys.path[0]) / "other" / "data.py"
+    path.write_text("import qat\ndef read(where):\n    raise qat.QatError('my own words')", encoding="utf-8")
+    sys.modules.pop("other.data")
+    refused("^my own words$", lambda: qat.data.load("noise:3"))
+
+
 def test_a_folder_whose_name_begins_as_no_reader_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     refused("^C:/data: there is nothing here", lambda: qat.data.load("C:/data"))
+
+
+def test_a_folder_that_is_not_there_names_the_readers_that_are(installed_here: Install) -> None:
+    installed_here("other", MODULES, ENTRIES)
+    refused("^nowhere: .*, or the word 'digits'.*, or noise:...; qat data mnist", lambda: qat.data.load("nowhere"))
 
 
 def test_options_of_a_target_say_what_is_wrong_with_them() -> None:
@@ -278,11 +339,51 @@ def test_the_doctor_lists_what_is_added_and_what_of_it_is_broken(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     broken = {"broken": "        import no_such_package"}
-    installed_here("other", MODULES | broken, {**ENTRIES, "qat.backends": {"bad": "broken"}})
+    broken["refusing"] = MODULES["network"].replace("36, 3", "35, 3")
+    entries = {group: {**own, "bad": "broken:x"} for group, own in ENTRIES.items() if group != "qat.backends"}
+    entries["qat.networks"]["wrong"] = "refusing:Tiny"
+    installed_here("other", MODULES | broken, {**entries, "qat.backends": {"bad": "broken"}})
     status, out, err = run(capsys, "doctor", "--quick")
     assert (status, err) == (1, "")
     assert re.search(r"format BOXED[ │]+other 1\.5[ │]+installed", out)
-    assert re.search(r"backend bad[ │]+other 1\.5[ │]+FAILS: backend 'bad' of the package other cannot be", out)
+    assert re.search(r"network tiny[ │]+other 1\.5[ │]+installed", out)
+    assert re.search(r"data reader noise[ │]+other 1\.5[ │]+installed", out)
+    for kind, what in (("backend",) * 2, ("format", "file format"), ("network",) * 2, ("data reader",) * 2):
+        assert re.search(rf"{kind} bad[ │]+other 1\.5[ │]+FAILS[ │]+see below", out)
+        assert f"\n{kind} bad: {what} 'bad' of the package other cannot be imported (ModuleNotFoundError: " in out
+    assert re.search(r"network wrong[ │]+other 1\.5[ │]+FAILS", out)
+    assert "\nnetwork wrong: fc (DenseBnAct)" in out
+    assert max(map(len, out.partition("\nbackend bad:")[0].splitlines())) < 120
+
+
+def test_a_checkpoint_with_a_cell_of_ones_own_is_read_by_commands_that_import_its_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("others_net.py").write_text(OWN_CELL, encoding="utf-8")
+    graph = create("others_net:OwnNet").graph()
+    qat.Checkpoint(graph, graph.initial_params(0)).save("own.ckpt")
+    summary = ("summary", "--ckpt_path", "own.ckpt")
+    monkeypatch.delitem(sys.modules, "others_net")  # as in a process that has not imported it
+    monkeypatch.delitem(Serializable.registry, "OwnSquare")
+    status, _, err = run(capsys, *summary)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "'OwnSquare' is not a known cell: import the module that defines it" in err
+    assert "--import MODULE" in err
+    status, out, err = run(capsys, *summary, "--import", "json", "--import", "others_net")
+    assert (status, err) == (0, "")
+    assert "square" in out
+
+
+@pytest.mark.parametrize("text", ["1 +", "raise SystemError('boom')", "import no_such_package"])
+def test_a_module_to_import_that_fails_is_one_line(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("others_bad.py").write_text(text, encoding="utf-8")
+    status, _, err = run(capsys, "summary", "--network", "lenet", "--import", "others_bad")
+    assert (status, err.count("\n")) == (2, 1)
+    assert re.search(r"--import others_bad: cannot be imported \(\w+: .*\); give the name of a module", err)
 
 
 @NEEDS

@@ -8,7 +8,16 @@ from qat.vocabulary.param import Shape
 
 
 class Traced(Protocol):
-    """What stands for a tensor inside ``construct``; ``qat.graph.Symbol`` is one."""
+    """What stands for a tensor inside ``construct``, for annotations of it; ``qat.graph.Symbol`` is one.
+
+    >>> import qat
+    >>> class Net(qat.Network):
+    ...     def __init__(self) -> None:
+    ...         self.inputs = qat.Input((1, 4, 4))
+    ...         self.flatten = qat.Flatten()
+    ...     def construct(self, x: qat.Traced) -> qat.Traced:
+    ...         return self.flatten(x)
+    """
 
     @property
     def name(self) -> str:
@@ -18,7 +27,7 @@ class Traced(Protocol):
     def shape(self) -> Shape:
         """Of one sample: (C, H, W) or (F,)."""
 
-    def __add__(self, other: Any) -> Any:
+    def __add__(self, other: Any) -> Traced:
         """The node that adds both."""
 
 

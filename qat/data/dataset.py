@@ -236,9 +236,10 @@ def load(data_path: str, *, for_folds: bool = False) -> Dataset:
         raise QatError("--data_path is empty; give the folder of a data set, or the word 'digits'")
     if not os.path.isdir(folder):
         found = "a file" if os.path.exists(folder) else "nothing"
+        others = "".join(f", or {name}:..." for name in READERS.names())
         raise QatError(
             f"{data_path}: there is {found} here, but --data_path takes the folder that holds MNIST, CIFAR-10 or SVHN, or "
-            f"the word {DIGITS!r}; qat data mnist --out MNIST_Data downloads MNIST"
+            f"the word {DIGITS!r}{others}; qat data mnist --out MNIST_Data downloads MNIST"
         )
     train, test = find_batches(folder)
     if train or test:
@@ -267,7 +268,16 @@ def _reader_of(data_path: str) -> str | None:
 
 def _read_by(reader: str, data_path: str) -> Dataset:
     """What a reader of another package makes of what follows the colon."""
-    dataset = READERS.load(reader)(data_path.partition(":")[2])
+    read = READERS.load(reader)
+    try:
+        dataset = read(data_path.partition(":")[2])
+    except QatError:
+        raise
+    except Exception as error:  # whatever the code of another package may raise
+        raise QatError(
+            f"{data_path}: data reader {reader!r} of {READERS.version(reader)} failed ({type(error).__name__}: {error}); "
+            "give it what it reads, or use another release of it"
+        ) from error
     if not isinstance(dataset, Dataset):
         raise QatError(
             f"{data_path}: data reader {reader!r} of {READERS.version(reader)} gives a {type(dataset).__name__}, no "

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from qat.cells.base import Shape
 from qat.deploy.inference import LoweredNetwork
-from qat.errors import QatError
+from qat.errors import QatError, shortened
 from qat.graph import Graph, Network, Params
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.training.losses import Loss, Objective
@@ -265,3 +265,17 @@ class RecordsArithmetic(Protocol):
 
     def arithmetic_of(self, path: str | Path) -> str:
         """The arithmetic that a file was exported for."""
+
+
+def check_backend(backend: TrainingBackend) -> None:
+    """Raise QatError for anything but a training backend, as its name."""
+    if not hasattr(backend, "devices"):  # every string has a lower
+        example = backend if isinstance(backend, str) else "torch"
+        raise QatError(f"backend is {shortened(backend)}, which computes nothing; give qat.backend({example!r})")
+
+
+def check_target(target: Target) -> None:
+    """Raise QatError for anything but a deployment target, as its name."""
+    if not hasattr(target, "export"):
+        example = target if isinstance(target, str) else "ONNX"
+        raise QatError(f"target is {shortened(target)}, which writes no files; give qat.target({example!r})")

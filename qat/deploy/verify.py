@@ -13,7 +13,7 @@ import numpy as np
 
 from qat.data import Split, accuracy
 from qat.deploy.inference import predict_codes, trace
-from qat.deploy.interfaces import RecordsArithmetic, Target, TrainingBackend
+from qat.deploy.interfaces import RecordsArithmetic, Target, TrainingBackend, check_backend, check_target
 from qat.errors import QatError
 from qat.files import check_writable, write_together
 from qat.integer import IntegerGraph, IntegerTensor, evaluate, trace_codes
@@ -174,6 +174,7 @@ def backend_engine(backend: TrainingBackend, checkpoint: Checkpoint, device_targ
     Returns:
         The engine, for ``compare``.
     """
+    check_backend(backend)
     device_target = device_target or backend.devices()[0]
     model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
     return Engine(
@@ -312,6 +313,7 @@ def export_verified(
     Raises:
         QatError: the target cannot hold the network, or the file cannot be written; then nothing has been written.
     """
+    check_backend(backend)
     check_writable(path)
     path = Path(path)
     arithmetic = arithmetic or default_arithmetic(target)
@@ -355,6 +357,7 @@ def default_arithmetic(target: Target, path: str | Path | None = None) -> str:
     Returns:
         "float" or "fixed".
     """
+    check_target(target)
     if path is not None and isinstance(target, RecordsArithmetic):
         return target.arithmetic_of(path)
     return target.ARITHMETICS[0]
@@ -373,6 +376,7 @@ def arithmetic_options(target: Target, arithmetic: str) -> dict[str, str]:
     Raises:
         QatError: where files of the target do not have this arithmetic.
     """
+    check_target(target)
     if arithmetic not in target.ARITHMETICS:
         others = "TFLITE or C" if arithmetic == "fixed" else "ONNX or TFLITE"
         raise QatError(

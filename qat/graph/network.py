@@ -103,6 +103,12 @@ class Network:
             )
         return self.construct(*inputs)
 
+    def __repr__(self) -> str:
+        cells = len(dict(_named_cells(self, "")))
+        inputs = self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)
+        shapes = " and ".join(" x ".join(map(str, x.shape)) for x in inputs if isinstance(x, Input))
+        return f"{type(self).__name__} of {cells} cell{'s' * (cells != 1)}" + f", input {shapes}" * bool(shapes)
+
     def graph(self) -> Graph:
         """The graph that ``construct`` describes.
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from qat import hints
 from qat.errors import QatError
 from qat.graph import Network
 from qat.networks.compact import CompactDigits, CompactResidual, CompactSeparable
@@ -18,7 +15,7 @@ from qat.networks.mlperf_tiny import DSCNN, Autoencoder, MobileNetV1
 from qat.networks.mnist_cnn import MnistCnn
 from qat.networks.resnet import ResNet8, ResNet20
 from qat.networks.svhn_cnn import SvhnCnn
-from qat.plugins import Group
+from qat.plugins import Group, working_directory_last
 
 NETWORKS: dict[str, type[Network]] = {
     "lenet": LeNet5,
@@ -40,37 +37,33 @@ ADDED = Group("qat.networks", "network", tuple(NETWORKS))
 
 
 def create(name: str) -> Network:
-    """A network by its name here or in the metadata of an installed package (an entry point of the group ``qat.networks``), or
-    of a user's own as ``package.module:Class``, whose module is imported, and so run.
+    """A network by its name.
 
-    The module is looked up in the working directory too, after all other places, and only while it is imported and the
-    network made: a file there never stands in for a library. Raises QatError where there is no such network.
+    A module of the user's own is imported, and so run. It is looked up in the working directory too, after all other places,
+    and only while it is imported and the network made: a file there never stands in for a library.
+
+    Args:
+        name: One of ``NETWORKS``, in capitals or small letters; that of an entry point of the group ``qat.networks`` of an
+            installed package; or ``package.module:Class``.
+
+    Returns:
+        The network, made with the defaults of all arguments.
+
+    Raises:
+        QatError: there is no such network, or it cannot be made.
+
+    >>> import qat
+    >>> qat.networks.create("lenet")
+    LeNet5 of 7 cells, input 1 x 32 x 32
     """
     known = ADDED.meant(name)
     if known is not None:
         return NETWORKS[known]() if known in NETWORKS else _made(name, ADDED.load(known))
     module_name, colon, class_name = name.partition(":")
     if not colon:
-        raise QatError(
-            f"network {name!r} is unknown: choose one of {', '.join(ADDED.names())}, or give your own as package.module:Class"
-        )
-    with _working_directory_last():
+        raise QatError(f"{hints.unknown('network', name, ADDED.names())}, or give your own as package.module:Class")
+    with working_directory_last():
         return _made(name, _imported(name, module_name, class_name))
-
-
-@contextlib.contextmanager
-def _working_directory_last() -> Iterator[None]:
-    """Imports look there at the end, unless Python itself was told to look there anyway."""
-    folder = str(Path.cwd())
-    if folder in sys.path or "" in sys.path:
-        yield
-        return
-    sys.path.append(folder)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):  # the module may have changed the path itself
-            sys.path.remove(folder)
 
 
 def _imported(name: str, module_name: str, class_name: str) -> Any:

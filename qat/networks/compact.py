@@ -90,7 +90,13 @@ class _Compact(qat.Network):
 
 
 class CompactSeparable(_Compact):
-    """Three depthwise-separable blocks; width multiplies all channels. At width 8: 2,370 parameters, 127,720 products."""
+    """Three depthwise-separable blocks; width multiplies all channels. At width 8: 2,370 parameters, 127,720 products.
+
+    Args:
+        num_class: number of outputs; default 10.
+        channel: number of input channels; default 1.
+        width: channels of the first convolution; the others are multiples of it; default 8.
+    """
 
     def __init__(self, num_class: int = 10, channel: int = 1, width: int = 8) -> None:
         blocks: list[qat.Network] = [
@@ -104,6 +110,11 @@ class CompactSeparable(_Compact):
 class CompactResidual(_Compact):
     """Four inverted-residual blocks, two of them with a residual path; width multiplies all channels. At width 8: 6,802
     parameters, 426,912 products.
+
+    Args:
+        num_class: number of outputs; default 10.
+        channel: number of input channels; default 1.
+        width: channels of the first convolution; the others are multiples of it; default 8.
     """
 
     def __init__(self, num_class: int = 10, channel: int = 1, width: int = 8) -> None:
@@ -121,6 +132,11 @@ class CompactDigits(qat.Network):
     digits. width multiplies all channels. At width 8: 1,194 parameters once batch normalisation is folded in, 98,304 products.
 
     The depthwise convolutions have no ReLU: with so few channels it would cost more than it gives.
+
+    Args:
+        num_class: number of outputs; default 10.
+        channel: number of input channels; default 1.
+        width: channels of the first convolution; the others are multiples of it; default 8.
     """
 
     def __init__(self, num_class: int = 10, channel: int = 1, width: int = 8) -> None:

@@ -18,6 +18,10 @@ class DSCNN(qat.Network):
 
     24,908 numbers, 1,152 of them running statistics; 2,656,768 products. Input: 49 frames of 10 cepstral coefficients,
     stored as bytes. The last pooling leaves the 25th row out, as the published one does.
+
+    Args:
+        num_class: number of outputs; default 12.
+        channel: number of input channels; default 1.
     """
 
     def __init__(self, num_class: int = 12, channel: int = 1) -> None:
@@ -41,6 +45,10 @@ class MobileNetV1(qat.Network):
     """Visual wake words: MobileNet of a quarter of the width (Howard et al., arXiv 1704.04861, table 1), 96x96 colour images.
 
     221,794 numbers, 5,472 of them running statistics; 7,489,664 products.
+
+    Args:
+        num_class: number of outputs; default 2.
+        channel: number of input channels; default 3.
     """
 
     STAGES = ((16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), *[(128, 1)] * 5, (256, 2), (256, 1))
@@ -70,6 +78,9 @@ class Autoencoder(qat.Network):
     269,992 numbers, 2,064 of them running statistics; 264,192 products. Input: five frames of 128 mel bands, stored as
     bytes. Its targets are its inputs, normalised (``qat.training.losses.mean_squared_error``); the error of a sample says how
     unusual it is.
+
+    Args:
+        features: numbers of a sample, in and out; default 640.
     """
 
     def __init__(self, features: int = 640) -> None:

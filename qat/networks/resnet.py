@@ -64,14 +64,22 @@ class ResNet(qat.Network):
 
 
 class ResNet8(ResNet):
-    """One block a stage, as in MLPerf Tiny (arXiv 2106.07597): 78,666 numbers, 480 of them running statistics."""
+    """One block a stage, as in MLPerf Tiny (arXiv 2106.07597): 78,666 numbers, 480 of them running statistics.
+
+    Args:
+        num_class: number of outputs; default 10.
+    """
 
     def __init__(self, num_class: int = 10) -> None:
         super().__init__(1, num_class, tiny=True)
 
 
 class ResNet20(ResNet):
-    """Three blocks a stage (He et al., table 6, with 1x1 shortcuts: option B)."""
+    """Three blocks a stage (He et al., table 6, with 1x1 shortcuts: option B).
+
+    Args:
+        num_class: number of outputs; default 10.
+    """
 
     def __init__(self, num_class: int = 10) -> None:
         super().__init__(3, num_class)

@@ -40,6 +40,9 @@ class SvhnCnn(qat.Network):
         dropout: the rate before each dense layer; 0: no dropout.
         mean: of the pixels, as a share of 255 (of SVHN's training images, over all channels).
         std: likewise.
+
+    Raises:
+        QatError: nothing is left of the image after a block, or there are not as many kernels or pools as blocks.
     """
 
     def __init__(

@@ -25,7 +25,11 @@ PROFILES = ("default", "ascend")
 #: The types of settings: of those that may be a pair, of weights and of activations, and of the others.
 PAIRS = {"num_bits": int, "per_channel": bool, "symmetric": bool, "narrow_range": bool, "quant_delay": int}
 SINGLE = {"bn_fold": bool, "one_conv_fold": bool, "freeze_bn": int, "ema_decay": float}
-QUANTIZERS = ("weight_quantizer", "activation_quantizer")  #: settings that are objects, of the two sides
+#: Settings that are objects, of the two sides: their base class and the name of one.
+QUANTIZERS: dict[str, tuple[type[Any], str]] = {
+    "weight_quantizer": (BaseWeightQuantizer, "LSQWeightQuantizer"),
+    "activation_quantizer": (BaseActivationQuantizer, "LSQActivationQuantizer"),
+}
 WEIGHTS, ACTIVATIONS = 0, 1  #: the sides of a pair
 Setting = Any  #: one value for weights and activations, or a pair (weights, activations)
 
@@ -106,16 +110,17 @@ class QuantizerSettings:
         that later patterns change: what holds for all nodes, then every pattern that fits.
         """
         settings = {key: pair(getattr(self, key))[side] for key in PAIRS}
-        given, changes = getattr(self, QUANTIZERS[side]), dict[str, Any]()
+        key = tuple(QUANTIZERS)[side]
+        given, changes = getattr(self, key), dict[str, Any]()
         if self.ascend:  # the defaults differ: symmetric activations, one scale for a dense weight
             settings["symmetric"] = settings["symmetric"] or side == ACTIVATIONS
             settings["per_channel"] = settings["per_channel"] and not isinstance(cell, DenseBnAct)
         for pattern, own in self.layers.items():
             if not fits(name, pattern):
                 continue
-            if QUANTIZERS[side] in own:
-                given, changes = own[QUANTIZERS[side]], {}
-            values = {key: pair(value)[side] for key, value in own.items() if key in PAIRS}
+            if key in own:
+                given, changes = own[key], {}
+            values = {name: pair(value)[side] for name, value in own.items() if name in PAIRS}
             settings |= values
             changes |= values
         return settings, given, changes
@@ -130,6 +135,14 @@ def check_settings(settings: Mapping[str, Any]) -> None:
                 check_type(name, one, kind)
         elif name in SINGLE:
             check_type(name, value, SINGLE[name])
+        elif name in QUANTIZERS:
+            base, example = QUANTIZERS[name]
+            if not (value is None or isinstance(value, (dict, base))):
+                what = "weights" if base is BaseWeightQuantizer else "activations"
+                raise QatError(
+                    f"convert_quant_network: {name} is {shortened(value)}, no quantizer of {what}; give an object, as "
+                    f"qat.{example}(num_bits=4), or in a file {{type: {example}, num_bits: 4}}"
+                )
     layers = settings.get("layers")
     if layers is None:
         return

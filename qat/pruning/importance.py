@@ -8,7 +8,7 @@ import numpy as np
 
 from qat.cells.linear import LinearCell, WeightedCell
 from qat.data import Split
-from qat.deploy.interfaces import TrainingBackend
+from qat.deploy.interfaces import TrainingBackend, check_backend
 from qat.errors import QatError
 from qat.graph import Graph, Params
 from qat.passes.apply_masks import apply_masks
@@ -105,6 +105,7 @@ def taylor_importance(
     Raises:
         QatError: where the images do not fill a batch, a gradient is not finite, or the network is quantized.
     """
+    check_backend(backend)
     require_float(graph)
     if batches < 1 or batch_size < 1 or len(split) < batch_size:
         raise QatError(

@@ -68,6 +68,7 @@ class Quantizer(Serializable):
     label: ClassVar[str] = ""  #: starts the quantizer's description
     limit: ClassVar[str] = ""  #: before the number of bits in the description
     widths: ClassVar[tuple[int, int]] = (2, 16)  #: the fewest and the most bits
+    of_one_bit: ClassVar[str] = ""  #: what to use instead where num_bits is 1 but has to be more
     fixed: ClassVar[dict[str, bool]] = {}  #: fields whose value the formula requires
     #: Whether ``bits`` follow from a parameter "share" alone, so that a checkpoint determines them.
     learns_bits: ClassVar[bool] = False
@@ -77,6 +78,7 @@ class Quantizer(Serializable):
         fewest, most = self.widths
         if not fewest <= self.num_bits <= most:
             allowed = f"{fewest}" if fewest == most else f"a whole number from {fewest} to {most}"
+            allowed += self.of_one_bit if self.num_bits == 1 else ""
             raise QatError(f"{type(self).__name__}: num_bits is {self.num_bits!r}; use {allowed}")
         check_steps(self, "quant_delay")
         for name, value in self.fixed.items():
@@ -182,6 +184,7 @@ class BaseWeightQuantizer(Quantizer, ABC):
 
     per_channel: bool = False
 
+    of_one_bit = ", or BinaryWeightQuantizer or TernaryWeightQuantizer as weight_quantizer (docs/quantizers.md)"
     observes_once: ClassVar[bool] = False  #: whether only the first step that quantizes observes the weight
 
     def params(self, shape: Shape) -> dict[str, Param]:

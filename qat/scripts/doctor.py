@@ -1,4 +1,7 @@
-"""Say what is installed, which backends, devices and formats work here, and what to install for the rest."""
+"""Say what is installed, which backends, devices and formats work here, and what to install for the rest.
+
+Networks and data readers are listed where other packages add them.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,18 @@ import numpy as np
 import qat
 from qat.cli import run_script
 from qat.console import print_table
+from qat.data.dataset import READERS
 from qat.deploy.inference import trace
 from qat.errors import QatError
 from qat.integer import trace_codes
-from qat.networks import ResNet8
+from qat.networks import ResNet8, create
+from qat.networks.catalogue import ADDED as NETWORKS
 from qat.plugins import Group
 from qat.registry import ADDED_BACKENDS, ADDED_TARGETS, BACKENDS, TARGETS, Entry, added_entry, installed
 
 #: Distributions whose names differ from what is imported.
 DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert", "PIL": "pillow", "sklearn": "scikit-learn", "absl": "absl-py"}
+FAILS = "FAILS: "  #: begins the state of what does not work; the reason follows
 #: What else some commands need, by the pip extra that installs it: packages, commands.
 TOOLS = {
     "image": (("PIL",), "run, evaluate, create-data"),
@@ -48,24 +54,33 @@ def run(args: argparse.Namespace) -> int:
         rows.append((f"format {name}", _versions(entry.packages), *_target_state(name, entry)))
     rows += _of_others("backend", ADDED_BACKENDS, qat.backend, partial(_backend_state, quick=args.quick))
     rows += _of_others("format", ADDED_TARGETS, qat.target, _target_state)
+    for kind, group, load in (
+        ("network", NETWORKS, lambda name: create(name).graph()),
+        ("data reader", READERS, READERS.load),
+    ):
+        rows += _of_others(kind, group, load, lambda name, entry: ("installed", ""))
     for extra, (packages, commands) in TOOLS.items():
         entry = Entry("", packages, extra)
         state = ("installed", "") if installed(entry) else ("not installed", _remedy(entry))
         rows.append((f"for {commands}", _versions(packages), *state))
-    print_table("What is here", ("", "packages", "state", "what to do"), rows)
-    return int(any(state.startswith("FAILS") for _, _, state, _ in rows))
+    failed = [(what, state.removeprefix(FAILS)) for what, _, state, _ in rows if state.startswith(FAILS)]
+    shown = [(*row[:2], "FAILS", row[3] or "see below") if row[2].startswith(FAILS) else row for row in rows]
+    print_table("What is here", ("", "packages", "state", "what to do"), shown)
+    for what, reason in failed:  # a message in a cell would make each line of the table as long
+        print(f"{what}: {reason}")
+    return int(bool(failed))
 
 
 def _of_others(
     kind: str, group: Group, load: Callable[[str], object], state: Callable[[str, Entry], tuple[str, str]]
 ) -> Iterator[tuple[str, str, str, str]]:
-    """The rows of backends or targets that other packages add."""
+    """The rows of what other packages add."""
     for name in group.names()[len(group.own) :]:
         package = group.version(name)
         try:
             entry = added_entry(name, load(name), group)
-        except QatError as error:
-            yield f"{kind} {name}", package, f"FAILS: {error}", ""
+        except Exception as error:  # whatever the code of another package may raise
+            yield f"{kind} {name}", package, f"{FAILS}{_first_line(error)}", ""
         else:
             packages = ", ".join(filter(None, (package, _versions(entry.packages))))
             yield f"{kind} {name}", packages, *state(name, entry)
@@ -94,7 +109,7 @@ def _target_state(name: str, entry: Entry) -> tuple[str, str]:
     except QatError as error:  # a compiler that is missing, say
         return "writes files, cannot run them", str(error)
     except Exception as error:
-        return f"FAILS: {_first_line(error)}", _remedy(entry)
+        return f"{FAILS}{_first_line(error)}", _remedy(entry)
 
 
 def _backend_state(name: str, entry: Entry, quick: bool) -> tuple[str, str]:
@@ -103,7 +118,7 @@ def _backend_state(name: str, entry: Entry, quick: bool) -> tuple[str, str]:
     if quick:
         return "installed", ""
     results = list(_probe(name))
-    return ("FAILS: " if any(failed for _, failed in results) else "") + ", ".join(text for text, _ in results), ""
+    return (FAILS if any(failed for _, failed in results) else "") + ", ".join(text for text, _ in results), ""
 
 
 def _probe(name: str) -> Iterator[tuple[str, bool]]:
@@ -135,7 +150,8 @@ def _probe(name: str) -> Iterator[tuple[str, bool]]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).partition("\n")[0]
+    text = (str(error).strip() or type(error).__name__).partition("\n")[0]
+    return text if isinstance(error, QatError) else f"{type(error).__name__}: {text}"
 
 
 if __name__ == "__main__":

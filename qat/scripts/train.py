@@ -12,6 +12,7 @@ from pathlib import Path
 from qat.cli import run_script
 from qat.errors import QatError
 from qat.networks import create
+from qat.networks.catalogue import ADDED
 from qat.scripts.common import sparsity
 from qat.scripts.common.files import load_checkpoint
 from qat.scripts.common.flags import add_backend_arguments, add_data_argument, add_network_argument
@@ -44,12 +45,17 @@ def run(args: argparse.Namespace) -> None:
     if args.ckpt_path is None:
         graph = create(args.network).graph()
         start = Checkpoint(graph, graph.initial_params(args.seed))
-        path = Path(args.save_path or f"checkpoint_{args.network.rpartition(':')[2]}.ckpt")
+        path = Path(args.save_path or f"checkpoint_{_short(args.network)}.ckpt")
     else:
         start = _start(args)
         source = Path(args.ckpt_path)
         path = Path(args.save_path or source.with_name(f"{source.stem}_tuned{source.suffix}"))
     train_and_save(args, sparsity.with_pruner(args, start), args.data_path, path)
+
+
+def _short(network: str) -> str:
+    """The name as it is registered, whatever its capitals; of a user's own network that of its class."""
+    return ADDED.meant(network) or network.rpartition(":")[2]
 
 
 def _start(args: argparse.Namespace) -> Checkpoint:

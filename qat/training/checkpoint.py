@@ -8,6 +8,7 @@ parameters of the best epoch under "best/". The metadata hold the graph and the 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -51,8 +52,8 @@ class Checkpoint:
     >>> from qat.networks import LeNet5
     >>> graph = LeNet5().graph()
     >>> qat.Checkpoint(graph, graph.initial_params(0)).save("lenet.ckpt")
-    >>> qat.Checkpoint.load("lenet.ckpt").graph == graph
-    True
+    >>> qat.Checkpoint.load("lenet.ckpt")
+    Checkpoint of LeNet5, float, step 0, 61,684 parameters
     """
 
     graph: Graph
@@ -63,6 +64,11 @@ class Checkpoint:
     history: tuple[Mapping[str, Any], ...] = ()
     progress: Progress = field(default_factory=Progress)
     best: Params = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        kind = "quantized" if self.graph.is_quantized else "float"
+        numbers = sum(math.prod(param.shape) for param in self.graph.params.values() if param.trainable)
+        return f"Checkpoint of {self.graph.name}, {kind}, step {self.step:,}, {numbers:,} parameters"
 
     def not_finite(self) -> str | None:
         """What is infinite or NaN among the parameters, those of the best epoch and the optimizer's state.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qat import hints
 from qat.errors import QatError
 
 DEVICES = ("CPU", "GPU", "Ascend")
@@ -27,7 +28,9 @@ def choose_device(asked: str | None, available: Sequence[str], backend: str) -> 
         return available[0]
     if asked not in available:
         problem = (
-            "is unknown" if asked not in DEVICES else f"is not there: {backend} sees no such device on this machine"
+            f"is unknown{hints.perhaps(asked, DEVICES, hints.VALUES)}"
+            if asked not in DEVICES
+            else f"is not there: {backend} sees no such device on this machine"
         )
         raise QatError(f"device_target {asked!r} {problem}; use --device_target {' or '.join(available)}")
     return asked

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qat.data import Split
-from qat.deploy.interfaces import TrainingBackend
+from qat.deploy.interfaces import TrainingBackend, check_backend
 from qat.errors import QatError
 from qat.graph import Graph
 from qat.passes.logits_graph import logits_graph
@@ -97,6 +97,7 @@ def teach(
             f"{_words(shapes[1])}; a teacher has to know the same classes"
         )
     assert train is not None, "a teacher looks at images"
+    check_backend(backend)
     model = backend.lower(logits_graph(teacher.graph), teacher.params, device_target=device_target)
     logits = np.asarray(backend.predict(model, train.images), np.float32)
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]

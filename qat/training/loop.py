@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from qat.data import Augmentation, Dataset, Split, accuracy
-from qat.deploy.interfaces import Step, TrainingBackend
+from qat.deploy.interfaces import Step, TrainingBackend, check_backend
 from qat.errors import NotFiniteError, QatError
 from qat.graph import Graph
 from qat.passes.apply_masks import apply_masks
@@ -77,6 +77,7 @@ def train(
             it names the step. What was saved before stays.
         QatError: where the data do not suit the network or the recipe, and where ``start`` is of another training.
     """
+    check_backend(backend)
     for value, kind in ((start, Checkpoint), (dataset, Dataset), (recipe, Recipe)):
         if not isinstance(value, kind):
             raise QatError(
@@ -372,6 +373,7 @@ def evaluate_accuracy(
     Returns:
         The share of images whose largest output is that of the label, 0 to 1.
     """
+    check_backend(backend)
     model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
     (outputs,) = as_tuple(backend.predict(model, split.images))
     return accuracy(outputs, split.labels)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qat import hints
 from qat.errors import QatError, shortened
 from qat.vocabulary.fields import check_fields
 from qat.vocabulary.ops import Array
@@ -42,7 +43,7 @@ class Optimizer:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.name not in OPTIMIZERS:
-            raise QatError(f"optimizer {self.name!r} is unknown: choose one of {', '.join(OPTIMIZERS)}")
+            raise QatError(hints.unknown("optimizer", self.name, OPTIMIZERS))
         if not 0.0 <= self.momentum < 1.0:
             raise QatError(f"momentum is {self.momentum}; use a number from 0 to below 1")
         if not 0.0 <= self.weight_decay < math.inf:
@@ -74,7 +75,7 @@ def learning_rate(schedule: str, peak: float, step: int, steps: int) -> float:
         return peak * 0.1 ** ((2 * step >= steps) + (4 * step >= 3 * steps))
     if schedule == "halving":
         return peak * 0.5 ** (step // HALVING)
-    raise QatError(f"lr_schedule {schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}")
+    raise QatError(hints.unknown("lr_schedule", schedule, SCHEDULES))
 
 
 def check_state(state: Mapping[str, Array], expected: Mapping[str, Array]) -> None:

@@ -58,6 +58,8 @@ class Recipe:
     augment_flip: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.optimizer, str):
+            raise QatError(f"Recipe: optimizer is {self.optimizer!r}, a name; give qat.Optimizer({self.optimizer!r})")
         check_fields(self)
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
             if value < 1:

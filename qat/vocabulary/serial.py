@@ -81,7 +81,7 @@ def from_json(data: Any, base: type[S]) -> S:
     if cls is None or not issubclass(cls, base) or not is_dataclass(cls):
         raise QatError(
             f"{shortened(name)} is not a known {base.__name__.lower()}: import the module that defines it before reading "
-            "the graph, or use the release that wrote the file"
+            "the graph (commands: --import MODULE), or use the release that wrote the file"
         )
     try:
         return build(cls, {key: _decode(value) for key, value in data.items() if key != "type"})
