@@ -23,7 +23,7 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from qat import data, pruning, quantizers
+from qat import data, quantizers
 from qat.analysis import metrics
 from qat.analysis.calibration import calibrate
 from qat.cells import (
@@ -45,7 +45,6 @@ from qat.cells import (
 )
 from qat.cells.tracing import Traced
 from qat.data import Dataset, Split
-from qat.deploy import verify
 from qat.errors import NotFiniteError, QatError
 from qat.graph import Graph, Network, Node
 from qat.integer import IntegerGraph, evaluate, memory
@@ -78,7 +77,8 @@ from qat.training.losses import Objective
 from qat.training.optimizer import Optimizer
 
 if TYPE_CHECKING:  # what _LATER has
-    from qat import networks
+    from qat import networks, pruning
+    from qat.deploy import verify
     from qat.training.distillation import Teaching, teach
     from qat.training.loop import evaluate_accuracy, train
     from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
@@ -158,7 +158,8 @@ __all__ = [
     "verify",
 ]
 
-#: Where names are that are imported when they are used, since they bring the console's tables and progress bars with them.
+#: Modules, and where names are, that are imported when they are used, since not every program needs what they bring with them.
+_MODULES = {"networks": "qat.networks", "pruning": "qat.pruning", "verify": "qat.deploy.verify"}
 _LATER = {
     "qat.training.distillation": ("Teaching", "teach"),
     "qat.training.loop": ("evaluate_accuracy", "train"),
@@ -170,8 +171,8 @@ _LATER = {
 if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that comes from here
 
     def __getattr__(name: str) -> Any:
-        if name == "networks":
-            return importlib.import_module("qat.networks")
+        if name in _MODULES:
+            return importlib.import_module(_MODULES[name])
         for module, names in _LATER.items():
             if name in names:
                 return getattr(importlib.import_module(module), name)
