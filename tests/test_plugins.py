@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from command import run
+from test_readme import run_python
 
 import qat
 from qat import plugins
@@ -419,3 +420,13 @@ def test_a_backend_without_parameter_files_is_refused_by_the_commands_for_these(
     status, _, err = run(capsys, "import-params", "--backend", "elsewhere", *paths)
     assert (status, err.count("\n")) == (2, 1)
     assert "--backend Elsewhere: its framework has no files of parameters" in err
+
+
+def test_the_network_and_the_reader_of_the_documentation_work() -> None:
+    names = run_python("docs/extending.md")
+    graph, dataset = names["Tiny"]().graph(), names["read"]("200")
+    assert len(dataset.train) == len(dataset.test) == 100
+    checkpoint = qat.calibrate(graph, graph.initial_params(), dataset.train.images)
+    assert qat.evaluate(qat.to_integer(checkpoint.graph, checkpoint.params), dataset.test.images).shape == (100, 10)
+    with pytest.raises(qat.QatError, match=r"^noise:many: give a number of samples"):
+        names["read"]("many")
