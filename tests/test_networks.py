@@ -8,11 +8,12 @@ import os
 import pkgutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
-from frameworks import HERE
+from frameworks import HERE, but_long
 
 import qat
 import qat.networks
@@ -99,14 +100,10 @@ def test_mnist_cnn_has_the_products_and_the_input_of_its_document() -> None:
 
 #: The networks whose compiled passes a backend takes many seconds for, and whose cells others have too.
 LONG = {
-    "keras": ("mobilenet", "resnet20"),
-    "mindspore": ("autoencoder", "compact_digits", "compact_residual", "ds_cnn", "mobilenet", "resnet20", "svhn_cnn"),
+    "keras": {"ds_cnn", "mobilenet", "resnet20"},
+    "mindspore": set(NETWORKS) - {"compact_digits", "lenet", "lenet_bn", "lenet_gtc", "mnist_cnn"},
 }
-PAIRS = [
-    pytest.param(backend, name, marks=pytest.mark.sweep if name in LONG.get(backend, ()) else ())
-    for backend in HERE
-    for name in sorted(NETWORKS)
-]
+PAIRS = but_long(product(HERE, sorted(NETWORKS)), lambda backend, name: name in LONG.get(backend, ()))
 
 
 @pytest.mark.parametrize(("backend_name", "name"), PAIRS)

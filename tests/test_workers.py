@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_backends_agree import HERE, distances
+from frameworks import HERE, but_long
+from test_backends_agree import distances
 from worker_steps import train
 
 import qat
@@ -140,7 +141,7 @@ def test_a_share_alone_makes_another_step(backend: str, case: str) -> None:
     assert min(far[name] for name in far if name.endswith("moving_mean")) > 10 * NEAR
 
 
-@pytest.mark.parametrize("backend", HERE)
+@pytest.mark.parametrize("backend", but_long(HERE, lambda name: name == "mindspore"))
 def test_the_command_trains_with_several_workers(backend: str, tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     command = ["train", "--backend", backend, "--data_path", "digits", "--epochs", "1", "--network", "lenet_bn"]
@@ -152,6 +153,7 @@ def test_the_command_trains_with_several_workers(backend: str, tmp_path: Path) -
     assert Checkpoint.load(path).epoch == 1
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif("torch" not in HERE, reason="needs PyTorch")
 def test_train_gtc_trains_with_several_workers(tmp_path: Path) -> None:
     arguments = ["--data_path", "digits", "--num_epochs", "1", "--batch_size", "14", "--basedirectory", tmp_path]
