@@ -291,7 +291,7 @@ def test_yaml_neither_expands_nor_nests_without_end(text: str, message: str, tmp
         ("layers: {conv1: null}", "layers must map patterns"),
         ("num_bit: 4", "'num_bit' is not a setting, perhaps num_bits is meant"),
         ("weight_quantizer: {type: WeightQuantizer, symmetric: 1}", "symmetric is 1; use True or False"),
-        ("weight_quantizer: x", "weight_quantizer is 'x', no quantizer of weights"),
+        ("weight_quantizer: x", "weight_quantizer is 'x', which is not a quantizer of weights"),
         ("profile: [ascend]", "profile is ..ascend..; use one of"),
     ],
 )
