@@ -140,8 +140,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             if not (value is None or isinstance(value, (dict, base))):
                 what = "weights" if base is BaseWeightQuantizer else "activations"
                 raise QatError(
-                    f"convert_quant_network: {name} is {shortened(value)}, which is not a quantizer of {what}; give an object, as "
-                    f"qat.{example}(num_bits=4), or in a file {{type: {example}, num_bits: 4}}"
+                    f"convert_quant_network: {name} is {shortened(value)}, which is not a quantizer of {what}; give an "
+                    f"object, as qat.{example}(num_bits=4), or in a file {{type: {example}, num_bits: 4}}"
                 )
     layers = settings.get("layers")
     if layers is None:
