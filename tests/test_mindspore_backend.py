@@ -160,7 +160,11 @@ def test_every_step_reads_new_images_labels_rate_parameters_and_state() -> None:
     assert high.asnumpy() > 50
 
 
-@pytest.mark.parametrize("optimizer", [Optimizer(weight_decay=1e-2), Optimizer("adam")], ids=lambda o: o.name)
+@pytest.mark.parametrize(
+    "optimizer",
+    [pytest.param(Optimizer(weight_decay=1e-2), marks=pytest.mark.sweep), Optimizer("adam")],
+    ids=lambda o: o.name,
+)
 def test_a_resumed_training_is_the_same_bit_for_bit(optimizer: Optimizer) -> None:
     graph = qat.convert_quant_network(Small(0.5), quant_delay=2)
 

@@ -185,9 +185,10 @@ def test_the_command_resumes_and_refuses(tmp_path: Path, capsys: pytest.CaptureF
     assert main([*arguments, "--network", "resnet8"]) == 2
 
 
-def test_killed_by_sigkill_and_resumed_it_ends_with_the_same_bits() -> None:
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.sweep)])
+def test_killed_by_sigkill_and_resumed_it_ends_with_the_same_bits(kills: int) -> None:
     """A few kills; benchmarks/kill_and_resume.py alone does fifty."""
-    command = [sys.executable, KILL_AND_RESUME, "--kills", "3", "--epochs", "20", "--longest", "0.4"]
+    command = [sys.executable, KILL_AND_RESUME, "--kills", str(kills), "--epochs", "20", "--longest", "0.4"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "equal, bit for bit" in result.stdout

@@ -164,6 +164,7 @@ def test_killed_at_random_five_times_it_ends_with_everything_done_once(tmp_path:
     assert all((folder / f"{fold}_2.txt").read_text() == "18" for fold in range(4))
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
 @pytest.mark.filterwarnings("ignore")  # Ray's, of itself
 def test_on_ray_a_killed_worker_s_task_is_begun_again(

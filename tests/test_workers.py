@@ -116,7 +116,7 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return results
 
 
-@pytest.mark.parametrize(("backend", "case"), PAIRS)
+@pytest.mark.parametrize(("backend", "case"), but_long(PAIRS, lambda backend, case: backend == "mindspore"))
 def test_two_workers_make_the_step_of_one_with_the_joint_batch(
     by_two: Callable[[str], Path], backend: str, case: str
 ) -> None:
@@ -141,7 +141,7 @@ def test_a_share_alone_makes_another_step(backend: str, case: str) -> None:
     assert min(far[name] for name in far if name.endswith("moving_mean")) > 10 * NEAR
 
 
-@pytest.mark.parametrize("backend", but_long(HERE, lambda name: name == "mindspore"))
+@pytest.mark.parametrize("backend", but_long(HERE, lambda name: name != "torch"))
 def test_the_command_trains_with_several_workers(backend: str, tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     command = ["train", "--backend", backend, "--data_path", "digits", "--epochs", "1", "--network", "lenet_bn"]
