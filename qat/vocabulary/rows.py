@@ -1,0 +1,68 @@
+"""Samples that are read when they are asked for, in place of an array that holds them all."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from qat.vocabulary.ops import Array
+
+
+class Rows(ABC):
+    """The first axis of an array without the array: larger than memory, or slow to read.
+
+    A subclass says shape, dtype and what one row is; whoever slices it gets an array. It is picklable, since worker
+    processes read from copies.
+
+    Attributes:
+        shape: of the whole, (N, ...), as an array's.
+        dtype: of the numbers, as an array's.
+
+    >>> import numpy as np
+    >>> from qat.vocabulary.rows import Rows
+    >>> class Squares(Rows):
+    ...     shape, dtype = (4, 1), np.dtype(np.int64)
+    ...     def read(self, number):
+    ...         return np.array([number**2])
+    >>> Squares()[1:3]
+    array([[1],
+           [4]])
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @abstractmethod
+    def read(self, number: int) -> Array:
+        """One row, an array of ``shape[1:]`` and ``dtype``."""
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, which: slice | Array) -> Array:
+        """The rows of a slice, or of an index of whole numbers or booleans, as one array."""
+        numbers = np.arange(len(self))[which]
+        found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        for row, number in enumerate(numbers):
+            found[row] = self.read(int(number))
+        return found
+
+    def chosen(self, which: Array) -> Rows:
+        """Some of the rows, which are not read yet."""
+        return _Chosen(self, np.arange(len(self))[which])
+
+
+class _Chosen(Rows):
+    """Some rows of others."""
+
+    def __init__(self, rows: Rows, numbers: Array) -> None:
+        self._rows, self._numbers = rows, numbers
+        self.shape, self.dtype = (len(numbers), *rows.shape[1:]), rows.dtype
+
+    def read(self, number: int) -> Array:
+        return self._rows.read(int(self._numbers[number]))
+
+    def chosen(self, which: Array) -> Rows:
+        return _Chosen(self._rows, self._numbers[which])
