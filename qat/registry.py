@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 from qat import hints
 from qat.deploy.interfaces import Option, Target, TrainingBackend
 from qat.errors import QatError, shortened
+from qat.integer.ends import TYPES
 from qat.integer.fixed_point import ARITHMETICS
 from qat.integer.widths import PACKINGS
 from qat.plugins import Group
@@ -41,6 +42,12 @@ _WEIGHTS = Option(
     ("int8", "uint8"),
     "how weights are stored; uint8 for x86 CPUs without VNNI, elsewhere up to twice slower",
 )
+_INPUT = Option(
+    "input_type",
+    TYPES,
+    "what the file takes: what the network takes, real numbers that it quantizes itself, or codes that the caller makes",
+)
+_OUTPUT = Option("output_type", TYPES, "what the file gives: real numbers, or codes")
 _PACKING = Option(
     "packing", PACKINGS, "weights of 4 bits and fewer several to a byte, or one as older runtimes want it"
 )
@@ -52,12 +59,16 @@ BACKENDS = {
 # What a target of our own states about its files stands here and not in its module, which reads it from here: exports'
 # help, doctor and the search for a file's target need it of every format, and must not import onnx or LiteRT for that.
 TARGETS = {
-    "ONNX": Entry("targets.onnx.target", ("onnx", "onnxruntime"), "onnx", ".onnx", (_WEIGHTS, _PACKING)),
-    "TFLITE": Entry("targets.tflite.target", ("ai_edge_litert", "flatbuffers"), "tflite", ".tflite", (_PACKING,)),
+    "ONNX": Entry(
+        "targets.onnx.target", ("onnx", "onnxruntime"), "onnx", ".onnx", (_WEIGHTS, _PACKING, _INPUT, _OUTPUT)
+    ),
+    "TFLITE": Entry(
+        "targets.tflite.target", ("ai_edge_litert", "flatbuffers"), "tflite", ".tflite", (_PACKING, _INPUT, _OUTPUT)
+    ),
     "ASCEND_ONNX": Entry("targets.ascend.onnx.target", ("onnx",), "onnx", ".ascend.onnx"),
     "MINDIR": Entry("targets.mindir.target", ("mindspore",), "mindspore", ".mindir"),
     "AIR": Entry("targets.ascend.air.target", (), "", ".air"),
-    "C": Entry("targets.c.target", (), "", ".c", (_PACKING,)),
+    "C": Entry("targets.c.target", (), "", ".c", (_PACKING, _INPUT, _OUTPUT)),
 }  #: our own; ``target_names`` has those of other packages too
 ADDED_BACKENDS = Group("qat.backends", "backend", tuple(BACKENDS))
 ADDED_TARGETS = Group("qat.targets", "file format", tuple(TARGETS))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ ENTROPY_BINS = 2048  #: as TensorRT has them; finer ones would measure the noise
 CANDIDATES = 100  #: ends of a range that "mse" tries
 MOST_ROUNDS = 4  #: of moving one end, then the other
 
-Batches = list[tuple[Array, ...]]  #: uint8 pixels (N, C, H, W), one array for each input
+Batches = Sequence[tuple[Array, ...]]  #: samples (N, ...), one array for each input
 Range = tuple[float, float]  #: low and high
 
 

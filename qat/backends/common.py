@@ -42,7 +42,7 @@ from qat.training.forward import Forward
 from qat.training.losses import Loss, Objective
 from qat.training.optimizer import check_state
 from qat.training.workers import this_worker, training_worker
-from qat.vocabulary.arrays import Arrays, as_tuple, check_pixels
+from qat.vocabulary.arrays import Arrays, as_tuple, check_samples
 from qat.vocabulary.ops import Array, Kind, Ops, Tensor
 
 __all__ = [
@@ -204,7 +204,7 @@ class TrainingStep:
             The loss of the joint batch, before the update.
         """
         graph = self.model.graph
-        check_pixels(as_tuple(x), graph.input_shapes, np.ndarray, graph.name)
+        check_samples(as_tuple(x), graph.input_specs, np.ndarray, graph.name)
         pixels, targets = as_tuple(self._worker.share(x)), as_tuple(self._worker.share(y))
         loss, self._terms = self._update(pixels, targets, lr)
         return loss

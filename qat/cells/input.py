@@ -4,49 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from qat.cells.base import Cell, Scope, Shape
+from qat.cells.facts import OutputNumbers
 from qat.errors import QatError, shortened
-from qat.integer import Grid, IntegerBuilder, IntegerInput, IntegerTensor
+from qat.integer import Entering, Grid, IntegerBuilder, IntegerInput, IntegerTensor
 from qat.integer.widths import bits_of
+from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array
 from qat.vocabulary.values import Value
+
+CODES = ("uint8", "int8", "uint16", "int16")  #: dtypes whose numbers are codes
+REAL = "float32"  #: the dtype of real numbers
 
 
 @dataclass(frozen=True)
 class Input(Cell):
-    """An image of raw uint8 pixels, normalised inside the network.
+    """Samples as they are measured or stored: pixels, codes or real numbers. What normalises them is part of the network, so
+    that float and quantized networks, and the deployed file, take the same arrays.
 
-    The real number of a pixel code is ``(pixel - zero_point) * scale`` with ``scale = 1 / (255 std)`` and
-    ``zero_point = rint(255 mean)``: the usual ``(pixel / 255 - mean) / std`` with the mean moved to the nearest pixel
-    value, at most 1/510 away. So the pixel *is* the code, float and quantized networks see the same input, and the
-    deployed file takes raw pixels.
+    - Raw pixels, the default: uint8, and the pixel *is* the code. Its real number is ``(pixel - zero_point) * scale`` with
+      ``scale = 1 / (255 std)`` and ``zero_point = rint(255 mean)``: the usual ``(pixel / 255 - mean) / std`` with the mean
+      moved to the nearest pixel value, at most 1/510 away.
+    - Codes of a given ``scale`` and ``zero_point``, of dtype uint8 or int8, as the words of an analog-digital converter or
+      features that a microcontroller computes: ``(code - zero_point) * scale``. Those of 16 bits, int16 or uint16, are
+      quantized as real numbers are.
+    - Real numbers, float32: ``convert_quant_network`` puts a fake quantizer after the input, whose range calibration or
+      training finds as that of any activation (docs/numerics.md, "The input").
 
     Args:
-        shape: (C, H, W) of one image.
+        shape: (C, H, W) or (F,) of one sample.
         mean: of pixels scaled to 0..1, one number for all channels. Default: 0.
         std: standard deviation of pixels scaled to 0..1, likewise. Default: 1.
+        dtype: of the arrays: "uint8", "int8", "uint16", "int16" or "float32". Default: "uint8".
+        scale: the real number that one step of a code stands for; needed for whole numbers that are no pixels. Default: None.
+        zero_point: the code of the real number 0. Default: 0.
 
     Raises:
-        QatError: for sizes that are not positive, and for a mean or std that does not fit the channels.
+        QatError: for sizes that are not positive, for a mean or std that does not fit the channels, and for arguments that do
+            not go together, as a scale of real numbers.
 
     Example:
         >>> import qat
         >>> qat.Input((1, 28, 28), mean=0.1307, std=0.3081).grid.zero_point
         33
+        >>> qat.Input((1, 49, 10), dtype="int8", scale=0.5847, zero_point=83).spec
+        ArraySpec(shape=(1, 49, 10), dtype='int8')
     """
 
     shape: Shape
     mean: float = 0.0
     std: float = 1.0
+    dtype: str = "uint8"
+    scale: float | None = None
+    zero_point: int = 0
 
     arity = 0
-    output_numbers = "coded"
     output_channels = "fixed"
     non_negative = False
     random = False
+
+    @property
+    def output_numbers(self) -> OutputNumbers:  # type: ignore[override]
+        """Codes of up to 8 bits are codes of the network as they are."""
+        return "coded" if self.dtype in ("uint8", "int8") else "computed"
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -59,15 +83,61 @@ class Input(Cell):
         super().__post_init__()
         if not self.shape or min(self.shape) < 1:
             raise QatError(f"Input: shape is {self.shape!r}; give the positive sizes of one sample, as (1, 32, 32)")
+        if self.dtype not in (*CODES, REAL):
+            raise QatError(f"Input: dtype is {self.dtype!r}; use one of {', '.join((*CODES, REAL))}")
+        if self.dtype == REAL or self.scale is not None:
+            self._check_numbers()
+            return
+        if self.dtype != "uint8":
+            raise QatError(
+                f"Input: dtype {self.dtype} without scale: what a code stands for is unknown; give scale and zero_point"
+            )
+        if self.zero_point:
+            raise QatError(
+                "Input: zero_point is given without scale; pixels have mean and std, other codes both of them"
+            )
         if not 0.0 <= self.mean <= 1.0 or not 1e-6 < self.std < 1e6:
             raise QatError(
                 f"Input: mean {self.mean!r} and std {self.std!r} are those of pixels scaled to 0..1; mean must lie "
                 "within 0..1 and std be a positive number of ordinary size"
             )
 
+    def _check_numbers(self) -> None:
+        """Raise QatError where codes of a given scale, or real numbers, are described wrongly."""
+        if self.mean != 0.0 or self.std != 1.0:
+            raise QatError(
+                f"Input: mean and std are those of pixels, but the numbers are {self.dtype}"
+                f"{'' if self.scale is None else ' of a given scale'}; normalise them before, or begin with a BatchNorm cell"
+            )
+        if self.dtype == REAL:
+            if self.scale is not None or self.zero_point:
+                raise QatError(
+                    "Input: float32 with scale or zero_point: real numbers are no codes, and calibration or training finds "
+                    "their range; leave them out, or set dtype to that of the codes"
+                )
+            return
+        info = np.iinfo(self.dtype)
+        if not 1e-18 < float(self.scale or 0.0) < 1e18 or not info.min <= self.zero_point <= info.max:
+            raise QatError(
+                f"Input: scale {self.scale!r} must be a positive number of ordinary size, and zero_point {self.zero_point!r} "
+                f"a code of {self.dtype}, {info.min} to {info.max}"
+            )
+
+    @property
+    def spec(self) -> ArraySpec:
+        """Shape and dtype of the arrays that it takes."""
+        return ArraySpec(self.shape, self.dtype)
+
     @property
     def grid(self) -> Grid:
-        """Scale and zero point of a pixel."""
+        """What its codes stand for. Raises QatError for real numbers."""
+        if self.dtype == REAL:
+            raise QatError(
+                "Input: real numbers have no grid of their own; that of the fake quantizer after it is meant"
+            )
+        info = np.iinfo(self.dtype)
+        if self.scale is not None:
+            return Grid(np.float32(self.scale), self.zero_point, int(info.min), int(info.max))
         scale = np.float32(1.0 / (255.0 * self.std))
         return Grid(scale, zero_point=int(np.rint(255.0 * self.mean)), qmin=0, qmax=255)
 
@@ -79,12 +149,19 @@ class Input(Cell):
         return self.shape
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
-        """``inputs``: the pixels, (N, C, H, W), whole numbers 0 to 255 held in float32."""
-        (pixels,) = inputs
+        """``inputs``: the samples as ``spec`` has them, held in float32."""
+        (x,) = inputs
+        if self.dtype == REAL:
+            return x
         scale = scope.ops.from_numpy(np.asarray(self.grid.scale), "scalar")
-        return Value(pixels.data - float(self.grid.zero_point), scale, codes=True)
+        # Wide codes are quantized next: as codes of a linear cell their sums would leave float32's exact integers.
+        return Value(x.data - float(self.grid.zero_point), scale, codes=self.output_numbers == "coded")
 
     def to_integer(
-        self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: IntegerTensor
-    ) -> IntegerTensor:
-        return builder.add(IntegerInput(name, (), IntegerTensor(name, self.shape, self.grid)))
+        self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any
+    ) -> IntegerTensor | Entering:
+        if self.output_numbers == "coded":
+            return builder.add(IntegerInput(name, (), IntegerTensor(name, self.shape, self.grid), self.dtype))
+        if self.dtype == REAL:
+            return Entering(name, self.spec, np.float32(1.0), 0)
+        return Entering(name, self.spec, self.grid.scale, self.grid.zero_point)

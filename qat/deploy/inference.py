@@ -86,7 +86,7 @@ def predict(model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> 
         QatError: the pixels are not uint8, or of another shape.
     """
     found = in_batches(
-        lambda x: dict(enumerate(model.infer(x))), pixels, model.graph.input_shapes, batch_size, model.graph.name
+        lambda x: dict(enumerate(model.infer(x))), pixels, model.graph.input_specs, batch_size, model.graph.name
     )
     return as_arrays(tuple(found.values()))
 
@@ -117,7 +117,7 @@ def trace(
         values = model.infer_codes(x)
         return {tensor.name: values[tensor.name].astype(np.int32) + tensor.grid.zero_point for tensor in tensors}
 
-    return in_batches(codes, pixels, model.graph.input_shapes, batch_size, model.graph.name)
+    return in_batches(codes, pixels, model.graph.input_specs, batch_size, model.graph.name)
 
 
 class Deployment:

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from qat.cells.base import Shape
 from qat.deploy.inference import LoweredNetwork
 from qat.errors import QatError, shortened
 from qat.graph import Graph, Network, Params
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.training.losses import Loss, Objective
 from qat.training.optimizer import Optimizer
-from qat.vocabulary.arrays import Arrays
+from qat.vocabulary.arrays import Arrays, ArraySpec
 from qat.vocabulary.ops import Array
 
 
@@ -174,14 +173,14 @@ class Target(Protocol):
             QatError: the runtime does not compute a node exactly, which the message names; or an option is unknown.
         """
 
-    def input_shapes(self, path: str | Path) -> list[Shape]:
-        """The shapes of a file's inputs.
+    def input_specs(self, path: str | Path) -> list[ArraySpec]:
+        """What the network in a file takes, whatever the file's own inputs are (``qat.integer.ends``).
 
         Args:
             path: An exported file.
 
         Returns:
-            The shape of one sample of each input, (C, H, W) or (F,).
+            Shape and dtype of each input's arrays.
 
         Raises:
             QatError: the file cannot be read, or is not one of ``export``.
@@ -192,14 +191,14 @@ class Target(Protocol):
 
         Args:
             path: An exported file.
-            pixels: Raw pixels, uint8, (N, C, H, W) or (N, F); a tuple of arrays for a network with several inputs.
+            pixels: What the network takes (``input_specs``), (N, C, H, W) or (N, F); a tuple of arrays for several inputs.
             options: The arithmetic, where the target has several.
 
         Returns:
             Real outputs, float32, (N, ...); a tuple of arrays for a network with several outputs.
 
         Raises:
-            QatError: the file is not one of ``export`` or cannot be run, or it takes other pixels.
+            QatError: the file is not one of ``export`` or cannot be run, or it takes other arrays.
         """
 
     def trace(

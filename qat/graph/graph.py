@@ -20,6 +20,7 @@ from qat.errors import QatError, shortened
 from qat.names import check_name
 from qat.quantizers import Quantizer
 from qat.reading import LARGEST_JSON, reason_of
+from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.fields import check_type
 from qat.vocabulary.ops import Array
 from qat.vocabulary.serial import from_json
@@ -159,9 +160,9 @@ class Graph:
         return shapes
 
     @cached_property
-    def input_shapes(self) -> tuple[Shape, ...]:
-        """The shape of each input, of one sample."""
-        return tuple(self.shapes[node.name] for node in self.inputs)
+    def input_specs(self) -> tuple[ArraySpec, ...]:
+        """Shape and dtype of the arrays that each input takes."""
+        return tuple(node.cell.spec for node in self.inputs if isinstance(node.cell, Input))
 
     @cached_property
     def params(self) -> dict[str, Param]:

@@ -2,11 +2,12 @@
 
 from qat.integer.add import IntegerAdd, Sum, sums_tie
 from qat.integer.builder import IntegerBuilder, by_sign
+from qat.integer.entry import Entering, IntegerInput
 from qat.integer.evaluation import Evaluator, evaluate, trace_codes
 from qat.integer.graph import IntegerGraph, require_integers
 from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, smallest_type
 from qat.integer.linear import EXACT_LONG, INT32_MAX, Accumulator, IntegerConv2d, IntegerDense, IntegerLinear
-from qat.integer.moves import IntegerConcat, IntegerFlatten, IntegerInput, IntegerMaxPool2d
+from qat.integer.moves import IntegerConcat, IntegerFlatten, IntegerMaxPool2d
 from qat.integer.node import Adjustments, IntegerNode, Pending, require_codes
 from qat.integer.table import Function, IntegerSoftmax, IntegerTable
 
@@ -15,6 +16,7 @@ __all__ = [
     "INT32_MAX",
     "Accumulator",
     "Adjustments",
+    "Entering",
     "Evaluator",
     "Function",
     "Grid",

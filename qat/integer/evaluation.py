@@ -101,4 +101,4 @@ def trace_codes(
         values = run(*(x.astype(np.float32) for x in batch))
         return {name: (values[name] + grid.zero_point).astype(grid.dtype) for name, grid in grids.items()}
 
-    return in_batches(raw, codes, [x.shape for x in graph.inputs], batch_size, graph.name)
+    return in_batches(raw, codes, graph.input_specs, batch_size, graph.name)

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qat.errors import QatError
+from qat.integer.entry import IntegerInput
 from qat.integer.grid import IntegerTensor
 from qat.integer.node import IntegerNode
+from qat.vocabulary.arrays import ArraySpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,12 @@ class IntegerGraph:
     inputs: tuple[IntegerTensor, ...]
     outputs: tuple[IntegerTensor, ...]
     name: str = "network"
+
+    @property
+    def input_specs(self) -> tuple[ArraySpec, ...]:
+        """Shape and dtype of the arrays that enter, in the order of the network's inputs."""
+        nodes = {node.name: node for node in self.nodes if isinstance(node, IntegerInput)}
+        return tuple(nodes[x.name].spec for x in self.inputs)
 
     @property
     def input(self) -> IntegerTensor:

@@ -1,4 +1,4 @@
-"""Nodes whose codes are those of their inputs, moved or chosen from: input, max pooling, flatten, concatenation."""
+"""Nodes whose codes are those of their inputs, moved or chosen from: max pooling, flatten, concatenation."""
 
 from __future__ import annotations
 
@@ -8,16 +8,6 @@ from typing import ClassVar
 
 from qat.integer.node import IntegerNode
 from qat.vocabulary.ops import Ops, Padding, Pair, Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class IntegerInput(IntegerNode):
-    """Where raw codes (uint8 pixels) enter; its output is these codes minus the zero point."""
-
-    kind: ClassVar[str] = "an input"
-
-    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
-        return inputs[0] - float(self.output.grid.zero_point)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,8 @@ from qat.passes.share_grids import share_grids
 from qat.quantizers import ActivationQuantizer, BaseActivationQuantizer, BaseWeightQuantizer
 from qat.vocabulary.activations import TABLES
 
+INPUT_BITS = 8  #: of pixels, and of other inputs at least, unless ``layers`` says otherwise
+
 
 def convert_quant_network(
     network: Network | Graph,
@@ -43,7 +45,8 @@ def convert_quant_network(
 
     1. Every convolution and dense cell gets a weight quantizer; its bias follows (docs/numerics.md).
     2. After every cell whose output is not a code yet (``after_fake``) comes a FakeQuant node, named
-       ``<node>.fake_quant``. The input needs none: its pixels are codes. Where its codes are not uniform, an 8-bit one whose
+       ``<node>.fake_quant``. An input of pixels, or of codes of 8 bits, needs none;
+       one of real numbers, or of wider codes, gets one of at least 8 bits. Where its codes are not uniform, an 8-bit one whose
        codes are, ``<node>.uniform_fake_quant``, comes before it.
     3. An activation that is not a clamp becomes a cell of its own between two fake quantizers, ``<node>.pre_fake_quant`` and
        ``<node>.fake_quant``: a table of codes.
@@ -114,6 +117,8 @@ def convert_quant_network(
     for node in graph.nodes:
         cell = node.cell
         weights, activations = settings.quantizers(node.name, cell)
+        if isinstance(cell, Input) and not settings.of_activation(node.name):
+            activations = _of_input(activations)
         node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
         if isinstance(cell, LinearCell):
             nodes += _quantized(node, cell, weights, _uniform(activations), fold=fold, freeze_bn=freeze_bn)
@@ -166,6 +171,13 @@ def _fake_quants(node: Node, source: str, activations: BaseActivationQuantizer) 
 def _uniform(activations: BaseActivationQuantizer) -> BaseActivationQuantizer:
     """The quantizer itself, or one of 8 bits whose codes are uniform."""
     return activations if activations.uniform else ActivationQuantizer(quant_delay=activations.quant_delay)
+
+
+def _of_input(activations: BaseActivationQuantizer) -> BaseActivationQuantizer:
+    """Of real numbers that enter: as many bits as pixels have, 8, where the other activations have fewer."""
+    if not activations.uniform or activations.by_sign:
+        return ActivationQuantizer(quant_delay=activations.quant_delay)
+    return replace(activations, num_bits=max(activations.num_bits, INPUT_BITS))
 
 
 def _check_layers(graph: Graph, layers: Mapping[str, Mapping[str, Setting]]) -> None:

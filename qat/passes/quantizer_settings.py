@@ -70,6 +70,11 @@ class QuantizerSettings:
         """True under the profile "ascend"."""
         return self.profile == "ascend"
 
+    def of_activation(self, name: str) -> bool:
+        """True where a pattern says what quantizer the output of the named node has, or how many bits."""
+        said = {"num_bits", "activation_quantizer"}
+        return any(fits(name, pattern) and said & own.keys() for pattern, own in self.layers.items())
+
     def quantizers(self, name: str, cell: Cell | None = None) -> tuple[BaseWeightQuantizer, BaseActivationQuantizer]:
         """Those of the weights and of the activations of a node.
 

@@ -68,7 +68,8 @@ def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> Integer
             raise QatError(
                 f"{output}: this output of {graph.name} has no fake quantizer; keep after_fake=True on that cell"
             )
-    inputs, outputs = tuple(values[node.name] for node in graph.inputs), tuple(values[name] for name in graph.outputs)
+    made = {node.name: node.output for node in builder.nodes}
+    inputs, outputs = tuple(made[node.name] for node in graph.inputs), tuple(values[name] for name in graph.outputs)
     nodes: list[IntegerNode] = []
     needed = {x.name for x in (*inputs, *outputs)}
     for integer_node in reversed(builder.nodes):

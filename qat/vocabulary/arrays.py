@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from qat.errors import QatError
 from qat.vocabulary.ops import Array
+from qat.vocabulary.rows import Rows
 
 Arrays = Array | tuple[Array, ...]  #: one array for a network with one input (output), else a tuple
 Key = TypeVar("Key")
+PIXELS = "uint8"  #: the dtype of raw pixels
+
+
+class ArraySpec(NamedTuple):
+    """What an array of samples has to be: the shape of one of them, (C, H, W) or (F,), and its dtype.
+
+    >>> from qat.vocabulary.arrays import ArraySpec
+    >>> str(ArraySpec((1, 49, 10), "int8"))
+    'int8 (N, 1, 49, 10)'
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = PIXELS
+
+    def __str__(self) -> str:
+        return f"{self.dtype} (N, {', '.join(map(str, self.shape))})"
 
 
 def as_tuple(arrays: Arrays) -> tuple[Array, ...]:
@@ -26,17 +43,17 @@ def as_arrays(arrays: tuple[Array, ...]) -> Arrays:
 
 def in_batches(
     function: Callable[[tuple[Array, ...]], Mapping[Key, Array]],
-    pixels: Arrays,
-    shapes: Sequence[tuple[int, ...]],
+    samples: Arrays,
+    specs: Sequence[ArraySpec],
     batch_size: int,
     name: str,
 ) -> dict[Key, Array]:
-    """Apply a function to raw pixels batch by batch, and join the results along their first axis.
+    """Apply a function to samples batch by batch, and join the results along their first axis.
 
     Args:
         function: from a batch, a tuple with an array for each input, to results by key, (N, ...) each.
-        pixels: uint8 (N, ...); a tuple of such arrays for a network with several inputs.
-        shapes: of one sample of each input.
+        samples: (N, ...), an array or ``Rows``; a tuple of them for a network with several inputs.
+        specs: of each input.
         batch_size: samples in a batch.
         name: of the network or file, for messages.
 
@@ -44,11 +61,11 @@ def in_batches(
         Results by key.
 
     Raises:
-        QatError: where the pixels are not uint8 of these shapes, there are no samples, or not equally many for each
-            input.
+        QatError: where the samples do not have these shapes and dtypes or are not finite, there are none, or not equally
+            many for each input.
     """
     parts = []
-    for batch in batches_of(pixels, shapes, batch_size, name):
+    for batch in batches_of(samples, specs, batch_size, name):
         parts.append(function(batch))
         rows = {(np.shape(x) or (0,))[0] for x in parts[-1].values()} - {len(batch[0])}
         if rows:
@@ -58,14 +75,31 @@ def in_batches(
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def batches_of(
-    pixels: Arrays, shapes: Sequence[tuple[int, ...]], batch_size: int, name: str
-) -> list[tuple[Array, ...]]:
-    """Check raw pixels as ``in_batches`` does, and cut them into batches.
+class Batches(Sequence[tuple[Array, ...]]):
+    """Samples cut into batches, each of which is read when it is asked for."""
+
+    def __init__(self, samples: tuple[Array | Rows, ...], specs: Sequence[ArraySpec], size: int, name: str) -> None:
+        self._samples, self._specs, self._size, self._name = samples, specs, size, name
+
+    def __len__(self) -> int:
+        return -(-len(self._samples[0]) // self._size)
+
+    def __getitem__(self, number: Any) -> Any:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        at = number * self._size
+        batch = tuple(x[at : at + self._size] for x in self._samples)
+        for x, spec in zip(batch, self._specs, strict=True):
+            check_finite(x, spec, self._name, at)
+        return batch
+
+
+def batches_of(samples: Arrays, specs: Sequence[ArraySpec], batch_size: int, name: str) -> Batches:
+    """Check samples as ``in_batches`` does, and cut them into batches.
 
     Args:
-        pixels: uint8 (N, ...); a tuple of such arrays for a network with several inputs.
-        shapes: of one sample of each input.
+        samples: (N, ...), an array or ``Rows``; a tuple of them for a network with several inputs.
+        specs: of each input.
         batch_size: samples in a batch.
         name: of the network or file, for messages.
 
@@ -73,50 +107,72 @@ def batches_of(
         Batches; the last one may be smaller.
 
     Raises:
-        QatError: as ``in_batches``.
+        QatError: as ``in_batches``; for numbers that are not finite where a batch is taken.
     """
-    inputs = as_tuple(pixels)
-    check_pixels(inputs, shapes, np.ndarray, name)
+    inputs = as_tuple(samples)
+    check_samples(inputs, specs, (np.ndarray, Rows), name)
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise QatError(f"batch_size is {batch_size!r}; use a whole number of at least 1")
-    return [tuple(x[at : at + batch_size] for x in inputs) for at in range(0, len(inputs[0]), batch_size)]
+    return Batches(inputs, specs, int(batch_size), name)
 
 
-def check_pixels(inputs: Sequence[Any], shapes: Sequence[tuple[int, ...]], kind: type, name: str) -> None:
-    """Check that there is a tensor of raw pixels for each input, with equally many samples and at least one.
+def check_finite(x: Array, spec: ArraySpec, name: str, first: int = 0) -> None:
+    """Raise QatError where real numbers are infinite or NaN: runtimes would not agree about their codes.
 
-    Only uint8 is accepted, on every backend. A float could be a pixel, or a pixel divided by 255, or a normalised one,
-    and while a pass is compiled its type is all that is known of it.
+    Args:
+        x: (N, ...).
+        spec: what it should be; whole numbers are not looked at.
+        name: of the network or file.
+        first: the number of its first sample among all, for the message.
+    """
+    if spec.dtype.startswith("float") and not np.isfinite(x).all():
+        at = np.argwhere(~np.isfinite(x))[0]
+        raise QatError(
+            f"{name}: sample {first + int(at[0])} holds {x[tuple(at)]} at {at[1:].tolist()}, which has no code; mend or leave "
+            "out such samples"
+        )
+
+
+def check_samples(inputs: Sequence[Any], specs: Sequence[ArraySpec], kind: type | tuple[type, ...], name: str) -> None:
+    """Check that there is a tensor of samples for each input, with equally many samples and at least one.
+
+    Nothing is converted, on any backend. Where a network takes pixels, a float could be a pixel, or a pixel divided by 255,
+    or a normalised one, and while a pass is compiled its type is all that is known of it.
 
     Args:
         inputs: tensors.
-        shapes: of one sample of each input. Sizes that are not known yet, None, fit, and so does an unknown rank.
-        kind: the class of the framework's tensors.
+        specs: of each input. Sizes of a tensor that are not known yet, None, fit, and so does an unknown rank.
+        kind: the class of the framework's tensors, or several, the first of which messages name.
         name: of the network or file, for messages.
 
     Raises:
         QatError: saying what to do with the given tensors.
     """
-    if len(inputs) != len(shapes):
-        inputs_of, arrays = _counted(len(shapes), "input"), _counted(len(inputs), "array")
+    if len(inputs) != len(specs):
+        inputs_of, arrays = _counted(len(specs), "input"), _counted(len(inputs), "array")
         raise QatError(f"{name}: has {inputs_of} but got {arrays}; give one for each, (N, C, H, W) or (N, F)")
     counts = []
-    for shape, x in zip(shapes, inputs, strict=True):
+    for spec, x in zip(specs, inputs, strict=True):
         found = _shape_of(x)
         dtype = getattr(x, "dtype", None)
         if not isinstance(x, kind) or dtype is None:
+            wanted = kind[0] if isinstance(kind, tuple) else kind
             raise _wrong(
                 name,
-                shape,
+                spec,
                 f"a {type(x).__name__}",
-                "give an array" if kind is object else f"give a {kind.__module__.partition('.')[0]} {kind.__name__}",
+                "give an array"
+                if wanted is object
+                else f"give a {wanted.__module__.partition('.')[0]} {wanted.__name__}",
             )
-        if not _is_uint8(dtype):
-            raise _wrong(name, shape, f"{_dtype_name(dtype)} {found}", _of_floats(x))
+        if _dtype_name(dtype) != spec.dtype:
+            raise _wrong(name, spec, f"{_shown(dtype)} {found}", _of_dtype(x, spec))
         if found is None:
             continue
-        if len(found) != len(shape) + 1 or any(a not in (None, b) for a, b in zip(found[1:], shape, strict=True)):
-            raise wrong_shape(name, shape, found)
+        if len(found) != len(spec.shape) + 1 or any(
+            a not in (None, b) for a, b in zip(found[1:], spec.shape, strict=True)
+        ):
+            raise wrong_shape(name, spec, found)
         counts.append(found[0])
     known = [count for count in counts if count is not None]
     if any(count == 0 for count in known):
@@ -130,26 +186,28 @@ def empty_batch(name: str) -> QatError:
     return QatError(f"{name}: there are no images, the batch is empty; give at least one")
 
 
-def wrong_shape(name: str, shape: tuple[int, ...], found: tuple[int | None, ...]) -> QatError:
-    """The error for uint8 pixels of a wrong shape.
+def wrong_shape(name: str, spec: ArraySpec, found: tuple[int | None, ...]) -> QatError:
+    """The error for samples of the right dtype and a wrong shape.
 
     Args:
         name: of the network or file.
-        shape: of one sample, as it should be.
+        spec: what they should be.
         found: the shape of the batch.
 
     Returns:
         An error with advice, not raised.
     """
-    return _wrong(name, shape, f"uint8 {found}", _of_shape(found, shape))
+    return _wrong(name, spec, f"{spec.dtype} {found}", _of_shape(found, spec))
 
 
-def _wrong(name: str, shape: tuple[int, ...], found: str, advice: str) -> QatError:
-    return QatError(f"{name}: takes raw pixels, uint8 (N, {', '.join(map(str, shape))}), but got {found}; {advice}")
+def _wrong(name: str, spec: ArraySpec, found: str, advice: str) -> QatError:
+    what = "raw pixels, " if spec.dtype == PIXELS else ""
+    return QatError(f"{name}: takes {what}{spec}, but got {found}; {advice}")
 
 
-def _of_shape(found: tuple[int | None, ...], shape: tuple[int, ...]) -> str:
-    """What to do about pixels of a wrong shape."""
+def _of_shape(found: tuple[int | None, ...], spec: ArraySpec) -> str:
+    """What to do about samples of a wrong shape."""
+    shape = spec.shape
     if len(shape) == 3 and found[1:] == (shape[1], shape[2], shape[0]):
         return "images are (N, C, H, W) here: transpose them by (0, 3, 1, 2)"
     if found == shape:
@@ -159,8 +217,12 @@ def _of_shape(found: tuple[int | None, ...], shape: tuple[int, ...]) -> str:
     return "give images as they were read, in the network's size"
 
 
-def _of_floats(x: Any) -> str:
-    """What to do about pixels of another type."""
+def _of_dtype(x: Any, spec: ArraySpec) -> str:
+    """What to do about samples of another dtype."""
+    if spec.dtype != PIXELS:
+        if spec.dtype.startswith("float"):
+            return f"give real numbers as {spec.dtype}: x.astype(np.{spec.dtype})"
+        return f"give the codes of its input as {spec.dtype}"
     if (
         isinstance(x, np.ndarray)
         and x.dtype.kind == "f"
@@ -181,12 +243,13 @@ def _shape_of(x: Any) -> tuple[int | None, ...] | None:
     return None if shape is None or getattr(shape, "rank", 0) is None else tuple(shape)
 
 
-def _dtype_name(dtype: Any) -> str:
+def _shown(dtype: Any) -> str:
     return str(getattr(dtype, "name", dtype))
 
 
-def _is_uint8(dtype: Any) -> bool:
-    return _dtype_name(dtype).lower().rpartition(".")[2] == "uint8"
+def _dtype_name(dtype: Any) -> str:
+    """Its name as NumPy's, whatever the framework calls it: "torch.uint8", "UInt8"."""
+    return _shown(dtype).lower().rpartition(".")[2]
 
 
 def _counted(count: int, word: str) -> str:

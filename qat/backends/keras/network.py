@@ -29,7 +29,7 @@ from qat.training.forward import single
 from qat.training.losses import Loss, Objective, cross_entropy, step_terms
 from qat.training.optimizer import Optimizer
 from qat.training.workers import TF_CONFIG
-from qat.vocabulary.arrays import as_tuple, check_pixels, empty_batch, wrong_shape
+from qat.vocabulary.arrays import ArraySpec, as_tuple, check_samples, empty_batch, wrong_shape
 from qat.vocabulary.ops import Array
 
 NAME = "keras"  #: under which ``qat.backend`` knows it
@@ -134,10 +134,10 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As keras.Model's. Raises QatError unless the inputs are pixels of this network."""
         # Not in ``call``, where Keras would wrap the message.
-        shapes = self.graph.input_shapes
-        check_pixels(as_tuple(inputs), shapes, object, self.graph.name)
+        specs = self.graph.input_specs
+        check_samples(as_tuple(inputs), specs, object, self.graph.name)
         if tf.inside_function():
-            inputs = single(tuple(map(_ensured, as_tuple(inputs), shapes)))
+            inputs = single(tuple(map(_ensured, as_tuple(inputs), specs)))
         return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs: Any, training: bool = False) -> Any:
@@ -227,7 +227,7 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
     def _checked(self, function: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
         """The function's result. Raises QatError where x, or what it gives, are no pixels of this network."""
         if isinstance(x, ARRAYS):
-            check_pixels(as_tuple(x), self.graph.input_shapes, object, self.graph.name)
+            check_samples(as_tuple(x), self.graph.input_specs, object, self.graph.name)
         try:
             return function(x, *args, **kwargs)
         except (tf.errors.InvalidArgumentError, ValueError) as error:
@@ -237,7 +237,9 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
         if found is None:
             raise empty_batch(self.graph.name)
         sizes, wanted = ([int(n) for n in sizes.split(",") if n != "?"] for sizes in found.groups())
-        raise wrong_shape(self.graph.name, tuple(wanted), tuple(sizes))
+        specs = self.graph.input_specs
+        spec = next((each for each in specs if list(each.shape) == wanted), specs[0])
+        raise wrong_shape(self.graph.name, spec, tuple(sizes))
 
     # Keras traces each of these functions once. A new phase and new integers are new functions.
 
@@ -403,13 +405,13 @@ class Step(TrainingStep):
 make_step = Step
 
 
-def _ensured(x: Tensor, shape: Shape) -> Tensor:
+def _ensured(x: Tensor, spec: ArraySpec) -> Tensor:
     """Pixels whose sizes, as far as they are not known while a function is traced, are looked at where it runs."""
-    x = tf.ensure_shape(x, (None, *shape))
+    x = tf.ensure_shape(x, (None, *spec.shape))
     if x.shape[0] is not None:
         return x
     # XLA leaves assertions out, but refuses a slice beyond the end; without XLA a slice that nobody reads is left out.
-    first = tf.slice(x, [0] * x.shape.rank, [1, *shape])
+    first = tf.slice(x, [0] * x.shape.rank, [1, *spec.shape])
     with tf.control_dependencies([tf.debugging.assert_positive(tf.shape(x)[0], "the batch is empty"), first]):
         return tf.identity(x)
 

@@ -28,7 +28,7 @@ from qat.training.forward import single
 from qat.training.losses import Loss, Objective, cross_entropy, step_terms
 from qat.training.optimizer import Optimizer
 from qat.training.workers import MSRUN, this_worker
-from qat.vocabulary.arrays import check_pixels
+from qat.vocabulary.arrays import check_samples
 from qat.vocabulary.ops import Array
 
 NAME = "mindspore"  #: under which ``qat.backend`` knows it
@@ -172,7 +172,7 @@ class LoweredNetwork(Lowered, nn.Cell):  # type: ignore[misc]
 
     def construct(self, *inputs: Tensor) -> Any:
         """Real outputs: one tensor, or a tuple where the network has several."""
-        check_pixels(inputs, self.graph.input_shapes, Tensor, self.graph.name)
+        check_samples(inputs, self.graph.input_specs, Tensor, self.graph.name)
         if self.training:
             found, updates = self.run(inputs)
             self._assign(updates)

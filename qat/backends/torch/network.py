@@ -21,14 +21,13 @@ from qat.backends.torch.files import save_params as save_params
 from qat.backends.torch.ops import ExactOps, Tensor
 from qat.backends.torch.ops import TorchOps as TorchOps
 from qat.backends.torch.workers import means_over_workers, training_ops
-from qat.cells.base import Shape
 from qat.errors import QatError
 from qat.graph import Graph, Network
 from qat.training.forward import single
 from qat.training.losses import Loss, Objective, cross_entropy, step_terms
 from qat.training.optimizer import Optimizer
 from qat.training.workers import TORCHRUN
-from qat.vocabulary.arrays import check_pixels
+from qat.vocabulary.arrays import ArraySpec, check_samples
 from qat.vocabulary.ops import Array
 
 NAME = "torch"  #: under which ``qat.backend`` knows it
@@ -36,9 +35,9 @@ NAME = "torch"  #: under which ``qat.backend`` knows it
 DEVICES = {"CPU": "cpu", "GPU": "cuda"}  #: device target -> torch's name
 
 
-def _held(x: Tensor, shape: Shape) -> Tensor:
+def _held(x: Tensor, spec: ArraySpec) -> Tensor:
     """The same, in operations that fail where sizes are others: of a trace nothing but operations is left."""
-    for axis, size in enumerate(shape, 1):
+    for axis, size in enumerate(spec.shape, 1):
         (x,) = x.split_with_sizes([size], axis)
     return x
 
@@ -140,9 +139,9 @@ class LoweredNetwork(Lowered, torch.nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         """Real outputs: one tensor, or a tuple where the network has several."""
-        check_pixels(inputs, self.graph.input_shapes, Tensor, self.graph.name)
+        check_samples(inputs, self.graph.input_specs, Tensor, self.graph.name)
         if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
-            inputs = tuple(map(_held, inputs, self.graph.input_shapes))
+            inputs = tuple(map(_held, inputs, self.graph.input_specs))
         if self.training:
             return self.run(inputs, self.next_phase())
         return self.evaluated(inputs)

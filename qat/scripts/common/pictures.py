@@ -77,18 +77,18 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
         checkpoint = Checkpoint.load(args.model)
         graph = checkpoint.graph
         model = qat.backend(args.backend).lower(graph, checkpoint.params, device_target=args.device_target)
-        shapes = [*graph.input_shapes]
+        specs = [*graph.input_specs]
         compute = partial(predict, model)
     else:
         target = trusted_target(args, args.model)
-        shapes = target.input_shapes(args.model)
+        specs = target.input_specs(args.model)
         running = arithmetic_options(target, args.arithmetic or default_arithmetic(target, args.model))
 
         def compute(pixels: Arrays) -> Arrays:
             return target.predict(args.model, pixels, **running)
 
-    if len(shapes) != 1:
-        raise QatError(f"{args.model}: has {len(shapes)} inputs, but there is one picture; run it from Python")
+    if len(specs) != 1:
+        raise QatError(f"{args.model}: has {len(specs)} inputs, but there is one picture; run it from Python")
 
     def classify(pixels: Array) -> Array:
         first, *others = as_tuple(compute(pixels))
@@ -99,7 +99,7 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
         return first
 
     names = read_class_names(args.class_names) if args.class_names else []
-    return Classifier(args.model, shapes[0], classify, names)
+    return Classifier(args.model, specs[0].shape, classify, names)
 
 
 def print_accuracy(classifier: Classifier, test_path: str) -> None:

@@ -1,0 +1,83 @@
+"""Where samples enter an integer graph: as codes, or as numbers that become codes there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from qat.errors import QatError
+from qat.integer.grid import Grid, IntegerTensor, Requantize, clip_bounds
+from qat.integer.node import IntegerNode, Pending
+from qat.vocabulary.arrays import ArraySpec
+from qat.vocabulary.ops import Array, Kind, Ops, Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerInput(IntegerNode):
+    """Where samples enter.
+
+    Codes, where ``requantize`` is None: y = x - z, with the zero point z of the output's grid. Other numbers, real ones or
+    codes of 16 bits: y = clip(rint(f32((x - offset) m)), low, high), one float32 product in every arithmetic.
+
+    Attributes:
+        dtype: of the arrays, "uint8", "int8", "uint16", "int16" or "float32".
+        requantize: what makes codes of other numbers: m, (1,), is 1 / s_y for real numbers, s_x / s_y for codes of scale s_x.
+        offset: the zero point of codes of 16 bits; 0 for real numbers.
+    """
+
+    kind: ClassVar[str] = "an input"
+    dtype: str = "uint8"
+    requantize: Requantize | None = None
+    offset: int = 0
+
+    @property
+    def spec(self) -> ArraySpec:
+        """Shape and dtype of the arrays that enter."""
+        return ArraySpec(self.output.shape, self.dtype)
+
+    def constants(self) -> dict[str, tuple[Array, Kind]]:
+        return {} if self.requantize is None else {"multiplier": (self.requantize.multiplier, "scalar")}
+
+    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        if self.requantize is None:
+            return x - float(self.output.grid.zero_point)
+        low, high = float(self.requantize.low), float(self.requantize.high)
+        return ops.requantize(x - float(self.offset) if self.offset else x, constants["multiplier"], low, high)
+
+
+@dataclass(frozen=True)
+class Entering(Pending):
+    """Samples that are no codes of the network yet: the fake quantizer after the input makes some of them.
+
+    Attributes:
+        name: of the input.
+        spec: of the arrays that enter.
+        scale: the real number that 1 stands for: that of codes of 16 bits; 1 for real numbers.
+        zero_point: of codes of 16 bits; 0 for real numbers.
+    """
+
+    name: str
+    spec: ArraySpec
+    scale: np.float32
+    zero_point: int
+
+    def requantized(self, grid: Grid) -> IntegerInput:
+        multiplier = np.full(1, self.scale / grid.scale, np.float32)
+        if not (np.isfinite(multiplier[0]) and multiplier[0] >= np.finfo(np.float32).tiny):
+            raise QatError(
+                f"{self.name}: its codes have scale {grid.scale:g} where its numbers have {self.scale:g}: their quotient is no "
+                "normal float32, and runtimes would disagree; its numbers are far too large or too small, divide them before"
+            )
+        output = IntegerTensor(self.name, self.spec.shape, grid)
+        bounds = clip_bounds(grid, None)
+        return IntegerInput(self.name, (), output, self.spec.dtype, Requantize(multiplier, *bounds), self.zero_point)
+
+    def clipped(self) -> IntegerInput:
+        raise QatError(
+            f"{self.name}: its fake quantizer keeps the sign alone, which tiny numbers would lose in the product that makes "
+            "codes of them; give the input another quantizer, as layers={'input': {'activation_quantizer': ...}} does"
+        )
