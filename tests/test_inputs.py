@@ -260,7 +260,7 @@ def test_the_further_channel_costs_what_metrics_say() -> None:
 def test_a_pruned_weight_stays_zero_behind_a_normalised_input() -> None:
     network, pruner = Net(**EACH["as ImageNet"]), MagnitudePruner(0.5, schedule="constant", begin=0)
     graph, params = prune_weights(network, network.graph().initial_params(0), pruner)
-    params = updated_masks(graph, params, 0)
+    params |= updated_masks(graph, params, 0)
     checkpoint = qat.calibrate(graph, params, PIXELS)
     conv = next(node for node in qat.to_integer(checkpoint.graph, checkpoint.params).nodes if node.name == "conv")
     mask = checkpoint.params["conv.weight_mask"]
