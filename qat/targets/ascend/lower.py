@@ -6,8 +6,8 @@ f32(acc s_x s_w) / s_y = f32(acc s_x s_w / s_y), and so is every sum of two code
 accumulator. That is why the profile "ascend" of convert_quant_network rounds the scales of activations up to powers of two.
 (Such a scale also survives hardware that keeps few of its bits.)
 
-The first AscendQuant takes (pixel - zero_point) as a real number, since that fits no int8; ``input_multiplier`` compares
-what it computes with the reference's table for each of the 256 pixels.
+The first AscendQuant takes real numbers as they are, and (code - zero_point) as a real number, since that fits no int8; of
+pixels and codes of 8 bits ``input_multiplier`` compares what it computes with the reference's table for each of the 256.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def dequant_scale(node: IntegerLinear) -> Array:
 
 
 def input_multiplier(node: IntegerTable) -> np.float32 | None:
-    """The scale of the first AscendQuant, with which it gives ``node.table`` for every pixel; None where none does.
+    """The scale of the first AscendQuant, with which it gives ``node.table`` for every code; None where none does.
 
     s / s_y is exact, s_y being a power of two, but the product with a pixel is rounded to float32 and may come to lie on a
     tie; then a neighbouring float32 moves it off again, to the table's side.
@@ -151,7 +151,8 @@ class _Lowering:
         self.steps: list[Step] = []
         self._format = file_format
         self._real: dict[str, str] = {}  # node -> its real numbers in the file
-        self._centred: dict[str, str] = {}  # input -> its pixels less their zero point
+        self._centred: dict[str, str] = {}  # input -> its codes less their zero point
+        self._coded: set[str] = set()  # inputs whose codes a table changes to those of the fake quantizer after them
         self._entries = dict(zip((x.name for x in graph.inputs), end_names("input", len(graph.inputs)), strict=True))
         #: Nodes that only poolings use: these take real numbers, before AscendQuant, since max(rint(.)) = rint(max(.)).
         self._pooled = used_only_by(graph, IntegerMaxPool2d)
@@ -228,13 +229,22 @@ class _Lowering:
 
     @add.register
     def _(self, node: IntegerInput) -> None:
-        self.step("input", self._entries[node.name], (), node.output.shape, np.uint8)
+        real = self.step("input", self._entries[node.name], (), node.output.shape, np.dtype(node.dtype).type)
+        if node.requantize is None:
+            self._coded.add(node.name)
+            return
+        if node.dtype != "float32":
+            # Their scale s_x = m s_y is exact, s_y being a power of two, and so is f32(c s_x) / s_y = f32(c m).
+            scale = np.asarray(node.requantize.multiplier[0] * node.output.grid.scale)
+            real = self.centred(node.output, node.offset)
+            real = self.step("multiply", f"{node.name}/real", (real,), node.output.shape, constants={"by": scale})
+        self.finish(node, real, node.requantize[1:])
 
-    def centred(self, x: IntegerTensor) -> str:
-        """The pixels of an input less their zero point."""
+    def centred(self, x: IntegerTensor, zero_point: int) -> str:
+        """The codes of an input less their zero point."""
         if x.name not in self._centred:
             cast = self.step("cast", f"{x.name}/cast", (self._entries[x.name],), x.shape)
-            zero = {"by": np.asarray(x.grid.zero_point, np.float32)}
+            zero = {"by": np.asarray(zero_point, np.float32)}
             self._centred[x.name] = self.step("subtract", f"{x.name}/centred", (cast,), x.shape, constants=zero)
         return self._centred[x.name]
 
@@ -242,10 +252,10 @@ class _Lowering:
     def _(self, node: IntegerTable) -> None:
         (source,) = node.inputs
         self.codes(node.output)
-        if source.name in self._entries:
+        if source.name in self._coded:
             multiplier = input_multiplier(node)
             if multiplier is not None:
-                return self.quantized(node, self.centred(source), multiplier)
+                return self.quantized(node, self.centred(source, source.grid.zero_point), multiplier)
         else:
             bounds = clip_of(node)
             if bounds is not None:

@@ -17,6 +17,7 @@ from qat.names import check_stored
 from qat.reading import read_file, reading
 from qat.targets.common import METADATA
 from qat.targets.messages import messages
+from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array
 
 DIGEST = METADATA + "digest"  #: of graph and primitives: MindSpore may abort the process over a damaged file
@@ -26,6 +27,8 @@ TYPES = {
     np.dtype(np.float32): proto.TensorProto.FLOAT,
     np.dtype(np.uint8): proto.TensorProto.UINT8,
     np.dtype(np.int8): proto.TensorProto.INT8,
+    np.dtype(np.int16): proto.TensorProto.INT16,
+    np.dtype(np.uint16): proto.TensorProto.UINT16,
     np.dtype(np.int32): proto.TensorProto.INT32,
     np.dtype(np.float64): proto.TensorProto.DOUBLE,
 }
@@ -53,15 +56,18 @@ def _check_alone(model: proto.ModelProto, path: str | Path) -> None:
     if unknown or model.functions or model.HasField("preprocessor"):
         found = f"the operation {shortened(unknown[0])}" if unknown else "a function or a preprocessor"
         raise QatError(f"{path}: holds {found}, which no export writes; export it again")
+    if not all(len(x.tensor) == 1 and x.tensor[0].data_type in TYPES.values() for x in model.graph.input):
+        raise QatError(f"{path}: takes what no export takes; export it again")
     if next(messages(model, proto.TensorProto.ExternalDataProto), None) is not None:
         raise QatError(
             f"{path}: has data in another file, and only what the file itself holds is read; export it again"
         )
 
 
-def shapes_of_inputs(model: proto.ModelProto) -> list[Shape]:
-    """The shape of one sample of each input, (C, H, W) or (F,)."""
-    return [tuple(x.tensor[0].dims[1:]) for x in model.graph.input]
+def specs_of_inputs(model: proto.ModelProto) -> list[ArraySpec]:
+    """Shape and dtype of each input's arrays."""
+    dtypes = {kind: dtype.name for dtype, kind in TYPES.items()}
+    return [ArraySpec(tuple(x.tensor[0].dims[1:]), dtypes[x.tensor[0].data_type]) for x in model.graph.input]
 
 
 def digest_of(model: proto.ModelProto) -> str:

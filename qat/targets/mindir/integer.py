@@ -23,11 +23,11 @@ from qat.integer import (
     IntegerNode,
     IntegerSoftmax,
     IntegerTable,
-    IntegerTensor,
     Requantize,
 )
 from qat.targets.common import codes_name, no_form
 from qat.targets.mindir.file import TYPES, Attribute, add_primitive, described, set_outputs, tensor_of, value_of
+from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import EXACT_INTEGERS, Array, Padding
 
 VERSION = "2.6.0"  #: of MindSpore, which the file says it was written by
@@ -89,9 +89,9 @@ class IntegerWriter:
         """Append a Cast. kind: INT32, FLOAT32 or FLOAT64."""
         return self.node("Cast", [x, self.constant(kind)], output)
 
-    def enter(self, x: IntegerTensor) -> None:
+    def enter(self, name: str, spec: ArraySpec) -> None:
         """Declare an input."""
-        self.graph.input.append(described(x.name, x.shape, TYPES[np.dtype(x.grid.dtype)]))
+        self.graph.input.append(described(name, spec.shape, TYPES[np.dtype(spec.dtype)]))
 
     def leave(self, outputs: Sequence[tuple[str, Shape]]) -> None:
         """Declare the outputs."""
@@ -119,8 +119,13 @@ class IntegerWriter:
 
     @add.register
     def _(self, node: IntegerInput) -> None:
-        x = self.cast(node.name, FLOAT32)
-        self._finish(node, x, "Sub", self.number(node.output.grid.zero_point))
+        x = node.name if node.dtype == "float32" else self.cast(node.name, FLOAT32)
+        if node.requantize is None:
+            self._finish(node, x, "Sub", self.number(node.output.grid.zero_point))
+            return
+        if node.offset:
+            x = self.node("Sub", [x, self.number(node.offset)])
+        self._requantize(node, x, node.requantize, len(node.output.shape))
 
     def _requantize(self, node: IntegerNode, acc: str, requantize: Requantize, rank: int) -> None:
         multiplier = requantize.multiplier

@@ -13,7 +13,7 @@ from qat.backends.mindspore.setup import mind_ir_pb2 as proto
 from qat.backends.mindspore.setup import ms
 from qat.errors import QatError
 from qat.targets.common import cannot_run
-from qat.targets.mindir.file import shapes_of_inputs
+from qat.targets.mindir.file import specs_of_inputs
 from qat.vocabulary.arrays import Arrays, in_batches
 from qat.vocabulary.ops import Array
 
@@ -29,7 +29,7 @@ def infer(path: str | Path, model: proto.ModelProto, pixels: Arrays) -> dict[int
             found = run(*(ms.Tensor(np.ascontiguousarray(x)) for x in batch))
             return dict(enumerate(x.asnumpy() for x in (found if isinstance(found, tuple) else (found,))))
 
-        return in_batches(outputs, pixels, shapes_of_inputs(model), BATCH, str(path))
+        return in_batches(outputs, pixels, specs_of_inputs(model), BATCH, str(path))
     except (RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, QatError):
             raise

@@ -1,6 +1,6 @@
 """MINDIR: the integer graph as MindSpore's own model file, run in MindSpore (and a source for its Lite converter).
 
-The file takes raw uint8 pixels, (N, C, H, W), and returns real numbers, float32; N is free. Weights are stored as int8,
+The file takes what the network takes, (N, C, H, W), and returns real numbers, float32; N is free. Weights are stored as int8,
 biases as int32; the arithmetic is that of ``qat.integer`` on integers held in float32. It is written directly: an export by
 MindSpore itself compiles the network and adds some 20 kB of names and attributes.
 """
@@ -13,15 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from qat.backends.mindspore.setup import ms
-from qat.cells.base import Shape
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.integer.widths import require_bytes
 from qat.registry import TARGETS
 from qat.targets.common import codes_name, prefixed
-from qat.targets.mindir.file import load, set_outputs, shapes_of_inputs, write
+from qat.targets.mindir.file import load, set_outputs, specs_of_inputs, write
 from qat.targets.mindir.integer import IntegerWriter
 from qat.targets.mindir.run import infer
-from qat.vocabulary.arrays import Arrays, as_arrays
+from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays
 from qat.vocabulary.ops import Array
 
 NAME = "MINDIR"  #: under which ``qat.target`` knows it
@@ -42,8 +41,8 @@ def export(graph: IntegerGraph, path: str | Path) -> None:
     """
     require_bytes(graph, "a MINDIR file")
     writer = IntegerWriter(graph.name)
-    for x in graph.inputs:
-        writer.enter(x)
+    for x, spec in zip(graph.inputs, graph.input_specs, strict=True):
+        writer.enter(x.name, spec)
     for node in graph.nodes:
         writer.add(node)
     outputs = [(writer.node("Mul", [writer.names[x.name], writer.number(x.grid.scale)]), x) for x in graph.outputs]
@@ -60,9 +59,9 @@ def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     write(model, path)
 
 
-def input_shapes(path: str | Path) -> list[Shape]:
-    """The shapes of the inputs, (C, H, W) or (F,)."""
-    return shapes_of_inputs(load(path))
+def input_specs(path: str | Path) -> list[ArraySpec]:
+    """Shape and dtype of what the network takes."""
+    return specs_of_inputs(load(path))
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import onnx
 
-from qat.cells.base import Shape
-from qat.targets.onnx.file import set_metadata, shapes_of_inputs
-from qat.vocabulary.arrays import Arrays, as_arrays
+from qat.integer.ends import Ends
+from qat.targets.onnx.file import ends_in, set_metadata
+from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays
 from qat.vocabulary.ops import Array
 
 
@@ -21,13 +21,13 @@ class Form:
     Attributes:
         load: reads and checks a file.
         write: checks a model and writes it.
-        infer: computes the named outputs of a model, by name, from the file's path (for messages), the model, the names and raw
-            pixels.
+        infer: computes the named outputs of a model, by name, from the file's path (for messages), the model, its ends, the names
+            and what the network takes.
     """
 
     load: Callable[[str | Path], onnx.ModelProto]
     write: Callable[[onnx.ModelProto, str | Path], None]
-    infer: Callable[[str | Path, onnx.ModelProto, list[str], Arrays], dict[str, Array]]
+    infer: Callable[[str | Path, onnx.ModelProto, Ends, list[str], Arrays], dict[str, Array]]
 
     def write_metadata(self, path: str | Path, metadata: Mapping[str, str]) -> None:
         """Set entries of metadata_props, each key with "qat." before it; nothing else in the file changes."""
@@ -35,13 +35,13 @@ class Form:
         set_metadata(model, metadata)
         self.write(model, path)
 
-    def input_shapes(self, path: str | Path) -> list[Shape]:
-        """The shapes of the inputs, (C, H, W) or (F,)."""
-        return shapes_of_inputs(self.load(path))
+    def input_specs(self, path: str | Path) -> list[ArraySpec]:
+        """Shape and dtype of what the network takes."""
+        return ends_in(path, self.load(path)).specs
 
     def predict(self, path: str | Path, pixels: Arrays) -> Arrays:
         """Real outputs, computed from the file as it is."""
         model = self.load(path)
-        outputs = [output.name for output in model.graph.output]
-        found = self.infer(path, model, outputs, pixels)
-        return as_arrays(tuple(found[name] for name in outputs))
+        ends, outputs = ends_in(path, model), [output.name for output in model.graph.output]
+        found = self.infer(path, model, ends, outputs, pixels)
+        return as_arrays(ends.decode([found[name] for name in outputs]))

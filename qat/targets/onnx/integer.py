@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from qat.cells.base import Shape
 from qat.integer import (
     Grid,
     IntegerAdd,
@@ -26,10 +25,15 @@ from qat.integer import (
     IntegerTable,
     IntegerTensor,
 )
+from qat.integer.ends import REAL, FileInput, FileOutput
 from qat.integer.widths import storage_bits
 from qat.targets.common import codes_name, end_names, no_form
-from qat.targets.onnx.writer import PACKED, Writer, pads_of
+from qat.targets.onnx.writer import PACKED, Writer, kind_of, pads_of
+from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array
+
+
+FULL = (0, 255)  #: the bounds of uint8
 
 
 def offset_of(grid: Grid) -> int:
@@ -49,12 +53,25 @@ class QdqWriter(Writer):
         super().__init__()
         self.unsigned, self.widths = unsigned, tuple(PACKED) if packed else ()
         self.end_names: dict[str, str] = {}  # tensor of codes -> its name in the file
+        self._entries: dict[str, tuple[str, FileInput]] = {}  # input -> its name in the file, and what the file takes there
         self._real: dict[str, str] = {}  # tensor of codes -> its dequantized form
         self._reductions: list[onnx.NodeProto] = []  # that lack their axes
 
-    def enter(self, inputs: Sequence[IntegerTensor]) -> None:
-        """Name the inputs."""
-        self.end_names |= {x.name: name for x, name in zip(inputs, end_names("input", len(inputs)), strict=True)}
+    def enter(self, inputs: Sequence[IntegerTensor], ends: Sequence[FileInput]) -> None:
+        """Name the inputs. ends: what the file takes there."""
+        entries = zip(end_names("input", len(inputs)), ends, strict=True)
+        self._entries |= {x.name: entry for x, entry in zip(inputs, entries, strict=True)}
+
+    def leave(self, x: IntegerTensor, end: FileOutput, name: str) -> None:
+        """Make a tensor of codes the named output: real numbers, or codes around the zero point that it has there."""
+        if end.stored == REAL:
+            self.dequantize(x, name)
+            return
+        codes, shift = self.end_names[x.name], x.grid.zero_point + offset_of(x.grid) - end.zero_point
+        if shift:
+            codes = self.node("Cast", [codes], to=TensorProto.INT32)
+            codes = self.node("Sub", [codes, self.constant(np.int32(shift))])
+        self.node("Cast", [codes], name, to=kind_of(end.stored))
 
     def dequantize(self, x: IntegerTensor, output: str | None = None) -> str:
         """The real numbers of a tensor of codes."""
@@ -72,9 +89,13 @@ class QdqWriter(Writer):
         grid = node.output.grid
         zero = grid.zero_point + offset_of(grid)
         bounds = (zero + (grid.low if low is None else low), zero + (grid.high if high is None else high))
-        full = bounds == (0, 255) or low is None
-        codes = self.node("QuantizeLinear", [real, *self._grid(grid)], codes_name(node.name) if full else None)
-        if not full:
+        bounds = FULL if low is None else bounds
+        codes = self.node("QuantizeLinear", [real, *self._grid(grid)], codes_name(node.name) if bounds == FULL else None)
+        self._clip(codes, node, bounds)
+
+    def _clip(self, codes: str, node: IntegerNode, bounds: tuple[int, int]) -> None:
+        """Make uint8 codes the node's, clipped where the bounds are less than uint8."""
+        if bounds != FULL:
             limits = [self.constant(np.uint8(bound)) for bound in bounds]
             self.node("Clip", [codes, *limits], codes_name(node.name))
         self.end_names[node.name] = codes_name(node.name)
@@ -86,7 +107,28 @@ class QdqWriter(Writer):
 
     @add.register
     def _(self, node: IntegerInput) -> None:
-        assert node.name in self.end_names, "inputs are named before any node is added"
+        x, end = self._entries[node.name]
+        grid = node.output.grid
+        zero = grid.zero_point + offset_of(grid)
+        if end.quantizes is None and end.stored == "uint8" and zero == end.zero_point:
+            self.end_names[node.name] = x
+            return
+        if end.stored != REAL:
+            x = self.node("Cast", [x], to=TensorProto.FLOAT)
+        if end.quantizes is None:
+            self._round(x, node, zero - end.zero_point)
+            return
+        (multiplier, low, high), offset = end.quantizes
+        if offset:
+            x = self.node("Sub", [x, self.constant(np.float32(offset))])
+        x = self.node("Mul", [x, self.constant(multiplier[0])])
+        self._round(x, node, zero, (zero + low, zero + high))
+
+    def _round(self, x: str, node: IntegerNode, zero: int, bounds: tuple[int, int] = FULL) -> None:
+        """The node's codes, rint(x) + zero, clipped to bounds in uint8: QuantizeLinear divides by a scale of 1."""
+        scale = [self.constant(np.float32(1.0)), self.constant(np.uint8(zero))]
+        codes = self.node("QuantizeLinear", [x, *scale], codes_name(node.name) if bounds == FULL else None)
+        self._clip(codes, node, bounds)
 
     @add.register
     def _(self, node: IntegerConv2d) -> None:
@@ -175,7 +217,7 @@ class QdqWriter(Writer):
         self._reductions.append(self.nodes[-1])
         return output
 
-    def model(self, name: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> onnx.ModelProto:
+    def model(self, name: str, inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> onnx.ModelProto:
         """As ``Writer.model``, once the opset is known, on which the form of a reduction depends."""
         for node in self._reductions:
             if self.opset < 18:

@@ -8,9 +8,9 @@ import onnx
 import onnxruntime
 
 from qat.errors import QatError
+from qat.integer.ends import Ends
 from qat.reading import reason_of
 from qat.targets.common import cannot_run
-from qat.targets.onnx.file import shapes_of_inputs
 from qat.vocabulary.arrays import Arrays, in_batches
 from qat.vocabulary.ops import Array
 
@@ -28,17 +28,17 @@ def session_of(path: str | Path, model: onnx.ModelProto, threads: int = 0) -> on
         raise cannot_run(path, "ONNX Runtime", reason_of(error)) from None
 
 
-def infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:
-    """The named outputs of a model, by name. Raises QatError where it cannot be run."""
+def infer(path: str | Path, model: onnx.ModelProto, ends: Ends, outputs: list[str], samples: Arrays) -> dict[str, Array]:
+    """The named outputs of a model, by name, as the file gives them. Raises QatError where it cannot be run."""
     session = session_of(path, model)
     inputs = [x.name for x in session.get_inputs()]
 
     def run(batch: tuple[Array, ...]) -> dict[str, Array]:
-        feed = dict(zip(inputs, batch, strict=True))
+        feed = dict(zip(inputs, ends.encode(batch), strict=True))
         return dict(zip(outputs, session.run(outputs, feed), strict=True))
 
     try:
-        return in_batches(run, pixels, shapes_of_inputs(model), BATCH, str(path))
+        return in_batches(run, samples, ends.specs, BATCH, str(path))
     except QatError:
         raise
     except Exception as error:

@@ -17,17 +17,19 @@ from onnx import TensorProto, helper
 from qat.errors import QatError
 from qat.graph import Graph
 from qat.integer import IntegerGraph, IntegerTensor
+from qat.integer.ends import OWN, REAL, ends_of
 from qat.integer.widths import check_packing, require_bytes
 from qat.registry import TARGETS
 from qat.targets.common import codes_name, end_names
+from qat.targets.ends import entry_of
 from qat.targets.float_graph import float_form, written_outputs
-from qat.targets.onnx.file import load, write
+from qat.targets.onnx.file import ends_in, load, set_metadata, write
 from qat.targets.onnx.float import OnnxOps, OnnxSymbol
 from qat.targets.onnx.form import Form
 from qat.targets.onnx.integer import QdqWriter, offset_of
 from qat.targets.onnx.run import infer, session_of
 from qat.targets.onnx.writer import Writer
-from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
+from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays, as_tuple
 from qat.vocabulary.ops import Array
 
 NAME = "ONNX"  #: under which ``qat.target`` knows it
@@ -36,10 +38,18 @@ ARITHMETICS: tuple[str, ...] = ("float",)
 RUNS_CODE = False
 WEIGHTS = ("int8", "uint8")  #: what they are multiplied as
 _FORM = Form(load, write, infer)
-write_metadata, input_shapes, predict = _FORM.write_metadata, _FORM.input_shapes, _FORM.predict
+write_metadata, input_specs, predict = _FORM.write_metadata, _FORM.input_specs, _FORM.predict
 
 
-def export(graph: IntegerGraph, path: str | Path, *, weights: str = "int8", packing: str = "packed") -> None:
+def export(
+    graph: IntegerGraph,
+    path: str | Path,
+    *,
+    weights: str = "int8",
+    packing: str = "packed",
+    input_type: str = OWN,
+    output_type: str = OWN,
+) -> None:
     """Write the QDQ form of an integer graph.
 
     Args:
@@ -50,25 +60,33 @@ def export(graph: IntegerGraph, path: str | Path, *, weights: str = "int8", pack
             not. The codes are the same.
         packing: "packed" stores weights of 4 and of 2 bits as INT4 and INT2, which need opset 21 and 25; "bytes" stores each in
             a byte.
+        input_type: what the file takes, as ``qat.integer.ends.ends_of`` has it: "own", what the network takes; "float32", real
+            numbers, which the file quantizes; an integer type, codes.
+        output_type: what the file gives: real numbers, "own" or "float32"; or codes of an integer type.
 
     Raises:
-        QatError: ONNX Runtime does not compute a node exactly, which the message names, or an option is unknown.
+        QatError: ONNX Runtime does not compute a node exactly, which the message names, or an option is unknown, or a type
+            does not hold the codes.
     """
     packed = check_packing(packing)
     if weights not in WEIGHTS:
         raise QatError(f"--weights {weights!r} is unknown: choose one of {', '.join(WEIGHTS)}")
     require_bytes(graph, "ONNX Runtime")
+    ends = ends_of(graph, input_type, output_type)
     writer = QdqWriter(weights == "uint8", packed)
-    writer.enter(graph.inputs)
+    writer.enter(graph.inputs, ends.inputs)
     for node in graph.nodes:
         writer.add(node)
-    for x, name in zip(graph.outputs, end_names("output", len(graph.outputs)), strict=True):
-        writer.dequantize(x, name)
-    write(writer.model(graph.name, [x.shape for x in graph.inputs], [x.shape for x in graph.outputs]), path)
+    for x, end, name in zip(graph.outputs, ends.outputs, end_names("output", len(graph.outputs)), strict=True):
+        writer.leave(x, end, name)
+    specs = [[ArraySpec(end.shape, end.stored) for end in own] for own in (ends.inputs, ends.outputs)]
+    model = writer.model(graph.name, *specs)
+    set_metadata(model, entry_of(ends))
+    write(model, path)
 
 
 def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
-    """Write a float network, with the same input and output as its quantized form.
+    """Write a float network, which takes what its quantized form takes, and gives real numbers.
 
     Args:
         graph: a float network.
@@ -82,27 +100,29 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
     writer = Writer()
     ops = OnnxOps(writer)
     tensors = {name: ops.from_numpy(params[name], param.kind) for name, param in graph.params.items()}
-    pixels = tuple(
-        OnnxSymbol(writer, writer.node("Cast", [name], to=TensorProto.FLOAT))
-        for name in end_names("input", len(graph.inputs))
+    names = end_names("input", len(graph.inputs))
+    samples = tuple(
+        OnnxSymbol(writer, name if x.dtype == REAL else writer.node("Cast", [name], to=TensorProto.FLOAT))
+        for name, x in zip(names, graph.input_specs, strict=True)
     )
-    results = written_outputs(graph, ops, tensors, pixels)
+    results = written_outputs(graph, ops, tensors, samples)
     for result, name in zip(results, end_names("output", len(results)), strict=True):
         writer.node("Identity", [result.name], output=name)
-    shapes = [[graph.shapes[name] for name in names] for names in ((x.name for x in graph.inputs), graph.outputs)]
-    write(writer.model(graph.name, *shapes), path)
+    outputs = [ArraySpec(graph.shapes[name], REAL) for name in graph.outputs]
+    write(writer.model(graph.name, graph.input_specs, outputs), path)
 
 
 def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) -> dict[str, Array]:
     """Codes of single tensors, from a copy of the file that has them as further outputs."""
     model = load(path)
+    ends = ends_in(path, model)
     present = {name for node in model.graph.node for name in node.output}
     wanted = {codes_name(tensor.name): tensor for tensor in tensors if codes_name(tensor.name) in present}
     if not wanted:  # nothing but the network's inputs
         return {}
     for name in wanted:
         model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.UINT8, None))
-    found = infer(path, model, list(wanted), pixels)
+    found = infer(path, model, ends, list(wanted), pixels)
     return {x.name: found[name].astype(np.int32) - offset_of(x.grid) for name, x in wanted.items()}
 
 
@@ -131,17 +151,18 @@ def opened(path: str | Path, *, threads: int = 1) -> Callable[[Arrays], Arrays]:
         threads: of the runtime.
 
     Returns:
-        A function from pixels to outputs, as ``predict`` has them, without its checks and its batches.
+        A function from what the network takes to outputs, as ``predict`` has them, without its checks and its batches.
 
     Raises:
         QatError: the file is not one of ``export``, or ONNX Runtime does not load it.
     """
     model = load(path)
     outputs = [output.name for output in model.graph.output]
-    session = session_of(path, model, threads)
+    ends, session = ends_in(path, model), session_of(path, model, threads)
     inputs = [x.name for x in session.get_inputs()]
 
     def compute(pixels: Arrays) -> Arrays:
-        return as_arrays(tuple(session.run(outputs, dict(zip(inputs, as_tuple(pixels), strict=True)))))
+        feed = dict(zip(inputs, ends.encode(as_tuple(pixels)), strict=True))
+        return as_arrays(ends.decode(session.run(outputs, feed)))
 
     return compute

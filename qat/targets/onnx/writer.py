@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from qat.cells.base import Shape
 from qat.integer.widths import pack
 from qat.targets.common import end_names
+from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array, Padding
 
 OPSET, IR_VERSION = 17, 8  #: old enough for every runtime of the last years; QDQ with an axis needs opset 13
@@ -20,6 +21,11 @@ PACKED = {
     4: (21, 10, TensorProto.INT4, TensorProto.UINT4),
     2: (25, 13, TensorProto.INT2, TensorProto.UINT2),
 }
+
+
+def kind_of(dtype: str) -> int:
+    """TensorProto's number of a NumPy dtype."""
+    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
 
 def pads_of(padding: Padding) -> list[int]:
@@ -79,8 +85,8 @@ class Writer:
         to = TensorProto.INT8 if codes.dtype == np.int8 else TensorProto.UINT8
         return self.node("Cast", [self._initializers[key].name], to=to)
 
-    def model(self, name: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> onnx.ModelProto:
-        """The finished model; inputs, outputs: their shapes."""
+    def model(self, name: str, inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> onnx.ModelProto:
+        """The finished model; inputs, outputs: what arrays the file takes and gives."""
         constants = list(self._initializers.values())
         return model_of(name, self.nodes, constants, inputs, outputs, self.opset, self.ir_version)
 
@@ -89,18 +95,17 @@ def model_of(
     name: str,
     nodes: Sequence[onnx.NodeProto],
     constants: Sequence[onnx.TensorProto],
-    inputs: Sequence[Shape],
-    outputs: Sequence[Shape],
+    inputs: Sequence[ArraySpec],
+    outputs: Sequence[ArraySpec],
     opset: int,
     ir_version: int,
 ) -> onnx.ModelProto:
-    """A model from raw pixels, uint8, to real numbers, float32; inputs, outputs: the shapes of one sample."""
+    """A model; inputs, outputs: what arrays the file takes and gives."""
 
-    def described(what: str, kind: int, shapes: Sequence[Shape]) -> list[onnx.ValueInfoProto]:
-        pairs = zip(end_names(what, len(shapes)), shapes, strict=True)
-        return [helper.make_tensor_value_info(name, kind, ["N", *shape]) for name, shape in pairs]
+    def described(what: str, specs: Sequence[ArraySpec]) -> list[onnx.ValueInfoProto]:
+        pairs = zip(end_names(what, len(specs)), specs, strict=True)
+        return [helper.make_tensor_value_info(name, kind_of(x.dtype), ["N", *x.shape]) for name, x in pairs]
 
-    ends = described("input", TensorProto.UINT8, inputs), described("output", TensorProto.FLOAT, outputs)
-    graph = helper.make_graph(nodes, name, *ends, constants)
+    graph = helper.make_graph(nodes, name, described("input", inputs), described("output", outputs), constants)
     opsets = [helper.make_opsetid("", opset)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, producer_name="qat-engine")

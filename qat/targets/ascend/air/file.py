@@ -14,7 +14,7 @@ from qat import wire
 from qat.errors import QatError
 from qat.names import check_stored
 from qat.reading import read_file, reason_of
-from qat.targets.ascend.air.model import DTYPES, SIGNATURES, VERSION, DamageError, Descriptor, Model, Operator
+from qat.targets.ascend.air.model import DTYPES, ENTERING, SIGNATURES, VERSION, DamageError, Descriptor, Model, Operator
 from qat.targets.ascend.air.run import compute
 from qat.vocabulary.ops import Array
 
@@ -189,13 +189,13 @@ def _check_ends(model: Model) -> None:
     if not numbers or numbers != list(range(len(numbers))):
         raise DamageError(f"its inputs are numbered {numbers}")
     for operator in model.inputs:
-        if operator.gives[0].dtype != np.uint8 or operator.gives[0].shape[:1] != (1,):
-            raise DamageError(f"its input {operator.name!r} is {operator.gives[0]}, not one image of uint8")
+        if operator.gives[0].dtype not in ENTERING or operator.gives[0].shape[:1] != (1,):
+            raise DamageError(f"its input {operator.name!r} is {operator.gives[0]}, not one sample of what networks take")
 
 
 def _check_shapes(model: Model) -> None:
     """Raise DamageError unless every operator gives what its description says: they are run on no image at all."""
-    values = {x.name: np.zeros((0, *x.gives[0].shape[1:]), np.uint8) for x in model.inputs}
+    values = {x.name: np.zeros((0, *x.gives[0].shape[1:]), x.gives[0].dtype) for x in model.inputs}
     for operator in model.operators[:-1]:
         described, batch = operator.gives[0], () if operator.type == "Const" else (1,)
         if operator.name not in values:

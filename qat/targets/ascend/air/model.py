@@ -14,8 +14,10 @@ from qat.integer import Shape
 VERSION = 1  #: of ModelDef
 NCHW = b"NCHW"
 FLOAT, INT8, UINT8, INT32, UINT64 = (np.dtype(name) for name in ("<f4", "i1", "u1", "<i4", "<u8"))
+INT16, UINT16 = np.dtype("<i2"), np.dtype("<u2")
 #: ge.proto.DataType, in descriptors. Integer attributes have another numbering: CAST_TO.
-DTYPES: dict[int, np.dtype[Any]] = {1: FLOAT, 3: INT8, 4: UINT8, 7: INT32, 10: UINT64}
+DTYPES: dict[int, np.dtype[Any]] = {1: FLOAT, 3: INT8, 4: UINT8, 5: INT16, 6: UINT16, 7: INT32, 10: UINT64}
+ENTERING = (FLOAT, INT8, UINT8, INT16, UINT16)  #: types of inputs
 CAST_TO_FLOAT, CAST_TO_INT8 = 0, 2
 
 
@@ -75,7 +77,7 @@ class Model:
 
     @property
     def inputs(self) -> list[Operator]:
-        """The operators where pixels enter, in order."""
+        """The operators where samples enter, in order."""
         return sorted((x for x in self.operators if x.type == "Data"), key=lambda x: int(x.attributes["index"]))
 
     @property

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qat.integer import Shape
 from qat.targets.ascend import unit
 from qat.targets.ascend.air.model import DamageError, Model, Operator
+from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array, Padding
 
 
-def shapes_of_inputs(model: Model) -> list[Shape]:
-    """The shape of one sample of each input, (C, H, W) or (F,)."""
-    return [tuple(x.gives[0].shape[1:]) for x in model.inputs]
+def specs_of_inputs(model: Model) -> list[ArraySpec]:
+    """Shape and dtype of each input's arrays."""
+    return [ArraySpec(x.gives[0].shape[1:], x.gives[0].dtype.name) for x in model.inputs]
 
 
 def run_operators(model: Model, images: tuple[Array, ...]) -> dict[str, Array]:

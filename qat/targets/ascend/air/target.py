@@ -1,7 +1,7 @@
 """AIR, the form that Ascend's offline compiler takes from MindSpore, written and checked on any host.
 
 The file is a serialized ``ge.proto.ModelDef``: one graph of operators ("Data", "Conv2D", ...), each naming its inputs as
-"operator:port" and describing every tensor. It takes raw uint8 pixels, (1, C, H, W), and returns real numbers, float32.
+"operator:port" and describing every tensor. It takes what the network takes, (1, C, H, W), and returns real numbers, float32.
 ``predict`` runs the parsed file in NumPy (unit.py), over any number of images.
 """
 
@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from qat.files import write_atomically
-from qat.integer import IntegerGraph, IntegerTensor, Shape
+from qat.integer import IntegerGraph, IntegerTensor
 from qat.registry import TARGETS
 from qat.targets.ascend import lower as ascend
 from qat.targets.ascend.air.file import load, parse
 from qat.targets.ascend.air.model import Model
-from qat.targets.ascend.air.run import run_operators, shapes_of_inputs
+from qat.targets.ascend.air.run import run_operators, specs_of_inputs
 from qat.targets.ascend.air.writer import operators_of, write_model
 from qat.targets.common import end_names, prefixed
-from qat.vocabulary.arrays import Arrays, as_arrays, in_batches
+from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays, in_batches
 from qat.vocabulary.ops import Array
 
 NAME = "AIR"  #: under which ``qat.target`` knows it
@@ -54,9 +54,9 @@ def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     write_atomically(path, write_model(model.name, model.operators, attributes))
 
 
-def input_shapes(path: str | Path) -> list[Shape]:
-    """The shapes of the inputs, (C, H, W) or (F,)."""
-    return shapes_of_inputs(load(path))
+def input_specs(path: str | Path) -> list[ArraySpec]:
+    """Shape and dtype of what the network takes."""
+    return specs_of_inputs(load(path))
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
@@ -86,4 +86,4 @@ def _infer(path: str | Path, model: Model, names: Sequence[str], pixels: Arrays)
         values = run_operators(model, batch)
         return {name: values[name] for name in names}
 
-    return in_batches(run, pixels, shapes_of_inputs(model), BATCH, str(path))
+    return in_batches(run, pixels, specs_of_inputs(model), BATCH, str(path))

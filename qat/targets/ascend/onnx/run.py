@@ -12,10 +12,10 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from qat.errors import QatError
+from qat.integer.ends import Ends
 from qat.reading import reason_of
 from qat.targets.ascend import unit
 from qat.targets.common import cannot_run
-from qat.targets.onnx.file import shapes_of_inputs
 from qat.targets.onnx.writer import padding_of
 from qat.vocabulary.arrays import Arrays, in_batches
 from qat.vocabulary.ops import Array, Pair
@@ -85,17 +85,17 @@ def _pair(sizes: Sequence[int]) -> Pair:
     return height, width
 
 
-def infer(path: str | Path, model: onnx.ModelProto, outputs: list[str], pixels: Arrays) -> dict[str, Array]:
+def infer(path: str | Path, model: onnx.ModelProto, ends: Ends, outputs: list[str], samples: Arrays) -> dict[str, Array]:
     """The named outputs of a model, by name. Raises QatError where it cannot be run."""
     try:
         evaluator = ReferenceEvaluator(model, new_ops=[AscendQuant, AscendDequant, Conv, Gemm, MaxPool])
         inputs = [x.name for x in model.graph.input]
 
         def run(batch: tuple[Array, ...]) -> dict[str, Array]:
-            return dict(zip(outputs, evaluator.run(outputs, dict(zip(inputs, batch, strict=True))), strict=True))
+            return dict(zip(outputs, evaluator.run(outputs, dict(zip(inputs, ends.encode(batch), strict=True))), strict=True))
 
         with np.errstate(all="ignore"):
-            return in_batches(run, pixels, shapes_of_inputs(model), BATCH, str(path))
+            return in_batches(run, samples, ends.specs, BATCH, str(path))
     except QatError:
         raise
     except Exception as error:  # whatever its operators raise

@@ -1,6 +1,6 @@
 """Ascend's deploy form of ONNX, as its own quantization tool writes it, and its execution emulated on any host.
 
-The file takes raw uint8 pixels "input", (N, C, H, W), and returns real numbers "output", float32. AscendQuant and
+The file takes what the network takes, "input", (N, C, H, W), and returns real numbers "output", float32. AscendQuant and
 AscendDequant stand in the default domain; between them Conv and Gemm take int8 codes and weights and give int32. No runtime
 but Ascend's knows these, so ``predict`` runs the file in onnx.reference with operators of our own (unit.py).
 """
@@ -18,9 +18,10 @@ from qat.targets.ascend import lower as ascend
 from qat.targets.ascend.onnx.file import load, write
 from qat.targets.ascend.onnx.run import infer
 from qat.targets.ascend.onnx.writer import node_of
+from qat.targets.onnx.file import ends_in
 from qat.targets.onnx.form import Form
 from qat.targets.onnx.writer import model_of
-from qat.vocabulary.arrays import Arrays
+from qat.vocabulary.arrays import Arrays, ArraySpec
 from qat.vocabulary.ops import Array
 
 OPSET, IR_VERSION = 17, 8  #: Ascend's offline compiler reads no newer ones
@@ -29,7 +30,7 @@ SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
 ARITHMETICS: tuple[str, ...] = ("float",)
 RUNS_CODE = False
 _FORM = Form(load, write, infer)
-write_metadata, input_shapes, predict = _FORM.write_metadata, _FORM.input_shapes, _FORM.predict
+write_metadata, input_specs, predict = _FORM.write_metadata, _FORM.input_specs, _FORM.predict
 
 
 def export(graph: IntegerGraph, path: str | Path) -> None:
@@ -45,7 +46,7 @@ def export(graph: IntegerGraph, path: str | Path) -> None:
     steps = ascend.lower(graph, NAME)
     initializers: dict[str, onnx.TensorProto] = {}
     nodes = [node_of(step, initializers) for step in steps if step.kind != "input"]
-    ends = [x.shape for x in graph.inputs], [x.shape for x in graph.outputs]
+    ends = graph.input_specs, [ArraySpec(x.shape, "float32") for x in graph.outputs]
     write(model_of(graph.name, nodes, list(initializers.values()), *ends, OPSET, IR_VERSION), path)
 
 
@@ -53,7 +54,7 @@ def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) 
     """Codes of single tensors, as far as the file computes them, in the same emulation."""
     model = load(path)
     names = ascend.tensors_of(tensors, {name for node in model.graph.node for name in node.output})
-    found = infer(path, model, list(names.values()), pixels) if names else {}
+    found = infer(path, model, ends_in(path, model), list(names.values()), pixels) if names else {}
     return {x.name: ascend.codes_of(found[names[x.name]], x.grid) for x in tensors if x.name in names}
 
 
