@@ -243,7 +243,9 @@ def test_dead_inputs_and_outputs(tmp_path: Path) -> None:
     setup = calibrated(LeNet5(), images=4)
     params = setup.params | {"conv2.fake_quant.max": np.zeros((), F)}
     graph = qat.to_integer(setup.graph, params)
-    assert max(float(node.requantize.multiplier.max()) for node in graph.nodes if hasattr(node, "requantize")) > 1e9
+    assert (
+        max(float(node.requantize.multiplier.max()) for node in graph.nodes if getattr(node, "requantize", None)) > 1e9
+    )
     TFLITE.export(graph, tmp_path / "net.tflite")
     assert differences(graph, tmp_path / "net.tflite", setup.pixels, "float") == []
     assert len(np.unique(trace_codes(graph, setup.pixels, ["conv2"])["conv2"])) == 2
@@ -542,7 +544,7 @@ def test_names_and_the_signature_of_a_float_file(tmp_path: Path) -> None:
     TFLITE.export_float(graph, params, path)
     names = {tensor.name.decode() for tensor in model_of(path).subgraphs[0].tensors if tensor.name}
     assert {"conv.weight", "conv.bias", "fc.weight", "head.weight"} <= names
-    pixels = tuple(np.random.default_rng(0).integers(0, 256, (2, *s), np.uint8) for s in graph.input_shapes)
+    pixels = tuple(np.random.default_rng(0).integers(0, 256, (2, *spec.shape), np.uint8) for spec in graph.input_specs)
     runner = Interpreter(str(path)).get_signature_runner("serving_default")
     found = runner(input=to_hwc(pixels[0]), input_1=pixels[1])
     assert set(found) == {"conv", "head", "input_1"}

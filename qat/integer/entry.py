@@ -26,12 +26,15 @@ class IntegerInput(IntegerNode):
         dtype: of the arrays, "uint8", "int8", "uint16", "int16" or "float32".
         requantize: what makes codes of other numbers: m, (1,), is 1 / s_y for real numbers, s_x / s_y for codes of scale s_x.
         offset: the zero point of codes of 16 bits; 0 for real numbers.
+        scale: the real number that one step of these stands for; 1 for real numbers. Nothing is computed with it: files name
+            it to other tools.
     """
 
     kind: ClassVar[str] = "an input"
     dtype: str = "uint8"
     requantize: Requantize | None = None
     offset: int = 0
+    scale: float = 1.0
 
     @property
     def spec(self) -> ArraySpec:
@@ -75,7 +78,8 @@ class Entering(Pending):
             )
         output = IntegerTensor(self.name, self.spec.shape, grid)
         bounds = clip_bounds(grid, None)
-        return IntegerInput(self.name, (), output, self.spec.dtype, Requantize(multiplier, *bounds), self.zero_point)
+        requantize = Requantize(multiplier, *bounds)
+        return IntegerInput(self.name, (), output, self.spec.dtype, requantize, self.zero_point, float(self.scale))
 
     def clipped(self) -> IntegerInput:
         raise QatError(

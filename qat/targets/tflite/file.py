@@ -30,6 +30,7 @@ OPERATORS = {
     Op.CONCATENATION: 2,
     Op.CONV_2D: 3,
     Op.DEPTHWISE_CONV_2D: 3,
+    Op.DEQUANTIZE: 3,
     Op.DIV: 1,
     Op.FULLY_CONNECTED: 4,
     Op.GATHER: 2,
@@ -40,6 +41,7 @@ OPERATORS = {
     Op.MUL: 1,
     Op.PAD: 2,
     Op.PADV2: 2,
+    Op.QUANTIZE: 2,
     Op.REDUCE_MAX: 1,
     Op.RELU: 1,
     Op.RESHAPE: 1,
@@ -49,8 +51,9 @@ OPERATORS = {
     Op.TANH: 1,
     Op.TRANSPOSE: 2,
 }
-#: Types of inputs and outputs, and whether they are codes, which have a scale.
-ENDS = {Type.UINT8: False, Type.INT8: True, Type.INT16: True, Type.FLOAT32: False}
+#: Types of inputs and outputs.
+ENDS = (Type.UINT8, Type.INT8, Type.INT16, Type.UINT16, Type.FLOAT32)
+CODED = (Type.INT8, Type.INT16)  #: of these, those that always have a scale
 MOST_TABLES = 100_000  #: of one kind
 
 
@@ -157,7 +160,8 @@ def _check_model(model: Any) -> None:
         if tensor.type not in ENDS or len(tensor.shape) not in (2, 4) or tensor.shape[0] != 1:
             raise ValueError(f"an input or output has type {tensor.type} and shape {list(tensor.shape)}")
         found = tensor.quantization
-        if ENDS[tensor.type] and not (found and len(_some(found.scale)) == len(_some(found.zeroPoint)) == 1):
+        scales = (len(_some(found.scale)), len(_some(found.zeroPoint))) if found else (0, 0)
+        if scales != (1, 1) and (scales != (0, 0) or tensor.type in CODED):
             raise ValueError("an input or output of codes has no scale")
 
 

@@ -145,6 +145,13 @@ class TfliteOps(FloatOps):
         options = schema.ConcatenationOptionsT(axis=len(shape) - 1)
         return self._op(Op.CONCATENATION, [x.index for x in xs], shape, options)
 
+    def apart(self, x: TfliteSymbol) -> TfliteSymbol:
+        """The tensor, or where it is an input a copy: LiteRT's inputs may not be outputs."""
+        if x.index not in self.writer.inputs:
+            return x
+        shape = self.writer.constant(np.array([-1, *x.shape[1:]], np.int32))
+        return self._op(Op.RESHAPE, [x.index, shape], x.shape, schema.ReshapeOptionsT())
+
     def relu(self, x: TfliteSymbol) -> TfliteSymbol:
         """A RELU."""
         return self._op(Op.RELU, [x.index], x.shape)

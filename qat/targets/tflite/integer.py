@@ -26,17 +26,21 @@ from qat.integer import (
     IntegerSoftmax,
     IntegerTable,
     IntegerTensor,
+    Requantize,
     sums_tie,
 )
+from qat.integer.ends import REAL, FileOutput
 from qat.integer.fixed_point import LongMultiplier
 from qat.integer.widths import storage_bits
 from qat.targets.common import columns_in_hwc, no_form, same_in_hwc, used_only_by
+from qat.targets.tflite.ends import chosen_ends
 from qat.targets.tflite.writer import (
     PACKED,
     Fused,
     Op,
     Pad,
     Writer,
+    coded,
     offset_of,
     permuted,
     pool_options,
@@ -46,6 +50,8 @@ from qat.targets.tflite.writer import (
 from qat.vocabulary.ops import Array
 
 LARGEST_WEIGHT = 127
+#: The reference kernels have no ROUND; adding this leaves float32 no bit for a fraction, ties to even.
+ROUNDING = 1.5 * 2.0**23
 #: What XNNPACK takes; with others LiteRT falls back to kernels of the fixed arithmetic.
 MULTIPLIERS = (2.0**-32, 2.0**8)
 
@@ -57,28 +63,34 @@ class IntegerWriter(Writer):
         graph: the integers.
         arithmetic: "float" or "fixed".
         packed: whether weights of few bits are stored several to a byte.
+        input_type: what the file takes (``chosen_ends``).
+        output_type: what it gives.
+
+    Attributes:
+        ends: both of each input and output.
     """
 
-    def __init__(self, graph: IntegerGraph, arithmetic: str, packed: bool) -> None:
+    def __init__(self, graph: IntegerGraph, arithmetic: str, packed: bool, input_type: str, output_type: str) -> None:
         super().__init__()
         self.arithmetic = arithmetic
         self.packed = packed
         #: With activations of more than 8 bits all are int16, centred: LiteRT's kernels have one type for inputs and outputs.
         self.long = any(node.output.grid.wide for node in graph.nodes)
         self.dtype: np.dtype[Any] = np.dtype(np.int16 if self.long else np.int8)
-        self.ends = (int(np.iinfo(self.dtype).min), int(np.iinfo(self.dtype).max))
+        self._range = (int(np.iinfo(self.dtype).min), int(np.iinfo(self.dtype).max))
         self._index: dict[str, int] = {}  # tensor of codes -> its index in the file
         self._hwc: dict[str, Shape] = {}  # Flatten in HWC order -> (C, H, W)
         self._points: dict[str, int] = {}  # row of features -> its index as (1, 1, 1, F)
         #: Where a dense layer's weight can follow the file's order of features.
         self._free = used_only_by(graph, IntegerDense)
-        self._entries = {x.name for x in graph.inputs}
         for x in (node.output for node in graph.nodes) if self.long else ():
-            if x.grid.low < self.ends[0] or x.grid.high > self.ends[1]:
+            if x.grid.low < self._range[0] or x.grid.high > self._range[1]:
                 raise QatError(
                     f"{x.name}: its codes lie {x.grid.low} to {x.grid.high} around the zero point, where TFLite's int16 holds "
-                    f"{self.ends[0]} to {self.ends[1]}; convert it with symmetric activations or 15 bits, or export to C"
+                    f"{self._range[0]} to {self._range[1]}; convert it with symmetric activations or 15 bits, or export to C"
                 )
+        self.ends = chosen_ends(graph, input_type, output_type, self.dtype.name)
+        self._entering = {x.name: end for x, end in zip(graph.inputs, self.ends.inputs, strict=True)}
 
     def codes(self, x: IntegerTensor, name: str | None = None, shape: Shape | None = None) -> int:
         """A new tensor for codes of that grid, and of that shape in the file."""
@@ -110,11 +122,36 @@ class IntegerWriter(Writer):
         shape = self.constant(np.array([-1, *self.tensors[output].shape[1:]], np.int32))
         return self.op(Op.RESHAPE, [x, shape], output, schema.ReshapeOptionsT())
 
-    def leave(self, x: IntegerTensor) -> int:
-        """The index of an output. An input that is one too is copied, since LiteRT's may not be both."""
-        if x.name not in self._entries:
-            return self.of(x)
-        return self._reshape(self.of(x), self.codes(x, ""))
+    def leave(self, x: IntegerTensor, end: FileOutput) -> int:
+        """The index of an output. An input that is one too is copied, since LiteRT's may not be both.
+
+        Real numbers are made of int16 with zero point 0: with another one, LiteRT's kernel for CPUs multiplies codes and zero
+        point each by the scale, and rounds three times.
+        """
+        index = self.of(x)
+        if end.stored == self.dtype.name:
+            return self._reshape(index, self.codes(x, "")) if x.name in self._entering else index
+        if end.stored == REAL:
+            centred = index if self.long else self._as_type(index, "int16", 0)
+            real = self.tensor(self.tensors[index].shape, np.float32)
+            return self.op(Op.DEQUANTIZE, [centred], real, schema.DequantizeOptionsT())
+        if self.long and end.stored == "uint8":  # LiteRT has no such step
+            index = self._as_type(index, "int8", end.zero_point - 128)
+        return self._as_type(index, end.stored, end.zero_point)
+
+    def _as_type(self, x: int, stored: str, zero_point: int) -> int:
+        """The same codes in another type, of the same scale: LiteRT multiplies them by 1, in integers."""
+        tensor = self.tensors[x]
+        output = self.tensor(tensor.shape, stored, quantization_of(tensor.quantization.scale, zero_point))
+        return self.op(Op.QUANTIZE, [x], output, schema.QuantizeOptionsT())
+
+    def _step(self, op: int, inputs: list[int], options: Any, shape: Shape, dtype: Any = np.float32) -> int:
+        """An operator whose result is a new tensor without a name."""
+        return self.op(op, inputs, self.tensor(shape, dtype), options)
+
+    def _number(self, value: float | np.float32) -> int:
+        """A constant."""
+        return self.constant(np.array([value], np.float32))
 
     def _clipped(
         self, node: IntegerLinear | IntegerAdd, shape: Shape | None = None
@@ -124,9 +161,9 @@ class IntegerWriter(Writer):
         zero = self.zero(grid)
         low, high = zero + node.requantize.low, zero + node.requantize.high
         six = 6.0 / float(grid.scale)
-        forms = {Fused.NONE: self.ends, Fused.RELU: (zero, self.ends[1])}
+        forms = {Fused.NONE: self._range, Fused.RELU: (zero, self._range[1])}
         if np.rint(six - 1e-3) == np.rint(six + 1e-3):  # else runtimes round it differently
-            forms[Fused.RELU6] = (zero, min(self.ends[1], zero + int(np.rint(six))))
+            forms[Fused.RELU6] = (zero, min(self._range[1], zero + int(np.rint(six))))
         best: tuple[int, list[tuple[int, int]]] | None = None
         for fused, (lowest, highest) in forms.items():
             if lowest <= low and high <= highest:
@@ -154,18 +191,39 @@ class IntegerWriter(Writer):
 
     @add.register
     def _(self, node: IntegerInput) -> None:
-        if not self.long:
-            self._index[node.name] = self.codes(node.output)
-            self.inputs.append(self._index[node.name])
-            return
-        # Pixels enter as int8 in any case, and are centred by exact operators.
-        grid, shape = node.output.grid, stored_shape(node.output.shape)
-        entry = quantization_of(np.array([grid.scale]), grid.zero_point + offset_of(grid))
-        self.inputs.append(self.tensor(shape, np.int8, entry, node.name))
-        wide = self.op(Op.CAST, [self.inputs[-1]], self.tensor(shape, np.int32), schema.CastOptionsT())
-        by = self.constant(np.array([-grid.zero_point - offset_of(grid)], np.int32))
-        centred = self.op(Op.ADD, [wide, by], self.tensor(shape, np.int32), schema.AddOptionsT())
-        self._index[node.name] = self.op(Op.CAST, [centred], self.codes(node.output, ""), schema.CastOptionsT())
+        end, grid, shape = self._entering[node.name], node.output.grid, stored_shape(node.output.shape)
+        numbers = (grid.scale, end.zero_point) if end.quantizes is None else (node.scale, node.offset)
+        quantization = None if end.stored == REAL else quantization_of(*numbers)
+        entry = self.tensor(shape, end.stored, quantization, node.name)
+        self.inputs.append(entry)
+        if end.quantizes is not None:
+            entry = self._quantized(node, entry, *end.quantizes)
+        elif self.long and end.stored != "int16":
+            wide = self._step(Op.CAST, [entry], schema.CastOptionsT(), shape, np.int32)
+            by = self.constant(np.array([-end.zero_point], np.int32))
+            centred = self._step(Op.ADD, [wide, by], schema.AddOptionsT(), shape, np.int32)
+            entry = self.op(Op.CAST, [centred], self.codes(node.output, ""), schema.CastOptionsT())
+        elif end.stored != self.dtype.name:
+            entry = self._as_type(entry, self.dtype.name, self.zero(grid))
+        self._index[node.name] = entry
+
+    def _quantized(self, node: IntegerInput, x: int, requantize: Requantize, offset: int) -> int:
+        """Codes of other numbers, as ``IntegerInput.evaluate``: LiteRT's own QUANTIZE rounds ties away from zero in some of its
+        kernels and to even in others. The clip comes first, so that what overflows is clipped too.
+        """
+        shape = stored_shape(node.output.shape)
+        if self._entering[node.name].stored != REAL:
+            x = self._step(Op.CAST, [x], schema.CastOptionsT(), shape)
+        if offset:
+            x = self._step(Op.SUB, [x, self._number(offset)], schema.SubOptionsT(), shape)
+        x = self._step(Op.MUL, [x, self._number(requantize.multiplier[0])], schema.MulOptionsT(), shape)
+        bounds = ((Op.MAXIMUM, requantize.low), (Op.MINIMUM, requantize.high))
+        for op, bound in bounds:
+            x = self._step(op, [x, self._number(bound)], schema.MaximumMinimumOptionsT(), shape)
+        x = self._step(Op.ADD, [x, self._number(ROUNDING)], schema.AddOptionsT(), shape)
+        zero = self.zero(node.output.grid)
+        x = self._step(Op.SUB, [x, self._number(ROUNDING - zero)], schema.SubOptionsT(), shape)
+        return self.op(Op.CAST, [x], self.codes(node.output, coded(node.name)), schema.CastOptionsT())
 
     def _check_multiplier(self, node: IntegerLinear) -> None:
         """Raises QatError where LiteRT's kernels of the arithmetic refuse the multiplier."""
@@ -343,11 +401,9 @@ class IntegerWriter(Writer):
         axis = self.constant(np.array([len(shape) - 1], np.int32))
 
         def step(op: int, inputs: list[int], options: Any = None, of: Shape = shape, dtype: Any = np.float32) -> int:
-            return self.op(op, inputs, self.tensor(of, dtype), options)
+            return self._step(op, inputs, options, of, dtype)
 
-        def number(value: float) -> int:
-            return self.constant(np.array([value], np.float32))
-
+        number = self._number
         codes = self._integers(x)
         keep = schema.ReducerOptionsT(keepDims=True)
         largest = step(Op.REDUCE_MAX, [codes, axis], keep, one, np.int32)
@@ -356,9 +412,8 @@ class IntegerWriter(Writer):
         total = step(Op.SUM, [e, axis], keep, one)
         share = step(Op.DIV, [number(256.0), total], schema.DivOptionsT(), one)
         scaled = step(Op.MUL, [e, share], schema.MulOptionsT())
-        # The reference kernels have no ROUND; adding 1.5 2^23 leaves float32 no bit for a fraction, ties to even.
-        raised = step(Op.ADD, [scaled, number(1.5 * 2.0**23)], schema.AddOptionsT())
-        rounded = step(Op.SUB, [raised, number(1.5 * 2.0**23)], schema.SubOptionsT())
+        raised = step(Op.ADD, [scaled, number(ROUNDING)], schema.AddOptionsT())
+        rounded = step(Op.SUB, [raised, number(ROUNDING)], schema.SubOptionsT())
         clipped = step(Op.MINIMUM, [rounded, number(255.0)], schema.MaximumMinimumOptionsT())
         shifted = clipped if self.long else step(Op.SUB, [clipped, number(128.0)], schema.SubOptionsT())
         self._finish(node, self.op(Op.CAST, [shifted], self.codes(node.output), schema.CastOptionsT()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from qat.vocabulary.ops import Array
@@ -14,14 +13,14 @@ _state: dict[str, Any] = {}  #: the interpreter that runs, and for how many samp
 
 
 def answer(question: Mapping[str, Any], arrays: Sequence[Array]) -> list[Array]:
-    """To {"reference": whether by reference kernels} and a file's bytes: the shape of each input, and its type as an empty
-    array. To {} and stored inputs (N, ...): the outputs.
+    """To {"reference": whether by reference kernels} and a file's bytes: nothing, it is loaded. To {} and stored inputs
+    (N, ...): the outputs.
     """
     if "reference" in question:
         resolver = OpResolverType.BUILTIN_REF if question["reference"] else OpResolverType.AUTO
         model = Interpreter(model_content=arrays[0].tobytes(), experimental_op_resolver_type=resolver)
         _state.update(model=model, rows=None)
-        return [x for entry in model.get_input_details() for x in (entry["shape"], np.zeros(0, entry["dtype"]))]
+        return []
     model = _state["model"]
     inputs = model.get_input_details()
     if len(arrays[0]) != _state["rows"]:

@@ -3,10 +3,13 @@
 Activations are int8, NHWC. A code c of a grid [qmin, qmax] is stored as c - qmin - 128, so that the lowest code of every grid
 is -128: a uint8 pixel p enters as p - 128, and 8-bit signed codes stay as they are. The file holds a batch of one; LiteRT's
 ``resize_tensor_input`` makes it larger. Inputs, outputs, weights and what nodes give have the network's names, and the
-signature "serving_default" names inputs and outputs. ``predict`` takes raw uint8 pixels, (N, C, H, W), as every target does,
-and returns real numbers.
+signature "serving_default" names inputs and outputs. ``predict`` takes what the network takes, (N, C, H, W), as every target
+does, and returns real numbers.
 
 With activations of more than 8 bits, in the fixed arithmetic, all of them are int16 and centred, behind an input of int8.
+
+What a file takes and gives can be chosen (``qat.integer.ends``); these are the defaults. Real numbers, and codes of 16 bits,
+that enter become codes by plain operators.
 
 Of the two arithmetics (docs/numerics.md), "float" is LiteRT as it comes, with XNNPACK; "fixed" its reference kernels, and
 there dense layers are written as convolutions.
@@ -16,25 +19,28 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import cast
 
 import ai_edge_litert
 import numpy as np
 
-from qat.cells.base import Shape
+from qat.cells.input import Input
 from qat.child import Child, ChildError
 from qat.errors import QatError
 from qat.files import write_atomically
 from qat.graph import Graph
 from qat.integer import IntegerGraph, IntegerTensor
+from qat.integer.ends import OWN, REAL, Ends
 from qat.integer.widths import check_packing, require_bytes
 from qat.registry import TARGETS
 from qat.targets.common import METADATA, cannot_run, prefixed, to_chw, to_hwc
 from qat.targets.float_graph import float_form, written_outputs
+from qat.targets.tflite.ends import ends_in, float_ends, keep_ends
 from qat.targets.tflite.file import DIGEST, load, pack_model, set_metadata
 from qat.targets.tflite.float import TfliteOps, TfliteSymbol
 from qat.targets.tflite.integer import IntegerWriter
-from qat.targets.tflite.writer import Op, Writer, canonical_shape, offset_of, permuted, stored_shape
-from qat.vocabulary.arrays import Arrays, as_arrays, in_batches
+from qat.targets.tflite.writer import Op, Writer, coded, permuted, quantization_of, stored_shape
+from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays, in_batches
 from qat.vocabulary.ops import Array
 
 NAME = "TFLITE"  #: under which ``qat.target`` knows it
@@ -45,7 +51,15 @@ BATCH = 100  #: images in one run of an interpreter
 _LITERT = Child("qat.targets.tflite.run")
 
 
-def export(graph: IntegerGraph, path: str | Path, *, arithmetic: str = "float", packing: str = "packed") -> None:
+def export(
+    graph: IntegerGraph,
+    path: str | Path,
+    *,
+    arithmetic: str = "float",
+    packing: str = "packed",
+    input_type: str = OWN,
+    output_type: str = OWN,
+) -> None:
     """Write an integer graph.
 
     Args:
@@ -54,20 +68,25 @@ def export(graph: IntegerGraph, path: str | Path, *, arithmetic: str = "float", 
         arithmetic: "float" for LiteRT with XNNPACK, or "fixed" for reference kernels and microcontrollers (docs/numerics.md).
         packing: "packed" stores weights of 4 bits and fewer as INT4, in the float arithmetic those of dense layers alone and
             those of 2 bits as INT2; "bytes" stores each in a byte.
+        input_type: what the file takes, one of ``qat.integer.ends.TYPES``. "own", the default: codes of 8 bits as int8, else
+            what the network takes.
+        output_type: what the file gives, likewise. "own", the default: int8 codes; int16 where some have more than 8 bits.
 
     Raises:
-        QatError: LiteRT does not compute a node exactly in that arithmetic, which the message names, or an option is
-            unknown.
+        QatError: LiteRT does not compute a node exactly in that arithmetic, which the message names; an option is unknown, or
+            the type of an input or output does not hold its codes.
     """
     packed = check_packing(packing)
     if arithmetic not in ARITHMETICS:
         raise QatError(f"{path}: arithmetic {arithmetic!r} is unknown; use one of {', '.join(ARITHMETICS)}")
     require_bytes(graph, f"LiteRT in the {arithmetic} arithmetic", weights_only=arithmetic == "fixed")
-    writer = IntegerWriter(graph, arithmetic, packed)
+    writer = IntegerWriter(graph, arithmetic, packed, input_type, output_type)
     for node in graph.nodes:
         writer.add(node)
-    model = writer.model([(x.name, writer.leave(x)) for x in graph.outputs], graph.name)
+    outputs = [(x.name, writer.leave(x, end)) for x, end in zip(graph.outputs, writer.ends.outputs, strict=True)]
+    model = writer.model(outputs, graph.name)
     set_metadata(model, METADATA + "arithmetic", arithmetic.encode())
+    keep_ends(model, writer.ends)
     write_atomically(path, pack_model(model))
 
 
@@ -77,7 +96,7 @@ def arithmetic_of(path: str | Path) -> str:
 
 
 def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
-    """Write a float network. The file takes uint8 pixels, NHWC, and returns float32.
+    """Write a float network. The file takes what the network takes, NHWC, and returns float32.
 
     Args:
         graph: a float network.
@@ -91,15 +110,20 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
     writer = Writer()
     ops = TfliteOps(writer)
     tensors = {name: ops.parameter(params[name], param.kind, name) for name, param in graph.params.items()}
-    pixels = []
+    samples = []
     for node in graph.inputs:
-        shape = stored_shape(graph.shapes[node.name])
-        writer.inputs.append(writer.tensor(shape, np.uint8, name=node.name))
-        real = writer.op(Op.CAST, [writer.inputs[-1]], writer.tensor(shape, np.float32))
-        pixels.append(TfliteSymbol(writer, real, shape))
-    results = written_outputs(graph, ops, tensors, tuple(pixels))
-    outputs = [(name, result.index) for name, result in zip(graph.outputs, results, strict=True)]
-    write_atomically(path, pack_model(writer.model(outputs, graph.name)))
+        cell = cast(Input, node.cell)
+        shape, coded = stored_shape(cell.shape), cell.scale is not None
+        quantization = quantization_of(cell.grid.scale, cell.zero_point) if coded else None
+        writer.inputs.append(real := writer.tensor(shape, cell.dtype, quantization, node.name))
+        if cell.dtype != REAL:
+            real = writer.op(Op.CAST, [real], writer.tensor(shape, np.float32))
+        samples.append(TfliteSymbol(writer, real, shape))
+    results = written_outputs(graph, ops, tensors, tuple(samples))
+    outputs = [(name, ops.apart(result).index) for name, result in zip(graph.outputs, results, strict=True)]
+    model = writer.model(outputs, graph.name)
+    keep_ends(model, float_ends(graph))
+    write_atomically(path, pack_model(model))
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
@@ -121,24 +145,17 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     }
 
 
-def input_shapes(path: str | Path) -> list[Shape]:
-    """The shapes of the inputs, (C, H, W) or (F,)."""
-    subgraph = load(path).model.subgraphs[0]
-    return [canonical_shape(subgraph.tensors[index].shape[1:]) for index in subgraph.inputs]
+def input_specs(path: str | Path) -> list[ArraySpec]:
+    """What the network takes, whatever the file's own inputs are."""
+    return ends_in(path, load(path).model).specs
 
 
 def predict(path: str | Path, pixels: Arrays, *, arithmetic: str = "float") -> Arrays:
     """Real outputs, computed by LiteRT from the file as it is, in the arithmetic of its export."""
     file = load(path, arithmetic)
-    outputs = file.model.subgraphs[0].outputs
-    found = _infer(path, file.content, list(range(len(outputs))), pixels, arithmetic)
-    real = []
-    for position, index in enumerate(outputs):
-        x, quantization = found[position], file.model.subgraphs[0].tensors[index].quantization
-        if x.dtype != np.float32:
-            x = (x.astype(np.float32) - np.float32(quantization.zeroPoint[0])) * np.float32(quantization.scale[0])
-        real.append(to_chw(x))
-    return as_arrays(tuple(real))
+    ends = ends_in(path, file.model)
+    found = _infer(path, file.content, ends, pixels, arithmetic)
+    return as_arrays(ends.decode([to_chw(x) for x in found.values()]))
 
 
 def trace(
@@ -149,7 +166,7 @@ def trace(
     LiteRT's own way of keeping intermediate tensors would switch XNNPACK off.
     """
     model = load(path, arithmetic).model
-    subgraph = model.subgraphs[0]
+    subgraph, ends = model.subgraphs[0], ends_in(path, model)
     shapes = {
         operator.outputs[0]: subgraph.tensors[operator.inputs[0]].shape
         for operator in subgraph.operators
@@ -162,20 +179,27 @@ def trace(
         for index, tensor in enumerate(subgraph.tensors)
         if tensor.name and tensor.name not in inputs and not tensor.buffer
     }
-    wanted = {x.name: x for x in tensors if x.name in indices or permuted(x.name) in indices}
+    wanted = {
+        x.name: (x, stored)
+        for x in tensors
+        for stored in (x.name, permuted(x.name), coded(x.name))
+        if stored in indices
+    }
     if not wanted:  # nothing but the network's inputs
         return {}
-    subgraph.outputs = [indices.get(name, indices.get(permuted(name))) for name in wanted]
-    found = _infer(path, pack_model(model), list(range(len(wanted))), pixels, arithmetic)
+    subgraph.outputs = [indices[stored] for _, stored in wanted.values()]
+    found = _infer(path, pack_model(model), ends, pixels, arithmetic)
     result = {}
-    for position, (name, x) in enumerate(wanted.items()):
-        codes = found[position]
-        if name not in indices:  # flattened in HWC order
-            codes = codes.reshape(-1, *shapes[indices[permuted(name)]][1:])
+    for (name, (x, stored)), index, codes in zip(wanted.items(), subgraph.outputs, found.values(), strict=True):
+        if stored == permuted(name):  # flattened in HWC order
+            codes = codes.reshape(-1, *shapes[index][1:])
             codes = codes.transpose(0, 3, 1, 2).reshape(len(codes), -1)
         codes = to_chw(codes).reshape(len(codes), *x.shape)
-        offset = offset_of(x.grid) if found[position].dtype == np.int8 else -x.grid.zero_point
-        result[name] = codes.astype(np.int32) - offset
+        if codes.dtype == np.float32:  # an output of real numbers
+            result[name] = x.grid.codes_of(codes)
+        else:
+            zero_point = int(subgraph.tensors[index].quantization.zeroPoint[0])
+            result[name] = codes.astype(np.int32) - zero_point + x.grid.zero_point
     return result
 
 
@@ -186,21 +210,15 @@ def runtime(arithmetic: str = "float") -> str:
     return f"LiteRT {version} ({kernels})"
 
 
-def _infer(path: str | Path, content: bytes, outputs: list[int], pixels: Arrays, arithmetic: str) -> dict[int, Array]:
+def _infer(path: str | Path, content: bytes, ends: Ends, samples: Arrays, arithmetic: str) -> dict[int, Array]:
     """What LiteRT computes for each of the outputs, by position, as the file stores it."""
     try:
         with _LITERT.session():  # of two threads, each would have its pixels computed from the other's file
-            found = _LITERT.ask({"reference": arithmetic == "fixed"}, [np.frombuffer(content, np.uint8)])
-            shapes = [canonical_shape(x[1:].tolist()) for x in found[::2]]
-            signed = [x.dtype == np.int8 for x in found[1::2]]
+            _LITERT.ask({"reference": arithmetic == "fixed"}, [np.frombuffer(content, np.uint8)])
 
             def run(batch: tuple[Array, ...]) -> dict[int, Array]:
-                stored = [to_hwc(x) for x in batch]
-                results = _LITERT.ask(
-                    {}, [(x ^ 0x80).view(np.int8) if flip else x for x, flip in zip(stored, signed, strict=True)]
-                )
-                return {position: results[position] for position in outputs}
+                return dict(enumerate(_LITERT.ask({}, [to_hwc(x) for x in ends.encode(batch)])))
 
-            return in_batches(run, pixels, shapes, BATCH, str(path))
+            return in_batches(run, samples, ends.specs, BATCH, str(path))
     except ChildError as error:
         raise cannot_run(path, "LiteRT", str(error)) from None

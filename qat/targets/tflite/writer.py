@@ -22,6 +22,7 @@ TYPES: dict[np.dtype[Any], int] = {
     np.dtype(np.float32): Type.FLOAT32,
 }
 TYPES |= {np.dtype(np.uint8): Type.UINT8, np.dtype(np.int16): Type.INT16, np.dtype(np.int64): Type.INT64}
+TYPES |= {np.dtype(np.uint16): Type.UINT16}
 PACKED = {4: Type.INT4, 2: Type.INT2}  #: bits of weights -> their type
 SIGNATURE = "serving_default"  #: how TensorFlow calls a model's only signature
 
@@ -45,6 +46,11 @@ def offset_of(grid: Grid) -> int:
 def permuted(name: str) -> str:
     """What the codes of a Flatten are called that are stored in HWC order: no node's own name has an @."""
     return f"{name}@hwc"
+
+
+def coded(name: str) -> str:
+    """What the codes of an input are called that the file makes: the input's own name is that of what enters."""
+    return f"{name}@codes"
 
 
 class Writer:
