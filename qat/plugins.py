@@ -127,8 +127,11 @@ def import_own(module: str) -> None:
     Raises:
         QatError: it cannot be imported.
     """
-    _imported(module, f"--import {module}:", "give the name of a module that is installed or in the working directory, as "
-        "mynet or package.cells")
+    _imported(
+        module,
+        f"--import {module}:",
+        "give the name of a module that is installed or in the working directory, as mynet or package.cells",
+    )
 
 
 def own_object(name: str, what: str, form: str) -> Any:

@@ -109,7 +109,9 @@ def dataset_of(source: str, name: str, arrays: Mapping[str, Any], for_folds: boo
                 f"{source}: {x} has {len(samples):,} rows and {y} {len(labels):,}; give a label for each sample"
             )
         if groups is not None and (np.shape(groups) != (len(samples),) or np.asarray(groups).dtype.kind not in "iu"):
-            raise QatError(f"{source}: its groups are no whole number for each of {len(samples):,} samples; correct them")
+            raise QatError(
+                f"{source}: its groups are no whole number for each of {len(samples):,} samples; correct them"
+            )
         parts[part] = Split(samples, labels, None if groups is None else np.asarray(groups).astype(np.int64))
     shapes = {part: split.images.shape[1:] for part, split in parts.items()}
     if len(set(shapes.values())) > 1:
@@ -139,7 +141,9 @@ def _opened(name: str, array: Any) -> Any:
     return np.load(array, mmap_mode="r", allow_pickle=False)
 
 
-def _with_classes(source: str, arrays: Mapping[str, Any], labels: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _with_classes(
+    source: str, arrays: Mapping[str, Any], labels: Sequence[str]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The arrays with numbers in place of labels that are strings, and what the numbers mean."""
     given = arrays.get("class_names")
     classes = () if given is None else tuple(_as_strings(source, "class_names", given).tolist())
@@ -246,7 +250,11 @@ def _labels(source: str, key: str, array: Any) -> Array:
     if not array.ndim:
         raise QatError(f"{source}: {key} is one number; give a label for each sample")
     if array.dtype.kind in "biu":
-        return array.astype(np.uint8 if array.dtype.kind == "b" else array.dtype) if array.ndim > 2 else array.astype(np.int64)
+        return (
+            array.astype(np.uint8 if array.dtype.kind == "b" else array.dtype)
+            if array.ndim > 2
+            else array.astype(np.int64)
+        )
     _check_finite(f"{source}: {key}", array, int)
     return array.astype(np.float32)
 

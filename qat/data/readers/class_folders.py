@@ -13,6 +13,7 @@ from qat.data.pictures import SUFFIXES
 from qat.data.readers.base import Reader, name_of, named, of_parts
 from qat.errors import QatError
 from qat.reading import reading
+from qat.vocabulary.ops import Array
 
 PARTS = ("train", "val", "test")
 PAIRED = {"images", "masks"}  #: what no classes are called where both are there: see ``masks.py``
@@ -58,7 +59,7 @@ def _read(path: str, for_folds: bool) -> Dataset:
         if parts and len(parts) < len(there):
             others = named(name for name in there if name not in parts)
             raise QatError(
-                f"{path}: holds train/ and also {others}; put each class into train/, and into val/ or test/, or leave train/ out"
+                f"{path}: holds train/ and also {others}; put all classes into train/, val/ and test/, or leave train/ out"
             )
         names = folders_in(os.path.join(path, "train")) if parts else there
         _check_names(path, names)
@@ -84,7 +85,7 @@ def _check_names(path: str, names: Sequence[str]) -> None:
             )
 
 
-def _part(path: str, names: Sequence[str]) -> tuple[Paths, np.ndarray]:
+def _part(path: str, names: Sequence[str]) -> tuple[Paths, Array]:
     """The pictures of one part, listed but not opened, and their labels."""
     others = [name for name in folders_in(path) if name not in names]
     if others:

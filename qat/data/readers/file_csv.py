@@ -53,7 +53,18 @@ def _columns(path: str) -> tuple[Paths, Labels]:
         cells.append(row[1:])
     if not files:
         raise QatError(f"{path}: names no pictures; write file,label on each line")
-    return Paths(os.path.dirname(path), files), Labels(path, names, lines, cells)
+    return Paths(_folder(path, files[0]), files), Labels(path, names, lines, cells)
+
+
+def _folder(path: str, first: str) -> str:
+    """The folder that the names are relative to: the table's, or images/ beside it where the first file is there."""
+    folder = os.path.dirname(path)
+    inner = os.path.join(folder, "images")
+    return (
+        inner
+        if not os.path.exists(os.path.join(folder, first)) and os.path.exists(os.path.join(inner, first))
+        else folder
+    )
 
 
 READER = Reader("a .csv of file,label", _recognizes, _read)

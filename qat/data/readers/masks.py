@@ -27,9 +27,7 @@ def _read(path: str, for_folds: bool) -> Dataset:
         found = {part: _part(os.path.join(path, part)) for part in parts} or {"train": _part(path)}
         shape = picture_shape(found["train"][0][0])
         splits = {
-            part: Split(
-                Pictures(images, shape, Pictures.usual), Masks(masks, shape[1:], Masks.usual, beside=images)
-            )
+            part: Split(Pictures(images, shape, Pictures.usual), Masks(masks, shape[1:], Masks.usual, beside=images))
             for part, (images, masks) in found.items()
         }
         return of_parts(path, f"{name_of(path)}, pictures with masks", splits, for_folds)

@@ -132,7 +132,9 @@ def labels_of(parts: dict[str, Labels]) -> tuple[dict[str, Array], tuple[str, ..
             "numbers and one of their names, or several columns of numbers"
         )
     whole = all(WHOLE.fullmatch(cell) for part in parts.values() for row in part.cells for cell in row)
-    binary = whole and len(first) > 1 and {c for part in parts.values() for row in part.cells for c in row} <= {"0", "1"}
+    binary = (
+        whole and len(first) > 1 and {c for part in parts.values() for row in part.cells for c in row} <= {"0", "1"}
+    )
     if whole and (len(first) == 1 or binary):
         kind: type = np.int64
     else:
@@ -172,7 +174,7 @@ def _named_classes(parts: dict[str, Labels]) -> tuple[dict[str, Array], tuple[st
                 raise QatError(f"{part.path}, line {line}: {text[:40]!r} is no number of a class; correct it")
             if known.setdefault(int(text), name) != name:
                 raise QatError(
-                    f"{part.path}, line {line}: class {text} is called {name!r} here and {known[int(text)]!r} before; correct one"
+                    f"{part.path}, line {line}: class {text} is {name!r} here and {known[int(text)]!r} before; correct one"
                 )
             labels.append(int(text))
         found[key] = np.array(labels, np.int64)
