@@ -43,7 +43,9 @@ def _columns(path: str) -> tuple[Array, Labels]:
     """The features, float32 (N, F), and the labels of a table."""
     numbers = array("f")
     names: tuple[str, ...] = ()
-    at, lines, cells = -1, [], []
+    at = -1
+    lines: list[int] = []
+    cells: list[list[str]] = []
     for line, row in rows_of(path):
         if not lines and not names and _is_header(row):
             names = tuple(row)
