@@ -38,7 +38,7 @@ def test_a_file_takes_what_the_network_takes(dtype: str, tmp_path: Path) -> None
     assert_equal_codes(graph, samples, tmp_path / "net.mindir")
 
 
-@pytest.mark.parametrize("limits", [(-4.0, 3.96875), (-2.0**-20, 127 * 2.0**-27)])
+@pytest.mark.parametrize("limits", [(-4.0, 3.96875), (-(2.0**-20), 127 * 2.0**-27)])
 def test_real_numbers_between_two_codes_go_to_the_even_one(limits: tuple[float, float], tmp_path: Path) -> None:
     graph = integers("float32", limits=limits)
     samples = hard_samples(graph, 1000)

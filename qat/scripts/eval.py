@@ -23,7 +23,7 @@ def run(args: argparse.Namespace, *, quantized: bool = False) -> None:
     """Run the command."""
     checkpoint = load_checkpoint(args.ckpt_path, quantized=quantized)
     backend = qat.backend(args.backend)
-    dataset = load_data(args.data_path, checkpoint.graph)
+    dataset = load_data(args.data_path, checkpoint, args)
     check_labels(checkpoint.graph, dataset)
     top1 = evaluate_accuracy(backend, checkpoint, dataset.test, device_target=args.device_target)
     print(f"Accuracy: {100 * top1:.2f}")

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     if args.picture_path:
         check_picture(args.picture_path)
     backend = qat.backend(args.backend)
-    dataset = load_data(args.data_path, checkpoint.graph)
+    dataset = load_data(args.data_path, checkpoint, args)
     check_labels(checkpoint.graph, dataset)
     split = getattr(dataset, args.split)
     count = len(split) if args.images is None else args.images

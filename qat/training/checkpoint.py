@@ -19,6 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from qat.data import Preparation
 from qat.errors import NotFiniteError, QatError, shortened
 from qat.files import write_atomically
 from qat.graph import Graph, Params
@@ -47,6 +48,7 @@ class Checkpoint:
             commands.
         progress: of the current training.
         best: parameters of the best epoch so far, where they are wanted and differ from ``params``; else empty.
+        preparation: how pictures become its input; None where nobody has said it.
 
     >>> import qat
     >>> from qat.networks import LeNet5
@@ -64,6 +66,19 @@ class Checkpoint:
     history: tuple[Mapping[str, Any], ...] = ()
     progress: Progress = field(default_factory=Progress)
     best: Params = field(default_factory=dict)
+    preparation: Preparation | None = None
+
+    def derived(self, graph: Graph, params: Params) -> Checkpoint:
+        """Another network made from this one, not trained yet: it keeps the history and what is known of the data.
+
+        Args:
+            graph: of the new network.
+            params: of the new network.
+
+        Returns:
+            A checkpoint at step 0.
+        """
+        return Checkpoint(graph, params, history=self.history, preparation=self.preparation)
 
     def __repr__(self) -> str:
         kind = "quantized" if self.graph.is_quantized else "float"
@@ -112,6 +127,8 @@ class Checkpoint:
             "history": json.dumps(self.history),
             "progress": json.dumps(self.progress.to_json()),
         }
+        if self.preparation is not None:
+            metadata["preparation"] = json.dumps(self.preparation.to_json())
         write_atomically(path, safetensors.numpy.save(tensors, metadata))
 
     @classmethod
@@ -152,6 +169,8 @@ class Checkpoint:
             step, epoch = (_count(name, metadata[name]) for name in ("step", "epoch"))
             history = _history(json.loads(metadata["history"]))
             progress = Progress.from_json(json.loads(metadata.get("progress", "null")))
+            recipe = json.loads(metadata.get("preparation", "null"))
+            preparation = None if recipe is None else Preparation.from_json(recipe)
         params, state, best = (
             {name.removeprefix(part): a for name, a in tensors.items() if name.startswith(part)}
             for part in ("params/", "optimizer/", "best/")
@@ -164,7 +183,7 @@ class Checkpoint:
                     raise QatError(
                         f"{source}: {not_finite}; its training went wrong or the file is damaged, use another copy"
                     )
-        return cls(graph, params, step, epoch, state, history, progress, best)
+        return cls(graph, params, step, epoch, state, history, progress, best, preparation)
 
     def require(self, path: str | Path, *, quantized: bool) -> None:
         """Check that the network is of the kind that a command needs.

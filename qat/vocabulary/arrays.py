@@ -104,7 +104,7 @@ def batches_of(samples: Arrays, specs: Sequence[ArraySpec], batch_size: int, nam
         name: of the network or file, for messages.
 
     Returns:
-        Batches; the last one may be smaller.
+        Batches, read one by one; the last one may be smaller.
 
     Raises:
         QatError: as ``in_batches``; for numbers that are not finite where a batch is taken.

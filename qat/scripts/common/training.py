@@ -137,7 +137,7 @@ def train_and_save(
     backend = qat.backend(args.backend)
     _check_output(args, path)
     plan = recipe(args)
-    dataset = load_data(data_path, start.graph)
+    dataset = load_data(data_path, start, args)
     start = _resumed(path, start) if args.resume else start
     teaching = _teaching(args, backend, start.graph, data_path)
     if teaching is not None:
@@ -212,7 +212,7 @@ def _teaching(args: argparse.Namespace, backend: TrainingBackend, student: Graph
         return None
     images = None
     if args.teacher_ckpt != OWN:
-        images = load_data(data_path, Checkpoint.load(args.teacher_ckpt).graph).train
+        images = load_data(data_path, Checkpoint.load(args.teacher_ckpt), args).train
     chosen = {name: getattr(Distillation, name) if value is None else value for name, value in given.items()}
     return teach(
         backend,

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from qat.integer.ends import Ends
+from qat.targets.common import unprefixed
 from qat.targets.onnx.file import ends_in, set_metadata
 from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays
 from qat.vocabulary.ops import Array
@@ -34,6 +35,10 @@ class Form:
         model = self.load(path)
         set_metadata(model, metadata)
         self.write(model, path)
+
+    def read_metadata(self, path: str | Path) -> dict[str, str]:
+        """The entries that ``write_metadata`` wrote, by key without "qat."."""
+        return unprefixed({entry.key: entry.value for entry in self.load(path).metadata_props})
 
     def input_specs(self, path: str | Path) -> list[ArraySpec]:
         """Shape and dtype of what the network takes."""

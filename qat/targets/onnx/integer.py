@@ -32,7 +32,6 @@ from qat.targets.onnx.writer import PACKED, Writer, kind_of, pads_of
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array
 
-
 FULL = (0, 255)  #: the bounds of uint8
 
 
@@ -53,7 +52,9 @@ class QdqWriter(Writer):
         super().__init__()
         self.unsigned, self.widths = unsigned, tuple(PACKED) if packed else ()
         self.end_names: dict[str, str] = {}  # tensor of codes -> its name in the file
-        self._entries: dict[str, tuple[str, FileInput]] = {}  # input -> its name in the file, and what the file takes there
+        self._entries: dict[
+            str, tuple[str, FileInput]
+        ] = {}  # input -> its name in the file, and what the file takes there
         self._real: dict[str, str] = {}  # tensor of codes -> its dequantized form
         self._reductions: list[onnx.NodeProto] = []  # that lack their axes
 
@@ -90,7 +91,9 @@ class QdqWriter(Writer):
         zero = grid.zero_point + offset_of(grid)
         bounds = (zero + (grid.low if low is None else low), zero + (grid.high if high is None else high))
         bounds = FULL if low is None else bounds
-        codes = self.node("QuantizeLinear", [real, *self._grid(grid)], codes_name(node.name) if bounds == FULL else None)
+        codes = self.node(
+            "QuantizeLinear", [real, *self._grid(grid)], codes_name(node.name) if bounds == FULL else None
+        )
         self._clip(codes, node, bounds)
 
     def _clip(self, codes: str, node: IntegerNode, bounds: tuple[int, int]) -> None:

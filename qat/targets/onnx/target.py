@@ -38,7 +38,8 @@ ARITHMETICS: tuple[str, ...] = ("float",)
 RUNS_CODE = False
 WEIGHTS = ("int8", "uint8")  #: what they are multiplied as
 _FORM = Form(load, write, infer)
-write_metadata, input_specs, predict = _FORM.write_metadata, _FORM.input_specs, _FORM.predict
+write_metadata, read_metadata = _FORM.write_metadata, _FORM.read_metadata
+input_specs, predict = _FORM.input_specs, _FORM.predict
 
 
 def export(
