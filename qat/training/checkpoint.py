@@ -19,12 +19,14 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from qat import tasks
 from qat.errors import NotFiniteError, QatError, shortened
 from qat.files import write_atomically
 from qat.graph import Graph, Params
 from qat.graph.graph import MOST_PARAMETERS
 from qat.reading import LARGEST_JSON, open_regular, reading
 from qat.registry import suffixed
+from qat.tasks import Classification, Task
 from qat.training.monitor import Progress
 from qat.vocabulary.ops import Array
 
@@ -47,6 +49,7 @@ class Checkpoint:
             commands.
         progress: of the current training.
         best: parameters of the best epoch so far, where they are wanted and differ from ``params``; else empty.
+        task: what the network is for; classification by default, as in files of the first releases.
 
     >>> import qat
     >>> from qat.networks import LeNet5
@@ -64,6 +67,7 @@ class Checkpoint:
     history: tuple[Mapping[str, Any], ...] = ()
     progress: Progress = field(default_factory=Progress)
     best: Params = field(default_factory=dict)
+    task: Task = field(default_factory=Classification)
 
     def __repr__(self) -> str:
         kind = "quantized" if self.graph.is_quantized else "float"
@@ -111,6 +115,7 @@ class Checkpoint:
             "epoch": str(self.epoch),
             "history": json.dumps(self.history),
             "progress": json.dumps(self.progress.to_json()),
+            "task": tasks.written(self.task),
         }
         write_atomically(path, safetensors.numpy.save(tensors, metadata))
 
@@ -152,6 +157,7 @@ class Checkpoint:
             step, epoch = (_count(name, metadata[name]) for name in ("step", "epoch"))
             history = _history(json.loads(metadata["history"]))
             progress = Progress.from_json(json.loads(metadata.get("progress", "null")))
+            task = tasks.read(metadata["task"]) if "task" in metadata else Classification()
         params, state, best = (
             {name.removeprefix(part): a for name, a in tensors.items() if name.startswith(part)}
             for part in ("params/", "optimizer/", "best/")
@@ -164,7 +170,7 @@ class Checkpoint:
                     raise QatError(
                         f"{source}: {not_finite}; its training went wrong or the file is damaged, use another copy"
                     )
-        return cls(graph, params, step, epoch, state, history, progress, best)
+        return cls(graph, params, step, epoch, state, history, progress, best, task)
 
     def require(self, path: str | Path, *, quantized: bool) -> None:
         """Check that the network is of the kind that a command needs.
