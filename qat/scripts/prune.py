@@ -23,8 +23,9 @@ from qat.pruning.channels import SCOPES, Budget
 from qat.pruning.importance import METHODS, Importance
 from qat.scripts.common.files import load_checkpoint, load_data
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument
+from qat.scripts.common.printing import print_metric
 from qat.training.checkpoint import Checkpoint
-from qat.training.loop import check_labels, evaluate_accuracy
+from qat.training.loop import check_labels, evaluate_metrics
 
 SCOPE = {"slimming": "global", "l1": "layer", "taylor": "global"}  #: norms of weights say little across layers
 
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_argument(parser, "float network")
     parser.add_argument(
         "--data_path",
-        help="folder of images, or 'digits': for the method taylor, and for the accuracy before and after",
+        help="folder of images, or 'digits': for the method taylor, and for the metric before and after",
     )
     add_backend_arguments(parser)
     channels = parser.add_argument_group("channels", "give one of --ratio, --max_macs, --max_params")
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     dataset = None
     if args.data_path is not None:
         dataset = load_data(args.data_path, checkpoint.graph)
-        check_labels(checkpoint.graph, dataset)
+        check_labels(checkpoint.graph, dataset, checkpoint.task)
     graph, params = pruning.drop_blocks(checkpoint.graph, checkpoint.params, args.drop_blocks)
     if limits:
         graph, params = pruning.prune_channels(
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
         raise QatError(f"{args.ckpt_path}: with these arguments nothing is removed; raise --ratio, or lower the limit")
     names = ("method", "ratio", "max_macs", "max_params", "scope", "minimum", "multiple_of", "drop_blocks", "batches")
     record = {"pruning": {name: getattr(args, name) for name in (*names, "batch_size", "seed")}}
-    result = Checkpoint(graph, params, history=(record, *checkpoint.history))
+    result = Checkpoint(graph, params, history=(record, *checkpoint.history), task=checkpoint.task)
     result.save(path)
     _report(args, checkpoint, result, dataset)
     print(f"saved {path}")
@@ -138,8 +139,8 @@ def _report(args: argparse.Namespace, before: Checkpoint, after: Checkpoint, dat
     if dataset is not None:
         backend = qat.backend(args.backend)
         for when, each in (("before", before), ("after", after)):
-            top1 = evaluate_accuracy(backend, each, dataset.test, device_target=args.device_target)
-            print(f"Accuracy {when}: {100 * top1:.2f}")
+            metrics = evaluate_metrics(backend, each, dataset.test, device_target=args.device_target)
+            print_metric(each.task, metrics, f" {when}: ")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from qat.errors import QatError
+from qat.tasks.measures import Table
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array, Ops, Tensor
@@ -117,12 +118,26 @@ class Task(Serializable, ABC):
         classes.
         """
         if share:
-            raise QatError(f"label_smoothing is {share:g}, but {self.name} has no classes to spread a target over; leave it out")
+            raise QatError(
+                f"label_smoothing is {share:g}, but {self.name} has no classes to spread a target over; leave it out"
+            )
         return self
 
     def weighted(self, weights: tuple[float, ...]) -> Task:
         """The task with a weight for each class. Raises QatError where it takes none."""
-        raise QatError(f"class_weights: {self.name} takes none; they are of classification and segmentation, leave them out")
+        raise QatError(
+            f"class_weights: {self.name} takes none; they are of classification and segmentation, leave them out"
+        )
+
+    def per_class(self, outputs: Any, labels: Any) -> list[Table]:
+        """Figures of each class. Raises QatError where the task has none."""
+        raise QatError(f"--per_class: {self.name} has no classes; leave it out")
+
+    def confusion(self, outputs: Any, labels: Any) -> Array:
+        """How often each class was taken for each, int64 (K, K), a row for each true class. Raises QatError where the task has
+        no classes that exclude one another.
+        """
+        raise QatError(f"--confusion: {self.name} has no classes that exclude one another; leave it out")
 
     # -- what follows -----------------------------------------------------------------------------------------------
 
@@ -236,7 +251,9 @@ def real_numbers(array: Any, shape: Shape, count: int) -> Array:
 def check_rows(task: Task, labels: Any, where: str) -> None:
     """Raise QatError unless the labels are an array."""
     if labels is None:
-        raise QatError(f"{where}: has no labels, which {task.name} needs; give data with labels, or --task reconstruction")
+        raise QatError(
+            f"{where}: has no labels, which {task.name} needs; give data with labels, or --task reconstruction"
+        )
     if isinstance(labels, tuple):
         raise QatError(
             f"{where}: has {len(labels)} kinds of labels, but {task.name} is of one output; give each output its task, as "

@@ -9,7 +9,7 @@ import numpy as np
 
 from qat.errors import QatError
 from qat.tasks.base import Metric, Shape, Task, check_rows, described
-from qat.tasks.measures import average_precision, f1
+from qat.tasks.measures import Table, average_precision, f1, found_table
 from qat.training.losses import binary_cross_entropy
 from qat.vocabulary.arrays import Arrays
 from qat.vocabulary.ops import Ops, Tensor
@@ -58,7 +58,9 @@ class Multilabel(Task):
         values = np.asarray(labels[:])
         wrong = values[(values != 0) & (values != 1)]
         if wrong.size:
-            raise QatError(f"{where}: a label is {wrong[0]}, but multilabel takes 0 and 1; correct it, or give another --task")
+            raise QatError(
+                f"{where}: a label is {wrong[0]}, but multilabel takes 0 and 1; correct it, or give another --task"
+            )
 
     def metrics(self, graph: Graph | IntegerGraph, outputs: Any, split: Split) -> dict[str, float]:
         labels: Any = split.labels
@@ -72,12 +74,6 @@ class Multilabel(Task):
             "mAP": float(np.mean(scores)) if scores else 0.0,
         }
 
-    def per_class(self, outputs: Any, labels: Any) -> list[tuple[float, float, float]]:
-        """Precision, recall and F1 of each property. outputs, labels: (N, K)."""
+    def per_class(self, outputs: Any, labels: Any) -> list[Table]:
         truth, found = np.asarray(labels[:]).astype(bool), outputs > 0
-        hits, guessed, wanted = (truth & found).sum(0), found.sum(0), truth.sum(0)
-        scores = f1(hits, guessed, wanted)
-        return [
-            (hit / guess if guess else 0.0, hit / want if want else 0.0, score)
-            for hit, guess, want, score in zip(hits.tolist(), guessed.tolist(), wanted.tolist(), scores.tolist(), strict=True)
-        ]
+        return [found_table("Each label", "label", (truth & found).sum(0), found.sum(0), truth.sum(0))]

@@ -90,7 +90,9 @@ def _own(flag: str, name: str, what: str) -> Any:
         ) from error
     if not hasattr(module, attribute):
         where = getattr(module, "__file__", None) or "a part of Python"
-        raise QatError(f"{flag} {name}: {module_name} is {where}, which has no {attribute!r}; give a {what} that it has")
+        raise QatError(
+            f"{flag} {name}: {module_name} is {where}, which has no {attribute!r}; give a {what} that it has"
+        )
     return getattr(module, attribute)
 
 
@@ -117,7 +119,9 @@ def own_loss(name: str) -> Loss:
         QatError: there is none.
     """
     if ":" not in name:
-        raise QatError(f"--loss {name}: give a function of your own as package.module:function, or leave it out for the task's")
+        raise QatError(
+            f"--loss {name}: give a function of your own as package.module:function, or leave it out for the task's"
+        )
     function: Loss = _own("--loss", name, "function")
     if not callable(function):
         raise QatError(f"--loss {name}: is a {type(function).__name__}, not a function of ops, outputs and targets")

@@ -80,7 +80,9 @@ class Reconstruction(Task):
             shares, _ = group_means(anomalous.astype(np.float64), split.groups)
             if not np.isin(shares, (0.0, 1.0)).all():
                 mixed = split.groups[first[np.flatnonzero(~np.isin(shares, (0.0, 1.0)))[0]]]
-                raise QatError(f"group {mixed}: some of its samples are labelled 0 and some 1; a recording has one label")
+                raise QatError(
+                    f"group {mixed}: some of its samples are labelled 0 and some 1; a recording has one label"
+                )
         return {"AUC": ranked_auc(scores, anomalous[first]), **found}
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from qat.errors import QatError
-from qat.tasks.base import Metric, Shape, Task, check_rows, described, one_output, real_numbers
+from qat.tasks.base import Metric, Shape, Task, check_rows, described, real_numbers
+from qat.tasks.measures import Table
 from qat.training.losses import mean_squared_error
 from qat.vocabulary.arrays import Arrays
 from qat.vocabulary.ops import Array, Ops, Tensor
@@ -40,28 +40,31 @@ class Regression(Task):
         return mean_squared_error(ops, outputs, targets)
 
     def targets(self, graph: Graph, images: Arrays, labels: Any) -> Any:
-        return real_numbers(labels, self._shape(graph, labels), len(labels))
-
-    @staticmethod
-    def _shape(graph: Any, labels: Array) -> Shape:
-        """Of an output for such labels: (N,) are (N, 1)."""
-        return labels.shape[1:] or (1,)
+        return real_numbers(labels, labels.shape[1:] or (1,), len(labels))
 
     def check_labels(self, shape: Shape, labels: Any, where: str, network: str) -> None:
         check_rows(self, labels, where)
         if labels.dtype.kind not in "iuf":
             raise QatError(f"{where}: labels are {described(labels)}, but regression takes numbers; give those")
-        if prod(shape) != prod(labels.shape[1:]) or (labels.ndim > 1 and tuple(shape) != labels.shape[1:]):
-            wanted = labels.shape[1:] or (1,)
+        wanted = tuple(labels.shape[1:]) or (1,)
+        if tuple(shape) != wanted:
             raise QatError(
                 f"{where}: labels are {described(labels)}, but {network} gives {shape}; it needs one output of {wanted}"
             )
-        if labels.dtype.kind == "f" and not all(np.isfinite(x).all() for x in np.asarray(labels[:])):
+        if labels.dtype.kind == "f" and not np.isfinite(np.asarray(labels[:])).all():
             raise QatError(f"{where}: a label is not a finite number; correct it, or leave its sample out")
 
     def metrics(self, graph: Graph | IntegerGraph, outputs: Any, split: Split) -> dict[str, float]:
         labels: Any = split.labels
         return self.measures(outputs.astype(np.float64), np.asarray(labels[:], np.float64).reshape(outputs.shape))
+
+    def per_class(self, outputs: Any, labels: Any) -> list[Table]:
+        """Of each output."""
+        real = outputs.reshape(len(outputs), -1).astype(np.float64)
+        wanted = np.asarray(labels[:], np.float64).reshape(real.shape)
+        found = [self.measures(real[:, [k]], wanted[:, [k]]) for k in range(real.shape[1])]
+        rows = [tuple(self.value(name, value) for name, value in each.items()) for each in found]
+        return [Table("Each output", "output", tuple(found[0]), tuple(map(str, range(len(rows)))), rows)]
 
     def measures(self, outputs: Array, targets: Array) -> dict[str, float]:
         """The metrics. outputs, targets: float64 (N, ...)."""

@@ -10,7 +10,7 @@ import numpy as np
 from qat.errors import QatError
 from qat.tasks.base import Metric, Shape, Task, check_rows, described
 from qat.tasks.classification import check_classes, check_weights
-from qat.tasks.measures import confusion
+from qat.tasks.measures import Table, confusion, found_table
 from qat.training.losses import weighted_cross_entropy
 from qat.vocabulary.arrays import Arrays
 from qat.vocabulary.ops import Array, Ops, Tensor
@@ -105,8 +105,14 @@ class Segmentation(Task):
         union = counts.sum(0) + counts.sum(1) - hits
         return hits / np.maximum(union, 1), union > 0
 
-    def confusion(self, outputs: Array, labels: Any) -> Array:
-        """Counts of pixels (K, K), a row for each true class. outputs: (N, K, H, W). labels: (N, H, W)."""
+    def per_class(self, outputs: Any, labels: Any) -> list[Table]:
+        counts = self.confusion(outputs, labels)
+        iou, _ = self.intersections(counts)
+        table = found_table("Pixels of each class", "class", np.diag(counts), counts.sum(0), counts.sum(1))
+        rows = [(*row, f"{100 * share:.2f}") for row, share in zip(table.rows, iou.tolist(), strict=True)]
+        return [table._replace(columns=(*table.columns, "IoU in %"), rows=rows)]
+
+    def confusion(self, outputs: Any, labels: Any) -> Array:
         classes = outputs.shape[1]
         counts = np.zeros((classes, classes), np.int64)
         for start in range(0, len(outputs), ROWS):

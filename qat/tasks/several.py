@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from qat.errors import QatError
 from qat.tasks.base import Metric, Shape, Task, described, shapes_of
 from qat.vocabulary.arrays import Arrays, as_tuple
-from qat.vocabulary.ops import Ops, Tensor
+from qat.tasks.measures import Table
+from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.serial import Serializable
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ class Several(Task):
         super().__post_init__()
         names = [part.output for part in self.parts]
         if len(names) < 2 or len(set(names)) < len(names):
-            raise QatError(f"--task {' '.join(names)}: give each of several outputs one task, as a=classification b=regression")
+            raise QatError(
+                f"--task {' '.join(names)}: give each of several outputs one task, as a=classification b=regression"
+            )
 
     def loss(self, ops: Ops, outputs: Any, targets: Any) -> Tensor:
         total = None
@@ -126,6 +129,17 @@ class Several(Task):
                 for part, has in zip(self.parts, kept, strict=True)
             ),
         )
+
+    def per_class(self, outputs: Any, labels: Any) -> list[Table]:
+        return [
+            table._replace(title=f"{part.output}: {table.title}")
+            for part, output, own in zip(self.parts, outputs, labels, strict=True)
+            for table in part.task.per_class(output, own)
+        ]
+
+    def confusion(self, outputs: Any, labels: Any) -> Array:
+        """Of the first output."""
+        return self.parts[0].task.confusion(outputs[0], labels[0])
 
     def _of(self, metric: str) -> tuple[Task, str] | None:
         for part in self.parts:
