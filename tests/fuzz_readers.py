@@ -42,10 +42,10 @@ import qat
 from qat.cells.linear import NEVER
 from qat.cli import Parser
 from qat.data import Dataset, Split
-from qat.data.cifar import read_batches
-from qat.data.idx import read_idx
 from qat.data.pictures import find_pictures, read_class_names, read_picture
-from qat.data.svhn import read_source_images, read_svhn
+from qat.data.readers.cifar import read_batches
+from qat.data.readers.idx import read_idx
+from qat.data.readers.svhn import read_source_images, read_svhn
 from qat.deploy.verify import Certificate, verify
 from qat.passes.quant_config import read_quant_config
 from qat.study import Study, Task
@@ -461,17 +461,17 @@ def seal_c(path: Path) -> None:
 
 
 KINDS = {
-    "idx": Kind("idx", idx, read_idx_file, 20, 700, "qat/data/idx.py"),
-    "idx.gz": Kind("idx.gz", lambda: gzip.compress(idx(), mtime=0), read_idx_file, 10, 300, "qat/data/idx.py"),
-    "cifar": Kind("bin", cifar, read_cifar, 12, 400, "qat/data/cifar.py"),
-    "mat": Kind("mat", mat, read_mat, 15, 400, "qat/data/svhn.py"),
+    "idx": Kind("idx", idx, read_idx_file, 20, 700, "qat/data/readers/idx.py"),
+    "idx.gz": Kind("idx.gz", lambda: gzip.compress(idx(), mtime=0), read_idx_file, 10, 300, "qat/data/readers/idx.py"),
+    "cifar": Kind("bin", cifar, read_cifar, 12, 400, "qat/data/readers/cifar.py"),
+    "mat": Kind("mat", mat, read_mat, 15, 400, "qat/data/readers/svhn.py"),
     "npy": Kind(
         "source_image.npy",
         lambda: written(lambda path: np.save(path, np.arange(3)), "x.npy"),
         lambda path: read_source_images(path.with_name("file.mat"), 3) is None and "",
         10,
         200,
-        "qat/data/svhn.py",
+        "qat/data/readers/svhn.py",
     ),
     "picture.png": Kind("png", lambda: picture("PNG"), read_one_picture, 15, 400, "qat/data/pictures.py"),
     "picture.jpg": Kind("jpg", lambda: picture("JPEG"), read_one_picture, 5, 200, "qat/data/pictures.py"),

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qat.data import Dataset, Split, load
-from qat.data.dataset import resize_bilinear
-from qat.data.idx import read_idx
+from qat.data.readers.idx import read_idx
+from qat.data.resize import resize_bilinear
 from qat.errors import QatError
 
 CHECK = settings(derandomize=True, deadline=None, max_examples=100)
@@ -114,7 +114,7 @@ def test_a_missing_file_is_named_with_both_places_looked_at(tmp_path, part, what
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    refused(tmp_path, f"{tmp_path / 'train'}: no file train-images-idx3-ubyte")
+    refused(tmp_path, f"{tmp_path}: holds nothing, but no data set", "MNIST's train-images-idx3-ubyte", "SVHN's")
 
 
 def test_a_folder_with_the_name_of_a_file_is_no_file(tmp_path):

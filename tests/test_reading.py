@@ -28,10 +28,10 @@ import qat
 from qat import reading
 from qat.child import Child, ChildError
 from qat.cli import main
-from qat.data.cifar import read_batches
-from qat.data.idx import read_idx
 from qat.data.pictures import find_pictures, read_class_names, read_picture
-from qat.data.svhn import read_source_images, read_svhn
+from qat.data.readers.cifar import read_batches
+from qat.data.readers.idx import read_idx
+from qat.data.readers.svhn import read_source_images, read_svhn
 from qat.graph.graph import MOST_NODES
 from qat.networks import LeNet5
 from qat.passes.quant_config import read_quant_config

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qat.data import Dataset, Split, cross_validation, load
-from qat.data.svhn import read_svhn
+from qat.data.readers.svhn import read_svhn
 from qat.errors import QatError
 from qat.study.training import study_data
 

@@ -47,7 +47,7 @@ class Folds(Sequence[Dataset]):
 def cross_validation(dataset: Dataset, count: int = 10, seed: int = 0) -> Folds:
     """Divide the training images into folds, each of which takes the place of the test images once.
 
-    Every fold has about the same share of each label, and groups are kept whole.
+    Every fold has about the same share of each label where labels are classes, and groups are kept whole.
 
     Args:
         dataset: what is divided; its own test images are not used.
@@ -61,18 +61,26 @@ def cross_validation(dataset: Dataset, count: int = 10, seed: int = 0) -> Folds:
         QatError: where there are too few samples, or groups, and where scikit-learn is not installed.
     """
     try:
-        from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+        from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
     except ModuleNotFoundError:
         raise QatError(
             "cross-validation needs scikit-learn, which is not installed: pip install 'qat-engine[study]'"
         ) from None
-    labels, groups = dataset.train.labels, dataset.train.groups
-    available, what = int(np.bincount(labels)[np.unique(labels)].min()), "images of its rarest label"
+    labels, groups = dataset.train.classes, dataset.train.groups
+    available, what = len(dataset.train), "samples"
+    if labels is not None:
+        available, what = int(np.bincount(labels)[np.unique(labels)].min()), "images of its rarest label"
     if groups is not None and len(np.unique(groups)) < available:
         available, what = len(np.unique(groups)), "groups of images"
     if not 2 <= count <= available:
         use = f"a number from 2 to {available}" if available >= 2 else "more images"
         raise QatError(f"{dataset.source}: {count} folds of {available} {what}; use {use}")
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    parts = kind(count, shuffle=True, random_state=seed).split(np.zeros(len(labels)), labels, groups)
+    rows = np.zeros(len(dataset.train))
+    if labels is None and groups is not None:
+        parts = GroupKFold(count).split(rows, None, groups)
+    elif labels is None:
+        parts = KFold(count, shuffle=True, random_state=seed).split(rows)
+    else:
+        kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+        parts = kind(count, shuffle=True, random_state=seed).split(rows, labels, groups)
     return Folds(dataset, tuple(parts))

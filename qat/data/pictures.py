@@ -5,7 +5,8 @@ line.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from qat.cells.base import Shape
-from qat.data.dataset import Split, resize_bilinear
+from qat.data.dataset import Split
+from qat.data.preparation import PLAIN, Preparation, pillow_image
 from qat.errors import QatError
 from qat.files import write_atomically
 from qat.reading import read_file, read_text, reading, without_warnings
@@ -27,15 +29,13 @@ LARGEST = 1 << 28  #: bytes of a picture's file
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".webp")
 
 
-def read_picture(path: str | Path, shape: Shape) -> tuple[Array, list[str]]:
-    """Read an image file in the shape that a network takes.
-
-    A smaller picture is enlarged as data sets are (``resize_bilinear``), a larger one is reduced by averaging, and
-    colours are converted.
+def read_picture(path: str | Path, shape: Shape, preparation: Preparation = PLAIN) -> tuple[Array, list[str]]:
+    """Read an image file in the shape that a network takes. Colours are converted.
 
     Args:
         path: of the file.
         shape: (C, H, W), with 1 or 3 channels.
+        preparation: how it is brought to that size; by default stretched, as data sets in memory are.
 
     Returns:
         Pixels, uint8 of that shape, and what was changed, in words.
@@ -43,12 +43,72 @@ def read_picture(path: str | Path, shape: Shape) -> tuple[Array, list[str]]:
     Raises:
         QatError: where the file is no picture, or the shape is not one of a picture.
     """
+    check_picture_shape(str(path), shape)
+    changes: list[str] = []
+    size = (shape[1], shape[2])
+    with _loaded(path) as picture:
+        mode = MODES[shape[0]]
+        if picture.mode.startswith(("I", "F")):
+            raise QatError(
+                f"{path}: has {picture.mode} pixels of more than 8 bits; save it with 8 bits for each channel"
+            )
+        if picture.has_transparency_data:
+            changes.append("laid on white where it is transparent")
+            picture = picture.convert("RGBA")
+            white = pillow_image().new("RGBA", picture.size, "white")
+            picture = pillow_image().alpha_composite(white, picture).convert("RGB")
+        if picture.mode != mode:
+            changes.append(f"converted from {picture.mode} to {mode}")
+            picture = picture.convert(mode)
+        if picture.size != size[::-1]:
+            words = "" if preparation == PLAIN else f" ({preparation})"
+            changes.append(f"resized from {picture.size[0]}x{picture.size[1]} to {size[1]}x{size[0]}{words}")
+        return preparation.apply_to_picture(picture, size), changes
+
+
+def read_mask(path: str | Path, size: tuple[int, int], preparation: Preparation) -> Array:
+    """Read an image file of class indices, uint8 (H, W) of that size.
+
+    Raises QatError where the file is no picture, or one of colours.
+    """
+    with _loaded(path) as picture:
+        if picture.mode not in ("L", "P", "1"):
+            raise QatError(
+                f"{path}: is a mask with {picture.mode} pixels, but each pixel of one is the number of a class, 0 to 255; save "
+                "it as PNG with one channel of 8 bits"
+            )
+        indices = np.asarray(picture).astype(np.uint8)  # of "P" the indices, not the colours
+        found: Array = preparation.of_classes.apply(indices[np.newaxis], size)[0]
+        return found
+
+
+def check_picture_shape(source: str, shape: Shape) -> None:
+    """Raise QatError where a network's input is no picture."""
     if len(shape) != 3 or shape[0] not in MODES:
         raise QatError(
-            f"{path}: the network takes {shape}, which is not an image of 1 or 3 channels; give it arrays from Python"
+            f"{source}: the network takes {shape}, which is not an image of 1 or 3 channels; give it arrays from Python"
         )
+
+
+def picture_shape(path: str | Path) -> Shape:
+    """(C, H, W) of an image file by its header: 1 channel for shades of grey, else 3. Raises as ``read_picture``."""
+    with _recognised(path) as picture:
+        channels = 1 if picture.mode in ("1", "L", "LA") else 3
+        return channels, picture.height, picture.width
+
+
+@contextmanager
+def _loaded(path: str | Path) -> Iterator[Any]:
+    """A picture with its pixels."""
+    with _recognised(path) as picture:
+        picture.load()
+        yield picture
+
+
+@contextmanager
+def _recognised(path: str | Path) -> Iterator[Any]:
+    """A picture whose header is read; every error of what is done with it names the file."""
     Image = _pillow(path)  # noqa: N806
-    changes: list[str] = []
     content = read_file(path, "give another file", limit=LARGEST)
     with (
         reading(path, "a picture", "give another file"),
@@ -60,26 +120,7 @@ def read_picture(path: str | Path, shape: Shape) -> tuple[Array, list[str]]:
                 f"{path}: has {picture.width} x {picture.height} pixels, but at most {MOST_PIXELS:,} are read; "
                 "make it smaller"
             )
-        picture.load()
-        mode, size = MODES[shape[0]], (shape[2], shape[1])
-        if picture.mode.startswith(("I", "F")):
-            raise QatError(
-                f"{path}: has {picture.mode} pixels of more than 8 bits; save it with 8 bits for each channel"
-            )
-        if picture.has_transparency_data:
-            changes.append("laid on white where it is transparent")
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-        if picture.mode != mode:
-            changes.append(f"converted from {picture.mode} to {mode}")
-            picture = picture.convert(mode)
-        if picture.size != size:
-            changes.append(f"resized from {picture.size[0]}x{picture.size[1]} to {size[0]}x{size[1]}")
-        if picture.width > size[0] or picture.height > size[1]:
-            picture = picture.resize(size, Image.Resampling.BILINEAR)
-        pixels = np.asarray(picture, np.uint8)
-    pixels = pixels.reshape(*pixels.shape[:2], shape[0]).transpose(2, 0, 1)
-    return np.ascontiguousarray(resize_bilinear(pixels[np.newaxis], (shape[1], shape[2]))[0]), changes
+        yield picture
 
 
 def _opened(module: ModuleType, path: str | Path, content: bytes) -> Any:
@@ -134,13 +175,9 @@ def write_pictures(folder: str | Path, images: Array, labels: Array, class_names
 def _pillow(path: str | Path) -> ModuleType:
     """Pillow's module of images. Raises QatError, with what was to be read or written, where it is not installed."""
     try:
-        import PIL.Image
-    except ModuleNotFoundError:
-        raise QatError(
-            f"{path}: pictures need Pillow, which is not installed: pip install 'qat-engine[image]'"
-        ) from None
-    module: ModuleType = PIL.Image
-    return module
+        return pillow_image()
+    except QatError as error:
+        raise QatError(f"{path}: {error}") from None
 
 
 def read_class_names(path: str | Path) -> list[str]:

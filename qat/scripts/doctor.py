@@ -17,7 +17,7 @@ import numpy as np
 import qat
 from qat.cli import run_script
 from qat.console import print_table
-from qat.data.dataset import READERS
+from qat.data.loading import READERS
 from qat.deploy.inference import trace
 from qat.errors import QatError
 from qat.integer import trace_codes

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import qat
 from qat.cli import run_script
-from qat.data.dataset import exists
+from qat.data.loading import exists
 from qat.deploy.floats import export_float
 from qat.deploy.interfaces import HoldsFloats, Option, Target
 from qat.deploy.verify import arithmetic_options, default_arithmetic, export_verified

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 import qat
-from qat.data.dataset import READERS
+from qat.data.loading import READERS
 from qat.deploy.interfaces import ParameterFiles
 from qat.errors import QatError
 from qat.integer.fixed_point import ARITHMETICS

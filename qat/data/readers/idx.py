@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+import os
 import struct
 from pathlib import Path
 
 import numpy as np
 
+from qat.data.dataset import Dataset, Split
+from qat.data.readers.base import Reader
 from qat.errors import QatError
 from qat.files import LARGEST
 from qat.reading import read_unpacked
 from qat.vocabulary.ops import Array
+
+DIGIT_NAMES = tuple("0123456789")
+FILES = (("images", "idx3-ubyte"), ("labels", "idx1-ubyte"))
+PREFIXES = {"train": "train", "test": "t10k"}  #: of a part's files
 
 
 def find_idx(folder: Path, part: str, stem: str, suffix: str) -> Path:
@@ -29,7 +36,7 @@ def find_idx(folder: Path, part: str, stem: str, suffix: str) -> Path:
     Raises:
         QatError: where there is none.
     """
-    names = [f"{stem}{dot}{suffix}{gz}" for dot in "-." for gz in ("", ".gz")]
+    names = _names(stem, suffix)
     for place in (folder / part, folder):
         for name in names:
             if (place / name).is_file():
@@ -66,3 +73,39 @@ def read_idx(path: Path, rank: int) -> Array:
             "it again"
         )
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape).copy()
+
+
+def _names(stem: str, suffix: str) -> list[str]:
+    return [f"{stem}{dot}{suffix}{gz}" for dot in "-." for gz in ("", ".gz")]
+
+
+def _recognizes(path: str) -> bool:
+    return any(
+        os.path.isfile(os.path.join(path, *place, name))
+        for part, prefix in PREFIXES.items()
+        for stem, suffix in FILES
+        for name in _names(f"{prefix}-{stem}", suffix)
+        for place in ((), (part,))
+    )
+
+
+def _read(path: str, for_folds: bool) -> Dataset:
+    splits = {part: _read_split(Path(path), part, prefix) for part, prefix in PREFIXES.items()}
+    return Dataset("MNIST", path, splits["train"], splits["test"], DIGIT_NAMES)
+
+
+def _read_split(folder: Path, part: str, prefix: str) -> Split:
+    images_file = find_idx(folder, part, f"{prefix}-images", "idx3-ubyte")
+    labels_file = find_idx(folder, part, f"{prefix}-labels", "idx1-ubyte")
+    images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
+    if len(images) != len(labels):
+        raise QatError(
+            f"{labels_file}: holds {len(labels)} labels but {images_file.name} {len(images)} images; the two files do not "
+            "belong together, download them again"
+        )
+    if not len(images) or not images.size:
+        raise QatError(f"{images_file}: holds no images; download it again")
+    return Split(images[:, np.newaxis], labels.astype(np.int64))
+
+
+READER = Reader("MNIST's train-images-idx3-ubyte", _recognizes, _read)

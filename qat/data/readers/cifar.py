@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 
+from qat.data.dataset import Dataset, Split
+from qat.data.readers.base import Reader
 from qat.errors import QatError
 from qat.reading import read_unpacked
 from qat.vocabulary.ops import Array
@@ -28,7 +31,7 @@ def find_batches(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _present(path: Path) -> list[Path]:
-    found = [candidate for candidate in (path, path.with_name(path.name + ".gz")) if candidate.is_file()]
+    found = [candidate for candidate in (path, path.with_name(path.name + ".gz")) if os.path.isfile(candidate)]
     return found[:1]
 
 
@@ -36,12 +39,12 @@ def read_batches(paths: list[Path]) -> tuple[Array, Array]:
     """uint8 images (N, 3, 32, 32) and int64 labels (N,). Raises QatError where a file is unreadable or cut short."""
     parts: list[Array] = []
     for path in paths:
-        parts.append(_read(path, LARGEST - sum(map(len, parts))))
+        parts.append(_records(path, LARGEST - sum(map(len, parts))))
     records = np.concatenate(parts)
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64)
 
 
-def _read(path: Path, most: int) -> Array:
+def _records(path: Path, most: int) -> Array:
     """Its records, (N, RECORD), of which there may be ``most``."""
     content = read_unpacked(path, "download it again", limit=most * RECORD)
     if not content or len(content) % RECORD:
@@ -57,3 +60,16 @@ def _read(path: Path, most: int) -> Array:
             "another file, download it again"
         )
     return records
+
+
+def _read_set(path: str, for_folds: bool) -> Dataset:
+    train, test = find_batches(Path(path))
+    if not (train and test):
+        raise QatError(
+            f"{path}: holds CIFAR-10's {'training' if train else 'test'} files but no "
+            f"{'test_batch.bin' if train else 'data_batch_1.bin'}; download the missing ones"
+        )
+    return Dataset("CIFAR-10", path, Split(*read_batches(train)), Split(*read_batches(test)), CLASS_NAMES)
+
+
+READER = Reader("CIFAR-10's data_batch_1.bin", lambda path: any(find_batches(Path(path))), _read_set)

@@ -10,6 +10,9 @@ from typing import IO
 
 import numpy as np
 
+from qat.data.dataset import Dataset, Split
+from qat.data.readers.base import Reader
+from qat.data.readers.idx import DIGIT_NAMES
 from qat.errors import QatError
 from qat.reading import check_array, most_unpacked, open_regular, reading, without_warnings
 from qat.vocabulary.ops import Array
@@ -23,7 +26,7 @@ TEN = 10  #: the label of the digit 0
 def find_svhn(folder: Path) -> dict[str, Path]:
     """The files of a folder by part; empty where it holds no SVHN."""
     paths = {part: folder / f"{part}_32x32.mat" for part in PARTS}
-    return {part: path for part, path in paths.items() if path.is_file()}
+    return {part: path for part, path in paths.items() if os.path.isfile(path)}
 
 
 def read_svhn(path: Path) -> tuple[Array, Array]:
@@ -104,3 +107,33 @@ def _check_unpacked(path: Path, file: IO[bytes], advice: str) -> None:
                     )
         file.seek(length, os.SEEK_CUR)
     file.seek(0)
+
+
+def _read(source: str, for_folds: bool) -> Dataset:
+    """Train on the train file, and on extra where it exists. Without a test file a fifth of the training images is the test,
+    unless it is for folds; the name says so.
+    """
+    parts = find_svhn(Path(source))
+    if "train" not in parts:
+        raise QatError(
+            f"{source}: holds SVHN's {next(iter(parts.values())).name} but no train_32x32.mat; download it too"
+        )
+    splits = {}
+    for part, path in parts.items():
+        images, labels = read_svhn(path)
+        splits[part] = Split(images, labels, read_source_images(path, len(labels)))
+    train, name = splits["train"], "SVHN"
+    if "extra" in splits:
+        extra = splits["extra"]
+        both = np.concatenate([train.images, extra.images])
+        train = Split(both, np.concatenate([train.labels, extra.labels]))
+        name = "SVHN with its extra images"
+    if "test" in splits:
+        return Dataset(name, source, train, splits["test"], DIGIT_NAMES)
+    if for_folds:
+        return Dataset(f"{name} without its test file", source, train, train.chosen(np.arange(0)), DIGIT_NAMES)
+    whole = Dataset(f"{name} without its test file", source, train, train, DIGIT_NAMES)
+    return whole.held_back(max(len(train) // 5, 1))
+
+
+READER = Reader("SVHN's train_32x32.mat", lambda path: bool(find_svhn(Path(path))), _read)
