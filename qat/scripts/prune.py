@@ -24,6 +24,7 @@ from qat.pruning.importance import METHODS, Importance
 from qat.scripts.common.files import load_checkpoint, load_data
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument
 from qat.scripts.common.printing import print_metric
+from qat.tasks import Task
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import check_labels, evaluate_metrics
 
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
         graph, params = pruning.prune_channels(
             graph,
             params,
-            _importance(args, graph, params, dataset),
+            _importance(args, graph, params, dataset, checkpoint.task),
             scope=args.scope or SCOPE[args.method],
             minimum=args.minimum,
             multiple_of=args.multiple_of,
@@ -106,7 +107,9 @@ def _limits(args: argparse.Namespace) -> dict[str, Any]:
     return {"ratio": args.ratio} if name == "ratio" else {"budget": budgets[name]}
 
 
-def _importance(args: argparse.Namespace, graph: Graph, params: dict[str, Any], dataset: Dataset | None) -> Importance:
+def _importance(
+    args: argparse.Namespace, graph: Graph, params: dict[str, Any], dataset: Dataset | None, task: Task
+) -> Importance:
     if args.method == "slimming":
         return pruning.slimming_importance(graph, params)
     if args.method == "l1":
@@ -121,6 +124,7 @@ def _importance(args: argparse.Namespace, graph: Graph, params: dict[str, Any], 
         batches=args.batches,
         batch_size=args.batch_size,
         seed=args.seed,
+        task=task,
         device_target=args.device_target,
     )
 

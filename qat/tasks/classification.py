@@ -70,7 +70,7 @@ class Classification(Task):
 
     def check_labels(self, shape: Shape, labels: Any, where: str, network: str) -> None:
         check_rows(self, labels, where)
-        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        if len(labels.shape) != 1 or labels.dtype.kind not in "iu":
             raise QatError(
                 f"{where}: labels are {described(labels)}, but classification takes whole numbers (N,), the class of each "
                 f"sample; give {suggested(labels)}"
@@ -122,7 +122,7 @@ def suggested(labels: Any) -> str:
     """What --task labels of a kind that classification does not take may be meant for."""
     if labels.dtype.kind == "f":
         return "--task regression"
-    return "--task segmentation" if labels.ndim >= 3 else "--task multilabel, or regression"
+    return "--task segmentation" if len(labels.shape) >= 3 else "--task multilabel, or regression"
 
 
 def check_weights(weights: tuple[float, ...]) -> None:

@@ -45,7 +45,7 @@ class Multilabel(Task):
 
     def check_labels(self, shape: Shape, labels: Any, where: str, network: str) -> None:
         check_rows(self, labels, where)
-        if labels.ndim != 2 or labels.dtype.kind not in "biuf":
+        if len(labels.shape) != 2 or labels.dtype.kind not in "biuf":
             raise QatError(
                 f"{where}: labels are {described(labels)}, but multilabel takes (N, K), a 0 or a 1 for each of K properties; "
                 "correct them, or give another --task"

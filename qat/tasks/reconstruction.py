@@ -53,7 +53,9 @@ class Reconstruction(Task):
         self.check_labels(shape, split.labels, where, graph.name)
 
     def check_labels(self, shape: Shape, labels: Any, where: str, network: str) -> None:
-        if labels is not None and (isinstance(labels, tuple) or labels.ndim != 1 or labels.dtype.kind not in "biu"):
+        if labels is not None and (
+            isinstance(labels, tuple) or len(labels.shape) != 1 or labels.dtype.kind not in "biu"
+        ):
             raise QatError(
                 f"{where}: labels are {described(labels)}, but reconstruction takes none, or (N,): 0, and 1 for an anomaly"
             )

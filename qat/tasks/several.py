@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from qat.errors import QatError
 from qat.tasks.base import Metric, Shape, Task, described, shapes_of
-from qat.vocabulary.arrays import Arrays, as_tuple
 from qat.tasks.measures import Table
+from qat.vocabulary.arrays import Arrays, as_tuple
 from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.serial import Serializable
 

@@ -310,9 +310,8 @@ class _Run:
 
     def _targets(self, images: Arrays, given: Arrays) -> Arrays:
         """What the loss is given: the task's targets, and behind them what ``Split.targets`` holds."""
-        arrays, others = as_tuple(given), len(self.data.train.targets)
-        labels, more = (arrays[:-others], arrays[-others:]) if others else (arrays, ())
-        own = self.task.targets(self.graph, images, as_arrays(labels) if labels else None)
+        labels, *more = given if self.data.train.targets else (given,)
+        own = self.task.targets(self.graph, images, labels)
         return as_arrays((*as_tuple(own), *more))
 
     def _validated(self) -> tuple[str, tuple[float, float]]:

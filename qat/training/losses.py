@@ -176,7 +176,7 @@ class Objective(ABC):
                 "the task"
             )
         known = {field.name for field in fields(self)} if is_dataclass(self) else set()
-        if "task" in known and getattr(self, "task") is None:
+        if "task" in known and self.task is None:
             return replace(self, task=task)  # type: ignore[type-var]
         return self
 

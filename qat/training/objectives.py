@@ -53,9 +53,11 @@ class Distillation(Objective):
     task: Task | None = field(default=None, repr=False)
 
     tasks = ("classification",)
+    _task: ClassVar[Task]  #: of an instance: the task, with its smoothing
 
     def __post_init__(self) -> None:
         check_fields(self)
+        _set_task(self, getattr(self, "smoothing", 0.0))
         if not self.temperature > 0.0:
             raise QatError(f"distill_temperature is {self.temperature}; use a positive number")
         if not 0.0 <= self.weight <= 1.0:
@@ -64,14 +66,13 @@ class Distillation(Objective):
     def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:
         ops, logits = passes.ops, passes.outputs
         labels, teacher = (targets, passes.float_outputs) if self.own_teacher else targets
-        task = (self.task or Classification()).smoothed(self.smoothing)
-        hard = task.loss(ops, logits, labels)
+        hard = self._task.loss(ops, logits, labels)
         fixed = ops.stop_gradient(teacher)
         entropy = soft_cross_entropy(ops, fixed, fixed, self.temperature)
         soft = soft_cross_entropy(ops, logits, fixed, self.temperature) - entropy
         total = hard * (1.0 - self.weight) + soft * (self.weight * self.temperature**2)
         if self.own_teacher:
-            total = total + task.loss(ops, teacher, labels)
+            total = total + self._task.loss(ops, teacher, labels)
         return {"loss": total, "cross_entropy": hard, "distillation_loss": soft}
 
 
@@ -112,9 +113,11 @@ class GTCLoss(Objective):
     task: Task | None = field(default=None, repr=False)
 
     tasks = ("classification",)
+    _task: ClassVar[Task]  #: of an instance: the task, with its smoothing
 
     def __post_init__(self) -> None:
         check_fields(self)
+        _set_task(self, getattr(self, "smoothing", 0.0))
         for name in ("lambda_distillation_loss", "lambda_bit_loss", "lambda_regularization"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise QatError(f"--{name} is {getattr(self, name)}; use 0 or a positive number")
@@ -129,7 +132,7 @@ class GTCLoss(Objective):
             if isinstance(quantizer, (GTCWeightQuantizer, GTCActivationQuantizer)):
                 mended[name] = quantizer.bits(ops, each.x, each.own)
                 document[name] = quantizer.document_bits(ops, each.x, each.own)
-        hard = (self.task or Classification()).loss(ops, high, targets)
+        hard = self._task.loss(ops, high, targets)
         soft = soft_cross_entropy(ops, low, high)
         losses = {"mended": _sum_of_codes(ops, mended, hard), "document": _sum_of_codes(ops, document, hard)}
         weights = hard * 0.0
@@ -155,12 +158,14 @@ class _Budget(Objective):
 
     smoothing: float
     task: Task | None
+    _task: ClassVar[Task]  #: of an instance: the task, with its smoothing
     budget: ClassVar[str]  #: the field that holds it
     factor: ClassVar[str]  #: the field that holds the factor
     term: ClassVar[str]  #: how what is used is reported
 
     def __post_init__(self) -> None:
         check_fields(self)
+        _set_task(self, getattr(self, "smoothing", 0.0))
         for name in (self.budget, self.factor):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise QatError(f"--{name} is {getattr(self, name)}; use a positive number")
@@ -170,7 +175,7 @@ class _Budget(Objective):
         raise NotImplementedError
 
     def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:
-        loss = (self.task or Classification()).smoothed(self.smoothing).loss(passes.ops, passes.outputs, targets)
+        loss = self._task.loss(passes.ops, passes.outputs, targets)
         used, share = self._used(passes, loss * 0.0)
         excess = passes.ops.relu(share - 1.0)
         penalty = excess * excess * getattr(self, self.factor)
@@ -253,6 +258,11 @@ class BopsBudget(_Budget):
         for bops in bops_of(passes.graph, {name: bits for name, bits in learned.items() if bits is not None}).values():
             share = share + bops * (1.0 / self.max_bops)
         return share * self.max_bops, share
+
+
+def _set_task(objective: Any, smoothing: float) -> None:
+    """Make the task whose loss is minimised, once: a compiled step cannot."""
+    object.__setattr__(objective, "_task", (objective.task or Classification()).smoothed(smoothing))
 
 
 def _sum_of_codes(ops: Ops, bits: dict[str, Tensor], like: Tensor) -> Tensor:
