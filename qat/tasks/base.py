@@ -157,7 +157,7 @@ class Task(Serializable, ABC):
 
     def value(self, metric: str, value: float) -> str:
         """A value as text, without its name: "98.21 %", "0.132"."""
-        return f"{100 * value:.2f} %" if self.METRICS.get(metric, Metric()).percent else f"{value:.4g}"
+        return f"{100 * value:.2f} %" if self.is_percent(metric) else f"{value:.4g}"
 
     def words(self, metric: str, value: float) -> str:
         """A value as text, with its name: "top-1 98.21 %", "MAE 0.132"."""
@@ -174,6 +174,10 @@ class Task(Serializable, ABC):
     def lost(self, metric: str, before: float, after: float) -> float:
         """How much worse ``after`` is than ``before``; negative where it is better."""
         return before - after if self.higher_is_better(metric) else after - before
+
+    def is_percent(self, metric: str) -> bool:
+        """Whether it is a share that is written in percent."""
+        return self.METRICS.get(metric, Metric()).percent
 
 
 def main(metrics: Mapping[str, float]) -> tuple[str, float]:

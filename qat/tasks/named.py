@@ -53,7 +53,7 @@ def create(text: str | Sequence[str]) -> Task:
         output, equals, name = word.partition("=")
         if not equals or not output or not name:
             raise QatError(
-                f"--task {word}: of several outputs each has its task, as digit=classification slant=regression:0.5; give them so"
+                f"--task {word}: of several outputs each has its task, as a=classification b=regression:0.5; give them so"
             )
         before, colon, last = name.rpartition(":")
         weight = _number(last) if colon else None

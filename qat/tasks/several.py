@@ -110,8 +110,8 @@ class Several(Task):
         own = {part.output: part for part in self.parts}
         if set(own) != set(outputs):
             raise QatError(
-                f"--task: there are tasks of {', '.join(own)}, but the network's outputs are {', '.join(outputs)}; give each of "
-                "these one"
+                f"--task: there are tasks of {', '.join(own)}, but the network's outputs are {', '.join(outputs)}; give "
+                "each of these one"
             )
         return replace(self, parts=tuple(own[name] for name in outputs))
 
@@ -150,6 +150,10 @@ class Several(Task):
     def higher_is_better(self, metric: str) -> bool:
         own = self._of(metric)
         return Metric().higher if own is None else own[0].higher_is_better(own[1])
+
+    def is_percent(self, metric: str) -> bool:
+        own = self._of(metric)
+        return own is not None and own[0].is_percent(own[1])
 
     def label(self, metric: str, *, short: bool = False) -> str:
         own = self._of(metric)
