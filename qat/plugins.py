@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from qat.errors import QatError, QatWarning, one_line
@@ -126,14 +127,47 @@ def import_own(module: str) -> None:
     Raises:
         QatError: it cannot be imported.
     """
+    _imported(
+        module,
+        f"--import {module}:",
+        "give the name of a module that is installed or in the working directory, as mynet or package.cells",
+    )
+
+
+def own_object(name: str, what: str, form: str) -> Any:
+    """Something in a module of the user's own, which is imported, and so run.
+
+    The module is looked up in the working directory too, after all other places, and only while it is imported.
+
+    Args:
+        name: "package.module:object".
+        what: It is, for messages, as "network".
+        form: It is to be given in, for messages, as "package.module:Class".
+
+    Returns:
+        The object.
+
+    Raises:
+        QatError: it cannot be imported, or there is nothing of that name in it.
+    """
+    module_name, _, object_name = name.partition(":")
+    module = _imported(module_name, f"{what} {name!r}", f"give it as {form}")
+    if not hasattr(module, object_name):
+        where = getattr(module, "__file__", None) or "a part of Python"
+        raise QatError(
+            f"{what} {name!r}: {module_name} is {where}, which has no {object_name!r}; if another file is meant, rename that, "
+            "since installed modules go before the working directory"
+        )
+    return getattr(module, object_name)
+
+
+def _imported(module: str, subject: str, advice: str) -> ModuleType:
+    """A user's module. Raises QatError that begins with the subject where it cannot be imported."""
     try:
         with working_directory_last():
-            importlib.import_module(module)
-    except Exception as error:  # whatever the code of the module may raise
-        raise QatError(
-            f"--import {module}: cannot be imported ({type(error).__name__}: {error}); give the name of a module that is "
-            "installed or in the working directory, as mynet or package.cells"
-        ) from error
+            return importlib.import_module(module)
+    except Exception as error:  # whatever the code of the module may raise, a SyntaxError among it
+        raise QatError(f"{subject} cannot be imported ({type(error).__name__}: {error}); {advice}") from error
 
 
 def _words(names: Iterable[str]) -> set[str]:

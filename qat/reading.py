@@ -181,11 +181,18 @@ def _size(file: IO[Any]) -> int:
     return os.fstat(file.fileno()).st_size
 
 
-def check_array(file: IO[bytes]) -> None:
-    """Raise ValueError where a .npy file declares more bytes than it holds, which NumPy would allocate."""
+def check_array(file: IO[bytes], size: int | None = None) -> np.dtype[Any]:
+    """The type of a .npy file's numbers, read from its header.
+
+    Raises ValueError where it declares more bytes than it holds, which NumPy would allocate. size: of the file, where that is
+    a part of an archive.
+    """
     library: Any = np.lib.format  # it has no type hints
     one = library.read_magic(file) == (1, 0)
     shape, _, dtype = library.read_array_header_1_0(file) if one else library.read_array_header_2_0(file)
-    if math.prod(shape) * dtype.itemsize > _size(file):
-        raise ValueError(f"it declares {math.prod(shape) * dtype.itemsize:,} bytes, but holds {_size(file):,}")
+    held = _size(file) if size is None else size
+    if math.prod(shape) * dtype.itemsize > held:
+        raise ValueError(f"it declares {math.prod(shape) * dtype.itemsize:,} bytes, but holds {held:,}")
     file.seek(0)
+    found: np.dtype[Any] = dtype
+    return found

@@ -67,9 +67,7 @@ def compress(checkpoint: Checkpoint, quantizer: WeightQuantizer) -> Checkpoint:
                 params[name] = rounded(quantizer, checkpoint.params[name])
         nodes.append(replace(node, cell=cell))
     graph = Graph(tuple(nodes), graph.outputs, graph.name)
-    return Checkpoint(
-        graph, {name: params[name] for name in graph.params}, history=checkpoint.history, task=checkpoint.task
-    )
+    return checkpoint.derived(graph, {name: params[name] for name in graph.params})
 
 
 def rounded(quantizer: BaseWeightQuantizer, weight: Array) -> Array:

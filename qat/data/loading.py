@@ -98,7 +98,7 @@ def _unrecognised(data_path: str) -> QatError:
         known = set(folders)
         files = [name for name in names if f"{name}/" not in known]
         found = named([*folders[:SHOWN], *files[:SHOWN], *folders[SHOWN:], *files[SHOWN:]]) or "nothing"
-        kinds = "; ".join(reader.looks_for for reader in own_readers() if not reader.looks_for.startswith("the word"))
+        kinds = "; ".join(reader.looks_for for reader in own_readers() if reader.looks_for)
         return QatError(f"{data_path}: holds {found}, but no data set, of which one of these would be read: {kinds}")
     found = "a file" if os.path.exists(data_path) else "nothing"
     others = "".join(f", or {name}:..." for name in READERS.names())

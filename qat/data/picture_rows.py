@@ -91,12 +91,30 @@ class Pictures(_Files):
 
 
 class Masks(_Files):
-    """Image files of the class of each pixel, uint8 (N, H, W)."""
+    """Image files of the class of each pixel, uint8 (N, H, W).
+
+    Args:
+        paths: of the files.
+        shape: of one map as it is given, (H, W).
+        preparation: how it gets that size.
+        beside: the pictures they belong to, each of its mask's size.
+    """
+
+    def __init__(self, paths: Paths, shape: Shape, preparation: Preparation, *, beside: Paths) -> None:
+        super().__init__(paths, shape, preparation)
+        self.beside = beside
 
     def read(self, number: int) -> Array:
-        """One map. Raises QatError that names the file where it cannot be read."""
-        return read_mask(self.paths[number], (self.shape[1], self.shape[2]), self.preparation)
+        """One map. Raises QatError that names the file where it cannot be read, or is of another size than the picture."""
+        path = self.paths[number]
+        size = picture_shape(self.beside[number])[1:]
+        return read_mask(path, size, (self.shape[1], self.shape[2]), self.preparation)
+
+    def chosen(self, which: Array) -> Masks:
+        """Some of the rows, which are not read yet."""
+        which = np.arange(len(self))[which]
+        return Masks(self.paths.chosen(which), self.shape[1:], self.preparation, beside=self.beside.chosen(which))
 
     def prepared(self, shape: Shape, preparation: Preparation) -> Masks:
         """The same maps in another size, each pixel the class of the nearest one."""
-        return Masks(self.paths, shape, preparation)
+        return Masks(self.paths, shape, preparation, beside=self.beside)

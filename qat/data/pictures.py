@@ -66,16 +66,33 @@ def read_picture(path: str | Path, shape: Shape, preparation: Preparation = PLAI
         return preparation.apply_to_picture(picture, size), changes
 
 
-def read_mask(path: str | Path, size: tuple[int, int], preparation: Preparation) -> Array:
-    """Read an image file of class indices, uint8 (H, W) of that size.
+def read_mask(
+    path: str | Path, picture_size: tuple[int, ...], size: tuple[int, int], preparation: Preparation
+) -> Array:
+    """Read an image file of class indices, uint8 (H, W).
 
-    Raises QatError where the file is no picture, or one of colours.
+    Args:
+        path: of the file.
+        picture_size: (H, W) of the picture that it belongs to.
+        size: (H, W) that it is brought to.
+        preparation: how.
+
+    Returns:
+        The class of each pixel.
+
+    Raises:
+        QatError: where the file is no picture, one of colours, or of another size than its picture.
     """
     with _loaded(path) as picture:
         if picture.mode not in ("L", "P", "1"):
             raise QatError(
                 f"{path}: is a mask with {picture.mode} pixels, but each pixel of one is the number of a class, 0 to 255; save "
                 "it as PNG with one channel of 8 bits"
+            )
+        if picture.size != picture_size[::-1]:
+            raise QatError(
+                f"{path}: is a mask of {picture.width}x{picture.height}, but its picture has "
+                f"{picture_size[1]}x{picture_size[0]}; make them of one size"
             )
         indices = np.asarray(picture).astype(np.uint8)  # of "P" the indices, not the colours
         found: Array = preparation.of_classes.apply(indices[np.newaxis], size)[0]

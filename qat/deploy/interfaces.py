@@ -260,6 +260,14 @@ class StaysLoaded(Protocol):
 
 
 @runtime_checkable
+class RecordsMetadata(Protocol):
+    """What a target has beside that can read what ``write_metadata`` wrote."""
+
+    def read_metadata(self, path: str | Path) -> dict[str, str]:
+        """The texts by key."""
+
+
+@runtime_checkable
 class RecordsArithmetic(Protocol):
     """What a target has beside whose files say for which arithmetic they were exported."""
 

@@ -1,11 +1,10 @@
-"""The certificate: do an exported file and a training backend compute the very integers of the NumPy reference?"""
+"""Verification: do an exported file and a training backend compute the very integers of the NumPy reference?"""
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from qat import tasks
 from qat.data import Split
+from qat.deploy.certificate import REFERENCE, Certificate, Comparison
 from qat.deploy.inference import predict_codes, trace
 from qat.deploy.interfaces import RecordsArithmetic, Target, TrainingBackend, check_backend, check_target
 from qat.errors import QatError
@@ -24,93 +24,6 @@ from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 from qat.vocabulary.ops import Array
 
 Tracer = Callable[[Arrays, Collection[IntegerTensor]], Mapping[str, Array]]
-REFERENCE = "NumPy integers"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One engine against the reference.
-
-    Attributes:
-        engine: Its name, version and options.
-        codes: How many output codes were compared.
-        differ: How many of them differ.
-        largest: The largest difference of two codes.
-        metrics: Of the network's task, by name, the main one first; none where the labels are not those of the task.
-        divergence: Where they differ first, node, image and element; None where they do not.
-        arithmetic: The engine's, "float" or "fixed", and that of the reference that it was compared with.
-    """
-
-    engine: str
-    codes: int
-    differ: int
-    largest: int
-    metrics: Mapping[str, float]
-    divergence: str | None
-    arithmetic: str = "float"
-
-    @property
-    def top1(self) -> float | None:
-        """Accuracy, 0 to 1; None where the task is none with a top-1."""
-        return self.metrics.get("top-1")
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What ``verify`` found.
-
-    Attributes:
-        file: The exported file, or "".
-        network: The name of the graph.
-        data: What the images are.
-        images: How many.
-        reference_metrics: Of the reference, as ``Comparison.metrics``.
-        comparisons: One for each engine.
-        matrix: Codes that differ, pair by pair: the reference, then the engines in order.
-        arithmetic: Of the reference, "float" or "fixed".
-        metrics_by_arithmetic: Of the reference in each arithmetic, where the engines have several; else empty.
-        task: What the network is for: by it metrics are written.
-    """
-
-    file: str
-    network: str
-    data: str
-    images: int
-    reference_metrics: Mapping[str, float]
-    comparisons: tuple[Comparison, ...]
-    matrix: tuple[tuple[int, ...], ...]
-    arithmetic: str = "float"
-    metrics_by_arithmetic: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    task: tasks.Task = field(default_factory=tasks.Classification)
-
-    @property
-    def reference_top1(self) -> float | None:
-        """Accuracy of the reference, 0 to 1; None where the task is none with a top-1."""
-        return self.reference_metrics.get("top-1")
-
-    @property
-    def passed(self) -> bool:
-        """True where no code differs."""
-        return all(comparison.differ == 0 for comparison in self.comparisons)
-
-    def summary(self) -> str:
-        """One line for each engine, and where one differs, the first difference."""
-        lines = []
-        for number, comparison in enumerate(self.comparisons, 1):
-            line = f"{comparison.codes:,} codes compared in {comparison.engine}, {comparison.differ:,} differ"
-            if comparison.differ:
-                line += f" (by at most {comparison.largest}); {comparison.divergence}"
-            if comparison.arithmetic != self.arithmetic:
-                others = self.matrix[0][number]
-                line += (
-                    f" from the {comparison.arithmetic} arithmetic, {others:,} from the {self.arithmetic} arithmetic"
-                )
-            lines.append(line)
-        return "\n".join(lines)
-
-    def to_json(self) -> str:
-        """For the exported file's metadata, which name the task elsewhere."""
-        return json.dumps({name: value for name, value in asdict(self).items() if value != {} and name != "task"})
 
 
 @dataclass(frozen=True)
@@ -355,13 +268,27 @@ def export_verified(
             )
             certificate = replace(certificate, file=str(path))
             metadata = {"graph": checkpoint.graph.digest, "task": tasks.written(checkpoint.task)}
-            target.write_metadata(draft, metadata | {"certificate": certificate.to_json()})
+            metadata |= {"certificate": certificate.to_json()}
+            target.write_metadata(draft, metadata | preparation_entry(checkpoint))
         except QatError as error:
             said = str(error).replace(str(draft).removesuffix(path.name), str(path).removesuffix(path.name))
             raise type(error)(said) from None
         contents = {path.with_name(name): (Path(folder) / name).read_bytes() for name in names}
     write_together(contents | dict(beside(contents[path]) if beside else {}))
     return certificate
+
+
+def preparation_entry(checkpoint: Checkpoint) -> dict[str, str]:
+    """How pictures become the network's input, as an entry of an exported file's metadata.
+
+    Args:
+        checkpoint: that the file is exported from.
+
+    Returns:
+        One entry, or none where nobody has said it.
+    """
+    recipe = checkpoint.preparation
+    return {} if recipe is None else {"preparation": json.dumps(recipe.to_json())}
 
 
 def default_arithmetic(target: Target, path: str | Path | None = None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from qat import hints
@@ -15,7 +14,7 @@ from qat.networks.mlperf_tiny import DSCNN, Autoencoder, MobileNetV1
 from qat.networks.mnist_cnn import MnistCnn
 from qat.networks.resnet import ResNet8, ResNet20
 from qat.networks.svhn_cnn import SvhnCnn
-from qat.plugins import Group, working_directory_last
+from qat.plugins import Group, own_object, working_directory_last
 
 NETWORKS: dict[str, type[Network]] = {
     "lenet": LeNet5,
@@ -59,25 +58,10 @@ def create(name: str) -> Network:
     known = ADDED.meant(name)
     if known is not None:
         return NETWORKS[known]() if known in NETWORKS else _made(name, ADDED.load(known))
-    module_name, colon, class_name = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise QatError(f"{hints.unknown('network', name, ADDED.names())}, or give your own as package.module:Class")
     with working_directory_last():
-        return _made(name, _imported(name, module_name, class_name))
-
-
-def _imported(name: str, module_name: str, class_name: str) -> Any:
-    try:
-        module = importlib.import_module(module_name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise QatError(f"network {name!r} cannot be imported ({error}): give it as package.module:Class") from None
-    if not hasattr(module, class_name):
-        where = getattr(module, "__file__", None) or "a part of Python"
-        raise QatError(
-            f"network {name!r}: {module_name} is {where}, which has no {class_name!r}; if another file is meant, rename that, "
-            "since installed modules go before the working directory"
-        )
-    return getattr(module, class_name)
+        return _made(name, own_object(name, "network", "package.module:Class"))
 
 
 def _made(name: str, cls: Any) -> Network:

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_calibrated{source.suffix}"))
     check_writable(path)
-    dataset = load_data(args.data_path, checkpoint.graph)
+    dataset = load_data(args.data_path, checkpoint, args)
     check_labels(checkpoint.graph, dataset, checkpoint.task)
     result = calibrated(args, checkpoint, dataset, **quantization_settings(args))
     result.save(path)

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     path = Path(args.output_path or source.with_name(f"{source.stem}_compressed{source.suffix}"))
     check_distinct(path, source, "--output_path and --input_path")
     check_writable(path)
-    dataset = load_data(args.data_path, checkpoint.graph) if args.data_path else None
+    dataset = load_data(args.data_path, checkpoint, args) if args.data_path else None
     if dataset is None or checkpoint.graph.is_quantized:
         result = compress(checkpoint, quantizer)
     else:

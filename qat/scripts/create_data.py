@@ -1,4 +1,8 @@
-"""Write images of a data set as PNG files, with an index and the names of the classes, for run and evaluate."""
+"""Write images of a data set, or of synthetic shapes, as picture files.
+
+By default as PNG files with an index and the names of the classes, for run and evaluate; with --class_folders in a folder for
+each class under train/ and test/, as --data_path takes them.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +10,83 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from qat import data
 from qat.cli import run_script
-from qat.data.pictures import write_pictures
+from qat.data.class_pictures import FORMATS, write_class_folders
+from qat.data.pictures import MODES, write_pictures
+from qat.data.preparation import PLAIN, Preparation
+from qat.data.rows import Samples
+from qat.data.shapes import SHAPES, shapes
 from qat.errors import QatError
-from qat.scripts.common.flags import add_data_argument
+from qat.scripts.common.flags import add_data_argument, chosen_preparation
+from qat.vocabulary.arrays import as_tuple
+
+SYNTHETIC = "shapes"  #: the --data_path of pictures that are drawn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    add_data_argument(parser)
+    add_data_argument(parser, also=f"or {SYNTHETIC!r} for drawn ones ({', '.join(SHAPES)})")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder to put them into")
-    parser.add_argument("--split", choices=("test", "train"), default="test", help="which images")
-    parser.add_argument("--count", type=int, metavar="N", help="the first N only (default: all)")
+    parser.add_argument(
+        "--split", choices=("test", "train"), help="which images (default: test; with --class_folders both)"
+    )
+    parser.add_argument("--count", type=int, metavar="N", help="the first N only, of each split (default: all)")
+    parser.add_argument(
+        "--class_folders",
+        action="store_true",
+        help="a folder for each class under train/ and test/, in place of an index",
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        metavar="PIXELS",
+        help="height and width of the pictures (default: as they are; of shapes 64)",
+    )
+    parser.add_argument("--picture_format", choices=tuple(FORMATS), default="png", help="of the files in class folders")
+    parser.add_argument("--seed", type=int, default=0, help="of synthetic shapes")
+
+
+def _is_pictures(images: Samples) -> bool:
+    return images.dtype == np.uint8 and len(images.shape) == 4 and images.shape[1] in MODES
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    dataset = data.load(args.data_path)
-    split = getattr(dataset, args.split)
-    count = len(split) if args.count is None else args.count
-    if not 1 <= count <= len(split):
-        raise QatError(
-            f"--count {count}: {dataset.source} has {len(split):,} {args.split} images; use a number from 1 to that"
-        )
-    index = write_pictures(args.out, split.images[:count], split.labels[:count], dataset.class_names)
-    print(f"wrote {count:,} pictures, {index} and {Path(args.out) / 'class_names.txt'}")
+    if args.size is not None and not 1 <= args.size <= 4096:
+        raise QatError(f"--size {args.size}: use a number of pixels, 1 to 4096")
+    if args.picture_format != "png" and not args.class_folders:
+        raise QatError(f"--picture_format {args.picture_format}: an index names PNG files; give --class_folders too")
+    if args.data_path == SYNTHETIC:
+        dataset = shapes(args.size or 64, args.seed)
+    else:
+        dataset = data.load(args.data_path, skip_unreadable=args.skip_unreadable)
+        if args.size is not None:
+            images = as_tuple(dataset.train.images)[0]
+            usual: Preparation = getattr(images, "usual", PLAIN)
+            recipe = chosen_preparation(args, None, usual, args.data_path)
+            dataset = dataset.resized((images.shape[1], args.size, args.size), recipe)
+    parts = ("train", "test") if args.class_folders and args.split is None else (args.split or "test",)
+    for part in parts:
+        split = getattr(dataset, part)
+        count = len(split) if args.count is None else args.count
+        if not 1 <= count <= len(split):
+            raise QatError(
+                f"--count {count}: {dataset.source} has {len(split):,} {part} images; use a number from 1 to that"
+            )
+        if split.classes is None or isinstance(split.images, tuple) or not _is_pictures(split.images):
+            raise QatError(f"{args.data_path}: holds no pictures of classes, which alone can be written; give another")
+        names = dataset.class_names or tuple(str(label) for label in range(int(split.classes.max()) + 1))
+        images, labels = split.images[:count], split.classes[:count]
+        if args.class_folders:
+            folder = Path(args.out) / part
+            write_class_folders(folder, images, labels, names, args.picture_format)
+            print(f"wrote {count:,} pictures in {len(set(labels.tolist())):,} folders of {folder}")
+        else:
+            index = write_pictures(args.out, images, labels, names)
+            print(f"wrote {count:,} pictures, {index} and {Path(args.out) / 'class_names.txt'}")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = Recipe(epochs=10 if small else 4, lr=0.01)
     quantized = train(
         backend,
-        Checkpoint(quantized_graph, params, history=checkpoint.history),
+        checkpoint.derived(quantized_graph, params),
         dataset,
         recipe,
         device_target=args.device_target,

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace, *, quantized: bool = False) -> None:
     checkpoint = with_task(args, load_checkpoint(args.ckpt_path, quantized=quantized))
     check_class_arguments(args)
     backend = qat.backend(args.backend)
-    dataset = load_data(args.data_path, checkpoint.graph)
+    dataset = load_data(args.data_path, checkpoint, args)
     check_labels(checkpoint.graph, dataset, checkpoint.task)
     model = backend.lower(checkpoint.graph, checkpoint.params, device_target=args.device_target)
     outputs = backend.predict(model, dataset.test.images)

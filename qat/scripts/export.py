@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import qat
 from qat.cli import run_script
 from qat.data.loading import exists
 from qat.deploy.floats import export_float
 from qat.deploy.interfaces import HoldsFloats, Option, Target
-from qat.deploy.verify import arithmetic_options, default_arithmetic, export_verified
+from qat.deploy.verify import arithmetic_options, default_arithmetic, export_verified, preparation_entry
 from qat.errors import QatError
 from qat.integer.widths import PACKINGS
 from qat.registry import formats, target_names
@@ -117,16 +118,17 @@ def run(args: argparse.Namespace) -> int:
     if args.no_verify:
         running = arithmetic_options(target, args.arithmetic or default_arithmetic(target))
         target.export(integers, path, **options, **running)
+        target.write_metadata(path, preparation_entry(checkpoint))
         print(f"wrote {path}, {path.stat().st_size:,} bytes, not verified")
         print_summary(checkpoint.graph, checkpoint.params, integers, packing=packing)
         return 0
     backend = qat.backend(args.backend)
-    dataset = load_data(args.data_path or _trained_on(args.ckpt_path, checkpoint), checkpoint.graph)
+    dataset = load_data(args.data_path or _trained_on(args.ckpt_path, checkpoint), checkpoint, args)
     certificate = export_verified(
         path,
         target,
         backend,
-        checkpoint,
+        replace(checkpoint, preparation=dataset.preparation or checkpoint.preparation),
         dataset.test,
         data=f"{dataset.name}, test images",
         device_target=args.device_target,

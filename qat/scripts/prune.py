@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     check_writable(path)
     dataset = None
     if args.data_path is not None:
-        dataset = load_data(args.data_path, checkpoint.graph)
+        dataset = load_data(args.data_path, checkpoint, args)
         check_labels(checkpoint.graph, dataset, checkpoint.task)
     graph, params = pruning.drop_blocks(checkpoint.graph, checkpoint.params, args.drop_blocks)
     if limits:
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
         raise QatError(f"{args.ckpt_path}: with these arguments nothing is removed; raise --ratio, or lower the limit")
     names = ("method", "ratio", "max_macs", "max_params", "scope", "minimum", "multiple_of", "drop_blocks", "batches")
     record = {"pruning": {name: getattr(args, name) for name in (*names, "batch_size", "seed")}}
-    result = Checkpoint(graph, params, history=(record, *checkpoint.history), task=checkpoint.task)
+    result = replace(checkpoint.derived(graph, params), history=(record, *checkpoint.history))
     result.save(path)
     _report(args, checkpoint, result, dataset)
     print(f"saved {path}")

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     if args.test_path:
         pictures.print_accuracy(classifier, args.test_path)
         return
-    pixels, changes = read_picture(args.image, classifier.shape)
+    pixels, changes = read_picture(args.image, classifier.shape, classifier.preparation)
     pictures.print_changes([f"{args.image} was {change}" for change in changes])
     shares = _softmax(classifier(pixels[np.newaxis])[0])
     best = np.argsort(-shares, kind="stable")[: pictures.SHOWN]

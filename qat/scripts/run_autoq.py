@@ -111,7 +111,7 @@ def settings_of(widths: Widths) -> dict[str, Any]:
 def merged(checkpoint: Checkpoint, dataset: Any) -> Checkpoint:
     """A float network in the form that is quantized."""
     graph, params = merge_batch_norm(checkpoint.graph, checkpoint.params, dataset.train.images[:MERGED_BY])
-    return Checkpoint(graph, params, history=checkpoint.history, task=checkpoint.task)
+    return checkpoint.derived(graph, params)
 
 
 def cost_of(graph: Graph, goal: str) -> float:
@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> None:
     def objective(trial: Any) -> float:
         graph = qat.convert_quant_network(start.graph, **settings_of(suggested_widths(trial, start.graph, args)))
         trial.set_user_attr("cost", cost_of(graph, args.goal))
-        own = Checkpoint(graph, graph.initial_params(args.seed) | start.params, history=start.history, task=start.task)
+        own = start.derived(graph, graph.initial_params(args.seed) | start.params)
         ended = train_trial(trial, folder, backend, own, dataset, recipe, device_target=args.device_target)
         trial.set_user_attr("accuracy", goodness(ended))
         trial.set_user_attr("metric", metric_of(ended))

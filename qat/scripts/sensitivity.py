@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     if args.picture_path:
         check_picture(args.picture_path)
     backend, task = qat.backend(args.backend), checkpoint.task
-    dataset = load_data(args.data_path, checkpoint.graph)
+    dataset = load_data(args.data_path, checkpoint, args)
     check_labels(checkpoint.graph, dataset, task)
     split = getattr(dataset, args.split)
     count = len(split) if args.images is None else args.images

@@ -65,7 +65,7 @@ def _start(args: argparse.Namespace) -> Checkpoint:
             f"--network {args.network}: the network is that of --ckpt_path {args.ckpt_path}; give one of them"
         )
     checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
-    return Checkpoint(checkpoint.graph, checkpoint.params, history=checkpoint.history, task=checkpoint.task)
+    return checkpoint.derived(checkpoint.graph, checkpoint.params)
 
 
 if __name__ == "__main__":

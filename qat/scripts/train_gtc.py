@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> None:
     if report is not None:
         report.bits(end, dataset.test)
     low, high = folder / "int_model_final.ckpt", folder / "training_model_final.ckpt"
-    Checkpoint(graph, end.params, history=end.history).save(low)
+    end.derived(graph, end.params).save(low)
     _high(end, float_graph).save(high)
     found = accuracies(end)
     print("   ".join(f"{name}: {100 * value:.2f}" for name, value in found.items()))
@@ -170,7 +170,7 @@ def _name(objective: GTCLoss) -> str:
 
 def _high(checkpoint: Checkpoint, graph: Graph) -> Checkpoint:
     """The float network that the same weights are."""
-    return Checkpoint(graph, {name: checkpoint.params[name] for name in graph.params}, history=checkpoint.history)
+    return checkpoint.derived(graph, {name: checkpoint.params[name] for name in graph.params})
 
 
 class _Report:

@@ -85,9 +85,7 @@ def _converted(args: argparse.Namespace, checkpoint: Checkpoint) -> Checkpoint:
     settings = {"quant_delay": args.quant_delay} | quantization_settings(args)
     graph = qat.convert_quant_network(checkpoint.graph, **settings)
     qat.to_integer(graph, graph.observed_params())  # raises now, not after hours, where something has no quantizer
-    return Checkpoint(
-        graph, graph.initial_params(args.seed) | checkpoint.params, history=checkpoint.history, task=checkpoint.task
-    )
+    return checkpoint.derived(graph, graph.initial_params(args.seed) | checkpoint.params)
 
 
 def _quantized(args: argparse.Namespace, checkpoint: Checkpoint) -> Checkpoint:
@@ -98,7 +96,7 @@ def _quantized(args: argparse.Namespace, checkpoint: Checkpoint) -> Checkpoint:
                 f"--{name}: {args.ckpt_path} is quantized already, with settings of its own; leave it out, or give the float "
                 "checkpoint that it was made from"
             )
-    return Checkpoint(checkpoint.graph, checkpoint.params, history=checkpoint.history, task=checkpoint.task)
+    return checkpoint.derived(checkpoint.graph, checkpoint.params)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     arithmetic = args.arithmetic or (own[0] if len(set(own)) == 1 else ARITHMETICS[0])
     checkpoint = load_checkpoint(args.ckpt_path, quantized=True)
     graph = qat.to_integer(checkpoint.graph, checkpoint.params)
-    dataset = load_data(args.data_path, checkpoint.graph)
+    dataset = load_data(args.data_path, checkpoint, args)
     engines = [
         file_engine(model, target, graph, arithmetic)
         for model, target, arithmetic in zip(args.model, targets, own, strict=True)

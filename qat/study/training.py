@@ -209,16 +209,16 @@ def _start(folder: Path, settings: Mapping[str, Any], dataset: Dataset) -> Check
     begin = Checkpoint.load(folder / f"{settings['start']}.ckpt")
     if settings["pruner"] is not None:
         graph, params = prune_weights(begin.graph, begin.params, MagnitudePruner(**settings["pruner"]))
-        return Checkpoint(graph, params, history=begin.history)
+        return begin.derived(graph, params)
     if settings["quantization"] is None:
-        return Checkpoint(begin.graph, begin.params, history=begin.history)
+        return begin.derived(begin.graph, begin.params)
     trained = Checkpoint.load(folder / f"{settings['float']}.ckpt")
     (images,) = as_tuple(dataset.train.images)
     graph, params = merge_batch_norm(trained.graph, trained.params, images[:MERGED_BY])
     if begin.graph.is_quantized:  # weights only: its scales and ranges belong to other codes
         params = {name: begin.params[name] for name in params}
     quantized = qat.convert_quant_network(graph, **settings["quantization"])
-    return Checkpoint(quantized, quantized.initial_params(seed) | params, history=begin.history)
+    return begin.derived(quantized, quantized.initial_params(seed) | params)
 
 
 def _codes_that_differ(backend: Any, model: Any, checkpoint: Checkpoint, images: Any) -> int | None:

@@ -20,6 +20,11 @@ def prefixed(metadata: Mapping[str, str]) -> dict[str, str]:
     return {METADATA + key: value for key, value in metadata.items()}
 
 
+def unprefixed(entries: Mapping[str, str]) -> dict[str, str]:
+    """The inverse of ``prefixed``; entries of others are left out."""
+    return {key.removeprefix(METADATA): value for key, value in entries.items() if key.startswith(METADATA)}
+
+
 def end_names(what: str, count: int) -> list[str]:
     """The names of a file's inputs or outputs: "input" where there is one, else "input0", "input1", ..."""
     return [what] if count == 1 else [f"{what}{i}" for i in range(count)]

@@ -20,6 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from qat import tasks
+from qat.data import Preparation
 from qat.errors import NotFiniteError, QatError, shortened
 from qat.files import write_atomically
 from qat.graph import Graph, Params
@@ -49,6 +50,7 @@ class Checkpoint:
             commands.
         progress: of the current training.
         best: parameters of the best epoch so far, where they are wanted and differ from ``params``; else empty.
+        preparation: how pictures become its input; None where nobody has said it.
         task: what the network is for; classification by default, as in files of the first releases.
 
     >>> import qat
@@ -67,7 +69,20 @@ class Checkpoint:
     history: tuple[Mapping[str, Any], ...] = ()
     progress: Progress = field(default_factory=Progress)
     best: Params = field(default_factory=dict)
+    preparation: Preparation | None = None
     task: Task = field(default_factory=Classification)
+
+    def derived(self, graph: Graph, params: Params) -> Checkpoint:
+        """Another network made from this one, not trained yet: it keeps the history, the task and what is known of the data.
+
+        Args:
+            graph: of the new network.
+            params: of the new network.
+
+        Returns:
+            A checkpoint at step 0.
+        """
+        return Checkpoint(graph, params, history=self.history, preparation=self.preparation, task=self.task)
 
     def __repr__(self) -> str:
         kind = "quantized" if self.graph.is_quantized else "float"
@@ -117,6 +132,8 @@ class Checkpoint:
             "progress": json.dumps(self.progress.to_json()),
             "task": tasks.written(self.task),
         }
+        if self.preparation is not None:
+            metadata["preparation"] = json.dumps(self.preparation.to_json())
         write_atomically(path, safetensors.numpy.save(tensors, metadata))
 
     @classmethod
@@ -158,6 +175,8 @@ class Checkpoint:
             history = _history(json.loads(metadata["history"]))
             progress = Progress.from_json(json.loads(metadata.get("progress", "null")))
             task = tasks.read(metadata["task"]) if "task" in metadata else Classification()
+            recipe = json.loads(metadata.get("preparation", "null"))
+            preparation = None if recipe is None else Preparation.from_json(recipe)
         params, state, best = (
             {name.removeprefix(part): a for name, a in tensors.items() if name.startswith(part)}
             for part in ("params/", "optimizer/", "best/")
@@ -170,7 +189,7 @@ class Checkpoint:
                     raise QatError(
                         f"{source}: {not_finite}; its training went wrong or the file is damaged, use another copy"
                     )
-        return cls(graph, params, step, epoch, state, history, progress, best, task)
+        return cls(graph, params, step, epoch, state, history, progress, best, preparation, task)
 
     def require(self, path: str | Path, *, quantized: bool) -> None:
         """Check that the network is of the kind that a command needs.

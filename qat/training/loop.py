@@ -223,7 +223,7 @@ class _Run:
         recipe = course.recipe
         self.backend, self.graph, self.course, self.recipe, self.data = backend, start.graph, course, recipe, data
         self.history, self.hooks, self.task, self.loss = history, hooks, start.task, loss
-        self.done = start.step
+        self.done, self.preparation = start.step, start.preparation
         self.progress, self.best = (start.progress, start.best) if start.step else (Progress(), {})
         if recipe.keep_best and not self.best and self._best_epoch() is not None:
             raise QatError(
@@ -342,6 +342,7 @@ class _Run:
             history=self.history,
             progress=self.progress,
             best=self.best,
+            preparation=self.data.preparation or self.preparation,
             task=self.task,
         )
 

@@ -21,7 +21,8 @@ class Reader:
     """One kind of data set.
 
     Attributes:
-        looks_for: what it recognises a data set by, in a few words, for the message about a path that nobody recognises.
+        looks_for: what it recognises a folder or a file by, in a few words, for the message about one that nobody recognises;
+            nothing where it reads neither.
         recognizes: whether a path is one for it. It looks at names, and at a file's first lines, and raises nothing.
         read: the data set of a path; the second argument is ``for_folds`` of ``qat.data.load``.
     """

@@ -34,4 +34,4 @@ def _read(path: str, for_folds: bool) -> Dataset:
     return Dataset("digits", DIGITS, *parts, DIGIT_NAMES)
 
 
-READER = Reader("the word 'digits'", lambda path: path == DIGITS, _read)
+READER = Reader("", lambda path: path == DIGITS, _read)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from qat import data
 from qat.data import Dataset
+from qat.data.preparation import PLAIN, Preparation
 from qat.deploy.interfaces import Target
 from qat.errors import QatError
 from qat.graph import Graph
 from qat.registry import formats, suffixed, target_of
+from qat.scripts.common.flags import chosen_preparation
 from qat.training.checkpoint import Checkpoint
 
 
@@ -22,14 +24,29 @@ def load_checkpoint(path: str, *, quantized: bool) -> Checkpoint:
     return checkpoint
 
 
-def load_data(data_path: str, graph: Graph) -> Dataset:
-    """The data set, its images in the shape that the network takes."""
+def load_data(data_path: str, network: Graph | Checkpoint, args: argparse.Namespace | None = None) -> Dataset:
+    """The data set, its samples in the shape that the network takes.
+
+    Args:
+        data_path: as ``qat.data.load`` takes it.
+        network: Its checkpoint, which may say how pictures become its inputs, or its graph.
+        args: With the flags of ``add_data_argument``, which come before what the checkpoint says; None where there are none.
+
+    Returns:
+        The data set, with the ``preparation`` that was used.
+    """
+    graph, kept = (network, None) if isinstance(network, Graph) else (network.graph, network.preparation)
     if len(graph.inputs) != 1:
         raise QatError(
             f"{graph.name} has {len(graph.inputs)} inputs, but a data set of --data_path has one image a sample; train and "
             "verify it from Python, with a tuple of arrays as Split.images"
         )
-    return data.load(data_path).resized(graph.shapes[graph.inputs[0].name])
+    dataset = data.load(data_path, skip_unreadable=bool(getattr(args, "skip_unreadable", False)))
+    usual: Preparation = getattr(dataset.train.images, "usual", PLAIN)
+    recipe = chosen_preparation(
+        args, kept, dataset.preparation or usual, str(getattr(args, "ckpt_path", None) or "the checkpoint")
+    )
+    return dataset.resized(graph.shapes[graph.inputs[0].name], recipe)
 
 
 def check_file(path: str, advice: str) -> None:

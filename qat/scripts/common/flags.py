@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from dataclasses import replace
 
 import qat
 from qat.data.loading import READERS
+from qat.data.preparation import INTERPOLATIONS, RESIZES, Preparation
 from qat.deploy.interfaces import ParameterFiles
-from qat.errors import QatError
+from qat.errors import QatError, one_line
 from qat.integer.fixed_point import ARITHMETICS
 from qat.networks.catalogue import ADDED
 from qat.registry import BACKENDS, backend_names
@@ -55,15 +58,77 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_data_argument(
-    parser: argparse.ArgumentParser, *, required: bool = True, otherwise: str = "what the checkpoint was trained on"
+    parser: argparse.ArgumentParser,
+    *,
+    required: bool = True,
+    otherwise: str = "what the checkpoint was trained on",
+    also: str = "",
 ) -> None:
-    """--data_path. otherwise: what is taken where it is not required and left out."""
-    text = "folder of MNIST (IDX files in train/ and test/), CIFAR-10 (.bin) or SVHN (.mat), or 'digits' for scikit-learn's"
+    """--data_path. otherwise: what is taken where it is not required and left out. also: what this command takes beside."""
+    text = (
+        "a folder of pictures with a folder for each class, or such folders in train/ and test/; images/ and masks/; a "
+    )
+    text += ".csv, .npz or .npy file; package.module:function; MNIST's, CIFAR-10's or SVHN's folder; or 'digits' for scikit-learn's"
     text += "".join(f", or {name}:..." for name in READERS.names()).replace("%", "%%")
+    text += f"; {also}" if also else ""
     if required:
         parser.add_argument("--data_path", required=True, help=text)
     else:
         parser.add_argument("--data_path", default=None, help=f"{text} (default: {otherwise})")
+    add_preparation_arguments(parser)
+    parser.add_argument(
+        "--skip_unreadable",
+        action="store_true",
+        help="look at all pictures first and leave out those that cannot be read (default: the first such one is an error)",
+    )
+
+
+def add_preparation_arguments(parser: argparse.ArgumentParser) -> None:
+    """How pictures become inputs, where it is not as the checkpoint or the file says."""
+    group = parser.add_argument_group(
+        "pictures", "of another size than the network's (default: as the model says, else crop for picture files)"
+    )
+    group.add_argument(
+        "--resize",
+        choices=RESIZES,
+        help="in proportion, then the middle is cut; to the size alone; or in proportion, on black",
+    )
+    group.add_argument(
+        "--resize_to", type=int, metavar="PIXELS", help="of crop: the shorter side before (default: by --crop_fraction)"
+    )
+    group.add_argument(
+        "--crop_fraction",
+        type=float,
+        metavar="SHARE",
+        help="of crop: the share of the shorter side that is kept (0.875)",
+    )
+    group.add_argument("--interpolation", choices=INTERPOLATIONS, help="between pixels (of picture files: bilinear)")
+
+
+def chosen_preparation(
+    args: argparse.Namespace | None, kept: Preparation | None, usual: Preparation, source: str
+) -> Preparation:
+    """How pictures are prepared: as the flags say, which comes before what the model says, before what is usual.
+
+    Args:
+        args: of ``add_preparation_arguments``; None, or without some, where a command has no such flags.
+        kept: by the checkpoint or file.
+        usual: where nobody says anything.
+        source: of ``kept``, for the note that says that it is not followed.
+    """
+    names = ("resize", "resize_to", "crop_fraction", "interpolation")
+    given = {name: getattr(args, name, None) for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
+    found = kept or usual
+    if given.get("resize", found.resize) != "crop" or "crop_fraction" in given:
+        given = {"resize_to": None} | given
+    found = replace(found, **given)
+    if kept is not None and found != kept:
+        print(
+            one_line(f"note: pictures are prepared as the flags say ({found}), but {source} was made with {kept}"),
+            file=sys.stderr,
+        )
+    return found
 
 
 def add_arithmetic_argument(parser: argparse.ArgumentParser) -> None:

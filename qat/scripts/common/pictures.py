@@ -3,35 +3,58 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+
 import qat
 from qat.cells.base import Shape
-from qat.data import accuracy
-from qat.data.pictures import find_pictures, read_class_names, read_pictures
+from qat.data import Preparation, Split, accuracy, load
+from qat.data.loading import exists
+from qat.data.picture_rows import Paths, Pictures
+from qat.data.pictures import check_picture_shape, find_pictures, read_class_names, read_picture
+from qat.data.preparation import PLAIN
+from qat.data.readers.class_folders import READER as CLASS_FOLDERS
+from qat.data.rows import Samples
 from qat.deploy.inference import predict
+from qat.deploy.interfaces import RecordsMetadata, Target
 from qat.deploy.verify import arithmetic_options, default_arithmetic
 from qat.errors import QatError, one_line
+from qat.reading import reading
 from qat.registry import suffixed
 from qat.scripts.common.files import check_file, trusted_target
-from qat.scripts.common.flags import add_arithmetic_argument, add_backend_arguments, add_trust_argument
+from qat.scripts.common.flags import (
+    add_arithmetic_argument,
+    add_backend_arguments,
+    add_preparation_arguments,
+    add_trust_argument,
+    chosen_preparation,
+)
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import Arrays, as_tuple
 from qat.vocabulary.ops import Array
 
+AT_ONCE = 256  #: pictures that are in memory together
 SHOWN = 5  #: classes of one picture, and how many count as found in the second figure of many
 
 
 class Classifier(NamedTuple):
-    """shape: of its input, (C, H, W). compute: its output, (N, classes), from pixels. names: of the classes, or none."""
+    """shape: of its input, (C, H, W). compute: its output, (N, classes), from pixels. names: of the classes, or none.
+    preparation: how pictures become its input.
+    """
 
     path: str
     shape: Shape
     compute: Callable[[Array], Array]
     names: list[str]
+    preparation: Preparation
 
     def __call__(self, pixels: Array) -> Array:
         """The output, (N, classes). Raises QatError where there are not as many names as classes."""
@@ -57,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
     parser.add_argument("--class_names", metavar="FILE", help="the classes' names, one a line (default: numbers)")
     add_arithmetic_argument(parser)
     add_backend_arguments(parser)
+    add_preparation_arguments(parser)
 
 
 def add_test_argument(container: argparse._ActionsContainer, *, required: bool) -> None:
@@ -65,7 +89,8 @@ def add_test_argument(container: argparse._ActionsContainer, *, required: bool) 
         "--test_path",
         required=required,
         metavar="PATH",
-        help="a text file of lines 'picture.png class', or a folder with one folder of pictures for each class",
+        help="a text file of lines 'picture.png class', or what --data_path takes, as a folder of pictures for each class or a "
+        ".csv of file,label",
     )
 
 
@@ -77,11 +102,11 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
         checkpoint = Checkpoint.load(args.model)
         graph = checkpoint.graph
         model = qat.backend(args.backend).lower(graph, checkpoint.params, device_target=args.device_target)
-        shapes = [*graph.input_shapes]
+        shapes, preparation = [*graph.input_shapes], checkpoint.preparation
         compute = partial(predict, model)
     else:
         target = trusted_target(args, args.model)
-        shapes = target.input_shapes(args.model)
+        shapes, preparation = target.input_shapes(args.model), recorded_preparation(target, args.model)
         running = arithmetic_options(target, args.arithmetic or default_arithmetic(target, args.model))
 
         def compute(pixels: Arrays) -> Arrays:
@@ -99,23 +124,79 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
         return first
 
     names = read_class_names(args.class_names) if args.class_names else []
-    return Classifier(args.model, shapes[0], classify, names)
+    preparation = chosen_preparation(args, preparation, PLAIN, args.model)
+    return Classifier(args.model, shapes[0], classify, names, preparation)
+
+
+def recorded_preparation(target: Target, path: str) -> Preparation | None:
+    """How pictures become the input of an exported file, as far as it says so."""
+    if not isinstance(target, RecordsMetadata):
+        return None
+    text = target.read_metadata(path).get("preparation")
+    if text is None:
+        return None
+    with reading(path, "an exported file: its preparation is damaged", "export it again"):
+        return Preparation.from_json(json.loads(text))
 
 
 def print_accuracy(classifier: Classifier, test_path: str) -> None:
-    """Of the pictures that an index or folders name: how often the best class, and one of the best five, is right."""
-    split, changes = read_pictures(find_pictures(test_path, classifier.names), classifier.shape)
-    print_changes(changes)
-    assert not isinstance(split.images, tuple)
-    outputs = classifier(split.images)
-    if split.labels.max() >= outputs.shape[1]:
+    """Of the pictures of a data set: how often the best class, and one of the best five, is right."""
+    split, sorted_names = _test_samples(classifier, test_path)
+    outputs, changes = [], Counter[str]()
+    for start in range(0, len(split), AT_ONCE):
+        pixels = _read_noting(split.images, start, min(start + AT_ONCE, len(split)), changes)
+        outputs.append(classifier(pixels))
+        if sorted_names and outputs[0].shape[1] != sorted_names:
+            find_pictures(test_path, classifier.names)  # raises: which of the model's classes they are is not known
+    print_changes([f"{count:,} of {len(split):,} pictures {change}" for change, count in changes.items()])
+    found = np.concatenate(outputs)
+    if split.labels.max() >= found.shape[1]:
         raise QatError(
-            f"{test_path}: its classes reach {split.labels.max()} but {classifier.path} gives {outputs.shape[1]} numbers, for "
-            f"classes 0 to {outputs.shape[1] - 1}; correct the index, or give the model of these classes"
+            f"{test_path}: its classes reach {split.labels.max()} but {classifier.path} gives {found.shape[1]} numbers, for "
+            f"classes 0 to {found.shape[1] - 1}; correct the index, or give the model of these classes"
         )
-    print(f"Accuracy: {100 * accuracy(outputs, split.labels):.2f} on {len(split):,} pictures")
-    if outputs.shape[1] > SHOWN:
-        print(f"Top {SHOWN}: {100 * accuracy(outputs, split.labels, best=SHOWN):.2f}")
+    print(f"Accuracy: {100 * accuracy(found, split.labels):.2f} on {len(split):,} pictures")
+    if found.shape[1] > SHOWN:
+        print(f"Top {SHOWN}: {100 * accuracy(found, split.labels, best=SHOWN):.2f}")
+
+
+def _test_samples(classifier: Classifier, test_path: str) -> tuple[Split, int]:
+    """What is tested with, in the model's shape; and the number of classes where they are known by their order alone."""
+    folder, names = os.path.isdir(test_path), classifier.names
+    plain = folder and not os.path.isdir(os.path.join(test_path, "train")) and CLASS_FOLDERS.recognizes(test_path)
+    by_order = plain and not names and not any(name.isdecimal() for name in os.listdir(test_path))
+    indexed = os.path.isfile(os.path.join(test_path, "index.txt")) or not exists(test_path)
+    if (plain and not by_order) or indexed:
+        files = find_pictures(test_path, names)
+        check_picture_shape(classifier.path, classifier.shape)
+        rows = Pictures(Paths("", (str(file) for file, _ in files)), classifier.shape, classifier.preparation)
+        return Split(rows, np.array([label for _, label in files])), 0
+    dataset = load(test_path, for_folds=True).resized(classifier.shape, classifier.preparation)
+    split = dataset.test if len(dataset.test) else dataset.train
+    if split.classes is None:
+        raise QatError(
+            f"{test_path}: its labels are not classes, whose accuracy is measured; give a data set of classes"
+        )
+    if names and dataset.class_names:
+        unknown = [name for name in dataset.class_names if name not in names]
+        if not unknown:
+            of_model = np.array([names.index(name) for name in dataset.class_names])
+            split = replace(split, labels=of_model[split.classes])
+    return split, len(dataset.class_names) if by_order else 0
+
+
+def _read_noting(images: Samples, start: int, stop: int, changes: Counter[str]) -> Array:
+    """Some of the samples; what was done to pictures is counted."""
+    if not isinstance(images, Pictures):
+        pixels: Array = images[start:stop]
+        return pixels
+    found = []
+    for number in range(start, stop):
+        pixels, changed = read_picture(images.paths[number], images.shape[1:], images.preparation)
+        found.append(pixels)
+        changes.update(changed)
+    stacked: Array = np.stack(found)
+    return stacked
 
 
 def print_changes(changes: Sequence[str]) -> None:

@@ -143,7 +143,7 @@ def train_and_save(
     plan = recipe(args)
     loss = own_loss(args.loss) if args.loss else None
     start = with_task(args, start)
-    dataset = load_data(data_path, start.graph)
+    dataset = load_data(data_path, start, args)
     task = with_weights(args, start.task, start.graph, dataset)
     start = _resumed(path, start) if args.resume else start
     teaching = _teaching(args, backend, start.graph, data_path)
@@ -221,7 +221,7 @@ def _teaching(args: argparse.Namespace, backend: TrainingBackend, student: Graph
         return None
     images = None
     if args.teacher_ckpt != OWN:
-        images = load_data(data_path, Checkpoint.load(args.teacher_ckpt).graph).train
+        images = load_data(data_path, Checkpoint.load(args.teacher_ckpt), args).train
     chosen = {name: getattr(Distillation, name) if value is None else value for name, value in given.items()}
     return teach(
         backend,

@@ -17,7 +17,7 @@ from qat.cells.base import Shape
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.integer.widths import require_bytes
 from qat.registry import TARGETS
-from qat.targets.common import codes_name, prefixed
+from qat.targets.common import codes_name, prefixed, unprefixed
 from qat.targets.mindir.file import load, set_outputs, shapes_of_inputs, write
 from qat.targets.mindir.integer import IntegerWriter
 from qat.targets.mindir.run import infer
@@ -58,6 +58,11 @@ def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     for key, value in prefixed(metadata).items():
         model.user_info[key] = value
     write(model, path)
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The entries that ``write_metadata`` wrote, by key without "qat."."""
+    return unprefixed(load(path).user_info)
 
 
 def input_shapes(path: str | Path) -> list[Shape]:

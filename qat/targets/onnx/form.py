@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from qat.cells.base import Shape
+from qat.targets.common import unprefixed
 from qat.targets.onnx.file import set_metadata, shapes_of_inputs
 from qat.vocabulary.arrays import Arrays, as_arrays
 from qat.vocabulary.ops import Array
@@ -34,6 +35,10 @@ class Form:
         model = self.load(path)
         set_metadata(model, metadata)
         self.write(model, path)
+
+    def read_metadata(self, path: str | Path) -> dict[str, str]:
+        """The entries that ``write_metadata`` wrote, by key without "qat."."""
+        return unprefixed({entry.key: entry.value for entry in self.load(path).metadata_props})
 
     def input_shapes(self, path: str | Path) -> list[Shape]:
         """The shapes of the inputs, (C, H, W) or (F,)."""

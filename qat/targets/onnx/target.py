@@ -36,7 +36,8 @@ ARITHMETICS: tuple[str, ...] = ("float",)
 RUNS_CODE = False
 WEIGHTS = ("int8", "uint8")  #: what they are multiplied as
 _FORM = Form(load, write, infer)
-write_metadata, input_shapes, predict = _FORM.write_metadata, _FORM.input_shapes, _FORM.predict
+write_metadata, read_metadata = _FORM.write_metadata, _FORM.read_metadata
+input_shapes, predict = _FORM.input_shapes, _FORM.predict
 
 
 def export(graph: IntegerGraph, path: str | Path, *, weights: str = "int8", packing: str = "packed") -> None:

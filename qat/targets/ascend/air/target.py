@@ -20,7 +20,7 @@ from qat.targets.ascend.air.file import load, parse
 from qat.targets.ascend.air.model import Model
 from qat.targets.ascend.air.run import run_operators, shapes_of_inputs
 from qat.targets.ascend.air.writer import operators_of, write_model
-from qat.targets.common import end_names, prefixed
+from qat.targets.common import end_names, prefixed, unprefixed
 from qat.vocabulary.arrays import Arrays, as_arrays, in_batches
 from qat.vocabulary.ops import Array
 
@@ -52,6 +52,12 @@ def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     model = load(path)
     attributes = model.attributes | {key: value.encode() for key, value in prefixed(metadata).items()}
     write_atomically(path, write_model(model.name, model.operators, attributes))
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The entries that ``write_metadata`` wrote, by key without "qat."."""
+    attributes = load(path).attributes
+    return unprefixed({key: value.decode(errors="replace") for key, value in attributes.items()})
 
 
 def input_shapes(path: str | Path) -> list[Shape]:

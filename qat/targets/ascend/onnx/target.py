@@ -29,7 +29,8 @@ SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
 ARITHMETICS: tuple[str, ...] = ("float",)
 RUNS_CODE = False
 _FORM = Form(load, write, infer)
-write_metadata, input_shapes, predict = _FORM.write_metadata, _FORM.input_shapes, _FORM.predict
+write_metadata, read_metadata = _FORM.write_metadata, _FORM.read_metadata
+input_shapes, predict = _FORM.input_shapes, _FORM.predict
 
 
 def export(graph: IntegerGraph, path: str | Path) -> None:
