@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import numpy as np
 
 from qat import tasks
 from qat.data import Split
-from qat.deploy.certificate import REFERENCE, Certificate, Comparison
+from qat.deploy.certificate import Certificate, Comparison
 from qat.deploy.inference import predict_codes, trace
 from qat.deploy.interfaces import RecordsArithmetic, Target, TrainingBackend, check_backend, check_target
 from qat.errors import QatError

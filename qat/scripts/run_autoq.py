@@ -175,7 +175,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _described(trial: Any, goal: str, task: Task) -> str:
     unit = "bits" if goal == "size" else "nJ"
-    found = good_words(task, np.float64(trial.user_attrs["accuracy"]), trial.user_attrs.get("metric"))
+    found = good_words(task, float(np.float64(trial.user_attrs["accuracy"])), trial.user_attrs.get("metric"))
     return f"{found}, {trial.user_attrs['cost']:,.1f} {unit}, score {trial.value:.4f}"
 
 

@@ -139,6 +139,11 @@ class Task(Serializable, ABC):
         """
         raise QatError(f"--confusion: {self.name} has no classes that exclude one another; leave it out")
 
+    def answer(self, outputs: Any) -> Table:
+        """What is said of one sample: the numbers of the output. outputs: (1, ...)."""
+        numbers = outputs.reshape(-1)
+        return Table("", "number", ("output",), tuple(map(str, range(len(numbers)))), [(f"{x:.6g}",) for x in numbers])
+
     # -- what follows -----------------------------------------------------------------------------------------------
 
     def check(self, graph: Graph | IntegerGraph, split: Split, where: str) -> None:

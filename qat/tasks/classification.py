@@ -115,7 +115,8 @@ class Classification(Task):
 
 def _best(outputs: Array) -> Array:
     """The class of each sample; of equal outputs the first, as in ``accuracy``."""
-    return outputs.argmax(axis=1)
+    best: Array = outputs.argmax(axis=1)
+    return best
 
 
 def suggested(labels: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ class Table(NamedTuple):
     what: str
     columns: tuple[str, ...]
     names: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 def found_table(title: str, what: str, hits: Array, found: Array, wanted: Array) -> Table:

@@ -74,6 +74,13 @@ class Multilabel(Task):
             "mAP": float(np.mean(scores)) if scores else 0.0,
         }
 
+    def answer(self, outputs: Any) -> Table:
+        """The probability of each label, the highest first."""
+        shares = 1.0 / (1.0 + np.exp(-outputs[0].astype(np.float64)))
+        order = np.argsort(-shares, kind="stable")
+        rows = [(f"{100 * shares[k]:.2f} %",) for k in order]
+        return Table("", "label", ("probability",), tuple(map(str, order)), rows)
+
     def per_class(self, outputs: Any, labels: Any) -> list[Table]:
         truth, found = np.asarray(labels[:]).astype(bool), outputs > 0
         return [found_table("Each label", "label", (truth & found).sum(0), found.sum(0), truth.sum(0))]

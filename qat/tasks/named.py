@@ -146,4 +146,5 @@ def read(text: str) -> Task:
         QatError: it is of another release, or of a module that is not imported.
         ValueError: the text is damaged.
     """
-    return from_json(json.loads(text), Task)
+    task: Task = from_json(json.loads(text), Task)  # type: ignore[type-abstract]
+    return task

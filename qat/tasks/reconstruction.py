@@ -106,5 +106,10 @@ def real_inputs(graph: Graph | IntegerGraph, images: Arrays) -> tuple[Array, ...
         An array for each input.
     """
     nodes: Any = graph.inputs
+    if nodes is None:
+        raise QatError(
+            f"{graph.name}: an exported file does not say which real numbers its input stands for, so that its output cannot "
+            "be compared with them; give the checkpoint, whose integers it computes"
+        )
     grids = [getattr(node, "grid", None) or node.cell.grid for node in nodes]
     return tuple(grid.dequantize(x.astype(np.int32)) for grid, x in zip(grids, as_tuple(images), strict=True))

@@ -105,6 +105,12 @@ class Segmentation(Task):
         union = counts.sum(0) + counts.sum(1) - hits
         return hits / np.maximum(union, 1), union > 0
 
+    def answer(self, outputs: Any) -> Table:
+        """The share of the pixels that each class has, the largest first, without those that have none."""
+        shares = np.bincount(outputs[0].argmax(axis=0).ravel(), minlength=outputs.shape[1]) / outputs[0, 0].size
+        order = [k for k in np.argsort(-shares, kind="stable").tolist() if shares[k]]
+        return Table("", "class", ("pixels",), tuple(map(str, order)), [(f"{100 * shares[k]:.2f} %",) for k in order])
+
     def per_class(self, outputs: Any, labels: Any) -> list[Table]:
         counts = self.confusion(outputs, labels)
         iou, _ = self.intersections(counts)

@@ -79,7 +79,7 @@ class Several(Task):
 
     def check(self, graph: Graph | IntegerGraph, split: Split, where: str) -> None:
         shapes = shapes_of(graph)
-        names = [getattr(output, "name", output) for output in graph.outputs]
+        names: list[str] = [getattr(output, "name", output) for output in graph.outputs]
         own = [part.output for part in self.parts]
         if len(names) != len(own) or (hasattr(graph, "shapes") and names != own):
             raise QatError(

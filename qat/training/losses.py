@@ -175,9 +175,10 @@ class Objective(ABC):
                 f"{type(self).__name__} is of {' and '.join(self.tasks)}, but the task is {task.name}; leave it out, or change "
                 "the task"
             )
-        known = {field.name for field in fields(self)} if is_dataclass(self) else set()
-        if "task" in known and self.task is None:
-            return replace(self, task=task)  # type: ignore[type-var]
+        if is_dataclass(self) and any(
+            field.name == "task" and getattr(self, field.name) is None for field in fields(self)
+        ):
+            return replace(self, task=task)
         return self
 
     @abstractmethod

@@ -10,7 +10,7 @@ import numpy as np
 import qat
 from qat.console import print_table
 from qat.data import Dataset, Split
-from qat.deploy.verify import REFERENCE, Certificate
+from qat.deploy.certificate import REFERENCE, Certificate
 from qat.tasks import Task, main
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import evaluate_metrics
