@@ -197,11 +197,17 @@ def shapes_of(graph: Graph | IntegerGraph) -> list[Shape]:
     return [x.shape if shapes is None else shapes[x] for x in outputs]
 
 
+def output_names(graph: Graph | IntegerGraph) -> list[str]:
+    """The names of a network's outputs, alike for a float network and the quantized one that is made of it."""
+    outputs: Sequence[Any] = graph.outputs
+    return [getattr(output, "name", output).removesuffix(".fake_quant") for output in outputs]
+
+
 def one_output(task: Task, graph: Graph | IntegerGraph, where: str) -> Shape:
     """The shape of the only output. Raises QatError where there are several."""
     shapes = shapes_of(graph)
     if len(shapes) != 1:
-        each = " ".join(f"{getattr(output, 'name', output)}=..." for output in graph.outputs)
+        each = " ".join(f"{name}=..." for name in output_names(graph))
         raise QatError(
             f"{where}: {graph.name} has {len(shapes)} outputs, but {task.name} is of one; give each its task: --task {each}"
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qat.errors import QatError
-from qat.tasks.base import Metric, Shape, Task, described, shapes_of
+from qat.tasks.base import Metric, Shape, Task, described, output_names, shapes_of
 from qat.tasks.measures import Table
 from qat.vocabulary.arrays import Arrays, as_tuple
 from qat.vocabulary.ops import Array, Ops, Tensor
@@ -79,7 +80,7 @@ class Several(Task):
 
     def check(self, graph: Graph | IntegerGraph, split: Split, where: str) -> None:
         shapes = shapes_of(graph)
-        names: list[str] = [getattr(output, "name", output) for output in graph.outputs]
+        names = output_names(graph)
         own = [part.output for part in self.parts]
         if len(names) != len(own) or (hasattr(graph, "shapes") and names != own):
             raise QatError(
@@ -105,7 +106,7 @@ class Several(Task):
                 found[f"{part.output} {name}"] = value
         return found
 
-    def ordered(self, outputs: tuple[str, ...]) -> Several:
+    def ordered(self, outputs: Sequence[str]) -> Several:
         """The same in the order of a graph's outputs. Raises QatError where these are others."""
         own = {part.output: part for part in self.parts}
         if set(own) != set(outputs):

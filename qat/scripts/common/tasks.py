@@ -16,7 +16,7 @@ from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 from qat.graph import Graph
 from qat.reading import read_text
-from qat.tasks.base import shapes_of
+from qat.tasks.base import output_names, shapes_of
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.ops import Array
 
@@ -57,7 +57,7 @@ def with_task(args: argparse.Namespace, checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     task = tasks.create(args.task)
     if isinstance(task, tasks.Several):
-        task = task.ordered(checkpoint.graph.outputs)
+        task = task.ordered(output_names(checkpoint.graph))
     return replace(checkpoint, task=task)
 
 
