@@ -23,7 +23,7 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from qat import data, quantizers
+from qat import data, quantizers, tasks
 from qat.analysis import metrics
 from qat.analysis.calibration import calibrate
 from qat.cells import (
@@ -74,6 +74,7 @@ from qat.quantizers import (
     WeightQuantizer,
 )
 from qat.registry import backend, backend_names, target, target_names
+from qat.tasks import Task
 from qat.training.checkpoint import Checkpoint
 from qat.training.losses import Objective
 from qat.training.optimizer import Optimizer
@@ -82,7 +83,7 @@ if TYPE_CHECKING:  # what _LATER has
     from qat import networks, pruning
     from qat.deploy import verify
     from qat.training.distillation import Teaching, teach
-    from qat.training.loop import evaluate_accuracy, train
+    from qat.training.loop import evaluate_accuracy, evaluate_metrics, train
     from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
     from qat.training.recipe import Recipe
 
@@ -138,6 +139,7 @@ __all__ = [
     "SizeBudget",
     "Softmax",
     "Split",
+    "Task",
     "Teaching",
     "TernaryWeightQuantizer",
     "Traced",
@@ -149,6 +151,7 @@ __all__ = [
     "data",
     "evaluate",
     "evaluate_accuracy",
+    "evaluate_metrics",
     "memory",
     "metrics",
     "networks",
@@ -156,6 +159,7 @@ __all__ = [
     "quantizers",
     "target",
     "target_names",
+    "tasks",
     "teach",
     "to_integer",
     "train",
@@ -166,7 +170,7 @@ __all__ = [
 _MODULES = {"networks": "qat.networks", "pruning": "qat.pruning", "verify": "qat.deploy.verify"}
 _LATER = {
     "qat.training.distillation": ("Teaching", "teach"),
-    "qat.training.loop": ("evaluate_accuracy", "train"),
+    "qat.training.loop": ("evaluate_accuracy", "evaluate_metrics", "train"),
     "qat.training.recipe": ("Recipe",),
     "qat.training.objectives": ("BopsBudget", "Distillation", "GTCLoss", "SizeBudget"),
 }

@@ -1,4 +1,4 @@
-"""How much accuracy each layer loses when its weights alone are quantized, without training."""
+"""How much accuracy, or another metric, each layer loses when its weights alone are quantized, without training."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ BITS = (8, 4, 3, 2, 1)
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """The accuracies that ``sensitivity`` measured.
+    """The accuracies that ``sensitivity`` measured, or the values of another metric.
 
     Args:
         baseline: of the float network, 0 to 1.
         accuracy: by layer and number of bits, with that layer alone quantized.
+        higher_is_better: False for an error, as MAE; True by default.
     """
 
     baseline: float
     accuracy: Mapping[str, Mapping[int, float]]
+    higher_is_better: bool = True
 
     def lost(self, layer: str, bits: int) -> float:
-        """The accuracy lost, 0 to 1; negative where it rose."""
-        return self.baseline - self.accuracy[layer][bits]
+        """How much worse it became, of an accuracy 0 to 1; negative where it became better."""
+        lost = self.baseline - self.accuracy[layer][bits]
+        return lost if self.higher_is_better else -lost
 
 
 def quantizer_of(bits: int, per_channel: bool) -> BaseWeightQuantizer:
@@ -46,15 +49,19 @@ def sensitivity(
     *,
     bits: Sequence[int] = BITS,
     per_channel: bool = True,
+    higher_is_better: bool = True,
 ) -> Sensitivity:
-    """Quantize the weights of one layer at a time and measure the accuracy. Biases and activations stay float.
+    """Quantize the weights of one layer at a time and measure the accuracy, or another metric.
+
+    Biases and activations stay float.
 
     Args:
         network: a float network or graph.
         params: its parameters; batch normalisation is folded into the weights first, as in deployment.
-        accuracy: called with a graph and parameters; returns 0 to 1.
+        accuracy: called with a graph and parameters; returns 0 to 1, or the value of another metric.
         bits: the numbers of bits to try, 1 to 16 each.
         per_channel: one scale for each output channel, the default, or one for each weight.
+        higher_is_better: False where the metric is an error; True by default.
 
     Returns:
         The accuracies.
@@ -78,4 +85,4 @@ def sensitivity(
             width: accuracy(graph, {**params, name: rounded(quantizer_of(width, per_channel), params[name])})
             for width in bits
         }
-    return Sensitivity(accuracy(graph, params), found)
+    return Sensitivity(accuracy(graph, params), found, higher_is_better)

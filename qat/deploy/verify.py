@@ -1,17 +1,19 @@
-"""The certificate: do an exported file and a training backend compute the very integers of the NumPy reference?"""
+"""Verification: do an exported file and a training backend compute the very integers of the NumPy reference?"""
 
 from __future__ import annotations
 
 import json
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qat.data import Split, accuracy
+from qat import tasks
+from qat.data import Split
+from qat.deploy.certificate import Certificate, Comparison
 from qat.deploy.inference import predict_codes, trace
 from qat.deploy.interfaces import RecordsArithmetic, Target, TrainingBackend, check_backend, check_target
 from qat.errors import QatError
@@ -23,81 +25,6 @@ from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 from qat.vocabulary.ops import Array
 
 Tracer = Callable[[Arrays, Collection[IntegerTensor]], Mapping[str, Array]]
-REFERENCE = "NumPy integers"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One engine against the reference.
-
-    Attributes:
-        engine: Its name, version and options.
-        codes: How many output codes were compared.
-        differ: How many of them differ.
-        largest: The largest difference of two codes.
-        top1: Accuracy, 0 to 1; None where the network is not a classifier with one output.
-        divergence: Where they differ first, node, image and element; None where they do not.
-        arithmetic: The engine's, "float" or "fixed", and that of the reference that it was compared with.
-    """
-
-    engine: str
-    codes: int
-    differ: int
-    largest: int
-    top1: float | None
-    divergence: str | None
-    arithmetic: str = "float"
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What ``verify`` found.
-
-    Attributes:
-        file: The exported file, or "".
-        network: The name of the graph.
-        data: What the images are.
-        images: How many.
-        reference_top1: Accuracy of the reference, 0 to 1; None where the network is not a classifier with one output.
-        comparisons: One for each engine.
-        matrix: Codes that differ, pair by pair: the reference, then the engines in order.
-        arithmetic: Of the reference, "float" or "fixed".
-        top1_by_arithmetic: Accuracy of the reference in each arithmetic, where the engines have several; else empty.
-    """
-
-    file: str
-    network: str
-    data: str
-    images: int
-    reference_top1: float | None
-    comparisons: tuple[Comparison, ...]
-    matrix: tuple[tuple[int, ...], ...]
-    arithmetic: str = "float"
-    top1_by_arithmetic: Mapping[str, float | None] = field(default_factory=dict)
-
-    @property
-    def passed(self) -> bool:
-        """True where no code differs."""
-        return all(comparison.differ == 0 for comparison in self.comparisons)
-
-    def summary(self) -> str:
-        """One line for each engine, and where one differs, the first difference."""
-        lines = []
-        for number, comparison in enumerate(self.comparisons, 1):
-            line = f"{comparison.codes:,} codes compared in {comparison.engine}, {comparison.differ:,} differ"
-            if comparison.differ:
-                line += f" (by at most {comparison.largest}); {comparison.divergence}"
-            if comparison.arithmetic != self.arithmetic:
-                others = self.matrix[0][number]
-                line += (
-                    f" from the {comparison.arithmetic} arithmetic, {others:,} from the {self.arithmetic} arithmetic"
-                )
-            lines.append(line)
-        return "\n".join(lines)
-
-    def to_json(self) -> str:
-        """For the exported file's metadata."""
-        return json.dumps({name: value for name, value in asdict(self).items() if value != {}})
 
 
 @dataclass(frozen=True)
@@ -192,6 +119,7 @@ def compare(
     data: str,
     file: str | Path = "",
     arithmetic: str = "float",
+    task: tasks.Task | None = None,
 ) -> Certificate:
     """Compare every output code of each engine with NumPy's integers, and each engine with every other.
 
@@ -201,10 +129,11 @@ def compare(
     Args:
         engines: One or more.
         graph: The integers that all should compute.
-        split: The images, and labels for the accuracy.
+        split: The images, and labels for the metrics.
         data: What the images are, for the certificate.
         file: The exported file, for the certificate.
-        arithmetic: Of the reference in the matrix and the accuracy, "float" or "fixed".
+        arithmetic: Of the reference in the matrix and the metrics, "float" or "fixed".
+        task: What the network is for; by default a classification.
 
     Returns:
         The certificate.
@@ -218,25 +147,26 @@ def compare(
         name: tuple(codes.astype(np.int32) for codes in as_tuple(evaluate(graph, split.images, arithmetic=name)))
         for name in dict.fromkeys((arithmetic, *(engine.arithmetic for engine in engines)))
     }
-    reference = references[arithmetic]
+    reference, task = references[arithmetic], task or tasks.Classification()
     codes = [engine.codes(split.images) for engine in engines]
     comparisons = tuple(
-        _compare(engine, graph, references[engine.arithmetic], own, split)
+        _compare(engine, graph, references[engine.arithmetic], own, split, task)
         for engine, own in zip(engines, codes, strict=True)
     )
     rows = [reference, *codes]
     matrix = tuple(tuple(int(np.count_nonzero(_difference(a, b))) for b in rows) for a in rows)
-    top1 = {name: _top1(own, split.labels) for name, own in references.items()}
+    found = {name: _metrics(task, graph, own, split) for name, own in references.items()}
     return Certificate(
         file=str(file),
         network=graph.name,
         data=data,
         images=len(split),
-        reference_top1=top1[arithmetic],
+        reference_metrics=found[arithmetic],
         comparisons=comparisons,
         matrix=matrix,
         arithmetic=arithmetic,
-        top1_by_arithmetic=top1 if len(top1) > 1 else {},
+        metrics_by_arithmetic=found if len(found) > 1 else {},
+        task=task,
     )
 
 
@@ -261,7 +191,7 @@ def verify(
         target: Of its format.
         backend: Whose evaluation pass is compared too.
         checkpoint: Of the quantized network that the file was exported from.
-        split: The images, and labels for the accuracy.
+        split: The images, and labels for the metrics of the checkpoint's task.
         data: What the images are, for the certificate.
         device_target: Of the backend: "CPU", "GPU" or "Ascend"; by default the best that there is.
         arithmetic: "float" or "fixed"; by default the one that the file was exported for.
@@ -276,7 +206,7 @@ def verify(
     arithmetic = arithmetic or default_arithmetic(target, path)
     graph = integers or to_integer(checkpoint.graph, checkpoint.params)
     engines = (file_engine(path, target, graph, arithmetic), backend_engine(backend, checkpoint, device_target))
-    return compare(engines, graph, split, data=data, file=path, arithmetic=arithmetic)
+    return compare(engines, graph, split, data=data, file=path, arithmetic=arithmetic, task=checkpoint.task)
 
 
 def export_verified(
@@ -338,7 +268,8 @@ def export_verified(
                 integers=integers,
             )
             certificate = replace(certificate, file=str(path))
-            metadata = {"graph": checkpoint.graph.digest, "certificate": certificate.to_json()}
+            metadata = {"graph": checkpoint.graph.digest, "task": tasks.written(checkpoint.task)}
+            metadata |= {"certificate": certificate.to_json()}
             target.write_metadata(draft, metadata | preparation_entry(checkpoint))
         except QatError as error:
             said = str(error).replace(str(draft).removesuffix(path.name), str(path).removesuffix(path.name))
@@ -407,7 +338,12 @@ def _difference(a: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
 
 
 def _compare(
-    engine: Engine, graph: IntegerGraph, reference: tuple[Array, ...], codes: tuple[Array, ...], split: Split
+    engine: Engine,
+    graph: IntegerGraph,
+    reference: tuple[Array, ...],
+    codes: tuple[Array, ...],
+    split: Split,
+    task: tasks.Task,
 ) -> Comparison:
     difference = _difference(codes, reference)
     differ = int(np.count_nonzero(difference))
@@ -421,14 +357,20 @@ def _compare(
         codes=difference.size,
         differ=differ,
         largest=int(difference.max()),
-        top1=_top1(codes, split.labels),
+        metrics=_metrics(task, graph, codes, split),
         divergence=divergence,
         arithmetic=engine.arithmetic,
     )
 
 
-def _top1(outputs: tuple[Array, ...], labels: Array) -> float | None:
-    return accuracy(outputs[0], labels) if len(outputs) == 1 and outputs[0].ndim == 2 else None
+def _metrics(task: tasks.Task, graph: IntegerGraph, codes: tuple[Array, ...], split: Split) -> dict[str, float]:
+    """Of output codes, as real numbers; none where the labels are not those of the task, as codes are compared all the same."""
+    try:
+        task.check(graph, split, "verify")
+    except QatError:
+        return {}
+    real = tuple(x.grid.dequantize(own) for x, own in zip(graph.outputs, codes, strict=True))
+    return task.metrics(graph, as_arrays(real), split)
 
 
 def _first_divergence(graph: IntegerGraph, image: Arrays, number: int, engine: Engine) -> str:

@@ -14,7 +14,7 @@ from qat.graph import Graph, Params
 from qat.passes.apply_masks import apply_masks
 from qat.passes.logits_graph import logits_graph
 from qat.pruning.groups import require_float
-from qat.training.losses import Loss, cross_entropy
+from qat.tasks import Classification, Loss, Task
 from qat.training.optimizer import Optimizer
 from qat.vocabulary.arrays import Arrays
 from qat.vocabulary.ops import Array
@@ -75,7 +75,8 @@ def taylor_importance(
     params: Mapping[str, Array],
     split: Split,
     *,
-    loss: Loss = cross_entropy,
+    task: Task | None = None,
+    loss: Loss | None = None,
     batches: int = 20,
     batch_size: int = 64,
     seed: int = 0,
@@ -93,7 +94,8 @@ def taylor_importance(
         graph: a float graph.
         params: its parameters.
         split: training images and labels.
-        loss: cross entropy by default.
+        task: what the network is for; None, the default: classification.
+        loss: in place of the task's.
         batches: how many; 20 by default.
         batch_size: samples in each; 64 by default.
         seed: of the choice of batches.
@@ -112,14 +114,15 @@ def taylor_importance(
             f"{graph.name}: Taylor importance needs a full batch, but there are {len(split)} images, and batch_size is "
             f"{batch_size}, batches {batches}; use a smaller batch_size, and at least one batch"
         )
+    task = task or Classification()
     before = {name: np.asarray(array) for name, array in apply_masks(graph, params).items()}
     model = backend.lower(logits_graph(graph), before, device_target=device_target)
-    step = backend.make_step(model, Optimizer("momentum", momentum=0.0), loss)
+    step = backend.make_step(model, Optimizer("momentum", momentum=0.0), loss or task.loss)
     total = {name: np.zeros(cell.out_channels) for name, cell in _linear_cells(graph)}
     for index, (images, labels) in enumerate(_some(split, batches, batch_size, seed)):
         if graph.is_random:
             backend.seed(seed, index)
-        step(images, labels, 1.0)
+        step(images, task.targets(graph, images, labels), 1.0)
         after = backend.read(model)
         backend.write(model, before)
         for name, cell in _linear_cells(graph):

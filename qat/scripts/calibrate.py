@@ -13,6 +13,7 @@ from qat.scripts.common.files import load_checkpoint, load_data
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument
 from qat.scripts.common.printing import print_accuracies
 from qat.scripts.common.quantization import add_quantization_arguments, quantization_settings
+from qat.scripts.common.tasks import add_task_argument, with_task
 from qat.training.loop import check_labels
 
 
@@ -23,18 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_backend_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images")
     parser.add_argument("--save_path", help="checkpoint file to write (default: <ckpt_path>_calibrated.ckpt)")
+    add_task_argument(parser)
     add_calibration_arguments(parser)
     add_quantization_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
+    checkpoint = with_task(args, load_checkpoint(args.ckpt_path, quantized=False))
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_calibrated{source.suffix}"))
     check_writable(path)
     dataset = load_data(args.data_path, checkpoint, args)
-    check_labels(checkpoint.graph, dataset)
+    check_labels(checkpoint.graph, dataset, checkpoint.task)
     result = calibrated(args, checkpoint, dataset, **quantization_settings(args))
     result.save(path)
     print_accuracies(args, checkpoint, result, dataset)

@@ -15,7 +15,7 @@ from qat.files import check_writable
 from qat.networks import create
 from qat.scripts.common.files import load_data
 from qat.scripts.common.flags import add_backend_arguments
-from qat.scripts.common.printing import percent, print_certificate
+from qat.scripts.common.printing import main_value, print_certificate
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import evaluate_accuracy, train
 from qat.training.recipe import Recipe
@@ -80,10 +80,10 @@ def run(args: argparse.Namespace) -> int:
         f"LeNet-5 on {dataset.name}",
         ("", "test accuracy", "file", "bytes", "smaller"),
         (
-            ("float", percent(float_top1), str(float_file), f"{sizes[0]:,}", ""),
+            ("float", f"{100 * float_top1:.2f} %", str(float_file), f"{sizes[0]:,}", ""),
             (
                 "int8",
-                percent(certificate.reference_top1),
+                main_value(certificate.task, certificate.reference_metrics),
                 str(file),
                 f"{sizes[1]:,}",
                 f"{sizes[0] / sizes[1]:.2f} x",

@@ -1,4 +1,4 @@
-"""Print the accuracy of a float checkpoint on the test images."""
+"""Print how good a float checkpoint is on the test images: its accuracy, or the metrics of another task."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import qat
 from qat.cli import run_script
 from qat.scripts.common.files import load_checkpoint, load_data
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument
-from qat.training.loop import check_labels, evaluate_accuracy
+from qat.scripts.common.printing import print_metrics
+from qat.scripts.common.tasks import (
+    add_class_arguments,
+    add_task_argument,
+    check_class_arguments,
+    print_classes,
+    with_task,
+)
+from qat.training.loop import check_labels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,16 +25,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser)
     add_checkpoint_argument(parser, "float network")
     add_backend_arguments(parser)
+    add_task_argument(parser)
+    add_class_arguments(parser)
 
 
 def run(args: argparse.Namespace, *, quantized: bool = False) -> None:
     """Run the command."""
-    checkpoint = load_checkpoint(args.ckpt_path, quantized=quantized)
+    checkpoint = with_task(args, load_checkpoint(args.ckpt_path, quantized=quantized))
+    check_class_arguments(args)
     backend = qat.backend(args.backend)
     dataset = load_data(args.data_path, checkpoint, args)
-    check_labels(checkpoint.graph, dataset)
-    top1 = evaluate_accuracy(backend, checkpoint, dataset.test, device_target=args.device_target)
-    print(f"Accuracy: {100 * top1:.2f}")
+    check_labels(checkpoint.graph, dataset, checkpoint.task)
+    model = backend.lower(checkpoint.graph, checkpoint.params, device_target=args.device_target)
+    outputs = backend.predict(model, dataset.test.images)
+    print_metrics(checkpoint.task, checkpoint.task.metrics(checkpoint.graph, outputs, dataset.test))
+    print_classes(args, checkpoint.task, outputs, dataset.test.labels, dataset.class_names)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Print the accuracy of a quantized checkpoint on the test images: that of the integers it deploys."""
+"""Print how good a quantized checkpoint is on the test images, by the integers it deploys: its accuracy, or other metrics."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from qat.cli import run_script
 from qat.scripts import eval as eval_float
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument
+from qat.scripts.common.tasks import add_class_arguments, add_task_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser)
     add_checkpoint_argument(parser, "quantized network")
     add_backend_arguments(parser)
+    add_task_argument(parser)
+    add_class_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -24,8 +24,10 @@ from qat.pruning.channels import SCOPES, Budget
 from qat.pruning.importance import METHODS, Importance
 from qat.scripts.common.files import load_checkpoint, load_data
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument
+from qat.scripts.common.printing import print_metric
+from qat.tasks import Task
 from qat.training.checkpoint import Checkpoint
-from qat.training.loop import check_labels, evaluate_accuracy
+from qat.training.loop import check_labels, evaluate_metrics
 
 SCOPE = {"slimming": "global", "l1": "layer", "taylor": "global"}  #: norms of weights say little across layers
 
@@ -35,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_argument(parser, "float network")
     parser.add_argument(
         "--data_path",
-        help="folder of images, or 'digits': for the method taylor, and for the accuracy before and after",
+        help="folder of images, or 'digits': for the method taylor, and for the metric before and after",
     )
     add_backend_arguments(parser)
     channels = parser.add_argument_group("channels", "give one of --ratio, --max_macs, --max_params")
@@ -67,13 +69,13 @@ def run(args: argparse.Namespace) -> None:
     dataset = None
     if args.data_path is not None:
         dataset = load_data(args.data_path, checkpoint, args)
-        check_labels(checkpoint.graph, dataset)
+        check_labels(checkpoint.graph, dataset, checkpoint.task)
     graph, params = pruning.drop_blocks(checkpoint.graph, checkpoint.params, args.drop_blocks)
     if limits:
         graph, params = pruning.prune_channels(
             graph,
             params,
-            _importance(args, graph, params, dataset),
+            _importance(args, graph, params, dataset, checkpoint.task),
             scope=args.scope or SCOPE[args.method],
             minimum=args.minimum,
             multiple_of=args.multiple_of,
@@ -106,7 +108,9 @@ def _limits(args: argparse.Namespace) -> dict[str, Any]:
     return {"ratio": args.ratio} if name == "ratio" else {"budget": budgets[name]}
 
 
-def _importance(args: argparse.Namespace, graph: Graph, params: dict[str, Any], dataset: Dataset | None) -> Importance:
+def _importance(
+    args: argparse.Namespace, graph: Graph, params: dict[str, Any], dataset: Dataset | None, task: Task
+) -> Importance:
     if args.method == "slimming":
         return pruning.slimming_importance(graph, params)
     if args.method == "l1":
@@ -121,6 +125,7 @@ def _importance(args: argparse.Namespace, graph: Graph, params: dict[str, Any], 
         batches=args.batches,
         batch_size=args.batch_size,
         seed=args.seed,
+        task=task,
         device_target=args.device_target,
     )
 
@@ -139,8 +144,8 @@ def _report(args: argparse.Namespace, before: Checkpoint, after: Checkpoint, dat
     if dataset is not None:
         backend = qat.backend(args.backend)
         for when, each in (("before", before), ("after", after)):
-            top1 = evaluate_accuracy(backend, each, dataset.test, device_target=args.device_target)
-            print(f"Accuracy {when}: {100 * top1:.2f}")
+            metrics = evaluate_metrics(backend, each, dataset.test, device_target=args.device_target)
+            print_metric(each.task, metrics, f" {when}: ")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Classify pictures with a checkpoint or an exported file: the best five classes of one, the accuracy on many."""
+"""Run a checkpoint or an exported file on pictures: the best five classes of one, the accuracy on many (or other metrics)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from qat.cli import run_script
 from qat.console import print_table
 from qat.data.pictures import read_picture
 from qat.scripts.common import pictures
+from qat.tasks import Classification, OutputTask, Several
+from qat.vocabulary.arrays import as_tuple
 from qat.vocabulary.ops import Array
 
 
@@ -30,11 +32,25 @@ def run(args: argparse.Namespace) -> None:
         return
     pixels, changes = read_picture(args.image, classifier.shape, classifier.preparation)
     pictures.print_changes([f"{args.image} was {change}" for change in changes])
+    if not isinstance(classifier.task, Classification):
+        _print_answers(args.image, classifier, pixels)
+        return
     shares = _softmax(classifier(pixels[np.newaxis])[0])
     best = np.argsort(-shares, kind="stable")[: pictures.SHOWN]
     names = classifier.names
     rows = [(names[label] if names else str(label), f"{100 * shares[label]:.2f} %") for label in best]
     print_table(args.image, ("class", "probability"), rows)
+
+
+def _print_answers(image: str, classifier: pictures.Classifier, pixels: Array) -> None:
+    """What a network that is no classifier says of a picture, a table for each output."""
+    task = classifier.task
+    parts = task.parts if isinstance(task, Several) else (OutputTask("", task),)
+    for part, output in zip(parts, as_tuple(classifier.compute(pixels[np.newaxis])), strict=True):
+        table, names = part.task.answer(output), classifier.names
+        shown = [names[int(k)] if int(k) < len(names) else k for k in table.names]
+        rows = [(name, *row) for name, row in zip(shown, table.rows, strict=True)]
+        print_table(f"{image}{': ' * bool(part.output)}{part.output}", (table.what, *table.columns), rows)
 
 
 def _softmax(logits: Array) -> Array:

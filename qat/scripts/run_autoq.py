@@ -31,8 +31,9 @@ from qat.scripts.common.flags import add_checkpoint_argument
 from qat.scripts.search_architecture import add_search_arguments, fixed, prepared
 from qat.scripts.train_svhn import numbers, width_settings
 from qat.study.layers import costs_of
-from qat.study.search import SAMPLERS, Search, adjusted_accuracy, train_trial, validation_accuracy
+from qat.study.search import SAMPLERS, Search, adjusted_accuracy, good_words, goodness, metric_of, train_trial
 from qat.study.training import MERGED_BY
+from qat.tasks import Task
 from qat.training.checkpoint import Checkpoint
 
 GOALS = ("size", "energy")
@@ -139,9 +140,10 @@ def run(args: argparse.Namespace) -> None:
         trial.set_user_attr("cost", cost_of(graph, args.goal))
         own = start.derived(graph, graph.initial_params(args.seed) | start.params)
         ended = train_trial(trial, folder, backend, own, dataset, recipe, device_target=args.device_target)
-        trial.set_user_attr("accuracy", validation_accuracy(ended))
+        trial.set_user_attr("accuracy", goodness(ended))
+        trial.set_user_attr("metric", metric_of(ended))
         return adjusted_accuracy(
-            validation_accuracy(ended),
+            goodness(ended),
             trial.user_attrs["cost"],
             reference,
             delta=args.delta,
@@ -154,16 +156,15 @@ def run(args: argparse.Namespace) -> None:
     with Search(
         folder, ["maximize"], sampler=args.tuner, epochs=args.epochs, seed=args.seed, settings=settings
     ) as search:
-        trials = search.run(objective, args.trials, lambda trial: _described(trial, args.goal))
+        trials = search.run(objective, args.trials, lambda trial: _described(trial, args.goal, start.task))
     if not trials:
         raise QatError(f"{folder}: no trial completed; try more of them, or longer trainings")
     best = max(trials, key=lambda trial: trial.value)
     widths = suggested_widths(search.optuna.trial.FixedTrial(best.params), start.graph, args)
     write_atomically(args.yaml, yaml.safe_dump(settings_of(widths), sort_keys=False).encode())
     unit = "bits" if args.goal == "size" else "nJ"
-    print(
-        f"Trial {best.number}: {_described(best, args.goal)}; with {bits} bits in place of each choice {reference:,.1f} {unit}"
-    )
+    found = _described(best, args.goal, start.task)
+    print(f"Trial {best.number}: {found}; with {bits} bits in place of each choice {reference:,.1f} {unit}")
     print_table(
         "The best widths",
         ("layer", "weight bits", "activation bits"),
@@ -172,10 +173,10 @@ def run(args: argparse.Namespace) -> None:
     print(f"saved {args.yaml}")
 
 
-def _described(trial: Any, goal: str) -> str:
+def _described(trial: Any, goal: str, task: Task) -> str:
     unit = "bits" if goal == "size" else "nJ"
-    accuracy = 100 * np.float64(trial.user_attrs["accuracy"])
-    return f"{accuracy:.2f} %, {trial.user_attrs['cost']:,.1f} {unit}, score {trial.value:.4f}"
+    found = good_words(task, float(np.float64(trial.user_attrs["accuracy"])), trial.user_attrs.get("metric"))
+    return f"{found}, {trial.user_attrs['cost']:,.1f} {unit}, score {trial.value:.4f}"
 
 
 if __name__ == "__main__":

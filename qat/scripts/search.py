@@ -26,7 +26,8 @@ from qat.scripts.common.flags import add_checkpoint_argument
 from qat.scripts.run_autoq import add_widths_arguments, merged, settings_of, suggested_widths
 from qat.scripts.search_architecture import add_search_arguments, fixed, prepared
 from qat.study.layers import costs_of
-from qat.study.search import Search, train_trial, validation_accuracy
+from qat.study.search import Search, good_words, goodness, metric_of, train_trial
+from qat.tasks import Task
 from qat.training.checkpoint import Checkpoint
 
 BUDGETS = {"bytes": "bytes of weights", "macs": "MACs", "bops": "BOPs"}
@@ -63,6 +64,8 @@ def run(args: argparse.Namespace) -> None:
     start = merged(checkpoint, dataset)
     importance = l1_importance(start.graph, start.params)
     sizes = {group.name: len(group.units) for group in channel_groups(start.graph)}
+    known = start.task.METRICS.values()
+    worst = 0.0 if known and all(metric.higher for metric in known) else -1e30
     limit = args.limit or cost_of(qat.convert_quant_network(start.graph), args.budget) / 4
 
     def objective(trial: Any) -> tuple[float, float]:
@@ -78,12 +81,13 @@ def run(args: argparse.Namespace) -> None:
         cost = cost_of(graph, args.budget)
         trial.set_user_attr("over", cost - limit)
         if cost > limit:
-            return 0.0, cost  # nothing of the search prefers it to what is within the limit
+            return worst, cost  # nothing of the search prefers it to what is within the limit
         own = start.derived(graph, graph.initial_params(args.seed) | params)
         ended = train_trial(
             trial, folder, backend, own, dataset, recipe, device_target=args.device_target, can_be_pruned=False
         )
-        return validation_accuracy(ended), cost
+        trial.set_user_attr("metric", metric_of(ended))
+        return goodness(ended), cost
 
     settings = fixed(args, "budget", "limit", "least_share", "weight_bits", "activation_bits", "ckpt_path")
     with Search(
@@ -94,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         settings=settings,
     ) as search:
-        trials = search.run(objective, args.trials, lambda trial: _described(trial, args.budget, limit))
+        trials = search.run(objective, args.trials, lambda trial: _described(trial, args.budget, limit, start.task))
     within = [trial for trial in trials if trial.user_attrs["over"] <= 0.0]
     if not within:
         raise QatError(f"--limit {limit:,.0f}: no trial was within it; raise it, lower --least_share, or try more")
@@ -103,16 +107,22 @@ def run(args: argparse.Namespace) -> None:
     for trial in front:
         path = folder / f"pareto_{trial.number}.ckpt"
         Checkpoint.load(trial.user_attrs["checkpoint"]).save(path)
-        rows.append((f"{trial.values[1]:,.0f}", f"{100 * trial.values[0]:.2f}", str(trial.number), str(path)))
-    print(f"Top-1 of {recipe.validation:,} held-back training images of {dataset.name}")
-    print_table("Pareto front", (BUDGETS[args.budget], "top-1 in %", "trial", "checkpoint"), rows)
+        rows.append((f"{trial.values[1]:,.0f}", _figure(start.task, trial), str(trial.number), str(path)))
+    name = _name(front[0])
+    print(f"{name[0].upper()}{name[1:]} of {recipe.validation:,} held-back training images of {dataset.name}")
+    in_percent = " in %" if start.task.is_percent(name) else ""
+    print_table("Pareto front", (BUDGETS[args.budget], f"{name}{in_percent}", "trial", "checkpoint"), rows)
     lines = [
-        f"{trial.number},{trial.values[1]:g},{trial.values[0]:.6f}" for trial in sorted(within, key=lambda t: t.number)
+        f"{trial.number},{trial.values[1]:g},{_own(start.task, trial):.6f}"
+        for trial in sorted(within, key=lambda t: t.number)
     ]
-    write_atomically(folder / "pareto.csv", "\n".join([f"trial,{args.budget},accuracy", *lines, ""]).encode())
+    write_atomically(
+        folder / "pareto.csv",
+        "\n".join([f"trial,{args.budget},{start.task.label(name, short=True)}", *lines, ""]).encode(),
+    )
     for path in [
         folder / "pareto.csv",
-        *_picture(within, front, limit, args.budget, dataset.name).save(folder / "pareto"),
+        *_picture(within, front, limit, args.budget, dataset.name, start.task).save(folder / "pareto"),
     ]:
         print(f"saved {path}")
 
@@ -126,22 +136,40 @@ def pareto_front(trials: list[Any]) -> list[Any]:
     return front
 
 
-def _picture(trials: list[Any], front: list[Any], limit: float, budget: str, data: str) -> Picture:
+def _name(trial: Any) -> str:
+    """Of the metric."""
+    return str(trial.user_attrs.get("metric", "top-1"))
+
+
+def _own(task: Task, trial: Any) -> float:
+    """The metric itself, which is negative where an error is to be maximised."""
+    value: float = trial.values[0]
+    return value if task.higher_is_better(_name(trial)) else -value
+
+
+def _figure(task: Task, trial: Any) -> str:
+    """The metric as text, without its unit."""
+    return task.value(_name(trial), _own(task, trial)).removesuffix(" %")
+
+
+def _picture(trials: list[Any], front: list[Any], limit: float, budget: str, data: str, task: Task) -> Picture:
+    name = _name(front[0])
+    factor, unit = (100, " in %") if task.is_percent(name) else (1, "")
     with (picture := Picture(6.0, 4.2)):
         axis = picture.axes[0, 0]
         others = [trial for trial in trials if trial not in front]
         axis.plot(
             [trial.values[1] for trial in others],
-            [100 * trial.values[0] for trial in others],
+            [factor * _own(task, trial) for trial in others],
             "o",
             color="#999999",
             markersize=4,
             label="other trials",
         )
-        costs, accuracies = ([trial.values[i] for trial in front] for i in (1, 0))
+        costs = [trial.values[1] for trial in front]
         axis.plot(
             costs,
-            [100 * accuracy for accuracy in accuracies],
+            [factor * _own(task, trial) for trial in front],
             "o-",
             color=COLOURS[0],
             drawstyle="steps-post",
@@ -150,17 +178,17 @@ def _picture(trials: list[Any], front: list[Any], limit: float, budget: str, dat
         )
         axis.axvline(limit, color=COLOURS[1], linestyle="--", linewidth=1.0, label="limit")
         axis.set_xlabel(BUDGETS[budget][0].upper() + BUDGETS[budget][1:])
-        axis.set_ylabel("Top-1 of held-back images in %")
+        axis.set_ylabel(f"{name[0].upper()}{name[1:]} of held-back images{unit}")
         axis.set_title(plain_text(data), fontsize=9, color="#555555")
         axis.legend(loc="upper left")
     return picture
 
 
-def _described(trial: Any, budget: str, limit: float) -> str:
-    accuracy, cost = trial.values
+def _described(trial: Any, budget: str, limit: float, task: Task) -> str:
+    value, cost = trial.values
     if cost > limit:
         return f"{cost:,.0f} {BUDGETS[budget]}, over the limit of {limit:,.0f}"
-    return f"{100 * accuracy:.2f} %, {cost:,.0f} {BUDGETS[budget]}"
+    return f"{good_words(task, value, _name(trial))}, {cost:,.0f} {BUDGETS[budget]}"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from qat.data import load
 from qat.errors import QatError
 from qat.networks import SvhnCnn
 from qat.scripts.common.flags import add_backend_arguments, add_data_argument
-from qat.study.search import SAMPLERS, Search, train_trial, trial_recipe, validation_accuracy
+from qat.study.search import SAMPLERS, Search, goodness, train_trial, trial_recipe
 from qat.study.training import study_data
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import as_tuple
@@ -89,9 +89,7 @@ def run(args: argparse.Namespace) -> None:
         trial.set_user_attr("weights", graph.count_trainable())
         trial.set_user_attr("macs", total_macs(graph))
         start = Checkpoint(graph, graph.initial_params(args.seed))
-        return validation_accuracy(
-            train_trial(trial, folder, backend, start, dataset, recipe, device_target=args.device_target)
-        )
+        return goodness(train_trial(trial, folder, backend, start, dataset, recipe, device_target=args.device_target))
 
     with Search(
         folder, ["maximize"], sampler=args.tuner, epochs=args.epochs, seed=args.seed, settings=fixed(args, "tuner")

@@ -1,4 +1,7 @@
-"""The accuracy lost with the weights of each layer alone at few bits, without training: a table, a CSV file, a picture."""
+"""The accuracy, or another metric, lost with the weights of each layer alone at few bits, without training.
+
+A table, a CSV file, a picture.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,22 @@ import csv
 import io
 import sys
 
+import numpy as np
+
 import qat
 from qat.analysis.figures import check_picture, heat_map
 from qat.analysis.metrics import parameters
 from qat.analysis.sensitivity import BITS, Sensitivity, sensitivity
 from qat.cli import run_script
 from qat.console import print_table
-from qat.data import Split
 from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 from qat.graph import Graph, Params
 from qat.scripts.common.files import load_checkpoint, load_data
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument, boolean
+from qat.tasks import main
 from qat.training.checkpoint import Checkpoint
-from qat.training.loop import check_labels, evaluate_accuracy
-from qat.vocabulary.arrays import as_arrays, as_tuple
+from qat.training.loop import check_labels, evaluate_metrics
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,34 +57,46 @@ def run(args: argparse.Namespace) -> None:
         check_writable(args.csv_path)
     if args.picture_path:
         check_picture(args.picture_path)
-    backend = qat.backend(args.backend)
+    backend, task = qat.backend(args.backend), checkpoint.task
     dataset = load_data(args.data_path, checkpoint, args)
-    check_labels(checkpoint.graph, dataset)
+    check_labels(checkpoint.graph, dataset, task)
     split = getattr(dataset, args.split)
     count = len(split) if args.images is None else args.images
     if not 1 <= count <= len(split):
         raise QatError(f"--images {count}: there are {len(split)} {args.split} images; use a number from 1 to that")
-    split = Split(as_arrays(tuple(x[:count] for x in as_tuple(split.images))), split.labels[:count])
+    split = split.chosen(np.arange(count)).in_memory()
+    metric, _ = main(evaluate_metrics(backend, checkpoint, split, device_target=args.device_target))
 
-    def accuracy(graph: Graph, params: Params) -> float:
-        return evaluate_accuracy(backend, Checkpoint(graph, params), split, device_target=args.device_target)
+    def measured(graph: Graph, params: Params) -> float:
+        each = Checkpoint(graph, params, task=task)
+        return evaluate_metrics(backend, each, split, device_target=args.device_target)[metric]
 
-    result = sensitivity(checkpoint.graph, checkpoint.params, accuracy, bits=args.bits, per_channel=args.per_channel)
-    title = f"{checkpoint.graph.name}: accuracy lost with one layer's weights at few bits, in percentage points"
-    data = f"float {100 * result.baseline:.2f} %, {count:,} {args.split} images"
+    result = sensitivity(
+        checkpoint.graph,
+        checkpoint.params,
+        measured,
+        bits=args.bits,
+        per_channel=args.per_channel,
+        higher_is_better=task.higher_is_better(metric),
+    )
+    name, percent = task.label(metric, short=True), task.is_percent(metric)
+    factor, unit = (100.0, "percentage points") if percent else (1.0, "its own unit")
+    title = f"{checkpoint.graph.name}: {name} lost with one layer's weights at few bits, in {unit}"
+    data = f"float {task.value(metric, result.baseline)}, {count:,} {args.split} images"
     counts = parameters(checkpoint.graph)
+    digits = "+.2f" if percent else "+.4g"
     rows = [
-        (layer, f"{counts[layer]:,}", *(f"{100 * result.lost(layer, bits):+.2f}" for bits in args.bits))
+        (layer, f"{counts[layer]:,}", *(f"{factor * result.lost(layer, bits):{digits}}" for bits in args.bits))
         for layer in result.accuracy
     ]
     print_table(
         f"{title} ({data})", ("layer", "parameters", *(f"{bits} bit{'s' * (bits > 1)}" for bits in args.bits)), rows
     )
     if args.csv_path:
-        write_atomically(args.csv_path, _csv(result, args.bits).encode())
+        write_atomically(args.csv_path, _csv(result, args.bits, name).encode())
         print(f"wrote {args.csv_path}")
     if args.picture_path:
-        losses = [[100 * result.lost(layer, bits) for bits in args.bits] for layer in result.accuracy]
+        losses = [[factor * result.lost(layer, bits) for bits in args.bits] for layer in result.accuracy]
         picture = heat_map(
             losses,
             list(result.accuracy),
@@ -88,17 +104,17 @@ def run(args: argparse.Namespace) -> None:
             title=f"{checkpoint.graph.name}: sensitivity of single layers\n{data}",
             x_label="bits of the layer's weights",
             y_label="layer",
-            unit="accuracy lost (percentage points)",
+            unit=f"{name} lost ({unit})",
         )
         picture.write(args.picture_path)
         print(f"wrote {args.picture_path}")
 
 
-def _csv(result: Sensitivity, bits: list[int]) -> str:
+def _csv(result: Sensitivity, bits: list[int], name: str = "accuracy") -> str:
     """One line for each layer and width; accuracies from 0 to 1."""
     text = io.StringIO()
     write = csv.writer(text, lineterminator="\n").writerow
-    write(("layer", "bits", "accuracy", "lost"))
+    write(("layer", "bits", name, "lost"))
     write(("", "float", f"{result.baseline:.6g}", "0"))
     for layer, found in result.accuracy.items():
         for width in bits:

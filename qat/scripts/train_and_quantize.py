@@ -27,8 +27,10 @@ from qat.scripts.common.files import load_data
 from qat.scripts.common.flags import add_backend_arguments, add_network_argument
 from qat.scripts.common.printing import print_certificate
 from qat.scripts.common.quantization import add_quantization_arguments, quantization_settings
+from qat.scripts.common.tasks import add_task_argument, with_task
+from qat.tasks import main
 from qat.training.checkpoint import Checkpoint
-from qat.training.loop import evaluate_accuracy, train
+from qat.training.loop import evaluate_metrics, train
 from qat.training.optimizer import Optimizer
 from qat.training.recipe import Recipe
 
@@ -57,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="fixed",
         help="of the .tflite: fixed, as TensorFlow Lite Micro rounds, or float, as LiteRT does with XNNPACK",
     )
+    add_task_argument(parser, "classification")
     add_calibration_arguments(parser)
     add_quantization_arguments(parser)
     parser.set_defaults(network="mnist_cnn")
@@ -90,9 +93,9 @@ def run(args: argparse.Namespace) -> int:
     quantized_graph = qat.convert_quant_network(graph, **settings)  # raises now, where a setting is wrong
     qat.to_integer(quantized_graph, quantized_graph.observed_params())
 
-    start = Checkpoint(graph, graph.initial_params(args.seed))
+    start = with_task(args, Checkpoint(graph, graph.initial_params(args.seed)))
     checkpoint = train(backend, start, dataset, recipe, device_target=args.device_target)
-    before = evaluate_accuracy(backend, checkpoint, dataset.test, device_target=args.device_target)
+    before = evaluate_metrics(backend, checkpoint, dataset.test, device_target=args.device_target)
     quantized = calibrated(args, checkpoint, dataset, **settings)
     if args.qat_epochs:
         fine = replace(recipe, epochs=args.qat_epochs, lr=args.qat_lr)
@@ -115,15 +118,17 @@ def run(args: argparse.Namespace) -> int:
         beside=as_c,
     )
     print_certificate(certificate)
-    after = certificate.comparisons[0].top1
-    assert after is not None  # training has made sure that it is a classifier
+    task, after = quantized.task, certificate.comparisons[0].metrics
+    metric, value = main(before)
+    lost = task.lost(metric, value, after[metric])
+    name = task.label(metric, short=True)
     print_table(
         f"{graph.name} on {dataset.name}",
         ("", ""),
         [
-            ("accuracy before quantization", f"{100 * before:.2f} %"),
-            (f"accuracy of {files['tflite'].name}", f"{100 * after:.2f} %"),
-            ("accuracy lost", f"{100 * (before - after):.2f} points"),
+            (f"{name} before quantization", task.value(metric, value)),
+            (f"{name} of {files['tflite'].name}", task.value(metric, after[metric])),
+            (f"{name} lost", f"{100 * lost:.2f} points" if task.is_percent(metric) else f"{lost:.4g}"),
             (f"bytes of {files['tflite'].name}", f"{files['tflite'].stat().st_size:,}"),
             (
                 "peak bytes of activations",

@@ -152,7 +152,10 @@ def run(args: argparse.Namespace) -> None:
     found = accuracies(end)
     print("   ".join(f"{name}: {100 * value:.2f}" for name, value in found.items()))
     note_if_guessing(
-        min(found.values()), dataset.test, "LP or HP", "use a smaller --lambda_bit_loss or --lambda_distillation_loss"
+        {"top-1": min(found.values())},
+        dataset.test,
+        "LP or HP",
+        "use a smaller --lambda_bit_loss or --lambda_distillation_loss",
     )
     print(f"saved {low} (LP)\nsaved {high} (HP)")
 

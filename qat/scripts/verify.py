@@ -60,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
     engines += [backend_engine(qat.backend(name), checkpoint, args.device_target) for name in args.backend]
     files = ", ".join(args.model) or "no file, backends alone"
     data = f"{dataset.name}, test images"
-    certificate = compare(engines, graph, dataset.test, data=data, file=files, arithmetic=arithmetic)
+    certificate = compare(
+        engines, graph, dataset.test, data=data, file=files, arithmetic=arithmetic, task=checkpoint.task
+    )
     print_certificate(certificate)
     return 0 if certificate.passed else 1
 

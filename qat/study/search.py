@@ -18,6 +18,7 @@ from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError, shortened
 from qat.reading import reading
 from qat.study.store import check_database, locked
+from qat.tasks import Task
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import train
 from qat.training.optimizer import Optimizer
@@ -201,7 +202,8 @@ def train_trial(
 ) -> Checkpoint:
     """Train for a trial, continuing an earlier attempt with the same settings that was killed.
 
-    The validation accuracy of each epoch is reported to Optuna; where it prunes the trial, TrialPruned is raised.
+    The validation metric of each epoch is reported to Optuna, as ``goodness``; where it prunes the trial, TrialPruned is
+    raised.
 
     Args:
         trial: Optuna's.
@@ -228,13 +230,12 @@ def train_trial(
         checkpoint.save(path)
         epochs = checkpoint.progress.epochs
         if can_be_pruned and not checkpoint.progress.finished:
-            trial.report(epochs[-1].validation_accuracy, len(epochs))
+            trial.report(goodness(checkpoint), len(epochs))
             if trial.should_prune():
                 import optuna
 
-                trial.set_user_attr(
-                    "reason", f"{100 * (epochs[-1].validation_accuracy or 0):.2f} % after {len(epochs)} epochs"
-                )
+                words = good_words(checkpoint.task, goodness(checkpoint), epochs[-1].metric)
+                trial.set_user_attr("reason", f"{words} after {len(epochs)} epochs")
                 raise optuna.TrialPruned
 
     log = folder / "trials" / f"{digest}.log"
@@ -243,21 +244,35 @@ def train_trial(
         return train(backend, start, dataset, recipe, device_target=device_target, save=save)
 
 
-def validation_accuracy(checkpoint: Checkpoint) -> float:
-    """The validation accuracy of the epoch whose parameters the checkpoint has."""
-    accuracy = checkpoint.progress.epochs[checkpoint.epoch - 1].validation_accuracy
-    assert accuracy is not None, "trials hold images back"
-    return accuracy
+def goodness(checkpoint: Checkpoint) -> float:
+    """The validation metric of the epoch whose parameters the checkpoint has, to be maximised: an error is negative."""
+    epoch = checkpoint.progress.epochs[checkpoint.epoch - 1]
+    value, metric = epoch.validation_metric, epoch.metric
+    assert value is not None, "trials hold images back"
+    assert metric is not None, "trials hold images back"
+    return value if checkpoint.task.higher_is_better(metric) else -value
+
+
+def metric_of(checkpoint: Checkpoint) -> str:
+    """The name of the validation metric."""
+    return checkpoint.progress.epochs[checkpoint.epoch - 1].metric or next(iter(checkpoint.task.METRICS), "")
+
+
+def good_words(task: Task, value: float, metric: str | None) -> str:
+    """A ``goodness`` as text, as "98.21 %" or "MAE 0.132"."""
+    metric = metric or "top-1"
+    own = value if task.higher_is_better(metric) else -value
+    return task.value(metric, own) if task.is_percent(metric) else task.words(metric, own)
 
 
 def adjusted_accuracy(
     accuracy: float, cost: float, reference: float, *, delta: float = 0.08, rate: float = 2.0, stress: float = 1.0
 ) -> float:
     """accuracy (1 + delta log_rate(stress reference / cost)): AutoQKeras's score (arXiv 2006.10159, section 5, with
-    its defaults).
+    its defaults). A ``goodness`` below 0, an error, is divided by that factor instead.
 
     Args:
-        accuracy: 0 to 1.
+        accuracy: 0 to 1, or the goodness of another task.
         cost: of the network.
         reference: cost of the reference network.
         delta: the relative accuracy that a network of 1 / rate of the cost may lose.
@@ -267,7 +282,8 @@ def adjusted_accuracy(
     Returns:
         The score, to be maximised.
     """
-    return accuracy * (1.0 + delta * math.log(stress * reference / cost, rate))
+    factor = 1.0 + delta * math.log(stress * reference / cost, rate)
+    return accuracy * factor if accuracy >= 0.0 else accuracy / max(factor, 1e-6)
 
 
 def trial_recipe(

@@ -19,6 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from qat import tasks
 from qat.data import Preparation
 from qat.errors import NotFiniteError, QatError, shortened
 from qat.files import write_atomically
@@ -26,6 +27,7 @@ from qat.graph import Graph, Params
 from qat.graph.graph import MOST_PARAMETERS
 from qat.reading import LARGEST_JSON, open_regular, reading
 from qat.registry import suffixed
+from qat.tasks import Classification, Task
 from qat.training.monitor import Progress
 from qat.vocabulary.ops import Array
 
@@ -49,6 +51,7 @@ class Checkpoint:
         progress: of the current training.
         best: parameters of the best epoch so far, where they are wanted and differ from ``params``; else empty.
         preparation: how pictures become its input; None where nobody has said it.
+        task: what the network is for; classification by default, as in files of the first releases.
 
     >>> import qat
     >>> from qat.networks import LeNet5
@@ -67,9 +70,10 @@ class Checkpoint:
     progress: Progress = field(default_factory=Progress)
     best: Params = field(default_factory=dict)
     preparation: Preparation | None = None
+    task: Task = field(default_factory=Classification)
 
     def derived(self, graph: Graph, params: Params) -> Checkpoint:
-        """Another network made from this one, not trained yet: it keeps the history and what is known of the data.
+        """Another network made from this one, not trained yet: it keeps the history, the task and what is known of the data.
 
         Args:
             graph: of the new network.
@@ -78,7 +82,7 @@ class Checkpoint:
         Returns:
             A checkpoint at step 0.
         """
-        return Checkpoint(graph, params, history=self.history, preparation=self.preparation)
+        return Checkpoint(graph, params, history=self.history, preparation=self.preparation, task=self.task)
 
     def __repr__(self) -> str:
         kind = "quantized" if self.graph.is_quantized else "float"
@@ -126,6 +130,7 @@ class Checkpoint:
             "epoch": str(self.epoch),
             "history": json.dumps(self.history),
             "progress": json.dumps(self.progress.to_json()),
+            "task": tasks.written(self.task),
         }
         if self.preparation is not None:
             metadata["preparation"] = json.dumps(self.preparation.to_json())
@@ -169,6 +174,7 @@ class Checkpoint:
             step, epoch = (_count(name, metadata[name]) for name in ("step", "epoch"))
             history = _history(json.loads(metadata["history"]))
             progress = Progress.from_json(json.loads(metadata.get("progress", "null")))
+            task = tasks.read(metadata["task"]) if "task" in metadata else Classification()
             recipe = json.loads(metadata.get("preparation", "null"))
             preparation = None if recipe is None else Preparation.from_json(recipe)
         params, state, best = (
@@ -183,7 +189,7 @@ class Checkpoint:
                     raise QatError(
                         f"{source}: {not_finite}; its training went wrong or the file is damaged, use another copy"
                     )
-        return cls(graph, params, step, epoch, state, history, progress, best, preparation)
+        return cls(graph, params, step, epoch, state, history, progress, best, preparation, task)
 
     def require(self, path: str | Path, *, quantized: bool) -> None:
         """Check that the network is of the kind that a command needs.

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from qat.console import make_console
 from qat.errors import QatError
+from qat.tasks import Task
 from qat.training.monitor import Epoch
 
 
@@ -89,13 +90,15 @@ class TrainingLog:
                 self._append(f"{epoch},{step},{loss:.6g},{average:.6g},{lr:.6g},{milliseconds:.4g}")
             self._unlogged, self._since = 0, time.perf_counter()
 
-    def validation(self, epoch: Epoch) -> None:
-        """Report loss and accuracy of the held-back images at the end of an epoch."""
-        loss, accuracy = epoch.validation_loss, epoch.validation_accuracy
+    def validation(self, epoch: Epoch, task: Task) -> None:
+        """Report loss and the task's main metric of the held-back images at the end of an epoch."""
+        loss, metric, value = epoch.validation_loss, epoch.metric, epoch.validation_metric
         assert loss is not None, "images were held back"
-        assert accuracy is not None, "images were held back"
+        assert metric is not None, "images were held back"
+        assert value is not None, "images were held back"
         self._console.print(
-            f"{'Validation:':>{len('Epoch: [ 1/ 10],')}} loss: [{loss:.4f}], accuracy: [{100 * accuracy:.2f}]",
+            f"{'Validation:':>{len('Epoch: [ 1/ 10],')}} loss: [{loss:.4f}], {task.label(metric, short=True)}: "
+            f"[{task.figure(metric, value)}]",
             markup=False,
             soft_wrap=True,
         )

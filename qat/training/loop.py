@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,15 @@ from qat.passes.apply_masks import apply_masks
 from qat.passes.logits_graph import logits_graph
 from qat.pruning.magnitude import pruners
 from qat.pruning.training import PruningInTraining
+from qat.tasks import Classification, Loss, Task, evaluated_loss, main
 from qat.training.checkpoint import Checkpoint
 from qat.training.log import TrainingLog
-from qat.training.losses import Objective, cross_entropy
-from qat.training.monitor import Epoch, Progress, best_epoch, mean_cross_entropy, plateau_factor, should_stop
+from qat.training.losses import Objective
+from qat.training.monitor import Epoch, Progress, best_epoch, plateau_factor, should_stop
 from qat.training.optimizer import learning_rate
 from qat.training.recipe import Recipe
 from qat.training.resuming import check_continues, check_progress, training_record
-from qat.vocabulary.arrays import Arrays, as_tuple
+from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 
 
 def train(
@@ -46,6 +46,8 @@ def train(
     record: Mapping[str, Any] | None = None,
     watch: Callable[[int, Step, Arrays], None] | None = None,
     stop_after: int | None = None,
+    task: Task | None = None,
+    loss: Loss | None = None,
 ) -> Checkpoint:
     """Train a network on ``dataset.train``.
 
@@ -63,11 +65,13 @@ def train(
         log_path: a CSV file to which the log is appended.
         save: called with a checkpoint after each epoch, and at the end.
         save_every: steps after which ``save`` is called, too; 0: never.
-        objective: what is minimised in place of the cross entropy; what it needs beside the labels are ``Split.targets``.
+        objective: what is minimised in place of the task's loss; what it needs beside the labels are ``Split.targets``.
         record: what else the result depends on, for the checkpoint's history.
         watch: called after each step with the number of steps done, the step, whose ``terms`` are the last ones, and the
             batch's labels (and targets).
         stop_after: end after that epoch, as if interrupted there, though the recipe has more.
+        task: what the network is for (``qat.tasks``); None: what ``start`` has.
+        loss: in place of the task's: a function of ops, outputs and the task's targets, over the vocabulary.
 
     Returns:
         The checkpoint of the last step, or of the best epoch.
@@ -83,11 +87,19 @@ def train(
             raise QatError(
                 f"train: got a {type(value).__name__} in place of a {kind.__name__}; give backend, start, dataset, recipe"
             )
-    check_labels(start.graph, dataset)
+    start = start if task is None else replace(start, task=task)
+    task = start.task
+    check_labels(start.graph, dataset, task)
     device_target = device_target or backend.devices()[0]
-    entry = training_record(backend, dataset, recipe, device_target, compile)
+    entry = training_record(backend, dataset, recipe, device_target, compile, task, loss)
     if objective is not None:
-        entry["objective"] = {"type": type(objective).__name__, **asdict(objective)}  # type: ignore[call-overload]
+        if loss is not None:
+            raise QatError(
+                f"{type(objective).__name__} with a loss of your own: only one is minimised; leave one of them out"
+            )
+        objective = objective.of_task(task)
+        fields = asdict(objective)  # type: ignore[call-overload]
+        entry["objective"] = {"type": type(objective).__name__, **{k: v for k, v in fields.items() if k != "task"}}
     entry |= record or {}
     held = dataset.held_back(recipe.validation, recipe.seed) if recipe.validation else dataset
     course = _course(start, held, recipe, entry, stop_after)
@@ -101,6 +113,7 @@ def train(
         history=(entry, *(start.history[1:] if start.step else start.history)),
         device_target=device_target,
         compile=compile,
+        loss=loss,
         objective=objective,
         hooks=_Hooks(save, save_every, watch),
     )
@@ -203,12 +216,13 @@ class _Run:
         history: tuple[Mapping[str, Any], ...],
         device_target: str,
         compile: bool,
+        loss: Loss | None,
         objective: Objective | None,
         hooks: _Hooks,
     ) -> None:
         recipe = course.recipe
         self.backend, self.graph, self.course, self.recipe, self.data = backend, start.graph, course, recipe, data
-        self.history, self.hooks = history, hooks
+        self.history, self.hooks, self.task, self.loss = history, hooks, start.task, loss
         self.done, self.preparation = start.step, start.preparation
         self.progress, self.best = (start.progress, start.best) if start.step else (Progress(), {})
         if recipe.keep_best and not self.best and self._best_epoch() is not None:
@@ -218,7 +232,7 @@ class _Run:
         self.augmentation = Augmentation(recipe.augment_shift, recipe.augment_flip)
         self.model = backend.lower(logits_graph(self.graph), start.params, device_target=device_target, step=start.step)
         self.pruning = PruningInTraining(backend, self.model, self.graph, recipe.slimming)
-        loss_function = objective or partial(cross_entropy, smoothing=recipe.label_smoothing)
+        loss_function = objective or loss or self.task.smoothed(recipe.label_smoothing).loss
         self.step: Step = backend.make_step(self.model, recipe.optimizer, loss_function, compile=compile)
         if start.step:
             self.step.load_state(start.optimizer)
@@ -235,7 +249,8 @@ class _Run:
         if recipe.lr_schedule == "plateau":
             factor = plateau_factor(self.progress.epochs, self.course.counts_from)
         batches = self.data.train.batches(recipe.batch_size, recipe.seed, number, self.augmentation)
-        for images, targets in islice(batches, self.done % steps, None):
+        for images, given in islice(batches, self.done % steps, None):
+            targets = self._targets(images, given)
             lr = factor * learning_rate(recipe.lr_schedule, recipe.lr, self.done, self.course.total)
             self._train_step(images, targets, lr, log)
             ended, saves = self.done % steps == 0, self.hooks.saves(self.done, steps)
@@ -285,12 +300,26 @@ class _Run:
         """Evaluate the images that are held back, and keep the parameters where they are the best so far."""
         ended = Epoch(self.done, self.progress.loss_sum / self.course.steps, lr)
         if self.recipe.validation:
-            held_loss, top1 = self.step.means(_validated(self.backend, self.model, self.data.test))
-            ended = replace(ended, validation_loss=held_loss, validation_accuracy=top1)
-            log.validation(ended)
+            metric, figures = self._validated()
+            held_loss, value = self.step.means(figures)
+            ended = replace(ended, validation_loss=held_loss, validation_metric=value, metric=metric)
+            log.validation(ended, self.task)
         self.progress = Progress((*self.progress.epochs, ended))
         if self.recipe.keep_best and self._best_epoch() == len(self.progress.epochs) - 1:
             self.best = apply_masks(self.graph, self.backend.read(self.model))
+
+    def _targets(self, images: Arrays, given: Arrays) -> Arrays:
+        """What the loss is given: the task's targets, and behind them what ``Split.targets`` holds."""
+        labels, *more = given if self.data.train.targets else (given,)
+        own = self.task.targets(self.graph, images, labels)
+        return as_arrays((*as_tuple(own), *more))
+
+    def _validated(self) -> tuple[str, tuple[float, float]]:
+        """The main metric's name, and loss and metric of the images that are held back."""
+        held_back, task = self.data.test, self.task
+        outputs = self.backend.predict(self.model, held_back.images)
+        metric, value = main(task.metrics(self.graph, outputs, held_back))
+        return metric, (evaluated_loss(task, self.graph, outputs, held_back, self.loss), value)
 
     def _best_epoch(self) -> int | None:
         return best_epoch(self.progress.epochs, self.course.counts_from)
@@ -314,6 +343,7 @@ class _Run:
             progress=self.progress,
             best=self.best,
             preparation=self.data.preparation or self.preparation,
+            task=self.task,
         )
 
     def _check_finite(self, images: Arrays) -> None:
@@ -339,31 +369,41 @@ class _Run:
         )
 
 
-def _validated(backend: TrainingBackend, model: Any, held_back: Split) -> tuple[float, float]:
-    """Loss and accuracy of the held-back images."""
-    (outputs,) = as_tuple(backend.predict(model, held_back.images))
-    return mean_cross_entropy(outputs, held_back.labels), accuracy(outputs, held_back.labels)
+def check_labels(graph: Graph, dataset: Dataset, task: Task | None = None) -> None:
+    """Raise QatError unless there is something to train on, and the labels are those that the task needs for this network.
 
-
-def check_labels(graph: Graph, dataset: Dataset) -> None:
-    """Raise QatError unless the network has one output with a number for every label."""
-    shapes = [graph.shapes[name] for name in graph.outputs]
-    classes = shapes[0][0] if len(shapes) == 1 and len(shapes[0]) == 1 else 0
+    task: None, the default, for classification.
+    """
     if not len(dataset.train):
         raise QatError(f"{dataset.source}: there are no images to train on")
-    largest = max(int(split.labels.max()) for split in (dataset.train, dataset.test) if len(split))
-    if largest >= classes:
-        found = ", ".join(map(str, shapes))
-        raise QatError(
-            f"{dataset.source}: its labels reach {largest}, but {graph.name} gives {found}; it needs one output of "
-            f"({largest + 1},) or more, unless the labels are damaged"
-        )
+    for split in (dataset.train, dataset.test):
+        if len(split):
+            (task or Classification()).check(graph, split, dataset.source)
+
+
+def evaluate_metrics(
+    backend: TrainingBackend, checkpoint: Checkpoint, split: Split, *, device_target: str | None = None
+) -> dict[str, float]:
+    """The metrics of a network's task: of its deployed integers where it is quantized.
+
+    Args:
+        backend: of ``qat.backend``.
+        checkpoint: the network, and its task.
+        split: images and labels, the images in the network's shape.
+        device_target: the device that computes; None: the best that there is.
+
+    Returns:
+        Values by the metric's name, the main one first.
+    """
+    check_backend(backend)
+    model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)
+    return checkpoint.task.metrics(checkpoint.graph, backend.predict(model, split.images), split)
 
 
 def evaluate_accuracy(
     backend: TrainingBackend, checkpoint: Checkpoint, split: Split, *, device_target: str | None = None
 ) -> float:
-    """The accuracy of a network: of its deployed integers where it is quantized.
+    """The accuracy of a classifier: of its deployed integers where it is quantized.
 
     Args:
         backend: of ``qat.backend``.

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
+from qat.errors import QatError
 from qat.training.forward import Forward, TrainingPasses, single
 from qat.vocabulary.ops import Ops, Tensor
+
+if TYPE_CHECKING:
+    from qat.tasks import Task
 
 Loss = Callable[[Ops, Tensor, Tensor], Tensor]  #: (ops, outputs of the network, targets) -> a scalar
 
@@ -61,6 +68,85 @@ def soft_cross_entropy(ops: Ops, logits: Tensor, teacher: Tensor, temperature: f
     return ops.mean(share * ops.log_softmax(logits * (1.0 / temperature))) * -float(classes)
 
 
+def one_hot(ops: Ops, labels: Tensor, logits: Tensor) -> Tensor:
+    """1 at the label's channel and 0 elsewhere, of the logits' shape.
+
+    Args:
+        ops: the vocabulary.
+        labels: whole numbers as float32, (N, 1) or (N, 1, H, W); one below 0 is nowhere.
+        logits: (N, K) or (N, K, H, W).
+
+    Returns:
+        float32, without gradient.
+    """
+    distance = ops.abs(labels + ops.on_channel(-ops.from_numpy(np.arange(ops.channels(logits)), "vector"), logits))
+    return ops.where(distance < 0.5, distance * 0.0 + 1.0, distance * 0.0)
+
+
+def weighted_cross_entropy(
+    ops: Ops,
+    logits: Tensor,
+    targets: Any,
+    weights: tuple[float, ...] = (),
+    smoothing: float = 0.0,
+    *,
+    masked: bool = False,
+) -> Tensor:
+    """Softmax cross entropy with a weight for each class, of samples or of their pixels: the mean of - w_y sum_k t_k log p_k.
+
+    It is divided by how many count, not by the sum of their weights, so that the loss of a sample does not depend on the
+    others of its batch (as Keras has it; PyTorch divides by the weights). Without weights both are the same.
+
+    Args:
+        ops: the vocabulary.
+        logits: (N, K) or (N, K, H, W).
+        targets: labels as float32, (N, 1) or (N, 1, H, W); or of mixed samples (labels, other labels, share of the
+            first), each so (Zhang et al., arXiv 1710.09412).
+        weights: w, a factor for each class; empty, the default: all 1.
+        smoothing: t is 1 - smoothing at the label, plus smoothing / K everywhere; 0 by default.
+        masked: labels below 0 count for nothing; False by default: there are none.
+
+    Returns:
+        A scalar.
+    """
+    logarithms = ops.log_softmax(logits)
+    shares = [(targets, None)]
+    if isinstance(targets, tuple):
+        one, other, share = targets
+        shares = [(one, share), (other, 1.0 - share)]
+    total = counted = None
+    for labels, share in shares:
+        chosen = one_hot(ops, labels, logits)
+        there = ops.sum_over_channels(chosen)  # 0 where the label counts for nothing
+        target = chosen * (1.0 - smoothing) + there * (smoothing / ops.channels(logits)) if smoothing else chosen
+        entropy = -ops.sum_over_channels(target * logarithms)
+        if weights:
+            factors = ops.on_channel(ops.from_numpy(np.asarray(weights), "vector"), logits)
+            entropy = entropy * ops.sum_over_channels(chosen * factors)
+        part = entropy if share is None else entropy * share
+        total = part if total is None else total + part
+        counted = there
+    mean = ops.mean(total)
+    return mean / ops.maximum(ops.mean(counted), 1e-12) if masked else mean
+
+
+def binary_cross_entropy(ops: Ops, logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over all numbers of - t log sigmoid(z) - (1 - t) log(1 - sigmoid(z)).
+
+    Args:
+        ops: the vocabulary.
+        logits: z, (N, ...).
+        targets: t, 0 to 1, float32, shaped like the logits.
+
+    Returns:
+        A scalar.
+    """
+    fixed = ops.stop_gradient(logits)
+    # max(z, 0) - z t + log(1 + exp(-|z|)) overflows nowhere, but has no gradient of its own at 0.
+    value = ops.relu(fixed) - fixed * targets - ops.log(ops.sigmoid(ops.abs(fixed)))
+    return ops.mean(value + (ops.sigmoid(fixed) - targets) * (logits - fixed))
+
+
 class Objective(ABC):
     """What training minimises where a loss of outputs and labels is not enough.
 
@@ -76,6 +162,24 @@ class Objective(ABC):
     >>> Halved()
     Halved()
     """
+
+    tasks: ClassVar[tuple[str, ...]] = ()  #: names of the tasks that it is for; none: any
+
+    def of_task(self, task: Task) -> Objective:
+        """The objective in a training for a task, which is put into its field ``task`` where it has one and that is None.
+
+        Raises QatError where it is not for that task.
+        """
+        if self.tasks and task.name not in self.tasks:
+            raise QatError(
+                f"{type(self).__name__} is of {' and '.join(self.tasks)}, but the task is {task.name}; leave it out, or change "
+                "the task"
+            )
+        if is_dataclass(self) and any(
+            field.name == "task" and getattr(self, field.name) is None for field in fields(self)
+        ):
+            return replace(self, task=task)
+        return self
 
     @abstractmethod
     def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:

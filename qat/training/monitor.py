@@ -5,16 +5,14 @@ They follow from the list of epochs alone, so a resumed training decides as one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from qat.errors import QatError
 from qat.vocabulary.fields import build, check_type
-from qat.vocabulary.ops import Array
 
 LEAST_GAIN = 1e-4  #: how much the loss has to fall to count as an improvement, as in Keras
 PLATEAU_PATIENCE = 5  #: epochs without improvement after which the rate falls
@@ -29,16 +27,17 @@ class Epoch:
         step: training steps until its end.
         loss: mean over its steps.
         lr: learning rate of its last step.
-        validation_loss: mean cross entropy of the held-back images, evaluated as deployed; None where none are held
-            back.
-        validation_accuracy: of the same images, 0 to 1; None likewise.
+        validation_loss: the task's loss of the held-back images, evaluated as deployed; None where none are held back.
+        validation_metric: the task's main metric of the same images, as an accuracy from 0 to 1; None likewise.
+        metric: its name; None likewise.
     """
 
     step: int
     loss: float
     lr: float
     validation_loss: float | None = None
-    validation_accuracy: float | None = None
+    validation_metric: float | None = None
+    metric: str | None = None
 
 
 def best_epoch(epochs: Sequence[Epoch], from_step: int = 0) -> int | None:
@@ -84,7 +83,7 @@ def plateau_factor(epochs: Sequence[Epoch], from_step: int = 0) -> float:
     Returns:
         1 or less.
     """
-    factor, best, waited = 1.0, np.inf, 0
+    factor, best, waited = 1.0, math.inf, 0
     for epoch in epochs:
         if epoch.step < from_step:
             continue
@@ -96,20 +95,6 @@ def plateau_factor(epochs: Sequence[Epoch], from_step: int = 0) -> float:
         if waited == PLATEAU_PATIENCE:
             factor, waited = factor * PLATEAU_FACTOR, 0
     return factor
-
-
-def mean_cross_entropy(logits: Array, labels: Array) -> float:
-    """Mean softmax cross entropy, in float64.
-
-    Args:
-        logits: (N, K).
-        labels: integers (N,).
-
-    Returns:
-        The mean over the samples.
-    """
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).mean())
 
 
 @dataclass(frozen=True)
@@ -150,10 +135,19 @@ class Progress:
             check_type("epochs", data.get("epochs"), list)
             for entry in data["epochs"]:
                 check_type("an epoch", entry, dict)
-            epochs = tuple(build(Epoch, entry, finite=False) for entry in data["epochs"])
+            epochs = tuple(build(Epoch, _renamed(entry), finite=False) for entry in data["epochs"])
             progress = build(cls, {**data, "epochs": epochs}, finite=False)
             if any(later.step <= before.step for before, later in pairwise([Epoch(0, 0.0, 0.0), *epochs])):
                 raise QatError("its epochs do not follow one another")
         except QatError as error:
             raise QatError(f"its record of epochs is damaged ({error}); use another copy") from None
         return progress
+
+
+def _renamed(entry: dict[str, Any]) -> dict[str, Any]:
+    """An epoch's record as it is written now: the first releases knew no metric but the accuracy."""
+    if "validation_accuracy" not in entry:
+        return entry
+    accuracy = entry["validation_accuracy"]
+    others = {name: value for name, value in entry.items() if name != "validation_accuracy"}
+    return others | {"validation_metric": accuracy, "metric": None if accuracy is None else "top-1"}

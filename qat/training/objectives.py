@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from qat.analysis.metrics import bops_of
 from qat.errors import QatError
 from qat.quantizers import BaseWeightQuantizer, GTCActivationQuantizer, GTCWeightQuantizer
+from qat.tasks import Classification, Task
 from qat.training.forward import TrainingPasses
-from qat.training.losses import Objective, cross_entropy, soft_cross_entropy
+from qat.training.losses import Objective, soft_cross_entropy
 from qat.vocabulary.fields import check_fields
 from qat.vocabulary.ops import Ops, Tensor
 
@@ -34,6 +35,7 @@ class Distillation(Objective):
         own_teacher: the teacher is the network itself with its quantizers idle. Its own cross entropy is added, so that
             it learns too; the divergence sends it no gradient. False by default.
         smoothing: of the labels in the first term; 0 by default.
+        task: whose loss the first term is; None, the default: that of the training, which is a classification.
 
     Raises:
         QatError: where a field is out of its range.
@@ -48,8 +50,14 @@ class Distillation(Objective):
     own_teacher: bool = False
     smoothing: float = 0.0
 
+    task: Task | None = field(default=None, repr=False)
+
+    tasks = ("classification",)
+    _task: ClassVar[Task]  #: of an instance: the task, with its smoothing
+
     def __post_init__(self) -> None:
         check_fields(self)
+        _set_task(self, getattr(self, "smoothing", 0.0))
         if not self.temperature > 0.0:
             raise QatError(f"distill_temperature is {self.temperature}; use a positive number")
         if not 0.0 <= self.weight <= 1.0:
@@ -58,13 +66,13 @@ class Distillation(Objective):
     def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:
         ops, logits = passes.ops, passes.outputs
         labels, teacher = (targets, passes.float_outputs) if self.own_teacher else targets
-        hard = cross_entropy(ops, logits, labels, self.smoothing)
+        hard = self._task.loss(ops, logits, labels)
         fixed = ops.stop_gradient(teacher)
         entropy = soft_cross_entropy(ops, fixed, fixed, self.temperature)
         soft = soft_cross_entropy(ops, logits, fixed, self.temperature) - entropy
         total = hard * (1.0 - self.weight) + soft * (self.weight * self.temperature**2)
         if self.own_teacher:
-            total = total + cross_entropy(ops, teacher, labels, self.smoothing)
+            total = total + self._task.loss(ops, teacher, labels)
         return {"loss": total, "cross_entropy": hard, "distillation_loss": soft}
 
 
@@ -88,6 +96,7 @@ class GTCLoss(Objective):
         lambda_regularization: 0 or more; 1e-4 by default.
         bit_formula: how the loss counts bits: "document", the default (``document_bits``), or "mended" (``bits``). Both
             are reported.
+        task: whose loss the first term is; None, the default: that of the training, which is a classification.
 
     Raises:
         QatError: where a field is out of its range.
@@ -101,9 +110,14 @@ class GTCLoss(Objective):
     lambda_bit_loss: float = 5e-4
     lambda_regularization: float = 1e-4
     bit_formula: str = "document"
+    task: Task | None = field(default=None, repr=False)
+
+    tasks = ("classification",)
+    _task: ClassVar[Task]  #: of an instance: the task, with its smoothing
 
     def __post_init__(self) -> None:
         check_fields(self)
+        _set_task(self, getattr(self, "smoothing", 0.0))
         for name in ("lambda_distillation_loss", "lambda_bit_loss", "lambda_regularization"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise QatError(f"--{name} is {getattr(self, name)}; use 0 or a positive number")
@@ -118,7 +132,7 @@ class GTCLoss(Objective):
             if isinstance(quantizer, (GTCWeightQuantizer, GTCActivationQuantizer)):
                 mended[name] = quantizer.bits(ops, each.x, each.own)
                 document[name] = quantizer.document_bits(ops, each.x, each.own)
-        hard = cross_entropy(ops, high, targets)
+        hard = self._task.loss(ops, high, targets)
         soft = soft_cross_entropy(ops, low, high)
         losses = {"mended": _sum_of_codes(ops, mended, hard), "document": _sum_of_codes(ops, document, hard)}
         weights = hard * 0.0
@@ -140,15 +154,18 @@ class GTCLoss(Objective):
 
 
 class _Budget(Objective):
-    """Cross entropy with the penalty factor max(0, share - 1)^2; the share is what is used of a budget."""
+    """The task's loss with the penalty factor max(0, share - 1)^2; the share is what is used of a budget."""
 
     smoothing: float
+    task: Task | None
+    _task: ClassVar[Task]  #: of an instance: the task, with its smoothing
     budget: ClassVar[str]  #: the field that holds it
     factor: ClassVar[str]  #: the field that holds the factor
     term: ClassVar[str]  #: how what is used is reported
 
     def __post_init__(self) -> None:
         check_fields(self)
+        _set_task(self, getattr(self, "smoothing", 0.0))
         for name in (self.budget, self.factor):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise QatError(f"--{name} is {getattr(self, name)}; use a positive number")
@@ -158,7 +175,7 @@ class _Budget(Objective):
         raise NotImplementedError
 
     def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:
-        loss = cross_entropy(passes.ops, passes.outputs, targets, self.smoothing)
+        loss = self._task.loss(passes.ops, passes.outputs, targets)
         used, share = self._used(passes, loss * 0.0)
         excess = passes.ops.relu(share - 1.0)
         penalty = excess * excess * getattr(self, self.factor)
@@ -178,6 +195,7 @@ class SizeBudget(_Budget):
         bits_per_weight: the budget, greater than 0.
         lambda_size: weight of the penalty, greater than 0; 1 by default.
         smoothing: of the labels; 0 by default.
+        task: whose loss takes the place of the cross entropy; None, the default: that of the training.
 
     Raises:
         QatError: where a field is out of its range.
@@ -190,6 +208,7 @@ class SizeBudget(_Budget):
     bits_per_weight: float
     lambda_size: float = 1.0
     smoothing: float = 0.0
+    task: Task | None = field(default=None, repr=False)
 
     budget, factor, term = "bits_per_weight", "lambda_size", "bits_per_weight"
 
@@ -216,6 +235,7 @@ class BopsBudget(_Budget):
         max_bops: the budget, greater than 0.
         lambda_bops: weight of the penalty, greater than 0; 1 by default.
         smoothing: of the labels; 0 by default.
+        task: whose loss takes the place of the cross entropy; None, the default: that of the training.
 
     Raises:
         QatError: where a field is out of its range.
@@ -228,6 +248,7 @@ class BopsBudget(_Budget):
     max_bops: float
     lambda_bops: float = 1.0
     smoothing: float = 0.0
+    task: Task | None = field(default=None, repr=False)
 
     budget, factor, term = "max_bops", "lambda_bops", "bops"
 
@@ -237,6 +258,11 @@ class BopsBudget(_Budget):
         for bops in bops_of(passes.graph, {name: bits for name, bits in learned.items() if bits is not None}).values():
             share = share + bops * (1.0 / self.max_bops)
         return share * self.max_bops, share
+
+
+def _set_task(objective: Any, smoothing: float) -> None:
+    """Make the task whose loss is minimised, once: a compiled step cannot."""
+    object.__setattr__(objective, "_task", (objective.task or Classification()).smoothed(smoothing))
 
 
 def _sum_of_codes(ops: Ops, bits: dict[str, Tensor], like: Tensor) -> Tensor:

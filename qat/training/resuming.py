@@ -10,6 +10,7 @@ from typing import Any
 from qat.data import Dataset
 from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError
+from qat.tasks import Classification, Loss, Task
 from qat.training.checkpoint import Checkpoint
 from qat.training.recipe import Recipe
 
@@ -17,11 +18,20 @@ LENGTHLESS = ("constant", "halving", "plateau")  #: schedules whose rates do not
 
 
 def training_record(
-    backend: TrainingBackend, dataset: Dataset, recipe: Recipe, device_target: str, compile: bool
+    backend: TrainingBackend,
+    dataset: Dataset,
+    recipe: Recipe,
+    device_target: str,
+    compile: bool,
+    task: Task,
+    loss: Loss | None,
 ) -> dict[str, Any]:
     """What the checkpoint's history keeps of a training: all that its result depends on."""
     source = Path(dataset.source)
-    return {
+    own: dict[str, Any] = {} if task == Classification() else {"task": task.to_json()}
+    if loss is not None:
+        own["loss"] = f"{getattr(loss, '__module__', '')}:{getattr(loss, '__qualname__', type(loss).__name__)}"
+    return own | {
         "backend": backend.NAME,
         "device_target": device_target,
         "compile": compile,
@@ -54,7 +64,7 @@ def check_progress(start: Checkpoint, recipe: Recipe, steps: int) -> None:
     epochs = start.progress.epochs
     last = len(epochs) if start.progress.finished else start.step // steps
     first = 1 if recipe.validation else last - len(epochs) + 1
-    held_back = [epoch.validation_loss is not None and epoch.validation_accuracy is not None for epoch in epochs]
+    held_back = [epoch.validation_loss is not None and epoch.validation_metric is not None for epoch in epochs]
     wrong = None
     if [epoch.step for epoch in epochs] != [steps * number for number in range(first, last + 1)]:
         wrong = f"it has {len(epochs)} epochs for {start.step:,} steps of {steps:,} an epoch"

@@ -145,7 +145,7 @@ class NumpyOps(Ops):
         return y
 
     def mean(self, x: Array) -> Array:
-        y: Array = x.mean(dtype=np.float32).reshape(1)
+        y: Array = x.mean(dtype=x.dtype).reshape(1)  # of float64, as losses of an evaluation are, more is kept
         return y
 
     def channel_max(self, x: Array) -> Array:
@@ -185,7 +185,7 @@ class NumpyOps(Ops):
         log_sum = np.log(np.exp(shifted).sum(axis=1))
         picked = shifted[np.arange(len(labels)), labels]
         target = (1.0 - smoothing) * picked + smoothing * shifted.mean(axis=1)
-        loss: Array = (log_sum - target).mean(dtype=np.float32).reshape(1)
+        loss: Array = (log_sum - target).mean(dtype=logits.dtype).reshape(1)
         return loss
 
     def requantize(

@@ -186,6 +186,10 @@ class Ops(ABC):
         """The number of samples, over all workers where there are several."""
         return int(x.shape[0])
 
+    def channels(self, x: Tensor) -> int:
+        """The number of channels of an activation."""
+        return int(x.shape[1])
+
     # -- reductions -------------------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -376,7 +376,9 @@ class Step(TrainingStep):
         if phase not in self._functions:
             self._functions[phase] = self._compile(partial(self._run, phase=phase))
         with tf.device(self.model.device):
-            inputs, wanted = tuple(map(tf.constant, pixels)), single(tuple(map(tf.constant, targets)))
+            inputs = tuple(map(tf.constant, pixels))
+            # Targets of four axes belong to an activation, which has another layout here.
+            wanted = single(tuple(_transposed(tf.constant(x), AXES["activation"]) for x in targets))
             loss, terms = self._functions[phase](inputs, wanted, tf.constant(lr, tf.float32))
         return float(loss), terms
 

@@ -194,6 +194,9 @@ class KerasOps(Ops):
         target = tf.one_hot(labels, classes, on_value=1.0 - smoothing + share, off_value=share)
         return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(target, logits))
 
+    def channels(self, x: Tensor) -> int:
+        return int(x.shape[-1])
+
     def refuse_single(self, x: Tensor, message: str) -> None:
         """``fit`` traces a pass for batches of any size, and then only the pass itself can tell (not with XLA, which leaves
         assertions out).

@@ -56,5 +56,8 @@ def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Datase
     names = ("images", "seed", "method", "percentile", "bias_correction", "equalize")
     record = {"calibration": {name: getattr(args, name) for name in names}}
     return replace(
-        result, history=(record, *checkpoint.history), preparation=dataset.preparation or checkpoint.preparation
+        result,
+        history=(record, *checkpoint.history),
+        preparation=dataset.preparation or checkpoint.preparation,
+        task=checkpoint.task,
     )

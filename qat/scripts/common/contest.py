@@ -25,6 +25,7 @@ from qat.files import check_writable
 from qat.graph import Graph
 from qat.registry import backend_names
 from qat.scripts.common.files import load_data
+from qat.tasks import Classification
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import evaluate_accuracy, train
 from qat.training.recipe import Recipe
@@ -216,6 +217,10 @@ def _opened(
     """A checkpoint, and what computes its outputs."""
     checkpoint = Checkpoint.load(path)
     graph, params = checkpoint.graph, checkpoint.params
+    if checkpoint.task.name != Classification.name:
+        raise QatError(
+            f"{path}: is of the task {checkpoint.task.name}, but the contest scores accuracies; give a classifier"
+        )
     if runtime != ONNX:
         return checkpoint, partial(predict, qat.backend(runtime).lower(graph, params, device_target=device_target))
     target = qat.target("ONNX")

@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import qat
+from qat import tasks
 from qat.cells.base import Shape
 from qat.data import Preparation, Split, accuracy, load
 from qat.data.loading import exists
@@ -27,6 +29,7 @@ from qat.deploy.inference import predict
 from qat.deploy.interfaces import RecordsMetadata, Target
 from qat.deploy.verify import arithmetic_options, default_arithmetic
 from qat.errors import QatError, one_line
+from qat.graph import Graph
 from qat.reading import reading
 from qat.registry import suffixed
 from qat.scripts.common.files import check_file, trusted_target
@@ -37,8 +40,11 @@ from qat.scripts.common.flags import (
     add_trust_argument,
     chosen_preparation,
 )
+from qat.scripts.common.printing import print_metrics
+from qat.scripts.common.tasks import print_classes
+from qat.tasks import Classification, Task
 from qat.training.checkpoint import Checkpoint
-from qat.vocabulary.arrays import Arrays, as_tuple
+from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 from qat.vocabulary.ops import Array
 
 AT_ONCE = 256  #: pictures that are in memory together
@@ -47,18 +53,24 @@ SHOWN = 5  #: classes of one picture, and how many count as found in the second 
 
 class Classifier(NamedTuple):
     """shape: of its input, (C, H, W). compute: its output, (N, classes), from pixels. names: of the classes, or none.
-    preparation: how pictures become its input.
+    preparation: how pictures become its input. task: what it is for. graph: of a checkpoint; None of an exported file.
     """
 
     path: str
     shape: Shape
-    compute: Callable[[Array], Array]
+    compute: Callable[[Array], Arrays]
     names: list[str]
     preparation: Preparation
+    task: Task
+    graph: Graph | None
 
     def __call__(self, pixels: Array) -> Array:
-        """The output, (N, classes). Raises QatError where there are not as many names as classes."""
-        outputs = self.compute(pixels)
+        """The output, (N, classes). Raises QatError where it classifies nothing, or there are not as many names as classes."""
+        outputs, *others = as_tuple(self.compute(pixels))
+        if others or outputs.ndim != 2:
+            raise QatError(
+                f"{self.path}: is no classifier: {1 + len(others)} outputs, the first of shape {outputs.shape[1:]}"
+            )
         if self.names and len(self.names) != outputs.shape[1]:
             raise QatError(
                 f"--class_names: holds {len(self.names)} names but {self.path} gives {outputs.shape[1]} numbers; they belong "
@@ -95,18 +107,20 @@ def add_test_argument(container: argparse._ActionsContainer, *, required: bool) 
 
 
 def load_classifier(args: argparse.Namespace) -> Classifier:
-    """The model that the arguments name. Raises QatError where it classifies no pictures."""
+    """The model that the arguments name. Raises QatError where it has several inputs."""
     check_file(args.model, "give a checkpoint, or what export wrote")
     compute: Callable[[Array], Arrays]
+    graph = None
     if suffixed(args.model) is None:
         checkpoint = Checkpoint.load(args.model)
         graph = checkpoint.graph
         model = qat.backend(args.backend).lower(graph, checkpoint.params, device_target=args.device_target)
-        specs, preparation = [*graph.input_specs], checkpoint.preparation
+        specs, preparation, task = [*graph.input_specs], checkpoint.preparation, checkpoint.task
         compute = partial(predict, model)
     else:
         target = trusted_target(args, args.model)
         specs, preparation = target.input_specs(args.model), recorded_preparation(target, args.model)
+        task = recorded_task(target, args.model)
         running = arithmetic_options(target, args.arithmetic or default_arithmetic(target, args.model))
 
         def compute(pixels: Arrays) -> Arrays:
@@ -115,17 +129,9 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
     if len(specs) != 1:
         raise QatError(f"{args.model}: has {len(specs)} inputs, but there is one picture; run it from Python")
 
-    def classify(pixels: Array) -> Array:
-        first, *others = as_tuple(compute(pixels))
-        if others or first.ndim != 2:
-            raise QatError(
-                f"{args.model}: is no classifier: {1 + len(others)} outputs, the first of shape {first.shape[1:]}"
-            )
-        return first
-
     names = read_class_names(args.class_names) if args.class_names else []
     preparation = chosen_preparation(args, preparation, PLAIN, args.model)
-    return Classifier(args.model, specs[0].shape, classify, names, preparation)
+    return Classifier(args.model, specs[0].shape, compute, names, preparation, task, graph)
 
 
 def recorded_preparation(target: Target, path: str) -> Preparation | None:
@@ -139,8 +145,22 @@ def recorded_preparation(target: Target, path: str) -> Preparation | None:
         return Preparation.from_json(json.loads(text))
 
 
-def print_accuracy(classifier: Classifier, test_path: str) -> None:
-    """Of the pictures of a data set: how often the best class, and one of the best five, is right."""
+def recorded_task(target: Target, path: str) -> Task:
+    """What an exported file is for, as far as it says so: the first releases wrote classifiers."""
+    text = target.read_metadata(path).get("task") if isinstance(target, RecordsMetadata) else None
+    if text is None:
+        return Classification()
+    with reading(path, "an exported file: its task is damaged", "export it again"):
+        return tasks.read(text)
+
+
+def print_accuracy(classifier: Classifier, test_path: str, args: argparse.Namespace | None = None) -> None:
+    """Of the pictures of a data set: how often the best class, and one of the best five, is right; of a network for another
+    task its metrics. args: with those of ``qat.scripts.common.tasks.add_class_arguments``; None where there are none.
+    """
+    if not isinstance(classifier.task, Classification):
+        _print_metrics(classifier, test_path, args)
+        return
     split, sorted_names = _test_samples(classifier, test_path)
     outputs, changes = [], Counter[str]()
     for start in range(0, len(split), AT_ONCE):
@@ -158,6 +178,24 @@ def print_accuracy(classifier: Classifier, test_path: str) -> None:
     print(f"Accuracy: {100 * accuracy(found, split.labels):.2f} on {len(split):,} pictures")
     if found.shape[1] > SHOWN:
         print(f"Top {SHOWN}: {100 * accuracy(found, split.labels, best=SHOWN):.2f}")
+    if args is not None:
+        print_classes(args, classifier.task, found, split.labels, classifier.names)
+
+
+def _print_metrics(classifier: Classifier, test_path: str, args: argparse.Namespace | None) -> None:
+    """How good a network of any task is on a data set, and figures of its classes."""
+    dataset = load(test_path, for_folds=True).resized(classifier.shape, classifier.preparation)
+    split, task = dataset.test if len(dataset.test) else dataset.train, classifier.task
+    images: Any = split.images
+    parts = [as_tuple(classifier.compute(images[i : i + AT_ONCE])) for i in range(0, len(split), AT_ONCE)]
+    outputs = tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    known = [SimpleNamespace(name=str(number), shape=x.shape[1:]) for number, x in enumerate(outputs)]
+    graph: Any = classifier.graph or SimpleNamespace(name=classifier.path, outputs=known, inputs=None)
+    task.check(graph, split, test_path)
+    found = as_arrays(outputs)
+    print_metrics(task, task.metrics(graph, found, split))
+    if args is not None:
+        print_classes(args, task, found, split.labels, classifier.names or dataset.class_names)
 
 
 def _test_samples(classifier: Classifier, test_path: str) -> tuple[Split, int]:

@@ -1,29 +1,46 @@
-"""What several commands print: accuracies and certificates."""
+"""What several commands print: metrics and certificates."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
 import numpy as np
 
 import qat
 from qat.console import print_table
 from qat.data import Dataset, Split
-from qat.deploy.verify import REFERENCE, Certificate
+from qat.deploy.certificate import REFERENCE, Certificate
+from qat.tasks import Task, main
 from qat.training.checkpoint import Checkpoint
-from qat.training.loop import evaluate_accuracy
+from qat.training.loop import evaluate_metrics
 
 
 def print_accuracies(args: argparse.Namespace, before: Checkpoint, after: Checkpoint, dataset: Dataset) -> None:
     """Of two checkpoints on the test images, in the backend that the arguments name."""
     backend = qat.backend(args.backend)
     for words, each in (("before: ", before), ("after:  ", after)):
-        top1 = evaluate_accuracy(backend, each, dataset.test, device_target=args.device_target)
-        print(f"Accuracy {words}{100 * top1:.2f}")
+        metrics = evaluate_metrics(backend, each, dataset.test, device_target=args.device_target)
+        print_metric(each.task, metrics, f" {words}")
 
 
-def note_if_guessing(top1: float, split: Split, name: str, remedy: str) -> None:
-    """Say so where a network is no better than one that always answers the most frequent class. top1: its accuracy, 0 to 1."""
+def print_metric(task: Task, metrics: Mapping[str, float], words: str = ": ") -> None:
+    """The main metric in one line, as "Accuracy: 98.21", or with other words than the colon, "Accuracy before: 98.21"."""
+    name, value = main(metrics)
+    print(f"{task.label(name)}{words}{task.figure(name, value)}")
+
+
+def print_metrics(task: Task, metrics: Mapping[str, float]) -> None:
+    """A line for each metric."""
+    for metric in metrics.items():
+        print_metric(task, dict([metric]))
+
+
+def note_if_guessing(metrics: Mapping[str, float], split: Split, name: str, remedy: str) -> None:
+    """Say so where a classifier is no better than one that always answers the most frequent class."""
+    if "top-1" not in metrics:
+        return
+    top1 = metrics["top-1"]
     guessed = float(np.bincount(split.labels).max()) / len(split)
     if top1 <= guessed < 1.0:
         print(
@@ -32,21 +49,31 @@ def note_if_guessing(top1: float, split: Split, name: str, remedy: str) -> None:
         )
 
 
-def percent(top1: float | None) -> str:
-    """An accuracy, 0 to 1, as text; nothing where there is none."""
-    return "" if top1 is None else f"{100 * top1:.2f} %"
+def main_value(task: Task, metrics: Mapping[str, float]) -> str:
+    """The main metric as text, without its name; nothing where there is none."""
+    return task.value(*main(metrics)) if metrics else ""
 
 
 def print_certificate(certificate: Certificate) -> None:
     """A certificate as a table and, of more than two engines, the table of how many codes differ between each two."""
-    several = certificate.top1_by_arithmetic  # then each engine is compared with NumPy's integers in its own
-    references = several or {certificate.arithmetic: certificate.reference_top1}
-    rows: list[tuple[str, ...]] = [(REFERENCE, name, "", "", "", percent(top1)) for name, top1 in references.items()]
+    several = certificate.metrics_by_arithmetic  # then each engine is compared with NumPy's integers in its own
+    references = several or {certificate.arithmetic: certificate.reference_metrics}
+    task, known = certificate.task, certificate.reference_metrics
+    rows: list[tuple[str, ...]] = [
+        (REFERENCE, name, "", "", "", main_value(task, metrics)) for name, metrics in references.items()
+    ]
     rows += [
-        (x.engine, x.arithmetic, f"{x.codes:,}", f"{x.differ:,}", str(x.largest), percent(x.top1))
+        (x.engine, x.arithmetic, f"{x.codes:,}", f"{x.differ:,}", str(x.largest), main_value(task, x.metrics))
         for x in certificate.comparisons
     ]
-    columns: tuple[str, ...] = ("engine", "arithmetic", "codes compared", "differ", "by at most", "top-1")
+    columns: tuple[str, ...] = (
+        "engine",
+        "arithmetic",
+        "codes compared",
+        "differ",
+        "by at most",
+        main(known)[0] if known else "top-1",
+    )
     if not several:
         columns, rows = columns[:1] + columns[2:], [row[:1] + row[2:] for row in rows]
     arithmetic = "" if certificate.arithmetic == "float" else f", arithmetic {certificate.arithmetic}"

@@ -15,10 +15,12 @@ from qat.registry import suffixed
 from qat.scripts.common import sparsity
 from qat.scripts.common.files import load_data
 from qat.scripts.common.flags import boolean
-from qat.scripts.common.printing import note_if_guessing
+from qat.scripts.common.printing import note_if_guessing, print_metrics
+from qat.scripts.common.tasks import add_loss_arguments, add_task_argument, with_task, with_weights
+from qat.tasks import own_loss
 from qat.training.checkpoint import Checkpoint
 from qat.training.distillation import OWN, Teaching, teach
-from qat.training.loop import evaluate_accuracy, train
+from qat.training.loop import evaluate_metrics, train
 from qat.training.losses import Objective
 from qat.training.objectives import Distillation
 from qat.training.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
@@ -85,6 +87,8 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
     )
     parser.add_argument("--resume", action="store_true", help="go on from the file at --save_path, if it is there")
     parser.add_argument("--save_path", help=f"checkpoint file to write, after each epoch (default: {save_path})")
+    add_task_argument(parser)
+    add_loss_arguments(parser)
     distillation = parser.add_argument_group("distillation", "learn from another network's outputs, too")
     distillation.add_argument(
         "--teacher_ckpt",
@@ -122,14 +126,14 @@ def recipe(args: argparse.Namespace) -> Recipe:
 def train_and_save(
     args: argparse.Namespace, start: Checkpoint, data_path: str, path: Path, objective: Objective | None = None
 ) -> Checkpoint:
-    """Train further as the arguments say, save, print the accuracy: what both training commands do.
+    """Train further as the arguments say, save, print the metrics: what both training commands do.
 
     Args:
         args: of ``add_training_arguments``, and backend and device_target.
         start: what is trained.
         data_path: of the data set.
         path: of the checkpoint that is written, and from which --resume goes on.
-        objective: what is minimised in place of the cross entropy.
+        objective: what is minimised in place of the task's loss.
 
     Returns:
         What was saved.
@@ -137,7 +141,10 @@ def train_and_save(
     backend = qat.backend(args.backend)
     _check_output(args, path)
     plan = recipe(args)
+    loss = own_loss(args.loss) if args.loss else None
+    start = with_task(args, start)
     dataset = load_data(data_path, start, args)
+    task = with_weights(args, start.task, start.graph, dataset)
     start = _resumed(path, start) if args.resume else start
     teaching = _teaching(args, backend, start.graph, data_path)
     if teaching is not None:
@@ -160,16 +167,18 @@ def train_and_save(
         log_path=None if this_worker().rank else args.log_path,
         save=lambda checkpoint: checkpoint.save(path),
         save_every=args.save_every,
+        task=task,
+        loss=loss,
     )
-    top1 = evaluate_accuracy(backend, checkpoint, dataset.test, device_target=args.device_target)
+    metrics = evaluate_metrics(backend, checkpoint, dataset.test, device_target=args.device_target)
     delay = start.graph.quant_delay
     if 0 < delay >= checkpoint.step:
         print(
             f"note: {checkpoint.step} steps were trained, but quantization sets in after {delay}; lower --quant_delay"
         )
     sparsity.report(checkpoint)
-    print(f"Accuracy: {100 * top1:.2f}")
-    note_if_guessing(top1, dataset.test, start.graph.name, f"use another --lr than {args.lr:g}, or more --epochs")
+    print_metrics(task, metrics)
+    note_if_guessing(metrics, dataset.test, start.graph.name, f"use another --lr than {args.lr:g}, or more --epochs")
     print(f"saved {path}")
     return checkpoint
 

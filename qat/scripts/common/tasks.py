@@ -1,0 +1,135 @@
+"""Flags of tasks: which one, its loss, the weights of its classes, and figures of each class."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from qat import tasks
+from qat.console import print_table
+from qat.data import Dataset
+from qat.errors import QatError
+from qat.files import check_writable, write_atomically
+from qat.graph import Graph
+from qat.reading import read_text
+from qat.tasks.base import output_names, shapes_of
+from qat.training.checkpoint import Checkpoint
+from qat.vocabulary.ops import Array
+
+BALANCED = "balanced"
+MOST_SHOWN = 12  #: classes whose confusion matrix fits a terminal
+
+
+def add_task_argument(parser: argparse.ArgumentParser, otherwise: str = "the checkpoint's") -> None:
+    """--task. otherwise: what it is where it is left out."""
+    names = ", ".join(tasks.ADDED.names())
+    parser.add_argument(
+        "--task",
+        nargs="+",
+        metavar="TASK",
+        help=f"what the network is for: {names}, or your own as package.module:Class; of several outputs one for each, as "
+        f"a=classification b=regression:0.5, with the weight of its loss (default: {otherwise})",
+    )
+
+
+def add_loss_arguments(parser: argparse.ArgumentParser) -> None:
+    """--loss and --class_weights."""
+    parser.add_argument(
+        "--loss",
+        metavar="MODULE:FUNCTION",
+        help="a loss of your own in place of the task's, whose module is then run: from (ops, outputs, targets) to a scalar",
+    )
+    parser.add_argument(
+        "--class_weights",
+        nargs="+",
+        metavar="WEIGHT",
+        help=f"a factor of the loss for each class: numbers, a text file with one a line, or {BALANCED!r}, by how rare it is",
+    )
+
+
+def with_task(args: argparse.Namespace, checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the task that --task names, or its own."""
+    if args.task is None:
+        return checkpoint
+    task = tasks.create(args.task)
+    if isinstance(task, tasks.Several):
+        task = task.ordered(output_names(checkpoint.graph))
+    return replace(checkpoint, task=task)
+
+
+def with_weights(args: argparse.Namespace, task: tasks.Task, graph: Graph, dataset: Dataset) -> tasks.Task:
+    """The task with the class weights that --class_weights asks for, or its own."""
+    if args.class_weights is None:
+        return task
+    if args.class_weights == [BALANCED]:
+        task.weighted(())  # raises for a task without classes, before labels are counted
+        task.check(graph, dataset.train, dataset.source)
+        classes = shapes_of(graph)[0][0]
+        return task.weighted(tasks.balanced_weights(dataset.train.labels, classes, getattr(task, "ignored", None)))
+    texts = args.class_weights
+    if len(texts) == 1 and not _is_number(texts[0]):
+        texts = read_text(texts[0], "give --class_weights numbers, a text file of such, or 'balanced'").split()
+    wrong = [text for text in texts if not _is_number(text)]
+    if wrong:
+        raise QatError(f"--class_weights: {wrong[0]!r} is no number; give one number for each class")
+    return task.weighted(tuple(map(float, texts)))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def add_class_arguments(parser: argparse.ArgumentParser) -> None:
+    """--per_class and --confusion."""
+    parser.add_argument("--per_class", action="store_true", help="also a table of each class (or output)")
+    parser.add_argument(
+        "--confusion",
+        metavar="FILE.csv",
+        help=f"also how often each class was taken for each, as CSV; of up to {MOST_SHOWN} classes it is printed, too",
+    )
+
+
+def check_class_arguments(args: argparse.Namespace) -> None:
+    """Raise QatError where the confusion matrix cannot be written."""
+    if args.confusion:
+        check_writable(args.confusion)
+
+
+def print_classes(
+    args: argparse.Namespace, task: tasks.Task, outputs: Any, labels: Any, class_names: Sequence[str]
+) -> None:
+    """What --per_class and --confusion ask for."""
+    if args.per_class:
+        for table in task.per_class(outputs, labels):
+            names = _named(table.names, class_names)
+            rows = [(name, *row) for name, row in zip(names, table.rows, strict=True)]
+            print_table(table.title, (table.what, *table.columns), rows)
+    if args.confusion:
+        counts = task.confusion(outputs, labels)
+        names = _named(tuple(map(str, range(len(counts)))), class_names)
+        write_atomically(args.confusion, _csv(counts, names).encode())
+        if len(counts) <= MOST_SHOWN:
+            rows = [(name, *(f"{n:,}" for n in row)) for name, row in zip(names, counts.tolist(), strict=True)]
+            print_table("Confusion matrix: a row for each true class", ("taken for", *names), rows)
+        print(f"wrote {args.confusion}")
+
+
+def _named(numbers: Sequence[str], class_names: Sequence[str]) -> list[str]:
+    return list(class_names if len(class_names) == len(numbers) else numbers)
+
+
+def _csv(counts: Array, names: Sequence[str]) -> str:
+    text = io.StringIO()
+    write = csv.writer(text, lineterminator="\n").writerow
+    write(("true class", *names))
+    for name, row in zip(names, counts.tolist(), strict=True):
+        write((name, *row))
+    return text.getvalue()

@@ -1,0 +1,115 @@
+"""The input itself: what a network cannot give back is unusual."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from qat.errors import QatError
+from qat.tasks.base import MOST_NUMBERS, Metric, Shape, Task, described, one_output
+from qat.tasks.measures import group_means, ranked_auc
+from qat.training.losses import mean_squared_error
+from qat.vocabulary.arrays import Arrays, as_tuple
+from qat.vocabulary.ops import Array, Ops, Tensor
+
+if TYPE_CHECKING:
+    from qat.data import Split
+    from qat.graph import Graph
+    from qat.integer import IntegerGraph
+
+
+@dataclass(frozen=True)
+class Reconstruction(Task):
+    """The target is the input, in the real numbers that the network computes with; the loss is the mean squared error.
+
+    Labels may be None. Where those of the test samples are 0 (usual) and 1 (an anomaly), the metric is the AUC of the error,
+    the mean over the samples of a recording (``Split.groups``) where there are such; else the error itself.
+
+    >>> import numpy as np, qat
+    >>> qat.tasks.Reconstruction().words("AUC", 0.9051)
+    'AUC 0.9051'
+    """
+
+    name = "reconstruction"
+    METRICS: ClassVar = {"AUC": Metric(), "error": Metric(higher=False)}
+
+    def loss(self, ops: Ops, outputs: Any, targets: Any) -> Tensor:
+        return mean_squared_error(ops, outputs, targets)
+
+    def targets(self, graph: Graph, images: Arrays, labels: Any) -> Any:
+        (real,) = real_inputs(graph, images)
+        return real
+
+    def check(self, graph: Graph | IntegerGraph, split: Split, where: str) -> None:
+        shape = one_output(self, graph, where)
+        inputs = [x.shape[1:] for x in as_tuple(split.images)]
+        if inputs != [shape]:
+            raise QatError(
+                f"{where}: {graph.name} takes {' and '.join(map(str, inputs))} and gives {shape}, but reconstruction compares "
+                "the output with the one input; give a network whose output has the input's shape"
+            )
+        self.check_labels(shape, split.labels, where, graph.name)
+
+    def check_labels(self, shape: Shape, labels: Any, where: str, network: str) -> None:
+        if labels is not None and (
+            isinstance(labels, tuple) or len(labels.shape) != 1 or labels.dtype.kind not in "biu"
+        ):
+            raise QatError(
+                f"{where}: labels are {described(labels)}, but reconstruction takes none, or (N,): 0, and 1 for an anomaly"
+            )
+
+    def metrics(self, graph: Graph | IntegerGraph, outputs: Any, split: Split) -> dict[str, float]:
+        (images,) = as_tuple(split.images)
+        size = max(MOST_NUMBERS // max(outputs[0].size, 1), 1)
+        errors = np.empty(len(outputs))
+        for start in range(0, len(outputs), size):
+            (real,) = real_inputs(graph, images[start : start + size])
+            errors[start : start + size] = sample_errors(outputs[start : start + size], real)
+        return self.of_errors(errors, split)
+
+    @staticmethod
+    def of_errors(errors: Array, split: Split) -> dict[str, float]:
+        """The metrics of each sample's error. errors: float64 (N,). Raises QatError where a recording has both labels."""
+        labels: Any = split.labels
+        found = {"error": float(errors.mean())}
+        if labels is None or set(np.unique(labels).tolist()) != {0, 1}:
+            return found
+        scores, first = group_means(errors, split.groups)
+        anomalous = labels.astype(bool)
+        if split.groups is not None:
+            shares, _ = group_means(anomalous.astype(np.float64), split.groups)
+            if not np.isin(shares, (0.0, 1.0)).all():
+                mixed = split.groups[first[np.flatnonzero(~np.isin(shares, (0.0, 1.0)))[0]]]
+                raise QatError(
+                    f"group {mixed}: some of its samples are labelled 0 and some 1; a recording has one label"
+                )
+        return {"AUC": ranked_auc(scores, anomalous[first]), **found}
+
+
+def sample_errors(outputs: Array, real: Array) -> Array:
+    """The mean squared error of each sample, float64 (N,). outputs, real: (N, ...)."""
+    difference = outputs.astype(np.float64) - real
+    errors: Array = (difference * difference).reshape(len(outputs), -1).mean(axis=1)
+    return errors
+
+
+def real_inputs(graph: Graph | IntegerGraph, images: Arrays) -> tuple[Array, ...]:
+    """The real numbers that a network computes with, float32, of what it is fed: (code - zero point) * scale.
+
+    Args:
+        graph: the network, or its integers.
+        images: a batch for each input.
+
+    Returns:
+        An array for each input.
+    """
+    nodes: Any = graph.inputs
+    if nodes is None:
+        raise QatError(
+            f"{graph.name}: an exported file does not say which real numbers its input stands for, so that its output cannot "
+            "be compared with them; give the checkpoint, whose integers it computes"
+        )
+    grids = [getattr(node, "grid", None) or node.cell.grid for node in nodes]
+    return tuple(grid.dequantize(x.astype(np.int32)) for grid, x in zip(grids, as_tuple(images), strict=True))
