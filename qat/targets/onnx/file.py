@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -11,13 +11,10 @@ from onnx import helper
 
 from qat.errors import QatError, shortened
 from qat.files import write_atomically
-from qat.integer.ends import Ends
 from qat.names import check_stored
 from qat.reading import check_sample, read_file, reading
 from qat.targets.common import prefixed
-from qat.targets.ends import read_ends
 from qat.targets.messages import messages
-from qat.vocabulary.arrays import ArraySpec
 
 #: What the two targets write. Others could loop for ever, fill the memory from a few bytes, or read other files.
 OPERATORS = {"Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Flatten", "Gather"}
@@ -48,21 +45,6 @@ def set_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
     """Set entries of metadata_props, each behind "qat."; nothing else changes."""
     entries = {entry.key: entry.value for entry in model.metadata_props}
     helper.set_model_props(model, entries | prefixed(metadata))
-
-
-def ends_in(path: str | Path, model: onnx.ModelProto) -> Ends:
-    """What the file takes and gives. Raises QatError where that is nothing that an export writes."""
-    with reading(path, "an ONNX file of qat export", "export it again"):
-        entries = {entry.key: entry.value for entry in model.metadata_props}
-        return read_ends(entries, _specs(model.graph.input), _specs(model.graph.output))
-
-
-def _specs(values: Iterable[onnx.ValueInfoProto]) -> list[ArraySpec]:
-    """Shape, of one sample, and dtype of inputs or outputs."""
-    types = [x.type.tensor_type for x in values]
-    dtypes = [helper.tensor_dtype_to_np_dtype(own.elem_type).name for own in types]
-    shapes = [tuple(size.dim_value for size in own.shape.dim[1:]) for own in types]
-    return [ArraySpec(*pair) for pair in zip(shapes, dtypes, strict=True)]
 
 
 def check_operators(model: onnx.ModelProto) -> None:

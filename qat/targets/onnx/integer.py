@@ -32,7 +32,6 @@ from qat.targets.onnx.writer import PACKED, Writer, kind_of, pads_of
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array
 
-
 FULL = (0, 255)  #: the bounds of uint8
 
 
@@ -53,7 +52,7 @@ class QdqWriter(Writer):
         super().__init__()
         self.unsigned, self.widths = unsigned, tuple(PACKED) if packed else ()
         self.end_names: dict[str, str] = {}  # tensor of codes -> its name in the file
-        self._entries: dict[str, tuple[str, FileInput]] = {}  # input -> its name in the file, and what the file takes there
+        self._entries: dict[str, tuple[str, FileInput]] = {}  # input -> its name in the file, what the file takes there
         self._real: dict[str, str] = {}  # tensor of codes -> its dequantized form
         self._reductions: list[onnx.NodeProto] = []  # that lack their axes
 
@@ -90,7 +89,9 @@ class QdqWriter(Writer):
         zero = grid.zero_point + offset_of(grid)
         bounds = (zero + (grid.low if low is None else low), zero + (grid.high if high is None else high))
         bounds = FULL if low is None else bounds
-        codes = self.node("QuantizeLinear", [real, *self._grid(grid)], codes_name(node.name) if bounds == FULL else None)
+        codes = self.node(
+            "QuantizeLinear", [real, *self._grid(grid)], codes_name(node.name) if bounds == FULL else None
+        )
         self._clip(codes, node, bounds)
 
     def _clip(self, codes: str, node: IntegerNode, bounds: tuple[int, int]) -> None:
@@ -110,22 +111,22 @@ class QdqWriter(Writer):
         x, end = self._entries[node.name]
         grid = node.output.grid
         zero = grid.zero_point + offset_of(grid)
-        if end.quantizes is None and end.stored == "uint8" and zero == end.zero_point:
+        bounds = zero + end.low, zero + end.high
+        if end.quantizes is not None:
+            (multiplier, _, _), offset = end.quantizes
+        elif end.stored == "uint8" and zero == end.zero_point and bounds == FULL:
             self.end_names[node.name] = x
             return
+        else:
+            multiplier, offset = np.ones(1, np.float32), 0
+            zero -= end.zero_point
         if end.stored != REAL:
             x = self.node("Cast", [x], to=TensorProto.FLOAT)
-        if end.quantizes is None:
-            self._round(x, node, zero - end.zero_point)
-            return
-        (multiplier, low, high), offset = end.quantizes
         if offset:
             x = self.node("Sub", [x, self.constant(np.float32(offset))])
-        x = self.node("Mul", [x, self.constant(multiplier[0])])
-        self._round(x, node, zero, (zero + low, zero + high))
-
-    def _round(self, x: str, node: IntegerNode, zero: int, bounds: tuple[int, int] = FULL) -> None:
-        """The node's codes, rint(x) + zero, clipped to bounds in uint8: QuantizeLinear divides by a scale of 1."""
+        if multiplier[0] != 1.0:
+            x = self.node("Mul", [x, self.constant(multiplier[0])])
+        # A division by 1 is exact, and the rounding is half to even, clipped to uint8 before it becomes an integer.
         scale = [self.constant(np.float32(1.0)), self.constant(np.uint8(zero))]
         codes = self.node("QuantizeLinear", [x, *scale], codes_name(node.name) if bounds == FULL else None)
         self._clip(codes, node, bounds)

@@ -28,7 +28,9 @@ def session_of(path: str | Path, model: onnx.ModelProto, threads: int = 0) -> on
         raise cannot_run(path, "ONNX Runtime", reason_of(error)) from None
 
 
-def infer(path: str | Path, model: onnx.ModelProto, ends: Ends, outputs: list[str], samples: Arrays) -> dict[str, Array]:
+def infer(
+    path: str | Path, model: onnx.ModelProto, ends: Ends, outputs: list[str], samples: Arrays
+) -> dict[str, Array]:
     """The named outputs of a model, by name, as the file gives them. Raises QatError where it cannot be run."""
     session = session_of(path, model)
     inputs = [x.name for x in session.get_inputs()]

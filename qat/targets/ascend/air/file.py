@@ -190,7 +190,9 @@ def _check_ends(model: Model) -> None:
         raise DamageError(f"its inputs are numbered {numbers}")
     for operator in model.inputs:
         if operator.gives[0].dtype not in ENTERING or operator.gives[0].shape[:1] != (1,):
-            raise DamageError(f"its input {operator.name!r} is {operator.gives[0]}, not one sample of what networks take")
+            raise DamageError(
+                f"its input {operator.name!r} is {operator.gives[0]}, not one sample of what networks take"
+            )
 
 
 def _check_shapes(model: Model) -> None:

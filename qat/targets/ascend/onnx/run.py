@@ -85,14 +85,18 @@ def _pair(sizes: Sequence[int]) -> Pair:
     return height, width
 
 
-def infer(path: str | Path, model: onnx.ModelProto, ends: Ends, outputs: list[str], samples: Arrays) -> dict[str, Array]:
+def infer(
+    path: str | Path, model: onnx.ModelProto, ends: Ends, outputs: list[str], samples: Arrays
+) -> dict[str, Array]:
     """The named outputs of a model, by name. Raises QatError where it cannot be run."""
     try:
         evaluator = ReferenceEvaluator(model, new_ops=[AscendQuant, AscendDequant, Conv, Gemm, MaxPool])
         inputs = [x.name for x in model.graph.input]
 
         def run(batch: tuple[Array, ...]) -> dict[str, Array]:
-            return dict(zip(outputs, evaluator.run(outputs, dict(zip(inputs, ends.encode(batch), strict=True))), strict=True))
+            return dict(
+                zip(outputs, evaluator.run(outputs, dict(zip(inputs, ends.encode(batch), strict=True))), strict=True)
+            )
 
         with np.errstate(all="ignore"):
             return in_batches(run, samples, ends.specs, BATCH, str(path))
