@@ -133,3 +133,22 @@ def _ordinary(spec: ArraySpec, rng: np.random.Generator, count: Any, span: tuple
         return np.clip(rng.normal(middle, half / 1.5, int(count)), -3e38, 3e38).astype(F)
     info = np.iinfo(spec.dtype)
     return rng.integers(info.min, info.max + 1, int(count))
+
+
+def normalized(shape: tuple[int, ...] = SHAPE) -> dict[str, qat.Network]:
+    """Networks of pixels with a mean and std for each channel, by where these go: weights, a further channel, a layer."""
+    entry = qat.Input(shape, mean=(0.485, 0.5, 0.406), std=(0.229, 0.224, 0.3))
+    firsts: dict[str, dict[str, qat.Cell]] = {
+        "weights": {"conv": qat.Conv2dBnAct(shape[0], 4, 3, pad_mode="valid", activation="relu")},
+        "dense": {},
+        "channel": {"conv": qat.Conv2dBnAct(shape[0], 4, 3, pad_mode="pad", padding=(1, 0, 2, 1), has_bias=True)},
+        "layer": {"pool": qat.MaxPool2d(2)},
+    }
+    found: dict[str, qat.Network] = {}
+    for name, cells in firsts.items():
+        size = shape
+        for cell in cells.values():
+            size = cell.output_shape(size)
+        fc = qat.DenseBnAct(int(np.prod(size)), 3)
+        found[name] = Chain(entry, **cells, flatten=qat.Flatten(), fc=fc)
+    return found

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from entering import DTYPES, hard_samples, integers, node_of, ties_in
+from entering import DTYPES, hard_samples, integers, integers_of, node_of, normalized, ties_in
 
 import qat
-from qat.integer import trace_codes
+from qat.integer import IntegerGraph, trace_codes
 from qat.integer.ends import ends_of
 from qat.vocabulary.arrays import as_tuple
 
@@ -19,10 +18,9 @@ BOTH = pytest.mark.parametrize("file_format", ["ASCEND_ONNX", "AIR"])
 ASCEND = {"profile": "ascend"}
 
 
-def assert_equal_codes(file_format: str, dtype: str, tmp_path: Path, **options: Any) -> None:
+def assert_equal_codes(file_format: str, graph: IntegerGraph, tmp_path: Path) -> None:
     """Every code that the file computes, and the real outputs."""
-    graph, target, path = integers(dtype, **options), qat.target(file_format), tmp_path / "net"
-    samples = hard_samples(graph, 20_000)
+    target, path, samples = qat.target(file_format), tmp_path / "net", hard_samples(graph, 20_000)
     target.export(graph, path)
     assert target.input_specs(path) == [*graph.input_specs]
     tensors = [node.output for node in graph.nodes]
@@ -39,16 +37,23 @@ def assert_equal_codes(file_format: str, dtype: str, tmp_path: Path, **options: 
 @BOTH
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_file_takes_what_the_network_takes(file_format: str, dtype: str, tmp_path: Path) -> None:
+    graph = integers(dtype, **ASCEND)
     if dtype in ("float32", "uint16"):  # all scales are powers of two
-        graph = integers(dtype, **ASCEND)
         assert ties_in(graph, hard_samples(graph, 20_000)) >= 250
-    assert_equal_codes(file_format, dtype, tmp_path, **ASCEND)
+    assert_equal_codes(file_format, graph, tmp_path)
 
 
 @BOTH
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_codes_of_an_input_may_go_anywhere(file_format: str, dtype: str, tmp_path: Path) -> None:
-    assert_equal_codes(file_format, dtype, tmp_path, **ASCEND, joined="relu")
+    assert_equal_codes(file_format, integers(dtype, **ASCEND, joined="relu"), tmp_path)
+
+
+@BOTH
+@pytest.mark.filterwarnings("ignore:.*becomes a layer of its own")
+@pytest.mark.parametrize("kind", normalized())
+def test_a_mean_and_std_for_each_channel(file_format: str, kind: str, tmp_path: Path) -> None:
+    assert_equal_codes(file_format, integers_of(normalized()[kind], (-2.0, 2.0), **ASCEND), tmp_path)
 
 
 @BOTH

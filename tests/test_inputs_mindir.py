@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from entering import DTYPES, hard_samples, integers, node_of, ties_in
+from entering import DTYPES, hard_samples, integers, integers_of, node_of, normalized, ties_in
 from frameworks import but_long
 
 import qat
@@ -52,6 +52,13 @@ def test_real_numbers_between_two_codes_go_to_the_even_one(limits: tuple[float, 
     assert ties_in(graph, samples) >= 250
     for count in (1, 3, len(samples)):
         assert_equal_codes(graph, samples[:count], tmp_path / "net.mindir")
+
+
+@pytest.mark.filterwarnings("ignore:.*becomes a layer of its own")
+@pytest.mark.parametrize("kind", normalized())
+def test_a_mean_and_std_for_each_channel(kind: str, tmp_path: Path) -> None:
+    graph = integers_of(normalized()[kind], (0.0, 1.0))
+    assert_equal_codes(graph, hard_samples(graph), tmp_path / "net.mindir")
 
 
 @pytest.mark.parametrize("limits", [(-3e-37, 3e-37), (-1e33, 2e33)])

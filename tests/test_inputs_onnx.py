@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from entering import DTYPES, SHAPE, hard_samples, integers, integers_of, node_of, ties_in
+from entering import DTYPES, SHAPE, hard_samples, integers, integers_of, node_of, normalized, ties_in
 from frameworks import but_long
 from sequential import Chain
 
@@ -111,6 +111,51 @@ def test_an_input_that_is_only_pooled_or_reshaped(dtype: str, cell: str, tmp_pat
     graph = integers_of(network, (-1.9, 4.7))
     for types in ({}, {"input_type": "int8"}):
         assert_equal_codes(graph, hard_samples(graph, 2000), tmp_path / "net.onnx", **types)
+
+
+@pytest.mark.filterwarnings("ignore:.*becomes a layer of its own")
+@pytest.mark.parametrize("kind", normalized())
+@pytest.mark.parametrize("input_type", ["own", "int8", "float32"])
+def test_a_mean_and_std_for_each_channel(input_type: str, kind: str, tmp_path: Path) -> None:
+    graph, path = integers_of(normalized()[kind], (0.0, 1.0)), tmp_path / "net.onnx"
+    assert_equal_codes(graph, hard_samples(graph), path, input_type=input_type)
+    pads = [node for node in load(path).graph.node if node.op_type == "Pad"]
+    assert len(pads) == (kind == "channel")
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (5,)])
+def test_a_float_file_normalises_each_channel(shape: tuple[int, ...], tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "float.onnx"
+    mean, std = rng.uniform(0.2, 0.8, shape[0]), rng.uniform(0.1, 0.5, shape[0])
+    cells = {"flatten": qat.Flatten()} if len(shape) == 3 else {}
+    fc = qat.DenseBnAct(int(np.prod(shape)), 2)
+    graph = Chain(qat.Input(shape, mean=tuple(mean), std=tuple(std)), **cells, fc=fc).graph()
+    params = graph.initial_params()
+    ONNX.export_float(graph, params, path)
+    x = rng.integers(0, 256, (5, *shape)).astype(np.uint8)
+    column = (-1,) + (1,) * (len(shape) - 1)
+    real = (x / 255.0 - mean.reshape(column)) / std.reshape(column)
+    expected = real.reshape(5, -1) @ params["fc.weight"].astype(np.float64).T
+    np.testing.assert_allclose(ONNX.predict(path, x), expected + params.get("fc.bias", 0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", ["samples", "computed", "short"])
+def test_a_pad_that_could_fill_the_memory_is_refused(change: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    ONNX.export(integers_of(normalized()["channel"], (0.0, 1.0)), path)
+    model = onnx.load(path)
+    (pad,) = [node for node in model.graph.node if node.op_type == "Pad"]
+    (pads,) = [x for x in model.graph.initializer if x.name == pad.input[1]]
+    if change == "samples":
+        pads.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 0, 0, 0, 1 << 40, 1, 0, 0]), pads.name))
+    elif change == "short":
+        pads.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 1, 0]), pads.name))
+    else:
+        model.graph.node.insert(0, helper.make_node("Identity", [pads.name], ["computed"]))
+        pad.input[1] = "computed"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(qat.QatError, match="export it again"):
+        ONNX.predict(path, np.zeros((1, *SHAPE), np.uint8))
 
 
 @pytest.mark.parametrize("limits", [(-3e-37, 3e-37), (-1e33, 2e33)])

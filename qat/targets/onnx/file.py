@@ -18,7 +18,18 @@ from qat.targets.messages import messages
 
 #: What the two targets write. Others could loop for ever, fill the memory from a few bytes, or read other files.
 OPERATORS = {"Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Flatten", "Gather"}
-OPERATORS |= {"Gemm", "Identity", "MaxPool", "Mul", "QuantizeLinear", "ReduceMax", "ReduceSum", "Relu", "Sigmoid"}
+OPERATORS |= {
+    "Gemm",
+    "Identity",
+    "MaxPool",
+    "Mul",
+    "Pad",
+    "QuantizeLinear",
+    "ReduceMax",
+    "ReduceSum",
+    "Relu",
+    "Sigmoid",
+}
 OPERATORS |= {"Softmax", "Sub", "Tanh"}
 
 
@@ -54,6 +65,8 @@ def check_operators(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type not in OPERATORS or node.domain:
             raise ValueError(f"its operator {node.domain}{node.op_type!r} is none that qat export writes")
+        if node.op_type == "Pad":
+            _check_pads(model, node)
     known = {x.name: x.type.tensor_type for x in onnx.shape_inference.infer_shapes(model).graph.value_info}
     known |= {x.name: x.type.tensor_type for x in (*model.graph.input, *model.graph.output)}
     numbers = 0
@@ -63,6 +76,13 @@ def check_operators(model: onnx.ModelProto) -> None:
                 raise ValueError(f"its {node.op_type} {name!r} has no shape")
             numbers += math.prod(max(size.dim_value, 1) for size in known[name].shape.dim)
     check_sample(numbers)
+
+
+def _check_pads(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
+    """Raise ValueError where a Pad could add to the samples, whose number no shape tells: its pads must be constant."""
+    pads = [onnx.numpy_helper.to_array(x) for x in model.graph.initializer if x.name in node.input[1:2]]
+    if len(node.input) != 3 or len(pads) != 1 or pads[0].ndim != 1 or pads[0].reshape(2, -1)[:, 0].any():
+        raise ValueError(f"its Pad {node.output[0]!r} is none that qat export writes")
 
 
 def load(path: str | Path) -> onnx.ModelProto:

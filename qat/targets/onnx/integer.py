@@ -14,6 +14,7 @@ from qat.integer import (
     Grid,
     IntegerAdd,
     IntegerConcat,
+    IntegerConstantChannel,
     IntegerConv2d,
     IntegerDense,
     IntegerFlatten,
@@ -189,6 +190,14 @@ class QdqWriter(Writer):
     @add.register
     def _(self, node: IntegerConcat) -> None:
         self._quantize(self.node("Concat", [self.dequantize(x) for x in node.inputs], axis=1), node)
+
+    @add.register
+    def _(self, node: IntegerConstantChannel) -> None:
+        """Of the codes themselves, which the node does not change."""
+        pads = self.constant(np.array([0, 0, 0, 0, 0, 1, 0, 0]))
+        value = self.constant(np.uint8(node.value + node.output.grid.zero_point + offset_of(node.output.grid)))
+        codes = self.end_names[node.inputs[0].name]
+        self.end_names[node.name] = self.node("Pad", [codes, pads, value], codes_name(node.name))
 
     @add.register
     def _(self, node: IntegerTable) -> None:

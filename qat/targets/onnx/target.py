@@ -102,7 +102,11 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
     tensors = {name: ops.from_numpy(params[name], param.kind) for name, param in graph.params.items()}
     names = end_names("input", len(graph.inputs))
     samples = tuple(
-        OnnxSymbol(writer, name if x.dtype == REAL else writer.node("Cast", [name], to=TensorProto.FLOAT))
+        OnnxSymbol(
+            writer,
+            name if x.dtype == REAL else writer.node("Cast", [name], to=TensorProto.FLOAT),
+            rank=len(x.shape) + 1,
+        )
         for name, x in zip(names, graph.input_specs, strict=True)
     )
     results = written_outputs(graph, ops, tensors, samples)
