@@ -273,6 +273,8 @@ def test_a_float_file_takes_what_the_network_takes(dtype: str, tmp_path: Path) -
         (lambda data: data["inputs"][0] | {"dtype": "float64"}, "float64"),
         (lambda data: data["inputs"][0] | {"zero_point": 300}, "are no int8"),
         (lambda data: data["inputs"][0] | {"scale": "1"}, "scale"),
+        (lambda data: data["inputs"][0] | {"scale": 1e300}, "a scale is no positive float32"),
+        (lambda data: data["inputs"][0] | {"multiplier": -1.0}, "a scale is no positive float32"),
         (lambda data: data["inputs"][0] | {"more": 1}, "more"),
         (lambda data: [], "there is no shape"),
     ],

@@ -43,9 +43,9 @@ def ends_in(path: str | Path, model: onnx.ModelProto) -> Ends:
             ends = Ends(inputs, tuple(FileOutput(y.shape, REAL, 1.0, 0) for y in found[1]))
         else:
             ends = Ends.from_json(entry)
-        for specs, own in zip(found, (ends.inputs, ends.outputs), strict=True):
-            if specs != specs_of(own):
-                expected, has = (", ".join(map(str, x)) for x in (specs_of(own), specs))
+        for specs, wanted in zip(found, (specs_of(ends.inputs), specs_of(ends.outputs)), strict=True):
+            if specs != wanted:
+                expected, has = (", ".join(map(str, each)) for each in (wanted, specs))
                 raise ValueError(f"it should have {expected} where it has {has}")
         _check(ends)
     return ends
@@ -60,7 +60,12 @@ def _declared(values: Iterable[onnx.ValueInfoProto]) -> list[ArraySpec]:
 
 
 def _check(ends: Ends) -> None:
-    """Raise ValueError for dtypes that no network takes, and for codes that their type does not hold."""
+    """Raise ValueError for dtypes that no network takes, for scales that are no float32, and for codes beyond their type."""
+    scales = [end.scale for end in (*ends.inputs, *ends.outputs)]
+    scales += [end.multiplier for end in ends.inputs if end.multiplier is not None]
+    limits = np.finfo(np.float32)
+    if not all(limits.smallest_subnormal <= scale <= limits.max for scale in scales):
+        raise ValueError("a scale is no positive float32")
     for end in ends.inputs:
         if not {end.dtype, end.stored} <= {*CODES, REAL}:
             raise ValueError(f"it takes {end.stored} for {end.dtype}, which no export does")
