@@ -61,7 +61,7 @@ def _declared(values: Iterable[onnx.ValueInfoProto]) -> list[ArraySpec]:
 
 def _check(ends: Ends) -> None:
     """Raise ValueError for dtypes that no network takes, for scales that are no float32, and for codes beyond their type."""
-    scales = [end.scale for end in (*ends.inputs, *ends.outputs)]
+    scales = [*(end.scale for end in ends.inputs), *(end.scale for end in ends.outputs)]
     scales += [end.multiplier for end in ends.inputs if end.multiplier is not None]
     limits = np.finfo(np.float32)
     if not all(limits.smallest_subnormal <= scale <= limits.max for scale in scales):
