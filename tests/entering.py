@@ -27,22 +27,54 @@ DTYPES: dict[str, dict[str, Any]] = {
 }
 
 
+class Joined(qat.Network):
+    """An input whose codes several nodes take, each of another kind, and that leaves the network too."""
+
+    def __init__(self, entry: qat.Input, activation: str) -> None:
+        self.inputs = entry
+        self.conv, self.pool, self.flatten = qat.Conv2dBnAct(3, 3, 3), qat.MaxPool2d(2), qat.Flatten()
+        self.add, self.concat, self.act = qat.Add(), qat.Concat(), qat.Activation(activation)
+
+    def construct(self, x: Any) -> Any:
+        y = self.add(self.conv(x), x)
+        return self.concat(x, y), self.pool(x), self.flatten(x), self.act(x), x
+
+
 def integers(
-    dtype: str, *, limits: tuple[float, float] = (-1.9, 4.7), shape: tuple[int, ...] = SHAPE, **options: Any
+    dtype: str,
+    *,
+    limits: tuple[float, float] = (-1.9, 4.7),
+    shape: tuple[int, ...] = SHAPE,
+    joined: str | None = None,
+    **options: Any,
 ) -> IntegerGraph:
-    """The integers of a small network that takes arrays of a dtype. limits: what the quantizer of its input has seen."""
-    network = Chain(
-        qat.Input(shape, dtype=dtype, **DTYPES[dtype]),
-        conv=qat.Conv2dBnAct(shape[0], 5, 3, activation="relu"),
-        pool=qat.MaxPool2d(2),
-        flatten=qat.Flatten(),
-        fc=qat.DenseBnAct(5 * (shape[1] // 2) * (shape[2] // 2), 4),
+    """The integers of a small network that takes arrays of a dtype.
+
+    limits: what the quantizer of its input has seen. joined: that of ``Joined`` with this activation, and not a chain.
+    """
+    entry = qat.Input(shape, dtype=dtype, **DTYPES[dtype])
+    network = (
+        Joined(entry, joined)
+        if joined
+        else Chain(
+            entry,
+            conv=qat.Conv2dBnAct(shape[0], 5, 3, activation="relu"),
+            pool=qat.MaxPool2d(2),
+            flatten=qat.Flatten(),
+            fc=qat.DenseBnAct(5 * (shape[1] // 2) * (shape[2] // 2), 4),
+        )
     )
+    return integers_of(network, limits, **options)
+
+
+def integers_of(network: qat.Network, limits: tuple[float, float], **options: Any) -> IntegerGraph:
+    """The integers of a network with one input. limits: what the quantizer of its input has seen."""
     graph = qat.convert_quant_network(network, **options)
     params = graph.initial_params()
     tensors = {name: NUMPY_OPS.from_numpy(params[name], param.kind) for name, param in graph.params.items()}
-    samples = 0.8 * _ordinary(graph.input_specs[0], np.random.default_rng(0), 4 * np.prod(shape), limits)
-    x = samples.reshape(4, *shape).astype(graph.input_specs[0].dtype).astype(F)
+    (spec,) = graph.input_specs
+    samples = 0.8 * _ordinary(spec, np.random.default_rng(0), 4 * np.prod(spec.shape), limits)
+    x = samples.reshape(4, *spec.shape).astype(spec.dtype).astype(F)
     _, updates = Forward(graph, NUMPY_OPS)(tensors, (x,), training=True, phase=1 << 30)
     params |= {name: np.asarray(value, F).reshape(params[name].shape) for name, value in updates.items()}
     if "input.fake_quant.min" in params:
@@ -101,3 +133,22 @@ def _ordinary(spec: ArraySpec, rng: np.random.Generator, count: Any, span: tuple
         return np.clip(rng.normal(middle, half / 1.5, int(count)), -3e38, 3e38).astype(F)
     info = np.iinfo(spec.dtype)
     return rng.integers(info.min, info.max + 1, int(count))
+
+
+def normalized(shape: tuple[int, ...] = SHAPE) -> dict[str, qat.Network]:
+    """Networks of pixels with a mean and std for each channel, by where these go: weights, a further channel, a layer."""
+    entry = qat.Input(shape, mean=(0.485, 0.5, 0.406), std=(0.229, 0.224, 0.3))
+    firsts: dict[str, dict[str, qat.Cell]] = {
+        "weights": {"conv": qat.Conv2dBnAct(shape[0], 4, 3, pad_mode="valid", activation="relu")},
+        "dense": {},
+        "channel": {"conv": qat.Conv2dBnAct(shape[0], 4, 3, pad_mode="pad", padding=(1, 0, 2, 1), has_bias=True)},
+        "layer": {"pool": qat.MaxPool2d(2)},
+    }
+    found: dict[str, qat.Network] = {}
+    for name, cells in firsts.items():
+        size = shape
+        for cell in cells.values():
+            size = cell.output_shape(size)
+        fc = qat.DenseBnAct(int(np.prod(size)), 3)
+        found[name] = Chain(entry, **cells, flatten=qat.Flatten(), fc=fc)
+    return found

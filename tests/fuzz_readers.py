@@ -161,9 +161,10 @@ def written(write: Callable[[Path], object], name: str) -> bytes:
         return path.read_bytes()
 
 
-def exported(file_format: str, name: str, profile: str = "default") -> bytes:
+def exported(file_format: str, name: str, profile: str = "default", **options: str) -> bytes:
     made = checkpoint(profile)
-    return written(lambda path: qat.target(file_format).export(qat.to_integer(made.graph, made.params), path), name)
+    integers = qat.to_integer(made.graph, made.params)
+    return written(lambda path: qat.target(file_format).export(integers, path, **options), name)
 
 
 @cache
@@ -553,6 +554,15 @@ KINDS = {
     ),
     "onnx": Kind(
         "onnx", lambda: exported("ONNX", "x.onnx"), read_exported("ONNX"), 30, 700, "qat/targets/onnx/file.py", in_onnx
+    ),
+    "onnx of codes": Kind(
+        "onnx",
+        lambda: exported("ONNX", "x.onnx", input_type="int8", output_type="int8"),
+        read_exported("ONNX"),
+        0,
+        300,
+        "qat/targets/onnx/ends.py",
+        in_onnx,
     ),
     "float onnx": Kind(
         "onnx",

@@ -97,7 +97,7 @@ def test_data_in_another_file_are_refused(
     tensors = [node.output for node in integers.nodes]
     for read, *arguments in (
         (target.predict, PIXELS),
-        (target.input_shapes,),
+        (target.input_specs,),
         (target.trace, PIXELS, tensors),
         (target.write_metadata, {"a": "b"}),
         *([(target.opened,)] if hasattr(target, "opened") else []),
@@ -157,7 +157,7 @@ def test_a_mindir_asks_for_no_other_file_or_library(change: Callable[[Any], None
     target, model = mindir(path)
     change(model)
     write(model, path)  # with a digest of its own, which is no signature
-    for read, *arguments in ((target.predict, PIXELS), (target.input_shapes,), (target.write_metadata, {})):
+    for read, *arguments in ((target.predict, PIXELS), (target.input_specs,), (target.write_metadata, {})):
         with pytest.raises(qat.QatError, match=r"in another file, and only|which no export writes; export it again$"):
             read(path, *arguments)
 

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from entering import DTYPES, hard_samples, integers, node_of, ties_in
+from entering import DTYPES, hard_samples, integers, integers_of, node_of, normalized, ties_in
 
 import qat
-from qat.integer import trace_codes
+from qat.integer import IntegerGraph, trace_codes
 from qat.integer.ends import ends_of
+from qat.vocabulary.arrays import as_tuple
 
 pytest.importorskip("onnx")
 BOTH = pytest.mark.parametrize("file_format", ["ASCEND_ONNX", "AIR"])
 ASCEND = {"profile": "ascend"}
 
 
-def assert_equal_codes(file_format: str, dtype: str, tmp_path: Path, **options: Any) -> None:
+def assert_equal_codes(file_format: str, graph: IntegerGraph, tmp_path: Path) -> None:
     """Every code that the file computes, and the real outputs."""
-    graph, target, path = integers(dtype, **options), qat.target(file_format), tmp_path / "net"
-    samples = hard_samples(graph, 20_000)
-    if dtype in ("float32", "uint16"):  # all scales are powers of two
-        assert ties_in(graph, samples) >= 250
+    target, path, samples = qat.target(file_format), tmp_path / "net", hard_samples(graph, 20_000)
     target.export(graph, path)
     assert target.input_specs(path) == [*graph.input_specs]
     tensors = [node.output for node in graph.nodes]
@@ -33,14 +30,30 @@ def assert_equal_codes(file_format: str, dtype: str, tmp_path: Path, **options: 
     assert (node_of(graph).requantize is None) == ("input" not in found)
     for name, codes in found.items():
         np.testing.assert_array_equal(codes, expected[name], err_msg=name)
-    (output,) = graph.outputs
-    np.testing.assert_array_equal(target.predict(path, samples), output.grid.dequantize(expected[output.name]))
+    for output, real in zip(graph.outputs, as_tuple(target.predict(path, samples)), strict=True):
+        np.testing.assert_array_equal(real, output.grid.dequantize(expected[output.name]), err_msg=output.name)
 
 
 @BOTH
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_file_takes_what_the_network_takes(file_format: str, dtype: str, tmp_path: Path) -> None:
-    assert_equal_codes(file_format, dtype, tmp_path, **ASCEND)
+    graph = integers(dtype, **ASCEND)
+    if dtype in ("float32", "uint16"):  # all scales are powers of two
+        assert ties_in(graph, hard_samples(graph, 20_000)) >= 250
+    assert_equal_codes(file_format, graph, tmp_path)
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_codes_of_an_input_may_go_anywhere(file_format: str, dtype: str, tmp_path: Path) -> None:
+    assert_equal_codes(file_format, integers(dtype, **ASCEND, joined="relu"), tmp_path)
+
+
+@BOTH
+@pytest.mark.filterwarnings("ignore:.*becomes a layer of its own")
+@pytest.mark.parametrize("kind", normalized())
+def test_a_mean_and_std_for_each_channel(file_format: str, kind: str, tmp_path: Path) -> None:
+    assert_equal_codes(file_format, integers_of(normalized()[kind], (-2.0, 2.0), **ASCEND), tmp_path)
 
 
 @BOTH
@@ -56,7 +69,7 @@ def test_codes_of_few_bits_are_clipped(file_format: str, dtype: str, tmp_path: P
 
 @BOTH
 def test_real_numbers_of_another_scale_are_refused_with_what_to_do(file_format: str, tmp_path: Path) -> None:
-    with pytest.raises(qat.QatError, match="input: .*convert the network with profile='ascend'"):
+    with pytest.raises(qat.QatError, match=r"input: .*convert the network with profile='ascend'"):
         qat.target(file_format).export(integers("float32"), tmp_path / "net")
     assert not [*tmp_path.iterdir()]
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from entering import DTYPES, hard_samples, integers, node_of, ties_in
+from entering import DTYPES, hard_samples, integers, integers_of, node_of, normalized, ties_in
 from frameworks import but_long
 
 import qat
 from qat.integer import IntegerGraph, trace_codes
+from qat.vocabulary.arrays import as_tuple
 
 pytest.importorskip("mindspore")
 MINDIR: Any = qat.target("MINDIR")
@@ -27,8 +28,8 @@ def assert_equal_codes(graph: IntegerGraph, samples: np.ndarray, path: Path) -> 
     assert found.keys() == expected.keys()
     for name, codes in found.items():
         np.testing.assert_array_equal(codes, expected[name], err_msg=name)
-    (output,) = graph.outputs
-    np.testing.assert_array_equal(MINDIR.predict(path, samples), output.grid.dequantize(expected[output.name]))
+    for output, real in zip(graph.outputs, as_tuple(MINDIR.predict(path, samples)), strict=True):
+        np.testing.assert_array_equal(real, output.grid.dequantize(expected[output.name]), err_msg=output.name)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -38,6 +39,12 @@ def test_a_file_takes_what_the_network_takes(dtype: str, tmp_path: Path) -> None
     assert_equal_codes(graph, samples, tmp_path / "net.mindir")
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_codes_of_an_input_may_go_anywhere(dtype: str, tmp_path: Path) -> None:
+    graph = integers(dtype, joined="hswish")
+    assert_equal_codes(graph, hard_samples(graph, 2000), tmp_path / "net.mindir")
+
+
 @pytest.mark.parametrize("limits", [(-4.0, 3.96875), (-(2.0**-20), 127 * 2.0**-27)])
 def test_real_numbers_between_two_codes_go_to_the_even_one(limits: tuple[float, float], tmp_path: Path) -> None:
     graph = integers("float32", limits=limits)
@@ -45,6 +52,13 @@ def test_real_numbers_between_two_codes_go_to_the_even_one(limits: tuple[float, 
     assert ties_in(graph, samples) >= 250
     for count in (1, 3, len(samples)):
         assert_equal_codes(graph, samples[:count], tmp_path / "net.mindir")
+
+
+@pytest.mark.filterwarnings("ignore:.*becomes a layer of its own")
+@pytest.mark.parametrize("kind", normalized())
+def test_a_mean_and_std_for_each_channel(kind: str, tmp_path: Path) -> None:
+    graph = integers_of(normalized()[kind], (0.0, 1.0))
+    assert_equal_codes(graph, hard_samples(graph), tmp_path / "net.mindir")
 
 
 @pytest.mark.parametrize("limits", [(-3e-37, 3e-37), (-1e33, 2e33)])

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from entering import DTYPES, hard_samples, integers, node_of, ties_in
+from entering import DTYPES, SHAPE, hard_samples, integers, integers_of, node_of, normalized, ties_in
 from frameworks import but_long
+from sequential import Chain
 
 import qat
 from qat.integer import IntegerGraph, trace_codes
 from qat.integer.ends import TYPES, ends_of
+from qat.vocabulary.arrays import as_tuple
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -38,10 +40,10 @@ def assert_equal_codes(graph: IntegerGraph, samples: np.ndarray, path: Path, **o
     assert missing <= {"input"}
     for name, codes in found.items():
         np.testing.assert_array_equal(codes, expected[name], err_msg=f"{name} {options}")
-    (output,) = graph.outputs
-    for real in (ONNX.predict(path, samples), ONNX.opened(path)(samples)):
-        assert real.dtype == F
-        np.testing.assert_array_equal(real, output.grid.dequantize(expected[output.name]))
+    for reals in (ONNX.predict(path, samples), ONNX.opened(path)(samples)):
+        for output, real in zip(graph.outputs, as_tuple(reals), strict=True):
+            assert real.dtype == F
+            np.testing.assert_array_equal(real, output.grid.dequantize(expected[output.name]), err_msg=output.name)
 
 
 @pytest.mark.parametrize("input_type", TYPES)
@@ -68,6 +70,7 @@ def test_a_file_of_any_input_type_computes_the_codes_of_numpy(dtype: str, input_
         ("float32", (-4.0, 3.96875)),
         ("float32", (0.0, 15.9375)),
         ("float32", (-(2.0**-20), 127 * 2.0**-27)),
+        ("float32", (-128.0, 127.0)),
         ("uint16", (-4.0, 3.96875)),
     ],
 )
@@ -85,6 +88,74 @@ def test_the_last_numbers_of_an_array_are_rounded_as_the_first(shape: tuple[int,
     samples = hard_samples(graph, 10)
     for count in (1, 2, 3, len(samples)):
         assert_equal_codes(graph, samples[:count], tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("types", [{}, {"input_type": "int8", "output_type": "int8"}, {"output_type": "uint8"}])
+def test_the_codes_of_an_input_may_go_anywhere(dtype: str, types: dict[str, str], tmp_path: Path) -> None:
+    """ONNX Runtime moves quantizations through poolings and reshapes, and merges those that follow one another."""
+    graph = integers(dtype, joined="hswish")
+    assert_equal_codes(graph, hard_samples(graph, 2000), tmp_path / "net.onnx", **types)
+
+
+@pytest.mark.parametrize("cell", ["pool", "flatten"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_input_that_is_only_pooled_or_reshaped(dtype: str, cell: str, tmp_path: Path) -> None:
+    cells = {"pool": [qat.MaxPool2d(2), qat.MaxPool2d(2), qat.Flatten()], "flatten": [qat.Flatten()]}[cell]
+    features = 3 * 9 * 8 if cell == "flatten" else 3 * 2 * 2
+    network = Chain(
+        qat.Input(SHAPE, dtype=dtype, **DTYPES[dtype]),
+        **{f"c{i}": own for i, own in enumerate(cells)},
+        fc=qat.DenseBnAct(features, 3),
+    )
+    graph = integers_of(network, (-1.9, 4.7))
+    for types in ({}, {"input_type": "int8"}):
+        assert_equal_codes(graph, hard_samples(graph, 2000), tmp_path / "net.onnx", **types)
+
+
+@pytest.mark.filterwarnings("ignore:.*becomes a layer of its own")
+@pytest.mark.parametrize("kind", normalized())
+@pytest.mark.parametrize("input_type", ["own", "int8", "float32"])
+def test_a_mean_and_std_for_each_channel(input_type: str, kind: str, tmp_path: Path) -> None:
+    graph, path = integers_of(normalized()[kind], (0.0, 1.0)), tmp_path / "net.onnx"
+    assert_equal_codes(graph, hard_samples(graph), path, input_type=input_type)
+    pads = [node for node in load(path).graph.node if node.op_type == "Pad"]
+    assert len(pads) == (kind == "channel")
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (5,)])
+def test_a_float_file_normalises_each_channel(shape: tuple[int, ...], tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "float.onnx"
+    mean, std = rng.uniform(0.2, 0.8, shape[0]), rng.uniform(0.1, 0.5, shape[0])
+    cells = {"flatten": qat.Flatten()} if len(shape) == 3 else {}
+    fc = qat.DenseBnAct(int(np.prod(shape)), 2)
+    graph = Chain(qat.Input(shape, mean=tuple(mean), std=tuple(std)), **cells, fc=fc).graph()
+    params = graph.initial_params()
+    ONNX.export_float(graph, params, path)
+    x = rng.integers(0, 256, (5, *shape)).astype(np.uint8)
+    column = (-1,) + (1,) * (len(shape) - 1)
+    real = (x / 255.0 - mean.reshape(column)) / std.reshape(column)
+    expected = real.reshape(5, -1) @ params["fc.weight"].astype(np.float64).T
+    np.testing.assert_allclose(ONNX.predict(path, x), expected + params.get("fc.bias", 0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", ["samples", "computed", "short"])
+def test_a_pad_that_could_fill_the_memory_is_refused(change: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    ONNX.export(integers_of(normalized()["channel"], (0.0, 1.0)), path)
+    model = onnx.load(path)
+    (pad,) = [node for node in model.graph.node if node.op_type == "Pad"]
+    (pads,) = [x for x in model.graph.initializer if x.name == pad.input[1]]
+    if change == "samples":
+        pads.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 0, 0, 0, 1 << 40, 1, 0, 0]), pads.name))
+    elif change == "short":
+        pads.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 1, 0]), pads.name))
+    else:
+        model.graph.node.insert(0, helper.make_node("Identity", [pads.name], ["computed"]))
+        pad.input[1] = "computed"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(qat.QatError, match="export it again"):
+        ONNX.predict(path, np.zeros((1, *SHAPE), np.uint8))
 
 
 @pytest.mark.parametrize("limits", [(-3e-37, 3e-37), (-1e33, 2e33)])
@@ -172,15 +243,13 @@ def test_the_metadata_say_what_the_file_takes_only_where_the_network_takes_somet
         assert not onnx.load(path).metadata_props
         ONNX.export(graph, path, input_type="int8", output_type="uint8")
         entries = {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
-        assert (entries != {}) and entries["qat.ends"]["outputs"][0]["stored"] == "uint8"
+        assert entries["qat.ends"]["outputs"][0]["stored"] == "uint8"
         ONNX.write_metadata(path, {"graph": "x"})
         assert ONNX.input_specs(path) == [*graph.input_specs]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_float_file_takes_what_the_network_takes(dtype: str, tmp_path: Path) -> None:
-    from sequential import Chain
-
     network = Chain(qat.Input((3, 4, 4), dtype=dtype, **DTYPES[dtype]), flatten=qat.Flatten(), fc=qat.DenseBnAct(48, 2))
     graph, path = network.graph(), tmp_path / "float.onnx"
     params = graph.initial_params()
@@ -199,11 +268,13 @@ def test_a_float_file_takes_what_the_network_takes(dtype: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda data: data["inputs"][0] | {"stored": "int16"}, "its metadata speak of int16"),
-        (lambda data: data["inputs"][0] | {"shape": [3, 9, 9]}, "its metadata speak of int8"),
+        (lambda data: data["inputs"][0] | {"stored": "int16"}, "it should have int16"),
+        (lambda data: data["inputs"][0] | {"shape": [3, 9, 9]}, "it should have int8"),
         (lambda data: data["inputs"][0] | {"dtype": "float64"}, "float64"),
         (lambda data: data["inputs"][0] | {"zero_point": 300}, "are no int8"),
         (lambda data: data["inputs"][0] | {"scale": "1"}, "scale"),
+        (lambda data: data["inputs"][0] | {"scale": 1e300}, "a scale is no positive float32"),
+        (lambda data: data["inputs"][0] | {"multiplier": -1.0}, "a scale is no positive float32"),
         (lambda data: data["inputs"][0] | {"more": 1}, "more"),
         (lambda data: [], "there is no shape"),
     ],

@@ -312,7 +312,7 @@ def test_an_exported_file_with_such_a_name_is_refused(name: str, file_format: st
         target.export(graph, path)  # AIR's writer reads what it has written
         read(path, *arguments)
 
-    for read in ((target.predict, pixels), (target.input_shapes,), (target.write_metadata, {})):
+    for read in ((target.predict, pixels), (target.input_specs,), (target.write_metadata, {})):
         with pytest.raises(
             qat.QatError, match=r"holds the name '.*', which no export writes; export it again$"
         ) as raised:

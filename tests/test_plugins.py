@@ -31,7 +31,7 @@ MODULES = {
         """,
     "target": """
         from qat.deploy.interfaces import Option
-        from qat.targets.onnx.target import input_shapes, predict, trace, write_metadata, runtime
+        from qat.targets.onnx.target import input_specs, predict, trace, write_metadata, runtime
         from qat.targets.onnx import target as onnx
         NAME, SUFFIX, ARITHMETICS, RUNS_CODE = "BOXED", ".boxed", ("float",), True
         OPTIONS = (Option("lid", ("open", "shut"), "100 % of how it looks"), Option("packing", ("loose", "tight"), "x"))

@@ -70,7 +70,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "checkpoint": qat.Checkpoint.load,
     "result": read_result,
     **{
-        f"{name} file": qat.target(name).input_shapes
+        f"{name} file": qat.target(name).input_specs
         for name, entry in TARGETS.items()
         if installed(entry) and name != "C"
     },
@@ -398,7 +398,7 @@ def test_operators_that_no_export_writes_are_refused(tmp_path: Path) -> None:
     for name in ("ONNX", "ASCEND_ONNX"):
         path = tmp_path / f"x{TARGETS[name].suffix}"
         path.write_bytes(helper.make_model(graph).SerializeToString())
-        refused(lambda path=path, name=name: qat.target(name).input_shapes(path), "ConstantOfShape")
+        refused(lambda path=path, name=name: qat.target(name).input_specs(path), "ConstantOfShape")
 
 
 def test_a_tflite_file_that_declares_much_is_refused(tmp_path: Path) -> None:
@@ -411,7 +411,7 @@ def test_a_tflite_file_that_declares_much_is_refused(tmp_path: Path) -> None:
     model = load(path).model
     model.subgraphs[0].tensors[0].shape = np.array([1, 1 << 15, 1 << 15, 1], np.int32)
     path.write_bytes(pack_model(model))
-    refused(lambda: qat.target("TFLITE").input_shapes(path), "at most 268,435,456 are supported")
+    refused(lambda: qat.target("TFLITE").input_specs(path), "at most 268,435,456 are supported")
 
 
 def test_a_child_that_dies_is_one_line_and_another_one_answers() -> None:

@@ -23,7 +23,7 @@ from qat.vocabulary.ops import Array
 DIGEST = METADATA + "digest"  #: of graph and primitives: MindSpore may abort the process over a damaged file
 OUTPUTS = "@outputs"  #: the node that gathers several outputs
 Attribute = proto.AttributeProto
-TYPES = {
+TYPES: dict[np.dtype[Any], int] = {
     np.dtype(np.float32): proto.TensorProto.FLOAT,
     np.dtype(np.uint8): proto.TensorProto.UINT8,
     np.dtype(np.int8): proto.TensorProto.INT8,

@@ -14,6 +14,7 @@ from qat.errors import QatError
 from qat.integer import (
     IntegerAdd,
     IntegerConcat,
+    IntegerConstantChannel,
     IntegerConv2d,
     IntegerDense,
     IntegerFlatten,
@@ -28,7 +29,7 @@ from qat.integer import (
 from qat.targets.common import codes_name, no_form
 from qat.targets.mindir.file import TYPES, Attribute, add_primitive, described, set_outputs, tensor_of, value_of
 from qat.vocabulary.arrays import ArraySpec
-from qat.vocabulary.ops import EXACT_INTEGERS, Array, Padding
+from qat.vocabulary.ops import EXACT_INTEGERS, Array
 
 VERSION = "2.6.0"  #: of MindSpore, which the file says it was written by
 INT32, FLOAT32, FLOAT64 = 34, 43, 44  #: kNumberType... of mindspore/core/include/ir/dtype/type_id.h: what Cast takes
@@ -205,7 +206,8 @@ class IntegerWriter:
     def _(self, node: IntegerMaxPool2d) -> None:
         x = self.names[node.inputs[0].name]
         if any(node.padding):
-            x = self._pad(x, node.padding, node.inputs[0].grid.low)  # the least code: it never wins
+            top, bottom, left, right = node.padding
+            x = self._pad(x, (left, right, top, bottom), node.inputs[0].grid.low)  # the least code: it never wins
         self._finish(
             node,
             x,
@@ -216,10 +218,15 @@ class IntegerWriter:
             format="NCHW",
         )
 
-    def _pad(self, x: str, padding: Padding, value: float) -> str:
-        top, bottom, left, right = padding
-        sides = self.constant((left, right, top, bottom))
-        return self.node("PadV3", [x, sides, self.number(value)], mode="constant", paddings_contiguous=True)
+    def _pad(self, x: str, sides: tuple[int, ...], value: float, output: str | None = None) -> str:
+        """sides: before and after, of the last axis, the one before it, and so on."""
+        inputs = [x, self.constant(sides), self.number(value)]
+        return self.node("PadV3", inputs, output, mode="constant", paddings_contiguous=True)
+
+    @add.register
+    def _(self, node: IntegerConstantChannel) -> None:
+        x = self.names[node.inputs[0].name]
+        self._finish(node, self._pad(x, (0, 0, 0, 0, 0, 1), node.value, codes_name(node.name)))
 
     @add.register
     def _(self, node: IntegerFlatten) -> None:

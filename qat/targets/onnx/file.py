@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -11,17 +11,25 @@ from onnx import helper
 
 from qat.errors import QatError, shortened
 from qat.files import write_atomically
-from qat.integer.ends import Ends
 from qat.names import check_stored
 from qat.reading import check_sample, read_file, reading
 from qat.targets.common import prefixed
-from qat.targets.ends import read_ends
 from qat.targets.messages import messages
-from qat.vocabulary.arrays import ArraySpec
 
 #: What the two targets write. Others could loop for ever, fill the memory from a few bytes, or read other files.
 OPERATORS = {"Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Flatten", "Gather"}
-OPERATORS |= {"Gemm", "Identity", "MaxPool", "Mul", "QuantizeLinear", "ReduceMax", "ReduceSum", "Relu", "Sigmoid"}
+OPERATORS |= {
+    "Gemm",
+    "Identity",
+    "MaxPool",
+    "Mul",
+    "Pad",
+    "QuantizeLinear",
+    "ReduceMax",
+    "ReduceSum",
+    "Relu",
+    "Sigmoid",
+}
 OPERATORS |= {"Softmax", "Sub", "Tanh"}
 
 
@@ -50,21 +58,6 @@ def set_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
     helper.set_model_props(model, entries | prefixed(metadata))
 
 
-def ends_in(path: str | Path, model: onnx.ModelProto) -> Ends:
-    """What the file takes and gives. Raises QatError where that is nothing that an export writes."""
-    with reading(path, "an ONNX file of qat export", "export it again"):
-        entries = {entry.key: entry.value for entry in model.metadata_props}
-        return read_ends(entries, _specs(model.graph.input), _specs(model.graph.output))
-
-
-def _specs(values: Iterable[onnx.ValueInfoProto]) -> list[ArraySpec]:
-    """Shape, of one sample, and dtype of inputs or outputs."""
-    types = [x.type.tensor_type for x in values]
-    dtypes = [helper.tensor_dtype_to_np_dtype(own.elem_type).name for own in types]
-    shapes = [tuple(size.dim_value for size in own.shape.dim[1:]) for own in types]
-    return [ArraySpec(*pair) for pair in zip(shapes, dtypes, strict=True)]
-
-
 def check_operators(model: onnx.ModelProto) -> None:
     """Raise ValueError where an operator is none that export writes, or gives what has no shape, or where one sample takes
     more numbers than any network's: a few bytes could ask for any memory. Sizes that are free, as N, count as 1.
@@ -72,6 +65,8 @@ def check_operators(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type not in OPERATORS or node.domain:
             raise ValueError(f"its operator {node.domain}{node.op_type!r} is none that qat export writes")
+        if node.op_type == "Pad":
+            _check_pads(model, node)
     known = {x.name: x.type.tensor_type for x in onnx.shape_inference.infer_shapes(model).graph.value_info}
     known |= {x.name: x.type.tensor_type for x in (*model.graph.input, *model.graph.output)}
     numbers = 0
@@ -81,6 +76,13 @@ def check_operators(model: onnx.ModelProto) -> None:
                 raise ValueError(f"its {node.op_type} {name!r} has no shape")
             numbers += math.prod(max(size.dim_value, 1) for size in known[name].shape.dim)
     check_sample(numbers)
+
+
+def _check_pads(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
+    """Raise ValueError where a Pad could add to the samples, whose number no shape tells: its pads must be constant."""
+    pads = [onnx.numpy_helper.to_array(x) for x in model.graph.initializer if x.name in node.input[1:2]]
+    if len(node.input) != 3 or len(pads) != 1 or pads[0].ndim != 1 or pads[0].reshape(2, -1)[:, 0].any():
+        raise ValueError(f"its Pad {node.output[0]!r} is none that qat export writes")
 
 
 def load(path: str | Path) -> onnx.ModelProto:

@@ -18,14 +18,17 @@ class OnnxSymbol(Symbol):
     Attributes:
         writer: where its node stands.
         name: of the tensor.
+        rank: of an input, and of what arithmetic makes of it: 2 or 4; 0 where nobody asks for it.
+        array: of a constant.
     """
 
-    def __init__(self, writer: Writer, name: str) -> None:
-        self.writer, self.name = writer, name
+    def __init__(self, writer: Writer, name: str, rank: int = 0, array: Array | None = None) -> None:
+        self.writer, self.name, self.rank, self.array = writer, name, rank, array
 
     def binary(self, operation: Operation, left: OnnxSymbol | float, right: OnnxSymbol | float) -> OnnxSymbol:
         names = [x.name if isinstance(x, OnnxSymbol) else self.writer.constant(np.float32(x)) for x in (left, right)]
-        return OnnxSymbol(self.writer, self.writer.node(operation, names))
+        rank = max(x.rank for x in (left, right) if isinstance(x, OnnxSymbol))
+        return OnnxSymbol(self.writer, self.writer.node(operation, names), rank)
 
 
 class OnnxOps(FloatOps):
@@ -41,11 +44,15 @@ class OnnxOps(FloatOps):
 
     def from_numpy(self, array: Array, kind: Kind) -> OnnxSymbol:
         """An initializer."""
-        return OnnxSymbol(self.writer, self.writer.constant(np.asarray(array, np.float32)))
+        array = np.asarray(array, np.float32)
+        return OnnxSymbol(self.writer, self.writer.constant(array), array=array)
 
     def on_channel(self, vector: OnnxSymbol, activation: OnnxSymbol) -> OnnxSymbol:
-        """The scalar itself: of a float network only the input has a scale."""
-        return vector
+        """A scalar itself, a vector as an initializer of another shape: of a float network only the input has such."""
+        if vector.array is None or vector.array.ndim == 0:
+            return vector
+        assert activation.rank, "only what enters is normalised"
+        return self.from_numpy(vector.array.reshape((-1,) + (1,) * (activation.rank - 2)), "vector")
 
     def conv2d(
         self,

@@ -10,7 +10,8 @@ import onnx
 
 from qat.integer.ends import Ends
 from qat.targets.common import unprefixed
-from qat.targets.onnx.file import ends_in, set_metadata
+from qat.targets.onnx.ends import ends_in
+from qat.targets.onnx.file import set_metadata
 from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays
 from qat.vocabulary.ops import Array
 
@@ -22,8 +23,8 @@ class Form:
     Attributes:
         load: reads and checks a file.
         write: checks a model and writes it.
-        infer: computes the named outputs of a model, by name, from the file's path (for messages), the model, its ends, the names
-            and what the network takes.
+        infer: computes the named outputs of a model, by name, from the file's path (for messages), the model, its ends, the
+            names and what the network takes.
     """
 
     load: Callable[[str | Path], onnx.ModelProto]

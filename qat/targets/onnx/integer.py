@@ -14,6 +14,7 @@ from qat.integer import (
     Grid,
     IntegerAdd,
     IntegerConcat,
+    IntegerConstantChannel,
     IntegerConv2d,
     IntegerDense,
     IntegerFlatten,
@@ -52,9 +53,7 @@ class QdqWriter(Writer):
         super().__init__()
         self.unsigned, self.widths = unsigned, tuple(PACKED) if packed else ()
         self.end_names: dict[str, str] = {}  # tensor of codes -> its name in the file
-        self._entries: dict[
-            str, tuple[str, FileInput]
-        ] = {}  # input -> its name in the file, and what the file takes there
+        self._entries: dict[str, tuple[str, FileInput]] = {}  # input -> its name in the file, what the file takes there
         self._real: dict[str, str] = {}  # tensor of codes -> its dequantized form
         self._reductions: list[onnx.NodeProto] = []  # that lack their axes
 
@@ -113,22 +112,22 @@ class QdqWriter(Writer):
         x, end = self._entries[node.name]
         grid = node.output.grid
         zero = grid.zero_point + offset_of(grid)
-        if end.quantizes is None and end.stored == "uint8" and zero == end.zero_point:
+        bounds = zero + end.low, zero + end.high
+        if end.quantizes is not None:
+            (multiplier, _, _), offset = end.quantizes
+        elif end.stored == "uint8" and zero == end.zero_point and bounds == FULL:
             self.end_names[node.name] = x
             return
+        else:
+            multiplier, offset = np.ones(1, np.float32), 0
+            zero -= end.zero_point
         if end.stored != REAL:
             x = self.node("Cast", [x], to=TensorProto.FLOAT)
-        if end.quantizes is None:
-            self._round(x, node, zero - end.zero_point)
-            return
-        (multiplier, low, high), offset = end.quantizes
         if offset:
             x = self.node("Sub", [x, self.constant(np.float32(offset))])
-        x = self.node("Mul", [x, self.constant(multiplier[0])])
-        self._round(x, node, zero, (zero + low, zero + high))
-
-    def _round(self, x: str, node: IntegerNode, zero: int, bounds: tuple[int, int] = FULL) -> None:
-        """The node's codes, rint(x) + zero, clipped to bounds in uint8: QuantizeLinear divides by a scale of 1."""
+        if multiplier[0] != 1.0:
+            x = self.node("Mul", [x, self.constant(multiplier[0])])
+        # A division by 1 is exact, and the rounding is half to even, clipped to uint8 before it becomes an integer.
         scale = [self.constant(np.float32(1.0)), self.constant(np.uint8(zero))]
         codes = self.node("QuantizeLinear", [x, *scale], codes_name(node.name) if bounds == FULL else None)
         self._clip(codes, node, bounds)
@@ -191,6 +190,14 @@ class QdqWriter(Writer):
     @add.register
     def _(self, node: IntegerConcat) -> None:
         self._quantize(self.node("Concat", [self.dequantize(x) for x in node.inputs], axis=1), node)
+
+    @add.register
+    def _(self, node: IntegerConstantChannel) -> None:
+        """Of the codes themselves, which the node does not change."""
+        pads = self.constant(np.array([0, 0, 0, 0, 0, 1, 0, 0]))
+        value = self.constant(np.uint8(node.value + node.output.grid.zero_point + offset_of(node.output.grid)))
+        codes = self.end_names[node.inputs[0].name]
+        self.end_names[node.name] = self.node("Pad", [codes, pads, value], codes_name(node.name))
 
     @add.register
     def _(self, node: IntegerTable) -> None:

@@ -1,7 +1,8 @@
 """ONNX: the standard QDQ form of an integer graph, and the plain form of a float network, run in ONNX Runtime.
 
-The file takes raw uint8 pixels "input", (N, C, H, W), and returns real numbers "output", float32. Activations are uint8
-codes and weights int8; ONNX Runtime fuses every DequantizeLinear - operation - QuantizeLinear into one integer kernel.
+The file takes "input", (N, C, H, W), as the network takes it, and returns real numbers "output", float32, unless another type
+is chosen for either; what is not uint8 codes yet becomes such at its beginning, in float32 (docs/numerics.md). Activations are
+uint8 codes and weights int8; ONNX Runtime fuses every DequantizeLinear - operation - QuantizeLinear into one integer kernel.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from qat.integer.ends import OWN, REAL, ends_of
 from qat.integer.widths import check_packing, require_bytes
 from qat.registry import TARGETS
 from qat.targets.common import codes_name, end_names
-from qat.targets.ends import entry_of
 from qat.targets.float_graph import float_form, written_outputs
-from qat.targets.onnx.file import ends_in, load, set_metadata, write
+from qat.targets.onnx.ends import ends_in, keep_ends, specs_of
+from qat.targets.onnx.file import load, write
 from qat.targets.onnx.float import OnnxOps, OnnxSymbol
 from qat.targets.onnx.form import Form
 from qat.targets.onnx.integer import QdqWriter, offset_of
@@ -80,9 +81,8 @@ def export(
         writer.add(node)
     for x, end, name in zip(graph.outputs, ends.outputs, end_names("output", len(graph.outputs)), strict=True):
         writer.leave(x, end, name)
-    specs = [[ArraySpec(end.shape, end.stored) for end in own] for own in (ends.inputs, ends.outputs)]
-    model = writer.model(graph.name, *specs)
-    set_metadata(model, entry_of(ends))
+    model = writer.model(graph.name, specs_of(ends.inputs), specs_of(ends.outputs))
+    keep_ends(model, ends)
     write(model, path)
 
 
@@ -103,7 +103,11 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
     tensors = {name: ops.from_numpy(params[name], param.kind) for name, param in graph.params.items()}
     names = end_names("input", len(graph.inputs))
     samples = tuple(
-        OnnxSymbol(writer, name if x.dtype == REAL else writer.node("Cast", [name], to=TensorProto.FLOAT))
+        OnnxSymbol(
+            writer,
+            name if x.dtype == REAL else writer.node("Cast", [name], to=TensorProto.FLOAT),
+            rank=len(x.shape) + 1,
+        )
         for name, x in zip(names, graph.input_specs, strict=True)
     )
     results = written_outputs(graph, ops, tensors, samples)

@@ -18,7 +18,7 @@ from qat.targets.ascend import lower as ascend
 from qat.targets.ascend.onnx.file import load, write
 from qat.targets.ascend.onnx.run import infer
 from qat.targets.ascend.onnx.writer import node_of
-from qat.targets.onnx.file import ends_in
+from qat.targets.onnx.ends import ends_in
 from qat.targets.onnx.form import Form
 from qat.targets.onnx.writer import model_of
 from qat.vocabulary.arrays import Arrays, ArraySpec

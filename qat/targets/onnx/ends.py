@@ -1,0 +1,75 @@
+"""What an ONNX file takes and gives: an entry of its metadata where that is not what the network takes and gives.
+
+A file without it takes what its network takes and gives real numbers: its inputs say all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from qat.cells.input import CODES, REAL
+from qat.integer.ends import METADATA, Ends, FileInput, FileOutput
+from qat.reading import reading
+from qat.targets.common import prefixed
+from qat.targets.onnx.file import set_metadata
+from qat.vocabulary.arrays import ArraySpec
+
+(ENTRY,) = prefixed({METADATA: ""})  #: its key in a file
+
+
+def specs_of(ends: Iterable[FileInput | FileOutput]) -> list[ArraySpec]:
+    """Shape and dtype of what a file takes, or gives."""
+    return [ArraySpec(end.shape, end.stored) for end in ends]
+
+
+def keep_ends(model: onnx.ModelProto, ends: Ends) -> None:
+    """Set the entry, where the file is not as its network."""
+    if specs_of(ends.inputs) != ends.specs or any(end.stored != REAL for end in ends.outputs):
+        set_metadata(model, {METADATA: ends.to_json()})
+
+
+def ends_in(path: str | Path, model: onnx.ModelProto) -> Ends:
+    """What the file takes and gives. Raises QatError where that is not what its metadata say, or what no export writes."""
+    with reading(path, "an ONNX file of qat export", "export it again"):
+        found = [_declared(values) for values in (model.graph.input, model.graph.output)]
+        entry = {entry.key: entry.value for entry in model.metadata_props}.get(ENTRY)
+        if entry is None:
+            inputs = tuple(FileInput(x.shape, x.dtype, x.dtype, 1.0, 0, 0, 0, None, 0) for x in found[0])
+            ends = Ends(inputs, tuple(FileOutput(y.shape, REAL, 1.0, 0) for y in found[1]))
+        else:
+            ends = Ends.from_json(entry)
+        for specs, wanted in zip(found, (specs_of(ends.inputs), specs_of(ends.outputs)), strict=True):
+            if specs != wanted:
+                expected, has = (", ".join(map(str, each)) for each in (wanted, specs))
+                raise ValueError(f"it should have {expected} where it has {has}")
+        _check(ends)
+    return ends
+
+
+def _declared(values: Iterable[onnx.ValueInfoProto]) -> list[ArraySpec]:
+    """Shape, of one sample, and dtype of a model's inputs or outputs."""
+    types = [x.type.tensor_type for x in values]
+    dtypes = [helper.tensor_dtype_to_np_dtype(own.elem_type).name for own in types]
+    shapes = [tuple(size.dim_value for size in own.shape.dim[1:]) for own in types]
+    return [ArraySpec(*pair) for pair in zip(shapes, dtypes, strict=True)]
+
+
+def _check(ends: Ends) -> None:
+    """Raise ValueError for dtypes that no network takes, for scales that are no float32, and for codes beyond their type."""
+    scales = [*(end.scale for end in ends.inputs), *(end.scale for end in ends.outputs)]
+    scales += [end.multiplier for end in ends.inputs if end.multiplier is not None]
+    limits = np.finfo(np.float32)
+    if not all(limits.smallest_subnormal <= scale <= limits.max for scale in scales):
+        raise ValueError("a scale is no positive float32")
+    for end in ends.inputs:
+        if not {end.dtype, end.stored} <= {*CODES, REAL}:
+            raise ValueError(f"it takes {end.stored} for {end.dtype}, which no export does")
+        if end.stored not in (end.dtype, REAL):
+            info = np.iinfo(end.stored)
+            if not info.min <= end.low + end.zero_point <= end.high + end.zero_point <= info.max:
+                raise ValueError(f"codes from {end.low} to {end.high} around {end.zero_point} are no {end.stored}")
