@@ -82,7 +82,9 @@ class FileInput:
             return x
         centred = x.astype(np.float32) - np.float32(self.offset)
         if self.multiplier is not None:
-            centred = np.clip(np.rint(centred * np.float32(self.multiplier)), self.low, self.high)
+            with np.errstate(over="ignore"):  # of numbers far beyond the range: clipped like any other
+                centred = centred * np.float32(self.multiplier)
+            centred = np.clip(np.rint(centred), self.low, self.high)
         if self.stored == REAL:
             return centred * np.float32(self.scale)
         stored: Array = (centred + self.zero_point).astype(self.stored)

@@ -193,7 +193,8 @@ class NumpyOps(Ops):
         *,
         open_low: bool = False,
     ) -> Array:
-        y = x * multiplier
+        with np.errstate(over="ignore"):  # of a real input far beyond its range: clipped like any other
+            y = x * multiplier
         np.rint(y, out=y)
         if low is not None and high is not None:
             np.clip(y, low, high, out=y)
