@@ -161,9 +161,10 @@ def written(write: Callable[[Path], object], name: str) -> bytes:
         return path.read_bytes()
 
 
-def exported(file_format: str, name: str, profile: str = "default") -> bytes:
+def exported(file_format: str, name: str, profile: str = "default", **options: str) -> bytes:
     made = checkpoint(profile)
-    return written(lambda path: qat.target(file_format).export(qat.to_integer(made.graph, made.params), path), name)
+    integers = qat.to_integer(made.graph, made.params)
+    return written(lambda path: qat.target(file_format).export(integers, path, **options), name)
 
 
 @cache
@@ -586,7 +587,7 @@ KINDS = {
     ),
     "sealed tflite": Kind(
         "tflite",
-        lambda: exported("TFLITE", "x.tflite"),
+        lambda: exported("TFLITE", "x.tflite", input_type="uint8", output_type="float32"),
         read_exported("TFLITE"),
         40,
         700,

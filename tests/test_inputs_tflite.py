@@ -358,6 +358,8 @@ def test_float_networks_take_what_the_network_takes(tmp_path: Path) -> None:
     found = TFLITE.predict(path, samples)
     expected = qat.backend("torch").predict(qat.backend("torch").lower(graph, params), samples)
     np.testing.assert_array_equal(found[1], samples[1])
+    subgraph = model_of(path).subgraphs[0]
+    assert not set(subgraph.inputs) & set(subgraph.outputs), "LiteRT's inputs may not be outputs"
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-4)
 
 

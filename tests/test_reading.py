@@ -411,7 +411,7 @@ def test_a_tflite_file_that_declares_much_is_refused(tmp_path: Path) -> None:
     model = load(path).model
     model.subgraphs[0].tensors[0].shape = np.array([1, 1 << 15, 1 << 15, 1], np.int32)
     path.write_bytes(pack_model(model))
-    refused(lambda: qat.target("TFLITE").input_shapes(path), "at most 268,435,456 are supported")
+    refused(lambda: qat.target("TFLITE").input_specs(path), "at most 268,435,456 are supported")
 
 
 def test_a_child_that_dies_is_one_line_and_another_one_answers() -> None:
