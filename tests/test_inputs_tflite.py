@@ -13,10 +13,20 @@ from sequential import Chain
 from test_tflite import differences, everything, model_of, operators
 
 import qat
-from qat.integer import Grid, IntegerAdd, IntegerGraph, IntegerInput, IntegerTensor, Requantize, trace_codes
+from qat.integer import (
+    Grid,
+    IntegerAdd,
+    IntegerConstantChannel,
+    IntegerGraph,
+    IntegerInput,
+    IntegerTensor,
+    Requantize,
+    trace_codes,
+)
 from qat.integer.ends import Ends
 from qat.targets.common import to_hwc
 from qat.targets.tflite.file import pack_model, set_metadata
+from qat.vocabulary.arrays import as_arrays, as_tuple
 from qat.vocabulary.ops import Array
 
 F = np.float32
@@ -361,6 +371,57 @@ def test_float_networks_take_what_the_network_takes(tmp_path: Path) -> None:
     subgraph = model_of(path).subgraphs[0]
     assert not set(subgraph.inputs) & set(subgraph.outputs), "LiteRT's inputs may not be outputs"
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-4)
+
+
+class Normalized(qat.Network):
+    """Pixels whose channels differ, before a convolution that pads, and a row of them before a dense cell."""
+
+    inputs = (
+        qat.Input((3, 6, 5), mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
+        qat.Input((4,), mean=(0.1, 0.9, 0.5, 0.0), std=(0.3, 0.2, 0.1, 1.0)),
+    )
+
+    def __init__(self) -> None:
+        self.conv, self.pool = qat.Conv2dBnAct(3, 5, 3, activation="relu"), qat.MaxPool2d(2)
+        self.fc, self.last = qat.DenseBnAct(4, 3, activation="relu"), qat.DenseBnAct(3, 2)
+
+    def construct(self, pixels, row):
+        return self.pool(self.conv(pixels)), self.last(self.fc(row))
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+@pytest.mark.parametrize("taken", ["own", "float32"])
+def test_channels_that_are_normalised_differently(taken: str, bits: int, tmp_path: Path) -> None:
+    """The convolution takes a fourth channel, one code everywhere, which the file adds."""
+    setup, path = everything(Normalized(), num_bits=(8, bits)), tmp_path / "net.tflite"
+    assert any(isinstance(node, IntegerConstantChannel) for node in setup.integer.nodes)
+    for arithmetic in ARITHMETICS if bits == 8 else ("fixed",):
+        TFLITE.export(setup.integer, path, arithmetic=arithmetic, input_type=taken)
+        assert operators(path)["PADV2"] == 1
+        assert differences(setup.integer, path, setup.pixels, arithmetic) == []
+
+
+class Further(qat.Network):
+    """A further channel that a user has asked for."""
+
+    inputs = qat.Input((2, 4, 5), dtype="float32")
+
+    def __init__(self) -> None:
+        self.further, self.conv = qat.ConstantChannel(0.5), qat.Conv2dBnAct(3, 4, 3)
+
+    def construct(self, x):
+        return self.conv(self.further(x))
+
+
+@pytest.mark.parametrize("network", [Normalized, Further])
+def test_float_networks_normalise_each_channel(network: type[qat.Network], tmp_path: Path) -> None:
+    graph, path = network().graph(), tmp_path / "net.tflite"
+    params, samples = graph.initial_params(), samples_of(graph)
+    TFLITE.export_float(graph, params, path)
+    torch = qat.backend("torch")
+    expected = as_tuple(torch.predict(torch.lower(graph, params), as_arrays(samples)))
+    for found, wanted in zip(as_tuple(TFLITE.predict(path, as_arrays(samples))), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_a_network_of_real_numbers_is_verified(tmp_path: Path) -> None:

@@ -197,8 +197,7 @@ class NumpyOps(Ops):
         *,
         open_low: bool = False,
     ) -> Array:
-        with np.errstate(over="ignore"):  # of a real input far beyond its range: clipped like any other
-            y = x * multiplier
+        y = x * multiplier
         np.rint(y, out=y)
         if low is not None and high is not None:
             np.clip(y, low, high, out=y)
