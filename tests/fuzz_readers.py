@@ -596,7 +596,7 @@ KINDS = {
     ),
     "sealed tflite": Kind(
         "tflite",
-        lambda: exported("TFLITE", "x.tflite"),
+        lambda: exported("TFLITE", "x.tflite", input_type="uint8", output_type="float32"),
         read_exported("TFLITE"),
         40,
         700,

@@ -64,13 +64,11 @@ def keep_ends(model: Any, ends: Ends) -> None:
 def ends_in(path: str | Path, model: Any) -> Ends:
     """What a file takes and gives. Raises QatError where its metadata and its tensors do not agree."""
     names = (METADATA + KEY, (METADATA + KEY).encode())
-    for entry in model.metadata or []:
-        if entry.name in names:
-            with reading(path, "a .tflite file of qat export", "export it again"):
-                ends = Ends.from_json(bytes(model.buffers[entry.buffer].data).decode())
-                _check_ends(ends, model.subgraphs[0])
-            return ends
-    return _told_by_tensors(model)
+    with reading(path, "a .tflite file of qat export", "export it again"):
+        texts = [bytes(model.buffers[x.buffer].data).decode() for x in model.metadata or [] if x.name in names]
+        ends = Ends.from_json(texts[0]) if texts else _told_by_tensors(model)
+        _check_ends(ends, model.subgraphs[0])
+    return ends
 
 
 def _as_it_is(shape: Shape, dtype: str) -> FileInput:

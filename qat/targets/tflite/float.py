@@ -152,6 +152,11 @@ class TfliteOps(FloatOps):
         shape = self.writer.constant(np.array([-1, *x.shape[1:]], np.int32))
         return self._op(Op.RESHAPE, [x.index, shape], x.shape, schema.ReshapeOptionsT())
 
+    def sum_over_channels(self, x: TfliteSymbol) -> TfliteSymbol:
+        """A SUM over the last axis, which stays."""
+        axis = self.writer.constant(np.array([len(x.shape) - 1], np.int32))
+        return self._op(Op.SUM, [x.index, axis], (*x.shape[:-1], 1), schema.ReducerOptionsT(keepDims=True))
+
     def relu(self, x: TfliteSymbol) -> TfliteSymbol:
         """A RELU."""
         return self._op(Op.RELU, [x.index], x.shape)

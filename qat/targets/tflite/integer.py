@@ -15,6 +15,7 @@ from qat.integer import (
     Grid,
     IntegerAdd,
     IntegerConcat,
+    IntegerConstantChannel,
     IntegerConv2d,
     IntegerDense,
     IntegerFlatten,
@@ -374,6 +375,15 @@ class IntegerWriter(Writer):
         options = schema.ConcatenationOptionsT(axis=len(node.output.shape))
         inputs = [self.of(x) for x in node.inputs]
         self._finish(node, self.op(Op.CONCATENATION, inputs, self.codes(node.output), options))
+
+    @add.register
+    def _(self, node: IntegerConstantChannel) -> None:
+        """A padding of the channels."""
+        grid = node.output.grid
+        widths = self.constant(np.array([[0, 0], [0, 0], [0, 0], [0, 1]], np.int32))
+        code = np.array([node.value + self.zero(grid)], self.dtype)
+        inputs = [self.of(node.inputs[0]), widths, self.constant(code, np.array([grid.scale]), self.zero(grid))]
+        self._finish(node, self.op(Op.PADV2, inputs, self.codes(node.output), schema.PadV2OptionsT()))
 
     def _integers(self, x: IntegerTensor) -> int:
         """The codes of a tensor as int32, from -128 on; centred where they are int16."""
