@@ -75,8 +75,7 @@ def entry(
     name: str, dtype: str, grid: tuple[int, int, int], m: float, offset: int = 0, count: int = COUNT
 ) -> IntegerInput:
     """Where numbers enter that become codes."""
-    with np.errstate(over="ignore", divide="ignore"):
-        scale = np.clip(F(1) / F(m), np.finfo(F).tiny, np.finfo(F).max)
+    scale = np.clip(1 / m, 1e-30, 1e30)  # so that real outputs stay finite
     x = IntegerTensor(name, (count,), Grid(F(scale), *grid))
     return IntegerInput(name, (), x, dtype, Requantize(np.full(1, m, F), x.grid.low, x.grid.high), offset)
 
@@ -115,8 +114,8 @@ BUILDS = {
 
 
 @pytest.fixture
-def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """How files are compiled."""
+def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """How files are compiled: the options."""
     compiler, options = BUILDS[request.param]
     if compiler is None:
         words_ = command(SETTINGS["32 bits, x87"], tmp_path)
@@ -125,11 +124,16 @@ def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_p
         pytest.skip(f"{compiler} is not installed (apt-get install {compiler})")
     monkeypatch.setenv("CC", compiler)
     monkeypatch.setenv("CFLAGS", options)
+    return options
 
 
 @pytest.mark.parametrize("build", BUILDS, indirect=True)
-def test_numbers_at_every_edge_have_the_codes_of_numpy(build: None, tmp_path: Path) -> None:
+def test_numbers_at_every_edge_have_the_codes_of_numpy(build: str, tmp_path: Path) -> None:
+    """Where denormals are taken for 0 too, as -ffast-math has it; those of m beyond 2^125 excepted, whose codes are not 0."""
     graph, samples = every_edge()
+    if "-ffast-math" in build:
+        assert [m > 2.0**125 for m in MULTIPLIERS].index(True) == 5
+        samples = (*samples[:5], np.where(np.abs(samples[5]) < np.finfo(F).tiny, F(0), samples[5]), *samples[6:])
     C.export(graph, tmp_path / "net.c")
     assert sum(x.size for x in samples) >= 100_000
     with np.errstate(over="ignore"):
@@ -140,13 +144,15 @@ def test_the_numbers_are_at_the_edges() -> None:
     """Ties are among them, products that overflow, denormals; both ends of a grid; and most codes of a small one."""
     graph, samples = every_edge()
     for node, x in list(zip(graph.nodes, samples, strict=True))[:5]:
-        assert isinstance(node, IntegerInput) and node.requantize is not None
+        assert isinstance(node, IntegerInput)
+        assert node.requantize is not None
         m, low, high = node.requantize
         with np.errstate(over="ignore"):
             product = x * m
         codes = np.clip(np.rint(product), low, high)
         assert {low, high} <= set(codes.ravel().tolist())
-        assert np.count_nonzero(np.abs(product % 1 - 0.5) < 1e-3) > 50, node.name
+        near = product[np.abs(product) < 2**20]
+        assert np.count_nonzero(np.abs(near % 1 - 0.5) < 1e-3) > 50, node.name
         assert (np.abs(x)[x != 0] < np.finfo(F).tiny).any()
     with np.errstate(over="ignore"):
         assert np.isinf(samples[5] * F(MULTIPLIERS[5])).any()
@@ -160,7 +166,8 @@ def test_a_cortex_m4_without_floating_point_unit_has_the_same_codes(case: int, o
     node, x = graph.nodes[case], samples[case]
     one = IntegerGraph((node,), (node.output,), (node.output,))
     C.export(one, tmp_path / "net.c", output_type=output)
-    (codes,) = trace_codes(one, x, [node.name]).values()
+    with np.errstate(over="ignore"):
+        (codes,) = trace_codes(one, x, [node.name]).values()
     (end,) = ends_in_c(one, "own", output).outputs
     found, _ = cortex_m.run(tmp_path / "net.c", x, x.shape[1], np.dtype(end.stored).type, tmp_path)
     expected = codes if output == "own" else node.output.grid.dequantize(codes)
@@ -243,11 +250,11 @@ def test_every_type_of_input_and_output(input_type: str, symmetric: bool, tmp_pa
         kind = "float" if stored == "float32" else f"{stored}_t"
         assert re.search(rf"const {kind} \*\w+input{i}\b", header), (dtype, kind)
     outputs = {"own": "int8_t" if symmetric else "uint8_t", "float32": "float"}
-    assert len(re.findall(rf"(?<!const ){outputs.get(output_type, f'{output_type}_t')} \*", header)) == len(dtypes)
+    assert len(re.findall(rf"(?<!const )\b{outputs.get(output_type, f'{output_type}_t')} \*\w", header)) == len(dtypes)
     assert differences(graph, path, samples) == []
     real = C.predict(path, samples)
     for y, (name, codes) in zip(
-        real, trace_codes(graph, samples, [x.name for x in graph.outputs]).items(), strict=True
+        real, trace_codes(graph, samples, [x.name for x in graph.outputs], arithmetic="fixed").items(), strict=True
     ):
         grid = next(x.grid for x in graph.outputs if x.name == name)
         assert y.dtype == F
@@ -299,7 +306,7 @@ def test_codes_of_few_and_many_bits(bits: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("build", ["checked"], indirect=True)
-def test_codes_that_the_network_does_not_have_are_clipped(build: None, tmp_path: Path) -> None:
+def test_codes_that_the_network_does_not_have_are_clipped(build: str, tmp_path: Path) -> None:
     """A caller's mistake is read as the nearest code: it must not reach past the end of a table."""
     x = IntegerTensor("x", (256,), Grid(F(0.5), 7, 0, 15))
     node = IntegerInput("x", (), x, "float32", Requantize(np.full(1, 2, F), -7, 8))
@@ -342,21 +349,24 @@ def test_compilers_have_nothing_to_say(compiler: str, tmp_path: Path) -> None:
 
 def test_the_header_describes_what_the_caller_gives(tmp_path: Path) -> None:
     """Codes have a scale and a zero point; of real numbers it says which are clipped; codes of inputs are in the arena."""
-    graph, x = integers_of("float32", symmetric=False)
+    graph, _x = integers_of("float32", symmetric=False)
     grid = graph.input.grid
     C.export(graph, tmp_path / "net.c", output_type="float32")
     header, found = (tmp_path / "net.h").read_text(), macros(tmp_path / "net.h")
     assert "void net_run(const float *input, float *output)" in header
-    assert "floating point only" in header and "no floating point" not in header
+    assert "floating point only" in header
+    assert "no floating point" not in header
     assert not {"NET_INPUT_SCALE", "NET_INPUT_ZERO_POINT", "NET_OUTPUT_SCALE"} & set(found)
     said = re.search(r"real numbers, float; those beyond (\S+) to (\S+) are clipped", header)
-    assert said and np.allclose([float(n) for n in said.groups()], [grid.low * grid.scale, grid.high * grid.scale])
+    assert said
+    assert np.allclose([float(n) for n in said.groups()], [grid.low * grid.scale, grid.high * grid.scale])
     arena = C.arena_bytes(graph)
     assert arena == int(found["NET_ARENA_BYTES"])
     C.export(graph, tmp_path / "net.c", input_type="uint8", output_type="int8")
     header, found = (tmp_path / "net.h").read_text(), macros(tmp_path / "net.h")
     assert "void net_run(const uint8_t *input, int8_t *codes)" in header
-    assert "no heap and no floating point" in header and "quantize(" not in (tmp_path / "net.c").read_text()
+    assert "no heap and no floating point" in header
+    assert " quantize(" not in (tmp_path / "net.c").read_text()
     assert (F(found["NET_INPUT_SCALE"][:-1]), found["NET_INPUT_ZERO_POINT"]) == (grid.scale, f"({-grid.low})")
     assert found["NET_OUTPUT_ZERO_POINT"] == f"({-128 - graph.output.grid.low})"
     assert C.arena_bytes(graph, input_type="uint8") == int(found["NET_ARENA_BYTES"]) < arena
@@ -419,7 +429,8 @@ def test_the_certificate(input_type: str, output_type: str, tmp_path: Path) -> N
     assert with_head.passed
     assert verify(path, C, torch, checkpoint, split, data="noise").passed
     node = integers.nodes[0]
-    assert isinstance(node, IntegerInput) and node.requantize is not None
+    assert isinstance(node, IntegerInput)
+    assert node.requantize is not None
     wrong = replace(node, requantize=node.requantize._replace(multiplier=node.requantize.multiplier * F(1.01)))
     C.export(replace(integers, nodes=(wrong, *integers.nodes[1:])), path, **options)
     assert not verify(path, C, torch, checkpoint, split, data="noise").passed
