@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from sequential import ALWAYS, Chain
 from test_c import FLAGS, WARNINGS, differences, macros, together
-from test_c_sweep import SETTINGS, command
+from test_c_sweep import SETTINGS, Drawn, check, command, files_of
 
 import qat
 from qat.data import Split
@@ -259,6 +259,24 @@ def test_every_type_of_input_and_output(input_type: str, symmetric: bool, tmp_pa
         grid = next(x.grid for x in graph.outputs if x.name == name)
         assert y.dtype == F
         np.testing.assert_array_equal(y, grid.dequantize(codes))
+
+
+QUICK = ("s390x, big-endian",)  #: another order of bytes; the rest is swept
+
+
+@pytest.mark.parametrize("setting", [pytest.param(x, marks=() if x in QUICK else pytest.mark.sweep) for x in SETTINGS])
+def test_every_type_however_it_is_compiled(setting: str, tmp_path: Path) -> None:
+    """Bytes are the machine's own, and so is the unit that multiplies."""
+    drawn = [
+        Drawn(
+            *(together(list(part)) if i == 0 else tuple(part) for i, part in enumerate(parts)),
+            (input_type, output_type),
+        )
+        for input_type, (output_type, dtypes) in ALLOWED.items()
+        for parts in [list(zip(*(integers_of(dtype, symmetric=False) for dtype in dtypes), strict=True))]
+    ]
+    with np.errstate(over="ignore"):
+        check(setting, files_of([*drawn, Drawn(*every_edge(3000))], tmp_path), tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(
