@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qat.targets.c.text import ctype
+
 TOOLS = ("arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm")
 MISSING = [tool for tool in TOOLS if shutil.which(tool) is None]
 REASON = f"needs {', '.join(MISSING)} (apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm)"
@@ -85,15 +87,16 @@ int main(void)
 {{
     int i, j;
     for (i = 0; i < {count}; i++) {{
-        uint8_t codes[{output}];
-        char line[2 * {output} + 2];
-        {name}_run(images[i], {cast}codes);
-        for (j = 0; j < {output}; j++) {{
-            line[2 * j] = "0123456789abcdef"[codes[j] >> 4];
-            line[2 * j + 1] = "0123456789abcdef"[codes[j] & 15];
+        static {kind} codes[{output}];
+        static char line[2 * sizeof codes + 2];
+        const uint8_t *const bytes = (const uint8_t *)codes;
+        {name}_run(images[i], codes);
+        for (j = 0; j < (int)sizeof codes; j++) {{
+            line[2 * j] = "0123456789abcdef"[bytes[j] >> 4];
+            line[2 * j + 1] = "0123456789abcdef"[bytes[j] & 15];
         }}
-        line[2 * {output}] = '\\n';
-        line[2 * {output} + 1] = 0;
+        line[2 * sizeof codes] = '\\n';
+        line[2 * sizeof codes + 1] = 0;
         say(line);
     }}
     return 0;
@@ -109,12 +112,13 @@ class Sizes(NamedTuple):
 
 
 def run(c_file: Path, pixels: np.ndarray, output: int, dtype: type, folder: Path) -> tuple[np.ndarray, Sizes]:
-    """Output codes (N, output) of raw pixels (N, H, W, C) or (N, I), uint8, computed on the emulated Cortex-M4."""
+    """Outputs (N, output) of samples (N, H, W, C) or (N, I) as the file takes them, computed on the emulated Cortex-M4."""
     name = c_file.stem
-    rows = ",\n".join("{" + ",".join(map(str, x.ravel().tolist())) + "}" for x in pixels)
-    images = f"static const uint8_t images[{len(pixels)}][{pixels[0].size}] = {{\n{rows}\n}};"
-    cast = "" if dtype is np.uint8 else "(int8_t *)"
-    main = MAIN.format(name=name, images=images, count=len(pixels), output=output, cast=cast)
+    written = float.hex if pixels.dtype.kind == "f" else str
+    rows = ",\n".join("{" + ",".join(map(written, x.ravel().tolist())) + "}" for x in pixels)
+    images = f"static const {ctype(pixels.dtype.name)} images[{len(pixels)}][{pixels[0].size}] = {{\n{rows}\n}};"
+    kind = ctype(np.dtype(dtype).name)
+    main = MAIN.format(name=name, images=images, count=len(pixels), output=output, kind=kind)
     for file, text in (("main.c", main), ("start.c", START), ("flash.ld", LINKER)):
         (folder / file).write_text(text, encoding="utf-8")
     for source in (c_file, folder / "main.c", folder / "start.c"):

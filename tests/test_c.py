@@ -279,7 +279,7 @@ def test_the_header_says_what_the_network_is(tmp_path: Path) -> None:
     weights = sum(node.weight.size for node in setup.integer.nodes if hasattr(node, "weight"))
     assert weights < int(found["LE_NET_5_CONSTANT_BYTES"]) < 1.05 * weights
     assert 6 * 28 * 28 + 6 * 14 * 14 <= int(found["LE_NET_5_ARENA_BYTES"]) < 6200
-    assert C.input_shapes(tmp_path / "Le-Net.5.c") == [(1, 32, 32)]
+    assert C.input_specs(tmp_path / "Le-Net.5.c") == [((1, 32, 32), "uint8")]
 
 
 # -- a microcontroller ------------------------------------------------------------------------------------------------
@@ -535,7 +535,7 @@ def test_a_sealed_file_describes_what_export_writes(
     c_file.write(path, source + comment(MODEL, file.model), file.header, file.metadata)
     (pixels,) = as_tuple(setup.pixels)
     tensors = [node.output for node in setup.integer.nodes]
-    for read in (C.input_shapes, lambda path: C.predict(path, pixels), lambda path: C.trace(path, pixels, tensors)):
+    for read in (C.input_specs, lambda path: C.predict(path, pixels), lambda path: C.trace(path, pixels, tensors)):
         with pytest.raises(qat.QatError, match=message) as caught:
             read(path)
         assert str(caught.value).startswith(f"{path}: ")

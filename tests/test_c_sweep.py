@@ -25,6 +25,8 @@ from test_zoo import DEGENERATE, FOLDS, PAIR_OF_BOOLEANS, Array, after_numpy_ste
 
 import qat
 from qat.integer import IntegerGraph, trace_codes
+from qat.integer.ends import OWN, TYPES, Ends
+from qat.targets.c.ends import ends_in_c
 from qat.targets.c.text import ctype, identifier
 
 C = qat.target("C")
@@ -103,10 +105,15 @@ SIZES = (-30, -12, -3, 0, 0, 0, 3, 12, 30)  #: powers of ten of a layer's weight
 
 
 class Drawn(NamedTuple):
-    """An integer graph and pixels."""
+    """An integer graph, samples, and what its file takes and gives."""
 
     graph: IntegerGraph
     pixels: tuple[Array, ...]
+    types: tuple[str, str] = (OWN, OWN)
+
+    @property
+    def ends(self) -> Ends:
+        return ends_in_c(self.graph, *self.types)
 
 
 def extreme(params: dict[str, Array], rng: np.random.Generator) -> dict[str, Array]:
@@ -150,6 +157,16 @@ def any_of_all(draw: st.DrawFn) -> tuple[qat.Graph, dict[str, Array], tuple[Arra
         return graph, after_numpy_step(graph, params, pixels), pixels
 
 
+def fitting(graph: IntegerGraph, number: int) -> tuple[str, str]:
+    """What the file takes and gives: in turn each type that holds the codes, and the network's own."""
+    types = TYPES[number % len(TYPES)], TYPES[number // len(TYPES) % len(TYPES)]
+    try:
+        ends_in_c(graph, *types)
+    except qat.QatError:
+        return OWN, OWN
+    return types
+
+
 @cache
 def drawn(count: int) -> list[Drawn]:
     """So many networks that the fixed arithmetic can compute; the others are refused by name, before a file is written."""
@@ -174,7 +191,7 @@ def drawn(count: int) -> list[Drawn]:
         except qat.QatError:
             seen["refused"] += 1
         else:
-            found.append(Drawn(integers, pixels))
+            found.append(Drawn(integers, pixels, fitting(integers, len(found))))
             seen["taken"] += 1
 
     collect()
@@ -207,11 +224,17 @@ class Files(NamedTuple):
 
 @cache
 def exported(count: int, folder: Path) -> list[Files]:
-    """The files of the drawn networks; bytes in every fourth."""
+    """The files of the drawn networks."""
+    return files_of(drawn(count), folder)
+
+
+def files_of(networks: list[Drawn], folder: Path) -> list[Files]:
+    """Their files; bytes in every fourth."""
     files = []
-    for i, one in enumerate(drawn(count)):
+    for i, one in enumerate(networks):
         path = folder / f"net{i}.c"
-        C.export(one.graph, path, packing="bytes" if i % 4 == 0 else "packed")
+        packing = "bytes" if i % 4 == 0 else "packed"
+        C.export(one.graph, path, packing=packing, input_type=one.types[0], output_type=one.types[1])
         found = re.search(r"/\* qat-model: (.*) \*/", path.read_text(encoding="utf-8"))
         assert found
         files.append(Files(identifier(path), json.loads(found[1]), one))
@@ -223,9 +246,9 @@ def program(files: list[Files], command: list[str], sources: Path, folder: Path)
     runs = []
     for name, _, one in files:
         sizes = [
-            f"{ctype(x)} {kind}{i}[{int(np.prod(x.shape))}]"
-            for kind, xs in (("in", one.graph.inputs), ("out", one.graph.outputs))
-            for i, x in enumerate(xs)
+            f"{ctype(end.stored)} {kind}{i}[{int(np.prod(end.shape))}]"
+            for kind, ends in (("in", one.ends.inputs), ("out", one.ends.outputs))
+            for i, end in enumerate(ends)
         ]
         variables = [re.sub(r"\w+ (\w+)\[.*", r"\1", size) for size in sizes]
         read = [f"if (fread({x}, 1, sizeof {x}, stdin) != sizeof {x}) return 1;" for x in variables if x[0] == "i"]
@@ -273,11 +296,12 @@ def differing(files: list[Files], machine: Machine, output: bytes) -> list[str]:
                 ) + node.output.grid.qmin
                 differ = np.count_nonzero(codes.ravel() != reference[node.name][sample].ravel())
                 wrong += [f"{name}, {type(node).__name__} {node.name}: {differ} of {codes.size}"] if differ else []
-            for x in graph.outputs:
-                kind = np.dtype(x.grid.dtype).newbyteorder(">" if machine.big_endian else "<")
+            for x, end in zip(graph.outputs, one.ends.outputs, strict=True):
+                kind = np.dtype(end.stored).newbyteorder(">" if machine.big_endian else "<")
                 left = np.frombuffer(output, kind, int(np.prod(x.shape)), at)
                 at += left.nbytes
-                differ = np.count_nonzero(left != reference[x.name][sample].ravel())
+                expected = x.grid.dequantize(reference[x.name][sample].ravel())
+                differ = np.count_nonzero(end.decode(left) != expected)
                 wrong += [f"{name}, output {x.name}: {differ} of {left.size}"] if differ else []
     assert at == len(output)
     return wrong
@@ -288,14 +312,20 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sources")
 
 
+def stored(x: Array, machine: Machine) -> bytes:
+    """One sample as the machine reads it, in HWC order."""
+    x = x.transpose(1, 2, 0) if x.ndim == 3 else x
+    return x.astype(x.dtype.newbyteorder(">" if machine.big_endian else "<")).tobytes()
+
+
 def check(setting: str, files: list[Files], sources: Path, folder: Path) -> None:
     machine = SETTINGS[setting]
     made = program(files, command(machine, folder), sources, folder)
     pixels = [
-        np.ascontiguousarray(x[sample].transpose(1, 2, 0) if x[sample].ndim == 3 else x[sample]).tobytes()
+        stored(x[sample], machine)
         for f in files
         for sample in range(len(f.drawn.pixels[0]))
-        for x in f.drawn.pixels
+        for x in f.drawn.ends.encode(f.drawn.pixels)
     ]
     run = [machine.emulator, made] if machine.emulator else [made]
     done = subprocess.run(run, input=b"".join(pixels), capture_output=True, check=False)

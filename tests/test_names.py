@@ -30,6 +30,7 @@ from qat.names import LONGEST, check_name, is_name
 from qat.registry import BACKENDS, TARGETS
 from qat.study import Task
 from qat.study.report import Section, html_report
+from qat.targets.c.ends import ends_in_c
 from qat.targets.c.writer import Writer
 from qat.training.checkpoint import FORMAT
 from qat.training.optimizer import Optimizer
@@ -437,9 +438,10 @@ def test_c_escapes_whatever_name_it_is_given(text: str, tmp_path: Path) -> None:
     name = f"a{text}b"
     graph, _ = integers(input=name, conv=name + "1", fc=name + "2")
     plain, _ = integers()
-    source, header = Writer(replace(graph, name=name), "net", True).files("net.h")
+    ends = ends_in_c(graph, "own", "own")
+    source, header = Writer(replace(graph, name=name), "net", True, ends).files("net.h")
     code, described = source.rsplit("/* qat-model: ", 1)
-    usual, usual_header = Writer(plain, "net", True).files("net.h")
+    usual, usual_header = Writer(plain, "net", True, ends).files("net.h")
     usual = usual.rsplit("/* qat-model: ", 1)[0]
     for raw in TEXTS:
         assert (code.count(raw), header.count(raw)) == (usual.count(raw), usual_header.count(raw)), raw
@@ -455,7 +457,7 @@ def test_c_escapes_whatever_name_it_is_given(text: str, tmp_path: Path) -> None:
 def test_c_includes_no_file_whose_name_it_cannot_write(name: str) -> None:
     graph, _ = integers()
     with pytest.raises(qat.QatError, match="C cannot include a file of this name"):
-        Writer(graph, "net", True).files(name)
+        Writer(graph, "net", True, ends_in_c(graph, "own", "own")).files(name)
     for names in ((name, "net.h"), ("net.tflite", name)):
         with pytest.raises(qat.QatError, match="C cannot include a file of this name"):
             c_array(b"1", *names)

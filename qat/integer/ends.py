@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from qat.errors import QatError
+from qat.errors import QatError, shortened
 from qat.integer.entry import IntegerInput
 from qat.integer.graph import IntegerGraph
 from qat.integer.grid import Grid, IntegerTensor, Requantize
@@ -26,6 +26,7 @@ REAL = "float32"
 TYPES = (OWN, REAL, "int8", "uint8", "int16")  #: of an input or an output of a file
 METADATA = "ends"  #: the key of a file's metadata
 LARGEST = 1 << 20  #: characters of that entry
+DTYPES = (REAL, "int8", "uint8", "int16", "uint16")  #: of arrays
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class FileInput:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        _check(self.scale, self.dtype, self.stored)
 
     @property
     def spec(self) -> ArraySpec:
@@ -109,6 +111,7 @@ class FileOutput:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        _check(self.scale, self.stored)
 
     def decode(self, y: Array) -> Array:
         """Real numbers, float32 (N, ...)."""
@@ -116,6 +119,13 @@ class FileOutput:
             return y
         real: Array = (y.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)
         return real
+
+
+def _check(scale: float, *dtypes: str) -> None:
+    """Raise ValueError for a scale or dtypes that no end has."""
+    with np.errstate(over="ignore"):
+        if not 0.0 < np.float32(scale) < np.inf or not set(dtypes) <= set(DTYPES):
+            raise ValueError(f"an input or output has scale {scale!r} and dtypes {shortened(dtypes)}")
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,11 @@ import numpy as np
 from qat.errors import QatError, shortened
 from qat.files import read_together, write_together
 from qat.integer import Grid, IntegerTensor
+from qat.integer.ends import METADATA as ENDS
+from qat.integer.ends import Ends
 from qat.names import check_stored
 from qat.reading import reading
+from qat.targets.c.ends import own_codes, own_pixels
 from qat.targets.c.text import DIGEST, METADATA, MODEL, comment
 from qat.vocabulary.fields import check_type
 
@@ -37,6 +40,14 @@ class File(NamedTuple):
     header: bytes
     model: dict[str, Any]
     metadata: dict[str, str]
+
+    @property
+    def ends(self) -> Ends:
+        """What it takes and gives: pixels and the network's own codes, where an older release wrote it."""
+        if ENDS in self.metadata:
+            return Ends.from_json(self.metadata[ENDS])
+        inputs, outputs = self.tensors("inputs"), self.tensors("outputs")
+        return Ends(tuple(map(own_pixels, inputs)), tuple(map(own_codes, outputs)))
 
     def tensors(self, key: str) -> list[IntegerTensor]:
         """Inputs, outputs or nodes."""
@@ -87,6 +98,9 @@ def load(path: str | Path) -> File:
         for entry in entries:
             _check_entry(entry)
         check_stored(path, (file.model["name"], *(entry["name"] for entry in entries)))
+        for key, ends in (("inputs", file.ends.inputs), ("outputs", file.ends.outputs)):
+            if [end.shape for end in ends] != [x.shape for x in file.tensors(key)]:
+                raise ValueError(f"its {key} are not those that it describes")
         return file
 
 

@@ -14,7 +14,9 @@ from qat.integer import (
     IntegerMaxPool2d,
     IntegerNode,
 )
+from qat.integer.ends import REAL, Ends
 from qat.integer.memory import ALIGNMENT, Buffer, MemoryPlan, activation_buffers, plan_memory
+from qat.targets.c.ends import read_in_place
 from qat.targets.c.text import plain, width, word_count
 from qat.targets.c.weights import stored_weights
 from qat.targets.common import columns_in_hwc, same_in_hwc, used_only_by
@@ -34,17 +36,21 @@ class Layout:
     Attributes:
         graph: the integers.
         packed: whether weights of few values are stored in fewer bits than bytes.
+        ends: what the caller gives and gets.
         index: the number of each node by name.
         renamed: Flattens that only rename: their source.
         hwc: of these the (C, H, W) in whose HWC order they are.
+        entries: the inputs' ends by name.
         direct: inputs whose codes are what the caller gives, so that they are read where they lie.
         weights: the weights by layer, of those that ``multiply`` computes.
         plan: what the arena holds; the scratch memory of a node is ``scratch(node)``.
     """
 
-    def __init__(self, graph: IntegerGraph, packed: bool) -> None:
+    def __init__(self, graph: IntegerGraph, packed: bool, ends: Ends) -> None:
         self.graph = graph
         self.packed = packed
+        self.ends = ends
+        self.entries = {x.name: end for x, end in zip(graph.inputs, ends.inputs, strict=True)}
         self.index = {node.name: i for i, node in enumerate(graph.nodes)}
         before_dense = used_only_by(graph, IntegerDense)
         self.renamed: dict[str, str] = {}
@@ -62,7 +68,7 @@ class Layout:
                     self.hwc[node.name] = self.hwc[x.name]
                 elif not same:
                     self.hwc[node.name] = x.shape
-        self.direct = {x.name for x in graph.inputs if x.grid.qmin == 0}
+        self.direct = {name for name, end in self.entries.items() if read_in_place(end)}
         self.weights = {
             node.name: stored_weights(self.ordered(node), node.weight_zero_point, self._run(node), packed=packed)
             for node in graph.nodes
@@ -193,9 +199,12 @@ class Layout:
         return place
 
     def _input_name(self, name: str) -> str:
-        return "pixels" if len(self.graph.inputs) == 1 else f"pixels{self.index[name]}_{plain(name)}"
+        end = self.entries[name]
+        word = "pixels" if end.stored == end.dtype == "uint8" else "input"
+        return word if len(self.graph.inputs) == 1 else f"{word}{self.index[name]}_{plain(name)}"
 
     def _output_names(self) -> list[str]:
-        if len(self.graph.outputs) == 1:
-            return ["codes"]
-        return [f"codes{i}_{plain(x.name)}" for i, x in enumerate(self.graph.outputs)]
+        words = ["output" if end.stored == REAL else "codes" for end in self.ends.outputs]
+        if len(words) == 1:
+            return words
+        return [f"{word}{i}_{plain(x.name)}" for i, (word, x) in enumerate(zip(words, self.graph.outputs, strict=True))]

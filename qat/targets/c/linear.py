@@ -16,6 +16,7 @@ from qat.integer import (
     IntegerNode,
     IntegerTensor,
 )
+from qat.integer.ends import Ends
 from qat.integer.widths import pack
 from qat.names import harmless
 from qat.targets.c.kernels import BLOCK
@@ -54,8 +55,8 @@ class LinearWriter(Layout):
         sources: the functions.
     """
 
-    def __init__(self, graph: IntegerGraph, packed: bool) -> None:
-        super().__init__(graph, packed)
+    def __init__(self, graph: IntegerGraph, packed: bool, ends: Ends) -> None:
+        super().__init__(graph, packed, ends)
         self.used: set[str] = set()
         self.constant_bytes = 0
         self.node_bytes: dict[str, int] = {}

@@ -58,7 +58,7 @@ def _words(variable: str) -> list[str]:
 def compute(
     path: str | Path,
     file: File,
-    pixels: Arrays,
+    samples: Arrays,
     dtypes: Sequence[Any],
     tensors: Sequence[IntegerTensor],
     *define: str,
@@ -83,9 +83,11 @@ def compute(
             )
 
         def run(batch: tuple[Array, ...]) -> dict[int, Array]:
-            samples = np.concatenate([to_hwc(x).reshape(len(x), -1) for x in batch], axis=1).tobytes()
+            given = [to_hwc(x).reshape(len(x), -1).view(np.uint8) for x in file.ends.encode(batch)]
             try:
-                done = subprocess.run([program], input=samples, capture_output=True, check=False)
+                done = subprocess.run(
+                    [program], input=np.concatenate(given, axis=1).tobytes(), capture_output=True, check=False
+                )
             except OSError as error:
                 raise QatError(
                     f"{path}: what {command[0]} made of it does not run here ({error.strerror}); look at "
@@ -107,4 +109,4 @@ def compute(
                 for i, (part, dtype, x) in enumerate(zip(parts, dtypes, tensors, strict=True))
             }
 
-        return in_batches(run, pixels, [x.shape for x in file.tensors("inputs")], BATCH, str(path))
+        return in_batches(run, samples, file.ends.specs, BATCH, str(path))

@@ -1,10 +1,10 @@
 """C: an integer graph as self-contained C99, two files <name>.c and <name>.h, for microcontrollers and any other machine.
 
-It computes in the fixed arithmetic (docs/numerics.md) and nothing else: no floating point, no heap, no library. Weights are
-constants, activations lie in one static arena whose bytes are shared (``qat.integer.memory``). Activations are bytes in HWC
-order, a code c of a grid [qmin, qmax] being stored as c - qmin. ``predict`` and ``trace`` take raw pixels, (N, C, H, W), as
-every target does; the functions of the C file take them in HWC order, as cameras give them. Both compile the file with the
-host's compiler ($CC, else cc, with $CFLAGS after our own options) and run it.
+It computes in the fixed arithmetic (docs/numerics.md) and nothing else: no heap, no library, and no floating point but where
+real numbers enter or leave. Weights are constants, activations lie in one static arena whose bytes are shared
+(``qat.integer.memory``). Activations are bytes in HWC order, a code c of a grid [qmin, qmax] being stored as c - qmin.
+``predict`` and ``trace`` take (N, C, H, W), as every target does; the functions of the C file take HWC order, as cameras give
+it. Both compile the file with the host's compiler ($CC, else cc, with $CFLAGS after our own options) and run it.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from qat.cells.base import Shape
 from qat.integer import IntegerGraph, IntegerTensor, require_integers
+from qat.integer.ends import METADATA, OWN
 from qat.integer.widths import check_packing
 from qat.registry import TARGETS
+from qat.targets.c.ends import ends_in_c
 from qat.targets.c.file import load, write
 from qat.targets.c.run import compiler, compute, options
 from qat.targets.c.text import identifier
 from qat.targets.c.writer import Writer
 from qat.targets.common import to_chw
-from qat.vocabulary.arrays import Arrays, as_arrays
+from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays
 from qat.vocabulary.ops import Array
 
 NAME = "C"  #: under which ``qat.target`` knows it
@@ -33,7 +34,14 @@ ARITHMETICS: tuple[str, ...] = ("fixed",)
 RUNS_CODE = True  #: to run a file is to compile it and to run whatever it says (qat.deploy.interfaces.Target)
 
 
-def export(graph: IntegerGraph, path: str | Path, *, packing: str = "packed") -> None:
+def export(
+    graph: IntegerGraph,
+    path: str | Path,
+    *,
+    packing: str = "packed",
+    input_type: str = OWN,
+    output_type: str = OWN,
+) -> None:
     """Write <name>.c and, beside it, <name>.h.
 
     Args:
@@ -41,15 +49,18 @@ def export(graph: IntegerGraph, path: str | Path, *, packing: str = "packed") ->
         path: the .c file; both appear or are replaced together.
         packing: "packed" stores the weights of a layer that has at most 16, 4 or 2 different ones in 4, 2 or 1 bits; "bytes"
             stores each in a byte.
+        input_type: "own": what the network takes. "float32", "int8", "uint8" or "int16": real numbers, or codes of that type.
+        output_type: "own": the codes that the network has, in the smallest type that holds them. Else as for the input.
 
     Raises:
-        QatError: the fixed arithmetic cannot compute a node, which the message names, or an option is unknown.
+        QatError: the fixed arithmetic cannot compute a node, which the message names, or an option is unknown; a type does not
+            hold the codes.
     """
     require_integers(graph)
-    packed = check_packing(packing)
+    packed, ends = check_packing(packing), ends_in_c(graph, input_type, output_type)
     path = Path(path)
-    source, header = Writer(graph, identifier(path), packed).files(path.with_suffix(".h").name)
-    write(path, source, header.encode(), {})
+    source, header = Writer(graph, identifier(path), packed, ends).files(path.with_suffix(".h").name)
+    write(path, source, header.encode(), {METADATA: ends.to_json()})
 
 
 def storage(graph: IntegerGraph, *, packing: str = "packed") -> dict[str, int]:
@@ -62,22 +73,24 @@ def storage(graph: IntegerGraph, *, packing: str = "packed") -> dict[str, int]:
     Returns:
         Bytes by the name of the node; nodes without constants are left out.
     """
-    writer = Writer(graph, "net", check_packing(packing))
+    writer = Writer(graph, "net", check_packing(packing), ends_in_c(graph, OWN, OWN))
     writer.files("net.h")
     return writer.node_bytes
 
 
-def arena_bytes(graph: IntegerGraph, *, packing: str = "packed") -> int:
+def arena_bytes(graph: IntegerGraph, *, packing: str = "packed", input_type: str = OWN) -> int:
     """The static memory of the file, <NAME>_ARENA_BYTES of its header: activations and scratch memory.
 
-    Buffers that are never needed together share bytes. Pixels and codes in the caller's buffers are not counted.
+    Buffers that are never needed together share bytes. The caller's buffers are not counted; the codes of an input are, unless
+    they are read where the caller has them: uint8 is.
 
     Args:
         graph: the integers, as ``qat.to_integer`` gives them.
         packing: as in ``export``.
+        input_type: as in ``export``.
     """
     require_integers(graph)
-    return Writer(graph, "net", check_packing(packing)).arena_bytes
+    return Writer(graph, "net", check_packing(packing), ends_in_c(graph, input_type, OWN)).arena_bytes
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
@@ -91,9 +104,9 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     return load(path).metadata
 
 
-def input_shapes(path: str | Path) -> list[Shape]:
-    """The shapes of the inputs, (C, H, W) or (F,)."""
-    return [x.shape for x in load(path).tensors("inputs")]
+def input_specs(path: str | Path) -> list[ArraySpec]:
+    """What the network takes, whatever the file does."""
+    return load(path).ends.specs
 
 
 def predict(path: str | Path, pixels: Arrays) -> Arrays:
@@ -102,9 +115,9 @@ def predict(path: str | Path, pixels: Arrays) -> Arrays:
     Whatever its C does is run: the digest shows damage, but not who wrote the file. So give it files of your own only.
     """
     file = load(path)
-    outputs = file.tensors("outputs")
-    found = compute(path, file, pixels, [np.dtype(x.grid.dtype) for x in outputs], outputs)
-    return as_arrays(tuple(x.grid.dequantize(found[i]) for i, x in enumerate(outputs)))
+    kinds = [np.dtype(end.stored) for end in file.ends.outputs]
+    found = compute(path, file, pixels, kinds, file.tensors("outputs"))
+    return as_arrays(file.ends.decode([found[i] for i in range(len(kinds))]))
 
 
 def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) -> dict[str, Array]:

@@ -56,9 +56,9 @@ def stored_shape(shape: Shape) -> Shape:
     return (*shape[1:], shape[0]) if len(shape) == 3 else shape
 
 
-def ctype(x: IntegerTensor) -> str:
-    """The C type of a tensor's codes where the caller gives or takes them."""
-    return f"{np.dtype(x.grid.dtype).name}_t"
+def ctype(stored: str) -> str:
+    """The C type of what the caller gives or takes, from NumPy's name of it."""
+    return "float" if stored == "float32" else f"{stored}_t"
 
 
 def width(x: IntegerTensor) -> int:

@@ -25,14 +25,17 @@ from qat.integer import (
     IntegerTable,
     IntegerTensor,
 )
+from qat.integer.ends import REAL, Ends, FileInput, FileOutput
 from qat.names import check_included, harmless
+from qat.targets.c import ends as c_ends
 from qat.targets.c import kernels as c_kernels
 from qat.targets.c import packed as c_packed
 from qat.targets.c import wide as c_wide
+from qat.targets.c.ends import enter, leave, macros, uses_floats
 from qat.targets.c.layout import scratch
 from qat.targets.c.linear import LinearWriter
 from qat.targets.c.text import MODEL, comment, ctype, dimensions, plain, stored_shape, stored_type, width
-from qat.targets.common import no_form, same_in_hwc
+from qat.targets.common import no_form
 
 
 class Writer(LinearWriter):
@@ -43,23 +46,20 @@ class Writer(LinearWriter):
         upper: the same in capitals.
     """
 
-    def __init__(self, graph: IntegerGraph, name: str, packed: bool) -> None:
-        super().__init__(graph, packed)
+    def __init__(self, graph: IntegerGraph, name: str, packed: bool, ends: Ends) -> None:
+        super().__init__(graph, packed, ends)
         self.name, self.upper = name, name.upper()
 
     def call(self, node: IntegerNode) -> list[str]:
         """The statements of ``run`` that compute a node."""
         place = self.place(node.name)
         size = prod(node.output.shape) * width(node.output)
-        lines = []
+        lines: list[str] = []
         if isinstance(node, IntegerInput):
-            source = self._input_name(node.name)
             if node.name not in self.direct:
-                shift = node.output.grid.qmin
-                copy = f"for (i = 0; i < {size}; i++)\n        (arena + {self.plan.offsets[node.name]})[i] = "
-                copy += f"(uint8_t)({source}[i] - ({shift}));"
-                plain = f"memcpy({place}, {source}, {size});"
-                lines.append(plain if shift == 0 else copy)
+                end, source = self.entries[node.name], self._input_name(node.name)
+                lines, used = enter(end, node.output.grid, source, place)
+                self.used |= used
         elif node.name not in self.renamed:
             arguments = [*(self.place(x.name) for x in node.inputs), place]
             if self._scratch(node):
@@ -68,21 +68,6 @@ class Writer(LinearWriter):
                 arguments.append(f"(uint16_t *)(void *)({place_of_it})" if wide else place_of_it)
             lines.append(f"{self.function(node)}({', '.join(arguments)});")
         return [*lines, f"TRACED({place}, {size});"]
-
-    def leave(self, x: IntegerTensor, name: str) -> list[str]:
-        """The statements of ``run`` that copy an output to the caller's buffer, in canonical (CHW) order."""
-        place, size, kind = self.place(x.name), prod(x.shape), ctype(x)  # a uint8_t or uint16_t expression
-        add = f" + ({x.grid.qmin})" if x.grid.qmin else ""
-        if not same_in_hwc(x.shape):
-            pixels = prod(x.shape[1:])
-            return [
-                f"for (c = 0; c < {x.shape[0]}; c++)",
-                f"    for (i = 0; i < {pixels}; i++)",
-                f"        {name}[c * {pixels} + i] = ({kind})(({place})[i * {x.shape[0]} + c]{add});",
-            ]
-        if not add:
-            return [f"memcpy({name}, {place}, {size * width(x)});"]
-        return [f"for (i = 0; i < {size}; i++)", f"    {name}[i] = ({kind})(({place})[i]{add});"]
 
     def files(self, header_name: str) -> tuple[str, str]:
         """The text of the .c file, up to its metadata, and that of the .h file."""
@@ -93,13 +78,15 @@ class Writer(LinearWriter):
                 self.add(node)
                 if self.constant_bytes > before:
                     self.node_bytes[node.name] = self.constant_bytes - before
-        parameters = [f"const {ctype(x)} *{self._input_name(x.name)}" for x in self.graph.inputs]
+        parameters = [f"const {ctype(end.stored)} *{self._input_name(x)}" for x, end in self.entries.items()]
         names = self._output_names()
-        parameters += [f"{ctype(x)} *{name}" for x, name in zip(self.graph.outputs, names, strict=True)]
+        parameters += [f"{ctype(end.stored)} *{name}" for end, name in zip(self.ends.outputs, names, strict=True)]
         signature = f"void {self.name}_run({', '.join(parameters)})"
         steps = [line for node in self.graph.nodes for line in self.call(node)]
-        for x, name in zip(self.graph.outputs, names, strict=True):
-            steps += self.leave(x, name)
+        for x, end, name in zip(self.graph.outputs, self.ends.outputs, names, strict=True):
+            lines, used = leave(end, x, self.place(x.name), name)
+            steps += lines
+            self.used |= used
         text = [
             f"/* {self._title()}: see {header_name}. Written by qat export; do not change it. */\n",
             f'#include "{header_name}"\n',
@@ -119,9 +106,10 @@ class Writer(LinearWriter):
         text += [getattr(c_wide, kernel) for kernel in kernels if kernel in self.used]
         text += [c_packed.HALVES] if "PACKED_1" in self.used else []
         text += [c_packed.multiply(bits) for bits in c_packed.STEPS if f"PACKED_{bits}" in self.used]
+        text += [getattr(c_ends, kernel) for kernel in ("PRODUCT", "QUANTIZE") if kernel in self.used]
         text += self.sources
-        used = "\n".join(line for line in steps if not line.startswith("TRACED"))
-        unused = [name for x in self.graph.inputs if not re.search(rf"\b{(name := self._input_name(x.name))}\b", used)]
+        done = "\n".join(line for line in steps if not line.startswith("TRACED"))
+        unused = [name for x in self.graph.inputs if not re.search(rf"\b{(name := self._input_name(x.name))}\b", done)]
         body = [f"    {line}\n" for line in [*(f"(void){name};" for name in unused), *steps]]
         counters = [x for x in "ic" if any(f"for ({x} =" in line for line in steps)]
         counter = f"    int32_t {', '.join(counters)};\n" if counters else ""
@@ -160,22 +148,33 @@ class Writer(LinearWriter):
         guard = f"{self.upper}_H"
         lines = []
         several = {"INPUT": len(self.graph.inputs) > 1, "OUTPUT": len(self.graph.outputs) > 1}
-        for kind, tensors in (("INPUT", self.graph.inputs), ("OUTPUT", self.graph.outputs)):
-            for i, x in enumerate(tensors):
-                key = f"{self.upper}_{kind}{i if several[kind] else ''}"
-                lines.append(f"/* {harmless(x.name)}: {dimensions(x.shape)} */")
-                sides = zip(("CHANNELS", "HEIGHT", "WIDTH"), x.shape, strict=False)
-                lines += [f"#define {key}_{side} {n}" for side, n in sides] if len(x.shape) == 3 else []
-                lines.append(f"#define {key}_SIZE {prod(x.shape)} /* codes, {ctype(x)} */")
-                lines.append(f"#define {key}_SCALE {float(x.grid.scale)!r}f")
-                lines.append(f"#define {key}_ZERO_POINT ({x.grid.zero_point})")
+        tensors: list[tuple[str, int, IntegerTensor, FileInput | FileOutput]] = [
+            *(("INPUT", i, x, end) for i, (x, end) in enumerate(zip(self.graph.inputs, self.ends.inputs, strict=True))),
+            *(
+                ("OUTPUT", i, x, end)
+                for i, (x, end) in enumerate(zip(self.graph.outputs, self.ends.outputs, strict=True))
+            ),
+        ]
+        for kind, i, x, end in tensors:
+            key = f"{self.upper}_{kind}{i if several[kind] else ''}"
+            lines.append(f"/* {harmless(x.name)}: {dimensions(x.shape)} */")
+            sides = zip(("CHANNELS", "HEIGHT", "WIDTH"), x.shape, strict=False)
+            lines += [f"#define {key}_{side} {n}" for side, n in sides] if len(x.shape) == 3 else []
+            lines += macros(key, end)
         image = "rows from the top, the channels of a pixel beside one another (HWC)"
+        pixels = all(self._input_name(name).startswith("pixels") for name in self.entries)
+        inputs = "raw pixels" if pixels else "as below; of images"
+        real = any(end.stored == REAL for end in self.ends.outputs)
+        outputs = "real numbers" if real else "codes, the number (code - ZERO_POINT) * SCALE each"
+        floats = "no heap and no floating point"
+        if uses_floats(self.ends):
+            floats = "no heap, and floating point only to make codes of inputs or real numbers of codes"
         return f"""\
 /* {self._title()}. Written by qat export; do not change it.
  *
- * {self.name}_run computes one sample. Inputs: raw pixels, {image}.
- * Outputs: codes, the number (code - ZERO_POINT) * SCALE each, in the order of channels, rows, columns (CHW).
- * It uses static memory and a little stack, no heap and no floating point; only one call may run at a time.
+ * {self.name}_run computes one sample. Inputs: {inputs}, {image}.
+ * Outputs: {outputs}, in the order of channels, rows, columns (CHW).
+ * It uses static memory and a little stack, {floats}; only one call may run at a time.
  */
 #ifndef {guard}
 #define {guard}
@@ -203,12 +202,12 @@ extern "C" {{
 
     def _main(self, outputs: Sequence[str]) -> str:
         buffers, read, write = [], [], []
-        names = [self._input_name(x.name) for x in self.graph.inputs]
-        for name, x in zip(names, self.graph.inputs, strict=True):
-            buffers.append(f"    static {ctype(x)} {name}[{prod(x.shape)}];")
+        names = [self._input_name(name) for name in self.entries]
+        for name, end in zip(names, self.ends.inputs, strict=True):
+            buffers.append(f"    static {ctype(end.stored)} {name}[{prod(end.shape)}];")
             read += [f"        if (fread({name}, 1, sizeof {name}, from) != sizeof {name})", "            break;"]
-        for name, x in zip(outputs, self.graph.outputs, strict=True):
-            buffers.append(f"    static {ctype(x)} {name}[{prod(x.shape)}];")
+        for name, given in zip(outputs, self.ends.outputs, strict=True):
+            buffers.append(f"    static {ctype(given.stored)} {name}[{prod(given.shape)}];")
             write.append(f"        fwrite({name}, 1, sizeof {name}, to);")
         return c_kernels.MAIN.format(
             NAME=self.upper,
@@ -226,7 +225,7 @@ extern "C" {{
 
     @add.register
     def _(self, node: IntegerInput) -> None:
-        """Nothing: ``call`` copies the pixels where they are not read as they lie."""
+        """Nothing: ``call`` makes its codes where they are not read as they lie."""
 
     @add.register
     def _(self, node: IntegerConv2d) -> None:
