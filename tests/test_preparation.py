@@ -29,7 +29,7 @@ def torchvision(picture: Image.Image, size: int, short: int, how: Image.Resampli
     width, height = picture.size
     new = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
     picture = picture.resize(new, how)
-    top, left = int(round((new[1] - size) / 2.0)), int(round((new[0] - size) / 2.0))
+    top, left = round((new[1] - size) / 2.0), round((new[0] - size) / 2.0)
     return np.asarray(picture.crop((left, top, left + size, top + size)))
 
 
