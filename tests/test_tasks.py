@@ -238,7 +238,7 @@ def test_multilabel_metrics() -> None:
 def test_regression_metrics() -> None:
     from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
-    outputs, labels = RNG.normal(0, 1, (50, 3)), RNG.normal(0, 1, (50, 3)) + [0, 5, 50]
+    outputs, labels = RNG.normal(0, 1, (50, 3)), RNG.normal(0, 1, (50, 3)) + np.array([0, 5, 50])
     found = Regression().metrics(Plain(3).graph(), outputs, Split(np.zeros((50, 6), np.uint8), labels))
     assert found["MAE"] == pytest.approx(mean_absolute_error(labels, outputs), rel=1e-12)
     assert found["RMSE"] == pytest.approx(mean_squared_error(labels, outputs) ** 0.5, rel=1e-12)
