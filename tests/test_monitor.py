@@ -16,8 +16,8 @@ from qat.data import load
 from qat.errors import QatError
 from qat.networks import LeNet5
 from qat.pruning import MagnitudePruner, count_zeros, prune_weights
-from qat.training.loop import train
 from qat.tasks import Classification, evaluated_loss
+from qat.training.loop import train
 from qat.training.monitor import Epoch, Progress, best_epoch, plateau_factor, should_stop
 from qat.training.optimizer import Optimizer
 from qat.training.recipe import Recipe

@@ -58,6 +58,14 @@ class Plain(qat.Network):
         return found if len(found) > 1 else found[0]
 
 
+class Sigmoid(Plain):
+    """It gives probabilities."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.heads = [qat.DenseBnAct(6, 4, activation="sigmoid")]
+
+
 class PlainPixels(qat.Network):
     """The same for each pixel."""
 
@@ -315,6 +323,7 @@ WRONG: list[tuple[Task, qat.Network, Any, str]] = [
     (Multilabel(), Plain(4), np.zeros(8, int), r"int64 \(8,\), but multilabel takes \(N, K\)"),
     (Multilabel(), Plain(4), np.zeros((8, 3), int), r"3 labels a sample, but Plain gives \(4,\)"),
     (Multilabel(), Plain(4), np.full((8, 4), 2), "a label is 2, but multilabel takes 0 and 1"),
+    (Multilabel(), Sigmoid(), np.zeros((8, 4), int), "ends in a sigmoid, which the loss of multilabel has already"),
     (Regression(), Plain(4), np.zeros(8), r"it needs one output of \(1,\)"),
     (Regression(), Plain(1), np.full(8, np.nan), "a label is not a finite number"),
     (Regression(), Plain(1), None, "has no labels, which regression needs"),
@@ -361,6 +370,8 @@ def test_tasks_by_name() -> None:
     ):
         with pytest.raises(QatError, match=message):
             create(words)
+    tanh = Several((OutputTask("a", Regression()), OutputTask("b", Regression())))
+    assert tanh.ordered(("b.tanh.fake_quant", "a.fake_quant")).parts[0].output == "b"
     with pytest.raises(QatError, match="the network's outputs are x, y"):
         two.ordered(("x", "y"))
 

@@ -82,7 +82,7 @@ class Several(Task):
         shapes = shapes_of(graph)
         names = output_names(graph)
         own = [part.output for part in self.parts]
-        if len(names) != len(own) or (hasattr(graph, "shapes") and names != own):
+        if len(names) != len(own) or (hasattr(graph, "shapes") and not all(map(_is_of, names, own))):
             raise QatError(
                 f"--task {' '.join(own)}: {graph.name} has the outputs {', '.join(names)}; give each of these its task, in any "
                 "order"
@@ -109,12 +109,14 @@ class Several(Task):
     def ordered(self, outputs: Sequence[str]) -> Several:
         """The same in the order of a graph's outputs. Raises QatError where these are others."""
         own = {part.output: part for part in self.parts}
-        if set(own) != set(outputs):
+        found = [next((part for part in self.parts if _is_of(name, part.output)), None) for name in outputs]
+        parts = tuple(part for part in found if part is not None)
+        if len(outputs) != len(own) or len(set(parts)) < len(own):
             raise QatError(
                 f"--task: there are tasks of {', '.join(own)}, but the network's outputs are {', '.join(outputs)}; give "
                 "each of these one"
             )
-        return replace(self, parts=tuple(own[name] for name in outputs))
+        return replace(self, parts=parts)
 
     def smoothed(self, share: float) -> Task:
         """Spread over the classes of those parts that have such."""
@@ -167,3 +169,8 @@ class Several(Task):
     def value(self, metric: str, value: float) -> str:
         own = self._of(metric)
         return super().value(metric, value) if own is None else own[0].value(own[1], value)
+
+
+def _is_of(name: str, output: str) -> bool:
+    """Whether an output is that of a cell: quantization makes "fc.tanh.fake_quant" of "fc"."""
+    return name == output or name.startswith(f"{output}.")
