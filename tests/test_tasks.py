@@ -475,7 +475,7 @@ def test_several_outputs_are_trained_together() -> None:
     found = evaluate_metrics(qat.backend("torch"), end, dataset.test)
     assert list(found) == ["kind top-1", "size MAE", "size RMSE", "size R2"]
     assert found["kind top-1"] > 0.7
-    assert found["size R2"] > 0.9
+    assert found["size R2"] > 0.8
     assert end.progress.epochs[-1].metric == "kind top-1"
     assert (task.words("kind top-1", 0.5), task.higher_is_better("size MAE")) == ("kind top-1 50.00 %", False)
 

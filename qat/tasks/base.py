@@ -46,7 +46,7 @@ class Task(Serializable, ABC):
     that one of your own is known once its module is imported (commands: ``--import MODULE``).
 
     >>> from dataclasses import dataclass
-    >>> import numpy as np
+    >>> import qat
     >>> from qat.tasks import Metric, Regression
     >>> @dataclass(frozen=True)
     ... class Bounded(Regression):
@@ -54,8 +54,8 @@ class Task(Serializable, ABC):
     ...     METRICS = {"largest error": Metric(higher=False)}
     ...     def measures(self, outputs, targets):
     ...         return {"largest error": float(abs(outputs - targets).max())}
-    >>> Bounded().words("largest error", 0.25)
-    'largest error 0.25'
+    >>> isinstance(Bounded(), qat.Task), Bounded().words("largest error", 0.25)
+    (True, 'largest error 0.25')
     """
 
     name: ClassVar[str] = ""  #: under which --task knows it
@@ -186,7 +186,14 @@ class Task(Serializable, ABC):
 
 
 def main(metrics: Mapping[str, float]) -> tuple[str, float]:
-    """The main metric, which is the first: its name and its value."""
+    """The main metric, which is the first.
+
+    Args:
+        metrics: of ``Task.metrics``.
+
+    Returns:
+        Its name and its value.
+    """
     return next(iter(metrics.items()))
 
 

@@ -96,7 +96,8 @@ def sample_errors(outputs: Array, real: Array) -> Array:
 
 
 def real_inputs(graph: Graph | IntegerGraph, images: Arrays) -> tuple[Array, ...]:
-    """The real numbers that a network computes with, float32, of what it is fed: (code - zero point) * scale.
+    """The real numbers that a network computes with, float32, of what it is fed: (code - zero point) * scale of codes; real
+    numbers are those themselves.
 
     Args:
         graph: the network, or its integers.
@@ -105,6 +106,9 @@ def real_inputs(graph: Graph | IntegerGraph, images: Arrays) -> tuple[Array, ...
     Returns:
         An array for each input.
     """
+    arrays = as_tuple(images)
+    if all(x.dtype.kind == "f" for x in arrays):
+        return tuple(x.astype(np.float32) for x in arrays)
     nodes: Any = graph.inputs
     if nodes is None:
         raise QatError(
@@ -112,4 +116,4 @@ def real_inputs(graph: Graph | IntegerGraph, images: Arrays) -> tuple[Array, ...
             "be compared with them; give the checkpoint, whose integers it computes"
         )
     grids = [getattr(node, "grid", None) or node.cell.grid for node in nodes]
-    return tuple(grid.dequantize(x.astype(np.int32)) for grid, x in zip(grids, as_tuple(images), strict=True))
+    return tuple(grid.dequantize(x.astype(np.int32)) for grid, x in zip(grids, arrays, strict=True))

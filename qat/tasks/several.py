@@ -28,6 +28,9 @@ class OutputTask(Serializable):
         output: its name in the graph.
         task: of it.
         weight: of its loss in the sum, greater than 0; 1 by default.
+
+    Raises:
+        QatError: for another weight.
     """
 
     output: str
@@ -47,6 +50,9 @@ class Several(Task):
 
     Args:
         parts: one for each output of the network, in their order.
+
+    Raises:
+        QatError: for less than two parts, or two of one output.
 
     >>> from qat.tasks import Classification, OutputTask, Regression, Several
     >>> task = Several((OutputTask("digit", Classification()), OutputTask("slant", Regression(), weight=0.5)))
