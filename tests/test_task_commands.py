@@ -187,6 +187,7 @@ def test_classes_of_a_classification(
     for weights, message in (
         ([1, 2], "there are 2 for 4 classes"),
         ([1, "x"], "'x' is no number"),
+        ([1, "nan", 1, 1], "'nan' is no number"),
         (["y.txt"], "y.txt"),
     ):
         status, _, err = run(capsys, *train, "--class_weights", *weights)

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +150,19 @@ def compare(
     }
     reference, task = references[arithmetic], task or tasks.Classification()
     codes = [engine.codes(split.images) for engine in engines]
+    measured: Callable[[tuple[Array, ...]], dict[str, float]]
+    try:
+        task.check(graph, split, "verify")
+        measured = partial(_metrics, task, graph, split)
+    except QatError:  # codes are compared all the same
+        measured = _none
     comparisons = tuple(
-        _compare(engine, graph, references[engine.arithmetic], own, split, task)
+        _compare(engine, graph, references[engine.arithmetic], own, split, measured)
         for engine, own in zip(engines, codes, strict=True)
     )
     rows = [reference, *codes]
     matrix = tuple(tuple(int(np.count_nonzero(_difference(a, b))) for b in rows) for a in rows)
-    found = {name: _metrics(task, graph, own, split) for name, own in references.items()}
+    found = {name: measured(own) for name, own in references.items()}
     return Certificate(
         file=str(file),
         network=graph.name,
@@ -343,7 +350,7 @@ def _compare(
     reference: tuple[Array, ...],
     codes: tuple[Array, ...],
     split: Split,
-    task: tasks.Task,
+    measured: Callable[[tuple[Array, ...]], dict[str, float]],
 ) -> Comparison:
     difference = _difference(codes, reference)
     differ = int(np.count_nonzero(difference))
@@ -357,18 +364,19 @@ def _compare(
         codes=difference.size,
         differ=differ,
         largest=int(difference.max()),
-        metrics=_metrics(task, graph, codes, split),
+        metrics=measured(codes),
         divergence=divergence,
         arithmetic=engine.arithmetic,
     )
 
 
-def _metrics(task: tasks.Task, graph: IntegerGraph, codes: tuple[Array, ...], split: Split) -> dict[str, float]:
-    """Of output codes, as real numbers; none where the labels are not those of the task, as codes are compared all the same."""
-    try:
-        task.check(graph, split, "verify")
-    except QatError:
-        return {}
+def _none(codes: tuple[Array, ...]) -> dict[str, float]:
+    """Of labels that are not those of the task."""
+    return {}
+
+
+def _metrics(task: tasks.Task, graph: IntegerGraph, split: Split, codes: tuple[Array, ...]) -> dict[str, float]:
+    """Of output codes, as real numbers."""
     real = tuple(x.grid.dequantize(own) for x, own in zip(graph.outputs, codes, strict=True))
     return task.metrics(graph, as_arrays(real), split)
 

@@ -72,6 +72,11 @@ class Several(Task):
                 f"--task {' '.join(names)}: give each of several outputs one task, as a=classification b=regression"
             )
 
+    @property
+    def uses_images(self) -> bool:  # type: ignore[override]
+        """Whether a part does."""
+        return any(part.task.uses_images for part in self.parts)
+
     def loss(self, ops: Ops, outputs: Any, targets: Any) -> Tensor:
         total = None
         for part, output, own in zip(self.parts, outputs, targets, strict=True):
