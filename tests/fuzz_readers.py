@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -41,12 +42,14 @@ from fuzz_mutants import (
 import qat
 from qat.cells.linear import NEVER
 from qat.cli import Parser
-from qat.data import Dataset, Split
-from qat.data.pictures import find_pictures, read_class_names, read_picture
+from qat.data import Dataset, Preparation, Split, load
+from qat.data.pictures import find_pictures, read_class_names, read_mask, read_picture
+from qat.data.readers.arrays import dataset_of, read_npy
 from qat.data.readers.cifar import read_batches
 from qat.data.readers.idx import read_idx
 from qat.data.readers.svhn import read_source_images, read_svhn
 from qat.deploy.verify import Certificate, verify
+from qat.errors import QatWarning
 from qat.passes.quant_config import read_quant_config
 from qat.scripts.common.tasks import read_weights
 from qat.study import Study, Task
@@ -407,6 +410,25 @@ def read_one_picture(path: Path) -> None:
     assert all("\n" not in change for change in changes)
 
 
+def read_one_mask(path: Path) -> None:
+    assert read_mask(path, (9, 7), (6, 6), Preparation("stretch")).shape == (6, 6)
+
+
+def read_set(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", QatWarning)  # of labels that are strings
+        dataset = load(str(path), for_folds=True)
+    whole = dataset.train.in_memory()
+    assert len(whole.images) == len(whole)
+    assert whole.images.dtype.kind in "uif"
+    assert whole.images.dtype.kind != "f" or np.isfinite(whole.images).all()
+
+
+def read_array(path: Path) -> None:
+    dataset = dataset_of(str(path), "x", {"x": read_npy(path)}, True)
+    assert len(dataset.train.in_memory().images) == len(dataset.train)
+
+
 def read_index(path: Path) -> None:
     found = find_pictures(path, ["a", "b"])
     for file, label in found[:3]:
@@ -474,6 +496,43 @@ KINDS = {
         200,
         "qat/data/readers/svhn.py",
     ),
+    "arrays": Kind(
+        "npz",
+        lambda: saved(x=np.zeros((6, 3, 5), np.float32), y=np.arange(6) % 2, scale=np.float32(0.5)),
+        read_set,
+        20,
+        500,
+        "qat/data/readers/arrays.py",
+        in_zip,
+    ),
+    "array": Kind(
+        "npy",
+        lambda: written(lambda path: np.save(path, np.zeros((6, 4), np.int16)), "x.npy"),
+        read_array,
+        15,
+        400,
+        "qat/data/readers/arrays.py",
+    ),
+    "numbers": Kind(
+        "csv",
+        lambda: b"a,b,label\n1,2.5,0\n3,-4e2,1\n0.5,7,1\n1,1,0\n",
+        read_set,
+        15,
+        400,
+        "qat/data/readers/table.py",
+        in_text,
+    ),
+    "files": Kind(
+        "csv",
+        lambda: b'file,label\na.png,cat\n"a.png",dog\na.png,dog\na.png,cat\n',
+        read_set,
+        15,
+        400,
+        "qat/data/readers/table.py",
+        in_text,
+        beside=lambda: {"a.png": picture("PNG")},
+    ),
+    "mask": Kind("png", lambda: picture("PNG", "L"), read_one_mask, 10, 200, "qat/data/pictures.py"),
     "picture.png": Kind("png", lambda: picture("PNG"), read_one_picture, 15, 400, "qat/data/pictures.py"),
     "picture.jpg": Kind("jpg", lambda: picture("JPEG"), read_one_picture, 5, 200, "qat/data/pictures.py"),
     "picture.gif": Kind("gif", lambda: picture("GIF", "L"), read_one_picture, 5, 200, "qat/data/pictures.py"),

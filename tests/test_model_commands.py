@@ -13,7 +13,7 @@ import qat
 from qat import data
 from qat.analysis.compression import compress, rounded, weight_sizes
 from qat.cli import main
-from qat.data.pictures import find_pictures, read_class_names, read_pictures
+from qat.data.pictures import find_pictures, read_class_names, read_picture
 from qat.networks import LeNet5
 from qat.quantizers import WeightQuantizer
 from qat.registry import TARGETS, installed
@@ -39,18 +39,21 @@ def evaluated(capsys: pytest.CaptureFixture[str], folder: Path, model: str | Pat
 
 def test_pictures_of_a_data_set_are_read_back_pixel_by_pixel(folder: Path) -> None:
     names = read_class_names(folder / "pictures" / "class_names.txt")
-    split, changes = read_pictures(find_pictures(folder / "pictures" / "index.txt", names), (1, 8, 8))
+    files = find_pictures(folder / "pictures" / "index.txt", names)
     test = data.load("digits").test
-    np.testing.assert_array_equal(split.images, test.images)
-    np.testing.assert_array_equal(split.labels, test.labels)
-    assert changes == []
+    found = [read_picture(file, (1, 8, 8)) for file, _ in files]
+    np.testing.assert_array_equal(np.stack([pixels for pixels, _ in found]), test.images)
+    np.testing.assert_array_equal([label for _, label in files], test.labels)
+    assert not any(changes for _, changes in found)
 
 
 def test_pictures_are_enlarged_as_data_sets_are(folder: Path) -> None:
     names = read_class_names(folder / "pictures" / "class_names.txt")
-    split, changes = read_pictures(find_pictures(folder / "pictures" / "index.txt", names)[:20], (1, 32, 32))
-    np.testing.assert_array_equal(split.images, data.load("digits").resized((1, 32, 32)).test.images[:20])
-    assert changes == ["20 of 20 pictures resized from 8x8 to 32x32"]
+    files = find_pictures(folder / "pictures" / "index.txt", names)[:20]
+    found = [read_picture(file, (1, 32, 32)) for file, _ in files]
+    expected = data.load("digits").resized((1, 32, 32)).test.images[:20]
+    np.testing.assert_array_equal(np.stack([pixels for pixels, _ in found]), expected)
+    assert [changes for _, changes in found] == [["resized from 8x8 to 32x32"]] * 20
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

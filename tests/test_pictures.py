@@ -111,7 +111,7 @@ def test_an_index_file_is_what_the_folders_are(folder: Path, capsys: pytest.Capt
         (["--model", "net.ckpt", "--image", "pictures/bee/0.png", "--class_names", "two.txt"], "holds 2 names but"),
         (["--model", "net.ckpt", "--test_path", "pictures"], "'bee' is neither a class name nor a number"),
         (["--model", "net.ckpt", "--test_path", "names.txt"], "line 1: 'ant' has no class"),
-        (["--model", "net.ckpt", "--test_path", "empty"], "has no folders with pictures"),
+        (["--model", "net.ckpt", "--test_path", "empty"], "holds nothing, but no data set"),
         (["--model", "net.ckpt", "--test_path", "large.txt"], "its classes reach 9 but"),
     ],
 )

@@ -85,7 +85,7 @@ def calibrate(
         raise QatError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}")
     check_percentile(percentile)
     graph = as_graph(network)
-    batches = batches_of(images, graph.input_shapes, batch_size, graph.name)
+    batches = list(batches_of(images, graph.input_shapes, batch_size, graph.name))
     graph.check_params(params)
     own = dict(params)
     if bias_correction and not graph.is_quantized:

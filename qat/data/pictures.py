@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from qat.cells.base import Shape
-from qat.data.dataset import Split
 from qat.data.preparation import PLAIN, Preparation, pillow_image
 from qat.errors import QatError
 from qat.files import write_atomically
@@ -253,23 +252,3 @@ def find_pictures(path: str | Path, class_names: Sequence[str]) -> list[tuple[Pa
     if not found:
         raise QatError(f"{path}: names no pictures; write 'picture.png class' on each line")
     return found
-
-
-def read_pictures(files: Sequence[tuple[Path, int]], shape: Shape) -> tuple[Split, list[str]]:
-    """Read image files in the shape that a network takes.
-
-    Args:
-        files: pairs of path and label.
-        shape: (C, H, W).
-
-    Returns:
-        The images with their labels, and each kind of change with the number of pictures, in words.
-    """
-    images, changes = [], dict[str, int]()
-    for file, _ in files:
-        pixels, changed = read_picture(file, shape)
-        images.append(pixels)
-        for change in changed:
-            changes[change] = changes.get(change, 0) + 1
-    notes = [f"{count:,} of {len(files):,} pictures {change}" for change, count in changes.items()]
-    return Split(np.stack(images), np.array([label for _, label in files])), notes

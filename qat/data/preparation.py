@@ -11,7 +11,7 @@ import numpy as np
 
 from qat.cells.base import Shape
 from qat.data.resize import resize_bilinear
-from qat.data.rows import Samples
+from qat.data.rows import Mapped, Reshaped, Samples
 from qat.errors import QatError
 from qat.vocabulary.fields import check_fields
 from qat.vocabulary.ops import Array
@@ -225,6 +225,28 @@ class Preparable(Rows):
         raise NotImplementedError
 
 
+class Resized(Preparable):
+    """Rows of pixels, which are resized as they are read."""
+
+    usual = PLAIN
+
+    def __init__(self, rows: Rows, shape: Shape, preparation: Preparation) -> None:
+        self._rows, self._preparation = rows, preparation
+        self.shape, self.dtype = (len(rows), *shape), rows.dtype
+
+    def read(self, number: int) -> Array:
+        """One picture."""
+        return self._preparation.apply(self._rows.read(number), (self.shape[2], self.shape[3]))
+
+    def chosen(self, which: Array) -> Resized:
+        """Some of the rows, which are not read yet."""
+        return Resized(self._rows.chosen(which), self.shape[1:], self._preparation)
+
+    def prepared(self, shape: Shape, preparation: Preparation) -> Resized:
+        """The same pictures in another size."""
+        return Resized(self._rows, shape, preparation)
+
+
 def prepared(
     source: str, images: Samples, labels: Sequence[Samples], shape: Shape, preparation: Preparation
 ) -> tuple[list[Samples], bool]:
@@ -246,15 +268,15 @@ def prepared(
     if isinstance(images, Preparable):
         maps = [x.prepared(shape[1:], preparation) if isinstance(x, Preparable) else x for x in labels]
         return [images.prepared(shape, preparation), *maps], True
-    if isinstance(images, Rows) and images.shape[1:] == shape:
-        return [images, *labels], False
-    if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4 and len(shape) == 3:
-        return _of_pixels(source, images, labels, shape, preparation), True
     found = images.shape[1:]
+    if images.dtype == np.uint8 and len(found) == 3 and len(shape) == 3:
+        return _of_pixels(source, images, labels, shape, preparation), True
     if found == shape:
         return [images, *labels], False
-    if isinstance(images, np.ndarray) and _without_ones(found) == _without_ones(shape):
-        return [images.reshape(len(images), *shape), *labels], False
+    if _without_ones(found) == _without_ones(shape):
+        rows = Mapped(images) if isinstance(images, np.memmap) else images
+        reshaped = Reshaped(rows, shape) if isinstance(rows, Rows) else rows.reshape(len(rows), *shape)
+        return [reshaped, *labels], False
     raise QatError(
         f"{source}: its samples are {images.dtype} {found} but the network takes {shape}; choose a network for such samples, "
         "or give them in that shape (only pictures are resized)"
@@ -266,9 +288,9 @@ def _without_ones(shape: Sequence[int]) -> list[int]:
 
 
 def _of_pixels(
-    source: str, images: Array, labels: Sequence[Samples], shape: Shape, preparation: Preparation
+    source: str, images: Samples, labels: Sequence[Samples], shape: Shape, preparation: Preparation
 ) -> list[Samples]:
-    """Pixels in memory."""
+    """Pixels of an array, or of one that is memory-mapped."""
     channels, size = images.shape[1], (shape[1], shape[2])
     if channels != shape[0]:
         raise QatError(
@@ -278,6 +300,9 @@ def _of_pixels(
     if images.shape[2:] == size:
         return [images, *labels]
     maps = [_resized_maps(x, size, preparation) if x.shape[1:] == images.shape[2:] else x for x in labels]
+    if isinstance(images, (Rows, np.memmap)):
+        rows = images if isinstance(images, Rows) else Mapped(images)
+        return [Resized(rows, shape, preparation), *maps]
     if preparation == PLAIN:
         return [resize_bilinear(images, size), *maps]
     return [np.stack([preparation.apply(x, size) for x in images]) if len(images) else images, *maps]

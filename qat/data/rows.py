@@ -25,6 +25,22 @@ class Mapped(Rows):
         return np.asarray(self._array[number])
 
 
+class Reshaped(Rows):
+    """Rows of other rows' numbers in another shape."""
+
+    def __init__(self, rows: Rows, shape: tuple[int, ...]) -> None:
+        self._rows, self.shape, self.dtype = rows, (len(rows), *shape), rows.dtype
+
+    def read(self, number: int) -> Array:
+        """One row."""
+        return self._rows.read(number).reshape(self.shape[1:])
+
+    def __getitem__(self, which: slice | Array) -> Array:
+        """The rows of a slice or an index as one array."""
+        found = self._rows[which]
+        return found.reshape(len(found), *self.shape[1:])
+
+
 def chosen_of(samples: Samples, which: Array) -> Samples:
     """The samples of these numbers: a copy of an array's, the unread rows of what is not in memory."""
     if isinstance(samples, np.memmap):

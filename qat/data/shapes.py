@@ -27,7 +27,7 @@ def shapes(size: int, seed: int = 0) -> Dataset:
         labels = rng.permutation(np.arange(count * len(SHAPES)) % len(SHAPES))
         images = np.stack([_drawn(rng, size, SHAPES[label]) for label in labels])
         splits.append(Split(images, labels))
-    return Dataset("synthetic shapes", "shapes", *splits, SHAPES)
+    return Dataset("synthetic shapes", "shapes", splits[0], splits[1], SHAPES)
 
 
 def _drawn(rng: np.random.Generator, size: int, shape: str) -> Array:
@@ -45,4 +45,5 @@ def _drawn(rng: np.random.Generator, size: int, shape: str) -> Array:
         inside = (np.minimum(abs(y), abs(x)) <= 0.25 * radius) & (np.maximum(abs(y), abs(x)) <= radius)
     back, front = rng.uniform(0, 110, 3), rng.uniform(145, 255, 3)
     picture = np.where(inside, front[:, np.newaxis, np.newaxis], back[:, np.newaxis, np.newaxis])
-    return np.clip(np.rint(picture + rng.normal(0, 8, picture.shape)), 0, 255).astype(np.uint8)
+    noisy: Array = np.clip(np.rint(picture + rng.normal(0, 8, picture.shape)), 0, 255)
+    return noisy.astype(np.uint8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -275,28 +274,14 @@ def export_verified(
                 integers=integers,
             )
             certificate = replace(certificate, file=str(path))
-            metadata = {"graph": checkpoint.graph.digest, "task": tasks.written(checkpoint.task)}
-            metadata |= {"certificate": certificate.to_json()}
-            target.write_metadata(draft, metadata | preparation_entry(checkpoint))
+            metadata = {"graph": checkpoint.graph.digest, "certificate": certificate.to_json()}
+            target.write_metadata(draft, metadata | checkpoint.kept())
         except QatError as error:
             said = str(error).replace(str(draft).removesuffix(path.name), str(path).removesuffix(path.name))
             raise type(error)(said) from None
         contents = {path.with_name(name): (Path(folder) / name).read_bytes() for name in names}
     write_together(contents | dict(beside(contents[path]) if beside else {}))
     return certificate
-
-
-def preparation_entry(checkpoint: Checkpoint) -> dict[str, str]:
-    """How pictures become the network's input, as an entry of an exported file's metadata.
-
-    Args:
-        checkpoint: that the file is exported from.
-
-    Returns:
-        One entry, or none where nobody has said it.
-    """
-    recipe = checkpoint.preparation
-    return {} if recipe is None else {"preparation": json.dumps(recipe.to_json())}
 
 
 def default_arithmetic(target: Target, path: str | Path | None = None) -> str:

@@ -12,7 +12,7 @@ from qat.cli import run_script
 from qat.data.loading import exists
 from qat.deploy.floats import export_float
 from qat.deploy.interfaces import HoldsFloats, Option, Target
-from qat.deploy.verify import arithmetic_options, default_arithmetic, export_verified, preparation_entry
+from qat.deploy.verify import arithmetic_options, default_arithmetic, export_verified
 from qat.errors import QatError
 from qat.integer.widths import PACKINGS
 from qat.registry import formats, target_names
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     if args.no_verify:
         running = arithmetic_options(target, args.arithmetic or default_arithmetic(target))
         target.export(integers, path, **options, **running)
-        target.write_metadata(path, preparation_entry(checkpoint))
+        target.write_metadata(path, checkpoint.kept())
         print(f"wrote {path}, {path.stat().st_size:,} bytes, not verified")
         print_summary(checkpoint.graph, checkpoint.params, integers, packing=packing)
         return 0

@@ -84,6 +84,15 @@ class Checkpoint:
         """
         return Checkpoint(graph, params, history=self.history, preparation=self.preparation, task=self.task)
 
+    def kept(self) -> dict[str, str]:
+        """What the network is for and what is known of the data, for the metadata of checkpoints and exported files.
+
+        Returns:
+            JSON texts by key; none of what nobody has said.
+        """
+        found = {"task": tasks.written(self.task)}
+        return found if self.preparation is None else found | {"preparation": json.dumps(self.preparation.to_json())}
+
     def __repr__(self) -> str:
         kind = "quantized" if self.graph.is_quantized else "float"
         numbers = sum(math.prod(param.shape) for param in self.graph.params.values() if param.trainable)
@@ -130,11 +139,8 @@ class Checkpoint:
             "epoch": str(self.epoch),
             "history": json.dumps(self.history),
             "progress": json.dumps(self.progress.to_json()),
-            "task": tasks.written(self.task),
         }
-        if self.preparation is not None:
-            metadata["preparation"] = json.dumps(self.preparation.to_json())
-        write_atomically(path, safetensors.numpy.save(tensors, metadata))
+        write_atomically(path, safetensors.numpy.save(tensors, metadata | self.kept()))
 
     @classmethod
     def load(cls, path: str | Path) -> Checkpoint:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
 from qat.errors import QatError
 from qat.vocabulary.ops import Array
+from qat.vocabulary.rows import Rows
 
 Arrays = Array | tuple[Array, ...]  #: one array for a network with one input (output), else a tuple
 Key = TypeVar("Key")
@@ -60,29 +61,31 @@ def in_batches(
 
 def batches_of(
     pixels: Arrays, shapes: Sequence[tuple[int, ...]], batch_size: int, name: str
-) -> list[tuple[Array, ...]]:
+) -> Iterator[tuple[Array, ...]]:
     """Check raw pixels as ``in_batches`` does, and cut them into batches.
 
     Args:
-        pixels: uint8 (N, ...); a tuple of such arrays for a network with several inputs.
+        pixels: uint8 (N, ...), an array or ``Rows``; a tuple of such for a network with several inputs.
         shapes: of one sample of each input.
         batch_size: samples in a batch.
         name: of the network or file, for messages.
 
     Returns:
-        Batches; the last one may be smaller.
+        Batches, read one by one; the last one may be smaller.
 
     Raises:
         QatError: as ``in_batches``.
     """
     inputs = as_tuple(pixels)
-    check_pixels(inputs, shapes, np.ndarray, name)
+    check_pixels(inputs, shapes, (np.ndarray, Rows), name)
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise QatError(f"batch_size is {batch_size!r}; use a whole number of at least 1")
-    return [tuple(x[at : at + batch_size] for x in inputs) for at in range(0, len(inputs[0]), batch_size)]
+    return (tuple(x[at : at + batch_size] for x in inputs) for at in range(0, len(inputs[0]), batch_size))
 
 
-def check_pixels(inputs: Sequence[Any], shapes: Sequence[tuple[int, ...]], kind: type, name: str) -> None:
+def check_pixels(
+    inputs: Sequence[Any], shapes: Sequence[tuple[int, ...]], kind: type | tuple[type, ...], name: str
+) -> None:
     """Check that there is a tensor of raw pixels for each input, with equally many samples and at least one.
 
     Only uint8 is accepted, on every backend. A float could be a pixel, or a pixel divided by 255, or a normalised one,
@@ -91,7 +94,7 @@ def check_pixels(inputs: Sequence[Any], shapes: Sequence[tuple[int, ...]], kind:
     Args:
         inputs: tensors.
         shapes: of one sample of each input. Sizes that are not known yet, None, fit, and so does an unknown rank.
-        kind: the class of the framework's tensors.
+        kind: the class of the framework's tensors, or several, the first of which is named in messages.
         name: of the network or file, for messages.
 
     Raises:
@@ -105,11 +108,14 @@ def check_pixels(inputs: Sequence[Any], shapes: Sequence[tuple[int, ...]], kind:
         found = _shape_of(x)
         dtype = getattr(x, "dtype", None)
         if not isinstance(x, kind) or dtype is None:
+            wanted = kind[0] if isinstance(kind, tuple) else kind
             raise _wrong(
                 name,
                 shape,
                 f"a {type(x).__name__}",
-                "give an array" if kind is object else f"give a {kind.__module__.partition('.')[0]} {kind.__name__}",
+                "give an array"
+                if wanted is object
+                else f"give a {wanted.__module__.partition('.')[0]} {wanted.__name__}",
             )
         if not _is_uint8(dtype):
             raise _wrong(name, shape, f"{_dtype_name(dtype)} {found}", _of_floats(x))

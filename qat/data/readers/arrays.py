@@ -17,6 +17,7 @@ from qat.data.readers.base import Reader, name_of, named, of_parts
 from qat.data.rows import Samples
 from qat.errors import QatError, QatWarning
 from qat.reading import check_array, check_zip, open_regular, reading, without_warnings
+from qat.vocabulary.arrays import as_tuple
 from qat.vocabulary.ops import Array
 from qat.vocabulary.rows import Rows
 
@@ -61,7 +62,8 @@ class ArrayFile(Rows):
 
     def read(self, number: int) -> Array:
         """One row."""
-        return self[number : number + 1][0]
+        one: Array = self[number : number + 1][0]
+        return one
 
     def __getitem__(self, which: slice | Array) -> Array:
         """The rows of a slice or an index as one array. Raises QatError where one holds NaN or infinity."""
@@ -113,25 +115,25 @@ def dataset_of(source: str, name: str, arrays: Mapping[str, Any], for_folds: boo
                 f"{source}: its groups are no whole number for each of {len(samples):,} samples; correct them"
             )
         parts[part] = Split(samples, labels, None if groups is None else np.asarray(groups).astype(np.int64))
-    shapes = {part: split.images.shape[1:] for part, split in parts.items()}
+    shapes = {part: as_tuple(split.images)[0].shape[1:] for part, split in parts.items()}
     if len(set(shapes.values())) > 1:
         raise QatError(f"{source}: samples have the shapes {shapes}; give all parts one shape")
     dataset = of_parts(source, name, parts, for_folds, classes)
-    scalars = {key: _scalar(source, key, arrays[key]) for key in ("scale", "zero_point") if key in arrays}
-    return replace(dataset, **scalars)
+    scale, zero_point = (_scalar(source, key, arrays.get(key)) for key in ("scale", "zero_point"))
+    return replace(dataset, scale=scale, zero_point=zero_point)
 
 
 def _plain(source: str, key: str, array: Any) -> Array:
     """An array of numbers or strings. Raises QatError for one of Python objects."""
-    array = np.asarray(array)
-    if array.dtype.hasobject:
+    found: Array = np.asarray(array)
+    if found.dtype.hasobject:
         raise QatError(
             f"{source}: {key} holds Python objects, which are not read: loading them could run code; save an array of numbers, "
             "all rows of one length"
         )
-    if array.dtype.kind not in "biufUS":
-        raise QatError(f"{source}: {key} is {array.dtype}, no array of numbers; save numbers")
-    return array
+    if found.dtype.kind not in "biufUS":
+        raise QatError(f"{source}: {key} is {found.dtype}, no array of numbers; save numbers")
+    return found
 
 
 def _opened(name: str, array: Any) -> Any:
@@ -163,15 +165,15 @@ def _with_classes(
 
 def _as_strings(source: str, key: str, array: Any) -> Array:
     """An array of strings (N,)."""
-    array = _plain(source, key, array)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.dtype.kind == "S":
+    found = _plain(source, key, array)
+    if found.ndim == 2 and found.shape[1] == 1:
+        found = found[:, 0]
+    if found.dtype.kind == "S":
         with reading(source, "strings", "save them as Unicode strings"):
-            array = np.char.decode(array, "utf-8")
-    if array.ndim != 1 or array.dtype.kind != "U":
-        raise QatError(f"{source}: {key} is {array.dtype} {array.shape}; give one string for each")
-    return array
+            found = np.asarray(np.char.decode(found, "utf-8"))
+    if found.ndim != 1 or found.dtype.kind != "U":
+        raise QatError(f"{source}: {key} is {found.dtype} {found.shape}; give one string for each")
+    return found
 
 
 def _numbered(source: str, key: str, words: Array, classes: tuple[str, ...]) -> Array:
@@ -182,7 +184,9 @@ def _numbered(source: str, key: str, words: Array, classes: tuple[str, ...]) -> 
     return np.array([numbers[word] for word in words.tolist()], np.int64)
 
 
-def _scalar(source: str, key: str, array: Any) -> float:
+def _scalar(source: str, key: str, array: Any) -> float | None:
+    if array is None:
+        return None
     array = _plain(source, key, array)
     if array.size != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
         raise QatError(f"{source}: {key} is {array.dtype} {array.shape}; give one finite number")
@@ -240,23 +244,20 @@ def _channels_first(array: Array, channels_last: bool, one_channel: bool) -> Arr
 
 def _labels(source: str, key: str, array: Any) -> Array:
     """Labels: int64, but for maps of classes, which keep their type; or float32."""
-    array = _plain(source, key, array)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim == 4 and 1 in (array.shape[1], array.shape[3]):  # maps of classes with an axis of channels
-        array = array[:, 0] if array.shape[1] == 1 else array[..., 0]
-    if array.dtype.kind in "US":
-        raise QatError(f"{source}: {key} holds strings in {array.ndim} axes; give one string for each sample")
-    if not array.ndim:
+    found: Array = array if isinstance(array, np.memmap) else _plain(source, key, array)
+    if found.ndim == 2 and found.shape[1] == 1:
+        found = found[:, 0]
+    if found.ndim == 4 and 1 in (found.shape[1], found.shape[3]):  # maps of classes with an axis of channels
+        found = found[:, 0] if found.shape[1] == 1 else found[..., 0]
+    if found.dtype.kind in "US":
+        raise QatError(f"{source}: {key} holds strings in {found.ndim} axes; give one string for each sample")
+    if not found.ndim:
         raise QatError(f"{source}: {key} is one number; give a label for each sample")
-    if array.dtype.kind in "biu":
-        return (
-            array.astype(np.uint8 if array.dtype.kind == "b" else array.dtype)
-            if array.ndim > 2
-            else array.astype(np.int64)
-        )
-    _check_finite(f"{source}: {key}", array, int)
-    return array.astype(np.float32)
+    if found.dtype.kind in "biu":
+        kept = np.dtype(np.uint8) if found.dtype.kind == "b" else found.dtype.newbyteorder("=")
+        return found.astype(kept if found.ndim > 2 else np.int64, copy=False)
+    _check_finite(f"{source}: {key}", found, int)
+    return found.astype(np.float32, copy=False)
 
 
 def _check_finite(what: str, array: Array, number_of: Callable[[int], int]) -> None:

@@ -16,6 +16,7 @@ from qat.reading import reading
 from qat.vocabulary.ops import Array
 
 PARTS = ("train", "val", "test")
+LISTS = ("index.txt", "train.csv")  #: which say themselves what the pictures beside them show
 PAIRED = {"images", "masks"}  #: what no classes are called where both are there: see ``masks.py``
 
 
@@ -46,8 +47,8 @@ def _recognizes(path: str) -> bool:
         names = folders_in(path)
         if "train" in names and _has_pictures(os.path.join(path, "train")):
             return not set(folders_in(os.path.join(path, "train"))) >= PAIRED
-        index = os.path.isfile(os.path.join(path, "index.txt"))
-        return not set(names) >= PAIRED and not index and _has_pictures(path)
+        listed = any(os.path.isfile(os.path.join(path, name)) for name in LISTS)
+        return not set(names) >= PAIRED and not listed and _has_pictures(path)
     except OSError:
         return False
 

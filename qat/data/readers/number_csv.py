@@ -7,6 +7,7 @@ from array import array
 import numpy as np
 
 from qat.data.dataset import Dataset, Split
+from qat.data.pictures import SUFFIXES
 from qat.data.readers.base import Reader, name_of, of_parts
 from qat.data.readers.table import Labels, first_rows, is_number, labels_of, number, rows_of, tables
 from qat.errors import QatError
@@ -24,7 +25,7 @@ def _recognizes(path: str) -> bool:
     rows = first_rows(found["train"]) if found else []
     if not rows or len(rows[0]) < 2:
         return False
-    return any(is_number(cell) for row in rows for cell in row)
+    return not any(cell.lower().endswith(SUFFIXES) for row in rows for cell in row[:1])
 
 
 def _read(path: str, for_folds: bool) -> Dataset:
@@ -43,7 +44,9 @@ def _columns(path: str) -> tuple[Array, Labels]:
     """The features, float32 (N, F), and the labels of a table."""
     numbers = array("f")
     names: tuple[str, ...] = ()
-    at, lines, cells = -1, [], []
+    at = -1
+    lines: list[int] = []
+    cells: list[list[str]] = []
     for line, row in rows_of(path):
         if not lines and not names and _is_header(row):
             names = tuple(row)

@@ -142,7 +142,7 @@ def labels_of(parts: dict[str, Labels]) -> tuple[dict[str, Array], tuple[str, ..
     found = {}
     for name, part in parts.items():
         values = [[number(part.path, line, x) for x in row] for line, row in zip(part.lines, part.cells, strict=True)]
-        array = np.array(values, kind)
+        array: Array = np.array(values, kind)
         found[name] = array[:, 0] if len(first) == 1 else array
     return found, train.names if binary else ()
 

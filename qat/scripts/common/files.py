@@ -43,9 +43,9 @@ def load_data(data_path: str, network: Graph | Checkpoint, args: argparse.Namesp
         )
     dataset = data.load(data_path, skip_unreadable=bool(getattr(args, "skip_unreadable", False)))
     usual: Preparation = getattr(dataset.train.images, "usual", PLAIN)
-    recipe = chosen_preparation(
-        args, kept, dataset.preparation or usual, str(getattr(args, "ckpt_path", None) or "the checkpoint")
-    )
+    source = getattr(args, "ckpt_path", None) or "the checkpoint"
+    source = getattr(args, "ckpt_path", None) or "the checkpoint"
+    recipe = chosen_preparation(args, kept, dataset.preparation or usual, source)
     return dataset.resized(graph.shapes[graph.inputs[0].name], recipe)
 
 

@@ -66,9 +66,9 @@ def add_data_argument(
 ) -> None:
     """--data_path. otherwise: what is taken where it is not required and left out. also: what this command takes beside."""
     text = (
-        "a folder of pictures with a folder for each class, or such folders in train/ and test/; images/ and masks/; a "
+        "a folder of pictures with a folder for each class, or such folders in train/ and test/; images/ and masks/; a .csv, "
+        ".npz or .npy file; package.module:function; the folder of MNIST, CIFAR-10 or SVHN; or 'digits' for scikit-learn's"
     )
-    text += ".csv, .npz or .npy file; package.module:function; MNIST's, CIFAR-10's or SVHN's folder; or 'digits' for scikit-learn's"
     text += "".join(f", or {name}:..." for name in READERS.names()).replace("%", "%%")
     text += f"; {also}" if also else ""
     if required:

@@ -168,7 +168,7 @@ def print_accuracy(classifier: Classifier, test_path: str, args: argparse.Namesp
         outputs.append(classifier(pixels))
         if sorted_names and outputs[0].shape[1] != sorted_names:
             find_pictures(test_path, classifier.names)  # raises: which of the model's classes they are is not known
-    print_changes([f"{count:,} of {len(split):,} pictures {change}" for change, count in changes.items()])
+    print_changes([f"{count:,} of {len(split):,} pictures {change}" for change, count in _merged(changes).items()])
     found = np.concatenate(outputs)
     if split.labels.max() >= found.shape[1]:
         raise QatError(
@@ -221,6 +221,16 @@ def _test_samples(classifier: Classifier, test_path: str) -> tuple[Split, int]:
             of_model = np.array([names.index(name) for name in dataset.class_names])
             split = replace(split, labels=of_model[split.classes])
     return split, len(dataset.class_names) if by_order else 0
+
+
+def _merged(changes: Counter[str]) -> Counter[str]:
+    """The same, in one line for all sizes where there are more than a few."""
+    sizes = [change for change in changes if change.startswith("resized from ")]
+    if len(sizes) <= SHOWN:
+        return changes
+    merged = Counter({change: count for change, count in changes.items() if change not in sizes})
+    merged[f"resized from {len(sizes)} sizes to {sizes[0].partition(' to ')[2]}"] = sum(changes[x] for x in sizes)
+    return merged
 
 
 def _read_noting(images: Samples, start: int, stop: int, changes: Counter[str]) -> Array:
