@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from qat.data import Dataset, Split
 from qat.deploy.verify import export_verified
 from qat.errors import QatError
 from qat.tasks import (
+    TASKS,
     Classification,
     Multilabel,
     OutputTask,
@@ -213,6 +215,17 @@ def test_weighted_losses_compile() -> None:
         assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
+def test_every_task_has_its_tests_and_its_place_in_the_docs() -> None:
+    tested = {task.name for _, task, _, _ in LOSSES.values()}
+    page = (Path(__file__).parent.parent / "docs" / "tasks.md").read_text(encoding="utf-8")
+    assert set(TASKS) - tested == set()
+    assert [
+        name
+        for name, cls in TASKS.items()
+        if not any(f"| `{name}` |" in line and next(iter(cls.METRICS)) in line for line in page.splitlines())
+    ] == []
+
+
 # -- metrics ---------------------------------------------------------------------------------------------------------
 
 
@@ -350,6 +363,14 @@ def test_labels_that_do_not_fit_are_refused(task: Task, network: qat.Network, la
             Recipe(epochs=1, batch_size=4),
             task=task,
         )
+
+
+def test_tasks_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("Largest", "task_networks:Largest", "qat.tasks")
+    monkeypatch.setattr("qat.plugins._found", lambda group: {"largest": [point]} if group == "qat.tasks" else {})
+    assert create("largest") == task_networks.Largest()
+    with pytest.raises(QatError, match="classification, .*, Largest"):
+        create("unheard")
 
 
 def test_tasks_by_name() -> None:
