@@ -51,6 +51,7 @@ from qat.data.readers.svhn import read_source_images, read_svhn
 from qat.deploy.verify import Certificate, verify
 from qat.errors import QatWarning
 from qat.passes.quant_config import read_quant_config
+from qat.scripts.common.tasks import read_weights
 from qat.study import Study, Task
 from qat.study.training import RESULT, read_result
 from qat.training.forward import Forward
@@ -554,6 +555,15 @@ KINDS = {
         5,
         100,
         "qat/data/pictures.py",
+        in_text,
+    ),
+    "class weights": Kind(
+        "txt",
+        lambda: b"1\n0.5\n2\n",
+        lambda path: str(len(read_weights([str(path)]))),
+        5,
+        100,
+        "qat/scripts/common/tasks.py",
         in_text,
     ),
     "safetensors": Kind(

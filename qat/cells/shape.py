@@ -20,7 +20,7 @@ from qat.integer import (
     require_codes,
     with_constant,
 )
-from qat.vocabulary.ops import Array
+from qat.vocabulary.ops import Array, Tensor
 from qat.vocabulary.values import Value
 
 
@@ -80,7 +80,8 @@ class ConstantChannel(Cell):
         ops, x = scope.ops, inputs[0].settled(scope.ops)
         if not x.codes:
             return Value(with_constant(ops, x.data, self.value))
-        return x.with_data(with_constant(ops, x.data, ops.on_channel(ops.rint(self.value / x.scale), x.data)))
+        scale: Tensor = x.scale
+        return x.with_data(with_constant(ops, x.data, ops.on_channel(ops.rint(self.value / scale), x.data)))
 
     def to_integer(
         self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any

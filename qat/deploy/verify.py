@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +149,19 @@ def compare(
     }
     reference, task = references[arithmetic], task or tasks.Classification()
     codes = [engine.codes(split.images) for engine in engines]
+    measured: Callable[[tuple[Array, ...]], dict[str, float]]
+    try:
+        task.check(graph, split, "verify")
+        measured = partial(_metrics, task, graph, split)
+    except QatError:  # codes are compared all the same
+        measured = _none
     comparisons = tuple(
-        _compare(engine, graph, references[engine.arithmetic], own, split, task)
+        _compare(engine, graph, references[engine.arithmetic], own, split, measured)
         for engine, own in zip(engines, codes, strict=True)
     )
     rows = [reference, *codes]
     matrix = tuple(tuple(int(np.count_nonzero(_difference(a, b))) for b in rows) for a in rows)
-    found = {name: _metrics(task, graph, own, split) for name, own in references.items()}
+    found = {name: measured(own) for name, own in references.items()}
     return Certificate(
         file=str(file),
         network=graph.name,
@@ -268,8 +274,7 @@ def export_verified(
                 integers=integers,
             )
             certificate = replace(certificate, file=str(path))
-            metadata = {"graph": checkpoint.graph.digest, "task": tasks.written(checkpoint.task)}
-            metadata |= {"certificate": certificate.to_json()}
+            metadata = {"graph": checkpoint.graph.digest, "certificate": certificate.to_json()}
             target.write_metadata(draft, metadata | checkpoint.kept())
         except QatError as error:
             said = str(error).replace(str(draft).removesuffix(path.name), str(path).removesuffix(path.name))
@@ -330,7 +335,7 @@ def _compare(
     reference: tuple[Array, ...],
     codes: tuple[Array, ...],
     split: Split,
-    task: tasks.Task,
+    measured: Callable[[tuple[Array, ...]], dict[str, float]],
 ) -> Comparison:
     difference = _difference(codes, reference)
     differ = int(np.count_nonzero(difference))
@@ -344,18 +349,19 @@ def _compare(
         codes=difference.size,
         differ=differ,
         largest=int(difference.max()),
-        metrics=_metrics(task, graph, codes, split),
+        metrics=measured(codes),
         divergence=divergence,
         arithmetic=engine.arithmetic,
     )
 
 
-def _metrics(task: tasks.Task, graph: IntegerGraph, codes: tuple[Array, ...], split: Split) -> dict[str, float]:
-    """Of output codes, as real numbers; none where the labels are not those of the task, as codes are compared all the same."""
-    try:
-        task.check(graph, split, "verify")
-    except QatError:
-        return {}
+def _none(codes: tuple[Array, ...]) -> dict[str, float]:
+    """Of labels that are not those of the task."""
+    return {}
+
+
+def _metrics(task: tasks.Task, graph: IntegerGraph, split: Split, codes: tuple[Array, ...]) -> dict[str, float]:
+    """Of output codes, as real numbers."""
     real = tuple(x.grid.dequantize(own) for x, own in zip(graph.outputs, codes, strict=True))
     return task.metrics(graph, as_arrays(real), split)
 

@@ -25,6 +25,7 @@ from qat.networks import ResNet8, create
 from qat.networks.catalogue import ADDED as NETWORKS
 from qat.plugins import Group
 from qat.registry import ADDED_BACKENDS, ADDED_TARGETS, BACKENDS, TARGETS, Entry, added_entry, installed
+from qat.tasks import ADDED as TASKS
 
 #: Distributions whose names differ from what is imported.
 DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert", "PIL": "pillow", "sklearn": "scikit-learn", "absl": "absl-py"}
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     for kind, group, load in (
         ("network", NETWORKS, lambda name: create(name).graph()),
         ("data reader", READERS, READERS.load),
+        ("task", TASKS, TASKS.load),
     ):
         rows += _of_others(kind, group, load, lambda name, entry: ("installed", ""))
     for extra, (packages, commands) in TOOLS.items():

@@ -10,6 +10,7 @@ from qat.errors import QatError
 from qat.files import check_distinct, check_writable
 from qat.networks import create
 from qat.scripts.common.flags import add_network_argument, parameter_files, with_files
+from qat.scripts.common.tasks import add_task_argument, with_task
 from qat.training.checkpoint import Checkpoint
 from qat.training.native import params_from
 
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=with_files(), required=True, help="the framework that wrote it")
     add_network_argument(parser)
     parser.add_argument("--ckpt_path", required=True, help="checkpoint to write")
+    add_task_argument(parser, "classification")
     parser.add_argument(
         "--rename", nargs="+", default=[], metavar="OLD=NEW", help="beginnings of names in the file, and in the network"
     )
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     check_writable(args.ckpt_path)
     graph = create(args.network).graph()
     params = params_from(graph, parameter_files(args.backend).load_params(args.file), renamed, args.file)
-    Checkpoint(graph, params).save(args.ckpt_path)
+    with_task(args, Checkpoint(graph, params)).save(args.ckpt_path)
     print(f"saved {args.ckpt_path}: {graph.name}, {graph.count_trainable():,} trainable parameters")
 
 

@@ -144,8 +144,8 @@ def _report(args: argparse.Namespace, before: Checkpoint, after: Checkpoint, dat
     if dataset is not None:
         backend = qat.backend(args.backend)
         for when, each in (("before", before), ("after", after)):
-            metrics = evaluate_metrics(backend, each, dataset.test, device_target=args.device_target)
-            print_metric(each.task, metrics, f" {when}: ")
+            found = evaluate_metrics(backend, each, dataset.test, device_target=args.device_target)
+            print_metric(each.task, found, f" {when}: ")
 
 
 if __name__ == "__main__":

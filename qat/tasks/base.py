@@ -46,7 +46,7 @@ class Task(Serializable, ABC):
     that one of your own is known once its module is imported (commands: ``--import MODULE``).
 
     >>> from dataclasses import dataclass
-    >>> import numpy as np
+    >>> import qat
     >>> from qat.tasks import Metric, Regression
     >>> @dataclass(frozen=True)
     ... class Bounded(Regression):
@@ -54,12 +54,14 @@ class Task(Serializable, ABC):
     ...     METRICS = {"largest error": Metric(higher=False)}
     ...     def measures(self, outputs, targets):
     ...         return {"largest error": float(abs(outputs - targets).max())}
-    >>> Bounded().words("largest error", 0.25)
-    'largest error 0.25'
+    >>> isinstance(Bounded(), qat.Task), Bounded().words("largest error", 0.25)
+    (True, 'largest error 0.25')
     """
 
     name: ClassVar[str] = ""  #: under which --task knows it
     METRICS: ClassVar[Mapping[str, Metric]] = {}  #: by name; those that are not here are better the higher they are
+
+    uses_images: ClassVar[bool] = False  #: whether ``targets`` needs the images, which may have to be read for it
 
     # -- what a task states -----------------------------------------------------------------------------------------
 
@@ -92,7 +94,7 @@ class Task(Serializable, ABC):
 
         Args:
             graph: the network.
-            images: of the batch.
+            images: of the batch; not given in evaluations unless ``uses_images``.
             labels: of the batch; a tuple where the loader mixes samples.
 
         Returns:
@@ -186,7 +188,14 @@ class Task(Serializable, ABC):
 
 
 def main(metrics: Mapping[str, float]) -> tuple[str, float]:
-    """The main metric, which is the first: its name and its value."""
+    """The main metric, which is the first.
+
+    Args:
+        metrics: of ``Task.metrics``.
+
+    Returns:
+        Its name and its value.
+    """
     return next(iter(metrics.items()))
 
 
@@ -224,7 +233,7 @@ def described(labels: Any) -> str:
 
 
 def rows_of(labels: Any, start: int, stop: int) -> Any:
-    """Some rows of labels: an array, ``Rows``, a tuple of them, or None."""
+    """Some rows of labels or images: an array, ``Rows``, a tuple of them, or None."""
     if labels is None:
         return None
     return as_arrays(tuple(x[start:stop] for x in as_tuple(labels)))
@@ -251,7 +260,7 @@ def evaluated_loss(task: Task, graph: Graph, outputs: Arrays, split: Split, loss
     for start in range(0, count, size):
         stop = min(start + size, count)
         real = as_arrays(tuple(x[start:stop].astype(np.float64) for x in found))
-        images = as_arrays(tuple(x[start:stop] for x in as_tuple(split.images)))
+        images: Any = rows_of(split.images, start, stop) if task.uses_images else None
         targets = task.targets(graph, images, rows_of(split.labels, start, stop))
         mean = float(np.asarray(function(NUMPY_OPS, real, targets)).reshape(()))
         total += mean if count == stop - start else mean * (stop - start) / count

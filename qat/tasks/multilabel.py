@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from qat.errors import QatError
-from qat.tasks.base import Metric, Shape, Task, check_rows, described
+from qat.tasks.base import Metric, Shape, Task, check_rows, described, output_names
 from qat.tasks.measures import Table, average_precision, f1, found_table
 from qat.training.losses import binary_cross_entropy
 from qat.vocabulary.arrays import Arrays
@@ -42,6 +42,16 @@ class Multilabel(Task):
 
     def targets(self, graph: Graph, images: Arrays, labels: Any) -> Any:
         return np.asarray(labels, np.float32)
+
+    def check(self, graph: Graph | IntegerGraph, split: Split, where: str) -> None:
+        super().check(graph, split, where)
+        cells = {node.name: getattr(node, "cell", None) for node in getattr(graph, "nodes", ())}
+        last = cells.get(output_names(graph)[0])
+        if "sigmoid" in (getattr(last, "activation", None), getattr(last, "function", None)):
+            raise QatError(
+                f"{where}: {graph.name} ends in a sigmoid, which the loss of multilabel has already; leave it out, so that it "
+                "gives logits"
+            )
 
     def check_labels(self, shape: Shape, labels: Any, where: str, network: str) -> None:
         check_rows(self, labels, where)

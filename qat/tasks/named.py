@@ -129,7 +129,14 @@ def own_loss(name: str) -> Loss:
 
 
 def written(task: Task) -> str:
-    """A task as JSON text, for the metadata of a file."""
+    """A task as JSON text, for the metadata of a file.
+
+    Args:
+        task: any.
+
+    Returns:
+        The text.
+    """
     return json.dumps(task.to_json())
 
 

@@ -33,6 +33,7 @@ class Reconstruction(Task):
     """
 
     name = "reconstruction"
+    uses_images = True
     METRICS: ClassVar = {"AUC": Metric(), "error": Metric(higher=False)}
 
     def loss(self, ops: Ops, outputs: Any, targets: Any) -> Tensor:
@@ -51,6 +52,7 @@ class Reconstruction(Task):
                 "the output with the one input; give a network whose output has the input's shape"
             )
         self.check_labels(shape, split.labels, where, graph.name)
+        _recordings(split)
 
     def check_labels(self, shape: Shape, labels: Any, where: str, network: str) -> None:
         if labels is not None and (
@@ -72,20 +74,32 @@ class Reconstruction(Task):
     @staticmethod
     def of_errors(errors: Array, split: Split) -> dict[str, float]:
         """The metrics of each sample's error. errors: float64 (N,). Raises QatError where a recording has both labels."""
-        labels: Any = split.labels
         found = {"error": float(errors.mean())}
-        if labels is None or set(np.unique(labels).tolist()) != {0, 1}:
+        anomalous = _recordings(split)
+        if anomalous is None:
             return found
-        scores, first = group_means(errors, split.groups)
-        anomalous = labels.astype(bool)
-        if split.groups is not None:
-            shares, _ = group_means(anomalous.astype(np.float64), split.groups)
-            if not np.isin(shares, (0.0, 1.0)).all():
-                mixed = split.groups[first[np.flatnonzero(~np.isin(shares, (0.0, 1.0)))[0]]]
-                raise QatError(
-                    f"group {mixed}: some of its samples are labelled 0 and some 1; a recording has one label"
-                )
-        return {"AUC": ranked_auc(scores, anomalous[first]), **found}
+        scores, _ = group_means(errors, split.groups)
+        return {"AUC": ranked_auc(scores, anomalous), **found}
+
+
+def _recordings(split: Split) -> Array | None:
+    """Whether each recording is an anomaly, booleans (G,); None where labels do not say both of some.
+
+    Raises QatError where one is both.
+    """
+    labels: Any = split.labels
+    if labels is None or set(np.unique(labels).tolist()) != {0, 1}:
+        return None
+    shares, first = group_means(labels.astype(np.float64), split.groups)
+    mixed = np.flatnonzero((shares != 0.0) & (shares != 1.0))
+    if len(mixed):
+        assert split.groups is not None, "each sample has one label"
+        raise QatError(
+            f"group {split.groups[first[mixed[0]]]}: some of its samples are labelled 0 and some 1, but a recording has one "
+            "label; correct them"
+        )
+    anomalous: Array = shares > 0.0
+    return anomalous
 
 
 def sample_errors(outputs: Array, real: Array) -> Array:
@@ -96,7 +110,8 @@ def sample_errors(outputs: Array, real: Array) -> Array:
 
 
 def real_inputs(graph: Graph | IntegerGraph, images: Arrays) -> tuple[Array, ...]:
-    """The real numbers that a network computes with, float32, of what it is fed: (code - zero point) * scale.
+    """The real numbers that a network computes with, float32, of what it is fed: (code - zero point) * scale of codes; real
+    numbers are those themselves.
 
     Args:
         graph: the network, or its integers.
@@ -105,6 +120,9 @@ def real_inputs(graph: Graph | IntegerGraph, images: Arrays) -> tuple[Array, ...
     Returns:
         An array for each input.
     """
+    arrays = as_tuple(images)
+    if all(x.dtype.kind == "f" for x in arrays):
+        return tuple(x.astype(np.float32) for x in arrays)
     nodes: Any = graph.inputs
     if nodes is None:
         raise QatError(
@@ -112,4 +130,4 @@ def real_inputs(graph: Graph | IntegerGraph, images: Arrays) -> tuple[Array, ...
             "be compared with them; give the checkpoint, whose integers it computes"
         )
     grids = [getattr(node, "grid", None) or node.cell.grid for node in nodes]
-    return tuple(grid.dequantize(x.astype(np.int32)) for grid, x in zip(grids, as_tuple(images), strict=True))
+    return tuple(grid.dequantize(x.astype(np.int32)) for grid, x in zip(grids, arrays, strict=True))

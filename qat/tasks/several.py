@@ -28,6 +28,9 @@ class OutputTask(Serializable):
         output: its name in the graph.
         task: of it.
         weight: of its loss in the sum, greater than 0; 1 by default.
+
+    Raises:
+        QatError: for another weight.
     """
 
     output: str
@@ -48,6 +51,9 @@ class Several(Task):
     Args:
         parts: one for each output of the network, in their order.
 
+    Raises:
+        QatError: for less than two parts, or two of one output.
+
     >>> from qat.tasks import Classification, OutputTask, Regression, Several
     >>> task = Several((OutputTask("digit", Classification()), OutputTask("slant", Regression(), weight=0.5)))
     >>> task.words("slant MAE", 0.25)
@@ -66,6 +72,11 @@ class Several(Task):
                 f"--task {' '.join(names)}: give each of several outputs one task, as a=classification b=regression"
             )
 
+    @property
+    def uses_images(self) -> bool:  # type: ignore[override]
+        """Whether a part does."""
+        return any(part.task.uses_images for part in self.parts)
+
     def loss(self, ops: Ops, outputs: Any, targets: Any) -> Tensor:
         total = None
         for part, output, own in zip(self.parts, outputs, targets, strict=True):
@@ -82,7 +93,7 @@ class Several(Task):
         shapes = shapes_of(graph)
         names = output_names(graph)
         own = [part.output for part in self.parts]
-        if len(names) != len(own) or (hasattr(graph, "shapes") and names != own):
+        if len(names) != len(own) or (hasattr(graph, "shapes") and not all(map(_is_of, names, own))):
             raise QatError(
                 f"--task {' '.join(own)}: {graph.name} has the outputs {', '.join(names)}; give each of these its task, in any "
                 "order"
@@ -109,12 +120,14 @@ class Several(Task):
     def ordered(self, outputs: Sequence[str]) -> Several:
         """The same in the order of a graph's outputs. Raises QatError where these are others."""
         own = {part.output: part for part in self.parts}
-        if set(own) != set(outputs):
+        found = [next((part for part in self.parts if _is_of(name, part.output)), None) for name in outputs]
+        parts = tuple(part for part in found if part is not None)
+        if len(outputs) != len(own) or len(set(parts)) < len(own):
             raise QatError(
                 f"--task: there are tasks of {', '.join(own)}, but the network's outputs are {', '.join(outputs)}; give "
                 "each of these one"
             )
-        return replace(self, parts=tuple(own[name] for name in outputs))
+        return replace(self, parts=parts)
 
     def smoothed(self, share: float) -> Task:
         """Spread over the classes of those parts that have such."""
@@ -167,3 +180,8 @@ class Several(Task):
     def value(self, metric: str, value: float) -> str:
         own = self._of(metric)
         return super().value(metric, value) if own is None else own[0].value(own[1], value)
+
+
+def _is_of(name: str, output: str) -> bool:
+    """Whether an output is that of a cell: quantization makes "fc.tanh.fake_quant" of "fc"."""
+    return name == output or name.startswith(f"{output}.")

@@ -85,12 +85,13 @@ class Checkpoint:
         return Checkpoint(graph, params, history=self.history, preparation=self.preparation, task=self.task)
 
     def kept(self) -> dict[str, str]:
-        """What is known of the data, for the metadata of checkpoints and exported files.
+        """What the network is for and what is known of the data, for the metadata of checkpoints and exported files.
 
         Returns:
             JSON texts by key; none of what nobody has said.
         """
-        return {} if self.preparation is None else {"preparation": json.dumps(self.preparation.to_json())}
+        found = {"task": tasks.written(self.task)}
+        return found if self.preparation is None else found | {"preparation": json.dumps(self.preparation.to_json())}
 
     def __repr__(self) -> str:
         kind = "quantized" if self.graph.is_quantized else "float"
@@ -138,7 +139,6 @@ class Checkpoint:
             "epoch": str(self.epoch),
             "history": json.dumps(self.history),
             "progress": json.dumps(self.progress.to_json()),
-            "task": tasks.written(self.task),
         }
         write_atomically(path, safetensors.numpy.save(tensors, metadata | self.kept()))
 

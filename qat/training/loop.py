@@ -24,6 +24,7 @@ from qat.training.checkpoint import Checkpoint
 from qat.training.log import TrainingLog
 from qat.training.losses import Objective
 from qat.training.monitor import Epoch, Progress, best_epoch, plateau_factor, should_stop
+from qat.training.objectives import for_task
 from qat.training.optimizer import learning_rate
 from qat.training.recipe import Recipe
 from qat.training.resuming import check_continues, check_progress, training_record
@@ -97,7 +98,7 @@ def train(
             raise QatError(
                 f"{type(objective).__name__} with a loss of your own: only one is minimised; leave one of them out"
             )
-        objective = objective.of_task(task)
+        objective = for_task(objective, task)
         fields = asdict(objective)  # type: ignore[call-overload]
         entry["objective"] = {"type": type(objective).__name__, **{k: v for k, v in fields.items() if k != "task"}}
     entry |= record or {}
@@ -394,6 +395,13 @@ def evaluate_metrics(
 
     Returns:
         Values by the metric's name, the main one first.
+
+    >>> import numpy as np, qat
+    >>> from qat.networks import LeNet5
+    >>> graph = LeNet5().graph()
+    >>> split = qat.Split(np.zeros((4, 1, 32, 32), np.uint8), np.arange(4))
+    >>> list(qat.evaluate_metrics(qat.backend("torch"), qat.Checkpoint(graph, graph.initial_params()), split))
+    ['top-1']
     """
     check_backend(backend)
     model = backend.lower(checkpoint.graph, checkpoint.params, device_target=device_target)

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from qat.errors import QatError
 from qat.training.forward import Forward, TrainingPasses, single
 from qat.vocabulary.ops import Ops, Tensor
-
-if TYPE_CHECKING:
-    from qat.tasks import Task
 
 Loss = Callable[[Ops, Tensor, Tensor], Tensor]  #: (ops, outputs of the network, targets) -> a scalar
 
@@ -164,22 +159,6 @@ class Objective(ABC):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ()  #: names of the tasks that it is for; none: any
-
-    def of_task(self, task: Task) -> Objective:
-        """The objective in a training for a task, which is put into its field ``task`` where it has one and that is None.
-
-        Raises QatError where it is not for that task.
-        """
-        if self.tasks and task.name not in self.tasks:
-            raise QatError(
-                f"{type(self).__name__} is of {' and '.join(self.tasks)}, but the task is {task.name}; leave it out, or change "
-                "the task"
-            )
-        if is_dataclass(self) and any(
-            field.name == "task" and getattr(self, field.name) is None for field in fields(self)
-        ):
-            return replace(self, task=task)
-        return self
 
     @abstractmethod
     def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:

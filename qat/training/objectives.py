@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from qat.analysis.metrics import bops_of
@@ -258,6 +258,29 @@ class BopsBudget(_Budget):
         for bops in bops_of(passes.graph, {name: bits for name, bits in learned.items() if bits is not None}).values():
             share = share + bops * (1.0 / self.max_bops)
         return share * self.max_bops, share
+
+
+def for_task(objective: Objective, task: Task) -> Objective:
+    """An objective in the training of a task.
+
+    Args:
+        objective: any.
+        task: of the training.
+
+    Returns:
+        The objective, with the task in its field of that name where it has one that is None.
+
+    Raises:
+        QatError: where the objective is not for such a task.
+    """
+    if objective.tasks and task.name not in objective.tasks:
+        raise QatError(
+            f"{type(objective).__name__} is of {' and '.join(objective.tasks)}, but the task is {task.name}; leave it out, or "
+            "change the task"
+        )
+    if isinstance(objective, (Distillation, GTCLoss, _Budget)) and objective.task is None:
+        return replace(objective, task=task)  # type: ignore[type-var]
+    return objective
 
 
 def _set_task(objective: Any, smoothing: float) -> None:

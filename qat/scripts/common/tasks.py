@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from qat import tasks
 from qat.console import print_table
 from qat.data import Dataset
-from qat.errors import QatError
+from qat.errors import QatError, shortened
 from qat.files import check_writable, write_atomically
 from qat.graph import Graph
 from qat.reading import read_text
@@ -70,21 +71,27 @@ def with_weights(args: argparse.Namespace, task: tasks.Task, graph: Graph, datas
         task.check(graph, dataset.train, dataset.source)
         classes = shapes_of(graph)[0][0]
         return task.weighted(tasks.balanced_weights(dataset.train.labels, classes, getattr(task, "ignored", None)))
-    texts = args.class_weights
+    return task.weighted(read_weights(args.class_weights))
+
+
+def read_weights(texts: Sequence[str]) -> tuple[float, ...]:
+    """The numbers that --class_weights gives, or the file that it names. Raises QatError where they are none."""
+    where = ""
     if len(texts) == 1 and not _is_number(texts[0]):
+        where = f" {texts[0]}"
         texts = read_text(texts[0], "give --class_weights numbers, a text file of such, or 'balanced'").split()
     wrong = [text for text in texts if not _is_number(text)]
-    if wrong:
-        raise QatError(f"--class_weights: {wrong[0]!r} is no number; give one number for each class")
-    return task.weighted(tuple(map(float, texts)))
+    if wrong or not texts:
+        found = f"{shortened(wrong[0])} is no number" if wrong else "there is no number"
+        raise QatError(f"--class_weights{where}: {found}; give one for each class")
+    return tuple(map(float, texts))
 
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 def add_class_arguments(parser: argparse.ArgumentParser) -> None:
