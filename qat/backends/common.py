@@ -245,10 +245,12 @@ class TrainingStep:
         size = samples // count
         if size * count != samples:
             raise QatError(
-                f"a batch of {samples} samples cannot be computed in {count} equal parts, whose mean gradient would not be that "
-                f"of the batch; use a batch_size that is a multiple of {count * self._worker.count}"
+                f"a batch of {samples} samples cannot be computed in {count} equal parts, whose mean gradient would not be "
+                f"that of the batch; use a batch_size that is a multiple of {count * self._worker.count}"
             )
-        begun, loss, sums, terms = self.model.step, 0.0, [], {}
+        begun, loss = self.model.step, 0.0
+        sums: Sequence[Tensor | None] = []
+        terms: Mapping[str, Tensor] = {}
         for part in range(count):
             self.model.step = begun  # all parts are of the same step, and so of the same phase
             own = slice(part * size, (part + 1) * size)

@@ -63,8 +63,8 @@ def named_quantizer(side: str, text: str, settings: Mapping[str, Any], given: Co
         if not equals or field not in own:
             hint = hints.perhaps(field, own)
             raise QatError(
-                f"--{side} {shortened(text)}: {shortened(option)} sets no field of {cls.__name__}{hint}; write FIELD=VALUE with "
-                f"one of {', '.join(own)}"
+                f"--{side} {shortened(text)}: {shortened(option)} sets no field of {cls.__name__}{hint}; write FIELD=VALUE "
+                f"with one of {', '.join(own)}"
             )
         values[field] = _value(value)
     try:

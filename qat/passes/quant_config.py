@@ -78,12 +78,11 @@ def read_quant_config(path: str | Path, steps: Callable[[str, str], int] | None 
         hint = perhaps(unknown[0], known)
         raise QatError(f"{path}: {shortened(unknown[0])} is not a setting{hint}; use {', '.join(known)}")
     try:
-        if steps is not None:
-            data = _in_steps(data, steps)
-        check_settings(data)
+        settings: dict[str, Any] = data if steps is None else _in_steps(data, steps)
+        check_settings(settings)
     except QatError as error:
         raise QatError(f"{path}: {error}") from None
-    return data
+    return settings
 
 
 def _in_steps(settings: dict[str, Any], steps: Callable[[str, str], int]) -> dict[str, Any]:

@@ -374,7 +374,10 @@ class Step(TrainingStep):
 
     def _apply(self, gradients: Sequence[Tensor], lr: float) -> None:
         if self._settings.clip_norm:
-            gradients = ops.clip_by_global_norm(tuple(gradients), self._settings.clip_norm)
+            # ops.clip_by_global_norm gives a gradient without axes one, which the optimizer refuses.
+            limit = self._settings.clip_norm
+            norm = ops.sqrt(ops.addn([(gradient * gradient).sum() for gradient in gradients]))
+            gradients = [gradient * (limit / ops.maximum(norm, limit)) for gradient in gradients]
         # set_data would give the parameter other memory, which the compiled optimizer does not look at.
         ops.assign(self.optimizer.learning_rate, Tensor(np.float32(lr)))
         self.optimizer(tuple(gradients))

@@ -296,7 +296,7 @@ class Step(TrainingStep):
         self.optimizer.step()
 
     def _mixed(self, averages: list[Tensor], values: list[Tensor], share: float) -> list[Tensor]:
-        get_ema_multi_avg_fn(1.0 - share)(averages, values, None)
+        get_ema_multi_avg_fn(1.0 - share)(averages, values, None)  # type: ignore[no-untyped-call]
         return averages
 
     def _average(self, loss: Tensor) -> Tensor:
