@@ -113,7 +113,8 @@ class Parser(argparse.ArgumentParser):
         given, be it with the value of the default.
         """
         files = _flag_files(args)
-        typed, args = args, _expanded(args, files) if files else args
+        typed = [self._spelt(x) for x in args]
+        args = [self._spelt(x) for x in _expanded(args, files)] if files else typed
         unknown = self._unknown_flags(args)  # first, since a wrong name is why a required flag is missing
         if not unknown:
             found, unknown = self.parse_known_args(args)
@@ -147,6 +148,14 @@ class Parser(argparse.ArgumentParser):
             choices = [x for x in action.choices or () if isinstance(x, str)]
             error.message += hints.perhaps(str(value), choices, hints.VALUES)
             raise
+
+    def _spelt(self, argument: str) -> str:
+        """A flag with - for _, or _ for -, as this command spells it; everything else as it is."""
+        flag, equals, value = argument.partition("=")
+        if flag in self._option_string_actions or not flag.startswith("--"):
+            return argument
+        known = {name.replace("-", "_"): name for name in self._option_string_actions}
+        return known.get(flag.replace("-", "_"), flag) + equals + value
 
     def _unknown_flags(self, args: Sequence[str]) -> list[str]:
         """Those that look like flags and are none of this command."""
@@ -183,7 +192,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         if action.default in (None, False, []) or action.required:
             return action.help
         if isinstance(action.default, list):
-            return f"{action.help} (default: {' '.join(str(value).lower() for value in action.default)})"
+            values = " ".join(str(value).lower() for value in action.default).replace("%", "%%")
+            return f"{action.help} (default: {values})"
         return super()._get_help_string(action)
 
 

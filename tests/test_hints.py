@@ -13,9 +13,9 @@ from qat.training.devices import choose_device
 
 #: command and what was typed -> the flag that is meant.
 MEANT = """
-train --data: --data_path            train --dataset: --data_path         train --data-path: --data_path
+train --data: --data_path            train --dataset: --data_path
 train --epoch: --epochs              train --num_epochs: --epochs         train --learning_rate: --lr
-train --batch: --batch_size          train --batch-size: --batch_size     train --bs: --batch_size
+train --batch: --batch_size          train --bs: --batch_size
 train --checkpoint: --ckpt_path      train --net: --network               train --output: --save_path
 train --device: --device_target      train --wd: --weight_decay           train --val: --validation
 train --smoothing: --label_smoothing  train --patience: --early_stopping   train --optim: --optimizer
@@ -30,7 +30,7 @@ compress --num_bits: --bits          compress --ckpt_path: --input_path   compre
 compile --format: --target           compile --ckpt: --input_path         evaluate --ckpt_path: --input_path
 run --checkpoint: --input_path       run --img: --image                   score --ckpt: --model
 train-gtc --epochs: --num_epochs     train-gtc --lr: --learning_rate      train-gtc --output: --name_of_experiment
-train-lenet5 --epochs: --epoch-end   train-lenet5 --batch_size: --batch-size
+train-lenet5 --epochs: --epoch-end   train-lenet5 --bs: --batch-size
 train-lenet5 --device_target: --device                                    test-lenet5 --ckpt: --best-checkpoint
 train-yournet --num_epochs: --epoch-end                                   train-yournet --bs: --batch-size
 train-svhn --bits: --widths          train-svhn --num_epochs: --epochs    train-svhn --workers: --jobs

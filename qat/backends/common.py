@@ -14,8 +14,9 @@ included: these are the names that a subclass defines. A backend is two modules:
     the framework needs them. In training it runs ``_pass``, the loop over the graph's nodes.
   - ``lower``, which gives its arguments to ``to_lower`` and the result to ``LoweredNetwork``.
   - ``seed``, which may draw from ``own_generator``.
-  - ``Step``, a subclass of ``TrainingStep``. It defines ``_update``, ``_slots`` and ``_set_slots``, and ``_means`` where
-    several processes may train one network; ``qat.training.losses.step_terms`` is what it differentiates.
+  - ``Step``, a subclass of ``TrainingStep``. It defines ``_gradient``, ``_apply``, ``_slots`` and ``_set_slots``, and
+    ``_means`` where several processes may train one network; ``qat.training.losses.step_terms`` is what it differentiates.
+    It may override ``_update``, which is both, and ``_mixed``, where the framework has something faster.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from qat.cells.normalization import STATISTICS
 from qat.deploy.inference import (
     Deployment,
     params_to_lower,
@@ -35,12 +37,13 @@ from qat.deploy.inference import (
     real_outputs,
     trace,
 )
+from qat.errors import QatError
 from qat.graph import Graph, Network, Params, as_graph
 from qat.integer import Evaluator, IntegerGraph
 from qat.training.devices import choose_device
 from qat.training.forward import Forward
 from qat.training.losses import Loss, Objective
-from qat.training.optimizer import check_state
+from qat.training.optimizer import Optimizer, check_state, ema_decay
 from qat.training.workers import this_worker, training_worker
 from qat.vocabulary.arrays import Arrays, as_tuple, check_samples
 from qat.vocabulary.ops import Array, Kind, Ops, Tensor
@@ -56,6 +59,8 @@ __all__ = [
     "trace",
     "write",
 ]
+
+LAST = "last"  #: the slot with what a parameter is, where the checkpoint has its average
 
 
 class Lowered:
@@ -179,6 +184,7 @@ class TrainingStep:
         backend: its name, for messages.
         launcher: what starts its workers when several processes train one network (``qat.training.workers``); None: the
             backend trains in one process only.
+        optimizer: its settings.
         compile: whether the step is to be compiled by the framework.
 
     Raises:
@@ -186,11 +192,22 @@ class TrainingStep:
     """
 
     def __init__(
-        self, model: Any, loss: Loss | Objective, backend: str, launcher: str | None, *, compile: bool = False
+        self,
+        model: Any,
+        loss: Loss | Objective,
+        backend: str,
+        launcher: str | None,
+        optimizer: Optimizer,
+        *,
+        compile: bool = False,
     ) -> None:
-        self.model, self.loss = model, loss
+        self.model, self.loss, self._settings = model, loss, optimizer
         self._worker = training_worker(launcher, backend, compile=compile)
         self._terms: Mapping[str, Tensor] = {}
+        self._averages: dict[str, Tensor] = {}
+        if optimizer.ema:
+            kinds, averaged = model.graph.params, self._averaged()
+            self._averages = {name: model._ops.from_numpy(a, kinds[name].kind) for name, a in averaged.items()}
 
     def __call__(self, x: Arrays, y: Arrays, lr: float) -> float:
         """One training step on a batch; of several workers each is given the joint batch and takes its share.
@@ -206,14 +223,80 @@ class TrainingStep:
         graph = self.model.graph
         check_samples(as_tuple(x), graph.input_specs, np.ndarray, graph.name)
         pixels, targets = as_tuple(self._worker.share(x)), as_tuple(self._worker.share(y))
-        loss, self._terms = self._update(pixels, targets, lr)
+        update = self._update if self._settings.accumulate == 1 else self._update_in_parts
+        loss, self._terms = update(pixels, targets, lr)
+        if self._averages:
+            self._follow()
         return loss
 
     def _update(
         self, pixels: tuple[Array, ...], targets: tuple[Array, ...], lr: float
     ) -> tuple[float, Mapping[str, Tensor]]:
         """One step on this worker's share: the joint loss, and this worker's terms (``qat.training.losses.step_terms``)."""
+        loss, gradients, terms = self._gradient(pixels, targets)
+        self._apply(gradients, lr)
+        return float(loss), terms
+
+    def _update_in_parts(
+        self, pixels: tuple[Array, ...], targets: tuple[Array, ...], lr: float
+    ) -> tuple[float, Mapping[str, Tensor]]:
+        """As ``_update``, but the share is computed in several parts; the terms are those of the last one."""
+        count, samples = self._settings.accumulate, len(pixels[0])
+        size = samples // count
+        if size * count != samples:
+            raise QatError(
+                f"a batch of {samples} samples cannot be computed in {count} equal parts, whose mean gradient would not be "
+                f"that of the batch; use a batch_size that is a multiple of {count * self._worker.count}"
+            )
+        begun, loss = self.model.step, 0.0
+        sums: Sequence[Tensor | None] = []
+        terms: Mapping[str, Tensor] = {}
+        for part in range(count):
+            self.model.step = begun  # all parts are of the same step, and so of the same phase
+            own = slice(part * size, (part + 1) * size)
+            found, gradients, terms = self._gradient(tuple(x[own] for x in pixels), tuple(y[own] for y in targets))
+            loss += float(found) / count
+            sums = gradients if part == 0 else [_sum(*pair) for pair in zip(sums, gradients, strict=True)]
+        self._apply([None if g is None else g / count for g in sums], lr)
+        return loss, terms
+
+    def _gradient(
+        self, pixels: tuple[Array, ...], targets: tuple[Array, ...]
+    ) -> tuple[Tensor, Sequence[Tensor | None], Mapping[str, Tensor]]:
+        """One forward and backward pass of training, which also updates the state and counts a step: the loss, the gradients in
+        an order that ``_apply`` knows, both means over the workers, and the terms. None: a parameter that the loss does not
+        depend on.
+        """
         raise NotImplementedError
+
+    def _apply(self, gradients: Sequence[Tensor | None], lr: float) -> None:
+        """Clip the gradients and let the optimizer update the parameters."""
+        raise NotImplementedError
+
+    def _averaged(self) -> Params:
+        """What has averages (``Optimizer.ema``), as it is now, in memory of its own."""
+        model = self.model
+        return {
+            name: np.array(model._ops.to_numpy(tensor, model.graph.params[name].kind))
+            for name, tensor in model.tensors.items()
+            if model.graph.params[name].trainable or name.rpartition(".")[2] in STATISTICS
+        }
+
+    def _follow(self) -> None:
+        """Let the averages follow what they are averages of."""
+        with self.model._evaluating():
+            values, share = self.model._values(), 1.0 - ema_decay(self._settings.ema, self.model.step)
+            mixed = self._mixed([*self._averages.values()], [values[name] for name in self._averages], share)
+            self._averages = dict(zip(self._averages, mixed, strict=True))
+
+    def _mixed(self, averages: list[Tensor], values: list[Tensor], share: float) -> Sequence[Tensor]:
+        """average + (value - average) share, of each."""
+        return [old + (new - old) * share for old, new in zip(averages, values, strict=True)]
+
+    def averages(self) -> dict[str, Array]:
+        """The averages of parameters and statistics (``Optimizer.ema``), canonical, by full name; empty without ema."""
+        kinds = self.model.graph.params
+        return {name: self.model._ops.to_numpy(tensor, kinds[name].kind) for name, tensor in self._averages.items()}
 
     def _means(self, figures: Array) -> Array:
         """Means over the workers of this worker's figures, float32 (K,)."""
@@ -243,7 +326,9 @@ class TrainingStep:
 
     def state(self) -> dict[str, Array]:
         """The optimizer's state, canonical, by "<parameter>.<slot>"; what all parameters share is "optimizer.<slot>"."""
-        return {name: self.model._ops.to_numpy(tensor, self._kind(name)) for name, tensor in self._slots().items()}
+        slots = {name: self.model._ops.to_numpy(tensor, self._kind(name)) for name, tensor in self._slots().items()}
+        last = self._averaged() if self._averages else {}  # since a checkpoint's parameters are the averages
+        return slots | {f"{name}.{LAST}": array for name, array in last.items()}
 
     def load_state(self, state: Mapping[str, Array]) -> None:
         """The inverse of ``state``.
@@ -252,4 +337,11 @@ class TrainingStep:
             QatError: the state is of another network or optimizer, or not finite.
         """
         check_state(state, self.state())
-        self._set_slots(state)
+        last = {name.rpartition(".")[0]: array for name, array in state.items() if name.endswith(f".{LAST}")}
+        self._set_slots({name: array for name, array in state.items() if not name.endswith(f".{LAST}")})
+        if last:
+            write(self.model, last)
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b

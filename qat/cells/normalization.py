@@ -14,6 +14,7 @@ from qat.vocabulary.ops import Ops, Tensor
 #: Folded factors below this are taken for dead: dividing a statistic by them would only amplify rounding.
 SMALLEST_FACTOR = 1e-6
 SMALLEST_VARIANCE = 1e-24  #: keeps 0 / 0 out of a dead channel's normalisation
+STATISTICS = ("moving_mean", "moving_variance")  #: state that follows the batches
 
 
 def batch_norm_params(channels: int) -> dict[str, Param]:
@@ -48,6 +49,6 @@ def channel_statistics(ops: Ops, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def follow_statistics(scope: Scope, momentum: float, mean: Tensor, variance: Tensor) -> None:
     """moving = momentum * moving + (1 - momentum) * batch, as MindSpore counts."""
-    for name, batch in (("moving_mean", mean), ("moving_variance", variance)):
+    for name, batch in zip(STATISTICS, (mean, variance), strict=True):
         old = scope.param(name)
         scope.update(name, old + (scope.ops.stop_gradient(batch) - old) * (1.0 - momentum))

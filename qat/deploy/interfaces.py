@@ -33,6 +33,9 @@ class Step(Protocol):
     def means(self, figures: Sequence[float]) -> list[float]:
         """Of each figure over the workers, so that all of them decide alike; the figures themselves where there is one."""
 
+    def averages(self) -> dict[str, Array]:
+        """What ``Optimizer.ema`` asks for, canonical, by full name; empty where it asks for nothing."""
+
     def state(self) -> dict[str, Array]:
         """The optimizer's state, by "<parameter>.<name of the state>"."""
 

@@ -10,6 +10,7 @@ layers:                     # other values for some cells, by patterns of their 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from qat.reading import read_text, reading
 LARGEST = 1 << 16  #: bytes; a settings file is a page
 DEEPEST = 20  #: values within values
 ADVICE = "see docs/quantizers.md for the form"
+
+
+LENGTHS = ("quant_delay", "freeze_bn")  #: settings that count steps
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -50,8 +54,19 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
         return super().construct_mapping(node, deep)
 
 
-def read_quant_config(path: str | Path) -> dict[str, Any]:
-    """Keyword arguments for convert_quant_network. Raises QatError where the file does not hold them."""
+def read_quant_config(path: str | Path, steps: Callable[[str, str], int] | None = None) -> dict[str, Any]:
+    """Keyword arguments for convert_quant_network.
+
+    Args:
+        path: of the file.
+        steps: from the name of a setting and a length as text ("10%") to steps; None: lengths are numbers of steps.
+
+    Returns:
+        The arguments by name.
+
+    Raises:
+        QatError: where the file does not hold them.
+    """
     text = read_text(path, f"give a YAML file; {ADVICE}", limit=LARGEST)
     with reading(path, "YAML", ADVICE):
         data = yaml.load(text, _Loader)  # (of SafeLoader's kinds alone)
@@ -63,7 +78,21 @@ def read_quant_config(path: str | Path) -> dict[str, Any]:
         hint = perhaps(unknown[0], known)
         raise QatError(f"{path}: {shortened(unknown[0])} is not a setting{hint}; use {', '.join(known)}")
     try:
-        check_settings(data)
+        settings: dict[str, Any] = data if steps is None else _in_steps(data, steps)
+        check_settings(settings)
     except QatError as error:
         raise QatError(f"{path}: {error}") from None
-    return data
+    return settings
+
+
+def _in_steps(settings: dict[str, Any], steps: Callable[[str, str], int]) -> dict[str, Any]:
+    """The settings, with steps in place of the lengths in them."""
+
+    def changed(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: changed(str(key), each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [changed(name, each) for each in value]
+        return steps(name, value) if name in LENGTHS and isinstance(value, str) else value
+
+    return {name: changed(name, value) for name, value in settings.items()}

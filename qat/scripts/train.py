@@ -16,7 +16,7 @@ from qat.networks.catalogue import ADDED
 from qat.scripts.common import sparsity
 from qat.scripts.common.files import load_checkpoint
 from qat.scripts.common.flags import add_backend_arguments, add_data_argument, add_network_argument
-from qat.scripts.common.training import add_training_arguments, recipe, train_and_save
+from qat.scripts.common.training import add_training_arguments, prepared, recipe, train_and_save
 from qat.training.checkpoint import Checkpoint
 
 
@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> None:
         start = _start(args)
         source = Path(args.ckpt_path)
         path = Path(args.save_path or source.with_name(f"{source.stem}_tuned{source.suffix}"))
-    train_and_save(args, sparsity.with_pruner(args, start), args.data_path, path)
+    dataset, span = prepared(args, start, path)
+    train_and_save(args, sparsity.with_pruner(args, start, span), dataset, path)
 
 
 def _short(network: str) -> str:

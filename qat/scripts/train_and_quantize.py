@@ -30,6 +30,7 @@ from qat.scripts.common.quantization import add_quantization_arguments, quantiza
 from qat.scripts.common.tasks import add_task_argument, with_task
 from qat.tasks import main
 from qat.training.checkpoint import Checkpoint
+from qat.training.lengths import span_of
 from qat.training.loop import evaluate_metrics, train
 from qat.training.optimizer import Optimizer
 from qat.training.recipe import Recipe
@@ -89,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
     graph = create(args.network).graph()
     dataset = load_data(args.data_path, graph)
     check_calibration(args, dataset)
-    settings = quantization_settings(args)
+    fine = replace(recipe, epochs=args.qat_epochs, lr=args.qat_lr) if args.qat_epochs else None
+    settings = quantization_settings(args, span_of(dataset, fine) if fine else None)
     quantized_graph = qat.convert_quant_network(graph, **settings)  # raises now, where a setting is wrong
     qat.to_integer(quantized_graph, quantized_graph.observed_params())
 
@@ -97,8 +99,7 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = train(backend, start, dataset, recipe, device_target=args.device_target)
     before = evaluate_metrics(backend, checkpoint, dataset.test, device_target=args.device_target)
     quantized = calibrated(args, checkpoint, dataset, **settings)
-    if args.qat_epochs:
-        fine = replace(recipe, epochs=args.qat_epochs, lr=args.qat_lr)
+    if fine:
         quantized = train(backend, quantized, dataset, fine, device_target=args.device_target)
     quantized.save(files["ckpt"])
 

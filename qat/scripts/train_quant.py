@@ -16,9 +16,15 @@ from qat.errors import QatError
 from qat.graph import Graph
 from qat.scripts.common import sparsity
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument
-from qat.scripts.common.quantization import QUANTIZATION, add_quantization_arguments, quantization_settings
-from qat.scripts.common.training import add_training_arguments, train_and_save
+from qat.scripts.common.quantization import (
+    QUANTIZATION,
+    add_delay_argument,
+    add_quantization_arguments,
+    quantization_settings,
+)
+from qat.scripts.common.training import add_training_arguments, prepared, train_and_save
 from qat.training.checkpoint import Checkpoint
+from qat.training.lengths import Span
 from qat.training.losses import Objective
 from qat.training.objectives import BopsBudget, SizeBudget
 
@@ -32,9 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_backend_arguments(parser)
     add_training_arguments(parser, lr=0.01, save_path="<ckpt_path without its ending>_quant.ckpt")
     quantization = add_quantization_arguments(parser)
-    quantization.add_argument(
-        "--quant_delay", type=int, nargs="+", default=[900], metavar="STEPS", help="steps before quantization sets in"
-    )
+    add_delay_argument(quantization)
     sparsity.add_arguments(parser)
     budget = parser.add_argument_group(
         "budget",
@@ -53,10 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     checkpoint = Checkpoint.load(args.ckpt_path)
-    start = _quantized(args, checkpoint) if checkpoint.graph.is_quantized else _converted(args, checkpoint)
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_quant{source.suffix}"))
-    end = train_and_save(args, sparsity.with_pruner(args, start), args.data_path, path, _budget(args, start.graph))
+    dataset, span = prepared(args, checkpoint, path)
+    start = _quantized(args, checkpoint) if checkpoint.graph.is_quantized else _converted(args, checkpoint, span)
+    end = train_and_save(args, sparsity.with_pruner(args, start, span), dataset, path, _budget(args, start.graph))
     learned = learned_bits(end.graph, end.params)
     if learned:
         print("bits learned: " + ", ".join(f"{name} {bits}" for name, bits in learned.items()))
@@ -80,10 +85,9 @@ def _budget(args: argparse.Namespace, graph: Graph) -> Objective | None:
     return SizeBudget(args.bits_per_weight, args.lambda_size, args.label_smoothing)
 
 
-def _converted(args: argparse.Namespace, checkpoint: Checkpoint) -> Checkpoint:
+def _converted(args: argparse.Namespace, checkpoint: Checkpoint, span: Span) -> Checkpoint:
     """Where training starts from a float network."""
-    settings = {"quant_delay": args.quant_delay} | quantization_settings(args)
-    graph = qat.convert_quant_network(checkpoint.graph, **settings)
+    graph = qat.convert_quant_network(checkpoint.graph, **quantization_settings(args, span))
     qat.to_integer(graph, graph.observed_params())  # raises now, not after hours, where something has no quantizer
     return checkpoint.derived(graph, graph.initial_params(args.seed) | checkpoint.params)
 

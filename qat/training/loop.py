@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,13 +15,14 @@ import numpy as np
 from qat.data import Augmentation, Dataset, Split, accuracy
 from qat.deploy.interfaces import Step, TrainingBackend, check_backend
 from qat.errors import NotFiniteError, QatError
-from qat.graph import Graph
+from qat.graph import Graph, Params
 from qat.passes.apply_masks import apply_masks
 from qat.passes.logits_graph import logits_graph
 from qat.pruning.magnitude import pruners
 from qat.pruning.training import PruningInTraining
 from qat.tasks import Classification, Loss, Task, evaluated_loss, main
 from qat.training.checkpoint import Checkpoint
+from qat.training.lengths import steps_of_epoch
 from qat.training.log import TrainingLog
 from qat.training.losses import Objective
 from qat.training.monitor import Epoch, Progress, best_epoch, plateau_factor, should_stop
@@ -155,16 +157,16 @@ def _course(
     start: Checkpoint, held: Dataset, recipe: Recipe, record: Mapping[str, Any], stop_after: int | None
 ) -> _Course:
     """How far training goes. Raises QatError where it cannot go there, or cannot go on from ``start``."""
-    steps = len(held.train) // recipe.batch_size
-    if not steps:
-        raise QatError(
-            f"batch_size {recipe.batch_size} is larger than the {len(held.train)} training images of {held.source}; use a "
-            "smaller one"
-        )
+    steps = steps_of_epoch(len(held.train), recipe.batch_size, held.source)
     if start.step:
         check_continues(start, record)
         check_progress(start, recipe, steps)
     total = recipe.epochs * steps
+    if recipe.warmup >= total:
+        raise QatError(
+            f"warmup: the rate rises for {recipe.warmup} steps, but {recipe.epochs} epochs have {total} steps, so that it "
+            "would never reach --lr; give fewer, as 5%"
+        )
     counts_from = 1 + max((pruner.last for pruner in pruners(start.graph).values()), default=-1)
     if recipe.keep_best and counts_from > total:
         raise QatError(
@@ -252,7 +254,7 @@ class _Run:
         batches = self.data.train.batches(recipe.batch_size, recipe.seed, number, self.augmentation)
         for images, given in islice(batches, self.done % steps, None):
             targets = self._targets(images, given)
-            lr = factor * learning_rate(recipe.lr_schedule, recipe.lr, self.done, self.course.total)
+            lr = factor * learning_rate(recipe.lr_schedule, recipe.lr, self.done, self.course.total, recipe.warmup)
             self._train_step(images, targets, lr, log)
             ended, saves = self.done % steps == 0, self.hooks.saves(self.done, steps)
             if ended or saves:
@@ -301,13 +303,14 @@ class _Run:
         """Evaluate the images that are held back, and keep the parameters where they are the best so far."""
         ended = Epoch(self.done, self.progress.loss_sum / self.course.steps, lr)
         if self.recipe.validation:
-            metric, figures = self._validated()
-            held_loss, value = self.step.means(figures)
+            with self._averaged():
+                metric, figures = self._validated()
+                held_loss, value = self.step.means(figures)
             ended = replace(ended, validation_loss=held_loss, validation_metric=value, metric=metric)
             log.validation(ended, self.task)
         self.progress = Progress((*self.progress.epochs, ended))
         if self.recipe.keep_best and self._best_epoch() == len(self.progress.epochs) - 1:
-            self.best = apply_masks(self.graph, self.backend.read(self.model))
+            self.best = apply_masks(self.graph, self._params())
 
     def _targets(self, images: Arrays, given: Arrays) -> Arrays:
         """What the loss is given: the task's targets, and behind them what ``Split.targets`` holds."""
@@ -331,7 +334,7 @@ class _Run:
 
     def _snapshot(self) -> Checkpoint:
         """What is done so far. Once all is done, what masks hide is 0."""
-        params = self.backend.read(self.model)
+        params = self._params()
         if self.done == self.course.total:
             params = apply_masks(self.graph, params)
         return Checkpoint(
@@ -346,6 +349,25 @@ class _Run:
             preparation=self.data.preparation or self.preparation,
             task=self.task,
         )
+
+    def _params(self) -> Params:
+        """What is evaluated and saved: averages where the optimizer keeps them (``Optimizer.ema``)."""
+        params = self.backend.read(self.model)
+        return params | self.step.averages() if self.recipe.optimizer.ema else params
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The model with what ``_params`` has."""
+        if not self.recipe.optimizer.ema:
+            yield
+            return
+        averages, last = self.step.averages(), self.backend.read(self.model)
+        last = {name: np.array(last[name]) for name in averages}
+        self.backend.write(self.model, averages)
+        try:
+            yield
+        finally:
+            self.backend.write(self.model, last)
 
     def _check_finite(self, images: Arrays) -> None:
         """Raise NotFiniteError where parameters or outputs are not finite.

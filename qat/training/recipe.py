@@ -34,6 +34,8 @@ class Recipe:
         keep_best: end with the parameters of the epoch with the lowest validation loss, not of the last; default False.
         augment_shift: each time an image is seen, it is moved at random by up to so many pixels; default 0.
         augment_flip: each time an image is seen, it is mirrored or not, at random; default False.
+        warmup: so many steps at the beginning, the schedule's rate is multiplied by a share that rises evenly to 1 (Goyal et
+            al., arXiv 1706.02677, section 2.2); default 0.
 
     Raises:
         QatError: a value has another type or makes no sense, as 0 epochs.
@@ -56,6 +58,7 @@ class Recipe:
     keep_best: bool = False
     augment_shift: int = 0
     augment_flip: bool = False
+    warmup: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.optimizer, str):
@@ -77,6 +80,7 @@ class Recipe:
         for name, value in (
             ("validation", self.validation),
             ("early_stopping", self.early_stopping),
+            ("warmup", self.warmup),
         ):
             if value < 0:
                 raise QatError(f"{name} is {value}; use 0 or a positive number")

@@ -12,6 +12,7 @@ from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError
 from qat.tasks import Classification, Loss, Task
 from qat.training.checkpoint import Checkpoint
+from qat.training.optimizer import Optimizer
 from qat.training.recipe import Recipe
 
 LENGTHLESS = ("constant", "halving", "plateau")  #: schedules whose rates do not depend on the number of epochs
@@ -45,6 +46,8 @@ def check_continues(start: Checkpoint, record: Mapping[str, Any]) -> None:
     """Raise QatError unless the checkpoint was made by the training that ``record`` describes."""
     # What a recipe could not say yet when the checkpoint was made had its default.
     before = {**asdict(Recipe()), **start.history[0]} if start.history else {}
+    if isinstance(before.get("optimizer"), dict):
+        before["optimizer"] = {**asdict(Optimizer()), **before["optimizer"]}
     any_length = record["lr_schedule"] in LENGTHLESS  # what was done does not depend on how much was to follow
     keys = [key for key in {**before, **record} if not (any_length and key == "epochs")]
     changed = [key for key in keys if before.get(key) != record.get(key)]

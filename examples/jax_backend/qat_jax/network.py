@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -82,8 +82,7 @@ class Step(TrainingStep):
         *,
         compile: bool = False,
     ) -> None:
-        super().__init__(model, loss, NAME, None)
-        self.optimizer = optimizer
+        super().__init__(model, loss, NAME, None, optimizer)
         self._trained = [name for name, param in model.graph.params.items() if param.trainable]
         slots = [(name, slot) for name in self._trained for slot in SLOTS[optimizer.name]]
         self._state = {f"{name}.{slot}": jnp.zeros_like(model.tensors[name]) for name, slot in slots}
@@ -93,20 +92,23 @@ class Step(TrainingStep):
         # No fused multiply-add, which rounds once: codes could differ from deployment's. Releases heed one option or the other.
         options = {"xla_backend_optimization_level": 0, "xla_cpu_max_isa": "AVX"}
         self._compiled = jax.jit(self._compute, static_argnums=0, compiler_options=options)
+        self._optimize = jax.jit(self._optimized, compiler_options=options)
 
-    def _update(
-        self, pixels: tuple[Array, ...], targets: tuple[Array, ...], lr: float
-    ) -> tuple[float, Mapping[str, Tensor]]:
+    def _gradient(self, pixels: tuple[Array, ...], targets: tuple[Array, ...]) -> Any:
         model, key = self.model, jax.random.key(int(_draws["seed"].integers(1 << 31)))
-        arguments = model.tensors, self._state, pixels, single(targets), np.float32(lr), key
-        terms, values, state = self._compiled(model._pass.phase(model.step), *jax.device_put(arguments, CPU))
-        model._assign(values)
-        self._set_slots(state)
+        arguments = jax.device_put((model.tensors, pixels, single(targets), key), CPU)
+        terms, gradients, updates = self._compiled(model._pass.phase(model.step), *arguments)
+        model._assign(updates)
         model.step += 1
-        return float(terms[0]), dict(zip(self._names, terms, strict=True))
+        return terms[0], [gradients[name] for name in self._trained], dict(zip(self._names, terms, strict=True))
 
-    def _compute(self, phase: int, params: Any, state: Any, pixels: Any, targets: Any, lr: Tensor, key: Tensor) -> Any:
-        """The terms, and the new values of parameters, network's state and optimizer's state."""
+    def _apply(self, gradients: Sequence[Tensor | None], lr: float) -> None:
+        trained = {name: self.model.tensors[name] for name in self._trained}
+        values, self._state = self._optimize(trained, gradients, self._state, jax.device_put(np.float32(lr), CPU))
+        self.model._assign(values)
+
+    def _compute(self, phase: int, params: Any, pixels: Any, targets: Any, key: Tensor) -> Any:
+        """The terms, the gradients and the new values of the network's state."""
         self.model._ops.key = key
         inputs = tuple(x.astype(jnp.float32) for x in pixels)
 
@@ -117,22 +119,25 @@ class Step(TrainingStep):
 
         trained = {name: params[name] for name in self._trained}
         gradients, (terms, updates) = jax.grad(loss_of, has_aux=True)(trained)
-        trained, state = self._optimized(trained, gradients, state, lr)
-        return terms, trained | updates, state
+        return terms, gradients, updates
 
     def _optimized(self, params: Any, gradients: Any, state: Any, lr: Tensor) -> Any:
         """New parameters and optimizer's state (``qat.training.optimizer.Optimizer``)."""
         new, kept = {}, {name: state[name] + 1.0 for name in state if name == "optimizer.step"}
-        for name, p in params.items():
-            g = gradients[name] + (self.optimizer.weight_decay * p if p.ndim > 1 else 0.0)
-            before = {slot: state[f"{name}.{slot}"] for slot in SLOTS[self.optimizer.name]}
-            if self.optimizer.name == "momentum":
-                after = {"momentum": self.optimizer.momentum * before["momentum"] + g}
+        settings, factor = self._settings, 1.0
+        if settings.clip_norm:
+            factor = jnp.minimum(1.0, settings.clip_norm / jnp.sqrt(sum(jnp.sum(g * g) for g in gradients)))
+        for name, gradient in zip(self._trained, gradients, strict=True):
+            p = params[name]
+            g = gradient * factor + (settings.weight_decay * p if p.ndim > 1 else 0.0)
+            before = {slot: state[f"{name}.{slot}"] for slot in SLOTS[settings.name]}
+            if settings.name == "momentum":
+                after = {"momentum": settings.momentum * before["momentum"] + g}
                 direction = after["momentum"]
             else:
                 corrected1, corrected2 = (-jnp.expm1(kept["optimizer.step"] * math.log(b)) for b in (BETA1, BETA2))
                 after = {"m": BETA1 * before["m"] + (1.0 - BETA1) * g, "v": BETA2 * before["v"] + (1.0 - BETA2) * g * g}
-                if self.optimizer.name == "amsgrad":
+                if settings.name == "amsgrad":
                     after["largest"] = jnp.maximum(before["largest"], after["v"])
                 second = after.get("largest", after["v"])
                 direction = after["m"] / corrected1 / (jnp.sqrt(second / corrected2) + EPSILON)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -329,8 +329,7 @@ class Step(TrainingStep):
         *,
         compile: bool = False,
     ) -> None:
-        super().__init__(model, loss, NAME, TF_CONFIG, compile=compile)
-        self._decay = optimizer.weight_decay
+        super().__init__(model, loss, NAME, TF_CONFIG, optimizer, compile=compile)
         self.optimizer = (
             keras.optimizers.SGD(0.0, momentum=optimizer.momentum)
             if optimizer.name == "momentum"
@@ -338,23 +337,29 @@ class Step(TrainingStep):
         )
         with tf.device(model.device):
             self.optimizer.build(model.trainable_variables)
-        self._functions: dict[int, Callable[..., Tensor]] = {}
+        self._functions: dict[tuple[str, int], Callable[..., Any]] = {}
         self._compile = partial(tf.function, autograph=False, jit_compile=compile or None)
+        self._optimize_alone, self._mix = self._compile(self._optimize), self._compile(super()._mixed)
 
     def _run(self, x: tuple[Tensor, ...], y: Any, lr: Tensor, *, phase: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and this worker's terms."""
-        variables = self.model.trainable_variables
-        compute = partial(self._gradients, phase=phase)
-        if self._worker.count > 1:
-            loss, gradients, terms = jointly(compute, x, y)
-        else:
-            loss, gradients, terms = compute(x, y)
-        if self._decay:  # Keras's own weight_decay is another: decoupled from the gradient
+        loss, gradients, terms = self._joint_gradients(x, y, phase=phase)
+        self._optimize(gradients, lr)
+        return loss, terms
+
+    def _optimize(self, gradients: Sequence[Tensor], lr: Tensor) -> None:
+        variables, decay = self.model.trainable_variables, self._settings.weight_decay
+        if self._settings.clip_norm:
+            gradients, _ = tf.clip_by_global_norm(gradients, self._settings.clip_norm)
+        if decay:  # Keras's own weight_decay is another: decoupled from the gradient
             pairs = zip(gradients, variables, strict=True)
-            gradients = [g + self._decay * v.value if len(v.shape) > 1 else g for g, v in pairs]
+            gradients = [g + decay * v.value if len(v.shape) > 1 else g for g, v in pairs]
         self.optimizer.learning_rate = lr
         self.optimizer.apply(gradients, variables)
-        return loss, terms
+
+    def _joint_gradients(self, x: tuple[Tensor, ...], y: Any, *, phase: int) -> Any:
+        compute = partial(self._gradients, phase=phase)
+        return jointly(compute, x, y) if self._worker.count > 1 else compute(x, y)
 
     def _gradients(
         self, x: tuple[Tensor, ...], y: Any, *, phase: int
@@ -372,15 +377,30 @@ class Step(TrainingStep):
     def _update(
         self, pixels: tuple[Array, ...], targets: tuple[Array, ...], lr: float
     ) -> tuple[float, Mapping[str, Tensor]]:
+        loss, terms = self._called(self._run, pixels, targets, tf.constant(lr, tf.float32))
+        return float(loss), terms
+
+    def _gradient(self, pixels: tuple[Array, ...], targets: tuple[Array, ...]) -> Any:
+        return self._called(self._joint_gradients, pixels, targets)
+
+    def _called(self, function: Callable[..., Any], pixels: Any, targets: Any, *others: Tensor) -> Any:
+        """What a function gives that is compiled once for each phase."""
         phase = self.model._pass.phase(self.model.step)
-        if phase not in self._functions:
-            self._functions[phase] = self._compile(partial(self._run, phase=phase))
+        key = function.__name__, phase
+        if key not in self._functions:
+            self._functions[key] = self._compile(partial(function, phase=phase))
         with tf.device(self.model.device):
             inputs = tuple(map(tf.constant, pixels))
             # Targets of four axes belong to an activation, which has another layout here.
             wanted = single(tuple(_transposed(tf.constant(x), AXES["activation"]) for x in targets))
-            loss, terms = self._functions[phase](inputs, wanted, tf.constant(lr, tf.float32))
-        return float(loss), terms
+            return self._functions[key](inputs, wanted, *others)
+
+    def _apply(self, gradients: Sequence[Tensor], lr: float) -> None:
+        with tf.device(self.model.device):
+            self._optimize_alone(list(gradients), tf.constant(lr, tf.float32))
+
+    def _mixed(self, averages: list[Tensor], values: list[Tensor], share: float) -> Any:
+        return self._mix(averages, values, tf.constant(share, tf.float32))
 
     def _means(self, figures: Array) -> Array:
         (means,) = jointly(means_over_workers, [tf.constant(figures)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -334,7 +334,7 @@ class Step(TrainingStep):
         *,
         compile: bool = False,
     ) -> None:
-        super().__init__(model.set_train(), loss, NAME, MSRUN)
+        super().__init__(model.set_train(), loss, NAME, MSRUN, optimizer)
         parameters = model.trainable_params()
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": optimizer.weight_decay},
@@ -348,7 +348,7 @@ class Step(TrainingStep):
         else:
             self.optimizer = AMSGrad(groups)
         self._error: BaseException | None = None
-        self._gradient = ms.value_and_grad(self._forward, None, self.optimizer.parameters, has_aux=True)
+        self._differentiated = ms.value_and_grad(self._forward, None, self.optimizer.parameters, has_aux=True)
 
     def _forward(self, *inputs: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         try:
@@ -358,22 +358,29 @@ class Step(TrainingStep):
             return Tensor(np.float32(0.0)), {}, {}
         return next(iter(terms.values())), terms, updates
 
-    def _update(
-        self, pixels: tuple[Array, ...], targets: tuple[Array, ...], lr: float
-    ) -> tuple[float, Mapping[str, Tensor]]:
+    def _gradient(
+        self, pixels: tuple[Array, ...], targets: tuple[Array, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...], dict[str, Tensor]]:
         wanted = (array.astype(np.int32 if array.dtype.kind in "iu" else np.float32) for array in targets)
-        # set_data would give the parameter other memory, which the compiled optimizer does not look at.
-        ops.assign(self.optimizer.learning_rate, Tensor(np.float32(lr)))
-        (loss, terms, updates), gradients = self._gradient(*map(Tensor, pixels), *map(Tensor, wanted))
+        (loss, terms, updates), gradients = self._differentiated(*map(Tensor, pixels), *map(Tensor, wanted))
         if self._error is not None:
             error, self._error = self._error, None
             raise error
         if self._worker.count > 1:
             loss, *means = means_over_workers([loss, *gradients])
             gradients = tuple(means)
-        self.optimizer(gradients)
         self.model._assign(updates)
-        return float(loss.asnumpy()), terms
+        return loss, gradients, terms
+
+    def _apply(self, gradients: Sequence[Tensor], lr: float) -> None:
+        if self._settings.clip_norm:
+            # ops.clip_by_global_norm gives a gradient without axes one, which the optimizer refuses.
+            limit = self._settings.clip_norm
+            norm = ops.sqrt(ops.addn([(gradient * gradient).sum() for gradient in gradients]))
+            gradients = [gradient * (limit / ops.maximum(norm, limit)) for gradient in gradients]
+        # set_data would give the parameter other memory, which the compiled optimizer does not look at.
+        ops.assign(self.optimizer.learning_rate, Tensor(np.float32(lr)))
+        self.optimizer(tuple(gradients))
 
     def _means(self, figures: Array) -> Array:
         (means,) = means_over_workers([Tensor(figures)])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from qat.backends.common import Lowered, TrainingStep, own_generator, to_lower
 from qat.backends.common import predict as predict
@@ -251,7 +252,7 @@ class Step(TrainingStep):
         *,
         compile: bool = False,
     ) -> None:
-        super().__init__(model.train(), loss, NAME, TORCHRUN, compile=compile)
+        super().__init__(model.train(), loss, NAME, TORCHRUN, optimizer, compile=compile)
         plain = partial(model.terms, loss=loss)
         self._compute = torch.compile(plain) if compile else plain
         decay = [p for p in model.parameters() if p.ndim > 1]
@@ -270,12 +271,10 @@ class Step(TrainingStep):
                 slot: torch.zeros(()) if slot == "step" else torch.zeros_like(parameter) for slot in slots
             }
 
-    def _update(
-        self, pixels: tuple[Array, ...], targets: tuple[Array, ...], lr: float
-    ) -> tuple[float, Mapping[str, Tensor]]:
+    def _gradient(
+        self, pixels: tuple[Array, ...], targets: tuple[Array, ...]
+    ) -> tuple[Tensor, list[Tensor | None], dict[str, Tensor]]:
         device = self.model._ops.device
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         inputs, wanted = (tuple(torch.from_numpy(x).to(device) for x in arrays) for arrays in (pixels, targets))
         terms = self._compute(inputs, single(wanted), self.model.next_phase())
         loss = next(iter(terms.values()))
@@ -283,8 +282,21 @@ class Step(TrainingStep):
         torch.autograd.backward(loss)
         if self._worker.count > 1:
             loss = self._average(loss.detach())
+        gradients = [p.grad for p in self.model.parameters()]
+        return loss.detach(), gradients, {name: tensor.detach() for name, tensor in terms.items()}
+
+    def _apply(self, gradients: Sequence[Tensor | None], lr: float) -> None:
+        for parameter, gradient in zip(self.model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        if self._settings.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._settings.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
         self.optimizer.step()
-        return loss.item(), {name: tensor.detach() for name, tensor in terms.items()}
+
+    def _mixed(self, averages: list[Tensor], values: list[Tensor], share: float) -> list[Tensor]:
+        get_ema_multi_avg_fn(1.0 - share)(averages, values, None)  # type: ignore[no-untyped-call]
+        return averages
 
     def _average(self, loss: Tensor) -> Tensor:
         """Let loss and gradients be their means over the workers, in one exchange; returns the loss."""

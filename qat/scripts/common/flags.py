@@ -15,6 +15,7 @@ from qat.integer.fixed_point import ARITHMETICS
 from qat.networks.catalogue import ADDED
 from qat.registry import BACKENDS, backend_names
 from qat.training.devices import DEVICES
+from qat.training.lengths import Length
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
@@ -159,6 +160,14 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also run files that hold code, as .c: only where you exported them yourself, or trust who did",
     )
+
+
+def length(text: str) -> Length:
+    """An argument in steps (900), epochs (2ep) or a share of the training (10%)."""
+    try:
+        return Length(text)
+    except QatError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def boolean(text: str) -> bool:

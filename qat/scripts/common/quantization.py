@@ -6,9 +6,11 @@ import argparse
 from typing import Any
 
 from qat.cells.linear import NEVER
+from qat.passes.named_quantizer import named_quantizer, quantizer_names
 from qat.passes.quant_config import read_quant_config
-from qat.passes.quantizer_settings import PROFILES
-from qat.scripts.common.flags import boolean
+from qat.passes.quantizer_settings import PAIRS, PROFILES, QUANTIZERS
+from qat.scripts.common.flags import boolean, length
+from qat.training.lengths import Length, Span
 
 QUANTIZATION = (
     "num_bits",
@@ -20,7 +22,10 @@ QUANTIZATION = (
     "freeze_bn",
     "ema_decay",
     "profile",
-)  #: of convert_quant_network; quant_delay is of training alone  #: of convert_quant_network; quant_delay is of training alone
+    "weight_quantizer",
+    "activation_quantizer",
+)  #: of convert_quant_network; quant_delay is of training alone
+DELAY = Length("10%", most=900)  #: after which quantization sets in, where nothing else is said
 
 
 def add_quantization_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -53,7 +58,11 @@ def add_quantization_arguments(parser: argparse.ArgumentParser) -> argparse._Arg
         "--one_conv_fold", type=boolean, default=False, metavar="BOOL", help="fold by one convolution, not two"
     )
     quantization.add_argument(
-        "--freeze_bn", type=int, default=NEVER, metavar="STEPS", help="steps before batch norm uses running statistics"
+        "--freeze_bn",
+        type=length,
+        default=Length(str(NEVER)),
+        metavar="LENGTH",
+        help="before batch norm uses running statistics",
     )
     quantization.add_argument(
         "--ema_decay",
@@ -62,10 +71,44 @@ def add_quantization_arguments(parser: argparse.ArgumentParser) -> argparse._Arg
         metavar="DECAY",
         help="how slowly activation ranges follow the batches; 0: the range is that of the last batch",
     )
+    for side in QUANTIZERS:
+        quantization.add_argument(
+            f"--{side}",
+            metavar="NAME[:FIELD=VALUE,...]",
+            help=f"{', '.join(quantizer_names(side))}, or a class of --import; has those of the settings above that are given",
+        )
     return quantization
 
 
-def quantization_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments of convert_quant_network; what --quant_config says goes before the other arguments."""
+def add_delay_argument(group: argparse._ArgumentGroup) -> None:
+    """--quant_delay, of commands that train."""
+    group.add_argument(
+        "--quant_delay",
+        type=length,
+        nargs="+",
+        default=[DELAY],
+        metavar="LENGTH",
+        help="before quantization sets in: steps as 900, epochs as 2ep, or a share of the training",
+    )
+
+
+def quantization_settings(args: argparse.Namespace, span: Span | None = None) -> dict[str, Any]:
+    """Keyword arguments of convert_quant_network; what --quant_config says goes before the other arguments.
+
+    span: the training, where lengths may be given in epochs or as a share of it; None: in steps only.
+    """
+
+    def steps(name: str, written: Length) -> int:
+        return written.within(span, name)
+
     settings = {name: getattr(args, name) for name in QUANTIZATION}
-    return settings | (read_quant_config(args.quant_config) if args.quant_config else {})
+    settings["freeze_bn"] = steps("--freeze_bn", args.freeze_bn)
+    if "quant_delay" in args:
+        settings["quant_delay"] = [steps("--quant_delay", each) for each in args.quant_delay]
+    for side in QUANTIZERS:
+        if settings[side] is not None:
+            given = {name: settings[name] for name in (*PAIRS, "ema_decay") if name in settings}
+            settings[side] = named_quantizer(side, settings[side], given, args.given)
+    if args.quant_config:
+        settings |= read_quant_config(args.quant_config, lambda name, text: steps(name, Length(text)))
+    return settings

@@ -8,9 +8,16 @@ from dataclasses import replace
 from qat.cells.pruner import SCHEDULES, MagnitudePruner
 from qat.errors import QatError
 from qat.pruning.magnitude import count_zeros, prune_weights, pruners, unfinished
+from qat.scripts.common.flags import length
 from qat.training.checkpoint import Checkpoint
+from qat.training.lengths import Length, Span
 
 NAMES = ("initial", "schedule", "begin", "end", "frequency", "layers")
+LENGTHS = {
+    "begin": (Length("10%", most=1000), "after which pruning begins"),
+    "end": (Length("75%", most=8000), "after which the final share is reached"),
+    "frequency": (Length("1%", most=100), "from pruning to pruning"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,31 +28,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sparsity_initial", type=float, default=0.0, metavar="SHARE", help="the share at the beginning"
     )
     group.add_argument("--sparsity_schedule", choices=SCHEDULES, default="polynomial", help="how the share grows")
-    group.add_argument("--sparsity_begin", type=int, default=1000, metavar="STEP", help="where pruning begins")
-    group.add_argument(
-        "--sparsity_end", type=int, default=8000, metavar="STEP", help="where the final share is reached"
-    )
-    group.add_argument(
-        "--sparsity_frequency", type=int, default=100, metavar="STEPS", help="steps from pruning to pruning"
-    )
+    for name, (default, text) in LENGTHS.items():
+        group.add_argument(f"--sparsity_{name}", type=length, default=default, metavar="LENGTH", help=text)
     group.add_argument(
         "--sparsity_layers", nargs="+", default=["*"], metavar="PATTERN", help="names of the cells that are pruned"
     )
 
 
-def with_pruner(args: argparse.Namespace, start: Checkpoint) -> Checkpoint:
+def with_pruner(args: argparse.Namespace, start: Checkpoint, span: Span) -> Checkpoint:
     """Where training starts, with a pruner if the arguments ask for one. Raises QatError for half a request."""
     if args.sparsity is None:
         for name in NAMES:
             if f"sparsity_{name}" in args.given:
                 raise QatError(f"--sparsity_{name}: says how weights are pruned, but not how many; give --sparsity too")
         return start
+    begin, end = (getattr(args, f"sparsity_{name}").within(span) for name in ("begin", "end"))
+    if begin >= span.steps:
+        raise QatError(
+            f"--sparsity_begin {args.sparsity_begin}: that is {begin} steps, but the training has {span}, so that nothing "
+            "would be pruned; give less, as 10%"
+        )
     pruner = MagnitudePruner(
         final_sparsity=args.sparsity,
         initial_sparsity=args.sparsity_initial,
-        begin=args.sparsity_begin,
-        end=args.sparsity_end,
-        frequency=args.sparsity_frequency,
+        begin=begin,
+        end=span.steps - 1 if end == span.steps > begin + 1 else end,  # before the last step: none follows the end
+        frequency=args.sparsity_frequency.within(span, least=1),
         schedule=args.sparsity_schedule,
     )
     graph, params = prune_weights(start.graph, start.params, pruner, tuple(args.sparsity_layers))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import qat
+from qat.data import Dataset
 from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError
 from qat.files import check_writable
@@ -14,12 +15,13 @@ from qat.graph import Graph
 from qat.registry import suffixed
 from qat.scripts.common import sparsity
 from qat.scripts.common.files import load_data
-from qat.scripts.common.flags import boolean
+from qat.scripts.common.flags import boolean, length
 from qat.scripts.common.printing import note_if_guessing, print_metrics
 from qat.scripts.common.tasks import add_loss_arguments, add_task_argument, with_task, with_weights
 from qat.tasks import own_loss
 from qat.training.checkpoint import Checkpoint
 from qat.training.distillation import OWN, Teaching, teach
+from qat.training.lengths import Length, Span, span_of
 from qat.training.loop import evaluate_metrics, train
 from qat.training.losses import Objective
 from qat.training.objectives import Distillation
@@ -80,10 +82,33 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
     parser.add_argument(
         "--dataset_sink_mode", type=boolean, default=False, metavar="BOOL", help="MindSpore's data sink, on Ascend"
     )
-    parser.add_argument("--log_every", type=int, default=0, metavar="STEPS", help="also log each STEPS steps; 0: never")
+    parser.add_argument(
+        "--log_every", type=length, default=Length("0"), metavar="LENGTH", help="log also so often; 0: never"
+    )
     parser.add_argument("--log_path", metavar="FILE.csv", help="also append the log to a CSV file")
     parser.add_argument(
-        "--save_every", type=int, default=0, metavar="STEPS", help="also save each STEPS steps; 0: never"
+        "--save_every", type=length, default=Length("0"), metavar="LENGTH", help="save also so often; 0: never"
+    )
+    habits = parser.add_argument_group("how weights follow gradients")
+    habits.add_argument(
+        "--warmup",
+        type=length,
+        default=Length("0"),
+        metavar="LENGTH",
+        help="in which the rate rises from 0: steps as 500, epochs as 1ep, or a share of the training as 5%%",
+    )
+    habits.add_argument(
+        "--clip_norm", type=float, default=0.0, metavar="NORM", help="the longest gradient of a step; 0: any"
+    )
+    habits.add_argument(
+        "--accumulate",
+        type=int,
+        default=1,
+        metavar="PARTS",
+        help="compute each batch in so many parts, one after another, for batches that do not fit into memory",
+    )
+    habits.add_argument(
+        "--ema", type=float, default=0.0, metavar="DECAY", help="evaluate and save averages of the weights, as 0.999"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the file at --save_path, if it is there")
     parser.add_argument("--save_path", help=f"checkpoint file to write, after each epoch (default: {save_path})")
@@ -105,14 +130,16 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
 
 
 def recipe(args: argparse.Namespace) -> Recipe:
-    """How to train, from the arguments."""
+    """How to train, from the arguments, but for --warmup, whose steps are known when there are data."""
     return Recipe(
         epochs=args.epochs,
         batch_size=args.batch_size,
         lr=args.lr,
         lr_schedule=args.lr_schedule,
         seed=args.seed,
-        optimizer=Optimizer(args.optimizer, args.momentum, args.weight_decay),
+        optimizer=Optimizer(
+            args.optimizer, args.momentum, args.weight_decay, args.clip_norm, args.accumulate, args.ema
+        ),
         label_smoothing=args.label_smoothing,
         slimming=getattr(args, "slimming", 0.0),  # (a flag of train alone)
         validation=args.validation,
@@ -123,15 +150,29 @@ def recipe(args: argparse.Namespace) -> Recipe:
     )
 
 
+def prepared(args: argparse.Namespace, start: Checkpoint, path: Path) -> tuple[Dataset, Span]:
+    """What a network is trained on, and how long that takes; before it is loaded, what can be wrong with the arguments.
+
+    Args:
+        args: of ``add_training_arguments``, and data_path.
+        start: the network, float or quantized.
+        path: of the checkpoint that will be written.
+    """
+    _check_output(args, path)
+    plan = recipe(args)
+    dataset = load_data(args.data_path, start, args)
+    return dataset, span_of(dataset, plan)
+
+
 def train_and_save(
-    args: argparse.Namespace, start: Checkpoint, data_path: str, path: Path, objective: Objective | None = None
+    args: argparse.Namespace, start: Checkpoint, dataset: Dataset, path: Path, objective: Objective | None = None
 ) -> Checkpoint:
     """Train further as the arguments say, save, print the metrics: what both training commands do.
 
     Args:
         args: of ``add_training_arguments``, and backend and device_target.
         start: what is trained.
-        data_path: of the data set.
+        dataset: as ``prepared`` gives it.
         path: of the checkpoint that is written, and from which --resume goes on.
         objective: what is minimised in place of the task's loss.
 
@@ -139,14 +180,20 @@ def train_and_save(
         What was saved.
     """
     backend = qat.backend(args.backend)
-    _check_output(args, path)
     plan = recipe(args)
     loss = own_loss(args.loss) if args.loss else None
     start = with_task(args, start)
-    dataset = load_data(data_path, start, args)
     task = with_weights(args, start.task, start.graph, dataset)
+    span = span_of(dataset, plan)
+    plan = replace(plan, warmup=args.warmup.within(span))
+    delay = start.graph.quant_delay
+    if start.graph.is_quantized and delay >= span.steps:
+        raise QatError(
+            f"quantization sets in after {delay} steps, but the training has {span}, so that nothing would be trained "
+            "quantized; lower --quant_delay, as 10%, or train more epochs"
+        )
     start = _resumed(path, start) if args.resume else start
-    teaching = _teaching(args, backend, start.graph, data_path)
+    teaching = _teaching(args, backend, start.graph, args.data_path)
     if teaching is not None:
         if objective is not None:
             raise QatError(
@@ -163,16 +210,15 @@ def train_and_save(
         record=None if teaching is None else teaching.record,
         device_target=args.device_target,
         compile=args.compile,
-        log_every=args.log_every,
+        log_every=args.log_every.within(span, least=1),
         log_path=None if this_worker().rank else args.log_path,
         save=lambda checkpoint: checkpoint.save(path),
-        save_every=args.save_every,
+        save_every=args.save_every.within(span, least=1),
         task=task,
         loss=loss,
     )
     metrics = evaluate_metrics(backend, checkpoint, dataset.test, device_target=args.device_target)
-    delay = start.graph.quant_delay
-    if 0 < delay >= checkpoint.step:
+    if 0 < delay >= checkpoint.step:  # it stopped early, or an early epoch was the best
         print(
             f"note: {checkpoint.step} steps were trained, but quantization sets in after {delay}; lower --quant_delay"
         )
