@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from qat import __version__, hints
-from qat.console import LastingOutput, PlainOutput
+from qat.console import LastingOutput, PlainOutput, Pulse, showing
 from qat.errors import QatError, QatWarning, one_line
 from qat.plugins import import_own
 from qat.reading import read_text, reading
@@ -258,7 +258,7 @@ def run_script(
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for as long as the process lives)
         args = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
         output = LastingOutput(sys.stdout)
-        with contextlib.redirect_stdout(PlainOutput(output)):
+        with contextlib.redirect_stdout(PlainOutput(output)), showing(Pulse()):
             for module in vars(args).pop("imports"):
                 import_own(module)
             status = run(args) or 0

@@ -15,11 +15,13 @@ from qat.data.augment import Augmentation
 from qat.data.cifar import CLASS_NAMES, find_batches, read_batches
 from qat.data.digits import read_digits
 from qat.data.idx import find_idx, read_idx
+from qat.data.loader import TrainingBatches
 from qat.data.svhn import find_svhn, read_source_images, read_svhn
 from qat.errors import QatError
 from qat.plugins import Group
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 from qat.vocabulary.ops import Array
+from qat.vocabulary.rows import Rows
 
 DIGITS = "digits"  #: the --data_path of the digits that come with scikit-learn
 #: Readers of other packages: functions from the text after "name:" in a --data_path to a Dataset.
@@ -53,7 +55,7 @@ class Split:
     def __post_init__(self) -> None:
         images = as_tuple(self.images)
         arrays = (*images, self.labels)
-        wrong = [x for x in arrays if not isinstance(x, np.ndarray)]
+        wrong = [x for x in arrays if not isinstance(x, (np.ndarray, Rows))]
         if wrong:
             raise QatError(f"Split: got a {type(wrong[0]).__name__}; give NumPy arrays of images and of labels")
         if self.labels.ndim != 1 or self.labels.dtype.kind not in "iu":
@@ -85,24 +87,28 @@ class Split:
             epoch: number of the epoch.
             augmentation: changes of the images; None for none. Targets stay those of the unchanged image.
 
-        Yields:
+        Returns:
             Images and labels, or where there are targets images and a tuple of labels and targets.
 
         Raises:
             QatError: for an augmentation of samples with several images.
         """
-        rng = np.random.default_rng((seed, epoch))
-        order = rng.permutation(len(self))
-        for start in range(0, len(self) - batch_size + 1, batch_size):
-            batch = self.chosen(order[start : start + batch_size])
-            images = batch.images
-            if augmentation is not None and augmentation.changes:
-                if isinstance(images, tuple):
-                    raise QatError(
-                        f"augmentation: a sample has {len(images)} images, which might need different changes; leave it out"
-                    )
-                images = augmentation(images, rng)
-            yield images, as_arrays((batch.labels, *batch.targets))
+        steps = len(self) // batch_size
+        batches = self.training(batch_size, seed, augmentation)
+        return batches.of(range((epoch - 1) * steps, epoch * steps))
+
+    def training(self, batch_size: int, seed: int, augmentation: Augmentation | None = None) -> TrainingBatches:
+        """The batches of all epochs, as ``batches`` gives them for one.
+
+        Args:
+            batch_size: samples in each batch.
+            seed: of the training.
+            augmentation: changes of the images; None for none.
+
+        Returns:
+            Batches by the numbers of steps.
+        """
+        return TrainingBatches(as_tuple(self.images), self.labels, self.targets, batch_size, seed, augmentation)
 
     def chosen(self, which: Array) -> Split:
         """The samples with these numbers.
@@ -114,7 +120,7 @@ class Split:
             A split of copies.
         """
         groups = None if self.groups is None else self.groups[which]
-        images = as_arrays(tuple(x[which] for x in as_tuple(self.images)))
+        images = as_arrays(tuple(x.chosen(which) if isinstance(x, Rows) else x[which] for x in as_tuple(self.images)))
         return Split(images, self.labels[which], groups, tuple(x[which] for x in self.targets))
 
 

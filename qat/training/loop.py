@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -22,7 +23,7 @@ from qat.pruning.magnitude import pruners
 from qat.pruning.training import PruningInTraining
 from qat.training.checkpoint import Checkpoint
 from qat.training.log import TrainingLog
-from qat.training.losses import Objective, cross_entropy
+from qat.training.losses import Objective, cross_entropy, mixed
 from qat.training.monitor import Epoch, Progress, best_epoch, mean_cross_entropy, plateau_factor, should_stop
 from qat.training.optimizer import learning_rate
 from qat.training.recipe import Recipe
@@ -104,7 +105,7 @@ def train(
         objective=objective,
         hooks=_Hooks(save, save_every, watch),
     )
-    with TrainingLog(recipe.epochs, course.steps, log_every, log_path) as log:
+    with TrainingLog(recipe.epochs, course.steps, log_every, log_path, recipe.batch_size) as log, closing(run.batches):
         while run.done < course.end and not run.stopped_early():
             run.epoch(log)
     return run.result()
@@ -215,10 +216,20 @@ class _Run:
             raise QatError(
                 "--resume: the checkpoint lacks the parameters of its best epoch; use another copy, or start anew"
             )
-        self.augmentation = Augmentation(recipe.augment_shift, recipe.augment_flip)
+        augmentation = Augmentation(recipe.augment_shift, recipe.augment_flip, recipe.augment)
+        if augmentation.mixes and objective is not None:
+            raise QatError(
+                f"augment {' '.join(recipe.augment)}: mixed images have two labels, which {type(objective).__name__} does not "
+                "know of; leave mixup and cutmix out"
+            )
+        batches = data.train.training(recipe.batch_size, recipe.seed, augmentation)
+        self.batches = batches.of(
+            range(start.step, max(course.end, start.step))
+        )  # one reading of all epochs: workers stay
         self.model = backend.lower(logits_graph(self.graph), start.params, device_target=device_target, step=start.step)
         self.pruning = PruningInTraining(backend, self.model, self.graph, recipe.slimming)
-        loss_function = objective or partial(cross_entropy, smoothing=recipe.label_smoothing)
+        loss = partial(cross_entropy, smoothing=recipe.label_smoothing)
+        loss_function = objective or (mixed(loss) if augmentation.mixes else loss)
         self.step: Step = backend.make_step(self.model, recipe.optimizer, loss_function, compile=compile)
         if start.step:
             self.step.load_state(start.optimizer)
@@ -231,11 +242,10 @@ class _Run:
     def epoch(self, log: TrainingLog) -> None:
         """Train to the end of the epoch that the last step belongs to, or to that of the next one."""
         steps, recipe = self.course.steps, self.recipe
-        number, factor = self.done // steps + 1, 1.0
+        factor = 1.0
         if recipe.lr_schedule == "plateau":
             factor = plateau_factor(self.progress.epochs, self.course.counts_from)
-        batches = self.data.train.batches(recipe.batch_size, recipe.seed, number, self.augmentation)
-        for images, targets in islice(batches, self.done % steps, None):
+        for images, targets in islice(self.batches, steps - self.done % steps):
             lr = factor * learning_rate(recipe.lr_schedule, recipe.lr, self.done, self.course.total)
             self._train_step(images, targets, lr, log)
             ended, saves = self.done % steps == 0, self.hooks.saves(self.done, steps)

@@ -61,6 +61,24 @@ def soft_cross_entropy(ops: Ops, logits: Tensor, teacher: Tensor, temperature: f
     return ops.mean(share * ops.log_softmax(logits * (1.0 / temperature))) * -float(classes)
 
 
+def mixed(loss: Loss) -> Loss:
+    """A loss of mixed images: that of both labels, each by its share (Zhang et al., arXiv 1710.09412, section 2).
+
+    Args:
+        loss: of targets that are labels.
+
+    Returns:
+        The same of targets (labels of the first images, labels of the others, share of the first (N,), equal in a batch).
+    """
+
+    def both(ops: Ops, outputs: Tensor, targets: Any) -> Tensor:
+        first, other, shares = targets
+        share = ops.mean(shares)
+        return loss(ops, outputs, first) * share + loss(ops, outputs, other) * (1.0 - share)
+
+    return both
+
+
 class Objective(ABC):
     """What training minimises where a loss of outputs and labels is not enough.
 

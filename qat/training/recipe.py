@@ -34,6 +34,7 @@ class Recipe:
         keep_best: end with the parameters of the epoch with the lowest validation loss, not of the last; default False.
         augment_shift: each time an image is seen, it is moved at random by up to so many pixels; default 0.
         augment_flip: each time an image is seen, it is mirrored or not, at random; default False.
+        augment: further changes of images, of ``qat.data.augment.KINDS``; none by default.
 
     Raises:
         QatError: a value has another type or makes no sense, as 0 epochs.
@@ -56,6 +57,7 @@ class Recipe:
     keep_best: bool = False
     augment_shift: int = 0
     augment_flip: bool = False
+    augment: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.optimizer, str):
@@ -73,7 +75,9 @@ class Recipe:
         if not 0.0 <= self.slimming < math.inf:
             raise QatError(f"slimming is {self.slimming}; use 0 or a positive number")
         learning_rate(self.lr_schedule, self.lr, 0, 1)  # raises for an unknown schedule
-        Augmentation(self.augment_shift, self.augment_flip)  # raises for a negative shift
+        Augmentation(
+            self.augment_shift, self.augment_flip, self.augment
+        )  # raises for a negative shift, an unknown kind
         for name, value in (
             ("validation", self.validation),
             ("early_stopping", self.early_stopping),

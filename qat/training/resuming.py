@@ -28,13 +28,14 @@ def training_record(
         "data": dataset.name,
         "data_path": str(source.absolute()) if source.exists() else dataset.source,
         **asdict(recipe),
+        "augment": [*recipe.augment],  # as JSON gives it back
     }
 
 
 def check_continues(start: Checkpoint, record: Mapping[str, Any]) -> None:
     """Raise QatError unless the checkpoint was made by the training that ``record`` describes."""
     # What a recipe could not say yet when the checkpoint was made had its default.
-    before = {**asdict(Recipe()), **start.history[0]} if start.history else {}
+    before = {**asdict(Recipe()), "augment": [], **start.history[0]} if start.history else {}
     any_length = record["lr_schedule"] in LENGTHLESS  # what was done does not depend on how much was to follow
     keys = [key for key in {**before, **record} if not (any_length and key == "epochs")]
     changed = [key for key in keys if before.get(key) != record.get(key)]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import qat
+from qat.data.augment import KINDS
 from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError
 from qat.files import check_writable
@@ -54,6 +55,14 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
         help="move training images at random by up to so many pixels",
     )
     parser.add_argument("--augment_flip", action="store_true", help="mirror half of the training images, left to right")
+    parser.add_argument(
+        "--augment",
+        nargs="+",
+        choices=KINDS,
+        default=[],
+        metavar="KIND",
+        help=f"change training pictures at random by {', '.join(KINDS)}: one or several",
+    )
     parser.add_argument(
         "--validation",
         type=int,
@@ -116,6 +125,7 @@ def recipe(args: argparse.Namespace) -> Recipe:
         keep_best=args.keep_best,
         augment_shift=args.augment_shift,
         augment_flip=args.augment_flip,
+        augment=tuple(args.augment),
     )
 
 
