@@ -52,7 +52,7 @@ class Jpegs(Rows):
 
         with Image.open(self.files[number]) as picture:
             small = picture.convert("RGB").resize((self.size, self.size), Image.Resampling.BILINEAR)
-        return np.asarray(small).transpose(2, 0, 1)
+        return np.array(small).transpose(2, 0, 1)
 
     def __getitem__(self, which: object) -> np.ndarray:  # also one number, as PyTorch's DataLoader asks
         return self.read(int(which)) if isinstance(which, (int, np.integer)) else super().__getitem__(which)  # type: ignore

@@ -139,7 +139,8 @@ class Pulse:
                     console.print(shown(f"{name}: {done:,} of {total:,} samples, {rate}"), soft_wrap=True)
                     self._last = now
         finally:
-            bar.stop()
+            if bar.live.is_started:  # (it would print an empty line)
+                bar.stop()
 
 
 _PULSE: ContextVar[Pulse | None] = ContextVar("pulse", default=None)

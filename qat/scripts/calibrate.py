@@ -18,7 +18,7 @@ from qat.training.loop import check_labels
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    add_data_argument(parser)
+    add_data_argument(parser, workers=True)
     add_checkpoint_argument(parser, "float network")
     add_backend_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images")
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_calibrated{source.suffix}"))
     check_writable(path)
-    dataset = load_data(args.data_path, checkpoint.graph)
+    dataset = load_data(args.data_path, checkpoint.graph, args.num_workers)
     check_labels(checkpoint.graph, dataset)
     result = calibrated(args, checkpoint, dataset, **quantization_settings(args))
     result.save(path)

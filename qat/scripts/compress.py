@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output_path", metavar="CKPT", help="checkpoint to write (default: <input_path>_compressed.ckpt)"
     )
-    add_data_argument(parser, required=False, otherwise="none: activations stay as they are")
+    add_data_argument(parser, required=False, otherwise="none: activations stay as they are", workers=True)
     add_backend_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images")
     add_calibration_arguments(parser)
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     path = Path(args.output_path or source.with_name(f"{source.stem}_compressed{source.suffix}"))
     check_distinct(path, source, "--output_path and --input_path")
     check_writable(path)
-    dataset = load_data(args.data_path, checkpoint.graph) if args.data_path else None
+    dataset = load_data(args.data_path, checkpoint.graph, args.num_workers) if args.data_path else None
     if dataset is None or checkpoint.graph.is_quantized:
         result = compress(checkpoint, quantizer)
     else:

@@ -14,7 +14,7 @@ from qat.training.loop import check_labels, evaluate_accuracy
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    add_data_argument(parser)
+    add_data_argument(parser, workers=True)
     add_checkpoint_argument(parser, "float network")
     add_backend_arguments(parser)
 
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace, *, quantized: bool = False) -> None:
     """Run the command."""
     checkpoint = load_checkpoint(args.ckpt_path, quantized=quantized)
     backend = qat.backend(args.backend)
-    dataset = load_data(args.data_path, checkpoint.graph)
+    dataset = load_data(args.data_path, checkpoint.graph, args.num_workers)
     check_labels(checkpoint.graph, dataset)
     top1 = evaluate_accuracy(backend, checkpoint, dataset.test, device_target=args.device_target)
     print(f"Accuracy: {100 * top1:.2f}")

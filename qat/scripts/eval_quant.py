@@ -12,7 +12,7 @@ from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argum
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    add_data_argument(parser)
+    add_data_argument(parser, workers=True)
     add_checkpoint_argument(parser, "quantized network")
     add_backend_arguments(parser)
 

@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """How a file is written and verified: the arithmetic, the options of every target, the images and the backend."""
     add_arithmetic_argument(parser)
     parser.add_argument("--no_verify", action="store_true", help="write the file without a certificate")
-    add_data_argument(parser, required=False)
+    add_data_argument(parser, required=False, workers=True)
     add_backend_arguments(parser)
     add_target_options(parser)
 
@@ -121,7 +121,8 @@ def run(args: argparse.Namespace) -> int:
         print_summary(checkpoint.graph, checkpoint.params, integers, packing=packing)
         return 0
     backend = qat.backend(args.backend)
-    dataset = load_data(args.data_path or _trained_on(args.ckpt_path, checkpoint), checkpoint.graph)
+    data_path = args.data_path or _trained_on(args.ckpt_path, checkpoint)
+    dataset = load_data(data_path, checkpoint.graph, args.num_workers)
     certificate = export_verified(
         path,
         target,

@@ -27,7 +27,7 @@ from qat.vocabulary.arrays import as_arrays, as_tuple
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     add_checkpoint_argument(parser, "float network")
-    add_data_argument(parser)
+    add_data_argument(parser, workers=True)
     add_backend_arguments(parser)
     parser.add_argument(
         "--bits", type=int, nargs="+", default=list(BITS), metavar="BITS", help="widths to try, 1 to 16"
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     if args.picture_path:
         check_picture(args.picture_path)
     backend = qat.backend(args.backend)
-    dataset = load_data(args.data_path, checkpoint.graph)
+    dataset = load_data(args.data_path, checkpoint.graph, args.num_workers)
     check_labels(checkpoint.graph, dataset)
     split = getattr(dataset, args.split)
     count = len(split) if args.images is None else args.images

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_trust_argument(parser)
     add_checkpoint_argument(parser, "quantized network that they were exported from")
     add_arithmetic_argument(parser)
-    add_data_argument(parser)
+    add_data_argument(parser, workers=True)
     parser.add_argument(
         "--backend",
         nargs="+",
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     arithmetic = args.arithmetic or (own[0] if len(set(own)) == 1 else ARITHMETICS[0])
     checkpoint = load_checkpoint(args.ckpt_path, quantized=True)
     graph = qat.to_integer(checkpoint.graph, checkpoint.params)
-    dataset = load_data(args.data_path, checkpoint.graph)
+    dataset = load_data(args.data_path, checkpoint.graph, args.num_workers)
     engines = [
         file_engine(model, target, graph, arithmetic)
         for model, target, arithmetic in zip(args.model, targets, own, strict=True)

@@ -93,15 +93,15 @@ class TrainingLog:
         self._total += loss
         self._seen += 1
         self._unlogged += 1
-        speed = self._progress.tasks[0].speed or 0.0
+        passed = self._clock() - self._since
         self._progress.update(
             self._task,
             completed=step,
             description=f"epoch {epoch}/{self.epochs}  loss {loss:.4f}",
-            rate=f"{speed * self._batch_size:,.0f} samples/s" if speed and self._batch_size else "",
+            rate=f"{self._unlogged * self._batch_size / passed:,.0f} samples/s" if passed and self._batch_size else "",
         )
         asked = step == self.steps or bool(self.every and step % self.every == 0)
-        if asked or (not self._console.is_terminal and self._clock() - self._since >= SILENCE):
+        if asked or (not self._console.is_terminal and passed >= SILENCE):
             now = self._clock()
             milliseconds = (now - self._since) * 1000.0 / self._unlogged
             average = self._total / self._seen

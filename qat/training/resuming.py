@@ -11,6 +11,7 @@ from qat.data import Dataset
 from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError
 from qat.training.checkpoint import Checkpoint
+from qat.training.devices import threads_in_use
 from qat.training.recipe import Recipe
 
 LENGTHLESS = ("constant", "halving", "plateau")  #: schedules whose rates do not depend on the number of epochs
@@ -29,6 +30,7 @@ def training_record(
         "data_path": str(source.absolute()) if source.exists() else dataset.source,
         **asdict(recipe),
         "augment": [*recipe.augment],  # as JSON gives it back
+        **({} if threads_in_use() is None else {"threads": threads_in_use()}),
     }
 
 
@@ -38,6 +40,8 @@ def check_continues(start: Checkpoint, record: Mapping[str, Any]) -> None:
     before = {**asdict(Recipe()), "augment": [], **start.history[0]} if start.history else {}
     any_length = record["lr_schedule"] in LENGTHLESS  # what was done does not depend on how much was to follow
     keys = [key for key in {**before, **record} if not (any_length and key == "epochs")]
+    if "threads" not in before or "threads" not in record:  # then nothing is known of them
+        keys = [key for key in keys if key != "threads"]
     changed = [key for key in keys if before.get(key) != record.get(key)]
     if changed:
         key = changed[0]

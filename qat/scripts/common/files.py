@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from qat import data
 from qat.data import Dataset
+from qat.data.loader import check_workers, in_workers
 from qat.deploy.interfaces import Target
 from qat.errors import QatError
 from qat.graph import Graph
@@ -22,14 +24,20 @@ def load_checkpoint(path: str, *, quantized: bool) -> Checkpoint:
     return checkpoint
 
 
-def load_data(data_path: str, graph: Graph) -> Dataset:
-    """The data set, its images in the shape that the network takes."""
+def load_data(data_path: str, graph: Graph, num_workers: int = 0) -> Dataset:
+    """The data set, its images in the shape that the network takes, read by so many workers where they are not in memory."""
     if len(graph.inputs) != 1:
         raise QatError(
             f"{graph.name} has {len(graph.inputs)} inputs, but a data set of --data_path has one image a sample; train and "
             "verify it from Python, with a tuple of arrays as Split.images"
         )
-    return data.load(data_path).resized(graph.shapes[graph.inputs[0].name])
+    dataset = data.load(data_path).resized(graph.shapes[graph.inputs[0].name])
+    check_workers(num_workers)
+    train, test = (
+        replace(x, images=in_workers(x.images, num_workers), labels=in_workers(x.labels, num_workers))
+        for x in (dataset.train, dataset.test)
+    )
+    return replace(dataset, train=train, test=test)
 
 
 def check_file(path: str, advice: str) -> None:

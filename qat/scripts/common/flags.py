@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 
 import qat
 from qat.data.dataset import READERS
@@ -11,7 +12,10 @@ from qat.errors import QatError
 from qat.integer.fixed_point import ARITHMETICS
 from qat.networks.catalogue import ADDED
 from qat.registry import BACKENDS, backend_names
-from qat.training.devices import DEVICES
+from qat.training.devices import DEVICES, available_cores
+
+#: More workers than this make sense for fast devices alone; each takes 100 MB.
+MOST_BY_DEFAULT = 4
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +25,25 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
-    """--device_target."""
+    """--device_target and --threads."""
     parser.add_argument(
         "--device_target", choices=DEVICES, help="the device it computes on (default: the best that there is)"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        help="threads of a CPU (default: OMP_NUM_THREADS, else as many as there are cores that nobody uses just now)",
+    )
+
+
+def add_workers_argument(parser: argparse.ArgumentParser) -> None:
+    """--num_workers."""
+    parser.add_argument(
+        "--num_workers",
+        type=int,
+        default=min(available_cores(), MOST_BY_DEFAULT) if find_spec("grain") else 0,
+        help="processes that read pictures ahead where the data are not in memory; 0: this one reads. The results are the "
+        "same",
     )
 
 
@@ -55,15 +75,21 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_data_argument(
-    parser: argparse.ArgumentParser, *, required: bool = True, otherwise: str = "what the checkpoint was trained on"
+    parser: argparse.ArgumentParser,
+    *,
+    required: bool = True,
+    otherwise: str = "what the checkpoint was trained on",
+    workers: bool = False,
 ) -> None:
-    """--data_path. otherwise: what is taken where it is not required and left out."""
+    """--data_path and, if ``workers``, --num_workers. otherwise: what is taken where it is not required and left out."""
     text = "folder of MNIST (IDX files in train/ and test/), CIFAR-10 (.bin) or SVHN (.mat), or 'digits' for scikit-learn's"
     text += "".join(f", or {name}:..." for name in READERS.names()).replace("%", "%%")
     if required:
         parser.add_argument("--data_path", required=True, help=text)
     else:
         parser.add_argument("--data_path", default=None, help=f"{text} (default: {otherwise})")
+    if workers:
+        add_workers_argument(parser)
 
 
 def add_arithmetic_argument(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ from qat.scripts.common.files import load_data
 from qat.scripts.common.flags import boolean
 from qat.scripts.common.printing import note_if_guessing
 from qat.training.checkpoint import Checkpoint
+from qat.training.devices import available_cores, threads_in_use, use_threads
 from qat.training.distillation import OWN, Teaching, teach
 from qat.training.loop import evaluate_accuracy, train
 from qat.training.losses import Objective
@@ -144,10 +145,11 @@ def train_and_save(
     Returns:
         What was saved.
     """
+    _settle_threads(args, path)
     backend = qat.backend(args.backend)
     _check_output(args, path)
     plan = recipe(args)
-    dataset = load_data(data_path, start.graph)
+    dataset = load_data(data_path, start.graph, args.num_workers)
     start = _resumed(path, start) if args.resume else start
     teaching = _teaching(args, backend, start.graph, data_path)
     if teaching is not None:
@@ -182,6 +184,17 @@ def train_and_save(
     note_if_guessing(top1, dataset.test, start.graph.name, f"use another --lr than {args.lr:g}, or more --epochs")
     print(f"saved {path}")
     return checkpoint
+
+
+def _settle_threads(args: argparse.Namespace, path: Path) -> None:
+    """Resume with the threads of before, since the bits depend on them; else say how many were chosen, where they were."""
+    if args.chosen_threads is None:
+        return
+    history = Checkpoint.load(path).history if args.resume and path.exists() else ()
+    before = history[0].get("threads") if history else None
+    if isinstance(before, int):
+        use_threads(before)
+    print(f"threads: {threads_in_use()} (of {available_cores()} cores; --threads changes it)")
 
 
 def _check_output(args: argparse.Namespace, path: Path) -> None:
