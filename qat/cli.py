@@ -18,12 +18,13 @@ from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from qat import __version__, hints
-from qat.console import LastingOutput, PlainOutput, Pulse, showing
+from qat.console import LastingOutput, PlainOutput, Pulse
 from qat.errors import QatError, QatWarning, one_line
 from qat.plugins import import_own
 from qat.reading import read_text, reading
 from qat.training.devices import THREAD_VARIABLES, free_cores, use_threads
 from qat.training.workers import this_worker
+from qat.vocabulary.rows import showing
 
 #: command -> (module under qat.scripts, what it does). Modules are imported only when their command is called.
 COMMANDS = {
@@ -260,7 +261,7 @@ def run_script(
         args = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
         args.chosen_threads = _choose_threads(args)
         output = LastingOutput(sys.stdout)
-        with contextlib.redirect_stdout(PlainOutput(output)), showing(Pulse()):
+        with contextlib.redirect_stdout(PlainOutput(output)), showing(Pulse().watched):
             for module in vars(args).pop("imports"):
                 import_own(module)
             status = run(args) or 0

@@ -7,8 +7,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
@@ -141,25 +139,6 @@ class Pulse:
         finally:
             if bar.live.is_started:  # (it would print an empty line)
                 bar.stop()
-
-
-_PULSE: ContextVar[Pulse | None] = ContextVar("pulse", default=None)
-
-
-@contextmanager
-def showing(pulse: Pulse | None) -> Iterator[None]:
-    """Within, ``watched`` shows how far it is; None: it does not."""
-    token = _PULSE.set(pulse)
-    try:
-        yield
-    finally:
-        _PULSE.reset(token)
-
-
-def watched(parts: Iterable[T], total: int, size: Callable[[T], int], name: str) -> Iterable[T]:
-    """As ``Pulse.watched`` within ``showing``, as commands are; else the parts alone, since a library prints nothing."""
-    pulse = _PULSE.get()
-    return parts if pulse is None else pulse.watched(parts, total, size, name)
 
 
 def shown(text: str, style: str = "") -> Text:

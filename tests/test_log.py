@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from qat.console import SILENCE, Pulse, showing, watched
+from qat.console import SILENCE, Pulse
 from qat.training.log import TrainingLog
+from qat.vocabulary.rows import in_order, showing
 
 
 class Clock:
@@ -74,9 +76,9 @@ def test_on_a_terminal_a_bar_shows_samples_a_second(capsys: pytest.CaptureFixtur
 def work(clock: Clock, parts: int = 8, seconds: float = 4.0) -> list[int]:
     """Parts of 25 samples."""
     found = []
-    for part in watched(range(parts), 25 * parts, lambda _: 25, "lenet[1]"):
+    for (part,) in in_order((np.arange(25 * parts),), 25, "lenet[1]"):
         clock.now += seconds
-        found.append(part)
+        found.append(int(part[0]) // 25)
     return found
 
 
@@ -84,7 +86,7 @@ def test_long_work_of_a_command_prints_lines(capsys: pytest.CaptureFixture[str])
     clock = Clock()
     assert work(clock) == [*range(8)]
     assert capsys.readouterr().out == "", "a library prints nothing"
-    with showing(Pulse(clock)):
+    with showing(Pulse(clock).watched):
         assert work(clock) == [*range(8)]
         assert capsys.readouterr().out.splitlines() == [
             "lenet[1]: 75 of 200 samples, 6 samples/s",
@@ -100,7 +102,7 @@ def test_long_work_of_a_command_prints_lines(capsys: pytest.CaptureFixture[str])
 @pytest.mark.usefixtures("terminal")
 def test_long_work_has_a_bar_on_a_terminal_but_not_within_a_training(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with showing(Pulse(clock)):
+    with showing(Pulse(clock).watched):
         work(clock)
         assert "lenet[1]" in capsys.readouterr().out
         work(clock, seconds=0.01)

@@ -17,6 +17,13 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+def _hush() -> None:
+    """grain warns on import that there is no JAX, which it does not need."""
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)
+
+
 if __name__ == "__mp_main__":
     # Several workers that decode pictures side by side keep the cores busy; NumPy and OpenCV would start threads on top.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -24,7 +31,5 @@ if __name__ == "__mp_main__":
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches all processes of a terminal: the parent ends the others
-    from absl import logging
-
-    logging.set_verbosity(logging.ERROR)  # grain warns on import that there is no JAX, which it does not need
+    _hush()
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -10,9 +10,10 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from qat.console import SILENCE, make_console, showing
+from qat.console import SILENCE, make_console
 from qat.errors import QatError
 from qat.training.monitor import Epoch
+from qat.vocabulary.rows import showing
 
 
 class TrainingLog:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 
-from qat.console import watched
 from qat.vocabulary.ops import Array
 
 
@@ -74,6 +75,21 @@ class _Chosen(Rows):
         return _Chosen(self._rows, self._numbers[which])
 
 
+#: (parts, samples in all, samples of a part, name) -> the same parts, while it is shown how many are done.
+Watch = Callable[[Iterable[Any], int, Callable[[Any], int], str], Iterator[Any]]
+_WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
+
+
+@contextmanager
+def showing(watch: Watch | None) -> Iterator[None]:
+    """Within, ``in_order`` shows how far it is, as commands do; None, as outside: a library prints nothing."""
+    token = _WATCH.set(watch)
+    try:
+        yield
+    finally:
+        _WATCH.reset(token)
+
+
 def in_order(samples: Sequence[Array | Rows], size: int, name: str) -> Iterator[tuple[Array, ...]]:
     """All samples batch by batch, read ahead where they can be, while commands show how far it is.
 
@@ -86,7 +102,8 @@ def in_order(samples: Sequence[Array | Rows], size: int, name: str) -> Iterator[
         Batches.
     """
     parts = [x.batches(size) if isinstance(x, Rows) else _slices(x, size) for x in samples]
-    yield from watched(zip(*parts, strict=True), len(samples[0]), lambda batch: len(batch[0]), name)
+    watch, batches = _WATCH.get(), zip(*parts, strict=True)
+    yield from batches if watch is None else watch(batches, len(samples[0]), lambda batch: len(batch[0]), name)
 
 
 def _slices(samples: Array | Rows, size: int) -> Iterator[Array]:
