@@ -66,6 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch_size", type=int, default=64, help="images in a batch")
     parser.add_argument("--rounds", type=int, default=5, help="epochs of each loader")
     parser.add_argument("--images", type=int, default=2000, help="of an epoch that is timed")
+    parser.add_argument(
+        "--seconds", type=float, default=1e9, help="for how long a training's memory is watched, at most"
+    )
     parser.add_argument("--kills", type=int, default=5, help="how often the training is killed")
     parser.add_argument("--save_path", help="train on the pictures and save there: what this program calls itself for")
 
@@ -146,11 +149,14 @@ def memory(args: argparse.Namespace, folder: Path, scratch: Path) -> bool:
     for count in (args.files // 10, args.files):
         training = subprocess.Popen(command(args, count, folder, scratch / f"{count}.ckpt"), stdout=subprocess.DEVNULL)
         process, most[count] = psutil.Process(training.pid), 0
-        while training.poll() is None:
+        end = time.monotonic() + args.seconds
+        while training.poll() is None and time.monotonic() < end:
             most[count] = max(most[count], tree_pss(process))
             time.sleep(0.1)
         if training.returncode:
             raise SystemExit(training.returncode)
+        training.kill()  # where it was watched for long enough
+        training.wait()
     print("memory: " + ", ".join(f"{count:,} files {found / 1e6:,.0f} MB" for count, found in most.items()))
     return max(most.values()) < 1e9
 
