@@ -24,6 +24,12 @@ TFLITE = ["ai-edge-litert>=2.0", "flatbuffers>=24.3.25"]
 IMAGE = [
     "pillow>=12.3"
 ]  # CVE-2023-4863 (WebP), CVE-2023-50447, CVE-2024-28219, CVE-2025-48379, CVE-2026-59197 to -59200
+DATA = [
+    "grain>=0.2.18; python_version >= '3.11'",  # there is none for Python 3.10
+    "cloudpickle>=3.0",
+    "absl-py>=2.0",
+]
+AUGMENT = ["albumentations>=2.0.8", "opencv-python-headless>=4.9"]
 STUDY = ["scikit-learn>=1.5", "scipy>=1.11", "absl-py>=2.0"]  # scikit-learn: CVE-2024-5206
 PLOTS = ["matplotlib>=3.8", "jinja2>=3.1.6"]  # jinja2: CVE-2024-56201, CVE-2025-27516
 SEARCH = ["optuna>=4.0"]
@@ -57,12 +63,14 @@ setup(
         "mindspore": MINDSPORE,
         "tflite": TFLITE,
         "image": IMAGE,
+        "data": DATA,
+        "augment": AUGMENT,
         "study": STUDY,
         "plots": PLOTS,
         "search": SEARCH,
         "ray": RAY,
         "dev": DEV,
-        "all": [*TORCH, *KERAS, *MINDSPORE, *ONNX, *TFLITE, *IMAGE, *STUDY, *PLOTS, *SEARCH, *RAY],
+        "all": [*TORCH, *KERAS, *MINDSPORE, *ONNX, *TFLITE, *IMAGE, *DATA, *AUGMENT, *STUDY, *PLOTS, *SEARCH, *RAY],
     },
     entry_points={"console_scripts": ["qat = qat.cli:main"]},
     classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],

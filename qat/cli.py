@@ -18,11 +18,13 @@ from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from qat import __version__, hints
-from qat.console import LastingOutput, PlainOutput
+from qat.console import LastingOutput, PlainOutput, Pulse
 from qat.errors import QatError, QatWarning, one_line
 from qat.plugins import import_own
 from qat.reading import read_text, reading
+from qat.training.devices import THREAD_VARIABLES, free_cores, use_threads
 from qat.training.workers import this_worker
+from qat.vocabulary.rows import showing
 
 #: command -> (module under qat.scripts, what it does). Modules are imported only when their command is called.
 COMMANDS = {
@@ -267,8 +269,9 @@ def run_script(
         if this_worker().rank or sys.stdout is None:  # the first of several workers speaks for all
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for as long as the process lives)
         args = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+        args.chosen_threads = _choose_threads(args)
         output = LastingOutput(sys.stdout)
-        with contextlib.redirect_stdout(PlainOutput(output)):
+        with contextlib.redirect_stdout(PlainOutput(output)), showing(Pulse().watched):
             for module in vars(args).pop("imports"):
                 import_own(module)
             status = run(args) or 0
@@ -299,6 +302,21 @@ def run_script(
         where = f"{one_line(error.filename)}: " if error.filename else ""
         print(f"{parser.prog}: error: {where}{one_line(error.strerror or error)}; give another place", file=sys.stderr)
         return USER_MISTAKE
+
+
+def _choose_threads(args: argparse.Namespace) -> int | None:
+    """Set the threads of frameworks, none of which is imported yet: those of --threads, else the cores that are free.
+
+    Returns the number that was chosen here; None where the user has.
+    """
+    if getattr(args, "threads", None) is not None:
+        use_threads(args.threads)
+        return None
+    if any(os.environ.get(name) for name in THREAD_VARIABLES):
+        return None
+    count = free_cores()
+    use_threads(count)
+    return count
 
 
 def _flag_files(arguments: Sequence[str]) -> list[str]:

@@ -5,14 +5,20 @@ the terminal.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TextIO
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from qat.errors import one_line
+
+T = TypeVar("T")
+SILENCE = 10.0  #: seconds without a line after which long work says how far it is, off a terminal
+BAR_AFTER = 1.0  #: seconds after which long work has a bar on a terminal
 
 
 class LastingOutput:
@@ -82,6 +88,57 @@ def make_console() -> Console:
     if console.is_terminal and not console.is_dumb_terminal:
         return console
     return Console(highlight=False, file=file, width=200, color_system=None, force_terminal=False)
+
+
+class Pulse:
+    """How far long work is that prints nothing itself: a bar on a terminal, else a line each ``SILENCE`` seconds.
+
+    Args:
+        clock: gives seconds; tests have one of their own.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._last = clock, clock()
+
+    def watched(self, parts: Iterable[T], total: int, size: Callable[[T], int], name: str) -> Iterator[T]:
+        """The same parts, while it is shown how many are done.
+
+        Args:
+            parts: what is worked on, part by part.
+            total: samples in all parts.
+            size: samples in a part.
+            name: what computes, for the line.
+
+        Yields:
+            The parts.
+        """
+        console, start, done = make_console(), self._clock(), 0
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        task = bar.add_task(one_line(name).replace("[", r"\["), total=total, rate="")
+        try:
+            for part in parts:
+                yield part
+                done += size(part)
+                now = self._clock()
+                rate = f"{done / max(now - start, 1e-9):,.0f} samples/s"
+                if console.is_terminal:
+                    if now - start >= BAR_AFTER:
+                        bar.start()
+                    bar.update(task, completed=done, rate=rate)
+                elif now - self._last >= SILENCE:
+                    console.print(shown(f"{name}: {done:,} of {total:,} samples, {rate}"), soft_wrap=True)
+                    self._last = now
+        finally:
+            if bar.live.is_started:  # (it would print an empty line)
+                bar.stop()
 
 
 def shown(text: str, style: str = "") -> Text:

@@ -12,11 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qat
-from qat.data import Augmentation, Split, load
+from qat.data import Augmentation, Dataset, Split, load
+from qat.data.augment import KINDS, MIXES
 from qat.errors import QatError
 from qat.networks import create
 from qat.training.loop import train
+from qat.training.losses import cross_entropy, mixed
+from qat.training.objectives import Distillation
 from qat.training.recipe import Recipe
+from qat.vocabulary.numpy_ops import NumpyOps
 
 
 def _pictures(count: int = 6, channels: int = 2, height: int = 5, width: int = 7) -> np.ndarray:
@@ -84,7 +88,7 @@ def test_a_training_from_before_there_was_augmentation_goes_on() -> None:
     dataset, recipe, kept = load("digits").resized((1, 32, 32)), Recipe(epochs=1), list[qat.Checkpoint]()
     train(backend, qat.Checkpoint(graph, graph.initial_params()), dataset, recipe, save=kept.append, save_every=7)
     (entry,) = kept[0].history
-    older = replace(kept[0], history=({name: x for name, x in entry.items() if not name.startswith("augment_")},))
+    older = replace(kept[0], history=({name: x for name, x in entry.items() if not name.startswith("augment")},))
     resumed = train(backend, older, dataset, recipe)
     assert all(np.array_equal(kept[-1].params[name], resumed.params[name]) for name in resumed.params)
     with pytest.raises(QatError, match="trained with augment_shift 0, now it is 2"):
@@ -107,3 +111,138 @@ def test_the_command_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert status == 2
     assert "augment_shift is -2" in err
     assert not path.exists()
+
+
+class Dense(qat.Network):
+    """The smallest network for the digits."""
+
+    def __init__(self) -> None:
+        self.inputs = qat.Input((1, 8, 8))
+        self.flatten = qat.Flatten()
+        self.fc = qat.DenseBnAct(64, 10)
+
+    def construct(self, x):
+        return self.fc(self.flatten(x))
+
+
+def some_digits() -> Dataset:
+    dataset = load("digits")
+    return replace(dataset, train=dataset.train.chosen(np.arange(160)))
+
+
+def pictures(channels: int = 3, count: int = 6) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, channels, 12, 10), np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_changes_pictures_by_the_numbers_alone(kind: str, channels: int) -> None:
+    augmentation, images = Augmentation(kinds=(kind,)), pictures(channels)
+    first, maps = augmentation.changed(images, None, (), (0, 1, 2))
+    assert maps is None
+    assert (first.dtype, first.shape) == (images.dtype, images.shape)
+    assert np.array_equal(images, pictures(channels)), "it works on copies"
+    assert np.array_equal(first, augmentation.changed(images, None, (), (0, 1, 2))[0])
+    others = [augmentation.changed(images, None, (), numbers)[0] for numbers in ((1, 1, 2), (0, 2, 2), (0, 1, 3))]
+    assert any(not np.array_equal(first, images) for first in (first, *others))
+    assert any(not np.array_equal(first, other) for other in others)
+
+
+def test_maps_are_cut_and_mirrored_as_their_pictures() -> None:
+    images = np.zeros((8, 3, 12, 10), np.uint8)
+    images[:, :, :, 5:], images[:, :, 6:] = 200, 100  # three regions, which nearest pixels keep apart
+    maps = images[:, 0].astype(np.int64)
+    changed, moved = Augmentation(kinds=("crop", "flip")).changed(images, maps, (), (0, 1, 0))
+    assert moved is not None
+    assert moved.dtype == np.int64
+    assert not np.array_equal(moved, maps)
+    assert set(np.unique(moved)) <= {0, 100, 200}
+    close = np.abs(changed[:, 0].astype(int) - moved) <= 0.5 * 200
+    assert close.mean() > 0.9
+
+
+def test_mixed_images_have_the_shares_that_their_labels_say() -> None:
+    images, labels = np.zeros((4, 1, 10, 20), np.uint8), np.arange(4)
+    images[:2] = 200  # the reverse order mixes each with the other kind
+    for kind in ("mixup", "cutmix"):
+        shares = set()
+        for step in range(20):
+            numbers = (0, 1, step)
+            augmentation = Augmentation(kinds=(kind,))
+            mixed, _ = augmentation.changed(images, None, (), numbers)
+            first, other, share = augmentation.mixed_labels(labels, images.shape, numbers)
+            assert (first.tolist(), other.tolist(), share.dtype) == ([0, 1, 2, 3], [3, 2, 1, 0], np.float32)
+            means = mixed.reshape(4, -1).mean(axis=1) / 200
+            expected = np.where(labels < 2, share, 1 - share)
+            assert np.abs(means - expected).max() <= (0.51 / 200 if kind == "mixup" else 1e-6)
+            assert len(np.unique(mixed)) <= 2
+            shares.add(float(share[0]))
+        assert len(shares) > 15
+    both = {len(np.unique(Augmentation(kinds=MIXES).changed(images, None, (), (0, 1, n))[0][0])) for n in range(20)}
+    assert both == {1, 2}, "either of the two is drawn for a batch"
+
+
+def test_the_loss_of_mixed_images_is_that_of_both_labels_by_their_shares() -> None:
+    ops, rng = NumpyOps(), np.random.default_rng(0)
+    logits = rng.normal(size=(4, 5)).astype(np.float32)
+    first, other, share = np.array([0, 1, 2, 3]), np.array([3, 2, 1, 4]), np.full(4, 0.25, np.float32)
+    found = mixed(cross_entropy)(ops, logits, (first, other, share))
+    assert np.isclose(
+        found, 0.25 * cross_entropy(ops, logits, first) + 0.75 * cross_entropy(ops, logits, other), rtol=1e-6
+    )
+    one = mixed(cross_entropy)(ops, logits, (first, other, np.ones(4, np.float32)))
+    assert one == cross_entropy(ops, logits, first)
+
+
+@pytest.mark.parametrize("backend", ["torch", "keras", "mindspore"])
+def test_a_training_with_mixed_images_learns_on_every_backend(backend: str) -> None:
+    digits = some_digits()
+    recipe = Recipe(epochs=1, batch_size=32, augment=("flip", "mixup", "cutmix"))
+    graph = Dense().graph()
+    found = train(qat.backend(backend), qat.Checkpoint(graph, graph.initial_params(0)), digits, recipe)
+    assert found.step == 5
+    assert found.history[0]["augment"] == ["flip", "mixup", "cutmix"]
+    with pytest.raises(
+        QatError, match="augment flip mixup cutmix: mixed images have two labels, which Distillation does"
+    ):
+        train(
+            qat.backend(backend),
+            qat.Checkpoint(graph, graph.initial_params(0)),
+            digits,
+            recipe,
+            objective=Distillation(),
+        )
+
+
+def test_kinds_that_do_not_suit_the_samples_are_refused_by_name() -> None:
+    labels, maps = np.zeros(6, np.int64), np.zeros((6, 12, 10), np.int64)
+    windows = np.zeros((6, 3, 128), np.float32)
+    with pytest.raises(QatError, match=r"there is no 'mixupp', perhaps mixup is meant"):
+        Augmentation(kinds=("mixupp",))
+    with pytest.raises(QatError, match=r"augment crop: changes pictures, .* but a sample is float32 3 x 128"):
+        Augmentation(kinds=("crop",)).check((windows,), labels)
+    with pytest.raises(QatError, match="augmentation: changes pictures"):
+        Augmentation(flip=True).check((windows,), labels)
+    with pytest.raises(QatError, match="augment color: changes colours, of 1 or 3 channels, but the images have 5"):
+        Augmentation(kinds=("color",)).check((pictures(5),), labels)
+    Augmentation(kinds=("crop", "flip")).check((pictures(5),), labels)
+    for kind in ("mixup", "cutmix", "randaugment", "trivialaugment"):
+        with pytest.raises(QatError, match=f"augment {kind}: each pixel has a label here"):
+            Augmentation(kinds=("crop", kind)).check((pictures(),), maps)
+    with pytest.raises(QatError, match="augment_shift: each pixel has a label here"):
+        Augmentation(shift=1).check((pictures(),), maps)
+    Augmentation(flip=True, kinds=("crop", "flip", "color")).check((pictures(),), maps)
+
+
+def test_a_resumed_training_checks_the_kinds(tmp_path: Path) -> None:
+    digits, graph, path = some_digits(), Dense().graph(), tmp_path / "one.ckpt"
+    recipe = Recipe(epochs=1, batch_size=32, augment=("flip",))
+    backend, saved = qat.backend("torch"), list[qat.Checkpoint]()
+    start = qat.Checkpoint(graph, graph.initial_params(0))
+    train(backend, start, digits, recipe, save=saved.append, save_every=2)
+    saved[0].save(path)
+    kept = qat.Checkpoint.load(path)
+    with pytest.raises(QatError, match=r"trained with augment \['flip'\], now it is \[\]"):
+        train(backend, kept, digits, replace(recipe, augment=()))
+    end = train(backend, kept, digits, recipe)
+    assert all(np.array_equal(x, saved[-1].params[name]) for name, x in end.params.items())

@@ -10,6 +10,7 @@ import numpy as np
 
 from qat.cells.base import Shape
 from qat.data.augment import Augmentation
+from qat.data.loader import TrainingBatches
 from qat.data.preparation import PLAIN, Preparation, prepared
 from qat.data.rows import Samples, chosen_of, in_memory
 from qat.errors import QatError
@@ -101,24 +102,28 @@ class Split:
             epoch: number of the epoch.
             augmentation: changes of the images; None for none. Targets stay those of the unchanged image.
 
-        Yields:
+        Returns:
             Images and labels, or where there are targets images and a tuple of labels and targets.
 
         Raises:
             QatError: for an augmentation of samples with several images.
         """
-        rng = np.random.default_rng((seed, epoch))
-        order = rng.permutation(len(self))
-        for start in range(0, len(self) - batch_size + 1, batch_size):
-            batch = self.chosen(order[start : start + batch_size]).in_memory()
-            images = batch.images
-            if augmentation is not None and augmentation.changes:
-                if isinstance(images, tuple):
-                    raise QatError(
-                        f"augmentation: a sample has {len(images)} images, which might need different changes; leave it out"
-                    )
-                images = augmentation(images, rng)
-            yield images, as_arrays((batch.labels, *batch.targets))
+        steps = len(self) // batch_size
+        batches = self.training(batch_size, seed, augmentation)
+        return batches.of(range((epoch - 1) * steps, epoch * steps))
+
+    def training(self, batch_size: int, seed: int, augmentation: Augmentation | None = None) -> TrainingBatches:
+        """The batches of all epochs, as ``batches`` gives them for one.
+
+        Args:
+            batch_size: samples in each batch.
+            seed: of the training.
+            augmentation: changes of the images; None for none.
+
+        Returns:
+            Batches by the numbers of steps.
+        """
+        return TrainingBatches(as_tuple(self.images), self.labels, self.targets, batch_size, seed, augmentation)
 
     def chosen(self, which: Array) -> Split:
         """The samples with these numbers.

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output_path", metavar="CKPT", help="checkpoint to write (default: <input_path>_compressed.ckpt)"
     )
-    add_data_argument(parser, required=False, otherwise="none: activations stay as they are")
+    add_data_argument(parser, required=False, otherwise="none: activations stay as they are", workers=True)
     add_backend_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images")
     add_calibration_arguments(parser)

@@ -22,7 +22,7 @@ from qat.training.loop import check_labels
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    add_data_argument(parser)
+    add_data_argument(parser, workers=True)
     add_checkpoint_argument(parser, "float network")
     add_backend_arguments(parser)
     add_task_argument(parser)

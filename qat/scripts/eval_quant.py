@@ -13,7 +13,7 @@ from qat.scripts.common.tasks import add_class_arguments, add_task_argument
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    add_data_argument(parser)
+    add_data_argument(parser, workers=True)
     add_checkpoint_argument(parser, "quantized network")
     add_backend_arguments(parser)
     add_task_argument(parser)

@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """How a file is written and verified: the arithmetic, the options of every target, the images and the backend."""
     add_arithmetic_argument(parser)
     parser.add_argument("--no_verify", action="store_true", help="write the file without a certificate")
-    add_data_argument(parser, required=False)
+    add_data_argument(parser, required=False, workers=True)
     add_backend_arguments(parser)
     add_target_options(parser)
 

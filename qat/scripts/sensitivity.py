@@ -31,7 +31,7 @@ from qat.training.loop import check_labels, evaluate_metrics
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     add_checkpoint_argument(parser, "float network")
-    add_data_argument(parser)
+    add_data_argument(parser, workers=True)
     add_backend_arguments(parser)
     parser.add_argument(
         "--bits", type=int, nargs="+", default=list(BITS), metavar="BITS", help="widths to try, 1 to 16"

@@ -22,7 +22,7 @@ from qat.training.checkpoint import Checkpoint
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    add_data_argument(parser)
+    add_data_argument(parser, workers=True)
     add_network_argument(parser)
     add_backend_arguments(parser)
     add_training_arguments(

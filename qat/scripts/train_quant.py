@@ -33,7 +33,7 @@ CONVERTING = (*QUANTIZATION, "quant_delay", "quant_config")  #: what a quantized
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    add_data_argument(parser)
+    add_data_argument(parser, workers=True)
     add_checkpoint_argument(parser, "float network, or of a quantized one to go on with")
     add_backend_arguments(parser)
     add_training_arguments(parser, lr=0.01, save_path="<ckpt_path without its ending>_quant.ckpt")

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_trust_argument(parser)
     add_checkpoint_argument(parser, "quantized network that they were exported from")
     add_arithmetic_argument(parser)
-    add_data_argument(parser)
+    add_data_argument(parser, workers=True)
     parser.add_argument(
         "--backend",
         nargs="+",

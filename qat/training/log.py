@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from qat.console import make_console
+from qat.console import SILENCE, make_console
 from qat.errors import QatError
 from qat.tasks import Task
 from qat.training.monitor import Epoch
+from qat.vocabulary.rows import showing
 
 
 class TrainingLog:
@@ -20,13 +23,16 @@ class TrainingLog:
         Epoch: [ 1/ 10], step: [ 937/ 937], loss: [0.0113], avg loss: [0.0223], time: [4.3ms]
 
     "loss" is that of the step, "avg loss" the mean over the epoch so far, "time" the mean of a step since the last
-    line.
+    line. Off a terminal there is such a line after the first step that ends ``SILENCE`` seconds after the last one, too.
 
     Args:
         epochs: of the training.
         steps: in an epoch.
         every: log also after so many steps; 0, the default: at the end of each epoch only.
-        csv_path: a file to which the same numbers and the learning rate are appended; None for none.
+        csv_path: a file to which the numbers of these lines and the learning rate are appended, but not of those that
+            come by the clock; None for none.
+        batch_size: samples in a step, for the samples a second that the bar shows; 0, the default: it shows none.
+        clock: gives seconds; tests have one of their own.
 
     Raises:
         QatError: for a negative ``every``.
@@ -34,31 +40,45 @@ class TrainingLog:
 
     COLUMNS = ("epoch", "step", "loss", "avg_loss", "lr", "ms_per_step")
 
-    def __init__(self, epochs: int, steps: int, every: int = 0, csv_path: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        epochs: int,
+        steps: int,
+        every: int = 0,
+        csv_path: str | Path | None = None,
+        batch_size: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         if every < 0:
             raise QatError(f"log_every is {every}; use a number of steps, or 0 for the ends of epochs only")
         self.epochs, self.steps, self.every, self.csv_path = epochs, steps, every, csv_path
+        self._batch_size, self._clock, self._quiet = batch_size, clock, ExitStack()
         self._console = make_console()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             console=self._console,
+            get_time=clock,
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._task = self._progress.add_task("", total=steps)
-        self._total, self._seen, self._unlogged, self._since = 0.0, 0, 0, time.perf_counter()
+        self._task = self._progress.add_task("", total=steps, rate="")
+        self._total, self._seen, self._unlogged, self._since = 0.0, 0, 0, clock()
 
     def __enter__(self) -> TrainingLog:
         self._progress.start()
-        self._since = time.perf_counter()
+        if self._console.is_terminal:
+            self._quiet.enter_context(showing(None))  # the bar of the training is there already
+        self._since = self._clock()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._quiet.close()
         self._progress.stop()
 
     def step(self, epoch: int, step: int, loss: float, lr: float) -> None:
@@ -75,9 +95,16 @@ class TrainingLog:
         self._total += loss
         self._seen += 1
         self._unlogged += 1
-        self._progress.update(self._task, completed=step, description=f"epoch {epoch}/{self.epochs}  loss {loss:.4f}")
-        if step == self.steps or (self.every and step % self.every == 0):
-            now = time.perf_counter()
+        passed = self._clock() - self._since
+        self._progress.update(
+            self._task,
+            completed=step,
+            description=f"epoch {epoch}/{self.epochs}  loss {loss:.4f}",
+            rate=f"{self._unlogged * self._batch_size / passed:,.0f} samples/s" if passed and self._batch_size else "",
+        )
+        asked = step == self.steps or bool(self.every and step % self.every == 0)
+        if asked or (not self._console.is_terminal and passed >= SILENCE):
+            now = self._clock()
             milliseconds = (now - self._since) * 1000.0 / self._unlogged
             average = self._total / self._seen
             self._console.print(
@@ -86,9 +113,9 @@ class TrainingLog:
                 markup=False,
                 soft_wrap=True,
             )
-            if self.csv_path is not None:
+            if asked and self.csv_path is not None:
                 self._append(f"{epoch},{step},{loss:.6g},{average:.6g},{lr:.6g},{milliseconds:.4g}")
-            self._unlogged, self._since = 0, time.perf_counter()
+            self._unlogged, self._since = 0, self._clock()
 
     def validation(self, epoch: Epoch, task: Task) -> None:
         """Report loss and the task's main metric of the held-back images at the end of an epoch."""

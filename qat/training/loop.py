@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -120,7 +120,7 @@ def train(
         objective=objective,
         hooks=_Hooks(save, save_every, watch),
     )
-    with TrainingLog(recipe.epochs, course.steps, log_every, log_path) as log:
+    with TrainingLog(recipe.epochs, course.steps, log_every, log_path, recipe.batch_size) as log, closing(run.batches):
         while run.done < course.end and not run.stopped_early():
             run.epoch(log)
     return run.result()
@@ -232,7 +232,17 @@ class _Run:
             raise QatError(
                 "--resume: the checkpoint lacks the parameters of its best epoch; use another copy, or start anew"
             )
-        self.augmentation = Augmentation(recipe.augment_shift, recipe.augment_flip)
+        augmentation = Augmentation(recipe.augment_shift, recipe.augment_flip, recipe.augment)
+        other = objective or loss or (None if isinstance(self.task, Classification) else self.task)
+        if augmentation.mixes and other is not None:
+            raise QatError(
+                f"augment {' '.join(recipe.augment)}: mixed images have two labels, which the loss, {type(other).__name__}, "
+                "does not know of; leave mixup and cutmix out"
+            )
+        batches = data.train.training(recipe.batch_size, recipe.seed, augmentation)
+        self.batches = batches.of(
+            range(start.step, max(course.end, start.step))
+        )  # one reading of all epochs: workers stay
         self.model = backend.lower(logits_graph(self.graph), start.params, device_target=device_target, step=start.step)
         self.pruning = PruningInTraining(backend, self.model, self.graph, recipe.slimming)
         loss_function = objective or loss or self.task.smoothed(recipe.label_smoothing).loss
@@ -248,11 +258,10 @@ class _Run:
     def epoch(self, log: TrainingLog) -> None:
         """Train to the end of the epoch that the last step belongs to, or to that of the next one."""
         steps, recipe = self.course.steps, self.recipe
-        number, factor = self.done // steps + 1, 1.0
+        factor = 1.0
         if recipe.lr_schedule == "plateau":
             factor = plateau_factor(self.progress.epochs, self.course.counts_from)
-        batches = self.data.train.batches(recipe.batch_size, recipe.seed, number, self.augmentation)
-        for images, given in islice(batches, self.done % steps, None):
+        for images, given in islice(self.batches, steps - self.done % steps):
             targets = self._targets(images, given)
             lr = factor * learning_rate(recipe.lr_schedule, recipe.lr, self.done, self.course.total, recipe.warmup)
             self._train_step(images, targets, lr, log)

@@ -36,6 +36,7 @@ class Recipe:
         augment_flip: each time an image is seen, it is mirrored or not, at random; default False.
         warmup: so many steps at the beginning, the schedule's rate is multiplied by a share that rises evenly to 1 (Goyal et
             al., arXiv 1706.02677, section 2.2); default 0.
+        augment: further changes of images, of ``qat.data.augment.KINDS``; none by default.
 
     Raises:
         QatError: a value has another type or makes no sense, as 0 epochs.
@@ -59,6 +60,7 @@ class Recipe:
     augment_shift: int = 0
     augment_flip: bool = False
     warmup: int = 0
+    augment: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.optimizer, str):
@@ -76,7 +78,9 @@ class Recipe:
         if not 0.0 <= self.slimming < math.inf:
             raise QatError(f"slimming is {self.slimming}; use 0 or a positive number")
         learning_rate(self.lr_schedule, self.lr, 0, 1)  # raises for an unknown schedule
-        Augmentation(self.augment_shift, self.augment_flip)  # raises for a negative shift
+        Augmentation(
+            self.augment_shift, self.augment_flip, self.augment
+        )  # raises for a negative shift, an unknown kind
         for name, value in (
             ("validation", self.validation),
             ("early_stopping", self.early_stopping),

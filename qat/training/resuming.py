@@ -12,6 +12,7 @@ from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError
 from qat.tasks import Classification, Loss, Task
 from qat.training.checkpoint import Checkpoint
+from qat.training.devices import threads_in_use
 from qat.training.optimizer import Optimizer
 from qat.training.recipe import Recipe
 
@@ -39,17 +40,21 @@ def training_record(
         "data": dataset.name,
         "data_path": str(source.absolute()) if source.exists() else dataset.source,
         **asdict(recipe),
+        "augment": [*recipe.augment],  # as JSON gives it back
+        **({} if threads_in_use() is None else {"threads": threads_in_use()}),
     }
 
 
 def check_continues(start: Checkpoint, record: Mapping[str, Any]) -> None:
     """Raise QatError unless the checkpoint was made by the training that ``record`` describes."""
     # What a recipe could not say yet when the checkpoint was made had its default.
-    before = {**asdict(Recipe()), **start.history[0]} if start.history else {}
+    before = {**asdict(Recipe()), "augment": [], **start.history[0]} if start.history else {}
     if isinstance(before.get("optimizer"), dict):
         before["optimizer"] = {**asdict(Optimizer()), **before["optimizer"]}
     any_length = record["lr_schedule"] in LENGTHLESS  # what was done does not depend on how much was to follow
     keys = [key for key in {**before, **record} if not (any_length and key == "epochs")]
+    if "threads" not in before or "threads" not in record:  # then nothing is known of them
+        keys = [key for key in keys if key != "threads"]
     changed = [key for key in keys if before.get(key) != record.get(key)]
     if changed:
         key = changed[0]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from qat.errors import QatError
 from qat.vocabulary.ops import Array
-from qat.vocabulary.rows import Rows
+from qat.vocabulary.rows import Rows, in_order
 
 Arrays = Array | tuple[Array, ...]  #: one array for a network with one input (output), else a tuple
 Key = TypeVar("Key")
@@ -88,9 +88,17 @@ class Batches(Sequence[tuple[Array, ...]]):
         if not 0 <= number < len(self):
             raise IndexError(number)
         at = number * self._size
-        batch = tuple(x[at : at + self._size] for x in self._samples)
+        return self._checked(tuple(x[at : at + self._size] for x in self._samples), at)
+
+    def __iter__(self) -> Iterator[tuple[Array, ...]]:
+        at = 0
+        for batch in in_order(self._samples, self._size, self._name):
+            yield self._checked(batch, at)
+            at += len(batch[0])
+
+    def _checked(self, batch: tuple[Array, ...], first: int) -> tuple[Array, ...]:
         for x, spec in zip(batch, self._specs, strict=True):
-            check_finite(x, spec, self._name, at)
+            check_finite(x, spec, self._name, first)
         return batch
 
 

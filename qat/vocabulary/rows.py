@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -49,6 +52,10 @@ class Rows(ABC):
             found[row] = self.read(int(number))
         return found
 
+    def batches(self, size: int) -> Iterator[Array]:
+        """All rows in their order, so many at a time; the last time there may be fewer. Others may read ahead in it."""
+        return _slices(self, size)
+
     def chosen(self, which: Array) -> Rows:
         """Some of the rows, which are not read yet."""
         return _Chosen(self, np.arange(len(self))[which])
@@ -66,3 +73,39 @@ class _Chosen(Rows):
 
     def chosen(self, which: Array) -> Rows:
         return _Chosen(self._rows, self._numbers[which])
+
+
+#: (parts, samples in all, samples of a part, name) -> the same parts, while it is shown how many are done.
+Watch = Callable[[Iterable[Any], int, Callable[[Any], int], str], Iterator[Any]]
+_WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
+
+
+@contextmanager
+def showing(watch: Watch | None) -> Iterator[None]:
+    """Within, ``in_order`` shows how far it is, as commands do; None, as outside: a library prints nothing."""
+    token = _WATCH.set(watch)
+    try:
+        yield
+    finally:
+        _WATCH.reset(token)
+
+
+def in_order(samples: Sequence[Array | Rows], size: int, name: str) -> Iterator[tuple[Array, ...]]:
+    """All samples batch by batch, read ahead where they can be, while commands show how far it is.
+
+    Args:
+        samples: (N, ...) of each input.
+        size: samples in a batch; the last one may have fewer.
+        name: of the network or file that gets them, for what is shown.
+
+    Yields:
+        Batches.
+    """
+    parts = [x.batches(size) if isinstance(x, Rows) else _slices(x, size) for x in samples]
+    watch, batches = _WATCH.get(), zip(*parts, strict=True)
+    yield from batches if watch is None else watch(batches, len(samples[0]), lambda batch: len(batch[0]), name)
+
+
+def _slices(samples: Array | Rows, size: int) -> Iterator[Array]:
+    for at in range(0, len(samples), size):
+        yield samples[at : at + size]

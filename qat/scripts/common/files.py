@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from qat import data
 from qat.data import Dataset
+from qat.data.loader import check_workers, in_workers
 from qat.data.preparation import PLAIN, Preparation
 from qat.deploy.interfaces import Target
 from qat.errors import QatError
@@ -41,12 +43,18 @@ def load_data(data_path: str, network: Graph | Checkpoint, args: argparse.Namesp
             f"{graph.name} has {len(graph.inputs)} inputs, but a data set of --data_path has one image a sample; train and "
             "verify it from Python, with a tuple of arrays as Split.images"
         )
+    num_workers = getattr(args, "num_workers", 0)
+    check_workers(num_workers)
     dataset = data.load(data_path, skip_unreadable=bool(getattr(args, "skip_unreadable", False)))
     usual: Preparation = getattr(dataset.train.images, "usual", PLAIN)
     source = getattr(args, "ckpt_path", None) or "the checkpoint"
-    source = getattr(args, "ckpt_path", None) or "the checkpoint"
     recipe = chosen_preparation(args, kept, dataset.preparation or usual, source)
-    return dataset.resized(graph.shapes[graph.inputs[0].name], recipe)
+    dataset = dataset.resized(graph.shapes[graph.inputs[0].name], recipe)
+    train, test = (
+        replace(x, images=in_workers(x.images, num_workers), labels=in_workers(x.labels, num_workers))
+        for x in (dataset.train, dataset.test)
+    )
+    return replace(dataset, train=train, test=test)
 
 
 def check_file(path: str, advice: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 import qat
 from qat.data.loading import READERS
@@ -14,8 +15,11 @@ from qat.errors import QatError, one_line
 from qat.integer.fixed_point import ARITHMETICS
 from qat.networks.catalogue import ADDED
 from qat.registry import BACKENDS, backend_names
-from qat.training.devices import DEVICES
+from qat.training.devices import DEVICES, available_cores
 from qat.training.lengths import Length
+
+#: More workers than this make sense for fast devices alone; each takes 100 MB.
+MOST_BY_DEFAULT = 4
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +29,25 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
-    """--device_target."""
+    """--device_target and --threads."""
     parser.add_argument(
         "--device_target", choices=DEVICES, help="the device it computes on (default: the best that there is)"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        help="threads of a CPU (default: OMP_NUM_THREADS, else as many as there are cores that nobody uses just now)",
+    )
+
+
+def add_workers_argument(parser: argparse.ArgumentParser) -> None:
+    """--num_workers."""
+    parser.add_argument(
+        "--num_workers",
+        type=int,
+        default=min(available_cores(), MOST_BY_DEFAULT) if find_spec("grain") else 0,
+        help="processes that read pictures ahead where the data are not in memory; 0: this one reads. The results are the "
+        "same",
     )
 
 
@@ -65,6 +85,7 @@ def add_data_argument(
     otherwise: str = "what the checkpoint was trained on",
     also: str = "",
     prepared: bool = True,
+    workers: bool = False,
 ) -> None:
     """--data_path, and how its pictures are prepared.
 
@@ -73,6 +94,7 @@ def add_data_argument(
         required: Whether it has to be given.
         otherwise: What is taken where it is left out, for the help.
         also: What this command takes beside, for the help.
+        workers: Whether there is --num_workers.
         prepared: Whether there are flags of ``add_preparation_arguments`` and --skip_unreadable; a study prepares all alike.
     """
     text = (
@@ -85,6 +107,8 @@ def add_data_argument(
         parser.add_argument("--data_path", required=True, help=text)
     else:
         parser.add_argument("--data_path", default=None, help=f"{text} (default: {otherwise})")
+    if workers:
+        add_workers_argument(parser)
     if not prepared:
         return
     add_preparation_arguments(parser)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import qat
 from qat.data import Dataset
+from qat.data.augment import KINDS
 from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError
 from qat.files import check_writable
@@ -20,6 +21,7 @@ from qat.scripts.common.printing import note_if_guessing, print_metrics
 from qat.scripts.common.tasks import add_loss_arguments, add_task_argument, with_task, with_weights
 from qat.tasks import own_loss
 from qat.training.checkpoint import Checkpoint
+from qat.training.devices import available_cores, threads_in_use, use_threads
 from qat.training.distillation import OWN, Teaching, teach
 from qat.training.lengths import Length, Span, span_of
 from qat.training.loop import evaluate_metrics, train
@@ -58,6 +60,14 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
         help="move training images at random by up to so many pixels",
     )
     parser.add_argument("--augment_flip", action="store_true", help="mirror half of the training images, left to right")
+    parser.add_argument(
+        "--augment",
+        nargs="+",
+        choices=KINDS,
+        default=[],
+        metavar="KIND",
+        help=f"change training pictures at random by {', '.join(KINDS)}: one or several",
+    )
     parser.add_argument(
         "--validation",
         type=int,
@@ -147,6 +157,7 @@ def recipe(args: argparse.Namespace) -> Recipe:
         keep_best=args.keep_best,
         augment_shift=args.augment_shift,
         augment_flip=args.augment_flip,
+        augment=tuple(args.augment),
     )
 
 
@@ -179,6 +190,7 @@ def train_and_save(
     Returns:
         What was saved.
     """
+    _settle_threads(args, path)
     backend = qat.backend(args.backend)
     plan = recipe(args)
     loss = own_loss(args.loss) if args.loss else None
@@ -227,6 +239,17 @@ def train_and_save(
     note_if_guessing(metrics, dataset.test, start.graph.name, f"use another --lr than {args.lr:g}, or more --epochs")
     print(f"saved {path}")
     return checkpoint
+
+
+def _settle_threads(args: argparse.Namespace, path: Path) -> None:
+    """Resume with the threads of before, since the bits depend on them; else say how many were chosen, where they were."""
+    if args.chosen_threads is None:
+        return
+    history = Checkpoint.load(path).history if args.resume and path.exists() else ()
+    before = history[0].get("threads") if history else None
+    if isinstance(before, int):
+        use_threads(before)
+    print(f"threads: {threads_in_use()} (of {available_cores()} cores; --threads changes it)")
 
 
 def _check_output(args: argparse.Namespace, path: Path) -> None:
