@@ -26,6 +26,7 @@ REAL = "float32"
 TYPES = (OWN, REAL, "int8", "uint8", "int16")  #: of an input or an output of a file
 METADATA = "ends"  #: the key of a file's metadata
 LARGEST = 1 << 20  #: characters of that entry
+MOST = 1 << 17  #: of codes of 16 bits, around any zero point
 DTYPES = (REAL, "int8", "uint8", "int16", "uint16")  #: of arrays
 
 
@@ -58,7 +59,7 @@ class FileInput:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _check(self.scale, self.dtype, self.stored)
+        _check(self.scale, (self.dtype, self.stored), (self.zero_point, self.low, self.high, self.offset))
 
     @property
     def spec(self) -> ArraySpec:
@@ -111,7 +112,7 @@ class FileOutput:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _check(self.scale, self.stored)
+        _check(self.scale, (self.stored,), (self.zero_point,))
 
     def decode(self, y: Array) -> Array:
         """Real numbers, float32 (N, ...)."""
@@ -121,11 +122,13 @@ class FileOutput:
         return real
 
 
-def _check(scale: float, *dtypes: str) -> None:
-    """Raise ValueError for a scale or dtypes that no end has."""
+def _check(scale: float, dtypes: tuple[str, ...], codes: tuple[int, ...]) -> None:
+    """Raise ValueError for a scale, dtypes or codes that no end has."""
     with np.errstate(over="ignore"):
         if not 0.0 < np.float32(scale) < np.inf or not set(dtypes) <= set(DTYPES):
             raise ValueError(f"an input or output has scale {scale!r} and dtypes {shortened(dtypes)}")
+    if max(map(abs, codes)) > MOST:
+        raise ValueError(f"an input or output has codes {codes}, which 16 bits do not hold")
 
 
 @dataclass(frozen=True)
