@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qat.data import Dataset
+from qat.data.preparation import PLAIN
 from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError
 from qat.training.checkpoint import Checkpoint
@@ -21,12 +22,16 @@ def training_record(
 ) -> dict[str, Any]:
     """What the checkpoint's history keeps of a training: all that its result depends on."""
     source = Path(dataset.source)
+    # PLAIN is what every release before recipes of pictures did, whose records do not say it.
+    pictures = dataset.preparation
+    prepared = {} if pictures is None or pictures == PLAIN else {"preparation": pictures.to_json()}
     return {
         "backend": backend.NAME,
         "device_target": device_target,
         "compile": compile,
         "data": dataset.name,
         "data_path": str(source.absolute()) if source.exists() else dataset.source,
+        **prepared,
         **asdict(recipe),
     }
 
