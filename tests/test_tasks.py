@@ -17,6 +17,7 @@ import qat
 from qat.data import Dataset, Split
 from qat.deploy.verify import export_verified
 from qat.errors import QatError
+from qat.study.search import adjusted_accuracy, good_words, goodness
 from qat.tasks import (
     TASKS,
     Classification,
@@ -35,7 +36,7 @@ from qat.tasks import (
 )
 from qat.tasks.reconstruction import real_inputs
 from qat.training.loop import evaluate_metrics, train
-from qat.training.monitor import Progress
+from qat.training.monitor import Epoch, Progress
 from qat.training.objectives import Distillation, GTCLoss, SizeBudget
 from qat.training.optimizer import Optimizer
 from qat.training.recipe import Recipe
@@ -521,3 +522,14 @@ def test_budgets_take_the_tasks_loss_and_others_are_refused() -> None:
             trained(network, dataset, Regression(), recipe=recipe, objective=objective)
     with pytest.raises(QatError, match=r"label_smoothing is 0\.1, but regression has no classes"):
         trained(network, dataset, Regression(), recipe=replace(recipe, label_smoothing=0.1))
+
+
+def test_searches_maximise_an_error_below_0() -> None:
+    graph = Plain(1).graph()
+    progress = Progress((Epoch(1, 0.5, 0.1, 0.4, 0.25, "MAE"),))
+    checkpoint = qat.Checkpoint(graph, graph.initial_params(), epoch=1, progress=progress, task=Regression())
+    assert goodness(checkpoint) == -0.25
+    assert goodness(replace(checkpoint, task=Classification())) == 0.25
+    assert good_words(Regression(), -0.25, "MAE") == "MAE 0.25"
+    assert good_words(Classification(), 0.25, "top-1") == "25.00 %"
+    assert adjusted_accuracy(-0.25, 50.0, 100.0) > adjusted_accuracy(-0.25, 100.0, 100.0) == -0.25
