@@ -18,18 +18,17 @@ from qat.errors import NotFiniteError, QatError
 from qat.graph import Graph, Params
 from qat.passes.apply_masks import apply_masks
 from qat.passes.logits_graph import logits_graph
-from qat.pruning.magnitude import pruners
 from qat.pruning.training import PruningInTraining
 from qat.tasks import Classification, Loss, Task, evaluated_loss, main
 from qat.training.checkpoint import Checkpoint
-from qat.training.lengths import steps_of_epoch
+from qat.training.course import Course, course_of
 from qat.training.log import TrainingLog
 from qat.training.losses import Objective
 from qat.training.monitor import Epoch, Progress, best_epoch, plateau_factor, should_stop
 from qat.training.objectives import for_task
 from qat.training.optimizer import learning_rate
 from qat.training.recipe import Recipe
-from qat.training.resuming import check_continues, check_progress, training_record
+from qat.training.resuming import training_record
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 
 
@@ -105,7 +104,7 @@ def train(
         entry["objective"] = {"type": type(objective).__name__, **{k: v for k, v in fields.items() if k != "task"}}
     entry |= record or {}
     held = dataset.held_back(recipe.validation, recipe.seed) if recipe.validation else dataset
-    course = _course(start, held, recipe, entry, stop_after)
+    course = course_of(start, held, recipe, entry, stop_after)
     if start.progress.finished or (start.step >= course.end and not (recipe.keep_best and course.whole)):
         return start
     run = _Run(
@@ -124,61 +123,6 @@ def train(
         while run.done < course.end and not run.stopped_early():
             run.epoch(log)
     return run.result()
-
-
-@dataclass(frozen=True)
-class _Course:
-    """How far a training goes.
-
-    Attributes:
-        recipe: how to train.
-        steps: of an epoch.
-        end: the number of steps done where this call ends.
-        counts_from: the number of steps done from which on an epoch may be the best; before, weights are pruned.
-    """
-
-    recipe: Recipe
-    steps: int
-    end: int
-    counts_from: int
-
-    @property
-    def total(self) -> int:
-        """The steps of all epochs."""
-        return self.recipe.epochs * self.steps
-
-    @property
-    def whole(self) -> bool:
-        """True where this call goes to the last epoch."""
-        return self.end == self.total
-
-
-def _course(
-    start: Checkpoint, held: Dataset, recipe: Recipe, record: Mapping[str, Any], stop_after: int | None
-) -> _Course:
-    """How far training goes. Raises QatError where it cannot go there, or cannot go on from ``start``."""
-    steps = steps_of_epoch(len(held.train), recipe.batch_size, held.source)
-    if start.step:
-        check_continues(start, record)
-        check_progress(start, recipe, steps)
-    total = recipe.epochs * steps
-    if recipe.warmup >= total:
-        raise QatError(
-            f"warmup: the rate rises for {recipe.warmup} steps, but {recipe.epochs} epochs have {total} steps, so that it "
-            "would never reach --lr; give fewer, as 5%"
-        )
-    counts_from = 1 + max((pruner.last for pruner in pruners(start.graph).values()), default=-1)
-    if recipe.keep_best and counts_from > total:
-        raise QatError(
-            f"keep_best: weights are pruned until step {counts_from}, but {recipe.epochs} epochs have {total} steps; train "
-            "more epochs, or let the pruning end before"
-        )
-    if start.step and start.progress.finished and start.history[0].get("epochs") != recipe.epochs:
-        raise QatError(
-            f"--resume: this training ended, with the best epoch or early, so that its {start.history[0].get('epochs')} epochs "
-            f"cannot become {recipe.epochs}; leave --resume out to start anew"
-        )
-    return _Course(recipe, steps, total if stop_after is None else min(stop_after * steps, total), counts_from)
 
 
 @dataclass(frozen=True)
@@ -213,7 +157,7 @@ class _Run:
         self,
         backend: TrainingBackend,
         start: Checkpoint,
-        course: _Course,
+        course: Course,
         data: Dataset,
         *,
         history: tuple[Mapping[str, Any], ...],

@@ -16,6 +16,7 @@ from qat.backends.common import predict_codes as predict_codes
 from qat.backends.common import read as read
 from qat.backends.common import trace as trace
 from qat.backends.common import write as write
+from qat.backends.keras.layout import ensured, from_layout, to_layout, transposed
 from qat.backends.keras.ops import AXES, DEVICES, ExactOps, Tensor
 from qat.backends.keras.ops import KerasOps as KerasOps
 from qat.backends.keras.ops import seed as seed
@@ -29,7 +30,7 @@ from qat.training.forward import single
 from qat.training.losses import Loss, Objective, cross_entropy, step_terms
 from qat.training.optimizer import Optimizer
 from qat.training.workers import TF_CONFIG
-from qat.vocabulary.arrays import ArraySpec, as_tuple, check_samples, empty_batch, wrong_shape
+from qat.vocabulary.arrays import as_tuple, check_samples, empty_batch, wrong_shape
 from qat.vocabulary.ops import Array
 
 NAME = "keras"  #: under which ``qat.backend`` knows it
@@ -37,7 +38,7 @@ NAME = "keras"  #: under which ``qat.backend`` knows it
 
 #: What tf.ensure_shape says: the sizes found, and those wanted.
 ENSURED = re.compile(r"[Ss]hape of tensor \S+ \[([\d,?]*)\] is not compatible with expected shape \[([\d,?]*)\]")
-#: What the two assertions in ``_ensured`` say.
+#: What the two assertions in ``ensured`` say.
 EMPTY = re.compile(r"the batch is empty|size\[0\] == 0 \(got 1\)")
 
 
@@ -137,7 +138,7 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
         specs = self.graph.input_specs
         check_samples(as_tuple(inputs), specs, object, self.graph.name)
         if tf.inside_function():
-            inputs = single(tuple(map(_ensured, as_tuple(inputs), specs)))
+            inputs = single(tuple(map(ensured, as_tuple(inputs), specs)))
         return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs: Any, training: bool = False) -> Any:
@@ -151,7 +152,7 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
     def _outputs(self, inputs: Any, training: bool) -> Any:
         inputs = as_tuple(inputs)
         if not training:
-            return single(_from_layout(self._evaluated(_to_layout(inputs))))
+            return single(from_layout(self._evaluated(to_layout(inputs))))
         if self._phase is not None or not tf.inside_function():
             outputs = self.run(inputs, self._pass.phase(self.step) if self._phase is None else self._phase)
         else:  # traced once for all steps to come
@@ -159,7 +160,7 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
             branches = [partial(self.run, inputs, phase) for phase in starts]
             number = tf.searchsorted(tf.constant(starts, tf.int64), self._step.value[None], side="right")[0] - 1
             outputs = tf.switch_case(number, branches)
-        return single(_from_layout(outputs))
+        return single(from_layout(outputs))
 
     def run(self, inputs: tuple[Tensor, ...], phase: int) -> tuple[Tensor, ...]:
         """One training pass over raw pixels in the form of that phase: real outputs; it updates the state and ``step``."""
@@ -175,7 +176,7 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
     def _updating(self, compute: Callable[..., tuple[Any, dict[str, Tensor]]], inputs: tuple[Tensor, ...]) -> Any:
         """What ``compute(params, inputs=pixels)`` returns beside new values of state, to which the state is set."""
         with tf.device(self.device):
-            found, updates = compute(self._values(), inputs=_to_layout(inputs))
+            found, updates = compute(self._values(), inputs=to_layout(inputs))
             self._assign(updates)
             self._step.assign_add(1)
         return found
@@ -392,7 +393,7 @@ class Step(TrainingStep):
         with tf.device(self.model.device):
             inputs = tuple(map(tf.constant, pixels))
             # Targets of four axes belong to an activation, which has another layout here.
-            wanted = single(tuple(_transposed(tf.constant(x), AXES["activation"]) for x in targets))
+            wanted = single(tuple(transposed(tf.constant(x), AXES["activation"]) for x in targets))
             return self._functions[key](inputs, wanted, *others)
 
     def _apply(self, gradients: Sequence[Tensor], lr: float) -> None:
@@ -425,28 +426,3 @@ class Step(TrainingStep):
 
 
 make_step = Step
-
-
-def _ensured(x: Tensor, spec: ArraySpec) -> Tensor:
-    """Pixels whose sizes, as far as they are not known while a function is traced, are looked at where it runs."""
-    x = tf.ensure_shape(x, (None, *spec.shape))
-    if x.shape[0] is not None:
-        return x
-    # XLA leaves assertions out, but refuses a slice beyond the end; without XLA a slice that nobody reads is left out.
-    first = tf.slice(x, [0] * x.shape.rank, [1, *spec.shape])
-    with tf.control_dependencies([tf.debugging.assert_positive(tf.shape(x)[0], "the batch is empty"), first]):
-        return tf.identity(x)
-
-
-def _transposed(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    return tf.transpose(x, axes) if len(x.shape) == 4 else x
-
-
-def _to_layout(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Raw canonical pixels as float32 in this backend's layout."""
-    return tuple(_transposed(tf.cast(x, tf.float32), AXES["activation"]) for x in inputs)
-
-
-def _from_layout(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The inverse: outputs as (N, C, H, W) or (N, F)."""
-    return tuple(_transposed(y, (0, 3, 1, 2)) for y in outputs)
