@@ -123,6 +123,18 @@ OF_ONE = {
         ),
     ),
     qat.Conv2dBnAct: (IMAGES, convolutions),
+    qat.ConstantChannel: (
+        IMAGES,
+        lambda shape: (
+            st.builds(qat.ConstantChannel, st.floats(-2, 2)) if shape[0] < MOST_CHANNELS else st.just(qat.Flatten())
+        ),
+    ),
+    qat.Normalize: (
+        IMAGES,
+        lambda shape: st.builds(
+            qat.Normalize, *[st.tuples(*[st.floats(-2, 2)] * shape[0]) for _ in range(2)], after_fake=st.booleans()
+        ),
+    ),
     qat.BatchNorm: (IMAGES, lambda shape: st.builds(qat.BatchNorm, st.just(shape[0]), activation=ACTIVATIONS)),
     qat.MaxPool2d: (IMAGES, lambda shape: pools(qat.MaxPool2d)),
     qat.AvgPool2d: (IMAGES, lambda shape: pools(qat.AvgPool2d)),

@@ -104,7 +104,8 @@ class Input(Cell):
                     f"Input: {name} is {shortened(value)}, {len(value)} numbers, but its shape {self.shape} has "
                     f"{self.shape[0]} channels; give one number for each, or one for all"
                 )
-        means, stds = self._each(self.mean), self._each(self.std)
+        # Not of each channel: a damaged file may declare more of them than there is memory.
+        means, stds = (value if isinstance(value, tuple) else (value,) for value in (self.mean, self.std))
         if not all(0.0 <= mean <= 1.0 for mean in means) or not all(1e-6 < std < 1e6 for std in stds):
             raise QatError(
                 f"Input: mean {self.mean!r} and std {self.std!r} are those of pixels scaled to 0..1; mean must lie "
@@ -157,7 +158,7 @@ class Input(Cell):
         if self.scale is not None:
             return Grid(np.float32(self.scale), self.zero_point, int(info.min), int(info.max))
         # Of channels that differ: between them, so that what the weights have to make up for is small.
-        mean, std = float(np.median(self._each(self.mean))), float(np.mean(self._each(self.std)))
+        mean, std = float(np.median(self.mean)), float(np.mean(self.std))
         return Grid(np.float32(1.0 / (255.0 * std)), zero_point=int(np.rint(255.0 * mean)), qmin=0, qmax=255)
 
     @property

@@ -77,10 +77,9 @@ def _takers(graph: Graph, source: Node) -> list[Node] | None:
     """The linear nodes that take an input, directly or behind a Flatten; None where anything else does."""
     found = []
     for node in graph.consumers(source.name):
-        behind = graph.consumers(node.name) if isinstance(node.cell, Flatten) else [node]
-        if node.name in graph.outputs:
+        if isinstance(node.cell, Flatten) and node.name in graph.outputs:
             return None
-        found += behind
+        found += graph.consumers(node.name) if isinstance(node.cell, Flatten) else [node]
     one_use = all(sum(other.cell_name == node.cell_name for other in graph.nodes) == 1 for node in found)
     fits = all(_fits(node.cell) for node in found)
     return found if found and one_use and fits and source.name not in graph.outputs else None

@@ -1,4 +1,4 @@
-"""What enters a Keras model and leaves it: (N, C, H, W) outside, channels last inside, sizes that are looked at when it runs."""
+"""What enters a Keras model and leaves it: (N, C, H, W) outside, channels last inside."""
 
 from __future__ import annotations
 
