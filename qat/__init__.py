@@ -33,6 +33,7 @@ from qat.cells import (
     BatchNorm,
     Cell,
     Concat,
+    ConstantChannel,
     Conv2dBnAct,
     DenseBnAct,
     Dropout,
@@ -41,6 +42,7 @@ from qat.cells import (
     GlobalAvgPool2d,
     Input,
     MaxPool2d,
+    Normalize,
     Softmax,
 )
 from qat.cells.tracing import Traced
@@ -97,6 +99,7 @@ __all__ = [
     "Cell",
     "Checkpoint",
     "Concat",
+    "ConstantChannel",
     "Conv2dBnAct",
     "Dataset",
     "DenseBnAct",
@@ -120,6 +123,7 @@ __all__ = [
     "MaxPool2d",
     "Network",
     "Node",
+    "Normalize",
     "NotFiniteError",
     "Objective",
     "Optimizer",

@@ -41,6 +41,8 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.Concat(),
         qat.Dropout(0.5),
         qat.Flatten(),
+        qat.ConstantChannel(0.5),
+        qat.Normalize((0.5, 1.0, 2.0, -1.5), (0.1, -0.2, 0.0, 0.3)),
         qat.Softmax(),
         qat.FakeQuant(qat.ActivationQuantizer()),
     )

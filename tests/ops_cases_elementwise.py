@@ -96,6 +96,24 @@ add(
     cotangent=[[1, 0], [2, 1]],
     gradients=[[[-2, 0], [-4, -2]], 1 + 6 + 4],
 )
+MIXED_COTANGENT = integers(5, (3, 3, 1, 2), -9, 9)
+add(
+    "mix_inputs makes a convolution's weight one over linear combinations of its inputs",
+    lambda ops, w: ops.mix_inputs(w, np.array([[1.0, 0.0, 2.0], [0.0, -1.0, 0.5]])),
+    [conv_weight(KERNELS)],
+    "conv_weight",
+    np.stack([KERNELS[:, 0], -KERNELS[:, 1], 2.0 * KERNELS[:, 0] + 0.5 * KERNELS[:, 1]], axis=1),
+    cotangent=MIXED_COTANGENT,
+    gradients=[
+        np.stack(
+            [
+                MIXED_COTANGENT[:, 0] + 2.0 * MIXED_COTANGENT[:, 2],
+                0.5 * MIXED_COTANGENT[:, 2] - MIXED_COTANGENT[:, 1],
+            ],
+            axis=1,
+        )
+    ],
+)
 
 # -- elementwise ------------------------------------------------------------------------------------------------------
 

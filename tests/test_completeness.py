@@ -272,6 +272,8 @@ def test_costs(cls: type[qat.Cell]) -> None:
         products = int(
             ones.apply(NUMPY_OPS, np.ones((1, *input_shapes(cell)[0]), F), input_shapes(cell)[0], weight, None).sum()
         )
+    if cls is qat.Normalize:  # its weights are no parameters
+        products = int(np.prod(graph.shapes[node.name]))
     assert metrics.macs(graph).get(node.name, 0) == products
     assert metrics.bops(graph).get(node.name, 0) == products * 8 * 8
     deployed = 0
@@ -480,7 +482,7 @@ def test_the_groups_of_a_cell_may_be_a_field_or_a_property() -> None:
 def test_the_order_of_the_fields_of_convolution_and_dense_layer() -> None:
     """Positional arguments go by it, and so do files of other releases."""
     shared = ["has_bias", "has_bn", "momentum", "eps", "activation", "alpha", "after_fake"]
-    shared += ["weight_quantizer", "bn_fold", "freeze_bn", "pruner"]
+    shared += ["weight_quantizer", "bn_fold", "freeze_bn", "pruner", "input_normalization"]
     geometry = ["in_channels", "out_channels", "kernel_size", "stride", "pad_mode", "padding", "dilation", "group"]
     assert list(inspect.signature(qat.Conv2dBnAct).parameters) == [*geometry, *shared]
     assert list(inspect.signature(qat.DenseBnAct).parameters) == [*geometry[:2], *shared]

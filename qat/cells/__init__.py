@@ -41,8 +41,9 @@ from qat.cells.elementwise import Activation, Add
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import LinearCell, WeightedCell
+from qat.cells.normalize import Normalize
 from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
-from qat.cells.shape import Concat, Dropout, Flatten
+from qat.cells.shape import Concat, ConstantChannel, Dropout, Flatten
 from qat.cells.softmax import Softmax
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "BatchNorm",
     "Cell",
     "Concat",
+    "ConstantChannel",
     "Context",
     "Conv2dBnAct",
     "DenseBnAct",
@@ -62,6 +64,7 @@ __all__ = [
     "Input",
     "LinearCell",
     "MaxPool2d",
+    "Normalize",
     "Param",
     "Scope",
     "Softmax",

@@ -40,6 +40,7 @@ class BatchNorm(LinearCell):
     has_bias: ClassVar[bool] = False  # type: ignore[misc]
     has_bn: ClassVar[bool] = True  # type: ignore[misc]
     pruner: ClassVar[None] = None  # type: ignore[misc]
+    input_normalization: ClassVar[None] = None  # type: ignore[misc]
     weight_kind = "conv_weight"
     output_channels = "kept"
 

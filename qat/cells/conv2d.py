@@ -57,6 +57,7 @@ class Conv2dBnAct(WeightedCell, ConvGeometry):
         bn_fold: set by convert_quant_network (``LinearCell``). Default: None.
         freeze_bn: set by convert_quant_network: the training step from which on running statistics normalise.
         pruner: set by ``qat.pruning.prune_weights``. Default: None.
+        input_normalization: set by convert_quant_network, of a cell that takes raw pixels. Default: None.
 
     Raises:
         QatError: where a field is out of its range, or fields do not go together.
@@ -99,6 +100,10 @@ class Conv2dBnAct(WeightedCell, ConvGeometry):
             pair(self.dilation),
         )
 
+    def pads(self, x_shape: Shape) -> bool:
+        """Whether a window over an input of this shape may lie beyond it."""
+        return any(self._window(x_shape)["padding"])
+
     def _window(self, x_shape: Shape) -> dict[str, Any]:
         """stride, padding, dilation and group for an input of this shape."""
         kernel, stride, dilation = self._geometry
@@ -107,13 +112,19 @@ class Conv2dBnAct(WeightedCell, ConvGeometry):
         return {"stride": stride, "padding": padding, "dilation": dilation, "group": self.group}
 
     @property
+    def _channels_taken(self) -> int:
+        """``in_channels``, and the further one of a normalised input."""
+        return self.in_channels + (self.input_normalization.further if self.input_normalization else 0)
+
+    @property
     def weight_shape(self) -> Shape:
         return (self.out_channels, self.in_channels // self.group, *self._geometry[0])
 
     def output_shape(self, *shapes: Shape) -> Shape:
         (x,) = shapes
-        if len(x) != 3 or x[0] != self.in_channels:
-            raise QatError(f"takes ({self.in_channels}, H, W) but gets {x}; change in_channels or the cell before it")
+        channels = self._channels_taken
+        if len(x) != 3 or x[0] != channels:
+            raise QatError(f"takes ({channels}, H, W) but gets {x}; change in_channels or the cell before it")
         kernel, stride, dilation = self._geometry
         size = checked_output_size(x, kernel, stride, dilation, self._window(x)["padding"])
         if min(size) < 1:
@@ -122,7 +133,8 @@ class Conv2dBnAct(WeightedCell, ConvGeometry):
 
     def macs(self, output: Shape, *, with_bias: bool) -> int:
         bias = with_bias and (self.has_bias or self.has_bn)
-        return math.prod(output) * (math.prod(self.weight_shape[1:]) + bias)
+        taken = self._channels_taken // self.group * math.prod(self.weight_shape[2:])
+        return math.prod(output) * (taken + bias)
 
     def with_channels(self, outputs: int, inputs: int) -> Conv2dBnAct:
         group = inputs if self.is_depthwise else self.group

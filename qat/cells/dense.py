@@ -35,6 +35,7 @@ class DenseBnAct(WeightedCell):
         bn_fold: set by convert_quant_network (``LinearCell``). Default: None.
         freeze_bn: set by convert_quant_network: the training step from which on running statistics normalise.
         pruner: set by ``qat.pruning.prune_weights``. Default: None.
+        input_normalization: set by convert_quant_network, of a cell that takes raw pixels. Default: None.
 
     Example:
         >>> import qat

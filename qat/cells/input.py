@@ -29,6 +29,8 @@ class Input(Cell):
     - Raw pixels, the default: uint8, and the pixel *is* the code. Its real number is ``(pixel - zero_point) * scale`` with
       ``scale = 1 / (255 std)`` and ``zero_point = rint(255 mean)``: the usual ``(pixel / 255 - mean) / std`` with the mean
       moved to the nearest pixel value, at most 1/510 away.
+      A tuple, with a number for each channel, is kept exactly; convert_quant_network puts it into the weights of the cell
+      that takes the pixels (``qat.passes.place_normalization``).
     - Codes of a given ``scale`` and ``zero_point``, of dtype uint8 or int8, as the words of an analog-digital converter or
       features that a microcontroller computes: ``(code - zero_point) * scale``. Those of 16 bits, int16 or uint16, are
       quantized as real numbers are.
@@ -37,11 +39,13 @@ class Input(Cell):
 
     Args:
         shape: (C, H, W) or (F,) of one sample.
-        mean: of pixels scaled to 0..1, one number for all channels. Default: 0.
+        mean: of pixels scaled to 0..1: one number for all channels, or one for each. Default: 0.
         std: standard deviation of pixels scaled to 0..1, likewise. Default: 1.
         dtype: of the arrays: "uint8", "int8", "uint16", "int16" or "float32". Default: "uint8".
         scale: the real number that one step of a code stands for; needed for whole numbers that are no pixels. Default: None.
         zero_point: the code of the real number 0. Default: 0.
+        placed: set by convert_quant_network: a normalisation of each channel is in the weights of the cells after it, so that
+            the input's codes have one scale and zero point. Default: False.
 
     Raises:
         QatError: for sizes that are not positive, for a mean or std that does not fit the channels, and for arguments that do
@@ -56,11 +60,12 @@ class Input(Cell):
     """
 
     shape: Shape
-    mean: float = 0.0
-    std: float = 1.0
+    mean: float | tuple[float, ...] = 0.0
+    std: float | tuple[float, ...] = 1.0
     dtype: str = "uint8"
     scale: float | None = None
     zero_point: int = 0
+    placed: bool = False
 
     arity = 0
     output_channels = "fixed"
@@ -69,17 +74,13 @@ class Input(Cell):
 
     @property
     def output_numbers(self) -> OutputNumbers:  # type: ignore[override]
-        """Codes of up to 8 bits are codes of the network as they are."""
+        """Codes of up to 8 bits are codes of the network as they are (where channels differ, once the network is converted)."""
         return "coded" if self.dtype in ("uint8", "int8") else "computed"
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            value = getattr(self, name)
-            if isinstance(value, (tuple, list, np.ndarray)):
-                raise QatError(
-                    f"Input: {name} is {shortened(value)}, but it is one number for all channels, since all pixels of an input "
-                    "have one scale and zero point; use their mean"
-                )
+            if isinstance(getattr(self, name), np.ndarray):
+                object.__setattr__(self, name, tuple(getattr(self, name).tolist()))
         super().__post_init__()
         if not self.shape or min(self.shape) < 1:
             raise QatError(f"Input: shape is {self.shape!r}; give the positive sizes of one sample, as (1, 32, 32)")
@@ -96,11 +97,28 @@ class Input(Cell):
             raise QatError(
                 "Input: zero_point is given without scale; pixels have mean and std, other codes both of them"
             )
-        if not 0.0 <= self.mean <= 1.0 or not 1e-6 < self.std < 1e6:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != self.shape[0]:
+                raise QatError(
+                    f"Input: {name} is {shortened(value)}, {len(value)} numbers, but its shape {self.shape} has "
+                    f"{self.shape[0]} channels; give one number for each, or one for all"
+                )
+        means, stds = self._each(self.mean), self._each(self.std)
+        if not all(0.0 <= mean <= 1.0 for mean in means) or not all(1e-6 < std < 1e6 for std in stds):
             raise QatError(
                 f"Input: mean {self.mean!r} and std {self.std!r} are those of pixels scaled to 0..1; mean must lie "
                 "within 0..1 and std be a positive number of ordinary size"
             )
+
+    def _each(self, value: float | tuple[float, ...]) -> tuple[float, ...]:
+        """A number for each channel."""
+        return value if isinstance(value, tuple) else (value,) * self.shape[0]
+
+    @property
+    def normalizes_channels(self) -> bool:
+        """Whether each channel of pixels has a mean and std of its own, which is kept exactly."""
+        return isinstance(self.mean, tuple) or isinstance(self.std, tuple)
 
     def _check_numbers(self) -> None:
         """Raise QatError where codes of a given scale, or real numbers, are described wrongly."""
@@ -138,8 +156,15 @@ class Input(Cell):
         info = np.iinfo(self.dtype)
         if self.scale is not None:
             return Grid(np.float32(self.scale), self.zero_point, int(info.min), int(info.max))
-        scale = np.float32(1.0 / (255.0 * self.std))
-        return Grid(scale, zero_point=int(np.rint(255.0 * self.mean)), qmin=0, qmax=255)
+        # Of channels that differ: between them, so that what the weights have to make up for is small.
+        mean, std = float(np.median(self._each(self.mean))), float(np.mean(self._each(self.std)))
+        return Grid(np.float32(1.0 / (255.0 * std)), zero_point=int(np.rint(255.0 * mean)), qmin=0, qmax=255)
+
+    @property
+    def affine(self) -> tuple[Array, Array]:
+        """(a, t), float64, one each for each channel: the real number of a pixel is a x + t where ``grid`` gives it x."""
+        grid, pixel = self.grid, 1.0 / (255.0 * np.array(self._each(self.std)))
+        return pixel / float(grid.scale), (grid.zero_point - 255.0 * np.array(self._each(self.mean))) * pixel
 
     @property
     def code_bits(self) -> int:
@@ -154,6 +179,10 @@ class Input(Cell):
         if self.dtype == REAL:
             return x
         scale = scope.ops.from_numpy(np.asarray(self.grid.scale), "scalar")
+        if self.normalizes_channels and not self.placed:
+            factor, shift = (scope.ops.from_numpy(each, "vector") for each in self.affine)
+            real = (x.data - float(self.grid.zero_point)) * scale
+            return Value(real * scope.ops.on_channel(factor, real) + scope.ops.on_channel(shift, real))
         # Wide codes are quantized next: as codes of a linear cell their sums would leave float32's exact integers.
         return Value(x.data - float(self.grid.zero_point), scale, codes=self.output_numbers == "coded")
 

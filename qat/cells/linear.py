@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from qat.cells.base import Cell, Param, Quantized, Scope, Shape, constant, he_uniform
+from qat.cells.input_normalization import InputNormalization
 from qat.cells.normalization import (
     SMALLEST_FACTOR,
     SMALLEST_VARIANCE,
@@ -71,6 +72,7 @@ class LinearCell(Cell, ABC, abstract=True):
     bn_fold: str | None
     freeze_bn: int
     pruner: MagnitudePruner | None
+    input_normalization: InputNormalization | None = None
 
     weight_kind: ClassVar[Kind]
 
@@ -140,15 +142,30 @@ class LinearCell(Cell, ABC, abstract=True):
 
     def deployed_parameters(self) -> int:
         """Weights, and a bias for each output where there is a bias or a batch normalisation."""
-        return math.prod(self.weight_shape) + (self.has_bias or self.has_bn) * self.out_channels
+        normalization = self.input_normalization
+        weights, has_bias = math.prod(self.weight_shape), self.has_bias or self.has_bn
+        if normalization is not None:
+            weights = weights // normalization.channels * (normalization.channels + normalization.further)
+            has_bias = has_bias or normalization.has_bias
+        return weights + has_bias * self.out_channels
 
     def sliced(self, local: str, array: Array, outputs: Array, inputs: Array) -> Array:
         kept: Array = array[outputs]
         return kept
 
     def _complete(self, ops: Ops, params: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The parameters with whatever of weight and bias is fixed instead of trained."""
-        return params if self.pruner is None else params | {"weight": params["weight"] * params[MASK]}
+        """The parameters with whatever of weight and bias is fixed instead of trained, over the numbers that enter."""
+        if self.pruner is not None:
+            params = params | {"weight": params["weight"] * params[MASK]}
+        normalization = self.input_normalization
+        if normalization is None:
+            return params
+        weight, shape = params["weight"], self.weight_shape
+        bias = normalization.bias(ops, weight, params.get("bias"), shape)
+        changed = {"weight": normalization.weight(ops, weight, shape)} | ({} if bias is None else {"bias": bias})
+        if self.pruner is not None:
+            changed[MASK] = normalization.mask(ops, params[MASK])
+        return params | changed
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         (x,) = inputs
@@ -201,7 +218,10 @@ class LinearCell(Cell, ABC, abstract=True):
     ) -> Value:
         """W x + b with a quantized weight, and in integers where x is codes."""
         ops, x_shape = scope.ops, scope.input_shapes[0]
-        own = _of_quantizer(scope.params())
+        own = scope.params()
+        if self.pruner is not None and self.input_normalization is not None:
+            own[MASK] = self.input_normalization.mask(ops, own[MASK])
+        own = _of_quantizer(own)
         training = scope.context.training
         if not (training and quantizer.observes_once) or scope.context.phase == quantizer.quant_delay:
             for name, value in quantizer.observe(ops, weight, own).items():
@@ -250,7 +270,7 @@ class LinearCell(Cell, ABC, abstract=True):
         fixed = ops.stop_gradient(factor)
         alive = ops.abs(fixed) > SMALLEST_FACTOR
         safe = ops.where(alive, fixed, fixed * 0.0 + 1.0)
-        bias = params["bias"] if self.has_bias else params["beta"] * 0.0
+        bias = params["bias"] if "bias" in params else params["beta"] * 0.0
         follow_statistics(
             scope,
             self.momentum,
@@ -396,6 +416,7 @@ class WeightedCell(LinearCell, Channels, abstract=True):
     bn_fold: str | None = None
     freeze_bn: int = NEVER
     pruner: MagnitudePruner | None = None
+    input_normalization: InputNormalization | None = None
 
     def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> WeightedCell:
         return replace(self, weight_quantizer=quantizer, bn_fold=bn_fold, freeze_bn=freeze_bn)

@@ -7,9 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from qat.cells.base import Cell, Scope, Shape
 from qat.errors import QatError
-from qat.integer import IntegerBuilder, IntegerConcat, IntegerFlatten, IntegerTensor, require_codes
+from qat.integer import (
+    IntegerBuilder,
+    IntegerConcat,
+    IntegerConstantChannel,
+    IntegerFlatten,
+    IntegerTensor,
+    require_codes,
+    with_constant,
+)
 from qat.vocabulary.ops import Array
 from qat.vocabulary.values import Value
 
@@ -35,6 +45,55 @@ class Flatten(Cell):
     ) -> IntegerTensor:
         x = require_codes(name, inputs[0])
         return builder.add(IntegerFlatten(name, (x,), IntegerTensor(name, self.output_shape(x.shape), x.grid)))
+
+
+@dataclass(frozen=True)
+class ConstantChannel(Cell):
+    """(C, H, W) to (C + 1, H, W): a further channel that is one number everywhere, of codes the code next to it.
+
+    convert_quant_network puts it after an input whose channels are normalised differently, where a convolution pads
+    (``qat.cells.input_normalization``).
+
+    Args:
+        value: the number.
+
+    Example:
+        >>> import qat
+        >>> qat.ConstantChannel(1.0).output_shape((3, 8, 8))
+        (4, 8, 8)
+    """
+
+    value: float
+
+    output_numbers = "moved"
+    output_channels = "fixed"
+    non_negative = False
+    random = False
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        (x,) = shapes
+        if len(x) != 3:
+            raise QatError(f"takes (C, H, W) but gets {x}; leave it out")
+        return (x[0] + 1, *x[1:])
+
+    def forward(self, scope: Scope, *inputs: Value) -> Value:
+        ops, x = scope.ops, inputs[0].settled(scope.ops)
+        if not x.codes:
+            return Value(with_constant(ops, x.data, self.value))
+        return x.with_data(with_constant(ops, x.data, ops.on_channel(ops.rint(self.value / x.scale), x.data)))
+
+    def to_integer(
+        self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any
+    ) -> IntegerTensor:
+        x = require_codes(name, inputs[0])
+        code = int(np.rint(np.float32(self.value) / x.grid.scale))
+        if not x.grid.low <= code <= x.grid.high:
+            raise QatError(
+                f"{name}: {self.value:g} has no code among those of {x.name}, whose numbers reach from "
+                f"{x.grid.low * x.grid.scale:g} to {x.grid.high * x.grid.scale:g}; use a number within"
+            )
+        output = IntegerTensor(name, self.output_shape(x.shape), x.grid)
+        return builder.add(IntegerConstantChannel(name, (x,), output, code))
 
 
 @dataclass(frozen=True)

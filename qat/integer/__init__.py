@@ -7,7 +7,7 @@ from qat.integer.evaluation import Evaluator, evaluate, trace_codes
 from qat.integer.graph import IntegerGraph, require_integers
 from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, smallest_type
 from qat.integer.linear import EXACT_LONG, INT32_MAX, Accumulator, IntegerConv2d, IntegerDense, IntegerLinear
-from qat.integer.moves import IntegerConcat, IntegerFlatten, IntegerMaxPool2d
+from qat.integer.moves import IntegerConcat, IntegerConstantChannel, IntegerFlatten, IntegerMaxPool2d, with_constant
 from qat.integer.node import Adjustments, IntegerNode, Pending, require_codes
 from qat.integer.table import Function, IntegerSoftmax, IntegerTable
 
@@ -23,6 +23,7 @@ __all__ = [
     "IntegerAdd",
     "IntegerBuilder",
     "IntegerConcat",
+    "IntegerConstantChannel",
     "IntegerConv2d",
     "IntegerDense",
     "IntegerFlatten",
@@ -45,4 +46,5 @@ __all__ = [
     "smallest_type",
     "sums_tie",
     "trace_codes",
+    "with_constant",
 ]

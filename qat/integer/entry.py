@@ -46,7 +46,8 @@ class IntegerInput(IntegerNode):
         if self.requantize is None:
             return x - float(self.output.grid.zero_point)
         low, high = float(self.requantize.low), float(self.requantize.high)
-        return ops.requantize(x - float(self.offset) if self.offset else x, constants["multiplier"], low, high)
+        with np.errstate(over="ignore"):  # an infinite product is clipped to a bound
+            return ops.requantize(x - float(self.offset) if self.offset else x, constants["multiplier"], low, high)
 
 
 @dataclass(frozen=True)

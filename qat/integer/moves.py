@@ -1,4 +1,4 @@
-"""Nodes whose codes are those of their inputs, moved or chosen from: max pooling, flatten, concatenation."""
+"""Nodes whose codes are those of their inputs, moved or chosen from: constant channel, max pooling, flatten, concatenation."""
 
 from __future__ import annotations
 
@@ -27,6 +27,26 @@ class IntegerMaxPool2d(IntegerNode):
 
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         return ops.max_pool2d(inputs[0], kernel=self.kernel, stride=self.stride, padding=self.padding)
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerConstantChannel(IntegerNode):
+    """The channels of its input, and one more behind them that has the same centred code everywhere.
+
+    Attributes:
+        value: that centred code.
+    """
+
+    kind: ClassVar[str] = "a constant channel"
+    value: int
+
+    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        return with_constant(ops, inputs[0], float(self.value))
+
+
+def with_constant(ops: Ops, x: Tensor, value: Tensor | float) -> Tensor:
+    """The channels of x, finite numbers, and one more that is ``value``, a number or a scalar, everywhere."""
+    return ops.concat([x, ops.sum_over_channels(x) * 0.0 + value])
 
 
 @dataclass(frozen=True, eq=False)

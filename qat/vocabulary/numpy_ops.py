@@ -38,6 +38,10 @@ class NumpyOps(Ops):
     def on_output(self, vector: Array, weight: Array) -> Array:
         return vector.reshape((-1,) + (1,) * (weight.ndim - 1))
 
+    def mix_inputs(self, weight: Array, matrix: Array) -> Array:
+        mixed: Array = np.einsum("oihw,ij->ojhw", weight, matrix.astype(np.float32))
+        return mixed
+
     def conv2d(
         self,
         x: Array,

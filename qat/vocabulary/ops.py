@@ -56,6 +56,12 @@ class Ops(ABC):
     def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
         """An (O,) vector or a scalar, shaped to broadcast over the output axis of a weight."""
 
+    @abstractmethod
+    def mix_inputs(self, weight: Tensor, matrix: Array) -> Tensor:
+        """A convolution's weight, of one group, over other input channels: w'[o, j] = sum_i w[o, i] matrix[i, j] at every
+        place of the kernel. matrix: (I, J), canonical.
+        """
+
     # -- cells: linear in x and in w, with the gradients of linear functions -----------------------------------------
 
     @abstractmethod

@@ -43,6 +43,9 @@ class JaxOps(Ops):
     def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
         return vector if vector.ndim == 0 else vector.reshape((-1,) + (1,) * (weight.ndim - 1))
 
+    def mix_inputs(self, weight: Tensor, matrix: Array) -> Tensor:
+        return jnp.einsum("oihw,ij->ojhw", weight, self.from_numpy(matrix, "vector"))
+
     def conv2d(
         self,
         x: Tensor,

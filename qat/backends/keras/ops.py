@@ -36,6 +36,9 @@ class KerasOps(Ops):
     def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
         return tf.reshape(vector, (-1, 1)) if len(vector.shape) and len(weight.shape) == 2 else vector
 
+    def mix_inputs(self, weight: Tensor, matrix: Array) -> Tensor:
+        return tf.einsum("hwio,ij->hwjo", weight, tf.constant(matrix, tf.float32))
+
     def conv2d(
         self,
         x: Tensor,

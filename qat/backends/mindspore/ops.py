@@ -50,6 +50,10 @@ class MindSporeOps(Ops):
     def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
         return vector if vector.ndim == 0 else vector.reshape((-1,) + (1,) * (weight.ndim - 1))
 
+    def mix_inputs(self, weight: Tensor, matrix: Array) -> Tensor:
+        mixed = ops.matmul(weight.transpose(0, 2, 3, 1), self.from_numpy(matrix, "vector"))
+        return mixed.transpose(0, 3, 1, 2)
+
     def conv2d(
         self,
         x: Tensor,

@@ -32,6 +32,9 @@ class TorchOps(Ops):
     def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
         return vector if vector.ndim == 0 else vector.view((-1,) + (1,) * (weight.ndim - 1))
 
+    def mix_inputs(self, weight: Tensor, matrix: Array) -> Tensor:
+        return torch.einsum("oihw,ij->ojhw", weight, self.from_numpy(matrix, "vector"))
+
     def _bound(self, value: Tensor | float) -> Tensor:
         return value.detach() if isinstance(value, Tensor) else torch.tensor(value, device=self.device)
 
