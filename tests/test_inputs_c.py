@@ -14,14 +14,14 @@ from typing import Any
 import cortex_m
 import numpy as np
 import pytest
-from sequential import ALWAYS, Chain
+from sequential import ALWAYS, Chain, calibrated
 from test_c import FLAGS, WARNINGS, differences, macros, together
 from test_c_sweep import SETTINGS, Drawn, check, command, files_of
 
 import qat
 from qat.data import Split
 from qat.deploy.verify import export_verified, verify
-from qat.integer import Grid, IntegerGraph, IntegerInput, IntegerTensor, Requantize, trace_codes
+from qat.integer import Grid, IntegerConstantChannel, IntegerGraph, IntegerInput, IntegerTensor, Requantize, trace_codes
 from qat.integer.ends import Ends
 from qat.targets.c import file as c_file
 from qat.targets.c.ends import ends_in_c, literal
@@ -322,6 +322,18 @@ def test_codes_of_few_and_many_bits(bits: int, tmp_path: Path) -> None:
     for input_type in ("own", "int16") if bits < 16 else ("own",):  # 16 affine bits fit no int16
         C.export(graph, tmp_path / "net.c", input_type=input_type)
         assert differences(graph, tmp_path / "net.c", samples) == []
+
+
+@pytest.mark.parametrize("build", ["checked"], indirect=True)
+@pytest.mark.parametrize("pad_mode", ["same", "valid"])
+def test_a_mean_for_each_channel(build: str, pad_mode: str, tmp_path: Path) -> None:
+    """Where the convolution pads, the picture gets a further channel of one code."""
+    pixels = qat.Input((3, 6, 5), mean=(0.1, 0.5, 0.7), std=(0.2, 0.3, 0.25))
+    conv = qat.Conv2dBnAct(3, 4, 3, pad_mode=pad_mode, activation="relu")
+    setup = calibrated(Chain(pixels, conv=conv, last=qat.Conv2dBnAct(4, 2, 1)), images=20)
+    assert any(isinstance(node, IntegerConstantChannel) for node in setup.integer.nodes) == (pad_mode == "same")
+    C.export(setup.integer, tmp_path / "net.c")
+    assert differences(setup.integer, tmp_path / "net.c", setup.pixels) == []
 
 
 @pytest.mark.parametrize("build", ["checked"], indirect=True)

@@ -14,6 +14,7 @@ import numpy as np
 from qat.integer import (
     IntegerAdd,
     IntegerConcat,
+    IntegerConstantChannel,
     IntegerConv2d,
     IntegerDense,
     IntegerFlatten,
@@ -335,6 +336,18 @@ extern "C" {{
         if xs == 1:
             text = text.replace("x0 +", "x +")
         self.define(node, what, [], text, inputs=xs)
+
+    @add.register
+    def _(self, node: IntegerConstantChannel) -> None:
+        (x,), grid = node.inputs, node.output.grid
+        channels, pixels = x.shape[0], prod(x.shape[1:])
+        body = f"""\
+    int32_t i;
+    for (i = 0; i < {pixels}; i++, x += {channels}, y += {channels + 1}) {{
+        memcpy(y, x, {channels * width(x)});
+        y[{channels}] = {node.value + grid.zero_point - grid.qmin};
+    }}"""
+        self.define(node, f"{dimensions(x.shape)}, and a channel of one code", [], body)
 
     @add.register
     def _(self, node: IntegerTable) -> None:
