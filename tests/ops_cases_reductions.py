@@ -67,6 +67,16 @@ add(
     cotangent=[[2], [-3]],
     gradients=[[[2, 2], [-3, -3]]],
 )
+for _shape in ((2, 3, 4, 5), (2, 3)):
+    add(
+        f"channels, of {_shape}",
+        lambda ops, x: x * float(ops.channels(x)),
+        [activation(np.ones(_shape))],
+        "activation",
+        np.full(_shape, 3.0),
+        cotangent=np.ones(_shape),
+        gradients=[np.full(_shape, 3.0)],
+    )
 add("channel_max of rows", lambda ops, x: ops.channel_max(x), [activation(ROWS)], "vector", [-3, 2, -1])
 add("channel_min of rows", lambda ops, x: ops.channel_min(x), [activation(ROWS)], "vector", [-4, -5, -9])
 add(

@@ -136,6 +136,9 @@ class NumpyOps(Ops):
     def stop_gradient(self, x: Array) -> Array:
         return x
 
+    def channels(self, x: Array) -> int:
+        return int(x.shape[1])
+
     def max(self, x: Array) -> Array:
         y: Array = x.max().reshape(1)
         return y

@@ -187,8 +187,8 @@ class Ops(ABC):
         return int(x.shape[0])
 
     def channels(self, x: Tensor) -> int:
-        """The number of channels of an activation."""
-        return int(x.shape[1])
+        """The number of channels of an activation. A backend that knows which axis they are need not compute for it."""
+        return int(self.channel_mean(self.stop_gradient(x)).shape[0])
 
     # -- reductions -------------------------------------------------------------------------------------------------
 

@@ -163,6 +163,9 @@ class MindSporeOps(Ops):
     def stop_gradient(self, x: Tensor) -> Tensor:
         return ops.stop_gradient(x)
 
+    def channels(self, x: Tensor) -> int:
+        return int(x.shape[1])
+
     def max(self, x: Tensor) -> Tensor:
         return x.max()
 

@@ -151,6 +151,9 @@ class TorchOps(Ops):
     def stop_gradient(self, x: Tensor) -> Tensor:
         return x.detach()
 
+    def channels(self, x: Tensor) -> int:
+        return int(x.shape[1])
+
     def max(self, x: Tensor) -> Tensor:
         return x.amax()
 
