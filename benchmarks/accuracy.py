@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     backend, target, out = qat.backend(args.backend), qat.target("ONNX"), Path(args.out)
     graph = create(args.network).graph()
-    dataset = load_data(args.data_path, graph)
+    dataset = load_data(args.data_path, graph, args)
     rows, top1s, differ = [], [], 0
     for seed in args.seeds:
         recipe = Recipe(args.epochs, lr=args.lr[0], seed=seed)

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     backend = qat.backend(args.backend)
     for name in args.networks:
         graph = create(name).graph()
-        dataset = load_data(args.data_path, graph)
+        dataset = load_data(args.data_path, graph, args)
         trained = []
         for seed in args.seeds:
             path = Path(args.out) / f"{name}_{args.epochs}_{seed}.ckpt"

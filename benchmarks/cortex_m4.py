@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         raise QatError(cortex_m.REASON)
     checkpoint = load_checkpoint(args.ckpt_path, quantized=True)
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
-    pixels = load_data(args.data_path, checkpoint.graph).test.images[: args.images]
+    pixels = load_data(args.data_path, checkpoint, args).test.images[: args.images]
     expected = qat.evaluate(integers, pixels, arithmetic="fixed")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     checkpoint = load_checkpoint(args.ckpt_path, quantized=True)
-    test = load_data(args.data_path, checkpoint.graph).test
+    test = load_data(args.data_path, checkpoint, args).test
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     times = []
     for _ in range(args.repeat):

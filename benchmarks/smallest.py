@@ -71,7 +71,7 @@ class Trainer:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.out = args, Path(args.out)
         self.backend = qat.backend(args.backend)
-        self.whole = load_data(args.data_path, CompactDigits().graph())
+        self.whole = load_data(args.data_path, CompactDigits().graph(), args)
         self.dataset = self.whole.held_back(HELD_BACK)
 
     def quantized(self, candidate: Candidate) -> Checkpoint:
@@ -94,7 +94,7 @@ class Trainer:
     def _lesson(self, student: Graph) -> Teaching:
         """Of a LeNet-5."""
         graph, path = LeNet5().graph(), self.out / "teacher.ckpt"
-        dataset = load_data(self.args.data_path, graph).held_back(HELD_BACK)
+        dataset = load_data(self.args.data_path, graph, self.args).held_back(HELD_BACK)
         self._trained(path, Checkpoint(graph, graph.initial_params(self.args.seed)), dataset, LENET)
         return teach(self.backend, student, str(path), dataset.train, TEMPERATURE, WEIGHT)
 

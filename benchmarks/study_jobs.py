@@ -18,7 +18,7 @@ from qat.scripts.common.flags import add_data_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_data_argument(parser)
+    add_data_argument(parser, prepared=False)
     parser.add_argument("--train_images", type=int, default=6000, help="of the data set")
     parser.add_argument("--epochs", type=int, default=10, help="of each training")
     parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2], help="numbers of processes")

@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     backend, out = qat.backend(args.backend), Path(args.out)
     graph = create("lenet").graph()
-    dataset = load_data(args.data_path, graph)
+    dataset = load_data(args.data_path, graph, args)
     if args.hold_back:
         dataset = dataset.held_back(args.hold_back)
     columns: dict[str, list[float]] = {name: [] for name in ("float", *args.widths)}

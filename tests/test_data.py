@@ -1,6 +1,7 @@
 """Reading data sets, resizing images, and the order in which training sees them. Only files made here are read."""
 
 import gzip
+import hashlib
 import math
 import struct
 import sys
@@ -78,7 +79,7 @@ def refused(path, *parts):
 def test_mnist_is_read_under_every_name_in_use(tmp_path, dot, gz, flat):
     dataset = load(str(write_mnist(tmp_path / "data", dot, gz, flat)))
     assert_is_content(dataset)
-    assert dataset.name == "MNIST"
+    assert dataset.name == "data, IDX files", "other sets have files of these names, too"
     assert dataset.source == str(tmp_path / "data")
 
 
@@ -566,3 +567,14 @@ def test_cifar_without_its_test_file_is_refused(tmp_path):
     (tmp_path / "data_batch_1.bin").write_bytes(cifar_records(1).tobytes())
     with pytest.raises(QatError, match=r"no test_batch\.bin"):
         load(str(tmp_path))
+
+
+def test_only_mnist_is_called_mnist(tmp_path, monkeypatch):
+    """Fashion-MNIST comes in files of the same names."""
+    labels = write_mnist(tmp_path) and CONTENT["train"][1]
+    monkeypatch.setattr("qat.data.readers.idx.MNIST_LABELS", hashlib.sha256(labels.tobytes()).hexdigest())
+    known = load(str(tmp_path))
+    assert (known.name, known.class_names) == ("MNIST", tuple("0123456789"))
+    (tmp_path / "train" / file_name("train", "labels")).write_bytes(idx(labels[::-1]))
+    other = load(str(tmp_path))
+    assert (other.name, other.class_names) == (f"{tmp_path.name}, IDX files", ())

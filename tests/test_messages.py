@@ -176,12 +176,20 @@ def test_what_is_no_integer_graph(name: str, tmp_path: Path) -> None:
         (lambda: qat.Recipe(optimizer="adam"), r"^Recipe: optimizer is 'adam', a name; give qat.Optimizer\('adam'\)$"),
         (lambda: qat.target(None), "^file format None is unknown: choose one of ONNX"),
         (lambda: qat.calibrate(GRAPH, PARAMS, IMAGES, percentile="99"), "^percentile is '99'; use a finite number"),
-        (lambda: Split(IMAGES, LABELS.astype(float)), r"^Split: labels are float64 \(8,\); give whole numbers \(N,\)"),
-        (lambda: Split(IMAGES, LABELS[:, None]), r"^Split: labels are int64 \(8, 1\); give whole numbers"),
+        (
+            lambda: Split(IMAGES, LABELS.astype(str)),
+            r"^Split: labels are <U21 \(8,\); give whole or real numbers, a row for",
+        ),
+        (
+            lambda: Split(IMAGES, LABELS.astype(complex)),
+            r"^Split: labels are complex128 \(8,\); give whole or real numbers",
+        ),
+        (lambda: Split(IMAGES, np.array(3)), r"^Split: labels are int64 \(\); give whole or real numbers"),
         (lambda: Split(IMAGES, LABELS[:3]), "^Split: there are 8 images and 3 labels; give as many of each$"),
         (lambda: Split(IMAGES, LABELS - 1), "^Split: a label is -1; classes count from 0$"),
         (lambda: Split(IMAGES.tolist(), LABELS), "^Split: got a list; give NumPy arrays"),
-        (lambda: Split(IMAGES, None), "^Split: got a NoneType; give NumPy arrays"),
+        (lambda: Split(IMAGES, "abc"), "^Split: got a str; give NumPy arrays"),
+        (lambda: Split((), LABELS), "^Split: got no images; give NumPy arrays"),
         (
             lambda: trained(start=GRAPH),
             "^train: got a Graph in place of a Checkpoint; give backend, start, dataset, recipe$",

@@ -194,6 +194,9 @@ def test_commands_follow_the_recipe_from_training_to_the_exported_file(
     kept = qat.Checkpoint.load("a.ckpt")
     assert kept.preparation == Preparation("stretch")
     assert kept.history[0]["data"] == "data, 2 classes of pictures"
+    again = ("train", *common, "--epochs", "8", "--batch_size", "8", "--save_path", "a.ckpt", "--resume")
+    assert main([*again]) == 2
+    assert "the checkpoint was trained with preparation {'resize': 'stretch'" in capsys.readouterr().err
     out, err = command("eval", *common, "--ckpt_path", "a.ckpt")
     assert ("Accuracy: 100.00" in out, err) == (True, "")
     out, err = command("eval", *common, "--ckpt_path", "a.ckpt", "--resize", "crop")

@@ -147,7 +147,10 @@ def test_a_folder_that_nobody_reads_lists_what_is_there_and_what_would_be_read(t
 
 def test_an_unreadable_picture_is_named_when_it_is_met_and_skipped_where_that_is_asked_for(tmp_path: Path) -> None:
     class_folders(tmp_path, count=20)
+    (tmp_path / "cat" / "0.png").write_bytes(b"no picture, and the first one")
+    refused(tmp_path, f"{tmp_path / 'cat' / '0.png'}: is not a picture in a supported format", for_folds=True)
     (tmp_path / "dog" / "7.png").write_bytes(b"no picture")
+    picture(tmp_path / "cat" / "0.png")
     whole = picture(tmp_path / "cat" / "5.png", 60, 60).read_bytes()
     (tmp_path / "cat" / "5.png").write_bytes(whole[: len(whole) // 2])
     refused(tmp_path, f"{tmp_path / 'cat' / '5.png'}: cannot be read as a picture", for_folds=True)

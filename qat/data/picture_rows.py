@@ -77,8 +77,8 @@ class Pictures(_Files):
 
     @classmethod
     def listed(cls, paths: Paths) -> Pictures:
-        """Files that nobody has said a size for: the first one's is that of all. Raises QatError where it is no picture."""
-        return cls(paths, picture_shape(paths[0]), cls.usual)
+        """Files that nobody has said a size for: that of the first that can be read. Raises QatError where there is none."""
+        return cls(paths, shape_of_first(paths), cls.usual)
 
     def read(self, number: int) -> Array:
         """One picture. Raises QatError that names the file where it cannot be read."""
@@ -88,6 +88,18 @@ class Pictures(_Files):
         """The same pictures in another shape."""
         check_picture_shape(self.paths.folder, shape)
         return Pictures(self.paths, shape, preparation)
+
+
+def shape_of_first(paths: Paths) -> Shape:
+    """(C, H, W) of the first picture that can be read. Raises the first one's QatError where there is none."""
+    first: QatError | None = None
+    for number in range(len(paths)):
+        try:
+            return picture_shape(paths[number])
+        except QatError as error:
+            first = first or error
+    assert first is not None, "readers refuse a data set without files"
+    raise first
 
 
 class Masks(_Files):

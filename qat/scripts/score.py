@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         blocks=args.blocks,
         device_target=args.device_target,
+        flags=args,
     )
     result = score(reference, model)
     print(_in_words(result))

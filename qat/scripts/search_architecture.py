@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_search_arguments(parser: argparse.ArgumentParser, *, out: str, epochs: int, trials: int) -> None:
     """What all searches take."""
     parser.add_argument("--flagfile", metavar="FILE.cfg", help="arguments from a file, one --name=value a line")
-    add_data_argument(parser)
+    add_data_argument(parser, prepared=False)
     add_backend_arguments(parser)
     parser.add_argument("--out", default=out, help="folder of the search: search.db and the trials' checkpoints")
     parser.add_argument("--trials", type=int, default=trials, help="in all, those of earlier calls included")

@@ -42,7 +42,7 @@ LOGITS_BITS = 8  #: of the logits and of the input's pixels, at every width
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     parser.add_argument("--flagfile", metavar="FILE.cfg", help="arguments from a file, as scripts/svhn_cnn.cfg")
-    add_data_argument(parser)
+    add_data_argument(parser, prepared=False)
     parser.add_argument("--models", default="models", help="folder of the study: checkpoints, results, study.db")
     add_backend_arguments(parser)
     what = parser.add_argument_group("what is trained")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qat.data import Dataset
+from qat.data.preparation import PLAIN
 from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError
 from qat.tasks import Classification, Loss, Task
@@ -31,12 +32,16 @@ def training_record(
     own: dict[str, Any] = {} if task == Classification() else {"task": task.to_json()}
     if loss is not None:
         own["loss"] = f"{getattr(loss, '__module__', '')}:{getattr(loss, '__qualname__', type(loss).__name__)}"
+    # PLAIN is what every release before recipes of pictures did, whose records do not say it.
+    pictures = dataset.preparation
+    prepared = {} if pictures is None or pictures == PLAIN else {"preparation": pictures.to_json()}
     return own | {
         "backend": backend.NAME,
         "device_target": device_target,
         "compile": compile,
         "data": dataset.name,
         "data_path": str(source.absolute()) if source.exists() else dataset.source,
+        **prepared,
         **asdict(recipe),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import struct
@@ -10,13 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from qat.data.dataset import Dataset, Split
-from qat.data.readers.base import Reader
+from qat.data.readers.base import Reader, name_of
 from qat.errors import QatError
 from qat.files import LARGEST
 from qat.reading import read_unpacked
 from qat.vocabulary.ops import Array
 
 DIGIT_NAMES = tuple("0123456789")
+MNIST_LABELS = (
+    "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13"  #: SHA-256 of its training labels, uint8
+)
 FILES = (("images", "idx3-ubyte"), ("labels", "idx1-ubyte"))
 PREFIXES = {"train": "train", "test": "t10k"}  #: of a part's files
 
@@ -90,8 +94,11 @@ def _recognizes(path: str) -> bool:
 
 
 def _read(path: str, for_folds: bool) -> Dataset:
-    splits = {part: _read_split(Path(path), part, prefix) for part, prefix in PREFIXES.items()}
-    return Dataset("MNIST", path, splits["train"], splits["test"], DIGIT_NAMES)
+    """MNIST, or another data set in files of its names, as Fashion-MNIST, which is then called as its folder."""
+    train, test = (_read_split(Path(path), part, prefix) for part, prefix in PREFIXES.items())
+    if hashlib.sha256(train.labels.astype(np.uint8).tobytes()).hexdigest() == MNIST_LABELS:
+        return Dataset("MNIST", path, train, test, DIGIT_NAMES)
+    return Dataset(f"{name_of(path)}, IDX files", path, train, test)
 
 
 def _read_split(folder: Path, part: str, prefix: str) -> Split:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 from qat.data.dataset import Dataset, Split
-from qat.data.picture_rows import Masks, Paths, Pictures
-from qat.data.pictures import picture_shape
+from qat.data.picture_rows import Masks, Paths, Pictures, shape_of_first
 from qat.data.readers.base import Reader, name_of, of_parts
 from qat.data.readers.class_folders import PARTS, pictures_in
 from qat.errors import QatError
@@ -25,7 +24,7 @@ def _read(path: str, for_folds: bool) -> Dataset:
         inner = os.path.isdir(os.path.join(path, "train"))
         parts = [part for part in PARTS if os.path.isdir(os.path.join(path, part))] if inner else []
         found = {part: _part(os.path.join(path, part)) for part in parts} or {"train": _part(path)}
-        shape = picture_shape(found["train"][0][0])
+        shape = shape_of_first(found["train"][0])
         splits = {
             part: Split(Pictures(images, shape, Pictures.usual), Masks(masks, shape[1:], Masks.usual, beside=images))
             for part, (images, masks) in found.items()

@@ -174,18 +174,19 @@ def measure(
     batch_size: int,
     blocks: int,
     device_target: str | None = None,
+    flags: argparse.Namespace | None = None,
 ) -> list[Measured]:
     """Measure checkpoints, float or quantized, on the test images, and print the contest's table.
 
     The time of an image is that of the whole test pass, from raw pixels in memory, over the number of images; and of the
-    model alone, with one batch again and again. All models take turns.
+    model alone, with one batch again and again. All models take turns. flags: how pictures are prepared.
     """
     if batch_size < 1 or blocks < 1:
         raise QatError(f"batch size {batch_size} and --blocks {blocks}: use numbers of at least 1")
     found = []
     with tempfile.TemporaryDirectory() as folder:
         opened = [_opened(path, runtime, Path(folder) / f"{i}.onnx", device_target) for i, path in enumerate(paths)]
-        splits = [load_data(data_path, checkpoint).test for checkpoint, _ in opened]
+        splits = [load_data(data_path, checkpoint, flags).test for checkpoint, _ in opened]
         passes, alone = {}, {}
         for path, (_, compute), split in zip(paths, opened, splits, strict=True):
             passes[path] = partial(_test_pass, compute, split, batch_size)

@@ -63,8 +63,17 @@ def add_data_argument(
     required: bool = True,
     otherwise: str = "what the checkpoint was trained on",
     also: str = "",
+    prepared: bool = True,
 ) -> None:
-    """--data_path. otherwise: what is taken where it is not required and left out. also: what this command takes beside."""
+    """--data_path, and how its pictures are prepared.
+
+    Args:
+        parser: Of the command.
+        required: Whether it has to be given.
+        otherwise: What is taken where it is left out, for the help.
+        also: What this command takes beside, for the help.
+        prepared: Whether there are flags of ``add_preparation_arguments`` and --skip_unreadable; a study prepares all alike.
+    """
     text = (
         "a folder of pictures with a folder for each class, or such folders in train/ and test/; images/ and masks/; a .csv, "
         ".npz or .npy file; package.module:function; the folder of MNIST, CIFAR-10 or SVHN; or 'digits' for scikit-learn's"
@@ -75,6 +84,8 @@ def add_data_argument(
         parser.add_argument("--data_path", required=True, help=text)
     else:
         parser.add_argument("--data_path", default=None, help=f"{text} (default: {otherwise})")
+    if not prepared:
+        return
     add_preparation_arguments(parser)
     parser.add_argument(
         "--skip_unreadable",
