@@ -73,3 +73,14 @@ class Largest(Regression):
 
     def higher_is_better(self, metric):
         return False
+
+
+class Picture(qat.Network):
+    """A number of a picture."""
+
+    def __init__(self) -> None:
+        self.inputs = qat.Input((1, 8, 8), mean=0.5, std=0.3)
+        self.flatten, self.fc = qat.Flatten(), qat.DenseBnAct(64, 1)
+
+    def construct(self, x):
+        return self.fc(self.flatten(x))

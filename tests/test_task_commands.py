@@ -193,3 +193,24 @@ def test_classes_of_a_classification(
         status, _, err = run(capsys, *train, "--class_weights", *weights)
         assert status == 2
         assert message in err
+
+
+def test_a_picture_of_a_regression_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    pictures = RNG.integers(0, 256, (64, 1, 8, 8), np.uint8)
+    np.savez("x.npz", x_train=pictures, y_train=pictures.mean((1, 2, 3)), x_test=pictures, y_test=np.zeros(64))
+    arguments = ["--network", "task_networks:Picture", "--task", "regression", "--save_path", "x.ckpt"]
+    status, _, err = run(capsys, "train", "--data_path", "x.npz", *arguments, *TRAINING[:5], 1, "--batch_size", 32)
+    assert (status, err) == (0, "")
+    Image.fromarray(pictures[0, 0]).save("x.png")
+    status, out, err = run(capsys, "run", "--model", "x.ckpt", "--image", "x.png", *BASE)
+    assert (status, err) == (0, "")
+    checkpoint = qat.Checkpoint.load("x.ckpt")
+    torch = qat.backend("torch")
+    found = torch.predict(torch.lower(checkpoint.graph, checkpoint.params), pictures[:1])
+    assert f"{found[0, 0]:.6g}" in out
+    assert "probability" not in out

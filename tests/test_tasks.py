@@ -533,3 +533,13 @@ def test_searches_maximise_an_error_below_0() -> None:
     assert good_words(Regression(), -0.25, "MAE") == "MAE 0.25"
     assert good_words(Classification(), 0.25, "top-1") == "25.00 %"
     assert adjusted_accuracy(-0.25, 50.0, 100.0) > adjusted_accuracy(-0.25, 100.0, 100.0) == -0.25
+
+
+def test_what_is_said_of_one_sample() -> None:
+    table = Multilabel().answer(np.array([[0.0, 4.0, -4.0]]))
+    assert (table.names, table.rows) == (("1", "0", "2"), [("98.20 %",), ("50.00 %",), ("1.80 %",)])
+    maps = np.zeros((1, 3, 2, 2))
+    maps[0, 2, 0] = maps[0, 1, 1, 0] = 1.0
+    table = Segmentation().answer(maps)
+    assert (table.names, table.rows) == (("2", "0", "1"), [("50.00 %",), ("25.00 %",), ("25.00 %",)])
+    assert Regression().answer(np.array([[1.5]])).rows == [("1.5",)]
