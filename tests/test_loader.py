@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import psutil
 import pytest
 
 import qat
-from qat.data import Augmentation, Dataset, Split
+from qat.data import Augmentation, Dataset, Split, loader
 from qat.data.loader import InWorkers, TrainingBatches, ahead, in_workers
 from qat.errors import QatError
 from qat.networks import LeNet5
@@ -119,7 +120,9 @@ def test_label_maps_are_read_and_moved_with_their_images() -> None:
     assert all(np.array_equal(given[:, 0], own) for given, own in flipped.of(range(12)))
 
 
-def test_rows_are_read_in_order_by_workers() -> None:
+@pytest.mark.parametrize("smallest", [0, sys.maxsize], ids=["shared", "pipes"])
+def test_rows_are_read_in_order_by_workers(smallest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "_smallest_shared", lambda: smallest)
     rows = InWorkers(Pictures(images()), 2)
     assert equal([*rows.batches(16)], [images()[:16], images()[16:32], images()[32:]])
     chosen = rows.chosen(np.array([3, 1, 2]))
@@ -236,3 +239,9 @@ def test_workers_end_with_their_parent(
     error = program.communicate()[1]
     assert "Process grain" not in error
     assert "absl" not in error
+
+
+def test_memory_is_shared_where_there_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    for free, expected in ((64 << 20, sys.maxsize), (8 << 30, loader.SHARED_FROM)):
+        monkeypatch.setattr(loader.shutil, "disk_usage", lambda _, free=free: argparse.Namespace(free=free))
+        assert loader._smallest_shared() == expected
