@@ -31,7 +31,7 @@ from qat.integer import (
 )
 from qat.registry import TARGETS, installed
 
-ON_ASCEND = {IntegerTable, IntegerSoftmax}
+ON_ASCEND = {IntegerTable, IntegerSoftmax, IntegerConstantChannel}
 #: The kinds that a target refuses; it writes all others.
 REFUSED: dict[str, set[type[IntegerNode]]] = {"AIR": ON_ASCEND, "ASCEND_ONNX": ON_ASCEND}
 #: The profiles of convert_quant_network, of which a target has to take one.

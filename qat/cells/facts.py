@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from qat.errors import QatError
 
 #: Where the numbers of an output come from.
-#: moved: each is a number of an input, so that codes keep their grid and bits.
+#: moved: each is a number of an input, or a fixed one, so that codes keep their grid and bits.
 #: averaged: each is a mean of numbers of one channel (padding counts as 0), so that signs stay, and f(s x) = s f(x) for s > 0.
 #: computed: anything else.
 #: coded: they are codes of a grid of the cell's own, as wide as its ``code_bits``.

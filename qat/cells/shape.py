@@ -70,6 +70,11 @@ class ConstantChannel(Cell):
     non_negative = False
     random = False
 
+    @property
+    def keeps_sign(self) -> bool:
+        """Its number does not grow with its input."""
+        return False
+
     def output_shape(self, *shapes: Shape) -> Shape:
         (x,) = shapes
         if len(x) != 3:

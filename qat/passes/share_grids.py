@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 from qat.cells.fake_quant import FakeQuant
+from qat.cells.input import Input
 from qat.errors import QatError
 from qat.graph import Graph, Node
 from qat.quantizers import ActivationQuantizer, BaseActivationQuantizer
@@ -21,8 +22,8 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
     """Tell the fake quantizers of one another whose codes a cell takes that needs one grid, as Add and Concat do.
 
     1. They are looked for through cells that keep a grid: max poolings, flattenings, dropouts and concatenations.
-    2. Where the network's input arrives, whose grid is fixed, a fake quantizer of its own (``<node>.input<i>``) brings it
-       to the common one; likewise where one and the same grid would have to serve both as a fixed and a free one.
+    2. Where the network's input arrives, whose grid is fixed or, of real numbers, has other bits than the others, a fake
+       quantizer of its own (``<node>.input<i>``) brings it to the common one; likewise where one and the same grid would have to serve both as a fixed and a free one.
     3. Two groups that have a member in common become one.
 
     Args:
@@ -36,6 +37,7 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
     origins_of: dict[
         str, set[str | None]
     ] = {}  # the fake quantizers that gave a node's output its grid; None: something else
+    entries = {node.name for node in graph.nodes if isinstance(node.cell, Input)}
     group: dict[str, set[str]] = {}  # fake quantizer -> all that share with it, itself included
     for node in graph.nodes:
         if node.cell.arity > 1 and node.cell.one_grid:
@@ -55,7 +57,8 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
                 group[member] = joined
         nodes.append(node)
         if isinstance(node.cell, FakeQuant):
-            origins_of[node.name] = {node.name}
+            own = node.inputs[0] in entries and _difference(node.cell.quantizer, quantizer) is not None
+            origins_of[node.name] = {None} if own else {node.name}
         elif node.cell.keeps_grid:
             origins_of[node.name] = set().union(*(origins_of[source] for source in node.inputs))
         else:
@@ -83,20 +86,26 @@ def _shared(name: str, cells: dict[str, FakeQuant], others: tuple[str, ...]) -> 
     """A fake quantizer that knows of those it shares with."""
     cell = cells[name]
     for other in others:
-        both = [cells[each].quantizer for each in (name, other)]
-        kinds = [type(quantizer) for quantizer in both]
-        if kinds[0] is not kinds[1]:
+        one, two = (cells[each].quantizer for each in (name, other))
+        if type(one) is not type(two):
             raise QatError(
-                f"{name}: shares its grid with {other}, but one has a {kinds[0].__name__} and the other a "
-                f"{kinds[1].__name__}; give both the same quantizer"
+                f"{name}: shares its grid with {other}, but one has a {type(one).__name__} and the other a "
+                f"{type(two).__name__}; give both the same quantizer"
             )
-        for field in fields(both[0]):
-            found = [getattr(quantizer, field.name) for quantizer in both]
-            if field.name not in OF_ONE and found[0] != found[1]:
-                raise QatError(
-                    f"{name}: shares its grid with {other}, but one has {field.name} {found[0]!r} and the other {found[1]!r}; "
-                    "give both the same"
-                )
+        field = _difference(one, two)
+        if field is not None:
+            raise QatError(
+                f"{name}: shares its grid with {other}, but one has {field} {getattr(one, field)!r} and the other "
+                f"{getattr(two, field)!r}; give both the same"
+            )
     if not isinstance(cell.quantizer, ActivationQuantizer):  # its zero point would not follow from the range
         cell = replace(cell, non_negative=all(cells[each].non_negative for each in (name, *others)))
     return replace(cell, shares=others)
+
+
+def _difference(one: BaseActivationQuantizer, two: BaseActivationQuantizer) -> str | None:
+    """A setting of the grid in which two quantizers differ, "type" where they are of different classes; None: in none."""
+    if type(one) is not type(two):
+        return "type"
+    names = (field.name for field in fields(one) if field.name not in OF_ONE)
+    return next((name for name in names if getattr(one, name) != getattr(two, name)), None)
