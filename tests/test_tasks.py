@@ -543,3 +543,30 @@ def test_what_is_said_of_one_sample() -> None:
     table = Segmentation().answer(maps)
     assert (table.names, table.rows) == (("2", "0", "1"), [("50.00 %",), ("25.00 %",), ("25.00 %",)])
     assert Regression().answer(np.array([[1.5]])).rows == [("1.5",)]
+
+
+def test_a_reconstruction_is_compared_with_what_the_pixels_stand_for() -> None:
+    """Of normalised channels too, by the network and by its integers, whose codes have one scale."""
+    from qat.tasks.reconstruction import real_inputs
+
+    class Net(qat.Network):
+        def __init__(self, **options: Any) -> None:
+            self.inputs = qat.Input((3, 4, 4), **options)
+            self.conv = qat.Conv2dBnAct(3, 3, 3)
+
+        def construct(self, x):
+            return self.conv(x)
+
+    pixels = RNG.integers(0, 256, (5, 3, 4, 4), np.uint8)
+    mean, std = np.array([0.1, 0.5, 0.9]), np.array([0.2, 0.5, 1.0])
+    expected = (pixels / 255.0 - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)
+    network = Net(mean=tuple(mean), std=tuple(std))
+    checkpoint = qat.calibrate(network, network.graph().initial_params(), pixels)
+    for graph in (network.graph(), checkpoint.graph, qat.to_integer(checkpoint.graph, checkpoint.params)):
+        (found,) = real_inputs(graph, pixels)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    words = RNG.integers(-500, 500, (5, 3, 4, 4), np.int16)
+    network = Net(dtype="int16", scale=0.01, zero_point=7)
+    checkpoint = qat.calibrate(network, network.graph().initial_params(), words)
+    for graph in (network.graph(), qat.to_integer(checkpoint.graph, checkpoint.params)):
+        np.testing.assert_allclose(real_inputs(graph, words)[0], (words - 7.0) * 0.01, rtol=1e-5, atol=1e-5)

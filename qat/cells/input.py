@@ -167,6 +167,22 @@ class Input(Cell):
         grid, pixel = self.grid, 1.0 / (255.0 * np.array(self._each(self.std)))
         return pixel / float(grid.scale), (grid.zero_point - 255.0 * np.array(self._each(self.mean))) * pixel
 
+    def real_numbers(self, samples: Array) -> Array:
+        """What samples stand for, as the float network takes them: float32 (N, ...).
+
+        >>> import numpy as np, qat
+        >>> qat.Input((2,), mean=(0.5, 0.0), std=(0.5, 1.0)).real_numbers(np.array([[255, 255]], np.uint8)).tolist()
+        [[1.0, 1.0]]
+        """
+        if self.dtype == REAL:
+            return samples
+        real = self.grid.dequantize(samples)
+        if not self.normalizes_channels:
+            return real
+        factor, shift = (each.reshape(-1, *(1,) * (len(self.shape) - 1)) for each in self.affine)
+        normalised: Array = (real * factor + shift).astype(np.float32)
+        return normalised
+
     @property
     def code_bits(self) -> int:
         return bits_of(self.grid.qmin, self.grid.qmax)
@@ -191,7 +207,8 @@ class Input(Cell):
         self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any
     ) -> IntegerTensor | Entering:
         if self.output_numbers == "coded":
-            return builder.add(IntegerInput(name, (), IntegerTensor(name, self.shape, self.grid), self.dtype))
+            output = IntegerTensor(name, self.shape, self.grid)
+            return builder.add(IntegerInput(name, (), output, self.dtype, meaning=self.real_numbers))
         if self.dtype == REAL:
-            return Entering(name, self.spec, np.float32(1.0), 0)
-        return Entering(name, self.spec, self.grid.scale, self.grid.zero_point)
+            return Entering(name, self.spec, np.float32(1.0), 0, self.real_numbers)
+        return Entering(name, self.spec, self.grid.scale, self.grid.zero_point, self.real_numbers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,6 +28,8 @@ class IntegerInput(IntegerNode):
         offset: the zero point of codes of 16 bits; 0 for real numbers.
         scale: the real number that one step of these stands for; 1 for real numbers. Nothing is computed with it: files name
             it to other tools.
+        meaning: from samples to the real numbers that they stand for (``Input.real_numbers``), for what is compared with
+            them; None: what codes of the output's grid stand for.
     """
 
     kind: ClassVar[str] = "an input"
@@ -35,6 +37,11 @@ class IntegerInput(IntegerNode):
     requantize: Requantize | None = None
     offset: int = 0
     scale: float = 1.0
+    meaning: Callable[[Array], Array] | None = None
+
+    def real_numbers(self, samples: Array) -> Array:
+        """What samples stand for, float32 (N, ...)."""
+        return self.output.grid.dequantize(samples) if self.meaning is None else self.meaning(samples)
 
     @property
     def spec(self) -> ArraySpec:
@@ -62,12 +69,14 @@ class Entering(Pending):
         spec: of the arrays that enter.
         scale: the real number that 1 stands for: that of codes of 16 bits; 1 for real numbers.
         zero_point: of codes of 16 bits; 0 for real numbers.
+        meaning: as ``IntegerInput.meaning``.
     """
 
     name: str
     spec: ArraySpec
     scale: np.float32
     zero_point: int
+    meaning: Callable[[Array], Array] | None = None
 
     def requantized(self, grid: Grid) -> IntegerInput:
         multiplier = np.full(1, self.scale / grid.scale, np.float32)
@@ -78,8 +87,16 @@ class Entering(Pending):
             )
         output = IntegerTensor(self.name, self.spec.shape, grid)
         bounds = clip_bounds(grid, None)
-        requantize = Requantize(multiplier, *bounds)
-        return IntegerInput(self.name, (), output, self.spec.dtype, requantize, self.zero_point, float(self.scale))
+        return IntegerInput(
+            self.name,
+            (),
+            output,
+            self.spec.dtype,
+            Requantize(multiplier, *bounds),
+            self.zero_point,
+            float(self.scale),
+            self.meaning,
+        )
 
     def clipped(self) -> IntegerInput:
         raise QatError(

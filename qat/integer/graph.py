@@ -32,10 +32,15 @@ class IntegerGraph:
     name: str = "network"
 
     @property
+    def entries(self) -> tuple[IntegerInput, ...]:
+        """Where the arrays enter, in the order of the network's inputs."""
+        nodes = {node.name: node for node in self.nodes if isinstance(node, IntegerInput)}
+        return tuple(nodes[x.name] for x in self.inputs)
+
+    @property
     def input_specs(self) -> tuple[ArraySpec, ...]:
         """Shape and dtype of the arrays that enter, in the order of the network's inputs."""
-        nodes = {node.name: node for node in self.nodes if isinstance(node, IntegerInput)}
-        return tuple(nodes[x.name].spec for x in self.inputs)
+        return tuple(node.spec for node in self.entries)
 
     @property
     def input(self) -> IntegerTensor:

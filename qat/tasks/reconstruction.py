@@ -110,8 +110,7 @@ def sample_errors(outputs: Array, real: Array) -> Array:
 
 
 def real_inputs(graph: Graph | IntegerGraph, images: Arrays) -> tuple[Array, ...]:
-    """The real numbers that a network computes with, float32, of what it is fed: (code - zero point) * scale of codes; real
-    numbers are those themselves.
+    """The real numbers that a network computes with, float32, of what it is fed: those of ``Input.real_numbers``.
 
     Args:
         graph: the network, or its integers.
@@ -120,14 +119,14 @@ def real_inputs(graph: Graph | IntegerGraph, images: Arrays) -> tuple[Array, ...
     Returns:
         An array for each input.
     """
+    known: Any = graph  # of an exported file, something that has no inputs
+    entries = getattr(known, "entries", None) or tuple(node.cell for node in known.inputs or ())
     arrays = as_tuple(images)
+    if entries:
+        return tuple(entry.real_numbers(x) for entry, x in zip(entries, arrays, strict=True))
     if all(x.dtype.kind == "f" for x in arrays):
-        return tuple(x.astype(np.float32) for x in arrays)
-    nodes: Any = graph.inputs
-    if nodes is None:
-        raise QatError(
-            f"{graph.name}: an exported file does not say which real numbers its input stands for, so that its output cannot "
-            "be compared with them; give the checkpoint, whose integers it computes"
-        )
-    grids = [getattr(node, "grid", None) or node.cell.grid for node in nodes]
-    return tuple(grid.dequantize(x.astype(np.int32)) for grid, x in zip(grids, arrays, strict=True))
+        return arrays
+    raise QatError(
+        f"{graph.name}: an exported file does not say which real numbers its input stands for, so that its output cannot "
+        "be compared with them; give the checkpoint, whose integers it computes"
+    )
