@@ -5,6 +5,7 @@ each target has a test of its own.
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -14,8 +15,8 @@ from frameworks import HERE, but_long
 
 import qat
 from qat.errors import QatWarning
-from qat.integer import IntegerInput, trace_codes
-from qat.integer.ends import TYPES, Ends, ends_of
+from qat.integer import Entering, Grid, IntegerInput, trace_codes
+from qat.integer.ends import TYPES, Ends, FileInput, ends_of
 from qat.pruning import MagnitudePruner, prune_weights, updated_masks
 from qat.training.optimizer import Optimizer
 from qat.vocabulary.arrays import ArraySpec
@@ -353,3 +354,34 @@ def test_codes_that_a_type_does_not_hold_are_refused() -> None:
         ends_of(integers, "own", "uint8")
     with pytest.raises(qat.QatError, match=r"^--input_type 'int4' is unknown: choose one of own, float32"):
         ends_of(integers, "int4")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"dtype": "float64"},
+        {"stored": "int32"},
+        {"scale": 0.0},
+        {"multiplier": float("nan")},
+        {"multiplier": -1.0},
+        {"multiplier": 1e39},
+        {"low": 1 << 17},
+        {"low": 1, "high": 0},
+        {"zero_point": -127},
+    ],
+)
+def test_an_end_that_no_file_has_is_refused_whatever_the_format(wrong: dict[str, Any]) -> None:
+    end = FileInput(SHAPE, "float32", "int8", 0.5, -128, 0, 255, 2.0, 0)
+    with pytest.raises((ValueError, qat.QatError), match=r"scales|codes|multiplier"):
+        replace(end, **wrong)
+
+
+@pytest.mark.parametrize(("scale", "exponent"), [(1.0, -126), (2.0**-126, 1)])
+def test_products_that_runtimes_take_for_zero_are_refused(scale: float, exponent: int) -> None:
+    """Some take numbers below 2^-126 for 0: that is their code as long as their products are below 1/2."""
+    entering = Entering("input", ArraySpec(SHAPE, "float32"), F(scale), 0)
+    with pytest.raises(qat.QatError, match=r"^input: its codes have scale .* far too large or too small"):
+        entering.requantized(Grid(F(2.0**exponent), 0, 0, 255))
+    largest = Entering("input", ArraySpec(SHAPE, "float32"), F(1.0), 0).requantized(Grid(F(2.0**-125), 0, 0, 255))
+    assert largest.requantize is not None
+    assert np.rint(np.nextafter(F(2.0**-126), F(0.0)) * largest.requantize.multiplier[0]) == 0.0

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import onnx
 from onnx import helper
 
-from qat.cells.input import CODES, REAL
-from qat.integer.ends import METADATA, Ends, FileInput, FileOutput
+from qat.integer.ends import METADATA, REAL, Ends, FileInput, FileOutput
 from qat.reading import reading
 from qat.targets.common import prefixed
 from qat.targets.onnx.file import set_metadata
@@ -47,7 +45,6 @@ def ends_in(path: str | Path, model: onnx.ModelProto) -> Ends:
             if specs != wanted:
                 expected, has = (", ".join(map(str, each)) for each in (wanted, specs))
                 raise ValueError(f"it should have {expected} where it has {has}")
-        _check(ends)
     return ends
 
 
@@ -57,19 +54,3 @@ def _declared(values: Iterable[onnx.ValueInfoProto]) -> list[ArraySpec]:
     dtypes = [helper.tensor_dtype_to_np_dtype(own.elem_type).name for own in types]
     shapes = [tuple(size.dim_value for size in own.shape.dim[1:]) for own in types]
     return [ArraySpec(*pair) for pair in zip(shapes, dtypes, strict=True)]
-
-
-def _check(ends: Ends) -> None:
-    """Raise ValueError for dtypes that no network takes, for scales that are no float32, and for codes beyond their type."""
-    scales = [*(end.scale for end in ends.inputs), *(end.scale for end in ends.outputs)]
-    scales += [end.multiplier for end in ends.inputs if end.multiplier is not None]
-    limits = np.finfo(np.float32)
-    if not all(limits.smallest_subnormal <= scale <= limits.max for scale in scales):
-        raise ValueError("a scale is no positive float32")
-    for end in ends.inputs:
-        if not {end.dtype, end.stored} <= {*CODES, REAL}:
-            raise ValueError(f"it takes {end.stored} for {end.dtype}, which no export does")
-        if end.stored not in (end.dtype, REAL):
-            info = np.iinfo(end.stored)
-            if not info.min <= end.low + end.zero_point <= end.high + end.zero_point <= info.max:
-                raise ValueError(f"codes from {end.low} to {end.high} around {end.zero_point} are no {end.stored}")

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from qat.cells.base import Shape
-from qat.cells.input import CODES
 from qat.graph import Graph
 from qat.integer import IntegerGraph
 from qat.integer.ends import METADATA as KEY
@@ -18,8 +17,6 @@ from qat.reading import reading
 from qat.targets.common import METADATA
 from qat.targets.tflite.file import set_metadata
 from qat.targets.tflite.writer import TYPES, canonical_shape
-
-LARGEST_CODE = 1 << 16  #: bounds and offsets of codes of 16 bits are no larger
 
 
 def chosen_ends(graph: IntegerGraph, input_type: str, output_type: str, code_type: str) -> Ends:
@@ -103,16 +100,14 @@ def _described(tensor: Any) -> tuple[Shape, str, float, int]:
 
 
 def _check_ends(ends: Ends, subgraph: Any) -> None:
-    """Raise ValueError where they are not those of the tensors, or their numbers none that export writes."""
+    """Raise ValueError where they are not those of the tensors."""
     for end, index in zip(ends.inputs, subgraph.inputs, strict=True):
         shape, stored, scale, zero_point = _described(subgraph.tensors[index])
-        if (end.shape, end.stored) != (shape, stored) or end.dtype not in (*CODES, REAL):
+        if (end.shape, end.stored) != (shape, stored):
             raise ValueError(f"an input is {stored} {shape}, and its metadata say {end.stored} {end.shape}")
         encoded = stored not in (end.dtype, REAL)
         if encoded and (end.scale, end.zero_point) != (scale, zero_point):
             raise ValueError("an input has another scale or zero point than its metadata say")
-        if max(map(abs, (end.low, end.high, end.offset, end.zero_point))) > LARGEST_CODE or end.low > end.high:
-            raise ValueError("the codes of an input have bounds that no network's have")
     for output, index in zip(ends.outputs, subgraph.outputs, strict=True):
         if (replace(output, scale=1.0) if output.stored == REAL else output) != FileOutput(
             *_described(subgraph.tensors[index])
