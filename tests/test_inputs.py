@@ -14,10 +14,12 @@ import pytest
 from frameworks import HERE, but_long
 
 import qat
+from qat.analysis.compression import weight_sizes
 from qat.errors import QatWarning
 from qat.integer import Entering, Grid, IntegerInput, trace_codes
 from qat.integer.ends import TYPES, Ends, FileInput, ends_of
 from qat.pruning import MagnitudePruner, prune_weights, updated_masks
+from qat.study.layers import costs_of, layers_of
 from qat.training.optimizer import Optimizer
 from qat.vocabulary.arrays import ArraySpec
 
@@ -256,6 +258,9 @@ def test_the_further_channel_costs_what_metrics_say() -> None:
     assert qat.metrics.macs(graph)["conv"] == 64 * 4 * 4 * 9
     assert qat.metrics.deployed_parameters(graph)["conv"] == 4 * 4 * 9 + 4
     assert qat.metrics.macs(Net(**EACH["as ImageNet"]))["conv"] == 64 * 4 * 3 * 9
+    checkpoint = trained(Net(**EACH["as ImageNet"]), PIXELS)
+    assert [layer.weights.size for layer in layers_of(checkpoint)] == [each.weights for each in costs_of(graph)]
+    assert [size.numbers for size in weight_sizes(graph, checkpoint.params)] == [4 * 4 * 9, 4 * 64 * 3]
 
 
 def test_a_pruned_weight_stays_zero_behind_a_normalised_input() -> None:
