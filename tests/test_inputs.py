@@ -377,7 +377,7 @@ def test_codes_that_a_type_does_not_hold_are_refused() -> None:
 )
 def test_an_end_that_no_file_has_is_refused_whatever_the_format(wrong: dict[str, Any]) -> None:
     end = FileInput(SHAPE, "float32", "int8", 0.5, -128, 0, 255, 2.0, 0)
-    with pytest.raises((ValueError, qat.QatError), match=r"scales|codes|multiplier"):
+    with pytest.raises((ValueError, qat.QatError), match=r"scale|dtypes|codes|multiplier"):
         replace(end, **wrong)
 
 

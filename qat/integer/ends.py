@@ -130,8 +130,10 @@ class FileOutput:
 def _check(scales: tuple[float, ...], dtypes: tuple[str, ...], codes: tuple[int, ...]) -> None:
     """Raise ValueError for scales, dtypes or codes that no end has."""
     with np.errstate(over="ignore"):
-        if not all(0.0 < np.float32(scale) < np.inf for scale in scales) or not set(dtypes) <= set(DTYPES):
-            raise ValueError(f"an input or output has scales {shortened(scales)} and dtypes {shortened(dtypes)}")
+        if not all(0.0 < np.float32(scale) < np.inf for scale in scales):
+            raise ValueError(f"a scale is no positive float32 but one of {shortened(scales)}")
+    if not set(dtypes) <= set(DTYPES):
+        raise ValueError(f"an input or output has dtypes {shortened(dtypes)}")
     if max(map(abs, codes)) > LARGEST_CODE:
         raise ValueError(f"an input or output has codes {codes}, which 16 bits do not hold")
 
