@@ -24,6 +24,7 @@ from qat.training.optimizer import Optimizer
 from qat.vocabulary.arrays import ArraySpec
 
 F = np.float32
+TORCH = qat.backend("torch")
 SHAPE = (3, 8, 8)
 RNG = np.random.default_rng(0)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -306,6 +307,9 @@ def test_a_number_that_is_not_finite_is_named(bad: float) -> None:
         qat.evaluate(integers, samples, batch_size=8)
     with pytest.raises(qat.QatError, match=r"^Net: sample 33 holds"):
         qat.calibrate(Net(dtype="float32"), Net().graph().initial_params(), samples)
+    step = TORCH.make_step(TORCH.lower(checkpoint.graph, checkpoint.params), Optimizer())
+    with pytest.raises(qat.QatError, match=r"^Net: sample 33 holds"):
+        step(samples, np.zeros(len(samples), np.int64), 0.01)
 
 
 @every_input

@@ -45,7 +45,7 @@ from qat.training.forward import Forward
 from qat.training.losses import Loss, Objective
 from qat.training.optimizer import Optimizer, check_state, ema_decay
 from qat.training.workers import this_worker, training_worker
-from qat.vocabulary.arrays import Arrays, as_tuple, check_samples
+from qat.vocabulary.arrays import Arrays, as_tuple, check_finite, check_samples
 from qat.vocabulary.ops import Array, Kind, Ops, Tensor
 
 __all__ = [
@@ -222,6 +222,8 @@ class TrainingStep:
         """
         graph = self.model.graph
         check_samples(as_tuple(x), graph.input_specs, np.ndarray, graph.name)
+        for samples, spec in zip(as_tuple(x), graph.input_specs, strict=True):
+            check_finite(samples, spec, graph.name)
         pixels, targets = as_tuple(self._worker.share(x)), as_tuple(self._worker.share(y))
         update = self._update if self._settings.accumulate == 1 else self._update_in_parts
         loss, self._terms = update(pixels, targets, lr)

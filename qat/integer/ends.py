@@ -67,6 +67,11 @@ class FileInput:
         if self.stored not in (self.dtype, REAL):
             _check_fits(self.low + self.zero_point, self.high + self.zero_point, self.stored)
 
+    @classmethod
+    def as_it_is(cls, shape: tuple[int, ...], dtype: str) -> FileInput:
+        """Of a file that takes what its network takes, where nothing has to be encoded."""
+        return cls(shape, dtype, dtype, 1.0, 0, 0, 0, None, 0)
+
     @property
     def spec(self) -> ArraySpec:
         """Shape and dtype of what the network takes."""
@@ -118,6 +123,11 @@ class FileOutput:
     def __post_init__(self) -> None:
         check_fields(self)
         _check((self.scale,), (self.stored,), (self.zero_point,))
+
+    @classmethod
+    def real(cls, shape: tuple[int, ...]) -> FileOutput:
+        """Of real numbers whose codes do not matter."""
+        return cls(shape, REAL, 1.0, 0)
 
     def decode(self, y: Array) -> Array:
         """Real numbers, float32 (N, ...)."""

@@ -37,8 +37,9 @@ def ends_in(path: str | Path, model: onnx.ModelProto) -> Ends:
         found = [_declared(values) for values in (model.graph.input, model.graph.output)]
         entry = {entry.key: entry.value for entry in model.metadata_props}.get(ENTRY)
         if entry is None:
-            inputs = tuple(FileInput(x.shape, x.dtype, x.dtype, 1.0, 0, 0, 0, None, 0) for x in found[0])
-            ends = Ends(inputs, tuple(FileOutput(y.shape, REAL, 1.0, 0) for y in found[1]))
+            ends = Ends(
+                tuple(FileInput.as_it_is(*x) for x in found[0]), tuple(FileOutput.real(y.shape) for y in found[1])
+            )
         else:
             ends = Ends.from_json(entry)
         for specs, wanted in zip(found, (specs_of(ends.inputs), specs_of(ends.outputs)), strict=True):

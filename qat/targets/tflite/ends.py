@@ -47,8 +47,8 @@ def chosen_ends(graph: IntegerGraph, input_type: str, output_type: str, code_typ
 def float_ends(graph: Graph) -> Ends:
     """Inputs and outputs of a float network's file: what the network takes, and real numbers."""
     return Ends(
-        tuple(_as_it_is(*spec) for spec in graph.input_specs),
-        tuple(FileOutput(graph.shapes[name], REAL, 1.0, 0) for name in graph.outputs),
+        tuple(FileInput.as_it_is(*spec) for spec in graph.input_specs),
+        tuple(FileOutput.real(graph.shapes[name]) for name in graph.outputs),
     )
 
 
@@ -68,11 +68,6 @@ def ends_in(path: str | Path, model: Any) -> Ends:
     return ends
 
 
-def _as_it_is(shape: Shape, dtype: str) -> FileInput:
-    """Of a network that computes with what the file takes, where nothing is encoded."""
-    return FileInput(shape, dtype, dtype, 1.0, 0, 0, 0, None, 0)
-
-
 def _told_by_tensors(model: Any) -> Ends:
     """Without an entry: a file of int8 is that of a network of pixels, another one takes what its network takes."""
     subgraph = model.subgraphs[0]
@@ -83,7 +78,7 @@ def _told_by_tensors(model: Any) -> Ends:
         inputs.append(
             FileInput(shape, "uint8", stored, scale, zero_point, -pixel, 255 - pixel, None, pixel)
             if stored == "int8"
-            else _as_it_is(shape, stored)
+            else FileInput.as_it_is(shape, stored)
         )
     for index in subgraph.outputs:
         outputs.append(FileOutput(*_described(subgraph.tensors[index])))
