@@ -106,7 +106,7 @@ class Lowered:
         return self._deployment.evaluator(read(self))
 
     def _evaluated(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Real outputs in evaluation mode; inputs: raw pixels, float32. Both in the backend's layout."""
+        """Real outputs in evaluation mode; inputs: what the network takes, held in float32. Both in the backend's layout."""
         with self._evaluating():
             if self.graph.is_quantized:
                 evaluator = self._evaluator()
@@ -122,7 +122,7 @@ class Lowered:
         return self._evaluator().graph
 
     def infer(self, pixels: tuple[Array, ...]) -> tuple[Array, ...]:
-        """Real outputs in evaluation mode, float32 (N, ...), of raw pixels, uint8 (N, C, H, W), one array for each input."""
+        """Real outputs in evaluation mode, float32 (N, ...), of what the network takes, one array for each input."""
         with self._evaluating():
             outputs = self._evaluated(self._pixels(pixels))
         return tuple(self._ops.to_numpy(y, "activation") for y in outputs)
@@ -213,7 +213,7 @@ class TrainingStep:
         """One training step on a batch; of several workers each is given the joint batch and takes its share.
 
         Args:
-            x: raw pixels, uint8 (N, C, H, W); a tuple of arrays where the network has several inputs.
+            x: what the network takes, (N, ...); a tuple of arrays where the network has several inputs.
             y: integer labels (N,), or a tuple of them and further targets.
             lr: learning rate.
 

@@ -97,7 +97,7 @@ class FileInput:
         centred = x.astype(np.float32) - np.float32(self.offset)
         if self.multiplier is not None:
             with np.errstate(over="ignore"):  # of numbers far beyond the range: clipped like any other
-                centred = NUMPY_OPS.requantize(centred, np.float32(self.multiplier), self.low, self.high)
+                centred = NUMPY_OPS.requantize(centred, np.full(1, self.multiplier, np.float32), self.low, self.high)
         if self.stored == REAL:
             return centred * np.float32(self.scale)
         stored: Array = (centred + self.zero_point).astype(self.stored)
