@@ -75,9 +75,9 @@ def _initializer(array: Any) -> Callable[..., Any]:
 class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
     """A graph as a keras.Model, trainable by ``compile`` and ``fit`` or by any loop over a GradientTape.
 
-    Weights are named as in the graph ("conv1.weight"), one layer holds those of one cell. Called with what the network takes and
-    nothing else, **(N, C, H, W)** as everywhere in this project, whatever Keras's image_data_format, it returns real outputs
-    (logits). A network with several inputs or outputs takes or returns a tuple.
+    Weights are named as in the graph ("conv1.weight"), one layer holds those of one cell. Called with what the network takes
+    and nothing else, **(N, C, H, W)** as everywhere in this project, whatever Keras's image_data_format, it returns real
+    outputs (logits). A network with several inputs or outputs takes or returns a tuple.
 
     With ``training=True`` each call is one step of the quant_delay. Otherwise a quantized network computes the integers of
     deployment, and no gradient flows; ``evaluate``, ``predict`` and the validation of ``fit`` derive them anew from the
