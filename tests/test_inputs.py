@@ -5,6 +5,7 @@ each target has a test of its own.
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -13,14 +14,17 @@ import pytest
 from frameworks import HERE, but_long
 
 import qat
+from qat.analysis.compression import weight_sizes
 from qat.errors import QatWarning
-from qat.integer import IntegerInput, trace_codes
-from qat.integer.ends import TYPES, Ends, ends_of
+from qat.integer import Entering, Grid, IntegerInput, trace_codes
+from qat.integer.ends import TYPES, Ends, FileInput, ends_of
 from qat.pruning import MagnitudePruner, prune_weights, updated_masks
+from qat.study.layers import costs_of, layers_of
 from qat.training.optimizer import Optimizer
 from qat.vocabulary.arrays import ArraySpec
 
 F = np.float32
+TORCH = qat.backend("torch")
 SHAPE = (3, 8, 8)
 RNG = np.random.default_rng(0)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -255,6 +259,9 @@ def test_the_further_channel_costs_what_metrics_say() -> None:
     assert qat.metrics.macs(graph)["conv"] == 64 * 4 * 4 * 9
     assert qat.metrics.deployed_parameters(graph)["conv"] == 4 * 4 * 9 + 4
     assert qat.metrics.macs(Net(**EACH["as ImageNet"]))["conv"] == 64 * 4 * 3 * 9
+    checkpoint = trained(Net(**EACH["as ImageNet"]), PIXELS)
+    assert [layer.weights.size for layer in layers_of(checkpoint)] == [each.weights for each in costs_of(graph)]
+    assert [size.numbers for size in weight_sizes(graph, checkpoint.params)] == [4 * 4 * 9, 4 * 64 * 3]
 
 
 def test_a_pruned_weight_stays_zero_behind_a_normalised_input() -> None:
@@ -300,6 +307,9 @@ def test_a_number_that_is_not_finite_is_named(bad: float) -> None:
         qat.evaluate(integers, samples, batch_size=8)
     with pytest.raises(qat.QatError, match=r"^Net: sample 33 holds"):
         qat.calibrate(Net(dtype="float32"), Net().graph().initial_params(), samples)
+    step = TORCH.make_step(TORCH.lower(checkpoint.graph, checkpoint.params), Optimizer())
+    with pytest.raises(qat.QatError, match=r"^Net: sample 33 holds"):
+        step(samples, np.zeros(len(samples), np.int64), 0.01)
 
 
 @every_input
@@ -353,3 +363,34 @@ def test_codes_that_a_type_does_not_hold_are_refused() -> None:
         ends_of(integers, "own", "uint8")
     with pytest.raises(qat.QatError, match=r"^--input_type 'int4' is unknown: choose one of own, float32"):
         ends_of(integers, "int4")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"dtype": "float64"},
+        {"stored": "int32"},
+        {"scale": 0.0},
+        {"multiplier": float("nan")},
+        {"multiplier": -1.0},
+        {"multiplier": 1e39},
+        {"low": 1 << 17},
+        {"low": 1, "high": 0},
+        {"zero_point": -127},
+    ],
+)
+def test_an_end_that_no_file_has_is_refused_whatever_the_format(wrong: dict[str, Any]) -> None:
+    end = FileInput(SHAPE, "float32", "int8", 0.5, -128, 0, 255, 2.0, 0)
+    with pytest.raises((ValueError, qat.QatError), match=r"scale|dtypes|codes|multiplier"):
+        replace(end, **wrong)
+
+
+@pytest.mark.parametrize(("scale", "exponent"), [(1.0, -126), (2.0**-126, 1)])
+def test_products_that_runtimes_take_for_zero_are_refused(scale: float, exponent: int) -> None:
+    """Some take numbers below 2^-126 for 0: that is their code as long as their products are below 1/2."""
+    entering = Entering("input", ArraySpec(SHAPE, "float32"), F(scale), 0)
+    with pytest.raises(qat.QatError, match=r"^input: its codes have scale .* far too large or too small"):
+        entering.requantized(Grid(F(2.0**exponent), 0, 0, 255))
+    largest = Entering("input", ArraySpec(SHAPE, "float32"), F(1.0), 0).requantized(Grid(F(2.0**-125), 0, 0, 255))
+    assert largest.requantize is not None
+    assert np.rint(np.nextafter(F(2.0**-126), F(0.0)) * largest.requantize.multiplier[0]) == 0.0

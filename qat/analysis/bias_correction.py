@@ -45,7 +45,7 @@ def correct_biases(graph: Graph, params: Mapping[str, Array], batches: Batches, 
     Args:
         graph: the quantized graph.
         params: its parameters, with ranges.
-        batches: uint8 pixels.
+        batches: of what the network takes.
         ops: the vocabulary that computes.
 
     Returns:

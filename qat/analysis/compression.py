@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -105,7 +104,7 @@ def weight_sizes(
             continue
         seen.add(node.cell_name)
         own = cell.weight_quantizer or quantizer
-        numbers = math.prod(params[f"{node.cell_name}.weight"].shape)
+        numbers = cell.deployed_weights
         scales = 0 if own is None else cell.out_channels if own.per_channel else 1
         beside = scales * (1 if own is None or own.symmetric else 2)
         width = bits[node.name] if cell.weight_quantizer or own is None else own.num_bits

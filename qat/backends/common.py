@@ -45,7 +45,7 @@ from qat.training.forward import Forward
 from qat.training.losses import Loss, Objective
 from qat.training.optimizer import Optimizer, check_state, ema_decay
 from qat.training.workers import this_worker, training_worker
-from qat.vocabulary.arrays import Arrays, as_tuple, check_samples
+from qat.vocabulary.arrays import Arrays, as_tuple, check_finite, check_samples
 from qat.vocabulary.ops import Array, Kind, Ops, Tensor
 
 __all__ = [
@@ -106,7 +106,7 @@ class Lowered:
         return self._deployment.evaluator(read(self))
 
     def _evaluated(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Real outputs in evaluation mode; inputs: raw pixels, float32. Both in the backend's layout."""
+        """Real outputs in evaluation mode; inputs: what the network takes, held in float32. Both in the backend's layout."""
         with self._evaluating():
             if self.graph.is_quantized:
                 evaluator = self._evaluator()
@@ -122,7 +122,7 @@ class Lowered:
         return self._evaluator().graph
 
     def infer(self, pixels: tuple[Array, ...]) -> tuple[Array, ...]:
-        """Real outputs in evaluation mode, float32 (N, ...), of raw pixels, uint8 (N, C, H, W), one array for each input."""
+        """Real outputs in evaluation mode, float32 (N, ...), of what the network takes, one array for each input."""
         with self._evaluating():
             outputs = self._evaluated(self._pixels(pixels))
         return tuple(self._ops.to_numpy(y, "activation") for y in outputs)
@@ -213,7 +213,7 @@ class TrainingStep:
         """One training step on a batch; of several workers each is given the joint batch and takes its share.
 
         Args:
-            x: raw pixels, uint8 (N, C, H, W); a tuple of arrays where the network has several inputs.
+            x: what the network takes, (N, ...); a tuple of arrays where the network has several inputs.
             y: integer labels (N,), or a tuple of them and further targets.
             lr: learning rate.
 
@@ -222,6 +222,8 @@ class TrainingStep:
         """
         graph = self.model.graph
         check_samples(as_tuple(x), graph.input_specs, np.ndarray, graph.name)
+        for samples, spec in zip(as_tuple(x), graph.input_specs, strict=True):
+            check_finite(samples, spec, graph.name)
         pixels, targets = as_tuple(self._worker.share(x)), as_tuple(self._worker.share(y))
         update = self._update if self._settings.accumulate == 1 else self._update_in_parts
         loss, self._terms = update(pixels, targets, lr)

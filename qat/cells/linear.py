@@ -140,14 +140,20 @@ class LinearCell(Cell, ABC, abstract=True):
         own = {} if quantizer is None else quantizer.params(self.weight_shape)
         return {f"{OF_QUANTIZER}{name}": param for name, param in own.items()}
 
+    @property
+    def deployed_weights(self) -> int:
+        """The number of its weights, those over the further channel of a normalised input among them."""
+        count, normalization = math.prod(self.weight_shape), self.input_normalization
+        if normalization is None:
+            return count
+        return count // normalization.channels * (normalization.channels + normalization.further)
+
     def deployed_parameters(self) -> int:
-        """Weights, and a bias for each output where there is a bias or a batch normalisation."""
-        normalization = self.input_normalization
-        weights, has_bias = math.prod(self.weight_shape), self.has_bias or self.has_bn
-        if normalization is not None:
-            weights = weights // normalization.channels * (normalization.channels + normalization.further)
-            has_bias = has_bias or normalization.has_bias
-        return weights + has_bias * self.out_channels
+        """Weights, and a bias for each output where there is a bias, a batch normalisation or a shift of the input."""
+        has_bias = self.has_bias or self.has_bn
+        if self.input_normalization is not None:
+            has_bias = has_bias or self.input_normalization.has_bias
+        return self.deployed_weights + has_bias * self.out_channels
 
     def sliced(self, local: str, array: Array, outputs: Array, inputs: Array) -> Array:
         kept: Array = array[outputs]
@@ -228,7 +234,7 @@ class LinearCell(Cell, ABC, abstract=True):
                 own[name] = value
                 if training:
                     scope.update(f"{OF_QUANTIZER}{name}", value)
-        scope.note("weight", Quantized(quantizer, weight, own, math.prod(self.weight_shape)))
+        scope.note("weight", Quantized(quantizer, weight, own, self.deployed_weights))
         if not x.codes:  # its input is not quantized (yet): the weight alone is, in real numbers
             codes = _codes(ops, quantizer, weight, None, own)
             weight = codes.centred * ops.on_output(codes.scale, weight)

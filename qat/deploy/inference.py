@@ -28,7 +28,7 @@ class LoweredNetwork(Protocol):
         """The integers of deployment, of the parameters as they are now."""
 
     def infer(self, pixels: tuple[Array, ...]) -> tuple[Array, ...]:
-        """Real outputs in evaluation mode, float32 (N, ...), of raw pixels, uint8 (N, C, H, W), one array an input."""
+        """Real outputs in evaluation mode, float32 (N, ...), of what the network takes, one array an input."""
 
     def infer_codes(self, pixels: tuple[Array, ...]) -> dict[str, Array]:
         """Centred codes of every node of ``integers()``, float32, canonical."""
@@ -76,14 +76,14 @@ def predict(model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> 
 
     Args:
         model: What a backend's ``lower`` returned.
-        pixels: Raw pixels, uint8 (N, C, H, W); for a network with several inputs a tuple of arrays.
+        pixels: What the network takes (``Graph.input_specs``); for a network with several inputs a tuple of arrays.
         batch_size: Images at a time; the outputs do not depend on it.
 
     Returns:
         float32 (N, ...); of a network with several outputs a tuple of arrays.
 
     Raises:
-        QatError: the pixels are not uint8, or of another shape.
+        QatError: the arrays have another dtype or shape than the network takes, or are not finite.
     """
     found = in_batches(
         lambda x: dict(enumerate(model.infer(x))), pixels, model.graph.input_specs, batch_size, model.graph.name
@@ -105,7 +105,7 @@ def trace(
 
     Args:
         model: What a backend's ``lower`` returned.
-        pixels: Raw pixels, uint8 (N, C, H, W), or a tuple of arrays.
+        pixels: What the network takes, an array or a tuple of arrays.
         tensors: Some of those of ``model.integers()``: ``[node.output for node in model.integers().nodes]`` for all.
         batch_size: Images at a time.
 

@@ -25,7 +25,7 @@ class Step(Protocol):
     """One training step of a lowered network."""
 
     def __call__(self, x: Arrays, y: Arrays, lr: float) -> float:
-        """Raw pixels (N, C, H, W), and labels (N,) or a tuple of them and further targets: the loss before the update."""
+        """What the network takes, and labels (N,) or a tuple of them and further targets: the loss before the update."""
 
     def terms(self) -> dict[str, Array]:
         """The terms of the last step's loss by name, before the update; the first is the loss itself."""
@@ -104,7 +104,7 @@ class TrainingBackend(Protocol):
         """What its passes run in, with its version."""
 
     def predict(self, model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> Arrays:
-        """Real outputs (N, ...), float32, of raw uint8 pixels (N, C, H, W), in evaluation mode."""
+        """Real outputs (N, ...), float32, of what the network takes, in evaluation mode."""
 
     def predict_codes(self, model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> Arrays:
         """Output codes (N, ...), int32, of a quantized network."""
@@ -211,7 +211,7 @@ class Target(Protocol):
 
         Args:
             path: An exported file.
-            pixels: Raw pixels, uint8, (N, C, H, W) or (N, F); a tuple of arrays for a network with several inputs.
+            pixels: As ``predict`` takes them.
             tensors: What is wanted: ``node.output`` of nodes of the integer graph.
             options: The arithmetic, where the target has several.
 

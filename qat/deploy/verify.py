@@ -33,8 +33,8 @@ class Engine:
 
     Attributes:
         name: Its name, with version and options.
-        codes: From raw pixels, uint8, to output codes, int32, one array an output.
-        trace: From raw pixels and tensors to the codes of these tensors by name, as far as it can give them.
+        codes: From what the network takes to output codes, int32, one array an output.
+        trace: From that and tensors to the codes of these tensors by name, as far as it can give them.
         arithmetic: What it computes in, "float" or "fixed" (docs/numerics.md).
     """
 

@@ -19,6 +19,7 @@ from qat.integer.graph import IntegerGraph
 from qat.integer.grid import Grid, IntegerTensor, Requantize
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.fields import build, check_fields
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
 
 OWN = "own"  #: an input as the network takes it, an output as real numbers
@@ -26,7 +27,7 @@ REAL = "float32"
 TYPES = (OWN, REAL, "int8", "uint8", "int16")  #: of an input or an output of a file
 METADATA = "ends"  #: the key of a file's metadata
 LARGEST = 1 << 20  #: characters of that entry
-MOST = 1 << 17  #: of codes of 16 bits, around any zero point
+LARGEST_CODE = 1 << 16  #: bounds, zero points and offsets of codes of 16 bits are no larger
 DTYPES = (REAL, "int8", "uint8", "int16", "uint16")  #: of arrays
 
 
@@ -59,7 +60,17 @@ class FileInput:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _check(self.scale, (self.dtype, self.stored), (self.zero_point, self.low, self.high, self.offset))
+        scales = (self.scale,) if self.multiplier is None else (self.scale, self.multiplier)
+        _check(scales, (self.dtype, self.stored), (self.zero_point, self.low, self.high, self.offset))
+        if self.low > self.high:
+            raise ValueError(f"an input has codes from {self.low} to {self.high}")
+        if self.stored not in (self.dtype, REAL):
+            _check_fits(self.low + self.zero_point, self.high + self.zero_point, self.stored)
+
+    @classmethod
+    def as_it_is(cls, shape: tuple[int, ...], dtype: str) -> FileInput:
+        """Of a file that takes what its network takes, where nothing has to be encoded."""
+        return cls(shape, dtype, dtype, 1.0, 0, 0, 0, None, 0)
 
     @property
     def spec(self) -> ArraySpec:
@@ -86,8 +97,7 @@ class FileInput:
         centred = x.astype(np.float32) - np.float32(self.offset)
         if self.multiplier is not None:
             with np.errstate(over="ignore"):  # of numbers far beyond the range: clipped like any other
-                centred = centred * np.float32(self.multiplier)
-            centred = np.clip(np.rint(centred), self.low, self.high)
+                centred = NUMPY_OPS.requantize(centred, np.full(1, self.multiplier, np.float32), self.low, self.high)
         if self.stored == REAL:
             return centred * np.float32(self.scale)
         stored: Array = (centred + self.zero_point).astype(self.stored)
@@ -112,7 +122,12 @@ class FileOutput:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _check(self.scale, (self.stored,), (self.zero_point,))
+        _check((self.scale,), (self.stored,), (self.zero_point,))
+
+    @classmethod
+    def real(cls, shape: tuple[int, ...]) -> FileOutput:
+        """Of real numbers whose codes do not matter."""
+        return cls(shape, REAL, 1.0, 0)
 
     def decode(self, y: Array) -> Array:
         """Real numbers, float32 (N, ...)."""
@@ -122,13 +137,22 @@ class FileOutput:
         return real
 
 
-def _check(scale: float, dtypes: tuple[str, ...], codes: tuple[int, ...]) -> None:
-    """Raise ValueError for a scale, dtypes or codes that no end has."""
+def _check(scales: tuple[float, ...], dtypes: tuple[str, ...], codes: tuple[int, ...]) -> None:
+    """Raise ValueError for scales, dtypes or codes that no end has."""
     with np.errstate(over="ignore"):
-        if not 0.0 < np.float32(scale) < np.inf or not set(dtypes) <= set(DTYPES):
-            raise ValueError(f"an input or output has scale {scale!r} and dtypes {shortened(dtypes)}")
-    if max(map(abs, codes)) > MOST:
+        if not all(0.0 < np.float32(scale) < np.inf for scale in scales):
+            raise ValueError(f"a scale is no positive float32 but one of {shortened(scales)}")
+    if not set(dtypes) <= set(DTYPES):
+        raise ValueError(f"an input or output has dtypes {shortened(dtypes)}")
+    if max(map(abs, codes)) > LARGEST_CODE:
         raise ValueError(f"an input or output has codes {codes}, which 16 bits do not hold")
+
+
+def _check_fits(low: int, high: int, stored: str) -> None:
+    """Raise ValueError where an integer type does not hold the codes from low to high."""
+    info = np.iinfo(stored)
+    if not info.min <= low <= high <= info.max:
+        raise ValueError(f"codes from {low} to {high} are no {stored}")
 
 
 @dataclass(frozen=True)

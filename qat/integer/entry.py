@@ -14,6 +14,11 @@ from qat.integer.node import IntegerNode, Pending
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array, Kind, Ops, Tensor
 
+SMALLEST_MULTIPLIER = 2.0**-126  #: below it are no normal float32
+LARGEST_MULTIPLIER = (
+    2.0**125
+)  #: numbers below 2^-126, which some runtimes take for 0, become less than 1/2 by it: code 0
+
 
 @dataclass(frozen=True, eq=False)
 class IntegerInput(IntegerNode):
@@ -80,10 +85,10 @@ class Entering(Pending):
 
     def requantized(self, grid: Grid) -> IntegerInput:
         multiplier = np.full(1, self.scale / grid.scale, np.float32)
-        if not (np.isfinite(multiplier[0]) and multiplier[0] >= np.finfo(np.float32).tiny):
+        if not SMALLEST_MULTIPLIER <= multiplier[0] <= LARGEST_MULTIPLIER:
             raise QatError(
-                f"{self.name}: its codes have scale {grid.scale:g} where its numbers have {self.scale:g}: their quotient is no "
-                "normal float32, and runtimes would disagree; its numbers are far too large or too small, divide them before"
+                f"{self.name}: its codes have scale {grid.scale:g} where its numbers have {self.scale:g}, and runtimes would "
+                "disagree about products with their quotient; its numbers are far too large or too small, scale them before"
             )
         output = IntegerTensor(self.name, self.spec.shape, grid)
         bounds = clip_bounds(grid, None)

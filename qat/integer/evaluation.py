@@ -58,7 +58,7 @@ def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128, arith
 
     Args:
         graph: the integers of a network, from ``qat.to_integer``.
-        codes: raw pixels, uint8 (N, C, H, W); a tuple of arrays for several inputs.
+        codes: what enters (``IntegerGraph.input_specs``), (N, ...); a tuple of arrays for several inputs.
         batch_size: samples at a time.
         arithmetic: "float" or "fixed" (docs/numerics.md); the training backends compute the former.
 

@@ -87,7 +87,7 @@ def costs_of(graph: Graph, params: Mapping[str, Array] | None = None) -> list[Co
     for node in graph.nodes:
         cell = node.cell
         if isinstance(cell, WeightedCell):
-            name, weights, input_bits = node.name, int(np.prod(cell.weight_shape)), bits[node.inputs[0]]
+            name, weights, input_bits = node.name, cell.deployed_weights, bits[node.inputs[0]]
             costs.append(Cost(name, weights, counts[name], operations[name], widths[name], input_bits))
     return costs
 

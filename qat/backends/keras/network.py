@@ -75,9 +75,9 @@ def _initializer(array: Any) -> Callable[..., Any]:
 class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
     """A graph as a keras.Model, trainable by ``compile`` and ``fit`` or by any loop over a GradientTape.
 
-    Weights are named as in the graph ("conv1.weight"), one layer holds those of one cell. Called with raw pixels, uint8 and
-    nothing else, **(N, C, H, W)** as everywhere in this project, whatever Keras's image_data_format, it returns real outputs
-    (logits). A network with several inputs or outputs takes or returns a tuple.
+    Weights are named as in the graph ("conv1.weight"), one layer holds those of one cell. Called with what the network takes
+    and nothing else, **(N, C, H, W)** as everywhere in this project, whatever Keras's image_data_format, it returns real
+    outputs (logits). A network with several inputs or outputs takes or returns a tuple.
 
     With ``training=True`` each call is one step of the quant_delay. Otherwise a quantized network computes the integers of
     deployment, and no gradient flows; ``evaluate``, ``predict`` and the validation of ``fit`` derive them anew from the
@@ -163,7 +163,7 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
         return single(from_layout(outputs))
 
     def run(self, inputs: tuple[Tensor, ...], phase: int) -> tuple[Tensor, ...]:
-        """One training pass over raw pixels in the form of that phase: real outputs; it updates the state and ``step``."""
+        """One training pass over samples in the form of that phase: real outputs; it updates the state and ``step``."""
         outputs: tuple[Tensor, ...] = self._updating(partial(self._pass, training=True, phase=phase), inputs)
         return outputs
 

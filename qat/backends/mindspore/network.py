@@ -123,8 +123,8 @@ class LoweredNetwork(Lowered, nn.Cell):  # type: ignore[misc]
     """A graph as a MindSpore cell, trainable in PYNATIVE mode (MindSpore's default) with ``mindspore.train.Model`` or any
     loop.
 
-    Parameters are named as in the graph ("conv1.weight"); state does not require a gradient. Called with raw pixels,
-    (N, C, H, W), uint8, and nothing else, it returns real outputs (logits). After ``set_train()`` each call is one step of the
+    Parameters are named as in the graph ("conv1.weight"); state does not require a gradient. Called with what the network
+    takes, (N, C, H, W), and nothing else, it returns real outputs (logits). After ``set_train()`` each call is one step of the
     quant_delay. In evaluation a quantized network computes the integers of deployment: they are derived anew whenever a
     parameter has changed, and no gradient flows.
     """

@@ -58,7 +58,7 @@ class CellModule(torch.nn.Module):
 class LoweredNetwork(Lowered, torch.nn.Module):
     """A graph as a torch module, trainable with any torch loop.
 
-    Parameters and buffers are named as in the graph ("conv1.weight"). Called with raw pixels, (N, C, H, W), uint8, and
+    Parameters and buffers are named as in the graph ("conv1.weight"). Called with what the network takes, (N, C, H, W), and
     nothing else, it returns real outputs (logits). In training mode each call is one step of the quant_delay. In evaluation
     mode a quantized network computes the integers of deployment: they are derived anew whenever a parameter has
     changed, and no gradient flows.

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import onnx
 from onnx import helper
 
-from qat.cells.input import CODES, REAL
-from qat.integer.ends import METADATA, Ends, FileInput, FileOutput
+from qat.integer.ends import METADATA, REAL, Ends, FileInput, FileOutput
 from qat.reading import reading
 from qat.targets.common import prefixed
 from qat.targets.onnx.file import set_metadata
@@ -39,15 +37,15 @@ def ends_in(path: str | Path, model: onnx.ModelProto) -> Ends:
         found = [_declared(values) for values in (model.graph.input, model.graph.output)]
         entry = {entry.key: entry.value for entry in model.metadata_props}.get(ENTRY)
         if entry is None:
-            inputs = tuple(FileInput(x.shape, x.dtype, x.dtype, 1.0, 0, 0, 0, None, 0) for x in found[0])
-            ends = Ends(inputs, tuple(FileOutput(y.shape, REAL, 1.0, 0) for y in found[1]))
+            ends = Ends(
+                tuple(FileInput.as_it_is(*x) for x in found[0]), tuple(FileOutput.real(y.shape) for y in found[1])
+            )
         else:
             ends = Ends.from_json(entry)
         for specs, wanted in zip(found, (specs_of(ends.inputs), specs_of(ends.outputs)), strict=True):
             if specs != wanted:
                 expected, has = (", ".join(map(str, each)) for each in (wanted, specs))
                 raise ValueError(f"it should have {expected} where it has {has}")
-        _check(ends)
     return ends
 
 
@@ -57,19 +55,3 @@ def _declared(values: Iterable[onnx.ValueInfoProto]) -> list[ArraySpec]:
     dtypes = [helper.tensor_dtype_to_np_dtype(own.elem_type).name for own in types]
     shapes = [tuple(size.dim_value for size in own.shape.dim[1:]) for own in types]
     return [ArraySpec(*pair) for pair in zip(shapes, dtypes, strict=True)]
-
-
-def _check(ends: Ends) -> None:
-    """Raise ValueError for dtypes that no network takes, for scales that are no float32, and for codes beyond their type."""
-    scales = [*(end.scale for end in ends.inputs), *(end.scale for end in ends.outputs)]
-    scales += [end.multiplier for end in ends.inputs if end.multiplier is not None]
-    limits = np.finfo(np.float32)
-    if not all(limits.smallest_subnormal <= scale <= limits.max for scale in scales):
-        raise ValueError("a scale is no positive float32")
-    for end in ends.inputs:
-        if not {end.dtype, end.stored} <= {*CODES, REAL}:
-            raise ValueError(f"it takes {end.stored} for {end.dtype}, which no export does")
-        if end.stored not in (end.dtype, REAL):
-            info = np.iinfo(end.stored)
-            if not info.min <= end.low + end.zero_point <= end.high + end.zero_point <= info.max:
-                raise ValueError(f"codes from {end.low} to {end.high} around {end.zero_point} are no {end.stored}")

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from qat.cells.base import Shape
-from qat.cells.input import CODES
 from qat.graph import Graph
 from qat.integer import IntegerGraph
 from qat.integer.ends import METADATA as KEY
@@ -18,8 +17,6 @@ from qat.reading import reading
 from qat.targets.common import METADATA
 from qat.targets.tflite.file import set_metadata
 from qat.targets.tflite.writer import TYPES, canonical_shape
-
-LARGEST_CODE = 1 << 16  #: bounds and offsets of codes of 16 bits are no larger
 
 
 def chosen_ends(graph: IntegerGraph, input_type: str, output_type: str, code_type: str) -> Ends:
@@ -50,8 +47,8 @@ def chosen_ends(graph: IntegerGraph, input_type: str, output_type: str, code_typ
 def float_ends(graph: Graph) -> Ends:
     """Inputs and outputs of a float network's file: what the network takes, and real numbers."""
     return Ends(
-        tuple(_as_it_is(*spec) for spec in graph.input_specs),
-        tuple(FileOutput(graph.shapes[name], REAL, 1.0, 0) for name in graph.outputs),
+        tuple(FileInput.as_it_is(*spec) for spec in graph.input_specs),
+        tuple(FileOutput.real(graph.shapes[name]) for name in graph.outputs),
     )
 
 
@@ -71,11 +68,6 @@ def ends_in(path: str | Path, model: Any) -> Ends:
     return ends
 
 
-def _as_it_is(shape: Shape, dtype: str) -> FileInput:
-    """Of a network that computes with what the file takes, where nothing is encoded."""
-    return FileInput(shape, dtype, dtype, 1.0, 0, 0, 0, None, 0)
-
-
 def _told_by_tensors(model: Any) -> Ends:
     """Without an entry: a file of int8 is that of a network of pixels, another one takes what its network takes."""
     subgraph = model.subgraphs[0]
@@ -86,7 +78,7 @@ def _told_by_tensors(model: Any) -> Ends:
         inputs.append(
             FileInput(shape, "uint8", stored, scale, zero_point, -pixel, 255 - pixel, None, pixel)
             if stored == "int8"
-            else _as_it_is(shape, stored)
+            else FileInput.as_it_is(shape, stored)
         )
     for index in subgraph.outputs:
         outputs.append(FileOutput(*_described(subgraph.tensors[index])))
@@ -103,16 +95,14 @@ def _described(tensor: Any) -> tuple[Shape, str, float, int]:
 
 
 def _check_ends(ends: Ends, subgraph: Any) -> None:
-    """Raise ValueError where they are not those of the tensors, or their numbers none that export writes."""
+    """Raise ValueError where they are not those of the tensors."""
     for end, index in zip(ends.inputs, subgraph.inputs, strict=True):
         shape, stored, scale, zero_point = _described(subgraph.tensors[index])
-        if (end.shape, end.stored) != (shape, stored) or end.dtype not in (*CODES, REAL):
+        if (end.shape, end.stored) != (shape, stored):
             raise ValueError(f"an input is {stored} {shape}, and its metadata say {end.stored} {end.shape}")
         encoded = stored not in (end.dtype, REAL)
         if encoded and (end.scale, end.zero_point) != (scale, zero_point):
             raise ValueError("an input has another scale or zero point than its metadata say")
-        if max(map(abs, (end.low, end.high, end.offset, end.zero_point))) > LARGEST_CODE or end.low > end.high:
-            raise ValueError("the codes of an input have bounds that no network's have")
     for output, index in zip(ends.outputs, subgraph.outputs, strict=True):
         if (replace(output, scale=1.0) if output.stored == REAL else output) != FileOutput(
             *_described(subgraph.tensors[index])
