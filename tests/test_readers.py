@@ -292,6 +292,10 @@ def test_a_table_of_numbers(tmp_path: Path, text: str, expected: Any, labels: An
         ("a,b,label\n1,2,0\n\n1,nan,0\n", "line 4: 'nan' is no finite float32 number"),
         ("1,2,0\n1,1e39,0\n", "line 2: '1e39' is no finite float32 number"),
         ("1,2,0\n1,two,0\n", "line 2: 'two' is no number"),
+        ("1,two,0\n1,2,0\n", "line 1: 'two' is no number"),
+        ("", "holds no numbers"),
+        ("5\n6\n", "has one column; give features and a label"),
+        ('1,"2,0\n1,2,3\n', "line 2: unexpected end of data"),
         ("1,2,0\n1,2,cat\n", "line 2: 'cat' is no number"),
         ("1,2,0\n1,,0\n", "line 2: '' is no number"),
         ('1,2,0\n1,"2,0\n', "line"),
@@ -463,6 +467,7 @@ def dataset(): return qat.data.Dataset("mine", "", qat.data.Split(x, y), qat.dat
 def fails(): return 1 / 0
 def refuses(): raise qat.QatError("my own words")
 def wrong(): return 3
+def ragged(): return [[1, 2], [3]], [0, 1]
 number = 3
 """
 
@@ -492,6 +497,7 @@ def test_a_function_gives_a_data_set_or_arrays() -> None:
         ("own_data:fails", "own_data:fails: the function failed (ZeroDivisionError: division by zero)"),
         ("own_data:refuses", "my own words"),
         ("own_data:wrong", "the function returns a int; it has to return a qat.data.Dataset, a pair (x, y)"),
+        ("own_data:ragged", "own_data:ragged: x cannot be made an array (ValueError: setting an array element"),
         ("own_data:number", "is a int, no function"),
         ("own_data:none", "which has no 'none'"),
         (

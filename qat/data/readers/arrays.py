@@ -15,7 +15,7 @@ import numpy as np
 from qat.data.dataset import Dataset, Split
 from qat.data.readers.base import Reader, name_of, named, of_parts
 from qat.data.rows import Samples
-from qat.errors import QatError, QatWarning
+from qat.errors import QatError, QatWarning, one_line
 from qat.reading import check_array, check_zip, open_regular, reading, without_warnings
 from qat.vocabulary.arrays import as_tuple
 from qat.vocabulary.ops import Array
@@ -125,7 +125,13 @@ def dataset_of(source: str, name: str, arrays: Mapping[str, Any], for_folds: boo
 
 def _plain(source: str, key: str, array: Any) -> Array:
     """An array of numbers or strings. Raises QatError for one of Python objects."""
-    found: Array = np.asarray(array)
+    try:
+        found: Array = np.asarray(array)
+    except Exception as error:  # rows of several lengths; whatever another library's array raises
+        raise QatError(
+            f"{source}: {key} cannot be made an array ({type(error).__name__}: {one_line(error)}); give a NumPy array, all "
+            "rows of one length"
+        ) from None
     if found.dtype.hasobject:
         raise QatError(
             f"{source}: {key} holds Python objects, which are not read: loading them could run code; save an array of numbers, "

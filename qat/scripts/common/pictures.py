@@ -220,6 +220,9 @@ def _test_samples(classifier: Classifier, test_path: str) -> tuple[Split, int]:
         if not unknown:
             of_model = np.array([names.index(name) for name in dataset.class_names])
             split = replace(split, labels=of_model[split.classes])
+        else:
+            note = f"note: class {unknown[0]!r} of {test_path} is not in --class_names, so its classes count by their order"
+            print(one_line(note), file=sys.stderr)
     return split, len(dataset.class_names) if by_order else 0
 
 
