@@ -370,6 +370,15 @@ def test_arrays_that_are_no_samples_are_refused(tmp_path: Path, x: Any, message:
     assert str(caught.value).startswith(str(path))
 
 
+def test_whole_numbers_below_0_are_no_classes_and_groups_are_kept_whole(tmp_path: Path) -> None:
+    x = np.zeros((6, 2), np.uint8)
+    refused(saved(tmp_path / "a.npz", x=x, y=np.arange(6) - 3), "a.npz: y holds -3", "y.astype(numpy.float32)")
+    kept = load(str(saved(tmp_path / "b.npz", x=x, y=(np.arange(6) - 3).astype(np.float32))), for_folds=True)
+    assert kept.train.labels.min() == -3
+    one = saved(tmp_path / "c.npz", x=x, y=np.arange(6) % 2, groups=np.zeros(6, np.int64))
+    refused(one, "c.npz: its groups are kept whole, and holding back 1 of 6 samples takes all of them")
+
+
 def test_pickles_are_never_loaded(tmp_path: Path) -> None:
     class Harm:
         def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:

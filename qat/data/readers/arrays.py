@@ -259,6 +259,11 @@ def _labels(source: str, key: str, array: Any) -> Array:
         raise QatError(f"{source}: {key} holds strings in {found.ndim} axes; give one string for each sample")
     if not found.ndim:
         raise QatError(f"{source}: {key} is one number; give a label for each sample")
+    if found.dtype.kind == "i" and found.ndim == 1 and len(found) and found.min() < 0:
+        raise QatError(
+            f"{source}: {key} holds {found.min()}, but whole numbers are classes, from 0; correct it, or for a regression save "
+            f"{key}.astype(numpy.float32)"
+        )
     if found.dtype.kind in "biu":
         kept = np.dtype(np.uint8) if found.dtype.kind == "b" else found.dtype.newbyteorder("=")
         return found.astype(kept if found.ndim > 2 else np.int64, copy=False)
