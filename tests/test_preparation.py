@@ -269,3 +269,25 @@ def test_a_teacher_sees_pictures_as_its_own_checkpoint_says(
     expected = load(str(tmp_path / "data")).resized((3, 6, 5), RECIPE).train.images[:]
     np.testing.assert_array_equal(seen[0].images[:], expected)
     assert capsys.readouterr().err == ""
+
+
+def test_evaluate_names_classes_and_says_where_it_cannot_match_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(4):
+        path = Path("data") / ("ant", "bee", "cat", "dog")[number] / "0.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(RNG.integers(0, 256, (6, 5, 3), np.uint8)).save(path)
+    lines = [f"data/{name}/0.png,{name}" for name in ("ant", "bee", "cat", "dog")]
+    Path("table.csv").write_text("\n".join(lines))
+    Path("names.txt").write_text("dog\ncat\nbee\nant\n")
+    Path("others.txt").write_text("Ant\nBee\nCat\nDog\n")
+    quantized().save("a.ckpt")
+    base = ["evaluate", "--model", "a.ckpt", "--backend", "torch", "--device_target", "CPU", "--test_path"]
+    assert main([*base, "data", "--per_class"]) == 0
+    assert "ant" in capsys.readouterr().out
+    assert main([*base, "table.csv", "--class_names", "names.txt"]) == 0
+    assert "not in --class_names" not in capsys.readouterr().err
+    assert main([*base, "table.csv", "--class_names", "others.txt"]) == 0
+    assert "note: class 'ant' of table.csv is not in --class_names, so its classes count by" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from qat.data.dataset import Dataset, Split
-from qat.data.readers.base import Reader, name_of, named, of_parts
+from qat.data.readers.base import PARTS, Reader, name_of, named, of_parts
 from qat.data.rows import Samples
 from qat.errors import QatError, QatWarning, one_line
 from qat.reading import check_array, check_zip, open_regular, reading, without_warnings
@@ -21,7 +21,6 @@ from qat.vocabulary.arrays import as_tuple
 from qat.vocabulary.ops import Array
 from qat.vocabulary.rows import Rows
 
-PARTS = ("train", "val", "test")
 #: The names of arrays that are read: of one part, and of several.
 NAMES = ("x", "y", "groups", *(f"{name}_{part}" for part in PARTS for name in ("x", "y", "groups")))
 BESIDE = ("names", "class_names", "scale", "zero_point")  #: names of samples, which nothing needs; and of classes
