@@ -457,6 +457,12 @@ def test_a_missing_axis_of_one_is_added(tmp_path: Path) -> None:
     x = RNG.integers(-9, 9, (6, 49, 10)).astype(np.int8)
     dataset = load(str(saved(tmp_path / "a.npz", x=x, y=np.arange(6))), for_folds=True)
     np.testing.assert_array_equal(dataset.resized((1, 49, 10)).train.images, x[:, np.newaxis])
+    np.save(tmp_path / "b.npy", x)
+    mapped = Split(np.load(tmp_path / "b.npy", mmap_mode="r"), np.arange(6))
+    rows = Dataset("x", "x", mapped, mapped).resized((1, 49, 10)).train.images
+    assert rows.shape == (6, 1, 49, 10)
+    np.testing.assert_array_equal(rows[np.array([4, 1])], x[[4, 1], np.newaxis])
+    np.testing.assert_array_equal(rows.read(2), x[2, np.newaxis])
     with pytest.raises(qat.QatError, match=r"its samples are int8 \(49, 10\) but the network takes \(1, 32, 32\)"):
         dataset.resized((1, 32, 32))
 

@@ -120,10 +120,10 @@ def add_data_argument(
     )
 
 
-def add_preparation_arguments(parser: argparse.ArgumentParser) -> None:
-    """How pictures become inputs, where it is not as the checkpoint or the file says."""
+def add_preparation_arguments(parser: argparse.ArgumentParser, usual: str = "crop for picture files") -> None:
+    """How pictures become inputs, where it is not as the checkpoint or the file says. usual: where that says nothing."""
     group = parser.add_argument_group(
-        "pictures", "of another size than the network's (default: as the model says, else crop for picture files)"
+        "pictures", f"of another size than the network's (default: as the model says, else {usual})"
     )
     group.add_argument(
         "--resize",

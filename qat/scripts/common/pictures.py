@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
     parser.add_argument("--class_names", metavar="FILE", help="the classes' names, one a line (default: numbers)")
     add_arithmetic_argument(parser)
     add_backend_arguments(parser)
-    add_preparation_arguments(parser)
+    add_preparation_arguments(parser, "stretch, linear, as older releases trained")
 
 
 def add_test_argument(container: argparse._ActionsContainer, *, required: bool) -> None:
