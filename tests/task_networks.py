@@ -62,6 +62,16 @@ def mean_absolute_error(ops, outputs, targets):
     return ops.mean(ops.abs(outputs - targets))
 
 
+def failing(ops, outputs, targets):
+    """A loss with a mistake."""
+    return {}["width"]
+
+
+def each_error(ops, outputs, targets):
+    """No loss, but one for each sample."""
+    return ops.abs(outputs - targets)
+
+
 @dataclass(frozen=True)
 class Largest(Regression):
     """A task of one's own: a regression that is judged by its largest error."""

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import qat
 from qat.analysis.score import Measured, score
 from qat.analysis.timing import Times, alternate
 from qat.cli import main
-from qat.networks import LeNet3x3
+from qat.data.picture_rows import Pictures
+from qat.networks import LeNet3x3, create
+from qat.scripts.common.contest import measure
 
 
 def measured(name: str, accuracy: float, milliseconds: list[float], params: int, macs: int) -> Measured:
@@ -176,3 +179,16 @@ def test_a_later_stage_begins_at_the_end_of_the_one_before(
     assert main(["train-yournet", *COMMON, *folder, *wrong]) == 2
     assert "has 1 epochs of its part" in capsys.readouterr().err
     assert not (tmp_path / "epoch-2.ckpt").exists()
+
+
+def test_pictures_are_in_memory_before_passes_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(10):
+        path = tmp_path / "data" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 20 * number, np.uint8)).save(path)
+    graph = create("lenet").graph()
+    qat.Checkpoint(graph, graph.initial_params()).save(tmp_path / "a.ckpt")
+    read, plain = [], Pictures.read
+    monkeypatch.setattr(Pictures, "read", lambda rows, number: (read.append(number), plain(rows, number))[1])
+    measure([str(tmp_path / "a.ckpt")], str(tmp_path / "data"), runtime="torch", batch_size=2, blocks=2)
+    assert read == [0, 1]

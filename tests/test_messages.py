@@ -186,7 +186,10 @@ def test_what_is_no_integer_graph(name: str, tmp_path: Path) -> None:
         ),
         (lambda: Split(IMAGES, np.array(3)), r"^Split: labels are int64 \(\); give whole or real numbers"),
         (lambda: Split(IMAGES, LABELS[:3]), "^Split: there are 8 images and 3 labels; give as many of each$"),
-        (lambda: Split(IMAGES, LABELS - 1), "^Split: a label is -1; classes count from 0$"),
+        (
+            lambda: Split(IMAGES, LABELS - 1),
+            "^Split: a label is -1; classes count from 0, and a regression takes real numbers$",
+        ),
         (lambda: Split(IMAGES.tolist(), LABELS), "^Split: got a list; give NumPy arrays"),
         (lambda: Split(IMAGES, "abc"), "^Split: got a str; give NumPy arrays"),
         (lambda: Split((), LABELS), "^Split: got no images; give NumPy arrays"),

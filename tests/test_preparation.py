@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,9 @@ from qat.data.pictures import read_picture
 from qat.data.preparation import INTERPOLATIONS, PLAIN, RESIZES
 from qat.data.resize import resize_bilinear
 from qat.registry import TARGETS, installed
+from qat.scripts.common.flags import chosen_preparation
 from qat.scripts.common.pictures import recorded_preparation
+from qat.scripts.common.training import _teaching
 
 RNG = np.random.default_rng(0)
 
@@ -219,3 +222,72 @@ def test_commands_follow_the_recipe_from_training_to_the_exported_file(
     assert "Accuracy: 0.00 on 20" in out, "names say which class is which"
     out, _ = command("run", "--model", "net.onnx", "--image", "data/test/right/0.png")
     assert next(line for line in out.splitlines() if "%" in line).split()[1] == "1"
+
+
+def test_labels_of_pixels_that_are_no_bytes_are_refused_where_they_would_be_resized() -> None:
+    """They would be cut to eight bits: a depth of 2.5 to 2, class 300 to 44."""
+    images = np.zeros((2, 3, 8, 10), np.uint8)
+    classes = np.full((2, 8, 10), 250, np.int64)
+    for wrong in (np.full((2, 8, 10), 2.5, np.float32), classes + 50, classes - 251):
+        split = qat.Split(images, wrong)
+        dataset = qat.data.Dataset("x", "maps.npz", split, split)
+        with pytest.raises(qat.QatError, match=r"maps\.npz: a label for each pixel is .* only classes from 0 to 255"):
+            dataset.resized((3, 6, 5))
+        assert dataset.resized((3, 8, 10)).train.labels is wrong
+    split = qat.Split(images, classes)
+    assert (qat.data.Dataset("x", "x", split, split).resized((3, 6, 5)).train.labels == np.full((2, 6, 5), 250)).all()
+
+
+def test_a_share_that_has_no_say_is_refused() -> None:
+    def chosen(kept: Preparation | None, **given: object) -> Preparation:
+        return chosen_preparation(argparse.Namespace(**given), kept, Preparation(), "a.ckpt")
+
+    assert chosen(Preparation(resize_to=64), crop_fraction=0.5) == Preparation(crop_fraction=0.5)
+    assert chosen(PLAIN, crop_fraction=0.5, resize="crop").crop_fraction == 0.5
+    for kept, others in (
+        (PLAIN, {}),
+        (None, {"resize": "pad"}),
+        (None, {"resize_to": 64}),
+    ):
+        with pytest.raises(qat.QatError, match=r"--crop_fraction 0\.5: has no say in"):
+            chosen(kept, crop_fraction=0.5, **others)
+
+
+def test_a_teacher_sees_pictures_as_its_own_checkpoint_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(4):
+        path = tmp_path / "data" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RNG.integers(0, 256, (9, 16, 3), np.uint8)).save(path)
+    quantized().save(tmp_path / "teacher.ckpt")
+    seen = []
+    monkeypatch.setattr("qat.scripts.common.training.teach", lambda *arguments, **_: seen.append(arguments[3]))
+    flags = {"distill_temperature": None, "distill_weight": None, "label_smoothing": 0.0, "device_target": None}
+    args = argparse.Namespace(teacher_ckpt=str(tmp_path / "teacher.ckpt"), resize="stretch", **flags)
+    _teaching(args, qat.backend("torch"), quantized().graph, str(tmp_path / "data"))
+    expected = load(str(tmp_path / "data")).resized((3, 6, 5), RECIPE).train.images[:]
+    np.testing.assert_array_equal(seen[0].images[:], expected)
+    assert capsys.readouterr().err == ""
+
+
+def test_evaluate_names_classes_and_says_where_it_cannot_match_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(4):
+        path = Path("data") / ("ant", "bee", "cat", "dog")[number] / "0.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(RNG.integers(0, 256, (6, 5, 3), np.uint8)).save(path)
+    lines = [f"data/{name}/0.png,{name}" for name in ("ant", "bee", "cat", "dog")]
+    Path("table.csv").write_text("\n".join(lines))
+    Path("names.txt").write_text("dog\ncat\nbee\nant\n")
+    Path("others.txt").write_text("Ant\nBee\nCat\nDog\n")
+    quantized().save("a.ckpt")
+    base = ["evaluate", "--model", "a.ckpt", "--backend", "torch", "--device_target", "CPU", "--test_path"]
+    assert main([*base, "data", "--per_class"]) == 0
+    assert "ant" in capsys.readouterr().out
+    assert main([*base, "table.csv", "--class_names", "names.txt"]) == 0
+    assert "not in --class_names" not in capsys.readouterr().err
+    assert main([*base, "table.csv", "--class_names", "others.txt"]) == 0
+    assert "note: class 'ant' of table.csv is not in --class_names, so its classes count by" in capsys.readouterr().err

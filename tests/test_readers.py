@@ -292,6 +292,10 @@ def test_a_table_of_numbers(tmp_path: Path, text: str, expected: Any, labels: An
         ("a,b,label\n1,2,0\n\n1,nan,0\n", "line 4: 'nan' is no finite float32 number"),
         ("1,2,0\n1,1e39,0\n", "line 2: '1e39' is no finite float32 number"),
         ("1,2,0\n1,two,0\n", "line 2: 'two' is no number"),
+        ("1,two,0\n1,2,0\n", "line 1: 'two' is no number"),
+        ("", "holds no numbers"),
+        ("5\n6\n", "has one column; give features and a label"),
+        ('1,"2,0\n1,2,3\n', "line 2: unexpected end of data"),
         ("1,2,0\n1,2,cat\n", "line 2: 'cat' is no number"),
         ("1,2,0\n1,,0\n", "line 2: '' is no number"),
         ('1,2,0\n1,"2,0\n', "line"),
@@ -364,6 +368,15 @@ def test_arrays_that_are_no_samples_are_refused(tmp_path: Path, x: Any, message:
     with pytest.raises(qat.QatError, match=message) as caught:
         load(str(path), for_folds=True)
     assert str(caught.value).startswith(str(path))
+
+
+def test_whole_numbers_below_0_are_no_classes_and_groups_are_kept_whole(tmp_path: Path) -> None:
+    x = np.zeros((6, 2), np.uint8)
+    refused(saved(tmp_path / "a.npz", x=x, y=np.arange(6) - 3), "a.npz: y holds -3", "y.astype(numpy.float32)")
+    kept = load(str(saved(tmp_path / "b.npz", x=x, y=(np.arange(6) - 3).astype(np.float32))), for_folds=True)
+    assert kept.train.labels.min() == -3
+    one = saved(tmp_path / "c.npz", x=x, y=np.arange(6) % 2, groups=np.zeros(6, np.int64))
+    refused(one, "c.npz: its groups are kept whole, and holding back 1 of 6 samples takes all of them")
 
 
 def test_pickles_are_never_loaded(tmp_path: Path) -> None:
@@ -444,6 +457,12 @@ def test_a_missing_axis_of_one_is_added(tmp_path: Path) -> None:
     x = RNG.integers(-9, 9, (6, 49, 10)).astype(np.int8)
     dataset = load(str(saved(tmp_path / "a.npz", x=x, y=np.arange(6))), for_folds=True)
     np.testing.assert_array_equal(dataset.resized((1, 49, 10)).train.images, x[:, np.newaxis])
+    np.save(tmp_path / "b.npy", x)
+    mapped = Split(np.load(tmp_path / "b.npy", mmap_mode="r"), np.arange(6))
+    rows = Dataset("x", "x", mapped, mapped).resized((1, 49, 10)).train.images
+    assert rows.shape == (6, 1, 49, 10)
+    np.testing.assert_array_equal(rows[np.array([4, 1])], x[[4, 1], np.newaxis])
+    np.testing.assert_array_equal(rows.read(2), x[2, np.newaxis])
     with pytest.raises(qat.QatError, match=r"its samples are int8 \(49, 10\) but the network takes \(1, 32, 32\)"):
         dataset.resized((1, 32, 32))
 
@@ -463,6 +482,7 @@ def dataset(): return qat.data.Dataset("mine", "", qat.data.Split(x, y), qat.dat
 def fails(): return 1 / 0
 def refuses(): raise qat.QatError("my own words")
 def wrong(): return 3
+def ragged(): return [[1, 2], [3]], [0, 1]
 number = 3
 """
 
@@ -492,6 +512,7 @@ def test_a_function_gives_a_data_set_or_arrays() -> None:
         ("own_data:fails", "own_data:fails: the function failed (ZeroDivisionError: division by zero)"),
         ("own_data:refuses", "my own words"),
         ("own_data:wrong", "the function returns a int; it has to return a qat.data.Dataset, a pair (x, y)"),
+        ("own_data:ragged", "own_data:ragged: x cannot be made an array (ValueError: setting an array element"),
         ("own_data:number", "is a int, no function"),
         ("own_data:none", "which has no 'none'"),
         (

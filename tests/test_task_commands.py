@@ -105,6 +105,12 @@ def test_a_loss_and_a_task_of_ones_own(numbers: str, capsys: pytest.CaptureFixtu
         (["--loss", "mean_absolute_error"], "package.module:function"),
         (["--loss", "task_networks:nothing"], "has no 'nothing'"),
         (["--loss", "task_networks:__name__"], "not a function"),
+        (["--task", "regression", "--loss", "task_networks:failing"], "failed on two samples (KeyError: 'width')"),
+        (
+            ["--task", "regression", "--loss", "task_networks:each_error"],
+            "failed on two samples (ValueError: cannot reshape",
+        ),
+        (["--task", "regression", "--loss", "task_networks:Numbers"], "failed on two samples (TypeError:"),
         (["--task", "regresion"], "perhaps"),
         (["--task", "regression", "--class_weights", 1], "regression takes none"),
         (["--task", "regression", "--label_smoothing", 0.1], "regression has no classes"),

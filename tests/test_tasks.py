@@ -501,6 +501,27 @@ def test_several_outputs_are_trained_together() -> None:
     assert (task.words("kind top-1", 0.5), task.higher_is_better("size MAE")) == ("kind top-1 50.00 %", False)
 
 
+def test_each_of_several_outputs_is_checked_as_the_only_one_would_be() -> None:
+    """An error of (N, 1) against six inputs would be broadcast, and a sigmoid taken twice."""
+    dataset = data(lambda _, y: (np.digitize(y, [1.3, 1.8, 2.4]), (y > 1.8).astype(np.int64)))
+    graph = task_networks.Two().graph()
+    task = Several((OutputTask("kind", Classification()), OutputTask("size", Reconstruction())))
+    with pytest.raises(QatError, match=r"output size: Two takes \(6,\) and gives \(1,\), but reconstruction compares"):
+        task.check(graph, dataset.train, "x.npz")
+
+    class Sigmoid(task_networks.Two):
+        def __init__(self) -> None:
+            super().__init__()
+            self.size = qat.DenseBnAct(16, 1, activation="sigmoid")
+
+    task = Several((OutputTask("kind", Classification()), OutputTask("size", Multilabel())))
+    kinds, sizes = dataset.train.labels
+    split = replace(dataset.train, labels=(kinds, sizes[:, None]))
+    task.check(graph, split, "x.npz")
+    with pytest.raises(QatError, match="output size: Sigmoid ends in a sigmoid"):
+        task.check(Sigmoid().graph(), split, "x.npz")
+
+
 def test_reconstruction_is_trained_without_labels() -> None:
     normal = np.repeat(np.random.default_rng(0).integers(0, 256, (320, 2), np.uint8), 3, axis=1)
     odd = np.random.default_rng(1).integers(0, 256, (100, 6), np.uint8)

@@ -83,7 +83,10 @@ def test_threads_are_set_for_all_frameworks(monkeypatch: pytest.MonkeyPatch) -> 
         use_threads(0)
 
 
-@pytest.mark.parametrize(("given", "flag", "expected"), [(None, (), "1"), ("2", ("--threads", "1"), "1")])
+@pytest.mark.parametrize(
+    ("given", "flag", "expected"),
+    [(None, (), "1"), pytest.param("2", ("--threads", "1"), "1", marks=pytest.mark.sweep)],
+)
 def test_the_frameworks_see_what_was_chosen(
     given: str | None, flag: tuple[str, ...], expected: str, tmp_path: Path
 ) -> None:

@@ -68,7 +68,9 @@ class Split:
             )
         for x in labels:
             if isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind in "iu" and len(x) and x.min() < 0:
-                raise QatError(f"Split: a label is {x.min()}; classes count from 0")
+                raise QatError(
+                    f"Split: a label is {x.min()}; classes count from 0, and a regression takes real numbers"
+                )
 
     @property
     def outputs(self) -> tuple[Samples, ...]:
@@ -203,6 +205,11 @@ class Dataset:
         held = np.isin(np.arange(len(self.train)), order[:count])
         if self.train.groups is not None:
             held = _whole_groups(self.train.groups, order, count)
+            if held.all():
+                raise QatError(
+                    f"{self.source}: its groups are kept whole, and holding back {count} of {len(held)} samples takes all of "
+                    "them; give more groups, or a test part of its own"
+                )
         train, test = self.train.chosen(np.flatnonzero(~held)), self.train.chosen(np.flatnonzero(held))
         return replace(self, name=f"{self.name}, {len(test):,} training images held back", train=train, test=test)
 

@@ -299,7 +299,7 @@ def _of_pixels(
         )
     if images.shape[2:] == size:
         return [images, *labels]
-    maps = [_resized_maps(x, size, preparation) if x.shape[1:] == images.shape[2:] else x for x in labels]
+    maps = [_resized_maps(source, x, size, preparation) if x.shape[1:] == images.shape[2:] else x for x in labels]
     if isinstance(images, (Rows, np.memmap)):
         rows = images if isinstance(images, Rows) else Mapped(images)
         return [Resized(rows, shape, preparation), *maps]
@@ -308,6 +308,15 @@ def _of_pixels(
     return [np.stack([preparation.apply(x, size) for x in images]) if len(images) else images, *maps]
 
 
-def _resized_maps(maps: Samples, size: tuple[int, int], preparation: Preparation) -> Samples:
+def _resized_maps(source: str, maps: Samples, size: tuple[int, int], preparation: Preparation) -> Samples:
     """Maps of classes (N, H, W), in memory."""
-    return np.stack([preparation.of_classes.apply(x[np.newaxis].astype(np.uint8), size)[0] for x in maps[:]])
+    found = []
+    for each in maps[:]:
+        classes = each.astype(np.uint8)
+        if not np.array_equal(classes, each):
+            raise QatError(
+                f"{source}: a label for each pixel is {maps.dtype}, but with its picture only classes from 0 to 255 are "
+                "resized; resize both to the network's size before"
+            )
+        found.append(preparation.of_classes.apply(classes[np.newaxis], size)[0])
+    return np.stack(found)

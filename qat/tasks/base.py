@@ -156,7 +156,24 @@ class Task(Serializable, ABC):
             split: with the labels.
             where: the data set, for the message.
         """
-        self.check_labels(one_output(self, graph, where), split.labels, where, graph.name)
+        shapes = shapes_of(graph)
+        if len(shapes) != 1:
+            each = " ".join(f"{name}=..." for name in output_names(graph))
+            raise QatError(
+                f"{where}: {graph.name} has {len(shapes)} outputs, but {self.name} is of one; give each its task: --task {each}"
+            )
+        self.check_output(graph, 0, split, where)
+
+    def check_output(self, graph: Graph | IntegerGraph, number: int, split: Split, where: str) -> None:
+        """Raise QatError unless one of the network's outputs, and its labels, suit the task.
+
+        Args:
+            graph: the network, or its integers.
+            number: of the output.
+            split: with the labels of this output alone.
+            where: the data set, and of several outputs the output, for the message.
+        """
+        self.check_labels(shapes_of(graph)[number], split.labels, where, graph.name)
 
     def higher_is_better(self, metric: str) -> bool:
         """Whether a higher value of this metric is better."""
@@ -210,17 +227,6 @@ def output_names(graph: Graph | IntegerGraph) -> list[str]:
     """The names of a network's outputs, alike for a float network and the quantized one that is made of it."""
     outputs: Sequence[Any] = graph.outputs
     return [getattr(output, "name", output).removesuffix(".fake_quant") for output in outputs]
-
-
-def one_output(task: Task, graph: Graph | IntegerGraph, where: str) -> Shape:
-    """The shape of the only output. Raises QatError where there are several."""
-    shapes = shapes_of(graph)
-    if len(shapes) != 1:
-        each = " ".join(f"{name}=..." for name in output_names(graph))
-        raise QatError(
-            f"{where}: {graph.name} has {len(shapes)} outputs, but {task.name} is of one; give each its task: --task {each}"
-        )
-    return shapes[0]
 
 
 def described(labels: Any) -> str:

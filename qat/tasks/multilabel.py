@@ -43,10 +43,10 @@ class Multilabel(Task):
     def targets(self, graph: Graph, images: Arrays, labels: Any) -> Any:
         return np.asarray(labels, np.float32)
 
-    def check(self, graph: Graph | IntegerGraph, split: Split, where: str) -> None:
-        super().check(graph, split, where)
+    def check_output(self, graph: Graph | IntegerGraph, number: int, split: Split, where: str) -> None:
+        super().check_output(graph, number, split, where)
         cells = {node.name: getattr(node, "cell", None) for node in getattr(graph, "nodes", ())}
-        last = cells.get(output_names(graph)[0])
+        last = cells.get(output_names(graph)[number])
         if "sigmoid" in (getattr(last, "activation", None), getattr(last, "function", None)):
             raise QatError(
                 f"{where}: {graph.name} ends in a sigmoid, which the loss of multilabel has already; leave it out, so that it "

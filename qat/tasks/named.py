@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from qat import hints
-from qat.errors import QatError, one_line
-from qat.plugins import Group, working_directory_last
+from qat.errors import QatError
+from qat.plugins import Group, own_object
 from qat.tasks.base import Loss, Task
 from qat.tasks.classification import Classification
 from qat.tasks.multilabel import Multilabel
@@ -74,26 +73,7 @@ def _one(name: str) -> Task:
         return TASKS[known]() if known in TASKS else _made(name, ADDED.load(known))
     if ":" not in name:
         raise QatError(f"{hints.unknown('task', name, ADDED.names())}, or give your own as package.module:Class")
-    return _made(name, _own("--task", name, "Class"))
-
-
-def _own(flag: str, name: str, what: str) -> Any:
-    """What a user's module has under a name: the module is imported, and so run."""
-    module_name, _, attribute = name.partition(":")
-    try:
-        with working_directory_last():
-            module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the code of the module may raise
-        raise QatError(
-            f"{flag} {name}: {module_name!r} cannot be imported ({type(error).__name__}: {one_line(error)}); give it as "
-            f"package.module:{what}"
-        ) from error
-    if not hasattr(module, attribute):
-        where = getattr(module, "__file__", None) or "a part of Python"
-        raise QatError(
-            f"{flag} {name}: {module_name} is {where}, which has no {attribute!r}; give a {what} that it has"
-        )
-    return getattr(module, attribute)
+    return _made(name, own_object(name, "--task", "package.module:Class"))
 
 
 def _made(name: str, cls: Any) -> Task:
@@ -122,7 +102,7 @@ def own_loss(name: str) -> Loss:
         raise QatError(
             f"--loss {name}: give a function of your own as package.module:function, or leave it out for the task's"
         )
-    function: Loss = _own("--loss", name, "function")
+    function: Loss = own_object(name, "--loss", "package.module:function")
     if not callable(function):
         raise QatError(f"--loss {name}: is a {type(function).__name__}, not a function of ops, outputs and targets")
     return function

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from qat.errors import QatError
-from qat.tasks.base import MOST_NUMBERS, Metric, Shape, Task, described, one_output
+from qat.tasks.base import MOST_NUMBERS, Metric, Shape, Task, described, shapes_of
 from qat.tasks.measures import group_means, ranked_auc
 from qat.training.losses import mean_squared_error
 from qat.vocabulary.arrays import Arrays, as_tuple
@@ -43,8 +43,8 @@ class Reconstruction(Task):
         (real,) = real_inputs(graph, images)
         return real
 
-    def check(self, graph: Graph | IntegerGraph, split: Split, where: str) -> None:
-        shape = one_output(self, graph, where)
+    def check_output(self, graph: Graph | IntegerGraph, number: int, split: Split, where: str) -> None:
+        shape = shapes_of(graph)[number]
         inputs = [x.shape[1:] for x in as_tuple(split.images)]
         if inputs != [shape]:
             raise QatError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qat.errors import QatError
-from qat.tasks.base import Metric, Shape, Task, described, output_names, shapes_of
+from qat.tasks.base import Metric, Shape, Task, described, output_names
 from qat.tasks.measures import Table
 from qat.vocabulary.arrays import Arrays, as_tuple
 from qat.vocabulary.ops import Array, Ops, Tensor
@@ -90,7 +90,6 @@ class Several(Task):
         )
 
     def check(self, graph: Graph | IntegerGraph, split: Split, where: str) -> None:
-        shapes = shapes_of(graph)
         names = output_names(graph)
         own = [part.output for part in self.parts]
         if len(names) != len(own) or (hasattr(graph, "shapes") and not all(map(_is_of, names, own))):
@@ -104,8 +103,8 @@ class Several(Task):
                 f"{where}: labels are {described(labels)}, but {graph.name} has {len(own)} outputs; give a tuple of labels, in "
                 "the order of the outputs"
             )
-        for part, shape, one in zip(self.parts, shapes, labels, strict=True):
-            part.task.check_labels(shape, one, f"{where}, output {part.output}", graph.name)
+        for number, (part, own_labels) in enumerate(zip(self.parts, labels, strict=True)):
+            part.task.check_output(graph, number, replace(split, labels=own_labels), f"{where}, output {part.output}")
 
     def check_labels(self, shape: Shape, labels: Any, where: str, network: str) -> None:
         raise QatError(f"{where}: {network}: several tasks cannot be that of one output; give it a task of its own")

@@ -180,8 +180,8 @@ class _Run:
         other = objective or loss or (None if isinstance(self.task, Classification) else self.task)
         if augmentation.mixes and other is not None:
             raise QatError(
-                f"augment {' '.join(recipe.augment)}: mixed images have two labels, which the loss, {type(other).__name__}, "
-                "does not know of; leave mixup and cutmix out"
+                f"augment {' '.join(recipe.augment)}: mixed images have two labels, which the loss, "
+                f"{getattr(other, '__name__', type(other).__name__)}, does not know of; leave mixup and cutmix out"
             )
         batches = data.train.training(recipe.batch_size, recipe.seed, augmentation)
         self.batches = batches.of(

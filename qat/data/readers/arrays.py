@@ -13,15 +13,14 @@ from typing import IO, Any
 import numpy as np
 
 from qat.data.dataset import Dataset, Split
-from qat.data.readers.base import Reader, name_of, named, of_parts
+from qat.data.readers.base import PARTS, Reader, name_of, named, of_parts
 from qat.data.rows import Samples
-from qat.errors import QatError, QatWarning
+from qat.errors import QatError, QatWarning, one_line
 from qat.reading import check_array, check_zip, open_regular, reading, without_warnings
 from qat.vocabulary.arrays import as_tuple
 from qat.vocabulary.ops import Array
 from qat.vocabulary.rows import Rows
 
-PARTS = ("train", "val", "test")
 #: The names of arrays that are read: of one part, and of several.
 NAMES = ("x", "y", "groups", *(f"{name}_{part}" for part in PARTS for name in ("x", "y", "groups")))
 BESIDE = ("names", "class_names", "scale", "zero_point")  #: names of samples, which nothing needs; and of classes
@@ -125,7 +124,13 @@ def dataset_of(source: str, name: str, arrays: Mapping[str, Any], for_folds: boo
 
 def _plain(source: str, key: str, array: Any) -> Array:
     """An array of numbers or strings. Raises QatError for one of Python objects."""
-    found: Array = np.asarray(array)
+    try:
+        found: Array = np.asarray(array)
+    except Exception as error:  # rows of several lengths; whatever another library's array raises
+        raise QatError(
+            f"{source}: {key} cannot be made an array ({type(error).__name__}: {one_line(error)}); give a NumPy array, all "
+            "rows of one length"
+        ) from None
     if found.dtype.hasobject:
         raise QatError(
             f"{source}: {key} holds Python objects, which are not read: loading them could run code; save an array of numbers, "
@@ -253,6 +258,11 @@ def _labels(source: str, key: str, array: Any) -> Array:
         raise QatError(f"{source}: {key} holds strings in {found.ndim} axes; give one string for each sample")
     if not found.ndim:
         raise QatError(f"{source}: {key} is one number; give a label for each sample")
+    if found.dtype.kind == "i" and found.ndim == 1 and len(found) and found.min() < 0:
+        raise QatError(
+            f"{source}: {key} holds {found.min()}, but whole numbers are classes, from 0; correct it, or for a regression save "
+            f"{key}.astype(numpy.float32)"
+        )
     if found.dtype.kind in "biu":
         kept = np.dtype(np.uint8) if found.dtype.kind == "b" else found.dtype.newbyteorder("=")
         return found.astype(kept if found.ndim > 2 else np.int64, copy=False)

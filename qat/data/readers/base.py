@@ -14,6 +14,7 @@ from qat.vocabulary.ops import Array
 
 SHARE, SEED = 0.2, 0  #: of the samples that are held back where a data set has no test part; and of their choice
 SHOWN = 4  #: names in a message
+PARTS = ("train", "val", "test")  #: of a data set
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,11 @@ import numpy as np
 from qat.data.dataset import Dataset, Split
 from qat.data.picture_rows import Paths, Pictures
 from qat.data.pictures import SUFFIXES
-from qat.data.readers.base import Reader, name_of, named, of_parts
+from qat.data.readers.base import PARTS, Reader, name_of, named, of_parts
 from qat.errors import QatError
 from qat.reading import reading
 from qat.vocabulary.ops import Array
 
-PARTS = ("train", "val", "test")
 LISTS = ("index.txt", "train.csv")  #: which say themselves what the pictures beside them show
 PAIRED = {"images", "masks"}  #: what no classes are called where both are there: see ``masks.py``
 

@@ -6,8 +6,8 @@ import os
 
 from qat.data.dataset import Dataset, Split
 from qat.data.picture_rows import Masks, Paths, Pictures, shape_of_first
-from qat.data.readers.base import Reader, name_of, of_parts
-from qat.data.readers.class_folders import PARTS, pictures_in
+from qat.data.readers.base import PARTS, Reader, name_of, of_parts
+from qat.data.readers.class_folders import pictures_in
 from qat.errors import QatError
 from qat.reading import reading
 

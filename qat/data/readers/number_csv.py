@@ -17,15 +17,14 @@ LABELS = ("label", "target", "y")  #: names of the column of labels, where it is
 
 
 def _is_header(row: list[str]) -> bool:
-    return any(cell.lower() in LABELS for cell in row) or not all(is_number(cell) for cell in row[:-1])
+    """Whether a first row has names. One with a number among its features has none: a damaged row is no header."""
+    return any(cell.lower() in LABELS for cell in row) or not any(is_number(cell) for cell in row[:-1])
 
 
 def _recognizes(path: str) -> bool:
+    """Whatever table is not one of pictures, damaged ones too, so that the message names what is wrong with them."""
     found = tables(path)
-    rows = first_rows(found["train"]) if found else []
-    if not rows or len(rows[0]) < 2:
-        return False
-    return not any(cell.lower().endswith(SUFFIXES) for row in rows for cell in row[:1])
+    return bool(found) and not any(row[0].lower().endswith(SUFFIXES) for row in first_rows(found["train"]))
 
 
 def _read(path: str, for_folds: bool) -> Dataset:

@@ -15,7 +15,7 @@ from itertools import islice
 
 import numpy as np
 
-from qat.data.readers.base import named
+from qat.data.readers.base import PARTS, named
 from qat.errors import QatError, QatWarning
 from qat.reading import open_regular, reading
 from qat.vocabulary.ops import Array
@@ -23,7 +23,6 @@ from qat.vocabulary.ops import Array
 ADVICE = "give a table with the same number of columns on each line"
 DELIMITERS = ",;\t"
 WHOLE = re.compile(r"\d{1,15}")
-PARTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)

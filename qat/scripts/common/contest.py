@@ -186,7 +186,7 @@ def measure(
     found = []
     with tempfile.TemporaryDirectory() as folder:
         opened = [_opened(path, runtime, Path(folder) / f"{i}.onnx", device_target) for i, path in enumerate(paths)]
-        splits = [load_data(data_path, checkpoint, flags).test for checkpoint, _ in opened]
+        splits = [load_data(data_path, checkpoint, flags).test.in_memory() for checkpoint, _ in opened]
         passes, alone = {}, {}
         for path, (_, compute), split in zip(paths, opened, splits, strict=True):
             passes[path] = partial(_test_pass, compute, split, batch_size)

@@ -20,6 +20,7 @@ from qat.training.lengths import Length
 
 #: More workers than this make sense for fast devices alone; each takes 100 MB.
 MOST_BY_DEFAULT = 4
+PREPARATION = ("resize", "resize_to", "crop_fraction", "interpolation")  #: the flags that are fields of one
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,10 +120,10 @@ def add_data_argument(
     )
 
 
-def add_preparation_arguments(parser: argparse.ArgumentParser) -> None:
-    """How pictures become inputs, where it is not as the checkpoint or the file says."""
+def add_preparation_arguments(parser: argparse.ArgumentParser, usual: str = "crop for picture files") -> None:
+    """How pictures become inputs, where it is not as the checkpoint or the file says. usual: where that says nothing."""
     group = parser.add_argument_group(
-        "pictures", "of another size than the network's (default: as the model says, else crop for picture files)"
+        "pictures", f"of another size than the network's (default: as the model says, else {usual})"
     )
     group.add_argument(
         "--resize",
@@ -152,13 +153,16 @@ def chosen_preparation(
         usual: where nobody says anything.
         source: of ``kept``, for the note that says that it is not followed.
     """
-    names = ("resize", "resize_to", "crop_fraction", "interpolation")
-    given = {name: getattr(args, name, None) for name in names}
+    given = {name: getattr(args, name, None) for name in PREPARATION}
     given = {name: value for name, value in given.items() if value is not None}
     found = kept or usual
     if given.get("resize", found.resize) != "crop" or "crop_fraction" in given:
         given = {"resize_to": None} | given
     found = replace(found, **given)
+    if "crop_fraction" in given and (found.resize != "crop" or found.resize_to is not None):
+        raise QatError(
+            f"--crop_fraction {given['crop_fraction']}: has no say in '{found}'; leave it out, or give --resize crop"
+        )
     if kept is not None and found != kept:
         print(
             one_line(f"note: pictures are prepared as the flags say ({found}), but {source} was made with {kept}"),

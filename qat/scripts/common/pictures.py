@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
     parser.add_argument("--class_names", metavar="FILE", help="the classes' names, one a line (default: numbers)")
     add_arithmetic_argument(parser)
     add_backend_arguments(parser)
-    add_preparation_arguments(parser)
+    add_preparation_arguments(parser, "stretch, linear, as older releases trained")
 
 
 def add_test_argument(container: argparse._ActionsContainer, *, required: bool) -> None:
@@ -161,12 +161,12 @@ def print_accuracy(classifier: Classifier, test_path: str, args: argparse.Namesp
     if not isinstance(classifier.task, Classification):
         _print_metrics(classifier, test_path, args)
         return
-    split, sorted_names = _test_samples(classifier, test_path)
+    split, names, by_order = _test_samples(classifier, test_path)
     outputs, changes = [], Counter[str]()
     for start in range(0, len(split), AT_ONCE):
         pixels = _read_noting(split.images, start, min(start + AT_ONCE, len(split)), changes)
         outputs.append(classifier(pixels))
-        if sorted_names and outputs[0].shape[1] != sorted_names:
+        if by_order and outputs[0].shape[1] != len(names):
             find_pictures(test_path, classifier.names)  # raises: which of the model's classes they are is not known
     print_changes([f"{count:,} of {len(split):,} pictures {change}" for change, count in _merged(changes).items()])
     found = np.concatenate(outputs)
@@ -179,7 +179,7 @@ def print_accuracy(classifier: Classifier, test_path: str, args: argparse.Namesp
     if found.shape[1] > SHOWN:
         print(f"Top {SHOWN}: {100 * accuracy(found, split.labels, best=SHOWN):.2f}")
     if args is not None:
-        print_classes(args, classifier.task, found, split.labels, classifier.names)
+        print_classes(args, classifier.task, found, split.labels, classifier.names or names)
 
 
 def _print_metrics(classifier: Classifier, test_path: str, args: argparse.Namespace | None) -> None:
@@ -198,8 +198,8 @@ def _print_metrics(classifier: Classifier, test_path: str, args: argparse.Namesp
         print_classes(args, task, found, split.labels, classifier.names or dataset.class_names)
 
 
-def _test_samples(classifier: Classifier, test_path: str) -> tuple[Split, int]:
-    """What is tested with, in the model's shape; and the number of classes where they are known by their order alone."""
+def _test_samples(classifier: Classifier, test_path: str) -> tuple[Split, Sequence[str], bool]:
+    """What is tested with, in the model's shape; the names of its classes; whether these are known by their order alone."""
     folder, names = os.path.isdir(test_path), classifier.names
     plain = folder and not os.path.isdir(os.path.join(test_path, "train")) and CLASS_FOLDERS.recognizes(test_path)
     by_order = plain and not names and not any(name.isdecimal() for name in os.listdir(test_path))
@@ -208,7 +208,7 @@ def _test_samples(classifier: Classifier, test_path: str) -> tuple[Split, int]:
         files = find_pictures(test_path, names)
         check_picture_shape(classifier.path, classifier.shape)
         rows = Pictures(Paths("", (str(file) for file, _ in files)), classifier.shape, classifier.preparation)
-        return Split(rows, np.array([label for _, label in files])), 0
+        return Split(rows, np.array([label for _, label in files])), (), False
     dataset = load(test_path, for_folds=True).resized(classifier.shape, classifier.preparation)
     split = dataset.test if len(dataset.test) else dataset.train
     if split.classes is None:
@@ -220,7 +220,10 @@ def _test_samples(classifier: Classifier, test_path: str) -> tuple[Split, int]:
         if not unknown:
             of_model = np.array([names.index(name) for name in dataset.class_names])
             split = replace(split, labels=of_model[split.classes])
-    return split, len(dataset.class_names) if by_order else 0
+        else:
+            note = f"note: class {unknown[0]!r} of {test_path} is not in --class_names, so its classes count by their order"
+            print(one_line(note), file=sys.stderr)
+    return split, dataset.class_names, by_order
 
 
 def _merged(changes: Counter[str]) -> Counter[str]:

@@ -10,15 +10,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from qat import tasks
 from qat.console import print_table
 from qat.data import Dataset
-from qat.errors import QatError, shortened
+from qat.errors import QatError, one_line, shortened
 from qat.files import check_writable, write_atomically
 from qat.graph import Graph
 from qat.reading import read_text
 from qat.tasks.base import output_names, shapes_of
 from qat.training.checkpoint import Checkpoint
+from qat.training.loop import check_labels
+from qat.vocabulary.arrays import as_arrays
 from qat.vocabulary.ops import Array
 
 BALANCED = "balanced"
@@ -92,6 +96,28 @@ def _is_number(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
+
+
+def loss_of(args: argparse.Namespace, task: tasks.Task, graph: Graph, dataset: Dataset) -> tasks.Loss | None:
+    """The loss that --loss names, tried on two samples, since a step may fail over it in a framework's words; or None.
+
+    Raises QatError where it fails, or gives no scalar.
+    """
+    if not args.loss:
+        return None
+    loss = tasks.own_loss(args.loss)
+    check_labels(graph, dataset, task)
+    some = dataset.train.chosen(np.arange(len(dataset.train))[:2]).in_memory()
+    outputs = as_arrays(tuple(np.zeros((len(some), *shape), np.float32) for shape in shapes_of(graph)))
+    try:
+        with np.errstate(all="ignore"):
+            tasks.evaluated_loss(task, graph, outputs, some, loss)
+    except Exception as error:  # whatever the user's code may raise
+        raise QatError(
+            f"--loss {args.loss}: failed on two samples ({type(error).__name__}: {one_line(error)}); it has to make a scalar "
+            "of (ops, outputs, targets) by what ops offers"
+        ) from error
+    return loss
 
 
 def add_class_arguments(parser: argparse.ArgumentParser) -> None:

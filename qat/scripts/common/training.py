@@ -16,10 +16,9 @@ from qat.graph import Graph
 from qat.registry import suffixed
 from qat.scripts.common import sparsity
 from qat.scripts.common.files import load_data
-from qat.scripts.common.flags import boolean, length
+from qat.scripts.common.flags import PREPARATION, boolean, length
 from qat.scripts.common.printing import note_if_guessing, print_metrics
-from qat.scripts.common.tasks import add_loss_arguments, add_task_argument, with_task, with_weights
-from qat.tasks import own_loss
+from qat.scripts.common.tasks import add_loss_arguments, add_task_argument, loss_of, with_task, with_weights
 from qat.training.checkpoint import Checkpoint
 from qat.training.devices import available_cores, threads_in_use, use_threads
 from qat.training.distillation import OWN, Teaching, teach
@@ -193,9 +192,9 @@ def train_and_save(
     _settle_threads(args, path)
     backend = qat.backend(args.backend)
     plan = recipe(args)
-    loss = own_loss(args.loss) if args.loss else None
     start = with_task(args, start)
     task = with_weights(args, start.task, start.graph, dataset)
+    loss = loss_of(args, task, start.graph, dataset)
     span = span_of(dataset, plan)
     plan = replace(plan, warmup=args.warmup.within(span))
     delay = start.graph.quant_delay
@@ -290,7 +289,10 @@ def _teaching(args: argparse.Namespace, backend: TrainingBackend, student: Graph
         return None
     images = None
     if args.teacher_ckpt != OWN:
-        images = load_data(data_path, Checkpoint.load(args.teacher_ckpt), args).train
+        teacher, flags = Checkpoint.load(args.teacher_ckpt), vars(args)
+        if teacher.preparation is not None:  # it sees pictures as it learnt them; the flags are of the student
+            flags = flags | dict.fromkeys(PREPARATION)
+        images = load_data(data_path, teacher, argparse.Namespace(**flags)).train
     chosen = {name: getattr(Distillation, name) if value is None else value for name, value in given.items()}
     return teach(
         backend,
