@@ -15,7 +15,7 @@ from qat.files import check_writable
 from qat.graph import Graph
 from qat.registry import suffixed
 from qat.scripts.common import sparsity
-from qat.scripts.common.files import load_data
+from qat.scripts.common.files import load_data, read_data
 from qat.scripts.common.flags import boolean, length
 from qat.scripts.common.printing import note_if_guessing, print_metrics
 from qat.scripts.common.tasks import add_loss_arguments, add_task_argument, with_task, with_weights
@@ -161,18 +161,28 @@ def recipe(args: argparse.Namespace) -> Recipe:
     )
 
 
-def prepared(args: argparse.Namespace, start: Checkpoint, path: Path) -> tuple[Dataset, Span]:
-    """What a network is trained on, and how long that takes; before it is loaded, what can be wrong with the arguments.
+def opened(args: argparse.Namespace, path: Path) -> Dataset:
+    """The data as they are; before they are loaded, what can be wrong with the arguments.
+
+    Args:
+        args: of ``add_training_arguments``, and data_path.
+        path: of the checkpoint that will be written.
+    """
+    _check_output(args, path)
+    recipe(args)
+    return read_data(args.data_path, args)
+
+
+def prepared(args: argparse.Namespace, start: Checkpoint, dataset: Dataset) -> tuple[Dataset, Span]:
+    """What a network is trained on, and how long that takes.
 
     Args:
         args: of ``add_training_arguments``, and data_path.
         start: the network, float or quantized.
-        path: of the checkpoint that will be written.
+        dataset: as ``opened`` gives it.
     """
-    _check_output(args, path)
-    plan = recipe(args)
-    dataset = load_data(args.data_path, start, args)
-    return dataset, span_of(dataset, plan)
+    dataset = load_data(dataset, start, args)
+    return dataset, span_of(dataset, recipe(args))
 
 
 def train_and_save(
