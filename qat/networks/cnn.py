@@ -72,7 +72,7 @@ class Cnn1d(qat.Network):
     Args:
         input: (C, 1, L) or (L,), L at least 8; default: 3 x 1 x 128 real numbers.
         outputs: numbers that it gives; default 10.
-        width: channels of the first convolution; the others have 2, 4 and 8 times as many; default 16.
+        width: channels of the first convolution; the others have 2, 4 and 8 times as many; default 8.
         kernel: of each convolution; default 5.
     """
 
@@ -82,7 +82,7 @@ class Cnn1d(qat.Network):
         self,
         input: qat.Input | None = None,
         outputs: int = 10,
-        width: int = 16,
+        width: int = 8,
         kernel: int = 5,
     ) -> None:
         input = input or qat.Input((3, 1, 128), dtype="float32")

@@ -14,7 +14,12 @@ from qat.errors import QatError
 from qat.networks.catalogue import ADDED
 from qat.scripts.common import sparsity
 from qat.scripts.common.files import load_checkpoint
-from qat.scripts.common.flags import add_backend_arguments, add_data_argument, add_network_argument, fitted_network
+from qat.scripts.common.flags import (
+    add_backend_arguments,
+    add_data_argument,
+    add_network_argument,
+    fitted_network,
+)
 from qat.scripts.common.training import add_training_arguments, opened, prepared, recipe, train_and_save
 from qat.training.checkpoint import Checkpoint
 

@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         backend,
         quantized,
         dataset.test,
-        data=f"{dataset.name}, test images",
+        data=f"{dataset.name}, test samples",
         device_target=args.device_target,
         arithmetic=args.arithmetic,
         beside=as_c,

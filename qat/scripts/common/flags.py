@@ -6,7 +6,6 @@ import argparse
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any
 
 import qat
 from qat import tasks
@@ -97,7 +96,7 @@ def add_network_argument(parser: argparse.ArgumentParser, *, fitted: bool = Fals
 
 
 def fitted_network(args: argparse.Namespace, dataset: Dataset) -> Graph:
-    """The network that ``add_network_argument`` names, fitted to data and to --task; says how where it is not as by default."""
+    """The network that ``add_network_argument`` names, fitted to data and to --task."""
     given = {name: getattr(args, name) for name in ("mean", "std")}
     for name, values in given.items():
         if values is not None and AUTO in values:
@@ -105,21 +104,13 @@ def fitted_network(args: argparse.Namespace, dataset: Dataset) -> Graph:
                 raise QatError(f"--{name}: takes {AUTO!r} alone, or numbers; leave one of them out")
             given[name] = AUTO
     task = tasks.create(args.task) if args.task is not None else None
-    graph = create(args.network, dataset, task, **given, input_size=args.input_size).graph()
-    default = _by_default(args.network)
-    if default is None or (graph.input_specs, graph.shapes[graph.outputs[0]]) != default:
-        outputs = " and ".join(" x ".join(map(str, graph.shapes[name])) for name in graph.outputs)
-        print(f"{graph.name} for {dataset.name}: takes {' and '.join(map(str, graph.input_specs))}, gives {outputs}")
-    return graph
+    return create(args.network, dataset, task, **given, input_size=args.input_size).graph()
 
 
-def _by_default(name: str) -> Any:
-    """What a network takes and gives without data; None where it has no defaults."""
-    try:
-        graph = create(name).graph()
-    except QatError:
-        return None
-    return graph.input_specs, graph.shapes[graph.outputs[0]]
+def print_fitted(graph: Graph, dataset: Dataset) -> None:
+    """What a network takes and gives."""
+    outputs = " and ".join(" x ".join(map(str, graph.shapes[name])) for name in graph.outputs)
+    print(f"{graph.name} for {dataset.name}: takes {' and '.join(map(str, graph.input_specs))}, gives {outputs}")
 
 
 def _number_or_auto(text: str) -> float | str:

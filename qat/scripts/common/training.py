@@ -6,6 +6,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 import qat
 from qat.data import Dataset
 from qat.data.augment import KINDS
@@ -16,7 +18,7 @@ from qat.graph import Graph
 from qat.registry import suffixed
 from qat.scripts.common import sparsity
 from qat.scripts.common.files import load_data, read_data
-from qat.scripts.common.flags import boolean, length
+from qat.scripts.common.flags import boolean, length, print_fitted
 from qat.scripts.common.printing import note_if_guessing, print_metrics
 from qat.scripts.common.tasks import add_loss_arguments, add_task_argument, with_task, with_weights
 from qat.tasks import own_loss
@@ -24,7 +26,7 @@ from qat.training.checkpoint import Checkpoint
 from qat.training.devices import available_cores, threads_in_use, use_threads
 from qat.training.distillation import OWN, Teaching, teach
 from qat.training.lengths import Length, Span, span_of
-from qat.training.loop import evaluate_metrics, train
+from qat.training.loop import check_labels, evaluate_metrics, train
 from qat.training.losses import Objective
 from qat.training.objectives import Distillation
 from qat.training.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
@@ -223,6 +225,10 @@ def train_and_save(
             )
         objective = teaching.objective
         dataset = replace(dataset, train=replace(dataset.train, targets=teaching.targets))
+    if isinstance(dataset.train.labels, np.ndarray):  # others are in files, and looked at once, when training begins
+        check_labels(start.graph, dataset, task)
+    if "network" in args and args.ckpt_path is None:
+        print_fitted(start.graph, dataset)
     checkpoint = train(
         backend,
         start,
