@@ -11,7 +11,7 @@ from command import run
 from frameworks import but_long
 
 PAGE = (Path(__file__).parent.parent / "docs" / "own_data.md").read_text(encoding="utf-8")
-SECTIONS = {title: body for title, body in re.findall(r"^## (.*)\n((?:(?!## ).*\n?)*)", PAGE, re.MULTILINE)}
+SECTIONS = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n?)*)", PAGE, re.MULTILINE))
 ALL_ALIKE = "From there on"
 #: The main metric of each, as commands print it behind its label, and in certificates.
 METRICS = {
