@@ -31,6 +31,9 @@ class Cnn(qat.Network):
         input: (C, H, W), sides of at least 8; default: 3 x 64 x 64 pixels.
         outputs: numbers that it gives; default 10.
         width: channels of the first convolution; the others have 2, 4 and 8 times as many; default 16.
+
+    Raises:
+        QatError: for an input of another shape.
     """
 
     any_size = True
@@ -67,13 +70,16 @@ class Cnn1d(qat.Network):
     """Convolutions along time with batch normalisation and ReLU, all but the first of stride 2, until 4 to 7 places are left,
     but at most four of them; global average pooling, a dense layer.
 
-    A series (C, L) enters as (C, 1, L); one channel may be a row (L,). Of 3 x 128: 137,946 parameters, 1.8 million products.
+    A series (C, L) enters as (C, 1, L); one channel may be a row (L,). Of 3 x 128: 35,058 parameters, 466,560 products.
 
     Args:
         input: (C, 1, L) or (L,), L at least 8; default: 3 x 1 x 128 real numbers.
         outputs: numbers that it gives; default 10.
         width: channels of the first convolution; the others have 2, 4 and 8 times as many; default 8.
         kernel: of each convolution; default 5.
+
+    Raises:
+        QatError: for an input of another shape.
     """
 
     any_size = True

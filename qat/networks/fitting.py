@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -126,7 +127,7 @@ def _entering(source: str, shape: Shape, own: Shape | None) -> Shape:
     return (shape[0], 1, shape[1])
 
 
-def _grid(dataset: Dataset, dtype: str) -> dict[str, float | int]:
+def _grid(dataset: Dataset, dtype: str) -> dict[str, Any]:
     """Scale and zero point of codes; nothing of real numbers."""
     if dtype == REAL:
         return {}

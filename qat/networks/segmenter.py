@@ -15,6 +15,9 @@ class Segmenter(qat.Network):
         input: (C, H, W); default: 3 x 64 x 64 pixels.
         outputs: classes of a pixel; default 2.
         width: channels of each convolution; default 16.
+
+    Raises:
+        QatError: for an input of another shape.
     """
 
     any_size = True

@@ -63,11 +63,12 @@ def _is_pictures(images: Samples) -> bool:
 
 def _write_masks(args: argparse.Namespace, part: str, split: Split, count: int) -> None:
     """Pictures and their masks. Raises QatError where the labels are no maps of classes."""
+    images: Any = split.images
     labels: Any = split.labels
-    if isinstance(labels, tuple) or labels is None or len(labels.shape) != 3 or not _is_pictures(split.images):
+    if isinstance(labels, tuple) or labels is None or len(labels.shape) != 3 or not _is_pictures(images):
         raise QatError(f"{args.data_path}: holds no pictures with a class for each pixel; leave --masks out")
     folder = Path(args.out) / part
-    write_with_masks(folder, split.images[:count], labels[:count])
+    write_with_masks(folder, images[:count], labels[:count])
     print(f"wrote {count:,} pictures and their masks to {folder}")
 
 

@@ -73,7 +73,7 @@ class Multilabel(Task):
             )
 
     def outputs_needed(self, labels: Any, classes: int) -> int | None:
-        shape = getattr(labels, "shape", ())
+        shape: Shape = getattr(labels, "shape", ())
         return int(shape[1]) if len(shape) == 2 else None
 
     def metrics(self, graph: Graph | IntegerGraph, outputs: Any, split: Split) -> dict[str, float]:

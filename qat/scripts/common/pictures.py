@@ -164,7 +164,7 @@ def print_accuracy(classifier: Classifier, test_path: str, args: argparse.Namesp
     split, sorted_names = _test_samples(classifier, test_path)
     outputs, changes = [], Counter[str]()
     if not isinstance(split.images, Pictures):
-        outputs.append(classifier(split.images))
+        outputs.append(classifier(cast(Any, split.images)))
     for start in range(0, 0 if outputs else len(split), AT_ONCE):
         pixels = _read_noting(split.images, start, min(start + AT_ONCE, len(split)), changes)
         outputs.append(classifier(pixels))
