@@ -100,6 +100,10 @@ class Pulse:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._last = clock, clock()
 
+    def printed(self) -> None:
+        """Something else has been printed just now."""
+        self._last = self._clock()
+
     def watched(self, parts: Iterable[T], total: int, size: Callable[[T], int], name: str) -> Iterator[T]:
         """The same parts, while it is shown how many are done.
 

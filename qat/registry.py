@@ -48,7 +48,9 @@ _INPUT = Option(
     "what the file takes: what the network takes, real numbers that it quantizes itself, or codes that the caller makes",
 )
 _OUTPUT = Option(
-    "output_type", TYPES, "what the file gives: real numbers or codes; its own are codes in TFLITE and C, else real numbers"
+    "output_type",
+    TYPES,
+    "what the file gives: real numbers or codes; its own are codes in TFLITE and C, else real numbers",
 )
 _PACKING = Option(
     "packing", PACKINGS, "weights of 4 bits and fewer several to a byte, or one as older runtimes want it"

@@ -386,7 +386,7 @@ def test_a_calibrated_checkpoint_is_certified_on_what_its_float_network_was_trai
     assert run(capsys, "calibrate", *arguments)[0] == 0
     status, out, err = run(capsys, "export", "--ckpt_path", calibrated, "--file_name", tmp_path / "a")
     assert (status, err) == (0, "")
-    assert "(digits, test images)" in out
+    assert "(digits, test samples)" in out
 
 
 def test_checkpoints_of_the_wrong_kind_are_refused(

@@ -99,6 +99,24 @@ def test_long_work_of_a_command_prints_lines(capsys: pytest.CaptureFixture[str])
     assert SILENCE == 10.0
 
 
+def test_work_after_a_line_of_a_training_is_no_long_work(capsys: pytest.CaptureFixture[str]) -> None:
+    """Only after 10 seconds without a line."""
+    clock = Clock()
+    with showing(Pulse(clock).watched):
+        clock.now += 60.0
+        with TrainingLog(2, 1, clock=clock) as log:
+            for epoch in (1, 2):
+                clock.now += 60.0
+                log.step(epoch, 1, 0.5, 0.1)
+                work(clock, 1)
+                assert capsys.readouterr().out.count("\n") == 1
+            work(clock, 3)
+            assert "of 75 samples" in capsys.readouterr().out
+    with TrainingLog(1, 1, clock=clock):
+        work(clock)
+    assert capsys.readouterr().out == "", "a library prints nothing"
+
+
 @pytest.mark.usefixtures("terminal")
 def test_long_work_has_a_bar_on_a_terminal_but_not_within_a_training(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()

@@ -82,9 +82,7 @@ def test_colours_and_names_of_classes_are_kept(tmp_path: Path, capsys: pytest.Ca
 def test_evaluate_prints_what_eval_prints(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = evaluated(capsys, folder, folder / "lenet.ckpt")
     _, expected, _ = command(capsys, "eval", "--data_path", "digits", "--ckpt_path", folder / "lenet.ckpt")
-    top1, top5 = out.splitlines()
-    assert top1 == f"{expected.strip()} on 360 pictures"
-    assert float(top5.removeprefix("Top 5: ")) > float(expected.split()[1])
+    assert out == f"{expected.strip()} on 360 pictures\n"
     pictures = ("--test_path", folder / "pictures" / "index.txt")
     assert command(capsys, "run", "--model", folder / "lenet.ckpt", *pictures)[1] == out
 

@@ -20,6 +20,7 @@ import qat.networks
 from qat.analysis.metrics import total_macs
 from qat.integer import IntegerLinear, trace_codes
 from qat.networks import NETWORKS, Autoencoder, create
+from qat.tasks import Classification, Segmentation
 from qat.training.forward import Forward
 from qat.training.losses import mean_squared_error
 from qat.training.optimizer import Optimizer
@@ -100,7 +101,8 @@ def test_mnist_cnn_has_the_products_and_the_input_of_its_document() -> None:
 
 #: The networks whose compiled passes a backend takes many seconds for, and whose cells others have too.
 LONG = {
-    "keras": {"ds_cnn", "mobilenet", "resnet20"},
+    "torch": {"segmenter"},  # at 64 x 64
+    "keras": {"ds_cnn", "mobilenet", "resnet20", "cnn", "segmenter"},
     "mindspore": set(NETWORKS) - {"compact_digits", "lenet", "lenet_bn", "lenet_gtc", "mnist_cnn"},
 }
 PAIRS = but_long(product(HERE, sorted(NETWORKS)), lambda backend, name: name in LONG.get(backend, ()))
@@ -110,20 +112,22 @@ PAIRS = but_long(product(HERE, sorted(NETWORKS)), lambda backend, name: name in 
 def test_every_network_is_quantized_trained_exported_and_equal(backend_name: str, name: str, tmp_path: Path) -> None:
     backend, onnx = qat.backend(backend_name), qat.target("ONNX")
     graph = qat.convert_quant_network(create(name), quant_delay=2)
-    shape = graph.shapes[graph.inputs[0].name]
+    (spec,) = graph.input_specs
     generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (8, *shape), np.uint8)
-    step = backend.make_step(backend.lower(graph), Optimizer())
-    classes = graph.shapes[graph.outputs[0]][0]
+    images = generator.integers(0, 256, (8, *spec.shape)).astype(spec.dtype)
+    classes, *places = graph.shapes[graph.outputs[0]]
+    task = Segmentation() if places else Classification()
+    step = backend.make_step(backend.lower(graph), Optimizer(), task.loss)
     for _ in range(5):
-        assert np.isfinite(step(images, generator.integers(0, classes, 8), 0.01))
+        labels = generator.integers(0, classes, (8, *places))
+        assert np.isfinite(step(images, task.targets(graph, images, labels), 0.01))
     integers = qat.to_integer(graph, backend.read(step.model))
     onnx.export(integers, tmp_path / "net.onnx")
     tensors = [node.output for node in integers.nodes]
     reference = trace_codes(integers, images, [tensor.name for tensor in tensors])
     by_backend = backend.trace(step.model, images, tensors)
     by_onnx = onnx.trace(tmp_path / "net.onnx", images, tensors)
-    assert len(by_onnx) == len(tensors) - 1
+    assert len(by_onnx) == len(tensors) - (spec.dtype == "uint8")  # pixels are codes already
     for tensor in tensors[1:]:
         np.testing.assert_array_equal(
             by_backend[tensor.name], reference[tensor.name], err_msg=f"{backend_name}, {tensor.name}"

@@ -325,7 +325,7 @@ def test_the_whole_path_in_the_command_line(
     written = (
         "export --backend elsewhere --ckpt_path q.ckpt --file_format boxed --file_name net --lid shut --packing tight"
     )
-    assert "noise, test images" in done(written)  # those that the checkpoint remembers
+    assert "noise, test samples" in done(written)  # those that the checkpoint remembers
     assert b"shuttight" in (tmp_path / "net.boxed").read_bytes()
     verified = "verify --model net.boxed --ckpt_path q.ckpt --data_path noise:3 --backend elsewhere"
     assert "0 differ" in done(f"{verified} --trust")

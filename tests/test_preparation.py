@@ -210,7 +210,7 @@ def test_commands_follow_the_recipe_from_training_to_the_exported_file(
     )
     command("calibrate", *common, "--ckpt_path", "a.ckpt", "--images", "20", "--save_path", "q.ckpt")
     out, _ = command("export", "--ckpt_path", "q.ckpt", "--file_name", "net.onnx", "--data_path", "data")
-    assert "data, 2 classes of pictures, test images" in out
+    assert "data, 2 classes of pictures, test samples" in out
     for model in ("q.ckpt", "net.onnx"):
         out, err = command("evaluate", "--model", model, "--test_path", "data")
         assert "Accuracy: 100.00 on 20 pictures" in out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import ModuleType
@@ -273,7 +274,7 @@ def prepared(
         return _of_pixels(source, images, labels, shape, preparation), True
     if found == shape:
         return [images, *labels], False
-    if _without_ones(found) == _without_ones(shape):
+    if _without_ones(found) == _without_ones(shape) or shape == (math.prod(found),):
         rows = Mapped(images) if isinstance(images, np.memmap) else images
         reshaped = Reshaped(rows, shape) if isinstance(rows, Rows) else rows.reshape(len(rows), *shape)
         return [reshaped, *labels], False

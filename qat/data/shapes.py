@@ -11,12 +11,13 @@ SHAPES = ("circle", "cross", "square", "triangle")
 TRAIN, TEST = 400, 100  #: pictures of each shape
 
 
-def shapes(size: int, seed: int = 0) -> Dataset:
+def shapes(size: int, seed: int = 0, *, masks: bool = False) -> Dataset:
     """A data set of drawn pictures.
 
     Args:
         size: of a picture, its height and width.
         seed: of what is drawn.
+        masks: whether each pixel has a label, 0 for the background and 1 and more for the shapes.
 
     Returns:
         uint8 (N, 3, size, size), labels in the order of ``SHAPES``.
@@ -25,13 +26,15 @@ def shapes(size: int, seed: int = 0) -> Dataset:
     splits = []
     for count in (TRAIN, TEST):
         labels = rng.permutation(np.arange(count * len(SHAPES)) % len(SHAPES))
-        images = np.stack([_drawn(rng, size, SHAPES[label]) for label in labels])
-        splits.append(Split(images, labels))
-    return Dataset("synthetic shapes", "shapes", splits[0], splits[1], SHAPES)
+        images, inside = zip(*(_drawn(rng, size, SHAPES[label]) for label in labels), strict=True)
+        maps = np.stack([where * (1 + label) for where, label in zip(inside, labels, strict=True)]).astype(np.uint8)
+        splits.append(Split(np.stack(images), maps if masks else labels))
+    names = ("background", *SHAPES) if masks else SHAPES
+    return Dataset("synthetic shapes", "shapes", splits[0], splits[1], names)
 
 
-def _drawn(rng: np.random.Generator, size: int, shape: str) -> Array:
-    """One picture: a shape on a noisy background of another colour."""
+def _drawn(rng: np.random.Generator, size: int, shape: str) -> tuple[Array, Array]:
+    """One picture, a shape on a noisy background of another colour; and which pixels are the shape's."""
     radius = size * rng.uniform(0.2, 0.4)
     y, x = (np.arange(size) + 0.5 - rng.uniform(radius, size - radius) for _ in range(2))
     y = y[:, np.newaxis]
@@ -46,4 +49,4 @@ def _drawn(rng: np.random.Generator, size: int, shape: str) -> Array:
     back, front = rng.uniform(0, 110, 3), rng.uniform(145, 255, 3)
     picture = np.where(inside, front[:, np.newaxis, np.newaxis], back[:, np.newaxis, np.newaxis])
     noisy: Array = np.clip(np.rint(picture + rng.normal(0, 8, picture.shape)), 0, 255)
-    return noisy.astype(np.uint8)
+    return noisy.astype(np.uint8), inside

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from qat.cells.base import Cell, Shape
 from qat.cells.elementwise import Add
@@ -75,6 +75,8 @@ class Network:
 
     Attributes:
         inputs: the network's input, or a tuple of several; of the class, or set in ``__init__``.
+        any_size: whether pictures keep the size of the data where the network is fitted to them (``qat.networks.create``);
+            False: they are resized to that of its own input.
 
     >>> import qat
     >>> class Small(qat.Network):
@@ -90,6 +92,7 @@ class Network:
     """
 
     inputs: Input | tuple[Input, ...] | None = None
+    any_size: ClassVar[bool] = False
 
     def construct(self, *inputs: Any, **named: Any) -> Any:
         """The forward pass, in terms of cells. Returns one symbol or a tuple of them."""

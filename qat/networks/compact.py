@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import qat
 from qat.cells.tracing import Traced
+from qat.networks.taken import picture
 
 
 class DepthwiseSeparable(qat.Network):
@@ -74,9 +75,17 @@ class InvertedResidual(qat.Network):
 class _Compact(qat.Network):
     """A 3x3 convolution of stride 2, blocks, global average pooling, a dense layer. Input: 28x28 pixels, as MNIST's."""
 
-    def __init__(self, stem: int, blocks: list[qat.Network], last: int, num_class: int, channel: int) -> None:
-        self.inputs = qat.Input((channel, 28, 28), mean=0.1307, std=0.3081)
-        self.conv = qat.Conv2dBnAct(channel, stem, 3, 2, has_bn=True, activation="relu")
+    def __init__(
+        self,
+        stem: int,
+        blocks: list[qat.Network],
+        last: int,
+        num_class: int,
+        channel: int,
+        input: qat.Input | None,
+    ) -> None:
+        self.inputs = picture(input, qat.Input((channel, 28, 28), mean=0.1307, std=0.3081))
+        self.conv = qat.Conv2dBnAct(self.inputs.shape[0], stem, 3, 2, has_bn=True, activation="relu")
         self.blocks = blocks
         self.pool = qat.GlobalAvgPool2d()
         self.flatten = qat.Flatten()
@@ -96,15 +105,18 @@ class CompactSeparable(_Compact):
         num_class: number of outputs; default 10.
         channel: number of input channels; default 1.
         width: channels of the first convolution; the others are multiples of it; default 8.
+        input: what it is fitted to, in place of its own; None by default.
     """
 
-    def __init__(self, num_class: int = 10, channel: int = 1, width: int = 8) -> None:
+    def __init__(
+        self, num_class: int = 10, channel: int = 1, width: int = 8, *, input: qat.Input | None = None
+    ) -> None:
         blocks: list[qat.Network] = [
             DepthwiseSeparable(width, 2 * width),
             DepthwiseSeparable(2 * width, 3 * width, 2),
             DepthwiseSeparable(3 * width, 4 * width),
         ]
-        super().__init__(width, blocks, 4 * width, num_class, channel)
+        super().__init__(width, blocks, 4 * width, num_class, channel, input)
 
 
 class CompactResidual(_Compact):
@@ -115,16 +127,19 @@ class CompactResidual(_Compact):
         num_class: number of outputs; default 10.
         channel: number of input channels; default 1.
         width: channels of the first convolution; the others are multiples of it; default 8.
+        input: what it is fitted to, in place of its own; None by default.
     """
 
-    def __init__(self, num_class: int = 10, channel: int = 1, width: int = 8) -> None:
+    def __init__(
+        self, num_class: int = 10, channel: int = 1, width: int = 8, *, input: qat.Input | None = None
+    ) -> None:
         blocks: list[qat.Network] = [
             InvertedResidual(width, width),
             InvertedResidual(width, 2 * width, 2),
             InvertedResidual(2 * width, 2 * width),
             InvertedResidual(2 * width, 2 * width, 2, expansion=2),
         ]
-        super().__init__(width, blocks, 2 * width, num_class, channel)
+        super().__init__(width, blocks, 2 * width, num_class, channel, input)
 
 
 class CompactDigits(qat.Network):
@@ -137,11 +152,16 @@ class CompactDigits(qat.Network):
         num_class: number of outputs; default 10.
         channel: number of input channels; default 1.
         width: channels of the first convolution; the others are multiples of it; default 8.
+        input: what it is fitted to, in place of its own; None by default.
     """
 
-    def __init__(self, num_class: int = 10, channel: int = 1, width: int = 8) -> None:
+    def __init__(
+        self, num_class: int = 10, channel: int = 1, width: int = 8, *, input: qat.Input | None = None
+    ) -> None:
         wide = 2 * width
-        self.inputs = qat.Input((channel, 28, 28), mean=0.1307, std=0.3081)
+        self.inputs = picture(input, qat.Input((channel, 28, 28), mean=0.1307, std=0.3081))
+        channel, *sides = self.inputs.shape
+        height, breadth = (max((side + 1) // 2 // 2 // 2 - 2, 1) for side in sides)  # what the last convolution leaves
         self.conv = qat.Conv2dBnAct(channel, width, 5, 2, has_bn=True, activation="relu")
         self.blocks = [
             DepthwiseSeparable(width, wide, depthwise_activation=None),
@@ -150,7 +170,7 @@ class CompactDigits(qat.Network):
         self.last = qat.Conv2dBnAct(wide, wide, 3, pad_mode="valid", group=wide, has_bn=True)
         self.pool = qat.MaxPool2d(2)
         self.flatten = qat.Flatten()
-        self.fc = qat.DenseBnAct(wide, num_class)
+        self.fc = qat.DenseBnAct(wide * height * breadth, num_class)
 
     def construct(self, x: Traced) -> Traced:
         first, second = self.blocks

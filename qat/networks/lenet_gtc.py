@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import qat
 from qat.cells.tracing import Traced
+from qat.networks.taken import picture
 
 
 class LeNetGTC(qat.Network):
@@ -14,13 +15,15 @@ class LeNetGTC(qat.Network):
     Args:
         num_class: number of outputs.
         channel: number of input channels.
+        input: what it is fitted to, in place of its own; None by default.
     """
 
-    def __init__(self, num_class: int = 10, channel: int = 1) -> None:
-        self.inputs = qat.Input((channel, 28, 28))
+    def __init__(self, num_class: int = 10, channel: int = 1, *, input: qat.Input | None = None) -> None:
+        self.inputs = picture(input, qat.Input((channel, 28, 28)))
+        channel, height, width = self.inputs.shape
         self.conv1 = qat.Conv2dBnAct(channel, 6, 5, activation="relu")
         self.conv2 = qat.Conv2dBnAct(6, 10, 5, activation="relu")
-        self.fc1 = qat.DenseBnAct(10 * 7 * 7, 128, has_bias=False, activation="relu")
+        self.fc1 = qat.DenseBnAct(10 * (height // 4) * (width // 4), 128, has_bias=False, activation="relu")
         self.fc2 = qat.DenseBnAct(128, 128, has_bias=False, activation="relu")
         self.fc3 = qat.DenseBnAct(128, num_class, has_bias=False)
         self.max_pool2d = qat.MaxPool2d(kernel_size=2, stride=2)

@@ -6,11 +6,14 @@ As published, with biases before the batch normalisations. Their last layers giv
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from itertools import pairwise
 
 import qat
 from qat.cells.tracing import Traced
 from qat.networks.compact import DepthwiseSeparable
+from qat.networks.taken import picture
 
 
 class DSCNN(qat.Network):
@@ -22,15 +25,18 @@ class DSCNN(qat.Network):
     Args:
         num_class: number of outputs; default 12.
         channel: number of input channels; default 1.
+        input: what it is fitted to, in place of its own; None by default.
     """
 
-    def __init__(self, num_class: int = 12, channel: int = 1) -> None:
-        self.inputs = qat.Input((channel, 49, 10), mean=0.5, std=0.25)
+    def __init__(self, num_class: int = 12, channel: int = 1, *, input: qat.Input | None = None) -> None:
+        self.inputs = picture(input, qat.Input((channel, 49, 10), mean=0.5, std=0.25))
+        channel, *sides = self.inputs.shape
+        rows, columns = ((side + 1) // 2 for side in sides)
         self.conv = qat.Conv2dBnAct(channel, 64, (10, 4), 2, has_bias=True, has_bn=True, activation="relu")
         self.dropout = qat.Dropout(0.2)
         self.blocks = [DepthwiseSeparable(64, 64, has_bias=True) for _ in range(4)]
         self.last_dropout = qat.Dropout(0.4)
-        self.pool = qat.AvgPool2d((24, 5))
+        self.pool = qat.AvgPool2d((24 if rows == 25 else rows, columns))
         self.flatten = qat.Flatten()
         self.fc = qat.DenseBnAct(64, num_class)
 
@@ -49,12 +55,14 @@ class MobileNetV1(qat.Network):
     Args:
         num_class: number of outputs; default 2.
         channel: number of input channels; default 3.
+        input: what it is fitted to, in place of its own; None by default.
     """
 
     STAGES = ((16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), *[(128, 1)] * 5, (256, 2), (256, 1))
 
-    def __init__(self, num_class: int = 2, channel: int = 3) -> None:
-        self.inputs = qat.Input((channel, 96, 96), mean=0.5, std=0.25)
+    def __init__(self, num_class: int = 2, channel: int = 3, *, input: qat.Input | None = None) -> None:
+        self.inputs = picture(input, qat.Input((channel, 96, 96), mean=0.5, std=0.25))
+        channel = self.inputs.shape[0]
         self.conv = qat.Conv2dBnAct(channel, 8, 3, 2, has_bias=True, has_bn=True, activation="relu")
         self.blocks = []
         channels = 8
@@ -76,15 +84,18 @@ class Autoencoder(qat.Network):
     """Anomaly detection: dense layers 640 - 128 (4 times) - 8 - 128 (4 times) - 640 that give back what they are fed.
 
     269,992 numbers, 2,064 of them running statistics; 264,192 products. Input: five frames of 128 mel bands, stored as
-    bytes. Its targets are its inputs, normalised (``qat.training.losses.mean_squared_error``); the error of a sample says how
-    unusual it is.
+    bytes, or any other row of numbers. Its targets are its inputs, normalised (``qat.training.losses.mean_squared_error``);
+    the error of a sample says how unusual it is.
 
     Args:
         features: numbers of a sample, in and out; default 640.
+        input: what it is fitted to, in place of pixels, as one row of numbers; None by default.
     """
 
-    def __init__(self, features: int = 640) -> None:
-        self.inputs = qat.Input((features,), mean=0.5, std=0.25)
+    def __init__(self, features: int = 640, *, input: qat.Input | None = None) -> None:
+        features = features if input is None else math.prod(input.shape)
+        own = qat.Input((features,), mean=0.5, std=0.25)
+        self.inputs = own if input is None else replace(input, shape=(features,))
         widths = (features, 128, 128, 128, 128, 8, 128, 128, 128, 128)
         self.layers = [
             qat.DenseBnAct(before, after, has_bn=True, activation="relu") for before, after in pairwise(widths)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import qat
 from qat.cells.tracing import Traced
+from qat.networks.taken import picture
 
 
 class MnistCnn(qat.Network):
@@ -16,14 +17,17 @@ class MnistCnn(qat.Network):
     Args:
         num_class: number of outputs.
         channel: number of input channels.
+        input: what it is fitted to, in place of its own; None by default.
     """
 
-    def __init__(self, num_class: int = 10, channel: int = 1) -> None:
-        self.inputs = qat.Input((channel, 28, 28), mean=128 / 255, std=128 / 255)
+    def __init__(self, num_class: int = 10, channel: int = 1, *, input: qat.Input | None = None) -> None:
+        self.inputs = picture(input, qat.Input((channel, 28, 28), mean=128 / 255, std=128 / 255))
+        channel, *sides = self.inputs.shape
+        height, width = (max(((side - 2) // 2 - 2) // 2 - 4, 1) for side in sides)  # after three valid convolutions
         self.conv1 = qat.Conv2dBnAct(channel, 8, 3, pad_mode="valid", has_bias=True, activation="relu")
         self.conv2 = qat.Conv2dBnAct(8, 16, 3, pad_mode="valid", has_bias=True, activation="relu")
         self.conv3 = qat.Conv2dBnAct(16, 32, 5, pad_mode="valid", has_bias=True)
-        self.fc1 = qat.DenseBnAct(32, 64, activation="relu")
+        self.fc1 = qat.DenseBnAct(32 * height * width, 64, activation="relu")
         self.fc2 = qat.DenseBnAct(64, num_class)
         self.max_pool2d = qat.MaxPool2d(kernel_size=2, stride=2)
         self.flatten = qat.Flatten()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import qat
 from qat.cells.tracing import Traced
+from qat.networks.taken import picture
 
 
 class BasicBlock(qat.Network):
@@ -40,11 +41,13 @@ class ResNet(qat.Network):
         blocks: in each stage.
         num_class: number of outputs.
         tiny: see ``BasicBlock``.
+        input: what it is fitted to, in place of its own; None by default.
     """
 
-    def __init__(self, blocks: int, num_class: int = 10, tiny: bool = False) -> None:
-        self.inputs = qat.Input((3, 32, 32), mean=0.4734, std=0.2516)  # of CIFAR-10, over all channels
-        self.conv = qat.Conv2dBnAct(3, 16, 3, has_bias=tiny, has_bn=True, activation="relu")
+    def __init__(self, blocks: int, num_class: int = 10, tiny: bool = False, *, input: qat.Input | None = None) -> None:
+        own = qat.Input((3, 32, 32), mean=0.4734, std=0.2516)  # of CIFAR-10, over all channels
+        self.inputs = picture(input, own)
+        self.conv = qat.Conv2dBnAct(self.inputs.shape[0], 16, 3, has_bias=tiny, has_bn=True, activation="relu")
         self.blocks = []
         channels = 16
         for width in (16, 32, 64):
@@ -68,10 +71,11 @@ class ResNet8(ResNet):
 
     Args:
         num_class: number of outputs; default 10.
+        input: what it is fitted to, in place of its own; None by default.
     """
 
-    def __init__(self, num_class: int = 10) -> None:
-        super().__init__(1, num_class, tiny=True)
+    def __init__(self, num_class: int = 10, *, input: qat.Input | None = None) -> None:
+        super().__init__(1, num_class, tiny=True, input=input)
 
 
 class ResNet20(ResNet):
@@ -79,7 +83,8 @@ class ResNet20(ResNet):
 
     Args:
         num_class: number of outputs; default 10.
+        input: what it is fitted to, in place of its own; None by default.
     """
 
-    def __init__(self, num_class: int = 10) -> None:
-        super().__init__(3, num_class)
+    def __init__(self, num_class: int = 10, *, input: qat.Input | None = None) -> None:
+        super().__init__(3, num_class, input=input)

@@ -8,6 +8,7 @@ from typing import TypeVar
 import qat
 from qat.cells.tracing import Traced
 from qat.errors import QatError
+from qat.networks.taken import picture
 
 Each = TypeVar("Each", int, bool)
 
@@ -40,6 +41,7 @@ class SvhnCnn(qat.Network):
         dropout: the rate before each dense layer; 0: no dropout.
         mean: of the pixels, as a share of 255 (of SVHN's training images, over all channels).
         std: likewise.
+        input: what it is fitted to, in place of its own; None by default.
 
     Raises:
         QatError: nothing is left of the image after a block, or there are not as many kernels or pools as blocks.
@@ -56,14 +58,16 @@ class SvhnCnn(qat.Network):
         dropout: float = 0.0,
         mean: float = 0.4514,
         std: float = 0.1993,
+        *,
+        input: qat.Input | None = None,
     ) -> None:
-        self.inputs = qat.Input((channel, 32, 32), mean=mean, std=std)
-        self.bn = qat.BatchNorm(channel)
+        self.inputs = picture(input, qat.Input((channel, 32, 32), mean=mean, std=std))
+        channels, *sides = self.inputs.shape
+        self.bn = qat.BatchNorm(channels)
         self.blocks: list[ConvBlock] = []
-        size, channels = 32, channel
         for count, kernel, pool in zip(filters, _each(kernels, filters), _each(pools, filters), strict=True):
-            size = (size - kernel + 1) // (2 if pool else 1)
-            if size < 1:
+            sides = [(side - kernel + 1) // (2 if pool else 1) for side in sides]
+            if min(sides) < 1:
                 raise QatError(
                     f"SvhnCnn: block {len(self.blocks) + 1} of {len(filters)} has nothing left of the image; use fewer blocks, "
                     "smaller kernels or fewer poolings"
@@ -73,7 +77,7 @@ class SvhnCnn(qat.Network):
         self.flatten = qat.Flatten()
         self.dropout = qat.Dropout(dropout) if dropout else None
         self.dense = []
-        width = channels * size * size
+        width = channels * sides[0] * sides[1]
         for count in dense:
             self.dense.append(qat.DenseBnAct(width, count, has_bias=False, has_bn=True, activation="relu"))
             width = count

@@ -1,7 +1,7 @@
 """Write images of a data set, or of synthetic shapes, as picture files.
 
 By default as PNG files with an index and the names of the classes, for run and evaluate; with --class_folders in a folder for
-each class under train/ and test/, as --data_path takes them.
+each class under train/ and test/, with --masks beside a mask of the class of each pixel, as --data_path takes them.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from qat import data
 from qat.cli import run_script
-from qat.data.class_pictures import FORMATS, write_class_folders
+from qat.data import Split
+from qat.data.class_pictures import FORMATS, write_class_folders, write_with_masks
 from qat.data.pictures import MODES, write_pictures
 from qat.data.preparation import PLAIN, Preparation
 from qat.data.rows import Samples
@@ -31,7 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser, also=f"or {SYNTHETIC!r} for drawn ones ({', '.join(SHAPES)})")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder to put them into")
     parser.add_argument(
-        "--split", choices=("test", "train"), help="which images (default: test; with --class_folders both)"
+        "--masks",
+        action="store_true",
+        help="images/ and masks/ under train/ and test/, in place of an index: of synthetic shapes, or of data whose labels "
+        "are maps of classes",
+    )
+    parser.add_argument(
+        "--split", choices=("test", "train"), help="which images (default: test; with --class_folders or --masks both)"
     )
     parser.add_argument("--count", type=int, metavar="N", help="the first N only, of each split (default: all)")
     parser.add_argument(
@@ -53,14 +61,27 @@ def _is_pictures(images: Samples) -> bool:
     return images.dtype == np.uint8 and len(images.shape) == 4 and images.shape[1] in MODES
 
 
+def _write_masks(args: argparse.Namespace, part: str, split: Split, count: int) -> None:
+    """Pictures and their masks. Raises QatError where the labels are no maps of classes."""
+    images: Any = split.images
+    labels: Any = split.labels
+    if isinstance(labels, tuple) or labels is None or len(labels.shape) != 3 or not _is_pictures(images):
+        raise QatError(f"{args.data_path}: holds no pictures with a class for each pixel; leave --masks out")
+    folder = Path(args.out) / part
+    write_with_masks(folder, images[:count], labels[:count])
+    print(f"wrote {count:,} pictures and their masks to {folder}")
+
+
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     if args.size is not None and not 1 <= args.size <= 4096:
         raise QatError(f"--size {args.size}: use a number of pixels, 1 to 4096")
     if args.picture_format != "png" and not args.class_folders:
         raise QatError(f"--picture_format {args.picture_format}: an index names PNG files; give --class_folders too")
+    if args.masks and args.class_folders:
+        raise QatError("--masks and --class_folders: a picture has one kind of label; leave one of them out")
     if args.data_path == SYNTHETIC:
-        dataset = shapes(args.size or 64, args.seed)
+        dataset = shapes(args.size or 64, args.seed, masks=args.masks)
     else:
         dataset = data.load(args.data_path, skip_unreadable=args.skip_unreadable)
         if args.size is not None:
@@ -68,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
             usual: Preparation = getattr(images, "usual", PLAIN)
             recipe = chosen_preparation(args, None, usual, args.data_path)
             dataset = dataset.resized((images.shape[1], args.size, args.size), recipe)
-    parts = ("train", "test") if args.class_folders and args.split is None else (args.split or "test",)
+    parts = ("train", "test") if (args.class_folders or args.masks) and args.split is None else (args.split or "test",)
     for part in parts:
         split = getattr(dataset, part)
         count = len(split) if args.count is None else args.count
@@ -76,6 +97,9 @@ def run(args: argparse.Namespace) -> None:
             raise QatError(
                 f"--count {count}: {dataset.source} has {len(split):,} {part} images; use a number from 1 to that"
             )
+        if args.masks:
+            _write_masks(args, part, split, count)
+            continue
         if split.classes is None or isinstance(split.images, tuple) or not _is_pictures(split.images):
             raise QatError(f"{args.data_path}: holds no pictures of classes, which alone can be written; give another")
         names = dataset.class_names or tuple(str(label) for label in range(int(split.classes.max()) + 1))

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         backend,
         quantized,
         dataset.test,
-        data=f"{dataset.name}, test images",
+        data=f"{dataset.name}, test samples",
         device_target=args.device_target,
     )
     sizes = [float_file.stat().st_size, file.stat().st_size]

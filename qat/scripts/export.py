@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
         backend,
         replace(checkpoint, preparation=dataset.preparation or checkpoint.preparation),
         dataset.test,
-        data=f"{dataset.name}, test images",
+        data=f"{dataset.name}, test samples",
         device_target=args.device_target,
         arithmetic=args.arithmetic,
         options=options,

@@ -11,19 +11,23 @@ from pathlib import Path
 
 from qat.cli import run_script
 from qat.errors import QatError
-from qat.networks import create
 from qat.networks.catalogue import ADDED
 from qat.scripts.common import sparsity
 from qat.scripts.common.files import load_checkpoint
-from qat.scripts.common.flags import add_backend_arguments, add_data_argument, add_network_argument
-from qat.scripts.common.training import add_training_arguments, prepared, recipe, train_and_save
+from qat.scripts.common.flags import (
+    add_backend_arguments,
+    add_data_argument,
+    add_network_argument,
+    fitted_network,
+)
+from qat.scripts.common.training import add_training_arguments, opened, prepared, recipe, train_and_save
 from qat.training.checkpoint import Checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     add_data_argument(parser, workers=True)
-    add_network_argument(parser)
+    add_network_argument(parser, fitted=True)
     add_backend_arguments(parser)
     add_training_arguments(
         parser, lr=0.02, save_path="checkpoint_<network>.ckpt, or <ckpt_path without its ending>_tuned.ckpt"
@@ -43,14 +47,16 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     recipe(args)  # raises for a wrong argument before anything is made with it
     if args.ckpt_path is None:
-        graph = create(args.network).graph()
-        start = Checkpoint(graph, graph.initial_params(args.seed))
         path = Path(args.save_path or f"checkpoint_{_short(args.network)}.ckpt")
+        dataset = opened(args, path)
+        graph = fitted_network(args, dataset)
+        start = Checkpoint(graph, graph.initial_params(args.seed))
     else:
         start = _start(args)
         source = Path(args.ckpt_path)
         path = Path(args.save_path or source.with_name(f"{source.stem}_tuned{source.suffix}"))
-    dataset, span = prepared(args, start, path)
+        dataset = opened(args, path)
+    dataset, span = prepared(args, start, dataset)
     train_and_save(args, sparsity.with_pruner(args, start, span), dataset, path)
 
 
@@ -60,11 +66,10 @@ def _short(network: str) -> str:
 
 
 def _start(args: argparse.Namespace) -> Checkpoint:
-    """Where fine-tuning starts. Raises QatError where --network says something else."""
-    if "network" in args.given:
-        raise QatError(
-            f"--network {args.network}: the network is that of --ckpt_path {args.ckpt_path}; give one of them"
-        )
+    """Where fine-tuning starts. Raises QatError where --network, or a flag of its input, says something else."""
+    for name in ("network", "mean", "std", "input_size"):
+        if name in args.given:
+            raise QatError(f"--{name}: the network is that of --ckpt_path {args.ckpt_path}; leave one of them out")
     checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
     return checkpoint.derived(checkpoint.graph, checkpoint.params)
 

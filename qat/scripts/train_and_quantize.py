@@ -21,10 +21,9 @@ from qat.files import check_writable
 from qat.integer.fixed_point import ARITHMETICS
 from qat.integer.memory import activation_memory
 from qat.names import check_included
-from qat.networks import create
 from qat.scripts.common.calibration import add_calibration_arguments, calibrated, check_calibration
-from qat.scripts.common.files import load_data
-from qat.scripts.common.flags import add_backend_arguments, add_network_argument
+from qat.scripts.common.files import load_data, read_data
+from qat.scripts.common.flags import add_backend_arguments, add_network_argument, fitted_network
 from qat.scripts.common.printing import print_certificate
 from qat.scripts.common.quantization import add_quantization_arguments, quantization_settings
 from qat.scripts.common.tasks import add_task_argument, with_task
@@ -46,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--save-model-name", "--save_model_name", default="mnist_cnn", help="name of the files, without an ending"
     )
     parser.add_argument("--data_path", default="MNIST_Data", help="folder of MNIST, as 'qat data mnist' makes it")
-    add_network_argument(parser)
+    add_network_argument(parser, fitted=True)
     add_backend_arguments(parser)
     parser.add_argument("--lr", type=float, default=0.003, help="peak learning rate of Adam, falling as half a cosine")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, of the order and the choice of images")
@@ -87,8 +86,9 @@ def run(args: argparse.Namespace) -> int:
     check_included(files["h"].name)
     for path in files.values():
         check_writable(path)
-    graph = create(args.network).graph()
-    dataset = load_data(args.data_path, graph)
+    dataset = read_data(args.data_path)
+    graph = fitted_network(args, dataset)
+    dataset = load_data(dataset, graph)
     check_calibration(args, dataset)
     fine = replace(recipe, epochs=args.qat_epochs, lr=args.qat_lr) if args.qat_epochs else None
     settings = quantization_settings(args, span_of(dataset, fine) if fine else None)
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         backend,
         quantized,
         dataset.test,
-        data=f"{dataset.name}, test images",
+        data=f"{dataset.name}, test samples",
         device_target=args.device_target,
         arithmetic=args.arithmetic,
         beside=as_c,

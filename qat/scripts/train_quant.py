@@ -22,7 +22,7 @@ from qat.scripts.common.quantization import (
     add_quantization_arguments,
     quantization_settings,
 )
-from qat.scripts.common.training import add_training_arguments, prepared, train_and_save
+from qat.scripts.common.training import add_training_arguments, opened, prepared, train_and_save
 from qat.training.checkpoint import Checkpoint
 from qat.training.lengths import Span
 from qat.training.losses import Objective
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = Checkpoint.load(args.ckpt_path)
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_quant{source.suffix}"))
-    dataset, span = prepared(args, checkpoint, path)
+    dataset, span = prepared(args, checkpoint, opened(args, path))
     start = _quantized(args, checkpoint) if checkpoint.graph.is_quantized else _converted(args, checkpoint, span)
     end = train_and_save(args, sparsity.with_pruner(args, start, span), dataset, path, _budget(args, start.graph))
     learned = learned_bits(end.graph, end.params)

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     engines += [backend_engine(qat.backend(name), checkpoint, args.device_target) for name in args.backend]
     files = ", ".join(args.model) or "no file, backends alone"
-    data = f"{dataset.name}, test images"
+    data = f"{dataset.name}, test samples"
     certificate = compare(
         engines, graph, dataset.test, data=data, file=files, arithmetic=arithmetic, task=checkpoint.task
     )

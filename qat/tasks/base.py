@@ -102,6 +102,18 @@ class Task(Serializable, ABC):
         """
         return labels
 
+    def outputs_needed(self, labels: Any, classes: int) -> int | None:
+        """How many outputs a network needs for such labels, for networks that are fitted to data.
+
+        Args:
+            labels: of a split.
+            classes: how many have names; 0 where none have.
+
+        Returns:
+            The number; None where labels do not tell, or do not suit the task, which ``check_labels`` then says.
+        """
+        return None
+
     @abstractmethod
     def metrics(self, graph: Graph | IntegerGraph, outputs: Any, split: Split) -> dict[str, float]:
         """How good outputs are, in NumPy.

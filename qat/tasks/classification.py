@@ -85,6 +85,11 @@ class Classification(Task):
             raise QatError(f"{where}: a label is {labels.min()}; classes count from 0")
         check_classes(self.class_weights, shape[0])
 
+    def outputs_needed(self, labels: Any, classes: int) -> int | None:
+        if len(getattr(labels, "shape", ())) != 1 or labels.dtype.kind not in "iu":
+            return None
+        return max(classes, int(labels.max(initial=0)) + 1)
+
     def metrics(self, graph: Graph | IntegerGraph, outputs: Any, split: Split) -> dict[str, float]:
         found = {"top-1": accuracy(outputs, split.labels)}
         if outputs.shape[1] > 2 * BEST:

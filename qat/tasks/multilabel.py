@@ -72,6 +72,10 @@ class Multilabel(Task):
                 f"{where}: a label is {wrong[0]}, but multilabel takes 0 and 1; correct it, or give another --task"
             )
 
+    def outputs_needed(self, labels: Any, classes: int) -> int | None:
+        shape: Shape = getattr(labels, "shape", ())
+        return int(shape[1]) if len(shape) == 2 else None
+
     def metrics(self, graph: Graph | IntegerGraph, outputs: Any, split: Split) -> dict[str, float]:
         labels: Any = split.labels
         truth, found = np.asarray(labels[:]).astype(bool), outputs > 0

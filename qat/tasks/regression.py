@@ -54,6 +54,10 @@ class Regression(Task):
         if labels.dtype.kind == "f" and not np.isfinite(np.asarray(labels[:])).all():
             raise QatError(f"{where}: a label is not a finite number; correct it, or leave its sample out")
 
+    def outputs_needed(self, labels: Any, classes: int) -> int | None:
+        shape = (*getattr(labels, "shape", ()), 1)
+        return int(shape[1]) if len(shape) in (2, 3) else None
+
     def metrics(self, graph: Graph | IntegerGraph, outputs: Any, split: Split) -> dict[str, float]:
         labels: Any = split.labels
         return self.measures(outputs.astype(np.float64), np.asarray(labels[:], np.float64).reshape(outputs.shape))

@@ -89,6 +89,13 @@ class Segmentation(Task):
                 )
         check_classes(self.class_weights, shape[0])
 
+    def outputs_needed(self, labels: Any, classes: int) -> int | None:
+        """As many as there are classes in all the maps, which are read for it where they are files."""
+        if len(getattr(labels, "shape", ())) != 3 or labels.dtype.kind not in "iu":
+            return None
+        parts = (np.asarray(labels[start : start + ROWS]) for start in range(0, len(labels), ROWS))
+        return max([classes, *(int(x.max(initial=0, where=x != self.ignored)) + 1 for x in parts)])
+
     def metrics(self, graph: Graph | IntegerGraph, outputs: Any, split: Split) -> dict[str, float]:
         counts = self.confusion(outputs, split.labels)
         iou, there = self.intersections(counts)

@@ -10,11 +10,11 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from qat.console import SILENCE, make_console
+from qat.console import SILENCE, Pulse, make_console
 from qat.errors import QatError
 from qat.tasks import Task
 from qat.training.monitor import Epoch
-from qat.vocabulary.rows import showing
+from qat.vocabulary.rows import is_shown, showing
 
 
 class TrainingLog:
@@ -53,7 +53,7 @@ class TrainingLog:
             raise QatError(f"log_every is {every}; use a number of steps, or 0 for the ends of epochs only")
         self.epochs, self.steps, self.every, self.csv_path = epochs, steps, every, csv_path
         self._batch_size, self._clock, self._quiet = batch_size, clock, ExitStack()
-        self._console = make_console()
+        self._console, self._pulse = make_console(), Pulse(clock)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -72,6 +72,8 @@ class TrainingLog:
         self._progress.start()
         if self._console.is_terminal:
             self._quiet.enter_context(showing(None))  # the bar of the training is there already
+        elif is_shown():
+            self._quiet.enter_context(showing(self._pulse.watched))  # silence counts from the training's own lines
         self._since = self._clock()
         return self
 
@@ -116,6 +118,7 @@ class TrainingLog:
             if asked and self.csv_path is not None:
                 self._append(f"{epoch},{step},{loss:.6g},{average:.6g},{lr:.6g},{milliseconds:.4g}")
             self._unlogged, self._since = 0, self._clock()
+            self._pulse.printed()
 
     def validation(self, epoch: Epoch, task: Task) -> None:
         """Report loss and the task's main metric of the held-back images at the end of an epoch."""

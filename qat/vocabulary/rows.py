@@ -90,6 +90,11 @@ def showing(watch: Watch | None) -> Iterator[None]:
         _WATCH.reset(token)
 
 
+def is_shown() -> bool:
+    """Whether ``in_order`` shows how far it is."""
+    return _WATCH.get() is not None
+
+
 def in_order(samples: Sequence[Array | Rows], size: int, name: str) -> Iterator[tuple[Array, ...]]:
     """All samples batch by batch, read ahead where they can be, while commands show how far it is.
 

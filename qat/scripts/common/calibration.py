@@ -19,7 +19,7 @@ from qat.vocabulary.arrays import as_arrays, as_tuple
 def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
     """How ranges are found without training."""
     calibration = parser.add_argument_group("calibration", "on training images, never on test images")
-    calibration.add_argument("--images", type=int, default=1000, help="how many, chosen at random")
+    calibration.add_argument("--images", type=int, default=1000, help="how many, at most all, chosen at random")
     calibration.add_argument("--method", choices=METHODS, default="minmax", help="how an activation's range is found")
     calibration.add_argument(
         "--percentile", type=float, default=99.99, metavar="PERCENT", help="of the method of that name"
@@ -32,6 +32,8 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_calibration(args: argparse.Namespace, dataset: Dataset) -> None:
     """Raise QatError where the arguments ask for what is not there, before anything is trained."""
+    if "images" not in args.given:
+        args.images = min(args.images, len(dataset.train))
     if not 1 <= args.images <= len(dataset.train):
         raise QatError(
             f"--images {args.images}: {dataset.source} has {len(dataset.train)} training images; use a number from 1 to that"

@@ -6,6 +6,9 @@ import argparse
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from qat import data
 from qat.data import Dataset
@@ -26,11 +29,17 @@ def load_checkpoint(path: str, *, quantized: bool) -> Checkpoint:
     return checkpoint
 
 
-def load_data(data_path: str, network: Graph | Checkpoint, args: argparse.Namespace | None = None) -> Dataset:
+def read_data(data_path: str, args: argparse.Namespace | None = None) -> Dataset:
+    """The data set as it is. args: with the flags of ``add_data_argument``, or some of them."""
+    check_workers(getattr(args, "num_workers", 0))
+    return data.load(data_path, skip_unreadable=bool(getattr(args, "skip_unreadable", False)))
+
+
+def load_data(data_path: str | Dataset, network: Graph | Checkpoint, args: argparse.Namespace | None = None) -> Dataset:
     """The data set, its samples in the shape that the network takes.
 
     Args:
-        data_path: as ``qat.data.load`` takes it.
+        data_path: as ``qat.data.load`` takes it; or what ``read_data`` gave.
         network: Its checkpoint, which may say how pictures become its inputs, or its graph.
         args: With the flags of ``add_data_argument``, which come before what the checkpoint says; None where there are none.
 
@@ -44,8 +53,8 @@ def load_data(data_path: str, network: Graph | Checkpoint, args: argparse.Namesp
             "verify it from Python, with a tuple of arrays as Split.images"
         )
     num_workers = getattr(args, "num_workers", 0)
-    check_workers(num_workers)
-    dataset = data.load(data_path, skip_unreadable=bool(getattr(args, "skip_unreadable", False)))
+    dataset = data_path if isinstance(data_path, Dataset) else read_data(data_path, args)
+    _check_codes(dataset, graph)
     usual: Preparation = getattr(dataset.train.images, "usual", PLAIN)
     source = getattr(args, "ckpt_path", None) or "the checkpoint"
     recipe = chosen_preparation(args, kept, dataset.preparation or usual, source)
@@ -55,6 +64,19 @@ def load_data(data_path: str, network: Graph | Checkpoint, args: argparse.Namesp
         for x in (dataset.train, dataset.test)
     )
     return replace(dataset, train=train, test=test)
+
+
+def _check_codes(dataset: Dataset, graph: Graph) -> None:
+    """Raise QatError where codes of the data stand for other numbers than those that the network takes."""
+    cell: Any = graph.inputs[0].cell
+    if dataset.scale is None or cell.scale is None:
+        return
+    found, wanted = (np.float32(dataset.scale), dataset.zero_point or 0), (np.float32(cell.scale), cell.zero_point)
+    if found != wanted:
+        raise QatError(
+            f"{dataset.source}: its codes have scale {found[0]:g} and zero point {found[1]:g}, but {graph.name} takes scale "
+            f"{wanted[0]:g} and zero point {wanted[1]:g}; convert them, or give the data that it was trained for"
+        )
 
 
 def check_file(path: str, advice: str) -> None:

@@ -8,12 +8,16 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 import qat
+from qat import tasks
+from qat.data import Dataset
 from qat.data.loading import READERS
 from qat.data.preparation import INTERPOLATIONS, RESIZES, Preparation
 from qat.deploy.interfaces import ParameterFiles
 from qat.errors import QatError, one_line
+from qat.graph import Graph
 from qat.integer.fixed_point import ARITHMETICS
-from qat.networks.catalogue import ADDED
+from qat.networks.catalogue import ADDED, create
+from qat.networks.fitting import AUTO
 from qat.registry import BACKENDS, backend_names
 from qat.training.devices import DEVICES, available_cores
 from qat.training.lengths import Length
@@ -65,13 +69,59 @@ def parameter_files(name: str) -> ParameterFiles:
     return backend
 
 
-def add_network_argument(parser: argparse.ArgumentParser) -> None:
-    """--network."""
+def add_network_argument(parser: argparse.ArgumentParser, *, fitted: bool = False) -> None:
+    """--network. fitted: with what the data do not say of its input, for ``fitted_network``."""
     parser.add_argument(
         "--network",
         default="lenet",
         help=f"one of {', '.join(ADDED.names())}, or your own as package.module:Class, whose code is then run",
     )
+    if not fitted:
+        return
+    group = parser.add_argument_group("input of the network", "of pictures; anything else follows from the data")
+    for name, of in (("mean", "mean"), ("std", "standard deviation")):
+        group.add_argument(
+            f"--{name}",
+            nargs="+",
+            type=_number_or_auto,
+            metavar="NUMBER",
+            help=f"{of} of pixels scaled to 0..1: one number, one for each channel, or {AUTO!r}, measured on the training "
+            "pictures (default: the network's own, else that of most pictures)",
+        )
+    group.add_argument(
+        "--input_size",
+        type=int,
+        metavar="PIXELS",
+        help="height and width of its pictures (default: the network's own, else that of the first picture)",
+    )
+
+
+def fitted_network(args: argparse.Namespace, dataset: Dataset) -> Graph:
+    """The network that ``add_network_argument`` names, fitted to data and to --task."""
+    given = {name: getattr(args, name) for name in ("mean", "std")}
+    for name, values in given.items():
+        if values is not None and AUTO in values:
+            if len(values) > 1:
+                raise QatError(f"--{name}: takes {AUTO!r} alone, or numbers; leave one of them out")
+            given[name] = AUTO
+    task = tasks.create(args.task) if args.task is not None else None
+    return create(args.network, dataset, task, **given, input_size=args.input_size).graph()
+
+
+def print_fitted(graph: Graph, dataset: Dataset) -> None:
+    """What a network takes and gives."""
+    outputs = " and ".join(" x ".join(map(str, graph.shapes[name])) for name in graph.outputs)
+    print(f"{graph.name} for {dataset.name}: takes {' and '.join(map(str, graph.input_specs))}, gives {outputs}")
+
+
+def _number_or_auto(text: str) -> float | str:
+    """An argument that is a number, or AUTO."""
+    if text == AUTO:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor {AUTO!r}") from None
 
 
 def add_checkpoint_argument(parser: argparse.ArgumentParser, what: str) -> None:

@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 import qat
 from qat import tasks
 from qat.cells.base import Shape
-from qat.data import Preparation, Split, accuracy, load
+from qat.data import Dataset, Preparation, Split, load
 from qat.data.loading import exists
 from qat.data.picture_rows import Paths, Pictures
 from qat.data.pictures import check_picture_shape, find_pictures, read_class_names, read_picture
@@ -48,7 +48,7 @@ from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 from qat.vocabulary.ops import Array
 
 AT_ONCE = 256  #: pictures that are in memory together
-SHOWN = 5  #: classes of one picture, and how many count as found in the second figure of many
+SHOWN = 5  #: classes of one picture
 
 
 class Classifier(NamedTuple):
@@ -163,7 +163,9 @@ def print_accuracy(classifier: Classifier, test_path: str, args: argparse.Namesp
         return
     split, names, by_order = _test_samples(classifier, test_path)
     outputs, changes = [], Counter[str]()
-    for start in range(0, len(split), AT_ONCE):
+    if not isinstance(split.images, Pictures):
+        outputs.append(classifier(cast(Any, split.images)))
+    for start in range(0, 0 if outputs else len(split), AT_ONCE):
         pixels = _read_noting(split.images, start, min(start + AT_ONCE, len(split)), changes)
         outputs.append(classifier(pixels))
         if by_order and outputs[0].shape[1] != len(names):
@@ -175,20 +177,19 @@ def print_accuracy(classifier: Classifier, test_path: str, args: argparse.Namesp
             f"{test_path}: its classes reach {split.labels.max()} but {classifier.path} gives {found.shape[1]} numbers, for "
             f"classes 0 to {found.shape[1] - 1}; correct the index, or give the model of these classes"
         )
-    print(f"Accuracy: {100 * accuracy(found, split.labels):.2f} on {len(split):,} pictures")
-    if found.shape[1] > SHOWN:
-        print(f"Top {SHOWN}: {100 * accuracy(found, split.labels, best=SHOWN):.2f}")
+    what = "pictures" if _is_pictures(split) else "samples"
+    for name, value in classifier.task.metrics(cast(Any, classifier.graph), found, split).items():
+        count = f" on {len(split):,} {what}" if name == "top-1" else ""
+        print(f"{classifier.task.label(name)}: {classifier.task.figure(name, value)}{count}")
     if args is not None:
         print_classes(args, classifier.task, found, split.labels, classifier.names or names)
 
 
 def _print_metrics(classifier: Classifier, test_path: str, args: argparse.Namespace | None) -> None:
     """How good a network of any task is on a data set, and figures of its classes."""
-    dataset = load(test_path, for_folds=True).resized(classifier.shape, classifier.preparation)
-    split, task = dataset.test if len(dataset.test) else dataset.train, classifier.task
-    images: Any = split.images
-    parts = [as_tuple(classifier.compute(images[i : i + AT_ONCE])) for i in range(0, len(split), AT_ONCE)]
-    outputs = tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    dataset, split = _tested(classifier, test_path)
+    task, images = classifier.task, cast(Any, split.images)
+    outputs = as_tuple(classifier.compute(images))
     known = [SimpleNamespace(name=str(number), shape=x.shape[1:]) for number, x in enumerate(outputs)]
     graph: Any = classifier.graph or SimpleNamespace(name=classifier.path, outputs=known, inputs=None)
     task.check(graph, split, test_path)
@@ -209,8 +210,7 @@ def _test_samples(classifier: Classifier, test_path: str) -> tuple[Split, Sequen
         check_picture_shape(classifier.path, classifier.shape)
         rows = Pictures(Paths("", (str(file) for file, _ in files)), classifier.shape, classifier.preparation)
         return Split(rows, np.array([label for _, label in files])), (), False
-    dataset = load(test_path, for_folds=True).resized(classifier.shape, classifier.preparation)
-    split = dataset.test if len(dataset.test) else dataset.train
+    dataset, split = _tested(classifier, test_path)
     if split.classes is None:
         raise QatError(
             f"{test_path}: its labels are not classes, whose accuracy is measured; give a data set of classes"
@@ -224,6 +224,26 @@ def _test_samples(classifier: Classifier, test_path: str) -> tuple[Split, Sequen
             note = f"note: class {unknown[0]!r} of {test_path} is not in --class_names, so its classes count by their order"
             print(one_line(note), file=sys.stderr)
     return split, dataset.class_names, by_order
+
+
+def _tested(classifier: Classifier, test_path: str) -> tuple[Dataset, Split]:
+    """A data set in the model's shape, and its part for testing; where it has none, all of it, with a note."""
+    dataset = load(test_path, for_folds=True).resized(classifier.shape, classifier.preparation)
+    if len(dataset.test):
+        return dataset, dataset.test
+    if not os.path.isdir(test_path):
+        print_changes(
+            [
+                f"{test_path} has no part for testing: all of its {len(dataset.train):,} samples are taken, those of a "
+                "training with it among them"
+            ]
+        )
+    return dataset, dataset.train
+
+
+def _is_pictures(split: Split) -> bool:
+    shape = as_tuple(split.images)[0].shape[1:]
+    return as_tuple(split.images)[0].dtype == np.uint8 and len(shape) == 3
 
 
 def _merged(changes: Counter[str]) -> Counter[str]:

@@ -37,7 +37,11 @@ def print_metrics(task: Task, metrics: Mapping[str, float]) -> None:
 
 
 def note_if_guessing(metrics: Mapping[str, float], split: Split, name: str, remedy: str) -> None:
-    """Say so where a classifier is no better than one that always answers the most frequent class."""
+    """Say so where a classifier is no better than one that always answers the most frequent class, or a regression than one
+    that always answers the mean.
+    """
+    if metrics.get("R2", 1.0) <= 0.0:
+        print(f"note: {name} is no better than always answering the mean label: its training has failed; {remedy}")
     if "top-1" not in metrics:
         return
     top1 = metrics["top-1"]
@@ -78,7 +82,7 @@ def print_certificate(certificate: Certificate) -> None:
         columns, rows = columns[:1] + columns[2:], [row[:1] + row[2:] for row in rows]
     arithmetic = "" if certificate.arithmetic == "float" else f", arithmetic {certificate.arithmetic}"
     print_table(
-        f"Certificate: {certificate.file}, {certificate.images:,} images ({certificate.data}){arithmetic}",
+        f"Certificate: {certificate.file}, {certificate.images:,} samples ({certificate.data}){arithmetic}",
         columns,
         rows,
     )

@@ -6,6 +6,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 import qat
 from qat.data import Dataset
 from qat.data.augment import KINDS
@@ -15,15 +17,15 @@ from qat.files import check_writable
 from qat.graph import Graph
 from qat.registry import suffixed
 from qat.scripts.common import sparsity
-from qat.scripts.common.files import load_data
-from qat.scripts.common.flags import PREPARATION, boolean, length
+from qat.scripts.common.files import load_data, read_data
+from qat.scripts.common.flags import PREPARATION, boolean, length, print_fitted
 from qat.scripts.common.printing import note_if_guessing, print_metrics
 from qat.scripts.common.tasks import add_loss_arguments, add_task_argument, loss_of, with_task, with_weights
 from qat.training.checkpoint import Checkpoint
 from qat.training.devices import available_cores, threads_in_use, use_threads
 from qat.training.distillation import OWN, Teaching, teach
 from qat.training.lengths import Length, Span, span_of
-from qat.training.loop import evaluate_metrics, train
+from qat.training.loop import check_labels, evaluate_metrics, train
 from qat.training.losses import Objective
 from qat.training.objectives import Distillation
 from qat.training.optimizer import OPTIMIZERS, SCHEDULES, Optimizer
@@ -160,18 +162,28 @@ def recipe(args: argparse.Namespace) -> Recipe:
     )
 
 
-def prepared(args: argparse.Namespace, start: Checkpoint, path: Path) -> tuple[Dataset, Span]:
-    """What a network is trained on, and how long that takes; before it is loaded, what can be wrong with the arguments.
+def opened(args: argparse.Namespace, path: Path) -> Dataset:
+    """The data as they are; before they are loaded, what can be wrong with the arguments.
+
+    Args:
+        args: of ``add_training_arguments``, and data_path.
+        path: of the checkpoint that will be written.
+    """
+    _check_output(args, path)
+    recipe(args)
+    return read_data(args.data_path, args)
+
+
+def prepared(args: argparse.Namespace, start: Checkpoint, dataset: Dataset) -> tuple[Dataset, Span]:
+    """What a network is trained on, and how long that takes.
 
     Args:
         args: of ``add_training_arguments``, and data_path.
         start: the network, float or quantized.
-        path: of the checkpoint that will be written.
+        dataset: as ``opened`` gives it.
     """
-    _check_output(args, path)
-    plan = recipe(args)
-    dataset = load_data(args.data_path, start, args)
-    return dataset, span_of(dataset, plan)
+    dataset = load_data(dataset, start, args)
+    return dataset, span_of(dataset, recipe(args))
 
 
 def train_and_save(
@@ -212,6 +224,10 @@ def train_and_save(
             )
         objective = teaching.objective
         dataset = replace(dataset, train=replace(dataset.train, targets=teaching.targets))
+    if isinstance(dataset.train.labels, np.ndarray):  # others are in files, and looked at once, when training begins
+        check_labels(start.graph, dataset, task)
+    if "network" in args and args.ckpt_path is None:
+        print_fitted(start.graph, dataset)
     checkpoint = train(
         backend,
         start,
