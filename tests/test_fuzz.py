@@ -179,6 +179,7 @@ def test_every_reader_has_a_kind() -> None:
         "qat/training/log.py",  # writes the log
         "qat/training/event_file.py",  # writes TensorBoard's logs
         "qat/study/executors.py",  # writes logs
+        "qat/training/devices.py",  # /proc/loadavg, and the quota of a container
         "qat/training/distillation.py",  # the digest of a checkpoint that was read
         "qat/data/download.py",  # what it fetches is checked by checksum
         "qat/backends/keras/setup.py",  # /dev/null
