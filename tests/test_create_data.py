@@ -40,6 +40,26 @@ def test_a_data_set_in_class_folders_keeps_pixels_and_labels(
         np.testing.assert_array_equal(found, expected)
 
 
+def test_pictures_with_masks_are_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of shapes, and of arrays with maps of classes; the mask of a shape is that shape."""
+    shapes = ("--data_path", "shapes", "--masks", "--count", 12, "--size", 24, "--out", tmp_path / "shapes")
+    assert command(capsys, *shapes)[0] == 0
+    dataset = load(str(tmp_path / "shapes"))
+    assert (len(dataset.train), len(dataset.test), dataset.train.images.shape) == (12, 12, (12, 3, 24, 24))
+    maps, images = dataset.train.labels[:], dataset.train.images[:].astype(int)
+    assert set(np.unique(maps)) == {0, 1, 2, 3, 4}
+    for one, picture in zip(maps, images, strict=True):
+        assert len(np.unique(one)) == 2
+        assert picture[:, one > 0].min(axis=1).mean() > picture[:, one == 0].max(axis=1).mean() - 60
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (6, 1, 9, 8), np.uint8), rng.integers(0, 7, (6, 9, 8))
+    np.savez(tmp_path / "maps.npz", x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
+    assert command(capsys, "--data_path", tmp_path / "maps.npz", "--masks", "--out", tmp_path / "m")[0] == 0
+    written = load(str(tmp_path / "m")).train
+    np.testing.assert_array_equal(written.images[:], x)
+    np.testing.assert_array_equal(written.labels[:], y)
+
+
 def test_size_and_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--data_path", "digits", "--class_folders", "--count", 20, "--size", 16, "--picture_format", "jpeg")
     assert command(capsys, *arguments, "--out", tmp_path / "p")[0] == 0
@@ -55,6 +75,9 @@ def test_size_and_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["--data_path", "digits", "--class_folders", "--out", "."], "train: holds files already"),
         (["--data_path", "digits", "--size", "0", "--out", "p"], "--size 0"),
         (["--data_path", "digits", "--picture_format", "jpeg", "--out", "p"], "give --class_folders too"),
+        (["--data_path", "digits", "--masks", "--out", "p"], "holds no pictures with a class for each pixel"),
+        (["--data_path", "shapes", "--masks", "--class_folders", "--out", "p"], "leave one of them out"),
+        (["--data_path", "shapes", "--masks", "--out", "."], "train: holds files already"),
         (["--data_path", "table.csv", "--out", "p"], "table.csv: holds no pictures of classes"),
     ],
 )

@@ -92,6 +92,25 @@ def test_a_regression_from_the_command_line(numbers: str, capsys: pytest.Capture
     assert "f.ckpt: is of the task regression, but the contest scores accuracies" in err
 
 
+def test_what_is_said_of_a_failed_regression_and_of_data_without_a_test_part(
+    numbers: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A training that failed is named; evaluate says that it takes all samples, where there is no part for testing."""
+    train = ["train", "--data_path", numbers, "--network", "mlp", "--task", "regression", *BASE, "--epochs", 1]
+    status, out, _ = run(capsys, *train, "--lr", 1e-9, "--save_path", "x.ckpt")
+    assert status == 0
+    assert (
+        "note: Mlp is no better than always answering the mean label: its training has failed; use another --lr" in out
+    )
+    status, _, err = run(capsys, "evaluate", "--model", "x.ckpt", "--test_path", numbers, *BASE)
+    assert (status, err) == (0, "")
+    x, y = pixels(50)
+    np.savez("all.npz", x=x, y=y)
+    status, out, err = run(capsys, "evaluate", "--model", "x.ckpt", "--test_path", "all.npz", *BASE)
+    assert (status, err.count("\n")) == (0, 1)
+    assert "note: all.npz has no part for testing: all of its 50 samples are taken" in err
+
+
 def test_a_loss_and_a_task_of_ones_own(numbers: str, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["train", "--data_path", numbers, "--network", "task_networks:Numbers", *TRAINING[:5], 2]
     loss = ["--loss", "task_networks:mean_absolute_error"]

@@ -69,7 +69,9 @@ def _start(args: argparse.Namespace) -> Checkpoint:
     """Where fine-tuning starts. Raises QatError where --network, or a flag of its input, says something else."""
     for name in ("network", "mean", "std", "input_size"):
         if name in args.given:
-            raise QatError(f"--{name}: the network is that of --ckpt_path {args.ckpt_path}; leave one of them out")
+            raise QatError(
+                f"--{name} {getattr(args, name)}: the network is that of --ckpt_path {args.ckpt_path}; give one of them"
+            )
     checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
     return checkpoint.derived(checkpoint.graph, checkpoint.params)
 
