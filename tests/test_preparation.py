@@ -291,3 +291,13 @@ def test_evaluate_names_classes_and_says_where_it_cannot_match_them(
     assert "not in --class_names" not in capsys.readouterr().err
     assert main([*base, "table.csv", "--class_names", "others.txt"]) == 0
     assert "note: class 'ant' of table.csv is not in --class_names, so its classes count by" in capsys.readouterr().err
+
+
+def test_where_a_picture_is_padded_no_class_counts() -> None:
+    classes = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    for resize in ("pad", "stretch"):
+        found = Preparation(resize, interpolation="nearest").apply_to_classes(classes, (6, 6))
+        expected = np.repeat(np.repeat(classes, 2 if resize == "pad" else 3, 0), 2, 1)
+        if resize == "pad":
+            expected = np.pad(expected, ((1, 1), (0, 0)), constant_values=255)
+        np.testing.assert_array_equal(found, expected)

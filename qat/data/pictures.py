@@ -94,8 +94,7 @@ def read_mask(
                 f"{picture_size[1]}x{picture_size[0]}; make them of one size"
             )
         indices = np.asarray(picture).astype(np.uint8)  # of "P" the indices, not the colours
-        found: Array = preparation.of_classes.apply(indices[np.newaxis], size)[0]
-        return found
+        return preparation.apply_to_classes(indices, size)
 
 
 def check_picture_shape(source: str, shape: Shape) -> None:

@@ -18,6 +18,7 @@ from qat.vocabulary.fields import check_fields
 from qat.vocabulary.ops import Array
 from qat.vocabulary.rows import Rows
 
+NO_CLASS = 255  #: the label of pixels that do not count, as segmentation takes it by default
 RESIZES = ("crop", "stretch", "pad")
 LINEAR = "linear"
 #: The names of Pillow's filters, which average where they reduce, by ours; beside them LINEAR.
@@ -188,10 +189,26 @@ class Preparation:
             picture = picture.crop((left, top, left + new[1], top + new[0]))  # what lies outside is black
         return channels_first(picture)
 
-    @property
-    def of_classes(self) -> Preparation:
-        """The same for a map of classes, of which no mean can be taken."""
-        return replace(self, interpolation="nearest")
+    def apply_to_classes(self, classes: Array, new: tuple[int, int]) -> Array:
+        """Prepare a map of classes, of which no mean can be taken; where its picture is padded no class counts.
+
+        Args:
+            classes: uint8 (H, W).
+            new: the network's (H, W).
+
+        Returns:
+            uint8 new, ``NO_CLASS`` where the picture is padded.
+
+        Raises:
+            QatError: as ``apply``.
+        """
+        found: Array = replace(self, interpolation="nearest").apply(classes[np.newaxis], new)[0]
+        if self.resize == "pad":
+            (height, width), (top, left) = self.plan((classes.shape[0], classes.shape[1]), new)
+            padded = np.ones(new, bool)
+            padded[-top : height - top, -left : width - left] = False
+            found = np.where(padded, np.uint8(NO_CLASS), found)
+        return found
 
 
 #: What data sets in memory have always been resized by; published results depend on it.
@@ -319,5 +336,5 @@ def _resized_maps(source: str, maps: Samples, size: tuple[int, int], preparation
                 f"{source}: a label for each pixel is {maps.dtype}, but with its picture only classes from 0 to 255 are "
                 "resized; resize both to the network's size before"
             )
-        found.append(preparation.of_classes.apply(classes[np.newaxis], size)[0])
+        found.append(preparation.apply_to_classes(classes, size))
     return np.stack(found)
