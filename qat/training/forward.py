@@ -72,7 +72,7 @@ class NodeLoop:
         return tuple(self.ops.from_numpy(x.astype(np.float32), "activation") for x in batch)
 
     def begin(self, inputs: tuple[Tensor, ...]) -> dict[str, Value]:
-        """What is known before the first step, by node. inputs: raw pixels, float32, one tensor for each input."""
+        """What is known before the first step, by node. inputs: what the network takes, held in float32, one tensor for each input."""
         return {name: Value(data) for name, data in zip(self._inputs, inputs, strict=True)}
 
     def advance(self, step: NodeStep, context: Context, values: dict[str, Value]) -> None:
@@ -123,7 +123,7 @@ class Forward(NodeLoop):
 
         Args:
             params: the backend's tensors by full name.
-            inputs: raw pixels, float32, one tensor for each input.
+            inputs: what the network takes, held in float32, one tensor for each input.
             training: whether batch statistics are used and ranges observed.
             phase: of ``phase``.
 
