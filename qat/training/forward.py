@@ -72,7 +72,7 @@ class NodeLoop:
         return tuple(self.ops.from_numpy(x.astype(np.float32), "activation") for x in batch)
 
     def begin(self, inputs: tuple[Tensor, ...]) -> dict[str, Value]:
-        """What is known before the first step, by node. inputs: what the network takes, held in float32, one tensor for each input."""
+        """What is known before the first step, by node. inputs: what the network takes, as float32, one tensor for each."""
         return {name: Value(data) for name, data in zip(self._inputs, inputs, strict=True)}
 
     def advance(self, step: NodeStep, context: Context, values: dict[str, Value]) -> None:
