@@ -15,6 +15,8 @@ import qat
 from qat import quantizers
 from qat.cells.pruner import MagnitudePruner
 from qat.data import Augmentation
+from qat.tasks import Regression
+from qat.tasks.several import OutputTask
 from qat.training import objectives
 from qat.training.optimizer import Optimizer
 from qat.training.recipe import Recipe
@@ -36,6 +38,12 @@ NEEDED: dict[str, Any] = {
     "final_sparsity": 0.5,
     "bits_per_weight": 3.0,
     "max_bops": 1e6,
+    "factor": (0.5, 1.0, 2.0),
+    "shift": (0.0, -1.0, 0.5),
+    "value": 0.25,
+    "output": "fc",
+    "task": Regression(),
+    "parts": (OutputTask("fc", Regression()), OutputTask("other", Regression())),
 }
 ODD: list[Any] = [
     None,
@@ -151,9 +159,12 @@ def test_it_is_taken_or_refused_in_one_line(cls: type[Any]) -> None:
         (lambda: qat.Dropout(float("nan")), r"^Dropout: rate is nan; use a finite number$"),
         (
             lambda: qat.Input((1, 8, 8), mean=(0.5, 0.4)),
-            r"^Input: mean is \(0.5, 0.4\), but it is one number for all chan",
+            r"^Input: mean is \(0.5, 0.4\), 2 numbers, but its shape .* has 1",
         ),
-        (lambda: qat.Input((1, 8, 8), std=np.ones(3)), r"^Input: std is array.*use their mean$"),
+        (
+            lambda: qat.Input((1, 8, 8), std=np.ones(3)),
+            r"^Input: std is \(1.0, 1.0, 1.0\), 3 numbers, .*, or one for all$",
+        ),
         (lambda: qat.Input("3x8x8"), r"^Input: shape is '3x8x8'; use a tuple of whole numbers$"),
         (lambda: qat.Input((1, 8, True)), r"^Input: shape is \(1, 8, True\); use a tuple of whole numbers$"),
         (lambda: qat.Input((1, 8, 0)), r"^Input: shape is \(1, 8, 0\); give the positive sizes"),

@@ -95,14 +95,20 @@ def test_lenet5(symmetric: bool, bits: int, tmp_path: Path) -> None:
     assert_equal(setup.integer, setup.pixels, tmp_path)
 
 
-def random_pixels(graph: qat.Graph, images: int = 6) -> tuple[np.ndarray, ...]:
+def random_pixels(graph: qat.Graph, images: int) -> tuple[np.ndarray, ...]:
     rng = np.random.default_rng(4)
     return tuple(rng.integers(0, 256, (images, *graph.shapes[x.name]), np.uint8) for x in graph.inputs)
 
 
-def everything(network: qat.Network, samples: Callable[[qat.Graph], Any] = random_pixels, **options: Any) -> Setup:
+def everything(
+    network: qat.Network,
+    samples: Callable[[qat.Graph, int], Any] = random_pixels,
+    *,
+    images: int = 6,
+    **options: Any,
+) -> Setup:
     graph = qat.convert_quant_network(network, **options)
-    rng, pixels = np.random.default_rng(3), samples(graph)
+    rng, pixels = np.random.default_rng(3), samples(graph, images)
     params = after_numpy_step(graph, random_params(graph, rng, frozenset()), pixels)
     return Setup(graph, params, pixels, frozenset())
 

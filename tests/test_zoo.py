@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 import qat
 from qat.cells.linear import NEVER
+from qat.errors import QatWarning
 from qat.integer import IntegerGraph, evaluate, trace_codes
 from qat.training.forward import Forward
 from qat.vocabulary.activations import RELU_BOUNDS, TABLES
@@ -353,7 +355,9 @@ def setups(draw: st.DrawFn) -> Setup:
         "narrow_range": draw(PAIR_OF_BOOLEANS),
         "freeze_bn": draw(st.sampled_from([NEVER, 0, 1])),
     } | FOLDS[fold]
-    graph = qat.convert_quant_network(zoo, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", QatWarning)  # a normalisation that becomes a layer
+        graph = qat.convert_quant_network(zoo, **options)
     kinds = draw(st.frozensets(st.sampled_from(DEGENERATE)))
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     params = random_params(graph, rng, kinds)
@@ -466,7 +470,6 @@ EVERYTHING = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::qat.errors.QatWarning")  # a normalisation that becomes a layer
 def test_every_node_of_every_network_has_equal_codes_everywhere() -> None:
     seen: set[str] = set()
 

@@ -80,7 +80,7 @@ class Input(Cell):
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
             if isinstance(getattr(self, name), np.ndarray):
-                object.__setattr__(self, name, tuple(getattr(self, name).tolist()))
+                object.__setattr__(self, name, getattr(self, name).tolist())
         super().__post_init__()
         if not self.shape or min(self.shape) < 1:
             raise QatError(f"Input: shape is {self.shape!r}; give the positive sizes of one sample, as (1, 32, 32)")
@@ -158,7 +158,9 @@ class Input(Cell):
         if self.scale is not None:
             return Grid(np.float32(self.scale), self.zero_point, int(info.min), int(info.max))
         # Of channels that differ: between them, so that what the weights have to make up for is small.
-        mean, std = float(np.median(self.mean)), float(np.mean(self.std))
+        # (Without NumPy's functions: torch.compile traces this.)
+        mean = sorted(self.mean)[len(self.mean) // 2] if isinstance(self.mean, tuple) else self.mean
+        std = sum(self.std) / len(self.std) if isinstance(self.std, tuple) else self.std
         return Grid(np.float32(1.0 / (255.0 * std)), zero_point=int(np.rint(255.0 * mean)), qmin=0, qmax=255)
 
     @property
