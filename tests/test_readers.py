@@ -141,6 +141,9 @@ def test_a_folder_that_nobody_reads_lists_what_is_there_and_what_would_be_read(t
     message = refused(tmp_path, "holds sub/, notes.txt, but no data set", "a folder of pictures for each class")
     for reader in own_readers():
         assert reader.looks_for in message
+    assert "pictures are put into" not in message
+    (tmp_path / "1.JPG").touch()
+    refused(tmp_path, "; pictures are put into a folder for each class, and the folder that holds those is given")
     (tmp_path / "x.xlsx").touch()
     refused(tmp_path / "x.xlsx", "there is a file here, but --data_path takes", ".npz, .npy or .csv file")
 
@@ -351,8 +354,11 @@ def test_pictures_in_arrays_become_channels_first(tmp_path: Path) -> None:
     ("x", "message"),
     [
         (np.array([[1], [1, 2]], object), "x holds pickled Python objects, which are not loaded"),
-        (np.arange(12).reshape(6, 2), "x is int64, whole numbers from 0 to 11, .*save x.astype.numpy.uint8"),
-        (np.arange(12).reshape(6, 2) - 9000, "from -9000 to -8989.*numpy.int16"),
+        (
+            np.arange(12).reshape(6, 2),
+            "x is int64, whole numbers from 0 to 11, .*save x.astype.numpy.uint8., or x.astype.numpy.float32",
+        ),
+        (np.arange(12).reshape(6, 2) - 9000, "from -9000 to -8989.*numpy.int16. with a scale, or"),
         (np.full((6, 2), 1 << 40), "numpy.float32"),
         (np.array([[0.0], [np.nan]], np.float32), "x holds nan in row 1"),
         (np.array([[0.0], [np.inf]]), "x holds inf in row 1"),
