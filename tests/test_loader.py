@@ -245,3 +245,28 @@ def test_memory_is_shared_where_there_is_enough(monkeypatch: pytest.MonkeyPatch)
     for free, expected in ((64 << 20, sys.maxsize), (8 << 30, loader.SHARED_FROM)):
         monkeypatch.setattr(loader.shutil, "disk_usage", lambda _, free=free: argparse.Namespace(free=free))
         assert loader._smallest_shared() == expected
+
+
+def test_shared_memory_is_free_again_at_the_end(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import gc, sys
+            import numpy as np
+            from qat.data import loader
+
+            def read(number):
+                return (np.full(99, number),)
+
+            gc.disable()
+            loader._smallest_shared = lambda: 0
+            print(sum(int(x[0]) for (x,) in loader.ahead(read, range(6), 2)))
+            """
+        ),
+        encoding="utf-8",
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    program = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=60)
+    assert (program.stdout, program.returncode) == ("15\n", 0)
+    assert "leaked" not in program.stderr

@@ -25,6 +25,7 @@ METRICS = {
 }
 #: What is better than guessing.
 BETTER = {
+    "Features with a scale": lambda value: value > 30,
     "Windows of an accelerometer": lambda value: value > 50,
     "Anomalies": lambda value: value > 0.7,
     "A regression": lambda value: value < 0.8,

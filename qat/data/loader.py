@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -252,11 +253,12 @@ def ahead(read: Callable[[int], T], numbers: range, num_workers: int) -> Generat
     options = grain.experimental.DatasetOptions(min_shm_size=_smallest_shared())
     dataset = grain.MapDataset.range(numbers.start, numbers.stop).map(read)
     stream = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    results = iter(
+    results: Any = iter(
         grain.experimental.WithOptionsIterDataset(stream, options).mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=AHEAD)
         )
     )
+    found: Any = None
     try:
         with _lean_workers():
             found = next(results)
@@ -274,6 +276,8 @@ def ahead(read: Callable[[int], T], numbers: range, num_workers: int) -> Generat
         ) from None
     finally:
         results.close()
+        found = results = None
+        gc.collect()  # its cycles hold the last array of each worker: shared memory, whose leak is reported at the end
 
 
 def _smallest_shared() -> int:

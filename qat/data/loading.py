@@ -14,6 +14,7 @@ import numpy as np
 from qat.data import readers
 from qat.data.dataset import Dataset, Split
 from qat.data.picture_rows import Masks, Pictures
+from qat.data.pictures import SUFFIXES
 from qat.data.readers.base import SHOWN, Reader, named
 from qat.data.readers.digits import DIGITS
 from qat.errors import QatError, QatWarning
@@ -99,7 +100,13 @@ def _unrecognised(data_path: str) -> QatError:
         files = [name for name in names if f"{name}/" not in known]
         found = named([*folders[:SHOWN], *files[:SHOWN], *folders[SHOWN:], *files[SHOWN:]]) or "nothing"
         kinds = "; ".join(reader.looks_for for reader in own_readers() if reader.looks_for)
-        return QatError(f"{data_path}: holds {found}, but no data set, of which one of these would be read: {kinds}")
+        loose = any(name.lower().endswith(SUFFIXES) for name in files)
+        advice = (
+            "; pictures are put into a folder for each class, and the folder that holds those is given" if loose else ""
+        )
+        return QatError(
+            f"{data_path}: holds {found}, but no data set, of which one of these would be read: {kinds}{advice}"
+        )
     found = "a file" if os.path.exists(data_path) else "nothing"
     others = "".join(f", or {name}:..." for name in READERS.names())
     return QatError(

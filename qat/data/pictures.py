@@ -101,7 +101,8 @@ def check_picture_shape(source: str, shape: Shape) -> None:
     """Raise QatError where a network's input is no picture."""
     if len(shape) != 3 or shape[0] not in MODES:
         raise QatError(
-            f"{source}: the network takes {shape}, which is not an image of 1 or 3 channels; give it arrays from Python"
+            f"{source}: the network takes {shape}, which is not an image of 1 or 3 channels; give it arrays, as a .npz or from "
+            "Python"
         )
 
 

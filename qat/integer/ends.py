@@ -230,7 +230,7 @@ def _input(node: IntegerInput, wanted: str) -> FileInput:
     if stored == REAL and node.dtype != REAL and multiplier is not None:
         raise QatError(
             f"{node.name}: --input_type float32, but the network takes codes, {node.dtype}, and rounds them anew: from real "
-            "numbers a file would round some otherwise; leave --input_type out, or use int8"
+            "numbers a file would round some of them otherwise; leave --input_type out, or use int8"
         )
     if stored != REAL and (multiplier is None or stored != node.dtype):
         zero_point = _stored_zero(node.name, "input", grid, stored)

@@ -96,7 +96,7 @@ class Cnn1d(qat.Network):
         if len(shape) != 3 or shape[1] != 1 or shape[2] < SMALLEST:
             raise QatError(
                 f"Cnn1d: its input is {input.shape}, but it takes series (C, 1, L), L at least {SMALLEST}; pictures are for "
-                "cnn, anything else for mlp"
+                "cnn, anything else for mlp; series (L, C) are to be transposed"
             )
         self.inputs = replace(input, shape=shape)
         widths = _widths(width, shape[2])

@@ -177,9 +177,7 @@ def check_samples(inputs: Sequence[Any], specs: Sequence[ArraySpec], kind: type 
             raise _wrong(name, spec, f"{_shown(dtype)} {found}", _of_dtype(x, spec))
         if found is None:
             continue
-        if len(found) != len(spec.shape) + 1 or any(
-            a not in (None, b) for a, b in zip(found[1:], spec.shape, strict=True)
-        ):
+        if not _fits(found, spec):
             raise wrong_shape(name, spec, found)
         counts.append(found[0])
     known = [count for count in counts if count is not None]
@@ -187,6 +185,11 @@ def check_samples(inputs: Sequence[Any], specs: Sequence[ArraySpec], kind: type 
         raise empty_batch(name)
     if any(count != known[0] for count in known):
         raise QatError(f"{name}: its inputs hold {known} samples; give equally many of each")
+
+
+def _fits(found: tuple[int | None, ...], spec: ArraySpec) -> bool:
+    """Whether a batch has the right shape."""
+    return len(found) == len(spec.shape) + 1 and all(a in (None, b) for a, b in zip(found[1:], spec.shape, strict=True))
 
 
 def empty_batch(name: str) -> QatError:
@@ -228,6 +231,9 @@ def _of_shape(found: tuple[int | None, ...], spec: ArraySpec) -> str:
 def _of_dtype(x: Any, spec: ArraySpec) -> str:
     """What to do about samples of another dtype."""
     if spec.dtype != PIXELS:
+        found = _shape_of(x)
+        if found is not None and not _fits(found, spec):
+            return "give samples that it takes, or the network or file that takes these"
         if spec.dtype.startswith("float"):
             return f"give real numbers as {spec.dtype}: x.astype(np.{spec.dtype})"
         return f"give the codes of its input as {spec.dtype}"

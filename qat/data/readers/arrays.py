@@ -234,7 +234,10 @@ def _sample_dtype(source: str, key: str, array: Array) -> np.dtype[Any]:
     lowest, highest = int(array.min()), int(array.max())
     kinds = (np.uint8, np.int8, np.uint16, np.int16)
     fits = next((np.dtype(x) for x in kinds if np.iinfo(x).min <= lowest and highest <= np.iinfo(x).max), None)
-    advice = f"{key}.astype(numpy.{fits or 'float32'})"
+    scale = " with a scale" if fits and fits.itemsize == 2 else ""
+    advice = (
+        f"{key}.astype(numpy.{fits}){scale}, or {key}.astype(numpy.float32)" if fits else f"{key}.astype(numpy.float32)"
+    )
     raise QatError(
         f"{source}: {key} is {dtype}, whole numbers from {lowest} to {highest}, and whether they are pixels, codes or real "
         f"numbers cannot be told; save {advice}"
