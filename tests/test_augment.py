@@ -246,3 +246,14 @@ def test_a_resumed_training_checks_the_kinds(tmp_path: Path) -> None:
         train(backend, kept, digits, replace(recipe, augment=()))
     end = train(backend, kept, digits, recipe)
     assert all(np.array_equal(x, saved[-1].params[name]) for name, x in end.params.items())
+
+
+@pytest.mark.parametrize(
+    "augmentation", [Augmentation(flip=True), Augmentation(shift=1), Augmentation(kinds=("flip",))]
+)
+def test_series_of_real_numbers_are_not_mirrored(augmentation: Augmentation) -> None:
+    """They enter as (N, C, 1, L), which no change of a picture suits."""
+    with pytest.raises(
+        qat.QatError, match=r"changes pictures, uint8 \(N, C, H, W\), but a sample is float32 3 x 1 x 100"
+    ):
+        augmentation.check((np.zeros((4, 3, 1, 100), np.float32),), np.zeros(4, np.int64))

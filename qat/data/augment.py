@@ -88,7 +88,7 @@ class Augmentation:
             )
         what = f"augment {' '.join(self.kinds)}" if self.kinds else "augmentation"
         shape, dtype = images[0].shape, images[0].dtype
-        if len(shape) != 4 or (self.kinds and dtype != np.uint8):
+        if len(shape) != 4 or dtype != np.uint8:
             found = " x ".join(map(str, shape[1:]))
             raise QatError(
                 f"{what}: changes pictures, uint8 (N, C, H, W), but a sample is {dtype} {found}; leave it out"
