@@ -100,6 +100,7 @@ class _Fusion:
         self.node_of: dict[str, str] = {}  #: value -> the node that gives it
         self.done: set[str] = set()  #: outputs of operations that a cell has taken
         self.pads: dict[str, Operation] = {}  #: value -> the padding that gives it
+        self.flattened: dict[str, tuple[int, ...]] = {}  #: value of a flatten in the order of HWC -> (C, H, W)
         self.alone: dict[str, Operation] = {}
         for each in program.operations:
             for name in each.inputs:
@@ -150,6 +151,11 @@ class _Fusion:
 
     def _dense(self, each: Operation) -> None:
         outputs, inputs = each.constants["weight"].shape
+        image = self.flattened.get(each.inputs[0])
+        if image is not None:  # its columns stand in the order of a source that has channels last
+            channels, height, width = image
+            weight = each.constants["weight"].reshape(outputs, height, width, channels).transpose(0, 3, 1, 2)
+            each = replace(each, constants={**each.constants, "weight": weight.reshape(outputs, inputs)}, sources={})
         self._linear(each, DenseBnAct(inputs, outputs, has_bias=False), each.inputs[0])
 
     def _linear(self, each: Operation, cell: Any, source: str) -> None:
@@ -251,7 +257,8 @@ class _Fusion:
         self._pool(each, MaxPool2d)
 
     def _avg_pool2d(self, each: Operation) -> None:
-        if any(each.attributes["padding"]) and not each.attributes["counts_padding"]:
+        padding = each.attributes["padding"]
+        if padding != "same" and any(padding) and not each.attributes["counts_padding"]:
             self._refuse(each, " whose padding does not count")
         self._pool(each, AvgPool2d)
 
@@ -259,7 +266,9 @@ class _Fusion:
         options = each.attributes
         if tuple(options.get("dilation", (1, 1))) != (1, 1) or options.get("ceil"):
             self._refuse(each, " with that dilation or ceil_mode")
-        self._node(each, cell(options["kernel"], options["stride"], "pad", options["padding"]), each.inputs[0])
+        padding = options["padding"]
+        placed = ("same", 0) if padding == "same" else ("pad", padding)
+        self._node(each, cell(options["kernel"], options["stride"], *placed), each.inputs[0])
 
     def _mean(self, each: Operation) -> None:
         if tuple(each.attributes["axes"]) != (2, 3) or len(self._shape(each.inputs[0])) != 3:
@@ -273,6 +282,9 @@ class _Fusion:
         if len(self._shape(each.inputs[0])) == 1:
             self.node_of[each.output] = self.node_of[each.inputs[0]]
             return
+        shape = self._shape(each.inputs[0])
+        if each.attributes.get("channels_last") and shape[0] > 1 and math.prod(shape[1:]) > 1:
+            self.flattened[each.output] = shape
         self._node(each, Flatten(), each.inputs[0])
 
     def _concat(self, each: Operation) -> None:
