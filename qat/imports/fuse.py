@@ -28,6 +28,7 @@ from qat.cells.base import Cell
 from qat.errors import QatError
 from qat.graph import Graph, Node, Params
 from qat.imports.program import Operation, Program
+from qat.imports.spelled_out import recognised
 from qat.names import is_name
 from qat.vocabulary.ops import Array
 
@@ -71,7 +72,7 @@ def fuse(program: Program, *, pixels: bool = False) -> Imported:
     Raises:
         QatError: an operation that no cell computes; all of them are named.
     """
-    return _Fusion(_without_rest(program), pixels).result()
+    return _Fusion(recognised(_without_rest(program)), pixels).result()
 
 
 def _without_rest(program: Program) -> Program:
