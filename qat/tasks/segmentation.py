@@ -77,7 +77,7 @@ class Segmentation(Task):
             height, width = labels.shape[1:]
             raise QatError(
                 f"{where}: its label maps are {height} x {width}, but {network} gives {shape}; it needs one output of "
-                f"(classes, {height}, {width})"
+                f"(classes, {height}, {width}), as the network segmenter has"
             )
         for start in range(0, len(labels), ROWS):
             part = labels[start : start + ROWS]
