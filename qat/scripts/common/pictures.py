@@ -134,8 +134,7 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
         compute = partial(predict, model)
     else:
         target = trusted_target(args, args.model)
-        specs, preparation = target.input_specs(args.model), recorded_preparation(target, args.model)
-        task, names = recorded_task(target, args.model), recorded_names(target, args.model)
+        specs, (preparation, task, names) = target.input_specs(args.model), recorded(target, args.model)
         running = arithmetic_options(target, args.arithmetic or default_arithmetic(target, args.model))
 
         def compute(pixels: Arrays) -> Arrays:
@@ -149,31 +148,18 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
     return Classifier(args.model, specs[0].shape, compute, names, preparation, task, graph, bool(args.class_names))
 
 
-def recorded_preparation(target: Target, path: str) -> Preparation | None:
-    """How pictures become the input of an exported file, as far as it says so."""
-    if not isinstance(target, RecordsMetadata):
-        return None
-    text = target.read_metadata(path).get("preparation")
-    if text is None:
-        return None
+def recorded(target: Target, path: str) -> tuple[Preparation | None, Task, list[str]]:
+    """What an exported file says of itself: how pictures become its input, what it is for, the names of its classes; None, a
+    classification, as the first releases wrote, and no names where it says nothing.
+    """
+    metadata = target.read_metadata(path) if isinstance(target, RecordsMetadata) else {}
+    preparation, task = metadata.get("preparation"), metadata.get("task")
     with reading(path, "an exported file: its preparation is damaged", "export it again"):
-        return Preparation.from_json(json.loads(text))
-
-
-def recorded_task(target: Target, path: str) -> Task:
-    """What an exported file is for, as far as it says so: the first releases wrote classifiers."""
-    text = target.read_metadata(path).get("task") if isinstance(target, RecordsMetadata) else None
-    if text is None:
-        return Classification()
+        prepared = None if preparation is None else Preparation.from_json(json.loads(preparation))
     with reading(path, "an exported file: its task is damaged", "export it again"):
-        return tasks.read(text)
-
-
-def recorded_names(target: Target, path: str) -> list[str]:
-    """What an exported file says of the names of its classes; none where it says nothing."""
-    text = target.read_metadata(path).get("class_names") if isinstance(target, RecordsMetadata) else None
+        purpose = Classification() if task is None else tasks.read(task)
     with reading(path, "an exported file: its names of classes are damaged", "export it again"):
-        return [*names_of_classes(text)]
+        return prepared, purpose, [*names_of_classes(metadata.get("class_names"))]
 
 
 def print_accuracy(classifier: Classifier, test_path: str, args: argparse.Namespace | None = None) -> None:
