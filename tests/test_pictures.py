@@ -192,3 +192,29 @@ def test_a_class_is_a_name_or_an_ordinary_number(tmp_path: Path) -> None:
     (tmp_path / "index.txt").write_text("a.png \u00b2\n", encoding="utf-8")
     with pytest.raises(qat.QatError, match="line 1: '\u00b2' is neither a class name nor a number"):
         find_pictures(tmp_path / "index.txt", [])
+
+
+def test_a_model_keeps_the_names_of_its_classes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the data that it is trained on to the file, where a class whose pictures are missing shifts no other."""
+    names = tuple(read_class_names(folder / "names.txt"))
+    start = qat.Checkpoint.load(folder / "net.ckpt")
+    assert start.class_names == ()
+    split = qat.Split(RNG.integers(0, 256, (20, *start.graph.input_specs[0].shape), np.uint8), np.arange(20) % 7)
+    data = qat.Dataset("pictures", "from Python", split, split, names)
+    trained = qat.train(qat.backend("torch"), start, data, qat.Recipe(epochs=1, batch_size=10))
+    assert trained.class_names == trained.derived(trained.graph, trained.params).class_names == names
+    trained.save(folder / "named.ckpt")
+    assert qat.Checkpoint.load(folder / "named.ckpt").class_names == names
+    models = [folder / "named.ckpt"]
+    if installed(TARGETS["ONNX"]):
+        models.append(folder / "named.onnx")
+        qat.verify.export_verified(
+            models[-1], qat.target("ONNX"), qat.backend("torch"), trained, split, data="pictures"
+        )
+    capsys.readouterr()
+    for model in models:
+        common = ("--model", model, "--test_path", folder / "pictures")
+        with_names = command(capsys, *common, "--class_names", folder / "names.txt")
+        assert command(capsys, *common)[:2] == with_names[:2], "as with the names given"
+        _, one, _ = command(capsys, "--model", model, "--image", folder / "pictures" / "bee" / "0.png")
+        assert sum(name in one for name in names) == 5

@@ -21,7 +21,7 @@ from qat.data.preparation import INTERPOLATIONS, PLAIN, RESIZES
 from qat.data.resize import resize_bilinear
 from qat.registry import TARGETS, installed
 from qat.scripts.common.flags import chosen_preparation
-from qat.scripts.common.pictures import recorded_preparation
+from qat.scripts.common.pictures import recorded
 from qat.scripts.common.training import _teaching
 
 RNG = np.random.default_rng(0)
@@ -164,10 +164,10 @@ def test_an_exported_file_keeps_its_recipe(name: str, tmp_path: Path) -> None:
     )
     assert main(["export", *arguments]) == 0
     target = qat.target(name)
-    assert recorded_preparation(target, str(file)) == RECIPE
+    assert recorded(target, str(file))[0] == RECIPE
     target.write_metadata(file, {"preparation": json.dumps({"resize": "squash"})})
     with pytest.raises(qat.QatError, match=f"{file.name}: .*resize is 'squash'"):
-        recorded_preparation(target, str(file))
+        recorded(target, str(file))
 
 
 def test_commands_follow_the_recipe_from_training_to_the_exported_file(

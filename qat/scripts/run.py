@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> None:
     shares = _softmax(classifier(pixels[np.newaxis])[0])
     best = np.argsort(-shares, kind="stable")[: pictures.SHOWN]
     names = classifier.names
-    rows = [(names[label] if names else str(label), f"{100 * shares[label]:.2f} %") for label in best]
+    shown = [names[label] if label < len(names) else str(label) for label in best]
+    rows = [(name, f"{100 * shares[label]:.2f} %") for name, label in zip(shown, best, strict=True)]
     print_table(args.image, ("class", "probability"), rows)
 
 

@@ -23,8 +23,29 @@ if TYPE_CHECKING:
 BEST = 5  #: outputs that count in the second metric, where there are more than twice as many classes
 
 
+class OfClasses(Task):
+    """What tasks share whose loss is the cross entropy of classes: a weight for each, and smoothed labels. They state the two
+    fields themselves, each in its own order.
+    """
+
+    class_weights: tuple[float, ...]
+    label_smoothing: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise QatError(f"label_smoothing is {self.label_smoothing}; use a number from 0 to below 1")
+        check_weights(self.class_weights)
+
+    def smoothed(self, share: float) -> Task:
+        return replace(self, label_smoothing=share) if share else self  # type: ignore[call-arg]
+
+    def weighted(self, weights: tuple[float, ...]) -> Task:
+        return replace(self, class_weights=weights)  # type: ignore[call-arg]
+
+
 @dataclass(frozen=True)
-class Classification(Task):
+class Classification(OfClasses):
     """Labels are whole numbers (N,), the class of each sample; the output is a logit for each class, (N, K).
 
     The loss is the softmax cross entropy, mean over the samples of - w_y log softmax(z)_y.
@@ -47,12 +68,6 @@ class Classification(Task):
 
     name = "classification"
     METRICS: ClassVar = {"top-1": Metric(percent=True), "top-5": Metric(percent=True)}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise QatError(f"label_smoothing is {self.label_smoothing}; use a number from 0 to below 1")
-        check_weights(self.class_weights)
 
     def loss(self, ops: Ops, outputs: Any, targets: Any) -> Tensor:
         if not isinstance(targets, tuple) and not self.class_weights:
@@ -95,12 +110,6 @@ class Classification(Task):
         if outputs.shape[1] > 2 * BEST:
             found["top-5"] = accuracy(outputs, split.labels, best=BEST)
         return found
-
-    def smoothed(self, share: float) -> Task:
-        return replace(self, label_smoothing=share) if share else self
-
-    def weighted(self, weights: tuple[float, ...]) -> Task:
-        return replace(self, class_weights=weights)
 
     def label(self, metric: str, *, short: bool = False) -> str:
         names = {"top-1": "accuracy", "top-5": "top 5"}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from qat.errors import QatError
-from qat.tasks.base import Metric, Shape, Task, check_rows, described
-from qat.tasks.classification import check_classes, check_weights
+from qat.tasks.base import Metric, Shape, check_rows, described
+from qat.tasks.classification import OfClasses, check_classes
 from qat.tasks.measures import Table, confusion, found_table
 from qat.training.losses import weighted_cross_entropy
 from qat.vocabulary.arrays import Arrays
@@ -24,7 +24,7 @@ ROWS = 64  #: label maps that are looked at at a time: they may be read from fil
 
 
 @dataclass(frozen=True)
-class Segmentation(Task):
+class Segmentation(OfClasses):
     """Labels are maps, whole numbers (N, H, W), the class of each pixel; the output is a logit for each class, (N, K, H, W).
 
     The loss is the softmax cross entropy of a pixel, - w_y log softmax(z)_y, mean over the pixels that count. Metrics: the
@@ -52,12 +52,6 @@ class Segmentation(Task):
     name = "segmentation"
     METRICS: ClassVar = {"mean IoU": Metric(percent=True), "pixel accuracy": Metric(percent=True)}
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise QatError(f"label_smoothing is {self.label_smoothing}; use a number from 0 to below 1")
-        check_weights(self.class_weights)
-
     def loss(self, ops: Ops, outputs: Any, targets: Any) -> Tensor:
         return weighted_cross_entropy(ops, outputs, targets, self.class_weights, self.label_smoothing, masked=True)
 
@@ -77,7 +71,7 @@ class Segmentation(Task):
             height, width = labels.shape[1:]
             raise QatError(
                 f"{where}: its label maps are {height} x {width}, but {network} gives {shape}; it needs one output of "
-                f"(classes, {height}, {width})"
+                f"(classes, {height}, {width}), as the network segmenter has"
             )
         for start in range(0, len(labels), ROWS):
             part = labels[start : start + ROWS]
@@ -133,9 +127,3 @@ class Segmentation(Task):
             counted = maps != self.ignored
             counts += confusion(maps[counted], best[counted], classes)
         return counts
-
-    def smoothed(self, share: float) -> Task:
-        return replace(self, label_smoothing=share) if share else self
-
-    def weighted(self, weights: tuple[float, ...]) -> Task:
-        return replace(self, class_weights=weights)

@@ -52,6 +52,7 @@ class Checkpoint:
         best: parameters of the best epoch so far, where they are wanted and differ from ``params``; else empty.
         preparation: how pictures become its input; None where nobody has said it.
         task: what the network is for; classification by default, as in files of the first releases.
+        class_names: what the labels mean, in their order; empty by default: nobody has said it.
 
     >>> import qat
     >>> from qat.networks import LeNet5
@@ -71,6 +72,7 @@ class Checkpoint:
     best: Params = field(default_factory=dict)
     preparation: Preparation | None = None
     task: Task = field(default_factory=Classification)
+    class_names: tuple[str, ...] = ()
 
     def derived(self, graph: Graph, params: Params) -> Checkpoint:
         """Another network made from this one, not trained yet: it keeps the history, the task and what is known of the data.
@@ -82,7 +84,14 @@ class Checkpoint:
         Returns:
             A checkpoint at step 0.
         """
-        return Checkpoint(graph, params, history=self.history, preparation=self.preparation, task=self.task)
+        return Checkpoint(
+            graph,
+            params,
+            history=self.history,
+            preparation=self.preparation,
+            task=self.task,
+            class_names=self.class_names,
+        )
 
     def kept(self) -> dict[str, str]:
         """What the network is for and what is known of the data, for the metadata of checkpoints and exported files.
@@ -91,6 +100,8 @@ class Checkpoint:
             JSON texts by key; none of what nobody has said.
         """
         found = {"task": tasks.written(self.task)}
+        if self.class_names:
+            found["class_names"] = json.dumps(self.class_names)
         return found if self.preparation is None else found | {"preparation": json.dumps(self.preparation.to_json())}
 
     def __repr__(self) -> str:
@@ -183,6 +194,7 @@ class Checkpoint:
             task = tasks.read(metadata["task"]) if "task" in metadata else Classification()
             recipe = json.loads(metadata.get("preparation", "null"))
             preparation = None if recipe is None else Preparation.from_json(recipe)
+            class_names = names_of_classes(metadata.get("class_names"))
         params, state, best = (
             {name.removeprefix(part): a for name, a in tensors.items() if name.startswith(part)}
             for part in ("params/", "optimizer/", "best/")
@@ -195,7 +207,7 @@ class Checkpoint:
                     raise QatError(
                         f"{source}: {not_finite}; its training went wrong or the file is damaged, use another copy"
                     )
-        return cls(graph, params, step, epoch, state, history, progress, best, preparation, task)
+        return cls(graph, params, step, epoch, state, history, progress, best, preparation, task, class_names)
 
     def require(self, path: str | Path, *, quantized: bool) -> None:
         """Check that the network is of the kind that a command needs.
@@ -217,6 +229,14 @@ class Checkpoint:
                 f"{path}: holds the quantized network {self.graph.name} where a float one is needed; give the checkpoint "
                 "that it was made from (its accuracy: eval-quant, or eval_quant.py)"
             )
+
+
+def names_of_classes(text: str | None) -> tuple[str, ...]:
+    """What ``Checkpoint.kept`` wrote of them. Raises ValueError for anything else."""
+    names = json.loads(text or "[]")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("its names of classes are not a list of strings")
+    return tuple(names)
 
 
 def _count(name: str, text: str) -> int:

@@ -170,7 +170,7 @@ class _Run:
         recipe = course.recipe
         self.backend, self.graph, self.course, self.recipe, self.data = backend, start.graph, course, recipe, data
         self.history, self.hooks, self.task, self.loss = history, hooks, start.task, loss
-        self.done, self.preparation = start.step, start.preparation
+        self.done, self.preparation, self.class_names = start.step, start.preparation, start.class_names
         self.progress, self.best = (start.progress, start.best) if start.step else (Progress(), {})
         if recipe.keep_best and not self.best and self._best_epoch() is not None:
             raise QatError(
@@ -301,6 +301,7 @@ class _Run:
             best=self.best,
             preparation=self.data.preparation or self.preparation,
             task=self.task,
+            class_names=self.data.class_names or self.class_names,
         )
 
     def _params(self) -> Params:

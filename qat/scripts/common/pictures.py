@@ -43,7 +43,7 @@ from qat.scripts.common.flags import (
 from qat.scripts.common.printing import print_metrics
 from qat.scripts.common.tasks import print_classes
 from qat.tasks import Classification, Task
-from qat.training.checkpoint import Checkpoint
+from qat.training.checkpoint import Checkpoint, names_of_classes
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 from qat.vocabulary.ops import Array
 
@@ -52,8 +52,17 @@ SHOWN = 5  #: classes of one picture
 
 
 class Classifier(NamedTuple):
-    """shape: of its input, (C, H, W). compute: its output, (N, classes), from pixels. names: of the classes, or none.
-    preparation: how pictures become its input. task: what it is for. graph: of a checkpoint; None of an exported file.
+    """A model of any kind, and how its pictures are prepared.
+
+    Attributes:
+        path: of the model.
+        shape: of its input, (C, H, W).
+        compute: its outputs, (N, classes), from pixels.
+        names: of the classes; none where nobody has said them.
+        preparation: how pictures become its input.
+        task: what it is for.
+        graph: of a checkpoint; None of an exported file.
+        given: whether the names come from --class_names; else the model keeps them.
     """
 
     path: str
@@ -63,6 +72,7 @@ class Classifier(NamedTuple):
     preparation: Preparation
     task: Task
     graph: Graph | None
+    given: bool = False
 
     def __call__(self, pixels: Array) -> Array:
         """The output, (N, classes). Raises QatError where it classifies nothing, or there are not as many names as classes."""
@@ -71,7 +81,7 @@ class Classifier(NamedTuple):
             raise QatError(
                 f"{self.path}: is no classifier: {1 + len(others)} outputs, the first of shape {outputs.shape[1:]}"
             )
-        if self.names and len(self.names) != outputs.shape[1]:
+        if self.given and len(self.names) != outputs.shape[1]:
             raise QatError(
                 f"--class_names: holds {len(self.names)} names but {self.path} gives {outputs.shape[1]} numbers; they belong "
                 "to different networks"
@@ -89,7 +99,11 @@ def add_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
         help="checkpoint, or a file that export or compile wrote",
     )
     add_trust_argument(parser)
-    parser.add_argument("--class_names", metavar="FILE", help="the classes' names, one a line (default: numbers)")
+    parser.add_argument(
+        "--class_names",
+        metavar="FILE",
+        help="the classes' names, one a line (default: those that the model keeps, or numbers)",
+    )
     add_arithmetic_argument(parser)
     add_backend_arguments(parser)
     add_preparation_arguments(parser, "stretch, linear, as older releases trained")
@@ -116,11 +130,11 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
         graph = checkpoint.graph
         model = qat.backend(args.backend).lower(graph, checkpoint.params, device_target=args.device_target)
         specs, preparation, task = [*graph.input_specs], checkpoint.preparation, checkpoint.task
+        names = [*checkpoint.class_names]
         compute = partial(predict, model)
     else:
         target = trusted_target(args, args.model)
-        specs, preparation = target.input_specs(args.model), recorded_preparation(target, args.model)
-        task = recorded_task(target, args.model)
+        specs, (preparation, task, names) = target.input_specs(args.model), recorded(target, args.model)
         running = arithmetic_options(target, args.arithmetic or default_arithmetic(target, args.model))
 
         def compute(pixels: Arrays) -> Arrays:
@@ -129,29 +143,23 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
     if len(specs) != 1:
         raise QatError(f"{args.model}: has {len(specs)} inputs, but there is one picture; run it from Python")
 
-    names = read_class_names(args.class_names) if args.class_names else []
+    names = read_class_names(args.class_names) if args.class_names else names
     preparation = chosen_preparation(args, preparation, PLAIN, args.model)
-    return Classifier(args.model, specs[0].shape, compute, names, preparation, task, graph)
+    return Classifier(args.model, specs[0].shape, compute, names, preparation, task, graph, bool(args.class_names))
 
 
-def recorded_preparation(target: Target, path: str) -> Preparation | None:
-    """How pictures become the input of an exported file, as far as it says so."""
-    if not isinstance(target, RecordsMetadata):
-        return None
-    text = target.read_metadata(path).get("preparation")
-    if text is None:
-        return None
+def recorded(target: Target, path: str) -> tuple[Preparation | None, Task, list[str]]:
+    """What an exported file says of itself: how pictures become its input, what it is for, the names of its classes; None, a
+    classification, as the first releases wrote, and no names where it says nothing.
+    """
+    metadata = target.read_metadata(path) if isinstance(target, RecordsMetadata) else {}
+    preparation, task = metadata.get("preparation"), metadata.get("task")
     with reading(path, "an exported file: its preparation is damaged", "export it again"):
-        return Preparation.from_json(json.loads(text))
-
-
-def recorded_task(target: Target, path: str) -> Task:
-    """What an exported file is for, as far as it says so: the first releases wrote classifiers."""
-    text = target.read_metadata(path).get("task") if isinstance(target, RecordsMetadata) else None
-    if text is None:
-        return Classification()
+        prepared = None if preparation is None else Preparation.from_json(json.loads(preparation))
     with reading(path, "an exported file: its task is damaged", "export it again"):
-        return tasks.read(text)
+        purpose = Classification() if task is None else tasks.read(task)
+    with reading(path, "an exported file: its names of classes are damaged", "export it again"):
+        return prepared, purpose, [*names_of_classes(metadata.get("class_names"))]
 
 
 def print_accuracy(classifier: Classifier, test_path: str, args: argparse.Namespace | None = None) -> None:
@@ -221,7 +229,8 @@ def _test_samples(classifier: Classifier, test_path: str) -> tuple[Split, Sequen
             of_model = np.array([names.index(name) for name in dataset.class_names])
             split = replace(split, labels=of_model[split.classes])
         else:
-            note = f"note: class {unknown[0]!r} of {test_path} is not in --class_names, so its classes count by their order"
+            source = "in --class_names" if classifier.given else f"one of {classifier.path}"
+            note = f"note: class {unknown[0]!r} of {test_path} is not {source}, so its classes count by their order"
             print(one_line(note), file=sys.stderr)
     return split, dataset.class_names, by_order
 

@@ -202,11 +202,12 @@ def train_and_save(
         What was saved.
     """
     _settle_threads(args, path)
-    backend = qat.backend(args.backend)
     plan = recipe(args)
     start = with_task(args, start)
     task = with_weights(args, start.task, start.graph, dataset)
     loss = loss_of(args, task, start.graph, dataset)
+    if isinstance(dataset.train.labels, np.ndarray):  # others are in files, and looked at once, when training begins
+        check_labels(start.graph, dataset, task)
     span = span_of(dataset, plan)
     plan = replace(plan, warmup=args.warmup.within(span))
     delay = start.graph.quant_delay
@@ -215,6 +216,9 @@ def train_and_save(
             f"quantization sets in after {delay} steps, but the training has {span}, so that nothing would be trained "
             "quantized; lower --quant_delay, as 10%, or train more epochs"
         )
+    backend = qat.backend(
+        args.backend
+    )  # imports the framework, which takes seconds: not before what can be wrong is looked at
     start = _resumed(path, start) if args.resume else start
     teaching = _teaching(args, backend, start.graph, args.data_path)
     if teaching is not None:
@@ -224,8 +228,6 @@ def train_and_save(
             )
         objective = teaching.objective
         dataset = replace(dataset, train=replace(dataset.train, targets=teaching.targets))
-    if isinstance(dataset.train.labels, np.ndarray):  # others are in files, and looked at once, when training begins
-        check_labels(start.graph, dataset, task)
     if "network" in args and args.ckpt_path is None:
         print_fitted(start.graph, dataset)
     checkpoint = train(
