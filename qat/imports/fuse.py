@@ -237,7 +237,7 @@ class _Fusion:
         cell = replace(cell, **fields, **({} if eps is None else {"eps": eps}))
         node = self._node(each, cell, source, value=value)
         for local, array in own.items():
-            self.params[f"{node}.{local}"] = np.ascontiguousarray(array, np.float32)
+            self.params[f"{node}.{local}"] = np.array(array, np.float32, order="C")  # a copy
             if sources.get(local):
                 self.sources[f"{node}.{local}"] = sources[local]
 
