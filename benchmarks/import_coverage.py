@@ -38,15 +38,18 @@ from qat.training.checkpoint import Checkpoint
 from qat.training.optimizer import Optimizer
 
 #: timm's networks that are in use on edge devices: compact ones, and backbones of detectors.
-TIMM = """
-    cs3darknet_m darknet53 densenet121 dla34 dla46_c dla60x dpn68 edgenext_xx_small efficientformer_l1 efficientnet_b0
-    efficientnet_es efficientnet_lite0 efficientnet_lite2 efficientnet_lite4 efficientnetv2_rw_t efficientvit_b0 ese_vovnet19b_dw
-    fasternet_t0 fastvit_t8 fbnetc_100 fbnetv3_b gernet_s ghostnet_100 hardcorenas_a hgnet_tiny hgnetv2_b0 hrnet_w18_small
-    inception_v3 inception_v4 lcnet_050 lcnet_100 mixnet_s mnasnet_100 mobilenet_edgetpu_v2_s mobilenetv1_100 mobilenetv2_100
-    mobilenetv2_140 mobilenetv3_large_100 mobilenetv3_small_100 mobilenetv4_conv_small mobilenetv4_conv_medium mobileone_s0
-    mobilevit_xxs regnetx_002 regnetx_008 regnety_002 repghostnet_100 repvgg_a0 repvit_m1 resnet18 resnet26d resnext50_32x4d
-    rexnet_100 selecsls42b semnasnet_100 spnasnet_100 tf_efficientnetv2_b0 tinynet_a vovnet39a xception41
-""".split()
+TIMM = [
+    "cs3darknet_m", "darknet53", "densenet121", "dla34", "dla46_c", "dla60x", "dpn68", "edgenext_xx_small",
+    "efficientformer_l1", "efficientnet_b0", "efficientnet_es", "efficientnet_lite0", "efficientnet_lite2",
+    "efficientnet_lite4", "efficientnetv2_rw_t", "efficientvit_b0", "ese_vovnet19b_dw", "fasternet_t0", "fastvit_t8",
+    "fbnetc_100", "fbnetv3_b", "gernet_s", "ghostnet_100", "hardcorenas_a", "hgnet_tiny", "hgnetv2_b0",
+    "hrnet_w18_small", "inception_v3", "inception_v4", "lcnet_050", "lcnet_100", "mixnet_s", "mnasnet_100",
+    "mobilenet_edgetpu_v2_s", "mobilenetv1_100", "mobilenetv2_100", "mobilenetv2_140", "mobilenetv3_large_100",
+    "mobilenetv3_small_100", "mobilenetv4_conv_small", "mobilenetv4_conv_medium", "mobileone_s0", "mobilevit_xxs",
+    "regnetx_002", "regnetx_008", "regnety_002", "repghostnet_100", "repvgg_a0", "repvit_m1", "resnet18", "resnet26d",
+    "resnext50_32x4d", "rexnet_100", "selecsls42b", "semnasnet_100", "spnasnet_100", "tf_efficientnetv2_b0",
+    "tinynet_a", "vovnet39a", "xception41",
+]  # fmt: skip
 SIZES = (64, 96, 128, 224, 299)  #: of square images, the first that a network allows
 TIMEOUT, SAMPLES = 1800, 2  #: seconds for one network; images that codes are compared on
 ENGINES = ("PyTorch", "ONNX", "TFLite")
@@ -128,7 +131,9 @@ def imported(family: str, name: str) -> Any:
                 break
             continue
         return found
-    raise max(errors, key=lambda error: "no cell computes" in str(error))  # which says more than that an image is too small
+    raise max(
+        errors, key=lambda error: "no cell computes" in str(error)
+    )  # which says more than that an image is too small
 
 
 def measured(family: str, name: str, quick: bool) -> dict[str, Any]:
@@ -136,11 +141,17 @@ def measured(family: str, name: str, quick: bool) -> dict[str, Any]:
     found = imported(family, name)
     difference: Difference = found.difference
     graph = found.graph
-    row: dict[str, Any] = {"size": graph.input_specs[0].shape[-1], "nodes": len(graph.nodes), "float": difference.relative}
+    row: dict[str, Any] = {
+        "size": graph.input_specs[0].shape[-1],
+        "nodes": len(graph.nodes),
+        "float": difference.relative,
+    }
     if quick:
         return row
     numbers = np.random.default_rng(1).standard_normal((8, *graph.input_specs[0].shape)).astype(np.float32)
-    images = numbers if graph.input_specs[0].dtype == "float32" else np.clip(128 + 60 * numbers, 0, 255).astype(np.uint8)
+    images = (
+        numbers if graph.input_specs[0].dtype == "float32" else np.clip(128 + 60 * numbers, 0, 255).astype(np.uint8)
+    )
     backend = qat.backend("torch")
     quantized = qat.calibrate(graph, found.params, images)
     model = backend.lower(quantized.graph, quantized.params)
@@ -154,7 +165,9 @@ def differing(quantized: Checkpoint, integers: IntegerGraph, images: np.ndarray)
     """How many codes of each engine differ from NumPy's."""
     backend, row = qat.backend("torch"), {}
     wanted = as_codes(qat.evaluate(integers, images))
-    row["PyTorch"] = count(as_codes(backend.predict_codes(backend.lower(quantized.graph, quantized.params), images)), wanted)
+    row["PyTorch"] = count(
+        as_codes(backend.predict_codes(backend.lower(quantized.graph, quantized.params), images)), wanted
+    )
     real = [output.grid.dequantize(codes) for output, codes in zip(integers.outputs, wanted, strict=True)]
     for name in ENGINES[1:]:
         if not installed(TARGETS[name]):
@@ -233,7 +246,9 @@ def table(family: str, args: argparse.Namespace) -> bool:
         else:
             count_imported += 1
             columns = [] if args.quick else [row["step"], *(str(row[engine]) for engine in ENGINES)]
-            exact = exact and (args.quick or (row["PyTorch"] == row["ONNX"] == 0 and row["TFLite"] in (0, "not installed")))
+            exact = exact and (
+                args.quick or (row["PyTorch"] == row["ONNX"] == 0 and row["TFLite"] in (0, "not installed"))
+            )
             rows.append((name, f"{row['size']} px", f"{row['float']:.1e}", *columns))
         print(*rows[-1], sep="\t", flush=True)
     headings = ("network", "imported", "largest difference", *(() if args.quick else ("QAT step", *ENGINES)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -91,6 +91,14 @@ class Program:
         """The operations that take a value."""
         return [each for each in self.operations if value in each.inputs]
 
+    def single_consumers(self) -> dict[str, Operation]:
+        """Of each value that one operation alone takes, and that does not leave, this operation."""
+        takers: dict[str, list[Operation]] = {}
+        for each in self.operations:
+            for name in dict.fromkeys(each.inputs):
+                takers.setdefault(name, []).append(each)
+        return {name: them[0] for name, them in takers.items() if len(them) == 1 and name not in self.outputs}
+
     def require_known(self) -> None:
         """Raise QatError, naming all operations that are unknown, with their lines."""
         unknown = [(each, str(each.attributes["of"])) for each in self.operations if each.kind == "unknown"]
@@ -116,7 +124,7 @@ class Program:
         for name in outputs:
             if name not in known:
                 raise QatError(
-                    f"{self.name}: has no operation {shortened(name)}{hints.perhaps(str(name), known, ())} to end at; give "
+                    f"{self.name}: has no operation {shortened(name)} to end at{hints.perhaps(str(name), known)}; give "
                     f"names of operations in outputs, as {', '.join(dict.fromkeys(each.name for each in self.operations[-3:]))}"
                 )
         wanted = tuple(known[name] for name in outputs)
@@ -127,6 +135,18 @@ class Program:
                 needed |= set(each.inputs)
         inputs = {name: spec for name, spec in self.inputs.items() if name in needed}
         return replace(self, inputs=inputs, operations=tuple(reversed(kept)), outputs=wanted)
+
+    def without(self, kinds: Collection[str]) -> Program:
+        """The same network without the operations of some kinds, which give what they take."""
+        same: dict[str, str] = {}
+        kept = []
+        for each in self.operations:
+            inputs = tuple(same.get(name, name) for name in each.inputs)
+            if each.kind in kinds:
+                same[each.output] = inputs[0]
+            else:
+                kept.append(replace(each, inputs=inputs))
+        return replace(self, operations=tuple(kept), outputs=tuple(same.get(name, name) for name in self.outputs))
 
     def with_operations(self, operations: Sequence[Operation]) -> Program:
         """The same network with other operations."""
@@ -148,10 +168,11 @@ def refusal(name: str, found: Sequence[tuple[Operation, str]]) -> QatError:
         counted.setdefault(what, []).append(each)
     count = "1 operation" if len(found) == 1 else f"{len(found)} operations"
     known = ", ".join(kind for kind in KINDS if kind not in ("unknown", "elementwise"))
+    listed = "; ".join(f"{what}: {_listed(them)}" for what, them in counted.items())
     return QatError(
-        f"{name}: has {count} that no cell computes: {'; '.join(f'{what}: {_listed(them)}' for what, them in counted.items())}. "
-        f"Known are {known}; cut the network before {'it' if len(found) == 1 else 'them'} (outputs=), and compute the rest in "
-        "float"
+        f"{name}: has {count} that no cell computes: {listed}. "
+        f"Known are {known}; cut the network before {'it' if len(found) == 1 else 'them'} (outputs=), and compute the "
+        "rest in float"
     )
 
 

@@ -31,11 +31,11 @@ def _erf(x: Array) -> Array:
 
 
 def _softplus(x: Array) -> Array:
-    return np.logaddexp(0.0, x)
+    return np.asarray(np.logaddexp(0.0, x))
 
 
 def _sigmoid(x: Array) -> Array:
-    return np.exp(-np.logaddexp(0.0, -x))
+    return np.asarray(np.exp(-np.logaddexp(0.0, -x)))
 
 
 #: What is computed of single numbers, beside additions, multiplications, clips and activations, and has no cell.
@@ -183,7 +183,7 @@ def _computed(each: Operation, inputs: Sequence[Array]) -> Array:
     constants = [float(array.reshape(())) for array in each.constants.values()]
     attributes = each.attributes
     if each.kind in ("add", "mul"):
-        first, second = (*inputs, *constants)
+        first, second = [*inputs, *constants]
         return np.asarray(first + second if each.kind == "add" else first * second)
     if each.kind == "clip":
         low, high = attributes["low"], attributes["high"]

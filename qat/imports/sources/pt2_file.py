@@ -1,8 +1,8 @@
 """A file that torch.export.save wrote, read without executing anything that it holds.
 
-``torch.export.load`` trusts a file: it unpickles weights, constants and sample inputs, evaluates symbolic sizes as Python, loads
-compiled libraries, and makes Python source of the names of values. A file of others is therefore not given to it, but what a
-program needs of it, checked and written anew: the graph as JSON, in which names are identifiers, operations are those of
+``torch.export.load`` trusts a file: it unpickles weights, constants and sample inputs, evaluates symbolic sizes as Python,
+loads compiled libraries, and makes Python source of the names of values. So it is not given a file of others,
+but what a program needs of it, checked and written anew: the graph as JSON, in which names are identifiers, operations are those of
 ``torch.ops`` and sizes are of a small grammar, and the bytes of tensors. Anything else is refused by name, or left behind.
 """
 
@@ -91,7 +91,7 @@ def read_pt2(path: str | Path) -> Any:
 
 def _pickled(path: str | Path) -> QatError:
     return QatError(
-        f"{path}: is a pickle, which executes whatever it holds when it is read, and only torch.load in a program of yours should; "
+        f"{path}: is a pickle, which executes whatever it holds when it is read, so that it is not; "
         "give the module that it holds to qat.import_model, or save that with torch.export.save"
     )
 
@@ -145,7 +145,7 @@ def _payload(name: str, payload: Any) -> str:
     record = str(payload["path_name"])
     if payload["use_pickle"] or not re.fullmatch(r"(weight|tensor)_\d+", record):
         raise QatError(
-            f"its {shortened(name)} is pickled, which executes whatever it holds when it is read: a tensor subclass, or an object; "
+            f"its {shortened(name)} is pickled, which executes whatever it holds when it is read; "
             "only plain tensors are read"
         )
     return record
@@ -174,7 +174,7 @@ def _check_graph(graph: Any) -> None:
         target = str(node["target"])
         if target.startswith("torch.ops.higher_order."):
             raise QatError(
-                f"holds {shortened(target.removeprefix('torch.ops.higher_order.'))}, control flow, so that there is no one graph; "
+                f"holds {shortened(target.rpartition('.')[2])}, control flow, so that no one graph is there; "
                 "write that part otherwise, or export the module without it"
             )
         known = OPERATION.fullmatch(target)

@@ -37,7 +37,7 @@ def open_model(
         Its operations, and how it computes them.
 
     Raises:
-        QatError: the module is in training mode, has lazy layers, does not take the example, or torch.export cannot capture it.
+        QatError: the module is in training mode, does not take the example, or cannot be captured.
     """
     kind = type(module).__name__
     if not isinstance(module, torch.nn.Module):
@@ -50,8 +50,8 @@ def open_model(
         except Exception as error:  # whatever the module's own code raises
             shapes = ", ".join(f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}" for x in inputs)
             raise QatError(
-                f"{kind}: cannot be run on the example, {shapes} ({reason_of(error)}){_at(error)}; give what its forward takes, "
-                "a tensor or a tuple of them"
+                f"{kind}: cannot be run on the example, {shapes} ({reason_of(error)}){_at(error)}; give what its forward "
+                "takes, a tensor or a tuple of them"
             ) from None
         try:
             exported = torch.export.export(module, inputs)
@@ -86,8 +86,8 @@ def _check_mode(module: torch.nn.Module, kind: str) -> None:
     if training is not None:
         which = f"its module {training}" if training else "it"
         raise QatError(
-            f"{kind}: {which} is in training mode, so that batch normalisations and dropouts would be those of a training step; "
-            "call module.eval() first"
+            f"{kind}: {which} is in training mode, so that batch normalisations and dropouts would be those of a training "
+            "step; call module.eval() first"
         )
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if torch.nn.parameter.is_lazy(tensor):
@@ -104,8 +104,8 @@ def _example(example: Any, input_shape: tuple[int, ...] | None, kind: str) -> tu
     if not inputs or wrong is not None or example is None:
         found = "nothing" if example is None or not inputs else f"a {type(wrong).__name__}"
         raise QatError(
-            f"{kind}: its example is {found}; give what its forward takes, a tensor as torch.zeros(1, 3, 224, 224) or a tuple of "
-            "them, or the shape of one sample (input_shape)"
+            f"{kind}: its example is {found}; give what its forward takes, a tensor as torch.zeros(1, 3, 224, 224) or a tuple "
+            "of them, or the shape of one sample (input_shape)"
         )
     return inputs
 
@@ -117,8 +117,8 @@ def _uncaptured(error: Exception) -> str:
     where = next((f" at {file}:{number}" for file, number in reversed(lines) if not is_of_torch(file)), _at(error))
     if type(error).__name__ in DYNAMIC or "data-dependent" in text:
         return (
-            f"its control flow depends on the numbers of a tensor{where}, so that there is no one graph; compute both and choose, "
-            "or give the module without that part"
+            f"its control flow depends on the numbers of a tensor{where}, so that there is no one graph; compute both and "
+            "choose, or give the module without that part"
         )
     first = reason_of(Exception(text.strip().partition("\n")[0]))
     return f"torch.export cannot capture it ({first}){where}; write that part otherwise, or give the module without it"

@@ -3,74 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from qat.imports.sources.torch_call import Call, Constant, Step, UnknownOperationError
 from qat.vocabulary.ops import Array
-
-Constant = tuple[Array, str]  #: float32, and its name in the source; "": it has none
-
-
-class Unknown(Exception):
-    """An operation that is none of the plain ones; the message says what it is."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """What an operation is: kind and attributes as in ``Operation``, and the places of its constants among its arguments, or
-    the constants themselves.
-    """
-
-    kind: str
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    constants: Mapping[str, int | Constant] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of an operation.
-
-    Attributes:
-        target: its name, as "conv2d".
-        arguments: in the order of its schema.
-        shapes: of those that are tensors, with the batch, None for the others.
-        shape: of its result.
-        constants: of the arguments that are tensors and do not depend on the inputs, by place.
-    """
-
-    target: str
-    arguments: tuple[Any, ...]
-    shapes: tuple[tuple[Any, ...] | None, ...]
-    shape: tuple[Any, ...]
-    constants: Mapping[int, Constant]
-
-    def __getitem__(self, place: int) -> Any:
-        return self.arguments[place]
-
-    @property
-    def input_shape(self) -> tuple[Any, ...]:
-        """Of the first argument."""
-        shape = self.shapes[0]
-        if shape is None:
-            raise Unknown(f"aten.{self.target}")
-        return shape
-
-    def number(self, place: int) -> float | None:
-        """A Python number, or None. Raises Unknown where it is a tensor."""
-        value = self[place]
-        if value is not None and not isinstance(value, (int, float)):
-            raise Unknown(f"aten.{self.target} by another value")
-        return None if value is None else float(value)
-
-    def needs(self, *places: int) -> None:
-        """Raise Unknown unless arguments are constants, or absent."""
-        for place in places:
-            if self[place] is not None and place not in self.constants:
-                raise Unknown(f"aten.{self.target} with a computed weight")
-
 
 Reader = Callable[[Call], Step]
 
@@ -87,7 +26,7 @@ def _around(value: Any) -> tuple[int, int, int, int]:
 
 def _image(call: Call) -> None:
     if len(call.input_shape) != 4:
-        raise Unknown(f"aten.{call.target} of {_shown(call.input_shape)}")
+        raise UnknownOperationError(f"aten.{call.target} of {_shown(call.input_shape)}")
 
 
 def _shown(shape: Sequence[Any]) -> str:
@@ -109,7 +48,7 @@ def _conv2d(call: Call) -> Step:
 
 def _convolution(call: Call) -> Step:
     if call[6]:
-        raise Unknown("aten.convolution, transposed")
+        raise UnknownOperationError("aten.convolution, transposed")
     arguments = (*call.arguments[:6], call[8])
     return _conv2d(Call(call.target, arguments, call.shapes, call.shape, call.constants))
 
@@ -117,7 +56,7 @@ def _convolution(call: Call) -> Step:
 def _linear(call: Call) -> Step:
     call.needs(1, 2)
     if len(call.input_shape) != 2:
-        raise Unknown(f"aten.{call.target} over the last axis of {_shown(call.input_shape)}")
+        raise UnknownOperationError(f"aten.{call.target} over the last axis of {_shown(call.input_shape)}")
     return Step("dense", {}, {"weight": 1, "bias": 2})
 
 
@@ -129,7 +68,7 @@ def _product(x: int, weight: int, bias: int | None = None) -> Reader:
         shape = call.shapes[x]
         scaled = any(isinstance(other, (int, float)) and other != 1 for other in call.arguments[3:])
         if found is None or x in call.constants or shape is None or len(shape) != 2 or found[0].ndim != 2 or scaled:
-            raise Unknown(f"aten.{call.target}")
+            raise UnknownOperationError(f"aten.{call.target}")
         constants: dict[str, int | Constant] = {
             "weight": (np.ascontiguousarray(found[0].T), found[1] and f"{found[1]}.T")
         }
@@ -146,7 +85,7 @@ def _batch_norm(call: Call) -> Step:
     legit = call.target == "_native_batch_norm_legit_no_training"
     momentum, eps = (call[5], call[6]) if legit else (call[6], call[7])
     if (not legit and call[5]) or call[3] is None or call[4] is None:
-        raise Unknown("aten.batch_norm by the statistics of the batch (track_running_stats=False)")
+        raise UnknownOperationError("aten.batch_norm by the statistics of the batch (track_running_stats=False)")
     attributes = {"eps": float(eps)} | ({"momentum": 1.0 - float(momentum)} if momentum else {})
     return Step("batch_norm", attributes, {"gamma": 1, "beta": 2, "mean": 3, "variance": 4})
 
@@ -168,7 +107,7 @@ def _avg_pool2d(call: Call) -> Step:
     _image(call)
     kernel = _pair(call[1])
     if call[6] is not None and call[6] != kernel[0] * kernel[1]:
-        raise Unknown("aten.avg_pool2d with divisor_override")
+        raise UnknownOperationError("aten.avg_pool2d with divisor_override")
     attributes = {
         "kernel": kernel,
         "stride": _pair(call[2]) if call[2] else kernel,
@@ -189,7 +128,7 @@ def _adaptive_pool2d(call: Call) -> Step:
     if average and tuple(wanted) == (1, 1):
         return Step("mean", {"axes": (2, 3), "keepdims": True})
     if any(size % parts for size, parts in zip(sizes, wanted, strict=True)):
-        raise Unknown(f"aten.{call.target} from {tuple(sizes)} to {tuple(wanted)}, in unequal windows")
+        raise UnknownOperationError(f"aten.{call.target} from {tuple(sizes)} to {tuple(wanted)}, in unequal windows")
     kernel = tuple(size // parts for size, parts in zip(sizes, wanted, strict=True))
     attributes: dict[str, Any] = {"kernel": kernel, "stride": kernel, "padding": (0, 0, 0, 0)}
     return Step("avg_pool2d", attributes | {"counts_padding": True}) if average else Step("max_pool2d", attributes)
@@ -199,12 +138,14 @@ def _mean(call: Call) -> Step:
     rank = len(call.input_shape)
     axes = tuple(sorted(int(axis) % rank for axis in call[1] or range(rank)))
     if rank != 4 or axes != (2, 3):
-        raise Unknown(f"aten.{call.target} of {_shown(call.input_shape)} over axes {axes}")
+        raise UnknownOperationError(f"aten.{call.target} of {_shown(call.input_shape)} over axes {axes}")
     keepdims = bool(call[2])
     if call.target == "mean":
         return Step("mean", {"axes": axes, "keepdims": keepdims})
     if not keepdims:
-        raise Unknown(f"aten.{call.target} of {_shown(call.input_shape)} over axes {axes} without keepdim")
+        raise UnknownOperationError(
+            f"aten.{call.target} of {_shown(call.input_shape)} over axes {axes} without keepdim"
+        )
     size = tuple(call.input_shape[2:])
     return Step("max_pool2d", {"kernel": size, "stride": size, "padding": (0, 0, 0, 0)})
 
@@ -217,7 +158,7 @@ def _reshaped(call: Call) -> Step:
     if len(after) == 2 and len(before) == 4 and _same(before[:1], after[:1]):
         return Step("flatten")
     shape = f"({', '.join(map(str, after))})"
-    raise Unknown(
+    raise UnknownOperationError(
         f"aten.{call.target} of {_shown(before)} to {_shown(after) if _same(before[:1], after[:1]) else shape}"
     )
 
@@ -235,13 +176,13 @@ def _arithmetic(function: str) -> Reader:
         if function in ("add", "sub") and len(call.arguments) > 2:
             alpha = float(call[2] or 1.0) if call[2] is not False else 0.0
         if function == "div" and len(call.arguments) > 2 and call[2] is not None:
-            raise Unknown(f"aten.div, rounded ({call[2]})")
+            raise UnknownOperationError(f"aten.div, rounded ({call[2]})")
         first, second = (_given(call, place) for place in (0, 1))
         if call.target.startswith("rsub"):
             first, second = second, first
         if first is None and second is None:
             if alpha != 1.0:
-                raise Unknown(f"aten.{function} with alpha")
+                raise UnknownOperationError(f"aten.{function} with alpha")
             return Step(function) if function in ("add", "mul") else Step("elementwise", {"function": function})
         constant = second if second is not None else first
         assert constant is not None
@@ -269,7 +210,7 @@ def _given(call: Call, place: int) -> Constant | None:
 
 
 def _channels(call: Call, array: Array, shape: tuple[Any, ...]) -> Array:
-    """A constant as one number, or one for each channel. Raises Unknown where it broadcasts otherwise."""
+    """A constant as one number, or one for each channel. Raises UnknownOperationError where it broadcasts otherwise."""
     if array.size == 1:
         return array.reshape(()).astype(np.float32)
     aligned = (1,) * (len(shape) - array.ndim) + array.shape
@@ -279,7 +220,7 @@ def _channels(call: Call, array: Array, shape: tuple[Any, ...]) -> Array:
         or any(size != 1 for size in aligned[2:])
         or aligned[1] != shape[1]
     ):
-        raise Unknown(f"aten.{call.target} of {_shown(shape)} and a constant {tuple(array.shape)}")
+        raise UnknownOperationError(f"aten.{call.target} of {_shown(shape)} and a constant {tuple(array.shape)}")
     return array.reshape(-1).astype(np.float32)
 
 
@@ -293,7 +234,7 @@ def _elementwise(function: str) -> Reader:
             return Step("elementwise", {"function": function})
         ((place, (array, source)),) = constants
         if array.size != 1:
-            raise Unknown(f"aten.{call.target} by a constant {array.shape}")
+            raise UnknownOperationError(f"aten.{call.target} by a constant {array.shape}")
         attributes = {"function": function} | ({"constant_first": True} if place == 0 else {})
         return Step("elementwise", attributes, {"other": (array.reshape(()), source)})
 
@@ -341,7 +282,7 @@ def _leaky_relu(call: Call) -> Step:
 def _pad(call: Call) -> Step:
     mode = "constant" if call.target == "constant_pad_nd" or len(call.arguments) < 3 else call[2]
     if mode != "constant":
-        raise Unknown(f"aten.pad with mode {mode!r}")
+        raise UnknownOperationError(f"aten.pad with mode {mode!r}")
     value = call.arguments[2] if call.target == "constant_pad_nd" else call.arguments[3]
     widths = [(0, 0)] * len(call.input_shape)
     for number, start in enumerate(range(0, len(call[1]), 2), 1):
@@ -351,7 +292,7 @@ def _pad(call: Call) -> Step:
 
 def _dropout(call: Call) -> Step:
     if call[2]:
-        raise Unknown(f"aten.{call.target} that is active in evaluation (training=True)")
+        raise UnknownOperationError(f"aten.{call.target} that is active in evaluation (training=True)")
     return Step("dropout", {"rate": float(call[1])})
 
 
@@ -367,7 +308,7 @@ def _cast(call: Call) -> Step:
     """``to`` and the like: nothing, as long as numbers stay float32."""
     for each in call.arguments[1:]:
         if isinstance(each, torch.dtype) and each != torch.float32:
-            raise Unknown(f"aten.{call.target} {each}")
+            raise UnknownOperationError(f"aten.{call.target} {each}")
     return Step("identity")
 
 
@@ -455,14 +396,15 @@ READERS: Mapping[str, Reader] = {
 }
 
 #: Whose result is the same memory as what they take.
-VIEWS = ("flatten", "view", "reshape", "_unsafe_view", "squeeze", "expand", "expand_as", "to", "type_as", "contiguous", "alias") + (
-    "detach", "dropout", "feature_dropout", "alpha_dropout", "chunk", "split", "slice", "select",
-    "unsqueeze", "transpose", "permute", "t", "unbind", "narrow",
-)  # fmt: skip
+VIEWS = {
+    "flatten", "view", "reshape", "_unsafe_view", "squeeze", "unsqueeze", "expand", "expand_as", "transpose",
+    "permute", "t", "to", "type_as", "contiguous", "alias", "detach", "dropout", "feature_dropout", "alpha_dropout",
+    "chunk", "split", "unbind", "slice", "select", "narrow",
+}  # fmt: skip
 
 #: What is computed at once where it depends on no input, as a weight that is standardised.
 FOLDED = frozenset(READERS) - {"dropout", "feature_dropout", "alpha_dropout"} | {
-    "permute", "t", "transpose", "unsqueeze", "stack", "rsqrt", "var", "var_mean", "sum", "norm", "linalg_vector_norm", "zeros",
-    "ones", "full", "arange", "zeros_like", "ones_like", "full_like", "select", "slice", "repeat", "_weight_norm", "std", "index",
-    "scalar_tensor",
+    "permute", "t", "transpose", "unsqueeze", "stack", "repeat", "select", "slice", "index", "zeros", "ones", "full",
+    "zeros_like", "ones_like", "full_like", "arange", "scalar_tensor", "rsqrt", "sum", "var", "std", "var_mean",
+    "norm", "linalg_vector_norm", "_weight_norm",
 }  # fmt: skip

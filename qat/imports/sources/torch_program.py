@@ -18,7 +18,8 @@ import torch
 from qat.errors import QatError
 from qat.imports.program import Operation, Program
 from qat.imports.source import Opened
-from qat.imports.sources.torch_operations import FOLDED, READERS, VIEWS, Call, Constant, Unknown
+from qat.imports.sources.torch_call import Call, Constant, UnknownOperationError
+from qat.imports.sources.torch_operations import FOLDED, READERS, VIEWS
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array
 
@@ -159,17 +160,17 @@ class _Reader:
                 if each.name not in self.tensors and each.name in self.shapes:
                     inputs.append(self._current(each))
             if set(inputs) & self.spoiled:
-                raise Unknown(f"{what} of what was changed in place through a view of it")
+                raise UnknownOperationError(f"{what} of what was changed in place through a view of it")
             reader = READERS.get(target) if what == f"aten.{target}" else None
             if reader is None:
-                raise Unknown(what)
+                raise UnknownOperationError(what)
             step = reader(self._call(target, arguments, node.name))
             kind, attributes = step.kind, step.attributes
             for local, given in step.constants.items():
                 found = given if isinstance(given, tuple) else self._constant(arguments[given])
                 if found is not None:
                     constants[local] = found
-        except Unknown as unknown:
+        except UnknownOperationError as unknown:
             kind, attributes, constants = "unknown", {"of": str(unknown)}, {}
         self.operations[node.name] = Operation(
             kind,
