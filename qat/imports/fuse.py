@@ -49,8 +49,7 @@ def fuse(program: Program, inputs: Sequence[Input] = ()) -> Imported:
     - A batch normalisation that follows nothing of that kind is a cell of its own, with an activation; so is an addition.
     - Zeros around an image go into what takes it: a convolution, an average pooling, and a max pooling of numbers that are not
       negative.
-    - A constant factor or shift of each channel that no cell takes is a Normalize cell; of a vector, it goes into the dense
-      layer that follows.
+    - A constant factor or shift of each channel that no cell takes is a Normalize cell; of a vector, part of the next layer.
     - A layer that is used twice is one cell with two nodes.
     - What computes nothing is gone.
 
@@ -283,7 +282,8 @@ class _Fusion:
             after = self.alone.get(value)
         if after is None or after.kind != "dense":
             raise _RefusedError(each, otherwise)
-        self._given(each, each.inputs[0])
+        if each.inputs[0] not in self.affine:
+            self._given(each, each.inputs[0])
         self.affine[each.output] = each
 
     def _activation(self, each: Operation) -> None:
