@@ -135,11 +135,11 @@ def pixels(shape: tuple[int, ...], mean: Sequence[float] | Array, std: Sequence[
         The Input.
     """
     means, stds = (
-        [float(f"{value:.7g}") for value in np.broadcast_to(np.asarray(each, np.float64), (shape[0],))]
-        for each in (mean, std)  # constants of float32 have no more digits
+        [float(f"{value:.6g}") for value in np.broadcast_to(np.asarray(each, np.float64), (shape[0],))]
+        for each in (mean, std)  # those that are computed from constants of float32 have no more digits
     )
     code = 255.0 * means[0]
-    if len(set(means)) == len(set(stds)) == 1 and math.isclose(code, round(code), abs_tol=1e-6):
+    if len(set(means)) == len(set(stds)) == 1 and math.isclose(code, round(code), abs_tol=1e-3):
         return Input(shape, mean=round(code) / 255.0, std=stds[0])
     return Input(shape, mean=tuple(means), std=tuple(stds))
 

@@ -27,13 +27,15 @@ from qat.cells import (
 from qat.cells.base import Cell
 from qat.errors import QatError
 from qat.graph import Graph, Node, Params
-from qat.imports.compare import Difference
+from qat.imports.compare import TOLERANCE, Difference, compared
 from qat.imports.entry import per_channel
 from qat.imports.program import Operation, Program
+from qat.imports.source import Opened
 from qat.imports.spelled_out import recognised
 from qat.names import is_name
 from qat.tasks import Classification, Task
 from qat.training.checkpoint import Checkpoint
+from qat.vocabulary.arrays import Arrays
 from qat.vocabulary.ops import Array
 
 #: How a parameter of a batch normalisation is called in a cell.
@@ -52,6 +54,8 @@ class Imported:
         values: of each node, the value of the source that it gives.
         notes: what a user should know, a line each.
         difference: from the source, where they were compared.
+        opened: the source.
+        entries: of each input, an Input whose ``real_numbers`` are what the source takes.
     """
 
     graph: Graph
@@ -60,6 +64,28 @@ class Imported:
     values: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     difference: Difference | None = None
+    opened: Opened | None = None
+    entries: tuple[Input, ...] = ()
+
+    def compare(self, images: Arrays | None = None, *, tolerance: float = TOLERANCE) -> Difference:
+        """Run the source and the graph on the same samples.
+
+        Args:
+            images: What the graph takes, (N, ...), a tuple of arrays for several inputs, of which 32 are used. None, the
+                default: 4 random samples.
+            tolerance: The largest relative difference between their outputs.
+
+        Returns:
+            The difference, which ``difference`` keeps.
+
+        Raises:
+            QatError: they differ by more; the first node where they part is named.
+        """
+        assert self.opened is not None
+        self.difference = compared(
+            self.opened, self.graph, self.params, self.values, self.entries, images, tolerance=tolerance
+        )
+        return self.difference
 
     def checkpoint(self, task: Task | None = None) -> Checkpoint:
         """A checkpoint of the float network, as training would have left it.
@@ -211,7 +237,7 @@ class _Fusion:
         cell = replace(cell, **fields, **({} if eps is None else {"eps": eps}))
         node = self._node(each, cell, source, value=value)
         for local, array in own.items():
-            self.params[f"{node}.{local}"] = np.ascontiguousarray(array, np.float32)
+            self.params[f"{node}.{local}"] = np.array(array, np.float32, order="C")  # a copy
             if sources.get(local):
                 self.sources[f"{node}.{local}"] = sources[local]
 

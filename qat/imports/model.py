@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qat.errors import QatError, shortened
-from qat.imports.compare import TOLERANCE, compared
+from qat.imports.compare import TOLERANCE
 from qat.imports.entry import Inputs, entered
 from qat.imports.fuse import Imported, fuse
 from qat.imports.source import Opened
@@ -38,6 +38,9 @@ SOURCES: Mapping[str, Source] = {
     "TFLite": Source(Entry("imports.sources.tflite_file", ("ai_edge_litert", "flatbuffers"), "tflite"), (".tflite",)),
 }
 
+#: Endings of files that can be imported.
+SUFFIXES = tuple(suffix for each in SOURCES.values() for suffix in each.suffixes)
+
 
 def import_model(
     source: Any,
@@ -57,7 +60,7 @@ def import_model(
 
     Args:
         source: A ``torch.nn.Module`` in evaluation mode, a ``keras.Model``, or a file: .pt2 (``torch.export.save``), .keras,
-            .h5, .onnx or .tflite.
+            .h5, .onnx or .tflite. Or what ``open_source`` gave.
         example: What a torch module takes, a tensor or a tuple of them; of any batch size.
         inputs: What its inputs will take, a ``qat.Input`` each: its ``real_numbers`` are what the source takes, as
             ``qat.Input((3, 224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))`` for one that takes normalised
@@ -83,34 +86,49 @@ def import_model(
         ...
     qat.errors.QatError: net.txt: is no network that can be imported; give a file .pt2, .keras, .h5, .onnx or .tflite, ...
     """
-    shape = None if input_shape is None else tuple(int(size) for size in input_shape)
-    opened = _opened(source, example, shape, name)
+    opened = source if isinstance(source, Opened) else open_source(source, example, input_shape, name)
     program = opened.program if outputs is None else opened.program.cut(outputs)
     entry = entered(program, inputs)
     imported = fuse(entry.program, entry.cells)
     imported.notes[:0] = [*opened.notes, *entry.notes]
-    imported.difference = compared(
-        opened, imported.graph, imported.params, imported.values, entry.taken, images, tolerance=tolerance
-    )
+    imported.opened, imported.entries = opened, entry.taken
+    imported.compare(images, tolerance=tolerance)
     return imported
 
 
-def _opened(source: Any, example: Any, input_shape: tuple[int, ...] | None, name: str | None) -> Opened:
+def open_source(
+    source: Any, example: Any = None, input_shape: Sequence[int] | None = None, name: str | None = None
+) -> Opened:
+    """Read a source, without making cells of it: what it takes stands in ``program.inputs``.
+
+    Args:
+        source: As ``import_model`` takes it; likewise what follows.
+        example: What a torch module takes.
+        input_shape: Of one sample.
+        name: Of the network.
+
+    Returns:
+        Its operations.
+
+    Raises:
+        QatError: It cannot be read.
+    """
+    shape = None if input_shape is None else tuple(int(size) for size in input_shape)
     if isinstance(source, (str, Path)):
         found = next(
             (each for each in SOURCES.values() if str(source).lower().endswith(each.suffixes or ("\0",))), None
         )
         if found is not None:
-            opened: Opened = _front_end(found).open_file(source, input_shape, name or _name_of(source))
+            opened: Opened = _front_end(found).open_file(source, shape, name or _name_of(source))
             return opened
     else:
         modules = [each.__module__.partition(".")[0] for each in type(source).__mro__]
         found = next((each for each in SOURCES.values() if each.framework and each.framework in modules), None)
         if found is not None:
-            captured: Opened = _front_end(found).open_model(source, example, input_shape, name)
+            captured: Opened = _front_end(found).open_model(source, example, shape, name)
             return captured
     what = str(source) if isinstance(source, (str, Path)) else shortened(source)
-    *suffixes, last = (suffix for each in SOURCES.values() for suffix in each.suffixes)
+    *suffixes, last = SUFFIXES
     raise QatError(
         f"{what}: is no network that can be imported; give a file {', '.join(suffixes)} or {last}, a torch.nn.Module or a "
         "keras.Model"

@@ -122,7 +122,7 @@ class Program:
         for name in outputs:
             if name not in known:
                 raise QatError(
-                    f"{self.name}: has no operation {shortened(name)}{hints.perhaps(str(name), known, ())} to end at; give "
+                    f"{self.name}: has no operation {shortened(name)} to end at{hints.perhaps(str(name), known)}; give "
                     f"names of operations in outputs, as {', '.join(dict.fromkeys(each.name for each in self.operations[-3:]))}"
                 )
         wanted = tuple(known[name] for name in outputs)
