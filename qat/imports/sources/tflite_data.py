@@ -59,8 +59,8 @@ def unpacked(path: str | Path, content: bytes) -> Any:
     root = schema.Model.GetRootAs(content)
     if root.SubgraphsLength() > 1:
         raise QatError(
-            f"{path}: has {root.SubgraphsLength()} subgraphs, for control flow or several signatures; convert one function without "
-            "control flow"
+            f"{path}: has {root.SubgraphsLength()} subgraphs, for control flow or several signatures; convert one function "
+            "without control flow"
         )
     check_tables(root, len(content))
     model = schema.ModelT.InitFromPackedBuf(content)

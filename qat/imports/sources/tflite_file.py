@@ -37,6 +37,7 @@ from qat.imports.sources.tflite_data import (
     layer_of,
     packed,
     text_of,
+    unpacked,
     vector_of,
 )
 from qat.imports.sources.tflite_operations import CONTROL, FOLDED, RESHAPES, steps_of
@@ -67,17 +68,8 @@ def open_file(path: str | Path, input_shape: Sequence[int] | None = None, name: 
             f"{path}: is no .tflite file: bytes 4 to 7 are {content[4:8]!r}, not {IDENTIFIER!r}; convert it again"
         )
     with reading(path, "a .tflite file", "convert it again"):
-        root = schema.Model.GetRootAs(content)
-        if root.SubgraphsLength() > 1:
-            raise QatError(
-                f"{path}: has {root.SubgraphsLength()} subgraphs, for control flow or several signatures; convert one function "
-                "without control flow"
-            )
-        check_tables(root, len(content))
-        model = schema.ModelT.InitFromPackedBuf(content)
-        reader = _Reader(
-            path, content, model, None if input_shape is None else tuple(int(size) for size in input_shape)
-        )
+        shape = None if input_shape is None else tuple(int(size) for size in input_shape)
+        reader = _Reader(path, content, unpacked(path, content), shape)
         program = reader.program(name or Path(path).stem)
     return Opened(program, reader.trace, tuple(reader.notes))
 
@@ -131,9 +123,9 @@ class _Reader:
             raise ValueError("it has no inputs or outputs, or one that nothing computes")
         if self.real:
             self.notes.append(
-                f"{Path(self.path).name} has int8 weights in {len(self.real)} layers (dynamic range quantization): they are the "
-                "real numbers that they stand for, here and in the copy of the file that was compared. From the file itself LiteRT "
-                "computes other numbers, because it quantizes activations too, for each sample anew"
+                f"{Path(self.path).name} has int8 weights in {len(self.real)} layers (dynamic range quantization): they are "
+                "the real numbers that they stand for, here and in the copy of the file that was compared. From the file itself "
+                "LiteRT computes other numbers, because it quantizes activations too, for each sample anew"
             )
         return Program(name, inputs, self.listing.needed(outputs), outputs, self.listing.shapes(self.known))
 
@@ -188,7 +180,8 @@ class _Reader:
                 if not fits:
                     raise QatError(
                         f"{self.path}: its input {self._named(index)} has sizes {shown(signature)} (-1: open), which "
-                        f"input_shape {shown(self.input_shape)} does not fit; give one that does, channels first, without the samples"
+                        f"input_shape {shown(self.input_shape)} does not fit; give one that does, channels first, without "
+                        "the samples"
                     )
                 shape = wanted
             found.append(shape)

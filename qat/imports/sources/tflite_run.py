@@ -14,8 +14,8 @@ _state: dict[str, Any] = {}  #: the interpreter that runs
 
 
 def answer(question: Mapping[str, Any], arrays: Sequence[Array]) -> list[Array]:
-    """To {"inputs": sizes of each, "count": of tensors} and a file's bytes: the sizes of its tensors; it is loaded. To {"tensors":
-    their numbers} and inputs (N, ...), as the file takes them: what these tensors hold, for each sample.
+    """To {"inputs": sizes of each, "count": of tensors} and a file's bytes: the sizes of its tensors; it is loaded. To
+    {"tensors": their numbers} and inputs (N, ...), as the file takes them: what these tensors hold, for each sample.
     """
     if "inputs" in question:
         model = Interpreter(
