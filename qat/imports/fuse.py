@@ -50,7 +50,7 @@ class Imported:
     Attributes:
         graph: of cells.
         params: its parameters, by full name.
-        sources: of each parameter that is one array of the source as it is, the array's name there.
+        sources: of each parameter that is one array of the source, in whatever order that has its numbers, the array's name.
         values: of each node, the value of the source that it gives.
         notes: what a user should know, a line each.
         difference: from the source, where they were compared.
@@ -200,7 +200,7 @@ class _Fusion:
         if image is not None:  # its columns stand in the order of a source that has channels last
             channels, height, width = image
             weight = each.constants["weight"].reshape(outputs, height, width, channels).transpose(0, 3, 1, 2)
-            each = replace(each, constants={**each.constants, "weight": weight.reshape(outputs, inputs)}, sources={})
+            each = replace(each, constants={**each.constants, "weight": weight.reshape(outputs, inputs)})
         self._linear(each, DenseBnAct(inputs, outputs, has_bias=False), each.inputs[0])
 
     def _linear(self, each: Operation, cell: Any, source: str) -> None:
