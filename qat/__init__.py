@@ -82,6 +82,7 @@ from qat.training.optimizer import Optimizer
 if TYPE_CHECKING:  # what _LATER has
     from qat import networks, pruning
     from qat.deploy import verify
+    from qat.imports.model import import_model
     from qat.training.distillation import Teaching, teach
     from qat.training.loop import evaluate_accuracy, evaluate_metrics, train
     from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
@@ -152,6 +153,7 @@ __all__ = [
     "evaluate",
     "evaluate_accuracy",
     "evaluate_metrics",
+    "import_model",
     "memory",
     "metrics",
     "networks",
@@ -169,6 +171,7 @@ __all__ = [
 #: Modules, and where names are, that are imported when they are used, since not every program needs what they bring with them.
 _MODULES = {"networks": "qat.networks", "pruning": "qat.pruning", "verify": "qat.deploy.verify"}
 _LATER = {
+    "qat.imports.model": ("import_model",),
     "qat.training.distillation": ("Teaching", "teach"),
     "qat.training.loop": ("evaluate_accuracy", "evaluate_metrics", "train"),
     "qat.training.recipe": ("Recipe",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,9 +27,15 @@ from qat.cells import (
 from qat.cells.base import Cell
 from qat.errors import QatError
 from qat.graph import Graph, Node, Params
+from qat.imports.compare import TOLERANCE, Difference, compared
+from qat.imports.entry import per_channel
 from qat.imports.program import Operation, Program
+from qat.imports.source import Opened
 from qat.imports.spelled_out import recognised
 from qat.names import is_name
+from qat.tasks import Classification, Task
+from qat.training.checkpoint import Checkpoint
+from qat.vocabulary.arrays import Arrays
 from qat.vocabulary.ops import Array
 
 #: How a parameter of a batch normalisation is called in a cell.
@@ -47,6 +53,9 @@ class Imported:
         sources: of each parameter that is one array of the source as it is, the array's name there.
         values: of each node, the value of the source that it gives.
         notes: what a user should know, a line each.
+        difference: from the source, where they were compared.
+        opened: the source.
+        entries: of each input, an Input whose ``real_numbers`` are what the source takes.
     """
 
     graph: Graph
@@ -54,9 +63,43 @@ class Imported:
     sources: dict[str, str] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    difference: Difference | None = None
+    opened: Opened | None = None
+    entries: tuple[Input, ...] = ()
+
+    def compare(self, images: Arrays | None = None, *, tolerance: float = TOLERANCE) -> Difference:
+        """Run the source and the graph on the same samples.
+
+        Args:
+            images: What the graph takes, (N, ...), a tuple of arrays for several inputs, of which 32 are used. None, the
+                default: 4 random samples.
+            tolerance: The largest relative difference between their outputs.
+
+        Returns:
+            The difference, which ``difference`` keeps.
+
+        Raises:
+            QatError: they differ by more; the first node where they part is named.
+        """
+        assert self.opened is not None
+        self.difference = compared(
+            self.opened, self.graph, self.params, self.values, self.entries, images, tolerance=tolerance
+        )
+        return self.difference
+
+    def checkpoint(self, task: Task | None = None) -> Checkpoint:
+        """A checkpoint of the float network, as training would have left it.
+
+        Args:
+            task: What the network is for; by default a classification.
+
+        Returns:
+            The checkpoint, at step 0.
+        """
+        return Checkpoint(self.graph, self.params, task=task or Classification())
 
 
-def fuse(program: Program, *, pixels: bool = False) -> Imported:
+def fuse(program: Program, inputs: Sequence[Input] = ()) -> Imported:
     """Make cells of plain operations.
 
     A convolution, dense layer or addition takes what follows it alone: a bias, a constant factor, a batch normalisation, an
@@ -64,7 +107,7 @@ def fuse(program: Program, *, pixels: bool = False) -> Imported:
 
     Args:
         program: of a front end, channels first.
-        pixels: the network takes raw pixels, uint8, and begins with their normalisation, which the Input then holds.
+        inputs: what each input takes (``qat.imports.entry``); by default real numbers.
 
     Returns:
         The network.
@@ -72,7 +115,8 @@ def fuse(program: Program, *, pixels: bool = False) -> Imported:
     Raises:
         QatError: an operation that no cell computes; all of them are named.
     """
-    return _Fusion(recognised(_without_rest(program)), pixels).result()
+    cells = inputs or [Input(spec.shape, dtype="float32") for spec in program.inputs.values()]
+    return _Fusion(recognised(_without_rest(program)), cells).result()
 
 
 def _without_rest(program: Program) -> Program:
@@ -89,9 +133,9 @@ def _without_rest(program: Program) -> Program:
 
 
 class _Fusion:
-    def __init__(self, program: Program, pixels: bool) -> None:
+    def __init__(self, program: Program, inputs: Sequence[Input]) -> None:
         program.require_known()
-        self.program, self.pixels = program, pixels
+        self.program, self.inputs = program, inputs
         self.nodes: list[Node] = []
         self.imported = Imported.__new__(Imported)
         self.params: Params = {}
@@ -111,9 +155,9 @@ class _Fusion:
 
     def result(self) -> Imported:
         inputs = self.program.inputs
-        for number, (name, spec) in enumerate(inputs.items()):
+        for number, (name, cell) in enumerate(zip(inputs, self.inputs, strict=True)):
             node = self._name("input" if len(inputs) == 1 else f"input{number}")
-            self.nodes.append(Node(node, Input(spec.shape, dtype="float32"), (), node))
+            self.nodes.append(Node(node, cell, (), node))
             self._gives(name, node)
         for each in self.program.operations:
             if each.output not in self.done:
@@ -130,8 +174,8 @@ class _Fusion:
     def _refuse(self, each: Operation, why: str = "") -> None:
         where = f" ({each.where})" if each.where else ""
         raise QatError(
-            f"{self.program.name}: {each.name or each.output}{where} is a {each.kind} that no cell computes{why}; cut the network "
-            "before it (outputs=), and compute the rest in float"
+            f"{self.program.name}: {each.name or each.output}{where} is a {each.kind} that no cell computes{why}; cut the "
+            "network before it (outputs=), and compute the rest in float"
         )
 
     def _conv2d(self, each: Operation) -> None:
@@ -167,7 +211,7 @@ class _Fusion:
             own["bias"], sources["bias"] = each.constants["bias"], each.sources.get("bias", "")
         value, eps = each.output, None
         while (after := self.alone.get(value)) is not None:
-            channel = _of_channel(after, len(own["weight"]))
+            channel = per_channel(after, len(own["weight"]))
             if after.kind == "batch_norm" and eps is None:
                 eps = after.attributes["eps"]
                 for name, local in OF_NORMALIZATION.items():
@@ -193,7 +237,7 @@ class _Fusion:
         cell = replace(cell, **fields, **({} if eps is None else {"eps": eps}))
         node = self._node(each, cell, source, value=value)
         for local, array in own.items():
-            self.params[f"{node}.{local}"] = np.ascontiguousarray(array, np.float32)
+            self.params[f"{node}.{local}"] = np.array(array, np.float32, order="C")  # a copy
             if sources.get(local):
                 self.sources[f"{node}.{local}"] = sources[local]
 
@@ -225,7 +269,7 @@ class _Fusion:
     def _affine(self, each: Operation) -> None:
         """A constant per channel that no linear cell before takes: a layer of its own."""
         shape = self._shape(each.inputs[0])
-        channel = _of_channel(each, shape[0])
+        channel = per_channel(each, shape[0])
         if channel is None or len(shape) != 3:
             self._refuse(each, " with that constant")
             return
@@ -233,7 +277,7 @@ class _Fusion:
         shift = channel if each.kind == "add" else np.zeros_like(channel)
         value = each.output
         while (after := self.alone.get(value)) is not None and after.kind in ("mul", "add"):
-            more = _of_channel(after, shape[0])
+            more = per_channel(after, shape[0])
             if more is None:
                 break
             factor, shift = (factor * more, shift * more) if after.kind == "mul" else (factor, shift + more)
@@ -357,17 +401,6 @@ class _Fusion:
             number += 1
             name = f"{wanted}_{number}"
         return name
-
-
-def _of_channel(each: Operation, channels: int) -> Array | None:
-    """The constant of an addition or multiplication, one number for each channel; None where it is another."""
-    other = each.constants.get("other")
-    if other is None or len(each.inputs) != 1:
-        return None
-    if other.size == 1:
-        return np.full(channels, float(other.reshape(())), np.float32)
-    shape = [size for size in other.shape if size != 1]
-    return other.reshape(-1) if shape == [channels] else None
 
 
 def _clip_name(each: Operation) -> str | None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from qat.errors import QatError
+from qat import hints
+from qat.errors import QatError, shortened
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array
 
@@ -98,9 +99,40 @@ class Program:
         found = "; ".join(f"{kind}: {_listed(them)}" for kind, them in counted.items())
         known = ", ".join(kind for kind in KINDS if kind != "unknown")
         raise QatError(
-            f"{self.name}: has {len(unknown)} operations that no cell computes: {found}. Known are {known}; cut the network before "
-            "them (outputs=), and compute the rest in float"
+            f"{self.name}: has {len(unknown)} operations that no cell computes: {found}. Known are {known}; cut the network "
+            "before them (outputs=), and compute the rest in float"
         )
+
+    def cut(self, outputs: Sequence[str]) -> Program:
+        """The part of the network that gives some values.
+
+        Args:
+            outputs: names of operations in the source, as "layer4.1.relu", or of values; of several operations of one name
+                the last is meant.
+
+        Returns:
+            The program that ends there.
+
+        Raises:
+            QatError: there is nothing of that name.
+        """
+        known = {each.name: each.output for each in self.operations} | {
+            each.output: each.output for each in self.operations
+        }
+        for name in outputs:
+            if name not in known:
+                raise QatError(
+                    f"{self.name}: has no operation {shortened(name)} to end at{hints.perhaps(str(name), known)}; give "
+                    f"names of operations in outputs, as {', '.join(dict.fromkeys(each.name for each in self.operations[-3:]))}"
+                )
+        wanted = tuple(known[name] for name in outputs)
+        needed, kept = set(wanted), []
+        for each in reversed(self.operations):
+            if each.output in needed:
+                kept.append(each)
+                needed |= set(each.inputs)
+        inputs = {name: spec for name, spec in self.inputs.items() if name in needed}
+        return replace(self, inputs=inputs, operations=tuple(reversed(kept)), outputs=wanted)
 
     def with_operations(self, operations: Sequence[Operation]) -> Program:
         """The same network with other operations."""

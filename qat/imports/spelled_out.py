@@ -64,7 +64,12 @@ def _hard_swish(each: Operation, made: dict[str, Operation]) -> Found | None:
         return None
     for x, other in (each.inputs, each.inputs[::-1]):
         gate = made.get(other)
-        if gate is not None and gate.kind == "activation" and gate.attributes["function"] == "hsigmoid" and gate.inputs == (x,):
+        if (
+            gate is not None
+            and gate.kind == "activation"
+            and gate.attributes["function"] == "hsigmoid"
+            and gate.inputs == (x,)
+        ):
             return _function(each, "hswish", x), [gate]
     return None
 

@@ -45,7 +45,9 @@ def read_file(path: str | Path, name: str | None = None) -> Program:
             path, compile=False, safe_mode=True, custom_objects={"DepthwiseConv2D": _DepthwiseConv2D}
         )
     except Exception as error:  # of many kinds
-        raise QatError(f"{path}: cannot be read as a Keras model ({reason_of(error)}); save it again with keras") from None
+        raise QatError(
+            f"{path}: cannot be read as a Keras model ({reason_of(error)}); save it again with keras"
+        ) from None
     return read_model(model, name or Path(path).stem)
 
 
@@ -179,7 +181,11 @@ def _separable(layer: Any) -> Iterator[Step]:
     height, width, channels, multiplier = depth.shape
     options = {"dilation": tuple(layer.dilation_rate), "padding": "same" if layer.padding == "same" else (0, 0, 0, 0)}
     first = depth.reshape(height, width, 1, channels * multiplier).transpose(3, 2, 0, 1)
-    yield "conv2d", options | {"stride": tuple(layer.strides), "groups": channels}, {"weight": ("depthwise_kernel", first)}
+    yield (
+        "conv2d",
+        options | {"stride": tuple(layer.strides), "groups": channels},
+        {"weight": ("depthwise_kernel", first)},
+    )
     constants = {"weight": ("pointwise_kernel", _array(layer.pointwise_kernel).transpose(3, 2, 0, 1))}
     if layer.use_bias:
         constants["bias"] = ("bias", _array(layer.bias))
@@ -196,7 +202,10 @@ def _dense(layer: Any) -> Iterator[Step]:
 
 
 def _batch_norm(layer: Any) -> Iterator[Step]:
-    constants = {"mean": ("moving_mean", _array(layer.moving_mean)), "variance": ("moving_variance", _array(layer.moving_variance))}
+    constants = {
+        "mean": ("moving_mean", _array(layer.moving_mean)),
+        "variance": ("moving_variance", _array(layer.moving_variance)),
+    }
     if layer.scale:
         constants["gamma"] = ("gamma", _array(layer.gamma))
     if layer.center:
@@ -216,7 +225,16 @@ def _relu(layer: Any) -> Iterator[Step]:
 def _pool(kind: str) -> Callable[[Any], Iterator[Step]]:
     def read(layer: Any) -> Iterator[Step]:
         padding = "same" if layer.padding == "same" else (0, 0, 0, 0)
-        yield kind, {"kernel": tuple(layer.pool_size), "stride": tuple(layer.strides), "padding": padding, "counts_padding": False}, {}
+        yield (
+            kind,
+            {
+                "kernel": tuple(layer.pool_size),
+                "stride": tuple(layer.strides),
+                "padding": padding,
+                "counts_padding": False,
+            },
+            {},
+        )
 
     return read
 
@@ -245,7 +263,9 @@ _READERS: dict[str, Callable[[Any], Iterator[Step]]] = {
     "BatchNormalization": _batch_norm,
     "Activation": lambda layer: _activation(layer.activation),
     "ReLU": _relu,
-    "LeakyReLU": lambda layer: iter([("activation", {"function": "leaky_relu", "alpha": float(layer.negative_slope)}, {})]),
+    "LeakyReLU": lambda layer: iter(
+        [("activation", {"function": "leaky_relu", "alpha": float(layer.negative_slope)}, {})]
+    ),
     "Softmax": _one("softmax", axis=1),
     "MaxPooling2D": _pool("max_pool2d"),
     "AveragePooling2D": _pool("avg_pool2d"),

@@ -32,7 +32,9 @@ def read_file(path: str | Path, name: str | None = None) -> Program:
     with reading(path, "an ONNX file", "export it again"):
         model = onnx.load_model_from_string(content)
     if any(x.data_location == onnx.TensorProto.EXTERNAL for x in model.graph.initializer):
-        raise QatError(f"{path}: its weights are in another file; save it as one (onnx.save with save_as_external_data=False)")
+        raise QatError(
+            f"{path}: its weights are in another file; save it as one (onnx.save with save_as_external_data=False)"
+        )
     return read_model(model, name or Path(path).stem)
 
 
@@ -50,7 +52,9 @@ def read_model(model: Any, name: str) -> Program:
         if x.name in constants:
             continue
         if not shapes[x.name] or min(shapes[x.name]) < 1:
-            raise QatError(f"{name}: input {x.name} has sizes that are not known; fix them (onnxruntime.tools.make_dynamic_shape_fixed)")
+            raise QatError(
+                f"{name}: input {x.name} has sizes that are not known; fix them (onnxruntime.tools.make_dynamic_shape_fixed)"
+            )
         dtype = helper.tensor_dtype_to_np_dtype(x.type.tensor_type.elem_type)
         inputs[x.name] = ArraySpec(shapes[x.name], str(dtype))
     operations = []
@@ -67,7 +71,9 @@ def read_model(model: Any, name: str) -> Program:
     return Program(name, inputs, tuple(operations), tuple(x.name for x in graph.output), shapes)
 
 
-def _operation(node: Any, attributes: dict[str, Any], constants: Mapping[str, Array], shapes: Mapping[str, Any]) -> Operation:
+def _operation(
+    node: Any, attributes: dict[str, Any], constants: Mapping[str, Array], shapes: Mapping[str, Any]
+) -> Operation:
     reader = _READERS.get(node.op_type)
     given = [constants.get(x) for x in node.input]
     kind, options, arrays = reader(attributes, given) if reader else ("unknown", {"of": node.op_type}, {})
@@ -148,7 +154,9 @@ def _reduce_mean(a: Mapping[str, Any], given: list[Any]) -> Call:
     return "mean", {"axes": tuple(sorted(x % 4 for x in axes)), "keepdims": bool(a.get("keepdims", 1))}, {}
 
 
-def _elementwise(kind: str, change: Callable[[Array], Array] | None = None) -> Callable[[Mapping[str, Any], list[Any]], Call]:
+def _elementwise(
+    kind: str, change: Callable[[Array], Array] | None = None
+) -> Callable[[Mapping[str, Any], list[Any]], Call]:
     def read(a: Mapping[str, Any], given: list[Any]) -> Call:
         place = next((i for i, x in enumerate(given) if x is not None), None)
         if place is None:

@@ -58,12 +58,16 @@ class _Reader:
         for index in self.graph.inputs:
             tensor = self.graph.tensors[index]
             if DTYPES.get(tensor.type) is not np.float32:
-                raise QatError(f"{self.name}: its input {tensor.name.decode()!r} is no float32, so that the file is quantized; give a float one")
+                raise QatError(
+                    f"{self.name}: its input {tensor.name.decode()!r} is no float32, so that the file is quantized; give a float one"
+                )
             value = self._value(index)
             inputs[value] = ArraySpec(self.shapes[value], "float32")
         for operator in self.graph.operators:
             self._operator(operator)
-        return Program(self.name, inputs, tuple(self.operations), tuple(self._value(i) for i in self.graph.outputs), self.shapes)
+        return Program(
+            self.name, inputs, tuple(self.operations), tuple(self._value(i) for i in self.graph.outputs), self.shapes
+        )
 
     def _value(self, index: int) -> str:
         if index not in self.values:
@@ -87,13 +91,18 @@ class _Reader:
         code = self.model.operatorCodes[operator.opcodeIndex]
         kind = NAMES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM")
         if kind == "DEQUANTIZE" and operator.inputs[0] in self.constants:
-            self.constants[operator.outputs[0]] = _dequantized(self.graph.tensors[operator.inputs[0]], self.constants[operator.inputs[0]])
+            self.constants[operator.outputs[0]] = _dequantized(
+                self.graph.tensors[operator.inputs[0]], self.constants[operator.inputs[0]]
+            )
             return
         given = [None if i < 0 else self._constant(i) for i in operator.inputs]
         rank = [len(self.graph.tensors[i].shape) for i in operator.inputs if i >= 0]
         reader = _READERS.get(kind)
         steps = [("unknown", {"of": kind}, {})] if reader is None else reader(operator.builtinOptions, given, rank)
-        fused = FUSED.get(getattr(operator.builtinOptions, "fusedActivationFunction", 0) or 0, ("unknown", {"of": f"{kind} with that activation"}))
+        fused = FUSED.get(
+            getattr(operator.builtinOptions, "fusedActivationFunction", 0) or 0,
+            ("unknown", {"of": f"{kind} with that activation"}),
+        )
         if fused is not None and reader is not None:
             steps = [*steps, (*fused, {})]
         taken = tuple(self._value(i) for i, x in zip(operator.inputs, given, strict=True) if i >= 0 and x is None)
@@ -170,7 +179,9 @@ def _pool(kind: str) -> Callable[[Any, list[Any], list[int]], list[Step]]:
     return read
 
 
-def _elementwise(kind: str, change: Callable[[Array], Array] | None = None) -> Callable[[Any, list[Any], list[int]], list[Step]]:
+def _elementwise(
+    kind: str, change: Callable[[Array], Array] | None = None
+) -> Callable[[Any, list[Any], list[int]], list[Step]]:
     def read(options: Any, given: list[Any], rank: list[int]) -> list[Step]:
         other = next((x for x in given if x is not None), None)
         if other is None:

@@ -6,7 +6,6 @@ the line of the user's file of each.
 
 from __future__ import annotations
 
-import math
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -59,7 +58,10 @@ def read_exported(exported: Any, name: str) -> Program:
     signature = exported.graph_signature
     arrays = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     constants: dict[str, tuple[str, Any]] = {
-        placeholder: (source, exported.state_dict[source] if source in exported.state_dict else exported.constants[source])
+        placeholder: (
+            source,
+            exported.state_dict[source] if source in exported.state_dict else exported.constants[source],
+        )
         for placeholder, source in arrays.items()
     }
     constants |= {
@@ -102,11 +104,7 @@ def _operation(node: Any, constants: dict[str, tuple[str, Any]], alias: dict[str
             found[local], sources[local] = tensor.detach().cpu().numpy().astype(np.float32), source
         elif not isinstance(given, torch.fx.Node):
             found[local] = np.asarray(given, np.float32)
-    names = [
-        alias.get(each.name, each.name)
-        for each in node.all_input_nodes
-        if each.name not in constants
-    ]
+    names = [alias.get(each.name, each.name) for each in node.all_input_nodes if each.name not in constants]
     return Operation(kind, _module(node), tuple(names), node.name, attributes, found, sources, _line(node))
 
 
@@ -171,7 +169,11 @@ def _pool(kind: str) -> Callable[[list[Any]], Call]:
 def _scalar(kind: str, sign: float = 1.0, *, inverse: bool = False) -> Callable[[list[Any]], Call]:
     def read(a: list[Any]) -> Call:
         if isinstance(a[1], torch.fx.Node):
-            return (kind, {}, {"other": 1}) if sign == 1.0 and not inverse else ("unknown", {"of": "aten.sub or aten.div"}, {})
+            return (
+                (kind, {}, {"other": 1})
+                if sign == 1.0 and not inverse
+                else ("unknown", {"of": "aten.sub or aten.div"}, {})
+            )
         number = sign * (1.0 / float(a[1]) if inverse else float(a[1]))
         a[1] = number
         return kind, {}, {"other": 1}
@@ -212,7 +214,9 @@ _READERS: dict[str, Callable[[list[Any]], Call]] = {
         else ("unknown", {"of": f"aten.adaptive_avg_pool2d to {_pair(a[1])}"}, {})
     ),
     "mean.dim": lambda a: ("mean", {"axes": tuple(sorted(x % 4 for x in a[1])), "keepdims": bool(a[2])}, {}),
-    "flatten": lambda a: ("flatten", {}, {}) if a[1] == 1 else ("unknown", {"of": "aten.flatten from another axis"}, {}),
+    "flatten": lambda a: (
+        ("flatten", {}, {}) if a[1] == 1 else ("unknown", {"of": "aten.flatten from another axis"}, {})
+    ),
     "cat": lambda a: ("concat", {"axis": int(a[1])}, {}),
     "softmax": lambda a: ("softmax", {"axis": int(a[1])}, {}),
     "dropout": lambda a: ("dropout", {"rate": float(a[1])}, {}),

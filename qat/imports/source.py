@@ -1,0 +1,28 @@
+"""What every front end gives: the operations of a source, and the source itself to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from qat.imports.program import Program
+from qat.vocabulary.ops import Array
+
+#: Samples as the program's inputs are, (N, ...) with channels first, one array for each, and names of its values; to these
+#: values, float32 (N, ...) with channels first, as the source's own framework computes them.
+Trace = Callable[[tuple[Array, ...], Collection[str]], dict[str, Array]]
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A source that was read.
+
+    Attributes:
+        program: its operations.
+        trace: what the source itself computes.
+        notes: what its user should know, a line each.
+    """
+
+    program: Program
+    trace: Trace
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,101 @@
+"""Sources of imports made by hand: programs whose operations are computed one by one in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from qat.imports.program import Operation, Program
+from qat.imports.source import Opened
+from qat.vocabulary.arrays import ArraySpec
+from qat.vocabulary.ops import Array
+
+
+def opened(program: Program, *, wrong: str = "") -> Opened:
+    """A source that computes its program. wrong: a value to which it adds 1."""
+
+    def trace(samples: tuple[Array, ...], values: Collection[str]) -> dict[str, Array]:
+        found = dict(zip(program.inputs, samples, strict=True))
+        for each in program.operations:
+            found[each.output] = computed(each, [found[name] for name in each.inputs]) + np.float32(
+                each.output == wrong
+            )
+        return {name: found[name] for name in values}
+
+    return Opened(program, trace)
+
+
+def computed(each: Operation, given: list[Array]) -> Array:
+    """What an operation gives, float32 (N, ...)."""
+    x, constants, options = given[0] if given else None, each.constants, each.attributes
+    assert x is not None
+    if each.kind == "conv2d":
+        top, bottom, left, right = options["padding"]
+        padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+        y: Array = _convolved(padded, constants["weight"], options)
+        return y + constants["bias"].reshape(-1, 1, 1) if "bias" in constants else y
+    if each.kind == "dense":
+        y = x @ constants["weight"].T
+        return y + constants["bias"] if "bias" in constants else y
+    if each.kind == "batch_norm":
+        by_channel = {name: array.reshape(-1, *(1,) * (x.ndim - 2)) for name, array in constants.items()}
+        y = (x - by_channel["mean"]) / np.sqrt(by_channel["variance"] + np.float32(options["eps"]))
+        return y * by_channel["gamma"] + by_channel["beta"]
+    if each.kind == "clip":
+        return np.clip(x, options["low"], options["high"])
+    if each.kind in ("add", "mul"):
+        other = given[1] if len(given) == 2 else constants["other"]
+        return x + other if each.kind == "add" else x * other
+    if each.kind == "flatten":
+        return x.reshape(len(x), -1)
+    if each.kind == "mean":
+        return x.mean(options["axes"], keepdims=options["keepdims"])
+    if each.kind in ("dropout", "identity"):
+        return x
+    raise NotImplementedError(each.kind)
+
+
+def _convolved(x: Array, weight: Array, options: Mapping[str, Any]) -> Array:
+    """The sum over the taps of the window, of a padded picture."""
+    (down, right), (rows, columns), groups = options["stride"], options["dilation"], options["groups"]
+    height = (x.shape[2] - rows * (weight.shape[2] - 1) - 1) // down + 1
+    width = (x.shape[3] - columns * (weight.shape[3] - 1) - 1) // right + 1
+    inputs, outputs = weight.shape[1], len(weight) // groups
+    y = np.zeros((len(x), len(weight), height, width), np.float32)
+    for group in range(groups):
+        of = x[:, group * inputs : (group + 1) * inputs]
+        own = slice(group * outputs, (group + 1) * outputs)
+        for i in range(weight.shape[2]):
+            for j in range(weight.shape[3]):
+                window = of[:, :, i * rows :: down, j * columns :: right][:, :, :height, :width]
+                y[:, own] += np.einsum("nchw,oc->nohw", window, weight[own, :, i, j])
+    return y
+
+
+def program(*operations: Operation, shape: tuple[int, ...] = (3, 8, 8), outputs: tuple[str, ...] = ()) -> Program:
+    """A program of one input, "x", with the shapes of its values."""
+    samples = {"x": np.zeros((1, *shape), np.float32)}
+    for each in operations:
+        if each.kind != "unknown":
+            samples[each.output] = computed(each, [samples[name] for name in each.inputs])
+    shapes = {name: array.shape[1:] for name, array in samples.items()}
+    return Program("made", {"x": ArraySpec(shape, "float32")}, operations, outputs or (operations[-1].output,), shapes)
+
+
+def conv(name: str, x: str, channels: int = 4, *, given: int = 3, seed: int = 0) -> Operation:
+    """A 3x3 convolution with a bias."""
+    rng = np.random.default_rng(seed)
+    constants = {
+        "weight": rng.standard_normal((channels, given, 3, 3)).astype(np.float32),
+        "bias": rng.standard_normal(channels).astype(np.float32),
+    }
+    options = {"stride": (1, 1), "padding": (1, 1, 1, 1), "dilation": (1, 1), "groups": 1}
+    sources = {local: f"{name}.{local}" for local in constants}
+    return Operation("conv2d", name, (x,), f"{name}_out", options, constants, sources, f"net.py:{len(name)}")
+
+
+def constant(kind: str, x: str, output: str, other: object) -> Operation:
+    """An addition of, or a multiplication by, a constant."""
+    return Operation(kind, output, (x,), output, {}, {"other": np.asarray(other, np.float32)})
