@@ -223,12 +223,11 @@ def test_params_lead_from_float_to_quantized_to_other_quantizers_and_back() -> N
     others = learned.params_from(params, seed=5)
     assert list(others) == list(learned.params)
     assert "fc1.fake_quant.max" not in others
-    for given in (params, others, floats.params_from(others), quantized.params_from(others)):
+    for each in (params, others, floats.params_from(others), quantized.params_from(others)):
         for name, array in trained.items():
-            assert given[name] is array
-    assert others["fc1.weight_initial_scale"] == learned.params["fc1.weight_initial_scale"].create(
-        5, "fc1.weight_initial_scale"
-    )
+            assert each[name] is array
+    scale = "fc1.weight_initial_scale"
+    assert others[scale] == learned.initial_params(5)[scale]
 
 
 def test_params_from_refuses_those_of_another_network_and_the_refusal_of_the_others_says_how() -> None:
