@@ -40,6 +40,8 @@ OLDEST = 9  #: opset
 FREE = 2  #: samples with which a network is read whose number is free: not 1, so that their axis cannot be mistaken for another
 BATCH = 8  #: samples in one run of the runtime, of a file that takes any number
 SMALL = 1 << 12  #: numbers of a constant that sizes may depend on
+#: The first opset of which ONNX's reference computes an operation, which older ones define alike.
+EVALUATED = {"DequantizeLinear": 19}
 #: What an input may hold, and as what the network takes it.
 TAKEN = {"float32": "float32", "float16": "float32", "float64": "float32", "uint8": "uint8", "int8": "int8"}
 #: Through these an input that has channels last goes before it is transposed.
@@ -128,7 +130,7 @@ class _Reader:
                 else None
             )
             if dtype is None or str(dtype) not in TAKEN:
-                found = f"{dtype} tensors" if dtype is not None else f"a {str(kind).removesuffix('_type')}"
+                found = f"{dtype} tensors" if dtype is not None else f"values of type {str(kind).removesuffix('_type')}"
                 raise QatError(
                     f"{self.path}: its input {shortened(x.name)} takes {found}, but a network takes real numbers or pixels; "
                     "cut off what comes before them"
@@ -252,7 +254,7 @@ class _Reader:
         )
         given = {value: self.constants[value] for value in taken if value}
         with np.errstate(all="ignore"):
-            found = ReferenceEvaluator(proto, opsets={"": self.opset}).run(None, given)
+            found = ReferenceEvaluator(proto, opsets={"": max(self.opset, EVALUATED.get(node.op_type, 0))}).run(None, given)
         for value, array in zip([value for value in node.output if value], found, strict=True):
             self._keep(value, np.asarray(array))
             source = taken[0]

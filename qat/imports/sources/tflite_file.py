@@ -124,8 +124,8 @@ class _Reader:
         if self.real:
             self.notes.append(
                 f"{Path(self.path).name} has int8 weights in {len(self.real)} layers (dynamic range quantization): they are "
-                "the real numbers that they stand for, here and in the copy of the file that was compared. From the file itself "
-                "LiteRT computes other numbers, because it quantizes activations too, for each sample anew"
+                "the real numbers that they stand for, here and in the copy of the file that was compared. From the file "
+                "itself LiteRT computes other numbers, because it quantizes activations too, for each sample anew"
             )
         return Program(name, inputs, self.listing.needed(outputs), outputs, self.listing.shapes(self.known))
 
