@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from qat.errors import QatError, shortened
 from qat.imports.compare import TOLERANCE
 from qat.imports.entry import Inputs, entered
-from qat.imports.fuse import Imported, fuse
+from qat.imports.fuse import fuse
+from qat.imports.imported import Imported
 from qat.imports.source import Opened
 from qat.registry import Entry, missing_packages
 from qat.vocabulary.arrays import Arrays
