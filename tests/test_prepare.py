@@ -478,7 +478,9 @@ def settled(module: Any, rows: Any) -> Any:
 
 
 def page(section: str, names: dict[str, Any]) -> dict[str, Any]:
+    """What its example leaves behind, beside what it begins with."""
     (code,) = re.findall(r"```python\n(.*?)```", SECTIONS[section], re.DOTALL)
+    names["__name__"] = "example"  # which MindSpore looks for
     exec(compile(code, "import_training.md", "exec"), names)
     return names
 
