@@ -219,7 +219,7 @@ def export_params(model: Any, module: Any) -> None:
     holder = holder_of(module)
     if holder is None:
         raise QatError(f"export_params: {shortened(module)} holds no parameters; give the module that was prepared")
-    if not origin.sources:
+    if not (origin.sources or origin.unplaced):
         raise QatError(
             f"export_params: {model.graph.name} was not prepared from a module of a framework, so that its parameters have no "
             "names in one; give qat.prepare that module itself, or take the arrays of qat.backend(...).read(model)"
@@ -275,14 +275,16 @@ def _imported(module: Any, example: Any, task: Task | None, **options: Any) -> t
 
 def _placed(imported: Imported, module: Any) -> tuple[dict[str, tuple[str, int]], Params]:
     """Of each parameter that is an array of the module in some layout, to the bit, its name there and which layout; and the
-    other parameters.
+    other parameters. Nothing where there is no module.
     """
     holder = holder_of(module)
-    own = {} if holder is None else holder.arrays(module)
+    if holder is None:
+        return {}, {}
+    own = holder.arrays(module)
     found: dict[str, tuple[str, int]] = {}
     for name, source in imported.sources.items():
         array = own.get(source)
-        if array is None or array.size != imported.params[name].size or holder is None:
+        if array is None or array.size != imported.params[name].size:
             continue
         layouts = enumerate(holder.layouts(imported.graph, name, imported.params[name], array.shape))
         number = next((number for number, each in layouts if np.array_equal(each, array)), None)

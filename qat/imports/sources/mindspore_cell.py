@@ -5,12 +5,14 @@ written as an ONNX file by MindSpore itself, and that file is read.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 
 from qat.errors import QatError
+from qat.imports.program import Program
 from qat.imports.source import Opened
 from qat.imports.sources import onnx_file
 from qat.reading import reason_of
@@ -54,4 +56,14 @@ def open_model(cell: Any, example: Any, input_shape: tuple[int, ...] | None = No
                 f"{own}: MindSpore keeps no graph of a cell that can be read, and cannot write this one as ONNX "
                 f"({reason_of(error)}); write the network as a qat.Network, and lower it with backend='mindspore'"
             ) from None
-        return onnx_file.open_file(path, None, own)
+        opened = onnx_file.open_file(path, None, own)
+    return replace(opened, program=_named(opened.program))
+
+
+def _named(program: Program) -> Program:
+    """With the names that cells have in MindSpore where their parameters say it, in place of those of the file's nodes."""
+    named = []
+    for each in program.operations:
+        cell_name = next((source.rpartition(".")[0] for source in each.sources.values() if "." in source), each.name)
+        named.append(replace(each, name=cell_name))
+    return program.with_operations(named)
