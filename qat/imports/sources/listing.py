@@ -69,7 +69,11 @@ class Listing:
     def canonical(self, value: str, array: Array) -> Array:
         """A value (N, ...) of the file, channels first, as float32."""
         columns = self.columns.get(value)
-        return to_first(array, value in self.last) if columns is None else np.ascontiguousarray(array[:, columns], np.float32)
+        return (
+            to_first(array, value in self.last)
+            if columns is None
+            else np.ascontiguousarray(array[:, columns], np.float32)
+        )
 
     def _flattened(self, value: str, shape: Shape) -> None:
         """An image with channels last becomes a row. shape: (N, H, W, C)."""
@@ -83,7 +87,11 @@ class Listing:
         columns = found[0] if found else None
         if all(each is None for each in found):
             return step
-        if columns is None or step.kind not in KEEPING or any(not np.array_equal(columns, each) for each in found[1:]):
+        if (
+            columns is None
+            or step.kind not in KEEPING
+            or any(each is None or not np.array_equal(columns, each) for each in found)
+        ):
             of = step.attributes.get("of", step.kind)
             return Step("unknown", {"of": f"{of} of a flattened image that has channels last"})
         if step.kind != "dense":
