@@ -127,9 +127,8 @@ class _Fusion:
                 self._cell(each)
         for name in program.outputs:
             if name not in self.node_of and name in self.pads | self.affine:
-                self.refused.append(
-                    ((self.pads | self.affine)[name], "something that only a layer after it could take")
-                )
+                waiting = (self.pads | self.affine)[name]
+                self.refused.append((waiting, "something that only a layer after it could take"))
         if self.refused:
             raise refusal(program.name, self.refused)
         if wrong := [name for name in program.outputs if name in self.flattened]:
@@ -194,7 +193,6 @@ class _Fusion:
             channels, height, width = image
             weight = layer.own["weight"].reshape(outputs, height, width, channels).transpose(0, 3, 1, 2)
             layer.own["weight"] = weight.reshape(outputs, inputs)
-            layer.sources.pop("weight", None)
         self._linear(each, DenseBnAct(inputs, outputs, has_bias=False), source, layer)
 
     def _linear(self, each: Operation, cell: Any, source: str, layer: Layer) -> None:
