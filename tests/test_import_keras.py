@@ -178,6 +178,15 @@ def with_operations() -> Any:
     return keras.Model(x, layers.Dense(3, name="last")(y), name="operations")
 
 
+def spelled_out() -> Any:
+    """Activations in several operations of keras.ops."""
+    x = keras.Input((5, 5, 3))
+    y = layers.Conv2D(4, 1, name="hswish")(x)
+    y = layers.Conv2D(4, 1, name="tanh")(y * ops.minimum(ops.maximum(y + 3.0, 0.0), 6.0) / 6.0)
+    y = layers.Conv2D(4, 1, name="sigmoid")(1.0 - 2.0 / (ops.exp(2.0 * y) + 1.0))
+    return keras.Model(x, ops.reciprocal(1.0 + ops.exp(-y)), name="spelled_out")
+
+
 def reshaped() -> Any:
     """An input that is given its axes, and a vector that becomes an image of one pixel and a vector again."""
     x = keras.Input((60,))
@@ -194,7 +203,8 @@ def of_two() -> Any:
 
 
 @pytest.mark.parametrize(
-    "build", [branched, sequential, channels_first, along_one_axis, nested, with_operations, reshaped, of_two]
+    "build",
+    [branched, sequential, channels_first, along_one_axis, nested, with_operations, spelled_out, reshaped, of_two],
 )
 def test_floats_are_equal(build: Callable[[], Any]) -> None:
     assert_equal(build())
@@ -221,6 +231,12 @@ def test_names_and_sources_are_those_of_the_layers() -> None:
     }
     inner = opened.trace(samples_of(opened), ["stem_relu", "joined"])
     assert {name: x.shape[1:] for name, x in inner.items()} == {"stem_relu": (6, 5, 6), "joined": (36, 5, 6)}
+
+
+def test_spelled_out_activations_are_in_their_cells() -> None:
+    _, imported = assert_equal(spelled_out())
+    _, *nodes = imported.graph.nodes
+    assert {node.name: node.cell.activation for node in nodes} == {name: name for name in ("hswish", "tanh", "sigmoid")}
 
 
 def test_models_within_a_model_give_paths() -> None:

@@ -118,7 +118,7 @@ def _operations(model: Any) -> Iterator[Any]:
 def _is_channels_first(model: Any) -> bool:
     """By the first layer that says so; Keras's own setting where none does."""
     found = (getattr(each, "data_format", None) for each in _operations(model))
-    return next((each for each in found if each is not None), keras.config.image_data_format()) == "channels_first"
+    return bool(next((x for x in found if x is not None), keras.config.image_data_format()) == "channels_first")
 
 
 def _check_precision(model: Any, name: str) -> None:
