@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 import yaml
 from fuzz_mutants import (
     Change,
@@ -447,7 +448,7 @@ def read_study(path: Path) -> None:
 def read_params(backend: str) -> Callable[[Path], None]:
     def read(path: Path) -> None:
         graph = Tiny().graph()
-        params = params_from(graph, qat.backend(backend).load_params(path), {}, str(path))
+        params, _ = params_from(graph, qat.backend(backend).load_params(path), {}, str(path))
         assert all(np.isfinite(array).all() for array in params.values())
 
     return read
@@ -611,6 +612,16 @@ KINDS = {
         300,
         "qat/backends/torch/files.py",
         in_zip,
+    ),
+    "state_dict in safetensors": Kind(
+        "safetensors",
+        lambda: safetensors.numpy.save(Tiny().graph().initial_params()),
+        read_params("torch"),
+        20,
+        400,
+        "qat/backends/torch/files.py",
+        in_safetensors,
+        0.9,
     ),
     "mindspore ckpt": Kind(
         "ckpt",
