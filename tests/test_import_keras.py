@@ -178,6 +178,14 @@ def with_operations() -> Any:
     return keras.Model(x, layers.Dense(3, name="last")(y), name="operations")
 
 
+def padded() -> Any:
+    """Zeros around numbers that may be negative, before a max pooling, and at the end: no other layer takes them."""
+    x = keras.Input((6, 6, 3))
+    y = layers.Conv2D(4, 3, name="conv")(layers.ZeroPadding2D(1)(layers.ZeroPadding2D(((0, 1), (1, 0)))(x)))
+    y = layers.MaxPooling2D(3, 2, name="largest")(layers.ZeroPadding2D(1, name="around")(y))
+    return keras.Model(x, layers.ZeroPadding2D(((1, 2), (0, 1)), name="end")(y), name="padded")
+
+
 def spelled_out() -> Any:
     """Activations in several operations of keras.ops."""
     x = keras.Input((5, 5, 3))
@@ -204,7 +212,18 @@ def of_two() -> Any:
 
 @pytest.mark.parametrize(
     "build",
-    [branched, sequential, channels_first, along_one_axis, nested, with_operations, spelled_out, reshaped, of_two],
+    [
+        branched,
+        sequential,
+        channels_first,
+        along_one_axis,
+        nested,
+        with_operations,
+        padded,
+        spelled_out,
+        reshaped,
+        of_two,
+    ],
 )
 def test_floats_are_equal(build: Callable[[], Any]) -> None:
     assert_equal(build())
@@ -231,6 +250,19 @@ def test_names_and_sources_are_those_of_the_layers() -> None:
     }
     inner = opened.trace(samples_of(opened), ["stem_relu", "joined"])
     assert {name: x.shape[1:] for name, x in inner.items()} == {"stem_relu": (6, 5, 6), "joined": (36, 5, 6)}
+
+
+def test_zeros_that_may_be_the_largest_are_a_layer() -> None:
+    _, imported = assert_equal(padded())
+    kinds = {
+        "input": "Input",
+        "conv": "Conv2dBnAct",
+        "around": "Conv2dBnAct",
+        "largest": "MaxPool2d",
+        "end": "Conv2dBnAct",
+    }
+    assert cells(imported) == kinds
+    assert (imported.params["around.weight"] == 1.0).all()
 
 
 def test_spelled_out_activations_are_in_their_cells() -> None:

@@ -277,12 +277,9 @@ class _Reader:
         values = tuple(taken[id(each)] for each in node.arguments.keras_tensors)
         args, kwargs = node.arguments.fill_in(taken)
         call = Call(operation, values, given[0].sizes, (*args, *kwargs.values()), self.layout)
-        for number, value in enumerate(given):
-            steps = (
-                _steps(call)
-                if len(given) == 1
-                else [unknown(f"{call.name} with {len(given)} outputs, of which {number}")]
-            )
+        several = [unknown(f"{call.name} with {len(given)} outputs")]
+        for value in given:
+            steps = several if len(given) > 1 else _steps(call)
             self._emit(name, tuple(each.name for each in values), value, steps)
 
     def _output_sizes(self, node: Any, name: str, taken: dict[int, Value]) -> list[tuple[int, ...]]:
