@@ -115,7 +115,7 @@ class _Reader:
                     f"{self.path}: its output {shortened(output)} is a constant, or nothing computes it; export it again"
                 )
         shapes = self.listing.shapes(self.shapes)
-        self.notes += self.listing.notes(outputs)
+        self.listing.check_outputs(self.path, outputs)
         return Program(name, self.inputs, self.listing.needed(outputs), outputs, shapes)
 
     # -- inputs -------------------------------------------------------------------------------------------------------
@@ -256,7 +256,9 @@ class _Reader:
         )
         given = {value: self.constants[value] for value in taken if value}
         with np.errstate(all="ignore"):
-            found = ReferenceEvaluator(proto, opsets={"": max(self.opset, EVALUATED.get(node.op_type, 0))}).run(None, given)
+            found = ReferenceEvaluator(proto, opsets={"": max(self.opset, EVALUATED.get(node.op_type, 0))}).run(
+                None, given
+            )
         for value, array in zip([value for value in node.output if value], found, strict=True):
             self._keep(value, np.asarray(array))
             source = taken[0]

@@ -47,7 +47,18 @@ OPERATIONS |= {
     "sub",
     "Pad",
 }
-OPERATIONS |= {"Add", "AvgPool2d", "MaxPool2d", "LeakyRelu", "Softmax", "Squeeze", "transpose", "Max", "truediv", "batchnorm"}
+OPERATIONS |= {
+    "Add",
+    "AvgPool2d",
+    "MaxPool2d",
+    "LeakyRelu",
+    "Softmax",
+    "Squeeze",
+    "transpose",
+    "Max",
+    "truediv",
+    "batchnorm",
+}
 VARIABLES = {"ReadVariableOp", "resource"}
 WHOLE = {"Identity", "StatefulPartitionedCall", "PartitionedCall"}  #: what it calls the result of a whole network
 #: Of an operator with weights: how TensorFlow calls what it computes.
