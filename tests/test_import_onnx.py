@@ -337,7 +337,7 @@ def test_constants_of_other_types_become_float32(dtype: Any, tmp_path: Path) -> 
         (
             [("Hardmax", {}), ("LRN", {"size": 3}), ("LRN", {"size": 3})],
             13,
-            "3 operations .*Hardmax: Hardmax_0; LRN: LRN_1, LRN_2",
+            "3 operations .*Hardmax: Hardmax_0; LRN: LRN_1, L",
         ),
         ([("FusedConv", {"domain": "com.microsoft"}, numbers(4, 3, 3, 3))], 13, "com.microsoft.FusedConv .*own domain"),
         ([("Transpose", {"perm": [0, 1, 3, 2]}), ("MatMul", {}, "x")], 13, "MatMul of two values"),
@@ -481,6 +481,24 @@ def test_constants_that_grow_are_refused(tmp_path: Path) -> None:
     model.graph.node.insert(1, helper.make_node("ConstantOfShape", ["sizes"], ["big"]))
     with pytest.raises(qat.QatError, match="constants grow"):
         imported(tmp_path, model)
+
+
+def test_a_layer_that_is_used_twice_is_one_cell(tmp_path: Path) -> None:
+    """Equal biases that an exporter has merged mean nothing; equal weights do."""
+    shared = chain(conv(3), ("Relu", {}), conv(3), ("Relu", {}), conv(3))
+    for node in (shared.graph.node[2], shared.graph.node[4]):
+        node.input[2] = "v0.c1"
+    found = imported(tmp_path, shared)
+    assert [node.cell_name for node in found.graph.nodes[1:]] == ["Conv_0", "Conv_2", "Conv_4"]
+    assert "Conv_0.bias" not in found.sources
+    assert found.sources["Conv_0.weight"] == "v0.c0"
+    shared.graph.node[2].input[1] = "v0.c0"
+    found = imported(tmp_path, shared)
+    assert [node.cell_name for node in found.graph.nodes[1:]] == ["Conv_0", "Conv_0", "Conv_4"]
+    assert found.difference.relative < ROUNDING
+    shared.graph.node[4].input[1] = "v0.c0"
+    with pytest.raises(qat.QatError, match=r"shares v0\.c0 with Conv_0, but has another activation.*Conv_4"):
+        imported(tmp_path, shared)
 
 
 # -- data in other files ----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -126,13 +127,21 @@ class Listing:
             )
 
     def needed(self, outputs: Sequence[str]) -> tuple[Operation, ...]:
-        """The operations that outputs depend on."""
+        """The operations that outputs depend on.
+
+        Exporters merge equal constants, as biases of zeros: of what several operations have, weights alone mean a layer that is
+        used several times (``Program.ties``), and other arrays lose their names.
+        """
         wanted, kept = set(outputs), []
         for each in reversed(self.operations):
             if each.output in wanted:
                 wanted |= set(each.inputs)
                 kept.append(each)
-        return tuple(reversed(kept))
+        uses = Counter(source for each in kept for local, source in each.sources.items() if local != "weight")
+        return tuple(
+            replace(each, sources={local: x for local, x in each.sources.items() if local == "weight" or uses[x] == 1})
+            for each in reversed(kept)
+        )
 
 
 def legal_name(text: str) -> str:

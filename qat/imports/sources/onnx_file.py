@@ -116,7 +116,7 @@ class _Reader:
                 )
         shapes = self.listing.shapes(self.shapes)
         self.listing.check_outputs(self.path, outputs)
-        return Program(name, self.inputs, self.listing.needed(outputs), outputs, shapes)
+        return Program(name, self.inputs, self.listing.needed(outputs), outputs, shapes, ties=True)
 
     # -- inputs -------------------------------------------------------------------------------------------------------
 

@@ -127,7 +127,7 @@ class _Reader:
                 "itself LiteRT computes other numbers, because it quantizes activations too, for each sample anew"
             )
         self.listing.check_outputs(self.path, outputs)
-        return Program(name, inputs, self.listing.needed(outputs), outputs, self.listing.shapes(self.known))
+        return Program(name, inputs, self.listing.needed(outputs), outputs, self.listing.shapes(self.known), ties=True)
 
     # -- inputs -------------------------------------------------------------------------------------------------------
 
