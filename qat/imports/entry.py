@@ -17,7 +17,10 @@ from qat.vocabulary.ops import Array
 Inputs: TypeAlias = Input | Sequence[Input] | None  #: one for each input, or the one of a network with one
 REAL = "float32"
 #: Of a source that takes whole numbers: the Input whose real numbers are these.
-CODED: Mapping[str, dict[str, Any]] = {"uint8": {"mean": 0.0, "std": 1.0 / 255.0}, "int8": {"dtype": "int8", "scale": 1.0}}
+CODED: Mapping[str, dict[str, Any]] = {
+    "uint8": {"mean": 0.0, "std": 1.0 / 255.0},
+    "int8": {"dtype": "int8", "scale": 1.0},
+}
 #: A standard deviation of pixels that are normalised in a network, scaled to 0..1: raw pixels may become numbers up to 100, not
 #: more, and not less than 0.2 apart.
 USUAL_STD = (0.01, 5.0)

@@ -195,7 +195,6 @@ class _Fusion:
             channels, height, width = image
             weight = layer.own["weight"].reshape(outputs, height, width, channels).transpose(0, 3, 1, 2)
             layer.own["weight"] = weight.reshape(outputs, inputs)
-            layer.sources.pop("weight", None)
         self._linear(each, DenseBnAct(inputs, outputs, has_bias=False), source, layer)
 
     def _linear(self, each: Operation, cell: Any, source: str, layer: Layer) -> None:

@@ -183,7 +183,7 @@ def _computed(each: Operation, inputs: Sequence[Array]) -> Array:
     constants = [float(array.reshape(())) for array in each.constants.values()]
     attributes = each.attributes
     if each.kind in ("add", "mul"):
-        first, second = [*inputs, *constants]
+        first, second, *_ = (*inputs, *constants)
         return np.asarray(first + second if each.kind == "add" else first * second)
     if each.kind == "clip":
         low, high = attributes["low"], attributes["high"]

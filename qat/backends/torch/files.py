@@ -1,4 +1,4 @@
-"""PyTorch's own files of parameters: what torch.save writes of a state_dict."""
+"""PyTorch's own files of parameters: what torch.save, or safetensors, writes of a state_dict."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 
 from qat.backends.torch.ops import Tensor
 from qat.errors import QatError
 from qat.files import write_atomically
-from qat.reading import check_zip, open_regular, reading, without_warnings
+from qat.reading import check_zip, open_regular, read_file, reading, without_warnings
 from qat.vocabulary.ops import Array
+
+SAFETENSORS = ".safetensors"  #: the ending of files that it wrote
 
 
 def load_params(path: str | Path) -> dict[str, Array]:
-    """The arrays of a file that torch.save wrote of a state_dict, by name. Nothing in the file is executed."""
+    """The arrays of a file that torch.save wrote of a state_dict, or safetensors did, by name. Nothing in it is executed."""
+    if str(path).lower().endswith(SAFETENSORS):
+        advice = "give a file that safetensors.torch.save_file wrote of a state_dict"
+        content = read_file(path, advice)
+        with reading(path, "a state_dict in safetensors", advice):
+            return {name: _array(value) for name, value in safetensors.torch.load(content).items()}
     advice = "give a file that torch.save wrote"
     with open_regular(path, advice) as file, reading(path, "a state_dict of PyTorch", advice), without_warnings():
         if zipfile.is_zipfile(file):
