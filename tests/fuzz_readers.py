@@ -739,11 +739,11 @@ KINDS = {
         in_tflite,
         0.8,
     ),
-    "imported pt2": Kind("pt2", pt2, read_imported, 10, 150, "qat/imports/sources/pt2_file.py", in_zip),
+    "imported pt2": Kind("pt2", pt2, read_imported, 5, 150, "qat/imports/sources/pt2_file.py", in_zip),
     "imported keras": Kind(
-        "keras", lambda: keras_model("x.keras"), read_imported, 10, 150, "qat/imports/sources/keras_file.py", in_zip
+        "keras", lambda: keras_model("x.keras"), read_imported, 0, 150, "qat/imports/sources/keras_file.py", in_zip
     ),
-    "imported h5": Kind("h5", lambda: keras_model("x.h5"), read_imported, 10, 150, "qat/imports/sources/keras_file.py"),
+    "imported h5": Kind("h5", lambda: keras_model("x.h5"), read_imported, 0, 150, "qat/imports/sources/keras_file.py"),
     "ascend.onnx": Kind(
         "ascend.onnx",
         lambda: exported("ASCEND_ONNX", "x.ascend.onnx", "ascend"),
