@@ -368,6 +368,12 @@ def test_constants_of_other_types_become_float32(dtype: Any, tmp_path: Path) -> 
         ([("Cast", {"to": 6}), ("Cast", {"to": 1})], 13, "Cast to whole numbers"),
         ([("Clip", {}, "x")], 13, "computed bounds"),
         ([("MaxPool", {"kernel_shape": [2, 2], "dilations": [2, 2]})], 13, "dilation"),
+        ([("Hardmax", {}), ("Add", {}, "x"), ("Flatten", {})], 13, r"1 operation .*Hardmax: Hardmax_0\. Known"),
+        (
+            [("A", {"domain": "my"}), ("Add", {}, "x"), ("B", {"domain": "my"})],
+            13,
+            r"2 operations .*my\.A.*: A_0; my\.B.*: B_2\. ",
+        ),
     ],
 )
 def test_what_no_cell_computes_is_named(specs: list[Spec], opset: int, message: str, tmp_path: Path) -> None:
