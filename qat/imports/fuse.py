@@ -409,6 +409,8 @@ class _Fusion:
         return each.output
 
     def _shape(self, value: str) -> tuple[int, ...]:
+        if value in self.lost:  # what comes of an unknown operation may have no known shape
+            raise _LostError
         return self.program.shapes[value]
 
     def _given(self, each: Operation, value: str) -> str:
