@@ -15,7 +15,7 @@ from qat.errors import QatError, shortened
 from qat.graph import Graph, Network, Params
 from qat.imports.compare import TOLERANCE
 from qat.imports.entry import Inputs
-from qat.imports.fuse import Imported
+from qat.imports.imported import Imported
 from qat.imports.model import holder_of, import_model, source_of
 from qat.imports.samples import Samples, gathered
 from qat.passes.convert_quant_network import convert_quant_network

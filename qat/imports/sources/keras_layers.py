@@ -10,8 +10,14 @@ import keras
 import numpy as np
 
 from qat.imports.sources.keras_calls import BEFORE, UNFLATTEN, Call, Reader, Step, Steps, array_of, own_class, unknown
-from qat.vocabulary.activations import TABLES
 from qat.vocabulary.ops import Array
+
+#: Functions of keras.activations and keras.ops that are clips, and those that have a name among ours.
+CLIPS = {"relu": (0.0, None), "relu6": (0.0, 6.0), "hard_tanh": (-1.0, 1.0)}
+FUNCTIONS = {"hard_sigmoid": "hsigmoid", "hard_silu": "hswish", "hard_swish": "hswish", "swish": "silu"} | {
+    name: name for name in ("sigmoid", "tanh", "silu", "gelu", "mish", "softplus", "softsign", "elu", "selu")
+}
+
 
 # -- activations ------------------------------------------------------------------------------------------------------
 
@@ -24,15 +30,19 @@ def relu(call_name: str, slope: float, largest: Any, threshold: float) -> Step:
     return Step("clip", {"low": 0.0, "high": None if largest is None else float(largest)})
 
 
+def elu(alpha: float) -> Step:
+    """An ELU."""
+    return Step("activation", {"function": "elu"}) if alpha == 1.0 else unknown(f"ELU of alpha {alpha:g}")
+
+
 def function_of(name: str) -> Step | None:
     """An activation function of Keras by its name there, with its defaults."""
-    if name in ("relu", "relu6", "hard_tanh"):
-        low, high = {"relu": (0.0, None), "relu6": (0.0, 6.0), "hard_tanh": (-1.0, 1.0)}[name]
+    if name in CLIPS:
+        low, high = CLIPS[name]
         return Step("clip", {"low": low, "high": high})
     if name == "leaky_relu":
         return Step("activation", {"function": name, "alpha": 0.2})
-    ours = {"hard_sigmoid": "hsigmoid", "hard_silu": "hswish", "hard_swish": "hswish", "swish": "silu"}.get(name, name)
-    return Step("activation", {"function": ours}) if ours in TABLES else None
+    return Step("activation", {"function": FUNCTIONS[name]}) if name in FUNCTIONS else None
 
 
 def _activation(call: Call, function: Any) -> Steps:
@@ -43,11 +53,13 @@ def _activation(call: Call, function: Any) -> Steps:
         yield from reader(replace(call, operation=function)) if reader else iter([unknown(type(function).__name__)])
         return
     name = getattr(function, "__name__", str(function))
-    if name == "linear":
-        return
     own = function in (getattr(keras.activations, name, None), getattr(keras.ops, name, None))
+    if own and name == "linear":
+        return
     if own and name == "softmax":
         yield from softmax(call, -1)
+    elif function is keras.ops.gelu:  # approximate by default, as keras.activations.gelu is not
+        yield Step("activation", {"function": "gelu_tanh"})
     else:
         yield (function_of(name) if own else None) or unknown(f"activation {name}")
 
@@ -312,6 +324,7 @@ LAYERS: Mapping[str, Reader] = {
         [relu("ReLU", call.operation.negative_slope, call.operation.max_value, call.operation.threshold)]
     ),
     "LeakyReLU": lambda call: iter([relu("LeakyReLU", call.operation.negative_slope, None, 0.0)]),
+    "ELU": lambda call: iter([elu(call.operation.alpha)]),
     "Softmax": lambda call: softmax(call, call.operation.axis),
     "Flatten": _flatten,
     "Reshape": reshape,

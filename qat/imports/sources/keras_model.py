@@ -118,7 +118,8 @@ def _operations(model: Any) -> Iterator[Any]:
 def _is_channels_first(model: Any) -> bool:
     """By the first layer that says so; Keras's own setting where none does."""
     found = (getattr(each, "data_format", None) for each in _operations(model))
-    return next((each for each in found if each is not None), keras.config.image_data_format()) == "channels_first"
+    own = next((each for each in found if each is not None), keras.config.image_data_format())
+    return bool(own == "channels_first")
 
 
 def _check_precision(model: Any, name: str) -> None:
@@ -149,37 +150,37 @@ class _Reader:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.sizes: dict[str, tuple[int, ...]] = {}  #: of values that Keras has
         self.calls: list[_Called] = []
-        self.entering: dict[str, tuple[int, ...]] = {}  #: of each input, its sizes in Keras
+        self.inputs: dict[str, ArraySpec] = {}
         self.open = False  #: whether the model leaves sizes open, so that its symbolic tensors do not tell them
         self.notes: list[str] = []
 
     def program(self, model: Any, input_shape: tuple[int, ...] | None) -> Program:
         scope: dict[int, Value] = {}
-        inputs = {}
         skipped = set()
         for number, (tensor, sizes) in enumerate(zip(model.inputs, self._input_sizes(model, input_shape), strict=True)):
             name = self._new("input" if len(model.inputs) == 1 else f"input{number}")
             arranged = self._arranged(model, tensor, name, sizes)
-            self.entering[name] = sizes
             if arranged is not None:
                 skipped.add(id(arranged))
                 sizes = tuple(arranged.outputs[0].shape[1:])
                 scope[id(arranged.outputs[0])] = Value(name, sizes)
             scope[id(tensor)] = self._value(name, sizes)
-            inputs[name] = ArraySpec(self.shapes[name], "float32")
+            self.inputs[name] = ArraySpec(self.shapes[name], "float32")
         self._model(model, "", scope, skipped)
         outputs = tuple(scope[id(tensor)].name for tensor in model.outputs)
-        return Program(self.name, inputs, tuple(self._used(outputs)), outputs, self.shapes)
+        return Program(self.name, self.inputs, tuple(self._used(outputs)), outputs, self.shapes)
 
     def trace(self, samples: tuple[Array, ...], values: Collection[str]) -> dict[str, Array]:
         """What the model's own layers compute; names of values that are none of Keras's are left out."""
         wanted = set(values)
         found: dict[str, Any] = {}
-        for x, (name, sizes) in zip(samples, self.entering.items(), strict=True):
-            original = self.layout.original(np.asarray(x), self.sizes[name]).reshape(len(x), *sizes)
-            found[name] = keras.ops.convert_to_tensor(original, dtype="float32")
+        for x, name in zip(samples, self.inputs, strict=True):
+            original = self.layout.original(np.asarray(x, np.float32), self.sizes[name])
+            found[name] = keras.ops.convert_to_tensor(original)
         for call in self.calls:
             args, kwargs = call.node.arguments.fill_in({key: found[name] for key, name in call.taken.items()})
+            if isinstance(call.node.operation, keras.layers.Layer):
+                kwargs["training"] = False  # as in evaluate and predict, whatever the call says
             given = keras.tree.flatten(call.node.operation(*args, **kwargs))
             found.update(zip(call.given, given, strict=True))
         return {name: self._canonical(name, found[name]) for name in wanted if name in found}
@@ -257,8 +258,7 @@ class _Reader:
             name = f"{prefix}{operation.name}"
             if not node.arguments.keras_tensors or id(node) in skipped:  # inputs, which are in scope
                 continue
-            training = node.arguments.kwargs.get("training")
-            if _is_model(operation) and not training:
+            if _is_model(operation):
                 inner = _recorded(operation, name)
                 taken = (scope[id(each)] for each in node.arguments.keras_tensors)
                 within = dict(zip(map(id, inner.inputs), taken, strict=True))
@@ -280,7 +280,7 @@ class _Reader:
         call = Call(operation, values, given[0].sizes, (*args, *kwargs.values()), self.layout)
         for number, value in enumerate(given):
             steps = (
-                _steps(call, node)
+                _steps(call)
                 if len(given) == 1
                 else [unknown(f"{call.name} with {len(given)} outputs, of which {number}")]
             )
@@ -339,14 +339,12 @@ class _Reader:
         return kept[::-1]
 
 
-def _steps(call: Call, node: Any) -> list[Step]:
+def _steps(call: Call) -> list[Step]:
     """What a call computes; an "unknown" step where that is not known."""
     operation = call.operation
     cls = own_class(operation)
     table = LAYERS if isinstance(operation, keras.layers.Layer) else OPERATIONS
     reader = table.get(cls.__name__) if cls is not None else None
-    if node.arguments.kwargs.get("training"):
-        return [unknown(f"{call.name} called with training=True")]
     if reader is None:
         return [unknown(call.name)]
     if getattr(operation, "quantization_mode", None) is not None:

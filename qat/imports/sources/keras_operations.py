@@ -104,6 +104,14 @@ OPERATIONS: Mapping[str, Reader] = {
     "Silu": _named("silu"),
     "HardSigmoid": _named("hard_sigmoid"),
     "HardSilu": _named("hard_silu"),
+    "Mish": _named("mish"),
+    "Softplus": _named("softplus"),
+    "Softsign": _named("softsign"),
+    "Selu": _named("selu"),
+    "Elu": lambda call: iter([layers.elu(call.operation.alpha)]),
+    "Gelu": lambda call: iter(
+        [Step("activation", {"function": "gelu_tanh" if call.operation.approximate else "gelu"})]
+    ),
     "LeakyRelu": lambda call: iter([layers.relu("LeakyRelu", call.operation.negative_slope, None, 0.0)]),
     "Softmax": lambda call: layers.softmax(call, call.operation.axis),
     "Concatenate": layers.concatenate,

@@ -28,7 +28,6 @@ from qat.imports.sources.steps import (
     first_shape,
     shown,
     to_file,
-    to_first,
     transposed,
     unknown,
 )
@@ -40,6 +39,8 @@ OLDEST = 9  #: opset
 FREE = 2  #: samples with which a network is read whose number is free: not 1, so that their axis cannot be mistaken for another
 BATCH = 8  #: samples in one run of the runtime, of a file that takes any number
 SMALL = 1 << 12  #: numbers of a constant that sizes may depend on
+#: The first opset of which ONNX's reference computes an operation, which older ones define alike.
+EVALUATED = {"DequantizeLinear": 19}
 #: What an input may hold, and as what the network takes it.
 TAKEN = {"float32": "float32", "float16": "float32", "float64": "float32", "uint8": "uint8", "int8": "int8"}
 #: Through these an input that has channels last goes before it is transposed.
@@ -83,6 +84,7 @@ class _Reader:
         self.constants: dict[str, Array] = {x.name: numpy_helper.to_array(x) for x in self.graph.initializer}
         self.stored = set(self.constants)  #: the names of those that the file itself holds
         self.types: dict[str, Any] = {}  #: of every value that is computed
+        self.shapes: dict[str, Shape | None] = {}  #: likewise, with the samples; None where they are not known
         self.same: dict[str, str] = {}  #: further results of an unknown operation: its first
         self.listing = Listing()
         self.fixed, self.batch, self.folded = False, FREE, 0
@@ -112,7 +114,8 @@ class _Reader:
                 raise QatError(
                     f"{self.path}: its output {shortened(output)} is a constant, or nothing computes it; export it again"
                 )
-        shapes = self.listing.shapes({value: self._known(value) for value in self.types})
+        shapes = self.listing.shapes(self.shapes)
+        self.notes += self.listing.notes(outputs)
         return Program(name, self.inputs, self.listing.needed(outputs), outputs, shapes)
 
     # -- inputs -------------------------------------------------------------------------------------------------------
@@ -128,7 +131,7 @@ class _Reader:
                 else None
             )
             if dtype is None or str(dtype) not in TAKEN:
-                found = f"{dtype} tensors" if dtype is not None else f"a {str(kind).removesuffix('_type')}"
+                found = f"{dtype} tensors" if dtype is not None else f"values of type {str(kind).removesuffix('_type')}"
                 raise QatError(
                     f"{self.path}: its input {shortened(x.name)} takes {found}, but a network takes real numbers or pixels; "
                     "cut off what comes before them"
@@ -177,6 +180,7 @@ class _Reader:
             )
         full = (self.batch, *(int(size or 0) for size in sizes[1:]))
         self.types[x.name] = helper.make_tensor_type_proto(x.type.tensor_type.elem_type, full)
+        self.shapes[x.name] = full
         if last:
             self.listing.last.add(x.name)
         self.inputs[x.name] = ArraySpec(first_shape(full, last)[1:], TAKEN[str(self.dtypes[x.name])])
@@ -252,7 +256,9 @@ class _Reader:
         )
         given = {value: self.constants[value] for value in taken if value}
         with np.errstate(all="ignore"):
-            found = ReferenceEvaluator(proto, opsets={"": self.opset}).run(None, given)
+            found = ReferenceEvaluator(proto, opsets={"": max(self.opset, EVALUATED.get(node.op_type, 0))}).run(
+                None, given
+            )
         for value, array in zip([value for value in node.output if value], found, strict=True):
             self._keep(value, np.asarray(array))
             source = taken[0]
@@ -291,9 +297,10 @@ class _Reader:
             steps, inputs, result = unknown(f"{node.op_type} with {1 + len(others)} results"), values, last
         self.same |= dict.fromkeys(others, output)
         self.types.setdefault(output, onnx.TypeProto())
+        self.shapes[output] = call.result
         if result:
             self.listing.last.add(output)
-        self.listing.add(node.name, steps, inputs, output)
+        self.listing.add(node.name, steps, inputs, output, self.shapes)
 
     def _steps(
         self, node: Any, call: Call, values: tuple[str, ...], output: str
@@ -316,8 +323,7 @@ class _Reader:
         elif len(images) > 1:
             of = f"{node.op_type} of values in two layouts"
         elif node.op_type in ("Reshape", "Flatten", "Squeeze", "Unsqueeze") and len(values) == 1:
-            shapes = {value: self._known(value) for value in self.types}
-            steps, first = self.listing.reshape(call, values[0], output, shapes)
+            steps, first = self.listing.reshape(call, values[0], output, self.shapes)
             return steps, (first,), output in self.listing.last
         else:
             return reader(call), values, call.last and len(call.result or ()) == 4
@@ -373,7 +379,7 @@ class _Reader:
         feed = {value: to_file(x, value in self.listing.last, self.dtypes[value]) for value, x in given.items()}
         try:
             for value, array in zip(wanted, self._run(model, wanted, feed), strict=True):
-                found[value] = to_first(array, value in self.listing.last)
+                found[value] = self.listing.canonical(value, array)
         except Exception as error:  # the runtime's share no base class of their own
             raise QatError(
                 f"{self.path}: ONNX Runtime cannot run it ({reason_of(error)}), so that nothing can be compared; export it "

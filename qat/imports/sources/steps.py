@@ -182,7 +182,7 @@ def reshaped(call: Call, given: Shape, wanted: Shape | None) -> Steps:
     if given == wanted:
         return [Step("identity")]
     if len(wanted) == 2 and wanted[0] == given[0]:
-        return [Step("flatten", {"channels_last": True} if call.last and len(given) == 4 else {})]
+        return [Step("flatten")]
     return unknown(f"{call.of} from {shown(given)} to {shown(wanted)}")
 
 

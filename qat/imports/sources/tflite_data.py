@@ -47,7 +47,18 @@ OPERATIONS |= {
     "sub",
     "Pad",
 }
-OPERATIONS |= {"LeakyRelu", "Softmax", "Squeeze", "transpose", "Max", "truediv", "batchnorm"}
+OPERATIONS |= {
+    "Add",
+    "AvgPool2d",
+    "MaxPool2d",
+    "LeakyRelu",
+    "Softmax",
+    "Squeeze",
+    "transpose",
+    "Max",
+    "truediv",
+    "batchnorm",
+}
 VARIABLES = {"ReadVariableOp", "resource"}
 WHOLE = {"Identity", "StatefulPartitionedCall", "PartitionedCall"}  #: what it calls the result of a whole network
 #: Of an operator with weights: how TensorFlow calls what it computes.
@@ -138,7 +149,7 @@ def layer_of(kind: str, names: Sequence[str]) -> str:
     ends = LINEAR.get(kind, ())
     own = [part for part in parts if part.rpartition("/")[2].rstrip("0123456789_") in ends]
     chosen = own[0] if own else names[-1].split(";")[-1].partition(":")[0]
-    if chosen in WHOLE:
+    if chosen.rstrip("0123456789_") in WHOLE:
         return kind.lower()
     words = chosen.split("/")
     while len(words) > 1 and words[-1] in VARIABLES:

@@ -23,7 +23,6 @@ from qat.imports.sources.steps import (
     first_shape,
     shown,
     to_file,
-    to_first,
     transposed,
     unknown,
 )
@@ -124,9 +123,10 @@ class _Reader:
         if self.real:
             self.notes.append(
                 f"{Path(self.path).name} has int8 weights in {len(self.real)} layers (dynamic range quantization): they are "
-                "the real numbers that they stand for, here and in the copy of the file that was compared. From the file itself "
-                "LiteRT computes other numbers, because it quantizes activations too, for each sample anew"
+                "the real numbers that they stand for, here and in the copy of the file that was compared. From the file "
+                "itself LiteRT computes other numbers, because it quantizes activations too, for each sample anew"
             )
+        self.notes += self.listing.notes(outputs)
         return Program(name, inputs, self.listing.needed(outputs), outputs, self.listing.shapes(self.known))
 
     # -- inputs -------------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ class _Reader:
                 tuple(self.values[index] for index in computed),
             )
             self.values |= dict.fromkeys(outputs[1:], output)
-        self.listing.add(layer.removeprefix(self.prefix), steps, inputs, output)
+        self.listing.add(layer.removeprefix(self.prefix), steps, inputs, output, self.known)
 
     def _steps(self, call: Call, operator: Any, inputs: tuple[str, ...], output: str) -> tuple[Steps, tuple[str, ...]]:
         layouts = {value in self.listing.last for value in inputs if len(self.known[value] or ()) == 4}
@@ -353,7 +353,7 @@ class _Reader:
                 found = _LITERT.ask({"tensors": list(indices.values())}, taken)
             except ChildError as error:
                 raise QatError(f"{self.path}: LiteRT cannot run it ({reason_of(error)}); convert it again") from None
-        return {value: to_first(x, value in self.listing.last) for value, x in zip(indices, found, strict=True)}
+        return {value: self.listing.canonical(value, x) for value, x in zip(indices, found, strict=True)}
 
     def _in_float(self) -> bytes:
         """The file with real numbers in place of codes."""

@@ -105,9 +105,8 @@ def _dense(call: Call) -> Steps:
     if len(shape) > 2 and not call.options.keepNumDims:
         if math.prod(shape[1:]) != weight.shape[1]:
             return unknown(f"{call.of} over the last axis of several samples")
-        flat = Step("flatten", {"channels_last": True} if call.last and len(shape) == 4 else {})
         constants, sources = _with_bias(call, weight)
-        return [flat, Step("dense", {}, constants, sources)]
+        return [Step("flatten"), Step("dense", {}, constants, sources)]
     return dense(call, weight, bias, sources)
 
 
