@@ -237,8 +237,8 @@ def export_params(model: Any, module: Any) -> None:
     other = [name for name, array in origin.joined.items() if not np.array_equal(own.get(name), array)]
     if other:
         raise QatError(
-            f"export_params: {type(module).__name__} has another {_listed(other)} than the module that was prepared, of whose the "
-            f"import computed {_listed([*origin.unplaced])}, which cannot be put back; give the module that was prepared"
+            f"export_params: {type(module).__name__} has another {_listed(other)} than the module that was prepared, of whose "
+            f"the import computed {_listed([*origin.unplaced])}, which cannot be put back; give the module that was prepared"
         )
     found: Params = {}
     for name, (source, number) in origin.sources.items():
