@@ -82,7 +82,9 @@ from qat.training.optimizer import Optimizer
 if TYPE_CHECKING:  # what _LATER has
     from qat import networks, pruning
     from qat.deploy import verify
+    from qat.imports.export import export
     from qat.imports.model import import_model
+    from qat.imports.prepare import checkpoint_of, export_params, prepare
     from qat.training.distillation import Teaching, teach
     from qat.training.loop import evaluate_accuracy, evaluate_metrics, train
     from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
@@ -148,15 +150,19 @@ __all__ = [
     "backend",
     "backend_names",
     "calibrate",
+    "checkpoint_of",
     "convert_quant_network",
     "data",
     "evaluate",
     "evaluate_accuracy",
     "evaluate_metrics",
+    "export",
+    "export_params",
     "import_model",
     "memory",
     "metrics",
     "networks",
+    "prepare",
     "pruning",
     "quantizers",
     "target",
@@ -171,7 +177,9 @@ __all__ = [
 #: Modules, and where names are, that are imported when they are used, since not every program needs what they bring with them.
 _MODULES = {"networks": "qat.networks", "pruning": "qat.pruning", "verify": "qat.deploy.verify"}
 _LATER = {
+    "qat.imports.export": ("export",),
     "qat.imports.model": ("import_model",),
+    "qat.imports.prepare": ("checkpoint_of", "export_params", "prepare"),
     "qat.training.distillation": ("Teaching", "teach"),
     "qat.training.loop": ("evaluate_accuracy", "evaluate_metrics", "train"),
     "qat.training.recipe": ("Recipe",),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,11 @@ from qat.vocabulary.ops import Array
 
 Inputs: TypeAlias = Input | Sequence[Input] | None  #: one for each input, or the one of a network with one
 REAL = "float32"
+#: Of a source that takes whole numbers: the Input whose real numbers are these.
+CODED: Mapping[str, dict[str, Any]] = {
+    "uint8": {"mean": 0.0, "std": 1.0 / 255.0},
+    "int8": {"dtype": "int8", "scale": 1.0},
+}
 #: A standard deviation of pixels that are normalised in a network, scaled to 0..1: raw pixels may become numbers up to 100, not
 #: more, and not less than 0.2 apart.
 USUAL_STD = (0.01, 5.0)
@@ -68,7 +73,8 @@ def entered(program: Program, inputs: Inputs = None) -> Entry:
                 f"{program.name}: its input {name} takes samples of shape {spec.shape}, but the Input given for it has "
                 f"{cell.shape}; give that shape (channels first), or another input_shape"
             )
-        entry = _entered(entry, name, Input(spec.shape, dtype=REAL) if cell is None else cell, automatic=cell is None)
+        taken = cell or Input(spec.shape, **CODED.get(spec.dtype, {"dtype": REAL}))
+        entry = _entered(entry, name, taken, automatic=cell is None and spec.dtype not in CODED)
     return entry
 
 
@@ -92,10 +98,14 @@ def _normalised(program: Program, name: str, cell: Input) -> tuple[Program, Inpu
     """The program without the factors and shifts that its input meets first, the Input that has them, and how many."""
     channels = cell.shape[0]
     mean, std = _normalization(cell)
-    value, gone = name, set()
+    value, gone, count = name, set(), 0
     while len(takers := program.consumers(value)) == 1 and value not in program.outputs:
         after = takers[0]
         number = per_channel(after, channels)
+        if after.kind == "identity":  # as a cast of pixels to real numbers
+            gone.add(after.output)
+            value = after.output
+            continue
         if number is None or after.kind not in ("mul", "add") or (after.kind == "mul" and not (number > 0).all()):
             break
         if after.kind == "mul":
@@ -103,8 +113,8 @@ def _normalised(program: Program, name: str, cell: Input) -> tuple[Program, Inpu
         else:
             mean = mean - number * std
         gone.add(after.output)
-        value = after.output
-    if not gone or not ((mean >= -1e-9).all() and (mean <= 1 + 1e-9).all() and np.isfinite(std).all()):
+        value, count = after.output, count + 1
+    if not count or not ((mean >= -1e-9).all() and (mean <= 1 + 1e-9).all() and np.isfinite(std).all()):
         return program, cell, 0
     found = pixels(cell.shape, np.clip(mean, 0.0, 1.0), std)
     kept = [
@@ -113,7 +123,7 @@ def _normalised(program: Program, name: str, cell: Input) -> tuple[Program, Inpu
         if each.output not in gone
     ]
     outputs = tuple(name if each == value else each for each in program.outputs)
-    return replace(program, operations=tuple(kept), outputs=outputs), found, len(gone)
+    return replace(program, operations=tuple(kept), outputs=outputs), found, count
 
 
 def _normalization(cell: Input) -> tuple[Array, Array]:

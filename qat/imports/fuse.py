@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,83 +27,32 @@ from qat.cells import (
 from qat.cells.base import Cell
 from qat.errors import QatError
 from qat.graph import Graph, Node, Params
-from qat.imports.compare import TOLERANCE, Difference, compared
+from qat.imports.activations import ALL_ACTIVATIONS, activation_of, called
 from qat.imports.entry import per_channel
-from qat.imports.program import Operation, Program
-from qat.imports.source import Opened
+from qat.imports.imported import Imported
+from qat.imports.layer import Layer, Use, factor_and_shift, unlike
+from qat.imports.program import Operation, Program, refusal
 from qat.imports.spelled_out import recognised
+from qat.imports.windows import placed, resolved, with_ceil
 from qat.names import is_name
-from qat.tasks import Classification, Task
-from qat.training.checkpoint import Checkpoint
-from qat.vocabulary.arrays import Arrays
-from qat.vocabulary.ops import Array
+from qat.vocabulary.activations import RELU_BOUNDS
+from qat.vocabulary.ops import Padding
 
-#: How a parameter of a batch normalisation is called in a cell.
-OF_NORMALIZATION = {"gamma": "gamma", "beta": "beta", "mean": "moving_mean", "variance": "moving_variance"}
 REST = ("identity", "dropout")  #: kinds that compute nothing in evaluation
-
-
-@dataclass
-class Imported:
-    """A network that was read.
-
-    Attributes:
-        graph: of cells.
-        params: its parameters, by full name.
-        sources: of each parameter that is one array of the source as it is, the array's name there.
-        values: of each node, the value of the source that it gives.
-        notes: what a user should know, a line each.
-        difference: from the source, where they were compared.
-        opened: the source.
-        entries: of each input, an Input whose ``real_numbers`` are what the source takes.
-    """
-
-    graph: Graph
-    params: Params
-    sources: dict[str, str] = field(default_factory=dict)
-    values: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    difference: Difference | None = None
-    opened: Opened | None = None
-    entries: tuple[Input, ...] = ()
-
-    def compare(self, images: Arrays | None = None, *, tolerance: float = TOLERANCE) -> Difference:
-        """Run the source and the graph on the same samples.
-
-        Args:
-            images: What the graph takes, (N, ...), a tuple of arrays for several inputs, of which 32 are used. None, the
-                default: 4 random samples.
-            tolerance: The largest relative difference between their outputs.
-
-        Returns:
-            The difference, which ``difference`` keeps.
-
-        Raises:
-            QatError: they differ by more; the first node where they part is named.
-        """
-        assert self.opened is not None
-        self.difference = compared(
-            self.opened, self.graph, self.params, self.values, self.entries, images, tolerance=tolerance
-        )
-        return self.difference
-
-    def checkpoint(self, task: Task | None = None) -> Checkpoint:
-        """A checkpoint of the float network, as training would have left it.
-
-        Args:
-            task: What the network is for; by default a classification.
-
-        Returns:
-            The checkpoint, at step 0.
-        """
-        return Checkpoint(self.graph, self.params, task=task or Classification())
 
 
 def fuse(program: Program, inputs: Sequence[Input] = ()) -> Imported:
     """Make cells of plain operations.
 
-    A convolution, dense layer or addition takes what follows it alone: a bias, a constant factor, a batch normalisation, an
-    activation. Padding goes into what it pads for. What changes nothing is gone.
+    - A convolution or dense layer takes what follows it alone: a bias, a constant factor, a batch normalisation, an
+      activation.
+    - A batch normalisation that follows nothing of that kind is a cell of its own, with an activation; so is an addition.
+    - Zeros around an image go into what takes it: a convolution, an average pooling, and a max pooling of numbers that are not
+      negative.
+    - A constant factor or shift of each channel that no cell takes is a Normalize cell; of a vector, it goes into the dense
+      layer that follows.
+    - A layer that is used twice is one cell with two nodes.
+    - What computes nothing is gone.
 
     Args:
         program: of a front end, channels first.
@@ -113,305 +62,390 @@ def fuse(program: Program, inputs: Sequence[Input] = ()) -> Imported:
         The network.
 
     Raises:
-        QatError: an operation that no cell computes; all of them are named.
+        QatError: operations that no cell computes; all of them are named.
     """
     cells = inputs or [Input(spec.shape, dtype="float32") for spec in program.inputs.values()]
-    return _Fusion(recognised(_without_rest(program)), cells).result()
+    return _Fusion(recognised(program.without(REST)), cells).result()
 
 
-def _without_rest(program: Program) -> Program:
-    """Without operations that compute nothing."""
-    same: dict[str, str] = {}
-    kept = []
-    for each in program.operations:
-        each = replace(each, inputs=tuple(same.get(name, name) for name in each.inputs))
-        if each.kind in REST:
-            same[each.output] = each.inputs[0]
-        else:
-            kept.append(each)
-    return replace(program, operations=tuple(kept), outputs=tuple(same.get(name, name) for name in program.outputs))
+class _RefusedError(Exception):
+    """No cell computes an operation."""
+
+    def __init__(self, each: Operation, what: str) -> None:
+        super().__init__(what)
+        self.each, self.what = each, what
+
+
+class _LostError(Exception):
+    """An operation takes what one that is refused gives."""
 
 
 class _Fusion:
     def __init__(self, program: Program, inputs: Sequence[Input]) -> None:
-        program.require_known()
         self.program, self.inputs = program, inputs
         self.nodes: list[Node] = []
-        self.imported = Imported.__new__(Imported)
+        self.names: set[str] = set()
         self.params: Params = {}
         self.sources: dict[str, str] = {}
         self.values: dict[str, str] = {}
-        self.notes: list[str] = []
         self.node_of: dict[str, str] = {}  #: value -> the node that gives it
-        self.done: set[str] = set()  #: outputs of operations that a cell has taken
+        self.taken: set[str] = set()  #: outputs of operations that a cell has taken
+        self.lost: set[str] = set()  #: values that nothing computes, because an operation is refused
+        self.refused: list[tuple[Operation, str]] = []
+        self.non_negative: set[str] = set()  #: nodes
         self.pads: dict[str, Operation] = {}  #: value -> the padding that gives it
+        self.affine: dict[str, Operation] = {}  #: value -> the factor or shift of a vector that gives it
         self.flattened: dict[str, tuple[int, ...]] = {}  #: value of a flatten in the order of HWC -> (C, H, W)
-        self.alone: dict[str, Operation] = {}
-        for each in program.operations:
-            for name in each.inputs:
-                takers = program.consumers(name)
-                if len(takers) == 1 and name not in program.outputs:
-                    self.alone[name] = takers[0]
+        self.uses: dict[str, Use] = {}  #: name of an array in the source -> the first layer that has it
+        self.alone = program.single_consumers()
+        self.cells: Mapping[str, Callable[[Operation], None]] = {
+            "conv2d": self._conv2d,
+            "dense": self._dense,
+            "batch_norm": self._batch_norm,
+            "activation": self._activation,
+            "clip": self._activation,
+            "add": self._add,
+            "mul": self._mul,
+            "elementwise": self._unknown,
+            "max_pool2d": self._max_pool2d,
+            "avg_pool2d": self._avg_pool2d,
+            "mean": self._mean,
+            "flatten": self._flatten,
+            "concat": self._concat,
+            "pad": self._pad,
+            "softmax": self._softmax,
+            "unknown": self._unknown,
+        }
 
     def result(self) -> Imported:
-        inputs = self.program.inputs
-        for number, (name, cell) in enumerate(zip(inputs, self.inputs, strict=True)):
-            node = self._name("input" if len(inputs) == 1 else f"input{number}")
+        program = self.program
+        for number, (name, cell) in enumerate(zip(program.inputs, self.inputs, strict=True)):
+            node = self._name("input" if len(program.inputs) == 1 else f"input{number}")
             self.nodes.append(Node(node, cell, (), node))
             self._gives(name, node)
-        for each in self.program.operations:
-            if each.output not in self.done:
+        for each in program.operations:
+            if each.output not in self.taken:
                 self._cell(each)
-        outputs = tuple(self.node_of[name] for name in self.program.outputs)
-        graph = Graph(tuple(self.nodes), outputs, self.program.name)
-        return Imported(graph, self.params, self.sources, self.values, self.notes)
+        for name in program.outputs:
+            if name not in self.node_of and name in self.pads | self.affine:
+                self.refused.append(
+                    ((self.pads | self.affine)[name], "something that only a layer after it could take")
+                )
+        if self.refused:
+            raise refusal(program.name, self.refused)
+        if wrong := [name for name in program.outputs if name in self.flattened]:
+            raise QatError(
+                f"{program.name}: its output {wrong[0]} is flattened with channels last, and the graph has channels first; end "
+                "the network before the flatten, or after the dense layer behind it (outputs=)"
+            )
+        graph = Graph(tuple(self.nodes), tuple(self.node_of[name] for name in program.outputs), program.name)
+        return Imported(graph, self.params, self.sources, self.values)
 
     # -- one operation ------------------------------------------------------------------------------------------------
 
     def _cell(self, each: Operation) -> None:
-        getattr(self, f"_{each.kind}", self._refuse)(each)
+        """Make the cell of an operation, or note why there is none."""
+        before = set(self.taken)
+        try:
+            self.cells[each.kind](each)
+        except _LostError:
+            pass
+        except _RefusedError as refused:
+            if all(refused.each is not other for other, _ in self.refused):
+                self.refused.append((refused.each, refused.what))
+        except QatError as error:  # a cell's own checks
+            self.refused.append((each, str(error)))
+        else:
+            return
+        self.lost |= {each.output} | (self.taken - before)
 
-    def _refuse(self, each: Operation, why: str = "") -> None:
-        where = f" ({each.where})" if each.where else ""
-        raise QatError(
-            f"{self.program.name}: {each.name or each.output}{where} is a {each.kind} that no cell computes{why}; cut the "
-            "network before it (outputs=), and compute the rest in float"
-        )
+    def _unknown(self, each: Operation) -> None:
+        raise _RefusedError(each, str(each.attributes["of" if each.kind == "unknown" else "function"]))
 
     def _conv2d(self, each: Operation) -> None:
         weight, options = each.constants["weight"], each.attributes
-        source, padding = self._unpadded(each.inputs[0], options["padding"])
-        fields: dict[str, Any] = {"pad_mode": "same"} if padding == "same" else {"pad_mode": "pad", "padding": padding}
+        source, padding = self._unpadded(each, options["padding"])
         group = options["groups"]
         cell = Conv2dBnAct(
             weight.shape[1] * group,
             weight.shape[0],
-            weight.shape[2:],
+            (weight.shape[2], weight.shape[3]),
             stride=options["stride"],
             dilation=options["dilation"],
             group=group,
-            **fields,
+            **placed(padding),
         )
-        self._linear(each, cell, source)
+        self._linear(each, cell, source, Layer.of(each))
 
     def _dense(self, each: Operation) -> None:
         outputs, inputs = each.constants["weight"].shape
-        image = self.flattened.get(each.inputs[0])
+        layer, source = Layer.of(each), each.inputs[0]
+        while (before := self.affine.get(source)) is not None:
+            factor, shift = factor_and_shift(before, inputs)
+            weight = layer.own["weight"]
+            shifted = layer.own.get("bias", np.zeros(outputs, np.float32)) + weight @ shift
+            layer.own |= {"weight": weight * factor, "bias": shifted}
+            layer.origin |= before.sources
+            layer.sources.clear()
+            source = before.inputs[0]
+        if len(self._shape(source)) != 1:
+            raise _RefusedError(each, f"a dense layer over {self._shape(source)}: of the last axis alone")
+        image = self.flattened.get(source)
         if image is not None:  # its columns stand in the order of a source that has channels last
             channels, height, width = image
-            weight = each.constants["weight"].reshape(outputs, height, width, channels).transpose(0, 3, 1, 2)
-            each = replace(each, constants={**each.constants, "weight": weight.reshape(outputs, inputs)}, sources={})
-        self._linear(each, DenseBnAct(inputs, outputs, has_bias=False), each.inputs[0])
+            weight = layer.own["weight"].reshape(outputs, height, width, channels).transpose(0, 3, 1, 2)
+            layer.own["weight"] = weight.reshape(outputs, inputs)
+        self._linear(each, DenseBnAct(inputs, outputs, has_bias=False), source, layer)
 
-    def _linear(self, each: Operation, cell: Any, source: str) -> None:
+    def _linear(self, each: Operation, cell: Any, source: str, layer: Layer) -> None:
         """A convolution or dense layer with all that follows it alone."""
-        own: dict[str, Array] = {"weight": each.constants["weight"]}
-        sources = {"weight": each.sources.get("weight", "")}
-        if "bias" in each.constants:
-            own["bias"], sources["bias"] = each.constants["bias"], each.sources.get("bias", "")
-        value, eps = each.output, None
-        while (after := self.alone.get(value)) is not None:
-            channel = per_channel(after, len(own["weight"]))
-            if after.kind == "batch_norm" and eps is None:
-                eps = after.attributes["eps"]
-                for name, local in OF_NORMALIZATION.items():
-                    own[local], sources[local] = self._statistic(after, name, len(own["weight"]))
-                    sources[local] = after.sources.get(name, "")
-            elif after.kind == "add" and channel is not None:
-                place = "bias" if eps is None else "beta"
-                own[place] = own.get(place, np.zeros(len(own["weight"]), np.float32)) + channel
-                sources[place] = ""
-            elif after.kind == "mul" and channel is not None and eps is None:
-                own["weight"] = own["weight"] * channel.reshape(-1, *(1,) * (own["weight"].ndim - 1))
-                sources["weight"] = ""
-                if "bias" in own:
-                    own["bias"], sources["bias"] = own["bias"] * channel, ""
-            elif after.kind == "mul" and channel is not None:
-                own["gamma"], own["beta"] = own["gamma"] * channel, own["beta"] * channel
-                sources["gamma"] = sources["beta"] = ""
-            else:
-                break
+        value = each.output
+        while (after := self.alone.get(value)) is not None and layer.takes(after):
             value = self._taken(after)
         value, activation = self._activated(value)
-        fields = {"has_bias": "bias" in own, "has_bn": eps is not None, **activation}
-        cell = replace(cell, **fields, **({} if eps is None else {"eps": eps}))
-        node = self._node(each, cell, source, value=value)
-        for local, array in own.items():
-            self.params[f"{node}.{local}"] = np.array(array, np.float32, order="C")  # a copy
-            if sources.get(local):
-                self.sources[f"{node}.{local}"] = sources[local]
+        fields = {"has_bias": "bias" in layer.own, "has_bn": layer.has_bn, **layer.fields, **activation}
+        self._layer(each, replace(cell, **fields), source, layer, value)
 
-    def _statistic(self, each: Operation, name: str, channels: int) -> tuple[Array, str]:
-        missing = {"gamma": 1.0, "variance": 1.0}.get(name, 0.0)
-        found = each.constants.get(name)
-        return (np.full(channels, missing, np.float32) if found is None else found), each.sources.get(name, "")
+    def _layer(self, each: Operation, cell: Cell, source: str, layer: Layer, value: str) -> None:
+        """The node of a layer with parameters: of one that was used before, a second node."""
+        use = Use("", cell, layer)
+        for local, name in layer.origin.items():
+            earlier = self.uses.get(name)
+            if earlier is not None and earlier.is_same(use):
+                self._node(each, cell, source, value=value, cell_name=earlier.node)
+                return
+            if earlier is not None and self.program.ties:
+                raise _RefusedError(
+                    each,
+                    f"a layer that shares {name} with {earlier.node}, but has another {unlike(earlier, use)}, so that they are "
+                    f"no one cell; make them equal, or give it a {local} of its own",
+                )
+        use.node = self._node(each, cell, source, value=value)
+        for name in layer.origin.values():
+            self.uses.setdefault(name, use)
+        for local, array in layer.own.items():
+            self.params[f"{use.node}.{local}"] = np.array(array, np.float32, order="C")  # a copy
+            if source_name := layer.sources.get(local):
+                self.sources[f"{use.node}.{local}"] = source_name
 
     def _batch_norm(self, each: Operation) -> None:
-        channels = self._shape(each.inputs[0])[0]
+        shape = self._shape(each.inputs[0])
+        if len(shape) != 3:
+            self._before_dense(each, "a batch normalisation of a vector that no dense layer stands beside")
+            return
+        layer = Layer({"weight": np.ones((shape[0], 1), np.float32)}, {}, {})
+        layer.normalized(each)
+        del layer.own["weight"]
         value, activation = self._activated(each.output)
-        cell = BatchNorm(channels, eps=each.attributes["eps"], **activation)
-        node = self._node(each, cell, each.inputs[0], value=value)
-        for name, local in OF_NORMALIZATION.items():
-            self.params[f"{node}.{local}"], source = self._statistic(each, name, channels)
-            if source:
-                self.sources[f"{node}.{local}"] = source
+        self._layer(each, BatchNorm(shape[0], **layer.fields, **activation), each.inputs[0], layer, value)
 
     def _add(self, each: Operation) -> None:
         if len(each.inputs) != 2:
             self._affine(each)
             return
-        value, activation = self._activated(each.output)
-        if activation.get("activation") not in (None, "relu", "relu6"):
-            self.done.discard(value)
-            value, activation = each.output, {}
-        self._node(each, Add(**activation), *each.inputs, value=value)
-
-    def _affine(self, each: Operation) -> None:
-        """A constant per channel that no linear cell before takes: a layer of its own."""
-        shape = self._shape(each.inputs[0])
-        channel = per_channel(each, shape[0])
-        if channel is None or len(shape) != 3:
-            self._refuse(each, " with that constant")
-            return
-        factor = channel if each.kind == "mul" else np.ones_like(channel)
-        shift = channel if each.kind == "add" else np.zeros_like(channel)
-        value = each.output
-        while (after := self.alone.get(value)) is not None and after.kind in ("mul", "add"):
-            more = per_channel(after, shape[0])
-            if more is None:
-                break
-            factor, shift = (factor * more, shift * more) if after.kind == "mul" else (factor, shift + more)
-            value = self._taken(after)
-        self._node(each, Normalize(tuple(factor.tolist()), tuple(shift.tolist())), each.inputs[0], value=value)
+        a, b = (self._shape(name) for name in each.inputs)
+        if a != b:
+            raise _RefusedError(each, f"an addition of {a} and {b}")
+        value, activation = self._activated(each.output, RELU_BOUNDS)
+        self._node(each, Add(activation.get("activation")), *each.inputs, value=value)
 
     def _mul(self, each: Operation) -> None:
         if len(each.inputs) == 2:
-            self._refuse(each, " of two values")
+            raise _RefusedError(each, "a multiplication of two values")
         self._affine(each)
 
-    def _clip(self, each: Operation) -> None:
-        name = _clip_name(each)
-        if name is None:
-            self._refuse(each, f" from {each.attributes['low']} to {each.attributes['high']}")
-        self._node(each, Activation(str(name)), each.inputs[0])
+    def _affine(self, each: Operation) -> None:
+        """A constant for each channel that no layer before takes: a cell of its own, or of a vector, part of the next."""
+        shape = self._shape(each.inputs[0])
+        if per_channel(each, shape[0]) is None:
+            raise _RefusedError(
+                each, f"{called(each)} of a constant {each.constants['other'].shape}, not one for each channel"
+            )
+        if len(shape) != 3:
+            self._before_dense(each, f"{called(each)} of a constant to a vector that no dense layer stands beside")
+            return
+        factor, shift = factor_and_shift(each, shape[0])
+        value = each.output
+        while (after := self.alone.get(value)) is not None and after.kind in ("mul", "add"):
+            if per_channel(after, shape[0]) is None:
+                break
+            more = factor_and_shift(after, shape[0])
+            factor, shift = factor * more[0], shift * more[0] + more[1]
+            value = self._taken(after)
+        self._node(each, Normalize(tuple(factor.tolist()), tuple(shift.tolist())), each.inputs[0], value=value)
+
+    def _before_dense(self, each: Operation, otherwise: str) -> None:
+        """Let the dense layer that follows alone take it; refuse it where there is none."""
+        after, value = self.alone.get(each.output), each.output
+        while after is not None and after.kind in ("batch_norm", "add", "mul") and len(after.inputs) == 1:
+            value = after.output
+            after = self.alone.get(value)
+        if after is None or after.kind != "dense":
+            raise _RefusedError(each, otherwise)
+        self._given(each, each.inputs[0])
+        self.affine[each.output] = each
 
     def _activation(self, each: Operation) -> None:
-        self._node(each, Activation(**_activation_fields(each)), each.inputs[0])
+        fields = activation_of(each)
+        if fields is None:
+            raise _RefusedError(each, called(each))
+        self._node(each, Activation(fields.pop("activation"), **fields), each.inputs[0])
 
     def _max_pool2d(self, each: Operation) -> None:
+        if tuple(each.attributes.get("dilation", (1, 1))) != (1, 1):
+            raise _RefusedError(each, f"a max pooling of dilation {each.attributes['dilation']}")
         self._pool(each, MaxPool2d)
 
     def _avg_pool2d(self, each: Operation) -> None:
-        padding = each.attributes["padding"]
-        if padding != "same" and any(padding) and not each.attributes["counts_padding"]:
-            self._refuse(each, " whose padding does not count")
+        own = self._resolved(each, each.attributes["padding"])
+        if any(own) and not each.attributes["counts_padding"]:
+            raise _RefusedError(each, "an average pooling whose padding does not count")
         self._pool(each, AvgPool2d)
 
     def _pool(self, each: Operation, cell: Any) -> None:
         options = each.attributes
-        if tuple(options.get("dilation", (1, 1))) != (1, 1) or options.get("ceil"):
-            self._refuse(each, " with that dilation or ceil_mode")
-        padding = options["padding"]
-        placed = ("same", 0) if padding == "same" else ("pad", padding)
-        self._node(each, cell(options["kernel"], options["stride"], *placed), each.inputs[0])
+        source, padding = self._unpadded(each, options["padding"])
+        if options.get("ceil"):
+            own = self._resolved(each, padding)
+            padding = with_ceil(options, self._shape(source), own)
+            if padding != own and cell is AvgPool2d:
+                raise _RefusedError(each, "an average pooling with ceil_mode whose last windows are smaller")
+        self._node(each, cell(options["kernel"], options["stride"], **placed(padding)), source)
 
     def _mean(self, each: Operation) -> None:
-        if tuple(each.attributes["axes"]) != (2, 3) or len(self._shape(each.inputs[0])) != 3:
-            self._refuse(each, f" over axes {each.attributes['axes']}")
-        value = each.output if each.attributes["keepdims"] else f"{each.output}.pooled"
-        self._node(each, GlobalAvgPool2d(), each.inputs[0], value=value)
-        if value != each.output:
-            self._node(each, Flatten(), value, value=each.output)
+        if tuple(sorted(each.attributes["axes"])) != (2, 3) or len(self._shape(each.inputs[0])) != 3:
+            raise _RefusedError(each, f"a mean over axes {tuple(each.attributes['axes'])}, not height and width")
+        if each.attributes["keepdims"]:
+            self._node(each, GlobalAvgPool2d(), each.inputs[0])
+            return
+        node = self._node(each, GlobalAvgPool2d(), each.inputs[0], value=f"{each.output} before its flatten")
+        self._node(each, Flatten(), f"{each.output} before its flatten", value=each.output, name=f"{node}.flatten")
 
     def _flatten(self, each: Operation) -> None:
-        if len(self._shape(each.inputs[0])) == 1:
-            self.node_of[each.output] = self.node_of[each.inputs[0]]
+        source = each.inputs[0]
+        shape = self._shape(source)
+        if len(shape) == 1:
+            self.node_of[each.output] = self._given(each, source)
+            if source in self.flattened:
+                self.flattened[each.output] = self.flattened[source]
             return
-        shape = self._shape(each.inputs[0])
+        self._node(each, Flatten(), source)
         if each.attributes.get("channels_last") and shape[0] > 1 and math.prod(shape[1:]) > 1:
             self.flattened[each.output] = shape
-        self._node(each, Flatten(), each.inputs[0])
 
     def _concat(self, each: Operation) -> None:
-        if each.attributes["axis"] != 1:
-            self._refuse(each, f" along axis {each.attributes['axis']}")
+        rank = len(self._shape(each.inputs[0])) + 1
+        if each.attributes["axis"] % rank != 1:
+            raise _RefusedError(each, f"a concatenation along axis {each.attributes['axis']}, not of channels")
         first, *others = each.inputs
+        if not others:
+            self.node_of[each.output] = self._given(each, first)
         for number, other in enumerate(others, 1):
-            value = each.output if number == len(others) else f"{each.output}.{number}"
+            value = each.output if number == len(others) else f"{each.output} of the first {number + 1}"
             self._node(each, Concat(), first, other, value=value)
             first = value
 
     def _softmax(self, each: Operation) -> None:
-        if each.attributes["axis"] not in (1, -1) or len(self._shape(each.inputs[0])) != 1:
-            self._refuse(each, f" along axis {each.attributes['axis']}")
+        rank = len(self._shape(each.inputs[0])) + 1
+        if each.attributes["axis"] % rank != 1:
+            raise _RefusedError(each, f"a softmax along axis {each.attributes['axis']}, not of channels")
         self._node(each, Softmax(), each.inputs[0])
 
     def _pad(self, each: Operation) -> None:
+        widths = each.attributes["widths"]
+        if len(widths) != 4 or any(map(any, widths[:2])) or min(map(min, widths)) < 0:
+            raise _RefusedError(each, f"a padding of {tuple(map(tuple, widths))}, not only around images")
+        if each.inputs[0] not in self.pads:
+            self._given(each, each.inputs[0])
         self.pads[each.output] = each
 
     # -- what they share ----------------------------------------------------------------------------------------------
 
-    def _unpadded(self, value: str, padding: Any) -> tuple[str, Any]:
-        """What a padding before takes, and its widths with those of the operation itself."""
-        pad = self.pads.get(value)
-        if pad is None:
-            return value, padding
-        _, _, rows, columns = pad.attributes["widths"]
-        if padding == "same" or pad.attributes["value"] != 0.0:
-            self._refuse(pad, " before such a convolution")
-        return pad.inputs[0], tuple(a + b for a, b in zip((*rows, *columns), padding, strict=True))
+    def _unpadded(self, each: Operation, padding: Any) -> tuple[str, Any]:
+        """What an operation takes before the paddings that it can take too, and all their widths."""
+        value = each.inputs[0]
+        while (pad := self.pads.get(value)) is not None:
+            number, source = pad.attributes["value"], pad.inputs[0]
+            if each.kind == "max_pool2d":
+                begins = source
+                while begins in self.pads:
+                    begins = self.pads[begins].inputs[0]
+                is_least = self._given(each, begins) in self.non_negative
+                if number != -math.inf and (number != 0.0 or not is_least):
+                    raise _RefusedError(
+                        pad, f"a padding with {number:g} before a max pooling of numbers that may be less"
+                    )
+            elif number != 0.0:
+                raise _RefusedError(pad, f"a padding with {number:g}, not 0")
+            elif (
+                each.kind == "avg_pool2d"
+                and any(self._resolved(each, padding))
+                and not each.attributes["counts_padding"]
+            ):
+                raise _RefusedError(pad, "a padding before an average pooling whose own does not count")
+            _, _, rows, columns = pad.attributes["widths"]
+            own = self._resolved(each, padding)
+            padding = tuple(a + b for a, b in zip((*rows, *columns), own, strict=True))
+            value = source
+        return value, padding
 
-    def _activated(self, value: str) -> tuple[str, dict[str, Any]]:
+    def _resolved(self, each: Operation, padding: Any) -> Padding:
+        return resolved(each, self._shape(each.inputs[0]), padding)
+
+    def _activated(self, value: str, functions: Container[str] = ALL_ACTIVATIONS) -> tuple[str, dict[str, Any]]:
         """The value behind an activation that follows alone, and the cell's fields for it."""
         after = self.alone.get(value)
-        if after is None:
+        fields = None if after is None else activation_of(after)
+        if after is None or fields is None or fields["activation"] not in functions:
             return value, {}
-        if after.kind == "clip" and (name := _clip_name(after)) is not None:
-            return self._taken(after), {"activation": name}
-        if after.kind == "activation":
-            return self._taken(after), {"activation": after.attributes["function"]} | (
-                {"alpha": after.attributes["alpha"]} if "alpha" in after.attributes else {}
-            )
-        return value, {}
+        return self._taken(after), fields
 
     def _taken(self, each: Operation) -> str:
-        self.done.add(each.output)
+        self.taken.add(each.output)
         return each.output
 
     def _shape(self, value: str) -> tuple[int, ...]:
         return self.program.shapes[value]
 
-    def _node(self, each: Operation, cell: Cell, *inputs: str, value: str | None = None) -> str:
-        name = self._name(each.name if is_name(each.name) else each.output)
-        missing = [given for given in inputs if given not in self.node_of]
-        if missing:
-            self._refuse(self.pads.get(missing[0], each), " before what follows it")
-        self.nodes.append(Node(name, cell, tuple(self.node_of[given] for given in inputs), name))
-        self._gives(value or each.output, name)
+    def _given(self, each: Operation, value: str) -> str:
+        """The node that gives what an operation takes."""
+        if value in self.lost:
+            raise _LostError
+        for waiting in (self.pads, self.affine):
+            if value in waiting:
+                raise _RefusedError(waiting[value], f"{called(waiting[value])} before {called(each)}")
+        return self.node_of[value]
+
+    def _node(
+        self, each: Operation, cell: Cell, *inputs: str, value: str | None = None, name: str = "", cell_name: str = ""
+    ) -> str:
+        """Append a node, and return its name."""
+        nodes = tuple(self._given(each, given) for given in inputs)
+        value = value or each.output
+        ordered = [given for given in inputs if given in self.flattened]
+        if ordered and each.kind in ("activation", "clip"):
+            self.flattened[value] = self.flattened[ordered[0]]
+        elif ordered and each.kind != "dense":
+            raise _RefusedError(each, f"{called(each)} of what is flattened with channels last")
+        name = self._name(
+            name or (each.name if is_name(each.name) else each.output if is_name(each.output) else each.kind)
+        )
+        self.nodes.append(Node(name, cell, nodes, cell_name or name))
+        self._gives(value, name)
+        if cell.non_negative or (cell.keeps_sign and all(node in self.non_negative for node in nodes)):
+            self.non_negative.add(name)
         return name
 
     def _gives(self, value: str, node: str) -> None:
-        self.node_of[value], self.values[node] = node, value
+        self.node_of[value] = node
+        if value in self.program.shapes:
+            self.values[node] = value
 
     def _name(self, wanted: str) -> str:
         """A name that no node has yet."""
-        taken = {node.name for node in self.nodes}
         name, number = wanted, 1
-        while name in taken:
+        while name in self.names:
             number += 1
             name = f"{wanted}_{number}"
+        self.names.add(name)
         return name
-
-
-def _clip_name(each: Operation) -> str | None:
-    low, high = each.attributes["low"], each.attributes["high"]
-    if low != 0.0:
-        return None
-    if high is None or (isinstance(high, float) and math.isinf(high)):
-        return "relu"
-    return "relu6" if high == 6.0 else None
-
-
-def _activation_fields(each: Operation) -> Mapping[str, Any]:
-    fields = {"function": each.attributes["function"]}
-    return fields | ({"alpha": each.attributes["alpha"]} if "alpha" in each.attributes else {})

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from qat.errors import QatError, shortened
 from qat.imports.compare import TOLERANCE
 from qat.imports.entry import Inputs, entered
-from qat.imports.fuse import Imported, fuse
+from qat.imports.fuse import fuse
+from qat.imports.imported import Imported
 from qat.imports.source import Opened
 from qat.registry import Entry, missing_packages
 from qat.vocabulary.arrays import Arrays
@@ -23,17 +24,36 @@ class Source(NamedTuple):
         entry: Its front end, and what that imports. It has ``open_file(path, input_shape, name)`` where there are suffixes,
             and ``open_model(model, example, input_shape, name)`` where there is a framework.
         suffixes: Of its files.
-        framework: The package whose classes its models are of.
+        framework: The package whose classes its models are of, and the name of the backend.
+        params: What reads and writes the parameters of these models.
+        setup: What imports the framework as the backend does, with what it needs to find set; imported before the front end.
     """
 
     entry: Entry
     suffixes: tuple[str, ...] = ()
     framework: str = ""
+    params: str = ""
+    setup: str = ""
 
 
 SOURCES: Mapping[str, Source] = {
-    "PyTorch": Source(Entry("imports.sources.torch_export", ("torch",), "torch"), (".pt2",), "torch"),
-    "Keras": Source(Entry("imports.sources.keras_model", ("tensorflow", "keras"), "keras"), (".keras", ".h5"), "keras"),
+    "PyTorch": Source(
+        Entry("imports.sources.torch_export", ("torch",), "torch"), (".pt2",), "torch", "imports.sources.torch_params"
+    ),
+    "Keras": Source(
+        Entry("imports.sources.keras_model", ("tensorflow", "keras"), "keras"),
+        (".keras", ".h5"),
+        "keras",
+        "imports.sources.keras_params",
+        "backends.keras.setup",
+    ),
+    "MindSpore": Source(
+        Entry("imports.sources.mindspore_cell", ("mindspore", "onnx", "onnxruntime"), "mindspore"),
+        (),
+        "mindspore",
+        "imports.sources.mindspore_params",
+        "backends.mindspore.setup",
+    ),
     "ONNX": Source(Entry("imports.sources.onnx_file", ("onnx", "onnxruntime"), "onnx"), (".onnx",)),
     "TFLite": Source(Entry("imports.sources.tflite_file", ("ai_edge_litert", "flatbuffers"), "tflite"), (".tflite",)),
 }
@@ -59,9 +79,9 @@ def import_model(
     of the source, channels come first. The source and the graph are then run on the same samples, and have to agree.
 
     Args:
-        source: A ``torch.nn.Module`` in evaluation mode, a ``keras.Model``, or a file: .pt2 (``torch.export.save``), .keras,
-            .h5, .onnx or .tflite. Or what ``open_source`` gave.
-        example: What a torch module takes, a tensor or a tuple of them; of any batch size.
+        source: A ``torch.nn.Module`` in evaluation mode, a ``keras.Model``, a ``mindspore.nn.Cell`` that MindSpore can write as
+            ONNX, or a file: .pt2 (``torch.export.save``), .keras, .h5, .onnx or .tflite. Or what ``open_source`` gave.
+        example: What a torch module or a MindSpore cell takes, a tensor or a tuple of them; of any batch size.
         inputs: What its inputs will take, a ``qat.Input`` each: its ``real_numbers`` are what the source takes, as
             ``qat.Input((3, 224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))`` for one that takes normalised
             pixels. By default real numbers, float32; where the network begins with a normalisation of raw pixels, these.
@@ -114,25 +134,56 @@ def open_source(
         QatError: It cannot be read.
     """
     shape = None if input_shape is None else tuple(int(size) for size in input_shape)
+    front_end = _front_end(source_of(source))
     if isinstance(source, (str, Path)):
-        found = next(
-            (each for each in SOURCES.values() if str(source).lower().endswith(each.suffixes or ("\0",))), None
-        )
-        if found is not None:
-            opened: Opened = _front_end(found).open_file(source, shape, name or _name_of(source))
-            return opened
+        opened: Opened = front_end.open_file(source, shape, name or _name_of(source))
+        return opened
+    captured: Opened = front_end.open_model(source, example, shape, name)
+    return captured
+
+
+def source_of(source: Any) -> Source:
+    """The kind of a source.
+
+    Args:
+        source: A model of a framework, or a path.
+
+    Returns:
+        Its row of ``SOURCES``.
+
+    Raises:
+        QatError: There is none.
+    """
+    if isinstance(source, (str, Path)):
+        ends = str(source).lower()
+        found = [each for each in SOURCES.values() if any(ends.endswith(suffix) for suffix in each.suffixes)]
     else:
-        modules = [each.__module__.partition(".")[0] for each in type(source).__mro__]
-        found = next((each for each in SOURCES.values() if each.framework and each.framework in modules), None)
-        if found is not None:
-            captured: Opened = _front_end(found).open_model(source, example, shape, name)
-            return captured
+        packages = {each.__module__.partition(".")[0] for each in type(source).__mro__}
+        found = [each for each in SOURCES.values() if each.framework in packages]
+    if found:
+        return found[0]
     what = str(source) if isinstance(source, (str, Path)) else shortened(source)
     *suffixes, last = SUFFIXES
     raise QatError(
-        f"{what}: is no network that can be imported; give a file {', '.join(suffixes)} or {last}, a torch.nn.Module or a "
-        "keras.Model"
+        f"{what}: is no network that can be imported; give a file {', '.join(suffixes)} or {last}, a torch.nn.Module, a "
+        "keras.Model or a mindspore.nn.Cell"
     )
+
+
+def holder_of(module: Any) -> Any:
+    """What reads and writes the parameters of a framework's models by the names of the source.
+
+    Args:
+        module: Anything.
+
+    Returns:
+        A module as ``qat.imports.sources.torch_params``; None for what is no model of a framework.
+    """
+    try:
+        source = None if isinstance(module, (str, Path)) else source_of(module)
+    except QatError:
+        return None
+    return None if source is None else importlib.import_module(f"qat.{source.params}")
 
 
 def _name_of(path: str | Path) -> str:
@@ -148,4 +199,6 @@ def _front_end(source: Source) -> Any:
             f"importing such a network needs the package {missing[0]!r}, which is not installed: pip install "
             f"'qat-engine[{source.entry.extra}]'"
         )
+    if source.setup:
+        importlib.import_module(f"qat.{source.setup}")
     return importlib.import_module(f"qat.{source.entry.module}")

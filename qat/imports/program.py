@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,17 +14,18 @@ from qat.vocabulary.ops import Array
 #: Kinds of operations, and what they have beside inputs. Images are (N, C, H, W) and weights OIHW or OI: front ends of sources
 #: that have channels last list theirs and let ``channels_first`` bring them into this form.
 KINDS: Mapping[str, str] = {
-    "conv2d": "weight[, bias]; stride, padding (top, bottom, left, right), dilation, groups",
+    "conv2d": "weight[, bias]; stride, padding (top, bottom, left, right) or 'same', dilation, groups",
     "dense": "weight[, bias]",
-    "batch_norm": "gamma, beta, mean, variance; eps",
-    "activation": "function, a name of qat.vocabulary.activations[, alpha]",
+    "batch_norm": "gamma, beta, mean, variance; eps[, momentum: the share of a running statistic that a step keeps]",
+    "activation": "function, a name of qat.vocabulary.activations or of qat.imports.spelled_out[, alpha]",
     "clip": "low, high; None: no bound",
-    "add": "two inputs, or other: a constant",
-    "mul": "two inputs, or other: a constant",
-    "max_pool2d": "kernel, stride, padding",
-    "avg_pool2d": "kernel, stride, padding, counts_padding",
+    "add": "two inputs, or other: a constant; of an image or vector (C,) or one number",
+    "mul": "two inputs, or other: a constant, likewise",
+    "elementwise": "function, a name of qat.imports.spelled_out.ELEMENTWISE; as spelled-out activations hold them",
+    "max_pool2d": "kernel, stride, padding[, ceil, dilation]",
+    "avg_pool2d": "kernel, stride, padding, counts_padding[, ceil]",
     "mean": "axes, keepdims",
-    "flatten": "",
+    "flatten": "[channels_last]",
     "concat": "axis",
     "pad": "widths, a pair for each axis; value",
     "softmax": "axis",
@@ -76,6 +77,7 @@ class Program:
         operations: in an order in which each follows what it takes.
         outputs: names of the values that leave.
         shapes: of every value, of one sample, as far as the source tells.
+        ties: arrays of one source name are one parameter, trained as one. False where exporters merge equal arrays.
     """
 
     name: str
@@ -83,25 +85,25 @@ class Program:
     operations: tuple[Operation, ...]
     outputs: tuple[str, ...]
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    ties: bool = False
 
     def consumers(self, value: str) -> list[Operation]:
         """The operations that take a value."""
         return [each for each in self.operations if value in each.inputs]
 
+    def single_consumers(self) -> dict[str, Operation]:
+        """Of each value that one operation alone takes, and that does not leave, this operation."""
+        takers: dict[str, list[Operation]] = {}
+        for each in self.operations:
+            for name in dict.fromkeys(each.inputs):
+                takers.setdefault(name, []).append(each)
+        return {name: them[0] for name, them in takers.items() if len(them) == 1 and name not in self.outputs}
+
     def require_known(self) -> None:
         """Raise QatError, naming all operations that are unknown, with their lines."""
-        unknown = [each for each in self.operations if each.kind == "unknown"]
-        if not unknown:
-            return
-        counted: dict[str, list[Operation]] = {}
-        for each in unknown:
-            counted.setdefault(each.attributes["of"], []).append(each)
-        found = "; ".join(f"{kind}: {_listed(them)}" for kind, them in counted.items())
-        known = ", ".join(kind for kind in KINDS if kind != "unknown")
-        raise QatError(
-            f"{self.name}: has {len(unknown)} operations that no cell computes: {found}. Known are {known}; cut the network "
-            "before them (outputs=), and compute the rest in float"
-        )
+        unknown = [(each, str(each.attributes["of"])) for each in self.operations if each.kind == "unknown"]
+        if unknown:
+            raise refusal(self.name, unknown)
 
     def cut(self, outputs: Sequence[str]) -> Program:
         """The part of the network that gives some values.
@@ -134,9 +136,44 @@ class Program:
         inputs = {name: spec for name, spec in self.inputs.items() if name in needed}
         return replace(self, inputs=inputs, operations=tuple(reversed(kept)), outputs=wanted)
 
+    def without(self, kinds: Collection[str]) -> Program:
+        """The same network without the operations of some kinds, which give what they take."""
+        same: dict[str, str] = {}
+        kept = []
+        for each in self.operations:
+            inputs = tuple(same.get(name, name) for name in each.inputs)
+            if each.kind in kinds:
+                same[each.output] = inputs[0]
+            else:
+                kept.append(replace(each, inputs=inputs))
+        return replace(self, operations=tuple(kept), outputs=tuple(same.get(name, name) for name in self.outputs))
+
     def with_operations(self, operations: Sequence[Operation]) -> Program:
         """The same network with other operations."""
         return replace(self, operations=tuple(operations))
+
+
+def refusal(name: str, found: Sequence[tuple[Operation, str]]) -> QatError:
+    """The error for operations that cannot be imported, all of them.
+
+    Args:
+        name: of the network.
+        found: each of them, and what it is.
+
+    Returns:
+        An error, not raised.
+    """
+    counted: dict[str, list[Operation]] = {}
+    for each, what in found:
+        counted.setdefault(what, []).append(each)
+    count = "1 operation" if len(found) == 1 else f"{len(found)} operations"
+    known = ", ".join(kind for kind in KINDS if kind not in ("unknown", "elementwise"))
+    listed = "; ".join(f"{what}: {_listed(them)}" for what, them in counted.items())
+    return QatError(
+        f"{name}: has {count} that no cell computes: {listed}. "
+        f"Known are {known}; cut the network before {'it' if len(found) == 1 else 'them'} (outputs=), and compute the "
+        "rest in float"
+    )
 
 
 def _listed(operations: Sequence[Operation]) -> str:

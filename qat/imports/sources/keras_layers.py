@@ -1,0 +1,338 @@
+"""What each layer of Keras computes in evaluation: plain operations, channels first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from qat.imports.sources.keras_calls import BEFORE, UNFLATTEN, Call, Reader, Step, Steps, array_of, own_class, unknown
+from qat.vocabulary.ops import Array
+
+#: Functions of keras.activations and keras.ops that are clips, and those that have a name among ours.
+CLIPS = {"relu": (0.0, None), "relu6": (0.0, 6.0), "hard_tanh": (-1.0, 1.0)}
+FUNCTIONS = {"hard_sigmoid": "hsigmoid", "hard_silu": "hswish", "hard_swish": "hswish", "swish": "silu"} | {
+    name: name for name in ("sigmoid", "tanh", "silu", "gelu", "mish", "softplus", "softsign", "elu", "selu")
+}
+
+
+# -- activations ------------------------------------------------------------------------------------------------------
+
+
+def relu(call_name: str, slope: float, largest: Any, threshold: float) -> Step:
+    if threshold or (slope and largest is not None):
+        return unknown(f"{call_name} with threshold {threshold:g}, slope {slope:g} and max_value {largest}")
+    if slope:
+        return Step("activation", {"function": "leaky_relu", "alpha": float(slope)})
+    return Step("clip", {"low": 0.0, "high": None if largest is None else float(largest)})
+
+
+def elu(alpha: float) -> Step:
+    """An ELU."""
+    return Step("activation", {"function": "elu"}) if alpha == 1.0 else unknown(f"ELU of alpha {alpha:g}")
+
+
+def function_of(name: str) -> Step | None:
+    """An activation function of Keras by its name there, with its defaults."""
+    if name in CLIPS:
+        low, high = CLIPS[name]
+        return Step("clip", {"low": low, "high": high})
+    if name == "leaky_relu":
+        return Step("activation", {"function": name, "alpha": 0.2})
+    return Step("activation", {"function": FUNCTIONS[name]}) if name in FUNCTIONS else None
+
+
+def _activation(call: Call, function: Any) -> Steps:
+    """What a layer's ``activation`` does to its output."""
+    if isinstance(function, keras.layers.Layer):
+        cls = own_class(function)
+        reader = None if cls is None else LAYERS.get(cls.__name__)
+        yield from reader(replace(call, operation=function)) if reader else iter([unknown(type(function).__name__)])
+        return
+    name = getattr(function, "__name__", str(function))
+    own = function in (getattr(keras.activations, name, None), getattr(keras.ops, name, None))
+    if own and name == "linear":
+        return
+    if own and name == "softmax":
+        yield from softmax(call, -1)
+    elif function is keras.ops.gelu:  # approximate by default, as keras.activations.gelu is not
+        yield Step("activation", {"function": "gelu_tanh"})
+    else:
+        yield (function_of(name) if own else None) or unknown(f"activation {name}")
+
+
+def softmax(call: Call, axis: Any) -> Steps:
+    rank = len(call.given) + 1
+    if isinstance(axis, int) and call.layout.axis(axis, rank) == 1:
+        yield Step("softmax", {"axis": 1})
+    else:
+        yield unknown(f"softmax along axis {axis} of {rank}, not the channels,")
+
+
+# -- layers with weights ----------------------------------------------------------------------------------------------
+
+
+def _image(layer: Any, kernel: Array) -> tuple[Array, dict[str, Any]]:
+    """A kernel, and its layer's stride, padding and dilation, as those of images: of one axis, images are one pixel wide."""
+    if kernel.ndim == 3:
+        kernel = kernel[:, None]
+    stride, dilation = ((*each, 1)[:2] for each in (layer.strides, layer.dilation_rate))
+    padding: Any = "same" if layer.padding == "same" else (0, 0, 0, 0)
+    if layer.padding == "causal":
+        padding = (dilation[0] * (kernel.shape[0] - 1), 0, 0, 0)
+    return kernel, {"stride": stride, "padding": padding, "dilation": dilation}
+
+
+def _depthwise_weight(kernel: Array) -> Array:
+    height, width, channels, multiplier = kernel.shape
+    return kernel.reshape(height, width, 1, channels * multiplier).transpose(3, 2, 0, 1)
+
+
+def _bias(layer: Any) -> dict[str, tuple[str, Array]]:
+    return {"bias": ("bias", array_of(layer.bias))} if layer.use_bias else {}
+
+
+def _conv(call: Call) -> Steps:
+    layer = call.operation
+    kernel, options = _image(layer, array_of(layer.kernel))
+    constants = {"weight": ("kernel", kernel.transpose(3, 2, 0, 1)), **_bias(layer)}
+    yield Step("conv2d", options | {"groups": layer.groups}, constants)
+    yield from _activation(call, layer.activation)
+
+
+def _depthwise(call: Call) -> Steps:
+    layer = call.operation
+    kernel, options = _image(layer, array_of(layer.kernel))
+    constants = {"weight": ("kernel", _depthwise_weight(kernel)), **_bias(layer)}
+    yield Step("conv2d", options | {"groups": kernel.shape[2]}, constants)
+    yield from _activation(call, layer.activation)
+
+
+def _separable(call: Call) -> Steps:
+    layer = call.operation
+    kernel, options = _image(layer, array_of(layer.depthwise_kernel))
+    weight = _depthwise_weight(kernel)
+    pointwise = array_of(layer.pointwise_kernel)
+    pointwise = (pointwise[:, None] if pointwise.ndim == 3 else pointwise).transpose(3, 2, 0, 1)
+    yield Step(
+        "conv2d",
+        options | {"groups": kernel.shape[2]},
+        {"weight": ("depthwise_kernel", weight)},
+        part="depthwise",
+        shape=(len(weight), *call.layout.shape(call.given)[1:]),
+    )
+    one = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1}
+    yield Step("conv2d", one, {"weight": ("pointwise_kernel", pointwise), **_bias(layer)}, part="pointwise")
+    yield from _activation(call, layer.activation)
+
+
+def _dense(call: Call) -> Steps:
+    layer, rank = call.operation, call.taken[0].rank
+    kernel = array_of(layer.kernel).T
+    if rank == 2:
+        yield Step("dense", {}, {"weight": ("kernel", kernel), **_bias(layer)})
+    elif rank in (3, 4) and not call.layout.channels_first:
+        one = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1}
+        yield Step("conv2d", one, {"weight": ("kernel", kernel[:, :, None, None]), **_bias(layer)})
+    else:
+        yield unknown(f"Dense along the last axis of {rank}, not the channels,")
+    yield from _activation(call, layer.activation)
+
+
+def _batch_norm(call: Call) -> Steps:
+    layer = call.operation
+    if call.layout.axis(layer.axis, call.taken[0].rank) != 1:
+        yield unknown(f"BatchNormalization along axis {layer.axis}, not the channels,")
+        return
+    names = {"mean": "moving_mean", "variance": "moving_variance"}
+    names |= {"gamma": "gamma"} if layer.scale else {}
+    names |= {"beta": "beta"} if layer.center else {}
+    constants = {local: (name, array_of(getattr(layer, name))) for local, name in names.items()}
+    yield Step("batch_norm", {"eps": float(layer.epsilon)}, constants)
+
+
+# -- windows and shapes -----------------------------------------------------------------------------------------------
+
+
+def pool(kind: str) -> Reader:
+    def read(call: Call) -> Steps:
+        layer = call.operation
+        sizes = layer.pool_size, layer.pool_size if layer.strides is None else layer.strides
+        axes = call.taken[0].rank - 2
+        kernel, stride = (((each,) * axes if isinstance(each, int) else tuple(each)) + (1,) for each in sizes)
+        padding: Any = "same" if layer.padding == "same" else (0, 0, 0, 0)
+        options = {"kernel": kernel[:2], "stride": stride[:2], "padding": padding}
+        yield Step(kind, options | ({"counts_padding": False} if kind == "avg_pool2d" else {}))
+
+    return read
+
+
+def _global_average(call: Call) -> Steps:
+    yield Step("mean", {"axes": (2, 3), "keepdims": bool(call.operation.keepdims)})
+
+
+def _global_max(call: Call) -> Steps:
+    channels, *window = call.layout.shape(call.taken[0].sizes)
+    options = {"kernel": tuple(window), "stride": tuple(window), "padding": (0, 0, 0, 0)}
+    yield Step("max_pool2d", options, shape=(channels, 1, 1))
+    if not call.operation.keepdims:
+        yield Step("flatten")
+
+
+def _zero_padding(call: Call) -> Steps:
+    padding = call.operation.padding
+    rows, columns = (padding, (0, 0)) if isinstance(padding[0], int) else (*padding, (0, 0))[:2]
+    yield Step("pad", {"widths": ((0, 0), (0, 0), tuple(rows), tuple(columns)), "value": 0.0})
+
+
+def _flatten(call: Call) -> Steps:
+    """Keras flattens (N, H, W, C) in this order, and brings what it takes for channels first into it."""
+    (x,), first = call.taken, call.operation.data_format == "channels_first"
+    if x.rank <= 2:
+        return
+    if x.rank > 4 or (first and not call.layout.channels_first):
+        yield unknown(f"Flatten with data_format {call.operation.data_format} of rank {x.rank}")
+    else:
+        yield Step("flatten", {"channels_last": first or not call.layout.channels_first})
+
+
+def reshape(call: Call) -> Steps:
+    before, after = call.taken[0].sizes, call.given
+    canonical, layout = call.layout.shape(after), call.layout
+    if canonical == layout.shape(before):
+        return
+    if len(after) == 1 and 2 <= len(before) <= 3:
+        yield Step("flatten", {"channels_last": not layout.channels_first})
+    elif len(before) == 1 and canonical == (before[0], 1, 1):
+        yield Step(UNFLATTEN)
+    else:
+        yield unknown(f"{call.name} from {before} to {after}")
+
+
+def concatenate(call: Call) -> Steps:
+    axis = call.layout.axis(call.operation.axis, call.taken[0].rank)
+    yield Step("concat", {"axis": axis}) if len(call.taken) > 1 else Step("identity")
+
+
+# -- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+def total(call: Call) -> Steps:
+    """Of any number of values."""
+    first, *others = (each.name for each in call.taken)
+    if any(each.sizes != call.given for each in call.taken):
+        yield unknown(f"{call.name} of different shapes")
+        return
+    if not others:
+        return
+    for number, other in enumerate(others):
+        yield Step("add", inputs=(BEFORE if number else first, other))
+
+
+def _average(call: Call) -> Steps:
+    yield from total(call)
+    yield Step("mul", {}, {"other": ("", np.float32(1.0 / len(call.taken)).reshape(()))})
+
+
+def product(call: Call) -> Steps:
+    first, *others = (each.name for each in call.taken)
+    for number, other in enumerate(others):
+        yield Step("mul", inputs=(BEFORE if number else first, other))
+
+
+def _scaled(call: Call) -> Steps:
+    """InceptionResNetV2's: the first, and the second times a number."""
+    first, second = call.taken
+    scale = np.asarray(call.operation.scale, np.float32).reshape(())
+    yield Step("mul", {}, {"other": ("scale", scale)}, inputs=(second.name,), part="scale")
+    yield Step("add", inputs=(first.name, BEFORE))
+
+
+def affine(call: Call, *steps: tuple[str, str, Any]) -> Steps:
+    """Constants that are multiplied and added: kind, name in the layer, constant."""
+    rank = call.taken[0].rank
+    for kind, name, constant in steps:
+        array = call.layout.constant(constant, rank)
+        if array is None or call.given != call.taken[0].sizes:
+            yield unknown(f"{call.name} with a constant that is not one number for each channel")
+        elif array.size > 1 or float(array) != (1.0 if kind == "mul" else 0.0):
+            yield Step(kind, {}, {"other": (name, array)})
+
+
+def _rescaling(call: Call) -> Steps:
+    layer = call.operation
+    scale = np.asarray(layer.scale, np.float32)
+    if scale.ndim and call.layout.channels_first:
+        scale = scale.reshape(scale.shape + (1,) * (3 - scale.ndim))
+    yield from affine(call, ("mul", "scale", scale), ("add", "offset", layer.offset))
+
+
+def _normalization(call: Call) -> Steps:
+    layer = call.operation
+    mean, variance = (np.asarray(keras.ops.convert_to_numpy(each), np.float64) for each in (layer.mean, layer.variance))
+    std = np.maximum(np.sqrt(variance), keras.config.epsilon())
+    if layer.invert:
+        yield from affine(call, ("mul", "variance", std), ("add", "mean", mean))
+    else:
+        yield from affine(call, ("add", "mean", -mean), ("mul", "variance", 1.0 / std))
+
+
+def _nothing(call: Call) -> Steps:
+    return iter(())
+
+
+#: Layers that compute nothing in evaluation.
+_IDLE = (
+    *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianDropout", "GaussianNoise", "AlphaDropout"),
+    *(
+        "ActivityRegularization",
+        "Identity",
+        "InputLayer",
+        "RandomBrightness",
+        "RandomColorDegeneration",
+        "RandomColorJitter",
+    ),
+    *(
+        "RandomContrast",
+        "RandomElasticTransform",
+        "RandomErasing",
+        "RandomFlip",
+        "RandomGaussianBlur",
+        "RandomGrayscale",
+    ),
+    *("RandomHue", "RandomInvert", "RandomPerspective", "RandomPosterization", "RandomRotation", "RandomSaturation"),
+    *("RandomSharpness", "RandomShear", "RandomTranslation", "RandomZoom"),
+)
+
+LAYERS: Mapping[str, Reader] = {
+    **dict.fromkeys(("Conv1D", "Conv2D"), _conv),
+    **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), _depthwise),
+    **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), _separable),
+    **dict.fromkeys(("MaxPooling1D", "MaxPooling2D"), pool("max_pool2d")),
+    **dict.fromkeys(("AveragePooling1D", "AveragePooling2D"), pool("avg_pool2d")),
+    **dict.fromkeys(("GlobalAveragePooling1D", "GlobalAveragePooling2D"), _global_average),
+    **dict.fromkeys(("GlobalMaxPooling1D", "GlobalMaxPooling2D"), _global_max),
+    **dict.fromkeys(("ZeroPadding1D", "ZeroPadding2D"), _zero_padding),
+    **dict.fromkeys(_IDLE, _nothing),
+    "Dense": _dense,
+    "BatchNormalization": _batch_norm,
+    "Activation": lambda call: _activation(call, call.operation.activation),
+    "ReLU": lambda call: iter(
+        [relu("ReLU", call.operation.negative_slope, call.operation.max_value, call.operation.threshold)]
+    ),
+    "LeakyReLU": lambda call: iter([relu("LeakyReLU", call.operation.negative_slope, None, 0.0)]),
+    "ELU": lambda call: iter([elu(call.operation.alpha)]),
+    "Softmax": lambda call: softmax(call, call.operation.axis),
+    "Flatten": _flatten,
+    "Reshape": reshape,
+    "Add": total,
+    "Average": _average,
+    "Multiply": product,
+    "Concatenate": concatenate,
+    "CustomScaleLayer": _scaled,
+    "Rescaling": _rescaling,
+    "Normalization": _normalization,
+}

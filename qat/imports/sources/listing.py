@@ -1,0 +1,141 @@
+"""The operations of a file as they are listed: under legal names, with reshapes one after another as one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from qat.imports.program import Operation
+from qat.imports.sources.steps import Call, Shape, Step, Steps, first_shape, reshaped, to_first
+from qat.names import LONGEST, harmless, is_name
+from qat.reading import check_sample
+from qat.vocabulary.ops import Array
+
+#: What computes each number of a row by itself, or all of them whatever their order, with constants that can be reordered.
+KEEPING = {"dense", "batch_norm", "add", "mul", "activation", "clip", "identity", "dropout", "softmax", "elementwise"}
+
+
+class Listing:
+    """Gathers operations.
+
+    Attributes:
+        operations: in the order of the file.
+        last: the values that are images with channels last in the file.
+        columns: of a value that was flattened from such an image: where in the file each of its numbers is, channels first.
+    """
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        self.last: set[str] = set()
+        self.columns: dict[str, Array] = {}
+        self._first: dict[str, str] = {}  #: of a value that was reshaped: the one that it was before
+        self._made: dict[
+            str, str
+        ] = {}  #: of a value of ours, within an operation of the file: what the operation gives
+
+    def add(
+        self, name: str, steps: Steps, inputs: tuple[str, ...], output: str, shapes: Mapping[str, Shape | None]
+    ) -> None:
+        """Append the steps of an operation; those before the last give values that the file does not have. shapes: of all values
+        of the file, with the samples.
+        """
+        name = legal_name(name) or legal_name(output) or f"operation{len(self.operations)}"
+        for number, step in enumerate(steps, 1):
+            value = output if number == len(steps) else f"{output}/{number}"
+            if value != output:
+                self._made[value] = output
+            if step.kind == "flatten" and inputs[0] in self.last:
+                self._flattened(value, shapes.get(inputs[0]) or ())
+            else:
+                step = self._placed(step, inputs, value)
+            sources = {local: source for local, source in step.sources.items() if source}
+            self.operations.append(Operation(step.kind, name, inputs, value, step.attributes, step.constants, sources))
+            inputs = (value,)
+
+    def reshape(self, call: Call, value: str, output: str, shapes: Mapping[str, Shape | None]) -> tuple[Steps, str]:
+        """What brings a value into another shape, and the value that it starts from: that before all reshapes. shapes: of both,
+        and of all before, with the samples.
+        """
+        first = self._first[output] = self._first.get(value, value)
+        last, given = first in self.last, shapes.get(first) or ()
+        steps = reshaped(call, given, call.result)
+        if last and steps[0].kind == "identity":
+            self.last.add(output)
+        return steps, first
+
+    def canonical(self, value: str, array: Array) -> Array:
+        """A value (N, ...) of the file, channels first, as float32."""
+        columns = self.columns.get(value)
+        return (
+            to_first(array, value in self.last)
+            if columns is None
+            else np.ascontiguousarray(array[:, columns], np.float32)
+        )
+
+    def _flattened(self, value: str, shape: Shape) -> None:
+        """An image with channels last becomes a row. shape: (N, H, W, C)."""
+        if len(shape) == 4 and shape[3] > 1 and shape[1] * shape[2] > 1:
+            places = np.arange(math.prod(shape[1:]))
+            self.columns[value] = places.reshape(shape[1:]).transpose(2, 0, 1).reshape(-1)
+
+    def _placed(self, step: Step, inputs: tuple[str, ...], output: str) -> Step:
+        """A step that takes a flattened image, with its constants in the order of channels first."""
+        found = [self.columns.get(value) for value in inputs]
+        columns = found[0] if found else None
+        if all(each is None for each in found):
+            return step
+        if (
+            columns is None
+            or step.kind not in KEEPING
+            or any(each is None or not np.array_equal(columns, each) for each in found)
+        ):
+            of = step.attributes.get("of", step.kind)
+            return Step("unknown", {"of": f"{of} of a flattened image that has channels last"})
+        if step.kind != "dense":
+            self.columns[output] = columns
+        placed = {
+            name: array[..., columns] if array.shape[-1:] == columns.shape else array
+            for name, array in step.constants.items()
+            if name != "bias"
+        }
+        kept = {name: array for name, array in step.constants.items() if name == "bias"}
+        sources = {name: source for name, source in step.sources.items() if name not in placed}
+        return replace(step, constants=placed | kept, sources=sources)
+
+    def shapes(self, shapes: Mapping[str, Shape | None]) -> dict[str, Shape]:
+        """The shapes of one sample, channels first, of all values. shapes: of those of the file, with the samples.
+
+        Raises:
+            ValueError: one sample takes more numbers than any network's.
+        """
+        found = {
+            value: first_shape(shape, value in self.last)[1:] for value, shape in shapes.items() if shape is not None
+        }
+        check_sample(sum(math.prod(shape) for shape in found.values()))
+        return found | {value: found[output] for value, output in self._made.items() if output in found}
+
+    def notes(self, outputs: Sequence[str]) -> list[str]:
+        """What to know of the outputs."""
+        return [
+            f"{output} is an image with channels last in one row; here its numbers are in the order of channels first"
+            for output in outputs
+            if output in self.columns
+        ]
+
+    def needed(self, outputs: Sequence[str]) -> tuple[Operation, ...]:
+        """The operations that outputs depend on."""
+        wanted, kept = set(outputs), []
+        for each in reversed(self.operations):
+            if each.output in wanted:
+                wanted |= set(each.inputs)
+                kept.append(each)
+        return tuple(reversed(kept))
+
+
+def legal_name(text: str) -> str:
+    """A name of the file as a node may have it; "" where nothing is left of it."""
+    found = " ".join(harmless(text).strip("/").replace("/", ".").split()).lstrip("+-.")[:LONGEST].strip()
+    return found if is_name(found) else ""

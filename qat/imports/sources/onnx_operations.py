@@ -1,0 +1,324 @@
+"""Operations of ONNX (opset 9 on) as plain operations, by what each is called."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from qat.imports.sources.steps import (
+    Call,
+    Reader,
+    Step,
+    Steps,
+    averaged,
+    dense,
+    elementwise,
+    function,
+    inverse,
+    joined,
+    minus,
+    normalised,
+    one,
+    padded,
+    pooled,
+    reshaped,
+    same_padding,
+    unknown,
+)
+
+
+def _text(options: Mapping[str, Any], name: str, default: str) -> str:
+    found = options.get(name, default)
+    return found.decode("ascii", "replace") if isinstance(found, bytes) else str(found)
+
+
+def _sizes(options: Mapping[str, Any], name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(size) for size in options.get(name, default))
+
+
+def _window(call: Call, kernel: tuple[int, ...]) -> dict[str, Any] | None:
+    """Kernel, stride, padding and dilation; None where they are not of images."""
+    ones = (1,) * len(kernel)
+    stride, dilation = (_sizes(call.options, name, ones) for name in ("strides", "dilations"))
+    pads = _sizes(call.options, "pads", (0,) * (2 * len(kernel)))
+    auto = _text(call.options, "auto_pad", "NOTSET")
+    usual = len(kernel) == len(stride) == len(dilation) == 2 and len(pads) == 4 and len(call.shape()) == 4
+    if not usual or call.last or min(*pads, *(size - 1 for size in (*kernel, *stride, *dilation))) < 0:
+        return None
+    named = {"SAME_UPPER": "same", "SAME_LOWER": "same lower", "VALID": (0, 0, 0, 0)}
+    top, left, bottom, right = pads
+    padding = named.get(auto, (top, bottom, left, right))
+    return {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
+
+
+def _conv(call: Call) -> Steps:
+    weight, bias = call.constant(1), call.constant(2)
+    if weight is None or call.computed(2):
+        return unknown(f"{call.of} whose weights are computed")
+    if weight.ndim != 4:
+        return unknown(f"{call.of} of {max(weight.ndim - 2, 0)} dimensions")
+    window = _window(call, weight.shape[2:])
+    if window is None:
+        return unknown(f"{call.of} with negative padding, or of {len(call.shape())} axes")
+    del window["kernel"]
+    if window["padding"] == "same lower":
+        steps = (weight.shape[2:], window["stride"], window["dilation"])
+        window["padding"] = same_padding(call.image(), *steps, lower=True)
+    constants, sources = {"weight": np.asarray(weight, np.float32)}, {"weight": call.names[1]}
+    if bias is not None:
+        constants["bias"], sources["bias"] = np.asarray(bias, np.float32), call.names[2]
+    return [Step("conv2d", window | {"groups": int(call.options.get("group", 1))}, constants, sources)]
+
+
+def _gemm(call: Call) -> Steps:
+    weight, bias = call.constant(1), call.constant(2)
+    if weight is None or weight.ndim != 2 or call.computed(2) or call.options.get("transA", 0):
+        return unknown(f"{call.of} of two values, or of a transposed one")
+    alpha, beta = (np.float32(call.options.get(name, 1.0)) for name in ("alpha", "beta"))
+    placed = weight if call.options.get("transB", 0) else weight.T
+    if bias is not None and bias.size != 1 and not bias.size == bias.shape[-1] == len(placed):
+        return unknown(f"{call.of} with a constant for each sample")
+    sources = {"weight": call.names[1] if alpha == 1.0 else ""}
+    if bias is not None:
+        sources["bias"] = call.names[2] if beta == 1.0 else ""
+        bias = np.asarray(bias, np.float32) * beta
+    return dense(call, np.asarray(placed, np.float32) * alpha, bias, sources)
+
+
+def _matmul(call: Call) -> Steps:
+    weight = call.constant(1)
+    if weight is None or weight.ndim != 2:
+        return unknown(f"{call.of} of two values")
+    return dense(call, weight.T, None, {"weight": call.names[1]})
+
+
+def _batch_norm(call: Call) -> Steps:
+    local = dict(enumerate(("gamma", "beta", "mean", "variance"), 1))
+    arrays = {name: call.constant(place) for place, name in local.items()}
+    if any(array is None for array in arrays.values()) or call.options.get("training_mode", 0):
+        return unknown(f"{call.of} of a training step, or whose parameters are computed")
+    if call.last:
+        return unknown(f"{call.of} along height")
+    constants = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+    sources = {name: call.names[place] for place, name in local.items()}
+    return [Step("batch_norm", {"eps": float(call.options.get("epsilon", 1e-5))}, constants, sources)]
+
+
+def _clip(call: Call) -> Steps:
+    bounds: list[float | None] = []
+    for place, name in ((1, "min"), (2, "max")):
+        found = call.constant(place)
+        if call.computed(place) or (found is not None and found.size != 1):
+            return unknown(f"{call.of} to computed bounds")
+        given = call.options.get(name) if found is None else found.reshape(())
+        bounds.append(None if given is None or abs(float(given)) >= np.finfo(np.float32).max else float(given))
+    return [Step("clip", {"low": bounds[0], "high": bounds[1]})]
+
+
+def _bound(name: str) -> Reader:
+    """Of Max or Min with one number."""
+
+    def read(call: Call) -> Steps:
+        numbers = [array for array in call.given if array is not None]
+        if len(call.given) != 2 or len(numbers) != 1 or numbers[0].size != 1:
+            return unknown(f"{call.of} of values")
+        return [Step("clip", {"low": None, "high": None, name: float(numbers[0].reshape(()))})]
+
+    return read
+
+
+def _slope(call: Call) -> Steps:
+    slope = call.constant(1)
+    if slope is None or len(set(np.ravel(slope).tolist())) != 1:
+        return unknown(f"{call.of} whose slopes differ")
+    return function("leaky_relu", alpha=float(np.ravel(slope)[0]))(call)
+
+
+def _hard_sigmoid(call: Call) -> Steps:
+    alpha, beta = float(call.options.get("alpha", 0.2)), float(call.options.get("beta", 0.5))
+    if beta == 0.5 and math.isclose(alpha, 1.0 / 6.0, rel_tol=1e-5):
+        return function("hsigmoid")(call)
+    return unknown(f"{call.of} with alpha {alpha:g} and beta {beta:g}")
+
+
+def _added(call: Call) -> Steps:
+    if len(call.given) == 1:
+        return [Step("identity")]
+    return elementwise("add")(call) if len(call.given) == 2 else unknown(f"{call.of} of {len(call.given)} values")
+
+
+def _pool(kind: str) -> Reader:
+    def read(call: Call) -> Steps:
+        window = _window(call, _sizes(call.options, "kernel_shape", ()))
+        if window is None or call.options.get("storage_order", 0):
+            return unknown(f"{call.of} of {max(len(call.shape()) - 2, 0)} dimensions")
+        if kind == "avg_pool2d" and window["dilation"] != (1, 1):
+            return unknown(f"{call.of} with dilation")
+        counts = bool(call.options.get("count_include_pad", 0))
+        return pooled(call, kind, window, ceil=bool(call.options.get("ceil_mode", 0)), counts=counts)
+
+    return read
+
+
+def _largest(call: Call) -> Steps:
+    if len(call.shape()) != 4 or call.last:
+        return unknown(f"{call.of} of {max(len(call.shape()) - 2, 0)} dimensions")
+    return [Step("max_pool2d", {"kernel": call.image(), "stride": (1, 1), "padding": (0, 0, 0, 0)})]
+
+
+def _averaged(call: Call) -> Steps:
+    return unknown(f"{call.of} along height") if call.last else averaged(call, (2, 3), True)
+
+
+def _mean(call: Call) -> Steps:
+    axes = call.constant(1)
+    found = call.options.get("axes") if axes is None else np.ravel(axes).tolist()
+    if call.computed(1):
+        return unknown(f"{call.of} over computed axes")
+    if not found and call.options.get("noop_with_empty_axes", 0):
+        return [Step("identity")]
+    return averaged(call, found or range(len(call.shape())), bool(call.options.get("keepdims", 1)))
+
+
+def _reshape(call: Call) -> Steps:
+    return reshaped(call, call.shape(), call.result)
+
+
+def _softmax(opset: int) -> Reader:
+    def read(call: Call) -> Steps:
+        joins = opset < 13
+        return normalised(call, int(call.options.get("axis", 1 if joins else -1)), joins=joins)
+
+    return read
+
+
+def _pad(call: Call) -> Steps:
+    mode = _text(call.options, "mode", "constant")
+    pads, value, axes = call.constant(1), call.constant(2), call.constant(3)
+    if mode != "constant" or any(call.computed(place) for place in (1, 2, 3)):
+        return unknown(f"{call.of} with mode {mode}" if mode != "constant" else f"{call.of} by computed widths")
+    widths = list(call.options.get("pads", ())) if pads is None else np.ravel(pads).tolist()
+    rank = len(call.shape())
+    chosen = list(range(rank)) if axes is None else [int(axis) % max(rank, 1) for axis in np.ravel(axes)]
+    if not rank or len(widths) != 2 * len(chosen):
+        return unknown(f"{call.of} of a size that is not known")
+    pairs = [(0, 0)] * rank
+    for place, axis in enumerate(chosen):
+        pairs[axis] = (int(widths[place]), int(widths[place + len(chosen)]))
+    number = call.options.get("value", 0.0) if value is None else value.reshape(())
+    return padded(call, pairs, float(number))
+
+
+def _dropout(call: Call) -> Steps:
+    training = call.constant(2)
+    if call.computed(2) or (training is not None and training.any()):
+        return unknown(f"{call.of} of a training step")
+    ratio = call.constant(1)
+    return [Step("dropout", {"rate": float(call.options.get("ratio", 0.5) if ratio is None else ratio)})]
+
+
+def _cast(call: Call) -> Steps:
+    """To real numbers: those that shapes are made of are constants before."""
+    return [Step("identity")] if call.options.get("to") in (1, 10, 11) else unknown(f"{call.of} to whole numbers")
+
+
+def _negated(call: Call) -> Steps:
+    return [Step("mul", {}, {"other": np.float32(-1.0).reshape(())})]
+
+
+def readers(opset: int) -> dict[str, Reader]:
+    """Of each operation, what makes it steps. opset: of the file."""
+    return READERS | {"Softmax": _softmax(opset)}
+
+
+READERS: dict[str, Reader] = {
+    "Conv": _conv,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "BatchNormalization": _batch_norm,
+    "Relu": one("clip", low=0.0, high=None),
+    "Clip": _clip,
+    "Max": _bound("low"),
+    "Min": _bound("high"),
+    "Sigmoid": function("sigmoid"),
+    "Tanh": function("tanh"),
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": function("hswish"),
+    "LeakyRelu": lambda call: function("leaky_relu", alpha=float(call.options.get("alpha", 0.01)))(call),
+    "PRelu": _slope,
+    "Add": elementwise("add"),
+    "Sum": _added,
+    "Sub": elementwise("add", minus),
+    "Mul": elementwise("mul"),
+    "Div": elementwise("mul", inverse),
+    "Neg": _negated,
+    "MaxPool": _pool("max_pool2d"),
+    "AveragePool": _pool("avg_pool2d"),
+    "GlobalAveragePool": _averaged,
+    "GlobalMaxPool": _largest,
+    "ReduceMean": _mean,
+    "Flatten": _reshape,
+    "Reshape": _reshape,
+    "Squeeze": _reshape,
+    "Unsqueeze": _reshape,
+    "Concat": lambda call: joined(call, int(call.options["axis"])),
+    "Pad": _pad,
+    "Dropout": _dropout,
+    "Identity": one("identity"),
+    "Cast": _cast,
+}
+
+#: What is computed at once where all that it takes are constants: none can loop, read files or make numbers of nothing.
+FOLDED = frozenset(
+    {
+        "Abs",
+        "Add",
+        "And",
+        "Cast",
+        "Ceil",
+        "Concat",
+        "ConstantOfShape",
+        "DequantizeLinear",
+        "Div",
+        "Equal",
+        "Exp",
+        "Expand",
+    }
+    | {
+        "Flatten",
+        "Floor",
+        "Gather",
+        "Greater",
+        "GreaterOrEqual",
+        "Identity",
+        "Less",
+        "LessOrEqual",
+        "Log",
+        "MatMul",
+        "Max",
+    }
+    | {"Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin"}
+    | {
+        "ReduceProd",
+        "ReduceSum",
+        "Reshape",
+        "Round",
+        "ScatterND",
+        "Sigmoid",
+        "Slice",
+        "Split",
+        "Sqrt",
+        "Squeeze",
+        "Sub",
+    }
+    | {"Sum", "Tile", "Transpose", "Unsqueeze", "Where"}
+)
+#: What quantized files are made of.
+QUANTIZED = frozenset(
+    {"ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
+    | {"QuantizeLinear"}
+)
+CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})

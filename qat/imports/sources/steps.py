@@ -1,0 +1,319 @@
+"""What the readers of files share: an operation of a file as steps of plain operations, in whichever layout the file has it.
+
+An image is (N, C, H, W) here, "channels first". A file that has (N, H, W, C), or that transposes from one to the other, means
+the same values: they are listed channels first, and axes, constants and the columns of a dense layer are brought into that
+order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from qat.vocabulary.ops import Array
+
+Shape = tuple[int, ...]
+TO_FIRST, TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)  #: transpositions of (N, H, W, C) and of (N, C, H, W) to the other
+
+
+@dataclass(frozen=True)
+class Call:
+    """An operation of a file.
+
+    Attributes:
+        of: what it is called there, as "Conv".
+        given: its inputs that are constants, None for the others.
+        inputs: the names of its inputs there; "" for one that is left out.
+        names: of its constants, where the file itself holds them as they are; else "".
+        shapes: of its inputs with the samples' axis, as the file has them; None where they are not known.
+        result: the shape of what it gives, likewise.
+        last: its images have channels last.
+        options: its attributes.
+    """
+
+    of: str
+    given: tuple[Array | None, ...]
+    inputs: tuple[str, ...]
+    names: tuple[str, ...]
+    shapes: tuple[Shape | None, ...]
+    result: Shape | None
+    last: bool
+    options: Any
+
+    def constant(self, place: int) -> Array | None:
+        """An input, where it is a constant."""
+        return self.given[place] if place < len(self.given) else None
+
+    def computed(self, place: int) -> bool:
+        """Whether there is such an input, and it is no constant."""
+        return place < len(self.given) and self.given[place] is None and bool(self.inputs[place])
+
+    def shape(self, place: int = 0) -> Shape:
+        """Of an input; () where it is not known."""
+        found = self.shapes[place] if place < len(self.shapes) else None
+        return found or ()
+
+    def image(self, place: int = 0) -> tuple[int, int]:
+        """Height and width of an input that is an image."""
+        _, *sizes = first_shape(self.shape(place), self.last)
+        return sizes[1], sizes[2]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A plain operation: its kind, attributes and constants, with their names in the file."""
+
+    kind: str
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[str, Array] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+Steps = list[Step]
+Reader = Callable[[Call], Steps]
+
+
+def unknown(of: str) -> Steps:
+    """An operation that no plain one computes. of: what it is."""
+    return [Step("unknown", {"of": of})]
+
+
+def one(kind: str, **attributes: Any) -> Reader:
+    """A reader of what has no options."""
+    return lambda call: [Step(kind, attributes)]
+
+
+def function(name: str, **options: Any) -> Reader:
+    """A reader of an activation."""
+    return one("activation", function=name, **options)
+
+
+# -- layouts ----------------------------------------------------------------------------------------------------------
+
+
+def first_shape(shape: Shape, last: bool) -> Shape:
+    """A shape with the samples' axis, channels first."""
+    return tuple(shape[axis] for axis in TO_FIRST) if last and len(shape) == 4 else shape
+
+
+def first_axis(axis: int, rank: int, last: bool) -> int:
+    """Where an axis is, channels first; counted from the end where negative."""
+    axis %= rank
+    return TO_FIRST.index(axis) if last and rank == 4 else axis
+
+
+def to_first(array: Array, last: bool) -> Array:
+    """Values of a file, channels first, as float32."""
+    placed = array.transpose(TO_FIRST) if last and array.ndim == 4 else array
+    return np.ascontiguousarray(placed, np.float32)
+
+
+def to_file(array: Array, last: bool, dtype: np.dtype[Any]) -> Array:
+    """Samples (N, ...), channels first, as a file takes them."""
+    placed = array.transpose(TO_LAST) if last and array.ndim == 4 else array
+    return np.ascontiguousarray(np.rint(placed) if dtype.kind in "iu" else placed, dtype)
+
+
+def of_channels(other: Array, shape: Shape, last: bool) -> Array | None:
+    """A constant that is broadcast to images or features: one number, or (C,) with ones behind; None where it is another."""
+    if other.size == 1:
+        return np.asarray(other, np.float32).reshape(())
+    if other.ndim > len(shape):
+        return None
+    sizes = (1,) * (len(shape) - other.ndim) + other.shape
+    placed = first_shape(sizes, last)
+    if placed[1] != first_shape(shape, last)[1] or math.prod(placed) != placed[1]:
+        return None
+    return np.asarray(other, np.float32).reshape(placed[1:])
+
+
+# -- steps ------------------------------------------------------------------------------------------------------------
+
+
+def elementwise(kind: str, change: Callable[[Array], Array] | None = None) -> Reader:
+    """A reader of "add" or "mul"; of their inverses, where ``change`` makes the constant that of the kind itself."""
+
+    def read(call: Call) -> Steps:
+        places = [place for place, array in enumerate(call.given) if array is not None]
+        if not places:
+            if call.shape(0) != call.shape(1) and kind != "mul":
+                return unknown(f"{call.of} of shapes {shown(call.shape(0))} and {shown(call.shape(1))}")
+            return [Step(kind)] if change is None else unknown(f"{call.of} of two values")
+        constant = call.given[places[0]]
+        assert constant is not None
+        value = 1 - places[0]
+        other = of_channels(constant, call.shape(value), call.last)
+        if other is None or call.result != call.shape(value):
+            return unknown(f"{call.of} with a constant of shape {shown(constant.shape)}")
+        source = {"other": call.names[places[0]]}
+        if change is None:
+            return [Step(kind, {}, {"other": other}, source)]
+        if value == 0:
+            return [Step(kind, {}, {"other": change(other)})]
+        if kind == "add":  # a constant less the value
+            return [Step("mul", {}, {"other": np.float32(-1.0).reshape(())}), Step(kind, {}, {"other": other}, source)]
+        return unknown(f"{call.of} of a constant by a value")
+
+    return read
+
+
+def minus(other: Array) -> Array:
+    """What to add, to subtract."""
+    return np.asarray(-other, np.float32)
+
+
+def inverse(other: Array) -> Array:
+    """What to multiply by, to divide."""
+    with np.errstate(divide="ignore", over="ignore"):
+        found = np.asarray(1.0 / other.astype(np.float64), np.float32)
+    if not np.isfinite(found).all():
+        raise ValueError("it divides by zero")
+    return found
+
+
+def reshaped(call: Call, given: Shape, wanted: Shape | None) -> Steps:
+    """What keeps the order of the numbers: nothing, or a flatten."""
+    if not given or wanted is None:
+        return unknown(f"{call.of} of a size that is not known")
+    if given == wanted:
+        return [Step("identity")]
+    if len(wanted) == 2 and wanted[0] == given[0]:
+        return [Step("flatten")]
+    return unknown(f"{call.of} from {shown(given)} to {shown(wanted)}")
+
+
+def averaged(call: Call, axes: Sequence[int] | None, keepdims: bool) -> Steps:
+    """The mean over height and width."""
+    rank = len(call.shape())
+    placed = tuple(sorted({first_axis(int(axis), rank, call.last) for axis in axes})) if axes and rank else ()
+    if rank != 4 or placed != (2, 3):
+        return unknown(f"{call.of} over axes {shown(axes or ())} of {shown(call.shape())}")
+    return [Step("mean", {"axes": placed, "keepdims": keepdims})]
+
+
+def joined(call: Call, axis: int) -> Steps:
+    """A concatenation."""
+    if any(array is not None for array in call.given):
+        return unknown(f"{call.of} with a constant")
+    if len(call.given) == 1:
+        return [Step("identity")]
+    if not call.shape():
+        return unknown(f"{call.of} of a size that is not known")
+    return [Step("concat", {"axis": first_axis(axis, len(call.shape()), call.last)})]
+
+
+def padded(call: Call, widths: Sequence[tuple[int, int]], value: float) -> Steps:
+    """A padding. widths: before and after, for each axis of the file."""
+    rows = [(int(before), int(after)) for before, after in widths]
+    if any(min(pair) < 0 for pair in rows):
+        return unknown(f"{call.of} that crops")
+    if not any(any(pair) for pair in rows):
+        return [Step("identity")]
+    placed = [rows[axis] for axis in TO_FIRST] if call.last and len(rows) == 4 else rows
+    return [Step("pad", {"widths": tuple(placed), "value": float(value)})]
+
+
+def normalised(call: Call, axis: int, *, joins: bool = False) -> Steps:
+    """A softmax. joins: over the axis and all behind it together."""
+    shape = call.shape()
+    if not shape:
+        return unknown(f"{call.of} of a size that is not known")
+    behind = shape[axis % len(shape) + 1 :]
+    if joins and math.prod(behind) != 1:
+        return unknown(f"{call.of} over the axes from {axis % len(shape)} on together (opset < 13)")
+    return [Step("softmax", {"axis": first_axis(axis, len(shape), call.last)})]
+
+
+def transposed(call: Call, order: Sequence[int]) -> tuple[Steps, bool]:
+    """A transposition that does not change the values, channels first; and whether its result has channels last."""
+    found = tuple(int(axis) for axis in order)
+    if found == tuple(range(len(found))):
+        return [Step("identity")], call.last
+    if found == (TO_FIRST if call.last else TO_LAST):
+        return [Step("identity")], not call.last
+    return unknown(f"{call.of} in the order {shown(found)}"), call.last
+
+
+def dense(call: Call, weight: Array, bias: Array | None, sources: Mapping[str, str]) -> Steps:
+    """A dense layer over the last axis. weight: (outputs, inputs)."""
+    rank = len(call.shape())
+    constants = {"weight": np.asarray(weight, np.float32)}
+    if bias is not None:
+        spread = np.broadcast_to(np.asarray(bias, np.float32).reshape(-1), (len(weight),))
+        constants["bias"] = np.ascontiguousarray(spread)
+    if rank == 2:
+        return [Step("dense", {}, constants, sources)]
+    if rank == 4 and call.last:  # at each place of an image
+        constants["weight"] = constants["weight"][:, :, None, None]
+        return [
+            Step("conv2d", {"stride": (1, 1), "padding": (0,) * 4, "dilation": (1, 1), "groups": 1}, constants, sources)
+        ]
+    return unknown(f"{call.of} over the last axis of {shown(call.shape())}")
+
+
+def pooled(call: Call, kind: str, window: Mapping[str, Any], *, ceil: bool = False, counts: bool = False) -> Steps:
+    """A pooling.
+
+    Args:
+        call: it.
+        kind: "max_pool2d" or "avg_pool2d".
+        window: kernel, stride, padding ("same", "same lower" or widths), dilation.
+        ceil: a last window may begin within the image and end beyond its padding.
+        counts: padding counts in means.
+    """
+    if len(call.shape()) != 4:
+        return unknown(f"{call.of} of {shown(call.shape())}")
+    kernel, stride, dilation = window["kernel"], window["stride"], window.get("dilation", (1, 1))
+    padding = window["padding"]
+    if isinstance(padding, str):
+        padding = same_padding(call.image(), kernel, stride, dilation, lower=padding == "same lower")
+    beyond = [0, 0]
+    if ceil:
+        sizes = zip(call.image(), kernel, stride, dilation, (padding[:2], padding[2:]), strict=True)
+        beyond = [_beyond(*each) for each in sizes]
+    if kind == "avg_pool2d" and any(beyond):
+        return unknown(f"{call.of} with ceil_mode, whose last window ends outside the padded image")
+    top, bottom, left, right = padding
+    attributes = {"kernel": kernel, "stride": stride, "padding": (top, bottom + beyond[0], left, right + beyond[1])}
+    if kind == "max_pool2d":
+        return [Step(kind, attributes if dilation == (1, 1) else attributes | {"dilation": dilation})]
+    if any(padding) and not counts:
+        return unknown(f"{call.of} whose padding does not count")
+    return [Step(kind, attributes | {"counts_padding": counts})]
+
+
+def same_padding(
+    image: tuple[int, int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    *,
+    lower: bool = False,
+) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) of the padding that gives ceil(size / stride). lower: an odd one more is before the image."""
+    found: list[int] = []
+    for size, width, step, spread in zip(image, kernel, stride, dilation, strict=True):
+        total = max((-(-size // step) - 1) * step + (width - 1) * spread + 1 - size, 0)
+        small, large = total // 2, total - total // 2
+        found += [large, small] if lower else [small, large]
+    return found[0], found[1], found[2], found[3]
+
+
+def _beyond(size: int, width: int, step: int, spread: int, padding: Sequence[int]) -> int:
+    """How much more padding at the end a number of windows that is rounded up takes."""
+    before, after = padding
+    reach = (width - 1) * spread + 1
+    count = -(-(size + before + after - reach) // step) + 1
+    if (count - 1) * step >= size + before:  # it would begin in the padding
+        count -= 1
+    return max((count - 1) * step + reach - size - before - after, 0)
+
+
+def shown(sizes: Sequence[int]) -> str:
+    """Sizes for a message."""
+    listed = ", ".join(str(int(size)) for size in sizes[:8])
+    return f"({listed}, ...)" if len(sizes) > 8 else f"({listed})"

@@ -1,0 +1,217 @@
+"""Operators of TFLite as plain operations, by what each is called."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from qat.imports.sources.steps import (
+    TO_FIRST,
+    Call,
+    Reader,
+    Step,
+    Steps,
+    averaged,
+    dense,
+    elementwise,
+    function,
+    inverse,
+    joined,
+    minus,
+    normalised,
+    one,
+    padded,
+    pooled,
+    unknown,
+)
+from qat.vocabulary.ops import Array
+
+#: What an operator may compute at its end, by the schema's number.
+FUSED: dict[int, Steps] = {
+    0: [],
+    1: [Step("clip", {"low": 0.0, "high": None})],
+    2: [Step("clip", {"low": -1.0, "high": 1.0})],
+    3: [Step("clip", {"low": 0.0, "high": 6.0})],
+    4: [Step("activation", {"function": "tanh"})],
+}
+
+
+def steps_of(call: Call) -> Steps:
+    """An operator as steps, that of its end among them."""
+    reader = READERS.get(call.of)
+    if reader is None:
+        return unknown(call.of)
+    end = getattr(call.options, "fusedActivationFunction", 0) or 0
+    return [*reader(call), *FUSED[end]] if end in FUSED else unknown(f"{call.of} with the activation {end} at its end")
+
+
+def _padding(call: Call) -> str | tuple[int, int, int, int]:
+    return "same" if call.options.padding == 0 else (0, 0, 0, 0)
+
+
+def _sliding(call: Call) -> dict[str, Any]:
+    options = call.options
+    return {
+        "stride": (options.strideH, options.strideW),
+        "padding": _padding(call),
+        "dilation": (options.dilationHFactor, options.dilationWFactor),
+    }
+
+
+def _linear(call: Call) -> str:
+    """Why a layer with weights is no plain one; "" where it is."""
+    if call.constant(1) is None or call.computed(2):
+        return f"{call.of} whose weights are computed"
+    if len(call.shape()) != 4 or not call.last or call.given[1] is None or call.given[1].ndim != 4:
+        return f"{call.of} of what are no images"
+    return ""
+
+
+def _with_bias(call: Call, weight: Array) -> tuple[dict[str, Array], dict[str, str]]:
+    bias = call.constant(2)
+    constants, sources = {"weight": np.ascontiguousarray(weight, np.float32)}, {"weight": call.names[1]}
+    if bias is not None:
+        constants["bias"], sources["bias"] = np.asarray(bias, np.float32), call.names[2]
+    return constants, sources
+
+
+def _conv(call: Call) -> Steps:
+    weight = call.constant(1)
+    if weight is None or (why := _linear(call)):
+        return unknown(why if weight is not None else f"{call.of} whose weights are computed")
+    groups = call.shape()[3] // weight.shape[3]
+    return [Step("conv2d", _sliding(call) | {"groups": groups}, *_with_bias(call, weight.transpose(TO_FIRST)))]
+
+
+def _depthwise(call: Call) -> Steps:
+    weight = call.constant(1)
+    if weight is None or (why := _linear(call)):
+        return unknown(why if weight is not None else f"{call.of} whose weights are computed")
+    attributes = _sliding(call) | {"groups": call.shape()[3]}
+    return [Step("conv2d", attributes, *_with_bias(call, weight.transpose(3, 0, 1, 2)))]
+
+
+def _dense(call: Call) -> Steps:
+    weight, shape = call.constant(1), call.shape()
+    if weight is None or weight.ndim != 2 or call.computed(2) or call.options.weightsFormat:
+        return unknown(f"{call.of} whose weights are computed or shuffled")
+    sources = {"weight": call.names[1]}
+    bias = call.constant(2)
+    if bias is not None:
+        sources["bias"] = call.names[2]
+    if len(shape) > 2 and not call.options.keepNumDims:
+        if math.prod(shape[1:]) != weight.shape[1]:
+            return unknown(f"{call.of} over the last axis of several samples")
+        constants, sources = _with_bias(call, weight)
+        return [Step("flatten"), Step("dense", {}, constants, sources)]
+    return dense(call, weight, bias, sources)
+
+
+def _pool(kind: str) -> Reader:
+    def read(call: Call) -> Steps:
+        if not call.last:
+            return unknown(f"{call.of} of what are no images")
+        options = call.options
+        kernel, stride = (options.filterHeight, options.filterWidth), (options.strideH, options.strideW)
+        if min(*kernel, *stride) < 1:
+            raise ValueError(f"its {call.of} has a window of size {kernel} and stride {stride}")
+        return pooled(call, kind, {"kernel": kernel, "stride": stride, "padding": _padding(call)})
+
+    return read
+
+
+def _mean(call: Call) -> Steps:
+    axes = call.constant(1)
+    return averaged(call, None if axes is None else np.ravel(axes).tolist(), bool(call.options.keepDims))
+
+
+def _pad(call: Call) -> Steps:
+    widths, value = call.constant(1), call.constant(2)
+    if widths is None or call.computed(2) or widths.shape != (len(call.shape()), 2):
+        return unknown(f"{call.of} by computed widths")
+    return padded(call, [(int(a), int(b)) for a, b in widths], 0.0 if value is None else float(value.reshape(())))
+
+
+def _softmax(call: Call) -> Steps:
+    if call.options.beta != 1.0:
+        return unknown(f"{call.of} with beta {call.options.beta:g}")
+    return normalised(call, -1)
+
+
+def _bound(name: str) -> Reader:
+    def read(call: Call) -> Steps:
+        numbers = [array for array in call.given if array is not None]
+        if len(call.given) != 2 or len(numbers) != 1 or numbers[0].size != 1:
+            return unknown(f"{call.of} of values")
+        return [Step("clip", {"low": None, "high": None, name: float(numbers[0].reshape(()))})]
+
+    return read
+
+
+def _slope(call: Call) -> Steps:
+    slope = call.constant(1)
+    if slope is None or len(set(np.ravel(slope).tolist())) != 1:
+        return unknown(f"{call.of} whose slopes differ")
+    return function("leaky_relu", alpha=float(np.ravel(slope)[0]))(call)
+
+
+READERS: dict[str, Reader] = {
+    "CONV_2D": _conv,
+    "DEPTHWISE_CONV_2D": _depthwise,
+    "FULLY_CONNECTED": _dense,
+    "AVERAGE_POOL_2D": _pool("avg_pool2d"),
+    "MAX_POOL_2D": _pool("max_pool2d"),
+    "ADD": elementwise("add"),
+    "SUB": elementwise("add", minus),
+    "MUL": elementwise("mul"),
+    "DIV": elementwise("mul", inverse),
+    "NEG": lambda call: [Step("mul", {}, {"other": np.float32(-1.0).reshape(())})],
+    "MAXIMUM": _bound("low"),
+    "MINIMUM": _bound("high"),
+    "MEAN": _mean,
+    "PAD": _pad,
+    "PADV2": _pad,
+    "CONCATENATION": lambda call: joined(call, call.options.axis),
+    "SOFTMAX": _softmax,
+    "LOGISTIC": function("sigmoid"),
+    "TANH": function("tanh"),
+    "HARD_SWISH": function("hswish"),
+    "RELU": one("clip", low=0.0, high=None),
+    "RELU6": one("clip", low=0.0, high=6.0),
+    "RELU_N1_TO_1": one("clip", low=-1.0, high=1.0),
+    "RELU_0_TO_1": one("clip", low=0.0, high=1.0),
+    "LEAKY_RELU": lambda call: function("leaky_relu", alpha=float(call.options.alpha))(call),
+    "PRELU": _slope,
+}
+#: What keeps the order of the numbers.
+RESHAPES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
+CONTROL = frozenset({"IF", "WHILE", "CALL", "CALL_ONCE", "STABLEHLO_WHILE"})
+
+
+def _sliced(options: Any, x: Array, begin: Array, end: Array, step: Array) -> Array:
+    """STRIDED_SLICE of a vector."""
+    if x.ndim != 1 or options.ellipsisMask or options.newAxisMask:
+        raise ValueError("it slices a constant of several axes")
+    start, stop, width = int(begin[0]), int(end[0]), int(step[0])
+    if options.shrinkAxisMask & 1:
+        return np.asarray(x[start])
+    return x[(None if options.beginMask & 1 else start) : (None if options.endMask & 1 else stop) : width]
+
+
+#: What is computed at once where all that it takes are constants: what shapes are made of, and transposed weights.
+FOLDED: dict[str, Callable[..., Array]] = {
+    "STRIDED_SLICE": _sliced,
+    "PACK": lambda options, *xs: np.stack(xs, options.axis),
+    "CONCATENATION": lambda options, *xs: np.concatenate(xs, options.axis),
+    "CAST": lambda options, x: x.astype(np.float32 if options is not None and options.outDataType == 0 else np.int64),
+    "GATHER": lambda options, x, places: np.take(x, places, axis=options.axis),
+    "MUL": lambda options, a, b: a * b,
+    "ADD": lambda options, a, b: a + b,
+    "SUB": lambda options, a, b: a - b,
+    "REDUCE_PROD": lambda options, x, axes: np.prod(x, axis=tuple(np.ravel(axes).tolist()), keepdims=options.keepDims),
+    "RESHAPE": lambda options, x, sizes: x.reshape(np.ravel(sizes)),
+    "TRANSPOSE": lambda options, x, order: x.transpose(np.ravel(order)),
+}

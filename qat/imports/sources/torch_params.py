@@ -1,0 +1,39 @@
+"""The parameters and buffers of a torch.nn.Module, by the names of its state_dict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from qat.graph import Graph
+from qat.vocabulary.ops import Array
+
+
+def device_target(module: torch.nn.Module) -> str | None:
+    """The device target on which a module computes; None where it has no tensors."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return None if not tensors else "GPU" if tensors[0].device.type == "cuda" else "CPU"
+
+
+def arrays(module: torch.nn.Module) -> dict[str, Array]:
+    """All of them, as they are now."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in _tensors(module).items()}
+
+
+def layouts(graph: Graph, name: str, array: Array, shape: tuple[int, ...]) -> Iterator[Array]:
+    """A parameter of the graph as a module may have it: torch's layouts are the canonical ones."""
+    yield array.reshape(shape)
+
+
+def write(module: torch.nn.Module, found: Mapping[str, Array]) -> None:
+    """Set some of them."""
+    tensors = _tensors(module)
+    with torch.no_grad():
+        for name, array in found.items():
+            tensors[name].copy_(torch.from_numpy(array.copy()))
+
+
+def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Those of the state_dict that are tensors; they share the memory of the module's own."""
+    return {name: x for name, x in module.state_dict().items() if isinstance(x, torch.Tensor)}
