@@ -54,7 +54,7 @@ TIMM = [
 ]  # fmt: skip
 SIZES = (64, 96, 128, 224, 299)  #: of square images, the first that a network allows
 TIMEOUT, SAMPLES = 1800, 2  #: seconds for one network; images that codes are compared on
-ENGINES = ("PyTorch", "ONNX", "TFLite")
+ENGINES = ("PyTorch", "ONNX", "TFLITE")
 
 
 def torchvision_names() -> list[str]:
@@ -261,7 +261,7 @@ def table(family: str, args: argparse.Namespace) -> bool:
             count_imported += 1
             columns = [] if args.quick else [row["step"], *(str(row[engine]) for engine in ENGINES)]
             exact = exact and (
-                args.quick or (row["PyTorch"] == row["ONNX"] == 0 and row["TFLite"] in (0, "not installed"))
+                args.quick or (row["PyTorch"] == row["ONNX"] == 0 and row["TFLITE"] in (0, "not installed"))
             )
             rows.append((name, f"{row['size']} px", f"{row['float']:.1e}", *columns))
         print(*rows[-1], sep="\t", flush=True)
