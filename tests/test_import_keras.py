@@ -440,7 +440,7 @@ def test_operations_are_kept_by_keras_files_alone(tmp_path: Path) -> None:
     model.save(tmp_path / "net.keras")
     assert len(open_file(tmp_path / "net.keras").program.operations) == len(open_model(model).program.operations)
     model.save(tmp_path / "net.h5")
-    refused_file(tmp_path / "net.h5", (HardSilu)", "save a model with them as .keras")
+    refused_file(tmp_path / "net.h5", "(HardSilu)", "save a model with them as .keras")
 
 
 def test_keras_2_s_hard_sigmoid_is_another(tmp_path: Path) -> None:

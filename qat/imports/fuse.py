@@ -45,14 +45,11 @@ def fuse(program: Program, inputs: Sequence[Input] = ()) -> Imported:
     """Make cells of plain operations.
 
     - A convolution or dense layer takes what follows it alone: a bias, a constant factor, a batch normalisation, an
-      activation.
-    - A batch normalisation that follows nothing of that kind is a cell of its own, with an activation; so is an addition.
+      activation. After anything else a batch normalisation is a cell of its own, with an activation; so is an addition.
     - Zeros around an image go into what takes it: a convolution, an average pooling, and a max pooling of numbers that are not
       negative. Before anything else they are a 1x1 depthwise convolution of ones.
-    - A constant factor or shift of each channel that no cell takes is a Normalize cell; of a vector, it goes into the dense
-      layer that follows.
-    - A layer that is used twice is one cell with two nodes.
-    - What computes nothing is gone.
+    - A constant factor or shift of each channel that no cell takes is a Normalize cell; of a vector, part of the next layer.
+    - A layer that is used twice is one cell with two nodes. What computes nothing is gone.
 
     Args:
         program: of a front end, channels first.
@@ -268,7 +265,8 @@ class _Fusion:
             after = self.alone.get(value)
         if after is None or after.kind != "dense":
             raise RefusedError(each, otherwise)
-        self._given(each, each.inputs[0])
+        if each.inputs[0] not in self.affine:
+            self._given(each, each.inputs[0])
         self.affine[each.output] = each
 
     def _activation(self, each: Operation) -> None:
@@ -403,6 +401,8 @@ class _Fusion:
         return each.output
 
     def _shape(self, value: str) -> tuple[int, ...]:
+        if value in self.lost:  # what comes of an unknown operation may have no known shape
+            raise LostError
         return self.program.shapes[value]
 
     def _given(self, each: Operation, value: str) -> str:

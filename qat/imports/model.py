@@ -26,12 +26,14 @@ class Source(NamedTuple):
         suffixes: Of its files.
         framework: The package whose classes its models are of, and the name of the backend.
         params: What reads and writes the parameters of these models.
+        setup: What imports the framework as the backend does, with what it needs to find set; imported before the front end.
     """
 
     entry: Entry
     suffixes: tuple[str, ...] = ()
     framework: str = ""
     params: str = ""
+    setup: str = ""
 
 
 SOURCES: Mapping[str, Source] = {
@@ -43,12 +45,14 @@ SOURCES: Mapping[str, Source] = {
         (".keras", ".h5"),
         "keras",
         "imports.sources.keras_params",
+        "backends.keras.setup",
     ),
     "MindSpore": Source(
         Entry("imports.sources.mindspore_cell", ("mindspore", "onnx", "onnxruntime"), "mindspore"),
         (),
         "mindspore",
         "imports.sources.mindspore_params",
+        "backends.mindspore.setup",
     ),
     "ONNX": Source(Entry("imports.sources.onnx_file", ("onnx", "onnxruntime"), "onnx"), (".onnx",)),
     "TFLite": Source(Entry("imports.sources.tflite_file", ("ai_edge_litert", "flatbuffers"), "tflite"), (".tflite",)),
@@ -195,4 +199,6 @@ def _front_end(source: Source) -> Any:
             f"importing such a network needs the package {missing[0]!r}, which is not installed: pip install "
             f"'qat-engine[{source.entry.extra}]'"
         )
+    if source.setup:
+        importlib.import_module(f"qat.{source.setup}")
     return importlib.import_module(f"qat.{source.entry.module}")

@@ -19,7 +19,7 @@ KINDS: Mapping[str, str] = {
     "batch_norm": "gamma, beta, mean, variance; eps[, momentum: the share of a running statistic that a step keeps]",
     "activation": "function, a name of qat.vocabulary.activations or of qat.imports.spelled_out[, alpha]",
     "clip": "low, high; None: no bound",
-    "add": "two inputs, or other: a constant; of an image or vector (C,) or one number",
+    "add": "two inputs, or other: a constant; one number, or one for each channel",
     "mul": "two inputs, or other: a constant, likewise",
     "elementwise": "function, a name of qat.imports.spelled_out.ELEMENTWISE; as spelled-out activations hold them",
     "max_pool2d": "kernel, stride, padding[, ceil, dilation]",
