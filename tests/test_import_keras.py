@@ -435,6 +435,14 @@ def test_classes_of_the_users_are_named(tmp_path: Path) -> None:
         refused_file(tmp_path / f"net{suffix}", "gate (", "Gate)", "not Keras's own")
 
 
+def test_operations_are_kept_by_keras_files_alone(tmp_path: Path) -> None:
+    model = filled(with_operations())
+    model.save(tmp_path / "net.keras")
+    assert len(open_file(tmp_path / "net.keras").program.operations) == len(open_model(model).program.operations)
+    model.save(tmp_path / "net.h5")
+    refused_file(tmp_path / "net.h5", "(HardSilu)", "save a model with them as .keras")
+
+
 def test_keras_2_s_hard_sigmoid_is_another(tmp_path: Path) -> None:
     path = old_file(tmp_path / "old.h5", relu={"activation": "hard_sigmoid"})
     refused_file(path, "relu", "Keras 2's hard_sigmoid")
