@@ -30,8 +30,9 @@ from qat.graph import Graph, Node, Params
 from qat.imports.activations import ALL_ACTIVATIONS, activation_of, called
 from qat.imports.entry import per_channel
 from qat.imports.imported import Imported
-from qat.imports.layer import Layer, Use, factor_and_shift, unlike
+from qat.imports.layer import Layer, LostError, Use, factor_and_shift, unlike
 from qat.imports.program import Operation, Program, refusal
+from qat.imports.repeated import once
 from qat.imports.spelled_out import recognised
 from qat.imports.windows import placed, resolved, with_ceil
 from qat.names import is_name
@@ -52,7 +53,7 @@ def fuse(program: Program, inputs: Sequence[Input] = ()) -> Imported:
     - A constant factor or shift of each channel that no cell takes is a Normalize cell; of a vector, it goes into the dense
       layer that follows.
     - A layer that is used twice is one cell with two nodes.
-    - What computes nothing is gone.
+    - What computes nothing, or what was computed before, is gone.
 
     Args:
         program: of a front end, channels first.
@@ -65,7 +66,7 @@ def fuse(program: Program, inputs: Sequence[Input] = ()) -> Imported:
         QatError: operations that no cell computes; all of them are named.
     """
     cells = inputs or [Input(spec.shape, dtype="float32") for spec in program.inputs.values()]
-    return _Fusion(recognised(program.without(REST)), cells).result()
+    return _Fusion(recognised(once(program.without(REST))), cells).result()
 
 
 class _RefusedError(Exception):
@@ -74,10 +75,6 @@ class _RefusedError(Exception):
     def __init__(self, each: Operation, what: str) -> None:
         super().__init__(what)
         self.each, self.what = each, what
-
-
-class _LostError(Exception):
-    """An operation takes what one that is refused gives."""
 
 
 class _Fusion:
@@ -148,7 +145,7 @@ class _Fusion:
         before = set(self.taken)
         try:
             self.cells[each.kind](each)
-        except _LostError:
+        except LostError:
             pass
         except _RefusedError as refused:
             if all(refused.each is not other for other, _ in self.refused):
@@ -406,13 +403,13 @@ class _Fusion:
 
     def _shape(self, value: str) -> tuple[int, ...]:
         if value in self.lost:  # what comes of an unknown operation may have no known shape
-            raise _LostError
+            raise LostError
         return self.program.shapes[value]
 
     def _given(self, each: Operation, value: str) -> str:
         """The node that gives what an operation takes."""
         if value in self.lost:
-            raise _LostError
+            raise LostError
         for waiting in (self.pads, self.affine):
             if value in waiting:
                 raise _RefusedError(waiting[value], f"{called(waiting[value])} before {called(each)}")
