@@ -22,10 +22,6 @@ MISSING = {
 }  #: what a batch normalisation without one computes with
 
 
-class LostError(Exception):
-    """An operation takes what one that is refused gives."""
-
-
 @dataclass
 class Layer:
     """A convolution or dense layer, and what it has taken of the operations after it.
