@@ -46,14 +46,11 @@ def fuse(program: Program, inputs: Sequence[Input] = ()) -> Imported:
     """Make cells of plain operations.
 
     - A convolution or dense layer takes what follows it alone: a bias, a constant factor, a batch normalisation, an
-      activation.
-    - A batch normalisation that follows nothing of that kind is a cell of its own, with an activation; so is an addition.
+      activation. After anything else a batch normalisation is a cell of its own, with an activation; so is an addition.
     - Zeros around an image go into what takes it: a convolution, an average pooling, and a max pooling of numbers that are not
       negative. Before anything else they are a 1x1 depthwise convolution of ones.
-    - A constant factor or shift of each channel that no cell takes is a Normalize cell; of a vector, it goes into the dense
-      layer that follows.
-    - A layer that is used twice is one cell with two nodes.
-    - What computes nothing, or what was computed before, is gone.
+    - A constant factor or shift of each channel that no cell takes is a Normalize cell; of a vector, part of the next layer.
+    - A layer that is used twice is one cell with two nodes. What computes nothing, or was computed before, is gone.
 
     Args:
         program: of a front end, channels first.
@@ -150,9 +147,8 @@ class _Fusion:
         raise RefusedError(each, str(each.attributes["of" if each.kind == "unknown" else "function"]))
 
     def _conv2d(self, each: Operation) -> None:
-        weight, options = each.constants["weight"], each.attributes
+        weight, options, group = each.constants["weight"], each.attributes, each.attributes["groups"]
         source, padding = self._unpadded(each, options["padding"])
-        group = options["groups"]
         cell = Conv2dBnAct(
             weight.shape[1] * group,
             weight.shape[0],
@@ -405,7 +401,7 @@ class _Fusion:
         return each.output
 
     def _shape(self, value: str) -> tuple[int, ...]:
-        if value in self.lost:  # what comes of an unknown operation may have no known shape
+        if value in self.lost:  # it may have no known shape
             raise LostError
         return self.program.shapes[value]
 
