@@ -32,6 +32,7 @@ from qat.imports.entry import per_channel
 from qat.imports.imported import Imported
 from qat.imports.layer import Layer, Use, factor_and_shift, unlike
 from qat.imports.program import LostError, Operation, Program, RefusedError, refusal
+from qat.imports.repeated import once
 from qat.imports.spelled_out import recognised
 from qat.imports.windows import NO_PADDING, placed, resolved, with_ceil
 from qat.names import is_name
@@ -49,7 +50,7 @@ def fuse(program: Program, inputs: Sequence[Input] = ()) -> Imported:
     - Zeros around an image go into what takes it: a convolution, an average pooling, and a max pooling of numbers that are not
       negative. Before anything else they are a 1x1 depthwise convolution of ones.
     - A constant factor or shift of each channel that no cell takes is a Normalize cell; of a vector, part of the next layer.
-    - A layer that is used twice is one cell with two nodes. What computes nothing is gone.
+    - A layer that is used twice is one cell with two nodes. What computes nothing, or was computed before, is gone.
 
     Args:
         program: of a front end, channels first.
@@ -62,7 +63,7 @@ def fuse(program: Program, inputs: Sequence[Input] = ()) -> Imported:
         QatError: operations that no cell computes; all of them are named.
     """
     cells = inputs or [Input(spec.shape, dtype="float32") for spec in program.inputs.values()]
-    return _Fusion(recognised(program.without(REST)), cells).result()
+    return _Fusion(recognised(once(program.without(REST))), cells).result()
 
 
 class _Fusion:
@@ -146,9 +147,8 @@ class _Fusion:
         raise RefusedError(each, str(each.attributes["of" if each.kind == "unknown" else "function"]))
 
     def _conv2d(self, each: Operation) -> None:
-        weight, options = each.constants["weight"], each.attributes
+        weight, options, group = each.constants["weight"], each.attributes, each.attributes["groups"]
         source, padding = self._unpadded(each, options["padding"])
-        group = options["groups"]
         cell = Conv2dBnAct(
             weight.shape[1] * group,
             weight.shape[0],
@@ -401,7 +401,7 @@ class _Fusion:
         return each.output
 
     def _shape(self, value: str) -> tuple[int, ...]:
-        if value in self.lost:  # what comes of an unknown operation may have no known shape
+        if value in self.lost:  # it may have no known shape
             raise LostError
         return self.program.shapes[value]
 
