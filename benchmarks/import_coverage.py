@@ -7,21 +7,23 @@
 Each network has random weights, random batch normalisations, and small inputs where it allows them; it is imported, its float
 outputs are compared with the original's (the largest relative difference), one step of quantization-aware training is done in
 PyTorch, and the calibrated network is exported. Then the output codes of NumPy, PyTorch, ONNX Runtime and, where the target
-has all cells, LiteRT are compared: how many of them differ. Each network is a process of its own, so that one which fails, or
-takes too long, does not end the table. torchvision and timm are in none of the extras: install them beside PyTorch.
+has all cells, LiteRT are compared: how many of them differ. The networks are measured in a process beside, so that one which
+fails, or takes too long, does not end the table. torchvision and timm are in none of the extras: install them beside PyTorch.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import math
+import multiprocessing
 import os
-import subprocess
+import re
 import sys
 import tempfile
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -192,20 +194,41 @@ def count(found: list[np.ndarray], wanted: list[np.ndarray]) -> int:
     return sum(int((a != b).sum()) for a, b in zip(found, wanted, strict=True))
 
 
-def child(family: str, name: str, quick: bool, timeout: int) -> dict[str, Any]:
-    """``measured`` in a process of its own."""
-    command = [sys.executable, __file__, "--of", family, "--one", name, *(["--quick"] if quick else [])]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+class Worker:
+    """A process that measures one network after another, and is replaced where it ends or takes too long."""
+
+    def __init__(self, family: str, quick: bool, timeout: int) -> None:
+        self.family, self.quick, self.timeout = family, quick, timeout
+        self.pool: ProcessPoolExecutor | None = None
+
+    def measure(self, name: str) -> dict[str, Any]:
+        """A row, or what went wrong, as "error"."""
+        if self.pool is None:
+            self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _quiet)
+        try:
+            return self.pool.submit(row_of, self.family, name, self.quick).result(self.timeout)
+        except (TimeoutError, BrokenProcessPool) as error:
+            processes = list((self.pool._processes or {}).values())
+            for process in processes:
+                process.kill()
+            self.pool.shutdown(wait=True, cancel_futures=True)
+            self.pool = None
+            late = isinstance(error, TimeoutError)
+            return {
+                "error": f"takes more than {self.timeout} s" if late else "its process ended: out of memory, perhaps"
+            }
+
+
+def _quiet() -> None:
+    warnings.simplefilter("ignore")
+
+
+def row_of(family: str, name: str, quick: bool) -> dict[str, Any]:
+    """``measured``, with every error as text."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
-    except subprocess.TimeoutExpired:
-        return {"error": f"takes more than {timeout} s"}
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if not lines:
-        said = (done.stderr.strip().splitlines() or [""])[-1]
-        return {"error": f"the process ended with {done.returncode}: {said[:200]}"}
-    row: dict[str, Any] = json.loads(lines[-1])
-    return row
+        return measured(family, name, quick)
+    except Exception as error:
+        return {"error": f"{'' if isinstance(error, QatError) else type(error).__name__ + ': '}{error}"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -213,18 +236,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", help="their names (default: all classifiers, and 60 of timm)")
     parser.add_argument("--quick", action="store_true", help="compare float outputs only")
     parser.add_argument("--timeout", type=int, default=TIMEOUT, help="seconds for one network")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.one is not None:
-        warnings.simplefilter("ignore")
-        try:
-            row = measured(args.of[0], args.one, args.quick)
-        except Exception as error:
-            row = {"error": f"{'' if isinstance(error, QatError) else type(error).__name__ + ': '}{error}"}
-        print(json.dumps(row))
-        return 0
+    os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", KERAS_BACKEND="tensorflow")
     good = True
     for family in args.of:
         if importlib.util.find_spec(family) is None:
@@ -236,13 +251,12 @@ def run(args: argparse.Namespace) -> int:
 
 def table(family: str, args: argparse.Namespace) -> bool:
     """One family's rows; False where an imported network is not exact."""
-    rows, missing, exact, count_imported = [], {}, True, 0
+    rows, exact, count_imported = [], True, 0
+    worker = Worker(family, args.quick, args.timeout)
     for name in args.models or NAMES[family]():
-        row = child(family, name, args.quick, args.timeout)
+        row = worker.measure(name)
         if "error" in row:
-            what = missing_of(row["error"])
-            missing[name] = what
-            rows.append((name, "no", what, *([""] * (0 if args.quick else 1 + len(ENGINES)))))
+            rows.append((name, "no", missing_of(row["error"]), *([""] * (0 if args.quick else 1 + len(ENGINES)))))
         else:
             count_imported += 1
             columns = [] if args.quick else [row["step"], *(str(row[engine]) for engine in ENGINES)]
@@ -262,7 +276,8 @@ def missing_of(error: str) -> str:
     if not found:
         return error[:160]
     listed = rest.partition(". Known are")[0].split("; ")
-    return ", ".join(dict.fromkeys(each.partition(": ")[0] for each in listed))[:160]
+    kinds = [re.split(r": | of \(N| over | from ", each)[0] for each in listed]
+    return ", ".join(dict.fromkeys(kinds))[:160]
 
 
 if __name__ == "__main__":

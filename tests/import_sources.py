@@ -9,7 +9,10 @@ import numpy as np
 
 from qat.imports.program import Operation, Program
 from qat.imports.source import Opened
+from qat.imports.spelled_out import ELEMENTWISE
+from qat.vocabulary.activations import TABLES
 from qat.vocabulary.arrays import ArraySpec
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
 
 
@@ -54,7 +57,45 @@ def computed(each: Operation, given: list[Array]) -> Array:
         return x.mean(options["axes"], keepdims=options["keepdims"])
     if each.kind in ("dropout", "identity"):
         return x
+    if each.kind == "activation":
+        return TABLES[options["function"]](NUMPY_OPS, x, options.get("alpha", 0.2))
+    if each.kind == "elementwise":
+        others = [*given[1:], *constants.values()]
+        return ELEMENTWISE[options["function"]](*((*others, x) if options.get("constant_first") else (x, *others)))
+    if each.kind == "concat":
+        return np.concatenate(given, axis=options["axis"])
+    if each.kind == "pad":
+        return np.pad(x, ((0, 0), *options["widths"][1:]), constant_values=options["value"])
+    if each.kind == "softmax":
+        powers = np.exp(x - x.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+    if each.kind in ("max_pool2d", "avg_pool2d"):
+        return _pooled(x, each.kind == "max_pool2d", options)
     raise NotImplementedError(each.kind)
+
+
+def _pooled(x: Array, is_max: bool, options: Mapping[str, Any]) -> Array:
+    """Window by window, as PyTorch defines it."""
+    (height, width), (down, right) = options["kernel"], options["stride"]
+    top, bottom, left, rest = options["padding"]
+    ends = [size + before + after for size, before, after in ((x.shape[2], top, bottom), (x.shape[3], left, rest))]
+    counts = []
+    for end, size, before, kernel, stride in zip(
+        ends, x.shape[2:], (top, left), (height, width), (down, right), strict=True
+    ):
+        steps = (end - kernel) / stride
+        count = int(np.ceil(steps) if options.get("ceil") else np.floor(steps)) + 1
+        counts.append(count - 1 if options.get("ceil") and (count - 1) * stride >= size + before else count)
+    y = np.empty((*x.shape[:2], *counts), np.float32)
+    for i in range(counts[0]):
+        for j in range(counts[1]):
+            rows = (max(i * down - top, 0), min(i * down - top + height, x.shape[2]))
+            columns = (max(j * right - left, 0), min(j * right - left + width, x.shape[3]))
+            window = x[:, :, slice(*rows), slice(*columns)]
+            held = (min(i * down + height, ends[0]) - i * down) * (min(j * right + width, ends[1]) - j * right)
+            area = held if options.get("counts_padding") else window.shape[2] * window.shape[3]
+            y[:, :, i, j] = window.max((2, 3)) if is_max else window.sum((2, 3)) / area
+    return y
 
 
 def _convolved(x: Array, weight: Array, options: Mapping[str, Any]) -> Array:

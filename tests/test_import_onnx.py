@@ -332,14 +332,21 @@ def test_constants_of_other_types_become_float32(dtype: Any, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("specs", "opset", "message"),
     [
-        ([("Resize", {}, "", np.array([1, 1, 2, 2], np.float32))], 13, r"1 operations .*Resize: Resize_0"),
+        ([("Resize", {}, "", np.array([1, 1, 2, 2], np.float32))], 13, r"1 operation .*Resize: Resize_0"),
         ([("ConvTranspose", {}, numbers(3, 4, 2, 2))], 13, "ConvTranspose"),
-        ([("Erf", {}), ("Erf", {}), ("LRN", {"size": 3})], 13, "3 operations .*Erf: Erf_0, Erf_1; LRN: LRN_2"),
+        (
+            [("Hardmax", {}), ("LRN", {"size": 3}), ("LRN", {"size": 3})],
+            13,
+            "3 operations .*Hardmax: Hardmax_0; LRN: LRN_1, L",
+        ),
         ([("FusedConv", {"domain": "com.microsoft"}, numbers(4, 3, 3, 3))], 13, "com.microsoft.FusedConv .*own domain"),
         ([("Transpose", {"perm": [0, 1, 3, 2]}), ("MatMul", {}, "x")], 13, "MatMul of two values"),
         ([("Conv", {}, "x")], 13, "Conv whose weights are computed"),
-        ([("Sub", {}, "x")], 13, "Sub of two values"),
-        ([("Div", {"first": 1}, np.float32(2))], 13, "Div of a constant by a value"),
+        ([("Sub", {}, "x")], 13, "sub: Sub_0"),
+        ([("Div", {"first": 1}, np.float32(2))], 13, "div: Div_0"),
+        ([("Gelu", {"approximate": "tanh"})], 20, "GELU by tanh: Gelu_0"),
+        ([("Sigmoid", {}), ("Mul", {}, "x")], 13, "SiLU, spelled out: Mul_1"),
+        ([("Elu", {"alpha": 0.5}), ("Selu", {})], 13, "2 operations .*Elu with alpha 0.5: Elu_0; SELU: Selu_1"),
         ([("Mul", {}, numbers(8))], 13, r"Mul with a constant of shape \(8\)"),
         ([("Add", {}, numbers(3, 9, 8))], 13, r"Add with a constant of shape \(3, 9, 8\)"),
         ([("Transpose", {"perm": [0, 1, 3, 2]})], 13, r"Transpose in the order \(0, 1, 3, 2\)"),
@@ -347,7 +354,7 @@ def test_constants_of_other_types_become_float32(dtype: Any, tmp_path: Path) -> 
         ([("ReduceMean", {"axes": [1]})], 13, r"ReduceMean over axes \(1\)"),
         ([("ReduceMean", {})], 13, r"ReduceMean over axes \(0, 1, 2, 3\)"),
         ([("Softmax", {})], 11, "opset < 13"),
-        ([("HardSigmoid", {})], 9, "HardSigmoid with alpha 0.2"),
+        ([("HardSigmoid", {})], 9, "hard sigmoid of slope 0.2: HardSigmoid_0"),
         ([("PRelu", {}, numbers(3, 1, 1))], 9, "slopes differ"),
         ([("AveragePool", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]})], 13, "whose padding does not count"),
         (
@@ -361,6 +368,12 @@ def test_constants_of_other_types_become_float32(dtype: Any, tmp_path: Path) -> 
         ([("Cast", {"to": 6}), ("Cast", {"to": 1})], 13, "Cast to whole numbers"),
         ([("Clip", {}, "x")], 13, "computed bounds"),
         ([("MaxPool", {"kernel_shape": [2, 2], "dilations": [2, 2]})], 13, "dilation"),
+        ([("Hardmax", {}), ("Add", {}, "x"), ("Flatten", {})], 13, r"1 operation .*Hardmax: Hardmax_0\. Known"),
+        (
+            [("A", {"domain": "my"}), ("Add", {}, "x"), ("B", {"domain": "my"})],
+            13,
+            r"2 operations .*my\.A.*: A_0; my\.B.*: B_2\. ",
+        ),
     ],
 )
 def test_what_no_cell_computes_is_named(specs: list[Spec], opset: int, message: str, tmp_path: Path) -> None:
@@ -474,6 +487,24 @@ def test_constants_that_grow_are_refused(tmp_path: Path) -> None:
     model.graph.node.insert(1, helper.make_node("ConstantOfShape", ["sizes"], ["big"]))
     with pytest.raises(qat.QatError, match="constants grow"):
         imported(tmp_path, model)
+
+
+def test_a_layer_that_is_used_twice_is_one_cell(tmp_path: Path) -> None:
+    """Equal biases that an exporter has merged mean nothing; equal weights do."""
+    shared = chain(conv(3), ("Relu", {}), conv(3), ("Relu", {}), conv(3))
+    for node in (shared.graph.node[2], shared.graph.node[4]):
+        node.input[2] = "v0.c1"
+    found = imported(tmp_path, shared)
+    assert [node.cell_name for node in found.graph.nodes[1:]] == ["Conv_0", "Conv_2", "Conv_4"]
+    assert "Conv_0.bias" not in found.sources
+    assert found.sources["Conv_0.weight"] == "v0.c0"
+    shared.graph.node[2].input[1] = "v0.c0"
+    found = imported(tmp_path, shared)
+    assert [node.cell_name for node in found.graph.nodes[1:]] == ["Conv_0", "Conv_0", "Conv_4"]
+    assert found.difference.relative < ROUNDING
+    shared.graph.node[4].input[1] = "v0.c0"
+    with pytest.raises(qat.QatError, match=r"shares v0\.c0 with Conv_0, but has another activation.*Conv_4"):
+        imported(tmp_path, shared)
 
 
 # -- data in other files ----------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ KINDS: Mapping[str, str] = {
     "batch_norm": "gamma, beta, mean, variance; eps[, momentum: the share of a running statistic that a step keeps]",
     "activation": "function, a name of qat.vocabulary.activations or of qat.imports.spelled_out[, alpha]",
     "clip": "low, high; None: no bound",
-    "add": "two inputs, or other: a constant; of an image or vector (C,) or one number",
+    "add": "two inputs, or other: a constant; one number, or one for each channel",
     "mul": "two inputs, or other: a constant, likewise",
     "elementwise": "function, a name of qat.imports.spelled_out.ELEMENTWISE; as spelled-out activations hold them",
     "max_pool2d": "kernel, stride, padding[, ceil, dilation]",
@@ -151,6 +151,18 @@ class Program:
     def with_operations(self, operations: Sequence[Operation]) -> Program:
         """The same network with other operations."""
         return replace(self, operations=tuple(operations))
+
+
+class RefusedError(Exception):
+    """No cell computes an operation."""
+
+    def __init__(self, each: Operation, what: str) -> None:
+        super().__init__(what)
+        self.each, self.what = each, what
+
+
+class LostError(Exception):
+    """An operation takes what one that is refused gives."""
 
 
 def refusal(name: str, found: Sequence[tuple[Operation, str]]) -> QatError:

@@ -1,9 +1,9 @@
 """A file that torch.export.save wrote, read without executing anything that it holds.
 
 ``torch.export.load`` trusts a file: it unpickles weights, constants and sample inputs, evaluates symbolic sizes as Python,
-loads compiled libraries, and makes Python source of the names of values. So it is not given a file of others,
-but what a program needs of it, checked and written anew: the graph as JSON, in which names are identifiers, operations are those of
-``torch.ops`` and sizes are of a small grammar, and the bytes of tensors. Anything else is refused by name, or left behind.
+loads compiled libraries, and makes Python source of the names of values. So it is not given a file of others, but what a
+program needs of it, checked and written anew: the bytes of tensors, and the graph as JSON, in which names are identifiers,
+operations are those of ``torch.ops``, and sizes are of a small grammar. Anything else is refused by name, or left behind.
 """
 
 from __future__ import annotations

@@ -221,7 +221,7 @@ def _channels(call: Call, array: Array, shape: tuple[Any, ...]) -> Array:
         or aligned[1] != shape[1]
     ):
         raise UnknownOperationError(f"aten.{call.target} of {_shown(shape)} and a constant {tuple(array.shape)}")
-    return array.reshape(-1).astype(np.float32)
+    return array.reshape(-1, *(1,) * (len(shape) - 2)).astype(np.float32)
 
 
 def _elementwise(function: str) -> Reader:

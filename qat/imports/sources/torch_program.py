@@ -151,7 +151,8 @@ class _Reader:
         if node.name not in self.shapes:  # a size, or a check of one
             return
         target = _target(node)
-        if all(each.name in self.tensors for each in taken) and self._folded(node, target):
+        fixed = all(each.name in self.tensors for each in taken)
+        if fixed and self._folded(node, target):
             return
         inputs, constants, what = [], {}, f"{_namespace(node)}{target}"
         arguments = _arguments(node)
@@ -162,7 +163,7 @@ class _Reader:
             if set(inputs) & self.spoiled:
                 raise UnknownOperationError(f"{what} of what was changed in place through a view of it")
             reader = READERS.get(target) if what == f"aten.{target}" else None
-            if reader is None:
+            if reader is None or fixed:
                 raise UnknownOperationError(what)
             step = reader(self._call(target, arguments, node.name))
             kind, attributes = step.kind, step.attributes
@@ -211,7 +212,7 @@ class _Reader:
             self.tensors[node.name] = self.tensors[whole.name][place]
             return
         made = self.operations.get(whole.name)
-        if made is not None and place and made.kind != "unknown":
+        if made is not None and place and made.kind != "unknown" and node.users:
             self.operations[node.name] = Operation(
                 "unknown", made.name, made.inputs, node.name, {"of": f"result {place} of {made.kind}"}, where=made.where
             )
@@ -220,6 +221,10 @@ class _Reader:
 
     def _folded(self, node: Any, target: str) -> bool:
         """Compute what depends on no input. Refuses all that could do more than compute: files are of others."""
+        if _is_in_place(node) and target != "detach" and node.args[0].name in self.sources:
+            raise QatError(
+                f"{self.name}: forward changes {self.sources[node.args[0].name]}, which a graph of cells cannot; leave that out"
+            )
         if _namespace(node) != "aten." or target not in FOLDED or (_is_in_place(node) and target != "detach"):
             return False
         arguments, options = torch.fx.node.map_arg((node.args, node.kwargs), lambda each: self.tensors[each.name])

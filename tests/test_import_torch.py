@@ -1,0 +1,307 @@
+"""Importing modules of PyTorch, their names and lines, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from import_modules import EQUAL, Calls, F, Residual, X, kinds, nn, ready, torch
+
+import qat
+from qat.imports.model import open_source
+
+HERE = re.escape(__file__)
+
+
+def imported(function: Callable[..., Any], example: Any = X, tolerance: float = EQUAL, **members: Any) -> Any:
+    """What a function becomes; its numbers are compared on the way."""
+    opened = open_source(ready(Calls(function, **members)), example)
+    inputs = [qat.Input(spec.shape, dtype="float32") for spec in opened.program.inputs.values()]
+    return qat.import_model(opened, inputs=inputs, tolerance=tolerance)
+
+
+def test_a_network_becomes_cells_under_its_own_names() -> None:
+    found = qat.import_model(ready(Residual()), torch.zeros(1, 3, 33, 32), tolerance=EQUAL)
+    assert [node.name for node in found.graph.nodes[1:]] == [
+        *("stem.0", "pool", "layer1.0.conv1", "layer1.0.conv2", "layer1.0.add"),
+        *(
+            "layer1.1.conv1",
+            "layer1.1.conv2",
+            "layer1.1.down.0",
+            "layer1.1.add",
+            "dw",
+            "cat",
+            "mean",
+            "mean.flatten",
+            "fc",
+        ),
+    ]
+    cells = {node.name: node.cell for node in found.graph.nodes}
+    assert (cells["stem.0"].activation, cells["dw"].activation, cells["layer1.0.add"].activation) == (
+        "relu6",
+        "hswish",
+        "relu",
+    )
+    assert (cells["layer1.0.conv2"].eps, round(cells["layer1.0.conv2"].momentum, 6)) == (1e-3, 0.99)
+    assert found.sources["layer1.0.conv2.moving_mean"] == "layer1.0.bn2.running_mean"
+    assert set(found.sources) == set(found.params)
+
+
+def test_all_engines_compute_the_integers_of_an_imported_network() -> None:
+    module = ready(Residual())
+    found = qat.import_model(module, torch.zeros(1, 3, 32, 32), tolerance=EQUAL)
+    images = np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32)
+    quantized = qat.calibrate(found.graph, found.params, images)
+    backend = qat.backend("torch")
+    codes = backend.predict_codes(backend.lower(quantized.graph, quantized.params), images)
+    wanted = qat.evaluate(qat.to_integer(quantized.graph, quantized.params), images)
+    assert int((codes != wanted).sum()) == 0
+    assert wanted.std() > 3
+
+
+def test_the_comparison_finds_a_wrong_parameter() -> None:
+    """Each array of the source counts: with another one the import is another network, and the node is named."""
+    module = ready(Residual())
+    found = qat.import_model(module, torch.zeros(1, 3, 32, 32))
+    for name in found.params:
+        found.params[name] += 0.05
+        with pytest.raises(qat.QatError, match=f"the first node that differs is {re.escape(name.rpartition('.')[0])}"):
+            found.compare()
+        found.params[name] -= 0.05
+    found.compare(tolerance=1e-5)
+
+
+OPERATIONS: dict[str, tuple[Callable[..., Any], list[str]]] = {
+    "view": (lambda m, x: m.fc(x.view(x.size(0), -1)), ["Flatten", "DenseBnAct"]),
+    "reshape": (lambda m, x: m.fc(torch.reshape(x, (-1, 192))), ["Flatten", "DenseBnAct"]),
+    "flatten": (lambda m, x: m.fc(torch.flatten(x, 1)), ["Flatten", "DenseBnAct"]),
+    "mean of negative axes": (lambda m, x: x.mean((-1, -2)), ["GlobalAvgPool2d", "Flatten"]),
+    "mean that is kept": (lambda m, x: x.mean([2, 3], keepdim=True).flatten(1), ["GlobalAvgPool2d", "Flatten"]),
+    "squeeze": (lambda m, x: F.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1), None),
+    "squeeze of both": (
+        lambda m, x: torch.squeeze(F.adaptive_avg_pool2d(x, 1), (2, 3)),
+        ["GlobalAvgPool2d", "Flatten"],
+    ),
+    "adaptive, divisible": (lambda m, x: F.adaptive_avg_pool2d(x, (4, 2)), ["AvgPool2d"]),
+    "adaptive, the same": (lambda m, x: F.adaptive_avg_pool2d(F.relu(x), 8), ["Activation"]),
+    "adaptive max": (lambda m, x: F.adaptive_max_pool2d(x, (1, 1)), ["MaxPool2d"]),
+    "average that does not count none": (
+        lambda m, x: F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False),
+        ["AvgPool2d"],
+    ),
+    "average with zeros": (lambda m, x: F.avg_pool2d(x, 3, 1, 1), ["AvgPool2d"]),
+    "padding": (lambda m, x: m.conv(F.pad(x, (1, 2, 0, 1))), ["Conv2dBnAct"]),
+    "zero padding module": (lambda m, x: m.conv(nn.ZeroPad2d((0, 1, 0, 1))(x)), ["Conv2dBnAct"]),
+    "in place, without the result": (lambda m, x: _in_place(m.conv(x)), ["Conv2dBnAct", "Add"]),
+    "arithmetic in place": (lambda m, x: m.conv(x).mul_(2.0).add_(1.0).clamp_(0, 6), ["Conv2dBnAct"]),
+    "constants of channels": (lambda m, x: (x - m.mean) / m.std, ["Normalize"]),
+    "a constant first": (lambda m, x: 2.0 * m.conv(x) + 1, ["Conv2dBnAct"]),
+    "subtraction of a number": (lambda m, x: m.conv(x) - 0.5, ["Conv2dBnAct"]),
+    "twice the same": (lambda m, x: x + x, ["Add"]),
+    "joined with itself": (lambda m, x: torch.cat((x, x), dim=-3), ["Concat"]),
+    "hard sigmoid": (lambda m, x: F.hardsigmoid(m.conv(x)), ["Conv2dBnAct"]),
+    "hard swish by hand": (lambda m, x: x * F.relu6(x + 3) / 6, ["Activation"]),
+    "leaky, hardtanh, clamp": (
+        lambda m, x: F.hardtanh(torch.clamp(F.leaky_relu(x, 0.1), min=0.0), 0.0, 6.0),
+        ["Activation"],  # all together a ReLU6
+    ),
+    "softmax of negative axis": (lambda m, x: m.fc(x.flatten(1)).softmax(-1), ["Flatten", "DenseBnAct", "Softmax"]),
+    "a weight that is computed": (lambda m, x: F.conv2d(x, m.weight * 2.0, padding="same"), ["Conv2dBnAct"]),
+    "nothing": (
+        lambda m, x: m.conv(F.dropout(x.contiguous().to(torch.float32), training=m.training).clone()),
+        ["Conv2dBnAct"],
+    ),
+}
+
+
+def _in_place(x: Any) -> Any:
+    F.relu(x, inplace=True)
+    return x + x
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations(name: str) -> None:
+    function, expected = OPERATIONS[name]
+    members = {
+        "conv": nn.Conv2d(3, 3, 3, padding=1),
+        "fc": nn.Linear(192, 4),
+        "mean": torch.tensor([0.1, 0.2, 0.3]).reshape(1, 3, 1, 1),
+        "std": torch.tensor([3.0, 4.0, 5.0]).reshape(3, 1, 1),
+        "weight": nn.Parameter(torch.randn(5, 3, 3, 3)),
+    }
+    if expected is None:
+        with pytest.raises(qat.QatError, match=r"aten.squeeze of \(N, 3, 1, 1\) to \(N, 3, 1\)"):
+            imported(function, **members)
+        return
+    assert kinds(imported(function, **members)) == expected
+
+
+def test_inputs_and_outputs_in_any_nesting() -> None:
+    found = imported(
+        lambda m, x, y: {"a": m.conv(x), "b": (m.fc(y), [F.relu(x)])},
+        (torch.zeros(1, 3, 8, 8), torch.zeros(1, 6)),
+        conv=nn.Conv2d(3, 2, 1),
+        fc=nn.Linear(6, 2),
+    )
+    assert [spec.shape for spec in found.graph.input_specs] == [(3, 8, 8), (6,)]
+    assert found.graph.outputs == ("conv", "fc", "relu")
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_any_batch_size_of_the_example(batch: int) -> None:
+    module = ready(Residual())
+    opened = open_source(module, torch.zeros(batch, 3, 32, 32))
+    samples = np.random.default_rng(0).standard_normal((5, 3, 32, 32)).astype(np.float32)
+    (output,) = opened.program.outputs
+    found = opened.trace((samples,), {output, "conv2d"})
+    with torch.no_grad():
+        np.testing.assert_allclose(found[output], module(torch.from_numpy(samples)).numpy(), atol=1e-5)
+    assert found["conv2d"].shape == (5, 8, 16, 16)
+
+
+def test_a_module_is_not_changed() -> None:
+    module = ready(Residual())
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    found = qat.import_model(module, torch.zeros(1, 3, 32, 32))
+    found.params["fc.weight"][:] = 7.0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+def test_a_layer_that_is_called_twice_is_one_cell() -> None:
+    found = imported(lambda m, x: F.relu(m.conv(F.relu(m.conv(x)))), conv=nn.Conv2d(3, 3, 3, padding=1))
+    assert [(node.name, node.cell_name) for node in found.graph.nodes[1:]] == [("conv", "conv"), ("conv_2", "conv")]
+
+
+def test_a_layer_that_is_called_in_two_ways_is_refused() -> None:
+    with pytest.raises(
+        qat.QatError, match=r"shares conv.weight with conv, but has another activation.*: conv \(.*:\d+\)"
+    ):
+        imported(lambda m, x: m.conv(F.relu(m.conv(x))), conv=nn.Conv2d(3, 3, 3, padding=1))
+
+
+def test_a_shared_parameter_of_two_layers_is_refused() -> None:
+    first, second = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)
+    second.weight = first.weight
+    with pytest.raises(qat.QatError, match=r"shares .*weight with a, but has another bias"):
+        imported(lambda m, x: m.b(m.a(x)), a=first, b=second)
+
+
+def test_all_unknown_operations_are_named_with_their_lines() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.act, self.pad = nn.LayerNorm(8), nn.PReLU(), nn.ReflectionPad2d(1)
+
+        def forward(self, x: Any) -> Any:
+            a, b = torch.chunk(self.act(self.norm(x)), 2, -1)
+            return self.pad(F.silu(a) * F.gelu(b)) * torch.sigmoid(x.mean())
+
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), Attention())
+    with pytest.raises(qat.QatError) as error:
+        qat.import_model(model.eval(), X)
+    said = str(error.value)
+    line = Attention.forward.__code__.co_firstlineno
+    for what in (
+        "aten.layer_norm: 1.norm",
+        f"PReLU: 1.act ({__file__}:{line + 1})",
+        f"aten.chunk: 1.chunk ({__file__}:{line + 1})",
+        f"SiLU: 1.silu ({__file__}:{line + 2})",
+        "GELU: 1.gelu",
+        "a multiplication of two values: 1.mul",
+        "aten.pad with mode 'reflect': 1.pad",
+        "aten.mean of (N, 3, 8, 8) over axes (0, 1, 2, 3): 1.mean",
+        "outputs=",
+    ):
+        assert what in said, what
+    assert "\n" not in said
+    assert kinds(qat.import_model(model, X, outputs=["0"])) == ["Conv2dBnAct"]
+
+
+def branching(module: Any, x: Any) -> Any:
+    if x.sum() > 0:
+        return x
+    return -x
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], Any, str]] = {
+    "training mode": (lambda: nn.Sequential(nn.Conv2d(3, 4, 1)), X, "is in training mode.*call module.eval"),
+    "a part in training mode": (
+        lambda: (lambda m: (m[0].train(), m)[1])(nn.Sequential(nn.BatchNorm2d(3)).eval()),
+        X,
+        "its module 0 is in training mode",
+    ),
+    "lazy": (lambda: nn.Sequential(nn.LazyConv2d(4, 1)).eval(), X, "0.weight has no shape yet.*run the module once"),
+    "control flow": (
+        lambda: Calls(branching).eval(),
+        X,
+        rf"depends on the numbers of a tensor at {HERE}:{branching.__code__.co_firstlineno + 1}",
+    ),
+    "a wrong shape": (
+        lambda: nn.Linear(4, 2).eval(),
+        X,
+        r"cannot be run on the example, float32 \(2, 3, 8, 8\) \(mat1 and mat2",
+    ),
+    "a wrong type": (lambda: nn.Linear(4, 2).eval(), [1.0], "its example is a float; give what its forward takes"),
+    "no example": (lambda: nn.Linear(4, 2).eval(), None, "its example is nothing"),
+    "whole numbers": (lambda: nn.Embedding(4, 2).eval(), torch.zeros(2, 5, dtype=torch.int64), "input input is int64"),
+    "complex numbers": (
+        lambda: Calls(lambda m, x: x.abs()).eval(),
+        torch.zeros(2, 5, dtype=torch.complex64),
+        "is complex64",
+    ),
+    "half": (
+        lambda: nn.Linear(4, 2).to(torch.float64).eval(),
+        torch.zeros(2, 4, dtype=torch.float64),
+        "weight is float64.*module.float",
+    ),
+    "no batch": (lambda: Calls(lambda m, x: F.relu(x)).eval(), torch.zeros(5), r"has shape \(5,\); give a batch"),
+    "a constant output": (
+        lambda: Calls(lambda m, x: (F.relu(x), m.b), b=torch.ones(3)).eval(),
+        X,
+        "depends on no input",
+    ),
+    "a changed buffer": (lambda: Calls(lambda m, x: x + m.b.add_(1), b=torch.ones(1)).eval(), X, "forward changes b"),
+    "active dropout": (
+        lambda: Calls(lambda m, x: F.dropout(x, training=True)).eval(),
+        X,
+        "aten.dropout that is active in evaluation",
+    ),
+    "its own statistics": (
+        lambda: nn.BatchNorm2d(3, track_running_stats=False).eval(),
+        X,
+        "by the statistics of the batch",
+    ),
+    "another broadcast": (
+        lambda: Calls(lambda m, x: x + m.b, b=torch.ones(8)).eval(),
+        X,
+        r"aten.add of \(N, 3, 8, 8\) and a constant \(8,\)",
+    ),
+    "no batch left": (
+        lambda: Calls(lambda m, x: x.squeeze()).eval(),
+        torch.zeros(1, 3, 1, 1),
+        r"aten.squeeze of \(N, 3, 1, 1\) to \(3\)",
+    ),
+    "unequal windows": (lambda: nn.AdaptiveAvgPool2d(3).eval(), X, r"from \(8, 8\) to \(3, 3\), in unequal windows"),
+    "a dense layer of images": (lambda: nn.Linear(8, 2).eval(), X, r"aten.linear over the last axis of \(N, 3, 8, 8\)"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str) -> None:
+    make, example, pattern = REFUSED[name]
+    with pytest.raises(qat.QatError, match=pattern) as error:
+        qat.import_model(make(), example)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_changed_in_place_through_a_view_is_refused() -> None:
+    def forward(module: Any, x: Any) -> Any:
+        y = module.conv(x)
+        F.relu_(y.flatten(1))
+        return y
+
+    with pytest.raises(qat.QatError, match="changed in place through a view"):
+        imported(lambda m, x: F.tanh(forward(m, x)), conv=nn.Conv2d(3, 3, 1))
