@@ -111,9 +111,9 @@ def sounds(args: argparse.Namespace, path: Path) -> None:
 
 
 def wake_words(args: argparse.Namespace, path: Path) -> None:
-    """Streaming wake word: series (N, 30, 1, 40) of 40 channels."""
+    """Streaming wake word: (N, 30, 1, 40) as series of 40 channels."""
     given = np.load(Path(args.models) / "calibration_samples.npz")
-    np.savez(path, x=given["specs"].transpose(0, 3, 1, 2).astype(np.float32), y=given["labels"].astype(np.int64))
+    np.savez(path, x=given["specs"][:, :, 0].transpose(0, 2, 1).astype(np.float32), y=given["labels"].astype(np.int64))
 
 
 def photographs(args: argparse.Namespace, path: Path) -> None:
