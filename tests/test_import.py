@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -181,3 +182,14 @@ def test_what_is_no_source(source: object) -> None:
         qat.QatError, match=r"no network that can be imported; give a file .pt2, .keras, .h5, .onnx or .tflite"
     ):
         qat.import_model(source)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1), (3,), (1, 1, 3), (3, 3, 1)])
+def test_a_constant_along_another_axis_is_not_one_of_channels(shape: tuple[int, ...]) -> None:
+    """Heights, widths and channels are 3 each, so that its size does not tell."""
+    other = np.arange(math.prod(shape), dtype=np.float32).reshape(shape)
+    source = program(conv("c", "x", 3), constant("add", "c_out", "y", other), shape=(3, 3, 3))
+    with pytest.raises(qat.QatError, match="not one for each channel"):
+        qat.import_model(opened(source))
+    right = program(conv("c", "x", 3), constant("add", "c_out", "y", np.arange(3).reshape(3, 1, 1)), shape=(3, 3, 3))
+    assert len(qat.import_model(opened(right)).graph.nodes) == 2

@@ -101,7 +101,7 @@ def _normalised(program: Program, name: str, cell: Input) -> tuple[Program, Inpu
     value, gone, count = name, set(), 0
     while len(takers := program.consumers(value)) == 1 and value not in program.outputs:
         after = takers[0]
-        number = per_channel(after, channels)
+        number = per_channel(after, channels, len(cell.shape))
         if after.kind == "identity":  # as a cast of pixels to real numbers
             gone.add(after.output)
             value = after.output
@@ -154,12 +154,13 @@ def pixels(shape: tuple[int, ...], mean: Sequence[float] | Array, std: Sequence[
     return Input(shape, mean=tuple(means), std=tuple(stds))
 
 
-def per_channel(each: Operation, channels: int) -> Array | None:
+def per_channel(each: Operation, channels: int, rank: int) -> Array | None:
     """The constant of an addition or multiplication.
 
     Args:
         each: the operation.
         channels: of what it takes.
+        rank: of one sample of that: 3 of (C, H, W). A constant is spread over the last axes, as NumPy does it.
 
     Returns:
         Float32, one number for each channel; None where the operation has none, or another one.
@@ -169,8 +170,8 @@ def per_channel(each: Operation, channels: int) -> Array | None:
         return None
     if other.size == 1:
         return np.full(channels, float(other.reshape(())), np.float32)
-    shape = [size for size in other.shape if size != 1]
-    return other.reshape(-1) if shape == [channels] else None
+    of_channels = (channels, *(1,) * (rank - 1))
+    return other.reshape(-1) if other.shape in (of_channels, (1, *of_channels)) else None
 
 
 def _shown(value: float | tuple[float, ...]) -> str:

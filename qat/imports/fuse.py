@@ -164,7 +164,7 @@ class _Fusion:
         outputs, inputs = each.constants["weight"].shape
         layer, source = Layer.of(each), each.inputs[0]
         while (before := self.affine.get(source)) is not None:
-            factor, shift = factor_and_shift(before, inputs)
+            factor, shift = factor_and_shift(before, inputs, 1)
             weight = layer.own["weight"]
             shifted = layer.own.get("bias", np.zeros(outputs, np.float32)) + weight @ shift
             layer.own |= {"weight": weight * factor, "bias": shifted}
@@ -240,19 +240,19 @@ class _Fusion:
     def _affine(self, each: Operation) -> None:
         """A constant for each channel that no layer before takes: a cell of its own, or of a vector, part of the next."""
         shape = self._shape(each.inputs[0])
-        if per_channel(each, shape[0]) is None:
+        if per_channel(each, shape[0], len(shape)) is None:
             raise RefusedError(
                 each, f"{called(each)} of a constant {each.constants['other'].shape}, not one for each channel"
             )
         if len(shape) != 3:
             self._before_dense(each, f"{called(each)} of a constant to a vector that no dense layer stands beside")
             return
-        factor, shift = factor_and_shift(each, shape[0])
+        factor, shift = factor_and_shift(each, shape[0], 3)
         value = each.output
         while (after := self.alone.get(value)) is not None and after.kind in ("mul", "add"):
-            if per_channel(after, shape[0]) is None:
+            if per_channel(after, shape[0], len(shape)) is None:
                 break
-            more = factor_and_shift(after, shape[0])
+            more = factor_and_shift(after, shape[0], 3)
             factor, shift = factor * more[0], shift * more[0] + more[1]
             value = self._taken(after)
         self._node(each, Normalize(tuple(factor.tolist()), tuple(shift.tolist())), each.inputs[0], value=value)

@@ -51,7 +51,7 @@ class Layer:
 
     def takes(self, after: Operation) -> bool:
         """Take a batch normalisation, or a constant of each channel, into it. False: it is something else."""
-        channel = per_channel(after, self.channels)
+        channel = per_channel(after, self.channels, max(1, self.own["weight"].ndim - 1))
         if after.kind == "batch_norm" and not self.has_bn:
             self.normalized(after)
         elif after.kind == "add" and channel is not None:
@@ -116,14 +116,17 @@ def unlike(a: Use, b: Use) -> str:
     )
 
 
-def factor_and_shift(each: Operation, channels: int) -> tuple[Array, Array]:
-    """What a batch normalisation, a multiplication or an addition multiplies by and adds, of each channel, float32."""
+def factor_and_shift(each: Operation, channels: int, rank: int) -> tuple[Array, Array]:
+    """What a batch normalisation, a multiplication or an addition multiplies by and adds, of each channel, float32.
+
+    rank: of a sample of what it takes.
+    """
     one, zero = np.ones(channels, np.float32), np.zeros(channels, np.float32)
     if each.kind == "batch_norm":
         own = {name: np.full(channels, number, np.float64) for name, number in MISSING.items()}
         own |= {name: array.astype(np.float64) for name, array in each.constants.items()}
         factor = own["gamma"] / np.sqrt(own["variance"] + each.attributes["eps"])
         return factor.astype(np.float32), (own["beta"] - own["mean"] * factor).astype(np.float32)
-    number = per_channel(each, channels)
+    number = per_channel(each, channels, rank)
     assert number is not None
     return (number, zero) if each.kind == "mul" else (one, number)
