@@ -259,11 +259,12 @@ def test_refusals_come_together_and_each_once() -> None:
     ("operations", "what"),
     [
         (
-            [pad("p", "x", (1, 1), (1, 1)), pool("max_pool2d", "m", "p", 3)],
-            "before a max pooling of numbers that may be less",
+            [
+                op("pad", "p", "x", widths=((0, 0), (0, 0), (1, 1), (1, 1)), value=1.0),
+                pool("max_pool2d", "m", "p", 3),
+            ],
+            "a padding with 1 before a max pooling",
         ),
-        ([pad("p", "x", (1, 1), (1, 1)), relu("r", "p")], "a padding before a clip from 0 to none"),
-        ([pad("p", "x", (1, 1), (1, 1))], "only a layer after it could take"),
         (
             [op("pad", "p", "x", widths=((0, 0), (0, 2), (0, 0), (0, 0)), value=0.0), conv("c", "p", given=5)],
             "not only around images",
@@ -284,6 +285,22 @@ def test_what_no_cell_computes_is_refused_by_name(operations: list[Operation], w
     base = program(relu("y", "x"))
     made = replace(base, operations=tuple(operations), outputs=(operations[-1].output,), shapes=values)
     assert what in refused(made)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [[pool("max_pool2d", "m", "p", 3)], [relu("r", "p")], []],
+    ids=["a max pooling of numbers that may be less", "an activation", "the end"],
+)
+def test_zeros_that_no_layer_takes_are_one_of_ones(after: list[Operation]) -> None:
+    operations = (pad("p", "x", (1, 2), (0, 1)), *after)
+    shapes = {"x": (3, 8, 8), "p": (3, 11, 9), "r": (3, 11, 9), "m": (3, 9, 7)}
+    base = program(relu("y", "x"))
+    made = replace(base, operations=operations, outputs=(operations[-1].output,), shapes=shapes)
+    imported = fuse(made)
+    node = next(node for node in imported.graph.nodes if node.name == "p")
+    assert node.cell == qat.Conv2dBnAct(3, 3, 1, pad_mode="pad", padding=(1, 2, 0, 1), group=3)
+    assert (imported.params["p.weight"] == 1.0).all()
 
 
 def test_a_same_padding_of_an_average_pooling_does_not_count() -> None:

@@ -178,6 +178,23 @@ def with_operations() -> Any:
     return keras.Model(x, layers.Dense(3, name="last")(y), name="operations")
 
 
+def padded() -> Any:
+    """Zeros around numbers that may be negative, before a max pooling, and at the end: no other layer takes them."""
+    x = keras.Input((6, 6, 3))
+    y = layers.Conv2D(4, 3, name="conv")(layers.ZeroPadding2D(1)(layers.ZeroPadding2D(((0, 1), (1, 0)))(x)))
+    y = layers.MaxPooling2D(3, 2, name="largest")(layers.ZeroPadding2D(1, name="around")(y))
+    return keras.Model(x, layers.ZeroPadding2D(((1, 2), (0, 1)), name="end")(y), name="padded")
+
+
+def spelled_out() -> Any:
+    """Activations in several operations of keras.ops."""
+    x = keras.Input((5, 5, 3))
+    y = layers.Conv2D(4, 1, name="hswish")(x)
+    y = layers.Conv2D(4, 1, name="tanh")(y * ops.minimum(ops.maximum(y + 3.0, 0.0), 6.0) / 6.0)
+    y = layers.Conv2D(4, 1, name="sigmoid")(1.0 - 2.0 / (ops.exp(2.0 * y) + 1.0))
+    return keras.Model(x, ops.reciprocal(1.0 + ops.exp(-y)), name="spelled_out")
+
+
 def reshaped() -> Any:
     """An input that is given its axes, and a vector that becomes an image of one pixel and a vector again."""
     x = keras.Input((60,))
@@ -194,7 +211,19 @@ def of_two() -> Any:
 
 
 @pytest.mark.parametrize(
-    "build", [branched, sequential, channels_first, along_one_axis, nested, with_operations, reshaped, of_two]
+    "build",
+    [
+        branched,
+        sequential,
+        channels_first,
+        along_one_axis,
+        nested,
+        with_operations,
+        padded,
+        spelled_out,
+        reshaped,
+        of_two,
+    ],
 )
 def test_floats_are_equal(build: Callable[[], Any]) -> None:
     assert_equal(build())
@@ -221,6 +250,25 @@ def test_names_and_sources_are_those_of_the_layers() -> None:
     }
     inner = opened.trace(samples_of(opened), ["stem_relu", "joined"])
     assert {name: x.shape[1:] for name, x in inner.items()} == {"stem_relu": (6, 5, 6), "joined": (36, 5, 6)}
+
+
+def test_zeros_that_may_be_the_largest_are_a_layer() -> None:
+    _, imported = assert_equal(padded())
+    kinds = {
+        "input": "Input",
+        "conv": "Conv2dBnAct",
+        "around": "Conv2dBnAct",
+        "largest": "MaxPool2d",
+        "end": "Conv2dBnAct",
+    }
+    assert cells(imported) == kinds
+    assert (imported.params["around.weight"] == 1.0).all()
+
+
+def test_spelled_out_activations_are_in_their_cells() -> None:
+    _, imported = assert_equal(spelled_out())
+    _, *nodes = imported.graph.nodes
+    assert {node.name: node.cell.activation for node in nodes} == {name: name for name in ("hswish", "tanh", "sigmoid")}
 
 
 def test_models_within_a_model_give_paths() -> None:
@@ -385,6 +433,14 @@ def test_classes_of_the_users_are_named(tmp_path: Path) -> None:
     for suffix in (".keras", ".h5"):
         build().save(tmp_path / f"net{suffix}")
         refused_file(tmp_path / f"net{suffix}", "gate (", "Gate)", "not Keras's own")
+
+
+def test_operations_are_kept_by_keras_files_alone(tmp_path: Path) -> None:
+    model = filled(with_operations())
+    model.save(tmp_path / "net.keras")
+    assert len(open_file(tmp_path / "net.keras").program.operations) == len(open_model(model).program.operations)
+    model.save(tmp_path / "net.h5")
+    refused_file(tmp_path / "net.h5", "(HardSilu)", "save a model with them as .keras")
 
 
 def test_keras_2_s_hard_sigmoid_is_another(tmp_path: Path) -> None:

@@ -149,11 +149,6 @@ def conv_dilated(f: File) -> int:
     return f.conv(f.x, (1, 5, 6, 4), dilationHFactor=2, fusedActivationFunction=1)
 
 
-def conv_without_bias(f: File) -> int:
-    options = schema.Conv2DOptionsT(padding=VALID, strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1)
-    return f.op(Op.CONV_2D, [f.x, f.constant(numbers(4, 3, 3, 3))], CONV, options)
-
-
 def conv_of_groups(f: File) -> int:
     return f.conv(f.x, (1, 7, 6, 6), numbers(6, 3, 3, 1))
 
@@ -254,17 +249,23 @@ def mean(f: File) -> int:
 
 def after_a_flatten(f: File) -> int:
     """Each number of a row has its own constant: they are put in the order of channels first."""
-    x = f.op(Op.MUL, [flat(f), f.constant(numbers(168))], (1, 168), schema.MulOptionsT(fusedActivationFunction=1))
+    x = f.op(Op.MUL, [flat(f), f.constant(numbers(168))], (1, 168), schema.MulOptionsT())
     return f.op(Op.FULLY_CONNECTED, [x, f.constant(numbers(5, 168)), -1], (1, 5), dense_options())
 
 
 def softmax(f: File) -> int:
-    return f.op(Op.SOFTMAX, [flat(f)], (1, 168), schema.SoftmaxOptionsT(beta=1.0))
+    return f.op(Op.SOFTMAX, [dense(f)], (1, 5), schema.SoftmaxOptionsT(beta=1.0))
+
+
+def dense_after_tanh(f: File) -> int:
+    """What follows a flatten keeps its order, up to the dense layer."""
+    x = f.op(Op.TANH, [flat(f)], (1, 168))
+    return f.op(Op.FULLY_CONNECTED, [x, f.constant(numbers(5, 168)), -1], (1, 5), dense_options())
 
 
 def functions(f: File) -> int:
     x = f.x
-    for kind in (Op.LOGISTIC, Op.TANH, Op.HARD_SWISH, Op.RELU6):
+    for kind in (Op.RELU6, Op.TANH, Op.HARD_SWISH, Op.LOGISTIC):
         options = schema.HardSwishOptionsT() if kind == Op.HARD_SWISH else None
         x = f.op(kind, [f.conv(x, SMALL, numbers(3, 1, 1, 3))], SMALL, options)
     return x
@@ -287,7 +288,6 @@ def half(f: File) -> int:
 CASES: dict[Any, list[str]] = {
     conv_same: ["Conv2dBnAct"],
     conv_dilated: ["Conv2dBnAct"],
-    conv_without_bias: ["Conv2dBnAct"],
     conv_of_groups: ["Conv2dBnAct"],
     depthwise: ["Conv2dBnAct"],
     padded: ["Conv2dBnAct"],
@@ -301,7 +301,9 @@ CASES: dict[Any, list[str]] = {
     maxima: ["MaxPool2d", "AvgPool2d"],
     average_same: ["Conv2dBnAct", "AvgPool2d"],
     mean: ["GlobalAvgPool2d", "Flatten"],
-    softmax: ["Conv2dBnAct", "Flatten", "Softmax"],
+    after_a_flatten: ["Conv2dBnAct", "Flatten", "DenseBnAct"],
+    softmax: ["Conv2dBnAct", "Flatten", "DenseBnAct", "Softmax"],
+    dense_after_tanh: ["Conv2dBnAct", "Flatten", "Activation", "DenseBnAct"],
     functions: ["Conv2dBnAct"] * 4,
     transposed: ["Conv2dBnAct"],
     half: ["Conv2dBnAct"],
@@ -319,7 +321,7 @@ def test_an_operator_is_imported_and_computes_the_same(case: Any, tmp_path: Path
 
 @pytest.mark.parametrize("scale", [0.01, [0.01, 0.02, 0.005, 0.03]], ids=["per tensor", "per channel"])
 def test_int8_weights_of_float_layers_are_real_numbers(scale: Any, tmp_path: Path) -> None:
-    """Dynamic range quantization. It is compared with a copy of the file that has these numbers, where LiteRT quantizes nothing."""
+    """Dynamic range quantization. What is compared is a copy of the file with these numbers: LiteRT quantizes nothing there."""
     codes = RNG.integers(-127, 128, (4, 3, 3, 3)).astype(np.int8)
     f = File()
     path = f.write(tmp_path / "net.tflite", f.conv(f.x, CONV, f.constant(codes, scale=scale)))
@@ -419,7 +421,7 @@ def sharp(f: File) -> int:
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        (resized, "1 operations .*RESIZE_BILINEAR: v0"),
+        (resized, "1 operation .*RESIZE_BILINEAR: v0"),
         (custom, r"MaxUnpooling2D \(a custom operation\)"),
         (reshaped, r"RESHAPE from \(1, 9, 8, 3\) to \(1, 72, 3\)"),
         (mean_of_channels, r"MEAN over axes \(3\)"),
@@ -446,6 +448,12 @@ def test_quantized_files_are_refused(tmp_path: Path) -> None:
         qat.QatError, match="is a quantized file: 1 of its values are integers, first 'codes'; give the float one"
     ):
         qat.import_model(f.write(tmp_path / "net.tflite", f.conv(x, CONV)))
+
+
+def test_an_output_in_another_order_is_refused(tmp_path: Path) -> None:
+    f = File()
+    with pytest.raises(qat.QatError, match="output 'v1' is an image that is flattened with channels last"):
+        qat.import_model(f.write(tmp_path / "net.tflite", flat(f)))
 
 
 def test_several_subgraphs_are_refused(tmp_path: Path) -> None:

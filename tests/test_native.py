@@ -251,9 +251,16 @@ def test_biases_that_one_side_does_not_have_are_named_and_change_nothing(
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     del module.head[2].bias
     module.head[2].bias = None
+    module.body_bn.weight = None  # as of Keras's scale=False
     status, out = import_plain(module, tmp_path, capsys, "--match", "order", "--raw_pixels")
-    assert (status, "has no 'fc3.bias': 0 is taken" in out) == (0, True)
-    assert not qat.Checkpoint.load(tmp_path / "net.ckpt").params["fc3.bias"].any()
+    assert (status, "has no 'fc3.bias': 0 is taken" in out, "has no 'conv2.gamma': 1 is taken" in out) == (
+        0,
+        True,
+        True,
+    )
+    params = qat.Checkpoint.load(tmp_path / "net.ckpt").params
+    assert not params["fc3.bias"].any()
+    assert (params["conv2.gamma"] == 1).all()
 
 
 def test_layers_are_matched_by_order_and_what_does_not_fit_is_shown_with_its_surroundings(

@@ -295,6 +295,10 @@ def test_a_parameter_without_a_place_is_named_when_it_was_trained() -> None:
     model = qat.prepare(module, images, images)
     before = copy.deepcopy(module.state_dict())
     qat.export_params(model, module)  # nothing has changed, and so nothing is lost
+    with pytest.raises(
+        qat.QatError, match=r"Scaled has another fc\.weight, fc\.bias than the module that was prepared"
+    ):
+        qat.export_params(model, Scaled())
     model(images).sum().backward()
     torch.optim.SGD(model.parameters(), 0.1).step()
     with pytest.raises(qat.QatError, match=r"fc\.weight, fc\.bias changed, and the import made them of several arrays"):
@@ -396,12 +400,14 @@ def keras_net() -> Any:
 
     keras.utils.set_random_seed(0)
     layers = keras.layers
+    inner = [keras.Input((8, 8, 6)), layers.SeparableConv2D(5, 3, padding="same", name="separable"), layers.ReLU()]
     return keras.Sequential(
         [
             keras.Input((8, 8, 3)),
             layers.Conv2D(6, 3, padding="same", use_bias=False, name="conv"),
             layers.BatchNormalization(name="norm"),
             layers.ReLU(),
+            keras.Sequential(inner, name="inner"),
             layers.DepthwiseConv2D(3, strides=2, padding="same", name="depth"),
             layers.Flatten(),
             layers.Dense(10, name="fc"),
@@ -445,7 +451,7 @@ def test_without_training_every_bit_goes_back_into_a_keras_model() -> None:
     module = keras_net()
     model, other = qat.prepare(module, calibration_images=ROWS), keras.models.clone_model(module)
     qat.export_params(model, other)
-    assert len(origin_of(model).sources) == 9
+    assert len(origin_of(model).sources) == 12
     for wanted, found in zip(module.weights, other.weights, strict=True):
         np.testing.assert_array_equal(wanted.numpy(), found.numpy(), err_msg=wanted.path)
 

@@ -31,9 +31,10 @@ from qat.imports.activations import ALL_ACTIVATIONS, activation_of, called
 from qat.imports.entry import per_channel
 from qat.imports.imported import Imported
 from qat.imports.layer import Layer, Use, factor_and_shift, unlike
-from qat.imports.program import Operation, Program, refusal
+from qat.imports.program import LostError, Operation, Program, RefusedError, refusal
+from qat.imports.repeated import once
 from qat.imports.spelled_out import recognised
-from qat.imports.windows import placed, resolved, with_ceil
+from qat.imports.windows import NO_PADDING, placed, resolved, with_ceil
 from qat.names import is_name
 from qat.vocabulary.activations import RELU_BOUNDS
 from qat.vocabulary.ops import Padding
@@ -45,13 +46,11 @@ def fuse(program: Program, inputs: Sequence[Input] = ()) -> Imported:
     """Make cells of plain operations.
 
     - A convolution or dense layer takes what follows it alone: a bias, a constant factor, a batch normalisation, an
-      activation.
-    - A batch normalisation that follows nothing of that kind is a cell of its own, with an activation; so is an addition.
+      activation. After anything else a batch normalisation is a cell of its own, with an activation; so is an addition.
     - Zeros around an image go into what takes it: a convolution, an average pooling, and a max pooling of numbers that are not
-      negative.
+      negative. Before anything else they are a 1x1 depthwise convolution of ones.
     - A constant factor or shift of each channel that no cell takes is a Normalize cell; of a vector, part of the next layer.
-    - A layer that is used twice is one cell with two nodes.
-    - What computes nothing is gone.
+    - A layer that is used twice is one cell with two nodes. What computes nothing, or was computed before, is gone.
 
     Args:
         program: of a front end, channels first.
@@ -64,19 +63,7 @@ def fuse(program: Program, inputs: Sequence[Input] = ()) -> Imported:
         QatError: operations that no cell computes; all of them are named.
     """
     cells = inputs or [Input(spec.shape, dtype="float32") for spec in program.inputs.values()]
-    return _Fusion(recognised(program.without(REST)), cells).result()
-
-
-class _RefusedError(Exception):
-    """No cell computes an operation."""
-
-    def __init__(self, each: Operation, what: str) -> None:
-        super().__init__(what)
-        self.each, self.what = each, what
-
-
-class _LostError(Exception):
-    """An operation takes what one that is refused gives."""
+    return _Fusion(recognised(once(program.without(REST))), cells).result()
 
 
 class _Fusion:
@@ -126,9 +113,8 @@ class _Fusion:
             if each.output not in self.taken:
                 self._cell(each)
         for name in program.outputs:
-            if name not in self.node_of and name in self.pads | self.affine:
-                waiting = (self.pads | self.affine)[name]
-                self.refused.append((waiting, "something that only a layer after it could take"))
+            if name not in self.node_of and name in self.affine:
+                self.refused.append((self.affine[name], "something that only a layer after it could take"))
         if self.refused:
             raise refusal(program.name, self.refused)
         if wrong := [name for name in program.outputs if name in self.flattened]:
@@ -146,9 +132,9 @@ class _Fusion:
         before = set(self.taken)
         try:
             self.cells[each.kind](each)
-        except _LostError:
+        except LostError:
             pass
-        except _RefusedError as refused:
+        except RefusedError as refused:
             if all(refused.each is not other for other, _ in self.refused):
                 self.refused.append((refused.each, refused.what))
         except QatError as error:  # a cell's own checks
@@ -158,12 +144,11 @@ class _Fusion:
         self.lost |= {each.output} | (self.taken - before)
 
     def _unknown(self, each: Operation) -> None:
-        raise _RefusedError(each, str(each.attributes["of" if each.kind == "unknown" else "function"]))
+        raise RefusedError(each, str(each.attributes["of" if each.kind == "unknown" else "function"]))
 
     def _conv2d(self, each: Operation) -> None:
-        weight, options = each.constants["weight"], each.attributes
+        weight, options, group = each.constants["weight"], each.attributes, each.attributes["groups"]
         source, padding = self._unpadded(each, options["padding"])
-        group = options["groups"]
         cell = Conv2dBnAct(
             weight.shape[1] * group,
             weight.shape[0],
@@ -187,7 +172,7 @@ class _Fusion:
             layer.sources.clear()
             source = before.inputs[0]
         if len(self._shape(source)) != 1:
-            raise _RefusedError(each, f"a dense layer over {self._shape(source)}: of the last axis alone")
+            raise RefusedError(each, f"a dense layer over {self._shape(source)}: of the last axis alone")
         image = self.flattened.get(source)
         if image is not None:  # its columns stand in the order of a source that has channels last
             channels, height, width = image
@@ -213,7 +198,7 @@ class _Fusion:
                 self._node(each, cell, source, value=value, cell_name=earlier.node)
                 return
             if earlier is not None and self.program.ties:
-                raise _RefusedError(
+                raise RefusedError(
                     each,
                     f"a layer that shares {name} with {earlier.node}, but has another {unlike(earlier, use)}, so that they are "
                     f"no one cell; make them equal, or give it a {local} of its own",
@@ -243,20 +228,20 @@ class _Fusion:
             return
         a, b = (self._shape(name) for name in each.inputs)
         if a != b:
-            raise _RefusedError(each, f"an addition of {a} and {b}")
+            raise RefusedError(each, f"an addition of {a} and {b}")
         value, activation = self._activated(each.output, RELU_BOUNDS)
         self._node(each, Add(activation.get("activation")), *each.inputs, value=value)
 
     def _mul(self, each: Operation) -> None:
         if len(each.inputs) == 2:
-            raise _RefusedError(each, "a multiplication of two values")
+            raise RefusedError(each, "a multiplication of two values")
         self._affine(each)
 
     def _affine(self, each: Operation) -> None:
         """A constant for each channel that no layer before takes: a cell of its own, or of a vector, part of the next."""
         shape = self._shape(each.inputs[0])
         if per_channel(each, shape[0]) is None:
-            raise _RefusedError(
+            raise RefusedError(
                 each, f"{called(each)} of a constant {each.constants['other'].shape}, not one for each channel"
             )
         if len(shape) != 3:
@@ -279,7 +264,7 @@ class _Fusion:
             value = after.output
             after = self.alone.get(value)
         if after is None or after.kind != "dense":
-            raise _RefusedError(each, otherwise)
+            raise RefusedError(each, otherwise)
         if each.inputs[0] not in self.affine:
             self._given(each, each.inputs[0])
         self.affine[each.output] = each
@@ -287,18 +272,18 @@ class _Fusion:
     def _activation(self, each: Operation) -> None:
         fields = activation_of(each)
         if fields is None:
-            raise _RefusedError(each, called(each))
+            raise RefusedError(each, called(each))
         self._node(each, Activation(fields.pop("activation"), **fields), each.inputs[0])
 
     def _max_pool2d(self, each: Operation) -> None:
         if tuple(each.attributes.get("dilation", (1, 1))) != (1, 1):
-            raise _RefusedError(each, f"a max pooling of dilation {each.attributes['dilation']}")
+            raise RefusedError(each, f"a max pooling of dilation {each.attributes['dilation']}")
         self._pool(each, MaxPool2d)
 
     def _avg_pool2d(self, each: Operation) -> None:
         own = self._resolved(each, each.attributes["padding"])
         if any(own) and not each.attributes["counts_padding"]:
-            raise _RefusedError(each, "an average pooling whose padding does not count")
+            raise RefusedError(each, "an average pooling whose padding does not count")
         self._pool(each, AvgPool2d)
 
     def _pool(self, each: Operation, cell: Any) -> None:
@@ -308,12 +293,12 @@ class _Fusion:
             own = self._resolved(each, padding)
             padding = with_ceil(options, self._shape(source), own)
             if padding != own and cell is AvgPool2d:
-                raise _RefusedError(each, "an average pooling with ceil_mode whose last windows are smaller")
+                raise RefusedError(each, "an average pooling with ceil_mode whose last windows are smaller")
         self._node(each, cell(options["kernel"], options["stride"], **placed(padding)), source)
 
     def _mean(self, each: Operation) -> None:
         if tuple(sorted(each.attributes["axes"])) != (2, 3) or len(self._shape(each.inputs[0])) != 3:
-            raise _RefusedError(each, f"a mean over axes {tuple(each.attributes['axes'])}, not height and width")
+            raise RefusedError(each, f"a mean over axes {tuple(each.attributes['axes'])}, not height and width")
         if each.attributes["keepdims"]:
             self._node(each, GlobalAvgPool2d(), each.inputs[0])
             return
@@ -335,7 +320,7 @@ class _Fusion:
     def _concat(self, each: Operation) -> None:
         rank = len(self._shape(each.inputs[0])) + 1
         if each.attributes["axis"] % rank != 1:
-            raise _RefusedError(each, f"a concatenation along axis {each.attributes['axis']}, not of channels")
+            raise RefusedError(each, f"a concatenation along axis {each.attributes['axis']}, not of channels")
         first, *others = each.inputs
         if not others:
             self.node_of[each.output] = self._given(each, first)
@@ -347,16 +332,29 @@ class _Fusion:
     def _softmax(self, each: Operation) -> None:
         rank = len(self._shape(each.inputs[0])) + 1
         if each.attributes["axis"] % rank != 1:
-            raise _RefusedError(each, f"a softmax along axis {each.attributes['axis']}, not of channels")
+            raise RefusedError(each, f"a softmax along axis {each.attributes['axis']}, not of channels")
         self._node(each, Softmax(), each.inputs[0])
 
     def _pad(self, each: Operation) -> None:
         widths = each.attributes["widths"]
         if len(widths) != 4 or any(map(any, widths[:2])) or min(map(min, widths)) < 0:
-            raise _RefusedError(each, f"a padding of {tuple(map(tuple, widths))}, not only around images")
+            raise RefusedError(each, f"a padding of {tuple(map(tuple, widths))}, not only around images")
         if each.inputs[0] not in self.pads:
             self._given(each, each.inputs[0])
         self.pads[each.output] = each
+        if each.output in self.program.outputs:
+            self._padded(each)
+
+    def _padded(self, each: Operation) -> None:
+        """Zeros that no layer takes: a 1x1 depthwise convolution of ones, which pads."""
+        channels = self._shape(each.inputs[0])[0]
+        source, padding = self._unpadded(each, NO_PADDING)
+        if each.attributes["value"] != 0.0:
+            raise RefusedError(each, f"a padding with {each.attributes['value']:g}, not 0")
+        _, _, rows, columns = each.attributes["widths"]
+        padding = tuple(a + b for a, b in zip((*rows, *columns), padding, strict=True))
+        node = self._node(each, Conv2dBnAct(channels, channels, 1, group=channels, **placed(padding)), source)
+        self.params[f"{node}.weight"] = np.ones((channels, 1, 1, 1), np.float32)
 
     # -- what they share ----------------------------------------------------------------------------------------------
 
@@ -369,19 +367,18 @@ class _Fusion:
                 begins = source
                 while begins in self.pads:
                     begins = self.pads[begins].inputs[0]
-                is_least = self._given(each, begins) in self.non_negative
-                if number != -math.inf and (number != 0.0 or not is_least):
-                    raise _RefusedError(
-                        pad, f"a padding with {number:g} before a max pooling of numbers that may be less"
-                    )
+                if number == 0.0 and self._given(each, begins) not in self.non_negative:
+                    return value, padding  # zeros may be the largest numbers
+                if number not in (0.0, -math.inf):
+                    raise RefusedError(pad, f"a padding with {number:g} before a max pooling")
             elif number != 0.0:
-                raise _RefusedError(pad, f"a padding with {number:g}, not 0")
+                raise RefusedError(pad, f"a padding with {number:g}, not 0")
             elif (
                 each.kind == "avg_pool2d"
                 and any(self._resolved(each, padding))
                 and not each.attributes["counts_padding"]
             ):
-                raise _RefusedError(pad, "a padding before an average pooling whose own does not count")
+                raise RefusedError(pad, "a padding before an average pooling whose own does not count")
             _, _, rows, columns = pad.attributes["widths"]
             own = self._resolved(each, padding)
             padding = tuple(a + b for a, b in zip((*rows, *columns), own, strict=True))
@@ -404,15 +401,18 @@ class _Fusion:
         return each.output
 
     def _shape(self, value: str) -> tuple[int, ...]:
+        if value in self.lost:  # it may have no known shape
+            raise LostError
         return self.program.shapes[value]
 
     def _given(self, each: Operation, value: str) -> str:
         """The node that gives what an operation takes."""
         if value in self.lost:
-            raise _LostError
-        for waiting in (self.pads, self.affine):
-            if value in waiting:
-                raise _RefusedError(waiting[value], f"{called(waiting[value])} before {called(each)}")
+            raise LostError
+        if value in self.affine:
+            raise RefusedError(self.affine[value], f"{called(self.affine[value])} before {called(each)}")
+        if value in self.pads and value not in self.node_of:
+            self._padded(self.pads[value])
         return self.node_of[value]
 
     def _node(
@@ -425,7 +425,7 @@ class _Fusion:
         if ordered and each.kind in ("activation", "clip"):
             self.flattened[value] = self.flattened[ordered[0]]
         elif ordered and each.kind != "dense":
-            raise _RefusedError(each, f"{called(each)} of what is flattened with channels last")
+            raise RefusedError(each, f"{called(each)} of what is flattened with channels last")
         name = self._name(
             name or (each.name if is_name(each.name) else each.output if is_name(each.output) else each.kind)
         )

@@ -42,7 +42,9 @@ class Origin:
         images: Some that it was calibrated on, canonical, an array for each input; none where it was not.
         sources: Of each parameter that is an array of the source, its name there and the number of its layout among those that
             the source may have it in.
-        unplaced: Trained parameters of the float network that are none, as they were.
+        unplaced: Parameters of the float network that are none, as they were.
+        joined: The arrays of the source that some of these were computed of, as they were; empty where they are plain
+            constants, as the factor 1 of a batch normalisation that has none.
     """
 
     graph: Graph
@@ -50,6 +52,7 @@ class Origin:
     images: tuple[Array, ...] = ()
     sources: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     unplaced: Params = field(default_factory=dict)
+    joined: Params = field(default_factory=dict)
 
     def __deepcopy__(self, memo: Any) -> Origin:
         return self
@@ -137,9 +140,8 @@ def prepare(
     )
     if isinstance(chosen, OwnLayout):
         chosen.to_own_layout(model)
-    sources, unplaced = _placed(imported, module)
     kept = tuple(x[:KEPT].copy() for x in images)
-    vars(model)["_origin"] = Origin(graph, task, kept, sources, unplaced)
+    vars(model)["_origin"] = Origin(graph, task, kept, *_placed(imported, module))
     return model
 
 
@@ -204,8 +206,8 @@ def export_params(model: Any, module: Any) -> None:
             ``keras.Model`` or a ``mindspore.nn.Cell``. It is changed.
 
     Raises:
-        QatError: The module has no such arrays, or a trained parameter is none of the source's own (it was joined with
-            others); then nothing is changed.
+        QatError: The module has no such arrays, or a parameter that was computed of several arrays was trained, or is to go
+            into another module than it came from; then nothing is changed.
 
     >>> import torch, qat
     >>> module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 10)).eval()
@@ -232,6 +234,12 @@ def export_params(model: Any, module: Any) -> None:
             "module or of none; qat.backend(...).read(model) has all parameters as they are now"
         )
     own = holder.arrays(module)
+    other = [name for name, array in origin.joined.items() if not np.array_equal(own.get(name), array)]
+    if other:
+        raise QatError(
+            f"export_params: {type(module).__name__} has another {_listed(other)} than the module that was prepared, of whose "
+            f"the import computed {_listed([*origin.unplaced])}, which cannot be put back; give the module that was prepared"
+        )
     found: Params = {}
     for name, (source, number) in origin.sources.items():
         shape = np.shape(own.get(source, ()))
@@ -273,13 +281,11 @@ def _imported(module: Any, example: Any, task: Task | None, **options: Any) -> t
     return import_model(module, example, **options), task or Classification()
 
 
-def _placed(imported: Imported, module: Any) -> tuple[dict[str, tuple[str, int]], Params]:
-    """Of each parameter that is an array of the module in some layout, to the bit, its name there and which layout; and the
-    other parameters. Nothing where there is no module.
-    """
+def _placed(imported: Imported, module: Any) -> tuple[dict[str, tuple[str, int]], Params, Params]:
+    """The last three of ``Origin``. An array has its place where it is that of the module in some layout, to the bit."""
     holder = holder_of(module)
     if holder is None:
-        return {}, {}
+        return {}, {}, {}
     own = holder.arrays(module)
     found: dict[str, tuple[str, int]] = {}
     for name, source in imported.sources.items():
@@ -290,7 +296,11 @@ def _placed(imported: Imported, module: Any) -> tuple[dict[str, tuple[str, int]]
         number = next((number for number, each in layouts if np.array_equal(each, array)), None)
         if number is not None:
             found[name] = source, number
-    return found, {name: array for name, array in imported.params.items() if name not in found}
+    unplaced = {name: array for name, array in imported.params.items() if name not in found}
+    if all((array == 0).all() or (array == 1).all() for array in unplaced.values()):
+        return found, unplaced, {}
+    used = {source for source, _ in found.values()}
+    return found, unplaced, {name: array.copy() for name, array in own.items() if name not in used}
 
 
 def _trained(origin: Origin, name: str, params: Params) -> bool:

@@ -153,6 +153,18 @@ class Program:
         return replace(self, operations=tuple(operations))
 
 
+class RefusedError(Exception):
+    """No cell computes an operation."""
+
+    def __init__(self, each: Operation, what: str) -> None:
+        super().__init__(what)
+        self.each, self.what = each, what
+
+
+class LostError(Exception):
+    """An operation takes what one that is refused gives."""
+
+
 def refusal(name: str, found: Sequence[tuple[Operation, str]]) -> QatError:
     """The error for operations that cannot be imported, all of them.
 

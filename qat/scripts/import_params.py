@@ -202,7 +202,7 @@ def _warnings(
         samples, what = usual_pixels(graph.input_specs[0].shape), "pixels like those of photographs"
     else:
         return []
-    batches = batches_of(samples, graph.input_specs, AT_ONCE, args.file)
+    batches = batches_of(samples, graph.input_specs, AT_ONCE, graph.name)
     wrong = off(norm_inputs(graph, params, batches, first=dataset is None), measured=dataset is not None)
     if wrong is None:
         return []

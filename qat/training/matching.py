@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from qat.errors import QatError
 from qat.graph import Graph
-from qat.training.native import OF_NORM, graph_name, kept
+from qat.training.native import ABSENT, OF_NORM, graph_name, kept
 from qat.vocabulary.ops import Array
 
 AROUND = 2  #: layers before and after the place where two lists part, in messages
@@ -28,10 +28,10 @@ class Layer(NamedTuple):
     shapes: dict[str, tuple[int, ...]]
 
     def fits(self, other: Layer) -> bool:
-        """Whether what both have has the same shapes; a bias may be there or not."""
-        both = (self.shapes.keys() | other.shapes.keys()) - {"bias"}
-        same = both | (self.shapes.keys() & other.shapes.keys())
-        return all(self.shapes.get(role) == other.shapes.get(role) for role in same)
+        """Whether what both have has the same shapes, and nothing is missing but what layers may be trained without."""
+        needed = (self.shapes.keys() | other.shapes.keys()) - ABSENT.keys()
+        both = self.shapes.keys() & other.shapes.keys()
+        return all(self.shapes.get(role) == other.shapes.get(role) for role in needed | both)
 
     def __str__(self) -> str:
         shape = next(iter(self.shapes.values()))

@@ -40,6 +40,8 @@ def mindspore_name(name: str, graph: Graph) -> str:
     return name
 
 
+#: What layers may be trained without: what stands beside it in any case, and what it is then.
+ABSENT = {"bias": ("weight", 0.0), "beta": ("moving_mean", 0.0), "gamma": ("moving_mean", 1.0)}
 #: From a name and its graph to the name in a file.
 NAMINGS: dict[str, Callable[[str, Graph], str]] = {"graph": lambda name, graph: name, "mindspore": mindspore_name}
 
@@ -49,9 +51,9 @@ def params_from(
 ) -> tuple[Params, list[str]]:
     """The parameters of a graph, taken from a framework's file.
 
-    Ranges of fake quantizers that the file does not have stay as if nothing had been observed. A bias that the file does not
-    have is 0, which is what a layer without one computes; one that the network does not have goes into the running mean of
-    the batch normalisation after it, where there is one.
+    Ranges of fake quantizers that the file does not have stay as if nothing had been observed. A bias, beta or gamma
+    that the file does not have is 0 or 1, which is what a layer without one computes; a bias that the network does not have
+    goes into the running mean of the batch normalisation after it, where there is one.
 
     Args:
         graph: a float graph.
@@ -60,7 +62,7 @@ def params_from(
         source: the file, for messages.
 
     Returns:
-        Parameters by full name, and what was done about biases, a sentence each.
+        Parameters by full name, and what was done about those that one side lacks, a sentence each.
 
     Raises:
         QatError: naming the parameter that is missing, has another shape, or does not belong to the graph.
@@ -92,16 +94,19 @@ def params_from(
             into[ours] = np.asarray(array, np.float32)
         if np.iscomplexobj(array) or not np.isfinite(into[ours]).all():
             raise QatError(f"{source}: {shortened(name)} holds numbers that are not finite; save the parameters anew")
-    lacking = [name for name in graph.params if name not in found and _has_weight(found, name)]
-    found |= {name: np.zeros(graph.params[name].shape, np.float32) for name in lacking}
+    lacking = [name for name in graph.params if name not in found and _may_be_absent(found, name)]
+    for name in lacking:
+        found[name] = np.full(graph.params[name].shape, ABSENT[name.rpartition(".")[2]][1], np.float32)
     ranges = {name: a for name, a in graph.initial_params().items() if not np.isfinite(a).all()}
     params = ranges | found
     graph.check_params(params, source)
     notes = _placed(graph, params, biases, source)
-    if lacking:
-        notes.append(
-            f"{source}: has no {_listed(lacking)}: 0 is taken, which is right where the layers were trained without a bias"
-        )
+    for value in (0, 1):
+        names = [name for name in lacking if ABSENT[name.rpartition(".")[2]][1] == value]
+        if names:
+            notes.append(
+                f"{source}: has no {_listed(names)}: {value} is taken, which is right where the layers were trained without"
+            )
     return {name: params[name] for name in graph.params}, notes
 
 
@@ -121,10 +126,10 @@ def _is_bias(graph: Graph, name: str) -> bool:
     return local == "bias" and name not in graph.params and f"{cell}.weight" in graph.params
 
 
-def _has_weight(found: Params, name: str) -> bool:
-    """Whether it is a bias, and the weight beside it was found."""
+def _may_be_absent(found: Params, name: str) -> bool:
+    """Whether it is one of ``ABSENT`` of a layer that was found."""
     cell, _, local = name.rpartition(".")
-    return local == "bias" and f"{cell}.weight" in found
+    return local in ABSENT and f"{cell}.{ABSENT[local][0]}" in found
 
 
 def _placed(graph: Graph, params: Params, biases: Params, source: str) -> list[str]:

@@ -186,7 +186,8 @@ def _check_classes(config: Any) -> None:
     if foreign:
         raise QatError(
             f"its layers {_listed(foreign)} are of classes that are not Keras's own, and whose code a file does not hold; load "
-            "it in Python with custom_objects and give the model, or write them with Keras's own layers"
+            "it in Python with custom_objects and give the model, or write them with Keras's own layers (an .h5 file has no "
+            "place for operations of keras.ops: save a model with them as .keras)"
         )
 
 

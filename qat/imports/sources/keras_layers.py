@@ -23,6 +23,7 @@ FUNCTIONS = {"hard_sigmoid": "hsigmoid", "hard_silu": "hswish", "hard_swish": "h
 
 
 def relu(call_name: str, slope: float, largest: Any, threshold: float) -> Step:
+    """A ReLU with Keras's options; unknown where no activation of ours has them."""
     if threshold or (slope and largest is not None):
         return unknown(f"{call_name} with threshold {threshold:g}, slope {slope:g} and max_value {largest}")
     if slope:
@@ -65,6 +66,7 @@ def _activation(call: Call, function: Any) -> Steps:
 
 
 def softmax(call: Call, axis: Any) -> Steps:
+    """A softmax, along the channels."""
     rank = len(call.given) + 1
     if isinstance(axis, int) and call.layout.axis(axis, rank) == 1:
         yield Step("softmax", {"axis": 1})
@@ -158,6 +160,8 @@ def _batch_norm(call: Call) -> Steps:
 
 
 def pool(kind: str) -> Reader:
+    """A reader of a pooling."""
+
     def read(call: Call) -> Steps:
         layer = call.operation
         sizes = layer.pool_size, layer.pool_size if layer.strides is None else layer.strides
@@ -200,6 +204,7 @@ def _flatten(call: Call) -> Steps:
 
 
 def reshape(call: Call) -> Steps:
+    """What keeps the order of the numbers: nothing, a flatten, or (F,) as (F, 1, 1)."""
     before, after = call.taken[0].sizes, call.given
     canonical, layout = call.layout.shape(after), call.layout
     if canonical == layout.shape(before):
@@ -213,6 +218,7 @@ def reshape(call: Call) -> Steps:
 
 
 def concatenate(call: Call) -> Steps:
+    """A concatenation."""
     axis = call.layout.axis(call.operation.axis, call.taken[0].rank)
     yield Step("concat", {"axis": axis}) if len(call.taken) > 1 else Step("identity")
 
@@ -221,7 +227,7 @@ def concatenate(call: Call) -> Steps:
 
 
 def total(call: Call) -> Steps:
-    """Of any number of values."""
+    """The sum of any number of values of one shape."""
     first, *others = (each.name for each in call.taken)
     if any(each.sizes != call.given for each in call.taken):
         yield unknown(f"{call.name} of different shapes")
@@ -238,6 +244,7 @@ def _average(call: Call) -> Steps:
 
 
 def product(call: Call) -> Steps:
+    """The product of any number of values."""
     first, *others = (each.name for each in call.taken)
     for number, other in enumerate(others):
         yield Step("mul", inputs=(BEFORE if number else first, other))

@@ -118,8 +118,7 @@ def _operations(model: Any) -> Iterator[Any]:
 def _is_channels_first(model: Any) -> bool:
     """By the first layer that says so; Keras's own setting where none does."""
     found = (getattr(each, "data_format", None) for each in _operations(model))
-    own = next((each for each in found if each is not None), keras.config.image_data_format())
-    return bool(own == "channels_first")
+    return bool(next((x for x in found if x is not None), keras.config.image_data_format()) == "channels_first")
 
 
 def _check_precision(model: Any, name: str) -> None:
@@ -278,12 +277,9 @@ class _Reader:
         values = tuple(taken[id(each)] for each in node.arguments.keras_tensors)
         args, kwargs = node.arguments.fill_in(taken)
         call = Call(operation, values, given[0].sizes, (*args, *kwargs.values()), self.layout)
-        for number, value in enumerate(given):
-            steps = (
-                _steps(call)
-                if len(given) == 1
-                else [unknown(f"{call.name} with {len(given)} outputs, of which {number}")]
-            )
+        several = [unknown(f"{call.name} with {len(given)} outputs")]
+        for value in given:
+            steps = several if len(given) > 1 else _steps(call)
             self._emit(name, tuple(each.name for each in values), value, steps)
 
     def _output_sizes(self, node: Any, name: str, taken: dict[int, Value]) -> list[tuple[int, ...]]:

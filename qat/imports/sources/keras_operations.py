@@ -18,10 +18,9 @@ def _arithmetic(kind: str) -> Reader:
     def read(call: Call) -> Steps:
         left, right = call.arguments[:2]
         if isinstance(left, Value) and isinstance(right, Value):
-            both = {"add": layers.total, "mul": layers.product}.get(kind)
-            yield from both(call) if both else iter([unknown(f"{call.name} of two values")])
+            yield from {"add": layers.total, "mul": layers.product}.get(kind, _elementwise(kind))(call)
         elif kind == "div" and isinstance(right, Value):
-            yield unknown(f"{call.name} by a value")
+            yield from _elementwise(kind)(call)
         else:
             number = np.asarray(keras.ops.convert_to_numpy(right if isinstance(left, Value) else left), np.float64)
             if kind == "sub" and isinstance(right, Value):
@@ -30,6 +29,21 @@ def _arithmetic(kind: str) -> Reader:
                 yield from layers.affine(call, ("add", "", -number) if kind == "sub" else ("mul", "", 1.0 / number))
             else:
                 yield from layers.affine(call, (kind, "", number))
+
+    return read
+
+
+def _elementwise(function: str) -> Reader:
+    """What is computed of single numbers and has no cell, but may be a part of a spelled-out activation."""
+
+    def read(call: Call) -> Steps:
+        numbers = [each for each in call.arguments if not isinstance(each, Value) and each is not None]
+        if any(np.size(each) != 1 for each in numbers) or any(each.sizes != call.given for each in call.taken):
+            yield unknown(f"{call.name} of different shapes")
+            return
+        constants = {"other": ("", np.asarray(numbers[0], np.float32).reshape(()))} if numbers else {}
+        first = bool(numbers) and not isinstance(call.arguments[0], Value)
+        yield Step("elementwise", {"function": function} | ({"constant_first": True} if first else {}), constants)
 
     return read
 
@@ -46,21 +60,29 @@ def _mean(call: Call) -> Steps:
         yield unknown(f"mean over axes {operation.axis} of {x.rank}")
 
 
-def _bounds(call: Call, low: Any, high: Any) -> Steps:
-    numbers = [each for each in (low, high) if each is not None]
-    if any(isinstance(each, Value) or np.size(each) != 1 for each in numbers):
-        yield unknown(f"{call.name} of two values")
-    else:
-        yield Step("clip", {"low": None if low is None else float(low), "high": None if high is None else float(high)})
+def _bounds(low: Any, high: Any) -> Step:
+    return Step("clip", {"low": None if low is None else float(low), "high": None if high is None else float(high)})
 
 
-def _bound(low: bool) -> Reader:
+def _bound(function: str) -> Reader:
+    """The larger or smaller one of two values, or of a value and a number: a clip."""
+
     def read(call: Call) -> Steps:
-        left, right = call.arguments[:2]
-        other = right if isinstance(left, Value) else left
-        yield from _bounds(call, other if low else None, None if low else other)
+        numbers = [each for each in call.arguments if not isinstance(each, Value)]
+        if numbers and np.size(numbers[0]) == 1:
+            yield _bounds(*((numbers[0], None) if function == "maximum" else (None, numbers[0])))
+        else:
+            yield from _elementwise(function)(call)
 
     return read
+
+
+def _clip(call: Call) -> Steps:
+    low, high = call.operation.x_min, call.operation.x_max
+    if any(np.size(each) != 1 for each in (low, high) if each is not None):
+        yield unknown("Clip to an array")
+    else:
+        yield _bounds(low, high)
 
 
 def _pad(call: Call) -> Steps:
@@ -93,9 +115,23 @@ OPERATIONS: Mapping[str, Reader] = {
     "TrueDivide": _arithmetic("div"),
     "Negative": lambda call: layers.affine(call, ("mul", "", -1.0)),
     "Mean": _mean,
-    "Clip": lambda call: _bounds(call, call.operation.x_min, call.operation.x_max),
-    "Maximum": _bound(low=True),
-    "Minimum": _bound(low=False),
+    "Clip": _clip,
+    "Maximum": _bound("maximum"),
+    "Minimum": _bound("minimum"),
+    **{
+        name: _elementwise(function)
+        for name, function in {
+            "Power": "pow",
+            "Exp": "exp",
+            "Log": "log",
+            "Log1p": "log1p",
+            "Sqrt": "sqrt",
+            "Square": "square",
+            "Reciprocal": "reciprocal",
+            "Absolute": "abs",
+            "Erf": "erf",
+        }.items()
+    },
     "Relu": _named("relu"),
     "Relu6": _named("relu6"),
     "HardTanh": _named("hard_tanh"),

@@ -49,7 +49,7 @@ def _variables(model: Any, prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            found |= _variables(layer, f"{prefix}{layer.name}.")
+            found |= _variables(layer, f"{prefix}{layer.name}/")
             continue
         own = {id(variable) for variable in layer.weights}
         found |= {f"{prefix}{layer.name}/{key.lstrip('_')}": x for key, x in vars(layer).items() if id(x) in own}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
+from qat.errors import QatError, shortened
 from qat.imports.program import Operation
 from qat.imports.sources.steps import Call, Shape, Step, Steps, first_shape, reshaped, to_first
 from qat.names import LONGEST, harmless, is_name
@@ -39,8 +42,8 @@ class Listing:
     def add(
         self, name: str, steps: Steps, inputs: tuple[str, ...], output: str, shapes: Mapping[str, Shape | None]
     ) -> None:
-        """Append the steps of an operation; those before the last give values that the file does not have. shapes: of all values
-        of the file, with the samples.
+        """Append the steps of an operation; those before the last give values that the file does not have. shapes: of all
+        values of the file, with the samples.
         """
         name = legal_name(name) or legal_name(output) or f"operation{len(self.operations)}"
         for number, step in enumerate(steps, 1):
@@ -84,14 +87,12 @@ class Listing:
     def _placed(self, step: Step, inputs: tuple[str, ...], output: str) -> Step:
         """A step that takes a flattened image, with its constants in the order of channels first."""
         found = [self.columns.get(value) for value in inputs]
-        columns = found[0] if found else None
-        if all(each is None for each in found):
+        rows = [each for each in found if each is not None]
+        if not rows:
             return step
-        if (
-            columns is None
-            or step.kind not in KEEPING
-            or any(each is None or not np.array_equal(columns, each) for each in found)
-        ):
+        columns = rows[0]
+        alike = len(rows) == len(found) and all(np.array_equal(columns, each) for each in rows)
+        if step.kind not in KEEPING or not alike:
             of = step.attributes.get("of", step.kind)
             return Step("unknown", {"of": f"{of} of a flattened image that has channels last"})
         if step.kind != "dense":
@@ -117,22 +118,30 @@ class Listing:
         check_sample(sum(math.prod(shape) for shape in found.values()))
         return found | {value: found[output] for value, output in self._made.items() if output in found}
 
-    def notes(self, outputs: Sequence[str]) -> list[str]:
-        """What to know of the outputs."""
-        return [
-            f"{output} is an image with channels last in one row; here its numbers are in the order of channels first"
-            for output in outputs
-            if output in self.columns
-        ]
+    def check_outputs(self, path: str | Path, outputs: Sequence[str]) -> None:
+        """Raise QatError where the numbers of an output would stand in another order."""
+        if wrong := [output for output in outputs if output in self.columns]:
+            raise QatError(
+                f"{path}: its output {shortened(wrong[0])} is an image that is flattened with channels last, and here "
+                "channels come first, so that its numbers would stand in another order; end the network before the flatten"
+            )
 
     def needed(self, outputs: Sequence[str]) -> tuple[Operation, ...]:
-        """The operations that outputs depend on."""
+        """The operations that outputs depend on.
+
+        Exporters merge equal constants, as biases of zeros: of what several operations have, weights alone mean a layer that is
+        used several times (``Program.ties``), and other arrays lose their names.
+        """
         wanted, kept = set(outputs), []
         for each in reversed(self.operations):
             if each.output in wanted:
                 wanted |= set(each.inputs)
                 kept.append(each)
-        return tuple(reversed(kept))
+        uses = Counter(source for each in kept for local, source in each.sources.items() if local != "weight")
+        return tuple(
+            replace(each, sources={local: x for local, x in each.sources.items() if local == "weight" or uses[x] == 1})
+            for each in reversed(kept)
+        )
 
 
 def legal_name(text: str) -> str:

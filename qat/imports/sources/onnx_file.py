@@ -24,6 +24,7 @@ from qat.imports.sources.steps import (
     TO_FIRST,
     Call,
     Shape,
+    Step,
     Steps,
     first_shape,
     shown,
@@ -115,8 +116,8 @@ class _Reader:
                     f"{self.path}: its output {shortened(output)} is a constant, or nothing computes it; export it again"
                 )
         shapes = self.listing.shapes(self.shapes)
-        self.notes += self.listing.notes(outputs)
-        return Program(name, self.inputs, self.listing.needed(outputs), outputs, shapes)
+        self.listing.check_outputs(self.path, outputs)
+        return Program(name, self.inputs, self.listing.needed(outputs), outputs, shapes, ties=True)
 
     # -- inputs -------------------------------------------------------------------------------------------------------
 
@@ -295,6 +296,8 @@ class _Reader:
         steps, inputs, result = self._steps(node, call, values, output)
         if self.used.intersection(others):
             steps, inputs, result = unknown(f"{node.op_type} with {1 + len(others)} results"), values, last
+        if call.result is None and steps[0].kind not in ("unknown", "identity"):
+            steps, inputs, result = unknown(f"{node.op_type} of a size that is not known"), values, last
         self.same |= dict.fromkeys(others, output)
         self.types.setdefault(output, onnx.TypeProto())
         self.shapes[output] = call.result
@@ -308,6 +311,10 @@ class _Reader:
         """What an operation is, what it takes, and whether its result has channels last."""
         images = {value in self.listing.last for value in values if len(self._known(value) or ()) == 4}
         reader = self.readers.get(node.op_type)
+        lost = [value for value in values if self.shapes.get(value) is None]
+        if lost and _own(node) and (reader is not None or node.op_type == "Transpose"):
+            # It comes after an operation that is unknown, or whose size is: that one is named, and fusing leaves out this one.
+            return [Step("identity")], (lost[0],), call.last
         if not _own(node):
             of = f"{node.domain}.{node.op_type} (an operation outside ONNX's own domain)"
         elif node.op_type in CONTROL:

@@ -14,18 +14,21 @@ from qat.imports.sources.steps import (
     Step,
     Steps,
     averaged,
+    bounded,
     dense,
     elementwise,
     function,
-    inverse,
     joined,
-    minus,
+    leaky,
+    negated,
     normalised,
     one,
     padded,
     pooled,
+    power,
     reshaped,
     same_padding,
+    single,
     unknown,
 )
 
@@ -118,30 +121,28 @@ def _clip(call: Call) -> Steps:
     return [Step("clip", {"low": bounds[0], "high": bounds[1]})]
 
 
-def _bound(name: str) -> Reader:
-    """Of Max or Min with one number."""
-
-    def read(call: Call) -> Steps:
-        numbers = [array for array in call.given if array is not None]
-        if len(call.given) != 2 or len(numbers) != 1 or numbers[0].size != 1:
-            return unknown(f"{call.of} of values")
-        return [Step("clip", {"low": None, "high": None, name: float(numbers[0].reshape(()))})]
-
-    return read
-
-
-def _slope(call: Call) -> Steps:
-    slope = call.constant(1)
-    if slope is None or len(set(np.ravel(slope).tolist())) != 1:
-        return unknown(f"{call.of} whose slopes differ")
-    return function("leaky_relu", alpha=float(np.ravel(slope)[0]))(call)
-
-
 def _hard_sigmoid(call: Call) -> Steps:
     alpha, beta = float(call.options.get("alpha", 0.2)), float(call.options.get("beta", 0.5))
     if beta == 0.5 and math.isclose(alpha, 1.0 / 6.0, rel_tol=1e-5):
         return function("hsigmoid")(call)
-    return unknown(f"{call.of} with alpha {alpha:g} and beta {beta:g}")
+    return function("hard sigmoid", slope=alpha, offset=beta)(call)
+
+
+def _elu(call: Call) -> Steps:
+    alpha = float(call.options.get("alpha", 1.0))
+    return function("elu")(call) if alpha == 1.0 else unknown(f"{call.of} with alpha {alpha:g}")
+
+
+def _selu(call: Call) -> Steps:
+    usual = set(call.options) <= {"alpha", "gamma"} and all(
+        math.isclose(call.options.get(name, number), number, rel_tol=1e-5)
+        for name, number in (("alpha", 1.67326319), ("gamma", 1.05070102))
+    )
+    return function("selu")(call) if usual else unknown(f"{call.of} with another alpha or gamma")
+
+
+def _gelu(call: Call) -> Steps:
+    return function("gelu_tanh" if _text(call.options, "approximate", "none") == "tanh" else "gelu")(call)
 
 
 def _added(call: Call) -> Steps:
@@ -225,10 +226,6 @@ def _cast(call: Call) -> Steps:
     return [Step("identity")] if call.options.get("to") in (1, 10, 11) else unknown(f"{call.of} to whole numbers")
 
 
-def _negated(call: Call) -> Steps:
-    return [Step("mul", {}, {"other": np.float32(-1.0).reshape(())})]
-
-
 def readers(opset: int) -> dict[str, Reader]:
     """Of each operation, what makes it steps. opset: of the file."""
     return READERS | {"Softmax": _softmax(opset)}
@@ -241,20 +238,33 @@ READERS: dict[str, Reader] = {
     "BatchNormalization": _batch_norm,
     "Relu": one("clip", low=0.0, high=None),
     "Clip": _clip,
-    "Max": _bound("low"),
-    "Min": _bound("high"),
+    "Max": bounded("maximum", "low"),
+    "Min": bounded("minimum", "high"),
     "Sigmoid": function("sigmoid"),
     "Tanh": function("tanh"),
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": function("hswish"),
+    "Gelu": _gelu,
+    "Elu": _elu,
+    "Selu": _selu,
+    "Mish": function("mish"),
+    "Softplus": function("softplus"),
+    "Softsign": function("softsign"),
+    "Erf": single("erf"),
+    "Exp": single("exp"),
+    "Log": single("log"),
+    "Sqrt": single("sqrt"),
+    "Abs": single("abs"),
+    "Reciprocal": single("reciprocal"),
+    "Pow": power,
     "LeakyRelu": lambda call: function("leaky_relu", alpha=float(call.options.get("alpha", 0.01)))(call),
-    "PRelu": _slope,
+    "PRelu": leaky,
     "Add": elementwise("add"),
     "Sum": _added,
-    "Sub": elementwise("add", minus),
+    "Sub": elementwise("add", "sub"),
     "Mul": elementwise("mul"),
-    "Div": elementwise("mul", inverse),
-    "Neg": _negated,
+    "Div": elementwise("mul", "div"),
+    "Neg": negated,
     "MaxPool": _pool("max_pool2d"),
     "AveragePool": _pool("avg_pool2d"),
     "GlobalAveragePool": _averaged,

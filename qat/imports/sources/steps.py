@@ -17,6 +17,7 @@ import numpy as np
 from qat.vocabulary.ops import Array
 
 Shape = tuple[int, ...]
+MINUS_ONE = np.float32(-1.0).reshape(())
 TO_FIRST, TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)  #: transpositions of (N, H, W, C) and of (N, C, H, W) to the other
 
 
@@ -134,15 +135,15 @@ def of_channels(other: Array, shape: Shape, last: bool) -> Array | None:
 # -- steps ------------------------------------------------------------------------------------------------------------
 
 
-def elementwise(kind: str, change: Callable[[Array], Array] | None = None) -> Reader:
-    """A reader of "add" or "mul"; of their inverses, where ``change`` makes the constant that of the kind itself."""
+def elementwise(kind: str, inverse_of: str = "") -> Reader:
+    """A reader of "add" or "mul"; of their inverses, "sub" and "div", of which ``kind`` is what they are with a constant."""
 
     def read(call: Call) -> Steps:
         places = [place for place, array in enumerate(call.given) if array is not None]
         if not places:
             if call.shape(0) != call.shape(1) and kind != "mul":
                 return unknown(f"{call.of} of shapes {shown(call.shape(0))} and {shown(call.shape(1))}")
-            return [Step(kind)] if change is None else unknown(f"{call.of} of two values")
+            return [Step("elementwise", {"function": inverse_of}) if inverse_of else Step(kind)]
         constant = call.given[places[0]]
         assert constant is not None
         value = 1 - places[0]
@@ -150,23 +151,58 @@ def elementwise(kind: str, change: Callable[[Array], Array] | None = None) -> Re
         if other is None or call.result != call.shape(value):
             return unknown(f"{call.of} with a constant of shape {shown(constant.shape)}")
         source = {"other": call.names[places[0]]}
-        if change is None:
+        if not inverse_of:
             return [Step(kind, {}, {"other": other}, source)]
         if value == 0:
-            return [Step(kind, {}, {"other": change(other)})]
+            return [Step(kind, {}, {"other": -other if kind == "add" else _inverse(other)})]
         if kind == "add":  # a constant less the value
-            return [Step("mul", {}, {"other": np.float32(-1.0).reshape(())}), Step(kind, {}, {"other": other}, source)]
-        return unknown(f"{call.of} of a constant by a value")
+            return [Step("mul", {}, {"other": MINUS_ONE}), Step(kind, {}, {"other": other}, source)]
+        return [Step("elementwise", {"function": inverse_of, "constant_first": True}, {"other": other}, source)]
 
     return read
 
 
-def minus(other: Array) -> Array:
-    """What to add, to subtract."""
-    return np.asarray(-other, np.float32)
+def single(name: str) -> Reader:
+    """A reader of what is computed of each number, and has no cell: part of an activation, perhaps."""
+    return one("elementwise", function=name)
 
 
-def inverse(other: Array) -> Array:
+def bounded(name: str, bound: str) -> Reader:
+    """A reader of "maximum" or "minimum": with one number it is a clip. bound: of the clip."""
+
+    def read(call: Call) -> Steps:
+        found = [array for array in call.given if array is not None]
+        if len(call.given) != 2 or any(array.size != 1 for array in found):
+            return unknown(f"{call.of} of values")
+        if not found:
+            return [Step("elementwise", {"function": name})]
+        return [Step("clip", {"low": None, "high": None, bound: float(found[0].reshape(()))})]
+
+    return read
+
+
+def power(call: Call) -> Steps:
+    """To a power that is one number."""
+    exponent = call.constant(1)
+    if exponent is None or exponent.size != 1:
+        return unknown(f"{call.of} to computed powers")
+    return [Step("elementwise", {"function": "pow"}, {"other": np.asarray(exponent, np.float32).reshape(())})]
+
+
+def leaky(call: Call) -> Steps:
+    """A leaky ReLU whose slope is a constant: one number for all channels."""
+    slope = call.constant(1)
+    if slope is None or len(set(np.ravel(slope).tolist())) != 1:
+        return unknown(f"{call.of} whose slopes differ")
+    return function("leaky_relu", alpha=float(np.ravel(slope)[0]))(call)
+
+
+def negated(call: Call) -> Steps:
+    """With the other sign."""
+    return [Step("mul", {}, {"other": MINUS_ONE})]
+
+
+def _inverse(other: Array) -> Array:
     """What to multiply by, to divide."""
     with np.errstate(divide="ignore", over="ignore"):
         found = np.asarray(1.0 / other.astype(np.float64), np.float32)

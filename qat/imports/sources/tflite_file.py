@@ -126,8 +126,8 @@ class _Reader:
                 "the real numbers that they stand for, here and in the copy of the file that was compared. From the file "
                 "itself LiteRT computes other numbers, because it quantizes activations too, for each sample anew"
             )
-        self.notes += self.listing.notes(outputs)
-        return Program(name, inputs, self.listing.needed(outputs), outputs, self.listing.shapes(self.known))
+        self.listing.check_outputs(self.path, outputs)
+        return Program(name, inputs, self.listing.needed(outputs), outputs, self.listing.shapes(self.known), ties=True)
 
     # -- inputs -------------------------------------------------------------------------------------------------------
 

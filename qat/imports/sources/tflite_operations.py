@@ -15,16 +15,19 @@ from qat.imports.sources.steps import (
     Step,
     Steps,
     averaged,
+    bounded,
     dense,
     elementwise,
     function,
-    inverse,
     joined,
-    minus,
+    leaky,
+    negated,
     normalised,
     one,
     padded,
     pooled,
+    power,
+    single,
     unknown,
 )
 from qat.vocabulary.ops import Array
@@ -141,21 +144,8 @@ def _softmax(call: Call) -> Steps:
     return normalised(call, -1)
 
 
-def _bound(name: str) -> Reader:
-    def read(call: Call) -> Steps:
-        numbers = [array for array in call.given if array is not None]
-        if len(call.given) != 2 or len(numbers) != 1 or numbers[0].size != 1:
-            return unknown(f"{call.of} of values")
-        return [Step("clip", {"low": None, "high": None, name: float(numbers[0].reshape(()))})]
-
-    return read
-
-
-def _slope(call: Call) -> Steps:
-    slope = call.constant(1)
-    if slope is None or len(set(np.ravel(slope).tolist())) != 1:
-        return unknown(f"{call.of} whose slopes differ")
-    return function("leaky_relu", alpha=float(np.ravel(slope)[0]))(call)
+def _gelu(call: Call) -> Steps:
+    return function("gelu_tanh" if call.options.approximate else "gelu")(call)
 
 
 READERS: dict[str, Reader] = {
@@ -165,12 +155,12 @@ READERS: dict[str, Reader] = {
     "AVERAGE_POOL_2D": _pool("avg_pool2d"),
     "MAX_POOL_2D": _pool("max_pool2d"),
     "ADD": elementwise("add"),
-    "SUB": elementwise("add", minus),
+    "SUB": elementwise("add", "sub"),
     "MUL": elementwise("mul"),
-    "DIV": elementwise("mul", inverse),
-    "NEG": lambda call: [Step("mul", {}, {"other": np.float32(-1.0).reshape(())})],
-    "MAXIMUM": _bound("low"),
-    "MINIMUM": _bound("high"),
+    "DIV": elementwise("mul", "div"),
+    "NEG": negated,
+    "MAXIMUM": bounded("maximum", "low"),
+    "MINIMUM": bounded("minimum", "high"),
     "MEAN": _mean,
     "PAD": _pad,
     "PADV2": _pad,
@@ -179,12 +169,20 @@ READERS: dict[str, Reader] = {
     "LOGISTIC": function("sigmoid"),
     "TANH": function("tanh"),
     "HARD_SWISH": function("hswish"),
+    "GELU": _gelu,
+    "ELU": function("elu"),
+    "EXP": single("exp"),
+    "LOG": single("log"),
+    "SQRT": single("sqrt"),
+    "SQUARE": single("square"),
+    "ABS": single("abs"),
+    "POW": power,
     "RELU": one("clip", low=0.0, high=None),
     "RELU6": one("clip", low=0.0, high=6.0),
     "RELU_N1_TO_1": one("clip", low=-1.0, high=1.0),
     "RELU_0_TO_1": one("clip", low=0.0, high=1.0),
     "LEAKY_RELU": lambda call: function("leaky_relu", alpha=float(call.options.alpha))(call),
-    "PRELU": _slope,
+    "PRELU": leaky,
 }
 #: What keeps the order of the numbers.
 RESHAPES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
