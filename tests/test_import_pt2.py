@@ -176,6 +176,13 @@ def test_what_is_no_program_is_refused(tmp_path: Path, content: bytes) -> None:
         qat.import_model(tmp_path / "net.pt2")
 
 
+def test_metadata_of_other_types_is_left_behind(tmp_path: Path) -> None:
+    path = saved(tmp_path / "net.pt2", nn.Conv2d(3, 4, 1).eval())
+    change = {"stack_trace": True, "nn_module_stack": 3, "from_node": "[]"}
+    altered(path, in_json(GRAPH, lambda graph: graph["graph_module"]["graph"]["nodes"][0].update(metadata=change)))
+    assert [node.name for node in qat.import_model(path).graph.nodes[1:]] == ["conv2d"]
+
+
 def test_sizes_of_a_file_are_checked_before_anything_is_allocated(tmp_path: Path) -> None:
     path = saved(tmp_path / "net.pt2", nn.Conv2d(3, 4, 1).eval())
 

@@ -180,7 +180,8 @@ def _check_graph(graph: Any) -> None:
         known = OPERATION.fullmatch(target)
         if not known or (target.startswith("_operator.") and target.partition(".")[2] not in PLAIN_OPERATORS):
             raise QatError(f"calls {shortened(target)}, which is no operation of torch.ops, so that it is not read")
-        node["metadata"] = {key: node["metadata"][key] for key in KEPT_METADATA if key in node["metadata"]}
+        metadata = node["metadata"]
+        node["metadata"] = {key: metadata[key] for key in KEPT_METADATA if isinstance(metadata.get(key), str)}
     graph["guards_code"] = []
     for key, value in _items(graph, 0):
         if key == "expr_str":

@@ -15,7 +15,7 @@ import torch
 
 from qat.errors import QatError
 from qat.imports.source import Opened
-from qat.imports.sources.pt2_file import read_pt2
+from qat.imports.sources.pt2_file import ADVICE, read_pt2
 from qat.imports.sources.torch_program import is_of_torch, opened
 from qat.reading import reason_of
 
@@ -77,7 +77,12 @@ def open_file(path: str | Path, input_shape: tuple[int, ...] | None = None, name
     del input_shape
     with _quiet():
         exported = read_pt2(path)
-    return opened(exported, name or Path(path).stem)
+    try:
+        return opened(exported, name or Path(path).stem)
+    except QatError:
+        raise
+    except Exception as error:  # of a damaged file
+        raise QatError(f"{path}: cannot be read as a program of torch.export ({reason_of(error)}); {ADVICE}") from None
 
 
 def _check_mode(module: torch.nn.Module, kind: str) -> None:
