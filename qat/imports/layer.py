@@ -43,10 +43,12 @@ class Layer:
 
     @property
     def channels(self) -> int:
+        """Of its output."""
         return len(self.own["weight"])
 
     @property
     def has_bn(self) -> bool:
+        """Whether it has taken a batch normalisation."""
         return "gamma" in self.own
 
     def takes(self, after: Operation) -> bool:

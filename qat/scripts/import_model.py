@@ -10,7 +10,7 @@ from typing import Any
 import qat
 from qat.cells.input import CODES, Input
 from qat.cli import run_script
-from qat.data.preparation import PLAIN
+from qat.data.preparation import Preparation
 from qat.errors import QatError, one_line
 from qat.files import check_distinct, check_writable
 from qat.imports.compare import MOST_SAMPLES, TOLERANCE
@@ -19,7 +19,7 @@ from qat.imports.model import SUFFIXES, open_source
 from qat.imports.program import Program
 from qat.plugins import own_object, working_directory_last
 from qat.scripts.common.files import load_data
-from qat.scripts.common.flags import add_data_argument, chosen_preparation
+from qat.scripts.common.flags import PREPARATION, add_data_argument, chosen_preparation
 from qat.scripts.common.tasks import add_task_argument, with_task
 from qat.vocabulary.arrays import as_arrays, as_tuple
 
@@ -96,8 +96,9 @@ def run(args: argparse.Namespace) -> None:
     for note in imported.notes:
         print(one_line(f"note: {note}"))
     print(f"{graph.name} {imported.difference}")
-    preparation = chosen_preparation(args, None, PLAIN, "") if dataset is None else dataset.preparation
-    checkpoint = replace(imported.checkpoint(), preparation=None if preparation == PLAIN else preparation)
+    recipe = dataset.preparation if dataset is not None else chosen_preparation(args, None, Preparation(), "")
+    said = dataset is not None or any(getattr(args, name) is not None for name in PREPARATION)
+    checkpoint = replace(imported.checkpoint(), preparation=recipe if said else None)
     with_task(args, checkpoint).save(args.ckpt_path)
     print(f"saved {args.ckpt_path}: {len(graph.nodes)} nodes, {graph.count_trainable():,} trainable parameters")
 

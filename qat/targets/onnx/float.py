@@ -93,6 +93,10 @@ class OnnxOps(FloatOps):
         """A Tanh."""
         return self._node("Tanh", x)
 
+    def minimum(self, x: OnnxSymbol, y: OnnxSymbol | float) -> OnnxSymbol:
+        """A Min."""
+        return self._node("Min", x, y if isinstance(y, OnnxSymbol) else self.from_numpy(np.array(y), "scalar"))
+
     def softmax(self, x: OnnxSymbol) -> OnnxSymbol:
         """A Softmax over the channels."""
         return self._node("Softmax", x, axis=1)
