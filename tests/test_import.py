@@ -86,6 +86,11 @@ def test_a_normalization_that_two_take_stays_where_it_is() -> None:
     assert entered(source).cells[0].dtype == "float32"
 
 
+def test_a_network_that_only_normalizes_stays_one() -> None:
+    imported = qat.import_model(opened(program(constant("mul", "x", "y", 1 / 255))))
+    assert [type(node.cell).__name__ for node in imported.graph.nodes] == ["Input", "Normalize"]
+
+
 def test_codes_with_a_scale() -> None:
     cell = qat.Input((3, 8, 8), dtype="int8", scale=0.5, zero_point=3)
     imported = qat.import_model(opened(begins_with()), inputs=cell)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import resnet18
 import torch
 from torch import nn
+from torchvision_models import models
 
 import qat
 from qat.imports.prepare import KEPT, origin_of
@@ -494,7 +494,7 @@ def page(section: str, names: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.sweep
 def test_the_page_for_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    resnet18.install(monkeypatch)
+    models()  # so that the page can import them, beside any build of PyTorch
     torch.manual_seed(0)
     samples = torch.randn(32, 3, 32, 32)
     names = page("PyTorch", {"dataset": torch.utils.data.TensorDataset(samples, torch.arange(32))})

@@ -106,7 +106,9 @@ def _normalised(program: Program, name: str, cell: Input) -> tuple[Program, Inpu
             gone.add(after.output)
             value = after.output
             continue
-        if number is None or after.kind not in ("mul", "add") or (after.kind == "mul" and not (number > 0).all()):
+        if number is None or after.kind not in ("mul", "add") or after.output in program.outputs:
+            break
+        if after.kind == "mul" and not (number > 0).all():
             break
         if after.kind == "mul":
             std = std / number
