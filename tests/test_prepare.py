@@ -494,7 +494,9 @@ def page(section: str, names: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.sweep
 def test_the_page_for_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    models()  # so that the page can import them, beside any build of PyTorch
+    networks = models()
+    resnet18 = networks.resnet18
+    monkeypatch.setattr(networks, "resnet18", lambda weights: resnet18())  # without a download
     torch.manual_seed(0)
     samples = torch.randn(32, 3, 32, 32)
     names = page("PyTorch", {"dataset": torch.utils.data.TensorDataset(samples, torch.arange(32))})
