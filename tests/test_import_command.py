@@ -68,7 +68,7 @@ def test_from_the_users_module_to_a_verified_file(capsys: pytest.CaptureFixture[
     checkpoint, out = imported(capsys, "--mean", "0.3", "--std", "0.4", "--data_path", "digits")
     assert checkpoint.graph.inputs[0].cell == qat.Input((1, 8, 8), mean=(0.3,), std=(0.4,))
     assert out.splitlines()[0] == "Sequential: takes uint8 (N, 1, 8, 8), gives 10"
-    assert "of the largest output) on 32 samples" in out
+    assert "of the largest output) on 8 samples" in out
     data = ("--data_path", "digits")
     status, out, err = run(capsys, "calibrate", "--ckpt_path", "net.ckpt", *data)
     assert (status, err) == (0, "")

@@ -17,7 +17,7 @@ from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
 
 SAMPLES = 4  #: that are compared where nobody gives any: a difference shows in each
-MOST_SAMPLES = 32  #: of those that are given
+MOST_SAMPLES = 8  #: of those that are given
 TOLERANCE = 1e-4  #: of the largest relative difference: float sums of other orders differ by 1e-6, a wrong eps by 1e-3
 
 

@@ -41,7 +41,7 @@ class Imported:
         """Run the source and the graph on the same samples.
 
         Args:
-            images: What the graph takes, (N, ...), a tuple of arrays for several inputs, of which 32 are used. None, the
+            images: What the graph takes, (N, ...), a tuple of arrays for several inputs, of which 8 are used. None, the
                 default: 4 random samples.
             tolerance: The largest relative difference between their outputs.
 
