@@ -41,9 +41,13 @@ from qat.cells import (
     Flatten,
     GlobalAvgPool2d,
     Input,
+    Maximum,
     MaxPool2d,
+    Minimum,
+    Mul,
     Normalize,
     Softmax,
+    Sub,
 )
 from qat.cells.tracing import Traced
 from qat.data import Dataset, Split
@@ -122,6 +126,9 @@ __all__ = [
     "LearnedWidthActivationQuantizer",
     "LearnedWidthWeightQuantizer",
     "MaxPool2d",
+    "Maximum",
+    "Minimum",
+    "Mul",
     "Network",
     "Node",
     "Normalize",
@@ -139,6 +146,7 @@ __all__ = [
     "SizeBudget",
     "Softmax",
     "Split",
+    "Sub",
     "Task",
     "Teaching",
     "TernaryWeightQuantizer",

@@ -33,6 +33,7 @@ True
 True
 """
 
+from qat.cells.arithmetic import Maximum, Minimum, Mul, Sub
 from qat.cells.base import Cell, Context, Param, Scope
 from qat.cells.batch_norm import BatchNorm
 from qat.cells.conv2d import Conv2dBnAct
@@ -64,9 +65,13 @@ __all__ = [
     "Input",
     "LinearCell",
     "MaxPool2d",
+    "Maximum",
+    "Minimum",
+    "Mul",
     "Normalize",
     "Param",
     "Scope",
     "Softmax",
+    "Sub",
     "WeightedCell",
 ]

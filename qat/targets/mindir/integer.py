@@ -20,9 +20,13 @@ from qat.integer import (
     IntegerFlatten,
     IntegerInput,
     IntegerLinear,
+    IntegerMaximum,
     IntegerMaxPool2d,
+    IntegerMinimum,
+    IntegerMul,
     IntegerNode,
     IntegerSoftmax,
+    IntegerSub,
     IntegerTable,
     Requantize,
 )
@@ -237,6 +241,26 @@ class IntegerWriter:
     def _(self, node: IntegerAdd) -> None:
         total = self.node("Add", [self.names[x.name] for x in node.inputs])
         self._requantize(node, total, node.requantize, len(node.output.shape))
+
+    @add.register
+    def _(self, node: IntegerSub) -> None:
+        difference = self.node("Sub", [self.names[x.name] for x in node.inputs])
+        self._requantize(node, difference, node.requantize, len(node.output.shape))
+
+    @add.register
+    def _(self, node: IntegerMaximum) -> None:
+        a, b = (self.names[x.name] for x in node.inputs)
+        self._finish(node, a, "Maximum", b)
+
+    @add.register
+    def _(self, node: IntegerMinimum) -> None:
+        a, b = (self.names[x.name] for x in node.inputs)
+        self._finish(node, a, "Minimum", b)
+
+    @add.register
+    def _(self, node: IntegerMul) -> None:
+        product = self.node("Mul", [self.names[x.name] for x in node.inputs])
+        self._requantize(node, product, node.requantize, len(node.output.shape))
 
     @add.register
     def _(self, node: IntegerConcat) -> None:

@@ -93,6 +93,26 @@ class OnnxOps(FloatOps):
         """A Tanh."""
         return self._node("Tanh", x)
 
+    def exp(self, x: OnnxSymbol) -> OnnxSymbol:
+        """An Exp."""
+        return self._node("Exp", x)
+
+    def erf(self, x: OnnxSymbol) -> OnnxSymbol:
+        """An Erf."""
+        return self._node("Erf", x)
+
+    def softplus(self, x: OnnxSymbol) -> OnnxSymbol:
+        """A Softplus."""
+        return self._node("Softplus", x)
+
+    def maximum(self, x: OnnxSymbol, y: OnnxSymbol | float) -> OnnxSymbol:
+        """A Max."""
+        return self._node("Max", x, y if isinstance(y, OnnxSymbol) else self.from_numpy(np.float32(y), "scalar"))
+
+    def minimum(self, x: OnnxSymbol, y: OnnxSymbol | float) -> OnnxSymbol:
+        """A Min."""
+        return self._node("Min", x, y if isinstance(y, OnnxSymbol) else self.from_numpy(np.float32(y), "scalar"))
+
     def softmax(self, x: OnnxSymbol) -> OnnxSymbol:
         """A Softmax over the channels."""
         return self._node("Softmax", x, axis=1)
