@@ -46,6 +46,7 @@ from qat.cells import (
     Minimum,
     Mul,
     Normalize,
+    PReLU,
     Softmax,
     Sub,
 )
@@ -136,6 +137,7 @@ __all__ = [
     "Objective",
     "Optimizer",
     "PACTActivationQuantizer",
+    "PReLU",
     "QKerasBinaryWeightQuantizer",
     "QKerasBitsActivationQuantizer",
     "QKerasBitsWeightQuantizer",

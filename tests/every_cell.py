@@ -35,6 +35,7 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.BatchNorm(4),
         qat.Activation("tanh"),
         qat.Add(),
+        qat.PReLU(4),
         qat.Mul(),
         qat.Sub(),
         qat.Maximum(),

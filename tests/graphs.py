@@ -110,6 +110,7 @@ OF_ONE = {
     qat.Dropout: (ANY, lambda shape: st.builds(qat.Dropout, st.floats(0, 0.9))),
     qat.Softmax: (ANY, lambda shape: st.just(qat.Softmax())),
     qat.Activation: (ANY, lambda shape: st.builds(qat.Activation, st.sampled_from(sorted(FUSED)), st.floats(0, 2))),
+    qat.PReLU: (ANY, lambda shape: st.just(qat.PReLU(shape[0]))),
     qat.DenseBnAct: (
         ROWS,
         lambda shape: st.builds(

@@ -16,6 +16,7 @@ import qat.integer
 from qat.integer import (
     Grid,
     IntegerAdd,
+    IntegerChannelTable,
     IntegerConcat,
     IntegerConstantChannel,
     IntegerConv2d,
@@ -37,6 +38,7 @@ from qat.registry import TARGETS, installed
 
 ON_ASCEND = {
     IntegerTable,
+    IntegerChannelTable,
     IntegerSoftmax,
     IntegerConstantChannel,
     IntegerMul,
@@ -68,6 +70,7 @@ def networks() -> dict[type[IntegerNode], qat.Network | qat.Graph]:
         IntegerConstantChannel: chain(conv(1, 2), qat.ConstantChannel(0.0)),
         IntegerConcat: Traced(lambda self, x: self.join(self.a(x), self.b(x)), join=qat.Concat(), **two),
         IntegerTable: chain(conv(1, 2), qat.Activation("sigmoid")),
+        IntegerChannelTable: chain(conv(1, 2), qat.PReLU(2)),
         IntegerSoftmax: chain(qat.Flatten(), qat.DenseBnAct(64, 3), qat.Softmax()),
     }
 

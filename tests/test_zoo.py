@@ -173,6 +173,7 @@ IMAGE_STEPS = (
     "pooling",
     "global mean",
     "activation",
+    "trained slopes",
     "dropout",
     "residual",
     "projected residual",
@@ -261,6 +262,8 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         return zoo.use(qat.GlobalAvgPool2d(), x)
     if step == "activation":
         return zoo.use(qat.Activation(draw(ACTIVATIONS.filter(bool)), draw(st.sampled_from([0.2, 1.5]))), x)
+    if step == "trained slopes":
+        return zoo.use(qat.PReLU(channels), x)
     if step == "dropout":
         return zoo.use(qat.Dropout(draw(st.sampled_from([0.0, 0.3, 0.9]))), x)
     if step == "softmax":
@@ -412,6 +415,8 @@ def random_params(graph: qat.Graph, rng: np.random.Generator, kinds: frozenset[s
             array[:] = rng.normal(0, 0.5, array.shape)
             if "large bias" in kinds:
                 array[some] = rng.choice([-1.0, 1.0]) * 10.0 ** rng.integers(2, 7)
+        elif local == "slope":
+            array[:] = rng.normal(0, 0.7, array.shape)
         elif local == "gamma":
             array[:] = rng.normal(1, 0.4, array.shape)
             for kind, value in (("gamma below 0", -0.7), ("gamma 0", 0.0), ("gamma 1e-9", 1e-9)):
@@ -504,7 +509,7 @@ EVERYTHING = {
         "Flatten",
         "Mul",
     ),
-    *("Sub", "Maximum", "Minimum"),
+    *("Sub", "Maximum", "Minimum", "PReLU"),
     *("GlobalAvgPool2d", "MaxPool2d", "Softmax", "Normalize", "ConstantChannel"),
     *INPUTS,
     *("two inputs", "several outputs"),

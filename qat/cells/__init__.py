@@ -44,6 +44,7 @@ from qat.cells.input import Input
 from qat.cells.linear import LinearCell, WeightedCell
 from qat.cells.normalize import Normalize
 from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from qat.cells.prelu import PReLU
 from qat.cells.shape import Concat, ConstantChannel, Dropout, Flatten
 from qat.cells.softmax import Softmax
 
@@ -69,6 +70,7 @@ __all__ = [
     "Minimum",
     "Mul",
     "Normalize",
+    "PReLU",
     "Param",
     "Scope",
     "Softmax",

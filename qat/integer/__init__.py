@@ -11,7 +11,7 @@ from qat.integer.linear import EXACT_LONG, INT32_MAX, Accumulator, IntegerConv2d
 from qat.integer.moves import IntegerConcat, IntegerConstantChannel, IntegerFlatten, IntegerMaxPool2d, with_constant
 from qat.integer.mul import IntegerMul, Product, products_tie
 from qat.integer.node import Adjustments, IntegerNode, Pending, require_codes
-from qat.integer.table import Function, IntegerSoftmax, IntegerTable
+from qat.integer.table import Function, IntegerChannelTable, IntegerSoftmax, IntegerTable
 
 __all__ = [
     "EXACT_LONG",
@@ -24,6 +24,7 @@ __all__ = [
     "Grid",
     "IntegerAdd",
     "IntegerBuilder",
+    "IntegerChannelTable",
     "IntegerConcat",
     "IntegerConstantChannel",
     "IntegerConv2d",

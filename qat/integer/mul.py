@@ -17,20 +17,25 @@ from qat.vocabulary.ops import Array, Kind, Ops, Tensor
 #: Runtimes that multiply real numbers round up to five times, by 2^-24 of the result each, and then add a zero point of up to
 #: 255 before they round to a code, which takes 2^-17 of a code.
 TIE_MARGIN, TIE_MARGIN_RELATIVE = 2.0**-16, 6.0 * 2.0**-24
-#: Up to here runtimes take multipliers; beyond, every product but 0 becomes a bound in any case.
+#: With this multiplier, as with any larger one, every product but 0 becomes a bound; runtimes take none of 2^8 and more.
 LARGEST_MULTIPLIER = np.float32(255.0)
 MOST_NUDGES = 200  #: that are tried at once; every fourth or so will do
 
 
 @dataclass(frozen=True, eq=False)
 class IntegerMul(IntegerNode):
-    """y = clip(rint(f32(f32(a b) m))) with m = f32(f32(s_a s_b) / s_y); one of both may be (C, 1, 1) beside (C, H, W).
+    """y = clip(rint(f32(f32(a b) m))) with m = f32(f32(s_a s_b) / s_y), or 255 where it is larger; one of both may be (C, 1, 1) beside (C, H, W).
 
     Up to 8 bits |a b| is at most 255^2, which float32 holds.
     """
 
     kind: ClassVar[str] = "a product"
     requantize: Requantize
+
+    @property
+    def saturates(self) -> bool:
+        """Every product but 0 becomes a bound."""
+        return not self.output.grid.wide and bool(self.requantize.multiplier[0] >= LARGEST_MULTIPLIER)
 
     def constants(self) -> dict[str, tuple[Array, Kind]]:
         return {"multiplier": (self.requantize.multiplier, "scalar")}
@@ -71,10 +76,8 @@ class Product(Pending):
         return np.float32(a.grid.scale * b.grid.scale)
 
     def adjust(self, grid: Grid, group: str, wanted: Adjustments, *, keep_scale: bool) -> None:
-        smallest = np.float32(self.scale / LARGEST_MULTIPLIER)
-        if grid.scale < smallest:
-            wanted.floors[group] = smallest
-        elif not (keep_scale or grid.wide or any(x.grid.wide for x in self.inputs)):
+        wide = grid.wide or any(x.grid.wide for x in self.inputs)
+        if not keep_scale and not wide:
             nudges = 0
             while nudges < MOST_NUDGES and products_tie(self.inputs, grid):
                 nudges += 1
@@ -83,7 +86,8 @@ class Product(Pending):
                 wanted.nudges[group] += nudges
 
     def requantized(self, grid: Grid) -> IntegerMul:
-        multiplier = np.full(1, self.scale / grid.scale, np.float32)
+        multiplier = self.scale / grid.scale
+        multiplier = np.full(1, multiplier if grid.wide else min(multiplier, LARGEST_MULTIPLIER), np.float32)
         output = IntegerTensor(self.name, self.shape, grid)
         return IntegerMul(self.name, self.inputs, output, Requantize(multiplier, *clip_bounds(grid, None)))
 

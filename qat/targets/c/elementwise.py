@@ -1,13 +1,13 @@
-"""Writes what is computed number by number from two tensors."""
+"""Writes what is computed number by number from two tensors, or from one otherwise for each channel."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
 
-from qat.integer import IntegerMul, IntegerNode, IntegerSum
+from qat.integer import IntegerChannelTable, IntegerMul, IntegerNode, IntegerSum
 from qat.targets.c.linear import LinearWriter
-from qat.targets.c.text import dimensions
+from qat.targets.c.text import dimensions, stored_type
 
 
 def each(node: IntegerNode, result: Callable[[str], str]) -> str:
@@ -65,3 +65,15 @@ def add_extreme(writer: LinearWriter, node: IntegerNode, sign: str) -> None:
     """The larger or the smaller of two codes. sign: ">" or "<"."""
     body = each(node, lambda at: f"x0[{at}] {sign} x1[{at}] ? x0[{at}] : x1[{at}]")
     writer.define(node, f"{node.kind}, {dimensions(node.output.shape)}", [], body, inputs=2)
+
+
+def add_channel_table(writer: LinearWriter, node: IntegerChannelTable) -> None:
+    """The tables of all channels, one behind another."""
+    name, grid, (channels, codes) = writer.function(node), node.output.grid, node.table.shape
+    table = writer.array(stored_type(node.output), f"{name}_table", node.table.ravel() + (grid.zero_point - grid.qmin))
+    body = f"""\
+    int32_t i, c;
+    for (i = 0; i < {prod(node.output.shape[1:])}; i++, x += {channels}, y += {channels})
+        for (c = 0; c < {channels}; c++)
+            y[c] = {name}_table[c * {codes} + x[c]];"""
+    writer.define(node, f"a table for each channel, {dimensions(node.output.shape)}", [table], body)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from qat.integer import (
+    IntegerChannelTable,
     IntegerConcat,
     IntegerConstantChannel,
     IntegerConv2d,
@@ -358,6 +359,10 @@ extern "C" {{
     for (i = 0; i < {prod(node.output.shape)}; i++)
         y[i] = {name}_table[x[i]];"""
         self.define(node, f"a table for {dimensions(node.output.shape)} codes", [table], body)
+
+    @add.register
+    def _(self, node: IntegerChannelTable) -> None:
+        c_elementwise.add_channel_table(self, node)
 
     @add.register
     def _(self, node: IntegerSoftmax) -> None:

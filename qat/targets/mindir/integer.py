@@ -13,6 +13,7 @@ from qat.cells.base import Shape
 from qat.errors import QatError
 from qat.integer import (
     IntegerAdd,
+    IntegerChannelTable,
     IntegerConcat,
     IntegerConstantChannel,
     IntegerConv2d,
@@ -277,6 +278,14 @@ class IntegerWriter:
         table = self.cast(self.parameter(f"{node.name}.table", node.table.astype(dtype)), FLOAT32)
         x = self.names[node.inputs[0].name]
         index = self.node("Sub", [x, self.number(node.inputs[0].grid.low)])
+        self._finish(node, self._take(table, index, codes_name(node.name)))
+
+    @add.register
+    def _(self, node: IntegerChannelTable) -> None:
+        (x,) = node.inputs
+        table = self.cast(self.parameter(f"{node.name}.table", node.table.ravel().astype(np.int32)), FLOAT32)
+        first = node.first.astype(np.float32).reshape((1, -1) + (1,) * (len(x.shape) - 1))
+        index = self.node("Add", [self.names[x.name], self.parameter(f"{node.name}.first", first)])
         self._finish(node, self._take(table, index, codes_name(node.name)))
 
     @add.register

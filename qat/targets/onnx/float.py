@@ -107,11 +107,11 @@ class OnnxOps(FloatOps):
 
     def maximum(self, x: OnnxSymbol, y: OnnxSymbol | float) -> OnnxSymbol:
         """A Max."""
-        return self._node("Max", x, y if isinstance(y, OnnxSymbol) else self.from_numpy(np.float32(y), "scalar"))
+        return self._node("Max", x, y if isinstance(y, OnnxSymbol) else self.from_numpy(np.array(y), "scalar"))
 
     def minimum(self, x: OnnxSymbol, y: OnnxSymbol | float) -> OnnxSymbol:
         """A Min."""
-        return self._node("Min", x, y if isinstance(y, OnnxSymbol) else self.from_numpy(np.float32(y), "scalar"))
+        return self._node("Min", x, y if isinstance(y, OnnxSymbol) else self.from_numpy(np.array(y), "scalar"))
 
     def softmax(self, x: OnnxSymbol) -> OnnxSymbol:
         """A Softmax over the channels."""

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from qat.integer import (
     Grid,
     IntegerAdd,
+    IntegerChannelTable,
     IntegerConcat,
     IntegerConstantChannel,
     IntegerConv2d,
@@ -208,7 +209,7 @@ class QdqWriter(Writer):
         not, as those of powers of two, centred codes are multiplied in float32, which nothing fuses.
         """
         low, high = node.requantize.low, node.requantize.high
-        if not products_tie(node.inputs, node.output.grid):
+        if not (node.saturates or products_tie(node.inputs, node.output.grid)):
             self._quantize(self.node("Mul", [self.dequantize(x) for x in node.inputs]), node, low, high)
             return
         zero = node.output.grid.zero_point + offset_of(node.output.grid)
@@ -249,6 +250,17 @@ class QdqWriter(Writer):
         first = source.qmin + offset_of(source)
         table[first : first + len(node.table)] = node.table + grid.zero_point + offset_of(grid)
         index = self.node("Cast", [self.end_names[node.inputs[0].name]], to=TensorProto.INT32)
+        self.end_names[node.name] = self.node("Gather", [self.constant(table), index], codes_name(node.name), axis=0)
+
+    @add.register
+    def _(self, node: IntegerChannelTable) -> None:
+        (x,), grid = node.inputs, node.output.grid
+        table = (node.table.ravel() + grid.zero_point + offset_of(grid)).astype(np.uint8)
+        first = node.first - x.grid.zero_point - offset_of(x.grid)
+        codes = self.node("Cast", [self.end_names[x.name]], to=TensorProto.INT32)
+        index = self.node(
+            "Add", [codes, self.constant(first.reshape((-1,) + (1,) * (len(x.shape) - 1)).astype(np.int32))]
+        )
         self.end_names[node.name] = self.node("Gather", [self.constant(table), index], codes_name(node.name), axis=0)
 
     @add.register

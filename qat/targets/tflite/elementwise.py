@@ -46,11 +46,14 @@ def add_sum(writer: Any, node: IntegerSum) -> None:
         writer.op(op, inputs, output, options(fusedActivationFunction=fused, potScaleInt16=False))
         writer._finish(node, output, clips)
         return
-    zero = writer.zero(grid)
-    total = writer.tensor(
-        stored_shape(node.output.shape), np.int8, quantization_of(source.scale / np.float32(255.75), zero)
-    )
-    writer.op(op, inputs, total, options())
+    _saturated(writer, node, op, options(), source.scale / np.float32(255.75))
+
+
+def _saturated(writer: Any, node: IntegerSum | IntegerMul, op: int, options: Any, scale: np.float32) -> None:
+    """An operator whose output has that scale in the file, with which all but 0 becomes a bound, and a copy with the right one."""
+    zero = writer.zero(node.output.grid)
+    total = writer.tensor(stored_shape(node.output.shape), writer.dtype, quantization_of(scale, zero))
+    writer.op(op, [writer.of(x) for x in node.inputs], total, options)
     bounds = [(Op.MAXIMUM, zero + node.requantize.low), (Op.MINIMUM, zero + node.requantize.high)]
     clips = [bound for bound, open_end in zip(bounds, (-128, 127), strict=True) if bound[1] != open_end]
     writer._finish(node, writer._reshape(total, writer.codes(node.output, "" if clips else None)), clips)
@@ -67,6 +70,12 @@ def add_mul(writer: Any, node: IntegerMul) -> None:
             "that LiteRT would round otherwise; its output's range is far too large for its inputs: train it further, or "
             "export to ONNX or C"
         )
+    if node.saturates and not writer.long:
+        a, b = node.inputs
+        _saturated(
+            writer, node, Op.MUL, schema.MulOptionsT(), a.grid.scale * b.grid.scale / node.requantize.multiplier[0]
+        )
+        return
     fused, output, clips = writer._clipped(node)
     writer.op(Op.MUL, [writer.of(x) for x in node.inputs], output, schema.MulOptionsT(fusedActivationFunction=fused))
     writer._finish(node, output, clips)

@@ -13,6 +13,7 @@ from qat.cells.base import Shape
 from qat.errors import QatError
 from qat.integer import (
     Grid,
+    IntegerChannelTable,
     IntegerConcat,
     IntegerConstantChannel,
     IntegerConv2d,
@@ -376,14 +377,23 @@ class IntegerWriter(Writer):
 
     @add.register
     def _(self, node: IntegerTable) -> None:
+        self._table(node)
+
+    @add.register
+    def _(self, node: IntegerChannelTable) -> None:
+        self._table(node)
+
+    def _table(self, node: IntegerTable | IntegerChannelTable) -> None:
         """A table of one entry for each code, indexed by code - qmin; no function of LiteRT's own is exact."""
         (x,) = node.inputs
         grid = node.output.grid
         scale, zero = np.array([grid.scale]), self.zero(grid)
-        table = (node.table + zero).astype(self.dtype)
+        table = (node.table.ravel() + zero).astype(self.dtype)
         index = self.tensor(stored_shape(x.shape), np.int32)
-        first = -(x.grid.qmin + self.offset(x.grid))
-        self.op(Op.ADD, [self._integers(x), self.constant(np.array([first], np.int32))], index, schema.AddOptionsT())
+        first = np.array([-(x.grid.qmin + self.offset(x.grid))], np.int32)
+        if isinstance(node, IntegerChannelTable):
+            first = (node.first - self.zero(x.grid)).astype(np.int32)
+        self.op(Op.ADD, [self._integers(x), self.constant(first)], index, schema.AddOptionsT())
         entries = self.constant(table, scale, zero)
         self._finish(node, self.op(Op.GATHER, [entries, index], self.codes(node.output), schema.GatherOptionsT()))
 
