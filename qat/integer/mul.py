@@ -24,8 +24,9 @@ MOST_NUDGES = 200  #: that are tried at once; every fourth or so will do
 
 @dataclass(frozen=True, eq=False)
 class IntegerMul(IntegerNode):
-    """y = clip(rint(f32(f32(a b) m))) with m = f32(f32(s_a s_b) / s_y), or 255 where it is larger; one of both may be (C, 1, 1) beside (C, H, W).
+    """y = clip(rint(f32(f32(a b) m))) with m = f32(f32(s_a s_b) / s_y), or 255 where that is larger.
 
+    One of both may be (C, 1, 1) beside (C, H, W).
     Up to 8 bits |a b| is at most 255^2, which float32 holds.
     """
 

@@ -50,7 +50,7 @@ def add_sum(writer: Any, node: IntegerSum) -> None:
 
 
 def _saturated(writer: Any, node: IntegerSum | IntegerMul, op: int, options: Any, scale: np.float32) -> None:
-    """An operator whose output has that scale in the file, with which all but 0 becomes a bound, and a copy with the right one."""
+    """An operator whose output has that scale in the file, with which all but 0 becomes a bound, and a copy with its own."""
     zero = writer.zero(node.output.grid)
     total = writer.tensor(stored_shape(node.output.shape), writer.dtype, quantization_of(scale, zero))
     writer.op(op, [writer.of(x) for x in node.inputs], total, options)
