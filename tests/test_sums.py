@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from graphs import Traced
-from test_products import ENGINES, KINDS, differing, pairs
+from test_prelu import Slopes
+from test_products import ENGINES, KINDS, SqueezeAndExcite, differing, pairs
 from test_zoo import after_numpy_step
 
 import qat
@@ -141,3 +142,15 @@ def test_training_sees_what_is_deployed() -> None:
     model = torch.lower(graph, params)
     real = torch.predict(model, IMAGES)
     np.testing.assert_array_equal(integers.output.grid.codes_of(real), evaluate(integers, IMAGES))
+
+
+@pytest.mark.parametrize("target", ["ONNX", "TFLITE"])
+@pytest.mark.parametrize("network", [Differences, SqueezeAndExcite, Slopes], ids=lambda network: network.__name__)
+def test_float_files(network: type[qat.Network], target: str, tmp_path: Path) -> None:
+    """Within 1e-4 of PyTorch."""
+    graph, torch = network().graph(), qat.backend("torch")
+    params, module, path = graph.initial_params(1), qat.target(target), tmp_path / f"n{qat.target(target).SUFFIX}"
+    images = np.random.default_rng(0).integers(0, 256, (9, *graph.shapes["input"]), np.uint8)
+    module.export_float(graph, params, path)
+    expected = torch.predict(torch.lower(graph, params), images)
+    np.testing.assert_allclose(module.predict(path, images), expected, rtol=0, atol=1e-4)

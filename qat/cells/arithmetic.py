@@ -47,8 +47,8 @@ class Mul(Cell):
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         a, b = inputs
         if a.codes and b.codes:
-            scale_a, scale_b = a.scale, b.scale
-            return Value(a.data * b.data, scale_a * scale_b)
+            scale: Tensor = a.scale
+            return Value(a.data * b.data, scale * b.scale)
         return Value(a.real(scope.ops) * b.real(scope.ops))
 
     def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Product:

@@ -87,8 +87,8 @@ class Product(Pending):
                 wanted.nudges[group] += nudges
 
     def requantized(self, grid: Grid) -> IntegerMul:
-        multiplier = self.scale / grid.scale
-        multiplier = np.full(1, multiplier if grid.wide else min(multiplier, LARGEST_MULTIPLIER), np.float32)
+        ratio = self.scale / grid.scale
+        multiplier = np.full(1, ratio if grid.wide else min(ratio, LARGEST_MULTIPLIER), np.float32)
         output = IntegerTensor(self.name, self.shape, grid)
         return IntegerMul(self.name, self.inputs, output, Requantize(multiplier, *clip_bounds(grid, None)))
 
