@@ -12,8 +12,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conformance import ADAPTERS, FLOAT32_SUM, Adapter, Case, assert_conforms
+from frameworks import HERE
 from graphs import Traced
 from ops_cases import activation
+from test_zoo import after_numpy_step
 
 import qat
 from qat.integer import evaluate
@@ -173,3 +175,25 @@ def test_float_files_compute_them_all(target: str, tmp_path: Path) -> None:
         expected = own(torch.from_numpy(samples)).numpy()
         found = qat.target(target).predict(path, samples)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_evaluation_takes_the_codes_of_the_table_on_every_backend() -> None:
+    """Not the framework's own function, whose last bits differ: the tables are made once, in NumPy."""
+    images = np.random.default_rng(0).integers(0, 256, (8, 1, 16, 16), np.uint8)
+
+    def construct(self: Any, x: Any) -> Any:
+        for cell in self.functions:
+            x = cell(x)
+        return x
+
+    functions = [qat.Activation(name, **OWN[name][1]) for name in ("gelu", "mish", "elu", "softplus", "linear", "silu")]
+    network = Traced(construct, qat.Input((1, 16, 16), mean=0.5, std=0.25), functions=functions)
+    graph = qat.convert_quant_network(network)
+    params = after_numpy_step(graph, graph.initial_params(), (images,))
+    expected = evaluate(qat.to_integer(graph, params), images)
+    assert len(np.unique(expected)) > 20
+    for name in HERE:
+        backend = qat.backend(name)
+        np.testing.assert_array_equal(
+            backend.predict_codes(backend.lower(graph, params), images), expected, err_msg=name
+        )
