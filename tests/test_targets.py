@@ -16,6 +16,7 @@ import qat.integer
 from qat.integer import (
     Grid,
     IntegerAdd,
+    IntegerChannelTable,
     IntegerConcat,
     IntegerConstantChannel,
     IntegerConv2d,
@@ -23,15 +24,28 @@ from qat.integer import (
     IntegerFlatten,
     IntegerGraph,
     IntegerInput,
+    IntegerMaximum,
     IntegerMaxPool2d,
+    IntegerMinimum,
+    IntegerMul,
     IntegerNode,
     IntegerSoftmax,
+    IntegerSub,
     IntegerTable,
     IntegerTensor,
 )
 from qat.registry import TARGETS, installed
 
-ON_ASCEND = {IntegerTable, IntegerSoftmax, IntegerConstantChannel}
+ON_ASCEND = {
+    IntegerTable,
+    IntegerChannelTable,
+    IntegerSoftmax,
+    IntegerConstantChannel,
+    IntegerMul,
+    IntegerSub,
+    IntegerMaximum,
+    IntegerMinimum,
+}
 #: The kinds that a target refuses; it writes all others.
 REFUSED: dict[str, set[type[IntegerNode]]] = {"AIR": ON_ASCEND, "ASCEND_ONNX": ON_ASCEND}
 #: The profiles of convert_quant_network, of which a target has to take one.
@@ -49,9 +63,14 @@ def networks() -> dict[type[IntegerNode], qat.Network | qat.Graph]:
         IntegerMaxPool2d: chain(conv(1, 2), qat.MaxPool2d(2)),
         IntegerFlatten: chain(conv(1, 2), qat.Flatten()),
         IntegerAdd: Traced(lambda self, x: self.add(self.a(x), self.b(x)), add=qat.Add(), **two),
+        IntegerSub: Traced(lambda self, x: self.a(x) - self.b(x), **two),
+        IntegerMaximum: Traced(lambda self, x: qat.Maximum()(self.a(x), self.b(x)), **two),
+        IntegerMinimum: Traced(lambda self, x: qat.Minimum()(self.a(x), self.b(x)), **two),
+        IntegerMul: Traced(lambda self, x: self.a(x) * self.b(x), **two),
         IntegerConstantChannel: chain(conv(1, 2), qat.ConstantChannel(0.0)),
         IntegerConcat: Traced(lambda self, x: self.join(self.a(x), self.b(x)), join=qat.Concat(), **two),
         IntegerTable: chain(conv(1, 2), qat.Activation("sigmoid")),
+        IntegerChannelTable: chain(conv(1, 2), qat.PReLU(2)),
         IntegerSoftmax: chain(qat.Flatten(), qat.DenseBnAct(64, 3), qat.Softmax()),
     }
 

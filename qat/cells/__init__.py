@@ -33,6 +33,7 @@ True
 True
 """
 
+from qat.cells.arithmetic import Maximum, Minimum, Mul, Sub
 from qat.cells.base import Cell, Context, Param, Scope
 from qat.cells.batch_norm import BatchNorm
 from qat.cells.conv2d import Conv2dBnAct
@@ -43,6 +44,7 @@ from qat.cells.input import Input
 from qat.cells.linear import LinearCell, WeightedCell
 from qat.cells.normalize import Normalize
 from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from qat.cells.prelu import PReLU
 from qat.cells.shape import Concat, ConstantChannel, Dropout, Flatten
 from qat.cells.softmax import Softmax
 
@@ -64,9 +66,14 @@ __all__ = [
     "Input",
     "LinearCell",
     "MaxPool2d",
+    "Maximum",
+    "Minimum",
+    "Mul",
     "Normalize",
+    "PReLU",
     "Param",
     "Scope",
     "Softmax",
+    "Sub",
     "WeightedCell",
 ]

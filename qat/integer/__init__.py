@@ -1,15 +1,17 @@
 """The integer graph, and its evaluation."""
 
-from qat.integer.add import IntegerAdd, Sum, sums_tie
+from qat.integer.add import IntegerAdd, IntegerSub, IntegerSum, Sum, sums_tie
 from qat.integer.builder import IntegerBuilder, by_sign
 from qat.integer.entry import Entering, IntegerInput
 from qat.integer.evaluation import Evaluator, evaluate, trace_codes
+from qat.integer.extremes import IntegerMaximum, IntegerMinimum
 from qat.integer.graph import IntegerGraph, require_integers
 from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, smallest_type
 from qat.integer.linear import EXACT_LONG, INT32_MAX, Accumulator, IntegerConv2d, IntegerDense, IntegerLinear
 from qat.integer.moves import IntegerConcat, IntegerConstantChannel, IntegerFlatten, IntegerMaxPool2d, with_constant
+from qat.integer.mul import IntegerMul, Product, products_tie
 from qat.integer.node import Adjustments, IntegerNode, Pending, require_codes
-from qat.integer.table import Function, IntegerSoftmax, IntegerTable
+from qat.integer.table import Function, IntegerChannelTable, IntegerSoftmax, IntegerTable
 
 __all__ = [
     "EXACT_LONG",
@@ -22,6 +24,7 @@ __all__ = [
     "Grid",
     "IntegerAdd",
     "IntegerBuilder",
+    "IntegerChannelTable",
     "IntegerConcat",
     "IntegerConstantChannel",
     "IntegerConv2d",
@@ -31,16 +34,23 @@ __all__ = [
     "IntegerInput",
     "IntegerLinear",
     "IntegerMaxPool2d",
+    "IntegerMaximum",
+    "IntegerMinimum",
+    "IntegerMul",
     "IntegerNode",
     "IntegerSoftmax",
+    "IntegerSub",
+    "IntegerSum",
     "IntegerTable",
     "IntegerTensor",
     "Pending",
+    "Product",
     "Requantize",
     "Shape",
     "Sum",
     "by_sign",
     "evaluate",
+    "products_tie",
     "require_codes",
     "require_integers",
     "smallest_type",

@@ -17,6 +17,7 @@ from qat.targets.common import prefixed
 
 #: What the two targets write. Others could loop for ever, fill the memory from a few bytes, or read other files.
 OPERATORS = {"Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Flatten", "Gather"}
+OPERATORS |= {"Erf", "Exp", "Max", "Min", "Softplus"}
 OPERATORS |= {"Gemm", "Identity", "MaxPool", "Mul", "Pad", "QuantizeLinear", "ReduceMax", "ReduceSum", "Relu"}
 OPERATORS |= {"Sigmoid", "Softmax", "Sub", "Tanh"}
 OPERATORS |= {"Min"}

@@ -20,6 +20,7 @@ BINARY = {
     "Sub": (Op.SUB, schema.SubOptionsT),
     "Mul": (Op.MUL, schema.MulOptionsT),
     "Div": (Op.DIV, schema.DivOptionsT),
+    "Maximum": (Op.MAXIMUM, schema.MaximumMinimumOptionsT),
     "Minimum": (Op.MINIMUM, schema.MaximumMinimumOptionsT),
 }
 
@@ -169,6 +170,20 @@ class TfliteOps(FloatOps):
     def tanh(self, x: TfliteSymbol) -> TfliteSymbol:
         """A TANH."""
         return self._op(Op.TANH, [x.index], x.shape)
+
+    def exp(self, x: TfliteSymbol) -> TfliteSymbol:
+        """An EXP."""
+        return self._op(Op.EXP, [x.index], x.shape, schema.ExpOptionsT())
+
+    def softplus(self, x: TfliteSymbol) -> TfliteSymbol:
+        """max(x, 0) + log(1 + exp(-|x|)), for want of an operator of its own."""
+        size = self._op(Op.ABS, [x.index], x.shape, schema.AbsOptionsT())
+        below = self.exp(-size) + 1.0
+        return self.relu(x) + self._op(Op.LOG, [below.index], x.shape)
+
+    def maximum(self, x: TfliteSymbol, y: TfliteSymbol | float) -> TfliteSymbol:
+        """A MAXIMUM."""
+        return x.binary("Maximum", x, y)
 
     def minimum(self, x: TfliteSymbol, y: TfliteSymbol | float) -> TfliteSymbol:
         """A MINIMUM."""
