@@ -35,6 +35,7 @@ from qat.integer.fixed_point import LongMultiplier
 from qat.integer.widths import storage_bits
 from qat.targets.common import columns_in_hwc, no_form, same_in_hwc, used_only_by
 from qat.targets.tflite.ends import chosen_ends
+from qat.targets.tflite.positions import over_positions
 from qat.targets.tflite.writer import (
     PACKED,
     Fused,
@@ -278,6 +279,10 @@ class IntegerWriter(Writer):
     @add.register
     def _(self, node: IntegerConv2d) -> None:
         self._check_multiplier(node)
+        mean = over_positions(node) if self.arithmetic == "float" else None
+        if mean is not None:
+            self._over_positions(node, mean)
+            return
         kernel = (node.weight.shape[2], node.weight.shape[3])
         x, mode = self.window(self.of(node.inputs[0]), kernel, node.stride, node.padding, node.dilation)
         fused, output, clips = self._clipped(node)
@@ -298,6 +303,19 @@ class IntegerWriter(Writer):
             weight = self._constants(node, node.centred_weight.transpose(0, 2, 3, 1), 0)
             self.op(Op.CONV_2D, [x, *weight], output, schema.Conv2DOptionsT(**options))
         self._finish(node, output, clips)
+
+    def _over_positions(self, node: IntegerConv2d, mean: IntegerConv2d) -> None:
+        """As a convolution ``mean`` of transposed codes."""
+        channels, pixels = node.inputs[0].shape[0], mean.weight.shape[1]
+        x, grid = self.of(node.inputs[0]), node.inputs[0]
+        x = self._reshape(x, self.codes(grid, "", (1, pixels, channels, 1)))
+        turn = self.constant(np.array([0, 2, 3, 1], np.int32))
+        x = self.op(Op.TRANSPOSE, [x, turn], self.codes(grid, "", (1, channels, 1, pixels)), schema.TransposeOptionsT())
+        fused, output, clips = self._clipped(node)
+        inputs = [x, *self._constants(mean, mean.weight.transpose(0, 2, 3, 1), 0)]
+        window = schema.Conv2DOptionsT(padding=Pad.VALID, strideH=1, strideW=1, fusedActivationFunction=fused)
+        y = self.op(Op.CONV_2D, inputs, self.codes(node.output, "", (1, channels, 1, 1)), window)
+        self._finish(node, self._reshape(y, output), clips)
 
     @add.register
     def _(self, node: IntegerDense) -> None:
