@@ -19,6 +19,7 @@ import qat
 from qat.integer import IntegerConv2d, IntegerGraph, IntegerMeans, evaluate, trace_codes
 from qat.registry import TARGETS, installed
 from qat.training.forward import Forward
+from qat.training.optimizer import Optimizer
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 TFLITE = qat.target("TFLITE")
@@ -168,6 +169,24 @@ def test_training_computes_the_same_means(name: str) -> None:
     off = np.abs(graph.output.grid.codes_of(found).astype(int) - evaluate(graph, setup.pixels))
     assert off.max() <= 1
     assert (off > 0).mean() < 0.01
+
+
+@pytest.mark.parametrize("backend_name", HERE)
+def test_a_training_step_has_the_gradients_of_the_means(backend_name: str) -> None:
+    """Of a float network: those that PyTorch's own pooling has."""
+    x = np.random.default_rng(0).normal(size=(4, 3, 7, 6)).astype(np.float32)
+    graph = Chain(qat.Input((3, 7, 6), dtype="float32"), conv=qat.Conv2dBnAct(3, 2, 1), cell=WINDOWS["both"]).graph()
+    params, backend = graph.initial_params(0), qat.backend(backend_name)
+    model = backend.lower(graph, params)
+    step = backend.make_step(model, Optimizer(momentum=0.0), lambda ops, y, targets: ops.mean(y * y))
+    step(x, np.zeros(4, np.int32), 0.5)
+    weight = torch.tensor(params["conv.weight"], requires_grad=True)
+    padded = functional.pad(functional.conv2d(torch.from_numpy(x), weight), (1, 0))
+    inside = functional.pad(torch.ones(1, 1, 7, 6), (1, 0))
+    sums = [functional.avg_pool2d(each, (3, 2), (2, 1), (1, 0), True, True, 1) for each in (padded, inside)]
+    ((sums[0] / sums[1]) ** 2).mean().backward()
+    expected = (weight - 0.5 * weight.grad).detach().numpy()
+    np.testing.assert_allclose(backend.read(model)["conv.weight"], expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("bits", [12, 16])
