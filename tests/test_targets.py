@@ -26,6 +26,7 @@ from qat.integer import (
     IntegerInput,
     IntegerMaximum,
     IntegerMaxPool2d,
+    IntegerMeans,
     IntegerMinimum,
     IntegerMul,
     IntegerNode,
@@ -45,6 +46,7 @@ ON_ASCEND = {
     IntegerSub,
     IntegerMaximum,
     IntegerMinimum,
+    IntegerMeans,
 }
 #: The kinds that a target refuses; it writes all others.
 REFUSED: dict[str, set[type[IntegerNode]]] = {"AIR": ON_ASCEND, "ASCEND_ONNX": ON_ASCEND}
@@ -61,6 +63,7 @@ def networks() -> dict[type[IntegerNode], qat.Network | qat.Graph]:
         IntegerConv2d: chain(conv(1, 2)),
         IntegerDense: chain(qat.Flatten(), qat.DenseBnAct(64, 3)),
         IntegerMaxPool2d: chain(conv(1, 2), qat.MaxPool2d(2)),
+        IntegerMeans: chain(conv(1, 2), qat.AvgPool2d(3, 1, "pad", 1, count_include_pad=False)),
         IntegerFlatten: chain(conv(1, 2), qat.Flatten()),
         IntegerAdd: Traced(lambda self, x: self.add(self.a(x), self.b(x)), add=qat.Add(), **two),
         IntegerSub: Traced(lambda self, x: self.a(x) - self.b(x), **two),

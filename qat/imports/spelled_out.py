@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from qat.imports.program import Operation, Program
-from qat.vocabulary.activations import TABLES
+from qat.vocabulary.activations import TABLES, apply_table
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
 
@@ -194,7 +194,7 @@ def _computed(each: Operation, inputs: Sequence[Array]) -> Array:
         return np.asarray(ELEMENTWISE[function](*given))
     if function in NAMED and "slope" not in attributes:
         return NAMED[function](inputs[0])
-    return np.asarray(TABLES[function](NUMPY_OPS, inputs[0], attributes.get("alpha", 0.2)))
+    return np.asarray(apply_table(NUMPY_OPS, function, inputs[0], attributes))
 
 
 def _name_of(y: Array) -> dict[str, Any] | None:

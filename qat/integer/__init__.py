@@ -8,6 +8,7 @@ from qat.integer.extremes import IntegerMaximum, IntegerMinimum
 from qat.integer.graph import IntegerGraph, require_integers
 from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, smallest_type
 from qat.integer.linear import EXACT_LONG, INT32_MAX, Accumulator, IntegerConv2d, IntegerDense, IntegerLinear
+from qat.integer.means import IntegerMeans
 from qat.integer.moves import IntegerConcat, IntegerConstantChannel, IntegerFlatten, IntegerMaxPool2d, with_constant
 from qat.integer.mul import IntegerMul, Product, products_tie
 from qat.integer.node import Adjustments, IntegerNode, Pending, require_codes
@@ -35,6 +36,7 @@ __all__ = [
     "IntegerLinear",
     "IntegerMaxPool2d",
     "IntegerMaximum",
+    "IntegerMeans",
     "IntegerMinimum",
     "IntegerMul",
     "IntegerNode",

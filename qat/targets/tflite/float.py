@@ -80,6 +80,8 @@ class TfliteOps(FloatOps):
         array = np.asarray(array, np.float32)
         if kind in ("conv_weight", "dense_weight"):
             return array
+        if kind == "activation" and array.ndim == 4:
+            array = array.transpose(0, 2, 3, 1)
         array = array.reshape(1) if kind == "scalar" else array
         return TfliteSymbol(self.writer, self.writer.constant(array), array.shape)
 
