@@ -230,6 +230,30 @@ add(
     ],
 )
 add(
+    "concat of images, along their rows",
+    lambda ops, x, y: ops.concat([x, y], 1),
+    [activation(IMAGE), activation(IMAGE[:, :, :1] * 2)],
+    "activation",
+    [[[*IMAGE[n, c], IMAGE[n, c, 0] * 2] for c in range(3)] for n in range(2)],
+    cotangent=np.arange(2 * 3 * 3 * 2).reshape(2, 3, 3, 2),
+    gradients=[
+        [[np.arange(4).reshape(2, 2) + 18 * n + 6 * c for c in range(3)] for n in range(2)],
+        [[[[4 + 18 * n + 6 * c, 5 + 18 * n + 6 * c]] for c in range(3)] for n in range(2)],
+    ],
+)
+add(
+    "concat of images, along their columns",
+    lambda ops, x, y: ops.concat([x, y], 2),
+    [activation(IMAGE), activation(IMAGE[:, :, :, :1] * 2)],
+    "activation",
+    [[[[*IMAGE[n, c, y], IMAGE[n, c, y, 0] * 2] for y in range(2)] for c in range(3)] for n in range(2)],
+    cotangent=np.arange(2 * 3 * 2 * 3).reshape(2, 3, 2, 3),
+    gradients=[
+        [[[[k, k + 1] for k in (18 * n + 6 * c, 18 * n + 6 * c + 3)] for c in range(3)] for n in range(2)],
+        [[[[k + 2] for k in (18 * n + 6 * c, 18 * n + 6 * c + 3)] for c in range(3)] for n in range(2)],
+    ],
+)
+add(
     "concat of rows",
     lambda ops, x, y: ops.concat((x, y)),
     [activation([[1, 2], [3, 4]]), activation([[5], [6]])],

@@ -35,6 +35,7 @@ TORCH, ONNX = qat.backend("torch"), qat.target("ONNX")
 
 EXAMPLES = 2000 if os.environ.get("QAT_FUZZ") else 200
 MOST_CHANNELS = 8
+LONGEST = 10  #: side of a picture that may still grow
 
 ACTIVATIONS = st.sampled_from([None, *RELU_BOUNDS, *TABLES])
 SMALL_PAIRS = st.tuples(st.integers(1, 2), st.integers(1, 2))
@@ -182,6 +183,7 @@ IMAGE_STEPS = (
     "addition of any two",
     "concatenation",
     "concatenation of any two",
+    "concatenation of images",
     "same cell twice",
     "softmax",
     "flatten",
@@ -281,7 +283,11 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         return zoo.use(add, x, draw(st.sampled_from([name for name, s in zoo.shapes.items() if s == shape])))
     if step == "concatenation" and channels < 2 * MOST_CHANNELS:
         y = zoo.use(draw(convolutions(shape, **keeps_shape(channels, draw(st.integers(1, 4))))), x)
-        return zoo.use(qat.Concat(), *draw(st.permutations([x, y])))
+        return zoo.use(qat.Concat(), *draw(st.permutations([x, y, *draw(st.sampled_from([[], [y], [x, y]]))])))
+    if step == "concatenation of images" and max(shape[1:]) <= LONGEST:
+        fits = [name for name, s in zoo.shapes.items() if s == shape]
+        others = draw(st.lists(st.sampled_from(fits), min_size=1, max_size=2))
+        return zoo.use(qat.Concat(draw(st.sampled_from([1, 2]))), x, *others)
     if step == "concatenation of any two" and channels < 2 * MOST_CHANNELS:
         fits = [name for name, s in zoo.shapes.items() if s[1:] == shape[1:] and s[0] <= MOST_CHANNELS]
         return zoo.use(qat.Concat(), x, draw(st.sampled_from([*fits, x])))

@@ -12,7 +12,7 @@ from qat.cells.elementwise import Add
 from qat.cells.input import Input
 from qat.cells.tracing import Traced, tracers
 from qat.errors import QatError, shortened
-from qat.graph.graph import Graph, Node
+from qat.graph.graph import Graph, Node, check_inputs
 from qat.names import check_name
 from qat.vocabulary.ops import Array
 
@@ -189,8 +189,7 @@ class Trace:
         if cell_name is not None:
             check_name(cell_name, "attribute or key")
         name = self._unique(cell_name or default_name, taken=set() if cell_name else set(self.cell_names.values()))
-        if len(inputs) != cell.arity:
-            raise QatError(f"{name}: a {type(cell).__name__} takes {cell.arity} inputs but gets {len(inputs)}")
+        check_inputs(name, cell, len(inputs))
         for position, symbol in enumerate(inputs):
             if not isinstance(symbol, Symbol) or symbol.trace is not self:
                 raise QatError(f"{name}: its input {position} is {type(symbol).__name__}, not the output of a cell")

@@ -62,9 +62,14 @@ class IntegerFlatten(IntegerNode):
 
 @dataclass(frozen=True, eq=False)
 class IntegerConcat(IntegerNode):
-    """Tensors of one grid, one after another along the channels."""
+    """Tensors of one grid, one after another.
+
+    Attributes:
+        axis: of one sample: 0, that of the channels, 1 rows, 2 columns.
+    """
 
     kind: ClassVar[str] = "concatenation"
+    axis: int = 0
 
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
-        return ops.concat(inputs)
+        return ops.concat(inputs, self.axis)

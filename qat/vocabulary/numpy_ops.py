@@ -77,8 +77,8 @@ class NumpyOps(Ops):
         y: Array = _windows(x, kernel, stride, padding, (1, 1), 0.0).sum(axis=(4, 5))
         return y
 
-    def concat(self, xs: Sequence[Array]) -> Array:
-        return np.concatenate(xs, axis=1)
+    def concat(self, xs: Sequence[Array], axis: int = 0) -> Array:
+        return np.concatenate(xs, axis=1 + axis)
 
     def take(self, table: Array, index: Array) -> Array:
         y: Array = table[index.astype(np.intp)]

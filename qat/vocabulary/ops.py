@@ -95,8 +95,8 @@ class Ops(ABC):
         """Sum of each window, zeros outside: exact for integers."""
 
     @abstractmethod
-    def concat(self, xs: Sequence[Tensor]) -> Tensor:
-        """Activations joined along the channel axis."""
+    def concat(self, xs: Sequence[Tensor], axis: int = 0) -> Tensor:
+        """Activations joined along an axis of one sample, canonical: 0 that of the channels, 1 rows, 2 columns."""
 
     @abstractmethod
     def take(self, table: Tensor, index: Tensor) -> Tensor:

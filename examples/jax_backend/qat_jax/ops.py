@@ -80,8 +80,8 @@ class JaxOps(Ops):
     def sum_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         return _pooled(lax.add, 0.0, x, kernel, stride, padding)
 
-    def concat(self, xs: Sequence[Tensor]) -> Tensor:
-        return jnp.concatenate(list(xs), 1)
+    def concat(self, xs: Sequence[Tensor], axis: int = 0) -> Tensor:
+        return jnp.concatenate(list(xs), 1 + axis)
 
     def take(self, table: Tensor, index: Tensor) -> Tensor:
         return table[index.astype(jnp.int32)]

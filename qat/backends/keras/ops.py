@@ -97,8 +97,8 @@ class KerasOps(Ops):
         ones = tf.ones((*kernel, 1, channels), x.dtype)
         return self.conv2d(x, ones, None, stride=stride, padding=padding, dilation=(1, 1), group=channels)
 
-    def concat(self, xs: Sequence[Tensor]) -> Tensor:
-        return tf.concat(list(xs), axis=-1)
+    def concat(self, xs: Sequence[Tensor], axis: int = 0) -> Tensor:
+        return tf.concat(list(xs), axis=_axis(axis))
 
     def take(self, table: Tensor, index: Tensor) -> Tensor:
         return tf.gather(table, tf.cast(index, tf.int32))
@@ -244,6 +244,11 @@ class KerasOps(Ops):
             return tf.round(clipped), gradient
 
         return straight_through(x, multiplier)
+
+
+def _axis(axis: int) -> int:
+    """Of a sample's axis, the one in a batch with its channels last."""
+    return axis or -1
 
 
 def _pads(padding: Padding) -> Any:

@@ -103,8 +103,8 @@ class MindSporeOps(Ops):
         y = self.conv2d(images, ones, None, stride=stride, padding=padding, dilation=(1, 1), group=1)
         return y.reshape(n, channels, *y.shape[2:])
 
-    def concat(self, xs: Sequence[Tensor]) -> Tensor:
-        return ops.cat(tuple(xs), 1)
+    def concat(self, xs: Sequence[Tensor], axis: int = 0) -> Tensor:
+        return ops.cat(tuple(xs), 1 + axis)
 
     def take(self, table: Tensor, index: Tensor) -> Tensor:
         return ops.gather(table, index.astype(ms.int32), 0)

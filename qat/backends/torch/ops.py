@@ -90,8 +90,8 @@ class TorchOps(Ops):
             x = F.pad(x, (left, right, top, bottom))
         return F.avg_pool2d(x, kernel, stride, divisor_override=1)
 
-    def concat(self, xs: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(xs), dim=1)
+    def concat(self, xs: Sequence[Tensor], axis: int = 0) -> Tensor:
+        return torch.cat(list(xs), dim=1 + axis)
 
     def take(self, table: Tensor, index: Tensor) -> Tensor:
         return table[index.long()]

@@ -56,6 +56,11 @@ def stored_shape(shape: Shape) -> Shape:
     return (*shape[1:], shape[0]) if len(shape) == 3 else shape
 
 
+def stored_axis(axis: int, rank: int) -> int:
+    """Of an axis of a sample of that rank, the one in the file."""
+    return (axis or rank) - 1
+
+
 def ctype(stored: str) -> str:
     """The C type of what the caller gives or takes, from NumPy's name of it."""
     return "float" if stored == "float32" else f"{stored}_t"

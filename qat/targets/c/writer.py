@@ -35,7 +35,7 @@ from qat.targets.c import wide as c_wide
 from qat.targets.c.ends import enter, leave, macros, uses_floats
 from qat.targets.c.layout import scratch
 from qat.targets.c.linear import LinearWriter
-from qat.targets.c.text import MODEL, comment, ctype, dimensions, plain, stored_shape, stored_type, width
+from qat.targets.c.text import MODEL, comment, ctype, dimensions, plain, stored_axis, stored_shape, stored_type, width
 from qat.targets.common import no_form
 
 
@@ -324,18 +324,15 @@ extern "C" {{
 
     @add.register
     def _(self, node: IntegerConcat) -> None:
-        channels, pixels = node.output.shape[0], prod(node.output.shape[1:])
-        body = ["    int32_t i;", f"    for (i = 0; i < {pixels}; i++, y += {channels}) {{"]
-        first = 0
-        for k, x in enumerate(node.inputs):
-            body.append(f"        memcpy(y + {first}, x{k} + i * {x.shape[0]}, {x.shape[0] * width(x)});")
-            first += x.shape[0]
+        """Runs of each input in turn: of its numbers from the joined axis on, in the order of the file."""
+        axis = stored_axis(node.axis, len(node.output.shape))
+        count = prod(stored_shape(node.output.shape)[:axis])
+        runs = [prod(stored_shape(x.shape)[axis:]) for x in node.inputs]
+        body = ["    int32_t i;", f"    for (i = 0; i < {count}; i++, y += {sum(runs)}) {{"]
+        for k, (x, run) in enumerate(zip(node.inputs, runs, strict=True)):
+            body.append(f"        memcpy(y + {sum(runs[:k])}, x{k} + i * {run}, {run * width(x)});")
         what = f"concatenation to {dimensions(node.output.shape)}"
-        xs = len(node.inputs)
-        text = "\n".join([*body, "    }"])
-        if xs == 1:
-            text = text.replace("x0 +", "x +")
-        self.define(node, what, [], text, inputs=xs)
+        self.define(node, what, [], "\n".join([*body, "    }"]), inputs=len(runs))
 
     @add.register
     def _(self, node: IntegerConstantChannel) -> None:

@@ -241,7 +241,7 @@ class IntegerWriter:
     @add.register
     def _(self, node: IntegerConcat) -> None:
         together = self.node("MakeTuple", [self.names[x.name] for x in node.inputs])
-        self._finish(node, together, "Concat", self.constant(1))
+        self._finish(node, together, "Concat", self.constant(1 + node.axis))
 
     def _take(self, table: str, index: str, output: str | None = None) -> str:
         index, zero = self.cast(index, INT32), self.constant(0)

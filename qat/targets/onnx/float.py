@@ -97,9 +97,9 @@ class OnnxOps(FloatOps):
         """A Softmax over the channels."""
         return self._node("Softmax", x, axis=1)
 
-    def concat(self, xs: Sequence[OnnxSymbol]) -> OnnxSymbol:
-        """A Concat of the channels."""
-        return self._node("Concat", *xs, axis=1)
+    def concat(self, xs: Sequence[OnnxSymbol], axis: int = 0) -> OnnxSymbol:
+        """A Concat."""
+        return self._node("Concat", *xs, axis=1 + axis)
 
     def sum_pool2d(self, x: OnnxSymbol, *, kernel: Pair, stride: Pair, padding: Padding) -> OnnxSymbol:
         """An AveragePool that counts the padding, times the size of its window."""

@@ -189,7 +189,7 @@ class QdqWriter(Writer):
 
     @add.register
     def _(self, node: IntegerConcat) -> None:
-        self._quantize(self.node("Concat", [self.dequantize(x) for x in node.inputs], axis=1), node)
+        self._quantize(self.node("Concat", [self.dequantize(x) for x in node.inputs], axis=1 + node.axis), node)
 
     @add.register
     def _(self, node: IntegerConstantChannel) -> None:

@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from qat.cells.base import Shape
 from qat.cells.window import output_size
 from qat.targets.float_graph import FloatOps, Operation, Symbol
-from qat.targets.tflite.writer import Op, Writer, pool_options
+from qat.targets.tflite.writer import Op, Writer, pool_options, stored_axis
 from qat.vocabulary.ops import Array, Kind, Padding, Pair
 
 #: Operators of two tensors, and the class of their options.
@@ -139,10 +139,11 @@ class TfliteOps(FloatOps):
         row = self.writer.constant(np.array([-1, features], np.int32))
         return self._op(Op.RESHAPE, [x.index, row], (1, features), schema.ReshapeOptionsT())
 
-    def concat(self, xs: Sequence[TfliteSymbol]) -> TfliteSymbol:
-        """A CONCATENATION of the channels."""
-        shape = (*xs[0].shape[:-1], sum(x.shape[-1] for x in xs))
-        options = schema.ConcatenationOptionsT(axis=len(shape) - 1)
+    def concat(self, xs: Sequence[TfliteSymbol], axis: int = 0) -> TfliteSymbol:
+        """A CONCATENATION."""
+        axis = stored_axis(axis, len(xs[0].shape) - 1)
+        shape = (*xs[0].shape[:axis], sum(x.shape[axis] for x in xs), *xs[0].shape[axis + 1 :])
+        options = schema.ConcatenationOptionsT(axis=axis)
         return self._op(Op.CONCATENATION, [x.index for x in xs], shape, options)
 
     def apart(self, x: TfliteSymbol) -> TfliteSymbol:

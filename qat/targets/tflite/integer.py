@@ -46,6 +46,7 @@ from qat.targets.tflite.writer import (
     permuted,
     pool_options,
     quantization_of,
+    stored_axis,
     stored_shape,
 )
 from qat.vocabulary.ops import Array
@@ -372,7 +373,7 @@ class IntegerWriter(Writer):
 
     @add.register
     def _(self, node: IntegerConcat) -> None:
-        options = schema.ConcatenationOptionsT(axis=len(node.output.shape))
+        options = schema.ConcatenationOptionsT(axis=stored_axis(node.axis, len(node.output.shape)))
         inputs = [self.of(x) for x in node.inputs]
         self._finish(node, self.op(Op.CONCATENATION, inputs, self.codes(node.output), options))
 

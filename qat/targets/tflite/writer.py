@@ -32,6 +32,11 @@ def stored_shape(shape: Shape) -> Shape:
     return (1, *shape[1:], shape[0]) if len(shape) == 3 else (1, *shape)
 
 
+def stored_axis(axis: int, rank: int) -> int:
+    """Of an axis of one sample of that rank, the one in the file."""
+    return axis or rank
+
+
 def canonical_shape(stored: Sequence[int]) -> Shape:
     """(C, H, W) of (H, W, C)."""
     shape = tuple(int(size) for size in stored)

@@ -1,0 +1,171 @@
+"""Cells that move numbers and change none: every engine and every target gives the codes of NumPy, all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import every_cell
+import numpy as np
+import onnxruntime
+import pytest
+from every_cell import IMAGE, input_shapes, inputs_of, quantized
+
+import qat
+from qat.integer import evaluate, trace_codes
+from qat.registry import TARGETS, installed
+from qat.vocabulary.arrays import as_tuple
+
+CELLS: dict[str, qat.Cell] = {
+    "concat, channels": qat.Concat(),
+    "concat, rows": qat.Concat(1),
+    "concat, columns": qat.Concat(2),
+}
+#: Settings of which codes are unsigned, signed, of few bits.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "unsigned": {"symmetric": (True, False)},
+    "signed": {"symmetric": True},
+    "5 bits": {"num_bits": (8, 5)},
+}
+PIXELS = np.random.default_rng(1).integers(0, 256, (3, *IMAGE), np.uint8)
+by_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+
+
+@by_cell
+@pytest.mark.parametrize("name", [name for name, entry in TARGETS.items() if installed(entry)])
+def test_every_target_computes_it(cell: qat.Cell, name: str) -> None:
+    assert every_cell.outcome(cell, name) == "computed"
+
+
+@by_cell
+@pytest.mark.parametrize("backend", ["torch", "keras", "mindspore"])
+def test_every_backend_evaluates_it(cell: qat.Cell, backend: str) -> None:
+    pytest.importorskip(backend if backend != "keras" else "tensorflow")
+    graph, params = quantized(cell)
+    integers = qat.to_integer(graph, params)
+    tensors = [node.output for node in integers.nodes]
+    engine = qat.backend(backend)
+    found = engine.trace(engine.lower(graph, params), PIXELS, tensors)
+    for name, codes in trace_codes(integers, PIXELS, [x.name for x in tensors]).items():
+        np.testing.assert_array_equal(found[name], codes, err_msg=name)
+
+
+@by_cell
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_onnx_runtime_at_every_level_of_optimization(cell: qat.Cell, settings: dict[str, Any], tmp_path: Path) -> None:
+    graph, params = quantized(cell, **settings)
+    integers = qat.to_integer(graph, params)
+    qat.target("ONNX").export(integers, tmp_path / "net.onnx")
+    expected = as_tuple(evaluate(integers, PIXELS))[0]
+    for level in onnxruntime.GraphOptimizationLevel.__members__.values():
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = level
+        session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), options, providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {"input": PIXELS})
+        np.testing.assert_array_equal(integers.output.grid.codes_of(found), expected, err_msg=str(level))
+
+
+@by_cell
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_litert_in_both_arithmetics_and_c(cell: qat.Cell, settings: dict[str, Any], tmp_path: Path) -> None:
+    """XNNPACK, the reference kernels, and C: every node."""
+    integers = qat.to_integer(*quantized(cell, **settings))
+    tensors = [node.output for node in integers.nodes]
+    for name, arithmetic, options in (
+        ("TFLITE", "float", {"arithmetic": "float"}),
+        ("TFLITE", "fixed", {"arithmetic": "fixed"}),
+        ("C", "fixed", {}),
+    ):
+        target = qat.target(name)
+        path = tmp_path / f"net{TARGETS[name].suffix}"
+        target.export(integers, path, **options)
+        found = target.trace(path, PIXELS, tensors, **options)
+        expected = trace_codes(integers, PIXELS, [x.name for x in tensors], arithmetic=arithmetic)
+        assert "cell" in found
+        for node, codes in found.items():
+            np.testing.assert_array_equal(codes, expected[node], err_msg=f"{name}, {arithmetic}, {node}")
+
+
+@by_cell
+@pytest.mark.parametrize("name", ["ONNX", "TFLITE"])
+def test_float_files_hold_it(cell: qat.Cell, name: str, tmp_path: Path) -> None:
+    """Tolerance 1e-5 of outputs of about 1: frameworks add in another order."""
+    graph = every_cell.Around(cell).graph()
+    params = graph.initial_params()
+    target, torch = qat.target(name), qat.backend("torch")
+    path = tmp_path / f"net{TARGETS[name].suffix}"
+    target.export_float(graph, params, path)
+    expected = torch.predict(torch.lower(graph, params), PIXELS)
+    np.testing.assert_allclose(target.predict(path, PIXELS), expected, rtol=0, atol=1e-5)
+
+
+@by_cell
+def test_gradients_are_those_of_the_moved_numbers(cell: qat.Cell) -> None:
+    """The output is linear: its gradient, of a random sum of it, is what finite differences give, exactly."""
+    torch = pytest.importorskip("torch")
+    from qat.backends.torch.ops import TorchOps
+    from qat.cells.base import Context, Scope
+    from qat.vocabulary.values import Value
+
+    rng = np.random.default_rng(3)
+    inputs = [rng.integers(-9, 10, (2, *shape)).astype(np.float64) for shape in input_shapes(cell)]
+    weight = rng.integers(-9, 10, (2, *cell.output_shape(*input_shapes(cell))))
+
+    def total(*xs: Any) -> Any:
+        context = Context(TorchOps(), {}, training=True, phase=0, updates={})
+        y = cell.forward(Scope(context, "c.", (), input_shapes(cell)), *(Value(x) for x in xs))
+        return (y.real(TorchOps()) * torch.tensor(weight)).sum()
+
+    xs = [torch.tensor(x, requires_grad=True) for x in inputs]
+    total(*xs).backward()
+    with torch.no_grad():
+        base = total(*xs)
+        for position in range(inputs_of(cell)):
+            assert xs[position].grad is not None
+            for place in rng.integers(0, inputs[position].size, 12):
+                changed = [x.detach().clone() for x in xs]
+                changed[position].view(-1)[place] += 1
+                assert float(xs[position].grad.reshape(-1)[place]) == float(total(*changed) - base)
+
+
+# -- concatenation ----------------------------------------------------------------------------------------------------
+
+
+class Joining(qat.Network):
+    """One Concat that joins two, three and one."""
+
+    def __init__(self) -> None:
+        self.inputs = qat.Input((2, 4, 4))
+        self.a, self.b = qat.Conv2dBnAct(2, 3, 1), qat.Conv2dBnAct(2, 5, 3)
+        self.concat = qat.Concat()
+
+    def construct(self, x):
+        a, b = self.a(x), self.b(x)
+        return self.concat(self.concat(a, b), self.concat(a, b, a), self.concat(b))
+
+
+def test_one_cell_joins_any_number() -> None:
+    graph = qat.convert_quant_network(Joining())
+    assert graph.shapes["concat_3"] == (8 + 11 + 5, 4, 4)
+    assert qat.Graph.from_json(graph.to_json()) == graph
+    integers = qat.to_integer(graph, graph.observed_params())
+    grids = {node.output.grid for node in integers.nodes if "concat" in node.name}
+    assert len(grids) == 1
+    assert integers.output.shape == (24, 4, 4)
+
+
+def test_a_graph_of_an_older_release_loads() -> None:
+    graph = every_cell.Around(qat.Concat()).graph()
+    assert '{"type": "Concat"}' in graph.to_json()
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(qat.QatError, match=r"^Concat: axis is 3; use 0 for the channels"):
+        qat.Concat(3)
+    with pytest.raises(qat.QatError, match=r"joins along the channels, but gets \(1, 2, 2\) and \(1, 2, 3\)"):
+        qat.Concat().output_shape((1, 2, 2), (1, 2, 3))
+    with pytest.raises(qat.QatError, match=r"has axis 1, but takes \(4,\), whose axes are 0 to 0"):
+        qat.Concat(1).output_shape((4,), (4,))
+    node = qat.Node("input", qat.Input((1, 2, 2)), (), "input")
+    with pytest.raises(qat.QatError, match=r"^c: a Concat takes at least one input but gets 0"):
+        qat.Graph((node, qat.Node("c", qat.Concat(), (), "c")), ("input",))
