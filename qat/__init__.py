@@ -43,6 +43,7 @@ from qat.cells import (
     Input,
     MaxPool2d,
     Normalize,
+    Slice,
     Softmax,
 )
 from qat.cells.tracing import Traced
@@ -137,6 +138,7 @@ __all__ = [
     "QatError",
     "Recipe",
     "SizeBudget",
+    "Slice",
     "Softmax",
     "Split",
     "Task",

@@ -40,6 +40,7 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.MaxPool2d(2),
         qat.Concat(),
         qat.Dropout(0.5),
+        qat.Slice(0, 1, 3),
         qat.Flatten(),
         qat.ConstantChannel(0.5),
         qat.Normalize((0.5, 1.0, 2.0, -1.5), (0.1, -0.2, 0.0, 0.3)),

@@ -110,6 +110,12 @@ OF_ONE = {
     qat.Dropout: (ANY, lambda shape: st.builds(qat.Dropout, st.floats(0, 0.9))),
     qat.Softmax: (ANY, lambda shape: st.just(qat.Softmax())),
     qat.Activation: (ANY, lambda shape: st.builds(qat.Activation, st.sampled_from(sorted(TABLES)), st.floats(0, 2))),
+    qat.Slice: (
+        ANY,
+        lambda shape: st.integers(0, len(shape) - 1).flatmap(
+            lambda axis: st.builds(qat.Slice, st.just(axis), st.integers(0, shape[axis] - 1), step=sizes(3))
+        ),
+    ),
     qat.DenseBnAct: (
         ROWS,
         lambda shape: st.builds(

@@ -263,6 +263,44 @@ add(
     gradients=[[[1, 2], [4, 5]], [[3], [6]]],
 )
 add(
+    "pick of channels that are equally far apart",
+    lambda ops, x: ops.pick(x, 0, (0, 2)),
+    [activation(IMAGE)],
+    "activation",
+    IMAGE[:, ::2],
+    cotangent=np.arange(16).reshape(2, 2, 2, 2),
+    gradients=[np.insert(np.arange(16).reshape(2, 2, 2, 2), 1, 0, axis=1)],
+)
+add(
+    "pick of rows, the last first and twice",
+    lambda ops, x: ops.pick(x, 1, (1, 0, 1)),
+    [activation(IMAGE)],
+    "activation",
+    IMAGE[:, :, [1, 0, 1]],
+    cotangent=np.arange(36).reshape(2, 3, 3, 2),
+    gradients=[
+        [[[[6 * p + 2, 6 * p + 3], [12 * p + 4, 12 * p + 6]] for p in range(3 * n, 3 * n + 3)] for n in range(2)]
+    ],
+)
+add(
+    "pick of one column",
+    lambda ops, x: ops.pick(x, 2, range(1, 2)),
+    [activation(IMAGE)],
+    "activation",
+    IMAGE[:, :, :, 1:],
+    cotangent=np.arange(12).reshape(2, 3, 2, 1),
+    gradients=[np.insert(np.arange(12).reshape(2, 3, 2, 1), 0, 0, axis=3)],
+)
+add(
+    "pick of features, backwards",
+    lambda ops, x: ops.pick(x, 0, (2, 1, 0)),
+    [activation([[1, 2, 3], [4, 5, 6]])],
+    "activation",
+    [[3, 2, 1], [6, 5, 4]],
+    cotangent=[[1, 2, 4], [8, 16, 32]],
+    gradients=[[[4, 2, 1], [32, 16, 8]]],
+)
+add(
     "flatten: features in CHW order",
     lambda ops, x: ops.flatten(x),
     [activation(IMAGE)],

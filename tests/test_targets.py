@@ -25,13 +25,14 @@ from qat.integer import (
     IntegerInput,
     IntegerMaxPool2d,
     IntegerNode,
+    IntegerPick,
     IntegerSoftmax,
     IntegerTable,
     IntegerTensor,
 )
 from qat.registry import TARGETS, installed
 
-ON_ASCEND = {IntegerTable, IntegerSoftmax, IntegerConstantChannel}
+ON_ASCEND = {IntegerTable, IntegerSoftmax, IntegerConstantChannel, IntegerPick}
 #: The kinds that a target refuses; it writes all others.
 REFUSED: dict[str, set[type[IntegerNode]]] = {"AIR": ON_ASCEND, "ASCEND_ONNX": ON_ASCEND}
 #: The profiles of convert_quant_network, of which a target has to take one.
@@ -50,6 +51,7 @@ def networks() -> dict[type[IntegerNode], qat.Network | qat.Graph]:
         IntegerFlatten: chain(conv(1, 2), qat.Flatten()),
         IntegerAdd: Traced(lambda self, x: self.add(self.a(x), self.b(x)), add=qat.Add(), **two),
         IntegerConstantChannel: chain(conv(1, 2), qat.ConstantChannel(0.0)),
+        IntegerPick: chain(conv(1, 2), qat.Slice(1, step=2)),
         IntegerConcat: Traced(lambda self, x: self.join(self.a(x), self.b(x)), join=qat.Concat(), **two),
         IntegerTable: chain(conv(1, 2), qat.Activation("sigmoid")),
         IntegerSoftmax: chain(qat.Flatten(), qat.DenseBnAct(64, 3), qat.Softmax()),

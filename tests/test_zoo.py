@@ -119,6 +119,15 @@ def poolings(draw: st.DrawFn, shape: Shape) -> qat.MaxPool2d | qat.AvgPool2d:
     return cell
 
 
+@st.composite
+def parts(draw: st.DrawFn, shape: Shape) -> qat.Slice:
+    """Any along any axis; what remains is at least one number wide."""
+    axis = draw(st.integers(0, len(shape) - 1))
+    start = draw(st.integers(0, shape[axis] - 1))
+    stop = draw(st.none() | st.integers(start + 1, shape[axis]))
+    return qat.Slice(axis, start, stop, draw(st.integers(1, 3)))
+
+
 def keeps_shape(channels: int, out_channels: int | None = None) -> dict[str, Any]:
     """Fields of a convolution whose output is as large as its input, with as many channels as said."""
     return {
@@ -184,13 +193,14 @@ IMAGE_STEPS = (
     "concatenation",
     "concatenation of any two",
     "concatenation of images",
+    "part",
     "same cell twice",
     "softmax",
     "flatten",
 )
 ROW_STEPS = (
     *("dense", "dense", "dense"),
-    *("activation", "dropout", "same tensor twice", "residual", "concatenation", "softmax"),
+    *("activation", "dropout", "same tensor twice", "residual", "concatenation", "softmax", "part"),
 )
 ADD_ACTIVATIONS = st.sampled_from([None, "relu", "relu6"])
 
@@ -291,6 +301,8 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
     if step == "concatenation of any two" and channels < 2 * MOST_CHANNELS:
         fits = [name for name, s in zoo.shapes.items() if s[1:] == shape[1:] and s[0] <= MOST_CHANNELS]
         return zoo.use(qat.Concat(), x, draw(st.sampled_from([*fits, x])))
+    if step == "part":
+        return zoo.use(draw(parts(shape)), x)
     if step == "same cell twice":
         y = zoo.use(draw(convolutions(shape, **keeps_shape(channels))), x)
         return zoo.use(zoo.steps[-1][1], y)
@@ -312,6 +324,8 @@ def _row_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         return zoo.use(qat.Add(draw(ADD_ACTIVATIONS)), x, y)
     if step == "concatenation":
         return zoo.use(qat.Concat(), x, zoo.use(draw(denses(shape)), x))
+    if step == "part":
+        return zoo.use(draw(parts(shape)), x)
     return zoo.use(draw(denses(shape)), x)
 
 
@@ -470,7 +484,7 @@ EVERYTHING = {
     "numpy",
     "torch",
     *("Activation", "Add", "AvgPool2d", "BatchNorm", "Concat", "Conv2dBnAct", "DenseBnAct", "Dropout", "Flatten"),
-    *("GlobalAvgPool2d", "MaxPool2d", "Softmax", "Normalize", "ConstantChannel"),
+    *("GlobalAvgPool2d", "MaxPool2d", "Softmax", "Normalize", "ConstantChannel", "Slice"),
     *INPUTS,
     *("two inputs", "several outputs"),
 }

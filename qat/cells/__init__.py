@@ -42,6 +42,7 @@ from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import LinearCell, WeightedCell
 from qat.cells.normalize import Normalize
+from qat.cells.part import Slice
 from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from qat.cells.shape import Concat, ConstantChannel, Dropout, Flatten
 from qat.cells.softmax import Softmax
@@ -67,6 +68,7 @@ __all__ = [
     "Normalize",
     "Param",
     "Scope",
+    "Slice",
     "Softmax",
     "WeightedCell",
 ]

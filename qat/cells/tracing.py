@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from qat.vocabulary.param import Shape
@@ -29,6 +30,15 @@ class Traced(Protocol):
 
     def __add__(self, other: Any) -> Traced:
         """The node that adds both."""
+
+    def __getitem__(self, key: Any) -> Traced:
+        """A part, by slices: ``x[:, :4]`` the first four channels, ``x[..., ::2]`` every other column."""
+
+    def split(self, sizes: int | Sequence[int], dim: int = 1) -> tuple[Traced, ...]:
+        """Parts of that size, or of these sizes, along an axis of the batch, as PyTorch's: 1 is that of the channels."""
+
+    def chunk(self, chunks: int, dim: int = 1) -> tuple[Traced, ...]:
+        """So many parts, likewise; of equal sizes as far as they can be."""
 
 
 class Tracer(Protocol):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from qat.cells.base import Cell, Shape
 from qat.cells.elementwise import Add
 from qat.cells.input import Input
+from qat.cells.part import Slice, indexed, parted
 from qat.cells.tracing import Traced, tracers
 from qat.errors import QatError, shortened
 from qat.graph.graph import Graph, Node, check_inputs
@@ -39,11 +40,36 @@ class Symbol:
             raise QatError(f"{self.name} + {other!r}: only outputs of cells can be added")
         return Add()(self, other)
 
+    def __getitem__(self, key: Any) -> Traced:
+        x: Traced = self
+        for cell in indexed(self.name, self.shape, key):
+            x = cell(x)
+        return x
+
+    def split(self, sizes: int | Sequence[int], dim: int = 1) -> tuple[Traced, ...]:
+        """Parts of that size, the last of which may be smaller, or of these sizes; dim: of the batch, as PyTorch's."""
+        axis = self._axis(dim)
+        return tuple(Slice(axis, *each)(self) for each in parted(self.name, self.shape[axis], sizes))
+
+    def chunk(self, chunks: int, dim: int = 1) -> tuple[Traced, ...]:
+        """So many parts, of equal sizes as far as they can be, as PyTorch's."""
+        size = self.shape[self._axis(dim)]
+        if not 1 <= chunks <= size:
+            raise QatError(f"{self.name}.chunk: {chunks} parts of an axis of {size}; use 1 to {size}")
+        return self.split(-(-size // chunks), dim)
+
+    def _axis(self, dim: int) -> int:
+        """The axis of a sample that is ``dim`` in a batch."""
+        rank = len(self.shape) + 1
+        if not -rank < dim < rank or dim in (0, -rank):
+            raise QatError(f"{self.name}: has no axis {dim} beside that of the samples; use 1 to {rank - 1}")
+        return dim % rank - 1
+
     def _refuse(self, *others: Any, **options: Any) -> Any:
         raise QatError(f"{self.name}: in a construct, only calls of cells and a + b are known; write a cell for it")
 
     __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __matmul__ = __neg__ = _refuse
-    __lt__ = __le__ = __gt__ = __ge__ = __getitem__ = __iter__ = __len__ = __call__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __iter__ = __len__ = __call__ = _refuse
     __pow__ = __rpow__ = __floordiv__ = __mod__ = __abs__ = __float__ = __int__ = _refuse
     __array__ = __array_ufunc__ = _refuse  # NumPy's functions
 

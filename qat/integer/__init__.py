@@ -9,6 +9,7 @@ from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, smallest_ty
 from qat.integer.linear import EXACT_LONG, INT32_MAX, Accumulator, IntegerConv2d, IntegerDense, IntegerLinear
 from qat.integer.moves import IntegerConcat, IntegerConstantChannel, IntegerFlatten, IntegerMaxPool2d, with_constant
 from qat.integer.node import Adjustments, IntegerNode, Pending, require_codes
+from qat.integer.pick import IntegerPick
 from qat.integer.table import Function, IntegerSoftmax, IntegerTable
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "IntegerLinear",
     "IntegerMaxPool2d",
     "IntegerNode",
+    "IntegerPick",
     "IntegerSoftmax",
     "IntegerTable",
     "IntegerTensor",

@@ -80,6 +80,9 @@ class NumpyOps(Ops):
     def concat(self, xs: Sequence[Array], axis: int = 0) -> Array:
         return np.concatenate(xs, axis=1 + axis)
 
+    def pick(self, x: Array, axis: int, places: Sequence[int]) -> Array:
+        return x.take(places, axis=1 + axis)
+
     def take(self, table: Array, index: Array) -> Array:
         y: Array = table[index.astype(np.intp)]
         return y

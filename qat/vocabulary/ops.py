@@ -12,6 +12,7 @@ axis; they say "channel" (of an activation) or "output" (of a weight).
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -29,6 +30,14 @@ Padding = tuple[int, int, int, int]  #: top, bottom, left, right
 
 POWERS_OF_TWO = np.ldexp(np.float32(1.0), np.arange(-126, 128))  #: all that are normal float32 numbers
 EXACT_INTEGERS = 1 << 24  #: float32 holds every integer up to here; sums of integers that stay below are exact
+
+
+def as_slice(places: Sequence[int]) -> slice | None:
+    """The slice that takes these places; None where they are not equally far apart, one after another."""
+    step = places[1] - places[0] if len(places) > 1 else 1
+    if step < 1 or any(b - a != step for a, b in itertools.pairwise(places)):
+        return None
+    return slice(places[0], places[-1] + 1, step)
 
 
 class Ops(ABC):
@@ -97,6 +106,10 @@ class Ops(ABC):
     @abstractmethod
     def concat(self, xs: Sequence[Tensor], axis: int = 0) -> Tensor:
         """Activations joined along an axis of one sample, canonical: 0 that of the channels, 1 rows, 2 columns."""
+
+    @abstractmethod
+    def pick(self, x: Tensor, axis: int, places: Sequence[int]) -> Tensor:
+        """x[..., places[i], ...] along an axis of one sample, as in ``concat``. Gradients of what is taken twice are added."""
 
     @abstractmethod
     def take(self, table: Tensor, index: Tensor) -> Tensor:

@@ -83,6 +83,9 @@ class JaxOps(Ops):
     def concat(self, xs: Sequence[Tensor], axis: int = 0) -> Tensor:
         return jnp.concatenate(list(xs), 1 + axis)
 
+    def pick(self, x: Tensor, axis: int, places: Sequence[int]) -> Tensor:
+        return jnp.take(x, jnp.array(places), axis=1 + axis)
+
     def take(self, table: Tensor, index: Tensor) -> Tensor:
         return table[index.astype(jnp.int32)]
 

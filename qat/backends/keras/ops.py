@@ -9,7 +9,7 @@ import numpy as np
 
 from qat.backends.keras.setup import tf
 from qat.training.workers import this_worker
-from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
+from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair, as_slice
 
 DEVICES = {"CPU": "/CPU:0", "GPU": "/GPU:0"}  #: device target -> TensorFlow's name
 Tensor: TypeAlias = tf.Tensor
@@ -99,6 +99,12 @@ class KerasOps(Ops):
 
     def concat(self, xs: Sequence[Tensor], axis: int = 0) -> Tensor:
         return tf.concat(list(xs), axis=_axis(axis))
+
+    def pick(self, x: Tensor, axis: int, places: Sequence[int]) -> Tensor:
+        part = as_slice(places)
+        if part is None:
+            return tf.gather(x, tf.constant(places), axis=_axis(axis))
+        return x[(slice(None),) * axis + (part,)] if axis else x[..., part]
 
     def take(self, table: Tensor, index: Tensor) -> Tensor:
         return tf.gather(table, tf.cast(index, tf.int32))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
+from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair, as_slice
 
 Tensor = torch.Tensor
 
@@ -92,6 +92,12 @@ class TorchOps(Ops):
 
     def concat(self, xs: Sequence[Tensor], axis: int = 0) -> Tensor:
         return torch.cat(list(xs), dim=1 + axis)
+
+    def pick(self, x: Tensor, axis: int, places: Sequence[int]) -> Tensor:
+        part = as_slice(places)
+        if part is not None:
+            return x[(slice(None),) * (1 + axis) + (part,)]
+        return x.index_select(1 + axis, torch.tensor(places, device=x.device))
 
     def take(self, table: Tensor, index: Tensor) -> Tensor:
         return table[index.long()]

@@ -22,6 +22,7 @@ from qat.integer import (
     IntegerInput,
     IntegerMaxPool2d,
     IntegerNode,
+    IntegerPick,
     IntegerSoftmax,
     IntegerTable,
     IntegerTensor,
@@ -30,6 +31,7 @@ from qat.integer.ends import REAL, Ends, FileInput, FileOutput
 from qat.names import check_included, harmless
 from qat.targets.c import ends as c_ends
 from qat.targets.c import kernels as c_kernels
+from qat.targets.c import moves as c_moves
 from qat.targets.c import packed as c_packed
 from qat.targets.c import wide as c_wide
 from qat.targets.c.ends import enter, leave, macros, uses_floats
@@ -345,6 +347,10 @@ extern "C" {{
         y[{channels}] = {node.value + grid.zero_point - grid.qmin};
     }}"""
         self.define(node, f"{dimensions(x.shape)}, and a channel of one code", [], body)
+
+    @add.register
+    def _(self, node: IntegerPick) -> None:
+        c_moves.add_pick(self, node)
 
     @add.register
     def _(self, node: IntegerTable) -> None:

@@ -22,6 +22,7 @@ from qat.integer import (
     IntegerLinear,
     IntegerMaxPool2d,
     IntegerNode,
+    IntegerPick,
     IntegerSoftmax,
     IntegerTable,
     Requantize,
@@ -246,6 +247,15 @@ class IntegerWriter:
     def _take(self, table: str, index: str, output: str | None = None) -> str:
         index, zero = self.cast(index, INT32), self.constant(0)
         return self.node("Gather", [table, index, zero, zero], output)
+
+    @add.register
+    def _(self, node: IntegerPick) -> None:
+        x, zero = self.names[node.inputs[0].name], self.constant(0)
+        for axis, places in node.places.items():
+            index = self.parameter(f"{node.name}.places{axis}", np.array(places, np.int32))
+            last = axis == list(node.places)[-1]
+            x = self.node("Gather", [x, index, self.constant(1 + axis), zero], codes_name(node.name) if last else None)
+        self._finish(node, x)
 
     @add.register
     def _(self, node: IntegerTable) -> None:

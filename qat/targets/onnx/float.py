@@ -101,6 +101,10 @@ class OnnxOps(FloatOps):
         """A Concat."""
         return self._node("Concat", *xs, axis=1 + axis)
 
+    def pick(self, x: OnnxSymbol, axis: int, places: Sequence[int]) -> OnnxSymbol:
+        """A Slice or a Gather."""
+        return OnnxSymbol(self.writer, self.writer.picked(x.name, {axis: tuple(places)}))
+
     def sum_pool2d(self, x: OnnxSymbol, *, kernel: Pair, stride: Pair, padding: Padding) -> OnnxSymbol:
         """An AveragePool that counts the padding, times the size of its window."""
         pads = pads_of(padding)

@@ -22,6 +22,7 @@ from qat.integer import (
     IntegerLinear,
     IntegerMaxPool2d,
     IntegerNode,
+    IntegerPick,
     IntegerSoftmax,
     IntegerTable,
     IntegerTensor,
@@ -198,6 +199,11 @@ class QdqWriter(Writer):
         value = self.constant(np.uint8(node.value + node.output.grid.zero_point + offset_of(node.output.grid)))
         codes = self.end_names[node.inputs[0].name]
         self.end_names[node.name] = self.node("Pad", [codes, pads, value], codes_name(node.name))
+
+    @add.register
+    def _(self, node: IntegerPick) -> None:
+        codes = self.end_names[node.inputs[0].name]
+        self.end_names[node.name] = self.picked(codes, node.places, codes_name(node.name))
 
     @add.register
     def _(self, node: IntegerTable) -> None:

@@ -46,6 +46,7 @@ OPERATORS = {
     Op.RELU: 1,
     Op.RESHAPE: 1,
     Op.SOFTMAX: 1,
+    Op.STRIDED_SLICE: 2,
     Op.SUB: 1,
     Op.SUM: 1,
     Op.TANH: 1,

@@ -146,6 +146,13 @@ class TfliteOps(FloatOps):
         options = schema.ConcatenationOptionsT(axis=axis)
         return self._op(Op.CONCATENATION, [x.index for x in xs], shape, options)
 
+    def pick(self, x: TfliteSymbol, axis: int, places: Sequence[int]) -> TfliteSymbol:
+        """A STRIDED_SLICE or a GATHER."""
+        stored = stored_axis(axis, len(x.shape) - 1)
+        shape = (*x.shape[:stored], len(places), *x.shape[stored + 1 :])
+        output = self.writer.tensor(shape, np.float32)
+        return TfliteSymbol(self.writer, self.writer.picked(x.index, {axis: tuple(places)}, output), shape)
+
     def apart(self, x: TfliteSymbol) -> TfliteSymbol:
         """The tensor, or where it is an input a copy: LiteRT's inputs may not be outputs."""
         if x.index not in self.writer.inputs:

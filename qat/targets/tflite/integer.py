@@ -24,6 +24,7 @@ from qat.integer import (
     IntegerLinear,
     IntegerMaxPool2d,
     IntegerNode,
+    IntegerPick,
     IntegerSoftmax,
     IntegerTable,
     IntegerTensor,
@@ -385,6 +386,10 @@ class IntegerWriter(Writer):
         code = np.array([node.value + self.zero(grid)], self.dtype)
         inputs = [self.of(node.inputs[0]), widths, self.constant(code, np.array([grid.scale]), self.zero(grid))]
         self._finish(node, self.op(Op.PADV2, inputs, self.codes(node.output), schema.PadV2OptionsT()))
+
+    @add.register
+    def _(self, node: IntegerPick) -> None:
+        self._finish(node, self.picked(self.of(node.inputs[0]), node.places, self.codes(node.output)))
 
     def _integers(self, x: IntegerTensor) -> int:
         """The codes of a tensor as int32, from -128 on; centred where they are int16."""

@@ -10,9 +10,10 @@ from ai_edge_litert import schema_py_generated as schema
 
 from qat.cells.base import Shape
 from qat.integer import Grid
+from qat.integer.pick import Places
 from qat.integer.widths import pack
 from qat.targets.tflite.file import OPERATORS
-from qat.vocabulary.ops import Array, Padding, Pair
+from qat.vocabulary.ops import Array, Padding, Pair, as_slice
 
 Op, Type, Options = schema.BuiltinOperator, schema.TensorType, schema.BuiltinOptions
 Fused, Pad = schema.ActivationFunctionType, schema.Padding
@@ -158,6 +159,34 @@ class Writer:
         else:
             value = self.constant(np.array([least], np.float32))
         return self.op(Op.PADV2, [x, widths, value], output, schema.PadV2OptionsT())
+
+    def picked(self, x: int, places: Places, output: int) -> int:
+        """Make ``output`` of a tensor's numbers at these places: a STRIDED_SLICE where they are equally far apart, a GATHER
+        where not.
+        """
+        tensor = self.tensors[x]
+        dtype = next(dtype for dtype, kind in TYPES.items() if kind == tensor.type)
+        shape, rank = [int(size) for size in tensor.shape], len(tensor.shape) - 1
+        found = {stored_axis(axis, rank): (each, as_slice(each)) for axis, each in places.items()}
+        parts = {axis: part for axis, (_, part) in found.items() if part is not None}
+        rest = [axis for axis in found if axis not in parts]
+
+        def made(last: bool) -> int:
+            return output if last else self.tensor(tuple(shape), dtype, tensor.quantization)
+
+        if parts:
+            bounds = [parts.get(axis, slice(0, size, 1)) for axis, size in enumerate(shape)]
+            shape = [len(range(part.start, part.stop, part.step)) for part in bounds]
+            numbers = zip(*((part.start, part.stop, part.step) for part in bounds), strict=True)
+            inputs = [x, *(self.constant(np.array(each, np.int32)) for each in numbers)]
+            options = schema.StridedSliceOptionsT(beginMask=1, endMask=1)  # of samples all, however many there are
+            x = self.op(Op.STRIDED_SLICE, inputs, made(not rest), options)
+        for axis in rest:
+            index = found[axis][0]
+            shape[axis] = len(index)
+            inputs = [x, self.constant(np.array(index, np.int32))]
+            x = self.op(Op.GATHER, inputs, made(axis == rest[-1]), schema.GatherOptionsT(axis=axis))
+        return x
 
     def window(
         self, x: int, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair = (1, 1), lowest: bool = False
