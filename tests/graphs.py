@@ -142,6 +142,25 @@ OF_ONE = {
         ),
     ),
     qat.BatchNorm: (IMAGES, lambda shape: st.builds(qat.BatchNorm, st.just(shape[0]), activation=ACTIVATIONS)),
+    qat.Pad: (IMAGES, lambda shape: st.builds(qat.Pad, size_or_pair(2))),
+    qat.Upsample: (
+        IMAGES,
+        lambda shape: (
+            st.builds(qat.Upsample, size_or_pair(2)) if max(shape) <= MOST_CHANNELS else st.just(qat.Flatten())
+        ),
+    ),
+    qat.ChannelShuffle: (IMAGES, lambda shape: st.just(qat.ChannelShuffle(shape[0]))),
+    qat.PixelShuffle: (
+        IMAGES,
+        lambda shape: st.builds(qat.PixelShuffle, st.just(1 if shape[0] % 4 else 2), st.sampled_from(["crd", "dcr"])),
+    ),
+    qat.PixelUnshuffle: (
+        IMAGES,
+        lambda shape: st.builds(
+            qat.PixelUnshuffle,
+            st.just(2 if shape[1] % 2 == shape[2] % 2 == 0 and shape[0] * 4 <= MOST_CHANNELS else 1),
+        ),
+    ),
     qat.MaxPool2d: (IMAGES, lambda shape: pools(qat.MaxPool2d)),
     qat.AvgPool2d: (IMAGES, lambda shape: pools(qat.AvgPool2d)),
     qat.GlobalAvgPool2d: (IMAGES, lambda shape: st.just(qat.GlobalAvgPool2d())),

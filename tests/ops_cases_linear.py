@@ -8,6 +8,7 @@ from ops_cases import IMAGE, activation, adder, conv_weight, dense_weight, f32, 
 
 from qat.quantizers import WeightQuantizer
 from qat.vocabulary.ops import EXACT_INTEGERS
+from qat.vocabulary.rearrangement import Rearrangement, Step, reshaping
 
 INF = np.inf
 
@@ -299,6 +300,47 @@ add(
     [[3, 2, 1], [6, 5, 4]],
     cotangent=[[1, 2, 4], [8, 16, 32]],
     gradients=[[[4, 2, 1], [32, 16, 8]]],
+)
+add(
+    "pad of every axis of images, each side by another number",
+    lambda ops, x: ops.pad(x, ((0, 1), (2, 0), (1, 1))),
+    [activation(IMAGE)],
+    "activation",
+    [
+        [[[0] * 4, [0] * 4, *([0, *IMAGE[n, c, y], 0] for y in range(2))] for c in range(3)] + [[[0] * 4] * 4]
+        for n in range(2)
+    ],
+    cotangent=np.arange(2 * 4 * 4 * 4).reshape(2, 4, 4, 4),
+    gradients=[np.arange(2 * 4 * 4 * 4).reshape(2, 4, 4, 4)[:, :3, 2:, 1:3]],
+)
+#: (3, 2, 2) as six places of two columns: the places of a channel and of a row change their order.
+TURNED = Rearrangement((3, 2, 2), Step((3, 2, 2), (1, 0, 2)), (2, 3, 2))
+add(
+    "rearrange: channels become rows",
+    lambda ops, x: ops.rearrange(x, TURNED),
+    [activation(IMAGE)],
+    "activation",
+    [[[IMAGE[n, c, y] for c in range(3)] for y in range(2)] for n in range(2)],
+    cotangent=np.arange(24).reshape(2, 2, 3, 2),
+    gradients=[[[[[k + 12 * n, k + 12 * n + 1] for k in (2 * c, 6 + 2 * c)] for c in range(3)] for n in range(2)]],
+)
+add(
+    "rearrange: images to another shape that has no sides in common",
+    lambda ops, x: ops.rearrange(x, reshaping((3, 2, 2), (2, 3, 2))),
+    [activation(IMAGE)],
+    "activation",
+    [[[IMAGE[n].ravel()[6 * c + 2 * y : 6 * c + 2 * y + 2] for y in range(3)] for c in range(2)] for n in range(2)],
+    cotangent=np.arange(24).reshape(2, 2, 3, 2),
+    gradients=[np.arange(24).reshape(2, 3, 2, 2)],
+)
+add(
+    "rearrange: rows of features to images",
+    lambda ops, x: ops.rearrange(x, reshaping((8,), (2, 2, 2))),
+    [activation([[0, 1, 2, 3, 4, 5, 6, 7]])],
+    "activation",
+    [[[[0, 1], [2, 3]], [[4, 5], [6, 7]]]],
+    cotangent=[[[[8, 7], [6, 5]], [[4, 3], [2, 1]]]],
+    gradients=[[[8, 7, 6, 5, 4, 3, 2, 1]]],
 )
 add(
     "flatten: features in CHW order",

@@ -25,6 +25,18 @@ CELLS: dict[str, qat.Cell] = {
     "slice, last channel": qat.Slice(0, -1),
     "slice, rows": qat.Slice(1, step=2),
     "slice, columns": qat.Slice(2, -4, -1, 2),
+    "pad, zeros": qat.Pad((0, 1, 2, 0)),
+    "pad, rows": qat.Pad((1, 0)),
+    "pad, a number": qat.Pad(1, value=0.5),
+    "pad, channels": qat.Pad((1, 0), channels=(1, 2)),
+    "pad, reflected": qat.Pad((2, 1, 0, 3), mode="reflect"),
+    "upsample": qat.Upsample(2),
+    "upsample, columns": qat.Upsample((1, 3)),
+    "pixel shuffle": qat.PixelShuffle(2),
+    "pixel shuffle, dcr": qat.PixelShuffle(2, "dcr"),
+    "pixel unshuffle": qat.PixelUnshuffle(2),
+    "pixel unshuffle, dcr": qat.PixelUnshuffle(3, "dcr"),
+    "channel shuffle": qat.ChannelShuffle(2),
 }
 #: Settings of which codes are unsigned, signed, of few bits.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -231,3 +243,77 @@ WRONG: dict[str, tuple[Any, str]] = {
 def test_parts_that_are_none_are_refused(construct: Any, message: str) -> None:
     with pytest.raises(qat.QatError, match=message):
         graph_of(construct)
+
+
+# -- padding, upsampling, shuffles ------------------------------------------------------------------------------------
+
+
+def moved(cell: qat.Cell, x: np.ndarray) -> np.ndarray:
+    """What a cell makes of images of whole numbers, in PyTorch."""
+    torch = qat.backend("torch")
+    found = torch.predict(torch.lower(graph_of(cell, x.shape[1:])), x)
+    return np.rint(found * 255)
+
+
+IMAGES = np.random.default_rng(4).integers(0, 256, (2, 8, 4, 6), np.uint8)
+
+
+def test_cells_give_what_those_of_pytorch_give() -> None:
+    import torch
+    import torch.nn.functional as F
+
+    x = torch.tensor(IMAGES.astype(np.float32))
+    expected = {
+        qat.Pad((1, 2)): F.pad(x, (2, 2, 1, 1)),
+        qat.Pad((0, 1, 2, 3), value=1.0): F.pad(x, (2, 3, 0, 1), value=255.0),
+        qat.Pad(0, channels=(1, 2)): F.pad(x, (0, 0, 0, 0, 1, 2)),
+        qat.Pad((0, 3, 1, 2), mode="reflect"): F.pad(x, (1, 2, 0, 3), mode="reflect"),
+        qat.Upsample((2, 3)): F.interpolate(x, scale_factor=(2, 3), mode="nearest"),
+        qat.PixelShuffle(2): F.pixel_shuffle(x, 2),
+        qat.PixelUnshuffle(2): F.pixel_unshuffle(x, 2),
+        qat.ChannelShuffle(4): F.channel_shuffle(x, 4),
+    }
+    for cell, y in expected.items():
+        np.testing.assert_array_equal(moved(cell, IMAGES), y.numpy(), err_msg=cell.describe)
+
+
+def test_the_order_dcr_is_that_of_tensorflow() -> None:
+    tf = pytest.importorskip("tensorflow")
+    last = IMAGES.transpose(0, 2, 3, 1)
+    for cell, y in (
+        (qat.PixelShuffle(2, "dcr"), tf.nn.depth_to_space(last, 2)),
+        (qat.PixelUnshuffle(2, "dcr"), tf.nn.space_to_depth(last, 2)),
+    ):
+        np.testing.assert_array_equal(moved(cell, IMAGES), y.numpy().transpose(0, 3, 1, 2), err_msg=cell.describe)
+
+
+UNFIT: dict[str, tuple[Any, str]] = {
+    "mode": (lambda x: qat.Pad(1, mode="edge")(x), "^Pad: mode 'edge' is unknown; use one of constant, reflect"),
+    "padding": (lambda x: qat.Pad((1, -1))(x), "^Pad: padding is .1, -1. and channels .0, 0.; use numbers of 0 to"),
+    "value": (lambda x: qat.Pad(1, 1.0, "reflect")(x), "^Pad: mode 'reflect' repeats pixels, and takes no value"),
+    "reflection": (lambda x: qat.Pad((6, 0), mode="reflect")(x), "more than there are beside the edge; use less"),
+    "row": (lambda x: qat.Pad(1)(qat.Flatten()(x)), "gets .192,.; move it before the Flatten"),
+    "block": (lambda x: qat.PixelShuffle(3)(x), "makes blocks of 3 x 3 pixels of 4 channels; use a multiple of 9"),
+    "sides": (
+        lambda x: qat.PixelUnshuffle(4)(x),
+        "takes blocks of 4 x 4 pixels of 6 x 8; use sides that are multiples of 4",
+    ),
+    "order": (lambda x: qat.PixelShuffle(2, "rcd")(x), "^PixelShuffle: order is 'rcd'; use one of crd, dcr"),
+    "groups": (
+        lambda x: qat.ChannelShuffle(3)(x),
+        "shuffles 3 groups of 4 channels; use a number of groups that divides",
+    ),
+    "factor": (lambda x: qat.Upsample((2, 0))(x), "^Upsample: horizontal is 0; give a whole number of at least 1"),
+}
+
+
+@pytest.mark.parametrize(("construct", "message"), UNFIT.values(), ids=UNFIT)
+def test_what_a_move_cannot_take_is_refused(construct: Any, message: str) -> None:
+    with pytest.raises(qat.QatError, match=message):
+        graph_of(construct)
+
+
+def test_a_number_without_a_code_is_refused() -> None:
+    graph, params = quantized(qat.Pad(1, value=100.0))
+    with pytest.raises(qat.QatError, match=r"^cell: 100 has no code among those of before\.0"):
+        qat.to_integer(graph, params)

@@ -17,7 +17,6 @@ from qat.integer import (
     Grid,
     IntegerAdd,
     IntegerConcat,
-    IntegerConstantChannel,
     IntegerConv2d,
     IntegerDense,
     IntegerFlatten,
@@ -25,14 +24,16 @@ from qat.integer import (
     IntegerInput,
     IntegerMaxPool2d,
     IntegerNode,
+    IntegerPad,
     IntegerPick,
+    IntegerRearrange,
     IntegerSoftmax,
     IntegerTable,
     IntegerTensor,
 )
 from qat.registry import TARGETS, installed
 
-ON_ASCEND = {IntegerTable, IntegerSoftmax, IntegerConstantChannel, IntegerPick}
+ON_ASCEND = {IntegerTable, IntegerSoftmax, IntegerPad, IntegerPick, IntegerRearrange}
 #: The kinds that a target refuses; it writes all others.
 REFUSED: dict[str, set[type[IntegerNode]]] = {"AIR": ON_ASCEND, "ASCEND_ONNX": ON_ASCEND}
 #: The profiles of convert_quant_network, of which a target has to take one.
@@ -50,8 +51,9 @@ def networks() -> dict[type[IntegerNode], qat.Network | qat.Graph]:
         IntegerMaxPool2d: chain(conv(1, 2), qat.MaxPool2d(2)),
         IntegerFlatten: chain(conv(1, 2), qat.Flatten()),
         IntegerAdd: Traced(lambda self, x: self.add(self.a(x), self.b(x)), add=qat.Add(), **two),
-        IntegerConstantChannel: chain(conv(1, 2), qat.ConstantChannel(0.0)),
+        IntegerPad: chain(conv(1, 2), qat.ConstantChannel(0.0)),
         IntegerPick: chain(conv(1, 2), qat.Slice(1, step=2)),
+        IntegerRearrange: chain(conv(1, 4), qat.PixelShuffle(2)),
         IntegerConcat: Traced(lambda self, x: self.join(self.a(x), self.b(x)), join=qat.Concat(), **two),
         IntegerTable: chain(conv(1, 2), qat.Activation("sigmoid")),
         IntegerSoftmax: chain(qat.Flatten(), qat.DenseBnAct(64, 3), qat.Softmax()),

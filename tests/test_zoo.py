@@ -128,6 +128,33 @@ def parts(draw: st.DrawFn, shape: Shape) -> qat.Slice:
     return qat.Slice(axis, start, stop, draw(st.integers(1, 3)))
 
 
+@st.composite
+def paddings(draw: st.DrawFn, shape: Shape) -> qat.Pad:
+    """Zeros, or pixels reflected; further channels, where there is room."""
+    if draw(st.booleans()):
+        most = [min(2, size - 1) for size in (shape[1], shape[1], shape[2], shape[2])]
+        return qat.Pad(draw(st.tuples(*(st.integers(0, each) for each in most))), mode="reflect")
+    channels = draw(SMALL_PAIRS) if shape[0] < MOST_CHANNELS and draw(st.booleans()) else (0, 0)
+    return qat.Pad(draw(st.tuples(*[st.integers(0, 2)] * 4)), channels=channels)
+
+
+def upsamplings(shape: Shape) -> st.SearchStrategy[qat.Upsample]:
+    return st.builds(qat.Upsample, SMALL_PAIRS)
+
+
+@st.composite
+def shuffles(draw: st.DrawFn, shape: Shape) -> qat.Cell:
+    """Of channels and pixels, as far as the numbers of both allow."""
+    order = draw(st.sampled_from(["crd", "dcr"]))
+    fits: list[qat.Cell] = [qat.ChannelShuffle(g) for g in range(1, shape[0] + 1) if shape[0] % g == 0]
+    if shape[0] % 4 == 0 and max(shape[1:]) <= LONGEST:
+        fits += [qat.PixelShuffle(2, order)] * 3
+    for r in (2, 3):
+        if shape[1] % r == shape[2] % r == 0 and shape[0] * r * r <= 4 * MOST_CHANNELS:
+            fits += [qat.PixelUnshuffle(r, order)] * 3
+    return draw(st.sampled_from(fits))
+
+
 def keeps_shape(channels: int, out_channels: int | None = None) -> dict[str, Any]:
     """Fields of a convolution whose output is as large as its input, with as many channels as said."""
     return {
@@ -192,15 +219,15 @@ IMAGE_STEPS = (
     "addition of any two",
     "concatenation",
     "concatenation of any two",
-    "concatenation of images",
-    "part",
+    "move",
+    "move",
     "same cell twice",
     "softmax",
     "flatten",
 )
 ROW_STEPS = (
     *("dense", "dense", "dense"),
-    *("activation", "dropout", "same tensor twice", "residual", "concatenation", "softmax", "part"),
+    *("activation", "dropout", "same tensor twice", "residual", "concatenation", "softmax", "move"),
 )
 ADD_ACTIVATIONS = st.sampled_from([None, "relu", "relu6"])
 
@@ -294,19 +321,31 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
     if step == "concatenation" and channels < 2 * MOST_CHANNELS:
         y = zoo.use(draw(convolutions(shape, **keeps_shape(channels, draw(st.integers(1, 4))))), x)
         return zoo.use(qat.Concat(), *draw(st.permutations([x, y, *draw(st.sampled_from([[], [y], [x, y]]))])))
-    if step == "concatenation of images" and max(shape[1:]) <= LONGEST:
-        fits = [name for name, s in zoo.shapes.items() if s == shape]
-        others = draw(st.lists(st.sampled_from(fits), min_size=1, max_size=2))
-        return zoo.use(qat.Concat(draw(st.sampled_from([1, 2]))), x, *others)
     if step == "concatenation of any two" and channels < 2 * MOST_CHANNELS:
         fits = [name for name, s in zoo.shapes.items() if s[1:] == shape[1:] and s[0] <= MOST_CHANNELS]
         return zoo.use(qat.Concat(), x, draw(st.sampled_from([*fits, x])))
-    if step == "part":
-        return zoo.use(draw(parts(shape)), x)
+    if step == "move":
+        return _move(draw, zoo, x)
     if step == "same cell twice":
         y = zoo.use(draw(convolutions(shape, **keeps_shape(channels))), x)
         return zoo.use(zoo.steps[-1][1], y)
     return zoo.use(qat.Flatten(), x)
+
+
+def _move(draw: st.DrawFn, zoo: Zoo, x: str) -> str:
+    """One of the cells that move numbers, as far as its output does not grow beyond what is quick."""
+    shape = zoo.shapes[x]
+    kinds = ["part"]
+    if len(shape) == 3:
+        kinds += ["shuffle"]
+        kinds += ["padding", "upsampling", "join"] if max(shape[1:]) <= LONGEST else []
+    kind = draw(st.sampled_from(kinds))
+    if kind == "join":
+        fits = [name for name, s in zoo.shapes.items() if s == shape]
+        others = draw(st.lists(st.sampled_from(fits), min_size=1, max_size=2))
+        return zoo.use(qat.Concat(draw(st.integers(1, len(shape) - 1))), x, *others)
+    drawn = {"part": parts, "shuffle": shuffles, "padding": paddings, "upsampling": upsamplings}[kind]
+    return zoo.use(draw(drawn(shape)), x)
 
 
 def _row_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
@@ -324,8 +363,8 @@ def _row_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         return zoo.use(qat.Add(draw(ADD_ACTIVATIONS)), x, y)
     if step == "concatenation":
         return zoo.use(qat.Concat(), x, zoo.use(draw(denses(shape)), x))
-    if step == "part":
-        return zoo.use(draw(parts(shape)), x)
+    if step == "move":
+        return _move(draw, zoo, x)
     return zoo.use(draw(denses(shape)), x)
 
 
@@ -484,7 +523,7 @@ EVERYTHING = {
     "numpy",
     "torch",
     *("Activation", "Add", "AvgPool2d", "BatchNorm", "Concat", "Conv2dBnAct", "DenseBnAct", "Dropout", "Flatten"),
-    *("GlobalAvgPool2d", "MaxPool2d", "Softmax", "Normalize", "ConstantChannel", "Slice"),
+    *("GlobalAvgPool2d", "MaxPool2d", "Softmax", "Normalize", "ConstantChannel"),
     *INPUTS,
     *("two inputs", "several outputs"),
 }
@@ -501,7 +540,10 @@ def test_every_node_of_every_network_has_equal_codes_everywhere() -> None:
             found = differences(setup, setup, Path(folder))
         assert not found, "\n".join([*found, setup.note])
 
-    check()
+    for _ in range(4):  # networks that are drawn in a row are alike, so that now and then one run lacks something
+        check()
+        if seen >= EVERYTHING:
+            break
     assert seen >= EVERYTHING, f"never drawn: {EVERYTHING - seen}"
 
 

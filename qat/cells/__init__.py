@@ -42,8 +42,10 @@ from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import LinearCell, WeightedCell
 from qat.cells.normalize import Normalize
+from qat.cells.pad import Pad
 from qat.cells.part import Slice
 from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from qat.cells.rearrange import ChannelShuffle, PixelShuffle, PixelUnshuffle, Upsample
 from qat.cells.shape import Concat, ConstantChannel, Dropout, Flatten
 from qat.cells.softmax import Softmax
 
@@ -53,6 +55,7 @@ __all__ = [
     "AvgPool2d",
     "BatchNorm",
     "Cell",
+    "ChannelShuffle",
     "Concat",
     "ConstantChannel",
     "Context",
@@ -66,9 +69,13 @@ __all__ = [
     "LinearCell",
     "MaxPool2d",
     "Normalize",
+    "Pad",
     "Param",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "Scope",
     "Slice",
     "Softmax",
+    "Upsample",
     "WeightedCell",
 ]

@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from qat.cells.base import Cell, Scope, Shape
 from qat.errors import QatError
 from qat.integer import (
     IntegerBuilder,
     IntegerConcat,
-    IntegerConstantChannel,
     IntegerFlatten,
+    IntegerPad,
     IntegerTensor,
+    code_of,
     require_codes,
     with_constant,
 )
@@ -94,14 +93,8 @@ class ConstantChannel(Cell):
         self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any
     ) -> IntegerTensor:
         x = require_codes(name, inputs[0])
-        code = int(np.rint(np.float32(self.value) / x.grid.scale))
-        if not x.grid.low <= code <= x.grid.high:
-            raise QatError(
-                f"{name}: {self.value:g} has no code among those of {x.name}, whose numbers reach from "
-                f"{x.grid.low * x.grid.scale:g} to {x.grid.high * x.grid.scale:g}; use a number within"
-            )
-        output = IntegerTensor(name, self.output_shape(x.shape), x.grid)
-        return builder.add(IntegerConstantChannel(name, (x,), output, code))
+        widths = ((0, 1), *((0, 0),) * (len(x.shape) - 1))
+        return builder.add(IntegerPad.of(name, x, widths, code_of(name, self.value, x)))
 
 
 @dataclass(frozen=True)

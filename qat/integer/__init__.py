@@ -7,7 +7,15 @@ from qat.integer.evaluation import Evaluator, evaluate, trace_codes
 from qat.integer.graph import IntegerGraph, require_integers
 from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, smallest_type
 from qat.integer.linear import EXACT_LONG, INT32_MAX, Accumulator, IntegerConv2d, IntegerDense, IntegerLinear
-from qat.integer.moves import IntegerConcat, IntegerConstantChannel, IntegerFlatten, IntegerMaxPool2d, with_constant
+from qat.integer.moves import (
+    IntegerConcat,
+    IntegerFlatten,
+    IntegerMaxPool2d,
+    IntegerPad,
+    IntegerRearrange,
+    code_of,
+    with_constant,
+)
 from qat.integer.node import Adjustments, IntegerNode, Pending, require_codes
 from qat.integer.pick import IntegerPick
 from qat.integer.table import Function, IntegerSoftmax, IntegerTable
@@ -24,7 +32,6 @@ __all__ = [
     "IntegerAdd",
     "IntegerBuilder",
     "IntegerConcat",
-    "IntegerConstantChannel",
     "IntegerConv2d",
     "IntegerDense",
     "IntegerFlatten",
@@ -33,7 +40,9 @@ __all__ = [
     "IntegerLinear",
     "IntegerMaxPool2d",
     "IntegerNode",
+    "IntegerPad",
     "IntegerPick",
+    "IntegerRearrange",
     "IntegerSoftmax",
     "IntegerTable",
     "IntegerTensor",
@@ -42,6 +51,7 @@ __all__ = [
     "Shape",
     "Sum",
     "by_sign",
+    "code_of",
     "evaluate",
     "require_codes",
     "require_integers",

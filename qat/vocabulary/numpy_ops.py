@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
+from qat.vocabulary.rearrangement import Rearrangement
 
 
 class NumpyOps(Ops):
@@ -82,6 +83,14 @@ class NumpyOps(Ops):
 
     def pick(self, x: Array, axis: int, places: Sequence[int]) -> Array:
         return x.take(places, axis=1 + axis)
+
+    def pad(self, x: Array, widths: Sequence[Pair]) -> Array:
+        return np.pad(x, ((0, 0), *widths))
+
+    def rearrange(self, x: Array, how: Rearrangement) -> Array:
+        for parts, axes in how.steps():
+            x = x.reshape(len(x), *parts).transpose(0, *(1 + axis for axis in axes))
+        return x.reshape(len(x), *how.shape)
 
     def take(self, table: Array, index: Array) -> Array:
         y: Array = table[index.astype(np.intp)]

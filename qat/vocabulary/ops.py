@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qat.errors import QatError
+from qat.vocabulary.rearrangement import Rearrangement
 
 Tensor = Any  #: a backend's tensor; the core does not look inside
 Array = npt.NDArray[Any]
@@ -110,6 +111,14 @@ class Ops(ABC):
     @abstractmethod
     def pick(self, x: Tensor, axis: int, places: Sequence[int]) -> Tensor:
         """x[..., places[i], ...] along an axis of one sample, as in ``concat``. Gradients of what is taken twice are added."""
+
+    @abstractmethod
+    def pad(self, x: Tensor, widths: Sequence[Pair]) -> Tensor:
+        """x with so many zeros before and behind each axis of one sample, canonical."""
+
+    @abstractmethod
+    def rearrange(self, x: Tensor, how: Rearrangement) -> Tensor:
+        """The numbers of each sample in another order or shape."""
 
     @abstractmethod
     def take(self, table: Tensor, index: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
+from qat.vocabulary.rearrangement import Rearrangement
 
 jax.config.update("jax_enable_x64", True)  # wide sums are in float64; everything else names its type
 
@@ -85,6 +86,14 @@ class JaxOps(Ops):
 
     def pick(self, x: Tensor, axis: int, places: Sequence[int]) -> Tensor:
         return jnp.take(x, jnp.array(places), axis=1 + axis)
+
+    def pad(self, x: Tensor, widths: Sequence[Pair]) -> Tensor:
+        return jnp.pad(x, ((0, 0), *widths))
+
+    def rearrange(self, x: Tensor, how: Rearrangement) -> Tensor:
+        for parts, axes in how.steps():
+            x = x.reshape(-1, *parts).transpose(0, *(1 + axis for axis in axes))
+        return x.reshape(-1, *how.shape)
 
     def take(self, table: Tensor, index: Tensor) -> Tensor:
         return table[index.astype(jnp.int32)]

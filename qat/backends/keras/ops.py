@@ -10,6 +10,7 @@ import numpy as np
 from qat.backends.keras.setup import tf
 from qat.training.workers import this_worker
 from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair, as_slice
+from qat.vocabulary.rearrangement import Rearrangement
 
 DEVICES = {"CPU": "/CPU:0", "GPU": "/GPU:0"}  #: device target -> TensorFlow's name
 Tensor: TypeAlias = tf.Tensor
@@ -105,6 +106,15 @@ class KerasOps(Ops):
         if part is None:
             return tf.gather(x, tf.constant(places), axis=_axis(axis))
         return x[(slice(None),) * axis + (part,)] if axis else x[..., part]
+
+    def pad(self, x: Tensor, widths: Sequence[Pair]) -> Tensor:
+        channels, *others = widths
+        return tf.pad(x, [(0, 0), *others, channels])
+
+    def rearrange(self, x: Tensor, how: Rearrangement) -> Tensor:
+        for parts, axes in how.steps_channels_last():
+            x = tf.transpose(tf.reshape(x, (-1, *parts)), (0, *(1 + axis for axis in axes)))
+        return tf.reshape(x, (-1, *how.shape[1:], how.shape[0]))
 
     def take(self, table: Tensor, index: Tensor) -> Tensor:
         return tf.gather(table, tf.cast(index, tf.int32))

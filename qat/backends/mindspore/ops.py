@@ -10,6 +10,7 @@ import numpy as np
 
 from qat.backends.mindspore.setup import ms, ops
 from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
+from qat.vocabulary.rearrangement import Rearrangement
 
 Tensor: TypeAlias = ms.Tensor
 
@@ -109,6 +110,14 @@ class MindSporeOps(Ops):
     def pick(self, x: Tensor, axis: int, places: Sequence[int]) -> Tensor:
         # Slices with steps have a wrong gradient on CPUs (MindSpore 2.6).
         return ops.gather(x, Tensor(np.array(places, np.int32)), 1 + axis)
+
+    def pad(self, x: Tensor, widths: Sequence[Pair]) -> Tensor:
+        return ops.pad(x, tuple(side for width in reversed(widths) for side in width), mode="constant", value=0.0)
+
+    def rearrange(self, x: Tensor, how: Rearrangement) -> Tensor:
+        for parts, axes in how.steps():
+            x = x.reshape(-1, *parts).transpose(0, *(1 + axis for axis in axes))
+        return x.reshape(-1, *how.shape)
 
     def take(self, table: Tensor, index: Tensor) -> Tensor:
         return ops.gather(table, index.astype(ms.int32), 0)

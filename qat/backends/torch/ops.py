@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair, as_slice
+from qat.vocabulary.rearrangement import Rearrangement
 
 Tensor = torch.Tensor
 
@@ -98,6 +99,14 @@ class TorchOps(Ops):
         if part is not None:
             return x[(slice(None),) * (1 + axis) + (part,)]
         return x.index_select(1 + axis, torch.tensor(places, device=x.device))
+
+    def pad(self, x: Tensor, widths: Sequence[Pair]) -> Tensor:
+        return F.pad(x, [side for width in reversed(widths) for side in width])
+
+    def rearrange(self, x: Tensor, how: Rearrangement) -> Tensor:
+        for parts, axes in how.steps():
+            x = x.reshape(-1, *parts).permute(0, *(1 + axis for axis in axes))
+        return x.reshape(-1, *how.shape)
 
     def take(self, table: Tensor, index: Tensor) -> Tensor:
         return table[index.long()]

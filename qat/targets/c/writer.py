@@ -14,7 +14,6 @@ import numpy as np
 from qat.integer import (
     IntegerAdd,
     IntegerConcat,
-    IntegerConstantChannel,
     IntegerConv2d,
     IntegerDense,
     IntegerFlatten,
@@ -22,7 +21,9 @@ from qat.integer import (
     IntegerInput,
     IntegerMaxPool2d,
     IntegerNode,
+    IntegerPad,
     IntegerPick,
+    IntegerRearrange,
     IntegerSoftmax,
     IntegerTable,
     IntegerTensor,
@@ -337,16 +338,12 @@ extern "C" {{
         self.define(node, what, [], "\n".join([*body, "    }"]), inputs=len(runs))
 
     @add.register
-    def _(self, node: IntegerConstantChannel) -> None:
-        (x,), grid = node.inputs, node.output.grid
-        channels, pixels = x.shape[0], prod(x.shape[1:])
-        body = f"""\
-    int32_t i;
-    for (i = 0; i < {pixels}; i++, x += {channels}, y += {channels + 1}) {{
-        memcpy(y, x, {channels * width(x)});
-        y[{channels}] = {node.value + grid.zero_point - grid.qmin};
-    }}"""
-        self.define(node, f"{dimensions(x.shape)}, and a channel of one code", [], body)
+    def _(self, node: IntegerPad) -> None:
+        c_moves.add_pad(self, node)
+
+    @add.register
+    def _(self, node: IntegerRearrange) -> None:
+        c_moves.add_rearrangement(self, node)
 
     @add.register
     def _(self, node: IntegerPick) -> None:

@@ -14,7 +14,6 @@ from qat.errors import QatError
 from qat.integer import (
     IntegerAdd,
     IntegerConcat,
-    IntegerConstantChannel,
     IntegerConv2d,
     IntegerDense,
     IntegerFlatten,
@@ -22,7 +21,9 @@ from qat.integer import (
     IntegerLinear,
     IntegerMaxPool2d,
     IntegerNode,
+    IntegerPad,
     IntegerPick,
+    IntegerRearrange,
     IntegerSoftmax,
     IntegerTable,
     Requantize,
@@ -225,9 +226,17 @@ class IntegerWriter:
         return self.node("PadV3", inputs, output, mode="constant", paddings_contiguous=True)
 
     @add.register
-    def _(self, node: IntegerConstantChannel) -> None:
+    def _(self, node: IntegerPad) -> None:
+        sides = tuple(side for width in reversed(node.widths) for side in width)
+        self._finish(node, self._pad(self.names[node.inputs[0].name], sides, node.value, codes_name(node.name)))
+
+    @add.register
+    def _(self, node: IntegerRearrange) -> None:
         x = self.names[node.inputs[0].name]
-        self._finish(node, self._pad(x, (0, 0, 0, 0, 0, 1), node.value, codes_name(node.name)))
+        for parts, axes in node.rearrangement.steps():
+            x = self.node("Reshape", [x, self.constant((-1, *parts))])
+            x = self.node("Transpose", [x, self.constant((0, *(1 + axis for axis in axes)))])
+        self._finish(node, x, "Reshape", self.constant((-1, *node.output.shape)))
 
     @add.register
     def _(self, node: IntegerFlatten) -> None:

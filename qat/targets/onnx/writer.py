@@ -14,7 +14,8 @@ from qat.integer.pick import Places
 from qat.integer.widths import pack
 from qat.targets.common import end_names
 from qat.vocabulary.arrays import ArraySpec
-from qat.vocabulary.ops import Array, Padding, as_slice
+from qat.vocabulary.ops import Array, Padding, Pair, as_slice
+from qat.vocabulary.rearrangement import Rearrangement
 
 OPSET, IR_VERSION = 17, 8  #: old enough for every runtime of the last years; QDQ with an axis needs opset 13
 #: Bits of packed weights -> opset and IR version of their types, and the types: signed, unsigned.
@@ -82,6 +83,18 @@ class Writer:
             index = self.constant(np.array(places[axis]))
             x = self.node("Gather", [x, index], output if axis == rest[-1] else None, axis=1 + axis)
         return x
+
+    def padded(self, x: str, widths: Sequence[Pair], value: np.generic, output: str | None = None) -> str:
+        """A Pad by a constant."""
+        pads = np.array([0, *(before for before, _ in widths), 0, *(after for _, after in widths)])
+        return self.node("Pad", [x, self.constant(pads), self.constant(value)], output)
+
+    def rearranged(self, x: str, how: Rearrangement, output: str | None = None) -> str:
+        """A Reshape, and before it Reshapes and Transposes where the order of the numbers changes."""
+        for parts, axes in how.steps():
+            x = self.node("Reshape", [x, self.constant(np.array([0, *parts]))])
+            x = self.node("Transpose", [x], perm=[0, *(1 + axis for axis in axes)])
+        return self.node("Reshape", [x, self.constant(np.array([0, *how.shape]))], output)
 
     def packed(self, codes: Array, bits: int) -> str:
         """The name of an initializer that holds codes of so few bits several to a byte, cast to int8 or uint8.

@@ -10,9 +10,11 @@ from ai_edge_litert import schema_py_generated as schema
 
 from qat.cells.base import Shape
 from qat.cells.window import output_size
+from qat.targets.common import to_hwc
 from qat.targets.float_graph import FloatOps, Operation, Symbol
-from qat.targets.tflite.writer import Op, Writer, pool_options, stored_axis
+from qat.targets.tflite.writer import Op, Writer, pool_options, stored_axis, stored_shape
 from qat.vocabulary.ops import Array, Kind, Padding, Pair
+from qat.vocabulary.rearrangement import Rearrangement
 
 #: Operators of two tensors, and the class of their options.
 BINARY = {
@@ -78,7 +80,7 @@ class TfliteOps(FloatOps):
         array = np.asarray(array, np.float32)
         if kind in ("conv_weight", "dense_weight"):
             return array
-        array = array.reshape(1) if kind == "scalar" else array
+        array = array.reshape(1) if kind == "scalar" else to_hwc(array) if kind == "activation" else array
         return TfliteSymbol(self.writer, self.writer.constant(array), array.shape)
 
     def on_channel(self, vector: TfliteSymbol, activation: TfliteSymbol) -> TfliteSymbol:
@@ -152,6 +154,19 @@ class TfliteOps(FloatOps):
         shape = (*x.shape[:stored], len(places), *x.shape[stored + 1 :])
         output = self.writer.tensor(shape, np.float32)
         return TfliteSymbol(self.writer, self.writer.picked(x.index, {axis: tuple(places)}, output), shape)
+
+    def pad(self, x: TfliteSymbol, widths: Sequence[Pair]) -> TfliteSymbol:
+        """A PADV2."""
+        channels, *others = widths
+        shape = tuple(a + size + b for size, (a, b) in zip(x.shape, [(0, 0), *others, channels], strict=True))
+        output, zero = self.writer.tensor(shape, np.float32), self.writer.constant(np.zeros(1, np.float32))
+        return TfliteSymbol(self.writer, self.writer.padded(x.index, widths, zero, output), shape)
+
+    def rearrange(self, x: TfliteSymbol, how: Rearrangement) -> TfliteSymbol:
+        """RESHAPEs and TRANSPOSEs."""
+        shape = stored_shape(how.shape)
+        output = self.writer.tensor(shape, np.float32)
+        return TfliteSymbol(self.writer, self.writer.rearranged(x.index, how, output), shape)
 
     def apart(self, x: TfliteSymbol) -> TfliteSymbol:
         """The tensor, or where it is an input a copy: LiteRT's inputs may not be outputs."""

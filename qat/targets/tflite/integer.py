@@ -15,7 +15,6 @@ from qat.integer import (
     Grid,
     IntegerAdd,
     IntegerConcat,
-    IntegerConstantChannel,
     IntegerConv2d,
     IntegerDense,
     IntegerFlatten,
@@ -24,7 +23,9 @@ from qat.integer import (
     IntegerLinear,
     IntegerMaxPool2d,
     IntegerNode,
+    IntegerPad,
     IntegerPick,
+    IntegerRearrange,
     IntegerSoftmax,
     IntegerTable,
     IntegerTensor,
@@ -112,18 +113,14 @@ class IntegerWriter(Writer):
     def of(self, x: IntegerTensor) -> int:
         """The index of the codes of a tensor."""
         if x.name not in self._index:
-            self._index[x.name] = self._reshape(self._points[x.name], self.codes(x, ""))
+            self._index[x.name] = self.reshaped(self._points[x.name], self.codes(x, ""))
         return self._index[x.name]
 
     def _point(self, x: IntegerTensor) -> int:
         """The index of the codes of a row of features, as an image of one pixel."""
         if x.name not in self._points:
-            self._points[x.name] = self._reshape(self.of(x), self.codes(x, "", (1, 1, 1, *x.shape)))
+            self._points[x.name] = self.reshaped(self.of(x), self.codes(x, "", (1, 1, 1, *x.shape)))
         return self._points[x.name]
-
-    def _reshape(self, x: int, output: int) -> int:
-        shape = self.constant(np.array([-1, *self.tensors[output].shape[1:]], np.int32))
-        return self.op(Op.RESHAPE, [x, shape], output, schema.ReshapeOptionsT())
 
     def leave(self, x: IntegerTensor, end: FileOutput) -> int:
         """The index of an output. An input that is one too is copied, since LiteRT's may not be both.
@@ -133,7 +130,7 @@ class IntegerWriter(Writer):
         """
         index = self.of(x)
         if end.stored == self.dtype.name:
-            return self._reshape(index, self.codes(x, "")) if x.name in self._entering else index
+            return self.reshaped(index, self.codes(x, "")) if x.name in self._entering else index
         if end.stored == REAL:
             centred = index if self.long else self._as_type(index, "int16", 0)
             real = self.tensor(self.tensors[index].shape, np.float32)
@@ -337,7 +334,7 @@ class IntegerWriter(Writer):
             order = self.constant(np.array([0, 3, 1, 2], np.int32))
             turned = self.tensor((1, *shape), self.dtype, self.tensors[x].quantization)
             x = self.op(Op.TRANSPOSE, [x, order], turned, schema.TransposeOptionsT())
-        self._finish(node, self._reshape(x, self.codes(node.output, name)))
+        self._finish(node, self.reshaped(x, self.codes(node.output, name)))
 
     @add.register
     def _(self, node: IntegerAdd) -> None:
@@ -370,7 +367,7 @@ class IntegerWriter(Writer):
         self.op(Op.ADD, inputs, total, schema.AddOptionsT())
         bounds = [(Op.MAXIMUM, zero + node.requantize.low), (Op.MINIMUM, zero + node.requantize.high)]
         clips = [bound for bound, open_end in zip(bounds, (-128, 127), strict=True) if bound[1] != open_end]
-        self._finish(node, self._reshape(total, self.codes(node.output, "" if clips else None)), clips)
+        self._finish(node, self.reshaped(total, self.codes(node.output, "" if clips else None)), clips)
 
     @add.register
     def _(self, node: IntegerConcat) -> None:
@@ -379,13 +376,15 @@ class IntegerWriter(Writer):
         self._finish(node, self.op(Op.CONCATENATION, inputs, self.codes(node.output), options))
 
     @add.register
-    def _(self, node: IntegerConstantChannel) -> None:
-        """A padding of the channels."""
+    def _(self, node: IntegerPad) -> None:
         grid = node.output.grid
-        widths = self.constant(np.array([[0, 0], [0, 0], [0, 0], [0, 1]], np.int32))
         code = np.array([node.value + self.zero(grid)], self.dtype)
-        inputs = [self.of(node.inputs[0]), widths, self.constant(code, np.array([grid.scale]), self.zero(grid))]
-        self._finish(node, self.op(Op.PADV2, inputs, self.codes(node.output), schema.PadV2OptionsT()))
+        value = self.constant(code, np.array([grid.scale]), self.zero(grid))
+        self._finish(node, self.padded(self.of(node.inputs[0]), node.widths, value, self.codes(node.output)))
+
+    @add.register
+    def _(self, node: IntegerRearrange) -> None:
+        self._finish(node, self.rearranged(self.of(node.inputs[0]), node.rearrangement, self.codes(node.output)))
 
     @add.register
     def _(self, node: IntegerPick) -> None:

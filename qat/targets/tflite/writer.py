@@ -14,6 +14,7 @@ from qat.integer.pick import Places
 from qat.integer.widths import pack
 from qat.targets.tflite.file import OPERATORS
 from qat.vocabulary.ops import Array, Padding, Pair, as_slice
+from qat.vocabulary.rearrangement import Rearrangement
 
 Op, Type, Options = schema.BuiltinOperator, schema.TensorType, schema.BuiltinOptions
 Fused, Pad = schema.ActivationFunctionType, schema.Padding
@@ -187,6 +188,31 @@ class Writer:
             inputs = [x, self.constant(np.array(index, np.int32))]
             x = self.op(Op.GATHER, inputs, made(axis == rest[-1]), schema.GatherOptionsT(axis=axis))
         return x
+
+    def padded(self, x: int, widths: Sequence[Pair], value: int, output: int) -> int:
+        """Make ``output`` of a tensor with a constant around it. value: index of the constant."""
+        channels, *others = widths
+        stored = self.constant(np.array([(0, 0), *others, channels], np.int32))
+        return self.op(Op.PADV2, [x, stored, value], output, schema.PadV2OptionsT())
+
+    def rearranged(self, x: int, how: Rearrangement, output: int) -> int:
+        """Make ``output`` of a tensor's numbers: a RESHAPE, and before it RESHAPEs and TRANSPOSEs where their order changes."""
+        tensor = self.tensors[x]
+        dtype = next(dtype for dtype, kind in TYPES.items() if kind == tensor.type)
+
+        def made(*sizes: int) -> int:
+            return self.tensor((1, *sizes), dtype, tensor.quantization)
+
+        for step in how.steps_channels_last():
+            x = self.reshaped(x, made(*step.parts))
+            order = self.constant(np.array([0, *(1 + axis for axis in step.axes)], np.int32))
+            x = self.op(Op.TRANSPOSE, [x, order], made(*step.turned), schema.TransposeOptionsT())
+        return self.reshaped(x, output)
+
+    def reshaped(self, x: int, output: int) -> int:
+        """Make ``output`` of a tensor's numbers in their order."""
+        shape = self.constant(np.array([-1, *self.tensors[output].shape[1:]], np.int32))
+        return self.op(Op.RESHAPE, [x, shape], output, schema.ReshapeOptionsT())
 
     def window(
         self, x: int, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair = (1, 1), lowest: bool = False
