@@ -43,6 +43,9 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.Slice(0, 1, 3),
         qat.Pad((1, 2), value=0.5),
         qat.Upsample(2),
+        qat.Reshape((9, 4, -1)),
+        qat.Transpose((1, 2, 0)),
+        qat.Stack(),
         qat.ChannelShuffle(2),
         qat.PixelShuffle(2),
         qat.PixelUnshuffle(2),
@@ -53,7 +56,7 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.FakeQuant(qat.ActivationQuantizer()),
     )
 }
-ROWS = (qat.DenseBnAct,)  #: what takes features, not images
+ROWS = (qat.DenseBnAct, qat.Stack)  #: what takes features, not images
 
 
 def cell_classes() -> list[type[qat.Cell]]:
@@ -101,7 +104,8 @@ class Around(qat.Network):
         self.shape: tuple[int, ...] = IMAGE
         if inputs_of(cell) and not isinstance(cell, qat.FakeQuant):
             self.shape = cell.output_shape(*input_shapes(cell))
-        self.after = qat.DenseBnAct(self.shape[0], 3) if len(self.shape) == 1 else qat.Conv2dBnAct(self.shape[0], 3, 1)
+        image = len(self.shape) == 3
+        self.after = qat.Conv2dBnAct(self.shape[0], 3, 1) if image else qat.DenseBnAct(int(np.prod(self.shape)), 3)
 
     def construct(self, x):
         taken = [getattr(self, f"before{index}")(x) for index in range(len(self.before))]
@@ -109,6 +113,8 @@ class Around(qat.Network):
             taken = [qat.Flatten()(each) for each in taken]
         if inputs_of(self.cell) and not isinstance(self.cell, qat.FakeQuant):  # those are in every quantized network
             taken = [self.cell(*taken)]
+        if len(self.shape) == 2:
+            taken = [qat.Flatten()(each) for each in taken]
         return self.after(*taken)
 
 

@@ -142,6 +142,11 @@ OF_ONE = {
         ),
     ),
     qat.BatchNorm: (IMAGES, lambda shape: st.builds(qat.BatchNorm, st.just(shape[0]), activation=ACTIVATIONS)),
+    qat.Reshape: (
+        ANY,
+        lambda shape: st.sampled_from([qat.Reshape((-1,)), qat.Reshape((shape[0], -1)), qat.Reshape(shape)]),
+    ),
+    qat.Transpose: (IMAGES, lambda shape: st.builds(qat.Transpose, st.permutations(range(3)).map(tuple))),
     qat.Pad: (IMAGES, lambda shape: st.builds(qat.Pad, size_or_pair(2))),
     qat.Upsample: (
         IMAGES,
@@ -168,6 +173,7 @@ OF_ONE = {
 #: Those that join two values.
 OF_TWO = {
     qat.Add: (lambda a, b: a == b, st.builds(qat.Add, ACTIVATIONS)),
+    qat.Stack: (lambda a, b: a == b and len(a) < 3, st.builds(qat.Stack, sizes(1))),
     qat.Concat: (lambda a, b: a[1:] == b[1:] and a[0] + b[0] <= MOST_CHANNELS, st.just(qat.Concat())),
 }
 
@@ -177,7 +183,7 @@ def cells_for(draw, shape):
     """A cell that takes this shape, with any of its fields changed."""
     anywhere = [make for ranks, make in OF_ONE.values() if ranks == ANY]
     here = [make for ranks, make in OF_ONE.values() if ranks == (len(shape),)]
-    make = draw(st.sampled_from(draw(st.sampled_from([anywhere, here]))))
+    make = draw(st.sampled_from(draw(st.sampled_from([anywhere, here or anywhere]))))
     return draw(make(shape))
 
 

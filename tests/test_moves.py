@@ -10,12 +10,17 @@ import numpy as np
 import onnxruntime
 import pytest
 from every_cell import IMAGE, input_shapes, inputs_of, quantized
+from frameworks import HERE
 from graphs import Traced
 
 import qat
 from qat.integer import evaluate, trace_codes
+from qat.passes.equalize_channels import equalize_channels
 from qat.registry import TARGETS, installed
+from qat.training.forward import Forward
+from qat.training.optimizer import Optimizer
 from qat.vocabulary.arrays import as_tuple
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 CELLS: dict[str, qat.Cell] = {
     "concat, channels": qat.Concat(),
@@ -37,6 +42,14 @@ CELLS: dict[str, qat.Cell] = {
     "pixel unshuffle": qat.PixelUnshuffle(2),
     "pixel unshuffle, dcr": qat.PixelUnshuffle(3, "dcr"),
     "channel shuffle": qat.ChannelShuffle(2),
+    "reshape, to a series": qat.Reshape((4, -1)),
+    "reshape, to a picture": qat.Reshape((8, 3, 6)),
+    "reshape, no side in common": qat.Reshape((9, 16)),
+    "reshape, to a row": qat.Reshape((-1,)),
+    "transpose": qat.Transpose((2, 0, 1)),
+    "transpose, rows and columns": qat.Transpose((0, 2, 1)),
+    "stack": qat.Stack(),
+    "stack, behind": qat.Stack(1),
 }
 #: Settings of which codes are unsigned, signed, of few bits.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -46,6 +59,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 ON_ASCEND = ("ASCEND_ONNX", "AIR")  #: which have no form for most of them
 PIXELS = np.random.default_rng(1).integers(0, 256, (3, *IMAGE), np.uint8)
+BACKENDS_HERE = [name for name in ("torch", "keras", "mindspore") if name in HERE]
 by_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 
 
@@ -57,9 +71,8 @@ def test_every_target_computes_it(cell: qat.Cell, name: str) -> None:
 
 
 @by_cell
-@pytest.mark.parametrize("backend", ["torch", "keras", "mindspore"])
+@pytest.mark.parametrize("backend", BACKENDS_HERE)
 def test_every_backend_evaluates_it(cell: qat.Cell, backend: str) -> None:
-    pytest.importorskip(backend if backend != "keras" else "tensorflow")
     graph, params = quantized(cell)
     integers = qat.to_integer(graph, params)
     tensors = [node.output for node in integers.nodes]
@@ -100,7 +113,7 @@ def test_litert_in_both_arithmetics_and_c(cell: qat.Cell, settings: dict[str, An
         target.export(integers, path, **options)
         found = target.trace(path, PIXELS, tensors, **options)
         expected = trace_codes(integers, PIXELS, [x.name for x in tensors], arithmetic=arithmetic)
-        assert "cell" in found
+        assert "cell" in found, "the last of its nodes"
         for node, codes in found.items():
             np.testing.assert_array_equal(codes, expected[node], err_msg=f"{name}, {arithmetic}, {node}")
 
@@ -287,6 +300,22 @@ def test_the_order_dcr_is_that_of_tensorflow() -> None:
         np.testing.assert_array_equal(moved(cell, IMAGES), y.numpy().transpose(0, 3, 1, 2), err_msg=cell.describe)
 
 
+@pytest.mark.parametrize("group", [1, 3, 12])
+def test_channels_are_equalized_through_a_pixel_unshuffle(group: int) -> None:
+    """The function stays, to 1e-5 of outputs of about 1; where a group has parts of a channel, its weights stay too."""
+    second = qat.Conv2dBnAct(12, 12, 3, group=group)
+    cells = {"first": qat.Conv2dBnAct(8, 3, 1, activation="relu"), "second": second}
+    network = Traced(lambda self, x: self.second(qat.PixelUnshuffle(2)(self.first(x))), qat.Input((8, 4, 6)), **cells)
+    graph = network.graph()
+    params = graph.initial_params()
+    params["first.weight"][1] *= 50
+    equal = equalize_channels(graph, params)
+    torch = qat.backend("torch")
+    before, after = (torch.predict(torch.lower(graph, each), IMAGES) for each in (params, equal))
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-5 * np.abs(before).max())
+    assert np.array_equal(equal["first.weight"], params["first.weight"]) == (group == 12)
+
+
 UNFIT: dict[str, tuple[Any, str]] = {
     "mode": (lambda x: qat.Pad(1, mode="edge")(x), "^Pad: mode 'edge' is unknown; use one of constant, reflect"),
     "padding": (lambda x: qat.Pad((1, -1))(x), "^Pad: padding is .1, -1. and channels .0, 0.; use numbers of 0 to"),
@@ -317,3 +346,144 @@ def test_a_number_without_a_code_is_refused() -> None:
     graph, params = quantized(qat.Pad(1, value=100.0))
     with pytest.raises(qat.QatError, match=r"^cell: 100 has no code among those of before\.0"):
         qat.to_integer(graph, params)
+
+
+# -- series: samples of two axes ----------------------------------------------------------------------------------------
+
+
+class Series(qat.Network):
+    """All that takes (C, L), which is stored (L, C) where channels are last, behind an input of such samples."""
+
+    def __init__(self, dtype: str = "uint8") -> None:
+        self.inputs = qat.Input((4, 9), dtype=dtype)
+        self.image, self.conv = qat.Reshape((4, 9, 1)), qat.Conv2dBnAct(4, 6, (3, 1), has_bias=True)
+        self.other, self.tanh, self.add = qat.Conv2dBnAct(4, 6, 1), qat.Activation("tanh"), qat.Add("relu")
+        self.concat, self.stack, self.softmax = qat.Concat(1), qat.Stack(), qat.Softmax()
+        self.fc = qat.DenseBnAct(6 * 9, 5)
+
+    def construct(self, x):
+        images = self.image(x)
+        a, b = (y.reshape(-1, 6, 9) for y in (self.conv(images), self.other(images)))
+        c = self.add(a, self.tanh(b))
+        d = self.concat(c[:, :, ::2], qat.Pad(2, mode="reflect")(b), qat.Pad((0, 0, 1, 0), channels=(0, 0))(a))
+        e = self.stack(a.transpose(1, 2), c.permute(0, 2, 1), self.softmax(b).transpose(1, 2))
+        return self.fc(qat.Dropout(0.1)(c).flatten()), d, e, x, self.softmax(b)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_series_are_equal_everywhere(dtype: str, tmp_path: Path) -> None:
+    graph = qat.convert_quant_network(Series(dtype))
+    params = graph.observed_params()
+    integers = qat.to_integer(graph, params)
+    x = np.random.default_rng(0).integers(0, 256, (5, 4, 9), np.uint8)
+    samples = x if dtype == "uint8" else (x / 128.0 - 1.0).astype(np.float32)
+    tensors = [node.output for node in integers.nodes]
+    expected = {
+        arithmetic: trace_codes(integers, samples, [x.name for x in tensors], arithmetic=arithmetic)
+        for arithmetic in ("float", "fixed")
+    }
+    outputs = [x.name for x in integers.outputs]
+    for backend in BACKENDS_HERE:
+        engine = qat.backend(backend)
+        found = engine.trace(engine.lower(graph, params), samples, tensors)
+        for name, codes in expected["float"].items():
+            np.testing.assert_array_equal(found[name], codes, err_msg=f"{backend}, {name}")
+    for name, arithmetic, options in (
+        ("ONNX", "float", {}),
+        ("MINDIR", "float", {}),
+        ("TFLITE", "float", {"arithmetic": "float"}),
+        ("TFLITE", "fixed", {"arithmetic": "fixed"}),
+        ("C", "fixed", {}),
+    ):
+        if not installed(TARGETS[name]):
+            continue
+        target, path = qat.target(name), tmp_path / f"net{TARGETS[name].suffix}"
+        target.export(integers, path, **options)
+        for node, codes in target.trace(path, samples, tensors, **options).items():
+            np.testing.assert_array_equal(codes, expected[arithmetic][node], err_msg=f"{name}, {arithmetic}, {node}")
+        for x, real in zip(integers.outputs, target.predict(path, samples, **options), strict=True):
+            codes = x.grid.codes_of(real)
+            np.testing.assert_array_equal(codes, expected[arithmetic][x.name], err_msg=f"{name}, {arithmetic}, output")
+    assert [len(x.shape) for x in integers.outputs] == [1, 2, 3, 2, 2], outputs
+
+
+@pytest.mark.parametrize("backend", BACKENDS_HERE)
+def test_series_are_trained(backend: str) -> None:
+    """As floats and as codes, against targets of their own shape; the loss falls, and backends agree in the first step."""
+
+    class Net(qat.Network):
+        def __init__(self) -> None:
+            self.inputs = qat.Input((2, 5))
+            self.conv, self.tanh = qat.Conv2dBnAct(2, 3, 1), qat.Activation("tanh")
+
+        def construct(self, x):
+            return self.tanh(self.conv(x.reshape(-1, 2, 5, 1)).reshape(-1, 3, 5))
+
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (16, 2, 5), np.uint8)
+    targets = rng.normal(size=(16, 3, 5)).astype(np.float32)
+    engine = qat.backend(backend)
+    for graph in (Net().graph(), qat.convert_quant_network(Net())):
+        step = engine.make_step(
+            engine.lower(graph, graph.initial_params()), Optimizer(), lambda ops, y, t: ops.mean((y - t) * (y - t))
+        )
+        losses = [float(step(x, targets, 0.01)) for _ in range(4)]
+        assert losses == sorted(losses, reverse=True)
+        forward = Forward(graph, NUMPY_OPS)
+        tensors = forward.load(graph.initial_params(), 0).params
+        (y,), _ = forward(tensors, forward.pixels((x,)), training=True, phase=0)
+        assert losses[0] == pytest.approx(float(np.mean((y - targets) ** 2)), abs=1e-4)
+
+
+# -- other shapes and orders --------------------------------------------------------------------------------------------
+
+SHAPED: dict[str, tuple[Any, Any]] = {
+    "reshape": (lambda x: x.reshape(-1, 8, 24), lambda a: a.reshape(-1, 8, 24)),
+    "reshape to what is left": (lambda x: x.reshape((-1, 3, 8, -1)), lambda a: a.reshape(2, 3, 8, 8)),
+    "view": (lambda x: x.view(-1, 192), lambda a: a.reshape(2, 192)),
+    "flatten": (lambda x: x.flatten(), lambda a: a.reshape(2, -1)),
+    "flatten of places": (lambda x: x.flatten(2), lambda a: a.reshape(2, 4, -1)),
+    "transpose of two": (lambda x: x.transpose(1, -1), lambda a: a.transpose(0, 3, 2, 1)),
+    "transpose of all": (lambda x: x.transpose(0, 2, 3, 1), lambda a: a.transpose(0, 2, 3, 1)),
+    "permute": (lambda x: x.permute((0, 3, 1, 2)), lambda a: a.transpose(0, 3, 1, 2)),
+    "stack": (
+        lambda x: qat.Stack(1)(*x.flatten(2).chunk(2)),
+        lambda a: np.stack([a[:, :2], a[:, 2:]], 2).reshape(2, 2, 2, 48),
+    ),
+    "stack of one": (lambda x: qat.Stack(2)(x.flatten(2)), lambda a: a.reshape(2, 4, 48, 1)),
+}
+
+
+@pytest.mark.parametrize(("construct", "expected"), SHAPED.values(), ids=SHAPED)
+def test_shapes_are_those_of_arrays(construct: Any, expected: Any) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 8), np.uint8)
+    for backend in BACKENDS_HERE:
+        engine = qat.backend(backend)
+        found = engine.predict(engine.lower(graph_of(construct)), pixels)
+        np.testing.assert_array_equal(np.rint(found * 255), expected(pixels), err_msg=backend)
+
+
+MISSHAPEN: dict[str, tuple[Any, str]] = {
+    "samples": (lambda x: x.reshape(4, 48), r"^input.reshape.4, 48.: the first size is that of the samples"),
+    "product": (lambda x: x.reshape(-1, 5, 5), r"makes .5, 5. of .4, 6, 8., which holds 192 numbers; use sizes whose"),
+    "remainder": (lambda x: x.reshape(-1, 5, -1), r"makes .5, -1. of .4, 6, 8., which holds 192 numbers"),
+    "two free": (lambda x: x.reshape(-1, -1, -1), "^Reshape: shape is .-1, -1.; give one to 3 sizes"),
+    "four axes": (lambda x: x.reshape(-1, 2, 2, 6, 8), "^Reshape: shape is .2, 2, 6, 8.; give one to 3 sizes"),
+    "first axis": (lambda x: x.permute(1, 0, 2, 3), r"^input.permute.1, 0, 2, 3.: the samples stay the first axis"),
+    "order": (lambda x: x.permute(0, 1, 1, 2), r"^Transpose: axes are .0, 0, 1.; give each axis of a sample once"),
+    "rank": (
+        lambda x: qat.Transpose((1, 0))(x),
+        r"puts 2 axes into another order but gets .4, 6, 8.; use an order of 3",
+    ),
+    "stack": (lambda x: qat.Stack()(x, x), r"makes axis 0 of 2 inputs .4, 6, 8., but samples have at most 3 axes"),
+    "unlike": (
+        lambda x: qat.Stack()(x.flatten(), x[:, :1].flatten()),
+        r"stacks equal shapes, but gets .192,. and .48,.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("construct", "message"), MISSHAPEN.values(), ids=MISSHAPEN)
+def test_shapes_that_do_not_fit_are_refused(construct: Any, message: str) -> None:
+    with pytest.raises(qat.QatError, match=message):
+        graph_of(construct)

@@ -142,6 +142,20 @@ def upsamplings(shape: Shape) -> st.SearchStrategy[qat.Upsample]:
     return st.builds(qat.Upsample, SMALL_PAIRS)
 
 
+def transpositions(shape: Shape) -> st.SearchStrategy[qat.Transpose]:
+    return st.builds(qat.Transpose, st.permutations(range(len(shape))).map(tuple))
+
+
+@st.composite
+def reshapings(draw: st.DrawFn, shape: Shape) -> qat.Reshape:
+    """To one, two or three axes, of which none is long where there are several."""
+    numbers, sizes = int(np.prod(shape)), []
+    for _ in range(draw(st.integers(0, 2))):
+        sizes.append(draw(st.sampled_from([n for n in range(1, 2 * MOST_CHANNELS + 1) if numbers % n == 0])))
+        numbers //= sizes[-1]
+    return qat.Reshape((*sizes, numbers)) if numbers <= 2 * MOST_CHANNELS else qat.Reshape((-1,))
+
+
 @st.composite
 def shuffles(draw: st.DrawFn, shape: Shape) -> qat.Cell:
     """Of channels and pixels, as far as the numbers of both allow."""
@@ -229,6 +243,7 @@ ROW_STEPS = (
     *("dense", "dense", "dense"),
     *("activation", "dropout", "same tensor twice", "residual", "concatenation", "softmax", "move"),
 )
+SERIES_STEPS = ("activation", "dropout", "same tensor twice", "softmax", "flatten", "move", "move", "move")
 ADD_ACTIVATIONS = st.sampled_from([None, "relu", "relu6"])
 
 
@@ -243,12 +258,13 @@ def networks(draw: st.DrawFn) -> Zoo:
     x = "input"
     for _ in range(draw(st.sampled_from([1, 2, 3, 4, 5, 6, 7]))):
         x = draw(st.sampled_from([x] * 8 + list(zoo.shapes)))
-        step = draw(st.sampled_from(IMAGE_STEPS if len(zoo.shapes[x]) == 3 else ROW_STEPS))
-        zoo.features.add(step)
-        x = _image_step(draw, zoo, x, step) if len(zoo.shapes[x]) == 3 else _row_step(draw, zoo, x, step)
+        rank = len(zoo.shapes[x])
+        step = draw(st.sampled_from({1: ROW_STEPS, 2: SERIES_STEPS, 3: IMAGE_STEPS}[rank]))
+        zoo.features.update([step, "a series"] if rank == 2 else [step])
+        x = _row_step(draw, zoo, x, step) if rank == 1 else _image_step(draw, zoo, x, step)
     linear = (qat.Conv2dBnAct, qat.DenseBnAct, qat.BatchNorm)
     if draw(st.booleans()) or not any(isinstance(cell, linear) for cell in zoo.cells.values()):
-        if len(zoo.shapes[x]) == 3:
+        if len(zoo.shapes[x]) > 1:
             x = zoo.use(qat.Flatten(), x)
         x = zoo.use(draw(denses(zoo.shapes[x])), x)
     zoo.more_outputs = draw(
@@ -335,17 +351,24 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
 def _move(draw: st.DrawFn, zoo: Zoo, x: str) -> str:
     """One of the cells that move numbers, as far as its output does not grow beyond what is quick."""
     shape = zoo.shapes[x]
-    kinds = ["part"]
+    kinds = ["part", "reshaping"]
+    if len(shape) > 1:
+        kinds += ["join"] if max(shape[1:]) <= LONGEST else []
+        kinds += ["transposition"] if max(shape) <= 2 * MOST_CHANNELS else []
     if len(shape) == 3:
         kinds += ["shuffle"]
-        kinds += ["padding", "upsampling", "join"] if max(shape[1:]) <= LONGEST else []
+        kinds += ["padding", "upsampling"] if max(shape[1:]) <= LONGEST else []
+    elif max(shape) <= 2 * MOST_CHANNELS:
+        kinds += ["stack"]
     kind = draw(st.sampled_from(kinds))
-    if kind == "join":
+    if kind in ("join", "stack"):
         fits = [name for name, s in zoo.shapes.items() if s == shape]
         others = draw(st.lists(st.sampled_from(fits), min_size=1, max_size=2))
-        return zoo.use(qat.Concat(draw(st.integers(1, len(shape) - 1))), x, *others)
-    drawn = {"part": parts, "shuffle": shuffles, "padding": paddings, "upsampling": upsamplings}[kind]
-    return zoo.use(draw(drawn(shape)), x)
+        axis = st.integers(1, len(shape) - 1) if kind == "join" else st.integers(0, len(shape))
+        return zoo.use((qat.Concat if kind == "join" else qat.Stack)(draw(axis)), x, *others)
+    drawn = {"part": parts, "shuffle": shuffles, "padding": paddings, "upsampling": upsamplings}
+    drawn |= {"reshaping": reshapings, "transposition": transpositions}
+    return zoo.use(draw(drawn[kind](shape)), x)
 
 
 def _row_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
@@ -518,6 +541,7 @@ def differences(setup: Setup, computed: Setup, folder: Path) -> list[str]:
 EVERYTHING = {
     *IMAGE_STEPS,
     *ROW_STEPS,
+    "a series",
     *FOLDS,
     *DEGENERATE,
     "numpy",

@@ -45,7 +45,15 @@ from qat.cells.normalize import Normalize
 from qat.cells.pad import Pad
 from qat.cells.part import Slice
 from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
-from qat.cells.rearrange import ChannelShuffle, PixelShuffle, PixelUnshuffle, Upsample
+from qat.cells.rearrange import (
+    ChannelShuffle,
+    PixelShuffle,
+    PixelUnshuffle,
+    Reshape,
+    Stack,
+    Transpose,
+    Upsample,
+)
 from qat.cells.shape import Concat, ConstantChannel, Dropout, Flatten
 from qat.cells.softmax import Softmax
 
@@ -73,9 +81,12 @@ __all__ = [
     "Param",
     "PixelShuffle",
     "PixelUnshuffle",
+    "Reshape",
     "Scope",
     "Slice",
     "Softmax",
+    "Stack",
+    "Transpose",
     "Upsample",
     "WeightedCell",
 ]

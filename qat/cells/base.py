@@ -214,7 +214,7 @@ class Cell(Serializable):
         """The shape of its output, of one sample.
 
         Args:
-            shapes: of its inputs, (C, H, W) or (F,).
+            shapes: of its inputs, (C, H, W), (C, L) or (F,).
 
         Raises:
             QatError: the inputs do not fit.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from qat.cells.base import Cell, Scope, Shape, check_counts, pair
+from qat.cells.shape import LARGEST_RANK, check_axis, joined
 from qat.errors import QatError
-from qat.integer import IntegerBuilder, IntegerPick, IntegerRearrange, IntegerTensor, require_codes
+from qat.integer import IntegerBuilder, IntegerConcat, IntegerPick, IntegerRearrange, IntegerTensor, require_codes
 from qat.vocabulary.ops import Array, Pair
-from qat.vocabulary.rearrangement import Rearrangement, Step
+from qat.vocabulary.rearrangement import Rearrangement, Step, reshaping
 from qat.vocabulary.values import Value
 
 ORDERS = ("crd", "dcr")
@@ -164,6 +166,153 @@ class ChannelShuffle(_Rearranging):
             )
         axes = (1, 0, *range(2, len(shape) + 1))
         return Rearrangement(shape, Step((self.groups, shape[0] // self.groups, *shape[1:]), axes), shape)
+
+
+@dataclass(frozen=True)
+class Reshape(_Rearranging):
+    """The same numbers in the same order (channels, rows, columns) in another shape; in a construct ``x.reshape(-1, 4, 16)``.
+
+    Args:
+        shape: of one sample, one to three sizes; one of them may be -1, which is what is left.
+
+    Raises:
+        QatError: for a shape of other sizes.
+
+    Example:
+        >>> import qat
+        >>> qat.Reshape((4, -1)).output_shape((4, 6, 6))
+        (4, 36)
+    """
+
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        free = self.shape.count(-1)
+        if not 1 <= len(self.shape) <= LARGEST_RANK or free > 1 or any(size < 1 and size != -1 for size in self.shape):
+            raise QatError(f"Reshape: shape is {self.shape}; give one to {LARGEST_RANK} sizes, one of which may be -1")
+
+    def rearrangement(self, shape: Shape) -> Rearrangement:
+        numbers, known = math.prod(shape), math.prod(size for size in self.shape if size != -1)
+        if numbers % known or (-1 not in self.shape and numbers != known):
+            raise QatError(
+                f"makes {self.shape} of {shape}, which holds {numbers} numbers; use sizes whose product that is"
+            )
+        return reshaping(shape, tuple(numbers // known if size == -1 else size for size in self.shape))
+
+
+@dataclass(frozen=True)
+class Transpose(_Rearranging):
+    """The axes of a sample in another order: (1, 0) makes (L, C) of (C, L); in a construct ``x.transpose(1, 2)``.
+
+    Args:
+        axes: of one sample, 0 being the channels: which one comes first, second and third.
+
+    Raises:
+        QatError: for numbers that are no order of axes.
+
+    Example:
+        >>> import qat
+        >>> qat.Transpose((1, 2, 0)).output_shape((3, 4, 5))
+        (4, 5, 3)
+    """
+
+    axes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if sorted(self.axes) != list(range(len(self.axes))) or not self.axes:
+            raise QatError(
+                f"Transpose: axes are {self.axes}; give each axis of a sample once, from 0, the channels, on"
+            )
+
+    @property
+    def output_channels(self) -> str:  # type: ignore[override]
+        """Those of its input where they stay the first axis."""
+        return "kept" if self.axes[0] == 0 else "fixed"
+
+    def rearrangement(self, shape: Shape) -> Rearrangement:
+        if len(shape) != len(self.axes):
+            raise QatError(
+                f"puts {len(self.axes)} axes into another order but gets {shape}; use an order of {len(shape)}"
+            )
+        step = Step(shape, self.axes)
+        return Rearrangement(shape, step, step.turned)
+
+
+@dataclass(frozen=True)
+class Stack(Cell):
+    """Any number of inputs of one shape along a new axis: n of (C, L) to (n, C, L), (C, n, L) or (C, L, n).
+
+    Their codes have one grid, as those of a Concat.
+
+    Args:
+        axis: of one sample of the output: 0, the default, makes each input a channel.
+
+    Raises:
+        QatError: for another axis.
+
+    Example:
+        >>> import qat
+        >>> qat.Stack().output_shape((8,), (8,), (8,)), qat.Stack(1).output_shape((8,), (8,))
+        ((3, 8), (8, 2))
+    """
+
+    axis: int = 0
+
+    arity = None
+    output_numbers = "moved"
+    non_negative = False
+    random = False
+    one_grid = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_axis("Stack", self.axis)
+
+    @property
+    def output_channels(self) -> str:  # type: ignore[override]
+        """Those of each input where the new axis is behind them."""
+        return "kept" if self.axis else "fixed"
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return self._unjoined(shapes).shape
+
+    def _unjoined(self, shapes: Sequence[Shape]) -> Rearrangement:
+        """What becomes of the inputs once they are joined along the axis that follows the new one, or else the last axis."""
+        first, count, axis = shapes[0], len(shapes), self.axis
+        if any(shape != first for shape in shapes):
+            other = next(shape for shape in shapes if shape != first)
+            raise QatError(f"stacks equal shapes, but gets {first} and {other}; make them equal")
+        if len(first) >= LARGEST_RANK or axis > len(first):
+            raise QatError(
+                f"makes axis {axis} of {count} inputs {first}, but samples have at most {LARGEST_RANK} axes, none missing; "
+                "use a Concat, or another axis"
+            )
+        shape = (*first[:axis], count, *first[axis:])
+        joined_along = min(axis, len(first) - 1)
+        source = (*first[:joined_along], count * first[joined_along], *first[joined_along + 1 :])
+        if axis < len(first):
+            return reshaping(source, shape)
+        parts = (*first[:-1], count, first[-1])
+        return Rearrangement(source, Step(parts, (*range(axis - 1), axis, axis - 1)), shape)
+
+    def forward(self, scope: Scope, *inputs: Value) -> Value:
+        along = min(self.axis, len(scope.input_shapes[0]) - 1)
+        x = joined(scope.ops, inputs, along)
+        return x.with_data(scope.ops.rearrange(x.data, self._unjoined(scope.input_shapes)))
+
+    def to_integer(
+        self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any
+    ) -> IntegerTensor:
+        xs = tuple(require_codes(name, x) for x in inputs)
+        how = self._unjoined([x.shape for x in xs])
+        x = xs[0]
+        if len(xs) > 1:
+            between = f"{name}@joined"  # no node's own name has an @
+            along = min(self.axis, len(x.shape) - 1)
+            x = builder.add(IntegerConcat(between, xs, IntegerTensor(between, how.source, x.grid), along))
+        return builder.add(IntegerRearrange(name, (x,), IntegerTensor(name, how.shape, x.grid), how))
 
 
 @dataclass(frozen=True)

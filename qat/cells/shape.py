@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from qat.integer import (
     require_codes,
     with_constant,
 )
-from qat.vocabulary.ops import Array, Tensor
+from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.values import Value
 
 LARGEST_RANK = 3  #: axes of a sample
@@ -146,13 +146,7 @@ class Concat(Cell):
         return (*first[:axis], sum(shape[axis] for shape in shapes), *first[axis + 1 :])
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
-        ops, axis = scope.ops, self.axis
-        if not all(x.codes for x in inputs):
-            return Value(ops.concat([x.real(ops) for x in inputs], axis))
-        # In steps of the last. Their scales differ where a Dropout has let one grow, where a grid has moved since codes were
-        # made on it, and between images of a float network; else the factor is 1.
-        *others, last = inputs
-        return last.with_data(ops.concat([*(x.in_steps_of(ops, last.scale) for x in others), last.data], axis))
+        return joined(scope.ops, inputs, self.axis)
 
     def to_integer(
         self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any
@@ -162,6 +156,16 @@ class Concat(Cell):
             return xs[0]
         output = IntegerTensor(name, self.output_shape(*(x.shape for x in xs)), xs[0].grid)
         return builder.add(IntegerConcat(name, xs, output, self.axis))
+
+
+def joined(ops: Ops, inputs: Sequence[Value], axis: int) -> Value:
+    """The inputs one after another, as codes where all of them are."""
+    if not all(x.codes for x in inputs):
+        return Value(ops.concat([x.real(ops) for x in inputs], axis))
+    # In steps of the last. Their scales differ where a Dropout has let one grow, where a grid has moved since codes were made
+    # on it, and between images of a float network; else the factor is 1.
+    *others, last = inputs
+    return last.with_data(ops.concat([*(x.in_steps_of(ops, last.scale) for x in others), last.data], axis))
 
 
 def check_axis(owner: str, axis: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,6 +12,8 @@ from qat.cells.base import Cell, Shape
 from qat.cells.elementwise import Add
 from qat.cells.input import Input
 from qat.cells.part import Slice, indexed, parted
+from qat.cells.rearrange import Reshape, Transpose
+from qat.cells.shape import Flatten
 from qat.cells.tracing import Traced, tracers
 from qat.errors import QatError, shortened
 from qat.graph.graph import Graph, Node, check_inputs
@@ -32,7 +35,7 @@ class Symbol:
 
     @property
     def shape(self) -> Shape:
-        """Of one sample: (C, H, W) or (F,)."""
+        """Of one sample: (C, H, W), (C, L) or (F,)."""
         return self.trace.shapes[self.name]
 
     def __add__(self, other: Traced) -> Traced:
@@ -57,6 +60,39 @@ class Symbol:
         if not 1 <= chunks <= size:
             raise QatError(f"{self.name}.chunk: {chunks} parts of an axis of {size}; use 1 to {size}")
         return self.split(-(-size // chunks), dim)
+
+    def reshape(self, *shape: Any) -> Traced:
+        """Another shape of the batch, as PyTorch's: the first size is -1, that of the samples; another one may be -1."""
+        sizes = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+        if sizes[:1] != (-1,):
+            raise QatError(
+                f"{self.name}.reshape{sizes}: the first size is that of the samples, however many there are; write "
+                f"reshape(-1, ...), whose other sizes have the product {math.prod(self.shape)}"
+            )
+        return Reshape(sizes[1:])(self)
+
+    view = reshape
+
+    def flatten(self, start_dim: int = 1) -> Traced:
+        """One row of features; or from a later axis of the batch on."""
+        axis = self._axis(start_dim)
+        return Flatten()(self) if axis == 0 else Reshape((*self.shape[:axis], -1))(self)
+
+    def transpose(self, *dims: Any) -> Traced:
+        """Two axes of the batch exchanged, as PyTorch's; or all of them in another order, as NumPy's."""
+        if len(dims) != 2:
+            return self.permute(*dims)
+        axes = list(range(len(self.shape)))
+        a, b = map(self._axis, dims)
+        axes[a], axes[b] = b, a
+        return Transpose(tuple(axes))(self)
+
+    def permute(self, *dims: Any) -> Traced:
+        """All axes of the batch in another order, the samples first."""
+        order = tuple(dims[0]) if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
+        if order[:1] != (0,):
+            raise QatError(f"{self.name}.permute{order}: the samples stay the first axis; write permute(0, ...)")
+        return Transpose(tuple(map(self._axis, order[1:])))(self)
 
     def _axis(self, dim: int) -> int:
         """The axis of a sample that is ``dim`` in a batch."""

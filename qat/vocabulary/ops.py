@@ -5,7 +5,7 @@ tensors; ``qat.vocabulary.numpy_ops`` is the reference, and tests/test_ops_confo
 Tensors also understand ``+ - * /`` (with a Python number on either side), unary minus, ``< <= > >=``, and ``&`` of what
 comparisons give, elementwise and broadcasting, as every framework defines them.
 
-Layouts. Outside a backend every tensor is canonical: activations NCHW, convolution weights OIHW (I per group), dense
+Layouts. Outside a backend every tensor is canonical: activations NCHW or NCL, convolution weights OIHW (I per group), dense
 weights OI. A backend that computes in another layout transposes in ``from_numpy`` and ``to_numpy``. Cells never name an
 axis; they say "channel" (of an activation) or "output" (of a weight).
 """
@@ -60,7 +60,7 @@ class Ops(ABC):
 
     @abstractmethod
     def on_channel(self, vector: Tensor, activation: Tensor) -> Tensor:
-        """A (C,) vector or a scalar, shaped to broadcast over the channel axis of an activation of rank 2 or 4."""
+        """A (C,) vector or a scalar, shaped to broadcast over the channel axis of an activation of rank 2, 3 or 4."""
 
     @abstractmethod
     def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:

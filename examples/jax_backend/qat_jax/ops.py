@@ -39,7 +39,9 @@ class JaxOps(Ops):
         return np.array(tensor)
 
     def on_channel(self, vector: Tensor, activation: Tensor) -> Tensor:
-        return vector if vector.ndim == 0 or activation.ndim == 2 else vector.reshape(-1, 1, 1)
+        return (
+            vector if vector.ndim == 0 or activation.ndim == 2 else vector.reshape((-1,) + (1,) * (activation.ndim - 2))
+        )
 
     def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
         return vector if vector.ndim == 0 else vector.reshape((-1,) + (1,) * (weight.ndim - 1))

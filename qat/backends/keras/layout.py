@@ -1,4 +1,4 @@
-"""What enters a Keras model and leaves it: (N, C, H, W) outside, channels last inside."""
+"""What enters a Keras model and leaves it: (N, C, H, W) or (N, C, L) outside, channels last inside."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ def ensured(x: Tensor, spec: ArraySpec) -> Tensor:
         return tf.identity(x)
 
 
-def transposed(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """The axes of a tensor of four in that order; others as they are."""
-    return tf.transpose(x, axes) if len(x.shape) == 4 else x
+def channels_last(x: Tensor) -> Tensor:
+    """A canonical batch in this backend's layout."""
+    axes = AXES.get(("activation", len(x.shape)))
+    return x if axes is None else tf.transpose(x, axes)
 
 
 def to_layout(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Raw canonical pixels as float32 in this backend's layout."""
-    return tuple(transposed(tf.cast(x, tf.float32), AXES["activation"]) for x in inputs)
+    return tuple(channels_last(tf.cast(x, tf.float32)) for x in inputs)
 
 
 def from_layout(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The inverse: outputs as (N, C, H, W) or (N, F)."""
-    return tuple(transposed(y, (0, 3, 1, 2)) for y in outputs)
+    """The inverse: outputs as (N, C, H, W), (N, C, L) or (N, F)."""
+    ranks = [len(y.shape) for y in outputs]
+    orders = [(0, rank - 1, *range(1, rank - 1)) for rank in ranks]
+    return tuple(tf.transpose(y, axes) if rank > 2 else y for y, rank, axes in zip(outputs, ranks, orders, strict=True))

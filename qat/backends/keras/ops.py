@@ -14,8 +14,8 @@ from qat.vocabulary.rearrangement import Rearrangement
 
 DEVICES = {"CPU": "/CPU:0", "GPU": "/GPU:0"}  #: device target -> TensorFlow's name
 Tensor: TypeAlias = tf.Tensor
-#: From the canonical layout to this backend's, of tensors of rank 4: NHWC and HWIO.
-AXES = {"activation": (0, 2, 3, 1), "conv_weight": (2, 3, 1, 0)}
+#: From the canonical layout to this backend's, by kind and rank: NHWC, NLC and HWIO. All others are as they are.
+AXES = {("activation", 4): (0, 2, 3, 1), ("activation", 3): (0, 2, 1), ("conv_weight", 4): (2, 3, 1, 0)}
 #: Just above 0. TensorFlow takes the subnormal numbers below it for 0.
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -25,11 +25,13 @@ class KerasOps(Ops):
 
     def from_numpy(self, array: Array, kind: Kind) -> Tensor:
         array = np.asarray(array, np.float32)
-        return tf.constant(array.transpose(AXES[kind]) if array.ndim == 4 else array)
+        axes = AXES.get((kind, array.ndim))
+        return tf.constant(array if axes is None else array.transpose(axes))
 
     def to_numpy(self, tensor: Tensor, kind: Kind) -> Array:
         array = tensor.numpy()
-        return np.array(array.transpose(np.argsort(AXES[kind])) if array.ndim == 4 else array, order="C")
+        axes = AXES.get((kind, array.ndim))
+        return np.array(array if axes is None else array.transpose(np.argsort(axes)), order="C")
 
     def on_channel(self, vector: Tensor, activation: Tensor) -> Tensor:
         return vector  # channels are the last axis
@@ -123,8 +125,9 @@ class KerasOps(Ops):
         return x * tf.cast(_random().uniform(tf.shape(x)) >= rate, x.dtype)
 
     def flatten(self, x: Tensor) -> Tensor:
-        if len(x.shape) == 4:
-            x = tf.transpose(x, (0, 3, 1, 2))
+        rank = len(x.shape)
+        if rank > 2:
+            x = tf.transpose(x, (0, rank - 1, *range(1, rank - 1)))
         return tf.reshape(x, (-1, int(np.prod(x.shape[1:]))))
 
     def maximum(self, x: Tensor, y: Tensor | float) -> Tensor:
@@ -223,7 +226,7 @@ class KerasOps(Ops):
             tf.debugging.assert_greater(tf.shape(x)[0] * this_worker().count, 1, message)
 
     def batch_norm(self, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        images = x if len(x.shape) == 4 else x[:, None, None, :]
+        images = {4: x, 3: x[:, None], 2: x[:, None, None]}[len(x.shape)]
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=images, scale=gamma, offset=beta, mean=[], variance=[], epsilon=eps, is_training=True
         )

@@ -46,7 +46,11 @@ class MindSporeOps(Ops):
         return np.array(tensor.asnumpy())
 
     def on_channel(self, vector: Tensor, activation: Tensor) -> Tensor:
-        return vector if vector.ndim == 0 or activation.ndim == 2 else vector.reshape(1, -1, 1, 1)
+        return (
+            vector
+            if vector.ndim == 0 or activation.ndim == 2
+            else vector.reshape((1, -1) + (1,) * (activation.ndim - 2))
+        )
 
     def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
         return vector if vector.ndim == 0 else vector.reshape((-1,) + (1,) * (weight.ndim - 1))

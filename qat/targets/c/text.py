@@ -52,8 +52,8 @@ def dimensions(shape: Shape) -> str:
 
 
 def stored_shape(shape: Shape) -> Shape:
-    """(C, H, W) is stored as (H, W, C)."""
-    return (*shape[1:], shape[0]) if len(shape) == 3 else shape
+    """(C, H, W) is stored as (H, W, C), (C, L) as (L, C)."""
+    return (*shape[1:], shape[0])
 
 
 def stored_axis(axis: int, rank: int) -> int:

@@ -166,6 +166,8 @@ class Writer(LinearWriter):
             lines += [f"#define {key}_{side} {n}" for side, n in sides] if len(x.shape) == 3 else []
             lines += macros(key, end)
         image = "rows from the top, the channels of a pixel beside one another (HWC)"
+        if any(len(x.shape) == 2 for x in (*self.graph.inputs, *self.graph.outputs)):
+            image += ", likewise of series (LC)"
         pixels = all(self._input_name(name).startswith("pixels") for name in self.entries)
         inputs = "raw pixels" if pixels else "as below; of images"
         real = any(end.stored == REAL for end in self.ends.outputs)
@@ -296,8 +298,7 @@ extern "C" {{
 
     @add.register
     def _(self, node: IntegerFlatten) -> None:
-        channels, height, width = node.inputs[0].shape
-        pixels = height * width
+        channels, pixels = node.inputs[0].shape[0], prod(node.inputs[0].shape[1:])
         body = f"""\
     int32_t c, i;
     for (c = 0; c < {channels}; c++)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,9 @@ from qat.cells.base import Shape
 from qat.cells.window import output_size
 from qat.targets.common import to_hwc
 from qat.targets.float_graph import FloatOps, Operation, Symbol
-from qat.targets.tflite.writer import Op, Writer, pool_options, stored_axis, stored_shape
+from qat.targets.tflite.writer import Op, Writer, canonical_shape, pool_options, stored_axis, stored_shape
 from qat.vocabulary.ops import Array, Kind, Padding, Pair
-from qat.vocabulary.rearrangement import Rearrangement
+from qat.vocabulary.rearrangement import Rearrangement, reshaping
 
 #: Operators of two tensors, and the class of their options.
 BINARY = {
@@ -133,13 +134,8 @@ class TfliteOps(FloatOps):
 
     def flatten(self, x: TfliteSymbol) -> TfliteSymbol:
         """A RESHAPE, of an image after a TRANSPOSE to CHW."""
-        if len(x.shape) == 4:
-            n, height, width, channels = x.shape
-            order = self.writer.constant(np.array([0, 3, 1, 2], np.int32))
-            x = self._op(Op.TRANSPOSE, [x.index, order], (n, channels, height, width), schema.TransposeOptionsT())
-        features = int(np.prod(x.shape[1:]))
-        row = self.writer.constant(np.array([-1, features], np.int32))
-        return self._op(Op.RESHAPE, [x.index, row], (1, features), schema.ReshapeOptionsT())
+        shape = canonical_shape(x.shape[1:])
+        return self.rearrange(x, reshaping(shape, (math.prod(shape),)))
 
     def concat(self, xs: Sequence[TfliteSymbol], axis: int = 0) -> TfliteSymbol:
         """A CONCATENATION."""

@@ -52,6 +52,7 @@ from qat.targets.tflite.writer import (
     stored_shape,
 )
 from qat.vocabulary.ops import Array
+from qat.vocabulary.rearrangement import reshaping
 
 LARGEST_WEIGHT = 127
 #: The reference kernels have no ROUND; adding this leaves float32 no bit for a fraction, ties to even.
@@ -326,15 +327,12 @@ class IntegerWriter(Writer):
 
     @add.register
     def _(self, node: IntegerFlatten) -> None:
-        x, shape, name = self.of(node.inputs[0]), node.inputs[0].shape, None
-        hwc = not same_in_hwc(shape)
-        if hwc and node.name in self._free:
-            self._hwc[node.name], name = shape, permuted(node.name)
-        elif hwc:
-            order = self.constant(np.array([0, 3, 1, 2], np.int32))
-            turned = self.tensor((1, *shape), self.dtype, self.tensors[x].quantization)
-            x = self.op(Op.TRANSPOSE, [x, order], turned, schema.TransposeOptionsT())
-        self._finish(node, self.reshaped(x, self.codes(node.output, name)))
+        x, shape = self.of(node.inputs[0]), node.inputs[0].shape
+        if not same_in_hwc(shape) and node.name in self._free:
+            self._hwc[node.name] = shape
+            self._finish(node, self.reshaped(x, self.codes(node.output, permuted(node.name))))
+        else:
+            self._finish(node, self.rearranged(x, reshaping(shape, node.output.shape), self.codes(node.output)))
 
     @add.register
     def _(self, node: IntegerAdd) -> None:

@@ -30,8 +30,8 @@ SIGNATURE = "serving_default"  #: how TensorFlow calls a model's only signature
 
 
 def stored_shape(shape: Shape) -> Shape:
-    """Of one sample: (C, H, W) is stored as (1, H, W, C)."""
-    return (1, *shape[1:], shape[0]) if len(shape) == 3 else (1, *shape)
+    """Of one sample: (C, H, W) is stored as (1, H, W, C), (C, L) as (1, L, C)."""
+    return (1, *shape[1:], shape[0])
 
 
 def stored_axis(axis: int, rank: int) -> int:
@@ -40,9 +40,9 @@ def stored_axis(axis: int, rank: int) -> int:
 
 
 def canonical_shape(stored: Sequence[int]) -> Shape:
-    """(C, H, W) of (H, W, C)."""
+    """(C, H, W) of (H, W, C), (C, L) of (L, C)."""
     shape = tuple(int(size) for size in stored)
-    return (shape[2], *shape[:2]) if len(shape) == 3 else shape
+    return (shape[-1], *shape[:-1])
 
 
 def offset_of(grid: Grid) -> int:
