@@ -118,6 +118,24 @@ def test_litert_in_both_arithmetics_and_c(cell: qat.Cell, settings: dict[str, An
             np.testing.assert_array_equal(codes, expected[node], err_msg=f"{name}, {arithmetic}, {node}")
 
 
+WIDE = ("concat, columns", "slice, rows", "pad, a number", "upsample", "pixel shuffle", "stack, behind")
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_codes_of_12_bits(name: str, tmp_path: Path) -> None:
+    """Which C stores in two bytes, and TFLite as int16."""
+    integers = qat.to_integer(*quantized(CELLS[name], num_bits=(8, 12)))
+    tensors = [node.output for node in integers.nodes]
+    expected = trace_codes(integers, PIXELS, [x.name for x in tensors], arithmetic="fixed")
+    for target, options in (("C", {}), ("TFLITE", {"arithmetic": "fixed"})):
+        path = tmp_path / f"net{TARGETS[target].suffix}"
+        qat.target(target).export(integers, path, **options)
+        found = qat.target(target).trace(path, PIXELS, tensors, **options)
+        assert "cell" in found
+        for node, codes in found.items():
+            np.testing.assert_array_equal(codes, expected[node], err_msg=f"{target}, {node}")
+
+
 @by_cell
 @pytest.mark.parametrize("name", ["ONNX", "TFLITE"])
 def test_float_files_hold_it(cell: qat.Cell, name: str, tmp_path: Path) -> None:
