@@ -483,6 +483,7 @@ def test_shapes_are_those_of_arrays(construct: Any, expected: Any) -> None:
 
 MISSHAPEN: dict[str, tuple[Any, str]] = {
     "samples": (lambda x: x.reshape(4, 48), r"^input.reshape.4, 48.: the first size is that of the samples"),
+    "samples alone": (lambda x: x.view(-1), r"^input.reshape.-1,.: the first size is that of the samples"),
     "product": (lambda x: x.reshape(-1, 5, 5), r"makes .5, 5. of .4, 6, 8., which holds 192 numbers; use sizes whose"),
     "remainder": (lambda x: x.reshape(-1, 5, -1), r"makes .5, -1. of .4, 6, 8., which holds 192 numbers"),
     "two free": (lambda x: x.reshape(-1, -1, -1), "^Reshape: shape is .-1, -1.; give one to 3 sizes"),

@@ -40,6 +40,9 @@ class Traced(Protocol):
     def reshape(self, *shape: Any) -> Traced:
         """Another shape of the batch, as PyTorch's: the first size is -1, that of the samples; another one may be -1."""
 
+    def view(self, *shape: Any) -> Traced:
+        """As ``reshape``."""
+
     def flatten(self, start_dim: int = 1) -> Traced:
         """One row of features, ``Flatten``; or from a later axis of the batch on."""
 

@@ -64,7 +64,7 @@ class Symbol:
     def reshape(self, *shape: Any) -> Traced:
         """Another shape of the batch, as PyTorch's: the first size is -1, that of the samples; another one may be -1."""
         sizes = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
-        if sizes[:1] != (-1,):
+        if len(sizes) < 2 or sizes[0] != -1:
             raise QatError(
                 f"{self.name}.reshape{sizes}: the first size is that of the samples, however many there are; write "
                 f"reshape(-1, ...), whose other sizes have the product {math.prod(self.shape)}"
