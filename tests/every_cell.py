@@ -45,6 +45,15 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.MaxPool2d(2),
         qat.Concat(),
         qat.Dropout(0.5),
+        qat.Slice(0, 1, 3),
+        qat.Pad((1, 2), value=0.5),
+        qat.Upsample(2),
+        qat.Reshape((9, 4, -1)),
+        qat.Transpose((1, 2, 0)),
+        qat.Stack(),
+        qat.ChannelShuffle(2),
+        qat.PixelShuffle(2),
+        qat.PixelUnshuffle(2),
         qat.Flatten(),
         qat.ConstantChannel(0.5),
         qat.Normalize((0.5, 1.0, 2.0, -1.5), (0.1, -0.2, 0.0, 0.3)),
@@ -52,7 +61,7 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.FakeQuant(qat.ActivationQuantizer()),
     )
 }
-ROWS = (qat.DenseBnAct,)  #: what takes features, not images
+ROWS = (qat.DenseBnAct, qat.Stack)  #: what takes features, not images
 
 
 def cell_classes() -> list[type[qat.Cell]]:
@@ -74,9 +83,14 @@ def missing(known: Any) -> list[str]:
     return [cls.__name__ for cls in cell_classes() if cls not in known]
 
 
+def inputs_of(cell: qat.Cell) -> int:
+    """How many an example takes: three where it takes any number."""
+    return 3 if cell.arity is None else cell.arity
+
+
 def input_shapes(cell: qat.Cell) -> tuple[tuple[int, ...], ...]:
     """Of what an example takes."""
-    return (IMAGE[:1] if isinstance(cell, ROWS) else IMAGE,) * cell.arity
+    return (IMAGE[:1] if isinstance(cell, ROWS) else IMAGE,) * inputs_of(cell)
 
 
 class Around(qat.Network):
@@ -87,21 +101,25 @@ class Around(qat.Network):
         rows = isinstance(cell, ROWS)
         self.cell = cell
         self.before = tuple(
-            qat.Conv2dBnAct(4, 4, 6 if rows else 1, pad_mode="valid", has_bias=True) for _ in range(max(cell.arity, 1))
+            qat.Conv2dBnAct(4, 4, 6 if rows else 1, pad_mode="valid", has_bias=True)
+            for _ in range(max(inputs_of(cell), 1))
         )
         for index, conv in enumerate(self.before):
             setattr(self, f"before{index}", conv)
         self.shape: tuple[int, ...] = IMAGE
-        if cell.arity and not isinstance(cell, qat.FakeQuant):
+        if inputs_of(cell) and not isinstance(cell, qat.FakeQuant):
             self.shape = cell.output_shape(*input_shapes(cell))
-        self.after = qat.DenseBnAct(self.shape[0], 3) if len(self.shape) == 1 else qat.Conv2dBnAct(self.shape[0], 3, 1)
+        image = len(self.shape) == 3
+        self.after = qat.Conv2dBnAct(self.shape[0], 3, 1) if image else qat.DenseBnAct(int(np.prod(self.shape)), 3)
 
     def construct(self, x):
         taken = [getattr(self, f"before{index}")(x) for index in range(len(self.before))]
         if isinstance(self.cell, ROWS):
             taken = [qat.Flatten()(each) for each in taken]
-        if self.cell.arity and not isinstance(self.cell, qat.FakeQuant):  # those are in every quantized network
+        if inputs_of(self.cell) and not isinstance(self.cell, qat.FakeQuant):  # those are in every quantized network
             taken = [self.cell(*taken)]
+        if len(self.shape) == 2:
+            taken = [qat.Flatten()(each) for each in taken]
         return self.after(*taken)
 
 
@@ -148,7 +166,7 @@ def facts_table() -> str:
     for cls in cell_classes():
         cell: Any = EXAMPLES[cls]
         words = ["yes" if fact else "no" for fact in (cell.non_negative, cell.random)]
-        one_grid = ("yes" if cell.one_grid else "no") if cell.arity > 1 else ""
+        one_grid = ("yes" if cell.one_grid else "no") if inputs_of(cell) > 1 else ""
         rows.append([cls.__name__, cell.output_numbers, cell.output_channels, *words, one_grid])
     return table(rows)
 

@@ -112,6 +112,12 @@ OF_ONE = {
     qat.Softmax: (ANY, lambda shape: st.just(qat.Softmax())),
     qat.Activation: (ANY, lambda shape: st.builds(qat.Activation, st.sampled_from(sorted(FUSED)), st.floats(0, 2))),
     qat.PReLU: (ANY, lambda shape: st.just(qat.PReLU(shape[0]))),
+    qat.Slice: (
+        ANY,
+        lambda shape: st.integers(0, len(shape) - 1).flatmap(
+            lambda axis: st.builds(qat.Slice, st.just(axis), st.integers(0, shape[axis] - 1), step=sizes(3))
+        ),
+    ),
     qat.DenseBnAct: (
         ROWS,
         lambda shape: st.builds(
@@ -138,6 +144,30 @@ OF_ONE = {
         ),
     ),
     qat.BatchNorm: (IMAGES, lambda shape: st.builds(qat.BatchNorm, st.just(shape[0]), activation=ACTIVATIONS)),
+    qat.Reshape: (
+        ANY,
+        lambda shape: st.sampled_from([qat.Reshape((-1,)), qat.Reshape((shape[0], -1)), qat.Reshape(shape)]),
+    ),
+    qat.Transpose: (IMAGES, lambda shape: st.builds(qat.Transpose, st.permutations(range(3)).map(tuple))),
+    qat.Pad: (IMAGES, lambda shape: st.builds(qat.Pad, size_or_pair(2))),
+    qat.Upsample: (
+        IMAGES,
+        lambda shape: (
+            st.builds(qat.Upsample, size_or_pair(2)) if max(shape) <= MOST_CHANNELS else st.just(qat.Flatten())
+        ),
+    ),
+    qat.ChannelShuffle: (IMAGES, lambda shape: st.just(qat.ChannelShuffle(shape[0]))),
+    qat.PixelShuffle: (
+        IMAGES,
+        lambda shape: st.builds(qat.PixelShuffle, st.just(1 if shape[0] % 4 else 2), st.sampled_from(["crd", "dcr"])),
+    ),
+    qat.PixelUnshuffle: (
+        IMAGES,
+        lambda shape: st.builds(
+            qat.PixelUnshuffle,
+            st.just(2 if shape[1] % 2 == shape[2] % 2 == 0 and shape[0] * 4 <= MOST_CHANNELS else 1),
+        ),
+    ),
     qat.MaxPool2d: (IMAGES, lambda shape: pools(qat.MaxPool2d)),
     qat.AvgPool2d: (IMAGES, lambda shape: pools(qat.AvgPool2d)),
     qat.GlobalAvgPool2d: (IMAGES, lambda shape: st.just(qat.GlobalAvgPool2d())),
@@ -156,6 +186,7 @@ OF_TWO = {
     qat.Sub: (fit, st.just(qat.Sub())),
     qat.Maximum: (fit, st.just(qat.Maximum())),
     qat.Minimum: (fit, st.just(qat.Minimum())),
+    qat.Stack: (lambda a, b: a == b and len(a) < 3, st.builds(qat.Stack, sizes(1))),
     qat.Concat: (lambda a, b: a[1:] == b[1:] and a[0] + b[0] <= MOST_CHANNELS, st.just(qat.Concat())),
 }
 
@@ -165,7 +196,7 @@ def cells_for(draw, shape):
     """A cell that takes this shape, with any of its fields changed."""
     anywhere = [make for ranks, make in OF_ONE.values() if ranks == ANY]
     here = [make for ranks, make in OF_ONE.values() if ranks == (len(shape),)]
-    make = draw(st.sampled_from(draw(st.sampled_from([anywhere, here]))))
+    make = draw(st.sampled_from(draw(st.sampled_from([anywhere, here or anywhere]))))
     return draw(make(shape))
 
 

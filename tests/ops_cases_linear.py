@@ -8,6 +8,7 @@ from ops_cases import IMAGE, activation, adder, conv_weight, dense_weight, f32, 
 
 from qat.quantizers import WeightQuantizer
 from qat.vocabulary.ops import EXACT_INTEGERS
+from qat.vocabulary.rearrangement import Rearrangement, Step, reshaping
 
 INF = np.inf
 
@@ -230,6 +231,30 @@ add(
     ],
 )
 add(
+    "concat of images, along their rows",
+    lambda ops, x, y: ops.concat([x, y], 1),
+    [activation(IMAGE), activation(IMAGE[:, :, :1] * 2)],
+    "activation",
+    [[[*IMAGE[n, c], IMAGE[n, c, 0] * 2] for c in range(3)] for n in range(2)],
+    cotangent=np.arange(2 * 3 * 3 * 2).reshape(2, 3, 3, 2),
+    gradients=[
+        [[np.arange(4).reshape(2, 2) + 18 * n + 6 * c for c in range(3)] for n in range(2)],
+        [[[[4 + 18 * n + 6 * c, 5 + 18 * n + 6 * c]] for c in range(3)] for n in range(2)],
+    ],
+)
+add(
+    "concat of images, along their columns",
+    lambda ops, x, y: ops.concat([x, y], 2),
+    [activation(IMAGE), activation(IMAGE[:, :, :, :1] * 2)],
+    "activation",
+    [[[[*IMAGE[n, c, y], IMAGE[n, c, y, 0] * 2] for y in range(2)] for c in range(3)] for n in range(2)],
+    cotangent=np.arange(2 * 3 * 2 * 3).reshape(2, 3, 2, 3),
+    gradients=[
+        [[[[k, k + 1] for k in (18 * n + 6 * c, 18 * n + 6 * c + 3)] for c in range(3)] for n in range(2)],
+        [[[[k + 2] for k in (18 * n + 6 * c, 18 * n + 6 * c + 3)] for c in range(3)] for n in range(2)],
+    ],
+)
+add(
     "concat of rows",
     lambda ops, x, y: ops.concat((x, y)),
     [activation([[1, 2], [3, 4]]), activation([[5], [6]])],
@@ -237,6 +262,85 @@ add(
     [[1, 2, 5], [3, 4, 6]],
     cotangent=[[1, 2, 3], [4, 5, 6]],
     gradients=[[[1, 2], [4, 5]], [[3], [6]]],
+)
+add(
+    "pick of channels that are equally far apart",
+    lambda ops, x: ops.pick(x, 0, (0, 2)),
+    [activation(IMAGE)],
+    "activation",
+    IMAGE[:, ::2],
+    cotangent=np.arange(16).reshape(2, 2, 2, 2),
+    gradients=[np.insert(np.arange(16).reshape(2, 2, 2, 2), 1, 0, axis=1)],
+)
+add(
+    "pick of rows, the last first and twice",
+    lambda ops, x: ops.pick(x, 1, (1, 0, 1)),
+    [activation(IMAGE)],
+    "activation",
+    IMAGE[:, :, [1, 0, 1]],
+    cotangent=np.arange(36).reshape(2, 3, 3, 2),
+    gradients=[
+        [[[[6 * p + 2, 6 * p + 3], [12 * p + 4, 12 * p + 6]] for p in range(3 * n, 3 * n + 3)] for n in range(2)]
+    ],
+)
+add(
+    "pick of one column",
+    lambda ops, x: ops.pick(x, 2, range(1, 2)),
+    [activation(IMAGE)],
+    "activation",
+    IMAGE[:, :, :, 1:],
+    cotangent=np.arange(12).reshape(2, 3, 2, 1),
+    gradients=[np.insert(np.arange(12).reshape(2, 3, 2, 1), 0, 0, axis=3)],
+)
+add(
+    "pick of features, backwards",
+    lambda ops, x: ops.pick(x, 0, (2, 1, 0)),
+    [activation([[1, 2, 3], [4, 5, 6]])],
+    "activation",
+    [[3, 2, 1], [6, 5, 4]],
+    cotangent=[[1, 2, 4], [8, 16, 32]],
+    gradients=[[[4, 2, 1], [32, 16, 8]]],
+)
+add(
+    "pad of every axis of images, each side by another number",
+    lambda ops, x: ops.pad(x, ((0, 1), (2, 0), (1, 1))),
+    [activation(IMAGE)],
+    "activation",
+    [
+        [[[0] * 4, [0] * 4, *([0, *IMAGE[n, c, y], 0] for y in range(2))] for c in range(3)] + [[[0] * 4] * 4]
+        for n in range(2)
+    ],
+    cotangent=np.arange(2 * 4 * 4 * 4).reshape(2, 4, 4, 4),
+    gradients=[np.arange(2 * 4 * 4 * 4).reshape(2, 4, 4, 4)[:, :3, 2:, 1:3]],
+)
+#: (3, 2, 2) as six places of two columns: the places of a channel and of a row change their order.
+TURNED = Rearrangement((3, 2, 2), Step((3, 2, 2), (1, 0, 2)), (2, 3, 2))
+add(
+    "rearrange: channels become rows",
+    lambda ops, x: ops.rearrange(x, TURNED),
+    [activation(IMAGE)],
+    "activation",
+    [[[IMAGE[n, c, y] for c in range(3)] for y in range(2)] for n in range(2)],
+    cotangent=np.arange(24).reshape(2, 2, 3, 2),
+    gradients=[[[[[k + 12 * n, k + 12 * n + 1] for k in (2 * c, 6 + 2 * c)] for c in range(3)] for n in range(2)]],
+)
+add(
+    "rearrange: images to another shape that has no sides in common",
+    lambda ops, x: ops.rearrange(x, reshaping((3, 2, 2), (2, 3, 2))),
+    [activation(IMAGE)],
+    "activation",
+    [[[IMAGE[n].ravel()[6 * c + 2 * y : 6 * c + 2 * y + 2] for y in range(3)] for c in range(2)] for n in range(2)],
+    cotangent=np.arange(24).reshape(2, 2, 3, 2),
+    gradients=[np.arange(24).reshape(2, 3, 2, 2)],
+)
+add(
+    "rearrange: rows of features to images",
+    lambda ops, x: ops.rearrange(x, reshaping((8,), (2, 2, 2))),
+    [activation([[0, 1, 2, 3, 4, 5, 6, 7]])],
+    "activation",
+    [[[[0, 1], [2, 3]], [[4, 5], [6, 7]]]],
+    cotangent=[[[[8, 7], [6, 5]], [[4, 3], [2, 1]]]],
+    gradients=[[[8, 7, 6, 5, 4, 3, 2, 1]]],
 )
 add(
     "flatten: features in CHW order",

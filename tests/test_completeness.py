@@ -48,7 +48,7 @@ from qat.vocabulary.values import Value
 DOCS = Path(__file__).parents[1] / "docs" / "cells.md"
 CELLS = every_cell.cell_classes()
 IMPLIED = (qat.Input, qat.FakeQuant)  #: that stand in every network anyway, and not as a node "cell"
-WITH_INPUTS = [cls for cls in CELLS if cls.arity]
+WITH_INPUTS = [cls for cls in CELLS if cls.arity != 0]
 #: A convolution states by its groups how channels pass through it.
 GROUPS = [qat.Conv2dBnAct(4, 6, 3, group=2, has_bias=True), qat.Conv2dBnAct(4, 8, 3, group=4, has_bias=True)]
 by_name = pytest.mark.parametrize("cls", CELLS, ids=lambda cls: cls.__name__)

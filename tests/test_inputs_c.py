@@ -21,7 +21,7 @@ from test_c_sweep import SETTINGS, Drawn, check, command, files_of
 import qat
 from qat.data import Split
 from qat.deploy.verify import export_verified, verify
-from qat.integer import Grid, IntegerConstantChannel, IntegerGraph, IntegerInput, IntegerTensor, Requantize, trace_codes
+from qat.integer import Grid, IntegerGraph, IntegerInput, IntegerPad, IntegerTensor, Requantize, trace_codes
 from qat.integer.ends import Ends
 from qat.integer.entry import LARGEST_MULTIPLIER, SMALLEST_MULTIPLIER
 from qat.targets.c import file as c_file
@@ -329,7 +329,7 @@ def test_a_mean_for_each_channel(build: str, pad_mode: str, tmp_path: Path) -> N
     pixels = qat.Input((3, 6, 5), mean=(0.1, 0.5, 0.7), std=(0.2, 0.3, 0.25))
     conv = qat.Conv2dBnAct(3, 4, 3, pad_mode=pad_mode, activation="relu")
     setup = calibrated(Chain(pixels, conv=conv, last=qat.Conv2dBnAct(4, 2, 1)), images=20)
-    assert any(isinstance(node, IntegerConstantChannel) for node in setup.integer.nodes) == (pad_mode == "same")
+    assert any(isinstance(node, IntegerPad) for node in setup.integer.nodes) == (pad_mode == "same")
     C.export(setup.integer, tmp_path / "net.c")
     assert differences(setup.integer, tmp_path / "net.c", setup.pixels) == []
 

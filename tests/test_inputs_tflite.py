@@ -16,9 +16,9 @@ import qat
 from qat.integer import (
     Grid,
     IntegerAdd,
-    IntegerConstantChannel,
     IntegerGraph,
     IntegerInput,
+    IntegerPad,
     IntegerTensor,
     Requantize,
     trace_codes,
@@ -393,7 +393,7 @@ class Normalized(qat.Network):
 def test_channels_that_are_normalised_differently(taken: str, bits: int, tmp_path: Path) -> None:
     """The convolution takes a fourth channel, one code everywhere, which the file adds."""
     setup, path = everything(Normalized(), num_bits=(8, bits)), tmp_path / "net.tflite"
-    assert any(isinstance(node, IntegerConstantChannel) for node in setup.integer.nodes)
+    assert any(isinstance(node, IntegerPad) for node in setup.integer.nodes)
     for arithmetic in ARITHMETICS if bits == 8 else ("fixed",):
         TFLITE.export(setup.integer, path, arithmetic=arithmetic, input_type=taken)
         assert operators(path)["PADV2"] == 1

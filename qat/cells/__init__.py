@@ -43,8 +43,19 @@ from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import LinearCell, WeightedCell
 from qat.cells.normalize import Normalize
+from qat.cells.pad import Pad
+from qat.cells.part import Slice
 from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from qat.cells.prelu import PReLU
+from qat.cells.rearrange import (
+    ChannelShuffle,
+    PixelShuffle,
+    PixelUnshuffle,
+    Reshape,
+    Stack,
+    Transpose,
+    Upsample,
+)
 from qat.cells.shape import Concat, ConstantChannel, Dropout, Flatten
 from qat.cells.softmax import Softmax
 
@@ -54,6 +65,7 @@ __all__ = [
     "AvgPool2d",
     "BatchNorm",
     "Cell",
+    "ChannelShuffle",
     "Concat",
     "ConstantChannel",
     "Context",
@@ -71,9 +83,17 @@ __all__ = [
     "Mul",
     "Normalize",
     "PReLU",
+    "Pad",
     "Param",
+    "PixelShuffle",
+    "PixelUnshuffle",
+    "Reshape",
     "Scope",
+    "Slice",
     "Softmax",
+    "Stack",
     "Sub",
+    "Transpose",
+    "Upsample",
     "WeightedCell",
 ]

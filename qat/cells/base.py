@@ -120,7 +120,7 @@ class Cell(Serializable):
     not a cell itself is defined with ``abstract=True``.
 
     Attributes:
-        arity: how many inputs it takes. Default: 1.
+        arity: how many inputs it takes; None: any number, of at least one. Default: 1.
         output_numbers: where the numbers of its output come from, one of ``qat.cells.facts.OutputNumbers``.
         output_channels: how channels pass through it, one of ``qat.cells.facts.OutputChannels``.
         non_negative: True where no number of its output is ever negative; a fake quantizer then tracks no lower end.
@@ -129,7 +129,7 @@ class Cell(Serializable):
         is_abstract: True for a base of cells, which is not a cell itself.
     """
 
-    arity: ClassVar[int] = 1
+    arity: ClassVar[int | None] = 1
     is_abstract: ClassVar[bool] = True
 
     output_numbers: OutputNumbers
@@ -151,6 +151,11 @@ class Cell(Serializable):
                 "qat.backend('torch').lower(network) to compute"
             )
         return tracers[-1].add(self, inputs, type(self).snake_name())
+
+    @classmethod
+    def takes(cls, count: int) -> bool:
+        """Whether it takes so many inputs."""
+        return count >= 1 if cls.arity is None else count == cls.arity
 
     @property
     def keeps_grid(self) -> bool:
@@ -209,7 +214,7 @@ class Cell(Serializable):
         """The shape of its output, of one sample.
 
         Args:
-            shapes: of its inputs, (C, H, W) or (F,).
+            shapes: of its inputs, (C, H, W), (C, L) or (F,).
 
         Raises:
             QatError: the inputs do not fit.

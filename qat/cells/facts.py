@@ -53,7 +53,8 @@ def check_facts(cls: type[Any], base: type[Any]) -> None:
         QatError: a fact is not stated, is inherited from a cell that computes something else, has a wrong value or contradicts
             another; or a method is missing that another one makes necessary.
     """
-    facts = {**FACTS, **FACTS_OF_SEVERAL} if cls.arity > 1 else FACTS
+    several = cls.arity is None or cls.arity > 1
+    facts = {**FACTS, **FACTS_OF_SEVERAL} if several else FACTS
     for name, (what, values) in facts.items():
         words = " or ".join(map(repr, values))
         if not hasattr(cls, name):
@@ -73,7 +74,7 @@ def check_facts(cls: type[Any], base: type[Any]) -> None:
         is_property = hasattr(type(stated), "__get__") and not callable(stated)
         if not is_property and not any(type(stated) is type(value) and stated == value for value in values):
             raise QatError(f"{cls.__name__}: {name} is {stated!r}, {what}; use {words}")
-    if cls.arity > 1 and cls.output_numbers == "moved" and cls.one_grid is not True:
+    if several and cls.output_numbers == "moved" and cls.one_grid is not True:
         raise QatError(
             f'{cls.__name__}: output_numbers is "moved", so that codes of several inputs meet in one output, but '
             'one_grid is not True; add one_grid = True, or state output_numbers = "computed"'

@@ -38,7 +38,7 @@ class Input(Cell):
       training finds as that of any activation (docs/numerics.md, "The input").
 
     Args:
-        shape: (C, H, W) or (F,) of one sample.
+        shape: (C, H, W), (C, L) or (F,) of one sample.
         mean: of pixels scaled to 0..1: one number for all channels, or one for each. Default: 0.
         std: standard deviation of pixels scaled to 0..1, likewise. Default: 1.
         dtype: of the arrays: "uint8", "int8", "uint16", "int16" or "float32". Default: "uint8".

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from qat.cells.base import Cell, Scope, Shape
 from qat.errors import QatError
 from qat.integer import (
     IntegerBuilder,
     IntegerConcat,
-    IntegerConstantChannel,
     IntegerFlatten,
+    IntegerPad,
     IntegerTensor,
+    code_of,
     require_codes,
     with_constant,
 )
-from qat.vocabulary.ops import Array, Tensor
+from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.values import Value
+
+LARGEST_RANK = 3  #: axes of a sample
 
 
 @dataclass(frozen=True)
@@ -92,53 +93,96 @@ class ConstantChannel(Cell):
         self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any
     ) -> IntegerTensor:
         x = require_codes(name, inputs[0])
-        code = int(np.rint(np.float32(self.value) / x.grid.scale))
-        if not x.grid.low <= code <= x.grid.high:
-            raise QatError(
-                f"{name}: {self.value:g} has no code among those of {x.name}, whose numbers reach from "
-                f"{x.grid.low * x.grid.scale:g} to {x.grid.high * x.grid.scale:g}; use a number within"
-            )
-        output = IntegerTensor(name, self.output_shape(x.shape), x.grid)
-        return builder.add(IntegerConstantChannel(name, (x,), output, code))
+        widths = ((0, 1), *((0, 0),) * (len(x.shape) - 1))
+        return builder.add(IntegerPad.of(name, x, widths, code_of(name, self.value, x)))
 
 
 @dataclass(frozen=True)
 class Concat(Cell):
-    """Two inputs, one after the other along the channels: (C1, H, W) and (C2, H, W) to (C1 + C2, H, W).
+    """Any number of inputs, one after another: (C1, H, W), (C2, H, W), ... to (C1 + C2 + ..., H, W).
 
     Their codes have one grid: convert_quant_network lets the fake quantizers before it share.
+
+    Args:
+        axis: along which they are joined, of one sample: 0, the default, the channels; 1 rows, 2 columns.
+
+    Raises:
+        QatError: for another axis.
+
+    Example:
+        >>> import qat
+        >>> qat.Concat().output_shape((3, 8, 8), (4, 8, 8), (1, 8, 8))
+        (8, 8, 8)
+        >>> qat.Concat(axis=2).output_shape((3, 8, 8), (3, 8, 2))
+        (3, 8, 10)
     """
 
-    arity = 2
+    axis: int = 0
+
+    arity = None
     output_numbers = "moved"
-    output_channels = "joined"
     non_negative = False
     random = False
     one_grid = True
 
+    @property
+    def output_channels(self) -> str:  # type: ignore[override]
+        """By its axis."""
+        return "joined" if self.axis == 0 else "kept"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_axis("Concat", self.axis)
+
     def output_shape(self, *shapes: Shape) -> Shape:
-        a, b = shapes
-        if len(a) != len(b) or a[1:] != b[1:]:
-            raise QatError(
-                f"joins along the channels, but gets {a} and {b}, which differ otherwise; make them equal there"
-            )
-        return (a[0] + b[0], *a[1:])
+        first, *others = shapes
+        axis = axis_of(self.axis, first)
+        for other in others:
+            if _without(first, axis) != _without(other, axis):
+                along = "the channels" if axis == 0 else f"axis {axis}"
+                raise QatError(
+                    f"joins along {along}, but gets {first} and {other}, which differ otherwise; make them equal there"
+                )
+        return (*first[:axis], sum(shape[axis] for shape in shapes), *first[axis + 1 :])
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
-        ops = scope.ops
-        if not all(x.codes for x in inputs):
-            return Value(ops.concat([x.real(ops) for x in inputs]))
-        # In steps of the last. Their scales differ where a Dropout has let one grow, where a grid has moved since codes were
-        # made on it, and between images of a float network; else the factor is 1.
-        *others, last = inputs
-        return last.with_data(ops.concat([*(x.in_steps_of(ops, last.scale) for x in others), last.data]))
+        return joined(scope.ops, inputs, self.axis)
 
     def to_integer(
         self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any
     ) -> IntegerTensor:
         xs = tuple(require_codes(name, x) for x in inputs)
-        shape = self.output_shape(*(x.shape for x in xs))
-        return builder.add(IntegerConcat(name, xs, IntegerTensor(name, shape, xs[0].grid)))
+        if len(xs) == 1:
+            return xs[0]
+        output = IntegerTensor(name, self.output_shape(*(x.shape for x in xs)), xs[0].grid)
+        return builder.add(IntegerConcat(name, xs, output, self.axis))
+
+
+def joined(ops: Ops, inputs: Sequence[Value], axis: int) -> Value:
+    """The inputs one after another, as codes where all of them are."""
+    if not all(x.codes for x in inputs):
+        return Value(ops.concat([x.real(ops) for x in inputs], axis))
+    # In steps of the last. Their scales differ where a Dropout has let one grow, where a grid has moved since codes were made
+    # on it, and between images of a float network; else the factor is 1.
+    *others, last = inputs
+    return last.with_data(ops.concat([*(x.in_steps_of(ops, last.scale) for x in others), last.data], axis))
+
+
+def check_axis(owner: str, axis: int) -> None:
+    """Raise QatError unless it is an axis that samples may have."""
+    if not 0 <= axis < LARGEST_RANK:
+        raise QatError(f"{owner}: axis is {axis!r}; use 0 for the channels, 1 for rows or 2 for columns")
+
+
+def axis_of(axis: int, shape: Shape) -> int:
+    """The axis. Raises QatError where a sample of that shape does not have it."""
+    if axis >= len(shape):
+        raise QatError(f"has axis {axis}, but takes {shape}, whose axes are 0 to {len(shape) - 1}; use one of these")
+    return axis
+
+
+def _without(shape: Shape, axis: int) -> Shape:
+    return (*shape[:axis], *shape[axis + 1 :])
 
 
 @dataclass(frozen=True)

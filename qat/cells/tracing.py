@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from qat.vocabulary.param import Shape
@@ -25,7 +26,7 @@ class Traced(Protocol):
 
     @property
     def shape(self) -> Shape:
-        """Of one sample: (C, H, W) or (F,)."""
+        """Of one sample: (C, H, W), (C, L) or (F,)."""
 
     def __add__(self, other: Any) -> Traced:
         """The node that adds both, or a number."""
@@ -47,6 +48,30 @@ class Traced(Protocol):
 
     def __neg__(self) -> Traced:
         """The node that multiplies by -1."""
+
+    def __getitem__(self, key: Any) -> Traced:
+        """A part, by slices: ``x[:, :4]`` the first four channels, ``x[..., ::2]`` every other column."""
+
+    def split(self, sizes: int | Sequence[int], dim: int = 1) -> tuple[Traced, ...]:
+        """Parts of that size, or of these sizes, along an axis of the batch, as PyTorch's: 1 is that of the channels."""
+
+    def reshape(self, *shape: Any) -> Traced:
+        """Another shape of the batch, as PyTorch's: the first size is -1, that of the samples; another one may be -1."""
+
+    def view(self, *shape: Any) -> Traced:
+        """As ``reshape``."""
+
+    def flatten(self, start_dim: int = 1) -> Traced:
+        """One row of features, ``Flatten``; or from a later axis of the batch on."""
+
+    def transpose(self, *dims: Any) -> Traced:
+        """Two axes of the batch exchanged, as PyTorch's; or all of them in another order, as NumPy's."""
+
+    def permute(self, *dims: Any) -> Traced:
+        """All axes of the batch in another order, the samples first."""
+
+    def chunk(self, chunks: int, dim: int = 1) -> tuple[Traced, ...]:
+        """So many parts, likewise; of equal sizes as far as they can be."""
 
 
 class Tracer(Protocol):

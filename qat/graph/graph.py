@@ -78,10 +78,7 @@ class Graph:
             missing = [name for name in node.inputs if name not in seen]
             if missing:
                 raise QatError(f"{node.name}: its input {missing[0]!r} is not a node before it in {self.name}")
-            if len(node.inputs) != node.cell.arity:
-                raise QatError(
-                    f"{node.name}: a {type(node.cell).__name__} takes {node.cell.arity} inputs but gets {len(node.inputs)}"
-                )
+            check_inputs(node.name, node.cell, len(node.inputs))
             seen.add(node.name)
         missing = [name for name in self.outputs if name not in seen]
         if missing or not self.outputs:
@@ -317,6 +314,13 @@ class Graph:
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(4)), row[4]]).rstrip() for row in rows]
         return "\n".join([f"{self.name}: {self.count_trainable():,} trainable parameters", *lines])
+
+
+def check_inputs(name: str, cell: Cell, count: int) -> None:
+    """Raise QatError unless the cell of the named node takes so many inputs."""
+    if not cell.takes(count):
+        wanted = "at least one input" if cell.arity is None else f"{cell.arity} inputs"
+        raise QatError(f"{name}: a {type(cell).__name__} takes {wanted} but gets {count}")
 
 
 def _text(value: Any) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,13 +14,16 @@ from qat.cells.arithmetic import Mul, Sub
 from qat.cells.base import Cell, Shape
 from qat.cells.elementwise import Activation, Add
 from qat.cells.input import Input
+from qat.cells.part import Slice, indexed, parted
+from qat.cells.rearrange import Reshape, Transpose
+from qat.cells.shape import Flatten
 from qat.cells.tracing import Traced, tracers
 from qat.errors import QatError, shortened
-from qat.graph.graph import Graph, Node
+from qat.graph.graph import Graph, Node, check_inputs
 from qat.names import check_name
 from qat.vocabulary.ops import Array
 
-KNOWN = "only calls of cells, a + b, a - b, a * b, these with numbers, and -a are known"
+KNOWN = "only calls of cells, a + b, a - b, a * b, these with numbers, -a, slices and moves (docs/cells.md) are known"
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Symbol:
 
     @property
     def shape(self) -> Shape:
-        """Of one sample: (C, H, W) or (F,)."""
+        """Of one sample: (C, H, W), (C, L) or (F,)."""
         return self.trace.shapes[self.name]
 
     def __add__(self, other: Any) -> Traced:
@@ -67,11 +71,69 @@ class Symbol:
             )
         return Activation("linear", float(factor), -float(shift) if negative else float(shift))(self)
 
+    def __getitem__(self, key: Any) -> Traced:
+        x: Traced = self
+        for cell in indexed(self.name, self.shape, key):
+            x = cell(x)
+        return x
+
+    def split(self, sizes: int | Sequence[int], dim: int = 1) -> tuple[Traced, ...]:
+        """Parts of that size, the last of which may be smaller, or of these sizes; dim: of the batch, as PyTorch's."""
+        axis = self._axis(dim)
+        return tuple(Slice(axis, *each)(self) for each in parted(self.name, self.shape[axis], sizes))
+
+    def chunk(self, chunks: int, dim: int = 1) -> tuple[Traced, ...]:
+        """So many parts, of equal sizes as far as they can be, as PyTorch's."""
+        size = self.shape[self._axis(dim)]
+        if not 1 <= chunks <= size:
+            raise QatError(f"{self.name}.chunk: {chunks} parts of an axis of {size}; use 1 to {size}")
+        return self.split(-(-size // chunks), dim)
+
+    def reshape(self, *shape: Any) -> Traced:
+        """Another shape of the batch, as PyTorch's: the first size is -1, that of the samples; another one may be -1."""
+        sizes = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+        if len(sizes) < 2 or sizes[0] != -1:
+            raise QatError(
+                f"{self.name}.reshape{sizes}: the first size is that of the samples, however many there are; write "
+                f"reshape(-1, ...), whose other sizes have the product {math.prod(self.shape)}"
+            )
+        return Reshape(sizes[1:])(self)
+
+    view = reshape
+
+    def flatten(self, start_dim: int = 1) -> Traced:
+        """One row of features; or from a later axis of the batch on."""
+        axis = self._axis(start_dim)
+        return Flatten()(self) if axis == 0 else Reshape((*self.shape[:axis], -1))(self)
+
+    def transpose(self, *dims: Any) -> Traced:
+        """Two axes of the batch exchanged, as PyTorch's; or all of them in another order, as NumPy's."""
+        if len(dims) != 2:
+            return self.permute(*dims)
+        axes = list(range(len(self.shape)))
+        a, b = map(self._axis, dims)
+        axes[a], axes[b] = b, a
+        return Transpose(tuple(axes))(self)
+
+    def permute(self, *dims: Any) -> Traced:
+        """All axes of the batch in another order, the samples first."""
+        order = tuple(dims[0]) if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
+        if order[:1] != (0,):
+            raise QatError(f"{self.name}.permute{order}: the samples stay the first axis; write permute(0, ...)")
+        return Transpose(tuple(map(self._axis, order[1:])))(self)
+
+    def _axis(self, dim: int) -> int:
+        """The axis of a sample that is ``dim`` in a batch."""
+        rank = len(self.shape) + 1
+        if not -rank < dim < rank or dim in (0, -rank):
+            raise QatError(f"{self.name}: has no axis {dim} beside that of the samples; use 1 to {rank - 1}")
+        return dim % rank - 1
+
     def _refuse(self, *others: Any, **options: Any) -> Any:
         raise QatError(f"{self.name}: in a construct, {KNOWN}; write a cell for it")
 
     __truediv__ = __rtruediv__ = __matmul__ = _refuse
-    __lt__ = __le__ = __gt__ = __ge__ = __getitem__ = __iter__ = __len__ = __call__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __iter__ = __len__ = __call__ = _refuse
     __pow__ = __rpow__ = __floordiv__ = __mod__ = __abs__ = __float__ = __int__ = _refuse
     __array__ = __array_ufunc__ = _refuse  # NumPy's functions
 
@@ -215,8 +277,7 @@ class Trace:
         if cell_name is not None:
             check_name(cell_name, "attribute or key")
         name = self._unique(cell_name or default_name, taken=set() if cell_name else set(self.cell_names.values()))
-        if len(inputs) != cell.arity:
-            raise QatError(f"{name}: a {type(cell).__name__} takes {cell.arity} inputs but gets {len(inputs)}")
+        check_inputs(name, cell, len(inputs))
         for position, symbol in enumerate(inputs):
             if not isinstance(symbol, Symbol) or symbol.trace is not self:
                 raise QatError(f"{name}: its input {position} is {type(symbol).__name__}, not the output of a cell")

@@ -9,9 +9,18 @@ from qat.integer.graph import IntegerGraph, require_integers
 from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, smallest_type
 from qat.integer.linear import EXACT_LONG, INT32_MAX, Accumulator, IntegerConv2d, IntegerDense, IntegerLinear
 from qat.integer.means import IntegerMeans
-from qat.integer.moves import IntegerConcat, IntegerConstantChannel, IntegerFlatten, IntegerMaxPool2d, with_constant
+from qat.integer.moves import (
+    IntegerConcat,
+    IntegerFlatten,
+    IntegerMaxPool2d,
+    IntegerPad,
+    IntegerRearrange,
+    code_of,
+    with_constant,
+)
 from qat.integer.mul import IntegerMul, Product, products_tie
 from qat.integer.node import Adjustments, IntegerNode, Pending, require_codes
+from qat.integer.pick import IntegerPick
 from qat.integer.table import Function, IntegerChannelTable, IntegerSoftmax, IntegerTable
 
 __all__ = [
@@ -27,7 +36,6 @@ __all__ = [
     "IntegerBuilder",
     "IntegerChannelTable",
     "IntegerConcat",
-    "IntegerConstantChannel",
     "IntegerConv2d",
     "IntegerDense",
     "IntegerFlatten",
@@ -40,6 +48,9 @@ __all__ = [
     "IntegerMinimum",
     "IntegerMul",
     "IntegerNode",
+    "IntegerPad",
+    "IntegerPick",
+    "IntegerRearrange",
     "IntegerSoftmax",
     "IntegerSub",
     "IntegerSum",
@@ -51,6 +62,7 @@ __all__ = [
     "Shape",
     "Sum",
     "by_sign",
+    "code_of",
     "evaluate",
     "products_tie",
     "require_codes",

@@ -73,7 +73,7 @@ class IntegerTensor(NamedTuple):
 
     Attributes:
         name: of the node that makes it.
-        shape: of one sample, (C, H, W) or (F,).
+        shape: of one sample, (C, H, W), (C, L) or (F,).
         grid: what its codes stand for.
     """
 

@@ -1,13 +1,18 @@
-"""Nodes whose codes are those of their inputs, moved or chosen from: constant channel, max pooling, flatten, concatenation."""
+"""Nodes whose codes are those of their inputs, moved or chosen from: max pooling, padding, other orders, concatenation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
+from qat.errors import QatError
+from qat.integer.grid import IntegerTensor
 from qat.integer.node import IntegerNode
 from qat.vocabulary.ops import Ops, Padding, Pair, Tensor
+from qat.vocabulary.rearrangement import Rearrangement
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,18 +35,52 @@ class IntegerMaxPool2d(IntegerNode):
 
 
 @dataclass(frozen=True, eq=False)
-class IntegerConstantChannel(IntegerNode):
-    """The channels of its input, and one more behind them that has the same centred code everywhere.
+class IntegerPad(IntegerNode):
+    """Its input with the same centred code around it, or in further channels.
 
     Attributes:
+        widths: how many before and behind, for each axis of one sample, canonical.
         value: that centred code.
     """
 
-    kind: ClassVar[str] = "a constant channel"
+    kind: ClassVar[str] = "padding"
+    widths: tuple[Pair, ...]
     value: int
 
+    @classmethod
+    def of(cls, name: str, x: IntegerTensor, widths: Sequence[Pair], value: int) -> IntegerPad:
+        """The node of that name which pads x."""
+        shape = tuple(before + size + after for size, (before, after) in zip(x.shape, widths, strict=True))
+        return cls(name, (x,), IntegerTensor(name, shape, x.grid), tuple(widths), value)
+
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
-        return with_constant(ops, inputs[0], float(self.value))
+        return ops.pad(inputs[0] - float(self.value), self.widths) + float(self.value)
+
+
+def code_of(name: str, value: float, x: IntegerTensor) -> int:
+    """The centred code of x next to a number. Raises QatError, as node ``name``, where it has none."""
+    code = int(np.rint(np.float32(value) / x.grid.scale))
+    if not x.grid.low <= code <= x.grid.high:
+        raise QatError(
+            f"{name}: {value:g} has no code among those of {x.name}, whose numbers reach from "
+            f"{x.grid.low * x.grid.scale:g} to {x.grid.high * x.grid.scale:g}; use a number within"
+        )
+    return code
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerRearrange(IntegerNode):
+    """Its codes in another order or shape.
+
+    Attributes:
+        rearrangement: which one.
+    """
+
+    kind: ClassVar[str] = "a rearrangement"
+    rearrangement: Rearrangement
+
+    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        return ops.rearrange(inputs[0], self.rearrangement)
 
 
 def with_constant(ops: Ops, x: Tensor, value: Tensor | float) -> Tensor:
@@ -62,9 +101,14 @@ class IntegerFlatten(IntegerNode):
 
 @dataclass(frozen=True, eq=False)
 class IntegerConcat(IntegerNode):
-    """Tensors of one grid, one after another along the channels."""
+    """Tensors of one grid, one after another.
+
+    Attributes:
+        axis: of one sample: 0, that of the channels, 1 rows, 2 columns.
+    """
 
     kind: ClassVar[str] = "concatenation"
+    axis: int = 0
 
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
-        return ops.concat(inputs)
+        return ops.concat(inputs, self.axis)

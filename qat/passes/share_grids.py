@@ -41,7 +41,7 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
     entries = {node.name for node in graph.nodes if isinstance(node.cell, Input)}
     group: dict[str, set[str]] = {}  # fake quantizer -> all that share with it, itself included
     for node in graph.nodes:
-        if node.cell.arity > 1 and node.cell.one_grid:
+        if len(node.inputs) > 1 and node.cell.one_grid:
             inputs, members = [], set()
             for position, name in enumerate(node.inputs):
                 origins = origins_of[name]

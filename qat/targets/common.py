@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -59,22 +60,22 @@ def used_only_by(graph: IntegerGraph, kind: type[IntegerNode]) -> set[str]:
     return found
 
 
-# -- channels last: HWC, as TFLite and C have pixels, where everything else here has CHW ------------------------------
+# -- channels last: HWC or LC, as TFLite and C have samples, where everything else here has CHW or CL -----------------
 
 
 def same_in_hwc(shape: Shape) -> bool:
     """True where the numbers of one sample have the same order in HWC as in CHW."""
-    return len(shape) < 3 or shape[0] == 1 or shape[1:] == (1, 1)
+    return len(shape) < 2 or shape[0] == 1 or math.prod(shape[1:]) == 1
 
 
 def to_hwc(x: Array) -> Array:
-    """(N, C, H, W) to (N, H, W, C); (N, F) as it is."""
-    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if x.ndim == 4 else x
+    """(N, C, H, W) to (N, H, W, C), (N, C, L) to (N, L, C); (N, F) as it is."""
+    return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if x.ndim > 2 else x
 
 
 def to_chw(x: Array) -> Array:
-    """(N, H, W, C) to (N, C, H, W); (N, F) as it is."""
-    return np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if x.ndim == 4 else x
+    """(N, H, W, C) to (N, C, H, W), (N, L, C) to (N, C, L); (N, F) as it is."""
+    return np.ascontiguousarray(np.moveaxis(x, -1, 1)) if x.ndim > 2 else x
 
 
 def columns_in_hwc(weight: Array, shape: Shape) -> Array:

@@ -17,7 +17,7 @@ PIXELS = "uint8"  #: the dtype of raw pixels
 
 
 class ArraySpec(NamedTuple):
-    """What an array of samples has to be: the shape of one of them, (C, H, W) or (F,), and its dtype.
+    """What an array of samples has to be: the shape of one of them, (C, H, W), (C, L) or (F,), and its dtype.
 
     >>> from qat.vocabulary.arrays import ArraySpec
     >>> str(ArraySpec((1, 49, 10), "int8"))

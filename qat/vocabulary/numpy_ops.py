@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
+from qat.vocabulary.rearrangement import Rearrangement
 
 
 class NumpyOps(Ops):
@@ -78,8 +79,19 @@ class NumpyOps(Ops):
         y: Array = _windows(x, kernel, stride, padding, (1, 1), 0.0).sum(axis=(4, 5))
         return y
 
-    def concat(self, xs: Sequence[Array]) -> Array:
-        return np.concatenate(xs, axis=1)
+    def concat(self, xs: Sequence[Array], axis: int = 0) -> Array:
+        return np.concatenate(xs, axis=1 + axis)
+
+    def pick(self, x: Array, axis: int, places: Sequence[int]) -> Array:
+        return x.take(places, axis=1 + axis)
+
+    def pad(self, x: Array, widths: Sequence[Pair]) -> Array:
+        return np.pad(x, ((0, 0), *widths))
+
+    def rearrange(self, x: Array, how: Rearrangement) -> Array:
+        for parts, axes in how.steps():
+            x = x.reshape(len(x), *parts).transpose(0, *(1 + axis for axis in axes))
+        return x.reshape(len(x), *how.shape)
 
     def take(self, table: Array, index: Array) -> Array:
         y: Array = table[index.astype(np.intp)]

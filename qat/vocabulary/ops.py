@@ -5,13 +5,14 @@ tensors; ``qat.vocabulary.numpy_ops`` is the reference, and tests/test_ops_confo
 Tensors also understand ``+ - * /`` (with a Python number on either side), unary minus, ``< <= > >=``, and ``&`` of what
 comparisons give, elementwise and broadcasting, as every framework defines them.
 
-Layouts. Outside a backend every tensor is canonical: activations NCHW, convolution weights OIHW (I per group), dense
+Layouts. Outside a backend every tensor is canonical: activations NCHW or NCL, convolution weights OIHW (I per group), dense
 weights OI. A backend that computes in another layout transposes in ``from_numpy`` and ``to_numpy``. Cells never name an
 axis; they say "channel" (of an activation) or "output" (of a weight).
 """
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qat.errors import QatError
+from qat.vocabulary.rearrangement import Rearrangement
 
 Tensor = Any  #: a backend's tensor; the core does not look inside
 Array = npt.NDArray[Any]
@@ -29,6 +31,14 @@ Padding = tuple[int, int, int, int]  #: top, bottom, left, right
 
 POWERS_OF_TWO = np.ldexp(np.float32(1.0), np.arange(-126, 128))  #: all that are normal float32 numbers
 EXACT_INTEGERS = 1 << 24  #: float32 holds every integer up to here; sums of integers that stay below are exact
+
+
+def as_slice(places: Sequence[int]) -> slice | None:
+    """The slice that takes these places; None where they are not equally far apart, one after another."""
+    step = places[1] - places[0] if len(places) > 1 else 1
+    if step < 1 or any(b - a != step for a, b in itertools.pairwise(places)):
+        return None
+    return slice(places[0], places[-1] + 1, step)
 
 
 class Ops(ABC):
@@ -50,7 +60,7 @@ class Ops(ABC):
 
     @abstractmethod
     def on_channel(self, vector: Tensor, activation: Tensor) -> Tensor:
-        """A (C,) vector or a scalar, shaped to broadcast over the channel axis of an activation of rank 2 or 4."""
+        """A (C,) vector or a scalar, shaped to broadcast over the channel axis of an activation of rank 2, 3 or 4."""
 
     @abstractmethod
     def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
@@ -95,8 +105,20 @@ class Ops(ABC):
         """Sum of each window, zeros outside: exact for integers."""
 
     @abstractmethod
-    def concat(self, xs: Sequence[Tensor]) -> Tensor:
-        """Activations joined along the channel axis."""
+    def concat(self, xs: Sequence[Tensor], axis: int = 0) -> Tensor:
+        """Activations joined along an axis of one sample, canonical: 0 that of the channels, 1 rows, 2 columns."""
+
+    @abstractmethod
+    def pick(self, x: Tensor, axis: int, places: Sequence[int]) -> Tensor:
+        """x[..., places[i], ...] along an axis of one sample, as in ``concat``. Gradients of what is taken twice are added."""
+
+    @abstractmethod
+    def pad(self, x: Tensor, widths: Sequence[Pair]) -> Tensor:
+        """x with so many zeros before and behind each axis of one sample, canonical."""
+
+    @abstractmethod
+    def rearrange(self, x: Tensor, how: Rearrangement) -> Tensor:
+        """The numbers of each sample in another order or shape."""
 
     @abstractmethod
     def take(self, table: Tensor, index: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 
 from qat.vocabulary.ops import Array, Kind
 
-Shape = tuple[int, ...]  #: of one sample, without the batch: (C, H, W) or (F,)
+Shape = tuple[int, ...]  #: of one sample, without the batch: (C, H, W), (C, L) or (F,)
 Initializer = Callable[[np.random.Generator, Shape], Array]
 
 

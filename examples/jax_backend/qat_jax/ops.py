@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
+from qat.vocabulary.rearrangement import Rearrangement
 
 jax.config.update("jax_enable_x64", True)  # wide sums are in float64; everything else names its type
 
@@ -39,7 +40,9 @@ class JaxOps(Ops):
         return np.array(tensor)
 
     def on_channel(self, vector: Tensor, activation: Tensor) -> Tensor:
-        return vector if vector.ndim == 0 or activation.ndim == 2 else vector.reshape(-1, 1, 1)
+        return (
+            vector if vector.ndim == 0 or activation.ndim == 2 else vector.reshape((-1,) + (1,) * (activation.ndim - 2))
+        )
 
     def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
         return vector if vector.ndim == 0 else vector.reshape((-1,) + (1,) * (weight.ndim - 1))
@@ -81,8 +84,19 @@ class JaxOps(Ops):
     def sum_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         return _pooled(lax.add, 0.0, x, kernel, stride, padding)
 
-    def concat(self, xs: Sequence[Tensor]) -> Tensor:
-        return jnp.concatenate(list(xs), 1)
+    def concat(self, xs: Sequence[Tensor], axis: int = 0) -> Tensor:
+        return jnp.concatenate(list(xs), 1 + axis)
+
+    def pick(self, x: Tensor, axis: int, places: Sequence[int]) -> Tensor:
+        return jnp.take(x, jnp.array(places), axis=1 + axis)
+
+    def pad(self, x: Tensor, widths: Sequence[Pair]) -> Tensor:
+        return jnp.pad(x, ((0, 0), *widths))
+
+    def rearrange(self, x: Tensor, how: Rearrangement) -> Tensor:
+        for parts, axes in how.steps():
+            x = x.reshape(-1, *parts).transpose(0, *(1 + axis for axis in axes))
+        return x.reshape(-1, *how.shape)
 
     def take(self, table: Tensor, index: Tensor) -> Tensor:
         return table[index.astype(jnp.int32)]

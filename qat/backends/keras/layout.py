@@ -1,4 +1,4 @@
-"""What enters a Keras model and leaves it: (N, C, H, W) outside, channels last inside."""
+"""What enters a Keras model and leaves it: (N, C, H, W) or (N, C, L) outside, channels last inside."""
 
 from __future__ import annotations
 
@@ -21,30 +21,35 @@ def ensured(x: Tensor, spec: ArraySpec) -> Tensor:
         return tf.identity(x)
 
 
-def transposed(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """The axes of a tensor of four in that order; others as they are."""
-    return tf.transpose(x, axes) if len(x.shape) == 4 else x
+def channels_last(x: Tensor) -> Tensor:
+    """A canonical batch in this backend's layout."""
+    axes = AXES.get(("activation", len(x.shape)))
+    return x if axes is None else tf.transpose(x, axes)
 
 
-def channels_last(spec: ArraySpec) -> ArraySpec:
-    """What Keras's own models take where the network takes that."""
-    shape = spec.shape
-    return spec._replace(shape=(*shape[1:], shape[0])) if len(shape) == 3 else spec
+def own_spec(spec: ArraySpec) -> ArraySpec:
+    """What Keras's own models take where the network takes that: channels last."""
+    return spec._replace(shape=(*spec.shape[1:], spec.shape[0]))
 
 
 def canonical(samples: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Samples as Keras's own models take them, as (N, C, H, W)."""
+    """Samples as Keras's own models take them, as (N, C, H, W) or (N, C, L)."""
     if keras.config.image_data_format() != "channels_last":
         return samples
-    return tuple(np.ascontiguousarray(np.moveaxis(x, -1, 1)) if x.ndim == 4 else x for x in samples)
+    return tuple(np.ascontiguousarray(np.moveaxis(x, -1, 1)) for x in samples)
 
 
 def to_layout(inputs: tuple[Tensor, ...], *, own: bool = False) -> tuple[Tensor, ...]:
     """Raw pixels as float32 in this backend's layout. own: they have channels last already, else they are canonical."""
     tensors = tuple(tf.cast(x, tf.float32) for x in inputs)
-    return tensors if own else tuple(transposed(x, AXES["activation"]) for x in tensors)
+    return tensors if own else tuple(channels_last(x) for x in tensors)
 
 
 def from_layout(outputs: tuple[Tensor, ...], *, own: bool = False) -> tuple[Tensor, ...]:
-    """The inverse: outputs as (N, C, H, W) or (N, F). own: with channels last."""
-    return outputs if own else tuple(transposed(y, (0, 3, 1, 2)) for y in outputs)
+    """The inverse: outputs as (N, C, H, W), (N, C, L) or (N, F). own: with channels last."""
+    return outputs if own else tuple(_channels_first(y) for y in outputs)
+
+
+def _channels_first(y: Tensor) -> Tensor:
+    rank = len(y.shape)
+    return tf.transpose(y, (0, rank - 1, *range(1, rank - 1))) if rank > 2 else y

@@ -17,8 +17,8 @@ from qat.backends.common import read as read
 from qat.backends.common import trace as trace
 from qat.backends.common import write as write
 from qat.backends.keras.layout import canonical as canonical
-from qat.backends.keras.layout import channels_last, ensured, from_layout, to_layout, transposed
-from qat.backends.keras.ops import AXES, DEVICES, ExactOps, Tensor
+from qat.backends.keras.layout import channels_last, ensured, from_layout, own_spec, to_layout
+from qat.backends.keras.ops import DEVICES, ExactOps, Tensor
 from qat.backends.keras.ops import KerasOps as KerasOps
 from qat.backends.keras.ops import seed as seed
 from qat.backends.keras.setup import keras, tf
@@ -119,7 +119,7 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
     def _specs(self) -> list[ArraySpec]:
         """What it takes where Keras calls it."""
         specs = self.graph.input_specs
-        return [channels_last(spec) for spec in specs] if self.own_layout else [*specs]
+        return [own_spec(spec) for spec in specs] if self.own_layout else [*specs]
 
     @property
     def step(self) -> int:
@@ -411,8 +411,15 @@ class Step(TrainingStep):
             self._functions[key] = self._compile(partial(function, phase=phase))
         with tf.device(self.model.device):
             inputs = tuple(map(tf.constant, pixels))
-            # Targets of four axes belong to an activation, which has another layout here.
-            wanted = single(tuple(transposed(tf.constant(x), AXES["activation"]) for x in targets))
+            # Targets of an activation have another layout here. Three axes may also be the classes of pixels.
+            graph = self.model.graph
+            rows = {shape for name in graph.outputs if len(shape := graph.shapes[name]) == 2}
+            wanted = single(
+                tuple(
+                    channels_last(tf.constant(x)) if np.ndim(x) == 4 or np.shape(x)[1:] in rows else tf.constant(x)
+                    for x in targets
+                )
+            )
             return self._functions[key](inputs, wanted, *others)
 
     def _apply(self, gradients: Sequence[Tensor], lr: float) -> None:

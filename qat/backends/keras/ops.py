@@ -9,12 +9,13 @@ import numpy as np
 
 from qat.backends.keras.setup import tf
 from qat.training.workers import this_worker
-from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
+from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair, as_slice
+from qat.vocabulary.rearrangement import Rearrangement
 
 DEVICES = {"CPU": "/CPU:0", "GPU": "/GPU:0"}  #: device target -> TensorFlow's name
 Tensor: TypeAlias = tf.Tensor
-#: From the canonical layout to this backend's, of tensors of rank 4: NHWC and HWIO.
-AXES = {"activation": (0, 2, 3, 1), "conv_weight": (2, 3, 1, 0)}
+#: From the canonical layout to this backend's, by kind and rank: NHWC, NLC and HWIO. All others are as they are.
+AXES = {("activation", 4): (0, 2, 3, 1), ("activation", 3): (0, 2, 1), ("conv_weight", 4): (2, 3, 1, 0)}
 #: Just above 0. TensorFlow takes the subnormal numbers below it for 0.
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -24,11 +25,13 @@ class KerasOps(Ops):
 
     def from_numpy(self, array: Array, kind: Kind) -> Tensor:
         array = np.asarray(array, np.float32)
-        return tf.constant(array.transpose(AXES[kind]) if array.ndim == 4 else array)
+        axes = AXES.get((kind, array.ndim))
+        return tf.constant(array if axes is None else array.transpose(axes))
 
     def to_numpy(self, tensor: Tensor, kind: Kind) -> Array:
         array = tensor.numpy()
-        return np.array(array.transpose(np.argsort(AXES[kind])) if array.ndim == 4 else array, order="C")
+        axes = AXES.get((kind, array.ndim))
+        return np.array(array if axes is None else array.transpose(np.argsort(axes)), order="C")
 
     def on_channel(self, vector: Tensor, activation: Tensor) -> Tensor:
         return vector  # channels are the last axis
@@ -97,8 +100,23 @@ class KerasOps(Ops):
         ones = tf.ones((*kernel, 1, channels), x.dtype)
         return self.conv2d(x, ones, None, stride=stride, padding=padding, dilation=(1, 1), group=channels)
 
-    def concat(self, xs: Sequence[Tensor]) -> Tensor:
-        return tf.concat(list(xs), axis=-1)
+    def concat(self, xs: Sequence[Tensor], axis: int = 0) -> Tensor:
+        return tf.concat(list(xs), axis=_axis(axis))
+
+    def pick(self, x: Tensor, axis: int, places: Sequence[int]) -> Tensor:
+        part = as_slice(places)
+        if part is None:
+            return tf.gather(x, tf.constant(places), axis=_axis(axis))
+        return x[(slice(None),) * axis + (part,)] if axis else x[..., part]
+
+    def pad(self, x: Tensor, widths: Sequence[Pair]) -> Tensor:
+        channels, *others = widths
+        return tf.pad(x, [(0, 0), *others, channels])
+
+    def rearrange(self, x: Tensor, how: Rearrangement) -> Tensor:
+        for parts, axes in how.steps_channels_last():
+            x = tf.transpose(tf.reshape(x, (-1, *parts)), (0, *(1 + axis for axis in axes)))
+        return tf.reshape(x, (-1, *how.shape[1:], how.shape[0]))
 
     def take(self, table: Tensor, index: Tensor) -> Tensor:
         return tf.gather(table, tf.cast(index, tf.int32))
@@ -107,8 +125,9 @@ class KerasOps(Ops):
         return x * tf.cast(_random().uniform(tf.shape(x)) >= rate, x.dtype)
 
     def flatten(self, x: Tensor) -> Tensor:
-        if len(x.shape) == 4:
-            x = tf.transpose(x, (0, 3, 1, 2))
+        rank = len(x.shape)
+        if rank > 2:
+            x = tf.transpose(x, (0, rank - 1, *range(1, rank - 1)))
         return tf.reshape(x, (-1, int(np.prod(x.shape[1:]))))
 
     def maximum(self, x: Tensor, y: Tensor | float) -> Tensor:
@@ -216,7 +235,7 @@ class KerasOps(Ops):
             tf.debugging.assert_greater(tf.shape(x)[0] * this_worker().count, 1, message)
 
     def batch_norm(self, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        images = x if len(x.shape) == 4 else x[:, None, None, :]
+        images = {4: x, 3: x[:, None], 2: x[:, None, None]}[len(x.shape)]
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=images, scale=gamma, offset=beta, mean=[], variance=[], epsilon=eps, is_training=True
         )
@@ -253,6 +272,11 @@ class KerasOps(Ops):
             return tf.round(clipped), gradient
 
         return straight_through(x, multiplier)
+
+
+def _axis(axis: int) -> int:
+    """Of a sample's axis, the one in a batch with its channels last."""
+    return axis or -1
 
 
 def _pads(padding: Padding) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 
 from qat.backends.mindspore.setup import ms, ops
 from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
+from qat.vocabulary.rearrangement import Rearrangement
 
 Tensor: TypeAlias = ms.Tensor
 
@@ -45,7 +46,11 @@ class MindSporeOps(Ops):
         return np.array(tensor.asnumpy())
 
     def on_channel(self, vector: Tensor, activation: Tensor) -> Tensor:
-        return vector if vector.ndim == 0 or activation.ndim == 2 else vector.reshape(1, -1, 1, 1)
+        return (
+            vector
+            if vector.ndim == 0 or activation.ndim == 2
+            else vector.reshape((1, -1) + (1,) * (activation.ndim - 2))
+        )
 
     def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
         return vector if vector.ndim == 0 else vector.reshape((-1,) + (1,) * (weight.ndim - 1))
@@ -103,8 +108,20 @@ class MindSporeOps(Ops):
         y = self.conv2d(images, ones, None, stride=stride, padding=padding, dilation=(1, 1), group=1)
         return y.reshape(n, channels, *y.shape[2:])
 
-    def concat(self, xs: Sequence[Tensor]) -> Tensor:
-        return ops.cat(tuple(xs), 1)
+    def concat(self, xs: Sequence[Tensor], axis: int = 0) -> Tensor:
+        return ops.cat(tuple(xs), 1 + axis)
+
+    def pick(self, x: Tensor, axis: int, places: Sequence[int]) -> Tensor:
+        # Slices with steps have a wrong gradient on CPUs (MindSpore 2.6).
+        return ops.gather(x, Tensor(np.array(places, np.int32)), 1 + axis)
+
+    def pad(self, x: Tensor, widths: Sequence[Pair]) -> Tensor:
+        return ops.pad(x, tuple(side for width in reversed(widths) for side in width), mode="constant", value=0.0)
+
+    def rearrange(self, x: Tensor, how: Rearrangement) -> Tensor:
+        for parts, axes in how.steps():
+            x = x.reshape(-1, *parts).transpose(0, *(1 + axis for axis in axes))
+        return x.reshape(-1, *how.shape)
 
     def take(self, table: Tensor, index: Tensor) -> Tensor:
         return ops.gather(table, index.astype(ms.int32), 0)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
+from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair, as_slice
+from qat.vocabulary.rearrangement import Rearrangement
 
 Tensor = torch.Tensor
 
@@ -27,7 +28,7 @@ class TorchOps(Ops):
         return tensor.detach().cpu().numpy().copy()
 
     def on_channel(self, vector: Tensor, activation: Tensor) -> Tensor:
-        return vector if vector.ndim == 0 or activation.ndim == 2 else vector.view(-1, 1, 1)
+        return vector if vector.ndim == 0 or activation.ndim == 2 else vector.view((-1,) + (1,) * (activation.ndim - 2))
 
     def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
         return vector if vector.ndim == 0 else vector.view((-1,) + (1,) * (weight.ndim - 1))
@@ -90,8 +91,22 @@ class TorchOps(Ops):
             x = F.pad(x, (left, right, top, bottom))
         return F.avg_pool2d(x, kernel, stride, divisor_override=1)
 
-    def concat(self, xs: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(xs), dim=1)
+    def concat(self, xs: Sequence[Tensor], axis: int = 0) -> Tensor:
+        return torch.cat(list(xs), dim=1 + axis)
+
+    def pick(self, x: Tensor, axis: int, places: Sequence[int]) -> Tensor:
+        part = as_slice(places)
+        if part is not None:
+            return x[(slice(None),) * (1 + axis) + (part,)]
+        return x.index_select(1 + axis, torch.tensor(places, device=x.device))
+
+    def pad(self, x: Tensor, widths: Sequence[Pair]) -> Tensor:
+        return F.pad(x, [side for width in reversed(widths) for side in width])
+
+    def rearrange(self, x: Tensor, how: Rearrangement) -> Tensor:
+        for parts, axes in how.steps():
+            x = x.reshape(-1, *parts).permute(0, *(1 + axis for axis in axes))
+        return x.reshape(-1, *how.shape)
 
     def take(self, table: Tensor, index: Tensor) -> Tensor:
         return table[index.long()]

@@ -316,4 +316,4 @@ class _Lowering:
     @add.register
     def _(self, node: IntegerConcat) -> None:
         inputs = tuple(self.codes(x) for x in node.inputs)
-        self.step("concat", node.name + QUANT, inputs, node.output.shape, np.int8)
+        self.step("concat", node.name + QUANT, inputs, node.output.shape, np.int8, axis=1 + node.axis)

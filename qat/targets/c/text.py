@@ -52,8 +52,13 @@ def dimensions(shape: Shape) -> str:
 
 
 def stored_shape(shape: Shape) -> Shape:
-    """(C, H, W) is stored as (H, W, C)."""
-    return (*shape[1:], shape[0]) if len(shape) == 3 else shape
+    """(C, H, W) is stored as (H, W, C), (C, L) as (L, C)."""
+    return (*shape[1:], shape[0])
+
+
+def stored_axis(axis: int, rank: int) -> int:
+    """Of an axis of a sample of that rank, the one in the file."""
+    return (axis or rank) - 1
 
 
 def ctype(stored: str) -> str:

@@ -14,7 +14,6 @@ import numpy as np
 from qat.integer import (
     IntegerChannelTable,
     IntegerConcat,
-    IntegerConstantChannel,
     IntegerConv2d,
     IntegerDense,
     IntegerFlatten,
@@ -26,6 +25,9 @@ from qat.integer import (
     IntegerMinimum,
     IntegerMul,
     IntegerNode,
+    IntegerPad,
+    IntegerPick,
+    IntegerRearrange,
     IntegerSoftmax,
     IntegerSum,
     IntegerTable,
@@ -36,13 +38,14 @@ from qat.names import check_included, harmless
 from qat.targets.c import elementwise as c_elementwise
 from qat.targets.c import ends as c_ends
 from qat.targets.c import kernels as c_kernels
+from qat.targets.c import moves as c_moves
 from qat.targets.c import packed as c_packed
 from qat.targets.c import wide as c_wide
 from qat.targets.c.ends import enter, leave, macros, uses_floats
 from qat.targets.c.layout import scratch
 from qat.targets.c.linear import LinearWriter
 from qat.targets.c.means import add_means
-from qat.targets.c.text import MODEL, comment, ctype, dimensions, plain, stored_shape, stored_type, width
+from qat.targets.c.text import MODEL, comment, ctype, dimensions, plain, stored_axis, stored_shape, stored_type, width
 from qat.targets.common import no_form
 
 
@@ -170,6 +173,8 @@ class Writer(LinearWriter):
             lines += [f"#define {key}_{side} {n}" for side, n in sides] if len(x.shape) == 3 else []
             lines += macros(key, end)
         image = "rows from the top, the channels of a pixel beside one another (HWC)"
+        if any(len(x.shape) == 2 for x in (*self.graph.inputs, *self.graph.outputs)):
+            image += ", likewise of series (LC)"
         pixels = all(self._input_name(name).startswith("pixels") for name in self.entries)
         inputs = "raw pixels" if pixels else "as below; of images"
         real = any(end.stored == REAL for end in self.ends.outputs)
@@ -304,8 +309,7 @@ extern "C" {{
 
     @add.register
     def _(self, node: IntegerFlatten) -> None:
-        channels, height, width = node.inputs[0].shape
-        pixels = height * width
+        channels, pixels = node.inputs[0].shape[0], prod(node.inputs[0].shape[1:])
         body = f"""\
     int32_t c, i;
     for (c = 0; c < {channels}; c++)
@@ -331,30 +335,27 @@ extern "C" {{
 
     @add.register
     def _(self, node: IntegerConcat) -> None:
-        channels, pixels = node.output.shape[0], prod(node.output.shape[1:])
-        body = ["    int32_t i;", f"    for (i = 0; i < {pixels}; i++, y += {channels}) {{"]
-        first = 0
-        for k, x in enumerate(node.inputs):
-            body.append(f"        memcpy(y + {first}, x{k} + i * {x.shape[0]}, {x.shape[0] * width(x)});")
-            first += x.shape[0]
+        """Runs of each input in turn: of its numbers from the joined axis on, in the order of the file."""
+        axis = stored_axis(node.axis, len(node.output.shape))
+        count = prod(stored_shape(node.output.shape)[:axis])
+        runs = [prod(stored_shape(x.shape)[axis:]) for x in node.inputs]
+        body = ["    int32_t i;", f"    for (i = 0; i < {count}; i++, y += {sum(runs)}) {{"]
+        for k, (x, run) in enumerate(zip(node.inputs, runs, strict=True)):
+            body.append(f"        memcpy(y + {sum(runs[:k])}, x{k} + i * {run}, {run * width(x)});")
         what = f"concatenation to {dimensions(node.output.shape)}"
-        xs = len(node.inputs)
-        text = "\n".join([*body, "    }"])
-        if xs == 1:
-            text = text.replace("x0 +", "x +")
-        self.define(node, what, [], text, inputs=xs)
+        self.define(node, what, [], "\n".join([*body, "    }"]), inputs=len(runs))
 
     @add.register
-    def _(self, node: IntegerConstantChannel) -> None:
-        (x,), grid = node.inputs, node.output.grid
-        channels, pixels = x.shape[0], prod(x.shape[1:])
-        body = f"""\
-    int32_t i;
-    for (i = 0; i < {pixels}; i++, x += {channels}, y += {channels + 1}) {{
-        memcpy(y, x, {channels * width(x)});
-        y[{channels}] = {node.value + grid.zero_point - grid.qmin};
-    }}"""
-        self.define(node, f"{dimensions(x.shape)}, and a channel of one code", [], body)
+    def _(self, node: IntegerPad) -> None:
+        c_moves.add_pad(self, node)
+
+    @add.register
+    def _(self, node: IntegerRearrange) -> None:
+        c_moves.add_rearrangement(self, node)
+
+    @add.register
+    def _(self, node: IntegerPick) -> None:
+        c_moves.add_pick(self, node)
 
     @add.register
     def _(self, node: IntegerTable) -> None:

@@ -149,7 +149,19 @@ def add_primitive(model: proto.ModelProto, name: str, op: str, attributes: Mappi
 #: All that are written, and so all that are run: MindSpore knows some that load libraries.
 OPERATIONS = {
     *("Add", "BiasAdd", "Cast", "Concat", "Conv2D", "Div", "Floor", "Gather", "MakeTuple", "MatMul"),
-    *("MaxPool", "Maximum", "Minimum", "Mul", "PadV3", "ReduceMax", "ReduceSum", "Reshape", "Round", "Sub"),
+    *(
+        "MaxPool",
+        "Maximum",
+        "Minimum",
+        "Mul",
+        "PadV3",
+        "ReduceMax",
+        "ReduceSum",
+        "Reshape",
+        "Round",
+        "Sub",
+        "Transpose",
+    ),
 }
 #: Operations whose settings are attributes; of the others they are inputs.
 OBJECTS = ("Conv2D", "MaxPool", "MakeTuple")

@@ -15,7 +15,6 @@ from qat.integer import (
     IntegerAdd,
     IntegerChannelTable,
     IntegerConcat,
-    IntegerConstantChannel,
     IntegerConv2d,
     IntegerDense,
     IntegerFlatten,
@@ -27,6 +26,9 @@ from qat.integer import (
     IntegerMinimum,
     IntegerMul,
     IntegerNode,
+    IntegerPad,
+    IntegerPick,
+    IntegerRearrange,
     IntegerSoftmax,
     IntegerSub,
     IntegerTable,
@@ -240,9 +242,17 @@ class IntegerWriter:
         return self.node("PadV3", inputs, output, mode="constant", paddings_contiguous=True)
 
     @add.register
-    def _(self, node: IntegerConstantChannel) -> None:
+    def _(self, node: IntegerPad) -> None:
+        sides = tuple(side for width in reversed(node.widths) for side in width)
+        self._finish(node, self._pad(self.names[node.inputs[0].name], sides, node.value, codes_name(node.name)))
+
+    @add.register
+    def _(self, node: IntegerRearrange) -> None:
         x = self.names[node.inputs[0].name]
-        self._finish(node, self._pad(x, (0, 0, 0, 0, 0, 1), node.value, codes_name(node.name)))
+        for parts, axes in node.rearrangement.steps():
+            x = self.node("Reshape", [x, self.constant((-1, *parts))])
+            x = self.node("Transpose", [x, self.constant((0, *(1 + axis for axis in axes)))])
+        self._finish(node, x, "Reshape", self.constant((-1, *node.output.shape)))
 
     @add.register
     def _(self, node: IntegerFlatten) -> None:
@@ -277,11 +287,20 @@ class IntegerWriter:
     @add.register
     def _(self, node: IntegerConcat) -> None:
         together = self.node("MakeTuple", [self.names[x.name] for x in node.inputs])
-        self._finish(node, together, "Concat", self.constant(1))
+        self._finish(node, together, "Concat", self.constant(1 + node.axis))
 
     def _take(self, table: str, index: str, output: str | None = None) -> str:
         index, zero = self.cast(index, INT32), self.constant(0)
         return self.node("Gather", [table, index, zero, zero], output)
+
+    @add.register
+    def _(self, node: IntegerPick) -> None:
+        x, zero = self.names[node.inputs[0].name], self.constant(0)
+        for axis, places in node.places.items():
+            index = self.parameter(f"{node.name}.places{axis}", np.array(places, np.int32))
+            last = axis == list(node.places)[-1]
+            x = self.node("Gather", [x, index, self.constant(1 + axis), zero], codes_name(node.name) if last else None)
+        self._finish(node, x)
 
     @add.register
     def _(self, node: IntegerTable) -> None:

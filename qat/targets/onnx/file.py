@@ -19,8 +19,7 @@ from qat.targets.common import prefixed
 OPERATORS = {"Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Flatten", "Gather"}
 OPERATORS |= {"Erf", "Exp", "Max", "Min", "Softplus"}
 OPERATORS |= {"Gemm", "Identity", "MaxPool", "Mul", "Pad", "QuantizeLinear", "ReduceMax", "ReduceSum", "Relu"}
-OPERATORS |= {"Sigmoid", "Softmax", "Sub", "Tanh"}
-OPERATORS |= {"Min"}
+OPERATORS |= {"Reshape", "Sigmoid", "Slice", "Softmax", "Sub", "Tanh", "Transpose"}
 
 
 def load_model(path: str | Path) -> onnx.ModelProto:

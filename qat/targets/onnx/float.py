@@ -10,6 +10,7 @@ import numpy as np
 from qat.targets.float_graph import FloatOps, Operation, Symbol
 from qat.targets.onnx.writer import Writer, pads_of
 from qat.vocabulary.ops import Array, Kind, Padding, Pair
+from qat.vocabulary.rearrangement import Rearrangement
 
 
 class OnnxSymbol(Symbol):
@@ -119,9 +120,21 @@ class OnnxOps(FloatOps):
         """A Softmax over the channels."""
         return self._node("Softmax", x, axis=1)
 
-    def concat(self, xs: Sequence[OnnxSymbol]) -> OnnxSymbol:
-        """A Concat of the channels."""
-        return self._node("Concat", *xs, axis=1)
+    def concat(self, xs: Sequence[OnnxSymbol], axis: int = 0) -> OnnxSymbol:
+        """A Concat."""
+        return self._node("Concat", *xs, axis=1 + axis)
+
+    def pick(self, x: OnnxSymbol, axis: int, places: Sequence[int]) -> OnnxSymbol:
+        """A Slice or a Gather."""
+        return OnnxSymbol(self.writer, self.writer.picked(x.name, {axis: tuple(places)}))
+
+    def pad(self, x: OnnxSymbol, widths: Sequence[Pair]) -> OnnxSymbol:
+        """A Pad."""
+        return OnnxSymbol(self.writer, self.writer.padded(x.name, widths, np.float32(0.0)))
+
+    def rearrange(self, x: OnnxSymbol, how: Rearrangement) -> OnnxSymbol:
+        """Reshapes and Transposes."""
+        return OnnxSymbol(self.writer, self.writer.rearranged(x.name, how))
 
     def sum_pool2d(self, x: OnnxSymbol, *, kernel: Pair, stride: Pair, padding: Padding) -> OnnxSymbol:
         """An AveragePool that counts the padding, times the size of its window."""

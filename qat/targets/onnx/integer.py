@@ -15,7 +15,6 @@ from qat.integer import (
     IntegerAdd,
     IntegerChannelTable,
     IntegerConcat,
-    IntegerConstantChannel,
     IntegerConv2d,
     IntegerDense,
     IntegerFlatten,
@@ -27,6 +26,9 @@ from qat.integer import (
     IntegerMinimum,
     IntegerMul,
     IntegerNode,
+    IntegerPad,
+    IntegerPick,
+    IntegerRearrange,
     IntegerSoftmax,
     IntegerSub,
     IntegerTable,
@@ -252,15 +254,24 @@ class QdqWriter(Writer):
 
     @add.register
     def _(self, node: IntegerConcat) -> None:
-        self._quantize(self.node("Concat", [self.dequantize(x) for x in node.inputs], axis=1), node)
+        self._quantize(self.node("Concat", [self.dequantize(x) for x in node.inputs], axis=1 + node.axis), node)
 
     @add.register
-    def _(self, node: IntegerConstantChannel) -> None:
+    def _(self, node: IntegerPad) -> None:
         """Of the codes themselves, which the node does not change."""
-        pads = self.constant(np.array([0, 0, 0, 0, 0, 1, 0, 0]))
-        value = self.constant(np.uint8(node.value + node.output.grid.zero_point + offset_of(node.output.grid)))
+        value = np.uint8(node.value + node.output.grid.zero_point + offset_of(node.output.grid))
         codes = self.end_names[node.inputs[0].name]
-        self.end_names[node.name] = self.node("Pad", [codes, pads, value], codes_name(node.name))
+        self.end_names[node.name] = self.padded(codes, node.widths, value, codes_name(node.name))
+
+    @add.register
+    def _(self, node: IntegerRearrange) -> None:
+        codes = self.end_names[node.inputs[0].name]
+        self.end_names[node.name] = self.rearranged(codes, node.rearrangement, codes_name(node.name))
+
+    @add.register
+    def _(self, node: IntegerPick) -> None:
+        codes = self.end_names[node.inputs[0].name]
+        self.end_names[node.name] = self.picked(codes, node.places, codes_name(node.name))
 
     @add.register
     def _(self, node: IntegerTable) -> None:

@@ -10,10 +10,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from qat.cells.base import Shape
+from qat.integer.pick import Places
 from qat.integer.widths import pack
 from qat.targets.common import end_names
 from qat.vocabulary.arrays import ArraySpec
-from qat.vocabulary.ops import Array, Padding
+from qat.vocabulary.ops import Array, Padding, Pair, as_slice
+from qat.vocabulary.rearrangement import Rearrangement
 
 OPSET, IR_VERSION = 17, 8  #: old enough for every runtime of the last years; QDQ with an axis needs opset 13
 #: Bits of packed weights -> opset and IR version of their types, and the types: signed, unsigned.
@@ -67,6 +69,32 @@ class Writer:
         if key not in self._initializers:
             self._initializers[key] = numpy_helper.from_array(array, f"#{len(self._initializers)}")
         return self._initializers[key].name
+
+    def picked(self, x: str, places: Places, output: str | None = None) -> str:
+        """A tensor's numbers at these places: a Slice where they are equally far apart, a Gather where not."""
+        found = {axis: as_slice(each) for axis, each in places.items()}
+        parts = {axis: part for axis, part in found.items() if part is not None}
+        rest = [axis for axis in places if axis not in parts]
+        if parts:
+            numbers = [[part.start, part.stop, 1 + axis, part.step] for axis, part in parts.items()]
+            bounds = [self.constant(np.array(each)) for each in zip(*numbers, strict=True)]
+            x = self.node("Slice", [x, *bounds], None if rest else output)
+        for axis in rest:
+            index = self.constant(np.array(places[axis]))
+            x = self.node("Gather", [x, index], output if axis == rest[-1] else None, axis=1 + axis)
+        return x
+
+    def padded(self, x: str, widths: Sequence[Pair], value: np.generic, output: str | None = None) -> str:
+        """A Pad by a constant."""
+        pads = np.array([0, *(before for before, _ in widths), 0, *(after for _, after in widths)])
+        return self.node("Pad", [x, self.constant(pads), self.constant(value)], output)
+
+    def rearranged(self, x: str, how: Rearrangement, output: str | None = None) -> str:
+        """A Reshape, and before it Reshapes and Transposes where the order of the numbers changes."""
+        for parts, axes in how.steps():
+            x = self.node("Reshape", [x, self.constant(np.array([0, *parts]))])
+            x = self.node("Transpose", [x], perm=[0, *(1 + axis for axis in axes)])
+        return self.node("Reshape", [x, self.constant(np.array([0, *how.shape]))], output)
 
     def packed(self, codes: Array, bits: int) -> str:
         """The name of an initializer that holds codes of so few bits several to a byte, cast to int8 or uint8.

@@ -49,6 +49,7 @@ OPERATORS = {
     Op.RELU: 1,
     Op.RESHAPE: 1,
     Op.SOFTMAX: 1,
+    Op.STRIDED_SLICE: 2,
     Op.SUB: 2,
     Op.SUM: 1,
     Op.TANH: 1,
@@ -135,7 +136,7 @@ def _check_model(model: Any) -> None:
     check_sample(numbers)
     for index in ends:
         tensor = graph.tensors[index]
-        if tensor.type not in ENDS or len(tensor.shape) not in (2, 4) or tensor.shape[0] != 1:
+        if tensor.type not in ENDS or len(tensor.shape) not in (2, 3, 4) or tensor.shape[0] != 1:
             raise ValueError(f"an input or output has type {tensor.type} and shape {list(tensor.shape)}")
         found = tensor.quantization
         scales = (len(_some(found.scale)), len(_some(found.zeroPoint))) if found else (0, 0)

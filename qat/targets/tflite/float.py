@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,11 @@ from ai_edge_litert import schema_py_generated as schema
 
 from qat.cells.base import Shape
 from qat.cells.window import output_size
+from qat.targets.common import to_hwc
 from qat.targets.float_graph import FloatOps, Symbol
-from qat.targets.tflite.writer import Op, Writer, pool_options
+from qat.targets.tflite.writer import Op, Writer, canonical_shape, pool_options, stored_axis, stored_shape
 from qat.vocabulary.ops import Array, Kind, Padding, Pair
+from qat.vocabulary.rearrangement import Rearrangement, reshaping
 
 #: Operators of two tensors, and the class of their options.
 BINARY = {
@@ -80,9 +83,7 @@ class TfliteOps(FloatOps):
         array = np.asarray(array, np.float32)
         if kind in ("conv_weight", "dense_weight"):
             return array
-        if kind == "activation" and array.ndim == 4:
-            array = array.transpose(0, 2, 3, 1)
-        array = array.reshape(1) if kind == "scalar" else array
+        array = array.reshape(1) if kind == "scalar" else to_hwc(array) if kind == "activation" else array
         return TfliteSymbol(self.writer, self.writer.constant(array), array.shape)
 
     def on_channel(self, vector: TfliteSymbol, activation: TfliteSymbol) -> TfliteSymbol:
@@ -135,19 +136,35 @@ class TfliteOps(FloatOps):
 
     def flatten(self, x: TfliteSymbol) -> TfliteSymbol:
         """A RESHAPE, of an image after a TRANSPOSE to CHW."""
-        if len(x.shape) == 4:
-            n, height, width, channels = x.shape
-            order = self.writer.constant(np.array([0, 3, 1, 2], np.int32))
-            x = self._op(Op.TRANSPOSE, [x.index, order], (n, channels, height, width), schema.TransposeOptionsT())
-        features = int(np.prod(x.shape[1:]))
-        row = self.writer.constant(np.array([-1, features], np.int32))
-        return self._op(Op.RESHAPE, [x.index, row], (1, features), schema.ReshapeOptionsT())
+        shape = canonical_shape(x.shape[1:])
+        return self.rearrange(x, reshaping(shape, (math.prod(shape),)))
 
-    def concat(self, xs: Sequence[TfliteSymbol]) -> TfliteSymbol:
-        """A CONCATENATION of the channels."""
-        shape = (*xs[0].shape[:-1], sum(x.shape[-1] for x in xs))
-        options = schema.ConcatenationOptionsT(axis=len(shape) - 1)
+    def concat(self, xs: Sequence[TfliteSymbol], axis: int = 0) -> TfliteSymbol:
+        """A CONCATENATION."""
+        axis = stored_axis(axis, len(xs[0].shape) - 1)
+        shape = (*xs[0].shape[:axis], sum(x.shape[axis] for x in xs), *xs[0].shape[axis + 1 :])
+        options = schema.ConcatenationOptionsT(axis=axis)
         return self._op(Op.CONCATENATION, [x.index for x in xs], shape, options)
+
+    def pick(self, x: TfliteSymbol, axis: int, places: Sequence[int]) -> TfliteSymbol:
+        """A STRIDED_SLICE or a GATHER."""
+        stored = stored_axis(axis, len(x.shape) - 1)
+        shape = (*x.shape[:stored], len(places), *x.shape[stored + 1 :])
+        output = self.writer.tensor(shape, np.float32)
+        return TfliteSymbol(self.writer, self.writer.picked(x.index, {axis: tuple(places)}, output), shape)
+
+    def pad(self, x: TfliteSymbol, widths: Sequence[Pair]) -> TfliteSymbol:
+        """A PADV2."""
+        channels, *others = widths
+        shape = tuple(a + size + b for size, (a, b) in zip(x.shape, [(0, 0), *others, channels], strict=True))
+        output, zero = self.writer.tensor(shape, np.float32), self.writer.constant(np.zeros(1, np.float32))
+        return TfliteSymbol(self.writer, self.writer.padded(x.index, widths, zero, output), shape)
+
+    def rearrange(self, x: TfliteSymbol, how: Rearrangement) -> TfliteSymbol:
+        """RESHAPEs and TRANSPOSEs."""
+        shape = stored_shape(how.shape)
+        output = self.writer.tensor(shape, np.float32)
+        return TfliteSymbol(self.writer, self.writer.rearranged(x.index, how, output), shape)
 
     def apart(self, x: TfliteSymbol) -> TfliteSymbol:
         """The tensor, or where it is an input a copy: LiteRT's inputs may not be outputs."""

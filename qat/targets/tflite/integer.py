@@ -15,7 +15,6 @@ from qat.integer import (
     Grid,
     IntegerChannelTable,
     IntegerConcat,
-    IntegerConstantChannel,
     IntegerConv2d,
     IntegerDense,
     IntegerFlatten,
@@ -28,6 +27,9 @@ from qat.integer import (
     IntegerMinimum,
     IntegerMul,
     IntegerNode,
+    IntegerPad,
+    IntegerPick,
+    IntegerRearrange,
     IntegerSoftmax,
     IntegerSum,
     IntegerTable,
@@ -53,9 +55,11 @@ from qat.targets.tflite.writer import (
     permuted,
     pool_options,
     quantization_of,
+    stored_axis,
     stored_shape,
 )
 from qat.vocabulary.ops import Array
+from qat.vocabulary.rearrangement import reshaping
 
 LARGEST_WEIGHT = 127
 #: The reference kernels have no ROUND; adding this leaves float32 no bit for a fraction, ties to even.
@@ -115,13 +119,13 @@ class IntegerWriter(Writer):
     def of(self, x: IntegerTensor) -> int:
         """The index of the codes of a tensor."""
         if x.name not in self._index:
-            self._index[x.name] = self._reshape(self._points[x.name], self.codes(x, ""))
+            self._index[x.name] = self.reshaped(self._points[x.name], self.codes(x, ""))
         return self._index[x.name]
 
     def _point(self, x: IntegerTensor) -> int:
         """The index of the codes of a row of features, as an image of one pixel."""
         if x.name not in self._points:
-            self._points[x.name] = self._reshape(self.of(x), self.codes(x, "", (1, 1, 1, *x.shape)))
+            self._points[x.name] = self.reshaped(self.of(x), self.codes(x, "", (1, 1, 1, *x.shape)))
         return self._points[x.name]
 
     def leave(self, x: IntegerTensor, end: FileOutput) -> int:
@@ -132,7 +136,7 @@ class IntegerWriter(Writer):
         """
         index = self.of(x)
         if end.stored == self.dtype.name:
-            return self._reshape(index, self.codes(x, "")) if x.name in self._entering else index
+            return self.reshaped(index, self.codes(x, "")) if x.name in self._entering else index
         if end.stored == REAL:
             centred = index if self.long else self._as_type(index, "int16", 0)
             real = self.tensor(self.tensors[index].shape, np.float32)
@@ -306,7 +310,7 @@ class IntegerWriter(Writer):
         (x,), y = node.inputs, node.output
         channels, (positions, pixels) = x.shape[0], by.weight.shape[:2]
 
-        points = self._reshape(self.of(x), self.codes(x, "", (1, pixels, channels, 1)))
+        points = self.reshaped(self.of(x), self.codes(x, "", (1, pixels, channels, 1)))
         inputs = [self._transpose(points, (0, 2, 3, 1), self.codes(x, "", (1, channels, 1, pixels)))]
         inputs += self._constants(by, by.weight.transpose(0, 2, 3, 1), 0)
         fused, output, clips = self._clipped(node)
@@ -314,7 +318,7 @@ class IntegerWriter(Writer):
         index = self.op(Op.CONV_2D, inputs, self.codes(y, "", (1, channels, 1, positions)), window)
         if positions > 1:
             index = self._transpose(index, (0, 3, 2, 1), self.codes(y, "", (1, positions, 1, channels)))
-        self._finish(node, self._reshape(index, output), clips)
+        self._finish(node, self.reshaped(index, output), clips)
 
     @add.register
     def _(self, node: IntegerDense) -> None:
@@ -344,13 +348,12 @@ class IntegerWriter(Writer):
 
     @add.register
     def _(self, node: IntegerFlatten) -> None:
-        x, shape, name = self.of(node.inputs[0]), node.inputs[0].shape, None
-        hwc = not same_in_hwc(shape)
-        if hwc and node.name in self._free:
-            self._hwc[node.name], name = shape, permuted(node.name)
-        elif hwc:
-            x = self._transpose(x, (0, 3, 1, 2), self.tensor((1, *shape), self.dtype, self.tensors[x].quantization))
-        self._finish(node, self._reshape(x, self.codes(node.output, name)))
+        x, shape = self.of(node.inputs[0]), node.inputs[0].shape
+        if not same_in_hwc(shape) and node.name in self._free:
+            self._hwc[node.name] = shape
+            self._finish(node, self.reshaped(x, self.codes(node.output, permuted(node.name))))
+        else:
+            self._finish(node, self.rearranged(x, reshaping(shape, node.output.shape), self.codes(node.output)))
 
     @add.register
     def _(self, node: IntegerSum) -> None:
@@ -370,18 +373,24 @@ class IntegerWriter(Writer):
 
     @add.register
     def _(self, node: IntegerConcat) -> None:
-        options = schema.ConcatenationOptionsT(axis=len(node.output.shape))
+        options = schema.ConcatenationOptionsT(axis=stored_axis(node.axis, len(node.output.shape)))
         inputs = [self.of(x) for x in node.inputs]
         self._finish(node, self.op(Op.CONCATENATION, inputs, self.codes(node.output), options))
 
     @add.register
-    def _(self, node: IntegerConstantChannel) -> None:
-        """A padding of the channels."""
+    def _(self, node: IntegerPad) -> None:
         grid = node.output.grid
-        widths = self.constant(np.array([[0, 0], [0, 0], [0, 0], [0, 1]], np.int32))
         code = np.array([node.value + self.zero(grid)], self.dtype)
-        inputs = [self.of(node.inputs[0]), widths, self.constant(code, np.array([grid.scale]), self.zero(grid))]
-        self._finish(node, self.op(Op.PADV2, inputs, self.codes(node.output), schema.PadV2OptionsT()))
+        value = self.constant(code, np.array([grid.scale]), self.zero(grid))
+        self._finish(node, self.padded(self.of(node.inputs[0]), node.widths, value, self.codes(node.output)))
+
+    @add.register
+    def _(self, node: IntegerRearrange) -> None:
+        self._finish(node, self.rearranged(self.of(node.inputs[0]), node.rearrangement, self.codes(node.output)))
+
+    @add.register
+    def _(self, node: IntegerPick) -> None:
+        self._finish(node, self.picked(self.of(node.inputs[0]), node.places, self.codes(node.output)))
 
     def _integers(self, x: IntegerTensor) -> int:
         """The codes of a tensor as int32, from -128 on; centred where they are int16."""

@@ -193,7 +193,7 @@ def trace(
     for (name, (x, stored)), index, codes in zip(wanted.items(), subgraph.outputs, found.values(), strict=True):
         if stored == permuted(name):  # flattened in HWC order
             codes = codes.reshape(-1, *shapes[index][1:])
-            codes = codes.transpose(0, 3, 1, 2).reshape(len(codes), -1)
+            codes = to_chw(codes).reshape(len(codes), -1)
         codes = to_chw(codes).reshape(len(codes), *x.shape)
         if codes.dtype == np.float32:  # an output of real numbers
             result[name] = x.grid.codes_of(codes)

@@ -10,9 +10,11 @@ from ai_edge_litert import schema_py_generated as schema
 
 from qat.cells.base import Shape
 from qat.integer import Grid
+from qat.integer.pick import Places
 from qat.integer.widths import pack
 from qat.targets.tflite.file import OPERATORS
-from qat.vocabulary.ops import Array, Padding, Pair
+from qat.vocabulary.ops import Array, Padding, Pair, as_slice
+from qat.vocabulary.rearrangement import Rearrangement
 
 Op, Type, Options = schema.BuiltinOperator, schema.TensorType, schema.BuiltinOptions
 Fused, Pad = schema.ActivationFunctionType, schema.Padding
@@ -30,14 +32,19 @@ SIGNATURE = "serving_default"  #: how TensorFlow calls a model's only signature
 
 
 def stored_shape(shape: Shape) -> Shape:
-    """Of one sample: (C, H, W) is stored as (1, H, W, C)."""
-    return (1, *shape[1:], shape[0]) if len(shape) == 3 else (1, *shape)
+    """Of one sample: (C, H, W) is stored as (1, H, W, C), (C, L) as (1, L, C)."""
+    return (1, *shape[1:], shape[0])
+
+
+def stored_axis(axis: int, rank: int) -> int:
+    """Of an axis of one sample of that rank, the one in the file."""
+    return axis or rank
 
 
 def canonical_shape(stored: Sequence[int]) -> Shape:
-    """(C, H, W) of (H, W, C)."""
+    """(C, H, W) of (H, W, C), (C, L) of (L, C)."""
     shape = tuple(int(size) for size in stored)
-    return (shape[2], *shape[:2]) if len(shape) == 3 else shape
+    return (shape[-1], *shape[:-1])
 
 
 def offset_of(grid: Grid) -> int:
@@ -122,10 +129,6 @@ class Writer:
         self._operators.append(operator)
         return output
 
-    def _reshape(self, x: int, output: int) -> int:
-        shape = self.constant(np.array([-1, *self.tensors[output].shape[1:]], np.int32))
-        return self.op(Op.RESHAPE, [x, shape], output, schema.ReshapeOptionsT())
-
     def _transpose(self, x: int, order: Sequence[int], output: int) -> int:
         inputs = [x, self.constant(np.array(order, np.int32))]
         return self.op(Op.TRANSPOSE, inputs, output, schema.TransposeOptionsT())
@@ -171,6 +174,58 @@ class Writer:
         else:
             value = self.constant(np.array([least], np.float32))
         return self.op(Op.PADV2, [x, widths, value], output, schema.PadV2OptionsT())
+
+    def picked(self, x: int, places: Places, output: int) -> int:
+        """Make ``output`` of a tensor's numbers at these places: a STRIDED_SLICE where they are equally far apart, a GATHER
+        where not.
+        """
+        tensor = self.tensors[x]
+        dtype = next(dtype for dtype, kind in TYPES.items() if kind == tensor.type)
+        shape, rank = [int(size) for size in tensor.shape], len(tensor.shape) - 1
+        found = {stored_axis(axis, rank): (each, as_slice(each)) for axis, each in places.items()}
+        parts = {axis: part for axis, (_, part) in found.items() if part is not None}
+        rest = [axis for axis in found if axis not in parts]
+
+        def made(last: bool) -> int:
+            return output if last else self.tensor(tuple(shape), dtype, tensor.quantization)
+
+        if parts:
+            bounds = [parts.get(axis, slice(0, size, 1)) for axis, size in enumerate(shape)]
+            shape = [len(range(part.start, part.stop, part.step)) for part in bounds]
+            numbers = zip(*((part.start, part.stop, part.step) for part in bounds), strict=True)
+            inputs = [x, *(self.constant(np.array(each, np.int32)) for each in numbers)]
+            options = schema.StridedSliceOptionsT(beginMask=1, endMask=1)  # of samples all, however many there are
+            x = self.op(Op.STRIDED_SLICE, inputs, made(not rest), options)
+        for axis in rest:
+            index = found[axis][0]
+            shape[axis] = len(index)
+            inputs = [x, self.constant(np.array(index, np.int32))]
+            x = self.op(Op.GATHER, inputs, made(axis == rest[-1]), schema.GatherOptionsT(axis=axis))
+        return x
+
+    def padded(self, x: int, widths: Sequence[Pair], value: int, output: int) -> int:
+        """Make ``output`` of a tensor with a constant around it. value: index of the constant."""
+        channels, *others = widths
+        stored = self.constant(np.array([(0, 0), *others, channels], np.int32))
+        return self.op(Op.PADV2, [x, stored, value], output, schema.PadV2OptionsT())
+
+    def rearranged(self, x: int, how: Rearrangement, output: int) -> int:
+        """Make ``output`` of a tensor's numbers: a RESHAPE, and before it RESHAPEs and TRANSPOSEs where their order changes."""
+        tensor = self.tensors[x]
+        dtype = next(dtype for dtype, kind in TYPES.items() if kind == tensor.type)
+
+        def made(*sizes: int) -> int:
+            return self.tensor((1, *sizes), dtype, tensor.quantization)
+
+        for step in how.steps_channels_last():
+            x = self.reshaped(x, made(*step.parts))
+            x = self._transpose(x, [0, *(1 + axis for axis in step.axes)], made(*step.turned))
+        return self.reshaped(x, output)
+
+    def reshaped(self, x: int, output: int) -> int:
+        """Make ``output`` of a tensor's numbers in their order."""
+        shape = self.constant(np.array([-1, *self.tensors[output].shape[1:]], np.int32))
+        return self.op(Op.RESHAPE, [x, shape], output, schema.ReshapeOptionsT())
 
     def window(
         self, x: int, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair = (1, 1), lowest: bool = False

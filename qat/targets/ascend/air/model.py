@@ -202,6 +202,6 @@ SIGNATURES = {
         },
     ),
     "Flatten": Signature((("x", INT8),), INT8, {"axis": 1}),
-    "ConcatD": Signature((("x", INT8),), INT8, {"concat_dim": 1, "N": _positive}, many=True),
+    "ConcatD": Signature((("x", INT8),), INT8, {"concat_dim": _positive, "N": _positive}, many=True),
     "NetOutput": Signature((("x", FLOAT),), many=True),
 }

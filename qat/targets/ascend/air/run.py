@@ -66,7 +66,7 @@ def compute(operator: Operator, inputs: list[Array]) -> Array:
         case "Flatten", (x,):
             return x.reshape(len(x), math.prod(x.shape[1:]))
         case "ConcatD", xs:
-            return np.concatenate(xs, axis=1)
+            return np.concatenate(xs, axis=given["concat_dim"])
     raise DamageError(f"operator {operator.name!r} ({operator.type}) cannot be computed")
 
 

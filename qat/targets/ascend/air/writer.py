@@ -94,7 +94,7 @@ def _form(step: Step, inputs: int) -> tuple[str, dict[str, Any]]:
             if any(given["padding"]):
                 kind, own = "MaxPoolV3", own | {"pads": list(given["padding"])}
         case "concat":
-            own = {"N": len(step.inputs)}
+            own = {"N": len(step.inputs), "concat_dim": given["axis"]}
     fixed = {key: value for key, value in SIGNATURES[kind].attributes.items() if not callable(value)}
     return kind, fixed | own
 

@@ -46,7 +46,7 @@ def node_of(step: Step, initializers: dict[str, onnx.TensorProto]) -> onnx.NodeP
                 "pads": pads_of(given["padding"]),
             }
         case "concat":
-            op, attributes = "Concat", {"axis": 1}
+            op, attributes = "Concat", {"axis": given["axis"]}
         case kind:
             op = {"relu": "Relu", "clip": "Clip", "flatten": "Flatten", "add": "Add"}[kind]
     inputs = [*step.inputs]
