@@ -51,9 +51,12 @@ class Layer:
         """Whether it has taken a batch normalisation."""
         return "gamma" in self.own
 
-    def takes(self, after: Operation) -> bool:
-        """Take a batch normalisation, or a constant of each channel, into it. False: it is something else."""
-        channel = per_channel(after, self.channels, max(1, self.own["weight"].ndim - 1))
+    def takes(self, after: Operation, rank: int) -> bool:
+        """Take a batch normalisation, or a constant of each channel, into it. False: it is something else.
+
+        rank: axes of a sample that it gives.
+        """
+        channel = per_channel(after, self.channels, rank)
         if after.kind == "batch_norm" and not self.has_bn:
             self.normalized(after)
         elif after.kind == "add" and channel is not None:

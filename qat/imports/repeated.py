@@ -8,7 +8,10 @@ from dataclasses import replace
 from qat.imports.program import Operation, Program
 
 #: Kinds that have no parameters of their own. Two equal layers stay two.
-PLAIN = ("activation", "add", "clip", "elementwise", "mul")
+PLAIN = (
+    *("activation", "add", "clip", "elementwise", "mul", "sub", "maximum", "minimum"),
+    *("expand", "reshape", "select", "slice", "transpose", "upsample"),
+)
 
 
 def once(program: Program) -> Program:

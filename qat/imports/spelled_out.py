@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from qat.imports.program import Operation, Program
-from qat.vocabulary.activations import TABLES, apply_table
+from qat.vocabulary.activations import PARAMETERS, TABLES, apply_table
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
 
@@ -77,6 +77,7 @@ NAMED: Mapping[str, Numbers] = {
 #: How people write them, for messages.
 WRITTEN = {"silu": "SiLU", "gelu": "GELU", "gelu_tanh": "GELU by tanh", "quick_gelu": "quick GELU", "elu": "ELU"} | {
     "selu": "SELU", "celu": "CELU", "prelu": "PReLU", "mish": "Mish", "hsigmoid": "hard sigmoid", "hswish": "hard swish",
+    "hard_sigmoid": "hard sigmoid", "hard_swish": "hard swish",
 }  # fmt: skip
 
 GRID = np.concatenate([np.arange(-12.0, 12.0, 1 / 64), [-30.0, 30.0]])  #: numbers on which functions are compared
@@ -174,7 +175,8 @@ def _is_elementwise(each: Operation) -> bool:
         return False
     if each.kind == "activation":
         function = each.attributes["function"]
-        return function in TABLES or (function in NAMED and "alpha" not in each.attributes)
+        parameters = each.attributes.keys() - {"function", "spelled_out"}
+        return (function in TABLES or function in NAMED) and parameters <= PARAMETERS.get(function, {}).keys()
     return each.kind in ("add", "mul", "clip", "elementwise")
 
 
@@ -192,7 +194,7 @@ def _computed(each: Operation, inputs: Sequence[Array]) -> Array:
     if each.kind == "elementwise":
         given = (*constants, *inputs) if attributes.get("constant_first") else (*inputs, *constants)
         return np.asarray(ELEMENTWISE[function](*given))
-    if function in NAMED and "slope" not in attributes:
+    if function in NAMED and "alpha" not in attributes:
         return NAMED[function](inputs[0])
     return np.asarray(apply_table(NUMPY_OPS, function, inputs[0], attributes))
 
@@ -205,12 +207,12 @@ def _name_of(y: Array) -> dict[str, Any] | None:
         if _equal(y, function(GRID)):
             return {"function": name}
     if (slope := _hard_sigmoid(y)) is not None:
-        return {"function": "hard sigmoid", **slope}
+        return {"function": "hard_sigmoid", **slope}
     zero = GRID == 0.0
     gate = np.divide(y, GRID, out=np.zeros_like(y), where=~zero)
     gate[zero] = np.interp(0.0, GRID[~zero], gate[~zero])
     if (slope := _hard_sigmoid(gate)) is not None and _equal(y, GRID * gate):
-        return {"function": "hard swish", **slope}
+        return {"function": "hard_swish", **slope}
     alpha = float(y[0] / GRID[0])
     if 0.0 < alpha < 1.0 and _equal(y, np.where(GRID > 0.0, GRID, alpha * GRID)):
         return {"function": "leaky_relu", "alpha": float(f"{alpha:.7g}")}
@@ -218,14 +220,14 @@ def _name_of(y: Array) -> dict[str, Any] | None:
 
 
 def _hard_sigmoid(y: Array) -> dict[str, float] | None:
-    """Slope and offset where y is clip(slope x + offset, 0, 1)."""
+    """Slope (alpha) and offset (beta) where y is clip(slope x + offset, 0, 1)."""
     inner = (y > 0.01) & (y < 0.99)
     if inner.sum() < 2 or abs(y[-1] - 1.0) > TOLERANCE or abs(y[-2]) > TOLERANCE:
         return None
     slope, offset = np.polyfit(GRID[inner], y[inner], 1)
     if slope <= 0.0 or not _equal(y, np.clip(slope * GRID + offset, 0.0, 1.0)):
         return None
-    return {"slope": float(f"{slope:.5g}"), "offset": float(f"{offset:.5g}")}
+    return {"alpha": float(f"{slope:.7g}"), "beta": float(f"{offset:.7g}")}
 
 
 def _equal(a: Array, b: Array) -> bool:
@@ -235,5 +237,5 @@ def _equal(a: Array, b: Array) -> bool:
 def described(each: Operation) -> str:
     """An activation as people call it, for messages."""
     name = str(each.attributes["function"])
-    slope = f" of slope {each.attributes['slope']:g}" if "slope" in each.attributes else ""
+    slope = f" of slope {each.attributes['alpha']:g}" if name.startswith("hard_") else ""
     return f"{WRITTEN.get(name, name)}{slope}{', spelled out' if each.attributes.get('spelled_out') else ''}"

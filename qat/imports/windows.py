@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from qat.cells.window import window_padding
@@ -17,7 +16,7 @@ def resolved(each: Operation, shape: tuple[int, ...], padding: Any) -> Padding:
 
     Args:
         each: the operation that pads, for its kernel.
-        shape: (C, H, W) of what it takes.
+        shape: (C, H, W) of what it takes, or (C, L).
         padding: its own, or "same".
 
     Returns:
@@ -29,7 +28,7 @@ def resolved(each: Operation, shape: tuple[int, ...], padding: Any) -> Padding:
     options = each.attributes
     kernel = options["kernel"] if "kernel" in options else each.constants["weight"].shape[2:]
     dilation = options.get("dilation", (1, 1))
-    size = (shape[1], shape[2])
+    size = (shape[1], shape[2]) if len(shape) == 3 else (1, shape[1])
     return window_padding(size, tuple(kernel), tuple(options["stride"]), tuple(dilation), "same", NO_PADDING)
 
 
@@ -40,26 +39,8 @@ def placed(padding: Any) -> dict[str, Any]:
     return {"pad_mode": "pad", "padding": tuple(padding)} if any(padding) else {"pad_mode": "valid"}
 
 
-def with_ceil(options: Mapping[str, Any], shape: tuple[int, ...], padding: Padding) -> Padding:
-    """The padding that amounts to ``ceil_mode``: as much more at the ends as the last windows reach beyond.
-
-    A window that begins within the image, or the padding before it, is kept, however much of it lies beyond.
-
-    Args:
-        options: kernel and stride.
-        shape: (C, H, W).
-        padding: in pixels, without it.
-
-    Returns:
-        The padding.
-    """
-    ends = []
-    for axis, size in enumerate(shape[1:]):
-        first, last = padding[2 * axis : 2 * axis + 2]
-        kernel, stride = options["kernel"][axis], options["stride"][axis]
-        padded = size + first + last
-        count = -(-(padded - kernel) // stride) + 1
-        if (count - 1) * stride >= size + first:
-            count -= 1
-        ends.append(last + max((count - 1) * stride + kernel - padded, 0))
-    return (padding[0], ends[0], padding[2], ends[1])
+def around(pad: Operation) -> Padding:
+    """The widths of a padding around an image, or at the ends of a series."""
+    widths = pad.attributes["widths"]
+    (top, bottom), (left, right) = widths[2:] if len(widths) == 4 else ((0, 0), widths[2])
+    return top, bottom, left, right

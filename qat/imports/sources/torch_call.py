@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,3 +67,16 @@ class Call:
         for place in places:
             if self[place] is not None and place not in self.constants:
                 raise UnknownOperationError(f"aten.{self.target} with a computed weight")
+
+
+Reader = Callable[[Call], Step]
+
+
+def shown(shape: Sequence[Any]) -> str:
+    """A shape for a message; of the samples, however many there are."""
+    return f"({', '.join(['N', *map(str, shape[1:])])})"
+
+
+def same(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    """Whether sizes, of which a batch may be symbolic, are equal."""
+    return [str(size) for size in a] == [str(size) for size in b]

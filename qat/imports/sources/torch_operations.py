@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from qat.imports.sources.torch_call import Call, Constant, Step, UnknownOperationError
+from qat.imports.sources import torch_moves
+from qat.imports.sources.torch_call import Call, Constant, Reader, Step, UnknownOperationError, same, shown
 from qat.vocabulary.ops import Array
 
-Reader = Callable[[Call], Step]
 
-
-def _pair(value: Any) -> tuple[int, int]:
+def _pair(call: Call, value: Any, along: int = 1) -> tuple[int, int]:
+    """Of rows and columns; of a series, whose rows are one, ``along`` for those."""
     values = list(value) if isinstance(value, Sequence) else [value]
-    return int(values[0]), int(values[-1])
+    return (along if len(call.input_shape) == 3 else int(values[0])), int(values[-1])
 
 
-def _around(value: Any) -> tuple[int, int, int, int]:
-    rows, columns = _pair(value)
+def _around(call: Call, value: Any) -> tuple[int, int, int, int]:
+    rows, columns = _pair(call, value, 0)
     return rows, rows, columns, columns
 
 
 def _image(call: Call) -> None:
-    if len(call.input_shape) != 4:
-        raise UnknownOperationError(f"aten.{call.target} of {_shown(call.input_shape)}")
+    """Raise UnknownOperationError for what is no image and no series."""
+    if len(call.input_shape) not in (3, 4):
+        raise UnknownOperationError(f"aten.{call.target} of {shown(call.input_shape)}")
 
 
-def _shown(shape: Sequence[Any]) -> str:
-    return f"({', '.join(['N', *map(str, shape[1:])])})"
+def _kernel(call: Call, place: int) -> int | Constant:
+    """The weight; of a series with one row."""
+    array, source = call.constants[place]
+    return (array[:, :, None, :], source and f"{source}[:, :, None]") if array.ndim == 3 else place
 
 
 def _conv2d(call: Call) -> Step:
@@ -38,12 +41,12 @@ def _conv2d(call: Call) -> Step:
     call.needs(1, 2)
     padding = call[4]
     attributes = {
-        "stride": _pair(call[3]),
-        "padding": "same" if padding == "same" else (0, 0, 0, 0) if padding == "valid" else _around(padding),
-        "dilation": _pair(call[5]),
+        "stride": _pair(call, call[3]),
+        "padding": "same" if padding == "same" else (0, 0, 0, 0) if padding == "valid" else _around(call, padding),
+        "dilation": _pair(call, call[5]),
         "groups": int(call[6]),
     }
-    return Step("conv2d", attributes, {"weight": 1, "bias": 2})
+    return Step("conv2d", attributes, {"weight": _kernel(call, 1), "bias": 2})
 
 
 def _convolution(call: Call) -> Step:
@@ -55,8 +58,8 @@ def _convolution(call: Call) -> Step:
 
 def _linear(call: Call) -> Step:
     call.needs(1, 2)
-    if len(call.input_shape) != 2:
-        raise UnknownOperationError(f"aten.{call.target} over the last axis of {_shown(call.input_shape)}")
+    if len(call.input_shape) < 2:
+        raise UnknownOperationError(f"aten.{call.target} of {shown(call.input_shape)}")
     return Step("dense", {}, {"weight": 1, "bias": 2})
 
 
@@ -67,7 +70,7 @@ def _product(x: int, weight: int, bias: int | None = None) -> Reader:
         found = call.constants.get(weight)
         shape = call.shapes[x]
         scaled = any(isinstance(other, (int, float)) and other != 1 for other in call.arguments[3:])
-        if found is None or x in call.constants or shape is None or len(shape) != 2 or found[0].ndim != 2 or scaled:
+        if found is None or x in call.constants or shape is None or len(shape) < 2 or found[0].ndim != 2 or scaled:
             raise UnknownOperationError(f"aten.{call.target}")
         constants: dict[str, int | Constant] = {
             "weight": (np.ascontiguousarray(found[0].T), found[1] and f"{found[1]}.T")
@@ -92,12 +95,12 @@ def _batch_norm(call: Call) -> Step:
 
 def _max_pool2d(call: Call) -> Step:
     _image(call)
-    kernel = _pair(call[1])
+    kernel = _pair(call, call[1])
     attributes = {
         "kernel": kernel,
-        "stride": _pair(call[2]) if call[2] else kernel,
-        "padding": _around(call[3]),
-        "dilation": _pair(call[4]),
+        "stride": _pair(call, call[2]) if call[2] else kernel,
+        "padding": _around(call, call[3]),
+        "dilation": _pair(call, call[4]),
         "ceil": bool(call[5]),
     }
     return Step("max_pool2d", attributes)
@@ -105,13 +108,14 @@ def _max_pool2d(call: Call) -> Step:
 
 def _avg_pool2d(call: Call) -> Step:
     _image(call)
-    kernel = _pair(call[1])
-    if call[6] is not None and call[6] != kernel[0] * kernel[1]:
-        raise UnknownOperationError("aten.avg_pool2d with divisor_override")
+    kernel = _pair(call, call[1])
+    divisor = call[6] if len(call.arguments) > 6 else None
+    if divisor is not None and divisor != kernel[0] * kernel[1]:
+        raise UnknownOperationError(f"aten.{call.target} with divisor_override")
     attributes = {
         "kernel": kernel,
-        "stride": _pair(call[2]) if call[2] else kernel,
-        "padding": _around(call[3]),
+        "stride": _pair(call, call[2]) if call[2] else kernel,
+        "padding": _around(call, call[3]),
         "ceil": bool(call[4]),
         "counts_padding": bool(call[5]),
     }
@@ -125,47 +129,29 @@ def _adaptive_pool2d(call: Call) -> Step:
     if tuple(sizes) == tuple(wanted):
         return Step("identity")
     average = "avg" in call.target
-    if average and tuple(wanted) == (1, 1):
-        return Step("mean", {"axes": (2, 3), "keepdims": True})
+    if set(wanted) == {1}:
+        axes = tuple(range(2, len(call.input_shape)))
+        return Step("mean" if average else "max", {"axes": axes, "keepdims": True})
     if any(size % parts for size, parts in zip(sizes, wanted, strict=True)):
         raise UnknownOperationError(f"aten.{call.target} from {tuple(sizes)} to {tuple(wanted)}, in unequal windows")
     kernel = tuple(size // parts for size, parts in zip(sizes, wanted, strict=True))
+    kernel = (1, *kernel) if len(kernel) == 1 else kernel
     attributes: dict[str, Any] = {"kernel": kernel, "stride": kernel, "padding": (0, 0, 0, 0)}
     return Step("avg_pool2d", attributes | {"counts_padding": True}) if average else Step("max_pool2d", attributes)
 
 
-def _mean(call: Call) -> Step:
-    rank = len(call.input_shape)
-    axes = tuple(sorted(int(axis) % rank for axis in call[1] or range(rank)))
-    if rank != 4 or axes != (2, 3):
-        raise UnknownOperationError(f"aten.{call.target} of {_shown(call.input_shape)} over axes {axes}")
-    keepdims = bool(call[2])
-    if call.target == "mean":
-        return Step("mean", {"axes": axes, "keepdims": keepdims})
-    if not keepdims:
-        raise UnknownOperationError(
-            f"aten.{call.target} of {_shown(call.input_shape)} over axes {axes} without keepdim"
-        )
-    size = tuple(call.input_shape[2:])
-    return Step("max_pool2d", {"kernel": size, "stride": size, "padding": (0, 0, 0, 0)})
+def _over_axes(kind: str) -> Reader:
+    """A mean or maximum over some axes, but not that of the samples."""
 
+    def read(call: Call) -> Step:
+        rank = len(call.input_shape)
+        given = call[1] if isinstance(call[1], Sequence) else () if call[1] is None else (call[1],)
+        axes = tuple(sorted(int(axis) % rank for axis in given or range(rank)))
+        if axes[0] == 0 or (len(axes) == rank - 1 and not call[2]):
+            raise UnknownOperationError(f"aten.{call.target} of {shown(call.input_shape)} over axes {axes}")
+        return Step(kind, {"axes": axes, "keepdims": bool(call[2])})
 
-def _reshaped(call: Call) -> Step:
-    """A view or a squeeze: nothing, or a flatten."""
-    before, after = call.input_shape, call.shape
-    if _same(before, after):
-        return Step("identity")
-    if len(after) == 2 and len(before) == 4 and _same(before[:1], after[:1]):
-        return Step("flatten")
-    shape = f"({', '.join(map(str, after))})"
-    raise UnknownOperationError(
-        f"aten.{call.target} of {_shown(before)} to {_shown(after) if _same(before[:1], after[:1]) else shape}"
-    )
-
-
-def _same(a: Sequence[Any], b: Sequence[Any]) -> bool:
-    """Whether sizes, of which a batch may be symbolic, are equal."""
-    return [str(size) for size in a] == [str(size) for size in b]
+    return read
 
 
 def _arithmetic(function: str) -> Reader:
@@ -186,10 +172,8 @@ def _arithmetic(function: str) -> Reader:
             return Step(function) if function in ("add", "mul") else Step("elementwise", {"function": function})
         constant = second if second is not None else first
         assert constant is not None
-        place = 0 if first is None else 1
         (array, source), shape = constant, call.shapes[1 if call.shapes[0] is None or 0 in call.constants else 0]
-        del place
-        array = _channels(call, array, shape or ())
+        array = _spread(call, array, shape or ())
         if second is None and function in ("sub", "div"):
             return Step("elementwise", {"function": function, "constant_first": True}, {"other": (array, source)})
         if function == "div":
@@ -209,19 +193,14 @@ def _given(call: Call, place: int) -> Constant | None:
     return (np.asarray(value, np.float32), "") if isinstance(value, (bool, int, float)) else None
 
 
-def _channels(call: Call, array: Array, shape: tuple[Any, ...]) -> Array:
-    """A constant as one number, or one for each channel. Raises UnknownOperationError where it broadcasts otherwise."""
+def _spread(call: Call, array: Array, shape: tuple[Any, ...]) -> Array:
+    """A constant as it is spread over one sample. Raises UnknownOperationError where samples have other constants."""
     if array.size == 1:
         return array.reshape(()).astype(np.float32)
     aligned = (1,) * (len(shape) - array.ndim) + array.shape
-    if (
-        len(aligned) != len(shape)
-        or aligned[0] != 1
-        or any(size != 1 for size in aligned[2:])
-        or aligned[1] != shape[1]
-    ):
-        raise UnknownOperationError(f"aten.{call.target} of {_shown(shape)} and a constant {tuple(array.shape)}")
-    return array.reshape(-1, *(1,) * (len(shape) - 2)).astype(np.float32)
+    if len(aligned) != len(shape) or aligned[0] != 1 or not same(shape, call.shape):
+        raise UnknownOperationError(f"aten.{call.target} of {shown(shape)} and a constant {tuple(array.shape)}")
+    return array.reshape(aligned[1:]).astype(np.float32)
 
 
 def _elementwise(function: str) -> Reader:
@@ -272,22 +251,11 @@ def _softplus(call: Call) -> Step:
 
 def _prelu(call: Call) -> Step:
     call.needs(1)
-    return Step("activation", {"function": "prelu"}, {"alpha": 1})
+    return Step("prelu", {}, {"slope": 1})
 
 
 def _leaky_relu(call: Call) -> Step:
     return Step("activation", {"function": "leaky_relu", "alpha": float(call[1])})
-
-
-def _pad(call: Call) -> Step:
-    mode = "constant" if call.target == "constant_pad_nd" or len(call.arguments) < 3 else call[2]
-    if mode != "constant":
-        raise UnknownOperationError(f"aten.pad with mode {mode!r}")
-    value = call.arguments[2] if call.target == "constant_pad_nd" else call.arguments[3]
-    widths = [(0, 0)] * len(call.input_shape)
-    for number, start in enumerate(range(0, len(call[1]), 2), 1):
-        widths[-number] = (int(call[1][start]), int(call[1][start + 1]))
-    return Step("pad", {"widths": tuple(widths), "value": float(value or 0.0)})
 
 
 def _dropout(call: Call) -> Step:
@@ -300,10 +268,6 @@ def _softmax(call: Call) -> Step:
     return Step("softmax", {"axis": int(call[1])})
 
 
-def _cat(call: Call) -> Step:
-    return Step("concat", {"axis": int(call[1])})
-
-
 def _cast(call: Call) -> Step:
     """``to`` and the like: nothing, as long as numbers stay float32."""
     for each in call.arguments[1:]:
@@ -314,6 +278,8 @@ def _cast(call: Call) -> Step:
 
 #: By the operation's name without its overload; in-place variants go by the same.
 READERS: Mapping[str, Reader] = {
+    **torch_moves.READERS,
+    "conv1d": _conv2d,
     "conv2d": _conv2d,
     "convolution": _convolution,
     "linear": _linear,
@@ -359,26 +325,17 @@ READERS: Mapping[str, Reader] = {
     "square": _elementwise("square"),
     "reciprocal": _elementwise("reciprocal"),
     "erf": _elementwise("erf"),
+    "max_pool1d": _max_pool2d,
     "max_pool2d": _max_pool2d,
     "max_pool2d_with_indices": _max_pool2d,
+    "avg_pool1d": _avg_pool2d,
     "avg_pool2d": _avg_pool2d,
+    "adaptive_avg_pool1d": _adaptive_pool2d,
     "adaptive_avg_pool2d": _adaptive_pool2d,
     "_adaptive_avg_pool2d": _adaptive_pool2d,
     "adaptive_max_pool2d": _adaptive_pool2d,
-    "mean": _mean,
-    "amax": _mean,
-    "flatten": _reshaped,
-    "view": _reshaped,
-    "reshape": _reshaped,
-    "_unsafe_view": _reshaped,
-    "squeeze": _reshaped,
-    "expand": _reshaped,
-    "expand_as": _reshaped,
-    "cat": _cat,
-    "concat": _cat,
-    "concatenate": _cat,
-    "pad": _pad,
-    "constant_pad_nd": _pad,
+    "mean": _over_axes("mean"),
+    "amax": _over_axes("max"),
     "softmax": _softmax,
     "_softmax": _softmax,
     "dropout": _dropout,
@@ -399,7 +356,8 @@ READERS: Mapping[str, Reader] = {
 VIEWS = {
     "flatten", "view", "reshape", "_unsafe_view", "squeeze", "unsqueeze", "expand", "expand_as", "transpose",
     "permute", "t", "to", "type_as", "contiguous", "alias", "detach", "dropout", "feature_dropout", "alpha_dropout",
-    "chunk", "split", "unbind", "slice", "select", "narrow",
+    "chunk", "split", "split_with_sizes", "tensor_split", "unbind", "slice", "select", "narrow", "unflatten", "view_as",
+    "swapaxes", "swapdims",
 }  # fmt: skip
 
 #: What is computed at once where it depends on no input, as a weight that is standardised.

@@ -18,7 +18,8 @@ import torch
 from qat.errors import QatError
 from qat.imports.program import Operation, Program
 from qat.imports.source import Opened
-from qat.imports.sources.torch_call import Call, Constant, UnknownOperationError
+from qat.imports.sources.torch_call import Call, Constant, Reader, UnknownOperationError
+from qat.imports.sources.torch_moves import OF_SEVERAL
 from qat.imports.sources.torch_operations import FOLDED, READERS, VIEWS
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array
@@ -154,16 +155,22 @@ class _Reader:
         fixed = all(each.name in self.tensors for each in taken)
         if fixed and self._folded(node, target):
             return
-        inputs, constants, what = [], {}, f"{_namespace(node)}{target}"
-        arguments = _arguments(node)
+        known = _namespace(node) == "aten." and not fixed
+        if not (known and target in OF_SEVERAL):  # else each result is an operation
+            self._add(node, node, READERS.get(target) if known else None)
+
+    def _add(self, node: Any, called: Any, reader: Reader | None) -> None:
+        """Note an operation, whose value is that of a node. called: the node that calls it."""
+        taken, target = [*_nodes(called.args), *_nodes(called.kwargs)], _target(called)
+        inputs, constants, what = [], {}, f"{_namespace(called)}{target}"
+        arguments = _arguments(called)
         try:
             for each in taken:
                 if each.name not in self.tensors and each.name in self.shapes:
                     inputs.append(self._current(each))
             if set(inputs) & self.spoiled:
                 raise UnknownOperationError(f"{what} of what was changed in place through a view of it")
-            reader = READERS.get(target) if what == f"aten.{target}" else None
-            if reader is None or fixed:
+            if reader is None:
                 raise UnknownOperationError(what)
             step = reader(self._call(target, arguments, node.name))
             kind, attributes = step.kind, step.attributes
@@ -175,17 +182,17 @@ class _Reader:
             kind, attributes, constants = "unknown", {"of": str(unknown)}, {}
         self.operations[node.name] = Operation(
             kind,
-            _name(node, target),
+            _name(called, target),
             tuple(inputs),
             node.name,
             attributes,
             {local: array for local, (array, _) in constants.items()},
             {local: source for local, (_, source) in constants.items() if source},
-            _line(node.meta.get("stack_trace") or ""),
+            _line(called.meta.get("stack_trace") or ""),
         )
         if target in VIEWS and inputs:
             self.base[node.name] = self.base.get(inputs[0], inputs[0])
-        if _is_in_place(node) and inputs:
+        if _is_in_place(called) and inputs:
             self._changed(inputs[0], node.name)
 
     def _changed(self, value: str, by: str) -> None:
@@ -210,6 +217,9 @@ class _Reader:
         whole, place = node.args
         if whole.name in self.tensors:
             self.tensors[node.name] = self.tensors[whole.name][place]
+            return
+        if _namespace(whole) == "aten." and (part := OF_SEVERAL.get(_target(whole))) is not None:
+            self._add(node, whole, lambda call: part(call, place))
             return
         made = self.operations.get(whole.name)
         if made is not None and place and made.kind != "unknown" and node.users:
@@ -284,7 +294,7 @@ class _Reader:
         if node.target is operator.getitem or not isinstance(node.meta.get("val"), (torch.Tensor, tuple, list)):
             return
         target = _target(node)
-        if _namespace(node) != "aten." or (target not in READERS and target not in FOLDED):
+        if _namespace(node) != "aten." or not (target in READERS or target in FOLDED or target in OF_SEVERAL):
             raise QatError(
                 f"{self.name}: {node.name} is {node.target}, which is not computed here; end before it (outputs=)"
             )
