@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from qat.imports.program import Operation, Program
 from qat.imports.source import Opened
-from qat.imports.spelled_out import ELEMENTWISE
-from qat.vocabulary.activations import TABLES
+from qat.imports.spelled_out import ELEMENTWISE, NAMED
+from qat.vocabulary.activations import TABLES, apply_table
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
@@ -34,6 +34,8 @@ def computed(each: Operation, given: list[Array]) -> Array:
     """What an operation gives, float32 (N, ...)."""
     x, constants, options = given[0] if given else None, each.constants, each.attributes
     assert x is not None
+    if x.ndim == 3 and each.kind in ("conv2d", "max_pool2d", "avg_pool2d"):  # a series is an image of one row
+        return computed(each, [x[:, :, None]])[:, :, 0]
     if each.kind == "conv2d":
         top, bottom, left, right = options["padding"]
         padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
@@ -48,30 +50,79 @@ def computed(each: Operation, given: list[Array]) -> Array:
         return y * by_channel["gamma"] + by_channel["beta"]
     if each.kind == "clip":
         return np.clip(x, options["low"], options["high"])
-    if each.kind in ("add", "mul"):
-        other = given[1] if len(given) == 2 else constants["other"]
-        return x + other if each.kind == "add" else x * other
+    if each.kind in OF_TWO:
+        return OF_TWO[each.kind](x, given[1] if len(given) == 2 else constants["other"])
     if each.kind == "flatten":
-        return x.reshape(len(x), -1)
-    if each.kind == "mean":
-        return x.mean(options["axes"], keepdims=options["keepdims"])
+        return (np.moveaxis(x, 1, -1) if options.get("channels_last") else x).reshape(len(x), -1)
+    if each.kind in ("mean", "max"):
+        return (np.mean if each.kind == "mean" else np.max)(x, axis=options["axes"], keepdims=options["keepdims"])
+    if each.kind in MOVES:
+        return MOVES[each.kind](x, options)
+    if each.kind == "glu":
+        a, b = np.split(x, 2, options["axis"])
+        return a / (1 + np.exp(-b))
+    if each.kind == "stack":
+        return np.stack(given, options["axis"])
+    if each.kind == "prelu":
+        slope = constants["slope"].reshape(-1, *(1,) * (x.ndim - 2))
+        return np.where(x > 0, x, slope * x)
     if each.kind in ("dropout", "identity"):
         return x
     if each.kind == "activation":
-        return TABLES[options["function"]](NUMPY_OPS, x, options.get("alpha", 0.2))
+        function = options["function"]
+        return (
+            apply_table(NUMPY_OPS, function, x, options) if function in TABLES else NAMED[function](x).astype(x.dtype)
+        )
     if each.kind == "elementwise":
         others = [*given[1:], *constants.values()]
         return ELEMENTWISE[options["function"]](*((*others, x) if options.get("constant_first") else (x, *others)))
     if each.kind == "concat":
         return np.concatenate(given, axis=options["axis"])
     if each.kind == "pad":
-        return np.pad(x, ((0, 0), *options["widths"][1:]), constant_values=options["value"])
+        if options.get("mode", "constant") != "constant":
+            return np.pad(x, options["widths"], mode=options["mode"])
+        inside = tuple(
+            slice(max(-a, 0), size + min(b, 0)) for size, (a, b) in zip(x.shape, options["widths"], strict=True)
+        )
+        widths = [(max(a, 0), max(b, 0)) for a, b in options["widths"]]
+        return np.pad(x[inside], widths, constant_values=options["value"])
     if each.kind == "softmax":
-        powers = np.exp(x - x.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
+        powers = np.exp(x - x.max(axis=options["axis"], keepdims=True))
+        return powers / powers.sum(axis=options["axis"], keepdims=True)
     if each.kind in ("max_pool2d", "avg_pool2d"):
         return _pooled(x, each.kind == "max_pool2d", options)
     raise NotImplementedError(each.kind)
+
+
+def _sliced(x: Array, options: Mapping[str, Any]) -> Array:
+    key = [slice(None)] * x.ndim
+    key[options["axis"]] = slice(options["start"], options["stop"], options["step"])
+    return x[tuple(key)]
+
+
+def _transposed(x: Array, axes: Collection[int]) -> Array:
+    return x.transpose(0, *(axis + 1 for axis in axes))
+
+
+#: What moves numbers, of a batch.
+MOVES: Mapping[str, Callable[[Array, Mapping[str, Any]], Array]] = {
+    "reshape": lambda x, options: x.reshape(len(x), *options["shape"]),
+    "transpose": lambda x, options: _transposed(x, options["axes"]),
+    "move": lambda x, options: _transposed(x.reshape(len(x), *options["parts"]), options["axes"]).reshape(
+        len(x), *options["shape"]
+    ),
+    "slice": _sliced,
+    "select": lambda x, options: np.take(x, options["index"], axis=options["axis"]),
+    "expand": lambda x, options: np.broadcast_to(x, (len(x), *options["shape"])),
+    "upsample": lambda x, options: x.repeat(options["factor"][0], 2).repeat(options["factor"][1], 3),
+}
+OF_TWO: Mapping[str, Callable[..., Array]] = {
+    "add": np.add,
+    "mul": np.multiply,
+    "sub": np.subtract,
+    "maximum": np.maximum,
+    "minimum": np.minimum,
+}
 
 
 def _pooled(x: Array, is_max: bool, options: Mapping[str, Any]) -> Array:

@@ -88,7 +88,7 @@ def test_a_normalization_that_two_take_stays_where_it_is() -> None:
 
 def test_a_network_that_only_normalizes_stays_one() -> None:
     imported = qat.import_model(opened(program(constant("mul", "x", "y", 1 / 255))))
-    assert [type(node.cell).__name__ for node in imported.graph.nodes] == ["Input", "Normalize"]
+    assert [type(node.cell).__name__ for node in imported.graph.nodes] == ["Input", "Activation"]
 
 
 def test_codes_with_a_scale() -> None:
@@ -171,7 +171,7 @@ def test_all_unknown_operations_in_one_message() -> None:
         for i in range(10)
     ]
     with pytest.raises(qat.QatError) as error:
-        qat.import_model(opened(program(conv("c", "x"), *names, outputs=("c_out", "y0"))))
+        qat.import_model(opened(program(conv("c", "x"), *names, outputs=("c_out", *(f"y{i}" for i in range(10))))))
     text = str(error.value)
     assert "has 10 operations that no cell computes" in text
     assert "gru: l0 (n.py:0), l2 (n.py:2), l4 (n.py:4) and 2 more" in text
@@ -194,7 +194,8 @@ def test_a_constant_along_another_axis_is_not_one_of_channels(shape: tuple[int, 
     """Heights, widths and channels are 3 each, so that its size does not tell."""
     other = np.arange(math.prod(shape), dtype=np.float32).reshape(shape)
     source = program(conv("c", "x", 3), constant("add", "c_out", "y", other), shape=(3, 3, 3))
-    with pytest.raises(qat.QatError, match="not one for each channel"):
-        qat.import_model(opened(source))
+    assert [type(node.cell).__name__ for node in qat.import_model(opened(source), tolerance=1e-6).graph.nodes[1:]] == [
+        *("Conv2dBnAct", "Reshape", "Normalize", "Reshape")
+    ]
     right = program(conv("c", "x", 3), constant("add", "c_out", "y", np.arange(3).reshape(3, 1, 1)), shape=(3, 3, 3))
     assert len(qat.import_model(opened(right)).graph.nodes) == 2

@@ -39,7 +39,7 @@ def fuse(program: Program, inputs: Sequence[Input] = ()) -> Imported:
         QatError: operations that no cell computes; all of them are named.
     """
     cells = inputs or [Input(spec.shape, dtype="float32") for spec in program.inputs.values()]
-    fusion = Fusion(rewritten(recognised(once(program.without(REST)))), cells)
+    fusion = Fusion(rewritten(recognised(once(program.without(REST).needed()))), cells)
     return fusion.result(lambda each: MAKERS[each.kind](fusion, each))
 
 

@@ -222,7 +222,9 @@ class Fusion:
                 begins = self.pads[begins].inputs[0]
             positive = number == 0.0 and self.given(each, begins) in self.non_negative  # else zeros may be the largest
             return positive or number == -math.inf
-        counts = each.kind != "avg_pool2d" or each.attributes["counts_padding"] or not any(self.resolved(each, padding))
+        counts = (
+            each.kind != "avg_pool2d" or each.attributes.get("counts_padding") or not any(self.resolved(each, padding))
+        )
         return bool(number == 0.0 and counts)
 
     def resolved(self, each: Operation, padding: Any) -> Padding:

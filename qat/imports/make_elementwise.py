@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from qat.cells import Activation, Add, Maximum, Minimum, Mul, Normalize, PReLU, Softmax, Sub
+from qat.cells import Activation, Add, Maximum, Minimum, Mul, Normalize, PReLU, Slice, Softmax, Sub
 from qat.cells.base import Cell, Shape
 from qat.imports.activations import activation_of, called
 from qat.imports.fusion import Fusion
@@ -66,7 +66,7 @@ def _joint(fusion: Fusion, each: Operation) -> list[str]:
 
 def affine(fusion: Fusion, each: Operation) -> None:
     """Constants that no layer before takes: of a row, part of the dense layer behind it; one number a function, one for each
-    channel a Normalize; others one of a pixel whose channels are all numbers.
+    channel a Normalize; others one of what is moved until they are of channels.
     """
     source, shape = each.inputs[0], fusion.shape(each.inputs[0])
     if len(shape) == 1 and _constant(each, shape).size in (1, *shape) and goes_into_dense(fusion, each):
@@ -88,28 +88,27 @@ def affine(fusion: Fusion, each: Operation) -> None:
         fusion.node(each, cell, source, value=value)
         return
     factor, shift = np.broadcast_arrays(factor, shift)
-    if len(shape) > 3:
-        raise RefusedError(each, f"{called(each)} of {len(shape) + 1} axes")
-    if math.prod(factor.shape[1:]) == 1:
-        whole = (
-            np.broadcast_to(factor, (shape[0], *factor.shape[1:])),
-            np.broadcast_to(shift, (shape[0], *shift.shape[1:])),
-        )
-        image = fusion.image(each, source)
-        cell = _normalize(*whole)
-        fusion.node(each, cell, image, value=fusion.back(each, value))
+    own = [axis for axis, size in enumerate(factor.shape) if size > 1]
+    cell = Normalize(tuple(factor.ravel().tolist()), tuple(shift.ravel().tolist()))
+    if own == [0] and len(shape) <= 3:
+        fusion.node(each, cell, fusion.image(each, source), value=fusion.back(each, value))
         fusion.restored(each, value)
-        return
-    if math.prod(shape) > MOST_CONSTANTS:
-        raise RefusedError(each, f"{called(each)} of {math.prod(shape)} constants, more than {MOST_CONSTANTS}")
-    pixel = fusion.reshaped(each, source, (math.prod(shape), 1, 1), f"{value}@pixel")
-    cell = _normalize(np.broadcast_to(factor, shape), np.broadcast_to(shift, shape))
-    fusion.node(each, cell, pixel, value=f"{value}@computed")
-    fusion.reshaped(each, f"{value}@computed", shape, value)
+    else:
+        _of_axes(fusion, each, cell, own, value)
 
 
-def _normalize(factor: Array, shift: Array) -> Normalize:
-    return Normalize(tuple(factor.ravel().tolist()), tuple(shift.ravel().tolist()))
+def _of_axes(fusion: Fusion, each: Operation, cell: Normalize, own: list[int], value: str) -> None:
+    """Constants that differ along some axes, which become the channels meanwhile."""
+    source, shape = each.inputs[0], fusion.shape(each.inputs[0])
+    count = len(cell.factor)
+    if count > MOST_CONSTANTS:
+        raise RefusedError(each, f"{called(each)} of {count} constants, more than {MOST_CONSTANTS}")
+    order = (*own, *(axis for axis in range(len(shape)) if axis not in own))
+    turned = fusion.transposed(each, source, order, f"{value}@turned")
+    image = fusion.reshaped(each, turned, (count, math.prod(shape) // count, 1), f"{value}@image")
+    fusion.node(each, cell, image, value=f"{value}@computed")
+    back = fusion.reshaped(each, f"{value}@computed", tuple(shape[axis] for axis in order), f"{value}@back")
+    fusion.transposed(each, back, tuple(np.argsort(order).tolist()), value)
 
 
 def _constant(each: Operation, shape: Shape) -> Array:
@@ -119,17 +118,17 @@ def _constant(each: Operation, shape: Shape) -> Array:
         other = other[0]
     if other.size == 1:
         return np.asarray(other, np.float32).reshape((1,) * len(shape))
-    if other.ndim > len(shape) or np.broadcast_shapes(other.shape, shape) != shape:
+    sizes = (1,) * (len(shape) - other.ndim) + other.shape
+    if len(sizes) != len(shape) or any(a not in (1, b) for a, b in zip(sizes, shape, strict=True)):
         raise RefusedError(each, f"{called(each)} of a constant {other.shape} to {shape}, which does not fit")
-    found: Array = np.asarray(other, np.float32).reshape((1,) * (len(shape) - other.ndim) + other.shape)
-    return found
+    return np.asarray(other, np.float32).reshape(sizes)
 
 
 def activation(fusion: Fusion, each: Operation) -> None:
     """An Activation."""
     cell = activation_of(each)
     if cell is None:
-        if each.kind == "clip" and each.attributes["low"] is None and each.attributes["high"] is None:
+        if each.kind == "clip":  # without bounds
             fusion.same(each, each.inputs[0], each.output)
             return
         raise RefusedError(each, called(each))
@@ -164,6 +163,20 @@ def softmax(fusion: Fusion, each: Operation) -> None:
     fusion.transposed(each, f"{each.output}@computed", tuple(np.argsort(order).tolist()), each.output)
 
 
+def glu(fusion: Fusion, each: Operation) -> None:
+    """One half times the sigmoid of the other."""
+    source, shape = each.inputs[0], fusion.shape(each.inputs[0])
+    axis = each.attributes["axis"] % (len(shape) + 1) - 1
+    if axis < 0 or shape[axis] % 2:
+        raise RefusedError(each, f"a GLU of {shape} along axis {each.attributes['axis']}")
+    half, gate = shape[axis] // 2, f"{each.output}@gate"
+    fusion.node(each, Slice(axis, 0, half), source, value=f"{each.output}@half", name=f"{fusion.named(each)}.half")
+    names = [f"{fusion.named(each)}.other", f"{fusion.named(each)}.gate"]
+    fusion.node(each, Slice(axis, half, 2 * half), source, value=f"{each.output}@other", name=names[0])
+    fusion.node(each, Activation("sigmoid"), f"{each.output}@other", value=gate, name=names[1])
+    fusion.node(each, Mul(), f"{each.output}@half", gate)
+
+
 MAKERS: Mapping[str, Callable[[Fusion, Operation], None]] = {
     "activation": activation,
     "clip": activation,
@@ -174,4 +187,5 @@ MAKERS: Mapping[str, Callable[[Fusion, Operation], None]] = {
     "maximum": of_two(Maximum()),
     "minimum": of_two(Minimum()),
     "softmax": softmax,
+    "glu": glu,
 }

@@ -22,7 +22,7 @@ def max_pool2d(fusion: Fusion, each: Operation) -> None:
 def avg_pool2d(fusion: Fusion, each: Operation) -> None:
     """An AvgPool2d."""
     own = fusion.resolved(each, each.attributes["padding"])
-    counts = each.attributes["counts_padding"] or not any(own)  # zeros before it count in any case
+    counts = each.attributes.get("counts_padding") or not any(own)  # zeros before it count in any case
     _pool(fusion, each, AvgPool2d, {} if counts else {"count_include_pad": False})
 
 

@@ -42,6 +42,7 @@ KINDS: Mapping[str, str] = {
     "upsample": "factor: rows, columns; nearest neighbours",
     "pad": "widths, a pair for each axis; value, or mode: reflect. Below 0: a crop",
     "softmax": "axis",
+    "glu": "axis, whose second half is the gate",
     "dropout": "rate",
     "identity": "",
     "unknown": "of, the operation's name in its source",
@@ -141,13 +142,18 @@ class Program:
                     f"names of operations in outputs, as {', '.join(dict.fromkeys(each.name for each in self.operations[-3:]))}"
                 )
         wanted = tuple(known[name] for name in outputs)
-        needed, kept = set(wanted), []
+        part = replace(self, outputs=wanted).needed()
+        taken = {name for each in part.operations for name in each.inputs} | set(wanted)
+        return replace(part, inputs={name: spec for name, spec in self.inputs.items() if name in taken})
+
+    def needed(self) -> Program:
+        """The same network without operations that no output depends on, as the parts of a split that nothing takes."""
+        needed, kept = set(self.outputs), []
         for each in reversed(self.operations):
             if each.output in needed:
                 kept.append(each)
                 needed |= set(each.inputs)
-        inputs = {name: spec for name, spec in self.inputs.items() if name in needed}
-        return replace(self, inputs=inputs, operations=tuple(reversed(kept)), outputs=wanted)
+        return replace(self, operations=tuple(reversed(kept)))
 
     def without(self, kinds: Collection[str]) -> Program:
         """The same network without the operations of some kinds, which give what they take."""

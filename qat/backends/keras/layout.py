@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from qat.backends.keras.ops import AXES, Tensor
 from qat.backends.keras.setup import keras, tf
+from qat.cells.base import Shape
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array
 
@@ -48,6 +51,15 @@ def to_layout(inputs: tuple[Tensor, ...], *, own: bool = False) -> tuple[Tensor,
 def from_layout(outputs: tuple[Tensor, ...], *, own: bool = False) -> tuple[Tensor, ...]:
     """The inverse: outputs as (N, C, H, W), (N, C, L) or (N, F). own: with channels last."""
     return outputs if own else tuple(_channels_first(y) for y in outputs)
+
+
+def targets_in_layout(targets: tuple[Array, ...], outputs: Sequence[Shape]) -> tuple[Tensor, ...]:
+    """Targets of an activation in this backend's layout; three axes may also be classes of pixels. outputs: their shapes."""
+    series = {shape for shape in outputs if len(shape) == 2}
+    moved = [np.ndim(x) == 4 or np.shape(x)[1:] in series for x in targets]
+    return tuple(
+        channels_last(tf.constant(x)) if last else tf.constant(x) for x, last in zip(targets, moved, strict=True)
+    )
 
 
 def _channels_first(y: Tensor) -> Tensor:

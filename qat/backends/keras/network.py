@@ -17,7 +17,7 @@ from qat.backends.common import read as read
 from qat.backends.common import trace as trace
 from qat.backends.common import write as write
 from qat.backends.keras.layout import canonical as canonical
-from qat.backends.keras.layout import channels_last, ensured, from_layout, own_spec, to_layout
+from qat.backends.keras.layout import ensured, from_layout, own_spec, targets_in_layout, to_layout
 from qat.backends.keras.ops import DEVICES, ExactOps, Tensor
 from qat.backends.keras.ops import KerasOps as KerasOps
 from qat.backends.keras.ops import seed as seed
@@ -411,16 +411,9 @@ class Step(TrainingStep):
             self._functions[key] = self._compile(partial(function, phase=phase))
         with tf.device(self.model.device):
             inputs = tuple(map(tf.constant, pixels))
-            # Targets of an activation have another layout here. Three axes may also be the classes of pixels.
             graph = self.model.graph
-            rows = {shape for name in graph.outputs if len(shape := graph.shapes[name]) == 2}
-            wanted = single(
-                tuple(
-                    channels_last(tf.constant(x)) if np.ndim(x) == 4 or np.shape(x)[1:] in rows else tf.constant(x)
-                    for x in targets
-                )
-            )
-            return self._functions[key](inputs, wanted, *others)
+            wanted = targets_in_layout(targets, [graph.shapes[name] for name in graph.outputs])
+            return self._functions[key](inputs, single(wanted), *others)
 
     def _apply(self, gradients: Sequence[Tensor], lr: float) -> None:
         with tf.device(self.model.device):

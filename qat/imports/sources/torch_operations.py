@@ -336,6 +336,7 @@ READERS: Mapping[str, Reader] = {
     "adaptive_max_pool2d": _adaptive_pool2d,
     "mean": _over_axes("mean"),
     "amax": _over_axes("max"),
+    "glu": lambda call: Step("glu", {"axis": int(call[1])}),
     "softmax": _softmax,
     "_softmax": _softmax,
     "dropout": _dropout,
