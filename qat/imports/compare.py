@@ -52,7 +52,7 @@ def compared(
     """Run a source and the network that was made of it on the same samples.
 
     Args:
-        opened: the source.
+        opened: the source, whose program ends where the graph does.
         graph: made of it.
         params: of the graph.
         values: of each node, the value of the source that it gives.
@@ -71,8 +71,15 @@ def compared(
     samples: tuple[Array, ...] = checked[0]
     count = len(samples[0])
     taken = tuple(cell.real_numbers(x) for cell, x in zip(entries, samples, strict=True))
-    outputs = [values[name] for name in graph.outputs]
+    outputs = (
+        opened.program.outputs
+    )  # not the values of the last nodes: what nothing computes in a graph has to be compared too
     wanted = opened.trace(taken, set(outputs))
+    if unknown := [value for value in outputs if value not in wanted]:
+        raise QatError(
+            f"{opened.program.name}: {unknown[0]} is within an operation of the source, which does not tell its numbers; end "
+            "the network elsewhere (outputs=)"
+        )
     found = _numbers(graph, params, samples)
     worst = (0.0, 0.0)
     for name, value in zip(graph.outputs, outputs, strict=True):
