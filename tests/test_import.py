@@ -174,6 +174,21 @@ def test_outputs_are_compared_where_no_node_computes_them() -> None:
         qat.import_model(opened(made, wrong="y"))
 
 
+def test_a_softmax_hides_no_error() -> None:
+    """Where its outputs are 0 and 1, they are the same for other weights."""
+    layers = conv("c", "x"), Operation("mean", "m", ("c_out",), "m", {"axes": (2, 3), "keepdims": False})
+    made = program(*layers, Operation("softmax", "s", ("m",), "s", {"axis": 1}))
+    imported = qat.import_model(opened(made))
+    imported.params["c.weight"] *= np.float32(1e3)
+    imported.params["c.bias"] *= np.float32(1e3)
+    large = replace(layers[0], constants={name: array * np.float32(1e3) for name, array in layers[0].constants.items()})
+    imported.opened = opened(replace(made, operations=(large, *made.operations[1:])))
+    assert imported.compare().relative < 1e-5
+    imported.params["c.bias"] *= np.float32(1.01)
+    with pytest.raises(qat.QatError, match="the first node that differs is c"):
+        imported.compare()
+
+
 def test_outputs_that_the_source_does_not_tell() -> None:
     made = program(conv("c", "x"), conv("d", "c_out", given=4))
     source = opened(made)
