@@ -71,9 +71,7 @@ def compared(
     samples: tuple[Array, ...] = checked[0]
     count = len(samples[0])
     taken = tuple(cell.real_numbers(x) for cell, x in zip(entries, samples, strict=True))
-    outputs = (
-        opened.program.outputs
-    )  # not the values of the last nodes: what nothing computes in a graph has to be compared too
+    outputs = opened.program.outputs  # not the last nodes' values: an operation that has no node counts too
     logits = _logits(graph, values)
     wanted = opened.trace(taken, {*outputs, *(value for _, value in logits)})
     if unknown := [value for value in outputs if value not in wanted]:
