@@ -107,8 +107,8 @@ def import_model(
     qat.errors.QatError: net.txt: is no network that can be imported; give a file .pt2, .keras, .h5, .onnx or .tflite, ...
     """
     opened = source if isinstance(source, Opened) else open_source(source, example, input_shape, name)
-    program = opened.program if outputs is None else opened.program.cut(outputs)
-    entry = entered(program, inputs)
+    opened = opened if outputs is None else opened.cut(outputs)
+    entry = entered(opened.program, inputs)
     imported = fuse(entry.program, entry.cells)
     imported.notes[:0] = [*opened.notes, *entry.notes]
     imported.opened, imported.entries = opened, entry.taken
