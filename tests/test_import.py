@@ -61,7 +61,7 @@ def test_a_normalization_of_raw_pixels_goes_into_the_input(
 
 def test_a_normalization_of_other_numbers_stays_a_layer() -> None:
     """Factors that make raw pixels huge or tiny were meant for other numbers."""
-    for factor in (1.0, 1e-6):
+    for factor in (1.0, 1e-6, 1 / 20, 1 / 100):
         imported = qat.import_model(opened(begins_with(constant("mul", "x", "a", factor))))
         assert imported.graph.input_specs[0].dtype == "float32"
         assert not imported.notes
@@ -248,3 +248,21 @@ def test_a_constant_along_another_axis_is_not_one_of_channels(shape: tuple[int, 
         qat.import_model(opened(source))
     right = program(conv("c", "x", 3), constant("add", "c_out", "y", np.arange(3).reshape(3, 1, 1)), shape=(3, 3, 3))
     assert len(qat.import_model(opened(right)).graph.nodes) == 2
+
+
+def test_what_training_changes_here_alone_is_said() -> None:
+    """A batch normalisation without gamma, and a trained factor that becomes a constant."""
+    statistics = {name: np.ones(4, np.float32) for name in ("mean", "variance", "gamma", "beta")}
+    norm = Operation("batch_norm", "bn", ("c_out",), "y", {"eps": 1e-5}, statistics, {"beta": "bn.beta"})
+    relu = Operation("clip", "r", ("y",), "z", {"low": 0.0, "high": None})
+    scale = replace(constant("mul", "z", "s", np.full((4, 1, 1), 2.0)), sources={"other": "scale"})
+    notes = qat.import_model(opened(program(conv("c", "x"), norm, relu, scale))).notes
+    assert len(notes) == 2
+    assert notes[0].startswith("c.gamma: the source's batch normalisations have none")
+    assert notes[1].startswith("scale: a factor or shift")
+
+
+def test_outputs_of_nothing_but_zeros_prove_nothing() -> None:
+    below = constant("add", "c_out", "low", -1e6)
+    relu = Operation("clip", "r", ("low",), "y", {"low": 0.0, "high": None})
+    assert "y is 0 throughout" in str(qat.import_model(opened(program(conv("c", "x"), below, relu))).difference)

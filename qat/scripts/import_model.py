@@ -83,9 +83,8 @@ def run(args: argparse.Namespace) -> None:
     check_distinct(args.ckpt_path, args.model, "--ckpt_path and --model")
     check_writable(args.ckpt_path)
     opened = open_source(_source(args.model), None, args.input_shape)
-    imported = qat.import_model(
-        opened, inputs=_inputs(args, opened.program), outputs=args.outputs, tolerance=args.tolerance
-    )
+    opened = opened if args.outputs is None else opened.cut(args.outputs)
+    imported = qat.import_model(opened, inputs=_inputs(args, opened.program), tolerance=args.tolerance)
     graph = imported.graph
     dataset = load_data(args.data_path, graph, args) if args.data_path is not None else None
     if dataset is not None:
