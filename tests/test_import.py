@@ -266,3 +266,9 @@ def test_outputs_of_nothing_but_zeros_prove_nothing() -> None:
     below = constant("add", "c_out", "low", -1e6)
     relu = Operation("clip", "r", ("low",), "y", {"low": 0.0, "high": None})
     assert "y is 0 throughout" in str(qat.import_model(opened(program(conv("c", "x"), below, relu))).difference)
+
+
+@pytest.mark.parametrize("source", ["net.pth", {"fc.weight": np.zeros(3)}])
+def test_parameters_are_no_network(source: object) -> None:
+    with pytest.raises(qat.QatError, match=r"holds parameters, .* or use import-params"):
+        qat.import_model(source)

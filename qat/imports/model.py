@@ -60,6 +60,8 @@ SOURCES: Mapping[str, Source] = {
     "TFLite": Source(Entry("imports.sources.tflite_file", ("ai_edge_litert", "flatbuffers"), "tflite"), (".tflite",)),
 }
 
+#: Endings of files that hold parameters without their network.
+OF_PARAMETERS = (".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".npz")
 #: Endings of files that can be imported.
 SUFFIXES = tuple(suffix for each in SOURCES.values() for suffix in each.suffixes)
 
@@ -200,6 +202,11 @@ def source_of(source: Any) -> Source:
         return found[0]
     what = str(source) if isinstance(source, (str, Path)) else shortened(source)
     *suffixes, last = SUFFIXES
+    if what.lower().endswith(OF_PARAMETERS) or isinstance(source, Mapping):
+        raise QatError(
+            f"{what}: holds parameters, which are no network; give the network with them loaded (on the command "
+            "line a function that returns it, package.module:function), or use import-params for a network written here"
+        )
     raise QatError(
         f"{what}: is no network that can be imported; give a file {', '.join(suffixes)} or {last}, a torch.nn.Module, a "
         "keras.Model or a mindspore.nn.Cell"
