@@ -61,7 +61,7 @@ def test_a_normalization_of_raw_pixels_goes_into_the_input(
 
 def test_a_normalization_of_other_numbers_stays_a_layer() -> None:
     """Factors that make raw pixels huge or tiny were meant for other numbers."""
-    for factor in (1.0, 1e-6):
+    for factor in (1.0, 1e-6, 1 / 20, 1 / 100):
         imported = qat.import_model(opened(begins_with(constant("mul", "x", "a", factor))))
         assert imported.graph.input_specs[0].dtype == "float32"
         assert not imported.notes
@@ -165,6 +165,56 @@ def test_the_network_can_be_cut() -> None:
         qat.import_model(source, outputs=["secnd"])
 
 
+def test_outputs_are_compared_where_no_node_computes_them() -> None:
+    """An operation that is listed as nothing has no node, so that the last node's value is another."""
+    made = program(conv("c", "x"), Operation("identity", "cast", ("c_out",), "y"))
+    source = opened(made)
+    assert qat.import_model(source).graph.outputs == ("c",)
+    with pytest.raises(qat.QatError, match="no node before the outputs differs"):
+        qat.import_model(opened(made, wrong="y"))
+
+
+def test_a_softmax_hides_no_error() -> None:
+    """Where its outputs are 0 and 1, they are the same for other weights."""
+    layers = conv("c", "x"), Operation("mean", "m", ("c_out",), "m", {"axes": (2, 3), "keepdims": False})
+    made = program(*layers, Operation("softmax", "s", ("m",), "s", {"axis": 1}))
+    imported = qat.import_model(opened(made))
+    imported.params["c.weight"] *= np.float32(1e3)
+    imported.params["c.bias"] *= np.float32(1e3)
+    large = replace(layers[0], constants={name: array * np.float32(1e3) for name, array in layers[0].constants.items()})
+    imported.opened = opened(replace(made, operations=(large, *made.operations[1:])))
+    assert imported.compare().relative < 1e-5
+    imported.params["c.bias"] *= np.float32(1.01)
+    with pytest.raises(qat.QatError, match="the first node that differs is c"):
+        imported.compare()
+
+
+def test_outputs_that_the_source_does_not_tell() -> None:
+    made = program(conv("c", "x"), conv("d", "c_out", given=4))
+    source = opened(made)
+    hiding = replace(source, trace=lambda x, names: {k: v for k, v in source.trace(x, names).items() if k != "c_out"})
+    with pytest.raises(qat.QatError, match=r"c_out is within an operation of the source.*elsewhere"):
+        qat.import_model(hiding, outputs=["c"])
+
+
+def test_a_cut_that_leaves_an_input_out() -> None:
+    both = program(conv("c", "x"), conv("d", "x"), outputs=("c_out", "d_out"))
+    spec, (c, d) = both.inputs["x"], both.operations
+    two = replace(both, inputs={"x": spec, "z": spec}, shapes={**both.shapes, "z": spec.shape})
+    two = two.with_operations([c, replace(d, inputs=("z",))])
+    imported = qat.import_model(opened(two), outputs=["d"])
+    assert [node.name for node in imported.graph.nodes] == ["input", "d"]
+    assert imported.compare(np.ones((2, *spec.shape), np.float32)).relative < 1e-6
+
+
+def test_a_cut_ends_at_the_last_operation_of_a_name() -> None:
+    first = replace(conv("c", "x"), output="relu")  # a value that is called as the operations after it
+    twice = [Operation("clip", "relu", ("relu",), "r", {"low": 0.0, "high": None}), conv("d", "r", given=4)]
+    last = Operation("clip", "relu", ("d_out",), "s", {"low": 0.0, "high": None})
+    imported = qat.import_model(opened(program(first, *twice, last)), outputs=["relu"])
+    assert [node.name for node in imported.graph.nodes] == ["input", "c", "d"]
+
+
 def test_all_unknown_operations_in_one_message() -> None:
     names = [
         Operation("unknown", f"l{i}", ("x",), f"y{i}", {"of": ("gru", "roll")[i % 2]}, where=f"n.py:{i}")
@@ -199,3 +249,27 @@ def test_a_constant_along_another_axis_is_not_one_of_channels(shape: tuple[int, 
     ]
     right = program(conv("c", "x", 3), constant("add", "c_out", "y", np.arange(3).reshape(3, 1, 1)), shape=(3, 3, 3))
     assert len(qat.import_model(opened(right)).graph.nodes) == 2
+
+
+def test_what_training_changes_here_alone_is_said() -> None:
+    """A batch normalisation without gamma, and a trained factor that becomes a constant."""
+    statistics = {name: np.ones(4, np.float32) for name in ("mean", "variance", "gamma", "beta")}
+    norm = Operation("batch_norm", "bn", ("c_out",), "y", {"eps": 1e-5}, statistics, {"beta": "bn.beta"})
+    relu = Operation("clip", "r", ("y",), "z", {"low": 0.0, "high": None})
+    scale = replace(constant("mul", "z", "s", np.full((4, 1, 1), 2.0)), sources={"other": "scale"})
+    notes = qat.import_model(opened(program(conv("c", "x"), norm, relu, scale))).notes
+    assert len(notes) == 2
+    assert notes[0].startswith("c.gamma: the source's batch normalisations have none")
+    assert notes[1].startswith("scale: a factor or shift")
+
+
+def test_outputs_of_nothing_but_zeros_prove_nothing() -> None:
+    below = constant("add", "c_out", "low", -1e6)
+    relu = Operation("clip", "r", ("low",), "y", {"low": 0.0, "high": None})
+    assert "y is 0 throughout" in str(qat.import_model(opened(program(conv("c", "x"), below, relu))).difference)
+
+
+@pytest.mark.parametrize("source", ["net.pth", {"fc.weight": np.zeros(3)}])
+def test_parameters_are_no_network(source: object) -> None:
+    with pytest.raises(qat.QatError, match=r"holds parameters, .* or use import-params"):
+        qat.import_model(source)

@@ -135,6 +135,8 @@ def test_an_exported_program_and_a_cut(capsys: pytest.CaptureFixture[str]) -> No
         ("small", ["--input_shape", "1", "8", "8", "--mean", "0", "0"], "--mean: has 2 numbers, but .* has 1 channels"),
         ("small", ["--input_shape", "1", "8", "8", "--mean", "2"], "mean must lie within 0..1"),
         ("small", ["--input_shape", "1", "8", "8", "--input_dtype", "int8"], "give scale"),
+        ("small", ["--input_shape", "1", "8", "8", "--input_scale", "0.5"], "are of codes; give --input_dtype too"),
+        ("small", ["--input_shape", "1", "8", "8", "--tolerance", "-1"], "give 0 or more"),
         ("small", ["--input_shape", "1", "8", "8", "--outputs", "7"], "no operation '7'"),
         ("small", ["--input_shape", "1", "8", "8", "--tolerance", "0"], "but 0 is the most"),
         ("small", ["--input_shape", "1", "8"], ""),

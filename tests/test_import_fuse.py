@@ -417,6 +417,31 @@ def test_a_layer_that_is_used_in_two_ways_is_refused(last: list[Operation], what
     assert len(fuse(made).params) > 2  # where equal arrays were merged by an exporter, each has its own
 
 
+@pytest.mark.parametrize(
+    ("low", "high"), [(None, 50.0), (-50.0, None), (None, 2e4)], ids=["largest", "smallest", "of float16"]
+)
+def test_a_bound_far_out_is_no_part_of_an_activation(low: float | None, high: float | None) -> None:
+    """Samples hardly get there, so that a comparison would not tell."""
+    made = program(relu("r", "x"), op("clip", "y", "r", low=low, high=high))
+    leaky = program(
+        op("clip", "r", "x", low=low, high=high), op("activation", "y", "r", function="leaky_relu", alpha=0.1)
+    )
+    assert recognised(leaky).operations == leaky.operations
+    if low is None:
+        assert recognised(made).operations == made.operations
+        assert "a clip from none to" in refused(made)
+
+
+def test_where_exp_overflows_nothing_is_compared() -> None:
+    spelled = [
+        op("elementwise", "e", "x", function="exp"),
+        constant("add", "e", "o", 1.0),
+        op("elementwise", "l", "o", function="log"),
+    ]
+    (found,) = recognised(program(*spelled)).operations
+    assert found.attributes["function"] == "softplus"
+
+
 def test_refusals_come_together_and_each_once() -> None:
     made = program(
         op("pad", "p", "x", widths=((0, 0), (0, 0), (1, 1), (1, 1)), value=-math.inf),

@@ -298,7 +298,7 @@ def test_open_sizes_are_given() -> None:
 
 
 def test_a_layer_of_two_calls_is_one_cell() -> None:
-    def build(*, same: bool) -> Any:
+    def build(*, same: bool = False) -> Any:
         shared = layers.Conv2D(3, 3, padding="same", name="shared")
         x = keras.Input((6, 6, 3))
         y = layers.ReLU()(shared(x))
@@ -308,7 +308,28 @@ def test_a_layer_of_two_calls_is_one_cell() -> None:
     _, imported = assert_equal(build(same=True))
     assert len({node.cell_name for node in imported.graph.nodes if "shared" in node.name}) == 1
     assert sum("shared" in node.name for node in imported.graph.nodes) == 2
-    assert_equal(build(same=False))
+    refused(build, "a layer that shares shared/kernel with shared, but has another activation")
+
+
+def test_constants_of_a_layer_are_no_parameters_that_are_shared() -> None:
+    x = keras.Input((6, 6, 3))
+    shift = layers.Rescaling(1.0, offset=0.5)
+    first, second = (layers.Conv2D(3, 3, use_bias=False) for _ in range(2))
+    assert_equal(keras.Model(x, shift(second(shift(first(x))))))
+
+
+def test_the_momentum_of_a_normalisation_is_kept() -> None:
+    x = keras.Input((6, 6, 3))
+    _, imported = assert_equal(keras.Model(x, layers.BatchNormalization(momentum=0.97)(layers.Conv2D(4, 3)(x))))
+    assert imported.graph.nodes[1].cell.momentum == 0.97
+
+
+def test_a_constant_beside_values_is_refused() -> None:
+    def build() -> Any:
+        x = keras.Input((6, 6, 3), batch_size=1)
+        return keras.Model(x, ops.concatenate([x, ops.zeros((1, 6, 6, 2))], -1))
+
+    refused(build, "Concatenate with a constant")
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

@@ -209,3 +209,17 @@ def test_an_operation_that_does_more_than_compute_is_not_run(tmp_path: Path) -> 
     with pytest.raises(qat.QatError, match=r"aten\.from_file"):
         qat.import_model(path)
     assert not trap.exists()
+
+
+def test_constants_of_any_size_are_not_computed(tmp_path: Path) -> None:
+    """A few bytes say how large a constant is: it is refused before there is memory for it."""
+    path = saved(tmp_path / "net.pt2", Calls(lambda m, x: x * torch.ones(123, 457).mean()).eval())
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "large.pt2", "w") as changed:
+        for entry in archive.infolist():
+            content = archive.read(entry)
+            if entry.filename.endswith("models/model.json"):
+                assert b"[123, 457]" in content
+                content = content.replace(b"[123, 457]", b"[1230000, 457000]")
+            changed.writestr(entry, content)
+    with pytest.raises(qat.QatError, match=r"ones makes its constants grow beyond what is computed"):
+        qat.import_model(tmp_path / "large.pt2")

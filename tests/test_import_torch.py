@@ -256,6 +256,21 @@ def test_a_shared_parameter_of_two_layers_is_refused() -> None:
         imported(lambda m, x: m.b(m.a(x)), a=first, b=second)
 
 
+@pytest.mark.parametrize(
+    ("forward", "what"),
+    [
+        (lambda m, x: torch.cat([m.conv(x), torch.ones(2, 2, 6, 6)], 1), "aten.cat with a constant"),
+        (lambda m, x: torch.add(torch.ones(4, 1, 1), m.conv(x), alpha=2), "aten.add with alpha"),
+        (lambda m, x: torch.rsub(m.conv(x), 1.0, alpha=2), "aten.sub with alpha"),
+        (lambda m, x: m.conv(x).type_as(torch.arange(3)), "aten.type_as giving int64"),
+    ],
+    ids=["cat", "add", "rsub", "type_as"],
+)
+def test_what_would_be_left_out_is_refused(forward: Any, what: str) -> None:
+    with pytest.raises(qat.QatError, match=what):
+        imported(forward, conv=nn.Conv2d(3, 4, 3))
+
+
 def test_all_unknown_operations_are_named_with_their_lines() -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qat.cells import Input
+from qat.cells import Input, Softmax
 from qat.errors import QatError
 from qat.graph import Graph, Params
 from qat.imports.source import Opened
@@ -26,7 +26,7 @@ class Difference:
     """How far an imported network is from its source.
 
     Attributes:
-        absolute: The largest difference of an output.
+        absolute: The largest difference of an output, or of what a softmax at the end takes.
         relative: The largest difference of an output, divided by the largest number of that output.
         samples: How many were compared, and which, as "4 random samples".
     """
@@ -52,7 +52,7 @@ def compared(
     """Run a source and the network that was made of it on the same samples.
 
     Args:
-        opened: the source.
+        opened: the source, whose program ends where the graph does.
         graph: made of it.
         params: of the graph.
         values: of each node, the value of the source that it gives.
@@ -71,11 +71,18 @@ def compared(
     samples: tuple[Array, ...] = checked[0]
     count = len(samples[0])
     taken = tuple(cell.real_numbers(x) for cell, x in zip(entries, samples, strict=True))
-    outputs = [values[name] for name in graph.outputs]
-    wanted = opened.trace(taken, set(outputs))
+    outputs = opened.program.outputs  # not the last nodes' values: an operation that has no node counts too
+    logits = _logits(graph, values)
+    wanted = opened.trace(taken, {*outputs, *(value for _, value in logits)})
+    if unknown := [value for value in outputs if value not in wanted]:
+        raise QatError(
+            f"{opened.program.name}: {unknown[0]} is within an operation of the source, which does not tell its numbers; end "
+            "the network elsewhere (outputs=)"
+        )
     found = _numbers(graph, params, samples)
     worst = (0.0, 0.0)
-    for name, value in zip(graph.outputs, outputs, strict=True):
+    known = [(name, value) for name, value in logits if value in wanted]
+    for name, value in (*zip(graph.outputs, outputs, strict=True), *known):
         if not np.isfinite(wanted[value]).all():
             raise QatError(
                 f"{opened.program.name}: its output {value} is not finite on these samples, so that nothing can be compared; "
@@ -83,6 +90,8 @@ def compared(
             )
         worst = max(worst, _difference(found[name], wanted[value]), key=lambda pair: pair[1])
     what = f"{count} {'random samples' if images is None else 'samples'}"
+    if zero := [value for value in outputs if not wanted[value].any()]:
+        what += f", where {', '.join(zero)} is 0 throughout, which proves nothing: compare on images that it knows"
     difference = Difference(*worst, what)
     if not worst[1] <= tolerance:
         raise QatError(
@@ -90,6 +99,12 @@ def compared(
             f"{_first(opened, graph, found, values, taken, tolerance)}"
         )
     return difference
+
+
+def _logits(graph: Graph, values: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The nodes before a softmax at the end, and their values: it gives 0 and 1 for all large numbers, which hides errors."""
+    ends = [node for node in graph.nodes if node.name in graph.outputs and isinstance(node.cell, Softmax)]
+    return [(node.inputs[0], values[node.inputs[0]]) for node in ends if node.inputs[0] in values]
 
 
 def _first(

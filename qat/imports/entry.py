@@ -21,9 +21,10 @@ CODED: Mapping[str, dict[str, Any]] = {
     "uint8": {"mean": 0.0, "std": 1.0 / 255.0},
     "int8": {"dtype": "int8", "scale": 1.0},
 }
-#: A standard deviation of pixels that are normalised in a network, scaled to 0..1: raw pixels may become numbers up to 100, not
-#: more, and not less than 0.2 apart.
-USUAL_STD = (0.01, 5.0)
+#: Numbers by which pixels scaled to 0..1 are normalised: means and standard deviations of photographs, and halves. A network
+#: that begins with another factor was made for other numbers, as those of a sensor.
+USUAL_MEAN, USUAL_STD = (0.2, 0.8), (0.1, 1.0)
+WHOLE = 0.01  #: or the pixels are divided by 255, or 256, alone: that near to 1
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,23 @@ def _entered(entry: Entry, name: str, cell: Input, *, automatic: bool) -> Entry:
         return replace(entry, cells=(*entry.cells, cell), taken=(*entry.taken, cell))
     raw = cell if pixels else Input(cell.shape, mean=0.0, std=1.0 / 255.0)
     program, found, count = _normalised(entry.program, name, raw)
-    usual = all(USUAL_STD[0] <= std <= USUAL_STD[1] for std in _normalization(found)[1])
-    if not count or (automatic and not usual):
+    if not count or (automatic and not _is_usual(found)):
         return replace(entry, cells=(*entry.cells, cell), taken=(*entry.taken, cell))
     notes = [
         f"{name} takes raw pixels, uint8: the normalisation that {entry.program.name} begins with is in its Input "
         f"(mean {_shown(found.mean)}, std {_shown(found.std)} of pixels scaled to 0..1)"
     ]
     return Entry(program, (*entry.cells, found), (*entry.taken, raw), [*entry.notes, *notes])
+
+
+def _is_usual(cell: Input) -> bool:
+    """Whether its normalisation is one of raw pixels, beyond doubt."""
+    mean, std = _normalization(cell)
+    if len(cell.shape) != 3 or cell.shape[0] not in (1, 3):
+        return False
+    divided = not mean.any() and (np.abs(std - 1.0) <= WHOLE).all()
+    within = ((mean >= USUAL_MEAN[0]) & (mean <= USUAL_MEAN[1]) & (std >= USUAL_STD[0]) & (std <= USUAL_STD[1])).all()
+    return bool(divided or within)
 
 
 def _normalised(program: Program, name: str, cell: Input) -> tuple[Program, Input, int]:

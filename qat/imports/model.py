@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qat.cells import Normalize
 from qat.errors import QatError, shortened
 from qat.imports.compare import TOLERANCE
 from qat.imports.entry import Inputs, entered
 from qat.imports.fuse import fuse
 from qat.imports.imported import Imported
+from qat.imports.program import Program
 from qat.imports.source import Opened
 from qat.registry import Entry, missing_packages
 from qat.vocabulary.arrays import Arrays
@@ -58,6 +60,8 @@ SOURCES: Mapping[str, Source] = {
     "TFLite": Source(Entry("imports.sources.tflite_file", ("ai_edge_litert", "flatbuffers"), "tflite"), (".tflite",)),
 }
 
+#: Endings of files that hold parameters without their network.
+OF_PARAMETERS = (".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".npz")
 #: Endings of files that can be imported.
 SUFFIXES = tuple(suffix for each in SOURCES.values() for suffix in each.suffixes)
 
@@ -107,13 +111,47 @@ def import_model(
     qat.errors.QatError: net.txt: is no network that can be imported; give a file .pt2, .keras, .h5, .onnx or .tflite, ...
     """
     opened = source if isinstance(source, Opened) else open_source(source, example, input_shape, name)
-    program = opened.program if outputs is None else opened.program.cut(outputs)
-    entry = entered(program, inputs)
+    opened = opened if outputs is None else opened.cut(outputs)
+    entry = entered(opened.program, inputs)
     imported = fuse(entry.program, entry.cells)
-    imported.notes[:0] = [*opened.notes, *entry.notes]
+    imported.notes[:0] = [*opened.notes, *entry.notes, *_trained_otherwise(imported, entry.program)]
     imported.opened, imported.entries = opened, entry.taken
     imported.compare(images, tolerance=tolerance)
     return imported
+
+
+def _trained_otherwise(imported: Imported, program: Program) -> list[str]:
+    """What training changes here and not in the source, or the other way round, a line each."""
+    own = {"gamma": 1.0, "beta": 0.0}
+    made = [
+        name
+        for name, array in imported.params.items()
+        if name.rpartition(".")[2] in own
+        and name not in imported.sources
+        and (array == own[name.rpartition(".")[2]]).all()
+    ]
+    layers = {node.name for node in imported.graph.nodes if isinstance(node.cell, Normalize)}
+    fixed = [
+        source
+        for each in program.operations
+        if each.name in layers and (source := each.sources.get("other")) is not None
+    ]
+    notes = []
+    if made:
+        notes.append(
+            f"{_some(made)}: the source's batch normalisations have none, here they are trained from "
+            "1 and 0; export_params refuses them once they are"
+        )
+    if fixed:
+        notes.append(
+            f"{_some(fixed)}: a factor or shift that no layer before takes is a constant here: it is not trained"
+        )
+    return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few names."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def open_source(
@@ -164,6 +202,11 @@ def source_of(source: Any) -> Source:
         return found[0]
     what = str(source) if isinstance(source, (str, Path)) else shortened(source)
     *suffixes, last = SUFFIXES
+    if what.lower().endswith(OF_PARAMETERS) or isinstance(source, Mapping):
+        raise QatError(
+            f"{what}: holds parameters, which are no network; give the network with them loaded (on the command "
+            "line a function that returns it, package.module:function), or use import-params for a network written here"
+        )
     raise QatError(
         f"{what}: is no network that can be imported; give a file {', '.join(suffixes)} or {last}, a torch.nn.Module, a "
         "keras.Model or a mindspore.nn.Cell"

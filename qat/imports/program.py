@@ -123,8 +123,8 @@ class Program:
         """The part of the network that gives some values.
 
         Args:
-            outputs: names of operations in the source, as "layer4.1.relu", or of values; of several operations of one name
-                the last is meant.
+            outputs: names of operations in the source, as "layer4.1.relu", or else of values; of several operations of one
+                name the last is meant.
 
         Returns:
             The program that ends there.
@@ -132,9 +132,8 @@ class Program:
         Raises:
             QatError: there is nothing of that name.
         """
-        known = {each.name: each.output for each in self.operations} | {
-            each.output: each.output for each in self.operations
-        }
+        known = {each.output: each.output for each in self.operations}
+        known |= {each.name: each.output for each in self.operations}
         for name in outputs:
             if name not in known:
                 raise QatError(

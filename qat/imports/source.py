@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from qat.imports.program import Program
 from qat.vocabulary.ops import Array
@@ -26,3 +28,17 @@ class Opened:
     program: Program
     trace: Trace
     notes: tuple[str, ...] = ()
+
+    def cut(self, outputs: Sequence[str]) -> Opened:
+        """The part of the source that gives some values (``Program.cut``). Inputs that it does not take are zeros in it."""
+        program = self.program.cut(outputs)
+
+        def trace(samples: tuple[Array, ...], values: Collection[str]) -> dict[str, Array]:
+            given = dict(zip(program.inputs, samples, strict=True))
+            every = {
+                name: given[name] if name in given else np.zeros((len(samples[0]), *spec.shape), np.float32)
+                for name, spec in self.program.inputs.items()
+            }
+            return self.trace(tuple(every.values()), values)
+
+        return replace(self, program=program, trace=trace)

@@ -80,7 +80,9 @@ WRITTEN = {"silu": "SiLU", "gelu": "GELU", "gelu_tanh": "GELU by tanh", "quick_g
     "hard_sigmoid": "hard sigmoid", "hard_swish": "hard swish",
 }  # fmt: skip
 
-GRID = np.concatenate([np.arange(-12.0, 12.0, 1 / 64), [-30.0, 30.0]])  #: numbers on which functions are compared
+#: Far out a bound may be, as in min(max(x, 0), 100), which is no ReLU; there exp overflows, and what is not finite is left out.
+FAR = np.array([-1e5, -1e3, -1e2, 1e2, 1e3, 1e5])
+GRID = np.concatenate([FAR, np.arange(-12.0, 12.0, 1 / 64), [-30.0, 30.0]])  #: numbers on which functions are compared
 TOLERANCE = 5e-5  #: relative, of large ones: people write 0.16667, and GELU differs from its tanh by 5e-4
 LONGEST = 16  #: operations that a spelled-out activation has at most
 
@@ -201,7 +203,7 @@ def _computed(each: Operation, inputs: Sequence[Array]) -> Array:
 
 def _name_of(y: Array) -> dict[str, Any] | None:
     """The attributes of the activation that has these numbers on the grid."""
-    if not np.isfinite(y).all():
+    if not np.isfinite(y[len(FAR) :]).all():
         return None
     for name, function in NAMED.items():
         if _equal(y, function(GRID)):
@@ -213,7 +215,7 @@ def _name_of(y: Array) -> dict[str, Any] | None:
     gate[zero] = np.interp(0.0, GRID[~zero], gate[~zero])
     if (slope := _hard_sigmoid(gate)) is not None and _equal(y, GRID * gate):
         return {"function": "hard_swish", **slope}
-    alpha = float(y[0] / GRID[0])
+    alpha = float(y[-2] / GRID[-2])
     if 0.0 < alpha < 1.0 and _equal(y, np.where(GRID > 0.0, GRID, alpha * GRID)):
         return {"function": "leaky_relu", "alpha": float(f"{alpha:.7g}")}
     return None
@@ -231,7 +233,8 @@ def _hard_sigmoid(y: Array) -> dict[str, float] | None:
 
 
 def _equal(a: Array, b: Array) -> bool:
-    return bool((np.abs(a - b) <= TOLERANCE * np.maximum(1.0, np.abs(b))).all())
+    """Whether two functions are the same, as far as the first is finite."""
+    return bool(((np.abs(a - b) <= TOLERANCE * np.maximum(1.0, np.abs(b))) | ~np.isfinite(a)).all())
 
 
 def described(each: Operation) -> str:

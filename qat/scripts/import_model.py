@@ -20,6 +20,7 @@ from qat.imports.program import Program
 from qat.plugins import own_object, working_directory_last
 from qat.scripts.common.files import load_data
 from qat.scripts.common.flags import PREPARATION, add_data_argument, chosen_preparation
+from qat.scripts.common.normalization import RAW_STD, normalization_notes, print_normalization
 from qat.scripts.common.tasks import add_task_argument, with_task
 from qat.vocabulary.arrays import as_arrays, as_tuple
 
@@ -70,9 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input_dtype", choices=CODES, help="it takes codes of this dtype, and the source their real numbers"
     )
     group.add_argument("--input_scale", type=float, metavar="SCALE", help="of these codes: the real number of one step")
-    group.add_argument(
-        "--input_zero_point", type=int, default=0, metavar="CODE", help="of these codes: that of the number 0"
-    )
+    group.add_argument("--input_zero_point", type=int, metavar="CODE", help="of these codes: that of the number 0")
     add_data_argument(
         parser, required=False, otherwise="4 random samples", also=f"{MOST_SAMPLES} samples of it are compared"
     )
@@ -83,9 +82,8 @@ def run(args: argparse.Namespace) -> None:
     check_distinct(args.ckpt_path, args.model, "--ckpt_path and --model")
     check_writable(args.ckpt_path)
     opened = open_source(_source(args.model), None, args.input_shape)
-    imported = qat.import_model(
-        opened, inputs=_inputs(args, opened.program), outputs=args.outputs, tolerance=args.tolerance
-    )
+    opened = opened if args.outputs is None else opened.cut(args.outputs)
+    imported = qat.import_model(opened, inputs=_inputs(args, opened.program), tolerance=args.tolerance)
     graph = imported.graph
     dataset = load_data(args.data_path, graph, args) if args.data_path is not None else None
     if dataset is not None:
@@ -93,8 +91,9 @@ def run(args: argparse.Namespace) -> None:
         imported.compare(as_arrays(tuple(x[:MOST_SAMPLES] for x in images)), tolerance=args.tolerance)
     outputs = " and ".join(" x ".join(map(str, graph.shapes[name])) for name in graph.outputs)
     print(f"{graph.name}: takes {' and '.join(map(str, graph.input_specs))}, gives {outputs}")
-    for note in imported.notes:
-        print(one_line(f"note: {note}"))
+    print_normalization(graph)
+    for note in [*imported.notes, *normalization_notes(args.model, graph, imported.params, dataset)]:
+        print(one_line(f"note: {note}"), file=sys.stderr)
     print(f"{graph.name} {imported.difference}")
     recipe = dataset.preparation if dataset is not None else chosen_preparation(args, None, Preparation(), "")
     said = dataset is not None or any(getattr(args, name) is not None for name in PREPARATION)
@@ -131,6 +130,10 @@ def _inputs(args: argparse.Namespace, program: Program) -> Input | None:
         "--input_dtype": args.input_dtype is not None,
     }
     given = [name for name, value in flags.items() if value]
+    if args.input_dtype is None and (args.input_scale is not None or args.input_zero_point is not None):
+        raise QatError("--input_scale and --input_zero_point: are of codes; give --input_dtype too, or leave them out")
+    if args.tolerance < 0:
+        raise QatError(f"--tolerance {args.tolerance:g}: is the largest difference that may be; give 0 or more")
     if not given:
         return None
     if len(given) > 1 and given != ["--mean", "--std"]:
@@ -144,8 +147,8 @@ def _inputs(args: argparse.Namespace, program: Program) -> Input | None:
         )
     ((name, spec),) = program.inputs.items()
     if args.input_dtype is not None:
-        return Input(spec.shape, dtype=args.input_dtype, scale=args.input_scale, zero_point=args.input_zero_point)
-    mean, std = ([0.0], [1 / 255]) if args.raw_pixels else (args.mean or [0.0], args.std or [1.0])
+        return Input(spec.shape, dtype=args.input_dtype, scale=args.input_scale, zero_point=args.input_zero_point or 0)
+    mean, std = ([0.0], [RAW_STD]) if args.raw_pixels else (args.mean or [0.0], args.std or [1.0])
     for flag, numbers in (("--mean", mean), ("--std", std)):
         if len(numbers) not in (1, spec.shape[0]):
             raise QatError(

@@ -153,7 +153,7 @@ def _batch_norm(call: Call) -> Steps:
     names |= {"gamma": "gamma"} if layer.scale else {}
     names |= {"beta": "beta"} if layer.center else {}
     constants = {local: (name, array_of(getattr(layer, name))) for local, name in names.items()}
-    yield Step("batch_norm", {"eps": float(layer.epsilon)}, constants)
+    yield Step("batch_norm", {"eps": float(layer.epsilon), "momentum": float(layer.momentum)}, constants)
 
 
 # -- windows and shapes -----------------------------------------------------------------------------------------------
@@ -220,6 +220,9 @@ def reshape(call: Call) -> Steps:
 def concatenate(call: Call) -> Steps:
     """A concatenation."""
     axis = call.layout.axis(call.operation.axis, call.taken[0].rank)
+    if len(keras.tree.flatten(call.arguments)) != len(call.taken):
+        yield unknown(f"{call.name} with a constant")
+        return
     yield Step("concat", {"axis": axis}) if len(call.taken) > 1 else Step("identity")
 
 
@@ -254,19 +257,19 @@ def _scaled(call: Call) -> Steps:
     """InceptionResNetV2's: the first, and the second times a number."""
     first, second = call.taken
     scale = np.asarray(call.operation.scale, np.float32).reshape(())
-    yield Step("mul", {}, {"other": ("scale", scale)}, inputs=(second.name,), part="scale")
+    yield Step("mul", {}, {"other": ("", scale)}, inputs=(second.name,), part="scale")
     yield Step("add", inputs=(first.name, BEFORE))
 
 
-def affine(call: Call, *steps: tuple[str, str, Any]) -> Steps:
-    """Constants that are multiplied and added: kind, name in the layer, constant."""
+def affine(call: Call, *steps: tuple[str, Any]) -> Steps:
+    """Constants that are multiplied and added: kind and constant. None of them is trained, so that they have no names."""
     rank = call.taken[0].rank
-    for kind, name, constant in steps:
+    for kind, constant in steps:
         array = call.layout.constant(constant, rank)
         if array is None or call.given != call.taken[0].sizes:
             yield unknown(f"{call.name} with a constant that is not one number for each channel")
         elif array.size > 1 or float(array) != (1.0 if kind == "mul" else 0.0):
-            yield Step(kind, {}, {"other": (name, array)})
+            yield Step(kind, {}, {"other": ("", array)})
 
 
 def _rescaling(call: Call) -> Steps:
@@ -274,7 +277,7 @@ def _rescaling(call: Call) -> Steps:
     scale = np.asarray(layer.scale, np.float32)
     if scale.ndim and call.layout.channels_first:
         scale = scale.reshape(scale.shape + (1,) * (3 - scale.ndim))
-    yield from affine(call, ("mul", "scale", scale), ("add", "offset", layer.offset))
+    yield from affine(call, ("mul", scale), ("add", layer.offset))
 
 
 def _normalization(call: Call) -> Steps:
@@ -282,9 +285,9 @@ def _normalization(call: Call) -> Steps:
     mean, variance = (np.asarray(keras.ops.convert_to_numpy(each), np.float64) for each in (layer.mean, layer.variance))
     std = np.maximum(np.sqrt(variance), keras.config.epsilon())
     if layer.invert:
-        yield from affine(call, ("mul", "variance", std), ("add", "mean", mean))
+        yield from affine(call, ("mul", std), ("add", mean))
     else:
-        yield from affine(call, ("add", "mean", -mean), ("mul", "variance", 1.0 / std))
+        yield from affine(call, ("add", -mean), ("mul", 1.0 / std))
 
 
 def _nothing(call: Call) -> Steps:

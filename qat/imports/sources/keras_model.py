@@ -167,7 +167,7 @@ class _Reader:
             self.inputs[name] = ArraySpec(self.shapes[name], "float32")
         self._model(model, "", scope, skipped)
         outputs = tuple(scope[id(tensor)].name for tensor in model.outputs)
-        return Program(self.name, self.inputs, tuple(self._used(outputs)), outputs, self.shapes)
+        return Program(self.name, self.inputs, tuple(self._used(outputs)), outputs, self.shapes, ties=True)
 
     def trace(self, samples: tuple[Array, ...], values: Collection[str]) -> dict[str, Array]:
         """What the model's own layers compute; names of values that are none of Keras's are left out."""

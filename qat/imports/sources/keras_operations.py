@@ -24,11 +24,11 @@ def _arithmetic(kind: str) -> Reader:
         else:
             number = np.asarray(keras.ops.convert_to_numpy(right if isinstance(left, Value) else left), np.float64)
             if kind == "sub" and isinstance(right, Value):
-                yield from layers.affine(call, ("mul", "", -1.0), ("add", "", number))
+                yield from layers.affine(call, ("mul", -1.0), ("add", number))
             elif kind in ("sub", "div"):
-                yield from layers.affine(call, ("add", "", -number) if kind == "sub" else ("mul", "", 1.0 / number))
+                yield from layers.affine(call, ("add", -number) if kind == "sub" else ("mul", 1.0 / number))
             else:
-                yield from layers.affine(call, (kind, "", number))
+                yield from layers.affine(call, (kind, number))
 
     return read
 
@@ -113,7 +113,7 @@ OPERATIONS: Mapping[str, Reader] = {
     "Multiply": _arithmetic("mul"),
     "Divide": _arithmetic("div"),
     "TrueDivide": _arithmetic("div"),
-    "Negative": lambda call: layers.affine(call, ("mul", "", -1.0)),
+    "Negative": lambda call: layers.affine(call, ("mul", -1.0)),
     "Mean": _mean,
     "Clip": _clip,
     "Maximum": _bound("maximum"),

@@ -89,7 +89,7 @@ def _batch_norm(call: Call) -> Step:
     momentum, eps = (call[5], call[6]) if legit else (call[6], call[7])
     if (not legit and call[5]) or call[3] is None or call[4] is None:
         raise UnknownOperationError("aten.batch_norm by the statistics of the batch (track_running_stats=False)")
-    attributes = {"eps": float(eps)} | ({"momentum": 1.0 - float(momentum)} if momentum else {})
+    attributes = {"eps": float(eps)} | ({} if momentum is None else {"momentum": 1.0 - float(momentum)})
     return Step("batch_norm", attributes, {"gamma": 1, "beta": 2, "mean": 3, "variance": 4})
 
 
@@ -172,6 +172,8 @@ def _arithmetic(function: str) -> Reader:
             return Step(function) if function in ("add", "mul") else Step("elementwise", {"function": function})
         constant = second if second is not None else first
         assert constant is not None
+        if second is None and alpha != 1.0:  # it is the factor of the value
+            raise UnknownOperationError(f"aten.{function} with alpha")
         (array, source), shape = constant, call.shapes[1 if call.shapes[0] is None or 0 in call.constants else 0]
         array = _spread(call, array, shape or ())
         if second is None and function in ("sub", "div"):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from qat.errors import QatError
 from qat.imports.program import Operation, Program
@@ -21,6 +22,7 @@ from qat.imports.source import Opened
 from qat.imports.sources.torch_call import Call, Constant, Reader, UnknownOperationError
 from qat.imports.sources.torch_moves import OF_SEVERAL
 from qat.imports.sources.torch_operations import FOLDED, READERS, VIEWS
+from qat.reading import LARGEST_SAMPLE
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array
 
@@ -57,6 +59,7 @@ class _Reader:
             if spec.target in held and isinstance(held[spec.target], torch.Tensor):
                 self.tensors[spec.arg.name] = held[spec.target].detach()
                 self.sources[spec.arg.name] = spec.target
+        self.folded = 0  #: numbers of constants that were computed
         self.inputs: dict[str, ArraySpec] = {}
         self.batch: int | None = None  #: that it was captured with; None: any
         self.shapes: dict[str, tuple[Any, ...]] = {}  #: with the batch
@@ -173,6 +176,10 @@ class _Reader:
             if reader is None:
                 raise UnknownOperationError(what)
             step = reader(self._call(target, arguments, node.name))
+            if (given := _first(node.meta["val"]).dtype) != torch.float32:
+                raise UnknownOperationError(f"{what} giving {str(given).removeprefix('torch.')}")
+            if step.kind == "concat" and len(inputs) < len(taken):
+                raise UnknownOperationError(f"{what} with a constant")
             kind, attributes = step.kind, step.attributes
             for local, given in step.constants.items():
                 found = given if isinstance(given, tuple) else self._constant(arguments[given])
@@ -237,12 +244,34 @@ class _Reader:
             )
         if _namespace(node) != "aten." or target not in FOLDED or (_is_in_place(node) and target != "detach"):
             return False
+        if not self._fits(node):
+            return False
         arguments, options = torch.fx.node.map_arg((node.args, node.kwargs), lambda each: self.tensors[each.name])
         with torch.no_grad():
             self.tensors[node.name] = node.target(*arguments, **options)
         source = next((self.sources.get(each.name) for each in _nodes(node.args)), None)
         if source and target in ("detach", "alias", "clone", "contiguous", "lift_fresh", "lift_fresh_copy", "to"):
             self.sources[node.name] = source
+        return True
+
+    def _fits(self, node: Any) -> bool:
+        """Whether the size of a result is known before it is computed. Raises QatError where it is too large: a few bytes of a
+        file ask for any size.
+        """
+        with FakeTensorMode() as mode, torch.no_grad():  # sizes without numbers
+            arguments, options = torch.fx.node.map_arg(
+                (node.args, node.kwargs), lambda each: mode.from_tensor(self.tensors[each.name])
+            )
+            try:
+                given = node.target(*arguments, **options)
+            except DynamicOutputShapeException:
+                return False
+        numbers = sum(x.numel() for x in (given if isinstance(given, (tuple, list)) else (given,)))
+        self.folded += numbers
+        if numbers > LARGEST_SAMPLE or self.folded > 4 * LARGEST_SAMPLE:
+            raise QatError(
+                f"{self.name}: {node.name} makes its constants grow beyond what is computed here; leave it out"
+            )
         return True
 
     def _constant(self, argument: Any) -> Constant | None:
