@@ -289,6 +289,29 @@ class Scaled(nn.Module):
         return self.fc(x) * 0.5
 
 
+def trained(model: Any) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def test_what_is_frozen_stays_frozen() -> None:
+    module = net()
+    module.stem.requires_grad_(False)
+    example = torch.from_numpy(IMAGES[:2])
+    model = qat.prepare(module, example, IMAGES)
+    assert trained(model) == {"depth.weight", "depth.bias", "fc.weight", "fc.bias"}
+    train(model)
+    after = dict(model.named_parameters())
+    assert torch.equal(after["stem.0.weight"], module.stem[0].weight)
+    assert not torch.equal(after["fc.weight"], module.fc.weight)
+    assert trained(qat.prepare(module.requires_grad_(False), example)) == set()
+
+
+def test_what_is_computed_of_frozen_parameters_is_frozen() -> None:
+    images = torch.randn(4, 4)
+    assert trained(qat.prepare(Scaled().eval(), images)) == {"fc.weight", "fc.bias"}
+    assert trained(qat.prepare(Scaled().eval().requires_grad_(False), images)) == set()
+
+
 def test_a_parameter_without_a_place_is_named_when_it_was_trained() -> None:
     module = Scaled().eval()
     images = torch.randn(20, 4)
@@ -456,6 +479,18 @@ def test_without_training_every_bit_goes_back_into_a_keras_model() -> None:
         np.testing.assert_array_equal(wanted.numpy(), found.numpy(), err_msg=wanted.path)
 
 
+def test_what_is_frozen_in_a_keras_model_stays_frozen() -> None:
+    module = keras_net()
+    for layer in module.layers[:-1]:
+        layer.trainable = False
+    model = compiled(qat.prepare(module, calibration_images=ROWS))
+    assert [variable.name for variable in model.trainable_variables] == ["fc.weight", "fc.bias"]
+    model.fit(ROWS, LABELS, verbose=0)
+    found = {variable.name: variable.numpy() for variable in model.variables}
+    np.testing.assert_array_equal(found["conv.gamma"], module.get_layer("norm").gamma.numpy())
+    assert not np.array_equal(found["fc.weight"], module.get_layer("fc").kernel.numpy())
+
+
 def test_a_keras_model_takes_its_own_layout_alone() -> None:
     model = qat.prepare(keras_net(), calibration_images=ROWS[:, :, :, :])
     assert model(ROWS).shape == model.predict(ROWS, verbose=0).shape == (40, 10)
@@ -546,9 +581,12 @@ def test_a_mindspore_cell_is_prepared_exported_and_put_back(tmp_path: Path) -> N
     import mindspore as ms
 
     module, other = cell(), cell()
+    module.fc.bias.requires_grad = False
     batches = ms.dataset.NumpySlicesDataset((IMAGES, LABELS), shuffle=False).batch(16)
     model = qat.prepare(module, ms.Tensor(IMAGES[:2]), batches)
-    assert {"conv.weight", "conv.gamma", "fc.bias"} <= {x.name for x in model.trainable_params()}
+    trainable = {x.name for x in model.trainable_params()}
+    assert {"conv.weight", "conv.gamma", "fc.weight"} <= trainable
+    assert "fc.bias" not in trainable
     assert qat.export(model, tmp_path / "net.onnx").passed
     qat.export_params(model, other)
     wanted, found = module.parameters_dict(), other.parameters_dict()

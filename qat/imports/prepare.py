@@ -140,6 +140,9 @@ def prepare(
     )
     if isinstance(chosen, OwnLayout):
         chosen.to_own_layout(model)
+    trained = holder_of(model)
+    if holder is not None and trained is not None:
+        trained.freeze(model, _frozen(imported, holder, module))
     kept = tuple(x[:KEPT].copy() for x in images)
     vars(model)["_origin"] = Origin(graph, task, kept, *_placed(imported, module))
     return model
@@ -301,6 +304,20 @@ def _placed(imported: Imported, module: Any) -> tuple[dict[str, tuple[str, int]]
         return found, unplaced, {}
     used = {source for source, _ in found.values()}
     return found, unplaced, {name: array.copy() for name, array in own.items() if name not in used}
+
+
+def _frozen(imported: Imported, holder: Any, module: Any) -> list[str]:
+    """The parameters of the float network that the module's owner does not train. One that was computed of several arrays, or
+    of none, goes with those of its cell, and where it is alone, with the whole module.
+    """
+    still = holder.frozen(module)
+    everything = holder.arrays(module).keys() <= still
+    trainable = [name for name, param in imported.graph.params.items() if param.trainable]
+    known = {name: imported.sources[name] in still for name in trainable if name in imported.sources}
+    of_cells: dict[str, list[bool]] = {}
+    for name, is_frozen in known.items():
+        of_cells.setdefault(name.rpartition(".")[0], []).append(is_frozen)
+    return [name for name in trainable if known.get(name, all(of_cells.get(name.rpartition(".")[0], [everything])))]
 
 
 def _trained(origin: Origin, name: str, params: Params) -> bool:

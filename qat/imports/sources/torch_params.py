@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -32,6 +33,19 @@ def write(module: torch.nn.Module, found: Mapping[str, Array]) -> None:
     with torch.no_grad():
         for name, array in found.items():
             tensors[name].copy_(torch.from_numpy(array.copy()))
+
+
+def frozen(module: torch.nn.Module) -> set[str]:
+    """The names of those that no optimizer changes: parameters without gradient, and buffers."""
+    parameters = module.named_parameters(remove_duplicate=False)
+    still = {name for name, parameter in parameters if not parameter.requires_grad}
+    return still | {name for name, _ in module.named_buffers(remove_duplicate=False)}
+
+
+def freeze(model: Any, names: Iterable[str]) -> None:
+    """Let parameters of a lowered network have no gradient."""
+    for name in names:
+        model.tensors[name].requires_grad_(False)
 
 
 def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
