@@ -240,14 +240,26 @@ def test_a_model_keeps_few_images() -> None:
         (7, "calibration_images is 7; give an array or tensor float32 .N, 3, 8, 8."),
         ([{"image": IMAGES}], "gives {'image'.*the network takes 1 input"),
         ([IMAGES[:2], IMAGES[:2, :, :4]], "batches that do not fit together"),
-        (IMAGES.astype(np.float64), r"takes float32 .N, 3, 8, 8., but got float64"),
+        (IMAGES.astype(np.float64), r"takes float32 .N, 3, 8, 8., but got float64.*: x\.astype\(np\.float32\)"),
+        ([torch.from_numpy(IMAGES).double()], r"takes float32 .N, 3, 8, 8., but got torch.float64.*: x\.float\(\)"),
         (np.moveaxis(IMAGES, 1, -1), r"transpose them by \(0, 3, 1, 2\)"),
     ],
-    ids=["nothing", "a number", "a dict", "shapes", "dtype", "channels last"],
+    ids=["nothing", "a number", "a dict", "shapes", "dtype", "dtype of tensors", "channels last"],
 )
 def test_images_that_do_not_fit(images: Any, message: str) -> None:
     with pytest.raises(qat.QatError, match=message):
         prepared(images)
+
+
+@pytest.mark.parametrize(
+    "images", [torch.from_numpy(IMAGES), IMAGES, [(IMAGES[:20], LABELS[:20])] * 2, loader()], ids=type
+)
+def test_the_example_may_be_left_to_the_images(images: Any) -> None:
+    model = qat.prepare(net(), None, images)
+    assert model.graph.input_specs == (ArraySpec((3, 8, 8), "float32"),)
+    assert qat.prepare(net(), IMAGES[:2].astype(np.float64)).graph.nodes == model.graph.nodes
+    with pytest.raises(qat.QatError, match="its example is nothing"):
+        qat.prepare(net(), None, iter([IMAGES]))
 
 
 def assert_imported_alike(imported: Any, params: Any) -> None:
@@ -364,6 +376,13 @@ def test_settings_of_calibration_need_images() -> None:
         prepared(None, method="mse")
 
 
+def test_a_setting_that_there_is_not_is_named() -> None:
+    with pytest.raises(qat.QatError, match="prepare: has no setting nbits, perhaps num_bits is meant"):
+        prepared(nbits=4)
+    with pytest.raises(qat.QatError, match="has no setting colour; give those of"):
+        prepared(None, colour=4)
+
+
 def test_a_quantized_checkpoint_is_not_prepared_again() -> None:
     with pytest.raises(qat.QatError, match="is quantized already"):
         qat.prepare(qat.checkpoint_of(prepared()), backend="torch")
@@ -477,6 +496,18 @@ def test_without_training_every_bit_goes_back_into_a_keras_model() -> None:
     assert len(origin_of(model).sources) == 12
     for wanted, found in zip(module.weights, other.weights, strict=True):
         np.testing.assert_array_equal(wanted.numpy(), found.numpy(), err_msg=wanted.path)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (IMAGES, r"small: takes float32 .N, 8, 8, 3., but got float32 .40, 3, 8, 8.; .*transpose them by .0, 2, 3, 1"),
+        (ROWS.astype(np.float64), r"takes float32 .N, 8, 8, 3., but got float64 .40, 8, 8, 3.; .*astype"),
+    ],
+)
+def test_messages_about_images_of_keras_are_in_its_layout(images: Any, message: str) -> None:
+    with pytest.raises(qat.QatError, match=message):
+        qat.prepare(keras_net(), calibration_images=images)
 
 
 def test_what_is_frozen_in_a_keras_model_stays_frozen() -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from qat.errors import QatError
@@ -29,7 +30,7 @@ def open_model(
 
     Args:
         module: Any whose ``forward`` takes tensors and gives tensors, in any nesting.
-        example: What it takes, one tensor or a tuple of them; its batch size does not matter.
+        example: What it takes, one tensor or array, or a tuple of them; its batch size does not matter.
         input_shape: Of one sample, in place of an example for a module with one input.
         name: Of the network; that of the class by default.
 
@@ -43,7 +44,7 @@ def open_model(
     if not isinstance(module, torch.nn.Module):
         raise QatError(f"{kind}: is no torch.nn.Module; give the module itself")
     _check_mode(module, kind)
-    inputs = _example(example, input_shape, kind)
+    inputs = _example(example, input_shape, kind, _device(module))
     with torch.no_grad(), _quiet():
         try:
             module(*inputs)
@@ -101,10 +102,20 @@ def _check_mode(module: torch.nn.Module, kind: str) -> None:
             )
 
 
-def _example(example: Any, input_shape: tuple[int, ...] | None, kind: str) -> tuple[torch.Tensor, ...]:
+def _device(module: torch.nn.Module) -> torch.device:
+    """On which it computes."""
+    return next((x.device for x in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+
+
+def _example(
+    example: Any, input_shape: tuple[int, ...] | None, kind: str, device: torch.device
+) -> tuple[torch.Tensor, ...]:
     if example is None and input_shape is not None:
-        return (torch.zeros(1, *input_shape),)
-    inputs = tuple(example) if isinstance(example, (tuple, list)) else (example,)
+        return (torch.zeros(1, *input_shape, device=device),)
+    given = tuple(example) if isinstance(example, (tuple, list)) else (example,)
+    inputs = tuple(
+        torch.tensor(x, dtype=torch.float32, device=device) if isinstance(x, np.ndarray) else x for x in given
+    )
     wrong = next((each for each in inputs if not isinstance(each, torch.Tensor)), None)
     if not inputs or wrong is not None or example is None:
         found = "nothing" if example is None or not inputs else f"a {type(wrong).__name__}"
