@@ -227,7 +227,11 @@ def _warnings(
         if not isinstance(mean, tuple) or len(mean) == channels
     }
     flags = fitting(candidates, params, batches, than=wrong)
-    advice = f"with {flags} they agree: give these flags" if flags else "give --mean and --std as trained"
+    advice = (
+        f"with {flags} they agree: give these flags, or those that it was trained with"
+        if flags
+        else "give --mean and --std as trained"
+    )
     return [f"{text}: the weights were trained with another input normalisation; {advice}"]
 
 

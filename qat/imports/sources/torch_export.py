@@ -121,7 +121,7 @@ def _example(
         found = "nothing" if example is None or not inputs else f"a {type(wrong).__name__}"
         raise QatError(
             f"{kind}: its example is {found}; give what its forward takes, a tensor as torch.zeros(1, 3, 224, 224) or a tuple "
-            "of them, or the shape of one sample (input_shape)"
+            "of them, or the shape of one sample (--input_shape, or input_shape=)"
         )
     return inputs
 

@@ -315,7 +315,7 @@ class _Reader:
         target = _target(node)
         if _namespace(node) != "aten." or (target not in READERS and target not in FOLDED):
             raise QatError(
-                f"{self.name}: {node.name} is {node.target}, which is not computed here; end before it (outputs=)"
+                f"{self.name}: {node.name} is {node.target}, which is not computed here; end before it (--outputs, or outputs=)"
             )
 
 
