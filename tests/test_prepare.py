@@ -281,6 +281,23 @@ def test_without_training_every_bit_goes_back() -> None:
     assert [name for name in wanted if name != left_out and not torch.equal(wanted[name], found[name])] == []
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_names_are_those_of_the_module_that_was_compiled(whole: bool) -> None:
+    module, other = net().requires_grad_(False), Net()
+    if whole:
+        compiled: Any = torch.compile(module, backend="eager")
+    else:
+        compiled, module.stem = module, torch.compile(module.stem, backend="eager")
+    model = qat.prepare(compiled, None, IMAGES)
+    assert model.graph.name == "Net"
+    assert {name for name, _ in model.named_parameters()} == {name for name, _ in prepared().named_parameters()}
+    assert trained(model) == set()
+    for each in (other, compiled):
+        qat.export_params(model, each)
+    assert torch.equal(other.fc.weight, net().fc.weight)
+    assert torch.equal(other.stem[0].weight, net().stem[0].weight)
+
+
 def test_trained_parameters_go_back() -> None:
     model, module = prepared(), net()
     train(model)

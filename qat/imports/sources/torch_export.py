@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._dynamo import OptimizedModule
 
 from qat.errors import QatError
 from qat.imports.source import Opened
@@ -43,6 +44,8 @@ def open_model(
     kind = type(module).__name__
     if not isinstance(module, torch.nn.Module):
         raise QatError(f"{kind}: is no torch.nn.Module; give the module itself")
+    if isinstance(module, OptimizedModule):  # what torch.compile returns: it would be compiled only to be read
+        return open_model(module._orig_mod, example, input_shape, name)
     _check_mode(module, kind)
     inputs = _example(example, input_shape, kind, _device(module))
     with torch.no_grad(), _quiet():
