@@ -120,7 +120,7 @@ class _Fusion:
         if wrong := [name for name in program.outputs if name in self.flattened]:
             raise QatError(
                 f"{program.name}: its output {wrong[0]} is flattened with channels last, and the graph has channels first; end "
-                "the network before the flatten, or after the dense layer behind it (outputs=)"
+                "the network before the flatten, or after the dense layer behind it (--outputs, or outputs=)"
             )
         graph = Graph(tuple(self.nodes), tuple(self.node_of[name] for name in program.outputs), program.name)
         return Imported(graph, self.params, self.sources, self.values)

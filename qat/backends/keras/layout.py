@@ -32,6 +32,11 @@ def channels_last(spec: ArraySpec) -> ArraySpec:
     return spec._replace(shape=(*shape[1:], shape[0])) if len(shape) == 3 else spec
 
 
+def own_spec(spec: ArraySpec) -> ArraySpec:
+    """The same, as Keras is set."""
+    return channels_last(spec) if keras.config.image_data_format() == "channels_last" else spec
+
+
 def canonical(samples: tuple[Array, ...]) -> tuple[Array, ...]:
     """Samples as Keras's own models take them, as (N, C, H, W)."""
     if keras.config.image_data_format() != "channels_last":

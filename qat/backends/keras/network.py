@@ -18,6 +18,7 @@ from qat.backends.common import trace as trace
 from qat.backends.common import write as write
 from qat.backends.keras.layout import canonical as canonical
 from qat.backends.keras.layout import channels_last, ensured, from_layout, to_layout, transposed
+from qat.backends.keras.layout import own_spec as own_spec
 from qat.backends.keras.ops import AXES, DEVICES, ExactOps, Tensor
 from qat.backends.keras.ops import KerasOps as KerasOps
 from qat.backends.keras.ops import seed as seed
