@@ -231,6 +231,21 @@ def test_all_unknown_operations_in_one_message() -> None:
     assert "\n" not in text
 
 
+def test_a_long_list_of_unknown_operations_is_cut_short() -> None:
+    names = [Operation("unknown", f"l{i}", ("x",), f"y{i}", {"of": f"aten.f{i}"}) for i in range(11)]
+    with pytest.raises(qat.QatError, match=r"aten\.f7: l7; and 3 more kinds\. Known are") as error:
+        qat.import_model(opened(program(*names, outputs=("y0",))))
+    assert "before them (--outputs, or outputs=), and" in str(error.value)
+
+
+def test_a_known_operation_in_another_form_is_not_told_what_is_known() -> None:
+    wide = Operation("softmax", "s", ("c_out",), "y", {"axis": 2})
+    with pytest.raises(qat.QatError, match="has 1 operation in a form that no cell computes: a softmax along") as error:
+        qat.import_model(opened(program(conv("c", "x"), wide, outputs=("y",))))
+    assert "Known are" not in str(error.value)
+    assert "Change it, or cut the network before it (--outputs, or outputs=)" in str(error.value)
+
+
 @pytest.mark.parametrize("source", ["net.txt", 5, "net"])
 def test_what_is_no_source(source: object) -> None:
     with pytest.raises(

@@ -330,6 +330,32 @@ def test_a_state_dict_in_safetensors_is_read(tmp_path: Path) -> None:
         qat.backend("torch").load_params(tmp_path / "model.safetensors")
 
 
+def test_the_state_dict_of_a_training_loop_s_file_is_found(tmp_path: Path) -> None:
+    file, module = tmp_path / "r8ck.pt", torch.nn.Linear(2, 1)
+    state, optimizer = module.state_dict(), torch.optim.Adam(module.parameters()).state_dict()
+    load = qat.backend("torch").load_params
+    for held in (
+        state,
+        {"model": state, "epoch": 3, "optimizer": optimizer},
+        {"model_state_dict": state, "optimizer": {"x": torch.ones(1)}},
+        {"state_dict": state, "best": torch.ones(1), "model": optimizer},
+        {"mine": state},
+    ):
+        torch.save(held, file)
+        assert load(file).keys() == {"weight", "bias"}
+    torch.save({"mine": state, "yours": state}, file)
+    with pytest.raises(qat.QatError, match=r"r8ck\.pt: holds tensors under 'mine', 'yours'; save the one state_dict"):
+        load(file)
+    torch.save({"epoch": 3}, file)
+    with pytest.raises(qat.QatError, match=r"holds dict without tensors; save model\.state_dict"):
+        load(file)
+    torch.save(module, file)
+    with pytest.raises(
+        qat.QatError, match=r"torch\.nn\.modules\.linear\.Linear.*a whole module.*; save model\.state_dict"
+    ):
+        load(file)
+
+
 def test_flags_of_the_input_that_say_nothing_here_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -149,7 +149,7 @@ def test_without_images_training_finds_the_ranges(tmp_path: Path) -> None:
     model = prepared(None)
     with pytest.raises(qat.QatError, match="there are no images to verify"):
         qat.export(model, tmp_path / "net.onnx")
-    with pytest.raises(qat.QatError, match="has never seen data"):
+    with pytest.raises(qat.QatError, match=r"has never seen data.*or give calibration_images to qat\.prepare"):
         qat.export(model, tmp_path / "net.onnx", images=IMAGES)
     train(model)
     assert qat.export(model, tmp_path / "net.onnx", images=loader()).passed
@@ -240,14 +240,26 @@ def test_a_model_keeps_few_images() -> None:
         (7, "calibration_images is 7; give an array or tensor float32 .N, 3, 8, 8."),
         ([{"image": IMAGES}], "gives {'image'.*the network takes 1 input"),
         ([IMAGES[:2], IMAGES[:2, :, :4]], "batches that do not fit together"),
-        (IMAGES.astype(np.float64), r"takes float32 .N, 3, 8, 8., but got float64"),
+        (IMAGES.astype(np.float64), r"takes float32 .N, 3, 8, 8., but got float64.*: x\.astype\(np\.float32\)"),
+        ([torch.from_numpy(IMAGES).double()], r"takes float32 .N, 3, 8, 8., but got torch.float64.*: x\.float\(\)"),
         (np.moveaxis(IMAGES, 1, -1), r"transpose them by \(0, 3, 1, 2\)"),
     ],
-    ids=["nothing", "a number", "a dict", "shapes", "dtype", "channels last"],
+    ids=["nothing", "a number", "a dict", "shapes", "dtype", "dtype of tensors", "channels last"],
 )
 def test_images_that_do_not_fit(images: Any, message: str) -> None:
     with pytest.raises(qat.QatError, match=message):
         prepared(images)
+
+
+@pytest.mark.parametrize(
+    "images", [torch.from_numpy(IMAGES), IMAGES, [(IMAGES[:20], LABELS[:20])] * 2, loader()], ids=type
+)
+def test_the_example_may_be_left_to_the_images(images: Any) -> None:
+    model = qat.prepare(net(), None, images)
+    assert model.graph.input_specs == (ArraySpec((3, 8, 8), "float32"),)
+    assert qat.prepare(net(), IMAGES[:2].astype(np.float64)).graph.nodes == model.graph.nodes
+    with pytest.raises(qat.QatError, match="its example is nothing"):
+        qat.prepare(net(), None, iter([IMAGES]))
 
 
 def assert_imported_alike(imported: Any, params: Any) -> None:
@@ -269,6 +281,23 @@ def test_without_training_every_bit_goes_back() -> None:
     assert [name for name in wanted if name != left_out and not torch.equal(wanted[name], found[name])] == []
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_names_are_those_of_the_module_that_was_compiled(whole: bool) -> None:
+    module, other = net().requires_grad_(False), Net()
+    if whole:
+        compiled: Any = torch.compile(module, backend="eager")
+    else:
+        compiled, module.stem = module, torch.compile(module.stem, backend="eager")
+    model = qat.prepare(compiled, None, IMAGES)
+    assert model.graph.name == "Net"
+    assert {name for name, _ in model.named_parameters()} == {name for name, _ in prepared().named_parameters()}
+    assert trained(model) == set()
+    for each in (other, compiled):
+        qat.export_params(model, each)
+    assert torch.equal(other.fc.weight, net().fc.weight)
+    assert torch.equal(other.stem[0].weight, net().stem[0].weight)
+
+
 def test_trained_parameters_go_back() -> None:
     model, module = prepared(), net()
     train(model)
@@ -287,6 +316,29 @@ class Scaled(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc(x) * 0.5
+
+
+def trained(model: Any) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def test_what_is_frozen_stays_frozen() -> None:
+    module = net()
+    module.stem.requires_grad_(False)
+    example = torch.from_numpy(IMAGES[:2])
+    model = qat.prepare(module, example, IMAGES)
+    assert trained(model) == {"depth.weight", "depth.bias", "fc.weight", "fc.bias"}
+    train(model)
+    after = dict(model.named_parameters())
+    assert torch.equal(after["stem.0.weight"], module.stem[0].weight)
+    assert not torch.equal(after["fc.weight"], module.fc.weight)
+    assert trained(qat.prepare(module.requires_grad_(False), example)) == set()
+
+
+def test_what_is_computed_of_frozen_parameters_is_frozen() -> None:
+    images = torch.randn(4, 4)
+    assert trained(qat.prepare(Scaled().eval(), images)) == {"fc.weight", "fc.bias"}
+    assert trained(qat.prepare(Scaled().eval().requires_grad_(False), images)) == set()
 
 
 def test_a_parameter_without_a_place_is_named_when_it_was_trained() -> None:
@@ -339,6 +391,13 @@ def test_what_cannot_be_prepared(arguments: tuple[Any, ...], message: str) -> No
 def test_settings_of_calibration_need_images() -> None:
     with pytest.raises(qat.QatError, match="method says how ranges are found on images, and there are none"):
         prepared(None, method="mse")
+
+
+def test_a_setting_that_there_is_not_is_named() -> None:
+    with pytest.raises(qat.QatError, match="prepare: has no setting nbits, perhaps num_bits is meant"):
+        prepared(nbits=4)
+    with pytest.raises(qat.QatError, match="has no setting colour; give those of"):
+        prepared(None, colour=4)
 
 
 def test_a_quantized_checkpoint_is_not_prepared_again() -> None:
@@ -456,6 +515,30 @@ def test_without_training_every_bit_goes_back_into_a_keras_model() -> None:
         np.testing.assert_array_equal(wanted.numpy(), found.numpy(), err_msg=wanted.path)
 
 
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (IMAGES, r"small: takes float32 .N, 8, 8, 3., but got float32 .40, 3, 8, 8.; .*transpose them by .0, 2, 3, 1"),
+        (ROWS.astype(np.float64), r"takes float32 .N, 8, 8, 3., but got float64 .40, 8, 8, 3.; .*astype"),
+    ],
+)
+def test_messages_about_images_of_keras_are_in_its_layout(images: Any, message: str) -> None:
+    with pytest.raises(qat.QatError, match=message):
+        qat.prepare(keras_net(), calibration_images=images)
+
+
+def test_what_is_frozen_in_a_keras_model_stays_frozen() -> None:
+    module = keras_net()
+    for layer in module.layers[:-1]:
+        layer.trainable = False
+    model = compiled(qat.prepare(module, calibration_images=ROWS))
+    assert [variable.name for variable in model.trainable_variables] == ["fc.weight", "fc.bias"]
+    model.fit(ROWS, LABELS, verbose=0)
+    found = {variable.name: variable.numpy() for variable in model.variables}
+    np.testing.assert_array_equal(found["conv.gamma"], module.get_layer("norm").gamma.numpy())
+    assert not np.array_equal(found["fc.weight"], module.get_layer("fc").kernel.numpy())
+
+
 def test_a_keras_model_takes_its_own_layout_alone() -> None:
     model = qat.prepare(keras_net(), calibration_images=ROWS[:, :, :, :])
     assert model(ROWS).shape == model.predict(ROWS, verbose=0).shape == (40, 10)
@@ -546,9 +629,12 @@ def test_a_mindspore_cell_is_prepared_exported_and_put_back(tmp_path: Path) -> N
     import mindspore as ms
 
     module, other = cell(), cell()
+    module.fc.bias.requires_grad = False
     batches = ms.dataset.NumpySlicesDataset((IMAGES, LABELS), shuffle=False).batch(16)
     model = qat.prepare(module, ms.Tensor(IMAGES[:2]), batches)
-    assert {"conv.weight", "conv.gamma", "fc.bias"} <= {x.name for x in model.trainable_params()}
+    trainable = {x.name for x in model.trainable_params()}
+    assert {"conv.weight", "conv.gamma", "fc.weight"} <= trainable
+    assert "fc.bias" not in trainable
     assert qat.export(model, tmp_path / "net.onnx").passed
     qat.export_params(model, other)
     wanted, found = module.parameters_dict(), other.parameters_dict()

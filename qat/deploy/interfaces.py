@@ -133,6 +133,9 @@ class OwnLayout(Protocol):
     def to_own_layout(self, model: Any) -> None:
         """Let a lowered network take and give what the framework's own models do, wherever the framework calls it."""
 
+    def own_spec(self, spec: ArraySpec) -> ArraySpec:
+        """What the framework's own models take where a network takes that."""
+
     def canonical(self, samples: tuple[Array, ...]) -> tuple[Array, ...]:
         """Samples as the framework's own models take them, (N, ...), as (N, C, H, W)."""
 

@@ -77,7 +77,7 @@ def compared(
     if unknown := [value for value in outputs if value not in wanted]:
         raise QatError(
             f"{opened.program.name}: {unknown[0]} is within an operation of the source, which does not tell its numbers; end "
-            "the network elsewhere (outputs=)"
+            "the network elsewhere (--outputs, or outputs=)"
         )
     found = _numbers(graph, params, samples)
     worst = (0.0, 0.0)
@@ -127,7 +127,7 @@ def _first(
         if not relative <= tolerance:
             return (
                 f"the first node that differs is {node.name} ({type(node.cell).__name__}), by {absolute:.2g} ({relative:.2g}): "
-                "cut the network before it (outputs=), and report it as an error of the import"
+                "cut the network before it (--outputs, or outputs=), and report it as an error of the import"
             )
     return "no node before the outputs differs: give a larger tolerance, or report it as an error of the import"
 

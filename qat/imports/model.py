@@ -28,6 +28,7 @@ class Source(NamedTuple):
         suffixes: Of its files.
         framework: The package whose classes its models are of, and the name of the backend.
         params: What reads and writes the parameters of these models.
+        by_example: Its models are read by running them on an example.
         setup: What imports the framework as the backend does, with what it needs to find set; imported before the front end.
     """
 
@@ -35,18 +36,24 @@ class Source(NamedTuple):
     suffixes: tuple[str, ...] = ()
     framework: str = ""
     params: str = ""
+    by_example: bool = False
     setup: str = ""
 
 
 SOURCES: Mapping[str, Source] = {
     "PyTorch": Source(
-        Entry("imports.sources.torch_export", ("torch",), "torch"), (".pt2",), "torch", "imports.sources.torch_params"
+        Entry("imports.sources.torch_export", ("torch",), "torch"),
+        (".pt2",),
+        "torch",
+        "imports.sources.torch_params",
+        True,
     ),
     "Keras": Source(
         Entry("imports.sources.keras_model", ("tensorflow", "keras"), "keras"),
         (".keras", ".h5"),
         "keras",
         "imports.sources.keras_params",
+        False,
         "backends.keras.setup",
     ),
     "MindSpore": Source(
@@ -54,6 +61,7 @@ SOURCES: Mapping[str, Source] = {
         (),
         "mindspore",
         "imports.sources.mindspore_params",
+        True,
         "backends.mindspore.setup",
     ),
     "ONNX": Source(Entry("imports.sources.onnx_file", ("onnx", "onnxruntime"), "onnx"), (".onnx",)),
@@ -85,7 +93,7 @@ def import_model(
     Args:
         source: A ``torch.nn.Module`` in evaluation mode, a ``keras.Model``, a ``mindspore.nn.Cell`` that MindSpore can write as
             ONNX, or a file: .pt2 (``torch.export.save``), .keras, .h5, .onnx or .tflite. Or what ``open_source`` gave.
-        example: What a torch module or a MindSpore cell takes, a tensor or a tuple of them; of any batch size.
+        example: What a torch module or a MindSpore cell takes, a tensor or array, or a tuple of them; of any batch size.
         inputs: What its inputs will take, a ``qat.Input`` each: its ``real_numbers`` are what the source takes, as
             ``qat.Input((3, 224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))`` for one that takes normalised
             pixels. By default real numbers, float32; where the network begins with a normalisation of raw pixels, these.

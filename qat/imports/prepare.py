@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from qat import hints
 from qat.analysis.calibration import calibrate
 from qat.deploy.interfaces import OwnLayout, TrainingBackend
 from qat.errors import QatError, shortened
@@ -17,13 +19,13 @@ from qat.imports.compare import TOLERANCE
 from qat.imports.entry import Inputs
 from qat.imports.imported import Imported
 from qat.imports.model import holder_of, import_model, source_of
-from qat.imports.samples import Samples, gathered
+from qat.imports.samples import Samples, first_of, gathered
 from qat.passes.convert_quant_network import convert_quant_network
 from qat.registry import backend as backend_named
 from qat.registry import backend_names, backend_of
 from qat.tasks import Classification, Task
 from qat.training.checkpoint import Checkpoint
-from qat.vocabulary.arrays import as_arrays
+from qat.vocabulary.arrays import as_arrays, check_samples
 from qat.vocabulary.ops import Array
 
 KEPT = 64  #: samples that a prepared model remembers, to verify exported files on
@@ -83,7 +85,8 @@ def prepare(
         module: A ``torch.nn.Module`` in evaluation mode, a ``keras.Model``, a ``mindspore.nn.Cell``, a file that
             ``qat.import_model`` reads, what that function returned, a ``qat.Network`` or graph (with fresh parameters), or a
             float ``qat.Checkpoint``.
-        example: What a torch module or a MindSpore cell takes, a tensor or a tuple of them.
+        example: What a torch module or a MindSpore cell takes, a tensor or array, or a tuple of them. None, the default: the
+            first of ``calibration_images``, where the module has one input.
         calibration_images: What the prepared model takes, to find ranges on: an array or tensor (N, ...), a tuple of them for
             several inputs, or batches of such, with or without labels, as a DataLoader or a tf.data.Dataset gives; of batches
             the first 512 samples are taken. By default none: training finds the ranges, and has to take at least one step.
@@ -115,6 +118,9 @@ def prepare(
     True
     """
     chosen = _backend(module, backend)
+    _check_names(settings)
+    if example is None and input_shape is None and calibration_images is not None and _needs_example(module):
+        example = first_of(calibration_images)
     imported, task = _imported(
         module, example, task, inputs=inputs, input_shape=input_shape, outputs=outputs, tolerance=tolerance, name=name
     )
@@ -140,6 +146,9 @@ def prepare(
     )
     if isinstance(chosen, OwnLayout):
         chosen.to_own_layout(model)
+    trained = holder_of(model)
+    if holder is not None and trained is not None:
+        trained.freeze(model, _frozen(imported, holder, module))
     kept = tuple(x[:KEPT].copy() for x in images)
     vars(model)["_origin"] = Origin(graph, task, kept, *_placed(imported, module))
     return model
@@ -159,12 +168,14 @@ def taken(chosen: TrainingBackend, given: Any, graph: Graph, what: str, *, own: 
         The samples.
 
     Raises:
-        QatError: As ``gathered``.
+        QatError: As ``gathered``; or they are not what the model takes, in its user's layout.
     """
-    samples = gathered(given, graph.input_specs, graph.name, what)
-    if own and isinstance(chosen, OwnLayout):
-        return samples._replace(images=chosen.canonical(samples.images))
-    return samples
+    if not (own and isinstance(chosen, OwnLayout)):
+        return gathered(given, graph.input_specs, graph.name, what)
+    specs = [chosen.own_spec(spec) for spec in graph.input_specs]
+    samples = gathered(given, specs, graph.name, what)
+    check_samples(samples.images, specs, np.ndarray, graph.name)
+    return samples._replace(images=chosen.canonical(samples.images))
 
 
 def checkpoint_of(model: Any) -> Checkpoint:
@@ -265,6 +276,28 @@ def _backend(module: Any, name: str | None) -> TrainingBackend:
     return backend_named(own)
 
 
+def _check_names(settings: Mapping[str, Any]) -> None:
+    """Raise QatError for a setting that there is not."""
+    takers = (prepare, calibrate, convert_quant_network)
+    known = [
+        name
+        for function in takers
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    for name in settings:
+        if name not in known:
+            raise QatError(
+                f"prepare: has no setting {name}{hints.perhaps(name, known, hints.FLAGS)}; give those of qat.calibrate and "
+                "qat.convert_quant_network"
+            )
+
+
+def _needs_example(module: Any) -> bool:
+    """Whether it is read by running it."""
+    return not isinstance(module, (*OURS, str, Path)) and source_of(module).by_example
+
+
 def _imported(module: Any, example: Any, task: Task | None, **options: Any) -> tuple[Imported, Task]:
     """The float network, and what it is for."""
     if isinstance(module, Checkpoint):
@@ -301,6 +334,20 @@ def _placed(imported: Imported, module: Any) -> tuple[dict[str, tuple[str, int]]
         return found, unplaced, {}
     used = {source for source, _ in found.values()}
     return found, unplaced, {name: array.copy() for name, array in own.items() if name not in used}
+
+
+def _frozen(imported: Imported, holder: Any, module: Any) -> list[str]:
+    """The parameters of the float network that the module's owner does not train. One that was computed of several arrays, or
+    of none, goes with those of its cell, and where it is alone, with the whole module.
+    """
+    still = holder.frozen(module)
+    everything = holder.arrays(module).keys() <= still
+    trainable = [name for name, param in imported.graph.params.items() if param.trainable]
+    known = {name: imported.sources[name] in still for name in trainable if name in imported.sources}
+    of_cells: dict[str, list[bool]] = {}
+    for name, is_frozen in known.items():
+        of_cells.setdefault(name.rpartition(".")[0], []).append(is_frozen)
+    return [name for name in trainable if known.get(name, all(of_cells.get(name.rpartition(".")[0], [everything])))]
 
 
 def _trained(origin: Origin, name: str, params: Params) -> bool:

@@ -48,6 +48,10 @@ KINDS: Mapping[str, str] = {
     "unknown": "of, the operation's name in its source",
 }
 
+#: Kinds of which some operations are computed in no form at all.
+UNKNOWN = ("unknown", "elementwise", "activation")
+SHOWN = 8  #: kinds of refused operations that a message names
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -197,13 +201,14 @@ def refusal(name: str, found: Sequence[tuple[Operation, str]]) -> QatError:
     for each, what in found:
         counted.setdefault(what, []).append(each)
     count = "1 operation" if len(found) == 1 else f"{len(found)} operations"
+    them = "it" if len(found) == 1 else "them"
+    listed = "; ".join(f"{what}: {_listed(places)}" for what, places in [*counted.items()][:SHOWN])
+    listed += f"; and {len(counted) - SHOWN} more kinds" if len(counted) > SHOWN else ""
+    cut = f"cut the network before {them} (--outputs, or outputs=), and compute the rest in float"
+    if all(each.kind not in UNKNOWN for each, _ in found):
+        return QatError(f"{name}: has {count} in a form that no cell computes: {listed}. Change {them}, or {cut}")
     known = ", ".join(kind for kind in KINDS if kind not in ("unknown", "elementwise"))
-    listed = "; ".join(f"{what}: {_listed(them)}" for what, them in counted.items())
-    return QatError(
-        f"{name}: has {count} that no cell computes: {listed}. "
-        f"Known are {known}; cut the network before {'it' if len(found) == 1 else 'them'} (outputs=), and compute the "
-        "rest in float"
-    )
+    return QatError(f"{name}: has {count} that no cell computes: {listed}. Known are {known}; {cut}")
 
 
 def _listed(operations: Sequence[Operation]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qat.errors import QatError, shortened
-from qat.vocabulary.arrays import ArraySpec
+from qat.vocabulary.arrays import ArraySpec, check_dtype
 from qat.vocabulary.ops import Array
 
 MOST = 512  #: samples that are taken of an iterable; an array is in memory already and is taken whole
@@ -41,19 +41,19 @@ def gathered(given: Any, specs: Sequence[ArraySpec], name: str, what: str) -> Sa
         what: the argument, for messages.
 
     Returns:
-        All of an array, the first ``MOST`` of batches. Nothing else is looked at: not dtypes, not shapes.
+        All of an array, the first ``MOST`` of batches. Shapes are not looked at.
 
     Raises:
-        QatError: it gives no arrays, or nothing at all.
+        QatError: it gives no arrays, or those of another dtype, or nothing at all.
     """
     if _is_array(given) or isinstance(given, tuple):
-        return _batch(given, len(specs), name, what)
+        return _batch(given, specs, name, what)
     if not isinstance(given, Iterable) or isinstance(given, (str, bytes, dict)):
         raise _refused(given, specs, name, what)
     batches: list[Samples] = []
     count = 0
     for batch in given:
-        batches.append(_batch(batch, len(specs), name, what))
+        batches.append(_batch(batch, specs, name, what))
         count += len(batches[-1].images[0])
         if count >= MOST:
             break
@@ -70,6 +70,15 @@ def gathered(given: Any, specs: Sequence[ArraySpec], name: str, what: str) -> Sa
     return joined if count <= MOST else joined.first(MOST)
 
 
+def first_of(given: Any) -> Array | None:
+    """The first sample of what ``gathered`` takes for one input, (1, ...); None where it gives none, or only once."""
+    while not _is_array(given):
+        again = isinstance(given, Iterable) and not isinstance(given, (str, bytes, dict)) and iter(given) is not given
+        if not again or (given := next(iter(given), None)) is None:
+            return None
+    return _as_numpy(given[:1], "first_of", "the first sample") if len(given.shape) else None
+
+
 def _joined(batches: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
     """The batches of each array behind one another; without arrays that some batches do not have."""
     return tuple(np.concatenate(parts) for parts in zip(*batches, strict=False))
@@ -80,8 +89,9 @@ def _is_array(x: Any) -> bool:
     return hasattr(x, "shape") and hasattr(x, "dtype")
 
 
-def _batch(batch: Any, inputs: int, name: str, what: str) -> Samples:
+def _batch(batch: Any, specs: Sequence[ArraySpec], name: str, what: str) -> Samples:
     """One array, or as many as there are inputs, which may be a tuple of their own, and labels behind them."""
+    inputs = len(specs)
     parts = list(batch) if isinstance(batch, (tuple, list)) else [batch]
     if parts and isinstance(parts[0], (tuple, list)):
         parts = [*parts[0], *parts[1:]]
@@ -92,6 +102,8 @@ def _batch(batch: Any, inputs: int, name: str, what: str) -> Samples:
             f"{name}: {what} gives {found}, but the network takes {inputs} input{'s' * (inputs != 1)}; give arrays or tensors "
             "(N, ...), or tuples of them with labels behind"
         )
+    for x, spec in zip(parts, specs, strict=False):
+        check_dtype(x, spec, name)  # a tensor's own words; as an array it would be told what arrays do
     images, labels = (
         tuple(_as_numpy(x, name, what) for x in half if _is_array(x)) for half in (parts[:inputs], parts[inputs:])
     )

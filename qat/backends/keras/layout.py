@@ -30,9 +30,14 @@ def channels_last(x: Tensor) -> Tensor:
     return x if axes is None else tf.transpose(x, axes)
 
 
-def own_spec(spec: ArraySpec) -> ArraySpec:
+def spec_in_layout(spec: ArraySpec) -> ArraySpec:
     """What Keras's own models take where the network takes that: channels last."""
     return spec._replace(shape=(*spec.shape[1:], spec.shape[0]))
+
+
+def own_spec(spec: ArraySpec) -> ArraySpec:
+    """The same, as Keras is set."""
+    return spec_in_layout(spec) if keras.config.image_data_format() == "channels_last" else spec
 
 
 def canonical(samples: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -17,7 +17,8 @@ from qat.backends.common import read as read
 from qat.backends.common import trace as trace
 from qat.backends.common import write as write
 from qat.backends.keras.layout import canonical as canonical
-from qat.backends.keras.layout import ensured, from_layout, own_spec, targets_in_layout, to_layout
+from qat.backends.keras.layout import ensured, from_layout, spec_in_layout, targets_in_layout, to_layout
+from qat.backends.keras.layout import own_spec as own_spec
 from qat.backends.keras.ops import DEVICES, ExactOps, Tensor
 from qat.backends.keras.ops import KerasOps as KerasOps
 from qat.backends.keras.ops import seed as seed
@@ -119,7 +120,7 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
     def _specs(self) -> list[ArraySpec]:
         """What it takes where Keras calls it."""
         specs = self.graph.input_specs
-        return [own_spec(spec) for spec in specs] if self.own_layout else [*specs]
+        return [spec_in_layout(spec) for spec in specs] if self.own_layout else [*specs]
 
     @property
     def step(self) -> int:

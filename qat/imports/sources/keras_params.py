@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -42,6 +42,18 @@ def write(model: Any, found: Mapping[str, Array]) -> None:
     variables = _variables(model)
     for name, array in found.items():
         variables[name].assign(array)
+
+
+def frozen(model: Any) -> set[str]:
+    """The names of those that no optimizer changes."""
+    return {name for name, variable in _variables(model).items() if not variable.trainable}
+
+
+def freeze(model: Any, names: Iterable[str]) -> None:
+    """Let variables of a lowered network be none that are trained."""
+    tensors = model.tensors
+    for name in names:
+        tensors[name].trainable = False
 
 
 def _variables(model: Any, prefix: str = "") -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 
 from qat.errors import QatError
 from qat.imports.program import Program
@@ -38,7 +39,8 @@ def open_model(cell: Any, example: Any, input_shape: tuple[int, ...] | None = No
         raise QatError(
             f"{own}: is in training mode, and a training step is what would be read; call set_train(False) first"
         )
-    examples = example if isinstance(example, tuple) else (example,)
+    given = example if isinstance(example, tuple) else (example,)
+    examples = [ms.Tensor(x.astype(np.float32)) if isinstance(x, np.ndarray) else x for x in given]
     if not all(isinstance(x, ms.Tensor) for x in examples):
         raise QatError(
             f"{own}: a mindspore.nn.Cell is read by calling it, and the example is {type(examples[0]).__name__}; give a "

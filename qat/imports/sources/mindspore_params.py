@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import mindspore as ms
@@ -32,3 +32,14 @@ def write(cell: Any, found: Mapping[str, Array]) -> None:
     own = cell.parameters_dict()
     for name, array in found.items():
         own[name].set_data(ms.Tensor(array.copy()))
+
+
+def frozen(cell: Any) -> set[str]:
+    """The names of those that no optimizer changes."""
+    return {name for name, parameter in cell.parameters_dict().items() if not parameter.requires_grad}
+
+
+def freeze(model: Any, names: Iterable[str]) -> None:
+    """Let parameters of a lowered network have no gradient."""
+    for name in names:
+        model.tensors[name].requires_grad = False

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch._dynamo import OptimizedModule
 
 from qat.errors import QatError
 from qat.imports.source import Opened
@@ -29,7 +31,7 @@ def open_model(
 
     Args:
         module: Any whose ``forward`` takes tensors and gives tensors, in any nesting.
-        example: What it takes, one tensor or a tuple of them; its batch size does not matter.
+        example: What it takes, one tensor or array, or a tuple of them; its batch size does not matter.
         input_shape: Of one sample, in place of an example for a module with one input.
         name: Of the network; that of the class by default.
 
@@ -42,8 +44,10 @@ def open_model(
     kind = type(module).__name__
     if not isinstance(module, torch.nn.Module):
         raise QatError(f"{kind}: is no torch.nn.Module; give the module itself")
+    if isinstance(module, OptimizedModule):  # what torch.compile returns: it would be compiled only to be read
+        return open_model(module._orig_mod, example, input_shape, name)
     _check_mode(module, kind)
-    inputs = _example(example, input_shape, kind)
+    inputs = _example(example, input_shape, kind, _device(module))
     with torch.no_grad(), _quiet():
         try:
             module(*inputs)
@@ -101,16 +105,26 @@ def _check_mode(module: torch.nn.Module, kind: str) -> None:
             )
 
 
-def _example(example: Any, input_shape: tuple[int, ...] | None, kind: str) -> tuple[torch.Tensor, ...]:
+def _device(module: torch.nn.Module) -> torch.device:
+    """On which it computes."""
+    return next((x.device for x in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+
+
+def _example(
+    example: Any, input_shape: tuple[int, ...] | None, kind: str, device: torch.device
+) -> tuple[torch.Tensor, ...]:
     if example is None and input_shape is not None:
-        return (torch.zeros(1, *input_shape),)
-    inputs = tuple(example) if isinstance(example, (tuple, list)) else (example,)
+        return (torch.zeros(1, *input_shape, device=device),)
+    given = tuple(example) if isinstance(example, (tuple, list)) else (example,)
+    inputs = tuple(
+        torch.tensor(x, dtype=torch.float32, device=device) if isinstance(x, np.ndarray) else x for x in given
+    )
     wrong = next((each for each in inputs if not isinstance(each, torch.Tensor)), None)
     if not inputs or wrong is not None or example is None:
         found = "nothing" if example is None or not inputs else f"a {type(wrong).__name__}"
         raise QatError(
             f"{kind}: its example is {found}; give what its forward takes, a tensor as torch.zeros(1, 3, 224, 224) or a tuple "
-            "of them, or the shape of one sample (input_shape)"
+            "of them, or the shape of one sample (--input_shape, or input_shape=)"
         )
     return inputs
 

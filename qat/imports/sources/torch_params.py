@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -21,6 +23,11 @@ def arrays(module: torch.nn.Module) -> dict[str, Array]:
     return {name: tensor.detach().cpu().numpy() for name, tensor in _tensors(module).items()}
 
 
+def plain_name(name: str) -> str:
+    """Without the parts that torch.compile puts into the names of a module that it wraps."""
+    return re.sub(r"(^|\.)_orig_mod(?=\.|$)", "", name).lstrip(".")
+
+
 def layouts(graph: Graph, name: str, array: Array, shape: tuple[int, ...]) -> Iterator[Array]:
     """A parameter of the graph as a module may have it: torch's layouts are the canonical ones."""
     yield array.reshape(shape)
@@ -34,6 +41,20 @@ def write(module: torch.nn.Module, found: Mapping[str, Array]) -> None:
             tensors[name].copy_(torch.from_numpy(array.copy()))
 
 
+def frozen(module: torch.nn.Module) -> set[str]:
+    """The names of those that no optimizer changes: parameters without gradient, and buffers."""
+    parameters = module.named_parameters(remove_duplicate=False)
+    still = {name for name, parameter in parameters if not parameter.requires_grad}
+    still |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    return {plain_name(name) for name in still}
+
+
+def freeze(model: Any, names: Iterable[str]) -> None:
+    """Let parameters of a lowered network have no gradient."""
+    for name in names:
+        model.tensors[name].requires_grad_(False)
+
+
 def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Those of the state_dict that are tensors; they share the memory of the module's own."""
-    return {name: x for name, x in module.state_dict().items() if isinstance(x, torch.Tensor)}
+    return {plain_name(name): x for name, x in module.state_dict().items() if isinstance(x, torch.Tensor)}

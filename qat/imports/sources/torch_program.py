@@ -22,6 +22,7 @@ from qat.imports.source import Opened
 from qat.imports.sources.torch_call import Call, Constant, Reader, UnknownOperationError
 from qat.imports.sources.torch_moves import OF_SEVERAL
 from qat.imports.sources.torch_operations import FOLDED, READERS, VIEWS
+from qat.imports.sources.torch_params import plain_name
 from qat.reading import LARGEST_SAMPLE
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array
@@ -58,7 +59,7 @@ class _Reader:
         for spec in self.signature.input_specs:
             if spec.target in held and isinstance(held[spec.target], torch.Tensor):
                 self.tensors[spec.arg.name] = held[spec.target].detach()
-                self.sources[spec.arg.name] = spec.target
+                self.sources[spec.arg.name] = plain_name(spec.target)
         self.folded = 0  #: numbers of constants that were computed
         self.inputs: dict[str, ArraySpec] = {}
         self.batch: int | None = None  #: that it was captured with; None: any
@@ -325,7 +326,7 @@ class _Reader:
         target = _target(node)
         if _namespace(node) != "aten." or not (target in READERS or target in FOLDED or target in OF_SEVERAL):
             raise QatError(
-                f"{self.name}: {node.name} is {node.target}, which is not computed here; end before it (outputs=)"
+                f"{self.name}: {node.name} is {node.target}, which is not computed here; end before it (--outputs, or outputs=)"
             )
 
 
@@ -385,7 +386,7 @@ def _name(node: Any, target: str) -> str:
     if not stack:
         return target
     path, cls = stack[-1]
-    path = re.sub(r"^L\['self'\]\.?|@\d+", "", path)
+    path = plain_name(re.sub(r"^L\['self'\]\.?|@\d+", "", path))
     kind = cls if isinstance(cls, str) else f"{cls.__module__}.{cls.__qualname__}"
     if path and kind.startswith("torch.nn.modules.") and not kind.startswith(CONTAINERS):
         return path
