@@ -194,6 +194,7 @@ def test_another_normalisation_of_the_input_is_noticed_and_the_right_flags_are_n
     if not flags:
         return
     assert f"with another input normalisation; with {' '.join(flags)} they agree" in out
+    assert "give these flags, or those that it was trained with" in out
     status, out = import_plain(module, tmp_path, capsys, "--match", "order", *data, *flags)
     assert (status, "note:" in out, "trained otherwise?" in out) == (0, False, False)
     checkpoint, backend, pixels = qat.Checkpoint.load(tmp_path / "net.ckpt"), qat.backend("torch"), pixels_of_digits()

@@ -332,7 +332,18 @@ def test_what_is_frozen_stays_frozen() -> None:
     after = dict(model.named_parameters())
     assert torch.equal(after["stem.0.weight"], module.stem[0].weight)
     assert not torch.equal(after["fc.weight"], module.fc.weight)
-    assert trained(qat.prepare(module.requires_grad_(False), example)) == set()
+    module.requires_grad_(False)
+    assert trained(qat.prepare(module, example)) == set()
+    left = trained(qat.prepare(module, example, IMAGES, weight_quantizer=qat.LSQWeightQuantizer(4)))
+    assert {name.rpartition(".")[2] for name in left} == {"weight_scale_change"}  # a quantizer's own
+
+
+def test_a_bias_that_calibration_adds_is_frozen_with_its_weight() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU()).eval()
+    for still in (False, True):
+        module.requires_grad_(not still)
+        model = qat.prepare(module, None, IMAGES, bias_correction=True)
+        assert trained(model) == (set() if still else {"0.weight", "0.bias"})
 
 
 def test_what_is_computed_of_frozen_parameters_is_frozen() -> None:

@@ -148,7 +148,7 @@ def prepare(
         chosen.to_own_layout(model)
     trained = holder_of(model)
     if holder is not None and trained is not None:
-        trained.freeze(model, _frozen(imported, holder, module))
+        trained.freeze(model, _frozen(imported, checkpoint.graph, holder, module))
     kept = tuple(x[:KEPT].copy() for x in images)
     vars(model)["_origin"] = Origin(graph, task, kept, *_placed(imported, module))
     return model
@@ -336,13 +336,17 @@ def _placed(imported: Imported, module: Any) -> tuple[dict[str, tuple[str, int]]
     return found, unplaced, {name: array.copy() for name, array in own.items() if name not in used}
 
 
-def _frozen(imported: Imported, holder: Any, module: Any) -> list[str]:
-    """The parameters of the float network that the module's owner does not train. One that was computed of several arrays, or
-    of none, goes with those of its cell, and where it is alone, with the whole module.
+def _frozen(imported: Imported, graph: Graph, holder: Any, module: Any) -> list[str]:
+    """The parameters of a quantized graph that the module's owner does not train; quantizers have their own, which are trained.
+    One that was computed of several arrays, or of none, goes with those of its cell, and where it is alone, with the module.
     """
     still = holder.frozen(module)
     everything = holder.arrays(module).keys() <= still
-    trainable = [name for name, param in imported.graph.params.items() if param.trainable]
+    trainable = [
+        name
+        for name, param in graph.params.items()
+        if param.trainable and (name in imported.graph.params or _is_bias(name))
+    ]
     known = {name: imported.sources[name] in still for name in trainable if name in imported.sources}
     of_cells: dict[str, list[bool]] = {}
     for name, is_frozen in known.items():
@@ -356,7 +360,11 @@ def _trained(origin: Origin, name: str, params: Params) -> bool:
     """
     if name in origin.unplaced:
         return not np.array_equal(origin.unplaced[name], params[name])
-    return name in origin.graph.params or name.rpartition(".")[2] == "bias"
+    return name in origin.graph.params or _is_bias(name)
+
+
+def _is_bias(name: str) -> bool:
+    return name.rpartition(".")[2] == "bias"
 
 
 def _listed(names: Sequence[str]) -> str:
