@@ -285,7 +285,144 @@ def half(f: File) -> int:
     return f.conv(f.x, CONV, weight)
 
 
+def several(f: File, kind: int, inputs: list[int], shapes: list[Any], options: Any) -> list[int]:
+    """An operator that gives several values."""
+    first = f.op(kind, inputs, shapes[0], options)
+    rest = [f.tensor(shape, name=f"{kind}.{place}") for place, shape in enumerate(shapes[1:], 1)]
+    f.operators[-1].outputs = np.array([first, *rest], np.int32)
+    return [first, *rest]
+
+
+def gated(f: File) -> int:
+    x = f.conv(f.x, CONV)
+    y = f.op(Op.MEAN, [x, f.constant(np.array([1, 2], I32))], (1, 1, 1, 4), schema.ReducerOptionsT(keepDims=True))
+    y = f.op(Op.MUL, [x, f.op(Op.LOGISTIC, [y], (1, 1, 1, 4))], CONV, schema.MulOptionsT())
+    y = f.op(Op.SUB, [y, x], CONV, schema.SubOptionsT(fusedActivationFunction=1))
+    return f.op(Op.MAXIMUM, [y, x], CONV, schema.MaximumMinimumOptionsT())
+
+
+def more_functions(f: File) -> int:
+    x = f.op(Op.MINIMUM, [f.x, f.constant(np.float32(0.7))], SMALL, schema.MaximumMinimumOptionsT())
+    x = f.op(Op.RELU_N1_TO_1, [x], SMALL)
+    x = f.op(Op.PRELU, [x, f.constant(numbers(1, 1, 3))], SMALL)
+    x = f.op(Op.ELU, [x], SMALL)
+    return f.op(Op.ABS, [x], SMALL, schema.AbsOptionsT())
+
+
+def halves(f: File) -> int:
+    a, b = several(
+        f,
+        Op.SPLIT,
+        [f.constant(np.array(3, I32)), f.conv(f.x, CONV)],
+        [(1, 7, 6, 2)] * 2,
+        schema.SplitOptionsT(numSplits=2),
+    )
+    sizes, axis = f.constant(np.array([3, -1], I32)), f.constant(np.array(1, I32))
+    x = f.op(Op.ADD, [a, b], (1, 7, 6, 2), schema.AddOptionsT())
+    c, d = several(f, Op.SPLIT_V, [x, sizes, axis], [(1, 3, 6, 2), (1, 4, 6, 2)], schema.SplitVOptionsT(numSplits=2))
+    return f.op(Op.CONCATENATION, [d, c], (1, 7, 6, 2), schema.ConcatenationOptionsT(axis=1))
+
+
+def rows(f: File) -> int:
+    """Images apart and together again, in another order."""
+    shapes = [(1, 8, 3)] * 9
+    parts = several(f, Op.UNPACK, [f.x], shapes, schema.UnpackOptionsT(num=9, axis=1))
+    x = f.op(Op.PACK, [parts[4], parts[1]], (1, 8, 2, 3), schema.PackOptionsT(valuesCount=2, axis=2))
+    return f.conv(x, (1, 8, 2, 4), numbers(4, 1, 1, 3))
+
+
+def slices(f: File) -> int:
+    bounds = [f.constant(np.array(each, I32)) for each in ([0, 1, 0, 0], [0, -1, 3, 1], [1, 2, 1, 1])]
+    options = schema.StridedSliceOptionsT(beginMask=5, endMask=1, shrinkAxisMask=0)
+    x = f.op(Op.STRIDED_SLICE, [f.x, *bounds], (1, 4, 3, 1), options)
+    begin, size = f.constant(np.array([0, 1, 0, 0], I32)), f.constant(np.array([-1, 2, -1, 1], I32))
+    return f.op(Op.SLICE, [x, begin, size], (1, 2, 3, 1), schema.SliceOptionsT())
+
+
+def a_column(f: File) -> int:
+    bounds = [f.constant(np.array(each, I32)) for each in ([0, 0, -2, 0], [0, 0, -1, 2], [1, 1, 1, 1])]
+    options = schema.StridedSliceOptionsT(beginMask=3, endMask=3, shrinkAxisMask=4)
+    return f.op(Op.STRIDED_SLICE, [f.x, *bounds], (1, 9, 2), options)
+
+
+def shuffled(f: File) -> int:
+    """The channels of groups in turn, as ShuffleNet has them, with channels last."""
+    sizes, back = f.constant(np.array([-1, 7, 6, 2, 2], I32)), f.constant(np.array([-1, 7, 6, 4], I32))
+    x = f.op(Op.RESHAPE, [f.conv(f.x, CONV), sizes], (1, 7, 6, 2, 2), schema.ReshapeOptionsT())
+    order = f.constant(np.array([0, 1, 2, 4, 3], I32))
+    x = f.op(Op.TRANSPOSE, [x, order], (1, 7, 6, 2, 2), schema.TransposeOptionsT())
+    return f.conv(f.op(Op.RESHAPE, [x, back], CONV, schema.ReshapeOptionsT()), CONV, numbers(4, 1, 1, 4))
+
+
+def blocks(f: File) -> int:
+    x = f.conv(f.x, (1, 8, 6, 4), numbers(4, 2, 3, 3))
+    x = f.op(Op.DEPTH_TO_SPACE, [x], (1, 16, 12, 1), schema.DepthToSpaceOptionsT(blockSize=2))
+    x = f.op(Op.RELU, [x], (1, 16, 12, 1))
+    return f.op(Op.SPACE_TO_DEPTH, [x], (1, 4, 3, 16), schema.SpaceToDepthOptionsT(blockSize=4))
+
+
+def nearest(f: File) -> int:
+    size = f.constant(np.array([18, 24], I32))
+    return f.op(
+        Op.RESIZE_NEAREST_NEIGHBOR,
+        [f.x, size],
+        (1, 18, 24, 3),
+        schema.ResizeNearestNeighborOptionsT(halfPixelCenters=True),
+    )
+
+
+def mirrored(f: File) -> int:
+    widths = f.constant(np.array([[0, 0], [1, 2], [0, 1], [0, 0]], I32))
+    return f.op(Op.MIRROR_PAD, [f.x, widths], (1, 12, 9, 3), schema.MirrorPadOptionsT(mode=0))
+
+
+def reshaped(f: File) -> int:
+    """With channels last (1, 72, 3), which is (C, L) then with what were pixels as channels."""
+    return f.op(Op.RESHAPE, [f.x, f.constant(np.array([1, 72, 3], I32))], (1, 72, 3), schema.ReshapeOptionsT())
+
+
+def mean_of_channels(f: File) -> int:
+    return f.op(Op.MEAN, [f.x, f.constant(np.array([3], I32))], (1, 9, 8), schema.ReducerOptionsT())
+
+
+def largest_of_rows(f: File) -> int:
+    return f.op(Op.REDUCE_MAX, [f.x, f.constant(np.array([1], I32))], (1, 8, 3), schema.ReducerOptionsT())
+
+
+def average_padded(f: File) -> int:
+    return f.op(Op.AVERAGE_POOL_2D, [f.x], (1, 9, 8, 3), pool((3, 3), (1, 1), SAME))
+
+
+def places(f: File) -> int:
+    return f.op(Op.ADD, [f.x, f.constant(numbers(1, 9, 8, 3))], SMALL, schema.AddOptionsT())
+
+
+def a_row_goes_on(f: File) -> int:
+    """A flattened image joins another row."""
+    x = f.op(Op.TANH, [flat(f)], (1, 168))
+    return f.op(Op.CONCATENATION, [x, dense(f)], (1, 173), schema.ConcatenationOptionsT(axis=1))
+
+
 CASES: dict[Any, list[str]] = {
+    gated: ["Conv2dBnAct", "GlobalAvgPool2d", "Activation", "Mul", "Sub", "Activation", "Maximum"],
+    more_functions: ["Activation", "Activation", "PReLU", "Activation", "Activation"],
+    halves: ["Conv2dBnAct", "Slice", "Slice", "Add", "Slice", "Slice", "Concat"],
+    rows: [*["Slice"] * 2, *["Reshape", "Transpose"] * 2, "Stack", "Transpose", "Conv2dBnAct"],
+    slices: ["Slice", "Slice", "Slice", "Slice"],
+    a_column: ["Slice", "Slice", "Reshape", "Transpose"],
+    shuffled: ["Conv2dBnAct", "ChannelShuffle", "Conv2dBnAct"],
+    blocks: ["Conv2dBnAct", "PixelShuffle", "Activation", "PixelUnshuffle"],
+    nearest: ["Upsample"],
+    mirrored: ["Pad"],
+    reshaped: ["Reshape", "Transpose"],
+    mean_of_channels: ["Reshape", "Transpose", "Reshape", "GlobalAvgPool2d", "Reshape"],
+    largest_of_rows: ["Reshape", "Transpose", "Reshape", "MaxPool2d", "Reshape"],
+    average_padded: ["AvgPool2d"],
+    places: ["Reshape", "Normalize", "Reshape"],
+    a_row_goes_on: [
+        *("Conv2dBnAct", "Flatten", "Activation", "Conv2dBnAct", "Flatten", "DenseBnAct"),
+        *("Reshape", "Transpose", "Flatten", "Concat"),
+    ],
     conv_same: ["Conv2dBnAct"],
     conv_dilated: ["Conv2dBnAct"],
     conv_of_groups: ["Conv2dBnAct"],
@@ -390,22 +527,6 @@ def custom(f: File) -> int:
     return f.op(Op.CUSTOM, [f.x], SMALL, code="MaxUnpooling2D")
 
 
-def reshaped(f: File) -> int:
-    return f.op(Op.RESHAPE, [f.x, f.constant(np.array([1, 72, 3], I32))], (1, 72, 3), schema.ReshapeOptionsT())
-
-
-def mean_of_channels(f: File) -> int:
-    return f.op(Op.MEAN, [f.x, f.constant(np.array([3], I32))], (1, 9, 8), schema.ReducerOptionsT())
-
-
-def average_padded(f: File) -> int:
-    return f.op(Op.AVERAGE_POOL_2D, [f.x], (1, 9, 8, 3), pool((3, 3), (1, 1), SAME))
-
-
-def places(f: File) -> int:
-    return f.op(Op.ADD, [f.x, f.constant(numbers(1, 9, 8, 3))], SMALL, schema.AddOptionsT())
-
-
 def sign(f: File) -> int:
     return f.conv(f.x, CONV, fusedActivationFunction=5)
 
@@ -423,10 +544,6 @@ def sharp(f: File) -> int:
     [
         (resized, "1 operation .*RESIZE_BILINEAR: v0"),
         (custom, r"MaxUnpooling2D \(a custom operation\)"),
-        (reshaped, r"RESHAPE from \(1, 9, 8, 3\) to \(1, 72, 3\)"),
-        (mean_of_channels, r"MEAN over axes \(3\)"),
-        (average_padded, "AVERAGE_POOL_2D whose padding does not count"),
-        (places, r"ADD with a constant of shape \(1, 9, 8, 3\)"),
         (sign, "CONV_2D with the activation 5"),
         (computed, "FULLY_CONNECTED whose weights are computed"),
         (sharp, "SOFTMAX with beta 2"),

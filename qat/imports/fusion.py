@@ -63,17 +63,21 @@ class Fusion:
             if each.output not in self.used:
                 self._attempt(each, makers)
         made = {each.output: each for each in program.operations}
-        outputs = []
+        outputs: list[str] = []
         for name in program.outputs:
             if name not in made:
                 outputs.append(self.node_of[name])  # an input
             elif name not in self.lost:
-                self._attempt(
-                    made[name], lambda each: outputs.append(self.given(each, self.in_order(each, each.output)))
-                )
+                self._attempt(made[name], lambda each: outputs.append(self._leaving(each)))
         if self.refused:
             raise refusal(program.name, self.refused)
         return Imported(Graph(tuple(self.nodes), tuple(outputs), program.name), self.params, self.sources, self.values)
+
+    def _leaving(self, each: Operation) -> str:
+        """The node of an output."""
+        node = self.given(each, self.in_order(each, each.output))
+        self.values.setdefault(node, each.output)
+        return node
 
     def _attempt(self, each: Operation, make: Callable[[Operation], None]) -> None:
         """Make the cell of an operation, or note why there is none."""
@@ -137,7 +141,9 @@ class Fusion:
 
     def same(self, each: Operation, source: str, value: str) -> None:
         """Let a value be another one."""
-        self.node_of[value] = self.given(each, source)
+        node = self.node_of[value] = self.given(each, source)
+        if value in self.program.shapes:
+            self.values.setdefault(node, value)
         if source in self.flattened:
             self.flattened[value] = self.flattened[source]
 
@@ -260,7 +266,7 @@ class Fusion:
         shape = cell.output_shape(*(self.shapes[given] for given in inputs))
         name = self._name(name or self.named(each))
         self.nodes.append(Node(name, cell, nodes, cell_name or name))
-        self.shapes.setdefault(value, shape)
+        self.shapes[value] = shape
         self._gives(value, name)
         if cell.non_negative or (cell.keeps_sign and all(node in self.non_negative for node in nodes)):
             self.non_negative.add(name)

@@ -12,13 +12,26 @@ import numpy as np
 
 from qat.errors import QatError, shortened
 from qat.imports.program import Operation
-from qat.imports.sources.steps import Call, Shape, Step, Steps, first_shape, reshaped, to_first
+from qat.imports.sources.step_moves import reshaped
+from qat.imports.sources.steps import Call, Shape, Step, Steps, first_shape, to_first
 from qat.names import LONGEST, harmless, is_name
 from qat.reading import check_sample
 from qat.vocabulary.ops import Array
 
 #: What computes each number of a row by itself, or all of them whatever their order, with constants that can be reordered.
-KEEPING = {"dense", "batch_norm", "add", "mul", "activation", "clip", "identity", "dropout", "softmax", "elementwise"}
+KEEPING = {
+    "dense",
+    "batch_norm",
+    "add",
+    "mul",
+    "activation",
+    "clip",
+    "identity",
+    "dropout",
+    "softmax",
+    "elementwise",
+    "prelu",
+}
 
 
 class Listing:
@@ -27,13 +40,13 @@ class Listing:
     Attributes:
         operations: in the order of the file.
         last: the values that are images with channels last in the file.
-        columns: of a value that was flattened from such an image: where in the file each of its numbers is, channels first.
+        flat: of a value that was flattened from such an image: its (H, W, C).
     """
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
         self.last: set[str] = set()
-        self.columns: dict[str, Array] = {}
+        self.flat: dict[str, Shape] = {}
         self._first: dict[str, str] = {}  #: of a value that was reshaped: the one that it was before
         self._made: dict[
             str, str
@@ -50,9 +63,13 @@ class Listing:
             value = output if number == len(steps) else f"{output}/{number}"
             if value != output:
                 self._made[value] = output
+            if step.kind not in KEEPING or len({self.flat.get(each) for each in inputs}) > 1:
+                inputs = tuple(self._in_order(name, each) for each in inputs)
             if step.kind == "flatten" and inputs[0] in self.last:
-                self._flattened(value, shapes.get(inputs[0]) or ())
-            else:
+                _, height, width, channels = shapes.get(inputs[0]) or (0, 1, 1, 1)
+                if channels > 1 and height * width > 1:
+                    self.flat[value] = (height, width, channels)
+            elif step.kind != "unknown":
                 step = self._placed(step, inputs, value)
             sources = {local: source for local, source in step.sources.items() if source}
             self.operations.append(Operation(step.kind, name, inputs, value, step.attributes, step.constants, sources))
@@ -64,39 +81,36 @@ class Listing:
         """
         first = self._first[output] = self._first.get(value, value)
         last, given = first in self.last, shapes.get(first) or ()
-        steps = reshaped(call, given, call.result)
-        if last and steps[0].kind == "identity":
-            self.last.add(output)
-        return steps, first
+        if given == call.result:
+            (self.last.add if last else self.last.discard)(output)
+            return [Step("identity")], first
+        return reshaped(call, given, call.result, last=last), first
+
+    def _in_order(self, name: str, value: str) -> str:
+        """A value; of an image that was flattened with channels first, its numbers in the order of the file."""
+        if value not in self.flat:
+            return value
+        ordered = f"{value}/ordered"
+        if all(each.output != ordered for each in self.operations):
+            height, width, channels = self.flat[value]
+            attributes = {"parts": (channels, height, width), "axes": (1, 2, 0), "shape": (channels * height * width,)}
+            self.operations.append(Operation("move", name, (value,), ordered, attributes))
+        return ordered
 
     def canonical(self, value: str, array: Array) -> Array:
         """A value (N, ...) of the file, channels first, as float32."""
-        columns = self.columns.get(value)
-        return (
-            to_first(array, value in self.last)
-            if columns is None
-            else np.ascontiguousarray(array[:, columns], np.float32)
-        )
-
-    def _flattened(self, value: str, shape: Shape) -> None:
-        """An image with channels last becomes a row. shape: (N, H, W, C)."""
-        if len(shape) == 4 and shape[3] > 1 and shape[1] * shape[2] > 1:
-            places = np.arange(math.prod(shape[1:]))
-            self.columns[value] = places.reshape(shape[1:]).transpose(2, 0, 1).reshape(-1)
+        if value in self.flat:
+            return np.ascontiguousarray(array[:, _columns(self.flat[value])], np.float32)
+        return to_first(array, value in self.last)
 
     def _placed(self, step: Step, inputs: tuple[str, ...], output: str) -> Step:
         """A step that takes a flattened image, with its constants in the order of channels first."""
-        found = [self.columns.get(value) for value in inputs]
-        rows = [each for each in found if each is not None]
-        if not rows:
+        image = self.flat.get(inputs[0])
+        if image is None:
             return step
-        columns = rows[0]
-        alike = len(rows) == len(found) and all(np.array_equal(columns, each) for each in rows)
-        if step.kind not in KEEPING or not alike:
-            of = step.attributes.get("of", step.kind)
-            return Step("unknown", {"of": f"{of} of a flattened image that has channels last"})
+        columns = _columns(image)
         if step.kind != "dense":
-            self.columns[output] = columns
+            self.flat[output] = image
         placed = {
             name: array[..., columns] if array.shape[-1:] == columns.shape else array
             for name, array in step.constants.items()
@@ -120,7 +134,7 @@ class Listing:
 
     def check_outputs(self, path: str | Path, outputs: Sequence[str]) -> None:
         """Raise QatError where the numbers of an output would stand in another order."""
-        if wrong := [output for output in outputs if output in self.columns]:
+        if wrong := [output for output in outputs if output in self.flat]:
             raise QatError(
                 f"{path}: its output {shortened(wrong[0])} is an image that is flattened with channels last, and here "
                 "channels come first, so that its numbers would stand in another order; end the network before the flatten"
@@ -142,6 +156,11 @@ class Listing:
             replace(each, sources={local: x for local, x in each.sources.items() if local == "weight" or uses[x] == 1})
             for each in reversed(kept)
         )
+
+
+def _columns(image: Shape) -> Array:
+    """Of a flattened (H, W, C): where in the file each of its numbers is, channels first."""
+    return np.arange(math.prod(image)).reshape(image).transpose(2, 0, 1).reshape(-1)
 
 
 def legal_name(text: str) -> str:

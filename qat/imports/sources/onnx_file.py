@@ -19,7 +19,8 @@ from qat.imports.program import Program
 from qat.imports.source import Opened
 from qat.imports.sources.listing import Listing
 from qat.imports.sources.onnx_data import attributes_of, load_model, sizes_of
-from qat.imports.sources.onnx_operations import CONTROL, FOLDED, QUANTIZED, readers
+from qat.imports.sources.onnx_operations import CONTROL, FOLDED, QUANTIZED, RESHAPES, readers, split
+from qat.imports.sources.step_moves import transposed
 from qat.imports.sources.steps import (
     TO_FIRST,
     Call,
@@ -29,7 +30,6 @@ from qat.imports.sources.steps import (
     first_shape,
     shown,
     to_file,
-    transposed,
     unknown,
 )
 from qat.reading import LARGEST_SAMPLE, reading, reason_of
@@ -276,12 +276,21 @@ class _Reader:
             raise ValueError("its constants grow beyond what is computed here")
 
     def _operation(self, node: Any, options: Mapping[str, Any], taken: Sequence[str]) -> None:
+        values = tuple(value for value in taken if value and value not in self.constants)
+        results = [value for value in node.output if value]
+        self.types |= self._inferred(node, taken) if _own(node) and values and results else {}
+        if node.op_type == "Split" and _own(node):  # each result is an operation
+            for value in results:
+                self._listed(node, options, taken, value, [])
+        elif results:
+            self._listed(node, options, taken, results[0], results[1:])
+
+    def _listed(
+        self, node: Any, options: Mapping[str, Any], taken: Sequence[str], output: str, others: Sequence[str]
+    ) -> None:
+        """Note an operation. others: its results beside the output."""
         given = tuple(self.constants.get(value) for value in taken)
         values = tuple(value for value in taken if value and value not in self.constants)
-        output, *others = [value for value in node.output if value] or [""]
-        if not output:
-            return
-        self.types |= self._inferred(node, taken) if _own(node) and values else {}
         last = any(value in self.listing.last for value in values if len(self._known(value) or ()) == 4)
         call = Call(
             node.op_type,
@@ -312,7 +321,7 @@ class _Reader:
         images = {value in self.listing.last for value in values if len(self._known(value) or ()) == 4}
         reader = self.readers.get(node.op_type)
         lost = [value for value in values if self.shapes.get(value) is None]
-        if lost and _own(node) and (reader is not None or node.op_type == "Transpose"):
+        if lost and _own(node) and (reader is not None or node.op_type in ("Split", "Transpose", *RESHAPES)):
             # It comes after an operation that is unknown, or whose size is: that one is named, and fusing leaves out this one.
             return [Step("identity")], (lost[0],), call.last
         if not _own(node):
@@ -325,13 +334,15 @@ class _Reader:
             rank = len(call.shape())
             steps, result = transposed(call, call.options.get("perm", range(rank)[::-1]))
             return steps, values, result
+        elif node.op_type in RESHAPES and len(values) == 1:
+            steps, first = self.listing.reshape(call, values[0], output, self.shapes)
+            return steps, (first,), output in self.listing.last
+        elif node.op_type == "Split":
+            return split(call, list(node.output).index(output)), values[:1], call.last
         elif reader is None:
             of = node.op_type
         elif len(images) > 1:
             of = f"{node.op_type} of values in two layouts"
-        elif node.op_type in ("Reshape", "Flatten", "Squeeze", "Unsqueeze") and len(values) == 1:
-            steps, first = self.listing.reshape(call, values[0], output, self.shapes)
-            return steps, (first,), output in self.listing.last
         else:
             return reader(call), values, call.last and len(call.result or ()) == 4
         return unknown(of), values, call.last

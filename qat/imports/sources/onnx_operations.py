@@ -8,29 +8,32 @@ from typing import Any
 
 import numpy as np
 
+from qat.imports.sources.step_moves import divided, nearest, over_axes, parts, picked, shuffled, spread
 from qat.imports.sources.steps import (
     Call,
     Reader,
     Step,
     Steps,
-    averaged,
     bounded,
     dense,
     elementwise,
     function,
     joined,
-    leaky,
     negated,
     normalised,
     one,
     padded,
     pooled,
     power,
-    reshaped,
+    prelu,
     same_padding,
     single,
     unknown,
 )
+from qat.vocabulary.ops import Array
+
+#: What keeps the order of the numbers.
+RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 
 
 def _text(options: Mapping[str, Any], name: str, default: str) -> str:
@@ -43,12 +46,15 @@ def _sizes(options: Mapping[str, Any], name: str, default: tuple[int, ...]) -> t
 
 
 def _window(call: Call, kernel: tuple[int, ...]) -> dict[str, Any] | None:
-    """Kernel, stride, padding and dilation; None where they are not of images."""
-    ones = (1,) * len(kernel)
+    """Kernel, stride, padding and dilation, those of a series with one row; None where they are of others."""
+    ones, rank = (1,) * len(kernel), len(call.shape())
     stride, dilation = (_sizes(call.options, name, ones) for name in ("strides", "dilations"))
     pads = _sizes(call.options, "pads", (0,) * (2 * len(kernel)))
     auto = _text(call.options, "auto_pad", "NOTSET")
-    usual = len(kernel) == len(stride) == len(dilation) == 2 and len(pads) == 4 and len(call.shape()) == 4
+    if rank == 3 and len(kernel) == len(stride) == len(dilation) == 1 and len(pads) == 2:
+        kernel, stride, dilation, pads = (1, *kernel), (1, *stride), (1, *dilation), (0, pads[0], 0, pads[1])
+        rank = 4
+    usual = len(kernel) == len(stride) == len(dilation) == 2 and len(pads) == 4 and rank == 4
     if not usual or call.last or min(*pads, *(size - 1 for size in (*kernel, *stride, *dilation))) < 0:
         return None
     named = {"SAME_UPPER": "same", "SAME_LOWER": "same lower", "VALID": (0, 0, 0, 0)}
@@ -61,16 +67,18 @@ def _conv(call: Call) -> Steps:
     weight, bias = call.constant(1), call.constant(2)
     if weight is None or call.computed(2):
         return unknown(f"{call.of} whose weights are computed")
-    if weight.ndim != 4:
+    if weight.ndim not in (3, 4) or weight.ndim != len(call.shape()):
         return unknown(f"{call.of} of {max(weight.ndim - 2, 0)} dimensions")
     window = _window(call, weight.shape[2:])
     if window is None:
         return unknown(f"{call.of} with negative padding, or of {len(call.shape())} axes")
     del window["kernel"]
     if window["padding"] == "same lower":
-        steps = (weight.shape[2:], window["stride"], window["dilation"])
+        steps = ((1, 1, *weight.shape[2:])[-2:], window["stride"], window["dilation"])
         window["padding"] = same_padding(call.image(), *steps, lower=True)
     constants, sources = {"weight": np.asarray(weight, np.float32)}, {"weight": call.names[1]}
+    if weight.ndim == 3:
+        constants, sources = {"weight": constants["weight"][:, :, None]}, {"weight": f"{call.names[1]}[:, :, None]"}
     if bias is not None:
         constants["bias"], sources["bias"] = np.asarray(bias, np.float32), call.names[2]
     return [Step("conv2d", window | {"groups": int(call.options.get("group", 1))}, constants, sources)]
@@ -125,12 +133,7 @@ def _hard_sigmoid(call: Call) -> Steps:
     alpha, beta = float(call.options.get("alpha", 0.2)), float(call.options.get("beta", 0.5))
     if beta == 0.5 and math.isclose(alpha, 1.0 / 6.0, rel_tol=1e-5):
         return function("hsigmoid")(call)
-    return function("hard sigmoid", slope=alpha, offset=beta)(call)
-
-
-def _elu(call: Call) -> Steps:
-    alpha = float(call.options.get("alpha", 1.0))
-    return function("elu")(call) if alpha == 1.0 else unknown(f"{call.of} with alpha {alpha:g}")
+    return function("hard_sigmoid", alpha=alpha, beta=beta)(call)
 
 
 def _selu(call: Call) -> Steps:
@@ -164,28 +167,89 @@ def _pool(kind: str) -> Reader:
     return read
 
 
-def _largest(call: Call) -> Steps:
-    if len(call.shape()) != 4 or call.last:
-        return unknown(f"{call.of} of {max(len(call.shape()) - 2, 0)} dimensions")
-    return [Step("max_pool2d", {"kernel": call.image(), "stride": (1, 1), "padding": (0, 0, 0, 0)})]
+def _over_image(kind: str) -> Reader:
+    def read(call: Call) -> Steps:
+        rank = len(call.shape())
+        return unknown(f"{call.of} along height") if call.last else over_axes(call, kind, range(2, rank), True)
+
+    return read
 
 
-def _averaged(call: Call) -> Steps:
-    return unknown(f"{call.of} along height") if call.last else averaged(call, (2, 3), True)
+def _reduced(kind: str) -> Reader:
+    def read(call: Call) -> Steps:
+        axes = call.constant(1)
+        found = call.options.get("axes") if axes is None else np.ravel(axes).tolist()
+        if call.computed(1):
+            return unknown(f"{call.of} over computed axes")
+        if not found and call.options.get("noop_with_empty_axes", 0):
+            return [Step("identity")]
+        return over_axes(call, kind, found or range(len(call.shape())), bool(call.options.get("keepdims", 1)))
+
+    return read
 
 
-def _mean(call: Call) -> Steps:
-    axes = call.constant(1)
-    found = call.options.get("axes") if axes is None else np.ravel(axes).tolist()
-    if call.computed(1):
-        return unknown(f"{call.of} over computed axes")
-    if not found and call.options.get("noop_with_empty_axes", 0):
-        return [Step("identity")]
-    return averaged(call, found or range(len(call.shape())), bool(call.options.get("keepdims", 1)))
+def _slice(call: Call) -> Steps:
+    if any(call.computed(place) for place in (1, 2, 3, 4)):
+        return unknown(f"{call.of} by computed places")
+
+    def numbers(place: int, name: str) -> list[int] | None:
+        found = call.constant(place)
+        given = call.options.get(name) if found is None else np.ravel(found).tolist()
+        return None if given is None else [int(each) for each in given]
+
+    starts, stops = numbers(1, "starts"), numbers(2, "ends")
+    if starts is None or stops is None:
+        return unknown(f"{call.of} without places")
+    axes = numbers(3, "axes") or list(range(len(starts)))
+    return parts(call, axes, starts, stops, numbers(4, "steps") or [1] * len(starts))
 
 
-def _reshape(call: Call) -> Steps:
-    return reshaped(call, call.shape(), call.result)
+def split(call: Call, place: int) -> Steps:
+    """One of the results of a Split. place: which."""
+    sizes, axis = call.constant(1), int(call.options.get("axis", 0))
+    if call.computed(1) or not call.shape() or call.result is None:
+        return unknown(f"{call.of} by computed sizes")
+    given = call.options.get("split") if sizes is None else np.ravel(sizes).tolist()
+    size = call.shape()[axis % len(call.shape())]
+    each = -(-size // int(call.options.get("num_outputs", 0) or -(-size // call.result[axis]) or 1))
+    return divided(call, axis, given or [min(each, size - start) for start in range(0, size, each)], place)
+
+
+def _blocks(deep: bool) -> Reader:
+    def read(call: Call) -> Steps:
+        order = "dcr" if deep else _text(call.options, "mode", "DCR").lower()
+        return shuffled(call, int(call.options["blocksize"]), order, deep=deep)
+
+    return read
+
+
+def _resized(call: Call) -> Steps:
+    """Nearest neighbours, as the options place and round them (ONNX's definition of Resize)."""
+    mode = _text(call.options, "mode", "nearest")
+    if mode != "nearest":
+        return unknown(f"{call.of} with mode {mode}")
+    old = call.of == "Upsample"
+    where = _text(call.options, "coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
+    way = _text(call.options, "nearest_mode", "floor" if old else "round_prefer_floor")
+
+    def placed(x: Array, factor: float, size: int) -> Array:
+        if where == "asymmetric":
+            found = x / factor
+        elif where == "align_corners":
+            found = x * ((size - 1) / max(size * factor - 1, 1))
+        else:
+            found = (x + 0.5) / factor - 0.5
+        rules: dict[str, Any] = {
+            "floor": np.floor,
+            "ceil": np.ceil,
+            "round_prefer_floor": lambda x: np.ceil(x - 0.5),
+            "round_prefer_ceil": lambda x: np.floor(x + 0.5),
+        }
+        return np.asarray(rules[way](found))
+
+    if where not in ("asymmetric", "align_corners", "half_pixel", "pytorch_half_pixel"):
+        return unknown(f"{call.of} with {where}")
+    return nearest(call, placed)
 
 
 def _softmax(opset: int) -> Reader:
@@ -199,8 +263,8 @@ def _softmax(opset: int) -> Reader:
 def _pad(call: Call) -> Steps:
     mode = _text(call.options, "mode", "constant")
     pads, value, axes = call.constant(1), call.constant(2), call.constant(3)
-    if mode != "constant" or any(call.computed(place) for place in (1, 2, 3)):
-        return unknown(f"{call.of} with mode {mode}" if mode != "constant" else f"{call.of} by computed widths")
+    if mode not in ("constant", "reflect") or any(call.computed(place) for place in (1, 2, 3)):
+        return unknown(f"{call.of} with mode {mode}" if mode == "edge" else f"{call.of} by computed widths")
     widths = list(call.options.get("pads", ())) if pads is None else np.ravel(pads).tolist()
     rank = len(call.shape())
     chosen = list(range(rank)) if axes is None else [int(axis) % max(rank, 1) for axis in np.ravel(axes)]
@@ -210,7 +274,7 @@ def _pad(call: Call) -> Steps:
     for place, axis in enumerate(chosen):
         pairs[axis] = (int(widths[place]), int(widths[place + len(chosen)]))
     number = call.options.get("value", 0.0) if value is None else value.reshape(())
-    return padded(call, pairs, float(number))
+    return padded(call, pairs, float(number), mode)
 
 
 def _dropout(call: Call) -> Steps:
@@ -245,7 +309,7 @@ READERS: dict[str, Reader] = {
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": function("hswish"),
     "Gelu": _gelu,
-    "Elu": _elu,
+    "Elu": lambda call: function("elu", alpha=float(call.options.get("alpha", 1.0)))(call),
     "Selu": _selu,
     "Mish": function("mish"),
     "Softplus": function("softplus"),
@@ -258,7 +322,7 @@ READERS: dict[str, Reader] = {
     "Reciprocal": single("reciprocal"),
     "Pow": power,
     "LeakyRelu": lambda call: function("leaky_relu", alpha=float(call.options.get("alpha", 0.01)))(call),
-    "PRelu": leaky,
+    "PRelu": prelu,
     "Add": elementwise("add"),
     "Sum": _added,
     "Sub": elementwise("add", "sub"),
@@ -267,13 +331,17 @@ READERS: dict[str, Reader] = {
     "Neg": negated,
     "MaxPool": _pool("max_pool2d"),
     "AveragePool": _pool("avg_pool2d"),
-    "GlobalAveragePool": _averaged,
-    "GlobalMaxPool": _largest,
-    "ReduceMean": _mean,
-    "Flatten": _reshape,
-    "Reshape": _reshape,
-    "Squeeze": _reshape,
-    "Unsqueeze": _reshape,
+    "GlobalAveragePool": _over_image("mean"),
+    "GlobalMaxPool": _over_image("max"),
+    "ReduceMean": _reduced("mean"),
+    "ReduceMax": _reduced("max"),
+    "Slice": _slice,
+    "Gather": lambda call: picked(call, int(call.options.get("axis", 0))),
+    "Expand": spread,
+    "DepthToSpace": _blocks(deep=False),
+    "SpaceToDepth": _blocks(deep=True),
+    "Resize": _resized,
+    "Upsample": _resized,
     "Concat": lambda call: joined(call, int(call.options["axis"])),
     "Pad": _pad,
     "Dropout": _dropout,

@@ -34,6 +34,7 @@ class Call:
         result: the shape of what it gives, likewise.
         last: its images have channels last.
         options: its attributes.
+        gives_last: what it gives has channels last, where it is an image and what it takes does not tell.
     """
 
     of: str
@@ -44,6 +45,7 @@ class Call:
     result: Shape | None
     last: bool
     options: Any
+    gives_last: bool = False
 
     def constant(self, place: int) -> Array | None:
         """An input, where it is a constant."""
@@ -59,7 +61,7 @@ class Call:
         return found or ()
 
     def image(self, place: int = 0) -> tuple[int, int]:
-        """Height and width of an input that is an image."""
+        """Height and width of an input that is an image; of a series one row."""
         _, *sizes = first_shape(self.shape(place), self.last)
         return sizes[1], sizes[2]
 
@@ -119,17 +121,18 @@ def to_file(array: Array, last: bool, dtype: np.dtype[Any]) -> Array:
     return np.ascontiguousarray(np.rint(placed) if dtype.kind in "iu" else placed, dtype)
 
 
-def of_channels(other: Array, shape: Shape, last: bool) -> Array | None:
-    """A constant that is broadcast to images or features: one number, or (C,) with ones behind; None where it is another."""
+def spread_over(other: Array, shape: Shape, last: bool) -> Array | None:
+    """A constant as it is spread over one sample, channels first, with as many axes; None where samples have other ones.
+
+    shape: of what it is spread over, with the samples, as the file has it.
+    """
     if other.size == 1:
         return np.asarray(other, np.float32).reshape(())
-    if other.ndim > len(shape):
-        return None
     sizes = (1,) * (len(shape) - other.ndim) + other.shape
-    placed = first_shape(sizes, last)
-    if placed[1] != first_shape(shape, last)[1] or math.prod(placed) != placed[1]:
+    if len(sizes) != len(shape) or sizes[0] != 1:
         return None
-    return np.asarray(other, np.float32).reshape(placed[1:])
+    found: Array = to_first(other.reshape(sizes), last)[0]
+    return found
 
 
 # -- steps ------------------------------------------------------------------------------------------------------------
@@ -141,13 +144,13 @@ def elementwise(kind: str, inverse_of: str = "") -> Reader:
     def read(call: Call) -> Steps:
         places = [place for place, array in enumerate(call.given) if array is not None]
         if not places:
-            if call.shape(0) != call.shape(1) and kind != "mul":
+            if len(call.shape(0)) != len(call.shape(1)):
                 return unknown(f"{call.of} of shapes {shown(call.shape(0))} and {shown(call.shape(1))}")
             return [Step("elementwise", {"function": inverse_of}) if inverse_of else Step(kind)]
         constant = call.given[places[0]]
         assert constant is not None
         value = 1 - places[0]
-        other = of_channels(constant, call.shape(value), call.last)
+        other = spread_over(constant, call.shape(value), call.last)
         if other is None or call.result != call.shape(value):
             return unknown(f"{call.of} with a constant of shape {shown(constant.shape)}")
         source = {"other": call.names[places[0]]}
@@ -189,12 +192,18 @@ def power(call: Call) -> Steps:
     return [Step("elementwise", {"function": "pow"}, {"other": np.asarray(exponent, np.float32).reshape(())})]
 
 
-def leaky(call: Call) -> Steps:
-    """A leaky ReLU whose slope is a constant: one number for all channels."""
+def prelu(call: Call) -> Steps:
+    """A leaky ReLU whose slopes are constants: one number, or one for each channel."""
     slope = call.constant(1)
-    if slope is None or len(set(np.ravel(slope).tolist())) != 1:
-        return unknown(f"{call.of} whose slopes differ")
-    return function("leaky_relu", alpha=float(np.ravel(slope)[0]))(call)
+    rank = len(call.shape())
+    if slope is None or not rank:
+        return unknown(f"{call.of} of computed slopes")
+    if len(set(np.ravel(slope).tolist())) == 1:
+        return function("leaky_relu", alpha=float(np.ravel(slope)[0]))(call)
+    found = spread_over(slope, call.shape(), call.last)
+    if found is None or (found.ndim and found.size != found.shape[0]):
+        return unknown(f"{call.of} whose slopes differ from place to place")
+    return [Step("prelu", {}, {"slope": found.reshape(-1)}, {"slope": call.names[1] if slope.ndim == 1 else ""})]
 
 
 def negated(call: Call) -> Steps:
@@ -211,26 +220,6 @@ def _inverse(other: Array) -> Array:
     return found
 
 
-def reshaped(call: Call, given: Shape, wanted: Shape | None) -> Steps:
-    """What keeps the order of the numbers: nothing, or a flatten."""
-    if not given or wanted is None:
-        return unknown(f"{call.of} of a size that is not known")
-    if given == wanted:
-        return [Step("identity")]
-    if len(wanted) == 2 and wanted[0] == given[0]:
-        return [Step("flatten")]
-    return unknown(f"{call.of} from {shown(given)} to {shown(wanted)}")
-
-
-def averaged(call: Call, axes: Sequence[int] | None, keepdims: bool) -> Steps:
-    """The mean over height and width."""
-    rank = len(call.shape())
-    placed = tuple(sorted({first_axis(int(axis), rank, call.last) for axis in axes})) if axes and rank else ()
-    if rank != 4 or placed != (2, 3):
-        return unknown(f"{call.of} over axes {shown(axes or ())} of {shown(call.shape())}")
-    return [Step("mean", {"axes": placed, "keepdims": keepdims})]
-
-
 def joined(call: Call, axis: int) -> Steps:
     """A concatenation."""
     if any(array is not None for array in call.given):
@@ -242,15 +231,13 @@ def joined(call: Call, axis: int) -> Steps:
     return [Step("concat", {"axis": first_axis(axis, len(call.shape()), call.last)})]
 
 
-def padded(call: Call, widths: Sequence[tuple[int, int]], value: float) -> Steps:
-    """A padding. widths: before and after, for each axis of the file."""
+def padded(call: Call, widths: Sequence[tuple[int, int]], value: float, mode: str = "constant") -> Steps:
+    """A padding, or a crop. widths: before and after, for each axis of the file."""
     rows = [(int(before), int(after)) for before, after in widths]
-    if any(min(pair) < 0 for pair in rows):
-        return unknown(f"{call.of} that crops")
     if not any(any(pair) for pair in rows):
         return [Step("identity")]
     placed = [rows[axis] for axis in TO_FIRST] if call.last and len(rows) == 4 else rows
-    return [Step("pad", {"widths": tuple(placed), "value": float(value)})]
+    return [Step("pad", {"widths": tuple(placed), "value": float(value), "mode": mode})]
 
 
 def normalised(call: Call, axis: int, *, joins: bool = False) -> Steps:
@@ -264,16 +251,6 @@ def normalised(call: Call, axis: int, *, joins: bool = False) -> Steps:
     return [Step("softmax", {"axis": first_axis(axis, len(shape), call.last)})]
 
 
-def transposed(call: Call, order: Sequence[int]) -> tuple[Steps, bool]:
-    """A transposition that does not change the values, channels first; and whether its result has channels last."""
-    found = tuple(int(axis) for axis in order)
-    if found == tuple(range(len(found))):
-        return [Step("identity")], call.last
-    if found == (TO_FIRST if call.last else TO_LAST):
-        return [Step("identity")], not call.last
-    return unknown(f"{call.of} in the order {shown(found)}"), call.last
-
-
 def dense(call: Call, weight: Array, bias: Array | None, sources: Mapping[str, str]) -> Steps:
     """A dense layer over the last axis. weight: (outputs, inputs)."""
     rank = len(call.shape())
@@ -281,14 +258,12 @@ def dense(call: Call, weight: Array, bias: Array | None, sources: Mapping[str, s
     if bias is not None:
         spread = np.broadcast_to(np.asarray(bias, np.float32).reshape(-1), (len(weight),))
         constants["bias"] = np.ascontiguousarray(spread)
-    if rank == 2:
-        return [Step("dense", {}, constants, sources)]
     if rank == 4 and call.last:  # at each place of an image
         constants["weight"] = constants["weight"][:, :, None, None]
         return [
             Step("conv2d", {"stride": (1, 1), "padding": (0,) * 4, "dilation": (1, 1), "groups": 1}, constants, sources)
         ]
-    return unknown(f"{call.of} over the last axis of {shown(call.shape())}")
+    return [Step("dense", {}, constants, sources)] if rank else unknown(f"{call.of} of a size that is not known")
 
 
 def pooled(call: Call, kind: str, window: Mapping[str, Any], *, ceil: bool = False, counts: bool = False) -> Steps:
@@ -301,25 +276,16 @@ def pooled(call: Call, kind: str, window: Mapping[str, Any], *, ceil: bool = Fal
         ceil: a last window may begin within the image and end beyond its padding.
         counts: padding counts in means.
     """
-    if len(call.shape()) != 4:
+    if len(call.shape()) not in (3, 4):
         return unknown(f"{call.of} of {shown(call.shape())}")
     kernel, stride, dilation = window["kernel"], window["stride"], window.get("dilation", (1, 1))
     padding = window["padding"]
     if isinstance(padding, str):
         padding = same_padding(call.image(), kernel, stride, dilation, lower=padding == "same lower")
-    beyond = [0, 0]
-    if ceil:
-        sizes = zip(call.image(), kernel, stride, dilation, (padding[:2], padding[2:]), strict=True)
-        beyond = [_beyond(*each) for each in sizes]
-    if kind == "avg_pool2d" and any(beyond):
-        return unknown(f"{call.of} with ceil_mode, whose last window ends outside the padded image")
-    top, bottom, left, right = padding
-    attributes = {"kernel": kernel, "stride": stride, "padding": (top, bottom + beyond[0], left, right + beyond[1])}
+    attributes = {"kernel": kernel, "stride": stride, "padding": tuple(padding)} | ({"ceil": True} if ceil else {})
     if kind == "max_pool2d":
         return [Step(kind, attributes if dilation == (1, 1) else attributes | {"dilation": dilation})]
-    if any(padding) and not counts:
-        return unknown(f"{call.of} whose padding does not count")
-    return [Step(kind, attributes | {"counts_padding": counts})]
+    return [Step(kind, attributes | {"counts_padding": counts or not any(padding)})]
 
 
 def same_padding(
@@ -337,16 +303,6 @@ def same_padding(
         small, large = total // 2, total - total // 2
         found += [large, small] if lower else [small, large]
     return found[0], found[1], found[2], found[3]
-
-
-def _beyond(size: int, width: int, step: int, spread: int, padding: Sequence[int]) -> int:
-    """How much more padding at the end a number of windows that is rounded up takes."""
-    before, after = padding
-    reach = (width - 1) * spread + 1
-    count = -(-(size + before + after - reach) // step) + 1
-    if (count - 1) * step >= size + before:  # it would begin in the padding
-        count -= 1
-    return max((count - 1) * step + reach - size - before - after, 0)
 
 
 def shown(sizes: Sequence[int]) -> str:

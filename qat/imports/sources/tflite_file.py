@@ -15,6 +15,7 @@ from qat.errors import QatError, shortened
 from qat.imports.program import Program
 from qat.imports.source import Opened
 from qat.imports.sources.listing import Listing
+from qat.imports.sources.step_moves import transposed
 from qat.imports.sources.steps import (
     Call,
     Shape,
@@ -23,7 +24,6 @@ from qat.imports.sources.steps import (
     first_shape,
     shown,
     to_file,
-    transposed,
     unknown,
 )
 from qat.imports.sources.tflite_data import (
@@ -39,7 +39,7 @@ from qat.imports.sources.tflite_data import (
     unpacked,
     vector_of,
 )
-from qat.imports.sources.tflite_operations import CONTROL, FOLDED, RESHAPES, steps_of
+from qat.imports.sources.tflite_operations import CONTROL, FOLDED, OF_SEVERAL, RESHAPES, results, steps_of
 from qat.reading import read_file, reading, reason_of
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array
@@ -229,28 +229,36 @@ class _Reader:
                 raise ValueError(f"it gives {self._named(index)} twice")
         if not outputs or self._folded(kind, operator, taken, computed, outputs[0]):
             return
+        for place, index in enumerate(outputs if kind in OF_SEVERAL else outputs[:1]):
+            self._listed(kind, operator, taken, computed, place, index)
+        if len(outputs) > 1 and kind not in OF_SEVERAL:
+            self.values |= dict.fromkeys(outputs[1:], self.values[outputs[0]])
+
+    def _listed(self, kind: str, operator: Any, taken: list[int], computed: list[int], place: int, result: int) -> None:
+        """Note an operator, or one of its results. place: which."""
+        enters = not any(len(self.shapes[index]) == 4 for index in computed)
+        last = any(self.values[index] in self.listing.last for index in computed)
         call = Call(
             kind,
-            tuple(self._constant(index, outputs[0]) for index in taken),
+            tuple(self._constant(index, result) for index in taken),
             tuple(self._named(index) if index >= 0 else "" for index in taken),
             tuple("" if index in self.real else self.stored.get(index, "") for index in taken),
             tuple(self.shapes[index] if index >= 0 else None for index in taken),
-            self.shapes[outputs[0]],
-            any(self.values[index] in self.listing.last for index in computed),
+            self.shapes[result],
+            last,
             operator.builtinOptions,
+            gives_last=last or enters or kind in RESHAPES,
         )
         layer = layer_of(
-            kind, [text_of(self.graph.tensors[index].name) for index in (*taken[1:2], outputs[0]) if index >= 0]
+            kind, [text_of(self.graph.tensors[index].name) for index in (*taken[1:2], result) if index >= 0]
         )
         inputs = tuple(self.values[index] for index in computed)
-        output = self._value(outputs[0], first=not call.last)
+        output = self._value(result, first=not call.gives_last)
         steps, inputs = self._steps(call, operator, inputs, output)
-        if len(outputs) > 1:
-            steps, inputs = (
-                unknown(f"{kind} with {len(outputs)} results"),
-                tuple(self.values[index] for index in computed),
-            )
-            self.values |= dict.fromkeys(outputs[1:], output)
+        if kind in OF_SEVERAL:
+            steps = results(call, place)
+        elif len(operator.outputs) > 1:
+            steps = unknown(f"{kind} with {len(operator.outputs)} results")
         self.listing.add(layer.removeprefix(self.prefix), steps, inputs, output, self.known)
 
     def _steps(self, call: Call, operator: Any, inputs: tuple[str, ...], output: str) -> tuple[Steps, tuple[str, ...]]:
@@ -265,7 +273,6 @@ class _Reader:
         if len(layouts) > 1:
             return unknown(f"{call.of} of values in two layouts"), inputs
         if call.of in RESHAPES:
-            self.listing.last.discard(output)
             steps, first = self.listing.reshape(call, inputs[0], output, self.known)
             return steps, (first,)
         if call.of == "TRANSPOSE" and (order := call.constant(1)) is not None:

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from qat.imports.sources.step_moves import (
+    divided,
+    nearest,
+    over_axes,
+    part,
+    parts,
+    picked,
+    selected,
+    shuffled,
+    spread,
+    stacked,
+)
 from qat.imports.sources.steps import (
     TO_FIRST,
     Call,
     Reader,
     Step,
     Steps,
-    averaged,
     bounded,
     dense,
     elementwise,
     function,
     joined,
-    leaky,
     negated,
     normalised,
     one,
     padded,
     pooled,
     power,
+    prelu,
     single,
     unknown,
 )
@@ -126,9 +138,12 @@ def _pool(kind: str) -> Reader:
     return read
 
 
-def _mean(call: Call) -> Steps:
-    axes = call.constant(1)
-    return averaged(call, None if axes is None else np.ravel(axes).tolist(), bool(call.options.keepDims))
+def _reduced(kind: str) -> Reader:
+    def read(call: Call) -> Steps:
+        axes = call.constant(1)
+        return over_axes(call, kind, None if axes is None else np.ravel(axes).tolist(), bool(call.options.keepDims))
+
+    return read
 
 
 def _pad(call: Call) -> Steps:
@@ -136,6 +151,83 @@ def _pad(call: Call) -> Steps:
     if widths is None or call.computed(2) or widths.shape != (len(call.shape()), 2):
         return unknown(f"{call.of} by computed widths")
     return padded(call, [(int(a), int(b)) for a, b in widths], 0.0 if value is None else float(value.reshape(())))
+
+
+def _mirrored(call: Call) -> Steps:
+    widths = call.constant(1)
+    if widths is None or call.options.mode != 0:
+        return unknown(f"{call.of} by computed widths, or with the edge twice")
+    return padded(call, [(int(a), int(b)) for a, b in widths], 0.0, "reflect")
+
+
+def _slice(call: Call) -> Steps:
+    begin, size = call.constant(1), call.constant(2)
+    if begin is None or size is None:
+        return unknown(f"{call.of} by computed places")
+    rank = len(call.shape())
+    starts = [int(start) for start in np.ravel(begin)]
+    sizes = [int(each) for each in np.ravel(size)]
+    stops = [shape if n < 0 else start + n for start, n, shape in zip(starts, sizes, call.shape(), strict=True)]
+    return parts(call, range(rank), starts, stops, [1] * rank)
+
+
+def _strided(call: Call) -> Steps:
+    """Parts along axes; one place along an axis where the mask of shrinking says so."""
+    options, rank = call.options, len(call.shape())
+    bounds = [call.constant(place) for place in (1, 2, 3)]
+    if any(each is None for each in bounds) or options.ellipsisMask or options.newAxisMask:
+        return unknown(f"{call.of} by computed places, or with new axes")
+    begin, end, step = (np.ravel(each).tolist() for each in bounds if each is not None)
+    shrunk = [axis for axis in range(len(begin)) if options.shrinkAxisMask >> axis & 1]
+    found: Steps = []
+    for axis in range(len(begin)):
+        if axis in shrunk:
+            continue
+        width = int(step[axis])
+        start = 0 if options.beginMask >> axis & 1 else int(begin[axis])
+        stop = call.shape()[axis] if options.endMask >> axis & 1 else int(end[axis])
+        if width > 0:
+            found += part(call, axis, start, stop, width)
+        else:
+            return unknown(f"{call.of} backwards")
+    found = [each for each in found if each.kind != "identity"]
+    if not shrunk:
+        return found or [Step("identity")]
+    if shrunk[0] == 0 or len(shrunk) == rank - 1:
+        return unknown(f"{call.of} of a sample, or of what leaves no channels")
+    for axis in reversed(shrunk):
+        found += selected(call, axis, int(begin[axis]))
+        call = replace(call, shapes=((*call.shape()[:axis], *call.shape()[axis + 1 :]),), last=False)
+    return found
+
+
+def results(call: Call, place: int) -> Steps:
+    """One of the results of an operator that has several. place: which."""
+    if call.of == "UNPACK":
+        return selected(call, call.options.axis, place)
+    value, axis = (0, 2) if call.of == "SPLIT_V" else (1, 0)
+    found, sizes = call.constant(axis), call.constant(1) if call.of == "SPLIT_V" else None
+    shape = call.shape(value)
+    if found is None or not shape or (call.of == "SPLIT_V" and sizes is None):
+        return unknown(f"{call.of} by computed sizes")
+    moved = replace(call, shapes=(shape,), given=(None,), inputs=call.inputs[value : value + 1])
+    along = int(found.reshape(())) % len(shape)
+    count = int(call.options.numSplits)
+    given = [shape[along] // count] * count if sizes is None else [int(size) for size in np.ravel(sizes)]
+    rest = shape[along] - sum(size for size in given if size >= 0)
+    return divided(moved, along, [rest if size < 0 else size for size in given], place)
+
+
+def _resized(call: Call) -> Steps:
+    """As TensorFlow places the pixels."""
+    corners, half = call.options.alignCorners, call.options.halfPixelCenters
+
+    def placed(x: Array, factor: float, size: int) -> Array:
+        scale = (size - 1) / max(size * factor - 1, 1) if corners else 1 / factor
+        found = (x + 0.5) * scale if half else x * scale
+        return np.asarray(np.floor(found + 0.5) if corners else np.floor(found))
+
+    return nearest(call, placed)
 
 
 def _softmax(call: Call) -> Steps:
@@ -161,7 +253,17 @@ READERS: dict[str, Reader] = {
     "NEG": negated,
     "MAXIMUM": bounded("maximum", "low"),
     "MINIMUM": bounded("minimum", "high"),
-    "MEAN": _mean,
+    "MEAN": _reduced("mean"),
+    "REDUCE_MAX": _reduced("max"),
+    "SLICE": _slice,
+    "STRIDED_SLICE": _strided,
+    "GATHER": lambda call: picked(call, call.options.axis),
+    "PACK": lambda call: stacked(call, call.options.axis),
+    "BROADCAST_TO": spread,
+    "DEPTH_TO_SPACE": lambda call: shuffled(call, call.options.blockSize, "dcr", deep=False),
+    "SPACE_TO_DEPTH": lambda call: shuffled(call, call.options.blockSize, "dcr", deep=True),
+    "RESIZE_NEAREST_NEIGHBOR": _resized,
+    "MIRROR_PAD": _mirrored,
     "PAD": _pad,
     "PADV2": _pad,
     "CONCATENATION": lambda call: joined(call, call.options.axis),
@@ -182,8 +284,10 @@ READERS: dict[str, Reader] = {
     "RELU_N1_TO_1": one("clip", low=-1.0, high=1.0),
     "RELU_0_TO_1": one("clip", low=0.0, high=1.0),
     "LEAKY_RELU": lambda call: function("leaky_relu", alpha=float(call.options.alpha))(call),
-    "PRELU": leaky,
+    "PRELU": prelu,
 }
+#: What gives several values, of which each is a part.
+OF_SEVERAL = frozenset({"SPLIT", "SPLIT_V", "UNPACK"})
 #: What keeps the order of the numbers.
 RESHAPES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
 CONTROL = frozenset({"IF", "WHILE", "CALL", "CALL_ONCE", "STABLEHLO_WHILE"})
