@@ -392,7 +392,7 @@ def _move(draw: st.DrawFn, zoo: Zoo, x: str) -> str:
         kinds += ["shuffle"]
         kinds += ["padding", "upsampling"] if max(shape[1:]) <= LONGEST else []
     elif max(shape) <= 2 * MOST_CHANNELS:
-        kinds += ["stack"]
+        kinds += ["stack", "stack"]
     kind = draw(st.sampled_from(kinds))
     if kind in ("join", "stack"):
         fits = [name for name, s in zoo.shapes.items() if s == shape]
