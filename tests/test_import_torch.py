@@ -170,7 +170,10 @@ OPERATIONS: dict[str, tuple[Callable[..., Any], list[str]]] = {
     ),
     "the largest of a row": (lambda m, x: x.amax(-1), ["Reshape", "MaxPool2d", "Reshape"]),
     "expansion": (lambda m, x: x.mean((2, 3), True).expand_as(x) * 2.0, ["GlobalAvgPool2d", "Upsample", "Activation"]),
-    "a constant of every number": (lambda m, x: x + m.rows, ["Reshape", "Normalize", "Reshape"]),
+    "a constant of columns": (
+        lambda m, x: x + m.rows,
+        ["Reshape", "Transpose", "Reshape", "Normalize", "Reshape", "Transpose", "Reshape"],
+    ),
     "a dense layer of places": (lambda m, x: F.relu(m.eight(x)), ["Transpose", "Conv2dBnAct", "Transpose"]),
     "series": (
         lambda m, x: F.avg_pool1d(F.relu(m.series(x.flatten(2))), 2).mean(-1),

@@ -64,7 +64,6 @@ def _dense_of_places(fusion: Fusion, each: Operation, layer: Layer) -> None:
     image = (*places, 1) if rank == 2 else (places[0], int(np.prod(places[1:])))
     source = fusion.reshaped(each, first, (inputs, *image), f"{each.output}@image")
     layer.own["weight"] = layer.own["weight"][:, :, None, None]
-    layer.sources.pop("weight", None)  # it has another shape there
     value = _linear(
         fusion,
         each,

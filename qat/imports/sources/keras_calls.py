@@ -11,7 +11,6 @@ import numpy as np
 
 from qat.vocabulary.ops import Array
 
-UNFLATTEN = "unflatten"  #: a kind of step: (F,) as (F, 1, 1), which the reader writes as what came before
 BEFORE = ""  #: among the inputs of a step: what the step before it gives
 
 
@@ -50,17 +49,19 @@ class Layout:
         return np.ascontiguousarray(x if self.channels_first or x.ndim < 3 else np.moveaxis(x, 1, -1))
 
     def constant(self, constant: Any, rank: int) -> Array | None:
-        """What is added to a value of this rank, or multiplied with it: one number, or one for each channel as (C, 1, 1); None
-        where it is neither.
+        """What is added to a value of this rank, or multiplied with it, as it is spread over one sample in the canonical order;
+        None where samples have other ones.
         """
         array = np.asarray(keras.ops.convert_to_numpy(constant), np.float32)
         if array.size == 1:
             return array.reshape(())
         if array.ndim > rank:
             return None
-        shape = (1,) * (rank - array.ndim) + array.shape
-        long = [self.axis(axis, rank) for axis, size in enumerate(shape) if size > 1]
-        return array.reshape(-1, *(1,) * (max(rank, 4) - 2 if rank > 2 else 0)) if long == [1] else None
+        sizes = (1,) * (rank - array.ndim) + array.shape
+        if sizes[0] != 1:
+            return None
+        found: Array = self.canonical(array.reshape(sizes))[0]
+        return found
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from qat.imports.sources.keras_calls import BEFORE, UNFLATTEN, Call, Reader, Step, Steps, array_of, own_class, unknown
+from qat.imports.sources import keras_moves
+from qat.imports.sources.keras_calls import BEFORE, Call, Reader, Step, Steps, array_of, own_class, unknown
 from qat.vocabulary.ops import Array
 
 #: Functions of keras.activations and keras.ops that are clips, and those that have a name among ours.
 CLIPS = {"relu": (0.0, None), "relu6": (0.0, 6.0), "hard_tanh": (-1.0, 1.0)}
-FUNCTIONS = {"hard_sigmoid": "hsigmoid", "hard_silu": "hswish", "hard_swish": "hswish", "swish": "silu"} | {
-    name: name for name in ("sigmoid", "tanh", "silu", "gelu", "mish", "softplus", "softsign", "elu", "selu")
+FUNCTIONS = {
+    **{name: name for name in ("sigmoid", "tanh", "silu", "gelu", "mish", "softplus", "softsign", "elu", "selu")},
+    "hard_sigmoid": "hsigmoid",
+    "hard_silu": "hswish",
+    "hard_swish": "hswish",
+    "swish": "silu",
+    "exponential": "exp",
 }
 
 
@@ -33,7 +39,7 @@ def relu(call_name: str, slope: float, largest: Any, threshold: float) -> Step:
 
 def elu(alpha: float) -> Step:
     """An ELU."""
-    return Step("activation", {"function": "elu"}) if alpha == 1.0 else unknown(f"ELU of alpha {alpha:g}")
+    return Step("activation", {"function": "elu", "alpha": float(alpha)})
 
 
 def function_of(name: str) -> Step | None:
@@ -66,12 +72,12 @@ def _activation(call: Call, function: Any) -> Steps:
 
 
 def softmax(call: Call, axis: Any) -> Steps:
-    """A softmax, along the channels."""
+    """A softmax along one axis."""
     rank = len(call.given) + 1
-    if isinstance(axis, int) and call.layout.axis(axis, rank) == 1:
-        yield Step("softmax", {"axis": 1})
+    if isinstance(axis, int) and axis % rank:
+        yield Step("softmax", {"axis": call.layout.axis(axis, rank)})
     else:
-        yield unknown(f"softmax along axis {axis} of {rank}, not the channels,")
+        yield unknown(f"softmax along axis {axis} of {rank}")
 
 
 # -- layers with weights ----------------------------------------------------------------------------------------------
@@ -139,6 +145,8 @@ def _dense(call: Call) -> Steps:
     elif rank in (3, 4) and not call.layout.channels_first:
         one = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1}
         yield Step("conv2d", one, {"weight": ("kernel", kernel[:, :, None, None]), **_bias(layer)})
+    elif rank == 4:
+        yield Step("dense", {}, {"weight": ("kernel", kernel), **_bias(layer)})
     else:
         yield unknown(f"Dense along the last axis of {rank}, not the channels,")
     yield from _activation(call, layer.activation)
@@ -203,18 +211,14 @@ def _flatten(call: Call) -> Steps:
         yield Step("flatten", {"channels_last": first or not call.layout.channels_first})
 
 
-def reshape(call: Call) -> Steps:
-    """What keeps the order of the numbers: nothing, a flatten, or (F,) as (F, 1, 1)."""
-    before, after = call.taken[0].sizes, call.given
-    canonical, layout = call.layout.shape(after), call.layout
-    if canonical == layout.shape(before):
-        return
-    if len(after) == 1 and 2 <= len(before) <= 3:
-        yield Step("flatten", {"channels_last": not layout.channels_first})
-    elif len(before) == 1 and canonical == (before[0], 1, 1):
-        yield Step(UNFLATTEN)
+def _prelu(call: Call) -> Steps:
+    """Slopes of channels, or one for all."""
+    layer = call.operation
+    slope = call.layout.constant(layer.alpha, call.taken[0].rank)
+    if slope is None or slope.size not in (1, slope.shape[0] if slope.ndim else 1):
+        yield unknown("PReLU whose slopes differ from place to place (shared_axes)")
     else:
-        yield unknown(f"{call.name} from {before} to {after}")
+        yield Step("prelu", {}, {"slope": ("alpha" if slope.size == np.size(layer.alpha) else "", slope.reshape(-1))})
 
 
 def concatenate(call: Call) -> Steps:
@@ -229,28 +233,26 @@ def concatenate(call: Call) -> Steps:
 # -- arithmetic -------------------------------------------------------------------------------------------------------
 
 
-def total(call: Call) -> Steps:
-    """The sum of any number of values of one shape."""
-    first, *others = (each.name for each in call.taken)
-    if any(each.sizes != call.given for each in call.taken):
-        yield unknown(f"{call.name} of different shapes")
-        return
-    if not others:
-        return
-    for number, other in enumerate(others):
-        yield Step("add", inputs=(BEFORE if number else first, other))
+def joined(kind: str) -> Reader:
+    """A reader of any number of values, one after another: "add", "mul", "sub", "maximum" or "minimum"."""
+
+    def read(call: Call) -> Steps:
+        first, *others = (each.name for each in call.taken)
+        if len({each.rank for each in call.taken}) > 1:
+            yield unknown(f"{call.name} of different numbers of axes")
+            return
+        for number, other in enumerate(others):
+            yield Step(kind, inputs=(BEFORE if number else first, other))
+
+    return read
+
+
+total = joined("add")
 
 
 def _average(call: Call) -> Steps:
     yield from total(call)
     yield Step("mul", {}, {"other": ("", np.float32(1.0 / len(call.taken)).reshape(()))})
-
-
-def product(call: Call) -> Steps:
-    """The product of any number of values."""
-    first, *others = (each.name for each in call.taken)
-    for number, other in enumerate(others):
-        yield Step("mul", inputs=(BEFORE if number else first, other))
 
 
 def _scaled(call: Call) -> Steps:
@@ -267,7 +269,7 @@ def affine(call: Call, *steps: tuple[str, Any]) -> Steps:
     for kind, constant in steps:
         array = call.layout.constant(constant, rank)
         if array is None or call.given != call.taken[0].sizes:
-            yield unknown(f"{call.name} with a constant that is not one number for each channel")
+            yield unknown(f"{call.name} with a constant of other numbers for each sample")
         elif array.size > 1 or float(array) != (1.0 if kind == "mul" else 0.0):
             yield Step(kind, {}, {"other": ("", array)})
 
@@ -337,10 +339,14 @@ LAYERS: Mapping[str, Reader] = {
     "ELU": lambda call: iter([elu(call.operation.alpha)]),
     "Softmax": lambda call: softmax(call, call.operation.axis),
     "Flatten": _flatten,
-    "Reshape": reshape,
+    **keras_moves.LAYERS,
+    "PReLU": _prelu,
     "Add": total,
     "Average": _average,
-    "Multiply": product,
+    "Multiply": joined("mul"),
+    "Subtract": joined("sub"),
+    "Maximum": joined("maximum"),
+    "Minimum": joined("minimum"),
     "Concatenate": concatenate,
     "CustomScaleLayer": _scaled,
     "Rescaling": _rescaling,

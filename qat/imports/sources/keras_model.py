@@ -8,7 +8,7 @@ channels last there mostly, and are brought into (N, C, H, W) here, where it is 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ import numpy as np
 from qat.errors import QatError
 from qat.imports.program import Operation, Program
 from qat.imports.source import Opened
-from qat.imports.sources.keras_calls import BEFORE, UNFLATTEN, Call, Layout, Step, Value, own_class, unknown
+from qat.imports.sources.keras_calls import BEFORE, Call, Layout, Step, Value, own_class, unknown
 from qat.imports.sources.keras_file import load
 from qat.imports.sources.keras_layers import LAYERS
+from qat.imports.sources.keras_moves import OF_SEVERAL
 from qat.imports.sources.keras_operations import OPERATIONS
 from qat.reading import reason_of
 from qat.vocabulary.arrays import ArraySpec
@@ -277,9 +278,14 @@ class _Reader:
         values = tuple(taken[id(each)] for each in node.arguments.keras_tensors)
         args, kwargs = node.arguments.fill_in(taken)
         call = Call(operation, values, given[0].sizes, (*args, *kwargs.values()), self.layout)
+        cls = own_class(operation)
+        part = OF_SEVERAL.get(cls.__name__) if cls is not None else None
         several = [unknown(f"{call.name} with {len(given)} outputs")]
-        for value in given:
-            steps = several if len(given) > 1 else _steps(call)
+        for place, value in enumerate(given):
+            if part is not None:
+                steps = list(part(replace(call, given=value.sizes), place)) or [Step("identity")]
+            else:
+                steps = several if len(given) > 1 else _steps(call)
             self._emit(name, tuple(each.name for each in values), value, steps)
 
     def _output_sizes(self, node: Any, name: str, taken: dict[int, Value]) -> list[tuple[int, ...]]:
@@ -299,7 +305,6 @@ class _Reader:
     def _emit(self, name: str, taken: tuple[str, ...], result: Value, steps: list[Step]) -> None:
         before = ""
         for number, step in enumerate(steps):
-            step = self._with_axes(step, taken, result) if step.kind == UNFLATTEN else step
             last = number == len(steps) - 1
             value = result.name if last else self._new(f"{name}/{step.part or step.kind}")
             if not last:
@@ -317,13 +322,6 @@ class _Reader:
                 )
             )
             before = value
-
-    def _with_axes(self, step: Step, taken: tuple[str, ...], result: Value) -> Step:
-        """(F,) as (F, 1, 1), where it was a mean over H and W: the mean, with its axes kept."""
-        made = next((each for each in self.operations if each.output == taken[0]), None)
-        if made is None or made.kind != "mean":
-            return unknown(f"Reshape to {result.sizes}")
-        return Step("mean", {**made.attributes, "keepdims": True}, inputs=made.inputs)
 
     def _used(self, outputs: Collection[str]) -> list[Operation]:
         """The operations whose results matter, in order."""

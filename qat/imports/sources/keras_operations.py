@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from qat.imports.sources import keras_layers as layers
+from qat.imports.sources import keras_moves
 from qat.imports.sources.keras_calls import Call, Reader, Step, Steps, Value, unknown
 
 
@@ -18,7 +19,7 @@ def _arithmetic(kind: str) -> Reader:
     def read(call: Call) -> Steps:
         left, right = call.arguments[:2]
         if isinstance(left, Value) and isinstance(right, Value):
-            yield from {"add": layers.total, "mul": layers.product}.get(kind, _elementwise(kind))(call)
+            yield from _elementwise(kind)(call) if kind == "div" else layers.joined(kind)(call)
         elif kind == "div" and isinstance(right, Value):
             yield from _elementwise(kind)(call)
         else:
@@ -48,18 +49,6 @@ def _elementwise(function: str) -> Reader:
     return read
 
 
-def _mean(call: Call) -> Steps:
-    operation, (x,) = call.operation, call.taken
-    axes = range(1, x.rank) if operation.axis is None else operation.axis
-    found = tuple(sorted(call.layout.axis(axis, x.rank) for axis in axes))
-    if x.rank == 3 and found == (2,):
-        found = (2, 3)
-    if found == (2, 3) and operation.axis is not None:
-        yield Step("mean", {"axes": found, "keepdims": bool(operation.keepdims)})
-    else:
-        yield unknown(f"mean over axes {operation.axis} of {x.rank}")
-
-
 def _bounds(low: Any, high: Any) -> Step:
     return Step("clip", {"low": None if low is None else float(low), "high": None if high is None else float(high)})
 
@@ -71,8 +60,10 @@ def _bound(function: str) -> Reader:
         numbers = [each for each in call.arguments if not isinstance(each, Value)]
         if numbers and np.size(numbers[0]) == 1:
             yield _bounds(*((numbers[0], None) if function == "maximum" else (None, numbers[0])))
-        else:
+        elif numbers:
             yield from _elementwise(function)(call)
+        else:
+            yield from layers.joined(function)(call)
 
     return read
 
@@ -87,19 +78,14 @@ def _clip(call: Call) -> Steps:
 
 def _pad(call: Call) -> Steps:
     operation, rank = call.operation, call.taken[0].rank
-    widths = [tuple(each) for each in operation.pad_width]
-    widths = widths * rank if len(widths) == 1 else widths
+    widths = list(operation.pad_width)
     value = call.arguments[1] if len(call.arguments) > 1 else None
-    placed = {call.layout.axis(axis, rank): width for axis, width in enumerate(widths)}
-    if (
-        rank not in (3, 4)
-        or operation.mode != "constant"
-        or any(map(any, (placed[0], placed[1])))
-        or value not in (None, 0)
-    ):
-        yield unknown(f"Pad of mode {operation.mode}, widths {operation.pad_width} and value {value}")
+    if value is not None and np.size(value) != 1:
+        yield unknown("Pad with several values")
     else:
-        yield Step("pad", {"widths": (*(placed[axis] for axis in range(rank)), (0, 0))[:4], "value": 0.0})
+        yield from keras_moves.padded(
+            call, widths * rank if len(widths) == 1 else widths, float(value or 0.0), operation.mode
+        )
 
 
 def _named(name: str) -> Reader:
@@ -114,7 +100,7 @@ OPERATIONS: Mapping[str, Reader] = {
     "Divide": _arithmetic("div"),
     "TrueDivide": _arithmetic("div"),
     "Negative": lambda call: layers.affine(call, ("mul", -1.0)),
-    "Mean": _mean,
+    **keras_moves.OPERATIONS,
     "Clip": _clip,
     "Maximum": _bound("maximum"),
     "Minimum": _bound("minimum"),
@@ -151,7 +137,6 @@ OPERATIONS: Mapping[str, Reader] = {
     "LeakyRelu": lambda call: iter([layers.relu("LeakyRelu", call.operation.negative_slope, None, 0.0)]),
     "Softmax": lambda call: layers.softmax(call, call.operation.axis),
     "Concatenate": layers.concatenate,
-    **dict.fromkeys(("Reshape", "ExpandDims", "Squeeze"), layers.reshape),
     "Pad": _pad,
     "MaxPool": layers.pool("max_pool2d"),
     "AveragePool": layers.pool("avg_pool2d"),

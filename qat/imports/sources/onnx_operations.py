@@ -78,7 +78,7 @@ def _conv(call: Call) -> Steps:
         window["padding"] = same_padding(call.image(), *steps, lower=True)
     constants, sources = {"weight": np.asarray(weight, np.float32)}, {"weight": call.names[1]}
     if weight.ndim == 3:
-        constants, sources = {"weight": constants["weight"][:, :, None]}, {"weight": f"{call.names[1]}[:, :, None]"}
+        constants["weight"] = constants["weight"][:, :, None]
     if bias is not None:
         constants["bias"], sources["bias"] = np.asarray(bias, np.float32), call.names[2]
     return [Step("conv2d", window | {"groups": int(call.options.get("group", 1))}, constants, sources)]

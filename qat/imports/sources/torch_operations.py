@@ -33,7 +33,7 @@ def _image(call: Call) -> None:
 def _kernel(call: Call, place: int) -> int | Constant:
     """The weight; of a series with one row."""
     array, source = call.constants[place]
-    return (array[:, :, None, :], source and f"{source}[:, :, None]") if array.ndim == 3 else place
+    return (array[:, :, None, :], source) if array.ndim == 3 else place
 
 
 def _conv2d(call: Call) -> Step:
