@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qat.cells.window import window_padding
@@ -55,11 +55,16 @@ def with_ceil(options: Mapping[str, Any], shape: tuple[int, ...], padding: Paddi
     """
     ends = []
     for axis, size in enumerate(shape[1:]):
-        first, last = padding[2 * axis : 2 * axis + 2]
-        kernel, stride = options["kernel"][axis], options["stride"][axis]
-        padded = size + first + last
-        count = -(-(padded - kernel) // stride) + 1
-        if (count - 1) * stride >= size + first:
-            count -= 1
-        ends.append(last + max((count - 1) * stride + kernel - padded, 0))
+        around = padding[2 * axis : 2 * axis + 2]
+        ends.append(around[1] + beyond(size, options["kernel"][axis], options["stride"][axis], 1, around))
     return (padding[0], ends[0], padding[2], ends[1])
+
+
+def beyond(size: int, width: int, step: int, spread: int, padding: Sequence[int]) -> int:
+    """How much more padding at the end a number of windows that is rounded up takes."""
+    before, after = padding
+    reach = (width - 1) * spread + 1
+    count = -(-(size + before + after - reach) // step) + 1
+    if (count - 1) * step >= size + before:  # it would begin in the padding
+        count -= 1
+    return max((count - 1) * step + reach - size - before - after, 0)

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from qat.cells.window import window_padding
+from qat.imports.windows import NO_PADDING, beyond
 from qat.vocabulary.ops import Array
 
 Shape = tuple[int, ...]
@@ -307,14 +309,14 @@ def pooled(call: Call, kind: str, window: Mapping[str, Any], *, ceil: bool = Fal
     padding = window["padding"]
     if isinstance(padding, str):
         padding = same_padding(call.image(), kernel, stride, dilation, lower=padding == "same lower")
-    beyond = [0, 0]
+    further = [0, 0]
     if ceil:
         sizes = zip(call.image(), kernel, stride, dilation, (padding[:2], padding[2:]), strict=True)
-        beyond = [_beyond(*each) for each in sizes]
-    if kind == "avg_pool2d" and any(beyond):
+        further = [beyond(*each) for each in sizes]
+    if kind == "avg_pool2d" and any(further):
         return unknown(f"{call.of} with ceil_mode, whose last window ends outside the padded image")
     top, bottom, left, right = padding
-    attributes = {"kernel": kernel, "stride": stride, "padding": (top, bottom + beyond[0], left, right + beyond[1])}
+    attributes = {"kernel": kernel, "stride": stride, "padding": (top, bottom + further[0], left, right + further[1])}
     if kind == "max_pool2d":
         return [Step(kind, attributes if dilation == (1, 1) else attributes | {"dilation": dilation})]
     if any(padding) and not counts:
@@ -331,22 +333,9 @@ def same_padding(
     lower: bool = False,
 ) -> tuple[int, int, int, int]:
     """(top, bottom, left, right) of the padding that gives ceil(size / stride). lower: an odd one more is before the image."""
-    found: list[int] = []
-    for size, width, step, spread in zip(image, kernel, stride, dilation, strict=True):
-        total = max((-(-size // step) - 1) * step + (width - 1) * spread + 1 - size, 0)
-        small, large = total // 2, total - total // 2
-        found += [large, small] if lower else [small, large]
-    return found[0], found[1], found[2], found[3]
-
-
-def _beyond(size: int, width: int, step: int, spread: int, padding: Sequence[int]) -> int:
-    """How much more padding at the end a number of windows that is rounded up takes."""
-    before, after = padding
-    reach = (width - 1) * spread + 1
-    count = -(-(size + before + after - reach) // step) + 1
-    if (count - 1) * step >= size + before:  # it would begin in the padding
-        count -= 1
-    return max((count - 1) * step + reach - size - before - after, 0)
+    size, width, step, spread = [(each[0], each[1]) for each in (image, kernel, stride, dilation)]
+    top, bottom, left, right = window_padding(size, width, step, spread, "same", NO_PADDING)
+    return (bottom, top, right, left) if lower else (top, bottom, left, right)
 
 
 def shown(sizes: Sequence[int]) -> str:
