@@ -8,7 +8,7 @@ Each network has random weights, random batch normalisations, and small inputs w
 outputs are compared with the original's (the largest relative difference), one step of quantization-aware training is done in
 PyTorch, and the calibrated network is exported. Then the output codes of NumPy, PyTorch, ONNX Runtime and, where the target
 has all cells, LiteRT are compared: how many of them differ. The networks are measured in a process beside, so that one which
-fails, or takes too long, does not end the table. torchvision and timm are in none of the extras: install them beside PyTorch.
+fails, or takes too long, does not end the table. torchvision is in the extra dev, timm in none: install it beside PyTorch.
 """
 
 from __future__ import annotations

@@ -178,6 +178,14 @@ def import_plain(
     return command(capsys, "import-params", *own, *arguments)
 
 
+def assert_computes_as(module: torch.nn.Module, path: Path) -> None:
+    """The network in a checkpoint gives what a module gives, on digits."""
+    checkpoint, backend, pixels = qat.Checkpoint.load(path), qat.backend("torch"), pixels_of_digits()
+    found = backend.predict(backend.lower(checkpoint.graph, checkpoint.params), pixels)
+    expected = module(torch.from_numpy(pixels.astype(np.float32))).detach().numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("data", [(), ("--data_path", "digits")], ids=["no data", "data"])
 @pytest.mark.parametrize(
     ("factor", "flags"),
@@ -197,10 +205,7 @@ def test_another_normalisation_of_the_input_is_noticed_and_the_right_flags_are_n
     assert "give these flags, or those that it was trained with" in out
     status, out = import_plain(module, tmp_path, capsys, "--match", "order", *data, *flags)
     assert (status, "note:" in out, "trained otherwise?" in out) == (0, False, False)
-    checkpoint, backend, pixels = qat.Checkpoint.load(tmp_path / "net.ckpt"), qat.backend("torch"), pixels_of_digits()
-    found = backend.predict(backend.lower(checkpoint.graph, checkpoint.params), pixels)
-    expected = module(torch.from_numpy(pixels.astype(np.float32))).detach().numpy()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert_computes_as(module, tmp_path / "net.ckpt")
 
 
 def test_what_was_trained_with_other_layers_is_noticed_on_data(
@@ -231,10 +236,7 @@ def test_eps_is_asked_for_where_it_matters_and_set(tmp_path: Path, capsys: pytes
     assert "which changes 5 of 22 channels by more than 5 %" in out
     status, out = import_plain(module, tmp_path, capsys, *flags, "--eps", "0.001")
     assert (status, "has eps 0.001 in its batch normalisations\n" in out) == (0, True)
-    checkpoint, backend, pixels = qat.Checkpoint.load(tmp_path / "net.ckpt"), qat.backend("torch"), pixels_of_digits()
-    found = backend.predict(backend.lower(checkpoint.graph, checkpoint.params), pixels)
-    expected = module(torch.from_numpy(pixels.astype(np.float32))).detach().numpy()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert_computes_as(module, tmp_path / "net.ckpt")
 
 
 def test_biases_that_one_side_does_not_have_are_named_and_change_nothing(
@@ -246,10 +248,7 @@ def test_biases_that_one_side_does_not_have_are_named_and_change_nothing(
         0,
         True,
     )
-    checkpoint, backend, pixels = qat.Checkpoint.load(tmp_path / "net.ckpt"), qat.backend("torch"), pixels_of_digits()
-    found = backend.predict(backend.lower(checkpoint.graph, checkpoint.params), pixels)
-    expected = module(torch.from_numpy(pixels.astype(np.float32))).detach().numpy()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert_computes_as(module, tmp_path / "net.ckpt")
     del module.head[2].bias
     module.head[2].bias = None
     module.body_bn.weight = None  # as of Keras's scale=False

@@ -57,7 +57,7 @@ SOURCES: Mapping[str, Source] = {
         "backends.keras.setup",
     ),
     "MindSpore": Source(
-        Entry("imports.sources.mindspore_cell", ("mindspore", "onnx", "onnxruntime"), "mindspore"),
+        Entry("imports.sources.mindspore_cell", ("mindspore", "onnx", "onnxruntime"), "mindspore,onnx"),
         (),
         "mindspore",
         "imports.sources.mindspore_params",

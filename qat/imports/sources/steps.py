@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from qat.cells.window import window_padding
+from qat.imports.windows import NO_PADDING
 from qat.vocabulary.ops import Array
 
 Shape = tuple[int, ...]
@@ -297,12 +299,9 @@ def same_padding(
     lower: bool = False,
 ) -> tuple[int, int, int, int]:
     """(top, bottom, left, right) of the padding that gives ceil(size / stride). lower: an odd one more is before the image."""
-    found: list[int] = []
-    for size, width, step, spread in zip(image, kernel, stride, dilation, strict=True):
-        total = max((-(-size // step) - 1) * step + (width - 1) * spread + 1 - size, 0)
-        small, large = total // 2, total - total // 2
-        found += [large, small] if lower else [small, large]
-    return found[0], found[1], found[2], found[3]
+    size, width, step, spread = [(each[0], each[1]) for each in (image, kernel, stride, dilation)]
+    top, bottom, left, right = window_padding(size, width, step, spread, "same", NO_PADDING)
+    return (bottom, top, right, left) if lower else (top, bottom, left, right)
 
 
 def shown(sizes: Sequence[int]) -> str:

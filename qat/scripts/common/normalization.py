@@ -102,7 +102,7 @@ def normalization_notes(file: str, graph: Graph, params: Mapping[str, Array], da
     }
     flags = fitting(candidates, params, batches, than=wrong)
     advice = (
-        f"with {flags} they agree: give these flags, or those that they were trained with"
+        f"with {flags} they agree: give these flags, or those that it was trained with"
         if flags
         else "give --mean and --std as trained"
     )
