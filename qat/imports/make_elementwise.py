@@ -88,6 +88,8 @@ def affine(fusion: Fusion, each: Operation) -> None:
         fusion.node(each, cell, source, value=value)
         return
     factor, shift = np.broadcast_arrays(factor, shift)
+    if factor.size > MOST_CONSTANTS:
+        raise RefusedError(each, f"{called(each)} of {factor.size} constants, more than {MOST_CONSTANTS}")
     own = [axis for axis, size in enumerate(factor.shape) if size > 1]
     cell = Normalize(tuple(factor.ravel().tolist()), tuple(shift.ravel().tolist()))
     if own == [0] and len(shape) <= 3:
@@ -101,8 +103,6 @@ def _of_axes(fusion: Fusion, each: Operation, cell: Normalize, own: list[int], v
     """Constants that differ along some axes, which become the channels meanwhile."""
     source, shape = each.inputs[0], fusion.shape(each.inputs[0])
     count = len(cell.factor)
-    if count > MOST_CONSTANTS:
-        raise RefusedError(each, f"{called(each)} of {count} constants, more than {MOST_CONSTANTS}")
     order = (*own, *(axis for axis in range(len(shape)) if axis not in own))
     turned = fusion.transposed(each, source, order, f"{value}@turned")
     image = fusion.reshaped(each, turned, (count, math.prod(shape) // count, 1), f"{value}@image")

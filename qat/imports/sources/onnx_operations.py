@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qat.imports.sources.step_moves import divided, nearest, over_axes, parts, picked, shuffled, spread
+from qat.imports.sources.step_moves import divided, equal_part, nearest, over_axes, parts, picked, shuffled, spread
 from qat.imports.sources.steps import (
     Call,
     Reader,
@@ -210,9 +210,10 @@ def split(call: Call, place: int) -> Steps:
     if call.computed(1) or not call.shape() or call.result is None:
         return unknown(f"{call.of} by computed sizes")
     given = call.options.get("split") if sizes is None else np.ravel(sizes).tolist()
-    size = call.shape()[axis % len(call.shape())]
-    each = -(-size // int(call.options.get("num_outputs", 0) or -(-size // call.result[axis]) or 1))
-    return divided(call, axis, given or [min(each, size - start) for start in range(0, size, each)], place)
+    if given:
+        return divided(call, axis, given, place)
+    size, count = call.shape()[axis % len(call.shape())], int(call.options.get("num_outputs", 0))
+    return equal_part(call, axis, -(-size // count) if count else call.result[axis % len(call.result)], place)
 
 
 def _blocks(deep: bool) -> Reader:

@@ -7,10 +7,12 @@ order first, and what they give is turned back where it is such an image. Two tu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from qat.imports.sources.steps import TO_FIRST, TO_LAST, Call, Shape, Step, Steps, first_axis, shown, unknown
+from qat.reading import check_sample
 from qat.vocabulary.ops import Array
 
 FILE_ORDER, CANONICAL = (1, 2, 0), (2, 0, 1)  #: of the axes of a sample, to (H, W, C) and back
@@ -95,7 +97,7 @@ def picked(call: Call, axis: int) -> Steps:
     size = call.shape()[axis % len(call.shape())] if call.shape() else 0
     numbers = [number % size for number in numbers] if size else numbers
     step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
-    if step < 1 or numbers != list(range(numbers[0], numbers[-1] + 1, step)):
+    if step < 1 or any(b - a != step for a, b in pairwise(numbers)):
         return unknown(f"{call.of} of places {shown(numbers)}")
     return part(call, axis, numbers[0], numbers[-1] + 1, step)
 
@@ -104,6 +106,11 @@ def divided(call: Call, axis: int, sizes: Sequence[int], place: int) -> Steps:
     """One of the parts of these sizes that an axis is divided into."""
     start = sum(sizes[:place])
     return part(call, axis, start, start + sizes[place])
+
+
+def equal_part(call: Call, axis: int, size: int, place: int) -> Steps:
+    """One of the parts of one size that an axis is divided into, the last of which may be smaller."""
+    return part(call, axis, place * size, (place + 1) * size)
 
 
 def stacked(call: Call, axis: int) -> Steps:
@@ -160,6 +167,7 @@ def nearest(call: Call, placed: Callable[[Array, float, int], Array]) -> Steps:
         return unknown(f"{call.of} of channels")
     factors = []
     for size, wanted in zip(before[2:], after[2:], strict=True):
+        check_sample(wanted)  # before its places are made
         factor = wanted // size
         found = np.clip(placed(np.arange(wanted), wanted / size, size), 0, size - 1)
         if factor * size != wanted or not np.array_equal(found, np.arange(wanted) // max(factor, 1)):

@@ -11,6 +11,7 @@ import numpy as np
 
 from qat.imports.sources.step_moves import (
     divided,
+    equal_part,
     nearest,
     over_axes,
     part,
@@ -212,8 +213,9 @@ def results(call: Call, place: int) -> Steps:
         return unknown(f"{call.of} by computed sizes")
     moved = replace(call, shapes=(shape,), given=(None,), inputs=call.inputs[value : value + 1])
     along = int(found.reshape(())) % len(shape)
-    count = int(call.options.numSplits)
-    given = [shape[along] // count] * count if sizes is None else [int(size) for size in np.ravel(sizes)]
+    if sizes is None:
+        return equal_part(moved, along, shape[along] // int(call.options.numSplits), place)
+    given = [int(size) for size in np.ravel(sizes)]
     rest = shape[along] - sum(size for size in given if size >= 0)
     return divided(moved, along, [rest if size < 0 else size for size in given], place)
 
