@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from qat.imports.sources.steps import TO_FIRST, TO_LAST, Call, Shape, Step, Steps, first_axis, shown, unknown
+from qat.imports.sources.steps import TO_FIRST, TO_LAST, Call, Shape, Step, Steps, first_axis, shown, takes_all, unknown
 from qat.vocabulary.ops import Array
 
 FILE_ORDER, CANONICAL = (1, 2, 0), (2, 0, 1)  #: of the axes of a sample, to (H, W, C) and back
@@ -57,7 +57,7 @@ def part(call: Call, axis: int, start: int, stop: int, step: int = 1) -> Steps:
         return unknown(f"{call.of} backwards" if rank else f"{call.of} of a size that is not known")
     axis %= rank
     places = range(*slice(start, stop, step).indices(call.shape()[axis]))
-    if places == range(call.shape()[axis]):
+    if places == range(call.shape()[axis]) and (axis or takes_all(call.shape()[0], start, stop)):
         return [Step("identity")]
     if axis == 0 or not places:
         return unknown(f"{call.of} of the samples" if axis == 0 else f"{call.of} of nothing")
