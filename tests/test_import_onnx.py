@@ -457,6 +457,7 @@ def test_constants_of_other_types_become_float32(dtype: Any, tmp_path: Path) -> 
         ([("Gather", {"axis": 1}, np.array([2, 0]))], 13, r"Gather of places \(2, 0\)"),
         ([("Slice", {}, np.array([-1]), np.array([-9]), np.array([2]), np.array([-1]))], 13, "Slice backwards"),
         ([("Slice", {}, np.array([0]), np.array([1]))], 13, "Slice of the samples"),
+        ([("Slice", {}, np.array([0]), np.array([4]))], 13, "Slice of the samples"),
         ([("Mul", {}, numbers(2, 1, 1, 1))], 13, r"Mul with a constant of shape \(2, 1, 1, 1\)"),
         ([("ConvTranspose", {}, numbers(3, 4, 2, 2))], 13, "ConvTranspose"),
         (

@@ -135,6 +135,14 @@ OPERATIONS: dict[str, tuple[Callable[..., Any], list[str]]] = {
         lambda m, x: x.narrow(2, 1, 4) + x[:, :, -4:] + x[:, :, ::2],
         ["Slice", "Slice", "Add", "Slice", "Add"],
     ),
+    "parts by bounds from the end": (
+        lambda m, x: torch.tensor_split(x, [-3], 2)[1] * torch.tensor_split(x, (-3, -9), 2)[0][:, :, :3],
+        ["Slice", "Slice", "Slice", "Mul"],
+    ),
+    "rounded up, padding apart": (
+        lambda m, x: F.avg_pool2d(F.pad(x, (0, 2, 0, 2)), 3, 3, 0, True, False),
+        ["Pad", "AvgPool2d"],
+    ),
     "a place": (lambda m, x: x[:, :, -2], ["Slice", "Reshape"]),
     "focus": (
         lambda m, x: torch.cat([x[..., ::2, ::2], x[..., 1::2, ::2]], 1),
@@ -369,6 +377,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], Any, str]] = {
     ),
     "samples moved": (lambda: Calls(lambda m, x: x.transpose(0, 1)).eval(), X, "which moves the samples' axis"),
     "a part of the samples": (lambda: Calls(lambda m, x: x[:1]).eval(), X, "aten.slice along the samples' axis"),
+    "more samples than there are": (lambda: Calls(lambda m, x: x[:4]).eval(), X, "aten.slice along the samples' axis"),
+    "a power of a number": (lambda: Calls(lambda m, x: torch.pow(2.0, x)).eval(), X, "pow"),
     "more axes than cells know": (
         lambda: Calls(lambda m, x: F.relu(x.reshape(2, 3, 2, 4, 8))).eval(),
         X,

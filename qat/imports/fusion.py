@@ -10,6 +10,7 @@ import numpy as np
 
 from qat.cells import Input, Pad
 from qat.cells.base import Cell, Shape
+from qat.cells.window import overhang
 from qat.errors import QatError
 from qat.graph import Graph, Node, Params
 from qat.imports.activations import called
@@ -222,6 +223,8 @@ class Fusion:
     def pads_for(self, each: Operation, pad: Operation, padding: Any) -> bool:
         """Whether an operation can pad by itself as a padding does before it."""
         number = pad.attributes["value"]
+        if each.attributes.get("ceil") and not self._windows_stay(each, pad, padding):
+            return False
         if each.kind == "max_pool2d":
             begins = pad.inputs[0]
             while begins in self.pads:
@@ -232,6 +235,22 @@ class Fusion:
             each.kind != "avg_pool2d" or each.attributes.get("counts_padding") or not any(self.resolved(each, padding))
         )
         return bool(number == 0.0 and counts)
+
+    def _windows_stay(self, each: Operation, pad: Operation, padding: Any) -> bool:
+        """Whether a pooling with ceil_mode has as many windows where a padding is its own: none may start in that."""
+        kernel, stride = each.attributes["kernel"], each.attributes["stride"]
+        own, all_of_it = (
+            self.resolved(each, each.attributes["padding"]),
+            widened(around(pad), self.resolved(each, padding)),
+        )
+        sizes = (1, 1, *self.shape(each.inputs[0])[1:])[-2:]
+        for axis, size in enumerate(sizes):
+            (before, after), (first, last) = (some[2 * axis : 2 * axis + 2] for some in (own, all_of_it))
+            inside = size - (first - before) - (last - after)
+            found = overhang(size, kernel[axis], stride[axis], before, after)
+            if overhang(inside, kernel[axis], stride[axis], first, last) != found:
+                return False
+        return True
 
     def resolved(self, each: Operation, padding: Any) -> Padding:
         """A padding in pixels, around what an operation takes."""

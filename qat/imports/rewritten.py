@@ -80,7 +80,7 @@ def _difference(each: Operation) -> list[Operation]:
 def _square(each: Operation) -> list[Operation]:
     (x,) = each.inputs
     exponent = [float(array.reshape(())) for array in each.constants.values()]
-    if exponent not in ([], [2.0]):
+    if exponent not in ([], [2.0]) or each.attributes.get("constant_first"):  # 2^x is another function
         return [each]
     return [replace(each, kind="mul", inputs=(x, x), attributes={}, constants={}, sources={})]
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from qat.imports.sources.steps import TO_FIRST, TO_LAST, Call, Shape, Step, Steps, first_axis, shown, unknown
+from qat.imports.sources.steps import TO_FIRST, TO_LAST, Call, Shape, Step, Steps, first_axis, shown, takes_all, unknown
 from qat.reading import check_sample
 from qat.vocabulary.ops import Array
 
@@ -59,7 +59,7 @@ def part(call: Call, axis: int, start: int, stop: int, step: int = 1) -> Steps:
         return unknown(f"{call.of} backwards" if rank else f"{call.of} of a size that is not known")
     axis %= rank
     places = range(*slice(start, stop, step).indices(call.shape()[axis]))
-    if places == range(call.shape()[axis]):
+    if places == range(call.shape()[axis]) and (axis or takes_all(call.shape()[0], start, stop)):
         return [Step("identity")]
     if axis == 0 or not places:
         return unknown(f"{call.of} of the samples" if axis == 0 else f"{call.of} of nothing")

@@ -21,6 +21,7 @@ from qat.vocabulary.ops import Array
 Shape = tuple[int, ...]
 MINUS_ONE = np.float32(-1.0).reshape(())
 TO_FIRST, TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)  #: transpositions of (N, H, W, C) and of (N, C, H, W) to the other
+END = 2**31 - 1  #: a bound of a slice; this and larger ones are the end, wherever that is
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,11 @@ def power(call: Call) -> Steps:
     if exponent is None or exponent.size != 1:
         return unknown(f"{call.of} to computed powers")
     return [Step("elementwise", {"function": "pow"}, {"other": np.asarray(exponent, np.float32).reshape(())})]
+
+
+def takes_all(size: Any, start: Any = None, stop: Any = None) -> bool:
+    """Whether a slice of the samples is all of them, however many there are, and not the first few, which these may all be."""
+    return start in (None, 0) and (stop is None or stop == size or (isinstance(stop, int) and stop >= END))
 
 
 def prelu(call: Call) -> Steps:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from qat.imports.sources.steps import takes_all
 from qat.imports.sources.torch_call import Call, Reader, Step, UnknownOperationError, same, shown
 
 
@@ -59,6 +60,9 @@ def _part(call: Call, axis: int, start: int, stop: int, step: int = 1) -> Step:
 
 def _slice(call: Call) -> Step:
     if same(call.input_shape, call.shape) and (len(call.arguments) < 5 or call[4] in (None, 1)):
+        some = list(call.arguments[1:4])
+        if some[:1] == [0] and not takes_all(call.input_shape[0], *some[1:]):  # of the samples
+            _axis(call, 0)
         return Step("identity")
     axis = _axis(call, call[1])
     bounds = slice(call[2], call[3], call[4] if len(call.arguments) > 4 else 1)
@@ -177,7 +181,7 @@ def _starts(call: Call, axis: int) -> list[int]:
         return ends
     if call.target == "tensor_split":
         if isinstance(call[1], Sequence):
-            return [0, *(min(int(at) % (size + 1) if at < 0 else int(at), size) for at in call[1]), size]
+            return [0, *(slice(int(at)).indices(size)[1] for at in call[1]), size]
         many, rest = divmod(size, int(call[1]))
         return [number * many + min(number, rest) for number in range(int(call[1]) + 1)]
     width = -(-size // int(call[1])) if call.target in ("chunk", "unsafe_chunk") else int(call[1])
