@@ -46,7 +46,9 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
             for position, name in enumerate(node.inputs):
                 origins = origins_of[name]
                 if None in origins:
-                    between = f"{node.name}.input{position}_fake_quant"  # parameters of quantizers are known by such names
+                    between = (
+                        f"{node.name}.input{position}_fake_quant"  # parameters of quantizers are known by such names
+                    )
                     nodes.append(Node(between, FakeQuant(quantizer), (name,), between))
                     origins_of[between] = {between}
                     origins, name = {between}, between
