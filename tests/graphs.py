@@ -99,7 +99,8 @@ def convolutions(draw, shape):
 
 
 def pools(kind):
-    return st.builds(kind, size_or_pair(2), st.none() | size_or_pair(2), st.just("same"))
+    more = {"count_include_pad": st.booleans()} if kind is qat.AvgPool2d else {}
+    return st.builds(kind, size_or_pair(2), st.none() | size_or_pair(2), st.just("same"), **more)
 
 
 IMAGES, ROWS, ANY = (3,), (1,), (1, 3)

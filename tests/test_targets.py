@@ -23,6 +23,7 @@ from qat.integer import (
     IntegerGraph,
     IntegerInput,
     IntegerMaxPool2d,
+    IntegerMeans,
     IntegerNode,
     IntegerPad,
     IntegerPick,
@@ -33,7 +34,7 @@ from qat.integer import (
 )
 from qat.registry import TARGETS, installed
 
-ON_ASCEND = {IntegerTable, IntegerSoftmax, IntegerPad, IntegerPick, IntegerRearrange}
+ON_ASCEND = {IntegerTable, IntegerSoftmax, IntegerPad, IntegerPick, IntegerRearrange, IntegerMeans}
 #: The kinds that a target refuses; it writes all others.
 REFUSED: dict[str, set[type[IntegerNode]]] = {"AIR": ON_ASCEND, "ASCEND_ONNX": ON_ASCEND}
 #: The profiles of convert_quant_network, of which a target has to take one.
@@ -49,6 +50,7 @@ def networks() -> dict[type[IntegerNode], qat.Network | qat.Graph]:
         IntegerConv2d: chain(conv(1, 2)),
         IntegerDense: chain(qat.Flatten(), qat.DenseBnAct(64, 3)),
         IntegerMaxPool2d: chain(conv(1, 2), qat.MaxPool2d(2)),
+        IntegerMeans: chain(conv(1, 2), qat.AvgPool2d(3, 1, "pad", 1, count_include_pad=False)),
         IntegerFlatten: chain(conv(1, 2), qat.Flatten()),
         IntegerAdd: Traced(lambda self, x: self.add(self.a(x), self.b(x)), add=qat.Add(), **two),
         IntegerPad: chain(conv(1, 2), qat.ConstantChannel(0.0)),

@@ -7,6 +7,7 @@ from qat.integer.evaluation import Evaluator, evaluate, trace_codes
 from qat.integer.graph import IntegerGraph, require_integers
 from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, smallest_type
 from qat.integer.linear import EXACT_LONG, INT32_MAX, Accumulator, IntegerConv2d, IntegerDense, IntegerLinear
+from qat.integer.means import IntegerMeans
 from qat.integer.moves import (
     IntegerConcat,
     IntegerFlatten,
@@ -39,6 +40,7 @@ __all__ = [
     "IntegerInput",
     "IntegerLinear",
     "IntegerMaxPool2d",
+    "IntegerMeans",
     "IntegerNode",
     "IntegerPad",
     "IntegerPick",

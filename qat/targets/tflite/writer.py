@@ -127,6 +127,22 @@ class Writer:
         self._operators.append(operator)
         return output
 
+    def _reshape(self, x: int, output: int) -> int:
+        shape = self.constant(np.array([-1, *self.tensors[output].shape[1:]], np.int32))
+        return self.op(Op.RESHAPE, [x, shape], output, schema.ReshapeOptionsT())
+
+    def _transpose(self, x: int, order: Sequence[int], output: int) -> int:
+        inputs = [x, self.constant(np.array(order, np.int32))]
+        return self.op(Op.TRANSPOSE, inputs, output, schema.TransposeOptionsT())
+
+    def _step(self, op: int, inputs: list[int], options: Any, shape: Shape, dtype: Any = np.float32) -> int:
+        """An operator whose result is a new tensor without a name."""
+        return self.op(op, inputs, self.tensor(shape, dtype), options)
+
+    def _number(self, value: float | np.float32) -> int:
+        """A constant."""
+        return self.constant(np.array([value], np.float32))
+
     @staticmethod
     def _mode(size: Pair, kernel: Pair, stride: Pair, dilation: Pair, padding: Padding) -> int | None:
         """SAME or VALID where one of them reads what the explicit padding reads, else None."""
