@@ -103,7 +103,29 @@ def pools(kind):
     return st.builds(kind, size_or_pair(2), st.none() | size_or_pair(2), st.just("same"), **more)
 
 
-IMAGES, ROWS, ANY = (3,), (1,), (1, 3)
+@st.composite
+def convolutions_of_series(draw, shape):
+    group = draw(st.sampled_from([n for n in range(1, shape[0] + 1) if shape[0] % n == 0]))
+    mode = draw(st.sampled_from(["same", "causal"]))
+    return qat.Conv1dBnAct(
+        shape[0],
+        group * draw(sizes(3)),
+        draw(sizes(3)),
+        stride=draw(sizes(2)),
+        pad_mode=mode,
+        dilation=draw(sizes(2)),
+        group=group,
+        has_bias=draw(st.booleans()),
+        activation=draw(ACTIVATIONS),
+        weight_quantizer=draw(WEIGHT_QUANTIZERS),
+    )
+
+
+def pools_of_series(kind):
+    return st.builds(kind, sizes(2), st.none() | sizes(2), st.just("same"))
+
+
+IMAGES, SERIES, ROWS, ANY = (3,), (2,), (1,), (1, 3)
 #: Cells with any of their fields changed: the ranks of shapes that they take, and how they are drawn for a shape.
 OF_ONE = {
     qat.Flatten: (ANY, lambda shape: st.just(qat.Flatten())),
@@ -170,6 +192,10 @@ OF_ONE = {
     qat.MaxPool2d: (IMAGES, lambda shape: pools(qat.MaxPool2d)),
     qat.AvgPool2d: (IMAGES, lambda shape: pools(qat.AvgPool2d)),
     qat.GlobalAvgPool2d: (IMAGES, lambda shape: st.just(qat.GlobalAvgPool2d())),
+    qat.Conv1dBnAct: (SERIES, convolutions_of_series),
+    qat.MaxPool1d: (SERIES, lambda shape: pools_of_series(qat.MaxPool1d)),
+    qat.AvgPool1d: (SERIES, lambda shape: pools_of_series(qat.AvgPool1d)),
+    qat.GlobalAvgPool1d: (SERIES, lambda shape: st.just(qat.GlobalAvgPool1d())),
 }
 #: Those that join two values.
 OF_TWO = {

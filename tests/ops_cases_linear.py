@@ -112,6 +112,43 @@ add_conv2d(
 )
 
 
+add(
+    "picture_weight: a kernel over series as one of one row",
+    lambda ops, w: ops.picture_weight(w),
+    [conv_weight([[[1, 2], [3, 4]], [[5, 6], [7, 8]], [[9, 10], [11, 12]]])],
+    "conv_weight",
+    [[[[1, 2]], [[3, 4]]], [[[5, 6]], [[7, 8]]], [[[9, 10]], [[11, 12]]]],
+    cotangent=np.arange(12).reshape(3, 2, 1, 2),
+    gradients=[np.arange(12).reshape(3, 2, 2)],
+)
+add(
+    "picture_weight: a kernel over pictures as it is",
+    lambda ops, w: ops.picture_weight(w),
+    [conv_weight(np.arange(12).reshape(3, 1, 2, 2))],
+    "conv_weight",
+    np.arange(12).reshape(3, 1, 2, 2),
+    cotangent=np.arange(12).reshape(3, 1, 2, 2),
+    gradients=[np.arange(12).reshape(3, 1, 2, 2)],
+)
+add(
+    "mix_inputs of a kernel over series",
+    lambda ops, w: ops.mix_inputs(w, np.array([[1, 0, 2], [0, 1, 3]], np.float32)),
+    [conv_weight([[[1, 2, 3], [4, 5, 6]]])],
+    "conv_weight",
+    [[[1, 2, 3], [4, 5, 6], [14, 19, 24]]],
+    cotangent=[[[1, 2, 4], [8, 16, 32], [64, 128, 256]]],
+    gradients=[[[[129, 258, 516], [200, 400, 800]]]],
+)
+for name in ("output_max", "output_min", "output_mean"):
+    add(
+        f"{name} of a kernel over series",
+        lambda ops, w, name=name: getattr(ops, name)(w),
+        [conv_weight([[[1, 2], [3, 6]], [[-5, 6], [7, 8]], [[9, 10], [11, 30]]])],
+        "vector",
+        {"output_max": [6, 8, 30], "output_min": [1, -5, 9], "output_mean": [3, 4, 15]}[name],
+    )
+
+
 def add_dense(name, x, w, bias=None, *, wide=False, gradients=True) -> None:
     """The expected value is a matrix product of int64, which NumPy computes without BLAS."""
     x64, w64 = x.astype(np.int64), w.astype(np.int64)

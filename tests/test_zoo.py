@@ -141,6 +141,52 @@ def paddings(draw: st.DrawFn, shape: Shape) -> qat.Pad:
     return qat.Pad(draw(st.tuples(*[st.integers(0, 2)] * 4)), channels=channels)
 
 
+@st.composite
+def convolutions_of_series(draw: st.DrawFn, shape: Shape, **fixed: Any) -> qat.Conv1dBnAct:
+    """Any geometry that fits ``shape``; ``fixed``: fields that are given."""
+    channels = shape[0]
+    group = draw(st.sampled_from([g for g in (1, 2, channels) if channels % g == 0]))
+    pad_mode = draw(st.sampled_from(["same", "valid", "pad", "causal"]))
+    fields: dict[str, Any] = {
+        "out_channels": group * draw(st.integers(1, max(1, MOST_CHANNELS // group // 2))),
+        "kernel_size": draw(st.integers(1, 4)),
+        "stride": draw(st.integers(1, 3)),
+        "pad_mode": pad_mode,
+        "padding": draw(st.tuples(st.integers(0, 3), st.integers(0, 3))) if pad_mode == "pad" else 0,
+        "dilation": draw(st.integers(1, 3)),
+        "group": group,
+        "has_bias": draw(st.booleans()),
+        "has_bn": draw(st.booleans()),
+        "activation": draw(ACTIVATIONS),
+        "alpha": draw(st.sampled_from([0.2, 0.01, 1.5])),
+    }
+    cell = qat.Conv1dBnAct(channels, **(fields | fixed))
+    try:
+        cell.output_shape(shape)
+    except qat.QatError:  # its kernel, dilated, does not fit; a point-wise one always does
+        cell = replace(cell, kernel_size=1)
+    return cell
+
+
+@st.composite
+def poolings_of_series(draw: st.DrawFn, shape: Shape) -> qat.Cell:
+    kind: Any = draw(st.sampled_from([qat.MaxPool1d, qat.AvgPool1d, qat.GlobalAvgPool1d]))
+    if kind is qat.GlobalAvgPool1d:
+        return qat.GlobalAvgPool1d()
+    kernel, pad_mode = draw(st.integers(1, min(3, shape[1]))), draw(st.sampled_from(["valid", "same", "pad"]))
+    side = st.integers(0, kernel - 1)
+    fields: dict[str, Any] = {"padding": (draw(side), draw(side)) if pad_mode == "pad" else 0}
+    fields["ceil_mode"] = pad_mode != "same" and draw(st.booleans())
+    if kind is qat.AvgPool1d:
+        fields["count_include_pad"] = draw(st.booleans())
+    cell: qat.Cell = kind(kernel, draw(st.none() | st.integers(1, 3)), pad_mode, **fields)
+    try:
+        cell.output_shape(shape)
+    except qat.QatError:  # "same" with a stride beyond the kernel
+        cell = kind(1)
+    return cell
+
+
 def upsamplings(shape: Shape) -> st.SearchStrategy[qat.Upsample]:
     return st.builds(qat.Upsample, SMALL_PAIRS)
 
@@ -183,6 +229,9 @@ def keeps_shape(channels: int, out_channels: int | None = None) -> dict[str, Any
     }
 
 
+#: Convolutions and poolings for samples of so many axes.
+OF_RANK: dict[int, Any] = {2: (convolutions_of_series, poolings_of_series), 3: (convolutions, poolings)}
+
 # -- inputs -----------------------------------------------------------------------------------------------------------
 
 INPUTS = ("pixels", "normalised channels", "codes", "words", "real numbers")
@@ -192,7 +241,9 @@ INPUTS = ("pixels", "normalised channels", "codes", "words", "real numbers")
 def entries(draw: st.DrawFn) -> tuple[qat.Input, str]:
     """Pixels of one normalisation, as most often; of one for each channel; codes of a given grid; words; real numbers."""
     size = st.integers(1, 10)
-    shape = (draw(st.integers(1, 4)), draw(size), draw(size))
+    shape: Shape = (draw(st.integers(1, 4)), draw(size), draw(size))
+    if draw(st.sampled_from([False, False, False, True])):
+        shape = (shape[0], shape[1] * shape[2])
     means, stds = st.sampled_from([0.0, 0.1307, 0.5, 1.0]), st.sampled_from([0.05, 0.3081, 1.0])
     kind = draw(st.sampled_from([*INPUTS[:1] * 4, *INPUTS]))
     if kind == "pixels":
@@ -225,6 +276,7 @@ IMAGE_STEPS = (
     "normalization",
     "constant channel",
     "pooling",
+    "pooling",
     "global mean",
     "activation",
     "dropout",
@@ -246,7 +298,10 @@ ROW_STEPS = (
     *("dense", "dense", "dense"),
     *("activation", "dropout", "same tensor twice", "residual", "concatenation", "softmax", "move"),
 )
-SERIES_STEPS = ("activation", "dropout", "same tensor twice", "softmax", "flatten", "move", "move", "move")
+SERIES_STEPS = (
+    *("convolution", "convolution", "depthwise", "batch norm", "normalization", "pooling", "pooling", "residual"),
+    *("activation", "dropout", "same tensor twice", "softmax", "flatten", "move", "move", "move"),
+)
 ADD_ACTIVATIONS = st.sampled_from([None, "relu", "relu6"])
 
 
@@ -265,7 +320,7 @@ def networks(draw: st.DrawFn) -> Zoo:
         step = draw(st.sampled_from({1: ROW_STEPS, 2: SERIES_STEPS, 3: IMAGE_STEPS}[rank]))
         zoo.features.update([step, "a series"] if rank == 2 else [step])
         x = _row_step(draw, zoo, x, step) if rank == 1 else _image_step(draw, zoo, x, step)
-    linear = (qat.Conv2dBnAct, qat.DenseBnAct, qat.BatchNorm)
+    linear = (qat.Conv1dBnAct, qat.Conv2dBnAct, qat.DenseBnAct, qat.BatchNorm)
     if draw(st.booleans()) or not any(isinstance(cell, linear) for cell in zoo.cells.values()):
         if len(zoo.shapes[x]) > 1:
             x = zoo.use(qat.Flatten(), x)
@@ -292,6 +347,7 @@ def denses(draw: st.DrawFn, shape: Shape) -> qat.DenseBnAct:
 def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
     shape = zoo.shapes[x]
     channels = shape[0]
+    convolutions, poolings = OF_RANK[len(shape)]
     add = qat.Add(draw(ADD_ACTIVATIONS)) if "residual" in step or "addition" in step or "twice" in step else qat.Add()
     if step == "convolution":
         return zoo.use(draw(convolutions(shape)), x)
@@ -333,7 +389,7 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         return y
     if step == "addition of the input":
         entry = zoo.shapes["input"]
-        y = zoo.use(draw(convolutions(entry, **keeps_shape(entry[0]))), "input")
+        y = zoo.use(draw(OF_RANK[len(entry)][0](entry, **keeps_shape(entry[0]))), "input")
         return zoo.use(add, *draw(st.permutations(["input", y])))
     if step == "addition of any two":
         return zoo.use(add, x, draw(st.sampled_from([name for name, s in zoo.shapes.items() if s == shape])))

@@ -35,6 +35,7 @@ True
 
 from qat.cells.base import Cell, Context, Param, Scope
 from qat.cells.batch_norm import BatchNorm
+from qat.cells.conv1d import Conv1dBnAct
 from qat.cells.conv2d import Conv2dBnAct
 from qat.cells.dense import DenseBnAct
 from qat.cells.elementwise import Activation, Add
@@ -44,7 +45,7 @@ from qat.cells.linear import LinearCell, WeightedCell
 from qat.cells.normalize import Normalize
 from qat.cells.pad import Pad
 from qat.cells.part import Slice
-from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from qat.cells.pooling import AvgPool1d, AvgPool2d, GlobalAvgPool1d, GlobalAvgPool2d, MaxPool1d, MaxPool2d
 from qat.cells.rearrange import (
     ChannelShuffle,
     PixelShuffle,
@@ -60,6 +61,7 @@ from qat.cells.softmax import Softmax
 __all__ = [
     "Activation",
     "Add",
+    "AvgPool1d",
     "AvgPool2d",
     "BatchNorm",
     "Cell",
@@ -67,14 +69,17 @@ __all__ = [
     "Concat",
     "ConstantChannel",
     "Context",
+    "Conv1dBnAct",
     "Conv2dBnAct",
     "DenseBnAct",
     "Dropout",
     "FakeQuant",
     "Flatten",
+    "GlobalAvgPool1d",
     "GlobalAvgPool2d",
     "Input",
     "LinearCell",
+    "MaxPool1d",
     "MaxPool2d",
     "Normalize",
     "Pad",

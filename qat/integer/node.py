@@ -36,6 +36,11 @@ class IntegerNode(ABC):
     #: its codes are those of its input in the same order, so that they need no memory of their own
     renames: ClassVar[bool] = False
 
+    @property
+    def belongs_to(self) -> str:
+        """The node of the network that it computes, or of which it computes a part: its name, up to an @."""
+        return self.name.partition("@")[0]
+
     def constants(self) -> dict[str, tuple[Array, Kind]]:
         """The arrays that ``evaluate`` needs by name, each with its kind, in canonical layout."""
         return {}
@@ -76,6 +81,10 @@ class Pending(ABC):
     """The output of a cell that has no codes yet: the fake quantizer after it gives it a grid."""
 
     name: str
+
+    def nodes_of(self, finished: IntegerNode) -> tuple[IntegerNode, ...]:
+        """What the finished node becomes in the graph; the last one makes what the network goes on with."""
+        return (finished,)
 
     def adjust(self, grid: Grid, group: str, wanted: Adjustments, *, keep_scale: bool) -> None:
         """Add to ``wanted`` where the grid's scale does not suit it. keep_scale: the scale may only get a floor."""

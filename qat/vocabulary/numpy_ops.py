@@ -40,8 +40,11 @@ class NumpyOps(Ops):
         return vector.reshape((-1,) + (1,) * (weight.ndim - 1))
 
     def mix_inputs(self, weight: Array, matrix: Array) -> Array:
-        mixed: Array = np.einsum("oihw,ij->ojhw", weight, matrix.astype(np.float32))
+        mixed: Array = np.einsum("oi...,ij->oj...", weight, matrix.astype(np.float32))
         return mixed
+
+    def picture_weight(self, weight: Array) -> Array:
+        return weight[:, :, np.newaxis] if weight.ndim == 3 else weight
 
     def conv2d(
         self,

@@ -5,8 +5,8 @@ tensors; ``qat.vocabulary.numpy_ops`` is the reference, and tests/test_ops_confo
 Tensors also understand ``+ - * /`` (with a Python number on either side), unary minus, ``< <= > >=``, and ``&`` of what
 comparisons give, elementwise and broadcasting, as every framework defines them.
 
-Layouts. Outside a backend every tensor is canonical: activations NCHW or NCL, convolution weights OIHW (I per group), dense
-weights OI. A backend that computes in another layout transposes in ``from_numpy`` and ``to_numpy``. Cells never name an
+Layouts. Outside a backend every tensor is canonical: activations NCHW or NCL, convolution weights OIHW or OIL (I per group),
+dense weights OI. A backend that computes in another layout transposes in ``from_numpy`` and ``to_numpy``. Cells never name an
 axis; they say "channel" (of an activation) or "output" (of a weight).
 """
 
@@ -69,8 +69,12 @@ class Ops(ABC):
     @abstractmethod
     def mix_inputs(self, weight: Tensor, matrix: Array) -> Tensor:
         """A convolution's weight, of one group, over other input channels: w'[o, j] = sum_i w[o, i] matrix[i, j] at every
-        place of the kernel. matrix: (I, J), canonical.
+        place of the kernel, whether that has one axis or two. matrix: (I, J), canonical.
         """
+
+    @abstractmethod
+    def picture_weight(self, weight: Tensor) -> Tensor:
+        """The weight of a convolution over series, (O, I, k), for pictures of one row: (O, I, 1, k); others as they are."""
 
     # -- cells: linear in x and in w, with the gradients of linear functions -----------------------------------------
 

@@ -56,8 +56,12 @@ class MindSporeOps(Ops):
         return vector if vector.ndim == 0 else vector.reshape((-1,) + (1,) * (weight.ndim - 1))
 
     def mix_inputs(self, weight: Tensor, matrix: Array) -> Tensor:
-        mixed = ops.matmul(weight.transpose(0, 2, 3, 1), self.from_numpy(matrix, "vector"))
-        return mixed.transpose(0, 3, 1, 2)
+        last = weight.ndim - 1
+        mixed = ops.matmul(weight.transpose(0, *range(2, last + 1), 1), self.from_numpy(matrix, "vector"))
+        return mixed.transpose(0, last, *range(1, last))
+
+    def picture_weight(self, weight: Tensor) -> Tensor:
+        return weight.expand_dims(2) if weight.ndim == 3 else weight
 
     def conv2d(
         self,

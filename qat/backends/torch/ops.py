@@ -34,10 +34,13 @@ class TorchOps(Ops):
         return vector if vector.ndim == 0 else vector.view((-1,) + (1,) * (weight.ndim - 1))
 
     def mix_inputs(self, weight: Tensor, matrix: Array) -> Tensor:
-        return torch.einsum("oihw,ij->ojhw", weight, self.from_numpy(matrix, "vector"))
+        return torch.einsum("oi...,ij->oj...", weight, self.from_numpy(matrix, "vector"))
 
     def _bound(self, value: Tensor | float) -> Tensor:
         return value.detach() if isinstance(value, Tensor) else torch.tensor(value, device=self.device)
+
+    def picture_weight(self, weight: Tensor) -> Tensor:
+        return weight.unsqueeze(2) if weight.ndim == 3 else weight
 
     def conv2d(
         self,

@@ -46,6 +46,7 @@ class OnnxOps(FloatOps):
     def from_numpy(self, array: Array, kind: Kind) -> OnnxSymbol:
         """An initializer."""
         array = np.asarray(array, np.float32)
+        array = self.stored_weight(array) if kind == "conv_weight" else array
         return OnnxSymbol(self.writer, self.writer.constant(array), array=array)
 
     def on_channel(self, vector: OnnxSymbol, activation: OnnxSymbol) -> OnnxSymbol:

@@ -79,7 +79,9 @@ class TfliteOps(FloatOps):
     def from_numpy(self, array: Array, kind: Kind) -> Any:
         """A constant; of a weight the array itself, whose layout depends on the operator that takes it."""
         array = np.asarray(array, np.float32)
-        if kind in ("conv_weight", "dense_weight"):
+        if kind == "conv_weight":
+            return self.stored_weight(array)
+        if kind == "dense_weight":
             return array
         array = array.reshape(1) if kind == "scalar" else to_hwc(array) if kind == "activation" else array
         return TfliteSymbol(self.writer, self.writer.constant(array), array.shape)
