@@ -32,6 +32,7 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.Input(IMAGE, mean=0.5, std=0.25),
         qat.Conv2dBnAct(4, 6, 3, pad_mode="valid", has_bias=True),
         qat.DenseBnAct(4, 5),
+        qat.ConvTranspose2dBnAct(4, 6, 3, stride=2, has_bias=True),
         qat.BatchNorm(4),
         qat.Activation("tanh"),
         qat.Add(),

@@ -104,6 +104,23 @@ def pools(kind):
 
 
 @st.composite
+def transposed_convolutions(draw, shape):
+    group, stride = draw(st.sampled_from([n for n in range(1, shape[0] + 1) if shape[0] % n == 0])), draw(sizes(2))
+    return qat.ConvTranspose2dBnAct(
+        shape[0],
+        group * draw(sizes(3)),
+        draw(st.tuples(st.integers(2, 3), st.integers(2, 3))),
+        stride=stride,
+        padding=draw(st.integers(0, 1)) if min(shape[1:]) > 2 else 0,
+        output_padding=draw(st.integers(0, stride - 1)),
+        group=group,
+        has_bias=draw(st.booleans()),
+        activation=draw(ACTIVATIONS),
+        weight_quantizer=draw(WEIGHT_QUANTIZERS),
+    )
+
+
+@st.composite
 def convolutions_of_series(draw, shape):
     group = draw(st.sampled_from([n for n in range(1, shape[0] + 1) if shape[0] % n == 0]))
     mode = draw(st.sampled_from(["same", "causal"]))
@@ -152,6 +169,12 @@ OF_ONE = {
         ),
     ),
     qat.Conv2dBnAct: (IMAGES, convolutions),
+    qat.ConvTranspose2dBnAct: (
+        IMAGES,
+        lambda shape: (
+            transposed_convolutions(shape) if max(shape[1:]) <= MOST_CHANNELS // 2 else st.just(qat.Flatten())
+        ),
+    ),
     qat.ConstantChannel: (
         IMAGES,
         lambda shape: (

@@ -142,6 +142,34 @@ def paddings(draw: st.DrawFn, shape: Shape) -> qat.Pad:
 
 
 @st.composite
+def transposed_convolutions(draw: st.DrawFn, shape: Shape) -> qat.ConvTranspose2dBnAct:
+    """Any geometry, also one that cuts much of its output."""
+    channels = shape[0]
+    group = draw(st.sampled_from([g for g in (1, 2, channels) if channels % g == 0]))
+    kernel, stride, dilation = (draw(st.tuples(st.integers(1, n), st.integers(1, n))) for n in (4, 3, 2))
+    sides = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True) for _ in range(2)]
+    more = [st.integers(0, max(s, d) - 1) for s, d in zip(stride, dilation, strict=True)]
+    cell = qat.ConvTranspose2dBnAct(
+        channels,
+        group * draw(st.integers(1, max(1, MOST_CHANNELS // group // 2))),
+        kernel,
+        stride,
+        draw(st.tuples(*(st.integers(0, side) for side in sides))),
+        draw(st.tuples(*more)),
+        dilation,
+        group,
+        has_bias=draw(st.booleans()),
+        has_bn=draw(st.booleans()),
+        activation=draw(ACTIVATIONS),
+    )
+    try:
+        cell.output_shape(shape)
+    except qat.QatError:  # nothing is left
+        cell = replace(cell, padding=0)
+    return cell
+
+
+@st.composite
 def convolutions_of_series(draw: st.DrawFn, shape: Shape, **fixed: Any) -> qat.Conv1dBnAct:
     """Any geometry that fits ``shape``; ``fixed``: fields that are given."""
     channels = shape[0]
@@ -272,6 +300,7 @@ def samples_for(entry: qat.Input, count: int, rng: np.random.Generator) -> Array
 IMAGE_STEPS = (
     "convolution",
     "depthwise",
+    "transposed convolution",
     "batch norm",
     "normalization",
     "constant channel",
@@ -320,7 +349,7 @@ def networks(draw: st.DrawFn) -> Zoo:
         step = draw(st.sampled_from({1: ROW_STEPS, 2: SERIES_STEPS, 3: IMAGE_STEPS}[rank]))
         zoo.features.update([step, "a series"] if rank == 2 else [step])
         x = _row_step(draw, zoo, x, step) if rank == 1 else _image_step(draw, zoo, x, step)
-    linear = (qat.Conv1dBnAct, qat.Conv2dBnAct, qat.DenseBnAct, qat.BatchNorm)
+    linear = (qat.Conv1dBnAct, qat.Conv2dBnAct, qat.ConvTranspose2dBnAct, qat.DenseBnAct, qat.BatchNorm)
     if draw(st.booleans()) or not any(isinstance(cell, linear) for cell in zoo.cells.values()):
         if len(zoo.shapes[x]) > 1:
             x = zoo.use(qat.Flatten(), x)
@@ -354,6 +383,8 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
     if step == "depthwise":
         cell = draw(convolutions(shape, group=channels, out_channels=channels))
         return zoo.use(cell, x)
+    if step == "transposed convolution" and max(shape[1:]) <= LONGEST:
+        return zoo.use(draw(transposed_convolutions(shape)), x)
     if step == "batch norm":
         return zoo.use(qat.BatchNorm(channels, activation=draw(ACTIVATIONS)), x)
     if step == "normalization":

@@ -37,6 +37,7 @@ from qat.cells.base import Cell, Context, Param, Scope
 from qat.cells.batch_norm import BatchNorm
 from qat.cells.conv1d import Conv1dBnAct
 from qat.cells.conv2d import Conv2dBnAct
+from qat.cells.conv_transpose2d import ConvTranspose2dBnAct
 from qat.cells.dense import DenseBnAct
 from qat.cells.elementwise import Activation, Add
 from qat.cells.fake_quant import FakeQuant
@@ -71,6 +72,7 @@ __all__ = [
     "Context",
     "Conv1dBnAct",
     "Conv2dBnAct",
+    "ConvTranspose2dBnAct",
     "DenseBnAct",
     "Dropout",
     "FakeQuant",

@@ -13,7 +13,7 @@ import numpy as np
 from qat.cells.base import Shape, check_counts
 from qat.cells.facts import OutputChannels
 from qat.cells.linear import LinearCell, WeightedCell
-from qat.cells.series import AXES, OfSeries, as_before, as_picture, like, picture_codes, picture_shape
+from qat.cells.series import AXES, as_before, as_picture, like, of_series, picture_codes, picture_shape
 from qat.cells.window import check_window, checked_output_size, window_padding
 from qat.errors import QatError
 from qat.integer import IntegerBuilder, IntegerConv2d, IntegerLinear, IntegerTensor, Pending
@@ -43,7 +43,7 @@ class ConvolvingCell(LinearCell, abstract=True):
         pending, (x,) = super().to_integer(builder, name, params, *inputs), inputs
         if not isinstance(x, IntegerTensor) or len(x.shape) == 3:
             return pending
-        return OfSeries(pending, picture_codes(builder, name, x))
+        return of_series(pending, picture_codes(builder, name, x))
 
 
 class Convolution(ConvolvingCell, WeightedCell, abstract=True):

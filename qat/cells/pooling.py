@@ -12,11 +12,11 @@ import numpy as np
 from qat.cells.base import Cell, Scope, Shape, pair
 from qat.cells.series import (
     AXES,
-    OfSeries,
     along,
     as_before,
     as_picture,
     like,
+    of_series,
     picture_codes,
     picture_shape,
     series_nodes,
@@ -216,7 +216,7 @@ class AvgPool(Pool, abstract=True):
             )
 
         pending = Accumulator(finish, name, self.output_shape(x.shape), x.grid.scale * scale, None)
-        return OfSeries(pending, picture_codes(builder, name, x)) if self.rank == 2 else pending
+        return of_series(pending, picture_codes(builder, name, x)) if self.rank == 2 else pending
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ Nothing is moved: channels first or last, the numbers stay in their order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from qat.cells.base import Shape
-from qat.integer import Adjustments, Grid, IntegerBuilder, IntegerNode, IntegerRearrange, IntegerTensor, Pending
+from qat.integer import IntegerBuilder, IntegerNode, IntegerRearrange, IntegerTensor, Pending, Staged
 from qat.vocabulary.ops import Ops, Padding, Pair, Tensor
 from qat.vocabulary.rearrangement import reshaping
 
@@ -65,35 +65,11 @@ def series_nodes(node: IntegerNode) -> tuple[IntegerNode, IntegerNode]:
     return replace(node, name=inner.name, output=inner), reshaped
 
 
-@dataclass(frozen=True)
-class OfSeries(Pending):
-    """What is pending over a series, and is computed over the picture that it is.
+def of_series(pending: Pending, picture: IntegerTensor) -> Pending:
+    """What is pending over a series, computed over the picture that it is."""
 
-    Attributes:
-        pending: the output, of (C, L).
-        picture: the input as a picture.
-    """
-
-    pending: Pending
-    picture: IntegerTensor
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """Of the node."""
-        return self.pending.name
-
-    def adjust(self, grid: Grid, group: str, wanted: Adjustments, *, keep_scale: bool) -> None:
-        self.pending.adjust(grid, group, wanted, keep_scale=keep_scale)
-
-    def _over_pictures(self, node: IntegerNode) -> IntegerNode:
+    def stages(node: IntegerNode) -> tuple[IntegerNode, ...]:
         output = node.output._replace(shape=picture_shape(node.output.shape))
-        return replace(node, inputs=(self.picture,), output=output)
+        return series_nodes(replace(node, inputs=(picture,), output=output))
 
-    def requantized(self, grid: Grid) -> IntegerNode:
-        return self._over_pictures(self.pending.requantized(grid))
-
-    def clipped(self) -> IntegerNode:
-        return self._over_pictures(self.pending.clipped())
-
-    def nodes_of(self, finished: IntegerNode) -> tuple[IntegerNode, ...]:
-        return series_nodes(finished)
+    return Staged(pending, stages)

@@ -17,7 +17,7 @@ from qat.integer.moves import (
     code_of,
     with_constant,
 )
-from qat.integer.node import Adjustments, IntegerNode, Pending, require_codes
+from qat.integer.node import Adjustments, IntegerNode, Pending, Staged, require_codes
 from qat.integer.pick import IntegerPick
 from qat.integer.table import Function, IntegerSoftmax, IntegerTable
 
@@ -51,6 +51,7 @@ __all__ = [
     "Pending",
     "Requantize",
     "Shape",
+    "Staged",
     "Sum",
     "by_sign",
     "code_of",

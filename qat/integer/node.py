@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -97,6 +97,36 @@ class Pending(ABC):
     @abstractmethod
     def clipped(self) -> IntegerNode:
         """The finished node with the codes -1, 0 and 1, by the sign of what is pending, whatever its size."""
+
+
+@dataclass(frozen=True)
+class Staged(Pending):
+    """What is pending, and several nodes once it is finished.
+
+    Attributes:
+        pending: what gets the grid.
+        stages: the nodes that its finished one becomes, one after another; the last one has its name.
+    """
+
+    pending: Pending
+    stages: Callable[[IntegerNode], tuple[IntegerNode, ...]]
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """Of the node."""
+        return self.pending.name
+
+    def adjust(self, grid: Grid, group: str, wanted: Adjustments, *, keep_scale: bool) -> None:
+        self.pending.adjust(grid, group, wanted, keep_scale=keep_scale)
+
+    def requantized(self, grid: Grid) -> IntegerNode:
+        return self.pending.requantized(grid)
+
+    def clipped(self) -> IntegerNode:
+        return self.pending.clipped()
+
+    def nodes_of(self, finished: IntegerNode) -> tuple[IntegerNode, ...]:
+        return self.stages(finished)
 
 
 def require_codes(name: str, x: IntegerTensor | Pending) -> IntegerTensor:

@@ -40,9 +40,10 @@ def fold_batch_norm(graph: Graph, params: Mapping[str, Array]) -> tuple[Graph, P
                 )
                 own = own | {"weight": np.ones(cell.weight_shape, np.float32)}
             cell = replace(cell, has_bn=False, has_bias=True)
+            weight = cell.outputs_first(NUMPY_OPS, own["weight"])
             masks = {full: params[full] for local, full in names.items() if local == MASK}
             result = {name: array for name, array in result.items() if name not in names.values()} | {
-                f"{node.cell_name}.weight": own["weight"] * NUMPY_OPS.on_output(factor, own["weight"]),
+                f"{node.cell_name}.weight": cell.as_stored(weight * NUMPY_OPS.on_output(factor, weight)),
                 f"{node.cell_name}.bias": shift,
                 **masks,
             }

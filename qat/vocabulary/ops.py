@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from qat.errors import QatError
 from qat.vocabulary.rearrangement import Rearrangement
+from qat.vocabulary.transposed import Transposed, by_phases
 
 Tensor = Any  #: a backend's tensor; the core does not look inside
 Array = npt.NDArray[Any]
@@ -76,6 +77,18 @@ class Ops(ABC):
     def picture_weight(self, weight: Tensor) -> Tensor:
         """The weight of a convolution over series, (O, I, k), for pictures of one row: (O, I, 1, k); others as they are."""
 
+    @abstractmethod
+    def swap_channels(self, weight: Tensor, group: int) -> Tensor:
+        """A convolution's weight with outputs and inputs exchanged within each group: (I, O / group, kh, kw) to
+        (O, I / group, kh, kw), and back.
+        """
+
+    @abstractmethod
+    def phase_weight(self, weight: Tensor, rows: Sequence[int], columns: Sequence[int], stride: Pair) -> Tensor:
+        """(O, I, kh, kw) to (O s_v s_h, I, rows / s_v, columns / s_h): for each phase the elements of the kernel at these
+        places, of all phases one after another; one beyond the last stands for 0.
+        """
+
     # -- cells: linear in x and in w, with the gradients of linear functions -----------------------------------------
 
     @abstractmethod
@@ -95,6 +108,12 @@ class Ops(ABC):
 
         ``wide``: accumulate in float64 and round the result once to float32, for sums of integers that may pass 2^24.
         """
+
+    def conv_transpose2d(
+        self, x: Tensor, w: Tensor, bias: Tensor | None, *, how: Transposed, outputs: int, group: int
+    ) -> Tensor:
+        """A transposed convolution with a weight (O, I / group, kh, kw), plus a bias (O,)."""
+        return by_phases(self, x, w, bias, how, outputs, group)
 
     @abstractmethod
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:

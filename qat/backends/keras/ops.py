@@ -50,6 +50,19 @@ class KerasOps(Ops):
     def picture_weight(self, weight: Tensor) -> Tensor:
         return weight[tf.newaxis] if len(weight.shape) == 3 else weight
 
+    def swap_channels(self, weight: Tensor, group: int) -> Tensor:
+        *kernel, second, first = weight.shape
+        w = tf.transpose(tf.reshape(weight, (*kernel, second, group, first // group)), (0, 1, 4, 3, 2))
+        return tf.reshape(w, (*kernel, first // group, group * second))
+
+    def phase_weight(self, weight: Tensor, rows: Sequence[int], columns: Sequence[int], stride: Pair) -> Tensor:
+        (_, _, inputs, outputs), (down, across) = weight.shape, stride
+        w = tf.pad(weight, [[0, 1], [0, 1], [0, 0], [0, 0]])
+        w = tf.gather(tf.gather(w, tf.constant(rows), axis=0), tf.constant(columns), axis=1)
+        taps = (len(rows) // down, len(columns) // across)
+        w = tf.transpose(tf.reshape(w, (down, taps[0], across, taps[1], inputs, outputs)), (1, 3, 4, 5, 0, 2))
+        return tf.reshape(w, (*taps, inputs, outputs * down * across))
+
     def conv2d(
         self,
         x: Tensor,

@@ -47,6 +47,7 @@ OPERATORS = {
     Op.RESHAPE: 1,
     Op.SOFTMAX: 1,
     Op.STRIDED_SLICE: 2,
+    Op.TRANSPOSE_CONV: 3,
     Op.SUB: 1,
     Op.SUM: 1,
     Op.TANH: 1,
