@@ -240,7 +240,7 @@ def cells_for(draw, shape):
 @st.composite
 def graphs(draw):
     """Any tree of cells: each node takes any nodes before it, cells may be used again, outputs are any nodes."""
-    shape = draw(st.tuples(sizes(4), sizes(12), sizes(12)))
+    shape = draw(st.tuples(sizes(4), sizes(12), sizes(12)) | st.tuples(sizes(4), sizes(24)))
     mean, std = draw(st.floats(0, 1)), draw(st.floats(0.01, 4))
     names = draw(st.lists(NAMES, min_size=1, max_size=8, unique=True))
     nodes, shapes = [qat.Node(names[0], qat.Input(shape, mean, std), (), names[0])], {names[0]: shape}

@@ -160,6 +160,16 @@ class ConvTranspose2dBnAct(WeightedCell, TransposedGeometry):
         bias = with_bias and (self.has_bias or self.has_bn)
         return taken * math.prod(self.weight_shape) + bias * math.prod(output)
 
+    @property
+    def deployed_weights(self) -> int:
+        """Those of all phases, with the zeros that stand where a phase has fewer elements than another."""
+        how = self._how((self.in_channels, 1, 1))
+        return self.out_channels * self.weight_shape[1] * len(how.rows.places) * len(how.columns.places)
+
+    def deployed_parameters(self) -> int:
+        has_bias = self.has_bias or self.has_bn
+        return self.deployed_weights + has_bias * self.out_channels * math.prod(self._geometry[1])
+
     def with_channels(self, outputs: int, inputs: int) -> ConvTranspose2dBnAct:
         group = inputs if self._is_depthwise else self.group
         return replace(self, in_channels=inputs, out_channels=outputs, group=group)

@@ -7,12 +7,11 @@ t = Y + p - h s. With Y = q s + r, 0 <= r < s, it is t = r + p + s (q - h): for 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from qat.vocabulary.rearrangement import Rearrangement, Sizes, Step
 
-if TYPE_CHECKING:
-    from qat.vocabulary.ops import Padding, Pair
+Pair, Padding = tuple[int, int], tuple[int, int, int, int]  #: as in qat.vocabulary.ops, which takes from here
 
 
 class Axis(NamedTuple):
