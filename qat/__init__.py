@@ -58,6 +58,7 @@ from qat.cells import (
     Stack,
     Transpose,
     Upsample,
+    UpsampleBilinear,
 )
 from qat.cells.tracing import Traced
 from qat.data import Dataset, Split
@@ -177,6 +178,7 @@ __all__ = [
     "Traced",
     "Transpose",
     "Upsample",
+    "UpsampleBilinear",
     "WeightQuantizer",
     "backend",
     "backend_names",

@@ -48,6 +48,7 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.Slice(0, 1, 3),
         qat.Pad((1, 2), value=0.5),
         qat.Upsample(2),
+        qat.UpsampleBilinear(2),
         qat.Reshape((9, 4, -1)),
         qat.Transpose((1, 2, 0)),
         qat.Stack(),

@@ -200,6 +200,14 @@ OF_ONE = {
             st.builds(qat.Upsample, size_or_pair(2)) if max(shape) <= MOST_CHANNELS else st.just(qat.Flatten())
         ),
     ),
+    qat.UpsampleBilinear: (
+        IMAGES,
+        lambda shape: (
+            st.builds(qat.UpsampleBilinear, size_or_pair(2), st.booleans())
+            if max(shape) <= MOST_CHANNELS
+            else st.just(qat.Flatten())
+        ),
+    ),
     qat.ChannelShuffle: (IMAGES, lambda shape: st.just(qat.ChannelShuffle(shape[0]))),
     qat.PixelShuffle: (
         IMAGES,

@@ -306,6 +306,7 @@ IMAGE_STEPS = (
     "constant channel",
     "pooling",
     "pooling",
+    "bilinear upsampling",
     "global mean",
     "activation",
     "dropout",
@@ -385,6 +386,11 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         return zoo.use(cell, x)
     if step == "transposed convolution" and max(shape[1:]) <= LONGEST:
         return zoo.use(draw(transposed_convolutions(shape)), x)
+    if step == "bilinear upsampling" and max(shape[1:]) <= LONGEST:
+        factors = draw(
+            st.tuples(*[st.sampled_from([1, 2, 3, 4])] * 2) | st.just((7, 2))
+        )  # (7, 2) takes two convolutions
+        return zoo.use(qat.UpsampleBilinear(factors, draw(st.booleans())), x)
     if step == "batch norm":
         return zoo.use(qat.BatchNorm(channels, activation=draw(ACTIVATIONS)), x)
     if step == "normalization":

@@ -35,6 +35,7 @@ True
 
 from qat.cells.base import Cell, Context, Param, Scope
 from qat.cells.batch_norm import BatchNorm
+from qat.cells.bilinear import UpsampleBilinear
 from qat.cells.conv1d import Conv1dBnAct
 from qat.cells.conv2d import Conv2dBnAct
 from qat.cells.conv_transpose2d import ConvTranspose2dBnAct
@@ -95,5 +96,6 @@ __all__ = [
     "Stack",
     "Transpose",
     "Upsample",
+    "UpsampleBilinear",
     "WeightedCell",
 ]

@@ -12,16 +12,12 @@ import numpy as np
 from qat.cells.base import Shape, check_counts, pair
 from qat.cells.facts import OutputChannels
 from qat.cells.linear import Channels, WeightedCell
+from qat.cells.phases import phase_node, phase_stages
 from qat.cells.window import LARGEST_INPUT, check_window
 from qat.errors import QatError
 from qat.integer import (
     IntegerBuilder,
-    IntegerConv2d,
     IntegerLinear,
-    IntegerNode,
-    IntegerPick,
-    IntegerRearrange,
-    IntegerTensor,
     Pending,
     Staged,
 )
@@ -189,37 +185,9 @@ class ConvTranspose2dBnAct(WeightedCell, TransposedGeometry):
 
     def integer_node(self, x_shape: Shape, **fields: Any) -> IntegerLinear:
         """The convolution that makes all phases."""
-        how = self._how(x_shape)
-        zero_point, requantize = fields["weight_zero_point"], fields["requantize"]
-        centred = fields["weight"].astype(np.int32) - NUMPY_OPS.on_output(zero_point, fields["weight"])
-        phases = NUMPY_OPS.phase_weight(centred, how.rows.places, how.columns.places, how.stride)
-        times = len(phases) // len(centred)
-        zero_point = np.repeat(zero_point, times)
-        weight = phases + NUMPY_OPS.on_output(zero_point, phases)
-        fields |= {
-            "weight": weight.astype(fields["weight"].dtype),
-            "weight_zero_point": zero_point,
-            "bias": np.repeat(fields["bias"], times),
-            "weight_scale": np.repeat(fields["weight_scale"], times),
-            "requantize": requantize._replace(multiplier=np.repeat(requantize.multiplier, times)),
-        }
-        return IntegerConv2d(**fields, padding=how.padding, group=self.group)
+        return phase_node(fields, self._how(x_shape), self.group)
 
     def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Pending:
         pending = super().to_integer(builder, name, params, *inputs)
-        return Staged(pending, lambda node: self._stages(name, inputs[0].shape, node))
-
-    def _stages(self, name: str, x_shape: Shape, node: IntegerNode) -> tuple[IntegerNode, ...]:
-        """The convolution, then its phases as blocks, then the part of these that is the output."""
-        how, grid = self._how(x_shape), node.output.grid
-        blocks, parts = how.blocks(self.out_channels), how.parts()
-        shape = (len(node.weight), how.rows.count, how.columns.count)  # type: ignore[attr-defined]
-        names = [f"{name}@phases", *([f"{name}@blocks"] if blocks else []), *([name] if parts else [])]
-        names[-1] = name
-        x = IntegerTensor(names[0], shape, grid)
-        stages: list[IntegerNode] = [replace(node, name=x.name, output=x)]
-        if blocks is not None:
-            stages.append(IntegerRearrange(names[1], (x,), IntegerTensor(names[1], blocks.shape, grid), blocks))
-        if parts:
-            stages.append(IntegerPick.of(name, stages[-1].output, parts))
-        return tuple(stages)
+        how = self._how(inputs[0].shape)
+        return Staged(pending, lambda node: phase_stages(how, node))
