@@ -39,6 +39,11 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.AvgPool2d(2),
         qat.GlobalAvgPool2d(),
         qat.MaxPool2d(2),
+        qat.AdaptiveAvgPool2d((3, 4)),
+        qat.GlobalMaxPool1d(),
+        qat.GlobalMaxPool2d(),
+        qat.Mean((1,)),
+        qat.Max((1, 2)),
         qat.Conv1dBnAct(4, 6, 3, pad_mode="valid", has_bias=True),
         qat.AvgPool1d(2),
         qat.GlobalAvgPool1d(),
@@ -63,7 +68,7 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
     )
 }
 ROWS = (qat.DenseBnAct, qat.Stack)  #: what takes features, not images
-SERIES = (qat.Conv1dBnAct, qat.AvgPool1d, qat.GlobalAvgPool1d, qat.MaxPool1d)  #: what takes series
+SERIES = (qat.Conv1dBnAct, qat.AvgPool1d, qat.GlobalAvgPool1d, qat.GlobalMaxPool1d, qat.MaxPool1d)  #: what takes series
 
 
 def cell_classes() -> list[type[qat.Cell]]:

@@ -142,6 +142,11 @@ def pools_of_series(kind):
     return st.builds(kind, sizes(2), st.none() | sizes(2), st.just("same"))
 
 
+def reductions(kind, shape):
+    axes = st.lists(st.integers(0, len(shape) - 1), min_size=1, unique=True).map(tuple)
+    return st.builds(kind, axes, st.booleans())
+
+
 IMAGES, SERIES, ROWS, ANY = (3,), (2,), (1,), (1, 3)
 #: Cells with any of their fields changed: the ranks of shapes that they take, and how they are drawn for a shape.
 OF_ONE = {
@@ -222,10 +227,15 @@ OF_ONE = {
     ),
     qat.MaxPool2d: (IMAGES, lambda shape: pools(qat.MaxPool2d)),
     qat.AvgPool2d: (IMAGES, lambda shape: pools(qat.AvgPool2d)),
+    qat.AdaptiveAvgPool2d: (IMAGES, lambda shape: st.builds(qat.AdaptiveAvgPool2d, size_or_pair(4))),
+    qat.Mean: (ANY, lambda shape: reductions(qat.Mean, shape)),
+    qat.Max: (ANY, lambda shape: reductions(qat.Max, shape)),
     qat.GlobalAvgPool2d: (IMAGES, lambda shape: st.just(qat.GlobalAvgPool2d())),
     qat.Conv1dBnAct: (SERIES, convolutions_of_series),
     qat.MaxPool1d: (SERIES, lambda shape: pools_of_series(qat.MaxPool1d)),
     qat.AvgPool1d: (SERIES, lambda shape: pools_of_series(qat.AvgPool1d)),
+    qat.GlobalMaxPool2d: (IMAGES, lambda shape: st.just(qat.GlobalMaxPool2d())),
+    qat.GlobalMaxPool1d: (SERIES, lambda shape: st.just(qat.GlobalMaxPool1d())),
     qat.GlobalAvgPool1d: (SERIES, lambda shape: st.just(qat.GlobalAvgPool1d())),
 }
 #: Those that join two values.

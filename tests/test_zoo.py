@@ -198,9 +198,10 @@ def convolutions_of_series(draw: st.DrawFn, shape: Shape, **fixed: Any) -> qat.C
 
 @st.composite
 def poolings_of_series(draw: st.DrawFn, shape: Shape) -> qat.Cell:
-    kind: Any = draw(st.sampled_from([qat.MaxPool1d, qat.AvgPool1d, qat.GlobalAvgPool1d]))
-    if kind is qat.GlobalAvgPool1d:
-        return qat.GlobalAvgPool1d()
+    kind: Any = draw(st.sampled_from([qat.MaxPool1d, qat.AvgPool1d, qat.GlobalAvgPool1d, qat.GlobalMaxPool1d]))
+    if kind in (qat.GlobalAvgPool1d, qat.GlobalMaxPool1d):
+        globally: qat.Cell = kind()
+        return globally
     kernel, pad_mode = draw(st.integers(1, min(3, shape[1]))), draw(st.sampled_from(["valid", "same", "pad"]))
     side = st.integers(0, kernel - 1)
     fields: dict[str, Any] = {"padding": (draw(side), draw(side)) if pad_mode == "pad" else 0}
@@ -307,6 +308,8 @@ IMAGE_STEPS = (
     "pooling",
     "pooling",
     "bilinear upsampling",
+    "adaptive mean",
+    "reduction",
     "global mean",
     "activation",
     "dropout",
@@ -330,6 +333,7 @@ ROW_STEPS = (
 )
 SERIES_STEPS = (
     *("convolution", "convolution", "depthwise", "batch norm", "normalization", "pooling", "pooling", "residual"),
+    "reduction",
     *("activation", "dropout", "same tensor twice", "softmax", "flatten", "move", "move", "move"),
 )
 ADD_ACTIVATIONS = st.sampled_from([None, "relu", "relu6"])
@@ -391,6 +395,11 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
             st.tuples(*[st.sampled_from([1, 2, 3, 4])] * 2) | st.just((7, 2))
         )  # (7, 2) takes two convolutions
         return zoo.use(qat.UpsampleBilinear(factors, draw(st.booleans())), x)
+    if step == "adaptive mean":
+        return zoo.use(qat.AdaptiveAvgPool2d(draw(st.tuples(*[st.integers(1, 5)] * 2))), x)
+    if step == "reduction":
+        axes = draw(st.lists(st.integers(0, len(shape) - 1), min_size=1, unique=True))
+        return zoo.use(draw(st.sampled_from([qat.Mean, qat.Max]))(tuple(axes), draw(st.booleans())), x)
     if step == "batch norm":
         return zoo.use(qat.BatchNorm(channels, activation=draw(ACTIVATIONS)), x)
     if step == "normalization":
@@ -401,7 +410,7 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
     if step == "pooling":
         return zoo.use(draw(poolings(shape)), x)
     if step == "global mean":
-        return zoo.use(qat.GlobalAvgPool2d(), x)
+        return zoo.use(draw(st.sampled_from([qat.GlobalAvgPool2d, qat.GlobalMaxPool2d]))(), x)
     if step == "activation":
         return zoo.use(qat.Activation(draw(ACTIVATIONS.filter(bool)), draw(st.sampled_from([0.2, 1.5]))), x)
     if step == "dropout":

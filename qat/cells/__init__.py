@@ -33,6 +33,7 @@ True
 True
 """
 
+from qat.cells.adaptive import AdaptiveAvgPool2d
 from qat.cells.base import Cell, Context, Param, Scope
 from qat.cells.batch_norm import BatchNorm
 from qat.cells.bilinear import UpsampleBilinear
@@ -57,11 +58,13 @@ from qat.cells.rearrange import (
     Transpose,
     Upsample,
 )
+from qat.cells.reduce import GlobalMaxPool1d, GlobalMaxPool2d, Max, Mean
 from qat.cells.shape import Concat, ConstantChannel, Dropout, Flatten
 from qat.cells.softmax import Softmax
 
 __all__ = [
     "Activation",
+    "AdaptiveAvgPool2d",
     "Add",
     "AvgPool1d",
     "AvgPool2d",
@@ -80,10 +83,14 @@ __all__ = [
     "Flatten",
     "GlobalAvgPool1d",
     "GlobalAvgPool2d",
+    "GlobalMaxPool1d",
+    "GlobalMaxPool2d",
     "Input",
     "LinearCell",
+    "Max",
     "MaxPool1d",
     "MaxPool2d",
+    "Mean",
     "Normalize",
     "Pad",
     "Param",
