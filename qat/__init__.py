@@ -50,17 +50,22 @@ from qat.cells import (
     GlobalMaxPool2d,
     Input,
     Max,
+    Maximum,
     MaxPool1d,
     MaxPool2d,
     Mean,
+    Minimum,
+    Mul,
     Normalize,
     Pad,
     PixelShuffle,
     PixelUnshuffle,
+    PReLU,
     Reshape,
     Slice,
     Softmax,
     Stack,
+    Sub,
     Transpose,
     Upsample,
     UpsampleBilinear,
@@ -105,6 +110,9 @@ from qat.training.optimizer import Optimizer
 if TYPE_CHECKING:  # what _LATER has
     from qat import networks, pruning
     from qat.deploy import verify
+    from qat.imports.export import export
+    from qat.imports.model import import_model
+    from qat.imports.prepare import checkpoint_of, export_params, prepare
     from qat.training.distillation import Teaching, teach
     from qat.training.loop import evaluate_accuracy, evaluate_metrics, train
     from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
@@ -155,7 +163,10 @@ __all__ = [
     "Max",
     "MaxPool1d",
     "MaxPool2d",
+    "Maximum",
     "Mean",
+    "Minimum",
+    "Mul",
     "Network",
     "Node",
     "Normalize",
@@ -163,6 +174,7 @@ __all__ = [
     "Objective",
     "Optimizer",
     "PACTActivationQuantizer",
+    "PReLU",
     "Pad",
     "PixelShuffle",
     "PixelUnshuffle",
@@ -182,6 +194,7 @@ __all__ = [
     "Softmax",
     "Split",
     "Stack",
+    "Sub",
     "Task",
     "Teaching",
     "TernaryWeightQuantizer",
@@ -193,14 +206,19 @@ __all__ = [
     "backend",
     "backend_names",
     "calibrate",
+    "checkpoint_of",
     "convert_quant_network",
     "data",
     "evaluate",
     "evaluate_accuracy",
     "evaluate_metrics",
+    "export",
+    "export_params",
+    "import_model",
     "memory",
     "metrics",
     "networks",
+    "prepare",
     "pruning",
     "quantizers",
     "target",
@@ -215,6 +233,9 @@ __all__ = [
 #: Modules, and where names are, that are imported when they are used, since not every program needs what they bring with them.
 _MODULES = {"networks": "qat.networks", "pruning": "qat.pruning", "verify": "qat.deploy.verify"}
 _LATER = {
+    "qat.imports.export": ("export",),
+    "qat.imports.model": ("import_model",),
+    "qat.imports.prepare": ("checkpoint_of", "export_params", "prepare"),
     "qat.training.distillation": ("Teaching", "teach"),
     "qat.training.loop": ("evaluate_accuracy", "evaluate_metrics", "train"),
     "qat.training.recipe": ("Recipe",),

@@ -96,7 +96,7 @@ def calibrate(
     if equalize:
         own = equalize_channels(graph, own)
     loop = NodeLoop(quantized, ops or NUMPY_OPS)
-    own = quantized.initial_params() | own
+    own = quantized.params_from(own)
     own |= find_ranges(loop, loop.load(own, IDLE), batches, method, percentile)
     if bias_correction:
         own = correct_biases(quantized, own, batches, loop.ops)

@@ -34,6 +34,7 @@ True
 """
 
 from qat.cells.adaptive import AdaptiveAvgPool2d
+from qat.cells.arithmetic import Maximum, Minimum, Mul, Sub
 from qat.cells.base import Cell, Context, Param, Scope
 from qat.cells.batch_norm import BatchNorm
 from qat.cells.bilinear import UpsampleBilinear
@@ -49,6 +50,7 @@ from qat.cells.normalize import Normalize
 from qat.cells.pad import Pad
 from qat.cells.part import Slice
 from qat.cells.pooling import AvgPool1d, AvgPool2d, GlobalAvgPool1d, GlobalAvgPool2d, MaxPool1d, MaxPool2d
+from qat.cells.prelu import PReLU
 from qat.cells.rearrange import (
     ChannelShuffle,
     PixelShuffle,
@@ -90,8 +92,12 @@ __all__ = [
     "Max",
     "MaxPool1d",
     "MaxPool2d",
+    "Maximum",
     "Mean",
+    "Minimum",
+    "Mul",
     "Normalize",
+    "PReLU",
     "Pad",
     "Param",
     "PixelShuffle",
@@ -101,6 +107,7 @@ __all__ = [
     "Slice",
     "Softmax",
     "Stack",
+    "Sub",
     "Transpose",
     "Upsample",
     "UpsampleBilinear",

@@ -12,26 +12,14 @@ from onnx import helper
 from qat.errors import QatError, shortened
 from qat.files import write_atomically
 from qat.names import check_stored
-from qat.reading import check_sample, read_file, reading
+from qat.reading import check_sample, messages, read_file, reading
 from qat.targets.common import prefixed
-from qat.targets.messages import messages
 
 #: What the two targets write. Others could loop for ever, fill the memory from a few bytes, or read other files.
-OPERATORS = {
-    "Add",
-    "AveragePool",
-    "Cast",
-    "Clip",
-    "Concat",
-    "Conv",
-    "ConvTranspose",
-    "DequantizeLinear",
-    "Div",
-    "Flatten",
-    "Gather",
-}
-OPERATORS |= {"Gather", "Gemm", "Identity", "MaxPool", "Mul", "Pad", "QuantizeLinear", "ReduceMax", "ReduceSum", "Relu"}
-OPERATORS |= {"Reshape", "Sigmoid", "Slice", "Softmax", "Sub", "Tanh", "Transpose"}
+OPERATORS = {"Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "ConvTranspose", "DequantizeLinear", "Div", "Erf"}
+OPERATORS |= {"Exp", "Flatten", "Gather", "Gemm", "Identity", "Max", "MaxPool", "Min", "Mul", "Pad", "QuantizeLinear"}
+OPERATORS |= {"ReduceMax", "ReduceSum", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Softplus", "Sub", "Tanh"}
+OPERATORS |= {"Transpose"}
 
 
 def load_model(path: str | Path) -> onnx.ModelProto:

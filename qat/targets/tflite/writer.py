@@ -26,6 +26,8 @@ TYPES: dict[np.dtype[Any], int] = {
 TYPES |= {np.dtype(np.uint8): Type.UINT8, np.dtype(np.int16): Type.INT16, np.dtype(np.int64): Type.INT64}
 TYPES |= {np.dtype(np.uint16): Type.UINT16}
 PACKED = {4: Type.INT4, 2: Type.INT2}  #: bits of weights -> their type
+#: What XNNPACK takes; with others LiteRT falls back to kernels of the fixed arithmetic.
+MULTIPLIERS = (2.0**-32, 2.0**8)
 SIGNATURE = "serving_default"  #: how TensorFlow calls a model's only signature
 
 
@@ -127,10 +129,6 @@ class Writer:
         self._operators.append(operator)
         return output
 
-    def _reshape(self, x: int, output: int) -> int:
-        shape = self.constant(np.array([-1, *self.tensors[output].shape[1:]], np.int32))
-        return self.op(Op.RESHAPE, [x, shape], output, schema.ReshapeOptionsT())
-
     def _transpose(self, x: int, order: Sequence[int], output: int) -> int:
         inputs = [x, self.constant(np.array(order, np.int32))]
         return self.op(Op.TRANSPOSE, inputs, output, schema.TransposeOptionsT())
@@ -221,8 +219,7 @@ class Writer:
 
         for step in how.steps_channels_last():
             x = self.reshaped(x, made(*step.parts))
-            order = self.constant(np.array([0, *(1 + axis for axis in step.axes)], np.int32))
-            x = self.op(Op.TRANSPOSE, [x, order], made(*step.turned), schema.TransposeOptionsT())
+            x = self._transpose(x, [0, *(1 + axis for axis in step.axes)], made(*step.turned))
         return self.reshaped(x, output)
 
     def reshaped(self, x: int, output: int) -> int:
