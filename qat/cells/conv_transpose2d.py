@@ -152,7 +152,7 @@ class ConvTranspose2dBnAct(WeightedCell, TransposedGeometry):
     def macs(self, output: Shape, *, with_bias: bool) -> int:
         kernel, stride, dilation, more = self._geometry
         ends = zip(output[1:], kernel, stride, dilation, more, (self._cut[:2], self._cut[2:]), strict=True)
-        taken = math.prod((n + sum(cut) - d * (k - 1) - 1 - further) // s + 1 for n, k, s, d, further, cut in ends)
+        taken: int = math.prod((n + sum(cut) - d * (k - 1) - 1 - further) // s + 1 for n, k, s, d, further, cut in ends)
         bias = with_bias and (self.has_bias or self.has_bn)
         return taken * math.prod(self.weight_shape) + bias * math.prod(output)
 

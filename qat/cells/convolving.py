@@ -133,7 +133,8 @@ class Convolution(ConvolvingCell, WeightedCell, abstract=True):
 
     def with_channels(self, outputs: int, inputs: int) -> Convolution:
         group = inputs if self.is_depthwise else self.group
-        return replace(self, in_channels=inputs, out_channels=outputs, group=group)
+        counts: dict[str, Any] = {"in_channels": inputs, "out_channels": outputs, "group": group}
+        return replace(self, **counts)
 
     def sliced(self, local: str, array: Array, outputs: Array, inputs: Array) -> Array:
         array = array[outputs]

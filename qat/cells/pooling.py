@@ -265,7 +265,7 @@ class GlobalAvgPool(Cell, abstract=True):
         # No cell is made here: compilers trace a forward pass, the checks of a cell's fields and all.
         (shape,) = scope.input_shapes
         _, *size = picture_shape(shape)
-        window = {"kernel": tuple(size), "stride": tuple(size), "padding": (0, 0, 0, 0)}
+        window: dict[str, Any] = {"kernel": tuple(size), "stride": tuple(size), "padding": (0, 0, 0, 0)}
         return _averaged(scope, inputs[0], 1.0 / math.prod(size), self.output_shape(shape), **window)
 
     def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Pending:
