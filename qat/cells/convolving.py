@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -49,12 +49,13 @@ class ConvolvingCell(LinearCell, abstract=True):
 class Convolution(ConvolvingCell, WeightedCell, abstract=True):
     """A convolution with a trained weight, of pictures or of series; the fields are described in Conv2dBnAct."""
 
-    kernel_size: Any
-    stride: Any
-    pad_mode: str
-    padding: Any
-    dilation: Any
-    group: int
+    if TYPE_CHECKING:  # fields come from a second base, and what is said here would hide their types from the check of fields
+        kernel_size: Any
+        stride: Any
+        pad_mode: str
+        padding: Any
+        dilation: Any
+        group: int
 
     rank: ClassVar[int]  #: of the samples that it takes: 3 or 2
 
