@@ -42,6 +42,7 @@ NEEDED: dict[str, Any] = {
     "axis": 1,
     "axes": (2, 0, 1),
     "groups": 2,
+    "output_size": 2,
     "factor": (0.5, 1.0, 2.0),
     "shift": (0.0, -1.0, 0.5),
     "value": 0.25,
@@ -49,7 +50,12 @@ NEEDED: dict[str, Any] = {
     "task": Regression(),
     "parts": (OutputTask("fc", Regression()), OutputTask("other", Regression())),
 }
-WHOLE_FACTORS = ("PixelShuffle", "PixelUnshuffle", "Upsample")  #: whose ``factor`` is one whole number
+WHOLE_FACTORS = (
+    "PixelShuffle",
+    "PixelUnshuffle",
+    "Upsample",
+    "UpsampleBilinear",
+)  #: whose ``factor`` is a whole number
 ODD: list[Any] = [
     None,
     True,
