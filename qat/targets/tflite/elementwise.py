@@ -56,7 +56,7 @@ def _saturated(writer: Any, node: IntegerSum | IntegerMul, op: int, options: Any
     writer.op(op, [writer.of(x) for x in node.inputs], total, options)
     bounds = [(Op.MAXIMUM, zero + node.requantize.low), (Op.MINIMUM, zero + node.requantize.high)]
     clips = [bound for bound, open_end in zip(bounds, (-128, 127), strict=True) if bound[1] != open_end]
-    writer._finish(node, writer._reshape(total, writer.codes(node.output, "" if clips else None)), clips)
+    writer._finish(node, writer.reshaped(total, writer.codes(node.output, "" if clips else None)), clips)
 
 
 def add_mul(writer: Any, node: IntegerMul) -> None:
