@@ -38,6 +38,7 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.PReLU(4),
         qat.Mul(),
         qat.Sub(),
+        qat.MatMul(transpose_b=True),
         qat.Maximum(),
         qat.Minimum(),
         qat.AvgPool2d(2),

@@ -108,7 +108,7 @@ OF_ONE = {
     qat.Flatten: (ANY, lambda shape: st.just(qat.Flatten())),
     qat.FakeQuant: (ANY, lambda shape: st.builds(qat.FakeQuant, ACTIVATION_QUANTIZERS, st.booleans())),
     qat.Dropout: (ANY, lambda shape: st.builds(qat.Dropout, st.floats(0, 0.9))),
-    qat.Softmax: (ANY, lambda shape: st.just(qat.Softmax())),
+    qat.Softmax: (ANY, lambda shape: st.builds(qat.Softmax, st.integers(0, len(shape) - 1))),
     qat.Slice: (
         ANY,
         lambda shape: st.integers(0, len(shape) - 1).flatmap(
@@ -182,6 +182,12 @@ def fit(a, b):
 OF_TWO = {
     qat.Stack: (lambda a, b: a == b and len(a) < 3, st.builds(qat.Stack, sizes(1))),
     qat.Add: (fit, st.builds(qat.Add, ACTIVATIONS)),
+    qat.MatMul: (
+        lambda a, b: (
+            len(a) == len(b) > 1 and a[:-2] == b[:-2] and a[-1] == b[-1] and max(a[-2], b[-2]) <= MOST_CHANNELS
+        ),
+        st.just(qat.MatMul(transpose_b=True)),
+    ),
     qat.Mul: (fit, st.just(qat.Mul())),
     qat.Sub: (fit, st.just(qat.Sub())),
     qat.Maximum: (fit, st.just(qat.Maximum())),

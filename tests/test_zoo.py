@@ -238,6 +238,7 @@ IMAGE_STEPS = (
     "difference",
     "extreme",
     "factor and shift",
+    "matrix product",
     "concatenation",
     "concatenation of any two",
     "move",
@@ -252,7 +253,10 @@ ROW_STEPS = (
     *("activation", "dropout", "same tensor twice", "residual", "concatenation", "softmax", "move"),
     *ELEMENTWISE,
 )
-SERIES_STEPS = ("activation", "dropout", "same tensor twice", "softmax", "flatten", "move", "move", "move")
+SERIES_STEPS = (
+    *("activation", "dropout", "same tensor twice", "softmax", "flatten", "move", "move", "move"),
+    "matrix product",
+)
 ADD_ACTIVATIONS = st.sampled_from([None, "relu", "relu6"])
 
 
@@ -322,7 +326,7 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
     if step == "dropout":
         return zoo.use(qat.Dropout(draw(st.sampled_from([0.0, 0.3, 0.9]))), x)
     if step == "softmax":
-        return zoo.use(qat.Softmax(), x)
+        return zoo.use(qat.Softmax(draw(st.integers(0, len(shape) - 1))), x)
     if step == "residual":
         y = zoo.use(draw(convolutions(shape, **keeps_shape(channels))), x)
         return zoo.use(add, *draw(st.permutations([x, y])))
@@ -345,6 +349,8 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         return zoo.use(add, *draw(st.permutations(["input", y])))
     if step in ELEMENTWISE:
         return _elementwise_step(draw, zoo, x, step)
+    if step == "matrix product" and max(shape[-2:]) <= LONGEST:
+        return _matrix_product(draw, zoo, x)
     if step == "addition of any two":
         return zoo.use(add, x, draw(st.sampled_from([name for name, s in zoo.shapes.items() if s == shape])))
     if step == "gate":
@@ -387,6 +393,20 @@ def _move(draw: st.DrawFn, zoo: Zoo, x: str) -> str:
     drawn = {"part": parts, "shuffle": shuffles, "padding": paddings, "upsampling": upsamplings}
     drawn |= {"reshaping": reshapings, "transposition": transpositions}
     return zoo.use(draw(drawn[kind](shape)), x)
+
+
+def _matrix_product(draw: st.DrawFn, zoo: Zoo, x: str) -> str:
+    """Of any that fits, itself at least, transposed so that it does."""
+    shape = zoo.shapes[x]
+    transposed = draw(st.booleans())
+    k = shape[-2 if transposed else -1]
+    fits = [
+        (name, s[-2] != k or (draw(st.booleans()) and s[-1] == k))
+        for name, s in zoo.shapes.items()
+        if len(s) == len(shape) and s[:-2] == shape[:-2] and k in s[-2:] and max(s[-2:]) <= LONGEST
+    ]
+    other, turned = draw(st.sampled_from(fits))
+    return zoo.use(qat.MatMul(transposed, turned), x, other)
 
 
 def _elementwise_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:

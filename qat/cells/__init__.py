@@ -42,6 +42,7 @@ from qat.cells.elementwise import Activation, Add
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import LinearCell, WeightedCell
+from qat.cells.matmul import MatMul
 from qat.cells.normalize import Normalize
 from qat.cells.pad import Pad
 from qat.cells.part import Slice
@@ -77,6 +78,7 @@ __all__ = [
     "GlobalAvgPool2d",
     "Input",
     "LinearCell",
+    "MatMul",
     "MaxPool2d",
     "Maximum",
     "Minimum",

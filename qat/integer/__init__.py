@@ -8,6 +8,7 @@ from qat.integer.extremes import IntegerMaximum, IntegerMinimum
 from qat.integer.graph import IntegerGraph, require_integers
 from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, smallest_type
 from qat.integer.linear import EXACT_LONG, INT32_MAX, Accumulator, IntegerConv2d, IntegerDense, IntegerLinear
+from qat.integer.matmul import IntegerMatMul, MatrixProduct
 from qat.integer.moves import (
     IntegerConcat,
     IntegerFlatten,
@@ -41,6 +42,7 @@ __all__ = [
     "IntegerGraph",
     "IntegerInput",
     "IntegerLinear",
+    "IntegerMatMul",
     "IntegerMaxPool2d",
     "IntegerMaximum",
     "IntegerMinimum",
@@ -54,6 +56,7 @@ __all__ = [
     "IntegerSum",
     "IntegerTable",
     "IntegerTensor",
+    "MatrixProduct",
     "Pending",
     "Product",
     "Requantize",

@@ -19,6 +19,7 @@ from qat.integer import (
     IntegerFlatten,
     IntegerGraph,
     IntegerInput,
+    IntegerMatMul,
     IntegerMaximum,
     IntegerMaxPool2d,
     IntegerMinimum,
@@ -39,6 +40,7 @@ from qat.targets.c import ends as c_ends
 from qat.targets.c import kernels as c_kernels
 from qat.targets.c import moves as c_moves
 from qat.targets.c import packed as c_packed
+from qat.targets.c import products as c_products
 from qat.targets.c import wide as c_wide
 from qat.targets.c.ends import enter, leave, macros, uses_floats
 from qat.targets.c.layout import scratch
@@ -322,6 +324,10 @@ extern "C" {{
     @add.register
     def _(self, node: IntegerMinimum) -> None:
         c_elementwise.add_extreme(self, node, "<")
+
+    @add.register
+    def _(self, node: IntegerMatMul) -> None:
+        c_products.add_matmul(self, node)
 
     @add.register
     def _(self, node: IntegerMul) -> None:

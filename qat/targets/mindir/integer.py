@@ -20,6 +20,7 @@ from qat.integer import (
     IntegerFlatten,
     IntegerInput,
     IntegerLinear,
+    IntegerMatMul,
     IntegerMaximum,
     IntegerMaxPool2d,
     IntegerMinimum,
@@ -272,6 +273,17 @@ class IntegerWriter:
     def _(self, node: IntegerMul) -> None:
         product = self.node("Mul", [self.names[x.name] for x in node.inputs])
         self._requantize(node, product, node.requantize, len(node.output.shape))
+
+    @add.register
+    def _(self, node: IntegerMatMul) -> None:
+        if node.wide:
+            raise QatError(
+                f"{node.name}: its sums may reach {node.bound}, and MindSpore adds in float32, which holds integers up to "
+                f"{EXACT_INTEGERS}; use fewer bits or shorter rows, or export to ONNX or C"
+            )
+        flags = [self.constant(flag) for flag in node.transpose]
+        total = self.node("BatchMatMul", [*(self.names[x.name] for x in node.inputs), *flags])
+        self._requantize(node, total, node.requantize, len(node.output.shape))
 
     @add.register
     def _(self, node: IntegerConcat) -> None:

@@ -20,6 +20,7 @@ from qat.integer import (
     IntegerFlatten,
     IntegerInput,
     IntegerLinear,
+    IntegerMatMul,
     IntegerMaximum,
     IntegerMaxPool2d,
     IntegerMinimum,
@@ -218,6 +219,20 @@ class QdqWriter(Writer):
         product = self.node("Mul", [self._centred(x) for x in node.inputs])
         scaled = self.node("Mul", [product, self.constant(node.requantize.multiplier[0])])
         self._rounded(scaled, node, zero, (zero + low, zero + high))
+
+    @add.register
+    def _(self, node: IntegerMatMul) -> None:
+        """A QLinearMatMul, whose kernel computes the formula of ``IntegerMatMul``, whatever the level of optimization."""
+        inputs: list[str] = []
+        for x, transposed in zip(node.inputs, node.transpose, strict=True):
+            axes = [0, *range(1, len(x.shape) - 1), len(x.shape), len(x.shape) - 1]
+            codes = self.end_names[x.name]
+            inputs += [self.node("Transpose", [codes], perm=axes) if transposed else codes, *self._grid(x.grid)]
+        grid = node.output.grid
+        zero = grid.zero_point + offset_of(grid)
+        bounds = (zero + node.requantize.low, zero + node.requantize.high)
+        name = codes_name(node.name) if bounds == FULL else None
+        self._clip(self.node("QLinearMatMul", [*inputs, *self._grid(grid)], name), node, bounds)
 
     def _centred(self, x: IntegerTensor) -> str:
         """The centred codes of a tensor as float32."""

@@ -27,6 +27,7 @@ Type = schema.TensorType
 OPERATORS = {
     Op.ABS: 1,
     Op.ADD: 2,
+    Op.BATCH_MATMUL: 2,
     Op.CAST: 1,
     Op.CONCATENATION: 2,
     Op.CONV_2D: 3,

@@ -21,6 +21,7 @@ from qat.integer import (
     IntegerGraph,
     IntegerInput,
     IntegerLinear,
+    IntegerMatMul,
     IntegerMaximum,
     IntegerMaxPool2d,
     IntegerMinimum,
@@ -39,7 +40,7 @@ from qat.integer.ends import REAL, FileOutput
 from qat.integer.fixed_point import LongMultiplier
 from qat.integer.widths import storage_bits
 from qat.targets.common import columns_in_hwc, no_form, same_in_hwc, used_only_by
-from qat.targets.tflite import elementwise
+from qat.targets.tflite import elementwise, products
 from qat.targets.tflite.ends import chosen_ends
 from qat.targets.tflite.writer import (
     MULTIPLIERS,
@@ -220,14 +221,19 @@ class IntegerWriter(Writer):
             x = self._step(Op.CAST, [x], schema.CastOptionsT(), shape)
         if offset:
             x = self._step(Op.SUB, [x, self._number(offset)], schema.SubOptionsT(), shape)
+        return self.rounded(node.output, x, requantize, coded(node.name))
+
+    def rounded(self, output: IntegerTensor, x: int, requantize: Requantize, name: str | None = None) -> int:
+        """Make codes of numbers: their product with the multiplier, clipped and rounded."""
+        shape = stored_shape(output.shape)
         x = self._step(Op.MUL, [x, self._number(requantize.multiplier[0])], schema.MulOptionsT(), shape)
         bounds = ((Op.MAXIMUM, requantize.low), (Op.MINIMUM, requantize.high))
         for op, bound in bounds:
             x = self._step(op, [x, self._number(bound)], schema.MaximumMinimumOptionsT(), shape)
         x = self._step(Op.ADD, [x, self._number(ROUNDING)], schema.AddOptionsT(), shape)
-        zero = self.zero(node.output.grid)
+        zero = self.zero(output.grid)
         x = self._step(Op.SUB, [x, self._number(ROUNDING - zero)], schema.SubOptionsT(), shape)
-        return self.op(Op.CAST, [x], self.codes(node.output, coded(node.name)), schema.CastOptionsT())
+        return self.op(Op.CAST, [x], self.codes(output, name), schema.CastOptionsT())
 
     def _check_multiplier(self, node: IntegerLinear) -> None:
         """Raises QatError where LiteRT's kernels of the arithmetic refuse the multiplier."""
@@ -344,6 +350,10 @@ class IntegerWriter(Writer):
     @add.register
     def _(self, node: IntegerMul) -> None:
         elementwise.add_mul(self, node)
+
+    @add.register
+    def _(self, node: IntegerMatMul) -> None:
+        products.add_matmul(self, node)
 
     @add.register
     def _(self, node: IntegerMaximum) -> None:
