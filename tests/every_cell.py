@@ -36,6 +36,8 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.Activation("tanh"),
         qat.Add(),
         qat.PReLU(4),
+        qat.LayerNorm(4),
+        qat.RMSNorm(4),
         qat.Mul(),
         qat.Sub(),
         qat.MatMul(transpose_b=True),

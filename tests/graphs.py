@@ -116,6 +116,8 @@ OF_ONE = {
         ),
     ),
     qat.Activation: (ANY, lambda shape: st.builds(qat.Activation, st.sampled_from(sorted(FUSED)), st.floats(0, 2))),
+    qat.LayerNorm: (ANY, lambda shape: st.builds(qat.LayerNorm, st.just(shape[0]), st.floats(1e-9, 1))),
+    qat.RMSNorm: (ANY, lambda shape: st.builds(qat.RMSNorm, st.just(shape[0]), st.floats(1e-9, 1))),
     qat.PReLU: (ANY, lambda shape: st.just(qat.PReLU(shape[0]))),
     qat.DenseBnAct: (
         ROWS,

@@ -30,7 +30,7 @@ from qat.analysis.sensitivity import sensitivity
 from qat.cells.base import Context, Scope
 from qat.cells.facts import COMPUTING, FACTS
 from qat.cells.linear import WeightedCell
-from qat.integer import IntegerLinear, trace_codes
+from qat.integer import IntegerLinear, IntegerNorm, trace_codes
 from qat.integer.memory import activation_memory
 from qat.integer.widths import bits_of
 from qat.pruning import prune_weights
@@ -282,6 +282,8 @@ def test_costs(cls: type[qat.Cell]) -> None:
     assert metrics.bops(graph).get(node.name, 0) == products * 8 * 8
     deployed = 0
     for each in qat.to_integer(graph, params).nodes:
+        if each.name == node.name and isinstance(each, IntegerNorm):
+            deployed = each.gain.size + each.shift.size
         if each.name == node.name and isinstance(each, IntegerLinear) and trained:
             deployed = each.weight.size + each.bias.size
     assert metrics.deployed_parameters(graph).get(node.name, 0) == deployed

@@ -85,7 +85,7 @@ def test_formula():
         second = second.swapaxes(-1, -2) if transpose[1] else second
         sums = (first[..., :, None, :] * np.swapaxes(second, -1, -2)[..., None, :, :]).sum(-1)
         m = F(F(a.scale * b.scale) / y.scale)
-        expected = np.clip(np.rint(sums.astype(F) * m), y.low, y.high)
+        expected = np.clip(np.rint(sums.astype(F) * m), y.low, y.high) + y.zero_point
         np.testing.assert_array_equal(evaluate(graph, x), expected)
 
 

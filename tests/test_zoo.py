@@ -239,15 +239,15 @@ IMAGE_STEPS = (
     "extreme",
     "factor and shift",
     "matrix product",
+    "channel norm",
     "concatenation",
     "concatenation of any two",
-    "move",
-    "move",
+    *("move", "move", "move"),
     "same cell twice",
     "softmax",
     "flatten",
 )
-ELEMENTWISE = ("product of any two", "difference", "extreme", "factor and shift")
+ELEMENTWISE = ("product of any two", "difference", "extreme", "factor and shift", "channel norm")
 ROW_STEPS = (
     *("dense", "dense", "dense"),
     *("activation", "dropout", "same tensor twice", "residual", "concatenation", "softmax", "move"),
@@ -255,7 +255,7 @@ ROW_STEPS = (
 )
 SERIES_STEPS = (
     *("activation", "dropout", "same tensor twice", "softmax", "flatten", "move", "move", "move"),
-    "matrix product",
+    *("matrix product", "channel norm"),
 )
 ADD_ACTIVATIONS = st.sampled_from([None, "relu", "relu6"])
 
@@ -414,6 +414,8 @@ def _elementwise_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
     equal = st.sampled_from([name for name, shape in zoo.shapes.items() if shape == zoo.shapes[x]])
     if step == "product of any two":
         return zoo.use(qat.Mul(), x, draw(equal))
+    if step == "channel norm":
+        return zoo.use(draw(st.sampled_from([qat.LayerNorm, qat.RMSNorm]))(zoo.shapes[x][0]), x)
     if step in ("difference", "extreme"):
         kinds = [qat.Sub()] if step == "difference" else [qat.Maximum(), qat.Minimum()]
         return zoo.use(draw(st.sampled_from(kinds)), x, draw(equal))

@@ -20,6 +20,7 @@ from qat.integer.moves import (
 )
 from qat.integer.mul import IntegerMul, Product, products_tie
 from qat.integer.node import Adjustments, IntegerNode, Pending, require_codes
+from qat.integer.norm import IntegerNorm, Norm
 from qat.integer.pick import IntegerPick
 from qat.integer.table import Function, IntegerChannelTable, IntegerSoftmax, IntegerTable
 
@@ -48,6 +49,7 @@ __all__ = [
     "IntegerMinimum",
     "IntegerMul",
     "IntegerNode",
+    "IntegerNorm",
     "IntegerPad",
     "IntegerPick",
     "IntegerRearrange",
@@ -57,6 +59,7 @@ __all__ = [
     "IntegerTable",
     "IntegerTensor",
     "MatrixProduct",
+    "Norm",
     "Pending",
     "Product",
     "Requantize",

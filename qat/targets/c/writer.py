@@ -25,6 +25,7 @@ from qat.integer import (
     IntegerMinimum,
     IntegerMul,
     IntegerNode,
+    IntegerNorm,
     IntegerPad,
     IntegerPick,
     IntegerRearrange,
@@ -112,6 +113,7 @@ class Writer(LinearWriter):
         kernels = ["REQUANTIZE", "CLIP", "FINISH", "WORD", "MULTIPLY", "UNPACK", "CORRECT", "ROUND"]
         text += [getattr(c_kernels, kernel) for kernel in kernels if kernel in self.used]
         softmax = {"SOFTMAX": "uint8_t", "SOFTMAX_WIDE": "uint16_t"}
+        text += [c_products.ROOT] if "ROOT" in self.used else []
         text += [c_kernels.softmax(codes) for name, codes in softmax.items() if name in self.used]
         kernels = ["REQUANTIZE_LONG", "REQUANTIZE_SUM", "CLIP_WIDE"]
         text += [getattr(c_wide, kernel) for kernel in kernels if kernel in self.used]
@@ -370,6 +372,10 @@ extern "C" {{
     @add.register
     def _(self, node: IntegerChannelTable) -> None:
         c_elementwise.add_channel_table(self, node)
+
+    @add.register
+    def _(self, node: IntegerNorm) -> None:
+        c_products.add_norm(self, node)
 
     @add.register
     def _(self, node: IntegerSoftmax) -> None:

@@ -149,7 +149,20 @@ def add_primitive(model: proto.ModelProto, name: str, op: str, attributes: Mappi
 
 #: All that are written, and so all that are run: MindSpore knows some that load libraries.
 OPERATIONS = {
-    *("Add", "BatchMatMul", "BiasAdd", "Cast", "Concat", "Conv2D", "Div", "Floor", "Gather", "MakeTuple", "MatMul"),
+    *(
+        "Add",
+        "BatchMatMul",
+        "BiasAdd",
+        "Cast",
+        "Concat",
+        "Conv2D",
+        "Div",
+        "Floor",
+        "Gather",
+        "MakeTuple",
+        "MatMul",
+        "Sqrt",
+    ),
     *(
         "MaxPool",
         "Maximum",

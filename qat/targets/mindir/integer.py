@@ -26,6 +26,7 @@ from qat.integer import (
     IntegerMinimum,
     IntegerMul,
     IntegerNode,
+    IntegerNorm,
     IntegerPad,
     IntegerPick,
     IntegerRearrange,
@@ -329,6 +330,40 @@ class IntegerWriter:
         share = self.node("Div", [self.number(256.0), total])
         rounded = self.node("Round", [self.node("Mul", [e, share]), self.constant(0)])
         self._finish(node, rounded, "Minimum", self.number(255.0))
+
+    @add.register
+    def _(self, node: IntegerNorm) -> None:
+        """As ``IntegerNorm.evaluate``."""
+        (x,), axis, keep = node.inputs, self.constant((1,)), self.constant(True)
+
+        def total(name: str) -> str:
+            return self.node("ReduceSum", [name, axis, keep, self.constant(False)])
+
+        def rounded(name: str) -> str:
+            return self.node("Round", [name, self.constant(0)])
+
+        def flag(name: str) -> str:
+            return self.node("Minimum", [self.node("Maximum", [name, self.number(0)]), self.number(1)])
+
+        d = self.names[x.name]
+        if node.centred:
+            d = self.node("Sub", [self.node("Mul", [d, self.number(x.shape[0])]), total(d)])
+        e = rounded(self.node("Mul", [d, self.number(node.step)]))
+        n = self.node("Add", [total(self.node("Mul", [e, e])), self.number(node.extra)])
+        r = rounded(self.node("Sqrt", [n]))
+        square = self.node("Mul", [r, r])
+        above = flag(self.node("Sub", [self.node("Sub", [n, square]), r]))
+        behind = self.node("Sub", [self.node("Sub", [square, r]), n])
+        below = flag(self.node("Add", [behind, self.number(1)]))
+        r = self.node("Sub", [self.node("Add", [r, above]), below])
+        u = rounded(self.node("Mul", [d, self.node("Div", [self.number(node.unit), r])]))
+        columns = (1, -1, *(1,) * (len(x.shape) - 1))
+        gain, shift = (
+            self.parameter(f"{node.name}.{name}", each.reshape(columns).astype(np.float32))
+            for name, each in (("gain", node.gain), ("shift", node.shift))
+        )
+        acc = self.node("Add", [self.node("Mul", [u, gain]), shift])
+        self._requantize(node, acc, node.requantize, len(node.output.shape))
 
 
 def _split(node: IntegerLinear) -> tuple[int, int]:

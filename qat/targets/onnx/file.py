@@ -20,7 +20,7 @@ from qat.targets.messages import messages
 OPERATORS = {"Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Flatten", "Gather"}
 OPERATORS |= {"Erf", "Exp", "Max", "Min", "Softplus"}
 OPERATORS |= {"Gemm", "Identity", "MatMul", "MaxPool", "Mul", "Pad", "QuantizeLinear", "ReduceMax", "ReduceSum", "Relu"}
-OPERATORS |= {"QLinearMatMul", "Reshape", "Sigmoid", "Slice", "Softmax", "Sub", "Tanh", "Transpose"}
+OPERATORS |= {"QLinearMatMul", "Reshape", "Round", "Sigmoid", "Slice", "Softmax", "Sqrt", "Sub", "Tanh", "Transpose"}
 
 
 def load_model(path: str | Path) -> onnx.ModelProto:

@@ -130,6 +130,15 @@ class OnnxOps(FloatOps):
         """A Softmax over the channels."""
         return self._node("Softmax", x, axis=1)
 
+    def sqrt(self, x: OnnxSymbol) -> OnnxSymbol:
+        """A Sqrt."""
+        return self._node("Sqrt", x)
+
+    def sum_over_channels(self, x: OnnxSymbol) -> OnnxSymbol:
+        """A ReduceSum over the channels, which stay."""
+        axes = OnnxSymbol(self.writer, self.writer.constant(np.array([1])))
+        return self._node("ReduceSum", x, axes, keepdims=1)
+
     def concat(self, xs: Sequence[OnnxSymbol], axis: int = 0) -> OnnxSymbol:
         """A Concat."""
         return self._node("Concat", *xs, axis=1 + axis)

@@ -50,6 +50,7 @@ OPERATORS = {
     Op.RELU: 1,
     Op.RESHAPE: 1,
     Op.SOFTMAX: 1,
+    Op.SQRT: 1,
     Op.STRIDED_SLICE: 2,
     Op.SUB: 2,
     Op.SUM: 1,

@@ -188,6 +188,10 @@ class TfliteOps(FloatOps):
         axis = self.writer.constant(np.array([len(x.shape) - 1], np.int32))
         return self._op(Op.SUM, [x.index, axis], (*x.shape[:-1], 1), schema.ReducerOptionsT(keepDims=True))
 
+    def sqrt(self, x: TfliteSymbol) -> TfliteSymbol:
+        """A SQRT."""
+        return self._op(Op.SQRT, [x.index], x.shape)
+
     def relu(self, x: TfliteSymbol) -> TfliteSymbol:
         """A RELU."""
         return self._op(Op.RELU, [x.index], x.shape)

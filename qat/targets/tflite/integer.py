@@ -27,6 +27,7 @@ from qat.integer import (
     IntegerMinimum,
     IntegerMul,
     IntegerNode,
+    IntegerNorm,
     IntegerPad,
     IntegerPick,
     IntegerRearrange,
@@ -45,6 +46,7 @@ from qat.targets.tflite.ends import chosen_ends
 from qat.targets.tflite.writer import (
     MULTIPLIERS,
     PACKED,
+    ROUNDING,
     Fused,
     Op,
     Pad,
@@ -61,8 +63,6 @@ from qat.vocabulary.ops import Array
 from qat.vocabulary.rearrangement import reshaping
 
 LARGEST_WEIGHT = 127
-#: The reference kernels have no ROUND; adding this leaves float32 no bit for a fraction, ties to even.
-ROUNDING = 1.5 * 2.0**23
 
 
 class IntegerWriter(Writer):
@@ -409,6 +409,10 @@ class IntegerWriter(Writer):
         self.op(Op.ADD, [self._integers(x), self.constant(first)], index, schema.AddOptionsT())
         entries = self.constant(table, scale, zero)
         self._finish(node, self.op(Op.GATHER, [entries, index], self.codes(node.output), schema.GatherOptionsT()))
+
+    @add.register
+    def _(self, node: IntegerNorm) -> None:
+        products.add_norm(self, node)
 
     @add.register
     def _(self, node: IntegerSoftmax) -> None:

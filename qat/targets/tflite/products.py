@@ -1,4 +1,4 @@
-"""Writes matrix products of codes as operators of TensorFlow Lite.
+"""Writes matrix products of codes, and normalisations over channels, as operators of TensorFlow Lite.
 
 A ``writer`` is an ``IntegerWriter``, whose module imports this one.
 """
@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from qat.cells.base import Shape
 from qat.errors import QatError
-from qat.integer import IntegerMatMul, IntegerTensor
-from qat.targets.tflite.writer import Op, quantization_of, stored_shape
+from qat.integer import IntegerMatMul, IntegerNorm, IntegerTensor
+from qat.targets.tflite.writer import ROUNDING, Op, quantization_of, stored_shape
 from qat.vocabulary.ops import EXACT_INTEGERS
 
 
@@ -58,3 +59,48 @@ def centred(writer: Any, x: IntegerTensor) -> int:
     codes = writer._step(Op.CAST, [writer.of(x)], schema.CastOptionsT(), shape)
     zero = writer.zero(x.grid)
     return int(writer._step(Op.SUB, [codes, writer._number(zero)], schema.SubOptionsT(), shape) if zero else codes)
+
+
+def add_norm(writer: Any, node: IntegerNorm) -> None:
+    """In float32, as ``IntegerNorm.evaluate``: nearly all of it are integers."""
+    (x,) = node.inputs
+    shape = stored_shape(x.shape)
+    one = (*shape[:-1], 1)
+    axis = writer.constant(np.array([len(shape) - 1], np.int32))
+    number = writer._number
+    made = {
+        Op.ADD: schema.AddOptionsT,
+        Op.SUB: schema.SubOptionsT,
+        Op.MUL: schema.MulOptionsT,
+        Op.DIV: schema.DivOptionsT,
+        Op.MAXIMUM: schema.MaximumMinimumOptionsT,
+        Op.MINIMUM: schema.MaximumMinimumOptionsT,
+    }
+
+    def step(op: int, a: int, b: int, of: Shape = shape) -> int:
+        return int(writer._step(op, [a, b], made[op](), of))
+
+    def total(of: int) -> int:
+        return int(writer._step(Op.SUM, [of, axis], schema.ReducerOptionsT(keepDims=True), one))
+
+    def nearest(of: int, at: Shape = shape) -> int:
+        return step(Op.SUB, step(Op.ADD, of, number(ROUNDING), at), number(ROUNDING), at)
+
+    def flag(of: int) -> int:
+        return step(Op.MINIMUM, step(Op.MAXIMUM, of, number(0), one), number(1), one)
+
+    d = centred(writer, x)
+    if node.centred:
+        d = step(Op.SUB, step(Op.MUL, d, number(x.shape[0])), total(d))
+    e = nearest(step(Op.MUL, d, number(node.step)))
+    n = step(Op.ADD, total(step(Op.MUL, e, e)), number(node.extra), one)
+    r = nearest(writer._step(Op.SQRT, [n], None, one), one)
+    square = step(Op.MUL, r, r, one)
+    above = flag(step(Op.SUB, step(Op.SUB, n, square, one), r, one))
+    behind = step(Op.SUB, step(Op.SUB, square, r, one), n, one)
+    below = flag(step(Op.ADD, behind, number(1), one))
+    r = step(Op.SUB, step(Op.ADD, r, above, one), below, one)
+    u = nearest(step(Op.MUL, d, step(Op.DIV, number(node.unit), r, one)))
+    gain, shift = (writer.constant(each.astype(np.float32)) for each in (node.gain, node.shift))
+    acc = step(Op.ADD, step(Op.MUL, u, gain), shift)
+    writer._finish(node, writer.rounded(node.output, acc, node.requantize))
