@@ -242,7 +242,7 @@ IMAGE_STEPS = (
     "channel norm",
     "concatenation",
     "concatenation of any two",
-    *("move", "move", "move"),
+    *("move", "move", "series", "series"),
     "same cell twice",
     "softmax",
     "flatten",
@@ -349,6 +349,8 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         return zoo.use(add, *draw(st.permutations(["input", y])))
     if step in ELEMENTWISE:
         return _elementwise_step(draw, zoo, x, step)
+    if step == "series":
+        return zoo.use(qat.Reshape((channels, -1)), x)
     if step == "matrix product" and max(shape[-2:]) <= LONGEST:
         return _matrix_product(draw, zoo, x)
     if step == "addition of any two":
