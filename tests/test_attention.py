@@ -19,8 +19,8 @@ ENGINES = [each for each in ENGINES if installed(TARGETS[each[0]])]
 
 
 class Alone(qat.Network):
-    def __init__(self, channels=6, heads=3):
-        self.inputs = qat.Input((channels, 2, 5), dtype="float32")
+    def __init__(self, channels=6, heads=3, shape=(6, 2, 5)):
+        self.inputs = qat.Input(shape, dtype="float32")
         self.norm, self.attention = qat.LayerNorm(channels), Attention(channels, heads)
 
     def construct(self, x):
@@ -46,6 +46,18 @@ def test_attention_in_float_is_that_of_its_paper(backend):
     mixed = np.einsum("nhij,nhdj->nhdi", e / e.sum(-1, keepdims=True), v).reshape(2, 6, 10)
     found = module.predict(module.lower(graph, params), x)
     np.testing.assert_allclose(found, dense("output", mixed).reshape(x.shape), rtol=1e-4, atol=1e-5)
+
+
+def test_a_series_of_tokens_is_as_a_row_of_places():
+    """(C, L) and (C, 1, L) get the same numbers."""
+    graphs = [Alone(shape=shape).graph() for shape in ((6, 10), (6, 1, 10))]
+    params, module = graphs[0].initial_params(1), qat.backend("torch")
+    x = np.random.default_rng(0).normal(size=(2, 6, 1, 10)).astype(np.float32)
+    series, row = (
+        module.predict(module.lower(graph, params), x.reshape(2, *graph.shapes["input"])) for graph in graphs
+    )
+    assert series.shape == (2, 6, 10)
+    np.testing.assert_array_equal(series, row[:, :, 0])
 
 
 def test_heads_have_to_divide_the_channels():

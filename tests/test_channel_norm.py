@@ -71,15 +71,15 @@ def test_codes_of_every_target(engine, arithmetic, centred, tmp_path):
 
 
 @CENTRED
-@pytest.mark.parametrize("channels", [2, 16, 64, 192, 768])
+@pytest.mark.parametrize("channels", [16, 64, 192, 768])
 def test_near_real_numbers(channels, centred):
-    """Within a code, where the numbers are spread over some codes; and half of them rounded right."""
+    """Within a code, where the numbers are spread over two codes and more; and nearly all of them rounded right."""
     source, output = Grid(F(0.02), 100, 0, 255), Grid(F(0.04), 128, 0, 255)
     graph, pending = norm_of((channels, 20), source, output, centred)
-    x = samples((channels, 20))[5:8]
+    x = samples((channels, 20))[3 - centred : 8]
     found = evaluate(graph, x).astype(np.float64)
     expected = np.clip(np.rint(real(pending, x) / 0.04) + 128, 0, 255)
-    assert np.abs(found - expected).max() <= 1 + (channels > 192), "of codes"
+    assert np.abs(found - expected).max() <= 1, "of codes"
     assert (found != expected).mean() < 0.1
 
 

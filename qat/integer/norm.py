@@ -13,7 +13,8 @@ from qat.integer.grid import Grid, IntegerTensor, Requantize, clip_bounds
 from qat.integer.node import IntegerNode, Pending
 from qat.vocabulary.ops import EXACT_INTEGERS, Array, Kind, Ops, Tensor
 
-LARGEST_SUM = 2.0**23  #: of squares: the squares of their roots, rounded, stay below 2^24
+LARGEST_SUM = 4094.0**2  #: of squares: with their roots, one too large, r^2 + r stays below 2^24
+MOST_CHANNELS = 2**13  #: of which the mean is subtracted: the square of the sum of what is left of it stays up to 2^24
 LARGEST_UNIT, LARGEST_GAIN, LARGEST_SHIFT = 2.0**14, 2.0**9 - 1, 2.0**23  #: whose sum of products stays below 2^24
 LARGEST_MULTIPLIER = np.float32(2.0**17)  #: with it, as with any larger one, every sum but 0 becomes a bound
 
@@ -23,11 +24,12 @@ class IntegerNorm(IntegerNode):
     """y_c = clip(rint(f32(acc_c m))) of acc_c = u_c gain_c + shift_c, where u_c is x_c normalised (docs/numerics.md):
 
         d_c = C x_c - sum_k x_k, or x_c where it is not centred
-        e_c = rint(f32(d_c step)),  n = sum_c e_c^2 + extra
+        e_c = rint(f32(d_c step)),  t = sum_c e_c where it is centred, else 0
+        n = sum_c e_c^2 - rint(f32(t^2 share)) + extra
         r the integer next to the root of n
         u_c = rint(f32(d_c f32(unit / r)))
 
-    Everything but the products with step, unit / r and m is an exact integer below 2^24.
+    share is f32(1 / C). Everything but the products with step, share, unit / r and m is an exact integer below 2^24.
 
     Attributes:
         centred: whether the mean is subtracted.
@@ -48,10 +50,15 @@ class IntegerNorm(IntegerNode):
     shift: Array
     requantize: Requantize
 
+    @property
+    def share(self) -> np.float32:
+        """1 / C."""
+        return np.float32(1.0 / self.inputs[0].shape[0])
+
     def check_range(self) -> None:
         (x,) = self.inputs
         largest = max(x.grid.high - x.grid.low, x.grid.high, -x.grid.low)
-        if x.shape[0] * largest > EXACT_INTEGERS:
+        if x.shape[0] * largest > EXACT_INTEGERS or (self.centred and x.shape[0] > MOST_CHANNELS):
             raise QatError(
                 f"{self.name}: normalises {x.shape[0]} channels of codes of up to {largest}, whose sums float32 does not hold; "
                 "use fewer bits, or fewer channels"
@@ -71,6 +78,9 @@ class IntegerNorm(IntegerNode):
         d = x * float(self.inputs[0].shape[0]) - ops.sum_over_channels(x) if self.centred else x
         e = ops.rint(d * constants["step"])
         n = ops.sum_over_channels(e * e) + float(self.extra)
+        if self.centred:
+            t = ops.sum_over_channels(e)
+            n = n - ops.rint(t * t * float(self.share))
         r = ops.rint(ops.sqrt(n))
         # Where a runtime's root is off by one, r^2 - r < n <= r^2 + r puts it right.
         above = ops.minimum(ops.maximum(n - r * r - r, 0.0), 1.0)
@@ -117,6 +127,7 @@ class Norm(Pending):
         eps = self.eps / float(source.scale) ** 2  # in squares of codes
         largest = (source.high - source.low) / 2 if self.centred else max(source.high, -source.low)
         fine = (np.sqrt(LARGEST_SUM / channels) - 0.51) / np.sqrt(largest**2 + eps)  # steps of e in a code
+        fine = np.floor(fine) if fine >= 1.0 else fine  # then e differs from x - mean by the same everywhere
         root = np.sqrt(channels)
         gain_scale, units = self._gain_scale, self._units
         multiplier = min(np.float32(gain_scale / units / float(grid.scale)), LARGEST_MULTIPLIER)

@@ -13,7 +13,7 @@ from qat.networks.taken import picture
 class Attention(qat.Network):
     """Multi-head self-attention (Vaswani et al., arXiv 1706.03762, section 3.2): every place of (C, H, W) looks at all others.
 
-    A place is a token, its channels are what it holds; (C, 1, L) is a series of tokens. Queries, keys and values are 1x1
+    A place is a token, its channels are what it holds; a series of tokens is (C, L). Queries, keys and values are 1x1
     convolutions, which are dense layers at every place. Of (C, H, W) the heads are (heads, C / heads, H W), in the same order,
     so that nothing is transposed: a product transposes as it multiplies.
 
@@ -48,11 +48,15 @@ class Attention(qat.Network):
         self.mixture = qat.MatMul(transpose_b=True)
 
     def construct(self, x: Traced) -> Traced:
-        places = math.prod(x.shape[1:])
+        shape, channels = x.shape, self.heads * self.size
+        if len(shape) == 2:  # a series of tokens
+            x = x.reshape(-1, channels, 1, -1)
+        places = math.prod(shape[1:])
         query = self.query(x) * self.size**-0.5
         query, key, value = (y.reshape(-1, self.heads, self.size, places) for y in (query, self.key(x), self.value(x)))
         shares = self.softmax(self.scores(query, key))  # of every place (rows) in all places (columns)
-        return self.output(self.mixture(value, shares).reshape(-1, *x.shape))
+        y = self.output(self.mixture(value, shares).reshape(-1, *x.shape))
+        return y if len(shape) == 3 else y.reshape(-1, *shape)
 
 
 class TransformerBlock(qat.Network):

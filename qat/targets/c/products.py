@@ -95,7 +95,10 @@ def add_norm(writer: LinearWriter, node: IntegerNorm) -> None:
     multiplier, shift = float_parts(node.requantize.multiplier[0])
     low, high = node.requantize.low + zero, node.requantize.high + zero
     deviation = f"{channels} * x[c] - total" if node.centred else f"x[c] - {centre}"
-    mean = ["        int32_t total = 0;"] if node.centred else []
+    mean = ["        int32_t total = 0, off = 0;"] if node.centred else []
+    count = ["            off += e;"] if node.centred else []
+    share, share_shift = float_parts(node.share)
+    less = [f"        squares -= (uint32_t)times(off * off, {share}, {share_shift});"] if node.centred else []
     sums = [f"        for (c = 0; c < {channels}; c++)", "            total += x[c];"] if node.centred else []
     body = [
         "    int32_t i, c;",
@@ -109,7 +112,9 @@ def add_norm(writer: LinearWriter, node: IntegerNorm) -> None:
         f"        for (c = 0; c < {channels}; c++) {{",
         f"            const int32_t e = times({deviation}, {step}, {step_shift});",
         "            squares += (uint32_t)(e * e);",
+        *count,
         "        }",
+        *less,
         "        r = root(squares);",
         "        /* Its last bit stands for the remainder, so that no tie is made up. */",
         f"        quotient = ((uint64_t){unit} << 32) / r;",

@@ -350,6 +350,10 @@ class IntegerWriter:
             d = self.node("Sub", [self.node("Mul", [d, self.number(x.shape[0])]), total(d)])
         e = rounded(self.node("Mul", [d, self.number(node.step)]))
         n = self.node("Add", [total(self.node("Mul", [e, e])), self.number(node.extra)])
+        if node.centred:
+            t = total(e)
+            behind = rounded(self.node("Mul", [self.node("Mul", [t, t]), self.number(node.share)]))
+            n = self.node("Sub", [n, behind])
         r = rounded(self.node("Sqrt", [n]))
         square = self.node("Mul", [r, r])
         above = flag(self.node("Sub", [self.node("Sub", [n, square]), r]))

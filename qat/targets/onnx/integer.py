@@ -326,6 +326,9 @@ class QdqWriter(Writer):
             d = step("Sub", step("Mul", d, number(x.shape[0])), total(d))
         e = step("Round", step("Mul", d, number(node.step)))
         n = step("Add", total(step("Mul", e, e)), number(node.extra))
+        if node.centred:
+            t = total(e)
+            n = step("Sub", n, step("Round", step("Mul", step("Mul", t, t), number(node.share))))
         r = step("Round", step("Sqrt", n))
         square = step("Mul", r, r)
         above = flag(step("Sub", step("Sub", n, square), r))

@@ -94,6 +94,10 @@ def add_norm(writer: Any, node: IntegerNorm) -> None:
         d = step(Op.SUB, step(Op.MUL, d, number(x.shape[0])), total(d))
     e = nearest(step(Op.MUL, d, number(node.step)))
     n = step(Op.ADD, total(step(Op.MUL, e, e)), number(node.extra), one)
+    if node.centred:
+        t = total(e)
+        off = nearest(step(Op.MUL, step(Op.MUL, t, t, one), number(node.share), one), one)
+        n = step(Op.SUB, n, off, one)
     r = nearest(writer._step(Op.SQRT, [n], None, one), one)
     square = step(Op.MUL, r, r, one)
     above = flag(step(Op.SUB, step(Op.SUB, n, square, one), r, one))
