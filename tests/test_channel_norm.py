@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from every_cell import IMAGE, quantized
 from frameworks import HERE, but_long
 from graphs import Traced
 
 import qat
-from qat.integer import Grid, IntegerGraph, IntegerInput, IntegerNorm, IntegerTensor, Norm, evaluate
+from qat.integer import Grid, IntegerGraph, IntegerInput, IntegerNorm, IntegerTensor, Norm, evaluate, trace_codes
 from qat.registry import TARGETS, installed
 from qat.vocabulary.numpy_ops import NUMPY_OPS, NumpyOps
 
@@ -121,6 +122,29 @@ def test_every_backend_trains_and_evaluates(backend):
     integers = qat.to_integer(graph, params)
     assert sum(isinstance(node, IntegerNorm) for node in integers.nodes) == 2
     np.testing.assert_array_equal(module.predict_codes(module.lower(graph, params), x), evaluate(integers, x))
+
+
+@pytest.mark.parametrize(
+    "cell", [qat.LayerNorm(4), qat.RMSNorm(4), qat.Softmax(axis=2)], ids=lambda cell: cell.describe
+)
+def test_codes_of_12_bits(cell, tmp_path):
+    """Which C stores in two bytes, and TFLite as int16."""
+    integers = qat.to_integer(*quantized(cell, num_bits=(8, 12)))
+    pixels = np.random.default_rng(0).integers(0, 256, (8, *IMAGE), np.uint8)
+    for engine in ("C", "TFLITE"):
+        target, path = qat.target(engine), tmp_path / f"net{TARGETS[engine].suffix}"
+        options = {"arithmetic": "fixed"} if engine == "TFLITE" else {}
+        target.export(integers, path, **options)
+        found = target.trace(path, pixels, [node.output for node in integers.nodes], **options)
+        expected = trace_codes(integers, pixels, list(found), arithmetic="fixed")
+        for name, codes in found.items():
+            np.testing.assert_array_equal(codes, expected[name], err_msg=f"{engine}, {name}")
+
+
+def test_a_matrix_product_of_12_bits_is_refused_in_the_fixed_arithmetic(tmp_path):
+    integers = qat.to_integer(*quantized(qat.MatMul(transpose_b=True), num_bits=(8, 12)))
+    with pytest.raises(qat.QatError, match="cell: multiplies matrices of codes of more than 8 bits"):
+        qat.target("C").export(integers, tmp_path / "net.c")
 
 
 def test_sums_that_float32_does_not_hold_are_refused():

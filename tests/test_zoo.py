@@ -236,7 +236,7 @@ IMAGE_STEPS = (
     "square",
     "product of any two",
     "difference",
-    "extreme",
+    *("extreme", "extreme"),
     "factor and shift",
     "matrix product",
     "channel norm",
@@ -245,7 +245,7 @@ IMAGE_STEPS = (
     *("move", "move", "series", "series"),
     "same cell twice",
     "softmax",
-    "flatten",
+    *("flatten", "flatten", "flatten"),
 )
 ELEMENTWISE = ("product of any two", "difference", "extreme", "factor and shift", "channel norm")
 ROW_STEPS = (
