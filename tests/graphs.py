@@ -99,7 +99,8 @@ def convolutions(draw, shape):
 
 
 def pools(kind):
-    return st.builds(kind, size_or_pair(2), st.none() | size_or_pair(2), st.just("same"))
+    more = {"count_include_pad": st.booleans()} if kind is qat.AvgPool2d else {}
+    return st.builds(kind, size_or_pair(2), st.none() | size_or_pair(2), st.just("same"), **more)
 
 
 IMAGES, ROWS, ANY = (3,), (1,), (1, 3)
@@ -109,16 +110,16 @@ OF_ONE = {
     qat.FakeQuant: (ANY, lambda shape: st.builds(qat.FakeQuant, ACTIVATION_QUANTIZERS, st.booleans())),
     qat.Dropout: (ANY, lambda shape: st.builds(qat.Dropout, st.floats(0, 0.9))),
     qat.Softmax: (ANY, lambda shape: st.builds(qat.Softmax, st.integers(0, len(shape) - 1))),
+    qat.Activation: (ANY, lambda shape: st.builds(qat.Activation, st.sampled_from(sorted(FUSED)), st.floats(0, 2))),
+    qat.PReLU: (ANY, lambda shape: st.just(qat.PReLU(shape[0]))),
+    qat.LayerNorm: (ANY, lambda shape: st.builds(qat.LayerNorm, st.just(shape[0]), st.floats(1e-9, 1))),
+    qat.RMSNorm: (ANY, lambda shape: st.builds(qat.RMSNorm, st.just(shape[0]), st.floats(1e-9, 1))),
     qat.Slice: (
         ANY,
         lambda shape: st.integers(0, len(shape) - 1).flatmap(
             lambda axis: st.builds(qat.Slice, st.just(axis), st.integers(0, shape[axis] - 1), step=sizes(3))
         ),
     ),
-    qat.Activation: (ANY, lambda shape: st.builds(qat.Activation, st.sampled_from(sorted(FUSED)), st.floats(0, 2))),
-    qat.LayerNorm: (ANY, lambda shape: st.builds(qat.LayerNorm, st.just(shape[0]), st.floats(1e-9, 1))),
-    qat.RMSNorm: (ANY, lambda shape: st.builds(qat.RMSNorm, st.just(shape[0]), st.floats(1e-9, 1))),
-    qat.PReLU: (ANY, lambda shape: st.just(qat.PReLU(shape[0]))),
     qat.DenseBnAct: (
         ROWS,
         lambda shape: st.builds(

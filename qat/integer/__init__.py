@@ -9,6 +9,7 @@ from qat.integer.graph import IntegerGraph, require_integers
 from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, smallest_type
 from qat.integer.linear import EXACT_LONG, INT32_MAX, Accumulator, IntegerConv2d, IntegerDense, IntegerLinear
 from qat.integer.matmul import IntegerMatMul, MatrixProduct
+from qat.integer.means import IntegerMeans
 from qat.integer.moves import (
     IntegerConcat,
     IntegerFlatten,
@@ -46,6 +47,7 @@ __all__ = [
     "IntegerMatMul",
     "IntegerMaxPool2d",
     "IntegerMaximum",
+    "IntegerMeans",
     "IntegerMinimum",
     "IntegerMul",
     "IntegerNode",

@@ -1,4 +1,4 @@
-"""Writes matrix products of codes, and normalisations over channels, as operators of TensorFlow Lite.
+"""Writes matrix products of codes, softmaxes and normalisations over channels, as operators of TensorFlow Lite.
 
 A ``writer`` is an ``IntegerWriter``, whose module imports this one.
 """
@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from qat.cells.base import Shape
 from qat.errors import QatError
-from qat.integer import IntegerMatMul, IntegerNorm, IntegerTensor
+from qat.integer import IntegerMatMul, IntegerNorm, IntegerSoftmax, IntegerTensor
 from qat.targets.tflite.writer import ROUNDING, Op, quantization_of, stored_shape
 from qat.vocabulary.ops import EXACT_INTEGERS
 
@@ -108,3 +108,29 @@ def add_norm(writer: Any, node: IntegerNorm) -> None:
     gain, shift = (writer.constant(each.astype(np.float32)) for each in (node.gain, node.shift))
     acc = step(Op.ADD, step(Op.MUL, u, gain), shift)
     writer._finish(node, writer.rounded(node.output, acc, node.requantize))
+
+
+def add_softmax(writer: Any, node: IntegerSoftmax) -> None:
+    """Integers in int32 and float32, as ``IntegerSoftmax.evaluate``: LiteRT's own softmax is not exact."""
+    (x,) = node.inputs
+    shape = stored_shape(x.shape)
+    one = (*shape[:-1], 1)
+    axis = writer.constant(np.array([len(shape) - 1], np.int32))
+
+    def step(op: int, inputs: list[int], options: Any = None, of: Shape = shape, dtype: Any = np.float32) -> int:
+        return int(writer._step(op, inputs, options, of, dtype))
+
+    number = writer._number
+    codes = writer._integers(x)
+    keep = schema.ReducerOptionsT(keepDims=True)
+    largest = step(Op.REDUCE_MAX, [codes, axis], keep, one, np.int32)
+    behind = step(Op.SUB, [largest, codes], schema.SubOptionsT(), dtype=np.int32)
+    e = step(Op.GATHER, [writer.constant(node.table), behind], schema.GatherOptionsT())
+    total = step(Op.SUM, [e, axis], keep, one)
+    share = step(Op.DIV, [number(256.0), total], schema.DivOptionsT(), one)
+    scaled = step(Op.MUL, [e, share], schema.MulOptionsT())
+    raised = step(Op.ADD, [scaled, number(ROUNDING)], schema.AddOptionsT())
+    rounded = step(Op.SUB, [raised, number(ROUNDING)], schema.SubOptionsT())
+    clipped = step(Op.MINIMUM, [rounded, number(255.0)], schema.MaximumMinimumOptionsT())
+    shifted = clipped if writer.long else step(Op.SUB, [clipped, number(128.0)], schema.SubOptionsT())
+    writer._finish(node, writer.op(Op.CAST, [shifted], writer.codes(node.output), schema.CastOptionsT()))

@@ -131,6 +131,18 @@ class Writer:
         self._operators.append(operator)
         return output
 
+    def _transpose(self, x: int, order: Sequence[int], output: int) -> int:
+        inputs = [x, self.constant(np.array(order, np.int32))]
+        return self.op(Op.TRANSPOSE, inputs, output, schema.TransposeOptionsT())
+
+    def _step(self, op: int, inputs: list[int], options: Any, shape: Shape, dtype: Any = np.float32) -> int:
+        """An operator whose result is a new tensor without a name."""
+        return self.op(op, inputs, self.tensor(shape, dtype), options)
+
+    def _number(self, value: float | np.float32) -> int:
+        """A constant."""
+        return self.constant(np.array([value], np.float32))
+
     @staticmethod
     def _mode(size: Pair, kernel: Pair, stride: Pair, dilation: Pair, padding: Padding) -> int | None:
         """SAME or VALID where one of them reads what the explicit padding reads, else None."""
@@ -209,8 +221,7 @@ class Writer:
 
         for step in how.steps_channels_last():
             x = self.reshaped(x, made(*step.parts))
-            order = self.constant(np.array([0, *(1 + axis for axis in step.axes)], np.int32))
-            x = self.op(Op.TRANSPOSE, [x, order], made(*step.turned), schema.TransposeOptionsT())
+            x = self._transpose(x, [0, *(1 + axis for axis in step.axes)], made(*step.turned))
         return self.reshaped(x, output)
 
     def turned(self, x: int, *axes: int) -> int:
@@ -218,8 +229,7 @@ class Writer:
         tensor = self.tensors[x]
         dtype = next(dtype for dtype, kind in TYPES.items() if kind == tensor.type)
         output = self.tensor(tuple(int(tensor.shape[axis]) for axis in axes), dtype, tensor.quantization)
-        order = self.constant(np.array(axes, np.int32))
-        return self.op(Op.TRANSPOSE, [x, order], output, schema.TransposeOptionsT())
+        return self._transpose(x, axes, output)
 
     def multiplied(self, a: int, b: int, transpose: tuple[bool, bool], output: int) -> int:
         """Make ``output`` the matrix products of two tensors, canonical: a BATCH_MATMUL.
@@ -235,8 +245,7 @@ class Writer:
         product = self.tensor(tuple(int(tensor.shape[axis]) for axis in (0, 3, 1, 2)), dtype, tensor.quantization)
         options = schema.BatchMatMulOptionsT(adjX=transpose[0], adjY=transpose[1])
         self.op(Op.BATCH_MATMUL, [self.turned(x, 0, 3, 1, 2) for x in (a, b)], product, options)
-        order = self.constant(np.array([0, 2, 3, 1], np.int32))
-        return self.op(Op.TRANSPOSE, [product, order], output, schema.TransposeOptionsT())
+        return self._transpose(product, (0, 2, 3, 1), output)
 
     def reshaped(self, x: int, output: int) -> int:
         """Make ``output`` of a tensor's numbers in their order."""
