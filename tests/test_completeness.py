@@ -30,7 +30,7 @@ from qat.analysis.sensitivity import sensitivity
 from qat.cells.base import Context, Scope
 from qat.cells.facts import COMPUTING, FACTS
 from qat.cells.linear import WeightedCell
-from qat.integer import IntegerLinear, trace_codes
+from qat.integer import IntegerLinear, IntegerNorm, trace_codes
 from qat.integer.memory import activation_memory
 from qat.integer.widths import bits_of
 from qat.pruning import prune_weights
@@ -211,7 +211,8 @@ def test_output_channels_are_what_the_cell_states(cell: Any) -> None:
         np.kron(np.eye(group := getattr(cell, "group", 1)), np.ones([size // group for size in changes.shape[1:]])) > 0
     )
     if all(np.array_equal(each, kept) for each in changes):
-        found = "fixed" if isinstance(cell, qat.Normalize) else "kept"  # its factors are not cut
+        # The factors of the one are not cut; what the other's first axis is depends on the shape.
+        found = "fixed" if isinstance(cell, (qat.Normalize, qat.MatMul)) else "kept"
     elif np.array_equal(changes.reshape(len(joined), -1), joined):
         found = "joined"
     elif cell.with_channels(y.shape[1] - group, inputs[0].shape[1]) == cell:
@@ -281,10 +282,14 @@ def test_costs(cls: type[qat.Cell]) -> None:
         )
     if cls is qat.Normalize:  # its weights are no parameters
         products = int(np.prod(graph.shapes[node.name]))
+    if cls is qat.MatMul:
+        products = int(real(cell, *[np.ones((1, *shape), F) for shape in input_shapes(cell)]).sum())
     assert metrics.macs(graph).get(node.name, 0) == products
     assert metrics.bops(graph).get(node.name, 0) == products * 8 * 8
     deployed = 0
     for each in qat.to_integer(graph, params).nodes:
+        if each.name == node.name and isinstance(each, IntegerNorm):
+            deployed = each.gain.size + each.shift.size
         if each.belongs_to == node.name and isinstance(each, IntegerLinear) and trained:
             deployed = each.weight.size + each.bias.size
     assert metrics.deployed_parameters(graph).get(node.name, 0) == deployed

@@ -324,17 +324,18 @@ IMAGE_STEPS = (
     "square",
     "product of any two",
     "difference",
-    "extreme",
+    *("extreme", "extreme"),
     "factor and shift",
+    "matrix product",
+    "channel norm",
     "concatenation",
     "concatenation of any two",
-    "move",
-    "move",
+    *("move", "move", "series", "series"),
     "same cell twice",
     "softmax",
-    "flatten",
+    *("flatten", "flatten", "flatten"),
 )
-ELEMENTWISE = ("product of any two", "difference", "extreme", "factor and shift")
+ELEMENTWISE = ("product of any two", "difference", "extreme", "factor and shift", "channel norm")
 ROW_STEPS = (
     *("dense", "dense", "dense"),
     *("activation", "dropout", "same tensor twice", "residual", "concatenation", "softmax", "move"),
@@ -344,6 +345,7 @@ SERIES_STEPS = (
     *("convolution", "convolution", "depthwise", "batch norm", "normalization", "pooling", "pooling", "residual"),
     "reduction",
     *("activation", "dropout", "same tensor twice", "softmax", "flatten", "move", "move", "move"),
+    *("matrix product", "channel norm"),
 )
 ADD_ACTIVATIONS = st.sampled_from([None, "relu", "relu6"])
 
@@ -427,7 +429,7 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
     if step == "dropout":
         return zoo.use(qat.Dropout(draw(st.sampled_from([0.0, 0.3, 0.9]))), x)
     if step == "softmax":
-        return zoo.use(qat.Softmax(), x)
+        return zoo.use(qat.Softmax(draw(st.integers(0, len(shape) - 1))), x)
     if step == "residual":
         y = zoo.use(draw(convolutions(shape, **keeps_shape(channels))), x)
         return zoo.use(add, *draw(st.permutations([x, y])))
@@ -450,6 +452,10 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         return zoo.use(add, *draw(st.permutations(["input", y])))
     if step in ELEMENTWISE:
         return _elementwise_step(draw, zoo, x, step)
+    if step == "series":
+        return zoo.use(qat.Reshape((channels, -1)), x)
+    if step == "matrix product" and max(shape[-2:]) <= LONGEST:
+        return _matrix_product(draw, zoo, x)
     if step == "addition of any two":
         return zoo.use(add, x, draw(st.sampled_from([name for name, s in zoo.shapes.items() if s == shape])))
     if step == "gate":
@@ -469,18 +475,6 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         y = zoo.use(draw(convolutions(shape, **keeps_shape(channels))), x)
         return zoo.use(zoo.steps[-1][1], y)
     return zoo.use(qat.Flatten(), x)
-
-
-def _elementwise_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
-    """Of images and rows alike."""
-    equal = st.sampled_from([name for name, shape in zoo.shapes.items() if shape == zoo.shapes[x]])
-    if step == "product of any two":
-        return zoo.use(qat.Mul(), x, draw(equal))
-    if step in ("difference", "extreme"):
-        kinds = [qat.Sub()] if step == "difference" else [qat.Maximum(), qat.Minimum()]
-        return zoo.use(draw(st.sampled_from(kinds)), x, draw(equal))
-    numbers = st.sampled_from([-1.5, 0.25, 1.0])
-    return zoo.use(qat.Activation("linear", draw(numbers), draw(numbers)), x)
 
 
 def _move(draw: st.DrawFn, zoo: Zoo, x: str) -> str:
@@ -504,6 +498,34 @@ def _move(draw: st.DrawFn, zoo: Zoo, x: str) -> str:
     drawn = {"part": parts, "shuffle": shuffles, "padding": paddings, "upsampling": upsamplings}
     drawn |= {"reshaping": reshapings, "transposition": transpositions}
     return zoo.use(draw(drawn[kind](shape)), x)
+
+
+def _matrix_product(draw: st.DrawFn, zoo: Zoo, x: str) -> str:
+    """Of any that fits, itself at least, transposed so that it does."""
+    shape = zoo.shapes[x]
+    transposed = draw(st.booleans())
+    k = shape[-2 if transposed else -1]
+    fits = [
+        (name, s[-2] != k or (draw(st.booleans()) and s[-1] == k))
+        for name, s in zoo.shapes.items()
+        if len(s) == len(shape) and s[:-2] == shape[:-2] and k in s[-2:] and max(s[-2:]) <= LONGEST
+    ]
+    other, turned = draw(st.sampled_from(fits))
+    return zoo.use(qat.MatMul(transposed, turned), x, other)
+
+
+def _elementwise_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
+    """Of images and rows alike."""
+    equal = st.sampled_from([name for name, shape in zoo.shapes.items() if shape == zoo.shapes[x]])
+    if step == "product of any two":
+        return zoo.use(qat.Mul(), x, draw(equal))
+    if step == "channel norm":
+        return zoo.use(draw(st.sampled_from([qat.LayerNorm, qat.RMSNorm]))(zoo.shapes[x][0]), x)
+    if step in ("difference", "extreme"):
+        kinds = [qat.Sub()] if step == "difference" else [qat.Maximum(), qat.Minimum()]
+        return zoo.use(draw(st.sampled_from(kinds)), x, draw(equal))
+    numbers = st.sampled_from([-1.5, 0.25, 1.0])
+    return zoo.use(qat.Activation("linear", draw(numbers), draw(numbers)), x)
 
 
 def _row_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:

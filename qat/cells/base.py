@@ -198,6 +198,10 @@ class Cell(Serializable):
         """Multiply-accumulates of one sample (``qat.analysis.metrics.macs``); output: the shape of its output."""
         return 0
 
+    def products(self, inputs: Sequence[Shape], output: Shape, *, with_bias: bool) -> int:
+        """As ``macs``, of a cell whose sums are as long as its inputs are; inputs: their shapes."""
+        return self.macs(output, with_bias=with_bias)
+
     def deployed_parameters(self) -> int:
         """Numbers that are left of its parameters once batch normalisation is folded in."""
         return 0

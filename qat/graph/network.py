@@ -14,6 +14,7 @@ from qat.cells.arithmetic import Mul, Sub
 from qat.cells.base import Cell, Shape
 from qat.cells.elementwise import Activation, Add
 from qat.cells.input import Input
+from qat.cells.matmul import MatMul
 from qat.cells.part import Slice, indexed, parted
 from qat.cells.rearrange import Reshape, Transpose
 from qat.cells.reduce import Max, Mean
@@ -59,6 +60,9 @@ class Symbol:
         return Mul()(self, other) if isinstance(other, Symbol) else self._linear("*", other, other, 0.0)
 
     __rmul__ = __mul__
+
+    def __matmul__(self, other: Any) -> Traced:
+        return MatMul()(self, other) if isinstance(other, Symbol) else self._refuse(other)
 
     def __neg__(self) -> Traced:
         return self._linear("-", 1.0, -1.0, 0.0)
@@ -144,7 +148,7 @@ class Symbol:
     def _refuse(self, *others: Any, **options: Any) -> Any:
         raise QatError(f"{self.name}: in a construct, {KNOWN}; write a cell for it")
 
-    __truediv__ = __rtruediv__ = __matmul__ = _refuse
+    __truediv__ = __rtruediv__ = __rmatmul__ = _refuse
     __lt__ = __le__ = __gt__ = __ge__ = __iter__ = __len__ = __call__ = _refuse
     __pow__ = __rpow__ = __floordiv__ = __mod__ = __abs__ = __float__ = __int__ = _refuse
     __array__ = __array_ufunc__ = _refuse  # NumPy's functions
