@@ -25,6 +25,7 @@ Array = npt.NDArray[Any]
 EXACT = 0.0  #: the tolerance of integers, and of floats that every framework computes alike
 FLOAT32_SUM = 2e-6  #: of float sums, quotients, exponentials and logarithms: some 16 units in the last place
 
+EXPONENTIAL = 4e-5  #: of exp of numbers up to 80, relatively: so much MindSpore's is off
 
 # -- what is computed -------------------------------------------------------------------------------------------------
 

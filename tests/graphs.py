@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 import qat
 from qat.names import SIGNS, is_name
 from qat.quantizers import ActivationQuantizer, WeightQuantizer
-from qat.vocabulary.activations import TABLES
+from qat.vocabulary.activations import FUSED
 
 
 def conv(inputs=1, outputs=2, kernel=1, **fields):
@@ -109,13 +109,14 @@ OF_ONE = {
     qat.FakeQuant: (ANY, lambda shape: st.builds(qat.FakeQuant, ACTIVATION_QUANTIZERS, st.booleans())),
     qat.Dropout: (ANY, lambda shape: st.builds(qat.Dropout, st.floats(0, 0.9))),
     qat.Softmax: (ANY, lambda shape: st.just(qat.Softmax())),
-    qat.Activation: (ANY, lambda shape: st.builds(qat.Activation, st.sampled_from(sorted(TABLES)), st.floats(0, 2))),
+    qat.Activation: (ANY, lambda shape: st.builds(qat.Activation, st.sampled_from(sorted(FUSED)), st.floats(0, 2))),
     qat.Slice: (
         ANY,
         lambda shape: st.integers(0, len(shape) - 1).flatmap(
             lambda axis: st.builds(qat.Slice, st.just(axis), st.integers(0, shape[axis] - 1), step=sizes(3))
         ),
     ),
+    qat.PReLU: (ANY, lambda shape: st.just(qat.PReLU(shape[0]))),
     qat.DenseBnAct: (
         ROWS,
         lambda shape: st.builds(
@@ -170,10 +171,22 @@ OF_ONE = {
     qat.AvgPool2d: (IMAGES, lambda shape: pools(qat.AvgPool2d)),
     qat.GlobalAvgPool2d: (IMAGES, lambda shape: st.just(qat.GlobalAvgPool2d())),
 }
+
+
+def fit(a, b):
+    """Equal shapes, or one of a single pixel beside one of as many channels."""
+    return a == b or (len(a) == len(b) == 3 and a[0] == b[0] and (1, 1) in (a[1:], b[1:]))
+
+
 #: Those that join two values.
 OF_TWO = {
     qat.Add: (lambda a, b: a == b, st.builds(qat.Add, ACTIVATIONS)),
     qat.Stack: (lambda a, b: a == b and len(a) < 3, st.builds(qat.Stack, sizes(1))),
+    qat.Add: (fit, st.builds(qat.Add, ACTIVATIONS)),
+    qat.Mul: (fit, st.just(qat.Mul())),
+    qat.Sub: (fit, st.just(qat.Sub())),
+    qat.Maximum: (fit, st.just(qat.Maximum())),
+    qat.Minimum: (fit, st.just(qat.Minimum())),
     qat.Concat: (lambda a, b: a[1:] == b[1:] and a[0] + b[0] <= MOST_CHANNELS, st.just(qat.Concat())),
 }
 

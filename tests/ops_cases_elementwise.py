@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from conformance import FLOAT32_SUM, Case
+from conformance import EXPONENTIAL, FLOAT32_SUM, Case
 from ops_cases import IMAGE, KERNELS, activation, adder, conv_weight, dense_weight, f32, integers, scalar, vector
 
 INF = np.inf
@@ -216,6 +218,42 @@ add(
     _sigmoid,
     cotangent=_g,
     gradients=[_g * _sigmoid * (1 - _sigmoid)],
+    tolerance=FLOAT32_SUM,
+    gradient_tolerance=FLOAT32_SUM,
+)
+add(
+    "softplus: no overflow, and its gradient is sigmoid, at 0 too",
+    lambda ops, x: ops.softplus(x),
+    [vector(_x)],
+    "vector",
+    np.logaddexp(_x, 0),
+    cotangent=_g,
+    gradients=[_g * _sigmoid],
+    tolerance=FLOAT32_SUM,
+    gradient_tolerance=FLOAT32_SUM,
+)
+_moderate = np.array([-100, -9, -2, -0.5, -0.01, 0, 0.01, 0.5, 2, 9, 80])
+for _what, _some in (("to 1", [-100, -9, -2, -0.5, -0.01, 0]), ("of 9", [9]), ("of 80", [80])):
+    add(
+        f"exp, {_what}",
+        lambda ops, x: ops.exp(x),
+        [vector(_some)],
+        "vector",
+        [math.exp(x) for x in _some],
+        cotangent=np.ones(len(_some)),
+        gradients=[[math.exp(x) for x in _some]],
+        tolerance=FLOAT32_SUM if _what == "to 1" else EXPONENTIAL,
+        gradient_tolerance=FLOAT32_SUM if _what == "to 1" else EXPONENTIAL,
+    )
+_e = np.arange(1, 12)
+add(
+    "erf, also where it is 1 or -1",
+    lambda ops, x: ops.erf(x),
+    [vector(_moderate)],
+    "vector",
+    [math.erf(x) for x in _moderate],
+    cotangent=_e,
+    gradients=[_e * 2 / math.sqrt(math.pi) * np.exp(-(_moderate**2))],
     tolerance=FLOAT32_SUM,
     gradient_tolerance=FLOAT32_SUM,
 )

@@ -12,6 +12,7 @@ from qat.integer import trace_codes
 from qat.networks import LeNet5
 from qat.passes.fold_batch_norm import fold_batch_norm
 from qat.training.optimizer import Optimizer
+from qat.vocabulary.activations import FUSED
 
 TORCH, ONNX = qat.backend("torch"), qat.target("ONNX")
 RNG = np.random.default_rng(0)
@@ -93,7 +94,7 @@ def test_every_setting_gives_equal_codes(settings: dict[str, object], tmp_path: 
     assert_equal_everywhere(*trained(Everything(), **settings), tmp_path)
 
 
-@pytest.mark.parametrize("activation", ["relu", "relu6", "leaky_relu", "sigmoid", "tanh", "hsigmoid", "hswish"])
+@pytest.mark.parametrize("activation", FUSED)
 def test_every_activation_gives_equal_codes(activation: str, tmp_path: Path) -> None:
     assert_equal_everywhere(*trained(Everything(activation)), tmp_path)
 

@@ -211,7 +211,7 @@ def test_every_reader_of_data_sets_is_used_by_load() -> None:
 @pytest.mark.parametrize(
     ("node", "field", "value"),
     [
-        *(("conv.leaky_relu", "alpha", value) for value in ("x", None, [1, 2])),
+        *(("conv.leaky_relu", "alpha", value) for value in ("x", True, [1, 2])),
         *(("conv", "freeze_bn", value) for value in ("x", None, [1])),
         *(("add.fake_quant", "shares", value) for value in (3, None, "x", [None], ["nowhere"], ["conv"])),
         ("conv", "dilation", 2**70),

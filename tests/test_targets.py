@@ -16,24 +16,40 @@ import qat.integer
 from qat.integer import (
     Grid,
     IntegerAdd,
+    IntegerChannelTable,
     IntegerConcat,
     IntegerConv2d,
     IntegerDense,
     IntegerFlatten,
     IntegerGraph,
     IntegerInput,
+    IntegerMaximum,
     IntegerMaxPool2d,
+    IntegerMinimum,
+    IntegerMul,
     IntegerNode,
     IntegerPad,
     IntegerPick,
     IntegerRearrange,
     IntegerSoftmax,
+    IntegerSub,
     IntegerTable,
     IntegerTensor,
 )
 from qat.registry import TARGETS, installed
 
-ON_ASCEND = {IntegerTable, IntegerSoftmax, IntegerPad, IntegerPick, IntegerRearrange}
+ON_ASCEND = {
+    IntegerTable,
+    IntegerChannelTable,
+    IntegerSoftmax,
+    IntegerPad,
+    IntegerPick,
+    IntegerRearrange,
+    IntegerMul,
+    IntegerSub,
+    IntegerMaximum,
+    IntegerMinimum,
+}
 #: The kinds that a target refuses; it writes all others.
 REFUSED: dict[str, set[type[IntegerNode]]] = {"AIR": ON_ASCEND, "ASCEND_ONNX": ON_ASCEND}
 #: The profiles of convert_quant_network, of which a target has to take one.
@@ -54,8 +70,13 @@ def networks() -> dict[type[IntegerNode], qat.Network | qat.Graph]:
         IntegerPad: chain(conv(1, 2), qat.ConstantChannel(0.0)),
         IntegerPick: chain(conv(1, 2), qat.Slice(1, step=2)),
         IntegerRearrange: chain(conv(1, 4), qat.PixelShuffle(2)),
+        IntegerSub: Traced(lambda self, x: self.a(x) - self.b(x), **two),
+        IntegerMaximum: Traced(lambda self, x: qat.Maximum()(self.a(x), self.b(x)), **two),
+        IntegerMinimum: Traced(lambda self, x: qat.Minimum()(self.a(x), self.b(x)), **two),
+        IntegerMul: Traced(lambda self, x: self.a(x) * self.b(x), **two),
         IntegerConcat: Traced(lambda self, x: self.join(self.a(x), self.b(x)), join=qat.Concat(), **two),
         IntegerTable: chain(conv(1, 2), qat.Activation("sigmoid")),
+        IntegerChannelTable: chain(conv(1, 2), qat.PReLU(2)),
         IntegerSoftmax: chain(qat.Flatten(), qat.DenseBnAct(64, 3), qat.Softmax()),
     }
 

@@ -213,9 +213,8 @@ def test_something_that_is_no_symbol_is_refused_as_an_input(value):
 @pytest.mark.parametrize(
     "use",
     [
-        lambda x: 2 + x,
-        lambda x: -x,
         lambda x: x / 2,
+        lambda x: x @ x,
         lambda x: x > 0,
         lambda x: max(x),
         lambda x: x.mean(-1),
@@ -230,7 +229,10 @@ def test_something_that_is_no_symbol_is_refused_as_an_input(value):
     ],
 )
 def test_what_is_no_cell_is_refused(use):
-    refused(lambda self, x: use(x), "in a construct, only calls of cells and a . b are known; write a cell for it")
+    refused(
+        lambda self, x: use(x),
+        "in a construct, only calls of cells, a . b, a - b, a . b, these with numbers, and -a are known; write a cell for it",
+    )
 
 
 def test_a_branch_that_depends_on_a_symbol_is_refused():

@@ -24,7 +24,7 @@ from qat.cells.linear import NEVER
 from qat.errors import QatWarning
 from qat.integer import IntegerGraph, evaluate, trace_codes
 from qat.training.forward import Forward
-from qat.vocabulary.activations import RELU_BOUNDS, TABLES
+from qat.vocabulary.activations import FUSED
 from qat.vocabulary.arrays import as_tuple
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 
@@ -37,7 +37,7 @@ EXAMPLES = 2000 if os.environ.get("QAT_FUZZ") else 200
 MOST_CHANNELS = 8
 LONGEST = 10  #: side of a picture that may still grow
 
-ACTIVATIONS = st.sampled_from([None, *RELU_BOUNDS, *TABLES])
+ACTIVATIONS = st.sampled_from([None, *FUSED[: FUSED.index("exp")], *FUSED[FUSED.index("exp") + 1 :]])
 SMALL_PAIRS = st.tuples(st.integers(1, 2), st.integers(1, 2))
 
 
@@ -224,6 +224,7 @@ IMAGE_STEPS = (
     "pooling",
     "global mean",
     "activation",
+    "trained slopes",
     "dropout",
     "residual",
     "projected residual",
@@ -231,6 +232,12 @@ IMAGE_STEPS = (
     "chain of additions",
     "addition of the input",
     "addition of any two",
+    "gate",
+    "square",
+    "product of any two",
+    "difference",
+    "extreme",
+    "factor and shift",
     "concatenation",
     "concatenation of any two",
     "move",
@@ -239,9 +246,11 @@ IMAGE_STEPS = (
     "softmax",
     "flatten",
 )
+ELEMENTWISE = ("product of any two", "difference", "extreme", "factor and shift")
 ROW_STEPS = (
     *("dense", "dense", "dense"),
     *("activation", "dropout", "same tensor twice", "residual", "concatenation", "softmax", "move"),
+    *ELEMENTWISE,
 )
 SERIES_STEPS = ("activation", "dropout", "same tensor twice", "softmax", "flatten", "move", "move", "move")
 ADD_ACTIVATIONS = st.sampled_from([None, "relu", "relu6"])
@@ -308,6 +317,8 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         return zoo.use(qat.GlobalAvgPool2d(), x)
     if step == "activation":
         return zoo.use(qat.Activation(draw(ACTIVATIONS.filter(bool)), draw(st.sampled_from([0.2, 1.5]))), x)
+    if step == "trained slopes":
+        return zoo.use(qat.PReLU(channels), x)
     if step == "dropout":
         return zoo.use(qat.Dropout(draw(st.sampled_from([0.0, 0.3, 0.9]))), x)
     if step == "softmax":
@@ -332,8 +343,15 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         entry = zoo.shapes["input"]
         y = zoo.use(draw(convolutions(entry, **keeps_shape(entry[0]))), "input")
         return zoo.use(add, *draw(st.permutations(["input", y])))
+    if step in ELEMENTWISE:
+        return _elementwise_step(draw, zoo, x, step)
     if step == "addition of any two":
         return zoo.use(add, x, draw(st.sampled_from([name for name, s in zoo.shapes.items() if s == shape])))
+    if step == "gate":
+        gate = zoo.use(draw(convolutions((channels, 1, 1), **keeps_shape(channels))), zoo.use(qat.GlobalAvgPool2d(), x))
+        return zoo.use(draw(st.sampled_from([qat.Mul(), add, qat.Sub()])), *draw(st.permutations([x, gate])))
+    if step == "square":
+        return zoo.use(qat.Mul(), x, x)
     if step == "concatenation" and channels < 2 * MOST_CHANNELS:
         y = zoo.use(draw(convolutions(shape, **keeps_shape(channels, draw(st.integers(1, 4))))), x)
         return zoo.use(qat.Concat(), *draw(st.permutations([x, y, *draw(st.sampled_from([[], [y], [x, y]]))])))
@@ -371,8 +389,22 @@ def _move(draw: st.DrawFn, zoo: Zoo, x: str) -> str:
     return zoo.use(draw(drawn[kind](shape)), x)
 
 
+def _elementwise_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
+    """Of images and rows alike."""
+    equal = st.sampled_from([name for name, shape in zoo.shapes.items() if shape == zoo.shapes[x]])
+    if step == "product of any two":
+        return zoo.use(qat.Mul(), x, draw(equal))
+    if step in ("difference", "extreme"):
+        kinds = [qat.Sub()] if step == "difference" else [qat.Maximum(), qat.Minimum()]
+        return zoo.use(draw(st.sampled_from(kinds)), x, draw(equal))
+    numbers = st.sampled_from([-1.5, 0.25, 1.0])
+    return zoo.use(qat.Activation("linear", draw(numbers), draw(numbers)), x)
+
+
 def _row_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
     shape = zoo.shapes[x]
+    if step in ELEMENTWISE:
+        return _elementwise_step(draw, zoo, x, step)
     if step == "activation":
         return zoo.use(qat.Activation(draw(ACTIVATIONS.filter(bool))), x)
     if step == "dropout":
@@ -465,6 +497,8 @@ def random_params(graph: qat.Graph, rng: np.random.Generator, kinds: frozenset[s
             array[:] = rng.normal(0, 0.5, array.shape)
             if "large bias" in kinds:
                 array[some] = rng.choice([-1.0, 1.0]) * 10.0 ** rng.integers(2, 7)
+        elif local == "slope":
+            array[:] = rng.normal(0, 0.7, array.shape)
         elif local == "gamma":
             array[:] = rng.normal(1, 0.4, array.shape)
             for kind, value in (("gamma below 0", -0.7), ("gamma 0", 0.0), ("gamma 1e-9", 1e-9)):
@@ -546,7 +580,19 @@ EVERYTHING = {
     *DEGENERATE,
     "numpy",
     "torch",
-    *("Activation", "Add", "AvgPool2d", "BatchNorm", "Concat", "Conv2dBnAct", "DenseBnAct", "Dropout", "Flatten"),
+    *(
+        "Activation",
+        "Add",
+        "AvgPool2d",
+        "BatchNorm",
+        "Concat",
+        "Conv2dBnAct",
+        "DenseBnAct",
+        "Dropout",
+        "Flatten",
+        "Mul",
+    ),
+    *("Sub", "Maximum", "Minimum", "PReLU"),
     *("GlobalAvgPool2d", "MaxPool2d", "Softmax", "Normalize", "ConstantChannel"),
     *INPUTS,
     *("two inputs", "several outputs"),

@@ -33,6 +33,7 @@ True
 True
 """
 
+from qat.cells.arithmetic import Maximum, Minimum, Mul, Sub
 from qat.cells.base import Cell, Context, Param, Scope
 from qat.cells.batch_norm import BatchNorm
 from qat.cells.conv2d import Conv2dBnAct
@@ -45,6 +46,7 @@ from qat.cells.normalize import Normalize
 from qat.cells.pad import Pad
 from qat.cells.part import Slice
 from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from qat.cells.prelu import PReLU
 from qat.cells.rearrange import (
     ChannelShuffle,
     PixelShuffle,
@@ -76,7 +78,11 @@ __all__ = [
     "Input",
     "LinearCell",
     "MaxPool2d",
+    "Maximum",
+    "Minimum",
+    "Mul",
     "Normalize",
+    "PReLU",
     "Pad",
     "Param",
     "PixelShuffle",
@@ -86,6 +92,7 @@ __all__ = [
     "Slice",
     "Softmax",
     "Stack",
+    "Sub",
     "Transpose",
     "Upsample",
     "WeightedCell",

@@ -31,7 +31,7 @@ class BatchNorm(LinearCell):
     momentum: float = 0.9
     eps: float = 1e-5
     activation: str | None = None
-    alpha: float = 0.2
+    alpha: float | None = None
     after_fake: bool = True
     weight_quantizer: BaseWeightQuantizer | None = None
     bn_fold: str | None = None

@@ -29,7 +29,7 @@ class DenseBnAct(WeightedCell):
         momentum: of the running statistics, momentum * running + (1 - momentum) * batch, 0 to 1. Default: 0.9.
         eps: what is added to a variance before its square root. Default: 1e-5.
         activation: None or a name of ``qat.vocabulary.activations``. Default: None.
-        alpha: the slope of "leaky_relu" below 0. Default: 0.2.
+        alpha: the activation's own, as of ``Activation``. Default: None: 0.2 of "leaky_relu", 1 of "elu".
         after_fake: let convert_quant_network put a fake quantizer after it. Default: True.
         weight_quantizer: set by convert_quant_network. Default: None, a float cell.
         bn_fold: set by convert_quant_network (``LinearCell``). Default: None.

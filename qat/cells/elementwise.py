@@ -6,18 +6,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from qat.cells.base import Cell, Scope, Shape
 from qat.errors import QatError
 from qat.integer import Function, IntegerBuilder, Sum, require_codes
-from qat.vocabulary.activations import NON_NEGATIVE, RELU_BOUNDS, TABLES, check_activation
+from qat.vocabulary.activations import NON_NEGATIVE, RELU_BOUNDS, TABLES, apply_table, check_function
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
 from qat.vocabulary.values import Value
 
 
+def joint_shape(what: str, a: Shape, b: Shape) -> Shape:
+    """The shape of what two inputs give, number by number, where one may be (C, 1, 1) beside (C, H, W).
+
+    Args:
+        what: is done, for the message: "multiplies".
+        a: the first shape.
+        b: the second shape.
+
+    Raises:
+        QatError: they fit neither way.
+    """
+    if a == b:
+        return a
+    for whole, gate in ((a, b), (b, a)):
+        if len(whole) == len(gate) == 3 and gate == (whole[0], 1, 1):
+            return whole
+    raise QatError(
+        f"{what} equal shapes, or (C, H, W) and (C, 1, 1), but gets {a} and {b}; make them equal, by a 1x1 convolution perhaps"
+    )
+
+
 @dataclass(frozen=True)
 class Add(Cell):
-    """The sum of two inputs of one shape; ``a + b`` in a construct is ``Add()(a, b)``.
+    """The sum of two inputs of one shape, or of (C, H, W) and (C, 1, 1); ``a + b`` in a construct is ``Add()(a, b)``.
 
     In integers both inputs have one grid: convert_quant_network lets the fake quantizers before it share.
 
@@ -47,10 +70,7 @@ class Add(Cell):
         return self.activation is not None
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        a, b = shapes
-        if a != b:
-            raise QatError(f"adds equal shapes, but gets {a} and {b}; make them equal, by a 1x1 convolution perhaps")
-        return a
+        return joint_shape("adds", *shapes)
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         a, b = inputs
@@ -66,12 +86,29 @@ class Activation(Cell):
     """An activation function by itself. In integers it is a table with one entry for each code of its input.
 
     Args:
-        function: a name of ``qat.vocabulary.activations``, such as "relu", "hswish" or "tanh".
-        alpha: the slope of "leaky_relu" below 0. Default: 0.2.
+        function: a name of ``qat.vocabulary.activations``: relu, relu6, leaky_relu, sigmoid, tanh, hsigmoid, hswish, silu,
+            gelu (with the error function), gelu_tanh (its approximation), mish, elu, selu, softplus, exp, hard_sigmoid
+            (alpha x + beta clipped to 0..1), clip (to low..high) or linear (alpha x + beta).
+        alpha: of leaky_relu and elu, below 0; of hard_sigmoid and linear the slope. Default: None, the function's own: 0.2 of
+            leaky_relu and hard_sigmoid, else 1.
+        beta: of hard_sigmoid and linear, what is added. Default: None: 0.5 and 0.
+        low: of clip. Default: None, no bound.
+        high: of clip. Default: None, no bound.
+
+    Raises:
+        QatError: for an unknown function, and parameters that it does not have.
+
+    Example:
+        >>> import qat
+        >>> qat.Activation("clip", low=-1.0, high=2.0).non_negative
+        False
     """
 
     function: str
-    alpha: float = 0.2
+    alpha: float | None = None
+    beta: float | None = None
+    low: float | None = None
+    high: float | None = None
 
     output_numbers = "computed"
     output_channels = "kept"
@@ -79,12 +116,16 @@ class Activation(Cell):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_activation(self.function or "None", "Activation")
+        check_function(self.function, "Activation", self._parameters)
+
+    @property
+    def _parameters(self) -> dict[str, float | None]:
+        return {"alpha": self.alpha, "beta": self.beta, "low": self.low, "high": self.high}
 
     @property
     def non_negative(self) -> bool:  # type: ignore[override]
         """By its function."""
-        return self.function in NON_NEGATIVE
+        return self.function in NON_NEGATIVE or (self.low is not None and self.low >= 0.0)
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return shapes[0]
@@ -92,7 +133,7 @@ class Activation(Cell):
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         x = Value(inputs[0].real(scope.ops))
         if self.function in TABLES:
-            return Value(TABLES[self.function](scope.ops, x.data, self.alpha))
+            return Value(apply_table(scope.ops, self.function, x.data, self._parameters))
         return Value(x.data, relu=RELU_BOUNDS[self.function])
 
     def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Function:
@@ -100,7 +141,8 @@ class Activation(Cell):
 
         def function(real: Array) -> Array:
             if self.function in TABLES:
-                result: Array = TABLES[self.function](NUMPY_OPS, real, self.alpha)
+                with np.errstate(over="ignore"):  # what is infinite gets the highest code
+                    result: Array = apply_table(NUMPY_OPS, self.function, real, self._parameters)
                 return result
             return NUMPY_OPS.minimum(NUMPY_OPS.relu(real), RELU_BOUNDS[self.function])
 

@@ -32,7 +32,7 @@ from qat.integer import (
     smallest_type,
 )
 from qat.quantizers import SMALLEST_SCALE, BaseWeightQuantizer, WeightCodes
-from qat.vocabulary.activations import NON_NEGATIVE, RELU_BOUNDS, TABLES, check_activation
+from qat.vocabulary.activations import NON_NEGATIVE, RELU_BOUNDS, TABLES, apply_table, check_activation
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import EXACT_INTEGERS, Array, Kind, Ops, Tensor
 from qat.vocabulary.serial import check_steps
@@ -66,7 +66,7 @@ class LinearCell(Cell, ABC, abstract=True):
     momentum: float
     eps: float
     activation: str | None
-    alpha: float
+    alpha: float | None
     after_fake: bool
     weight_quantizer: BaseWeightQuantizer | None
     bn_fold: str | None
@@ -186,7 +186,7 @@ class LinearCell(Cell, ABC, abstract=True):
             y = self.apply(ops, x.real(ops), scope.input_shapes[0], weight, bias)
             y = self._normalised(scope, params, y, learning) if self.has_bn else y
             if self.activation in TABLES:  # convert_quant_network makes a cell of its own of it
-                y = TABLES[self.activation](ops, y, self.alpha)
+                y = apply_table(ops, self.activation, y, {"alpha": self.alpha})
             return Value(y, relu=relu)
         if not self.has_bn:
             return self._product(scope, quantizer, x, weight, bias, relu)
@@ -416,7 +416,7 @@ class WeightedCell(LinearCell, Channels, abstract=True):
     momentum: float = 0.9
     eps: float = 1e-5
     activation: str | None = None
-    alpha: float = 0.2
+    alpha: float | None = None
     after_fake: bool = True
     weight_quantizer: BaseWeightQuantizer | None = None
     bn_fold: str | None = None

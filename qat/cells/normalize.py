@@ -48,7 +48,7 @@ class Normalize(LinearCell):
     momentum: ClassVar[float] = 0.0  # type: ignore[misc]
     eps: ClassVar[float] = 1.0  # type: ignore[misc]
     activation: ClassVar[None] = None  # type: ignore[misc]
-    alpha: ClassVar[float] = 0.0  # type: ignore[misc]
+    alpha: ClassVar[None] = None  # type: ignore[misc]
     bn_fold: ClassVar[None] = None  # type: ignore[misc]
     freeze_bn: ClassVar[int] = NEVER  # type: ignore[misc]
     pruner: ClassVar[None] = None  # type: ignore[misc]

@@ -29,7 +29,25 @@ class Traced(Protocol):
         """Of one sample: (C, H, W), (C, L) or (F,)."""
 
     def __add__(self, other: Any) -> Traced:
-        """The node that adds both."""
+        """The node that adds both, or a number."""
+
+    def __radd__(self, other: Any) -> Traced:
+        """The node that adds a number."""
+
+    def __sub__(self, other: Any) -> Traced:
+        """The node that subtracts the other, or a number."""
+
+    def __rsub__(self, other: Any) -> Traced:
+        """The node that subtracts it from a number."""
+
+    def __mul__(self, other: Any) -> Traced:
+        """The node that multiplies both, or by a number."""
+
+    def __rmul__(self, other: Any) -> Traced:
+        """The node that multiplies by a number."""
+
+    def __neg__(self) -> Traced:
+        """The node that multiplies by -1."""
 
     def __getitem__(self, key: Any) -> Traced:
         """A part, by slices: ``x[:, :4]`` the first four channels, ``x[..., ::2]`` every other column."""

@@ -8,8 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
+from qat.cells.arithmetic import Mul, Sub
 from qat.cells.base import Cell, Shape
-from qat.cells.elementwise import Add
+from qat.cells.elementwise import Activation, Add
 from qat.cells.input import Input
 from qat.cells.part import Slice, indexed, parted
 from qat.cells.rearrange import Reshape, Transpose
@@ -19,6 +22,8 @@ from qat.errors import QatError, shortened
 from qat.graph.graph import Graph, Node, check_inputs
 from qat.names import check_name
 from qat.vocabulary.ops import Array
+
+KNOWN = "only calls of cells, a + b, a - b, a * b, these with numbers, and -a are known"
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,33 @@ class Symbol:
         """Of one sample: (C, H, W), (C, L) or (F,)."""
         return self.trace.shapes[self.name]
 
-    def __add__(self, other: Traced) -> Traced:
-        if not isinstance(other, Symbol):
-            raise QatError(f"{self.name} + {other!r}: only outputs of cells can be added")
-        return Add()(self, other)
+    def __add__(self, other: Any) -> Traced:
+        return Add()(self, other) if isinstance(other, Symbol) else self._linear("+", other, 1.0, other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Traced:
+        return Sub()(self, other) if isinstance(other, Symbol) else self._linear("-", other, 1.0, other, negative=True)
+
+    def __rsub__(self, other: Any) -> Traced:
+        return self._linear("-", other, -1.0, other)
+
+    def __mul__(self, other: Any) -> Traced:
+        return Mul()(self, other) if isinstance(other, Symbol) else self._linear("*", other, other, 0.0)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Traced:
+        return self._linear("-", 1.0, -1.0, 0.0)
+
+    def _linear(self, sign: str, other: Any, factor: Any, shift: Any, *, negative: bool = False) -> Traced:
+        """factor x + shift, or factor x - shift, of which ``other`` is one."""
+        if isinstance(other, bool) or not isinstance(other, (int, float, np.integer, np.floating)):
+            raise QatError(
+                f"{self.name} {sign} {shortened(other)}: a construct computes with outputs of cells and single numbers; for a "
+                "number for each channel use qat.Normalize"
+            )
+        return Activation("linear", float(factor), -float(shift) if negative else float(shift))(self)
 
     def __getitem__(self, key: Any) -> Traced:
         x: Traced = self
@@ -102,9 +130,9 @@ class Symbol:
         return dim % rank - 1
 
     def _refuse(self, *others: Any, **options: Any) -> Any:
-        raise QatError(f"{self.name}: in a construct, only calls of cells and a + b are known; write a cell for it")
+        raise QatError(f"{self.name}: in a construct, {KNOWN}; write a cell for it")
 
-    __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __matmul__ = __neg__ = _refuse
+    __truediv__ = __rtruediv__ = __matmul__ = _refuse
     __lt__ = __le__ = __gt__ = __ge__ = __iter__ = __len__ = __call__ = _refuse
     __pow__ = __rpow__ = __floordiv__ = __mod__ = __abs__ = __float__ = __int__ = _refuse
     __array__ = __array_ufunc__ = _refuse  # NumPy's functions
@@ -118,15 +146,13 @@ class Symbol:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # what copies and inspects objects asks for
             raise AttributeError(name)
-        raise QatError(
-            f"{self.name}.{name}: in a construct, only calls of cells and a + b are known; write a cell for it"
-        )
+        raise QatError(f"{self.name}.{name}: in a construct, {KNOWN}; write a cell for it")
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """What PyTorch calls where one of its functions is given a symbol."""
         name = getattr(function, "__name__", function)
-        raise QatError(f"{name}: in a construct, only calls of cells and a + b are known; write a cell for it")
+        raise QatError(f"{name}: in a construct, {KNOWN}; write a cell for it")
 
 
 class Network:

@@ -1,9 +1,10 @@
 """The integer graph, and its evaluation."""
 
-from qat.integer.add import IntegerAdd, Sum, sums_tie
+from qat.integer.add import IntegerAdd, IntegerSub, IntegerSum, Sum, sums_tie
 from qat.integer.builder import IntegerBuilder, by_sign
 from qat.integer.entry import Entering, IntegerInput
 from qat.integer.evaluation import Evaluator, evaluate, trace_codes
+from qat.integer.extremes import IntegerMaximum, IntegerMinimum
 from qat.integer.graph import IntegerGraph, require_integers
 from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, smallest_type
 from qat.integer.linear import EXACT_LONG, INT32_MAX, Accumulator, IntegerConv2d, IntegerDense, IntegerLinear
@@ -16,9 +17,10 @@ from qat.integer.moves import (
     code_of,
     with_constant,
 )
+from qat.integer.mul import IntegerMul, Product, products_tie
 from qat.integer.node import Adjustments, IntegerNode, Pending, require_codes
 from qat.integer.pick import IntegerPick
-from qat.integer.table import Function, IntegerSoftmax, IntegerTable
+from qat.integer.table import Function, IntegerChannelTable, IntegerSoftmax, IntegerTable
 
 __all__ = [
     "EXACT_LONG",
@@ -31,6 +33,7 @@ __all__ = [
     "Grid",
     "IntegerAdd",
     "IntegerBuilder",
+    "IntegerChannelTable",
     "IntegerConcat",
     "IntegerConv2d",
     "IntegerDense",
@@ -39,20 +42,27 @@ __all__ = [
     "IntegerInput",
     "IntegerLinear",
     "IntegerMaxPool2d",
+    "IntegerMaximum",
+    "IntegerMinimum",
+    "IntegerMul",
     "IntegerNode",
     "IntegerPad",
     "IntegerPick",
     "IntegerRearrange",
     "IntegerSoftmax",
+    "IntegerSub",
+    "IntegerSum",
     "IntegerTable",
     "IntegerTensor",
     "Pending",
+    "Product",
     "Requantize",
     "Shape",
     "Sum",
     "by_sign",
     "code_of",
     "evaluate",
+    "products_tie",
     "require_codes",
     "require_integers",
     "smallest_type",

@@ -147,6 +147,20 @@ def linear_multiplier(
     return fixed
 
 
+def product_multiplier(name: str, multiplier: Array, bound: int) -> FixedMultiplier:
+    """Of a product of two tensors, (1,). Raises QatError where a product, shifted to the left, leaves int32.
+
+    multiplier: s_a s_b / s_y in float32, as LiteRT computes it. bound: of the products of codes.
+    """
+    fixed = quantize_multiplier(multiplier.astype(np.float64))
+    if bound << max(int(fixed.shift[0]), 0) > LARGEST:
+        raise QatError(
+            f"{name}: the products of its codes may reach {bound}, times {multiplier[0]:g}, so that the fixed arithmetic would "
+            "overflow int32; use fewer bits, symmetric activations, or --arithmetic float"
+        )
+    return fixed
+
+
 def _long_multiplier(name: str, fixed: FixedMultiplier, bound: int) -> LongMultiplier:
     """The long form of a multiplier. Raises QatError where a result would leave int32, or where nothing is left of it."""
     left, product = int(fixed.shift.max()), bound * float((fixed.multiplier * 2.0 ** (fixed.shift - 31.0)).max())

@@ -13,6 +13,7 @@ from qat.cells.linear import NEVER, LinearCell
 from qat.errors import QatError
 from qat.graph import Graph, Network, Node, as_graph
 from qat.names import fits
+from qat.passes.join_linear import join_linear
 from qat.passes.place_normalization import place_normalization
 from qat.passes.quantizer_settings import QuantizerSettings, Setting, check_settings
 from qat.passes.share_grids import share_grids
@@ -111,7 +112,7 @@ def convert_quant_network(
         weight_quantizer=weight_quantizer,
         activation_quantizer=activation_quantizer,
     )
-    graph = place_normalization(graph, into_weights=not settings.ascend)
+    graph = place_normalization(join_linear(graph), into_weights=not settings.ascend)
     _check_layers(graph, settings.layers)
     fold = None if not bn_fold else "one_conv" if one_conv_fold else "two_conv"
     nodes: list[Node] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from qat.integer import Adjustments, IntegerBuilder, IntegerGraph, IntegerNode, 
 from qat.vocabulary.ops import Array
 
 MOST_ROUNDS = 100  #: of adjusting scales; a few are usual
+MOST_TOGETHER = 20  #: rounds in which all scales give way that are to
 
 
 def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> IntegerGraph:
@@ -52,7 +54,7 @@ def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> Integer
     graph.check_params(params)
     require_finite(graph, params)
     adjustments = Adjustments()
-    for _ in range(MOST_ROUNDS):
+    for attempt in range(MOST_ROUNDS):
         builder = IntegerBuilder(params, adjustments)
         values: dict[str, Any] = {}
         for node in graph.nodes:
@@ -62,7 +64,12 @@ def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> Integer
         if not builder.wanted.floors and not builder.wanted.nudges:
             break
         adjustments.floors |= builder.wanted.floors
-        adjustments.nudges += builder.wanted.nudges
+        nudges = builder.wanted.nudges
+        if nudges and attempt >= MOST_TOGETHER:
+            # Two grids of which each depends on the other would give way together, or in turn, for ever: one of them does, by
+            # more each time.
+            nudges = Counter({next(iter(nudges)): attempt - MOST_TOGETHER + 1})
+        adjustments.nudges += nudges
     for output in graph.outputs:
         if not isinstance(values[output], IntegerTensor):
             raise QatError(

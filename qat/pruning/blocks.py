@@ -50,6 +50,8 @@ def residual_blocks(network: Network | Graph) -> tuple[ResidualBlock, ...]:
         if not isinstance(node.cell, Add):
             continue
         for identity, end in (node.inputs, node.inputs[::-1]):
+            if graph.shapes[identity] != graph.shapes[node.name]:  # one pixel that is added to all others
+                continue
             branch = _branch(graph, node, identity, end)
             if branch:
                 blocks.append(ResidualBlock(node.name, identity, branch))

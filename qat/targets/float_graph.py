@@ -26,6 +26,9 @@ class Symbol(ABC):
     def __add__(self: S, other: S | float) -> S:
         return self.binary("Add", self, other)
 
+    def __radd__(self: S, other: float) -> S:
+        return self.binary("Add", other, self)
+
     def __sub__(self: S, other: S | float) -> S:
         return self.binary("Sub", self, other)
 
@@ -34,6 +37,9 @@ class Symbol(ABC):
 
     def __mul__(self: S, other: S | float) -> S:
         return self.binary("Mul", self, other)
+
+    def __rmul__(self: S, other: float) -> S:
+        return self.binary("Mul", other, self)
 
     def __truediv__(self: S, other: S | float) -> S:
         return self.binary("Div", self, other)

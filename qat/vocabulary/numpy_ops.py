@@ -6,6 +6,7 @@ A scalar is a vector of one element, because NumPy 1 would promote a 0-d array b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -115,6 +116,18 @@ class NumpyOps(Ops):
     def tanh(self, x: Array) -> Array:
         return np.tanh(x)
 
+    def exp(self, x: Array) -> Array:
+        y: Array = np.exp(x)
+        return y
+
+    def erf(self, x: Array) -> Array:
+        y: Array = _erf(x).astype(x.dtype)
+        return y
+
+    def softplus(self, x: Array) -> Array:
+        y: Array = np.logaddexp(x, x.dtype.type(0.0))
+        return y
+
     def softmax(self, x: Array) -> Array:
         e = np.exp(x - x.max(axis=1, keepdims=True))
         y: Array = e / e.sum(axis=1, keepdims=True)
@@ -218,6 +231,8 @@ class NumpyOps(Ops):
             np.clip(y, low, high, out=y)
         return y
 
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])  # NumPy has none
 
 NUMPY_OPS = NumpyOps()
 WIDE_NUMPY_OPS = NumpyOps(np.float64)

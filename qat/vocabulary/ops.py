@@ -151,6 +151,18 @@ class Ops(ABC):
         """Hyperbolic tangent."""
 
     @abstractmethod
+    def exp(self, x: Tensor) -> Tensor:
+        """e^x; infinite beyond 88."""
+
+    @abstractmethod
+    def erf(self, x: Tensor) -> Tensor:
+        """The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
+
+    @abstractmethod
+    def softplus(self, x: Tensor) -> Tensor:
+        """log(1 + exp(x)), which is x for large x; its gradient is ``sigmoid``."""
+
+    @abstractmethod
     def softmax(self, x: Tensor) -> Tensor:
         """exp(x_c) / sum_k exp(x_k) over the channels of an activation."""
 

@@ -24,6 +24,7 @@ class JaxOps(Ops):
     """NCHW, as the canonical layout."""
 
     sigmoid, tanh, sqrt, log = map(staticmethod, (jax.nn.sigmoid, jnp.tanh, jnp.sqrt, jnp.log))
+    exp, erf, softplus = map(staticmethod, (jnp.exp, jax.scipy.special.erf, jax.nn.softplus))
     relu, abs, where, isfinite = map(staticmethod, (jax.nn.relu, jnp.abs, jnp.where, jnp.isfinite))
     maximum, minimum, rint = map(staticmethod, (jnp.maximum, jnp.minimum, jnp.rint))
     max, min, mean, stop_gradient = map(staticmethod, (jnp.max, jnp.min, jnp.mean, lax.stop_gradient))

@@ -142,6 +142,15 @@ class KerasOps(Ops):
     def tanh(self, x: Tensor) -> Tensor:
         return tf.tanh(x)
 
+    def exp(self, x: Tensor) -> Tensor:
+        return tf.exp(x)
+
+    def erf(self, x: Tensor) -> Tensor:
+        return tf.math.erf(x)
+
+    def softplus(self, x: Tensor) -> Tensor:
+        return tf.math.softplus(x)
+
     def softmax(self, x: Tensor) -> Tensor:
         return tf.nn.softmax(x)
 

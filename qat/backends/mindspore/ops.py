@@ -150,6 +150,15 @@ class MindSporeOps(Ops):
     def tanh(self, x: Tensor) -> Tensor:
         return ops.tanh(x)
 
+    def exp(self, x: Tensor) -> Tensor:
+        return ops.exp(x)
+
+    def erf(self, x: Tensor) -> Tensor:
+        return ops.erf(x)
+
+    def softplus(self, x: Tensor) -> Tensor:
+        return ops.softplus(x)
+
     def softmax(self, x: Tensor) -> Tensor:
         return ops.softmax(x, 1)
 

@@ -129,6 +129,15 @@ class TorchOps(Ops):
     def tanh(self, x: Tensor) -> Tensor:
         return x.tanh()
 
+    def exp(self, x: Tensor) -> Tensor:
+        return x.exp()
+
+    def erf(self, x: Tensor) -> Tensor:
+        return torch.erf(x)
+
+    def softplus(self, x: Tensor) -> Tensor:
+        return F.softplus(x)
+
     def softmax(self, x: Tensor) -> Tensor:
         return x.softmax(1)
 

@@ -307,6 +307,9 @@ class _Lowering:
 
     @add.register
     def _(self, node: IntegerAdd) -> None:
+        if any(x.shape != node.output.shape for x in node.inputs):
+            found = "one of its inputs has a single pixel, which Ascend's addition was not shown to take"
+            raise self.refuse(node, found, "make their shapes equal, or export to ONNX")
         a, b = (self.dequantized(x) for x in node.inputs)
         self.finish(node, self.step("add", node.name + "/real", (a, b), node.output.shape), node.requantize[1:])
 

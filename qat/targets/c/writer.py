@@ -12,24 +12,29 @@ from typing import Any
 import numpy as np
 
 from qat.integer import (
-    IntegerAdd,
+    IntegerChannelTable,
     IntegerConcat,
     IntegerConv2d,
     IntegerDense,
     IntegerFlatten,
     IntegerGraph,
     IntegerInput,
+    IntegerMaximum,
     IntegerMaxPool2d,
+    IntegerMinimum,
+    IntegerMul,
     IntegerNode,
     IntegerPad,
     IntegerPick,
     IntegerRearrange,
     IntegerSoftmax,
+    IntegerSum,
     IntegerTable,
     IntegerTensor,
 )
 from qat.integer.ends import REAL, Ends, FileInput, FileOutput
 from qat.names import check_included, harmless
+from qat.targets.c import elementwise as c_elementwise
 from qat.targets.c import ends as c_ends
 from qat.targets.c import kernels as c_kernels
 from qat.targets.c import moves as c_moves
@@ -307,24 +312,20 @@ extern "C" {{
         self.define(node, "to the order of channels, rows, columns", [], body)
 
     @add.register
-    def _(self, node: IntegerAdd) -> None:
-        source, grid, size, fixed = node.inputs[0].grid, node.output.grid, prod(node.output.shape), node.fixed
-        (mx, rx), (my, ry) = ((int(x.multiplier[0]), -int(x.shift[0])) for x in (fixed.operand, fixed.result))
-        wide = source.wide or grid.wide
-        scale, kind = ("requantize_sum", "int64_t") if wide else ("requantize", "int32_t")
-        self.used.add(scale.upper())
-        clip = self.clip(node.output)
-        zero = grid.zero_point - grid.qmin
-        centre = source.zero_point - source.qmin
-        low, high = node.requantize.low + zero, node.requantize.high + zero
-        body = f"""\
-    int32_t i;
-    for (i = 0; i < {size}; i++) {{
-        const {kind} a = {scale}((x0[i] - {centre}) * (({kind})1 << {fixed.left}), {mx}, {rx});
-        const {kind} b = {scale}((x1[i] - {centre}) * (({kind})1 << {fixed.left}), {mx}, {rx});
-        y[i] = {clip}({scale}(a + b, {my}, {ry}) + {zero}, {low}, {high});
-    }}"""
-        self.define(node, f"addition, {dimensions(node.output.shape)}", [], body, inputs=2)
+    def _(self, node: IntegerSum) -> None:
+        c_elementwise.add_sum(self, node)
+
+    @add.register
+    def _(self, node: IntegerMaximum) -> None:
+        c_elementwise.add_extreme(self, node, ">")
+
+    @add.register
+    def _(self, node: IntegerMinimum) -> None:
+        c_elementwise.add_extreme(self, node, "<")
+
+    @add.register
+    def _(self, node: IntegerMul) -> None:
+        c_elementwise.add_mul(self, node)
 
     @add.register
     def _(self, node: IntegerConcat) -> None:
@@ -359,6 +360,10 @@ extern "C" {{
     for (i = 0; i < {prod(node.output.shape)}; i++)
         y[i] = {name}_table[x[i]];"""
         self.define(node, f"a table for {dimensions(node.output.shape)} codes", [table], body)
+
+    @add.register
+    def _(self, node: IntegerChannelTable) -> None:
+        c_elementwise.add_channel_table(self, node)
 
     @add.register
     def _(self, node: IntegerSoftmax) -> None:

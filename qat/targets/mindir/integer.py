@@ -13,18 +13,23 @@ from qat.cells.base import Shape
 from qat.errors import QatError
 from qat.integer import (
     IntegerAdd,
+    IntegerChannelTable,
     IntegerConcat,
     IntegerConv2d,
     IntegerDense,
     IntegerFlatten,
     IntegerInput,
     IntegerLinear,
+    IntegerMaximum,
     IntegerMaxPool2d,
+    IntegerMinimum,
+    IntegerMul,
     IntegerNode,
     IntegerPad,
     IntegerPick,
     IntegerRearrange,
     IntegerSoftmax,
+    IntegerSub,
     IntegerTable,
     Requantize,
 )
@@ -249,6 +254,26 @@ class IntegerWriter:
         self._requantize(node, total, node.requantize, len(node.output.shape))
 
     @add.register
+    def _(self, node: IntegerSub) -> None:
+        difference = self.node("Sub", [self.names[x.name] for x in node.inputs])
+        self._requantize(node, difference, node.requantize, len(node.output.shape))
+
+    @add.register
+    def _(self, node: IntegerMaximum) -> None:
+        a, b = (self.names[x.name] for x in node.inputs)
+        self._finish(node, a, "Maximum", b)
+
+    @add.register
+    def _(self, node: IntegerMinimum) -> None:
+        a, b = (self.names[x.name] for x in node.inputs)
+        self._finish(node, a, "Minimum", b)
+
+    @add.register
+    def _(self, node: IntegerMul) -> None:
+        product = self.node("Mul", [self.names[x.name] for x in node.inputs])
+        self._requantize(node, product, node.requantize, len(node.output.shape))
+
+    @add.register
     def _(self, node: IntegerConcat) -> None:
         together = self.node("MakeTuple", [self.names[x.name] for x in node.inputs])
         self._finish(node, together, "Concat", self.constant(1 + node.axis))
@@ -272,6 +297,14 @@ class IntegerWriter:
         table = self.cast(self.parameter(f"{node.name}.table", node.table.astype(dtype)), FLOAT32)
         x = self.names[node.inputs[0].name]
         index = self.node("Sub", [x, self.number(node.inputs[0].grid.low)])
+        self._finish(node, self._take(table, index, codes_name(node.name)))
+
+    @add.register
+    def _(self, node: IntegerChannelTable) -> None:
+        (x,) = node.inputs
+        table = self.cast(self.parameter(f"{node.name}.table", node.table.ravel().astype(np.int32)), FLOAT32)
+        first = node.first.astype(np.float32).reshape((1, -1) + (1,) * (len(x.shape) - 1))
+        index = self.node("Add", [self.names[x.name], self.parameter(f"{node.name}.first", first)])
         self._finish(node, self._take(table, index, codes_name(node.name)))
 
     @add.register

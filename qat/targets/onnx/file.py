@@ -18,6 +18,7 @@ from qat.targets.messages import messages
 
 #: What the two targets write. Others could loop for ever, fill the memory from a few bytes, or read other files.
 OPERATORS = {"Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Flatten", "Gather"}
+OPERATORS |= {"Erf", "Exp", "Max", "Min", "Softplus"}
 OPERATORS |= {"Gemm", "Identity", "MaxPool", "Mul", "Pad", "QuantizeLinear", "ReduceMax", "ReduceSum", "Relu"}
 OPERATORS |= {"Reshape", "Sigmoid", "Slice", "Softmax", "Sub", "Tanh", "Transpose"}
 

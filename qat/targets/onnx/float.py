@@ -19,7 +19,7 @@ class OnnxSymbol(Symbol):
     Attributes:
         writer: where its node stands.
         name: of the tensor.
-        rank: of an input, and of what arithmetic makes of it: 2 or 4; 0 where nobody asks for it.
+        rank: of an activation, 2 or 4; 0 of a constant.
         array: of a constant.
     """
 
@@ -41,7 +41,9 @@ class OnnxOps(FloatOps):
         self.writer = writer
 
     def _node(self, op: str, *inputs: OnnxSymbol | None, **attributes: Any) -> OnnxSymbol:
-        return OnnxSymbol(self.writer, self.writer.node(op, [x.name for x in inputs if x is not None], **attributes))
+        given = [x for x in inputs if x is not None]
+        rank = 2 if op == "Flatten" else max(x.rank for x in given)
+        return OnnxSymbol(self.writer, self.writer.node(op, [x.name for x in given], **attributes), rank)
 
     def from_numpy(self, array: Array, kind: Kind) -> OnnxSymbol:
         """An initializer."""
@@ -49,10 +51,10 @@ class OnnxOps(FloatOps):
         return OnnxSymbol(self.writer, self.writer.constant(array), array=array)
 
     def on_channel(self, vector: OnnxSymbol, activation: OnnxSymbol) -> OnnxSymbol:
-        """A scalar itself, a vector as an initializer of another shape: of a float network only the input has such."""
+        """A scalar itself, a vector as an initializer of another shape."""
         if vector.array is None or vector.array.ndim == 0:
             return vector
-        assert activation.rank, "only what enters is normalised"
+        assert activation.rank, "constants have no channels"
         return self.from_numpy(vector.array.reshape((-1,) + (1,) * (activation.rank - 2)), "vector")
 
     def conv2d(
@@ -93,6 +95,26 @@ class OnnxOps(FloatOps):
     def tanh(self, x: OnnxSymbol) -> OnnxSymbol:
         """A Tanh."""
         return self._node("Tanh", x)
+
+    def exp(self, x: OnnxSymbol) -> OnnxSymbol:
+        """An Exp."""
+        return self._node("Exp", x)
+
+    def erf(self, x: OnnxSymbol) -> OnnxSymbol:
+        """An Erf."""
+        return self._node("Erf", x)
+
+    def softplus(self, x: OnnxSymbol) -> OnnxSymbol:
+        """A Softplus."""
+        return self._node("Softplus", x)
+
+    def maximum(self, x: OnnxSymbol, y: OnnxSymbol | float) -> OnnxSymbol:
+        """A Max."""
+        return self._node("Max", x, y if isinstance(y, OnnxSymbol) else self.from_numpy(np.array(y), "scalar"))
+
+    def minimum(self, x: OnnxSymbol, y: OnnxSymbol | float) -> OnnxSymbol:
+        """A Min."""
+        return self._node("Min", x, y if isinstance(y, OnnxSymbol) else self.from_numpy(np.array(y), "scalar"))
 
     def softmax(self, x: OnnxSymbol) -> OnnxSymbol:
         """A Softmax over the channels."""

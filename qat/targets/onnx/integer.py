@@ -13,20 +13,26 @@ from onnx import TensorProto, helper
 from qat.integer import (
     Grid,
     IntegerAdd,
+    IntegerChannelTable,
     IntegerConcat,
     IntegerConv2d,
     IntegerDense,
     IntegerFlatten,
     IntegerInput,
     IntegerLinear,
+    IntegerMaximum,
     IntegerMaxPool2d,
+    IntegerMinimum,
+    IntegerMul,
     IntegerNode,
     IntegerPad,
     IntegerPick,
     IntegerRearrange,
     IntegerSoftmax,
+    IntegerSub,
     IntegerTable,
     IntegerTensor,
+    products_tie,
 )
 from qat.integer.ends import REAL, FileInput, FileOutput
 from qat.integer.widths import storage_bits
@@ -129,10 +135,7 @@ class QdqWriter(Writer):
             x = self.node("Sub", [x, self.constant(np.float32(offset))])
         if multiplier[0] != 1.0:
             x = self.node("Mul", [x, self.constant(multiplier[0])])
-        # A division by 1 is exact, and the rounding is half to even, clipped to uint8 before it becomes an integer.
-        scale = [self.constant(np.float32(1.0)), self.constant(np.uint8(zero))]
-        codes = self.node("QuantizeLinear", [x, *scale], codes_name(node.name) if bounds == FULL else None)
-        self._clip(codes, node, bounds)
+        self._rounded(x, node, zero, bounds)
 
     @add.register
     def _(self, node: IntegerConv2d) -> None:
@@ -190,6 +193,47 @@ class QdqWriter(Writer):
         self._quantize(real, node, node.requantize.low, node.requantize.high)
 
     @add.register
+    def _(self, node: IntegerSub) -> None:
+        real = self.node("Sub", [self.dequantize(x) for x in node.inputs])
+        self._quantize(real, node, node.requantize.low, node.requantize.high)
+
+    @add.register
+    def _(self, node: IntegerMaximum) -> None:
+        self._quantize(self.node("Max", [self.dequantize(x) for x in node.inputs]), node)
+
+    @add.register
+    def _(self, node: IntegerMinimum) -> None:
+        self._quantize(self.node("Min", [self.dequantize(x) for x in node.inputs]), node)
+
+    @add.register
+    def _(self, node: IntegerMul) -> None:
+        """ONNX Runtime makes a QLinearMul of it, which gives the codes of all products that are away from ties. Where some are
+        not, as those of powers of two, centred codes are multiplied in float32, which nothing fuses.
+        """
+        low, high = node.requantize.low, node.requantize.high
+        if not (node.saturates or products_tie(node.inputs, node.output.grid)):
+            self._quantize(self.node("Mul", [self.dequantize(x) for x in node.inputs]), node, low, high)
+            return
+        zero = node.output.grid.zero_point + offset_of(node.output.grid)
+        product = self.node("Mul", [self._centred(x) for x in node.inputs])
+        scaled = self.node("Mul", [product, self.constant(node.requantize.multiplier[0])])
+        self._rounded(scaled, node, zero, (zero + low, zero + high))
+
+    def _centred(self, x: IntegerTensor) -> str:
+        """The centred codes of a tensor as float32."""
+        codes = self.node("Cast", [self.end_names[x.name]], to=TensorProto.FLOAT)
+        zero = x.grid.zero_point + offset_of(x.grid)
+        return self.node("Sub", [codes, self.constant(np.float32(zero))]) if zero else codes
+
+    def _rounded(self, x: str, node: IntegerNode, zero: int, bounds: tuple[int, int]) -> None:
+        """Numbers in steps of the node's grid to its codes: a division by 1 is exact, and the rounding is half to even, clipped
+        to uint8 before it becomes an integer.
+        """
+        scale = [self.constant(np.float32(1.0)), self.constant(np.uint8(zero))]
+        codes = self.node("QuantizeLinear", [x, *scale], codes_name(node.name) if bounds == FULL else None)
+        self._clip(codes, node, bounds)
+
+    @add.register
     def _(self, node: IntegerConcat) -> None:
         self._quantize(self.node("Concat", [self.dequantize(x) for x in node.inputs], axis=1 + node.axis), node)
 
@@ -217,6 +261,17 @@ class QdqWriter(Writer):
         first = source.qmin + offset_of(source)
         table[first : first + len(node.table)] = node.table + grid.zero_point + offset_of(grid)
         index = self.node("Cast", [self.end_names[node.inputs[0].name]], to=TensorProto.INT32)
+        self.end_names[node.name] = self.node("Gather", [self.constant(table), index], codes_name(node.name), axis=0)
+
+    @add.register
+    def _(self, node: IntegerChannelTable) -> None:
+        (x,), grid = node.inputs, node.output.grid
+        table = (node.table.ravel() + grid.zero_point + offset_of(grid)).astype(np.uint8)
+        first = node.first - x.grid.zero_point - offset_of(x.grid)
+        codes = self.node("Cast", [self.end_names[x.name]], to=TensorProto.INT32)
+        index = self.node(
+            "Add", [codes, self.constant(first.reshape((-1,) + (1,) * (len(x.shape) - 1)).astype(np.int32))]
+        )
         self.end_names[node.name] = self.node("Gather", [self.constant(table), index], codes_name(node.name), axis=0)
 
     @add.register

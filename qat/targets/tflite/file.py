@@ -25,6 +25,7 @@ Type = schema.TensorType
 #: What the target writes. Others could ask for any memory or time.
 #: Each with its version that files name: the first that takes int8, where it computes codes.
 OPERATORS = {
+    Op.ABS: 1,
     Op.ADD: 2,
     Op.CAST: 1,
     Op.CONCATENATION: 2,
@@ -32,13 +33,15 @@ OPERATORS = {
     Op.DEPTHWISE_CONV_2D: 3,
     Op.DEQUANTIZE: 3,
     Op.DIV: 1,
+    Op.EXP: 1,
     Op.FULLY_CONNECTED: 4,
     Op.GATHER: 2,
+    Op.LOG: 1,
     Op.LOGISTIC: 1,
     Op.MAXIMUM: 2,
     Op.MAX_POOL_2D: 2,
     Op.MINIMUM: 2,
-    Op.MUL: 1,
+    Op.MUL: 3,
     Op.PAD: 2,
     Op.PADV2: 2,
     Op.QUANTIZE: 2,
@@ -47,7 +50,7 @@ OPERATORS = {
     Op.RESHAPE: 1,
     Op.SOFTMAX: 1,
     Op.STRIDED_SLICE: 2,
-    Op.SUB: 1,
+    Op.SUB: 2,
     Op.SUM: 1,
     Op.TANH: 1,
     Op.TRANSPOSE: 2,

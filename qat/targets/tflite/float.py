@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 from qat.cells.base import Shape
 from qat.cells.window import output_size
 from qat.targets.common import to_hwc
-from qat.targets.float_graph import FloatOps, Operation, Symbol
+from qat.targets.float_graph import FloatOps, Symbol
 from qat.targets.tflite.writer import Op, Writer, canonical_shape, pool_options, stored_axis, stored_shape
 from qat.vocabulary.ops import Array, Kind, Padding, Pair
 from qat.vocabulary.rearrangement import Rearrangement, reshaping
@@ -23,6 +23,8 @@ BINARY = {
     "Sub": (Op.SUB, schema.SubOptionsT),
     "Mul": (Op.MUL, schema.MulOptionsT),
     "Div": (Op.DIV, schema.DivOptionsT),
+    "Maximum": (Op.MAXIMUM, schema.MaximumMinimumOptionsT),
+    "Minimum": (Op.MINIMUM, schema.MaximumMinimumOptionsT),
 }
 
 
@@ -38,7 +40,7 @@ class TfliteSymbol(Symbol):
     def __init__(self, writer: Writer, index: int, shape: Shape) -> None:
         self.writer, self.index, self.shape = writer, index, shape
 
-    def binary(self, operation: Operation, left: TfliteSymbol | float, right: TfliteSymbol | float) -> TfliteSymbol:
+    def binary(self, operation: str, left: TfliteSymbol | float, right: TfliteSymbol | float) -> TfliteSymbol:
         (a, a_shape), (b, b_shape) = (
             (x.index, x.shape)
             if isinstance(x, TfliteSymbol)
@@ -187,6 +189,24 @@ class TfliteOps(FloatOps):
     def tanh(self, x: TfliteSymbol) -> TfliteSymbol:
         """A TANH."""
         return self._op(Op.TANH, [x.index], x.shape)
+
+    def exp(self, x: TfliteSymbol) -> TfliteSymbol:
+        """An EXP."""
+        return self._op(Op.EXP, [x.index], x.shape, schema.ExpOptionsT())
+
+    def softplus(self, x: TfliteSymbol) -> TfliteSymbol:
+        """max(x, 0) + log(1 + exp(-|x|)), for want of an operator of its own."""
+        size = self._op(Op.ABS, [x.index], x.shape, schema.AbsOptionsT())
+        below = self.exp(-size) + 1.0
+        return self.relu(x) + self._op(Op.LOG, [below.index], x.shape)
+
+    def maximum(self, x: TfliteSymbol, y: TfliteSymbol | float) -> TfliteSymbol:
+        """A MAXIMUM."""
+        return x.binary("Maximum", x, y)
+
+    def minimum(self, x: TfliteSymbol, y: TfliteSymbol | float) -> TfliteSymbol:
+        """A MINIMUM."""
+        return x.binary("Minimum", x, y)
 
     def softmax(self, x: TfliteSymbol) -> TfliteSymbol:
         """A SOFTMAX over the channels."""

@@ -13,7 +13,7 @@ from qat.cells.base import Shape
 from qat.errors import QatError
 from qat.integer import (
     Grid,
-    IntegerAdd,
+    IntegerChannelTable,
     IntegerConcat,
     IntegerConv2d,
     IntegerDense,
@@ -21,23 +21,28 @@ from qat.integer import (
     IntegerGraph,
     IntegerInput,
     IntegerLinear,
+    IntegerMaximum,
     IntegerMaxPool2d,
+    IntegerMinimum,
+    IntegerMul,
     IntegerNode,
     IntegerPad,
     IntegerPick,
     IntegerRearrange,
     IntegerSoftmax,
+    IntegerSum,
     IntegerTable,
     IntegerTensor,
     Requantize,
-    sums_tie,
 )
 from qat.integer.ends import REAL, FileOutput
 from qat.integer.fixed_point import LongMultiplier
 from qat.integer.widths import storage_bits
 from qat.targets.common import columns_in_hwc, no_form, same_in_hwc, used_only_by
+from qat.targets.tflite import elementwise
 from qat.targets.tflite.ends import chosen_ends
 from qat.targets.tflite.writer import (
+    MULTIPLIERS,
     PACKED,
     Fused,
     Op,
@@ -57,8 +62,6 @@ from qat.vocabulary.rearrangement import reshaping
 LARGEST_WEIGHT = 127
 #: The reference kernels have no ROUND; adding this leaves float32 no bit for a fraction, ties to even.
 ROUNDING = 1.5 * 2.0**23
-#: What XNNPACK takes; with others LiteRT falls back to kernels of the fixed arithmetic.
-MULTIPLIERS = (2.0**-32, 2.0**8)
 
 
 class IntegerWriter(Writer):
@@ -155,7 +158,7 @@ class IntegerWriter(Writer):
         return self.constant(np.array([value], np.float32))
 
     def _clipped(
-        self, node: IntegerLinear | IntegerAdd, shape: Shape | None = None
+        self, node: IntegerLinear | IntegerSum | IntegerMul, shape: Shape | None = None
     ) -> tuple[int, int, list[tuple[int, int]]]:
         """How a node's clip is written: its fused activation, its output tensor, and operators after it with their bounds."""
         grid = node.output.grid
@@ -335,37 +338,20 @@ class IntegerWriter(Writer):
             self._finish(node, self.rearranged(x, reshaping(shape, node.output.shape), self.codes(node.output)))
 
     @add.register
-    def _(self, node: IntegerAdd) -> None:
-        """Where the multiplier is 2^8 or more, every sum but 0 becomes a bound, as with 255.75. XNNPACK leaves such an
-        addition to LiteRT's own kernel, which overflows; so it is written with an output scale of that multiplier, and a
-        copy has the right scale. (Below 2^-10, which XNNPACK does not take either, LiteRT's kernel gives 0, as it must.)
-        """
-        _ = node.fixed  # or its QatError
-        if self.arithmetic == "float" and sums_tie(node.inputs[0].grid, node.output.grid):
-            raise QatError(
-                f"{node.name}: the sums of some codes lie half way between two of its own, as powers of two make them, and "
-                "XNNPACK rounds such to the other side; export with --arithmetic fixed, to ONNX or MINDIR, or convert without "
-                "profile 'ascend'"
-            )
-        inputs = [self.of(x) for x in node.inputs]
-        if self.long and not (node.inputs[0].grid.wide or node.output.grid.wide):
-            raise QatError(
-                f"{node.name}: adds codes of 8 bits in a network that has wider ones too, for which LiteRT has another "
-                "addition; give its inputs or output more than 8 bits, or export to C"
-            )
-        if node.requantize.multiplier[0] < MULTIPLIERS[1] or self.long:
-            fused, output, clips = self._clipped(node)
-            options = schema.AddOptionsT(fusedActivationFunction=fused, potScaleInt16=False)
-            self._finish(node, self.op(Op.ADD, inputs, output, options), clips)
-            return
-        grid = node.output.grid
-        zero = grid.zero_point + offset_of(grid)
-        larger = quantization_of(node.inputs[0].grid.scale / np.float32(255.75), zero)
-        total = self.tensor(stored_shape(node.output.shape), np.int8, larger)
-        self.op(Op.ADD, inputs, total, schema.AddOptionsT())
-        bounds = [(Op.MAXIMUM, zero + node.requantize.low), (Op.MINIMUM, zero + node.requantize.high)]
-        clips = [bound for bound, open_end in zip(bounds, (-128, 127), strict=True) if bound[1] != open_end]
-        self._finish(node, self.reshaped(total, self.codes(node.output, "" if clips else None)), clips)
+    def _(self, node: IntegerSum) -> None:
+        elementwise.add_sum(self, node)
+
+    @add.register
+    def _(self, node: IntegerMul) -> None:
+        elementwise.add_mul(self, node)
+
+    @add.register
+    def _(self, node: IntegerMaximum) -> None:
+        elementwise.add_extreme(self, node, Op.MAXIMUM)
+
+    @add.register
+    def _(self, node: IntegerMinimum) -> None:
+        elementwise.add_extreme(self, node, Op.MINIMUM)
 
     @add.register
     def _(self, node: IntegerConcat) -> None:
@@ -394,14 +380,23 @@ class IntegerWriter(Writer):
 
     @add.register
     def _(self, node: IntegerTable) -> None:
+        self._table(node)
+
+    @add.register
+    def _(self, node: IntegerChannelTable) -> None:
+        self._table(node)
+
+    def _table(self, node: IntegerTable | IntegerChannelTable) -> None:
         """A table of one entry for each code, indexed by code - qmin; no function of LiteRT's own is exact."""
         (x,) = node.inputs
         grid = node.output.grid
         scale, zero = np.array([grid.scale]), self.zero(grid)
-        table = (node.table + zero).astype(self.dtype)
+        table = (node.table.ravel() + zero).astype(self.dtype)
         index = self.tensor(stored_shape(x.shape), np.int32)
-        first = -(x.grid.qmin + self.offset(x.grid))
-        self.op(Op.ADD, [self._integers(x), self.constant(np.array([first], np.int32))], index, schema.AddOptionsT())
+        first = np.array([-(x.grid.qmin + self.offset(x.grid))], np.int32)
+        if isinstance(node, IntegerChannelTable):
+            first = (node.first - self.zero(x.grid)).astype(np.int32)
+        self.op(Op.ADD, [self._integers(x), self.constant(first)], index, schema.AddOptionsT())
         entries = self.constant(table, scale, zero)
         self._finish(node, self.op(Op.GATHER, [entries, index], self.codes(node.output), schema.GatherOptionsT()))
 

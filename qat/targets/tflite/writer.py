@@ -26,6 +26,8 @@ TYPES: dict[np.dtype[Any], int] = {
 TYPES |= {np.dtype(np.uint8): Type.UINT8, np.dtype(np.int16): Type.INT16, np.dtype(np.int64): Type.INT64}
 TYPES |= {np.dtype(np.uint16): Type.UINT16}
 PACKED = {4: Type.INT4, 2: Type.INT2}  #: bits of weights -> their type
+#: What XNNPACK takes; with others LiteRT falls back to kernels of the fixed arithmetic.
+MULTIPLIERS = (2.0**-32, 2.0**8)
 SIGNATURE = "serving_default"  #: how TensorFlow calls a model's only signature
 
 
