@@ -47,6 +47,7 @@ from qat.cells import (
     Minimum,
     Mul,
     Normalize,
+    OneGrid,
     Pad,
     PixelShuffle,
     PixelUnshuffle,
@@ -58,13 +59,15 @@ from qat.cells import (
     Sub,
     Transpose,
     Upsample,
+    ZeroState,
 )
 from qat.cells.tracing import Traced
 from qat.data import Dataset, Split
 from qat.errors import NotFiniteError, QatError
-from qat.graph import Graph, Network, Node
+from qat.graph import GRU, LSTM, Graph, Network, Node
 from qat.integer import IntegerGraph, evaluate, memory
 from qat.passes.convert_quant_network import convert_quant_network
+from qat.passes.step_params import step_params
 from qat.passes.to_integer import to_integer
 from qat.quantizers import (
     ActivationQuantizer,
@@ -103,6 +106,8 @@ if TYPE_CHECKING:  # what _LATER has
 
 __version__ = "0.1.0"
 __all__ = [
+    "GRU",
+    "LSTM",
     "Activation",
     "ActivationQuantizer",
     "Add",
@@ -145,6 +150,7 @@ __all__ = [
     "Normalize",
     "NotFiniteError",
     "Objective",
+    "OneGrid",
     "Optimizer",
     "PACTActivationQuantizer",
     "PReLU",
@@ -172,6 +178,7 @@ __all__ = [
     "Transpose",
     "Upsample",
     "WeightQuantizer",
+    "ZeroState",
     "backend",
     "backend_names",
     "calibrate",
@@ -185,6 +192,7 @@ __all__ = [
     "networks",
     "pruning",
     "quantizers",
+    "step_params",
     "target",
     "target_names",
     "tasks",

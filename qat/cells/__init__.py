@@ -56,6 +56,7 @@ from qat.cells.rearrange import (
     Transpose,
     Upsample,
 )
+from qat.cells.recurrence import OneGrid, ZeroState
 from qat.cells.shape import Concat, ConstantChannel, Dropout, Flatten
 from qat.cells.softmax import Softmax
 
@@ -82,6 +83,7 @@ __all__ = [
     "Minimum",
     "Mul",
     "Normalize",
+    "OneGrid",
     "PReLU",
     "Pad",
     "Param",
@@ -96,4 +98,5 @@ __all__ = [
     "Transpose",
     "Upsample",
     "WeightedCell",
+    "ZeroState",
 ]

@@ -354,6 +354,24 @@ class BaseActivationQuantizer(Quantizer, ABC):
             The values that change, by local name.
         """
 
+    def observe_again(
+        self, ops: Ops, x: Value, before: Tensors, own: Tensors, non_negative: bool, *, phase: int
+    ) -> dict[str, Tensor]:
+        """As ``observe``, of a further use in the same pass, as the next step of a recurrence.
+
+        Args:
+            ops: the vocabulary.
+            x: the activation.
+            before: the parameters and state as they were before the first use.
+            own: as the uses so far have left them.
+            non_negative: whether the activations are never negative.
+            phase: of the pass.
+
+        Returns:
+            The values that change, by local name: here as if it were another pass.
+        """
+        return self.observe(ops, x, own, non_negative, phase=phase)
+
     @abstractmethod
     def unseen(self, own: Mapping[str, Array]) -> bool:
         """Whether nothing was observed yet, so that there is no scale.
