@@ -85,6 +85,8 @@ class Writer(LinearWriter):
             if node.name not in self.renamed:
                 before = self.constant_bytes
                 self.add(node)
+                if node.name in self._same:
+                    self.constant_bytes = before
                 if self.constant_bytes > before:
                     self.node_bytes[node.name] = self.constant_bytes - before
         parameters = [f"const {ctype(end.stored)} *{self._input_name(x)}" for x, end in self.entries.items()]
