@@ -51,6 +51,8 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.Reshape((9, 4, -1)),
         qat.Transpose((1, 2, 0)),
         qat.Stack(),
+        qat.ZeroState(4),
+        qat.OneGrid(),
         qat.ChannelShuffle(2),
         qat.PixelShuffle(2),
         qat.PixelUnshuffle(2),
@@ -61,7 +63,7 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.FakeQuant(qat.ActivationQuantizer()),
     )
 }
-ROWS = (qat.DenseBnAct, qat.Stack)  #: what takes features, not images
+ROWS = (qat.DenseBnAct, qat.Stack, qat.ZeroState)  #: what takes features, not images
 
 
 def cell_classes() -> list[type[qat.Cell]]:

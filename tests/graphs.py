@@ -117,6 +117,7 @@ OF_ONE = {
         ),
     ),
     qat.PReLU: (ANY, lambda shape: st.just(qat.PReLU(shape[0]))),
+    qat.ZeroState: (ROWS, lambda shape: st.builds(qat.ZeroState, sizes(9))),
     qat.DenseBnAct: (
         ROWS,
         lambda shape: st.builds(
@@ -180,9 +181,9 @@ def fit(a, b):
 
 #: Those that join two values.
 OF_TWO = {
-    qat.Add: (lambda a, b: a == b, st.builds(qat.Add, ACTIVATIONS)),
     qat.Stack: (lambda a, b: a == b and len(a) < 3, st.builds(qat.Stack, sizes(1))),
     qat.Add: (fit, st.builds(qat.Add, ACTIVATIONS)),
+    qat.OneGrid: (lambda a, b: a == b, st.just(qat.OneGrid())),
     qat.Mul: (fit, st.just(qat.Mul())),
     qat.Sub: (fit, st.just(qat.Sub())),
     qat.Maximum: (fit, st.just(qat.Maximum())),
@@ -218,7 +219,7 @@ def graphs(draw):
             cell, cell_name = again[0].cell, again[0].cell_name
         else:
             cell = draw(cells_for(shapes[source]))
-        nodes.append(qat.Node(name, cell, inputs, cell_name))
+        nodes.append(qat.Node(name, cell, inputs, cell_name, recurs=draw(st.booleans())))
         shapes[name] = cell.output_shape(*(shapes[x] for x in inputs))
     outputs = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3))
     return qat.Graph(tuple(nodes), tuple(outputs), draw(NAMES))

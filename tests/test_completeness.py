@@ -144,7 +144,7 @@ def test_every_cell_stands_in_the_random_graphs() -> None:
 
 
 def test_every_cell_stands_in_the_random_networks_whose_codes_are_compared() -> None:
-    cells = never_drawn(test_zoo.networks(), lambda zoo: [*zoo.inputs, *zoo.cells.values()], {qat.FakeQuant})
+    cells = never_drawn(test_zoo.networks(), lambda zoo: [n.cell for n in zoo.graph().nodes], {qat.FakeQuant})
     assert cells == [], "never drawn by tests/test_zoo.py"  # fake quantizers come with the quantization
 
 
