@@ -208,8 +208,8 @@ def test_all_steps_have_one_fake_quantizer() -> None:
     )
     assert list(longer.params) == list(graph.params)  # steps cost no parameters
     assert Graph.from_json(graph.to_json()) == graph
-    bits = qat.convert_quant_network(Series(qat.GRU(FEATURES, UNITS)), layers={"rnn.ih.r": {"num_bits": 4}})
-    found = {n.cell.quantizer.num_bits for n in bits.nodes if n.cell_name == "rnn.ih.r.fake_quant"}  # type: ignore[attr-defined]
+    bits = qat.convert_quant_network(Series(qat.GRU(FEATURES, UNITS)), layers={"rnn.add.r": {"num_bits": 4}})
+    found = {n.cell.quantizer.num_bits for n in bits.nodes if n.cell_name == "rnn.add.r.fake_quant"}  # type: ignore[attr-defined]
     assert found == {4}
 
 
@@ -286,7 +286,8 @@ def tflite_steps(path: Path, x: Array, state: list[Array]) -> Array:
     from ai_edge_litert.interpreter import Interpreter
 
     runner = Interpreter(str(path)).get_signature_runner()
-    inputs, outputs = (sorted(names) for names in (runner.get_input_details(), runner.get_output_details()))
+    inputs = sorted(runner.get_input_details())
+    outputs = [name for name in ("head", "rnn.h", "rnn.c") if name in runner.get_output_details()]
     found = []
     for sample in range(len(x)):
         own = [each[sample : sample + 1] for each in state]

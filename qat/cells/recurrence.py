@@ -35,7 +35,7 @@ class ZeroState(Cell):
 
     output_numbers = "computed"
     output_channels = "new"
-    non_negative = False
+    non_negative = True
     random = False
 
     def __post_init__(self) -> None:

@@ -50,12 +50,13 @@ def step_params(step: Network | Graph, trained: Network | Graph, params: Mapping
     own = {node.cell_name for node in step.nodes}
     found: Params = {}
     for node in step.nodes:
-        source = node.cell_name
-        if source not in known and isinstance(node.cell, FakeQuant):
-            shared = [cell for cell in map(known.get, node.cell.shares) if isinstance(cell, FakeQuant)]
-            source = next((name for cell in shared for name in cell.shares if name not in own), source)
+        sources = [node.cell_name]
+        if node.cell_name not in known and isinstance(node.cell, FakeQuant):
+            shared = {name: known[name] for name in node.cell.shares if name in known}
+            begins = [name for cell in shared.values() if isinstance(cell, FakeQuant) for name in cell.shares]
+            sources = [*(name for name in begins if name not in own), *shared]  # zeros have no lower end
         for local, param in node.cell.params().items():
-            array = params.get(f"{source}.{local}")
+            array = next((params[f"{name}.{local}"] for name in sources if f"{name}.{local}" in params), None)
             if array is None or array.shape != param.shape:
                 raise QatError(
                     f"{node.cell_name}.{local}: {trained.name} has no such parameter of shape {param.shape}, so that "
