@@ -3,8 +3,9 @@
     python benchmarks/recurrent.py --data_path MNIST_Data --epochs 5
 
 The rows of a picture are the steps of a series. Each network is trained in float for --epochs and, quantized, for
---quant_epochs more, and the last of each is taken. The codes of all test pictures in NumPy are compared with those of the training backend,
-ONNX Runtime, LiteRT and C; and with those of a file of one step, whose states go out and in. Exit status 1 where one differs.
+--quant_epochs more, and the last of each is taken. The codes of all test pictures in NumPy are compared with those of the
+training backend, ONNX Runtime, LiteRT and C; and with those of a file of one step, whose states go out and in. Exit status 1
+where one differs.
 """
 
 from __future__ import annotations

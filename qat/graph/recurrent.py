@@ -92,7 +92,7 @@ class Recurrent(Network):
             found.append(state)
         return found[::-1] if self.reverse else found
 
-    def construct(self, x: Traced, *state: Traced) -> Traced:  # type: ignore[override]
+    def construct(self, x: Traced, *state: Traced) -> Traced:
         """The states h of all steps, or the last one computed."""
         found = [h for h, *_ in self.unroll(x, *state)]
         if self.return_sequences:

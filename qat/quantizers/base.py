@@ -357,18 +357,9 @@ class BaseActivationQuantizer(Quantizer, ABC):
     def observe_again(
         self, ops: Ops, x: Value, before: Tensors, own: Tensors, non_negative: bool, *, phase: int
     ) -> dict[str, Tensor]:
-        """As ``observe``, of a further use in the same pass, as the next step of a recurrence.
+        """As ``observe``, of a further use in the same pass, as the next step of a recurrence: here as if it were another pass.
 
-        Args:
-            ops: the vocabulary.
-            x: the activation.
-            before: the parameters and state as they were before the first use.
-            own: as the uses so far have left them.
-            non_negative: whether the activations are never negative.
-            phase: of the pass.
-
-        Returns:
-            The values that change, by local name: here as if it were another pass.
+        ``before``: what ``own`` was before the first use.
         """
         return self.observe(ops, x, own, non_negative, phase=phase)
 
