@@ -431,3 +431,23 @@ def test_units_are_pruned_with_all_their_gates(kind: Any) -> None:
     assert smaller.shapes["rnn.start.0"] == (3,)
     checkpoint = qat.calibrate(smaller, fewer, codes(20))
     assert evaluate(qat.to_integer(checkpoint.graph, checkpoint.params), codes(5)).shape == (5, 3)
+
+
+def test_the_page_runs() -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "recurrent.md"
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in page.read_text(encoding="utf-8").split("```python\n")[1:]:
+        exec(block.partition("```")[0], names)
+
+    class OfYourOwn(qat.Network):
+        inputs = qat.Input((3, 20), dtype="int8", scale=1 / 64)
+
+        def __init__(self) -> None:
+            self.leaky = names["Leaky"](3, 5)
+
+        def construct(self, x):
+            return self.leaky(x)
+
+    graph = qat.convert_quant_network(OfYourOwn())
+    found = {node.cell_name for node in graph.nodes if isinstance(node.cell, FakeQuant)}
+    assert found == {f"leaky.{cell}.fake_quant" for cell in ("ih", "hh", "sum", "tanh", "start")}

@@ -357,10 +357,7 @@ class BaseActivationQuantizer(Quantizer, ABC):
     def observe_again(
         self, ops: Ops, x: Value, before: Tensors, own: Tensors, non_negative: bool, *, phase: int
     ) -> dict[str, Tensor]:
-        """As ``observe``, of a further use in the same pass, as the next step of a recurrence: here as if it were another pass.
-
-        ``before``: what ``own`` was before the first use.
-        """
+        """As ``observe``, of a further use in one pass, as of a recurrence. ``before``: ``own`` before the first use."""
         return self.observe(ops, x, own, non_negative, phase=phase)
 
     @abstractmethod
