@@ -373,6 +373,17 @@ def test_backends_have_the_codes_of_numpy(kind: Any, name: str) -> None:
         np.testing.assert_array_equal(found[tensor], array, err_msg=tensor)
 
 
+@pytest.mark.parametrize("name", ["ONNX", "TFLITE"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_float_files_have_the_numbers_of_numpy(kind: Any, name: str, tmp_path: Path) -> None:
+    graph = Series(kind(FEATURES, UNITS)).graph()
+    params, x = graph.initial_params(), codes(20)
+    target, path = qat.target(name), tmp_path / f"net{TARGETS[name].suffix}"
+    target.export_float(graph, params, path)
+    (expected,), _ = Forward(graph, NUMPY_OPS)(params, (x.astype(F),), training=False, phase=0)
+    np.testing.assert_allclose(target.predict(path, x), expected, rtol=0, atol=1e-5)
+
+
 def test_c_writes_the_functions_of_all_steps_once(tmp_path: Path) -> None:
     checkpoint = calibrated(qat.GRU)
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
