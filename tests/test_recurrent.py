@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from frameworks import HERE
+from frameworks import HERE, but_long
 
 import qat
 from qat.cells.fake_quant import FakeQuant
@@ -371,6 +371,26 @@ def test_backends_have_the_codes_of_numpy(kind: Any, name: str) -> None:
     found = backend.trace(backend.lower(checkpoint.graph, checkpoint.params), x, tensors)
     for tensor, array in trace_codes(integers, x, [t.name for t in tensors]).items():
         np.testing.assert_array_equal(found[tensor], array, err_msg=tensor)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), but_long([(kind, name) for kind in KINDS for name in HERE], lambda kind, name: name != "torch")
+)
+def test_backends_train_it_alike(kind: Any, name: str) -> None:
+    """Before the delay and after it: losses and ranges are those of NumPy's first pass, and codes those of its integers."""
+    graph = qat.convert_quant_network(Series(kind(FEATURES, UNITS)), quant_delay=1)
+    params, x = graph.initial_params(), codes(32, seed=4)
+    backend, labels = qat.backend(name), np.arange(32) % 3
+    step = backend.make_step(backend.lower(graph, params), qat.Optimizer("adam"))
+    losses = [step(x, labels, 0.01)]
+    _, observed = Forward(graph, NUMPY_OPS)(params, (x.astype(F),), training=True, phase=0)
+    found = backend.read(step.model)
+    for state, expected in observed.items():
+        np.testing.assert_allclose(found[state], np.ravel(expected)[0], rtol=1e-4, atol=1e-5, err_msg=state)
+    losses += [step(x, labels, 0.01) for _ in range(3)]
+    assert losses[-1] < losses[0]
+    integers = qat.to_integer(graph, backend.read(step.model))
+    np.testing.assert_array_equal(backend.predict_codes(step.model, x), evaluate(integers, x))
 
 
 @pytest.mark.parametrize("name", ["ONNX", "TFLITE"])
