@@ -393,6 +393,21 @@ def test_backends_train_it_alike(kind: Any, name: str) -> None:
     np.testing.assert_array_equal(backend.predict_codes(step.model, x), evaluate(integers, x))
 
 
+def test_the_cell_state_of_16_bits(tmp_path: Path) -> None:
+    graph = Series(qat.LSTM(FEATURES, UNITS)).graph()
+    layers = {f"rnn.{cell}": {"num_bits": (8, 16)} for cell in ("kept", "taken", "c", "start.1")}
+    checkpoint = qat.calibrate(graph, graph.initial_params(), codes(50), layers=layers)
+    integers = qat.to_integer(checkpoint.graph, checkpoint.params)
+    assert next(node.output.grid.wide for node in integers.nodes if node.name == "rnn.c")
+    x = codes(100, seed=3)
+    qat.target("C").export(integers, tmp_path / "net.c")
+    found = integers.output.grid.codes_of(qat.target("C").predict(tmp_path / "net.c", x))
+    np.testing.assert_array_equal(found, evaluate(integers, x, arithmetic="fixed"))
+    for name in ("ONNX", "TFLITE"):
+        with pytest.raises(qat.QatError, match=r"^rnn\.start\.1: its activations have codes of 16 bits"):
+            qat.target(name).export(integers, tmp_path / "refused")
+
+
 @pytest.mark.parametrize("name", ["ONNX", "TFLITE"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_float_files_have_the_numbers_of_numpy(kind: Any, name: str, tmp_path: Path) -> None:
