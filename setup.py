@@ -42,6 +42,7 @@ DEV = [
     "ruff>=0.6",
     "mypy>=1.11",
     "import-linter>=2.0",
+    "torchvision>=0.25",  # networks that people import
 ]
 
 setup(

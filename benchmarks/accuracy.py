@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         recipe = Recipe(args.epochs, lr=args.lr[0], seed=seed)
         checkpoint = train(backend, Checkpoint(graph, graph.initial_params(seed)), dataset, recipe)
         quantized_graph = qat.convert_quant_network(graph, num_bits=args.num_bits, quant_delay=900)
-        params = quantized_graph.initial_params(seed) | checkpoint.params
+        params = quantized_graph.params_from(checkpoint.params, seed)
         recipe = Recipe(args.epochs, lr=args.lr[1], seed=seed)
         quantized = train(backend, Checkpoint(quantized_graph, params, history=checkpoint.history), dataset, recipe)
         checkpoint.save(out / f"seed{seed}.ckpt")

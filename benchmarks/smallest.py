@@ -84,7 +84,7 @@ class Trainer:
             weight_quantizer=qat.LSQWeightQuantizer(candidate.bits, per_channel=False),
             activation_quantizer=qat.LSQActivationQuantizer(8),
         )
-        params = converted.initial_params(self.args.seed) | float_.params
+        params = converted.params_from(float_.params, self.args.seed)
         start = Checkpoint(converted, params, history=float_.history)
         return self._taught(self.out / f"{candidate.bits}_bits_{candidate.width}.ckpt", start, QUANTIZED)
 

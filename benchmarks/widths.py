@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         for width in args.widths:
             quantized_graph = converted(graph, width)
             start = Checkpoint(
-                quantized_graph, quantized_graph.initial_params(seed) | float_.params, history=float_.history
+                quantized_graph, quantized_graph.params_from(float_.params, seed), history=float_.history
             )
             recipe = replace(BINARY if width.startswith("1/") else QUANTIZED, seed=seed)
             name = out / f"{width.replace('/', '_')}_{seed}.ckpt"

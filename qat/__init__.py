@@ -85,7 +85,10 @@ from qat.quantizers import (
     QKerasBinaryWeightQuantizer,
     QKerasBitsActivationQuantizer,
     QKerasBitsWeightQuantizer,
+    QKerasPo2ActivationQuantizer,
+    QKerasPo2WeightQuantizer,
     QKerasReLUActivationQuantizer,
+    QKerasReLUPo2ActivationQuantizer,
     QKerasTernaryWeightQuantizer,
     TernaryWeightQuantizer,
     WeightQuantizer,
@@ -99,6 +102,9 @@ from qat.training.optimizer import Optimizer
 if TYPE_CHECKING:  # what _LATER has
     from qat import networks, pruning
     from qat.deploy import verify
+    from qat.imports.export import export
+    from qat.imports.model import import_model
+    from qat.imports.prepare import checkpoint_of, export_params, prepare
     from qat.training.distillation import Teaching, teach
     from qat.training.loop import evaluate_accuracy, evaluate_metrics, train
     from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
@@ -160,7 +166,10 @@ __all__ = [
     "QKerasBinaryWeightQuantizer",
     "QKerasBitsActivationQuantizer",
     "QKerasBitsWeightQuantizer",
+    "QKerasPo2ActivationQuantizer",
+    "QKerasPo2WeightQuantizer",
     "QKerasReLUActivationQuantizer",
+    "QKerasReLUPo2ActivationQuantizer",
     "QKerasTernaryWeightQuantizer",
     "QatError",
     "Recipe",
@@ -182,14 +191,19 @@ __all__ = [
     "backend",
     "backend_names",
     "calibrate",
+    "checkpoint_of",
     "convert_quant_network",
     "data",
     "evaluate",
     "evaluate_accuracy",
     "evaluate_metrics",
+    "export",
+    "export_params",
+    "import_model",
     "memory",
     "metrics",
     "networks",
+    "prepare",
     "pruning",
     "quantizers",
     "step_params",
@@ -205,6 +219,9 @@ __all__ = [
 #: Modules, and where names are, that are imported when they are used, since not every program needs what they bring with them.
 _MODULES = {"networks": "qat.networks", "pruning": "qat.pruning", "verify": "qat.deploy.verify"}
 _LATER = {
+    "qat.imports.export": ("export",),
+    "qat.imports.model": ("import_model",),
+    "qat.imports.prepare": ("checkpoint_of", "export_params", "prepare"),
     "qat.training.distillation": ("Teaching", "teach"),
     "qat.training.loop": ("evaluate_accuracy", "evaluate_metrics", "train"),
     "qat.training.recipe": ("Recipe",),

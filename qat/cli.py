@@ -43,6 +43,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "print the accuracy of any checkpoint or file on pictures"),
     "create-data": ("create_data", "write images of a data set as pictures, with an index"),
     "run": ("run", "classify pictures with a checkpoint or an exported file"),
+    "import": ("import_model", "import a network of PyTorch, Keras, ONNX or TFLite as a checkpoint"),
     "import-params": ("import_params", "make a checkpoint of a framework's own parameter file"),
     "export-params": ("export_params", "write a checkpoint's parameters as a framework's own file"),
     "doctor": ("doctor", "say what is installed and works here"),

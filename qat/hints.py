@@ -51,7 +51,8 @@ COMMANDS = (
     "summary info show describe print inspect stats",
     "data download fetch dataset",
     "doctor check diagnose env version",
-    "import-params import load",
+    "import convert load import-model import-network from-pretrained",
+    "import-params load-params load-weights",
 )
 VALUES = (
     "torch pytorch pt",

@@ -15,17 +15,20 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
 from qat.errors import QatError, one_line
 from qat.files import LARGEST, open_file, settle
 
+M = TypeVar("M")
+
 LARGEST_TEXT = 1 << 20  #: bytes of a text file that people write, as class names, an index or flags
 LARGEST_JSON = 1 << 24  #: bytes of a JSON text
 #: A compressed file may unpack to so many bytes, or to so many times its own size, whichever is more.
 LARGEST_UNPACKED, MOST_TIMES = 1 << 28, 20
+MOST_TABLES = 100_000  #: of one kind in a .tflite file
 LARGEST_SAMPLE = 1 << 28  #: numbers that an exported file may compute for one sample, over all nodes
 LONGEST_REASON = 160  #: characters of a library's message
 
@@ -196,3 +199,39 @@ def check_array(file: IO[bytes], size: int | None = None) -> np.dtype[Any]:
     file.seek(0)
     found: np.dtype[Any] = dtype
     return found
+
+
+def messages(message: Any, kind: type[M]) -> Iterator[M]:
+    """All messages of a kind in another one, those of attributes, subgraphs and functions among them; not within such a one."""
+    if isinstance(message, kind):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in (value,) if hasattr(value, "ListFields") else value:
+                if hasattr(part, "ListFields"):  # the keys of a map are texts
+                    yield from messages(part, kind)
+
+
+def check_tables(model: Any, size: int) -> None:
+    """Raise ValueError where the tables and names of a .tflite file are more than it could hold if each stood in it once: many
+    entries of a vector may point to the same one, so that a small file unpacks to any size. model: as the schema's accessor
+    ``Model`` has it, before it is unpacked. size: of the file, in bytes.
+    """
+    if model.SubgraphsLength() != 1:
+        raise ValueError(f"it has {model.SubgraphsLength()} subgraphs, not one")
+    graph = model.Subgraphs(0)
+    signatures = [model.SignatureDefs(i) for i in range(min(model.SignatureDefsLength(), 2))]
+    counts = [model.SignatureDefsLength() ** 2, *(x.InputsLength() + x.OutputsLength() for x in signatures)]
+    counts += [graph.TensorsLength(), graph.OperatorsLength(), model.BuffersLength(), model.MetadataLength()]
+    counts.append(model.OperatorCodesLength())
+    if max(counts) > min(MOST_TABLES, size):
+        raise ValueError(f"it has {max(counts):,} tables of one kind")
+    named = [*(graph.Tensors(i) for i in range(graph.TensorsLength()))]
+    if any(tensor.Sparsity() is not None for tensor in named):
+        raise ValueError("it has sparse tensors")
+    named += [model.Metadata(i) for i in range(model.MetadataLength())]
+    named += [x.Inputs(i) for x in signatures for i in range(x.InputsLength())]
+    named += [x.Outputs(i) for x in signatures for i in range(x.OutputsLength())]
+    if sum(len(x.Name() or b"") for x in named) > size:
+        raise ValueError("its names are longer than the file")

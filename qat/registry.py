@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -133,6 +134,21 @@ def backend(name: str) -> TrainingBackend:
     qat.errors.QatError: backend 'nothing' is unknown: ...
     """
     return cast(TrainingBackend, _load(name, ADDED_BACKENDS, BACKENDS, TrainingBackend))
+
+
+def backend_of(model: Any) -> TrainingBackend:
+    """The training backend that lowered a model.
+
+    Raises:
+        QatError: The model is none that a backend's ``lower`` returned.
+    """
+    for cls in type(model).__mro__:
+        name = getattr(sys.modules.get(cls.__module__), "NAME", None)
+        if isinstance(name, str) and hasattr(cls, "integers") and name in backend_names():
+            return backend(name)
+    inner = next((key for key in ("module", "_orig_mod") if hasattr(getattr(model, key, None), "integers")), None)
+    advice = "call qat.prepare first, and give what it returned" if inner is None else f"give its .{inner}"
+    raise QatError(f"a {type(model).__name__} is no prepared model, since it has no codes; {advice}")
 
 
 def target(file_format: str) -> Target:

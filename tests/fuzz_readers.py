@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 import yaml
 from fuzz_mutants import (
     Change,
@@ -398,6 +399,68 @@ def read_float_onnx(path: Path) -> None:
     assert isinstance(qat.target("ONNX").predict(path, PIXELS), np.ndarray)
 
 
+def module() -> Any:
+    """A network of PyTorch."""
+    import torch
+
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(2, 3, 3),
+        torch.nn.BatchNorm2d(3),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(48, 4),
+    ).eval()
+
+
+def pt2() -> bytes:
+    import torch
+
+    exported = torch.export.export(module(), (torch.zeros(2, 2, 6, 6),))
+    return written(lambda path: torch.export.save(exported, path), "x.pt2")
+
+
+def keras_model(name: str) -> bytes:
+    import keras
+
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            layers.Conv2D(3, 3, use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Flatten(),
+            layers.Dense(4),
+        ]
+    )
+    return written(lambda path: model.save(path), name)
+
+
+def float_file(file_format: str, name: str) -> bytes:
+    """Of no digest or metadata of ours that is looked at: as any tool could write it."""
+    graph = Small().graph()
+    return written(lambda path: qat.target(file_format).export_float(graph, graph.initial_params(), path), name)
+
+
+def onnx_with_data() -> tuple[bytes, bytes]:
+    """A model whose weights are in a file beside it, and that file."""
+    import onnx
+
+    model = onnx.load_model_from_string(float_file("ONNX", "x.onnx"))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.onnx")
+        onnx.save(model, path, save_as_external_data=True, location="x.bin", size_threshold=0)
+        return path.read_bytes(), path.with_name("x.bin").read_bytes()
+
+
+def read_imported(path: Path) -> str:
+    """All of an import, with the comparison."""
+    found = qat.import_model(path)
+    check_graph(found.graph)
+    found.graph.check_params(found.params)
+    return str(found.difference)
+
+
 def read_flags(path: Path) -> None:
     parser = Parser(prog="x")
     parser.add_argument("--folds", type=int, default=3)
@@ -447,7 +510,7 @@ def read_study(path: Path) -> None:
 def read_params(backend: str) -> Callable[[Path], None]:
     def read(path: Path) -> None:
         graph = Tiny().graph()
-        params = params_from(graph, qat.backend(backend).load_params(path), {}, str(path))
+        params, _ = params_from(graph, qat.backend(backend).load_params(path), {}, str(path))
         assert all(np.isfinite(array).all() for array in params.values())
 
     return read
@@ -612,6 +675,16 @@ KINDS = {
         "qat/backends/torch/files.py",
         in_zip,
     ),
+    "state_dict in safetensors": Kind(
+        "safetensors",
+        lambda: safetensors.numpy.save(Tiny().graph().initial_params()),
+        read_params("torch"),
+        20,
+        400,
+        "qat/backends/torch/files.py",
+        in_safetensors,
+        0.9,
+    ),
     "mindspore ckpt": Kind(
         "ckpt",
         lambda: params_file("mindspore", "x.ckpt"),
@@ -645,6 +718,32 @@ KINDS = {
         "qat/targets/onnx/file.py",
         in_onnx,
     ),
+    "imported onnx": Kind(
+        "onnx",
+        lambda: onnx_with_data()[0],
+        read_imported,
+        25,
+        400,
+        "qat/imports/sources/onnx_data.py",
+        in_onnx,
+        0.8,
+        beside=lambda: {"x.bin": onnx_with_data()[1]},
+    ),
+    "imported tflite": Kind(
+        "tflite",
+        lambda: float_file("TFLITE", "x.tflite"),
+        read_imported,
+        30,
+        400,
+        "qat/imports/sources/tflite_file.py",
+        in_tflite,
+        0.8,
+    ),
+    "imported pt2": Kind("pt2", pt2, read_imported, 5, 150, "qat/imports/sources/pt2_file.py", in_zip),
+    "imported keras": Kind(
+        "keras", lambda: keras_model("x.keras"), read_imported, 0, 150, "qat/imports/sources/keras_file.py", in_zip
+    ),
+    "imported h5": Kind("h5", lambda: keras_model("x.h5"), read_imported, 0, 150, "qat/imports/sources/keras_file.py"),
     "ascend.onnx": Kind(
         "ascend.onnx",
         lambda: exported("ASCEND_ONNX", "x.ascend.onnx", "ascend"),

@@ -99,7 +99,8 @@ def convolutions(draw, shape):
 
 
 def pools(kind):
-    return st.builds(kind, size_or_pair(2), st.none() | size_or_pair(2), st.just("same"))
+    more = {"count_include_pad": st.booleans()} if kind is qat.AvgPool2d else {}
+    return st.builds(kind, size_or_pair(2), st.none() | size_or_pair(2), st.just("same"), **more)
 
 
 IMAGES, ROWS, ANY = (3,), (1,), (1, 3)
@@ -110,13 +111,13 @@ OF_ONE = {
     qat.Dropout: (ANY, lambda shape: st.builds(qat.Dropout, st.floats(0, 0.9))),
     qat.Softmax: (ANY, lambda shape: st.just(qat.Softmax())),
     qat.Activation: (ANY, lambda shape: st.builds(qat.Activation, st.sampled_from(sorted(FUSED)), st.floats(0, 2))),
+    qat.PReLU: (ANY, lambda shape: st.just(qat.PReLU(shape[0]))),
     qat.Slice: (
         ANY,
         lambda shape: st.integers(0, len(shape) - 1).flatmap(
             lambda axis: st.builds(qat.Slice, st.just(axis), st.integers(0, shape[axis] - 1), step=sizes(3))
         ),
     ),
-    qat.PReLU: (ANY, lambda shape: st.just(qat.PReLU(shape[0]))),
     qat.ZeroState: (ROWS, lambda shape: st.builds(qat.ZeroState, sizes(9))),
     qat.DenseBnAct: (
         ROWS,
@@ -181,13 +182,13 @@ def fit(a, b):
 
 #: Those that join two values.
 OF_TWO = {
-    qat.Stack: (lambda a, b: a == b and len(a) < 3, st.builds(qat.Stack, sizes(1))),
     qat.Add: (fit, st.builds(qat.Add, ACTIVATIONS)),
     qat.OneGrid: (lambda a, b: a == b, st.just(qat.OneGrid())),
     qat.Mul: (fit, st.just(qat.Mul())),
     qat.Sub: (fit, st.just(qat.Sub())),
     qat.Maximum: (fit, st.just(qat.Maximum())),
     qat.Minimum: (fit, st.just(qat.Minimum())),
+    qat.Stack: (lambda a, b: a == b and len(a) < 3, st.builds(qat.Stack, sizes(1))),
     qat.Concat: (lambda a, b: a[1:] == b[1:] and a[0] + b[0] <= MOST_CHANNELS, st.just(qat.Concat())),
 }
 

@@ -6,6 +6,7 @@ Each gives the real value, and the gradients of sum(g * value). What tests compa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -108,9 +109,10 @@ def qkeras_ternary(w: Array, alpha: float | str | None, threshold: float, g: Arr
     return Transcript(value, {"w": g * (1 - np.tanh(w) ** 2) if alpha is None else g})
 
 
-def qkeras_binary(w: Array, alpha: float | str | None, g: Array) -> Transcript:
+def qkeras_binary(w: Array, alpha: float | str | None, use_01: bool, g: Array) -> Transcript:
     """QKeras's binary."""
     sign = np.sign(w) + (1 - np.abs(np.sign(w)))
+    sign = (sign + 1) / 2 if use_01 else sign
     s = least_squares(w, sign, alpha) if isinstance(alpha, str) else 1.0 if alpha is None else alpha
     return Transcript(s * sign, {"w": g * (1 - np.tanh(w) ** 2) if alpha is None else g})
 
@@ -174,11 +176,42 @@ def binary_activation(x: Array, scale: float, clip: bool, g: Array) -> Transcrip
     return Transcript(scale * np.where(x >= 0, 1.0, -1.0), {"w": g * ((np.abs(x) <= 1) | (not clip))})
 
 
-def qkeras_relu(x: Array, bits: int, integer: int, g: Array) -> Transcript:
+def qkeras_relu(x: Array, bits: int, integer: int, slope: float, g: Array) -> Transcript:
     """QKeras's quantized_relu."""
-    m, m_i = 2.0**bits, 2.0**integer
-    value = m_i * np.clip(np.rint(x * m / m_i) / m, 0.0, 1.0 - 1.0 / m)
-    return Transcript(value, {"w": g * (x > 0) * (x <= m_i - m_i / m)})
+    m, m_i = 2.0 ** (bits - (slope != 0)), 2.0**integer
+    p = x * m / m_i
+    value = m_i * np.clip(np.rint(p) / m, 0.0, 1.0 - 1.0 / m)
+    if slope > 0:
+        value = value + m_i * slope * np.clip(np.rint(p * slope) / (slope * m), -1.0, 0.0)
+    return Transcript(value, {"w": g * np.where(x > 0, 1.0, slope) * (x <= m_i - m_i / m)})
+
+
+def clipped_power_of_two(size: Array, bits: int, quantizer: Any) -> Array:
+    """QKeras's _clip_power_of_two, and the exponents that it is given."""
+    most, quadratic = quantizer.max_value, quantizer.quadratic_approximation
+    effect = bits - (most is None or most > 1)
+    low, high = -(2**effect), 2**effect - 1
+    high = 2 * (high // 2) if quadratic else high
+    kept = np.where(size < 1e-7, 1e-7, size)
+    kept = kept if most is None else np.where(kept >= most, most, kept)
+    kept = np.sqrt(kept) if quadratic else kept
+    r = np.clip({"rnd": np.rint, "floor": np.floor}[quantizer.log2_rounding](np.log2(kept)), low, high)
+    return np.where(size < 1e-7, low, (2.0 if quadratic else 1.0) * r)
+
+
+def qkeras_po2(x: Array, quantizer: Any, g: Array) -> Transcript:
+    """QKeras's quantized_po2."""
+    sign = np.sign(x) + (1 - np.abs(np.sign(x)))
+    return Transcript(sign * 2.0 ** clipped_power_of_two(np.abs(x), quantizer.num_bits - 1, quantizer), {"w": g})
+
+
+def qkeras_relu_po2(x: Array, quantizer: Any, g: Array) -> Transcript:
+    """QKeras's quantized_relu_po2."""
+    bits, slope, most = quantizer.num_bits, quantizer.negative_slope, quantizer.max_value
+    value = 2.0 ** clipped_power_of_two(np.maximum(x, 0), bits, quantizer)
+    if slope:
+        value = np.where(x >= 0, value, -(2.0 ** clipped_power_of_two(np.maximum(-x, 0) * slope, bits, quantizer)))
+    return Transcript(value, {"w": g * np.where(x > 0, 1.0, slope) * (x <= (np.inf if most is None else most))})
 
 
 def of_weight(quantizer: BaseWeightQuantizer, w: Array, s: Array, g: Array) -> Transcript:
@@ -197,8 +230,10 @@ def of_weight(quantizer: BaseWeightQuantizer, w: Array, s: Array, g: Array) -> T
             return qkeras_bits(w, quantizer.num_bits, quantizer.integer, *signs, quantizer.alpha, g)
         if isinstance(quantizer, qat.QKerasTernaryWeightQuantizer):
             return qkeras_ternary(w, quantizer.alpha, quantizer.threshold, g)
+        if isinstance(quantizer, qat.QKerasPo2WeightQuantizer):
+            return qkeras_po2(w, quantizer, g)
         if isinstance(quantizer, qat.QKerasBinaryWeightQuantizer):
-            return qkeras_binary(w, quantizer.alpha, g)
+            return qkeras_binary(w, quantizer.alpha, quantizer.use_01, g)
         formula = ternary if isinstance(quantizer, qat.TernaryWeightQuantizer) else binary
         return formula(w, quantizer.scale == "mean", quantizer.clip, g)
 
@@ -226,7 +261,11 @@ def of_activation(
     if isinstance(quantizer, qat.BinaryActivationQuantizer):
         return binary_activation(x, float(own.get("mean", 1.0)), quantizer.clip, g)
     if isinstance(quantizer, qat.QKerasReLUActivationQuantizer):
-        return qkeras_relu(x, bits, quantizer.integer, g)
+        return qkeras_relu(x, bits, quantizer.integer, quantizer.negative_slope, g)
+    if isinstance(quantizer, qat.QKerasPo2ActivationQuantizer):
+        return qkeras_po2(x, quantizer, g)
+    if isinstance(quantizer, qat.QKerasReLUPo2ActivationQuantizer):
+        return qkeras_relu_po2(x, quantizer, g)
     if isinstance(quantizer, qat.QKerasBitsActivationQuantizer):
         return qkeras_bits(x, bits, quantizer.integer, quantizer.narrow_range, quantizer.symmetric, None, g)
     if quantizer.offset and not non_negative:

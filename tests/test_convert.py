@@ -104,7 +104,7 @@ def test_names_and_shapes_of_parameters_stay_and_only_ranges_are_added():
     assert not any(graph.params[name].trainable for name in added)
     # so parameters trained as floats are taken over by name
     trained = floats.initial_params(3)
-    graph.check_params(graph.initial_params() | trained)
+    graph.check_params(graph.params_from(trained))
 
 
 def test_a_cell_with_after_fake_false_has_no_fake_quantizer_but_a_quantized_weight():

@@ -207,6 +207,54 @@ def test_check_params_takes_what_initial_params_gives():
         graph.check_params(graph.initial_params())
 
 
+def test_params_lead_from_float_to_quantized_to_other_quantizers_and_back() -> None:
+    floats = LeNet5().graph()
+    quantized = qat.convert_quant_network(floats)
+    learned = qat.convert_quant_network(
+        floats, weight_quantizer=qat.LSQWeightQuantizer(4), activation_quantizer=qat.LSQActivationQuantizer(4)
+    )
+    trained = floats.initial_params(3)
+    params = quantized.params_from(trained)
+    quantized.check_params(params)
+    assert np.isinf(params["fc1.fake_quant.max"])
+    params["fc1.fake_quant.max"] = np.float32(7)
+    again = quantized.params_from(params)  # a range is of the settings that it was observed with
+    assert np.isinf(again["fc1.fake_quant.max"])
+    others = learned.params_from(params, seed=5)
+    assert list(others) == list(learned.params)
+    assert "fc1.fake_quant.max" not in others
+    for each in (params, others, floats.params_from(others), quantized.params_from(others)):
+        for name, array in trained.items():
+            assert each[name] is array
+    scale = "fc1.weight_initial_scale"
+    assert others[scale] == learned.initial_params(5)[scale]
+
+
+def test_params_from_refuses_those_of_another_network_and_the_refusal_of_the_others_says_how() -> None:
+    floats = LeNet5().graph()
+    quantized = qat.convert_quant_network(floats)
+    trained = floats.initial_params()
+    with pytest.raises(
+        qat.QatError, match=r"lack 'conv1.fake_quant.max', which is of a quantizer.*graph.params_from\("
+    ):
+        quantized.check_params(trained)
+    with pytest.raises(
+        qat.QatError, match=r"hold 'conv1.fake_quant.max', which is of a quantizer.* is float.*params_from"
+    ):
+        floats.check_params(quantized.initial_params())
+    for change, message in (
+        ({"fc1.weight": np.zeros((2, 2), np.float32)}, r"'fc1.weight' has shape \(2, 2\)"),
+        ({"fc1.weight": trained["fc1.weight"].astype(np.float64)}, "float64, not float32"),
+        ({"fc9.weight": trained["fc1.weight"]}, "hold 'fc9.weight', which it does not know"),
+    ):
+        with pytest.raises(qat.QatError, match=message):
+            quantized.params_from(trained | change)
+    with pytest.raises(qat.QatError, match=r"lack 'fc1.bias', so they belong to another network"):
+        quantized.params_from({name: array for name, array in trained.items() if name != "fc1.bias"})
+    with pytest.raises(qat.QatError, match="is a list; give a dict"):
+        quantized.params_from([])  # type: ignore[arg-type]
+
+
 def test_check_params_names_the_source_and_what_is_missing_unknown_or_misshapen():
     graph = LeNet5().graph()
     params = graph.initial_params()

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from frameworks import HERE
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import qat
 from qat.cells.fake_quant import FakeQuant
@@ -18,7 +20,9 @@ from qat.registry import BACKENDS
 from qat.training.forward import Forward, _schedule
 from qat.training.optimizer import Optimizer
 from qat.vocabulary.arrays import as_arrays, as_tuple
-from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.numpy_ops import NUMPY_OPS, NumpyOps
+
+pytestmark = pytest.mark.filterwarnings("ignore::qat.errors.QatWarning")  # ranges that are unlike
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (16, 3, 8, 8), np.uint8)
@@ -262,6 +266,71 @@ def test_the_first_quantized_step_observes_what_the_float_network_gives(name: st
     for end in (end for end in params if end.endswith((".min", ".max"))):
         # Weights of 8 bits move a sum by some percent; a wrong grid did by the branches' ratio of 50.
         assert params[end] == pytest.approx(seen[end], rel=0.05, abs=0.05), end
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> qat.Graph:
+    """Branches of any ranges, joined, dropped and pooled in any order."""
+    joins = draw(st.lists(st.tuples(*[st.integers(0, 9)] * 2, st.booleans()), min_size=1, max_size=4))
+    keeps = draw(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["drop", "pool"])), max_size=4))
+    after = draw(st.booleans())
+
+    class Tree(qat.Network):
+        inputs = qat.Input((3, 8, 8))
+
+        def __init__(self) -> None:
+            self.branches = [qat.Conv2dBnAct(3, 4, 3, activation="relu") for _ in range(1 + len(joins))]
+            self.after = [qat.Conv2dBnAct(4 * parts, 4, 1) for parts in range(1, len(self.branches) + 1)]
+
+        def construct(self, x):
+            values = [branch(x) for branch in self.branches]
+            for which, kind in keeps:
+                cell = qat.Dropout(0.5) if kind == "drop" else qat.MaxPool2d(3, 1, pad_mode="same")
+                values[which % len(values)] = cell(values[which % len(values)])
+            for which, other, concat in joins:
+                a = values.pop(which % len(values))
+                b = values.pop(other % len(values))
+                alike = a.shape == b.shape and not concat
+                values.append(qat.Add()(a, b) if alike else qat.Concat()(a, b))
+            (value,) = values
+            return self.after[value.shape[0] // 4 - 1](value) if after else value
+
+    return Tree().graph()
+
+
+class SameDropped(NumpyOps):
+    """Dropout leaves out the same places each time."""
+
+    def drop(self, x, rate):
+        kept = np.random.default_rng(x.size).random(x.shape) >= rate
+        return x * kept.astype(np.float32)
+
+
+def test_any_joined_values_are_those_of_the_float_network_in_training_and_in_evaluation() -> None:
+    ops = SameDropped()
+
+    def outputs(graph: qat.Graph, params: dict[str, Any], *, training: bool) -> Any:
+        return Forward(graph, ops)(params, (IMAGES[:4].astype(np.float32),), training=training, phase=0)[0][0]
+
+    def assert_close(found: Any, expected: Any) -> None:
+        np.testing.assert_allclose(found, expected, rtol=0, atol=0.001 * np.abs(expected).max())
+
+    @settings(max_examples=50, deadline=None)
+    @given(trees(), st.integers(0, 99))
+    def check(network: qat.Graph, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        weights = network.initial_params(seed)
+        weights = {name: (w * 10.0 ** rng.uniform(-1, 1)).astype(np.float32) for name, w in weights.items()}
+        graph = qat.convert_quant_network(network, num_bits=16)
+        assert_close(
+            outputs(graph, graph.initial_params() | weights, training=True), outputs(network, weights, training=True)
+        )
+        checkpoint = qat.calibrate(network, weights, IMAGES[:4], num_bits=16)
+        integers = qat.to_integer(checkpoint.graph, checkpoint.params)
+        deployed = integers.output.grid.dequantize(evaluate(integers, IMAGES[:4]))
+        assert_close(deployed, outputs(network, weights, training=False))
+
+    check()
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_converted_and_trained_it_deploys_the_codes_of_its_training(images, merg
         graph, params = merge_batch_norm(graph, params, images)
     backend, onnx = qat.backend("torch"), qat.target("ONNX")
     quantized = qat.convert_quant_network(graph, bn_fold=False)
-    step = backend.make_step(backend.lower(quantized, quantized.initial_params() | params), Optimizer("adam"))
+    step = backend.make_step(backend.lower(quantized, quantized.params_from(params)), Optimizer("adam"))
     for _ in range(3):
         assert np.isfinite(step(images, np.arange(24) % 10, 0.003))
     integers = qat.to_integer(quantized, backend.read(step.model))

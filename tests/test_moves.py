@@ -30,6 +30,7 @@ CELLS: dict[str, qat.Cell] = {
     "slice, last channel": qat.Slice(0, -1),
     "slice, rows": qat.Slice(1, step=2),
     "slice, columns": qat.Slice(2, -4, -1, 2),
+    "pad, nothing": qat.Pad(0),
     "pad, zeros": qat.Pad((0, 1, 2, 0)),
     "pad, rows": qat.Pad((1, 0)),
     "pad, a number": qat.Pad(1, value=0.5),

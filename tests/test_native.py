@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import qat
 from qat.cli import main
+from qat.data.preparation import PLAIN
 from qat.networks import LeNet5
 from qat.networks.lenet5 import LeNet5BN
 from qat.registry import BACKENDS, installed
-from qat.training.native import params_from
+from qat.training.matching import matched_by_order
+from qat.training.native import mindspore_name, params_from
 
 FRAMEWORKS = [name for name, entry in BACKENDS.items() if entry.suffix and installed(entry)]
 
@@ -96,15 +99,19 @@ def test_a_state_dict_of_a_plain_module_is_imported_by_renaming(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda params: params.pop("fc3.bias"), "they lack 'fc3.bias'"),
+        (lambda params: params.pop("fc3.weight"), "they lack 'fc3.weight'"),
         (lambda params: params.update({"fc3.bias": np.zeros(11, np.float32)}), r"'fc3.bias' has shape \(11,\)"),
         (lambda params: params.update({"fc3.dense.bias": np.zeros(10, np.float32)}), "is a second 'fc3.bias'"),
         (
             lambda params: params.update({"extra": np.zeros(10, np.float32)}),
             "holds 'extra', which LeNet5 does not know",
         ),
+        (
+            lambda params: params.update({"conv1.conv.bias": np.zeros(6, np.float32)}),
+            "holds 'conv1.bias', but conv1 of LeNet5 has no bias, so that it would compute something else",
+        ),
     ],
-    ids=["missing", "shape", "twice", "unknown"],
+    ids=["missing", "shape", "twice", "unknown", "no place for a bias"],
 )
 def test_files_that_do_not_fit_are_refused_by_name(change: object, message: str, tmp_path: Path) -> None:
     graph = LeNet5().graph()
@@ -112,6 +119,256 @@ def test_files_that_do_not_fit_are_refused_by_name(change: object, message: str,
     change(params)
     with pytest.raises(qat.QatError, match=message):
         params_from(graph, params, {}, "file")
+
+
+class Plain(torch.nn.Module):
+    """LeNet5BN with names of its own, trained on pixels times ``factor``, with or without biases before the normalisations."""
+
+    def __init__(self, factor: float, *, bias: bool = False, eps: float = 1e-5) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.factor, norm = factor, {"momentum": None, "eps": eps}  # None: a cumulative mean
+        self.stem, self.stem_bn = torch.nn.Conv2d(1, 6, 5, bias=bias), torch.nn.BatchNorm2d(6, **norm)
+        self.body, self.body_bn = torch.nn.Conv2d(6, 16, 5, bias=bias), torch.nn.BatchNorm2d(16, **norm)
+        self.head = torch.nn.ModuleList([torch.nn.Linear(400, 120), torch.nn.Linear(120, 84), torch.nn.Linear(84, 10)])
+        with torch.no_grad():
+            for name, value in self.named_parameters():
+                if name.endswith("bias"):
+                    value.uniform_(-1, 1)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        x = pixels * self.factor
+        for conv, norm in ((self.stem, self.stem_bn), (self.body, self.body_bn)):
+            x = torch.nn.functional.max_pool2d(torch.relu(norm(conv(x))), 2)
+        x = x.flatten(1)
+        for index, dense in enumerate(self.head):
+            x = dense(torch.relu(x) if index else x)
+        return x
+
+    def trained(self) -> Plain:
+        """With running statistics of digits."""
+        self.train()(torch.from_numpy(pixels_of_digits().astype(np.float32)))
+        return self.eval()
+
+
+def pixels_of_digits() -> np.ndarray:
+    """As every command gets them, uint8 (64, 1, 32, 32)."""
+    digits = qat.data.load("digits").resized((1, 32, 32), PLAIN)
+    return digits.train.images[:64]
+
+
+def import_plain(
+    module: torch.nn.Module,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    *arguments: object,
+    network: str = "lenet_bn",
+) -> tuple[int, str]:
+    torch.save(module.state_dict(), folder / "plain.pt")
+    own = (
+        "--backend",
+        "torch",
+        "--file",
+        folder / "plain.pt",
+        "--network",
+        network,
+        "--ckpt_path",
+        folder / "net.ckpt",
+    )
+    return command(capsys, "import-params", *own, *arguments)
+
+
+def assert_computes_as(module: torch.nn.Module, path: Path) -> None:
+    """The network in a checkpoint gives what a module gives, on digits."""
+    checkpoint, backend, pixels = qat.Checkpoint.load(path), qat.backend("torch"), pixels_of_digits()
+    found = backend.predict(backend.lower(checkpoint.graph, checkpoint.params), pixels)
+    expected = module(torch.from_numpy(pixels.astype(np.float32))).detach().numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("data", [(), ("--data_path", "digits")], ids=["no data", "data"])
+@pytest.mark.parametrize(
+    ("factor", "flags"),
+    [(1.0, ["--raw_pixels"]), (1 / 255, ["--mean", "0", "--std", "1"]), (1 / (255 * 0.3081), [])],
+    ids=["raw", "0..1", "its own"],
+)
+def test_another_normalisation_of_the_input_is_noticed_and_the_right_flags_are_named(
+    factor: float, flags: list[str], data: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = Plain(factor).trained()
+    status, out = import_plain(module, tmp_path, capsys, "--match", "order", *data)
+    assert (status, "was trained on numbers of std" in out) == (0, bool(flags))
+    assert "LeNet5BN takes (pixel / 255 - 0.1307) / 0.3081; trained otherwise?" in out
+    if not flags:
+        return
+    assert f"with another input normalisation; with {' '.join(flags)} they agree" in out
+    assert "give these flags, or those that it was trained with" in out
+    status, out = import_plain(module, tmp_path, capsys, "--match", "order", *data, *flags)
+    assert (status, "note:" in out, "trained otherwise?" in out) == (0, False, False)
+    assert_computes_as(module, tmp_path / "net.ckpt")
+
+
+def test_what_was_trained_with_other_layers_is_noticed_on_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first normalisation is right, the second gets other numbers."""
+    module = Plain(1 / 255).trained()
+    with torch.no_grad():
+        module.stem_bn.weight *= 5
+    flags = ("--match", "order", "--mean", "0", "--std", "1")
+    assert "note:" not in import_plain(module, tmp_path, capsys, *flags)[1]  # random pixels do not tell
+    status, out = import_plain(module, tmp_path, capsys, *flags, "--data_path", "digits")
+    assert (status, "the normalisation of conv2 was trained on" in out) == (0, True)
+    assert "something before it is not what was trained" in out
+
+
+def test_eps_is_asked_for_where_it_matters_and_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = Plain(1 / 255, eps=1e-3).trained()
+    with torch.no_grad():
+        for norm in (module.stem_bn, module.body_bn):
+            norm.running_var.fill_(1.0)
+        module.body_bn.running_var[:5] = 1e-4
+    flags = ("--match", "order", "--mean", "0", "--std", "1")
+    out = import_plain(module, tmp_path, capsys, *flags)[1]
+    assert (
+        "LeNet5BN has eps 1e-05 in its batch normalisations; trained with another? --eps (Keras: 0.001), which" in out
+    )
+    assert "which changes 5 of 22 channels by more than 5 %" in out
+    status, out = import_plain(module, tmp_path, capsys, *flags, "--eps", "0.001")
+    assert (status, "has eps 0.001 in its batch normalisations\n" in out) == (0, True)
+    assert_computes_as(module, tmp_path / "net.ckpt")
+
+
+def test_biases_that_one_side_does_not_have_are_named_and_change_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = Plain(1.0, bias=True).trained()
+    status, out = import_plain(module, tmp_path, capsys, "--match", "order", "--raw_pixels")
+    assert (status, "holds 'conv1.bias', 'conv2.bias', which LeNet5BN has no place for: taken out of the" in out) == (
+        0,
+        True,
+    )
+    assert_computes_as(module, tmp_path / "net.ckpt")
+    del module.head[2].bias
+    module.head[2].bias = None
+    module.body_bn.weight = None  # as of Keras's scale=False
+    status, out = import_plain(module, tmp_path, capsys, "--match", "order", "--raw_pixels")
+    assert (status, "has no 'fc3.bias': 0 is taken" in out, "has no 'conv2.gamma': 1 is taken" in out) == (
+        0,
+        True,
+        True,
+    )
+    params = qat.Checkpoint.load(tmp_path / "net.ckpt").params
+    assert not params["fc3.bias"].any()
+    assert (params["conv2.gamma"] == 1).all()
+
+
+def test_layers_are_matched_by_order_and_what_does_not_fit_is_shown_with_its_surroundings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out = import_plain(Plain(1.0).trained(), tmp_path, capsys, "--match", "order", "--raw_pixels")
+    assert status == 0
+    for pair in ("stem (6, 1, 5, 5) -> conv1", "head.2 (10, 84) -> fc3", "body_bn (16) -> conv2.bn"):
+        assert f"  {pair}\n" in out
+    module = Plain(1.0)
+    module.head[1] = torch.nn.Linear(120, 80)
+    status, out = import_plain(module, tmp_path, capsys, "--match", "order")
+    assert status == 2
+    around = "by order, layer with weights 4 does not fit: the file has ..., body (16, 6, 5, 5), head.0 (120, 400), "
+    around += "head.1 (80, 120), head.2 (10, 84), and no more; LeNet5BN has ..., conv2 (16, 6, 5, 5), fc1 (120, 400), "
+    assert f"{around}fc2 (84, 120), fc3 (10, 84), and no more" in out
+    module = Plain(1.0)
+    module.head.append(torch.nn.Linear(10, 10))
+    status, out = import_plain(module, tmp_path, capsys, "--match", "order")
+    assert (status, "layer with weights 6 does not fit" in out, "head.3 (10, 10)" in out) == (2, True, True)
+    named = torch.nn.ModuleDict({"fc2": torch.nn.Linear(400, 120), "fc1": torch.nn.Linear(120, 120)})
+    with pytest.raises(qat.QatError, match=r"by order, 'fc2' is 'fc1' of .*, which has a 'fc2' too"):
+        matched_by_order(
+            Two().graph(), {name: value.detach().numpy() for name, value in named.state_dict().items()}, "file"
+        )
+    assert import_plain(module, tmp_path, capsys, "--match", "order", "--rename", "a=b")[0] == 2
+
+
+class Two(qat.Network):
+    """Two dense layers."""
+
+    inputs = qat.Input((400,))
+
+    def __init__(self) -> None:
+        self.fc1, self.fc2 = qat.DenseBnAct(400, 120), qat.DenseBnAct(120, 120)
+
+    def construct(self, x):
+        return self.fc2(self.fc1(x))
+
+
+def test_mindspore_s_names_and_order_of_a_normalisation_match_by_order() -> None:
+    """It puts the running statistics first, all of one shape."""
+    graph = LeNet5BN().graph()
+    params = graph.observed_params(3) | {
+        name: np.full(param.shape, index, np.float32) for index, (name, param) in enumerate(graph.params.items())
+    }
+    order = ("weight", "bias", "moving_mean", "moving_variance", "gamma", "beta")
+    theirs = {
+        mindspore_name(name, graph).replace("conv", "c").replace("fc", "d"): params[name]
+        for name in sorted(params, key=lambda name: (name.partition(".")[0], order.index(name.partition(".")[2])))
+    }
+    renamed, pairs = matched_by_order(graph, theirs | {"global_step": np.float32(1)}, "file")
+    assert "c1.batchnorm (6) -> conv1.bn" in pairs
+    found, notes = params_from(graph, theirs, renamed, "file")
+    assert notes == []
+    for name, array in params.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_a_state_dict_in_safetensors_is_read(tmp_path: Path) -> None:
+    tensors = {"fc1.weight": torch.arange(6.0).reshape(2, 3).to(torch.bfloat16), "fc1.bias": torch.ones(2)}
+    safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
+    found = qat.backend("torch").load_params(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(found["fc1.weight"], np.arange(6, dtype=np.float32).reshape(2, 3))
+    (tmp_path / "model.safetensors").write_bytes(b"\x80\x02cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(qat.QatError, match=r"model\.safetensors: "):
+        qat.backend("torch").load_params(tmp_path / "model.safetensors")
+
+
+def test_the_state_dict_of_a_training_loop_s_file_is_found(tmp_path: Path) -> None:
+    file, module = tmp_path / "r8ck.pt", torch.nn.Linear(2, 1)
+    state, optimizer = module.state_dict(), torch.optim.Adam(module.parameters()).state_dict()
+    load = qat.backend("torch").load_params
+    for held in (
+        state,
+        {"model": state, "epoch": 3, "optimizer": optimizer},
+        {"model_state_dict": state, "optimizer": {"x": torch.ones(1)}},
+        {"state_dict": state, "best": torch.ones(1), "model": optimizer},
+        {"mine": state},
+    ):
+        torch.save(held, file)
+        assert load(file).keys() == {"weight", "bias"}
+    torch.save({"mine": state, "yours": state}, file)
+    with pytest.raises(qat.QatError, match=r"r8ck\.pt: holds tensors under 'mine', 'yours'; save the one state_dict"):
+        load(file)
+    torch.save({"epoch": 3}, file)
+    with pytest.raises(qat.QatError, match=r"holds dict without tensors; save model\.state_dict"):
+        load(file)
+    torch.save(module, file)
+    with pytest.raises(
+        qat.QatError, match=r"torch\.nn\.modules\.linear\.Linear.*a whole module.*; save model\.state_dict"
+    ):
+        load(file)
+
+
+def test_flags_of_the_input_that_say_nothing_here_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = Plain(1.0)
+    for flags, message in (
+        (("--raw_pixels", "--mean", "0"), "--raw_pixels: says what --mean and --std say"),
+        (("--mean", "auto"), "need data; give --data_path too"),
+        (("--eps", "-1"), "--eps -1.0: is added to variances"),
+        (("--std", "0"), "std be a positive number"),
+    ):
+        status, out = import_plain(module, tmp_path, capsys, "--match", "order", *flags)
+        assert (status, message in out) == (2, True), out
+        assert not (tmp_path / "net.ckpt").exists()
 
 
 @pytest.mark.parametrize(
@@ -150,8 +407,14 @@ def test_names_that_are_right_already_stay_and_what_optimizers_keep_is_left_out(
         "beta1_power": np.float32(0.9),
         "learning_rate": np.float32(1),
     }
-    found = params_from(graph, params | extra, {}, "file")
+    found, notes = params_from(graph, params | extra, {}, "file")
+    assert notes == []
     assert found.keys() == params.keys()
+    renamed = {"a": "conv", "a.b": "bn"}  # the longest beginning counts
+    theirs = {name.replace("bn.", "a.b.").replace("conv.", "a."): array for name, array in params.items()}
+    for order in (renamed, dict(reversed(renamed.items()))):
+        found, _ = params_from(graph, theirs, order, "file")
+        assert {name: id(array) for name, array in found.items()} == {name: id(array) for name, array in params.items()}
     with pytest.raises(qat.QatError, match=r"holds 'moments\.other'"):
         params_from(graph, params | {"moments.other": params["conv.weight"]}, {}, "file")
 

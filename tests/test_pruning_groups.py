@@ -250,8 +250,11 @@ def test_random_networks_are_the_masked_ones_when_pruned() -> None:
         expected = masked_outputs(graph, params, pixels, removed)
         for y, wanted in zip(masked_outputs(smaller, kept, pixels, []), expected, strict=True):
             close(y, wanted)
-        # More where a depthwise convolution of one channel is left, whose output is as good as any convolution's.
-        assert len(channel_groups(smaller)) >= len(channel_groups(graph))
+        # More where a depthwise convolution of one channel is left, whose output is as good as any convolution's; fewer where
+        # groups of several channels are left with one each, so that a grouped convolution has become a depthwise one.
+        kinds = [[node.cell.output_channels for node in each.nodes] for each in (graph, smaller)]
+        if ("kept", "grouped") not in set(zip(kinds[1], kinds[0], strict=True)):
+            assert len(channel_groups(smaller)) >= len(channel_groups(graph))
 
     check()
     assert seen > 80

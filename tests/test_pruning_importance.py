@@ -176,9 +176,7 @@ def test_slimmed_pruned_tuned_quantized_and_equal_in_a_file(backend: ModuleType,
     )
     tuned = train(backend, qat.Checkpoint(smaller, params), dataset, Recipe(epochs=1))
     qgraph = qat.convert_quant_network(tuned.graph, quant_delay=4)
-    end = train(
-        backend, qat.Checkpoint(qgraph, qgraph.initial_params() | tuned.params), dataset, Recipe(epochs=1, lr=0.005)
-    )
+    end = train(backend, qat.Checkpoint(qgraph, qgraph.params_from(tuned.params)), dataset, Recipe(epochs=1, lr=0.005))
     integers = qat.to_integer(qgraph, end.params)
     images = dataset.test.images
     expected = evaluate(integers, images)

@@ -161,7 +161,7 @@ def test_write_is_the_inverse_of_read(backend: ModuleType) -> None:
 def test_a_pruned_weight_has_no_gradient_and_no_influence(backend: ModuleType, quantized: bool) -> None:
     graph, params = pruned(Small().graph())
     graph = qat.convert_quant_network(graph) if quantized else graph
-    params = graph.initial_params() | params
+    params = graph.params_from(params)
     behind = {n: a + 5 * (1 - params[f"{n}_mask"]) for n, a in params.items() if n.endswith("weight")}
     images, labels = pixels(16)
     results = []
@@ -220,7 +220,7 @@ def test_zero_stays_zero_through_training_and_into_every_file(
     masks = {name: array for name, array in params.items() if name.endswith("mask")}
     assert [float(np.mean(mask == 0)) for mask in masks.values()] == pytest.approx([0.6] * 3, abs=0.01)
     qgraph = qat.convert_quant_network(graph, weight_quantizer=quantizer, quant_delay=1, **FOLDS[fold])
-    model = TORCH.lower(qgraph, qgraph.initial_params() | params)
+    model = TORCH.lower(qgraph, qgraph.params_from(params))
     step = TORCH.make_step(model, Optimizer(weight_decay=1e-3))
     images, labels = pixels(32)
     for _ in range(6):
@@ -347,7 +347,7 @@ def test_a_quantized_training_keeps_the_masks_of_the_float_one() -> None:
     dataset = load("digits")
     first = train(TORCH, qat.Checkpoint(graph, params), dataset, Recipe(epochs=1))
     qgraph = qat.convert_quant_network(first.graph, quant_delay=3)
-    second = train(TORCH, qat.Checkpoint(qgraph, qgraph.initial_params() | first.params), dataset, Recipe(epochs=1))
+    second = train(TORCH, qat.Checkpoint(qgraph, qgraph.params_from(first.params)), dataset, Recipe(epochs=1))
     for name in (n for n in graph.params if n.endswith("mask")):
         np.testing.assert_array_equal(first.params[name], second.params[name])
     assert count_zeros(qgraph, second.params)[0] == round(0.8 * 54) * 2 + 768

@@ -9,6 +9,7 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +51,7 @@ Q_BITS, Q_TERNARY, Q_BINARY = (
     qat.QKerasBinaryWeightQuantizer,
 )
 Q_BITS_A, Q_RELU = qat.QKerasBitsActivationQuantizer, qat.QKerasReLUActivationQuantizer
+PO2, RELU_PO2 = qat.QKerasPo2WeightQuantizer, qat.QKerasReLUPo2ActivationQuantizer
 
 
 def assert_near(found: Array, expected: Array, what: str) -> None:
@@ -94,7 +96,19 @@ WEIGHT_QUANTIZERS = [
         for cls in (Q_TERNARY, Q_BINARY)
         for alpha, channels in ((None, True), (0.5, False), ("auto", True), ("auto", False), ("auto_po2", True))
     ),
+    *(qat.QKerasPo2WeightQuantizer(4, log2_rounding=each, quadratic_approximation=True) for each in ("rnd", "floor")),
     Q_TERNARY(threshold=0.75),
+    *(Q_BINARY(use_01=True, alpha=alpha) for alpha in (None, 0.5, "auto", "auto_po2")),
+    *(
+        qat.QKerasPo2WeightQuantizer(bits, max_value=most, log2_rounding=rounding)
+        for bits, most, rounding in (
+            (2, None, "rnd"),
+            (4, None, "floor"),
+            (3, 1.0, "rnd"),
+            (4, 0.7, "rnd"),
+            (4, 3.0, "floor"),
+        )
+    ),
 ]
 ACTIVATION_QUANTIZERS = [
     *(LSQ_A(bits, symmetric=symmetric) for bits in (2, 4, 8) for symmetric in (False, True)),
@@ -109,6 +123,15 @@ ACTIVATION_QUANTIZERS = [
     Q_BITS_A(6, narrow_range=True, integer=1),
     *(Q_BITS_A(bits, symmetric=False) for bits in (1, 4)),
     *(Q_RELU(bits, integer=integer) for bits, integer in ((1, 1), (4, 0), (8, 2))),
+    *(Q_RELU(bits, integer=i, negative_slope=slope) for bits, i, slope in ((2, 0, 0.5), (4, 0, 0.25), (8, 2, 1.0))),
+    *(
+        qat.QKerasPo2ActivationQuantizer(bits, max_value=most, log2_rounding=rounding)
+        for bits, most, rounding in ((3, None, "rnd"), (4, 0.9, "rnd"), (4, 3.0, "floor"))
+    ),
+    *(
+        qat.QKerasReLUPo2ActivationQuantizer(bits, max_value=most, log2_rounding=rounding, negative_slope=slope)
+        for bits, most, rounding, slope in ((2, None, "rnd", 0.0), (3, 0.9, "floor", 0.25), (3, 3.0, "rnd", 0.5))
+    ),
     *(qat.LearnedWidthActivationQuantizer(bits, symmetric=symmetric) for bits in (2, 8) for symmetric in (False, True)),
 ]
 #: Every activation quantizer with the numbers that it takes: such as are never negative, or of both signs.
@@ -318,7 +341,7 @@ def test_weight_codes_are_whole_numbers_within_the_range(
         assert (scale >= (floor if quantizer.per_channel else floor.max())).all()
 
 
-HAVE_ZERO = [q for q in WEIGHT_QUANTIZERS if not isinstance(q, (DOREFA, BINARY, Q_BINARY))]
+HAVE_ZERO = [q for q in WEIGHT_QUANTIZERS if not isinstance(q, (DOREFA, BINARY, Q_BINARY, PO2))]
 
 
 @settings(max_examples=200, deadline=None)
@@ -357,6 +380,11 @@ def test_some_have_no_code_for_zero(quantizer: BaseWeightQuantizer) -> None:
     assert (np.abs(codes) == 1).all()
 
 
+def zero_code(quantizer: BaseActivationQuantizer) -> float:
+    """Of the number 0: signs and powers of two have none, and give 1."""
+    return float(quantizer.by_sign or isinstance(quantizer, (qat.QKerasPo2ActivationQuantizer, RELU_PO2)))
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     arrays(np.float32, (8,), elements=st.floats(-100, 100, width=32)),
@@ -378,9 +406,11 @@ def test_activation_codes_are_within_the_range_and_stay_as_they_are(
     assert (y.data == np.rint(y.data)).all()
     assert y.data.min() >= grid.low
     assert y.data.max() <= grid.high
-    assert y.data[0, -1] == quantizer.by_sign
-    assert grid.qmin + 128 * quantizer.symmetric >= 0
+    assert y.data[0, -1] == zero_code(quantizer)
+    assert grid.qmin + 256 * (quantizer.symmetric or quantizer.qmin < 0) >= 0
     assert grid.qmax <= quantizer.qmax
+    if getattr(quantizer, "negative_slope", 0):
+        return  # the slope would be applied again
     again = quantizer.quantize(NUMPY_OPS, Value(y.data * y.scale), own, [], non_negative, 9)
     np.testing.assert_array_equal(again.data, y.data)
 
@@ -673,6 +703,76 @@ def test_a_wrong_field_is_refused_in_one_line(make, message: str) -> None:
     with pytest.raises(qat.QatError, match=message) as raised:
         make()
     assert "\n" not in str(raised.value)
+
+
+# -- QKeras's own expected values -------------------------------------------------------------------------------------
+
+FLOOR: dict[str, Any] = {"log2_rounding": "floor"}
+QUADRATIC = FLOOR | {"quadratic_approximation": True}
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "x", "expected"),
+    [
+        (PO2(3, max_value=0.5, **FLOOR), [-7, -0.12, -0.03, 0.01, 5], [-0.5, -0.0625, -0.0625, 0.0625, 0.5]),
+        (PO2(4, **FLOOR), [-16, -7, -0.12, -0.03, 0, 0.01, 5, 10], [-8, -4, -0.0625, -0.0625, 0.0625, 0.0625, 4, 8]),
+        (PO2(4, max_value=4.0, **FLOOR), [-7, -0.12, -0.03, 0, 0.01, 5], [-4, -0.0625, -0.0625, 0.0625, 0.0625, 4]),
+        (
+            PO2(4, **QUADRATIC),
+            [0.01, 0.03, 0.06, 0.5, 1, 2, 5, 10, 16, 32],
+            [0.00390625, 0.015625, 0.015625, 0.25, 1, 1, 4, 4, 16, 16],
+        ),
+        (
+            PO2(4, **QUADRATIC),
+            [-32, -16, -10, -5, -2, -1, -0.5, -0.03, -0.01],
+            [-16, -16, -4, -4, -1, -1, -0.25, -0.015625, -0.00390625],
+        ),
+        (
+            RELU_PO2(3, **QUADRATIC),
+            [-10.0, -0.25, 0.25, 1.0, 1.99, 2.01, 5.0, 10.0, 16.0, 32.0],
+            [0.0625, 0.0625, 0.25, 1.0, 1.0, 1.0, 4.0, 4.0, 16.0, 16.0],
+        ),
+        (RELU_PO2(3, max_value=4.0, **FLOOR), [-7.0, -0.12, -0.03, 0, 0.01, 5.0], [*[0.0625] * 5, 4.0]),
+        (RELU_PO2(3, **FLOOR), [-16.0, -7.0, -0.12, -0.03, 0, 0.01, 5.0, 10.0], [*[0.0625] * 6, 4.0, 8.0]),
+        (RELU_PO2(2, max_value=0.5, **FLOOR), [-7.0, -0.12, -0.03, 0.01, 5.0], [*[0.0625] * 4, 0.5]),
+        (
+            RELU_PO2(3, **QUADRATIC),
+            [0.01, 0.03, 0.06, 0.5, 1, 2, 5, 10, 16, 32],
+            [0.00390625, 0.015625, 0.015625, 0.25, 1, 1, 4, 4, 16, 16],
+        ),
+        (Q_BINARY(use_01=True, alpha=5.0), [-11.0, -7.0, -4.0, -0.2, 0.0, 0.3, 1, 4, 10], [0, 0, 0, 0, 5, 5, 5, 5, 5]),
+    ],
+    ids=str,
+)
+def test_qkeras_has_these_values(quantizer: Any, x: list[float], expected: list[float]) -> None:
+    """Those of its tests whose powers integers can hold."""
+    given = np.array([x], F)
+    if isinstance(quantizer, BaseWeightQuantizer):
+        found = real(quantizer.quantize(NUMPY_OPS, given))
+    else:
+        found = quantizer.quantize(NUMPY_OPS, Value(given), {}, [], False, len(x)).real(NUMPY_OPS)
+    np.testing.assert_array_equal(found[0], np.array(expected, F))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PO2(8), r"^QKerasPo2WeightQuantizer: 8 bits .* from 2\^-64 to 2\^63, .* at most 14 octaves"),
+        (lambda: PO2(5), "at most 14 octaves"),
+        (lambda: PO2(3, max_value=0.001), r"from 2\^-4 to 2\^-10"),
+        (lambda: PO2(3, max_value=0.0), "max_value is 0.0"),
+        (lambda: PO2(3, log2_rounding="up"), "log2_rounding is 'up'"),
+        (lambda: RELU_PO2(2, negative_slope=0.3), "negative_slope is 0.3"),
+        (
+            lambda: Q_RELU(4, negative_slope=0.0625),
+            "negative_slope is 0.0625; use 0, or a power of two from 0.125 to 1",
+        ),
+        (lambda: Q_RELU(1, negative_slope=1.0), "1 bit with a negative_slope"),
+    ],
+)
+def test_what_integers_cannot_hold_of_qkeras_is_refused(make: Any, message: str) -> None:
+    with pytest.raises(qat.QatError, match=message):
+        make()
 
 
 # -- extreme weights --------------------------------------------------------------------------------------------------

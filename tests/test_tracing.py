@@ -231,7 +231,8 @@ def test_something_that_is_no_symbol_is_refused_as_an_input(value):
 def test_what_is_no_cell_is_refused(use):
     refused(
         lambda self, x: use(x),
-        "in a construct, only calls of cells, a . b, a - b, a . b, these with numbers, and -a are known; write a cell for it",
+        "in a construct, only calls of cells, a . b, a - b, a . b, these with numbers, -a, slices and moves .docs.cells.md. "
+        "are known; write a cell for it",
     )
 
 

@@ -15,6 +15,7 @@ from qat.errors import QatError
 from qat.graph import Graph, Network, as_graph
 from qat.passes.convert_quant_network import convert_quant_network
 from qat.passes.equalize_channels import equalize_channels
+from qat.passes.unlike_ranges import warn_of_unlike_ranges
 from qat.training.checkpoint import Checkpoint
 from qat.training.forward import IDLE, NodeLoop
 from qat.vocabulary.arrays import Arrays, batches_of
@@ -41,7 +42,8 @@ def calibrate(
     """Quantize a trained float network with the ranges that its activations have on some images.
 
     The numbers are those of the float network. A fake quantizer after a ReLU keeps only the upper end of its range, and
-    fake quantizers that share a grid take the union of their ranges.
+    fake quantizers that share a grid take the union of their ranges; a QatWarning says where a Concat thereby leaves few codes
+    to one of its parts.
 
     Args:
         network: the float network.
@@ -94,10 +96,11 @@ def calibrate(
     if equalize:
         own = equalize_channels(graph, own)
     loop = NodeLoop(quantized, ops or NUMPY_OPS)
-    own = quantized.initial_params() | own
+    own = quantized.params_from(own)
     own |= find_ranges(loop, loop.load(own, IDLE), batches, method, percentile)
     if bias_correction:
         own = correct_biases(quantized, own, batches, loop.ops)
+    warn_of_unlike_ranges(quantized, own)
     return Checkpoint(quantized, own)
 
 

@@ -70,9 +70,11 @@ class Lowered:
 
     Attributes:
         graph: the network.
+        own_layout: whether its methods take and give images as the framework's own models do, where that is not (N, C, H, W).
     """
 
     graph: Graph
+    own_layout: bool = False
     _tensors: Mapping[str, Tensor]  #: where the framework's model does not keep them itself
     _ops: Ops
     _pass: Forward

@@ -87,7 +87,7 @@ class FakeQuant(Cell):
         if quantizer.unseen({local: params[local] for local in self.params()}):
             raise QatError(
                 f"{name} has never seen data, so its range is unknown: train the quantized network for at least one step "
-                "before it is evaluated or exported"
+                "before it is evaluated or exported, or give calibration_images to qat.prepare"
             )
         own, shared = self._deployed(params, network or {})
         scale, *codes = quantizer.grid(NUMPY_OPS, own, shared, self.non_negative)

@@ -118,6 +118,8 @@ class Pad(Cell):
     ) -> IntegerTensor:
         x = require_codes(name, inputs[0])
         widths = self.widths(x.shape)
+        if not any(map(any, widths)):
+            return x
         if self.mode == "constant":
             return builder.add(IntegerPad.of(name, x, widths, code_of(name, self.value, x)))
         places = {
@@ -125,7 +127,7 @@ class Pad(Cell):
             for axis, (size, width) in enumerate(zip(x.shape, widths, strict=True))
             if any(width)
         }
-        return builder.add(IntegerPick.of(name, x, places)) if places else x
+        return builder.add(IntegerPick.of(name, x, places))
 
 
 def _reflection(size: int, before: int, after: int) -> list[int]:

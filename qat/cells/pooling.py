@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from qat.cells.base import Cell, Scope, Shape, pair
-from qat.cells.window import check_window, checked_output_size, window_padding
+from qat.cells.window import check_window, checked_output_size, overhang, window_padding
 from qat.errors import QatError
 from qat.integer import (
     Accumulator,
     IntegerBuilder,
     IntegerConv2d,
-    IntegerLinear,
     IntegerMaxPool2d,
+    IntegerMeans,
+    IntegerNode,
     IntegerTensor,
     Requantize,
     require_codes,
@@ -32,6 +33,7 @@ class _Pool2d(Cell, abstract=True):
     stride: int | Pair | None
     pad_mode: str
     padding: int | Pair | Padding
+    ceil_mode: bool
 
     output_channels = "kept"
     non_negative = False
@@ -44,17 +46,31 @@ class _Pool2d(Cell, abstract=True):
         top, bottom, left, right = check_window(owner, self.pad_mode, self.padding, kernel, stride, (1, 1))
         if max(top, bottom) >= kernel[0] or max(left, right) >= kernel[1]:
             raise QatError(f"{owner}: padding {self.padding} is as large as the kernel {kernel}; use less")
+        if self.ceil_mode and self.pad_mode == "same":
+            raise QatError(
+                f"{owner}: ceil_mode has no effect with pad_mode 'same', which reads every pixel; leave it out"
+            )
 
     @property
     def _geometry(self) -> tuple[Pair, Pair]:
         kernel = pair(self.kernel_size)
         return kernel, kernel if self.stride is None else pair(self.stride)
 
-    def window(self, x_shape: Shape) -> dict[str, Any]:
-        """kernel, stride and padding for an input of this shape."""
+    def _padding(self, x_shape: Shape) -> Padding:
+        """As it is declared."""
         kernel, stride = self._geometry
         explicit = check_window(type(self).__name__, self.pad_mode, self.padding, kernel, stride, (1, 1))
-        padding = window_padding((x_shape[1], x_shape[2]), kernel, stride, (1, 1), self.pad_mode, explicit)
+        return window_padding((x_shape[1], x_shape[2]), kernel, stride, (1, 1), self.pad_mode, explicit)
+
+    def window(self, x_shape: Shape) -> dict[str, Any]:
+        """kernel, stride and padding for an input of this shape; the padding holds what the last windows reach beyond."""
+        kernel, stride = self._geometry
+        padding = self._padding(x_shape)
+        if self.ceil_mode:
+            top, bottom, left, right = padding
+            bottom += overhang(x_shape[1], kernel[0], stride[0], top, bottom)
+            right += overhang(x_shape[2], kernel[1], stride[1], left, right)
+            padding = (top, bottom, left, right)
         return {"kernel": kernel, "stride": stride, "padding": padding}
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -79,6 +95,8 @@ class MaxPool2d(_Pool2d):
         stride: in pixels; one number, or (height, width). Default: None, the kernel's size.
         pad_mode: "valid", "same" or "pad", as in Conv2dBnAct. Default: "valid".
         padding: in pixels, as in Conv2dBnAct. Default: 0.
+        ceil_mode: True: a window more where pixels would be left over, one that reaches beyond the padding (as PyTorch's).
+            Default: False.
 
     Example:
         >>> import qat
@@ -90,6 +108,7 @@ class MaxPool2d(_Pool2d):
     stride: int | Pair | None = None
     pad_mode: str = "valid"
     padding: int | Pair | Padding = 0
+    ceil_mode: bool = False
 
     output_numbers = "moved"
 
@@ -107,37 +126,77 @@ class MaxPool2d(_Pool2d):
 
 @dataclass(frozen=True)
 class AvgPool2d(_Pool2d):
-    """The mean of each window; padding counts as zeros.
+    """The mean of each window; padding counts as zeros, or not at all.
 
     In integers it is a depthwise convolution with weight codes of 1 and the scale 1 / (kh kw): the runtimes' own average
-    poolings round differently, their convolutions do not (docs/numerics.md). Input: (C, H, W), output: (C, H', W').
+    poolings round differently, their convolutions do not (docs/numerics.md). Where windows count different numbers of pixels,
+    each position has a multiplier of its own. Input: (C, H, W), output: (C, H', W').
 
     Args:
-        kernel_size, stride, pad_mode, padding: as in MaxPool2d.
+        kernel_size, stride, pad_mode, padding, ceil_mode: as in MaxPool2d. What a window of ceil_mode has beyond the padding
+            never counts.
+        count_include_pad: False: means are over the pixels of the image alone, as TensorFlow's are. Default: True.
+
+    Example:
+        >>> import qat
+        >>> rows, columns = qat.AvgPool2d(3, 2, "pad", 1, count_include_pad=False).counts((1, 6, 6))
+        >>> rows.tolist()
+        [2, 3, 3]
     """
 
     kernel_size: int | Pair
     stride: int | Pair | None = None
     pad_mode: str = "valid"
     padding: int | Pair | Padding = 0
+    ceil_mode: bool = False
+    count_include_pad: bool = True
 
     output_numbers = "averaged"
 
+    def counts(self, x_shape: Shape) -> tuple[Array, Array]:
+        """How many rows the windows of each row of outputs count, and how many columns those of each column."""
+        _, height, width = self.output_shape(x_shape)
+        (kernel, stride), (top, bottom, left, right) = self._geometry, self._padding(x_shape)
+        found = []
+        for size, count, k, s, before, after in (
+            (x_shape[1], height, kernel[0], stride[0], top, bottom),
+            (x_shape[2], width, kernel[1], stride[1], left, right),
+        ):
+            low, high = (-before, size + after) if self.count_include_pad else (0, size)
+            start = np.arange(count) * s - before
+            found.append(np.minimum(start + k, high) - np.maximum(start, low))
+        return found[0], found[1]
+
+    def _shares(self, x_shape: Shape) -> Array:
+        """1 / how many pixels each window counts, float32: (H', W'), or (1, 1) where all count alike."""
+        rows, columns = self.counts(x_shape)
+        numbers = np.outer(rows, columns)
+        numbers = numbers[:1, :1] if (numbers == numbers[0, 0]).all() else numbers
+        shares: Array = (1.0 / numbers).astype(np.float32)
+        return shares
+
     def forward(self, scope: Scope, *inputs: Value) -> Value:
-        return _averaged(scope, inputs[0], **self.window(scope.input_shapes[0]))
+        window, shares = self.window(scope.input_shapes[0]), self._shares(scope.input_shapes[0])
+        if shares.size == 1:
+            return _averaged(scope, inputs[0], float(shares[0, 0]), **window)
+        ops, x = scope.ops, inputs[0].settled(scope.ops)
+        means = ops.sum_pool2d(x.data, **window) * ops.from_numpy(shares[None, None], "activation")
+        return Value(means, x.scale)
 
     def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Accumulator:
         x = require_codes(name, inputs[0])
-        window, channels = self.window(x.shape), x.shape[0]
-        kernel = window["kernel"]
-        scale = np.full(channels, 1.0 / (kernel[0] * kernel[1]), np.float32)
+        window, channels, shares = self.window(x.shape), x.shape[0], self._shares(x.shape)
+        uniform = shares.size == 1
+        scale = np.full(channels, shares[0, 0], np.float32) if uniform else shares.reshape(-1)
 
-        def finish(requantize: Requantize, output: IntegerTensor) -> IntegerLinear:
+        def finish(requantize: Requantize, output: IntegerTensor) -> IntegerNode:
+            if not uniform:
+                return IntegerMeans(name, (x,), output, **window, weight_scale=scale, requantize=requantize)
             return IntegerConv2d(
                 name=name,
                 inputs=(x,),
                 output=output,
-                weight=np.ones((channels, 1, *kernel), np.int8),
+                weight=np.ones((channels, 1, *window["kernel"]), np.int8),
                 bias=np.zeros(channels, np.int32),
                 weight_scale=scale,
                 weight_zero_point=np.zeros(channels, np.int32),
@@ -170,16 +229,16 @@ class GlobalAvgPool2d(Cell):
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         # No cell is made here: compilers trace a forward pass, the checks of a cell's fields and all.
         _, height, width = scope.input_shapes[0]
-        return _averaged(scope, inputs[0], kernel=(height, width), stride=(height, width), padding=(0, 0, 0, 0))
+        share = 1.0 / (height * width)
+        return _averaged(scope, inputs[0], share, kernel=(height, width), stride=(height, width), padding=(0, 0, 0, 0))
 
     def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Accumulator:
         return self._pool(require_codes(name, inputs[0]).shape).to_integer(builder, name, params, *inputs)
 
 
-def _averaged(scope: Scope, x: Value, *, kernel: Pair, stride: Pair, padding: Padding) -> Value:
-    """The mean of each window."""
+def _averaged(scope: Scope, x: Value, share: float, *, kernel: Pair, stride: Pair, padding: Padding) -> Value:
+    """The sum of each window times ``share``."""
     ops = scope.ops
     x = x.settled(ops)
     total = ops.sum_pool2d(x.data, kernel=kernel, stride=stride, padding=padding)
-    share = 1.0 / (kernel[0] * kernel[1])
     return Value(total * share) if x.scale is None else Value(total, x.scale * share)

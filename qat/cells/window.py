@@ -36,6 +36,15 @@ def output_size(size: Pair, kernel: Pair, stride: Pair, dilation: Pair, padding:
     return height, width
 
 
+def overhang(size: int, kernel: int, stride: int, before: int, after: int) -> int:
+    """How far a further window of ceil_mode reaches beyond the padding, 0 where there is none: where pixels are left over, and
+    it starts at one of them or in the padding before them (as PyTorch's do).
+    """
+    free = size + before + after - kernel
+    starts = -(-free // stride) * stride
+    return starts - free if free >= 0 and starts < size + before else 0
+
+
 def checked_output_size(x: Shape, kernel: Pair, stride: Pair, dilation: Pair, padding: Padding) -> Pair:
     """``output_size`` for an input (C, H, W). Raises QatError where padding or windows would take up more than an image
     does in any network.

@@ -10,7 +10,7 @@ import numpy as np
 from qat.errors import QatError
 from qat.graph import Graph, Params
 from qat.integer import Evaluator, IntegerGraph, IntegerTensor
-from qat.passes.to_integer import require_finite, to_integer
+from qat.passes.to_integer import derived_integers, require_finite
 from qat.vocabulary.arrays import Arrays, as_arrays, in_batches
 from qat.vocabulary.ops import Array, Ops, Tensor
 
@@ -134,7 +134,7 @@ class Deployment:
         """For these parameters, canonical arrays that the caller does not change afterwards."""
         known = self._params
         if self._evaluator is None or known is None or any(not np.array_equal(params[n], known[n]) for n in params):
-            self._evaluator = Evaluator(to_integer(self._graph, params), self._ops)
+            self._evaluator = Evaluator(derived_integers(self._graph, params), self._ops)
             self._params = params
         return self._evaluator
 

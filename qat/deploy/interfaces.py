@@ -126,6 +126,20 @@ class ParameterFiles(Protocol):
         """The inverse of ``load_params``."""
 
 
+@runtime_checkable
+class OwnLayout(Protocol):
+    """What a backend has beside that whose framework orders the axes of images otherwise than (N, C, H, W)."""
+
+    def to_own_layout(self, model: Any) -> None:
+        """Let a lowered network take and give what the framework's own models do, wherever the framework calls it."""
+
+    def own_spec(self, spec: ArraySpec) -> ArraySpec:
+        """What the framework's own models take where a network takes that."""
+
+    def canonical(self, samples: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Samples as the framework's own models take them, (N, ...), as (N, C, H, W)."""
+
+
 @dataclass(frozen=True)
 class Option:
     """A choice that a target's ``export`` takes by keyword; the commands that export have a flag of its name.

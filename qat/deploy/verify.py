@@ -228,6 +228,7 @@ def export_verified(
     options: Mapping[str, Any] | None = None,
     integers: IntegerGraph | None = None,
     beside: Callable[[bytes], Mapping[Path, bytes]] | None = None,
+    required: bool = False,
 ) -> Certificate:
     """Export a quantized checkpoint, ``verify`` the file, and keep the certificate and the graph's digest in its metadata.
 
@@ -242,12 +243,14 @@ def export_verified(
         options: Of the target's export (``Target.OPTIONS``), by name.
         integers: Those of the checkpoint, where they are at hand. The backend's evaluation pass derives its own all the same.
         beside: From the file's content to further files, of the same name but for its ending, that appear with it.
+        required: a code that differs is an error.
 
     Returns:
-        The certificate. The file is written also where it has not passed.
+        The certificate. The file is written also where it has not passed, unless that is ``required``.
 
     Raises:
-        QatError: the target cannot hold the network, or the file cannot be written; then nothing has been written.
+        QatError: the target cannot hold the network, the file cannot be written, or it has to pass and has not; then nothing
+            has been written.
     """
     check_backend(backend)
     check_writable(path)
@@ -274,6 +277,11 @@ def export_verified(
                 integers=integers,
             )
             certificate = replace(certificate, file=str(path))
+            if required and not certificate.passed:
+                raise QatError(
+                    f"{path}: is not written, since it computes other codes than the network: "
+                    f"{'; '.join(certificate.summary().splitlines())}; export another format, and report this one"
+                )
             metadata = {"graph": checkpoint.graph.digest, "certificate": certificate.to_json()}
             target.write_metadata(draft, metadata | checkpoint.kept())
         except QatError as error:

@@ -15,7 +15,7 @@ import numpy as np
 from qat.cells.base import Cell, Param, Shape
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
-from qat.cells.linear import LinearCell
+from qat.cells.linear import MASK, OF_QUANTIZER, LinearCell
 from qat.errors import QatError, shortened
 from qat.names import check_name
 from qat.quantizers import Quantizer
@@ -186,6 +186,38 @@ class Graph:
             raise QatError(f"seed is {seed}; use a whole number of at least 0")
         return {name: param.create(seed, name) for name, param in self.params.items()}
 
+    def params_from(self, params: Mapping[str, Array], seed: int = 0) -> Params:
+        """The parameters with which this network starts from those of another version of it, as a quantized one from float.
+
+        Weights, biases, batch normalisations and masks are taken. What quantizers observe or learn starts anew, whether or not
+        the others have it too: the range or scale of 8 bits is not that of 4. So it serves from float to quantized, from
+        quantized to quantized with other settings, and back to float.
+
+        Args:
+            params: float32 by full name, of the float network or of a quantized one made of it.
+            seed: of the parameters of quantizers.
+
+        Returns:
+            Parameters of this graph by full name.
+
+        Raises:
+            QatError: naming what is missing, unknown or misshapen, where they are those of another network.
+
+        >>> import qat
+        >>> from qat.networks import LeNet5
+        >>> trained = LeNet5().graph().initial_params(seed=1)
+        >>> quantized = qat.convert_quant_network(LeNet5(), num_bits=4)
+        >>> params = quantized.params_from(trained)
+        >>> len(trained), len(params), bool((params["fc1.weight"] == trained["fc1.weight"]).all())
+        (8, 14, True)
+        """
+        own = self.initial_params(seed)
+        if isinstance(params, Mapping):  # ``check_params`` refuses anything else
+            taken = {name: array for name, array in params.items() if not _is_quantizers(name)}
+            params = {name: array for name, array in own.items() if _is_quantizers(name)} | taken
+        self.check_params(params)
+        return {name: params[name] for name in own}
+
     def observed_params(self, seed: int = 0) -> Params:
         """As ``initial_params``, but with ranges as if numbers from -1 to 1 had been observed: for trying things out."""
         params = self.initial_params(seed)
@@ -200,6 +232,13 @@ class Graph:
         missing = [name for name in self.params if name not in params]
         unknown = [name for name in params if name not in self.params]
         if missing or unknown:
+            if all(map(_is_quantizers, (*missing, *unknown))):  # the same network, but for its quantizers
+                kind = "quantized" if self.is_quantized else "float"
+                found = f"hold {unknown[0]!r}" if unknown else f"lack {missing[0]!r}"
+                raise QatError(
+                    f"{source}: they {found}, which is of a quantizer, where {self.name} is {kind} with other or no "
+                    "quantizers; give graph.params_from(params), which keeps the weights and starts quantizers anew"
+                )
             found = f"lack {missing[0]!r}" if missing else f"hold {unknown[0]!r}, which it does not know"
             raise QatError(f"{source}: they {found}, so they belong to another network than {self.name}")
         for name, param in self.params.items():
@@ -325,6 +364,12 @@ def _check_signs(name: str, cell: FakeQuant) -> None:
             f"{name}: its numbers {numbers}, which a {type(cell.quantizer).__name__} of {bits} bit{'s' * (bits > 1)} cannot "
             f"take: {refusal}; change the activation before it, or give this layer another activation_quantizer"
         )
+
+
+def _is_quantizers(name: str) -> bool:
+    """Whether a parameter is one that a quantizer observes or learns, of an activation or of a weight."""
+    cell, _, local = name.rpartition(".")
+    return cell.endswith("fake_quant") or (local.startswith(OF_QUANTIZER) and local != MASK)
 
 
 def _quantizers(cell: Cell) -> list[Quantizer]:

@@ -23,7 +23,7 @@ from qat.graph.graph import Graph, Node, check_inputs
 from qat.names import check_name
 from qat.vocabulary.ops import Array
 
-KNOWN = "only calls of cells, a + b, a - b, a * b, these with numbers, and -a are known"
+KNOWN = "only calls of cells, a + b, a - b, a * b, these with numbers, -a, slices and moves (docs/cells.md) are known"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from qat.integer.extremes import IntegerMaximum, IntegerMinimum
 from qat.integer.graph import IntegerGraph, require_integers
 from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, smallest_type
 from qat.integer.linear import EXACT_LONG, INT32_MAX, Accumulator, IntegerConv2d, IntegerDense, IntegerLinear
+from qat.integer.means import IntegerMeans
 from qat.integer.moves import (
     IntegerConcat,
     IntegerFlatten,
@@ -43,6 +44,7 @@ __all__ = [
     "IntegerLinear",
     "IntegerMaxPool2d",
     "IntegerMaximum",
+    "IntegerMeans",
     "IntegerMinimum",
     "IntegerMul",
     "IntegerNode",

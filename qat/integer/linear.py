@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -179,23 +179,23 @@ class IntegerDense(IntegerLinear):
 
 @dataclass(frozen=True)
 class Accumulator(Pending):
-    """A linear node without requantization.
+    """A linear node, or one of means, without requantization.
 
     Attributes:
         finish: makes the node, given its requantization and its output.
         name: of the node.
         shape: of its output, of one sample.
-        scale: of the accumulator, f32(s_x * s_w), float32, (O,).
+        scale: of the accumulator, f32(s_x * s_w), float32, (O,); of means for each position.
         relu: the upper bound of the ReLU that is still to be applied; None: no ReLU.
     """
 
-    finish: Callable[[Requantize, IntegerTensor], IntegerLinear]
+    finish: Callable[[Requantize, IntegerTensor], IntegerNode]
     name: str
     shape: Shape
     scale: Array
     relu: float | None
 
-    def requantized(self, grid: Grid) -> IntegerLinear:
+    def requantized(self, grid: Grid) -> IntegerNode:
         multiplier = (self.scale / grid.scale).astype(np.float32)
         normal = np.isfinite(multiplier) & (multiplier >= np.finfo(np.float32).tiny)
         if not normal.all():
@@ -209,10 +209,11 @@ class Accumulator(Pending):
             Requantize(multiplier, *clip_bounds(grid, self.relu)), IntegerTensor(self.name, self.shape, grid)
         )
 
-    def clipped(self) -> IntegerLinear:
+    def clipped(self) -> IntegerNode:
         """clip(acc, -1, 1): the multiplier is 1, since of an accumulator that is compared with 0 the scale does not matter."""
         one = np.ones(len(self.scale), np.float32)
         grid = Grid(np.float32(1.0), zero_point=0, qmin=-1, qmax=1)
         node = self.finish(Requantize(one, *clip_bounds(grid, self.relu)), IntegerTensor(self.name, self.shape, grid))
         grid = grid._replace(scale=node.inputs[0].grid.scale)
-        return replace(node, output=node.output._replace(grid=grid), weight_scale=one)
+        changes: dict[str, Any] = {"output": node.output._replace(grid=grid), "weight_scale": one}
+        return replace(node, **changes)

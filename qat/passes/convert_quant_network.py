@@ -40,7 +40,7 @@ def convert_quant_network(
     weight_quantizer: BaseWeightQuantizer | None = None,
     activation_quantizer: BaseActivationQuantizer | None = None,
 ) -> Graph:
-    """Insert fake quantizers into a float network; its parameters keep their names.
+    """Insert fake quantizers into a float network; its parameters keep their names (``Graph.params_from``).
 
     Parameters and their meaning are those of MindSpore's ``convert_quant_network``. The first five settings are one value,
     or a pair (weights, activations).

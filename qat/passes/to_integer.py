@@ -9,6 +9,7 @@ from typing import Any
 from qat.errors import QatError
 from qat.graph import Graph, Network, as_graph
 from qat.integer import Adjustments, IntegerBuilder, IntegerGraph, IntegerNode, IntegerTensor
+from qat.passes.unlike_ranges import warn_of_unlike_ranges
 from qat.vocabulary.ops import Array
 
 MOST_ROUNDS = 100  #: of adjusting scales; a few are usual
@@ -24,6 +25,8 @@ def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> Integer
     Args:
         network: a quantized network, or its graph.
         params: its parameters and state by full name, float32 and finite.
+
+    A QatWarning says where a Concat puts unlike ranges on one grid, of which little is left of the smaller one.
 
     Returns:
         The integers of deployment: what every target exports and ``qat.evaluate`` computes.
@@ -41,6 +44,13 @@ def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> Integer
     (10,)
     """
     graph = as_graph(network)
+    integers = derived_integers(graph, params)
+    warn_of_unlike_ranges(graph, params)
+    return integers
+
+
+def derived_integers(graph: Graph, params: Mapping[str, Array]) -> IntegerGraph:
+    """``to_integer`` without its warnings, for a network that is evaluated again and again while it is trained."""
     if not any(node.cell.wants_quantizer for node in graph.nodes):
         raise QatError(
             f"{graph.name} has no cell whose numbers are quantized (a convolution, a dense layer, an addition, ...): what "

@@ -15,6 +15,11 @@ from qat.quantizers.qkeras import (
     QKerasReLUActivationQuantizer,
     QKerasTernaryWeightQuantizer,
 )
+from qat.quantizers.qkeras_po2 import (
+    QKerasPo2ActivationQuantizer,
+    QKerasPo2WeightQuantizer,
+    QKerasReLUPo2ActivationQuantizer,
+)
 
 __all__ = [
     "FAMILY",
@@ -36,7 +41,10 @@ __all__ = [
     "QKerasBinaryWeightQuantizer",
     "QKerasBitsActivationQuantizer",
     "QKerasBitsWeightQuantizer",
+    "QKerasPo2ActivationQuantizer",
+    "QKerasPo2WeightQuantizer",
     "QKerasReLUActivationQuantizer",
+    "QKerasReLUPo2ActivationQuantizer",
     "QKerasTernaryWeightQuantizer",
     "Quantizer",
     "TernaryWeightQuantizer",

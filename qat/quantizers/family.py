@@ -18,6 +18,11 @@ from qat.quantizers.qkeras import (
     QKerasReLUActivationQuantizer,
     QKerasTernaryWeightQuantizer,
 )
+from qat.quantizers.qkeras_po2 import (
+    QKerasPo2ActivationQuantizer,
+    QKerasPo2WeightQuantizer,
+    QKerasReLUPo2ActivationQuantizer,
+)
 
 
 class Pair(NamedTuple):
@@ -90,5 +95,16 @@ FAMILY: dict[str, Pair] = {
     ),
     "QKeras binary": Pair(
         QKerasBinaryWeightQuantizer(alpha="auto_po2"), QKerasReLUActivationQuantizer(1, integer=1), rectified=False
+    ),
+    "QKeras powers of two": Pair(
+        QKerasPo2WeightQuantizer(3, max_value=1.0), QKerasReLUPo2ActivationQuantizer(2), rectified=False
+    ),
+    "QKeras powers of two, both signs": Pair(
+        QKerasPo2WeightQuantizer(3), QKerasPo2ActivationQuantizer(3), rectified=False
+    ),
+    "QKeras binary 0 and 1, leaky": Pair(
+        QKerasBinaryWeightQuantizer(alpha="auto", use_01=True),
+        QKerasReLUActivationQuantizer(4, integer=2, negative_slope=0.25),
+        rectified=False,
     ),
 }

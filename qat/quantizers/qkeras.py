@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import frexp, sqrt
 from typing import Any, ClassVar
 
 from qat.errors import QatError
@@ -220,12 +220,14 @@ class QKerasTernaryWeightQuantizer(_QKerasSigns):
 
 @dataclass(frozen=True)
 class QKerasBinaryWeightQuantizer(SignCodes, _QKerasSigns):
-    """QKeras's binary(alpha) of a weight: value = alpha where w >= 0, else -alpha. 0 has no code.
+    """QKeras's binary(use_01, alpha) of a weight: value = alpha where w >= 0, else -alpha, or 0 with ``use_01``.
 
-    "auto": s = mean|w|; "auto_po2": the power of two nearest to it in the logarithm.
+    "auto": s = mean(w q) / mean(q q) of the codes q, mean|w| where these are signs; "auto_po2": the power of two nearest to
+    it in the logarithm. Where every code is 0, s is the smallest scale.
 
     Args:
         num_bits: always 1.
+        use_01: codes 0 and 1 in place of -1 and 1; False by default.
         per_channel: one "auto" scale for each output channel, as in QKeras; True by default.
         alpha: None, the default, which counts as 1 with the gradient 1 - tanh(w)^2 of the value; a factor greater than
             0, "auto" or "auto_po2", with the gradient 1.
@@ -240,16 +242,22 @@ class QKerasBinaryWeightQuantizer(SignCodes, _QKerasSigns):
     """
 
     num_bits: int = 1
+    use_01: bool = False
 
     widths: ClassVar[tuple[int, int]] = (1, 1)
     fixed: ClassVar[dict[str, bool]] = {"symmetric": True, "narrow_range": False}
     label: ClassVar[str] = "QKeras binary"
 
+    @property
+    def qmin(self) -> int:
+        """The lowest code, -1, or 0 with use_01."""
+        return 0 if self.use_01 else -1
+
     def quantize(
         self, ops: Ops, weight: Tensor, floor: Tensor | None = None, own: Tensors | None = None
     ) -> WeightCodes:
         fixed = ops.stop_gradient(weight)
-        codes = signs(ops, fixed)
+        codes = (signs(ops, fixed) + 1.0) * 0.5 if self.use_01 else signs(ops, fixed)
         scale = self._least_squares(ops, fixed, codes, own) if self.is_auto else self._constant_scale(ops, fixed, 1.0)
         return self._coded(ops, weight, codes, scale, floor)
 
@@ -298,23 +306,32 @@ class QKerasBitsActivationQuantizer(FixedGrid):
 
 @dataclass(frozen=True)
 class QKerasReLUActivationQuantizer(FixedGrid):
-    """QKeras's quantized_relu(bits, integer): value = clip(rint(x 2^(b-I)), 0, 2^b - 1) 2^(I-b).
+    """QKeras's quantized_relu(bits, integer, negative_slope).
 
-    The gradient is 1 where 0 < x <= (2^b - 1) 2^(I-b), else 0. The clip is the activation function; a ReLU before it
-    changes nothing. b = ``num_bits``, 1 to 16.
+    value = clip(rint(x 2^(b-I)), 0, 2^b - 1) 2^(I-b), with the gradient 1 where 0 < x <= (2^b - 1) 2^(I-b), else 0. The clip is
+    the activation function; a ReLU before it changes nothing. b = ``num_bits``, 1 to 16.
+
+    With a ``negative_slope`` a, b is one less, for the sign, and a negative x becomes max(rint(a x 2^(b-I)), -a 2^b) 2^(I-b),
+    with the gradient a. Such codes are no rounding of an accumulator: an ordinary 8-bit quantizer comes before, in training
+    as in deployment, and this one becomes a table of codes. It is the activation function, too: give the cell before none.
 
     Args:
         integer: I, the bits before the binary point, -32 to 32; 0 by default.
+        negative_slope: a, 0, the default, or a power of two from 2^-b to 1.
 
     Raises:
-        QatError: for an ``integer`` out of range.
+        QatError: for an ``integer`` or a slope out of range.
 
     >>> import qat
     >>> qat.QKerasReLUActivationQuantizer(4, integer=1).step
     0.125
+    >>> quantizer = qat.QKerasReLUActivationQuantizer(4, integer=1, negative_slope=0.25)
+    >>> quantizer.step, quantizer.qmin, quantizer.qmax
+    (0.25, -2, 7)
     """
 
     integer: int = 0
+    negative_slope: float = 0.0
 
     fixed: ClassVar[dict[str, bool]] = {"symmetric": False, "narrow_range": False}
     label: ClassVar[str] = "QKeras ReLU"
@@ -322,15 +339,71 @@ class QKerasReLUActivationQuantizer(FixedGrid):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_integer(self)
+        if self.negative_slope:
+            check_slope(self, 2.0**-self._magnitude_bits)
+            if self.num_bits == 1:
+                raise QatError(
+                    f"{type(self).__name__}: 1 bit with a negative_slope is the sign alone; use 2 bits or more"
+                )
+
+    @property
+    def _magnitude_bits(self) -> int:
+        return self.num_bits - (self.negative_slope != 0.0)
+
+    @property
+    def uniform(self) -> bool:  # type: ignore[override]
+        """Whether its codes are roundings: without a slope."""
+        return self.negative_slope == 0.0
+
+    @property
+    def qmin(self) -> int:
+        """The lowest code, -negative_slope 2^b."""
+        return -int(self.negative_slope * 2**self._magnitude_bits)
+
+    @property
+    def qmax(self) -> int:
+        """The highest code, 2^b - 1."""
+        return (1 << self._magnitude_bits) - 1
 
     @property
     def step(self) -> float:
-        return 2.0 ** (self.integer - self.num_bits)
+        return 2.0 ** (self.integer - self._magnitude_bits)
 
     def quantize(
         self, ops: Ops, x: Value, own: Tensors, shared: Sequence[Tensors], non_negative: bool, features: int
     ) -> Value:
-        return super().quantize(ops, x, own, shared, True, features)
+        if self.uniform:
+            return super().quantize(ops, x, own, shared, True, features)
+        real = x.real(ops)
+        codes = leaky(ops, ops.stop_gradient(real), self.negative_slope) * (1.0 / self.step)
+        codes = ops.minimum(ops.maximum(ops.rint(codes), float(self.qmin)), float(self.qmax))
+        through = leaky_through(ops, real, self.negative_slope, self.qmax * self.step) * (1.0 / self.step)
+        scale, _ = self.grid(ops, own, shared, non_negative, features)
+        return Value(codes + through, scale, codes=True)
+
+
+def leaky(ops: Ops, x: Tensor, slope: float) -> Tensor:
+    """x where it is positive, else slope x."""
+    return ops.where(x > 0.0, x, x * slope)
+
+
+def leaky_through(ops: Ops, x: Tensor, slope: float, highest: float | None) -> Tensor:
+    """0, with the gradient of min(leaky(x), highest): 0 at 0 where slope is, and above highest."""
+    fixed = ops.stop_gradient(x)
+    passed = leaky(ops, x, slope)
+    if highest is not None:
+        passed = ops.where(fixed <= highest, passed, fixed * 0.0)
+    return passed - ops.stop_gradient(passed)
+
+
+def check_slope(owner: Any, least: float) -> None:
+    """Raise QatError unless negative_slope is a power of two from ``least`` to 1."""
+    slope = owner.negative_slope
+    if not least <= slope <= 1.0 or frexp(slope)[0] != 0.5:
+        raise QatError(
+            f"{type(owner).__name__}: negative_slope is {slope!r}; use 0, or a power of two from {least:g} to 1, so that "
+            "negative numbers have codes"
+        )
 
 
 def _check_integer(owner: Any) -> None:

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     quantized_graph = qat.convert_quant_network(
         graph, num_bits=8, per_channel=(True, False), symmetric=(True, False), quant_delay=steps
     )
-    params = quantized_graph.initial_params() | checkpoint.params
+    params = quantized_graph.params_from(checkpoint.params)
     recipe = Recipe(epochs=10 if small else 4, lr=0.01)
     quantized = train(
         backend,

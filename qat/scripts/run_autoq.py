@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> None:
     def objective(trial: Any) -> float:
         graph = qat.convert_quant_network(start.graph, **settings_of(suggested_widths(trial, start.graph, args)))
         trial.set_user_attr("cost", cost_of(graph, args.goal))
-        own = start.derived(graph, graph.initial_params(args.seed) | start.params)
+        own = start.derived(graph, graph.params_from(start.params, args.seed))
         ended = train_trial(trial, folder, backend, own, dataset, recipe, device_target=args.device_target)
         trial.set_user_attr("accuracy", goodness(ended))
         trial.set_user_attr("metric", metric_of(ended))

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
         trial.set_user_attr("over", cost - limit)
         if cost > limit:
             return worst, cost  # nothing of the search prefers it to what is within the limit
-        own = start.derived(graph, graph.initial_params(args.seed) | params)
+        own = start.derived(graph, graph.params_from(params, args.seed))
         ended = train_trial(
             trial, folder, backend, own, dataset, recipe, device_target=args.device_target, can_be_pruned=False
         )

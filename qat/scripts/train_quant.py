@@ -89,7 +89,7 @@ def _converted(args: argparse.Namespace, checkpoint: Checkpoint, span: Span) -> 
     """Where training starts from a float network."""
     graph = qat.convert_quant_network(checkpoint.graph, **quantization_settings(args, span))
     qat.to_integer(graph, graph.observed_params())  # raises now, not after hours, where something has no quantizer
-    return checkpoint.derived(graph, graph.initial_params(args.seed) | checkpoint.params)
+    return checkpoint.derived(graph, graph.params_from(checkpoint.params, args.seed))
 
 
 def _quantized(args: argparse.Namespace, checkpoint: Checkpoint) -> Checkpoint:

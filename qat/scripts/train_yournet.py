@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     def quantized(last: Checkpoint | None) -> Checkpoint:
         assert last is not None, "the float epochs come before"
         converted = qat.convert_quant_network(last.graph, quant_delay=0, freeze_bn=0)
-        return last.derived(converted, converted.initial_params(args.seed) | last.params)
+        return last.derived(converted, converted.params_from(last.params, args.seed))
 
     stages = [
         contest.Stage(recipe, lambda last: Checkpoint(graph, graph.initial_params(args.seed))),

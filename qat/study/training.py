@@ -218,7 +218,7 @@ def _start(folder: Path, settings: Mapping[str, Any], dataset: Dataset) -> Check
     if begin.graph.is_quantized:  # weights only: its scales and ranges belong to other codes
         params = {name: begin.params[name] for name in params}
     quantized = qat.convert_quant_network(graph, **settings["quantization"])
-    return begin.derived(quantized, quantized.initial_params(seed) | params)
+    return begin.derived(quantized, quantized.params_from(params, seed))
 
 
 def _codes_that_differ(backend: Any, model: Any, checkpoint: Checkpoint, images: Any) -> int | None:

@@ -18,6 +18,7 @@ from qat.errors import NotFiniteError, QatError
 from qat.graph import Graph, Params
 from qat.passes.apply_masks import apply_masks
 from qat.passes.logits_graph import logits_graph
+from qat.passes.unlike_ranges import warn_of_unlike_ranges
 from qat.pruning.training import PruningInTraining
 from qat.tasks import Classification, Loss, Task, evaluated_loss, main
 from qat.training.checkpoint import Checkpoint
@@ -122,7 +123,9 @@ def train(
     with TrainingLog(recipe.epochs, course.steps, log_every, log_path, recipe.batch_size) as log, closing(run.batches):
         while run.done < course.end and not run.stopped_early():
             run.epoch(log)
-    return run.result()
+    result = run.result()
+    warn_of_unlike_ranges(result.graph, result.params)
+    return result
 
 
 @dataclass(frozen=True)

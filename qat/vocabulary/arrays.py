@@ -162,8 +162,7 @@ def check_samples(inputs: Sequence[Any], specs: Sequence[ArraySpec], kind: type 
     counts = []
     for spec, x in zip(specs, inputs, strict=True):
         found = _shape_of(x)
-        dtype = getattr(x, "dtype", None)
-        if not isinstance(x, kind) or dtype is None:
+        if not isinstance(x, kind) or getattr(x, "dtype", None) is None:
             wanted = kind[0] if isinstance(kind, tuple) else kind
             raise _wrong(
                 name,
@@ -173,8 +172,7 @@ def check_samples(inputs: Sequence[Any], specs: Sequence[ArraySpec], kind: type 
                 if wanted is object
                 else f"give a {wanted.__module__.partition('.')[0]} {wanted.__name__}",
             )
-        if _dtype_name(dtype) != spec.dtype:
-            raise _wrong(name, spec, f"{_shown(dtype)} {found}", _of_dtype(x, spec))
+        check_dtype(x, spec, name)
         if found is None:
             continue
         if not _fits(found, spec):
@@ -185,6 +183,12 @@ def check_samples(inputs: Sequence[Any], specs: Sequence[ArraySpec], kind: type 
         raise empty_batch(name)
     if any(count != known[0] for count in known):
         raise QatError(f"{name}: its inputs hold {known} samples; give equally many of each")
+
+
+def check_dtype(x: Any, spec: ArraySpec, name: str) -> None:
+    """Raise QatError where an array, or a tensor of any framework, is of another dtype than the network or file takes."""
+    if _dtype_name(x.dtype) != spec.dtype:
+        raise _wrong(name, spec, f"{_shown(x.dtype)} {_shape_of(x)}", _of_dtype(x, spec))
 
 
 def _fits(found: tuple[int | None, ...], spec: ArraySpec) -> bool:
@@ -221,6 +225,8 @@ def _of_shape(found: tuple[int | None, ...], spec: ArraySpec) -> str:
     shape = spec.shape
     if len(shape) == 3 and found[1:] == (shape[1], shape[2], shape[0]):
         return "images are (N, C, H, W) here: transpose them by (0, 3, 1, 2)"
+    if len(shape) == 3 and found[1:] == (shape[2], shape[0], shape[1]):
+        return "images are (N, H, W, C) here: transpose them by (0, 2, 3, 1)"
     if found == shape:
         return "give a batch, also of one: images[None]"
     if len(shape) == 3 and len(found) == 4 and found[1] in (None, shape[0]):
@@ -235,7 +241,8 @@ def _of_dtype(x: Any, spec: ArraySpec) -> str:
         if found is not None and not _fits(found, spec):
             return "give samples that it takes, or the network or file that takes these"
         if spec.dtype.startswith("float"):
-            return f"give real numbers as {spec.dtype}: x.astype(np.{spec.dtype})"
+            of_tensor = spec.dtype == "float32" and hasattr(x, "float")
+            return f"give real numbers as {spec.dtype}: {'x.float()' if of_tensor else f'x.astype(np.{spec.dtype})'}"
         return f"give the codes of its input as {spec.dtype}"
     if (
         isinstance(x, np.ndarray)

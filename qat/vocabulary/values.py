@@ -39,7 +39,7 @@ class Value:
         if self.relu is None:
             return x
         x = ops.relu(x)
-        return x if math.isinf(self.relu) else self.relu - ops.relu(self.relu - x)
+        return x if math.isinf(self.relu) else ops.minimum(x, self.relu)
 
     def in_steps_of(self, ops: Ops, scale: Tensor) -> Tensor:
         """The codes as multiples of another scale; they need not be integers."""

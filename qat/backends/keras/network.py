@@ -16,7 +16,9 @@ from qat.backends.common import predict_codes as predict_codes
 from qat.backends.common import read as read
 from qat.backends.common import trace as trace
 from qat.backends.common import write as write
-from qat.backends.keras.layout import channels_last, ensured, from_layout, to_layout
+from qat.backends.keras.layout import canonical as canonical
+from qat.backends.keras.layout import ensured, from_layout, spec_in_layout, targets_in_layout, to_layout
+from qat.backends.keras.layout import own_spec as own_spec
 from qat.backends.keras.ops import DEVICES, ExactOps, Tensor
 from qat.backends.keras.ops import KerasOps as KerasOps
 from qat.backends.keras.ops import seed as seed
@@ -30,7 +32,7 @@ from qat.training.forward import single
 from qat.training.losses import Loss, Objective, cross_entropy, step_terms
 from qat.training.optimizer import Optimizer
 from qat.training.workers import TF_CONFIG
-from qat.vocabulary.arrays import as_tuple, check_samples, empty_batch, wrong_shape
+from qat.vocabulary.arrays import ArraySpec, as_tuple, check_samples, empty_batch, wrong_shape
 from qat.vocabulary.ops import Array
 
 NAME = "keras"  #: under which ``qat.backend`` knows it
@@ -77,7 +79,8 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
 
     Weights are named as in the graph ("conv1.weight"), one layer holds those of one cell. Called with what the network takes
     and nothing else, **(N, C, H, W)** as everywhere in this project, whatever Keras's image_data_format, it returns real
-    outputs (logits). A network with several inputs or outputs takes or returns a tuple.
+    outputs (logits). With ``own_layout``, as ``qat.prepare`` sets it, that is (N, H, W, C) wherever Keras calls it, as for
+    other Keras models. A network with several inputs or outputs takes or returns a tuple.
 
     With ``training=True`` each call is one step of the quant_delay. Otherwise a quantized network computes the integers of
     deployment, and no gradient flows; ``evaluate``, ``predict`` and the validation of ``fit`` derive them anew from the
@@ -114,6 +117,12 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
         return {variable.name.replace("@", "/"): variable for cell in self.cells for variable in cell.variables}
 
     @property
+    def _specs(self) -> list[ArraySpec]:
+        """What it takes where Keras calls it."""
+        specs = self.graph.input_specs
+        return [spec_in_layout(spec) for spec in specs] if self.own_layout else [*specs]
+
+    @property
     def step(self) -> int:
         """Training steps done, which the quant_delay counts."""
         return int(self._step.numpy())
@@ -124,18 +133,20 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """What Keras keeps beside the weights, so that the model is saved, loaded and copied as any."""
-        return {"graph": self.graph.to_json(), "device": self.device}
+        return {"graph": self.graph.to_json(), "device": self.device, "own_layout": self.own_layout}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> LoweredNetwork:
         """The inverse of ``get_config``, with fresh parameters."""
         graph = Graph.from_json(config["graph"])
-        return cls(graph, graph.initial_params(), device=config["device"])
+        model = cls(graph, graph.initial_params(), device=config["device"])
+        model.own_layout = config.get("own_layout", False)  # files of earlier releases do not have it
+        return model
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As keras.Model's. Raises QatError unless the inputs are pixels of this network."""
         # Not in ``call``, where Keras would wrap the message.
-        specs = self.graph.input_specs
+        specs = self._specs
         check_samples(as_tuple(inputs), specs, object, self.graph.name)
         if tf.inside_function():
             inputs = single(tuple(map(ensured, as_tuple(inputs), specs)))
@@ -152,7 +163,8 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
     def _outputs(self, inputs: Any, training: bool) -> Any:
         inputs = as_tuple(inputs)
         if not training:
-            return single(from_layout(self._evaluated(to_layout(inputs))))
+            own = self.own_layout
+            return single(from_layout(self._evaluated(to_layout(inputs, own=own)), own=own))
         if self._phase is not None or not tf.inside_function():
             outputs = self.run(inputs, self._pass.phase(self.step) if self._phase is None else self._phase)
         else:  # traced once for all steps to come
@@ -160,23 +172,26 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
             branches = [partial(self.run, inputs, phase) for phase in starts]
             number = tf.searchsorted(tf.constant(starts, tf.int64), self._step.value[None], side="right")[0] - 1
             outputs = tf.switch_case(number, branches)
-        return single(from_layout(outputs))
+        return single(from_layout(outputs, own=self.own_layout))
 
     def run(self, inputs: tuple[Tensor, ...], phase: int) -> tuple[Tensor, ...]:
         """One training pass over samples in the form of that phase: real outputs; it updates the state and ``step``."""
-        outputs: tuple[Tensor, ...] = self._updating(partial(self._pass, training=True, phase=phase), inputs)
+        compute = partial(self._pass, training=True, phase=phase)
+        outputs: tuple[Tensor, ...] = self._updating(compute, inputs, own=self.own_layout)
         return outputs
 
     def terms(self, inputs: tuple[Tensor, ...], targets: Any, phase: int, loss: Loss | Objective) -> dict[str, Tensor]:
-        """One training step's terms (see ``step_terms``); it updates the state and ``step``."""
+        """One training step's terms (see ``step_terms``) of canonical samples; it updates the state and ``step``."""
         compute = partial(step_terms, self._pass, loss, targets=targets, phase=phase)
         terms: dict[str, Tensor] = self._updating(compute, inputs)
         return terms
 
-    def _updating(self, compute: Callable[..., tuple[Any, dict[str, Tensor]]], inputs: tuple[Tensor, ...]) -> Any:
+    def _updating(
+        self, compute: Callable[..., tuple[Any, dict[str, Tensor]]], inputs: Any, *, own: bool = False
+    ) -> Any:
         """What ``compute(params, inputs=pixels)`` returns beside new values of state, to which the state is set."""
         with tf.device(self.device):
-            found, updates = compute(self._values(), inputs=to_layout(inputs))
+            found, updates = compute(self._values(), inputs=to_layout(inputs, own=own))
             self._assign(updates)
             self._step.assign_add(1)
         return found
@@ -228,7 +243,7 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
     def _checked(self, function: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
         """The function's result. Raises QatError where x, or what it gives, are no pixels of this network."""
         if isinstance(x, ARRAYS):
-            check_samples(as_tuple(x), self.graph.input_specs, object, self.graph.name)
+            check_samples(as_tuple(x), self._specs, object, self.graph.name)
         try:
             return function(x, *args, **kwargs)
         except (tf.errors.InvalidArgumentError, ValueError) as error:
@@ -238,7 +253,7 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
         if found is None:
             raise empty_batch(self.graph.name)
         sizes, wanted = ([int(n) for n in sizes.split(",") if n != "?"] for sizes in found.groups())
-        specs = self.graph.input_specs
+        specs = self._specs
         spec = next((each for each in specs if list(each.shape) == wanted), specs[0])
         raise wrong_shape(self.graph.name, spec, tuple(sizes))
 
@@ -296,6 +311,11 @@ def lower(
         raise QatError(f"Keras runs on {keras.backend.backend()!r} here; set KERAS_BACKEND=tensorflow")
     graph, params, device = to_lower(network, params, device_target, devices(), NAME)
     return LoweredNetwork(graph, params, step, DEVICES[device])
+
+
+def to_own_layout(model: LoweredNetwork) -> None:
+    """Let a model take and give images as other Keras models do: channels last, where Keras is not set to the contrary."""
+    model.own_layout = keras.config.image_data_format() == "channels_last"
 
 
 def devices() -> list[str]:
@@ -392,16 +412,9 @@ class Step(TrainingStep):
             self._functions[key] = self._compile(partial(function, phase=phase))
         with tf.device(self.model.device):
             inputs = tuple(map(tf.constant, pixels))
-            # Targets of an activation have another layout here. Three axes may also be the classes of pixels.
             graph = self.model.graph
-            rows = {shape for name in graph.outputs if len(shape := graph.shapes[name]) == 2}
-            wanted = single(
-                tuple(
-                    channels_last(tf.constant(x)) if np.ndim(x) == 4 or np.shape(x)[1:] in rows else tf.constant(x)
-                    for x in targets
-                )
-            )
-            return self._functions[key](inputs, wanted, *others)
+            wanted = targets_in_layout(targets, [graph.shapes[name] for name in graph.outputs])
+            return self._functions[key](inputs, single(wanted), *others)
 
     def _apply(self, gradients: Sequence[Tensor], lr: float) -> None:
         with tf.device(self.model.device):

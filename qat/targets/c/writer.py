@@ -21,6 +21,7 @@ from qat.integer import (
     IntegerInput,
     IntegerMaximum,
     IntegerMaxPool2d,
+    IntegerMeans,
     IntegerMinimum,
     IntegerMul,
     IntegerNode,
@@ -43,6 +44,7 @@ from qat.targets.c import wide as c_wide
 from qat.targets.c.ends import enter, leave, macros, uses_floats
 from qat.targets.c.layout import scratch
 from qat.targets.c.linear import LinearWriter
+from qat.targets.c.means import add_means
 from qat.targets.c.text import MODEL, comment, ctype, dimensions, plain, stored_axis, stored_shape, stored_type, width
 from qat.targets.common import no_form
 
@@ -255,6 +257,10 @@ extern "C" {{
             c_wide.add_wide(self, node)
         else:
             self._add_dense(node)
+
+    @add.register
+    def _(self, node: IntegerMeans) -> None:
+        add_means(self, node)
 
     @add.register
     def _(self, node: IntegerMaxPool2d) -> None:

@@ -14,9 +14,8 @@ from qat.cells.base import Shape
 from qat.errors import QatError, shortened
 from qat.files import write_atomically
 from qat.names import check_stored
-from qat.reading import read_file, reading
+from qat.reading import messages, read_file, reading
 from qat.targets.common import METADATA
-from qat.targets.messages import messages
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array
 

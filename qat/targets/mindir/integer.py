@@ -22,6 +22,7 @@ from qat.integer import (
     IntegerLinear,
     IntegerMaximum,
     IntegerMaxPool2d,
+    IntegerMeans,
     IntegerMinimum,
     IntegerMul,
     IntegerNode,
@@ -139,6 +140,8 @@ class IntegerWriter:
         multiplier = requantize.multiplier
         if (multiplier == multiplier[0]).all():
             by = self.number(multiplier[0])
+        elif isinstance(node, IntegerMeans):
+            by = self.parameter(f"{node.name}.multiplier", node.on_map(multiplier))
         else:
             by = self.parameter(f"{node.name}.multiplier", multiplier.reshape((1, -1) + (1,) * (rank - 1)))
         rounded = self.node("Round", [self.node("Mul", [acc, by]), self.constant(0)])
@@ -147,25 +150,33 @@ class IntegerWriter:
 
     @add.register
     def _(self, node: IntegerConv2d) -> None:
-        top, bottom, left, right = node.padding
-        self._linear(
-            node,
-            lambda x, w: self.node(
-                "Conv2D",
-                [x, w],
-                kernel_size=node.weight.shape[2:],
-                mode=1,
-                out_channel=len(node.weight),
-                pad=(top, bottom, left, right),
-                pad_mode="pad",
-                format="NCHW",
-                pad_list=(top, bottom, left, right),
-                groups=node.group,
-                group=node.group,
-                stride=(1, 1, *node.stride),
-                dilation=(1, 1, *node.dilation),
-            ),
+        self._linear(node, lambda x, w: self._convolution(x, w, node))
+
+    def _convolution(self, x: str, w: str, node: IntegerConv2d) -> str:
+        """The sums of a convolution."""
+        return self.node(
+            "Conv2D",
+            [x, w],
+            kernel_size=node.weight.shape[2:],
+            mode=1,
+            out_channel=len(node.weight),
+            pad=node.padding,
+            pad_mode="pad",
+            format="NCHW",
+            pad_list=node.padding,
+            groups=node.group,
+            group=node.group,
+            stride=(1, 1, *node.stride),
+            dilation=(1, 1, *node.dilation),
         )
+
+    @add.register
+    def _(self, node: IntegerMeans) -> None:
+        if node.positions.wide:
+            raise no_form(node, "MINDIR")
+        ones = self.cast(self.parameter(f"{node.name}.weight", node.sums.weight), FLOAT32)
+        sums = self._convolution(self.names[node.inputs[0].name], ones, node.sums)
+        self._requantize(node, sums, node.requantize, len(node.output.shape))
 
     @add.register
     def _(self, node: IntegerDense) -> None:

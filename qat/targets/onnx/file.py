@@ -12,9 +12,8 @@ from onnx import helper
 from qat.errors import QatError, shortened
 from qat.files import write_atomically
 from qat.names import check_stored
-from qat.reading import check_sample, read_file, reading
+from qat.reading import check_sample, messages, read_file, reading
 from qat.targets.common import prefixed
-from qat.targets.messages import messages
 
 #: What the two targets write. Others could loop for ever, fill the memory from a few bytes, or read other files.
 OPERATORS = {"Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Flatten", "Gather"}

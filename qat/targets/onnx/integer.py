@@ -22,6 +22,7 @@ from qat.integer import (
     IntegerLinear,
     IntegerMaximum,
     IntegerMaxPool2d,
+    IntegerMeans,
     IntegerMinimum,
     IntegerMul,
     IntegerNode,
@@ -176,6 +177,24 @@ class QdqWriter(Writer):
         if codes.dtype != np.int32:  # a bias needs none; without a weight's ONNX Runtime does not fuse its Gemm
             names.append(self.constant(zero))
         return self.node("DequantizeLinear", names, **axis)
+
+    @add.register
+    def _(self, node: IntegerMeans) -> None:
+        """Sums in float32, which holds them, times the multiplier of each position: a scale of 1 is exact."""
+        if node.positions.wide:
+            raise no_form(node, "ONNX")
+        (x,), grid = node.inputs, node.output.grid
+        one = self.constant(np.float32(1.0))
+        zero = self.constant(np.uint8(x.grid.zero_point + offset_of(x.grid)))
+        centred = self.node("DequantizeLinear", [self.end_names[x.name], one, zero])
+        ones = self.constant(np.ones((x.shape[0], 1, *node.kernel), np.float32))
+        pads, group = pads_of(node.padding), x.shape[0]
+        sums = self.node("Conv", [centred, ones], kernel_shape=node.kernel, strides=node.stride, pads=pads, group=group)
+        scaled = self.node("Mul", [sums, self.constant(node.on_map(node.requantize.multiplier))])
+        zero_point = grid.zero_point + offset_of(grid)
+        bounds = (zero_point + node.requantize.low, zero_point + node.requantize.high)
+        name = codes_name(node.name) if bounds == FULL else None
+        self._clip(self.node("QuantizeLinear", [scaled, one, self.constant(np.uint8(zero_point))], name), node, bounds)
 
     @add.register
     def _(self, node: IntegerMaxPool2d) -> None:

@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from qat.errors import QatError
 from qat.names import check_stored
-from qat.reading import check_sample, read_file, reading
+from qat.reading import check_sample, check_tables, read_file, reading
 from qat.targets.common import METADATA
 from qat.vocabulary.ops import Array
 
@@ -58,7 +58,6 @@ OPERATORS = {
 #: Types of inputs and outputs.
 ENDS = (Type.UINT8, Type.INT8, Type.INT16, Type.UINT16, Type.FLOAT32)
 CODED = (Type.INT8, Type.INT16)  #: of these, those that always have a scale
-MOST_TABLES = 100_000  #: of one kind
 
 
 class File(NamedTuple):
@@ -86,7 +85,7 @@ def load(path: str | Path, arithmetic: str = "float") -> File:
             "again"
         )
     with reading(path, "a .tflite file of qat export", "export it again"):
-        _check_counts(content)
+        check_tables(schema.Model.GetRootAs(content), len(content))
         model = schema.ModelT.InitFromPackedBuf(content)
         # Older schemas have no external buffers.
         if getattr(model, "externalBuffers", None) or getattr(model, "externalBufferGroups", None):
@@ -101,30 +100,6 @@ def load(path: str | Path, arithmetic: str = "float") -> File:
             "round otherwise; export it with --arithmetic fixed"
         )
     return File(content, model)
-
-
-def _check_counts(content: bytes) -> None:
-    """Raise ValueError where tables and names are more than the file could hold if each stood in it once: many entries of a
-    vector may point to the same one, so that a small file unpacks to any size.
-    """
-    model = schema.Model.GetRootAs(content)
-    if model.SubgraphsLength() != 1:
-        raise ValueError(f"it has {model.SubgraphsLength()} subgraphs, not one")
-    graph = model.Subgraphs(0)
-    signatures = [model.SignatureDefs(i) for i in range(min(model.SignatureDefsLength(), 2))]
-    counts = [model.SignatureDefsLength() ** 2, *(x.InputsLength() + x.OutputsLength() for x in signatures)]
-    counts += [graph.TensorsLength(), graph.OperatorsLength(), model.BuffersLength(), model.MetadataLength()]
-    counts.append(model.OperatorCodesLength())
-    if max(counts) > min(MOST_TABLES, len(content)):
-        raise ValueError(f"it has {max(counts):,} tables of one kind")
-    named = [*(graph.Tensors(i) for i in range(graph.TensorsLength()))]
-    if any(tensor.Sparsity() is not None for tensor in named):
-        raise ValueError("it has sparse tensors")
-    named += [model.Metadata(i) for i in range(model.MetadataLength())]
-    named += [x.Inputs(i) for x in signatures for i in range(x.InputsLength())]
-    named += [x.Outputs(i) for x in signatures for i in range(x.OutputsLength())]
-    if sum(len(x.Name() or b"") for x in named) > len(content):
-        raise ValueError("its names are longer than the file")
 
 
 def _check_model(model: Any) -> None:

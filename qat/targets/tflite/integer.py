@@ -23,6 +23,7 @@ from qat.integer import (
     IntegerLinear,
     IntegerMaximum,
     IntegerMaxPool2d,
+    IntegerMeans,
     IntegerMinimum,
     IntegerMul,
     IntegerNode,
@@ -41,6 +42,7 @@ from qat.integer.widths import storage_bits
 from qat.targets.common import columns_in_hwc, no_form, same_in_hwc, used_only_by
 from qat.targets.tflite import elementwise
 from qat.targets.tflite.ends import chosen_ends
+from qat.targets.tflite.positions import mean_over_positions, means_over_positions
 from qat.targets.tflite.writer import (
     MULTIPLIERS,
     PACKED,
@@ -149,16 +151,8 @@ class IntegerWriter(Writer):
         output = self.tensor(tensor.shape, stored, quantization_of(tensor.quantization.scale, zero_point))
         return self.op(Op.QUANTIZE, [x], output, schema.QuantizeOptionsT())
 
-    def _step(self, op: int, inputs: list[int], options: Any, shape: Shape, dtype: Any = np.float32) -> int:
-        """An operator whose result is a new tensor without a name."""
-        return self.op(op, inputs, self.tensor(shape, dtype), options)
-
-    def _number(self, value: float | np.float32) -> int:
-        """A constant."""
-        return self.constant(np.array([value], np.float32))
-
     def _clipped(
-        self, node: IntegerLinear | IntegerSum | IntegerMul, shape: Shape | None = None
+        self, node: IntegerLinear | IntegerMeans | IntegerSum | IntegerMul, shape: Shape | None = None
     ) -> tuple[int, int, list[tuple[int, int]]]:
         """How a node's clip is written: its fused activation, its output tensor, and operators after it with their bounds."""
         grid = node.output.grid
@@ -281,6 +275,10 @@ class IntegerWriter(Writer):
     @add.register
     def _(self, node: IntegerConv2d) -> None:
         self._check_multiplier(node)
+        mean = mean_over_positions(node) if self.arithmetic == "float" else None
+        if mean is not None:
+            self._over_positions(node, mean)
+            return
         kernel = (node.weight.shape[2], node.weight.shape[3])
         x, mode = self.window(self.of(node.inputs[0]), kernel, node.stride, node.padding, node.dilation)
         fused, output, clips = self._clipped(node)
@@ -301,6 +299,26 @@ class IntegerWriter(Writer):
             weight = self._constants(node, node.centred_weight.transpose(0, 2, 3, 1), 0)
             self.op(Op.CONV_2D, [x, *weight], output, schema.Conv2DOptionsT(**options))
         self._finish(node, output, clips)
+
+    @add.register
+    def _(self, node: IntegerMeans) -> None:
+        self._check_multiplier(node.positions)
+        self._over_positions(node, means_over_positions(node))
+
+    def _over_positions(self, node: IntegerConv2d | IntegerMeans, by: IntegerConv2d) -> None:
+        """As a 1x1 convolution of transposed codes."""
+        (x,), y = node.inputs, node.output
+        channels, (positions, pixels) = x.shape[0], by.weight.shape[:2]
+
+        points = self.reshaped(self.of(x), self.codes(x, "", (1, pixels, channels, 1)))
+        inputs = [self._transpose(points, (0, 2, 3, 1), self.codes(x, "", (1, channels, 1, pixels)))]
+        inputs += self._constants(by, by.weight.transpose(0, 2, 3, 1), 0)
+        fused, output, clips = self._clipped(node)
+        window = schema.Conv2DOptionsT(padding=Pad.VALID, strideH=1, strideW=1, fusedActivationFunction=fused)
+        index = self.op(Op.CONV_2D, inputs, self.codes(y, "", (1, channels, 1, positions)), window)
+        if positions > 1:
+            index = self._transpose(index, (0, 3, 2, 1), self.codes(y, "", (1, positions, 1, channels)))
+        self._finish(node, self.reshaped(index, output), clips)
 
     @add.register
     def _(self, node: IntegerDense) -> None:

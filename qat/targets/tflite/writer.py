@@ -129,6 +129,18 @@ class Writer:
         self._operators.append(operator)
         return output
 
+    def _transpose(self, x: int, order: Sequence[int], output: int) -> int:
+        inputs = [x, self.constant(np.array(order, np.int32))]
+        return self.op(Op.TRANSPOSE, inputs, output, schema.TransposeOptionsT())
+
+    def _step(self, op: int, inputs: list[int], options: Any, shape: Shape, dtype: Any = np.float32) -> int:
+        """An operator whose result is a new tensor without a name."""
+        return self.op(op, inputs, self.tensor(shape, dtype), options)
+
+    def _number(self, value: float | np.float32) -> int:
+        """A constant."""
+        return self.constant(np.array([value], np.float32))
+
     @staticmethod
     def _mode(size: Pair, kernel: Pair, stride: Pair, dilation: Pair, padding: Padding) -> int | None:
         """SAME or VALID where one of them reads what the explicit padding reads, else None."""
@@ -207,8 +219,7 @@ class Writer:
 
         for step in how.steps_channels_last():
             x = self.reshaped(x, made(*step.parts))
-            order = self.constant(np.array([0, *(1 + axis for axis in step.axes)], np.int32))
-            x = self.op(Op.TRANSPOSE, [x, order], made(*step.turned), schema.TransposeOptionsT())
+            x = self._transpose(x, [0, *(1 + axis for axis in step.axes)], made(*step.turned))
         return self.reshaped(x, output)
 
     def reshaped(self, x: int, output: int) -> int:

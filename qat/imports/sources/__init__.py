@@ -1,0 +1,1 @@
+"""The front ends: each lists the plain operations of one kind of source."""

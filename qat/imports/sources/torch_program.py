@@ -1,0 +1,409 @@
+"""What torch.export captured, as plain operations, and computed value by value.
+
+``torch.export`` without decompositions keeps convolutions, normalisations and activations whole, and the name of the module and
+the line of the user's file of each.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+
+from qat.errors import QatError
+from qat.imports.program import Operation, Program
+from qat.imports.source import Opened
+from qat.imports.sources.torch_call import Call, Constant, Reader, UnknownOperationError
+from qat.imports.sources.torch_moves import OF_SEVERAL
+from qat.imports.sources.torch_operations import FOLDED, READERS, VIEWS
+from qat.imports.sources.torch_params import plain_name
+from qat.reading import LARGEST_SAMPLE
+from qat.vocabulary.arrays import ArraySpec
+from qat.vocabulary.ops import Array
+
+TORCH = os.path.dirname(torch.__file__) + os.sep
+BATCH = 16  #: samples that a program of any batch size computes at once
+CONTAINERS = "torch.nn.modules.container."
+
+
+def opened(exported: Any, name: str) -> Opened:
+    """A captured program as a source.
+
+    Args:
+        exported: a ``torch.export.ExportedProgram``.
+        name: of the network.
+
+    Returns:
+        Its operations, and how it computes them.
+
+    Raises:
+        QatError: it takes or holds what is no float32, its sizes are not fixed, or it gives no tensor.
+    """
+    reader = _Reader(exported, name)
+    return Opened(reader.program(), reader.trace)
+
+
+class _Reader:
+    def __init__(self, exported: Any, name: str) -> None:
+        self.name, self.nodes = name, list(exported.graph.nodes)
+        self.signature = exported.graph_signature
+        self.tensors: dict[str, torch.Tensor] = {}  #: what does not depend on an input, by the node's name
+        self.sources: dict[str, str] = {}  #: of these, the name in the source
+        held = {**exported.constants, **exported.state_dict}
+        for spec in self.signature.input_specs:
+            if spec.target in held and isinstance(held[spec.target], torch.Tensor):
+                self.tensors[spec.arg.name] = held[spec.target].detach()
+                self.sources[spec.arg.name] = plain_name(spec.target)
+        self.folded = 0  #: numbers of constants that were computed
+        self.inputs: dict[str, ArraySpec] = {}
+        self.batch: int | None = None  #: that it was captured with; None: any
+        self.shapes: dict[str, tuple[Any, ...]] = {}  #: with the batch
+        self.operations: dict[str, Operation] = {}
+        self.now: dict[str, str] = {}  #: value -> what it is since an operation changed it in place
+        self.base: dict[str, str] = {}  #: value -> the one whose memory it is a view of
+        self.spoiled: set[str] = set()  #: values that were changed in place through another one of their memory
+
+    # -- the program ----------------------------------------------------------------------------------------------------
+
+    def program(self) -> Program:
+        self._check()
+        outputs: tuple[str, ...] = ()
+        for node in self.nodes:
+            value = _first(node.meta.get("val"))
+            if isinstance(value, torch.Tensor):
+                self.shapes[node.name] = tuple(value.shape)
+            if node.op == "placeholder":
+                self._input(node, value)
+            elif node.op == "output":
+                outputs = self._outputs(node)
+            elif node.op == "call_function":
+                self._operation(node)
+        shapes = {name: self._sizes(name) for name in (*self.inputs, *self.operations)}
+        operations = tuple(self.operations.values())
+        return Program(self.name, self.inputs, operations, outputs, shapes, ties=True)
+
+    def _check(self) -> None:
+        """Raise QatError where it changes its own state, or holds other numbers than float32."""
+        for spec in self.signature.output_specs:
+            if spec.kind.name not in ("USER_OUTPUT", "LOSS_OUTPUT"):
+                raise QatError(
+                    f"{self.name}: forward changes {spec.target or 'its input'}, which a graph of cells cannot; leave that out"
+                )
+        for node, tensor in self.tensors.items():
+            if (tensor.is_floating_point() or tensor.is_complex()) and tensor.dtype != torch.float32:
+                raise QatError(
+                    f"{self.name}: {self.sources[node]} is {_dtype(tensor)}, but networks are imported in float32; call "
+                    "module.float() first"
+                )
+
+    def _input(self, node: Any, value: Any) -> None:
+        if node.name in self.tensors or node.name not in self.signature.user_inputs:
+            return
+        if not isinstance(value, torch.Tensor):
+            return  # a number, which is part of the program
+        if value.dtype != torch.float32:
+            raise QatError(
+                f"{self.name}: its input {node.name} is {_dtype(value)}, but networks take real numbers, float32, here; give "
+                "an example as float32 (pixels too: x.float()), and leave integer or complex inputs to the code around it"
+            )
+        if value.ndim < 2:
+            raise QatError(
+                f"{self.name}: its input {node.name} has shape {tuple(value.shape)}; give a batch of samples, (N, C, H, W) or "
+                "(N, F)"
+            )
+        fixed = isinstance(value.shape[0], int)
+        if fixed and self.batch not in (None, value.shape[0]):
+            raise QatError(
+                f"{self.name}: its inputs have other batch sizes than one another; give equally many samples of each"
+            )
+        self.batch = value.shape[0] if fixed else self.batch
+        self.inputs[node.name] = ArraySpec(self._sizes(node.name), "float32")
+
+    def _sizes(self, name: str) -> tuple[int, ...]:
+        """The shape of one sample."""
+        sizes = self.shapes.get(name, ())[1:]
+        for axis, size in enumerate(sizes, 1):
+            if not isinstance(size, int):
+                raise QatError(
+                    f"{self.name}: the size of {name} along axis {axis} is not fixed ({size}), but cells need sizes; export it "
+                    "with that axis fixed: the batch alone may be dynamic"
+                )
+        return tuple(sizes)
+
+    def _outputs(self, node: Any) -> tuple[str, ...]:
+        given = [each for each in node.args[0] if each is not None]
+        for each in given:
+            if not isinstance(each, torch.fx.Node) or each.name not in self.shapes or each.name in self.tensors:
+                raise QatError(
+                    f"{self.name}: one of its outputs is {getattr(each, 'name', each)!r}, which depends on no input; return "
+                    "computed tensors only"
+                )
+        return tuple(self._current(each) for each in given)
+
+    # -- one operation --------------------------------------------------------------------------------------------------
+
+    def _operation(self, node: Any) -> None:
+        taken = list(_nodes(node.args)) + list(_nodes(node.kwargs))
+        if node.target is operator.getitem:
+            self._item(node)
+            return
+        if node.name not in self.shapes:  # a size, or a check of one
+            return
+        target = _target(node)
+        fixed = all(each.name in self.tensors for each in taken)
+        if fixed and self._folded(node, target):
+            return
+        known = _namespace(node) == "aten." and not fixed
+        if not (known and target in OF_SEVERAL):  # else each result is an operation
+            self._add(node, node, READERS.get(target) if known else None)
+
+    def _add(self, node: Any, called: Any, reader: Reader | None) -> None:
+        """Note an operation, whose value is that of a node. called: the node that calls it."""
+        taken, target = [*_nodes(called.args), *_nodes(called.kwargs)], _target(called)
+        inputs, constants, what = [], {}, f"{_namespace(called)}{target}"
+        arguments = _arguments(called)
+        try:
+            for each in taken:
+                if each.name not in self.tensors and each.name in self.shapes:
+                    inputs.append(self._current(each))
+            if set(inputs) & self.spoiled:
+                raise UnknownOperationError(f"{what} of what was changed in place through a view of it")
+            if reader is None:
+                raise UnknownOperationError(what)
+            step = reader(self._call(target, arguments, node.name))
+            if (given := _first(node.meta["val"]).dtype) != torch.float32:
+                raise UnknownOperationError(f"{what} giving {str(given).removeprefix('torch.')}")
+            if step.kind == "concat" and len(inputs) < len(taken):
+                raise UnknownOperationError(f"{what} with a constant")
+            kind, attributes = step.kind, step.attributes
+            for local, given in step.constants.items():
+                found = given if isinstance(given, tuple) else self._constant(arguments[given])
+                if found is not None:
+                    constants[local] = found
+        except UnknownOperationError as unknown:
+            kind, attributes, constants = "unknown", {"of": str(unknown)}, {}
+        self.operations[node.name] = Operation(
+            kind,
+            _name(called, target),
+            tuple(inputs),
+            node.name,
+            attributes,
+            {local: array for local, (array, _) in constants.items()},
+            {local: source for local, (_, source) in constants.items() if source},
+            _line(called.meta.get("stack_trace") or ""),
+        )
+        if target in VIEWS and inputs:
+            self.base[node.name] = self.base.get(inputs[0], inputs[0])
+        if _is_in_place(called) and inputs:
+            self._changed(inputs[0], node.name)
+
+    def _changed(self, value: str, by: str) -> None:
+        """Note that an operation changed a value in place, and with it all values of its memory."""
+        root = self.base.get(value, value)
+        for other in [name for name in self.shapes if self.base.get(name, name) == root and name != by]:
+            if self.shapes[other] == self.shapes[by]:
+                self.now[other] = by
+            else:
+                self.spoiled.add(other)
+        self.base[by] = root
+
+    def _current(self, node: Any) -> str:
+        """The value of a node, as the operations before have left it."""
+        name = str(node.name)
+        while name in self.now and self.now[name] != name:
+            name = self.now[name]
+        return name
+
+    def _item(self, node: Any) -> None:
+        """A result of several: the first stands for the operation itself."""
+        whole, place = node.args
+        if whole.name in self.tensors:
+            self.tensors[node.name] = self.tensors[whole.name][place]
+            return
+        if _namespace(whole) == "aten." and (part := OF_SEVERAL.get(_target(whole))) is not None:
+            self._add(node, whole, lambda call: part(call, place))
+            return
+        made = self.operations.get(whole.name)
+        if made is not None and place and made.kind != "unknown" and node.users:
+            self.operations[node.name] = Operation(
+                "unknown", made.name, made.inputs, node.name, {"of": f"result {place} of {made.kind}"}, where=made.where
+            )
+            return
+        self.now[node.name] = whole.name
+
+    def _folded(self, node: Any, target: str) -> bool:
+        """Compute what depends on no input. Refuses all that could do more than compute: files are of others."""
+        if _is_in_place(node) and target != "detach" and node.args[0].name in self.sources:
+            raise QatError(
+                f"{self.name}: forward changes {self.sources[node.args[0].name]}, which a graph of cells cannot; leave that out"
+            )
+        if _namespace(node) != "aten." or target not in FOLDED or (_is_in_place(node) and target != "detach"):
+            return False
+        if not self._fits(node):
+            return False
+        arguments, options = torch.fx.node.map_arg((node.args, node.kwargs), lambda each: self.tensors[each.name])
+        with torch.no_grad():
+            self.tensors[node.name] = node.target(*arguments, **options)
+        source = next((self.sources.get(each.name) for each in _nodes(node.args)), None)
+        if source and target in ("detach", "alias", "clone", "contiguous", "lift_fresh", "lift_fresh_copy", "to"):
+            self.sources[node.name] = source
+        return True
+
+    def _fits(self, node: Any) -> bool:
+        """Whether the size of a result is known before it is computed. Raises QatError where it is too large: a few bytes of a
+        file ask for any size.
+        """
+        with FakeTensorMode() as mode, torch.no_grad():  # sizes without numbers
+            arguments, options = torch.fx.node.map_arg(
+                (node.args, node.kwargs), lambda each: mode.from_tensor(self.tensors[each.name])
+            )
+            try:
+                given = node.target(*arguments, **options)
+            except DynamicOutputShapeException:
+                return False
+        numbers = sum(x.numel() for x in (given if isinstance(given, (tuple, list)) else (given,)))
+        self.folded += numbers
+        if numbers > LARGEST_SAMPLE or self.folded > 4 * LARGEST_SAMPLE:
+            raise QatError(
+                f"{self.name}: {node.name} makes its constants grow beyond what is computed here; leave it out"
+            )
+        return True
+
+    def _constant(self, argument: Any) -> Constant | None:
+        if not isinstance(argument, torch.fx.Node):
+            return None if argument is None else (np.asarray(argument, np.float32), "")
+        tensor = self.tensors[argument.name]
+        return tensor.detach().cpu().numpy().astype(np.float32), self.sources.get(argument.name, "")
+
+    def _call(self, target: str, arguments: Sequence[Any], name: str) -> Call:
+        shapes: list[tuple[Any, ...] | None] = []
+        constants: dict[int, Constant] = {}
+        for place, each in enumerate(arguments):
+            of_tensor = isinstance(each, torch.fx.Node) and each.name in self.shapes
+            shapes.append(self.shapes[each.name] if of_tensor else None)
+            if of_tensor and each.name in self.tensors and (found := self._constant(each)) is not None:
+                constants[place] = found
+        return Call(target, tuple(arguments), tuple(shapes), self.shapes[name], constants)
+
+    # -- computing ------------------------------------------------------------------------------------------------------
+
+    def trace(self, samples: tuple[Array, ...], values: Collection[str]) -> dict[str, Array]:
+        """Values of the program for samples, as the captured operations compute them."""
+        count, size = len(samples[0]), self.batch or BATCH
+        parts = [self._batch(batch, values) for batch in _batches(samples, size, full=self.batch is not None)]
+        return {name: np.concatenate([part[name] for part in parts])[:count] for name in values}
+
+    def _batch(self, samples: tuple[Array, ...], values: Collection[str]) -> dict[str, Array]:
+        wanted = set(values)
+        for node in reversed(self.nodes):
+            if node.name in wanted and node.op == "call_function":
+                wanted |= {each.name for each in node.all_input_nodes}
+                wanted |= set(self.operations[node.name].inputs) if node.name in self.operations else set()
+        device = next((tensor.device for tensor in self.tensors.values()), torch.device("cpu"))
+        known: dict[str, Any] = dict(self.tensors)
+        known |= {name: torch.from_numpy(x.copy()).to(device) for name, x in zip(self.inputs, samples, strict=True)}
+        found: dict[str, Array] = {}
+        with torch.no_grad():
+            for node in self.nodes:
+                if node.name in wanted and node.op == "call_function" and node.name not in known:
+                    self._check_run(node)
+                    arguments, options = torch.fx.node.map_arg((node.args, node.kwargs), lambda each: known[each.name])
+                    known[node.name] = node.target(*arguments, **options)
+                if node.name in values:
+                    found[node.name] = _first(known[node.name]).detach().cpu().numpy().astype(np.float32, copy=True)
+        return found
+
+    def _check_run(self, node: Any) -> None:
+        """Raise QatError where an operation could do more than compute."""
+        if node.target is operator.getitem or not isinstance(node.meta.get("val"), (torch.Tensor, tuple, list)):
+            return
+        target = _target(node)
+        if _namespace(node) != "aten." or not (target in READERS or target in FOLDED or target in OF_SEVERAL):
+            raise QatError(
+                f"{self.name}: {node.name} is {node.target}, which is not computed here; end before it (--outputs, or outputs=)"
+            )
+
+
+def _batches(samples: tuple[Array, ...], size: int, *, full: bool) -> Iterator[tuple[Array, ...]]:
+    """Samples by ``size``; full: the last batch is filled up with its last sample."""
+    for at in range(0, len(samples[0]), size):
+        batch = tuple(x[at : at + size] for x in samples)
+        missing = size - len(batch[0]) if full else 0
+        yield tuple(np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing else x for x in batch)
+
+
+def _first(value: Any) -> Any:
+    """The first of several results."""
+    return value[0] if isinstance(value, (tuple, list)) and value else value
+
+
+def _nodes(arguments: Any) -> Iterator[torch.fx.Node]:
+    """The nodes among arguments, in order; one that is given twice comes twice."""
+    if isinstance(arguments, torch.fx.Node):
+        yield arguments
+    elif isinstance(arguments, Mapping):
+        for each in arguments.values():
+            yield from _nodes(each)
+    elif isinstance(arguments, (tuple, list)):
+        for each in arguments:
+            yield from _nodes(each)
+
+
+def _arguments(node: Any) -> list[Any]:
+    """All arguments in order, those by keyword in the places of the schema."""
+    found = list(node.args)
+    schema = getattr(node.target, "_schema", None)
+    for argument in schema.arguments[len(found) :] if schema else ():
+        found.append(node.kwargs.get(argument.name, argument.default_value if argument.has_default_value() else None))
+    return found
+
+
+def _namespace(node: Any) -> str:
+    return f"{getattr(node.target, 'namespace', 'torch')}."
+
+
+def _target(node: Any) -> str:
+    """The operation's name without namespace, overload and the sign of an in-place variant."""
+    schema = getattr(node.target, "_schema", None)
+    name = schema.name.rpartition("::")[2] if schema else getattr(node.target, "__name__", str(node.target))
+    return str(name.removesuffix("_"))
+
+
+def _is_in_place(node: Any) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return bool(schema and schema.name.endswith("_") and not schema.name.endswith("__"))
+
+
+def _name(node: Any, target: str) -> str:
+    """The module's name where it is one of PyTorch's own, and with the operation's where it is the user's."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    if not stack:
+        return target
+    path, cls = stack[-1]
+    path = plain_name(re.sub(r"^L\['self'\]\.?|@\d+", "", path))
+    kind = cls if isinstance(cls, str) else f"{cls.__module__}.{cls.__qualname__}"
+    if path and kind.startswith("torch.nn.modules.") and not kind.startswith(CONTAINERS):
+        return path
+    return f"{path}.{target}" if path else target
+
+
+def _line(trace: str) -> str:
+    """The innermost line of files that are not PyTorch's own."""
+    lines = re.findall(r'File "([^"\n]+)", line (\d+)', trace)
+    own = [f"{file}:{number}" for file, number in lines if not is_of_torch(file)]
+    return own[-1] if own else ""
+
+
+def is_of_torch(file: str) -> bool:
+    """Whether a file is one of PyTorch's, here or where the program was captured."""
+    return file.startswith(TORCH) or "/site-packages/torch/" in file.replace("\\", "/")
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
