@@ -26,7 +26,7 @@ from qat.vocabulary.serial import Serializable, from_json
 if TYPE_CHECKING:
     from qat.nothing import Missing
 
-#: What the fields without a default hold.
+#: What the fields without a default hold, by name; by class and name where a name means something else there.
 NEEDED: dict[str, Any] = {
     "shape": (3, 8, 8),
     "function": "relu",
@@ -38,9 +38,16 @@ NEEDED: dict[str, Any] = {
     "final_sparsity": 0.5,
     "bits_per_weight": 3.0,
     "max_bops": 1e6,
-    "factor": (0.5, 1.0, 2.0),
+    "padding": 1,
+    "axis": 1,
+    "axes": (2, 0, 1),
+    "groups": 2,
+    "factor": 2,
+    "Normalize.factor": (0.5, 1.0, 2.0),
+    "InputNormalization.factor": (0.5, 1.0, 2.0),
     "shift": (0.0, -1.0, 0.5),
     "value": 0.25,
+    "units": 4,
     "output": "fc",
     "task": Regression(),
     "parts": (OutputTask("fc", Regression()), OutputTask("other", Regression())),
@@ -118,7 +125,10 @@ def classes() -> list[type[Any]]:
 
 
 def made(cls: type[Any], **changes: Any) -> Any:
-    return cls(**{f.name: NEEDED[f.name] for f in fields(cls) if f.default is MISSING and f.name in NEEDED} | changes)
+    needed = {
+        f.name: NEEDED.get(f"{cls.__name__}.{f.name}", NEEDED.get(f.name)) for f in fields(cls) if f.default is MISSING
+    }
+    return cls(**{name: value for name, value in needed.items() if value is not None} | changes)
 
 
 def test_every_kind_is_among_them() -> None:
