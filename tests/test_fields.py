@@ -26,7 +26,7 @@ from qat.vocabulary.serial import Serializable, from_json
 if TYPE_CHECKING:
     from qat.nothing import Missing
 
-#: What the fields without a default hold, by name; by class and name where a name means something else there.
+#: What the fields without a default hold.
 NEEDED: dict[str, Any] = {
     "shape": (3, 8, 8),
     "function": "relu",
@@ -42,9 +42,7 @@ NEEDED: dict[str, Any] = {
     "axis": 1,
     "axes": (2, 0, 1),
     "groups": 2,
-    "factor": 2,
-    "Normalize.factor": (0.5, 1.0, 2.0),
-    "InputNormalization.factor": (0.5, 1.0, 2.0),
+    "factor": (0.5, 1.0, 2.0),
     "shift": (0.0, -1.0, 0.5),
     "value": 0.25,
     "units": 4,
@@ -52,6 +50,7 @@ NEEDED: dict[str, Any] = {
     "task": Regression(),
     "parts": (OutputTask("fc", Regression()), OutputTask("other", Regression())),
 }
+WHOLE_FACTORS = ("PixelShuffle", "PixelUnshuffle", "Upsample")  #: whose ``factor`` is one whole number
 ODD: list[Any] = [
     None,
     True,
@@ -125,10 +124,8 @@ def classes() -> list[type[Any]]:
 
 
 def made(cls: type[Any], **changes: Any) -> Any:
-    needed = {
-        f.name: NEEDED.get(f"{cls.__name__}.{f.name}", NEEDED.get(f.name)) for f in fields(cls) if f.default is MISSING
-    }
-    return cls(**{name: value for name, value in needed.items() if value is not None} | changes)
+    needed = NEEDED | ({"factor": 2} if cls.__name__ in WHOLE_FACTORS else {})
+    return cls(**{f.name: needed[f.name] for f in fields(cls) if f.default is MISSING and f.name in needed} | changes)
 
 
 def test_every_kind_is_among_them() -> None:

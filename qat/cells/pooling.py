@@ -140,7 +140,7 @@ class AvgPool2d(_Pool2d):
     Example:
         >>> import qat
         >>> rows, columns = qat.AvgPool2d(3, 2, "pad", 1, count_include_pad=False).counts((1, 6, 6))
-        >>> rows.tolist()
+        >>> rows
         [2, 3, 3]
     """
 
@@ -153,7 +153,7 @@ class AvgPool2d(_Pool2d):
 
     output_numbers = "averaged"
 
-    def counts(self, x_shape: Shape) -> tuple[Array, Array]:
+    def counts(self, x_shape: Shape) -> tuple[list[int], list[int]]:
         """How many rows the windows of each row of outputs count, and how many columns those of each column."""
         _, height, width = self.output_shape(x_shape)
         (kernel, stride), (top, bottom, left, right) = self._geometry, self._padding(x_shape)
@@ -163,29 +163,31 @@ class AvgPool2d(_Pool2d):
             (x_shape[2], width, kernel[1], stride[1], left, right),
         ):
             low, high = (-before, size + after) if self.count_include_pad else (0, size)
-            start = np.arange(count) * s - before
-            found.append(np.minimum(start + k, high) - np.maximum(start, low))
+            starts = range(-before, count * s - before, s)
+            found.append([min(start + k, high) - max(start, low) for start in starts])
         return found[0], found[1]
 
-    def _shares(self, x_shape: Shape) -> Array:
-        """1 / how many pixels each window counts, float32: (H', W'), or (1, 1) where all count alike."""
+    def _shares(self, x_shape: Shape) -> list[list[float]]:
+        """1 / how many pixels each window counts: H' rows of W', or one of one where all count alike.
+
+        Python's own numbers: a compiled pass computes NumPy's in its graph, where nothing can be decided by them.
+        """
         rows, columns = self.counts(x_shape)
-        numbers = np.outer(rows, columns)
-        numbers = numbers[:1, :1] if (numbers == numbers[0, 0]).all() else numbers
-        shares: Array = (1.0 / numbers).astype(np.float32)
-        return shares
+        if len(set(rows)) == 1 == len(set(columns)):
+            rows, columns = rows[:1], columns[:1]
+        return [[1.0 / (row * column) for column in columns] for row in rows]
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         window, shares = self.window(scope.input_shapes[0]), self._shares(scope.input_shapes[0])
-        if shares.size == 1:
-            return _averaged(scope, inputs[0], float(shares[0, 0]), **window)
+        if len(shares) == 1 == len(shares[0]):
+            return _averaged(scope, inputs[0], shares[0][0], **window)
         ops, x = scope.ops, inputs[0].settled(scope.ops)
-        means = ops.sum_pool2d(x.data, **window) * ops.from_numpy(shares[None, None], "activation")
+        means = ops.sum_pool2d(x.data, **window) * ops.from_numpy(np.array([[shares]], np.float32), "activation")
         return Value(means, x.scale)
 
     def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Accumulator:
         x = require_codes(name, inputs[0])
-        window, channels, shares = self.window(x.shape), x.shape[0], self._shares(x.shape)
+        window, channels, shares = self.window(x.shape), x.shape[0], np.array(self._shares(x.shape), np.float32)
         uniform = shares.size == 1
         scale = np.full(channels, shares[0, 0], np.float32) if uniform else shares.reshape(-1)
 

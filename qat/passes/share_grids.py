@@ -23,8 +23,8 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
 
     1. They are looked for through cells that keep a grid: max poolings, flattenings, dropouts and concatenations.
     2. Where the network's input arrives, whose grid is fixed or, of real numbers, has other bits than the others, a fake
-       quantizer of its own (``<node>.input<i>``) brings it to the common one; likewise where one and the same grid would have
-       to serve both as a fixed and a free one.
+       quantizer of its own (``<node>.input<i>_fake_quant``) brings it to the common one; likewise where one and the same
+       grid would have to serve both as a fixed and a free one.
     3. Two groups that have a member in common become one.
 
     Args:
@@ -46,7 +46,7 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
             for position, name in enumerate(node.inputs):
                 origins = origins_of[name]
                 if None in origins:
-                    between = node.follower(f"input{position}", FakeQuant(quantizer), name)
+                    between = node.follower(f"input{position}_fake_quant", FakeQuant(quantizer), name)
                     nodes.append(between)
                     origins = origins_of[between.name] = {between.cell_name}
                     name = between.name
