@@ -59,6 +59,7 @@ from qat.cells import (
     Minimum,
     Mul,
     Normalize,
+    OneGrid,
     Pad,
     PixelShuffle,
     PixelUnshuffle,
@@ -72,13 +73,15 @@ from qat.cells import (
     Transpose,
     Upsample,
     UpsampleBilinear,
+    ZeroState,
 )
 from qat.cells.tracing import Traced
 from qat.data import Dataset, Split
 from qat.errors import NotFiniteError, QatError
-from qat.graph import Graph, Network, Node
+from qat.graph import GRU, LSTM, Graph, Network, Node
 from qat.integer import IntegerGraph, evaluate, memory
 from qat.passes.convert_quant_network import convert_quant_network
+from qat.passes.step_params import step_params
 from qat.passes.to_integer import to_integer
 from qat.quantizers import (
     ActivationQuantizer,
@@ -123,6 +126,8 @@ if TYPE_CHECKING:  # what _LATER has
 
 __version__ = "0.1.0"
 __all__ = [
+    "GRU",
+    "LSTM",
     "Activation",
     "ActivationQuantizer",
     "AdaptiveAvgPool2d",
@@ -177,6 +182,7 @@ __all__ = [
     "Normalize",
     "NotFiniteError",
     "Objective",
+    "OneGrid",
     "Optimizer",
     "PACTActivationQuantizer",
     "PReLU",
@@ -209,6 +215,7 @@ __all__ = [
     "Upsample",
     "UpsampleBilinear",
     "WeightQuantizer",
+    "ZeroState",
     "backend",
     "backend_names",
     "calibrate",
@@ -227,6 +234,7 @@ __all__ = [
     "prepare",
     "pruning",
     "quantizers",
+    "step_params",
     "target",
     "target_names",
     "tasks",

@@ -164,6 +164,7 @@ OF_ONE = {
             lambda axis: st.builds(qat.Slice, st.just(axis), st.integers(0, shape[axis] - 1), step=sizes(3))
         ),
     ),
+    qat.ZeroState: (ROWS, lambda shape: st.builds(qat.ZeroState, sizes(9))),
     qat.DenseBnAct: (
         ROWS,
         lambda shape: st.builds(
@@ -258,6 +259,7 @@ OF_TWO = {
         ),
         st.just(qat.MatMul(transpose_b=True)),
     ),
+    qat.OneGrid: (lambda a, b: a == b, st.just(qat.OneGrid())),
     qat.Mul: (fit, st.just(qat.Mul())),
     qat.Sub: (fit, st.just(qat.Sub())),
     qat.Maximum: (fit, st.just(qat.Maximum())),
@@ -293,7 +295,7 @@ def graphs(draw):
             cell, cell_name = again[0].cell, again[0].cell_name
         else:
             cell = draw(cells_for(shapes[source]))
-        nodes.append(qat.Node(name, cell, inputs, cell_name))
+        nodes.append(qat.Node(name, cell, inputs, cell_name, recurs=draw(st.booleans())))
         shapes[name] = cell.output_shape(*(shapes[x] for x in inputs))
     outputs = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3))
     return qat.Graph(tuple(nodes), tuple(outputs), draw(NAMES))

@@ -36,6 +36,7 @@ TORCH, ONNX = qat.backend("torch"), qat.target("ONNX")
 EXAMPLES = 2000 if os.environ.get("QAT_FUZZ") else 200
 MOST_CHANNELS = 8
 LONGEST = 10  #: side of a picture that may still grow
+LONGEST_SERIES = 3  #: steps of a recurrence
 
 ACTIVATIONS = st.sampled_from([None, *FUSED[: FUSED.index("exp")], *FUSED[FUSED.index("exp") + 1 :]])
 SMALL_PAIRS = st.tuples(st.integers(1, 2), st.integers(1, 2))
@@ -46,7 +47,7 @@ class Zoo(qat.Network):
 
     def __init__(self, *inputs: qat.Input) -> None:
         self.inputs = inputs
-        self.cells: dict[str, qat.Cell] = {}
+        self.cells: dict[str, qat.Cell | qat.Network] = {}
         self.steps: list[tuple[str, str, tuple[str, ...]]] = []  #: value, cell, the values it takes
         self.entries = [f"input_{i}" if i else "input" for i in range(len(inputs))]
         self.shapes: dict[str, Shape] = {name: x.shape for name, x in zip(self.entries, inputs, strict=True)}
@@ -64,8 +65,17 @@ class Zoo(qat.Network):
         if isinstance(cell, qat.Cell):
             self.cells[f"c{len(self.cells)}"] = cell
             cell = f"c{len(self.cells) - 1}"
+        return self._append(cell, self.cells[cell].output_shape(*(self.shapes[source] for source in sources)), *sources)
+
+    def recur(self, block: qat.GRU | qat.LSTM, x: str) -> str:
+        """Append a block of steps over a series."""
+        name, length = f"c{len(self.cells)}", self.shapes[x][1]
+        self.cells[name] = block
+        return self._append(name, (block.units, length) if block.return_sequences else (block.units,), x)
+
+    def _append(self, cell: str, shape: Shape, *sources: str) -> str:
         value = f"v{len(self.steps)}"
-        self.shapes[value] = self.cells[cell].output_shape(*(self.shapes[source] for source in sources))
+        self.shapes[value] = shape
         self.steps.append((value, cell, sources))
         return value
 
@@ -332,6 +342,7 @@ IMAGE_STEPS = (
     "concatenation of any two",
     *("move", "move", "series", "series"),
     "same cell twice",
+    "recurrence",
     "softmax",
     *("flatten", "flatten", "flatten"),
 )
@@ -343,9 +354,8 @@ ROW_STEPS = (
 )
 SERIES_STEPS = (
     *("convolution", "convolution", "depthwise", "batch norm", "normalization", "pooling", "pooling", "residual"),
-    "reduction",
+    *("reduction", "recurrence", "recurrence", "matrix product", "channel norm"),
     *("activation", "dropout", "same tensor twice", "softmax", "flatten", "move", "move", "move"),
-    *("matrix product", "channel norm"),
 )
 ADD_ACTIVATIONS = st.sampled_from([None, "relu", "relu6"])
 
@@ -471,6 +481,8 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         return zoo.use(qat.Concat(), x, draw(st.sampled_from([*fits, x])))
     if step == "move":
         return _move(draw, zoo, x)
+    if step == "recurrence":
+        return _recurrence(draw, zoo, x)
     if step == "same cell twice":
         y = zoo.use(draw(convolutions(shape, **keeps_shape(channels))), x)
         return zoo.use(zoo.steps[-1][1], y)
@@ -526,6 +538,19 @@ def _elementwise_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         return zoo.use(draw(st.sampled_from(kinds)), x, draw(equal))
     numbers = st.sampled_from([-1.5, 0.25, 1.0])
     return zoo.use(qat.Activation("linear", draw(numbers), draw(numbers)), x)
+
+
+def _recurrence(draw: st.DrawFn, zoo: Zoo, x: str) -> str:
+    """A GRU or LSTM over the first steps of a series, or over the first pixels of a picture."""
+    if len(zoo.shapes[x]) == 3:
+        x = zoo.use(qat.Reshape((zoo.shapes[x][0], -1)), x)
+    if zoo.shapes[x][1] > LONGEST_SERIES:
+        x = zoo.use(qat.Slice(1, stop=LONGEST_SERIES), x)
+    kind, booleans = draw(st.sampled_from([qat.GRU, qat.LSTM])), st.booleans()
+    options = {"return_sequences": draw(booleans), "reverse": draw(booleans), "bias": draw(booleans)}
+    if kind is qat.GRU:
+        options["reset_after"] = draw(booleans)
+    return zoo.recur(kind(zoo.shapes[x][0], draw(st.integers(1, 3)), **options), x)
 
 
 def _row_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:

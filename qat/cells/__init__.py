@@ -62,6 +62,7 @@ from qat.cells.rearrange import (
     Transpose,
     Upsample,
 )
+from qat.cells.recurrence import OneGrid, ZeroState
 from qat.cells.reduce import GlobalMaxPool1d, GlobalMaxPool2d, Max, Mean
 from qat.cells.shape import Concat, ConstantChannel, Dropout, Flatten
 from qat.cells.softmax import Softmax
@@ -101,6 +102,7 @@ __all__ = [
     "Minimum",
     "Mul",
     "Normalize",
+    "OneGrid",
     "PReLU",
     "Pad",
     "Param",
@@ -117,4 +119,5 @@ __all__ = [
     "Upsample",
     "UpsampleBilinear",
     "WeightedCell",
+    "ZeroState",
 ]

@@ -90,6 +90,8 @@ class Writer(LinearWriter):
             if node.name not in self.renamed:
                 before = self.constant_bytes
                 self.add(node)
+                if node.name in self._same:
+                    self.constant_bytes = before
                 if self.constant_bytes > before:
                     of_node = self.node_bytes.get(node.belongs_to, 0)
                     self.node_bytes[node.belongs_to] = of_node + self.constant_bytes - before
