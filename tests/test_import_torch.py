@@ -162,6 +162,22 @@ OPERATIONS: dict[str, tuple[Callable[..., Any], list[str]]] = {
     ),
     "nearest neighbours": (lambda m, x: F.interpolate(x, scale_factor=(2, 3)), ["Upsample"]),
     "nearest neighbours, exact": (lambda m, x: F.interpolate(x, size=(16, 8), mode="nearest-exact"), ["Upsample"]),
+    "bilinear, both ways": (
+        lambda m, x: F.interpolate(
+            F.interpolate(m.conv(x), scale_factor=(2, 3), mode="bilinear"), size=48, mode="bilinear", align_corners=True
+        ),
+        ["Conv2dBnAct", "UpsampleBilinear", "UpsampleBilinear"],
+    ),
+    "adaptive, windows that overlap": (lambda m, x: F.adaptive_avg_pool2d(x, (3, 5)), ["AdaptiveAvgPool2d"]),
+    "transposed": (lambda m, x: F.relu(m.up_bn(m.up(x))), ["ConvTranspose2dBnAct"]),
+    "transposed, of groups, and a factor": (
+        lambda m, x: m.groups(m.six(x)) * m.mean,
+        ["Conv2dBnAct", "ConvTranspose2dBnAct"],
+    ),
+    "transposed series": (
+        lambda m, x: F.relu(m.long(x.flatten(2))),
+        ["Reshape", "ConvTranspose2dBnAct", "Reshape"],
+    ),
     "reflection, a number around": (
         lambda m, x: F.pad(F.pad(x, (1, 2, 0, 1), mode="reflect"), (1, 1, 2, 0), value=1.5),
         ["Pad", "Pad"],
@@ -213,6 +229,10 @@ def test_operations(name: str) -> None:
         "rows": torch.rand(8),
         "eight": nn.Linear(8, 5),
         "series": nn.Conv1d(3, 4, 3, stride=2, padding=1),
+        "up": nn.ConvTranspose2d(3, 4, (4, 3), stride=(2, 1), padding=1, output_padding=(1, 0), dilation=(1, 2)),
+        "up_bn": nn.BatchNorm2d(4),
+        "groups": nn.ConvTranspose2d(6, 3, 3, stride=2, groups=3),
+        "long": nn.ConvTranspose1d(3, 4, 4, stride=2, padding=1),
     }
     assert kinds(imported(function, **members)) == expected
 
@@ -394,7 +414,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], Any, str]] = {
         torch.zeros(1, 3, 1, 1),
         r"aten.squeeze of \(N, 3, 1, 1\) to \(3\)",
     ),
-    "unequal windows": (lambda: nn.AdaptiveAvgPool2d(3).eval(), X, r"from \(8, 8\) to \(3, 3\), in unequal windows"),
+    "unequal windows": (lambda: nn.AdaptiveMaxPool2d(3).eval(), X, r"from \(8, 8\) to \(3, 3\), in unequal windows"),
 }
 
 
