@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from qat.cells import Input, Pad
+from qat.cells import Input, Pad, Slice
 from qat.cells.base import Cell, Shape
+from qat.cells.shape import LARGEST_RANK
 from qat.cells.window import overhang
 from qat.errors import QatError
 from qat.graph import Graph, Node, Params
@@ -134,7 +136,7 @@ class Fusion:
         source = movement.source
         cells = movement.cells(self.shape(source))
         if cells is None:
-            raise RefusedError(each, f"{called(each)} to {self.shape(value)}, which has more axes than cells know")
+            raise RefusedError(each, f"{called(each)} giving {self.shape(value)}, which has more axes than cells know")
         if cells:
             self.chain(each, cells, source, value=value)
         else:
@@ -191,6 +193,52 @@ class Fusion:
     def transposed(self, each: Operation, source: str, axes: Sequence[int], value: str) -> str:
         """Put off a transposition of the axes of a sample."""
         return self.move(each, source, lambda it: it.transposed(axes), value)
+
+    def through(self, sources: Sequence[str], make: Callable[..., Any], value: str, each: Operation) -> None:
+        """Let ``make(*values, value)`` compute number by number what is moved alike, before it is moved; cells know three axes.
+
+        A transposition that is put off stays so, until something undoes it.
+        """
+        shape = self.shape(sources[0])
+        put_off = [self.moves[it][1] if it in self.moves and it not in self.node_of else None for it in sources]
+        first, inner = put_off[0], f"{value}@inner"
+        alike = first is not None and all(
+            it is not None
+            and (it.parts, it.shape) == (first.parts, first.shape)
+            and len(self.shape(it.source)) <= LARGEST_RANK
+            and self.shape(it.source) == self.shape(first.source)
+            for it in put_off
+        )
+        if alike and first is not None and (len(shape) > LARGEST_RANK or first.turns(self.shape(first.source))):
+            make(*(it.source for it in put_off if it is not None), inner)
+            self.moves[value] = (each, replace(first, source=inner))
+            self.shapes[value] = shape
+        elif len(shape) > LARGEST_RANK:
+            folded = (*shape[: LARGEST_RANK - 1], math.prod(shape[LARGEST_RANK - 1 :]))
+            some = [self.reshaped(each, it, folded, f"{it} folded for {value}") for it in sources]
+            make(*some, inner)
+            self.reshaped(each, inner, shape, value)
+        else:
+            make(*sources, value)
+
+    def part(self, each: Operation, source: str, axis: int, places: range, value: str, name: str = "") -> None:
+        """Some places along an axis: of what is moved and has more axes than cells know, before it is moved."""
+        shape = self.shape(source)
+        if len(shape) <= LARGEST_RANK:
+            self.node(each, Slice(axis, places.start, places.stop, places.step), source, value=value, name=name)
+            return
+        if source in self.node_of:  # such a value is put off, always
+            raise RefusedError(each, f"a part of {shape}")
+        movement = self.moves[source][1]
+        cut = movement.part(axis, len(places))
+        if cut is None:
+            raise RefusedError(each, f"a part of {shape}, which is more than one part of what it was moved from")
+        around_it, after = cut
+        inner = self.reshaped(each, movement.source, around_it, f"{value}@parts")
+        made = f"{value}@part"
+        self.node(each, Slice(1, places.start, places.stop, places.step), inner, value=made, name=name)
+        self.moves[value] = (each, replace(after, source=made))
+        self.shapes[value] = after.shape
 
     def image(self, each: Operation, source: str) -> str:
         """A row as the channels of one pixel, a series as an image of one row; an image as it is."""
