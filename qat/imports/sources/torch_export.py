@@ -61,7 +61,7 @@ def open_model(
 
 
 def _captured(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], name: str) -> Opened:
-    """On the example; where that is one sample, on two, which tells the samples' axis from others of one place, if that goes."""
+    """On the example; where that is one sample, on two if that goes, which tells the samples' axis from others of one place."""
     found: Opened | None = None
     if all(x.ndim > 1 and len(x) == 1 for x in inputs):
         try:

@@ -59,7 +59,7 @@ class Place(NamedTuple):
         return moved
 
     def of_constant(self, array: Array, rank: int) -> Array:
-        """What is spread over a value, as it is spread over the canonical one. Raises ValueError where samples have their own."""
+        """What is spread over a value, as over the canonical one. Raises ValueError where samples have their own."""
         aligned = array.reshape((1,) * (rank - array.ndim) + array.shape)
         if self.alone:
             return np.expand_dims(np.squeeze(aligned, self.axis), 0)
@@ -98,11 +98,10 @@ ALONE = {
     "relu", "relu6", "hardtanh", "clamp", "clip", "clamp_min", "clamp_max", "sigmoid", "tanh", "hardsigmoid", "hardswish",
     "leaky_relu", "silu", "gelu", "mish", "elu", "celu", "selu", "softplus", "neg", "abs", "exp", "log", "log1p", "sqrt",
     "square", "reciprocal", "erf", "pow", "dropout", "to", "_to_copy", "type_as", "contiguous", "clone", "alias", "detach",
-    "lift_fresh", "lift_fresh_copy",
+    "lift_fresh", "lift_fresh_copy", "expand", "expand_as",
 }  # fmt: skip
 RESHAPES = {
-    "flatten", "unflatten", "view", "reshape", "_unsafe_view", "squeeze", "unsqueeze", "view_as", "reshape_as", "expand",
-    "expand_as",
+    "flatten", "unflatten", "view", "reshape", "_unsafe_view", "squeeze", "unsqueeze", "view_as", "reshape_as",
 }  # fmt: skip
 PERMUTES = {"permute", "transpose", "swapaxes", "swapdims", "movedim", "t"}
 

@@ -310,8 +310,8 @@ class _Reader:
             )
         if _namespace(node) != "aten." or target not in FOLDED:
             return False
-        if _is_in_place(node) and target != "detach" and self._is_held(self.tensors[node.args[0].name]):
-            return False
+        if _is_in_place(node) and target != "detach":
+            self._check_memory(self.tensors[node.args[0].name])
         if not self._fits(node):
             return False
         arguments, options = torch.fx.node.map_arg((node.args, node.kwargs), lambda each: self.tensors[each.name])
@@ -337,10 +337,12 @@ class _Reader:
         self._grown(node, sum(x.numel() for x in (given if isinstance(given, (tuple, list)) else (given,))))
         return True
 
-    def _is_held(self, tensor: torch.Tensor) -> bool:
-        """Whether it is the memory of a parameter or buffer."""
-        memory = tensor.untyped_storage().data_ptr()
-        return any(self.tensors[name].untyped_storage().data_ptr() == memory for name in self.sources)
+    def _check_memory(self, changed: torch.Tensor) -> None:
+        """Raise QatError where a tensor that is changed in place is part of a parameter or buffer."""
+        memory = changed.untyped_storage().data_ptr()
+        for name, source in self.sources.items():
+            if self.tensors[name].untyped_storage().data_ptr() == memory:
+                raise QatError(f"{self.name}: forward changes {source}, which a graph of cells cannot; leave that out")
 
     def _grown(self, node: Any, numbers: int) -> None:
         """Count the numbers of a constant. Raises QatError where they are too many."""
