@@ -9,10 +9,12 @@ from PIL import Image
 
 from qat.vocabulary.ops import Array
 
-SIDES = (12, 40)  #: pixels of the longer side of a digit, or what fits twice
+SIDES = (14, 40)  #: pixels of the longer side of a digit, or what fits twice
 MOST = 3  #: digits of a canvas
-PIECES, PIECE = 6, 7  #: of other digits, and pixels of their sides
+PIECES, PIECE = 4, 7  #: of other digits, and pixels of their sides
 INK = 64  #: a brighter pixel is the digit's
+TRIES = 10  #: to find a place for a digit
+Box = tuple[int, int, int, int]  #: left, top, right, bottom
 NOTHING = -1  #: the class of a row of boxes that is none
 
 
@@ -54,20 +56,31 @@ def scenes(digits: Array, labels: Array, count: int, size: int, seed: int) -> Sc
             piece = _at(digits[rng.integers(len(digits)), 0], rng.integers(4, 25 - PIECE, 2), (PIECE, PIECE))
             there = _at(image, rng.integers(0, size - PIECE + 1, 2), (PIECE, PIECE))
             np.maximum(there, piece, out=there)
-        taken: list[tuple[int, int, int, int]] = []
+        taken: list[Box] = []
         for row in rows[: rng.integers(1, MOST + 1)]:
             chosen = rng.integers(len(digits))
             digit = resized(digits[chosen, 0], int(rng.integers(SIDES[0], largest + 1)))
-            top, left = (int(rng.integers(0, size - side + 1)) for side in digit.shape)
-            bottom, right = top + digit.shape[0], left + digit.shape[1]
-            if any(top < d and c < bottom and left < b and a < right for a, c, b, d in taken):
-                continue  # no place for it
-            taken.append((left, top, right, bottom))
+            place = free_place(rng, digit.shape, size, taken)
+            if place is None:
+                continue
+            left, top, right, bottom = place
+            taken.append(place)
             there = _at(image, (top, left), digit.shape)
             np.maximum(there, digit, out=there)
             _at(mask, (top, left), digit.shape)[digit > INK] = 1 + labels[chosen]
             row[:] = (labels[chosen], left, top, right, bottom)
     return Scenes(images, masks, boxes)
+
+
+def free_place(rng: np.random.Generator, shape: tuple[int, ...], size: int, taken: list[Box]) -> Box | None:
+    """Where a digit of that height and width touches none that is there; None where some tries find no such place."""
+    height, width = shape
+    for _ in range(TRIES):
+        top, left = int(rng.integers(0, size - height + 1)), int(rng.integers(0, size - width + 1))
+        bottom, right = top + height, left + width
+        if not any(top < d and b < bottom and left < c and a < right for a, b, c, d in taken):
+            return left, top, right, bottom
+    return None
 
 
 def resized(digit: Array, side: int) -> Array:
