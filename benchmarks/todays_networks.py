@@ -91,7 +91,7 @@ CASES = {
         train=4000,
         test=500,
         compared=50,
-        recipes=(adam(3, 16, 0.005), adam(1, 16, 0.001)),
+        recipes=(adam(4, 16, 0.005), adam(1, 16, 0.001)),
     ),
     "detector": Case(
         lambda x: Detector(x, outputs=CLASSES),

@@ -26,9 +26,9 @@ class Twice(qat.Network):
 class UNet(qat.Network):
     """The U-Net of Ronneberger et al. (arXiv 1505.04597, figure 1), small, with padding and batch normalisation.
 
-    Pairs of 3x3 convolutions, between which a max pooling halves a picture and the channels double; then back: each time the
-    picture is doubled, a convolution halves its channels, and what the encoder had at that size is joined to it. A 1x1
-    convolution gives the classes.
+    Pairs of 3x3 convolutions, between which a max pooling halves a picture and the channels double; then back: transposed
+    2x2 convolutions that double the picture and halve the channels, each joined with what the encoder had at that size. A
+    1x1 convolution gives the classes.
 
     Args:
         input: (C, H, W), both sides multiples of 2 ** depth; default: 1 x 64 x 64 pixels.
@@ -59,8 +59,9 @@ class UNet(qat.Network):
         widths = [width * 2**level for level in range(depth + 1)]
         self.down = [Twice(before, after) for before, after in zip((input.shape[0], *widths), widths, strict=False)]
         self.pool = qat.MaxPool2d(2)
-        self.upsample = qat.Upsample(2)
-        self.narrow = [qat.Conv2dBnAct(2 * after, after, 3, has_bn=True, activation="relu") for after in widths[:-1]]
+        self.enlarge = [
+            qat.ConvTranspose2dBnAct(2 * after, after, 2, 2, has_bn=True, activation="relu") for after in widths[:-1]
+        ]
         self.join = qat.Concat()
         self.up = [Twice(2 * after, after) for after in widths[:-1]]
         self.classes = qat.Conv2dBnAct(width, outputs, 1, has_bias=True)
@@ -72,6 +73,6 @@ class UNet(qat.Network):
             skipped.append(x)
             x = self.pool(x)
         x = self.down[-1](x)
-        for skip, narrow, up in reversed(list(zip(skipped, self.narrow, self.up, strict=True))):
-            x = up(self.join(skip, narrow(self.upsample(x))))
+        for skip, enlarge, up in reversed(list(zip(skipped, self.enlarge, self.up, strict=True))):
+            x = up(self.join(skip, enlarge(x)))
         return self.classes(x)
