@@ -23,7 +23,7 @@ class Scenes(NamedTuple):
 
     Attributes:
         images: uint8 (N, 1, S, S).
-        masks: uint8 (N, S, S): 0, or 1 + the digit whose pixel it is.
+        masks: uint8 (N, S, S): 1 where a pixel is a digit's, else 0.
         boxes: float32 (N, 3, 5): digit, left, top, right and bottom in pixels; rows that are none have the digit -1.
     """
 
@@ -67,7 +67,7 @@ def scenes(digits: Array, labels: Array, count: int, size: int, seed: int) -> Sc
             taken.append(place)
             there = _at(image, (top, left), digit.shape)
             np.maximum(there, digit, out=there)
-            _at(mask, (top, left), digit.shape)[digit > INK] = 1 + labels[chosen]
+            _at(mask, (top, left), digit.shape)[digit > INK] = 1
             row[:] = (labels[chosen], left, top, right, bottom)
     return Scenes(images, masks, boxes)
 

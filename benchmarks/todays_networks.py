@@ -3,7 +3,7 @@
     python benchmarks/todays_networks.py --data_path MNIST_Data --network mobilenet_v3 unet detector
 
 mobilenet_v3 tells digits, or what else --data_path has; unet and detector find digits on canvases with pieces of others
-(scenes.py), a class for each pixel and boxes. Each is trained in float, then on with 8 bits, both times to the last epoch, and
+(scenes.py), by their pixels and by their boxes. Each is trained in float, then on with 8 bits, both times to the last epoch, and
 exported to ONNX, TFLite and C. The metrics are of --test samples of the test part, float and int8; of --compared of these all
 output codes of all engines, in each arithmetic that they have, are compared with NumPy's integers. Exit status 1 where one
 differs.
@@ -85,13 +85,13 @@ CASES = {
         recipes=(adam(2, 64, 0.003), adam(1, 64, 0.0005)),
     ),
     "unet": Case(
-        lambda x: UNet(x, outputs=CLASSES + 1),
+        UNet,
         Segmentation(),
         size=48,
         train=4000,
         test=500,
         compared=50,
-        recipes=(adam(4, 16, 0.005), adam(1, 16, 0.001)),
+        recipes=(adam(3, 16, 0.003), adam(1, 16, 0.0005)),
     ),
     "detector": Case(
         lambda x: Detector(x, outputs=CLASSES),
@@ -189,6 +189,9 @@ def run(args: argparse.Namespace) -> int:
         began = time_used()
         metric, of_float, of_int8, certificate = measured(name, case._replace(**given), source, args)
         print(certificate.summary(), flush=True)
+        for arithmetic, metrics in certificate.metrics_by_arithmetic.items():
+            said = case.task.words(*main_metric(metrics))
+            print(f"{name}, the samples that are compared, in the {arithmetic} arithmetic: {said}", flush=True)
         differing = sum(comparison.differ for comparison in certificate.comparisons)
         codes = certificate.comparisons[0].codes
         shares = (f"{100 * share:.2f}" for share in (of_float, of_int8))

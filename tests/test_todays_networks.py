@@ -43,10 +43,8 @@ def test_masks_and_boxes_are_where_the_digits_are(modules: Any, digits: Any) -> 
     assert (found.boxes[:, :, 0] >= 0).sum() >= 20
     for image, mask, rows in zip(found.images[:, 0], found.masks, found.boxes.astype(int), strict=True):
         left_over = mask.copy()
-        for kind, left, top, right, bottom in rows[rows[:, 0] >= 0]:
-            inner = mask[top:bottom, left:right]
-            assert set(np.unique(inner)) <= {0, 1 + kind}
-            lit = inner == 1 + kind
+        for _, left, top, right, bottom in rows[rows[:, 0] >= 0]:
+            lit = mask[top:bottom, left:right] == 1
             assert lit.any(axis=1).sum() >= len(lit) - 2  # the box has no margin but for pixels that resizing darkens
             assert lit.any(axis=0).sum() >= lit.shape[1] - 2
             assert (image[top:bottom, left:right][lit] > scenes.INK).all()
@@ -96,7 +94,7 @@ def test_boxes_of_another_place_or_class_count_as_wrong_and_as_missing(modules: 
 
 SMALL = {
     "mobilenet_v3": lambda x: MobileNetV3(width=0.25, input=x),
-    "unet": lambda x: UNet(x, outputs=11, width=4),
+    "unet": lambda x: UNet(x, width=4),
     "detector": lambda x: Detector(x, width=4),
 }
 
