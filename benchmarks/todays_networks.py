@@ -3,9 +3,9 @@
     python benchmarks/todays_networks.py --data_path MNIST_Data --network mobilenet_v3 unet detector
 
 mobilenet_v3 tells digits, or what else --data_path has; unet and detector find digits on canvases with pieces of others
-(scenes.py), by their pixels and by their boxes. Each is trained in float, then on with 8 bits, both times to the last epoch, and
-exported to ONNX, TFLite and C. The metrics are of --test samples of the test part, float and int8; of --compared of these all
-output codes of all engines, in each arithmetic that they have, are compared with NumPy's integers. Exit status 1 where one
+(scenes.py), by their pixels and by their boxes. Each is trained in float, then on with 8 bits, both times to the last epoch,
+and exported to ONNX, TFLite and C. The metrics are of --test samples of the test part, float and int8; of --compared of these
+all output codes of all engines, in each arithmetic that they have, are compared with NumPy's integers. Exit status 1 where one
 differs.
 """
 
