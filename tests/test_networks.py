@@ -118,11 +118,9 @@ def test_every_network_is_quantized_trained_exported_and_equal(backend_name: str
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (8, *spec.shape)).astype(spec.dtype)
     shapes = [graph.shapes[output] for output in graph.outputs]
-    parts = [
-        OutputTask(name, Segmentation() if shape[1:] else Classification())
-        for name, shape in zip("abcd", shapes, strict=False)
-    ]
-    task: Task = Several(tuple(parts)) if len(parts) > 1 else parts[0].task
+    tasks = [Segmentation() if shape[1:] else Classification() for shape in shapes]
+    parts = tuple(OutputTask(*each) for each in zip(graph.outputs, tasks, strict=True))
+    task: Task = Several(parts) if len(parts) > 1 else tasks[0]
     step = backend.make_step(backend.lower(graph), Optimizer(), task.loss)
     for _ in range(5):
         labels = as_arrays(tuple(generator.integers(0, classes, (8, *places)) for classes, *places in shapes))

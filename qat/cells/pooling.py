@@ -331,7 +331,13 @@ class AvgPool1d(AvgPool):
 
 @dataclass(frozen=True)
 class GlobalAvgPool1d(GlobalAvgPool):
-    """The mean over the whole series: (C, L) to (C, 1)."""
+    """The mean over the whole series: (C, L) to (C, 1).
+
+    Example:
+        >>> import qat
+        >>> qat.GlobalAvgPool1d().output_shape((6, 100))
+        (6, 1)
+    """
 
     rank = 2
 

@@ -19,11 +19,13 @@ from qat.networks.mobilenet_v3 import Bottleneck, MobileNetV3, SqueezeExcitation
 from qat.networks.resnet import ResNet8, ResNet20
 from qat.networks.segmenter import Segmenter
 from qat.networks.svhn_cnn import SvhnCnn
+from qat.networks.transformer import Attention, VisionTransformer
 from qat.networks.unet import UNet
 
 __all__ = [
     "DSCNN",
     "NETWORKS",
+    "Attention",
     "Autoencoder",
     "Bottleneck",
     "Cnn",
@@ -47,5 +49,6 @@ __all__ = [
     "SqueezeExcitation",
     "SvhnCnn",
     "UNet",
+    "VisionTransformer",
     "create",
 ]
