@@ -104,7 +104,17 @@ def test_mnist_cnn_has_the_products_and_the_input_of_its_document() -> None:
 #: The networks whose compiled passes a backend takes many seconds for, and whose cells others have too.
 LONG = {
     "torch": {"segmenter", "unet"},  # at 64 x 64
-    "keras": {"ds_cnn", "mobilenet", "mobilenet_v3", "resnet20", "cnn", "segmenter", "unet", "detector"},
+    "keras": {
+        "ds_cnn",
+        "mobilenet",
+        "mobilenet_v3",
+        "resnet20",
+        "cnn",
+        "segmenter",
+        "unet",
+        "detector",
+        "vision_transformer",
+    },
     "mindspore": set(NETWORKS) - {"compact_digits", "lenet", "lenet_bn", "lenet_gtc", "mnist_cnn"},
 }
 PAIRS = but_long(product(HERE, sorted(NETWORKS)), lambda backend, name: name in LONG.get(backend, ()))
@@ -205,6 +215,7 @@ def test_a_module_without_the_network_is_named(name: str, message: str) -> None:
 
 #: What networks are made of; not networks that a command could train.
 PARTS = {
+    "Attention",
     "BasicBlock",
     "Bottleneck",
     "ConvBlock",
@@ -214,6 +225,7 @@ PARTS = {
     "ResNet",
     "SplitStage",
     "SqueezeExcitation",
+    "TransformerBlock",
     "Twice",
 }
 

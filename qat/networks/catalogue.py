@@ -23,6 +23,7 @@ from qat.networks.mobilenet_v3 import MobileNetV3
 from qat.networks.resnet import ResNet8, ResNet20
 from qat.networks.segmenter import Segmenter
 from qat.networks.svhn_cnn import SvhnCnn
+from qat.networks.transformer import VisionTransformer
 from qat.networks.unet import UNet
 from qat.plugins import Group, own_object, working_directory_last
 from qat.tasks import Classification, Task
@@ -41,6 +42,7 @@ NETWORKS: dict[str, type[Network]] = {
     "ds_cnn": DSCNN,
     "mobilenet": MobileNetV1,
     "mobilenet_v3": MobileNetV3,
+    "vision_transformer": VisionTransformer,
     "autoencoder": Autoencoder,
     "svhn_cnn": SvhnCnn,
     "mlp": Mlp,
