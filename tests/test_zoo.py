@@ -420,7 +420,9 @@ def _elementwise_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
     if step == "product of any two":
         return zoo.use(qat.Mul(), x, draw(equal))
     if step == "channel norm":
-        return zoo.use(draw(st.sampled_from([qat.LayerNorm, qat.RMSNorm]))(zoo.shapes[x][0]), x)
+        channels = zoo.shapes[x][0]
+        groups = [qat.GroupNorm(channels, n) for n in range(1, channels + 1) if channels % n == 0]
+        return zoo.use(draw(st.sampled_from([qat.LayerNorm(channels), qat.RMSNorm(channels), *groups])), x)
     if step in ("difference", "extreme"):
         kinds = [qat.Sub()] if step == "difference" else [qat.Maximum(), qat.Minimum()]
         return zoo.use(draw(st.sampled_from(kinds)), x, draw(equal))

@@ -36,7 +36,7 @@ True
 from qat.cells.arithmetic import Maximum, Minimum, Mul, Sub
 from qat.cells.base import Cell, Context, Param, Scope
 from qat.cells.batch_norm import BatchNorm
-from qat.cells.channel_norm import LayerNorm, RMSNorm
+from qat.cells.channel_norm import GroupNorm, LayerNorm, RMSNorm
 from qat.cells.conv2d import Conv2dBnAct
 from qat.cells.dense import DenseBnAct
 from qat.cells.elementwise import Activation, Add
@@ -77,6 +77,7 @@ __all__ = [
     "FakeQuant",
     "Flatten",
     "GlobalAvgPool2d",
+    "GroupNorm",
     "Input",
     "LayerNorm",
     "LinearCell",
