@@ -90,6 +90,15 @@ class Scope:
         """All its parameters and state, by local name."""
         return {name: self.param(name) for name in self.names}
 
+    @property
+    def has_updated(self) -> bool:
+        """Whether this pass has set a state of this cell already: it is used again."""
+        return any(self.prefix + name in self.context.updates for name in self.names)
+
+    def params_before(self) -> dict[str, Tensor]:
+        """All its parameters and state as they were when the pass began."""
+        return {name: self.context.params[self.prefix + name] for name in self.names}
+
     def param_of(self, cell_name: str, name: str) -> Tensor | None:
         """A parameter or state of another cell, as this pass has left it so far; None where it has none of that name."""
         full = f"{cell_name}.{name}"
