@@ -9,6 +9,7 @@ from qat.networks.compact import (
     DepthwiseSeparable,
     InvertedResidual,
 )
+from qat.networks.dense import Dense
 from qat.networks.lenet5 import LeNet3x3, LeNet5
 from qat.networks.lenet_gtc import LeNetGTC
 from qat.networks.mlp import Mlp
@@ -29,6 +30,7 @@ __all__ = [
     "CompactDigits",
     "CompactResidual",
     "CompactSeparable",
+    "Dense",
     "DepthwiseSeparable",
     "InvertedResidual",
     "LeNet3x3",
