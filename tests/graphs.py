@@ -103,7 +103,51 @@ def pools(kind):
     return st.builds(kind, size_or_pair(2), st.none() | size_or_pair(2), st.just("same"), **more)
 
 
-IMAGES, ROWS, ANY = (3,), (1,), (1, 3)
+@st.composite
+def transposed_convolutions(draw, shape):
+    group, stride = draw(st.sampled_from([n for n in range(1, shape[0] + 1) if shape[0] % n == 0])), draw(sizes(2))
+    return qat.ConvTranspose2dBnAct(
+        shape[0],
+        group * draw(sizes(3)),
+        draw(st.tuples(st.integers(2, 3), st.integers(2, 3))),
+        stride=stride,
+        padding=draw(st.integers(0, 1)) if min(shape[1:]) > 2 else 0,
+        output_padding=draw(st.integers(0, stride - 1)),
+        group=group,
+        has_bias=draw(st.booleans()),
+        activation=draw(ACTIVATIONS),
+        weight_quantizer=draw(WEIGHT_QUANTIZERS),
+    )
+
+
+@st.composite
+def convolutions_of_series(draw, shape):
+    group = draw(st.sampled_from([n for n in range(1, shape[0] + 1) if shape[0] % n == 0]))
+    mode = draw(st.sampled_from(["same", "causal"]))
+    return qat.Conv1dBnAct(
+        shape[0],
+        group * draw(sizes(3)),
+        draw(sizes(3)),
+        stride=draw(sizes(2)),
+        pad_mode=mode,
+        dilation=draw(sizes(2)),
+        group=group,
+        has_bias=draw(st.booleans()),
+        activation=draw(ACTIVATIONS),
+        weight_quantizer=draw(WEIGHT_QUANTIZERS),
+    )
+
+
+def pools_of_series(kind):
+    return st.builds(kind, sizes(2), st.none() | sizes(2), st.just("same"))
+
+
+def reductions(kind, shape):
+    axes = st.lists(st.integers(0, len(shape) - 1), min_size=1, unique=True).map(tuple)
+    return st.builds(kind, axes, st.booleans())
+
+
+IMAGES, SERIES, ROWS, ANY = (3,), (2,), (1,), (1, 3)
 #: Cells with any of their fields changed: the ranks of shapes that they take, and how they are drawn for a shape.
 OF_ONE = {
     qat.Flatten: (ANY, lambda shape: st.just(qat.Flatten())),
@@ -131,6 +175,12 @@ OF_ONE = {
         ),
     ),
     qat.Conv2dBnAct: (IMAGES, convolutions),
+    qat.ConvTranspose2dBnAct: (
+        IMAGES,
+        lambda shape: (
+            transposed_convolutions(shape) if max(shape[1:]) <= MOST_CHANNELS // 2 else st.just(qat.Flatten())
+        ),
+    ),
     qat.ConstantChannel: (
         IMAGES,
         lambda shape: (
@@ -156,6 +206,14 @@ OF_ONE = {
             st.builds(qat.Upsample, size_or_pair(2)) if max(shape) <= MOST_CHANNELS else st.just(qat.Flatten())
         ),
     ),
+    qat.UpsampleBilinear: (
+        IMAGES,
+        lambda shape: (
+            st.builds(qat.UpsampleBilinear, size_or_pair(2), st.booleans())
+            if max(shape) <= MOST_CHANNELS
+            else st.just(qat.Flatten())
+        ),
+    ),
     qat.ChannelShuffle: (IMAGES, lambda shape: st.just(qat.ChannelShuffle(shape[0]))),
     qat.PixelShuffle: (
         IMAGES,
@@ -170,7 +228,16 @@ OF_ONE = {
     ),
     qat.MaxPool2d: (IMAGES, lambda shape: pools(qat.MaxPool2d)),
     qat.AvgPool2d: (IMAGES, lambda shape: pools(qat.AvgPool2d)),
+    qat.AdaptiveAvgPool2d: (IMAGES, lambda shape: st.builds(qat.AdaptiveAvgPool2d, size_or_pair(4))),
+    qat.Mean: (ANY, lambda shape: reductions(qat.Mean, shape)),
+    qat.Max: (ANY, lambda shape: reductions(qat.Max, shape)),
     qat.GlobalAvgPool2d: (IMAGES, lambda shape: st.just(qat.GlobalAvgPool2d())),
+    qat.Conv1dBnAct: (SERIES, convolutions_of_series),
+    qat.MaxPool1d: (SERIES, lambda shape: pools_of_series(qat.MaxPool1d)),
+    qat.AvgPool1d: (SERIES, lambda shape: pools_of_series(qat.AvgPool1d)),
+    qat.GlobalMaxPool2d: (IMAGES, lambda shape: st.just(qat.GlobalMaxPool2d())),
+    qat.GlobalMaxPool1d: (SERIES, lambda shape: st.just(qat.GlobalMaxPool1d())),
+    qat.GlobalAvgPool1d: (SERIES, lambda shape: st.just(qat.GlobalAvgPool1d())),
 }
 
 
@@ -203,7 +270,7 @@ def cells_for(draw, shape):
 @st.composite
 def graphs(draw):
     """Any tree of cells: each node takes any nodes before it, cells may be used again, outputs are any nodes."""
-    shape = draw(st.tuples(sizes(4), sizes(12), sizes(12)))
+    shape = draw(st.tuples(sizes(4), sizes(12), sizes(12)) | st.tuples(sizes(4), sizes(24)))
     mean, std = draw(st.floats(0, 1)), draw(st.floats(0.01, 4))
     names = draw(st.lists(NAMES, min_size=1, max_size=8, unique=True))
     nodes, shapes = [qat.Node(names[0], qat.Input(shape, mean, std), (), names[0])], {names[0]: shape}

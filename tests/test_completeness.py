@@ -17,7 +17,7 @@ import graphs
 import numpy as np
 import pytest
 import test_zoo
-from every_cell import EXAMPLES, IMAGE, Array, F, input_shapes, missing, outcome, quantized
+from every_cell import EXAMPLES, Array, F, entry_shape, input_shapes, missing, outcome, quantized
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from test_ops_conformance import CASES
 from test_pruning_groups import close, masked_outputs
@@ -244,6 +244,7 @@ def test_bits_and_memory_of_the_integer_form(cls: type[qat.Cell]) -> None:
     graph, params = quantized(EXAMPLES[cls])
     integers = qat.to_integer(graph, params)
     tensors = {node.name: node.output for node in integers.nodes}
+    tensors |= {node.belongs_to: node.output for node in integers.nodes}
     bits = metrics.activation_bits(graph)
     for node in graph.nodes:
         if node.cell.keeps_grid or node.cell.output_numbers == "coded":
@@ -252,7 +253,7 @@ def test_bits_and_memory_of_the_integer_form(cls: type[qat.Cell]) -> None:
             assert bits_of(grid.qmin, grid.qmax) == bits[node.name], node.name
     first = {node.name: step for step, node in enumerate(integers.nodes)}
     last = {x.name: step for step, node in enumerate(integers.nodes) for x in node.inputs}
-    size = {name: int(np.prod(x.shape)) for name, x in tensors.items()}
+    size = {node.name: int(np.prod(node.output.shape)) for node in integers.nodes}
     reads = [sum(size[x.name] for x in set(node.inputs)) for node in integers.nodes]
     assert max(reads) <= activation_memory(integers).size <= sum(-(-each // 4) * 4 for each in size.values())
     assert all(first[name] <= last.get(name, len(first)) for name in first)
@@ -279,7 +280,7 @@ def test_costs(cls: type[qat.Cell]) -> None:
     assert metrics.bops(graph).get(node.name, 0) == products * 8 * 8
     deployed = 0
     for each in qat.to_integer(graph, params).nodes:
-        if each.name == node.name and isinstance(each, IntegerLinear) and trained:
+        if each.belongs_to == node.name and isinstance(each, IntegerLinear) and trained:
             deployed = each.weight.size + each.bias.size
     assert metrics.deployed_parameters(graph).get(node.name, 0) == deployed
 
@@ -293,7 +294,7 @@ def test_channels_are_pruned_through_it(cell: qat.Cell) -> None:
     if not isinstance(cell, IMPLIED):
         assert any("cell" in unit for unit in through) == passes, "channels that can be pruned through it"
     params = graph.initial_params()
-    pixels = (np.random.default_rng(2).integers(0, 256, (2, *IMAGE), np.uint8),)
+    pixels = (np.random.default_rng(2).integers(0, 256, (2, *entry_shape(cell)), np.uint8),)
     smaller, kept = remove_channels(graph, params, through)
     (found,), (expected,) = masked_outputs(smaller, kept, pixels, []), masked_outputs(graph, params, pixels, through)
     close(found, expected)
@@ -386,7 +387,7 @@ def test_the_cell_of_the_documentation_works_from_training_to_pruning() -> None:
     square = names["Square"]()
     graph, params = quantized(square)
     integers = qat.to_integer(graph, params)
-    pixels = np.random.default_rng(3).integers(0, 256, (3, *IMAGE), np.uint8)
+    pixels = np.random.default_rng(3).integers(0, 256, (3, *entry_shape(square)), np.uint8)
     torch = qat.backend("torch")
     found = torch.trace(torch.lower(graph, params), pixels, [node.output for node in integers.nodes])
     for name, codes in trace_codes(integers, pixels, list(found)).items():

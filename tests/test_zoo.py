@@ -141,6 +141,81 @@ def paddings(draw: st.DrawFn, shape: Shape) -> qat.Pad:
     return qat.Pad(draw(st.tuples(*[st.integers(0, 2)] * 4)), channels=channels)
 
 
+@st.composite
+def transposed_convolutions(draw: st.DrawFn, shape: Shape) -> qat.ConvTranspose2dBnAct:
+    """Any geometry, also one that cuts much of its output."""
+    channels = shape[0]
+    group = draw(st.sampled_from([g for g in (1, 2, channels) if channels % g == 0]))
+    kernel, stride, dilation = (draw(st.tuples(st.integers(1, n), st.integers(1, n))) for n in (4, 3, 2))
+    sides = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True) for _ in range(2)]
+    more = [st.integers(0, max(s, d) - 1) for s, d in zip(stride, dilation, strict=True)]
+    cell = qat.ConvTranspose2dBnAct(
+        channels,
+        group * draw(st.integers(1, max(1, MOST_CHANNELS // group // 2))),
+        kernel,
+        stride,
+        draw(st.tuples(*(st.integers(0, side) for side in sides))),
+        draw(st.tuples(*more)),
+        dilation,
+        group,
+        has_bias=draw(st.booleans()),
+        has_bn=draw(st.booleans()),
+        activation=draw(ACTIVATIONS),
+    )
+    try:
+        cell.output_shape(shape)
+    except qat.QatError:  # nothing is left
+        cell = replace(cell, padding=0)
+    return cell
+
+
+@st.composite
+def convolutions_of_series(draw: st.DrawFn, shape: Shape, **fixed: Any) -> qat.Conv1dBnAct:
+    """Any geometry that fits ``shape``; ``fixed``: fields that are given."""
+    channels = shape[0]
+    group = draw(st.sampled_from([g for g in (1, 2, channels) if channels % g == 0]))
+    pad_mode = draw(st.sampled_from(["same", "valid", "pad", "causal"]))
+    fields: dict[str, Any] = {
+        "out_channels": group * draw(st.integers(1, max(1, MOST_CHANNELS // group // 2))),
+        "kernel_size": draw(st.integers(1, 4)),
+        "stride": draw(st.integers(1, 3)),
+        "pad_mode": pad_mode,
+        "padding": draw(st.tuples(st.integers(0, 3), st.integers(0, 3))) if pad_mode == "pad" else 0,
+        "dilation": draw(st.integers(1, 3)),
+        "group": group,
+        "has_bias": draw(st.booleans()),
+        "has_bn": draw(st.booleans()),
+        "activation": draw(ACTIVATIONS),
+        "alpha": draw(st.sampled_from([0.2, 0.01, 1.5])),
+    }
+    cell = qat.Conv1dBnAct(channels, **(fields | fixed))
+    try:
+        cell.output_shape(shape)
+    except qat.QatError:  # its kernel, dilated, does not fit; a point-wise one always does
+        cell = replace(cell, kernel_size=1)
+    return cell
+
+
+@st.composite
+def poolings_of_series(draw: st.DrawFn, shape: Shape) -> qat.Cell:
+    kind: Any = draw(st.sampled_from([qat.MaxPool1d, qat.AvgPool1d, qat.GlobalAvgPool1d, qat.GlobalMaxPool1d]))
+    if kind in (qat.GlobalAvgPool1d, qat.GlobalMaxPool1d):
+        globally: qat.Cell = kind()
+        return globally
+    kernel, pad_mode = draw(st.integers(1, min(3, shape[1]))), draw(st.sampled_from(["valid", "same", "pad"]))
+    side = st.integers(0, kernel - 1)
+    fields: dict[str, Any] = {"padding": (draw(side), draw(side)) if pad_mode == "pad" else 0}
+    fields["ceil_mode"] = pad_mode != "same" and draw(st.booleans())
+    if kind is qat.AvgPool1d:
+        fields["count_include_pad"] = draw(st.booleans())
+    cell: qat.Cell = kind(kernel, draw(st.none() | st.integers(1, 3)), pad_mode, **fields)
+    try:
+        cell.output_shape(shape)
+    except qat.QatError:  # "same" with a stride beyond the kernel
+        cell = kind(1)
+    return cell
+
+
 def upsamplings(shape: Shape) -> st.SearchStrategy[qat.Upsample]:
     return st.builds(qat.Upsample, SMALL_PAIRS)
 
@@ -183,6 +258,9 @@ def keeps_shape(channels: int, out_channels: int | None = None) -> dict[str, Any
     }
 
 
+#: Convolutions and poolings for samples of so many axes.
+OF_RANK: dict[int, Any] = {2: (convolutions_of_series, poolings_of_series), 3: (convolutions, poolings)}
+
 # -- inputs -----------------------------------------------------------------------------------------------------------
 
 INPUTS = ("pixels", "normalised channels", "codes", "words", "real numbers")
@@ -192,7 +270,9 @@ INPUTS = ("pixels", "normalised channels", "codes", "words", "real numbers")
 def entries(draw: st.DrawFn) -> tuple[qat.Input, str]:
     """Pixels of one normalisation, as most often; of one for each channel; codes of a given grid; words; real numbers."""
     size = st.integers(1, 10)
-    shape = (draw(st.integers(1, 4)), draw(size), draw(size))
+    shape: Shape = (draw(st.integers(1, 4)), draw(size), draw(size))
+    if draw(st.sampled_from([False, False, False, True])):
+        shape = (shape[0], shape[1] * shape[2])
     means, stds = st.sampled_from([0.0, 0.1307, 0.5, 1.0]), st.sampled_from([0.05, 0.3081, 1.0])
     kind = draw(st.sampled_from([*INPUTS[:1] * 4, *INPUTS]))
     if kind == "pixels":
@@ -221,10 +301,15 @@ def samples_for(entry: qat.Input, count: int, rng: np.random.Generator) -> Array
 IMAGE_STEPS = (
     "convolution",
     "depthwise",
+    "transposed convolution",
     "batch norm",
     "normalization",
     "constant channel",
     "pooling",
+    "pooling",
+    "bilinear upsampling",
+    "adaptive mean",
+    "reduction",
     "global mean",
     "activation",
     "trained slopes",
@@ -255,7 +340,11 @@ ROW_STEPS = (
     *("activation", "dropout", "same tensor twice", "residual", "concatenation", "softmax", "move"),
     *ELEMENTWISE,
 )
-SERIES_STEPS = ("activation", "dropout", "same tensor twice", "softmax", "flatten", "move", "move", "move")
+SERIES_STEPS = (
+    *("convolution", "convolution", "depthwise", "batch norm", "normalization", "pooling", "pooling", "residual"),
+    "reduction",
+    *("activation", "dropout", "same tensor twice", "softmax", "flatten", "move", "move", "move"),
+)
 ADD_ACTIVATIONS = st.sampled_from([None, "relu", "relu6"])
 
 
@@ -274,7 +363,7 @@ def networks(draw: st.DrawFn) -> Zoo:
         step = draw(st.sampled_from({1: ROW_STEPS, 2: SERIES_STEPS, 3: IMAGE_STEPS}[rank]))
         zoo.features.update([step, "a series"] if rank == 2 else [step])
         x = _row_step(draw, zoo, x, step) if rank == 1 else _image_step(draw, zoo, x, step)
-    linear = (qat.Conv2dBnAct, qat.DenseBnAct, qat.BatchNorm)
+    linear = (qat.Conv1dBnAct, qat.Conv2dBnAct, qat.ConvTranspose2dBnAct, qat.DenseBnAct, qat.BatchNorm)
     if draw(st.booleans()) or not any(isinstance(cell, linear) for cell in zoo.cells.values()):
         if len(zoo.shapes[x]) > 1:
             x = zoo.use(qat.Flatten(), x)
@@ -301,12 +390,25 @@ def denses(draw: st.DrawFn, shape: Shape) -> qat.DenseBnAct:
 def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
     shape = zoo.shapes[x]
     channels = shape[0]
+    convolutions, poolings = OF_RANK[len(shape)]
     add = qat.Add(draw(ADD_ACTIVATIONS)) if "residual" in step or "addition" in step or "twice" in step else qat.Add()
     if step == "convolution":
         return zoo.use(draw(convolutions(shape)), x)
     if step == "depthwise":
         cell = draw(convolutions(shape, group=channels, out_channels=channels))
         return zoo.use(cell, x)
+    if step == "transposed convolution" and max(shape[1:]) <= LONGEST:
+        return zoo.use(draw(transposed_convolutions(shape)), x)
+    if step == "bilinear upsampling" and max(shape[1:]) <= LONGEST:
+        factors = draw(
+            st.tuples(*[st.sampled_from([1, 2, 3, 4])] * 2) | st.just((7, 2))
+        )  # (7, 2) takes two convolutions
+        return zoo.use(qat.UpsampleBilinear(factors, draw(st.booleans())), x)
+    if step == "adaptive mean":
+        return zoo.use(qat.AdaptiveAvgPool2d(draw(st.tuples(*[st.integers(1, 5)] * 2))), x)
+    if step == "reduction":
+        axes = draw(st.lists(st.integers(0, len(shape) - 1), min_size=1, unique=True))
+        return zoo.use(draw(st.sampled_from([qat.Mean, qat.Max]))(tuple(axes), draw(st.booleans())), x)
     if step == "batch norm":
         return zoo.use(qat.BatchNorm(channels, activation=draw(ACTIVATIONS)), x)
     if step == "normalization":
@@ -317,7 +419,7 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
     if step == "pooling":
         return zoo.use(draw(poolings(shape)), x)
     if step == "global mean":
-        return zoo.use(qat.GlobalAvgPool2d(), x)
+        return zoo.use(draw(st.sampled_from([qat.GlobalAvgPool2d, qat.GlobalMaxPool2d]))(), x)
     if step == "activation":
         return zoo.use(qat.Activation(draw(ACTIVATIONS.filter(bool)), draw(st.sampled_from([0.2, 1.5]))), x)
     if step == "trained slopes":
@@ -344,7 +446,7 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         return y
     if step == "addition of the input":
         entry = zoo.shapes["input"]
-        y = zoo.use(draw(convolutions(entry, **keeps_shape(entry[0]))), "input")
+        y = zoo.use(draw(OF_RANK[len(entry)][0](entry, **keeps_shape(entry[0]))), "input")
         return zoo.use(add, *draw(st.permutations(["input", y])))
     if step in ELEMENTWISE:
         return _elementwise_step(draw, zoo, x, step)

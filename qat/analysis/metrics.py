@@ -301,7 +301,7 @@ def information_bits(graph: IntegerGraph) -> dict[str, int]:
         pooling, is left out, since it carries no information.
     """
     return {
-        node.name: node.weight.size * bits_of_codes(node.weight)
+        node.belongs_to: node.weight.size * bits_of_codes(node.weight)
         + (node.bias.size * bits_of(int(node.bias.min()), int(node.bias.max())) if node.bias.any() else 0)
         for node in graph.nodes
         if isinstance(node, IntegerLinear) and node.weight.min() != node.weight.max()

@@ -16,6 +16,7 @@ from qat.cells.elementwise import Activation, Add
 from qat.cells.input import Input
 from qat.cells.part import Slice, indexed, parted
 from qat.cells.rearrange import Reshape, Transpose
+from qat.cells.reduce import Max, Mean
 from qat.cells.shape import Flatten
 from qat.cells.tracing import Traced, tracers
 from qat.errors import QatError, shortened
@@ -121,6 +122,17 @@ class Symbol:
         if order[:1] != (0,):
             raise QatError(f"{self.name}.permute{order}: the samples stay the first axis; write permute(0, ...)")
         return Transpose(tuple(map(self._axis, order[1:])))(self)
+
+    def mean(self, dim: int | Sequence[int], keepdim: bool = False) -> Traced:
+        """The mean over axes of the batch, as PyTorch's."""
+        return Mean(self._axes(dim), keepdim)(self)
+
+    def amax(self, dim: int | Sequence[int], keepdim: bool = False) -> Traced:
+        """The largest number over axes of the batch, as PyTorch's."""
+        return Max(self._axes(dim), keepdim)(self)
+
+    def _axes(self, dim: int | Sequence[int]) -> tuple[int, ...]:
+        return tuple(map(self._axis, (dim,) if isinstance(dim, int) else dim))
 
     def _axis(self, dim: int) -> int:
         """The axis of a sample that is ``dim`` in a batch."""

@@ -19,7 +19,7 @@ from qat.integer.moves import (
     with_constant,
 )
 from qat.integer.mul import IntegerMul, Product, products_tie
-from qat.integer.node import Adjustments, IntegerNode, Pending, require_codes
+from qat.integer.node import Adjustments, IntegerNode, Pending, Staged, require_codes
 from qat.integer.pick import IntegerPick
 from qat.integer.table import Function, IntegerChannelTable, IntegerSoftmax, IntegerTable
 
@@ -60,6 +60,7 @@ __all__ = [
     "Product",
     "Requantize",
     "Shape",
+    "Staged",
     "Sum",
     "by_sign",
     "code_of",

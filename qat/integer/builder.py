@@ -44,7 +44,11 @@ class IntegerBuilder:
         scale = np.float32(grid.scale * np.float32(1.0 + 2.0**-16 * self.adjustments.nudges[group]))
         grid = grid._replace(scale=max(scale, self.adjustments.floors.get(group, scale)))
         x.adjust(grid, group, self.wanted, keep_scale=keep_scale)
-        return self.add(x.requantized(grid))
+        return self.add_finished(x, x.requantized(grid))
+
+    def add_finished(self, x: Pending, node: IntegerNode) -> IntegerTensor:
+        """Append the finished form of what was pending; returns the tensor that it makes."""
+        return [self.add(each) for each in x.nodes_of(node)][-1]
 
     def add(self, node: IntegerNode) -> IntegerTensor:
         """Append a node; returns the tensor that it makes. Raises QatError where accumulators may overflow."""
@@ -60,5 +64,5 @@ def by_sign(builder: IntegerBuilder, name: str, x: IntegerTensor | Pending, scal
     """
     if isinstance(x, Function):  # of codes, a table already
         return replace(x, function=lambda real: np.where(x.function(real) < 0.0, -scale, scale))
-    codes = builder.add(x.clipped()) if isinstance(x, Pending) else x
+    codes = builder.add_finished(x, x.clipped()) if isinstance(x, Pending) else x
     return Function(name, codes, lambda real: np.where(real < 0.0, -scale, scale))

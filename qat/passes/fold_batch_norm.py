@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qat.cells.batch_norm import BatchNorm
+from qat.cells.conv1d import Conv1dBnAct
 from qat.cells.conv2d import Conv2dBnAct
 from qat.cells.linear import MASK, LinearCell
 from qat.cells.normalization import running_affine
@@ -33,14 +34,16 @@ def fold_batch_norm(graph: Graph, params: Mapping[str, Array]) -> tuple[Graph, P
             own = {local: params[name] for local, name in names.items()}
             factor, shift = running_affine(NUMPY_OPS, own, cell.eps)
             if isinstance(cell, BatchNorm):
-                own = own | {"weight": np.ones(cell.weight_shape, np.float32)}
-                cell = Conv2dBnAct(
+                kind = Conv1dBnAct if len(graph.shapes[node.name]) == 2 else Conv2dBnAct
+                cell = kind(
                     cell.channels, cell.channels, 1, group=cell.channels, activation=cell.activation, alpha=cell.alpha
                 )
+                own = own | {"weight": np.ones(cell.weight_shape, np.float32)}
             cell = replace(cell, has_bn=False, has_bias=True)
+            weight = cell.outputs_first(NUMPY_OPS, own["weight"])
             masks = {full: params[full] for local, full in names.items() if local == MASK}
             result = {name: array for name, array in result.items() if name not in names.values()} | {
-                f"{node.cell_name}.weight": own["weight"] * NUMPY_OPS.on_output(factor, own["weight"]),
+                f"{node.cell_name}.weight": cell.as_stored(weight * NUMPY_OPS.on_output(factor, weight)),
                 f"{node.cell_name}.bias": shift,
                 **masks,
             }

@@ -14,8 +14,13 @@ from qat.vocabulary.rearrangement import Rearrangement
 
 DEVICES = {"CPU": "/CPU:0", "GPU": "/GPU:0"}  #: device target -> TensorFlow's name
 Tensor: TypeAlias = tf.Tensor
-#: From the canonical layout to this backend's, by kind and rank: NHWC, NLC and HWIO. All others are as they are.
-AXES = {("activation", 4): (0, 2, 3, 1), ("activation", 3): (0, 2, 1), ("conv_weight", 4): (2, 3, 1, 0)}
+#: From the canonical layout to this backend's, by kind and rank: NHWC, NLC, HWIO and LIO. All others are as they are.
+AXES = {
+    ("activation", 4): (0, 2, 3, 1),
+    ("activation", 3): (0, 2, 1),
+    ("conv_weight", 4): (2, 3, 1, 0),
+    ("conv_weight", 3): (2, 1, 0),
+}
 #: Just above 0. TensorFlow takes the subnormal numbers below it for 0.
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -40,7 +45,23 @@ class KerasOps(Ops):
         return tf.reshape(vector, (-1, 1)) if len(vector.shape) and len(weight.shape) == 2 else vector
 
     def mix_inputs(self, weight: Tensor, matrix: Array) -> Tensor:
-        return tf.einsum("hwio,ij->hwjo", weight, tf.constant(matrix, tf.float32))
+        return tf.einsum("...io,ij->...jo", weight, tf.constant(matrix, tf.float32))
+
+    def picture_weight(self, weight: Tensor) -> Tensor:
+        return weight[tf.newaxis] if len(weight.shape) == 3 else weight
+
+    def swap_channels(self, weight: Tensor, group: int) -> Tensor:
+        *kernel, second, first = weight.shape
+        w = tf.transpose(tf.reshape(weight, (*kernel, second, group, first // group)), (0, 1, 4, 3, 2))
+        return tf.reshape(w, (*kernel, first // group, group * second))
+
+    def phase_weight(self, weight: Tensor, rows: Sequence[int], columns: Sequence[int], stride: Pair) -> Tensor:
+        (_, _, inputs, outputs), (down, across) = weight.shape, stride
+        w = tf.pad(weight, [[0, 1], [0, 1], [0, 0], [0, 0]])
+        w = tf.gather(tf.gather(w, tf.constant(rows), axis=0), tf.constant(columns), axis=1)
+        taps = (len(rows) // down, len(columns) // across)
+        w = tf.transpose(tf.reshape(w, (down, taps[0], across, taps[1], inputs, outputs)), (1, 3, 4, 5, 0, 2))
+        return tf.reshape(w, (*taps, inputs, outputs * down * across))
 
     def conv2d(
         self,
@@ -206,13 +227,13 @@ class KerasOps(Ops):
         return tf.reduce_sum(x, -1, keepdims=True)
 
     def output_max(self, w: Tensor) -> Tensor:
-        return tf.reduce_max(w, (0, 1, 2) if len(w.shape) == 4 else 1)
+        return tf.reduce_max(w, _inputs(w))
 
     def output_min(self, w: Tensor) -> Tensor:
-        return tf.reduce_min(w, (0, 1, 2) if len(w.shape) == 4 else 1)
+        return tf.reduce_min(w, _inputs(w))
 
     def output_mean(self, w: Tensor) -> Tensor:
-        return tf.reduce_mean(w, (0, 1, 2) if len(w.shape) == 4 else 1)
+        return tf.reduce_mean(w, _inputs(w))
 
     def softmax_cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
         if not smoothing:
@@ -272,6 +293,11 @@ class KerasOps(Ops):
             return tf.round(clipped), gradient
 
         return straight_through(x, multiplier)
+
+
+def _inputs(w: Tensor) -> Any:
+    """The axes of a weight but that of its outputs: the last of a convolution's, the first of a dense one."""
+    return tuple(range(len(w.shape) - 1)) if len(w.shape) > 2 else 1
 
 
 def _axis(axis: int) -> int:

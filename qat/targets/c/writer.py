@@ -88,7 +88,8 @@ class Writer(LinearWriter):
                 before = self.constant_bytes
                 self.add(node)
                 if self.constant_bytes > before:
-                    self.node_bytes[node.name] = self.constant_bytes - before
+                    of_node = self.node_bytes.get(node.belongs_to, 0)
+                    self.node_bytes[node.belongs_to] = of_node + self.constant_bytes - before
         parameters = [f"const {ctype(end.stored)} *{self._input_name(x)}" for x, end in self.entries.items()]
         names = self._output_names()
         parameters += [f"{ctype(end.stored)} *{name}" for end, name in zip(self.ends.outputs, names, strict=True)]

@@ -9,8 +9,10 @@ import numpy as np
 
 from qat.targets.float_graph import FloatOps, Operation, Symbol
 from qat.targets.onnx.writer import Writer, pads_of
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array, Kind, Padding, Pair
 from qat.vocabulary.rearrangement import Rearrangement
+from qat.vocabulary.transposed import Transposed
 
 
 class OnnxSymbol(Symbol):
@@ -48,6 +50,7 @@ class OnnxOps(FloatOps):
     def from_numpy(self, array: Array, kind: Kind) -> OnnxSymbol:
         """An initializer."""
         array = np.asarray(array, np.float32)
+        array = self.stored_weight(array) if kind == "conv_weight" else array
         return OnnxSymbol(self.writer, self.writer.constant(array), array=array)
 
     def on_channel(self, vector: OnnxSymbol, activation: OnnxSymbol) -> OnnxSymbol:
@@ -71,6 +74,20 @@ class OnnxOps(FloatOps):
         """A Conv."""
         pads = pads_of(padding)
         return self._node("Conv", x, w, bias, strides=stride, pads=pads, dilations=dilation, group=group)
+
+    def swap_channels(self, weight: OnnxSymbol, group: int) -> OnnxSymbol:
+        """A weight that ``conv_transpose2d`` brings back: an initializer is written there."""
+        assert weight.array is not None
+        return OnnxSymbol(self.writer, "", array=NUMPY_OPS.swap_channels(weight.array, group))
+
+    def conv_transpose2d(
+        self, x: OnnxSymbol, w: OnnxSymbol, bias: OnnxSymbol | None, *, how: Transposed, outputs: int, group: int
+    ) -> OnnxSymbol:
+        """A ConvTranspose."""
+        assert w.array is not None
+        weight = self.from_numpy(NUMPY_OPS.swap_channels(w.array, group), "conv_weight")
+        geometry = {"strides": how.stride, "dilations": how.dilation, "output_padding": how.more}
+        return self._node("ConvTranspose", x, weight, bias, pads=pads_of(how.cut), group=group, **geometry)
 
     def dense(self, x: OnnxSymbol, w: OnnxSymbol, bias: OnnxSymbol | None) -> OnnxSymbol:
         """A Gemm."""

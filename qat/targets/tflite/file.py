@@ -54,6 +54,7 @@ OPERATORS = {
     Op.SUM: 1,
     Op.TANH: 1,
     Op.TRANSPOSE: 2,
+    Op.TRANSPOSE_CONV: 3,
 }
 #: Types of inputs and outputs.
 ENDS = (Type.UINT8, Type.INT8, Type.INT16, Type.UINT16, Type.FLOAT32)
