@@ -9,6 +9,7 @@ from qat.networks.compact import (
     DepthwiseSeparable,
     InvertedResidual,
 )
+from qat.networks.ds_cnn1d import DSCNN1d
 from qat.networks.lenet5 import LeNet3x3, LeNet5
 from qat.networks.lenet_gtc import LeNetGTC
 from qat.networks.mlp import Mlp
@@ -27,6 +28,7 @@ __all__ = [
     "CompactDigits",
     "CompactResidual",
     "CompactSeparable",
+    "DSCNN1d",
     "DepthwiseSeparable",
     "InvertedResidual",
     "LeNet3x3",
