@@ -211,7 +211,7 @@ def test_output_channels_are_what_the_cell_states(cell: Any) -> None:
         np.kron(np.eye(group := getattr(cell, "group", 1)), np.ones([size // group for size in changes.shape[1:]])) > 0
     )
     if all(np.array_equal(each, kept) for each in changes):
-        found = "fixed" if isinstance(cell, qat.Normalize) else "kept"  # its factors are not cut
+        found = "kept"
     elif np.array_equal(changes.reshape(len(joined), -1), joined):
         found = "joined"
     elif cell.with_channels(y.shape[1] - group, inputs[0].shape[1]) == cell:
