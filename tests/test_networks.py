@@ -200,7 +200,7 @@ def test_a_module_without_the_network_is_named(name: str, message: str) -> None:
 
 
 #: What networks are made of; not networks that a command could train.
-PARTS = {"BasicBlock", "ConvBlock", "DepthwiseSeparable", "InvertedResidual", "ResNet"}
+PARTS = {"BasicBlock", "CausalSeparable", "ConvBlock", "DepthwiseSeparable", "InvertedResidual", "ResNet"}
 
 
 def test_every_network_of_the_package_has_a_name() -> None:

@@ -10,6 +10,7 @@ from qat.networks.compact import (
     InvertedResidual,
 )
 from qat.networks.dense import Dense
+from qat.networks.ds_cnn1d import DSCNN1d
 from qat.networks.lenet5 import LeNet3x3, LeNet5
 from qat.networks.lenet_gtc import LeNetGTC
 from qat.networks.mlp import Mlp
@@ -30,6 +31,7 @@ __all__ = [
     "CompactDigits",
     "CompactResidual",
     "CompactSeparable",
+    "DSCNN1d",
     "Dense",
     "DepthwiseSeparable",
     "InvertedResidual",

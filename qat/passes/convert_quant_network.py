@@ -17,6 +17,7 @@ from qat.passes.join_linear import join_linear
 from qat.passes.place_normalization import place_normalization
 from qat.passes.quantizer_settings import QuantizerSettings, Setting, check_settings
 from qat.passes.share_grids import share_grids
+from qat.passes.unreached_numbers import unreached_numbers
 from qat.quantizers import ActivationQuantizer, BaseActivationQuantizer, BaseWeightQuantizer
 from qat.vocabulary.activations import TABLES
 
@@ -83,7 +84,8 @@ def convert_quant_network(
 
     Raises:
         QatError: for a network that is quantized already, a setting of another type, a pattern of ``layers`` that fits no
-            node with a quantizer, an unknown setting in it, and a setting that contradicts the profile.
+            node with a quantizer, an unknown setting in it, a setting that contradicts the profile, and a number that a Pad
+            puts around codes that enter which do not reach it.
 
     >>> import qat
     >>> class Small(qat.Network):
@@ -113,8 +115,13 @@ def convert_quant_network(
         weight_quantizer=weight_quantizer,
         activation_quantizer=activation_quantizer,
     )
-    graph = place_normalization(join_linear(graph), into_weights=not settings.ascend)
-    _check_layers(graph, settings.layers)
+
+    def alike(first: Node, second: Node) -> bool:
+        """A layer that ``layers`` gives codes of its own stays."""
+        return settings.quantizers(first.name, first.cell) == settings.quantizers(second.name, second.cell)
+
+    given, graph = graph, place_normalization(join_linear(graph, alike), into_weights=not settings.ascend)
+    _check_layers((given, graph), settings.layers)
     fold = None if not bn_fold else "one_conv" if one_conv_fold else "two_conv"
     nodes: list[Node] = []
     renamed: dict[str, str] = {}  # node -> the fake quantizer that now stands for it
@@ -132,7 +139,11 @@ def convert_quant_network(
             nodes += _fake_quants(node, nodes[-1].name, activations)
             renamed[node.name] = nodes[-1].name
     outputs = tuple(renamed.get(name, name) for name in graph.outputs)
-    return share_grids(Graph(tuple(nodes), outputs, graph.name), settings.quantizers("")[1])
+    converted = share_grids(Graph(tuple(nodes), outputs, graph.name), settings.quantizers("")[1])
+    unreached = unreached_numbers(converted, {})  # of codes that enter: those of others are known later
+    if unreached:
+        raise QatError(unreached[0])
+    return converted
 
 
 def _quantized(
@@ -185,11 +196,13 @@ def _of_input(activations: BaseActivationQuantizer) -> BaseActivationQuantizer:
     return replace(activations, num_bits=max(activations.num_bits, INPUT_BITS))
 
 
-def _check_layers(graph: Graph, layers: Mapping[str, Mapping[str, Setting]]) -> None:
-    """Raise QatError where a pattern fits no node that is quantized."""
-    names = list(dict.fromkeys(_setting_name(node) for node in graph.nodes if node.cell.wants_quantizer))
+def _check_layers(graphs: tuple[Graph, Graph], layers: Mapping[str, Mapping[str, Setting]]) -> None:
+    """Raise QatError where a pattern fits no quantized node, neither of the network as it was nor of what became of it."""
+    names = list(
+        dict.fromkeys(_setting_name(node) for graph in graphs for node in graph.nodes if node.cell.wants_quantizer)
+    )
     for pattern in layers:
         if not any(fits(name, pattern) for name in names):
             raise QatError(
-                f"layers: pattern {pattern!r} fits no cell of {graph.name} that is quantized; those are {', '.join(names)}"
+                f"layers: pattern {pattern!r} fits no cell of {graphs[0].name} that is quantized; those are {', '.join(names)}"
             )
