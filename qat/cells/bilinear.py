@@ -32,7 +32,7 @@ from qat.vocabulary.transposed import Transposed, transposed
 from qat.vocabulary.values import Value
 
 LARGEST_CODE = 127  #: of a weight, which int8 holds
-POINT = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "group": 1}
+POINT: dict[str, Any] = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "group": 1}
 
 
 class _Stage(ABC):
@@ -240,13 +240,15 @@ class UpsampleBilinear(Cell):
         ops, x = scope.ops, inputs[0].settled(scope.ops)
         stages = self._stages(scope.input_shapes[0])
         for index, stage in enumerate(stages, start=1):
-            total = stage.apply(ops, x.data)
-            if x.scale is None:
+            total, scale = stage.apply(ops, x.data), x.scale
+            if scale is None:
                 x = Value(total * stage.share)
-            elif index < len(stages):  # codes of the input's own grid in between, as in integers
-                x = x.with_data(ops.round_ste(total * (x.scale * stage.share / x.scale)))
+            elif index == len(stages):
+                x = Value(total, scale * stage.share)
+            elif x.codes:  # codes of the input's own grid in between, as in integers
+                x = x.with_data(ops.round_ste(total * (scale * stage.share / scale)))
             else:
-                x = Value(total, x.scale * stage.share)
+                x = x.with_data(total * stage.share)
         return x
 
     def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Any:

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -49,12 +49,15 @@ class ConvolvingCell(LinearCell, abstract=True):
 class Convolution(ConvolvingCell, WeightedCell, abstract=True):
     """A convolution with a trained weight, of pictures or of series; the fields are described in Conv2dBnAct."""
 
-    kernel_size: Any
-    stride: Any
-    pad_mode: str
-    padding: Any
-    dilation: Any
-    group: int
+    if (
+        TYPE_CHECKING
+    ):  # fields come from a second base, and what is said here would hide their types from the check of fields
+        kernel_size: Any
+        stride: Any
+        pad_mode: str
+        padding: Any
+        dilation: Any
+        group: int
 
     rank: ClassVar[int]  #: of the samples that it takes: 3 or 2
 
@@ -133,7 +136,8 @@ class Convolution(ConvolvingCell, WeightedCell, abstract=True):
 
     def with_channels(self, outputs: int, inputs: int) -> Convolution:
         group = inputs if self.is_depthwise else self.group
-        return replace(self, in_channels=inputs, out_channels=outputs, group=group)
+        counts: dict[str, Any] = {"in_channels": inputs, "out_channels": outputs, "group": group}
+        return replace(self, **counts)
 
     def sliced(self, local: str, array: Array, outputs: Array, inputs: Array) -> Array:
         array = array[outputs]

@@ -28,6 +28,7 @@ from qat.integer import (
     IntegerBuilder,
     IntegerLinear,
     IntegerTensor,
+    Pending,
     Requantize,
     smallest_type,
 )
@@ -345,7 +346,7 @@ class LinearCell(Cell, ABC, abstract=True):
             zero_point = np.where(factor < 0, mirrored, zero_point)
         return WeightCodes(centred, scale, zero_point), np.rint(shift / (x_scale * scale))
 
-    def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Accumulator:
+    def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Pending:
         (x,) = inputs
         quantizer = self.weight_quantizer
         if quantizer is None or not isinstance(x, IntegerTensor):

@@ -37,7 +37,7 @@ def phase_stages(how: Transposed, node: IntegerNode) -> tuple[IntegerNode, ...]:
     blocks, parts = how.blocks(outputs), how.parts()
     names = [f"{name}@phases", *([f"{name}@blocks"] if blocks else []), *([name] if parts else [])]
     names[-1] = name
-    shape = (len(node.weight), how.rows.count, how.columns.count)  # type: ignore[attr-defined]
+    shape = (len(node.weight), how.rows.per_phase, how.columns.per_phase)  # type: ignore[attr-defined]
     x = IntegerTensor(names[0], shape, grid)
     stages: list[IntegerNode] = [replace(node, name=x.name, output=x)]
     if blocks is not None:

@@ -22,13 +22,13 @@ import numpy.typing as npt
 
 from qat.errors import QatError
 from qat.vocabulary.rearrangement import Rearrangement
+from qat.vocabulary.transposed import Padding as Padding
+from qat.vocabulary.transposed import Pair as Pair
 from qat.vocabulary.transposed import Transposed, by_phases
 
 Tensor = Any  #: a backend's tensor; the core does not look inside
 Array = npt.NDArray[Any]
 Kind = Literal["activation", "conv_weight", "dense_weight", "vector", "scalar"]  #: what a tensor's axes mean
-Pair = tuple[int, int]
-Padding = tuple[int, int, int, int]  #: top, bottom, left, right
 
 POWERS_OF_TWO = np.ldexp(np.float32(1.0), np.arange(-126, 128))  #: all that are normal float32 numbers
 EXACT_INTEGERS = 1 << 24  #: float32 holds every integer up to here; sums of integers that stay below are exact
@@ -118,6 +118,14 @@ class Ops(ABC):
     @abstractmethod
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
         """(N, I) times the transpose of (O, I), plus a bias (O,); ``wide`` as in ``conv2d``."""
+
+    @abstractmethod
+    def matmul(
+        self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> Tensor:
+        """The matrix product of two activations (N, ..., M, K) and (N, ..., K, P), canonical, for each sample and whatever
+        stands in between. ``transpose``: whether the last two axes of either are exchanged first; ``wide`` as in ``conv2d``.
+        """
 
     @abstractmethod
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from qat.vocabulary.rearrangement import Rearrangement, Sizes, Step
 
-Pair, Padding = tuple[int, int], tuple[int, int, int, int]  #: as in qat.vocabulary.ops, which takes from here
+Pair = tuple[int, int]
+Padding = tuple[int, int, int, int]  #: top, bottom, left, right
 
 
 class Axis(NamedTuple):
@@ -19,7 +20,7 @@ class Axis(NamedTuple):
 
     places: tuple[int, ...]  #: by phase and tap, the element of the kernel; one beyond its last stands for 0
     padding: Pair  #: of the convolution: zeros before and behind
-    count: int  #: how many places each phase has
+    per_phase: int  #: how many places each phase has
     start: int  #: the first place of the blocks that is one of the output
     size: int  #: of the output
 
@@ -85,7 +86,7 @@ class Transposed:
 
     def blocks(self, outputs: int) -> Rearrangement | None:
         """How phases become blocks; None where there is one."""
-        (vertical, horizontal), rows, columns = self.stride, self.rows.count, self.columns.count
+        (vertical, horizontal), rows, columns = self.stride, self.rows.per_phase, self.columns.per_phase
         if vertical * horizontal == 1:
             return None
         step = Step((outputs, vertical, horizontal, rows, columns), (0, 3, 1, 4, 2))
@@ -96,7 +97,7 @@ class Transposed:
         """The places of the blocks that the output has, by axis of a sample, where these are not all."""
         found = {}
         for number, axis, stride in ((1, self.rows, self.stride[0]), (2, self.columns, self.stride[1])):
-            if axis.size < axis.count * stride:
+            if axis.size < axis.per_phase * stride:
                 found[number] = tuple(range(axis.start, axis.start + axis.size))
         return found
 
