@@ -214,7 +214,7 @@ def test_output_channels_are_what_the_cell_states(cell: Any) -> None:
     if not used:
         found = "new"  # as of a ZeroState: any number of channels
     elif all(np.array_equal(each, kept) for each in used):
-        # What the first axis of a product is depends on the shape.
+        # What the first axis of a MatMul is depends on the shape.
         found = "fixed" if isinstance(cell, qat.MatMul) else "kept"
     elif np.array_equal(changes.reshape(len(joined), -1), joined):
         found = "joined"

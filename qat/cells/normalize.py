@@ -55,7 +55,7 @@ class Normalize(ConvolvingCell):
     pruner: ClassVar[None] = None  # type: ignore[misc]
     input_normalization: ClassVar[None] = None  # type: ignore[misc]
     output_channels = "kept"
-    of_channels = True  # type: ignore[assignment]
+    of_channels = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -42,7 +42,7 @@ def unreached_numbers(graph: Graph, params: Mapping[str, Array]) -> list[str]:
             own = {local: params[f"{node.cell_name}.{local}"] for local in cell.params() if params}
             if params and not cell.quantizer.unseen(own):
                 grids[node.name] = (node.name, cell.grid(node.name, own, params))
-        elif cell.keeps_grid and node.inputs[0] in grids:
+        elif cell.keeps_grid and node.inputs and node.inputs[0] in grids:
             source, grid = grids[node.name] = grids[node.inputs[0]]
             for value in cell.constants:
                 try:
