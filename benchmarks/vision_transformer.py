@@ -26,7 +26,7 @@ from qat.training.loop import evaluate_accuracy, train
 from qat.training.recipe import Recipe
 
 FILES = {"ONNX": "net.onnx", "TFLITE": "net.tflite", "C": "net.c"}
-NETWORK = "qat.networks.transformer:VisionTransformer"
+NETWORK = "vision_transformer"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
