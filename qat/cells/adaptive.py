@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qat.cells.base import Cell, Scope, Shape, check_counts, pair
-from qat.cells.pooling import AvgPool2d
+from qat.cells.pooling import AvgPool2d, shares_of
 from qat.errors import QatError
 from qat.integer import (
     Accumulator,
@@ -64,11 +64,13 @@ class AdaptiveAvgPool2d(Cell):
             raise QatError(f"takes (C, H, W) but gets {x}; move it before the Flatten")
         return (x[0], *pair(self.output_size))
 
-    def _windows(self, shape: Shape) -> tuple[dict[int, list[int]], Pair, Array]:
+    def _windows(self, shape: Shape) -> tuple[dict[int, list[int]], Pair, list[list[float]]]:
         """By axis the places of all windows, one after another, the one behind the picture standing for 0, unless windows are
-        side by side already; the size of a window; and 1 / how many pixels each counts, float32 (n, m).
+        side by side already; the size of a window; and 1 / how many pixels each counts (``shares_of``).
         """
-        places, sizes, counts = {}, [], []
+        places: dict[int, list[int]] = {}
+        sizes: list[int] = []
+        counts: list[list[int]] = []
         for axis, (size, outputs) in enumerate(zip(shape[1:], pair(self.output_size), strict=True), start=1):
             starts = [i * size // outputs for i in range(outputs)]
             lengths = [-(-(i + 1) * size // outputs) - start for i, start in enumerate(starts)]
@@ -79,9 +81,8 @@ class AdaptiveAvgPool2d(Cell):
             if found != list(range(size)):
                 places[axis] = found
             sizes.append(longest)
-            counts.append(np.array(lengths))
-        shares: Array = (1.0 / np.outer(*counts)).astype(np.float32)
-        return places, (sizes[0], sizes[1]), shares
+            counts.append(lengths)
+        return places, (sizes[0], sizes[1]), shares_of(counts[0], counts[1])
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         ops, x = scope.ops, inputs[0].settled(scope.ops)
@@ -92,10 +93,10 @@ class AdaptiveAvgPool2d(Cell):
             for axis, each in places.items():
                 data = ops.pick(data, axis, each)
         total = ops.sum_pool2d(data, kernel=kernel, stride=kernel, padding=(0, 0, 0, 0))
-        if (shares == shares[0, 0]).all():
-            share = float(shares[0, 0])
+        if len(shares) == 1 == len(shares[0]):
+            share = shares[0][0]
             return Value(total * share) if x.scale is None else Value(total, x.scale * share)
-        return Value(total * ops.from_numpy(shares[None, None], "activation"), x.scale)
+        return Value(total * ops.from_numpy(np.array([[shares]], np.float32), "activation"), x.scale)
 
     def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Pending:
         x = require_codes(name, inputs[0])
@@ -105,9 +106,9 @@ class AdaptiveAvgPool2d(Cell):
             widths = ((0, 0), (0, int(1 in places)), (0, int(2 in places)))
             x = builder.add(IntegerPad.of(f"{name}@padded", x, widths, 0))
             x = builder.add(IntegerPick.of(f"{name}@windows", x, places))
-        if (shares == shares[0, 0]).all():
+        if len(shares) == 1 == len(shares[0]):
             return AvgPool2d(kernel).to_integer(builder, name, params, x)
-        scale = shares.reshape(-1)
+        scale = np.array(shares, np.float32).reshape(-1)
 
         def finish(requantize: Requantize, output: IntegerTensor) -> IntegerMeans:
             return IntegerMeans(name, (x,), output, kernel, kernel, (0, 0, 0, 0), scale, requantize)

@@ -40,8 +40,8 @@ class Conv1dBnAct(Convolution, SeriesGeometry):
         padding: in steps; one number, or (left, right). Default: 0.
         dilation: distance of kernel elements in steps. Default: 1.
         group: number of groups of channels. Default: 1.
-        has_bias, has_bn, momentum, eps, activation, alpha, after_fake, weight_quantizer, bn_fold, freeze_bn, pruner,
-            input_normalization: as in Conv2dBnAct.
+        has_bias, has_bn, momentum, eps, activation, alpha, after_fake: as in Conv2dBnAct.
+        weight_quantizer, bn_fold, freeze_bn, pruner, input_normalization: as in Conv2dBnAct.
 
     Raises:
         QatError: where a field is out of its range, or fields do not go together.

@@ -57,8 +57,10 @@ class ConvTranspose2dBnAct(WeightedCell, TransposedGeometry):
         output_padding: rows and columns more at the bottom and the right; one number, or (vertical, horizontal). Default: 0.
         dilation: distance of kernel elements in pixels; one number, or (height, width). Default: 1.
         group: number of groups of channels. Default: 1.
-        has_bias, has_bn, momentum, eps, activation, alpha, after_fake, weight_quantizer, bn_fold, freeze_bn, pruner: as in
-            Conv2dBnAct. A scale for each output channel is one for all phases.
+        has_bias, has_bn, momentum, eps, activation, alpha, after_fake: as in Conv2dBnAct.
+        weight_quantizer: as in Conv2dBnAct. A scale for each output channel is one for all phases.
+        bn_fold, freeze_bn, pruner: as in Conv2dBnAct.
+        input_normalization: None; a normalisation of raw pixels is a layer before it.
 
     Raises:
         QatError: where a field is out of its range, or fields do not go together.

@@ -49,7 +49,9 @@ class ConvolvingCell(LinearCell, abstract=True):
 class Convolution(ConvolvingCell, WeightedCell, abstract=True):
     """A convolution with a trained weight, of pictures or of series; the fields are described in Conv2dBnAct."""
 
-    if TYPE_CHECKING:  # fields come from a second base, and what is said here would hide their types from the check of fields
+    if (
+        TYPE_CHECKING
+    ):  # fields come from a second base, and what is said here would hide their types from the check of fields
         kernel_size: Any
         stride: Any
         pad_mode: str

@@ -174,7 +174,13 @@ class Max(MaxReduction):
 
 @dataclass(frozen=True)
 class GlobalMaxPool2d(MaxReduction):
-    """The largest number of the whole image: (C, H, W) to (C, 1, 1)."""
+    """The largest number of the whole image: (C, H, W) to (C, 1, 1).
+
+    Example:
+        >>> import qat
+        >>> qat.GlobalMaxPool2d().output_shape((6, 14, 14))
+        (6, 1, 1)
+    """
 
     axes: ClassVar[tuple[int, ...]] = (1, 2)  # type: ignore[misc]
     keepdims: ClassVar[bool] = True  # type: ignore[misc]
@@ -183,7 +189,13 @@ class GlobalMaxPool2d(MaxReduction):
 
 @dataclass(frozen=True)
 class GlobalMaxPool1d(MaxReduction):
-    """The largest number of the whole series: (C, L) to (C, 1)."""
+    """The largest number of the whole series: (C, L) to (C, 1).
+
+    Example:
+        >>> import qat
+        >>> qat.GlobalMaxPool1d().output_shape((6, 100))
+        (6, 1)
+    """
 
     axes: ClassVar[tuple[int, ...]] = (1,)  # type: ignore[misc]
     keepdims: ClassVar[bool] = True  # type: ignore[misc]

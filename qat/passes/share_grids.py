@@ -23,8 +23,8 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
 
     1. They are looked for through cells that keep a grid: max poolings, flattenings, dropouts and concatenations.
     2. Where the network's input arrives, whose grid is fixed or, of real numbers, has other bits than the others, a fake
-       quantizer of its own (``<node>.input<i>``) brings it to the common one; likewise where one and the same grid would have
-       to serve both as a fixed and a free one.
+       quantizer of its own (``<node>.input<i>_fake_quant``) brings it to the common one; likewise where one and the same grid
+       would have to serve both as a fixed and a free one.
     3. Two groups that have a member in common become one.
 
     Args:
@@ -46,7 +46,9 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
             for position, name in enumerate(node.inputs):
                 origins = origins_of[name]
                 if None in origins:
-                    between = f"{node.name}.input{position}"
+                    between = (
+                        f"{node.name}.input{position}_fake_quant"  # parameters of quantizers are known by such names
+                    )
                     nodes.append(Node(between, FakeQuant(quantizer), (name,), between))
                     origins_of[between] = {between}
                     origins, name = {between}, between
