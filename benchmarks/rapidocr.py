@@ -3,12 +3,12 @@
     pip download --no-deps rapidocr-onnxruntime==1.4.4 && unzip rapidocr_onnxruntime-*.whl -d rapidocr
     python benchmarks/rapidocr.py --models rapidocr/rapidocr_onnxruntime/models --out ocr
 
-Pictures are rendered here, with Pillow's own font: lines of words in several sizes and colours on plain, shaded and noisy grounds
-for the detector, single lines, half of them upside down, for the classifier of directions. On some of them the imported networks
-are calibrated, on others measured: how far the imported float network is from the file in ONNX Runtime, how often the
+Pictures are rendered here, with Pillow's own font: lines of words in several sizes and colours on plain, shaded and noisy
+grounds for the detector; single lines, half of them upside down, for the classifier of directions. On some of them the imported
+networks are calibrated, on others measured: how far the imported float network is from the file in ONNX Runtime, how often the
 int8 classifier agrees with the file, and what the text areas of the int8 detector and of the file have in common
 (intersection over union of what rapidocr takes for text, above 0.3). Every exported file is verified: its codes, PyTorch's
-and those of NumPy's integers. Exit status 1 where a code differs.
+and those of NumPy's integers. Exit status 1 where a code differs, or a format is refused.
 """
 
 from __future__ import annotations
@@ -33,12 +33,15 @@ from qat.vocabulary.ops import Array
 
 HALF = (0.5, 0.5, 0.5)  #: mean and std of pixels scaled to 0..1, of all of rapidocr's networks
 TEXT = 0.3  #: what of the detector's map is text, in rapidocr
-GREY = 128  #: beside a short line, in the pixels that the classifier takes; rapidocr has 0 behind the normalisation, 127.5
-WORDS = (
+GREY = (
+    128  #: beside a short line, in the pixels that the classifier takes; rapidocr has 0 behind the normalisation, 127.5
+)
+LINE = (
     "Station Exit Ticket Platform 12 Open 24h PARKING Museum Hall Gate B7 No entry Sale 50% Coffee & tea Invoice 2024 Total "
     "19.99 EUR Serial 8841-XK Warning: hot surface Push Pull Mind the step FRAGILE This side up Volume 3 Chapter one Quick "
     "brown fox jumps over lazy dogs Pharmacy +44 20 7946 Speed limit 80 km/h Emergency Room 101 Library"
-).split()
+)
+WORDS = LINE.split()
 
 
 class Files(NamedTuple):
@@ -60,9 +63,7 @@ class Files(NamedTuple):
 
 
 #: The classifier's features leave too: two probabilities of each picture are few codes to compare.
-CLASSIFIER = Files(
-    "ch_ppocr_mobile_v2.0_cls_infer.onnx", (3, 48, 192), 256, 1000, 64, ("MaxPool_0", "Softmax_0")
-)
+CLASSIFIER = Files("ch_ppocr_mobile_v2.0_cls_infer.onnx", (3, 48, 192), 256, 1000, 64, ("MaxPool_0", "Softmax_0"))
 DETECTOR = Files("ch_PP-OCRv4_det_infer.onnx", (3, 320, 320), 64, 40, 2)
 
 

@@ -44,7 +44,9 @@ class IntegerBuilder:
         scale = np.float32(grid.scale * np.float32(1.0 + 2.0**-16 * self.adjustments.nudges[group]))
         grid = grid._replace(scale=max(scale, self.adjustments.floors.get(group, scale)))
         x.adjust(grid, group, self.wanted, keep_scale=keep_scale)
-        return self.add_finished(x, x.requantized(grid))
+        tensor = self.add_finished(x, x.requantized(grid))
+        self.wanted.groups[tensor.name] = group
+        return tensor
 
     def add_finished(self, x: Pending, node: IntegerNode) -> IntegerTensor:
         """Append the finished form of what was pending; returns the tensor that it makes."""
@@ -54,6 +56,10 @@ class IntegerBuilder:
         """Append a node; returns the tensor that it makes. Raises QatError where accumulators may overflow."""
         node.check_range()
         self.nodes.append(node)
+        groups = self.wanted.groups
+        for given in node.inputs[:1]:  # what only moves codes leaves them on their grid
+            if given.grid == node.output.grid and given.name in groups:
+                groups[node.output.name] = groups[given.name]
         return node.output
 
 
