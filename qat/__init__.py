@@ -49,6 +49,8 @@ from qat.cells import (
     GlobalMaxPool1d,
     GlobalMaxPool2d,
     Input,
+    LayerNorm,
+    MatMul,
     Max,
     Maximum,
     MaxPool1d,
@@ -57,11 +59,13 @@ from qat.cells import (
     Minimum,
     Mul,
     Normalize,
+    OneGrid,
     Pad,
     PixelShuffle,
     PixelUnshuffle,
     PReLU,
     Reshape,
+    RMSNorm,
     Slice,
     Softmax,
     Stack,
@@ -69,13 +73,15 @@ from qat.cells import (
     Transpose,
     Upsample,
     UpsampleBilinear,
+    ZeroState,
 )
 from qat.cells.tracing import Traced
 from qat.data import Dataset, Split
 from qat.errors import NotFiniteError, QatError
-from qat.graph import Graph, Network, Node
+from qat.graph import GRU, LSTM, Graph, Network, Node
 from qat.integer import IntegerGraph, evaluate, memory
 from qat.passes.convert_quant_network import convert_quant_network
+from qat.passes.step_params import step_params
 from qat.passes.to_integer import to_integer
 from qat.quantizers import (
     ActivationQuantizer,
@@ -120,6 +126,8 @@ if TYPE_CHECKING:  # what _LATER has
 
 __version__ = "0.1.0"
 __all__ = [
+    "GRU",
+    "LSTM",
     "Activation",
     "ActivationQuantizer",
     "AdaptiveAvgPool2d",
@@ -158,8 +166,10 @@ __all__ = [
     "IntegerGraph",
     "LSQActivationQuantizer",
     "LSQWeightQuantizer",
+    "LayerNorm",
     "LearnedWidthActivationQuantizer",
     "LearnedWidthWeightQuantizer",
+    "MatMul",
     "Max",
     "MaxPool1d",
     "MaxPool2d",
@@ -172,6 +182,7 @@ __all__ = [
     "Normalize",
     "NotFiniteError",
     "Objective",
+    "OneGrid",
     "Optimizer",
     "PACTActivationQuantizer",
     "PReLU",
@@ -187,6 +198,7 @@ __all__ = [
     "QKerasReLUPo2ActivationQuantizer",
     "QKerasTernaryWeightQuantizer",
     "QatError",
+    "RMSNorm",
     "Recipe",
     "Reshape",
     "SizeBudget",
@@ -203,6 +215,7 @@ __all__ = [
     "Upsample",
     "UpsampleBilinear",
     "WeightQuantizer",
+    "ZeroState",
     "backend",
     "backend_names",
     "calibrate",
@@ -221,6 +234,7 @@ __all__ = [
     "prepare",
     "pruning",
     "quantizers",
+    "step_params",
     "target",
     "target_names",
     "tasks",

@@ -37,8 +37,11 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.Activation("tanh"),
         qat.Add(),
         qat.PReLU(4),
+        qat.LayerNorm(4),
+        qat.RMSNorm(4),
         qat.Mul(),
         qat.Sub(),
+        qat.MatMul(transpose_b=True),
         qat.Maximum(),
         qat.Minimum(),
         qat.AvgPool2d(2),
@@ -62,6 +65,8 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.Reshape((9, 4, -1)),
         qat.Transpose((1, 2, 0)),
         qat.Stack(),
+        qat.ZeroState(4),
+        qat.OneGrid(),
         qat.ChannelShuffle(2),
         qat.PixelShuffle(2),
         qat.PixelUnshuffle(2),
@@ -72,8 +77,8 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.FakeQuant(qat.ActivationQuantizer()),
     )
 }
-ROWS = (qat.DenseBnAct, qat.Stack)  #: what takes features, not images
 SERIES = (qat.Conv1dBnAct, qat.AvgPool1d, qat.GlobalAvgPool1d, qat.GlobalMaxPool1d, qat.MaxPool1d)  #: what takes series
+ROWS = (qat.DenseBnAct, qat.Stack, qat.ZeroState)  #: what takes features, not images
 
 
 def cell_classes() -> list[type[qat.Cell]]:

@@ -153,15 +153,18 @@ OF_ONE = {
     qat.Flatten: (ANY, lambda shape: st.just(qat.Flatten())),
     qat.FakeQuant: (ANY, lambda shape: st.builds(qat.FakeQuant, ACTIVATION_QUANTIZERS, st.booleans())),
     qat.Dropout: (ANY, lambda shape: st.builds(qat.Dropout, st.floats(0, 0.9))),
-    qat.Softmax: (ANY, lambda shape: st.just(qat.Softmax())),
+    qat.Softmax: (ANY, lambda shape: st.builds(qat.Softmax, st.integers(0, len(shape) - 1))),
     qat.Activation: (ANY, lambda shape: st.builds(qat.Activation, st.sampled_from(sorted(FUSED)), st.floats(0, 2))),
     qat.PReLU: (ANY, lambda shape: st.just(qat.PReLU(shape[0]))),
+    qat.LayerNorm: (ANY, lambda shape: st.builds(qat.LayerNorm, st.just(shape[0]), st.floats(1e-9, 1))),
+    qat.RMSNorm: (ANY, lambda shape: st.builds(qat.RMSNorm, st.just(shape[0]), st.floats(1e-9, 1))),
     qat.Slice: (
         ANY,
         lambda shape: st.integers(0, len(shape) - 1).flatmap(
             lambda axis: st.builds(qat.Slice, st.just(axis), st.integers(0, shape[axis] - 1), step=sizes(3))
         ),
     ),
+    qat.ZeroState: (ROWS, lambda shape: st.builds(qat.ZeroState, sizes(9))),
     qat.DenseBnAct: (
         ROWS,
         lambda shape: st.builds(
@@ -248,12 +251,19 @@ def fit(a, b):
 
 #: Those that join two values.
 OF_TWO = {
+    qat.Stack: (lambda a, b: a == b and len(a) < 3, st.builds(qat.Stack, sizes(1))),
     qat.Add: (fit, st.builds(qat.Add, ACTIVATIONS)),
+    qat.MatMul: (
+        lambda a, b: (
+            len(a) == len(b) > 1 and a[:-2] == b[:-2] and a[-1] == b[-1] and max(a[-2], b[-2]) <= MOST_CHANNELS
+        ),
+        st.just(qat.MatMul(transpose_b=True)),
+    ),
+    qat.OneGrid: (lambda a, b: a == b, st.just(qat.OneGrid())),
     qat.Mul: (fit, st.just(qat.Mul())),
     qat.Sub: (fit, st.just(qat.Sub())),
     qat.Maximum: (fit, st.just(qat.Maximum())),
     qat.Minimum: (fit, st.just(qat.Minimum())),
-    qat.Stack: (lambda a, b: a == b and len(a) < 3, st.builds(qat.Stack, sizes(1))),
     qat.Concat: (lambda a, b: a[1:] == b[1:] and a[0] + b[0] <= MOST_CHANNELS, st.just(qat.Concat())),
 }
 
@@ -285,7 +295,7 @@ def graphs(draw):
             cell, cell_name = again[0].cell, again[0].cell_name
         else:
             cell = draw(cells_for(shapes[source]))
-        nodes.append(qat.Node(name, cell, inputs, cell_name))
+        nodes.append(qat.Node(name, cell, inputs, cell_name, recurs=draw(st.booleans())))
         shapes[name] = cell.output_shape(*(shapes[x] for x in inputs))
     outputs = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3))
     return qat.Graph(tuple(nodes), tuple(outputs), draw(NAMES))

@@ -46,6 +46,7 @@ NEEDED: dict[str, Any] = {
     "factor": (0.5, 1.0, 2.0),
     "shift": (0.0, -1.0, 0.5),
     "value": 0.25,
+    "units": 4,
     "output": "fc",
     "task": Regression(),
     "parts": (OutputTask("fc", Regression()), OutputTask("other", Regression())),

@@ -36,6 +36,7 @@ TORCH, ONNX = qat.backend("torch"), qat.target("ONNX")
 EXAMPLES = 2000 if os.environ.get("QAT_FUZZ") else 200
 MOST_CHANNELS = 8
 LONGEST = 10  #: side of a picture that may still grow
+LONGEST_SERIES = 3  #: steps of a recurrence
 
 ACTIVATIONS = st.sampled_from([None, *FUSED[: FUSED.index("exp")], *FUSED[FUSED.index("exp") + 1 :]])
 SMALL_PAIRS = st.tuples(st.integers(1, 2), st.integers(1, 2))
@@ -46,7 +47,7 @@ class Zoo(qat.Network):
 
     def __init__(self, *inputs: qat.Input) -> None:
         self.inputs = inputs
-        self.cells: dict[str, qat.Cell] = {}
+        self.cells: dict[str, qat.Cell | qat.Network] = {}
         self.steps: list[tuple[str, str, tuple[str, ...]]] = []  #: value, cell, the values it takes
         self.entries = [f"input_{i}" if i else "input" for i in range(len(inputs))]
         self.shapes: dict[str, Shape] = {name: x.shape for name, x in zip(self.entries, inputs, strict=True)}
@@ -64,8 +65,17 @@ class Zoo(qat.Network):
         if isinstance(cell, qat.Cell):
             self.cells[f"c{len(self.cells)}"] = cell
             cell = f"c{len(self.cells) - 1}"
+        return self._append(cell, self.cells[cell].output_shape(*(self.shapes[source] for source in sources)), *sources)
+
+    def recur(self, block: qat.GRU | qat.LSTM, x: str) -> str:
+        """Append a block of steps over a series."""
+        name, length = f"c{len(self.cells)}", self.shapes[x][1]
+        self.cells[name] = block
+        return self._append(name, (block.units, length) if block.return_sequences else (block.units,), x)
+
+    def _append(self, cell: str, shape: Shape, *sources: str) -> str:
         value = f"v{len(self.steps)}"
-        self.shapes[value] = self.cells[cell].output_shape(*(self.shapes[source] for source in sources))
+        self.shapes[value] = shape
         self.steps.append((value, cell, sources))
         return value
 
@@ -324,17 +334,19 @@ IMAGE_STEPS = (
     "square",
     "product of any two",
     "difference",
-    "extreme",
+    *("extreme", "extreme"),
     "factor and shift",
+    "matrix product",
+    "channel norm",
     "concatenation",
     "concatenation of any two",
-    "move",
-    "move",
+    *("move", "move", "series", "series"),
     "same cell twice",
+    "recurrence",
     "softmax",
-    "flatten",
+    *("flatten", "flatten", "flatten"),
 )
-ELEMENTWISE = ("product of any two", "difference", "extreme", "factor and shift")
+ELEMENTWISE = ("product of any two", "difference", "extreme", "factor and shift", "channel norm")
 ROW_STEPS = (
     *("dense", "dense", "dense"),
     *("activation", "dropout", "same tensor twice", "residual", "concatenation", "softmax", "move"),
@@ -342,7 +354,7 @@ ROW_STEPS = (
 )
 SERIES_STEPS = (
     *("convolution", "convolution", "depthwise", "batch norm", "normalization", "pooling", "pooling", "residual"),
-    "reduction",
+    *("reduction", "recurrence", "recurrence", "matrix product", "channel norm"),
     *("activation", "dropout", "same tensor twice", "softmax", "flatten", "move", "move", "move"),
 )
 ADD_ACTIVATIONS = st.sampled_from([None, "relu", "relu6"])
@@ -427,7 +439,7 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
     if step == "dropout":
         return zoo.use(qat.Dropout(draw(st.sampled_from([0.0, 0.3, 0.9]))), x)
     if step == "softmax":
-        return zoo.use(qat.Softmax(), x)
+        return zoo.use(qat.Softmax(draw(st.integers(0, len(shape) - 1))), x)
     if step == "residual":
         y = zoo.use(draw(convolutions(shape, **keeps_shape(channels))), x)
         return zoo.use(add, *draw(st.permutations([x, y])))
@@ -450,6 +462,10 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         return zoo.use(add, *draw(st.permutations(["input", y])))
     if step in ELEMENTWISE:
         return _elementwise_step(draw, zoo, x, step)
+    if step == "series":
+        return zoo.use(qat.Reshape((channels, -1)), x)
+    if step == "matrix product" and max(shape[-2:]) <= LONGEST:
+        return _matrix_product(draw, zoo, x)
     if step == "addition of any two":
         return zoo.use(add, x, draw(st.sampled_from([name for name, s in zoo.shapes.items() if s == shape])))
     if step == "gate":
@@ -465,22 +481,12 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         return zoo.use(qat.Concat(), x, draw(st.sampled_from([*fits, x])))
     if step == "move":
         return _move(draw, zoo, x)
+    if step == "recurrence":
+        return _recurrence(draw, zoo, x)
     if step == "same cell twice":
         y = zoo.use(draw(convolutions(shape, **keeps_shape(channels))), x)
         return zoo.use(zoo.steps[-1][1], y)
     return zoo.use(qat.Flatten(), x)
-
-
-def _elementwise_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
-    """Of images and rows alike."""
-    equal = st.sampled_from([name for name, shape in zoo.shapes.items() if shape == zoo.shapes[x]])
-    if step == "product of any two":
-        return zoo.use(qat.Mul(), x, draw(equal))
-    if step in ("difference", "extreme"):
-        kinds = [qat.Sub()] if step == "difference" else [qat.Maximum(), qat.Minimum()]
-        return zoo.use(draw(st.sampled_from(kinds)), x, draw(equal))
-    numbers = st.sampled_from([-1.5, 0.25, 1.0])
-    return zoo.use(qat.Activation("linear", draw(numbers), draw(numbers)), x)
 
 
 def _move(draw: st.DrawFn, zoo: Zoo, x: str) -> str:
@@ -504,6 +510,47 @@ def _move(draw: st.DrawFn, zoo: Zoo, x: str) -> str:
     drawn = {"part": parts, "shuffle": shuffles, "padding": paddings, "upsampling": upsamplings}
     drawn |= {"reshaping": reshapings, "transposition": transpositions}
     return zoo.use(draw(drawn[kind](shape)), x)
+
+
+def _matrix_product(draw: st.DrawFn, zoo: Zoo, x: str) -> str:
+    """Of any that fits, itself at least, transposed so that it does."""
+    shape = zoo.shapes[x]
+    transposed = draw(st.booleans())
+    k = shape[-2 if transposed else -1]
+    fits = [
+        (name, s[-2] != k or (draw(st.booleans()) and s[-1] == k))
+        for name, s in zoo.shapes.items()
+        if len(s) == len(shape) and s[:-2] == shape[:-2] and k in s[-2:] and max(s[-2:]) <= LONGEST
+    ]
+    other, turned = draw(st.sampled_from(fits))
+    return zoo.use(qat.MatMul(transposed, turned), x, other)
+
+
+def _elementwise_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
+    """Of images and rows alike."""
+    equal = st.sampled_from([name for name, shape in zoo.shapes.items() if shape == zoo.shapes[x]])
+    if step == "product of any two":
+        return zoo.use(qat.Mul(), x, draw(equal))
+    if step == "channel norm":
+        return zoo.use(draw(st.sampled_from([qat.LayerNorm, qat.RMSNorm]))(zoo.shapes[x][0]), x)
+    if step in ("difference", "extreme"):
+        kinds = [qat.Sub()] if step == "difference" else [qat.Maximum(), qat.Minimum()]
+        return zoo.use(draw(st.sampled_from(kinds)), x, draw(equal))
+    numbers = st.sampled_from([-1.5, 0.25, 1.0])
+    return zoo.use(qat.Activation("linear", draw(numbers), draw(numbers)), x)
+
+
+def _recurrence(draw: st.DrawFn, zoo: Zoo, x: str) -> str:
+    """A GRU or LSTM over the first steps of a series, or over the first pixels of a picture."""
+    if len(zoo.shapes[x]) == 3:
+        x = zoo.use(qat.Reshape((zoo.shapes[x][0], -1)), x)
+    if zoo.shapes[x][1] > LONGEST_SERIES:
+        x = zoo.use(qat.Slice(1, stop=LONGEST_SERIES), x)
+    kind, booleans = draw(st.sampled_from([qat.GRU, qat.LSTM])), st.booleans()
+    options = {"return_sequences": draw(booleans), "reverse": draw(booleans), "bias": draw(booleans)}
+    if kind is qat.GRU:
+        options["reset_after"] = draw(booleans)
+    return zoo.recur(kind(zoo.shapes[x][0], draw(st.integers(1, 3)), **options), x)
 
 
 def _row_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:

@@ -38,6 +38,7 @@ from qat.cells.arithmetic import Maximum, Minimum, Mul, Sub
 from qat.cells.base import Cell, Context, Param, Scope
 from qat.cells.batch_norm import BatchNorm
 from qat.cells.bilinear import UpsampleBilinear
+from qat.cells.channel_norm import LayerNorm, RMSNorm
 from qat.cells.conv1d import Conv1dBnAct
 from qat.cells.conv2d import Conv2dBnAct
 from qat.cells.conv_transpose2d import ConvTranspose2dBnAct
@@ -46,6 +47,7 @@ from qat.cells.elementwise import Activation, Add
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import LinearCell, WeightedCell
+from qat.cells.matmul import MatMul
 from qat.cells.normalize import Normalize
 from qat.cells.pad import Pad
 from qat.cells.part import Slice
@@ -60,6 +62,7 @@ from qat.cells.rearrange import (
     Transpose,
     Upsample,
 )
+from qat.cells.recurrence import OneGrid, ZeroState
 from qat.cells.reduce import GlobalMaxPool1d, GlobalMaxPool2d, Max, Mean
 from qat.cells.shape import Concat, ConstantChannel, Dropout, Flatten
 from qat.cells.softmax import Softmax
@@ -88,7 +91,9 @@ __all__ = [
     "GlobalMaxPool1d",
     "GlobalMaxPool2d",
     "Input",
+    "LayerNorm",
     "LinearCell",
+    "MatMul",
     "Max",
     "MaxPool1d",
     "MaxPool2d",
@@ -97,11 +102,13 @@ __all__ = [
     "Minimum",
     "Mul",
     "Normalize",
+    "OneGrid",
     "PReLU",
     "Pad",
     "Param",
     "PixelShuffle",
     "PixelUnshuffle",
+    "RMSNorm",
     "Reshape",
     "Scope",
     "Slice",
@@ -112,4 +119,5 @@ __all__ = [
     "Upsample",
     "UpsampleBilinear",
     "WeightedCell",
+    "ZeroState",
 ]

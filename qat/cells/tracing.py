@@ -46,6 +46,9 @@ class Traced(Protocol):
     def __rmul__(self, other: Any) -> Traced:
         """The node that multiplies by a number."""
 
+    def __matmul__(self, other: Traced) -> Traced:
+        """The node that multiplies matrices, ``MatMul``."""
+
     def __neg__(self) -> Traced:
         """The node that multiplies by -1."""
 

@@ -8,6 +8,7 @@ from qat.integer.extremes import IntegerMaximum, IntegerMinimum
 from qat.integer.graph import IntegerGraph, require_integers
 from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, smallest_type
 from qat.integer.linear import EXACT_LONG, INT32_MAX, Accumulator, IntegerConv2d, IntegerDense, IntegerLinear
+from qat.integer.matmul import IntegerMatMul, MatrixProduct
 from qat.integer.means import IntegerMeans
 from qat.integer.moves import (
     IntegerConcat,
@@ -20,6 +21,7 @@ from qat.integer.moves import (
 )
 from qat.integer.mul import IntegerMul, Product, products_tie
 from qat.integer.node import Adjustments, IntegerNode, Pending, Staged, require_codes
+from qat.integer.norm import IntegerNorm, Norm
 from qat.integer.pick import IntegerPick
 from qat.integer.table import Function, IntegerChannelTable, IntegerSoftmax, IntegerTable
 
@@ -42,12 +44,14 @@ __all__ = [
     "IntegerGraph",
     "IntegerInput",
     "IntegerLinear",
+    "IntegerMatMul",
     "IntegerMaxPool2d",
     "IntegerMaximum",
     "IntegerMeans",
     "IntegerMinimum",
     "IntegerMul",
     "IntegerNode",
+    "IntegerNorm",
     "IntegerPad",
     "IntegerPick",
     "IntegerRearrange",
@@ -56,6 +60,8 @@ __all__ = [
     "IntegerSum",
     "IntegerTable",
     "IntegerTensor",
+    "MatrixProduct",
+    "Norm",
     "Pending",
     "Product",
     "Requantize",

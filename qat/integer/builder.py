@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ class IntegerBuilder:
     Attributes:
         params: parameters of the whole network, by full name.
         adjustments: changes of scales that are made.
+        cell_name: of the cell whose integer form is being derived, which several nodes may have; "": it is that of the node.
         nodes: the nodes so far.
         wanted: changes of scales that are still to be made.
     """
@@ -30,6 +32,8 @@ class IntegerBuilder:
         self.params, self.adjustments = params, adjustments
         self.nodes: list[IntegerNode] = []
         self.wanted = Adjustments()
+        self.cell_name = ""
+        self._nudges: Counter[tuple[str, str]] = Counter()  # by cell and group
 
     def quantize(self, x: Pending, grid: Grid, group: str, *, keep_scale: bool = False) -> IntegerTensor:
         """Append the finished form of ``x``; returns the tensor that it makes.
@@ -43,7 +47,16 @@ class IntegerBuilder:
         """
         scale = np.float32(grid.scale * np.float32(1.0 + 2.0**-16 * self.adjustments.nudges[group]))
         grid = grid._replace(scale=max(scale, self.adjustments.floors.get(group, scale)))
-        x.adjust(grid, group, self.wanted, keep_scale=keep_scale)
+        wanted = Adjustments(groups=self.wanted.groups)
+        x.adjust(grid, group, wanted, keep_scale=keep_scale)
+        self.wanted.floors |= wanted.floors
+        # Steps of a recurrence want the same: once, so that a single step gets the scale that many get.
+        for which, nudges in wanted.nudges.items():
+            known = self.cell_name or x.name, which
+            more = max(nudges - self._nudges[known], 0)
+            self._nudges[known] += more
+            if more:
+                self.wanted.nudges[which] += more
         tensor = self.add_finished(x, x.requantized(grid))
         self.wanted.groups[tensor.name] = group
         return tensor

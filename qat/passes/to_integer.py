@@ -68,7 +68,7 @@ def derived_integers(graph: Graph, params: Mapping[str, Array]) -> IntegerGraph:
         builder = IntegerBuilder(params, adjustments)
         values: dict[str, Any] = {}
         for node in graph.nodes:
-            prefix = f"{node.cell_name}."
+            prefix, builder.cell_name = f"{node.cell_name}.", node.cell_name
             own = {local: params[prefix + local] for local in node.cell.params()}
             values[node.name] = node.cell.to_integer(builder, node.name, own, *(values[name] for name in node.inputs))
         if not builder.wanted.floors and not builder.wanted.nudges:

@@ -81,6 +81,18 @@ class NumpyOps(Ops):
             y += bias
         return y.astype(self.accumulators, copy=False)
 
+    @staticmethod
+    def exact_matmul(a: Array, b: Array, transpose: tuple[bool, bool]) -> Array:
+        """The product as NumPy adds in the arrays' own type."""
+        first, second = (np.swapaxes(x, -1, -2) if turned else x for x, turned in zip((a, b), transpose, strict=True))
+        product: Array = np.matmul(first, second)
+        return product
+
+    def matmul(self, a: Array, b: Array, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False) -> Array:
+        dtype = np.float64 if wide else self.accumulators
+        product = self.exact_matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False), transpose)
+        return product.astype(self.accumulators, copy=False)
+
     def max_pool2d(self, x: Array, *, kernel: Pair, stride: Pair, padding: Padding) -> Array:
         windows = _windows(x, kernel, stride, padding, (1, 1), -np.inf)
         y = windows[..., 0, 0]

@@ -120,6 +120,14 @@ class Ops(ABC):
         """(N, I) times the transpose of (O, I), plus a bias (O,); ``wide`` as in ``conv2d``."""
 
     @abstractmethod
+    def matmul(
+        self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> Tensor:
+        """The matrix product of two activations (N, ..., M, K) and (N, ..., K, P), canonical, for each sample and whatever
+        stands in between. ``transpose``: whether the last two axes of either are exchanged first; ``wide`` as in ``conv2d``.
+        """
+
+    @abstractmethod
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         """Largest element of each window; padding never wins. The gradient goes to the first largest element, row by row."""
 

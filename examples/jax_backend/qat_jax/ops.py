@@ -92,6 +92,13 @@ class JaxOps(Ops):
         y = x.astype(sums) @ w.astype(sums).T
         return (y if bias is None else y + bias).astype(jnp.float32)
 
+    def matmul(
+        self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> Tensor:
+        sums = jnp.float64 if wide else jnp.float32
+        a, b = ((x.swapaxes(-1, -2) if turned else x).astype(sums) for x, turned in zip((a, b), transpose, strict=True))
+        return (a @ b).astype(jnp.float32)
+
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         return _pooled(lax.max, -np.inf, x, kernel, stride, padding)
 

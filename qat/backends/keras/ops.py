@@ -113,6 +113,18 @@ class KerasOps(Ops):
         y = tf.matmul(x, w, transpose_b=True)
         return y if bias is None else tf.nn.bias_add(y, bias)
 
+    def matmul(
+        self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> Tensor:
+        if wide:
+            exact = self.matmul(tf.cast(a, tf.float64), tf.cast(b, tf.float64), transpose=transpose)
+            return tf.cast(tf.round(exact), tf.float32)
+        if len(a.shape) == 3:  # of (M, K) the transpose is stored, and so is that of the product, B' A'
+            return tf.matmul(b, a, transpose_a=transpose[1], transpose_b=transpose[0])
+        a, b = (tf.transpose(x, (0, 3, 1, 2)) for x in (a, b))
+        y = tf.matmul(a, b, transpose_a=transpose[0], transpose_b=transpose[1])
+        return tf.transpose(y, (0, 2, 3, 1))
+
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         return tf.nn.max_pool2d(_padded(x, padding, -np.inf), kernel, stride, "VALID")
 
@@ -346,6 +358,11 @@ class ExactOps(KerasOps):
 
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
         return super().dense(x, w, bias, wide=(wide or self._wide) and x.dtype == tf.float32)
+
+    def matmul(
+        self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> Tensor:
+        return super().matmul(a, b, transpose=transpose, wide=(wide or self._wide) and a.dtype == tf.float32)
 
 
 _generator: tf.random.Generator | None = None

@@ -111,6 +111,14 @@ class MindSporeOps(Ops):
             y = y + bias.astype(ms.float64) if wide else ops.bias_add(y, bias)
         return y.astype(ms.float32) if wide else y
 
+    def matmul(
+        self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> Tensor:
+        if wide:
+            a, b = a.astype(ms.float64), b.astype(ms.float64)
+        y = _primitive(ops.BatchMatMul, transpose_a=transpose[0], transpose_b=transpose[1])(a, b)
+        return y.astype(ms.float32) if wide else y
+
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         x = _pad(x, padding, float("-inf"))
         return _primitive(ops.MaxPool, kernel_size=kernel, strides=stride, pad_mode="valid")(x)
@@ -335,3 +343,8 @@ class ExactOps(MindSporeOps):
 
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
         return super().dense(x, w, bias, wide=wide or self._wide)
+
+    def matmul(
+        self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> Tensor:
+        return super().matmul(a, b, transpose=transpose, wide=wide or self._wide)

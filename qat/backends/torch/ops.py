@@ -91,6 +91,12 @@ class TorchOps(Ops):
             return F.linear(x.double(), w.double(), None if bias is None else bias.double()).round().float()
         return F.linear(x, w, bias)
 
+    def matmul(
+        self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> Tensor:
+        a, b = (x.transpose(-1, -2) if turned else x for x, turned in zip((a, b), transpose, strict=True))
+        return torch.matmul(a.double(), b.double()).round().float() if wide else torch.matmul(a, b)
+
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         top, bottom, left, right = padding
         if any(padding):
@@ -282,6 +288,11 @@ class ExactOps(TorchOps):
 
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
         return super().dense(x, w, bias, wide=wide or x.is_cuda)
+
+    def matmul(
+        self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> Tensor:
+        return super().matmul(a, b, transpose=transpose, wide=wide or a.is_cuda)
 
 
 class _HalvingMaxPool(torch.autograd.Function):

@@ -19,7 +19,7 @@ from qat.targets.common import prefixed
 OPERATORS = {"Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "ConvTranspose", "DequantizeLinear", "Div", "Erf"}
 OPERATORS |= {"Exp", "Flatten", "Gather", "Gemm", "Identity", "Max", "MaxPool", "Min", "Mul", "Pad", "QuantizeLinear"}
 OPERATORS |= {"ReduceMax", "ReduceSum", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Softplus", "Sub", "Tanh"}
-OPERATORS |= {"Transpose"}
+OPERATORS |= {"MatMul", "QLinearMatMul", "Round", "Sqrt", "Transpose"}
 
 
 def load_model(path: str | Path) -> onnx.ModelProto:

@@ -93,6 +93,16 @@ class OnnxOps(FloatOps):
         """A Gemm."""
         return self._node("Gemm", x, w, bias, transB=1)
 
+    def matmul(
+        self, a: OnnxSymbol, b: OnnxSymbol, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> OnnxSymbol:
+        """A MatMul."""
+        turned = [
+            self._node("Transpose", x, perm=[*range(x.rank - 2), x.rank - 1, x.rank - 2]) if wanted else x
+            for x, wanted in zip((a, b), transpose, strict=True)
+        ]
+        return self._node("MatMul", *turned)
+
     def max_pool2d(self, x: OnnxSymbol, *, kernel: Pair, stride: Pair, padding: Padding) -> OnnxSymbol:
         """A MaxPool."""
         return self._node("MaxPool", x, kernel_shape=kernel, strides=stride, pads=pads_of(padding))
@@ -137,21 +147,30 @@ class OnnxOps(FloatOps):
         """A Softmax over the channels."""
         return self._node("Softmax", x, axis=1)
 
+    def sqrt(self, x: OnnxSymbol) -> OnnxSymbol:
+        """A Sqrt."""
+        return self._node("Sqrt", x)
+
+    def sum_over_channels(self, x: OnnxSymbol) -> OnnxSymbol:
+        """A ReduceSum over the channels, which stay."""
+        axes = OnnxSymbol(self.writer, self.writer.constant(np.array([1])))
+        return self._node("ReduceSum", x, axes, keepdims=1)
+
     def concat(self, xs: Sequence[OnnxSymbol], axis: int = 0) -> OnnxSymbol:
         """A Concat."""
         return self._node("Concat", *xs, axis=1 + axis)
 
     def pick(self, x: OnnxSymbol, axis: int, places: Sequence[int]) -> OnnxSymbol:
         """A Slice or a Gather."""
-        return OnnxSymbol(self.writer, self.writer.picked(x.name, {axis: tuple(places)}))
+        return OnnxSymbol(self.writer, self.writer.picked(x.name, {axis: tuple(places)}), x.rank)
 
     def pad(self, x: OnnxSymbol, widths: Sequence[Pair]) -> OnnxSymbol:
         """A Pad."""
-        return OnnxSymbol(self.writer, self.writer.padded(x.name, widths, np.float32(0.0)))
+        return OnnxSymbol(self.writer, self.writer.padded(x.name, widths, np.float32(0.0)), x.rank)
 
     def rearrange(self, x: OnnxSymbol, how: Rearrangement) -> OnnxSymbol:
         """Reshapes and Transposes."""
-        return OnnxSymbol(self.writer, self.writer.rearranged(x.name, how))
+        return OnnxSymbol(self.writer, self.writer.rearranged(x.name, how), 1 + len(how.shape))
 
     def sum_pool2d(self, x: OnnxSymbol, *, kernel: Pair, stride: Pair, padding: Padding) -> OnnxSymbol:
         """An AveragePool that counts the padding, times the size of its window."""

@@ -156,6 +156,16 @@ class TfliteOps(FloatOps):
         inputs = [x.index, self._weight(w, w), self._bias(bias, len(w))]
         return self._op(Op.FULLY_CONNECTED, inputs, (1, len(w)), schema.FullyConnectedOptionsT())
 
+    def matmul(
+        self, a: TfliteSymbol, b: TfliteSymbol, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> TfliteSymbol:
+        """A BATCH_MATMUL."""
+        first, second = canonical_shape(a.shape[1:]), canonical_shape(b.shape[1:])
+        rows, columns = first[-1 if transpose[0] else -2], second[-2 if transpose[1] else -1]
+        shape = stored_shape((*first[:-2], rows, columns))
+        output = self.writer.tensor(shape, np.float32)
+        return TfliteSymbol(self.writer, self.writer.multiplied(a.index, b.index, transpose, output), shape)
+
     def max_pool2d(self, x: TfliteSymbol, *, kernel: Pair, stride: Pair, padding: Padding) -> TfliteSymbol:
         """A MAX_POOL_2D."""
         index, mode = self.writer.window(x.index, kernel, stride, padding, lowest=True)
@@ -210,6 +220,10 @@ class TfliteOps(FloatOps):
         """A SUM over the last axis, which stays."""
         axis = self.writer.constant(np.array([len(x.shape) - 1], np.int32))
         return self._op(Op.SUM, [x.index, axis], (*x.shape[:-1], 1), schema.ReducerOptionsT(keepDims=True))
+
+    def sqrt(self, x: TfliteSymbol) -> TfliteSymbol:
+        """A SQRT."""
+        return self._op(Op.SQRT, [x.index], x.shape)
 
     def relu(self, x: TfliteSymbol) -> TfliteSymbol:
         """A RELU."""

@@ -21,12 +21,14 @@ from qat.integer import (
     IntegerGraph,
     IntegerInput,
     IntegerLinear,
+    IntegerMatMul,
     IntegerMaximum,
     IntegerMaxPool2d,
     IntegerMeans,
     IntegerMinimum,
     IntegerMul,
     IntegerNode,
+    IntegerNorm,
     IntegerPad,
     IntegerPick,
     IntegerRearrange,
@@ -40,12 +42,13 @@ from qat.integer.ends import REAL, FileOutput
 from qat.integer.fixed_point import LongMultiplier
 from qat.integer.widths import storage_bits
 from qat.targets.common import columns_in_hwc, no_form, same_in_hwc, used_only_by
-from qat.targets.tflite import elementwise
+from qat.targets.tflite import elementwise, products
 from qat.targets.tflite.ends import chosen_ends
 from qat.targets.tflite.positions import mean_over_positions, means_over_positions
 from qat.targets.tflite.writer import (
     MULTIPLIERS,
     PACKED,
+    ROUNDING,
     Fused,
     Op,
     Pad,
@@ -62,8 +65,6 @@ from qat.vocabulary.ops import Array
 from qat.vocabulary.rearrangement import reshaping
 
 LARGEST_WEIGHT = 127
-#: The reference kernels have no ROUND; adding this leaves float32 no bit for a fraction, ties to even.
-ROUNDING = 1.5 * 2.0**23
 
 
 class IntegerWriter(Writer):
@@ -214,14 +215,19 @@ class IntegerWriter(Writer):
             x = self._step(Op.CAST, [x], schema.CastOptionsT(), shape)
         if offset:
             x = self._step(Op.SUB, [x, self._number(offset)], schema.SubOptionsT(), shape)
+        return self.rounded(node.output, x, requantize, coded(node.name))
+
+    def rounded(self, output: IntegerTensor, x: int, requantize: Requantize, name: str | None = None) -> int:
+        """Make codes of numbers: their product with the multiplier, clipped and rounded."""
+        shape = stored_shape(output.shape)
         x = self._step(Op.MUL, [x, self._number(requantize.multiplier[0])], schema.MulOptionsT(), shape)
         bounds = ((Op.MAXIMUM, requantize.low), (Op.MINIMUM, requantize.high))
         for op, bound in bounds:
             x = self._step(op, [x, self._number(bound)], schema.MaximumMinimumOptionsT(), shape)
         x = self._step(Op.ADD, [x, self._number(ROUNDING)], schema.AddOptionsT(), shape)
-        zero = self.zero(node.output.grid)
+        zero = self.zero(output.grid)
         x = self._step(Op.SUB, [x, self._number(ROUNDING - zero)], schema.SubOptionsT(), shape)
-        return self.op(Op.CAST, [x], self.codes(node.output, coded(node.name)), schema.CastOptionsT())
+        return self.op(Op.CAST, [x], self.codes(output, name), schema.CastOptionsT())
 
     def _check_multiplier(self, node: IntegerLinear) -> None:
         """Raises QatError where LiteRT's kernels of the arithmetic refuse the multiplier."""
@@ -364,6 +370,10 @@ class IntegerWriter(Writer):
         elementwise.add_mul(self, node)
 
     @add.register
+    def _(self, node: IntegerMatMul) -> None:
+        products.add_matmul(self, node)
+
+    @add.register
     def _(self, node: IntegerMaximum) -> None:
         elementwise.add_extreme(self, node, Op.MAXIMUM)
 
@@ -419,27 +429,9 @@ class IntegerWriter(Writer):
         self._finish(node, self.op(Op.GATHER, [entries, index], self.codes(node.output), schema.GatherOptionsT()))
 
     @add.register
+    def _(self, node: IntegerNorm) -> None:
+        products.add_norm(self, node)
+
+    @add.register
     def _(self, node: IntegerSoftmax) -> None:
-        """Integers in int32 and float32, as ``IntegerSoftmax.evaluate``: LiteRT's own softmax is not exact."""
-        (x,) = node.inputs
-        shape = stored_shape(x.shape)
-        one = (*shape[:-1], 1)
-        axis = self.constant(np.array([len(shape) - 1], np.int32))
-
-        def step(op: int, inputs: list[int], options: Any = None, of: Shape = shape, dtype: Any = np.float32) -> int:
-            return self._step(op, inputs, options, of, dtype)
-
-        number = self._number
-        codes = self._integers(x)
-        keep = schema.ReducerOptionsT(keepDims=True)
-        largest = step(Op.REDUCE_MAX, [codes, axis], keep, one, np.int32)
-        behind = step(Op.SUB, [largest, codes], schema.SubOptionsT(), dtype=np.int32)
-        e = step(Op.GATHER, [self.constant(node.table), behind], schema.GatherOptionsT())
-        total = step(Op.SUM, [e, axis], keep, one)
-        share = step(Op.DIV, [number(256.0), total], schema.DivOptionsT(), one)
-        scaled = step(Op.MUL, [e, share], schema.MulOptionsT())
-        raised = step(Op.ADD, [scaled, number(ROUNDING)], schema.AddOptionsT())
-        rounded = step(Op.SUB, [raised, number(ROUNDING)], schema.SubOptionsT())
-        clipped = step(Op.MINIMUM, [rounded, number(255.0)], schema.MaximumMinimumOptionsT())
-        shifted = clipped if self.long else step(Op.SUB, [clipped, number(128.0)], schema.SubOptionsT())
-        self._finish(node, self.op(Op.CAST, [shifted], self.codes(node.output), schema.CastOptionsT()))
+        products.add_softmax(self, node)
