@@ -235,6 +235,37 @@ def test_squeeze_and_excitation(settings: dict[str, Any], tmp_path: Path) -> Non
                 np.testing.assert_array_equal(array, reference[name], err_msg=f"{engine}, {name}")
 
 
+class ResidualGate(qat.Network):
+    """x + x g: the product shares its grid with x, through any number of cells that only move codes."""
+
+    inputs = qat.Input((3, 10, 10), mean=0.5, std=0.25)
+
+    def __init__(self) -> None:
+        self.conv = qat.Conv2dBnAct(3, 8, 3)
+        self.excite = qat.Conv2dBnAct(8, 8, 1, has_bias=True, activation="hsigmoid")
+        self.mean, self.larger = qat.GlobalAvgPool2d(), qat.Upsample(2)
+
+    def construct(self, x):
+        x = self.conv(x)
+        gate = self.excite(self.mean(x))
+        x = self.larger(x)
+        return x + x * gate
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_of_a_product_that_shares_an_inputs_grid_the_other_scale_gives_way(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its multiplier is the other's scale, whatever the shared one is."""
+    monkeypatch.setattr("qat.passes.to_integer.MOST_ROUNDS", 6)
+    found = qat.calibrate(ResidualGate(), ResidualGate().graph().initial_params(seed), IMAGES)
+    integers = qat.to_integer(found.graph, found.params)
+    (node,) = (each for each in integers.nodes if each.kind == "a product")
+    assert not products_tie(node.inputs, node.output.grid)
+    learned = float(found.params["conv.fake_quant.max"] - found.params["conv.fake_quant.min"]) / 255
+    assert abs(node.output.grid.scale / learned - 1) < 2e-4  # which stays as it was
+
+
 @pytest.mark.parametrize("backend", HERE)
 def test_every_backend_evaluates_it_alike(backend: str) -> None:
     graph = qat.convert_quant_network(SqueezeAndExcite())
