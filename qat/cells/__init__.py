@@ -38,6 +38,7 @@ from qat.cells.base import Cell, Context, Param, Scope
 from qat.cells.batch_norm import BatchNorm
 from qat.cells.conv2d import Conv2dBnAct
 from qat.cells.dense import DenseBnAct
+from qat.cells.dequantize import Dequantize
 from qat.cells.elementwise import Activation, Add
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
@@ -71,6 +72,7 @@ __all__ = [
     "Context",
     "Conv2dBnAct",
     "DenseBnAct",
+    "Dequantize",
     "Dropout",
     "FakeQuant",
     "Flatten",

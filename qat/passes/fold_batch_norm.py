@@ -30,19 +30,35 @@ def fold_batch_norm(graph: Graph, params: Mapping[str, Array]) -> tuple[Graph, P
         cell: Any = node.cell
         if isinstance(node.cell, LinearCell) and node.cell.has_bn:
             names = {local: f"{node.cell_name}.{local}" for local in cell.params()}
-            own = {local: params[name] for local, name in names.items()}
-            factor, shift = running_affine(NUMPY_OPS, own, cell.eps)
-            if isinstance(cell, BatchNorm):
-                own = own | {"weight": np.ones(cell.weight_shape, np.float32)}
-                cell = Conv2dBnAct(
-                    cell.channels, cell.channels, 1, group=cell.channels, activation=cell.activation, alpha=cell.alpha
-                )
-            cell = replace(cell, has_bn=False, has_bias=True)
+            cell, own = folded(node.cell, {local: params[name] for local, name in names.items()})
             masks = {full: params[full] for local, full in names.items() if local == MASK}
             result = {name: array for name, array in result.items() if name not in names.values()} | {
-                f"{node.cell_name}.weight": own["weight"] * NUMPY_OPS.on_output(factor, own["weight"]),
-                f"{node.cell_name}.bias": shift,
+                **{f"{node.cell_name}.{local}": array for local, array in own.items()},
                 **masks,
             }
         nodes.append(replace(node, cell=cell))
     return Graph(tuple(nodes), graph.outputs, graph.name), result
+
+
+def folded(cell: LinearCell, params: Mapping[str, Array]) -> tuple[LinearCell, Params]:
+    """A float cell that has batch normalisation without it.
+
+    Args:
+        cell: the cell.
+        params: its parameters, canonical, by local name.
+
+    Returns:
+        The cell, and its weight and bias.
+    """
+    factor, shift = running_affine(NUMPY_OPS, params, cell.eps)
+    weight = params.get("weight")
+    plain: Any = cell
+    if isinstance(cell, BatchNorm):
+        weight = np.ones(cell.weight_shape, np.float32)
+        plain = Conv2dBnAct(
+            cell.channels, cell.channels, 1, group=cell.channels, activation=cell.activation, alpha=cell.alpha
+        )
+    return replace(plain, has_bn=False, has_bias=True), {
+        "weight": weight * NUMPY_OPS.on_output(factor, weight),
+        "bias": shift,
+    }
