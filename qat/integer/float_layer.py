@@ -1,7 +1,7 @@
 """Layers that are left in float inside an integer graph, and the step from their real numbers back to codes.
 
-Behind such a layer codes are no longer equal everywhere: runtimes add in other orders, and a sum beside the boundary of two codes
-may become either. How much may differ, ``within`` says (docs/numerics.md, "Layers left in float").
+Behind such a layer codes are no longer equal everywhere: runtimes add in other orders, and a sum beside the boundary of two
+codes may become either. ``IntegerQuantize.error`` says how far apart the sums were (docs/numerics.md, "Layers left in float").
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class IntegerQuantize(IntegerNode):
             return ops.requantize(inputs[0], constants["multiplier"], low, high)
 
     def error(self, real: Array, codes: Array) -> Array:
-        """How far real numbers are from those that have these centred codes, in the numbers' own size; 0 where they have them."""
+        """How far real numbers are at least from those that have been made these centred codes; 0 where they have the codes."""
         step = np.float64(1.0) / np.float64(self.requantize.multiplier[0])
         below = np.where(codes <= self.requantize.low, np.inf, real - (codes - 0.5) * step)
         above = np.where(codes >= self.requantize.high, np.inf, (codes + 0.5) * step - real)

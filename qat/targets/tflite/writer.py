@@ -28,6 +28,8 @@ TYPES |= {np.dtype(np.uint16): Type.UINT16}
 PACKED = {4: Type.INT4, 2: Type.INT2}  #: bits of weights -> their type
 #: What XNNPACK takes; with others LiteRT falls back to kernels of the fixed arithmetic.
 MULTIPLIERS = (2.0**-32, 2.0**8)
+#: The reference kernels have no ROUND; adding this leaves float32 no bit for a fraction, ties to even.
+ROUNDING = 1.5 * 2.0**23
 SIGNATURE = "serving_default"  #: how TensorFlow calls a model's only signature
 
 
