@@ -106,8 +106,3 @@ class RealNumbers(Pending):
         output = IntegerTensor(f"{self.name}.sign", self.input.shape, grid)
         requantize = Requantize(np.full(1, LARGEST_MULTIPLIER, np.float32), -1, 1)
         return IntegerQuantize(output.name, (self.input,), output, requantize)
-
-
-def largest_of(real: Array) -> float:
-    """The size of the largest of these numbers, by which errors are measured; 0 where there are none."""
-    return float(np.abs(real).max(initial=0.0))

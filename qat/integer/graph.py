@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from qat.errors import QatError
 from qat.integer.entry import IntegerInput
+from qat.integer.float_layer import FloatLayer
 from qat.integer.grid import IntegerTensor
 from qat.integer.node import IntegerNode
 from qat.vocabulary.arrays import ArraySpec
@@ -36,6 +37,11 @@ class IntegerGraph:
         """Where the arrays enter, in the order of the network's inputs."""
         nodes = {node.name: node for node in self.nodes if isinstance(node, IntegerInput)}
         return tuple(nodes[x.name] for x in self.inputs)
+
+    @property
+    def float_layers(self) -> tuple[str, ...]:
+        """The nodes that are left in float, behind which codes are not equal everywhere."""
+        return tuple(node.name for node in self.nodes if isinstance(node, FloatLayer))
 
     @property
     def input_specs(self) -> tuple[ArraySpec, ...]:
