@@ -59,6 +59,7 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.Normalize((0.5, 1.0, 2.0, -1.5), (0.1, -0.2, 0.0, 0.3)),
         qat.Softmax(),
         qat.FakeQuant(qat.ActivationQuantizer()),
+        qat.Dequantize(),
     )
 }
 ROWS = (qat.DenseBnAct, qat.Stack)  #: what takes features, not images

@@ -108,6 +108,7 @@ IMAGES, ROWS, ANY = (3,), (1,), (1, 3)
 OF_ONE = {
     qat.Flatten: (ANY, lambda shape: st.just(qat.Flatten())),
     qat.FakeQuant: (ANY, lambda shape: st.builds(qat.FakeQuant, ACTIVATION_QUANTIZERS, st.booleans())),
+    qat.Dequantize: (ANY, lambda shape: st.just(qat.Dequantize())),
     qat.Dropout: (ANY, lambda shape: st.builds(qat.Dropout, st.floats(0, 0.9))),
     qat.Softmax: (ANY, lambda shape: st.just(qat.Softmax())),
     qat.Activation: (ANY, lambda shape: st.builds(qat.Activation, st.sampled_from(sorted(FUSED)), st.floats(0, 2))),

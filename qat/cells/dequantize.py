@@ -18,6 +18,13 @@ class Dequantize(Cell):
 
     ``convert_quant_network`` puts it before the cells that are left in float (``layers={"conv2": {"quantize": False}}``), which
     then compute in float32 until the next fake quantizer.
+
+    Example:
+        >>> import qat
+        >>> from qat.networks import LeNet5
+        >>> graph = qat.convert_quant_network(LeNet5(), layers={"fc3": {"quantize": False}})
+        >>> [node.name for node in graph.nodes[-2:]], sorted(graph.in_float)
+        (['fc2.dequantize', 'fc3'], ['fc2.dequantize', 'fc3'])
     """
 
     output_numbers = "computed"

@@ -49,6 +49,11 @@ class FloatLayer(IntegerNode):
         """The layer of a node; shape: of its output."""
         return cls(name, inputs, IntegerTensor(name, shape, REAL_NUMBERS), compute, params)
 
+    @property
+    def numbers(self) -> int:
+        """How many its parameters are."""
+        return sum(array.size for array, _ in self.params.values())
+
     def constants(self) -> dict[str, tuple[Array, Kind]]:
         return dict(self.params)
 

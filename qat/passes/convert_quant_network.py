@@ -149,7 +149,11 @@ def convert_quant_network(
             nodes.append(node)
         if node.name in floats and not isinstance(cell, Input):
             real.add(node.name)
-        elif node.name not in floats and (cell.wants_fake_quant or (settings.ascend and isinstance(cell, Input))):
+        elif node.name not in floats and (
+            cell.wants_fake_quant
+            or (settings.ascend and isinstance(cell, Input))
+            or (node.name in chosen and cell.output_numbers == "coded")  # which it is of codes alone
+        ):
             nodes += _fake_quants(node, nodes[-1].name, activations)
             renamed[node.name] = nodes[-1].name
     outputs = tuple(renamed.get(name, name) for name in graph.outputs)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from qat.cells.base import Context, Scope
 from qat.cells.dequantize import Dequantize
 from qat.cells.linear import LinearCell, WeightedCell
+from qat.errors import QatError
 from qat.graph import Graph, Node
 from qat.integer import FloatLayer, IntegerTensor
 from qat.passes.fold_batch_norm import folded
@@ -71,8 +72,16 @@ def float_layer(graph: Graph, node: Node, params: Mapping[str, Array], inputs: t
         node: of it.
         params: of the node's cell, canonical, by local name.
         inputs: codes, or real numbers of other such layers.
+
+    Raises:
+        QatError: the cell's weight is quantized all the same.
     """
     cell, own = node.cell, dict(params)
+    if isinstance(cell, LinearCell) and cell.weight_quantizer is not None:
+        raise QatError(
+            f"{node.name}: its weight has a quantizer, but its input {node.inputs[0]} is left in float and none comes between "
+            "them; keep after_fake=True on the cells before it"
+        )
     if isinstance(cell, WeightedCell) and (cell.pruner is not None or cell.input_normalization is not None):
         cell, own = cell.plain(own)
     if isinstance(cell, LinearCell) and cell.has_bn:

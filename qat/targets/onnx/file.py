@@ -19,7 +19,7 @@ from qat.targets.common import prefixed
 OPERATORS = {"Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Flatten", "Gather"}
 OPERATORS |= {"Erf", "Exp", "Max", "Min", "Softplus"}
 OPERATORS |= {"Gemm", "Identity", "MaxPool", "Mul", "Pad", "QuantizeLinear", "ReduceMax", "ReduceSum", "Relu"}
-OPERATORS |= {"Reshape", "Sigmoid", "Slice", "Softmax", "Sub", "Tanh", "Transpose"}
+OPERATORS |= {"Reshape", "Round", "Sigmoid", "Slice", "Softmax", "Sub", "Tanh", "Transpose"}
 
 
 def load_model(path: str | Path) -> onnx.ModelProto:
