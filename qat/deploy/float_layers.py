@@ -2,7 +2,8 @@
 codes with those that NumPy's integers give from there on.
 
 A float layer's sums differ in their last bits from engine to engine, and a sum beside the boundary of two codes then becomes
-another code. So the reference follows each engine: behind a float layer it computes with the codes that the engine had there.
+another code. So the reference follows each engine: from the codes that an engine had before a float layer it computes that
+layer, and from those behind the layer what follows. Each part of the network is compared by itself.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def _entering_floats(graph: IntegerGraph) -> set[str]:
 def reference_behind(
     graph: IntegerGraph, samples: Arrays, arithmetic: str, found: Mapping[str, Array]
 ) -> dict[str, Array]:
-    """NumPy's numbers of every node, by name, behind float layers from the codes that an engine had there.
+    """NumPy's numbers of every node, by name: in and behind float layers from the codes that an engine had there.
 
     Args:
         graph: the integers.
@@ -138,7 +139,8 @@ def reference_behind(
         arithmetic: "float" or "fixed".
         found: the engine's codes, by name.
     """
-    given = {node.name: found[node.name] for node in graph.nodes if isinstance(node, IntegerQuantize)}
+    leaving = {node.name for node in graph.nodes if isinstance(node, IntegerQuantize)}
+    given = {name: found[name] for name in leaving | _entering_floats(graph)}
     names = [node.name for node in graph.nodes]
     return trace_codes(graph, samples, names, arithmetic=arithmetic, given=given)
 
