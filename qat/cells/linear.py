@@ -429,8 +429,8 @@ class WeightedCell(LinearCell, Channels, abstract=True):
         own = self._complete(NUMPY_OPS, dict(params))
         own.pop(MASK, None)
         further = 0 if self.input_normalization is None else self.input_normalization.further
-        changed = {"in_channels": self.in_channels + further, "has_bias": "bias" in own}
-        return replace(self, pruner=None, input_normalization=None, **changed), own
+        plain = replace(self, in_channels=self.in_channels + further, has_bias="bias" in own)
+        return replace(plain, pruner=None, input_normalization=None), own
 
     def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> WeightedCell:
         return replace(self, weight_quantizer=quantizer, bn_fold=bn_fold, freeze_bn=freeze_bn)

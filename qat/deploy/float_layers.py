@@ -10,19 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qat.deploy.certificate import FloatNumbers
+from qat.deploy.engine import Engine
 from qat.errors import QatError
 from qat.integer import FloatLayer, IntegerGraph, IntegerNode, IntegerQuantize, trace_codes
 from qat.integer.float_layer import TOLERANCE
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 from qat.vocabulary.ops import Array
-
-if TYPE_CHECKING:
-    from qat.deploy.verify import Engine
 
 #: Samples at once. Engines that compute 1000, 100 or fewer in a batch compute the same batches as when only codes are wanted.
 AT_ONCE = 1000

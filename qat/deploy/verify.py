@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,35 +14,17 @@ import numpy as np
 from qat import tasks
 from qat.data import Split
 from qat.deploy.certificate import Certificate, Comparison
+from qat.deploy.engine import Engine
 from qat.deploy.float_layers import Followed, as_share, error_of, follow, is_beyond, reference_behind
 from qat.deploy.inference import predict_codes, trace
 from qat.deploy.interfaces import RecordsArithmetic, Target, TrainingBackend, check_backend, check_target
 from qat.errors import QatError
 from qat.files import check_writable, write_together
-from qat.integer import IntegerGraph, IntegerTensor, evaluate
+from qat.integer import IntegerGraph, evaluate
 from qat.passes.to_integer import to_integer
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 from qat.vocabulary.ops import Array
-
-Tracer = Callable[[Arrays, Collection[IntegerTensor]], Mapping[str, Array]]
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What computes a network's codes: an exported file in its runtime, or a backend's evaluation pass.
-
-    Attributes:
-        name: Its name, with version and options.
-        codes: From what the network takes to output codes, int32, one array an output.
-        trace: From that and tensors to the codes of these tensors by name, as far as it can give them.
-        arithmetic: What it computes in, "float" or "fixed" (docs/numerics.md).
-    """
-
-    name: str
-    codes: Callable[[Arrays], tuple[Array, ...]]
-    trace: Tracer
-    arithmetic: str = "float"
 
 
 def file_engine(path: str | Path, target: Target, graph: IntegerGraph, arithmetic: str | None = None) -> Engine:
@@ -335,11 +317,6 @@ def arithmetic_options(target: Target, arithmetic: str) -> dict[str, str]:
             f"{target.ARITHMETICS[0]}; use --file_format {others}, or --arithmetic {target.ARITHMETICS[0]}"
         )
     return {"arithmetic": arithmetic} if len(target.ARITHMETICS) > 1 else {}
-
-
-def _widened(codes: Array) -> Array:
-    """Codes as int32, real numbers as they are."""
-    return codes if codes.dtype == np.float32 else codes.astype(np.int32)
 
 
 def _widened(codes: Array) -> Array:

@@ -141,7 +141,7 @@ def convert_quant_network(
         node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
         if node.name in chosen or node.name in floats:
             if isinstance(cell, LinearCell) and cell.has_bn:
-                node = replace(node, cell=replace(cell, freeze_bn=freeze_bn))
+                node = replace(node, cell=replace(cell, freeze_bn=freeze_bn))  # type: ignore[type-var]
             nodes += with_real_inputs(node, real, known)
         elif isinstance(cell, LinearCell):
             nodes += _quantized(node, cell, weights, _uniform(activations), fold=fold, freeze_bn=freeze_bn)

@@ -51,13 +51,13 @@ def folded(cell: LinearCell, params: Mapping[str, Array]) -> tuple[LinearCell, P
         The cell, and its weight and bias.
     """
     factor, shift = running_affine(NUMPY_OPS, params, cell.eps)
-    weight = params.get("weight")
     plain: Any = cell
     if isinstance(cell, BatchNorm):
-        weight = np.ones(cell.weight_shape, np.float32)
+        params = {**params, "weight": np.ones(cell.weight_shape, np.float32)}
         plain = Conv2dBnAct(
             cell.channels, cell.channels, 1, group=cell.channels, activation=cell.activation, alpha=cell.alpha
         )
+    weight = params["weight"]
     return replace(plain, has_bn=False, has_bias=True), {
         "weight": weight * NUMPY_OPS.on_output(factor, weight),
         "bias": shift,
