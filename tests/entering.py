@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from sequential import Chain
 
 import qat
+from qat.errors import QatWarning
 from qat.integer import IntegerGraph, IntegerInput
 from qat.training.forward import Forward
 from qat.vocabulary.arrays import ArraySpec
@@ -79,7 +81,9 @@ def integers_of(network: qat.Network, limits: tuple[float, float], **options: An
     params |= {name: np.asarray(value, F).reshape(params[name].shape) for name, value in updates.items()}
     if "input.fake_quant.min" in params:
         params["input.fake_quant.min"][...], params["input.fake_quant.max"][...] = limits
-    return qat.to_integer(graph, params)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", QatWarning)  # ranges that are unlike
+        return qat.to_integer(graph, params)
 
 
 def node_of(graph: IntegerGraph) -> IntegerInput:

@@ -32,25 +32,41 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.Input(IMAGE, mean=0.5, std=0.25),
         qat.Conv2dBnAct(4, 6, 3, pad_mode="valid", has_bias=True),
         qat.DenseBnAct(4, 5),
+        qat.ConvTranspose2dBnAct(4, 6, 3, stride=2, has_bias=True),
         qat.BatchNorm(4),
         qat.Activation("tanh"),
         qat.Add(),
         qat.PReLU(4),
+        qat.LayerNorm(4),
+        qat.RMSNorm(4),
         qat.Mul(),
         qat.Sub(),
+        qat.MatMul(transpose_b=True),
         qat.Maximum(),
         qat.Minimum(),
         qat.AvgPool2d(2),
         qat.GlobalAvgPool2d(),
         qat.MaxPool2d(2),
+        qat.AdaptiveAvgPool2d((3, 4)),
+        qat.GlobalMaxPool1d(),
+        qat.GlobalMaxPool2d(),
+        qat.Mean((1,)),
+        qat.Max((1, 2)),
+        qat.Conv1dBnAct(4, 6, 3, pad_mode="valid", has_bias=True),
+        qat.AvgPool1d(2),
+        qat.GlobalAvgPool1d(),
+        qat.MaxPool1d(2),
         qat.Concat(),
         qat.Dropout(0.5),
         qat.Slice(0, 1, 3),
         qat.Pad((1, 2), value=0.5),
         qat.Upsample(2),
+        qat.UpsampleBilinear(2),
         qat.Reshape((9, 4, -1)),
         qat.Transpose((1, 2, 0)),
         qat.Stack(),
+        qat.ZeroState(4),
+        qat.OneGrid(),
         qat.ChannelShuffle(2),
         qat.PixelShuffle(2),
         qat.PixelUnshuffle(2),
@@ -62,7 +78,8 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.Dequantize(),
     )
 }
-ROWS = (qat.DenseBnAct, qat.Stack)  #: what takes features, not images
+SERIES = (qat.Conv1dBnAct, qat.AvgPool1d, qat.GlobalAvgPool1d, qat.GlobalMaxPool1d, qat.MaxPool1d)  #: what takes series
+ROWS = (qat.DenseBnAct, qat.Stack, qat.ZeroState)  #: what takes features, not images
 
 
 def cell_classes() -> list[type[qat.Cell]]:
@@ -91,23 +108,27 @@ def inputs_of(cell: qat.Cell) -> int:
 
 def input_shapes(cell: qat.Cell) -> tuple[tuple[int, ...], ...]:
     """Of what an example takes."""
-    return (IMAGE[:1] if isinstance(cell, ROWS) else IMAGE,) * inputs_of(cell)
+    return (IMAGE[:1] if isinstance(cell, ROWS) else entry_shape(cell),) * inputs_of(cell)
+
+
+def entry_shape(cell: qat.Cell) -> tuple[int, ...]:
+    """Of the input of the network around an example."""
+    return (IMAGE[0], IMAGE[1] * IMAGE[2]) if isinstance(cell, SERIES) else IMAGE
 
 
 class Around(qat.Network):
     """Convolutions, the cell, and a convolution or dense layer after it."""
 
     def __init__(self, cell: qat.Cell) -> None:
-        self.inputs = qat.Input(IMAGE, mean=0.5, std=0.25)
-        rows = isinstance(cell, ROWS)
+        self.inputs = qat.Input(entry_shape(cell), mean=0.5, std=0.25)
+        rows, kind = isinstance(cell, ROWS), qat.Conv1dBnAct if isinstance(cell, SERIES) else qat.Conv2dBnAct
         self.cell = cell
         self.before = tuple(
-            qat.Conv2dBnAct(4, 4, 6 if rows else 1, pad_mode="valid", has_bias=True)
-            for _ in range(max(inputs_of(cell), 1))
+            kind(4, 4, 6 if rows else 1, pad_mode="valid", has_bias=True) for _ in range(max(inputs_of(cell), 1))
         )
         for index, conv in enumerate(self.before):
             setattr(self, f"before{index}", conv)
-        self.shape: tuple[int, ...] = IMAGE
+        self.shape = entry_shape(cell)
         if inputs_of(cell) and not isinstance(cell, qat.FakeQuant):
             self.shape = cell.output_shape(*input_shapes(cell))
         image = len(self.shape) == 3
@@ -140,7 +161,7 @@ def outcome(cell: qat.Cell, name: str) -> str:
     target = qat.target(name)
     graph, params = quantized(cell, **({"profile": "ascend"} if name in ("ASCEND_ONNX", "AIR") else {}))
     integers = qat.to_integer(graph, params)
-    pixels = np.random.default_rng(1).integers(0, 256, (3, *IMAGE), np.uint8)
+    pixels = np.random.default_rng(1).integers(0, 256, (3, *entry_shape(cell)), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"net{TARGETS[name].suffix}"
         try:

@@ -103,22 +103,69 @@ def pools(kind):
     return st.builds(kind, size_or_pair(2), st.none() | size_or_pair(2), st.just("same"), **more)
 
 
-IMAGES, ROWS, ANY = (3,), (1,), (1, 3)
+@st.composite
+def transposed_convolutions(draw, shape):
+    group, stride = draw(st.sampled_from([n for n in range(1, shape[0] + 1) if shape[0] % n == 0])), draw(sizes(2))
+    return qat.ConvTranspose2dBnAct(
+        shape[0],
+        group * draw(sizes(3)),
+        draw(st.tuples(st.integers(2, 3), st.integers(2, 3))),
+        stride=stride,
+        padding=draw(st.integers(0, 1)) if min(shape[1:]) > 2 else 0,
+        output_padding=draw(st.integers(0, stride - 1)),
+        group=group,
+        has_bias=draw(st.booleans()),
+        activation=draw(ACTIVATIONS),
+        weight_quantizer=draw(WEIGHT_QUANTIZERS),
+    )
+
+
+@st.composite
+def convolutions_of_series(draw, shape):
+    group = draw(st.sampled_from([n for n in range(1, shape[0] + 1) if shape[0] % n == 0]))
+    mode = draw(st.sampled_from(["same", "causal"]))
+    return qat.Conv1dBnAct(
+        shape[0],
+        group * draw(sizes(3)),
+        draw(sizes(3)),
+        stride=draw(sizes(2)),
+        pad_mode=mode,
+        dilation=draw(sizes(2)),
+        group=group,
+        has_bias=draw(st.booleans()),
+        activation=draw(ACTIVATIONS),
+        weight_quantizer=draw(WEIGHT_QUANTIZERS),
+    )
+
+
+def pools_of_series(kind):
+    return st.builds(kind, sizes(2), st.none() | sizes(2), st.just("same"))
+
+
+def reductions(kind, shape):
+    axes = st.lists(st.integers(0, len(shape) - 1), min_size=1, unique=True).map(tuple)
+    return st.builds(kind, axes, st.booleans())
+
+
+IMAGES, SERIES, ROWS, ANY = (3,), (2,), (1,), (1, 3)
 #: Cells with any of their fields changed: the ranks of shapes that they take, and how they are drawn for a shape.
 OF_ONE = {
     qat.Flatten: (ANY, lambda shape: st.just(qat.Flatten())),
     qat.FakeQuant: (ANY, lambda shape: st.builds(qat.FakeQuant, ACTIVATION_QUANTIZERS, st.booleans())),
     qat.Dequantize: (ANY, lambda shape: st.just(qat.Dequantize())),
     qat.Dropout: (ANY, lambda shape: st.builds(qat.Dropout, st.floats(0, 0.9))),
-    qat.Softmax: (ANY, lambda shape: st.just(qat.Softmax())),
+    qat.Softmax: (ANY, lambda shape: st.builds(qat.Softmax, st.integers(0, len(shape) - 1))),
     qat.Activation: (ANY, lambda shape: st.builds(qat.Activation, st.sampled_from(sorted(FUSED)), st.floats(0, 2))),
     qat.PReLU: (ANY, lambda shape: st.just(qat.PReLU(shape[0]))),
+    qat.LayerNorm: (ANY, lambda shape: st.builds(qat.LayerNorm, st.just(shape[0]), st.floats(1e-9, 1))),
+    qat.RMSNorm: (ANY, lambda shape: st.builds(qat.RMSNorm, st.just(shape[0]), st.floats(1e-9, 1))),
     qat.Slice: (
         ANY,
         lambda shape: st.integers(0, len(shape) - 1).flatmap(
             lambda axis: st.builds(qat.Slice, st.just(axis), st.integers(0, shape[axis] - 1), step=sizes(3))
         ),
     ),
+    qat.ZeroState: (ROWS, lambda shape: st.builds(qat.ZeroState, sizes(9))),
     qat.DenseBnAct: (
         ROWS,
         lambda shape: st.builds(
@@ -132,6 +179,12 @@ OF_ONE = {
         ),
     ),
     qat.Conv2dBnAct: (IMAGES, convolutions),
+    qat.ConvTranspose2dBnAct: (
+        IMAGES,
+        lambda shape: (
+            transposed_convolutions(shape) if max(shape[1:]) <= MOST_CHANNELS // 2 else st.just(qat.Flatten())
+        ),
+    ),
     qat.ConstantChannel: (
         IMAGES,
         lambda shape: (
@@ -157,6 +210,14 @@ OF_ONE = {
             st.builds(qat.Upsample, size_or_pair(2)) if max(shape) <= MOST_CHANNELS else st.just(qat.Flatten())
         ),
     ),
+    qat.UpsampleBilinear: (
+        IMAGES,
+        lambda shape: (
+            st.builds(qat.UpsampleBilinear, size_or_pair(2), st.booleans())
+            if max(shape) <= MOST_CHANNELS
+            else st.just(qat.Flatten())
+        ),
+    ),
     qat.ChannelShuffle: (IMAGES, lambda shape: st.just(qat.ChannelShuffle(shape[0]))),
     qat.PixelShuffle: (
         IMAGES,
@@ -171,7 +232,16 @@ OF_ONE = {
     ),
     qat.MaxPool2d: (IMAGES, lambda shape: pools(qat.MaxPool2d)),
     qat.AvgPool2d: (IMAGES, lambda shape: pools(qat.AvgPool2d)),
+    qat.AdaptiveAvgPool2d: (IMAGES, lambda shape: st.builds(qat.AdaptiveAvgPool2d, size_or_pair(4))),
+    qat.Mean: (ANY, lambda shape: reductions(qat.Mean, shape)),
+    qat.Max: (ANY, lambda shape: reductions(qat.Max, shape)),
     qat.GlobalAvgPool2d: (IMAGES, lambda shape: st.just(qat.GlobalAvgPool2d())),
+    qat.Conv1dBnAct: (SERIES, convolutions_of_series),
+    qat.MaxPool1d: (SERIES, lambda shape: pools_of_series(qat.MaxPool1d)),
+    qat.AvgPool1d: (SERIES, lambda shape: pools_of_series(qat.AvgPool1d)),
+    qat.GlobalMaxPool2d: (IMAGES, lambda shape: st.just(qat.GlobalMaxPool2d())),
+    qat.GlobalMaxPool1d: (SERIES, lambda shape: st.just(qat.GlobalMaxPool1d())),
+    qat.GlobalAvgPool1d: (SERIES, lambda shape: st.just(qat.GlobalAvgPool1d())),
 }
 
 
@@ -182,12 +252,19 @@ def fit(a, b):
 
 #: Those that join two values.
 OF_TWO = {
+    qat.Stack: (lambda a, b: a == b and len(a) < 3, st.builds(qat.Stack, sizes(1))),
     qat.Add: (fit, st.builds(qat.Add, ACTIVATIONS)),
+    qat.MatMul: (
+        lambda a, b: (
+            len(a) == len(b) > 1 and a[:-2] == b[:-2] and a[-1] == b[-1] and max(a[-2], b[-2]) <= MOST_CHANNELS
+        ),
+        st.just(qat.MatMul(transpose_b=True)),
+    ),
+    qat.OneGrid: (lambda a, b: a == b, st.just(qat.OneGrid())),
     qat.Mul: (fit, st.just(qat.Mul())),
     qat.Sub: (fit, st.just(qat.Sub())),
     qat.Maximum: (fit, st.just(qat.Maximum())),
     qat.Minimum: (fit, st.just(qat.Minimum())),
-    qat.Stack: (lambda a, b: a == b and len(a) < 3, st.builds(qat.Stack, sizes(1))),
     qat.Concat: (lambda a, b: a[1:] == b[1:] and a[0] + b[0] <= MOST_CHANNELS, st.just(qat.Concat())),
 }
 
@@ -204,7 +281,7 @@ def cells_for(draw, shape):
 @st.composite
 def graphs(draw):
     """Any tree of cells: each node takes any nodes before it, cells may be used again, outputs are any nodes."""
-    shape = draw(st.tuples(sizes(4), sizes(12), sizes(12)))
+    shape = draw(st.tuples(sizes(4), sizes(12), sizes(12)) | st.tuples(sizes(4), sizes(24)))
     mean, std = draw(st.floats(0, 1)), draw(st.floats(0.01, 4))
     names = draw(st.lists(NAMES, min_size=1, max_size=8, unique=True))
     nodes, shapes = [qat.Node(names[0], qat.Input(shape, mean, std), (), names[0])], {names[0]: shape}
@@ -219,7 +296,7 @@ def graphs(draw):
             cell, cell_name = again[0].cell, again[0].cell_name
         else:
             cell = draw(cells_for(shapes[source]))
-        nodes.append(qat.Node(name, cell, inputs, cell_name))
+        nodes.append(qat.Node(name, cell, inputs, cell_name, recurs=draw(st.booleans())))
         shapes[name] = cell.output_shape(*(shapes[x] for x in inputs))
     outputs = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3))
     return qat.Graph(tuple(nodes), tuple(outputs), draw(NAMES))

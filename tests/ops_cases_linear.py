@@ -9,6 +9,7 @@ from ops_cases import IMAGE, activation, adder, conv_weight, dense_weight, f32, 
 from qat.quantizers import WeightQuantizer
 from qat.vocabulary.ops import EXACT_INTEGERS
 from qat.vocabulary.rearrangement import Rearrangement, Step, reshaping
+from qat.vocabulary.transposed import transposed
 
 INF = np.inf
 
@@ -109,6 +110,84 @@ add_conv2d(
     integers(26, (2, 640, 2, 2), 100, 127),
     wide=True,
     gradients=False,
+)
+
+
+add(
+    "picture_weight: a kernel over series as one of one row",
+    lambda ops, w: ops.picture_weight(w),
+    [conv_weight([[[1, 2], [3, 4]], [[5, 6], [7, 8]], [[9, 10], [11, 12]]])],
+    "conv_weight",
+    [[[[1, 2]], [[3, 4]]], [[[5, 6]], [[7, 8]]], [[[9, 10]], [[11, 12]]]],
+    cotangent=np.arange(12).reshape(3, 2, 1, 2),
+    gradients=[np.arange(12).reshape(3, 2, 2)],
+)
+add(
+    "picture_weight: a kernel over pictures as it is",
+    lambda ops, w: ops.picture_weight(w),
+    [conv_weight(np.arange(12).reshape(3, 1, 2, 2))],
+    "conv_weight",
+    np.arange(12).reshape(3, 1, 2, 2),
+    cotangent=np.arange(12).reshape(3, 1, 2, 2),
+    gradients=[np.arange(12).reshape(3, 1, 2, 2)],
+)
+add(
+    "mix_inputs of a kernel over series",
+    lambda ops, w: ops.mix_inputs(w, np.array([[1, 0, 2], [0, 1, 3]], np.float32)),
+    [conv_weight([[[1, 2, 3], [4, 5, 6]]])],
+    "conv_weight",
+    [[[1, 2, 3], [4, 5, 6], [14, 19, 24]]],
+    cotangent=[[[1, 2, 4], [8, 16, 32], [64, 128, 256]]],
+    gradients=[[[[129, 258, 516], [200, 400, 800]]]],
+)
+for name in ("output_max", "output_min", "output_mean"):
+    add(
+        f"{name} of a kernel over series",
+        lambda ops, w, name=name: getattr(ops, name)(w),
+        [conv_weight([[[1, 2], [3, 6]], [[-5, 6], [7, 8]], [[9, 10], [11, 30]]])],
+        "vector",
+        {"output_max": [6, 8, 30], "output_min": [1, -5, 9], "output_mean": [3, 4, 15]}[name],
+    )
+
+
+EACH = np.arange(4 * 2 * 1 * 2).reshape(4, 2, 1, 2)  # two groups of two inputs and two outputs each
+SWAPPED = [[EACH[2 * (o // 2) + i, o % 2] for i in range(2)] for o in range(4)]
+add(
+    "swap_channels: outputs for inputs, in each of two groups",
+    lambda ops, w: ops.swap_channels(w, 2),
+    [conv_weight(EACH)],
+    "conv_weight",
+    SWAPPED,
+    cotangent=EACH,
+    gradients=[SWAPPED],
+)
+add(
+    "phase_weight: two phases of rows, one of columns; an element of the kernel that is taken twice, and one beyond it",
+    lambda ops, w: ops.phase_weight(w, (1, 0, 0, 2), (1, 0), (2, 1)),
+    [conv_weight([[[[1, 2], [3, 4]]], [[[5, 6], [7, 8]]]])],
+    "conv_weight",
+    [[[[4, 3], [2, 1]]], [[[2, 1], [0, 0]]], [[[8, 7], [6, 5]]], [[[6, 5], [0, 0]]]],
+    cotangent=np.arange(16).reshape(4, 1, 2, 2),
+    gradients=[[[[[3 + 5, 2 + 4], [1, 0]]], [[[11 + 13, 10 + 12], [9, 8]]]]],
+)
+HOW = transposed((2, 2), (3, 2), (2, 1), (1, 0, 0, 1), (1, 0), (1, 1))
+#: Every pixel times the kernel, added where it lies, and the edges cut.
+FULL = np.zeros((6, 3))
+for row in range(2):
+    for column in range(2):
+        FULL[2 * row : 2 * row + 3, column : column + 2] += (1 + 2 * row + column) * np.arange(1, 7).reshape(3, 2)
+add(
+    "conv_transpose2d: cut above and at the right, a row more behind",
+    lambda ops, x, w, b: ops.conv_transpose2d(x, w, b, how=HOW, outputs=1, group=1),
+    [activation([[[[1, 2], [3, 4]]]]), conv_weight([[[[1, 2], [3, 4], [5, 6]]]]), vector([10])],
+    "activation",
+    (FULL[1:6, :2] + 10)[np.newaxis, np.newaxis],
+    cotangent=np.ones((1, 1, 5, 2)),
+    gradients=[
+        [[[[3 + 5 + 4 + 6, 3 + 5], [1 + 3 + 5 + 2 + 4 + 6, 1 + 3 + 5]]]],
+        [[[[3 + 4, 3], [1 + 2 + 3 + 4, 1 + 3], [1 + 2 + 3 + 4, 1 + 3]]]],
+        [10],
+    ],
 )
 
 

@@ -17,7 +17,7 @@ import graphs
 import numpy as np
 import pytest
 import test_zoo
-from every_cell import EXAMPLES, IMAGE, Array, F, input_shapes, missing, outcome, quantized
+from every_cell import EXAMPLES, Array, F, entry_shape, input_shapes, missing, outcome, quantized
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from test_ops_conformance import CASES
 from test_pruning_groups import close, masked_outputs
@@ -30,7 +30,7 @@ from qat.analysis.sensitivity import sensitivity
 from qat.cells.base import Context, Scope
 from qat.cells.facts import COMPUTING, FACTS
 from qat.cells.linear import WeightedCell
-from qat.integer import IntegerLinear, trace_codes
+from qat.integer import IntegerLinear, IntegerNorm, trace_codes
 from qat.integer.memory import activation_memory
 from qat.integer.widths import bits_of
 from qat.pruning import prune_weights
@@ -144,10 +144,9 @@ def test_every_cell_stands_in_the_random_graphs() -> None:
 
 
 def test_every_cell_stands_in_the_random_networks_whose_codes_are_compared() -> None:
-    cells = never_drawn(
-        test_zoo.networks(), lambda zoo: [*zoo.inputs, *zoo.cells.values()], {qat.FakeQuant, qat.Dequantize}
-    )
-    assert cells == [], "never drawn by tests/test_zoo.py"  # these two come with the quantization
+    implied = {qat.FakeQuant, qat.Dequantize}  # which come with the quantization
+    cells = never_drawn(test_zoo.networks(), lambda zoo: [n.cell for n in zoo.graph().nodes], implied)
+    assert cells == [], "never drawn by tests/test_zoo.py"
 
 
 # -- that what a cell states of itself is so ---------------------------------------------------------------------------
@@ -213,8 +212,12 @@ def test_output_channels_are_what_the_cell_states(cell: Any) -> None:
     groups = (
         np.kron(np.eye(group := getattr(cell, "group", 1)), np.ones([size // group for size in changes.shape[1:]])) > 0
     )
-    if all(np.array_equal(each, kept) for each in changes):
-        found = "fixed" if isinstance(cell, qat.Normalize) else "kept"  # its factors are not cut
+    used = [each for each in changes if each.any()]  # of a OneGrid the first alone
+    if not used:
+        found = "new"  # as of a ZeroState: any number of channels
+    elif all(np.array_equal(each, kept) for each in used):
+        # The factors of the one are not cut; what the other's first axis is depends on the shape.
+        found = "fixed" if isinstance(cell, (qat.Normalize, qat.MatMul)) else "kept"
     elif np.array_equal(changes.reshape(len(joined), -1), joined):
         found = "joined"
     elif cell.with_channels(y.shape[1] - group, inputs[0].shape[1]) == cell:
@@ -231,7 +234,12 @@ def test_signs_are_what_the_cell_states(cls: type[qat.Cell]) -> None:
     cell = EXAMPLES[cls]
     variants = [cell, *(replace(cell, activation="relu") for _ in range("activation" in vars(cell)))]  # type: ignore[type-var]
     for each in variants:
-        never = bool((real(each, *(4 * x for x in numbers(each))) >= 0).all())
+        inputs = [4 * x for x in numbers(each)]
+        found = (
+            real(each, *inputs),
+            real(each, *(-np.abs(x) for x in inputs)),
+        )  # the largest of many is hardly negative
+        never = all((y >= 0).all() for y in found)
         assert never == each.non_negative, f"{each}: is {'never' if never else 'also'} negative"
 
 
@@ -247,15 +255,19 @@ def test_bits_and_memory_of_the_integer_form(cls: type[qat.Cell]) -> None:
     graph, params = quantized(EXAMPLES[cls])
     integers = qat.to_integer(graph, params)
     tensors = {node.name: node.output for node in integers.nodes}
+    tensors |= {node.belongs_to: node.output for node in integers.nodes}
     bits = metrics.activation_bits(graph)
+    grids_alone = {name for node in graph.nodes if isinstance(node.cell, qat.OneGrid) for name in node.inputs[1:]}
     for node in graph.nodes:
+        if node.name in grids_alone:  # nothing is computed of them
+            continue
         if node.cell.keeps_grid or node.cell.output_numbers == "coded":
             name = node.inputs[0] if node.name not in tensors and node.cell.keeps_grid else node.name
             grid = tensors[name if name in tensors else name.removesuffix(".fake_quant")].grid
             assert bits_of(grid.qmin, grid.qmax) == bits[node.name], node.name
     first = {node.name: step for step, node in enumerate(integers.nodes)}
     last = {x.name: step for step, node in enumerate(integers.nodes) for x in node.inputs}
-    size = {name: int(np.prod(x.shape)) for name, x in tensors.items()}
+    size = {node.name: int(np.prod(node.output.shape)) for node in integers.nodes}
     reads = [sum(size[x.name] for x in set(node.inputs)) for node in integers.nodes]
     assert max(reads) <= activation_memory(integers).size <= sum(-(-each // 4) * 4 for each in size.values())
     assert all(first[name] <= last.get(name, len(first)) for name in first)
@@ -278,11 +290,15 @@ def test_costs(cls: type[qat.Cell]) -> None:
         )
     if cls is qat.Normalize:  # its weights are no parameters
         products = int(np.prod(graph.shapes[node.name]))
+    if cls is qat.MatMul:
+        products = int(real(cell, *[np.ones((1, *shape), F) for shape in input_shapes(cell)]).sum())
     assert metrics.macs(graph).get(node.name, 0) == products
     assert metrics.bops(graph).get(node.name, 0) == products * 8 * 8
     deployed = 0
     for each in qat.to_integer(graph, params).nodes:
-        if each.name == node.name and isinstance(each, IntegerLinear) and trained:
+        if each.name == node.name and isinstance(each, IntegerNorm):
+            deployed = each.gain.size + each.shift.size
+        if each.belongs_to == node.name and isinstance(each, IntegerLinear) and trained:
             deployed = each.weight.size + each.bias.size
     assert metrics.deployed_parameters(graph).get(node.name, 0) == deployed
 
@@ -296,7 +312,7 @@ def test_channels_are_pruned_through_it(cell: qat.Cell) -> None:
     if not isinstance(cell, IMPLIED):
         assert any("cell" in unit for unit in through) == passes, "channels that can be pruned through it"
     params = graph.initial_params()
-    pixels = (np.random.default_rng(2).integers(0, 256, (2, *IMAGE), np.uint8),)
+    pixels = (np.random.default_rng(2).integers(0, 256, (2, *entry_shape(cell)), np.uint8),)
     smaller, kept = remove_channels(graph, params, through)
     (found,), (expected,) = masked_outputs(smaller, kept, pixels, []), masked_outputs(graph, params, pixels, through)
     close(found, expected)
@@ -389,7 +405,7 @@ def test_the_cell_of_the_documentation_works_from_training_to_pruning() -> None:
     square = names["Square"]()
     graph, params = quantized(square)
     integers = qat.to_integer(graph, params)
-    pixels = np.random.default_rng(3).integers(0, 256, (3, *IMAGE), np.uint8)
+    pixels = np.random.default_rng(3).integers(0, 256, (3, *entry_shape(square)), np.uint8)
     torch = qat.backend("torch")
     found = torch.trace(torch.lower(graph, params), pixels, [node.output for node in integers.nodes])
     for name, codes in trace_codes(integers, pixels, list(found)).items():

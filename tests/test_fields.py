@@ -38,13 +38,25 @@ NEEDED: dict[str, Any] = {
     "final_sparsity": 0.5,
     "bits_per_weight": 3.0,
     "max_bops": 1e6,
+    "padding": 1,
+    "axis": 1,
+    "axes": (2, 0, 1),
+    "groups": 2,
+    "output_size": 2,
     "factor": (0.5, 1.0, 2.0),
     "shift": (0.0, -1.0, 0.5),
     "value": 0.25,
+    "units": 4,
     "output": "fc",
     "task": Regression(),
     "parts": (OutputTask("fc", Regression()), OutputTask("other", Regression())),
 }
+WHOLE_FACTORS = (
+    "PixelShuffle",
+    "PixelUnshuffle",
+    "Upsample",
+    "UpsampleBilinear",
+)  #: whose ``factor`` is a whole number
 ODD: list[Any] = [
     None,
     True,
@@ -118,7 +130,8 @@ def classes() -> list[type[Any]]:
 
 
 def made(cls: type[Any], **changes: Any) -> Any:
-    return cls(**{f.name: NEEDED[f.name] for f in fields(cls) if f.default is MISSING and f.name in NEEDED} | changes)
+    needed = NEEDED | ({"factor": 2} if cls.__name__ in WHOLE_FACTORS else {})
+    return cls(**{f.name: needed[f.name] for f in fields(cls) if f.default is MISSING and f.name in needed} | changes)
 
 
 def test_every_kind_is_among_them() -> None:

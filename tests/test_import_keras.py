@@ -240,6 +240,9 @@ def moves() -> Any:
     y = layers.Multiply(name="gated")([y, gate])
     y = layers.Maximum(name="larger")([layers.Subtract(name="less")([y, gate]), y])
     y = layers.PReLU(shared_axes=[1, 2], name="slopes")(y)
+    y = layers.UpSampling2D((1, 2), interpolation="bilinear", name="finer")(y)
+    y = layers.Conv2DTranspose(4, (2, 3), (3, 2), padding="same", activation="relu", name="larger_same")(y)
+    y = layers.Conv2DTranspose(4, 3, 2, use_bias=False, name="larger_valid")(y)
     y = layers.AveragePooling2D(3, 2, padding="same", name="averages")(y)
     y = layers.Softmax(axis=2, name="shares")(y)
     y = layers.Reshape((-1, 2, 2), name="shaped")(y)
@@ -267,6 +270,7 @@ def moves_of_operations() -> Any:
 def test_moves_of_layers_and_operations_are_cells() -> None:
     _, imported = assert_equal(moves())
     found = cells(imported)
+    assert {"UpsampleBilinear", "ConvTranspose2dBnAct"} <= set(found.values())
     assert {"Transpose", "Slice", "Upsample", "Mul", "Sub", "Maximum", "PReLU", "AvgPool2d", "Softmax"} <= set(
         found.values()
     )
@@ -493,10 +497,10 @@ class Gate(layers.Conv2D):  # type: ignore[misc]
 def test_classes_of_the_users_are_named(tmp_path: Path) -> None:
     def build() -> Any:
         return keras.Sequential(
-            [keras.Input((4, 4, 2)), Gate(2, 1, name="gate"), layers.UpSampling2D(interpolation="bilinear", name="up")]
+            [keras.Input((4, 4, 2)), Gate(2, 1, name="gate"), layers.UpSampling2D(interpolation="bicubic", name="up")]
         )
 
-    refused(build, "Gate: gate", "UpSampling2D by bilinear: up")  # not as the Conv2D that it is derived from
+    refused(build, "Gate: gate", "UpSampling2D by bicubic: up")  # not as the Conv2D that it is derived from
     for suffix in (".keras", ".h5"):
         build().save(tmp_path / f"net{suffix}")
         refused_file(tmp_path / f"net{suffix}", "gate (", "Gate)", "not Keras's own")

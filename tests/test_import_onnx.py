@@ -335,6 +335,29 @@ CASES: dict[str, tuple[list[Spec], int, list[str]]] = {
     ),
     "resize, half pixels": ([("Resize", {}, "", np.array([1, 1, 3, 2], np.float32))], 13, ["Upsample"]),
     "upsample": ([("Upsample", {}, TWICE)], 9, ["Upsample"]),
+    "resize, linear": (
+        [
+            ("Resize", {"mode": "linear"}, "", np.array([1, 1, 3, 2], np.float32)),
+            ("Resize", {"mode": "linear", "coordinate_transformation_mode": "align_corners"}, "", TWICE),
+        ],
+        13,
+        ["UpsampleBilinear", "UpsampleBilinear"],
+    ),
+    "transposed convolution": (
+        [
+            (
+                "ConvTranspose",
+                {"strides": [2, 3], "pads": [1, 0, 0, 2], "output_padding": [1, 0]},
+                numbers(3, 4, 3, 4),
+                numbers(4),
+            ),
+            ("Relu", {}),
+            ("ConvTranspose", {"group": 2, "dilations": [1, 2]}, numbers(4, 3, 2, 2)),
+            ("Mul", {}, numbers(6, 1, 1)),
+        ],
+        13,
+        ["ConvTranspose2dBnAct", "ConvTranspose2dBnAct"],
+    ),
     "dense of columns": ([("MatMul", {}, numbers(8, 5)), ("Relu", {})], 13, ["Transpose", "Conv2dBnAct", "Transpose"]),
     "softmax of columns": ([("Softmax", {"axis": -1})], 13, ["Transpose", "Softmax", "Transpose"]),
     "a row with channels last goes on": (
@@ -451,7 +474,9 @@ def test_constants_of_other_types_become_float32(dtype: Any, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("specs", "opset", "message"),
     [
-        ([("Resize", {"mode": "linear"}, "", TWICE)], 13, r"1 operation .*Resize with mode linear: Resize_0"),
+        ([("Resize", {"mode": "cubic"}, "", TWICE)], 13, r"1 operation .*Resize with mode cubic: Resize_0"),
+        ([("Upsample", {"mode": "linear"}, TWICE)], 9, "Upsample with mode linear and asymmetric: Upsample_0"),
+        ([("ConvTranspose", {"output_shape": [18, 16]}, numbers(3, 4, 2, 2))], 13, "auto_pad or output_shape"),
         ([("Resize", {"nearest_mode": "floor"}, "", TWICE)], 13, "Resize .*, which does not repeat each pixel"),
         ([("Resize", {}, "", np.array([1, 1, 1.5, 1], np.float32))], 13, "does not repeat each pixel"),
         ([("Gather", {"axis": 1}, np.array([2, 0]))], 13, r"Gather of places \(2, 0\)"),
@@ -459,7 +484,7 @@ def test_constants_of_other_types_become_float32(dtype: Any, tmp_path: Path) -> 
         ([("Slice", {}, np.array([0]), np.array([1]))], 13, "Slice of the samples"),
         ([("Slice", {}, np.array([0]), np.array([4]))], 13, "Slice of the samples"),
         ([("Mul", {}, numbers(2, 1, 1, 1))], 13, r"Mul with a constant of shape \(2, 1, 1, 1\)"),
-        ([("ConvTranspose", {}, numbers(3, 4, 2, 2))], 13, "ConvTranspose"),
+        ([("ConvTranspose", {}, "x")], 13, "ConvTranspose whose weights are computed"),
         (
             [("Hardmax", {}), ("LRN", {"size": 3}), ("LRN", {"size": 3})],
             13,

@@ -371,6 +371,26 @@ def nearest(f: File) -> int:
     )
 
 
+def interpolated(f: File) -> int:
+    size = f.constant(np.array([18, 24], I32))
+    options = schema.ResizeBilinearOptionsT(halfPixelCenters=True)
+    x = f.op(Op.RESIZE_BILINEAR, [f.x, size], (1, 18, 24, 3), options)
+    size = f.constant(np.array([36, 24], I32))
+    return f.op(Op.RESIZE_BILINEAR, [x, size], (1, 36, 24, 3), schema.ResizeBilinearOptionsT(alignCorners=True))
+
+
+def transposed_convolutions(f: File) -> int:
+    """With both paddings; of the first the kernel is smaller than the stride, the second has no bias."""
+    x, shapes = f.x, ((1, 27, 16, 3), (1, 55, 34, 4))
+    for shape, padding, weight in zip(shapes, (SAME, VALID), (numbers(3, 2, 3, 3), numbers(4, 3, 4, 3)), strict=True):
+        stride = (3, 2) if padding == SAME else (2, 2)
+        options = schema.TransposeConvOptionsT(padding=padding, strideH=stride[0], strideW=stride[1])
+        bias = [f.constant(numbers(3))] if padding == SAME else []
+        inputs = [f.constant(np.array(shape, I32)), f.constant(weight), x, *bias]
+        x = f.op(Op.TRANSPOSE_CONV, inputs, shape, options)
+    return x
+
+
 def mirrored(f: File) -> int:
     widths = f.constant(np.array([[0, 0], [1, 2], [0, 1], [0, 0]], I32))
     return f.op(Op.MIRROR_PAD, [f.x, widths], (1, 12, 9, 3), schema.MirrorPadOptionsT(mode=0))
@@ -413,6 +433,8 @@ CASES: dict[Any, list[str]] = {
     shuffled: ["Conv2dBnAct", "ChannelShuffle", "Conv2dBnAct"],
     blocks: ["Conv2dBnAct", "PixelShuffle", "Activation", "PixelUnshuffle"],
     nearest: ["Upsample"],
+    interpolated: ["UpsampleBilinear", "UpsampleBilinear"],
+    transposed_convolutions: ["ConvTranspose2dBnAct", "ConvTranspose2dBnAct"],
     mirrored: ["Pad"],
     reshaped: ["Reshape", "Transpose"],
     mean_of_channels: ["Reshape", "Transpose", "Reshape", "GlobalAvgPool2d", "Reshape"],
@@ -542,7 +564,7 @@ def sharp(f: File) -> int:
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        (resized, "1 operation .*RESIZE_BILINEAR: v0"),
+        (resized, "1 operation .*RESIZE_BILINEAR that places pixels by their corners .*: v0"),
         (custom, r"MaxUnpooling2D \(a custom operation\)"),
         (sign, "CONV_2D with the activation 5"),
         (computed, "FULLY_CONNECTED whose weights are computed"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from import_modules import EQUAL, Calls, F, Residual, X, kinds, nn, ready, torch
 
 import qat
+from qat.errors import QatWarning
 from qat.imports.model import open_source
 
 HERE = re.escape(__file__)
@@ -60,6 +62,44 @@ def test_all_engines_compute_the_integers_of_an_imported_network() -> None:
     wanted = qat.evaluate(qat.to_integer(quantized.graph, quantized.params), images)
     assert int((codes != wanted).sum()) == 0
     assert wanted.std() > 3
+
+
+def unet(m: Any, x: Any) -> Any:
+    """Down, and up in both ways; beside it a mean of windows that overlap."""
+    first = F.relu(m.first(x))
+    inner = F.relu(m.norm(m.inner(F.max_pool2d(first, 2))))
+    means = F.interpolate(F.adaptive_avg_pool2d(inner, (4, 3)), scale_factor=(3, 4), mode="bilinear")
+    finer = F.interpolate(inner, scale_factor=2, mode="bilinear", align_corners=True)
+    return m.last(torch.cat([first, F.relu(m.norm_up(m.up(inner))), finer, means], 1))
+
+
+def test_codes_of_an_imported_unet_are_equal_and_its_weights_go_back() -> None:
+    torch.manual_seed(3)
+    members = {
+        "first": nn.Conv2d(3, 4, 3, padding=1),
+        "inner": nn.Conv2d(4, 6, 3, padding=1),
+        "norm": nn.BatchNorm2d(6),
+    }
+    members |= {"up": nn.ConvTranspose2d(6, 4, 2, stride=2), "norm_up": nn.BatchNorm2d(4), "last": nn.Conv2d(20, 2, 1)}
+    module = ready(Calls(unet, **members))
+    found = qat.import_model(module, torch.zeros(1, 3, 12, 12), tolerance=EQUAL)
+    assert {"ConvTranspose2dBnAct", "UpsampleBilinear", "AdaptiveAvgPool2d"} <= set(kinds(found))
+    assert found.sources["up.weight"] == "up.weight"
+    images = np.random.default_rng(0).standard_normal((8, 3, 12, 12)).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", QatWarning)  # what is joined has unlike ranges
+        prepared = qat.prepare(module, calibration_images=images)
+        quantized = qat.calibrate(found.graph, found.params, images)
+    backend = qat.backend("torch")
+    codes = backend.predict_codes(backend.lower(quantized.graph, quantized.params), images)
+    wanted = qat.evaluate(qat.to_integer(quantized.graph, quantized.params), images)
+    assert int((codes != wanted).sum()) == 0
+    assert wanted.std() > 3
+    with torch.no_grad():
+        prepared.tensors["up.weight"].mul_(2.0)
+    before = module.up.weight.detach().clone()
+    qat.export_params(prepared, module)
+    assert torch.equal(module.up.weight, 2.0 * before)
 
 
 def test_the_comparison_finds_a_wrong_parameter() -> None:
@@ -162,6 +202,22 @@ OPERATIONS: dict[str, tuple[Callable[..., Any], list[str]]] = {
     ),
     "nearest neighbours": (lambda m, x: F.interpolate(x, scale_factor=(2, 3)), ["Upsample"]),
     "nearest neighbours, exact": (lambda m, x: F.interpolate(x, size=(16, 8), mode="nearest-exact"), ["Upsample"]),
+    "bilinear, both ways": (
+        lambda m, x: F.interpolate(
+            F.interpolate(m.conv(x), scale_factor=(2, 3), mode="bilinear"), size=48, mode="bilinear", align_corners=True
+        ),
+        ["Conv2dBnAct", "UpsampleBilinear", "UpsampleBilinear"],
+    ),
+    "adaptive, windows that overlap": (lambda m, x: F.adaptive_avg_pool2d(x, (3, 5)), ["AdaptiveAvgPool2d"]),
+    "transposed": (lambda m, x: F.relu(m.up_bn(m.up(x))), ["ConvTranspose2dBnAct"]),
+    "transposed, of groups, and a factor": (
+        lambda m, x: m.groups(m.six(x)) * m.mean,
+        ["Conv2dBnAct", "ConvTranspose2dBnAct"],
+    ),
+    "transposed series": (
+        lambda m, x: F.relu(m.long(x.flatten(2))),
+        ["Reshape", "ConvTranspose2dBnAct", "Reshape"],
+    ),
     "reflection, a number around": (
         lambda m, x: F.pad(F.pad(x, (1, 2, 0, 1), mode="reflect"), (1, 1, 2, 0), value=1.5),
         ["Pad", "Pad"],
@@ -213,6 +269,10 @@ def test_operations(name: str) -> None:
         "rows": torch.rand(8),
         "eight": nn.Linear(8, 5),
         "series": nn.Conv1d(3, 4, 3, stride=2, padding=1),
+        "up": nn.ConvTranspose2d(3, 4, (4, 3), stride=(2, 1), padding=1, output_padding=(1, 0), dilation=(1, 2)),
+        "up_bn": nn.BatchNorm2d(4),
+        "groups": nn.ConvTranspose2d(6, 3, 3, stride=2, groups=3),
+        "long": nn.ConvTranspose1d(3, 4, 4, stride=2, padding=1),
     }
     assert kinds(imported(function, **members)) == expected
 
@@ -394,7 +454,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], Any, str]] = {
         torch.zeros(1, 3, 1, 1),
         r"aten.squeeze of \(N, 3, 1, 1\) to \(3\)",
     ),
-    "unequal windows": (lambda: nn.AdaptiveAvgPool2d(3).eval(), X, r"from \(8, 8\) to \(3, 3\), in unequal windows"),
+    "unequal windows": (lambda: nn.AdaptiveMaxPool2d(3).eval(), X, r"from \(8, 8\) to \(3, 3\), in unequal windows"),
 }
 
 

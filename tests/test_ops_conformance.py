@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import ops_cases_elementwise
 import ops_cases_linear
+import ops_cases_products
 import ops_cases_reductions
 import pytest
 from conformance import (
@@ -33,7 +34,7 @@ from qat.vocabulary.ops import EXACT_INTEGERS, Ops
 
 ALL = ADAPTERS | DEFAULTS
 INF = np.inf
-CASES = [*ops_cases_elementwise.CASES, *ops_cases_reductions.CASES, *ops_cases_linear.CASES]
+CASES = [*ops_cases_elementwise.CASES, *ops_cases_reductions.CASES, *ops_cases_linear.CASES, *ops_cases_products.CASES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

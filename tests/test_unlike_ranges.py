@@ -139,7 +139,9 @@ def test_pixels_beside_something_else() -> None:
     network = Beside()
     params = network.graph().initial_params()
     params["conv.weight"] = params["conv.weight"] * 0 + 100.0
-    with pytest.warns(QatWarning, match=r"^join: .* join\.input0 from 0 to 1 and conv\.fake_quant from 0 to 300"):
+    with pytest.warns(
+        QatWarning, match=r"^join: .* join\.input0_fake_quant from 0 to 1 and conv\.fake_quant from 0 to 300"
+    ):
         qat.calibrate(network, params, IMAGES * 0 + 255)
 
 

@@ -61,7 +61,7 @@ def compress(checkpoint: Checkpoint, quantizer: WeightQuantizer) -> Checkpoint:
         if isinstance(cell, WeightedCell):
             if not graph.is_quantized:
                 name = f"{node.cell_name}.weight"
-                params[name] = rounded(quantizer, checkpoint.params[name])
+                params[name] = rounded_weight(quantizer, cell, checkpoint.params[name])
             elif cell.weight_quantizer is not None:  # else it is left in float
                 cell = cell.quantized(quantizer, cell.bn_fold, cell.freeze_bn)
         nodes.append(replace(node, cell=cell))
@@ -82,6 +82,11 @@ def rounded(quantizer: BaseWeightQuantizer, weight: Array) -> Array:
     codes = quantizer.quantize(NUMPY_OPS, weight)
     values: Array = codes.centred * NUMPY_OPS.on_output(codes.scale, weight)
     return values
+
+
+def rounded_weight(quantizer: BaseWeightQuantizer, cell: WeightedCell, weight: Array) -> Array:
+    """``rounded`` of a weight as the parameters of a cell hold it."""
+    return cell.as_stored(rounded(quantizer, cell.outputs_first(NUMPY_OPS, weight)))
 
 
 def weight_sizes(

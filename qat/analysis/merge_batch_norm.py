@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from qat.cells.batch_norm import BatchNorm
-from qat.cells.conv2d import Conv2dBnAct
+from qat.cells.convolving import Convolution
 from qat.cells.normalization import running_affine
-from qat.cells.pooling import MaxPool2d
+from qat.cells.pooling import MaxPool
 from qat.graph import Graph, Node, Params
 from qat.training.forward import Forward
 from qat.vocabulary.activations import RELU_BOUNDS
@@ -32,7 +32,8 @@ def merge_batch_norm(graph: Graph, params: Mapping[str, Array], images: Array) -
        stay as they are. Training goes on by the statistics of what is normalised, which now is y before the pooling:
        the running ones become those of y on ``images``, and gamma and beta such that f and t stay what they were.
 
-    Every output in between is taken by the next cell alone. images: uint8 (N, C, H, W), some hundred training images.
+    Every output in between is taken by the next cell alone; cells of one dimension are merged likewise. images: uint8
+    (N, C, H, W), some hundred training images.
     """
     own = dict(params)
     graph, own = _into_next(graph, own)
@@ -48,15 +49,15 @@ def _into_next(graph: Graph, params: Params) -> tuple[Graph, Params]:
         if follower is None or not _is_alone(graph, node, BatchNorm) or node.cell.activation is not None:  # type: ignore[attr-defined]
             continue
         cell: Any = follower.cell
-        if not _is_alone(graph, follower, Conv2dBnAct):
+        if not _is_alone(graph, follower, Convolution):
             continue
-        if cell.group > 1 or any(cell._window(graph.shapes[node.name])["padding"]):
+        if cell.group > 1 or cell.pads(graph.shapes[node.name]):
             continue
         factor, shift = running_affine(NUMPY_OPS, _of(node, params), node.cell.eps)  # type: ignore[attr-defined]
         weight_name = f"{follower.cell_name}.weight"
         weight = params[weight_name]
-        across = (1, -1, 1, 1)
-        moved = (weight.astype(np.float64) * shift.reshape(across)).sum(axis=(1, 2, 3))
+        across = (1, -1, *(1,) * (weight.ndim - 2))
+        moved = (weight.astype(np.float64) * shift.reshape(across)).sum(axis=tuple(range(1, weight.ndim)))
         result = {name: array for name, array in params.items() if not name.startswith(f"{node.cell_name}.")}
         result[weight_name] = weight * factor.reshape(across)
         if cell.has_bn:
@@ -74,13 +75,13 @@ def _into_next(graph: Graph, params: Params) -> tuple[Graph, Params]:
 def _find_pooled(graph: Graph, params: Params) -> tuple[Node, Node | None, Node] | None:
     """Where rule 2 applies: the convolution, the pooling if there is one, the batch normalisation."""
     for conv in graph.nodes:
-        if not _is_alone(graph, conv, Conv2dBnAct):
+        if not _is_alone(graph, conv, Convolution):
             continue
         cell: Any = conv.cell
         if cell.has_bn or cell.activation is not None:
             continue
         following = _only_user(graph, conv)
-        pool = following if following is not None and isinstance(following.cell, MaxPool2d) else None
+        pool = following if following is not None and isinstance(following.cell, MaxPool) else None
         norm = following if pool is None else _only_user(graph, pool)
         if norm is None or not _is_alone(graph, norm, BatchNorm):
             continue

@@ -64,7 +64,7 @@ def macs(network: Network | Graph, *, with_bias: bool = False) -> dict[str, int]
             output element. Dense layers stay at I * O.
 
     Returns:
-        A number for each convolution and dense layer, by node name.
+        A number for each convolution, dense layer and matrix product, by node name.
 
     >>> import qat
     >>> from qat.networks import LeNet5
@@ -72,7 +72,11 @@ def macs(network: Network | Graph, *, with_bias: bool = False) -> dict[str, int]
     {'conv1': 117600, 'conv2': 240000, 'fc1': 48000, 'fc2': 10080, 'fc3': 840}
     """
     graph = as_graph(network)
-    counts = {node.name: node.cell.macs(graph.shapes[node.name], with_bias=with_bias) for node in graph.nodes}
+    shapes = graph.shapes
+    counts = {
+        node.name: node.cell.products([shapes[name] for name in node.inputs], shapes[node.name], with_bias=with_bias)
+        for node in graph.nodes
+    }
     return {name: count for name, count in counts.items() if count}
 
 
@@ -220,7 +224,12 @@ def bops_of(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]:
     """
     inputs = {node.name: node.inputs for node in graph.nodes}
     own, bits = _weight_bits(graph, learned), _activation_bits(graph, learned)
-    return {name: bits[inputs[name][0]] * own.get(name, FLOAT_BITS) * count for name, count in macs(graph).items()}
+
+    def of_other(name: str) -> Any:
+        """The bits of a weight, or of the second input that a matrix product has instead."""
+        return own.get(name, FLOAT_BITS) if len(inputs[name]) < 2 else bits[inputs[name][1]]
+
+    return {name: bits[inputs[name][0]] * of_other(name) * count for name, count in macs(graph).items()}
 
 
 def weight_bits(network: Network | Graph, params: Mapping[str, Array] | None = None) -> dict[str, int]:
@@ -304,7 +313,7 @@ def information_bits(graph: IntegerGraph) -> dict[str, int]:
     """
     of_floats = {node.name: node.numbers * FLOAT_BITS for node in graph.nodes if isinstance(node, FloatLayer)}
     of_codes = {
-        node.name: node.weight.size * bits_of_codes(node.weight)
+        node.belongs_to: node.weight.size * bits_of_codes(node.weight)
         + (node.bias.size * bits_of(int(node.bias.min()), int(node.bias.max())) if node.bias.any() else 0)
         for node in graph.nodes
         if isinstance(node, IntegerLinear) and node.weight.min() != node.weight.max()

@@ -43,7 +43,7 @@ def find_ranges(loop: NodeLoop, context: Context, batches: Batches, method: str,
     Raises:
         QatError: where a number is not finite.
     """
-    cells = {node.name: node.cell for node in loop.graph.nodes if isinstance(node.cell, FakeQuant)}
+    cells = {node.cell_name: node.cell for node in loop.graph.nodes if isinstance(node.cell, FakeQuant)}
     ends = _ends(loop, context, batches)
     if method != "minmax":
         choose: dict[str, Callable[[FakeQuant, Histogram], Range]] = {
@@ -55,15 +55,15 @@ def find_ranges(loop: NodeLoop, context: Context, batches: Batches, method: str,
         ends = {name: choose[method](cells[name], histogram) for name, histogram in histograms.items()}
     state: Params = {}
     for node in loop.graph.nodes:
-        if node.name in cells:
-            cell = cells[node.name]
-            found = cell.quantizer.calibrated(*ends[node.name], cell.non_negative)
+        if node.cell_name in cells:
+            cell = cells[node.cell_name]
+            found = cell.quantizer.calibrated(*ends[node.cell_name], cell.non_negative)
             state |= {f"{node.cell_name}.{local}": np.array(value, np.float32) for local, value in found.items()}
     return state
 
 
 def _ends(loop: NodeLoop, context: Context, batches: Batches) -> dict[str, Range]:
-    """The smallest and the largest number that enters each fake quantizer."""
+    """The smallest and the largest number that enters each fake quantizer, in all its uses."""
     ends: dict[str, Range] = {}
     for batch in batches:
         for node, x in _observed(loop, context, batch):
@@ -73,8 +73,8 @@ def _ends(loop: NodeLoop, context: Context, batches: Batches) -> dict[str, Range
                     f"{node.inputs[0]}: gives numbers that are not finite in the float network, so they have no range; "
                     "train it anew before it is calibrated"
                 )
-            before = ends.get(node.name, (low, high))
-            ends[node.name] = (min(low, before[0]), max(high, before[1]))
+            before = ends.get(node.cell_name, (low, high))
+            ends[node.cell_name] = (min(low, before[0]), max(high, before[1]))
     return ends
 
 
@@ -83,7 +83,7 @@ def _histograms(loop: NodeLoop, context: Context, batches: Batches, ends: dict[s
     histograms = {name: Histogram.empty(*of) for name, of in ends.items()}
     for batch in batches:
         for node, x in _observed(loop, context, batch):
-            histograms[node.name].add(loop.ops.to_numpy(x.real(loop.ops), "activation"))
+            histograms[node.cell_name].add(loop.ops.to_numpy(x.real(loop.ops), "activation"))
     return histograms
 
 

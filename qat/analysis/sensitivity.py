@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from qat.analysis.compression import rounded
+from qat.analysis.compression import rounded_weight
 from qat.cells.linear import WeightedCell
 from qat.errors import QatError
 from qat.graph import Graph, Network, Params, as_graph
@@ -82,7 +82,9 @@ def sensitivity(
             continue
         name = f"{node.cell_name}.weight"
         found[node.cell_name] = {
-            width: accuracy(graph, {**params, name: rounded(quantizer_of(width, per_channel), params[name])})
+            width: accuracy(
+                graph, {**params, name: rounded_weight(quantizer_of(width, per_channel), node.cell, params[name])}
+            )
             for width in bits
         }
     return Sensitivity(accuracy(graph, params), found, higher_is_better)

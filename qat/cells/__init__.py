@@ -33,20 +33,26 @@ True
 True
 """
 
+from qat.cells.adaptive import AdaptiveAvgPool2d
 from qat.cells.arithmetic import Maximum, Minimum, Mul, Sub
 from qat.cells.base import Cell, Context, Param, Scope
 from qat.cells.batch_norm import BatchNorm
+from qat.cells.bilinear import UpsampleBilinear
+from qat.cells.channel_norm import LayerNorm, RMSNorm
+from qat.cells.conv1d import Conv1dBnAct
 from qat.cells.conv2d import Conv2dBnAct
+from qat.cells.conv_transpose2d import ConvTranspose2dBnAct
 from qat.cells.dense import DenseBnAct
 from qat.cells.dequantize import Dequantize
 from qat.cells.elementwise import Activation, Add
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import LinearCell, WeightedCell
+from qat.cells.matmul import MatMul
 from qat.cells.normalize import Normalize
 from qat.cells.pad import Pad
 from qat.cells.part import Slice
-from qat.cells.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from qat.cells.pooling import AvgPool1d, AvgPool2d, GlobalAvgPool1d, GlobalAvgPool2d, MaxPool1d, MaxPool2d
 from qat.cells.prelu import PReLU
 from qat.cells.rearrange import (
     ChannelShuffle,
@@ -57,12 +63,16 @@ from qat.cells.rearrange import (
     Transpose,
     Upsample,
 )
+from qat.cells.recurrence import OneGrid, ZeroState
+from qat.cells.reduce import GlobalMaxPool1d, GlobalMaxPool2d, Max, Mean
 from qat.cells.shape import Concat, ConstantChannel, Dropout, Flatten
 from qat.cells.softmax import Softmax
 
 __all__ = [
     "Activation",
+    "AdaptiveAvgPool2d",
     "Add",
+    "AvgPool1d",
     "AvgPool2d",
     "BatchNorm",
     "Cell",
@@ -70,25 +80,37 @@ __all__ = [
     "Concat",
     "ConstantChannel",
     "Context",
+    "Conv1dBnAct",
     "Conv2dBnAct",
+    "ConvTranspose2dBnAct",
     "DenseBnAct",
     "Dequantize",
     "Dropout",
     "FakeQuant",
     "Flatten",
+    "GlobalAvgPool1d",
     "GlobalAvgPool2d",
+    "GlobalMaxPool1d",
+    "GlobalMaxPool2d",
     "Input",
+    "LayerNorm",
     "LinearCell",
+    "MatMul",
+    "Max",
+    "MaxPool1d",
     "MaxPool2d",
     "Maximum",
+    "Mean",
     "Minimum",
     "Mul",
     "Normalize",
+    "OneGrid",
     "PReLU",
     "Pad",
     "Param",
     "PixelShuffle",
     "PixelUnshuffle",
+    "RMSNorm",
     "Reshape",
     "Scope",
     "Slice",
@@ -97,5 +119,7 @@ __all__ = [
     "Sub",
     "Transpose",
     "Upsample",
+    "UpsampleBilinear",
     "WeightedCell",
+    "ZeroState",
 ]

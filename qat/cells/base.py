@@ -90,6 +90,15 @@ class Scope:
         """All its parameters and state, by local name."""
         return {name: self.param(name) for name in self.names}
 
+    @property
+    def has_updated(self) -> bool:
+        """Whether this pass has set a state of this cell already: it is used again."""
+        return any(self.prefix + name in self.context.updates for name in self.names)
+
+    def params_before(self) -> dict[str, Tensor]:
+        """All its parameters and state as they were when the pass began."""
+        return {name: self.context.params[self.prefix + name] for name in self.names}
+
     def param_of(self, cell_name: str, name: str) -> Tensor | None:
         """A parameter or state of another cell, as this pass has left it so far; None where it has none of that name."""
         full = f"{cell_name}.{name}"
@@ -197,6 +206,10 @@ class Cell(Serializable):
     def macs(self, output: Shape, *, with_bias: bool) -> int:
         """Multiply-accumulates of one sample (``qat.analysis.metrics.macs``); output: the shape of its output."""
         return 0
+
+    def products(self, inputs: Sequence[Shape], output: Shape, *, with_bias: bool) -> int:
+        """As ``macs``, of a cell whose sums are as long as its inputs are; inputs: their shapes."""
+        return self.macs(output, with_bias=with_bias)
 
     def deployed_parameters(self) -> int:
         """Numbers that are left of its parameters once batch normalisation is folded in."""

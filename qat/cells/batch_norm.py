@@ -8,19 +8,20 @@ from typing import Any, ClassVar
 import numpy as np
 
 from qat.cells.base import Param, Shape, check_counts
-from qat.cells.linear import NEVER, LinearCell
+from qat.cells.convolving import ConvolvingCell
+from qat.cells.linear import NEVER
 from qat.cells.normalization import batch_norm_params
+from qat.cells.series import AXES
 from qat.errors import QatError
-from qat.integer import IntegerConv2d, IntegerLinear
 from qat.quantizers import BaseWeightQuantizer, WeightQuantizer
 from qat.vocabulary.ops import Ops, Tensor
 
 
 @dataclass(frozen=True)
-class BatchNorm(LinearCell):
+class BatchNorm(ConvolvingCell):
     """Batch normalisation by itself, where it follows no convolution: a 1x1 depthwise convolution with weights of 1.
 
-    Input and output: (C, H, W). Parameters: gamma, beta, moving_mean, moving_variance, (C,).
+    Input and output: (C, H, W) or (C, L). Parameters: gamma, beta, moving_mean, moving_variance, (C,).
 
     Args:
         channels: C.
@@ -41,7 +42,6 @@ class BatchNorm(LinearCell):
     has_bn: ClassVar[bool] = True  # type: ignore[misc]
     pruner: ClassVar[None] = None  # type: ignore[misc]
     input_normalization: ClassVar[None] = None  # type: ignore[misc]
-    weight_kind = "conv_weight"
     output_channels = "kept"
 
     def __post_init__(self) -> None:
@@ -65,8 +65,10 @@ class BatchNorm(LinearCell):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         (x,) = shapes
-        if len(x) != 3 or x[0] != self.channels:
-            raise QatError(f"takes ({self.channels}, H, W) but gets {x}; change channels or the cell before it")
+        if len(x) not in AXES or x[0] != self.channels:
+            raise QatError(
+                f"takes ({self.channels}, H, W) or ({self.channels}, L) but gets {x}; change channels or the cell before it"
+            )
         return x
 
     def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> BatchNorm:
@@ -82,8 +84,5 @@ class BatchNorm(LinearCell):
     def with_channels(self, outputs: int, inputs: int) -> BatchNorm:
         return replace(self, channels=outputs)
 
-    def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
-        return ops.conv2d(x, w, bias, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), group=self.channels)
-
-    def integer_node(self, x_shape: Shape, **fields: Any) -> IntegerLinear:
-        return IntegerConv2d(**fields, group=self.channels)
+    def window(self, x_shape: Shape) -> dict[str, Any]:
+        return {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "group": self.channels}

@@ -19,7 +19,7 @@ OutputNumbers = Literal["moved", "averaged", "computed", "coded"]
 #: How channels pass from the inputs to the output, which decides what can be pruned together.
 #: kept: every channel of an input has the same number of output channels of its own, in order.
 #: joined: the output has the channels of all inputs, one input after another.
-#: new: every output channel depends on every input channel.
+#: new: every output channel depends on every input channel; or on none, as zeros.
 #: grouped: likewise within each of the cell's ``group`` equal groups of channels.
 #: fixed: any other way; neither the channels that it takes nor those that it gives can be removed.
 OutputChannels = Literal["kept", "joined", "new", "grouped", "fixed"]

@@ -54,7 +54,12 @@ class FakeQuant(Cell):
     def observe(self, scope: Scope, x: Value) -> None:
         """Before ``forward``, in training: look at what passes. (``Forward`` lets all that share a grid look first.)"""
         if scope.context.training and scope.context.quantizes:
-            found = self.quantizer.observe(scope.ops, x, scope.params(), self.non_negative, phase=scope.context.phase)
+            ops, own, phase = scope.ops, scope.params(), scope.context.phase
+            if scope.has_updated:  # a step of a recurrence, after others
+                before = scope.params_before()
+                found = self.quantizer.observe_again(ops, x, before, own, self.non_negative, phase=phase)
+            else:
+                found = self.quantizer.observe(ops, x, own, self.non_negative, phase=phase)
             for name, value in found.items():
                 scope.update(name, value)
 
@@ -131,4 +136,6 @@ class FakeQuant(Cell):
             )
         if self.quantizer.by_sign:
             x = by_sign(builder, name, x, grid.scale)
-        return builder.quantize(x, grid, min((name, *self.shares)), keep_scale=self.quantizer.keep_scale)
+        return builder.quantize(
+            x, grid, min((builder.cell_name or name, *self.shares)), keep_scale=self.quantizer.keep_scale
+        )

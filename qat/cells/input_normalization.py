@@ -77,4 +77,4 @@ class InputNormalization(Serializable):
 
 
 def _kind(shape: Shape) -> Kind:
-    return "conv_weight" if len(shape) == 4 else "dense_weight"
+    return "dense_weight" if len(shape) == 2 else "conv_weight"

@@ -28,6 +28,7 @@ from qat.integer import (
     IntegerBuilder,
     IntegerLinear,
     IntegerTensor,
+    Pending,
     Requantize,
     smallest_type,
 )
@@ -97,6 +98,19 @@ class LinearCell(Cell, ABC, abstract=True):
     def weight_shape(self) -> Shape:
         """Canonical, O first."""
 
+    @property
+    def stored_shape(self) -> Shape:
+        """Of the weight as parameters hold it."""
+        return self.weight_shape
+
+    def outputs_first(self, ops: Ops, weight: Tensor) -> Tensor:
+        """The weight, or a mask of it, of ``weight_shape``, as all that follows takes it."""
+        return weight
+
+    def as_stored(self, weight: Array) -> Array:
+        """The inverse of ``outputs_first``."""
+        return weight
+
     @abstractmethod
     def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
         """W x + b."""
@@ -126,9 +140,9 @@ class LinearCell(Cell, ABC, abstract=True):
 
     def float_params(self) -> dict[str, Param]:
         fan_in = math.prod(self.weight_shape[1:])
-        params = {"weight": Param(self.weight_shape, self.weight_kind, he_uniform(fan_in))}
+        params = {"weight": Param(self.stored_shape, self.weight_kind, he_uniform(fan_in))}
         if self.pruner is not None:
-            params[MASK] = Param(self.weight_shape, self.weight_kind, constant(1.0), trainable=False)
+            params[MASK] = Param(self.stored_shape, self.weight_kind, constant(1.0), trainable=False)
         if self.has_bias:
             params["bias"] = Param((self.out_channels,), "vector", constant(0.0))
         if self.has_bn:
@@ -163,15 +177,20 @@ class LinearCell(Cell, ABC, abstract=True):
         """The parameters with whatever of weight and bias is fixed instead of trained, over the numbers that enter."""
         if self.pruner is not None:
             params = params | {"weight": params["weight"] * params[MASK]}
+            params = params | {MASK: self._mask(ops, params[MASK])}
+        params = params | {"weight": self.outputs_first(ops, params["weight"])}
         normalization = self.input_normalization
         if normalization is None:
             return params
         weight, shape = params["weight"], self.weight_shape
         bias = normalization.bias(ops, weight, params.get("bias"), shape)
         changed = {"weight": normalization.weight(ops, weight, shape)} | ({} if bias is None else {"bias": bias})
-        if self.pruner is not None:
-            changed[MASK] = normalization.mask(ops, params[MASK])
         return params | changed
+
+    def _mask(self, ops: Ops, mask: Tensor) -> Tensor:
+        """A pruner's mask of the weight that is quantized."""
+        mask = self.outputs_first(ops, mask)
+        return mask if self.input_normalization is None else self.input_normalization.mask(ops, mask)
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         (x,) = inputs
@@ -225,8 +244,8 @@ class LinearCell(Cell, ABC, abstract=True):
         """W x + b with a quantized weight, and in integers where x is codes."""
         ops, x_shape = scope.ops, scope.input_shapes[0]
         own = scope.params()
-        if self.pruner is not None and self.input_normalization is not None:
-            own[MASK] = self.input_normalization.mask(ops, own[MASK])
+        if self.pruner is not None:
+            own[MASK] = self._mask(ops, own[MASK])
         own = _of_quantizer(own)
         training = scope.context.training
         if not (training and quantizer.observes_once) or scope.context.phase == quantizer.quant_delay:
@@ -327,7 +346,7 @@ class LinearCell(Cell, ABC, abstract=True):
             zero_point = np.where(factor < 0, mirrored, zero_point)
         return WeightCodes(centred, scale, zero_point), np.rint(shift / (x_scale * scale))
 
-    def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Accumulator:
+    def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Pending:
         (x,) = inputs
         quantizer = self.weight_quantizer
         if quantizer is None or not isinstance(x, IntegerTensor):
@@ -423,14 +442,6 @@ class WeightedCell(LinearCell, Channels, abstract=True):
     freeze_bn: int = NEVER
     pruner: MagnitudePruner | None = None
     input_normalization: InputNormalization | None = None
-
-    def plain(self, params: Mapping[str, Array]) -> tuple[WeightedCell, dict[str, Array]]:
-        """The same function without a pruner and over an input that is not to be normalised: cell and parameters, canonical."""
-        own = self._complete(NUMPY_OPS, dict(params))
-        own.pop(MASK, None)
-        further = 0 if self.input_normalization is None else self.input_normalization.further
-        plain = replace(self, in_channels=self.in_channels + further, has_bias="bias" in own)
-        return replace(plain, pruner=None, input_normalization=None), own
 
     def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> WeightedCell:
         return replace(self, weight_quantizer=quantizer, bn_fold=bn_fold, freeze_bn=freeze_bn)

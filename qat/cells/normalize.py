@@ -9,15 +9,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from qat.cells.base import Param, Shape
-from qat.cells.linear import NEVER, LinearCell
+from qat.cells.convolving import ConvolvingCell
+from qat.cells.linear import NEVER
+from qat.cells.series import AXES
 from qat.errors import QatError
-from qat.integer import IntegerConv2d, IntegerLinear
 from qat.quantizers import BaseWeightQuantizer, WeightQuantizer
 from qat.vocabulary.ops import Array, Ops, Tensor
 
 
 @dataclass(frozen=True)
-class Normalize(LinearCell):
+class Normalize(ConvolvingCell):
     """y_c = factor_c x_c + shift_c, by numbers that are not trained; in integers a 1x1 depthwise convolution.
 
     convert_quant_network puts it behind an input whose channels are normalised differently, where no linear cell takes that
@@ -53,7 +54,6 @@ class Normalize(LinearCell):
     freeze_bn: ClassVar[int] = NEVER  # type: ignore[misc]
     pruner: ClassVar[None] = None  # type: ignore[misc]
     input_normalization: ClassVar[None] = None  # type: ignore[misc]
-    weight_kind = "conv_weight"
     output_channels = "fixed"
 
     def __post_init__(self) -> None:
@@ -85,8 +85,10 @@ class Normalize(LinearCell):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         (x,) = shapes
-        if len(x) != 3 or x[0] != len(self.factor):
-            raise QatError(f"takes ({len(self.factor)}, H, W) but gets {x}; give it a factor for each channel")
+        if len(x) not in AXES or x[0] != len(self.factor):
+            raise QatError(
+                f"takes ({len(self.factor)}, H, W) or ({len(self.factor)}, L) but gets {x}; give it a factor for each channel"
+            )
         return x
 
     def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> Normalize:
@@ -105,9 +107,5 @@ class Normalize(LinearCell):
     def sliced(self, local: str, array: Array, outputs: Array, inputs: Array) -> Array:
         return array
 
-    def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
-        group = len(self.factor)
-        return ops.conv2d(x, w, bias, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), group=group)
-
-    def integer_node(self, x_shape: Shape, **fields: Any) -> IntegerLinear:
-        return IntegerConv2d(**fields, group=len(self.factor))
+    def window(self, x_shape: Shape) -> dict[str, Any]:
+        return {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "group": len(self.factor)}

@@ -50,7 +50,7 @@ class Flatten(Cell):
 
 @dataclass(frozen=True)
 class ConstantChannel(Cell):
-    """(C, H, W) to (C + 1, H, W): a further channel that is one number everywhere, of codes the code next to it.
+    """(C, H, W) to (C + 1, H, W), or (C, L) to (C + 1, L): a further channel that is one number, of codes the code next to it.
 
     convert_quant_network puts it after an input whose channels are normalised differently, where a convolution pads
     (``qat.cells.input_normalization``).
@@ -78,8 +78,8 @@ class ConstantChannel(Cell):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         (x,) = shapes
-        if len(x) != 3:
-            raise QatError(f"takes (C, H, W) but gets {x}; leave it out")
+        if len(x) not in (2, 3):
+            raise QatError(f"takes (C, H, W) or (C, L) but gets {x}; leave it out")
         return (x[0] + 1, *x[1:])
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:

@@ -46,6 +46,9 @@ class Traced(Protocol):
     def __rmul__(self, other: Any) -> Traced:
         """The node that multiplies by a number."""
 
+    def __matmul__(self, other: Traced) -> Traced:
+        """The node that multiplies matrices, ``MatMul``."""
+
     def __neg__(self) -> Traced:
         """The node that multiplies by -1."""
 
@@ -69,6 +72,12 @@ class Traced(Protocol):
 
     def permute(self, *dims: Any) -> Traced:
         """All axes of the batch in another order, the samples first."""
+
+    def mean(self, dim: int | Sequence[int], keepdim: bool = False) -> Traced:
+        """The mean over axes of the batch, as PyTorch's: 1 is that of the channels."""
+
+    def amax(self, dim: int | Sequence[int], keepdim: bool = False) -> Traced:
+        """The largest number over axes of the batch, likewise."""
 
     def chunk(self, chunks: int, dim: int = 1) -> tuple[Traced, ...]:
         """So many parts, likewise; of equal sizes as far as they can be."""

@@ -42,12 +42,19 @@ class Node:
         cell: what it computes.
         inputs: the names of the nodes whose outputs it takes.
         cell_name: the prefix of its parameters; two nodes of one cell share them.
+        recurs: it is a step of a recurrence: all nodes of its cell have one fake quantizer. Default: False, each has its own.
     """
 
     name: str
     cell: Cell
     inputs: tuple[str, ...]
     cell_name: str
+    recurs: bool = False
+
+    def follower(self, suffix: str, cell: Cell, source: str) -> Node:
+        """A node ``<name>.<suffix>`` that belongs to this one; those of the steps of a recurrence have one cell."""
+        owner = self.cell_name if self.recurs else self.name
+        return Node(f"{self.name}.{suffix}", cell, (source,), f"{owner}.{suffix}", self.recurs)
 
 
 @dataclass(frozen=True)
@@ -283,6 +290,7 @@ class Graph:
         """One line of JSON; ``Graph.from_json`` reads it back to an equal graph."""
         nodes = [
             {"name": node.name, "cell": node.cell.to_json(), "inputs": node.inputs, "cell_name": node.cell_name}
+            | ({"recurs": True} if node.recurs else {})
             for node in self.nodes
         ]
         return json.dumps({"format": FORMAT, "name": self.name, "nodes": nodes, "outputs": self.outputs})
@@ -302,7 +310,13 @@ class Graph:
             if len(data["nodes"]) > MOST_NODES:
                 raise QatError(f"the graph has {len(data['nodes']):,} nodes, but {MOST_NODES:,} are the most")
             nodes = tuple(
-                Node(_text(n["name"]), from_json(n["cell"], Cell), _texts(n["inputs"]), _text(n["cell_name"]))
+                Node(
+                    _text(n["name"]),
+                    from_json(n["cell"], Cell),
+                    _texts(n["inputs"]),
+                    _text(n["cell_name"]),
+                    _truth(n.get("recurs", False)),
+                )
                 for n in data["nodes"]
             )
             return cls(nodes, _texts(data["outputs"]), _text(data["name"]))
@@ -337,6 +351,12 @@ def check_inputs(name: str, cell: Cell, count: int) -> None:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{shortened(value)} where a name is expected")
+    return value
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{shortened(value)} where true or false is expected")
     return value
 
 

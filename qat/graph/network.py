@@ -14,8 +14,10 @@ from qat.cells.arithmetic import Mul, Sub
 from qat.cells.base import Cell, Shape
 from qat.cells.elementwise import Activation, Add
 from qat.cells.input import Input
+from qat.cells.matmul import MatMul
 from qat.cells.part import Slice, indexed, parted
 from qat.cells.rearrange import Reshape, Transpose
+from qat.cells.reduce import Max, Mean
 from qat.cells.shape import Flatten
 from qat.cells.tracing import Traced, tracers
 from qat.errors import QatError, shortened
@@ -58,6 +60,9 @@ class Symbol:
         return Mul()(self, other) if isinstance(other, Symbol) else self._linear("*", other, other, 0.0)
 
     __rmul__ = __mul__
+
+    def __matmul__(self, other: Any) -> Traced:
+        return MatMul()(self, other) if isinstance(other, Symbol) else self._refuse(other)
 
     def __neg__(self) -> Traced:
         return self._linear("-", 1.0, -1.0, 0.0)
@@ -122,6 +127,17 @@ class Symbol:
             raise QatError(f"{self.name}.permute{order}: the samples stay the first axis; write permute(0, ...)")
         return Transpose(tuple(map(self._axis, order[1:])))(self)
 
+    def mean(self, dim: int | Sequence[int], keepdim: bool = False) -> Traced:
+        """The mean over axes of the batch, as PyTorch's."""
+        return Mean(self._axes(dim), keepdim)(self)
+
+    def amax(self, dim: int | Sequence[int], keepdim: bool = False) -> Traced:
+        """The largest number over axes of the batch, as PyTorch's."""
+        return Max(self._axes(dim), keepdim)(self)
+
+    def _axes(self, dim: int | Sequence[int]) -> tuple[int, ...]:
+        return tuple(map(self._axis, (dim,) if isinstance(dim, int) else dim))
+
     def _axis(self, dim: int) -> int:
         """The axis of a sample that is ``dim`` in a batch."""
         rank = len(self.shape) + 1
@@ -132,7 +148,7 @@ class Symbol:
     def _refuse(self, *others: Any, **options: Any) -> Any:
         raise QatError(f"{self.name}: in a construct, {KNOWN}; write a cell for it")
 
-    __truediv__ = __rtruediv__ = __matmul__ = _refuse
+    __truediv__ = __rtruediv__ = __rmatmul__ = _refuse
     __lt__ = __le__ = __gt__ = __ge__ = __iter__ = __len__ = __call__ = _refuse
     __pow__ = __rpow__ = __floordiv__ = __mod__ = __abs__ = __float__ = __int__ = _refuse
     __array__ = __array_ufunc__ = _refuse  # NumPy's functions
@@ -165,6 +181,8 @@ class Network:
         inputs: the network's input, or a tuple of several; of the class, or set in ``__init__``.
         any_size: whether pictures keep the size of the data where the network is fitted to them (``qat.networks.create``);
             False: they are resized to that of its own input.
+        recurrent: whether its cells are steps of a recurrence where they are used several times: in the quantized network all
+            uses of a cell that it holds have one fake quantizer, so that one step alone computes what each of many does.
 
     >>> import qat
     >>> class Small(qat.Network):
@@ -181,6 +199,7 @@ class Network:
 
     inputs: Input | tuple[Input, ...] | None = None
     any_size: ClassVar[bool] = False
+    recurrent: ClassVar[bool] = False
 
     def construct(self, *inputs: Any, **named: Any) -> Any:
         """The forward pass, in terms of cells. Returns one symbol or a tuple of them."""
@@ -256,19 +275,19 @@ class Trace:
     """The nodes gathered while one ``construct`` runs.
 
     Attributes:
-        cell_names: the names of the network's cells by their ``id``.
+        cells: the names of the network's cells by their ``id``, each with whether it is a step of a recurrence.
         nodes: in the order in which cells were called.
         shapes: of their outputs, of one sample, by node.
     """
 
-    def __init__(self, cell_names: dict[int, str]) -> None:
-        self.cell_names = cell_names
+    def __init__(self, cells: dict[int, tuple[str, bool]]) -> None:
+        self.cells = cells
         self.nodes: list[Node] = []
         self.shapes: dict[str, Shape] = {}
 
     def add(self, cell: Cell, inputs: tuple[Traced, ...], default_name: str) -> Symbol:
         """Append a node; returns its output. default_name: for a cell that has no name. Raises QatError for unfit inputs."""
-        cell_name = self.cell_names.get(id(cell))
+        cell_name, recurs = self.cells.get(id(cell), (None, False))
         if cell_name is None and cell.params():
             raise QatError(
                 f"{cell.describe} is made inside construct, so that its parameters have no name: make it in __init__ as an "
@@ -276,7 +295,9 @@ class Trace:
             )
         if cell_name is not None:
             check_name(cell_name, "attribute or key")
-        name = self._unique(cell_name or default_name, taken=set() if cell_name else set(self.cell_names.values()))
+        name = self._unique(
+            cell_name or default_name, taken=set() if cell_name else {each for each, _ in self.cells.values()}
+        )
         check_inputs(name, cell, len(inputs))
         for position, symbol in enumerate(inputs):
             if not isinstance(symbol, Symbol) or symbol.trace is not self:
@@ -285,7 +306,7 @@ class Trace:
             shape = cell.output_shape(*(symbol.shape for symbol in inputs))
         except QatError as error:
             raise QatError(f"{name} ({type(cell).__name__}) {error}") from None
-        self.nodes.append(Node(name, cell, tuple(symbol.name for symbol in inputs), cell_name or name))
+        self.nodes.append(Node(name, cell, tuple(symbol.name for symbol in inputs), cell_name or name, recurs))
         self.shapes[name] = shape
         return Symbol(self, name)
 
@@ -315,10 +336,11 @@ def as_float_graph(network: Network | Graph, params: Mapping[str, Array]) -> Gra
     return graph
 
 
-def _named_cells(holder: Any, prefix: str) -> Iterator[tuple[int, str]]:
-    """(id, name) of the cells that a network holds, later names first so that the first attribute wins in a dict."""
+def _named_cells(holder: Any, prefix: str, recurs: bool = False) -> Iterator[tuple[int, tuple[str, bool]]]:
+    """(id, (name, recurs)) of the cells that a network holds, later names first so that the first attribute wins in a dict."""
     items: list[tuple[str, Any]]
     if isinstance(holder, Network):
+        recurs = holder.recurrent
         items = [(name, value) for name, value in vars(holder).items() if name != "inputs"]
     elif isinstance(holder, dict):
         items = [(str(key), value) for key, value in holder.items()]
@@ -326,6 +348,6 @@ def _named_cells(holder: Any, prefix: str) -> Iterator[tuple[int, str]]:
         items = [(str(index), value) for index, value in enumerate(holder)]
     for name, value in reversed(items):
         if isinstance(value, Cell):
-            yield id(value), prefix + name
+            yield id(value), (prefix + name, recurs)
         elif isinstance(value, (Network, list, tuple, dict)):
-            yield from _named_cells(value, f"{prefix}{name}.")
+            yield from _named_cells(value, f"{prefix}{name}.", recurs)

@@ -10,6 +10,7 @@ import numpy as np
 from qat.cells.base import Cell
 from qat.imports.entry import per_channel
 from qat.imports.program import Operation
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
 
 #: How a parameter of a batch normalisation is called in a cell.
@@ -27,24 +28,27 @@ class Layer:
     """A convolution or dense layer, and what it has taken of the operations after it.
 
     own: its parameters by local name. sources: of those that are arrays of the source as they are. origin: the names of all
-    arrays that went into them.
+    arrays that went into them. inputs_first: of a transposed convolution the number of its groups, in each of which its weight
+    has inputs before outputs; 0: of all others.
     """
 
     own: dict[str, Array]
     sources: dict[str, str]
     origin: dict[str, str]
     fields: dict[str, Any] = field(default_factory=dict)
+    inputs_first: int = 0
 
     @classmethod
-    def of(cls, each: Operation) -> Layer:
+    def of(cls, each: Operation, inputs_first: int = 0) -> Layer:
         """With weight and bias of an operation."""
         own = {local: array for local, array in each.constants.items() if local in ("weight", "bias")}
-        return cls(own, dict(each.sources), dict(each.sources))
+        return cls(own, dict(each.sources), dict(each.sources), inputs_first=inputs_first)
 
     @property
     def channels(self) -> int:
         """Of its output."""
-        return len(self.own["weight"])
+        weight = self.own["weight"]
+        return weight.shape[1] * self.inputs_first if self.inputs_first else len(weight)
 
     @property
     def has_bn(self) -> bool:
@@ -68,8 +72,7 @@ class Layer:
         elif after.kind == "mul" and channel is not None and self.has_bn:
             self._changed(gamma=self.own["gamma"] * channel, beta=self.own["beta"] * channel)
         elif after.kind == "mul" and channel is not None:
-            weight = self.own["weight"]
-            self._changed(weight=weight * channel.reshape(-1, *(1,) * (weight.ndim - 1)))
+            self._changed(weight=self._scaled(self.own["weight"], channel))
             if "bias" in self.own:
                 self._changed(bias=self.own["bias"] * channel)
         else:
@@ -84,6 +87,13 @@ class Layer:
             if source := each.sources.get(name):
                 self.sources[local] = self.origin[local] = source
         self.fields |= {name: each.attributes[name] for name in ("eps", "momentum") if name in each.attributes}
+
+    def _scaled(self, weight: Array, channel: Array) -> Array:
+        """The weight with each output multiplied by a number."""
+        if self.inputs_first:
+            outputs_first = NUMPY_OPS.swap_channels(weight, self.inputs_first)
+            return NUMPY_OPS.swap_channels(outputs_first * NUMPY_OPS.on_output(channel, weight), self.inputs_first)
+        return weight * NUMPY_OPS.on_output(channel, weight)
 
     def _changed(self, **arrays: Array) -> None:
         """Set parameters to what is no array of the source."""

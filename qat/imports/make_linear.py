@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qat.cells import BatchNorm, Conv2dBnAct, DenseBnAct
+from qat.cells import BatchNorm, Conv2dBnAct, ConvTranspose2dBnAct, DenseBnAct
 from qat.imports.fusion import Fusion
 from qat.imports.layer import Layer, factor_and_shift
 from qat.imports.program import Operation, RefusedError
@@ -30,6 +30,25 @@ def conv2d(fusion: Fusion, each: Operation) -> None:
     )
     rank = len(fusion.shape(source))
     value = _linear(fusion, each, cell, fusion.image(each, source), Layer.of(each), rank, fusion.back)
+    fusion.restored(each, value)
+
+
+def conv_transpose2d(fusion: Fusion, each: Operation) -> None:
+    """A ConvTranspose2dBnAct; of a series, an image of one row."""
+    weight, options, group = each.constants["weight"], each.attributes, each.attributes["groups"]
+    source = each.inputs[0]
+    cell = ConvTranspose2dBnAct(
+        weight.shape[0],
+        weight.shape[1] * group,
+        (weight.shape[2], weight.shape[3]),
+        stride=options["stride"],
+        padding=options["padding"],
+        output_padding=options["output_padding"],
+        dilation=options["dilation"],
+        group=group,
+    )
+    layer, rank = Layer.of(each, inputs_first=group), len(fusion.shape(source))
+    value = _linear(fusion, each, cell, fusion.image(each, source), layer, rank, fusion.back)
     fusion.restored(each, value)
 
 
@@ -136,6 +155,7 @@ def goes_into_dense(fusion: Fusion, each: Operation) -> bool:
 
 MAKERS: Mapping[str, Callable[[Fusion, Operation], None]] = {
     "conv2d": conv2d,
+    "conv_transpose2d": conv_transpose2d,
     "dense": dense,
     "batch_norm": batch_norm,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from qat.cells import Concat, Pad, Slice, Stack, Upsample
+from qat.cells import Concat, Pad, Slice, Stack, Upsample, UpsampleBilinear
 from qat.cells.base import Cell, Shape
 from qat.imports.fusion import Fusion
 from qat.imports.program import Operation, RefusedError
@@ -105,6 +105,13 @@ def upsample(fusion: Fusion, each: Operation) -> None:
     fusion.node(each, Upsample(tuple(each.attributes["factor"])), each.inputs[0])
 
 
+def upsample_bilinear(fusion: Fusion, each: Operation) -> None:
+    """An UpsampleBilinear."""
+    options = each.attributes
+    cell = UpsampleBilinear(tuple(options["factor"]), align_corners=options["align_corners"])
+    fusion.node(each, cell, each.inputs[0])
+
+
 def expand(fusion: Fusion, each: Operation) -> None:
     """What is spread over axes of one place."""
     shape = tuple(each.attributes["shape"])
@@ -172,6 +179,7 @@ MAKERS: Mapping[str, Callable[[Fusion, Operation], None]] = {
     "concat": concat,
     "stack": stack,
     "upsample": upsample,
+    "upsample_bilinear": upsample_bilinear,
     "expand": expand,
     "pad": pad,
 }

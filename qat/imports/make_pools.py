@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qat.cells import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from qat.cells import AdaptiveAvgPool2d, AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from qat.imports.fusion import Fusion
 from qat.imports.program import Operation, RefusedError
 from qat.imports.windows import placed
@@ -36,6 +36,11 @@ def _pool(fusion: Fusion, each: Operation, cell: Any, fields: Mapping[str, Any])
     fusion.restored(each, value)
 
 
+def adaptive_avg_pool2d(fusion: Fusion, each: Operation) -> None:
+    """An AdaptiveAvgPool2d."""
+    fusion.node(each, AdaptiveAvgPool2d(tuple(each.attributes["size"])), each.inputs[0])
+
+
 def over_axes(fusion: Fusion, each: Operation) -> None:
     """A mean or maximum over whole axes: of height and width a pooling, of others one of what is moved there."""
     source = each.inputs[0]
@@ -63,6 +68,7 @@ def over_axes(fusion: Fusion, each: Operation) -> None:
 MAKERS: Mapping[str, Callable[[Fusion, Operation], None]] = {
     "max_pool2d": max_pool2d,
     "avg_pool2d": avg_pool2d,
+    "adaptive_avg_pool2d": adaptive_avg_pool2d,
     "mean": over_axes,
     "max": over_axes,
 }

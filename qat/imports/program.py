@@ -15,6 +15,7 @@ from qat.vocabulary.ops import Array
 #: that have channels last list theirs in this form. Series are (N, C, L), and axes are counted with that of the samples.
 KINDS: Mapping[str, str] = {
     "conv2d": "weight[, bias]; stride, padding (top, bottom, left, right) or 'same', dilation, groups",
+    "conv_transpose2d": "weight, IOHW[, bias]; stride, padding that is cut off, output_padding, dilation, groups",
     "dense": "weight[, bias]",
     "batch_norm": "gamma, beta, mean, variance; eps[, momentum: the share of a running statistic that a step keeps]",
     "activation": "function, a name of qat.vocabulary.activations or of qat.imports.spelled_out[, its parameters]",
@@ -28,6 +29,7 @@ KINDS: Mapping[str, str] = {
     "elementwise": "function, a name of qat.imports.spelled_out.ELEMENTWISE; as spelled-out activations hold them",
     "max_pool2d": "kernel, stride, padding[, ceil, dilation]",
     "avg_pool2d": "kernel, stride, padding, counts_padding[, ceil]",
+    "adaptive_avg_pool2d": "size: rows, columns",
     "mean": "axes, keepdims",
     "max": "axes, keepdims",
     "flatten": "[channels_last]",
@@ -40,6 +42,7 @@ KINDS: Mapping[str, str] = {
     "stack": "axis",
     "expand": "shape, of one sample",
     "upsample": "factor: rows, columns; nearest neighbours",
+    "upsample_bilinear": "factor: rows, columns; align_corners",
     "pad": "widths, a pair for each axis; value, or mode: reflect. Below 0: a crop",
     "softmax": "axis",
     "glu": "axis, whose second half is the gate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from qat.cells.window import window_padding
@@ -30,6 +31,32 @@ def resolved(each: Operation, shape: tuple[int, ...], padding: Any) -> Padding:
     dilation = options.get("dilation", (1, 1))
     size = (shape[1], shape[2]) if len(shape) == 3 else (1, shape[1])
     return window_padding(size, tuple(kernel), tuple(options["stride"]), tuple(dilation), "same", NO_PADDING)
+
+
+def transposed_window(
+    taken: tuple[int, int], made: tuple[int, int], kernel: Sequence[int], stride: tuple[int, int], mode: str
+) -> dict[str, Any]:
+    """Stride and padding of a transposed convolution as TensorFlow has it, the gradient of a convolution of what it makes.
+
+    Args:
+        taken: height and width of its input.
+        made: of its output.
+        kernel: height and width.
+        stride: likewise.
+        mode: the padding of that convolution, "same" or "valid".
+
+    Returns:
+        The attributes of the operation, without dilation and groups.
+    """
+    first = window_padding(made, (kernel[0], kernel[1]), stride, (1, 1), mode, NO_PADDING)[::2]
+    padding: list[int] = []
+    further: list[int] = []
+    for size, out, width, step, before in zip(taken, made, kernel, stride, first, strict=True):
+        after = (size - 1) * step + width - before - out
+        padding += [before, max(after, 0)]
+        further.append(max(-after, 0))
+    fields = {"stride": stride, "padding": tuple(padding), "output_padding": tuple(further)}
+    return fields | {"dilation": (1, 1), "groups": 1}
 
 
 def placed(padding: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from qat.integer.float_layer import FloatLayer, IntegerQuantize, RealNumbers
 from qat.integer.graph import IntegerGraph, require_integers
 from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, smallest_type
 from qat.integer.linear import EXACT_LONG, INT32_MAX, Accumulator, IntegerConv2d, IntegerDense, IntegerLinear
+from qat.integer.matmul import IntegerMatMul, MatrixProduct
 from qat.integer.means import IntegerMeans
 from qat.integer.moves import (
     IntegerConcat,
@@ -20,7 +21,8 @@ from qat.integer.moves import (
     with_constant,
 )
 from qat.integer.mul import IntegerMul, Product, products_tie
-from qat.integer.node import Adjustments, IntegerNode, Pending, require_codes
+from qat.integer.node import Adjustments, IntegerNode, Pending, Staged, require_codes
+from qat.integer.norm import IntegerNorm, Norm
 from qat.integer.pick import IntegerPick
 from qat.integer.table import Function, IntegerChannelTable, IntegerSoftmax, IntegerTable
 
@@ -44,12 +46,14 @@ __all__ = [
     "IntegerGraph",
     "IntegerInput",
     "IntegerLinear",
+    "IntegerMatMul",
     "IntegerMaxPool2d",
     "IntegerMaximum",
     "IntegerMeans",
     "IntegerMinimum",
     "IntegerMul",
     "IntegerNode",
+    "IntegerNorm",
     "IntegerPad",
     "IntegerPick",
     "IntegerQuantize",
@@ -59,11 +63,14 @@ __all__ = [
     "IntegerSum",
     "IntegerTable",
     "IntegerTensor",
+    "MatrixProduct",
+    "Norm",
     "Pending",
     "Product",
     "RealNumbers",
     "Requantize",
     "Shape",
+    "Staged",
     "Sum",
     "by_sign",
     "code_of",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ class IntegerBuilder:
     Attributes:
         params: parameters of the whole network, by full name.
         adjustments: changes of scales that are made.
+        cell_name: of the cell whose integer form is being derived, which several nodes may have; "": it is that of the node.
         nodes: the nodes so far.
         wanted: changes of scales that are still to be made.
     """
@@ -30,6 +32,8 @@ class IntegerBuilder:
         self.params, self.adjustments = params, adjustments
         self.nodes: list[IntegerNode] = []
         self.wanted = Adjustments()
+        self.cell_name = ""
+        self._nudges: Counter[str] = Counter()  # by cell
 
     def quantize(self, x: Pending, grid: Grid, group: str, *, keep_scale: bool = False) -> IntegerTensor:
         """Append the finished form of ``x``; returns the tensor that it makes.
@@ -43,8 +47,19 @@ class IntegerBuilder:
         """
         scale = np.float32(grid.scale * np.float32(1.0 + 2.0**-16 * self.adjustments.nudges[group]))
         grid = grid._replace(scale=max(scale, self.adjustments.floors.get(group, scale)))
-        x.adjust(grid, group, self.wanted, keep_scale=keep_scale)
-        return self.add(x.requantized(grid))
+        wanted = Adjustments()
+        x.adjust(grid, group, wanted, keep_scale=keep_scale)
+        self.wanted.floors |= wanted.floors
+        # Steps of a recurrence want the same: once, so that a single step gets the scale that many get.
+        more = max(wanted.nudges[group] - self._nudges[self.cell_name or x.name], 0)
+        self._nudges[self.cell_name or x.name] += more
+        if more:
+            self.wanted.nudges[group] += more
+        return self.add_finished(x, x.requantized(grid))
+
+    def add_finished(self, x: Pending, node: IntegerNode) -> IntegerTensor:
+        """Append the finished form of what was pending; returns the tensor that it makes."""
+        return [self.add(each) for each in x.nodes_of(node)][-1]
 
     def add(self, node: IntegerNode) -> IntegerTensor:
         """Append a node; returns the tensor that it makes. Raises QatError where accumulators may overflow."""
@@ -60,5 +75,5 @@ def by_sign(builder: IntegerBuilder, name: str, x: IntegerTensor | Pending, scal
     """
     if isinstance(x, Function):  # of codes, a table already
         return replace(x, function=lambda real: np.where(x.function(real) < 0.0, -scale, scale))
-    codes = builder.add(x.clipped()) if isinstance(x, Pending) else x
+    codes = builder.add_finished(x, x.clipped()) if isinstance(x, Pending) else x
     return Function(name, codes, lambda real: np.where(real < 0.0, -scale, scale))

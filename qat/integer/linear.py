@@ -215,5 +215,8 @@ class Accumulator(Pending):
         grid = Grid(np.float32(1.0), zero_point=0, qmin=-1, qmax=1)
         node = self.finish(Requantize(one, *clip_bounds(grid, self.relu)), IntegerTensor(self.name, self.shape, grid))
         grid = grid._replace(scale=node.inputs[0].grid.scale)
-        changes: dict[str, Any] = {"output": node.output._replace(grid=grid), "weight_scale": one}
+        changes: dict[str, Any] = {
+            "output": node.output._replace(grid=grid),
+            "weight_scale": np.ones_like(getattr(node, "weight_scale", one)),
+        }
         return replace(node, **changes)

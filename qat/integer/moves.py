@@ -79,6 +79,11 @@ class IntegerRearrange(IntegerNode):
     kind: ClassVar[str] = "a rearrangement"
     rearrangement: Rearrangement
 
+    @property
+    def renames(self) -> bool:  # type: ignore[override]
+        """Where the order stays, canonical and with the channels last."""
+        return not self.rearrangement.steps() and not self.rearrangement.steps_channels_last()
+
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         return ops.rearrange(inputs[0], self.rearrangement)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -35,6 +35,11 @@ class IntegerNode(ABC):
     kind: ClassVar[str] = "its operation"
     #: its codes are those of its input in the same order, so that they need no memory of their own
     renames: ClassVar[bool] = False
+
+    @property
+    def belongs_to(self) -> str:
+        """The node of the network that it computes, or of which it computes a part: its name, up to an @."""
+        return self.name.partition("@")[0]
 
     def constants(self) -> dict[str, tuple[Array, Kind]]:
         """The arrays that ``evaluate`` needs by name, each with its kind, in canonical layout."""
@@ -77,6 +82,10 @@ class Pending(ABC):
 
     name: str
 
+    def nodes_of(self, finished: IntegerNode) -> tuple[IntegerNode, ...]:
+        """What the finished node becomes in the graph; the last one makes what the network goes on with."""
+        return (finished,)
+
     def adjust(self, grid: Grid, group: str, wanted: Adjustments, *, keep_scale: bool) -> None:
         """Add to ``wanted`` where the grid's scale does not suit it. keep_scale: the scale may only get a floor."""
         return
@@ -88,6 +97,36 @@ class Pending(ABC):
     @abstractmethod
     def clipped(self) -> IntegerNode:
         """The finished node with the codes -1, 0 and 1, by the sign of what is pending, whatever its size."""
+
+
+@dataclass(frozen=True)
+class Staged(Pending):
+    """What is pending, and several nodes once it is finished.
+
+    Attributes:
+        pending: what gets the grid.
+        stages: the nodes that its finished one becomes, one after another; the last one has its name.
+    """
+
+    pending: Pending
+    stages: Callable[[IntegerNode], tuple[IntegerNode, ...]]
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """Of the node."""
+        return self.pending.name
+
+    def adjust(self, grid: Grid, group: str, wanted: Adjustments, *, keep_scale: bool) -> None:
+        self.pending.adjust(grid, group, wanted, keep_scale=keep_scale)
+
+    def requantized(self, grid: Grid) -> IntegerNode:
+        return self.pending.requantized(grid)
+
+    def clipped(self) -> IntegerNode:
+        return self.pending.clipped()
+
+    def nodes_of(self, finished: IntegerNode) -> tuple[IntegerNode, ...]:
+        return self.stages(finished)
 
 
 def require_codes(name: str, x: IntegerTensor | Pending) -> IntegerTensor:

@@ -17,10 +17,12 @@ from qat.networks.mnist_cnn import MnistCnn
 from qat.networks.resnet import ResNet8, ResNet20
 from qat.networks.segmenter import Segmenter
 from qat.networks.svhn_cnn import SvhnCnn
+from qat.networks.transformer import Attention, VisionTransformer
 
 __all__ = [
     "DSCNN",
     "NETWORKS",
+    "Attention",
     "Autoencoder",
     "Cnn",
     "Cnn1d",
@@ -39,5 +41,6 @@ __all__ = [
     "ResNet20",
     "Segmenter",
     "SvhnCnn",
+    "VisionTransformer",
     "create",
 ]

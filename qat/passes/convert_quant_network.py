@@ -54,7 +54,8 @@ def convert_quant_network(
        codes are, ``<node>.uniform_fake_quant``, comes before it.
     3. An activation that is not a clamp becomes a cell of its own between two fake quantizers, ``<node>.pre_fake_quant`` and
        ``<node>.fake_quant``: a table of codes.
-    4. The fake quantizers before an addition or a concatenation share one range (``share_grids``).
+    4. The fake quantizers before an addition or a concatenation share one range (``share_grids``). All steps of a recurrence
+       (``Network.recurrent``) have one and the same.
     5. Cells for which ``layers`` has ``quantize: False`` are left in float, with a Dequantize before them and a fake quantizer
        after them where others take their codes (``left_in_float``); an output of the network stays real numbers.
     6. Under the profile "ascend" the input gets a FakeQuant too: a pixel minus its zero point lies within -255 .. 255 and
@@ -120,7 +121,7 @@ def convert_quant_network(
     )
     given, graph = graph, place_normalization(join_linear(graph), into_weights=not settings.ascend)
     _check_layers(graph, settings.layers)
-    chosen = {node.name for node in graph.nodes if may_stay_float(node) and not settings.quantizes(node.name)}
+    chosen = {node.name for node in graph.nodes if may_stay_float(node) and not settings.quantizes(_setting_name(node))}
     if chosen.issuperset(node.name for node in graph.nodes if node.inputs and node.cell.wants_quantizer) and chosen:
         warnings.warn(
             f"{graph.name}: quantize is False for all of its layers, so that nothing is quantized: the result is the float "
@@ -135,7 +136,7 @@ def convert_quant_network(
     renamed: dict[str, str] = {}  # node -> the fake quantizer that now stands for it
     for node in graph.nodes:
         cell = node.cell
-        weights, activations = settings.quantizers(node.name, cell)
+        weights, activations = settings.quantizers(_setting_name(node), cell)
         if isinstance(cell, Input) and not settings.of_activation(node.name):
             activations = _of_input(activations)
         node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
@@ -178,23 +179,24 @@ def _quantized(
         raise QatError(f"{node.name}: {error}") from None
     if cell.activation not in TABLES or not cell.after_fake:
         return [replace(node, cell=quantized)]
-    before, after = f"{node.name}.pre_fake_quant", f"{node.name}.{cell.activation}"
-    return [
-        replace(node, cell=replace(quantized, activation=None)),
-        Node(before, FakeQuant(activations), (node.name,), before),
-        Node(after, Activation(cell.activation, cell.alpha), (before,), after),
-    ]
+    before = node.follower("pre_fake_quant", FakeQuant(activations), node.name)
+    after = node.follower(cell.activation or "", Activation(cell.activation, cell.alpha), before.name)
+    return [replace(node, cell=replace(quantized, activation=None)), before, after]
 
 
 def _fake_quants(node: Node, source: str, activations: BaseActivationQuantizer) -> list[Node]:
     """The fake quantizer of a node's output, which ``source`` gives, behind a uniform one where its codes are not."""
     found = []
     if not activations.uniform:
-        name = f"{node.name}.uniform_fake_quant"
-        found.append(Node(name, FakeQuant(_uniform(activations), node.cell.non_negative), (source,), name))
-        source = name
-    name = f"{node.name}.fake_quant"
-    return [*found, Node(name, FakeQuant(activations, node.cell.non_negative), (source,), name)]
+        quantizer = FakeQuant(_uniform(activations), node.cell.non_negative)
+        found.append(node.follower("uniform_fake_quant", quantizer, source))
+        source = found[-1].name
+    return [*found, node.follower("fake_quant", FakeQuant(activations, node.cell.non_negative), source)]
+
+
+def _setting_name(node: Node) -> str:
+    """By which ``layers`` knows a node: its own name; of the steps of a recurrence, which have one quantizer, their cell's."""
+    return node.cell_name if node.recurs else node.name
 
 
 def _uniform(activations: BaseActivationQuantizer) -> BaseActivationQuantizer:
@@ -211,9 +213,9 @@ def _of_input(activations: BaseActivationQuantizer) -> BaseActivationQuantizer:
 
 def _check_layers(graph: Graph, layers: Mapping[str, Mapping[str, Setting]]) -> None:
     """Raise QatError where a pattern fits no node that is quantized."""
-    names = [node.name for node in graph.nodes if node.cell.wants_quantizer]
+    names = list(dict.fromkeys(_setting_name(node) for node in graph.nodes if node.cell.wants_quantizer))
     for pattern, own in layers.items():
-        of_floats = [node.name for node in graph.nodes if QUANTIZE in own and may_stay_float(node)]
+        of_floats = [_setting_name(node) for node in graph.nodes if QUANTIZE in own and may_stay_float(node)]
         if not any(fits(name, pattern) for name in (*names, *of_floats)):
             raise QatError(
                 f"layers: pattern {pattern!r} fits no cell of {graph.name} that is quantized; those are {', '.join(names)}"

@@ -85,7 +85,9 @@ def _equalize(first: Node, second: Node, params: Params) -> float:
     """Equalize one pair in place; returns the largest |log2 s|."""
     channels = first.cell.out_channels  # type: ignore[attr-defined]
     r1 = _folded_range(first, params)
-    weight = np.abs(params[f"{second.cell_name}.weight"].astype(np.float64)) * _factor(second, params)
+    cell: Any = second.cell
+    weight = cell.outputs_first(NUMPY_OPS, params[f"{second.cell_name}.weight"])
+    shape, weight = weight.shape, np.abs(weight.astype(np.float64)) * _factor(second, params)
     # Axes: group, output within it, input channel within it, everything else (taps, or places of a flattened image).
     # A flattened image has its channels outermost, so that they split off in the same way.
     group = getattr(second.cell, "group", 1)
@@ -95,11 +97,13 @@ def _equalize(first: Node, second: Node, params: Params) -> float:
     for local in ("gamma", "beta") if first.cell.has_bn else ("weight", "bias"):  # type: ignore[attr-defined]
         name = f"{first.cell_name}.{local}"
         if name in params:
-            params[name] = (params[name] / s.reshape((-1,) + (1,) * (params[name].ndim - 1))).astype(np.float32)
+            array = first.cell.outputs_first(NUMPY_OPS, params[name]) if local == "weight" else params[name]  # type: ignore[attr-defined]
+            array = (array / s.reshape((-1,) + (1,) * (array.ndim - 1))).astype(np.float32)
+            params[name] = first.cell.as_stored(array) if local == "weight" else array  # type: ignore[attr-defined]
     name = f"{second.cell_name}.weight"
-    split = params[name].reshape(group, len(weight) // group, channels // group, -1)
+    split = cell.outputs_first(NUMPY_OPS, params[name]).reshape(group, len(weight) // group, channels // group, -1)
     split = split * s.reshape(group, 1, channels // group, 1)
-    params[name] = split.reshape(params[name].shape).astype(np.float32)
+    params[name] = cell.as_stored(split.reshape(shape).astype(np.float32))
     return float(np.abs(np.log2(s)).max(initial=0.0))
 
 
@@ -108,7 +112,8 @@ def _folded_range(node: Node, params: Params) -> Array:
     cell: Any = node.cell
     if isinstance(cell, BatchNorm):
         return np.abs(_factor(node, params)).reshape(-1)
-    weight = np.abs(params[f"{node.cell_name}.weight"].astype(np.float64)) * _factor(node, params)
+    weight = cell.outputs_first(NUMPY_OPS, params[f"{node.cell_name}.weight"])
+    weight = np.abs(weight.astype(np.float64)) * _factor(node, params)
     largest: Array = weight.reshape(len(weight), -1).max(axis=1)
     return largest
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from qat.cells.base import Context, Scope
 from qat.cells.dequantize import Dequantize
-from qat.cells.linear import LinearCell, WeightedCell
+from qat.cells.linear import MASK, LinearCell, WeightedCell
 from qat.errors import QatError
 from qat.graph import Graph, Node
 from qat.integer import FloatLayer, IntegerTensor
 from qat.passes.fold_batch_norm import folded
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.values import Value
 
@@ -82,10 +83,10 @@ def float_layer(graph: Graph, node: Node, params: Mapping[str, Array], inputs: t
             f"{node.name}: its weight has a quantizer, but its input {node.inputs[0]} is left in float and none comes between "
             "them; keep after_fake=True on the cells before it"
         )
-    if isinstance(cell, WeightedCell) and (cell.pruner is not None or cell.input_normalization is not None):
-        cell, own = cell.plain(own)
+    if isinstance(cell, WeightedCell):
+        cell, own = _plain(cell, own)
     if isinstance(cell, LinearCell) and cell.has_bn:
-        cell, own = folded(cell, own)
+        cell, own = folded(cell, own, graph.shapes[node.name])
     shapes = tuple(graph.shapes[name] for name in node.inputs)
 
     def compute(ops: Ops, tensors: Mapping[str, Tensor], *real: Tensor) -> Tensor:
@@ -95,3 +96,13 @@ def float_layer(graph: Graph, node: Node, params: Mapping[str, Array], inputs: t
 
     arrays = {local: (own[local], param.kind) for local, param in cell.params().items()}
     return FloatLayer.of(node.name, inputs, graph.shapes[node.name], compute, arrays)
+
+
+def _plain(cell: WeightedCell, params: Mapping[str, Array]) -> tuple[WeightedCell, dict[str, Array]]:
+    """The same function without a pruner, and over an input as it is: cell and parameters."""
+    own = cell._complete(NUMPY_OPS, dict(params))
+    own = {**own, "weight": cell.as_stored(own["weight"])}
+    own.pop(MASK, None)
+    further = 0 if cell.input_normalization is None else cell.input_normalization.further
+    plain = replace(cell, in_channels=cell.in_channels + further, has_bias="bias" in own)
+    return replace(plain, pruner=None, input_normalization=None), own

@@ -24,7 +24,9 @@ def join_linear(graph: Graph) -> Graph:
                 (a, b), (alpha, beta) = _factors(first), _factors(node)
                 cell = Activation("linear", alpha * a, alpha * b + beta)
                 del nodes[first.name]
-                node = replace(node, cell=cell, inputs=first.inputs, cell_name=node.name)
+                node = replace(
+                    node, cell=cell, inputs=first.inputs, cell_name=node.cell_name if node.recurs else node.name
+                )
         nodes[node.name] = node
     return Graph(tuple(nodes.values()), graph.outputs, graph.name)
 

@@ -12,7 +12,7 @@ def logits_graph(graph: Graph) -> Graph:
     A cross entropy takes logits: the softmax is inside it. The parameters are the same. A Softmax that other cells use
     stays.
     """
-    ends = {node.name: node.inputs[0] for node in graph.nodes if isinstance(node.cell, Softmax)}
+    ends = {node.name: node.inputs[0] for node in graph.nodes if isinstance(node.cell, Softmax) and not node.cell.axis}
     ends = {name: source for name, source in ends.items() if name in graph.outputs and not graph.consumers(name)}
     nodes = tuple(node for node in graph.nodes if node.name not in ends)
     return Graph(nodes, tuple(ends.get(name, name) for name in graph.outputs), graph.name)

@@ -9,7 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from qat.cells.base import Cell
+from qat.cells.conv1d import Conv1dBnAct
 from qat.cells.conv2d import Conv2dBnAct
+from qat.cells.convolving import Convolution
 from qat.cells.dense import DenseBnAct
 from qat.cells.input import Input
 from qat.cells.input_normalization import InputNormalization
@@ -68,8 +70,8 @@ def _placed(graph: Graph, source: Node, cell: Input, into_weights: bool) -> Grap
     return Graph(tuple(nodes), graph.outputs, graph.name)
 
 
-def _linear(node: Node) -> Conv2dBnAct | DenseBnAct:
-    assert isinstance(node.cell, (Conv2dBnAct, DenseBnAct))
+def _linear(node: Node) -> Convolution | DenseBnAct:
+    assert isinstance(node.cell, (Convolution, DenseBnAct))
     return node.cell
 
 
@@ -86,14 +88,14 @@ def _takers(graph: Graph, source: Node) -> list[Node] | None:
 
 
 def _fits(cell: Cell) -> bool:
-    if isinstance(cell, Conv2dBnAct):
-        return type(cell) is Conv2dBnAct and cell.group == 1
+    if isinstance(cell, Convolution):
+        return type(cell) in (Conv1dBnAct, Conv2dBnAct) and cell.group == 1
     return type(cell) is DenseBnAct
 
 
 def _pads(graph: Graph, node: Node) -> bool:
     """Whether the node's window may lie beyond the picture."""
-    return isinstance(node.cell, Conv2dBnAct) and node.cell.pads(graph.shapes[node.inputs[0]])
+    return isinstance(node.cell, Convolution) and node.cell.pads(graph.shapes[node.inputs[0]])
 
 
 def _constant(cell: Input, shift: tuple[float, ...]) -> int:
@@ -111,7 +113,7 @@ def _with_layer(graph: Graph, source: Node, factor: tuple[float, ...], shift: tu
     """The graph with a layer behind an input that normalises each channel."""
     shape = graph.shapes[source.name]
     takers = ", ".join(node.name for node in graph.consumers(source.name)) or "nothing"
-    if len(shape) != 3:
+    if len(shape) == 1:
         raise QatError(
             f"{source.name}: has a mean and std for each of its {shape[0]} features, but {takers} takes it, which is no dense "
             "cell; normalise the features by one mean and std, or before the network"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qat.cells.fake_quant import FakeQuant
-from qat.cells.pooling import MaxPool2d
+from qat.cells.pooling import MaxPool
+from qat.cells.series import picture_shape
 from qat.graph import Graph, Node
 
 
@@ -44,13 +45,15 @@ def _reading(node: Node, old: str, new: str) -> Node:
 
 
 def _sees_everything(node: Node, graph: Graph) -> bool:
-    if not isinstance(node.cell, MaxPool2d):
+    if not isinstance(node.cell, MaxPool):
         return False
-    shape = graph.shapes[node.inputs[0]]
+    shape = picture_shape(graph.shapes[node.inputs[0]])
     window = node.cell.window(shape)
     ends = zip(window["padding"][::2], window["padding"][1::2], strict=True)
     covered = (
         step <= kernel and (size + before + after - kernel) % step <= after
-        for size, kernel, step, (before, after) in zip(shape[1:], window["kernel"], window["stride"], ends, strict=True)
+        for size, kernel, step, (before, after) in zip(
+            picture_shape(shape)[1:], window["kernel"], window["stride"], ends, strict=True
+        )
     )
     return all(covered)

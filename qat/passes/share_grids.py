@@ -23,8 +23,8 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
 
     1. They are looked for through cells that keep a grid: max poolings, flattenings, dropouts and concatenations.
     2. Where the network's input arrives, whose grid is fixed or, of real numbers, has other bits than the others, a fake
-       quantizer of its own (``<node>.input<i>``) brings it to the common one; likewise where one and the same grid would have
-       to serve both as a fixed and a free one.
+       quantizer of its own (``<node>.input<i>_fake_quant``) brings it to the common one; likewise where one and the same grid
+       would have to serve both as a fixed and a free one.
     3. Two groups that have a member in common become one.
     4. Cells that are left in float take real numbers and need no grid.
 
@@ -38,7 +38,7 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
     nodes: list[Node] = []
     origins_of: dict[
         str, set[str | None]
-    ] = {}  # the fake quantizers that gave a node's output its grid; None: something else
+    ] = {}  # the fake quantizers, by cell, that gave a node's output its grid; None: something else
     entries = {node.name for node in graph.nodes if isinstance(node.cell, Input)}
     group: dict[str, set[str]] = {}  # fake quantizer -> all that share with it, itself included
     for node in graph.nodes:
@@ -47,10 +47,10 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
             for position, name in enumerate(node.inputs):
                 origins = origins_of[name]
                 if None in origins:
-                    between = f"{node.name}.input{position}"
-                    nodes.append(Node(between, FakeQuant(quantizer), (name,), between))
-                    origins_of[between] = {between}
-                    origins, name = {between}, between
+                    between = node.follower(f"input{position}_fake_quant", FakeQuant(quantizer), name)
+                    nodes.append(between)
+                    origins = origins_of[between.name] = {between.cell_name}
+                    name = between.name
                 inputs.append(name)
                 members |= {origin for origin in origins if origin is not None}
             node = replace(node, inputs=tuple(inputs))
@@ -60,27 +60,27 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
         nodes.append(node)
         if isinstance(node.cell, FakeQuant):
             own = node.inputs[0] in entries and _difference(node.cell.quantizer, quantizer) is not None
-            origins_of[node.name] = {None} if own else {node.name}
+            origins_of[node.name] = {None} if own else {node.cell_name}
         elif node.cell.keeps_grid:
             origins_of[node.name] = set().union(*(origins_of[source] for source in node.inputs))
         else:
             origins_of[node.name] = {None}
-    cells: dict[str, FakeQuant] = {node.name: node.cell for node in nodes if isinstance(node.cell, FakeQuant)}
+    cells: dict[str, FakeQuant] = {node.cell_name: node.cell for node in nodes if isinstance(node.cell, FakeQuant)}
     shared = []
     for node in nodes:
-        others = tuple(sorted(group.get(node.name, set()) - {node.name}))
-        if others:
-            node = replace(node, cell=_shared(node.name, cells, others))
+        others = tuple(sorted(group.get(node.cell_name, set()) - {node.cell_name}))
+        if others and isinstance(node.cell, FakeQuant):
+            node = replace(node, cell=_shared(node.cell_name, cells, others))
         shared.append(node)
     return Graph(tuple(shared), graph.outputs, graph.name)
 
 
 def grid_groups(graph: Graph) -> list[tuple[str, ...]]:
-    """The fake quantizers of a quantized graph, those that share a grid together, in the order of the graph."""
-    groups: dict[frozenset[str], list[str]] = {}
+    """The fake quantizers of a quantized graph, by cell, those that share a grid together, in the order of the graph."""
+    groups: dict[frozenset[str], dict[str, None]] = {}
     for node in graph.nodes:
         if isinstance(node.cell, FakeQuant):
-            groups.setdefault(frozenset((node.name, *node.cell.shares)), []).append(node.name)
+            groups.setdefault(frozenset((node.cell_name, *node.cell.shares)), {})[node.cell_name] = None
     return [tuple(names) for names in groups.values()]
 
 

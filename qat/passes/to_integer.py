@@ -70,7 +70,7 @@ def derived_integers(graph: Graph, params: Mapping[str, Array]) -> IntegerGraph:
         builder = IntegerBuilder(params, adjustments)
         values: dict[str, Any] = {}
         for node in graph.nodes:
-            prefix = f"{node.cell_name}."
+            prefix, builder.cell_name = f"{node.cell_name}.", node.cell_name
             own = {local: params[prefix + local] for local in node.cell.params()}
             inputs = tuple(values[name] for name in node.inputs)
             if node.name in graph.in_float and not isinstance(node.cell, Dequantize):

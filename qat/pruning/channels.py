@@ -123,7 +123,7 @@ def _kept(graph: Graph, removed: Sequence[Channels]) -> dict[str, Array]:
 
 def _smaller_graph(graph: Graph, kept: Mapping[str, Array]) -> Graph:
     nodes = [
-        replace(node, cell=_smaller(node, kept[node.name], kept[node.inputs[0]])) if node.cell.float_params() else node
+        replace(node, cell=_smaller(node, kept[node.name], kept[node.inputs[0]])) if node.inputs else node
         for node in graph.nodes
     ]
     return Graph(tuple(nodes), graph.outputs, graph.name)

@@ -17,6 +17,7 @@ from qat.pruning.groups import require_float
 from qat.tasks import Classification, Loss, Task
 from qat.training.optimizer import Optimizer
 from qat.vocabulary.arrays import Arrays
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
 
 Importance = dict[str, Array]  #: cell -> a number for each of its output channels, float64 (O,)
@@ -63,7 +64,7 @@ def l1_importance(graph: Graph, params: Mapping[str, Array]) -> Importance:
     require_float(graph)
     params = apply_masks(graph, params)
     return {
-        name: np.abs(params[f"{name}.weight"].astype(np.float64)).reshape(cell.out_channels, -1).sum(axis=1)
+        name: np.abs(_by_output(cell, "weight", params[f"{name}.weight"])).sum(axis=1)
         for name, cell in _linear_cells(graph)
         if isinstance(cell, WeightedCell)
     }
@@ -137,11 +138,18 @@ def _first_order(name: str, cell: LinearCell, before: Params, after: Params) -> 
     """sum g w over the parameters of each output channel, (O,)."""
     locals_ = ("gamma", "beta") if cell.has_bn else ("weight", "bias")
     result = np.zeros(cell.out_channels)
-    for full in (f"{name}.{local}" for local in locals_):
+    for local in locals_:
+        full = f"{name}.{local}"
         if full in before:
-            w = before[full].astype(np.float64)
-            result += ((w - after[full]) * w).reshape(cell.out_channels, -1).sum(axis=1)
+            w, stepped = (_by_output(cell, local, each[full]) for each in (before, after))
+            result += ((w - stepped) * w).sum(axis=1)
     return result
+
+
+def _by_output(cell: LinearCell, local: str, array: Array) -> Array:
+    """A parameter's numbers for each output channel, float64 (O, n)."""
+    array = cell.outputs_first(NUMPY_OPS, array) if local == "weight" else array
+    return array.astype(np.float64).reshape(cell.out_channels, -1)
 
 
 def _some(split: Split, batches: int, batch_size: int, seed: int) -> Iterator[tuple[Arrays, Arrays]]:

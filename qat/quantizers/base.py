@@ -354,6 +354,12 @@ class BaseActivationQuantizer(Quantizer, ABC):
             The values that change, by local name.
         """
 
+    def observe_again(
+        self, ops: Ops, x: Value, before: Tensors, own: Tensors, non_negative: bool, *, phase: int
+    ) -> dict[str, Tensor]:
+        """As ``observe``, of a further use in one pass, as of a recurrence. ``before``: ``own`` before the first use."""
+        return self.observe(ops, x, own, non_negative, phase=phase)
+
     @abstractmethod
     def unseen(self, own: Mapping[str, Array]) -> bool:
         """Whether nothing was observed yet, so that there is no scale.

@@ -134,6 +134,14 @@ class ActivationQuantizer(BaseActivationQuantizer):
             if name in own
         }
 
+    def observe_again(
+        self, ops: Ops, x: Value, before: Tensors, own: Tensors, non_negative: bool, *, phase: int
+    ) -> dict[str, Tensor]:
+        """As if all uses were one batch: a moving average grows with what is averaged, so the extreme one has the batch's."""
+        found = self.observe(ops, x, before, non_negative, phase=phase)
+        widest = {"min": ops.minimum, "max": ops.maximum}
+        return {name: widest[name](own[name], end) for name, end in found.items()}
+
     def unseen(self, own: Mapping[str, Array]) -> bool:
         return any(own[name] == UNSEEN[name] for name in UNSEEN if name in own)
 

@@ -111,7 +111,7 @@ def layers_of(checkpoint: Checkpoint) -> list[Layer]:
             if isinstance(integer, IntegerLinear):
                 across = (-1,) + (1,) * (integer.weight.ndim - 1)
                 centred = integer.weight.astype(np.float32) - integer.weight_zero_point.reshape(across)
-                real[integer.name] = centred * integer.weight_scale.reshape(across)
+                real[integer.belongs_to] = centred * integer.weight_scale.reshape(across)
     layers = []
     costs = costs_of(graph, params)
     if not costs:

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
+import numpy as np
+
 from qat.errors import QatError
 from qat.graph import Graph, as_float_graph
 from qat.integer import FloatLayer
@@ -59,6 +61,15 @@ class FloatOps:
     """
 
     target: ClassVar[str]
+
+    def picture_weight(self, weight: Any) -> Any:
+        """The weight itself: that of a convolution over series is made one of pictures when it is read."""
+        return weight
+
+    @staticmethod
+    def stored_weight(array: Array) -> Array:
+        """A convolution's weight as the file holds it: (O, I, 1, k) of (O, I, k)."""
+        return array[:, :, np.newaxis] if array.ndim == 3 else array
 
     def __getattr__(self, name: str) -> Any:
         raise QatError(

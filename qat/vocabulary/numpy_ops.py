@@ -41,8 +41,22 @@ class NumpyOps(Ops):
         return vector.reshape((-1,) + (1,) * (weight.ndim - 1))
 
     def mix_inputs(self, weight: Array, matrix: Array) -> Array:
-        mixed: Array = np.einsum("oihw,ij->ojhw", weight, matrix.astype(np.float32))
+        mixed: Array = np.einsum("oi...,ij->oj...", weight, matrix.astype(np.float32))
         return mixed
+
+    def picture_weight(self, weight: Array) -> Array:
+        return weight[:, :, np.newaxis] if weight.ndim == 3 else weight
+
+    def swap_channels(self, weight: Array, group: int) -> Array:
+        first, second, *kernel = weight.shape
+        swapped = weight.reshape(group, first // group, second, *kernel).swapaxes(1, 2)
+        return np.ascontiguousarray(swapped.reshape(group * second, first // group, *kernel))
+
+    def phase_weight(self, weight: Array, rows: Sequence[int], columns: Sequence[int], stride: Pair) -> Array:
+        (outputs, inputs, _, _), (down, across) = weight.shape, stride
+        w = np.pad(weight, ((0, 0), (0, 0), (0, 1), (0, 1))).take(rows, axis=2).take(columns, axis=3)
+        w = w.reshape(outputs, inputs, down, -1, across, len(columns) // across).transpose(0, 2, 4, 1, 3, 5)
+        return np.ascontiguousarray(w.reshape(outputs * down * across, inputs, *w.shape[4:]))
 
     def conv2d(
         self,
@@ -66,6 +80,18 @@ class NumpyOps(Ops):
         if bias is not None:
             y += bias
         return y.astype(self.accumulators, copy=False)
+
+    @staticmethod
+    def exact_matmul(a: Array, b: Array, transpose: tuple[bool, bool]) -> Array:
+        """The product as NumPy adds in the arrays' own type."""
+        first, second = (np.swapaxes(x, -1, -2) if turned else x for x, turned in zip((a, b), transpose, strict=True))
+        product: Array = np.matmul(first, second)
+        return product
+
+    def matmul(self, a: Array, b: Array, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False) -> Array:
+        dtype = np.float64 if wide else self.accumulators
+        product = self.exact_matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False), transpose)
+        return product.astype(self.accumulators, copy=False)
 
     def max_pool2d(self, x: Array, *, kernel: Pair, stride: Pair, padding: Padding) -> Array:
         windows = _windows(x, kernel, stride, padding, (1, 1), -np.inf)

@@ -5,8 +5,8 @@ tensors; ``qat.vocabulary.numpy_ops`` is the reference, and tests/test_ops_confo
 Tensors also understand ``+ - * /`` (with a Python number on either side), unary minus, ``< <= > >=``, and ``&`` of what
 comparisons give, elementwise and broadcasting, as every framework defines them.
 
-Layouts. Outside a backend every tensor is canonical: activations NCHW or NCL, convolution weights OIHW (I per group), dense
-weights OI. A backend that computes in another layout transposes in ``from_numpy`` and ``to_numpy``. Cells never name an
+Layouts. Outside a backend every tensor is canonical: activations NCHW or NCL, convolution weights OIHW or OIL (I per group),
+dense weights OI. A backend that computes in another layout transposes in ``from_numpy`` and ``to_numpy``. Cells never name an
 axis; they say "channel" (of an activation) or "output" (of a weight).
 """
 
@@ -22,12 +22,13 @@ import numpy.typing as npt
 
 from qat.errors import QatError
 from qat.vocabulary.rearrangement import Rearrangement
+from qat.vocabulary.transposed import Padding as Padding
+from qat.vocabulary.transposed import Pair as Pair
+from qat.vocabulary.transposed import Transposed, by_phases
 
 Tensor = Any  #: a backend's tensor; the core does not look inside
 Array = npt.NDArray[Any]
 Kind = Literal["activation", "conv_weight", "dense_weight", "vector", "scalar"]  #: what a tensor's axes mean
-Pair = tuple[int, int]
-Padding = tuple[int, int, int, int]  #: top, bottom, left, right
 
 POWERS_OF_TWO = np.ldexp(np.float32(1.0), np.arange(-126, 128))  #: all that are normal float32 numbers
 EXACT_INTEGERS = 1 << 24  #: float32 holds every integer up to here; sums of integers that stay below are exact
@@ -69,7 +70,23 @@ class Ops(ABC):
     @abstractmethod
     def mix_inputs(self, weight: Tensor, matrix: Array) -> Tensor:
         """A convolution's weight, of one group, over other input channels: w'[o, j] = sum_i w[o, i] matrix[i, j] at every
-        place of the kernel. matrix: (I, J), canonical.
+        place of the kernel, whether that has one axis or two. matrix: (I, J), canonical.
+        """
+
+    @abstractmethod
+    def picture_weight(self, weight: Tensor) -> Tensor:
+        """The weight of a convolution over series, (O, I, k), for pictures of one row: (O, I, 1, k); others as they are."""
+
+    @abstractmethod
+    def swap_channels(self, weight: Tensor, group: int) -> Tensor:
+        """A convolution's weight with outputs and inputs exchanged within each group: (I, O / group, kh, kw) to
+        (O, I / group, kh, kw), and back.
+        """
+
+    @abstractmethod
+    def phase_weight(self, weight: Tensor, rows: Sequence[int], columns: Sequence[int], stride: Pair) -> Tensor:
+        """(O, I, kh, kw) to (O s_v s_h, I, rows / s_v, columns / s_h): for each phase the elements of the kernel at these
+        places, of all phases one after another; one beyond the last stands for 0.
         """
 
     # -- cells: linear in x and in w, with the gradients of linear functions -----------------------------------------
@@ -92,9 +109,23 @@ class Ops(ABC):
         ``wide``: accumulate in float64 and round the result once to float32, for sums of integers that may pass 2^24.
         """
 
+    def conv_transpose2d(
+        self, x: Tensor, w: Tensor, bias: Tensor | None, *, how: Transposed, outputs: int, group: int
+    ) -> Tensor:
+        """A transposed convolution with a weight (O, I / group, kh, kw), plus a bias (O,)."""
+        return by_phases(self, x, w, bias, how, outputs, group)
+
     @abstractmethod
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
         """(N, I) times the transpose of (O, I), plus a bias (O,); ``wide`` as in ``conv2d``."""
+
+    @abstractmethod
+    def matmul(
+        self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> Tensor:
+        """The matrix product of two activations (N, ..., M, K) and (N, ..., K, P), canonical, for each sample and whatever
+        stands in between. ``transpose``: whether the last two axes of either are exchanged first; ``wide`` as in ``conv2d``.
+        """
 
     @abstractmethod
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:

@@ -48,7 +48,21 @@ class JaxOps(Ops):
         return vector if vector.ndim == 0 else vector.reshape((-1,) + (1,) * (weight.ndim - 1))
 
     def mix_inputs(self, weight: Tensor, matrix: Array) -> Tensor:
-        return jnp.einsum("oihw,ij->ojhw", weight, self.from_numpy(matrix, "vector"))
+        return jnp.einsum("oi...,ij->oj...", weight, self.from_numpy(matrix, "vector"))
+
+    def picture_weight(self, weight: Tensor) -> Tensor:
+        return weight[:, :, None] if weight.ndim == 3 else weight
+
+    def swap_channels(self, weight: Tensor, group: int) -> Tensor:
+        first, second, *kernel = weight.shape
+        swapped = weight.reshape(group, first // group, second, *kernel).swapaxes(1, 2)
+        return swapped.reshape(group * second, first // group, *kernel)
+
+    def phase_weight(self, weight: Tensor, rows: Sequence[int], columns: Sequence[int], stride: Pair) -> Tensor:
+        (outputs, inputs, _, _), (down, across) = weight.shape, stride
+        w = jnp.pad(weight, ((0, 0), (0, 0), (0, 1), (0, 1))).take(np.array(rows), 2).take(np.array(columns), 3)
+        w = w.reshape(outputs, inputs, down, -1, across, len(columns) // across).transpose(0, 2, 4, 1, 3, 5)
+        return w.reshape(outputs * down * across, inputs, *w.shape[4:])
 
     def conv2d(
         self,
@@ -77,6 +91,13 @@ class JaxOps(Ops):
         sums = jnp.float64 if wide else jnp.float32
         y = x.astype(sums) @ w.astype(sums).T
         return (y if bias is None else y + bias).astype(jnp.float32)
+
+    def matmul(
+        self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> Tensor:
+        sums = jnp.float64 if wide else jnp.float32
+        a, b = ((x.swapaxes(-1, -2) if turned else x).astype(sums) for x, turned in zip((a, b), transpose, strict=True))
+        return (a @ b).astype(jnp.float32)
 
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         return _pooled(lax.max, -np.inf, x, kernel, stride, padding)

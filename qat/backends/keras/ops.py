@@ -14,8 +14,13 @@ from qat.vocabulary.rearrangement import Rearrangement
 
 DEVICES = {"CPU": "/CPU:0", "GPU": "/GPU:0"}  #: device target -> TensorFlow's name
 Tensor: TypeAlias = tf.Tensor
-#: From the canonical layout to this backend's, by kind and rank: NHWC, NLC and HWIO. All others are as they are.
-AXES = {("activation", 4): (0, 2, 3, 1), ("activation", 3): (0, 2, 1), ("conv_weight", 4): (2, 3, 1, 0)}
+#: From the canonical layout to this backend's, by kind and rank: NHWC, NLC, HWIO and LIO. All others are as they are.
+AXES = {
+    ("activation", 4): (0, 2, 3, 1),
+    ("activation", 3): (0, 2, 1),
+    ("conv_weight", 4): (2, 3, 1, 0),
+    ("conv_weight", 3): (2, 1, 0),
+}
 #: Just above 0. TensorFlow takes the subnormal numbers below it for 0.
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -40,7 +45,23 @@ class KerasOps(Ops):
         return tf.reshape(vector, (-1, 1)) if len(vector.shape) and len(weight.shape) == 2 else vector
 
     def mix_inputs(self, weight: Tensor, matrix: Array) -> Tensor:
-        return tf.einsum("hwio,ij->hwjo", weight, tf.constant(matrix, tf.float32))
+        return tf.einsum("...io,ij->...jo", weight, tf.constant(matrix, tf.float32))
+
+    def picture_weight(self, weight: Tensor) -> Tensor:
+        return weight[tf.newaxis] if len(weight.shape) == 3 else weight
+
+    def swap_channels(self, weight: Tensor, group: int) -> Tensor:
+        *kernel, second, first = weight.shape
+        w = tf.transpose(tf.reshape(weight, (*kernel, second, group, first // group)), (0, 1, 4, 3, 2))
+        return tf.reshape(w, (*kernel, first // group, group * second))
+
+    def phase_weight(self, weight: Tensor, rows: Sequence[int], columns: Sequence[int], stride: Pair) -> Tensor:
+        (_, _, inputs, outputs), (down, across) = weight.shape, stride
+        w = tf.pad(weight, [[0, 1], [0, 1], [0, 0], [0, 0]])
+        w = tf.gather(tf.gather(w, tf.constant(rows), axis=0), tf.constant(columns), axis=1)
+        taps = (len(rows) // down, len(columns) // across)
+        w = tf.transpose(tf.reshape(w, (down, taps[0], across, taps[1], inputs, outputs)), (1, 3, 4, 5, 0, 2))
+        return tf.reshape(w, (*taps, inputs, outputs * down * across))
 
     def conv2d(
         self,
@@ -91,6 +112,18 @@ class KerasOps(Ops):
             return tf.cast(tf.round(exact), tf.float32)
         y = tf.matmul(x, w, transpose_b=True)
         return y if bias is None else tf.nn.bias_add(y, bias)
+
+    def matmul(
+        self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> Tensor:
+        if wide:
+            exact = self.matmul(tf.cast(a, tf.float64), tf.cast(b, tf.float64), transpose=transpose)
+            return tf.cast(tf.round(exact), tf.float32)
+        if len(a.shape) == 3:  # of (M, K) the transpose is stored, and so is that of the product, B' A'
+            return tf.matmul(b, a, transpose_a=transpose[1], transpose_b=transpose[0])
+        a, b = (tf.transpose(x, (0, 3, 1, 2)) for x in (a, b))
+        y = tf.matmul(a, b, transpose_a=transpose[0], transpose_b=transpose[1])
+        return tf.transpose(y, (0, 2, 3, 1))
 
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         return tf.nn.max_pool2d(_padded(x, padding, -np.inf), kernel, stride, "VALID")
@@ -206,13 +239,13 @@ class KerasOps(Ops):
         return tf.reduce_sum(x, -1, keepdims=True)
 
     def output_max(self, w: Tensor) -> Tensor:
-        return tf.reduce_max(w, (0, 1, 2) if len(w.shape) == 4 else 1)
+        return tf.reduce_max(w, _inputs(w))
 
     def output_min(self, w: Tensor) -> Tensor:
-        return tf.reduce_min(w, (0, 1, 2) if len(w.shape) == 4 else 1)
+        return tf.reduce_min(w, _inputs(w))
 
     def output_mean(self, w: Tensor) -> Tensor:
-        return tf.reduce_mean(w, (0, 1, 2) if len(w.shape) == 4 else 1)
+        return tf.reduce_mean(w, _inputs(w))
 
     def softmax_cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
         if not smoothing:
@@ -274,6 +307,11 @@ class KerasOps(Ops):
         return straight_through(x, multiplier)
 
 
+def _inputs(w: Tensor) -> Any:
+    """The axes of a weight but that of its outputs: the last of a convolution's, the first of a dense one."""
+    return tuple(range(len(w.shape) - 1)) if len(w.shape) > 2 else 1
+
+
 def _axis(axis: int) -> int:
     """Of a sample's axis, the one in a batch with its channels last."""
     return axis or -1
@@ -320,6 +358,11 @@ class ExactOps(KerasOps):
 
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
         return super().dense(x, w, bias, wide=(wide or self._wide) and x.dtype == tf.float32)
+
+    def matmul(
+        self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> Tensor:
+        return super().matmul(a, b, transpose=transpose, wide=(wide or self._wide) and a.dtype == tf.float32)
 
 
 _generator: tf.random.Generator | None = None

@@ -56,8 +56,25 @@ class MindSporeOps(Ops):
         return vector if vector.ndim == 0 else vector.reshape((-1,) + (1,) * (weight.ndim - 1))
 
     def mix_inputs(self, weight: Tensor, matrix: Array) -> Tensor:
-        mixed = ops.matmul(weight.transpose(0, 2, 3, 1), self.from_numpy(matrix, "vector"))
-        return mixed.transpose(0, 3, 1, 2)
+        last = weight.ndim - 1
+        mixed = ops.matmul(weight.transpose(0, *range(2, last + 1), 1), self.from_numpy(matrix, "vector"))
+        return mixed.transpose(0, last, *range(1, last))
+
+    def picture_weight(self, weight: Tensor) -> Tensor:
+        return weight.expand_dims(2) if weight.ndim == 3 else weight
+
+    def swap_channels(self, weight: Tensor, group: int) -> Tensor:
+        first, second, *kernel = weight.shape
+        swapped = weight.reshape(group, first // group, second, *kernel).swapaxes(1, 2)
+        return swapped.reshape(group * second, first // group, *kernel)
+
+    def phase_weight(self, weight: Tensor, rows: Sequence[int], columns: Sequence[int], stride: Pair) -> Tensor:
+        (outputs, inputs, _, _), (down, across) = weight.shape, stride
+        w = ops.pad(weight, (0, 1, 0, 1), mode="constant", value=0.0)
+        w = ops.gather(ops.gather(w, Tensor(np.array(rows, np.int32)), 2), Tensor(np.array(columns, np.int32)), 3)
+        taps = (len(rows) // down, len(columns) // across)
+        w = w.reshape(outputs, inputs, down, taps[0], across, taps[1]).transpose(0, 2, 4, 1, 3, 5)
+        return w.reshape(outputs * down * across, inputs, *taps)
 
     def conv2d(
         self,
@@ -92,6 +109,14 @@ class MindSporeOps(Ops):
         y = _primitive(ops.MatMul, transpose_b=True)(x, w)
         if bias is not None:
             y = y + bias.astype(ms.float64) if wide else ops.bias_add(y, bias)
+        return y.astype(ms.float32) if wide else y
+
+    def matmul(
+        self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> Tensor:
+        if wide:
+            a, b = a.astype(ms.float64), b.astype(ms.float64)
+        y = _primitive(ops.BatchMatMul, transpose_a=transpose[0], transpose_b=transpose[1])(a, b)
         return y.astype(ms.float32) if wide else y
 
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
@@ -318,3 +343,8 @@ class ExactOps(MindSporeOps):
 
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
         return super().dense(x, w, bias, wide=wide or self._wide)
+
+    def matmul(
+        self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> Tensor:
+        return super().matmul(a, b, transpose=transpose, wide=wide or self._wide)

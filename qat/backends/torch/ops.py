@@ -34,10 +34,26 @@ class TorchOps(Ops):
         return vector if vector.ndim == 0 else vector.view((-1,) + (1,) * (weight.ndim - 1))
 
     def mix_inputs(self, weight: Tensor, matrix: Array) -> Tensor:
-        return torch.einsum("oihw,ij->ojhw", weight, self.from_numpy(matrix, "vector"))
+        return torch.einsum("oi...,ij->oj...", weight, self.from_numpy(matrix, "vector"))
 
     def _bound(self, value: Tensor | float) -> Tensor:
         return value.detach() if isinstance(value, Tensor) else torch.tensor(value, device=self.device)
+
+    def picture_weight(self, weight: Tensor) -> Tensor:
+        return weight.unsqueeze(2) if weight.ndim == 3 else weight
+
+    def swap_channels(self, weight: Tensor, group: int) -> Tensor:
+        first, second, *kernel = weight.shape
+        swapped = weight.reshape(group, first // group, second, *kernel).transpose(1, 2)
+        return swapped.reshape(group * second, first // group, *kernel)
+
+    def phase_weight(self, weight: Tensor, rows: Sequence[int], columns: Sequence[int], stride: Pair) -> Tensor:
+        (outputs, inputs, _, _), (down, across) = weight.shape, stride
+        w = F.pad(weight, (0, 1, 0, 1)).index_select(2, torch.tensor(rows, device=weight.device))
+        w = w.index_select(3, torch.tensor(columns, device=weight.device))
+        taps = (len(rows) // down, len(columns) // across)
+        w = w.reshape(outputs, inputs, down, taps[0], across, taps[1]).permute(0, 2, 4, 1, 3, 5)
+        return w.reshape(outputs * down * across, inputs, *taps)
 
     def conv2d(
         self,
@@ -74,6 +90,12 @@ class TorchOps(Ops):
         if wide:
             return F.linear(x.double(), w.double(), None if bias is None else bias.double()).round().float()
         return F.linear(x, w, bias)
+
+    def matmul(
+        self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> Tensor:
+        a, b = (x.transpose(-1, -2) if turned else x for x, turned in zip((a, b), transpose, strict=True))
+        return torch.matmul(a.double(), b.double()).round().float() if wide else torch.matmul(a, b)
 
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         top, bottom, left, right = padding
@@ -266,6 +288,11 @@ class ExactOps(TorchOps):
 
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
         return super().dense(x, w, bias, wide=wide or x.is_cuda)
+
+    def matmul(
+        self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> Tensor:
+        return super().matmul(a, b, transpose=transpose, wide=wide or a.is_cuda)
 
 
 class _HalvingMaxPool(torch.autograd.Function):

@@ -11,6 +11,7 @@ import numpy as np
 
 from qat.imports.sources import keras_moves
 from qat.imports.sources.keras_calls import BEFORE, Call, Reader, Step, Steps, array_of, own_class, unknown
+from qat.imports.windows import transposed_window
 from qat.vocabulary.ops import Array
 
 #: Functions of keras.activations and keras.ops that are clips, and those that have a name among ours.
@@ -108,6 +109,21 @@ def _conv(call: Call) -> Steps:
     kernel, options = _image(layer, array_of(layer.kernel))
     constants = {"weight": ("kernel", kernel.transpose(3, 2, 0, 1)), **_bias(layer)}
     yield Step("conv2d", options | {"groups": layer.groups}, constants)
+    yield from _activation(call, layer.activation)
+
+
+def _transposed(call: Call) -> Steps:
+    layer = call.operation
+    if set(layer.dilation_rate) != {1}:
+        yield unknown(f"{call.name} with dilation_rate {layer.dilation_rate}")
+        return
+    kernel, options = _image(layer, array_of(layer.kernel))
+    taken, made = (call.layout.shape(sizes)[1:] for sizes in (call.taken[0].sizes, call.given))
+    window = transposed_window(
+        (taken[0], taken[1]), (made[0], made[1]), kernel.shape[:2], options["stride"], layer.padding
+    )
+    constants = {"weight": ("kernel", kernel.transpose(3, 2, 0, 1)), **_bias(layer)}
+    yield Step("conv_transpose2d", window, constants)
     yield from _activation(call, layer.activation)
 
 
@@ -321,6 +337,7 @@ _IDLE = (
 
 LAYERS: Mapping[str, Reader] = {
     **dict.fromkeys(("Conv1D", "Conv2D"), _conv),
+    **dict.fromkeys(("Conv1DTranspose", "Conv2DTranspose"), _transposed),
     **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), _depthwise),
     **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), _separable),
     **dict.fromkeys(("MaxPooling1D", "MaxPooling2D"), pool("max_pool2d")),

@@ -147,10 +147,13 @@ def _cropped(call: Call) -> Steps:
 
 def _upsampled(call: Call) -> Steps:
     size, way = call.operation.size, getattr(call.operation, "interpolation", "nearest")
-    if way != "nearest":
-        yield unknown(f"{call.name} by {way}")
+    factor = (int(size), 1) if isinstance(size, int) else tuple(size)
+    if way == "bilinear":
+        yield Step("upsample_bilinear", {"factor": factor, "align_corners": False})
+    elif way == "nearest":
+        yield Step("upsample", {"factor": factor})
     else:
-        yield Step("upsample", {"factor": (int(size), 1) if isinstance(size, int) else tuple(size)})
+        yield unknown(f"{call.name} by {way}")
 
 
 def _stacked(call: Call) -> Steps:

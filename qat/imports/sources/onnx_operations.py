@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from qat.imports.sources.step_moves import divided, equal_part, nearest, over_axes, parts, picked, shuffled, spread
+from qat.imports.sources.step_moves import (
+    bilinear,
+    divided,
+    equal_part,
+    nearest,
+    over_axes,
+    parts,
+    picked,
+    shuffled,
+    spread,
+)
 from qat.imports.sources.steps import (
     Call,
     Reader,
@@ -82,6 +92,27 @@ def _conv(call: Call) -> Steps:
     if bias is not None:
         constants["bias"], sources["bias"] = np.asarray(bias, np.float32), call.names[2]
     return [Step("conv2d", window | {"groups": int(call.options.get("group", 1))}, constants, sources)]
+
+
+def _conv_transpose(call: Call) -> Steps:
+    weight, bias = call.constant(1), call.constant(2)
+    if weight is None or call.computed(2):
+        return unknown(f"{call.of} whose weights are computed")
+    axes = weight.ndim - 2
+    if axes not in (1, 2) or weight.ndim != len(call.shape()):
+        return unknown(f"{call.of} of {max(axes, 0)} dimensions")
+    window = _window(call, weight.shape[2:])
+    if window is None or isinstance(window["padding"], str) or "output_shape" in call.options:
+        return unknown(f"{call.of} with negative padding, auto_pad or output_shape")
+    del window["kernel"]
+    further = _sizes(call.options, "output_padding", (0,) * axes)
+    constants, sources = {"weight": np.asarray(weight, np.float32)}, {"weight": call.names[1]}
+    if axes == 1:
+        constants["weight"], further = constants["weight"][:, :, None], (0, *further)
+    if bias is not None:
+        constants["bias"], sources["bias"] = np.asarray(bias, np.float32), call.names[2]
+    attributes = window | {"output_padding": further, "groups": int(call.options.get("group", 1))}
+    return [Step("conv_transpose2d", attributes, constants, sources)]
 
 
 def _gemm(call: Call) -> Steps:
@@ -225,13 +256,15 @@ def _blocks(deep: bool) -> Reader:
 
 
 def _resized(call: Call) -> Steps:
-    """Nearest neighbours, as the options place and round them (ONNX's definition of Resize)."""
+    """Nearest neighbours, as the options place and round them (ONNX's definition of Resize), or bilinear interpolation."""
     mode = _text(call.options, "mode", "nearest")
-    if mode != "nearest":
-        return unknown(f"{call.of} with mode {mode}")
     old = call.of == "Upsample"
     where = _text(call.options, "coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
     way = _text(call.options, "nearest_mode", "floor" if old else "round_prefer_floor")
+    if mode == "linear" and where in ("align_corners", "half_pixel", "pytorch_half_pixel"):
+        return bilinear(call, align_corners=where == "align_corners")
+    if mode != "nearest":
+        return unknown(f"{call.of} with mode {mode}{f' and {where}' if mode == 'linear' else ''}")
 
     def placed(x: Array, factor: float, size: int) -> Array:
         if where == "asymmetric":
@@ -298,6 +331,7 @@ def readers(opset: int) -> dict[str, Reader]:
 
 READERS: dict[str, Reader] = {
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "BatchNormalization": _batch_norm,

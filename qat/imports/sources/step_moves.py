@@ -11,7 +11,19 @@ from itertools import pairwise
 
 import numpy as np
 
-from qat.imports.sources.steps import TO_FIRST, TO_LAST, Call, Shape, Step, Steps, first_axis, shown, takes_all, unknown
+from qat.imports.sources.steps import (
+    TO_FIRST,
+    TO_LAST,
+    Call,
+    Shape,
+    Step,
+    Steps,
+    first_axis,
+    first_shape,
+    shown,
+    takes_all,
+    unknown,
+)
 from qat.reading import check_sample
 from qat.vocabulary.ops import Array
 
@@ -158,24 +170,39 @@ def nearest(call: Call, placed: Callable[[Array, float, int], Array]) -> Steps:
 
     placed: of the places of the output, the factor and the size before, those of the input.
     """
-    if len(call.shape()) != 4 or call.result is None or len(call.result) != 4:
-        return unknown(f"{call.of} of {shown(call.shape())}")
-    before, after = (
-        tuple(shape[axis] for axis in TO_FIRST) if call.last else shape for shape in (call.shape(), call.result)
-    )
-    if before[:2] != after[:2]:
-        return unknown(f"{call.of} of channels")
+    sizes = _image_sizes(call)
+    if sizes is None:
+        return unknown(f"{call.of} of {shown(call.shape())}, not of the sizes of images")
     factors = []
-    for size, wanted in zip(before[2:], after[2:], strict=True):
+    for size, wanted in zip(*sizes, strict=True):
         check_sample(wanted)  # before its places are made
         factor = wanted // size
         found = np.clip(placed(np.arange(wanted), wanted / size, size), 0, size - 1)
         if factor * size != wanted or not np.array_equal(found, np.arange(wanted) // max(factor, 1)):
-            return unknown(
-                f"{call.of} from {shown(before[2:])} to {shown(after[2:])}, which does not repeat each pixel"
-            )
+            return unknown(f"{call.of} from {shown(sizes[0])} to {shown(sizes[1])}, which does not repeat each pixel")
         factors.append(factor)
     return [Step("identity")] if set(factors) == {1} else [Step("upsample", {"factor": tuple(factors)})]
+
+
+def _image_sizes(call: Call) -> tuple[Shape, Shape] | None:
+    """Height and width of the image that is taken and of the one that is given; None where these are no such images."""
+    if len(call.shape()) != 4 or call.result is None or len(call.result) != 4:
+        return None
+    before, after = (first_shape(shape, call.last) for shape in (call.shape(), call.result))
+    return (before[2:], after[2:]) if before[:2] == after[:2] else None
+
+
+def bilinear(call: Call, *, align_corners: bool) -> Steps:
+    """Bilinear interpolation to an image that is a whole factor larger. align_corners: the corners' centres stay those."""
+    sizes = _image_sizes(call)
+    if sizes is None:
+        return unknown(f"{call.of} of {shown(call.shape())}, not of the sizes of images")
+    factors = tuple(wanted // size for size, wanted in zip(*sizes, strict=True))
+    if any(factor * size != wanted for factor, size, wanted in zip(factors, *sizes, strict=True)):
+        return unknown(f"{call.of} from {shown(sizes[0])} to {shown(sizes[1])}, by no whole factor")
+    if set(factors) == {1}:
+        return [Step("identity")]
+    return [Step("upsample_bilinear", {"factor": factors, "align_corners": align_corners})]
 
 
 def over_axes(call: Call, kind: str, axes: Sequence[int] | None, keepdims: bool) -> Steps:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from qat.imports.sources.step_moves import (
+    bilinear,
     divided,
     equal_part,
     nearest,
@@ -43,6 +44,7 @@ from qat.imports.sources.steps import (
     single,
     unknown,
 )
+from qat.imports.windows import transposed_window
 from qat.vocabulary.ops import Array
 
 #: What an operator may compute at its end, by the schema's number.
@@ -100,6 +102,22 @@ def _conv(call: Call) -> Steps:
         return unknown(why if weight is not None else f"{call.of} whose weights are computed")
     groups = call.shape()[3] // weight.shape[3]
     return [Step("conv2d", _sliding(call) | {"groups": groups}, *_with_bias(call, weight.transpose(TO_FIRST)))]
+
+
+def _transposed(call: Call) -> Steps:
+    """A TRANSPOSE_CONV; it takes the size of what it gives, the weight (O, H, W, I), the image, and a bias perhaps."""
+    weight, bias, made = call.constant(1), call.constant(3), call.result
+    taken = call.shape(2)
+    if weight is None or call.computed(3) or call.computed(0) or made is None or len(taken) != 4 or weight.ndim != 4:
+        return unknown(f"{call.of} whose weights or size are computed, or of no images")
+    stride = (int(call.options.strideH), int(call.options.strideW))
+    mode = "valid" if call.options.padding else "same"
+    window = transposed_window((taken[1], taken[2]), (made[1], made[2]), weight.shape[1:3], stride, mode)
+    constants = {"weight": np.ascontiguousarray(weight.transpose(3, 0, 1, 2), np.float32)}
+    sources = {"weight": call.names[1]}
+    if bias is not None:
+        constants["bias"], sources["bias"] = np.asarray(bias, np.float32), call.names[3]
+    return [Step("conv_transpose2d", window, constants, sources)]
 
 
 def _depthwise(call: Call) -> Steps:
@@ -232,6 +250,13 @@ def _resized(call: Call) -> Steps:
     return nearest(call, placed)
 
 
+def _interpolated(call: Call) -> Steps:
+    corners, half = call.options.alignCorners, call.options.halfPixelCenters
+    if bool(corners) == bool(half):
+        return unknown(f"{call.of} that places pixels by their corners (half_pixel_centers=False)")
+    return bilinear(call, align_corners=bool(corners))
+
+
 def _softmax(call: Call) -> Steps:
     if call.options.beta != 1.0:
         return unknown(f"{call.of} with beta {call.options.beta:g}")
@@ -245,6 +270,7 @@ def _gelu(call: Call) -> Steps:
 READERS: dict[str, Reader] = {
     "CONV_2D": _conv,
     "DEPTHWISE_CONV_2D": _depthwise,
+    "TRANSPOSE_CONV": _transposed,
     "FULLY_CONNECTED": _dense,
     "AVERAGE_POOL_2D": _pool("avg_pool2d"),
     "MAX_POOL_2D": _pool("max_pool2d"),
@@ -265,6 +291,7 @@ READERS: dict[str, Reader] = {
     "DEPTH_TO_SPACE": lambda call: shuffled(call, call.options.blockSize, "dcr", deep=False),
     "SPACE_TO_DEPTH": lambda call: shuffled(call, call.options.blockSize, "dcr", deep=True),
     "RESIZE_NEAREST_NEIGHBOR": _resized,
+    "RESIZE_BILINEAR": _interpolated,
     "MIRROR_PAD": _mirrored,
     "PAD": _pad,
     "PADV2": _pad,

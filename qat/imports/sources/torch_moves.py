@@ -108,7 +108,7 @@ def _padded(call: Call) -> Step:
 
 
 def _upsampled(call: Call) -> Step:
-    """By whole factors, where every rule of nearest neighbours repeats."""
+    """By whole factors: every rule of nearest neighbours repeats then, and a bilinear one has whole numbers for weights."""
     factors = []
     for before, after in zip(call.input_shape[2:], call.shape[2:], strict=True):
         if not (isinstance(before, int) and isinstance(after, int)) or after % before:
@@ -116,7 +116,11 @@ def _upsampled(call: Call) -> Step:
                 f"aten.{call.target} from {tuple(call.input_shape[2:])} to {tuple(call.shape[2:])}, by no whole factor"
             )
         factors.append(after // before)
-    return Step("identity") if set(factors) == {1} else Step("upsample", {"factor": tuple(factors)})
+    if set(factors) == {1}:
+        return Step("identity")
+    if call.target == "upsample_bilinear2d":
+        return Step("upsample_bilinear", {"factor": tuple(factors), "align_corners": bool(call[2])})
+    return Step("upsample", {"factor": tuple(factors)})
 
 
 def _shuffled(call: Call) -> Step:
@@ -164,6 +168,7 @@ READERS: Mapping[str, Reader] = {
     "reflection_pad2d": _padded,
     "upsample_nearest2d": _upsampled,
     "_upsample_nearest_exact2d": _upsampled,
+    "upsample_bilinear2d": _upsampled,
     "pixel_shuffle": _shuffled,
     "pixel_unshuffle": _shuffled,
     "channel_shuffle": _shuffled,

@@ -51,9 +51,27 @@ def _conv2d(call: Call) -> Step:
 
 def _convolution(call: Call) -> Step:
     if call[6]:
-        raise UnknownOperationError("aten.convolution, transposed")
+        return _transposed(call, output_padding=7, groups=8, dilation=5)
     arguments = (*call.arguments[:6], call[8])
     return _conv2d(Call(call.target, arguments, call.shapes, call.shape, call.constants))
+
+
+def _conv_transpose2d(call: Call) -> Step:
+    return _transposed(call, output_padding=5, groups=6, dilation=7)
+
+
+def _transposed(call: Call, *, output_padding: int, groups: int, dilation: int) -> Step:
+    """A transposed convolution; where its arguments have these."""
+    _image(call)
+    call.needs(1, 2)
+    attributes = {
+        "stride": _pair(call, call[3]),
+        "padding": _around(call, call[4]),
+        "output_padding": _pair(call, call[output_padding], 0),
+        "dilation": _pair(call, call[dilation]),
+        "groups": int(call[groups]),
+    }
+    return Step("conv_transpose2d", attributes, {"weight": _kernel(call, 1), "bias": 2})
 
 
 def _linear(call: Call) -> Step:
@@ -123,7 +141,7 @@ def _avg_pool2d(call: Call) -> Step:
 
 
 def _adaptive_pool2d(call: Call) -> Step:
-    """Equal windows, where the size is a multiple of the wanted one."""
+    """Equal windows, where the size is a multiple of the wanted one; of other sizes means alone."""
     _image(call)
     sizes, wanted = call.input_shape[2:], call.shape[2:]
     if tuple(sizes) == tuple(wanted):
@@ -133,6 +151,8 @@ def _adaptive_pool2d(call: Call) -> Step:
         axes = tuple(range(2, len(call.input_shape)))
         return Step("mean" if average else "max", {"axes": axes, "keepdims": True})
     if any(size % parts for size, parts in zip(sizes, wanted, strict=True)):
+        if average and len(wanted) == 2:
+            return Step("adaptive_avg_pool2d", {"size": tuple(int(size) for size in wanted)})
         raise UnknownOperationError(f"aten.{call.target} from {tuple(sizes)} to {tuple(wanted)}, in unequal windows")
     kernel = tuple(size // parts for size, parts in zip(sizes, wanted, strict=True))
     kernel = (1, *kernel) if len(kernel) == 1 else kernel
@@ -284,6 +304,8 @@ READERS: Mapping[str, Reader] = {
     "conv1d": _conv2d,
     "conv2d": _conv2d,
     "convolution": _convolution,
+    "conv_transpose1d": _conv_transpose2d,
+    "conv_transpose2d": _conv_transpose2d,
     "linear": _linear,
     "addmm": _product(1, 2, 0),
     "mm": _product(0, 1),

@@ -13,6 +13,7 @@ from qat.integer import (
     IntegerLinear,
     IntegerMaxPool2d,
     IntegerNode,
+    IntegerRearrange,
 )
 from qat.integer.ends import REAL, Ends
 from qat.integer.memory import ALIGNMENT, Buffer, MemoryPlan, activation_buffers, plan_memory
@@ -38,7 +39,7 @@ class Layout:
         packed: whether weights of few values are stored in fewer bits than bytes.
         ends: what the caller gives and gets.
         index: the number of each node by name.
-        renamed: Flattens that only rename: their source.
+        renamed: Flattens and reshapings that only rename: their source.
         hwc: of these the (C, H, W) in whose HWC order they are.
         entries: the inputs' ends by name.
         direct: inputs whose codes are what the caller gives, so that they are read where they lie.
@@ -56,6 +57,9 @@ class Layout:
         self.renamed: dict[str, str] = {}
         self.hwc: dict[str, Shape] = {}
         for node in graph.nodes:
+            if isinstance(node, IntegerRearrange) and node.renames:
+                source = node.inputs[0].name
+                self.renamed[node.name] = self.renamed.get(source, source)
             if not isinstance(node, IntegerFlatten):
                 continue
             (x,) = node.inputs

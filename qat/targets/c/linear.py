@@ -61,6 +61,8 @@ class LinearWriter(Layout):
         self.constant_bytes = 0
         self.node_bytes: dict[str, int] = {}
         self.sources: list[str] = []
+        self._written: dict[str, str] = {}  # what a function says, without its name -> its name
+        self._same: dict[str, str] = {}  # node -> the function of an earlier one that computes the same
 
     @staticmethod
     def scratch_type(node: IntegerNode) -> str:
@@ -68,8 +70,8 @@ class LinearWriter(Layout):
         return stored_type(node.output) if isinstance(node, IntegerMaxPool2d) else "uint8_t"
 
     def function(self, node: IntegerNode) -> str:
-        """The name of a node's function."""
-        return f"node{self.index[node.name]}_{plain(node.name)}"
+        """The name of a node's function; with the same constants, as in the steps of a recurrence, that of an earlier node."""
+        return self._same.get(node.name) or f"node{self.index[node.name]}_{plain(node.name)}"
 
     def array(self, kind: str, name: str, values: Array) -> str:
         """A constant. Raises QatError where a value is beyond its type, so that no file is written that computes with others.
@@ -94,7 +96,12 @@ class LinearWriter(Layout):
             parameters.append(f"{self.scratch_type(node)} *restrict scratch")
         head = f"/* {harmless(node.name)}: {what} */\n"
         function = f"static void {self.function(node)}({', '.join(parameters)})\n{{\n{body.rstrip()}\n}}\n"
-        self.sources.append(head + "".join(constants) + function)
+        name, text = self.function(node), "".join(constants) + function
+        first = self._written.setdefault(text.replace(name, "@"), name)
+        if first == name:
+            self.sources.append(head + text)
+        else:
+            self._same[node.name] = first
 
     def clip(self, y: IntegerTensor) -> str:
         """The kernel that clips to the codes of ``y``."""

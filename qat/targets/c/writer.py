@@ -19,12 +19,14 @@ from qat.integer import (
     IntegerFlatten,
     IntegerGraph,
     IntegerInput,
+    IntegerMatMul,
     IntegerMaximum,
     IntegerMaxPool2d,
     IntegerMeans,
     IntegerMinimum,
     IntegerMul,
     IntegerNode,
+    IntegerNorm,
     IntegerPad,
     IntegerPick,
     IntegerRearrange,
@@ -40,6 +42,7 @@ from qat.targets.c import ends as c_ends
 from qat.targets.c import kernels as c_kernels
 from qat.targets.c import moves as c_moves
 from qat.targets.c import packed as c_packed
+from qat.targets.c import products as c_products
 from qat.targets.c import wide as c_wide
 from qat.targets.c.ends import enter, leave, macros, uses_floats
 from qat.targets.c.layout import scratch
@@ -87,8 +90,11 @@ class Writer(LinearWriter):
             if node.name not in self.renamed:
                 before = self.constant_bytes
                 self.add(node)
+                if node.name in self._same:
+                    self.constant_bytes = before
                 if self.constant_bytes > before:
-                    self.node_bytes[node.name] = self.constant_bytes - before
+                    of_node = self.node_bytes.get(node.belongs_to, 0)
+                    self.node_bytes[node.belongs_to] = of_node + self.constant_bytes - before
         parameters = [f"const {ctype(end.stored)} *{self._input_name(x)}" for x, end in self.entries.items()]
         names = self._output_names()
         parameters += [f"{ctype(end.stored)} *{name}" for end, name in zip(self.ends.outputs, names, strict=True)]
@@ -112,6 +118,7 @@ class Writer(LinearWriter):
         kernels = ["REQUANTIZE", "CLIP", "FINISH", "WORD", "MULTIPLY", "UNPACK", "CORRECT", "ROUND"]
         text += [getattr(c_kernels, kernel) for kernel in kernels if kernel in self.used]
         softmax = {"SOFTMAX": "uint8_t", "SOFTMAX_WIDE": "uint16_t"}
+        text += [c_products.ROOT] if "ROOT" in self.used else []
         text += [c_kernels.softmax(codes) for name, codes in softmax.items() if name in self.used]
         kernels = ["REQUANTIZE_LONG", "REQUANTIZE_SUM", "CLIP_WIDE"]
         text += [getattr(c_wide, kernel) for kernel in kernels if kernel in self.used]
@@ -330,6 +337,10 @@ extern "C" {{
         c_elementwise.add_extreme(self, node, "<")
 
     @add.register
+    def _(self, node: IntegerMatMul) -> None:
+        c_products.add_matmul(self, node)
+
+    @add.register
     def _(self, node: IntegerMul) -> None:
         c_elementwise.add_mul(self, node)
 
@@ -370,6 +381,10 @@ extern "C" {{
     @add.register
     def _(self, node: IntegerChannelTable) -> None:
         c_elementwise.add_channel_table(self, node)
+
+    @add.register
+    def _(self, node: IntegerNorm) -> None:
+        c_products.add_norm(self, node)
 
     @add.register
     def _(self, node: IntegerSoftmax) -> None:

@@ -148,7 +148,20 @@ def add_primitive(model: proto.ModelProto, name: str, op: str, attributes: Mappi
 
 #: All that are written, and so all that are run: MindSpore knows some that load libraries.
 OPERATIONS = {
-    *("Add", "BiasAdd", "Cast", "Concat", "Conv2D", "Div", "Floor", "Gather", "MakeTuple", "MatMul"),
+    *(
+        "Add",
+        "BatchMatMul",
+        "BiasAdd",
+        "Cast",
+        "Concat",
+        "Conv2D",
+        "Div",
+        "Floor",
+        "Gather",
+        "MakeTuple",
+        "MatMul",
+        "Sqrt",
+    ),
     *(
         "MaxPool",
         "Maximum",

@@ -20,12 +20,14 @@ from qat.integer import (
     IntegerFlatten,
     IntegerInput,
     IntegerLinear,
+    IntegerMatMul,
     IntegerMaximum,
     IntegerMaxPool2d,
     IntegerMeans,
     IntegerMinimum,
     IntegerMul,
     IntegerNode,
+    IntegerNorm,
     IntegerPad,
     IntegerPick,
     IntegerRearrange,
@@ -285,6 +287,17 @@ class IntegerWriter:
         self._requantize(node, product, node.requantize, len(node.output.shape))
 
     @add.register
+    def _(self, node: IntegerMatMul) -> None:
+        if node.wide:
+            raise QatError(
+                f"{node.name}: its sums may reach {node.bound}, and MindSpore adds in float32, which holds integers up to "
+                f"{EXACT_INTEGERS}; use fewer bits or shorter rows, or export to ONNX or C"
+            )
+        flags = [self.constant(flag) for flag in node.transpose]
+        total = self.node("BatchMatMul", [*(self.names[x.name] for x in node.inputs), *flags])
+        self._requantize(node, total, node.requantize, len(node.output.shape))
+
+    @add.register
     def _(self, node: IntegerConcat) -> None:
         together = self.node("MakeTuple", [self.names[x.name] for x in node.inputs])
         self._finish(node, together, "Concat", self.constant(1 + node.axis))
@@ -328,6 +341,44 @@ class IntegerWriter:
         share = self.node("Div", [self.number(256.0), total])
         rounded = self.node("Round", [self.node("Mul", [e, share]), self.constant(0)])
         self._finish(node, rounded, "Minimum", self.number(255.0))
+
+    @add.register
+    def _(self, node: IntegerNorm) -> None:
+        """As ``IntegerNorm.evaluate``."""
+        (x,), axis, keep = node.inputs, self.constant((1,)), self.constant(True)
+
+        def total(name: str) -> str:
+            return self.node("ReduceSum", [name, axis, keep, self.constant(False)])
+
+        def rounded(name: str) -> str:
+            return self.node("Round", [name, self.constant(0)])
+
+        def flag(name: str) -> str:
+            return self.node("Minimum", [self.node("Maximum", [name, self.number(0)]), self.number(1)])
+
+        d = self.names[x.name]
+        if node.centred:
+            d = self.node("Sub", [self.node("Mul", [d, self.number(x.shape[0])]), total(d)])
+        e = rounded(self.node("Mul", [d, self.number(node.step)]))
+        n = self.node("Add", [total(self.node("Mul", [e, e])), self.number(node.extra)])
+        if node.centred:
+            t = total(e)
+            behind = rounded(self.node("Mul", [self.node("Mul", [t, t]), self.number(node.share)]))
+            n = self.node("Sub", [n, behind])
+        r = rounded(self.node("Sqrt", [n]))
+        square = self.node("Mul", [r, r])
+        above = flag(self.node("Sub", [self.node("Sub", [n, square]), r]))
+        behind = self.node("Sub", [self.node("Sub", [square, r]), n])
+        below = flag(self.node("Add", [behind, self.number(1)]))
+        r = self.node("Sub", [self.node("Add", [r, above]), below])
+        u = rounded(self.node("Mul", [d, self.node("Div", [self.number(node.unit), r])]))
+        columns = (1, -1, *(1,) * (len(x.shape) - 1))
+        gain, shift = (
+            self.parameter(f"{node.name}.{name}", each.reshape(columns).astype(np.float32))
+            for name, each in (("gain", node.gain), ("shift", node.shift))
+        )
+        acc = self.node("Add", [self.node("Mul", [u, gain]), shift])
+        self._requantize(node, acc, node.requantize, len(node.output.shape))
 
 
 def _split(node: IntegerLinear) -> tuple[int, int]:

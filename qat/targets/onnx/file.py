@@ -16,10 +16,10 @@ from qat.reading import check_sample, messages, read_file, reading
 from qat.targets.common import prefixed
 
 #: What the two targets write. Others could loop for ever, fill the memory from a few bytes, or read other files.
-OPERATORS = {"Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Flatten", "Gather"}
-OPERATORS |= {"Erf", "Exp", "Max", "Min", "Softplus"}
-OPERATORS |= {"Gemm", "Identity", "MaxPool", "Mul", "Pad", "QuantizeLinear", "ReduceMax", "ReduceSum", "Relu"}
-OPERATORS |= {"Reshape", "Round", "Sigmoid", "Slice", "Softmax", "Sub", "Tanh", "Transpose"}
+OPERATORS = {"Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "ConvTranspose", "DequantizeLinear", "Div", "Erf"}
+OPERATORS |= {"Exp", "Flatten", "Gather", "Gemm", "Identity", "Max", "MaxPool", "Min", "Mul", "Pad", "QuantizeLinear"}
+OPERATORS |= {"ReduceMax", "ReduceSum", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Softplus", "Sub", "Tanh"}
+OPERATORS |= {"MatMul", "QLinearMatMul", "Round", "Sqrt", "Transpose"}
 
 
 def load_model(path: str | Path) -> onnx.ModelProto:

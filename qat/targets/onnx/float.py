@@ -9,8 +9,10 @@ import numpy as np
 
 from qat.targets.float_graph import FloatOps, Operation, Symbol
 from qat.targets.onnx.writer import Writer, pads_of
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array, Kind, Padding, Pair
 from qat.vocabulary.rearrangement import Rearrangement
+from qat.vocabulary.transposed import Transposed
 
 
 class OnnxSymbol(Symbol):
@@ -48,6 +50,7 @@ class OnnxOps(FloatOps):
     def from_numpy(self, array: Array, kind: Kind) -> OnnxSymbol:
         """An initializer."""
         array = np.asarray(array, np.float32)
+        array = self.stored_weight(array) if kind == "conv_weight" else array
         return OnnxSymbol(self.writer, self.writer.constant(array), array=array)
 
     def on_channel(self, vector: OnnxSymbol, activation: OnnxSymbol) -> OnnxSymbol:
@@ -72,9 +75,33 @@ class OnnxOps(FloatOps):
         pads = pads_of(padding)
         return self._node("Conv", x, w, bias, strides=stride, pads=pads, dilations=dilation, group=group)
 
+    def swap_channels(self, weight: OnnxSymbol, group: int) -> OnnxSymbol:
+        """A weight that ``conv_transpose2d`` brings back: an initializer is written there."""
+        assert weight.array is not None
+        return OnnxSymbol(self.writer, "", array=NUMPY_OPS.swap_channels(weight.array, group))
+
+    def conv_transpose2d(
+        self, x: OnnxSymbol, w: OnnxSymbol, bias: OnnxSymbol | None, *, how: Transposed, outputs: int, group: int
+    ) -> OnnxSymbol:
+        """A ConvTranspose."""
+        assert w.array is not None
+        weight = self.from_numpy(NUMPY_OPS.swap_channels(w.array, group), "conv_weight")
+        geometry = {"strides": how.stride, "dilations": how.dilation, "output_padding": how.more}
+        return self._node("ConvTranspose", x, weight, bias, pads=pads_of(how.cut), group=group, **geometry)
+
     def dense(self, x: OnnxSymbol, w: OnnxSymbol, bias: OnnxSymbol | None) -> OnnxSymbol:
         """A Gemm."""
         return self._node("Gemm", x, w, bias, transB=1)
+
+    def matmul(
+        self, a: OnnxSymbol, b: OnnxSymbol, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> OnnxSymbol:
+        """A MatMul."""
+        turned = [
+            self._node("Transpose", x, perm=[*range(x.rank - 2), x.rank - 1, x.rank - 2]) if wanted else x
+            for x, wanted in zip((a, b), transpose, strict=True)
+        ]
+        return self._node("MatMul", *turned)
 
     def max_pool2d(self, x: OnnxSymbol, *, kernel: Pair, stride: Pair, padding: Padding) -> OnnxSymbol:
         """A MaxPool."""
@@ -120,21 +147,30 @@ class OnnxOps(FloatOps):
         """A Softmax over the channels."""
         return self._node("Softmax", x, axis=1)
 
+    def sqrt(self, x: OnnxSymbol) -> OnnxSymbol:
+        """A Sqrt."""
+        return self._node("Sqrt", x)
+
+    def sum_over_channels(self, x: OnnxSymbol) -> OnnxSymbol:
+        """A ReduceSum over the channels, which stay."""
+        axes = OnnxSymbol(self.writer, self.writer.constant(np.array([1])))
+        return self._node("ReduceSum", x, axes, keepdims=1)
+
     def concat(self, xs: Sequence[OnnxSymbol], axis: int = 0) -> OnnxSymbol:
         """A Concat."""
         return self._node("Concat", *xs, axis=1 + axis)
 
     def pick(self, x: OnnxSymbol, axis: int, places: Sequence[int]) -> OnnxSymbol:
         """A Slice or a Gather."""
-        return OnnxSymbol(self.writer, self.writer.picked(x.name, {axis: tuple(places)}))
+        return OnnxSymbol(self.writer, self.writer.picked(x.name, {axis: tuple(places)}), x.rank)
 
     def pad(self, x: OnnxSymbol, widths: Sequence[Pair]) -> OnnxSymbol:
         """A Pad."""
-        return OnnxSymbol(self.writer, self.writer.padded(x.name, widths, np.float32(0.0)))
+        return OnnxSymbol(self.writer, self.writer.padded(x.name, widths, np.float32(0.0)), x.rank)
 
     def rearrange(self, x: OnnxSymbol, how: Rearrangement) -> OnnxSymbol:
         """Reshapes and Transposes."""
-        return OnnxSymbol(self.writer, self.writer.rearranged(x.name, how))
+        return OnnxSymbol(self.writer, self.writer.rearranged(x.name, how), 1 + len(how.shape))
 
     def sum_pool2d(self, x: OnnxSymbol, *, kernel: Pair, stride: Pair, padding: Padding) -> OnnxSymbol:
         """An AveragePool that counts the padding, times the size of its window."""

@@ -21,12 +21,14 @@ from qat.integer import (
     IntegerFlatten,
     IntegerInput,
     IntegerLinear,
+    IntegerMatMul,
     IntegerMaximum,
     IntegerMaxPool2d,
     IntegerMeans,
     IntegerMinimum,
     IntegerMul,
     IntegerNode,
+    IntegerNorm,
     IntegerPad,
     IntegerPick,
     IntegerQuantize,
@@ -272,6 +274,20 @@ class QdqWriter(Writer):
         scaled = self.node("Mul", [product, self.constant(node.requantize.multiplier[0])])
         self._rounded(scaled, node, zero, (zero + low, zero + high))
 
+    @add.register
+    def _(self, node: IntegerMatMul) -> None:
+        """A QLinearMatMul, whose kernel computes the formula of ``IntegerMatMul``, whatever the level of optimization."""
+        inputs: list[str] = []
+        for x, transposed in zip(node.inputs, node.transpose, strict=True):
+            axes = [0, *range(1, len(x.shape) - 1), len(x.shape), len(x.shape) - 1]
+            codes = self.end_names[x.name]
+            inputs += [self.node("Transpose", [codes], perm=axes) if transposed else codes, *self._grid(x.grid)]
+        grid = node.output.grid
+        zero = grid.zero_point + offset_of(grid)
+        bounds = (zero + node.requantize.low, zero + node.requantize.high)
+        name = codes_name(node.name) if bounds == FULL else None
+        self._clip(self.node("QLinearMatMul", [*inputs, *self._grid(grid)], name), node, bounds)
+
     def _centred(self, x: IntegerTensor) -> str:
         """The centred codes of a tensor as float32."""
         codes = self.node("Cast", [self.end_names[x.name]], to=TensorProto.FLOAT)
@@ -339,6 +355,44 @@ class QdqWriter(Writer):
         scaled = self.node("Mul", [e, share])
         one, zero = self.constant(np.float32(1.0)), self.constant(np.uint8(0))
         self.end_names[node.name] = self.node("QuantizeLinear", [scaled, one, zero], codes_name(node.name))
+
+    @add.register
+    def _(self, node: IntegerNorm) -> None:
+        """In float32, as ``IntegerNorm.evaluate``: nearly all of it are integers."""
+        (x,), grid = node.inputs, node.output.grid
+        zero = grid.zero_point + offset_of(grid)
+
+        def number(value: float | np.float32) -> str:
+            return self.constant(np.float32(value))
+
+        def step(op: str, *names: str) -> str:
+            return self.node(op, list(names))
+
+        def total(name: str) -> str:
+            return self.node("ReduceSum", [name, self.constant(np.array([1]))], keepdims=1)
+
+        def flag(name: str) -> str:
+            return step("Min", step("Max", name, number(0)), number(1))
+
+        d = self._centred(x)
+        if node.centred:
+            d = step("Sub", step("Mul", d, number(x.shape[0])), total(d))
+        e = step("Round", step("Mul", d, number(node.step)))
+        n = step("Add", total(step("Mul", e, e)), number(node.extra))
+        if node.centred:
+            t = total(e)
+            n = step("Sub", n, step("Round", step("Mul", step("Mul", t, t), number(node.share))))
+        r = step("Round", step("Sqrt", n))
+        square = step("Mul", r, r)
+        above = flag(step("Sub", step("Sub", n, square), r))
+        below = flag(step("Add", step("Sub", step("Sub", square, r), n), number(1)))
+        r = step("Sub", step("Add", r, above), below)
+        u = step("Round", step("Mul", d, step("Div", number(node.unit), r)))
+        columns = (-1, *(1,) * (len(x.shape) - 1))
+        gain, shift = (self.constant(each.reshape(columns).astype(np.float32)) for each in (node.gain, node.shift))
+        acc = step("Add", step("Mul", u, gain), shift)
+        scaled = step("Mul", acc, number(node.requantize.multiplier[0]))
+        self._rounded(scaled, node, zero, (zero + node.requantize.low, zero + node.requantize.high))
 
     def _largest(self, x: str) -> str:
         """Over the channels. Opset 18 made an input of the attribute; which one it is, ``model`` knows at the end."""

@@ -27,6 +27,7 @@ Type = schema.TensorType
 OPERATORS = {
     Op.ABS: 1,
     Op.ADD: 2,
+    Op.BATCH_MATMUL: 2,
     Op.CAST: 1,
     Op.CONCATENATION: 2,
     Op.CONV_2D: 3,
@@ -49,11 +50,13 @@ OPERATORS = {
     Op.RELU: 1,
     Op.RESHAPE: 1,
     Op.SOFTMAX: 1,
+    Op.SQRT: 1,
     Op.STRIDED_SLICE: 2,
     Op.SUB: 2,
     Op.SUM: 1,
     Op.TANH: 1,
     Op.TRANSPOSE: 2,
+    Op.TRANSPOSE_CONV: 3,
 }
 #: Types of inputs and outputs.
 ENDS = (Type.UINT8, Type.INT8, Type.INT16, Type.UINT16, Type.FLOAT32)

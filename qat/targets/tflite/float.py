@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -14,8 +14,10 @@ from qat.cells.window import output_size
 from qat.targets.common import to_hwc
 from qat.targets.float_graph import FloatOps, Symbol
 from qat.targets.tflite.writer import Op, Writer, canonical_shape, pool_options, stored_axis, stored_shape
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array, Kind, Padding, Pair
 from qat.vocabulary.rearrangement import Rearrangement, reshaping
+from qat.vocabulary.transposed import Transposed, by_phases
 
 #: Operators of two tensors, and the class of their options.
 BINARY = {
@@ -54,12 +56,17 @@ class TfliteSymbol(Symbol):
 
 
 class TfliteOps(FloatOps):
-    """The vocabulary of float forward passes in TensorFlow Lite."""
+    """The vocabulary of float forward passes in TensorFlow Lite.
+
+    Args:
+        writer: of the file.
+        reference: whether it is for LiteRT's reference kernels.
+    """
 
     target = "TFLite"
 
-    def __init__(self, writer: Writer) -> None:
-        self.writer = writer
+    def __init__(self, writer: Writer, *, reference: bool = False) -> None:
+        self.writer, self._reference = writer, reference
         self._names: dict[int, str] = {}  # id of a weight -> its name
 
     def parameter(self, array: Array, kind: Kind, name: str) -> Any:
@@ -81,7 +88,9 @@ class TfliteOps(FloatOps):
     def from_numpy(self, array: Array, kind: Kind) -> Any:
         """A constant; of a weight the array itself, whose layout depends on the operator that takes it."""
         array = np.asarray(array, np.float32)
-        if kind in ("conv_weight", "dense_weight"):
+        if kind == "conv_weight":
+            return self.stored_weight(array)
+        if kind == "dense_weight":
             return array
         array = array.reshape(1) if kind == "scalar" else to_hwc(array) if kind == "activation" else array
         return TfliteSymbol(self.writer, self.writer.constant(array), array.shape)
@@ -115,6 +124,37 @@ class TfliteOps(FloatOps):
             return self._op(Op.DEPTHWISE_CONV_2D, inputs, shape, schema.DepthwiseConv2DOptionsT(**options))
         return self._op(Op.CONV_2D, inputs, shape, schema.Conv2DOptionsT(**options))
 
+    def swap_channels(self, weight: Array, group: int) -> Array:
+        """A weight with its outputs first."""
+        swapped = NUMPY_OPS.swap_channels(weight, group)
+        self._names[id(swapped)] = self._names.get(id(weight), "")
+        return swapped
+
+    def phase_weight(self, weight: Array, rows: Sequence[int], columns: Sequence[int], stride: Pair) -> Array:
+        """A weight for each phase."""
+        return NUMPY_OPS.phase_weight(weight, rows, columns, stride)
+
+    def conv_transpose2d(
+        self, x: TfliteSymbol, w: Array, bias: TfliteSymbol | None, *, how: Transposed, outputs: int, group: int
+    ) -> TfliteSymbol:
+        """A TRANSPOSE_CONV, and a part of what it makes; a convolution by phases where it has groups or a dilation, and for
+        reference kernels, whose TRANSPOSE_CONV computes one sample.
+        """
+        if group > 1 or how.dilation != (1, 1) or self._reference:
+            return cast(TfliteSymbol, by_phases(self, x, w, bias, how, outputs, group))
+        ends = zip(x.shape[1:3], how.kernel, how.stride, (how.cut[:2], how.cut[2:]), how.size, strict=True)
+        made = tuple(max((n - 1) * s + k, cut[0] + size) for n, k, s, cut, size in ends)
+        shape = (1, *made, outputs)
+        weight = self._weight(w, w.transpose(0, 2, 3, 1))
+        inputs = [self.writer.constant(np.array(shape, np.int32)), weight, x.index, self._bias(bias, outputs)]
+        padding = schema.Padding.VALID
+        options = schema.TransposeConvOptionsT(padding=padding, strideH=how.stride[0], strideW=how.stride[1])
+        y = self._op(Op.TRANSPOSE_CONV, inputs, shape, options)
+        for axis, (first, size, whole) in enumerate(zip(how.cut[::2], how.size, made, strict=True), start=1):
+            if size < whole:
+                y = self.pick(y, axis, range(first, first + size))
+        return y
+
     def _bias(self, bias: TfliteSymbol | None, outputs: int) -> int:
         return self.writer.constant(np.zeros(outputs, np.float32)) if bias is None else bias.index
 
@@ -122,6 +162,16 @@ class TfliteOps(FloatOps):
         """A FULLY_CONNECTED."""
         inputs = [x.index, self._weight(w, w), self._bias(bias, len(w))]
         return self._op(Op.FULLY_CONNECTED, inputs, (1, len(w)), schema.FullyConnectedOptionsT())
+
+    def matmul(
+        self, a: TfliteSymbol, b: TfliteSymbol, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
+    ) -> TfliteSymbol:
+        """A BATCH_MATMUL."""
+        first, second = canonical_shape(a.shape[1:]), canonical_shape(b.shape[1:])
+        rows, columns = first[-1 if transpose[0] else -2], second[-2 if transpose[1] else -1]
+        shape = stored_shape((*first[:-2], rows, columns))
+        output = self.writer.tensor(shape, np.float32)
+        return TfliteSymbol(self.writer, self.writer.multiplied(a.index, b.index, transpose, output), shape)
 
     def max_pool2d(self, x: TfliteSymbol, *, kernel: Pair, stride: Pair, padding: Padding) -> TfliteSymbol:
         """A MAX_POOL_2D."""
@@ -177,6 +227,10 @@ class TfliteOps(FloatOps):
         """A SUM over the last axis, which stays."""
         axis = self.writer.constant(np.array([len(x.shape) - 1], np.int32))
         return self._op(Op.SUM, [x.index, axis], (*x.shape[:-1], 1), schema.ReducerOptionsT(keepDims=True))
+
+    def sqrt(self, x: TfliteSymbol) -> TfliteSymbol:
+        """A SQRT."""
+        return self._op(Op.SQRT, [x.index], x.shape)
 
     def relu(self, x: TfliteSymbol) -> TfliteSymbol:
         """A RELU."""

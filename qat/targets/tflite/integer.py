@@ -22,12 +22,14 @@ from qat.integer import (
     IntegerGraph,
     IntegerInput,
     IntegerLinear,
+    IntegerMatMul,
     IntegerMaximum,
     IntegerMaxPool2d,
     IntegerMeans,
     IntegerMinimum,
     IntegerMul,
     IntegerNode,
+    IntegerNorm,
     IntegerPad,
     IntegerPick,
     IntegerQuantize,
@@ -42,7 +44,7 @@ from qat.integer.ends import REAL
 from qat.integer.fixed_point import LongMultiplier
 from qat.integer.widths import storage_bits
 from qat.targets.common import columns_in_hwc, no_form, same_in_hwc, used_only_by
-from qat.targets.tflite import elementwise, real_numbers
+from qat.targets.tflite import elementwise, products, real_numbers
 from qat.targets.tflite.ends import chosen_ends
 from qat.targets.tflite.positions import mean_over_positions, means_over_positions
 from qat.targets.tflite.writer import (
@@ -362,6 +364,10 @@ class IntegerWriter(Writer):
         elementwise.add_mul(self, node)
 
     @add.register
+    def _(self, node: IntegerMatMul) -> None:
+        products.add_matmul(self, node)
+
+    @add.register
     def _(self, node: IntegerMaximum) -> None:
         elementwise.add_extreme(self, node, Op.MAXIMUM)
 
@@ -417,27 +423,9 @@ class IntegerWriter(Writer):
         self._finish(node, self.op(Op.GATHER, [entries, index], self.codes(node.output), schema.GatherOptionsT()))
 
     @add.register
+    def _(self, node: IntegerNorm) -> None:
+        products.add_norm(self, node)
+
+    @add.register
     def _(self, node: IntegerSoftmax) -> None:
-        """Integers in int32 and float32, as ``IntegerSoftmax.evaluate``: LiteRT's own softmax is not exact."""
-        (x,) = node.inputs
-        shape = stored_shape(x.shape)
-        one = (*shape[:-1], 1)
-        axis = self.constant(np.array([len(shape) - 1], np.int32))
-
-        def step(op: int, inputs: list[int], options: Any = None, of: Shape = shape, dtype: Any = np.float32) -> int:
-            return self._step(op, inputs, options, of, dtype)
-
-        number = self._number
-        codes = self._integers(x)
-        keep = schema.ReducerOptionsT(keepDims=True)
-        largest = step(Op.REDUCE_MAX, [codes, axis], keep, one, np.int32)
-        behind = step(Op.SUB, [largest, codes], schema.SubOptionsT(), dtype=np.int32)
-        e = step(Op.GATHER, [self.constant(node.table), behind], schema.GatherOptionsT())
-        total = step(Op.SUM, [e, axis], keep, one)
-        share = step(Op.DIV, [number(256.0), total], schema.DivOptionsT(), one)
-        scaled = step(Op.MUL, [e, share], schema.MulOptionsT())
-        raised = step(Op.ADD, [scaled, number(ROUNDING)], schema.AddOptionsT())
-        rounded = step(Op.SUB, [raised, number(ROUNDING)], schema.SubOptionsT())
-        clipped = step(Op.MINIMUM, [rounded, number(255.0)], schema.MaximumMinimumOptionsT())
-        shifted = clipped if self.long else step(Op.SUB, [clipped, number(128.0)], schema.SubOptionsT())
-        self._finish(node, self.op(Op.CAST, [shifted], self.codes(node.output), schema.CastOptionsT()))
+        products.add_softmax(self, node)

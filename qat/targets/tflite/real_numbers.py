@@ -48,7 +48,7 @@ def float_layer(writer: Any, node: FloatLayer, known: dict[str, int]) -> int:
                 known[x.name] = writer._step(Op.DEQUANTIZE, [index], schema.DequantizeOptionsT(), shape)
             index = known[x.name]
         inputs.append(TfliteSymbol(writer, index, shape))
-    ops = TfliteOps(writer)
+    ops = TfliteOps(writer, reference=writer.arithmetic == "fixed")
     tensors = {
         local: ops.parameter(array, kind, f"{node.name}.{local}") for local, (array, kind) in node.params.items()
     }

@@ -224,6 +224,29 @@ class Writer:
             x = self._transpose(x, [0, *(1 + axis for axis in step.axes)], made(*step.turned))
         return self.reshaped(x, output)
 
+    def turned(self, x: int, *axes: int) -> int:
+        """A tensor with its axes in another order."""
+        tensor = self.tensors[x]
+        dtype = next(dtype for dtype, kind in TYPES.items() if kind == tensor.type)
+        output = self.tensor(tuple(int(tensor.shape[axis]) for axis in axes), dtype, tensor.quantization)
+        return self._transpose(x, axes, output)
+
+    def multiplied(self, a: int, b: int, transpose: tuple[bool, bool], output: int) -> int:
+        """Make ``output`` the matrix products of two tensors, canonical: a BATCH_MATMUL.
+
+        Of (M, K) the transpose is stored, (1, K, M), and so is that of the product, B' A'. Of (B, M, K), stored
+        (1, M, K, B), the matrices have to come last.
+        """
+        tensor = self.tensors[output]
+        if len(tensor.shape) == 3:
+            options = schema.BatchMatMulOptionsT(adjX=transpose[1], adjY=transpose[0])
+            return self.op(Op.BATCH_MATMUL, [b, a], output, options)
+        dtype = next(dtype for dtype, kind in TYPES.items() if kind == tensor.type)
+        product = self.tensor(tuple(int(tensor.shape[axis]) for axis in (0, 3, 1, 2)), dtype, tensor.quantization)
+        options = schema.BatchMatMulOptionsT(adjX=transpose[0], adjY=transpose[1])
+        self.op(Op.BATCH_MATMUL, [self.turned(x, 0, 3, 1, 2) for x in (a, b)], product, options)
+        return self._transpose(product, (0, 2, 3, 1), output)
+
     def reshaped(self, x: int, output: int) -> int:
         """Make ``output`` of a tensor's numbers in their order."""
         shape = self.constant(np.array([-1, *self.tensors[output].shape[1:]], np.int32))
