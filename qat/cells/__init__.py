@@ -43,6 +43,7 @@ from qat.cells.conv1d import Conv1dBnAct
 from qat.cells.conv2d import Conv2dBnAct
 from qat.cells.conv_transpose2d import ConvTranspose2dBnAct
 from qat.cells.dense import DenseBnAct
+from qat.cells.dequantize import Dequantize
 from qat.cells.elementwise import Activation, Add
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
@@ -83,6 +84,7 @@ __all__ = [
     "Conv2dBnAct",
     "ConvTranspose2dBnAct",
     "DenseBnAct",
+    "Dequantize",
     "Dropout",
     "FakeQuant",
     "Flatten",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from qat.cells.base import Cell, Param, Shape
+from qat.cells.dequantize import Dequantize
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import MASK, OF_QUANTIZER, LinearCell
@@ -129,6 +130,16 @@ class Graph:
     def is_quantized(self) -> bool:
         """True after convert_quant_network."""
         return any(_quantizers(node.cell) for node in self.nodes)
+
+    @cached_property
+    def in_float(self) -> frozenset[str]:
+        """The nodes of a quantized network whose outputs are left in float: from a Dequantize to the next fake quantizer."""
+        found: set[str] = set()
+        for node in self.nodes:
+            behind = not isinstance(node.cell, FakeQuant) and not found.isdisjoint(node.inputs)
+            if behind or isinstance(node.cell, Dequantize):
+                found.add(node.name)
+        return frozenset(found)
 
     @property
     def is_random(self) -> bool:

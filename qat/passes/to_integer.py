@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from qat.cells.dequantize import Dequantize
 from qat.errors import QatError
 from qat.graph import Graph, Network, as_graph
 from qat.integer import Adjustments, IntegerBuilder, IntegerGraph, IntegerNode, IntegerTensor
+from qat.passes.float_layers import float_layer
 from qat.passes.unlike_ranges import warn_of_unlike_ranges
 from qat.vocabulary.ops import Array
 
@@ -71,7 +73,11 @@ def derived_integers(graph: Graph, params: Mapping[str, Array]) -> IntegerGraph:
         for node in graph.nodes:
             prefix, builder.cell_name = f"{node.cell_name}.", node.cell_name
             own = {local: params[prefix + local] for local in node.cell.params()}
-            values[node.name] = node.cell.to_integer(builder, node.name, own, *(values[name] for name in node.inputs))
+            inputs = tuple(values[name] for name in node.inputs)
+            if node.name in graph.in_float and not isinstance(node.cell, Dequantize):
+                values[node.name] = builder.add(float_layer(graph, node, own, inputs))
+            else:
+                values[node.name] = node.cell.to_integer(builder, node.name, own, *inputs)
         if not builder.wanted.floors and not builder.wanted.nudges:
             break
         adjustments.floors |= builder.wanted.floors
