@@ -218,6 +218,7 @@ PARTS = {
     "Attention",
     "BasicBlock",
     "Bottleneck",
+    "CausalSeparable",
     "ConvBlock",
     "DepthwiseSeparable",
     "InvertedResidual",

@@ -56,6 +56,8 @@ def test_a_network_on_data_like_its_own_is_the_network_itself(name: str) -> None
         ("cnn", data((4, 30, 20), "uint16", scale=0.01), None, ArraySpec((4, 30, 20), "uint16"), (5,)),
         ("cnn1d", data((3, 128), "float32"), None, ArraySpec((3, 1, 128), "float32"), (5,)),
         ("cnn1d", data((50,), "int8", scale=0.1), None, ArraySpec((1, 1, 50), "int8"), (5,)),
+        ("ds_cnn1d", data((10, 49), "int8", scale=0.5, zero_point=83.0), None, ArraySpec((10, 49), "int8"), (5,)),
+        ("ds_cnn1d", data((3, 128), "float32"), None, ArraySpec((3, 128), "float32"), (5,)),
         ("mlp", data((7,), "float32"), None, ArraySpec((7,), "float32"), (5,)),
         ("mlp", data((3, 9, 9)), None, ArraySpec((3, 9, 9)), (5,)),
         ("mlp", data((7,), "float32", RNG.normal(size=20)), Regression(), ArraySpec((7,), "float32"), (1,)),
@@ -182,6 +184,10 @@ def traps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("pictures --task segmentation", "but segmentation takes maps of whole numbers (N, H, W)"),
         ("pictures --task reconstruction", "give a network whose output has the input's shape"),
+        (
+            "pictures --network ds_cnn1d",
+            "takes series (C, L), L at least 4; pictures are for cnn, anything else for mlp",
+        ),
         ("pictures --network cnn1d", "pictures are for cnn, anything else for mlp"),
         ("pictures --network cnn --mean 0.5 0.5", "mean is (0.5, 0.5), 2 numbers"),
         ("pictures --network cnn --mean auto 0.5", "takes 'auto' alone"),

@@ -9,7 +9,9 @@ from qat.networks.compact import (
     DepthwiseSeparable,
     InvertedResidual,
 )
+from qat.networks.dense import Dense
 from qat.networks.detector import Detector
+from qat.networks.ds_cnn1d import DSCNN1d
 from qat.networks.lenet5 import LeNet3x3, LeNet5
 from qat.networks.lenet_gtc import LeNetGTC
 from qat.networks.mlp import Mlp
@@ -33,6 +35,8 @@ __all__ = [
     "CompactDigits",
     "CompactResidual",
     "CompactSeparable",
+    "DSCNN1d",
+    "Dense",
     "DepthwiseSeparable",
     "Detector",
     "InvertedResidual",

@@ -13,6 +13,7 @@ from qat.graph import Network
 from qat.networks.cnn import Cnn, Cnn1d
 from qat.networks.compact import CompactDigits, CompactResidual, CompactSeparable
 from qat.networks.detector import Detector
+from qat.networks.ds_cnn1d import DSCNN1d
 from qat.networks.fitting import Given, input_for, outputs_for
 from qat.networks.lenet5 import LeNet3x3, LeNet5, LeNet5BN
 from qat.networks.lenet_gtc import LeNetGTC
@@ -48,6 +49,7 @@ NETWORKS: dict[str, type[Network]] = {
     "mlp": Mlp,
     "cnn": Cnn,
     "cnn1d": Cnn1d,
+    "ds_cnn1d": DSCNN1d,
     "segmenter": Segmenter,
     "unet": UNet,
     "detector": Detector,
