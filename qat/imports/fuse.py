@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from qat.cells import Input
-from qat.imports import make_elementwise, make_linear, make_moves, make_pools
+from qat.imports import make_elementwise, make_linear, make_moves, make_norms, make_pools, make_recurrent
 from qat.imports.fusion import Fusion
 from qat.imports.imported import Imported
 from qat.imports.program import Operation, Program, RefusedError
@@ -52,6 +52,8 @@ MAKERS: Mapping[str, Maker] = {
     **make_elementwise.MAKERS,
     **make_pools.MAKERS,
     **make_moves.MAKERS,
+    **make_norms.MAKERS,
+    **make_recurrent.MAKERS,
     "elementwise": _unknown,
     "unknown": _unknown,
 }

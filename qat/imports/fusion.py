@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
-from qat.cells import Input, Pad
+from qat.cells import Input, Pad, Stack
 from qat.cells.base import Cell, Shape
 from qat.cells.window import overhang
 from qat.errors import QatError
@@ -47,6 +47,10 @@ class Fusion:
         self.non_negative: set[str] = set()  #: nodes
         self.pads: dict[str, Operation] = {}  #: value -> the padding that gives it
         self.moves: dict[str, tuple[Operation, Movement]] = {}  #: value -> what it is of another one, and what moved it
+        self.stacks: dict[
+            str, tuple[Operation, int, tuple[str, ...]]
+        ] = {}  #: value -> the values along which axis it is
+        self.blocks: dict[Hashable, str] = {}  #: a recurrent layer's arrays in the source -> the name of its block
         self.affine: dict[str, Operation] = {}  #: value -> the factor or shift of a vector that gives it
         self.flattened: dict[str, Shape] = {}  #: value of a flatten in the order of HWC -> (C, H, W)
         self.uses: dict[str, Use] = {}  #: name of an array in the source -> the first layer that has it
@@ -117,6 +121,9 @@ class Fusion:
                 self._padded(value)
             elif value in self.moves:
                 self._moved(value)
+            elif value in self.stacks:
+                stack, axis, values = self.stacks[value]
+                self.node(stack, Stack(axis), *values, value=value)
         return self.node_of[value]
 
     def _padded(self, value: str) -> None:
@@ -191,6 +198,27 @@ class Fusion:
     def transposed(self, each: Operation, source: str, axes: Sequence[int], value: str) -> str:
         """Put off a transposition of the axes of a sample."""
         return self.move(each, source, lambda it: it.transposed(axes), value)
+
+    def stack(self, each: Operation, values: tuple[str, ...], axis: int) -> None:
+        """Put off a stack of rows: the operation's value."""
+        sizes = [len(values), *self.shape(values[0])]
+        self.stacks[each.output] = (each, axis, values)
+        self.shapes[each.output] = tuple(sizes[:: -1 if axis else 1])
+
+    def stacked(self, value: str) -> tuple[int, tuple[str, ...]] | None:
+        """The axis and the rows of a stack that is put off, its two axes exchanged perhaps; None: it is none."""
+        turned, source = False, value
+        if value in self.moves and value not in self.node_of:
+            movement = self.moves[value][1]
+            source = movement.source
+            as_it_is = Movement.none(source, self.shape(source))
+            turned = movement != as_it_is
+            if turned and (len(as_it_is.shape) != 2 or movement != as_it_is.transposed((1, 0))):
+                return None
+        if source not in self.stacks:
+            return None
+        _, axis, values = self.stacks[source]
+        return 1 - axis if turned else axis, values
 
     def image(self, each: Operation, source: str) -> str:
         """A row as the channels of one pixel, a series as an image of one row; an image as it is."""
@@ -329,6 +357,21 @@ class Fusion:
             self.params[f"{use.node}.{local}"] = np.array(array, np.float32, order="C")  # a copy
             if source_name := layer.sources.get(local):
                 self.sources[f"{use.node}.{local}"] = source_name
+
+    def block(self, each: Operation) -> str:
+        """A name for the cells of a block, that none has."""
+        name = self._name(self.named(each))
+        while any(other.startswith(f"{name}.") for other in self.names):
+            name = self._name(name)
+        return name
+
+    def append(self, node: Node, shape: Shape) -> None:
+        """A node that is made already."""
+        self.nodes.append(node)
+        self.names.add(node.name)
+        self.shapes[node.name] = shape
+        if node.cell.non_negative or (node.cell.keeps_sign and all(name in self.non_negative for name in node.inputs)):
+            self.non_negative.add(node.name)
 
     @staticmethod
     def named(each: Operation) -> str:

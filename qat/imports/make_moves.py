@@ -63,6 +63,9 @@ def select(fusion: Fusion, each: Operation) -> None:
     shape = fusion.shape(source)
     if len(shape) == 1:
         raise RefusedError(each, "a part of a row that has no channels left")
+    if (stack := fusion.stacked(source)) is not None and stack[0] == axis:
+        fusion.same(each, stack[1][index], each.output)
+        return
     part = source
     if shape[axis] > 1:
         part = f"{each.output}@part"

@@ -18,6 +18,8 @@ KINDS: Mapping[str, str] = {
     "conv_transpose2d": "weight, IOHW[, bias]; stride, padding that is cut off, output_padding, dilation, groups",
     "dense": "weight[, bias]",
     "batch_norm": "gamma, beta, mean, variance; eps[, momentum: the share of a running statistic that a step keeps]",
+    "layer_norm": "[gamma, beta, of these axes]; axes; eps",
+    "rms_norm": "[gamma]; axes; eps",
     "activation": "function, a name of qat.vocabulary.activations or of qat.imports.spelled_out[, its parameters]",
     "prelu": "slope: one number, or one for each channel",
     "clip": "low, high; None: no bound",
@@ -46,6 +48,9 @@ KINDS: Mapping[str, str] = {
     "pad": "widths, a pair for each axis; value, or mode: reflect. Below 0: a crop",
     "softmax": "axis",
     "glu": "axis, whose second half is the gate",
+    "gru": "input_weight, state_weight[, input_bias, state_bias]; layout, as qat.GRU.params_of has it; units, reset_after, "
+    "reverse; axis of the steps, of one sample, before and after",
+    "lstm": "likewise, without reset_after",
     "dropout": "rate",
     "identity": "",
     "unknown": "of, the operation's name in its source",
