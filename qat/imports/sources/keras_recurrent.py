@@ -17,9 +17,9 @@ JOINED = {"concat": "concat", "sum": "add", "mul": "mul", "ave": "add"}  #: how 
 def _why_not(call: Call, layer: Any) -> str:
     """What a layer has that the cells do not compute; "": nothing."""
     cls = own_class(layer)
-    usual = layer.activation is keras.activations.tanh and layer.recurrent_activation is keras.activations.sigmoid
     if cls is None or cls.__name__ not in ("GRU", "LSTM"):
         return f"{call.name} of {type(layer).__name__}"
+    usual = layer.activation is keras.activations.tanh and layer.recurrent_activation is keras.activations.sigmoid
     if not usual:
         names = (getattr(each, "__name__", each) for each in (layer.activation, layer.recurrent_activation))
         return f"{call.name} with the activations {' and '.join(map(str, names))}, not tanh and sigmoid"
