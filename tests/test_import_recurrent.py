@@ -180,7 +180,6 @@ def onnx_file(module: type[torch.nn.Module], folder: Path, *, dynamic: bool) -> 
     [
         ({"activations": ["Relu", "Tanh"]}, "GRU with the activations Relu, Tanh"),
         ({"clip": 3.0}, "GRU with clip"),
-        ({"layout": 1}, "whose samples are along axis 1"),
     ],
 )
 def test_other_nodes_of_onnx_are_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:
