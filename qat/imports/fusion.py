@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from qat.cells import Input, Pad, Stack
+from qat.cells import Input, Pad, Slice, Stack
 from qat.cells.base import Cell, Shape
+from qat.cells.shape import LARGEST_RANK
 from qat.cells.window import overhang
 from qat.errors import QatError
 from qat.graph import Graph, Node, Params
@@ -141,7 +143,7 @@ class Fusion:
         source = movement.source
         cells = movement.cells(self.shape(source))
         if cells is None:
-            raise RefusedError(each, f"{called(each)} to {self.shape(value)}, which has more axes than cells know")
+            raise RefusedError(each, f"{called(each)} giving {self.shape(value)}, which has more axes than cells know")
         if cells:
             self.chain(each, cells, source, value=value)
         else:
@@ -199,26 +201,51 @@ class Fusion:
         """Put off a transposition of the axes of a sample."""
         return self.move(each, source, lambda it: it.transposed(axes), value)
 
-    def stack(self, each: Operation, values: tuple[str, ...], axis: int) -> None:
-        """Put off a stack of rows: the operation's value."""
-        sizes = [len(values), *self.shape(values[0])]
-        self.stacks[each.output] = (each, axis, values)
-        self.shapes[each.output] = tuple(sizes[:: -1 if axis else 1])
+    def through(self, sources: Sequence[str], make: Callable[..., Any], value: str, each: Operation) -> None:
+        """Let ``make(*values, value)`` compute number by number what is moved alike, before it is moved; cells know three axes.
 
-    def stacked(self, value: str) -> tuple[int, tuple[str, ...]] | None:
-        """The axis and the rows of a stack that is put off, its two axes exchanged perhaps; None: it is none."""
-        turned, source = False, value
-        if value in self.moves and value not in self.node_of:
-            movement = self.moves[value][1]
-            source = movement.source
-            as_it_is = Movement.none(source, self.shape(source))
-            turned = movement != as_it_is
-            if turned and (len(as_it_is.shape) != 2 or movement != as_it_is.transposed((1, 0))):
-                return None
-        if source not in self.stacks:
-            return None
-        _, axis, values = self.stacks[source]
-        return 1 - axis if turned else axis, values
+        A transposition that is put off stays so, until something undoes it.
+        """
+        shape = self.shape(sources[0])
+        put_off = [self.moves[it][1] if it in self.moves and it not in self.node_of else None for it in sources]
+        first, inner = put_off[0], f"{value}@inner"
+        alike = first is not None and all(
+            it is not None
+            and (it.parts, it.shape) == (first.parts, first.shape)
+            and len(self.shape(it.source)) <= LARGEST_RANK
+            and self.shape(it.source) == self.shape(first.source)
+            for it in put_off
+        )
+        if alike and first is not None and (len(shape) > LARGEST_RANK or first.turns(self.shape(first.source))):
+            make(*(it.source for it in put_off if it is not None), inner)
+            self.moves[value] = (each, replace(first, source=inner))
+            self.shapes[value] = shape
+        elif len(shape) > LARGEST_RANK:
+            folded = (*shape[: LARGEST_RANK - 1], math.prod(shape[LARGEST_RANK - 1 :]))
+            some = [self.reshaped(each, it, folded, f"{it} folded for {value}") for it in sources]
+            make(*some, inner)
+            self.reshaped(each, inner, shape, value)
+        else:
+            make(*sources, value)
+
+    def part(self, each: Operation, source: str, axis: int, places: range, value: str, name: str = "") -> None:
+        """Some places along an axis: of what is moved and has more axes than cells know, before it is moved."""
+        shape = self.shape(source)
+        if len(shape) <= LARGEST_RANK:
+            self.node(each, Slice(axis, places.start, places.stop, places.step), source, value=value, name=name)
+            return
+        if source in self.node_of:  # such a value is put off, always
+            raise RefusedError(each, f"a part of {shape}")
+        movement = self.moves[source][1]
+        cut = movement.part(axis, len(places))
+        if cut is None:
+            raise RefusedError(each, f"a part of {shape}, which is more than one part of what it was moved from")
+        around_it, after = cut
+        inner = self.reshaped(each, movement.source, around_it, f"{value}@parts")
+        made = f"{value}@part"
+        self.node(each, Slice(1, places.start, places.stop, places.step), inner, value=made, name=name)
+        self.moves[value] = (each, replace(after, source=made))
+        self.shapes[value] = after.shape
 
     def image(self, each: Operation, source: str) -> str:
         """A row as the channels of one pixel, a series as an image of one row; an image as it is."""
@@ -357,21 +384,6 @@ class Fusion:
             self.params[f"{use.node}.{local}"] = np.array(array, np.float32, order="C")  # a copy
             if source_name := layer.sources.get(local):
                 self.sources[f"{use.node}.{local}"] = source_name
-
-    def block(self, each: Operation) -> str:
-        """A name for the cells of a block, that none has."""
-        name = self._name(self.named(each))
-        while any(other.startswith(f"{name}.") for other in self.names):
-            name = self._name(name)
-        return name
-
-    def append(self, node: Node, shape: Shape) -> None:
-        """A node that is made already."""
-        self.nodes.append(node)
-        self.names.add(node.name)
-        self.shapes[node.name] = shape
-        if node.cell.non_negative or (node.cell.keeps_sign and all(name in self.non_negative for name in node.inputs)):
-            self.non_negative.add(node.name)
 
     @staticmethod
     def named(each: Operation) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from qat.cells import Activation, Add, Maximum, Minimum, Mul, Normalize, PReLU, Slice, Softmax, Sub
+from qat.cells import Activation, Add, Maximum, Minimum, Mul, Normalize, PReLU, Slice, Sub
 from qat.cells.base import Cell, Shape
 from qat.imports.activations import activation_of, called
 from qat.imports.fusion import Fusion
@@ -27,13 +27,13 @@ def add(fusion: Fusion, each: Operation) -> None:
         return
     inputs = _joint(fusion, each)
     value, activation = fusion.activated(each.output, RELU_BOUNDS)
-    fusion.node(each, Add(activation.get("activation")), *inputs, value=value)
+    _computed(fusion, each, Add(activation.get("activation")), inputs, value)
 
 
 def mul(fusion: Fusion, each: Operation) -> None:
     """A Mul; or of a constant, what ``affine`` makes."""
     if len(each.inputs) == 2:
-        fusion.node(each, Mul(), *_joint(fusion, each))
+        _made(fusion, each, Mul())
     else:
         affine(fusion, each)
 
@@ -44,7 +44,12 @@ def of_two(cell: Cell) -> Callable[[Fusion, Operation], None]:
 
 
 def _made(fusion: Fusion, each: Operation, cell: Cell) -> None:
-    fusion.node(each, cell, *_joint(fusion, each))
+    _computed(fusion, each, cell, _joint(fusion, each), each.output)
+
+
+def _computed(fusion: Fusion, each: Operation, cell: Cell, sources: Sequence[str], value: str) -> None:
+    """A cell that computes number by number, of values of any number of axes."""
+    fusion.through(sources, lambda *it: fusion.node(each, cell, *it[:-1], value=it[-1]), value, each)
 
 
 def _joint(fusion: Fusion, each: Operation) -> list[str]:
@@ -85,7 +90,7 @@ def affine(fusion: Fusion, each: Operation) -> None:
         after, value = following, fusion.taken(following)
     if factor.size == shift.size == 1:
         cell: Cell = Activation("linear", float(factor.reshape(())), float(shift.reshape(())))
-        fusion.node(each, cell, source, value=value)
+        _computed(fusion, each, cell, [source], value)
         return
     factor, shift = np.broadcast_arrays(factor, shift)
     if factor.size > MOST_CONSTANTS:
@@ -132,7 +137,7 @@ def activation(fusion: Fusion, each: Operation) -> None:
             fusion.same(each, each.inputs[0], each.output)
             return
         raise RefusedError(each, called(each))
-    fusion.node(each, cell, each.inputs[0])
+    _computed(fusion, each, cell, each.inputs, each.output)
 
 
 def prelu(fusion: Fusion, each: Operation) -> None:
@@ -145,22 +150,6 @@ def prelu(fusion: Fusion, each: Operation) -> None:
     fusion.params[f"{node}.slope"] = np.array(np.broadcast_to(slope, (channels,)), np.float32)
     if slope.size == channels and (source := each.sources.get("slope")):
         fusion.sources[f"{node}.slope"] = source
-
-
-def softmax(fusion: Fusion, each: Operation) -> None:
-    """A Softmax; along another axis than the channels, of what is moved there."""
-    source = each.inputs[0]
-    rank = len(fusion.shape(source))
-    axis = each.attributes["axis"] % (rank + 1) - 1
-    if axis < 0:
-        raise RefusedError(each, "a softmax along the samples")
-    if axis == 0:
-        fusion.node(each, Softmax(), source)
-        return
-    order = (axis, *(other for other in range(rank) if other != axis))
-    turned = fusion.transposed(each, source, order, f"{each.output}@turned")
-    fusion.node(each, Softmax(), turned, value=f"{each.output}@computed")
-    fusion.transposed(each, f"{each.output}@computed", tuple(np.argsort(order).tolist()), each.output)
 
 
 def glu(fusion: Fusion, each: Operation) -> None:
@@ -186,6 +175,5 @@ MAKERS: Mapping[str, Callable[[Fusion, Operation], None]] = {
     "sub": of_two(Sub()),
     "maximum": of_two(Maximum()),
     "minimum": of_two(Minimum()),
-    "softmax": softmax,
     "glu": glu,
 }

@@ -8,10 +8,11 @@ from dataclasses import replace
 from qat.cells import Input, Slice
 from qat.cells.base import Shape
 from qat.cells.tracing import Traced
-from qat.graph import GRU, LSTM, Network
+from qat.graph import GRU, LSTM, Network, Node
 from qat.graph.recurrent import Recurrent
 from qat.imports.fusion import Fusion
 from qat.imports.program import Operation, RefusedError
+from qat.imports.stacks import put_off, rows_of
 
 MOST_STEPS = 1000  #: of one layer
 
@@ -50,7 +51,7 @@ def recurrent(fusion: Fusion, each: Operation) -> None:
         block = GRU(shape[1 - axis], units, reset_after=options["reset_after"], **fields)
     else:
         block = LSTM(shape[1 - axis], units, **fields)
-    name = fusion.block(each)
+    name = _named(fusion, each)
     shared = _shared(fusion, each, name)
     params = block.params_of(
         shared, constants["input_weight"], constants["state_weight"], *biases, layout=options["layout"]
@@ -65,13 +66,13 @@ def recurrent(fusion: Fusion, each: Operation) -> None:
         if not isinstance(node.cell, Input):
             own, cell = name + node.name.removeprefix("block"), shared + node.cell_name.removeprefix("block")
             inputs = tuple(nodes[given] for given in node.inputs)
-            fusion.append(replace(node, name=own, inputs=inputs, cell_name=cell), graph.shapes[node.name])
+            _append(fusion, replace(node, name=own, inputs=inputs, cell_name=cell), graph.shapes[node.name])
             nodes[node.name] = own
     states = {place: nodes[node] for place, node in zip(places, graph.outputs, strict=True)}
     values = tuple(f"{each.output}@{place}" for place in range(len(steps)))
     for place, value in enumerate(values):
         fusion.node_of[value], fusion.shapes[value] = states[place], (units,)
-    fusion.stack(each, values, axis)
+    put_off(fusion, each, values, axis)
 
 
 def _shared(fusion: Fusion, each: Operation, name: str) -> str:
@@ -84,7 +85,7 @@ def _shared(fusion: Fusion, each: Operation, name: str) -> str:
 
 def _steps(fusion: Fusion, each: Operation, source: str, axis: int) -> list[str]:
     """The values of a series' steps."""
-    if (stack := fusion.stacked(source)) is not None and stack[0] == axis:
+    if (stack := rows_of(fusion, source)) is not None and stack[0] == axis:
         return list(stack[1])
     shape, found = fusion.shape(source), []
     for place in range(shape[axis]):
@@ -95,6 +96,25 @@ def _steps(fusion: Fusion, each: Operation, source: str, axis: int) -> list[str]
             fusion.node(each, Slice(axis, place, place + 1), source, value=part, name=name)
         found.append(fusion.reshaped(each, part, (shape[1 - axis],), value))
     return found
+
+
+def _named(fusion: Fusion, each: Operation) -> str:
+    """A name for the cells of a block, that none has."""
+    name, number = fusion.named(each), 1
+    while any(other == name or other.startswith(f"{name}.") for other in fusion.names):
+        number += 1
+        name = f"{fusion.named(each)}_{number}"
+    fusion.names.add(name)
+    return name
+
+
+def _append(fusion: Fusion, node: Node, shape: Shape) -> None:
+    """A node that is made already."""
+    fusion.nodes.append(node)
+    fusion.names.add(node.name)
+    fusion.shapes[node.name] = shape
+    if node.cell.non_negative or (node.cell.keeps_sign and all(name in fusion.non_negative for name in node.inputs)):
+        fusion.non_negative.add(node.name)
 
 
 MAKERS: Mapping[str, Callable[[Fusion, Operation], None]] = {"gru": recurrent, "lstm": recurrent}

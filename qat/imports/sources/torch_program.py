@@ -6,6 +6,7 @@ the line of the user's file of each.
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 import re
@@ -19,7 +20,8 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from qat.errors import QatError
 from qat.imports.program import Operation, Program
 from qat.imports.source import Opened
-from qat.imports.sources.torch_call import Call, Constant, Reader, UnknownOperationError
+from qat.imports.sources.torch_call import Call, Constant, Reader, Step, UnknownOperationError
+from qat.imports.sources.torch_layout import FIRST, PERMUTES, RESHAPES, Place, order_of, placed
 from qat.imports.sources.torch_moves import OF_SEVERAL
 from qat.imports.sources.torch_operations import FOLDED, READERS, VIEWS
 from qat.imports.sources.torch_params import plain_name
@@ -29,6 +31,8 @@ from qat.vocabulary.ops import Array
 
 TORCH = os.path.dirname(torch.__file__) + os.sep
 BATCH = 16  #: samples that a program of any batch size computes at once
+#: Operations that take the size of a tensor alone, and the number that fills what they give; None: it is an argument.
+OF_SIZES = {"new_zeros": 0, "zeros_like": 0, "new_ones": 1, "ones_like": 1, "full_like": None}
 CONTAINERS = "torch.nn.modules.container."
 
 
@@ -64,6 +68,7 @@ class _Reader:
         self.inputs: dict[str, ArraySpec] = {}
         self.batch: int | None = None  #: that it was captured with; None: any
         self.shapes: dict[str, tuple[Any, ...]] = {}  #: with the batch
+        self.places: dict[str, Place] = {}  #: of the samples, where they are not in front
         self.operations: dict[str, Operation] = {}
         self.now: dict[str, str] = {}  #: value -> what it is since an operation changed it in place
         self.base: dict[str, str] = {}  #: value -> the one whose memory it is a view of
@@ -128,6 +133,8 @@ class _Reader:
     def _sizes(self, name: str) -> tuple[int, ...]:
         """The shape of one sample."""
         sizes = self.shapes.get(name, ())[1:]
+        if name in self.places and self.batch is not None:
+            sizes = self.places[name].canonical_shape(self.shapes[name], self.batch)[1:]
         for axis, size in enumerate(sizes, 1):
             if not isinstance(size, int):
                 raise QatError(
@@ -144,6 +151,11 @@ class _Reader:
                     f"{self.name}: one of its outputs is {getattr(each, 'name', each)!r}, which depends on no input; return "
                     "computed tensors only"
                 )
+            if (place := self.places.get(self._current(each))) is not None:
+                raise QatError(
+                    f"{self.name}: one of its outputs is {each.name} {self.shapes[each.name]}, whose samples are along axis "
+                    f"{place.axis}; return tensors whose first axis is that of the samples alone"
+                )
         return tuple(self._current(each) for each in given)
 
     # -- one operation --------------------------------------------------------------------------------------------------
@@ -157,6 +169,10 @@ class _Reader:
             return
         target = _target(node)
         fixed = all(each.name in self.tensors for each in taken)
+        if target in OF_SIZES and not fixed and _namespace(node) == "aten.":
+            fixed = self._sized(node)
+        if fixed and node.name in self.tensors:
+            return
         if fixed and self._folded(node, target):
             return
         known = _namespace(node) == "aten." and not fixed
@@ -176,12 +192,12 @@ class _Reader:
                 raise UnknownOperationError(f"{what} of what was changed in place through a view of it")
             if reader is None:
                 raise UnknownOperationError(what)
-            step = reader(self._call(target, arguments, node.name))
+            step = self._step(reader, self._call(target, arguments, node.name), inputs, node.name)
             if (given := _first(node.meta["val"]).dtype) != torch.float32:
                 raise UnknownOperationError(f"{what} giving {str(given).removeprefix('torch.')}")
-            if step.kind == "concat" and len(inputs) < len(taken):
-                raise UnknownOperationError(f"{what} with a constant")
             kind, attributes = step.kind, step.attributes
+            if kind == "concat" and len(inputs) < len(taken):
+                constants = self._parts(taken, what)
             for local, given in step.constants.items():
                 found = given if isinstance(given, tuple) else self._constant(arguments[given])
                 if found is not None:
@@ -202,6 +218,42 @@ class _Reader:
             self.base[node.name] = self.base.get(inputs[0], inputs[0])
         if _is_in_place(called) and inputs:
             self._changed(inputs[0], node.name)
+
+    def _step(self, reader: Reader, call: Call, inputs: Sequence[str], value: str) -> Step:
+        """What a call is, wherever it has its samples; where the result has them is noted."""
+        if self.batch is None or not inputs:
+            return reader(call)
+        ranks = {len(self.shapes[name]) for name in inputs}
+        places = {self.places.get(name, FIRST) for name in inputs}
+        moves = call.target in PERMUTES or call.target in RESHAPES
+        if places == {FIRST} and not (moves and self._moves_samples(call)):
+            return reader(call)
+        if len(places) > 1 or len(ranks) > 1:
+            raise UnknownOperationError(f"aten.{call.target} of values whose samples are along unlike axes")
+        (place,) = places
+        found, after = placed(call, place, self.batch)
+        if after != FIRST:
+            self.places[value] = after
+        return found if isinstance(found, Step) else reader(found)
+
+    def _parts(self, taken: Sequence[Any], what: str) -> dict[str, Constant]:
+        """The constants among what is joined, of one sample."""
+        found: dict[str, Constant] = {}
+        for place, each in enumerate(taken):
+            if (tensor := self.tensors.get(each.name)) is None:
+                continue
+            if each.name in self.places or not bool((tensor == tensor[:1]).all()):
+                raise UnknownOperationError(f"{what} with a constant of the samples")
+            found[str(place)] = (tensor[0].detach().cpu().numpy().astype(np.float32), self.sources.get(each.name, ""))
+        if any(name in self.places for name in (self._current(each) for each in taken)):
+            raise UnknownOperationError(f"{what} with a constant")
+        return found
+
+    def _moves_samples(self, call: Call) -> bool:
+        """Whether samples that are in front are elsewhere in what a move gives."""
+        if call.target in PERMUTES:
+            return order_of(call)[0] != 0
+        return math.prod(call.shape) == math.prod(call.input_shape) and call.shape[:1] != call.input_shape[:1]
 
     def _changed(self, value: str, by: str) -> None:
         """Note that an operation changed a value in place, and with it all values of its memory."""
@@ -237,13 +289,28 @@ class _Reader:
             return
         self.now[node.name] = whole.name
 
+    def _sized(self, node: Any) -> bool:
+        """Make a tensor of one number that takes its size alone of a value; False: that is not fixed."""
+        fake = node.meta["val"]
+        number = OF_SIZES[_target(node)]
+        if number is None:
+            number = next((each for each in node.args[1:] if isinstance(each, (int, float))), None)
+        sizes = tuple(fake.shape)
+        if number is None or not all(isinstance(size, int) for size in sizes):
+            return False
+        self._grown(node, math.prod(sizes))
+        self.tensors[node.name] = torch.full(sizes, number, dtype=fake.dtype)
+        return True
+
     def _folded(self, node: Any, target: str) -> bool:
         """Compute what depends on no input. Refuses all that could do more than compute: files are of others."""
         if _is_in_place(node) and target != "detach" and node.args[0].name in self.sources:
             raise QatError(
                 f"{self.name}: forward changes {self.sources[node.args[0].name]}, which a graph of cells cannot; leave that out"
             )
-        if _namespace(node) != "aten." or target not in FOLDED or (_is_in_place(node) and target != "detach"):
+        if _namespace(node) != "aten." or target not in FOLDED:
+            return False
+        if _is_in_place(node) and target != "detach" and self._is_held(self.tensors[node.args[0].name]):
             return False
         if not self._fits(node):
             return False
@@ -267,13 +334,21 @@ class _Reader:
                 given = node.target(*arguments, **options)
             except DynamicOutputShapeException:
                 return False
-        numbers = sum(x.numel() for x in (given if isinstance(given, (tuple, list)) else (given,)))
+        self._grown(node, sum(x.numel() for x in (given if isinstance(given, (tuple, list)) else (given,))))
+        return True
+
+    def _is_held(self, tensor: torch.Tensor) -> bool:
+        """Whether it is the memory of a parameter or buffer."""
+        memory = tensor.untyped_storage().data_ptr()
+        return any(self.tensors[name].untyped_storage().data_ptr() == memory for name in self.sources)
+
+    def _grown(self, node: Any, numbers: int) -> None:
+        """Count the numbers of a constant. Raises QatError where they are too many."""
         self.folded += numbers
         if numbers > LARGEST_SAMPLE or self.folded > 4 * LARGEST_SAMPLE:
             raise QatError(
                 f"{self.name}: {node.name} makes its constants grow beyond what is computed here; leave it out"
             )
-        return True
 
     def _constant(self, argument: Any) -> Constant | None:
         if not isinstance(argument, torch.fx.Node):
@@ -316,7 +391,9 @@ class _Reader:
                     arguments, options = torch.fx.node.map_arg((node.args, node.kwargs), lambda each: known[each.name])
                     known[node.name] = node.target(*arguments, **options)
                 if node.name in values:
-                    found[node.name] = _first(known[node.name]).detach().cpu().numpy().astype(np.float32, copy=True)
+                    array = _first(known[node.name]).detach().cpu().numpy().astype(np.float32, copy=True)
+                    place = self.places.get(node.name)
+                    found[node.name] = array if place is None else place.canonical(array, self.batch or 1)
         return found
 
     def _check_run(self, node: Any) -> None:
