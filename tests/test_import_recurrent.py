@@ -109,7 +109,7 @@ def test_other_layers_of_keras_are_refused(build: Callable[[Any], Any], words: s
         qat.import_model(keras.Model(x, build(keras.layers)(x)))
 
 
-# -- ONNX, as PyTorch exports it --------------------------------------------------------------------------------------
+# -- PyTorch, and ONNX as PyTorch exports it ---------------------------------------------------------------------------
 
 
 class SamplesFirst(torch.nn.Module):
@@ -149,6 +149,39 @@ class BehindConvolutions(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         states, last = self.gru(torch.relu(self.conv(x)).transpose(1, 2))
         return self.head(states), last.squeeze(0)
+
+
+@pytest.mark.parametrize("module", [SamplesFirst, StepsFirst, BehindConvolutions])
+def test_modules_of_torch(module: type[torch.nn.Module], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    found = qat.import_model(module().eval(), torch.zeros(1, STEPS, FEATURES))
+    assert found.difference.relative < 1e-5
+    if module is StepsFirst:
+        assert_codes_are_equal(found, tmp_path)
+
+
+class WithStates(torch.nn.Module):
+    """States to begin with, or c."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.lstm, self.what = (
+            torch.nn.LSTM(FEATURES, UNITS, batch_first=True, proj_size=int(what == "projected")),
+            what,
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        begin = (x[:, :1, :UNITS].transpose(0, 1),) * 2 if self.what == "begun" else None
+        states, (_, c) = self.lstm(x, begin)
+        return c[0] if self.what == "c" else states
+
+
+@pytest.mark.parametrize(
+    ("what", "words"), [("begun", "states to begin with"), ("c", "result 2 of lstm"), ("projected", "projections")]
+)
+def test_other_modules_of_torch_are_refused(what: str, words: str) -> None:
+    with pytest.raises(qat.QatError, match=words):
+        qat.import_model(WithStates(what).eval(), torch.zeros(2, STEPS, FEATURES))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
