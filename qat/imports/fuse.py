@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from qat.cells import Input
-from qat.imports import make_elementwise, make_linear, make_moves, make_pools, make_products
+from qat.imports import make_elementwise, make_linear, make_moves, make_pools, make_products, make_recurrent
 from qat.imports.fusion import Fusion
 from qat.imports.imported import Imported
 from qat.imports.program import Operation, Program, RefusedError
@@ -59,6 +59,7 @@ MAKERS: Mapping[str, Maker] = {
     **make_pools.MAKERS,
     **make_products.MAKERS,
     **make_moves.MAKERS,
+    **make_recurrent.MAKERS,
     "length": _length,
     "elementwise": _unknown,
     "unknown": _unknown,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from qat.cells import Input, Pad, Slice
+from qat.cells import Input, Pad, Slice, Stack
 from qat.cells.base import Cell, Shape
 from qat.cells.shape import LARGEST_RANK
 from qat.cells.window import overhang
@@ -49,6 +49,10 @@ class Fusion:
         self.non_negative: set[str] = set()  #: nodes
         self.pads: dict[str, Operation] = {}  #: value -> the padding that gives it
         self.moves: dict[str, tuple[Operation, Movement]] = {}  #: value -> what it is of another one, and what moved it
+        self.stacks: dict[
+            str, tuple[Operation, int, tuple[str, ...]]
+        ] = {}  #: value -> the values along which axis it is
+        self.blocks: dict[Hashable, str] = {}  #: a recurrent layer's arrays in the source -> the name of its block
         self.affine: dict[str, Operation] = {}  #: value -> the factor or shift of a vector that gives it
         self.flattened: dict[str, Shape] = {}  #: value of a flatten in the order of HWC -> (C, H, W)
         self.uses: dict[str, Use] = {}  #: name of an array in the source -> the first layer that has it
@@ -119,6 +123,9 @@ class Fusion:
                 self._padded(value)
             elif value in self.moves:
                 self._moved(value)
+            elif value in self.stacks:
+                stack, axis, values = self.stacks[value]
+                self.node(stack, Stack(axis), *values, value=value)
         return self.node_of[value]
 
     def _padded(self, value: str) -> None:

@@ -9,6 +9,7 @@ from qat.cells import Concat, Pad, Slice, Stack, Upsample, UpsampleBilinear
 from qat.cells.base import Cell, Shape
 from qat.imports.fusion import Fusion
 from qat.imports.program import Operation, RefusedError
+from qat.imports.stacks import rows_of
 from qat.imports.windows import around
 
 
@@ -63,6 +64,9 @@ def select(fusion: Fusion, each: Operation) -> None:
     shape = fusion.shape(source)
     if len(shape) == 1:
         raise RefusedError(each, "a part of a row that has no channels left")
+    if (stack := rows_of(fusion, source)) is not None and stack[0] == axis:
+        fusion.same(each, stack[1][index], each.output)
+        return
     part = source
     if shape[axis] > 1:
         part = f"{each.output}@part"

@@ -53,6 +53,9 @@ KINDS: Mapping[str, str] = {
     "attention": "queries, keys, values[, what is added to scores, or mask: a constant]; scale",
     "roll": "axes, shifts",
     "glu": "axis, whose second half is the gate",
+    "gru": "input_weight, state_weight[, input_bias, state_bias]; layout, as qat.GRU.params_of has it; units, reset_after, "
+    "reverse; axis of the steps, of one sample, before and after",
+    "lstm": "likewise, without reset_after",
     "dropout": "rate",
     "identity": "",
     "unknown": "of, the operation's name in its source",

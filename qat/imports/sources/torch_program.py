@@ -11,6 +11,7 @@ import operator
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from qat.errors import QatError
 from qat.imports.program import Operation, Program
 from qat.imports.source import Opened
+from qat.imports.sources.places import FIRST, Place
 from qat.imports.sources.torch_call import Call, Constant, Reader, Step, UnknownOperationError
-from qat.imports.sources.torch_layout import FIRST, PERMUTES, RESHAPES, Place, order_of, placed
+from qat.imports.sources.torch_layout import PERMUTES, RESHAPES, order_of, placed
 from qat.imports.sources.torch_moves import OF_SEVERAL
 from qat.imports.sources.torch_operations import FOLDED, READERS, VIEWS
 from qat.imports.sources.torch_params import plain_name
+from qat.imports.sources.torch_recurrent import RECURRENT, Recurrence
 from qat.reading import LARGEST_SAMPLE
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array
@@ -176,7 +179,9 @@ class _Reader:
         if fixed and self._folded(node, target):
             return
         known = _namespace(node) == "aten." and not fixed
-        if not (known and target in OF_SEVERAL):  # else each result is an operation
+        if known and target in RECURRENT:
+            self._recurrent(node, target)
+        elif not (known and target in OF_SEVERAL):  # else each result is an operation
             self._add(node, node, READERS.get(target) if known else None)
 
     def _add(self, node: Any, called: Any, reader: Reader | None) -> None:
@@ -218,6 +223,35 @@ class _Reader:
             self.base[node.name] = self.base.get(inputs[0], inputs[0])
         if _is_in_place(called) and inputs:
             self._changed(inputs[0], node.name)
+
+    def _recurrent(self, node: Any, kind: str) -> None:
+        """Note the layers of a GRU or LSTM, and the states that are taken of it."""
+        arguments = _arguments(node)
+        x, where = self._current(arguments[0]), _line(node.meta.get("stack_trace") or "")
+        whole = Operation(kind, _name(node, kind), (x,), node.name, where=where)
+        place = self.places.get(x, FIRST)
+        shape = self.shapes[x] if place == FIRST else place.canonical_shape(self.shapes[x], self.batch or 1)
+        found = Recurrence(whole, arguments, shape, place)
+        try:
+            if len(arguments) != 9 or isinstance(arguments[1], bool):
+                raise UnknownOperationError(f"aten.{kind} of packed sequences")
+            listed = found.listed(lambda each: self._constant(each) if self._is_constant(each) else None)
+        except UnknownOperationError as unknown:
+            self.operations[node.name] = replace(whole, kind="unknown", attributes={"of": str(unknown)})
+            return
+        for value, (operation, sizes) in listed.items():
+            self.operations[value] = operation
+            if value != node.name:
+                self.shapes[value] = sizes
+        if found.steps_first:
+            self.places[node.name] = found.result_place
+        for item in node.users:
+            if item.target is operator.getitem and item.args[1] == 1:
+                self.operations[item.name] = found.final(whole.name, item.name)
+                self.places[item.name] = Place(1)
+
+    def _is_constant(self, each: Any) -> bool:
+        return isinstance(each, torch.fx.Node) and each.name in self.tensors
 
     def _step(self, reader: Reader, call: Call, inputs: Sequence[str], value: str) -> Step:
         """What a call is, wherever it has its samples; where the result has them is noted."""
@@ -282,6 +316,8 @@ class _Reader:
             self._add(node, whole, lambda call: part(call, place))
             return
         made = self.operations.get(whole.name)
+        if node.name in self.operations:  # of a recurrence
+            return
         if made is not None and place and made.kind != "unknown" and node.users:
             self.operations[node.name] = Operation(
                 "unknown", made.name, made.inputs, node.name, {"of": f"result {place} of {made.kind}"}, where=made.where
@@ -374,7 +410,7 @@ class _Reader:
         """Values of the program for samples, as the captured operations compute them."""
         count, size = len(samples[0]), self.batch or BATCH
         parts = [self._batch(batch, values) for batch in _batches(samples, size, full=self.batch is not None)]
-        return {name: np.concatenate([part[name] for part in parts])[:count] for name in values}
+        return {name: np.concatenate([part[name] for part in parts])[:count] for name in values if name in parts[0]}
 
     def _batch(self, samples: tuple[Array, ...], values: Collection[str]) -> dict[str, Array]:
         wanted = set(values)
@@ -403,7 +439,9 @@ class _Reader:
         if node.target is operator.getitem or not isinstance(node.meta.get("val"), (torch.Tensor, tuple, list)):
             return
         target = _target(node)
-        if _namespace(node) != "aten." or not (target in READERS or target in FOLDED or target in OF_SEVERAL):
+        if _namespace(node) != "aten." or not (
+            target in READERS or target in FOLDED or target in OF_SEVERAL or target in RECURRENT
+        ):
             raise QatError(
                 f"{self.name}: {node.name} is {node.target}, which is not computed here; end before it (--outputs, or outputs=)"
             )
