@@ -99,8 +99,8 @@ def affine(fusion: Fusion, each: Operation) -> None:
         _normalized(fusion, each, factor, shift, source, value)
         return
     given, inner = fusion.shape(put_off.source), f"{value}@inner"
-    before = (put_off.undone(np.broadcast_to(array, shape), given) for array in (factor, shift))
-    _normalized(fusion, each, *before, put_off.source, inner)
+    factor, shift = (put_off.undone(np.broadcast_to(array, shape), given) for array in (factor, shift))
+    _normalized(fusion, each, factor, shift, put_off.source, inner)
     fusion.moves[value] = (each, replace(put_off, source=inner))
     fusion.shapes[value] = shape
 

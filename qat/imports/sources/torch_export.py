@@ -18,7 +18,8 @@ from torch._dynamo import OptimizedModule
 from qat.errors import QatError
 from qat.imports.source import Opened
 from qat.imports.sources.pt2_file import ADVICE, read_pt2
-from qat.imports.sources.torch_program import is_of_torch, opened
+from qat.imports.sources.torch_node import is_of_torch
+from qat.imports.sources.torch_program import opened
 from qat.reading import reason_of
 
 DYNAMIC = ("GuardOnDataDependentSymNode", "UserError", "UncapturedHigherOrderOpError", "TorchRuntimeError")
