@@ -19,7 +19,7 @@ from qat.vocabulary.ops import Array, Kind, Ops, Tensor
 TIE_MARGIN, TIE_MARGIN_RELATIVE = 2.0**-16, 6.0 * 2.0**-24
 #: With this multiplier, as with any larger one, every product but 0 becomes a bound; runtimes take none of 2^8 and more.
 LARGEST_MULTIPLIER = np.float32(255.0)
-MOST_NUDGES = 200  #: that are tried at once; every fourth or so will do
+MOST_NUDGES = 200  #: that are tried at once; where it is hardest every fourth scale will do (docs/numerics.md)
 
 
 @dataclass(frozen=True, eq=False)
