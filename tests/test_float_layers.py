@@ -229,7 +229,7 @@ def test_certificates_of_digits(place: str, file_format: str, arithmetic: str, t
     said = certificate.summary().splitlines()[0]
     assert said.startswith(f"left in float: {', '.join(integers.float_layers)}. Behind them equality is not promised")
     kept = json.loads(target.read_metadata(path)["certificate"])
-    assert kept["not promised"] == said
+    assert kept["not_promised"] == said
     assert kept["float_layers"] == list(integers.float_layers)
     assert verify(path, target, backend, checkpoint, DIGITS.test, data="digits").passed
     if outputs == 0:
