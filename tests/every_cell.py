@@ -39,6 +39,7 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.PReLU(4),
         qat.LayerNorm(4),
         qat.RMSNorm(4),
+        qat.GroupNorm(4, 2),
         qat.Mul(),
         qat.Sub(),
         qat.MatMul(transpose_b=True),

@@ -159,6 +159,10 @@ OF_ONE = {
     qat.PReLU: (ANY, lambda shape: st.just(qat.PReLU(shape[0]))),
     qat.LayerNorm: (ANY, lambda shape: st.builds(qat.LayerNorm, st.just(shape[0]), st.floats(1e-9, 1))),
     qat.RMSNorm: (ANY, lambda shape: st.builds(qat.RMSNorm, st.just(shape[0]), st.floats(1e-9, 1))),
+    qat.GroupNorm: (
+        ANY,
+        lambda shape: st.sampled_from([1, shape[0]]).map(lambda groups: qat.GroupNorm(shape[0], groups)),
+    ),
     qat.Slice: (
         ANY,
         lambda shape: st.integers(0, len(shape) - 1).flatmap(

@@ -38,7 +38,7 @@ from qat.cells.arithmetic import Maximum, Minimum, Mul, Sub
 from qat.cells.base import Cell, Context, Param, Scope
 from qat.cells.batch_norm import BatchNorm
 from qat.cells.bilinear import UpsampleBilinear
-from qat.cells.channel_norm import LayerNorm, RMSNorm
+from qat.cells.channel_norm import GroupNorm, LayerNorm, RMSNorm
 from qat.cells.conv1d import Conv1dBnAct
 from qat.cells.conv2d import Conv2dBnAct
 from qat.cells.conv_transpose2d import ConvTranspose2dBnAct
@@ -92,6 +92,7 @@ __all__ = [
     "GlobalAvgPool2d",
     "GlobalMaxPool1d",
     "GlobalMaxPool2d",
+    "GroupNorm",
     "Input",
     "LayerNorm",
     "LinearCell",

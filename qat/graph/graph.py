@@ -230,9 +230,12 @@ class Graph:
         return {name: params[name] for name in own}
 
     def observed_params(self, seed: int = 0) -> Params:
-        """As ``initial_params``, but with ranges as if numbers from -1 to 1 had been observed: for trying things out."""
+        """As ``initial_params``, but with ranges as if numbers from -1 to 1 had been observed, or twice as far as the numbers
+        reach that a Pad puts beside them, so that few codes have one for these: for trying things out.
+        """
         params = self.initial_params(seed)
-        return {name: a if np.isfinite(a).all() else -np.sign(a) for name, a in params.items()}
+        reach = np.float32(max((1.0, *(2 * abs(value) for node in self.nodes for value in node.cell.constants))))
+        return {name: a if np.isfinite(a).all() else -np.sign(a) * reach for name, a in params.items()}
 
     def check_params(self, params: Mapping[str, Array], source: str = "params") -> None:
         """Raise QatError unless ``params`` hold exactly what this graph needs: float32 arrays in the right shapes."""

@@ -19,6 +19,7 @@ from qat.passes.join_linear import join_linear
 from qat.passes.place_normalization import place_normalization
 from qat.passes.quantizer_settings import QUANTIZE, QuantizerSettings, Setting, check_settings
 from qat.passes.share_grids import share_grids
+from qat.passes.unreached_numbers import unreached_numbers
 from qat.quantizers import ActivationQuantizer, BaseActivationQuantizer, BaseWeightQuantizer
 from qat.vocabulary.activations import TABLES
 
@@ -89,7 +90,8 @@ def convert_quant_network(
 
     Raises:
         QatError: for a network that is quantized already, a setting of another type, a pattern of ``layers`` that fits no
-            node with a quantizer, an unknown setting in it, and a setting that contradicts the profile.
+            node with a quantizer, an unknown setting in it, a setting that contradicts the profile, and a number that a Pad
+            puts around codes that enter which do not reach it.
 
     >>> import qat
     >>> class Small(qat.Network):
@@ -119,8 +121,14 @@ def convert_quant_network(
         weight_quantizer=weight_quantizer,
         activation_quantizer=activation_quantizer,
     )
-    given, graph = graph, place_normalization(join_linear(graph), into_weights=not settings.ascend)
-    _check_layers(graph, settings.layers)
+
+    def alike(first: Node, second: Node) -> bool:
+        """A layer that ``layers`` gives codes of its own, or leaves in float, stays."""
+        own = [(settings.quantizes(each.name), settings.quantizers(each.name, each.cell)) for each in (first, second)]
+        return own[0] == own[1]
+
+    given, graph = graph, place_normalization(join_linear(graph, alike), into_weights=not settings.ascend)
+    _check_layers((given, graph), settings.layers)
     chosen = {node.name for node in graph.nodes if may_stay_float(node) and not settings.quantizes(_setting_name(node))}
     if chosen.issuperset(node.name for node in graph.nodes if node.inputs and node.cell.wants_quantizer) and chosen:
         warnings.warn(
@@ -158,7 +166,11 @@ def convert_quant_network(
             nodes += _fake_quants(node, nodes[-1].name, activations)
             renamed[node.name] = nodes[-1].name
     outputs = tuple(renamed.get(name, name) for name in graph.outputs)
-    return share_grids(Graph(tuple(nodes), outputs, graph.name), settings.quantizers("")[1])
+    converted = share_grids(Graph(tuple(nodes), outputs, graph.name), settings.quantizers("")[1])
+    unreached = unreached_numbers(converted, {})  # of codes that enter: those of others are known later
+    if unreached:
+        raise QatError(unreached[0])
+    return converted
 
 
 def _quantized(
@@ -211,12 +223,13 @@ def _of_input(activations: BaseActivationQuantizer) -> BaseActivationQuantizer:
     return replace(activations, num_bits=max(activations.num_bits, INPUT_BITS))
 
 
-def _check_layers(graph: Graph, layers: Mapping[str, Mapping[str, Setting]]) -> None:
-    """Raise QatError where a pattern fits no node that is quantized."""
-    names = list(dict.fromkeys(_setting_name(node) for node in graph.nodes if node.cell.wants_quantizer))
+def _check_layers(graphs: tuple[Graph, Graph], layers: Mapping[str, Mapping[str, Setting]]) -> None:
+    """Raise QatError where a pattern fits no quantized node, neither of the network as it was nor of what became of it."""
+    nodes = [node for graph in graphs for node in graph.nodes]
+    names = list(dict.fromkeys(_setting_name(node) for node in nodes if node.cell.wants_quantizer))
     for pattern, own in layers.items():
-        of_floats = [_setting_name(node) for node in graph.nodes if QUANTIZE in own and may_stay_float(node)]
+        of_floats = [_setting_name(node) for node in nodes if QUANTIZE in own and may_stay_float(node)]
         if not any(fits(name, pattern) for name in (*names, *of_floats)):
             raise QatError(
-                f"layers: pattern {pattern!r} fits no cell of {graph.name} that is quantized; those are {', '.join(names)}"
+                f"layers: pattern {pattern!r} fits no cell of {graphs[0].name} that is quantized; those are {', '.join(names)}"
             )

@@ -34,7 +34,8 @@ def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> Integer
         The integers of deployment: what every target exports and ``qat.evaluate`` computes.
 
     Raises:
-        QatError: the network is a float one, a quantizer has never seen data, or a parameter is not finite or missing.
+        QatError: the network is a float one, a quantizer has never seen data, a parameter is not finite or missing, or scales
+            that give way to one another come to no end.
 
     >>> import numpy as np
     >>> import qat
@@ -86,6 +87,12 @@ def derived_integers(graph: Graph, params: Mapping[str, Array]) -> IntegerGraph:
             # more each time.
             nudges = Counter({next(iter(nudges)): attempt - MOST_TOGETHER + 1})
         adjustments.nudges += nudges
+    else:
+        wanting = ", ".join(sorted({*builder.wanted.floors, *builder.wanted.nudges}))
+        raise QatError(
+            f"{graph.name}: after {MOST_ROUNDS} rounds the scales of {wanting} still have to give way to ties, which runtimes "
+            "round either way; let these ranges be found on other data, or by another method of calibration"
+        )
     for output in graph.outputs:
         if not isinstance(values[output], IntegerTensor):
             raise QatError(

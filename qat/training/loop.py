@@ -19,6 +19,7 @@ from qat.graph import Graph, Params
 from qat.passes.apply_masks import apply_masks
 from qat.passes.logits_graph import logits_graph
 from qat.passes.unlike_ranges import warn_of_unlike_ranges
+from qat.passes.unreached_numbers import warn_of_unreached_numbers
 from qat.pruning.training import PruningInTraining
 from qat.tasks import Classification, Loss, Task, evaluated_loss, main
 from qat.training.checkpoint import Checkpoint
@@ -125,6 +126,7 @@ def train(
             run.epoch(log)
     result = run.result()
     warn_of_unlike_ranges(result.graph, result.params)
+    warn_of_unreached_numbers(result.graph, result.params)
     return result
 
 

@@ -374,9 +374,10 @@ class QdqWriter(Writer):
         def flag(name: str) -> str:
             return step("Min", step("Max", name, number(0)), number(1))
 
-        d = self._centred(x)
+        d, how = self._centred(x), node.grouping
+        d = d if how is None else self.rearranged(d, how)
         if node.centred:
-            d = step("Sub", step("Mul", d, number(x.shape[0])), total(d))
+            d = step("Sub", step("Mul", d, number(node.count)), total(d))
         e = step("Round", step("Mul", d, number(node.step)))
         n = step("Add", total(step("Mul", e, e)), number(node.extra))
         if node.centred:
@@ -388,6 +389,7 @@ class QdqWriter(Writer):
         below = flag(step("Add", step("Sub", step("Sub", square, r), n), number(1)))
         r = step("Sub", step("Add", r, above), below)
         u = step("Round", step("Mul", d, step("Div", number(node.unit), r)))
+        u = u if how is None else self.rearranged(u, how.back)
         columns = (-1, *(1,) * (len(x.shape) - 1))
         gain, shift = (self.constant(each.reshape(columns).astype(np.float32)) for each in (node.gain, node.shift))
         acc = step("Add", step("Mul", u, gain), shift)
