@@ -79,10 +79,10 @@ CASES = {
         lambda x: MobileNetV3(CLASSES, width=0.5, input=x),
         Classification(),
         size=0,
-        train=16_000,
+        train=12_000,
         test=10_000,
         compared=1000,
-        recipes=(adam(2, 64, 0.003), adam(1, 64, 0.0005)),
+        recipes=(adam(3, 32, 0.003), adam(1, 32, 0.0005)),
     ),
     "unet": Case(
         UNet,

@@ -220,6 +220,7 @@ PARTS = {
     "Bottleneck",
     "CausalSeparable",
     "ConvBlock",
+    "Dense",
     "DepthwiseSeparable",
     "InvertedResidual",
     "PooledStage",

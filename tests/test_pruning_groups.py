@@ -242,7 +242,12 @@ def pruned_networks(draw: st.DrawFn) -> tuple[qat.Graph, dict[str, Array], tuple
     zoo = draw(networks())
     last = zoo.steps[-1][0]
     shape = zoo.shapes[last]  # after one more layer, what was the output can be removed
-    zoo.use(qat.Conv2dBnAct(shape[0], 2, 1) if len(shape) == 3 else qat.DenseBnAct(shape[0], 2), last)
+    ends = {
+        3: lambda: qat.Conv2dBnAct(shape[0], 2, 1),
+        2: lambda: qat.Conv1dBnAct(shape[0], 2, 1),
+        1: lambda: qat.DenseBnAct(shape[0], 2),
+    }
+    zoo.use(ends[len(shape)](), last)
     graph = zoo.graph()
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     params = random_params(graph, rng, frozenset())
