@@ -243,7 +243,7 @@ OPERATIONS: dict[str, tuple[Callable[..., Any], list[str]]] = {
         lambda m, x: F.avg_pool1d(F.relu(m.series(x.flatten(2))), 2).mean(-1),
         ["Reshape", "Conv2dBnAct", "AvgPool2d", "Reshape", "GlobalAvgPool2d", "Flatten"],
     ),
-    "a softmax of rows": (lambda m, x: x.softmax(-1), ["Transpose", "Softmax", "Transpose"]),
+    "a softmax of rows": (lambda m, x: x.softmax(-1), ["Softmax"]),
     "nothing": (
         lambda m, x: m.conv(F.dropout(x.contiguous().to(torch.float32), training=m.training).clone()),
         ["Conv2dBnAct"],
@@ -330,7 +330,10 @@ def test_a_shared_parameter_of_two_layers_is_refused() -> None:
 @pytest.mark.parametrize(
     ("forward", "what"),
     [
-        (lambda m, x: torch.cat([m.conv(x), torch.ones(2, 2, 6, 6)], 1), "aten.cat with a constant"),
+        (
+            lambda m, x: torch.cat([m.conv(x), torch.arange(2.0).reshape(2, 1, 1, 1).expand(2, 1, 6, 6)], 1),
+            "aten.cat with a constant of the samples",
+        ),
         (lambda m, x: torch.add(torch.ones(4, 1, 1), m.conv(x), alpha=2), "aten.add with alpha"),
         (lambda m, x: torch.rsub(m.conv(x), 1.0, alpha=2), "aten.sub with alpha"),
         (lambda m, x: m.conv(x).type_as(torch.arange(3)), "aten.type_as giving int64"),
@@ -346,7 +349,7 @@ def test_all_unknown_operations_are_named_with_their_lines() -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.norm, self.act, self.pad = nn.LayerNorm(8), nn.Softsign(), nn.ReplicationPad2d(1)
+            self.norm, self.act, self.pad = nn.Identity(), nn.Softsign(), nn.ReplicationPad2d(1)
 
         def forward(self, x: Any) -> Any:
             a, b = torch.chunk(self.act(self.norm(x)), 2, -1)
@@ -358,7 +361,6 @@ def test_all_unknown_operations_are_named_with_their_lines() -> None:
     said = str(error.value)
     line = Attention.forward.__code__.co_firstlineno
     for what in (
-        "aten.layer_norm: 1.norm",
         f"softsign, spelled out: 1.act ({__file__}:{line + 1})",
         f"aten.atan: 1.atan ({__file__}:{line + 2})",
         "CELU: 1.celu",
@@ -433,26 +435,21 @@ REFUSED: dict[str, tuple[Callable[[], Any], Any, str]] = {
     "samples joined": (
         lambda: Calls(lambda m, x: x.reshape(1, 6, 8, 8)).eval(),
         X,
-        r"aten.reshape of \(N, 3, 8, 8\) to \(1, 6, 8, 8\)",
+        r"reshape \(1, 6, 8, 8\), whose samples are along axis 1",
     ),
-    "samples moved": (lambda: Calls(lambda m, x: x.transpose(0, 1)).eval(), X, "which moves the samples' axis"),
+    "samples moved": (lambda: Calls(lambda m, x: x.transpose(0, 1)).eval(), X, "whose samples are along axis 1"),
     "a part of the samples": (lambda: Calls(lambda m, x: x[:1]).eval(), X, "aten.slice along the samples' axis"),
     "more samples than there are": (lambda: Calls(lambda m, x: x[:4]).eval(), X, "aten.slice along the samples' axis"),
     "a power of a number": (lambda: Calls(lambda m, x: torch.pow(2.0, x)).eval(), X, "pow"),
     "more axes than cells know": (
         lambda: Calls(lambda m, x: F.relu(x.reshape(2, 3, 2, 4, 8))).eval(),
         X,
-        r"a reshape to \(3, 2, 4, 8\), which has more axes than cells know",
+        r"giving \(3, 2, 4, 8\), which has more axes than cells know",
     ),
     "upsampling by a fraction": (
         lambda: Calls(lambda m, x: F.interpolate(x, size=12)).eval(),
         X,
         r"from \(8, 8\) to \(12, 12\), by no whole factor",
-    ),
-    "no batch left": (
-        lambda: Calls(lambda m, x: x.squeeze()).eval(),
-        torch.zeros(1, 3, 1, 1),
-        r"aten.squeeze of \(N, 3, 1, 1\) to \(3\)",
     ),
     "unequal windows": (lambda: nn.AdaptiveMaxPool2d(3).eval(), X, r"from \(8, 8\) to \(3, 3\), in unequal windows"),
 }

@@ -45,7 +45,7 @@ WORDS = {
     "add": "an addition", "sub": "a difference", "mul": "a multiplication", "pad": "a padding", "unpad": "a crop",
     "batch_norm": "a batch normalisation", "dense": "a dense layer", "conv2d": "a convolution", "concat": "a concatenation",
     "max_pool2d": "a max pooling", "avg_pool2d": "an average pooling", "expand": "an expansion", "upsample": "an upsampling",
-    "transpose": "a transposition", "select": "a part", "slice": "a part",
+    "layer_norm": "a layer normalisation", "transpose": "a transposition", "select": "a part", "slice": "a part",
 }  # fmt: skip
 
 

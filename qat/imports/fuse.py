@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from qat.cells import Input
-from qat.imports import make_elementwise, make_linear, make_moves, make_pools
+from qat.imports import make_elementwise, make_linear, make_moves, make_pools, make_products, make_recurrent
 from qat.imports.fusion import Fusion
 from qat.imports.imported import Imported
 from qat.imports.program import Operation, Program, RefusedError
 from qat.imports.repeated import once
 from qat.imports.rewritten import rewritten
+from qat.imports.spelled_norms import lengths_recognised
 from qat.imports.spelled_out import recognised
 
 REST = ("identity", "dropout")  #: kinds that compute nothing in evaluation
@@ -39,8 +40,13 @@ def fuse(program: Program, inputs: Sequence[Input] = ()) -> Imported:
         QatError: operations that no cell computes; all of them are named.
     """
     cells = inputs or [Input(spec.shape, dtype="float32") for spec in program.inputs.values()]
-    fusion = Fusion(rewritten(recognised(once(program.without(REST).needed()))), cells)
+    plain = lengths_recognised(once(program.without(REST).needed()))
+    fusion = Fusion(rewritten(recognised(plain)), cells)
     return fusion.result(lambda each: MAKERS[each.kind](fusion, each))
+
+
+def _length(fusion: Fusion, each: Operation) -> None:
+    raise RefusedError(each, "a length of vectors that are not divided by it")
 
 
 def _unknown(fusion: Fusion, each: Operation) -> None:
@@ -51,7 +57,10 @@ MAKERS: Mapping[str, Maker] = {
     **make_linear.MAKERS,
     **make_elementwise.MAKERS,
     **make_pools.MAKERS,
+    **make_products.MAKERS,
     **make_moves.MAKERS,
+    **make_recurrent.MAKERS,
+    "length": _length,
     "elementwise": _unknown,
     "unknown": _unknown,
 }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from qat.cells import Input, Pad
+from qat.cells import Input, Pad, Slice, Stack
 from qat.cells.base import Cell, Shape
+from qat.cells.shape import LARGEST_RANK
 from qat.cells.window import overhang
 from qat.errors import QatError
 from qat.graph import Graph, Node, Params
@@ -47,6 +49,10 @@ class Fusion:
         self.non_negative: set[str] = set()  #: nodes
         self.pads: dict[str, Operation] = {}  #: value -> the padding that gives it
         self.moves: dict[str, tuple[Operation, Movement]] = {}  #: value -> what it is of another one, and what moved it
+        self.stacks: dict[
+            str, tuple[Operation, int, tuple[str, ...]]
+        ] = {}  #: value -> the values along which axis it is
+        self.blocks: dict[Hashable, str] = {}  #: a recurrent layer's arrays in the source -> the name of its block
         self.affine: dict[str, Operation] = {}  #: value -> the factor or shift of a vector that gives it
         self.flattened: dict[str, Shape] = {}  #: value of a flatten in the order of HWC -> (C, H, W)
         self.uses: dict[str, Use] = {}  #: name of an array in the source -> the first layer that has it
@@ -117,6 +123,9 @@ class Fusion:
                 self._padded(value)
             elif value in self.moves:
                 self._moved(value)
+            elif value in self.stacks:
+                stack, axis, values = self.stacks[value]
+                self.node(stack, Stack(axis), *values, value=value)
         return self.node_of[value]
 
     def _padded(self, value: str) -> None:
@@ -134,7 +143,7 @@ class Fusion:
         source = movement.source
         cells = movement.cells(self.shape(source))
         if cells is None:
-            raise RefusedError(each, f"{called(each)} to {self.shape(value)}, which has more axes than cells know")
+            raise RefusedError(each, f"{called(each)} giving {self.shape(value)}, which has more axes than cells know")
         if cells:
             self.chain(each, cells, source, value=value)
         else:
@@ -192,6 +201,55 @@ class Fusion:
         """Put off a transposition of the axes of a sample."""
         return self.move(each, source, lambda it: it.transposed(axes), value)
 
+    def through(self, sources: Sequence[str], make: Callable[..., Any], value: str, each: Operation) -> None:
+        """Let ``make(*values, value)`` compute number by number what is moved alike, before it is moved; cells know three axes.
+
+        A transposition that is put off stays so, until something undoes it.
+        """
+        shape, inner = self.shape(sources[0]), f"{value}@inner"
+        put_off = [self.turned(it) for it in sources]
+        kinds = {it and (it.parts, it.shape, self.shape(it.source)) for it in put_off}
+        if len(kinds) == 1 and (first := put_off[0]) is not None:
+            make(*(it.source for it in put_off if it is not None), inner)
+            self.moves[value] = (each, replace(first, source=inner))
+            self.shapes[value] = shape
+        elif len(shape) > LARGEST_RANK:
+            folded = (*shape[: LARGEST_RANK - 1], math.prod(shape[LARGEST_RANK - 1 :]))
+            some = [self.reshaped(each, it, folded, f"{it} folded for {value}") for it in sources]
+            make(*some, inner)
+            self.reshaped(each, inner, shape, value)
+        else:
+            make(*sources, value)
+
+    def turned(self, value: str) -> Movement | None:
+        """The move that gives a value, where it is put off, and costs more than what is computed before it."""
+        if value not in self.moves or value in self.node_of:
+            return None
+        movement = self.moves[value][1]
+        given = self.shape(movement.source)
+        if len(given) > LARGEST_RANK or not (len(movement.shape) > LARGEST_RANK or movement.turns(given)):
+            return None
+        return movement
+
+    def part(self, each: Operation, source: str, axis: int, places: range, value: str, name: str = "") -> None:
+        """Some places along an axis: of what is moved and has more axes than cells know, before it is moved."""
+        shape = self.shape(source)
+        if len(shape) <= LARGEST_RANK:
+            self.node(each, Slice(axis, places.start, places.stop, places.step), source, value=value, name=name)
+            return
+        if source in self.node_of:  # such a value is put off, always
+            raise RefusedError(each, f"a part of {shape}")
+        movement = self.moves[source][1]
+        cut = movement.part(axis, len(places))
+        if cut is None:
+            raise RefusedError(each, f"a part of {shape}, which is more than one part of what it was moved from")
+        around_it, after = cut
+        inner = self.reshaped(each, movement.source, around_it, f"{value}@parts")
+        made = f"{value}@part"
+        self.node(each, Slice(1, places.start, places.stop, places.step), inner, value=made, name=name)
+        self.moves[value] = (each, replace(after, source=made))
+        self.shapes[value] = after.shape
+
     def image(self, each: Operation, source: str) -> str:
         """A row as the channels of one pixel, a series as an image of one row; an image as it is."""
         shape = self.shape(source)
@@ -205,7 +263,12 @@ class Fusion:
 
     def back(self, each: Operation, value: str) -> str:
         """The name under which a cell gives an image where the source has a row or a series, which ``value`` becomes."""
-        return value if len(self.shape(value)) == 3 else f"{value} as an image"
+        return self.back_of(value, self.shape(value))
+
+    @staticmethod
+    def back_of(value: str, shape: Shape) -> str:
+        """Likewise, of a value that has that shape in the source."""
+        return value if len(shape) == 3 else f"{value} as an image"
 
     def restored(self, each: Operation, value: str) -> None:
         """Let ``value`` be what ``back`` named."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from qat.cells import Activation, Add, Maximum, Minimum, Mul, Normalize, PReLU, Slice, Softmax, Sub
+from qat.cells import Activation, Add, Maximum, Minimum, Mul, Normalize, PReLU, Slice, Sub
 from qat.cells.base import Cell, Shape
 from qat.imports.activations import activation_of, called
 from qat.imports.fusion import Fusion
@@ -17,7 +18,7 @@ from qat.imports.program import Operation, RefusedError
 from qat.vocabulary.activations import RELU_BOUNDS
 from qat.vocabulary.ops import Array
 
-MOST_CONSTANTS = 65536  #: numbers of a constant that differs from place to place
+MOST_CONSTANTS = 2**19  #: numbers of a constant that differs from place to place
 
 
 def add(fusion: Fusion, each: Operation) -> None:
@@ -27,13 +28,13 @@ def add(fusion: Fusion, each: Operation) -> None:
         return
     inputs = _joint(fusion, each)
     value, activation = fusion.activated(each.output, RELU_BOUNDS)
-    fusion.node(each, Add(activation.get("activation")), *inputs, value=value)
+    _computed(fusion, each, Add(activation.get("activation")), inputs, value)
 
 
 def mul(fusion: Fusion, each: Operation) -> None:
     """A Mul; or of a constant, what ``affine`` makes."""
     if len(each.inputs) == 2:
-        fusion.node(each, Mul(), *_joint(fusion, each))
+        _made(fusion, each, Mul())
     else:
         affine(fusion, each)
 
@@ -44,7 +45,12 @@ def of_two(cell: Cell) -> Callable[[Fusion, Operation], None]:
 
 
 def _made(fusion: Fusion, each: Operation, cell: Cell) -> None:
-    fusion.node(each, cell, *_joint(fusion, each))
+    _computed(fusion, each, cell, _joint(fusion, each), each.output)
+
+
+def _computed(fusion: Fusion, each: Operation, cell: Cell, sources: Sequence[str], value: str) -> None:
+    """A cell that computes number by number, of values of any number of axes."""
+    fusion.through(sources, lambda *it: fusion.node(each, cell, *it[:-1], value=it[-1]), value, each)
 
 
 def _joint(fusion: Fusion, each: Operation) -> list[str]:
@@ -85,23 +91,40 @@ def affine(fusion: Fusion, each: Operation) -> None:
         after, value = following, fusion.taken(following)
     if factor.size == shift.size == 1:
         cell: Cell = Activation("linear", float(factor.reshape(())), float(shift.reshape(())))
-        fusion.node(each, cell, source, value=value)
+        _computed(fusion, each, cell, [source], value)
         return
     factor, shift = np.broadcast_arrays(factor, shift)
+    put_off = fusion.turned(source)
+    if put_off is None:
+        _normalized(fusion, each, factor, shift, source, value)
+        return
+    given, inner = fusion.shape(put_off.source), f"{value}@inner"
+    factor, shift = (put_off.undone(np.broadcast_to(array, shape), given) for array in (factor, shift))
+    _normalized(fusion, each, factor, shift, put_off.source, inner)
+    fusion.moves[value] = (each, replace(put_off, source=inner))
+    fusion.shapes[value] = shape
+
+
+def _normalized(fusion: Fusion, each: Operation, factor: Array, shift: Array, source: str, value: str) -> None:
+    """A Normalize by what differs along some axes."""
+    shape = fusion.shape(source)
+    own = [axis for axis in range(factor.ndim) if any((x != x.take([0], axis)).any() for x in (factor, shift))]
+    at = tuple(slice(None) if axis in own else slice(1) for axis in range(factor.ndim))
+    factor, shift = factor[at], shift[at]
     if factor.size > MOST_CONSTANTS:
         raise RefusedError(each, f"{called(each)} of {factor.size} constants, more than {MOST_CONSTANTS}")
-    own = [axis for axis, size in enumerate(factor.shape) if size > 1]
     cell = Normalize(tuple(factor.ravel().tolist()), tuple(shift.ravel().tolist()))
     if own == [0] and len(shape) <= 3:
-        fusion.node(each, cell, fusion.image(each, source), value=fusion.back(each, value))
-        fusion.restored(each, value)
+        fusion.node(each, cell, fusion.image(each, source), value=fusion.back_of(value, shape))
+        if len(shape) < 3:
+            fusion.reshaped(each, fusion.back_of(value, shape), shape, value)
     else:
-        _of_axes(fusion, each, cell, own, value)
+        _of_axes(fusion, each, cell, own, source, value)
 
 
-def _of_axes(fusion: Fusion, each: Operation, cell: Normalize, own: list[int], value: str) -> None:
+def _of_axes(fusion: Fusion, each: Operation, cell: Normalize, own: list[int], source: str, value: str) -> None:
     """Constants that differ along some axes, which become the channels meanwhile."""
-    source, shape = each.inputs[0], fusion.shape(each.inputs[0])
+    shape = fusion.shape(source)
     count = len(cell.factor)
     order = (*own, *(axis for axis in range(len(shape)) if axis not in own))
     turned = fusion.transposed(each, source, order, f"{value}@turned")
@@ -132,7 +155,7 @@ def activation(fusion: Fusion, each: Operation) -> None:
             fusion.same(each, each.inputs[0], each.output)
             return
         raise RefusedError(each, called(each))
-    fusion.node(each, cell, each.inputs[0])
+    _computed(fusion, each, cell, each.inputs, each.output)
 
 
 def prelu(fusion: Fusion, each: Operation) -> None:
@@ -145,22 +168,6 @@ def prelu(fusion: Fusion, each: Operation) -> None:
     fusion.params[f"{node}.slope"] = np.array(np.broadcast_to(slope, (channels,)), np.float32)
     if slope.size == channels and (source := each.sources.get("slope")):
         fusion.sources[f"{node}.slope"] = source
-
-
-def softmax(fusion: Fusion, each: Operation) -> None:
-    """A Softmax; along another axis than the channels, of what is moved there."""
-    source = each.inputs[0]
-    rank = len(fusion.shape(source))
-    axis = each.attributes["axis"] % (rank + 1) - 1
-    if axis < 0:
-        raise RefusedError(each, "a softmax along the samples")
-    if axis == 0:
-        fusion.node(each, Softmax(), source)
-        return
-    order = (axis, *(other for other in range(rank) if other != axis))
-    turned = fusion.transposed(each, source, order, f"{each.output}@turned")
-    fusion.node(each, Softmax(), turned, value=f"{each.output}@computed")
-    fusion.transposed(each, f"{each.output}@computed", tuple(np.argsort(order).tolist()), each.output)
 
 
 def glu(fusion: Fusion, each: Operation) -> None:
@@ -186,6 +193,5 @@ MAKERS: Mapping[str, Callable[[Fusion, Operation], None]] = {
     "sub": of_two(Sub()),
     "maximum": of_two(Maximum()),
     "minimum": of_two(Minimum()),
-    "softmax": softmax,
     "glu": glu,
 }

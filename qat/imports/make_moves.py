@@ -9,6 +9,7 @@ from qat.cells import Concat, Pad, Slice, Stack, Upsample, UpsampleBilinear
 from qat.cells.base import Cell, Shape
 from qat.imports.fusion import Fusion
 from qat.imports.program import Operation, RefusedError
+from qat.imports.stacks import rows_of
 from qat.imports.windows import around
 
 
@@ -53,7 +54,7 @@ def slice_(fusion: Fusion, each: Operation) -> None:
     if places == range(fusion.shape(source)[axis]):
         fusion.same(each, source, each.output)
         return
-    fusion.node(each, Slice(axis, places.start, places.stop, places.step), source)
+    fusion.part(each, source, axis, places, each.output)
 
 
 def select(fusion: Fusion, each: Operation) -> None:
@@ -63,10 +64,13 @@ def select(fusion: Fusion, each: Operation) -> None:
     shape = fusion.shape(source)
     if len(shape) == 1:
         raise RefusedError(each, "a part of a row that has no channels left")
+    if (stack := rows_of(fusion, source)) is not None and stack[0] == axis:
+        fusion.same(each, stack[1][index], each.output)
+        return
     part = source
     if shape[axis] > 1:
         part = f"{each.output}@part"
-        fusion.node(each, Slice(axis, index, index + 1), source, value=part)
+        fusion.part(each, source, axis, range(index, index + 1), part)
     fusion.reshaped(each, part, (*shape[:axis], *shape[axis + 1 :]), each.output)
 
 
@@ -90,6 +94,26 @@ def stack(fusion: Fusion, each: Operation) -> None:
         return
     shape = fusion.shape(each.inputs[0])
     fusion.reshaped(each, each.inputs[0], (*shape[:axis], 1, *shape[axis:]), each.output)
+
+
+def roll(fusion: Fusion, each: Operation) -> None:
+    """Two parts in the other order, along each axis."""
+    source, shape = each.inputs[0], fusion.shape(each.inputs[0])
+    shifts = [
+        (axis - 1, count % shape[axis - 1])
+        for axis, count in zip(*(each.attributes[it] for it in ("axes", "shifts")), strict=True)
+    ]
+    moved = [(axis, count) for axis, count in shifts if count]
+    for number, (axis, count) in enumerate(moved):
+        value = each.output if number == len(moved) - 1 else f"{each.output}@{number}"
+        name = fusion.named(each)
+        cut, names = fusion.shape(source)[axis] - count, (f"{value}@last", f"{value}@first")
+        fusion.part(each, source, axis, range(cut, cut + count), names[0], f"{name}.last")
+        fusion.part(each, source, axis, range(cut), names[1], f"{name}.first")
+        fusion.node(each, Concat(axis), *names, value=value)
+        source = value
+    if not moved:
+        fusion.same(each, source, each.output)
 
 
 def _axis(fusion: Fusion, each: Operation, what: str) -> int:
@@ -178,6 +202,7 @@ MAKERS: Mapping[str, Callable[[Fusion, Operation], None]] = {
     "select": select,
     "concat": concat,
     "stack": stack,
+    "roll": roll,
     "upsample": upsample,
     "upsample_bilinear": upsample_bilinear,
     "expand": expand,

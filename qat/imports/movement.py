@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
+import numpy as np
+
 from qat.cells import ChannelShuffle, Flatten, PixelShuffle, PixelUnshuffle, Reshape, Transpose
 from qat.cells.base import Cell, Shape
 from qat.cells.shape import LARGEST_RANK
+from qat.vocabulary.ops import Array
 
 Part = tuple[tuple[int, ...], int]  #: where it stands in the source, as a key that sorts, and its size
 
@@ -44,6 +47,31 @@ class Movement:
         parts = _joined([part for axis in axes for part in groups[axis]])
         return Movement(self.source, parts, tuple(self.shape[axis] for axis in axes))
 
+    def part(self, axis: int, count: int) -> tuple[Shape, Movement] | None:
+        """Some places along an axis, cut from the source: its shape as (around, axis, within), and how what is left is moved.
+
+        None: the axis is no one part of the source.
+        """
+        groups = _grouped(self.parts, self.shape)
+        if groups is None or len(groups[axis]) != 1:
+            return None
+        ((key, size),) = groups[axis]
+        order = sorted(part for group in groups for part in group)
+        around, within = (
+            math.prod(size for other, size in order if (other < key) == first and other != key)
+            for first in (True, False)
+        )
+        groups[axis] = [(key, count)]
+        shape = tuple(count if at == axis else size for at, size in enumerate(self.shape))
+        left = _joined([part for group in groups for part in group])
+        return (around, size, within), Movement(self.source, left, shape)
+
+    def undone(self, array: Array, given: Shape) -> Array:
+        """What has a number for each of the moved sample, as it is for the source, of that shape."""
+        order = [key for key, _ in self.parts]
+        parts = array.reshape([size for _, size in self.parts])
+        return np.ascontiguousarray(parts.transpose([order.index(key) for key in sorted(order)]).reshape(given))
+
     def cells(self, given: Shape) -> list[Cell] | None:
         """What makes this of a source of that shape. None: samples have more axes than any cell takes."""
         if len(self.shape) > LARGEST_RANK or len(given) > LARGEST_RANK:
@@ -51,6 +79,10 @@ class Movement:
         if len(self.parts) <= 1:
             return [] if given == self.shape else [reshape(self.shape)]
         return self._known(given) or self._turned(given)
+
+    def turns(self, given: Shape) -> bool:
+        """Whether it costs transpositions, and is no shuffle."""
+        return any(isinstance(cell, Transpose) for cell in self.cells(given) or ())
 
     def _known(self, given: Shape) -> list[Cell] | None:
         """The one cell that does it, if there is one."""

@@ -38,21 +38,31 @@ KINDS: Mapping[str, str] = {
     "move": "parts, a reshape; axes, a transposition; shape, a reshape: of one sample, one after another",
     "slice": "axis, start, stop, step; counted from the front",
     "select": "axis, which is gone; index",
-    "concat": "axis",
+    "concat": "axis; constants by their places among the values and them, from 0, of one sample",
     "stack": "axis",
     "expand": "shape, of one sample",
     "upsample": "factor: rows, columns; nearest neighbours",
     "upsample_bilinear": "factor: rows, columns; align_corners",
     "pad": "widths, a pair for each axis; value, or mode: reflect. Below 0: a crop",
     "softmax": "axis",
+    "layer_norm": "[gamma, beta: of the axes]; axes, eps",
+    "rms_norm": "[gamma: of the axes]; axes, eps",
+    "length": "axes, which stay; as normalisations that are spelled out hold it",
+    "group_norm": "[gamma, beta: of channels]; groups, eps",
+    "matmul": "two inputs, of equally many matrices; transpose_a, transpose_b: of their last two axes",
+    "attention": "queries, keys, values[, what is added to scores, or mask: a constant]; scale",
+    "roll": "axes, shifts",
     "glu": "axis, whose second half is the gate",
+    "gru": "input_weight, state_weight[, input_bias, state_bias]; layout, as qat.GRU.params_of has it; units, reset_after, "
+    "reverse; axis of the steps, of one sample, before and after",
+    "lstm": "likewise, without reset_after",
     "dropout": "rate",
     "identity": "",
     "unknown": "of, the operation's name in its source",
 }
 
 #: Kinds of which some operations are computed in no form at all.
-UNKNOWN = ("unknown", "elementwise", "activation")
+UNKNOWN = ("unknown", "elementwise", "activation", "length")
 SHOWN = 8  #: kinds of refused operations that a message names
 
 
@@ -210,7 +220,7 @@ def refusal(name: str, found: Sequence[tuple[Operation, str]]) -> QatError:
     cut = f"cut the network before {them} (--outputs, or outputs=), and compute the rest in float"
     if all(each.kind not in UNKNOWN for each, _ in found):
         return QatError(f"{name}: has {count} in a form that no cell computes: {listed}. Change {them}, or {cut}")
-    known = ", ".join(kind for kind in KINDS if kind not in ("unknown", "elementwise"))
+    known = ", ".join(kind for kind in KINDS if kind not in ("unknown", "elementwise", "length"))
     return QatError(f"{name}: has {count} that no cell computes: {listed}. Known are {known}; {cut}")
 
 

@@ -26,11 +26,14 @@ def rewritten(program: Program) -> Program:
     shapes = dict(program.shapes)
     for each in program.operations:
         function = each.attributes.get("function") if each.kind in ("elementwise", "activation") else None
-        found = REWRITTEN.get(str(function), _as_it_is)(each)
+        if (parts := OF_SHAPES.get(each.kind)) is not None:
+            found = parts(each, shapes)
+        else:
+            found = REWRITTEN.get(str(function), _as_it_is)(each)
         operations += found
         for part in found[:-1]:
             if each.output in shapes:
-                shapes[part.output] = shapes[each.output]
+                shapes.setdefault(part.output, shapes[each.output])
     return replace(program, operations=tuple(operations), shapes=shapes)
 
 
@@ -100,6 +103,96 @@ def _quick_gelu(each: Operation) -> list[Operation]:
 def _times(each: Operation, *inputs: str) -> Operation:
     return replace(each, kind="mul", inputs=inputs, attributes={}, constants={}, sources={})
 
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _with_constants(each: Operation, shapes: Shapes) -> list[Operation]:
+    """A concatenation with constants: the others with zeros around them, and the constants added there."""
+    if not each.constants:
+        return [each]
+    places = [int(place) for place in each.constants]
+    values = sorted(set(range(len(each.inputs) + len(places))) - set(places))
+    shape, axis = shapes[each.output], each.attributes["axis"] % (len(shapes[each.output]) + 1)
+    if values != list(range(values[0], values[-1] + 1)):
+        return [replace(each, kind="unknown", attributes={"of": "a concatenation with constants between values"})]
+    operations, (source, *others) = [], each.inputs
+    if others:
+        joined = replace(each, output=f"{each.output}@values", constants={}, sources={})
+        operations, source = [joined], joined.output
+    arrays = {place: each.constants[str(place)] for place in places}
+    before = sum(array.shape[axis - 1] for place, array in arrays.items() if place < values[0])
+    after = sum(array.shape[axis - 1] for place, array in arrays.items() if place > values[0])
+    shapes[source] = (*shape[: axis - 1], shape[axis - 1] - before - after, *shape[axis:])
+    widths = tuple((before, after) if at == axis else (0, 0) for at in range(len(shape) + 1))
+    attributes = {"widths": widths, "value": 0.0}
+    padded = f"{each.output}@padded"
+    operations.append(
+        replace(each, kind="pad", inputs=(source,), output=padded, attributes=attributes, constants={}, sources={})
+    )
+    first = [array for place, array in sorted(arrays.items()) if place < values[0]]
+    last = [array for place, array in sorted(arrays.items()) if place > values[0]]
+    constant = np.concatenate([*first, np.zeros(shapes[source], np.float32), *last], axis - 1)
+    return [*operations, replace(each, kind="add", inputs=(padded,), attributes={}, constants={"other": constant})]
+
+
+def _attention(each: Operation, shapes: Shapes) -> list[Operation]:
+    """softmax(scale Q K^T + mask) V."""
+    q, k, v, *added = each.inputs
+    names = [f"{each.output}@{part}" for part in ("products", "scores", "masked", "weights")]
+    for name in names:
+        shapes[name] = (*shapes[q][:-1], shapes[k][-2])
+    plain = replace(each, attributes={}, constants={}, sources={})
+    both = {"transpose_a": False, "transpose_b": True}
+    operations = [
+        replace(plain, kind="matmul", inputs=(q, k), output=names[0], attributes=both),
+        _by(each, "mul", each.attributes["scale"], names[0], names[1]),
+    ]
+    scores = names[1]
+    if added or "mask" in each.constants:
+        constants = {"other": each.constants["mask"]} if not added else {}
+        operations.append(replace(plain, kind="add", inputs=(scores, *added), output=names[2], constants=constants))
+        scores = names[2]
+    softmax = replace(plain, kind="softmax", inputs=(scores,), output=names[3], attributes={"axis": -1})
+    return [*operations, softmax, replace(plain, kind="matmul", inputs=(names[3], v))]
+
+
+def _group_norm(each: Operation, shapes: Shapes) -> list[Operation]:
+    """A layer normalisation of each group, and a factor and shift of each channel."""
+    (x,), shape, groups = each.inputs, shapes[each.inputs[0]], each.attributes["groups"]
+    if groups == shape[0]:
+        parts: tuple[int, ...] = shape
+    else:
+        parts = (groups, shape[0] // groups, *shape[1:])
+    grouped, normal, back = (f"{each.output}@{part}" for part in ("groups", "normal", "channels"))
+    shapes |= {grouped: parts, normal: parts, back: shape}
+    plain = replace(each, attributes={}, constants={}, sources={})
+    options = {"axes": tuple(range(2, len(parts) + 1)), "eps": each.attributes["eps"]}
+    operations = [
+        replace(plain, kind="reshape", inputs=(x,), output=grouped, attributes={"shape": parts}),
+        replace(plain, kind="layer_norm", inputs=(grouped,), output=normal, attributes=options),
+        replace(plain, kind="reshape", inputs=(normal,), output=back, attributes={"shape": shape}),
+    ]
+    for name, kind in (("gamma", "mul"), ("beta", "add")):
+        if (array := each.constants.get(name)) is not None:
+            channels = array.reshape(-1, *(1,) * (len(shape) - 1))
+            before = operations[-1].output
+            output = f"{each.output}@{name}"
+            shapes[output] = shape
+            constants, sources = {"other": channels}, {"other": each.sources.get(name, "")}
+            operations.append(
+                replace(plain, kind=kind, inputs=(before,), output=output, constants=constants, sources=sources)
+            )
+    operations[-1] = replace(operations[-1], output=each.output)
+    return operations
+
+
+#: By kind, of what has to know shapes.
+OF_SHAPES: Mapping[str, Callable[[Operation, Shapes], list[Operation]]] = {
+    "concat": _with_constants,
+    "attention": _attention,
+    "group_norm": _group_norm,
+}
 
 #: By what an "elementwise" operation or an activation computes.
 REWRITTEN: Mapping[str, Callable[[Operation], list[Operation]]] = {

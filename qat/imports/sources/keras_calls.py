@@ -109,7 +109,8 @@ class Step:
         kind: one of ``qat.imports.program.KINDS``.
         attributes: of the kind.
         constants: by their names in the kind: their names in the layer, and the arrays.
-        inputs: names of values, or ``BEFORE``; None: what the layer takes, and after its first step ``BEFORE``.
+        inputs: names of values, of parts of steps before, or ``BEFORE``; None: what the layer takes, and after its first step
+            ``BEFORE``.
         part: a name for it within its layer.
         shape: of what it gives, canonical, where that is another than the layer's.
     """

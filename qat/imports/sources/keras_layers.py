@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from qat.imports.sources import keras_moves
+from qat.imports.sources import keras_moves, keras_recurrent
 from qat.imports.sources.keras_calls import BEFORE, Call, Reader, Step, Steps, array_of, own_class, unknown
 from qat.imports.windows import transposed_window
 from qat.vocabulary.ops import Array
@@ -178,6 +178,36 @@ def _batch_norm(call: Call) -> Steps:
     names |= {"beta": "beta"} if layer.center else {}
     constants = {local: (name, array_of(getattr(layer, name))) for local, name in names.items()}
     yield Step("batch_norm", {"eps": float(layer.epsilon), "momentum": float(layer.momentum)}, constants)
+
+
+def _layer_norm(call: Call) -> Steps:
+    """Over the last axis, or others."""
+    layer, rank = call.operation, call.taken[0].rank
+    axes = tuple(call.layout.axis(axis, rank) for axis in np.ravel(layer.axis).tolist())
+    given = {"gamma": getattr(layer, "gamma", None) if layer.scale else None}
+    given |= {"beta": getattr(layer, "beta", None) if layer.center else None}
+    if getattr(layer, "rms_scaling", False):
+        yield unknown(f"{call.name} with rms_scaling")
+    elif len(axes) > 1 and not call.layout.channels_first:
+        yield unknown(f"{call.name} over axes {layer.axis}")
+    else:
+        constants = {local: (local, array_of(x)) for local, x in given.items() if x is not None}
+        yield Step("layer_norm", {"axes": axes, "eps": float(layer.epsilon)}, constants)
+
+
+def _rms_norm(call: Call) -> Steps:
+    layer, rank = call.operation, call.taken[0].rank
+    if np.size(layer.axis) != 1:
+        yield unknown(f"{call.name} over axes {layer.axis}")
+        return
+    axes = (call.layout.axis(int(np.ravel(layer.axis)[0]), rank),)
+    yield Step("rms_norm", {"axes": axes, "eps": float(layer.epsilon)}, {"gamma": ("scale", array_of(layer.scale))})
+
+
+def _layer_scale(call: Call) -> Steps:
+    """ConvNeXt's: a number for each channel."""
+    gamma = call.layout.constant(call.operation.gamma, call.taken[0].rank)
+    yield Step("mul", {}, {"other": ("gamma", gamma)})
 
 
 # -- windows and shapes -----------------------------------------------------------------------------------------------
@@ -357,6 +387,7 @@ LAYERS: Mapping[str, Reader] = {
     "Softmax": lambda call: softmax(call, call.operation.axis),
     "Flatten": _flatten,
     **keras_moves.LAYERS,
+    **keras_recurrent.LAYERS,
     "PReLU": _prelu,
     "Add": total,
     "Average": _average,
@@ -366,6 +397,9 @@ LAYERS: Mapping[str, Reader] = {
     "Minimum": joined("minimum"),
     "Concatenate": concatenate,
     "CustomScaleLayer": _scaled,
+    "LayerScale": _layer_scale,
+    "LayerNormalization": _layer_norm,
+    "RMSNormalization": _rms_norm,
     "Rescaling": _rescaling,
     "Normalization": _normalization,
 }

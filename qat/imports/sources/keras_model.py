@@ -303,7 +303,7 @@ class _Reader:
         return [tuple(each.shape[1:]) for each in keras.tree.flatten(given)]
 
     def _emit(self, name: str, taken: tuple[str, ...], result: Value, steps: list[Step]) -> None:
-        before = ""
+        before, made = "", {}
         for number, step in enumerate(steps):
             last = number == len(steps) - 1
             value = result.name if last else self._new(f"{name}/{step.part or step.kind}")
@@ -314,14 +314,14 @@ class _Reader:
                 Operation(
                     step.kind,
                     f"{name}/{step.part}" if step.part else name,
-                    tuple(before if each == BEFORE else each for each in given),
+                    tuple(before if each == BEFORE else made.get(each, each) for each in given),
                     value,
                     dict(step.attributes),
                     {local: array for local, (_, array) in step.constants.items()},
                     {local: f"{name}/{source}" for local, (source, _) in step.constants.items() if source},
                 )
             )
-            before = value
+            before = made[step.part] = value
 
     def _used(self, outputs: Collection[str]) -> list[Operation]:
         """The operations whose results matter, in order."""

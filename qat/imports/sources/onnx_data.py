@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
+import numpy as np
 import onnx
 from onnx import helper
 
 from qat.errors import QatError, shortened
 from qat.files import LARGEST
+from qat.imports.sources.steps import Shape
 from qat.reading import messages, open_regular, read_file, reading
+from qat.vocabulary.ops import Array
 
 ADVICE = "export it again"
 WHOLE = "put it beside the model, or save the model as one file (onnx.save)"
@@ -101,3 +105,15 @@ def sizes_of(kind: Any) -> tuple[int | None, ...] | None:
     return tuple(
         size.dim_value if size.HasField("dim_value") and size.dim_value >= 0 else None for size in kind.shape.dim
     )
+
+
+def is_own(node: Any) -> bool:
+    """Whether an operation is one of ONNX itself."""
+    return node.domain in ("", "ai.onnx")
+
+
+def measured(kind: str, shape: Shape, options: Mapping[str, Any]) -> Array:
+    """What Shape and Size give."""
+    if kind == "Size":
+        return np.asarray(math.prod(shape), np.int64)
+    return np.asarray(shape[int(options.get("start", 0)) : options.get("end")], np.int64)

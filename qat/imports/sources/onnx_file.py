@@ -10,16 +10,19 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import defs, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from qat.errors import QatError, shortened
 from qat.imports.program import Program
 from qat.imports.source import Opened
+from qat.imports.sources import onnx_recurrent
 from qat.imports.sources.listing import Listing
-from qat.imports.sources.onnx_data import attributes_of, load_model, sizes_of
+from qat.imports.sources.onnx_data import attributes_of, is_own, load_model, measured, sizes_of
 from qat.imports.sources.onnx_operations import CONTROL, FOLDED, QUANTIZED, RESHAPES, readers, split
+from qat.imports.sources.onnx_places import is_moving, placed
+from qat.imports.sources.onnx_run import computed
+from qat.imports.sources.places import FIRST, Place
 from qat.imports.sources.step_moves import transposed
 from qat.imports.sources.steps import (
     TO_FIRST,
@@ -32,7 +35,7 @@ from qat.imports.sources.steps import (
     to_file,
     unknown,
 )
-from qat.reading import LARGEST_SAMPLE, reading, reason_of
+from qat.reading import LARGEST_SAMPLE, reading
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array
 
@@ -88,6 +91,7 @@ class _Reader:
         self.shapes: dict[str, Shape | None] = {}  #: likewise, with the samples; None where they are not known
         self.same: dict[str, str] = {}  #: further results of an unknown operation: its first
         self.listing = Listing()
+        self.places: dict[str, Place] = {}  #: of the samples, where they are no first axis
         self.fixed, self.batch, self.folded = False, FREE, 0
         self.notes: list[str] = []
         self.used = {value for node in self.graph.node for value in node.input} | {x.name for x in self.graph.output}
@@ -114,6 +118,11 @@ class _Reader:
             if output not in self.types:
                 raise QatError(
                     f"{self.path}: its output {shortened(output)} is a constant, or nothing computes it; export it again"
+                )
+            if (place := self.places.get(output, FIRST)) != FIRST:
+                raise QatError(
+                    f"{self.path}: its output {shortened(output)} has its samples along axis {place.axis}; end the network "
+                    "before they go there (--outputs, or outputs=)"
                 )
         shapes = self.listing.shapes(self.shapes)
         self.listing.check_outputs(self.path, outputs)
@@ -220,11 +229,11 @@ class _Reader:
         for value in node.output:
             if value in self.types or value in self.constants:
                 raise ValueError(f"it gives {shortened(value)} twice")
-        own = _own(node)
+        own = is_own(node)
         if own and node.op_type == "Constant":
             self._constant(node, options)
         elif own and node.op_type in ("Shape", "Size") and len(taken) == 1 and self._known(taken[0]):
-            self._keep(node.output[0], _measured(node.op_type, self._known(taken[0]) or (), options))
+            self._keep(node.output[0], measured(node.op_type, self._known(taken[0]) or (), options))
         elif own and taken and node.op_type in FOLDED and all(not value or value in self.constants for value in taken):
             self._fold(node, taken)
         else:
@@ -278,8 +287,10 @@ class _Reader:
     def _operation(self, node: Any, options: Mapping[str, Any], taken: Sequence[str]) -> None:
         values = tuple(value for value in taken if value and value not in self.constants)
         results = [value for value in node.output if value]
-        self.types |= self._inferred(node, taken) if _own(node) and values and results else {}
-        if node.op_type == "Split" and _own(node):  # each result is an operation
+        self.types |= self._inferred(node, taken) if is_own(node) and values and results else {}
+        if node.op_type in onnx_recurrent.KINDS and is_own(node) and values:
+            self._recurrent(node, options, taken)
+        elif node.op_type == "Split" and is_own(node):  # each result is an operation
             for value in results:
                 self._listed(node, options, taken, value, [])
         elif results:
@@ -289,19 +300,9 @@ class _Reader:
         self, node: Any, options: Mapping[str, Any], taken: Sequence[str], output: str, others: Sequence[str]
     ) -> None:
         """Note an operation. others: its results beside the output."""
-        given = tuple(self.constants.get(value) for value in taken)
         values = tuple(value for value in taken if value and value not in self.constants)
-        last = any(value in self.listing.last for value in values if len(self._known(value) or ()) == 4)
-        call = Call(
-            node.op_type,
-            given,
-            tuple(taken),
-            tuple(value if value in self.stored else "" for value in taken),
-            tuple(self._known(value) if value else None for value in taken),
-            self._known(output),
-            last,
-            options,
-        )
+        call = self._call(node, options, taken, output)
+        last = call.last
         steps, inputs, result = self._steps(node, call, values, output)
         if self.used.intersection(others):
             steps, inputs, result = unknown(f"{node.op_type} with {1 + len(others)} results"), values, last
@@ -309,10 +310,51 @@ class _Reader:
             steps, inputs, result = unknown(f"{node.op_type} of a size that is not known"), values, last
         self.same |= dict.fromkeys(others, output)
         self.types.setdefault(output, onnx.TypeProto())
-        self.shapes[output] = call.result
+        self.shapes[output] = self._canonical(output)
         if result:
             self.listing.last.add(output)
         self.listing.add(node.name, steps, inputs, output, self.shapes)
+
+    def _call(self, node: Any, options: Mapping[str, Any], taken: Sequence[str], output: str) -> Call:
+        values = tuple(value for value in taken if value and value not in self.constants)
+        return Call(
+            node.op_type,
+            tuple(self.constants.get(value) for value in taken),
+            tuple(taken),
+            tuple(value if value in self.stored else "" for value in taken),
+            tuple(self._known(value) if value else None for value in taken),
+            self._known(output),
+            any(value in self.listing.last for value in values if len(self._known(value) or ()) == 4),
+            options,
+        )
+
+    def _recurrent(self, node: Any, options: Mapping[str, Any], taken: Sequence[str]) -> None:
+        """A GRU or LSTM: an operation for each direction, and what each result is of their states."""
+        first = next(value for value in node.output if value)
+        call, x = self._call(node, options, taken, first), taken[0]
+        found = [(at, value) for at, value in enumerate(node.output) if value in self.used]
+        why = onnx_recurrent.why_not(call, self.places.get(x, FIRST))
+        if why or any(at > 1 for at, _ in found) or x in self.constants:
+            unlisted = unknown(why or f"{node.op_type} whose states c are used")
+            for _, value in found:
+                self.shapes[value] = None
+                self.listing.add(node.name, unlisted, (x,), value, self.shapes)
+            return
+        names = {}
+        for direction, (step, shape) in onnx_recurrent.states(call).items():
+            names[direction] = f"{first}/{direction}"
+            self.shapes[names[direction]] = (self.batch, *shape)
+            self.listing.add(node.name, [step], (x,), names[direction], self.shapes)
+        for at, value in found:
+            self.places[value] = onnx_recurrent.result_place(call, at)
+            for name, steps, inputs, shape in onnx_recurrent.joined(call, at, names):
+                self.shapes[name or value] = (self.batch, *shape)
+                self.listing.add(node.name, steps, inputs, name or value, self.shapes)
+
+    def _canonical(self, value: str) -> Shape | None:
+        """The sizes of a value with the samples in front."""
+        shape, place = self._known(value), self.places.get(value, FIRST)
+        return shape if shape is None or place == FIRST else place.canonical_shape(shape, self.batch)
 
     def _steps(
         self, node: Any, call: Call, values: tuple[str, ...], output: str
@@ -321,15 +363,21 @@ class _Reader:
         images = {value in self.listing.last for value in values if len(self._known(value) or ()) == 4}
         reader = self.readers.get(node.op_type)
         lost = [value for value in values if self.shapes.get(value) is None]
-        if lost and _own(node) and (reader is not None or node.op_type in ("Split", "Transpose", *RESHAPES)):
+        if lost and is_own(node) and (reader is not None or node.op_type in ("Split", "Transpose", *RESHAPES)):
             # It comes after an operation that is unknown, or whose size is: that one is named, and fusing leaves out this one.
             return [Step("identity")], (lost[0],), call.last
-        if not _own(node):
+        if not is_own(node):
             of = f"{node.domain}.{node.op_type} (an operation outside ONNX's own domain)"
         elif node.op_type in CONTROL:
             of = f"{node.op_type} (control flow)"
         elif not values:
             of = f"{node.op_type} of constants"
+        elif (places := {self.places.get(value, FIRST) for value in values}) != {FIRST} or is_moving(call):
+            if len(places) == 1:
+                moved, self.places[output] = placed(call, *places, self.batch)
+                steps = moved if isinstance(moved, list) else self._read(moved)
+                return steps, values, False
+            of = f"{node.op_type} of values whose samples are along unlike axes"
         elif node.op_type == "Transpose":
             rank = len(call.shape())
             steps, result = transposed(call, call.options.get("perm", range(rank)[::-1]))
@@ -346,6 +394,10 @@ class _Reader:
         else:
             return reader(call), values, call.last and len(call.result or ()) == 4
         return unknown(of), values, call.last
+
+    def _read(self, call: Call) -> Steps:
+        reader = self.readers.get(call.of)
+        return unknown(call.of) if reader is None else reader(call)
 
     # -- types --------------------------------------------------------------------------------------------------------
 
@@ -390,42 +442,9 @@ class _Reader:
         wanted = [value for value in values if value in self.types and value not in given]
         if not wanted:
             return found
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
-        del model.graph.output[:]
-        model.graph.output.extend(onnx.ValueInfoProto(name=value) for value in wanted)
         feed = {value: to_file(x, value in self.listing.last, self.dtypes[value]) for value, x in given.items()}
-        try:
-            for value, array in zip(wanted, self._run(model, wanted, feed), strict=True):
-                found[value] = self.listing.canonical(value, array)
-        except Exception as error:  # the runtime's share no base class of their own
-            raise QatError(
-                f"{self.path}: ONNX Runtime cannot run it ({reason_of(error)}), so that nothing can be compared; export it "
-                "again"
-            ) from None
+        size = self.batch if self.fixed else min(BATCH, len(samples[0]))
+        places = [self.places.get(value, FIRST) for value in wanted]
+        for value, array in zip(wanted, computed(self.path, self.model, wanted, feed, size, places), strict=True):
+            found[value] = self.listing.canonical(value, array)
         return found
-
-    def _run(self, model: Any, wanted: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # errors come back as exceptions
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        count = len(next(iter(feed.values())))
-        size = self.batch if self.fixed else min(BATCH, count)
-        parts = []
-        for start in range(0, count, size):
-            rows = np.arange(start, start + size) % count  # a file of a fixed number takes some twice
-            parts.append(session.run(list(wanted), {value: x[rows] for value, x in feed.items()}))
-        return [np.concatenate(arrays)[:count] for arrays in zip(*parts, strict=True)]
-
-
-def _own(node: Any) -> bool:
-    """Whether an operation is one of ONNX itself."""
-    return node.domain in ("", "ai.onnx")
-
-
-def _measured(kind: str, shape: Shape, options: Mapping[str, Any]) -> Array:
-    """What Shape and Size give."""
-    if kind == "Size":
-        return np.asarray(math.prod(shape), np.int64)
-    return np.asarray(shape[int(options.get("start", 0)) : options.get("end")], np.int64)

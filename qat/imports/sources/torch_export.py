@@ -18,7 +18,8 @@ from torch._dynamo import OptimizedModule
 from qat.errors import QatError
 from qat.imports.source import Opened
 from qat.imports.sources.pt2_file import ADVICE, read_pt2
-from qat.imports.sources.torch_program import is_of_torch, opened
+from qat.imports.sources.torch_node import is_of_torch
+from qat.imports.sources.torch_program import opened
 from qat.reading import reason_of
 
 DYNAMIC = ("GuardOnDataDependentSymNode", "UserError", "UncapturedHigherOrderOpError", "TorchRuntimeError")
@@ -57,11 +58,30 @@ def open_model(
                 f"{kind}: cannot be run on the example, {shapes} ({reason_of(error)}){_at(error)}; give what its forward "
                 "takes, a tensor or a tuple of them"
             ) from None
+        return _captured(module, inputs, name or kind)
+
+
+def _captured(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], name: str) -> Opened:
+    """On the example; where that is one sample, on two if that goes, which tells the samples' axis from others of one place."""
+    found: Opened | None = None
+    if all(x.ndim > 1 and len(x) == 1 for x in inputs):
         try:
-            exported = torch.export.export(module, inputs)
-        except Exception as error:  # torch's many kinds
-            raise QatError(f"{kind}: {_uncaptured(error)}") from None
-    return opened(exported, name or kind)
+            found = opened(torch.export.export(module, tuple(torch.cat([x, x]) for x in inputs)), name)
+        except Exception:  # torch's many kinds, and ours
+            found = None
+        if found is not None and not _unknown(found):
+            return found
+    try:
+        exported = torch.export.export(module, inputs)
+    except Exception as error:  # torch's many kinds
+        raise QatError(f"{type(module).__name__}: {_uncaptured(error)}") from None
+    single = opened(exported, name)
+    return single if found is None or _unknown(single) < _unknown(found) else found
+
+
+def _unknown(found: Opened) -> int:
+    """How many operations are none that is known."""
+    return sum(each.kind == "unknown" for each in found.program.operations)
 
 
 def open_file(path: str | Path, input_shape: tuple[int, ...] | None = None, name: str | None = None) -> Opened:

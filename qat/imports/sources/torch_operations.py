@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qat.imports.sources import torch_moves
+from qat.imports.sources import torch_moves, torch_products
 from qat.imports.sources.torch_call import Call, Constant, Reader, Step, UnknownOperationError, same, shown
 from qat.vocabulary.ops import Array
 
@@ -72,33 +72,6 @@ def _transposed(call: Call, *, output_padding: int, groups: int, dilation: int) 
         "groups": int(call[groups]),
     }
     return Step("conv_transpose2d", attributes, {"weight": _kernel(call, 1), "bias": 2})
-
-
-def _linear(call: Call) -> Step:
-    call.needs(1, 2)
-    if len(call.input_shape) < 2:
-        raise UnknownOperationError(f"aten.{call.target} of {shown(call.input_shape)}")
-    return Step("dense", {}, {"weight": 1, "bias": 2})
-
-
-def _product(x: int, weight: int, bias: int | None = None) -> Reader:
-    """x W, as decompositions write a dense layer."""
-
-    def read(call: Call) -> Step:
-        found = call.constants.get(weight)
-        shape = call.shapes[x]
-        scaled = any(isinstance(other, (int, float)) and other != 1 for other in call.arguments[3:])
-        if found is None or x in call.constants or shape is None or len(shape) < 2 or found[0].ndim != 2 or scaled:
-            raise UnknownOperationError(f"aten.{call.target}")
-        constants: dict[str, int | Constant] = {
-            "weight": (np.ascontiguousarray(found[0].T), found[1] and f"{found[1]}.T")
-        }
-        if bias is not None:
-            call.needs(bias)
-            constants["bias"] = bias
-        return Step("dense", {}, constants)
-
-    return read
 
 
 def _batch_norm(call: Call) -> Step:
@@ -301,15 +274,12 @@ def _cast(call: Call) -> Step:
 #: By the operation's name without its overload; in-place variants go by the same.
 READERS: Mapping[str, Reader] = {
     **torch_moves.READERS,
+    **torch_products.READERS,
     "conv1d": _conv2d,
     "conv2d": _conv2d,
     "convolution": _convolution,
     "conv_transpose1d": _conv_transpose2d,
     "conv_transpose2d": _conv_transpose2d,
-    "linear": _linear,
-    "addmm": _product(1, 2, 0),
-    "mm": _product(0, 1),
-    "matmul": _product(0, 1),
     "batch_norm": _batch_norm,
     "_native_batch_norm_legit_no_training": _batch_norm,
     "relu": _clip(0.0, None),
@@ -389,5 +359,7 @@ VIEWS = {
 FOLDED = frozenset(READERS) - {"dropout", "feature_dropout", "alpha_dropout"} | {
     "permute", "t", "transpose", "unsqueeze", "stack", "repeat", "select", "slice", "index", "zeros", "ones", "full",
     "zeros_like", "ones_like", "full_like", "arange", "scalar_tensor", "rsqrt", "sum", "var", "std", "var_mean",
-    "norm", "linalg_vector_norm", "_weight_norm",
+    "norm", "linalg_vector_norm", "_weight_norm", "bitwise_not", "cumsum", "sin", "cos", "sign", "floor_divide", "remainder",
+    "ne", "eq", "lt", "gt", "masked_fill", "where", "flip", "linspace", "meshgrid", "index_select", "new_zeros", "new_ones",
+    "repeat_interleave", "log2", "outer", "unbind", "chunk", "split", "fill",
 }  # fmt: skip
