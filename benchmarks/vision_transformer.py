@@ -1,7 +1,7 @@
 """A small vision transformer: float and quantized accuracy, and the codes of every file against those of training.
 
     python benchmarks/vision_transformer.py --data_path digits
-    python benchmarks/vision_transformer.py --data_path MNIST_Data --epochs 10 5
+    python benchmarks/vision_transformer.py --data_path MNIST_Data --train_images 20000 --batch_size 100 --epochs 4 1
 
 Trains for --epochs float epochs and then quantized ones, and takes the last of each: nothing is selected on the test images.
 Exits with 1 where a code of a file differs, or quantized accuracy is more than --margin points below that in float.
@@ -20,17 +20,19 @@ from qat.deploy.verify import export_verified
 from qat.networks import create
 from qat.scripts.common.files import load_data
 from qat.scripts.common.flags import add_backend_arguments, add_data_argument
+from qat.study.training import study_images
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import evaluate_accuracy, train
 from qat.training.recipe import Recipe
 
 FILES = {"ONNX": "net.onnx", "TFLITE": "net.tflite", "C": "net.c"}
-NETWORK = "qat.networks.transformer:VisionTransformer"
+NETWORK = "vision_transformer"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser)
     add_backend_arguments(parser)
+    parser.add_argument("--train_images", type=int, default=0, metavar="N", help="only so many, at random; 0: all")
     parser.add_argument("--epochs", type=int, nargs=2, default=[60, 10], help="of float and of quantized training")
     parser.add_argument("--lr", type=float, nargs=2, default=[0.003, 0.0003], help="peak rates of both")
     parser.add_argument("--batch_size", type=int, default=64, help="images of a step")
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     backend, out = qat.backend(args.backend), Path(args.out)
-    data = qat.data.load(args.data_path)
+    data = study_images(args.data_path, args.train_images, folds=0, seed=0)
     graph = create(NETWORK, data).graph()
     dataset = load_data(data, graph, args)
     recipes = [

@@ -39,6 +39,7 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.PReLU(4),
         qat.LayerNorm(4),
         qat.RMSNorm(4),
+        qat.GroupNorm(4, 2),
         qat.Mul(),
         qat.Sub(),
         qat.MatMul(transpose_b=True),
@@ -75,6 +76,7 @@ EXAMPLES: dict[type[qat.Cell], qat.Cell] = {
         qat.Normalize((0.5, 1.0, 2.0, -1.5), (0.1, -0.2, 0.0, 0.3)),
         qat.Softmax(),
         qat.FakeQuant(qat.ActivationQuantizer()),
+        qat.Dequantize(),
     )
 }
 SERIES = (qat.Conv1dBnAct, qat.AvgPool1d, qat.GlobalAvgPool1d, qat.GlobalMaxPool1d, qat.MaxPool1d)  #: what takes series

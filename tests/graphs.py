@@ -152,12 +152,17 @@ IMAGES, SERIES, ROWS, ANY = (3,), (2,), (1,), (1, 3)
 OF_ONE = {
     qat.Flatten: (ANY, lambda shape: st.just(qat.Flatten())),
     qat.FakeQuant: (ANY, lambda shape: st.builds(qat.FakeQuant, ACTIVATION_QUANTIZERS, st.booleans())),
+    qat.Dequantize: (ANY, lambda shape: st.just(qat.Dequantize())),
     qat.Dropout: (ANY, lambda shape: st.builds(qat.Dropout, st.floats(0, 0.9))),
     qat.Softmax: (ANY, lambda shape: st.builds(qat.Softmax, st.integers(0, len(shape) - 1))),
     qat.Activation: (ANY, lambda shape: st.builds(qat.Activation, st.sampled_from(sorted(FUSED)), st.floats(0, 2))),
     qat.PReLU: (ANY, lambda shape: st.just(qat.PReLU(shape[0]))),
     qat.LayerNorm: (ANY, lambda shape: st.builds(qat.LayerNorm, st.just(shape[0]), st.floats(1e-9, 1))),
     qat.RMSNorm: (ANY, lambda shape: st.builds(qat.RMSNorm, st.just(shape[0]), st.floats(1e-9, 1))),
+    qat.GroupNorm: (
+        ANY,
+        lambda shape: st.sampled_from([1, shape[0]]).map(lambda groups: qat.GroupNorm(shape[0], groups)),
+    ),
     qat.Slice: (
         ANY,
         lambda shape: st.integers(0, len(shape) - 1).flatmap(

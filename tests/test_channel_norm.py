@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from every_cell import IMAGE, quantized
 from frameworks import HERE, but_long
-from graphs import Traced
+from graphs import Traced, chain
 
 import qat
 from qat.integer import Grid, IntegerGraph, IntegerInput, IntegerNorm, IntegerTensor, Norm, evaluate, trace_codes
@@ -17,12 +17,12 @@ ENGINES = [each for each in ENGINES if installed(TARGETS[each[0]])]
 CENTRED = pytest.mark.parametrize("centred", [True, False], ids=["layer", "rms"])
 
 
-def norm_of(shape, source, output, centred, seed=0, eps=1e-5):
+def norm_of(shape, source, output, centred, seed=0, eps=1e-5, num_groups=None):
     """An integer graph of an input of codes and its normalisation, with gammas and betas of any sign."""
     rng = np.random.default_rng(seed)
     entry = IntegerInput("x", (), IntegerTensor("x", shape, source), "uint8")
     gamma, beta = rng.normal(1, 0.5, shape[0]), rng.normal(0, 0.5, shape[0]) * centred
-    pending = Norm("y", entry.output, gamma, beta, eps, centred)
+    pending = Norm("y", entry.output, gamma, beta, eps, centred, num_groups)
     node = pending.requantized(output)
     node.check_range()
     return IntegerGraph((entry, node), (entry.output,), (node.output,)), pending
@@ -41,11 +41,13 @@ def samples(shape, seed=0):
 
 def real(pending, x):
     """In float64."""
-    axes = {"axis": 1, "keepdims": True}
+    shape, count = x.shape, x.shape[1] // (pending.num_groups or 1)
+    axes = {"axis": 1 if pending.num_groups is None else tuple(range(2, x.ndim + 1)), "keepdims": True}
+    x = x if pending.num_groups is None else x.reshape(len(x), pending.num_groups, count, *x.shape[2:])
     d = (x.astype(np.float64) - pending.input.grid.zero_point) * float(pending.input.grid.scale)
     d = d - d.mean(**axes) if pending.centred else d
-    columns = (-1, *(1,) * (x.ndim - 2))
-    y = d / np.sqrt((d * d).mean(**axes) + pending.eps)
+    columns = (-1, *(1,) * (len(shape) - 2))
+    y = (d / np.sqrt((d * d).mean(**axes) + pending.eps)).reshape(shape)
     return y * pending.gamma.reshape(columns) + pending.beta.reshape(columns)
 
 
@@ -69,6 +71,47 @@ def test_codes_of_every_target(engine, arithmetic, centred, tmp_path):
         module.export(graph, path, **options)
         found = graph.output.grid.codes_of(module.predict(path, x, **options))
         np.testing.assert_array_equal(found, evaluate(graph, x, arithmetic=arithmetic), err_msg=f"{shape}")
+
+
+@pytest.mark.parametrize(("engine", "arithmetic"), ENGINES)
+def test_codes_of_groups_in_every_target(engine, arithmetic, tmp_path):
+    module = qat.target(engine)
+    options = {"arithmetic": arithmetic} if engine == "TFLITE" else {}
+    cases = [((6, 4, 5), 3), ((6, 4, 5), 1), ((4, 7), 4), ((6,), 2), ((4,), 4), ((8, 16, 16), 2)]
+    for seed, (shape, groups) in enumerate(cases):
+        graph, _ = norm_of(
+            shape, Grid(F(0.02), 100, 0, 255), Grid(F(0.03), 120, 0, 255), centred=True, seed=seed, num_groups=groups
+        )
+        x = samples(shape, seed)
+        path = tmp_path / f"net{seed}{TARGETS[engine].suffix}"
+        module.export(graph, path, **options)
+        found = graph.output.grid.codes_of(module.predict(path, x, **options))
+        np.testing.assert_array_equal(found, evaluate(graph, x, arithmetic=arithmetic), err_msg=f"{shape}, {groups}")
+
+
+@pytest.mark.parametrize(("shape", "groups"), [((8, 5, 5), 2), ((6, 20), 6), ((16, 8, 8), 1)])
+def test_groups_are_near_real_numbers(shape, groups):
+    graph, pending = norm_of(
+        shape, Grid(F(0.02), 100, 0, 255), Grid(F(0.04), 128, 0, 255), centred=True, num_groups=groups
+    )
+    x = samples(shape)[3:8]
+    found = evaluate(graph, x).astype(np.float64)
+    expected = np.clip(np.rint(real(pending, x) / 0.04) + 128, 0, 255)
+    assert np.abs(found - expected).max() <= 1, "of codes"
+    assert (found != expected).mean() < 0.1
+
+
+@pytest.mark.parametrize("backend", but_long(HERE, lambda name: name != "torch"))
+def test_groups_in_float_are_those_of_pytorch(backend):
+    torch = pytest.importorskip("torch")
+    graph = chain(qat.GroupNorm(4, 2), shape=(4, 5, 3))
+    params = {"c0.gamma": F([1, 0.5, -2, 1.5]), "c0.beta": F([0, 1, 2, -1])}
+    x = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), np.uint8)
+    module = qat.backend(backend)
+    found = module.predict(module.lower(graph, params), x)
+    weight, bias = (torch.from_numpy(params[f"c0.{name}"]) for name in ("gamma", "beta"))
+    expected = torch.nn.functional.group_norm(torch.from_numpy(x / F(255)), 2, weight, bias, 1e-5)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
 
 
 @CENTRED
@@ -108,11 +151,12 @@ def test_a_runtime_whose_roots_are_off_gives_the_same_codes(by):
 def test_every_backend_trains_and_evaluates(backend):
     """Gradients flow, and evaluation gives the integers' codes."""
     network = Traced(
-        lambda self, x: self.rms(self.b(self.layer(self.a(x)))),
+        lambda self, x: self.group(self.rms(self.b(self.layer(self.a(x))))),
         a=qat.Conv2dBnAct(1, 4, 1, has_bias=True),
         b=qat.Conv2dBnAct(4, 4, 1),
         layer=qat.LayerNorm(4),
         rms=qat.RMSNorm(4),
+        group=qat.GroupNorm(4, 2),
     )
     graph = qat.convert_quant_network(network)
     params = graph.observed_params()
@@ -120,12 +164,12 @@ def test_every_backend_trains_and_evaluates(backend):
     x = np.random.default_rng(0).integers(0, 256, (3, 1, 8, 8), np.uint8)
     module = qat.backend(backend)
     integers = qat.to_integer(graph, params)
-    assert sum(isinstance(node, IntegerNorm) for node in integers.nodes) == 2
+    assert sum(isinstance(node, IntegerNorm) for node in integers.nodes) == 3
     np.testing.assert_array_equal(module.predict_codes(module.lower(graph, params), x), evaluate(integers, x))
 
 
 @pytest.mark.parametrize(
-    "cell", [qat.LayerNorm(4), qat.RMSNorm(4), qat.Softmax(axis=2)], ids=lambda cell: cell.describe
+    "cell", [qat.LayerNorm(4), qat.RMSNorm(4), qat.GroupNorm(4, 2), qat.Softmax(axis=2)], ids=lambda cell: cell.describe
 )
 def test_codes_of_12_bits(cell, tmp_path):
     """Which C stores in two bytes, and TFLite as int16."""
@@ -155,5 +199,7 @@ def test_sums_that_float32_does_not_hold_are_refused():
 def test_what_does_not_fit():
     with pytest.raises(qat.QatError, match=r"normalises over 4 channels but gets \(3, 8, 8\)"):
         qat.LayerNorm(4).output_shape((3, 8, 8))
+    with pytest.raises(qat.QatError, match="GroupNorm: 3 groups do not divide 4 channels"):
+        qat.GroupNorm(4, 3)
     with pytest.raises(qat.QatError, match="RMSNorm: eps is 0"):
         qat.RMSNorm(4, eps=0.0)

@@ -40,6 +40,7 @@ NEEDED: dict[str, Any] = {
     "max_bops": 1e6,
     "padding": 1,
     "axis": 1,
+    "num_groups": 3,
     "axes": (2, 0, 1),
     "groups": 2,
     "output_size": 2,

@@ -130,6 +130,7 @@ CASES: dict[str, tuple[list[Spec], int, list[str]]] = {
     "max with 0": ([conv(), ("Max", {}, np.float32(0))], 13, ["Conv2dBnAct"]),
     "leaky": ([conv(), ("LeakyRelu", {"alpha": 0.2})], 9, ["Conv2dBnAct"]),
     "prelu": ([conv(), ("PRelu", {}, np.full((4, 1, 1), 0.3, np.float32))], 9, ["Conv2dBnAct"]),
+    "prelu of slopes below 0": ([conv(), ("PRelu", {}, np.full((4, 1, 1), -0.7, np.float32))], 9, ["Conv2dBnAct"]),
     "sigmoid": ([conv(), ("Sigmoid", {})], 9, ["Conv2dBnAct"]),
     "tanh": ([conv(), ("Tanh", {})], 9, ["Conv2dBnAct"]),
     "hard sigmoid": ([conv(), ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5})], 9, ["Conv2dBnAct"]),

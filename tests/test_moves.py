@@ -16,6 +16,7 @@ from graphs import Traced
 import qat
 from qat.integer import evaluate, trace_codes
 from qat.passes.equalize_channels import equalize_channels
+from qat.passes.unreached_numbers import warn_of_unreached_numbers
 from qat.registry import TARGETS, installed
 from qat.training.forward import Forward
 from qat.training.optimizer import Optimizer
@@ -364,8 +365,36 @@ def test_what_a_move_cannot_take_is_refused(construct: Any, message: str) -> Non
 
 def test_a_number_without_a_code_is_refused() -> None:
     graph, params = quantized(qat.Pad(1, value=100.0))
-    with pytest.raises(qat.QatError, match=r"^cell: 100 has no code among those of before\.0"):
-        qat.to_integer(graph, params)
+    qat.to_integer(graph, params)  # ranges that are made up reach it: who has none yet is not refused for it
+    narrow = {name: np.sign(a) if ".fake_quant." in name else a for name, a in params.items()}
+    message = r"^cell: 100 has no code among those of before\.0, whose numbers reach from -0\.996078 to 1\.00392; use a"
+    with pytest.raises(qat.QatError, match=message):
+        qat.to_integer(graph, narrow)
+
+
+def test_a_number_without_a_code_is_said_at_calibration_and_after_training() -> None:
+    network = Traced(
+        lambda self, x: self.end(self.pad(self.pool(self.conv(x)))),
+        qat.Input((1, 6, 6)),
+        conv=qat.Conv2dBnAct(1, 2, 3, activation="relu"),
+        pool=qat.MaxPool2d(2),
+        pad=qat.Pad(1, value=-3.0),
+        end=qat.Conv2dBnAct(2, 2, 1),
+    )
+    images = np.random.default_rng(0).integers(0, 256, (8, 1, 6, 6), np.uint8)
+    said = r"^pad: -3 has no code among those of conv\.fake_quant, whose numbers reach from 0 to "
+    with pytest.warns(qat.errors.QatWarning, match=said):
+        checkpoint = qat.calibrate(network, network.graph().initial_params(), images)
+    with pytest.warns(qat.errors.QatWarning, match=said):
+        warn_of_unreached_numbers(checkpoint.graph, checkpoint.params)
+    with pytest.raises(qat.QatError, match=r"^pad: -3 has no code among those of pool, whose numbers reach from 0 to "):
+        qat.to_integer(checkpoint.graph, checkpoint.params)
+
+
+def test_a_number_that_pixels_do_not_reach_is_refused_at_once() -> None:
+    network = Traced(lambda self, x: self.end(self.pad(x)), pad=qat.Pad(1, value=7.0), end=qat.Conv2dBnAct(1, 2, 1))
+    with pytest.raises(qat.QatError, match=r"^pad: 7 has no code among those of input, whose numbers reach from"):
+        qat.convert_quant_network(network)
 
 
 # -- series: samples of two axes ----------------------------------------------------------------------------------------

@@ -20,10 +20,11 @@ import qat.networks
 from qat.analysis.metrics import total_macs
 from qat.integer import IntegerLinear, trace_codes
 from qat.networks import NETWORKS, Autoencoder, create
-from qat.tasks import Classification, Segmentation
+from qat.tasks import Classification, OutputTask, Segmentation, Several, Task
 from qat.training.forward import Forward
 from qat.training.losses import mean_squared_error
 from qat.training.optimizer import Optimizer
+from qat.vocabulary.arrays import as_arrays
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 
@@ -41,6 +42,7 @@ from qat.vocabulary.numpy_ops import NUMPY_OPS
         ("ds_cnn", 24_908 - 1_152),  # MLPerf Tiny, as above
         ("mobilenet", 221_794 - 5_472),
         ("autoencoder", 269_992 - 2_064),
+        ("mobilenet_v3", 2_542_856 - 990 * 1_025),  # torchvision counts those of 1,000 outputs
         (
             "svhn_cnn",
             13_552 + 2 * (3 + 16 + 16 + 24 + 42 + 64) + 10,
@@ -101,8 +103,18 @@ def test_mnist_cnn_has_the_products_and_the_input_of_its_document() -> None:
 
 #: The networks whose compiled passes a backend takes many seconds for, and whose cells others have too.
 LONG = {
-    "torch": {"segmenter"},  # at 64 x 64
-    "keras": {"ds_cnn", "mobilenet", "resnet20", "cnn", "segmenter"},
+    "torch": {"segmenter", "unet"},  # at 64 x 64
+    "keras": {
+        "ds_cnn",
+        "mobilenet",
+        "mobilenet_v3",
+        "resnet20",
+        "cnn",
+        "segmenter",
+        "unet",
+        "detector",
+        "vision_transformer",
+    },
     "mindspore": set(NETWORKS) - {"compact_digits", "lenet", "lenet_bn", "lenet_gtc", "mnist_cnn"},
 }
 PAIRS = but_long(product(HERE, sorted(NETWORKS)), lambda backend, name: name in LONG.get(backend, ()))
@@ -115,11 +127,13 @@ def test_every_network_is_quantized_trained_exported_and_equal(backend_name: str
     (spec,) = graph.input_specs
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (8, *spec.shape)).astype(spec.dtype)
-    classes, *places = graph.shapes[graph.outputs[0]]
-    task = Segmentation() if places else Classification()
+    shapes = [graph.shapes[output] for output in graph.outputs]
+    tasks = [Segmentation() if shape[1:] else Classification() for shape in shapes]
+    parts = tuple(OutputTask(*each) for each in zip(graph.outputs, tasks, strict=True))
+    task: Task = Several(parts) if len(parts) > 1 else tasks[0]
     step = backend.make_step(backend.lower(graph), Optimizer(), task.loss)
     for _ in range(5):
-        labels = generator.integers(0, classes, (8, *places))
+        labels = as_arrays(tuple(generator.integers(0, classes, (8, *places)) for classes, *places in shapes))
         assert np.isfinite(step(images, task.targets(graph, images, labels), 0.01))
     integers = qat.to_integer(graph, backend.read(step.model))
     onnx.export(integers, tmp_path / "net.onnx")
@@ -200,7 +214,22 @@ def test_a_module_without_the_network_is_named(name: str, message: str) -> None:
 
 
 #: What networks are made of; not networks that a command could train.
-PARTS = {"BasicBlock", "ConvBlock", "DepthwiseSeparable", "InvertedResidual", "ResNet"}
+PARTS = {
+    "Attention",
+    "BasicBlock",
+    "Bottleneck",
+    "CausalSeparable",
+    "ConvBlock",
+    "Dense",
+    "DepthwiseSeparable",
+    "InvertedResidual",
+    "PooledStage",
+    "ResNet",
+    "SplitStage",
+    "SqueezeExcitation",
+    "TransformerBlock",
+    "Twice",
+}
 
 
 def test_every_network_of_the_package_has_a_name() -> None:

@@ -33,10 +33,10 @@ def test_a_network_on_data_like_its_own_is_the_network_itself(name: str) -> None
     """MNIST's LeNet is the same one as ever."""
     own = create(name).graph()
     spec, outputs = own.input_specs[0], own.shapes[own.outputs[0]]
-    labels = np.arange(20) % outputs[0]
+    labels = np.arange(20) % own.shapes[own.outputs[-1]][0]  # of several outputs the last one gives scores
     task: Any = None
-    if name == "segmenter":
-        labels, task = np.tile(labels[:, None, None], (1, 64, 64)).astype(np.uint8), Segmentation()
+    if len(outputs) > 1 and len(own.outputs) == 1:
+        labels, task = np.tile(labels[:, None, None], (1, *outputs[1:])).astype(np.uint8), Segmentation()
     elif name == "autoencoder":
         labels, task = None, Reconstruction()
     split = Split(np.zeros((20, *spec.shape), spec.dtype), labels)
@@ -56,6 +56,8 @@ def test_a_network_on_data_like_its_own_is_the_network_itself(name: str) -> None
         ("cnn", data((4, 30, 20), "uint16", scale=0.01), None, ArraySpec((4, 30, 20), "uint16"), (5,)),
         ("cnn1d", data((3, 128), "float32"), None, ArraySpec((3, 1, 128), "float32"), (5,)),
         ("cnn1d", data((50,), "int8", scale=0.1), None, ArraySpec((1, 1, 50), "int8"), (5,)),
+        ("ds_cnn1d", data((10, 49), "int8", scale=0.5, zero_point=83.0), None, ArraySpec((10, 49), "int8"), (5,)),
+        ("ds_cnn1d", data((3, 128), "float32"), None, ArraySpec((3, 128), "float32"), (5,)),
         ("mlp", data((7,), "float32"), None, ArraySpec((7,), "float32"), (5,)),
         ("mlp", data((3, 9, 9)), None, ArraySpec((3, 9, 9)), (5,)),
         ("mlp", data((7,), "float32", RNG.normal(size=20)), Regression(), ArraySpec((7,), "float32"), (1,)),
@@ -63,6 +65,9 @@ def test_a_network_on_data_like_its_own_is_the_network_itself(name: str) -> None
         ("mlp", data((7,), "float32", np.eye(20, 4, dtype=int)), Multilabel(), ArraySpec((7,), "float32"), (4,)),
         ("autoencoder", data((3, 16), "float32"), Reconstruction(), ArraySpec((48,), "float32"), (48,)),
         ("segmenter", data((3, 9, 7), labels=np.full((20, 9, 7), 3)), Segmentation(), ArraySpec((3, 9, 7)), (4, 9, 7)),
+        ("unet", data((3, 16, 8), labels=np.full((20, 16, 8), 3)), Segmentation(), ArraySpec((3, 16, 8)), (4, 16, 8)),
+        ("detector", data((3, 32, 48)), None, ArraySpec((3, 32, 48)), (4, 4, 6)),
+        ("mobilenet_v3", data((1, 28, 28)), None, ArraySpec((1, 28, 28)), (5,)),
         ("mlp", data((7,), "float32", class_names=tuple("abcdef")), None, ArraySpec((7,), "float32"), (6,)),
     ],
     ids=lambda x: x if isinstance(x, str) else None,
@@ -179,6 +184,10 @@ def traps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("pictures --task segmentation", "but segmentation takes maps of whole numbers (N, H, W)"),
         ("pictures --task reconstruction", "give a network whose output has the input's shape"),
+        (
+            "pictures --network ds_cnn1d",
+            "takes series (C, L), L at least 4; pictures are for cnn, anything else for mlp",
+        ),
         ("pictures --network cnn1d", "pictures are for cnn, anything else for mlp"),
         ("pictures --network cnn --mean 0.5 0.5", "mean is (0.5, 0.5), 2 numbers"),
         ("pictures --network cnn --mean auto 0.5", "takes 'auto' alone"),

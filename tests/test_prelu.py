@@ -17,10 +17,11 @@ from test_zoo import after_numpy_step
 
 import qat
 from qat.cells.base import Context, Scope
-from qat.integer import IntegerChannelTable, evaluate
+from qat.integer import IntegerChannelTable, evaluate, trace_codes
 from qat.training.optimizer import Optimizer
 from qat.vocabulary.values import Value
 
+TORCH = qat.backend("torch")
 SLOPES = np.array([0.25, -0.6, 0.0, 1.7, 0.01, -1.0], np.float32)
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 3, 8, 8), np.uint8)
 LABELS = np.random.default_rng(1).integers(0, 4, 30)
@@ -37,6 +38,31 @@ class Slopes(qat.Network):
 
     def construct(self, x):
         return self.last(self.rows(self.fc(qat.Flatten()(self.images(self.conv(x))))))
+
+
+@pytest.mark.parametrize("slope", [0.25, -0.6, 0.0, 1.7, 0.1])
+def test_of_equal_slopes_it_is_a_leaky_relu(slope: float) -> None:
+    """To the last bit in float, and code by code: imports of ONNX and TFLite take it for one."""
+
+    def network(cell: qat.Cell) -> qat.Graph:
+        conv, end = qat.Conv2dBnAct(3, 6, 3, has_bias=True), qat.Conv2dBnAct(6, 4, 1)
+        return Traced(
+            lambda self, x: self.end(self.act(self.conv(x))), Slopes.inputs, conv=conv, act=cell, end=end
+        ).graph()
+
+    alpha = float(np.float32(slope))
+    found = []
+    for cell in (qat.PReLU(6), qat.Activation("leaky_relu", alpha)):
+        graph = network(cell)
+        params = graph.initial_params(0)
+        params |= {"act.slope": np.full(6, slope, np.float32)} if "act.slope" in params else {}
+        checkpoint = qat.calibrate(graph, params, IMAGES)
+        integers = qat.to_integer(checkpoint.graph, checkpoint.params)
+        traced = trace_codes(integers, IMAGES, [node.name for node in integers.nodes])
+        found.append((TORCH.predict(TORCH.lower(graph, params), IMAGES), *traced.values()))
+    assert len(found[0]) == len(found[1]) > 3
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("backend", ADAPTERS)

@@ -145,6 +145,16 @@ def test_the_scale_gives_way_to_ties() -> None:
     assert 1.0 < nudged.output.grid.scale / graph.output.grid.scale < 1.003
 
 
+def test_where_it_is_hardest_every_fourth_scale_will_do() -> None:
+    """Unsigned codes, m from 2^-9 to 2^-8; docs/numerics.md has the figure."""
+    rng, free = np.random.default_rng(0), 0
+    for _ in range(60):
+        a, b = 0.02 * np.exp(rng.normal(0, 0.5, 2))
+        inputs = tuple(IntegerTensor(name, (4,), Grid(F(s), 0, 0, 255)) for name, s in (("a", a), ("b", b)))
+        free += not products_tie(inputs, Grid(F(a * b * 2.0 ** rng.uniform(8, 9)), 0, 0, 255))
+    assert 0.15 < free / 60 < 0.45
+
+
 def test_too_small_a_multiplier_is_refused_where_another_kernel_would_take_it(tmp_path: Path) -> None:
     graph = product(2.0**-17, "equal", 0, adjust=False)
     with pytest.raises(
@@ -225,6 +235,37 @@ def test_squeeze_and_excitation(settings: dict[str, Any], tmp_path: Path) -> Non
                 np.testing.assert_array_equal(array, reference[name], err_msg=f"{engine}, {name}")
 
 
+class ResidualGate(qat.Network):
+    """x + x g: the product shares its grid with x, through any number of cells that only move codes."""
+
+    inputs = qat.Input((3, 10, 10), mean=0.5, std=0.25)
+
+    def __init__(self) -> None:
+        self.conv = qat.Conv2dBnAct(3, 8, 3)
+        self.excite = qat.Conv2dBnAct(8, 8, 1, has_bias=True, activation="hsigmoid")
+        self.mean, self.larger = qat.GlobalAvgPool2d(), qat.Upsample(2)
+
+    def construct(self, x):
+        x = self.conv(x)
+        gate = self.excite(self.mean(x))
+        x = self.larger(x)
+        return x + x * gate
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_of_a_product_that_shares_an_inputs_grid_the_other_scale_gives_way(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its multiplier is the other's scale, whatever the shared one is."""
+    monkeypatch.setattr("qat.passes.to_integer.MOST_ROUNDS", 6)
+    found = qat.calibrate(ResidualGate(), ResidualGate().graph().initial_params(seed), IMAGES)
+    integers = qat.to_integer(found.graph, found.params)
+    (node,) = (each for each in integers.nodes if each.kind == "a product")
+    assert not products_tie(node.inputs, node.output.grid)
+    learned = float(found.params["conv.fake_quant.max"] - found.params["conv.fake_quant.min"]) / 255
+    assert abs(node.output.grid.scale / learned - 1) < 2e-4  # which stays as it was
+
+
 @pytest.mark.parametrize("backend", HERE)
 def test_every_backend_evaluates_it_alike(backend: str) -> None:
     graph = qat.convert_quant_network(SqueezeAndExcite())
@@ -275,6 +316,22 @@ def test_numbers_whose_first_result_is_used_too_stay_two_nodes() -> None:
 
     graph = qat.convert_quant_network(Traced(construct))
     assert sum(isinstance(node.cell, qat.Activation) for node in graph.nodes) == 2
+
+
+def test_a_first_number_whose_codes_are_to_be_of_another_kind_stays() -> None:
+    """A pattern that names it means something, or is at least no error."""
+    network = Traced(lambda self, x: self.c(x * 2.0 + 1.0), c=qat.Conv2dBnAct(1, 1, 1))
+    first, second = (node.name for node in network.graph().nodes if isinstance(node.cell, qat.Activation))
+
+    def bits(layers: dict[str, Any]) -> dict[str, int]:
+        graph = qat.convert_quant_network(network, layers=layers)
+        return {node.name: node.cell.quantizer.num_bits for node in graph.nodes if isinstance(node.cell, qat.FakeQuant)}
+
+    assert bits({first: {"num_bits": 6}}) == {f"{first}.fake_quant": 6, f"{second}.fake_quant": 8, "c.fake_quant": 8}
+    for same in ({first: {"num_bits": 8}}, {first: {"num_bits": 6}, second: {"num_bits": 6}}, {"*": {"num_bits": 4}}):
+        assert bits(same).keys() == {f"{second}.fake_quant", "c.fake_quant"}
+    with pytest.raises(qat.QatError, match=f"'nothing' fits no cell of Traced that is quantized; those are {first}, "):
+        bits({"nothing": {"num_bits": 4}})
 
 
 def test_a_number_that_is_none_is_refused() -> None:

@@ -162,6 +162,29 @@ def test_a_cell_used_twice_loses_the_same_channels_in_both_uses() -> None:
     assert set(group.units[0]) == {"cells.c0", "cells.c1", "cells.c1_1"}
 
 
+def test_fixed_numbers_of_channels_go_with_their_channels() -> None:
+    """A Normalize amid a network, as an import makes it, used twice, too: its numbers are fields, no parameters."""
+    rng = np.random.default_rng(0)
+    factor, shift = (tuple(each.tolist()) for each in rng.normal(1, 0.5, (2, 4)))
+    graph = made(
+        (qat.Conv2dBnAct(1, 4, 3), "input"),
+        (qat.Normalize(factor, shift), "v0"),
+        (qat.Conv2dBnAct(4, 4, 3), "v1"),
+        ("c1", "v2"),
+        (qat.Conv2dBnAct(4, 2, 1), "v3"),
+    )
+    (group,) = channel_groups(graph)
+    assert [set(unit) for unit in group.units] == [{"cells.c0", "cells.c1", "cells.c2", "cells.c1_1"}] * 4
+    params = random_params(graph, rng, frozenset())
+    removed = [group.units[0], group.units[2]]
+    smaller, kept = remove_channels(graph, params, removed)
+    cells: list[Any] = [node.cell for node in smaller.nodes if isinstance(node.cell, qat.Normalize)]
+    assert [cell.factor for cell in cells] == [(factor[1], factor[3])] * 2
+    assert [cell.shift for cell in cells] == [(shift[1], shift[3])] * 2
+    pixels = (rng.integers(0, 256, (2, *graph.shapes["input"]), np.uint8),)
+    close(masked_outputs(smaller, kept, pixels, [])[0], masked_outputs(graph, params, pixels, removed)[0])
+
+
 @pytest.mark.parametrize(
     "end",
     [(), ((qat.Add(), "v0", "v0"),), ((qat.Softmax(), "v0"), (qat.Conv2dBnAct(3, 2, 1), "v1"))],

@@ -154,3 +154,23 @@ def test_float_files(network: type[qat.Network], target: str, tmp_path: Path) ->
     module.export_float(graph, params, path)
     expected = torch.predict(torch.lower(graph, params), images)
     np.testing.assert_allclose(module.predict(path, images), expected, rtol=0, atol=1e-4)
+
+
+def test_scales_that_give_way_without_end_are_an_error_that_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output of a multiplier of 1/2, where each odd sum is a tie; one round is not enough for it."""
+    network = Traced(
+        lambda self, x: self.add(self.a(x), self.b(x)),
+        a=qat.Conv2dBnAct(1, 2, 1),
+        b=qat.Conv2dBnAct(1, 2, 1),
+        add=qat.Add(),
+    )
+    graph = convert_quant_network(network)
+    params = graph.observed_params()
+    params |= {f"add.fake_quant.{end}": F(2 * params[f"add.fake_quant.{end}"]) for end in ("min", "max")}
+    integers = qat.to_integer(graph, params)
+    assert not sums_tie(integers.nodes[-1].inputs[0].grid, integers.output.grid)
+    monkeypatch.setattr("qat.passes.to_integer.MOST_ROUNDS", 1)
+    with pytest.raises(
+        qat.QatError, match=r"^Traced: after 1 rounds the scales of add\.fake_quant still have to give way to ties"
+    ):
+        qat.to_integer(graph, params)

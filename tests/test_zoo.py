@@ -341,6 +341,7 @@ IMAGE_STEPS = (
     "concatenation",
     "concatenation of any two",
     *("move", "move", "series", "series"),
+    "pixel shuffle",
     "same cell twice",
     "recurrence",
     "softmax",
@@ -481,6 +482,11 @@ def _image_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
         return zoo.use(qat.Concat(), x, draw(st.sampled_from([*fits, x])))
     if step == "move":
         return _move(draw, zoo, x)
+    if step == "pixel shuffle" and max(shape[1:]) <= LONGEST:
+        orders = st.sampled_from(["crd", "dcr"])
+        y = zoo.use(draw(convolutions(shape, **keeps_shape(channels, 4))), x)
+        y = zoo.use(qat.PixelShuffle(2, draw(orders)), y)
+        return zoo.use(qat.PixelUnshuffle(2, draw(orders)), y) if draw(st.booleans()) else y
     if step == "recurrence":
         return _recurrence(draw, zoo, x)
     if step == "same cell twice":
@@ -532,7 +538,9 @@ def _elementwise_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
     if step == "product of any two":
         return zoo.use(qat.Mul(), x, draw(equal))
     if step == "channel norm":
-        return zoo.use(draw(st.sampled_from([qat.LayerNorm, qat.RMSNorm]))(zoo.shapes[x][0]), x)
+        channels = zoo.shapes[x][0]
+        groups = [qat.GroupNorm(channels, n) for n in range(1, channels + 1) if channels % n == 0]
+        return zoo.use(draw(st.sampled_from([qat.LayerNorm(channels), qat.RMSNorm(channels), *groups])), x)
     if step in ("difference", "extreme"):
         kinds = [qat.Sub()] if step == "difference" else [qat.Maximum(), qat.Minimum()]
         return zoo.use(draw(st.sampled_from(kinds)), x, draw(equal))

@@ -16,6 +16,7 @@ from qat.graph import Graph, Network, as_graph
 from qat.passes.convert_quant_network import convert_quant_network
 from qat.passes.equalize_channels import equalize_channels
 from qat.passes.unlike_ranges import warn_of_unlike_ranges
+from qat.passes.unreached_numbers import warn_of_unreached_numbers
 from qat.training.checkpoint import Checkpoint
 from qat.training.forward import IDLE, NodeLoop
 from qat.vocabulary.arrays import Arrays, batches_of
@@ -43,7 +44,7 @@ def calibrate(
 
     The numbers are those of the float network. A fake quantizer after a ReLU keeps only the upper end of its range, and
     fake quantizers that share a grid take the union of their ranges; a QatWarning says where a Concat thereby leaves few codes
-    to one of its parts.
+    to one of its parts, or where a Pad's number lies outside them.
 
     Args:
         network: the float network.
@@ -101,6 +102,7 @@ def calibrate(
     if bias_correction:
         own = correct_biases(quantized, own, batches, loop.ops)
     warn_of_unlike_ranges(quantized, own)
+    warn_of_unreached_numbers(quantized, own)
     return Checkpoint(quantized, own)
 
 

@@ -59,11 +59,11 @@ def compress(checkpoint: Checkpoint, quantizer: WeightQuantizer) -> Checkpoint:
     for node in graph.nodes:
         cell = node.cell
         if isinstance(cell, WeightedCell):
-            if graph.is_quantized:
-                cell = cell.quantized(quantizer, cell.bn_fold, cell.freeze_bn)
-            else:
+            if not graph.is_quantized:
                 name = f"{node.cell_name}.weight"
                 params[name] = rounded_weight(quantizer, cell, checkpoint.params[name])
+            elif cell.weight_quantizer is not None:  # else it is left in float
+                cell = cell.quantized(quantizer, cell.bn_fold, cell.freeze_bn)
         nodes.append(replace(node, cell=cell))
     graph = Graph(tuple(nodes), graph.outputs, graph.name)
     return checkpoint.derived(graph, {name: params[name] for name in graph.params})

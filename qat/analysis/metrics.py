@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from qat.cells.dequantize import Dequantize
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.linear import LinearCell
 from qat.graph import Graph, Network, as_graph
-from qat.integer import IntegerGraph, IntegerLinear, Shape
+from qat.integer import FloatLayer, IntegerGraph, IntegerLinear, Shape
 from qat.integer.widths import bits_of
 from qat.integer.widths import weight_bits as bits_of_codes
 from qat.quantizers import Quantizer
@@ -173,7 +174,7 @@ def activation_bits(network: Network | Graph, params: Mapping[str, Array] | None
 
     Returns:
         Bits by node: 8 for pixels and for the probabilities of a softmax, else those of the fake quantizer; 32 for what
-        is not quantized, as everything in a float network.
+        is not quantized, as everything in a float network and layers that are left in float.
     """
     graph = as_graph(network)
     return _activation_bits(graph, learned_bits(graph, params))
@@ -183,7 +184,7 @@ def _activation_bits(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]
     bits: dict[str, Any] = {}
     for node in graph.nodes:
         cell = node.cell
-        if not graph.is_quantized:
+        if not graph.is_quantized or node.name in graph.in_float:
             bits[node.name] = FLOAT_BITS
         elif cell.output_numbers == "coded":
             bits[node.name] = learned.get(node.cell_name, cell.code_bits)
@@ -258,7 +259,7 @@ def _weight_bits(graph: Graph, learned: Mapping[str, Any]) -> dict[str, Any]:
 def measure(
     network: Network | Graph, params: Mapping[str, Array] | None = None, *, with_bias: bool = False
 ) -> tuple[NodeMetrics, ...]:
-    """All costs of every node, in the order of the graph, without the fake quantizers.
+    """All costs of every node, in the order of the graph, without fake quantizers and what stands before float layers.
 
     Args:
         network: a network or graph, float or quantized.
@@ -295,12 +296,13 @@ def measure(
             activation_bits=quantized.get(node.name, bits[node.name]),
         )
         for node in graph.nodes
-        if not isinstance(node.cell, FakeQuant)
+        if not isinstance(node.cell, (FakeQuant, Dequantize))
     )
 
 
 def information_bits(graph: IntegerGraph) -> dict[str, int]:
-    """The least number of bits that store the weight and bias of each layer at one width per array.
+    """The least number of bits that store the weight and bias of each layer at one width per array; 32 for each number of a
+    layer that is left in float.
 
     Args:
         graph: an integer graph.
@@ -309,9 +311,11 @@ def information_bits(graph: IntegerGraph) -> dict[str, int]:
         Bits by node: the number of codes times the bits of one. A weight with a single value, as that of an average
         pooling, is left out, since it carries no information.
     """
-    return {
+    of_floats = {node.name: node.numbers * FLOAT_BITS for node in graph.nodes if isinstance(node, FloatLayer)}
+    of_codes = {
         node.belongs_to: node.weight.size * bits_of_codes(node.weight)
         + (node.bias.size * bits_of(int(node.bias.min()), int(node.bias.max())) if node.bias.any() else 0)
         for node in graph.nodes
         if isinstance(node, IntegerLinear) and node.weight.min() != node.weight.max()
     }
+    return of_codes | {name: bits for name, bits in of_floats.items() if bits}

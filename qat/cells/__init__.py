@@ -38,11 +38,12 @@ from qat.cells.arithmetic import Maximum, Minimum, Mul, Sub
 from qat.cells.base import Cell, Context, Param, Scope
 from qat.cells.batch_norm import BatchNorm
 from qat.cells.bilinear import UpsampleBilinear
-from qat.cells.channel_norm import LayerNorm, RMSNorm
+from qat.cells.channel_norm import GroupNorm, LayerNorm, RMSNorm
 from qat.cells.conv1d import Conv1dBnAct
 from qat.cells.conv2d import Conv2dBnAct
 from qat.cells.conv_transpose2d import ConvTranspose2dBnAct
 from qat.cells.dense import DenseBnAct
+from qat.cells.dequantize import Dequantize
 from qat.cells.elementwise import Activation, Add
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
@@ -83,6 +84,7 @@ __all__ = [
     "Conv2dBnAct",
     "ConvTranspose2dBnAct",
     "DenseBnAct",
+    "Dequantize",
     "Dropout",
     "FakeQuant",
     "Flatten",
@@ -90,6 +92,7 @@ __all__ = [
     "GlobalAvgPool2d",
     "GlobalMaxPool1d",
     "GlobalMaxPool2d",
+    "GroupNorm",
     "Input",
     "LayerNorm",
     "LinearCell",

@@ -215,6 +215,20 @@ class Cell(Serializable):
         """Numbers that are left of its parameters once batch normalisation is folded in."""
         return 0
 
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """Numbers that it puts beside those of its input, on their grid."""
+        return ()
+
+    @property
+    def of_channels(self) -> bool:
+        """It has numbers of single channels, parameters or fixed ones, of which some go where channels are pruned."""
+        return bool(self.float_params())
+
+    def only(self, outputs: Array, inputs: Array) -> Cell:
+        """The same cell with some channels of its output and its first input alone, bool (C,), True where one stays."""
+        return self.with_channels(int(outputs.sum()), int(inputs.sum()))
+
     def with_channels(self, outputs: int, inputs: int) -> Cell:
         """The same cell with so many channels in its output and its first input."""
         return self

@@ -61,7 +61,7 @@ class DenseBnAct(WeightedCell):
         if x != (self.in_channels,):
             raise QatError(
                 f"takes ({self.in_channels},) but gets {x}; change in_channels, or put a Flatten before it if that is an "
-                "image; a dense layer at every place of (C, H, W) is a Conv2dBnAct with kernel 1"
+                "image; one along an axis of (C, H, W), (C, L) or (L, C) is a qat.networks.Dense"
             )
         return (self.out_channels,)
 

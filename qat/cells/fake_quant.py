@@ -11,7 +11,7 @@ import numpy as np
 
 from qat.cells.base import Cell, Param, Quantized, Scope, Shape
 from qat.errors import QatError
-from qat.integer import Function, Grid, IntegerBuilder, IntegerTensor, by_sign
+from qat.integer import Function, Grid, IntegerBuilder, IntegerTensor, RealNumbers, by_sign
 from qat.quantizers import BaseActivationQuantizer
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array, Tensor
@@ -125,6 +125,8 @@ class FakeQuant(Cell):
     ) -> IntegerTensor:
         (x,) = inputs
         grid = self.grid(name, params, builder.params)
+        if isinstance(x, IntegerTensor) and x.grid.real:
+            x = RealNumbers(name, x)
         if isinstance(x, IntegerTensor):  # codes already: brought to another grid
             x = Function(name, x, self._function(params, builder.params))
         elif not self.quantizer.uniform:

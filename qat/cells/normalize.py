@@ -54,7 +54,8 @@ class Normalize(ConvolvingCell):
     freeze_bn: ClassVar[int] = NEVER  # type: ignore[misc]
     pruner: ClassVar[None] = None  # type: ignore[misc]
     input_normalization: ClassVar[None] = None  # type: ignore[misc]
-    output_channels = "fixed"
+    output_channels = "kept"
+    of_channels = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,8 +102,13 @@ class Normalize(ConvolvingCell):
     def deployed_parameters(self) -> int:
         return 0  # it has none
 
+    def only(self, outputs: Array, inputs: Array) -> Normalize:
+        kept = np.flatnonzero(outputs)
+        return replace(self, factor=tuple(self.factor[c] for c in kept), shift=tuple(self.shift[c] for c in kept))
+
     def with_channels(self, outputs: int, inputs: int) -> Normalize:
-        return self
+        """The first of them."""
+        return replace(self, factor=self.factor[:outputs], shift=self.shift[:outputs])
 
     def sliced(self, local: str, array: Array, outputs: Array, inputs: Array) -> Array:
         return array

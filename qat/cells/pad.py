@@ -67,6 +67,10 @@ class Pad(Cell):
         return "fixed" if any(self.channels) else "kept"
 
     @property
+    def constants(self) -> tuple[float, ...]:
+        return (self.value,) if any((*self._sides, *self.channels)) and self.value else ()
+
+    @property
     def keeps_sign(self) -> bool:
         """A number other than 0 does not grow with the input."""
         return self.value == 0.0

@@ -70,7 +70,7 @@ class Softmax(Cell):
         x = inputs[0].real(ops)
         if self.axis:
             how = self._turned(scope.input_shapes[0])
-            y = ops.rearrange(ops.softmax(ops.rearrange(x, how)), self._turned(how.shape))
+            y = ops.rearrange(ops.softmax(ops.rearrange(x, how)), how.back)
         else:
             y = ops.softmax(x)
         if not inputs[0].codes:
@@ -89,7 +89,7 @@ class Softmax(Cell):
                 builder, f"{name}@softmax", builder.add(IntegerRearrange(taken.name, (x,), taken, how))
             )
             output = IntegerTensor(name, x.shape, GRID)
-            return builder.add(IntegerRearrange(name, (y,), output, self._turned(how.shape)))
+            return builder.add(IntegerRearrange(name, (y,), output, how.back))
         return self._over_channels(builder, name, x)
 
     @staticmethod

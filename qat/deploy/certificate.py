@@ -12,17 +12,36 @@ REFERENCE = "NumPy integers"
 
 
 @dataclass(frozen=True)
+class FloatNumbers:
+    """What layers that are left in float gave in one engine, against the reference's, from the engine's own codes before them.
+
+    Attributes:
+        tolerance: As a share of the largest number that such a layer gives.
+        compared: How many numbers were compared.
+        beyond: How many were further off.
+        largest: The largest difference, as such a share; of codes, the least that explains them.
+    """
+
+    tolerance: float
+    compared: int
+    beyond: int
+    largest: float
+
+
+@dataclass(frozen=True)
 class Comparison:
     """One engine against the reference.
 
     Attributes:
         engine: Its name, version and options.
-        codes: How many output codes were compared.
+        codes: How many output codes were compared; with float layers, codes that enter them too.
         differ: How many of them differ.
         largest: The largest difference of two codes.
         metrics: Of the network's task, by name, the main one first; none where the labels are not those of the task.
         divergence: Where they differ first, node, image and element; None where they do not.
         arithmetic: The engine's, "float" or "fixed", and that of the reference that it was compared with.
+        floats: Of layers that are left in float; None where there are none. Codes behind them are then compared with those
+            that the reference computes from what the engine had there.
     """
 
     engine: str
@@ -32,6 +51,12 @@ class Comparison:
     metrics: Mapping[str, float]
     divergence: str | None
     arithmetic: str = "float"
+    floats: FloatNumbers | None = None
+
+    @property
+    def passed(self) -> bool:
+        """True where no code differs, and no number of a float layer by more than the tolerance."""
+        return self.differ == 0 and (self.floats is None or self.floats.beyond == 0)
 
     @property
     def top1(self) -> float | None:
@@ -54,6 +79,7 @@ class Certificate:
         arithmetic: Of the reference, "float" or "fixed".
         metrics_by_arithmetic: Of the reference in each arithmetic, where the engines have several; else empty.
         task: What the network is for: by it metrics are written.
+        float_layers: The layers that are left in float, behind which equality is not promised; empty where there are none.
     """
 
     file: str
@@ -66,6 +92,7 @@ class Certificate:
     arithmetic: str = "float"
     metrics_by_arithmetic: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     task: tasks.Task = field(default_factory=tasks.Classification)
+    float_layers: tuple[str, ...] = ()
 
     @property
     def reference_top1(self) -> float | None:
@@ -74,16 +101,33 @@ class Certificate:
 
     @property
     def passed(self) -> bool:
-        """True where no code differs."""
-        return all(comparison.differ == 0 for comparison in self.comparisons)
+        """True where no code differs, and no number of a float layer by more than the tolerance."""
+        return all(comparison.passed for comparison in self.comparisons)
+
+    @property
+    def float_statement(self) -> str | None:
+        """What is not promised of a network with layers that are left in float; None of any other."""
+        floats = next((x.floats for x in self.comparisons if x.floats is not None), None)
+        if floats is None:
+            return None
+        return (
+            f"left in float: {', '.join(self.float_layers)}. Behind them equality is not promised: their numbers are compared "
+            f"within {floats.tolerance:g} of the largest one, codes behind them with those that follow from the engine's own"
+        )
 
     def summary(self) -> str:
-        """One line for each engine, and where one differs, the first difference."""
-        lines = []
+        """What is not promised, if anything; one line for each engine, and where one differs, the first difference."""
+        lines = [] if self.float_statement is None else [self.float_statement]
         for number, comparison in enumerate(self.comparisons, 1):
             line = f"{comparison.codes:,} codes compared in {comparison.engine}, {comparison.differ:,} differ"
             if comparison.differ:
-                line += f" (by at most {comparison.largest}); {comparison.divergence}"
+                line += f" (by at most {comparison.largest})"
+            if comparison.floats is not None:
+                floats = comparison.floats
+                line += f"; {floats.compared:,} numbers of float layers, {floats.beyond:,} beyond the tolerance, "
+                line += f"by at most {floats.largest:.2g}"
+            if comparison.divergence is not None:
+                line += f"; {comparison.divergence}"
             if comparison.arithmetic != self.arithmetic:
                 others = self.matrix[0][number]
                 line += (
@@ -94,4 +138,9 @@ class Certificate:
 
     def to_json(self) -> str:
         """For the exported file's metadata, which name the task elsewhere."""
-        return json.dumps({name: value for name, value in asdict(self).items() if value != {} and name != "task"})
+        entries = {name: value for name, value in asdict(self).items() if value not in ({}, ()) and name != "task"}
+        for comparison in entries["comparisons"]:
+            if comparison["floats"] is None:
+                del comparison["floats"]
+        statement = self.float_statement
+        return json.dumps(entries if statement is None else {"not promised": statement, **entries})

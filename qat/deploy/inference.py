@@ -115,7 +115,7 @@ def trace(
 
     def codes(x: tuple[Array, ...]) -> dict[str, Array]:
         values = model.infer_codes(x)
-        return {tensor.name: values[tensor.name].astype(np.int32) + tensor.grid.zero_point for tensor in tensors}
+        return {tensor.name: tensor.grid.raw(values[tensor.name]) for tensor in tensors}
 
     return in_batches(codes, pixels, model.graph.input_specs, batch_size, model.graph.name)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,34 +14,17 @@ import numpy as np
 from qat import tasks
 from qat.data import Split
 from qat.deploy.certificate import Certificate, Comparison
+from qat.deploy.engine import Engine
+from qat.deploy.float_layers import Followed, as_share, error_of, follow, is_beyond, reference_behind
 from qat.deploy.inference import predict_codes, trace
 from qat.deploy.interfaces import RecordsArithmetic, Target, TrainingBackend, check_backend, check_target
 from qat.errors import QatError
 from qat.files import check_writable, write_together
-from qat.integer import IntegerGraph, IntegerTensor, evaluate, trace_codes
+from qat.integer import IntegerGraph, evaluate
 from qat.passes.to_integer import to_integer
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 from qat.vocabulary.ops import Array
-
-Tracer = Callable[[Arrays, Collection[IntegerTensor]], Mapping[str, Array]]
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What computes a network's codes: an exported file in its runtime, or a backend's evaluation pass.
-
-    Attributes:
-        name: Its name, with version and options.
-        codes: From what the network takes to output codes, int32, one array an output.
-        trace: From that and tensors to the codes of these tensors by name, as far as it can give them.
-        arithmetic: What it computes in, "float" or "fixed" (docs/numerics.md).
-    """
-
-    name: str
-    codes: Callable[[Arrays], tuple[Array, ...]]
-    trace: Tracer
-    arithmetic: str = "float"
 
 
 def file_engine(path: str | Path, target: Target, graph: IntegerGraph, arithmetic: str | None = None) -> Engine:
@@ -144,11 +127,15 @@ def compare(
     if not engines:
         raise QatError("there is nothing to verify: give an exported file or a backend")
     references = {
-        name: tuple(codes.astype(np.int32) for codes in as_tuple(evaluate(graph, split.images, arithmetic=name)))
+        name: tuple(map(_widened, as_tuple(evaluate(graph, split.images, arithmetic=name))))
         for name in dict.fromkeys((arithmetic, *(engine.arithmetic for engine in engines)))
     }
     reference, task = references[arithmetic], task or tasks.Classification()
-    codes = [engine.codes(split.images) for engine in engines]
+    followed = [follow(engine, graph, split.images) if graph.float_layers else None for engine in engines]
+    codes = [
+        engine.codes(split.images) if each is None else each.outputs
+        for engine, each in zip(engines, followed, strict=True)
+    ]
     measured: Callable[[tuple[Array, ...]], dict[str, float]]
     try:
         task.check(graph, split, "verify")
@@ -156,8 +143,8 @@ def compare(
     except QatError:  # codes are compared all the same
         measured = _none
     comparisons = tuple(
-        _compare(engine, graph, references[engine.arithmetic], own, split, measured)
-        for engine, own in zip(engines, codes, strict=True)
+        _compare(engine, graph, references[engine.arithmetic], own, split, measured, each)
+        for engine, own, each in zip(engines, codes, followed, strict=True)
     )
     rows = [reference, *codes]
     matrix = tuple(tuple(int(np.count_nonzero(_difference(a, b))) for b in rows) for a in rows)
@@ -173,6 +160,7 @@ def compare(
         arithmetic=arithmetic,
         metrics_by_arithmetic=found if len(found) > 1 else {},
         task=task,
+        float_layers=graph.float_layers,
     )
 
 
@@ -331,10 +319,22 @@ def arithmetic_options(target: Target, arithmetic: str) -> dict[str, str]:
     return {"arithmetic": arithmetic} if len(target.ARITHMETICS) > 1 else {}
 
 
+def _widened(codes: Array) -> Array:
+    """Codes as int32, real numbers as they are."""
+    return codes if codes.dtype == np.float32 else codes.astype(np.int32)
+
+
 def _difference(a: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
-    """|a - b|, (N, codes of all outputs): one row is one image."""
+    """|a - b|, (N, codes of all outputs): one row is one image. Of real numbers 1 where they differ beyond the tolerance."""
     pairs = zip(a, b, strict=True)
-    return np.concatenate([np.abs(x.astype(np.int64) - y).reshape(len(x), -1) for x, y in pairs], axis=1)
+    return np.concatenate([_apart(x, y).reshape(len(x), -1) for x, y in pairs], axis=1)
+
+
+def _apart(a: Array, b: Array) -> Array:
+    if a.dtype == np.float32:
+        return is_beyond(as_share(np.abs(a.astype(np.float64) - b), a)).astype(np.int64)
+    apart: Array = np.abs(a.astype(np.int64) - b)
+    return apart
 
 
 def _compare(
@@ -344,22 +344,29 @@ def _compare(
     codes: tuple[Array, ...],
     split: Split,
     measured: Callable[[tuple[Array, ...]], dict[str, float]],
+    followed: Followed | None,
 ) -> Comparison:
-    difference = _difference(codes, reference)
-    differ = int(np.count_nonzero(difference))
+    if followed is None:
+        difference = _difference(codes, reference)
+        compared, largest, differ = difference.size, int(difference.max()), np.count_nonzero(difference, axis=1)
+        wrong = differ
+    else:
+        compared, largest, differ = followed.codes * len(split), followed.largest, followed.differ
+        wrong = differ + followed.beyond
     divergence = None
-    if differ:
-        image = int(np.argwhere(difference)[0][0])
+    if wrong.any():
+        image = int(np.argmax(wrong != 0))
         one = as_arrays(tuple(x[image : image + 1] for x in as_tuple(split.images)))
         divergence = _first_divergence(graph, one, image, engine)
     return Comparison(
         engine=engine.name,
-        codes=difference.size,
-        differ=differ,
-        largest=int(difference.max()),
+        codes=compared,
+        differ=int(differ.sum()),
+        largest=largest,
         metrics=measured(codes),
         divergence=divergence,
         arithmetic=engine.arithmetic,
+        floats=None if followed is None else followed.figures,
     )
 
 
@@ -376,21 +383,24 @@ def _metrics(task: tasks.Task, graph: IntegerGraph, split: Split, codes: tuple[A
 
 def _first_divergence(graph: IntegerGraph, image: Arrays, number: int, engine: Engine) -> str:
     """The first node, in order, one of whose codes differs on this image, with both values."""
-    tensors = [node.output for node in graph.nodes]
-    expected = trace_codes(graph, image, [tensor.name for tensor in tensors], arithmetic=engine.arithmetic)
-    found = engine.trace(image, tensors)
+    tensors = [node.output for node in graph.nodes if not node.output.grid.real]
+    found = dict(engine.trace(image, tensors))
     inputs = {x.name for x in graph.inputs}
     missing = [tensor.name for tensor in tensors if tensor.name not in found and tensor.name not in inputs]
     if missing:
         return f"the file was not exported from this checkpoint: it has no codes named {missing[0]}"
-    for tensor in tensors:
-        if tensor.name not in found:  # the input, which a file need not give back
+    expected = reference_behind(graph, image, engine.arithmetic, found)
+    if any(x.grid.real for x in graph.outputs):
+        found |= {x.name: own for x, own in zip(graph.outputs, engine.codes(image), strict=True) if x.grid.real}
+    for node in graph.nodes:
+        if node.name not in found:  # the input, which a file need not give back
             continue
-        wrong = np.argwhere(found[tensor.name] != expected[tensor.name])
+        error = error_of(node, found[node.name], expected)
+        wrong = np.argwhere(found[node.name] != expected[node.name] if error is None else is_beyond(error))
         if len(wrong):
             at = tuple(int(i) for i in wrong[0])
             return (
-                f"first at {tensor.name}, image {number}, element {list(at[1:])}: {int(found[tensor.name][at])} where the "
-                f"reference has {int(expected[tensor.name][at])}"
+                f"first at {node.name}, image {number}, element {list(at[1:])}: {found[node.name][at]:g} where the reference "
+                f"has {expected[node.name][at]:g}"
             )
     return f"image {number} differs, though no node does when all of them are outputs: the runtime fuses them otherwise"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from qat.cells.base import Cell, Param, Shape
+from qat.cells.dequantize import Dequantize
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import MASK, OF_QUANTIZER, LinearCell
@@ -130,6 +131,16 @@ class Graph:
         """True after convert_quant_network."""
         return any(_quantizers(node.cell) for node in self.nodes)
 
+    @cached_property
+    def in_float(self) -> frozenset[str]:
+        """The nodes of a quantized network whose outputs are left in float: from a Dequantize to the next fake quantizer."""
+        found: set[str] = set()
+        for node in self.nodes:
+            behind = not isinstance(node.cell, FakeQuant) and not found.isdisjoint(node.inputs)
+            if behind or isinstance(node.cell, Dequantize):
+                found.add(node.name)
+        return frozenset(found)
+
     @property
     def is_random(self) -> bool:
         """True where training draws random numbers, as for a Dropout."""
@@ -219,9 +230,12 @@ class Graph:
         return {name: params[name] for name in own}
 
     def observed_params(self, seed: int = 0) -> Params:
-        """As ``initial_params``, but with ranges as if numbers from -1 to 1 had been observed: for trying things out."""
+        """As ``initial_params``, but with ranges as if numbers from -1 to 1 had been observed, or twice as far as the numbers
+        reach that a Pad puts beside them, so that few codes have one for these: for trying things out.
+        """
         params = self.initial_params(seed)
-        return {name: a if np.isfinite(a).all() else -np.sign(a) for name, a in params.items()}
+        reach = np.float32(max((1.0, *(2 * abs(value) for node in self.nodes for value in node.cell.constants))))
+        return {name: a if np.isfinite(a).all() else -np.sign(a) * reach for name, a in params.items()}
 
     def check_params(self, params: Mapping[str, Array], source: str = "params") -> None:
         """Raise QatError unless ``params`` hold exactly what this graph needs: float32 arrays in the right shapes."""

@@ -206,17 +206,10 @@ class Fusion:
 
         A transposition that is put off stays so, until something undoes it.
         """
-        shape = self.shape(sources[0])
-        put_off = [self.moves[it][1] if it in self.moves and it not in self.node_of else None for it in sources]
-        first, inner = put_off[0], f"{value}@inner"
-        alike = first is not None and all(
-            it is not None
-            and (it.parts, it.shape) == (first.parts, first.shape)
-            and len(self.shape(it.source)) <= LARGEST_RANK
-            and self.shape(it.source) == self.shape(first.source)
-            for it in put_off
-        )
-        if alike and first is not None and (len(shape) > LARGEST_RANK or first.turns(self.shape(first.source))):
+        shape, inner = self.shape(sources[0]), f"{value}@inner"
+        put_off = [self.turned(it) for it in sources]
+        kinds = {it and (it.parts, it.shape, self.shape(it.source)) for it in put_off}
+        if len(kinds) == 1 and (first := put_off[0]) is not None:
             make(*(it.source for it in put_off if it is not None), inner)
             self.moves[value] = (each, replace(first, source=inner))
             self.shapes[value] = shape
@@ -227,6 +220,16 @@ class Fusion:
             self.reshaped(each, inner, shape, value)
         else:
             make(*sources, value)
+
+    def turned(self, value: str) -> Movement | None:
+        """The move that gives a value, where it is put off, and costs more than what is computed before it."""
+        if value not in self.moves or value in self.node_of:
+            return None
+        movement = self.moves[value][1]
+        given = self.shape(movement.source)
+        if len(given) > LARGEST_RANK or not (len(movement.shape) > LARGEST_RANK or movement.turns(given)):
+            return None
+        return movement
 
     def part(self, each: Operation, source: str, axis: int, places: range, value: str, name: str = "") -> None:
         """Some places along an axis: of what is moved and has more axes than cells know, before it is moved."""
@@ -260,7 +263,12 @@ class Fusion:
 
     def back(self, each: Operation, value: str) -> str:
         """The name under which a cell gives an image where the source has a row or a series, which ``value`` becomes."""
-        return value if len(self.shape(value)) == 3 else f"{value} as an image"
+        return self.back_of(value, self.shape(value))
+
+    @staticmethod
+    def back_of(value: str, shape: Shape) -> str:
+        """Likewise, of a value that has that shape in the source."""
+        return value if len(shape) == 3 else f"{value} as an image"
 
     def restored(self, each: Operation, value: str) -> None:
         """Let ``value`` be what ``back`` named."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from qat.imports.program import Operation, RefusedError
 from qat.vocabulary.activations import RELU_BOUNDS
 from qat.vocabulary.ops import Array
 
-MOST_CONSTANTS = 65536  #: numbers of a constant that differs from place to place
+MOST_CONSTANTS = 2**19  #: numbers of a constant that differs from place to place
 
 
 def add(fusion: Fusion, each: Operation) -> None:
@@ -93,20 +94,37 @@ def affine(fusion: Fusion, each: Operation) -> None:
         _computed(fusion, each, cell, [source], value)
         return
     factor, shift = np.broadcast_arrays(factor, shift)
+    put_off = fusion.turned(source)
+    if put_off is None:
+        _normalized(fusion, each, factor, shift, source, value)
+        return
+    given, inner = fusion.shape(put_off.source), f"{value}@inner"
+    factor, shift = (put_off.undone(np.broadcast_to(array, shape), given) for array in (factor, shift))
+    _normalized(fusion, each, factor, shift, put_off.source, inner)
+    fusion.moves[value] = (each, replace(put_off, source=inner))
+    fusion.shapes[value] = shape
+
+
+def _normalized(fusion: Fusion, each: Operation, factor: Array, shift: Array, source: str, value: str) -> None:
+    """A Normalize by what differs along some axes."""
+    shape = fusion.shape(source)
+    own = [axis for axis in range(factor.ndim) if any((x != x.take([0], axis)).any() for x in (factor, shift))]
+    at = tuple(slice(None) if axis in own else slice(1) for axis in range(factor.ndim))
+    factor, shift = factor[at], shift[at]
     if factor.size > MOST_CONSTANTS:
         raise RefusedError(each, f"{called(each)} of {factor.size} constants, more than {MOST_CONSTANTS}")
-    own = [axis for axis, size in enumerate(factor.shape) if size > 1]
     cell = Normalize(tuple(factor.ravel().tolist()), tuple(shift.ravel().tolist()))
     if own == [0] and len(shape) <= 3:
-        fusion.node(each, cell, fusion.image(each, source), value=fusion.back(each, value))
-        fusion.restored(each, value)
+        fusion.node(each, cell, fusion.image(each, source), value=fusion.back_of(value, shape))
+        if len(shape) < 3:
+            fusion.reshaped(each, fusion.back_of(value, shape), shape, value)
     else:
-        _of_axes(fusion, each, cell, own, value)
+        _of_axes(fusion, each, cell, own, source, value)
 
 
-def _of_axes(fusion: Fusion, each: Operation, cell: Normalize, own: list[int], value: str) -> None:
+def _of_axes(fusion: Fusion, each: Operation, cell: Normalize, own: list[int], source: str, value: str) -> None:
     """Constants that differ along some axes, which become the channels meanwhile."""
-    source, shape = each.inputs[0], fusion.shape(each.inputs[0])
+    shape = fusion.shape(source)
     count = len(cell.factor)
     order = (*own, *(axis for axis in range(len(shape)) if axis not in own))
     turned = fusion.transposed(each, source, order, f"{value}@turned")

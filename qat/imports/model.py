@@ -239,7 +239,7 @@ def holder_of(module: Any) -> Any:
 
 def _name_of(path: str | Path) -> str:
     """A network's name from that of its file."""
-    stem = Path(path).name.partition(".")[0]
+    stem = Path(path).stem
     return "".join(c if c.isalnum() or c in "_-" else "_" for c in stem).lstrip("+-") or "network"
 
 

@@ -48,7 +48,7 @@ class Movement:
         return Movement(self.source, parts, tuple(self.shape[axis] for axis in axes))
 
     def part(self, axis: int, count: int) -> tuple[Shape, Movement] | None:
-        """Some places along an axis, cut from the source: its shape as (around, the axis, within), and how what is left is moved.
+        """Some places along an axis, cut from the source: its shape as (around, axis, within), and how what is left is moved.
 
         None: the axis is no one part of the source.
         """

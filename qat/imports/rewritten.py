@@ -123,7 +123,7 @@ def _with_constants(each: Operation, shapes: Shapes) -> list[Operation]:
     arrays = {place: each.constants[str(place)] for place in places}
     before = sum(array.shape[axis - 1] for place, array in arrays.items() if place < values[0])
     after = sum(array.shape[axis - 1] for place, array in arrays.items() if place > values[0])
-    shapes[source] = shape[: axis - 1] + (shape[axis - 1] - before - after,) + shape[axis:]
+    shapes[source] = (*shape[: axis - 1], shape[axis - 1] - before - after, *shape[axis:])
     widths = tuple((before, after) if at == axis else (0, 0) for at in range(len(shape) + 1))
     attributes = {"widths": widths, "value": 0.0}
     padded = f"{each.output}@padded"

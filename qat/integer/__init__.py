@@ -5,6 +5,7 @@ from qat.integer.builder import IntegerBuilder, by_sign
 from qat.integer.entry import Entering, IntegerInput
 from qat.integer.evaluation import Evaluator, evaluate, trace_codes
 from qat.integer.extremes import IntegerMaximum, IntegerMinimum
+from qat.integer.float_layer import FloatLayer, IntegerQuantize, RealNumbers
 from qat.integer.graph import IntegerGraph, require_integers
 from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, smallest_type
 from qat.integer.linear import EXACT_LONG, INT32_MAX, Accumulator, IntegerConv2d, IntegerDense, IntegerLinear
@@ -32,6 +33,7 @@ __all__ = [
     "Adjustments",
     "Entering",
     "Evaluator",
+    "FloatLayer",
     "Function",
     "Grid",
     "IntegerAdd",
@@ -54,6 +56,7 @@ __all__ = [
     "IntegerNorm",
     "IntegerPad",
     "IntegerPick",
+    "IntegerQuantize",
     "IntegerRearrange",
     "IntegerSoftmax",
     "IntegerSub",
@@ -64,6 +67,7 @@ __all__ = [
     "Norm",
     "Pending",
     "Product",
+    "RealNumbers",
     "Requantize",
     "Shape",
     "Staged",

@@ -33,7 +33,7 @@ class IntegerBuilder:
         self.nodes: list[IntegerNode] = []
         self.wanted = Adjustments()
         self.cell_name = ""
-        self._nudges: Counter[str] = Counter()  # by cell
+        self._nudges: Counter[tuple[str, str]] = Counter()  # by cell and group
 
     def quantize(self, x: Pending, grid: Grid, group: str, *, keep_scale: bool = False) -> IntegerTensor:
         """Append the finished form of ``x``; returns the tensor that it makes.
@@ -47,15 +47,19 @@ class IntegerBuilder:
         """
         scale = np.float32(grid.scale * np.float32(1.0 + 2.0**-16 * self.adjustments.nudges[group]))
         grid = grid._replace(scale=max(scale, self.adjustments.floors.get(group, scale)))
-        wanted = Adjustments()
+        wanted = Adjustments(groups=self.wanted.groups)
         x.adjust(grid, group, wanted, keep_scale=keep_scale)
         self.wanted.floors |= wanted.floors
         # Steps of a recurrence want the same: once, so that a single step gets the scale that many get.
-        more = max(wanted.nudges[group] - self._nudges[self.cell_name or x.name], 0)
-        self._nudges[self.cell_name or x.name] += more
-        if more:
-            self.wanted.nudges[group] += more
-        return self.add_finished(x, x.requantized(grid))
+        for which, nudges in wanted.nudges.items():
+            known = self.cell_name or x.name, which
+            more = max(nudges - self._nudges[known], 0)
+            self._nudges[known] += more
+            if more:
+                self.wanted.nudges[which] += more
+        tensor = self.add_finished(x, x.requantized(grid))
+        self.wanted.groups[tensor.name] = group
+        return tensor
 
     def add_finished(self, x: Pending, node: IntegerNode) -> IntegerTensor:
         """Append the finished form of what was pending; returns the tensor that it makes."""
@@ -65,6 +69,10 @@ class IntegerBuilder:
         """Append a node; returns the tensor that it makes. Raises QatError where accumulators may overflow."""
         node.check_range()
         self.nodes.append(node)
+        groups = self.wanted.groups
+        for given in node.inputs[:1]:  # what only moves codes leaves them on their grid
+            if given.grid == node.output.grid and given.name in groups:
+                groups[node.output.name] = groups[given.name]
         return node.output
 
 

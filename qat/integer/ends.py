@@ -197,7 +197,7 @@ class Ends:
 _KINDS = {"inputs": FileInput, "outputs": FileOutput}
 
 
-def ends_of(graph: IntegerGraph, input_type: str = OWN, output_type: str = OWN) -> Ends:
+def ends_of(graph: IntegerGraph, input_type: str = OWN, output_type: str = OWN, *, own_codes: str = REAL) -> Ends:
     """The inputs and outputs of a file of an integer graph.
 
     Args:
@@ -205,6 +205,7 @@ def ends_of(graph: IntegerGraph, input_type: str = OWN, output_type: str = OWN) 
         input_type: one of ``TYPES``. "own", the default: what the network takes. "float32": real numbers, which the file makes
             codes of. An integer type: codes, which the caller makes (docs/numerics.md has the formula).
         output_type: one of ``TYPES``. "own", the default, and "float32": real numbers. An integer type: codes.
+        own_codes: what "own" means of an output that has codes, one that is left in float has none. Default: real numbers.
 
     Returns:
         The ends.
@@ -218,12 +219,19 @@ def ends_of(graph: IntegerGraph, input_type: str = OWN, output_type: str = OWN) 
     nodes = {node.name: node for node in graph.nodes if isinstance(node, IntegerInput)}
     return Ends(
         tuple(_input(nodes[x.name], input_type) for x in graph.inputs),
-        tuple(_output(x, output_type) for x in graph.outputs),
+        tuple(_output(x, output_type, own_codes) for x in graph.outputs),
     )
 
 
 def _input(node: IntegerInput, wanted: str) -> FileInput:
     grid, stored, zero_point = node.output.grid, node.dtype if wanted == OWN else wanted, 0
+    if grid.real:
+        if stored != node.dtype:
+            raise QatError(
+                f"{node.name}: --input_type {wanted}: its numbers are left in float, as {node.dtype} has them, and become no "
+                "codes; leave --input_type out"
+            )
+        return FileInput.as_it_is(*node.spec)
     multiplier, offset = None, grid.zero_point
     if node.requantize is not None:
         multiplier, offset = float(node.requantize.multiplier[0]), node.offset
@@ -239,8 +247,14 @@ def _input(node: IntegerInput, wanted: str) -> FileInput:
     return FileInput(node.output.shape, node.dtype, stored, scale, zero_point, low, high, multiplier, offset)
 
 
-def _output(x: IntegerTensor, wanted: str) -> FileOutput:
-    stored = REAL if wanted == OWN else wanted
+def _output(x: IntegerTensor, wanted: str, own_codes: str) -> FileOutput:
+    stored = own_codes if wanted == OWN else wanted
+    if x.grid.real:
+        if wanted not in (OWN, REAL):
+            raise QatError(
+                f"{x.name}: --output_type {wanted}: this output is left in float and has no codes; leave --output_type out"
+            )
+        return FileOutput.real(x.shape)
     zero_point = 0 if stored == REAL else _stored_zero(x.name, "output", x.grid, stored)
     return FileOutput(x.shape, stored, float(x.grid.scale), zero_point)
 

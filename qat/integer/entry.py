@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from qat.errors import QatError
-from qat.integer.grid import Grid, IntegerTensor, Requantize, clip_bounds
+from qat.integer.grid import REAL_NUMBERS, Grid, IntegerTensor, Requantize, clip_bounds
 from qat.integer.node import IntegerNode, Pending
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array, Kind, Ops, Tensor
@@ -25,14 +25,15 @@ class IntegerInput(IntegerNode):
     """Where samples enter.
 
     Codes, where ``requantize`` is None: y = x - z, with the zero point z of the output's grid. Other numbers, real ones or
-    codes of 16 bits: y = clip(rint(f32((x - offset) m)), low, high), one float32 product in every arithmetic.
+    codes of 16 bits: y = clip(rint(f32((x - offset) m)), low, high), one float32 product in every arithmetic. Where only layers
+    that are left in float take them, they stay real numbers: y = (x - offset) scale.
 
     Attributes:
         dtype: of the arrays, "uint8", "int8", "uint16", "int16" or "float32".
         requantize: what makes codes of other numbers: m, (1,), is 1 / s_y for real numbers, s_x / s_y for codes of scale s_x.
         offset: the zero point of codes of 16 bits; 0 for real numbers.
-        scale: the real number that one step of these stands for; 1 for real numbers. Nothing is computed with it: files name
-            it to other tools.
+        scale: the real number that one step of these stands for; 1 for real numbers. Where codes are made, nothing is computed
+            with it: files name it to other tools.
         meaning: from samples to the real numbers that they stand for (``Input.real_numbers``), for what is compared with
             them; None: what codes of the output's grid stand for.
     """
@@ -58,6 +59,8 @@ class IntegerInput(IntegerNode):
 
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         (x,) = inputs
+        if self.output.grid.real:
+            return (x - float(self.offset)) * float(self.scale)
         if self.requantize is None:
             return x - float(self.output.grid.zero_point)
         low, high = float(self.requantize.low), float(self.requantize.high)
@@ -102,6 +105,12 @@ class Entering(Pending):
             float(self.scale),
             self.meaning,
         )
+
+    def real(self) -> IntegerInput:
+        """The finished node where they stay real numbers, as layers that are left in float take them."""
+        output = IntegerTensor(self.name, self.spec.shape, REAL_NUMBERS)
+        numbers = (self.zero_point, float(self.scale), self.meaning)
+        return IntegerInput(self.name, (), output, self.spec.dtype, None, *numbers)
 
     def clipped(self) -> IntegerInput:
         raise QatError(

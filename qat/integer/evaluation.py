@@ -10,7 +10,7 @@ from qat.errors import QatError
 from qat.integer.fixed_point import ARITHMETICS
 from qat.integer.graph import IntegerGraph, require_integers
 from qat.integer.node import IntegerNode
-from qat.vocabulary.arrays import Arrays, as_arrays, in_batches
+from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays, as_tuple, in_batches
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array, Ops, Tensor
 
@@ -25,11 +25,15 @@ class Evaluator:
             for node in graph.nodes
         ]
 
-    def __call__(self, *codes: Tensor) -> dict[str, Tensor]:
-        """Centred codes of every node by name, from raw codes of each input (float32, the backend's layout)."""
+    def __call__(self, *codes: Tensor, given: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Centred codes of every node by name, from raw codes of each input (float32, the backend's layout).
+
+        given: centred codes by name with which those behind them are computed, in place of the node's own.
+        """
         values = {x.name: pixels for x, pixels in zip(self.graph.inputs, codes, strict=True)}
+        taken = dict(given or {})
         for node, constants in zip(self.graph.nodes, self._constants, strict=True):
-            inputs = [values[x.name] for x in node.inputs] or [values[node.name]]
+            inputs = [taken.get(x.name, values[x.name]) for x in node.inputs] or [values[node.name]]
             values[node.name] = self.compute(node, constants, inputs)
         return values
 
@@ -89,16 +93,33 @@ def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128, arith
 
 
 def trace_codes(
-    graph: IntegerGraph, codes: Arrays, names: Collection[str], *, batch_size: int = 128, arithmetic: str = "float"
+    graph: IntegerGraph,
+    codes: Arrays,
+    names: Collection[str],
+    *,
+    batch_size: int = 128,
+    arithmetic: str = "float",
+    given: Mapping[str, Array] | None = None,
 ) -> dict[str, Array]:
-    """As ``evaluate``, for the codes of the named nodes: raw codes (N, ...) by name."""
+    """As ``evaluate``, for the codes of the named nodes: raw codes (N, ...) by name, real numbers of what is left in float.
+
+    given: raw codes (N, ...) by name with which those behind them are computed, in place of the node's own.
+    """
     if arithmetic not in ARITHMETICS:
         raise QatError(f"{graph.name}: arithmetic {arithmetic!r} is unknown; use one of {', '.join(ARITHMETICS)}")
     run = FixedEvaluator(graph) if arithmetic == "fixed" else Evaluator(graph, NUMPY_OPS)
-    grids = {node.name: node.output.grid for node in graph.nodes if node.name in names}
+    grids = {node.name: node.output.grid for node in graph.nodes}
+    entering, others = len(graph.inputs), dict(given or {})
+    specs = [*graph.input_specs, *(ArraySpec(x.shape[1:], x.dtype.name) for x in others.values())]
 
     def raw(batch: tuple[Array, ...]) -> dict[str, Array]:
-        values = run(*(x.astype(np.float32) for x in batch))
-        return {name: (values[name] + grid.zero_point).astype(grid.dtype) for name, grid in grids.items()}
+        taken = {
+            name: (x - np.float32(grids[name].zero_point)).astype(np.float32)
+            for name, x in zip(others, batch[entering:], strict=True)
+        }
+        values = run(*(x.astype(np.float32) for x in batch[:entering]), given=taken)
+        wanted = ((name, grid) for name, grid in grids.items() if name in names)
+        return {name: (values[name] + grid.zero_point).astype(grid.dtype) for name, grid in wanted}
 
-    return in_batches(raw, codes, graph.input_specs, batch_size, graph.name)
+    samples = as_arrays((*as_tuple(codes), *others.values())) if others else codes
+    return in_batches(raw, samples, specs, batch_size, graph.name)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from qat.errors import QatError
 from qat.integer.entry import IntegerInput
+from qat.integer.float_layer import FloatLayer, IntegerQuantize
 from qat.integer.grid import IntegerTensor
 from qat.integer.node import IntegerNode
 from qat.vocabulary.arrays import ArraySpec
@@ -36,6 +39,28 @@ class IntegerGraph:
         """Where the arrays enter, in the order of the network's inputs."""
         nodes = {node.name: node for node in self.nodes if isinstance(node, IntegerInput)}
         return tuple(nodes[x.name] for x in self.inputs)
+
+    @property
+    def float_layers(self) -> tuple[str, ...]:
+        """The nodes that are left in float, behind which codes are not equal everywhere."""
+        return tuple(node.name for node in self.nodes if isinstance(node, FloatLayer))
+
+    @property
+    def without_float_layers(self) -> IntegerGraph:
+        """The integers alone, with inputs where float layers give codes, and outputs where they take some: to count what is
+        theirs.
+        """
+        nodes = {
+            node.name: IntegerInput(node.name, (), node.output, np.dtype(node.output.grid.dtype).name)
+            if isinstance(node, IntegerQuantize)
+            else node
+            for node in self.nodes
+            if not node.output.grid.real
+        }
+        entering = {x.name: x for node in self.nodes if isinstance(node, FloatLayer) for x in node.inputs}
+        leaving = {x.name: x for x in (*self.outputs, *entering.values()) if not x.grid.real}
+        inputs = tuple(node.output for node in nodes.values() if isinstance(node, IntegerInput))
+        return IntegerGraph(tuple(nodes.values()), inputs, tuple(leaving.values()), self.name)
 
     @property
     def input_specs(self) -> tuple[ArraySpec, ...]:

@@ -38,6 +38,11 @@ class Grid(NamedTuple):
     qmax: int
 
     @property
+    def real(self) -> bool:
+        """True of ``REAL_NUMBERS``, which are no codes."""
+        return False
+
+    @property
     def low(self) -> int:
         """The lowest centred code."""
         return self.qmin - self.zero_point
@@ -57,8 +62,13 @@ class Grid(NamedTuple):
         codes: Array = np.rint(real.astype(np.float64) / self.scale).astype(np.int32) + self.zero_point
         return codes
 
+    def raw(self, centred: Array) -> Array:
+        """Codes, int32, of centred ones held in float32."""
+        codes: Array = centred.astype(np.int32) + self.zero_point
+        return codes
+
     @property
-    def dtype(self) -> type[np.integer[Any]]:
+    def dtype(self) -> type[np.integer[Any]] | type[np.float32]:
         """The smallest NumPy type that holds the codes."""
         return smallest_type(self.qmin, self.qmax, signed=self.qmin < 0)
 
@@ -68,8 +78,39 @@ class Grid(NamedTuple):
         return np.dtype(self.dtype).itemsize > 1
 
 
+class _RealNumbers(Grid):
+    """What takes the place of a grid where a tensor has none."""
+
+    __slots__ = ()
+
+    @property
+    def real(self) -> bool:
+        return True
+
+    def dequantize(self, codes: Array) -> Array:
+        return codes
+
+    def codes_of(self, real: Array) -> Array:
+        return real
+
+    def raw(self, centred: Array) -> Array:
+        return centred
+
+    @property
+    def dtype(self) -> type[np.float32]:
+        return np.float32
+
+    @property
+    def wide(self) -> bool:
+        return False
+
+
+#: Of the tensors of layers that are left in float: their numbers are real ones, float32, and stand for themselves.
+REAL_NUMBERS = _RealNumbers(np.float32(1.0), zero_point=0, qmin=0, qmax=0)
+
+
 class IntegerTensor(NamedTuple):
-    """One tensor of codes.
+    """One tensor of codes, or of real numbers (``REAL_NUMBERS``).
 
     Attributes:
         name: of the node that makes it.

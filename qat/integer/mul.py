@@ -19,7 +19,7 @@ from qat.vocabulary.ops import Array, Kind, Ops, Tensor
 TIE_MARGIN, TIE_MARGIN_RELATIVE = 2.0**-16, 6.0 * 2.0**-24
 #: With this multiplier, as with any larger one, every product but 0 becomes a bound; runtimes take none of 2^8 and more.
 LARGEST_MULTIPLIER = np.float32(255.0)
-MOST_NUDGES = 200  #: that are tried at once; every fourth or so will do
+MOST_NUDGES = 200  #: that are tried at once; where it is hardest every fourth scale will do (docs/numerics.md)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +78,19 @@ class Product(Pending):
 
     def adjust(self, grid: Grid, group: str, wanted: Adjustments, *, keep_scale: bool) -> None:
         wide = grid.wide or any(x.grid.wide for x in self.inputs)
-        if not keep_scale and not wide:
-            nudges = 0
-            while nudges < MOST_NUDGES and products_tie(self.inputs, grid):
-                nudges += 1
-                grid = grid._replace(scale=np.float32(grid.scale * np.float32(1.0 + 2.0**-16)))
-            if nudges:
-                wanted.nudges[group] += nudges
+        if keep_scale or wide:
+            return
+        tensors = [*self.inputs, IntegerTensor(self.name, self.shape, grid)]
+        groups = [*(wanted.groups.get(x.name) for x in self.inputs), group]
+        shared = [each == group for each in groups]
+        # Where one input shares the output's scale, as in x + x g, the multiplier is the scale of the other one.
+        yields = groups[shared.index(False)] if sum(shared) == 2 else group
+        nudges = 0
+        while yields is not None and nudges < MOST_NUDGES and products_tie((tensors[0], tensors[1]), tensors[2].grid):
+            nudges += 1
+            tensors = [_raised(x) if each == yields else x for x, each in zip(tensors, groups, strict=True)]
+        if yields is not None and nudges:
+            wanted.nudges[yields] += nudges
 
     def requantized(self, grid: Grid) -> IntegerMul:
         ratio = self.scale / grid.scale
@@ -94,6 +100,11 @@ class Product(Pending):
 
     def clipped(self) -> IntegerMul:
         return self.requantized(Grid(self.scale, zero_point=0, qmin=-1, qmax=1))
+
+
+def _raised(x: IntegerTensor) -> IntegerTensor:
+    """The same tensor with a scale of one nudge more."""
+    return x._replace(grid=x.grid._replace(scale=np.float32(x.grid.scale * np.float32(1.0 + 2.0**-16))))
 
 
 def products_tie(inputs: tuple[IntegerTensor, ...], grid: Grid) -> bool:

@@ -71,10 +71,12 @@ class Adjustments:
     Attributes:
         nudges: how often a scale is raised by 2^-16 of itself; default 0.
         floors: the smallest scale that a group may have; default none.
+        groups: of each tensor that has codes by then, the group of its grid.
     """
 
     nudges: Counter[str] = field(default_factory=Counter)
     floors: dict[str, np.float32] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
 
 
 class Pending(ABC):

@@ -1,7 +1,8 @@
-"""The normalisation of every place over its channels: by mean and variance, or by the mean of squares."""
+"""Normalisations of places over their channels, and of groups of channels: by mean and variance, or by the mean of squares."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,6 +13,7 @@ from qat.errors import QatError
 from qat.integer.grid import Grid, IntegerTensor, Requantize, clip_bounds
 from qat.integer.node import IntegerNode, Pending
 from qat.vocabulary.ops import EXACT_INTEGERS, Array, Kind, Ops, Tensor
+from qat.vocabulary.rearrangement import Rearrangement, by_group
 
 LARGEST_SUM = 4094.0**2  #: of squares: with their roots, one too large, r^2 + r stays below 2^24
 MOST_CHANNELS = 2**13  #: of which the mean is subtracted: the square of the sum of what is left of it stays up to 2^24
@@ -29,7 +31,8 @@ class IntegerNorm(IntegerNode):
         r the integer next to the root of n
         u_c = rint(f32(d_c f32(unit / r)))
 
-    share is f32(1 / C). Everything but the products with step, share, unit / r and m is an exact integer below 2^24.
+    share is f32(1 / C); of groups, C counts all numbers of a group, and the sums are over these. Everything but the products
+    with step, share, unit / r and m is an exact integer below 2^24.
 
     Attributes:
         centred: whether the mean is subtracted.
@@ -39,6 +42,7 @@ class IntegerNorm(IntegerNode):
         gain: (C,), int32.
         shift: (C,), int32.
         requantize: the multiplier m, one number, and the clip.
+        num_groups: of channels, each of which is normalised over its places too; None: each place by itself.
     """
 
     kind: ClassVar[str] = "a normalisation over channels"
@@ -49,19 +53,32 @@ class IntegerNorm(IntegerNode):
     gain: Array
     shift: Array
     requantize: Requantize
+    num_groups: int | None = None
+
+    @property
+    def grouping(self) -> Rearrangement | None:
+        """What makes channels of all that is normalised together; None where it is the channels."""
+        return None if self.num_groups is None else by_group(self.inputs[0].shape, self.num_groups)
+
+    @property
+    def count(self) -> int:
+        """How many numbers are normalised together."""
+        how = self.grouping
+        return self.inputs[0].shape[0] if how is None else how.shape[0]
 
     @property
     def share(self) -> np.float32:
         """1 / C."""
-        return np.float32(1.0 / self.inputs[0].shape[0])
+        return np.float32(1.0 / self.count)
 
     def check_range(self) -> None:
         (x,) = self.inputs
         largest = max(x.grid.high - x.grid.low, x.grid.high, -x.grid.low)
-        if x.shape[0] * largest > EXACT_INTEGERS or (self.centred and x.shape[0] > MOST_CHANNELS):
+        if self.count * largest > EXACT_INTEGERS or (self.centred and self.count > MOST_CHANNELS):
+            what, fewer = ("channels", "fewer channels") if self.num_groups is None else ("numbers", "more groups")
             raise QatError(
-                f"{self.name}: normalises {x.shape[0]} channels of codes of up to {largest}, whose sums float32 does not hold; "
-                "use fewer bits, or fewer channels"
+                f"{self.name}: normalises {self.count} {what} of codes of up to {largest}, whose sums float32 does not hold; "
+                f"use fewer bits, or {fewer}"
             )
 
     def constants(self) -> dict[str, tuple[Array, Kind]]:
@@ -74,8 +91,9 @@ class IntegerNorm(IntegerNode):
         }
 
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
-        (x,) = inputs
-        d = x * float(self.inputs[0].shape[0]) - ops.sum_over_channels(x) if self.centred else x
+        (x,), how = inputs, self.grouping
+        x = x if how is None else ops.rearrange(x, how)
+        d = x * float(self.count) - ops.sum_over_channels(x) if self.centred else x
         e = ops.rint(d * constants["step"])
         n = ops.sum_over_channels(e * e) + float(self.extra)
         if self.centred:
@@ -86,6 +104,7 @@ class IntegerNorm(IntegerNode):
         above = ops.minimum(ops.maximum(n - r * r - r, 0.0), 1.0)
         below = ops.minimum(ops.maximum(r * r - r - n + 1.0, 0.0), 1.0)
         u = ops.rint(d * (constants["unit"] / (r + above - below)))
+        u = u if how is None else ops.rearrange(u, how.back)
         total = u * ops.on_channel(constants["gain"], u) + ops.on_channel(constants["shift"], u)
         low, high = float(self.requantize.low), float(self.requantize.high)
         return ops.requantize(total, constants["multiplier"], low, high)
@@ -93,7 +112,7 @@ class IntegerNorm(IntegerNode):
 
 @dataclass(frozen=True)
 class Norm(Pending):
-    """The normalisation of a tensor over its channels.
+    """The normalisation of a tensor over its channels, or of groups of them.
 
     Attributes:
         name: of the node that it becomes.
@@ -102,6 +121,7 @@ class Norm(Pending):
         beta: (C,), float64.
         eps: what is added to a variance, a real number.
         centred: whether the mean is subtracted.
+        num_groups: as of the node.
     """
 
     name: str
@@ -110,11 +130,17 @@ class Norm(Pending):
     beta: Array
     eps: float
     centred: bool
+    num_groups: int | None = None
+
+    @property
+    def _count(self) -> int:
+        """How many numbers are normalised together."""
+        return math.prod(self.input.shape) // self.num_groups if self.num_groups else self.input.shape[0]
 
     @property
     def _units(self) -> float:
         """How many steps of u are 1: none is more than 1.5 sqrt(C) times as many."""
-        return float(np.floor(LARGEST_UNIT / (1.5 * np.sqrt(len(self.gamma)))))
+        return float(np.floor(LARGEST_UNIT / (1.5 * np.sqrt(self._count))))
 
     @property
     def _gain_scale(self) -> float:
@@ -123,7 +149,7 @@ class Norm(Pending):
         return max(largest, float(np.abs(self.beta).max()) * self._units / LARGEST_SHIFT, 2.0**-60)
 
     def requantized(self, grid: Grid) -> IntegerNorm:
-        source, channels = self.input.grid, len(self.gamma)
+        source, channels = self.input.grid, self._count
         eps = self.eps / float(source.scale) ** 2  # in squares of codes
         largest = (source.high - source.low) / 2 if self.centred else max(source.high, -source.low)
         fine = (np.sqrt(LARGEST_SUM / channels) - 0.51) / np.sqrt(largest**2 + eps)  # steps of e in a code
@@ -142,6 +168,7 @@ class Norm(Pending):
             gain=np.rint(self.gamma / gain_scale).astype(np.int32),
             shift=np.rint(self.beta * units / gain_scale).astype(np.int32),
             requantize=Requantize(np.full(1, multiplier, np.float32), *clip_bounds(grid, None)),
+            num_groups=self.num_groups,
         )
 
     def clipped(self) -> IntegerNorm:

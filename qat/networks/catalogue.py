@@ -12,15 +12,20 @@ from qat.errors import QatError
 from qat.graph import Network
 from qat.networks.cnn import Cnn, Cnn1d
 from qat.networks.compact import CompactDigits, CompactResidual, CompactSeparable
+from qat.networks.detector import Detector
+from qat.networks.ds_cnn1d import DSCNN1d
 from qat.networks.fitting import Given, input_for, outputs_for
 from qat.networks.lenet5 import LeNet3x3, LeNet5, LeNet5BN
 from qat.networks.lenet_gtc import LeNetGTC
 from qat.networks.mlp import Mlp
 from qat.networks.mlperf_tiny import DSCNN, Autoencoder, MobileNetV1
 from qat.networks.mnist_cnn import MnistCnn
+from qat.networks.mobilenet_v3 import MobileNetV3
 from qat.networks.resnet import ResNet8, ResNet20
 from qat.networks.segmenter import Segmenter
 from qat.networks.svhn_cnn import SvhnCnn
+from qat.networks.transformer import VisionTransformer
+from qat.networks.unet import UNet
 from qat.plugins import Group, own_object, working_directory_last
 from qat.tasks import Classification, Task
 
@@ -37,12 +42,17 @@ NETWORKS: dict[str, type[Network]] = {
     "compact_residual": CompactResidual,
     "ds_cnn": DSCNN,
     "mobilenet": MobileNetV1,
+    "mobilenet_v3": MobileNetV3,
+    "vision_transformer": VisionTransformer,
     "autoencoder": Autoencoder,
     "svhn_cnn": SvhnCnn,
     "mlp": Mlp,
     "cnn": Cnn,
     "cnn1d": Cnn1d,
+    "ds_cnn1d": DSCNN1d,
     "segmenter": Segmenter,
+    "unet": UNet,
+    "detector": Detector,
 }  #: our own; ``ADDED`` has those of other packages too
 OUTPUTS = ("outputs", "num_class")  #: parameters that say how many a network gives
 ADDED = Group("qat.networks", "network", tuple(NETWORKS))

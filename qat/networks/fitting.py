@@ -43,7 +43,8 @@ def input_for(
         input_size: height and width of pictures, before any other.
 
     Returns:
-        Pixels, codes of the data's scale and zero point, or real numbers. Series (N, C, L) enter as (C, 1, L).
+        Pixels, codes of the data's scale and zero point, or real numbers. Series (N, C, L) enter as (C, 1, L), or as
+        they are where ``own`` is (C, L).
 
     Raises:
         QatError: where the samples are nothing that a network takes, or the arguments are not of such samples.
@@ -116,11 +117,11 @@ def _numbers(given: Given, usual: float | tuple[float, ...]) -> float | tuple[fl
 
 def _entering(source: str, shape: Shape, own: Shape | None) -> Shape:
     """The shape in which samples that are no pictures enter: rows as they are, series (C, L) as (C, 1, L), unless the network
-    takes them with another axis of 1 by itself.
+    takes series by itself, or with another axis of 1.
     """
     if not 1 <= len(shape) <= 3:
         raise QatError(f"{source}: its samples are {shape}, but networks take (F,), (C, L) and (C, H, W); reshape them")
-    if len(shape) != 2:
+    if len(shape) != 2 or (own is not None and len(own) == 2):
         return shape
     if own is not None and [axis for axis in own if axis != 1] == list(shape):
         return own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,13 +11,15 @@ from qat.cells.elementwise import Activation
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import NEVER, LinearCell
-from qat.errors import QatError
+from qat.errors import QatError, QatWarning
 from qat.graph import Graph, Network, Node, as_graph
 from qat.names import fits
+from qat.passes.float_layers import left_in_float, may_stay_float, with_real_inputs
 from qat.passes.join_linear import join_linear
 from qat.passes.place_normalization import place_normalization
-from qat.passes.quantizer_settings import QuantizerSettings, Setting, check_settings
+from qat.passes.quantizer_settings import QUANTIZE, QuantizerSettings, Setting, check_settings
 from qat.passes.share_grids import share_grids
+from qat.passes.unreached_numbers import unreached_numbers
 from qat.quantizers import ActivationQuantizer, BaseActivationQuantizer, BaseWeightQuantizer
 from qat.vocabulary.activations import TABLES
 
@@ -54,7 +57,9 @@ def convert_quant_network(
        ``<node>.fake_quant``: a table of codes.
     4. The fake quantizers before an addition or a concatenation share one range (``share_grids``). All steps of a recurrence
        (``Network.recurrent``) have one and the same.
-    5. Under the profile "ascend" the input gets a FakeQuant too: a pixel minus its zero point lies within -255 .. 255 and
+    5. Cells for which ``layers`` has ``quantize: False`` are left in float, with a Dequantize before them and a fake quantizer
+       after them where others take their codes (``left_in_float``); an output of the network stays real numbers.
+    6. Under the profile "ascend" the input gets a FakeQuant too: a pixel minus its zero point lies within -255 .. 255 and
        fits no int8, so that a table brings it to symmetric codes.
 
     Args:
@@ -70,7 +75,9 @@ def convert_quant_network(
         ema_decay: how slowly the range of an activation follows the batches; 0: it is that of the last batch.
         layers: other values of the first five, or other quantizers, for some nodes, by patterns of their names ("conv1",
             "blocks.*"); the last one that fits counts. A number of bits and the like changes that field of the quantizer
-            that the node otherwise has.
+            that the node otherwise has. ``{"quantize": False}`` leaves them in float: ONNX and TFLite files then compute them
+            so, and behind them codes are no longer equal everywhere (docs/numerics.md). Where that is all nodes, a QatWarning
+            says so, and the result is the float network.
         profile: "default", or "ascend" for what Ascend's int8 unit computes (docs/ascend.md): symmetric activations whose
             scales are powers of two, one scale for a dense weight, symmetric weights. It takes the place of the defaults of
             symmetric and per_channel.
@@ -83,7 +90,8 @@ def convert_quant_network(
 
     Raises:
         QatError: for a network that is quantized already, a setting of another type, a pattern of ``layers`` that fits no
-            node with a quantizer, an unknown setting in it, and a setting that contradicts the profile.
+            node with a quantizer, an unknown setting in it, a setting that contradicts the profile, and a number that a Pad
+            puts around codes that enter which do not reach it.
 
     >>> import qat
     >>> class Small(qat.Network):
@@ -113,8 +121,24 @@ def convert_quant_network(
         weight_quantizer=weight_quantizer,
         activation_quantizer=activation_quantizer,
     )
-    graph = place_normalization(join_linear(graph), into_weights=not settings.ascend)
-    _check_layers(graph, settings.layers)
+
+    def alike(first: Node, second: Node) -> bool:
+        """A layer that ``layers`` gives codes of its own, or leaves in float, stays."""
+        own = [(settings.quantizes(each.name), settings.quantizers(each.name, each.cell)) for each in (first, second)]
+        return own[0] == own[1]
+
+    given, graph = graph, place_normalization(join_linear(graph, alike), into_weights=not settings.ascend)
+    _check_layers((given, graph), settings.layers)
+    chosen = {node.name for node in graph.nodes if may_stay_float(node) and not settings.quantizes(_setting_name(node))}
+    if chosen.issuperset(node.name for node in graph.nodes if node.inputs and node.cell.wants_quantizer) and chosen:
+        warnings.warn(
+            f"{graph.name}: quantize is False for all of its layers, so that nothing is quantized: the result is the float "
+            "network",
+            QatWarning,
+            stacklevel=2,
+        )
+        return given
+    floats, real, known = left_in_float(graph, chosen), set[str](), dict[str, str]()
     fold = None if not bn_fold else "one_conv" if one_conv_fold else "two_conv"
     nodes: list[Node] = []
     renamed: dict[str, str] = {}  # node -> the fake quantizer that now stands for it
@@ -124,15 +148,29 @@ def convert_quant_network(
         if isinstance(cell, Input) and not settings.of_activation(node.name):
             activations = _of_input(activations)
         node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
-        if isinstance(cell, LinearCell):
+        if node.name in chosen or node.name in floats:
+            if isinstance(cell, LinearCell) and cell.has_bn:
+                node = replace(node, cell=replace(cell, freeze_bn=freeze_bn))  # type: ignore[type-var]
+            nodes += with_real_inputs(node, real, known)
+        elif isinstance(cell, LinearCell):
             nodes += _quantized(node, cell, weights, _uniform(activations), fold=fold, freeze_bn=freeze_bn)
         else:
             nodes.append(node)
-        if cell.wants_fake_quant or (settings.ascend and isinstance(cell, Input)):
+        if node.name in floats and not isinstance(cell, Input):
+            real.add(node.name)
+        elif node.name not in floats and (
+            cell.wants_fake_quant
+            or (settings.ascend and isinstance(cell, Input))
+            or (node.name in chosen and cell.output_numbers == "coded")  # which it is of codes alone
+        ):
             nodes += _fake_quants(node, nodes[-1].name, activations)
             renamed[node.name] = nodes[-1].name
     outputs = tuple(renamed.get(name, name) for name in graph.outputs)
-    return share_grids(Graph(tuple(nodes), outputs, graph.name), settings.quantizers("")[1])
+    converted = share_grids(Graph(tuple(nodes), outputs, graph.name), settings.quantizers("")[1])
+    unreached = unreached_numbers(converted, {})  # of codes that enter: those of others are known later
+    if unreached:
+        raise QatError(unreached[0])
+    return converted
 
 
 def _quantized(
@@ -185,11 +223,13 @@ def _of_input(activations: BaseActivationQuantizer) -> BaseActivationQuantizer:
     return replace(activations, num_bits=max(activations.num_bits, INPUT_BITS))
 
 
-def _check_layers(graph: Graph, layers: Mapping[str, Mapping[str, Setting]]) -> None:
-    """Raise QatError where a pattern fits no node that is quantized."""
-    names = list(dict.fromkeys(_setting_name(node) for node in graph.nodes if node.cell.wants_quantizer))
-    for pattern in layers:
-        if not any(fits(name, pattern) for name in names):
+def _check_layers(graphs: tuple[Graph, Graph], layers: Mapping[str, Mapping[str, Setting]]) -> None:
+    """Raise QatError where a pattern fits no quantized node, neither of the network as it was nor of what became of it."""
+    nodes = [node for graph in graphs for node in graph.nodes]
+    names = list(dict.fromkeys(_setting_name(node) for node in nodes if node.cell.wants_quantizer))
+    for pattern, own in layers.items():
+        of_floats = [_setting_name(node) for node in nodes if QUANTIZE in own and may_stay_float(node)]
+        if not any(fits(name, pattern) for name in (*names, *of_floats)):
             raise QatError(
-                f"layers: pattern {pattern!r} fits no cell of {graph.name} that is quantized; those are {', '.join(names)}"
+                f"layers: pattern {pattern!r} fits no cell of {graphs[0].name} that is quantized; those are {', '.join(names)}"
             )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qat.cells.base import Shape
 from qat.cells.batch_norm import BatchNorm
 from qat.cells.conv1d import Conv1dBnAct
 from qat.cells.conv2d import Conv2dBnAct
@@ -32,20 +33,33 @@ def fold_batch_norm(graph: Graph, params: Mapping[str, Array]) -> tuple[Graph, P
         if isinstance(node.cell, LinearCell) and node.cell.has_bn:
             names = {local: f"{node.cell_name}.{local}" for local in cell.params()}
             own = {local: params[name] for local, name in names.items()}
-            factor, shift = running_affine(NUMPY_OPS, own, cell.eps)
-            if isinstance(cell, BatchNorm):
-                kind = Conv1dBnAct if len(graph.shapes[node.name]) == 2 else Conv2dBnAct
-                cell = kind(
-                    cell.channels, cell.channels, 1, group=cell.channels, activation=cell.activation, alpha=cell.alpha
-                )
-                own = own | {"weight": np.ones(cell.weight_shape, np.float32)}
-            cell = replace(cell, has_bn=False, has_bias=True)
-            weight = cell.outputs_first(NUMPY_OPS, own["weight"])
+            cell, own = folded(node.cell, own, graph.shapes[node.name])
             masks = {full: params[full] for local, full in names.items() if local == MASK}
             result = {name: array for name, array in result.items() if name not in names.values()} | {
-                f"{node.cell_name}.weight": cell.as_stored(weight * NUMPY_OPS.on_output(factor, weight)),
-                f"{node.cell_name}.bias": shift,
+                **{f"{node.cell_name}.{local}": array for local, array in own.items()},
                 **masks,
             }
         nodes.append(replace(node, cell=cell))
     return Graph(tuple(nodes), graph.outputs, graph.name), result
+
+
+def folded(cell: LinearCell, params: Mapping[str, Array], shape: Shape) -> tuple[LinearCell, Params]:
+    """A float cell that has batch normalisation without it.
+
+    Args:
+        cell: the cell.
+        params: its parameters, canonical, by local name.
+        shape: of its output, of one sample.
+
+    Returns:
+        The cell, and its weight and bias.
+    """
+    factor, shift = running_affine(NUMPY_OPS, params, cell.eps)
+    plain: Any = cell
+    if isinstance(cell, BatchNorm):
+        kind = Conv1dBnAct if len(shape) == 2 else Conv2dBnAct
+        plain = kind(cell.channels, cell.channels, 1, group=cell.channels, activation=cell.activation, alpha=cell.alpha)
+        params = {**params, "weight": np.ones(plain.weight_shape, np.float32)}
+    plain = replace(plain, has_bn=False, has_bias=True)
+    weight = plain.outputs_first(NUMPY_OPS, params["weight"])
+    return plain, {"weight": plain.as_stored(weight * NUMPY_OPS.on_output(factor, weight)), "bias": shift}

@@ -25,6 +25,7 @@ PROFILES = ("default", "ascend")
 #: The types of settings: of those that may be a pair, of weights and of activations, and of the others.
 PAIRS = {"num_bits": int, "per_channel": bool, "symmetric": bool, "narrow_range": bool, "quant_delay": int}
 SINGLE = {"bn_fold": bool, "one_conv_fold": bool, "freeze_bn": int, "ema_decay": float}
+QUANTIZE = "quantize"  #: of single nodes: False leaves them in float
 #: Settings that are objects, of the two sides: their base class and the name of one.
 QUANTIZERS: dict[str, tuple[type[Any], str]] = {
     "weight_quantizer": (BaseWeightQuantizer, "LSQWeightQuantizer"),
@@ -74,6 +75,11 @@ class QuantizerSettings:
         """True where a pattern says what quantizer the output of the named node has, or how many bits."""
         said = {"num_bits", "activation_quantizer"}
         return any(fits(name, pattern) and said & own.keys() for pattern, own in self.layers.items())
+
+    def quantizes(self, name: str) -> bool:
+        """False where the last pattern that says so leaves the named node in float."""
+        said = [own[QUANTIZE] for pattern, own in self.layers.items() if QUANTIZE in own and fits(name, pattern)]
+        return said[-1] if said else True
 
     def quantizers(self, name: str, cell: Cell | None = None) -> tuple[BaseWeightQuantizer, BaseActivationQuantizer]:
         """Those of the weights and of the activations of a node.
@@ -138,8 +144,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         if kind is not None:
             for one in pair(value):
                 check_type(name, one, kind)
-        elif name in SINGLE:
-            check_type(name, value, SINGLE[name])
+        elif name in SINGLE or name == QUANTIZE:
+            check_type(name, value, SINGLE.get(name, bool))
         elif name in QUANTIZERS:
             base, example = QUANTIZERS[name]
             if not (value is None or isinstance(value, (dict, base))):
@@ -158,8 +164,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         if not isinstance(pattern, str) or not isinstance(own, Mapping):
             raise QatError(f"{wanted} {shortened(pattern)} has {shortened(own)}")
         for name in own:
-            if name not in PAIRS and name not in QUANTIZERS:
-                known = [*PAIRS, *QUANTIZERS]
+            if name not in PAIRS and name not in QUANTIZERS and name != QUANTIZE:
+                known = [*PAIRS, *QUANTIZERS, QUANTIZE]
                 hint = perhaps(str(name), known)
                 raise QatError(
                     f"layers: {pattern!r} sets {shortened(name)}, which is unknown{hint}; use {', '.join(known)}"

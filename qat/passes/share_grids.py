@@ -26,6 +26,7 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
        quantizer of its own (``<node>.input<i>_fake_quant``) brings it to the common one; likewise where one and the same grid
        would have to serve both as a fixed and a free one.
     3. Two groups that have a member in common become one.
+    4. Cells that are left in float take real numbers and need no grid.
 
     Args:
         graph: with a fake quantizer after every cell that needs one.
@@ -41,7 +42,7 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
     entries = {node.name for node in graph.nodes if isinstance(node.cell, Input)}
     group: dict[str, set[str]] = {}  # fake quantizer -> all that share with it, itself included
     for node in graph.nodes:
-        if len(node.inputs) > 1 and node.cell.one_grid:
+        if len(node.inputs) > 1 and node.cell.one_grid and node.name not in graph.in_float:
             inputs, members = [], set()
             for position, name in enumerate(node.inputs):
                 origins = origins_of[name]

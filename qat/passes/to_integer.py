@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from qat.cells.dequantize import Dequantize
 from qat.errors import QatError
 from qat.graph import Graph, Network, as_graph
 from qat.integer import Adjustments, IntegerBuilder, IntegerGraph, IntegerNode, IntegerTensor
+from qat.passes.float_layers import float_layer
 from qat.passes.unlike_ranges import warn_of_unlike_ranges
 from qat.vocabulary.ops import Array
 
@@ -32,7 +34,8 @@ def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> Integer
         The integers of deployment: what every target exports and ``qat.evaluate`` computes.
 
     Raises:
-        QatError: the network is a float one, a quantizer has never seen data, or a parameter is not finite or missing.
+        QatError: the network is a float one, a quantizer has never seen data, a parameter is not finite or missing, or scales
+            that give way to one another come to no end.
 
     >>> import numpy as np
     >>> import qat
@@ -70,7 +73,11 @@ def derived_integers(graph: Graph, params: Mapping[str, Array]) -> IntegerGraph:
         for node in graph.nodes:
             prefix, builder.cell_name = f"{node.cell_name}.", node.cell_name
             own = {local: params[prefix + local] for local in node.cell.params()}
-            values[node.name] = node.cell.to_integer(builder, node.name, own, *(values[name] for name in node.inputs))
+            inputs = tuple(values[name] for name in node.inputs)
+            if node.name in graph.in_float and not isinstance(node.cell, Dequantize):
+                values[node.name] = builder.add(float_layer(graph, node, own, inputs))
+            else:
+                values[node.name] = node.cell.to_integer(builder, node.name, own, *inputs)
         if not builder.wanted.floors and not builder.wanted.nudges:
             break
         adjustments.floors |= builder.wanted.floors
@@ -80,6 +87,12 @@ def derived_integers(graph: Graph, params: Mapping[str, Array]) -> IntegerGraph:
             # more each time.
             nudges = Counter({next(iter(nudges)): attempt - MOST_TOGETHER + 1})
         adjustments.nudges += nudges
+    else:
+        wanting = ", ".join(sorted({*builder.wanted.floors, *builder.wanted.nudges}))
+        raise QatError(
+            f"{graph.name}: after {MOST_ROUNDS} rounds the scales of {wanting} still have to give way to ties, which runtimes "
+            "round either way; let these ranges be found on other data, or by another method of calibration"
+        )
     for output in graph.outputs:
         if not isinstance(values[output], IntegerTensor):
             raise QatError(

@@ -131,10 +131,9 @@ def _smaller_graph(graph: Graph, kept: Mapping[str, Array]) -> Graph:
 
 def _smaller(node: Node, mine: Array, source: Array) -> Cell:
     """The cell with only the channels that are kept. Raises QatError where none is left."""
-    outputs, inputs = int(mine.sum()), int(source.sum())
-    if not outputs or not inputs:
+    if not mine.any() or not source.any():
         raise QatError(f"{node.name}: all of its channels would be removed; keep at least one")
-    return node.cell.with_channels(outputs, inputs)
+    return node.cell.only(mine, source)
 
 
 class _Ranking:

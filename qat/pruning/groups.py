@@ -140,7 +140,7 @@ class _Units:
             own = self._channels[node.name] = np.arange(start, start + width)
             start += width
             self._node(node, own, [self._channels[name] for name in node.inputs], graph)
-            if node.cell.float_params():
+            if node.cell.of_channels:
                 first = uses.setdefault(node.cell_name, node)
                 for mine, others in zip((node.name, *node.inputs), (first.name, *first.inputs), strict=True):
                     self._tie(self._channels[mine], self._channels[others])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import numpy as np
 
 from qat.errors import QatError
 from qat.graph import Graph, as_float_graph
+from qat.integer import FloatLayer
 from qat.passes.fold_batch_norm import fold_batch_norm
 from qat.training.forward import Forward
 from qat.vocabulary.ops import Array, Ops
@@ -72,7 +73,7 @@ class FloatOps:
 
     def __getattr__(self, name: str) -> Any:
         raise QatError(
-            f"the {self.target} form of a float network has no operation {name!r}; export the quantized network instead"
+            f"the {self.target} form of a float network has no operation {name!r}; export it quantized instead"
         )
 
 
@@ -99,3 +100,21 @@ def written_outputs(
     # FloatOps has what a float forward pass uses, and refuses the rest of Ops by name.
     results, _ = Forward(graph, cast(Ops, ops))(tensors, pixels, training=False, phase=0)
     return results
+
+
+def written_layer(node: FloatLayer, ops: FloatOps, tensors: Mapping[str, Any], inputs: Sequence[Symbol]) -> Any:
+    """Write a layer of an integer graph that is left in float; its real numbers.
+
+    Args:
+        node: the layer.
+        ops: the vocabulary that writes.
+        tensors: the layer's parameters by name, as ``ops.from_numpy`` gave them.
+        inputs: the real numbers of its inputs.
+
+    Raises:
+        QatError: the vocabulary has not all that it computes.
+    """
+    try:
+        return node.compute(cast(Ops, ops), tensors, *inputs)
+    except QatError as error:
+        raise QatError(f"{node.name}: is left in float, but {error}") from None

@@ -19,6 +19,7 @@ from qat.graph import Graph, Params
 from qat.passes.apply_masks import apply_masks
 from qat.passes.logits_graph import logits_graph
 from qat.passes.unlike_ranges import warn_of_unlike_ranges
+from qat.passes.unreached_numbers import warn_of_unreached_numbers
 from qat.pruning.training import PruningInTraining
 from qat.tasks import Classification, Loss, Task, evaluated_loss, main
 from qat.training.checkpoint import Checkpoint
@@ -125,6 +126,7 @@ def train(
             run.epoch(log)
     result = run.result()
     warn_of_unlike_ranges(result.graph, result.params)
+    warn_of_unreached_numbers(result.graph, result.params)
     return result
 
 
@@ -333,7 +335,8 @@ class _Run:
         and be too large for the outputs; those of integers are not.
         """
         wrong = Checkpoint(self.graph, self.backend.read(self.model), optimizer=self.step.state()).not_finite()
-        if wrong is None and not self.graph.is_quantized:
+        of_integers = self.graph.is_quantized and self.graph.in_float.isdisjoint(self.graph.outputs)
+        if wrong is None and not of_integers:
             outputs = np.concatenate([y.ravel() for y in as_tuple(self.backend.predict(self.model, images))])
             found = outputs[~np.isfinite(outputs)]
             wrong = f"the outputs hold {found[0]} from then on" if found.size else None

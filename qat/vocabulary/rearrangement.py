@@ -56,6 +56,14 @@ class Rearrangement:
     step: Step
     shape: Sizes
 
+    @property
+    def back(self) -> Rearrangement:
+        """What undoes it."""
+        axes = self.step.axes
+        return Rearrangement(
+            self.shape, Step(self.step.turned, tuple([axes.index(n) for n in range(len(axes))])), self.source
+        )
+
     def steps(self) -> tuple[Step, ...]:
         """What is to be done to a canonical sample before it is reshaped to ``shape``; none where its order stays."""
         return _needed([self.step])
@@ -85,6 +93,13 @@ def reshaping(source: Sizes, shape: Sizes) -> Rearrangement:
     if math.prod(parts) != math.prod(source):
         parts = source
     return Rearrangement(source, Step(parts, tuple(range(len(parts)))), shape)
+
+
+def by_group(source: Sizes, groups: int) -> Rearrangement:
+    """(C, ...) to (K, groups): beside one another the K numbers of each of so many groups of channels."""
+    parts = (groups, source[0] // groups, *source[1:])
+    step = Step(parts, (*range(1, len(parts)), 0))
+    return Rearrangement(source, step, (math.prod(parts[1:]), groups))
 
 
 def _needed(steps: Sequence[Step]) -> tuple[Step, ...]:

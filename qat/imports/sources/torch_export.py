@@ -18,7 +18,8 @@ from torch._dynamo import OptimizedModule
 from qat.errors import QatError
 from qat.imports.source import Opened
 from qat.imports.sources.pt2_file import ADVICE, read_pt2
-from qat.imports.sources.torch_program import is_of_torch, opened
+from qat.imports.sources.torch_node import is_of_torch
+from qat.imports.sources.torch_program import opened
 from qat.reading import reason_of
 
 DYNAMIC = ("GuardOnDataDependentSymNode", "UserError", "UncapturedHigherOrderOpError", "TorchRuntimeError")
@@ -61,7 +62,7 @@ def open_model(
 
 
 def _captured(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], name: str) -> Opened:
-    """On the example; where that is one sample, on two, which tells the samples' axis from others of one place, if that goes."""
+    """On the example; where that is one sample, on two if that goes, which tells the samples' axis from others of one place."""
     found: Opened | None = None
     if all(x.ndim > 1 and len(x) == 1 for x in inputs):
         try:

@@ -28,11 +28,10 @@ ALONE = {
     "relu", "relu6", "hardtanh", "clamp", "clip", "clamp_min", "clamp_max", "sigmoid", "tanh", "hardsigmoid", "hardswish",
     "leaky_relu", "silu", "gelu", "mish", "elu", "celu", "selu", "softplus", "neg", "abs", "exp", "log", "log1p", "sqrt",
     "square", "reciprocal", "erf", "pow", "dropout", "to", "_to_copy", "type_as", "contiguous", "clone", "alias", "detach",
-    "lift_fresh", "lift_fresh_copy",
+    "lift_fresh", "lift_fresh_copy", "expand", "expand_as",
 }  # fmt: skip
 RESHAPES = {
-    "flatten", "unflatten", "view", "reshape", "_unsafe_view", "squeeze", "unsqueeze", "view_as", "reshape_as", "expand",
-    "expand_as",
+    "flatten", "unflatten", "view", "reshape", "_unsafe_view", "squeeze", "unsqueeze", "view_as", "reshape_as",
 }  # fmt: skip
 PERMUTES = {"permute", "transpose", "swapaxes", "swapdims", "movedim", "t"}
 

@@ -123,6 +123,15 @@ def _upsampled(call: Call) -> Step:
     return Step("upsample", {"factor": tuple(factors)})
 
 
+def _rolled(call: Call) -> Step:
+    rank = len(call.input_shape)
+    axes = tuple(int(axis) % rank for axis in (call[2] if isinstance(call[2], Sequence) else [call[2]]))
+    shifts = tuple(int(n) for n in (call[1] if isinstance(call[1], Sequence) else [call[1]]))
+    if not axes or 0 in axes:
+        raise UnknownOperationError("aten.roll along the samples")
+    return Step("roll", {"axes": axes, "shifts": shifts})
+
+
 def _shuffled(call: Call) -> Step:
     """Pixels to channels and back, or channels of groups in turn: as reshapes and a transposition between."""
     channels, height, width = (int(size) for size in call.input_shape[1:])
@@ -169,6 +178,7 @@ READERS: Mapping[str, Reader] = {
     "upsample_nearest2d": _upsampled,
     "_upsample_nearest_exact2d": _upsampled,
     "upsample_bilinear2d": _upsampled,
+    "roll": _rolled,
     "pixel_shuffle": _shuffled,
     "pixel_unshuffle": _shuffled,
     "channel_shuffle": _shuffled,

@@ -8,35 +8,38 @@ from __future__ import annotations
 
 import math
 import operator
-import os
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from qat.errors import QatError
 from qat.imports.program import Operation, Program
 from qat.imports.source import Opened
 from qat.imports.sources.places import FIRST, Place
 from qat.imports.sources.torch_call import Call, Constant, Reader, Step, UnknownOperationError
+from qat.imports.sources.torch_constants import OF_SIZES, Constants
 from qat.imports.sources.torch_layout import PERMUTES, RESHAPES, order_of, placed
 from qat.imports.sources.torch_moves import OF_SEVERAL
+from qat.imports.sources.torch_node import (
+    arguments_of,
+    dtype_of,
+    first_of,
+    is_in_place,
+    line_of,
+    name_of,
+    namespace_of,
+    nodes_of,
+    target_of,
+)
 from qat.imports.sources.torch_operations import FOLDED, READERS, VIEWS
-from qat.imports.sources.torch_params import plain_name
 from qat.imports.sources.torch_recurrent import RECURRENT, Recurrence
-from qat.reading import LARGEST_SAMPLE
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array
 
-TORCH = os.path.dirname(torch.__file__) + os.sep
 BATCH = 16  #: samples that a program of any batch size computes at once
-#: Operations that take the size of a tensor alone, and the number that fills what they give; None: it is an argument.
-OF_SIZES = {"new_zeros": 0, "zeros_like": 0, "new_ones": 1, "ones_like": 1, "full_like": None}
-CONTAINERS = "torch.nn.modules.container."
 
 
 def opened(exported: Any, name: str) -> Opened:
@@ -60,14 +63,8 @@ class _Reader:
     def __init__(self, exported: Any, name: str) -> None:
         self.name, self.nodes = name, list(exported.graph.nodes)
         self.signature = exported.graph_signature
-        self.tensors: dict[str, torch.Tensor] = {}  #: what does not depend on an input, by the node's name
-        self.sources: dict[str, str] = {}  #: of these, the name in the source
-        held = {**exported.constants, **exported.state_dict}
-        for spec in self.signature.input_specs:
-            if spec.target in held and isinstance(held[spec.target], torch.Tensor):
-                self.tensors[spec.arg.name] = held[spec.target].detach()
-                self.sources[spec.arg.name] = plain_name(spec.target)
-        self.folded = 0  #: numbers of constants that were computed
+        self.constants = Constants(exported, name)
+        self.tensors, self.sources = self.constants.tensors, self.constants.sources
         self.inputs: dict[str, ArraySpec] = {}
         self.batch: int | None = None  #: that it was captured with; None: any
         self.shapes: dict[str, tuple[Any, ...]] = {}  #: with the batch
@@ -83,7 +80,7 @@ class _Reader:
         self._check()
         outputs: tuple[str, ...] = ()
         for node in self.nodes:
-            value = _first(node.meta.get("val"))
+            value = first_of(node.meta.get("val"))
             if isinstance(value, torch.Tensor):
                 self.shapes[node.name] = tuple(value.shape)
             if node.op == "placeholder":
@@ -106,7 +103,7 @@ class _Reader:
         for node, tensor in self.tensors.items():
             if (tensor.is_floating_point() or tensor.is_complex()) and tensor.dtype != torch.float32:
                 raise QatError(
-                    f"{self.name}: {self.sources[node]} is {_dtype(tensor)}, but networks are imported in float32; call "
+                    f"{self.name}: {self.sources[node]} is {dtype_of(tensor)}, but networks are imported in float32; call "
                     "module.float() first"
                 )
 
@@ -117,7 +114,7 @@ class _Reader:
             return  # a number, which is part of the program
         if value.dtype != torch.float32:
             raise QatError(
-                f"{self.name}: its input {node.name} is {_dtype(value)}, but networks take real numbers, float32, here; give "
+                f"{self.name}: its input {node.name} is {dtype_of(value)}, but networks take real numbers, float32, here; give "
                 "an example as float32 (pixels too: x.float()), and leave integer or complex inputs to the code around it"
             )
         if value.ndim < 2:
@@ -164,21 +161,21 @@ class _Reader:
     # -- one operation --------------------------------------------------------------------------------------------------
 
     def _operation(self, node: Any) -> None:
-        taken = list(_nodes(node.args)) + list(_nodes(node.kwargs))
+        taken = list(nodes_of(node.args)) + list(nodes_of(node.kwargs))
         if node.target is operator.getitem:
             self._item(node)
             return
         if node.name not in self.shapes:  # a size, or a check of one
             return
-        target = _target(node)
+        target = target_of(node)
         fixed = all(each.name in self.tensors for each in taken)
-        if target in OF_SIZES and not fixed and _namespace(node) == "aten.":
-            fixed = self._sized(node)
+        if target in OF_SIZES and not fixed and namespace_of(node) == "aten.":
+            fixed = self.constants.sized(node)
         if fixed and node.name in self.tensors:
             return
-        if fixed and self._folded(node, target):
+        if fixed and self.constants.fold(node, target):
             return
-        known = _namespace(node) == "aten." and not fixed
+        known = namespace_of(node) == "aten." and not fixed
         if known and target in RECURRENT:
             self._recurrent(node, target)
         elif not (known and target in OF_SEVERAL):  # else each result is an operation
@@ -186,9 +183,9 @@ class _Reader:
 
     def _add(self, node: Any, called: Any, reader: Reader | None) -> None:
         """Note an operation, whose value is that of a node. called: the node that calls it."""
-        taken, target = [*_nodes(called.args), *_nodes(called.kwargs)], _target(called)
-        inputs, constants, what = [], {}, f"{_namespace(called)}{target}"
-        arguments = _arguments(called)
+        taken, target = [*nodes_of(called.args), *nodes_of(called.kwargs)], target_of(called)
+        inputs, constants, what = [], {}, f"{namespace_of(called)}{target}"
+        arguments = arguments_of(called)
         try:
             for each in taken:
                 if each.name not in self.tensors and each.name in self.shapes:
@@ -198,44 +195,44 @@ class _Reader:
             if reader is None:
                 raise UnknownOperationError(what)
             step = self._step(reader, self._call(target, arguments, node.name), inputs, node.name)
-            if (given := _first(node.meta["val"]).dtype) != torch.float32:
+            if (given := first_of(node.meta["val"]).dtype) != torch.float32:
                 raise UnknownOperationError(f"{what} giving {str(given).removeprefix('torch.')}")
             kind, attributes = step.kind, step.attributes
             if kind == "concat" and len(inputs) < len(taken):
                 constants = self._parts(taken, what)
             for local, given in step.constants.items():
-                found = given if isinstance(given, tuple) else self._constant(arguments[given])
+                found = given if isinstance(given, tuple) else self.constants.constant(arguments[given])
                 if found is not None:
                     constants[local] = found
         except UnknownOperationError as unknown:
             kind, attributes, constants = "unknown", {"of": str(unknown)}, {}
         self.operations[node.name] = Operation(
             kind,
-            _name(called, target),
+            name_of(called, target),
             tuple(inputs),
             node.name,
             attributes,
             {local: array for local, (array, _) in constants.items()},
             {local: source for local, (_, source) in constants.items() if source},
-            _line(called.meta.get("stack_trace") or ""),
+            line_of(called.meta.get("stack_trace") or ""),
         )
         if target in VIEWS and inputs:
             self.base[node.name] = self.base.get(inputs[0], inputs[0])
-        if _is_in_place(called) and inputs:
+        if is_in_place(called) and inputs:
             self._changed(inputs[0], node.name)
 
     def _recurrent(self, node: Any, kind: str) -> None:
         """Note the layers of a GRU or LSTM, and the states that are taken of it."""
-        arguments = _arguments(node)
-        x, where = self._current(arguments[0]), _line(node.meta.get("stack_trace") or "")
-        whole = Operation(kind, _name(node, kind), (x,), node.name, where=where)
+        arguments = arguments_of(node)
+        x, where = self._current(arguments[0]), line_of(node.meta.get("stack_trace") or "")
+        whole = Operation(kind, name_of(node, kind), (x,), node.name, where=where)
         place = self.places.get(x, FIRST)
         shape = self.shapes[x] if place == FIRST else place.canonical_shape(self.shapes[x], self.batch or 1)
         found = Recurrence(whole, arguments, shape, place)
         try:
             if len(arguments) != 9 or isinstance(arguments[1], bool):
                 raise UnknownOperationError(f"aten.{kind} of packed sequences")
-            listed = found.listed(lambda each: self._constant(each) if self._is_constant(each) else None)
+            listed = found.listed(lambda each: self.constants.constant(each) if self._is_constant(each) else None)
         except UnknownOperationError as unknown:
             self.operations[node.name] = replace(whole, kind="unknown", attributes={"of": str(unknown)})
             return
@@ -312,7 +309,7 @@ class _Reader:
         if whole.name in self.tensors:
             self.tensors[node.name] = self.tensors[whole.name][place]
             return
-        if _namespace(whole) == "aten." and (part := OF_SEVERAL.get(_target(whole))) is not None:
+        if namespace_of(whole) == "aten." and (part := OF_SEVERAL.get(target_of(whole))) is not None:
             self._add(node, whole, lambda call: part(call, place))
             return
         made = self.operations.get(whole.name)
@@ -325,80 +322,13 @@ class _Reader:
             return
         self.now[node.name] = whole.name
 
-    def _sized(self, node: Any) -> bool:
-        """Make a tensor of one number that takes its size alone of a value; False: that is not fixed."""
-        fake = node.meta["val"]
-        number = OF_SIZES[_target(node)]
-        if number is None:
-            number = next((each for each in node.args[1:] if isinstance(each, (int, float))), None)
-        sizes = tuple(fake.shape)
-        if number is None or not all(isinstance(size, int) for size in sizes):
-            return False
-        self._grown(node, math.prod(sizes))
-        self.tensors[node.name] = torch.full(sizes, number, dtype=fake.dtype)
-        return True
-
-    def _folded(self, node: Any, target: str) -> bool:
-        """Compute what depends on no input. Refuses all that could do more than compute: files are of others."""
-        if _is_in_place(node) and target != "detach" and node.args[0].name in self.sources:
-            raise QatError(
-                f"{self.name}: forward changes {self.sources[node.args[0].name]}, which a graph of cells cannot; leave that out"
-            )
-        if _namespace(node) != "aten." or target not in FOLDED:
-            return False
-        if _is_in_place(node) and target != "detach" and self._is_held(self.tensors[node.args[0].name]):
-            return False
-        if not self._fits(node):
-            return False
-        arguments, options = torch.fx.node.map_arg((node.args, node.kwargs), lambda each: self.tensors[each.name])
-        with torch.no_grad():
-            self.tensors[node.name] = node.target(*arguments, **options)
-        source = next((self.sources.get(each.name) for each in _nodes(node.args)), None)
-        if source and target in ("detach", "alias", "clone", "contiguous", "lift_fresh", "lift_fresh_copy", "to"):
-            self.sources[node.name] = source
-        return True
-
-    def _fits(self, node: Any) -> bool:
-        """Whether the size of a result is known before it is computed. Raises QatError where it is too large: a few bytes of a
-        file ask for any size.
-        """
-        with FakeTensorMode() as mode, torch.no_grad():  # sizes without numbers
-            arguments, options = torch.fx.node.map_arg(
-                (node.args, node.kwargs), lambda each: mode.from_tensor(self.tensors[each.name])
-            )
-            try:
-                given = node.target(*arguments, **options)
-            except DynamicOutputShapeException:
-                return False
-        self._grown(node, sum(x.numel() for x in (given if isinstance(given, (tuple, list)) else (given,))))
-        return True
-
-    def _is_held(self, tensor: torch.Tensor) -> bool:
-        """Whether it is the memory of a parameter or buffer."""
-        memory = tensor.untyped_storage().data_ptr()
-        return any(self.tensors[name].untyped_storage().data_ptr() == memory for name in self.sources)
-
-    def _grown(self, node: Any, numbers: int) -> None:
-        """Count the numbers of a constant. Raises QatError where they are too many."""
-        self.folded += numbers
-        if numbers > LARGEST_SAMPLE or self.folded > 4 * LARGEST_SAMPLE:
-            raise QatError(
-                f"{self.name}: {node.name} makes its constants grow beyond what is computed here; leave it out"
-            )
-
-    def _constant(self, argument: Any) -> Constant | None:
-        if not isinstance(argument, torch.fx.Node):
-            return None if argument is None else (np.asarray(argument, np.float32), "")
-        tensor = self.tensors[argument.name]
-        return tensor.detach().cpu().numpy().astype(np.float32), self.sources.get(argument.name, "")
-
     def _call(self, target: str, arguments: Sequence[Any], name: str) -> Call:
         shapes: list[tuple[Any, ...] | None] = []
         constants: dict[int, Constant] = {}
         for place, each in enumerate(arguments):
             of_tensor = isinstance(each, torch.fx.Node) and each.name in self.shapes
             shapes.append(self.shapes[each.name] if of_tensor else None)
-            if of_tensor and each.name in self.tensors and (found := self._constant(each)) is not None:
+            if of_tensor and each.name in self.tensors and (found := self.constants.constant(each)) is not None:
                 constants[place] = found
         return Call(target, tuple(arguments), tuple(shapes), self.shapes[name], constants)
 
@@ -427,7 +357,7 @@ class _Reader:
                     arguments, options = torch.fx.node.map_arg((node.args, node.kwargs), lambda each: known[each.name])
                     known[node.name] = node.target(*arguments, **options)
                 if node.name in values:
-                    array = _first(known[node.name]).detach().cpu().numpy().astype(np.float32, copy=True)
+                    array = first_of(known[node.name]).detach().cpu().numpy().astype(np.float32, copy=True)
                     place = self.places.get(node.name)
                     found[node.name] = array if place is None else place.canonical(array, self.batch or 1)
         return found
@@ -436,8 +366,8 @@ class _Reader:
         """Raise QatError where an operation could do more than compute."""
         if node.target is operator.getitem or not isinstance(node.meta.get("val"), (torch.Tensor, tuple, list)):
             return
-        target = _target(node)
-        if _namespace(node) != "aten." or not (
+        target = target_of(node)
+        if namespace_of(node) != "aten." or not (
             target in READERS or target in FOLDED or target in OF_SEVERAL or target in RECURRENT
         ):
             raise QatError(
@@ -451,74 +381,3 @@ def _batches(samples: tuple[Array, ...], size: int, *, full: bool) -> Iterator[t
         batch = tuple(x[at : at + size] for x in samples)
         missing = size - len(batch[0]) if full else 0
         yield tuple(np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing else x for x in batch)
-
-
-def _first(value: Any) -> Any:
-    """The first of several results."""
-    return value[0] if isinstance(value, (tuple, list)) and value else value
-
-
-def _nodes(arguments: Any) -> Iterator[torch.fx.Node]:
-    """The nodes among arguments, in order; one that is given twice comes twice."""
-    if isinstance(arguments, torch.fx.Node):
-        yield arguments
-    elif isinstance(arguments, Mapping):
-        for each in arguments.values():
-            yield from _nodes(each)
-    elif isinstance(arguments, (tuple, list)):
-        for each in arguments:
-            yield from _nodes(each)
-
-
-def _arguments(node: Any) -> list[Any]:
-    """All arguments in order, those by keyword in the places of the schema."""
-    found = list(node.args)
-    schema = getattr(node.target, "_schema", None)
-    for argument in schema.arguments[len(found) :] if schema else ():
-        found.append(node.kwargs.get(argument.name, argument.default_value if argument.has_default_value() else None))
-    return found
-
-
-def _namespace(node: Any) -> str:
-    return f"{getattr(node.target, 'namespace', 'torch')}."
-
-
-def _target(node: Any) -> str:
-    """The operation's name without namespace, overload and the sign of an in-place variant."""
-    schema = getattr(node.target, "_schema", None)
-    name = schema.name.rpartition("::")[2] if schema else getattr(node.target, "__name__", str(node.target))
-    return str(name.removesuffix("_"))
-
-
-def _is_in_place(node: Any) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return bool(schema and schema.name.endswith("_") and not schema.name.endswith("__"))
-
-
-def _name(node: Any, target: str) -> str:
-    """The module's name where it is one of PyTorch's own, and with the operation's where it is the user's."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    if not stack:
-        return target
-    path, cls = stack[-1]
-    path = plain_name(re.sub(r"^L\['self'\]\.?|@\d+", "", path))
-    kind = cls if isinstance(cls, str) else f"{cls.__module__}.{cls.__qualname__}"
-    if path and kind.startswith("torch.nn.modules.") and not kind.startswith(CONTAINERS):
-        return path
-    return f"{path}.{target}" if path else target
-
-
-def _line(trace: str) -> str:
-    """The innermost line of files that are not PyTorch's own."""
-    lines = re.findall(r'File "([^"\n]+)", line (\d+)', trace)
-    own = [f"{file}:{number}" for file, number in lines if not is_of_torch(file)]
-    return own[-1] if own else ""
-
-
-def is_of_torch(file: str) -> bool:
-    """Whether a file is one of PyTorch's, here or where the program was captured."""
-    return file.startswith(TORCH) or "/site-packages/torch/" in file.replace("\\", "/")
-
-
-def _dtype(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

@@ -10,7 +10,7 @@ from qat.analysis.metrics import FLOAT_BITS, information_bits, measure
 from qat.console import print_table
 from qat.deploy.interfaces import CountsBytes
 from qat.graph import Graph
-from qat.integer import IntegerGraph
+from qat.integer import FloatLayer, IntegerGraph
 from qat.integer.memory import activation_memory
 from qat.vocabulary.ops import Array
 
@@ -26,7 +26,7 @@ def print_summary(
     """A table of one row for each layer and one of totals, and below it the peak memory of activations.
 
     params: whose learned numbers of bits are counted. integers: of a quantized graph; with them come information bits, and
-    bytes as the C target stores them.
+    bytes as the C target stores them, of layers that are left in float those of their numbers.
     """
     layers = measure(graph, params, with_bias=with_bias)
     if integers is None:
@@ -35,7 +35,10 @@ def print_summary(
     else:
         target = qat.target("C")
         assert isinstance(target, CountsBytes)
-        stored = target.storage(integers, packing=packing)
+        floats = {
+            x.name: x.numbers * FLOAT_BITS // 8 for x in integers.nodes if isinstance(x, FloatLayer) and x.numbers
+        }
+        stored = floats | target.storage(integers.without_float_layers, packing=packing)
         information = information_bits(integers)
 
     def number(value: int | None) -> str:

@@ -85,7 +85,7 @@ def add_norm(writer: LinearWriter, node: IntegerNorm) -> None:
     """Integers, and products that are rounded as float32 rounds them, so that no processor or compiler option can change it."""
     writer.used |= {"ROUND", "ROOT"}
     (x,), name, grid = node.inputs, writer.function(node), node.output.grid
-    channels, zero, clip = x.shape[0], grid.zero_point - grid.qmin, writer.clip(node.output)
+    channels, length, zero, clip = x.shape[0], node.count, grid.zero_point - grid.qmin, writer.clip(node.output)
     centre = x.grid.zero_point - x.grid.qmin
     constants = [
         writer.array("int16_t", f"{name}_gain", node.gain),
@@ -94,22 +94,26 @@ def add_norm(writer: LinearWriter, node: IntegerNorm) -> None:
     (step, step_shift), (unit, unit_shift) = float_parts(node.step), float_parts(node.unit)
     multiplier, shift = float_parts(node.requantize.multiplier[0])
     low, high = node.requantize.low + zero, node.requantize.high + zero
-    deviation = f"{channels} * x[c] - total" if node.centred else f"x[c] - {centre}"
+    what, outer, beside, at, channel = "channels", prod(x.shape[1:]), channels, "c", "c"
+    if node.num_groups is not None:  # whose channels lie side by side, and behind them those of other groups
+        what, outer, beside = "numbers", node.num_groups, channels // node.num_groups
+        at, channel = f"c / {beside} * {channels} + c % {beside}", f"i * {beside} + c % {beside}"
+    deviation = f"{length} * x[{at}] - total" if node.centred else f"x[{at}] - {centre}"
     mean = ["        int32_t total = 0, off = 0;"] if node.centred else []
     count = ["            off += e;"] if node.centred else []
     share, share_shift = float_parts(node.share)
     less = [f"        squares -= (uint32_t)times(off * off, {share}, {share_shift});"] if node.centred else []
-    sums = [f"        for (c = 0; c < {channels}; c++)", "            total += x[c];"] if node.centred else []
+    sums = [f"        for (c = 0; c < {length}; c++)", f"            total += x[{at}];"] if node.centred else []
     body = [
         "    int32_t i, c;",
-        f"    for (i = 0; i < {prod(x.shape[1:])}; i++, x += {channels}, y += {channels}) {{",
+        f"    for (i = 0; i < {outer}; i++, x += {beside}, y += {beside}) {{",
         *mean,
         f"        uint32_t squares = {node.extra};",
         "        uint64_t quotient;",
         "        uint32_t r;",
         "        int32_t bits;",
         *sums,
-        f"        for (c = 0; c < {channels}; c++) {{",
+        f"        for (c = 0; c < {length}; c++) {{",
         f"            const int32_t e = times({deviation}, {step}, {step_shift});",
         "            squares += (uint32_t)(e * e);",
         *count,
@@ -120,11 +124,12 @@ def add_norm(writer: LinearWriter, node: IntegerNorm) -> None:
         f"        quotient = ((uint64_t){unit} << 32) / r;",
         f"        quotient |= (uint64_t)(quotient * r != (uint64_t){unit} << 32);",
         "        quotient = to_float(quotient, &bits);",
-        f"        for (c = 0; c < {channels}; c++) {{",
+        f"        for (c = 0; c < {length}; c++) {{",
         f"            const int32_t u = times({deviation}, quotient, {unit_shift + 32} - bits);",
-        f"            const int32_t sum = times(u * {name}_gain[c] + {name}_shift[c], {multiplier}, {shift});",
-        f"            y[c] = {clip}(sum + {zero}, {low}, {high});",
+        f"            const int32_t sum = times(u * {name}_gain[{channel}] + {name}_shift[{channel}], {multiplier}, {shift});",
+        f"            y[{at}] = {clip}(sum + {zero}, {low}, {high});",
         "        }",
         "    }",
     ]
-    writer.define(node, f"normalisation over {channels} channels, {dimensions(x.shape)}", constants, "\n".join(body))
+    what = f"normalisation over {length} {what}, {dimensions(x.shape)}"
+    writer.define(node, what, constants, "\n".join(body))

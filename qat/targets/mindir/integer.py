@@ -40,6 +40,7 @@ from qat.targets.common import codes_name, no_form
 from qat.targets.mindir.file import TYPES, Attribute, add_primitive, described, set_outputs, tensor_of, value_of
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import EXACT_INTEGERS, Array
+from qat.vocabulary.rearrangement import Rearrangement
 
 VERSION = "2.6.0"  #: of MindSpore, which the file says it was written by
 INT32, FLOAT32, FLOAT64 = 34, 43, 44  #: kNumberType... of mindspore/core/include/ir/dtype/type_id.h: what Cast takes
@@ -248,13 +249,16 @@ class IntegerWriter:
         sides = tuple(side for width in reversed(node.widths) for side in width)
         self._finish(node, self._pad(self.names[node.inputs[0].name], sides, node.value, codes_name(node.name)))
 
+    def _rearranged(self, x: str, how: Rearrangement, output: str | None = None) -> str:
+        for parts, axes in how.steps():
+            x = self.node("Reshape", [x, self.constant((-1, *parts))])
+            x = self.node("Transpose", [x, self.constant((0, *(1 + axis for axis in axes)))])
+        return self.node("Reshape", [x, self.constant((-1, *how.shape))], output)
+
     @add.register
     def _(self, node: IntegerRearrange) -> None:
         x = self.names[node.inputs[0].name]
-        for parts, axes in node.rearrangement.steps():
-            x = self.node("Reshape", [x, self.constant((-1, *parts))])
-            x = self.node("Transpose", [x, self.constant((0, *(1 + axis for axis in axes)))])
-        self._finish(node, x, "Reshape", self.constant((-1, *node.output.shape)))
+        self._finish(node, self._rearranged(x, node.rearrangement, codes_name(node.name)))
 
     @add.register
     def _(self, node: IntegerFlatten) -> None:
@@ -356,9 +360,10 @@ class IntegerWriter:
         def flag(name: str) -> str:
             return self.node("Minimum", [self.node("Maximum", [name, self.number(0)]), self.number(1)])
 
-        d = self.names[x.name]
+        d, how = self.names[x.name], node.grouping
+        d = d if how is None else self._rearranged(d, how)
         if node.centred:
-            d = self.node("Sub", [self.node("Mul", [d, self.number(x.shape[0])]), total(d)])
+            d = self.node("Sub", [self.node("Mul", [d, self.number(node.count)]), total(d)])
         e = rounded(self.node("Mul", [d, self.number(node.step)]))
         n = self.node("Add", [total(self.node("Mul", [e, e])), self.number(node.extra)])
         if node.centred:
@@ -372,6 +377,7 @@ class IntegerWriter:
         below = flag(self.node("Add", [behind, self.number(1)]))
         r = self.node("Sub", [self.node("Add", [r, above]), below])
         u = rounded(self.node("Mul", [d, self.node("Div", [self.number(node.unit), r])]))
+        u = u if how is None else self._rearranged(u, how.back)
         columns = (1, -1, *(1,) * (len(x.shape) - 1))
         gain, shift = (
             self.parameter(f"{node.name}.{name}", each.reshape(columns).astype(np.float32))

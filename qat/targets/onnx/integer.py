@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from qat.integer import (
+    FloatLayer,
     Grid,
     IntegerAdd,
     IntegerChannelTable,
@@ -30,6 +31,7 @@ from qat.integer import (
     IntegerNorm,
     IntegerPad,
     IntegerPick,
+    IntegerQuantize,
     IntegerRearrange,
     IntegerSoftmax,
     IntegerSub,
@@ -40,6 +42,8 @@ from qat.integer import (
 from qat.integer.ends import REAL, FileInput, FileOutput
 from qat.integer.widths import storage_bits
 from qat.targets.common import codes_name, end_names, no_form
+from qat.targets.float_graph import written_layer
+from qat.targets.onnx.float import OnnxOps, OnnxSymbol
 from qat.targets.onnx.writer import PACKED, Writer, kind_of, pads_of
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array
@@ -65,7 +69,7 @@ class QdqWriter(Writer):
         self.unsigned, self.widths = unsigned, tuple(PACKED) if packed else ()
         self.end_names: dict[str, str] = {}  # tensor of codes -> its name in the file
         self._entries: dict[str, tuple[str, FileInput]] = {}  # input -> its name in the file, what the file takes there
-        self._real: dict[str, str] = {}  # tensor of codes -> its dequantized form
+        self._real: dict[str, str] = {}  # tensor -> its real numbers, dequantized where it is codes
         self._reductions: list[onnx.NodeProto] = []  # that lack their axes
 
     def enter(self, inputs: Sequence[IntegerTensor], ends: Sequence[FileInput]) -> None:
@@ -75,6 +79,9 @@ class QdqWriter(Writer):
 
     def leave(self, x: IntegerTensor, end: FileOutput, name: str) -> None:
         """Make a tensor of codes the named output: real numbers, or codes around the zero point that it has there."""
+        if x.grid.real:
+            self.node("Identity", [self._real[x.name]], name)
+            return
         if end.stored == REAL:
             self.dequantize(x, name)
             return
@@ -122,6 +129,11 @@ class QdqWriter(Writer):
     def _(self, node: IntegerInput) -> None:
         x, end = self._entries[node.name]
         grid = node.output.grid
+        if grid.real:
+            real = x if end.stored == REAL else self.node("Cast", [x], to=TensorProto.FLOAT)
+            real = self.node("Sub", [real, self.constant(np.float32(node.offset))]) if node.offset else real
+            self._real[node.name] = self.node("Mul", [real, self.constant(np.float32(node.scale))])
+            return
         zero = grid.zero_point + offset_of(grid)
         bounds = zero + end.low, zero + end.high
         if end.quantizes is not None:
@@ -139,6 +151,28 @@ class QdqWriter(Writer):
         if multiplier[0] != 1.0:
             x = self.node("Mul", [x, self.constant(multiplier[0])])
         self._rounded(x, node, zero, bounds)
+
+    @add.register
+    def _(self, node: FloatLayer) -> None:
+        """The operations of a float network's file."""
+        ops = OnnxOps(self)
+        tensors = {local: ops.from_numpy(array, kind) for local, (array, kind) in node.params.items()}
+        inputs = [OnnxSymbol(self, self.dequantize(x), len(x.shape) + 1) for x in node.inputs]
+        self._real[node.name] = written_layer(node, ops, tensors, inputs).name
+
+    @add.register
+    def _(self, node: IntegerQuantize) -> None:
+        """Without a QuantizeLinear: between it and a DequantizeLinear ONNX Runtime makes weights of 8 bits of the float ones of
+        a convolution or dense layer.
+        """
+        zero = node.output.grid.zero_point + offset_of(node.output.grid)
+        steps = self.node("Mul", [self._real[node.inputs[0].name], self.constant(node.requantize.multiplier[0])])
+        shifted = self.node("Add", [self.node("Round", [steps]), self.constant(np.float32(zero))])
+        bounds = [self.constant(np.float32(zero + bound)) for bound in (node.requantize.low, node.requantize.high)]
+        name = codes_name(node.name)
+        self.end_names[node.name] = self.node(
+            "Cast", [self.node("Clip", [shifted, *bounds])], name, to=TensorProto.UINT8
+        )
 
     @add.register
     def _(self, node: IntegerConv2d) -> None:
@@ -340,9 +374,10 @@ class QdqWriter(Writer):
         def flag(name: str) -> str:
             return step("Min", step("Max", name, number(0)), number(1))
 
-        d = self._centred(x)
+        d, how = self._centred(x), node.grouping
+        d = d if how is None else self.rearranged(d, how)
         if node.centred:
-            d = step("Sub", step("Mul", d, number(x.shape[0])), total(d))
+            d = step("Sub", step("Mul", d, number(node.count)), total(d))
         e = step("Round", step("Mul", d, number(node.step)))
         n = step("Add", total(step("Mul", e, e)), number(node.extra))
         if node.centred:
@@ -354,6 +389,7 @@ class QdqWriter(Writer):
         below = flag(step("Add", step("Sub", step("Sub", square, r), n), number(1)))
         r = step("Sub", step("Add", r, above), below)
         u = step("Round", step("Mul", d, step("Div", number(node.unit), r)))
+        u = u if how is None else self.rearranged(u, how.back)
         columns = (-1, *(1,) * (len(x.shape) - 1))
         gain, shift = (self.constant(each.reshape(columns).astype(np.float32)) for each in (node.gain, node.shift))
         acc = step("Add", step("Mul", u, gain), shift)

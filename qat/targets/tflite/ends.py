@@ -35,7 +35,7 @@ def chosen_ends(graph: IntegerGraph, input_type: str, output_type: str, code_typ
     Raises:
         QatError: as ``ends_of``.
     """
-    ends = ends_of(graph, input_type, code_type if output_type == OWN else output_type)
+    ends = ends_of(graph, input_type, output_type, own_codes=code_type)
     if input_type != OWN:
         return ends
     inputs = (

@@ -97,12 +97,20 @@ def load(path: str | Path, arithmetic: str = "float") -> File:
             )
         _check_model(model)
         check_stored(path, (tensor.name for tensor in model.subgraphs[0].tensors if tensor.name))
-    if arithmetic == "fixed" and any(code.builtinCode == Op.FULLY_CONNECTED for code in model.operatorCodes):
+    if arithmetic == "fixed" and _has_dense_codes(model):
         raise QatError(
             f"{path}: was exported for the float arithmetic: its dense layers are of a kind that LiteRT's reference kernels "
             "round otherwise; export it with --arithmetic fixed"
         )
     return File(content, model)
+
+
+def _has_dense_codes(model: Any) -> bool:
+    """Whether a FULLY_CONNECTED computes codes; those of layers that are left in float do not."""
+    graph = model.subgraphs[0]
+    dense = {index for index, code in enumerate(model.operatorCodes) if code.builtinCode == Op.FULLY_CONNECTED}
+    made = [operator.outputs[0] for operator in graph.operators if operator.opcodeIndex in dense]
+    return any(graph.tensors[index].type != Type.FLOAT32 for index in made)
 
 
 def _check_model(model: Any) -> None:

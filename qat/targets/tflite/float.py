@@ -56,12 +56,17 @@ class TfliteSymbol(Symbol):
 
 
 class TfliteOps(FloatOps):
-    """The vocabulary of float forward passes in TensorFlow Lite."""
+    """The vocabulary of float forward passes in TensorFlow Lite.
+
+    Args:
+        writer: of the file.
+        reference: whether it is for LiteRT's reference kernels.
+    """
 
     target = "TFLite"
 
-    def __init__(self, writer: Writer) -> None:
-        self.writer = writer
+    def __init__(self, writer: Writer, *, reference: bool = False) -> None:
+        self.writer, self._reference = writer, reference
         self._names: dict[int, str] = {}  # id of a weight -> its name
 
     def parameter(self, array: Array, kind: Kind, name: str) -> Any:
@@ -132,8 +137,10 @@ class TfliteOps(FloatOps):
     def conv_transpose2d(
         self, x: TfliteSymbol, w: Array, bias: TfliteSymbol | None, *, how: Transposed, outputs: int, group: int
     ) -> TfliteSymbol:
-        """A TRANSPOSE_CONV, and a part of what it makes; a convolution by phases where it has groups or a dilation."""
-        if group > 1 or how.dilation != (1, 1):
+        """A TRANSPOSE_CONV, and a part of what it makes; a convolution by phases where it has groups or a dilation, and for
+        reference kernels, whose TRANSPOSE_CONV computes one sample.
+        """
+        if group > 1 or how.dilation != (1, 1) or self._reference:
             return cast(TfliteSymbol, by_phases(self, x, w, bias, how, outputs, group))
         ends = zip(x.shape[1:3], how.kernel, how.stride, (how.cut[:2], how.cut[2:]), how.size, strict=True)
         made = tuple(max((n - 1) * s + k, cut[0] + size) for n, k, s, cut, size in ends)

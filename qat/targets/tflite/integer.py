@@ -12,6 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 from qat.cells.base import Shape
 from qat.errors import QatError
 from qat.integer import (
+    FloatLayer,
     Grid,
     IntegerChannelTable,
     IntegerConcat,
@@ -31,6 +32,7 @@ from qat.integer import (
     IntegerNorm,
     IntegerPad,
     IntegerPick,
+    IntegerQuantize,
     IntegerRearrange,
     IntegerSoftmax,
     IntegerSum,
@@ -38,11 +40,11 @@ from qat.integer import (
     IntegerTensor,
     Requantize,
 )
-from qat.integer.ends import REAL, FileOutput
+from qat.integer.ends import REAL
 from qat.integer.fixed_point import LongMultiplier
 from qat.integer.widths import storage_bits
 from qat.targets.common import columns_in_hwc, no_form, same_in_hwc, used_only_by
-from qat.targets.tflite import elementwise, products
+from qat.targets.tflite import elementwise, products, real_numbers
 from qat.targets.tflite.ends import chosen_ends
 from qat.targets.tflite.positions import mean_over_positions, means_over_positions
 from qat.targets.tflite.writer import (
@@ -91,6 +93,7 @@ class IntegerWriter(Writer):
         self._range = (int(np.iinfo(self.dtype).min), int(np.iinfo(self.dtype).max))
         self._index: dict[str, int] = {}  # tensor of codes -> its index in the file
         self._hwc: dict[str, Shape] = {}  # Flatten in HWC order -> (C, H, W)
+        self._dequantized: dict[str, int] = {}  # tensor of codes -> the index of its real numbers
         self._points: dict[str, int] = {}  # row of features -> its index as (1, 1, 1, F)
         #: Where a dense layer's weight can follow the file's order of features.
         self._free = used_only_by(graph, IntegerDense)
@@ -128,23 +131,6 @@ class IntegerWriter(Writer):
         if x.name not in self._points:
             self._points[x.name] = self.reshaped(self.of(x), self.codes(x, "", (1, 1, 1, *x.shape)))
         return self._points[x.name]
-
-    def leave(self, x: IntegerTensor, end: FileOutput) -> int:
-        """The index of an output. An input that is one too is copied, since LiteRT's may not be both.
-
-        Real numbers are made of int16 with zero point 0: with another one, LiteRT's kernel for CPUs multiplies codes and zero
-        point each by the scale, and rounds three times.
-        """
-        index = self.of(x)
-        if end.stored == self.dtype.name:
-            return self.reshaped(index, self.codes(x, "")) if x.name in self._entering else index
-        if end.stored == REAL:
-            centred = index if self.long else self._as_type(index, "int16", 0)
-            real = self.tensor(self.tensors[index].shape, np.float32)
-            return self.op(Op.DEQUANTIZE, [centred], real, schema.DequantizeOptionsT())
-        if self.long and end.stored == "uint8":  # LiteRT has no such step
-            index = self._as_type(index, "int8", end.zero_point - 128)
-        return self._as_type(index, end.stored, end.zero_point)
 
     def _as_type(self, x: int, stored: str, zero_point: int) -> int:
         """The same codes in another type, of the same scale: LiteRT multiplies them by 1, in integers."""
@@ -191,11 +177,14 @@ class IntegerWriter(Writer):
     @add.register
     def _(self, node: IntegerInput) -> None:
         end, grid, shape = self._entering[node.name], node.output.grid, stored_shape(node.output.shape)
-        numbers = (grid.scale, end.zero_point) if end.quantizes is None else (node.scale, node.offset)
+        as_they_are = end.quantizes is not None or grid.real
+        numbers = (node.scale, node.offset) if as_they_are else (grid.scale, end.zero_point)
         quantization = None if end.stored == REAL else quantization_of(*numbers)
         entry = self.tensor(shape, end.stored, quantization, node.name)
         self.inputs.append(entry)
-        if end.quantizes is not None:
+        if grid.real:
+            entry = real_numbers.entering(self, node, entry)
+        elif end.quantizes is not None:
             entry = self._quantized(node, entry, *end.quantizes)
         elif self.long and end.stored != "int16":
             wide = self._step(Op.CAST, [entry], schema.CastOptionsT(), shape, np.int32)
@@ -206,15 +195,20 @@ class IntegerWriter(Writer):
             entry = self._as_type(entry, self.dtype.name, self.zero(grid))
         self._index[node.name] = entry
 
+    @add.register
+    def _(self, node: FloatLayer) -> None:
+        self._index[node.name] = real_numbers.float_layer(self, node, self._dequantized)
+
+    @add.register
+    def _(self, node: IntegerQuantize) -> None:
+        x = self.of(node.inputs[0])
+        self._finish(node, self.rounded(node.output, x, node.requantize))
+
     def _quantized(self, node: IntegerInput, x: int, requantize: Requantize, offset: int) -> int:
         """Codes of other numbers, as ``IntegerInput.evaluate``: LiteRT's own QUANTIZE rounds ties away from zero in some of its
         kernels and to even in others. The clip comes first, so that what overflows is clipped too.
         """
-        shape = stored_shape(node.output.shape)
-        if self._entering[node.name].stored != REAL:
-            x = self._step(Op.CAST, [x], schema.CastOptionsT(), shape)
-        if offset:
-            x = self._step(Op.SUB, [x, self._number(offset)], schema.SubOptionsT(), shape)
+        x = real_numbers.less(self, node, x, offset)
         return self.rounded(node.output, x, requantize, coded(node.name))
 
     def rounded(self, output: IntegerTensor, x: int, requantize: Requantize, name: str | None = None) -> int:

@@ -63,8 +63,9 @@ def centred(writer: Any, x: IntegerTensor) -> int:
 
 def add_norm(writer: Any, node: IntegerNorm) -> None:
     """In float32, as ``IntegerNorm.evaluate``: nearly all of it are integers."""
-    (x,) = node.inputs
-    shape = stored_shape(x.shape)
+    (x,), how = node.inputs, node.grouping
+    whole = stored_shape(x.shape)
+    shape = whole if how is None else stored_shape(how.shape)
     one = (*shape[:-1], 1)
     axis = writer.constant(np.array([len(shape) - 1], np.int32))
     number = writer._number
@@ -90,8 +91,9 @@ def add_norm(writer: Any, node: IntegerNorm) -> None:
         return step(Op.MINIMUM, step(Op.MAXIMUM, of, number(0), one), number(1), one)
 
     d = centred(writer, x)
+    d = d if how is None else writer.rearranged(d, how, writer.tensor(shape, np.float32))
     if node.centred:
-        d = step(Op.SUB, step(Op.MUL, d, number(x.shape[0])), total(d))
+        d = step(Op.SUB, step(Op.MUL, d, number(node.count)), total(d))
     e = nearest(step(Op.MUL, d, number(node.step)))
     n = step(Op.ADD, total(step(Op.MUL, e, e)), number(node.extra), one)
     if node.centred:
@@ -105,8 +107,9 @@ def add_norm(writer: Any, node: IntegerNorm) -> None:
     below = flag(step(Op.ADD, behind, number(1), one))
     r = step(Op.SUB, step(Op.ADD, r, above, one), below, one)
     u = nearest(step(Op.MUL, d, step(Op.DIV, number(node.unit), r, one)))
+    u = u if how is None else writer.rearranged(u, how.back, writer.tensor(whole, np.float32))
     gain, shift = (writer.constant(each.astype(np.float32)) for each in (node.gain, node.shift))
-    acc = step(Op.ADD, step(Op.MUL, u, gain), shift)
+    acc = step(Op.ADD, step(Op.MUL, u, gain, whole), shift, whole)
     writer._finish(node, writer.rounded(node.output, acc, node.requantize))
 
 

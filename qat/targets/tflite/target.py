@@ -39,6 +39,7 @@ from qat.targets.tflite.ends import ends_in, float_ends, keep_ends
 from qat.targets.tflite.file import DIGEST, load, pack_model, set_metadata
 from qat.targets.tflite.float import TfliteOps, TfliteSymbol
 from qat.targets.tflite.integer import IntegerWriter
+from qat.targets.tflite.real_numbers import leave
 from qat.targets.tflite.writer import Op, Writer, coded, permuted, quantization_of, stored_shape
 from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays, in_batches
 from qat.vocabulary.ops import Array
@@ -83,7 +84,7 @@ def export(
     writer = IntegerWriter(graph, arithmetic, packed, input_type, output_type)
     for node in graph.nodes:
         writer.add(node)
-    outputs = [(x.name, writer.leave(x, end)) for x, end in zip(graph.outputs, writer.ends.outputs, strict=True)]
+    outputs = [(x.name, leave(writer, x, end)) for x, end in zip(graph.outputs, writer.ends.outputs, strict=True)]
     model = writer.model(outputs, graph.name)
     set_metadata(model, METADATA + "arithmetic", arithmetic.encode())
     keep_ends(model, writer.ends)
