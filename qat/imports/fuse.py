@@ -11,6 +11,7 @@ from qat.imports.imported import Imported
 from qat.imports.program import Operation, Program, RefusedError
 from qat.imports.repeated import once
 from qat.imports.rewritten import rewritten
+from qat.imports.spelled_layer_norms import layer_norms_recognised
 from qat.imports.spelled_norms import lengths_recognised
 from qat.imports.spelled_out import recognised
 
@@ -40,7 +41,7 @@ def fuse(program: Program, inputs: Sequence[Input] = ()) -> Imported:
         QatError: operations that no cell computes; all of them are named.
     """
     cells = inputs or [Input(spec.shape, dtype="float32") for spec in program.inputs.values()]
-    plain = lengths_recognised(once(program.without(REST).needed()))
+    plain = layer_norms_recognised(lengths_recognised(once(program.without(REST).needed())))
     fusion = Fusion(rewritten(recognised(plain)), cells)
     return fusion.result(lambda each: MAKERS[each.kind](fusion, each))
 

@@ -51,6 +51,7 @@ ELEMENTWISE: Mapping[str, Numbers] = {
     "log": np.log,
     "log1p": np.log1p,
     "sqrt": np.sqrt,
+    "rsqrt": lambda x: 1.0 / np.sqrt(x),
     "square": np.square,
     "reciprocal": np.reciprocal,
     "erf": _erf,
@@ -98,45 +99,33 @@ def recognised(program: Program) -> Program:
     Returns:
         The program.
     """
-    search = _Search(program)
+    runs = Runs(program, _is_elementwise)
     changed: dict[str, Operation] = {}
     gone: set[str] = set()
     for each in reversed(program.operations):
-        if each.output not in gone and (found := search.activation(each)) is not None:
+        if each.output not in gone and (found := _activation(runs, each)) is not None:
             changed[each.output], inner = found
             gone |= inner
     kept = [changed.get(each.output, each) for each in program.operations if each.output not in gone]
     return program.with_operations(kept)
 
 
-class _Search:
-    """Runs of operations on single numbers in one program."""
+class Runs:
+    """Runs of operations of some kinds in one program.
 
-    def __init__(self, program: Program) -> None:
-        self.made = {each.output: each for each in program.operations if _is_elementwise(each)}
+    Attributes:
+        made: the operations that give values, by these.
+    """
+
+    def __init__(self, program: Program, is_part: Callable[[Operation], bool]) -> None:
+        self.made = {each.output: each for each in program.operations if is_part(each)}
         self.takers: dict[str, set[str]] = {name: {""} for name in program.outputs}
         for each in program.operations:
             for name in each.inputs:
                 self.takers.setdefault(name, set()).add(each.output)
 
-    def activation(self, each: Operation) -> tuple[Operation, set[str]] | None:
-        """The activation that ends in an operation, and the values inside of it; None: it ends none."""
-        if each.output not in self.made:
-            return None
-        for root in reversed(self._roots(each)):
-            inside = self._between(root, each)
-            if inside is None or len(inside) < 2:
-                continue
-            with np.errstate(all="ignore"):
-                attributes = _name_of(self._numbers(each.output, {root: GRID}))
-            if attributes is not None:
-                found = {"spelled_out": True} | attributes
-                operation = replace(each, kind="activation", inputs=(root,), attributes=found, constants={}, sources={})
-                return operation, inside - {each.output}
-        return None
-
-    def _roots(self, each: Operation) -> list[str]:
-        """The values that could be its x, nearest first: an activation is at most ``LONGEST`` operations long."""
+    def roots(self, each: Operation) -> list[str]:
+        """The values in which a run that ends in an operation could begin, nearest first: it has at most ``LONGEST``."""
         found, front, steps = [], list(dict.fromkeys(each.inputs)), 0
         seen: set[str] = set()
         while front and steps < 2 * LONGEST:
@@ -148,7 +137,7 @@ class _Search:
                 front += self.made[value].inputs if value in self.made else ()
         return found
 
-    def _between(self, root: str, each: Operation) -> set[str] | None:
+    def between(self, root: str, each: Operation) -> set[str] | None:
         """The values from a root, without it, to an operation, with it; None: something else comes in, or leaves."""
         inside, front = {each.output}, list(each.inputs)
         while front:
@@ -163,12 +152,30 @@ class _Search:
             return None
         return inside
 
-    def _numbers(self, value: str, known: dict[str, Array]) -> Array:
-        """What a value is where the root is the grid."""
-        if value not in known:
-            each = self.made[value]
-            known[value] = _computed(each, [self._numbers(name, known) for name in each.inputs])
-        return known[value]
+
+def _activation(runs: Runs, each: Operation) -> tuple[Operation, set[str]] | None:
+    """The activation that ends in an operation, and the values inside of it; None: it ends none."""
+    if each.output not in runs.made:
+        return None
+    for root in reversed(runs.roots(each)):
+        inside = runs.between(root, each)
+        if inside is None or len(inside) < 2:
+            continue
+        with np.errstate(all="ignore"):
+            attributes = _name_of(_numbers(runs, each.output, {root: GRID}))
+        if attributes is not None:
+            found = {"spelled_out": True} | attributes
+            operation = replace(each, kind="activation", inputs=(root,), attributes=found, constants={}, sources={})
+            return operation, inside - {each.output}
+    return None
+
+
+def _numbers(runs: Runs, value: str, known: dict[str, Array]) -> Array:
+    """What a value is where the root is the grid."""
+    if value not in known:
+        each = runs.made[value]
+        known[value] = _computed(each, [_numbers(runs, name, known) for name in each.inputs])
+    return known[value]
 
 
 def _is_elementwise(each: Operation) -> bool:

@@ -20,6 +20,64 @@ from qat.vocabulary.ops import Array
 ADVICE = "export it again"
 WHOLE = "put it beside the model, or save the model as one file (onnx.save)"
 
+#: The first opset of which ONNX's reference computes an operation, which older ones define alike.
+EVALUATED = {"DequantizeLinear": 19}
+#: What an input may hold, and as what the network takes it.
+TAKEN = {"float32": "float32", "float16": "float32", "float64": "float32", "uint8": "uint8", "int8": "int8"}
+#: Through these an input that has channels last goes before it is transposed.
+EACH = frozenset({"Add", "Cast", "Clip", "Div", "Identity", "Mul", "Neg", "Relu", "Sub"})
+#: What is computed at once where all that it takes are constants: none can loop, read files or make numbers of nothing.
+FOLDED = frozenset(
+    {
+        "Abs",
+        "Add",
+        "And",
+        "Cast",
+        "Ceil",
+        "Concat",
+        "ConstantOfShape",
+        "DequantizeLinear",
+        "Div",
+        "Equal",
+        "Exp",
+        "Expand",
+    }
+    | {
+        "Flatten",
+        "Floor",
+        "Gather",
+        "Greater",
+        "GreaterOrEqual",
+        "Identity",
+        "Less",
+        "LessOrEqual",
+        "Log",
+        "MatMul",
+        "Max",
+    }
+    | {"Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin"}
+    | {
+        "ReduceProd",
+        "ReduceSum",
+        "Reshape",
+        "Round",
+        "ScatterND",
+        "Sigmoid",
+        "Slice",
+        "Split",
+        "Sqrt",
+        "Squeeze",
+        "Sub",
+    }
+    | {"Sum", "Tile", "Transpose", "Unsqueeze", "Where"}
+)
+#: What quantized files are made of.
+QUANTIZED = frozenset(
+    {"ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
+    | {"QuantizeLinear"}
+)
+CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+
 
 def load_model(path: str | Path) -> Any:
     """The model of a file, whose tensors all have their data.

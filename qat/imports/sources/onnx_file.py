@@ -16,11 +16,11 @@ from onnx.reference import ReferenceEvaluator
 from qat.errors import QatError, shortened
 from qat.imports.program import Program
 from qat.imports.source import Opened
-from qat.imports.sources import onnx_recurrent
+from qat.imports.sources import onnx_data, onnx_recurrent
 from qat.imports.sources.listing import Listing
 from qat.imports.sources.onnx_data import attributes_of, is_own, load_model, measured, sizes_of
-from qat.imports.sources.onnx_operations import CONTROL, FOLDED, QUANTIZED, RESHAPES, readers, split
-from qat.imports.sources.onnx_places import is_moving, placed
+from qat.imports.sources.onnx_operations import RESHAPES, read, readers
+from qat.imports.sources.onnx_places import is_moving, placed, settled
 from qat.imports.sources.onnx_run import computed
 from qat.imports.sources.places import FIRST, Place
 from qat.imports.sources.step_moves import transposed
@@ -43,12 +43,6 @@ OLDEST = 9  #: opset
 FREE = 2  #: samples with which a network is read whose number is free: not 1, so that their axis cannot be mistaken for another
 BATCH = 8  #: samples in one run of the runtime, of a file that takes any number
 SMALL = 1 << 12  #: numbers of a constant that sizes may depend on
-#: The first opset of which ONNX's reference computes an operation, which older ones define alike.
-EVALUATED = {"DequantizeLinear": 19}
-#: What an input may hold, and as what the network takes it.
-TAKEN = {"float32": "float32", "float16": "float32", "float64": "float32", "uint8": "uint8", "int8": "int8"}
-#: Through these an input that has channels last goes before it is transposed.
-EACH = frozenset({"Add", "Cast", "Clip", "Div", "Identity", "Mul", "Neg", "Relu", "Sub"})
 
 
 def open_file(path: str | Path, input_shape: Sequence[int] | None = None, name: str | None = None) -> Opened:
@@ -140,7 +134,7 @@ class _Reader:
                 if kind == "tensor_type"
                 else None
             )
-            if dtype is None or str(dtype) not in TAKEN:
+            if dtype is None or str(dtype) not in onnx_data.TAKEN:
                 found = f"{dtype} tensors" if dtype is not None else f"values of type {str(kind).removesuffix('_type')}"
                 raise QatError(
                     f"{self.path}: its input {shortened(x.name)} takes {found}, but a network takes real numbers or pixels; "
@@ -193,7 +187,7 @@ class _Reader:
         self.shapes[x.name] = full
         if last:
             self.listing.last.add(x.name)
-        self.inputs[x.name] = ArraySpec(first_shape(full, last)[1:], TAKEN[str(self.dtypes[x.name])])
+        self.inputs[x.name] = ArraySpec(first_shape(full, last)[1:], onnx_data.TAKEN[str(self.dtypes[x.name])])
 
     def _enters_last(self, name: str) -> bool:
         """Whether an input has channels last: all that takes it transposes it at once, or after operations on each number."""
@@ -209,7 +203,7 @@ class _Reader:
                     if tuple(attributes_of(node).get("perm", ())) != TO_FIRST:
                         return False
                     found = True
-                elif node.op_type in EACH:
+                elif node.op_type in onnx_data.EACH:
                     waiting += [each for each in node.output if each not in seen]
                     seen |= set(node.output)
                 else:
@@ -234,10 +228,15 @@ class _Reader:
             self._constant(node, options)
         elif own and node.op_type in ("Shape", "Size") and len(taken) == 1 and self._known(taken[0]):
             self._keep(node.output[0], measured(node.op_type, self._known(taken[0]) or (), options))
-        elif own and taken and node.op_type in FOLDED and all(not value or value in self.constants for value in taken):
+        elif (
+            own
+            and taken
+            and node.op_type in onnx_data.FOLDED
+            and all(not value or value in self.constants for value in taken)
+        ):
             self._fold(node, taken)
         else:
-            if own and node.op_type in QUANTIZED:
+            if own and node.op_type in onnx_data.QUANTIZED:
                 quantized.append(node)
             self._operation(node, options, taken)
 
@@ -266,9 +265,9 @@ class _Reader:
         )
         given = {value: self.constants[value] for value in taken if value}
         with np.errstate(all="ignore"):
-            found = ReferenceEvaluator(proto, opsets={"": max(self.opset, EVALUATED.get(node.op_type, 0))}).run(
-                None, given
-            )
+            found = ReferenceEvaluator(
+                proto, opsets={"": max(self.opset, onnx_data.EVALUATED.get(node.op_type, 0))}
+            ).run(None, given)
         for value, array in zip([value for value in node.output if value], found, strict=True):
             self._keep(value, np.asarray(array))
             source = taken[0]
@@ -285,7 +284,7 @@ class _Reader:
             raise ValueError("its constants grow beyond what is computed here")
 
     def _operation(self, node: Any, options: Mapping[str, Any], taken: Sequence[str]) -> None:
-        values = tuple(value for value in taken if value and value not in self.constants)
+        values = self._values(taken)
         results = [value for value in node.output if value]
         self.types |= self._inferred(node, taken) if is_own(node) and values and results else {}
         if node.op_type in onnx_recurrent.KINDS and is_own(node) and values:
@@ -300,7 +299,7 @@ class _Reader:
         self, node: Any, options: Mapping[str, Any], taken: Sequence[str], output: str, others: Sequence[str]
     ) -> None:
         """Note an operation. others: its results beside the output."""
-        values = tuple(value for value in taken if value and value not in self.constants)
+        values = self._values(taken)
         call = self._call(node, options, taken, output)
         last = call.last
         steps, inputs, result = self._steps(node, call, values, output)
@@ -316,7 +315,7 @@ class _Reader:
         self.listing.add(node.name, steps, inputs, output, self.shapes)
 
     def _call(self, node: Any, options: Mapping[str, Any], taken: Sequence[str], output: str) -> Call:
-        values = tuple(value for value in taken if value and value not in self.constants)
+        values = self._values(taken)
         return Call(
             node.op_type,
             tuple(self.constants.get(value) for value in taken),
@@ -327,6 +326,10 @@ class _Reader:
             any(value in self.listing.last for value in values if len(self._known(value) or ()) == 4),
             options,
         )
+
+    def _values(self, taken: Sequence[str]) -> tuple[str, ...]:
+        """What is taken and no constant."""
+        return tuple(value for value in taken if value and value not in self.constants)
 
     def _recurrent(self, node: Any, options: Mapping[str, Any], taken: Sequence[str]) -> None:
         """A GRU or LSTM: an operation for each direction, and what each result is of their states."""
@@ -368,14 +371,15 @@ class _Reader:
             return [Step("identity")], (lost[0],), call.last
         if not is_own(node):
             of = f"{node.domain}.{node.op_type} (an operation outside ONNX's own domain)"
-        elif node.op_type in CONTROL:
+        elif node.op_type in onnx_data.CONTROL:
             of = f"{node.op_type} (control flow)"
         elif not values:
             of = f"{node.op_type} of constants"
         elif (places := {self.places.get(value, FIRST) for value in values}) != {FIRST} or is_moving(call):
             if len(places) == 1:
-                moved, self.places[output] = placed(call, *places, self.batch)
-                steps = moved if isinstance(moved, list) else self._read(moved)
+                moved, after = placed(call, *places, self.batch)
+                steps = read(self.readers, moved, list(node.output).index(output)) if isinstance(moved, Call) else moved
+                steps, self.places[output] = settled(steps, after, call.result, self.batch)
                 return steps, values, False
             of = f"{node.op_type} of values whose samples are along unlike axes"
         elif node.op_type == "Transpose":
@@ -386,7 +390,7 @@ class _Reader:
             steps, first = self.listing.reshape(call, values[0], output, self.shapes)
             return steps, (first,), output in self.listing.last
         elif node.op_type == "Split":
-            return split(call, list(node.output).index(output)), values[:1], call.last
+            return read(self.readers, call, list(node.output).index(output)), values[:1], call.last
         elif reader is None:
             of = node.op_type
         elif len(images) > 1:
@@ -395,16 +399,12 @@ class _Reader:
             return reader(call), values, call.last and len(call.result or ()) == 4
         return unknown(of), values, call.last
 
-    def _read(self, call: Call) -> Steps:
-        reader = self.readers.get(call.of)
-        return unknown(call.of) if reader is None else reader(call)
-
     # -- types --------------------------------------------------------------------------------------------------------
 
     def _inferred(self, node: Any, taken: Sequence[str]) -> dict[str, Any]:
         """The types of a node's results, as far as ONNX tells."""
         values = [value for value in taken if value]
-        if any(not self._type(value).WhichOneof("value") for value in values) or node.op_type in CONTROL:
+        if any(not self._type(value).WhichOneof("value") for value in values) or node.op_type in onnx_data.CONTROL:
             return {}
         plain = onnx.NodeProto()
         plain.CopyFrom(node)

@@ -27,8 +27,10 @@ from qat.imports.sources.steps import (
     bounded,
     dense,
     elementwise,
+    first_axis,
     function,
     joined,
+    multiplied,
     negated,
     normalised,
     one,
@@ -132,9 +134,32 @@ def _gemm(call: Call) -> Steps:
 
 def _matmul(call: Call) -> Steps:
     weight = call.constant(1)
+    if call.computed(0) and call.computed(1):
+        return multiplied(call)
     if weight is None or weight.ndim != 2:
         return unknown(f"{call.of} of two values")
     return dense(call, weight.T, None, {"weight": call.names[1]})
+
+
+def _layer_norm(call: Call) -> Steps:
+    rank = len(call.shape())
+    axis = int(call.options.get("axis", -1)) % max(rank, 1)
+    if not rank or (call.last and axis != rank - 1) or any(call.computed(place) for place in (1, 2)):
+        return unknown(f"{call.of} over the axes from {axis} on, or whose parameters are computed")
+    axes = tuple(first_axis(each, rank, call.last) for each in range(axis, rank))
+    named = [(local, place) for local, place in (("gamma", 1), ("beta", 2)) if call.constant(place) is not None]
+    constants = {local: np.asarray(call.constant(place), np.float32) for local, place in named}
+    options = {"axes": axes, "eps": float(call.options.get("epsilon", 1e-5))}
+    return [Step("layer_norm", options, constants, {local: call.names[place] for local, place in named})]
+
+
+def _instance_norm(call: Call) -> Steps:
+    gamma, beta = call.constant(1), call.constant(2)
+    if gamma is None or beta is None or call.last or len(call.shape()) < 3:
+        return unknown(f"{call.of} along height, or whose parameters are computed")
+    constants = {"gamma": np.asarray(gamma, np.float32), "beta": np.asarray(beta, np.float32)}
+    options = {"groups": call.shape()[1], "eps": float(call.options.get("epsilon", 1e-5))}
+    return [Step("group_norm", options, constants, {"gamma": call.names[1], "beta": call.names[2]})]
 
 
 def _batch_norm(call: Call) -> Steps:
@@ -335,6 +360,8 @@ READERS: dict[str, Reader] = {
     "Gemm": _gemm,
     "MatMul": _matmul,
     "BatchNormalization": _batch_norm,
+    "LayerNormalization": _layer_norm,
+    "InstanceNormalization": _instance_norm,
     "Relu": one("clip", low=0.0, high=None),
     "Clip": _clip,
     "Max": bounded("maximum", "low"),
@@ -384,54 +411,9 @@ READERS: dict[str, Reader] = {
     "Cast": _cast,
 }
 
-#: What is computed at once where all that it takes are constants: none can loop, read files or make numbers of nothing.
-FOLDED = frozenset(
-    {
-        "Abs",
-        "Add",
-        "And",
-        "Cast",
-        "Ceil",
-        "Concat",
-        "ConstantOfShape",
-        "DequantizeLinear",
-        "Div",
-        "Equal",
-        "Exp",
-        "Expand",
-    }
-    | {
-        "Flatten",
-        "Floor",
-        "Gather",
-        "Greater",
-        "GreaterOrEqual",
-        "Identity",
-        "Less",
-        "LessOrEqual",
-        "Log",
-        "MatMul",
-        "Max",
-    }
-    | {"Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin"}
-    | {
-        "ReduceProd",
-        "ReduceSum",
-        "Reshape",
-        "Round",
-        "ScatterND",
-        "Sigmoid",
-        "Slice",
-        "Split",
-        "Sqrt",
-        "Squeeze",
-        "Sub",
-    }
-    | {"Sum", "Tile", "Transpose", "Unsqueeze", "Where"}
-)
-#: What quantized files are made of.
-QUANTIZED = frozenset(
-    {"ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
-    | {"QuantizeLinear"}
-)
-CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+
+def read(found: dict[str, Reader], call: Call, place: int) -> Steps:
+    """What an operation is. found: of this opset; place: which of its results is meant, where it has several."""
+    if call.of == "Split":
+        return split(call, place)
+    return found[call.of](call) if call.of in found else unknown(call.of)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from qat.imports.sources.onnx_operations import RESHAPES
-from qat.imports.sources.places import FIRST, Place, reshaped
+from qat.imports.sources.places import FIRST, Place, of_one, reshaped
 from qat.imports.sources.steps import Call, Step, Steps, shown, unknown
 from qat.vocabulary.ops import Array
 
@@ -46,7 +46,7 @@ EACH = frozenset(
     }
     | {"Softsign", "Sqrt", "Sub", "Sum", "Tanh"}
 )
-ALONG = frozenset({"Concat", "Gather", "Softmax"})  #: along the axis that an option says
+ALONG = frozenset({"Concat", "Gather", "LayerNormalization", "Softmax", "Split"})  #: along the axis that an option says
 
 
 def is_moving(call: Call) -> bool:
@@ -68,7 +68,8 @@ def placed(call: Call, place: Place, batch: int) -> tuple[Call | Steps, Place]:
     Returns:
         The call on canonical values, or what it is; and where the samples are in its result.
     """
-    shape, result = call.shape(), call.result
+    shape = next((call.shape(at) for at in range(len(call.given)) if call.computed(at)), ())
+    result = call.result
     rank = len(shape)
     elsewhere = unknown(f"{call.of} of {shown(shape)}, whose samples are along axis {place.axis}"), FIRST
     if not rank or result is None or call.last:
@@ -82,20 +83,21 @@ def placed(call: Call, place: Place, batch: int) -> tuple[Call | Steps, Place]:
         after = place._replace(axis=order.index(place.axis))
         return [Step("transpose", {"axes": axes}) if moves else Step("identity")], after
     if call.of in RESHAPES:
-        found = reshaped(place, shape, result, batch)
+        found = of_one(result) if batch == 1 else reshaped(place, shape, result, batch)
         if found is None:
             return elsewhere
         wanted = found.canonical_shape(result, batch)[1:]
         before = place.canonical_shape(shape, batch)[1:]
         return [Step("reshape", {"shape": wanted}) if before != wanted else Step("identity")], found
-    if call.of in EACH or (call.of == "MatMul" and place.axis < rank - 1):
+    if call.of in EACH or (call.of in ("Gemm", "MatMul") and place.axis < rank - 1 - call.computed(1)):
         if len(result) != rank or (constants := _constants(call, place, rank)) is None:
             return elsewhere
         return replace(_canonical(call, place, place, batch), given=constants), place
     if call.of in ALONG:
         given = call.constant(1) if call.of == "Gather" else None
-        axis = int(call.options.get("axis", 0 if call.of == "Gather" else -1)) % rank
-        if axis == place.axis or (call.of == "Gather" and given is None):
+        axis = int(call.options.get("axis", 0 if call.of in ("Gather", "Split") else -1)) % rank
+        joins = call.of == "LayerNormalization" and axis < place.axis
+        if axis == place.axis or joins or (call.of == "Gather" and given is None):
             return elsewhere
         gone = given is not None and given.ndim == 0
         after = place._replace(axis=place.axis - (gone and axis < place.axis))
@@ -111,6 +113,16 @@ def placed(call: Call, place: Place, batch: int) -> tuple[Call | Steps, Place]:
         found_call = _canonical(call, place, place, batch)
         return replace(found_call, given=(*call.given[:3], canonical, *rest), inputs=_padded(call, 5)), place
     return elsewhere
+
+
+def settled(steps: Steps, place: Place, shape: tuple[int, ...] | None, batch: int) -> tuple[Steps, Place]:
+    """Steps and where they leave the samples; one sample is always in the same place of a shape."""
+    if batch != 1 or not shape or steps[0].kind == "unknown":
+        return steps, place
+    after = of_one(shape)
+    wanted = after.canonical_shape(shape, batch)
+    same = place.canonical_shape(shape, batch) == wanted
+    return (steps if same else [*steps, Step("reshape", {"shape": wanted[1:]})]), after
 
 
 def _order(call: Call) -> tuple[int, ...]:

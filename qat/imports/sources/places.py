@@ -67,6 +67,12 @@ class Place(NamedTuple):
 FIRST = Place(0)
 
 
+def of_one(shape: Sequence[int]) -> Place:
+    """Of one sample, which any axis of size 1 may be, and which is anywhere within the others."""
+    alone = [axis for axis, size in enumerate(shape) if size == 1]
+    return Place(alone[0]) if alone else Place(0, shape[0])
+
+
 def reshaped(place: Place, before: Sequence[int], after: Sequence[int], batch: int) -> Place | None:
     """Where the samples are after a reshape. None: in several axes."""
     inner = place.inner * math.prod(before[place.axis + 1 :])

@@ -274,6 +274,13 @@ def dense(call: Call, weight: Array, bias: Array | None, sources: Mapping[str, s
     return [Step("dense", {}, constants, sources)] if rank else unknown(f"{call.of} of a size that is not known")
 
 
+def multiplied(call: Call, *, transpose_a: bool = False, transpose_b: bool = False) -> Steps:
+    """The product of two values, as equally many matrices each."""
+    if call.last or min(len(call.shape(0)), len(call.shape(1))) < 3:
+        return unknown(f"{call.of} of {shown(call.shape(0))} and {shown(call.shape(1))}")
+    return [Step("matmul", {"transpose_a": transpose_a, "transpose_b": transpose_b})]
+
+
 def pooled(call: Call, kind: str, window: Mapping[str, Any], *, ceil: bool = False, counts: bool = False) -> Steps:
     """A pooling.
 

@@ -34,6 +34,7 @@ from qat.imports.sources.steps import (
     elementwise,
     function,
     joined,
+    multiplied,
     negated,
     normalised,
     one,
@@ -142,6 +143,21 @@ def _dense(call: Call) -> Steps:
         constants, sources = _with_bias(call, weight)
         return [Step("flatten"), Step("dense", {}, constants, sources)]
     return dense(call, weight, bias, sources)
+
+
+def _matmul(call: Call) -> Steps:
+    turned = [bool(turn) for turn in (call.options.adjX, call.options.adjY)]
+    weight = call.constant(1)
+    if weight is not None and weight.ndim == 2 and not turned[0]:
+        return dense(call, weight if turned[1] else weight.T, None, {"weight": call.names[1] if turned[1] else ""})
+    if weight is not None or not call.computed(0):
+        return unknown(f"{call.of} of a constant")
+    return multiplied(call, transpose_a=turned[0], transpose_b=turned[1])
+
+
+def _squared_difference(call: Call) -> Steps:
+    steps = elementwise("add", "sub")(call)
+    return steps if steps[0].kind == "unknown" else [*steps, Step("elementwise", {"function": "square"})]
 
 
 def _pool(kind: str) -> Reader:
@@ -306,6 +322,9 @@ READERS: dict[str, Reader] = {
     "LOG": single("log"),
     "SQRT": single("sqrt"),
     "SQUARE": single("square"),
+    "RSQRT": single("rsqrt"),
+    "SQUARED_DIFFERENCE": _squared_difference,
+    "BATCH_MATMUL": _matmul,
     "ABS": single("abs"),
     "POW": power,
     "RELU": one("clip", low=0.0, high=None),
