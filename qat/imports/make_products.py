@@ -21,7 +21,10 @@ from qat.imports.program import Operation, RefusedError
 def matmul(fusion: Fusion, each: Operation) -> None:
     """A MatMul; of matrices along several axes, of one."""
     if each.attributes.get("channels_last"):
-        first = [fusion.transposed(each, x, (1, 2, 0), f"{each.output}@last{at}") for at, x in enumerate(each.inputs)]
+        first = [f"{x} with channels last" for x in each.inputs]
+        for x, turned in zip(each.inputs, first, strict=True):
+            if turned not in fusion.shapes:
+                fusion.transposed(each, x, (1, 2, 0), turned)
         made = f"{each.output}@last"
         matmul(fusion, replace(each, inputs=tuple(first), output=made, attributes=_without_last(each)))
         fusion.transposed(each, made, (2, 0, 1), each.output)
