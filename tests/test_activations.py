@@ -168,7 +168,7 @@ def test_float_files_compute_them_all(target: str, tmp_path: Path) -> None:
         )
         path = tmp_path / f"{name}{qat.registry.TARGETS[target].suffix}"
         if (target, name) == ("TFLITE", "gelu"):
-            with pytest.raises(qat.QatError, match="has no operation 'erf'; export the quantized network instead"):
+            with pytest.raises(qat.QatError, match="has no operation 'erf'; export it quantized instead"):
                 qat.target(target).export_float(network.graph(), {}, path)
             continue
         qat.target(target).export_float(network.graph(), {}, path)

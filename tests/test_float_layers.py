@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -12,11 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import test_zoo
 from every_cell import EXAMPLES, Around
 from frameworks import HERE
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
 
 import qat
 from qat.analysis.compression import compress
+from qat.cells.base import pair
 from qat.cells.fake_quant import FakeQuant
 from qat.cli import main
 from qat.data import Split, load
@@ -26,8 +32,9 @@ from qat.errors import QatWarning
 from qat.integer import FloatLayer, IntegerGraph, IntegerLinear, trace_codes
 from qat.integer.float_layer import TOLERANCE
 from qat.networks import LeNet5
+from qat.passes.float_layers import may_stay_float
 from qat.passes.quant_config import read_quant_config
-from qat.vocabulary.arrays import as_tuple
+from qat.vocabulary.arrays import as_arrays, as_tuple
 
 Array = npt.NDArray[Any]
 F = np.float32
@@ -229,7 +236,7 @@ def test_certificates_of_digits(place: str, file_format: str, arithmetic: str, t
     said = certificate.summary().splitlines()[0]
     assert said.startswith(f"left in float: {', '.join(integers.float_layers)}. Behind them equality is not promised")
     kept = json.loads(target.read_metadata(path)["certificate"])
-    assert kept["not promised"] == said
+    assert kept["not_promised"] == said
     assert kept["float_layers"] == list(integers.float_layers)
     assert verify(path, target, backend, checkpoint, DIGITS.test, data="digits").passed
     if outputs == 0:
@@ -416,6 +423,58 @@ def test_every_cell_that_computes_may_stay_in_float(cls: type[qat.Cell], tmp_pat
     pixels = np.random.default_rng(1).integers(0, 256, (6, *spec.shape), np.uint8)
     certificate = compared(graph, params, pixels, tmp_path)
     assert certificate.passed, certificate.summary()
+
+
+@pytest.mark.parametrize("number", [0, *(pytest.param(number, marks=pytest.mark.sweep) for number in range(1, 11))])
+def test_any_layers_of_random_networks_may_stay_in_float(number: int) -> None:
+    """Files are right in all that is not such a layer, and within the tolerance in these; or refused by the layer's name."""
+    passed = 0
+
+    def check(zoo: test_zoo.Zoo, data: st.DataObject) -> None:
+        nonlocal passed
+        names = sorted({setting_name(node) for node in zoo.graph().nodes if may_stay_float(node)})
+        chosen = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=4, unique=True))
+        rng = np.random.default_rng(number)
+        pixels = tuple(test_zoo.samples_for(x, 4, rng) for x in zoo.inputs)
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+            warnings.simplefilter("ignore", QatWarning)
+            try:
+                graph = qat.convert_quant_network(zoo, layers=dict.fromkeys(chosen, FLOAT))
+            except qat.QatError as error:
+                if "two different cells have this name" in str(error):  # a use of a cell that has others
+                    return
+                raise
+            params = test_zoo.random_params(graph, rng, frozenset())
+            params = test_zoo.after_numpy_step(graph, params, pixels)
+            if not graph.is_quantized:  # all were chosen
+                return
+            integers = qat.to_integer(graph, params)
+            if not integers.float_layers:  # that of a cell without effect
+                return
+            engines = [backend_engine(qat.backend("torch"), qat.Checkpoint(graph, params))]
+            for each in FILES:
+                try:
+                    engines.append(exported(integers, Path(folder), *each))
+                except qat.QatError as error:
+                    if not ("has no operation" in str(error) or "XNNPACK takes" in str(error)):
+                        raise
+            certificate = compare(engines, integers, Split(as_arrays(pixels), None), data="noise")
+        assert certificate.passed, f"{certificate.summary()}\n{chosen}\n{graph}"
+        passed += 1
+
+    limits = settings(max_examples=20, database=None, suppress_health_check=list(HealthCheck))
+    seed(number)(limits(given(test_zoo.networks().filter(runs_in_float), st.data())(check)))()
+    assert passed >= 3
+
+
+def setting_name(node: qat.Node) -> str:
+    return node.cell_name if node.recurs else node.name
+
+
+def runs_in_float(zoo: test_zoo.Zoo) -> bool:
+    """ONNX Runtime's ConvTranspose takes no output_padding of the stride or more."""
+    transposed = [cell for cell in zoo.cells.values() if isinstance(cell, qat.ConvTranspose2dBnAct)]
+    return all(np.less(pair(cell.output_padding), pair(cell.stride)).all() for cell in transposed)
 
 
 @pytest.mark.parametrize(

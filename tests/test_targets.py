@@ -14,6 +14,7 @@ from graphs import Traced, chain, conv
 import qat
 import qat.integer
 from qat.integer import (
+    FloatLayer,
     Grid,
     IntegerAdd,
     IntegerChannelTable,
@@ -33,6 +34,7 @@ from qat.integer import (
     IntegerNorm,
     IntegerPad,
     IntegerPick,
+    IntegerQuantize,
     IntegerRearrange,
     IntegerSoftmax,
     IntegerSub,
@@ -56,8 +58,11 @@ ON_ASCEND = {
     IntegerMinimum,
     IntegerMeans,
 }
+#: Kinds of networks with a layer that is left in float, and the kind by whose node a target refuses such.
+OF_FLOATS: dict[type[IntegerNode], type[IntegerNode]] = {FloatLayer: FloatLayer, IntegerQuantize: FloatLayer}
 #: The kinds that a target refuses; it writes all others.
-REFUSED: dict[str, set[type[IntegerNode]]] = {"AIR": ON_ASCEND, "ASCEND_ONNX": ON_ASCEND}
+REFUSED: dict[str, set[type[IntegerNode]]] = {"C": {*OF_FLOATS}, "MINDIR": {*OF_FLOATS}}
+REFUSED |= {"AIR": ON_ASCEND | {*OF_FLOATS}, "ASCEND_ONNX": ON_ASCEND | {*OF_FLOATS}}
 #: The profiles of convert_quant_network, of which a target has to take one.
 PROFILES = ("default", "ascend")
 HERE = pytest.mark.parametrize("name", [name for name, entry in TARGETS.items() if installed(entry)])
@@ -69,6 +74,8 @@ def networks() -> dict[type[IntegerNode], qat.Network | qat.Graph]:
     return {
         IntegerInput: chain(conv(1, 2)),
         IntegerConv2d: chain(conv(1, 2)),
+        FloatLayer: Traced(lambda self, x: self.b(self.a(x)), a=conv(1, 2), b=conv(2, 2)),
+        IntegerQuantize: Traced(lambda self, x: self.b(self.a(x)), a=conv(1, 2), b=conv(2, 2)),
         IntegerDense: chain(qat.Flatten(), qat.DenseBnAct(64, 3)),
         IntegerMaxPool2d: chain(conv(1, 2), qat.MaxPool2d(2)),
         IntegerMeans: chain(conv(1, 2), qat.AvgPool2d(3, 1, "pad", 1, count_include_pad=False)),
@@ -90,16 +97,18 @@ def networks() -> dict[type[IntegerNode], qat.Network | qat.Graph]:
     }
 
 
-def integers(network: qat.Network | qat.Graph, profile: str) -> IntegerGraph:
-    graph = qat.convert_quant_network(network, profile=profile)
+def integers(kind: type[IntegerNode], profile: str) -> IntegerGraph:
+    layers = {"a": {"quantize": False}} if kind in OF_FLOATS else {}
+    graph = qat.convert_quant_network(networks()[kind], profile=profile, layers=layers)
     return qat.to_integer(graph, graph.observed_params())
 
 
 def refusals(target: Any, kind: type[IntegerNode], path: Path) -> Iterator[tuple[IntegerNode, str]]:
     """For each profile under which the target refuses the network of a kind: the last node of the kind, and the message."""
     for profile in PROFILES:
-        graph = integers(networks()[kind], profile)
-        node = [node for node in graph.nodes if type(node) is kind][-1]
+        graph = integers(kind, profile)
+        assert any(type(node) is kind for node in graph.nodes)
+        node = [node for node in graph.nodes if type(node) is OF_FLOATS.get(kind, kind)][-1]
         try:
             target.export(graph, path)
         except qat.QatError as error:

@@ -143,4 +143,4 @@ class Certificate:
             if comparison["floats"] is None:
                 del comparison["floats"]
         statement = self.float_statement
-        return json.dumps(entries if statement is None else {"not promised": statement, **entries})
+        return json.dumps(entries if statement is None else {"not_promised": statement, **entries})

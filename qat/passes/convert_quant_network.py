@@ -14,7 +14,7 @@ from qat.cells.linear import NEVER, LinearCell
 from qat.errors import QatError, QatWarning
 from qat.graph import Graph, Network, Node, as_graph
 from qat.names import fits
-from qat.passes.float_layers import left_in_float, may_stay_float, with_real_inputs
+from qat.passes.float_layers import dequantized, left_in_float, may_stay_float, with_real_inputs
 from qat.passes.join_linear import join_linear
 from qat.passes.place_normalization import place_normalization
 from qat.passes.quantizer_settings import QUANTIZE, QuantizerSettings, Setting, check_settings
@@ -156,8 +156,11 @@ def convert_quant_network(
             nodes += _quantized(node, cell, weights, _uniform(activations), fold=fold, freeze_bn=freeze_bn)
         else:
             nodes.append(node)
-        if node.name in floats and not isinstance(cell, Input):
-            real.add(node.name)
+        if node.name in floats:
+            if isinstance(cell, Input):
+                nodes.append(dequantized(node.name))
+                renamed[node.name] = nodes[-1].name
+            real.add(nodes[-1].name)
         elif node.name not in floats and (
             cell.wants_fake_quant
             or (settings.ascend and isinstance(cell, Input))

@@ -49,6 +49,12 @@ def left_in_float(graph: Graph, chosen: Collection[str]) -> frozenset[str]:
     return frozenset(real)
 
 
+def dequantized(source: str) -> Node:
+    """The real numbers of the named node's codes."""
+    name = f"{source.removesuffix('.fake_quant')}.dequantize"
+    return Node(name, Dequantize(), (source,), name)
+
+
 def with_real_inputs(node: Node, real: Collection[str], known: dict[str, str]) -> list[Node]:
     """A node that is left in float, behind a Dequantize for each of its inputs that is codes.
 
@@ -60,8 +66,8 @@ def with_real_inputs(node: Node, real: Collection[str], known: dict[str, str]) -
     made = []
     for name in node.inputs:
         if name not in real and name not in known:
-            known[name] = f"{name.removesuffix('.fake_quant')}.dequantize"
-            made.append(Node(known[name], Dequantize(), (name,), known[name]))
+            made.append(dequantized(name))
+            known[name] = made[-1].name
     return [*made, replace(node, inputs=tuple(name if name in real else known[name] for name in node.inputs))]
 
 
