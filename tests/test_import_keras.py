@@ -473,7 +473,7 @@ def test_a_file_gives_what_the_model_gives(tmp_path: Path, suffix: str) -> None:
 def with_lambda() -> Any:
     x = keras.Input((4, 4, 2))
     y = layers.Lambda(lambda x: x * 2.0, name="double", output_shape=(4, 4, 2))(layers.Conv2D(2, 1)(x))
-    return keras.Model(x, layers.LayerNormalization(name="turned")(y), name="coded")
+    return keras.Model(x, layers.UnitNormalization(name="turned")(y), name="coded")
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
@@ -483,7 +483,7 @@ def test_code_in_a_file_is_refused(tmp_path: Path, suffix: str) -> None:
 
 
 def test_all_unknown_layers_are_named() -> None:
-    refused(with_lambda, "coded: has 2 operations", "Lambda: double", "LayerNormalization: turned")
+    refused(with_lambda, "coded: has 2 operations", "Lambda: double", "UnitNormalization: turned")
 
 
 @keras.saving.register_keras_serializable("mine")

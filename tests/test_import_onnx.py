@@ -360,7 +360,44 @@ CASES: dict[str, tuple[list[Spec], int, list[str]]] = {
         ["ConvTranspose2dBnAct", "ConvTranspose2dBnAct"],
     ),
     "dense of columns": ([("MatMul", {}, numbers(8, 5)), ("Relu", {})], 13, ["Transpose", "Conv2dBnAct", "Transpose"]),
-    "softmax of columns": ([("Softmax", {"axis": -1})], 13, ["Transpose", "Softmax", "Transpose"]),
+    "softmax of columns": ([("Softmax", {"axis": -1})], 13, ["Softmax"]),
+    "product": ([("Transpose", {"perm": [0, 1, 3, 2]}), ("MatMul", {}, "x")], 13, ["MatMul"]),
+    "layer normalisation": (
+        [("LayerNormalization", {"axis": -1}, numbers(8), numbers(8))],
+        17,
+        ["Transpose", "LayerNorm", "Transpose"],
+    ),
+    "layer normalisation over all axes": (
+        [("LayerNormalization", {"axis": 1, "epsilon": 0.01}, numbers(3, 9, 8))],
+        17,
+        ["Flatten", "LayerNorm", "Reshape"],
+    ),
+    "layer normalisation spelled out": (
+        [
+            ("ReduceMean", {"axes": [-1]}),
+            ("Sub", {"first": 1}, "x"),
+            ("Pow", {}, np.float32(2)),
+            ("ReduceMean", {"axes": [-1]}),
+            ("Add", {}, np.float32(1e-3)),
+            ("Sqrt", {}),
+            ("Div", {"first": 1}, "v1"),
+            ("Mul", {}, numbers(8)),
+            ("Add", {}, numbers(8)),
+        ],
+        13,
+        ["Transpose", "LayerNorm", "Transpose"],
+    ),
+    "samples along another axis": (
+        [
+            ("Transpose", {"perm": [1, 0, 2, 3]}),
+            ("Reshape", {}, np.array([3, 0, -1], I64)),
+            ("Tanh", {}),
+            ("Slice", {}, np.array([1]), np.array([3]), np.array([0])),
+            ("Transpose", {"perm": [1, 0, 2]}),
+        ],
+        13,
+        ["Reshape", "Activation", "Slice"],
+    ),
     "a row with channels last goes on": (
         [
             conv(),
@@ -370,7 +407,7 @@ CASES: dict[str, tuple[list[Spec], int, list[str]]] = {
             ("Relu", {}),
         ],
         13,
-        ["Conv2dBnAct", "Reshape", "Transpose", "Activation"],
+        ["Conv2dBnAct", "Activation", "Reshape", "Transpose"],
     ),
     "concat with channels last": (
         [conv(), TO_LAST, ("Concat", {"axis": 3}, "v1"), ("Mul", {}, numbers(8)), TO_FIRST, conv(2, 8)],
@@ -378,6 +415,13 @@ CASES: dict[str, tuple[list[Spec], int, list[str]]] = {
         ["Conv2dBnAct", "Concat", "Normalize", "Conv2dBnAct"],
     ),
 }
+
+
+def test_a_normalisation_of_groups_is_one_of_their_numbers(tmp_path: Path) -> None:
+    specs = [("Reshape", {}, np.array([0, 3, 1, -1], I64)), ("InstanceNormalization", {}, numbers(3), numbers(3))]
+    found = imported(tmp_path, chain(*specs, opset=13))
+    assert {"LayerNorm", "Normalize"} <= set(cells(found))
+    assert found.difference.relative < ROUNDING
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -492,7 +536,7 @@ def test_constants_of_other_types_become_float32(dtype: Any, tmp_path: Path) -> 
             "3 operations .*Hardmax: Hardmax_0; LRN: LRN_1, L",
         ),
         ([("FusedConv", {"domain": "com.microsoft"}, numbers(4, 3, 3, 3))], 13, "com.microsoft.FusedConv .*own domain"),
-        ([("Transpose", {"perm": [0, 1, 3, 2]}), ("MatMul", {}, "x")], 13, "MatMul of two values"),
+        ([("MatMul", {"first": 1}, numbers(2, 3, 9, 9))], 13, "MatMul of two values"),
         ([("Conv", {}, "x")], 13, "Conv whose weights are computed"),
         ([("Div", {"first": 1}, np.float32(2))], 13, "div: Div_0"),
         ([("Reshape", {}, np.array([-1, 3, 9, 4]))], 13, "output 'v0' has its samples along axis 0"),

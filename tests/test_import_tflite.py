@@ -423,7 +423,29 @@ def a_row_goes_on(f: File) -> int:
     return f.op(Op.CONCATENATION, [x, dense(f)], (1, 173), schema.ConcatenationOptionsT(axis=1))
 
 
+def normalised(f: File) -> int:
+    """A layer normalisation as TensorFlow's converter writes it."""
+    axes, shape, one = f.constant(np.array([3], I32)), (1, 9, 8, 3), (1, 9, 8, 1)
+    mean = f.op(Op.MEAN, [f.x, axes], one, schema.ReducerOptionsT(keepDims=True))
+    squares = f.op(Op.SQUARED_DIFFERENCE, [f.x, mean], shape, schema.SquaredDifferenceOptionsT())
+    variance = f.op(Op.MEAN, [squares, axes], one, schema.ReducerOptionsT(keepDims=True))
+    x = f.op(Op.ADD, [variance, f.constant(np.float32(1e-3))], one, schema.AddOptionsT())
+    factor = f.op(Op.MUL, [f.op(Op.RSQRT, [x], one), f.constant(numbers(3))], shape, schema.MulOptionsT())
+    x = f.op(Op.MUL, [f.x, factor], shape, schema.MulOptionsT())
+    y = f.op(Op.MUL, [mean, factor], shape, schema.MulOptionsT())
+    y = f.op(Op.SUB, [f.constant(numbers(3)), y], shape, schema.SubOptionsT())
+    return f.op(Op.ADD, [x, y], shape, schema.AddOptionsT())
+
+
+def product(f: File) -> int:
+    x = f.op(Op.BATCH_MATMUL, [f.x, f.x], (1, 9, 8, 8), schema.BatchMatMulOptionsT(adjY=True))
+    x = f.op(Op.SOFTMAX, [x], (1, 9, 8, 8), schema.SoftmaxOptionsT(beta=1.0))
+    return f.op(Op.BATCH_MATMUL, [x, f.x], SMALL, schema.BatchMatMulOptionsT())
+
+
 CASES: dict[Any, list[str]] = {
+    normalised: ["LayerNorm"],
+    product: ["Transpose", "MatMul", "Softmax", "MatMul", "Transpose"],
     gated: ["Conv2dBnAct", "GlobalAvgPool2d", "Activation", "Mul", "Sub", "Activation", "Maximum"],
     more_functions: ["Activation", "Activation", "PReLU", "Activation", "Activation"],
     halves: ["Conv2dBnAct", "Slice", "Slice", "Add", "Slice", "Slice", "Concat"],

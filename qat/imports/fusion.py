@@ -49,6 +49,7 @@ class Fusion:
         self.non_negative: set[str] = set()  #: nodes
         self.pads: dict[str, Operation] = {}  #: value -> the padding that gives it
         self.moves: dict[str, tuple[Operation, Movement]] = {}  #: value -> what it is of another one, and what moved it
+        self.moved: dict[Hashable, str] = {}  #: what is moved, how and to which shape -> the value whose cells do it
         self.stacks: dict[
             str, tuple[Operation, int, tuple[str, ...]]
         ] = {}  #: value -> the values along which axis it is
@@ -144,8 +145,12 @@ class Fusion:
         cells = movement.cells(self.shape(source))
         if cells is None:
             raise RefusedError(each, f"{called(each)} giving {self.shape(value)}, which has more axes than cells know")
-        if cells:
+        key = (source, movement.parts, movement.shape)
+        if key in self.moved:
+            self.node_of[value] = self.node_of[self.moved[key]]
+        elif cells:
             self.chain(each, cells, source, value=value)
+            self.moved[key] = value
         else:
             self.same(each, source, value)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,15 @@ from qat.imports.program import Operation, RefusedError
 
 def matmul(fusion: Fusion, each: Operation) -> None:
     """A MatMul; of matrices along several axes, of one."""
+    if each.attributes.get("channels_last"):
+        first = [f"{x} with channels last" for x in each.inputs]
+        for x, turned in zip(each.inputs, first, strict=True):
+            if turned not in fusion.shapes:
+                fusion.transposed(each, x, (1, 2, 0), turned)
+        made = f"{each.output}@last"
+        matmul(fusion, replace(each, inputs=tuple(first), output=made, attributes=_without_last(each)))
+        fusion.transposed(each, made, (2, 0, 1), each.output)
+        return
     if len(each.inputs) != 2:
         raise RefusedError(each, "a product of a value and a constant")
     shapes = [fusion.shape(value) for value in each.inputs]
@@ -45,6 +56,10 @@ def matmul(fusion: Fusion, each: Operation) -> None:
     fusion.reshaped(each, product, (*before, *fusion.shape(product)[-2:]), each.output)
 
 
+def _without_last(each: Operation) -> dict[str, Any]:
+    return {name: value for name, value in each.attributes.items() if name != "channels_last"}
+
+
 def _cost(fusion: Fusion, value: str) -> int:
     """How many cells give a value."""
     if value not in fusion.moves:
@@ -60,17 +75,29 @@ def softmax(fusion: Fusion, each: Operation) -> None:
     axis = each.attributes["axis"] % (len(shape) + 1) - 1
     if axis < 0:
         raise RefusedError(each, "a softmax along the samples")
-    if axis == 0 and len(shape) <= LARGEST_RANK:
-        fusion.node(each, Softmax(), source)
+    if len(shape) <= LARGEST_RANK:
+        _softmax(fusion, each, axis)
         return
     before, after = (math.prod(some) for some in (shape[:axis], shape[axis + 1 :]))
     folded = (before, after, shape[axis]) if after == 1 else (before, shape[axis], after)
-    if len(shape) <= LARGEST_RANK:
-        fusion.node(each, Softmax(axis), source)
-        return
     source = fusion.reshaped(each, source, folded, f"{each.output}@folded")
     fusion.node(each, Softmax(2 if after == 1 else 1), source, value=f"{each.output}@computed")
     fusion.reshaped(each, f"{each.output}@computed", shape, each.output)
+
+
+def _softmax(fusion: Fusion, each: Operation, axis: int) -> None:
+    """Along an axis; of what a transposition that is put off gives, of what that takes."""
+    source = each.inputs[0]
+    if source in fusion.moves and source not in fusion.node_of:
+        movement = fusion.moves[source][1]
+        start = Movement.none(movement.source, fusion.shape(movement.source))
+        for order in permutations(range(len(start.shape))) if len(start.shape) <= LARGEST_RANK else ():
+            if start.transposed(order) == movement:
+                made = f"{each.output}@computed"
+                fusion.node(each, Softmax(order[axis]), movement.source, value=made)
+                fusion.transposed(each, made, order, each.output)
+                return
+    fusion.node(each, Softmax(axis), source)
 
 
 def norm(cell: Callable[..., Any]) -> Callable[[Fusion, Operation], None]:

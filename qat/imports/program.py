@@ -49,7 +49,8 @@ KINDS: Mapping[str, str] = {
     "rms_norm": "[gamma: of the axes]; axes, eps",
     "length": "axes, which stay; as normalisations that are spelled out hold it",
     "group_norm": "[gamma, beta: of channels]; groups, eps",
-    "matmul": "two inputs, of equally many matrices; transpose_a, transpose_b: of their last two axes",
+    "matmul": "two inputs, of equally many matrices; transpose_a, transpose_b: of their last two axes"
+    "[; channels_last: these are width and channels of images]",
     "attention": "queries, keys, values[, what is added to scores, or mask: a constant]; scale",
     "roll": "axes, shifts",
     "glu": "axis, whose second half is the gate",

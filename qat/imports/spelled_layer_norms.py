@@ -53,7 +53,7 @@ def _is_part(each: Operation) -> bool:
         return bool(each.attributes["keepdims"])
     if each.kind == "elementwise":
         return each.attributes["function"] in ELEMENTWISE
-    return each.kind in PARTS
+    return each.kind in PARTS or (each.kind == "expand" and len(each.inputs) == 1)
 
 
 def _norm(program: Program, runs: Runs, each: Operation) -> tuple[Operation, set[str]] | None:
@@ -127,6 +127,8 @@ def _numbers(runs: Runs, value: str, known: dict[str, Array]) -> Array:
             known[value] = given[0].mean(tuple(options["axes"]), keepdims=True)
         elif each.kind == "identity":
             known[value] = given[0]
+        elif each.kind == "expand":
+            known[value] = np.broadcast_to(given[0], (len(given[0]), *options["shape"]))
         else:
             constants = [array.astype(np.float64) for array in each.constants.values()]
             every = [*constants, *given] if options.get("constant_first") else [*given, *constants]

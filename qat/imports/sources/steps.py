@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -154,8 +154,11 @@ def elementwise(kind: str, inverse_of: str = "") -> Reader:
         assert constant is not None
         value = 1 - places[0]
         other = spread_over(constant, call.shape(value), call.last)
-        if other is None or call.result != call.shape(value):
+        if other is None or call.result is None or len(call.result) != len(call.shape(value)):
             return unknown(f"{call.of} with a constant of shape {shown(constant.shape)}")
+        if call.result != call.shape(value):  # the value is spread too
+            wide = replace(call, shapes=(call.result, call.result), result=call.result)
+            return [Step("expand", {"shape": first_shape(call.result, call.last)[1:]}), *read(wide)]
         source = {"other": call.names[places[0]]}
         if not inverse_of:
             return [Step(kind, {}, {"other": other}, source)]
@@ -276,9 +279,11 @@ def dense(call: Call, weight: Array, bias: Array | None, sources: Mapping[str, s
 
 def multiplied(call: Call, *, transpose_a: bool = False, transpose_b: bool = False) -> Steps:
     """The product of two values, as equally many matrices each."""
-    if call.last or min(len(call.shape(0)), len(call.shape(1))) < 3:
-        return unknown(f"{call.of} of {shown(call.shape(0))} and {shown(call.shape(1))}")
-    return [Step("matmul", {"transpose_a": transpose_a, "transpose_b": transpose_b})]
+    ranks = {len(call.shape(place)) for place in (0, 1)}
+    if not all(call.computed(place) for place in (0, 1)) or len(ranks) > 1 or min(ranks) < 3:
+        return unknown(f"{call.of} of two values {shown(call.shape(0))} and {shown(call.shape(1))}")
+    last = {"channels_last": True} if call.last and ranks == {4} else {}
+    return [Step("matmul", {"transpose_a": transpose_a, "transpose_b": transpose_b, **last})]
 
 
 def pooled(call: Call, kind: str, window: Mapping[str, Any], *, ceil: bool = False, counts: bool = False) -> Steps:
