@@ -545,6 +545,7 @@ def test_constants_of_other_types_become_float32(dtype: Any, tmp_path: Path) -> 
         ([("Softmax", {})], 11, "opset < 13"),
         ([("PRelu", {}, numbers(3, 9, 8))], 9, "slopes differ"),
         ([("Pad", {"mode": "edge"}, np.array([0, 0, 1, 1, 0, 0, 1, 1])), conv()], 13, "Pad with mode edge"),
+        ([("Pad", {"mode": "wrap"}, np.array([0, 0, 1, 1, 0, 0, 1, 1])), conv()], 19, "Pad with mode wrap"),
         ([("Dropout", {}, np.float32(0.3), np.array(True))], 13, "Dropout of a training step"),
         ([("Cast", {"to": 6}), ("Cast", {"to": 1})], 13, "Cast to whole numbers"),
         ([("Clip", {}, "x")], 13, "computed bounds"),

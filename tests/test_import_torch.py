@@ -432,6 +432,21 @@ REFUSED: dict[str, tuple[Callable[[], Any], Any, str]] = {
         X,
         r"aten.add of \(N, 3, 8, 8\) and a constant \(2, 1, 1, 1\)",
     ),
+    "a constant of more axes": (
+        lambda: Calls(lambda m, x: x + m.b, b=torch.ones(1, 1, 1, 1, 1)).eval(),
+        X,
+        r"aten.add of \(N, 3, 8, 8\) and a constant \(1, 1, 1, 1, 1\)",
+    ),
+    "a softplus that is linear early, beyond most random samples": (
+        lambda: nn.Softplus(threshold=5.0).eval(),
+        X,
+        "aten.softplus that is x above 5.0",
+    ),
+    "an ELU of a scale": (
+        lambda: Calls(lambda m, x: torch.ops.aten.elu(x, 1.0, 2.0)).eval(),
+        X,
+        "aten.elu of other scales",
+    ),
     "samples joined": (
         lambda: Calls(lambda m, x: x.reshape(1, 6, 8, 8)).eval(),
         X,

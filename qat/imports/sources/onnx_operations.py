@@ -320,8 +320,10 @@ def _softmax(opset: int) -> Reader:
 def _pad(call: Call) -> Steps:
     mode = _text(call.options, "mode", "constant")
     pads, value, axes = call.constant(1), call.constant(2), call.constant(3)
-    if mode not in ("constant", "reflect") or any(call.computed(place) for place in (1, 2, 3)):
-        return unknown(f"{call.of} with mode {mode}" if mode == "edge" else f"{call.of} by computed widths")
+    if mode not in ("constant", "reflect"):
+        return unknown(f"{call.of} with mode {mode}")
+    if any(call.computed(place) for place in (1, 2, 3)):
+        return unknown(f"{call.of} by computed widths")
     widths = list(call.options.get("pads", ())) if pads is None else np.ravel(pads).tolist()
     rank = len(call.shape())
     chosen = list(range(rank)) if axes is None else [int(axis) % max(rank, 1) for axis in np.ravel(axes)]

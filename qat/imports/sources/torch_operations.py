@@ -12,6 +12,8 @@ from qat.imports.sources import torch_moves, torch_products
 from qat.imports.sources.torch_call import Call, Constant, Reader, Step, UnknownOperationError, same, shown
 from qat.vocabulary.ops import Array
 
+LINEAR = 15.0  #: from here on a softplus is x in float32, but for 3e-7
+
 
 def _pair(call: Call, value: Any, along: int = 1) -> tuple[int, int]:
     """Of rows and columns; of a series, whose rows are one, ``along`` for those."""
@@ -190,7 +192,7 @@ def _given(call: Call, place: int) -> Constant | None:
 
 def _spread(call: Call, array: Array, shape: tuple[Any, ...]) -> Array:
     """A constant as it is spread over one sample. Raises UnknownOperationError where samples have other constants."""
-    if array.size == 1:
+    if array.size == 1 and array.ndim <= len(shape):
         return array.reshape(()).astype(np.float32)
     aligned = (1,) * (len(shape) - array.ndim) + array.shape
     if len(aligned) != len(shape) or aligned[0] != 1 or not same(shape, call.shape):
@@ -232,8 +234,10 @@ def _clip(low: float, high: float | None) -> Reader:
 
 
 def _elu(call: Call) -> Step:
-    plain = (float(call[1]), *(float(a) for a in call.arguments[2:])) == (1.0,) * (len(call.arguments) - 1)
-    return Step("activation", {"function": call.target} | ({} if plain else {"alpha": float(call[1])}))
+    if any(float(scale) != 1.0 for scale in call.arguments[2:]):
+        raise UnknownOperationError(f"aten.{call.target} of other scales")
+    alpha = float(call[1])
+    return Step("activation", {"function": call.target} | ({} if alpha == 1.0 else {"alpha": alpha}))
 
 
 def _gelu(call: Call) -> Step:
@@ -241,6 +245,8 @@ def _gelu(call: Call) -> Step:
 
 
 def _softplus(call: Call) -> Step:
+    if float(call[1]) * float(call[2]) < LINEAR:  # no random sample may be there
+        raise UnknownOperationError(f"aten.softplus that is x above {call[2]}")
     return Step("activation", {"function": "softplus"} | ({"alpha": float(call[1])} if float(call[1]) != 1.0 else {}))
 
 
