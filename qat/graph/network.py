@@ -151,7 +151,7 @@ class Symbol:
     __truediv__ = __rtruediv__ = __rmatmul__ = _refuse
     __lt__ = __le__ = __gt__ = __ge__ = __iter__ = __len__ = __call__ = _refuse
     __pow__ = __rpow__ = __floordiv__ = __mod__ = __abs__ = __float__ = __int__ = _refuse
-    __array__ = __array_ufunc__ = _refuse  # NumPy's functions
+    __array__ = __array_ufunc__ = __array_function__ = _refuse  # NumPy's functions
 
     def __bool__(self) -> bool:
         raise QatError(
