@@ -297,9 +297,7 @@ def differing(files: list[Files], machine: Machine, output: bytes) -> list[str]:
                 kind = np.dtype(np.uint16 if wide else np.uint8).newbyteorder(">" if machine.big_endian else "<")
                 stored = np.frombuffer(output, kind, int(np.prod(entry["stored"])), at).reshape(entry["stored"])
                 at += stored.nbytes
-                codes = (stored.transpose(2, 0, 1) if stored.ndim == 3 else stored).astype(
-                    np.int64
-                ) + node.output.grid.qmin
+                codes = np.moveaxis(stored, -1, 0).astype(np.int64) + node.output.grid.qmin
                 differ = np.count_nonzero(codes.ravel() != reference[node.name][sample].ravel())
                 wrong += [f"{name}, {type(node).__name__} {node.name}: {differ} of {codes.size}"] if differ else []
             for x, end in zip(graph.outputs, one.ends.outputs, strict=True):
@@ -319,8 +317,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stored(x: Array, machine: Machine) -> bytes:
-    """One sample as the machine reads it, in HWC order."""
-    x = x.transpose(1, 2, 0) if x.ndim == 3 else x
+    """One sample as the machine reads it, channels last."""
+    x = np.moveaxis(x, 0, -1)
     return x.astype(x.dtype.newbyteorder(">" if machine.big_endian else "<")).tobytes()
 
 
