@@ -210,9 +210,18 @@ def of_two() -> Any:
     return keras.Model({"left": a, "right": b}, [y, layers.Dense(2)(layers.Flatten()(y))], name="two")
 
 
+def normalised() -> Any:
+    """Over the channels, the rows, and all numbers."""
+    x = keras.Input((6, 5, 3))
+    y = layers.LayerNormalization(epsilon=0.01)(layers.Conv2D(4, 3, name="first")(x))
+    y = layers.LayerNormalization(axis=1, center=False)(layers.RMSNormalization()(y))
+    return keras.Model(x, layers.LayerNormalization(scale=False)(layers.Flatten()(y)), name="normalised")
+
+
 @pytest.mark.parametrize(
     "build",
     [
+        normalised,
         branched,
         sequential,
         channels_first,

@@ -132,6 +132,6 @@ def _numbers(runs: Runs, value: str, known: dict[str, Array]) -> Array:
         else:
             constants = [array.astype(np.float64) for array in each.constants.values()]
             every = [*constants, *given] if options.get("constant_first") else [*given, *constants]
-            function = OF_TWO[each.kind] if each.kind in OF_TWO else ELEMENTWISE[options["function"]]
+            function: Any = OF_TWO[each.kind] if each.kind in OF_TWO else ELEMENTWISE[options["function"]]
             known[value] = np.asarray(function(*every))
     return known[value]

@@ -207,6 +207,7 @@ def _rms_norm(call: Call) -> Steps:
 def _layer_scale(call: Call) -> Steps:
     """ConvNeXt's: a number for each channel."""
     gamma = call.layout.constant(call.operation.gamma, call.taken[0].rank)
+    assert gamma is not None  # one number, or one for each channel
     yield Step("mul", {}, {"other": ("gamma", gamma)})
 
 

@@ -303,7 +303,7 @@ class _Reader:
         return [tuple(each.shape[1:]) for each in keras.tree.flatten(given)]
 
     def _emit(self, name: str, taken: tuple[str, ...], result: Value, steps: list[Step]) -> None:
-        before, made = "", {}
+        before, made = "", dict[str, str]()
         for number, step in enumerate(steps):
             last = number == len(steps) - 1
             value = result.name if last else self._new(f"{name}/{step.part or step.kind}")

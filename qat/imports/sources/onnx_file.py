@@ -377,7 +377,7 @@ class _Reader:
             of = f"{node.op_type} of constants"
         elif (places := {self.places.get(value, FIRST) for value in values}) != {FIRST} or is_moving(call):
             if len(places) == 1:
-                moved, after = placed(call, *places, self.batch)
+                moved, after = placed(call, places.pop(), self.batch)
                 steps = read(self.readers, moved, list(node.output).index(output)) if isinstance(moved, Call) else moved
                 steps, self.places[output] = settled(steps, after, call.result, self.batch)
                 return steps, values, False

@@ -104,8 +104,9 @@ def placed(call: Call, place: Place, batch: int) -> tuple[Call | Steps, Place]:
         options = {**call.options, "axis": place.canonical_axis(axis, rank)}
         return replace(_canonical(call, place, after, batch), options=options), after
     if call.of == "Slice" and len(call.given) > 2 and call.constant(1) is not None:
-        axes = call.constant(3)
-        own = list(range(len(np.ravel(call.constant(1))))) if axes is None else [int(a) % rank for a in np.ravel(axes)]
+        chosen = call.constant(3)
+        count = len(np.ravel(call.constant(1)))
+        own = list(range(count)) if chosen is None else [int(each) % rank for each in np.ravel(chosen)]
         if place.axis in own:
             return elsewhere
         canonical = np.array([place.canonical_axis(axis, rank) for axis in own], np.int64)

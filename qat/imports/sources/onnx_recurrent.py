@@ -56,7 +56,7 @@ def length_of(call: Call) -> int:
 def states(call: Call) -> dict[str, tuple[Step, Shape]]:
     """The states of all steps in each direction: (L, units) of a sample."""
     kind, _, _ = KINDS[call.of]
-    found = {}
+    found: dict[str, tuple[Step, Shape]] = {}
     for number, direction in enumerate(_directions(call)):
         weight, recurrent = call.given[1], call.given[2]
         assert weight is not None
@@ -90,7 +90,8 @@ def joined(call: Call, result: int, names: Mapping[str, str]) -> list[tuple[str,
     for direction, value in names.items():
         units = call.given[2].shape[-1] if call.given[2] is not None else 0
         if result == 0:
-            steps, shape = [Step("reshape", {"shape": (length, 1, units)})], (length, 1, units)
+            shape: Shape = (length, 1, units)
+            steps = [Step("reshape", {"shape": shape})]
         else:
             last = 0 if direction == "reverse" else length - 1
             steps = [Step("select", {"axis": 1, "index": last})]
