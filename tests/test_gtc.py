@@ -346,3 +346,16 @@ def test_a_wrong_argument_is_refused_in_one_line(
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("before", [-np.inf, 2.0])
+def test_uses_in_one_pass_observe_as_one_batch(before: float) -> None:
+    """As the steps of a recurrence: what is seen in the first counts as much as in the last."""
+    quantizer, own = qat.GTCActivationQuantizer(4, ema_decay=0.75), {"max": np.array([before], np.float32)}
+    parts = [np.array([[number]], np.float32) for number in (3.0, 8.0, -1.0)]
+    with np.errstate(invalid="ignore"):  # 0 times infinity, not chosen
+        expected = quantizer.observe(NUMPY_OPS, Value(np.concatenate(parts)), own, False, phase=0)
+        found = own | quantizer.observe(NUMPY_OPS, Value(parts[0]), own, False, phase=0)
+        for part in parts[1:]:
+            found |= quantizer.observe_again(NUMPY_OPS, Value(part), own, found, False, phase=0)
+    assert found["max"] == expected["max"] == (8.0 if before < 0 else 3.5)

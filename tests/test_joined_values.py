@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -456,3 +456,31 @@ def test_a_residual_sum_with_powers_of_two_begins_with_the_numbers_of_its_own() 
     y, params = training_pass(graph, graph.initial_params(0))
     assert 0.0 < np.abs(y).max() < 100.0
     assert 0.0 < params["third.fake_quant.max"] < 100.0
+
+
+@pytest.mark.parametrize(
+    "cell", [qat.Add(), qat.Sub(), qat.Maximum(), qat.Concat(), qat.Stack(), qat.OneGrid()], ids=repr
+)
+def test_codes_of_different_grids_are_not_joined(cell: qat.Cell) -> None:
+    """As of a graph whose fake quantizers were made to share nothing."""
+
+    class Joined(qat.Network):
+        inputs = qat.Input((3, 8))
+
+        def __init__(self) -> None:
+            self.a, self.b, self.join = qat.Conv1dBnAct(3, 4, 1), qat.Conv1dBnAct(3, 4, 1), cell
+
+        def construct(self, x):
+            return self.join(self.a(x), self.b(x))
+
+    graph = qat.convert_quant_network(Joined())
+    params = graph.observed_params()
+    params["b.fake_quant.max"] = np.array(3.0, np.float32)
+    qat.to_integer(graph, params)
+    alone = tuple(
+        replace(node, cell=replace(node.cell, shares=())) if isinstance(node.cell, FakeQuant) else node
+        for node in graph.nodes
+    )
+    message = r"^join: a and b have different grids, so that equal codes of both are different numbers; convert"
+    with pytest.raises(qat.QatError, match=message):
+        qat.to_integer(replace(graph, nodes=alone), params)

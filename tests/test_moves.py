@@ -268,8 +268,12 @@ WRONG: dict[str, tuple[Any, str]] = {
     "no number": (lambda x: x[:, :"a"], "a slice is None:a:None; use whole numbers"),
     "sizes": (lambda x: x.split([1, 2]), r"input.split: parts of \[1, 2\], whose axis has 4; give sizes that add up"),
     "size": (lambda x: x.split(0), "input.split: parts of 0; use a size of at least 1"),
+    "no sizes": (lambda x: x.split("2"), "input.split: parts of '2'; give a size, or a list of the sizes of all parts"),
+    "no whole sizes": (lambda x: x.split([1.5, 2.5]), r"input.split: parts of \[1.5, 2.5\]; give a size, or a list"),
     "chunks": (lambda x: x.chunk(5), "input.chunk: 5 parts of an axis of 4; use 1 to 4"),
     "axis": (lambda x: x.chunk(2, dim=0), "input: has no axis 0 beside that of the samples; use 1 to 3"),
+    "no axis": (lambda x: x.mean("rows"), "input: has no axis 'rows' beside that of the samples; use 1 to 3"),
+    "no whole axis": (lambda x: x.mean((1.0, 2.0)), "input: has no axis 1.0 beside that of the samples; use 1 to 3"),
 }
 
 
@@ -366,6 +370,11 @@ def test_what_a_move_cannot_take_is_refused(construct: Any, message: str) -> Non
 def test_a_number_without_a_code_is_refused() -> None:
     graph, params = quantized(qat.Pad(1, value=100.0))
     qat.to_integer(graph, params)  # ranges that are made up reach it: who has none yet is not refused for it
+    dead = {name: np.zeros_like(a) if ".fake_quant." in name else a for name, a in params.items()}
+    with pytest.raises(
+        qat.QatError, match=r"^cell: 1e\+30 has no code among those of before\.0"
+    ):  # it is infinite there
+        qat.to_integer(quantized(qat.Pad(1, value=1e30))[0], dead)
     narrow = {name: np.sign(a) if ".fake_quant." in name else a for name, a in params.items()}
     message = r"^cell: 100 has no code among those of before\.0, whose numbers reach from -0\.996078 to 1\.00392; use a"
     with pytest.raises(qat.QatError, match=message):

@@ -266,6 +266,16 @@ def test_of_a_product_that_shares_an_inputs_grid_the_other_scale_gives_way(
     assert abs(node.output.grid.scale / learned - 1) < 2e-4  # which stays as it was
 
 
+def test_a_power_of_two_does_not_give_way() -> None:
+    """Where the other scale has to stay one, ties stay too, which files compute all the same."""
+    layers = {"excite*": {"activation_quantizer": qat.GTCActivationQuantizer(4)}}
+    graph = qat.convert_quant_network(ResidualGate(), layers=layers)
+    integers = qat.to_integer(graph, graph.observed_params())
+    (node,) = (each for each in integers.nodes if each.kind == "a product")
+    assert products_tie(node.inputs, node.output.grid)
+    assert np.log2(node.inputs[1].grid.scale) % 1.0 == 0.0
+
+
 @pytest.mark.parametrize("backend", HERE)
 def test_every_backend_evaluates_it_alike(backend: str) -> None:
     graph = qat.convert_quant_network(SqueezeAndExcite())

@@ -17,6 +17,7 @@ from qat.integer import (
     Product,
     Sum,
     require_codes,
+    require_one_grid,
 )
 from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.values import Value
@@ -83,7 +84,7 @@ class Sub(Cell):
         return Value(a.real(scope.ops) - b.real(scope.ops))
 
     def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Sum:
-        a, b = (require_codes(name, x) for x in inputs)
+        a, b = require_one_grid(name, *inputs)
         return Sum(name, (a, b), None, IntegerSub)
 
 
@@ -115,7 +116,7 @@ class _Extreme(Cell, abstract=True):
     def to_integer(
         self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any
     ) -> IntegerTensor:
-        a, b = (require_codes(name, x) for x in inputs)
+        a, b = require_one_grid(name, *inputs)
         return builder.add(self._node(name, (a, b), IntegerTensor(name, self.output_shape(a.shape, b.shape), a.grid)))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from qat.cells.base import Cell, Scope, Shape
 from qat.errors import QatError
-from qat.integer import Function, IntegerBuilder, Sum, require_codes
+from qat.integer import Function, IntegerBuilder, Sum, require_codes, require_one_grid
 from qat.vocabulary.activations import NON_NEGATIVE, RELU_BOUNDS, TABLES, apply_table, check_function
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
@@ -77,7 +77,7 @@ class Add(Cell):
         return Value(a.real(scope.ops) + b.real(scope.ops), relu=RELU_BOUNDS.get(self.activation or ""))
 
     def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Sum:
-        a, b = (require_codes(name, x) for x in inputs)
+        a, b = require_one_grid(name, *inputs)
         return Sum(name, (a, b), RELU_BOUNDS.get(self.activation or ""))
 
 

@@ -134,6 +134,8 @@ def parted(name: str, size: int, sizes: int | Sequence[int]) -> list[tuple[int, 
         if sizes < 1:
             raise QatError(f"{name}.split: parts of {sizes}; use a size of at least 1")
         return [(start, min(start + sizes, size)) for start in range(0, size, sizes)]
+    if not isinstance(sizes, (tuple, list)) or not all(isinstance(each, int) for each in sizes):
+        raise QatError(f"{name}.split: parts of {shortened(sizes)}; give a size, or a list of the sizes of all parts")
     if not sizes or min(sizes) < 1 or sum(sizes) != size:
         raise QatError(f"{name}.split: parts of {list(sizes)}, whose axis has {size}; give sizes that add up to it")
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]

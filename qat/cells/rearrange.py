@@ -11,7 +11,15 @@ from typing import Any
 from qat.cells.base import Cell, Scope, Shape, check_counts, pair
 from qat.cells.shape import LARGEST_RANK, check_axis, joined
 from qat.errors import QatError
-from qat.integer import IntegerBuilder, IntegerConcat, IntegerPick, IntegerRearrange, IntegerTensor, require_codes
+from qat.integer import (
+    IntegerBuilder,
+    IntegerConcat,
+    IntegerPick,
+    IntegerRearrange,
+    IntegerTensor,
+    require_codes,
+    require_one_grid,
+)
 from qat.vocabulary.ops import Array, Pair
 from qat.vocabulary.rearrangement import Rearrangement, Step, reshaping
 from qat.vocabulary.values import Value
@@ -305,7 +313,7 @@ class Stack(Cell):
     def to_integer(
         self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any
     ) -> IntegerTensor:
-        xs = tuple(require_codes(name, x) for x in inputs)
+        xs = require_one_grid(name, *inputs)
         how = self._unjoined([x.shape for x in xs])
         x = xs[0]
         if len(xs) > 1:

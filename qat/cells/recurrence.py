@@ -10,7 +10,7 @@ import numpy as np
 
 from qat.cells.base import Cell, Scope, Shape, check_counts
 from qat.errors import QatError
-from qat.integer import Function, IntegerBuilder, IntegerPick, IntegerTensor, require_codes
+from qat.integer import Function, IntegerBuilder, IntegerPick, IntegerTensor, require_codes, require_one_grid
 from qat.vocabulary.ops import Array
 from qat.vocabulary.values import Value
 
@@ -93,8 +93,4 @@ class OneGrid(Cell):
     def to_integer(
         self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any
     ) -> IntegerTensor:
-        first, *others = (require_codes(name, x) for x in inputs)
-        for x in others:
-            if x.grid != first.grid:
-                raise QatError(f"{name}: {first.name} and {x.name} have different grids; convert the network anew")
-        return first
+        return require_one_grid(name, *inputs)[0]

@@ -17,6 +17,7 @@ from qat.integer import (
     IntegerTensor,
     code_of,
     require_codes,
+    require_one_grid,
     with_constant,
 )
 from qat.vocabulary.ops import Array, Ops, Tensor
@@ -151,7 +152,7 @@ class Concat(Cell):
     def to_integer(
         self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any
     ) -> IntegerTensor:
-        xs = tuple(require_codes(name, x) for x in inputs)
+        xs = require_one_grid(name, *inputs)
         if len(xs) == 1:
             return xs[0]
         output = IntegerTensor(name, self.output_shape(*(x.shape for x in xs)), xs[0].grid)

@@ -136,14 +136,15 @@ class Symbol:
         return Max(self._axes(dim), keepdim)(self)
 
     def _axes(self, dim: int | Sequence[int]) -> tuple[int, ...]:
-        return tuple(map(self._axis, (dim,) if isinstance(dim, int) else dim))
+        return tuple(map(self._axis, dim if isinstance(dim, (tuple, list)) else (dim,)))
 
     def _axis(self, dim: int) -> int:
         """The axis of a sample that is ``dim`` in a batch."""
         rank = len(self.shape) + 1
-        if not -rank < dim < rank or dim in (0, -rank):
-            raise QatError(f"{self.name}: has no axis {dim} beside that of the samples; use 1 to {rank - 1}")
-        return dim % rank - 1
+        whole = isinstance(dim, (int, np.integer)) and not isinstance(dim, bool)
+        if not whole or dim == 0 or not -rank < dim < rank:
+            raise QatError(f"{self.name}: has no axis {shortened(dim)} beside that of the samples; use 1 to {rank - 1}")
+        return int(dim) % rank - 1
 
     def _refuse(self, *others: Any, **options: Any) -> Any:
         raise QatError(f"{self.name}: in a construct, {KNOWN}; write a cell for it")

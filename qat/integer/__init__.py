@@ -21,7 +21,7 @@ from qat.integer.moves import (
     with_constant,
 )
 from qat.integer.mul import IntegerMul, Product, products_tie
-from qat.integer.node import Adjustments, IntegerNode, Pending, Staged, require_codes
+from qat.integer.node import Adjustments, IntegerNode, Pending, Staged, require_codes, require_one_grid
 from qat.integer.norm import IntegerNorm, Norm
 from qat.integer.pick import IntegerPick
 from qat.integer.table import Function, IntegerChannelTable, IntegerSoftmax, IntegerTable
@@ -78,6 +78,7 @@ __all__ = [
     "products_tie",
     "require_codes",
     "require_integers",
+    "require_one_grid",
     "smallest_type",
     "sums_tie",
     "trace_codes",

@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from qat.errors import QatError
 from qat.integer.fixed_point import ADD_SHIFT, LONG_ADD_SHIFT, FixedSum, sum_multipliers
 from qat.integer.grid import Grid, IntegerTensor, Requantize, clip_bounds
 from qat.integer.node import Adjustments, IntegerNode, Pending
@@ -98,15 +97,11 @@ class Sum(Pending):
         smallest = np.float32(source.scale * np.float32(2.0 ** (2 - (LONG_ADD_SHIFT if wide else ADD_SHIFT))))
         if grid.scale < smallest:
             wanted.floors[group] = smallest
-        elif (
-            not keep_scale and not wide and self.ties(grid)
-        ):  # among the many sums of wide codes some are always next to one
+        elif not (keep_scale or wide) and self.ties(grid):  # of the many sums of wide codes some are always next to one
             wanted.nudges[group] += 1
 
     def requantized(self, grid: Grid) -> IntegerSum:
         a, b = self.inputs
-        if a.grid != b.grid:
-            raise QatError(f"{self.name}: {a.name} and {b.name} have different grids; convert the network anew")
         multiplier = np.full(1, a.grid.scale / grid.scale, np.float32)
         output = IntegerTensor(self.name, max(a.shape, b.shape, key=prod), grid)
         return self.node(self.name, self.inputs, output, Requantize(multiplier, *clip_bounds(grid, self.relu)))

@@ -58,7 +58,8 @@ class IntegerBuilder:
             if more:
                 self.wanted.nudges[which] += more
         tensor = self.add_finished(x, x.requantized(grid))
-        self.wanted.groups[tensor.name] = group
+        if not keep_scale:
+            self.wanted.groups[tensor.name] = group
         return tensor
 
     def add_finished(self, x: Pending, node: IntegerNode) -> IntegerTensor:

@@ -59,13 +59,14 @@ class IntegerPad(IntegerNode):
 
 def code_of(name: str, value: float, x: IntegerTensor) -> int:
     """The centred code of x next to a number. Raises QatError, as node ``name``, where it has none."""
-    code = int(np.rint(np.float32(value) / x.grid.scale))
+    with np.errstate(over="ignore"):  # what is infinite has no code either
+        code = np.rint(np.float32(value) / x.grid.scale)
     if not x.grid.low <= code <= x.grid.high:
         raise QatError(
             f"{name}: {value:g} has no code among those of {x.name}, whose numbers reach from "
             f"{x.grid.low * x.grid.scale:g} to {x.grid.high * x.grid.scale:g}; use a number within"
         )
-    return code
+    return int(code)
 
 
 @dataclass(frozen=True, eq=False)

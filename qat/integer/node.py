@@ -71,7 +71,7 @@ class Adjustments:
     Attributes:
         nudges: how often a scale is raised by 2^-16 of itself; default 0.
         floors: the smallest scale that a group may have; default none.
-        groups: of each tensor that has codes by then, the group of its grid.
+        groups: of each tensor that has codes by then, the group of its grid, where its scale may be raised.
     """
 
     nudges: Counter[str] = field(default_factory=Counter)
@@ -138,3 +138,15 @@ def require_codes(name: str, x: IntegerTensor | Pending) -> IntegerTensor:
             f"{name}: its input {x.name} has no fake quantizer, so that it has no codes; keep after_fake=True on {x.name}"
         )
     return x
+
+
+def require_one_grid(name: str, *inputs: IntegerTensor | Pending) -> tuple[IntegerTensor, ...]:
+    """The inputs, if they are codes of one grid. Raises QatError, as node ``name``, where they are not."""
+    first, *others = (require_codes(name, x) for x in inputs)
+    for x in others:
+        if x.grid != first.grid:
+            raise QatError(
+                f"{name}: {first.name} and {x.name} have different grids, so that equal codes of both are different numbers; "
+                "convert the network anew"
+            )
+    return first, *others

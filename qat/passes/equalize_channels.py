@@ -67,9 +67,8 @@ def _pairs(graph: Graph) -> list[tuple[Node, Node]]:
         second = users[0]
         if not isinstance(second.cell, WeightedCell):
             continue
-        if first.cell.out_channels % getattr(
-            second.cell, "group", 1
-        ):  # groups of parts of a channel, behind a PixelUnshuffle
+        groups = getattr(second.cell, "group", 1)
+        if first.cell.out_channels % groups:  # behind a PixelUnshuffle, whose channels are parts of one
             continue
         if uses.count(first.cell_name) == uses.count(second.cell_name) == 1:
             pairs.append((first, second))

@@ -52,8 +52,6 @@ def _sees_everything(node: Node, graph: Graph) -> bool:
     ends = zip(window["padding"][::2], window["padding"][1::2], strict=True)
     covered = (
         step <= kernel and (size + before + after - kernel) % step <= after
-        for size, kernel, step, (before, after) in zip(
-            picture_shape(shape)[1:], window["kernel"], window["stride"], ends, strict=True
-        )
+        for size, kernel, step, (before, after) in zip(shape[1:], window["kernel"], window["stride"], ends, strict=True)
     )
     return all(covered)

@@ -227,6 +227,13 @@ class GTCActivationQuantizer(_PowersOfTwo, BaseActivationQuantizer):
         largest = x.largest(ops) if non_negative else ops.maximum(x.largest(ops), -x.smallest(ops))
         return {"max": ops.moving_average(own["max"], largest, self.ema_decay)}
 
+    def observe_again(
+        self, ops: Ops, x: Value, before: Tensors, own: Tensors, non_negative: bool, *, phase: int
+    ) -> dict[str, Tensor]:
+        """As if all uses were one batch, as ``ActivationQuantizer``."""
+        found = self.observe(ops, x, before, non_negative, phase=phase)
+        return {"max": ops.maximum(own["max"], found["max"])}
+
     def unseen(self, own: Mapping[str, Array]) -> bool:
         return not np.isfinite(own["max"])
 
