@@ -226,7 +226,7 @@ def test_all_unknown_operations_in_one_message() -> None:
     assert "has 10 operations that no cell computes" in text
     assert "gru: l0 (n.py:0), l2 (n.py:2), l4 (n.py:4) and 2 more" in text
     assert "roll: l1 (n.py:1)" in text
-    assert "Known are conv2d, dense" in text
+    assert "Known are conv2d, conv_transpose2d, dense" in text
     assert "outputs" in text
     assert "\n" not in text
 

@@ -106,9 +106,10 @@ def affine(fusion: Fusion, each: Operation) -> None:
 
 
 def _normalized(fusion: Fusion, each: Operation, factor: Array, shift: Array, source: str, value: str) -> None:
-    """A Normalize by what differs along some axes."""
+    """A Normalize by what differs along some axes; of the channels where nothing differs."""
     shape = fusion.shape(source)
-    own = [axis for axis in range(factor.ndim) if any((x != x.take([0], axis)).any() for x in (factor, shift))]
+    own = [axis for axis in range(factor.ndim) if any((x != x.take([0], axis)).any() for x in (factor, shift))] or [0]
+    factor, shift = (np.broadcast_to(array, (shape[0], *array.shape[1:])) for array in (factor, shift))
     at = tuple(slice(None) if axis in own else slice(1) for axis in range(factor.ndim))
     factor, shift = factor[at], shift[at]
     if factor.size > MOST_CONSTANTS:
