@@ -103,9 +103,8 @@ def placed(call: Call, place: Place, batch: int) -> tuple[Call | Steps, Place]:
         after = place._replace(axis=place.axis - (gone and axis < place.axis))
         options = {**call.options, "axis": place.canonical_axis(axis, rank)}
         return replace(_canonical(call, place, after, batch), options=options), after
-    starts = call.constant(1) if call.of == "Slice" and len(call.given) > 2 else None
-    if starts is not None:
-        chosen = call.constant(3)
+    starts, chosen = call.constant(1), call.constant(3)
+    if call.of == "Slice" and len(call.given) > 2 and starts is not None:
         count = starts.size
         own = list(range(count)) if chosen is None else [int(each) % rank for each in np.ravel(chosen)]
         if place.axis in own:
