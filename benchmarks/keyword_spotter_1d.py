@@ -30,6 +30,7 @@ from qat.deploy.verify import export_verified
 from qat.errors import QatError
 from qat.graph import Graph
 from qat.networks import create
+from qat.reading import reading
 from qat.registry import TARGETS
 from qat.scripts.common.flags import add_backend_arguments
 from qat.training.checkpoint import Checkpoint
@@ -86,9 +87,13 @@ def words_of(path: Path, copies: int = COPIES, seed: int = 0) -> Dataset:
 
     Returns:
         The data set, samples (10, 49).
+
+    Raises:
+        QatError: the file has no such words.
     """
-    given = np.load(path)
-    words, labels = given["x"][..., 0].transpose(0, 2, 1), given["y"]
+    advice = "give kws01.npz: x, int8 (N, 49, 10, 1), and y"
+    with reading(path, "an archive of words", advice), np.load(path) as given:
+        words, labels = given["x"][..., 0].transpose(0, 2, 1), given["y"]
     tested = np.arange(len(words)) % EVERY == 0
     known, rng = words[~tested], np.random.default_rng(seed)
     count = copies * len(known)

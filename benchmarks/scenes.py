@@ -7,9 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from qat.errors import QatError
 from qat.vocabulary.ops import Array
 
 SIDES = (14, 40)  #: pixels of the longer side of a digit, or what fits twice
+DIGIT = (1, 28, 28)  #: shape of a picture with one
 MOST = 3  #: digits of a canvas
 PIECES, PIECE = 4, 7  #: of other digits, and pixels of their sides
 INK = 64  #: a brighter pixel is the digit's
@@ -45,7 +47,12 @@ def scenes(digits: Array, labels: Array, count: int, size: int, seed: int) -> Sc
     Returns:
         The canvases: one to three digits of different sizes whose boxes do not touch, each pixel the brightest of what lies
         there, and pieces of digits that count for nothing.
+
+    Raises:
+        QatError: the digits have another shape.
     """
+    if digits.shape[1:] != DIGIT:
+        raise QatError(f"digits of shape {digits.shape[1:]}, but canvases take {DIGIT}; give the folder of MNIST")
     rng = np.random.default_rng(seed)
     images, masks = np.zeros((count, 1, size, size), np.uint8), np.zeros((count, size, size), np.uint8)
     boxes = np.zeros((count, MOST, 5), np.float32)

@@ -31,6 +31,7 @@ from qat.console import print_table
 from qat.data import Dataset, Split
 from qat.deploy.certificate import Certificate
 from qat.deploy.verify import Engine, backend_engine, compare, file_engine
+from qat.errors import QatError
 from qat.networks import Detector, MobileNetV3, UNet
 from qat.registry import TARGETS, installed
 from qat.scripts.common.flags import add_backend_arguments, add_data_argument
@@ -177,6 +178,9 @@ def time_used() -> float:
 
 
 def run(args: argparse.Namespace) -> int:
+    for name in ("train", "test", "compared"):
+        if (count := getattr(args, name)) is not None and count < 1:
+            raise QatError(f"--{name} is {count}; give 1 or more")
     source = qat.data.load(args.data_path)
     Path(args.out).mkdir(parents=True, exist_ok=True)
     rows, differ = [], 0

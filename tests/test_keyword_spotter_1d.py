@@ -41,6 +41,15 @@ def kws(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.parametrize("arrays", [{}, {"x": np.zeros((5, 3)), "y": np.zeros(5)}])
+def test_other_archives_are_refused(arrays: dict[str, np.ndarray], benchmark: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "other.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(qat.QatError, match=r"other\.npz: .*give kws01\.npz") as error:
+        benchmark.words_of(path)
+    assert "\n" not in str(error.value)
+
+
 def test_words_are_moved_and_mixed_and_each_fifth_is_a_test(benchmark: ModuleType, kws: Path) -> None:
     x, y = (np.load(kws)[name] for name in "xy")
     data = benchmark.words_of(kws, copies=3)

@@ -55,6 +55,17 @@ def test_masks_and_boxes_are_where_the_digits_are(modules: Any, digits: Any) -> 
     np.testing.assert_array_equal(again.images, found.images)
 
 
+def test_digits_of_another_shape_are_refused(modules: Any) -> None:
+    *_, scenes = modules
+    with pytest.raises(qat.QatError, match=r"digits of shape \(1, 8, 8\), but canvases take \(1, 28, 28\)"):
+        scenes.scenes(np.ones((4, 1, 8, 8), np.uint8), np.zeros(4), 2, 48, seed=0)
+
+
+def test_counts_are_checked_first(modules: Any) -> None:
+    with pytest.raises(qat.QatError, match="--test is 0; give 1 or more"):
+        modules[0].run(argparse.Namespace(train=None, test=0, compared=None, data_path="none"))
+
+
 def perfect(detection: ModuleType, boxes: np.ndarray, size: int) -> tuple[Any, Any, tuple[np.ndarray, ...]]:
     """A task, a network, and the outputs that say these boxes."""
     task, graph = detection.Detection(), Detector(qat.Input((1, size, size))).graph()
