@@ -138,7 +138,7 @@ class Symbol:
     def _axes(self, dim: int | Sequence[int]) -> tuple[int, ...]:
         return tuple(map(self._axis, dim if isinstance(dim, (tuple, list)) else (dim,)))
 
-    def _axis(self, dim: int) -> int:
+    def _axis(self, dim: Any) -> int:
         """The axis of a sample that is ``dim`` in a batch."""
         rank = len(self.shape) + 1
         whole = isinstance(dim, (int, np.integer)) and not isinstance(dim, bool)
