@@ -4,7 +4,7 @@
     python benchmarks/import_coverage.py --of timm --models resnet18 repvgg_a0
     python benchmarks/import_coverage.py                                   # all columns of all networks that are installed
 
-Each network has random weights, random batch normalisations, and small inputs where it allows them; it is imported, its float
+Each network has random weights, normalisations and factors, and small inputs where it allows them; it is imported, its float
 outputs are compared with the original's (the largest relative difference), one step of quantization-aware training is done in
 PyTorch, and the calibrated network is exported. Then the output codes of NumPy, PyTorch, ONNX Runtime and, where the target
 has all cells, LiteRT are compared: how many of them differ. The networks are measured in a process beside, so that one which
@@ -98,6 +98,14 @@ def torch_model(family: str, name: str) -> Any:
                 torch.nn.init.normal_(each.bias, std=0.1)
             torch.nn.init.normal_(each.running_mean, std=0.1)
             torch.nn.init.uniform_(each.running_var, 0.5, 1.5)
+    for tensor in module.parameters():
+        if tensor.numel() > 1 and bool(
+            (tensor == tensor.flatten()[0]).all()
+        ):  # a network begins without what these compute
+            if tensor.flatten()[0] == 0.0:
+                torch.nn.init.normal_(tensor, std=0.1)
+            else:
+                torch.nn.init.uniform_(tensor, 0.5, 1.5)
     return module.eval()
 
 
