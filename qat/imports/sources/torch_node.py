@@ -42,6 +42,7 @@ def arguments_of(node: Any) -> list[Any]:
 
 
 def namespace_of(node: Any) -> str:
+    """The library of its operation, with a dot: ``aten.`` is PyTorch's own."""
     return f"{getattr(node.target, 'namespace', 'torch')}."
 
 
@@ -53,6 +54,7 @@ def target_of(node: Any) -> str:
 
 
 def is_in_place(node: Any) -> bool:
+    """Whether its operation changes what it takes, as ``add_`` does."""
     schema = getattr(node.target, "_schema", None)
     return bool(schema and schema.name.endswith("_") and not schema.name.endswith("__"))
 
@@ -83,4 +85,5 @@ def is_of_torch(file: str) -> bool:
 
 
 def dtype_of(tensor: torch.Tensor) -> str:
+    """The dtype's name without ``torch.``."""
     return str(tensor.dtype).removeprefix("torch.")
