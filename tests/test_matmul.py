@@ -112,6 +112,22 @@ def test_sums_that_a_runtime_would_round_are_refused(target, tmp_path):
         qat.target(target).export(graph, tmp_path / f"net{TARGETS[target].suffix}")
 
 
+@pytest.mark.skipif(not installed(TARGETS["TFLITE"]), reason="LiteRT is not installed")
+def test_a_tflite_file_of_the_other_arithmetic_is_not_run_with_xnnpack(tmp_path):
+    """Its own matrix product of codes rounds in a way of its own."""
+    given, output = grids(np.random.default_rng(0))
+    shape = (4, 3, 3)
+    graph = product_of((shape, shape), (False, True), given, output)
+    x = tuple(np.random.default_rng(1).integers(0, 256, (4, *shape), np.uint8) for _ in range(2))
+    path, tflite = tmp_path / "net.tflite", qat.target("TFLITE")
+    tflite.export(graph, path, arithmetic="fixed")
+    with pytest.raises(qat.QatError, match=r"net\.tflite: was exported for the fixed arithmetic: its matrix products"):
+        tflite.predict(path, x, arithmetic="float")
+    tflite.export(graph, path)
+    found = graph.output.grid.codes_of(tflite.predict(path, x))
+    np.testing.assert_array_equal(found, evaluate(graph, x))
+
+
 def test_sums_beyond_int32_are_refused():
     grid = Grid(F(0.5), 0, 0, 255)
     with pytest.raises(qat.QatError, match="y: adds 40000 products of codes, which may reach 2601000000"):

@@ -97,19 +97,24 @@ def load(path: str | Path, arithmetic: str = "float") -> File:
             )
         _check_model(model)
         check_stored(path, (tensor.name for tensor in model.subgraphs[0].tensors if tensor.name))
-    if arithmetic == "fixed" and _has_dense_codes(model):
+    if arithmetic == "fixed" and _has_codes_of(model, Op.FULLY_CONNECTED):
         raise QatError(
             f"{path}: was exported for the float arithmetic: its dense layers are of a kind that LiteRT's reference kernels "
             "round otherwise; export it with --arithmetic fixed"
         )
+    if arithmetic == "float" and _has_codes_of(model, Op.BATCH_MATMUL):
+        raise QatError(
+            f"{path}: was exported for the fixed arithmetic: its matrix products are of codes, which XNNPACK leaves to a "
+            "kernel that rounds otherwise; export it with --arithmetic float"
+        )
     return File(content, model)
 
 
-def _has_dense_codes(model: Any) -> bool:
-    """Whether a FULLY_CONNECTED computes codes; those of layers that are left in float do not."""
+def _has_codes_of(model: Any, kind: int) -> bool:
+    """Whether an operator of this kind computes codes; those of layers that are left in float do not."""
     graph = model.subgraphs[0]
-    dense = {index for index, code in enumerate(model.operatorCodes) if code.builtinCode == Op.FULLY_CONNECTED}
-    made = [operator.outputs[0] for operator in graph.operators if operator.opcodeIndex in dense]
+    kinds = {index for index, code in enumerate(model.operatorCodes) if code.builtinCode == kind}
+    made = [operator.outputs[0] for operator in graph.operators if operator.opcodeIndex in kinds]
     return any(graph.tensors[index].type != Type.FLOAT32 for index in made)
 
 
