@@ -84,7 +84,7 @@ SETTINGS = {
         "qemu-aarch64",
     ),
 }
-GRAPHS, MOST = 300, 100  #: in all; of a setting that is not among these
+GRAPHS, MOST = 160, 40  #: in all; of a setting that is not among these
 ALL = ("gcc, native", "clang, native")
 FEW, QUICK = 12, ("gcc, native", "clang, native", "s390x, big-endian")
 
