@@ -117,7 +117,7 @@ LONG = {
     },
     "mindspore": set(NETWORKS) - {"compact_digits", "lenet", "lenet_bn", "lenet_gtc", "mnist_cnn"},
 }
-#: Those whose first steps take a backend minutes. Their cells are trained there by others; that they train as a whole is not tested.
+#: Those whose first steps take a backend minutes. Their cells are trained there in other tests, they as a whole are not.
 LONGEST = {"mindspore": {"detector", "mobilenet_v3", "unet", "vision_transformer"}}
 PAIRS = but_long(
     [(backend, name) for backend, name in product(HERE, sorted(NETWORKS)) if name not in LONGEST.get(backend, ())],
