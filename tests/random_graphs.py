@@ -25,12 +25,13 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from test_zoo import Setup, setups
 
 import qat
-from qat.cli import run_script
+from qat.cli import INTERRUPTED, run_script
 from qat.deploy.engine import Engine
 from qat.deploy.verify import backend_engine, file_engine
 from qat.integer import IntegerGraph, IntegerInput, evaluate, trace_codes
 from qat.registry import BACKENDS
 from qat.vocabulary.arrays import as_tuple
+from qat.vocabulary.rows import showing
 
 CHUNK = 50  #: networks of one seed, whose C files are one program
 FILES: dict[str, tuple[str, dict[str, str]]] = {
@@ -168,17 +169,20 @@ def check_installed(engines: list[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_installed(args.engines)
-    found, number = Found(), args.first_seed
-    while found.graphs["drawn"] < args.graphs:
-        before = len(found.different)
-        chunk(number, min(CHUNK, args.graphs - found.graphs["drawn"]), args.engines, found)
-        print(
-            "\n".join(found.different[before:]) or f"seed {number}: {found.graphs['drawn']} graphs, 0 differ",
-            flush=True,
-        )
-        number += 1
+    found, number, status = Found(), args.first_seed, 0
+    try:
+        while found.graphs["drawn"] < args.graphs:
+            before = len(found.different)
+            with showing(None):  # the progress of a few samples is none
+                chunk(number, min(CHUNK, args.graphs - found.graphs["drawn"]), args.engines, found)
+            differ = "\n".join(found.different[before:]) or f"seed {number}: {found.graphs['drawn']} graphs, 0 differ"
+            print(differ, flush=True)
+            number += 1
+    except KeyboardInterrupt:
+        print(f"interrupted in seed {number}; until then:")
+        status = INTERRUPTED
     report(found, args.engines)
-    return 1 if found.different else 0
+    return 1 if found.different else status
 
 
 if __name__ == "__main__":

@@ -52,3 +52,19 @@ def test_refusals_are_counted_by_reason() -> None:
     for name, number in (("cells.c1", "3.5e-7"), ("cells.c20.fake_quant", "12,000")):
         found.refuse("tflite", qat.QatError(f"{name}: its multiplier is {number}, too small; use fewer bits"))
     assert found.refused == {"tflite": Counter({"its multiplier is #, too small": 2})}
+
+
+def test_what_was_found_is_reported_where_it_is_interrupted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chunk(number: int, count: int, engines: list[str], found: random_graphs.Found) -> None:
+        if number == 8:
+            raise KeyboardInterrupt
+        found.graphs.update({"drawn": count, "torch": count})
+        found.codes["torch"] += 1234
+
+    monkeypatch.setattr(random_graphs, "chunk", chunk)
+    assert run("--graphs", "500", "--first_seed", "7", "--engines", "torch") == 130
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["seed 7: 50 graphs, 0 differ", "interrupted in seed 8; until then:", "50 graphs"]
+    assert lines[3] == "torch: 1,234 codes of 50 graphs"
