@@ -213,7 +213,7 @@ def test_something_that_is_no_symbol_is_refused_as_an_input(value):
 @pytest.mark.parametrize(
     "use",
     [
-        lambda x: x / 2,
+        lambda x: x / x,
         lambda x: x @ np.eye(8),
         lambda x: x > 0,
         lambda x: max(x),
@@ -231,8 +231,49 @@ def test_something_that_is_no_symbol_is_refused_as_an_input(value):
 def test_what_is_no_cell_is_refused(use):
     refused(
         lambda self, x: use(x),
-        "in a construct, only calls of cells, a . b, a - b, a . b, these with numbers, -a, slices and moves .docs.cells.md. "
-        "are known; write a cell for it",
+        "in a construct, only calls of cells, a . b, a - b, a . b, a @ b, these with numbers, -a, slices and moves "
+        ".docs.cells.md. are known; write ",
+    )
+
+
+@pytest.mark.parametrize(
+    ("use", "instead"),
+    [
+        (lambda x: torch.relu(x), r'qat.Activation\("relu"\)\(x\)'),
+        (lambda x: x.hardswish(), r'qat.Activation\("hswish"\)\(x\)'),
+        (lambda x: torch.cat([x, x]), r"qat.Concat\(\)\(a, b\)"),
+        (lambda x: x.size(0), "x.shape, that of one sample"),
+        (lambda x: torch.cumsum(x, 1), "a cell for it"),
+    ],
+)
+def test_a_function_of_pytorch_is_told_what_to_write_in_its_place(use, instead):
+    refused(lambda self, x: use(x), f"are known; write {instead}$")
+
+
+def test_a_number_divides_but_not_zero_and_no_other_output():
+    graph = Traced(lambda self, x: self.c(x) / 4, c=conv()).graph()
+    assert graph.nodes[-1].cell == qat.Activation("linear", 0.25, 0.0)
+    for use in (lambda x: x / 0, lambda x: x / x, lambda x: x / True):
+        refused(lambda self, x, use=use: use(x), "are known; write a cell for it")
+
+
+def test_a_mean_names_its_axes():
+    refused(lambda self, x: x.mean(), "input: has no axis None beside that of the samples")
+
+
+def test_a_list_of_inputs_is_given_one_by_one():
+    refused(
+        lambda self, x: self.c([x]),
+        r"c: its input 0 is list, not the output of a cell; give them one by one, as \(a, b\)",
+        c=conv(),
+    )
+
+
+def test_a_flat_gate_is_told_to_reshape():
+    gate = qat.GlobalAvgPool2d()
+    refused(
+        lambda self, x: x * gate(x).flatten(),
+        r"multiplies equal shapes, .*; write reshape\(-1, 1, 1, 1\) of the \(1,\)",
     )
 
 

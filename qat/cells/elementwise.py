@@ -33,9 +33,11 @@ def joint_shape(what: str, a: Shape, b: Shape) -> Shape:
     for whole, gate in ((a, b), (b, a)):
         if len(whole) == len(gate) == 3 and gate == (whole[0], 1, 1):
             return whole
-    raise QatError(
-        f"{what} equal shapes, or (C, H, W) and (C, 1, 1), but gets {a} and {b}; make them equal, by a 1x1 convolution perhaps"
-    )
+    remedy = "make them equal, by a 1x1 convolution perhaps"
+    for whole, gate in ((a, b), (b, a)):
+        if len(whole) == 3 and gate == whole[:1]:
+            remedy = f"write reshape(-1, {gate[0]}, 1, 1) of the {gate}"
+    raise QatError(f"{what} equal shapes, or (C, H, W) and (C, 1, 1), but gets {a} and {b}; {remedy}")
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,40 @@ from qat.cells.tracing import Traced, tracers
 from qat.errors import QatError, shortened
 from qat.graph.graph import Graph, Node, check_inputs
 from qat.names import check_name
+from qat.vocabulary.activations import FUSED
 from qat.vocabulary.ops import Array
 
-KNOWN = "only calls of cells, a + b, a - b, a * b, these with numbers, -a, slices and moves (docs/cells.md) are known"
+KNOWN = "only calls of cells, a + b, a - b, a * b, a @ b, these with numbers, -a, slices and moves (docs/cells.md) are known"
+
+#: What PyTorch has as a function or method, and what to write in its place.
+INSTEAD = {
+    **{name: f'qat.Activation("{name}")(x)' for name in FUSED},
+    "linear": "a qat.DenseBnAct",
+    "hardsigmoid": 'qat.Activation("hsigmoid")(x)',
+    "hardswish": 'qat.Activation("hswish")(x)',
+    "softmax": "qat.Softmax(axis)(x)",
+    "cat": "qat.Concat()(a, b)",
+    "concat": "qat.Concat()(a, b)",
+    "concatenate": "qat.Concat()(a, b)",
+    "stack": "qat.Stack()(a, b)",
+    "maximum": "qat.Maximum()(a, b)",
+    "minimum": "qat.Minimum()(a, b)",
+    "matmul": "a @ b",
+    "bmm": "a @ b",
+    "max": "x.amax(dim)",
+    "sum": "x.mean(dim) times the size of that axis",
+    "squeeze": "x.reshape(-1, ...)",
+    "unsqueeze": "x.reshape(-1, ...)",
+    "size": "x.shape, that of one sample",
+    "T": "x.transpose(1, 2)",
+    "mT": "x.transpose(1, 2)",
+}
+
+
+def _unknown(name: Any) -> str:
+    """What is known in a construct, and what to do about this function or method."""
+    instead = INSTEAD.get(name)
+    return f"in a construct, {KNOWN}; write {instead or 'a cell for it'}"
 
 
 @dataclass(frozen=True)
@@ -60,6 +91,10 @@ class Symbol:
         return Mul()(self, other) if isinstance(other, Symbol) else self._linear("*", other, other, 0.0)
 
     __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Traced:
+        whole = isinstance(other, (int, float, np.integer, np.floating)) and not isinstance(other, bool)
+        return self._linear("/", other, 1 / other, 0.0) if whole and other else self._refuse(other)
 
     def __matmul__(self, other: Any) -> Traced:
         return MatMul()(self, other) if isinstance(other, Symbol) else self._refuse(other)
@@ -127,29 +162,28 @@ class Symbol:
             raise QatError(f"{self.name}.permute{order}: the samples stay the first axis; write permute(0, ...)")
         return Transpose(tuple(map(self._axis, order[1:])))(self)
 
-    def mean(self, dim: int | Sequence[int], keepdim: bool = False) -> Traced:
+    def mean(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Traced:
         """The mean over axes of the batch, as PyTorch's."""
         return Mean(self._axes(dim), keepdim)(self)
 
-    def amax(self, dim: int | Sequence[int], keepdim: bool = False) -> Traced:
+    def amax(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Traced:
         """The largest number over axes of the batch, as PyTorch's."""
         return Max(self._axes(dim), keepdim)(self)
 
-    def _axes(self, dim: int | Sequence[int]) -> tuple[int, ...]:
+    def _axes(self, dim: int | Sequence[int] | None) -> tuple[int, ...]:
         return tuple(map(self._axis, dim if isinstance(dim, (tuple, list)) else (dim,)))
 
     def _axis(self, dim: Any) -> int:
         """The axis of a sample that is ``dim`` in a batch."""
         rank = len(self.shape) + 1
-        whole = isinstance(dim, (int, np.integer)) and not isinstance(dim, bool)
-        if not whole or dim == 0 or not -rank < dim < rank:
+        if not isinstance(dim, (int, np.integer)) or isinstance(dim, bool) or dim == 0 or not -rank < dim < rank:
             raise QatError(f"{self.name}: has no axis {shortened(dim)} beside that of the samples; use 1 to {rank - 1}")
         return int(dim) % rank - 1
 
     def _refuse(self, *others: Any, **options: Any) -> Any:
         raise QatError(f"{self.name}: in a construct, {KNOWN}; write a cell for it")
 
-    __truediv__ = __rtruediv__ = __rmatmul__ = _refuse
+    __rtruediv__ = __rmatmul__ = _refuse
     __lt__ = __le__ = __gt__ = __ge__ = __iter__ = __len__ = __call__ = _refuse
     __pow__ = __rpow__ = __floordiv__ = __mod__ = __abs__ = __float__ = __int__ = _refuse
     __array__ = __array_ufunc__ = __array_function__ = _refuse  # NumPy's functions
@@ -163,13 +197,13 @@ class Symbol:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # what copies and inspects objects asks for
             raise AttributeError(name)
-        raise QatError(f"{self.name}.{name}: in a construct, {KNOWN}; write a cell for it")
+        raise QatError(f"{self.name}.{name}: {_unknown(name)}")
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """What PyTorch calls where one of its functions is given a symbol."""
         name = getattr(function, "__name__", function)
-        raise QatError(f"{name}: in a construct, {KNOWN}; write a cell for it")
+        raise QatError(f"{name}: {_unknown(name)}")
 
 
 class Network:
@@ -302,7 +336,10 @@ class Trace:
         check_inputs(name, cell, len(inputs))
         for position, symbol in enumerate(inputs):
             if not isinstance(symbol, Symbol) or symbol.trace is not self:
-                raise QatError(f"{name}: its input {position} is {type(symbol).__name__}, not the output of a cell")
+                several = "; give them one by one, as (a, b)" if isinstance(symbol, (list, tuple)) else ""
+                raise QatError(
+                    f"{name}: its input {position} is {type(symbol).__name__}, not the output of a cell{several}"
+                )
         try:
             shape = cell.output_shape(*(symbol.shape for symbol in inputs))
         except QatError as error:

@@ -69,8 +69,9 @@ def _start(args: argparse.Namespace) -> Checkpoint:
     """Where fine-tuning starts. Raises QatError where --network, or a flag of its input, says something else."""
     for name in ("network", "mean", "std", "input_size"):
         if name in args.given:
+            remedy = "give one of them" if Path(args.ckpt_path).exists() else "a new checkpoint is named by --save_path"
             raise QatError(
-                f"--{name} {getattr(args, name)}: the network is that of --ckpt_path {args.ckpt_path}; give one of them"
+                f"--{name} {getattr(args, name)}: the network is that of --ckpt_path {args.ckpt_path}; {remedy}"
             )
     checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
     return checkpoint.derived(checkpoint.graph, checkpoint.params)
