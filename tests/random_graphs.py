@@ -33,7 +33,7 @@ from qat.registry import BACKENDS
 from qat.vocabulary.arrays import as_tuple
 from qat.vocabulary.rows import showing
 
-CHUNK = 50  #: networks of one seed, whose C files are one program
+CHUNK = 20  #: networks of one seed, which are alike, and whose C files are one program
 FILES: dict[str, tuple[str, dict[str, str]]] = {
     "onnx": ("ONNX", {}),
     "onnx-uint8": ("ONNX", {"weights": "uint8"}),

@@ -66,5 +66,5 @@ def test_what_was_found_is_reported_where_it_is_interrupted(
     monkeypatch.setattr(random_graphs, "chunk", chunk)
     assert run("--graphs", "500", "--first_seed", "7", "--engines", "torch") == 130
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:3] == ["seed 7: 50 graphs, 0 differ", "interrupted in seed 8; until then:", "50 graphs"]
-    assert lines[3] == "torch: 1,234 codes of 50 graphs"
+    assert lines[:3] == ["seed 7: 20 graphs, 0 differ", "interrupted in seed 8; until then:", "20 graphs"]
+    assert lines[3] == "torch: 1,234 codes of 20 graphs"
