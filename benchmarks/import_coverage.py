@@ -14,6 +14,7 @@ fails, or takes too long, does not end the table. torchvision is in the extra de
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import math
 import multiprocessing
@@ -79,7 +80,7 @@ NAMES = {"torchvision": torchvision_names, "timm": timm_names, "keras": keras_na
 
 
 def torch_model(family: str, name: str) -> Any:
-    """With random weights, and batch normalisations that are not the identity."""
+    """With random weights, and normalisations and factors that are not the identity."""
     import torch
 
     torch.manual_seed(0)
@@ -92,12 +93,9 @@ def torch_model(family: str, name: str) -> Any:
 
         module = torchvision.models.get_model(name, weights=None)
     for each in module.modules():
-        if isinstance(each, torch.nn.modules.batchnorm._BatchNorm) and each.running_mean is not None:
-            if each.affine:
-                torch.nn.init.uniform_(each.weight, 0.5, 1.5)
-                torch.nn.init.normal_(each.bias, std=0.1)
-            torch.nn.init.normal_(each.running_mean, std=0.1)
-            torch.nn.init.uniform_(each.running_var, 0.5, 1.5)
+        if isinstance(each, torch.nn.modules.batchnorm._BatchNorm) and each.affine:
+            torch.nn.init.uniform_(each.weight, 0.5, 1.5)
+            torch.nn.init.normal_(each.bias, std=0.1)
     for tensor in module.parameters():
         if tensor.numel() > 1 and bool(
             (tensor == tensor.flatten()[0]).all()
@@ -109,6 +107,23 @@ def torch_model(family: str, name: str) -> Any:
     return module.eval()
 
 
+def settle(module: Any, size: int) -> None:
+    """Give its batch normalisations the statistics of random images.
+
+    With others, numbers grow from layer to layer, until float32 itself is far from what the network computes.
+    """
+    import torch
+
+    norms = [each for each in module.modules() if isinstance(each, torch.nn.modules.batchnorm._BatchNorm)]
+    kept = [each.momentum for each in norms]
+    for each in norms:
+        each.train().momentum = 1.0
+    with torch.no_grad(), contextlib.suppress(RuntimeError):  # of a size that it does not allow: the import says so
+        module(torch.randn(8, 3, size, size))
+    for each, momentum in zip(norms, kept, strict=True):
+        each.eval().momentum = momentum
+
+
 def keras_model(name: str, size: int) -> Any:
     """Likewise. Raises ValueError where it does not allow the size."""
     import keras
@@ -116,12 +131,18 @@ def keras_model(name: str, size: int) -> Any:
     keras.utils.set_random_seed(0)
     model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classifier_activation=None)
     rng = np.random.default_rng(0)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            for variable in layer.variables:
-                shape = tuple(variable.shape)
-                wide = "gamma" in variable.path or "variance" in variable.path
-                variable.assign(rng.uniform(0.5, 1.5, shape) if wide else rng.normal(0.0, 0.1, shape))
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    kept = [layer.momentum for layer in norms]
+    for layer in norms:
+        for variable in layer.trainable_variables:
+            shape = tuple(variable.shape)
+            variable.assign(rng.uniform(0.5, 1.5, shape) if "gamma" in variable.path else rng.normal(0.0, 0.1, shape))
+        layer.momentum = 0.0
+    scaled = any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers)  # which takes pixels
+    images = rng.uniform(0, 255, (8, size, size, 3)) if scaled else rng.normal(size=(8, size, size, 3))
+    model(images.astype(np.float32), training=True)  # statistics, as ``settle`` gives them
+    for layer, momentum in zip(norms, kept, strict=True):
+        layer.momentum = momentum
     return model
 
 
@@ -134,6 +155,7 @@ def imported(family: str, name: str) -> Any:
             if family == "keras":
                 found = qat.import_model(keras_model(name, size))
             else:
+                settle(module, size)
                 found = qat.import_model(module, input_shape=(3, size, size))
         except (QatError, ValueError) as error:
             errors.append(error)
