@@ -87,8 +87,12 @@ def chunk(number: int, count: int, engines: list[str], found: Found) -> None:
     of_c: list[test_c_sweep.Drawn] = []
 
     def check(setup: Setup) -> None:
-        graph = setup.integer
         found.graphs["drawn"] += 1
+        try:
+            graph = setup.integer
+        except qat.QatError as error:  # as of weights whose scales no float32 holds
+            found.refuse("to_integer", error)
+            return
         found.cells.update({type(node.cell).__name__ for node in setup.graph.nodes} | setup.features)
         with tempfile.TemporaryDirectory() as folder:
             for name in engines:
@@ -138,6 +142,8 @@ def made(name: str, setup: Setup, graph: IntegerGraph, folder: Path) -> Engine:
 
 def report(found: Found, engines: list[str], say: Callable[[str], None] = print) -> None:
     say(f"{found.graphs['drawn']} graphs")
+    for reason, times in found.refused.get("to_integer", Counter()).most_common():
+        say(f"  without integers {times}: {reason}")
     for name in engines:
         say(f"{name}: {found.codes[name]:,} codes of {found.graphs[name]} graphs")
         for reason, times in found.refused.get(name, Counter()).most_common():

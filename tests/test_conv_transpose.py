@@ -134,9 +134,15 @@ def test_all_engines_give_its_codes(group: int, symmetric: bool, tmp_path: Path)
     np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("backend", but_long(HERE, lambda name: name != "torch"))
-def test_an_autoencoder_with_it_trains_on_every_backend(backend: str) -> None:
-    """Pictures of squares come back: it learns, its weights pruned, and no code differs from NumPy's."""
+@pytest.mark.parametrize(
+    "backend", but_long([name for name in HERE if name != "mindspore"], lambda name: name != "torch")
+)
+def test_an_autoencoder_with_it_trains(backend: str) -> None:
+    """Pictures of squares come back: it learns, its weights pruned, and no code differs from NumPy's.
+
+    MindSpore takes about ten seconds for each of the steps, too many for a test; tests/test_ops_conformance.py has its
+    gradients there.
+    """
     rng = np.random.default_rng(0)
     places, images = rng.integers(0, 5, (256, 2)), np.zeros((256, 3, 8, 8), np.uint8)
     for image, (row, column) in zip(images, places, strict=True):
