@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from qat.cells.base import Cell, Scope, Shape, check_counts, pair
+from qat.cells.base import Cell, Scope, Shape, check_counts, image_sizes, pair
 from qat.cells.pooling import AvgPool2d, shares_of
-from qat.errors import QatError
 from qat.integer import (
     Accumulator,
     IntegerBuilder,
@@ -59,10 +58,8 @@ class AdaptiveAvgPool2d(Cell):
         check_counts("AdaptiveAvgPool2d", height=height, width=width)
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        (x,) = shapes
-        if len(x) != 3:
-            raise QatError(f"takes (C, H, W) but gets {x}; move it before the Flatten")
-        return (x[0], *pair(self.output_size))
+        channels, _, _ = image_sizes(shapes[0])
+        return (channels, *pair(self.output_size))
 
     def _windows(self, shape: Shape) -> tuple[dict[int, list[int]], Pair, list[list[float]]]:
         """By axis the places of all windows, one after another, the one behind the picture standing for 0, unless windows are

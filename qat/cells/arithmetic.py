@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -23,8 +24,17 @@ from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.values import Value
 
 
+class _OfTwo(Cell, abstract=True):
+    """What they share: a number of each of two inputs makes one of the output."""
+
+    arity = 2
+    output_channels = "kept"
+    non_negative = False
+    random = False
+
+
 @dataclass(frozen=True)
-class Mul(Cell):
+class Mul(_OfTwo):
     """The product of two inputs of one shape, or of (C, H, W) and (C, 1, 1); ``a * b`` in a construct is ``Mul()(a, b)``.
 
     The gate of a squeeze-and-excitation block, which is (C, 1, 1), multiplies every pixel. Each input has a grid of its own.
@@ -35,11 +45,7 @@ class Mul(Cell):
         (8, 7, 7)
     """
 
-    arity = 2
     output_numbers = "computed"
-    output_channels = "kept"
-    non_negative = False
-    random = False
     one_grid = False
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -58,7 +64,7 @@ class Mul(Cell):
 
 
 @dataclass(frozen=True)
-class Sub(Cell):
+class Sub(_OfTwo):
     """The difference of two inputs of one shape, or of (C, H, W) and (C, 1, 1); ``a - b`` in a construct.
 
     In integers both inputs have one grid, as those of an Add.
@@ -69,11 +75,7 @@ class Sub(Cell):
         (8, 7, 7)
     """
 
-    arity = 2
     output_numbers = "computed"
-    output_channels = "kept"
-    non_negative = False
-    random = False
     one_grid = True
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -88,14 +90,10 @@ class Sub(Cell):
         return Sum(name, (a, b), None, IntegerSub)
 
 
-class _Extreme(Cell, abstract=True):
+class _Extreme(_OfTwo, abstract=True):
     """What Maximum and Minimum share: codes of one grid, of which one is chosen."""
 
-    arity = 2
     output_numbers = "moved"
-    output_channels = "kept"
-    non_negative = False
-    random = False
     one_grid = True
 
     _word: ClassVar[str]
@@ -104,8 +102,9 @@ class _Extreme(Cell, abstract=True):
     def output_shape(self, *shapes: Shape) -> Shape:
         return joint_shape(f"takes the {self._word} of", *shapes)
 
+    @abstractmethod
     def _chosen(self, ops: Ops, a: Tensor, b: Tensor) -> Tensor:
-        raise NotImplementedError
+        """One of two numbers."""
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         ops, (a, b) = scope.ops, inputs

@@ -295,6 +295,14 @@ def check_counts(owner: str, **counts: int) -> None:
             raise QatError(f"{owner}: {name} is {value!r}; give a whole number of at least 1")
 
 
+def image_sizes(shape: Shape) -> tuple[int, int, int]:
+    """Channels, height and width. Raises QatError for other samples."""
+    if len(shape) != 3:
+        raise QatError(f"takes (C, H, W) but gets {shape}; move it before the Flatten")
+    channels, height, width = shape
+    return channels, height, width
+
+
 def pair(value: int | tuple[int, int]) -> tuple[int, int]:
     """(v, v) for one number, the pair itself for a pair."""
     return (value, value) if isinstance(value, int) else value

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qat.cells.base import Cell, Scope, Shape, check_counts, pair
+from qat.cells.base import Cell, Scope, Shape, check_counts, image_sizes, pair
 from qat.cells.phases import phase_node, phase_stages
 from qat.errors import QatError
 from qat.integer import (
@@ -82,10 +82,14 @@ class _Between(_Stage):
 
     def __init__(self, shape: Shape, factors: Pair) -> None:
         channels, height, width = shape
-        self.edges = tuple(axis for axis, factor in enumerate(factors, start=1) if factor > 1)
+        self.edged = {  # by axis, its places with those at the edges twice
+            axis: (0, *range(shape[axis]), shape[axis] - 1)
+            for axis, factor in enumerate(factors, start=1)
+            if factor > 1
+        }
         kernels = [_kernel(factor) for factor in factors]
         sides = [size + 2 * (factor > 1) for size, factor in zip((height, width), factors, strict=True)]
-        cuts = [(f // 2 if f % 2 == 0 else (f - 1) // 2) + f if f > 1 else 0 for f in factors]
+        cuts = [f + f // 2 if f > 1 else 0 for f in factors]
         lengths = (len(kernels[0]), len(kernels[1]))
         self.how: Transposed = transposed(
             (sides[0], sides[1]), lengths, factors, (cuts[0], cuts[0], cuts[1], cuts[1]), (0, 0), (1, 1)
@@ -96,19 +100,13 @@ class _Between(_Stage):
         self.channels = channels
 
     def apply(self, ops: Ops, x: Tensor) -> Tensor:
-        for axis in self.edges:
-            last = (
-                self.how.rows.size // self.how.stride[0] - 1
-                if axis == 1
-                else self.how.columns.size // self.how.stride[1] - 1
-            )
-            x = ops.concat([ops.pick(x, axis, (0,)), x, ops.pick(x, axis, (last,))], axis)
+        for axis, (first, *_, last) in self.edged.items():
+            x = ops.concat([ops.pick(x, axis, (first,)), x, ops.pick(x, axis, (last,))], axis)
         w = ops.from_numpy(self.weight, "conv_weight")
         return ops.conv_transpose2d(x, w, None, how=self.how, outputs=self.channels, group=self.channels)
 
     def pending(self, builder: IntegerBuilder, name: str, x: IntegerTensor) -> Pending:
-        places = {axis: [0, *range(x.shape[axis]), x.shape[axis] - 1] for axis in self.edges}
-        edged = builder.add(IntegerPick.of(f"{name}@edges", x, places))
+        edged = builder.add(IntegerPick.of(f"{name}@edges", x, self.edged))
         return _linear(
             name,
             edged,
@@ -215,13 +213,11 @@ class UpsampleBilinear(Cell):
             raise QatError(f"UpsampleBilinear: factor is {self.factor}; use at most {LARGEST_CODE // 2 + 1}")
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        (x,) = shapes
-        if len(x) != 3:
-            raise QatError(f"takes (C, H, W) but gets {x}; move it before the Flatten")
+        channels, height, width = image_sizes(shapes[0])
         vertical, horizontal = pair(self.factor)
         if self.align_corners:
-            self._stages(x)
-        return (x[0], x[1] * vertical, x[2] * horizontal)
+            self._stages(shapes[0])  # raises where there are too many places
+        return (channels, height * vertical, width * horizontal)
 
     def _stages(self, shape: Shape) -> list[_Stage]:
         """One, or where its weights would be too large, one for each axis; none where nothing grows."""

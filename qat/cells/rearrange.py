@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qat.cells.base import Cell, Scope, Shape, check_counts, pair
+from qat.cells.base import Cell, Scope, Shape, check_counts, image_sizes, pair
 from qat.cells.shape import LARGEST_RANK, check_axis, joined
 from qat.errors import QatError
 from qat.integer import (
@@ -54,22 +54,21 @@ class _Rearranging(Cell, abstract=True):
         return builder.add(IntegerRearrange(name, (x,), IntegerTensor(name, found.shape, x.grid), found))
 
 
-def _image(shape: Shape) -> tuple[int, int, int]:
-    """Channels, height and width. Raises QatError for other samples."""
-    if len(shape) != 3:
-        raise QatError(f"takes (C, H, W) but gets {shape}; move it before the Flatten")
-    channels, height, width = shape
-    return channels, height, width
+class _OfBlocks(_Rearranging, abstract=True):
+    """What PixelShuffle and PixelUnshuffle share: square blocks of pixels, and the order of the channels they stand for."""
 
+    factor: int
+    order: str
 
-def _check_block(cell: PixelShuffle | PixelUnshuffle) -> None:
-    check_counts(type(cell).__name__, factor=cell.factor)
-    if cell.order not in ORDERS:
-        raise QatError(f"{type(cell).__name__}: order is {cell.order!r}; use one of {', '.join(ORDERS)}")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(type(self).__name__, factor=self.factor)
+        if self.order not in ORDERS:
+            raise QatError(f"{type(self).__name__}: order is {self.order!r}; use one of {', '.join(ORDERS)}")
 
 
 @dataclass(frozen=True)
-class PixelShuffle(_Rearranging):
+class PixelShuffle(_OfBlocks):
     """Channels to blocks of pixels (depth to space): (C r r, H, W) to (C, H r, W r).
 
     Args:
@@ -89,12 +88,8 @@ class PixelShuffle(_Rearranging):
     factor: int
     order: str = "crd"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_block(self)
-
     def rearrangement(self, shape: Shape) -> Rearrangement:
-        channels, height, width = _image(shape)
+        channels, height, width = image_sizes(shape)
         r = self.factor
         if channels % (r * r):
             raise QatError(f"makes blocks of {r} x {r} pixels of {channels} channels; use a multiple of {r * r}")
@@ -105,7 +100,7 @@ class PixelShuffle(_Rearranging):
 
 
 @dataclass(frozen=True)
-class PixelUnshuffle(_Rearranging):
+class PixelUnshuffle(_OfBlocks):
     """Blocks of pixels to channels (space to depth), the inverse of PixelShuffle: (C, H r, W r) to (C r r, H, W).
 
     Args:
@@ -124,17 +119,13 @@ class PixelUnshuffle(_Rearranging):
     factor: int
     order: str = "crd"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_block(self)
-
     @property
     def output_channels(self) -> str:  # type: ignore[override]
         """In the order "crd" each channel has those of its own, one after another."""
         return "kept" if self.order == "crd" else "fixed"
 
     def rearrangement(self, shape: Shape) -> Rearrangement:
-        channels, height, width = _image(shape)
+        channels, height, width = image_sizes(shape)
         r = self.factor
         if height % r or width % r:
             raise QatError(
@@ -352,7 +343,7 @@ class Upsample(Cell):
         check_counts("Upsample", vertical=vertical, horizontal=horizontal)
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        channels, height, width = _image(shapes[0])
+        channels, height, width = image_sizes(shapes[0])
         vertical, horizontal = pair(self.factor)
         return (channels, height * vertical, width * horizontal)
 
