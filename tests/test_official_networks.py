@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from benchmark_scripts import loaded
 from PIL import Image
 
 import qat
@@ -17,13 +17,7 @@ from qat.scripts import import_model
 
 @pytest.fixture(scope="module")
 def official() -> ModuleType:
-    path = Path(__file__).parent.parent / "benchmarks" / "official_networks.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("official_networks")
 
 
 def test_its_flags_are_those_of_the_command(official: ModuleType) -> None:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from benchmark_scripts import loaded
 
 
 @pytest.fixture(scope="module")
 def ocr() -> ModuleType:
-    path = Path(__file__).parent.parent / "benchmarks" / "rapidocr.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("rapidocr")
 
 
 def test_pages_have_text_and_are_those_of_their_seed(ocr: ModuleType) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from benchmark_scripts import loaded
 from frameworks import HERE
 
 from qat.integer import trace_codes
@@ -15,13 +14,7 @@ from qat.integer import trace_codes
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    path = Path(__file__).parent.parent / "benchmarks" / "real_inputs.py"
-    spec = importlib.util.spec_from_file_location("real_inputs", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("real_inputs")
 
 
 @pytest.mark.sweep
