@@ -168,10 +168,7 @@ class Graph:
         """The output shape of each node, of one sample."""
         shapes: dict[str, Shape] = {}
         for node in self.nodes:
-            try:
-                shapes[node.name] = node.cell.output_shape(*(shapes[name] for name in node.inputs))
-            except QatError as error:
-                raise QatError(f"{node.name} ({type(node.cell).__name__}) {error}") from None
+            shapes[node.name] = shape_of(node.name, node.cell, *(shapes[name] for name in node.inputs))
         return shapes
 
     @cached_property
@@ -367,6 +364,14 @@ def _texts(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list):
         raise TypeError(f"{shortened(values)} where a list of names is expected")
     return tuple(map(_text, values))
+
+
+def shape_of(name: str, cell: Cell, *shapes: Shape) -> Shape:
+    """What a node makes of such inputs. Raises QatError with its name where they do not fit."""
+    try:
+        return cell.output_shape(*shapes)
+    except QatError as error:
+        raise QatError(f"{name} ({type(cell).__name__}) {error}") from None
 
 
 def _check_signs(name: str, cell: FakeQuant) -> None:

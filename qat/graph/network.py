@@ -21,7 +21,7 @@ from qat.cells.reduce import Max, Mean
 from qat.cells.shape import Flatten
 from qat.cells.tracing import Traced, tracers
 from qat.errors import QatError, shortened
-from qat.graph.graph import Graph, Node, check_inputs
+from qat.graph.graph import Graph, Node, check_inputs, shape_of
 from qat.names import check_name
 from qat.vocabulary.activations import FUSED
 from qat.vocabulary.ops import Array
@@ -340,10 +340,7 @@ class Trace:
                 raise QatError(
                     f"{name}: its input {position} is {type(symbol).__name__}, not the output of a cell{several}"
                 )
-        try:
-            shape = cell.output_shape(*(symbol.shape for symbol in inputs))
-        except QatError as error:
-            raise QatError(f"{name} ({type(cell).__name__}) {error}") from None
+        shape = shape_of(name, cell, *(symbol.shape for symbol in inputs))
         self.nodes.append(Node(name, cell, tuple(symbol.name for symbol in inputs), cell_name or name, recurs))
         self.shapes[name] = shape
         return Symbol(self, name)
