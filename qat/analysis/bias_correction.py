@@ -28,7 +28,7 @@ def with_biases(graph: Graph, params: Params) -> tuple[Graph, Params]:
             node = replace(node, cell=replace(cell, has_bias=True))  # type: ignore[type-var]
             own[f"{node.cell_name}.bias"] = np.zeros(cell.out_channels, np.float32)
         nodes.append(node)
-    return Graph(tuple(nodes), graph.outputs, graph.name), own
+    return replace(graph, nodes=tuple(nodes)), own
 
 
 def correct_biases(graph: Graph, params: Mapping[str, Array], batches: Batches, ops: Ops = NUMPY_OPS) -> Params:

@@ -65,7 +65,7 @@ def compress(checkpoint: Checkpoint, quantizer: WeightQuantizer) -> Checkpoint:
             elif cell.weight_quantizer is not None:  # else it is left in float
                 cell = cell.quantized(quantizer, cell.bn_fold, cell.freeze_bn)
         nodes.append(replace(node, cell=cell))
-    graph = Graph(tuple(nodes), graph.outputs, graph.name)
+    graph = replace(graph, nodes=tuple(nodes))
     return checkpoint.derived(graph, {name: params[name] for name in graph.params})
 
 

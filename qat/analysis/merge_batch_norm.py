@@ -125,7 +125,7 @@ def _into_previous(
 def _statistics(graph: Graph, params: Params, images: Array, node: Node) -> tuple[Array, Array]:
     """Mean and variance, float64 (C,), of each channel of a node's output over the images, in evaluation."""
     at = graph.nodes.index(node)
-    part = Graph(graph.nodes[: at + 1], (node.name,), graph.name)
+    part = replace(graph, nodes=graph.nodes[: at + 1], outputs=(node.name,))
     run = Forward(part, NUMPY_OPS)
     tensors = {name: NUMPY_OPS.from_numpy(params[name], param.kind) for name, param in part.params.items()}
     count, total, squares = 0, np.zeros(()), np.zeros(())
@@ -146,7 +146,7 @@ def _rebuilt(graph: Graph, changed: Mapping[str, Node], removed: set[str], renam
             continue
         node = changed.get(node.name, node)
         nodes.append(replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs)))
-    return Graph(tuple(nodes), tuple(renamed.get(name, name) for name in graph.outputs), graph.name)
+    return replace(graph, nodes=tuple(nodes), outputs=tuple(renamed.get(name, name) for name in graph.outputs))
 
 
 def _only_user(graph: Graph, node: Node) -> Node | None:

@@ -207,7 +207,7 @@ def _probed(graph: Graph, params: Mapping[str, Array], norms: list[Node]) -> tup
     for node in reversed(nodes):
         needed |= set(node.inputs) if node.name in needed else set()
     kept = tuple(node for node in nodes if node.name in needed or not node.inputs)
-    return Graph(kept, tuple(outputs), graph.name), own
+    return replace(graph, nodes=kept, outputs=tuple(outputs)), own
 
 
 def usual_pixels(shape: tuple[int, ...], count: int = 16, seed: int = 0) -> Array:

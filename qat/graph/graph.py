@@ -18,6 +18,7 @@ from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
 from qat.cells.linear import MASK, OF_QUANTIZER, LinearCell
 from qat.errors import QatError, shortened
+from qat.integer.fixed_point import ARITHMETICS, check_arithmetic
 from qat.names import check_name
 from qat.quantizers import Quantizer
 from qat.reading import LARGEST_JSON, reason_of
@@ -65,6 +66,8 @@ class Graph:
         nodes: in order of computation, each after its inputs.
         outputs: the names of the nodes that give the network's outputs.
         name: of the network; default "network".
+        arithmetic: of a quantized network, how sums become codes in training, evaluation and deployment, "float" or "fixed"
+            (docs/numerics.md); default "float".
 
     Raises:
         QatError: a name is not allowed or used twice, an input or output is missing, or shapes or sizes do not fit.
@@ -73,9 +76,11 @@ class Graph:
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
     name: str = "network"
+    arithmetic: str = "float"
 
     def __post_init__(self) -> None:
         check_name(self.name, "network")
+        check_arithmetic(self.arithmetic, self.name)
         for node in self.nodes:
             check_name(node.name, f"{self.name}: node")
             check_name(node.cell_name, f"{self.name}: cell")
@@ -293,7 +298,8 @@ class Graph:
             | ({"recurs": True} if node.recurs else {})
             for node in self.nodes
         ]
-        return json.dumps({"format": FORMAT, "name": self.name, "nodes": nodes, "outputs": self.outputs})
+        own = {} if self.arithmetic == ARITHMETICS[0] else {"arithmetic": self.arithmetic}
+        return json.dumps({"format": FORMAT, "name": self.name, "nodes": nodes, "outputs": self.outputs} | own)
 
     @classmethod
     def from_json(cls, text: str) -> Graph:
@@ -319,7 +325,8 @@ class Graph:
                 )
                 for n in data["nodes"]
             )
-            return cls(nodes, _texts(data["outputs"]), _text(data["name"]))
+            arithmetic = _text(data.get("arithmetic", ARITHMETICS[0]))
+            return cls(nodes, _texts(data["outputs"]), _text(data["name"]), arithmetic)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise QatError(
                 f"the graph is not a valid JSON form of a network ({reason_of(error)}): the file is damaged"

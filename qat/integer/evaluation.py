@@ -6,8 +6,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from qat.errors import QatError
-from qat.integer.fixed_point import ARITHMETICS
+from qat.integer.fixed_point import check_arithmetic
 from qat.integer.graph import IntegerGraph, require_integers
 from qat.integer.node import IntegerNode
 from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays, as_tuple, in_batches
@@ -105,8 +104,7 @@ def trace_codes(
 
     given: raw codes (N, ...) by name with which those behind them are computed, in place of the node's own.
     """
-    if arithmetic not in ARITHMETICS:
-        raise QatError(f"{graph.name}: arithmetic {arithmetic!r} is unknown; use one of {', '.join(ARITHMETICS)}")
+    check_arithmetic(arithmetic, graph.name)
     run = FixedEvaluator(graph) if arithmetic == "fixed" else Evaluator(graph, NUMPY_OPS)
     grids = {node.name: node.output.grid for node in graph.nodes}
     entering, others = len(graph.inputs), dict(given or {})

@@ -21,6 +21,12 @@ ADD_SHIFT, LONG_ADD_SHIFT = 20, 15  #: by how many bits an addition shifts its i
 LARGEST_LONG = 2**47  #: an accumulator that a LongMultiplier takes
 
 
+def check_arithmetic(arithmetic: str, name: str) -> None:
+    """Raise QatError, for the network of that name, unless there is such an arithmetic."""
+    if arithmetic not in ARITHMETICS:
+        raise QatError(f"{name}: arithmetic {arithmetic!r} is unknown; use one of {', '.join(ARITHMETICS)}")
+
+
 class FixedMultiplier(NamedTuple):
     """m = multiplier 2^-31 2^shift.
 

@@ -27,12 +27,14 @@ class IntegerGraph:
         inputs: the tensors that enter, in the order of the network's inputs.
         outputs: the tensors that leave, in the order of the network's outputs.
         name: of the network.
+        arithmetic: how sums become codes where it was trained and is evaluated, "float" or "fixed"; default "float".
     """
 
     nodes: tuple[IntegerNode, ...]
     inputs: tuple[IntegerTensor, ...]
     outputs: tuple[IntegerTensor, ...]
     name: str = "network"
+    arithmetic: str = "float"
 
     @property
     def entries(self) -> tuple[IntegerInput, ...]:
@@ -60,7 +62,7 @@ class IntegerGraph:
         entering = {x.name: x for node in self.nodes if isinstance(node, FloatLayer) for x in node.inputs}
         leaving = {x.name: x for x in (*self.outputs, *entering.values()) if not x.grid.real}
         inputs = tuple(node.output for node in nodes.values() if isinstance(node, IntegerInput))
-        return IntegerGraph(tuple(nodes.values()), inputs, tuple(leaving.values()), self.name)
+        return IntegerGraph(tuple(nodes.values()), inputs, tuple(leaving.values()), self.name, self.arithmetic)
 
     @property
     def input_specs(self) -> tuple[ArraySpec, ...]:

@@ -40,6 +40,7 @@ def convert_quant_network(
     ema_decay: float = 0.99,
     layers: Mapping[str, Mapping[str, Setting]] | None = None,
     profile: str = "default",
+    arithmetic: str = "float",
     weight_quantizer: BaseWeightQuantizer | None = None,
     activation_quantizer: BaseActivationQuantizer | None = None,
 ) -> Graph:
@@ -81,6 +82,9 @@ def convert_quant_network(
         profile: "default", or "ascend" for what Ascend's int8 unit computes (docs/ascend.md): symmetric activations whose
             scales are powers of two, one scale for a dense weight, symmetric weights. It takes the place of the defaults of
             symmetric and per_channel.
+        arithmetic: how sums become codes in training, evaluation and deployment (docs/numerics.md): "float", by a float32
+            multiplication, as ONNX Runtime and XNNPACK do, or "fixed", by an integer and a shift, as TensorFlow Lite for
+            Microcontrollers and CMSIS-NN do.
         weight_quantizer: a quantizer of another kind or with other settings (``qat.quantizers``), in place of what the
             first five settings say of weights.
         activation_quantizer: likewise for activations, in place of ema_decay too.
@@ -105,7 +109,7 @@ def convert_quant_network(
     ['input', 'conv', 'conv.fake_quant']
     """
     check_settings(locals())
-    graph = as_graph(network)
+    graph = replace(as_graph(network), arithmetic=arithmetic)
     if graph.is_quantized:
         raise QatError(f"{graph.name} is quantized already: convert the float network it was made from")
     settings = QuantizerSettings(
@@ -169,7 +173,7 @@ def convert_quant_network(
             nodes += _fake_quants(node, nodes[-1].name, activations)
             renamed[node.name] = nodes[-1].name
     outputs = tuple(renamed.get(name, name) for name in graph.outputs)
-    converted = share_grids(Graph(tuple(nodes), outputs, graph.name), settings.quantizers("")[1])
+    converted = share_grids(replace(graph, nodes=tuple(nodes), outputs=outputs), settings.quantizers("")[1])
     unreached = unreached_numbers(converted, {})  # of codes that enter: those of others are known later
     if unreached:
         raise QatError(unreached[0])

@@ -40,7 +40,7 @@ def fold_batch_norm(graph: Graph, params: Mapping[str, Array]) -> tuple[Graph, P
                 **masks,
             }
         nodes.append(replace(node, cell=cell))
-    return Graph(tuple(nodes), graph.outputs, graph.name), result
+    return replace(graph, nodes=tuple(nodes)), result
 
 
 def folded(cell: LinearCell, params: Mapping[str, Array], shape: Shape) -> tuple[LinearCell, Params]:

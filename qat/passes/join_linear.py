@@ -34,7 +34,7 @@ def join_linear(graph: Graph, alike: Callable[[Node, Node], bool] = lambda first
                     node, cell=cell, inputs=first.inputs, cell_name=node.cell_name if node.recurs else node.name
                 )
         nodes[node.name] = node
-    return Graph(tuple(nodes.values()), graph.outputs, graph.name)
+    return replace(graph, nodes=tuple(nodes.values()))
 
 
 def _is_linear(node: Node) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from qat.cells.softmax import Softmax
 from qat.graph import Graph
 
@@ -15,4 +17,4 @@ def logits_graph(graph: Graph) -> Graph:
     ends = {node.name: node.inputs[0] for node in graph.nodes if isinstance(node.cell, Softmax) and not node.cell.axis}
     ends = {name: source for name, source in ends.items() if name in graph.outputs and not graph.consumers(name)}
     nodes = tuple(node for node in graph.nodes if node.name not in ends)
-    return Graph(nodes, tuple(ends.get(name, name) for name in graph.outputs), graph.name)
+    return replace(graph, nodes=nodes, outputs=tuple(ends.get(name, name) for name in graph.outputs))

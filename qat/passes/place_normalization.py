@@ -67,7 +67,7 @@ def _placed(graph: Graph, source: Node, cell: Input, into_weights: bool) -> Grap
         elif any(node.name == taker.name for taker in takers):
             node = replace(node, cell=replace(_linear(node), input_normalization=InputNormalization(factor, shift)))
         nodes.append(node)
-    return Graph(tuple(nodes), graph.outputs, graph.name)
+    return replace(graph, nodes=tuple(nodes))
 
 
 def _linear(node: Node) -> Convolution | DenseBnAct:
@@ -133,4 +133,4 @@ def _with_layer(graph: Graph, source: Node, factor: tuple[float, ...], shift: tu
             inputs = tuple(name if each == source.name else each for each in node.inputs)
             nodes.append(replace(node, inputs=inputs))
     outputs = tuple(name if each == source.name else each for each in graph.outputs)
-    return Graph(tuple(nodes), outputs, graph.name)
+    return replace(graph, nodes=tuple(nodes), outputs=outputs)

@@ -34,7 +34,7 @@ def pool_before_quantize(graph: Graph) -> Graph:
             pooled = [replace(pool, inputs=quant.inputs), replace(quant, inputs=(pool.name,))]
             nodes = [*nodes[:index], *nodes[index + 1 : at], *pooled, *rest]
             outputs = tuple(name if output == pool.name else output for output in outputs)
-    return Graph(tuple(nodes), outputs, graph.name)
+    return replace(graph, nodes=tuple(nodes), outputs=outputs)
 
 
 def _reading(node: Node, old: str, new: str) -> Node:

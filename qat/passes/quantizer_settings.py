@@ -24,7 +24,7 @@ from qat.vocabulary.serial import from_json
 PROFILES = ("default", "ascend")
 #: The types of settings: of those that may be a pair, of weights and of activations, and of the others.
 PAIRS = {"num_bits": int, "per_channel": bool, "symmetric": bool, "narrow_range": bool, "quant_delay": int}
-SINGLE = {"bn_fold": bool, "one_conv_fold": bool, "freeze_bn": int, "ema_decay": float}
+SINGLE = {"bn_fold": bool, "one_conv_fold": bool, "freeze_bn": int, "ema_decay": float, "arithmetic": str}
 QUANTIZE = "quantize"  #: of single nodes: False leaves them in float
 #: Settings that are objects, of the two sides: their base class and the name of one.
 QUANTIZERS: dict[str, tuple[type[Any], str]] = {

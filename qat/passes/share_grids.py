@@ -72,7 +72,7 @@ def share_grids(graph: Graph, quantizer: BaseActivationQuantizer) -> Graph:
         if others and isinstance(node.cell, FakeQuant):
             node = replace(node, cell=_shared(node.cell_name, cells, others))
         shared.append(node)
-    return Graph(tuple(shared), graph.outputs, graph.name)
+    return replace(graph, nodes=tuple(shared))
 
 
 def grid_groups(graph: Graph) -> list[tuple[str, ...]]:

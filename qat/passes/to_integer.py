@@ -106,7 +106,7 @@ def derived_integers(graph: Graph, params: Mapping[str, Array]) -> IntegerGraph:
         if integer_node.name in needed:
             needed |= {x.name for x in integer_node.inputs}
             nodes.insert(0, integer_node)
-    return IntegerGraph(tuple(nodes), inputs, outputs, graph.name)
+    return IntegerGraph(tuple(nodes), inputs, outputs, graph.name, graph.arithmetic)
 
 
 def require_finite(graph: Graph, params: Mapping[str, Array]) -> None:

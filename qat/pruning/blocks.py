@@ -103,7 +103,7 @@ def drop_blocks(network: Network | Graph, params: Mapping[str, Array], names: Se
                 nodes.append(Node(name, Activation(activation), (source,), name))
         else:
             nodes.append(node)
-    smaller = Graph(tuple(nodes), tuple(instead.get(name, name) for name in graph.outputs), graph.name)
+    smaller = replace(graph, nodes=tuple(nodes), outputs=tuple(instead.get(name, name) for name in graph.outputs))
     return smaller, {name: array for name, array in params.items() if name in smaller.params}
 
 

@@ -126,7 +126,7 @@ def _smaller_graph(graph: Graph, kept: Mapping[str, Array]) -> Graph:
         replace(node, cell=_smaller(node, kept[node.name], kept[node.inputs[0]])) if node.inputs else node
         for node in graph.nodes
     ]
-    return Graph(tuple(nodes), graph.outputs, graph.name)
+    return replace(graph, nodes=tuple(nodes))
 
 
 def _smaller(node: Node, mine: Array, source: Array) -> Cell:

@@ -60,7 +60,7 @@ def prune_weights(
         if isinstance(cell, WeightedCell) and any(fits(node.cell_name, p) for p in layers):
             node = replace(node, cell=replace(cell, pruner=pruner))
         nodes.append(node)
-    pruned = Graph(tuple(nodes), graph.outputs, graph.name)
+    pruned = replace(graph, nodes=tuple(nodes))
     return pruned, pruned.initial_params() | dict(params)
 
 

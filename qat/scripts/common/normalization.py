@@ -41,7 +41,7 @@ def with_cells(graph: Graph, kind: type[Any], **changes: Any) -> Graph:
         replace(node, cell=replace(node.cell, **changes)) if isinstance(node.cell, kind) else node
         for node in graph.nodes
     )
-    return Graph(nodes, graph.outputs, graph.name)
+    return replace(graph, nodes=nodes)
 
 
 def print_normalization(graph: Graph, asked: str = "") -> None:
