@@ -77,6 +77,13 @@ SETTINGS = {
         "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user",
         "qemu-arm",
     ),
+    # What a Cortex-M4 runs, DSP extension and assembly, on a processor that has them too and an operating system.
+    "Cortex-A7 as Cortex-M4": Machine(
+        ("arm-linux-gnueabihf-gcc -static",),
+        "-O2 -marm -mcpu=cortex-a7 -DUSE_ASSEMBLY",
+        "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user",
+        "qemu-arm",
+    ),
     "aarch64": Machine(
         ("aarch64-linux-gnu-gcc -static",),
         "-O3",
@@ -86,7 +93,7 @@ SETTINGS = {
 }
 GRAPHS, MOST = 160, 40  #: in all; of a setting that is not among these
 ALL = ("gcc, native", "clang, native")
-FEW, QUICK = 12, ("gcc, native", "clang, native", "s390x, big-endian")
+FEW, QUICK = 12, ("gcc, native", "clang, native", "s390x, big-endian", "Cortex-A7 as Cortex-M4")
 
 
 def command(machine: Machine, folder: Path) -> list[str]:

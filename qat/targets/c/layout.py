@@ -18,6 +18,7 @@ from qat.integer import (
 from qat.integer.ends import REAL, Ends
 from qat.integer.memory import ALIGNMENT, Buffer, MemoryPlan, activation_buffers, plan_memory
 from qat.targets.c.ends import read_in_place
+from qat.targets.c.kernels.dsp_depthwise import STRIP
 from qat.targets.c.text import plain, width, word_count
 from qat.targets.c.weights import stored_weights
 from qat.targets.common import columns_in_hwc, same_in_hwc, used_only_by
@@ -131,18 +132,45 @@ class Layout:
         return buffers
 
     def _scratch(self, node: IntegerNode) -> int:
-        """Bytes that a node needs while it runs."""
+        """Bytes that a node needs while it runs, on whatever processor."""
         if self.wide(node):
             return 0
         if isinstance(node, IntegerMaxPool2d):
             return node.inputs[0].shape[0] * node.inputs[0].shape[2] * width(node.output)
-        if isinstance(node, IntegerConv2d) and not self._depthwise(node) and not self._reads_rows(node):
-            if self._has_rows(node):
-                return node.weight.shape[2] * self._padded_row(node)
-            return self._together(node) * word_count(prod(node.weight.shape[1:])) * 4
-        if isinstance(node, IntegerDense) and not self._reads_rows(node):
+        if not isinstance(node, IntegerConv2d | IntegerDense):
+            return 0
+        if self._depthwise(node):
+            return self._planes_of_dsp(node)
+        return max(self._scratch_of_any(node), self._scratch_of_dsp(node))
+
+    def _scratch_of_any(self, node: IntegerConv2d | IntegerDense) -> int:
+        """Of the plain form, which x86 shares: padded rows, or windows."""
+        if self._reads_rows(node):
+            return 0
+        if isinstance(node, IntegerDense):
             return word_count(node.weight.shape[1]) * 4
-        return 0
+        if self._has_rows(node):
+            return node.weight.shape[2] * self._padded_row(node)
+        return self._together(node) * word_count(prod(node.weight.shape[1:])) * 4
+
+    def _scratch_of_dsp(self, node: IntegerConv2d | IntegerDense) -> int:
+        """With the DSP extension: the windows of four outputs in halves, and the bytes of a row or of a window."""
+        outputs, rows = 1, 1
+        if isinstance(node, IntegerConv2d):
+            outputs = prod(node.output.shape[1:])
+            rows = node.weight.shape[2] if self._has_rows(node) else 1
+        row = word_count(self._run(node) if self._has_rows(node) else prod(node.weight.shape[1:])) * 4
+        return (8 if outputs >= 4 else 2) * row * rows + row
+
+    @staticmethod
+    def _planes_of_dsp(node: IntegerConv2d) -> int:
+        """Of a depthwise convolution with the DSP extension: the rows of four channels in halves, and pairs of their weights."""
+        weight = node.centred_weight
+        if weight.min() == weight.max():
+            return 0
+        height, width = weight.shape[2:]
+        columns = (min(node.output.shape[2], STRIP) - 1) * node.stride[1] + (width - 1) * node.dilation[1] + 2
+        return 4 * 4 * height * (columns // 2 + (width + 1) // 2)
 
     @staticmethod
     def _depthwise(node: IntegerLinear) -> bool:

@@ -75,7 +75,7 @@ class LinearWriter(Layout):
         """The name of a node's function; with the same constants, as in the steps of a recurrence, that of an earlier node."""
         return self._same.get(node.name) or f"node{self.index[node.name]}_{plain(node.name)}"
 
-    def array(self, kind: str, name: str, values: Array) -> str:
+    def array(self, kind: str, name: str, values: Array, attribute: str = "") -> str:
         """A constant. Raises QatError where a value is beyond its type, so that no file is written that computes with others.
 
         kind: what its reader takes, or ``small_type`` of the values where any will do.
@@ -87,7 +87,7 @@ class LinearWriter(Layout):
             )
         self.constant_bytes += values.size * TYPES[kind].itemsize
         text = lines(values).replace("-2147483648,", "-2147483647 - 1,")
-        return f"static const {kind} {name}[{values.size}] = {{\n{text}\n}};\n"
+        return f"static const {kind} {name}[{values.size}]{attribute} = {{\n{text}\n}};\n"
 
     def define(self, node: IntegerNode, what: str, constants: Sequence[str], body: str, *, inputs: int = 1) -> None:
         """Append the function of a node."""
@@ -155,6 +155,8 @@ class LinearWriter(Layout):
         fields: dict[str, object] = {"weight": f"{name}_weight", "bits": stored.bits}
         if stored.bits < BYTES:
             fields["values"] = f"{name}_values"
+            if stored.step:
+                fields |= {"step": stored.step, "base": int(stored.values[0])}
         if stored.excess.any():
             constants.append(self.array("int16_t", f"{name}_excess", stored.excess))
             fields["excess"] = f"{name}_excess"
@@ -163,9 +165,9 @@ class LinearWriter(Layout):
     def _weight_arrays(self, stored: StoredWeights, name: str, data: Array) -> list[str]:
         """The constants of weights. data: bytes, of codes or of packed indices."""
         if stored.bits == BYTES:
-            return [self.array("int8_t", f"{name}_weight", data)]
+            return [self.array("int8_t", f"{name}_weight", data, " ALIGNED")]
         values = self.array("int8_t", f"{name}_values", stored.values)
-        return [self.array("uint8_t", f"{name}_weight", data), values]
+        return [self.array("uint8_t", f"{name}_weight", data, " ALIGNED"), values]
 
     @staticmethod
     def _zero(node: IntegerLinear) -> int:
@@ -224,10 +226,7 @@ class LinearWriter(Layout):
             " ".join(items), WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
         )
         layer = f"static const Layer {name}_layer = {{\n{text}\n}};\n"
-        buffers = ["x", "y"]
-        if kernel == "convolve":
-            buffers.append("scratch" if self._scratch(node) else "0")
-        body = f"    {kernel}(&{name}_layer, {', '.join(buffers)});"
+        body = f"    {kernel}(&{name}_layer, x, y, {'scratch' if self._scratch(node) else '0'});"
         self.define(node, what, [*constants, *scaling_constants, layer], body)
 
     def _kind(self, node: IntegerConv2d) -> str:
@@ -280,5 +279,5 @@ class LinearWriter(Layout):
             "stride_y",
         )
         fields |= dict.fromkeys((*ones, "stride_x", "dilation_y", "dilation_x", "groups"), 1)
-        fields |= {"channels": inputs, "outputs": outputs, "reads": "WINDOWS" if self._scratch(node) else "IN_PLACE"}
+        fields |= {"channels": inputs, "outputs": outputs, "reads": "IN_PLACE" if self._reads_rows(node) else "WINDOWS"}
         self._add_layer(node, f"dense, {inputs} to {outputs}", constants, bias, fields, "convolve")

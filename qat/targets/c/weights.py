@@ -22,7 +22,7 @@ class StoredWeights(NamedTuple):
         codes: what is multiplied, int64, like the centred weight but less ``excess``.
         excess: what the centred weights of each output are more, int64, (O,).
         bits: 8, or those of an index.
-        values: what the indices stand for, int64, (2^bits,); empty for bytes.
+        values: what the indices stand for, int64, ascending, (2^bits,); empty for bytes.
         filled: True where there is no 0 among the values, so that what fills up the last word of a row has to meet inputs
             of 0.
     """
@@ -32,6 +32,12 @@ class StoredWeights(NamedTuple):
     bits: int
     values: Array
     filled: bool
+
+    @property
+    def step(self) -> int:
+        """Between each of the values and the next, which are a progression; 0 where they are none."""
+        steps = np.unique(np.diff(np.unique(self.values)))
+        return int(steps[0]) if len(steps) == 1 else int(len(steps) == 0)
 
     def indices(self, codes: Array) -> Array:
         """What is stored for codes: an index for each, or the code itself where it is a byte."""
@@ -65,10 +71,19 @@ def stored_weights(weight: Array, zero_point: Array, run: int, *, packed: bool) 
         elif not filled and run % 4:
             values = np.unique([*values, 0])
         if best is None or bits < best.bits:
-            table = np.concatenate([values, np.full((1 << bits) - len(values), values[-1])]) if len(values) else values
+            table = _table(values, bits) if len(values) else values
             best = StoredWeights(codes, excess, bits, table, filled)
     assert best is not None, "there is always the form of bytes"
     return best
+
+
+def _table(values: Array, bits: int) -> Array:
+    """What indices stand for: a progression where one holds all values, which spares looking them up; else these."""
+    count, step = 1 << bits, max(int(np.gcd.reduce(np.diff(values))), 1)
+    if (int(values[-1]) - int(values[0])) // step < count:
+        values = values[0] + step * np.arange(count)
+        values = values[values <= INT8_MAX]
+    return np.concatenate([values, np.full(count - len(values), values[-1])])
 
 
 def _index_bits(values: Array, run: int) -> tuple[int, bool]:
@@ -94,18 +109,29 @@ def blocks(stored: StoredWeights, rows: int, inputs: int, groups: int) -> Array:
     padded[:, :, :inputs] = stored.indices(stored.codes.reshape(outputs, rows, inputs))
     if stored.bits < BYTES and not stored.filled:
         padded[:, :, inputs:] = stored.indices(np.zeros(1, np.int64)) if inputs % 4 else 0
-    words = padded.reshape(outputs, -1, 4)
+    words = padded.reshape(outputs, rows, -1, 4)
     per_group = outputs // groups
     parts = []
     for group in range(groups):
         for first in range(0, per_group, BLOCK):
-            block = words[group * per_group + first : group * per_group + min(first + BLOCK, per_group)].transpose(
-                1, 0, 2
-            )
+            last = min(first + BLOCK, per_group)
+            block = words[group * per_group + first : group * per_group + last].transpose(1, 2, 0, 3)
             if stored.bits == BYTES:
                 parts.append(block.ravel())
-                continue
-            if stored.bits == 1 and block.shape[1] % 2:  # a byte has the words of two outputs
-                block = np.pad(block, ((0, 0), (0, 1), (0, 0)))
-            parts.append(np.frombuffer(pack(block, stored.bits), np.uint8).astype(np.int64))
+            else:
+                parts += [part for row in block for part in _packed_row(row, stored.bits)]
     return np.concatenate(parts)
+
+
+def _packed_row(row: Array, bits: int) -> list[Array]:
+    """The bytes of indices (quads, outputs, 4): first as many quads together as fill words of 32 bits, in each byte those of
+    its place in the quads; then quad by quad.
+    """
+    together = BYTES // bits
+    whole = len(row) // together * together
+    filled = row[:whole].reshape(-1, together, row.shape[1], 4)
+    places = bits * np.arange(together).reshape(-1, 1, 1)
+    rest = row[whole:]
+    if bits == 1 and row.shape[1] % 2:  # a byte has the words of two outputs
+        rest = np.pad(rest, ((0, 0), (0, 1), (0, 0)))
+    return [(filled << places).sum(axis=1).ravel(), np.frombuffer(pack(rest, bits), np.uint8).astype(np.int64)]

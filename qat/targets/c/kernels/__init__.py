@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from qat.targets.c.kernels import common, convolve, dsp, head, packed, portable, x86
+from qat.targets.c.kernels import common, convolve, dsp, dsp_depthwise, head, packed, portable, x86
 from qat.targets.c.kernels import softmax as c_softmax
 
 PROCESSORS = (  #: who has kernels of its own, by the macro that HEAD defines for it; the rest run plain C
     ("USE_VNNI", x86.FINISH_VNNI, x86.MULTIPLY_VNNI),
     ("USE_AVX2", portable.FINISH, x86.MULTIPLY_AVX2),
-    ("USE_SIMD32", portable.FINISH, dsp.MULTIPLY),
 )
 
 
@@ -27,22 +26,41 @@ def _by_processor(which: int, plain: str) -> str:
     return "\n".join([*parts, f"#else\n{plain}#endif\n"])
 
 
-def kernels(used: Collection[str]) -> list[str]:
-    """The texts of the kernels that a file uses, by their names: LAYER (convolutions and dense layers), DEPTHWISE, the bits of
-    their weights as WEIGHTS_8, CORRECT (weights beyond a byte), and the functions of other nodes.
-    """
-    bits = [b for b in (8, *packed.STEPS) if f"WEIGHTS_{b}" in used]
-    layers = {"LAYER", "DEPTHWISE"} & set(used)
-    used = {*used, *(("REQUANTIZE", "CLIP") if layers else ()), *(("CORRECT", "WORD") if "LAYER" in used else ())}
-    text = [head.SCALING, head.LAYER] if layers else []
-    text += [getattr(common, name) for name in ("REQUANTIZE", "CLIP", "WORD", "UNPACK", "CORRECT") if name in used]
-    if layers:
-        text.append(_by_processor(1, portable.FINISH))
+def _bits(used: Collection[str]) -> list[int]:
+    """Those of the weights of convolutions and dense layers."""
+    return [b for b in (8, *packed.STEPS) if f"WEIGHTS_{b}" in used]
+
+
+def _walked(used: Collection[str]) -> list[str]:
+    """Layers as processors have them that only multiply, and make codes of sums, in their own way."""
+    bits = _bits(used)
+    text = [_by_processor(1, portable.FINISH)]
     if "LAYER" in used:
+        text += [common.CORRECT]
         text += [_by_processor(2, portable.MULTIPLY)] if 8 in bits else []
         text += [packed.HALVES] if 1 in bits else []
         text += [packed.multiply(b) for b in bits if b < 8]
         text += [convolve.products(bits), convolve.CONVOLVE]
-    text += [convolve.DEPTHWISE] if "DEPTHWISE" in used else []
+    return [*text, convolve.DEPTHWISE] if "DEPTHWISE" in used else text
+
+
+def _dsp(used: Collection[str]) -> list[str]:
+    """Layers of processors with Arm's DSP extension."""
+    text = [dsp.FINISH]
+    text += [dsp.convolve(_bits(used))] if "LAYER" in used else []
+    return [*text, dsp_depthwise.DEPTHWISE] if "DEPTHWISE" in used else text
+
+
+def kernels(used: Collection[str]) -> list[str]:
+    """The texts of the kernels that a file uses, by their names: LAYER (convolutions and dense layers), DEPTHWISE, the bits of
+    their weights as WEIGHTS_8, and the functions of other nodes.
+    """
+    layers = {"LAYER", "DEPTHWISE"} & set(used)
+    used = {*used, *(("REQUANTIZE", "CLIP", "WORD") if layers else ())}
+    text = [head.SCALING, head.LAYER] if layers else []
+    text += [getattr(common, name) for name in ("REQUANTIZE", "CLIP", "WORD", "UNPACK") if name in used]
+    text += [convolve.WINDOW] if "LAYER" in used else []
+    if layers:
+        text += ["#if defined(USE_SIMD32)", *_dsp(used), "#else", *_walked(used), "#endif\n"]
     text += [c_softmax.ROUND] if "ROUND" in used else []
     return text

@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-#: After the kernels of the processor, and ``products``.
+WINDOW = """\
+/* The window of one output, of the channels of a group. */
+static inline void fill_window(const Layer *layer, const uint8_t *x, int32_t group, int32_t row, int32_t column, uint8_t *to)
+{
+    const int32_t own = layer->channels / layer->groups;
+    int32_t i, j;
+    for (i = 0; i < layer->kernel_height; i++) {
+        const int32_t yi = row * layer->stride_y - layer->top + i * layer->dilation_y;
+        for (j = 0; j < layer->kernel_width; j++, to += own) {
+            const int32_t xj = column * layer->stride_x - layer->left + j * layer->dilation_x;
+            if (yi >= 0 && yi < layer->height && xj >= 0 && xj < layer->width)
+                memcpy(to, x + (yi * layer->width + xj) * layer->channels + group * own, (size_t)own);
+            else
+                memset(to, layer->zero, (size_t)own);
+        }
+    }
+}
+"""
+
+#: After WINDOW, the kernels of the processor, and ``products``.
 CONVOLVE = """\
 /* The rows below the windows of one row of outputs, padding around. */
 static inline void fill_band(const Layer *layer, const uint8_t *x, int32_t row, uint8_t *band)
@@ -19,23 +38,6 @@ static inline void fill_band(const Layer *layer, const uint8_t *x, int32_t row, 
         memset(band, layer->zero, (size_t)before);
         memcpy(band + before, x + yi * inside, (size_t)inside);
         memset(band + before + inside, layer->zero, (size_t)(pitch - before - inside));
-    }
-}
-
-/* The window of one output, of the channels of a group. */
-static inline void fill_window(const Layer *layer, const uint8_t *x, int32_t group, int32_t row, int32_t column, uint8_t *to)
-{
-    const int32_t own = layer->channels / layer->groups;
-    int32_t i, j;
-    for (i = 0; i < layer->kernel_height; i++) {
-        const int32_t yi = row * layer->stride_y - layer->top + i * layer->dilation_y;
-        for (j = 0; j < layer->kernel_width; j++, to += own) {
-            const int32_t xj = column * layer->stride_x - layer->left + j * layer->dilation_x;
-            if (yi >= 0 && yi < layer->height && xj >= 0 && xj < layer->width)
-                memcpy(to, x + (yi * layer->width + xj) * layer->channels + group * own, (size_t)own);
-            else
-                memset(to, layer->zero, (size_t)own);
-        }
     }
 }
 
@@ -115,10 +117,11 @@ static inline void add_taps(const Layer *layer, const uint8_t *x, int32_t row, i
 
 /* Channel by channel, in blocks, whose weights lie tap by tap. A tap in the padding meets the code of 0, so that every output
  * has the same bias. Products are of an unsigned and a signed byte: of centred codes GCC 12 makes a wrong sum with VNNI. */
-static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y)
+static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *scratch)
 {
     const int32_t taps = layer->kernel_height * layer->kernel_width;
     int32_t first, row, column, c;
+    (void)scratch;
     for (first = 0; first < layer->channels; first += BLOCK) {
         const int32_t channels = layer->channels - first < BLOCK ? layer->channels - first : BLOCK;
         const int8_t *w = layer->weight ? (const int8_t *)layer->weight + first * taps : 0;

@@ -1,54 +1,436 @@
-"""Sums of products on processors with the DSP extension of Arm (Cortex-M4, M7, M33)."""
+"""Convolutions and dense layers on processors with the DSP extension of Arm (Cortex-M4, M7, M33).
+
+Inputs are widened to halves once for all outputs, in the order in which SXTB16 widens the weights: of four bytes the first and
+the third, then the second and the fourth. What the windows of four outputs read lies in a patch, [quads][first and third of
+each output, second and fourth of each]; or that of one output, [quads][both].
+"""
 
 from __future__ import annotations
 
-MULTIPLY = """\
-/* sums[p * BLOCK + o] = sum of x[p * stride + r * pitch + k] w[r][k][o] over r < rows and k < 4 * quads, for `pixels` p (up
- * to 4) and up to BLOCK outputs o. w: a block of weights, [rows * quads][outputs][4]. */
-static inline void multiply(const uint8_t *x, int32_t stride, int32_t pixels, int32_t rows, int32_t pitch, int32_t quads,
-                            const int8_t *w, int32_t outputs, uint32_t *sums)
+from collections.abc import Sequence
+from itertools import pairwise
+
+from qat.targets.c.kernels import packed
+
+FINISH = """\
+/* Bytes 0 and 2 of a word as halves. */
+static inline uint32_t even_bytes(uint32_t x)
 {
-    /* Two products in one instruction: bytes 0 and 2 of both words as halves, then bytes 1 and 3. */
-#define LOW(extend, x) extend(x)
-#define HIGH(extend, x) extend((x) >> 8)
-    int32_t o, p, r, q;
-    for (o = 0; o < outputs; o++) {
-        const int8_t *begin = w + 4 * o;
-        for (p = 0; p < pixels;) {
-            const int8_t *at = begin;
-            const uint8_t *base = x + p * stride;
-            if (pixels - p >= 2) { /* two pixels share the unpacked weights */
-                int32_t s = 0, t = 0;
-                for (r = 0; r < rows; r++) {
-                    const uint8_t *from = base + r * pitch;
-                    for (q = 0; q < quads; q++, from += 4, at += 4 * outputs) {
-                        const uint32_t weights = word(at), a = word(from), b = word(from + stride);
-                        const int16x2_t low = LOW(__sxtb16, weights), high = HIGH(__sxtb16, weights);
-                        s = __smlad((int16x2_t)LOW(__uxtb16, a), low, s);
-                        t = __smlad((int16x2_t)LOW(__uxtb16, b), low, t);
-                        s = __smlad((int16x2_t)HIGH(__uxtb16, a), high, s);
-                        t = __smlad((int16x2_t)HIGH(__uxtb16, b), high, t);
-                    }
-                }
-                sums[p * BLOCK + o] = (uint32_t)s;
-                sums[(p + 1) * BLOCK + o] = (uint32_t)t;
-                p += 2;
-            } else {
-                int32_t s = 0;
-                for (r = 0; r < rows; r++) {
-                    const uint8_t *from = base + r * pitch;
-                    for (q = 0; q < quads; q++, from += 4, at += 4 * outputs) {
-                        const uint32_t weights = word(at), a = word(from);
-                        s = __smlad((int16x2_t)LOW(__uxtb16, a), LOW(__sxtb16, weights), s);
-                        s = __smlad((int16x2_t)HIGH(__uxtb16, a), HIGH(__sxtb16, weights), s);
-                    }
-                }
-                sums[p * BLOCK + o] = (uint32_t)s;
-                p++;
+    return (uint32_t)__uxtb16(x);
+}
+
+/* Bytes 1 and 3. Assembly, since GCC 12 does not rotate in the same instruction. */
+static inline uint32_t odd_bytes(uint32_t x)
+{
+    uint32_t y;
+    __asm__("uxtb16 %0, %1, ror #8" : "=r"(y) : "r"(x));
+    return y;
+}
+
+/* Of one output, what makes codes of its sums. */
+typedef struct {
+    int32_t bias, multiplier, left, right, offset, quick;
+} Output;
+
+static inline Output output_of(const Scaling *scaling, int32_t i)
+{
+    const int32_t shift = scaling->each_shift ? i : 0;
+    Output output;
+    output.bias = scaling->bias_bytes == 1   ? ((const int8_t *)scaling->bias)[i]
+                  : scaling->bias_bytes == 2 ? ((const int16_t *)scaling->bias)[i]
+                                             : ((const int32_t *)scaling->bias)[i];
+    output.multiplier = scaling->multiplier[scaling->each_multiplier ? i : 0];
+    output.left = scaling->left ? scaling->left[shift] : 0;
+    output.right = scaling->right[shift];
+    /* Where bits are left to be rounded, and codes are those that a byte holds, the zero point is added before the shift. */
+    output.quick = output.right >= 1 && output.right <= 20 && scaling->low == 0 && scaling->high == 255;
+    output.offset = output.quick ? (int32_t)((1u << output.right >> 1) + ((uint32_t)scaling->zero << output.right)) : 0;
+    return output;
+}
+
+/* The code of a sum that has the bias: what `requantize` rounds, |sum 2^left| < 2^30, is SMMULR of twice the sum. */
+static inline uint8_t code_of(uint32_t sum, Output output, const Scaling *scaling)
+{
+    int32_t x = (int32_t)(sum << (output.left + 1));
+    if (!output.quick)
+        return clip(requantize((int32_t)(sum << output.left), output.multiplier, output.right) + scaling->zero, scaling->low,
+                    scaling->high);
+    __asm__("smmulr %0, %1, %2" : "=r"(x) : "r"(x), "r"(output.multiplier));
+    x += x >> 31;
+    return (uint8_t)__usat((x + output.offset) >> output.right, 8);
+}
+"""
+
+CONVOLVE = """\
+/* From bytes to a patch, of which `step` words are between the two of a quad. Unused bytes of the last word are 0. */
+static inline void widen(const uint8_t *from, int32_t bytes, uint32_t *to, int32_t step)
+{
+    for (; bytes >= 4; bytes -= 4, from += 4, to += 2 * step) {
+        const uint32_t x = word(from);
+        to[0] = even_bytes(x);
+        to[step] = odd_bytes(x);
+    }
+    if (bytes > 0) { /* not a byte more is read */
+        to[0] = from[0] | (bytes == 3 ? (uint32_t)from[2] << 16 : 0u);
+        to[step] = bytes >= 2 ? from[1] : 0u;
+    }
+}
+
+/* The window of one output. bytes: room for one of its rows, or for all of them where windows are gathered. */
+static inline void fill_patch(const Layer *layer, const uint8_t *x, int32_t group, int32_t row, int32_t column, uint8_t *bytes,
+                              uint32_t *to, int32_t step)
+{
+    const int32_t channels = layer->channels, run = channels * layer->kernel_width, width = layer->width;
+    const int32_t xj = column * layer->stride_x - layer->left, yi = row * layer->stride_y - layer->top;
+    int32_t i;
+    if (layer->reads == WINDOWS) {
+        const int32_t all = channels / layer->groups * layer->kernel_height * layer->kernel_width;
+        fill_window(layer, x, group, row, column, bytes);
+        widen(bytes, all, to, step);
+        return;
+    }
+    for (i = 0; i < layer->kernel_height; i++, to += (run + 3) / 4 * 2 * step) {
+        const int32_t y = yi + i * layer->dilation_y;
+        const uint8_t *from = x + (y * width + xj) * channels;
+        if (y < 0 || y >= layer->height || xj < 0 || xj + layer->kernel_width > width) {
+            const int32_t before = xj < 0 ? -xj : 0;
+            const int32_t after = xj + layer->kernel_width > width ? xj + layer->kernel_width - width : 0;
+            memset(bytes, layer->zero, (size_t)run);
+            if (y >= 0 && y < layer->height && before + after < layer->kernel_width)
+                memcpy(bytes + before * channels, from + before * channels,
+                       (size_t)((layer->kernel_width - before - after) * channels));
+            from = bytes;
+        }
+        widen(from, run, to, step);
+    }
+}
+
+/* sums[p] += weights of one output, `step` bytes from word to word, times those of output p of a patch of four. */
+static inline void multiply_four(const uint8_t *w, int32_t step, const uint32_t *patch, int32_t quads, uint32_t *sums)
+{
+    int32_t s0 = (int32_t)sums[0], s1 = (int32_t)sums[1], s2 = (int32_t)sums[2], s3 = (int32_t)sums[3];
+#ifdef USE_ASSEMBLY
+    /* GCC 12 does not load several words at once. */
+    uint32_t even, odd, left = (uint32_t)(quads - 1) << 16 | (uint32_t)step;
+#define HALF(w) \\
+    "ldm %[x]!, {r0, r1, r2, r3}\\n smlad %[s0], " w ", r0, %[s0]\\n smlad %[s1], " w ", r1, %[s1]\\n" \\
+    "smlad %[s2], " w ", r2, %[s2]\\n smlad %[s3], " w ", r3, %[s3]\\n"
+#define QUAD \\
+    "ldr %[odd], [%[w]], #64\\n sxtb16 %[even], %[odd]\\n sxtb16 %[odd], %[odd], ror #8\\n" HALF("%[even]") HALF("%[odd]")
+    if (step == 4 * BLOCK)
+        __asm__("tst %[n], #1\\n beq 1f\\n" QUAD "subs %[n], %[n], #1\\n beq 2f\\n"
+                "1:\\n" QUAD QUAD "subs %[n], %[n], #2\\n bne 1b\\n"
+                "2:\\n"
+                : [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3), [w] "+r"(w), [x] "+r"(patch), [n] "+r"(quads),
+                  [even] "=&r"(even), [odd] "=&r"(odd)
+                :
+                : "r0", "r1", "r2", "r3", "cc", "memory");
+    else /* there is no register left: the low half of `left` is the step, the high half counts */
+        __asm__("1:\\n ldr %[v], [%[w]]\\n sxtb16 %[v], %[v]\\n" HALF("%[v]")
+                "ldr %[v], [%[w]]\\n sxtb16 %[v], %[v], ror #8\\n uxtah %[w], %[w], %[left]\\n" HALF("%[v]")
+                "subs %[left], %[left], #65536\\n bcs 1b\\n"
+                : [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3), [w] "+r"(w), [x] "+r"(patch),
+                  [left] "+r"(left), [v] "=&r"(even)
+                :
+                : "r0", "r1", "r2", "r3", "cc", "memory");
+#undef QUAD
+#undef HALF
+#else
+    for (; quads > 0; quads--, w += step, patch += 8) {
+        const uint32_t weights = word(w);
+        const int16x2_t even = __sxtb16(weights), odd = __sxtb16(weights >> 8);
+        s0 = __smlad(odd, (int16x2_t)patch[4], __smlad(even, (int16x2_t)patch[0], s0));
+        s1 = __smlad(odd, (int16x2_t)patch[5], __smlad(even, (int16x2_t)patch[1], s1));
+        s2 = __smlad(odd, (int16x2_t)patch[6], __smlad(even, (int16x2_t)patch[2], s2));
+        s3 = __smlad(odd, (int16x2_t)patch[7], __smlad(even, (int16x2_t)patch[3], s3));
+    }
+#endif
+    sums[0] = (uint32_t)s0;
+    sums[1] = (uint32_t)s1;
+    sums[2] = (uint32_t)s2;
+    sums[3] = (uint32_t)s3;
+}
+
+/* sums[o] += the weights of four neighbouring outputs times a patch of one. */
+static inline void multiply_one(const uint8_t *w, int32_t step, const uint32_t *patch, int32_t quads, uint32_t *sums)
+{
+    int32_t s0 = (int32_t)sums[0], s1 = (int32_t)sums[1], s2 = (int32_t)sums[2], s3 = (int32_t)sums[3];
+#ifdef USE_ASSEMBLY
+    uint32_t v;
+#define PAIR(s, t) \\
+    "sxtb16 %[v], r0\\n sxtb16 r0, r0, ror #8\\n smlad %[" s "], %[v], r2, %[" s "]\\n smlad %[" s "], r0, r3, %[" s "]\\n" \\
+    "sxtb16 %[v], r1\\n sxtb16 r1, r1, ror #8\\n smlad %[" t "], %[v], r2, %[" t "]\\n smlad %[" t "], r1, r3, %[" t "]\\n"
+    __asm__("1:\\n ldrd r2, r3, [%[x]], #8\\n"
+            "ldrd r0, r1, [%[w]]\\n" PAIR("s0", "s1")
+            "ldrd r0, r1, [%[w], #8]\\n add %[w], %[w], %[step]\\n" PAIR("s2", "s3")
+            "subs %[n], %[n], #1\\n bne 1b\\n"
+            : [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3), [w] "+r"(w), [x] "+r"(patch), [n] "+r"(quads),
+              [v] "=&r"(v)
+            : [step] "r"(step)
+            : "r0", "r1", "r2", "r3", "cc", "memory");
+#undef PAIR
+#else
+    for (; quads > 0; quads--, w += step, patch += 2) {
+        const int16x2_t even = (int16x2_t)patch[0], odd = (int16x2_t)patch[1];
+        const uint32_t w0 = word(w), w1 = word(w + 4), w2 = word(w + 8), w3 = word(w + 12);
+        s0 = __smlad(__sxtb16(w0 >> 8), odd, __smlad(__sxtb16(w0), even, s0));
+        s1 = __smlad(__sxtb16(w1 >> 8), odd, __smlad(__sxtb16(w1), even, s1));
+        s2 = __smlad(__sxtb16(w2 >> 8), odd, __smlad(__sxtb16(w2), even, s2));
+        s3 = __smlad(__sxtb16(w3 >> 8), odd, __smlad(__sxtb16(w3), even, s3));
+    }
+#endif
+    sums[0] = (uint32_t)s0;
+    sums[1] = (uint32_t)s1;
+    sums[2] = (uint32_t)s2;
+    sums[3] = (uint32_t)s3;
+}
+
+/* The same of a single output. */
+static inline uint32_t multiply_single(const uint8_t *w, int32_t step, const uint32_t *patch, int32_t quads, uint32_t sum)
+{
+    for (; quads > 0; quads--, w += step, patch += 2) {
+        const uint32_t weights = word(w);
+        sum = (uint32_t)__smlad(__sxtb16(weights), (int16x2_t)patch[0], (int32_t)sum);
+        sum = (uint32_t)__smlad(__sxtb16(weights >> 8), (int16x2_t)patch[1], (int32_t)sum);
+    }
+    return sum;
+}
+
+@SUMS
+/* Codes of a block of outputs of four windows. totals: sums of their inputs, or 0. */
+static void block_of_four(const Layer *layer, const uint8_t *w, const uint32_t *patch, int32_t rows, int32_t quads,
+                          int32_t first, int32_t outputs, const uint32_t *totals, uint8_t *y)
+{
+    const int32_t pitch = layer->outputs, step = layer->step;
+    int32_t o;
+    for (o = 0; o < outputs; o++, y++) {
+        const Output output = output_of(&layer->scaling, first + o);
+        const uint32_t bias = (uint32_t)output.bias;
+        uint32_t sums[4] = {bias, bias, bias, bias};
+        if (totals) {
+            const uint32_t more = (uint32_t)(layer->base + (layer->excess ? layer->excess[first + o] : 0));
+            int32_t p;
+            for (p = 0; p < 4; p++)
+                sums[p] += more * totals[p];
+        }
+        if (step > 1) {
+            uint32_t scaled[4] = {0, 0, 0, 0};
+            int32_t p;
+            sums_of_four(layer, w, o, outputs, patch, rows, quads, scaled);
+            for (p = 0; p < 4; p++)
+                sums[p] += scaled[p] * (uint32_t)step;
+        } else {
+            sums_of_four(layer, w, o, outputs, patch, rows, quads, sums);
+        }
+        y[0] = code_of(sums[0], output, &layer->scaling);
+        y[pitch] = code_of(sums[1], output, &layer->scaling);
+        y[2 * pitch] = code_of(sums[2], output, &layer->scaling);
+        y[3 * pitch] = code_of(sums[3], output, &layer->scaling);
+    }
+}
+
+/* The same of one window. */
+static void block_of_one(const Layer *layer, const uint8_t *w, const uint32_t *patch, int32_t rows, int32_t quads,
+                         int32_t first, int32_t outputs, const uint32_t *totals, uint8_t *y)
+{
+    int32_t o, i;
+    for (o = 0; o < outputs; o += 4) {
+        const int32_t some = outputs - o < 4 ? outputs - o : 4;
+        uint32_t sums[4] = {0, 0, 0, 0};
+        sums_of_one(layer, w, o, some, outputs, patch, rows, quads, sums);
+        for (i = 0; i < some; i++) {
+            const Output output = output_of(&layer->scaling, first + o + i);
+            uint32_t sum = sums[i] * (uint32_t)(layer->step ? layer->step : 1) + (uint32_t)output.bias;
+            if (totals)
+                sum += (uint32_t)(layer->base + (layer->excess ? layer->excess[first + o + i] : 0)) * totals[0];
+            y[o + i] = code_of(sum, output, &layer->scaling);
+        }
+    }
+}
+
+/* Four outputs at a time, in the order of rows, of which the last ones overlap those before them; few that are left, one by
+ * one. scratch: a patch, then the bytes of a row of a window or of a window. */
+static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *scratch)
+{
+    const int32_t per_group = layer->outputs / layer->groups, own = layer->channels / layer->groups;
+    const int32_t windows = layer->reads == WINDOWS, rows = windows ? 1 : layer->kernel_height;
+    const int32_t run = own * layer->kernel_width * (windows ? layer->kernel_height : 1), quads = (run + 3) / 4;
+    const int32_t all = layer->out_height * layer->out_width, block_bytes = rows * quads * BLOCK / 2 * layer->bits;
+    static const uint32_t ones = 0x01010101;
+    uint32_t *const patch = (uint32_t *)(void *)scratch;
+    uint8_t *const bytes = scratch + (all < 4 ? 8 : 32) * rows * quads;
+    uint32_t totals[4];
+    int32_t group, begin, first, p, together;
+    for (group = 0; group < layer->groups; group++) {
+        const uint8_t *const weights = (const uint8_t *)layer->weight + group * layer->group_bytes;
+        for (begin = 0; begin < all; begin += together) {
+            together = 1;
+            if (all >= 4 && all - begin >= 3) {
+                together = 4;
+                begin = begin < all - 4 ? begin : all - 4;
+            }
+            for (p = 0; p < together; p++) {
+                const int32_t row = (begin + p) / layer->out_width;
+                fill_patch(layer, x, group, row, begin + p - row * layer->out_width, bytes, patch + p, together);
+            }
+            if (layer->excess || layer->base) {
+                memset(totals, 0, sizeof totals);
+                if (together == 4)
+                    multiply_four((const uint8_t *)&ones, 0, patch, rows * quads, totals);
+                else
+                    totals[0] = multiply_single((const uint8_t *)&ones, 0, patch, rows * quads, 0);
+            }
+            for (first = 0; first < per_group; first += BLOCK) {
+                const int32_t outputs = per_group - first < BLOCK ? per_group - first : BLOCK;
+                const int32_t output = group * per_group + first;
+                (together == 4 ? block_of_four : block_of_one)(
+                    layer, weights + first / BLOCK * block_bytes, patch, rows, quads, output, outputs,
+                    layer->excess || layer->base ? totals : 0, y + begin * layer->outputs + output);
             }
         }
     }
-#undef LOW
-#undef HIGH
 }
 """
+
+#: The sums of a block's output o for the four windows of a patch, and of `some` outputs from o on for one window.
+SUMS = """\
+static inline void sums_of_four(const Layer *layer, const uint8_t *w, int32_t o, int32_t outputs, const uint32_t *patch,
+                                int32_t rows, int32_t quads, uint32_t *sums)
+{
+@FOUR}
+
+static inline void sums_of_one(const Layer *layer, const uint8_t *w, int32_t o, int32_t some, int32_t outputs,
+                               const uint32_t *patch, int32_t rows, int32_t quads, uint32_t *sums)
+{
+@ONE}
+"""
+
+OF_BYTES = """\
+/* sums[i] += the weights of `some` neighbouring outputs times a patch of one. */
+static inline void multiply_bytes(const uint8_t *w, int32_t step, int32_t some, const uint32_t *patch, int32_t quads,
+                                  uint32_t *sums)
+{
+    int32_t i;
+    if (some == 4)
+        multiply_one(w, step, patch, quads, sums);
+    else
+        for (i = 0; i < some; i++)
+            sums[i] = multiply_single(w + 4 * i, step, patch, quads, sums[i]);
+}
+
+"""
+
+#: After WORDS of packed.py. Indices of inputs 4 k + b lie in byte b of a word, B k bits up.
+OF_INDICES = """\
+/* The weights of two indices in the halves of a word, where they are no progression. */
+static inline uint32_t looked_up@B(const int8_t *values, uint32_t pair)
+{
+    return ((uint32_t)values[pair & 0xFFFFu] & 0xFFFFu) | (uint32_t)values[pair >> 16] << 16;
+}
+
+/* sums[p] += indices, or weights where there are values, of one output times those of output p of a patch, of a quad whose indices
+ * lie at bits 0 and 16, and 8 higher. */
+static inline const uint32_t *quad@B(uint32_t even, uint32_t odd, const int8_t *values, const uint32_t *patch, int32_t pixels,
+                                     uint32_t *sums)
+{
+    int32_t p;
+    even &= @Mu;
+    odd &= @Mu;
+    if (values) {
+        even = looked_up@B(values, even);
+        odd = looked_up@B(values, odd);
+    }
+    for (p = 0; p < pixels; p++) {
+        const int32_t sum = __smlad((int16x2_t)even, (int16x2_t)patch[p], (int32_t)sums[p]);
+        sums[p] = (uint32_t)__smlad((int16x2_t)odd, (int16x2_t)patch[pixels + p], sum);
+    }
+    return patch + 2 * pixels;
+}
+
+/* sums[p] += weights of output o of a block times those of output p of a patch of one or four. values: 0, or a table. */
+static inline void multiply@B(const uint8_t *w, const int8_t *values, int32_t o, int32_t outputs, const uint32_t *patch,
+                              int32_t rows, int32_t quads, int32_t pixels, uint32_t *sums)
+{
+    int32_t r, q, k;
+    if (quads % @Q == 0) {
+        quads *= rows;
+        rows = 1;
+    }
+    for (r = 0; r < rows; r++) {
+        q = quads / @Q;
+#if defined(USE_ASSEMBLY) && defined(__thumb__) && defined(__ARM_FEATURE_UNALIGNED)
+        if (pixels == 4 && !values && q > 0) {
+            int32_t s0 = (int32_t)sums[0], s1 = (int32_t)sums[1], s2 = (int32_t)sums[2], s3 = (int32_t)sums[3];
+            const uint8_t *at = w + 4 * o;
+            uint32_t v, half, left = (uint32_t)(q - 1) << 16 | (uint32_t)(4 * outputs);
+            /* As in multiply_four. */
+#define HALF(rotate) \\
+    "and %[half], %[v], #@M\\n " rotate "ldm %[x]!, {r0, r1, r2, r3}\\n" \\
+    "smlad %[s0], %[half], r0, %[s0]\\n smlad %[s1], %[half], r1, %[s1]\\n" \\
+    "smlad %[s2], %[half], r2, %[s2]\\n smlad %[s3], %[half], r3, %[s3]\\n"
+            __asm__("1:\\n ldr %[v], [%[w]]\\n uxtah %[w], %[w], %[left]\\n"
+                    @HALVES
+                    "subs %[left], %[left], #65536\\n bcs 1b\\n"
+                    : [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3), [w] "+r"(at), [x] "+r"(patch),
+                      [left] "+r"(left), [v] "=&r"(v), [half] "=&r"(half)
+                    :
+                    : "r0", "r1", "r2", "r3", "cc", "memory");
+#undef HALF
+            sums[0] = (uint32_t)s0;
+            sums[1] = (uint32_t)s1;
+            sums[2] = (uint32_t)s2;
+            sums[3] = (uint32_t)s3;
+            w += 4 * outputs * q;
+            q = 0;
+        }
+#endif
+        for (; q > 0; q--, w += 4 * outputs) {
+            const uint32_t indices = word(w + 4 * o);
+            for (k = 0; k < @Q; k++)
+                patch = quad@B(indices >> @B * k, indices >> (8 + @B * k), values, patch, pixels, sums);
+        }
+        for (q = quads / @Q * @Q; q < quads; q++, w += (outputs * @B + 1) / 2) {
+            const uint32_t x = word@B(w, o), indices = x | x << (16 - 2 * @B);
+            patch = quad@B(indices, indices >> @B, values, patch, pixels, sums);
+        }
+    }
+}
+"""
+
+
+def _halves(bits: int) -> str:
+    """The assembly that goes through the halves of a word of indices."""
+    places = [bits * k + 8 * odd for k in range(8 // bits) for odd in (0, 1)]
+    turns = [(after - before) % 32 for before, after in pairwise(places)]
+    return " ".join([*(f'HALF("ror %[v], %[v], #{turn}\\n ")' for turn in turns), 'HALF("")'])
+
+
+def sums(bits: Sequence[int]) -> str:
+    """What multiplies a block of weights of so many bits with a patch."""
+    text, four, one = "", [], []
+    for b in bits:
+        if b == 8:
+            body_of_four = "multiply_four(w + 4 * o, 4 * outputs, patch, rows * quads, sums);"
+            body_of_one = "multiply_bytes(w + 4 * o, 4 * outputs, some, patch, rows * quads, sums);"
+            text += OF_BYTES
+        else:
+            parts = {"@HALVES": _halves(b), "@M": f"0x{((1 << b) - 1) * 0x10001:08X}", "@Q": str(8 // b), "@B": str(b)}
+            text += packed.words(b) + "\n"
+            of_indices = OF_INDICES
+            for name, value in parts.items():
+                of_indices = of_indices.replace(name, value)
+            text += of_indices + "\n"
+            values = "layer->step ? 0 : layer->values"
+            body_of_four = f"multiply{b}(w, {values}, o, outputs, patch, rows, quads, 4, sums);"
+            body_of_one = f"for (i = 0; i < some; i++)\n            multiply{b}(w, {values}, o + i, outputs, patch, rows, quads, 1, sums + i);"
+        four.append(f"    if (layer->bits == {b})\n        {body_of_four}\n")
+        one.append(f"    if (layer->bits == {b})\n        {body_of_one}\n")
+    unused = "    (void)layer;\n" if list(bits) == [8] else ""
+    counter = "    int32_t i;\n" if min(bits) < 8 else ""
+    body = SUMS.replace("@FOUR", "".join(four)).replace("@ONE", counter + "".join(one))
+    return text + body
+
+
+def convolve(bits: Sequence[int]) -> str:
+    """The C of layers whose weights have so many bits."""
+    return CONVOLVE.replace("@SUMS", sums(bits))

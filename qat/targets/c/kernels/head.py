@@ -14,9 +14,18 @@ HEAD = """\
 #elif defined(__AVX2__)
 #include <immintrin.h>
 #define USE_AVX2
-#elif defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__)
+#elif defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__) && !defined(__ARM_BIG_ENDIAN)
 #include <arm_acle.h>
 #define USE_SIMD32
+#if __ARM_ARCH_PROFILE == 'M' && defined(__OPTIMIZE__) && !defined(NO_ASSEMBLY)
+#define USE_ASSEMBLY /* it takes all registers, which GCC has to spare on Cortex-M where it optimizes */
+#endif
+#endif
+
+#if defined(USE_SIMD32)
+#define ALIGNED __attribute__((aligned(4))) /* weights, which are read by words */
+#else
+#define ALIGNED
 #endif
 
 #define BLOCK 16 /* outputs whose weights lie beside one another */
@@ -43,6 +52,7 @@ enum { IN_PLACE, BANDS, WINDOWS }; /* how a layer's products read its input */
 typedef struct {
     const void *weight;   /* blocks of up to BLOCK outputs, group after group; 0: all of them are `every` */
     const int8_t *values; /* what indices stand for, where a weight has fewer bits than a byte */
+    int32_t step, base;   /* of the values, where they are base + step * index; or 0 */
     const int16_t *excess; /* what the weights of each output are more than a byte holds; or 0 */
     Scaling scaling;
     int32_t channels, height, width, padded_width; /* of the input, and between its padding */

@@ -1,7 +1,8 @@
-"""The C of packed weights: ``multiply`` of kernels.py where a weight is an index of 4, 2 or 1 bits into a table of bytes.
+"""The C of packed weights: ``multiply`` where a weight is an index of 4, 2 or 1 bits into a table of bytes.
 
-Blocks are as those of bytes, but a word, of four inputs of one output, has 16, 8 or 4 bits; the first index lies lowest, and of
-two words in one byte the first. Each word is spread, so that every index has a byte of its own, and looked up.
+Blocks are as those of bytes, [inputs][outputs] of each row, but as many inputs of an output as fill 32 bits lie together: in
+byte b those of inputs b, 4 + b, 8 + b, ..., the first lowest, so that a shift and a mask make words of four inputs of them. What is
+left of a row follows, in words of four inputs of 16, 8 or 4 bits, the first index lowest, and of two words in one byte the first.
 """
 
 from __future__ import annotations
@@ -44,6 +45,14 @@ static inline __m256i halves256(__m256i x)
 #endif
 """
 
+WORD = """\
+/* Of four inputs of output o, the indices that do not fill up a word. */
+static inline uint32_t word@B(const uint8_t *w, int32_t o)
+{
+    return @WORD;
+}
+"""
+
 MULTIPLY = """\
 /* The four indices of a word, each in a byte of its own. */
 static inline uint32_t spread@B(uint32_t x)
@@ -52,13 +61,8 @@ static inline uint32_t spread@B(uint32_t x)
     return (x | x << @S2) & @M2u;
 }
 
-/* Word o of a block. */
-static inline uint32_t word@B(const uint8_t *w, int32_t o)
-{
-    return @WORD;
-}
-
-/* As multiply, where a weight is values[index]. w: a block of indices, [rows * quads][outputs] words. */
+/* As multiply, where a weight is values[index]. w: a block of indices, of each row
+ * [quads / @Q][outputs] words of 32 bits, of which byte b has those of inputs b, 4 + b, ...; then [rest][outputs] smaller ones. */
 static inline void multiply@B(const uint8_t *x, int32_t stride, int32_t pixels, int32_t rows, int32_t pitch, int32_t quads,
                              const uint8_t *w, const int8_t *values, int32_t outputs, uint32_t *sums)
 {
@@ -67,12 +71,21 @@ static inline void multiply@B(const uint8_t *x, int32_t stride, int32_t pixels, 
     const __mmask16 mask = (__mmask16)((1u << outputs) - 1u);
     const __m512i table = _mm512_broadcast_i32x4(_mm_maskz_loadu_epi8((__mmask16)@TABLE, values));
     __m512i s[4];
-    int32_t p, r, q;
+    int32_t p, r, q, k;
     for (p = 0; p < 4; p++)
         s[p] = _mm512_setzero_si512();
     for (r = 0; r < rows; r++) {
         const uint8_t *from = x + r * pitch;
-        for (q = 0; q < quads; q++, from += 4, w += step) {
+        for (q = 0; q + @Q <= quads; q += @Q, w += 4 * outputs) {
+            const __m512i words = _mm512_maskz_loadu_epi32(mask, w);
+            for (k = 0; k < @Q; k++, from += 4) {
+                __m512i i = _mm512_and_si512(_mm512_srli_epi32(words, (unsigned int)(@B * k)), _mm512_set1_epi32(@M2));
+                i = _mm512_shuffle_epi8(table, i);
+                for (p = 0; p < pixels; p++)
+                    s[p] = _mm512_dpbusd_epi32(s[p], _mm512_set1_epi32((int)word(from + p * stride)), i);
+            }
+        }
+        for (; q < quads; q++, from += 4, w += step) {
             __m512i i = @LOAD512;
             i = _mm512_and_si512(_mm512_or_si512(i, _mm512_slli_epi32(i, @S1)), _mm512_set1_epi32(@M1));
             i = _mm512_and_si512(_mm512_or_si512(i, _mm512_slli_epi32(i, @S2)), _mm512_set1_epi32(@M2));
@@ -101,7 +114,28 @@ static inline void multiply@B(const uint8_t *x, int32_t stride, int32_t pixels, 
         w = begin;
         for (r = 0; r < rows; r++) {
             const uint8_t *from = x + r * pitch;
-            for (q = 0; q < quads; q++, from += 4, w += step) {
+            for (q = 0; q + @Q <= quads; q += @Q, w += 4 * outputs) {
+                __m256i words;
+                if (outputs - o >= 8) {
+                    words = _mm256_loadu_si256((const __m256i *)(const void *)(w + 4 * o));
+                } else {
+                    uint32_t some[8] = {0};
+                    memcpy(some, w + 4 * o, 4 * (size_t)(outputs - o));
+                    words = _mm256_loadu_si256((const __m256i *)(const void *)some);
+                }
+                for (k = 0; k < @Q; k++, from += 4) {
+                    __m256i i = _mm256_and_si256(_mm256_srli_epi32(words, @B * k), _mm256_set1_epi32(@M2)), w0, w1;
+                    i = _mm256_shuffle_epi8(table, i);
+                    w0 = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(i));
+                    w1 = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(i, 1));
+                    for (p = 0; p < pixels; p++) {
+                        const __m256i inputs = _mm256_cvtepu8_epi16(_mm_set1_epi32((int)word(from + p * stride)));
+                        low[p] = _mm256_add_epi32(low[p], _mm256_madd_epi16(inputs, w0));
+                        high[p] = _mm256_add_epi32(high[p], _mm256_madd_epi16(inputs, w1));
+                    }
+                }
+            }
+            for (; q < quads; q++, from += 4, w += step) {
                 __m256i i, w0, w1;
                 if (outputs - o >= 8) {
                     i = @LOAD256;
@@ -130,29 +164,25 @@ static inline void multiply@B(const uint8_t *x, int32_t stride, int32_t pixels, 
     }
     (void)spread@B;
 #else
-    int32_t o, p, r, q;
+    int32_t o, p, r, q, k;
     for (o = 0; o < outputs; o++) {
         const uint8_t *at = w;
         uint32_t s[4] = {0, 0, 0, 0};
         for (r = 0; r < rows; r++) {
             const uint8_t *from = x + r * pitch;
-            for (q = 0; q < quads; q++, from += 4, at += step) {
-                const uint32_t i = spread@B(word@B(at, o));
-                const int32_t w0 = values[i & 255u], w1 = values[i >> 8 & 255u];
-                const int32_t w2 = values[i >> 16 & 255u], w3 = values[i >> 24];
-                const uint8_t *in = from;
-#ifdef USE_SIMD32
-                const int16x2_t even = (int16x2_t)(((uint32_t)w0 & 0xFFFFu) | (uint32_t)w2 << 16);
-                const int16x2_t odd = (int16x2_t)(((uint32_t)w1 & 0xFFFFu) | (uint32_t)w3 << 16);
-                for (p = 0; p < pixels; p++, in += stride) {
-                    const uint32_t inputs = word(in);
-                    const int32_t half = __smlad((int16x2_t)__uxtb16(inputs), even, (int32_t)s[p]);
-                    s[p] = (uint32_t)__smlad((int16x2_t)__uxtb16(inputs >> 8), odd, half);
+            for (q = 0; q < quads;) {
+                const int32_t whole = q + @Q <= quads, together = whole ? @Q : 1;
+                const uint32_t tail = whole ? 0 : spread@B(word@B(at, o));
+                for (k = 0; k < together; k++, from += 4) {
+                    const uint8_t *in = from;
+                    int32_t weights[4];
+                    for (p = 0; p < 4; p++)
+                        weights[p] = values[whole ? at[4 * o + p] >> (@B * k) & @MASK : (int32_t)(tail >> (8 * p) & @MASKu)];
+                    for (p = 0; p < pixels; p++, in += stride)
+                        s[p] += (uint32_t)(in[0] * weights[0] + in[1] * weights[1] + in[2] * weights[2] + in[3] * weights[3]);
                 }
-#else
-                for (p = 0; p < pixels; p++, in += stride)
-                    s[p] += (uint32_t)(in[0] * w0 + in[1] * w1 + in[2] * w2 + in[3] * w3);
-#endif
+                q += together;
+                at += whole ? 4 * outputs : step;
             }
         }
         for (p = 0; p < pixels; p++)
@@ -161,6 +191,11 @@ static inline void multiply@B(const uint8_t *x, int32_t stride, int32_t pixels, 
 #endif
 }
 """
+
+
+def words(bits: int) -> str:
+    """The C that reads the indices of four inputs."""
+    return WORD.replace("@WORD", WORDS[bits]).replace("@B", str(bits))
 
 
 def multiply(bits: int) -> str:
@@ -176,9 +211,11 @@ def multiply(bits: int) -> str:
         "@S2": str(s2),
         "@M1": m1,
         "@M2": m2,
+        "@MASK": str((1 << bits) - 1),
+        "@Q": str(8 // bits),
         "@B": str(bits),
     }
-    text = MULTIPLY
+    text = words(bits) + "\n" + MULTIPLY
     for name, value in parts.items():
         text = text.replace(name, value)
     return text
