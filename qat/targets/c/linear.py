@@ -127,9 +127,10 @@ class LinearWriter(Layout):
             constants.append(self.array("uint8_t", left, np.maximum(shift, 0)))
         zero = grid.zero_point - grid.qmin
         low, high = node.requantize.low + zero, node.requantize.high + zero
+        quick = shift.min() >= -20 and shift.max() <= -1 and (low, high) == (0, 255)
         value = (
             f"{{{name}_bias, {name}_multiplier, {left}, {name}_right, {zero}, {low}, {high}, {TYPES[kind].itemsize}, "
-            f"{int(multiplier.size > 1)}, {int(shift.size > 1)}}}"
+            f"{int(multiplier.size > 1)}, {int(shift.size > 1)}, {int(quick)}}}"
         )
         return constants, value
 

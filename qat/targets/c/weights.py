@@ -109,29 +109,29 @@ def blocks(stored: StoredWeights, rows: int, inputs: int, groups: int) -> Array:
     padded[:, :, :inputs] = stored.indices(stored.codes.reshape(outputs, rows, inputs))
     if stored.bits < BYTES and not stored.filled:
         padded[:, :, inputs:] = stored.indices(np.zeros(1, np.int64)) if inputs % 4 else 0
-    words = padded.reshape(outputs, rows, -1, 4)
+    words = padded.reshape(outputs, -1, 4)
     per_group = outputs // groups
     parts = []
     for group in range(groups):
         for first in range(0, per_group, BLOCK):
             last = min(first + BLOCK, per_group)
-            block = words[group * per_group + first : group * per_group + last].transpose(1, 2, 0, 3)
+            block = words[group * per_group + first : group * per_group + last].transpose(1, 0, 2)
             if stored.bits == BYTES:
                 parts.append(block.ravel())
             else:
-                parts += [part for row in block for part in _packed_row(row, stored.bits)]
+                parts += _packed(block, stored.bits)
     return np.concatenate(parts)
 
 
-def _packed_row(row: Array, bits: int) -> list[Array]:
+def _packed(block: Array, bits: int) -> list[Array]:
     """The bytes of indices (quads, outputs, 4): first as many quads together as fill words of 32 bits, in each byte those of
     its place in the quads; then quad by quad.
     """
     together = BYTES // bits
-    whole = len(row) // together * together
-    filled = row[:whole].reshape(-1, together, row.shape[1], 4)
+    whole = len(block) // together * together
+    filled = block[:whole].reshape(-1, together, block.shape[1], 4)
     places = bits * np.arange(together).reshape(-1, 1, 1)
-    rest = row[whole:]
-    if bits == 1 and row.shape[1] % 2:  # a byte has the words of two outputs
+    rest = block[whole:]
+    if bits == 1 and block.shape[1] % 2:  # a byte has the words of two outputs
         rest = np.pad(rest, ((0, 0), (0, 1), (0, 0)))
     return [(filled << places).sum(axis=1).ravel(), np.frombuffer(pack(rest, bits), np.uint8).astype(np.int64)]

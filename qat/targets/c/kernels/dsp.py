@@ -29,7 +29,7 @@ static inline uint32_t odd_bytes(uint32_t x)
 
 /* Of one output, what makes codes of its sums. */
 typedef struct {
-    int32_t bias, multiplier, left, right, offset, quick;
+    int32_t bias, multiplier, left, right;
 } Output;
 
 static inline Output output_of(const Scaling *scaling, int32_t i)
@@ -42,22 +42,58 @@ static inline Output output_of(const Scaling *scaling, int32_t i)
     output.multiplier = scaling->multiplier[scaling->each_multiplier ? i : 0];
     output.left = scaling->left ? scaling->left[shift] : 0;
     output.right = scaling->right[shift];
-    /* Where bits are left to be rounded, and codes are those that a byte holds, the zero point is added before the shift. */
-    output.quick = output.right >= 1 && output.right <= 20 && scaling->low == 0 && scaling->high == 255;
-    output.offset = output.quick ? (int32_t)((1u << output.right >> 1) + ((uint32_t)scaling->zero << output.right)) : 0;
     return output;
 }
 
-/* The code of a sum that has the bias: what `requantize` rounds, |sum 2^left| < 2^30, is SMMULR of twice the sum. */
+/* The code of a sum, bias not yet added. */
 static inline uint8_t code_of(uint32_t sum, Output output, const Scaling *scaling)
 {
-    int32_t x = (int32_t)(sum << (output.left + 1));
-    if (!output.quick)
-        return clip(requantize((int32_t)(sum << output.left), output.multiplier, output.right) + scaling->zero, scaling->low,
-                    scaling->high);
-    __asm__("smmulr %0, %1, %2" : "=r"(x) : "r"(x), "r"(output.multiplier));
+    const uint32_t x = sum + (uint32_t)output.bias;
+    return clip(requantize((int32_t)(x << output.left), output.multiplier, output.right) + scaling->zero, scaling->low,
+                scaling->high);
+}
+
+/* The same of a `quick` output: bits are left to be rounded, so few that the zero point is added before the shift, and codes are
+ * those that a byte holds. What `requantize` rounds first, of |x| < 2^30, is SMMULR of 2 x, which GCC 12 has no name for. */
+static inline int32_t quick_code_of(uint32_t sum, int32_t bias, int32_t multiplier, int32_t right, int32_t offset)
+{
+    int32_t x = (int32_t)(2u * sum + 2u * (uint32_t)bias);
+    __asm__("smmulr %0, %1, %2" : "=r"(x) : "r"(x), "r"(multiplier));
     x += x >> 31;
-    return (uint8_t)__usat((x + output.offset) >> output.right, 8);
+    return (int32_t)__usat((x + offset) >> right, 8);
+}
+
+/* Codes of the sums of a block: of `pixels` windows each, one or four. */
+static void finish(const uint32_t *sums, int32_t pixels, const Scaling *scaling, int32_t first, int32_t outputs, uint8_t *y,
+                   int32_t pitch)
+{
+    const int32_t bytes = scaling->bias_bytes, next = scaling->each_multiplier, next_shift = scaling->each_shift;
+    const int32_t twice = 2 * scaling->zero + 1;
+    const int8_t *from = (const int8_t *)scaling->bias + first * bytes;
+    const int32_t *multiplier = scaling->multiplier + first * next;
+    const uint8_t *right = scaling->right + first * next_shift;
+    const uint32_t *const end = sums + pixels * outputs;
+    int32_t i, p;
+    if (!scaling->quick) {
+        for (i = first; i < first + outputs; i++, y++) {
+            const Output output = output_of(scaling, i);
+            for (p = 0; p < pixels; p++)
+                y[p * pitch] = code_of(*sums++, output, scaling);
+        }
+        return;
+    }
+    for (; sums < end; y++, sums += pixels, from += bytes, multiplier += next, right += next_shift) {
+        const int32_t bias = bytes == 1   ? *from
+                             : bytes == 2 ? *(const int16_t *)(const void *)from
+                                          : *(const int32_t *)(const void *)from;
+        const int32_t m = *multiplier, shift = *right, offset = (int32_t)((uint32_t)twice << shift >> 1);
+        y[0] = (uint8_t)quick_code_of(sums[0], bias, m, shift, offset);
+        if (pixels == 1)
+            continue;
+        y[pitch] = (uint8_t)quick_code_of(sums[1], bias, m, shift, offset);
+        y[2 * pitch] = (uint8_t)quick_code_of(sums[2], bias, m, shift, offset);
+        y[3 * pitch] = (uint8_t)quick_code_of(sums[3], bias, m, shift, offset);
+    }
 }
 """
 
@@ -105,10 +141,11 @@ static inline void fill_patch(const Layer *layer, const uint8_t *x, int32_t grou
     }
 }
 
-/* sums[p] += weights of one output, `step` bytes from word to word, times those of output p of a patch of four. */
-static inline void multiply_four(const uint8_t *w, int32_t step, const uint32_t *patch, int32_t quads, uint32_t *sums)
+/* sums[p] = start[p] + weights of one output, `step` bytes from word to word, times those of output p of a patch of four. */
+static inline void multiply_four(const uint8_t *w, int32_t step, const uint32_t *patch, int32_t quads, const uint32_t *start,
+                                 uint32_t *sums)
 {
-    int32_t s0 = (int32_t)sums[0], s1 = (int32_t)sums[1], s2 = (int32_t)sums[2], s3 = (int32_t)sums[3];
+    int32_t s0 = (int32_t)start[0], s1 = (int32_t)start[1], s2 = (int32_t)start[2], s3 = (int32_t)start[3];
 #ifdef USE_ASSEMBLY
     /* GCC 12 does not load several words at once. */
     uint32_t even, odd, left = (uint32_t)(quads - 1) << 16 | (uint32_t)step;
@@ -151,10 +188,10 @@ static inline void multiply_four(const uint8_t *w, int32_t step, const uint32_t 
     sums[3] = (uint32_t)s3;
 }
 
-/* sums[o] += the weights of four neighbouring outputs times a patch of one. */
+/* sums[o] = the weights of four neighbouring outputs times a patch of one. */
 static inline void multiply_one(const uint8_t *w, int32_t step, const uint32_t *patch, int32_t quads, uint32_t *sums)
 {
-    int32_t s0 = (int32_t)sums[0], s1 = (int32_t)sums[1], s2 = (int32_t)sums[2], s3 = (int32_t)sums[3];
+    int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
 #ifdef USE_ASSEMBLY
     uint32_t v;
 #define PAIR(s, t) \\
@@ -186,8 +223,9 @@ static inline void multiply_one(const uint8_t *w, int32_t step, const uint32_t *
 }
 
 /* The same of a single output. */
-static inline uint32_t multiply_single(const uint8_t *w, int32_t step, const uint32_t *patch, int32_t quads, uint32_t sum)
+static inline uint32_t multiply_single(const uint8_t *w, int32_t step, const uint32_t *patch, int32_t quads)
 {
+    uint32_t sum = 0;
     for (; quads > 0; quads--, w += step, patch += 2) {
         const uint32_t weights = word(w);
         sum = (uint32_t)__smlad(__sxtb16(weights), (int16x2_t)patch[0], (int32_t)sum);
@@ -197,55 +235,14 @@ static inline uint32_t multiply_single(const uint8_t *w, int32_t step, const uin
 }
 
 @SUMS
-/* Codes of a block of outputs of four windows. totals: sums of their inputs, or 0. */
-static void block_of_four(const Layer *layer, const uint8_t *w, const uint32_t *patch, int32_t rows, int32_t quads,
-                          int32_t first, int32_t outputs, const uint32_t *totals, uint8_t *y)
+/* To sums of indices of a progression whose step is not 1, and of weights that were stored less an excess, what is missing. */
+static void complete(const Layer *layer, const uint32_t *totals, int32_t pixels, int32_t first, int32_t outputs, uint32_t *sums)
 {
-    const int32_t pitch = layer->outputs, step = layer->step;
-    int32_t o;
-    for (o = 0; o < outputs; o++, y++) {
-        const Output output = output_of(&layer->scaling, first + o);
-        const uint32_t bias = (uint32_t)output.bias;
-        uint32_t sums[4] = {bias, bias, bias, bias};
-        if (totals) {
-            const uint32_t more = (uint32_t)(layer->base + (layer->excess ? layer->excess[first + o] : 0));
-            int32_t p;
-            for (p = 0; p < 4; p++)
-                sums[p] += more * totals[p];
-        }
-        if (step > 1) {
-            uint32_t scaled[4] = {0, 0, 0, 0};
-            int32_t p;
-            sums_of_four(layer, w, o, outputs, patch, rows, quads, scaled);
-            for (p = 0; p < 4; p++)
-                sums[p] += scaled[p] * (uint32_t)step;
-        } else {
-            sums_of_four(layer, w, o, outputs, patch, rows, quads, sums);
-        }
-        y[0] = code_of(sums[0], output, &layer->scaling);
-        y[pitch] = code_of(sums[1], output, &layer->scaling);
-        y[2 * pitch] = code_of(sums[2], output, &layer->scaling);
-        y[3 * pitch] = code_of(sums[3], output, &layer->scaling);
-    }
-}
-
-/* The same of one window. */
-static void block_of_one(const Layer *layer, const uint8_t *w, const uint32_t *patch, int32_t rows, int32_t quads,
-                         int32_t first, int32_t outputs, const uint32_t *totals, uint8_t *y)
-{
-    int32_t o, i;
-    for (o = 0; o < outputs; o += 4) {
-        const int32_t some = outputs - o < 4 ? outputs - o : 4;
-        uint32_t sums[4] = {0, 0, 0, 0};
-        sums_of_one(layer, w, o, some, outputs, patch, rows, quads, sums);
-        for (i = 0; i < some; i++) {
-            const Output output = output_of(&layer->scaling, first + o + i);
-            uint32_t sum = sums[i] * (uint32_t)(layer->step ? layer->step : 1) + (uint32_t)output.bias;
-            if (totals)
-                sum += (uint32_t)(layer->base + (layer->excess ? layer->excess[first + o + i] : 0)) * totals[0];
-            y[o + i] = code_of(sum, output, &layer->scaling);
-        }
-    }
+    const uint32_t step = (uint32_t)(layer->step ? layer->step : 1), base = (uint32_t)(layer->step == 1 ? 0 : layer->base);
+    int32_t o, p;
+    for (o = 0; o < outputs; o++)
+        for (p = 0; p < pixels; p++, sums++)
+            *sums = *sums * step + (base + (uint32_t)(layer->excess ? layer->excess[first + o] : 0)) * totals[p];
 }
 
 /* Four outputs at a time, in the order of rows, of which the last ones overlap those before them; few that are left, one by
@@ -259,7 +256,8 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
     static const uint32_t ones = 0x01010101;
     uint32_t *const patch = (uint32_t *)(void *)scratch;
     uint8_t *const bytes = scratch + (all < 4 ? 8 : 32) * rows * quads;
-    uint32_t totals[4];
+    const int32_t completed = layer->step > 1 || layer->excess, totalled = completed || layer->base;
+    uint32_t totals[4], start[4] = {0, 0, 0, 0}, sums[4 * BLOCK];
     int32_t group, begin, first, p, together;
     for (group = 0; group < layer->groups; group++) {
         const uint8_t *const weights = (const uint8_t *)layer->weight + group * layer->group_bytes;
@@ -273,49 +271,53 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
                 const int32_t row = (begin + p) / layer->out_width;
                 fill_patch(layer, x, group, row, begin + p - row * layer->out_width, bytes, patch + p, together);
             }
-            if (layer->excess || layer->base) {
-                memset(totals, 0, sizeof totals);
+            if (totalled) {
+                memset(start, 0, sizeof start);
                 if (together == 4)
-                    multiply_four((const uint8_t *)&ones, 0, patch, rows * quads, totals);
+                    multiply_four((const uint8_t *)&ones, 0, patch, rows * quads, start, totals);
                 else
-                    totals[0] = multiply_single((const uint8_t *)&ones, 0, patch, rows * quads, 0);
+                    totals[0] = multiply_single((const uint8_t *)&ones, 0, patch, rows * quads);
+                for (p = 0; p < together && layer->step == 1; p++)
+                    start[p] = (uint32_t)layer->base * totals[p];
             }
             for (first = 0; first < per_group; first += BLOCK) {
                 const int32_t outputs = per_group - first < BLOCK ? per_group - first : BLOCK;
                 const int32_t output = group * per_group + first;
-                (together == 4 ? block_of_four : block_of_one)(
-                    layer, weights + first / BLOCK * block_bytes, patch, rows, quads, output, outputs,
-                    layer->excess || layer->base ? totals : 0, y + begin * layer->outputs + output);
+                const uint8_t *const w = weights + first / BLOCK * block_bytes;
+                sums_of_block(layer, w, outputs, patch, together, rows * quads, start, sums);
+                if (completed)
+                    complete(layer, totals, together, output, outputs, sums);
+                finish(sums, together, &layer->scaling, output, outputs, y + begin * layer->outputs + output, layer->outputs);
             }
         }
     }
 }
 """
 
-#: The sums of a block's output o for the four windows of a patch, and of `some` outputs from o on for one window.
+#: The sums of a block for a patch of one or of four windows.
 SUMS = """\
-static inline void sums_of_four(const Layer *layer, const uint8_t *w, int32_t o, int32_t outputs, const uint32_t *patch,
-                                int32_t rows, int32_t quads, uint32_t *sums)
+static inline void sums_of_block(const Layer *layer, const uint8_t *w, int32_t outputs, const uint32_t *patch, int32_t pixels,
+                                 int32_t quads, const uint32_t *start, uint32_t *sums)
 {
-@FOUR}
+@CALLS}
 
-static inline void sums_of_one(const Layer *layer, const uint8_t *w, int32_t o, int32_t some, int32_t outputs,
-                               const uint32_t *patch, int32_t rows, int32_t quads, uint32_t *sums)
-{
-@ONE}
 """
 
 OF_BYTES = """\
-/* sums[i] += the weights of `some` neighbouring outputs times a patch of one. */
-static inline void multiply_bytes(const uint8_t *w, int32_t step, int32_t some, const uint32_t *patch, int32_t quads,
-                                  uint32_t *sums)
+static void sums_of_bytes(const uint8_t *w, int32_t outputs, const uint32_t *patch, int32_t pixels, int32_t quads,
+                          const uint32_t *start, uint32_t *sums)
 {
-    int32_t i;
-    if (some == 4)
-        multiply_one(w, step, patch, quads, sums);
-    else
-        for (i = 0; i < some; i++)
-            sums[i] = multiply_single(w + 4 * i, step, patch, quads, sums[i]);
+    const int32_t step = 4 * outputs;
+    int32_t o = 0;
+    if (pixels == 4) {
+        for (; o < outputs; o++, w += 4, sums += 4)
+            multiply_four(w, step, patch, quads, start, sums);
+        return;
+    }
+    for (; o + 4 <= outputs; o += 4)
+        multiply_one(w + 4 * o, step, patch, quads, sums + o);
+    for (; o < outputs; o++)
+        sums[o] = multiply_single(w + 4 * o, step, patch, quads);
 }
 
 """
@@ -328,8 +330,8 @@ static inline uint32_t looked_up@B(const int8_t *values, uint32_t pair)
     return ((uint32_t)values[pair & 0xFFFFu] & 0xFFFFu) | (uint32_t)values[pair >> 16] << 16;
 }
 
-/* sums[p] += indices, or weights where there are values, of one output times those of output p of a patch, of a quad whose indices
- * lie at bits 0 and 16, and 8 higher. */
+/* sums[p] += indices, or weights where there are values, of one output times those of output p of a patch, of a quad whose
+ * indices lie at bits 0 and 16 of two words. */
 static inline const uint32_t *quad@B(uint32_t even, uint32_t odd, const int8_t *values, const uint32_t *patch, int32_t pixels,
                                      uint32_t *sums)
 {
@@ -347,21 +349,18 @@ static inline const uint32_t *quad@B(uint32_t even, uint32_t odd, const int8_t *
     return patch + 2 * pixels;
 }
 
-/* sums[p] += weights of output o of a block times those of output p of a patch of one or four. values: 0, or a table. */
-static inline void multiply@B(const uint8_t *w, const int8_t *values, int32_t o, int32_t outputs, const uint32_t *patch,
-                              int32_t rows, int32_t quads, int32_t pixels, uint32_t *sums)
+/* values: 0, or a table. */
+static void sums_of_indices@B(const uint8_t *w, const int8_t *values, int32_t outputs, const uint32_t *patch, int32_t pixels,
+                              int32_t quads, const uint32_t *start, uint32_t *sums)
 {
-    int32_t r, q, k;
-    if (quads % @Q == 0) {
-        quads *= rows;
-        rows = 1;
-    }
-    for (r = 0; r < rows; r++) {
+    int32_t o, q, k, p;
+    for (o = 0; o < outputs; o++, sums += pixels) {
+        const uint8_t *at = w + 4 * o;
+        const uint32_t *x = patch;
         q = quads / @Q;
-#if defined(USE_ASSEMBLY) && defined(__thumb__) && defined(__ARM_FEATURE_UNALIGNED)
+#if defined(USE_ASSEMBLY) && defined(__thumb__)
         if (pixels == 4 && !values && q > 0) {
-            int32_t s0 = (int32_t)sums[0], s1 = (int32_t)sums[1], s2 = (int32_t)sums[2], s3 = (int32_t)sums[3];
-            const uint8_t *at = w + 4 * o;
+            int32_t s0 = (int32_t)start[0], s1 = (int32_t)start[1], s2 = (int32_t)start[2], s3 = (int32_t)start[3];
             uint32_t v, half, left = (uint32_t)(q - 1) << 16 | (uint32_t)(4 * outputs);
             /* As in multiply_four. */
 #define HALF(rotate) \\
@@ -371,7 +370,7 @@ static inline void multiply@B(const uint8_t *w, const int8_t *values, int32_t o,
             __asm__("1:\\n ldr %[v], [%[w]]\\n uxtah %[w], %[w], %[left]\\n"
                     @HALVES
                     "subs %[left], %[left], #65536\\n bcs 1b\\n"
-                    : [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3), [w] "+r"(at), [x] "+r"(patch),
+                    : [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3), [w] "+r"(at), [x] "+r"(x),
                       [left] "+r"(left), [v] "=&r"(v), [half] "=&r"(half)
                     :
                     : "r0", "r1", "r2", "r3", "cc", "memory");
@@ -380,21 +379,24 @@ static inline void multiply@B(const uint8_t *w, const int8_t *values, int32_t o,
             sums[1] = (uint32_t)s1;
             sums[2] = (uint32_t)s2;
             sums[3] = (uint32_t)s3;
-            w += 4 * outputs * q;
             q = 0;
-        }
+        } else
 #endif
-        for (; q > 0; q--, w += 4 * outputs) {
-            const uint32_t indices = word(w + 4 * o);
+            for (p = 0; p < pixels; p++)
+                sums[p] = start[p];
+        for (; q > 0; q--, at += 4 * outputs) {
+            const uint32_t indices = word(at);
             for (k = 0; k < @Q; k++)
-                patch = quad@B(indices >> @B * k, indices >> (8 + @B * k), values, patch, pixels, sums);
+                x = quad@B(indices >> @B * k, indices >> (8 + @B * k), values, x, pixels, sums);
         }
-        for (q = quads / @Q * @Q; q < quads; q++, w += (outputs * @B + 1) / 2) {
-            const uint32_t x = word@B(w, o), indices = x | x << (16 - 2 * @B);
-            patch = quad@B(indices, indices >> @B, values, patch, pixels, sums);
+        at -= 4 * o;
+        for (q = quads / @Q * @Q; q < quads; q++, at += (outputs * @B + 1) / 2) {
+            const uint32_t some = word@B(at, o), indices = some | some << (16 - 2 * @B);
+            x = quad@B(indices, indices >> @B, values, x, pixels, sums);
         }
     }
 }
+
 """
 
 
@@ -405,32 +407,25 @@ def _halves(bits: int) -> str:
     return " ".join([*(f'HALF("ror %[v], %[v], #{turn}\\n ")' for turn in turns), 'HALF("")'])
 
 
-def sums(bits: Sequence[int]) -> str:
+def _sums(bits: Sequence[int]) -> str:
     """What multiplies a block of weights of so many bits with a patch."""
-    text, four, one = "", [], []
+    text, calls = "", ""
     for b in bits:
+        arguments = "outputs, patch, pixels, quads, start, sums"
         if b == 8:
-            body_of_four = "multiply_four(w + 4 * o, 4 * outputs, patch, rows * quads, sums);"
-            body_of_one = "multiply_bytes(w + 4 * o, 4 * outputs, some, patch, rows * quads, sums);"
             text += OF_BYTES
+            call = f"sums_of_bytes(w, {arguments});"
         else:
             parts = {"@HALVES": _halves(b), "@M": f"0x{((1 << b) - 1) * 0x10001:08X}", "@Q": str(8 // b), "@B": str(b)}
-            text += packed.words(b) + "\n"
-            of_indices = OF_INDICES
+            of_indices = packed.words(b) + "\n" + OF_INDICES
             for name, value in parts.items():
                 of_indices = of_indices.replace(name, value)
-            text += of_indices + "\n"
-            values = "layer->step ? 0 : layer->values"
-            body_of_four = f"multiply{b}(w, {values}, o, outputs, patch, rows, quads, 4, sums);"
-            body_of_one = f"for (i = 0; i < some; i++)\n            multiply{b}(w, {values}, o + i, outputs, patch, rows, quads, 1, sums + i);"
-        four.append(f"    if (layer->bits == {b})\n        {body_of_four}\n")
-        one.append(f"    if (layer->bits == {b})\n        {body_of_one}\n")
-    unused = "    (void)layer;\n" if list(bits) == [8] else ""
-    counter = "    int32_t i;\n" if min(bits) < 8 else ""
-    body = SUMS.replace("@FOUR", "".join(four)).replace("@ONE", counter + "".join(one))
-    return text + body
+            text += of_indices
+            call = f"sums_of_indices{b}(w, layer->step ? 0 : layer->values, {arguments});"
+        calls += f"    if (layer->bits == {b})\n        {call}\n"
+    return text + SUMS.replace("@CALLS", calls)
 
 
 def convolve(bits: Sequence[int]) -> str:
     """The C of layers whose weights have so many bits."""
-    return CONVOLVE.replace("@SUMS", sums(bits))
+    return CONVOLVE.replace("@SUMS\n", _sums(bits))

@@ -71,41 +71,52 @@ static inline void next_columns(const uint32_t **from, uint32_t *a, uint32_t *b)
 #endif
 }
 
+/* What makes codes of the sums of a channel whose layer is `quick`, and its pairs of weights, of a kernel of 3 x 3. */
+typedef struct {
+    int32_t bias, multiplier, right, offset;
+    uint32_t pairs[6];
+} Channel;
+
 /* A row of outputs of one channel, of kernels of 3 x 3: two outputs share their words where the stride is 1. */
-static inline void taps3(const uint32_t *r0, const uint32_t *r1, const uint32_t *r2, const uint32_t *pairs, int32_t stride,
-                  int32_t columns, const Scaling *scaling, Output output, uint8_t *y, int32_t pitch)
+static inline void taps3(const uint32_t *r0, const uint32_t *r1, const uint32_t *r2, const Channel *channel, int32_t stride,
+                         int32_t columns, uint8_t *y, int32_t pitch)
 {
-    const int16x2_t u0 = (int16x2_t)pairs[0], v0 = (int16x2_t)pairs[1], u1 = (int16x2_t)pairs[2];
-    const int16x2_t v1 = (int16x2_t)pairs[3], u2 = (int16x2_t)pairs[4], v2 = (int16x2_t)pairs[5];
+    const int16x2_t u0 = (int16x2_t)channel->pairs[0], v0 = (int16x2_t)channel->pairs[1];
+    const int16x2_t u1 = (int16x2_t)channel->pairs[2], v1 = (int16x2_t)channel->pairs[3];
+    const int16x2_t u2 = (int16x2_t)channel->pairs[4], v2 = (int16x2_t)channel->pairs[5];
+    const int32_t bias = channel->bias, multiplier = channel->multiplier, right = channel->right, offset = channel->offset;
     uint32_t a, b;
-    for (; columns > 0; columns -= 2) {
-        int32_t s = output.bias, t = output.bias;
-#define ROW(r, u, v) \\
-    next_columns(&r, &a, &b); \\
-    s = __smlabb((int32_t)b, (int32_t)v, __smlad((int16x2_t)a, u, s)); \\
-    if (stride == 1) { \\
-        t = __smladx((int16x2_t)b, v, __smlatb((int32_t)a, (int32_t)u, t)); \\
-    } else { \\
-        next_columns(&r, &a, &b); \\
-        t = __smlabb((int32_t)b, (int32_t)v, __smlad((int16x2_t)a, u, t)); \\
+    for (;; columns -= 2, y += pitch) {
+        int32_t s = 0, t = 0;
+#define ROW(r, u, v) \
+    next_columns(&r, &a, &b); \
+    s = __smlabb((int32_t)b, (int32_t)v, __smlad((int16x2_t)a, u, s)); \
+    if (stride == 1) { \
+        t = __smladx((int16x2_t)b, v, __smlatb((int32_t)a, (int32_t)u, t)); \
+    } else { \
+        next_columns(&r, &a, &b); \
+        t = __smlabb((int32_t)b, (int32_t)v, __smlad((int16x2_t)a, u, t)); \
     }
         ROW(r0, u0, v0)
         ROW(r1, u1, v1)
         ROW(r2, u2, v2)
 #undef ROW
-        *y = code_of((uint32_t)s, output, scaling);
+        *y = (uint8_t)quick_code_of((uint32_t)s, bias, multiplier, right, offset);
+        if (columns == 1)
+            return;
         y += pitch;
-        if (columns > 1)
-            *y = code_of((uint32_t)t, output, scaling);
-        y += pitch;
+        *y = (uint8_t)quick_code_of((uint32_t)t, bias, multiplier, right, offset);
+        if (columns == 2)
+            return;
     }
 }
 
 /* One output of any kernel. plane: rows of so many words, of which `slot` is the first. */
 static inline uint32_t taps_of_any(const Layer *layer, const uint32_t *plane, int32_t words, int32_t slot, int32_t column,
-                                   const uint32_t *pairs, uint32_t sum)
+                                   const uint32_t *pairs)
 {
     const int32_t dilation = layer->dilation_x;
+    uint32_t sum = 0;
     int32_t i, j;
     for (i = 0; i < layer->kernel_height; i++, slot = slot + 1 < layer->kernel_height ? slot + 1 : 0) {
         const uint16_t *from = (const uint16_t *)(const void *)(plane + slot * words) + column * layer->stride_x;
@@ -154,7 +165,7 @@ static void average(const Layer *layer, const uint8_t *x, uint8_t *y)
                 }
                 for (i = 0; i < count; i++) {
                     const Output output = output_of(&layer->scaling, first + i);
-                    const uint32_t sum = (sums[i] + outside) * (uint32_t)layer->every + (uint32_t)output.bias;
+                    const uint32_t sum = (sums[i] + outside) * (uint32_t)layer->every;
                     y[first + i] = code_of(sum, output, &layer->scaling);
                 }
             }
@@ -168,9 +179,12 @@ static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t 
     const int32_t strip = layer->out_width < STRIP ? layer->out_width : STRIP;
     const int32_t words = ((strip - 1) * layer->stride_x + (layer->kernel_width - 1) * layer->dilation_x + 2) / 2;
     const int32_t plane = height * words, kept = layer->dilation_y == 1;
-    const int32_t of_3 = taps == 9 && height == 3 && layer->dilation_x == 1 && layer->stride_x <= 2;
+    const int32_t of_3 =
+        taps == 9 && height == 3 && layer->dilation_x == 1 && layer->stride_x <= 2 && kept && layer->scaling.quick;
     uint32_t *const planes = (uint32_t *)(void *)scratch, *const pairs = planes + 4 * plane;
     const int32_t of_one = height * ((layer->kernel_width + 1) / 2); /* pairs */
+    const int32_t next_row = layer->out_width * channels;
+    Channel of_channels[4];
     int32_t first, begin, row, i, c, j;
     if (!layer->weight) {
         average(layer, x, y);
@@ -188,12 +202,20 @@ static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t 
             w = unpacked;
         }
 #endif
-        for (c = 0; c < count; c++)
+        for (c = 0; c < count; c++) {
+            const Output output = output_of(&layer->scaling, first + c);
+            Channel *const channel = of_channels + c;
             pair_weights(layer, w + first - block + c, in_block, layer->excess ? layer->excess[first + c] : 0,
-                         pairs + c * of_one);
+                         of_3 ? channel->pairs : pairs + c * of_one);
+            channel->bias = output.bias;
+            channel->multiplier = output.multiplier;
+            channel->right = output.right;
+            channel->offset = (int32_t)((uint32_t)(2 * layer->scaling.zero + 1) << output.right >> 1);
+        }
         for (begin = 0; begin < layer->out_width; begin += strip) {
             const int32_t columns = layer->out_width - begin < strip ? layer->out_width - begin : strip;
             int32_t known = 0;
+            uint8_t *to;
             for (row = 0; row < layer->out_height; row++) {
                 const int32_t top = row * layer->stride_y, slot = kept ? top % height : 0;
                 for (i = 0; i < height; i++) {
@@ -204,22 +226,22 @@ static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t 
                              planes + (kept ? from % height : i) * words, plane);
                     known = from + 1;
                 }
+                to = y + row * next_row + begin * channels + first;
+                if (of_3) {
+                    const uint32_t *r0 = planes + slot * words, *r1 = planes + (slot == 2 ? 0 : slot + 1) * words;
+                    const uint32_t *r2 = planes + (slot == 0 ? 2 : slot - 1) * words;
+                    for (c = 0; c < count; c++, r0 += plane, r1 += plane, r2 += plane)
+                        if (layer->stride_x == 1)
+                            taps3(r0, r1, r2, of_channels + c, 1, columns, to + c, channels);
+                        else
+                            taps3(r0, r1, r2, of_channels + c, 2, columns, to + c, channels);
+                    continue;
+                }
                 for (c = 0; c < count; c++) {
                     const Output output = output_of(&layer->scaling, first + c);
-                    const uint32_t *const from = planes + c * plane, *const own = pairs + c * of_one;
-                    uint8_t *to = y + (row * layer->out_width + begin) * channels + first + c;
-                    if (of_3) {
-                        const uint32_t *const r0 = from + slot * words, *const r1 = from + (slot + 1) % 3 * words;
-                        const uint32_t *const r2 = from + (slot + 2) % 3 * words;
-                        if (layer->stride_x == 1)
-                            taps3(r0, r1, r2, own, 1, columns, &layer->scaling, output, to, channels);
-                        else
-                            taps3(r0, r1, r2, own, 2, columns, &layer->scaling, output, to, channels);
-                        continue;
-                    }
-                    for (j = 0; j < columns; j++, to += channels)
-                        *to = code_of(taps_of_any(layer, from, words, slot, j, own, (uint32_t)output.bias), output,
-                                      &layer->scaling);
+                    for (j = 0; j < columns; j++)
+                        to[j * channels + c] = code_of(
+                            taps_of_any(layer, planes + c * plane, words, slot, j, pairs + c * of_one), output, &layer->scaling);
                 }
             }
         }

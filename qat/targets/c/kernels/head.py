@@ -40,6 +40,7 @@ typedef struct {
     const uint8_t *left, *right;
     int32_t zero, low, high;
     uint8_t bias_bytes, each_multiplier, each_shift;
+    uint8_t quick; /* no left shift, right ones from 1 to 20, codes from 0 to 255 */
 } Scaling;
 
 """

@@ -1,8 +1,8 @@
 """The C of packed weights: ``multiply`` where a weight is an index of 4, 2 or 1 bits into a table of bytes.
 
-Blocks are as those of bytes, [inputs][outputs] of each row, but as many inputs of an output as fill 32 bits lie together: in
+Blocks are as those of bytes, [inputs][outputs], but as many inputs of an output as fill 32 bits lie together: in
 byte b those of inputs b, 4 + b, 8 + b, ..., the first lowest, so that a shift and a mask make words of four inputs of them. What is
-left of a row follows, in words of four inputs of 16, 8 or 4 bits, the first index lowest, and of two words in one byte the first.
+left follows, in words of four inputs of 16, 8 or 4 bits, the first index lowest, and of two words in one byte the first.
 """
 
 from __future__ import annotations
@@ -61,38 +61,45 @@ static inline uint32_t spread@B(uint32_t x)
     return (x | x << @S2) & @M2u;
 }
 
-/* As multiply, where a weight is values[index]. w: a block of indices, of each row
- * [quads / @Q][outputs] words of 32 bits, of which byte b has those of inputs b, 4 + b, ...; then [rest][outputs] smaller ones. */
+/* As multiply, where a weight is values[index]. w: a block of indices, [quads of all rows / @Q][outputs] words of 32
+ * bits, of which byte b has those of inputs b, 4 + b, ...; then [rest][outputs] smaller ones. */
 static inline void multiply@B(const uint8_t *x, int32_t stride, int32_t pixels, int32_t rows, int32_t pitch, int32_t quads,
                              const uint8_t *w, const int8_t *values, int32_t outputs, uint32_t *sums)
 {
     const int32_t step = (outputs * @B + 1) / 2; /* bytes of the words of all outputs */
+    const int32_t all = rows * quads;
+    const uint8_t *row = x, *from = x;
+#define NEXT_QUAD \\
+    from += 4; \\
+    if (++q == quads) { /* words run on from row to row */ \\
+        q = 0; \\
+        from = row += pitch; \\
+    }
 #if defined(USE_VNNI)
     const __mmask16 mask = (__mmask16)((1u << outputs) - 1u);
     const __m512i table = _mm512_broadcast_i32x4(_mm_maskz_loadu_epi8((__mmask16)@TABLE, values));
     __m512i s[4];
-    int32_t p, r, q, k;
+    int32_t p, k, n, q = 0;
     for (p = 0; p < 4; p++)
         s[p] = _mm512_setzero_si512();
-    for (r = 0; r < rows; r++) {
-        const uint8_t *from = x + r * pitch;
-        for (q = 0; q + @Q <= quads; q += @Q, w += 4 * outputs) {
-            const __m512i words = _mm512_maskz_loadu_epi32(mask, w);
-            for (k = 0; k < @Q; k++, from += 4) {
-                __m512i i = _mm512_and_si512(_mm512_srli_epi32(words, (unsigned int)(@B * k)), _mm512_set1_epi32(@M2));
-                i = _mm512_shuffle_epi8(table, i);
-                for (p = 0; p < pixels; p++)
-                    s[p] = _mm512_dpbusd_epi32(s[p], _mm512_set1_epi32((int)word(from + p * stride)), i);
-            }
+    for (n = 0; n < all;) {
+        const int32_t whole = n + @Q <= all, together = whole ? @Q : 1;
+        __m512i words;
+        if (whole) {
+            words = _mm512_maskz_loadu_epi32(mask, w);
+            w += 4 * outputs;
+        } else {
+            words = @LOAD512;
+            words = _mm512_and_si512(_mm512_or_si512(words, _mm512_slli_epi32(words, @S1)), _mm512_set1_epi32(@M1));
+            words = _mm512_or_si512(words, _mm512_slli_epi32(words, @S2));
+            w += step;
         }
-        for (; q < quads; q++, from += 4, w += step) {
-            __m512i i = @LOAD512;
-            i = _mm512_and_si512(_mm512_or_si512(i, _mm512_slli_epi32(i, @S1)), _mm512_set1_epi32(@M1));
-            i = _mm512_and_si512(_mm512_or_si512(i, _mm512_slli_epi32(i, @S2)), _mm512_set1_epi32(@M2));
-            i = _mm512_shuffle_epi8(table, i);
+        for (k = 0; k < together; k++, n++, words = _mm512_srli_epi32(words, @B)) {
+            const __m512i i = _mm512_shuffle_epi8(table, _mm512_and_si512(words, _mm512_set1_epi32(@M2)));
             s[0] = _mm512_dpbusd_epi32(s[0], _mm512_set1_epi32((int)word(from)), i);
             for (p = 1; p < pixels; p++)
                 s[p] = _mm512_dpbusd_epi32(s[p], _mm512_set1_epi32((int)word(from + p * stride)), i);
+            NEXT_QUAD
         }
     }
     for (p = 0; p < pixels; p++)
@@ -104,7 +111,7 @@ static inline void multiply@B(const uint8_t *x, int32_t stride, int32_t pixels, 
     const uint8_t *const begin = w;
     uint8_t padded[16] = {0};
     __m256i table;
-    int32_t o, p, r, q, k;
+    int32_t o, p, k, n, q;
     memcpy(padded, values, @COUNT);
     table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)padded));
     for (o = 0; o < outputs; o += 8) {
@@ -112,49 +119,33 @@ static inline void multiply@B(const uint8_t *x, int32_t stride, int32_t pixels, 
         for (p = 0; p < pixels; p++)
             low[p] = high[p] = _mm256_setzero_si256();
         w = begin;
-        for (r = 0; r < rows; r++) {
-            const uint8_t *from = x + r * pitch;
-            for (q = 0; q + @Q <= quads; q += @Q, w += 4 * outputs) {
-                __m256i words;
-                if (outputs - o >= 8) {
-                    words = _mm256_loadu_si256((const __m256i *)(const void *)(w + 4 * o));
-                } else {
-                    uint32_t some[8] = {0};
-                    memcpy(some, w + 4 * o, 4 * (size_t)(outputs - o));
-                    words = _mm256_loadu_si256((const __m256i *)(const void *)some);
-                }
-                for (k = 0; k < @Q; k++, from += 4) {
-                    __m256i i = _mm256_and_si256(_mm256_srli_epi32(words, @B * k), _mm256_set1_epi32(@M2)), w0, w1;
-                    i = _mm256_shuffle_epi8(table, i);
-                    w0 = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(i));
-                    w1 = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(i, 1));
-                    for (p = 0; p < pixels; p++) {
-                        const __m256i inputs = _mm256_cvtepu8_epi16(_mm_set1_epi32((int)word(from + p * stride)));
-                        low[p] = _mm256_add_epi32(low[p], _mm256_madd_epi16(inputs, w0));
-                        high[p] = _mm256_add_epi32(high[p], _mm256_madd_epi16(inputs, w1));
-                    }
-                }
+        from = row = x;
+        for (n = 0, q = 0; n < all;) {
+            const int32_t whole = n + @Q <= all, together = whole ? @Q : 1;
+            __m256i words;
+            if (outputs - o >= 8) {
+                words = whole ? _mm256_loadu_si256((const __m256i *)(const void *)(w + 4 * o)) : @LOAD256;
+            } else { /* there may be nothing behind them */
+                uint32_t some[8] = {0};
+                for (k = o; k < outputs; k++)
+                    some[k - o] = whole ? word(w + 4 * k) : word@B(w, k);
+                words = _mm256_loadu_si256((const __m256i *)(const void *)some);
             }
-            for (; q < quads; q++, from += 4, w += step) {
-                __m256i i, w0, w1;
-                if (outputs - o >= 8) {
-                    i = @LOAD256;
-                } else { /* there may be nothing behind them */
-                    uint32_t words[8] = {0};
-                    for (k = o; k < outputs; k++)
-                        words[k - o] = word@B(w, k);
-                    i = _mm256_loadu_si256((const __m256i *)(const void *)words);
-                }
-                i = _mm256_and_si256(_mm256_or_si256(i, _mm256_slli_epi32(i, @S1)), _mm256_set1_epi32(@M1));
-                i = _mm256_and_si256(_mm256_or_si256(i, _mm256_slli_epi32(i, @S2)), _mm256_set1_epi32(@M2));
-                i = _mm256_shuffle_epi8(table, i);
-                w0 = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(i));
-                w1 = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(i, 1));
+            if (!whole) {
+                words = _mm256_and_si256(_mm256_or_si256(words, _mm256_slli_epi32(words, @S1)), _mm256_set1_epi32(@M1));
+                words = _mm256_or_si256(words, _mm256_slli_epi32(words, @S2));
+            }
+            w += whole ? 4 * outputs : step;
+            for (k = 0; k < together; k++, n++, words = _mm256_srli_epi32(words, @B)) {
+                const __m256i i = _mm256_shuffle_epi8(table, _mm256_and_si256(words, _mm256_set1_epi32(@M2)));
+                const __m256i w0 = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(i));
+                const __m256i w1 = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(i, 1));
                 for (p = 0; p < pixels; p++) {
                     const __m256i inputs = _mm256_cvtepu8_epi16(_mm_set1_epi32((int)word(from + p * stride)));
                     low[p] = _mm256_add_epi32(low[p], _mm256_madd_epi16(inputs, w0));
                     high[p] = _mm256_add_epi32(high[p], _mm256_madd_epi16(inputs, w1));
                 }
+                NEXT_QUAD
             }
         }
         for (p = 0; p < pixels; p++) {
@@ -164,31 +155,30 @@ static inline void multiply@B(const uint8_t *x, int32_t stride, int32_t pixels, 
     }
     (void)spread@B;
 #else
-    int32_t o, p, r, q, k;
+    int32_t o, p, k, n, q;
     for (o = 0; o < outputs; o++) {
         const uint8_t *at = w;
         uint32_t s[4] = {0, 0, 0, 0};
-        for (r = 0; r < rows; r++) {
-            const uint8_t *from = x + r * pitch;
-            for (q = 0; q < quads;) {
-                const int32_t whole = q + @Q <= quads, together = whole ? @Q : 1;
-                const uint32_t tail = whole ? 0 : spread@B(word@B(at, o));
-                for (k = 0; k < together; k++, from += 4) {
-                    const uint8_t *in = from;
-                    int32_t weights[4];
-                    for (p = 0; p < 4; p++)
-                        weights[p] = values[whole ? at[4 * o + p] >> (@B * k) & @MASK : (int32_t)(tail >> (8 * p) & @MASKu)];
-                    for (p = 0; p < pixels; p++, in += stride)
-                        s[p] += (uint32_t)(in[0] * weights[0] + in[1] * weights[1] + in[2] * weights[2] + in[3] * weights[3]);
-                }
-                q += together;
-                at += whole ? 4 * outputs : step;
+        from = row = x;
+        for (n = 0, q = 0; n < all;) {
+            const int32_t whole = n + @Q <= all, together = whole ? @Q : 1;
+            const uint32_t rest = whole ? 0 : spread@B(word@B(at, o));
+            for (k = 0; k < together; k++, n++) {
+                const uint8_t *in = from;
+                int32_t weights[4];
+                for (p = 0; p < 4; p++)
+                    weights[p] = values[whole ? at[4 * o + p] >> (@B * k) & @MASK : (int32_t)(rest >> (8 * p) & @MASKu)];
+                for (p = 0; p < pixels; p++, in += stride)
+                    s[p] += (uint32_t)(in[0] * weights[0] + in[1] * weights[1] + in[2] * weights[2] + in[3] * weights[3]);
+                NEXT_QUAD
             }
+            at += whole ? 4 * outputs : step;
         }
         for (p = 0; p < pixels; p++)
             sums[p * BLOCK + o] = s[p];
     }
 #endif
+#undef NEXT_QUAD
 }
 """
 
