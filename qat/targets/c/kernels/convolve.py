@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 WINDOW = """\
-/* The window of one output, of the channels of a group. */
-static inline void fill_window(const Layer *layer, const uint8_t *x, int32_t group, int32_t row, int32_t column, uint8_t *to)
+/* The window of one output, of the channels of a group, from (first_y, first_x) on. */
+static inline void fill_window(const Layer *layer, const uint8_t *x, int32_t group, int32_t first_y, int32_t first_x,
+                               uint8_t *to)
 {
     const int32_t own = layer->channels / layer->groups;
     int32_t i, j;
     for (i = 0; i < layer->kernel_height; i++) {
-        const int32_t yi = row * layer->stride_y - layer->top + i * layer->dilation_y;
+        const int32_t yi = first_y + i * layer->dilation_y;
         for (j = 0; j < layer->kernel_width; j++, to += own) {
-            const int32_t xj = column * layer->stride_x - layer->left + j * layer->dilation_x;
+            const int32_t xj = first_x + j * layer->dilation_x;
             if (yi >= 0 && yi < layer->height && xj >= 0 && xj < layer->width)
                 memcpy(to, x + (yi * layer->width + xj) * layer->channels + group * own, (size_t)own);
             else
@@ -66,7 +67,8 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
                 const uint8_t *from = scratch;
                 if (windows)
                     for (p = 0; p < together; p++)
-                        fill_window(layer, x, group, row, begin + p, scratch + p * stride);
+                        fill_window(layer, x, group, row * layer->stride_y - layer->top,
+                                    (begin + p) * layer->stride_x - layer->left, scratch + p * stride);
                 else if (layer->reads == BANDS)
                     from = scratch + begin * stride;
                 else

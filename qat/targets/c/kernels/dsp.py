@@ -64,7 +64,7 @@ static inline int32_t quick_code_of(uint32_t sum, int32_t bias, int32_t multipli
 }
 
 /* Codes of the sums of a block: of `pixels` windows each, one or four. */
-static void finish(const uint32_t *sums, int32_t pixels, const Scaling *scaling, int32_t first, int32_t outputs, uint8_t *y,
+static inline void finish(const uint32_t *sums, const int32_t pixels, const Scaling *scaling, int32_t first, int32_t outputs, uint8_t *y,
                    int32_t pitch)
 {
     const int32_t bytes = scaling->bias_bytes, next = scaling->each_multiplier, next_shift = scaling->each_shift;
@@ -112,29 +112,40 @@ static inline void widen(const uint8_t *from, int32_t bytes, uint32_t *to, int32
     }
 }
 
-/* The window of one output. bytes: room for one of its rows, or for all of them where windows are gathered. */
-static inline void fill_patch(const Layer *layer, const uint8_t *x, int32_t group, int32_t row, int32_t column, uint8_t *bytes,
-                              uint32_t *to, int32_t step)
+/* The window of one output whose first pixel is (yi, xj). bytes: room for one of its rows, or for all of them where windows are
+ * gathered. inside: the last byte of the input at which a window may begin of which words are read where they lie. */
+static inline void fill_patch(const Layer *layer, const uint8_t *x, int32_t group, int32_t yi, int32_t xj, int32_t inside,
+                              uint8_t *bytes, uint32_t *to, int32_t step)
 {
-    const int32_t channels = layer->channels, run = channels * layer->kernel_width, width = layer->width;
-    const int32_t xj = column * layer->stride_x - layer->left, yi = row * layer->stride_y - layer->top;
-    int32_t i;
+    const int32_t channels = layer->channels, width = layer->width, columns = layer->kernel_width;
+    const int32_t run = channels * columns, quads = (run + 3) / 4, line = layer->dilation_y * width * channels;
+    const int32_t begin = (yi * width + xj) * channels;
+    int32_t i, q;
     if (layer->reads == WINDOWS) {
-        const int32_t all = channels / layer->groups * layer->kernel_height * layer->kernel_width;
-        fill_window(layer, x, group, row, column, bytes);
-        widen(bytes, all, to, step);
+        fill_window(layer, x, group, yi, xj, bytes);
+        widen(bytes, channels / layer->groups * layer->kernel_height * columns, to, step);
         return;
     }
-    for (i = 0; i < layer->kernel_height; i++, to += (run + 3) / 4 * 2 * step) {
+    if (yi >= 0 && xj >= 0 && xj + columns <= width && begin <= inside) {
+        const uint8_t *row = x + begin;
+        for (i = layer->kernel_height; i > 0; i--, row += line) {
+            const uint8_t *from = row;
+            for (q = quads; q > 0; q--, from += 4, to += 2 * step) { /* what meets no weights may be anything */
+                const uint32_t words = word(from);
+                to[0] = even_bytes(words);
+                to[step] = odd_bytes(words);
+            }
+        }
+        return;
+    }
+    for (i = 0; i < layer->kernel_height; i++, to += quads * 2 * step) {
         const int32_t y = yi + i * layer->dilation_y;
-        const uint8_t *from = x + (y * width + xj) * channels;
-        if (y < 0 || y >= layer->height || xj < 0 || xj + layer->kernel_width > width) {
-            const int32_t before = xj < 0 ? -xj : 0;
-            const int32_t after = xj + layer->kernel_width > width ? xj + layer->kernel_width - width : 0;
+        const uint8_t *from = x + begin + i * line;
+        if (y < 0 || y >= layer->height || xj < 0 || xj + columns > width) {
+            const int32_t before = xj < 0 ? -xj : 0, after = xj + columns > width ? xj + columns - width : 0;
             memset(bytes, layer->zero, (size_t)run);
-            if (y >= 0 && y < layer->height && before + after < layer->kernel_width)
-                memcpy(bytes + before * channels, from + before * channels,
-                       (size_t)((layer->kernel_width - before - after) * channels));
+            if (y >= 0 && y < layer->height && before + after < columns)
+                memcpy(bytes + before * channels, from + before * channels, (size_t)((columns - before - after) * channels));
             from = bytes;
         }
         widen(from, run, to, step);
@@ -163,11 +174,11 @@ static inline void multiply_four(const uint8_t *w, int32_t step, const uint32_t 
                 :
                 : "r0", "r1", "r2", "r3", "cc", "memory");
     else /* there is no register left: the low half of `left` is the step, the high half counts */
-        __asm__("1:\\n ldr %[v], [%[w]]\\n sxtb16 %[v], %[v]\\n" HALF("%[v]")
-                "ldr %[v], [%[w]]\\n sxtb16 %[v], %[v], ror #8\\n uxtah %[w], %[w], %[left]\\n" HALF("%[v]")
+        __asm__("1:\\n ldr %[odd], [%[w]]\\n uxtah %[w], %[w], %[left]\\n"
+                "sxtb16 %[even], %[odd]\\n sxtb16 %[odd], %[odd], ror #8\\n" HALF("%[even]") HALF("%[odd]")
                 "subs %[left], %[left], #65536\\n bcs 1b\\n"
                 : [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3), [w] "+r"(w), [x] "+r"(patch),
-                  [left] "+r"(left), [v] "=&r"(even)
+                  [left] "+r"(left), [even] "=&r"(even), [odd] "=&r"(odd)
                 :
                 : "r0", "r1", "r2", "r3", "cc", "memory");
 #undef QUAD
@@ -253,12 +264,15 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
     const int32_t windows = layer->reads == WINDOWS, rows = windows ? 1 : layer->kernel_height;
     const int32_t run = own * layer->kernel_width * (windows ? layer->kernel_height : 1), quads = (run + 3) / 4;
     const int32_t all = layer->out_height * layer->out_width, block_bytes = rows * quads * BLOCK / 2 * layer->bits;
+    const int32_t last = (layer->out_width - 1) * layer->stride_x - layer->left, below = (rows - 1) * layer->dilation_y;
+    const int32_t inside =
+        layer->excess ? -1 : (layer->height - below) * layer->width * layer->channels - 4 * quads;
     static const uint32_t ones = 0x01010101;
     uint32_t *const patch = (uint32_t *)(void *)scratch;
     uint8_t *const bytes = scratch + (all < 4 ? 8 : 32) * rows * quads;
     const int32_t completed = layer->step > 1 || layer->excess, totalled = completed || layer->base;
     uint32_t totals[4], start[4] = {0, 0, 0, 0}, sums[4 * BLOCK];
-    int32_t group, begin, first, p, together;
+    int32_t group, begin, first, p, together, yi, xj;
     for (group = 0; group < layer->groups; group++) {
         const uint8_t *const weights = (const uint8_t *)layer->weight + group * layer->group_bytes;
         for (begin = 0; begin < all; begin += together) {
@@ -267,9 +281,16 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
                 together = 4;
                 begin = begin < all - 4 ? begin : all - 4;
             }
+            yi = begin / layer->out_width;
+            xj = (begin - yi * layer->out_width) * layer->stride_x - layer->left;
+            yi = yi * layer->stride_y - layer->top;
             for (p = 0; p < together; p++) {
-                const int32_t row = (begin + p) / layer->out_width;
-                fill_patch(layer, x, group, row, begin + p - row * layer->out_width, bytes, patch + p, together);
+                fill_patch(layer, x, group, yi, xj, inside, bytes, patch + p, together);
+                xj += layer->stride_x;
+                if (xj > last) {
+                    xj = -layer->left;
+                    yi += layer->stride_y;
+                }
             }
             if (totalled) {
                 memset(start, 0, sizeof start);
@@ -287,7 +308,10 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
                 sums_of_block(layer, w, outputs, patch, together, rows * quads, start, sums);
                 if (completed)
                     complete(layer, totals, together, output, outputs, sums);
-                finish(sums, together, &layer->scaling, output, outputs, y + begin * layer->outputs + output, layer->outputs);
+                if (together == 4)
+                    finish(sums, 4, &layer->scaling, output, outputs, y + begin * layer->outputs + output, layer->outputs);
+                else
+                    finish(sums, 1, &layer->scaling, output, outputs, y + begin * layer->outputs + output, 0);
             }
         }
     }

@@ -87,7 +87,7 @@ static inline void taps3(const uint32_t *r0, const uint32_t *r1, const uint32_t 
     const int32_t bias = channel->bias, multiplier = channel->multiplier, right = channel->right, offset = channel->offset;
     uint32_t a, b;
     for (;; columns -= 2, y += pitch) {
-        int32_t s = 0, t = 0;
+        int32_t s = bias, t = bias;
 #define ROW(r, u, v) \
     next_columns(&r, &a, &b); \
     s = __smlabb((int32_t)b, (int32_t)v, __smlad((int16x2_t)a, u, s)); \
@@ -101,11 +101,11 @@ static inline void taps3(const uint32_t *r0, const uint32_t *r1, const uint32_t 
         ROW(r1, u1, v1)
         ROW(r2, u2, v2)
 #undef ROW
-        *y = (uint8_t)quick_code_of((uint32_t)s, bias, multiplier, right, offset);
+        *y = (uint8_t)quick_code_of((uint32_t)s, 0, multiplier, right, offset);
         if (columns == 1)
             return;
         y += pitch;
-        *y = (uint8_t)quick_code_of((uint32_t)t, bias, multiplier, right, offset);
+        *y = (uint8_t)quick_code_of((uint32_t)t, 0, multiplier, right, offset);
         if (columns == 2)
             return;
     }
