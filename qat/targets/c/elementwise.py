@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
+import numpy as np
+
 from qat.integer import IntegerChannelTable, IntegerMul, IntegerNode, IntegerSum
 from qat.targets.c.linear import LinearWriter
 from qat.targets.c.text import dimensions, stored_type
+
+LARGEST = 255  #: code of a byte
+LEAST_OF_TABLE = 2048  #: sums whose computation is worth the flash of a table
 
 
 def each(node: IntegerNode, result: Callable[[str], str]) -> str:
@@ -45,20 +50,36 @@ def add_mul(writer: LinearWriter, node: IntegerMul) -> None:
 
 
 def add_sum(writer: LinearWriter, node: IntegerSum) -> None:
-    """A sum or a difference: both codes are shifted to the left, halved, and their sum is multiplied."""
+    """A sum or a difference, as one multiplication: halving both shifted codes before leaves no rest. Large ones are looked up in a
+    table of all sums, except where the compiler has vectors.
+    """
     source, grid, fixed = node.inputs[0].grid, node.output.grid, node.fixed
-    (mx, rx), (my, ry) = ((int(x.multiplier[0]), -int(x.shift[0])) for x in (fixed.operand, fixed.result))
-    scale, kind = ("requantize_sum", "int64_t") if source.wide or grid.wide else ("requantize", "int32_t")
+    if int(fixed.operand.multiplier[0]) != 1 << 30 or int(fixed.operand.shift[0]) != 0:
+        raise AssertionError(f"{node.name}: the multiplier of its inputs is not one half")
+    mx, my, ry = 1 << (fixed.left - 1), int(fixed.result.multiplier[0]), -int(fixed.result.shift[0])
+    wide = source.wide or grid.wide
+    scale, kind = ("requantize_sum", "int64_t") if wide else ("requantize", "int32_t")
     writer.used.add(scale.upper())
     clip, zero, centre = writer.clip(node.output), grid.zero_point - grid.qmin, source.zero_point - source.qmin
     low, high = node.requantize.low + zero, node.requantize.high + zero
+    sign, off = ("+", 2 * centre) if node.sign > 0 else ("-", 0)
 
     def result(at: str) -> str:
-        a, b = (f"{scale}((x{k}[{at}] - {centre}) * (({kind})1 << {fixed.left}), {mx}, {rx})" for k in (0, 1))
-        total = f"{a} {'+' if node.sign > 0 else '-'} {b}"
+        total = f"(x0[{at}] {sign} x1[{at}]{f' - {off}' if off else ''}) * ({kind}){mx}"
         return f"{clip}({scale}({total}, {my}, {ry}) + {zero}, {low}, {high})"
 
-    writer.define(node, f"{node.kind}, {dimensions(node.output.shape)}", [], each(node, result), inputs=2)
+    constants, body = [], each(node, result)
+    if not wide and prod(node.output.shape) >= LEAST_OF_TABLE:
+        first = 0 if node.sign > 0 else -LARGEST
+        sums = np.arange(first, first + 2 * LARGEST + 1) - off
+        codes = np.clip(fixed.result.apply(sums * mx), node.requantize.low, node.requantize.high) + zero
+        name = f"{writer.function(node)}_sums"
+        table = writer.array("uint8_t", name, codes)
+        shift = f" + {-first}" if first else ""
+        looked_up = each(node, lambda at: f"{name}[x0[{at}] {sign} x1[{at}]{shift}]")
+        constants = [f"#ifndef USE_VECTORS\n{table}#endif\n"]
+        body = f"#ifdef USE_VECTORS\n{body}\n#else\n{looked_up}\n    (void){scale};\n    (void){clip};\n#endif"
+    writer.define(node, f"{node.kind}, {dimensions(node.output.shape)}", constants, body, inputs=2)
 
 
 def add_extreme(writer: LinearWriter, node: IntegerNode, sign: str) -> None:

@@ -22,6 +22,10 @@ HEAD = """\
 #endif
 #endif
 
+#if defined(USE_VNNI) || defined(USE_AVX2)
+#define USE_VECTORS /* the compiler makes them of plain loops */
+#endif
+
 #if defined(USE_SIMD32)
 #define ALIGNED __attribute__((aligned(4))) /* weights, which are read by words */
 #else
