@@ -140,7 +140,7 @@ class Layout:
         if not isinstance(node, IntegerConv2d | IntegerDense):
             return 0
         if self._depthwise(node):
-            return self._planes_of_dsp(node)
+            return self._rows_of_dsp(node)
         return max(self._scratch_of_any(node), self._scratch_of_dsp(node))
 
     def _scratch_of_any(self, node: IntegerConv2d | IntegerDense) -> int:
@@ -163,14 +163,14 @@ class Layout:
         return (8 if outputs >= 4 else 2) * row * rows + row
 
     @staticmethod
-    def _planes_of_dsp(node: IntegerConv2d) -> int:
-        """Of a depthwise convolution with the DSP extension: the rows of four channels in halves, and pairs of their weights."""
+    def _rows_of_dsp(node: IntegerConv2d) -> int:
+        """Of a depthwise convolution with the DSP extension: the rows of four channels, and their weights as halves."""
         weight = node.centred_weight
         if weight.min() == weight.max():
             return 0
         height, width = weight.shape[2:]
-        columns = (min(node.output.shape[2], STRIP) - 1) * node.stride[1] + (width - 1) * node.dilation[1] + 2
-        return 4 * 4 * height * (columns // 2 + (width + 1) // 2)
+        columns = (min(node.output.shape[2], STRIP) - 1) * node.stride[1] + (width - 1) * node.dilation[1] + 1
+        return 4 * height * columns + 8 * height * width
 
     @staticmethod
     def _depthwise(node: IntegerLinear) -> bool:

@@ -62,39 +62,6 @@ static inline int32_t quick_code_of(uint32_t sum, int32_t bias, int32_t multipli
     x += x >> 31;
     return (int32_t)__usat((x + offset) >> right, 8);
 }
-
-/* Codes of the sums of a block: of `pixels` windows each, one or four. */
-static inline void finish(const uint32_t *sums, const int32_t pixels, const Scaling *scaling, int32_t first, int32_t outputs, uint8_t *y,
-                   int32_t pitch)
-{
-    const int32_t bytes = scaling->bias_bytes, next = scaling->each_multiplier, next_shift = scaling->each_shift;
-    const int32_t twice = 2 * scaling->zero + 1;
-    const int8_t *from = (const int8_t *)scaling->bias + first * bytes;
-    const int32_t *multiplier = scaling->multiplier + first * next;
-    const uint8_t *right = scaling->right + first * next_shift;
-    const uint32_t *const end = sums + pixels * outputs;
-    int32_t i, p;
-    if (!scaling->quick) {
-        for (i = first; i < first + outputs; i++, y++) {
-            const Output output = output_of(scaling, i);
-            for (p = 0; p < pixels; p++)
-                y[p * pitch] = code_of(*sums++, output, scaling);
-        }
-        return;
-    }
-    for (; sums < end; y++, sums += pixels, from += bytes, multiplier += next, right += next_shift) {
-        const int32_t bias = bytes == 1   ? *from
-                             : bytes == 2 ? *(const int16_t *)(const void *)from
-                                          : *(const int32_t *)(const void *)from;
-        const int32_t m = *multiplier, shift = *right, offset = (int32_t)((uint32_t)twice << shift >> 1);
-        y[0] = (uint8_t)quick_code_of(sums[0], bias, m, shift, offset);
-        if (pixels == 1)
-            continue;
-        y[pitch] = (uint8_t)quick_code_of(sums[1], bias, m, shift, offset);
-        y[2 * pitch] = (uint8_t)quick_code_of(sums[2], bias, m, shift, offset);
-        y[3 * pitch] = (uint8_t)quick_code_of(sums[3], bias, m, shift, offset);
-    }
-}
 """
 
 CONVOLVE = """\
@@ -152,11 +119,16 @@ static inline void fill_patch(const Layer *layer, const uint8_t *x, int32_t grou
     }
 }
 
-/* sums[p] = start[p] + weights of one output, `step` bytes from word to word, times those of output p of a patch of four. */
-static inline void multiply_four(const uint8_t *w, int32_t step, const uint32_t *patch, int32_t quads, const uint32_t *start,
-                                 uint32_t *sums)
+/* Sums of the four windows of a patch. */
+typedef struct {
+    int32_t s0, s1, s2, s3;
+} Four;
+
+/* start + weights of one output, `step` bytes from word to word, times those of a patch of four. */
+static inline Four multiply_four(const uint8_t *w, int32_t step, const uint32_t *patch, int32_t quads, Four start)
 {
-    int32_t s0 = (int32_t)start[0], s1 = (int32_t)start[1], s2 = (int32_t)start[2], s3 = (int32_t)start[3];
+    int32_t s0 = start.s0, s1 = start.s1, s2 = start.s2, s3 = start.s3;
+    Four sums;
 #ifdef USE_ASSEMBLY
     /* GCC 12 does not load several words at once. */
     uint32_t even, odd, left = (uint32_t)(quads - 1) << 16 | (uint32_t)step;
@@ -193,14 +165,15 @@ static inline void multiply_four(const uint8_t *w, int32_t step, const uint32_t 
         s3 = __smlad(odd, (int16x2_t)patch[7], __smlad(even, (int16x2_t)patch[3], s3));
     }
 #endif
-    sums[0] = (uint32_t)s0;
-    sums[1] = (uint32_t)s1;
-    sums[2] = (uint32_t)s2;
-    sums[3] = (uint32_t)s3;
+    sums.s0 = s0;
+    sums.s1 = s1;
+    sums.s2 = s2;
+    sums.s3 = s3;
+    return sums;
 }
 
 /* sums[o] = the weights of four neighbouring outputs times a patch of one. */
-static inline void multiply_one(const uint8_t *w, int32_t step, const uint32_t *patch, int32_t quads, uint32_t *sums)
+static inline void multiply_one(const uint8_t *w, int32_t step, const uint32_t *patch, int32_t quads, int32_t *sums)
 {
     int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
 #ifdef USE_ASSEMBLY
@@ -227,33 +200,90 @@ static inline void multiply_one(const uint8_t *w, int32_t step, const uint32_t *
         s3 = __smlad(__sxtb16(w3 >> 8), odd, __smlad(__sxtb16(w3), even, s3));
     }
 #endif
-    sums[0] = (uint32_t)s0;
-    sums[1] = (uint32_t)s1;
-    sums[2] = (uint32_t)s2;
-    sums[3] = (uint32_t)s3;
+    sums[0] = s0;
+    sums[1] = s1;
+    sums[2] = s2;
+    sums[3] = s3;
 }
 
 /* The same of a single output. */
-static inline uint32_t multiply_single(const uint8_t *w, int32_t step, const uint32_t *patch, int32_t quads)
+static inline int32_t multiply_single(const uint8_t *w, int32_t step, const uint32_t *patch, int32_t quads)
 {
-    uint32_t sum = 0;
+    int32_t sum = 0;
     for (; quads > 0; quads--, w += step, patch += 2) {
         const uint32_t weights = word(w);
-        sum = (uint32_t)__smlad(__sxtb16(weights), (int16x2_t)patch[0], (int32_t)sum);
-        sum = (uint32_t)__smlad(__sxtb16(weights >> 8), (int16x2_t)patch[1], (int32_t)sum);
+        sum = __smlad(__sxtb16(weights), (int16x2_t)patch[0], sum);
+        sum = __smlad(__sxtb16(weights >> 8), (int16x2_t)patch[1], sum);
     }
     return sum;
 }
 
 @SUMS
-/* To sums of indices of a progression whose step is not 1, and of weights that were stored less an excess, what is missing. */
-static void complete(const Layer *layer, const uint32_t *totals, int32_t pixels, int32_t first, int32_t outputs, uint32_t *sums)
+/* A sum, as sums_of_output and sums_of_one have it, completed. totals: of the inputs of the window. */
+static inline int32_t completed(const Layer *layer, int32_t sum, uint32_t total, int32_t output)
 {
     const uint32_t step = (uint32_t)(layer->step ? layer->step : 1), base = (uint32_t)(layer->step == 1 ? 0 : layer->base);
-    int32_t o, p;
-    for (o = 0; o < outputs; o++)
-        for (p = 0; p < pixels; p++, sums++)
-            *sums = *sums * step + (base + (uint32_t)(layer->excess ? layer->excess[first + o] : 0)) * totals[p];
+    const uint32_t more = base + (uint32_t)(layer->excess ? layer->excess[output] : 0);
+    return (int32_t)((uint32_t)sum * step + more * total);
+}
+
+/* Codes of a block of outputs of four windows. incomplete: totals are missing in the sums. */
+static void block_of_four(const Layer *layer, const uint8_t *w, const uint32_t *patch, int32_t quads, int32_t first,
+                          int32_t outputs, int32_t incomplete, const uint32_t *totals, Four start, uint8_t *y)
+{
+    const Scaling *const scaling = &layer->scaling;
+    const int32_t bytes = scaling->bias_bytes, each = -scaling->each_multiplier, each_shift = -scaling->each_shift;
+    const int32_t twice = 2 * scaling->zero + 1, pitch = layer->outputs, simple = scaling->quick && !incomplete;
+    const void *const biases = scaling->bias;
+    const int32_t *const multipliers = scaling->multiplier;
+    const uint8_t *const rights = scaling->right;
+    uint8_t *const y1 = y + pitch, *const y2 = y + 2 * pitch, *const y3 = y + 3 * pitch;
+    int32_t o;
+    for (o = 0; o < outputs; o++) {
+        Four s = sums_of_output(layer, w, o, outputs, patch, quads, start);
+        int32_t i;
+        __asm__("" : "+r"(o)); /* a single counter: GCC 12 would keep a dozen pointers on the stack */
+        i = first + o;
+        if (simple) {
+            const int32_t bias = bytes == 1   ? ((const int8_t *)biases)[i]
+                                 : bytes == 2 ? ((const int16_t *)biases)[i]
+                                              : ((const int32_t *)biases)[i];
+            const int32_t multiplier = multipliers[i & each], right = rights[i & each_shift];
+            const int32_t offset = (int32_t)((uint32_t)twice << right >> 1);
+            y[o] = (uint8_t)quick_code_of((uint32_t)s.s0, bias, multiplier, right, offset);
+            y1[o] = (uint8_t)quick_code_of((uint32_t)s.s1, bias, multiplier, right, offset);
+            y2[o] = (uint8_t)quick_code_of((uint32_t)s.s2, bias, multiplier, right, offset);
+            y3[o] = (uint8_t)quick_code_of((uint32_t)s.s3, bias, multiplier, right, offset);
+        } else {
+            const Output output = output_of(scaling, i);
+            if (incomplete) {
+                s.s0 = completed(layer, s.s0, totals[0], i);
+                s.s1 = completed(layer, s.s1, totals[1], i);
+                s.s2 = completed(layer, s.s2, totals[2], i);
+                s.s3 = completed(layer, s.s3, totals[3], i);
+            }
+            y[o] = code_of((uint32_t)s.s0, output, scaling);
+            y1[o] = code_of((uint32_t)s.s1, output, scaling);
+            y2[o] = code_of((uint32_t)s.s2, output, scaling);
+            y3[o] = code_of((uint32_t)s.s3, output, scaling);
+        }
+    }
+}
+
+/* The same of one window. */
+static void block_of_one(const Layer *layer, const uint8_t *w, const uint32_t *patch, int32_t quads, int32_t first,
+                         int32_t outputs, int32_t incomplete, const uint32_t *totals, Four start, uint8_t *y)
+{
+    int32_t sums[BLOCK], o;
+    sums_of_one(layer, w, outputs, patch, quads, start.s0, sums);
+    for (o = 0; o < outputs; o++) {
+        const int32_t i = first + o, sum = incomplete ? completed(layer, sums[o], totals[0], i) : sums[o];
+        const Output output = output_of(&layer->scaling, i);
+        const int32_t offset = (int32_t)((uint32_t)(2 * layer->scaling.zero + 1) << output.right >> 1);
+        y[o] = layer->scaling.quick
+                   ? (uint8_t)quick_code_of((uint32_t)sum, output.bias, output.multiplier, output.right, offset)
+                   : code_of((uint32_t)sum, output, &layer->scaling);
+    }
 }
 
 /* Four outputs at a time, in the order of rows, of which the last ones overlap those before them; few that are left, one by
@@ -270,8 +300,9 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
     static const uint32_t ones = 0x01010101;
     uint32_t *const patch = (uint32_t *)(void *)scratch;
     uint8_t *const bytes = scratch + (all < 4 ? 8 : 32) * rows * quads;
-    const int32_t completed = layer->step > 1 || layer->excess, totalled = completed || layer->base;
-    uint32_t totals[4], start[4] = {0, 0, 0, 0}, sums[4 * BLOCK];
+    const int32_t incomplete = layer->step > 1 || layer->excess, base = layer->step == 1 ? layer->base : 0;
+    uint32_t totals[4] = {0, 0, 0, 0};
+    Four start = {0, 0, 0, 0};
     int32_t group, begin, first, p, together, yi, xj;
     for (group = 0; group < layer->groups; group++) {
         const uint8_t *const weights = (const uint8_t *)layer->weight + group * layer->group_bytes;
@@ -292,58 +323,55 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
                     yi += layer->stride_y;
                 }
             }
-            if (totalled) {
-                memset(start, 0, sizeof start);
+            if (incomplete || base) {
+                const Four none = {0, 0, 0, 0};
+                Four total = none;
                 if (together == 4)
-                    multiply_four((const uint8_t *)&ones, 0, patch, rows * quads, start, totals);
+                    total = multiply_four((const uint8_t *)&ones, 0, patch, rows * quads, none);
                 else
-                    totals[0] = multiply_single((const uint8_t *)&ones, 0, patch, rows * quads);
-                for (p = 0; p < together && layer->step == 1; p++)
-                    start[p] = (uint32_t)layer->base * totals[p];
+                    total.s0 = multiply_single((const uint8_t *)&ones, 0, patch, rows * quads);
+                totals[0] = (uint32_t)total.s0;
+                totals[1] = (uint32_t)total.s1;
+                totals[2] = (uint32_t)total.s2;
+                totals[3] = (uint32_t)total.s3;
+                start.s0 = total.s0 * base;
+                start.s1 = total.s1 * base;
+                start.s2 = total.s2 * base;
+                start.s3 = total.s3 * base;
             }
             for (first = 0; first < per_group; first += BLOCK) {
                 const int32_t outputs = per_group - first < BLOCK ? per_group - first : BLOCK;
                 const int32_t output = group * per_group + first;
-                const uint8_t *const w = weights + first / BLOCK * block_bytes;
-                sums_of_block(layer, w, outputs, patch, together, rows * quads, start, sums);
-                if (completed)
-                    complete(layer, totals, together, output, outputs, sums);
-                if (together == 4)
-                    finish(sums, 4, &layer->scaling, output, outputs, y + begin * layer->outputs + output, layer->outputs);
-                else
-                    finish(sums, 1, &layer->scaling, output, outputs, y + begin * layer->outputs + output, 0);
+                (together == 4 ? block_of_four : block_of_one)(layer, weights + first / BLOCK * block_bytes, patch,
+                                                              rows * quads, output, outputs, incomplete, totals, start,
+                                                              y + begin * layer->outputs + output);
             }
         }
     }
 }
 """
 
-#: The sums of a block for a patch of one or of four windows.
+#: The sums of one output of a block for a patch of four windows, and of all of them for one of a single window.
 SUMS = """\
-static inline void sums_of_block(const Layer *layer, const uint8_t *w, int32_t outputs, const uint32_t *patch, int32_t pixels,
-                                 int32_t quads, const uint32_t *start, uint32_t *sums)
+static inline Four sums_of_output(const Layer *layer, const uint8_t *w, int32_t o, int32_t outputs, const uint32_t *patch,
+                                  int32_t quads, Four start)
 {
-@CALLS}
+    static const Four none;
+@FOUR}
+
+static inline void sums_of_one(const Layer *layer, const uint8_t *w, int32_t outputs, const uint32_t *patch, int32_t quads,
+                               int32_t start, int32_t *sums)
+{
+    int32_t o = 0;
+@ONE}
 
 """
 
-OF_BYTES = """\
-static void sums_of_bytes(const uint8_t *w, int32_t outputs, const uint32_t *patch, int32_t pixels, int32_t quads,
-                          const uint32_t *start, uint32_t *sums)
-{
-    const int32_t step = 4 * outputs;
-    int32_t o = 0;
-    if (pixels == 4) {
-        for (; o < outputs; o++, w += 4, sums += 4)
-            multiply_four(w, step, patch, quads, start, sums);
-        return;
-    }
+ONE_OF_BYTES = """\
     for (; o + 4 <= outputs; o += 4)
-        multiply_one(w + 4 * o, step, patch, quads, sums + o);
+        multiply_one(w + 4 * o, 4 * outputs, patch, quads, sums + o);
     for (; o < outputs; o++)
-        sums[o] = multiply_single(w + 4 * o, step, patch, quads);
-}
-
+        sums[o] = multiply_single(w + 4 * o, 4 * outputs, patch, quads);
 """
 
 #: After WORDS of packed.py. Indices of inputs 4 k + b lie in byte b of a word, B k bits up.
@@ -354,71 +382,86 @@ static inline uint32_t looked_up@B(const int8_t *values, uint32_t pair)
     return ((uint32_t)values[pair & 0xFFFFu] & 0xFFFFu) | (uint32_t)values[pair >> 16] << 16;
 }
 
-/* sums[p] += indices, or weights where there are values, of one output times those of output p of a patch, of a quad whose
- * indices lie at bits 0 and 16 of two words. */
-static inline const uint32_t *quad@B(uint32_t even, uint32_t odd, const int8_t *values, const uint32_t *patch, int32_t pixels,
-                                     uint32_t *sums)
+/* The weights, or indices, of four inputs whose indices lie at bits 0 and 16 of two words. values: 0, or a table. */
+typedef struct {
+    int16x2_t even, odd;
+} Quad@B;
+
+static inline Quad@B quad@B(uint32_t even, uint32_t odd, const int8_t *values)
 {
-    int32_t p;
+    Quad@B quad;
     even &= @Mu;
     odd &= @Mu;
-    if (values) {
-        even = looked_up@B(values, even);
-        odd = looked_up@B(values, odd);
-    }
-    for (p = 0; p < pixels; p++) {
-        const int32_t sum = __smlad((int16x2_t)even, (int16x2_t)patch[p], (int32_t)sums[p]);
-        sums[p] = (uint32_t)__smlad((int16x2_t)odd, (int16x2_t)patch[pixels + p], sum);
-    }
-    return patch + 2 * pixels;
+    quad.even = (int16x2_t)(values ? looked_up@B(values, even) : even);
+    quad.odd = (int16x2_t)(values ? looked_up@B(values, odd) : odd);
+    return quad;
 }
 
-/* values: 0, or a table. */
-static void sums_of_indices@B(const uint8_t *w, const int8_t *values, int32_t outputs, const uint32_t *patch, int32_t pixels,
-                              int32_t quads, const uint32_t *start, uint32_t *sums)
+static inline Four add_quad@B(Four s, Quad@B w, const uint32_t *x)
 {
-    int32_t o, q, k, p;
-    for (o = 0; o < outputs; o++, sums += pixels) {
-        const uint8_t *at = w + 4 * o;
-        const uint32_t *x = patch;
-        q = quads / @Q;
+    s.s0 = __smlad(w.odd, (int16x2_t)x[4], __smlad(w.even, (int16x2_t)x[0], s.s0));
+    s.s1 = __smlad(w.odd, (int16x2_t)x[5], __smlad(w.even, (int16x2_t)x[1], s.s1));
+    s.s2 = __smlad(w.odd, (int16x2_t)x[6], __smlad(w.even, (int16x2_t)x[2], s.s2));
+    s.s3 = __smlad(w.odd, (int16x2_t)x[7], __smlad(w.even, (int16x2_t)x[3], s.s3));
+    return s;
+}
+
+static inline Four four_of_indices@B(const uint8_t *w, const int8_t *values, int32_t o, int32_t outputs, const uint32_t *x,
+                                     int32_t quads, Four s)
+{
+    const uint8_t *at = w + 4 * o;
+    int32_t q = quads / @Q, k;
 #if defined(USE_ASSEMBLY) && defined(__thumb__)
-        if (pixels == 4 && !values && q > 0) {
-            int32_t s0 = (int32_t)start[0], s1 = (int32_t)start[1], s2 = (int32_t)start[2], s3 = (int32_t)start[3];
-            uint32_t v, half, left = (uint32_t)(q - 1) << 16 | (uint32_t)(4 * outputs);
-            /* As in multiply_four. */
+    if (!values && q > 0) {
+        uint32_t v, half, left = (uint32_t)(q - 1) << 16 | (uint32_t)(4 * outputs);
+        /* As in multiply_four. */
 #define HALF(rotate) \\
     "and %[half], %[v], #@M\\n " rotate "ldm %[x]!, {r0, r1, r2, r3}\\n" \\
     "smlad %[s0], %[half], r0, %[s0]\\n smlad %[s1], %[half], r1, %[s1]\\n" \\
     "smlad %[s2], %[half], r2, %[s2]\\n smlad %[s3], %[half], r3, %[s3]\\n"
-            __asm__("1:\\n ldr %[v], [%[w]]\\n uxtah %[w], %[w], %[left]\\n"
-                    @HALVES
-                    "subs %[left], %[left], #65536\\n bcs 1b\\n"
-                    : [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3), [w] "+r"(at), [x] "+r"(x),
-                      [left] "+r"(left), [v] "=&r"(v), [half] "=&r"(half)
-                    :
-                    : "r0", "r1", "r2", "r3", "cc", "memory");
+        __asm__("1:\\n ldr %[v], [%[w]]\\n uxtah %[w], %[w], %[left]\\n"
+                @HALVES
+                "subs %[left], %[left], #65536\\n bcs 1b\\n"
+                : [s0] "+r"(s.s0), [s1] "+r"(s.s1), [s2] "+r"(s.s2), [s3] "+r"(s.s3), [w] "+r"(at), [x] "+r"(x),
+                  [left] "+r"(left), [v] "=&r"(v), [half] "=&r"(half)
+                :
+                : "r0", "r1", "r2", "r3", "cc", "memory");
 #undef HALF
-            sums[0] = (uint32_t)s0;
-            sums[1] = (uint32_t)s1;
-            sums[2] = (uint32_t)s2;
-            sums[3] = (uint32_t)s3;
-            q = 0;
-        } else
+        q = 0;
+    }
 #endif
-            for (p = 0; p < pixels; p++)
-                sums[p] = start[p];
-        for (; q > 0; q--, at += 4 * outputs) {
-            const uint32_t indices = word(at);
-            for (k = 0; k < @Q; k++)
-                x = quad@B(indices >> @B * k, indices >> (8 + @B * k), values, x, pixels, sums);
-        }
-        at -= 4 * o;
-        for (q = quads / @Q * @Q; q < quads; q++, at += (outputs * @B + 1) / 2) {
-            const uint32_t some = word@B(at, o), indices = some | some << (16 - 2 * @B);
-            x = quad@B(indices, indices >> @B, values, x, pixels, sums);
+    for (; q > 0; q--, at += 4 * outputs) {
+        const uint32_t v = word(at);
+        for (k = 0; k < @Q; k++, x += 8)
+            s = add_quad@B(s, quad@B(v >> @B * k, v >> (8 + @B * k), values), x);
+    }
+    at -= 4 * o;
+    for (q = quads / @Q * @Q; q < quads; q++, at += (outputs * @B + 1) / 2, x += 8) {
+        const uint32_t some = word@B(at, o), v = some | some << (16 - 2 * @B);
+        s = add_quad@B(s, quad@B(v, v >> @B, values), x);
+    }
+    return s;
+}
+
+static inline int32_t one_of_indices@B(const uint8_t *w, const int8_t *values, int32_t o, int32_t outputs, const uint32_t *x,
+                                       int32_t quads, int32_t s)
+{
+    const uint8_t *at = w + 4 * o;
+    int32_t q = quads / @Q, k;
+    for (; q > 0; q--, at += 4 * outputs) {
+        const uint32_t v = word(at);
+        for (k = 0; k < @Q; k++, x += 2) {
+            const Quad@B w4 = quad@B(v >> @B * k, v >> (8 + @B * k), values);
+            s = __smlad(w4.odd, (int16x2_t)x[1], __smlad(w4.even, (int16x2_t)x[0], s));
         }
     }
+    at -= 4 * o;
+    for (q = quads / @Q * @Q; q < quads; q++, at += (outputs * @B + 1) / 2, x += 2) {
+        const uint32_t some = word@B(at, o), v = some | some << (16 - 2 * @B);
+        const Quad@B w4 = quad@B(v, v >> @B, values);
+        s = __smlad(w4.odd, (int16x2_t)x[1], __smlad(w4.even, (int16x2_t)x[0], s));
+    }
+    return s;
 }
 
 """
@@ -433,21 +476,30 @@ def _halves(bits: int) -> str:
 
 def _sums(bits: Sequence[int]) -> str:
     """What multiplies a block of weights of so many bits with a patch."""
-    text, calls = "", ""
+    text, four, one = "", "", ""
     for b in bits:
-        arguments = "outputs, patch, pixels, quads, start, sums"
-        if b == 8:
-            text += OF_BYTES
-            call = f"sums_of_bytes(w, {arguments});"
-        else:
+        if b < 8:
             parts = {"@HALVES": _halves(b), "@M": f"0x{((1 << b) - 1) * 0x10001:08X}", "@Q": str(8 // b), "@B": str(b)}
             of_indices = packed.words(b) + "\n" + OF_INDICES
             for name, value in parts.items():
                 of_indices = of_indices.replace(name, value)
             text += of_indices
-            call = f"sums_of_indices{b}(w, layer->step ? 0 : layer->values, {arguments});"
-        calls += f"    if (layer->bits == {b})\n        {call}\n"
-    return text + SUMS.replace("@CALLS", calls)
+        of_four = "multiply_four(w + 4 * o, 4 * outputs, patch, quads, none)"
+        of_one = ONE_OF_BYTES
+        if b < 8:
+            values = "layer->step ? 0 : layer->values"
+            of_four = f"four_of_indices{b}(w, {values}, o, outputs, patch, quads, start)"
+            of_one = (
+                "    for (; o < outputs; o++)\n"
+                f"        sums[o] = one_of_indices{b}(w, {values}, o, outputs, patch, quads, start);\n"
+            )
+        last = b == bits[-1]
+        four += f"    return {of_four};\n" if last else f"    if (layer->bits == {b})\n        return {of_four};\n"
+        one += of_one if last else f"    if (layer->bits == {b}) {{\n{of_one}        return;\n    }}\n"
+    if list(bits) == [8]:
+        four = f"    (void)layer;\n    (void)start;\n{four}"
+        one = f"    (void)layer;\n    (void)start;\n{one}"
+    return text + SUMS.replace("@FOUR", four).replace("@ONE", one)
 
 
 def convolve(bits: Sequence[int]) -> str:
