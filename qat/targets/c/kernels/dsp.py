@@ -53,11 +53,11 @@ static inline uint8_t code_of(uint32_t sum, Output output, const Scaling *scalin
                 scaling->high);
 }
 
-/* The same of a `quick` output: bits are left to be rounded, so few that the zero point is added before the shift, and codes are
+/* The same, with the bias, of a `quick` output: bits are left to be rounded, so few that the zero point is added before the shift, and codes are
  * those that a byte holds. What `requantize` rounds first, of |x| < 2^30, is SMMULR of 2 x, which GCC 12 has no name for. */
-static inline int32_t quick_code_of(uint32_t sum, int32_t bias, int32_t multiplier, int32_t right, int32_t offset)
+static inline int32_t quick_code_of(uint32_t sum, int32_t multiplier, int32_t right, int32_t offset)
 {
-    int32_t x = (int32_t)(2u * sum + 2u * (uint32_t)bias);
+    int32_t x = (int32_t)(2u * sum);
     __asm__("smmulr %0, %1, %2" : "=r"(x) : "r"(x), "r"(multiplier));
     x += x >> 31;
     return (int32_t)__usat((x + offset) >> right, 8);
@@ -124,6 +124,12 @@ typedef struct {
     int32_t s0, s1, s2, s3;
 } Four;
 
+static inline Four four(int32_t x)
+{
+    const Four all = {x, x, x, x};
+    return all;
+}
+
 /* start + weights of one output, `step` bytes from word to word, times those of a patch of four. */
 static inline Four multiply_four(const uint8_t *w, int32_t step, const uint32_t *patch, int32_t quads, Four start)
 {
@@ -138,9 +144,10 @@ static inline Four multiply_four(const uint8_t *w, int32_t step, const uint32_t 
 #define QUAD \\
     "ldr %[odd], [%[w]], #64\\n sxtb16 %[even], %[odd]\\n sxtb16 %[odd], %[odd], ror #8\\n" HALF("%[even]") HALF("%[odd]")
     if (step == 4 * BLOCK)
-        __asm__("tst %[n], #1\\n beq 1f\\n" QUAD "subs %[n], %[n], #1\\n beq 2f\\n"
-                "1:\\n" QUAD QUAD "subs %[n], %[n], #2\\n bne 1b\\n"
-                "2:\\n"
+        __asm__("tst %[n], #1\\n beq 1f\\n" QUAD "1:\\n tst %[n], #2\\n beq 2f\\n" QUAD QUAD
+                "2:\\n lsrs %[n], %[n], #2\\n beq 4f\\n"
+                "3:\\n" QUAD QUAD QUAD QUAD "subs %[n], %[n], #1\\n bne 3b\\n"
+                "4:\\n"
                 : [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3), [w] "+r"(w), [x] "+r"(patch), [n] "+r"(quads),
                   [even] "=&r"(even), [odd] "=&r"(odd)
                 :
@@ -237,23 +244,26 @@ static void block_of_four(const Layer *layer, const uint8_t *w, const uint32_t *
     const void *const biases = scaling->bias;
     const int32_t *const multipliers = scaling->multiplier;
     const uint8_t *const rights = scaling->right;
-    uint8_t *const y1 = y + pitch, *const y2 = y + 2 * pitch, *const y3 = y + 3 * pitch;
-    int32_t o;
-    for (o = 0; o < outputs; o++) {
-        Four s = sums_of_output(layer, w, o, outputs, patch, quads, start);
-        int32_t i;
-        __asm__("" : "+r"(o)); /* a single counter: GCC 12 would keep a dozen pointers on the stack */
-        i = first + o;
+    const int32_t end = first + outputs;
+    int32_t i;
+    y -= first;
+    w -= 4 * first;
+    for (i = first; i < end; i++) {
+        int32_t bias = 0;
+        Four s;
+        __asm__("" : "+r"(i)); /* a single counter: GCC 12 would keep a dozen pointers on the stack */
+        if (simple)
+            bias = bytes == 1   ? ((const int8_t *)biases)[i]
+                   : bytes == 2 ? ((const int16_t *)biases)[i]
+                                : ((const int32_t *)biases)[i];
+        s = sums_of_output(layer, w, i, first, outputs, patch, quads, start, bias);
         if (simple) {
-            const int32_t bias = bytes == 1   ? ((const int8_t *)biases)[i]
-                                 : bytes == 2 ? ((const int16_t *)biases)[i]
-                                              : ((const int32_t *)biases)[i];
             const int32_t multiplier = multipliers[i & each], right = rights[i & each_shift];
             const int32_t offset = (int32_t)((uint32_t)twice << right >> 1);
-            y[o] = (uint8_t)quick_code_of((uint32_t)s.s0, bias, multiplier, right, offset);
-            y1[o] = (uint8_t)quick_code_of((uint32_t)s.s1, bias, multiplier, right, offset);
-            y2[o] = (uint8_t)quick_code_of((uint32_t)s.s2, bias, multiplier, right, offset);
-            y3[o] = (uint8_t)quick_code_of((uint32_t)s.s3, bias, multiplier, right, offset);
+            y[i] = (uint8_t)quick_code_of((uint32_t)s.s0, multiplier, right, offset);
+            y[i + pitch] = (uint8_t)quick_code_of((uint32_t)s.s1, multiplier, right, offset);
+            y[i + 2 * pitch] = (uint8_t)quick_code_of((uint32_t)s.s2, multiplier, right, offset);
+            y[i + 3 * pitch] = (uint8_t)quick_code_of((uint32_t)s.s3, multiplier, right, offset);
         } else {
             const Output output = output_of(scaling, i);
             if (incomplete) {
@@ -262,10 +272,10 @@ static void block_of_four(const Layer *layer, const uint8_t *w, const uint32_t *
                 s.s2 = completed(layer, s.s2, totals[2], i);
                 s.s3 = completed(layer, s.s3, totals[3], i);
             }
-            y[o] = code_of((uint32_t)s.s0, output, scaling);
-            y1[o] = code_of((uint32_t)s.s1, output, scaling);
-            y2[o] = code_of((uint32_t)s.s2, output, scaling);
-            y3[o] = code_of((uint32_t)s.s3, output, scaling);
+            y[i] = code_of((uint32_t)s.s0, output, scaling);
+            y[i + pitch] = code_of((uint32_t)s.s1, output, scaling);
+            y[i + 2 * pitch] = code_of((uint32_t)s.s2, output, scaling);
+            y[i + 3 * pitch] = code_of((uint32_t)s.s3, output, scaling);
         }
     }
 }
@@ -281,7 +291,7 @@ static void block_of_one(const Layer *layer, const uint8_t *w, const uint32_t *p
         const Output output = output_of(&layer->scaling, i);
         const int32_t offset = (int32_t)((uint32_t)(2 * layer->scaling.zero + 1) << output.right >> 1);
         y[o] = layer->scaling.quick
-                   ? (uint8_t)quick_code_of((uint32_t)sum, output.bias, output.multiplier, output.right, offset)
+                   ? (uint8_t)quick_code_of((uint32_t)sum + (uint32_t)output.bias, output.multiplier, output.right, offset)
                    : code_of((uint32_t)sum, output, &layer->scaling);
     }
 }
@@ -302,7 +312,7 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
     uint8_t *const bytes = scratch + (all < 4 ? 8 : 32) * rows * quads;
     const int32_t incomplete = layer->step > 1 || layer->excess, base = layer->step == 1 ? layer->base : 0;
     uint32_t totals[4] = {0, 0, 0, 0};
-    Four start = {0, 0, 0, 0};
+    Four start = four(0);
     int32_t group, begin, first, p, together, yi, xj;
     for (group = 0; group < layer->groups; group++) {
         const uint8_t *const weights = (const uint8_t *)layer->weight + group * layer->group_bytes;
@@ -324,10 +334,9 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
                 }
             }
             if (incomplete || base) {
-                const Four none = {0, 0, 0, 0};
-                Four total = none;
+                Four total = four(0);
                 if (together == 4)
-                    total = multiply_four((const uint8_t *)&ones, 0, patch, rows * quads, none);
+                    total = multiply_four((const uint8_t *)&ones, 0, patch, rows * quads, total);
                 else
                     total.s0 = multiply_single((const uint8_t *)&ones, 0, patch, rows * quads);
                 totals[0] = (uint32_t)total.s0;
@@ -353,10 +362,9 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
 
 #: The sums of one output of a block for a patch of four windows, and of all of them for one of a single window.
 SUMS = """\
-static inline Four sums_of_output(const Layer *layer, const uint8_t *w, int32_t o, int32_t outputs, const uint32_t *patch,
-                                  int32_t quads, Four start)
+static inline Four sums_of_output(const Layer *layer, const uint8_t *w, int32_t i, int32_t first, int32_t outputs,
+                                  const uint32_t *patch, int32_t quads, Four start, int32_t bias)
 {
-    static const Four none;
 @FOUR}
 
 static inline void sums_of_one(const Layer *layer, const uint8_t *w, int32_t outputs, const uint32_t *patch, int32_t quads,
@@ -406,10 +414,19 @@ static inline Four add_quad@B(Four s, Quad@B w, const uint32_t *x)
     return s;
 }
 
+static inline Four plus@B(Four s, int32_t x)
+{
+    s.s0 += x;
+    s.s1 += x;
+    s.s2 += x;
+    s.s3 += x;
+    return s;
+}
+
 static inline Four four_of_indices@B(const uint8_t *w, const int8_t *values, int32_t o, int32_t outputs, const uint32_t *x,
                                      int32_t quads, Four s)
 {
-    const uint8_t *at = w + 4 * o;
+    const uint8_t *at = w;
     int32_t q = quads / @Q, k;
 #if defined(USE_ASSEMBLY) && defined(__thumb__)
     if (!values && q > 0) {
@@ -484,11 +501,11 @@ def _sums(bits: Sequence[int]) -> str:
             for name, value in parts.items():
                 of_indices = of_indices.replace(name, value)
             text += of_indices
-        of_four = "multiply_four(w + 4 * o, 4 * outputs, patch, quads, none)"
+        of_four = "multiply_four(w + 4 * i, 4 * outputs, patch, quads, four(bias))"
         of_one = ONE_OF_BYTES
         if b < 8:
             values = "layer->step ? 0 : layer->values"
-            of_four = f"four_of_indices{b}(w, {values}, o, outputs, patch, quads, start)"
+            of_four = f"four_of_indices{b}(w + 4 * i, {values}, i - first, outputs, patch, quads, plus{b}(start, bias))"
             of_one = (
                 "    for (; o < outputs; o++)\n"
                 f"        sums[o] = one_of_indices{b}(w, {values}, o, outputs, patch, quads, start);\n"
@@ -497,7 +514,7 @@ def _sums(bits: Sequence[int]) -> str:
         four += f"    return {of_four};\n" if last else f"    if (layer->bits == {b})\n        return {of_four};\n"
         one += of_one if last else f"    if (layer->bits == {b}) {{\n{of_one}        return;\n    }}\n"
     if list(bits) == [8]:
-        four = f"    (void)layer;\n    (void)start;\n{four}"
+        four = f"    (void)layer;\n    (void)start;\n    (void)first;\n{four}"
         one = f"    (void)layer;\n    (void)start;\n{one}"
     return text + SUMS.replace("@FOUR", four).replace("@ONE", one)
 

@@ -45,54 +45,73 @@ static inline void copy_row(const Layer *layer, const uint8_t *x, int32_t row, i
         *to++ = zero;
 }
 
-/* Of four channels, what makes codes of their sums. */
+/* Of four channels. */
 typedef struct {
-    int32_t bias[4], multiplier[4], right[4], offset[4];
+    int32_t bias[4];
+    uint32_t pairs[3][18]; /* the weights of a kernel of 3 x 3, in pairs of taps, by the slot that has the first row */
+    struct {
+        int32_t multiplier, right, offset;
+    } quick[4];
     Output output[4];
 } Channels;
 
 #if defined(USE_ASSEMBLY)
-/* The weights of a kernel of 3 x 3 in pairs of taps, of each of the channels, and those of the last tap as in `two_by_two`. */
-static inline void pair_taps(const uint32_t *weights, uint32_t *pairs)
+/* Of each pair of taps the weights of channels 0 to 3; of the last tap those of channels 0 and 2, 1 and 3. */
+static void pair_taps(const uint32_t *weights, int32_t slot, uint32_t *pairs)
 {
-    const uint16_t *from = (const uint16_t *)(const void *)weights; /* of channels 0, 2, 1, 3 */
+    uint16_t taps[9][4];
     int32_t tap;
-    for (tap = 0; tap < 8; tap += 2, pairs += 4, from += 8) {
-        pairs[0] = from[0] | (uint32_t)from[4] << 16;
-        pairs[1] = from[2] | (uint32_t)from[6] << 16;
-        pairs[2] = from[1] | (uint32_t)from[5] << 16;
-        pairs[3] = from[3] | (uint32_t)from[7] << 16;
+    for (tap = 0; tap < 9; tap++)
+        memcpy(taps[tap], weights + 2 * ((tap + 9 - 3 * slot) % 9), 8);
+    for (tap = 0; tap < 8; tap += 2, pairs += 4) {
+        pairs[0] = taps[tap][0] | (uint32_t)taps[tap + 1][0] << 16;
+        pairs[1] = taps[tap][2] | (uint32_t)taps[tap + 1][2] << 16;
+        pairs[2] = taps[tap][1] | (uint32_t)taps[tap + 1][1] << 16;
+        pairs[3] = taps[tap][3] | (uint32_t)taps[tap + 1][3] << 16;
     }
-    pairs[0] = weights[16];
-    pairs[1] = weights[17];
+    memcpy(pairs, taps[8], 8);
 }
 
-/* The sums of four channels over a window of 3 x 3: of two taps at a time the halves that the words have of a channel become a
- * word, which GCC 12 neither packs nor rotates in single instructions. */
-static inline void taps3(const uint32_t *r0, const uint32_t *r1, const uint32_t *r2, const uint32_t *pairs, int32_t *sums)
-{
-    int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
-    uint32_t t;
+/* Four channels over a window of 3 x 3. The halves that two words have of a channel become a word; GCC 12 neither packs nor
+ * rotates in single instructions, and has too few registers left for what makes codes of the sums. */
 #define TWO \\
     "pkhbt %[t], r2, r3, lsl #16\\n pkhtb r3, r3, r2, asr #16\\n ldrd r0, r1, [%[w]], #8\\n" \\
-    "uxtb16 r2, %[t]\\n uxtb16 %[t], %[t], ror #8\\n" \\
-    "smlad %[s0], r2, r0, %[s0]\\n smlad %[s1], %[t], r1, %[s1]\\n ldrd r0, r1, [%[w]], #8\\n" \\
-    "uxtb16 r2, r3\\n uxtb16 r3, r3, ror #8\\n" \\
-    "smlad %[s2], r2, r0, %[s2]\\n smlad %[s3], r3, r1, %[s3]\\n"
-    __asm__("ldrd r2, r3, [%[r0]]\\n" TWO "ldr r2, [%[r0], #8]\\n ldr r3, [%[r1]]\\n" TWO
-            "ldrd r2, r3, [%[r1], #4]\\n" TWO "ldrd r2, r3, [%[r2]]\\n" TWO
-            "ldr r2, [%[r2], #8]\\n ldrd r0, r1, [%[w]]\\n uxtb16 %[t], r2\\n uxtb16 r2, r2, ror #8\\n"
-            "smlabb %[s0], %[t], r0, %[s0]\\n smlatt %[s2], %[t], r0, %[s2]\\n"
-            "smlabb %[s1], r2, r1, %[s1]\\n smlatt %[s3], r2, r1, %[s3]\\n"
-            : [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3), [w] "+r"(pairs), [t] "=&r"(t)
-            : [r0] "r"(r0), [r1] "r"(r1), [r2] "r"(r2)
-            : "r0", "r1", "r2", "r3", "memory");
-#undef TWO
-    sums[0] = s0;
-    sums[1] = s1;
-    sums[2] = s2;
-    sums[3] = s3;
+    "uxtb16 r2, %[t]\\n uxtb16 %[t], %[t], ror #8\\n smlad r4, r2, r0, r4\\n smlad r5, %[t], r1, r5\\n" \\
+    "ldrd r0, r1, [%[w]], #8\\n" \\
+    "uxtb16 r2, r3\\n uxtb16 r3, r3, ror #8\\n smlad r6, r2, r0, r6\\n smlad r8, r3, r1, r8\\n"
+#define WINDOW \\
+    "ldm %[bias], {r4, r5, r6, r8}\\n" \\
+    "ldrd r2, r3, [%[x]]\\n" TWO "ldr r2, [%[x], #8]\\n add %[x], %[x], %[row]\\n ldr r3, [%[x]]\\n" TWO \\
+    "ldrd r2, r3, [%[x], #4]\\n add %[x], %[x], %[row]\\n" TWO "ldrd r2, r3, [%[x]]\\n" TWO \\
+    "ldr r2, [%[x], #8]\\n ldrd r0, r1, [%[w]]\\n uxtb16 %[t], r2\\n uxtb16 r2, r2, ror #8\\n" \\
+    "smlabb r4, %[t], r0, r4\\n smlatt r6, %[t], r0, r6\\n smlabb r5, r2, r1, r5\\n smlatt r8, r2, r1, r8\\n"
+#define CODE(s) \\
+    "ldm %[bias]!, {r0, r1, r2}\\n lsl " s ", " s ", #1\\n smmulr " s ", " s ", r0\\n add " s ", " s ", " s ", asr #31\\n" \\
+    "add " s ", " s ", r2\\n asr " s ", " s ", r1\\n usat " s ", #8, " s "\\n"
+static inline void sums3(const uint32_t *x, int32_t words, const int32_t *bias, const uint32_t *pairs, int32_t *sums)
+{
+    uint32_t t;
+    __asm__(WINDOW "stm %[sums], {r4, r5, r6, r8}\\n"
+            : [x] "+r"(x), [w] "+r"(pairs), [t] "=&r"(t)
+            : [row] "r"(4 * words), [bias] "r"(bias), [sums] "r"(sums)
+            : "r0", "r1", "r2", "r3", "r4", "r5", "r6", "r8", "memory");
 }
+
+/* Their codes, of `quick` ones. */
+static inline uint32_t codes3(const uint32_t *x, int32_t words, const Channels *channels, const uint32_t *pairs)
+{
+    const void *bias = channels->bias;
+    uint32_t t;
+    __asm__(WINDOW "add %[bias], %[bias], %[quick]\\n" CODE("r4") CODE("r5") CODE("r6") CODE("r8")
+            "orr r4, r4, r5, lsl #8\\n orr r4, r4, r6, lsl #16\\n orr %[t], r4, r8, lsl #24\\n"
+            : [x] "+r"(x), [w] "+r"(pairs), [t] "=&r"(t), [bias] "+r"(bias)
+            : [row] "r"(4 * words), [quick] "i"(offsetof(Channels, quick))
+            : "r0", "r1", "r2", "r3", "r4", "r5", "r6", "r8", "memory");
+    return t;
+}
+#undef CODE
+#undef WINDOW
+#undef TWO
 #endif
 
 /* The same of any kernel. rows: of so many words, of which that in `slot` is the first. weights: of channels 0 and 2, 1 and 3. */
@@ -112,22 +131,15 @@ static inline void taps_of_any(const Layer *layer, const uint32_t *rows, int32_t
     }
 }
 
-/* The codes of four channels, or of so many. */
+/* The codes of so many channels. */
 static inline void finish_channels(const int32_t *sums, const Channels *channels, const Scaling *scaling, int32_t count,
                                    uint8_t *y)
 {
-    uint32_t codes = 0;
     int32_t c;
-    if (scaling->quick && count == 4) {
-#define CODE(c) \\
-    (uint32_t)quick_code_of((uint32_t)sums[c], 0, channels->multiplier[c], channels->right[c], channels->offset[c]) << (8 * c)
-        codes = CODE(0) | CODE(1) | CODE(2) | CODE(3);
-#undef CODE
-        memcpy(y, &codes, 4);
-        return;
-    }
     for (c = 0; c < count; c++)
-        y[c] = code_of((uint32_t)(sums[c] - channels->bias[c]), channels->output[c], scaling);
+        y[c] = scaling->quick ? (uint8_t)quick_code_of((uint32_t)sums[c], channels->quick[c].multiplier,
+                                                       channels->quick[c].right, channels->quick[c].offset)
+                              : code_of((uint32_t)(sums[c] - channels->bias[c]), channels->output[c], scaling);
 }
 
 /* Where all weights are `every`, as of an average pooling: four channels at a time, whose codes are added as halves. */
@@ -183,7 +195,6 @@ static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t 
     int32_t first, begin, row, i, c, j;
 #if defined(USE_ASSEMBLY)
     const int32_t of_3 = height == 3 && taps == 9 && layer->dilation_x == 1 && kept;
-    uint32_t pairs[18];
 #endif
     if (!layer->weight) {
         average(layer, x, y);
@@ -209,17 +220,17 @@ static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t 
             const int32_t more = layer->excess ? layer->excess[first + c] : 0, place = (c & 1) * 2 + (c >> 1);
             of.output[c] = output;
             of.bias[c] = output.bias;
-            of.multiplier[c] = output.multiplier;
-            of.right[c] = output.right;
-            of.offset[c] = (int32_t)((uint32_t)(2 * layer->scaling.zero + 1) << output.right >> 1);
+            of.quick[c].multiplier = output.multiplier;
+            of.quick[c].right = output.right;
+            of.quick[c].offset = (int32_t)((uint32_t)(2 * layer->scaling.zero + 1) << output.right >> 1);
             for (i = 0; i < taps; i++) {
                 const uint32_t weight = (uint32_t)(w[i * in_block + first - block + c] + more) & 0xFFFFu;
                 weights[2 * i + (place >> 1)] |= weight << (16 * (place & 1));
             }
         }
 #if defined(USE_ASSEMBLY)
-        if (of_3)
-            pair_taps(weights, pairs);
+        for (i = 0; i < 3 && of_3; i++)
+            pair_taps(weights, i, of.pairs[i]);
 #endif
         for (begin = 0; begin < layer->out_width; begin += strip) {
             const int32_t columns = layer->out_width - begin < strip ? layer->out_width - begin : strip;
@@ -237,11 +248,17 @@ static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t 
                 }
 #if defined(USE_ASSEMBLY)
                 if (of_3) {
-                    const uint32_t *r0 = rows + slot * words, *r1 = rows + (slot == 2 ? 0 : slot + 1) * words;
-                    const uint32_t *r2 = rows + (slot == 0 ? 2 : slot - 1) * words;
-                    for (j = 0; j < columns; j++, to += channels, r0 += stride, r1 += stride, r2 += stride) {
-                        int32_t sums[4] = {of.bias[0], of.bias[1], of.bias[2], of.bias[3]};
-                        taps3(r0, r1, r2, pairs, sums);
+                    const uint32_t *from = rows, *const pairs = of.pairs[slot], *const end = rows + columns * stride;
+                    if (count == 4 && layer->scaling.quick) {
+                        for (; from < end; from += stride, to += channels) {
+                            const uint32_t codes = codes3(from, words, &of, pairs);
+                            memcpy(to, &codes, 4);
+                        }
+                        continue;
+                    }
+                    for (; from < end; from += stride, to += channels) {
+                        int32_t sums[4];
+                        sums3(from, words, of.bias, pairs, sums);
                         finish_channels(sums, &of, &layer->scaling, count, to);
                     }
                     continue;

@@ -16,6 +16,7 @@ HEAD = """\
 #define USE_AVX2
 #elif defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__) && !defined(__ARM_BIG_ENDIAN)
 #include <arm_acle.h>
+#include <stddef.h>
 #define USE_SIMD32
 #if __ARM_ARCH_PROFILE == 'M' && defined(__OPTIMIZE__) && !defined(NO_ASSEMBLY)
 #define USE_ASSEMBLY /* it takes all registers, which GCC has to spare on Cortex-M where it optimizes */
