@@ -79,35 +79,37 @@ static inline void widen(const uint8_t *from, int32_t bytes, uint32_t *to, int32
     }
 }
 
-/* The window of one output whose first pixel is (yi, xj). bytes: room for one of its rows, or for all of them where windows are
- * gathered. inside: the last byte of the input at which a window may begin of which words are read where they lie. */
-static inline void fill_patch(const Layer *layer, const uint8_t *x, int32_t group, int32_t yi, int32_t xj, int32_t inside,
-                              uint8_t *bytes, uint32_t *to, int32_t step)
+/* Words of rows of the input, `line` bytes from row to row, where they lie. */
+static inline void widen_rows(const uint8_t *row, int32_t line, int32_t rows, int32_t quads, uint32_t *to, const int32_t step)
+{
+    int32_t q;
+    for (; rows > 0; rows--, row += line) {
+        const uint8_t *from = row;
+        for (q = quads; q > 0; q--, from += 4, to += 2 * step) {
+            const uint32_t words = word(from);
+            to[0] = even_bytes(words);
+            to[step] = odd_bytes(words);
+        }
+    }
+}
+
+/* The window of one output whose first pixel is (yi, xj), padding around. bytes: room for one of its rows, or for all of them where
+ * windows are gathered. */
+static void fill_patch(const Layer *layer, const uint8_t *x, int32_t group, int32_t yi, int32_t xj, uint8_t *bytes,
+                       uint32_t *to, int32_t step)
 {
     const int32_t channels = layer->channels, width = layer->width, columns = layer->kernel_width;
-    const int32_t run = channels * columns, quads = (run + 3) / 4, line = layer->dilation_y * width * channels;
-    const int32_t begin = (yi * width + xj) * channels;
-    int32_t i, q;
+    const int32_t run = channels * columns, line = layer->dilation_y * width * channels;
+    const uint8_t *const begin = x + (yi * width + xj) * channels;
+    int32_t i;
     if (layer->reads == WINDOWS) {
         fill_window(layer, x, group, yi, xj, bytes);
         widen(bytes, channels / layer->groups * layer->kernel_height * columns, to, step);
         return;
     }
-    if (yi >= 0 && xj >= 0 && xj + columns <= width && begin <= inside) {
-        const uint8_t *row = x + begin;
-        for (i = layer->kernel_height; i > 0; i--, row += line) {
-            const uint8_t *from = row;
-            for (q = quads; q > 0; q--, from += 4, to += 2 * step) { /* what meets no weights may be anything */
-                const uint32_t words = word(from);
-                to[0] = even_bytes(words);
-                to[step] = odd_bytes(words);
-            }
-        }
-        return;
-    }
-    for (i = 0; i < layer->kernel_height; i++, to += quads * 2 * step) {
+    for (i = 0; i < layer->kernel_height; i++, to += (run + 3) / 4 * 2 * step) {
         const int32_t y = yi + i * layer->dilation_y;
-        const uint8_t *from = x + begin + i * line;
+        const uint8_t *from = begin + i * line;
         if (y < 0 || y >= layer->height || xj < 0 || xj + columns > width) {
             const int32_t before = xj < 0 ? -xj : 0, after = xj + columns > width ? xj + columns - width : 0;
             memset(bytes, layer->zero, (size_t)run);
@@ -234,37 +236,46 @@ static inline int32_t completed(const Layer *layer, int32_t sum, uint32_t total,
     return (int32_t)((uint32_t)sum * step + more * total);
 }
 
+/* Multipliers and shifts of a block's outputs, also where they are one for all. */
+typedef struct {
+    int32_t multiplier[BLOCK];
+    uint8_t right[BLOCK];
+} Shared;
+
 /* Codes of a block of outputs of four windows. incomplete: totals are missing in the sums. */
 static void block_of_four(const Layer *layer, const uint8_t *w, const uint32_t *patch, int32_t quads, int32_t first,
-                          int32_t outputs, int32_t incomplete, const uint32_t *totals, Four start, uint8_t *y)
+                          int32_t outputs, int32_t incomplete, const uint32_t *totals, Four start, const Shared *shared,
+                          uint8_t *y)
 {
     const Scaling *const scaling = &layer->scaling;
-    const int32_t bytes = scaling->bias_bytes, each = -scaling->each_multiplier, each_shift = -scaling->each_shift;
-    const int32_t twice = 2 * scaling->zero + 1, pitch = layer->outputs, simple = scaling->quick && !incomplete;
-    const void *const biases = scaling->bias;
-    const int32_t *const multipliers = scaling->multiplier;
-    const uint8_t *const rights = scaling->right;
-    const int32_t end = first + outputs;
-    int32_t i;
-    y -= first;
-    w -= 4 * first;
-    for (i = first; i < end; i++) {
+    const int32_t bytes = scaling->bias_bytes, simple = scaling->quick && !incomplete;
+    const int32_t twice = 2 * scaling->zero + 1, pitch = layer->outputs;
+    const int8_t *const biases = (const int8_t *)scaling->bias + first * bytes;
+    const int32_t *const multipliers = scaling->each_multiplier ? scaling->multiplier + first : shared->multiplier;
+    const uint8_t *const rights = scaling->each_shift ? scaling->right + first : shared->right;
+    int32_t o;
+    for (o = 0; o < outputs; o++) {
         int32_t bias = 0;
         Four s;
-        __asm__("" : "+r"(i)); /* a single counter: GCC 12 would keep a dozen pointers on the stack */
+        __asm__("" : "+r"(o)); /* a single counter: GCC 12 would keep a dozen pointers on the stack */
         if (simple)
-            bias = bytes == 1   ? ((const int8_t *)biases)[i]
-                   : bytes == 2 ? ((const int16_t *)biases)[i]
-                                : ((const int32_t *)biases)[i];
-        s = sums_of_output(layer, w, i, first, outputs, patch, quads, start, bias);
+            bias = bytes == 2   ? ((const int16_t *)(const void *)biases)[o]
+                   : bytes == 1 ? biases[o]
+                                : ((const int32_t *)(const void *)biases)[o];
+        s = sums_of_output(layer, w, o, outputs, patch, quads, start, bias);
         if (simple) {
-            const int32_t multiplier = multipliers[i & each], right = rights[i & each_shift];
+            const int32_t multiplier = multipliers[o], right = rights[o];
             const int32_t offset = (int32_t)((uint32_t)twice << right >> 1);
-            y[i] = (uint8_t)quick_code_of((uint32_t)s.s0, multiplier, right, offset);
-            y[i + pitch] = (uint8_t)quick_code_of((uint32_t)s.s1, multiplier, right, offset);
-            y[i + 2 * pitch] = (uint8_t)quick_code_of((uint32_t)s.s2, multiplier, right, offset);
-            y[i + 3 * pitch] = (uint8_t)quick_code_of((uint32_t)s.s3, multiplier, right, offset);
+            uint8_t *to = y + o;
+            *to = (uint8_t)quick_code_of((uint32_t)s.s0, multiplier, right, offset);
+            to += pitch;
+            *to = (uint8_t)quick_code_of((uint32_t)s.s1, multiplier, right, offset);
+            to += pitch;
+            *to = (uint8_t)quick_code_of((uint32_t)s.s2, multiplier, right, offset);
+            to += pitch;
+            *to = (uint8_t)quick_code_of((uint32_t)s.s3, multiplier, right, offset);
         } else {
+            const int32_t i = first + o;
             const Output output = output_of(scaling, i);
             if (incomplete) {
                 s.s0 = completed(layer, s.s0, totals[0], i);
@@ -272,27 +283,38 @@ static void block_of_four(const Layer *layer, const uint8_t *w, const uint32_t *
                 s.s2 = completed(layer, s.s2, totals[2], i);
                 s.s3 = completed(layer, s.s3, totals[3], i);
             }
-            y[i] = code_of((uint32_t)s.s0, output, scaling);
-            y[i + pitch] = code_of((uint32_t)s.s1, output, scaling);
-            y[i + 2 * pitch] = code_of((uint32_t)s.s2, output, scaling);
-            y[i + 3 * pitch] = code_of((uint32_t)s.s3, output, scaling);
+            y[o] = code_of((uint32_t)s.s0, output, scaling);
+            y[o + pitch] = code_of((uint32_t)s.s1, output, scaling);
+            y[o + 2 * pitch] = code_of((uint32_t)s.s2, output, scaling);
+            y[o + 3 * pitch] = code_of((uint32_t)s.s3, output, scaling);
         }
     }
 }
 
 /* The same of one window. */
 static void block_of_one(const Layer *layer, const uint8_t *w, const uint32_t *patch, int32_t quads, int32_t first,
-                         int32_t outputs, int32_t incomplete, const uint32_t *totals, Four start, uint8_t *y)
+                         int32_t outputs, int32_t incomplete, const uint32_t *totals, Four start, const Shared *shared,
+                         uint8_t *y)
 {
+    const Scaling *const scaling = &layer->scaling;
+    const int32_t bytes = scaling->bias_bytes, twice = 2 * scaling->zero + 1, simple = scaling->quick && !incomplete;
+    const int8_t *const biases = (const int8_t *)scaling->bias + first * bytes;
+    const int32_t *const multipliers = scaling->each_multiplier ? scaling->multiplier + first : shared->multiplier;
+    const uint8_t *const rights = scaling->each_shift ? scaling->right + first : shared->right;
     int32_t sums[BLOCK], o;
     sums_of_one(layer, w, outputs, patch, quads, start.s0, sums);
     for (o = 0; o < outputs; o++) {
-        const int32_t i = first + o, sum = incomplete ? completed(layer, sums[o], totals[0], i) : sums[o];
-        const Output output = output_of(&layer->scaling, i);
-        const int32_t offset = (int32_t)((uint32_t)(2 * layer->scaling.zero + 1) << output.right >> 1);
-        y[o] = layer->scaling.quick
-                   ? (uint8_t)quick_code_of((uint32_t)sum + (uint32_t)output.bias, output.multiplier, output.right, offset)
-                   : code_of((uint32_t)sum, output, &layer->scaling);
+        const int32_t i = first + o;
+        if (simple) {
+            const int32_t bias = bytes == 2   ? ((const int16_t *)(const void *)biases)[o]
+                                 : bytes == 1 ? biases[o]
+                                              : ((const int32_t *)(const void *)biases)[o];
+            const int32_t offset = (int32_t)((uint32_t)twice << rights[o] >> 1);
+            y[o] = (uint8_t)quick_code_of((uint32_t)sums[o] + (uint32_t)bias, multipliers[o], rights[o], offset);
+        } else {
+            const int32_t sum = incomplete ? completed(layer, sums[o], totals[0], i) : sums[o];
+            y[o] = code_of((uint32_t)sum, output_of(scaling, i), scaling);
+        }
     }
 }
 
@@ -304,16 +326,23 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
     const int32_t windows = layer->reads == WINDOWS, rows = windows ? 1 : layer->kernel_height;
     const int32_t run = own * layer->kernel_width * (windows ? layer->kernel_height : 1), quads = (run + 3) / 4;
     const int32_t all = layer->out_height * layer->out_width, block_bytes = rows * quads * BLOCK / 2 * layer->bits;
-    const int32_t last = (layer->out_width - 1) * layer->stride_x - layer->left, below = (rows - 1) * layer->dilation_y;
-    const int32_t inside =
-        layer->excess ? -1 : (layer->height - below) * layer->width * layer->channels - 4 * quads;
+    const int32_t last = (layer->out_width - 1) * layer->stride_x - layer->left, below = rows - 1;
+    /* The last byte of the input, and the last column, at which a window may begin whose words are read where they lie: what
+     * meets no weights may be anything. */
+    const int32_t line = layer->dilation_y * layer->width * layer->channels, right = layer->width - layer->kernel_width;
+    const int32_t inside = windows || layer->excess ? -1 : layer->height * layer->width * layer->channels - below * line - 4 * quads;
     static const uint32_t ones = 0x01010101;
     uint32_t *const patch = (uint32_t *)(void *)scratch;
     uint8_t *const bytes = scratch + (all < 4 ? 8 : 32) * rows * quads;
     const int32_t incomplete = layer->step > 1 || layer->excess, base = layer->step == 1 ? layer->base : 0;
     uint32_t totals[4] = {0, 0, 0, 0};
     Four start = four(0);
+    Shared shared;
     int32_t group, begin, first, p, together, yi, xj;
+    for (p = 0; p < BLOCK; p++) {
+        shared.multiplier[p] = layer->scaling.multiplier[0];
+        shared.right[p] = layer->scaling.right[0];
+    }
     for (group = 0; group < layer->groups; group++) {
         const uint8_t *const weights = (const uint8_t *)layer->weight + group * layer->group_bytes;
         for (begin = 0; begin < all; begin += together) {
@@ -326,7 +355,13 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
             xj = (begin - yi * layer->out_width) * layer->stride_x - layer->left;
             yi = yi * layer->stride_y - layer->top;
             for (p = 0; p < together; p++) {
-                fill_patch(layer, x, group, yi, xj, inside, bytes, patch + p, together);
+                const int32_t from = (yi * layer->width + xj) * layer->channels;
+                if (yi < 0 || xj < 0 || xj > right || from > inside)
+                    fill_patch(layer, x, group, yi, xj, bytes, patch + p, together);
+                else if (together == 4)
+                    widen_rows(x + from, line, rows, quads, patch + p, 4);
+                else
+                    widen_rows(x + from, line, rows, quads, patch, 1);
                 xj += layer->stride_x;
                 if (xj > last) {
                     xj = -layer->left;
@@ -352,7 +387,7 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
                 const int32_t outputs = per_group - first < BLOCK ? per_group - first : BLOCK;
                 const int32_t output = group * per_group + first;
                 (together == 4 ? block_of_four : block_of_one)(layer, weights + first / BLOCK * block_bytes, patch,
-                                                              rows * quads, output, outputs, incomplete, totals, start,
+                                                              rows * quads, output, outputs, incomplete, totals, start, &shared,
                                                               y + begin * layer->outputs + output);
             }
         }
@@ -362,7 +397,7 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
 
 #: The sums of one output of a block for a patch of four windows, and of all of them for one of a single window.
 SUMS = """\
-static inline Four sums_of_output(const Layer *layer, const uint8_t *w, int32_t i, int32_t first, int32_t outputs,
+static inline Four sums_of_output(const Layer *layer, const uint8_t *w, int32_t o, int32_t outputs,
                                   const uint32_t *patch, int32_t quads, Four start, int32_t bias)
 {
 @FOUR}
@@ -436,13 +471,25 @@ static inline Four four_of_indices@B(const uint8_t *w, const int8_t *values, int
     "and %[half], %[v], #@M\\n " rotate "ldm %[x]!, {r0, r1, r2, r3}\\n" \\
     "smlad %[s0], %[half], r0, %[s0]\\n smlad %[s1], %[half], r1, %[s1]\\n" \\
     "smlad %[s2], %[half], r2, %[s2]\\n smlad %[s3], %[half], r3, %[s3]\\n"
-        __asm__("1:\\n ldr %[v], [%[w]]\\n uxtah %[w], %[w], %[left]\\n"
-                @HALVES
-                "subs %[left], %[left], #65536\\n bcs 1b\\n"
-                : [s0] "+r"(s.s0), [s1] "+r"(s.s1), [s2] "+r"(s.s2), [s3] "+r"(s.s3), [w] "+r"(at), [x] "+r"(x),
-                  [left] "+r"(left), [v] "=&r"(v), [half] "=&r"(half)
-                :
-                : "r0", "r1", "r2", "r3", "cc", "memory");
+#define HALVES @HALVES
+#define LOOP(code) \\
+    __asm__(code \\
+            : [s0] "+r"(s.s0), [s1] "+r"(s.s1), [s2] "+r"(s.s2), [s3] "+r"(s.s3), [w] "+r"(at), [x] "+r"(x), \\
+              [left] "+r"(left), [v] "=&r"(v), [half] "=&r"(half) \\
+            : \\
+            : "r0", "r1", "r2", "r3", "cc", "memory")
+        if (outputs == BLOCK) {
+            left = (uint32_t)q;
+            LOOP("tst %[left], #1\\n beq 1f\\n ldr %[v], [%[w]], #64\\n" HALVES "subs %[left], %[left], #1\\n beq 2f\\n"
+                 "1:\\n ldr %[v], [%[w]], #64\\n" HALVES "ldr %[v], [%[w]], #64\\n" HALVES
+                 "subs %[left], %[left], #2\\n bne 1b\\n"
+                 "2:\\n");
+        } else {
+            LOOP("1:\\n ldr %[v], [%[w]]\\n uxtah %[w], %[w], %[left]\\n" HALVES
+                 "subs %[left], %[left], #65536\\n bcs 1b\\n");
+        }
+#undef LOOP
+#undef HALVES
 #undef HALF
         q = 0;
     }
@@ -460,33 +507,60 @@ static inline Four four_of_indices@B(const uint8_t *w, const int8_t *values, int
     return s;
 }
 
-static inline int32_t one_of_indices@B(const uint8_t *w, const int8_t *values, int32_t o, int32_t outputs, const uint32_t *x,
-                                       int32_t quads, int32_t s)
+/* Of a patch of one: outputs o to o + count of a block, one or four. */
+static inline void one_of_indices@B(const uint8_t *w, const int8_t *values, int32_t o, const int32_t count, int32_t outputs,
+                                    const uint32_t *x, int32_t quads, int32_t start, int32_t *sums)
 {
     const uint8_t *at = w + 4 * o;
-    int32_t q = quads / @Q, k;
-    for (; q > 0; q--, at += 4 * outputs) {
-        const uint32_t v = word(at);
-        for (k = 0; k < @Q; k++, x += 2) {
-            const Quad@B w4 = quad@B(v >> @B * k, v >> (8 + @B * k), values);
-            s = __smlad(w4.odd, (int16x2_t)x[1], __smlad(w4.even, (int16x2_t)x[0], s));
+    int32_t q = quads / @Q, k, s0 = start, s1 = start, s2 = start, s3 = start;
+    if (!values)
+        for (; q > 0; q--, at += 4 * outputs, x += 2 * @Q) {
+            const uint32_t v0 = word(at), v1 = count > 1 ? word(at + 4) : 0;
+            const uint32_t v2 = count > 1 ? word(at + 8) : 0, v3 = count > 1 ? word(at + 12) : 0;
+#define HALF(i, place) \\
+    s0 = __smlad((int16x2_t)(v0 >> (place) & @Mu), (int16x2_t)x[i], s0); \\
+    if (count > 1) { \\
+        s1 = __smlad((int16x2_t)(v1 >> (place) & @Mu), (int16x2_t)x[i], s1); \\
+        s2 = __smlad((int16x2_t)(v2 >> (place) & @Mu), (int16x2_t)x[i], s2); \\
+        s3 = __smlad((int16x2_t)(v3 >> (place) & @Mu), (int16x2_t)x[i], s3); \\
+    }
+            @PLACES
+#undef HALF
         }
+    sums[o] = s0;
+    if (count > 1) {
+        sums[o + 1] = s1;
+        sums[o + 2] = s2;
+        sums[o + 3] = s3;
+    }
+    for (; q > 0; q--, at += 4 * outputs) {
+        for (k = 0; k < @Q; k++, x += 2)
+            for (s1 = 0; s1 < count; s1++) {
+                const uint32_t v = word(at + 4 * s1);
+                const Quad@B w4 = quad@B(v >> @B * k, v >> (8 + @B * k), values);
+                sums[o + s1] = __smlad(w4.odd, (int16x2_t)x[1], __smlad(w4.even, (int16x2_t)x[0], sums[o + s1]));
+            }
     }
     at -= 4 * o;
-    for (q = quads / @Q * @Q; q < quads; q++, at += (outputs * @B + 1) / 2, x += 2) {
-        const uint32_t some = word@B(at, o), v = some | some << (16 - 2 * @B);
-        const Quad@B w4 = quad@B(v, v >> @B, values);
-        s = __smlad(w4.odd, (int16x2_t)x[1], __smlad(w4.even, (int16x2_t)x[0], s));
-    }
-    return s;
+    for (q = quads / @Q * @Q; q < quads; q++, at += (outputs * @B + 1) / 2, x += 2)
+        for (s1 = 0; s1 < count; s1++) {
+            const uint32_t some = word@B(at, o + s1), v = some | some << (16 - 2 * @B);
+            const Quad@B w4 = quad@B(v, v >> @B, values);
+            sums[o + s1] = __smlad(w4.odd, (int16x2_t)x[1], __smlad(w4.even, (int16x2_t)x[0], sums[o + s1]));
+        }
 }
 
 """
 
 
+def _places(bits: int) -> list[int]:
+    """The bits of a word of indices at which the pairs lie that meet one word of a patch after another."""
+    return [bits * k + 8 * odd for k in range(8 // bits) for odd in (0, 1)]
+
+
 def _halves(bits: int) -> str:
     """The assembly that goes through the halves of a word of indices."""
-    places = [bits * k + 8 * odd for k in range(8 // bits) for odd in (0, 1)]
+    places = _places(bits)
     turns = [(after - before) % 32 for before, after in pairwise(places)]
     return " ".join([*(f'HALF("ror %[v], %[v], #{turn}\\n ")' for turn in turns), 'HALF("")'])
 
@@ -496,25 +570,34 @@ def _sums(bits: Sequence[int]) -> str:
     text, four, one = "", "", ""
     for b in bits:
         if b < 8:
-            parts = {"@HALVES": _halves(b), "@M": f"0x{((1 << b) - 1) * 0x10001:08X}", "@Q": str(8 // b), "@B": str(b)}
+            places = "\n            ".join(f"HALF({i}, {place})" for i, place in enumerate(_places(b)))
+            parts = {
+                "@PLACES": places,
+                "@HALVES": _halves(b),
+                "@M": f"0x{((1 << b) - 1) * 0x10001:08X}",
+                "@Q": str(8 // b),
+                "@B": str(b),
+            }
             of_indices = packed.words(b) + "\n" + OF_INDICES
             for name, value in parts.items():
                 of_indices = of_indices.replace(name, value)
             text += of_indices
-        of_four = "multiply_four(w + 4 * i, 4 * outputs, patch, quads, four(bias))"
+        of_four = "multiply_four(w + 4 * o, 4 * outputs, patch, quads, four(bias))"
         of_one = ONE_OF_BYTES
         if b < 8:
             values = "layer->step ? 0 : layer->values"
-            of_four = f"four_of_indices{b}(w + 4 * i, {values}, i - first, outputs, patch, quads, plus{b}(start, bias))"
+            of_four = f"four_of_indices{b}(w + 4 * o, {values}, o, outputs, patch, quads, plus{b}(start, bias))"
             of_one = (
+                "    for (; o + 4 <= outputs; o += 4)\n"
+                f"        one_of_indices{b}(w, {values}, o, 4, outputs, patch, quads, start, sums);\n"
                 "    for (; o < outputs; o++)\n"
-                f"        sums[o] = one_of_indices{b}(w, {values}, o, outputs, patch, quads, start);\n"
+                f"        one_of_indices{b}(w, {values}, o, 1, outputs, patch, quads, start, sums);\n"
             )
         last = b == bits[-1]
         four += f"    return {of_four};\n" if last else f"    if (layer->bits == {b})\n        return {of_four};\n"
         one += of_one if last else f"    if (layer->bits == {b}) {{\n{of_one}        return;\n    }}\n"
     if list(bits) == [8]:
-        four = f"    (void)layer;\n    (void)start;\n    (void)first;\n{four}"
+        four = f"    (void)layer;\n    (void)start;\n{four}"
         one = f"    (void)layer;\n    (void)start;\n{one}"
     return text + SUMS.replace("@FOUR", four).replace("@ONE", one)
 

@@ -59,17 +59,18 @@ typedef struct {
 /* Of each pair of taps the weights of channels 0 to 3; of the last tap those of channels 0 and 2, 1 and 3. */
 static void pair_taps(const uint32_t *weights, int32_t slot, uint32_t *pairs)
 {
-    uint16_t taps[9][4];
-    int32_t tap;
-    for (tap = 0; tap < 9; tap++)
-        memcpy(taps[tap], weights + 2 * ((tap + 9 - 3 * slot) % 9), 8);
-    for (tap = 0; tap < 8; tap += 2, pairs += 4) {
-        pairs[0] = taps[tap][0] | (uint32_t)taps[tap + 1][0] << 16;
-        pairs[1] = taps[tap][2] | (uint32_t)taps[tap + 1][2] << 16;
-        pairs[2] = taps[tap][1] | (uint32_t)taps[tap + 1][1] << 16;
-        pairs[3] = taps[tap][3] | (uint32_t)taps[tap + 1][3] << 16;
+    const uint32_t *const end = weights + 18, *a = weights + (slot ? 18 - 6 * slot : 0), *b;
+    int32_t pair;
+    for (pair = 0; pair < 4; pair++, pairs += 4) {
+        b = a + 2 < end ? a + 2 : weights;
+        pairs[0] = (a[0] & 0xFFFFu) | b[0] << 16;
+        pairs[1] = (a[1] & 0xFFFFu) | b[1] << 16;
+        pairs[2] = a[0] >> 16 | (b[0] & 0xFFFF0000u);
+        pairs[3] = a[1] >> 16 | (b[1] & 0xFFFF0000u);
+        a = b + 2 < end ? b + 2 : weights;
     }
-    memcpy(pairs, taps[8], 8);
+    pairs[0] = a[0];
+    pairs[1] = a[1];
 }
 
 /* Four channels over a window of 3 x 3. The halves that two words have of a channel become a word; GCC 12 neither packs nor
@@ -91,9 +92,9 @@ static void pair_taps(const uint32_t *weights, int32_t slot, uint32_t *pairs)
 static inline void sums3(const uint32_t *x, int32_t words, const int32_t *bias, const uint32_t *pairs, int32_t *sums)
 {
     uint32_t t;
-    __asm__(WINDOW "stm %[sums], {r4, r5, r6, r8}\\n"
-            : [x] "+r"(x), [w] "+r"(pairs), [t] "=&r"(t)
-            : [row] "r"(4 * words), [bias] "r"(bias), [sums] "r"(sums)
+    __asm__ volatile(WINDOW "stm %[sums], {r4, r5, r6, r8}\\n"
+                     : [x] "+r"(x), [w] "+r"(pairs), [t] "=&r"(t)
+                     : [row] "r"(4 * words), [bias] "r"(bias), [sums] "r"(sums)
             : "r0", "r1", "r2", "r3", "r4", "r5", "r6", "r8", "memory");
 }
 
@@ -213,20 +214,23 @@ static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t 
             w = unpacked;
         }
 #endif
-        memset(&of, 0, sizeof of);
-        memset(weights, 0, 8 * (size_t)taps);
-        for (c = 0; c < count; c++) {
-            const Output output = output_of(&layer->scaling, first + c);
-            const int32_t more = layer->excess ? layer->excess[first + c] : 0, place = (c & 1) * 2 + (c >> 1);
+        for (c = 0; c < 4; c++) {
+            const Output output = output_of(&layer->scaling, first + (c < count ? c : 0));
             of.output[c] = output;
             of.bias[c] = output.bias;
             of.quick[c].multiplier = output.multiplier;
             of.quick[c].right = output.right;
             of.quick[c].offset = (int32_t)((uint32_t)(2 * layer->scaling.zero + 1) << output.right >> 1);
-            for (i = 0; i < taps; i++) {
-                const uint32_t weight = (uint32_t)(w[i * in_block + first - block + c] + more) & 0xFFFFu;
-                weights[2 * i + (place >> 1)] |= weight << (16 * (place & 1));
-            }
+        }
+        for (i = 0, w += first - block; i < taps; i++, w += in_block) {
+            const uint32_t some = some_bytes((const uint8_t *)w, count);
+            weights[2 * i] = (uint32_t)__sxtb16(some);
+            weights[2 * i + 1] = (uint32_t)__sxtb16(some >> 8);
+        }
+        for (c = 0; c < count && layer->excess; c++) {
+            const uint32_t mask = c < 2 ? 0xFFFFu : 0xFFFF0000u, more = (uint32_t)layer->excess[first + c] << (c < 2 ? 0 : 16);
+            for (i = c & 1; i < 2 * taps; i += 2)
+                weights[i] = (weights[i] & ~mask) | (((weights[i] & mask) + more) & mask);
         }
 #if defined(USE_ASSEMBLY)
         for (i = 0; i < 3 && of_3; i++)
