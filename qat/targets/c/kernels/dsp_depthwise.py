@@ -89,13 +89,14 @@ static void pair_taps(const uint32_t *weights, int32_t slot, uint32_t *pairs)
 #define CODE(s) \\
     "ldm %[bias]!, {r0, r1, r2}\\n lsl " s ", " s ", #1\\n smmulr " s ", " s ", r0\\n add " s ", " s ", " s ", asr #31\\n" \\
     "add " s ", " s ", r2\\n asr " s ", " s ", r1\\n usat " s ", #8, " s "\\n"
-static inline void sums3(const uint32_t *x, int32_t words, const int32_t *bias, const uint32_t *pairs, int32_t *sums)
+/* sums: before, the biases. */
+static inline void sums3(const uint32_t *x, int32_t words, const uint32_t *pairs, int32_t *sums)
 {
     uint32_t t;
-    __asm__ volatile(WINDOW "stm %[sums], {r4, r5, r6, r8}\\n"
+    __asm__ volatile(WINDOW "stm %[bias], {r4, r5, r6, r8}\\n"
                      : [x] "+r"(x), [w] "+r"(pairs), [t] "=&r"(t)
-                     : [row] "r"(4 * words), [bias] "r"(bias), [sums] "r"(sums)
-            : "r0", "r1", "r2", "r3", "r4", "r5", "r6", "r8", "memory");
+                     : [row] "r"(4 * words), [bias] "r"(sums)
+                     : "r0", "r1", "r2", "r3", "r4", "r5", "r6", "r8", "memory");
 }
 
 /* Their codes, of `quick` ones. */
@@ -261,8 +262,8 @@ static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t 
                         continue;
                     }
                     for (; from < end; from += stride, to += channels) {
-                        int32_t sums[4];
-                        sums3(from, words, of.bias, pairs, sums);
+                        int32_t sums[4] = {of.bias[0], of.bias[1], of.bias[2], of.bias[3]};
+                        sums3(from, words, pairs, sums);
                         finish_channels(sums, &of, &layer->scaling, count, to);
                     }
                     continue;
