@@ -225,6 +225,11 @@ def _opened(
     if runtime != ONNX:
         return checkpoint, partial(predict, qat.backend(runtime).lower(graph, params, device_target=device_target))
     target = qat.target("ONNX")
+    if graph.arithmetic not in target.ARITHMETICS:
+        raise QatError(
+            f"{path}: was trained in the {graph.arithmetic} arithmetic, and ONNX Runtime would compute other codes, and so "
+            "another accuracy; give --runtime torch, which computes both"
+        )
     assert isinstance(target, StaysLoaded)
     if graph.is_quantized:
         target.export(qat.to_integer(graph, params), file)

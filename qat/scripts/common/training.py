@@ -19,7 +19,7 @@ from qat.registry import suffixed
 from qat.scripts.common import sparsity
 from qat.scripts.common.files import load_data, read_data
 from qat.scripts.common.flags import PREPARATION, boolean, length, print_fitted
-from qat.scripts.common.printing import note_if_guessing, print_metrics
+from qat.scripts.common.printing import note_if_guessing, print_arithmetic, print_metrics
 from qat.scripts.common.tasks import add_loss_arguments, add_task_argument, loss_of, with_task, with_weights
 from qat.training.checkpoint import Checkpoint
 from qat.training.devices import available_cores, threads_in_use, use_threads
@@ -252,6 +252,7 @@ def train_and_save(
             f"note: {checkpoint.step} steps were trained, but quantization sets in after {delay}; lower --quant_delay"
         )
     sparsity.report(checkpoint)
+    print_arithmetic(checkpoint.graph)
     print_metrics(task, metrics)
     note_if_guessing(metrics, dataset.test, start.graph.name, f"use another --lr than {args.lr:g}, or more --epochs")
     print(f"saved {path}")
