@@ -76,7 +76,7 @@ def file_engine(path: str | Path, target: Target, graph: IntegerGraph, arithmeti
 
 
 def backend_engine(backend: TrainingBackend, checkpoint: Checkpoint, device_target: str | None = None) -> Engine:
-    """The evaluation pass of a checkpoint's network on a backend.
+    """The evaluation pass of a checkpoint's network on a backend, in the network's arithmetic.
 
     Args:
         backend: The backend.
@@ -93,6 +93,7 @@ def backend_engine(backend: TrainingBackend, checkpoint: Checkpoint, device_targ
         f"{backend.runtime()}, evaluation pass on {device_target}",
         lambda pixels: as_tuple(predict_codes(model, pixels)),
         lambda pixels, tensors: trace(model, pixels, tensors),
+        checkpoint.graph.arithmetic,
     )
 
 
