@@ -118,7 +118,7 @@ def said_of(path: str | Path, target: Target, arithmetic: str) -> str | None:
         return None
     with reading(path, "an exported file: its certificate is damaged", "export it again"):
         counted = _counted(json.loads(metadata.get("certificate", "{}"))) if exported == arithmetic else None
-    return statement(path, arithmetic, trained, counted, "of its certificate's samples")
+    return statement(path, arithmetic, trained, counted, "on its certificate's samples")
 
 
 def _counted(certificate: Mapping[str, Mapping[str, int]]) -> tuple[int, int] | None:

@@ -137,11 +137,15 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
         specs, (preparation, task, names) = target.input_specs(args.model), recorded(target, args.model)
         arithmetic = args.arithmetic or default_arithmetic(target, args.model)
         running = arithmetic_options(target, arithmetic)
-        if said := said_of(args.model, target, arithmetic):
-            print(one_line(said))
+        said = said_of(args.model, target, arithmetic)
 
         def compute(pixels: Arrays) -> Arrays:
-            return target.predict(args.model, pixels, **running)
+            nonlocal said
+            outputs = target.predict(args.model, pixels, **running)
+            if said:  # once, and not of what cannot be run so
+                print(one_line(said))
+                said = None
+            return outputs
 
     if len(specs) != 1:
         raise QatError(f"{args.model}: has {len(specs)} inputs, but there is one picture; run it from Python")

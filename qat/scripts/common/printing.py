@@ -13,6 +13,7 @@ from qat.data import Dataset, Split
 from qat.deploy.certificate import REFERENCE, Certificate
 from qat.errors import one_line
 from qat.graph import Graph
+from qat.integer.fixed_point import ARITHMETICS
 from qat.tasks import Task, main
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import evaluate_metrics
@@ -39,10 +40,12 @@ def print_metrics(task: Task, metrics: Mapping[str, float]) -> None:
         print_metric(task, dict([metric]))
 
 
-def print_arithmetic(graph: Graph) -> None:
-    """In which arithmetic a quantized network's metrics are, where it is not the float one, which it has by itself."""
-    if graph.is_quantized and graph.arithmetic != "float":
-        print(f"arithmetic: {graph.arithmetic}")
+def print_arithmetic(graph: Graph, words: str = "") -> None:
+    """In which arithmetic a quantized network's metrics are, where it is not the float one, which it has by itself. words:
+    before it.
+    """
+    if graph.is_quantized and graph.arithmetic != ARITHMETICS[0]:
+        print(f"{words}arithmetic: {graph.arithmetic}")
 
 
 def note_if_guessing(metrics: Mapping[str, float], split: Split, name: str, remedy: str) -> None:

@@ -292,6 +292,11 @@ def _resumed(path: Path, start: Checkpoint) -> Checkpoint:
         return start
     saved = Checkpoint.load(path)
     if saved.graph != start.graph:
+        if replace(saved.graph, arithmetic=start.graph.arithmetic) == start.graph:
+            raise QatError(
+                f"{path}: was begun in the {saved.graph.arithmetic} arithmetic; give --arithmetic {saved.graph.arithmetic} to "
+                "go on, or leave --resume out"
+            )
         raise QatError(
             f"{path}: holds another network than {start.graph.name} as asked for; leave --resume out, or change it"
         )
