@@ -74,7 +74,7 @@ def file_engine(path: str | Path, target: Target, graph: IntegerGraph, arithmeti
 
 
 def backend_engine(backend: TrainingBackend, checkpoint: Checkpoint, device_target: str | None = None) -> Engine:
-    """The evaluation pass of a checkpoint's network on a backend.
+    """The evaluation pass of a checkpoint's network on a backend, in the network's arithmetic.
 
     Args:
         backend: The backend.
@@ -91,6 +91,7 @@ def backend_engine(backend: TrainingBackend, checkpoint: Checkpoint, device_targ
         f"{backend.runtime()}, evaluation pass on {device_target}",
         lambda pixels: as_tuple(predict_codes(model, pixels)),
         lambda pixels, tensors: trace(model, pixels, tensors),
+        checkpoint.graph.arithmetic,
     )
 
 
@@ -101,13 +102,13 @@ def compare(
     *,
     data: str,
     file: str | Path = "",
-    arithmetic: str = "float",
+    arithmetic: str | None = None,
     task: tasks.Task | None = None,
 ) -> Certificate:
     """Compare every output code of each engine with NumPy's integers, and each engine with every other.
 
     Each engine is compared with NumPy's integers in its own arithmetic: a backend's evaluation pass computes in the
-    float one whatever the file does.
+    network's, whatever the file does.
 
     Args:
         engines: One or more.
@@ -115,7 +116,7 @@ def compare(
         split: The images, and labels for the metrics.
         data: What the images are, for the certificate.
         file: The exported file, for the certificate.
-        arithmetic: Of the reference in the matrix and the metrics, "float" or "fixed".
+        arithmetic: Of the reference in the matrix and the metrics, "float" or "fixed"; by default the network's.
         task: What the network is for; by default a classification.
 
     Returns:
@@ -126,6 +127,7 @@ def compare(
     """
     if not engines:
         raise QatError("there is nothing to verify: give an exported file or a backend")
+    arithmetic = arithmetic or graph.arithmetic
     references = {
         name: tuple(map(_widened, as_tuple(evaluate(graph, split.images, arithmetic=name))))
         for name in dict.fromkeys((arithmetic, *(engine.arithmetic for engine in engines)))
