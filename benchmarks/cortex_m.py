@@ -32,19 +32,24 @@ from qat.vocabulary.ops import Array
 NETWORKS = ("lenet", "mnist_cnn", "resnet8", "ds_cnn", "mobilenet", "autoencoder")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which networks are run on which cores, and how they are compiled."""
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), help=f"default: {' '.join(NETWORKS)}")
     parser.add_argument("--cores", nargs="+", default=["m4", "m55"], choices=[*CORES], help="default: m4 m55")
     parser.add_argument("--images", type=int, default=1, help="how many are computed; default: 1")
     parser.add_argument("--cflags", default="", help="of the compiler, after -std=c99 -O2; as in --cflags=-O3")
     parser.add_argument("--layers", action="store_true", help="the instructions of each layer and each function too")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_network_arguments(parser)
     parser.add_argument("--ckpt_path", help="a quantized checkpoint in place of --networks; with --data_path")
     add_data_argument(parser, required=False)
 
 
 def networks(args: argparse.Namespace) -> Iterator[tuple[IntegerGraph, Array]]:
     """The integers of each network, and the images that it is run on."""
-    if args.ckpt_path:
+    if getattr(args, "ckpt_path", None):
         checkpoint = load_checkpoint(args.ckpt_path, quantized=True)
         integers = qat.to_integer(checkpoint.graph, checkpoint.params)
         yield integers, load_data(args.data_path, checkpoint, args).test.images[: args.images]
