@@ -6,12 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import qat
 from qat.cli import run_script
 from qat.data.loading import exists
 from qat.deploy.floats import export_float
-from qat.deploy.interfaces import HoldsFloats, Option, Target
+from qat.deploy.interfaces import SWITCH, YES, HoldsFloats, Option, Target
 from qat.deploy.verify import arithmetic_options, default_arithmetic, export_verified
 from qat.errors import QatError
 from qat.integer.widths import PACKINGS
@@ -59,8 +60,13 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
             continue  # a flag of the command's own: _chosen says so to whoever chooses that target
         texts = [f"of {_listed(names)}: {x.help} (default: {x.choices[0]})" for x, names in options.items()]
         choices = dict.fromkeys(choice for option in options for choice in option.choices)
+        alone: dict[str, Any] = {"nargs": "?", "const": YES} if tuple(choices) == SWITCH else {}
         parser.add_argument(
-            f"--{name}", dest=_destination(name), choices=list(choices), help="; ".join(texts).replace("%", "%%")
+            f"--{name}",
+            dest=_destination(name),
+            choices=list(choices),
+            help="; ".join(texts).replace("%", "%%"),
+            **alone,
         )
 
 
