@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -27,14 +27,14 @@ LONGEST = 65_535
 WEIGHTS_SUFFIX = ".bin"  #: of the weights' own file
 IN_FILE = "#define FROM_FILE("  #: in the source of an export that has one
 
-#: Before literals. Both compilers keep to C99's least of 4095 characters where they are asked to be pedantic.
-LITERALS = """\
+#: Before literals. GCC and Clang keep to C99's least of 4095 characters where they are asked to be pedantic.
+_LITERALS = """\
 #ifdef __GNUC__
 #pragma GCC diagnostic ignored "-Woverlength-strings" /* C99 asks for 4095 characters, all compilers in use take more */
 #endif
 """
 #: Before weights: a vector of 64 bytes that crosses two lines of a cache is read in twice the time.
-ALIGNED = """\
+_ALIGNED = """\
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__) || defined(__aarch64__))
 #define ALIGNED __attribute__((aligned(64))) /* weights begin where a line of the cache does; others have none, or little */
 #else
@@ -66,9 +66,13 @@ _FROM_FILE = """\
 """
 
 
-def from_file(name: str, file: str) -> str:
-    """What goes before weights in a file of their own. name: what the names of the network begin with. file: the file's."""
-    return _FROM_FILE.replace("@NAME", name).replace("@FILE", file)
+def before(used: Collection[str], name: str, file: str) -> list[str]:
+    """What a source has before its constants.
+
+    used: of LITERALS, ALIGNED and FROM_FILE. name: what the names of the network begin with. file: that of the weights.
+    """
+    texts = {"LITERALS": _LITERALS, "ALIGNED": _ALIGNED, "FROM_FILE": _FROM_FILE}
+    return [text.replace("@NAME", name).replace("@FILE", file) for key, text in texts.items() if key in used]
 
 
 class Constant(NamedTuple):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qat.integer.widths import pack
-from qat.targets.c.kernels import BLOCK
+from qat.targets.c.kernels.head import BLOCK
 from qat.targets.c.text import word_count
 from qat.vocabulary.ops import Array
 
@@ -85,11 +85,6 @@ def _excess(rows: Array) -> Array:
     high, low = rows.max(axis=1), rows.min(axis=1)
     off: Array = np.maximum(high - INT8_MAX, 0) + np.minimum(low - INT8_MIN, 0)
     return off
-
-
-def block_bytes(outputs: int, words: int, bits: int) -> int:
-    """Of a block of so many outputs, each of so many words of four weights."""
-    return words * -(-outputs * 4 * bits // 8)
 
 
 def blocks(stored: StoredWeights, rows: int, inputs: int, groups: int) -> Array:

@@ -43,16 +43,20 @@ from qat.targets.c import elementwise as c_elementwise
 from qat.targets.c import ends as c_ends
 from qat.targets.c import kernels as c_kernels
 from qat.targets.c import moves as c_moves
-from qat.targets.c import packed as c_packed
 from qat.targets.c import products as c_products
 from qat.targets.c import wide as c_wide
 from qat.targets.c.constants import WEIGHTS_SUFFIX
 from qat.targets.c.ends import enter, leave, macros, uses_floats
+from qat.targets.c.kernels import softmax as c_softmax
+from qat.targets.c.kernels.head import HEAD
+from qat.targets.c.kernels.main import MAIN
 from qat.targets.c.layout import scratch
 from qat.targets.c.linear import LinearWriter
 from qat.targets.c.means import add_means
 from qat.targets.c.text import MODEL, comment, ctype, dimensions, plain, stored_axis, stored_shape, stored_type, width
 from qat.targets.common import no_form
+
+SOFTMAX = {"SOFTMAX": "uint8_t", "SOFTMAX_WIDE": "uint16_t"}  #: its kernels, and the codes that they take
 
 
 class Writer(LinearWriter):
@@ -113,27 +117,19 @@ class Writer(LinearWriter):
         text = [
             f"/* {self._title()}: see {header_name}. Written by qat export; do not change it. */\n",
             f'#include "{header_name}"\n',
-            c_kernels.HEAD,
+            HEAD,
             f"#ifdef {self.upper}_TRACE\n#include <stdio.h>\n#define TRACED(codes, bytes) fwrite(codes, 1, bytes, stdout)\n"
             "#else\n#define TRACED(codes, bytes) ((void)0)\n#endif\n",
             "/* All activations; those that are never needed together share their bytes. An int32_t for its alignment. */\n"
             f"static int32_t memory[{self.upper}_ARENA_BYTES / 4];\n",
         ]
-        weights_name = Path(header_name).with_suffix(WEIGHTS_SUFFIX).name
-        forms = {"LITERALS": c_constants.LITERALS, "ALIGNED": c_constants.ALIGNED}
-        text += [form for key, form in forms.items() if key in self.used]
-        text += [c_constants.from_file(self.name, weights_name)] if self.weights_file is not None else []
-        if self.used & {"MULTIPLY", "PACKED"}:
-            self.used.add("WORD")
-        kernels = ["REQUANTIZE", "CLIP", "FINISH", "WORD", "MULTIPLY", "UNPACK", "CORRECT", "ROUND"]
-        text += [getattr(c_kernels, kernel) for kernel in kernels if kernel in self.used]
-        softmax = {"SOFTMAX": "uint8_t", "SOFTMAX_WIDE": "uint16_t"}
+        text += c_constants.before(self.used, self.name, Path(header_name).with_suffix(WEIGHTS_SUFFIX).name)
+        text += [f"#define MOST_TAPS {self.most_taps}\n"] if self.most_taps else []
+        text += c_kernels.kernels(self.used)
         text += [c_products.ROOT] if "ROOT" in self.used else []
-        text += [c_kernels.softmax(codes) for name, codes in softmax.items() if name in self.used]
+        text += [c_softmax.softmax(codes) for name, codes in SOFTMAX.items() if name in self.used]
         kernels = ["REQUANTIZE_LONG", "REQUANTIZE_SUM", "CLIP_WIDE"]
         text += [getattr(c_wide, kernel) for kernel in kernels if kernel in self.used]
-        text += [c_packed.HALVES] if "PACKED_1" in self.used else []
-        text += [c_packed.multiply(bits) for bits in c_packed.STEPS if f"PACKED_{bits}" in self.used]
         text += [getattr(c_ends, kernel) for kernel in ("PRODUCT", "QUANTIZE") if kernel in self.used]
         text += self.sources
         done = "\n".join(line for line in steps if not line.startswith("TRACED"))
@@ -242,7 +238,7 @@ extern "C" {{
         for name, given in zip(outputs, self.ends.outputs, strict=True):
             buffers.append(f"    static {ctype(given.stored)} {name}[{prod(given.shape)}];")
             write.append(f"        fwrite({name}, 1, sizeof {name}, to);")
-        return c_kernels.MAIN.format(
+        return MAIN.format(
             NAME=self.upper,
             NAME_LOWER=self.name,
             BUFFERS="\n".join(buffers),

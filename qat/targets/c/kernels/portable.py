@@ -1,0 +1,48 @@
+"""Sums of products and their codes in plain C, for processors without a form of their own."""
+
+from __future__ import annotations
+
+FINISH = """\
+/* y[o] = clip(requantize(sums[o] + bias[first + o]) + zero), for up to BLOCK outputs. sums: BLOCK of them. */
+static inline void finish(const uint32_t *sums, const Scaling *scaling, int32_t first, int32_t outputs, uint8_t *y)
+{
+    int32_t o;
+#if defined(USE_AVX2) && defined(__GNUC__)
+    __asm__ volatile("" ::: "memory"); /* GCC 12 -O3 makes other codes of sums that it has kept in vectors */
+#endif
+    for (o = 0; o < outputs; o++) {
+        const int32_t i = first + o, shift = scaling->each_shift ? i : 0;
+        const int32_t bias = scaling->bias_bytes == 1   ? ((const int8_t *)scaling->bias)[i]
+                             : scaling->bias_bytes == 2 ? ((const int16_t *)scaling->bias)[i]
+                                                        : ((const int32_t *)scaling->bias)[i];
+        int32_t x = (int32_t)(sums[o] + (uint32_t)bias);
+        if (scaling->left)
+            x *= (int32_t)1 << scaling->left[shift];
+        x = requantize(x, scaling->multiplier[scaling->each_multiplier ? i : 0], scaling->right[shift]);
+        y[o] = clip(x + scaling->zero, scaling->low, scaling->high);
+    }
+}
+"""
+
+MULTIPLY = """\
+/* sums[p * BLOCK + o] = sum of x[p * stride + r * pitch + k] w[r][k][o] over r < rows and k < 4 * quads, for `pixels` p (up
+ * to 4) and up to BLOCK outputs o. w: a block of weights, [rows * quads][outputs][4]. */
+static inline void multiply(const uint8_t *x, int32_t stride, int32_t pixels, int32_t rows, int32_t pitch, int32_t quads,
+                            const int8_t *w, int32_t outputs, uint32_t *sums)
+{
+    int32_t o, p, r, q;
+    for (p = 0; p < pixels; p++)
+        for (o = 0; o < outputs; o++) {
+            const int8_t *at = w + 4 * o;
+            uint32_t s = 0;
+            for (r = 0; r < rows; r++) {
+                const uint8_t *from = x + p * stride + r * pitch;
+                for (q = 0; q < quads; q++, from += 4, at += 4 * outputs) {
+                    s += (uint32_t)((int32_t)from[0] * at[0] + (int32_t)from[1] * at[1]);
+                    s += (uint32_t)((int32_t)from[2] * at[2] + (int32_t)from[3] * at[3]);
+                }
+            }
+            sums[p * BLOCK + o] = s;
+        }
+}
+"""
