@@ -17,6 +17,7 @@ import numpy as np
 
 from qat.errors import QatError
 from qat.integer import IntegerTensor
+from qat.targets.c.constants import WEIGHTS_SUFFIX
 from qat.targets.c.file import File
 from qat.targets.common import to_hwc
 from qat.vocabulary.arrays import Arrays, in_batches
@@ -72,8 +73,13 @@ def compute(
         # Under the name that the source includes, whatever the two are called by now.
         included = re.search(r'^#include "([^"/\n]+)"$', file.source, re.MULTILINE)
         (Path(folder) / (included.group(1) if included else file.header_name)).write_bytes(file.header)
+        if file.weights is not None:
+            taken_in = re.search(r'\.incbin \\"([^"/\\]+)\\"', file.source)
+            (Path(folder) / (taken_in.group(1) if taken_in else f"{path.stem}{WEIGHTS_SUFFIX}")).write_bytes(
+                file.weights
+            )
         main = f"-D{file.model['name'].upper()}_MAIN"
-        command = [*compiler(), *options(), main, *define, "-x", "c", str(source), "-o", str(program)]
+        command = [*compiler(), *options(), main, *define, f"-I{folder}", "-x", "c", str(source), "-o", str(program)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or [""]
