@@ -121,7 +121,7 @@ def in_blocks(stored: StoredWeights, data: Array, rows: int, inputs: int, groups
     """
     outputs, quads = len(stored.codes), word_count(inputs)
     per_group = outputs // groups
-    found = np.empty((outputs, rows, quads * 4), np.int64)
+    found: Array = np.empty((outputs, rows, quads * 4), np.int64)
     at = 0
     for group in range(0, outputs, per_group):
         for first in range(group, group + per_group, BLOCK):
@@ -132,13 +132,14 @@ def in_blocks(stored: StoredWeights, data: Array, rows: int, inputs: int, groups
             at += size
     if at != data.size or (not stored.filled and found[:, :, inputs:].any()):
         raise ValueError("bytes are left, or inputs meet what fills up words")
-    return found[:, :, :inputs] + stored.excess[:, None, None]
+    found = found[:, :, :inputs] + stored.excess[:, None, None]
+    return found
 
 
 def in_taps(stored: StoredWeights, data: Array) -> Array:
     """The centred weights (C, taps) of a depthwise convolution, block by block and tap by tap, as its kernel reads them."""
     channels, taps = stored.codes.shape
-    found = np.empty((channels, taps), np.int64)
+    found: Array = np.empty((channels, taps), np.int64)
     at = 0
     for first in range(0, channels, BLOCK):
         count = min(BLOCK, channels - first)
@@ -147,7 +148,8 @@ def in_taps(stored: StoredWeights, data: Array) -> Array:
         at += size
     if at != data.size:
         raise ValueError("bytes are left")
-    return found + stored.excess[:, None]
+    found += stored.excess[:, None]
+    return found
 
 
 def _numbers(stored: StoredWeights, data: Array) -> Array:
