@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from qat.targets.c.constants import FEW, TYPES, Constant, as_literals, as_number
 from qat.targets.c.kernels.head import BLOCK
 from qat.targets.c.layout import Layout
 from qat.targets.c.text import WIDTH, dimensions, plain, stored_type
-from qat.targets.c.weights import BYTES, StoredWeights, blocks, stored_weights
+from qat.targets.c.weights import BYTES, StoredWeights, blocks, in_blocks, in_taps, stored_weights
 from qat.vocabulary.ops import Array
 
 
@@ -159,6 +159,7 @@ class LinearWriter(Layout):
         )
         inputs = stored.codes.size // outputs // rows
         data = blocks(stored, rows, inputs, groups)
+        self._require_same(name, self.ordered(node), lambda: in_blocks(stored, data, rows, inputs, groups))
         constants, fields = self._stored(stored, name, data)
         return constants, bias, fields | {"group_bytes": data.size // groups, "filled": int(stored.filled)}
 
@@ -180,6 +181,18 @@ class LinearWriter(Layout):
             return [self.array("int8_t", f"{name}_weight", data, weights=True)]
         values = self.array("int8_t", f"{name}_values", stored.values)
         return [self.array("uint8_t", f"{name}_weight", data, weights=True), values]
+
+    def _require_same(self, name: str, weight: Array, read: Callable[[], Array]) -> None:
+        """Raise QatError unless what kernels read are the centred weights of a layer."""
+        try:
+            same = np.array_equal(read().ravel(), weight.ravel())
+        except ValueError:  # there are too many bytes, or too few
+            same = False
+        if not same:
+            raise QatError(
+                f"{self.graph.name}: the C file is not written, since {name} would meet other weights in it than the "
+                "layer's; export to ONNX or TFLITE, and report it with the checkpoint"
+            )
 
     @staticmethod
     def _zero(node: IntegerLinear) -> int:
@@ -264,21 +277,25 @@ class LinearWriter(Layout):
         if every == centred.max():  # as of an average pooling: nothing is to be stored
             fields: dict[str, object] = {"every": every, "bits": BYTES}
         else:
-            constants, fields = self._depthwise_weights(depth, self.function(node))
+            constants, fields = self._depthwise_weights(depth, centred, self.function(node))
         bias = node.bias - self._zero(node) * centred.sum(axis=1, dtype=np.int64)
         self._add_layer(node, self._kind(node), constants, bias, fields | self._geometry(node), "depthwise")
 
-    def _depthwise_weights(self, depth: StoredWeights, name: str) -> tuple[list[str], dict[str, object]]:
+    def _depthwise_weights(
+        self, depth: StoredWeights, centred: Array, name: str
+    ) -> tuple[list[str], dict[str, object]]:
         """The constants, block by block and tap by tap, and the fields of the layer that name them."""
         taps = depth.codes.shape[1]
         indices = depth.indices(depth.codes)
         parts = [indices[first : first + BLOCK].T.ravel() for first in range(0, len(indices), BLOCK)]
         if depth.bits == BYTES:
-            return self._stored(depth, name, np.concatenate(parts))
-        self.used.add("UNPACK")
-        self.most_taps = max(self.most_taps, taps)
-        packed = b"".join(pack(part, depth.bits) for part in parts)
-        return self._stored(depth, name, np.frombuffer(packed, np.uint8))
+            data = np.concatenate(parts)
+        else:
+            self.used.add("UNPACK")
+            self.most_taps = max(self.most_taps, taps)
+            data = np.frombuffer(b"".join(pack(part, depth.bits) for part in parts), np.uint8)
+        self._require_same(name, centred, lambda: in_taps(depth, data))
+        return self._stored(depth, name, data)
 
     def _add_dense(self, node: IntegerDense) -> None:
         outputs, inputs = node.weight.shape

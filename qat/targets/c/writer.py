@@ -45,6 +45,7 @@ from qat.targets.c import kernels as c_kernels
 from qat.targets.c import moves as c_moves
 from qat.targets.c import products as c_products
 from qat.targets.c import wide as c_wide
+from qat.targets.c.codes import check_codes
 from qat.targets.c.constants import WEIGHTS_SUFFIX
 from qat.targets.c.ends import enter, leave, macros, uses_floats
 from qat.targets.c.kernels import softmax as c_softmax
@@ -96,6 +97,7 @@ class Writer(LinearWriter):
         Raises QatError also where the text does not hold the constants that it has to hold.
         """
         check_included(header_name)
+        check_codes(self.graph)
         for node in self.graph.nodes:
             if node.name not in self.renamed:
                 before = self.constant_bytes
