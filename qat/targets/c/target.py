@@ -9,8 +9,9 @@ it. Both compile the file with the host's compiler ($CC, else cc, with $CFLAGS a
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,10 @@ from qat.integer import IntegerGraph, IntegerTensor, require_integers
 from qat.integer.ends import METADATA, OWN
 from qat.integer.widths import check_packing
 from qat.registry import TARGETS
+from qat.targets.c.clock import clocked, timed_options
+from qat.targets.c.cortex_m.cores import CORES
+from qat.targets.c.cortex_m.cores import emulator as emulator  # of qat.deploy.interfaces.IsEmulated
+from qat.targets.c.cortex_m.measure import measure as measure  # of qat.deploy.interfaces.IsEmulated
 from qat.targets.c.ends import ends_in_c
 from qat.targets.c.file import load, write
 from qat.targets.c.run import compiler, compute, options
@@ -139,9 +144,32 @@ def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) 
     return {x.name: result[x.name] for x in tensors if x.name in result}
 
 
+@contextlib.contextmanager
+def timed(path: str | Path, samples: Arrays) -> Iterator[Callable[[int], float]]:
+    """Seconds of so many inferences on this machine (``qat.deploy.interfaces.IsTimed``), of the file compiled for its own
+    processor, by ``clock.OPTIONS`` and $CFLAGS. What the file says is run (see ``predict``).
+    """
+    with clocked(path, load(path), samples) as seconds:
+        yield seconds
+
+
+def cores() -> dict[str, str]:
+    """The processors that ``measure`` emulates: "Cortex-M4" by "m4"."""
+    return {name: core.name for name, core in CORES.items()}
+
+
 def runtime() -> str:
     """The compiler that ``predict`` uses, with its version and options. Raises QatError where there is none."""
+    return _compiled_by(options())
+
+
+def timed_runtime() -> str:
+    """As ``runtime``, of what ``timed`` runs."""
+    return _compiled_by(timed_options())
+
+
+def _compiled_by(options: list[str]) -> str:
     command = compiler()
     said = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
     version = said.splitlines()[0] if said else command[0]
-    return f"C, {version} ({' '.join(options())})"
+    return f"C, {version} ({' '.join(options)})"
