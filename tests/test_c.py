@@ -57,7 +57,7 @@ once = pytest.mark.parametrize("flags", ["portable"], indirect=True)
 def differences(graph: IntegerGraph, path: Path, pixels: Arrays) -> list[str]:
     """Nodes and outputs of the file that differ from NumPy's integers, with how many codes."""
     tensors = [node.output for node in graph.nodes]
-    reference = trace_codes(graph, pixels, [x.name for x in tensors], arithmetic="fixed")
+    reference = trace_codes(graph, pixels, [x.name for x in tensors], arithmetic=C.arithmetic_of(path))
     traced = C.trace(path, pixels, tensors)
     assert set(traced) == set(reference)
     real = as_tuple(C.predict(path, pixels))
@@ -73,9 +73,10 @@ def differences(graph: IntegerGraph, path: Path, pixels: Arrays) -> list[str]:
 
 
 def assert_equal(setup: Setup, folder: Path) -> None:
-    """No code of any node differs."""
-    C.export(setup.integer, folder / "net.c")
-    assert differences(setup.integer, folder / "net.c", setup.pixels) == []
+    """No code of any node differs, in either arithmetic."""
+    for arithmetic in C.ARITHMETICS:
+        C.export(setup.integer, folder / "net.c", arithmetic=arithmetic)
+        assert differences(setup.integer, folder / "net.c", setup.pixels) == [], arithmetic
 
 
 # -- whole networks ---------------------------------------------------------------------------------------------------
