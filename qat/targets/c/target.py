@@ -167,7 +167,7 @@ def _loaded(path: str | Path, arithmetic: str | None) -> File:
 
 
 def runtime(arithmetic: str | None = None) -> str:
-    """The compiler that ``predict`` uses, with its version and options, in either arithmetic. Raises QatError where there is none."""
+    """The compiler that ``predict`` uses, with its version and options. Raises QatError where there is none."""
     command = compiler()
     said = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
     version = said.splitlines()[0] if said else command[0]

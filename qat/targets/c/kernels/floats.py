@@ -74,7 +74,7 @@ static inline int32_t times(int32_t x, uint32_t multiplier, int32_t shift)
         high = high << n | low >> (32 - n);
         low <<= n;
     }
-    /* Its highest bit is the first of 32, and the last one stands for all that are below. Then 24 bits, at their first place. */
+    /* Its highest bit is the first of 32 now; then of 31, the last of which stands for all below; then it is rounded to 24. */
     high = high >> 1 | (high & 1) | (low != 0);
     high = (high + 63 + (high >> 7 & 1)) >> 7;
     shift -= 40 - n - up;
