@@ -32,7 +32,7 @@ void loop(const uint8_t *pixels, void *codes, int count)
 
 def compiled_c(integers: IntegerGraph, pixels: Array, folder: Path, calls: int) -> Callable[[], None]:
     """pixels: uint8, (1, C, H, W). Its codes are compared with NumPy's once."""
-    qat.target("C").export(integers, folder / "net.c")
+    qat.target("C").export(integers, folder / "net.c", arithmetic="fixed")
     (folder / "loop.c").write_text(LOOP, encoding="utf-8")
     library = folder / "net.so"
     subprocess.run(["cc", *OPTIONS, "-shared", "-fPIC", "net.c", "loop.c", "-o", library], cwd=folder, check=True)
