@@ -110,14 +110,23 @@ class LinearWriter(Layout):
         self.used.add("CLIP_WIDE" if y.grid.wide else "CLIP")
         return "clip_wide" if y.grid.wide else "clip"
 
-    def _scaling(self, node: IntegerLinear, bias: Array) -> tuple[list[str], str]:
+    def _bias(self, node: IntegerLinear, bias: Array) -> str:
+        """The constant of a bias."""
+        wrapped = (bias & 0xFFFFFFFF).astype(np.uint32).view(np.int32)  # sums are formed modulo 2^32
+        return self.array(small_type(wrapped), f"{self.function(node)}_bias", wrapped)
+
+    def _scaling(self, node: IntegerLinear, bias: Array, flipped: Array | None) -> tuple[list[str], str]:
         """The constants that make codes of a layer's sums, and the value of the struct that has them."""
         name, grid, fixed = self.function(node), node.output.grid, node.fixed
-        wrapped = (bias & 0xFFFFFFFF).astype(np.uint32).view(np.int32)  # sums are formed modulo 2^32
-        kind = small_type(wrapped)
         multiplier, shift = (shared(np.broadcast_to(x, len(bias)).astype(np.int64)) for x in fixed)
+        plain = self._bias(node, bias)
+        if flipped is not None:
+            before = self.constant_bytes
+            other = self._bias(node, flipped)
+            plain = f"#ifdef USE_HELIUM /* where codes less 128 are multiplied */\n{other}#else\n{plain}#endif\n"
+            self.constant_bytes = before  # only one of the two is compiled
         constants = [
-            self.array(kind, f"{name}_bias", wrapped),
+            plain,
             self.array("int32_t", f"{name}_multiplier", multiplier),
             self.array("uint8_t", f"{name}_right", np.maximum(-shift, 0)),
         ]
@@ -128,7 +137,7 @@ class LinearWriter(Layout):
         zero = grid.zero_point - grid.qmin
         low, high = node.requantize.low + zero, node.requantize.high + zero
         value = (
-            f"{{{name}_bias, {name}_multiplier, {left}, {name}_right, {zero}, {low}, {high}, {TYPES[kind].itemsize}, "
+            f"{{{name}_bias, {name}_multiplier, {left}, {name}_right, {zero}, {low}, {high}, sizeof {name}_bias[0], "
             f"{int(multiplier.size > 1)}, {int(shift.size > 1)}}}"
         )
         return constants, value
@@ -216,7 +225,10 @@ class LinearWriter(Layout):
         bias: as the sums of stored codes want it. fields: of ``Layer``; those that are 0 are left out.
         """
         self.used.add("LAYER" if kernel == "convolve" else "DEPTHWISE")
-        scaling_constants, scaling = self._scaling(node, bias)
+        flipped = bias + 128 * node.centred_weight.reshape(len(bias), -1).sum(axis=1, dtype=np.int64)
+        scaling_constants, scaling = self._scaling(
+            node, bias, flipped if kernel == "convolve" and fields["bits"] == BYTES else None
+        )
         name = self.function(node)
         fields = {"scaling": scaling} | {key: value for key, value in fields.items() if value not in (0, "IN_PLACE")}
         items = [f".{key} = {value}," for key, value in fields.items()]
