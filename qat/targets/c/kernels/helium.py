@@ -129,7 +129,7 @@ static inline void fill_flipped(const Layer *layer, const uint8_t *x, int32_t ow
 }
 
 /* Sums of a block of outputs, of three windows that lie `count` bytes apart. */
-static inline void multiply3(const int8_t *x, int32_t count, const int8_t *w, int32_t outputs, uint32_t *sums)
+static inline void multiply_three(const int8_t *x, int32_t count, const int8_t *w, int32_t outputs, uint32_t *sums)
 {
     const int32_t step = 16 * outputs;
     const uint32x4_t words = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)(4 * outputs));
@@ -178,7 +178,7 @@ static inline void multiply3(const int8_t *x, int32_t count, const int8_t *w, in
 }
 
 /* Sums of a block of outputs of one window, whose codes ^ flips are signed. */
-static inline void multiply1(const int8_t *x, int32_t flips, int32_t count, const int8_t *w, int32_t outputs, uint32_t *sums)
+static inline void multiply_one(const int8_t *x, int32_t flips, int32_t count, const int8_t *w, int32_t outputs, uint32_t *sums)
 {
     const int32_t step = 16 * outputs;
     const uint32x4_t words = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)(4 * outputs));
@@ -280,9 +280,9 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
                 const int32_t outputs = per_group - first < BLOCK ? per_group - first : BLOCK;
                 const int32_t output = group * per_group + first;
                 if (together == 3)
-                    multiply3(from, count, w, outputs, sums);
+                    multiply_three(from, count, w, outputs, sums);
                 else
-                    multiply1(from, flips, count, w, outputs, sums);
+                    multiply_one(from, flips, count, w, outputs, sums);
                 if (layer->excess)
                     for (p = 0; p < together; p++)
                         correct_flipped(from + p * count, flips, rows, line, run, layer->excess + output, outputs,
