@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cortex_m
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -33,6 +32,8 @@ from qat.integer.memory import Buffer, activation_memory, plan_memory
 from qat.networks import LeNet5
 from qat.targets.c import file as c_file
 from qat.targets.c import target as c_target
+from qat.targets.c.cortex_m.cores import missing_tools
+from qat.targets.c.cortex_m.measure import measure
 from qat.targets.c.text import MODEL, comment
 from qat.vocabulary.arrays import Arrays, as_tuple
 
@@ -284,9 +285,12 @@ def test_the_header_says_what_the_network_is(tmp_path: Path) -> None:
 
 # -- a microcontroller ------------------------------------------------------------------------------------------------
 
+emulated = pytest.mark.skipif(bool(missing_tools()), reason=missing_tools())
+STRICT = ("-Wall", "-Wextra", "-Werror")
+
 
 @once
-@pytest.mark.skipif(bool(cortex_m.MISSING), reason=cortex_m.REASON)
+@emulated
 @pytest.mark.parametrize("name", ["lenet", "everything", "windows"])
 def test_a_cortex_m4_computes_the_same_codes(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     setup = {
@@ -297,16 +301,14 @@ def test_a_cortex_m4_computes_the_same_codes(name: str, tmp_path: Path, capsys: 
     graph = setup.integer
     C.export(graph, tmp_path / f"{name}.c")
     (pixels,) = as_tuple(setup.pixels)
-    expected = evaluate(graph, pixels, arithmetic="fixed").reshape(len(pixels), -1)
-    output, dtype = expected.shape[1], graph.output.grid.dtype
-    codes, sizes = cortex_m.run(tmp_path / f"{name}.c", pixels.transpose(0, 2, 3, 1), output, dtype, tmp_path)
-    np.testing.assert_array_equal(codes, expected)
-    assert len(np.unique(codes)) > 4
-    found = macros(tmp_path / f"{name}.h")
-    assert sizes.ram == int(found[f"{name.upper()}_ARENA_BYTES"])
-    assert sizes.flash < int(found[f"{name.upper()}_CONSTANT_BYTES"]) + 12_000
+    found = measure(tmp_path / f"{name}.c", pixels, options=STRICT)
+    np.testing.assert_array_equal(found.outputs[0], evaluate(graph, pixels, arithmetic="fixed"))
+    assert len(np.unique(found.outputs[0])) > 4
+    header = macros(tmp_path / f"{name}.h")
+    assert found.ram == int(header[f"{name.upper()}_ARENA_BYTES"])
+    assert found.flash < int(header[f"{name.upper()}_CONSTANT_BYTES"]) + 12_000
     with capsys.disabled():
-        print(f" [{name} on a Cortex-M4: {sizes.flash:,} bytes of flash, {sizes.ram:,} of RAM]", end="")
+        print(f" [{name} on a Cortex-M4: {found.flash:,} bytes of flash, {found.ram:,} of RAM]", end="")
 
 
 class RowsAndImages(qat.Network):
@@ -366,18 +368,15 @@ def test_packed_weights_of_depthwise_convolutions(case: str, tmp_path: Path) -> 
 
 
 @once
+@emulated
 @pytest.mark.parametrize("case", ["4 bits", "affine, 2 bits", "binary"])
 def test_packed_weights_on_a_cortex_m4(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if cortex_m.MISSING:
-        pytest.skip(cortex_m.REASON)
     setup = calibrated(LeNet5(), images=20, **PACKED[case])
     C.export(setup.integer, tmp_path / "net.c")
-    expected = evaluate(setup.integer, setup.pixels, arithmetic="fixed")
-    pixels, dtype = setup.pixels.transpose(0, 2, 3, 1), setup.integer.output.grid.dtype
-    codes, sizes = cortex_m.run(tmp_path / "net.c", pixels, 10, dtype, tmp_path)
-    np.testing.assert_array_equal(codes, expected)
+    found = measure(tmp_path / "net.c", setup.pixels, options=STRICT)
+    np.testing.assert_array_equal(found.outputs[0], evaluate(setup.integer, setup.pixels, arithmetic="fixed"))
     with capsys.disabled():
-        print(f" [LeNet-5, {case}, on a Cortex-M4: {sizes.flash:,} bytes of flash, {sizes.ram:,} of RAM]", end="")
+        print(f" [LeNet-5, {case}, on a Cortex-M4: {found.flash:,} bytes of flash, {found.ram:,} of RAM]", end="")
 
 
 @once
@@ -417,15 +416,12 @@ def test_codes_of_more_than_a_byte(bits: tuple[int, int], tmp_path: Path) -> Non
 
 
 @once
+@emulated
 def test_wide_codes_on_a_cortex_m4(tmp_path: Path) -> None:
-    if cortex_m.MISSING:
-        pytest.skip(cortex_m.REASON)
     setup = calibrated(LeNet5(), images=3, num_bits=16, layers={"fc3": {"num_bits": (16, 8)}})
     C.export(setup.integer, tmp_path / "net.c")
-    expected = evaluate(setup.integer, setup.pixels, arithmetic="fixed")
-    pixels, dtype = setup.pixels.transpose(0, 2, 3, 1), setup.integer.output.grid.dtype
-    codes, _ = cortex_m.run(tmp_path / "net.c", pixels, 10, dtype, tmp_path)
-    np.testing.assert_array_equal(codes, expected)
+    found = measure(tmp_path / "net.c", setup.pixels, options=STRICT)
+    np.testing.assert_array_equal(found.outputs[0], evaluate(setup.integer, setup.pixels, arithmetic="fixed"))
 
 
 # -- the certificate, files and errors --------------------------------------------------------------------------------
