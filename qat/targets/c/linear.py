@@ -169,14 +169,30 @@ class LinearWriter(Layout):
         left = f" * ((int32_t)1 << {shift})" if shift > 0 else ""
         return f"requantize({total}{left}, {int(node.fixed.multiplier[0])}, {max(-shift, 0)})"
 
-    def _scaling(self, node: IntegerLinear, bias: Array) -> tuple[list[str], str]:
-        """The constants that make codes of a layer's sums, and the value of the struct that has them."""
-        name, grid = self.function(node), node.output.grid
+    def _bias(self, name: str, bias: Array) -> tuple[str, int]:
+        """The constant of a bias, and the bytes of each."""
         wrapped = (bias & 0xFFFFFFFF).astype(np.uint32).view(np.int32)  # sums are formed modulo 2^32
         kind = small_type(wrapped)
+        return self.array(kind, name, wrapped), TYPES[kind].itemsize
+
+    def _scaling(self, node: IntegerLinear, bias: Array, flipped: Array | None) -> tuple[list[str], str]:
+        """The constants that make codes of a layer's sums, and the value of the struct that has them.
+
+        flipped: the bias where codes less 128 are multiplied; None where none are.
+        """
+        name, grid = self.function(node), node.output.grid
         zero, left, right = grid.zero_point - grid.qmin, "0", "0"
         low, high = node.requantize.low, node.requantize.high
-        constants = [self.array(kind, f"{name}_bias", wrapped)]
+        text, size = self._bias(f"{name}_bias", bias)
+        width = str(size)
+        if flipped is not None:
+            before = self.constant_bytes
+            other, _ = self._bias(f"{name}_bias_less_128", flipped)
+            define = f"#define {name}_bias {name}_bias_less_128\n"
+            text = f"#ifdef USE_HELIUM /* where codes less 128 are multiplied */\n{other}{define}#else\n{text}#endif\n"
+            self.constant_bytes = before  # only one of the two is compiled
+            width = f"sizeof {name}_bias[0]"
+        constants = [text]
         shift = np.zeros(1, np.int64)
         if self.arithmetic == "float":
             multiplier = shared(np.broadcast_to(float_bits(node.requantize), len(bias)))
@@ -190,7 +206,7 @@ class LinearWriter(Layout):
                 left = f"{name}_left"
                 constants.append(self.array("uint8_t", left, np.maximum(shift, 0)))
         value = (
-            f"{{{name}_bias, {name}_multiplier, {left}, {right}, {zero}, {low}, {high}, {TYPES[kind].itemsize}, "
+            f"{{{name}_bias, {name}_multiplier, {left}, {right}, {zero}, {low}, {high}, {width}, "
             f"{int(multiplier.size > 1)}, {int(shift.size > 1)}}}"
         )
         return constants, value
@@ -291,7 +307,10 @@ class LinearWriter(Layout):
         bias: as the sums of stored codes want it. fields: of ``Layer``; those that are 0 are left out.
         """
         self.used.add("LAYER" if kernel == "convolve" else "DEPTHWISE")
-        scaling_constants, scaling = self._scaling(node, bias)
+        flipped = bias + 128 * node.centred_weight.reshape(len(bias), -1).sum(axis=1, dtype=np.int64)
+        scaling_constants, scaling = self._scaling(
+            node, bias, flipped if kernel == "convolve" and fields["bits"] == BYTES else None
+        )
         name = self.function(node)
         fields = {"scaling": scaling} | {key: value for key, value in fields.items() if value not in (0, "IN_PLACE")}
         items = [f".{key} = {value}," for key, value in fields.items()]
