@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import qat
 from qat.cli import run_script
@@ -13,7 +14,7 @@ from qat.data.loading import exists
 from qat.deploy.arithmetics import arithmetic_options, default_arithmetic, kept_with
 from qat.deploy.certificate import statement
 from qat.deploy.floats import export_float
-from qat.deploy.interfaces import HoldsFloats, Option, Target
+from qat.deploy.interfaces import SWITCH, YES, HoldsFloats, Option, Target
 from qat.deploy.verify import export_verified
 from qat.errors import QatError, one_line
 from qat.integer.widths import PACKINGS
@@ -61,8 +62,13 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
             continue  # a flag of the command's own: _chosen says so to whoever chooses that target
         texts = [f"of {_listed(names)}: {x.help} (default: {x.choices[0]})" for x, names in options.items()]
         choices = dict.fromkeys(choice for option in options for choice in option.choices)
+        alone: dict[str, Any] = {"nargs": "?", "const": YES} if tuple(choices) == SWITCH else {}
         parser.add_argument(
-            f"--{name}", dest=_destination(name), choices=list(choices), help="; ".join(texts).replace("%", "%%")
+            f"--{name}",
+            dest=_destination(name),
+            choices=list(choices),
+            help="; ".join(texts).replace("%", "%%"),
+            **alone,
         )
 
 

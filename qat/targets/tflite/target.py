@@ -17,7 +17,8 @@ there dense layers are written as convolutions.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -41,7 +42,7 @@ from qat.targets.tflite.float import TfliteOps, TfliteSymbol
 from qat.targets.tflite.integer import IntegerWriter
 from qat.targets.tflite.real_numbers import leave
 from qat.targets.tflite.writer import Op, Writer, coded, permuted, quantization_of, stored_shape
-from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays, in_batches
+from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays, batches_of, in_batches
 from qat.vocabulary.ops import Array
 
 NAME = "TFLITE"  #: under which ``qat.target`` knows it
@@ -242,3 +243,34 @@ def _infer(path: str | Path, content: bytes, ends: Ends, samples: Arrays, arithm
             return in_batches(run, samples, ends.specs, BATCH, str(path))
     except ChildError as error:
         raise cannot_run(path, "LiteRT", str(error)) from None
+
+
+@contextlib.contextmanager
+def timed(path: str | Path, samples: Arrays) -> Iterator[Callable[[int], float]]:
+    """Seconds of so many runs of an interpreter of one thread (``qat.deploy.interfaces.IsTimed``), with its default kernels."""
+    file, litert = (
+        load(path),
+        Child("qat.targets.tflite.run"),
+    )  # one of its own, since several files may be timed in turn
+    ends = ends_in(path, file.model)
+    (batch,) = batches_of(samples, ends.specs, 1, str(path))
+
+    def seconds(count: int) -> float:
+        try:
+            return float(litert.ask({"repeat": count}, [])[0][0])
+        except ChildError as error:
+            raise cannot_run(path, "LiteRT", str(error)) from None
+
+    try:
+        litert.ask({"reference": False, "threads": 1}, [np.frombuffer(file.content, np.uint8)])
+        litert.ask({}, [to_hwc(x) for x in ends.encode(batch)])
+        yield seconds
+    except ChildError as error:
+        raise cannot_run(path, "LiteRT", str(error)) from None
+    finally:
+        litert.close()
+
+
+def timed_runtime() -> str:
+    """What ``timed`` runs in, with its version."""
+    return runtime()
