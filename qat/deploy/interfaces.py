@@ -141,13 +141,16 @@ class OwnLayout(Protocol):
         """Samples as the framework's own models take them, (N, ...), as (N, C, H, W)."""
 
 
+NO, YES = SWITCH = "no", "yes"  #: the choices of an option whose flag stands alone
+
+
 @dataclass(frozen=True)
 class Option:
     """A choice that a target's ``export`` takes by keyword; the commands that export have a flag of its name.
 
     Attributes:
         name: Of the keyword and of the flag.
-        choices: Its values; the first is the default.
+        choices: Its values; the first is the default. Where they are "no" and "yes", the flag alone means "yes".
         help: What it chooses, for ``--help``, in a few words without the default.
     """
 
@@ -160,6 +163,13 @@ class Option:
             raise QatError(f"Option: name {self.name!r} can be no keyword; use letters, digits and _")
         if not self.choices or not all(isinstance(choice, str) for choice in self.choices):
             raise QatError(f"Option {self.name!r}: choices are {self.choices!r}; give strings, the default first")
+
+
+def check_switch(name: str, value: str) -> bool:
+    """True where an option of the choices ``SWITCH`` is "yes". Raises QatError where it is neither of them."""
+    if value not in SWITCH:
+        raise QatError(f"--{name} {shortened(value)} is unknown: choose one of {', '.join(SWITCH)}")
+    return value == YES
 
 
 class Target(Protocol):

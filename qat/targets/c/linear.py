@@ -20,20 +20,12 @@ from qat.integer import (
 from qat.integer.ends import Ends
 from qat.integer.widths import pack
 from qat.names import harmless
+from qat.targets.c.constants import FEW, TYPES, Constant, as_literals, as_numbers, fits
 from qat.targets.c.kernels.head import BLOCK
 from qat.targets.c.layout import Layout
-from qat.targets.c.text import WIDTH, dimensions, lines, plain, stored_type
+from qat.targets.c.text import WIDTH, dimensions, plain, stored_type
 from qat.targets.c.weights import BYTES, StoredWeights, blocks, stored_weights
 from qat.vocabulary.ops import Array
-
-#: C types and NumPy's.
-TYPES = {f"{kind}_t": np.dtype(kind) for kind in ("int8", "int16", "int32", "uint8", "uint16", "uint32")}
-
-
-def fits(kind: str, values: Array) -> bool:
-    """True where a C type holds them all."""
-    limits = np.iinfo(TYPES[kind])
-    return int(values.min()) >= limits.min and int(values.max()) <= limits.max
 
 
 def small_type(values: Array) -> str:
@@ -54,11 +46,17 @@ class LinearWriter(Layout):
         constant_bytes: of weights and tables, in all.
         node_bytes: the same by node.
         sources: the functions.
+        constants: what the constants of these have to be, by name.
+        weights_file: what is to lie in a file of its own; None where there is none.
     """
 
-    def __init__(self, graph: IntegerGraph, packed: bool, ends: Ends) -> None:
+    def __init__(self, graph: IntegerGraph, packed: bool, ends: Ends, *, weights_file: bool = False) -> None:
         super().__init__(graph, packed, ends)
-        self.used: set[str] = set()
+        self.used: set[str] = {"FROM_FILE"} if weights_file else set()  # also where a network has no weights
+        self.constants: dict[str, Constant] = {}
+        self.weights_file = bytearray() if weights_file else None
+        self._places: dict[bytes, int] = {}  # in that file
+        self._undefined: dict[str, Constant] = {}  # of a function that is not yet defined
         self.constant_bytes = 0
         self.node_bytes: dict[str, int] = {}
         self.sources: list[str] = []
@@ -75,19 +73,33 @@ class LinearWriter(Layout):
         """The name of a node's function; with the same constants, as in the steps of a recurrence, that of an earlier node."""
         return self._same.get(node.name) or f"node{self.index[node.name]}_{plain(node.name)}"
 
-    def array(self, kind: str, name: str, values: Array) -> str:
+    def array(self, kind: str, name: str, values: Array, *, weights: bool = False) -> str:
         """A constant. Raises QatError where a value is beyond its type, so that no file is written that computes with others.
 
-        kind: what its reader takes, or ``small_type`` of the values where any will do.
+        kind: what its reader takes, or ``small_type`` of the values where any will do. weights: of bytes, begin at a line of
+        the cache, and lie in the weights' own file where there is one.
         """
         if not fits(kind, values):
             raise QatError(
                 f"{self.graph.name}: {name} has values from {values.min()} to {values.max()}, which {kind} does not hold, so "
                 "that the C file would compute other codes; export to ONNX or TFLITE, and report it with the checkpoint"
             )
-        self.constant_bytes += values.size * TYPES[kind].itemsize
-        text = lines(values).replace("-2147483648,", "-2147483647 - 1,")
-        return f"static const {kind} {name}[{values.size}] = {{\n{text}\n}};\n"
+        self._undefined[name] = Constant(kind, values)
+        size = values.size * TYPES[kind].itemsize
+        if TYPES[kind].itemsize > 1 or (not weights and size <= FEW):
+            self.constant_bytes += size
+            return as_numbers(kind, name, values)
+        data = values.astype(TYPES[kind]).tobytes()
+        if weights and self.weights_file is not None:
+            self.constant_bytes += size
+            place = self._places.setdefault(data, len(self.weights_file))
+            if place == len(self.weights_file):
+                self.weights_file += data
+            return f"FROM_FILE({kind}, {name}, {place}, {size});\n"
+        self.used |= {"LITERALS", "ALIGNED"} if weights else {"LITERALS"}
+        text, size = as_literals(kind, name, data, "ALIGNED " if weights else "")
+        self.constant_bytes += size
+        return text
 
     def define(self, node: IntegerNode, what: str, constants: Sequence[str], body: str, *, inputs: int = 1) -> None:
         """Append the function of a node."""
@@ -102,8 +114,10 @@ class LinearWriter(Layout):
         first = self._written.setdefault(text.replace(name, "@"), name)
         if first == name:
             self.sources.append(head + text)
+            self.constants |= self._undefined
         else:
             self._same[node.name] = first
+        self._undefined.clear()
 
     def clip(self, y: IntegerTensor) -> str:
         """The kernel that clips to the codes of ``y``."""
@@ -163,9 +177,9 @@ class LinearWriter(Layout):
     def _weight_arrays(self, stored: StoredWeights, name: str, data: Array) -> list[str]:
         """The constants of weights. data: bytes, of codes or of packed indices."""
         if stored.bits == BYTES:
-            return [self.array("int8_t", f"{name}_weight", data)]
+            return [self.array("int8_t", f"{name}_weight", data, weights=True)]
         values = self.array("int8_t", f"{name}_values", stored.values)
-        return [self.array("uint8_t", f"{name}_weight", data), values]
+        return [self.array("uint8_t", f"{name}_weight", data, weights=True), values]
 
     @staticmethod
     def _zero(node: IntegerLinear) -> int:

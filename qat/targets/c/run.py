@@ -17,6 +17,7 @@ import numpy as np
 
 from qat.errors import QatError
 from qat.integer import IntegerTensor
+from qat.targets.c.constants import WEIGHTS_SUFFIX
 from qat.targets.c.file import File
 from qat.targets.common import to_hwc
 from qat.vocabulary.arrays import Arrays, in_batches
@@ -56,14 +57,17 @@ def words(variable: str) -> list[str]:
 
 
 def lay_out(file: File, folder: Path, name: str) -> str:
-    """Write a checked file under a name, with what it includes: what is compiled is what was read, whatever is written at its
-    path meanwhile. Returns the header's name.
+    """Write a checked file under a name, with what lies beside it: what is compiled is what was read, whatever is written at
+    its path meanwhile. Returns the header's name.
     """
-    # The one that the source includes, whatever the two are called by now.
+    # Under the names that the source includes, whatever they are called by now.
     included = re.search(r'^#include "([^"/\n]+)"$', file.source, re.MULTILINE)
     header = included.group(1) if included else file.header_name
     (folder / name).write_bytes(file.source.encode())
     (folder / header).write_bytes(file.header)
+    if file.weights is not None:
+        taken_in = re.search(r'\.incbin \\"([^"/\\]+)\\"', file.source)
+        (folder / (taken_in.group(1) if taken_in else f"weights{WEIGHTS_SUFFIX}")).write_bytes(file.weights)
     return header
 
 
@@ -80,7 +84,7 @@ def build(path: Path, file: File, folder: Path, flags: Sequence[str], *more: str
     program = folder / "program"
     lay_out(file, folder, path.name)
     sources = [str(folder / name) for name in (path.name, *more)]
-    command = [*compiler(), *flags, "-x", "c", *sources, "-o", str(program)]
+    command = [*compiler(), *flags, f"-I{folder}", "-x", "c", *sources, "-o", str(program)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or [""]

@@ -1,4 +1,4 @@
-"""C: an integer graph as self-contained C99, two files <name>.c and <name>.h, for microcontrollers and any other machine.
+"""C: an integer graph as self-contained C99, <name>.c and <name>.h, for microcontrollers and any other machine.
 
 It computes in the fixed arithmetic (docs/numerics.md) and nothing else: no heap, no library, and no floating point but where
 real numbers enter or leave. Weights are constants, activations lie in one static arena whose bytes are shared
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qat.deploy.interfaces import NO, check_switch
 from qat.integer import IntegerGraph, IntegerTensor, require_integers
 from qat.integer.ends import METADATA, OWN
 from qat.integer.widths import check_packing
@@ -46,26 +47,31 @@ def export(
     packing: str = "packed",
     input_type: str = OWN,
     output_type: str = OWN,
+    weights_file: str = NO,
 ) -> None:
     """Write <name>.c and, beside it, <name>.h.
 
     Args:
         graph: the integers, as ``qat.to_integer`` gives them.
-        path: the .c file; both appear or are replaced together.
+        path: the .c file; all appear or are replaced together.
         packing: "packed" stores the weights of a layer that has at most 16, 4 or 2 different ones in 4, 2 or 1 bits; "bytes"
             stores each in a byte.
         input_type: "own": what the network takes. "float32", "int8", "uint8" or "int16": real numbers, or codes of that type.
         output_type: "own": the codes that the network has, in the smallest type that holds them. Else as for the input.
+        weights_file: "yes" puts the weights into a file of their own, <name>.bin, which GCC and Clang take in; "no": none.
 
     Raises:
         QatError: the fixed arithmetic cannot compute a node, which the message names, or an option is unknown; a type does not
             hold the codes.
     """
+    own_file = check_switch("weights_file", weights_file)
     require_integers(graph)
     packed, ends = check_packing(packing), ends_in_c(graph, input_type, output_type)
     path = Path(path)
-    source, header = Writer(graph, identifier(path), packed, ends).files(path.with_suffix(".h").name)
-    write(path, source, header.encode(), {METADATA: ends.to_json()})
+    writer = Writer(graph, identifier(path), packed, ends, weights_file=own_file)
+    source, header = writer.files(path.with_suffix(".h").name)
+    weights = None if writer.weights_file is None else bytes(writer.weights_file)
+    write(path, source, header.encode(), {METADATA: ends.to_json()}, weights)
 
 
 def storage(graph: IntegerGraph, *, packing: str = "packed") -> dict[str, int]:
@@ -101,7 +107,7 @@ def arena_bytes(graph: IntegerGraph, *, packing: str = "packed", input_type: str
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     """Set entries of the comment with metadata; nothing that is compiled changes."""
     file = load(path)
-    write(Path(path), file.source, file.header, file.metadata | dict(metadata))
+    write(Path(path), file.source, file.header, file.metadata | dict(metadata), file.weights)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

@@ -50,7 +50,7 @@ def add_wide(writer: LinearWriter, node: IntegerLinear) -> None:
     multiplier, shift = (shared(np.broadcast_to(part, outputs).astype(np.int64)) for part in node.fixed)
     kinds = {part: small_type(values) for part, values in (("weight", weight), ("bias", node.bias))}
     constants = [
-        writer.array(kinds["weight"], f"{name}_weight", weight),
+        writer.array(kinds["weight"], f"{name}_weight", weight, weights=True),
         writer.array(kinds["bias"], f"{name}_bias", node.bias),
         writer.array("int16_t", f"{name}_multiplier", multiplier),
         writer.array("int8_t", f"{name}_shift", shift),

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from qat.backends.mindspore.setup import ms
+from qat.deploy.arithmetics import require_arithmetic
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.integer.widths import require_bytes
 from qat.registry import TARGETS
@@ -41,6 +42,7 @@ def export(graph: IntegerGraph, path: str | Path) -> None:
         QatError: codes have more than 8 bits, or a node has no form in MINDIR; the message names it.
     """
     require_bytes(graph, "a MINDIR file")
+    require_arithmetic(graph, NAME, ARITHMETICS)
     writer = IntegerWriter(graph.name)
     for x, spec in zip(graph.inputs, graph.input_specs, strict=True):
         writer.enter(x.name, spec)

@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper
 
+from qat.deploy.arithmetics import require_arithmetic
 from qat.errors import QatError
 from qat.graph import Graph
 from qat.integer import IntegerGraph, IntegerTensor
@@ -75,6 +76,7 @@ def export(
     if weights not in WEIGHTS:
         raise QatError(f"--weights {weights!r} is unknown: choose one of {', '.join(WEIGHTS)}")
     require_bytes(graph, "ONNX Runtime")
+    require_arithmetic(graph, NAME, ARITHMETICS)
     ends = ends_of(graph, input_type, output_type)
     writer = QdqWriter(weights == "uint8", packed)
     writer.enter(graph.inputs, ends.inputs)
