@@ -121,7 +121,7 @@ def in_blocks(stored: StoredWeights, data: Array, rows: int, inputs: int, groups
     """
     outputs, quads = len(stored.codes), word_count(inputs)
     per_group = outputs // groups
-    found = np.empty((outputs, rows, quads * 4), np.int64)
+    found: Array = np.empty((outputs, rows, quads * 4), np.int64)
     at = 0
     for group in range(0, outputs, per_group):
         for first in range(group, group + per_group, BLOCK):
@@ -132,9 +132,8 @@ def in_blocks(stored: StoredWeights, data: Array, rows: int, inputs: int, groups
             at += size
     if at != data.size or (not stored.filled and found[:, :, inputs:].any()):
         raise ValueError("bytes are left, or inputs meet what fills up words")
-    weights: Array = found[:, :, :inputs]
-    weights += stored.excess[:, None, None]
-    return weights
+    centred: Array = found[:, :, :inputs] + stored.excess[:, None, None]
+    return centred
 
 
 def in_taps(stored: StoredWeights, data: Array) -> Array:
