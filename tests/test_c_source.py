@@ -10,11 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cortex_m
 import numpy as np
 import pytest
 from sequential import Chain, calibrated
-from test_c import WARNINGS, differences, together
+from test_c import STRICT, WARNINGS, differences, emulated, together
 from test_packed_weights import SETTINGS as PACKED
 from test_tflite import one_node
 from test_zoo import Setup
@@ -29,6 +28,7 @@ from qat.targets.c import constants, linear
 from qat.targets.c import file as c_file
 from qat.targets.c.codes import check_codes
 from qat.targets.c.constants import LONGEST, Constant, as_literals, as_numbers
+from qat.targets.c.cortex_m.measure import measure
 
 C, TORCH = qat.target("C"), qat.backend("torch")
 
@@ -168,7 +168,7 @@ FAULTS: dict[str, tuple[Any, str, Callable[[Any], Any], str]] = {
         linear,
         "as_numbers",
         lambda f: lambda *a: re.sub(r"-?\d+,\n}", "\n}", f(*a)),
-        r"node1_conv_\w+ is not found",
+        "node1_conv_bias has 0 numbers in it, not 20",
     ),
     "a name": (
         linear,
@@ -299,7 +299,7 @@ def test_it_is_compiled_in_any_folder_and_beside_others(compiler: str, options: 
     )
     expected = b""
     for setup in (one, other):
-        codes = evaluate(setup.integer, pixels, arithmetic="fixed")
+        codes = evaluate(setup.integer, pixels)
         expected += codes.astype(setup.integer.output.grid.dtype).tobytes()
     assert said.stdout == expected
 
@@ -321,7 +321,7 @@ def test_other_processors_take_it_in(compiler: str, tmp_path: Path) -> None:
     subprocess.run([compiler, "-std=c99", "-O2", "-static", "-DNET_MAIN", "net.c", "-o", "x"], cwd=tmp_path, check=True)
     pixels = setup.pixels.transpose(0, 2, 3, 1).tobytes()
     said = subprocess.run([MACHINES[compiler], tmp_path / "x"], input=pixels, capture_output=True, check=True).stdout
-    expected = evaluate(setup.integer, setup.pixels, arithmetic="fixed")
+    expected = evaluate(setup.integer, setup.pixels)
     assert said == expected.astype(setup.integer.output.grid.dtype).tobytes()
 
 
@@ -337,17 +337,15 @@ def test_a_mac_takes_it_in(tmp_path: Path) -> None:
         assert (tmp_path / "net.bin").read_bytes()[:500] in (tmp_path / "net.o").read_bytes()
 
 
-@pytest.mark.skipif(bool(cortex_m.MISSING), reason=cortex_m.REASON)
+@emulated
 def test_a_cortex_m4_takes_it_in(tmp_path: Path) -> None:
     """In as much flash."""
     setup, flash = small(), {}
-    expected = evaluate(setup.integer, setup.pixels, arithmetic="fixed")
     for weights_file in ("no", "yes"):
         C.export(setup.integer, tmp_path / "net.c", weights_file=weights_file)
-        pixels, dtype = setup.pixels.transpose(0, 2, 3, 1), setup.integer.output.grid.dtype
-        codes, sizes = cortex_m.run(tmp_path / "net.c", pixels, 10, dtype, tmp_path)
-        np.testing.assert_array_equal(codes, expected)
-        flash[weights_file] = sizes.flash
+        found = measure(tmp_path / "net.c", setup.pixels, options=STRICT)
+        np.testing.assert_array_equal(found.outputs[0], evaluate(setup.integer, setup.pixels))
+        flash[weights_file] = found.flash
     assert abs(flash["yes"] - flash["no"]) <= 3 * 4
 
 
