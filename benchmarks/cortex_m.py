@@ -62,7 +62,7 @@ def networks(args: argparse.Namespace) -> Iterator[tuple[IntegerGraph, Array]]:
 
 def fresh(name: str, images: int) -> tuple[IntegerGraph, Array]:
     """A network of ``qat.networks`` with fresh weights and ranges of random images, and random images."""
-    quantized = qat.convert_quant_network(create(name).graph())
+    quantized = qat.convert_quant_network(create(name).graph(), arithmetic="fixed")
     integers = qat.to_integer(quantized, quantized.observed_params())
     x = np.random.default_rng(0).integers(0, 256, (images, *integers.input.shape), np.uint8)
     return integers, x

@@ -1,4 +1,4 @@
-"""C: an integer graph as self-contained C99, two files <name>.c and <name>.h, for microcontrollers and any other machine.
+"""C: an integer graph as self-contained C99, <name>.c and <name>.h, for microcontrollers and any other machine.
 
 It computes in either arithmetic (docs/numerics.md), with no heap and no library; in the fixed one there is no floating point
 but where real numbers enter or leave. Weights are constants, activations lie in one static arena whose bytes are shared
@@ -9,18 +9,24 @@ it. Both compile the file with the host's compiler ($CC, else cc, with $CFLAGS a
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from qat.deploy.interfaces import NO, check_switch
 from qat.errors import QatError
 from qat.integer import IntegerGraph, IntegerTensor, require_integers
 from qat.integer.ends import METADATA, OWN
 from qat.integer.fixed_point import check_arithmetic
 from qat.integer.widths import check_packing
 from qat.registry import TARGETS
+from qat.targets.c.clock import clocked, timed_options
+from qat.targets.c.cortex_m.cores import CORES
+from qat.targets.c.cortex_m.cores import emulator as emulator  # of qat.deploy.interfaces.IsEmulated
+from qat.targets.c.cortex_m.measure import measure as measure  # of qat.deploy.interfaces.IsEmulated
 from qat.targets.c.ends import ends_in_c
 from qat.targets.c.file import File, load, write
 from qat.targets.c.layout import Layout
@@ -46,27 +52,32 @@ def export(
     packing: str = "packed",
     input_type: str = OWN,
     output_type: str = OWN,
+    weights_file: str = NO,
 ) -> None:
     """Write <name>.c and, beside it, <name>.h.
 
     Args:
         graph: the integers, as ``qat.to_integer`` gives them.
-        path: the .c file; both appear or are replaced together.
+        path: the .c file; all appear or are replaced together.
         arithmetic: "float" or "fixed"; None, the default: that in which the network was trained.
         packing: "packed" stores the weights of a layer that has at most 16, 4 or 2 different ones in 4, 2 or 1 bits; "bytes"
             stores each in a byte.
         input_type: "own": what the network takes. "float32", "int8", "uint8" or "int16": real numbers, or codes of that type.
         output_type: "own": the codes that the network has, in the smallest type that holds them. Else as for the input.
+        weights_file: "yes" puts the weights into a file of their own, <name>.bin, which GCC and Clang take in; "no": none.
 
     Raises:
         QatError: the arithmetic cannot compute a node, which the message names, or an option is unknown; a type does not hold
             the codes.
     """
+    own_file = check_switch("weights_file", weights_file)
     require_integers(graph)
     packed, ends = check_packing(packing), ends_in_c(graph, input_type, output_type)
     arithmetic, path = _arithmetic(graph, arithmetic), Path(path)
-    source, header = Writer(graph, identifier(path), packed, ends, arithmetic).files(path.with_suffix(".h").name)
-    write(path, source, header.encode(), {METADATA: ends.to_json(), ARITHMETIC: arithmetic})
+    writer = Writer(graph, identifier(path), packed, ends, arithmetic, weights_file=own_file)
+    source, header = writer.files(path.with_suffix(".h").name)
+    weights = None if writer.weights_file is None else bytes(writer.weights_file)
+    write(path, source, header.encode(), {METADATA: ends.to_json(), ARITHMETIC: arithmetic}, weights)
 
 
 def _arithmetic(graph: IntegerGraph, arithmetic: str | None) -> str:
@@ -115,7 +126,7 @@ def arena_bytes(graph: IntegerGraph, *, packing: str = "packed", input_type: str
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     """Set entries of the comment with metadata; nothing that is compiled changes."""
     file = load(path)
-    write(Path(path), file.source, file.header, file.metadata | dict(metadata))
+    write(Path(path), file.source, file.header, file.metadata | dict(metadata), file.weights)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -166,9 +177,32 @@ def _loaded(path: str | Path, arithmetic: str | None) -> File:
     return file
 
 
+@contextlib.contextmanager
+def timed(path: str | Path, samples: Arrays) -> Iterator[Callable[[int], float]]:
+    """Seconds of so many inferences on this machine (``qat.deploy.interfaces.IsTimed``), of the file compiled for its own
+    processor, by ``clock.OPTIONS`` and $CFLAGS. What the file says is run (see ``predict``).
+    """
+    with clocked(path, load(path), samples) as seconds:
+        yield seconds
+
+
+def cores() -> dict[str, str]:
+    """The processors that ``measure`` emulates: "Cortex-M4" by "m4"."""
+    return {name: core.name for name, core in CORES.items()}
+
+
 def runtime(arithmetic: str | None = None) -> str:
     """The compiler that ``predict`` uses, with its version and options. Raises QatError where there is none."""
+    return _compiled_by(options())
+
+
+def timed_runtime() -> str:
+    """As ``runtime``, of what ``timed`` runs."""
+    return _compiled_by(timed_options())
+
+
+def _compiled_by(options: list[str]) -> str:
     command = compiler()
     said = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
     version = said.splitlines()[0] if said else command[0]
-    return f"C, {version} ({' '.join(options())})"
+    return f"C, {version} ({' '.join(options)})"

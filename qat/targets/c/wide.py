@@ -49,7 +49,7 @@ def add_wide(writer: LinearWriter, node: IntegerLinear) -> None:
     total = "int64_t" if long else "uint32_t"
     kinds = {part: small_type(values) for part, values in (("weight", weight), ("bias", node.bias))}
     constants = [
-        writer.array(kinds["weight"], f"{name}_weight", weight),
+        writer.array(kinds["weight"], f"{name}_weight", weight, weights=True),
         writer.array(kinds["bias"], f"{name}_bias", node.bias),
     ]
     centre = x.grid.zero_point - x.grid.qmin

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from typing import NamedTuple
 
 from qat.errors import QatError
@@ -69,3 +71,12 @@ def missing_tools() -> str:
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     packages = " ".join(TOOLS[tool] for tool in missing)
     return f"needs {', '.join(missing)} (apt-get install {packages})" if missing else ""
+
+
+def emulator() -> str:
+    """The compiler and the emulator, with their versions. Raises QatError where one is missing."""
+    missing = missing_tools()
+    if missing:
+        raise QatError(f"an emulated Cortex-M {missing}")
+    lines = (subprocess.run([tool, "--version"], capture_output=True, text=True, check=False) for tool in (GCC, QEMU))
+    return ", ".join(re.sub(r" \(.*?\)", "", done.stdout.partition("\n")[0]) for done in lines)

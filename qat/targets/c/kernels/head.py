@@ -14,6 +14,11 @@ HEAD = """\
 #elif defined(__AVX2__)
 #include <immintrin.h>
 #define USE_AVX2
+#elif defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1) && defined(__GNUC__) && !defined(__ARM_BIG_ENDIAN)
+#include <arm_acle.h>
+#include <arm_mve.h>
+#define USE_HELIUM
+#define USE_SIMD32
 #elif defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__)
 #include <arm_acle.h>
 #define USE_SIMD32
