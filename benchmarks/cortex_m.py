@@ -6,7 +6,7 @@
     python benchmarks/cortex_m.py --ckpt_path lenet_quant.ckpt --data_path MNIST_Data --images 300
 
 The six networks have fresh weights and ranges of random images; with trained ones an inference takes about as many
-instructions. Exit status 1 where a code differs from the fixed arithmetic's.
+instructions. Exit status 1 where a code differs from those of the arithmetic.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from qat.cli import run_script
 from qat.console import print_table
 from qat.deploy.interfaces import Measured
 from qat.integer import IntegerGraph
+from qat.integer.fixed_point import ARITHMETICS
 from qat.networks import create
 from qat.scripts.common.files import load_checkpoint, load_data
 from qat.scripts.common.flags import add_data_argument
@@ -46,6 +47,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_network_arguments(parser)
+    parser.add_argument("--arithmetic", default="fixed", choices=ARITHMETICS, help="of the files; default: fixed")
     parser.add_argument("--ckpt_path", help="a quantized checkpoint in place of --networks; with --data_path")
     parser.add_argument("--pin", metavar="FILE", help="write what was measured of the networks in this file to it anew")
     add_data_argument(parser, required=False)
@@ -77,10 +79,10 @@ def run(args: argparse.Namespace) -> int:
         args.cores = list(next(iter(pins["networks"].values())))
     rows, wrong = [], 0
     for name, integers, x in networks(args):
-        expected = qat.evaluate(integers, x, arithmetic="fixed")
+        expected = qat.evaluate(integers, x, arithmetic=args.arithmetic)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.c"
-            qat.target("C").export(integers, path)
+            qat.target("C").export(integers, path, arithmetic=args.arithmetic)
             for core in args.cores:
                 found = measure(path, x, core, options=args.cflags.split(), layers=args.layers)
                 differ = int(np.count_nonzero(found.outputs[0] != expected))

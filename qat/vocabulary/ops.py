@@ -421,3 +421,22 @@ class Ops(ABC):
         through = self.where(inside, u, self.stop_gradient(u))
         # The difference is exactly 0 and only carries the gradient, so the sum is exactly the integer.
         return self.stop_gradient(clipped) + (through - self.stop_gradient(through))
+
+    def requantize_fixed(self, x: Tensor, multiplier: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+        """As ``requantize``, rounded as the fixed arithmetic does. Used on stopped tensors only.
+
+        With multiplier = fraction 2^exponent, 1/2 <= fraction < 1: floor(x fraction + 1/2), then this times 2^exponent to
+        nearest, ties away from 0; where the exponent is positive, x is multiplied by its power of two first. The product is
+        one of float32, so that next to a tie an integer may differ by one from ``FixedMultiplier``.
+        """
+        power = self.power_of_two_above(multiplier)
+        power = self.where(power > multiplier, power, power * 2.0)  # a power of two is one half of the next
+        first = self._half_up(x * (multiplier / power * self.maximum(power, 1.0)))
+        y = first * self.minimum(power, 1.0)
+        away = self._half_up(self.abs(y))
+        return self.minimum(self.maximum(self.where(y < 0.0, -away, away), low), high)
+
+    def _half_up(self, x: Tensor) -> Tensor:
+        """floor(x + 1/2), which float32 would round at large x and just below one half."""
+        nearest = self.rint(x)
+        return self.where(x - nearest >= 0.5, nearest + 1.0, nearest)

@@ -67,7 +67,7 @@ def lay_out(file: File, folder: Path, name: str) -> str:
     (folder / header).write_bytes(file.header)
     if file.weights is not None:
         taken_in = re.search(r'\.incbin \\"([^"/\\]+)\\"', file.source)
-        (folder / (taken_in.group(1) if taken_in else f"weights{WEIGHTS_SUFFIX}")).write_bytes(file.weights)
+        (folder / (taken_in.group(1) if taken_in else f"{Path(name).stem}{WEIGHTS_SUFFIX}")).write_bytes(file.weights)
     return header
 
 
