@@ -79,8 +79,17 @@ def layer(name: str, case: Sums, entering: IntegerInput, weight: Array, bias: Ar
     count = len(case.sums)
     y = IntegerTensor(name, (count,), Grid(F(1), *case.grid))
     requantize = Requantize(case.multipliers, y.grid.low, y.grid.high)
-    ones, zeros = np.ones(count, F), np.zeros(count, np.int32)
-    return [entering, IntegerDense(name, (entering.output,), y, weight, bias.astype(np.int32), ones, zeros, requantize)]
+    dense = IntegerDense(
+        name,
+        (entering.output,),
+        y,
+        weight=weight,
+        bias=bias.astype(np.int32),
+        weight_scale=np.ones(count, F),
+        weight_zero_point=np.zeros(count, np.int32),
+        requantize=requantize,
+    )
+    return [entering, dense]
 
 
 def of_biases(case: Sums, name: str) -> tuple[list[IntegerNode], Array]:
@@ -101,7 +110,7 @@ def of_products(case: Sums, name: str) -> tuple[list[IntegerNode], Array]:
     weight = np.concatenate([(size & 32767)[:, None], np.clip(left, 0, 32767)], axis=1) * np.sign(case.sums)[:, None]
     sample = np.array([[1] + [2**15] * 63], np.uint16)
     np.testing.assert_array_equal(weight @ sample[0].astype(np.int64), case.sums)
-    entering = IntegerInput(x.name, (), x, "uint16")
+    entering = IntegerInput(x.name, (), x, dtype="uint16")
     return layer(name, case, entering, weight.astype(np.int16), np.zeros(len(size))), sample
 
 

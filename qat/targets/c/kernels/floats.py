@@ -11,6 +11,9 @@ HEAD = """\
 #if __ARM_FP & 4
 #define USE_VFP
 #endif
+#if defined(__ARM_FEATURE_MVE) && __ARM_FEATURE_MVE & 2
+#define USE_HELIUM_FLOATS
+#endif
 #elif defined(__SSE2__)
 #include <emmintrin.h>
 #define USE_SSE

@@ -47,6 +47,22 @@ static inline void set(void *to, int32_t code, int32_t count)
 """
 
 FINISH = """\
+#ifdef FLOAT_ARITHMETIC
+/* rounded of four numbers. Helium rounds to the nearest, ties to the even one, whatever the processor is told to do else. */
+static inline int32x4_t rounded4(int32x4_t x, int32x4_t multiplier)
+{
+#ifdef USE_HELIUM_FLOATS
+    return vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(x), vreinterpretq_f32_s32(multiplier)));
+#else
+    int32_t i, sums[4], bits[4];
+    vst1q_s32(sums, x);
+    vst1q_s32(bits, multiplier);
+    for (i = 0; i < 4; i++)
+        sums[i] = rounded(sums[i], bits[i]);
+    return vld1q_s32(sums);
+#endif
+}
+#else
 /* requantize of four numbers: right of 0 or less. VQRDMULH is the first rounding, (2 x multiplier + 2^31) / 2^32 rounded down;
  * it saturates where both are -2^31 only. VRSHL rounds x + half down, so that with negative x and ties, the only x where x - 1
  * has another result, the result is to be one less. */
@@ -56,14 +72,17 @@ static inline int32x4_t requantize4(int32x4_t x, int32x4_t multiplier, int32x4_t
     x = vaddq_s32(x, vshrq_n_s32(vandq_s32(x, right), 31));
     return vrshlq_s32(x, right);
 }
+#endif
 
-/* y[p * pitch + o] = clip(requantize(sums[p * BLOCK + o] + bias[first + o]) + zero), for up to BLOCK outputs of `pixels` p. */
+/* y[p * pitch + o] = the code of sums[p * BLOCK + o] + bias[first + o], for up to BLOCK outputs of `pixels` p. */
 static inline void finish_pixels(const uint32_t *sums, int32_t pixels, const Scaling *scaling, int32_t first, int32_t outputs,
                                  uint8_t *y, int32_t pitch)
 {
     const int32x4_t zero = vdupq_n_s32(scaling->zero), low = vdupq_n_s32(scaling->low), high = vdupq_n_s32(scaling->high);
     int32x4_t multiplier = vdupq_n_s32(scaling->multiplier[0]);
+#ifndef FLOAT_ARITHMETIC
     int32x4_t right = vdupq_n_s32(-(int32_t)scaling->right[0]);
+#endif
     int32_t o, p;
     for (o = 0; o < outputs; o += 4) {
         const mve_pred16_t lanes = vctp32q((uint32_t)(outputs - o));
@@ -73,20 +92,26 @@ static inline void finish_pixels(const uint32_t *sums, int32_t pixels, const Sca
                                                           : vldrwq_z_s32((const int32_t *)from, lanes);
         if (scaling->each_multiplier)
             multiplier = vldrwq_z_s32(scaling->multiplier + first + o, lanes);
+#ifndef FLOAT_ARITHMETIC
         if (scaling->each_shift)
             right = vnegq_s32(vreinterpretq_s32_u32(vldrbq_z_u32(scaling->right + first + o, lanes)));
+#endif
         for (p = 0; p < pixels; p++) {
             int32x4_t x = vaddq_s32(vldrwq_s32((const int32_t *)(const void *)(sums + p * BLOCK + o)), bias);
+#ifdef FLOAT_ARITHMETIC
+            x = vaddq_s32(vminq_s32(vmaxq_s32(rounded4(x, multiplier), low), high), zero);
+            vstrbq_p_s32((int8_t *)y + p * pitch + o, x, lanes);
+#else
             if (scaling->left)
                 x = vshlq_s32(x, scaling->each_shift
                                      ? vreinterpretq_s32_u32(vldrbq_z_u32(scaling->left + first + o, lanes))
                                      : vdupq_n_s32(scaling->left[0]));
             x = vaddq_s32(requantize4(x, multiplier, right), zero);
             vstrbq_p_s32((int8_t *)y + p * pitch + o, vminq_s32(vmaxq_s32(x, low), high), lanes);
+#endif
         }
     }
-    (void)requantize;
-    (void)clip;
+    (void)code_of_sum;
 }
 
 /* The same of one pixel. */
