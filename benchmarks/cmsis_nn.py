@@ -296,7 +296,7 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cmsis = Cmsis(Path(args.cmsis), folder)
-        for integers, x in networks(args):
+        for _, integers, x in networks(args):
             expected = qat.evaluate(integers, x, arithmetic="fixed")
             qat.target("C").export(integers, folder / "ours.c", arithmetic="fixed")
             writer = CmsisWriter(integers)

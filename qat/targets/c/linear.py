@@ -314,14 +314,9 @@ class LinearWriter(Layout):
         name = self.function(node)
         fields = {"scaling": scaling} | {key: value for key, value in fields.items() if value not in (0, "IN_PLACE")}
         items = [f".{key} = {value}," for key, value in fields.items()]
-        text = textwrap.fill(
-            " ".join(items),
-            WIDTH,
-            initial_indent="    ",
-            subsequent_indent="    ",
-            break_on_hyphens=False,
-            break_long_words=False,  # names may be longer than a line
-        )
+        text = textwrap.indent(
+            "\n".join(textwrap.wrap(" ".join(items), WIDTH - 4, break_on_hyphens=False, break_long_words=False)), "    "
+        )  # names may be longer than a line
         layer = f"static const Layer {name}_layer = {{\n{text}\n}};\n"
         buffers = ["x", "y"]
         if kernel == "convolve":
