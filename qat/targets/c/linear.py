@@ -124,20 +124,21 @@ class LinearWriter(Layout):
         self.used.add("CLIP_WIDE" if y.grid.wide else "CLIP")
         return "clip_wide" if y.grid.wide else "clip"
 
-    def _bias(self, node: IntegerLinear, bias: Array) -> str:
+    def _bias(self, name: str, bias: Array) -> str:
         """The constant of a bias."""
         wrapped = (bias & 0xFFFFFFFF).astype(np.uint32).view(np.int32)  # sums are formed modulo 2^32
-        return self.array(small_type(wrapped), f"{self.function(node)}_bias", wrapped)
+        return self.array(small_type(wrapped), name, wrapped)
 
     def _scaling(self, node: IntegerLinear, bias: Array, flipped: Array | None) -> tuple[list[str], str]:
         """The constants that make codes of a layer's sums, and the value of the struct that has them."""
         name, grid, fixed = self.function(node), node.output.grid, node.fixed
         multiplier, shift = (shared(np.broadcast_to(x, len(bias)).astype(np.int64)) for x in fixed)
-        plain = self._bias(node, bias)
+        own = f"{name}_bias"
+        plain = self._bias(own, bias)
         if flipped is not None:
-            before = self.constant_bytes
-            other = self._bias(node, flipped)
-            plain = f"#ifdef USE_HELIUM /* where codes less 128 are multiplied */\n{other}#else\n{plain}#endif\n"
+            before, own = self.constant_bytes, f"BIAS({name})"
+            other = self._bias(f"{name}_bias_flipped", flipped)
+            plain = f"#ifdef USE_HELIUM\n{other}#else\n{plain}#endif\n"
             self.constant_bytes = before  # only one of the two is compiled
         constants = [
             plain,
@@ -151,7 +152,7 @@ class LinearWriter(Layout):
         zero = grid.zero_point - grid.qmin
         low, high = node.requantize.low + zero, node.requantize.high + zero
         value = (
-            f"{{{name}_bias, {name}_multiplier, {left}, {name}_right, {zero}, {low}, {high}, sizeof {name}_bias[0], "
+            f"{{{own}, {name}_multiplier, {left}, {name}_right, {zero}, {low}, {high}, sizeof {own}[0], "
             f"{int(multiplier.size > 1)}, {int(shift.size > 1)}}}"
         )
         return constants, value

@@ -52,6 +52,6 @@ def kernels(used: Collection[str]) -> list[str]:
         text.append("#else" if bits == [8] else "#ifdef USE_HELIUM\n#undef convolve")
         text.append(helium.convolve(packed=bits != [8]) + "#endif\n")
     if "DEPTHWISE" in used:
-        text.append(f"#ifdef USE_HELIUM\n{helium.ADD_TAPS}#else\n{convolve.ADD_TAPS}#endif\n\n{convolve.DEPTHWISE}")
+        text.append(f"#ifdef USE_HELIUM\n{helium.DEPTHWISE}#else\n{convolve.ADD_TAPS}\n{convolve.DEPTHWISE}#endif\n")
     text += [c_softmax.ROUND] if "ROUND" in used else []
     return text

@@ -24,6 +24,12 @@ HEAD = """\
 #define USE_SIMD32
 #endif
 
+#ifdef USE_HELIUM
+#define BIAS(layer) layer##_bias_flipped /* where codes less 128 are multiplied */
+#else
+#define BIAS(layer) layer##_bias
+#endif
+
 #define BLOCK 16 /* outputs whose weights lie beside one another */
 """
 
