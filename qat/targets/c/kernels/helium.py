@@ -55,66 +55,99 @@ static inline void finish_pixels(const uint32_t *sums, int32_t pixels, const Sca
                                  uint8_t *y, int32_t pitch)
 {
     const int32x4_t zero = vdupq_n_s32(scaling->zero), low = vdupq_n_s32(scaling->low), high = vdupq_n_s32(scaling->high);
+    const int32_t *const multipliers = scaling->each_multiplier ? scaling->multiplier + first : 0;
+    const uint8_t *const shifts = scaling->each_shift ? scaling->right + first : 0;
+    const int32_t bytes = scaling->bias_bytes, relu = scaling->low >= scaling->zero;
+    const int8_t *biases = (const int8_t *)scaling->bias + first * bytes;
+    const uint8_t *const left = scaling->left;
     int32x4_t multiplier = vdupq_n_s32(scaling->multiplier[0]);
     int32x4_t right = vdupq_n_s32(-(int32_t)scaling->right[0]);
-    int32_t o;
+    int32_t o, p;
 #define CODES(TIES) \\
-    "vmsr p0, %[lanes]\\n\\t" \\
-    "dls lr, %[pixels]\\n" \\
-    "0:\\n\\t" \\
-    "vldrw.s32 q0, [%[from]], #64\\n\\t" \\
-    "vadd.i32 q0, q0, %q[bias]\\n\\t" \\
-    "vqrdmulh.s32 q0, q0, %q[multiplier]\\n\\t" TIES "vrshl.s32 q0, q0, %q[right]\\n\\t" \\
-    "vadd.i32 q0, q0, %q[zero]\\n\\t" \\
-    "vmax.s32 q0, q0, %q[low]\\n\\t" \\
-    "vmin.s32 q0, q0, %q[high]\\n\\t" \\
-    "vpst\\n\\t" \\
-    "vstrbt.32 q0, [%[to]]\\n\\t" \\
-    "add %[to], %[to], %[pitch]\\n\\t" \\
-    "le lr, 0b"
-#define OPERANDS \\
-    : [from] "+r"(from), [to] "+l"(to) \\
-    : [pixels] "r"(pixels), [pitch] "r"(pitch), [lanes] "r"((int32_t)lanes), [bias] "w"(bias), [multiplier] "w"(multiplier), \\
-      [right] "w"(right), [zero] "w"(zero), [low] "w"(low), [high] "w"(high)
-    for (o = 0; o < outputs; o += 4) {
-        const mve_pred16_t lanes = vctp32q((uint32_t)(outputs - o));
-        const void *const at = (const int8_t *)scaling->bias + (first + o) * scaling->bias_bytes;
-        const int32x4_t bias = scaling->bias_bytes == 1   ? vldrbq_z_s32((const int8_t *)at, lanes)
-                               : scaling->bias_bytes == 2 ? vldrhq_z_s32((const int16_t *)at, lanes)
-                                                          : vldrwq_z_s32((const int32_t *)at, lanes);
+    __asm__ volatile("dls lr, %[pixels]\\n" \\
+                     "0:\\n\\t" \\
+                     "vldrw.s32 q0, [%[from]], #64\\n\\t" \\
+                     "vadd.i32 q0, q0, %q[bias]\\n\\t" \\
+                     "vqrdmulh.s32 q0, q0, %q[multiplier]\\n\\t" TIES "vrshl.s32 q0, q0, %q[right]\\n\\t" \\
+                     "vadd.i32 q0, q0, %q[zero]\\n\\t" \\
+                     "vmax.s32 q0, q0, %q[low]\\n\\t" \\
+                     "vmin.s32 q0, q0, %q[high]\\n\\t" \\
+                     "vstrb.32 q0, [%[to]]\\n\\t" \\
+                     "add %[to], %[to], %[pitch]\\n\\t" \\
+                     "le lr, 0b" \\
+                     : [from] "+r"(from), [to] "+l"(to) \\
+                     : [pixels] "r"(pixels), [pitch] "r"(pitch), [bias] "w"(bias), [multiplier] "w"(multiplier), \\
+                       [right] "w"(right), [zero] "w"(zero), [low] "w"(low), [high] "w"(high) \\
+                     : "q0", "q1", "lr", "memory")
+    for (o = 0; o + 4 <= outputs && !left; o += 4) {
         const uint32_t *from = sums + o;
         uint8_t *to = y + o;
-        if (scaling->each_multiplier)
-            multiplier = vldrwq_z_s32(scaling->multiplier + first + o, lanes);
-        if (scaling->each_shift)
-            right = vnegq_s32(vreinterpretq_s32_u32(vldrbq_z_u32(scaling->right + first + o, lanes)));
-        if (scaling->left) {
-            const int32x4_t left = scaling->each_shift
-                                       ? vreinterpretq_s32_u32(vldrbq_z_u32(scaling->left + first + o, lanes))
-                                       : vdupq_n_s32(scaling->left[0]);
-            int32_t p;
-            for (p = 0; p < pixels; p++) {
-                int32x4_t x = vaddq_s32(vldrwq_s32((const int32_t *)(const void *)(from + p * BLOCK)), bias);
-                x = vqrdmulhq_s32(vshlq_s32(x, left), multiplier);
-                x = vrshlq_s32(vaddq_s32(x, vshrq_n_s32(vandq_s32(x, right), 31)), right);
-                x = vminq_s32(vmaxq_s32(vaddq_s32(x, zero), low), high);
-                vstrbq_p_s32((int8_t *)to + p * pitch, x, lanes);
-            }
-        } else if (scaling->low >= scaling->zero) {
-            __asm__ volatile(CODES("") OPERANDS : "q0", "lr", "memory");
-        } else { /* `right` is negative, or 0 where there are no ties */
-            __asm__ volatile(CODES("vand q1, q0, %q[right]\\n\\tvshr.s32 q1, q1, #31\\n\\tvadd.i32 q0, q0, q1\\n\\t")
-                             OPERANDS : "q0", "q1", "lr", "memory");
-        }
+        const int32x4_t bias = bytes == 1   ? vldrbq_s32(biases)
+                               : bytes == 2 ? vldrhq_s32((const int16_t *)(const void *)biases)
+                                            : vldrwq_s32((const int32_t *)(const void *)biases);
+        biases += 4 * bytes;
+        if (multipliers)
+            multiplier = vldrwq_s32(multipliers + o);
+        if (shifts)
+            right = vnegq_s32(vreinterpretq_s32_u32(vldrbq_u32(shifts + o)));
+        if (relu)
+            CODES("");
+        else /* `right` is negative, or 0 where there are no ties */
+            CODES("vand q1, q0, %q[right]\\n\\tvshr.s32 q1, q1, #31\\n\\tvadd.i32 q0, q0, q1\\n\\t");
     }
 #undef CODES
-#undef OPERANDS
+    for (; o < outputs; o += 4) {
+        const mve_pred16_t lanes = vctp32q((uint32_t)(outputs - o));
+        const int32x4_t bias = bytes == 1   ? vldrbq_z_s32(biases, lanes)
+                               : bytes == 2 ? vldrhq_z_s32((const int16_t *)(const void *)biases, lanes)
+                                            : vldrwq_z_s32((const int32_t *)(const void *)biases, lanes);
+        int32x4_t up = vdupq_n_s32(left ? left[0] : 0);
+        biases += 4 * bytes;
+        if (multipliers)
+            multiplier = vldrwq_z_s32(multipliers + o, lanes);
+        if (shifts)
+            right = vnegq_s32(vreinterpretq_s32_u32(vldrbq_z_u32(shifts + o, lanes)));
+        if (shifts && left)
+            up = vreinterpretq_s32_u32(vldrbq_z_u32(left + first + o, lanes));
+        for (p = 0; p < pixels; p++) {
+            int32x4_t x = vaddq_s32(vldrwq_s32((const int32_t *)(const void *)(sums + p * BLOCK + o)), bias);
+            x = vqrdmulhq_s32(vshlq_s32(x, up), multiplier);
+            x = vrshlq_s32(vaddq_s32(x, vshrq_n_s32(vandq_s32(x, right), 31)), right);
+            x = vminq_s32(vmaxq_s32(vaddq_s32(x, zero), low), high);
+            vstrbq_p_s32((int8_t *)y + p * pitch + o, x, lanes);
+        }
+    }
     (void)requantize;
     (void)clip;
 }
 """
 
 CONVOLVE = """\
+/* Rows of `bytes` bytes, flipped. */
+static inline void fill_rows(uint8_t *to, int32_t line, const uint8_t *from, int32_t next, uint8x16_t flips, int32_t rows,
+                             int32_t bytes)
+{
+    const uint8_t *source;
+    uint8_t *target;
+    __asm__ volatile("0:\\n\\t"
+                     "mov %[source], %[from]\\n\\t"
+                     "mov %[target], %[to]\\n\\t"
+                     "wlstp.8 lr, %[bytes], 2f\\n"
+                     "1:\\n\\t"
+                     "vldrb.8 q0, [%[source]], #16\\n\\t"
+                     "veor q0, q0, %q[flips]\\n\\t"
+                     "vstrb.8 q0, [%[target]], #16\\n\\t"
+                     "letp lr, 1b\\n"
+                     "2:\\n\\t"
+                     "add %[from], %[from], %[next]\\n\\t"
+                     "add %[to], %[to], %[line]\\n\\t"
+                     "subs %[rows], %[rows], #1\\n\\t"
+                     "bne 0b"
+                     : [to] "+r"(to), [from] "+r"(from), [rows] "+r"(rows), [source] "=&r"(source), [target] "=&r"(target)
+                     : [flips] "w"(flips), [bytes] "r"(bytes), [line] "r"(line), [next] "r"(next)
+                     : "q0", "lr", "cc", "memory");
+}
+
 /* The window of one output, flipped; rows of `line` bytes. */
 static inline void fill_flipped(const Layer *layer, const uint8_t *x, int32_t own, int32_t group, int32_t row, int32_t column,
                                 int32_t line, uint8_t *to)
@@ -126,6 +159,10 @@ static inline void fill_flipped(const Layer *layer, const uint8_t *x, int32_t ow
     const int32_t next = layer->dilation_y * layer->width * layer->channels;
     const uint8_t *from = x + (y0 * layer->width + x0) * layer->channels + group * own;
     int32_t yi = y0, i, j;
+    if (whole && y0 >= 0 && y0 + (layer->kernel_height - 1) * layer->dilation_y < layer->height && j1 - j0 == taps) {
+        fill_rows(to, line, from, next, flips, layer->kernel_height, taps * own);
+        return;
+    }
     for (i = layer->kernel_height; i > 0; i--, to += line, from += next, yi += layer->dilation_y) {
         const int32_t inside = yi >= 0 && yi < layer->height;
         if (whole && inside && j1 - j0 == taps) {
