@@ -296,9 +296,9 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cmsis = Cmsis(Path(args.cmsis), folder)
-        for integers, x in networks(args):
+        for _, integers, x in networks(args):
             expected = qat.evaluate(integers, x, arithmetic="fixed")
-            qat.target("C").export(integers, folder / "ours.c")
+            qat.target("C").export(integers, folder / "ours.c", arithmetic="fixed")
             writer = CmsisWriter(integers)
             writer.write(folder / "network.c")
             offset = integers.output.grid.zero_point - writer.ends.outputs[0].zero_point

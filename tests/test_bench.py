@@ -86,18 +86,15 @@ def test_so_many_inferences_take_about_so_many_times_as_long(name: str, files: P
 
 @emulated
 def test_instructions_and_memory_on_emulated_cores(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ("--cores", "m4", "m55", "--layers", "--cflags=-O3")
-    rows = found(capsys, "--model", "net.c", "net.onnx", *flags)["cores"]
-    assert [(row["file"], row["core"]) for row in rows] == [("net.c", "Cortex-M4"), ("net.c", "Cortex-M55")]
-    arena = int(macros(files / "net.h")["NET_ARENA_BYTES"])
-    for row, core in zip(rows, ("m4", "m55"), strict=True):
-        sample = bench.random_sample(c_target.input_specs("net.c"))
-        own = c_target.measure("net.c", sample, core, options=["-O3"])
-        assert row["instructions"] == own.instructions[0] > 6 * 9 * 7 * 18 / 4
-        assert (row["flash"], row["ram"], row["stack"]) == (own.flash, own.ram, own.stack)
-        assert row["arena"] == arena <= row["ram"]
-        assert (row["differ"], row["ratio"]) == (0, 1.0)
-        assert {"input", "conv", "fc"} <= set(row["layers"])
+    flags = ("--cores", "m55", "--layers", "--cflags=-O3")
+    (row,) = found(capsys, "--model", "net.c", "net.onnx", *flags)["cores"]
+    assert (row["file"], row["core"]) == ("net.c", "Cortex-M55")
+    own = c_target.measure("net.c", bench.random_sample(c_target.input_specs("net.c")), "m55", options=["-O3"])
+    assert row["instructions"] == own.instructions[0] > 6 * 9 * 7 * 18 / 16
+    assert (row["flash"], row["ram"], row["stack"]) == (own.flash, own.ram, own.stack)
+    assert row["arena"] == int(macros(files / "net.h")["NET_ARENA_BYTES"]) <= row["ram"]
+    assert (row["differ"], row["ratio"]) == (0, 1.0)
+    assert {"input", "conv", "fc"} <= set(row["layers"])
 
 
 @emulated

@@ -114,7 +114,8 @@ FILES = [
     ("ONNX", {"weights": "uint8"}, "float"),
     ("TFLITE", {"arithmetic": "float"}, "float"),
     ("TFLITE", {"arithmetic": "fixed"}, "fixed"),
-    ("C", {}, "fixed"),
+    ("C", {"arithmetic": "float"}, "float"),
+    ("C", {"arithmetic": "fixed"}, "fixed"),
     ("MINDIR", {}, "float"),
 ]
 

@@ -35,7 +35,6 @@ def print_summary(
     else:
         target = qat.target("C")
         assert isinstance(target, CountsBytes)
-        assert isinstance(target, CountsMemory)
         floats = {
             x.name: x.numbers * FLOAT_BITS // 8 for x in integers.nodes if isinstance(x, FloatLayer) and x.numbers
         }
@@ -83,7 +82,9 @@ def print_summary(
         if any(isinstance(x, FloatLayer) for x in integers.nodes):
             print(alone)
         else:
-            arena = target.arena_bytes(integers, packing=packing)
+            memory = qat.target("C")
+            assert isinstance(memory, CountsMemory)
+            arena = memory.arena_bytes(integers, packing=packing)
             print(
                 f"arena of its C file: {arena:,} bytes, with scratch memory and without inputs that are read in place; {alone}"
             )

@@ -182,11 +182,14 @@ def check(network: str, source: str, file: bytes, expected: Mapping[str, Constan
         file: the weights' own file; empty where there is none.
         expected: by name.
     """
-    found = constants(source, file)
+    try:
+        found = constants(source, file)
+    except ValueError:  # it is not as this module writes it
+        found = {}
     for name, (kind, values) in expected.items():
         own = found.get(name)
         if own is None or own.kind != kind:
-            what = "does not stand in it" if own is None else f"stands in it as {own.kind}, not as {kind}"
+            what = "is not found" if own is None else f"stands in it as {own.kind}, not as {kind}"
         elif not values.size <= own.values.size <= values.size + 1:  # one more: the 0 at the end of a literal
             what = f"has {own.values.size} numbers in it, not {values.size}"
         else:
@@ -213,15 +216,11 @@ def constants(source: str, file: bytes) -> dict[str, Constant]:
         if source.startswith('"', match.end()):
             values = _of_literal(_until(source, match.end(), ";\n"), int(size))
         else:
-            text = (
-                _until(source, match.end(), "};").lstrip("{").replace("-2147483647 - 1", "-2147483648").rstrip(",\n ")
-            )
-            values = np.array(text.split(","), np.int64)
-            values = values if values.size == int(size) else values[:0]
+            values = _of_numbers(_until(source, match.end(), "};"), int(size))
         found[name] = Constant(kind, _converted(values, kind))
     for match in _PARTS.finditer(source):
         members = [member.split() for member in match.group(1).split(";") if member]
-        texts = _until(source, match.end(), "\n};\n").split('",\n')
+        texts = _until(source, match.end(), ",\n};\n").split('",\n')
         sizes = [int(part[part.index("[") + 1 : -1]) for _, part in members]
         values = np.concatenate([_of_literal(text, size) for text, size in zip(texts, sizes, strict=True)])
         found[match.group(2)] = Constant(members[0][0], _converted(values, members[0][0]))
@@ -239,6 +238,13 @@ def _until(text: str, begin: int, end: str) -> str:
 def _converted(values: Array, kind: str) -> Array:
     """Numbers as an object of a C type holds them: modulo its size."""
     return values.astype(TYPES[kind])
+
+
+def _of_numbers(text: str, size: int) -> Array:
+    """The numbers of an array. Empty where there are not as many as it has."""
+    texts = text.lstrip("{").replace("-2147483647 - 1", "-2147483648").rstrip(",\n ").split(",")
+    values = np.array([int(number) for number in texts], np.int64)
+    return values if values.size == size else values[:0]
 
 
 def _of_literal(text: str, size: int) -> Array:

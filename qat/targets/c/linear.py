@@ -13,9 +13,12 @@ from qat.integer import (
     IntegerDense,
     IntegerGraph,
     IntegerLinear,
+    IntegerMatMul,
     IntegerMaxPool2d,
+    IntegerMul,
     IntegerNode,
     IntegerTensor,
+    Requantize,
 )
 from qat.integer.ends import Ends
 from qat.integer.widths import pack
@@ -38,10 +41,22 @@ def shared(values: Array) -> Array:
     return values[:1] if (values == values[0]).all() else values
 
 
+def float_bits(requantize: Requantize) -> Array:
+    """The multipliers of the float arithmetic, as the integers that have their bits; int64, of the same shape.
+
+    Where every sum but 0 becomes a bound, by h + 1/2 and more where bounds are up to h, h + 3/4 does the same: so none is above
+    2^17, and no product is infinite.
+    """
+    most = np.float32(max(abs(requantize.low), abs(requantize.high)) + 0.75)
+    bits: Array = np.minimum(requantize.multiplier.astype(np.float32), most).view(np.int32).astype(np.int64)
+    return bits
+
+
 class LinearWriter(Layout):
     """Writes linear nodes, one function each.
 
     Attributes:
+        arithmetic: "float" or "fixed".
         used: the names of the kernels that the functions call.
         constant_bytes: of weights and tables, in all.
         node_bytes: the same by node.
@@ -50,8 +65,11 @@ class LinearWriter(Layout):
         weights_file: what is to lie in a file of its own; None where there is none.
     """
 
-    def __init__(self, graph: IntegerGraph, packed: bool, ends: Ends, *, weights_file: bool = False) -> None:
+    def __init__(
+        self, graph: IntegerGraph, packed: bool, ends: Ends, arithmetic: str, *, weights_file: bool = False
+    ) -> None:
         super().__init__(graph, packed, ends)
+        self.arithmetic = arithmetic
         self.used: set[str] = {"FROM_FILE"} if weights_file else set()  # also where a network has no weights
         self.constants: dict[str, Constant] = {}
         self.weights_file = bytearray() if weights_file else None
@@ -124,35 +142,71 @@ class LinearWriter(Layout):
         self.used.add("CLIP_WIDE" if y.grid.wide else "CLIP")
         return "clip_wide" if y.grid.wide else "clip"
 
-    def _bias(self, name: str, bias: Array) -> str:
-        """The constant of a bias."""
+    def code(self, node: IntegerNode, requantize: Requantize, scaled: str) -> str:
+        """The C expression of a stored code. scaled: that of the centred one, not clipped yet.
+
+        A sum in the float arithmetic may be as large as int32, so that the zero point is added to what was clipped.
+        """
+        zero, clip = node.output.grid.zero_point - node.output.grid.qmin, self.clip(node.output)
+        low, high = requantize.low, requantize.high
+        if self.arithmetic == "fixed":
+            return f"{clip}({scaled} + {zero}, {low + zero}, {high + zero})"
+        return f"({stored_type(node.output)})({clip}({scaled}, {low}, {high}) + {zero})"
+
+    def rounded(self, total: str, multiplier: str | int, *, long: bool = False) -> str:
+        """The C expression of a sum times a float32, which is given by its bits. long: of an int64, not of an int32."""
+        self.used.add("ROUNDED_LONG" if long else "ROUNDED")
+        return f"{'rounded_long' if long else 'rounded'}({total}, {multiplier})"
+
+    def scaled(self, node: IntegerMul | IntegerMatMul, total: str, *, long: bool) -> str:
+        """The C expression of a centred code, not clipped yet, of a sum of products. long: it is an int64, in the float
+        arithmetic.
+        """
+        if self.arithmetic == "float":
+            return self.rounded(total, int(float_bits(node.requantize)[0]), long=long)
+        self.used.add("REQUANTIZE")
+        shift = int(node.fixed.shift[0])
+        left = f" * ((int32_t)1 << {shift})" if shift > 0 else ""
+        return f"requantize({total}{left}, {int(node.fixed.multiplier[0])}, {max(-shift, 0)})"
+
+    def _bias(self, name: str, bias: Array) -> tuple[str, int]:
+        """The constant of a bias, and the bytes of each."""
         wrapped = (bias & 0xFFFFFFFF).astype(np.uint32).view(np.int32)  # sums are formed modulo 2^32
-        return self.array(small_type(wrapped), name, wrapped)
+        kind = small_type(wrapped)
+        return self.array(kind, name, wrapped), TYPES[kind].itemsize
 
     def _scaling(self, node: IntegerLinear, bias: Array, flipped: Array | None) -> tuple[list[str], str]:
-        """The constants that make codes of a layer's sums, and the value of the struct that has them."""
-        name, grid, fixed = self.function(node), node.output.grid, node.fixed
-        multiplier, shift = (shared(np.broadcast_to(x, len(bias)).astype(np.int64)) for x in fixed)
-        own = f"{name}_bias"
-        plain = self._bias(own, bias)
+        """The constants that make codes of a layer's sums, and the value of the struct that has them.
+
+        flipped: the bias where codes less 128 are multiplied; None where none are.
+        """
+        name, grid = self.function(node), node.output.grid
+        zero, left, right = grid.zero_point - grid.qmin, "0", "0"
+        low, high = node.requantize.low, node.requantize.high
+        text, size = self._bias(f"{name}_bias", bias)
+        width = str(size)
         if flipped is not None:
-            before, own = self.constant_bytes, f"BIAS({name})"
-            other = self._bias(f"{name}_bias_flipped", flipped)
-            plain = f"#ifdef USE_HELIUM\n{other}#else\n{plain}#endif\n"
+            before = self.constant_bytes
+            other, _ = self._bias(f"{name}_bias_less_128", flipped)
+            define = f"#define {name}_bias {name}_bias_less_128\n"
+            text = f"#ifdef USE_HELIUM /* where codes less 128 are multiplied */\n{other}{define}#else\n{text}#endif\n"
             self.constant_bytes = before  # only one of the two is compiled
-        constants = [
-            plain,
-            self.array("int32_t", f"{name}_multiplier", multiplier),
-            self.array("uint8_t", f"{name}_right", np.maximum(-shift, 0)),
-        ]
-        left = "0"
-        if (shift > 0).any():
-            left = f"{name}_left"
-            constants.append(self.array("uint8_t", left, np.maximum(shift, 0)))
-        zero = grid.zero_point - grid.qmin
-        low, high = node.requantize.low + zero, node.requantize.high + zero
+            width = f"sizeof {name}_bias[0]"
+        constants = [text]
+        shift = np.zeros(1, np.int64)
+        if self.arithmetic == "float":
+            multiplier = shared(np.broadcast_to(float_bits(node.requantize), len(bias)))
+            constants.append(self.array("int32_t", f"{name}_multiplier", multiplier))
+        else:
+            multiplier, shift = (shared(np.broadcast_to(x, len(bias)).astype(np.int64)) for x in node.fixed)
+            right, low, high = f"{name}_right", low + zero, high + zero
+            constants.append(self.array("int32_t", f"{name}_multiplier", multiplier))
+            constants.append(self.array("uint8_t", right, np.maximum(-shift, 0)))
+            if (shift > 0).any():
+                left = f"{name}_left"
+                constants.append(self.array("uint8_t", left, np.maximum(shift, 0)))
         value = (
-            f"{{{own}, {name}_multiplier, {left}, {name}_right, {zero}, {low}, {high}, sizeof {own}[0], "
+            f"{{{name}_bias, {name}_multiplier, {left}, {right}, {zero}, {low}, {high}, {width}, "
             f"{int(multiplier.size > 1)}, {int(shift.size > 1)}}}"
         )
         return constants, value
@@ -260,9 +314,9 @@ class LinearWriter(Layout):
         name = self.function(node)
         fields = {"scaling": scaling} | {key: value for key, value in fields.items() if value not in (0, "IN_PLACE")}
         items = [f".{key} = {value}," for key, value in fields.items()]
-        text = textwrap.fill(
-            " ".join(items), WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
-        )
+        text = textwrap.indent(
+            "\n".join(textwrap.wrap(" ".join(items), WIDTH - 4, break_on_hyphens=False, break_long_words=False)), "    "
+        )  # names may be longer than a line
         layer = f"static const Layer {name}_layer = {{\n{text}\n}};\n"
         buffers = ["x", "y"]
         if kernel == "convolve":

@@ -57,10 +57,10 @@ def words(variable: str) -> list[str]:
 
 
 def lay_out(file: File, folder: Path, name: str) -> str:
-    """Write a checked file under a name, with what it includes: what is compiled is what was read, whatever is written at its
-    path meanwhile. Returns the header's name.
+    """Write a checked file under a name, with what lies beside it: what is compiled is what was read, whatever is written at
+    its path meanwhile. Returns the header's name.
     """
-    # The one that the source includes, whatever the two are called by now.
+    # Under the names that the source includes, whatever they are called by now.
     included = re.search(r'^#include "([^"/\n]+)"$', file.source, re.MULTILINE)
     header = included.group(1) if included else file.header_name
     (folder / name).write_bytes(file.source.encode())

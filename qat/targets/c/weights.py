@@ -132,8 +132,8 @@ def in_blocks(stored: StoredWeights, data: Array, rows: int, inputs: int, groups
             at += size
     if at != data.size or (not stored.filled and found[:, :, inputs:].any()):
         raise ValueError("bytes are left, or inputs meet what fills up words")
-    found = found[:, :, :inputs] + stored.excess[:, None, None]
-    return found
+    centred: Array = found[:, :, :inputs] + stored.excess[:, None, None]
+    return centred
 
 
 def in_taps(stored: StoredWeights, data: Array) -> Array:

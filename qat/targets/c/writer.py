@@ -68,8 +68,17 @@ class Writer(LinearWriter):
         upper: the same in capitals.
     """
 
-    def __init__(self, graph: IntegerGraph, name: str, packed: bool, ends: Ends, *, weights_file: bool = False) -> None:
-        super().__init__(graph, packed, ends, weights_file=weights_file)
+    def __init__(
+        self,
+        graph: IntegerGraph,
+        name: str,
+        packed: bool,
+        ends: Ends,
+        arithmetic: str,
+        *,
+        weights_file: bool = False,
+    ) -> None:
+        super().__init__(graph, packed, ends, arithmetic, weights_file=weights_file)
         self.name, self.upper = name, name.upper()
 
     def call(self, node: IntegerNode) -> list[str]:
@@ -127,7 +136,7 @@ class Writer(LinearWriter):
         ]
         text += c_constants.before(self.used, self.name, Path(header_name).with_suffix(WEIGHTS_SUFFIX).name)
         text += [f"#define MOST_TAPS {self.most_taps}\n"] if self.most_taps else []
-        text += c_kernels.kernels(self.used)
+        text += c_kernels.kernels(self.used, self.arithmetic)
         text += [c_products.ROOT] if "ROOT" in self.used else []
         text += [c_softmax.softmax(codes) for name, codes in SOFTMAX.items() if name in self.used]
         kernels = ["REQUANTIZE_LONG", "REQUANTIZE_SUM", "CLIP_WIDE"]
@@ -198,7 +207,9 @@ class Writer(LinearWriter):
         real = any(end.stored == REAL for end in self.ends.outputs)
         outputs = "real numbers" if real else "codes, the number (code - ZERO_POINT) * SCALE each"
         floats = "no heap and no floating point"
-        if uses_floats(self.ends):
+        if self.arithmetic == "float":
+            floats = "no heap, and floating point of one multiplication a code"
+        elif uses_floats(self.ends):
             floats = "no heap, and floating point only to make codes of inputs or real numbers of codes"
         return f"""\
 /* {self._title()}. Written by qat export; do not change it.

@@ -78,5 +78,11 @@ def emulator() -> str:
     missing = missing_tools()
     if missing:
         raise QatError(f"an emulated Cortex-M {missing}")
-    lines = (subprocess.run([tool, "--version"], capture_output=True, text=True, check=False) for tool in (GCC, QEMU))
-    return ", ".join(re.sub(r" \(.*?\)", "", done.stdout.partition("\n")[0]) for done in lines)
+    found = []
+    for tool in (GCC, QEMU):
+        said = subprocess.run([tool, "--version"], capture_output=True, text=True, check=False).stdout
+        number = re.search(
+            r"\d+(\.\d+)+", re.sub(r"\(.*?\)", "", said)
+        )  # a distribution's own number stands in brackets
+        found.append(f"{tool} {number[0] if number else ''}".strip())
+    return ", ".join(found)

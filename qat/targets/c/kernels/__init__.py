@@ -11,8 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from qat.targets.c.kernels import common, convolve, dsp, head, helium, packed, portable, x86
-from qat.targets.c.kernels import softmax as c_softmax
+from qat.targets.c.kernels import (
+    common,
+    convolve,
+    dsp,
+    floats,
+    head,
+    helium,
+    helium_depthwise,
+    helium_tables,
+    packed,
+    portable,
+    x86,
+)
 
 PROCESSORS = (  #: who has kernels of its own, by the macro that HEAD defines for it; the rest run plain C
     ("USE_VNNI", x86.FINISH_VNNI, x86.MULTIPLY_VNNI),
@@ -28,15 +39,25 @@ def _by_processor(which: int, plain: str) -> str:
     return "\n".join([*parts, f"#else\n{plain}#endif\n"])
 
 
-def kernels(used: Collection[str]) -> list[str]:
-    """The texts of the kernels that a file uses, by their names: LAYER (convolutions and dense layers), DEPTHWISE, the bits of
-    their weights as WEIGHTS_8, CORRECT (weights beyond a byte), and the functions of other nodes.
+def kernels(used: Collection[str], arithmetic: str) -> list[str]:
+    """The texts of the kernels that a file of that arithmetic uses, by their names: LAYER (convolutions and dense layers),
+    DEPTHWISE, the bits of their weights as WEIGHTS_8, CORRECT (weights beyond a byte), and the functions of other nodes.
     """
     bits = [b for b in (8, *packed.STEPS) if f"WEIGHTS_{b}" in used]
     layers = {"LAYER", "DEPTHWISE"} & set(used)
-    used = {*used, *(("REQUANTIZE", "CLIP") if layers else ()), *(("CORRECT", "WORD") if "LAYER" in used else ())}
-    text = [head.SCALING, head.LAYER] if layers else []
-    text += [getattr(common, name) for name in ("REQUANTIZE", "CLIP", "WORD", "UNPACK", "CORRECT") if name in used]
+    scales = "ROUNDED" if arithmetic == "float" else "REQUANTIZE"
+    used = {
+        *used,
+        *((scales, "CLIP", "CODE_OF_SUM") if layers else ()),
+        *(("CORRECT", "WORD") if "LAYER" in used else ()),
+    }
+    used |= {"ROUND"} if {"ROUNDED_LONG"} & used else set()
+    used |= {"TIMES"} if {"ROUNDED", "ROUNDED_LONG"} & used else set()
+    text = [floats.HEAD] if arithmetic == "float" else []
+    text += [head.SCALING, head.LAYER] if layers else []
+    text += [getattr(floats, name) for name in ("ROUND", "TIMES", "ROUNDED", "ROUNDED_LONG") if name in used]
+    in_order = ("REQUANTIZE", "CLIP", "CODE_OF_SUM", "WORD", "UNPACK", "CORRECT")
+    text += [getattr(common, name) for name in in_order if name in used]
     if layers:
         text.append(_by_processor(1, portable.FINISH))
     if layers:
@@ -52,6 +73,8 @@ def kernels(used: Collection[str]) -> list[str]:
         text.append("#else" if bits == [8] else "#ifdef USE_HELIUM\n#undef convolve")
         text.append(helium.convolve(packed=bits != [8]) + "#endif\n")
     if "DEPTHWISE" in used:
-        text.append(f"#ifdef USE_HELIUM\n{helium.DEPTHWISE}#else\n{convolve.ADD_TAPS}\n{convolve.DEPTHWISE}#endif\n")
-    text += [c_softmax.ROUND] if "ROUND" in used else []
+        text.append(
+            f"#ifdef USE_HELIUM\n{helium_depthwise.DEPTHWISE}#else\n{convolve.ADD_TAPS}\n{convolve.DEPTHWISE}#endif\n"
+        )
+    text += [helium_tables.SUM_TABLE] if "SUM_TABLE" in used else []
     return text

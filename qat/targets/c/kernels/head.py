@@ -24,18 +24,13 @@ HEAD = """\
 #define USE_SIMD32
 #endif
 
-#ifdef USE_HELIUM
-#define BIAS(layer) layer##_bias_flipped /* where codes less 128 are multiplied */
-#else
-#define BIAS(layer) layer##_bias
-#endif
-
 #define BLOCK 16 /* outputs whose weights lie beside one another */
 """
 
 SCALING = """\
 /* Where the sums of a layer become codes. bias: of 1, 2 or 4 bytes each. left: 0 where no multiplier is above 1. Multipliers,
- * and shifts, may be one for all outputs. */
+ * and shifts, may be one for all outputs. In the float arithmetic multipliers are the bits of float32 numbers, there are no
+ * shifts, and low and high are those of the code before `zero` is added. */
 typedef struct {
     const void *bias;
     const int32_t *multiplier;

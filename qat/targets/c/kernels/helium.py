@@ -46,7 +46,24 @@ static inline void set(void *to, uint8x16_t codes, int32_t count)
 """
 
 FINISH = """\
-/* y[p * pitch + o] = clip(requantize(sums[p * BLOCK + o] + bias[first + o]) + zero), for up to BLOCK outputs of `pixels` p.
+#ifdef FLOAT_ARITHMETIC
+/* rounded of four numbers. Helium rounds to the nearest, ties to the even one, whatever the processor is told to do else. */
+static inline int32x4_t rounded4(int32x4_t x, int32x4_t multiplier)
+{
+#ifdef USE_HELIUM_FLOATS
+    return vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(x), vreinterpretq_f32_s32(multiplier)));
+#else
+    int32_t i, sums[4], bits[4];
+    vst1q_s32(sums, x);
+    vst1q_s32(bits, multiplier);
+    for (i = 0; i < 4; i++)
+        sums[i] = rounded(sums[i], bits[i]);
+    return vld1q_s32(sums);
+#endif
+}
+#endif
+
+/* y[p * pitch + o] = the code of sums[p * BLOCK + o] + bias[first + o], for up to BLOCK outputs of `pixels` p.
  *
  * VQRDMULH is the first rounding, (2 x multiplier + 2^31) / 2^32 rounded down; it saturates where both are -2^31 only. VRSHL is
  * the second, of x + half rounded down, which has ties go up: so a negative x is made one less, which changes ties only. Where
@@ -56,13 +73,14 @@ static inline void finish_pixels(const uint32_t *sums, int32_t pixels, const Sca
 {
     const int32x4_t zero = vdupq_n_s32(scaling->zero), low = vdupq_n_s32(scaling->low), high = vdupq_n_s32(scaling->high);
     const int32_t *const multipliers = scaling->each_multiplier ? scaling->multiplier + first : 0;
-    const uint8_t *const shifts = scaling->each_shift ? scaling->right + first : 0;
-    const int32_t bytes = scaling->bias_bytes, relu = scaling->low >= scaling->zero;
+    const int32_t bytes = scaling->bias_bytes;
     const int8_t *biases = (const int8_t *)scaling->bias + first * bytes;
-    const uint8_t *const left = scaling->left;
     int32x4_t multiplier = vdupq_n_s32(scaling->multiplier[0]);
+    int32_t o = 0, p;
+#ifndef FLOAT_ARITHMETIC
+    const uint8_t *const shifts = scaling->each_shift ? scaling->right + first : 0, *const left = scaling->left;
+    const int32_t relu = scaling->low >= scaling->zero;
     int32x4_t right = vdupq_n_s32(-(int32_t)scaling->right[0]);
-    int32_t o, p;
 #define CODES(TIES) \\
     __asm__ volatile("dls lr, %[pixels]\\n" \\
                      "0:\\n\\t" \\
@@ -79,7 +97,7 @@ static inline void finish_pixels(const uint32_t *sums, int32_t pixels, const Sca
                      : [pixels] "r"(pixels), [pitch] "r"(pitch), [bias] "w"(bias), [multiplier] "w"(multiplier), \\
                        [right] "w"(right), [zero] "w"(zero), [low] "w"(low), [high] "w"(high) \\
                      : "q0", "q1", "lr", "memory")
-    for (o = 0; o + 4 <= outputs && !left; o += 4) {
+    for (; o + 4 <= outputs && !left; o += 4) {
         const uint32_t *from = sums + o;
         uint8_t *to = y + o;
         const int32x4_t bias = bytes == 1   ? vldrbq_s32(biases)
@@ -96,29 +114,35 @@ static inline void finish_pixels(const uint32_t *sums, int32_t pixels, const Sca
             CODES("vand q1, q0, %q[right]\\n\\tvshr.s32 q1, q1, #31\\n\\tvadd.i32 q0, q0, q1\\n\\t");
     }
 #undef CODES
+#endif
     for (; o < outputs; o += 4) {
         const mve_pred16_t lanes = vctp32q((uint32_t)(outputs - o));
         const int32x4_t bias = bytes == 1   ? vldrbq_z_s32(biases, lanes)
                                : bytes == 2 ? vldrhq_z_s32((const int16_t *)(const void *)biases, lanes)
                                             : vldrwq_z_s32((const int32_t *)(const void *)biases, lanes);
+#ifndef FLOAT_ARITHMETIC
         int32x4_t up = vdupq_n_s32(left ? left[0] : 0);
-        biases += 4 * bytes;
-        if (multipliers)
-            multiplier = vldrwq_z_s32(multipliers + o, lanes);
         if (shifts)
             right = vnegq_s32(vreinterpretq_s32_u32(vldrbq_z_u32(shifts + o, lanes)));
         if (shifts && left)
             up = vreinterpretq_s32_u32(vldrbq_z_u32(left + first + o, lanes));
+#endif
+        biases += 4 * bytes;
+        if (multipliers)
+            multiplier = vldrwq_z_s32(multipliers + o, lanes);
         for (p = 0; p < pixels; p++) {
             int32x4_t x = vaddq_s32(vldrwq_s32((const int32_t *)(const void *)(sums + p * BLOCK + o)), bias);
+#ifdef FLOAT_ARITHMETIC
+            x = vaddq_s32(vminq_s32(vmaxq_s32(rounded4(x, multiplier), low), high), zero);
+#else
             x = vqrdmulhq_s32(vshlq_s32(x, up), multiplier);
             x = vrshlq_s32(vaddq_s32(x, vshrq_n_s32(vandq_s32(x, right), 31)), right);
             x = vminq_s32(vmaxq_s32(vaddq_s32(x, zero), low), high);
+#endif
             vstrbq_p_s32((int8_t *)y + p * pitch + o, x, lanes);
         }
     }
-    (void)requantize;
-    (void)clip;
+    (void)code_of_sum;
 }
 """
 
@@ -354,199 +378,6 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
 }
 """
 
-DEPTHWISE = """\
-/* The taps of one output that lie in the input: rows of `taps`, `step` apart; behind a row, so much more to the next. */
-typedef struct {
-    int32_t rows, taps, step, more, more_weights;
-} Taps;
-
-/* sums[c] = sum of code w[tap][c] for 16 channels. Products are of 16 bits, their sums of 32: of even channels, and of odd. */
-static inline void add_taps16(const uint8_t *x, const Taps *of, const int8_t *w, uint32_t *sums)
-{
-    int32_t rows = of->rows;
-    __asm__ volatile("vmov.i32 q4, #0\\n\\t"
-                     "vmov.i32 q5, #0\\n\\t"
-                     "vmov.i32 q6, #0\\n\\t"
-                     "vmov.i32 q7, #0\\n"
-                     "0:\\n\\t"
-                     "dls lr, %[taps]\\n"
-                     "1:\\n\\t"
-                     "vldrb.u16 q0, [%[x]]\\n\\t"
-                     "vldrb.s16 q1, [%[w]], #8\\n\\t"
-                     "vmullb.s16 q2, q0, q1\\n\\t"
-                     "vmullt.s16 q3, q0, q1\\n\\t"
-                     "vldrb.u16 q0, [%[x], #8]\\n\\t"
-                     "vadd.i32 q4, q4, q2\\n\\t"
-                     "vldrb.s16 q1, [%[w]], #8\\n\\t"
-                     "vadd.i32 q5, q5, q3\\n\\t"
-                     "add %[x], %[x], %[step]\\n\\t"
-                     "vmullb.s16 q2, q0, q1\\n\\t"
-                     "vadd.i32 q6, q6, q2\\n\\t"
-                     "vmullt.s16 q3, q0, q1\\n\\t"
-                     "vadd.i32 q7, q7, q3\\n\\t"
-                     "le lr, 1b\\n\\t"
-                     "add %[x], %[x], %[more]\\n\\t"
-                     "add %[w], %[w], %[more_weights]\\n\\t"
-                     "subs %[rows], %[rows], #1\\n\\t"
-                     "bne 0b\\n\\t"
-                     "vst20.32 {q4, q5}, [%[sums]]\\n\\t"
-                     "vst21.32 {q4, q5}, [%[sums]]!\\n\\t"
-                     "vst20.32 {q6, q7}, [%[sums]]\\n\\t"
-                     "vst21.32 {q6, q7}, [%[sums]]"
-                     : [x] "+l"(x), [w] "+l"(w), [sums] "+r"(sums), [rows] "+r"(rows)
-                     : [taps] "r"(of->taps), [step] "r"(of->step), [more] "r"(of->more), [more_weights] "r"(of->more_weights)
-                     : "q0", "q1", "q2", "q3", "q4", "q5", "q6", "q7", "lr", "cc", "memory");
-}
-
-/* The same for 8 channels of a block of `channels`. */
-static inline void add_taps8(const uint8_t *x, const Taps *of, const int8_t *w, int32_t channels, uint32_t *sums)
-{
-    int32_t rows = of->rows;
-    __asm__ volatile("vmov.i32 q4, #0\\n\\t"
-                     "vmov.i32 q5, #0\\n"
-                     "0:\\n\\t"
-                     "dls lr, %[taps]\\n"
-                     "1:\\n\\t"
-                     "vldrb.u16 q0, [%[x]]\\n\\t"
-                     "vldrb.s16 q1, [%[w]]\\n\\t"
-                     "add %[x], %[x], %[step]\\n\\t"
-                     "vmullb.s16 q2, q0, q1\\n\\t"
-                     "vadd.i32 q4, q4, q2\\n\\t"
-                     "vmullt.s16 q3, q0, q1\\n\\t"
-                     "add %[w], %[w], %[channels]\\n\\t"
-                     "vadd.i32 q5, q5, q3\\n\\t"
-                     "le lr, 1b\\n\\t"
-                     "add %[x], %[x], %[more]\\n\\t"
-                     "add %[w], %[w], %[more_weights]\\n\\t"
-                     "subs %[rows], %[rows], #1\\n\\t"
-                     "bne 0b\\n\\t"
-                     "vst20.32 {q4, q5}, [%[sums]]\\n\\t"
-                     "vst21.32 {q4, q5}, [%[sums]]"
-                     : [x] "+l"(x), [w] "+l"(w), [rows] "+r"(rows)
-                     : [taps] "r"(of->taps), [step] "r"(of->step), [more] "r"(of->more), [more_weights] "r"(of->more_weights),
-                       [channels] "r"(channels), [sums] "r"(sums)
-                     : "q0", "q1", "q2", "q3", "q4", "q5", "lr", "cc", "memory");
-}
-
-/* The same for up to 8 channels. w: 0 where all are 1. */
-static inline void add_taps_of(const uint8_t *x, const Taps *of, const int8_t *w, int32_t channels, int32_t count, uint32_t *sums)
-{
-    const mve_pred16_t lanes = vctp16q((uint32_t)count);
-    int32x4x2_t s;
-    int32_t rows, taps;
-    s.val[0] = s.val[1] = vdupq_n_s32(0);
-    for (rows = of->rows; rows > 0; rows--, x += of->more, w = w ? w + of->more_weights : w)
-        for (taps = of->taps; taps > 0; taps--, x += of->step, w = w ? w + channels : w) {
-            const int16x8_t code = vreinterpretq_s16_u16(vldrbq_z_u16(x, lanes));
-            const int16x8_t weight = w ? vldrbq_z_s16(w, lanes) : vdupq_n_s16(1);
-            s.val[0] = vaddq_s32(s.val[0], vmullbq_int_s16(code, weight));
-            s.val[1] = vaddq_s32(s.val[1], vmulltq_int_s16(code, weight));
-        }
-    vst2q_s32((int32_t *)(void *)sums, s);
-}
-
-/* For a block of channels. */
-static inline void add_taps(const uint8_t *x, const Taps *of, const int8_t *w, int32_t channels, uint32_t *sums)
-{
-    int32_t c;
-    if (w && of->rows && channels == BLOCK)
-        add_taps16(x, of, w, sums);
-    else
-        for (c = 0; c < channels; c += 8) {
-            if (w && of->rows && channels - c >= 8)
-                add_taps8(x + c, of, w + c, channels, sums + c);
-            else
-                add_taps_of(x + c, of, w ? w + c : w, channels, channels - c, sums + c);
-        }
-}
-
-/* sums[c] += zero w[tap][c] over the taps that lie in the padding, all but rows i0 to i1 of taps j0 to j1. */
-static void add_padding(const Layer *layer, int32_t i0, int32_t i1, int32_t j0, int32_t j1, int32_t channels, const int8_t *w,
-                        uint32_t *sums)
-{
-    int32_t i, j, c;
-    for (i = 0; i < layer->kernel_height; i++)
-        for (j = 0; j < layer->kernel_width; j++, w = w ? w + channels : w)
-            if (i < i0 || i >= i1 || j < j0 || j >= j1)
-                for (c = 0; c < channels; c++)
-                    sums[c] += (uint32_t)(layer->zero * (w ? w[c] : 1));
-}
-
-/* The first of `taps` that begin at `at`, `step` apart, whose place is not below 0; the first whose place is not below `size`. */
-static inline int32_t first_tap(int32_t at, int32_t step, int32_t taps)
-{
-    const int32_t tap = at < 0 ? (step - 1 - at) / step : 0;
-    return tap < taps ? tap : taps;
-}
-
-static inline int32_t last_tap(int32_t at, int32_t step, int32_t taps, int32_t size)
-{
-    if (at + (taps - 1) * step < size)
-        return taps;
-    return at < size ? (size - at + step - 1) / step : 0;
-}
-
-/* Channel by channel, in blocks, whose weights lie tap by tap. A tap in the padding meets the code of 0, so that every output
- * has the same bias. */
-static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y)
-{
-    const int32_t height = layer->kernel_height, width = layer->kernel_width, taps = height * width;
-    const int32_t dy = layer->dilation_y, dx = layer->dilation_x, next = dy * layer->width * layer->channels;
-    int32_t first, row, column, x0, c, n;
-    Taps of;
-    of.step = dx * layer->channels;
-    for (first = 0; first < layer->channels; first += BLOCK) {
-        const int32_t channels = layer->channels - first < BLOCK ? layer->channels - first : BLOCK;
-        const int8_t *w = layer->weight ? (const int8_t *)layer->weight + first * taps : 0;
-        uint32_t sums[PIXELS * BLOCK + 8], codes[BLOCK + 8]; /* stored by eight */
-        uint8_t *to = y + first;
-#ifdef MOST_TAPS
-        int8_t unpacked[MOST_TAPS * BLOCK];
-        if (w && layer->bits < 8) {
-            const uint8_t *from = (const uint8_t *)layer->weight + first * taps * layer->bits / 8;
-            unpack(from, layer->bits, layer->values, taps * channels, unpacked);
-            w = unpacked;
-        }
-#endif
-        for (row = n = 0; row < layer->out_height; row++) {
-            const int32_t y0 = row * layer->stride_y - layer->top;
-            const int32_t i0 = first_tap(y0, dy, height), i1 = last_tap(y0, dy, height, layer->height);
-            for (column = 0, x0 = -layer->left; column < layer->out_width; column++, x0 += layer->stride_x) {
-            uint32_t *const of_pixel = sums + n * BLOCK;
-            const int32_t j0 = first_tap(x0, dx, width), j1 = last_tap(x0, dx, width, layer->width);
-            const uint8_t *from = x + first;
-            const int8_t *at = w;
-            of.taps = j1 - j0;
-            of.rows = of.taps > 0 && i1 > i0 ? i1 - i0 : 0;
-            of.more = next - of.taps * of.step;
-            of.more_weights = (width - of.taps) * channels;
-            if (of.rows) /* else there is none */
-                from += ((y0 + i0 * dy) * layer->width + x0 + j0 * dx) * layer->channels;
-            if (w) {
-                at += (i0 * width + j0) * channels;
-                add_taps(from, &of, at, channels, of_pixel);
-            if (layer->zero && of.rows * of.taps < taps)
-                add_padding(layer, i0, i1, j0, j1, channels, w, of_pixel);
-            }
-            if (!w || layer->excess) {
-                for (c = 0; c < channels; c += 8)
-                    add_taps_of(from + c, &of, 0, 0, channels - c, codes + c);
-                if (layer->zero && of.rows * of.taps < taps)
-                    add_padding(layer, i0, i1, j0, j1, channels, 0, codes);
-                for (c = 0; c < channels; c++)
-                    of_pixel[c] = (w ? of_pixel[c] : 0) + codes[c] * (uint32_t)((w ? 0 : layer->every) +
-                                                                                (layer->excess ? layer->excess[first + c] : 0));
-            }
-            if (++n == PIXELS || (row == layer->out_height - 1 && column == layer->out_width - 1)) {
-                finish_pixels(sums, n, &layer->scaling, first, channels, to, layer->channels);
-                to += n * layer->channels;
-                n = 0;
-            }
-            }
-        }
-    }
-}
-"""
 
 def convolve(packed: bool) -> str:
     """The C of convolutions and dense layers. packed: where some have weights of fewer bits than a byte."""

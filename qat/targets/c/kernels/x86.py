@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 FINISH_VNNI = """\
-/* y[o] = clip(requantize(sums[o] + bias[first + o]) + zero), for up to BLOCK outputs. sums: BLOCK of them. */
+#define NEAREST (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC) /* whatever the processor is told to do else */
+/* y[o] = the code of sums[o] + bias[first + o], for up to BLOCK outputs. sums: BLOCK of them. */
 static inline void finish(const uint32_t *sums, const Scaling *scaling, int32_t first, int32_t outputs, uint8_t *y)
 {
     const __mmask16 mask = (__mmask16)((1u << outputs) - 1u);
-    const __m512i one = _mm512_set1_epi32(1);
-    const __m512i half = _mm512_set1_epi64((long long)1 << 30);
     const __m512i multiplier = scaling->each_multiplier ? _mm512_maskz_loadu_epi32(mask, scaling->multiplier + first)
                                                         : _mm512_set1_epi32(scaling->multiplier[0]);
+#ifndef FLOAT_ARITHMETIC
+    const __m512i one = _mm512_set1_epi32(1);
+    const __m512i half = _mm512_set1_epi64((long long)1 << 30);
     const __m512i right = scaling->each_shift ? _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, scaling->right + first))
                                               : _mm512_set1_epi32(scaling->right[0]);
     const __m512i bits = _mm512_sub_epi32(_mm512_sllv_epi32(one, right), one);
+    __m512i even, odd, threshold;
+    __mmask16 up;
+#endif
     const void *const from = (const int8_t *)scaling->bias + first * scaling->bias_bytes;
     const __m512i bias = scaling->bias_bytes == 1   ? _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, from))
                          : scaling->bias_bytes == 2 ? _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(mask, from))
                                                     : _mm512_maskz_loadu_epi32(mask, from);
     __m512i x = _mm512_add_epi32(_mm512_loadu_si512(sums), bias);
-    __m512i even, odd, threshold;
-    __mmask16 up;
+#ifdef FLOAT_ARITHMETIC
+    /* Clipped before it is rounded, since there are no integers beyond int32. */
+    __m512 product = _mm512_cvt_roundepi32_ps(x, NEAREST);
+    product = _mm512_mul_round_ps(product, _mm512_castsi512_ps(multiplier), NEAREST);
+    product = _mm512_max_ps(product, _mm512_set1_ps((float)scaling->low));
+    product = _mm512_min_ps(product, _mm512_set1_ps((float)scaling->high));
+    x = _mm512_add_epi32(_mm512_cvt_roundps_epi32(product, NEAREST), _mm512_set1_epi32(scaling->zero));
+#else
     if (scaling->left)
         x = _mm512_sllv_epi32(x, scaling->each_shift ? _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, scaling->left + first))
                                                      : _mm512_set1_epi32(scaling->left[0]));
@@ -35,9 +46,9 @@ static inline void finish(const uint32_t *sums, const Scaling *scaling, int32_t 
     x = _mm512_add_epi32(x, _mm512_set1_epi32(scaling->zero));
     x = _mm512_max_epi32(x, _mm512_set1_epi32(scaling->low));
     x = _mm512_min_epi32(x, _mm512_set1_epi32(scaling->high));
+#endif
     _mm512_mask_cvtepi32_storeu_epi8(y, mask, x);
-    (void)requantize;
-    (void)clip;
+    (void)code_of_sum;
 }
 """
 
