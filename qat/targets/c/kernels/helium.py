@@ -331,7 +331,7 @@ static inline void correct_flipped(const int8_t *x, int32_t flips, int32_t rows,
         sums[o] += (uint32_t)by[o] * total;
 }
 
-/* Up to three outputs at a time, of which the last ones overlap those before them. */
+@MULTIPLY_PACKED/* Up to three outputs at a time, of which the last ones overlap those before them. */
 static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *scratch)
 {
     const int32_t per_group = layer->outputs / layer->groups, own = layer->channels / layer->groups;
@@ -345,46 +345,100 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
                            layer->stride_x * layer->channels == line;
     const int8_t *const from = in_place ? (const int8_t *)x : (const int8_t *)scratch;
     const int32_t flips = in_place ? 128 : 0;
+    const int32_t blocks = @PACKEDper_group; /* outputs of which the weights are there at once */
     uint32_t sums[3 * BLOCK];
-    int32_t group, pixel, first, p;
-@PACKED    if (layer->filled)
+    int32_t group, pixel, block, first, p;
+    if (layer->filled)
         memset(scratch, 0, (size_t)(together * count)); /* what no code is copied to */
     for (group = 0; group < layer->groups; group++)
-        for (pixel = 0; pixel < all; pixel += together) {
-            const int32_t begin = pixel < all - together ? pixel : all - together;
-            const int8_t *w = (const int8_t *)layer->weight + group * layer->group_bytes;
-            if (points)
-                flip(scratch, x + begin * own, vdupq_n_u8(128), together * own);
-            else if (!in_place)
-                for (p = 0; p < together; p++)
-                    fill_flipped(layer, x, own, group, (begin + p) / layer->out_width, (begin + p) % layer->out_width, line,
-                                 scratch + p * count);
-            for (first = 0; first < per_group; first += BLOCK) {
-                const int32_t outputs = per_group - first < BLOCK ? per_group - first : BLOCK;
-                const int32_t output = group * per_group + first;
-                if (together == 3)
-                    multiply_three(from, count, w, outputs, sums);
-                else
-                    multiply_one(from, flips, count, w, outputs, sums);
-                if (layer->excess)
+        for (block = 0; block < per_group; block += blocks) {
+            const int32_t end = block + blocks < per_group ? block + blocks : per_group;
+            const int8_t *const weights = (const int8_t *)layer->weight + group * layer->group_bytes;
+@UNPACK            for (pixel = 0; pixel < all; pixel += together) {
+                const int32_t begin = pixel < all - together ? pixel : all - together;
+                const int8_t *w = weights;
+                if (points)
+                    flip(scratch, x + begin * own, vdupq_n_u8(128), together * own);
+                else if (!in_place)
                     for (p = 0; p < together; p++)
-                        correct_flipped(from + p * count, flips, rows, line, run, layer->excess + output, outputs,
-                                        sums + p * BLOCK);
-                finish_pixels(sums, together, &layer->scaling, output, outputs, y + begin * layer->outputs + output,
-                              layer->outputs);
-                w += 4 * quads * outputs;
+                        fill_flipped(layer, x, own, group, (begin + p) / layer->out_width, (begin + p) % layer->out_width,
+                                     line, scratch + p * count);
+                for (first = block; first < end; first += BLOCK) {
+                    const int32_t outputs = end - first < BLOCK ? end - first : BLOCK;
+                    const int32_t output = group * per_group + first;
+                    if (together == 3)
+                        multiply_three(from, count, w, outputs, sums);
+                    else
+                        @MULTIPLY_ONE
+                    if (layer->excess)
+                        for (p = 0; p < together; p++)
+                            correct_flipped(from + p * count, flips, rows, line, run, layer->excess + output, outputs,
+                                            sums + p * BLOCK);
+                    finish_pixels(sums, together, &layer->scaling, output, outputs, y + begin * layer->outputs + output,
+                                  layer->outputs);
+                    w += count * outputs;
+                }
             }
         }
 }
 """
 
+MULTIPLY_PACKED = """\
+/* Weights of a block: of `quads` words of inputs. */
+static inline void unpack_block(const Layer *layer, const uint8_t *from, int32_t quads, int32_t outputs, int8_t *to)
+{
+    const int32_t step = (outputs * layer->bits + 1) / 2; /* bytes of the words of all outputs */
+    if (outputs * layer->bits % 2 == 0) {
+        unpack(from, layer->bits, layer->values, 4 * quads * outputs, to);
+        return;
+    }
+    for (; quads > 0; quads--, from += step, to += 4 * outputs)
+        unpack(from, layer->bits, layer->values, 4 * outputs, to);
+}
+
+/* multiply_one of packed weights, which are unpacked a part at a time. */
+static inline void multiply_one_packed(const Layer *layer, const int8_t *x, int32_t flips, int32_t count, const uint8_t *w,
+                                       int32_t outputs, uint32_t *sums)
+{
+    int8_t unpacked[64 * BLOCK];
+    uint32_t part[BLOCK];
+    int32_t k, o;
+    memset(sums, 0, BLOCK * sizeof *sums);
+    for (k = 0; k < count; k += 64) {
+        const int32_t inputs = count - k < 64 ? count - k : 64;
+        unpack_block(layer, w + k / 4 * ((outputs * layer->bits + 1) / 2), inputs / 4, outputs, unpacked);
+        multiply_one(x + k, flips, inputs, unpacked, outputs, part);
+        for (o = 0; o < outputs; o++)
+            sums[o] += part[o];
+    }
+}
+
+"""
+
+UNPACK = """\
+            const uint8_t *const packed =
+                (const uint8_t *)weights + block / BLOCK * quads * (BLOCK / 2 * layer->bits);
+            if (layer->bits < 8 && together == 3) {
+                weights = (int8_t *)scratch + 3 * count;
+                unpack_block(layer, packed, quads, end - block, (int8_t *)weights);
+            }
+"""
+MULTIPLY_ONE = "multiply_one(from, flips, count, w, outputs, sums);"
+
 
 def convolve(packed: bool) -> str:
     """The C of convolutions and dense layers. packed: where some have weights of fewer bits than a byte."""
-    other = """\
-    if (layer->bits < 8) {
-        convolve_packed(layer, x, y, scratch);
-        return;
-    }
-"""
-    return CONVOLVE.replace("@PACKED", other if packed else "")
+    text = CONVOLVE.replace("@MULTIPLY_PACKED", MULTIPLY_PACKED if packed else "")
+    text = text.replace("@UNPACK", UNPACK if packed else "")
+    text = text.replace("@PACKED", "layer->bits < 8 ? BLOCK : " if packed else "")
+    if not packed:
+        return text.replace("@MULTIPLY_ONE", MULTIPLY_ONE)
+    text = text.replace("const int8_t *const weights =", "const int8_t *weights =")
+    return text.replace(
+        "@MULTIPLY_ONE",
+        """if (layer->bits < 8)
+                        multiply_one_packed(layer, from, flips, count, packed, outputs, sums);
+                    else
+                        """
+        + MULTIPLY_ONE,
+    )
