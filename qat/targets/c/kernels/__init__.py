@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from qat.targets.c.kernels import common, convolve, dsp, head, packed, portable, x86
+from qat.targets.c.kernels import common, convolve, dsp, head, packed, portable, vnni, vnni_depthwise, x86
 from qat.targets.c.kernels import softmax as c_softmax
 
 PROCESSORS = (  #: who has kernels of its own, by the macro that HEAD defines for it; the rest run plain C
-    ("USE_VNNI", x86.FINISH_VNNI, x86.MULTIPLY_VNNI),
+    ("USE_VNNI", vnni.FINISH, x86.MULTIPLY_VNNI),
     ("USE_AVX2", portable.FINISH, x86.MULTIPLY_AVX2),
     ("USE_SIMD32", portable.FINISH, dsp.MULTIPLY),
 )
@@ -42,7 +42,8 @@ def kernels(used: Collection[str]) -> list[str]:
         text += [_by_processor(2, portable.MULTIPLY)] if 8 in bits else []
         text += [packed.HALVES] if 1 in bits else []
         text += [packed.multiply(b) for b in bits if b < 8]
-        text += [convolve.products(bits), convolve.CONVOLVE]
-    text += [convolve.DEPTHWISE] if "DEPTHWISE" in used else []
+        text += [convolve.products(bits), f"#if defined(USE_VNNI)\n{vnni.CONVOLVE}#endif\n", convolve.CONVOLVE]
+    if "DEPTHWISE" in used:
+        text += [f"#if defined(USE_VNNI)\n{vnni_depthwise.DEPTHWISE}#endif\n", convolve.DEPTHWISE]
     text += [c_softmax.ROUND] if "ROUND" in used else []
     return text
