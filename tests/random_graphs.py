@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ FILES: dict[str, tuple[str, dict[str, str]]] = {
     "tflite-fixed": ("TFLITE", {"arithmetic": "fixed"}),
     "mindir": ("MINDIR", {}),
 }
-ENGINES = (*BACKENDS, *FILES, "c")
-USUAL = ("torch", "onnx", "onnx-uint8", "tflite", "tflite-fixed", "c")
+OF_C = {"c": "float", "c-fixed": "fixed"}  #: whose files are compiled together, by arithmetic
+ENGINES = (*BACKENDS, *FILES, *OF_C)
+USUAL = ("torch", "onnx", "onnx-uint8", "tflite", "tflite-fixed", *OF_C)
 
 
 class Found:
@@ -84,7 +86,7 @@ class Found:
 
 def chunk(number: int, count: int, engines: list[str], found: Found) -> None:
     """Draw and compare the networks of one seed."""
-    of_c: list[test_c_sweep.Drawn] = []
+    of_c: list[tuple[str, test_c_sweep.Drawn]] = []
 
     def check(setup: Setup) -> None:
         found.graphs["drawn"] += 1
@@ -97,9 +99,10 @@ def chunk(number: int, count: int, engines: list[str], found: Found) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for name in engines:
                 try:
-                    if name == "c":
-                        test_c_sweep.C.export(graph, Path(folder) / "net.c")
-                        of_c.append(test_c_sweep.Drawn(graph, setup.pixels))
+                    if name in OF_C:
+                        one = replace(graph, arithmetic=OF_C[name])
+                        test_c_sweep.C.export(one, Path(folder) / "net.c")
+                        of_c.append((name, test_c_sweep.Drawn(one, setup.pixels)))
                     else:
                         found.compare(name, made(name, setup, graph, Path(folder)), setup, graph)
                 except qat.QatError as error:
@@ -115,18 +118,16 @@ def chunk(number: int, count: int, engines: list[str], found: Found) -> None:
     seed(number)(limits(given(setups())(check)))()
     if of_c:
         with tempfile.TemporaryDirectory() as folder:
-            files = test_c_sweep.files_of(of_c, Path(folder))
+            files = test_c_sweep.files_of([one for _, one in of_c], Path(folder))
             machine = test_c_sweep.SETTINGS["gcc, small"]
             found.different += [
                 f"c, seed {number}, {each}"
                 for each in test_c_sweep.computed(files, machine, Path(folder), Path(folder))
             ]
-        found.graphs["c"] += len(of_c)
-        found.codes["c"] += sum(
-            len(one.pixels[0]) * math.prod(x.shape)
-            for one in of_c
-            for x in (*(node.output for node in one.graph.nodes), *one.graph.outputs)
-        )
+    for name, one in of_c:
+        tensors = (*(node.output for node in one.graph.nodes), *one.graph.outputs)
+        found.graphs[name] += 1
+        found.codes[name] += sum(len(one.pixels[0]) * math.prod(x.shape) for x in tensors)
 
 
 def made(name: str, setup: Setup, graph: IntegerGraph, folder: Path) -> Engine:

@@ -14,7 +14,14 @@ from qat.training.checkpoint import Checkpoint
 from qat.training.loop import train
 from qat.training.recipe import Recipe
 
-ENGINES = [("ONNX", "float"), ("TFLITE", "float"), ("TFLITE", "fixed"), ("C", "fixed"), ("MINDIR", "float")]
+ENGINES = [
+    ("ONNX", "float"),
+    ("TFLITE", "float"),
+    ("TFLITE", "fixed"),
+    ("C", "float"),
+    ("C", "fixed"),
+    ("MINDIR", "float"),
+]
 ENGINES = [each for each in ENGINES if installed(TARGETS[each[0]])]
 
 
@@ -84,7 +91,7 @@ def test_every_node_of_a_trained_transformer(engine: str, arithmetic: str, train
     integers = qat.to_integer(trained.graph, trained.params)
     pixels = qat.data.load("digits").test.images[:32]
     target, path = qat.target(engine), tmp_path / f"net{TARGETS[engine].suffix}"
-    options = {"arithmetic": arithmetic} if engine == "TFLITE" else {}
+    options = {"arithmetic": arithmetic} if engine in ("TFLITE", "C") else {}
     target.export(integers, path, **options)
     tensors = [node.output for node in integers.nodes]
     found = target.trace(path, pixels, tensors, **options)

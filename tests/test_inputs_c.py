@@ -11,11 +11,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import cortex_m
 import numpy as np
 import pytest
 from sequential import ALWAYS, Chain, calibrated
-from test_c import FLAGS, WARNINGS, differences, macros, together
+from test_c import FLAGS, WARNINGS, differences, emulated, macros, together
 from test_c_sweep import SETTINGS, Drawn, check, command, files_of
 
 import qat
@@ -25,7 +24,8 @@ from qat.integer import Grid, IntegerGraph, IntegerInput, IntegerPad, IntegerTen
 from qat.integer.ends import Ends
 from qat.integer.entry import LARGEST_MULTIPLIER, SMALLEST_MULTIPLIER
 from qat.targets.c import file as c_file
-from qat.targets.c.ends import ends_in_c, literal
+from qat.targets.c.cortex_m.measure import measure
+from qat.targets.c.ends import literal
 from qat.training.forward import Forward
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 
@@ -156,7 +156,7 @@ def test_the_numbers_are_at_the_edges() -> None:
         assert np.isinf(samples[5] * F(MULTIPLIERS[5])).any()
 
 
-@pytest.mark.skipif(bool(cortex_m.MISSING), reason=cortex_m.REASON)
+@emulated
 @pytest.mark.parametrize("output", ["own", "float32"])
 @pytest.mark.parametrize("case", [0, 2, 7], ids=["ties", "nearly ties", "words"])
 def test_a_cortex_m4_without_floating_point_unit_has_the_same_codes(case: int, output: str, tmp_path: Path) -> None:
@@ -166,8 +166,7 @@ def test_a_cortex_m4_without_floating_point_unit_has_the_same_codes(case: int, o
     C.export(one, tmp_path / "net.c", output_type=output)
     with np.errstate(over="ignore"):
         (codes,) = trace_codes(one, x, [node.name]).values()
-    (end,) = ends_in_c(one, "own", output).outputs
-    found, _ = cortex_m.run(tmp_path / "net.c", x, x.shape[1], np.dtype(end.stored).type, tmp_path)
+    (found,) = measure(tmp_path / "net.c", x).outputs
     expected = codes if output == "own" else node.output.grid.dequantize(codes)
     np.testing.assert_array_equal(found, expected)
 
@@ -250,7 +249,7 @@ def test_every_type_of_input_and_output(input_type: str, symmetric: bool, tmp_pa
     outputs = {"own": "int8_t" if symmetric else "uint8_t", "float32": "float"}
     assert len(re.findall(rf"(?<!const )\b{outputs.get(output_type, f'{output_type}_t')} \*\w", header)) == len(dtypes)
     tensors = [node.output for node in graph.nodes]
-    codes = trace_codes(graph, samples, [x.name for x in tensors], arithmetic="fixed")
+    codes = trace_codes(graph, samples, [x.name for x in tensors])
     traced = C.trace(path, samples, tensors)
     assert traced.keys() == codes.keys()
     for name, found in traced.items():

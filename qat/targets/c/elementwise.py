@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
-from qat.integer import IntegerChannelTable, IntegerMul, IntegerNode, IntegerSum
-from qat.targets.c.linear import LinearWriter
+from qat.integer import INT32_MAX, IntegerChannelTable, IntegerMul, IntegerNode, IntegerSum
+from qat.targets.c.linear import LinearWriter, float_bits
 from qat.targets.c.text import dimensions, stored_type
 
 
@@ -28,35 +28,43 @@ def each(node: IntegerNode, result: Callable[[str], str]) -> str:
 
 
 def add_mul(writer: LinearWriter, node: IntegerMul) -> None:
-    """A product: of centred codes, then as the sums of a layer."""
-    writer.used.add("REQUANTIZE")
-    grid, shift = node.output.grid, int(node.fixed.shift[0])
-    zero, clip = grid.zero_point - grid.qmin, writer.clip(node.output)
-    low, high = node.requantize.low + zero, node.requantize.high + zero
+    """A product: of centred codes, then as the sums of a layer. That of two wide codes may pass int32, as only the float
+    arithmetic has it.
+    """
+    largest = prod(max(-x.grid.low, x.grid.high) for x in node.inputs)
+    long = writer.arithmetic == "float" and largest > INT32_MAX
     centres = [x.grid.zero_point - x.grid.qmin for x in node.inputs]
-    left = f" * ((int32_t)1 << {shift})" if shift > 0 else ""
 
     def result(at: str) -> str:
         a, b = (f"(int32_t)(x{k}[{at}] - {centre})" for k, centre in enumerate(centres))
-        scaled = f"requantize({a} * {b}{left}, {int(node.fixed.multiplier[0])}, {max(-shift, 0)})"
-        return f"{clip}({scaled} + {zero}, {low}, {high})"
+        total = f"(int64_t){a} * {b}" if long else f"{a} * {b}"
+        return writer.code(node, node.requantize, writer.scaled(node, total, long=long))
 
     writer.define(node, f"product, {dimensions(node.output.shape)}", [], each(node, result), inputs=2)
 
 
 def add_sum(writer: LinearWriter, node: IntegerSum) -> None:
     """A sum or a difference: both codes are shifted to the left, halved, and their sum is multiplied."""
-    source, grid, fixed = node.inputs[0].grid, node.output.grid, node.fixed
+    source, grid = node.inputs[0].grid, node.output.grid
+    centre = source.zero_point - source.qmin
+    if writer.arithmetic == "float":
+
+        def rounded(at: str) -> str:
+            a, b = (f"(int32_t)(x{k}[{at}] - {centre})" for k in (0, 1))
+            total = f"{a} {'+' if node.sign > 0 else '-'} {b}"
+            return writer.code(node, node.requantize, writer.rounded(total, int(float_bits(node.requantize)[0])))
+
+        writer.define(node, f"{node.kind}, {dimensions(node.output.shape)}", [], each(node, rounded), inputs=2)
+        return
+    fixed = node.fixed
     (mx, rx), (my, ry) = ((int(x.multiplier[0]), -int(x.shift[0])) for x in (fixed.operand, fixed.result))
     scale, kind = ("requantize_sum", "int64_t") if source.wide or grid.wide else ("requantize", "int32_t")
     writer.used.add(scale.upper())
-    clip, zero, centre = writer.clip(node.output), grid.zero_point - grid.qmin, source.zero_point - source.qmin
-    low, high = node.requantize.low + zero, node.requantize.high + zero
 
     def result(at: str) -> str:
         a, b = (f"{scale}((x{k}[{at}] - {centre}) * (({kind})1 << {fixed.left}), {mx}, {rx})" for k in (0, 1))
         total = f"{a} {'+' if node.sign > 0 else '-'} {b}"
-        return f"{clip}({scale}({total}, {my}, {ry}) + {zero}, {low}, {high})"
+        return writer.code(node, node.requantize, f"{scale}({total}, {my}, {ry})")
 
     writer.define(node, f"{node.kind}, {dimensions(node.output.shape)}", [], each(node, result), inputs=2)
 

@@ -136,13 +136,21 @@ class Layout:
             return 0
         if isinstance(node, IntegerMaxPool2d):
             return node.inputs[0].shape[0] * node.inputs[0].shape[2] * width(node.output)
-        if isinstance(node, IntegerConv2d) and not self._depthwise(node) and not self._reads_rows(node):
+        if isinstance(node, IntegerConv2d) and not self._depthwise(node):
+            of_helium = self._helium_scratch(node)
+            if self._reads_rows(node):
+                return of_helium
             if self._has_rows(node):
-                return node.weight.shape[2] * self._padded_row(node)
-            return self._together(node) * word_count(prod(node.weight.shape[1:])) * 4
+                return max(node.weight.shape[2] * self._padded_row(node), of_helium)
+            return max(self._together(node) * word_count(prod(node.weight.shape[1:])) * 4, of_helium)
         if isinstance(node, IntegerDense) and not self._reads_rows(node):
             return word_count(node.weight.shape[1]) * 4
         return 0
+
+    def _helium_scratch(self, node: IntegerConv2d) -> int:
+        """Bytes of the windows of three outputs, each row of which fills words."""
+        rows = node.weight.shape[2] if self._has_rows(node) else 1
+        return min(3, prod(node.output.shape[1:])) * rows * word_count(self._run(node)) * 4
 
     @staticmethod
     def _depthwise(node: IntegerLinear) -> bool:

@@ -109,3 +109,53 @@ def blocks(stored: StoredWeights, rows: int, inputs: int, groups: int) -> Array:
                 block = np.pad(block, ((0, 0), (0, 1), (0, 0)))
             parts.append(np.frombuffer(pack(block, stored.bits), np.uint8).astype(np.int64))
     return np.concatenate(parts)
+
+
+# -- what the kernels meet in these bytes -----------------------------------------------------------------------------
+
+
+def in_blocks(stored: StoredWeights, data: Array, rows: int, inputs: int, groups: int) -> Array:
+    """The centred weights (O, rows, inputs) of ``blocks``, as ``multiply`` reads them; what fills up words is left out.
+
+    Raises ValueError where that is no weight of 0, though inputs meet it.
+    """
+    outputs, quads = len(stored.codes), word_count(inputs)
+    per_group = outputs // groups
+    found: Array = np.empty((outputs, rows, quads * 4), np.int64)
+    at = 0
+    for group in range(0, outputs, per_group):
+        for first in range(group, group + per_group, BLOCK):
+            count = min(BLOCK, group + per_group - first)
+            size = rows * quads * -(-count * 4 * stored.bits // 8)
+            words = _numbers(stored, data[at : at + size]).reshape(rows, quads, -1, 4)[:, :, :count]
+            found[first : first + count] = words.transpose(2, 0, 1, 3).reshape(count, rows, quads * 4)
+            at += size
+    if at != data.size or (not stored.filled and found[:, :, inputs:].any()):
+        raise ValueError("bytes are left, or inputs meet what fills up words")
+    centred: Array = found[:, :, :inputs] + stored.excess[:, None, None]
+    return centred
+
+
+def in_taps(stored: StoredWeights, data: Array) -> Array:
+    """The centred weights (C, taps) of a depthwise convolution, block by block and tap by tap, as its kernel reads them."""
+    channels, taps = stored.codes.shape
+    found: Array = np.empty((channels, taps), np.int64)
+    at = 0
+    for first in range(0, channels, BLOCK):
+        count = min(BLOCK, channels - first)
+        size = -(-taps * count * stored.bits // 8)
+        found[first : first + count] = _numbers(stored, data[at : at + size])[: taps * count].reshape(taps, count).T
+        at += size
+    if at != data.size:
+        raise ValueError("bytes are left")
+    found += stored.excess[:, None]
+    return found
+
+
+def _numbers(stored: StoredWeights, data: Array) -> Array:
+    """The codes in bytes: they themselves, or what their indices stand for, the first one in the lowest bits."""
+    if stored.bits == BYTES:
+        return data.astype(np.int8)
+    indices = data.astype(np.uint8)[:, None] >> np.arange(0, 8, stored.bits, dtype=np.uint8)
+    numbers: Array = stored.values.astype(np.int8)[indices.ravel() & ((1 << stored.bits) - 1)]
+    return numbers

@@ -11,12 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from qat.targets.c.kernels import common, convolve, dsp, head, packed, portable, vnni, vnni_depthwise, x86
-from qat.targets.c.kernels import softmax as c_softmax
+from qat.targets.c.kernels import (
+    common,
+    convolve,
+    dsp,
+    floats,
+    head,
+    helium,
+    packed,
+    portable,
+    vnni,
+    vnni_depthwise,
+    x86,
+)
 
 PROCESSORS = (  #: who has kernels of its own, by the macro that HEAD defines for it; the rest run plain C
     ("USE_VNNI", vnni.FINISH, x86.MULTIPLY_VNNI),
     ("USE_AVX2", portable.FINISH, x86.MULTIPLY_AVX2),
+    ("USE_HELIUM", helium.FINISH, dsp.MULTIPLY),
     ("USE_SIMD32", portable.FINISH, dsp.MULTIPLY),
 )
 
@@ -27,23 +39,40 @@ def _by_processor(which: int, plain: str) -> str:
     return "\n".join([*parts, f"#else\n{plain}#endif\n"])
 
 
-def kernels(used: Collection[str]) -> list[str]:
-    """The texts of the kernels that a file uses, by their names: LAYER (convolutions and dense layers), DEPTHWISE, the bits of
-    their weights as WEIGHTS_8, CORRECT (weights beyond a byte), and the functions of other nodes.
+def kernels(used: Collection[str], arithmetic: str) -> list[str]:
+    """The texts of the kernels that a file of that arithmetic uses, by their names: LAYER (convolutions and dense layers),
+    DEPTHWISE, the bits of their weights as WEIGHTS_8, CORRECT (weights beyond a byte), and the functions of other nodes.
     """
     bits = [b for b in (8, *packed.STEPS) if f"WEIGHTS_{b}" in used]
     layers = {"LAYER", "DEPTHWISE"} & set(used)
-    used = {*used, *(("REQUANTIZE", "CLIP") if layers else ()), *(("CORRECT", "WORD") if "LAYER" in used else ())}
-    text = [head.SCALING, head.LAYER] if layers else []
-    text += [getattr(common, name) for name in ("REQUANTIZE", "CLIP", "WORD", "UNPACK", "CORRECT") if name in used]
+    scales = "ROUNDED" if arithmetic == "float" else "REQUANTIZE"
+    used = {
+        *used,
+        *((scales, "CLIP", "CODE_OF_SUM") if layers else ()),
+        *(("CORRECT", "WORD") if "LAYER" in used else ()),
+    }
+    used |= {"ROUND"} if {"ROUNDED_LONG"} & used else set()
+    used |= {"TIMES"} if {"ROUNDED", "ROUNDED_LONG"} & used else set()
+    text = [floats.HEAD] if arithmetic == "float" else []
+    text += [head.SCALING, head.LAYER] if layers else []
+    text += [getattr(floats, name) for name in ("ROUND", "TIMES", "ROUNDED", "ROUNDED_LONG") if name in used]
+    in_order = ("REQUANTIZE", "CLIP", "CODE_OF_SUM", "WORD", "UNPACK", "CORRECT")
+    text += [getattr(common, name) for name in in_order if name in used]
     if layers:
         text.append(_by_processor(1, portable.FINISH))
+    if layers:
+        text.append(f"#ifdef USE_HELIUM\n{helium.VECTORS}#endif\n")
     if "LAYER" in used:
+        text.append(
+            "#ifndef USE_HELIUM" if bits == [8] else "#ifdef USE_HELIUM\n#define convolve convolve_packed\n#endif"
+        )
         text += [_by_processor(2, portable.MULTIPLY)] if 8 in bits else []
         text += [packed.HALVES] if 1 in bits else []
         text += [packed.multiply(b) for b in bits if b < 8]
         text += [convolve.products(bits), f"#if defined(USE_VNNI)\n{vnni.CONVOLVE}#endif\n", convolve.CONVOLVE]
+        text.append("#else" if bits == [8] else "#ifdef USE_HELIUM\n#undef convolve")
+        text.append(helium.convolve(packed=bits != [8]) + "#endif\n")
     if "DEPTHWISE" in used:
-        text += [f"#if defined(USE_VNNI)\n{vnni_depthwise.DEPTHWISE}#endif\n", convolve.DEPTHWISE]
-    text += [c_softmax.ROUND] if "ROUND" in used else []
+        text.append(f"#if defined(USE_VNNI)\n{vnni_depthwise.DEPTHWISE}#endif\n")
+        text.append(f"#ifdef USE_HELIUM\n{helium.ADD_TAPS}#else\n{convolve.ADD_TAPS}#endif\n\n{convolve.DEPTHWISE}")
     return text

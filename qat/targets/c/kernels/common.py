@@ -21,6 +21,23 @@ static inline uint8_t clip(int32_t x, int32_t low, int32_t high)
 }
 """
 
+#: After REQUANTIZE and CLIP, or in the float arithmetic after ROUNDED and CLIP.
+CODE_OF_SUM = """\
+/* The code of an output's sum, the bias in it. */
+static inline uint8_t code_of_sum(const Scaling *scaling, int32_t sum, int32_t output)
+{
+    const int32_t multiplier = scaling->multiplier[scaling->each_multiplier ? output : 0];
+#ifdef FLOAT_ARITHMETIC
+    return (uint8_t)(clip(rounded(sum, multiplier), scaling->low, scaling->high) + scaling->zero);
+#else
+    const int32_t shift = scaling->each_shift ? output : 0;
+    if (scaling->left)
+        sum *= (int32_t)1 << scaling->left[shift];
+    return clip(requantize(sum, multiplier, scaling->right[shift]) + scaling->zero, scaling->low, scaling->high);
+#endif
+}
+"""
+
 WORD = """\
 #if defined(USE_VNNI) || defined(USE_AVX2) || defined(USE_SIMD32)
 /* Four bytes, wherever they lie. */

@@ -91,8 +91,7 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
 }
 """
 
-#: Where MOST_TAPS is the largest kernel of those whose weights are packed.
-DEPTHWISE = """\
+ADD_TAPS = """\
 /* sums[c] += code w[tap][c] over the taps of one output; w: 0 where all are 1. */
 static inline void add_taps(const Layer *layer, const uint8_t *x, int32_t row, int32_t column, int32_t channels,
                             const int8_t *w, uint32_t *sums)
@@ -116,7 +115,10 @@ static inline void add_taps(const Layer *layer, const uint8_t *x, int32_t row, i
         }
     }
 }
+"""
 
+#: After ADD_TAPS, of the processor. Where MOST_TAPS is the largest kernel of those whose weights are packed.
+DEPTHWISE = """\
 /* Channel by channel, in blocks, whose weights lie tap by tap. A tap in the padding meets the code of 0, so that every output
  * has the same bias. Products are of an unsigned and a signed byte: of centred codes GCC 12 makes a wrong sum with VNNI. */
 static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y)

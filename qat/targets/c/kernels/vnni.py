@@ -14,12 +14,44 @@ FINISH = """\
 #define ALWAYS_INLINE static inline
 #endif
 
+#define NEAREST (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC) /* whatever the processor is told to do else */
+
 /* What makes codes of the sums of up to 16 outputs, one to a lane. */
 typedef struct {
-    __m512i bias, multiplier, odd, even_half, odd_half, sign, right, left, zero, low, high;
+    __m512i bias, multiplier, zero, low, high;
+#ifdef FLOAT_ARITHMETIC
+    __m512 most; /* that is rounded, since there are no integers beyond int32 */
+#else
+    __m512i odd, even_half, odd_half, sign, right, left;
     int32_t rare; /* a multiplier above 1, or below 2^-31 */
+#endif
 } Codes;
 
+#ifdef FLOAT_ARITHMETIC
+static inline void load_shifts(const Scaling *scaling, int32_t first, __mmask16 mask, Codes *c)
+{
+    c->most = _mm512_set1_ps((float)scaling->high);
+    c->low = _mm512_set1_epi8((char)(scaling->low + scaling->zero));
+    c->high = _mm512_set1_epi8((char)(scaling->high + scaling->zero));
+    (void)first;
+    (void)mask;
+}
+
+/* The same where lanes stand for other outputs. */
+static inline void rearrange(Codes *c, __m512i lanes)
+{
+    c->bias = _mm512_permutexvar_epi32(lanes, c->bias);
+    c->multiplier = _mm512_permutexvar_epi32(lanes, c->multiplier);
+}
+
+/* A product of two float32, rounded to an integer. What is below int32 becomes its least. */
+static inline __m512i scaled(const Codes *c, __m512i x)
+{
+    __m512 product = _mm512_cvt_roundepi32_ps(x, NEAREST);
+    product = _mm512_mul_round_ps(product, _mm512_castsi512_ps(c->multiplier), NEAREST);
+    return _mm512_cvt_roundps_epi32(_mm512_min_ps(product, c->most), NEAREST);
+}
+#else
 /* What follows from multiplier and right. */
 static inline void complete(Codes *c)
 {
@@ -33,31 +65,21 @@ static inline void complete(Codes *c)
                                       _mm512_set1_epi32(31));
 }
 
-static Codes codes_of(const Scaling *scaling, int32_t first, int32_t outputs)
+static inline void load_shifts(const Scaling *scaling, int32_t first, __mmask16 mask, Codes *c)
 {
-    const __mmask16 mask = (__mmask16)((1u << outputs) - 1u);
-    const __m512i one = _mm512_set1_epi32(1);
-    const __m512i multiplier = scaling->each_multiplier ? _mm512_mask_loadu_epi32(one, mask, scaling->multiplier + first)
-                                                        : _mm512_set1_epi32(scaling->multiplier[0]);
-    const void *const from = (const int8_t *)scaling->bias + first * scaling->bias_bytes;
-    Codes c;
-    c.bias = scaling->bias_bytes == 1   ? _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, from))
-             : scaling->bias_bytes == 2 ? _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(mask, from))
-                                        : _mm512_maskz_loadu_epi32(mask, from);
-    c.right = scaling->each_shift ? _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, scaling->right + first))
-                                  : _mm512_set1_epi32(scaling->right[0]);
-    c.left = _mm512_setzero_si512();
+    c->right = scaling->each_shift ? _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, scaling->right + first))
+                                   : _mm512_set1_epi32(scaling->right[0]);
+    c->left = _mm512_setzero_si512();
     if (scaling->left)
-        c.left = scaling->each_shift ? _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, scaling->left + first))
-                                     : _mm512_set1_epi32(scaling->left[0]);
-    c.rare = scaling->left || _mm512_cmpgt_epi32_mask(c.right, _mm512_set1_epi32(30)) ||
-             _mm512_testn_epi32_mask(multiplier, multiplier);
-    c.multiplier = c.rare ? multiplier : _mm512_slli_epi32(multiplier, 1);
-    complete(&c);
-    c.zero = _mm512_set1_epi16((short)scaling->zero);
-    c.low = _mm512_set1_epi8((char)scaling->low);
-    c.high = _mm512_set1_epi8((char)scaling->high);
-    return c;
+        c->left = scaling->each_shift ? _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, scaling->left + first))
+                                      : _mm512_set1_epi32(scaling->left[0]);
+    c->rare = scaling->left || _mm512_cmpgt_epi32_mask(c->right, _mm512_set1_epi32(30)) ||
+              _mm512_testn_epi32_mask(c->multiplier, c->multiplier);
+    if (!c->rare)
+        c->multiplier = _mm512_slli_epi32(c->multiplier, 1);
+    c->low = _mm512_set1_epi8((char)scaling->low);
+    c->high = _mm512_set1_epi8((char)scaling->high);
+    complete(c);
 }
 
 /* The same where lanes stand for other outputs. */
@@ -101,6 +123,23 @@ static inline __m512i scaled(const Codes *c, __m512i x)
     even = _mm512_add_epi32(_mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB), x);
     return _mm512_srav_epi32(_mm512_sub_epi32(even, _mm512_srlv_epi32(x, c->sign)), c->right);
 }
+#endif
+
+static Codes codes_of(const Scaling *scaling, int32_t first, int32_t outputs)
+{
+    const __mmask16 mask = (__mmask16)((1u << outputs) - 1u);
+    const void *const from = (const int8_t *)scaling->bias + first * scaling->bias_bytes;
+    Codes c;
+    c.bias = scaling->bias_bytes == 1   ? _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, from))
+             : scaling->bias_bytes == 2 ? _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(mask, from))
+                                        : _mm512_maskz_loadu_epi32(mask, from);
+    c.multiplier = scaling->each_multiplier
+                       ? _mm512_mask_loadu_epi32(_mm512_set1_epi32(1), mask, scaling->multiplier + first)
+                       : _mm512_set1_epi32(scaling->multiplier[0]);
+    c.zero = _mm512_set1_epi16((short)scaling->zero);
+    load_shifts(scaling, first, mask, &c);
+    return c;
+}
 
 /* The codes of four vectors of sums, the bias in them, one vector after another. */
 static inline __m512i codes_of_four(const Codes *c, __m512i s0, __m512i s1, __m512i s2, __m512i s3)
@@ -140,8 +179,7 @@ static inline void finish(const uint32_t *sums, const Scaling *scaling, int32_t 
     const Codes c = codes_of(scaling, first, outputs);
     const __m512i s = _mm512_add_epi32(_mm512_loadu_si512(sums), c.bias);
     store_codes(codes_of_four(&c, s, s, s, s), outputs, 1, 0, y);
-    (void)requantize;
-    (void)clip;
+    (void)code_of_sum;
 }
 """
 

@@ -1,0 +1,105 @@
+"""Emulated Cortex-M processors: instructions are counted exactly, and everything of a file is measured there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sequential import calibrated
+from test_c import Everything, emulated, everything
+
+import qat
+from qat.errors import QatError
+from qat.integer import evaluate
+from qat.networks import LeNet5
+from qat.targets.c import file as c_file
+from qat.targets.c.cortex_m.cores import CORES
+from qat.targets.c.cortex_m.measure import measure
+from qat.targets.c.text import MODEL, comment
+
+C = qat.target("C")
+
+#: What an exported file might be: 3 instructions for each unit of its pixel, 5 more, 24 bytes of stack.
+LOOP = """
+__asm__(".text\\n.syntax unified\\n.thumb\\n.global net_run\\n.thumb_func\\n.type net_run, %function\\nnet_run:\\n"
+        "ldrb r2, [r0]\\n push {r0-r3, r4, lr}\\n strb r2, [r1]\\n"
+        "1: nop\\n subs r2, #1\\n bne 1b\\n"
+        "add sp, #16\\n pop {r4, pc}\\n");
+"""
+
+
+def write_file(path: Path, code: str) -> None:
+    """What ``export`` might have written: a network of one byte, of that code."""
+    end = {"name": "x", "shape": [1], "stored": [1], "scale": 1.0, "grid": [0, 0, 255]}
+    model = {"name": "net", "inputs": [end], "outputs": [end], "nodes": [end]}
+    header = b"#include <stdint.h>\nvoid net_run(const uint8_t *, uint8_t *);\n"
+    c_file.write(path, f'#include "net.h"\n{code}\n{comment(MODEL, model)}', header, {})
+
+
+@emulated
+@pytest.mark.parametrize("core", CORES)
+def test_instructions_of_a_loop_are_counted_exactly(core: str, tmp_path: Path) -> None:
+    write_file(tmp_path / "net.c", LOOP)
+    pixels = np.array([[1], [2], [255], [100]], np.uint8)
+    found = measure(tmp_path / "net.c", pixels, core)
+    assert found.instructions == tuple(3 * int(pixel) + 5 for pixel in pixels[:, 0])
+    np.testing.assert_array_equal(found.outputs[0], pixels)
+    assert found.functions == {"net_run": 8}
+    assert (found.ram, found.stack) == (0, 24)
+
+
+@emulated
+@pytest.mark.parametrize("arithmetic", C.ARITHMETICS)
+@pytest.mark.parametrize("core", CORES)
+def test_every_core_computes_the_same_codes(core: str, arithmetic: str, tmp_path: Path) -> None:
+    setup = everything(Everything("hswish"), symmetric=False, images=3)
+    C.export(setup.integer, tmp_path / "net.c", output_type="float32", arithmetic=arithmetic)
+    found = measure(tmp_path / "net.c", setup.pixels, core)
+    expected = evaluate(setup.integer, setup.pixels, arithmetic=arithmetic)
+    np.testing.assert_array_equal(found.outputs[0], setup.integer.output.grid.dequantize(expected))
+
+
+@emulated
+def test_the_count_of_layers_is_that_of_the_whole(tmp_path: Path) -> None:
+    setup = calibrated(LeNet5(), images=2)
+    C.export(setup.integer, tmp_path / "net.c")
+    found, again = (measure(tmp_path / "net.c", setup.pixels, layers=True) for _ in range(2))
+    assert found.instructions == again.instructions
+    assert sum(found.functions.values()) == found.instructions[0]
+    assert list(found.layers) == [*(node.name for node in setup.integer.nodes), "outputs"]
+    assert sum(found.layers.values()) == pytest.approx(found.instructions[0], rel=0.1)
+    assert found.layers["conv1"] > 28 * 28 * 6 * 25
+    assert found.ram == C.arena_bytes(setup.integer)
+
+
+@emulated
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "void net_run(const uint8_t *x, uint8_t *y) { static uint8_t more[5 << 20]; *y = more[*x]++; }",
+            "RAM.*overflowed",
+        ),
+        (
+            "void net_run(const uint8_t *x, uint8_t *y) { (void)x; (void)y; *(volatile int *)0xFFFFFFF0u = 1; }",
+            "it ended",
+        ),
+        ("void net_run(const uint8_t *x, uint8_t *y) { (void)x; y = 1.0; }", "error: incompatible types"),
+    ],
+    ids=["too large", "a fault", "no C"],
+)
+def test_what_cannot_run_is_said_in_a_line(code: str, message: str, tmp_path: Path) -> None:
+    write_file(tmp_path / "net.c", code)
+    with pytest.raises(QatError, match=message) as raised:
+        measure(tmp_path / "net.c", np.zeros((1, 1), np.uint8))
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_file(tmp_path / "net.c", LOOP)
+    with pytest.raises(QatError, match="core 'm5' is unknown, perhaps m"):
+        measure(tmp_path / "net.c", np.zeros((1, 1), np.uint8), "m5")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(QatError, match=r"needs arm-none-eabi-gcc, qemu-system-arm.*apt-get install gcc-arm-none-eabi"):
+        measure(tmp_path / "net.c", np.zeros((1, 1), np.uint8))
