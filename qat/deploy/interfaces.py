@@ -185,7 +185,9 @@ class Target(Protocol):
 
     NAME: str  #: under which ``qat.target`` knows it
     SUFFIX: str  #: of its files, with its dots, in small letters: by it a file finds its target
-    ARITHMETICS: tuple[str, ...]  #: in which its runtime computes, of "float" and "fixed", its default first
+    ARITHMETICS: tuple[
+        str, ...
+    ]  #: that its runtime computes, of "float" and "fixed"; a file has its network's, or else the first
     OPTIONS: tuple[Option, ...]  #: of ``export``
     RUNS_CODE: bool  #: ``predict`` and ``trace`` run code that the file holds: commands ask for --trust before
 

@@ -126,7 +126,8 @@ def run(args: argparse.Namespace) -> int:
     if args.no_verify:
         arithmetic, own = args.arithmetic or default_arithmetic(target, graph=integers), integers.arithmetic
         running = arithmetic_options(target, arithmetic)
-        target.export(replace(integers, arithmetic=arithmetic), path, **options, **running)
+        integers = replace(integers, arithmetic=arithmetic)
+        target.export(integers, path, **options, **running)
         target.write_metadata(path, kept_with(checkpoint, arithmetic))
         if arithmetic != own:
             print(one_line(statement(path, arithmetic, own, None)))
@@ -149,6 +150,7 @@ def run(args: argparse.Namespace) -> int:
     )
     print_arithmetics(certificate)
     print(f"wrote {path}, {path.stat().st_size:,} bytes")
+    integers = replace(integers, arithmetic=certificate.arithmetic)
     print_summary(checkpoint.graph, checkpoint.params, integers, packing=packing)
     print_certificate(certificate)
     return 0 if certificate.passed else 1

@@ -308,15 +308,13 @@ class LinearWriter(Layout):
         """
         self.used.add("LAYER" if kernel == "convolve" else "DEPTHWISE")
         flipped = bias + 128 * node.centred_weight.reshape(len(bias), -1).sum(axis=1, dtype=np.int64)
-        scaling_constants, scaling = self._scaling(
-            node, bias, flipped if kernel == "convolve" and fields["bits"] == BYTES else None
-        )
+        scaling_constants, scaling = self._scaling(node, bias, flipped if kernel == "convolve" else None)
         name = self.function(node)
         fields = {"scaling": scaling} | {key: value for key, value in fields.items() if value not in (0, "IN_PLACE")}
         items = [f".{key} = {value}," for key, value in fields.items()]
-        indents = {"initial_indent": "    ", "subsequent_indent": "    "}
-        whole = {"break_on_hyphens": False, "break_long_words": False}  # names may be longer than a line
-        text = textwrap.fill(" ".join(items), WIDTH, **indents, **whole)
+        text = textwrap.indent(
+            "\n".join(textwrap.wrap(" ".join(items), WIDTH - 4, break_on_hyphens=False, break_long_words=False)), "    "
+        )  # names may be longer than a line
         layer = f"static const Layer {name}_layer = {{\n{text}\n}};\n"
         buffers = ["x", "y"]
         if kernel == "convolve":
