@@ -184,7 +184,7 @@ write()
 new = all_files()
 assert all(before != after for before, after in zip(old, new))
 def read():
-    assert {*C.read_metadata(path)} == {"ends"}
+    assert {*C.read_metadata(path)} == {"ends", "arithmetic"}
     return "old" if all_files() == old else "new" if all_files() == new else "neither"
 """
     aimed, found, files = kills(setting, memory, 200)

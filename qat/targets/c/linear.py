@@ -308,9 +308,7 @@ class LinearWriter(Layout):
         """
         self.used.add("LAYER" if kernel == "convolve" else "DEPTHWISE")
         flipped = bias + 128 * node.centred_weight.reshape(len(bias), -1).sum(axis=1, dtype=np.int64)
-        scaling_constants, scaling = self._scaling(
-            node, bias, flipped if kernel == "convolve" and fields["bits"] == BYTES else None
-        )
+        scaling_constants, scaling = self._scaling(node, bias, flipped if kernel == "convolve" else None)
         name = self.function(node)
         fields = {"scaling": scaling} | {key: value for key, value in fields.items() if value not in (0, "IN_PLACE")}
         items = [f".{key} = {value}," for key, value in fields.items()]

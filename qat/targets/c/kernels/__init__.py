@@ -11,12 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from qat.targets.c.kernels import common, convolve, dsp, floats, head, helium, packed, portable, x86
+from qat.targets.c.kernels import (
+    common,
+    convolve,
+    dsp,
+    floats,
+    head,
+    helium,
+    helium_depthwise,
+    helium_tables,
+    packed,
+    portable,
+    vnni,
+    vnni_depthwise,
+    x86,
+)
 
 PROCESSORS = (  #: who has kernels of its own, by the macro that HEAD defines for it; the rest run plain C
-    ("USE_VNNI", x86.FINISH_VNNI, x86.MULTIPLY_VNNI),
+    ("USE_VNNI", vnni.FINISH, x86.MULTIPLY_VNNI),
     ("USE_AVX2", portable.FINISH, x86.MULTIPLY_AVX2),
-    ("USE_HELIUM", helium.FINISH, dsp.MULTIPLY),
+    ("USE_HELIUM", helium.FINISH, ""),
     ("USE_SIMD32", portable.FINISH, dsp.MULTIPLY),
 )
 
@@ -52,15 +66,22 @@ def kernels(used: Collection[str], arithmetic: str) -> list[str]:
     if layers:
         text.append(f"#ifdef USE_HELIUM\n{helium.VECTORS}#endif\n")
     if "LAYER" in used:
-        text.append(
-            "#ifndef USE_HELIUM" if bits == [8] else "#ifdef USE_HELIUM\n#define convolve convolve_packed\n#endif"
-        )
+        text.append("#ifdef USE_HELIUM")
+        text += [common.UNPACK] if bits != [8] and "UNPACK" not in used else []
+        text += [helium.convolve(packed=bits != [8]), "#else"]
         text += [_by_processor(2, portable.MULTIPLY)] if 8 in bits else []
         text += [packed.HALVES] if 1 in bits else []
         text += [packed.multiply(b) for b in bits if b < 8]
-        text += [convolve.products(bits), convolve.CONVOLVE]
-        text.append("#else" if bits == [8] else "#ifdef USE_HELIUM\n#undef convolve")
-        text.append(helium.convolve(packed=bits != [8]) + "#endif\n")
+        text += [
+            convolve.products(bits),
+            f"#if defined(USE_VNNI)\n{vnni.CONVOLVE}#endif\n",
+            convolve.CONVOLVE,
+            "#endif\n",
+        ]
     if "DEPTHWISE" in used:
-        text.append(f"#ifdef USE_HELIUM\n{helium.ADD_TAPS}#else\n{convolve.ADD_TAPS}#endif\n\n{convolve.DEPTHWISE}")
+        text.append(f"#if defined(USE_VNNI)\n{vnni_depthwise.DEPTHWISE}#endif\n")
+        text.append(
+            f"#ifdef USE_HELIUM\n{helium_depthwise.DEPTHWISE}#else\n{convolve.ADD_TAPS}\n{convolve.DEPTHWISE}#endif\n"
+        )
+    text += [helium_tables.SUM_TABLE] if "SUM_TABLE" in used else []
     return text

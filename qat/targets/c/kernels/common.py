@@ -54,9 +54,21 @@ UNPACK = """\
 /* Weights of indices of so many bits into a table, the first index in the lowest bits of the first byte. */
 static inline void unpack(const uint8_t *from, int32_t bits, const int8_t *values, int32_t count, int8_t *to)
 {
+#ifdef USE_HELIUM
+    /* Sixteen at a time: their bytes are gathered, shifted and masked, and their values gathered. */
+    const uint8x16_t places = vmulq_n_u8(vidupq_n_u8(0, 1), (uint8_t)bits);
+    const int8x16_t shifts = vnegq_s8(vreinterpretq_s8_u8(vandq_u8(places, vdupq_n_u8(7))));
+    const uint8x16_t bytes = vshrq_n_u8(places, 3), mask = vdupq_n_u8((uint8_t)((1 << bits) - 1));
+    for (; count > 0; count -= 16, from += 2 * bits, to += 16) {
+        const mve_pred16_t lanes = vctp8q((uint32_t)count);
+        const uint8x16_t x = vshlq_u8(vldrbq_gather_offset_z_u8(from, bytes, lanes), shifts);
+        vstrbq_p_s8(to, vldrbq_gather_offset_z_s8(values, vandq_u8(x, mask), lanes), lanes);
+    }
+#else
     int32_t i;
     for (i = 0; i < count; i++)
         to[i] = values[from[i * bits / 8] >> (i * bits % 8) & ((1 << bits) - 1)];
+#endif
 }
 """
 

@@ -13,37 +13,36 @@ those of the one kind run beside those of the other.
 from __future__ import annotations
 
 VECTORS = """\
+#define PIXELS 8 /* of a depthwise convolution, whose codes are made together */
+
 /* to[i] = from[i] ^ flips. In assembly, as all loops below that are short: GCC 12 makes no tail-predicated loop, whose end
  * (LETP) counts what is left and switches off the lanes behind it. */
-static inline void flip(void *to, const void *from, int32_t flips, int32_t count)
+static inline void flip(void *to, const void *from, uint8x16_t flips, int32_t count)
 {
-    __asm__ volatile("vdup.8 q1, %[flips]\\n\\t"
-                     "wlstp.8 lr, %[count], 1f\\n"
+    __asm__ volatile("wlstp.8 lr, %[count], 1f\\n"
                      "0:\\n\\t"
                      "vldrb.8 q0, [%[from]], #16\\n\\t"
-                     "veor q0, q0, q1\\n\\t"
+                     "veor q0, q0, %q[flips]\\n\\t"
                      "vstrb.8 q0, [%[to]], #16\\n\\t"
                      "letp lr, 0b\\n"
                      "1:"
                      : [to] "+r"(to), [from] "+r"(from)
-                     : [flips] "r"(flips), [count] "r"(count)
-                     : "q0", "q1", "lr", "memory");
-}
-
-/* to[i] = code */
-static inline void set(void *to, int32_t code, int32_t count)
-{
-    __asm__ volatile("vdup.8 q0, %[code]\\n\\t"
-                     "wlstp.8 lr, %[count], 1f\\n"
-                     "0:\\n\\t"
-                     "vstrb.8 q0, [%[to]], #16\\n\\t"
-                     "letp lr, 0b\\n"
-                     "1:"
-                     : [to] "+r"(to)
-                     : [code] "r"(code), [count] "r"(count)
+                     : [flips] "w"(flips), [count] "r"(count)
                      : "q0", "lr", "memory");
 }
 
+/* to[i] = codes[i] */
+static inline void set(void *to, uint8x16_t codes, int32_t count)
+{
+    __asm__ volatile("wlstp.8 lr, %[count], 1f\\n"
+                     "0:\\n\\t"
+                     "vstrb.8 %q[codes], [%[to]], #16\\n\\t"
+                     "letp lr, 0b\\n"
+                     "1:"
+                     : [to] "+r"(to)
+                     : [codes] "w"(codes), [count] "r"(count)
+                     : "lr", "memory");
+}
 """
 
 FINISH = """\
@@ -62,90 +61,147 @@ static inline int32x4_t rounded4(int32x4_t x, int32x4_t multiplier)
     return vld1q_s32(sums);
 #endif
 }
-#else
-/* requantize of four numbers: right of 0 or less. VQRDMULH is the first rounding, (2 x multiplier + 2^31) / 2^32 rounded down;
- * it saturates where both are -2^31 only. VRSHL rounds x + half down, so that with negative x and ties, the only x where x - 1
- * has another result, the result is to be one less. */
-static inline int32x4_t requantize4(int32x4_t x, int32x4_t multiplier, int32x4_t right)
-{
-    x = vqrdmulhq_s32(x, multiplier);
-    x = vaddq_s32(x, vshrq_n_s32(vandq_s32(x, right), 31));
-    return vrshlq_s32(x, right);
-}
 #endif
 
-/* y[p * pitch + o] = the code of sums[p * BLOCK + o] + bias[first + o], for up to BLOCK outputs of `pixels` p. */
+/* y[p * pitch + o] = the code of sums[p * BLOCK + o] + bias[first + o], for up to BLOCK outputs of `pixels` p.
+ *
+ * VQRDMULH is the first rounding, (2 x multiplier + 2^31) / 2^32 rounded down; it saturates where both are -2^31 only. VRSHL is
+ * the second, of x + half rounded down, which has ties go up: so a negative x is made one less, which changes ties only. Where
+ * no code is below that of 0, a negative x has the lowest code in either way. */
 static inline void finish_pixels(const uint32_t *sums, int32_t pixels, const Scaling *scaling, int32_t first, int32_t outputs,
                                  uint8_t *y, int32_t pitch)
 {
     const int32x4_t zero = vdupq_n_s32(scaling->zero), low = vdupq_n_s32(scaling->low), high = vdupq_n_s32(scaling->high);
+    const int32_t *const multipliers = scaling->each_multiplier ? scaling->multiplier + first : 0;
+    const int32_t bytes = scaling->bias_bytes;
+    const int8_t *biases = (const int8_t *)scaling->bias + first * bytes;
     int32x4_t multiplier = vdupq_n_s32(scaling->multiplier[0]);
+    int32_t o = 0, p;
 #ifndef FLOAT_ARITHMETIC
+    const uint8_t *const shifts = scaling->each_shift ? scaling->right + first : 0, *const left = scaling->left;
+    const int32_t relu = scaling->low >= scaling->zero;
     int32x4_t right = vdupq_n_s32(-(int32_t)scaling->right[0]);
+#define CODES(TIES) \\
+    __asm__ volatile("dls lr, %[pixels]\\n" \\
+                     "0:\\n\\t" \\
+                     "vldrw.s32 q0, [%[from]], #64\\n\\t" \\
+                     "vadd.i32 q0, q0, %q[bias]\\n\\t" \\
+                     "vqrdmulh.s32 q0, q0, %q[multiplier]\\n\\t" TIES "vrshl.s32 q0, q0, %q[right]\\n\\t" \\
+                     "vadd.i32 q0, q0, %q[zero]\\n\\t" \\
+                     "vmax.s32 q0, q0, %q[low]\\n\\t" \\
+                     "vmin.s32 q0, q0, %q[high]\\n\\t" \\
+                     "vstrb.32 q0, [%[to]]\\n\\t" \\
+                     "add %[to], %[to], %[pitch]\\n\\t" \\
+                     "le lr, 0b" \\
+                     : [from] "+r"(from), [to] "+l"(to) \\
+                     : [pixels] "r"(pixels), [pitch] "r"(pitch), [bias] "w"(bias), [multiplier] "w"(multiplier), \\
+                       [right] "w"(right), [zero] "w"(zero), [low] "w"(low), [high] "w"(high) \\
+                     : "q0", "q1", "lr", "memory")
+    for (; o + 4 <= outputs && !left; o += 4) {
+        const uint32_t *from = sums + o;
+        uint8_t *to = y + o;
+        const int32x4_t bias = bytes == 1   ? vldrbq_s32(biases)
+                               : bytes == 2 ? vldrhq_s32((const int16_t *)(const void *)biases)
+                                            : vldrwq_s32((const int32_t *)(const void *)biases);
+        biases += 4 * bytes;
+        if (multipliers)
+            multiplier = vldrwq_s32(multipliers + o);
+        if (shifts)
+            right = vnegq_s32(vreinterpretq_s32_u32(vldrbq_u32(shifts + o)));
+        if (relu)
+            CODES("");
+        else /* `right` is negative, or 0 where there are no ties */
+            CODES("vand q1, q0, %q[right]\\n\\tvshr.s32 q1, q1, #31\\n\\tvadd.i32 q0, q0, q1\\n\\t");
+    }
+#undef CODES
 #endif
-    int32_t o, p;
-    for (o = 0; o < outputs; o += 4) {
+    for (; o < outputs; o += 4) {
         const mve_pred16_t lanes = vctp32q((uint32_t)(outputs - o));
-        const void *const from = (const int8_t *)scaling->bias + (first + o) * scaling->bias_bytes;
-        const int32x4_t bias = scaling->bias_bytes == 1   ? vldrbq_z_s32((const int8_t *)from, lanes)
-                               : scaling->bias_bytes == 2 ? vldrhq_z_s32((const int16_t *)from, lanes)
-                                                          : vldrwq_z_s32((const int32_t *)from, lanes);
-        if (scaling->each_multiplier)
-            multiplier = vldrwq_z_s32(scaling->multiplier + first + o, lanes);
+        const int32x4_t bias = bytes == 1   ? vldrbq_z_s32(biases, lanes)
+                               : bytes == 2 ? vldrhq_z_s32((const int16_t *)(const void *)biases, lanes)
+                                            : vldrwq_z_s32((const int32_t *)(const void *)biases, lanes);
 #ifndef FLOAT_ARITHMETIC
-        if (scaling->each_shift)
-            right = vnegq_s32(vreinterpretq_s32_u32(vldrbq_z_u32(scaling->right + first + o, lanes)));
+        int32x4_t up = vdupq_n_s32(left ? left[0] : 0);
+        if (shifts)
+            right = vnegq_s32(vreinterpretq_s32_u32(vldrbq_z_u32(shifts + o, lanes)));
+        if (shifts && left)
+            up = vreinterpretq_s32_u32(vldrbq_z_u32(left + first + o, lanes));
 #endif
+        biases += 4 * bytes;
+        if (multipliers)
+            multiplier = vldrwq_z_s32(multipliers + o, lanes);
         for (p = 0; p < pixels; p++) {
             int32x4_t x = vaddq_s32(vldrwq_s32((const int32_t *)(const void *)(sums + p * BLOCK + o)), bias);
 #ifdef FLOAT_ARITHMETIC
             x = vaddq_s32(vminq_s32(vmaxq_s32(rounded4(x, multiplier), low), high), zero);
-            vstrbq_p_s32((int8_t *)y + p * pitch + o, x, lanes);
 #else
-            if (scaling->left)
-                x = vshlq_s32(x, scaling->each_shift
-                                     ? vreinterpretq_s32_u32(vldrbq_z_u32(scaling->left + first + o, lanes))
-                                     : vdupq_n_s32(scaling->left[0]));
-            x = vaddq_s32(requantize4(x, multiplier, right), zero);
-            vstrbq_p_s32((int8_t *)y + p * pitch + o, vminq_s32(vmaxq_s32(x, low), high), lanes);
+            x = vqrdmulhq_s32(vshlq_s32(x, up), multiplier);
+            x = vrshlq_s32(vaddq_s32(x, vshrq_n_s32(vandq_s32(x, right), 31)), right);
+            x = vminq_s32(vmaxq_s32(vaddq_s32(x, zero), low), high);
 #endif
+            vstrbq_p_s32((int8_t *)y + p * pitch + o, x, lanes);
         }
     }
     (void)code_of_sum;
 }
-
-/* The same of one pixel. */
-static inline void finish(const uint32_t *sums, const Scaling *scaling, int32_t first, int32_t outputs, uint8_t *y)
-{
-    finish_pixels(sums, 1, scaling, first, outputs, y, 0);
-}
 """
 
 CONVOLVE = """\
+/* Rows of `bytes` bytes, flipped. */
+static inline void fill_rows(uint8_t *to, int32_t line, const uint8_t *from, int32_t next, uint8x16_t flips, int32_t rows,
+                             int32_t bytes)
+{
+    const uint8_t *source;
+    uint8_t *target;
+    __asm__ volatile("0:\\n\\t"
+                     "mov %[source], %[from]\\n\\t"
+                     "mov %[target], %[to]\\n\\t"
+                     "wlstp.8 lr, %[bytes], 2f\\n"
+                     "1:\\n\\t"
+                     "vldrb.8 q0, [%[source]], #16\\n\\t"
+                     "veor q0, q0, %q[flips]\\n\\t"
+                     "vstrb.8 q0, [%[target]], #16\\n\\t"
+                     "letp lr, 1b\\n"
+                     "2:\\n\\t"
+                     "add %[from], %[from], %[next]\\n\\t"
+                     "add %[to], %[to], %[line]\\n\\t"
+                     "subs %[rows], %[rows], #1\\n\\t"
+                     "bne 0b"
+                     : [to] "+r"(to), [from] "+r"(from), [rows] "+r"(rows), [source] "=&r"(source), [target] "=&r"(target)
+                     : [flips] "w"(flips), [bytes] "r"(bytes), [line] "r"(line), [next] "r"(next)
+                     : "q0", "lr", "cc", "memory");
+}
+
 /* The window of one output, flipped; rows of `line` bytes. */
 static inline void fill_flipped(const Layer *layer, const uint8_t *x, int32_t own, int32_t group, int32_t row, int32_t column,
-                                int32_t line, int8_t *to)
+                                int32_t line, uint8_t *to)
 {
+    const uint8x16_t flips = vdupq_n_u8(128), zero = vdupq_n_u8(layer->zero ^ 128);
     const int32_t y0 = row * layer->stride_y - layer->top, x0 = column * layer->stride_x - layer->left;
-    const int32_t zero = layer->zero ^ 128, taps = layer->kernel_width;
-    int32_t i, j;
-    for (i = 0; i < layer->kernel_height; i++, to += line) {
-        const int32_t yi = y0 + i * layer->dilation_y;
-        const uint8_t *from = x + (yi * layer->width + x0) * layer->channels + group * own;
-        if (yi < 0 || yi >= layer->height) {
+    const int32_t taps = layer->kernel_width, whole = layer->groups == 1 && layer->dilation_x == 1;
+    const int32_t j0 = x0 < 0 ? -x0 : 0, j1 = x0 + taps > layer->width ? layer->width - x0 : taps;
+    const int32_t next = layer->dilation_y * layer->width * layer->channels;
+    const uint8_t *from = x + (y0 * layer->width + x0) * layer->channels + group * own;
+    int32_t yi = y0, i, j;
+    if (whole && y0 >= 0 && y0 + (layer->kernel_height - 1) * layer->dilation_y < layer->height && j1 - j0 == taps) {
+        fill_rows(to, line, from, next, flips, layer->kernel_height, taps * own);
+        return;
+    }
+    for (i = layer->kernel_height; i > 0; i--, to += line, from += next, yi += layer->dilation_y) {
+        const int32_t inside = yi >= 0 && yi < layer->height;
+        if (whole && inside && j1 - j0 == taps) {
+            flip(to, from, flips, taps * own);
+        } else if (!inside || (whole && j0 >= j1)) {
             set(to, zero, taps * own);
-        } else if (layer->groups == 1 && layer->dilation_x == 1) {
-            const int32_t j0 = x0 < 0 ? -x0 : 0, j1 = x0 + taps > layer->width ? layer->width - x0 : taps;
-            if (j0 > 0)
-                set(to, zero, (j0 < taps ? j0 : taps) * own);
-            flip(to + j0 * own, from + j0 * own, 128, (j1 - j0) * own);
-            if (j1 < taps)
-                set(to + (j1 > 0 ? j1 : 0) * own, zero, (taps - (j1 > 0 ? j1 : 0)) * own);
+        } else if (whole) {
+            set(to, zero, j0 * own);
+            flip(to + j0 * own, from + j0 * own, flips, (j1 - j0) * own);
+            set(to + j1 * own, zero, (taps - j1) * own);
         } else {
             for (j = 0; j < taps; j++) {
                 const int32_t xj = x0 + j * layer->dilation_x;
                 if (xj >= 0 && xj < layer->width)
-                    flip(to + j * own, from + j * layer->dilation_x * layer->channels, 128, own);
+                    flip(to + j * own, from + j * layer->dilation_x * layer->channels, flips, own);
                 else
                     set(to + j * own, zero, own);
             }
@@ -153,17 +209,13 @@ static inline void fill_flipped(const Layer *layer, const uint8_t *x, int32_t ow
     }
 }
 
-/* Sums of a block of outputs, of three windows that lie `count` bytes apart. */
+/* Sums of a block of outputs, of three windows that lie `count` bytes apart. Words of the weights lie as far apart as sums. */
 static inline void multiply_three(const int8_t *x, int32_t count, const int8_t *w, int32_t outputs, uint32_t *sums)
 {
     const int32_t step = 16 * outputs;
-    const uint32x4_t words = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)(4 * outputs));
-    int32_t o;
-    for (o = 0; o < outputs; o += 2) {
-        const uint32_t at = (uint32_t)(uintptr_t)(w + 4 * o - step);
-        uint32x4_t even = vaddq_n_u32(words, at), odd = vaddq_n_u32(words, o + 1 < outputs ? at + 4 : at);
-        const int8_t *x0 = x, *x1 = x + count, *x2 = x1 + count;
-        int32_t e0 = 0, e1 = 0, e2 = 0, d0 = 0, d1 = 0, d2 = 0;
+    const uint32_t away = (uint32_t)(uintptr_t)w - (uint32_t)(uintptr_t)sums - (uint32_t)step;
+    const uint32x4_t words = vaddq_n_u32(vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)(4 * outputs)), away);
+    uint32_t *const end = sums + outputs;
 #define SUMS(NEXT) \\
     "wlstp.8 lr, %[count], 1f\\n" \\
     "0:\\n\\t" NEXT "vldrb.8 q0, [%[x0]], #16\\n\\t" \\
@@ -179,27 +231,33 @@ static inline void multiply_three(const int8_t *x, int32_t count, const int8_t *
     "1:"
 #define OPERANDS \\
     [e0] "+Te"(e0), [e1] "+Te"(e1), [e2] "+Te"(e2), [d0] "+Te"(d0), [d1] "+Te"(d1), [d2] "+Te"(d2), [x0] "+r"(x0), \\
-        [x1] "+r"(x1), [x2] "+r"(x2), [even] "+w"(even), [odd] "+w"(odd)
-        if (outputs == BLOCK)
-            __asm__ volatile(SUMS("vldrw.u32 q1, [%q[even], #256]!\\n\\tvldrw.u32 q2, [%q[odd], #256]!\\n\\t")
+        [x1] "+r"(x1), [x2] "+r"(x2), [at] "+w"(at)
+    for (; sums < end; sums += 2) {
+        uint32x4_t at = vaddq_n_u32(words, (uint32_t)(uintptr_t)sums);
+        const int8_t *x0 = x, *x1 = x0 + count, *x2 = x1 + count;
+        int32_t e0 = 0, e1 = 0, e2 = 0, d0 = 0, d1 = 0, d2 = 0;
+        if (outputs == BLOCK) {
+            __asm__ volatile(SUMS("vldrw.u32 q1, [%q[at], #256]!\\n\\tvldrw.u32 q2, [%q[at], #4]\\n\\t")
                              : OPERANDS
                              : [count] "r"(count)
                              : "q0", "q1", "q2", "lr", "memory");
-        else
-            __asm__ volatile(SUMS("vadd.i32 %q[even], %q[even], %[step]\\n\\tvadd.i32 %q[odd], %q[odd], %[step]\\n\\t"
-                                  "vldrw.u32 q1, [%q[even]]\\n\\tvldrw.u32 q2, [%q[odd]]\\n\\t")
-                             : OPERANDS
+        } else {
+            uint32x4_t odd = vaddq_n_u32(at, sums + 1 < end ? 4 : 0);
+            __asm__ volatile(SUMS("vadd.i32 %q[at], %q[at], %[step]\\n\\tvadd.i32 %q[odd], %q[odd], %[step]\\n\\t"
+                                  "vldrw.u32 q1, [%q[at]]\\n\\tvldrw.u32 q2, [%q[odd]]\\n\\t")
+                             : OPERANDS, [odd] "+w"(odd)
                              : [count] "r"(count), [step] "r"(step)
                              : "q0", "q1", "q2", "lr", "memory");
+        }
+        sums[0] = (uint32_t)e0;
+        sums[1] = (uint32_t)d0;
+        sums[BLOCK] = (uint32_t)e1;
+        sums[BLOCK + 1] = (uint32_t)d1;
+        sums[2 * BLOCK] = (uint32_t)e2;
+        sums[2 * BLOCK + 1] = (uint32_t)d2;
+    }
 #undef SUMS
 #undef OPERANDS
-        sums[o] = (uint32_t)e0;
-        sums[o + 1] = (uint32_t)d0;
-        sums[BLOCK + o] = (uint32_t)e1;
-        sums[BLOCK + o + 1] = (uint32_t)d1;
-        sums[2 * BLOCK + o] = (uint32_t)e2;
-        sums[2 * BLOCK + o + 1] = (uint32_t)d2;
-    }
 }
 
 /* Sums of a block of outputs of one window, whose codes ^ flips are signed. */
@@ -273,7 +331,7 @@ static inline void correct_flipped(const int8_t *x, int32_t flips, int32_t rows,
         sums[o] += (uint32_t)by[o] * total;
 }
 
-/* Up to three outputs at a time, of which the last ones overlap those before them. */
+@MULTIPLY_PACKED/* Up to three outputs at a time, of which the last ones overlap those before them. */
 static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *scratch)
 {
     const int32_t per_group = layer->outputs / layer->groups, own = layer->channels / layer->groups;
@@ -287,92 +345,100 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
                            layer->stride_x * layer->channels == line;
     const int8_t *const from = in_place ? (const int8_t *)x : (const int8_t *)scratch;
     const int32_t flips = in_place ? 128 : 0;
+    const int32_t blocks = @PACKEDper_group; /* outputs of which the weights are there at once */
     uint32_t sums[3 * BLOCK];
-    int32_t group, pixel, first, p;
-@PACKED    if (layer->filled)
+    int32_t group, pixel, block, first, p;
+    if (layer->filled)
         memset(scratch, 0, (size_t)(together * count)); /* what no code is copied to */
     for (group = 0; group < layer->groups; group++)
-        for (pixel = 0; pixel < all; pixel += together) {
-            const int32_t begin = pixel < all - together ? pixel : all - together;
-            const int8_t *w = (const int8_t *)layer->weight + group * layer->group_bytes;
-            if (points)
-                flip(scratch, x + begin * own, 128, together * own);
-            else if (!in_place)
-                for (p = 0; p < together; p++)
-                    fill_flipped(layer, x, own, group, (begin + p) / layer->out_width, (begin + p) % layer->out_width, line,
-                                 (int8_t *)scratch + p * count);
-            for (first = 0; first < per_group; first += BLOCK) {
-                const int32_t outputs = per_group - first < BLOCK ? per_group - first : BLOCK;
-                const int32_t output = group * per_group + first;
-                if (together == 3)
-                    multiply_three(from, count, w, outputs, sums);
-                else
-                    multiply_one(from, flips, count, w, outputs, sums);
-                if (layer->excess)
+        for (block = 0; block < per_group; block += blocks) {
+            const int32_t end = block + blocks < per_group ? block + blocks : per_group;
+            const int8_t *const weights = (const int8_t *)layer->weight + group * layer->group_bytes;
+@UNPACK            for (pixel = 0; pixel < all; pixel += together) {
+                const int32_t begin = pixel < all - together ? pixel : all - together;
+                const int8_t *w = weights;
+                if (points)
+                    flip(scratch, x + begin * own, vdupq_n_u8(128), together * own);
+                else if (!in_place)
                     for (p = 0; p < together; p++)
-                        correct_flipped(from + p * count, flips, rows, line, run, layer->excess + output, outputs,
-                                        sums + p * BLOCK);
-                finish_pixels(sums, together, &layer->scaling, output, outputs, y + begin * layer->outputs + output,
-                              layer->outputs);
-                w += 4 * quads * outputs;
+                        fill_flipped(layer, x, own, group, (begin + p) / layer->out_width, (begin + p) % layer->out_width,
+                                     line, scratch + p * count);
+                for (first = block; first < end; first += BLOCK) {
+                    const int32_t outputs = end - first < BLOCK ? end - first : BLOCK;
+                    const int32_t output = group * per_group + first;
+                    if (together == 3)
+                        multiply_three(from, count, w, outputs, sums);
+                    else
+                        @MULTIPLY_ONE
+                    if (layer->excess)
+                        for (p = 0; p < together; p++)
+                            correct_flipped(from + p * count, flips, rows, line, run, layer->excess + output, outputs,
+                                            sums + p * BLOCK);
+                    finish_pixels(sums, together, &layer->scaling, output, outputs, y + begin * layer->outputs + output,
+                                  layer->outputs);
+                    w += count * outputs;
+                }
             }
         }
 }
 """
 
-ADD_TAPS = """\
-/* sums[c] = sum of code w[tap][c] over the taps of one output; w: 0 where all are 1. Eight channels at a time, whose products
- * are of 16 bits and their sums of 32: those of even channels, and those of odd ones. */
-static inline void add_taps(const Layer *layer, const uint8_t *x, int32_t row, int32_t column, int32_t channels,
-                            const int8_t *w, uint32_t *sums)
+MULTIPLY_PACKED = """\
+/* Weights of a block: of `quads` words of inputs. */
+static inline void unpack_block(const Layer *layer, const uint8_t *from, int32_t quads, int32_t outputs, int8_t *to)
 {
-    const int32_t y0 = row * layer->stride_y - layer->top, x0 = column * layer->stride_x - layer->left;
-    const int32_t step = layer->dilation_x * layer->channels, line = layer->dilation_y * layer->width * layer->channels;
-    const int32_t last_y = y0 + (layer->kernel_height - 1) * layer->dilation_y;
-    const int32_t last_x = x0 + (layer->kernel_width - 1) * layer->dilation_x;
-    const int32_t inside = y0 >= 0 && x0 >= 0 && last_y < layer->height && last_x < layer->width;
-    const uint16x8_t outside = vdupq_n_u16(layer->zero);
-    const int32_t taps = w ? channels : 0;
-    int32_t c, i, j;
-    x += (y0 * layer->width + x0) * layer->channels;
-    for (c = 0; c < channels; c += 8) {
-        const mve_pred16_t lanes = vctp16q((uint32_t)(channels - c));
-        const int8_t *at = w ? w + c : w;
-        int32x4x2_t s;
-        s.val[0] = s.val[1] = vdupq_n_s32(0);
-#define ADD(codes, weights) \\
-    do { \\
-        const int16x8_t code = vreinterpretq_s16_u16(codes), weight = weights; \\
-        s.val[0] = vaddq_s32(s.val[0], vmullbq_int_s16(code, weight)); \\
-        s.val[1] = vaddq_s32(s.val[1], vmulltq_int_s16(code, weight)); \\
-    } while (0)
-        for (i = 0; i < layer->kernel_height; i++) {
-            const int32_t yi = y0 + i * layer->dilation_y;
-            const uint8_t *from = x + i * line + c;
-            if (inside && w && channels - c >= 8) {
-                for (j = 0; j < layer->kernel_width; j++, from += step, at += taps)
-                    ADD(vldrbq_u16(from), vldrbq_s16(at));
-                continue;
-            }
-            for (j = 0; j < layer->kernel_width; j++, from += step, at += taps) {
-                const int32_t xj = x0 + j * layer->dilation_x;
-                const int32_t in = yi >= 0 && yi < layer->height && xj >= 0 && xj < layer->width;
-                ADD(in ? vldrbq_z_u16(from, lanes) : outside, w ? vldrbq_z_s16(at, lanes) : vdupq_n_s16(1));
-            }
-        }
-#undef ADD
-        vst2q_s32((int32_t *)(void *)(sums + c), s);
+    const int32_t step = (outputs * layer->bits + 1) / 2; /* bytes of the words of all outputs */
+    if (outputs * layer->bits % 2 == 0) {
+        unpack(from, layer->bits, layer->values, 4 * quads * outputs, to);
+        return;
+    }
+    for (; quads > 0; quads--, from += step, to += 4 * outputs)
+        unpack(from, layer->bits, layer->values, 4 * outputs, to);
+}
+
+/* multiply_one of packed weights, which are unpacked a part at a time. */
+static inline void multiply_one_packed(const Layer *layer, const int8_t *x, int32_t flips, int32_t count, const uint8_t *w,
+                                       int32_t outputs, uint32_t *sums)
+{
+    int8_t unpacked[64 * BLOCK];
+    uint32_t part[BLOCK];
+    int32_t k, o;
+    memset(sums, 0, BLOCK * sizeof *sums);
+    for (k = 0; k < count; k += 64) {
+        const int32_t inputs = count - k < 64 ? count - k : 64;
+        unpack_block(layer, w + k / 4 * ((outputs * layer->bits + 1) / 2), inputs / 4, outputs, unpacked);
+        multiply_one(x + k, flips, inputs, unpacked, outputs, part);
+        for (o = 0; o < outputs; o++)
+            sums[o] += part[o];
     }
 }
+
 """
+
+UNPACK = """\
+            const uint8_t *const packed =
+                (const uint8_t *)weights + block / BLOCK * quads * (BLOCK / 2 * layer->bits);
+            if (layer->bits < 8 && together == 3) {
+                weights = (int8_t *)scratch + 3 * count;
+                unpack_block(layer, packed, quads, end - block, (int8_t *)weights);
+            }
+"""
+MULTIPLY_ONE = "multiply_one(from, flips, count, w, outputs, sums);"
 
 
 def convolve(packed: bool) -> str:
     """The C of convolutions and dense layers. packed: where some have weights of fewer bits than a byte."""
-    other = """\
-    if (layer->bits < 8) {
-        convolve_packed(layer, x, y, scratch);
-        return;
-    }
-"""
-    return CONVOLVE.replace("@PACKED", other if packed else "")
+    text = CONVOLVE.replace("@MULTIPLY_PACKED", MULTIPLY_PACKED if packed else "")
+    text = text.replace("@UNPACK", UNPACK if packed else "")
+    text = text.replace("@PACKED", "layer->bits < 8 ? BLOCK : " if packed else "")
+    if not packed:
+        return text.replace("@MULTIPLY_ONE", MULTIPLY_ONE)
+    text = text.replace("const int8_t *const weights =", "const int8_t *weights =")
+    return text.replace(
+        "@MULTIPLY_ONE",
+        """if (layer->bits < 8)
+                        multiply_one_packed(layer, from, flips, count, packed, outputs, sums);
+                    else
+                        """
+        + MULTIPLY_ONE,
+    )
