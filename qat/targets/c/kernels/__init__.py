@@ -56,6 +56,7 @@ def kernels(used: Collection[str], arithmetic: str) -> list[str]:
     used |= {"ROUND"} if {"ROUNDED_LONG"} & used else set()
     used |= {"TIMES"} if {"ROUNDED", "ROUNDED_LONG"} & used else set()
     text = [floats.HEAD] if arithmetic == "float" else []
+    text += [floats.NO_SHIFT] if layers and arithmetic == "float" else []
     text += [head.SCALING, head.LAYER] if layers else []
     text += [getattr(floats, name) for name in ("ROUND", "TIMES", "ROUNDED", "ROUNDED_LONG") if name in used]
     in_order = ("REQUANTIZE", "CLIP", "CODE_OF_SUM", "WORD", "UNPACK", "CORRECT")
