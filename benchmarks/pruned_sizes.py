@@ -12,19 +12,17 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from engines import compiled_c, onnxruntime_session
 
 import qat
 from qat import pruning
 from qat.analysis import metrics
-from qat.analysis.timing import alternate
 from qat.cli import run_script
 from qat.console import print_table
 from qat.networks import create
+from qat.scripts.bench import File, alternated
 from qat.training.checkpoint import Checkpoint
 
 COLUMNS = (
@@ -47,7 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ckpt_path", help="a float checkpoint in place of them")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.0, 0.5, 0.75, 0.9], help="channels that go")
     parser.add_argument("--blocks", type=int, default=100, help="how often each is timed")
-    parser.add_argument("--calls", type=int, default=50, help="images in a block")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -64,17 +61,17 @@ def run(args: argparse.Namespace) -> None:
 
 def _table(checkpoint: Checkpoint, folder: Path, args: argparse.Namespace) -> None:
     rows: dict[float, list[str]] = {}
-    calls: dict[str, Callable[[], None]] = {}
+    files: dict[str, File] = {}
     for ratio in args.ratios:
         own = folder / str(ratio)
         own.mkdir()
-        rows[ratio] = _sizes(checkpoint, ratio, own, args.calls, calls)
-    times = alternate(calls, blocks=args.blocks, warm_up=10)
+        rows[ratio] = _sizes(checkpoint, ratio, own, files)
+    times = dict(zip(files, alternated(list(files.values()), args.blocks), strict=True))
     for ratio, row in rows.items():
         for engine in COLUMNS[-3:]:
             taken = times[_of(ratio, engine)]
             over = taken.over(times[_of(args.ratios[0], engine)]).median
-            row.append(f"{over:.2f} ({1e6 * taken.median / args.calls:.1f} us)")
+            row.append(f"{over:.2f} ({1e6 * taken.median:.1f} us)")
     print_table(checkpoint.graph.name, COLUMNS, [tuple(row) for row in rows.values()])
 
 
@@ -82,10 +79,8 @@ def _of(ratio: float, engine: str) -> str:
     return f"{engine}, {ratio} less"
 
 
-def _sizes(
-    checkpoint: Checkpoint, ratio: float, folder: Path, repeats: int, calls: dict[str, Callable[[], None]]
-) -> list[str]:
-    """The first cells of a row; what is to be timed goes into ``calls``."""
+def _sizes(checkpoint: Checkpoint, ratio: float, folder: Path, files: dict[str, File]) -> list[str]:
+    """The first cells of a row; what is to be timed goes into ``files``."""
     graph, params = checkpoint.graph, dict(checkpoint.params)
     if ratio:
         importance = pruning.l1_importance(graph, params)
@@ -99,9 +94,9 @@ def _sizes(
     onnx.export_float(graph, params, folder / "float.onnx")
     onnx.export(integers[8], folder / "int8.onnx")
     tflite.export(integers[8], folder / "int8.tflite")
-    calls[_of(ratio, COLUMNS[-3])] = onnxruntime_session(folder / "float.onnx", pixels, repeats)
-    calls[_of(ratio, COLUMNS[-2])] = onnxruntime_session(folder / "int8.onnx", pixels, repeats)
-    calls[_of(ratio, COLUMNS[-1])] = compiled_c(integers[8], pixels, folder, repeats)
+    c.export(integers[8], folder / "net.c")
+    for engine, target, name in zip(COLUMNS[-3:], (onnx, onnx, c), ("float.onnx", "int8.onnx", "net.c"), strict=True):
+        files[_of(ratio, engine)] = File(str(folder / name), target, pixels)
     counts = [sum(metrics.deployed_parameters(graph).values()), metrics.total_macs(graph)]
     counts += [(folder / name).stat().st_size for name in ("float.onnx", "int8.onnx", "int8.tflite")]
     counts += [sum(c.storage(integers[bits]).values()) for bits in (8, 4)]

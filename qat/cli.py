@@ -38,6 +38,7 @@ COMMANDS = {
     "eval-quant": ("eval_quant", "print the accuracy of a quantized checkpoint's integers"),
     "export": ("export", "write a checkpoint as a file for deployment, and verify it"),
     "verify": ("verify", "compare an exported file's codes with those of its checkpoint"),
+    "bench": ("bench", "time exported files here, and count a C file's instructions on emulated cores"),
     "compress": ("compress", "quantize the weights of a checkpoint to few bits, without training"),
     "compile": ("compile", "make a float or quantized checkpoint ready for a target"),
     "evaluate": ("evaluate", "print the accuracy of any checkpoint or file on pictures"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from qat import hints
-from qat.deploy.interfaces import Option, Target, TrainingBackend
+from qat.deploy.interfaces import SWITCH, Option, Target, TrainingBackend
 from qat.errors import QatError, shortened
 from qat.integer.ends import TYPES
 from qat.integer.fixed_point import ARITHMETICS
@@ -56,6 +56,9 @@ _OUTPUT = Option(
 _PACKING = Option(
     "packing", PACKINGS, "weights of 4 bits and fewer several to a byte, or one as older runtimes want it"
 )
+_WEIGHTS_FILE = Option(
+    "weights_file", SWITCH, "weights in a file .bin beside the source, which GCC and Clang take in: compiles faster"
+)
 BACKENDS = {
     "torch": Entry("backends.torch.network", ("torch",), "torch", ".pt"),
     "keras": Entry("backends.keras.network", ("keras", "tensorflow"), "keras"),
@@ -73,7 +76,7 @@ TARGETS = {
     "ASCEND_ONNX": Entry("targets.ascend.onnx.target", ("onnx",), "onnx", ".ascend.onnx"),
     "MINDIR": Entry("targets.mindir.target", ("mindspore",), "mindspore", ".mindir"),
     "AIR": Entry("targets.ascend.air.target", (), "", ".air"),
-    "C": Entry("targets.c.target", (), "", ".c", (_PACKING, _INPUT, _OUTPUT)),
+    "C": Entry("targets.c.target", (), "", ".c", (_PACKING, _INPUT, _OUTPUT, _WEIGHTS_FILE)),
 }  #: our own; ``target_names`` has those of other packages too
 ADDED_BACKENDS = Group("qat.backends", "backend", tuple(BACKENDS))
 ADDED_TARGETS = Group("qat.targets", "file format", tuple(TARGETS))

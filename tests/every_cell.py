@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 import qat
 import qat.cells
-from qat.deploy.verify import default_arithmetic
+from qat.deploy.arithmetics import default_arithmetic
 from qat.integer import evaluate
 from qat.registry import TARGETS
 from qat.vocabulary.arrays import as_tuple

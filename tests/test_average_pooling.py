@@ -145,17 +145,17 @@ def test_all_codes_are_equal_everywhere(name: str, bits: int, tmp_path: Path) ->
     for arithmetic in TFLITE.ARITHMETICS:
         TFLITE.export(graph, tmp_path / "net.tflite", arithmetic=arithmetic)
         assert differences(graph, tmp_path / "net.tflite", setup.pixels, arithmetic) == []
-    for target_name in ("ONNX", "MINDIR", "C"):
+    for target_name, arithmetic in (("ONNX", "float"), ("MINDIR", "float"), ("C", "float"), ("C", "fixed")):
         if not installed(TARGETS[target_name]):
             continue
         target, path = qat.target(target_name), tmp_path / f"net{TARGETS[target_name].suffix}"
-        target.export(graph, path)
-        arithmetic = target.ARITHMETICS[0]
+        options = {"arithmetic": arithmetic} if target_name == "C" else {}
+        target.export(graph, path, **options)
         expected = trace_codes(graph, setup.pixels, [x.name for x in tensors], arithmetic=arithmetic)
-        traced = target.trace(path, setup.pixels, tensors)
+        traced = target.trace(path, setup.pixels, tensors, **options)
         assert set(traced) >= {"cell", "last"}
         for key, codes in traced.items():
-            np.testing.assert_array_equal(codes, expected[key], err_msg=f"{target_name}, {key}")
+            np.testing.assert_array_equal(codes, expected[key], err_msg=f"{target_name}, {arithmetic}, {key}")
 
 
 @pytest.mark.parametrize("name", WINDOWS)
@@ -194,10 +194,11 @@ def test_wide_codes_in_c(bits: int, tmp_path: Path) -> None:
     for name, cell in WINDOWS.items():
         setup = between(cell, num_bits=(8, bits))
         c = qat.target("C")
-        c.export(setup.integer, tmp_path / "net.c")
-        expected = evaluate(setup.integer, setup.pixels, arithmetic="fixed")
-        found = setup.integer.output.grid.codes_of(c.predict(tmp_path / "net.c", setup.pixels))
-        np.testing.assert_array_equal(found, expected, err_msg=name)
+        for arithmetic in c.ARITHMETICS:
+            c.export(setup.integer, tmp_path / "net.c", arithmetic=arithmetic)
+            expected = evaluate(setup.integer, setup.pixels, arithmetic=arithmetic)
+            found = setup.integer.output.grid.codes_of(c.predict(tmp_path / "net.c", setup.pixels))
+            np.testing.assert_array_equal(found, expected, err_msg=f"{name}, {arithmetic}")
 
 
 @pytest.mark.parametrize("target_name", ["ONNX", "TFLITE"])

@@ -32,7 +32,7 @@ from qat.integer.memory import Buffer, activation_memory, plan_memory
 from qat.networks import LeNet5
 from qat.targets.c import file as c_file
 from qat.targets.c import target as c_target
-from qat.targets.c.cortex_m.cores import missing_tools
+from qat.targets.c.cortex_m.cores import CORES, missing_tools
 from qat.targets.c.cortex_m.measure import measure
 from qat.targets.c.text import MODEL, comment
 from qat.vocabulary.arrays import Arrays, as_tuple
@@ -58,7 +58,7 @@ once = pytest.mark.parametrize("flags", ["portable"], indirect=True)
 def differences(graph: IntegerGraph, path: Path, pixels: Arrays) -> list[str]:
     """Nodes and outputs of the file that differ from NumPy's integers, with how many codes."""
     tensors = [node.output for node in graph.nodes]
-    reference = trace_codes(graph, pixels, [x.name for x in tensors], arithmetic="fixed")
+    reference = trace_codes(graph, pixels, [x.name for x in tensors], arithmetic=C.arithmetic_of(path))
     traced = C.trace(path, pixels, tensors)
     assert set(traced) == set(reference)
     real = as_tuple(C.predict(path, pixels))
@@ -74,9 +74,10 @@ def differences(graph: IntegerGraph, path: Path, pixels: Arrays) -> list[str]:
 
 
 def assert_equal(setup: Setup, folder: Path) -> None:
-    """No code of any node differs."""
-    C.export(setup.integer, folder / "net.c")
-    assert differences(setup.integer, folder / "net.c", setup.pixels) == []
+    """No code of any node differs, in either arithmetic."""
+    for arithmetic in C.ARITHMETICS:
+        C.export(setup.integer, folder / "net.c", arithmetic=arithmetic)
+        assert differences(setup.integer, folder / "net.c", setup.pixels) == [], arithmetic
 
 
 # -- whole networks ---------------------------------------------------------------------------------------------------
@@ -116,14 +117,14 @@ def test_random_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     @settings(max_examples=30, suppress_health_check=list(HealthCheck))
     @given(setups())
     def check(setup: Setup) -> None:
-        graph = setup.integer
+        graph, arithmetic = setup.integer, C.ARITHMETICS[counts.total() % 2]
         try:
-            C.export(graph, tmp_path / "network.c")
+            C.export(graph, tmp_path / "network.c", arithmetic=arithmetic)
         except qat.QatError as error:
-            counts["refused" if "would overflow int32" in str(error) else str(error)] += 1
+            counts["refused" if arithmetic == "fixed" and "would overflow int32" in str(error) else str(error)] += 1
             return
         flags = [*FLAGS.values(), "-O2 -march=native"]  # as users compile it, too
-        monkeypatch.setenv("CFLAGS", flags[counts.total() % len(flags)])
+        monkeypatch.setenv("CFLAGS", flags[counts.total() // 2 % len(flags)])
         found = differences(graph, tmp_path / "network.c", setup.pixels)
         assert not found, "\n".join([*found, setup.note])
         counts["equal"] += 1
@@ -161,8 +162,9 @@ def together(graphs: list[IntegerGraph]) -> IntegerGraph:
 @pytest.mark.parametrize("kind", ["dense", "convolution", "depthwise"])
 def test_accumulators_of_every_size(kind: str, tmp_path: Path) -> None:
     graphs, pixels = zip(*(one_node(kind, 256, 2**bits) for bits in (10, 20, 23, 28)), strict=True)
-    C.export(together(graphs), tmp_path / "net.c")
-    assert differences(together(graphs), tmp_path / "net.c", pixels) == []
+    for arithmetic in C.ARITHMETICS:
+        C.export(together(graphs), tmp_path / "net.c", arithmetic=arithmetic)
+        assert differences(together(graphs), tmp_path / "net.c", pixels) == []
 
 
 def test_requantization_at_every_edge(tmp_path: Path) -> None:
@@ -186,7 +188,7 @@ def test_requantization_at_every_edge(tmp_path: Path) -> None:
             requantize=node.requantize._replace(multiplier=scale),
         )
         graphs.append(replace(graph, nodes=(graph.nodes[0], changed)))
-    C.export(together(graphs), tmp_path / "net.c")
+    C.export(together(graphs), tmp_path / "net.c", arithmetic="fixed")
     assert differences(together(graphs), tmp_path / "net.c", (pixels,) * len(graphs)) == []
 
 
@@ -291,24 +293,36 @@ STRICT = ("-Wall", "-Wextra", "-Werror")
 
 @once
 @emulated
-@pytest.mark.parametrize("name", ["lenet", "everything", "windows"])
-def test_a_cortex_m4_computes_the_same_codes(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "core", "arithmetic"),
+    [
+        ("lenet", "m4", "fixed"),
+        ("everything", "m4", "fixed"),
+        ("windows", "m4", "fixed"),
+        ("lenet", "m4", "float"),
+        ("lenet", "m4f", "float"),
+        ("windows", "m4f", "float"),
+    ],
+)
+def test_a_cortex_m4_computes_the_same_codes(
+    name: str, core: str, arithmetic: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     setup = {
         "lenet": lambda: calibrated(LeNet5(), images=50),
         "everything": lambda: everything(Everything("hswish"), symmetric=False, images=20),
         "windows": lambda: everything(RowsAndImages(), symmetric=False, images=20),
     }[name]()
     graph = setup.integer
-    C.export(graph, tmp_path / f"{name}.c")
+    C.export(graph, tmp_path / f"{name}.c", arithmetic=arithmetic)
     (pixels,) = as_tuple(setup.pixels)
-    found = measure(tmp_path / f"{name}.c", pixels, options=STRICT)
-    np.testing.assert_array_equal(found.outputs[0], evaluate(graph, pixels, arithmetic="fixed"))
+    found = measure(tmp_path / f"{name}.c", pixels, core, options=STRICT)
+    np.testing.assert_array_equal(found.outputs[0], evaluate(graph, pixels, arithmetic=arithmetic))
     assert len(np.unique(found.outputs[0])) > 4
     header = macros(tmp_path / f"{name}.h")
     assert found.ram == int(header[f"{name.upper()}_ARENA_BYTES"])
     assert found.flash < int(header[f"{name.upper()}_CONSTANT_BYTES"]) + 12_000
     with capsys.disabled():
-        print(f" [{name} on a Cortex-M4: {found.flash:,} bytes of flash, {found.ram:,} of RAM]", end="")
+        print(f" [{name} on a {CORES[core].name}: {found.flash:,} bytes of flash, {found.ram:,} of RAM]", end="")
 
 
 class RowsAndImages(qat.Network):
@@ -374,7 +388,7 @@ def test_packed_weights_on_a_cortex_m4(case: str, tmp_path: Path, capsys: pytest
     setup = calibrated(LeNet5(), images=20, **PACKED[case])
     C.export(setup.integer, tmp_path / "net.c")
     found = measure(tmp_path / "net.c", setup.pixels, options=STRICT)
-    np.testing.assert_array_equal(found.outputs[0], evaluate(setup.integer, setup.pixels, arithmetic="fixed"))
+    np.testing.assert_array_equal(found.outputs[0], evaluate(setup.integer, setup.pixels))
     with capsys.disabled():
         print(f" [LeNet-5, {case}, on a Cortex-M4: {found.flash:,} bytes of flash, {found.ram:,} of RAM]", end="")
 
@@ -394,7 +408,7 @@ def test_a_layer_stores_what_its_values_need(tmp_path: Path) -> None:
 def test_constants_are_as_small_as_their_values(tmp_path: Path) -> None:
     """One scale for each layer: one multiplier and one shift of it. Biases take two bytes where these hold them."""
     setup = calibrated(LeNet5(), per_channel=False)
-    C.export(setup.integer, tmp_path / "net.c")
+    C.export(setup.integer, tmp_path / "net.c", arithmetic="fixed")
     source = (tmp_path / "net.c").read_text()
     assert re.findall(r"int32_t \w+_multiplier\[(\d+)\]", source) == ["1"] * 5
     assert re.findall(r"uint8_t \w+_right\[(\d+)\]", source) == ["1"] * 5
@@ -421,7 +435,7 @@ def test_wide_codes_on_a_cortex_m4(tmp_path: Path) -> None:
     setup = calibrated(LeNet5(), images=3, num_bits=16, layers={"fc3": {"num_bits": (16, 8)}})
     C.export(setup.integer, tmp_path / "net.c")
     found = measure(tmp_path / "net.c", setup.pixels, options=STRICT)
-    np.testing.assert_array_equal(found.outputs[0], evaluate(setup.integer, setup.pixels, arithmetic="fixed"))
+    np.testing.assert_array_equal(found.outputs[0], evaluate(setup.integer, setup.pixels))
 
 
 # -- the certificate, files and errors --------------------------------------------------------------------------------
@@ -435,14 +449,15 @@ def certified(tmp_path: Path) -> tuple[qat.Checkpoint, Split]:
 
 
 @once
-def test_the_certificate(certified: tuple[qat.Checkpoint, Split], tmp_path: Path) -> None:
+@pytest.mark.parametrize("arithmetic", C.ARITHMETICS)
+def test_the_certificate(arithmetic: str, certified: tuple[qat.Checkpoint, Split], tmp_path: Path) -> None:
     checkpoint, split = certified
     path = tmp_path / "net.c"
-    certificate = export_verified(path, C, TORCH, checkpoint, split, data="noise /* **/ ??/")
+    certificate = export_verified(path, C, TORCH, checkpoint, split, data="noise /* **/ ??/", arithmetic=arithmetic)
     assert certificate.passed
-    assert certificate.arithmetic == "fixed"
+    assert certificate.arithmetic == arithmetic
     deployed, trained = certificate.comparisons
-    assert (deployed.codes, deployed.differ, deployed.arithmetic) == (1000, 0, "fixed")
+    assert (deployed.codes, deployed.differ, deployed.arithmetic) == (1000, 0, arithmetic)
     assert deployed.engine == C.runtime()
     assert re.match(r"C, .*\d+\.\d+.* \(-std=c99 -O2 -O0 -fsanitize", C.runtime())
     assert (trained.differ, trained.arithmetic) == (0, "float")
@@ -612,14 +627,17 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, certified: tupl
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     path = tmp_path / "net.c"
     with pytest.raises(
-        qat.QatError, match=r"arithmetic 'float': files of C have no such arithmetic, .* or --arithmetic fixed"
-    ):
-        export_verified(path, C, TORCH, checkpoint, split, data="noise", arithmetic="float")
-    with pytest.raises(
         qat.QatError, match=r"^LeNet5: C holds integers only; export the float network to ONNX or TFLITE$"
     ):
         export_float(C, LeNet5().graph(), {}, path)
+    with pytest.raises(qat.QatError, match=r"^LeNet5: arithmetic 'fast' is unknown; use one of float, fixed$"):
+        C.export(integers, path, arithmetic="fast")
     C.export(integers, path)
+    for arithmetic in ("fixed", "fast"):
+        with pytest.raises(
+            qat.QatError, match=r"net\.c: was exported for the float arithmetic and computes no other; leave"
+        ):
+            C.predict(path, split.images, arithmetic=arithmetic)
     with pytest.raises(qat.QatError, match=r"net\.c: takes raw pixels, uint8 \(N, 1, 32, 32\), but got"):
         C.predict(path, np.zeros((1, 1, 28, 28), np.uint8))
     monkeypatch.setenv("CC", "no-such-compiler --fast")
@@ -718,15 +736,18 @@ KINDS: dict[str, tuple[Callable[[], qat.Network], dict[str, Any]]] = {
 
 @once
 @pytest.mark.parametrize("compiler", WARNINGS)
+@pytest.mark.parametrize("arithmetic", C.ARITHMETICS)
 @pytest.mark.parametrize("options", ["-O0", "-O3 -march=native"])
-def test_compilers_have_nothing_to_say(compiler: str, options: str, tmp_path: Path) -> None:
+def test_compilers_have_nothing_to_say(compiler: str, options: str, arithmetic: str, tmp_path: Path) -> None:
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed (apt-get install {compiler})")
     command = [compiler, "-std=c99", *options.split(), *WARNINGS[compiler].split(), "-Werror", "-c"]
     said = []
     for what, (network, settings_) in KINDS.items():
-        C.export(everything(network(), **settings_).integer, tmp_path / "net.c")
-        for define in ([], ["-DNET_MAIN", "-DNET_TRACE"]) if what == "windows" else ([],):
+        C.export(everything(network(), **settings_).integer, tmp_path / "net.c", arithmetic=arithmetic)
+        defines = [[], ["-DNET_MAIN", "-DNET_TRACE"]] if what == "windows" else [[]]
+        defines += [["-DWITHOUT_FLOATS"]] if arithmetic == "float" else []
+        for define in defines:
             done = subprocess.run(
                 [*command, *define, "net.c"], cwd=tmp_path, capture_output=True, text=True, check=False
             )
@@ -878,4 +899,4 @@ def test_a_file_and_its_header_may_be_renamed(tmp_path: Path) -> None:
         (tmp_path / f"lenet{suffix}").rename(tmp_path / f"other{suffix}")
     images = np.random.default_rng(0).integers(0, 256, (2, 1, 32, 32), np.uint8)
     codes = integers.output.grid.codes_of(qat.target("C").predict(tmp_path / "other.c", images))
-    np.testing.assert_array_equal(codes, qat.evaluate(integers, images, arithmetic="fixed"))
+    np.testing.assert_array_equal(codes, qat.evaluate(integers, images))

@@ -13,6 +13,7 @@ import subprocess
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -180,7 +181,9 @@ def fitting(graph: IntegerGraph, number: int) -> tuple[str, str]:
 
 @cache
 def drawn(count: int) -> list[Drawn]:
-    """So many networks that the fixed arithmetic can compute; the others are refused by name, before a file is written."""
+    """So many networks, by turns of either arithmetic; what the fixed one cannot compute is refused by name, before a file is
+    written.
+    """
     found: list[Drawn] = []
     seen: Counter[str] = Counter()
 
@@ -200,6 +203,8 @@ def drawn(count: int) -> list[Drawn]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", QatWarning)  # ranges that are unlike
                 integers = qat.to_integer(graph, params)
+            number = len(found)
+            integers = replace(integers, arithmetic=C.ARITHMETICS[(number + number // 4) % 2])  # of those swept, too
             C.storage(integers)
         except qat.QatError:
             seen["refused"] += 1
@@ -242,11 +247,11 @@ def exported(count: int, folder: Path) -> list[Files]:
 
 
 def files_of(networks: list[Drawn], folder: Path) -> list[Files]:
-    """Their files; bytes in every fourth."""
+    """Their files; bytes in every third."""
     files = []
     for i, one in enumerate(networks):
         path = folder / f"net{i}.c"
-        packing = "bytes" if i % 4 == 0 else "packed"
+        packing = "bytes" if i % 3 == 0 else "packed"
         C.export(one.graph, path, packing=packing, input_type=one.types[0], output_type=one.types[1])
         found = re.search(r"/\* qat-model: (.*) \*/", path.read_text(encoding="utf-8"))
         assert found
@@ -296,7 +301,7 @@ def differing(files: list[Files], machine: Machine, output: bytes) -> list[str]:
             graph,
             one.pixels if len(one.pixels) > 1 else one.pixels[0],
             [n.name for n in graph.nodes],
-            arithmetic="fixed",
+            arithmetic=graph.arithmetic,
         )
         for sample in range(len(one.pixels[0])):
             for node, entry in zip(graph.nodes, model["nodes"], strict=True):

@@ -12,7 +12,14 @@ from qat.registry import TARGETS, installed
 from qat.vocabulary.numpy_ops import NUMPY_OPS, NumpyOps
 
 F = np.float32
-ENGINES = [("ONNX", "float"), ("TFLITE", "float"), ("TFLITE", "fixed"), ("C", "fixed"), ("MINDIR", "float")]
+ENGINES = [
+    ("ONNX", "float"),
+    ("TFLITE", "float"),
+    ("TFLITE", "fixed"),
+    ("C", "float"),
+    ("C", "fixed"),
+    ("MINDIR", "float"),
+]
 ENGINES = [each for each in ENGINES if installed(TARGETS[each[0]])]
 CENTRED = pytest.mark.parametrize("centred", [True, False], ids=["layer", "rms"])
 
@@ -55,7 +62,7 @@ def real(pending, x):
 @pytest.mark.parametrize(("engine", "arithmetic"), ENGINES)
 def test_codes_of_every_target(engine, arithmetic, centred, tmp_path):
     module = qat.target(engine)
-    options = {"arithmetic": arithmetic} if engine == "TFLITE" else {}
+    options = {"arithmetic": arithmetic} if engine in ("TFLITE", "C") else {}
     #: Shapes, scales and zero points of the input, and scales of the output: dead ones, ordinary ones and some that saturate.
     cases = [
         ((64, 4, 5), 0.02, 100, 0.03),
@@ -76,7 +83,7 @@ def test_codes_of_every_target(engine, arithmetic, centred, tmp_path):
 @pytest.mark.parametrize(("engine", "arithmetic"), ENGINES)
 def test_codes_of_groups_in_every_target(engine, arithmetic, tmp_path):
     module = qat.target(engine)
-    options = {"arithmetic": arithmetic} if engine == "TFLITE" else {}
+    options = {"arithmetic": arithmetic} if engine in ("TFLITE", "C") else {}
     cases = [((6, 4, 5), 3), ((6, 4, 5), 1), ((4, 7), 4), ((6,), 2), ((4,), 4), ((8, 16, 16), 2)]
     for seed, (shape, groups) in enumerate(cases):
         graph, _ = norm_of(
@@ -177,7 +184,7 @@ def test_codes_of_12_bits(cell, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (8, *IMAGE), np.uint8)
     for engine in ("C", "TFLITE"):
         target, path = qat.target(engine), tmp_path / f"net{TARGETS[engine].suffix}"
-        options = {"arithmetic": "fixed"} if engine == "TFLITE" else {}
+        options = {"arithmetic": "fixed"}
         target.export(integers, path, **options)
         found = target.trace(path, pixels, [node.output for node in integers.nodes], **options)
         expected = trace_codes(integers, pixels, list(found), arithmetic="fixed")
@@ -188,7 +195,7 @@ def test_codes_of_12_bits(cell, tmp_path):
 def test_a_matrix_product_of_12_bits_is_refused_in_the_fixed_arithmetic(tmp_path):
     integers = qat.to_integer(*quantized(qat.MatMul(transpose_b=True), num_bits=(8, 12)))
     with pytest.raises(qat.QatError, match="cell: multiplies matrices of codes of more than 8 bits"):
-        qat.target("C").export(integers, tmp_path / "net.c")
+        qat.target("C").export(integers, tmp_path / "net.c", arithmetic="fixed")
 
 
 def test_sums_that_float32_does_not_hold_are_refused():

@@ -126,11 +126,14 @@ def test_an_export_derives_its_integers_once(
     assert len(derived) == 1
 
 
-def test_c_is_certified_in_the_one_arithmetic_that_it_has(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_c_is_certified_in_both_arithmetics(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = ["--ckpt_path", trained / "lenet_quant.ckpt"]
-    status, out, _ = run(capsys, "export", *chosen, "--file_format", "C", "--file_name", tmp_path / "lenet")
+    status, out, _ = run(capsys, "export", *chosen, "--file_format", "C", "--file_name", tmp_path / "own")
+    assert status == 0
+    assert "arithmetic fixed" not in " ".join(out.split())
+    assert len(re.findall(r"3,600 codes compared in .*, 0 differ$", out, re.MULTILINE)) == 2  # in C, and in training
+    wanted = ["--file_format", "C", "--arithmetic", "fixed", "--file_name", tmp_path / "lenet"]
+    status, out, _ = run(capsys, "export", *chosen, *wanted)
     assert status == 0
     assert "arithmetic fixed" in " ".join(out.split())  # a title is wrapped
     assert re.search(r"3,600 codes compared in C, .*, 0 differ", out)
@@ -142,7 +145,7 @@ def test_c_is_certified_in_the_one_arithmetic_that_it_has(
         capsys, "verify", "--trust", *chosen, "--model", file, "--data_path", "digits", "--arithmetic", "float"
     )
     assert status == 2
-    assert "files of C have no such arithmetic" in err
+    assert "was exported for the fixed arithmetic and computes no other" in err
     qat.target("ONNX").export(
         qat.to_integer(*(getattr(Checkpoint.load(chosen[1]), name) for name in ("graph", "params"))),
         tmp_path / "x.onnx",

@@ -50,12 +50,13 @@ def test_instructions_of_a_loop_are_counted_exactly(core: str, tmp_path: Path) -
 
 
 @emulated
+@pytest.mark.parametrize("arithmetic", C.ARITHMETICS)
 @pytest.mark.parametrize("core", CORES)
-def test_every_core_computes_the_same_codes(core: str, tmp_path: Path) -> None:
+def test_every_core_computes_the_same_codes(core: str, arithmetic: str, tmp_path: Path) -> None:
     setup = everything(Everything("hswish"), symmetric=False, images=3)
-    C.export(setup.integer, tmp_path / "net.c", output_type="float32")
+    C.export(setup.integer, tmp_path / "net.c", output_type="float32", arithmetic=arithmetic)
     found = measure(tmp_path / "net.c", setup.pixels, core)
-    expected = evaluate(setup.integer, setup.pixels, arithmetic="fixed")
+    expected = evaluate(setup.integer, setup.pixels, arithmetic=arithmetic)
     np.testing.assert_array_equal(found.outputs[0], setup.integer.output.grid.dequantize(expected))
 
 

@@ -22,6 +22,7 @@ from qat.cli import main
 from qat.deploy.verify import export_verified
 from qat.errors import NotFiniteError, QatError
 from qat.files import read_together, write_atomically, write_together
+from qat.integer import IntegerGraph
 from qat.reading import read_file
 
 fcntl = pytest.importorskip("fcntl", reason="Windows has no locks, and what a killed writer left stays")
@@ -160,7 +161,7 @@ def read():
     assert files == ["net.cc", "net.h", "net.tflite"]
 
 
-def test_killed_while_an_export_is_renewed_the_old_pair_or_the_new_one_is_read(memory: Path) -> None:
+def test_killed_while_an_export_is_renewed_the_old_files_or_the_new_ones_are_read(memory: Path) -> None:
     setting = """
 import numpy as np, qat
 class Small(qat.Network):
@@ -170,28 +171,26 @@ class Small(qat.Network):
     def construct(self, x):
         return self.fc(self.flatten(x))
 graph = qat.convert_quant_network(Small())
-params = graph.observed_params()
-other = {name: np.asarray(3 * value, np.float32) for name, value in params.items()}
-graphs = [qat.to_integer(graph, each) for each in (params, other)]
+graphs = [qat.to_integer(graph, graph.observed_params(seed)) for seed in (0, 1)]
 C, path = qat.target("C"), folder / "net.c"
-def pair():
-    return path.read_bytes(), path.with_suffix(".h").read_bytes()
-pairs = {}
-for name, each in zip(("old", "new"), graphs):
-    C.export(each, path)
-    pairs[pair()] = name
-assert len(pairs) == 2
+def all_files():
+    return [path.with_suffix(suffix).read_bytes() for suffix in (".c", ".h", ".bin")]
 def prepare():
-    C.export(graphs[0], path)
+    C.export(graphs[0], path, weights_file="yes")
 def write():
-    C.export(graphs[1], path)
+    C.export(graphs[1], path, weights_file="yes")
+prepare()
+old = all_files()
+write()
+new = all_files()
+assert all(before != after for before, after in zip(old, new))
 def read():
-    assert {*C.read_metadata(path)} == {"ends"}
-    return pairs.get(pair(), "neither")
+    assert {*C.read_metadata(path)} == {"ends", "arithmetic"}
+    return "old" if all_files() == old else "new" if all_files() == new else "neither"
 """
     aimed, found, files = kills(setting, memory, 200)
     assert_whole(aimed, found)
-    assert files == ["net.c", "net.h"]
+    assert files == ["net.bin", "net.c", "net.h"]
 
 
 def test_a_disk_that_is_full_at_any_call_leaves_what_was_there_or_all_of_the_new(
@@ -508,7 +507,7 @@ def exported(path: Path, export: Any) -> None:
     target: Any = SimpleNamespace(export=export, runtime=run, predict=run, trace=run, ARITHMETICS=("fixed",))
     backend: Any = SimpleNamespace(devices=run)
     anything: Any = None
-    integers: Any = SimpleNamespace()
+    integers = IntegerGraph((), (), (), arithmetic="fixed")
     export_verified(path, target, backend, anything, anything, data="", integers=integers)
 
 

@@ -305,6 +305,7 @@ def test_it_resumes_reruns_and_names_its_folder_after_the_lambdas(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["train-gtc", "--basedirectory", str(tmp_path), "--data_path", "digits", "--batch_size", "100"]
+    arguments += ["--arithmetic", "fixed"]
     assert main([*arguments, "--num_epochs", "1", "--lambda_bit_loss", "0.25", "--print_layers_bits"]) == 0
     out = capsys.readouterr().out
     for word in ("lp_accuracy", "hp_accuracy", "total_loss", "bit_loss", "document_bit_loss", "distillation_loss"):
@@ -312,6 +313,7 @@ def test_it_resumes_reruns_and_names_its_folder_after_the_lambdas(
     assert out.count("Bits of each layer") == 2
     (folder,) = tmp_path.iterdir()
     assert "bit_0.25_" in folder.name
+    assert qat.Checkpoint.load(folder / "int_model_final.ckpt").graph.arithmetic == "fixed"
     files = parameters(folder)
     assert files.keys() == {"int_model_final.ckpt", "training_model_final.ckpt", "last.ckpt"}
     assert main([*arguments, "--num_epochs", "1", "--lambda_bit_loss", "0.25", "--resume"]) == 0

@@ -249,7 +249,7 @@ def test_every_type_of_input_and_output(input_type: str, symmetric: bool, tmp_pa
     outputs = {"own": "int8_t" if symmetric else "uint8_t", "float32": "float"}
     assert len(re.findall(rf"(?<!const )\b{outputs.get(output_type, f'{output_type}_t')} \*\w", header)) == len(dtypes)
     tensors = [node.output for node in graph.nodes]
-    codes = trace_codes(graph, samples, [x.name for x in tensors], arithmetic="fixed")
+    codes = trace_codes(graph, samples, [x.name for x in tensors])
     traced = C.trace(path, samples, tensors)
     assert traced.keys() == codes.keys()
     for name, found in traced.items():

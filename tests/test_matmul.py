@@ -21,7 +21,14 @@ from qat.registry import TARGETS, installed
 from qat.vocabulary.ops import EXACT_INTEGERS
 
 F = np.float32
-RUNTIMES = [("ONNX", "float"), ("TFLITE", "float"), ("TFLITE", "fixed"), ("C", "fixed"), ("MINDIR", "float")]
+RUNTIMES = [
+    ("ONNX", "float"),
+    ("TFLITE", "float"),
+    ("TFLITE", "fixed"),
+    ("C", "float"),
+    ("C", "fixed"),
+    ("MINDIR", "float"),
+]
 RUNTIMES = [each for each in RUNTIMES if installed(TARGETS[each[0]])]
 TRANSPOSED = list(itertools.product([False, True], repeat=2))
 
@@ -65,7 +72,7 @@ def test_codes_of_every_target(target, arithmetic, before, tmp_path):
         graph = product_of(shapes, transpose, given, output)
         x = tuple(rng.integers(0, 256, (4, *shape), np.uint8) for shape in shapes)
         path = tmp_path / f"net{TARGETS[target].suffix}"
-        options = {"arithmetic": arithmetic} if target == "TFLITE" else {}
+        options = {"arithmetic": arithmetic} if target in ("TFLITE", "C") else {}
         module.export(graph, path, **options)
         found = graph.output.grid.codes_of(module.predict(path, x, **options))
         np.testing.assert_array_equal(found, evaluate(graph, x, arithmetic=arithmetic), err_msg=f"{transpose}")
@@ -99,9 +106,8 @@ def test_sums_beyond_float32(target, tmp_path):
     path = tmp_path / f"net{TARGETS[target].suffix}"
     module = qat.target(target)
     module.export(graph, path)
-    arithmetic = "fixed" if target == "C" else "float"
     found = graph.output.grid.codes_of(module.predict(path, x))
-    np.testing.assert_array_equal(found, evaluate(graph, x, arithmetic=arithmetic))
+    np.testing.assert_array_equal(found, evaluate(graph, x))
 
 
 @pytest.mark.parametrize("target", [name for name in ("TFLITE", "MINDIR") if installed(TARGETS[name])])

@@ -177,6 +177,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     Checkpoint(quantized, quantized.observed_params()).save(file)
     assert main(["summary", "--ckpt_path", file]) == 0
     found = capsys.readouterr().out
+    arena = qat.target("C").arena_bytes(qat.to_integer(quantized, quantized.observed_params()))
+    assert f"arena of its C file: {arena:,} bytes" in found
     assert "peak memory of activations: 5,880 bytes" in found
     assert main(["summary", "--network", "lenet", "--num_bits", "4", "8"]) == 0
     assert capsys.readouterr().out == found

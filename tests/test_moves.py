@@ -109,7 +109,8 @@ def test_litert_in_both_arithmetics_and_c(cell: qat.Cell, settings: dict[str, An
     for name, arithmetic, options in (
         ("TFLITE", "float", {"arithmetic": "float"}),
         ("TFLITE", "fixed", {"arithmetic": "fixed"}),
-        ("C", "fixed", {}),
+        ("C", "float", {"arithmetic": "float"}),
+        ("C", "fixed", {"arithmetic": "fixed"}),
     ):
         target = qat.target(name)
         path = tmp_path / f"net{TARGETS[name].suffix}"
@@ -130,7 +131,7 @@ def test_codes_of_12_bits(name: str, tmp_path: Path) -> None:
     integers = qat.to_integer(*quantized(CELLS[name], num_bits=(8, 12)))
     tensors = [node.output for node in integers.nodes]
     expected = trace_codes(integers, PIXELS, [x.name for x in tensors], arithmetic="fixed")
-    for target, options in (("C", {}), ("TFLITE", {"arithmetic": "fixed"})):
+    for target, options in (("C", {"arithmetic": "fixed"}), ("TFLITE", {"arithmetic": "fixed"})):
         path = tmp_path / f"net{TARGETS[target].suffix}"
         qat.target(target).export(integers, path, **options)
         found = qat.target(target).trace(path, PIXELS, tensors, **options)
@@ -451,7 +452,8 @@ def test_series_are_equal_everywhere(dtype: str, tmp_path: Path) -> None:
         ("MINDIR", "float", {}),
         ("TFLITE", "float", {"arithmetic": "float"}),
         ("TFLITE", "fixed", {"arithmetic": "fixed"}),
-        ("C", "fixed", {}),
+        ("C", "float", {"arithmetic": "float"}),
+        ("C", "fixed", {"arithmetic": "fixed"}),
     ):
         if not installed(TARGETS[name]):
             continue

@@ -337,8 +337,7 @@ def test_every_name_keeps_its_codes(file_format: str, tmp_path: Path) -> None:
         number = next(i for i, node in enumerate(graph.nodes) if node.name == conv)
         path = tmp_path / f"node{number}{TARGETS[file_format].suffix}"  # whose C function would be that of a node "run"
         target.export(graph, path)
-        arithmetic = "fixed" if file_format == "C" else "float"
-        expected = evaluate(graph, pixels, arithmetic=arithmetic)
+        expected = evaluate(graph, pixels)
         (output,) = graph.outputs
         np.testing.assert_array_equal(output.grid.codes_of(target.predict(path, pixels)), expected)
         found = target.trace(path, pixels, [node.output for node in graph.nodes if node.name in (conv, fc)])
@@ -426,7 +425,7 @@ def test_inputs_of_one_identifier_are_told_apart_in_c(tmp_path: Path) -> None:
     qat.target("C").export(made, path)
     (output,) = made.outputs
     found = output.grid.codes_of(qat.target("C").predict(path, pixels))
-    np.testing.assert_array_equal(found, evaluate(made, pixels, arithmetic="fixed"))
+    np.testing.assert_array_equal(found, evaluate(made, pixels))
 
 
 # -- what is written: C, pages, pictures, tables ----------------------------------------------------------------------
@@ -439,9 +438,9 @@ def test_c_escapes_whatever_name_it_is_given(text: str, tmp_path: Path) -> None:
     graph, _ = integers(input=name, conv=name + "1", fc=name + "2")
     plain, _ = integers()
     ends = ends_in_c(graph, "own", "own")
-    source, header = Writer(replace(graph, name=name), "net", True, ends).files("net.h")
+    source, header = Writer(replace(graph, name=name), "net", True, ends, "float").files("net.h")
     code, described = source.rsplit("/* qat-model: ", 1)
-    usual, usual_header = Writer(plain, "net", True, ends).files("net.h")
+    usual, usual_header = Writer(plain, "net", True, ends, "float").files("net.h")
     usual = usual.rsplit("/* qat-model: ", 1)[0]
     for raw in TEXTS:
         assert (code.count(raw), header.count(raw)) == (usual.count(raw), usual_header.count(raw)), raw
@@ -457,7 +456,7 @@ def test_c_escapes_whatever_name_it_is_given(text: str, tmp_path: Path) -> None:
 def test_c_includes_no_file_whose_name_it_cannot_write(name: str) -> None:
     graph, _ = integers()
     with pytest.raises(qat.QatError, match="C cannot include a file of this name"):
-        Writer(graph, "net", True, ends_in_c(graph, "own", "own")).files(name)
+        Writer(graph, "net", True, ends_in_c(graph, "own", "own"), "float").files(name)
     for names in ((name, "net.h"), ("net.tflite", name)):
         with pytest.raises(qat.QatError, match="C cannot include a file of this name"):
             c_array(b"1", *names)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import qat
-from qat.deploy.verify import arithmetic_options
+from qat.deploy.arithmetics import arithmetic_options
 from qat.integer import IntegerGraph, IntegerTable, trace_codes
 from qat.quantizers import BaseActivationQuantizer
 from qat.registry import BACKENDS, TARGETS, installed
@@ -114,7 +114,8 @@ FILES = [
     ("ONNX", {"weights": "uint8"}, "float"),
     ("TFLITE", {"arithmetic": "float"}, "float"),
     ("TFLITE", {"arithmetic": "fixed"}, "fixed"),
-    ("C", {}, "fixed"),
+    ("C", {"arithmetic": "float"}, "float"),
+    ("C", {"arithmetic": "fixed"}, "fixed"),
     ("MINDIR", {}, "float"),
 ]
 

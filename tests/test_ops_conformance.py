@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import ops_cases_elementwise
+import ops_cases_fixed
 import ops_cases_linear
 import ops_cases_products
 import ops_cases_reductions
@@ -34,7 +35,13 @@ from qat.vocabulary.ops import EXACT_INTEGERS, Ops
 
 ALL = ADAPTERS | DEFAULTS
 INF = np.inf
-CASES = [*ops_cases_elementwise.CASES, *ops_cases_reductions.CASES, *ops_cases_linear.CASES, *ops_cases_products.CASES]
+CASES = [
+    *ops_cases_elementwise.CASES,
+    *ops_cases_reductions.CASES,
+    *ops_cases_linear.CASES,
+    *ops_cases_products.CASES,
+    *ops_cases_fixed.CASES,
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -97,6 +104,15 @@ COMPILED = (
     "requantize with a number and a tensor",
     "requantize with bounds for each output",
     "requantize real numbers",
+    "int64: products",
+    "shift_right floors, by bits",
+    "cast of int64",
+    "dense of float64",
+    "conv2d of float64",
+    "matmul of float64",
+    "requantize_fixed rounds twice",
+    "requantize_fixed next to ties",
+    "int64: FixedMultiplier",
 )
 
 

@@ -162,7 +162,7 @@ def test_dense_layers_of_every_length_in_xnnpack(bits: int, tmp_path: Path) -> N
 
 def test_four_bits_take_half_the_bytes_of_eight(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of LeNet-5, whole files without certificate; what is no weight is in both."""
-    formats = {"ONNX": ("onnx", {}), "TFLITE": ("tflite", {"arithmetic": "fixed"}), "C": ("c", {})}
+    formats = {"ONNX": ("onnx", {}), "TFLITE": ("tflite", {"arithmetic": "fixed"}), "C": ("c", {"arithmetic": "fixed"})}
     lines = []
     for name, (suffix, options) in formats.items():
         sizes = []

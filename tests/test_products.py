@@ -26,7 +26,14 @@ KINDS = {
     "gate left": ((256, 1, 1), (256, 256, 1)),
 }
 #: Each with its arithmetic.
-ENGINES = [("ONNX", "float"), ("TFLITE", "float"), ("TFLITE", "fixed"), ("C", "fixed"), ("MINDIR", "float")]
+ENGINES = [
+    ("ONNX", "float"),
+    ("TFLITE", "float"),
+    ("TFLITE", "fixed"),
+    ("C", "float"),
+    ("C", "fixed"),
+    ("MINDIR", "float"),
+]
 
 
 def product(multiplier: float, kind: str, seed: int, *, adjust: bool = True) -> IntegerGraph:
@@ -66,7 +73,7 @@ def differing(graph: IntegerGraph, engine: str, arithmetic: str, x: tuple[Array,
     """How many codes of an exported file are not those of NumPy."""
     x = x[0] if len(x) == 1 else x
     target = qat.target(engine)
-    options = {"arithmetic": arithmetic} if engine == "TFLITE" else {}
+    options = {"arithmetic": arithmetic} if engine in ("TFLITE", "C") else {}
     target.export(graph, path, **options)
     found = graph.output.grid.codes_of(target.predict(path, x, **options))  # type: ignore[arg-type]
     return int((found != evaluate(graph, x, arithmetic=arithmetic)).sum())
@@ -225,7 +232,7 @@ def test_squeeze_and_excitation(settings: dict[str, Any], tmp_path: Path) -> Non
             found["torch"] = torch.trace(step.model, IMAGES, tensors)
         for engine, own in ENGINES:
             if own == arithmetic:
-                target, options = qat.target(engine), {"arithmetic": arithmetic} if engine == "TFLITE" else {}
+                target, options = qat.target(engine), {"arithmetic": arithmetic} if engine in ("TFLITE", "C") else {}
                 path = tmp_path / f"net{target.SUFFIX}"
                 target.export(integers, path, **options)
                 found[engine] = target.trace(path, IMAGES, tensors, **options)
@@ -293,7 +300,8 @@ def test_wide_codes(bits: int, tmp_path: Path) -> None:
     integers, torch = qat.to_integer(graph, params), qat.backend("torch")
     found = torch.predict_codes(torch.lower(graph, params), IMAGES)
     np.testing.assert_array_equal(found, evaluate(integers, IMAGES))
-    assert differing(integers, "C", "fixed", (IMAGES,), tmp_path / "net.c") == 0
+    for arithmetic in ("float", "fixed"):
+        assert differing(integers, "C", arithmetic, (IMAGES,), tmp_path / "net.c") == 0
     assert differing(integers, "TFLITE", "fixed", (IMAGES,), tmp_path / "net.tflite") == 0
     with pytest.raises(qat.QatError, match="float arithmetic computes exactly with at most 8"):
         qat.target("TFLITE").export(integers, tmp_path / "net.tflite")

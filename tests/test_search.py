@@ -193,8 +193,10 @@ def test_the_commands_run_to_their_end_and_write_what_they_found(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     few = [*SMALL, "--epochs", "1", "--trials", "2"]
+    few += ["--arithmetic", "fixed"]
     assert main(["run-autoq", "--ckpt_path", str(trained), *few]) == 0
     widths = yaml.safe_load(Path("autoq.yaml").read_text())
+    assert widths["arithmetic"] == "fixed"
     assert qat.convert_quant_network(qat.Checkpoint.load(trained).graph, **widths).is_quantized
     pytest.importorskip("matplotlib")
     assert main(["search", "--ckpt_path", str(trained), *few, "--limit", "5000"]) == 0
@@ -203,6 +205,7 @@ def test_the_commands_run_to_their_end_and_write_what_they_found(
     assert rows[0] == "trial,bytes,accuracy"
     for path in Path("search").glob("pareto_*.ckpt"):
         checkpoint = qat.Checkpoint.load(path)
+        assert checkpoint.graph.arithmetic == "fixed"
         assert sum(cost.size for cost in costs_of(checkpoint.graph)) / 8 <= 5000
         images = np.zeros((1, *checkpoint.graph.shapes[checkpoint.graph.inputs[0].name]), np.uint8)
         assert qat.evaluate(qat.to_integer(checkpoint.graph, checkpoint.params), images).shape == (1, 10)

@@ -11,7 +11,14 @@ from qat.passes.logits_graph import logits_graph
 from qat.registry import TARGETS, installed
 
 F = np.float32
-ENGINES = [("ONNX", "float"), ("TFLITE", "float"), ("TFLITE", "fixed"), ("C", "fixed"), ("MINDIR", "float")]
+ENGINES = [
+    ("ONNX", "float"),
+    ("TFLITE", "float"),
+    ("TFLITE", "fixed"),
+    ("C", "float"),
+    ("C", "fixed"),
+    ("MINDIR", "float"),
+]
 ENGINES = [each for each in ENGINES if installed(TARGETS[each[0]])]
 
 
@@ -49,7 +56,7 @@ def test_every_engine_gives_the_same_codes(engine, arithmetic, tmp_path):
         x = np.random.default_rng(axis).integers(0, 256, (4, 1, 6, 6), np.uint8)
         integers = qat.to_integer(*with_ranges(attending(axis)))
         target, path = qat.target(engine), tmp_path / f"net{axis}{TARGETS[engine].suffix}"
-        options = {"arithmetic": arithmetic} if engine == "TFLITE" else {}
+        options = {"arithmetic": arithmetic} if engine in ("TFLITE", "C") else {}
         target.export(integers, path, **options)
         found = integers.output.grid.codes_of(target.predict(path, x, **options))
         np.testing.assert_array_equal(found, evaluate(integers, x, arithmetic=arithmetic))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -56,13 +57,36 @@ def alternate(
     Returns:
         The times of each call, by name.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    timed = {name: partial(_seconds, call) for name, call in calls.items()}
+    return alternate_timed(timed, blocks=blocks, repeats=dict.fromkeys(calls, repeats), warm_up=warm_up)
+
+
+def alternate_timed(
+    timed: Mapping[str, Callable[[int], float]], *, blocks: int, repeats: Mapping[str, int], warm_up: int = 3
+) -> dict[str, Times]:
+    """As ``alternate``, for what measures itself.
+
+    Args:
+        timed: by name; computes so many times and returns the seconds of all.
+        blocks: how many blocks of each are measured.
+        repeats: of each, how often it computes in a block.
+        warm_up: blocks before the measurement; 3 by default.
+
+    Returns:
+        The times of one computation, by name.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
     # Alternating blocks: a slow second of the machine meets all calls alike.
     for block in range(-warm_up, blocks):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            for _ in range(repeats):
-                call()
+        for name, compute in timed.items():
+            taken = compute(repeats[name]) / repeats[name]
             if block >= 0:
-                seconds[name].append((time.perf_counter() - start) / repeats)
+                seconds[name].append(taken)
     return {name: Times(np.array(own)) for name, own in seconds.items()}
+
+
+def _seconds(call: Callable[[], object], count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    return time.perf_counter() - start

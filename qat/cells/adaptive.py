@@ -93,7 +93,8 @@ class AdaptiveAvgPool2d(Cell):
         if len(shares) == 1 == len(shares[0]):
             share = shares[0][0]
             return Value(total * share) if x.scale is None else Value(total, x.scale * share)
-        return Value(total * ops.from_numpy(np.array([[shares]], np.float32), "activation"), x.scale)
+        each = ops.from_numpy(np.array([[shares]], np.float32), "activation")
+        return Value(total * each, x.scale, step=None if x.scale is None else each * x.scale)
 
     def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Pending:
         x = require_codes(name, inputs[0])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from qat.cells.base import Cell, Scope, Shape
-from qat.cells.elementwise import joint_shape
+from qat.cells.elementwise import joint_shape, step_of_sum
 from qat.integer import (
     IntegerBuilder,
     IntegerMaximum,
@@ -83,7 +83,7 @@ class Sub(_OfTwo):
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         a, b = inputs
-        return Value(a.real(scope.ops) - b.real(scope.ops))
+        return Value(a.real(scope.ops) - b.real(scope.ops), step=step_of_sum(a, b))
 
     def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Sum:
         a, b = require_one_grid(name, *inputs)

@@ -62,6 +62,7 @@ class Context:
     updates: dict[str, Tensor]  #: new values of state, written back by the backend after the pass
     quantizes: bool = True  #: False: every quantizer is idle, and observes nothing
     quantized: dict[str, Quantized] = field(default_factory=dict)  #: what a loss may look at, by the quantizer's name
+    arithmetic: str = "float"  #: the graph's, in which accumulators become codes
 
 
 @dataclass(frozen=True)

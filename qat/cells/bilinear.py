@@ -26,7 +26,7 @@ from qat.integer import (
     Staged,
     require_codes,
 )
-from qat.vocabulary.ops import Array, Ops, Pair, Tensor
+from qat.vocabulary.ops import EXACT_INTEGERS, Array, Ops, Pair, Tensor
 from qat.vocabulary.rearrangement import Rearrangement, Step
 from qat.vocabulary.transposed import Transposed, transposed
 from qat.vocabulary.values import Value
@@ -242,7 +242,8 @@ class UpsampleBilinear(Cell):
             elif index == len(stages):
                 x = Value(total, scale * stage.share)
             elif x.codes:  # codes of the input's own grid in between, as in integers
-                x = x.with_data(ops.round_ste(total * (scale * stage.share / scale)))
+                between = Value(total, scale * stage.share, fixed=scope.context.arithmetic == "fixed")
+                x = between.requantized(ops, scale, -float(EXACT_INTEGERS), float(EXACT_INTEGERS))
             else:
                 x = x.with_data(total * stage.share)
         return x

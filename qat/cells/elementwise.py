@@ -11,9 +11,10 @@ import numpy as np
 from qat.cells.base import Cell, Scope, Shape
 from qat.errors import QatError
 from qat.integer import Function, IntegerBuilder, Sum, require_codes, require_one_grid
+from qat.integer.fixed_point import ADD_SHIFT
 from qat.vocabulary.activations import NON_NEGATIVE, RELU_BOUNDS, TABLES, apply_table, check_function
 from qat.vocabulary.numpy_ops import NUMPY_OPS
-from qat.vocabulary.ops import Array
+from qat.vocabulary.ops import Array, Tensor
 from qat.vocabulary.values import Value
 
 
@@ -38,6 +39,12 @@ def joint_shape(what: str, a: Shape, b: Shape) -> Shape:
         if len(whole) == 3 and gate == whole[:1]:
             remedy = f"write reshape(-1, {gate[0]}, 1, 1) of the {gate}"
     raise QatError(f"{what} equal shapes, or (C, H, W) and (C, 1, 1), but gets {a} and {b}; {remedy}")
+
+
+def step_of_sum(a: Value, b: Value) -> Tensor | None:
+    """``Value.step`` of the sum or difference of codes, which are shifted to the left first; None where there are none yet."""
+    scale = a.scale if a.codes and b.codes else None
+    return None if scale is None else scale * 2.0 ** (1 - ADD_SHIFT)
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,8 @@ class Add(Cell):
 
     def forward(self, scope: Scope, *inputs: Value) -> Value:
         a, b = inputs
-        return Value(a.real(scope.ops) + b.real(scope.ops), relu=RELU_BOUNDS.get(self.activation or ""))
+        relu = RELU_BOUNDS.get(self.activation or "")
+        return Value(a.real(scope.ops) + b.real(scope.ops), relu=relu, step=step_of_sum(a, b))
 
     def to_integer(self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any) -> Sum:
         a, b = require_one_grid(name, *inputs)

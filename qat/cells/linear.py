@@ -210,16 +210,19 @@ class LinearCell(Cell, ABC, abstract=True):
         if not self.has_bn:
             return self._product(scope, quantizer, x, weight, bias, relu)
         if self.bn_fold is None:
-            y = self._product(scope, quantizer, x, weight, bias).real(ops)
-            return Value(self._normalised(scope, params, y, learning), relu=relu)
+            product = self._product(scope, quantizer, x, weight, bias)
+            factor, _ = running_affine(ops, params, self.eps)
+            step = None if product.scale is None else product.scale * ops.abs(factor)
+            return Value(self._normalised(scope, params, product.real(ops), learning), relu=relu, step=step)
         factor, shift = running_affine(ops, params, self.eps)
         folded = weight * ops.on_output(factor, weight)
         if not learning:
             return self._product(scope, quantizer, x, folded, shift, relu)
-        y = self._product(scope, quantizer, x, folded, None).real(ops)
+        product = self._product(scope, quantizer, x, folded, None)
+        y = product.real(ops)
         if self.bn_fold == "two_conv":
-            return Value(self._corrected(scope, params, x, y), relu=relu)
-        return Value(self._renormalised(scope, params, factor, y), relu=relu)
+            return Value(self._corrected(scope, params, x, y), relu=relu, step=product.scale)
+        return Value(self._renormalised(scope, params, factor, y), relu=relu, step=product.scale)
 
     def _check_statistics(self, scope: Scope, x: Tensor) -> None:
         """Raise QatError where the batch has one number a channel."""

@@ -367,9 +367,11 @@ def _averaged(
     ops, (shape,) = scope.ops, scope.input_shapes
     x = x.settled(ops)
     total = ops.sum_pool2d(as_picture(ops, x.data, shape), kernel=kernel, stride=stride, padding=padding)
-    scale = x.scale
+    scale, step = x.scale, None
     if scale is None or not isinstance(share, float):
         total = total * share
     else:
         scale = scale * share
-    return Value(as_before(ops, total, shape, made), scale)
+    if scale is not None and not isinstance(share, float):
+        step = as_before(ops, share * scale, shape, (1, *made[1:]))
+    return Value(as_before(ops, total, shape, made), scale, step=step)

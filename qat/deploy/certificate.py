@@ -4,11 +4,50 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 from qat import tasks
 
 REFERENCE = "NumPy integers"
+
+
+def statement(
+    file: str | Path, arithmetic: str, trained: str, counted: tuple[int, int] | None, samples: str = "on the samples"
+) -> str:
+    """What is to be said of a file that computes another arithmetic than training.
+
+    Args:
+        file: Its name.
+        arithmetic: What it computes.
+        trained: What training evaluated.
+        counted: How many codes differ, and how many there are; None where nobody has counted them.
+        samples: What they were counted on, after "codes differ".
+
+    Returns:
+        One line.
+    """
+    found = (
+        "the codes are not compared, verify counts those that differ"
+        if counted is None
+        else f"{counted[0]:,} of {counted[1]:,} codes differ {samples}"
+    )
+    return f"{file} computes the {arithmetic} arithmetic, where training evaluated the {trained} one: {found}"
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How far the two arithmetics of one network are apart on the samples, both computed by NumPy.
+
+    Attributes:
+        trained: The network's own, in which training evaluated it.
+        codes: How many output codes were compared.
+        differ: How many of them are other ones in the other arithmetic.
+    """
+
+    trained: str
+    codes: int
+    differ: int
 
 
 @dataclass(frozen=True)
@@ -42,6 +81,7 @@ class Comparison:
         arithmetic: The engine's, "float" or "fixed", and that of the reference that it was compared with.
         floats: Of layers that are left in float; None where there are none. Codes behind them are then compared with those
             that the reference computes from what the engine had there.
+        file: The exported file that the engine runs; "" where it runs none.
     """
 
     engine: str
@@ -52,6 +92,7 @@ class Comparison:
     divergence: str | None
     arithmetic: str = "float"
     floats: FloatNumbers | None = None
+    file: str = ""
 
     @property
     def passed(self) -> bool:
@@ -80,6 +121,7 @@ class Certificate:
         metrics_by_arithmetic: Of the reference in each arithmetic, where the engines have several; else empty.
         task: What the network is for: by it metrics are written.
         float_layers: The layers that are left in float, behind which equality is not promised; empty where there are none.
+        apart: How many codes are other than those of training, where a file computes another arithmetic; None where none does.
     """
 
     file: str
@@ -93,6 +135,29 @@ class Certificate:
     metrics_by_arithmetic: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     task: tasks.Task = field(default_factory=tasks.Classification)
     float_layers: tuple[str, ...] = ()
+    apart: Apart | None = None
+
+    def of_file(self, draft: Path, path: Path) -> Certificate:
+        """The same of a file that has moved.
+
+        Args:
+            draft: Where it was.
+            path: Where it is.
+
+        Returns:
+            The certificate.
+        """
+        comparisons = [replace(x, file=str(path)) if x.file == str(draft) else x for x in self.comparisons]
+        return replace(self, file=str(path), comparisons=tuple(comparisons))
+
+    @property
+    def arithmetic_statements(self) -> tuple[str, ...]:
+        """One line for each file that computes another arithmetic than training."""
+        if self.apart is None:
+            return ()
+        counted = self.apart.differ, self.apart.codes
+        others = [x for x in self.comparisons if x.file and x.arithmetic != self.apart.trained]
+        return tuple(statement(x.file, x.arithmetic, self.apart.trained, counted) for x in others)
 
     @property
     def reference_top1(self) -> float | None:
@@ -116,8 +181,10 @@ class Certificate:
         )
 
     def summary(self) -> str:
-        """What is not promised, if anything; one line for each engine, and where one differs, the first difference."""
-        lines = [] if self.float_statement is None else [self.float_statement]
+        """Which file computes another arithmetic than training, if any; what is not promised, if anything; one line for each
+        engine, and where one differs, the first difference.
+        """
+        lines = [*self.arithmetic_statements, *filter(None, [self.float_statement])]
         for number, comparison in enumerate(self.comparisons, 1):
             line = f"{comparison.codes:,} codes compared in {comparison.engine}, {comparison.differ:,} differ"
             if comparison.differ:
@@ -138,9 +205,12 @@ class Certificate:
 
     def to_json(self) -> str:
         """For the exported file's metadata, which name the task elsewhere."""
-        entries = {name: value for name, value in asdict(self).items() if value not in ({}, ()) and name != "task"}
+        entries = {
+            name: value for name, value in asdict(self).items() if value not in ({}, (), None) and name != "task"
+        }
         for comparison in entries["comparisons"]:
-            if comparison["floats"] is None:
-                del comparison["floats"]
-        statement = self.float_statement
-        return json.dumps(entries if statement is None else {"not_promised": statement, **entries})
+            for name in ("floats", "file"):
+                if not comparison[name]:
+                    del comparison[name]
+        stated = {"arithmetics": "; ".join(self.arithmetic_statements), "not_promised": self.float_statement}
+        return json.dumps({name: text for name, text in stated.items() if text} | entries)

@@ -21,9 +21,11 @@ class Engine:
         codes: From what the network takes to output codes, int32, one array an output.
         trace: From that and tensors to the codes of these tensors by name, as far as it can give them.
         arithmetic: What it computes in, "float" or "fixed" (docs/numerics.md).
+        file: The exported file that it runs; "" where it runs none.
     """
 
     name: str
     codes: Callable[[Arrays], tuple[Array, ...]]
     trace: Tracer
     arithmetic: str = "float"
+    file: str = ""

@@ -7,6 +7,7 @@ stands here.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -140,13 +141,16 @@ class OwnLayout(Protocol):
         """Samples as the framework's own models take them, (N, ...), as (N, C, H, W)."""
 
 
+NO, YES = SWITCH = "no", "yes"  #: the choices of an option whose flag stands alone
+
+
 @dataclass(frozen=True)
 class Option:
     """A choice that a target's ``export`` takes by keyword; the commands that export have a flag of its name.
 
     Attributes:
         name: Of the keyword and of the flag.
-        choices: Its values; the first is the default.
+        choices: Its values; the first is the default. Where they are "no" and "yes", the flag alone means "yes".
         help: What it chooses, for ``--help``, in a few words without the default.
     """
 
@@ -159,6 +163,13 @@ class Option:
             raise QatError(f"Option: name {self.name!r} can be no keyword; use letters, digits and _")
         if not self.choices or not all(isinstance(choice, str) for choice in self.choices):
             raise QatError(f"Option {self.name!r}: choices are {self.choices!r}; give strings, the default first")
+
+
+def check_switch(name: str, value: str) -> bool:
+    """True where an option of the choices ``SWITCH`` is "yes". Raises QatError where it is neither of them."""
+    if value not in SWITCH:
+        raise QatError(f"--{name} {shortened(value)} is unknown: choose one of {', '.join(SWITCH)}")
+    return value == YES
 
 
 class Target(Protocol):
@@ -174,7 +185,9 @@ class Target(Protocol):
 
     NAME: str  #: under which ``qat.target`` knows it
     SUFFIX: str  #: of its files, with its dots, in small letters: by it a file finds its target
-    ARITHMETICS: tuple[str, ...]  #: in which its runtime computes, of "float" and "fixed", its default first
+    ARITHMETICS: tuple[
+        str, ...
+    ]  #: that its runtime computes, of "float" and "fixed"; a file has its network's, or else the first
     OPTIONS: tuple[Option, ...]  #: of ``export``
     RUNS_CODE: bool  #: ``predict`` and ``trace`` run code that the file holds: commands ask for --trust before
 
@@ -273,6 +286,89 @@ class StaysLoaded(Protocol):
 
     def opened(self, path: str | Path, *, threads: int = 1) -> Callable[[Arrays], Arrays]:
         """``predict`` of that file, which is loaded now. threads: of the runtime."""
+
+
+@runtime_checkable
+class IsTimed(Protocol):
+    """What a target has beside that can say how long its files take on this machine."""
+
+    def timed(self, path: str | Path, samples: Arrays) -> AbstractContextManager[Callable[[int], float]]:
+        """Load a file and one sample, (1, ...) as the network takes it, into the runtime, on one thread.
+
+        Yields:
+            A function that computes the outputs so many times, and returns the seconds of all of them; nothing else is timed.
+
+        Raises:
+            QatError: as ``predict``.
+        """
+
+    def timed_runtime(self) -> str:
+        """What ``timed`` runs in, with its version and options."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a file computed on an emulated processor, and what that took there. It is counted, and the same each time.
+
+    Attributes:
+        outputs: Of each output what the file gives, codes or real numbers, (N, ...) in canonical order.
+        reals: The same as ``predict`` gives it.
+        instructions: Executed in an inference, of each sample.
+        functions: The same of the first sample by function, as the compiler left them after inlining; the most first.
+        layers: The same by node, in order; empty where it was not asked for. It is of another build, which calls a function
+            behind each node.
+        flash: Bytes of the file's code, constants and initialised data.
+        linked: The same with what it calls of libraries.
+        ram: Bytes of its static data.
+        arena: Of these the bytes of its arena.
+        stack: Bytes of the stack that an inference needs at most.
+    """
+
+    outputs: tuple[Array, ...]
+    reals: tuple[Array, ...]
+    instructions: tuple[int, ...]
+    functions: Mapping[str, int]
+    layers: Mapping[str, int]
+    flash: int
+    linked: int
+    ram: int
+    arena: int
+    stack: int
+
+
+@runtime_checkable
+class IsEmulated(Protocol):
+    """What a target has beside whose files can be run on emulated processors."""
+
+    def cores(self) -> dict[str, str]:
+        """What the processors are called, by the name under which ``measure`` knows them."""
+
+    def emulator(self) -> str:
+        """What ``measure`` compiles and runs with, with versions. Raises QatError where something is not installed."""
+
+    def measure(
+        self, path: str | Path, samples: Arrays, core: str, *, options: Sequence[str] = (), layers: bool = False
+    ) -> Measured:
+        """Run a file on an emulated processor.
+
+        Args:
+            path: An exported file.
+            samples: As ``predict`` takes them.
+            core: One of ``cores``.
+            options: Of the compiler, after the target's own.
+            layers: Count each node by itself too.
+
+        Raises:
+            QatError: what it needs is not installed, there is no such processor, or the file cannot be run there.
+        """
+
+
+@runtime_checkable
+class CountsMemory(Protocol):
+    """What a target has beside that knows how much memory the activations take in its files."""
+
+    def arena_bytes(self, graph: IntegerGraph, *args: Any, **options: Any) -> int:
+        """Bytes of all activations, and of what computes them beside, with the options of ``export``."""
 
 
 @runtime_checkable

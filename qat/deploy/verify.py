@@ -13,11 +13,12 @@ import numpy as np
 
 from qat import tasks
 from qat.data import Split
-from qat.deploy.certificate import Certificate, Comparison
+from qat.deploy.arithmetics import arithmetic_options, default_arithmetic, kept_with
+from qat.deploy.certificate import Apart, Certificate, Comparison
 from qat.deploy.engine import Engine
 from qat.deploy.float_layers import Followed, as_share, error_of, follow, is_beyond, reference_behind
 from qat.deploy.inference import predict_codes, trace
-from qat.deploy.interfaces import RecordsArithmetic, Target, TrainingBackend, check_backend, check_target
+from qat.deploy.interfaces import Target, TrainingBackend, check_backend
 from qat.errors import QatError
 from qat.files import check_writable, write_together
 from qat.integer import IntegerGraph, evaluate
@@ -45,7 +46,7 @@ def file_engine(path: str | Path, target: Target, graph: IntegerGraph, arithmeti
         QatError: the target does not have that arithmetic; when it runs, also where the file was not exported from
             ``graph``.
     """
-    arithmetic = arithmetic or default_arithmetic(target, path)
+    arithmetic = arithmetic or default_arithmetic(target, path, graph)
     options = arithmetic_options(target, arithmetic)
 
     def codes(pixels: Arrays) -> tuple[Array, ...]:
@@ -70,11 +71,12 @@ def file_engine(path: str | Path, target: Target, graph: IntegerGraph, arithmeti
         codes,
         lambda pixels, tensors: target.trace(path, pixels, tensors, **options),
         arithmetic,
+        str(path),
     )
 
 
 def backend_engine(backend: TrainingBackend, checkpoint: Checkpoint, device_target: str | None = None) -> Engine:
-    """The evaluation pass of a checkpoint's network on a backend.
+    """The evaluation pass of a checkpoint's network on a backend, in the network's arithmetic.
 
     Args:
         backend: The backend.
@@ -91,6 +93,7 @@ def backend_engine(backend: TrainingBackend, checkpoint: Checkpoint, device_targ
         f"{backend.runtime()}, evaluation pass on {device_target}",
         lambda pixels: as_tuple(predict_codes(model, pixels)),
         lambda pixels, tensors: trace(model, pixels, tensors),
+        checkpoint.graph.arithmetic,
     )
 
 
@@ -101,13 +104,13 @@ def compare(
     *,
     data: str,
     file: str | Path = "",
-    arithmetic: str = "float",
+    arithmetic: str | None = None,
     task: tasks.Task | None = None,
 ) -> Certificate:
     """Compare every output code of each engine with NumPy's integers, and each engine with every other.
 
-    Each engine is compared with NumPy's integers in its own arithmetic: a backend's evaluation pass computes in the
-    float one whatever the file does.
+    Each engine is compared with NumPy's integers in its own arithmetic: a backend's evaluation pass computes that of the
+    network, whatever a file does. Where a file's is another one, the certificate says in how many codes the two differ.
 
     Args:
         engines: One or more.
@@ -115,7 +118,7 @@ def compare(
         split: The images, and labels for the metrics.
         data: What the images are, for the certificate.
         file: The exported file, for the certificate.
-        arithmetic: Of the reference in the matrix and the metrics, "float" or "fixed".
+        arithmetic: Of the reference in the matrix and the metrics, "float" or "fixed"; by default the network's.
         task: What the network is for; by default a classification.
 
     Returns:
@@ -126,9 +129,12 @@ def compare(
     """
     if not engines:
         raise QatError("there is nothing to verify: give an exported file or a backend")
+    arithmetic = arithmetic or graph.arithmetic
+    other = next((x.arithmetic for x in engines if x.file and x.arithmetic != graph.arithmetic), None)
+    needed = (arithmetic, *(engine.arithmetic for engine in engines), *((graph.arithmetic,) if other else ()))
     references = {
         name: tuple(map(_widened, as_tuple(evaluate(graph, split.images, arithmetic=name))))
-        for name in dict.fromkeys((arithmetic, *(engine.arithmetic for engine in engines)))
+        for name in dict.fromkeys(needed)
     }
     reference, task = references[arithmetic], task or tasks.Classification()
     followed = [follow(engine, graph, split.images) if graph.float_layers else None for engine in engines]
@@ -161,6 +167,7 @@ def compare(
         metrics_by_arithmetic=found if len(found) > 1 else {},
         task=task,
         float_layers=graph.float_layers,
+        apart=_apart_of(references, graph.arithmetic, other) if other else None,
     )
 
 
@@ -197,8 +204,8 @@ def verify(
     Raises:
         QatError: the file was not exported from this checkpoint, or cannot be run.
     """
-    arithmetic = arithmetic or default_arithmetic(target, path)
     graph = integers or to_integer(checkpoint.graph, checkpoint.params)
+    arithmetic = arithmetic or default_arithmetic(target, path, graph)
     engines = (file_engine(path, target, graph, arithmetic), backend_engine(backend, checkpoint, device_target))
     return compare(engines, graph, split, data=data, file=path, arithmetic=arithmetic, task=checkpoint.task)
 
@@ -227,7 +234,8 @@ def export_verified(
         path: The file to write.
         checkpoint: Of a quantized network.
         target, backend, split, data, device_target: As in ``verify``.
-        arithmetic: "float" or "fixed"; by default the target's first.
+        arithmetic: "float" or "fixed"; by default the network's own. Where another one is given, the certificate says how many
+            codes are other than those of training.
         options: Of the target's export (``Target.OPTIONS``), by name.
         integers: Those of the checkpoint, where they are at hand. The backend's evaluation pass derives its own all the same.
         beside: From the file's content to further files, of the same name but for its ending, that appear with it.
@@ -237,19 +245,19 @@ def export_verified(
         The certificate. The file is written also where it has not passed, unless that is ``required``.
 
     Raises:
-        QatError: the target cannot hold the network, the file cannot be written, or it has to pass and has not; then nothing
-            has been written.
+        QatError: the target cannot hold the network or has not its arithmetic, the file cannot be written, or it has to pass
+            and has not; then nothing has been written.
     """
     check_backend(backend)
     check_writable(path)
     path = Path(path)
-    arithmetic = arithmetic or default_arithmetic(target)
-    options = {**(options or {}), **arithmetic_options(target, arithmetic)}
     integers = integers or to_integer(checkpoint.graph, checkpoint.params)
+    arithmetic = arithmetic or default_arithmetic(target, graph=integers)
+    options = {**(options or {}), **arithmetic_options(target, arithmetic)}
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / path.name
         try:
-            target.export(integers, draft, **options)
+            target.export(replace(integers, arithmetic=arithmetic), draft, **options)
             names = [path.name, *sorted(other.name for other in Path(folder).iterdir() if other != draft)]
             for name in names:  # before the time that the verification takes
                 check_writable(path.with_name(name))
@@ -264,14 +272,14 @@ def export_verified(
                 arithmetic=arithmetic,
                 integers=integers,
             )
-            certificate = replace(certificate, file=str(path))
+            certificate = certificate.of_file(draft, path)
             if required and not certificate.passed:
                 raise QatError(
                     f"{path}: is not written, since it computes other codes than the network: "
                     f"{'; '.join(certificate.summary().splitlines())}; export another format, and report this one"
                 )
             metadata = {"graph": checkpoint.graph.digest, "certificate": certificate.to_json()}
-            target.write_metadata(draft, metadata | checkpoint.kept())
+            target.write_metadata(draft, metadata | kept_with(checkpoint, arithmetic))
         except QatError as error:
             said = str(error).replace(str(draft).removesuffix(path.name), str(path).removesuffix(path.name))
             raise type(error)(said) from None
@@ -280,43 +288,10 @@ def export_verified(
     return certificate
 
 
-def default_arithmetic(target: Target, path: str | Path | None = None) -> str:
-    """The arithmetic that a file was exported for, as far as it says so; else the first one of its target.
-
-    Args:
-        target: of the file.
-        path: of the file; None, the default: of no particular file.
-
-    Returns:
-        "float" or "fixed".
-    """
-    check_target(target)
-    if path is not None and isinstance(target, RecordsArithmetic):
-        return target.arithmetic_of(path)
-    return target.ARITHMETICS[0]
-
-
-def arithmetic_options(target: Target, arithmetic: str) -> dict[str, str]:
-    """What a target's functions are told of the arithmetic: nothing where there is but one.
-
-    Args:
-        target: whose functions are called.
-        arithmetic: "float" or "fixed".
-
-    Returns:
-        Keyword arguments.
-
-    Raises:
-        QatError: where files of the target do not have this arithmetic.
-    """
-    check_target(target)
-    if arithmetic not in target.ARITHMETICS:
-        others = "TFLITE or C" if arithmetic == "fixed" else "ONNX or TFLITE"
-        raise QatError(
-            f"arithmetic {arithmetic!r}: files of {target.NAME} have no such arithmetic, since what runs them computes in "
-            f"{target.ARITHMETICS[0]}; use --file_format {others}, or --arithmetic {target.ARITHMETICS[0]}"
-        )
-    return {"arithmetic": arithmetic} if len(target.ARITHMETICS) > 1 else {}
+def _apart_of(references: Mapping[str, tuple[Array, ...]], trained: str, other: str) -> Apart:
+    """How many codes of two arithmetics differ."""
+    difference = _difference(references[trained], references[other])
+    return Apart(trained, difference.size, int(np.count_nonzero(difference)))
 
 
 def _widened(codes: Array) -> Array:
@@ -367,6 +342,7 @@ def _compare(
         divergence=divergence,
         arithmetic=engine.arithmetic,
         floats=None if followed is None else followed.figures,
+        file=engine.file,
     )
 
 

@@ -41,15 +41,16 @@ def export(
             have channels first, (N, C, H, W).
         backend: Which computes a checkpoint's codes; a model computes its own.
         device_target: Where, "CPU", "GPU" or "Ascend"; by default the best that there is.
-        arithmetic: "float" or "fixed" (docs/numerics.md); by default the format's first.
+        arithmetic: "float" or "fixed" (docs/numerics.md); by default the network's own. Another one gives other codes than
+            training had, and the first line of the certificate's ``summary()`` says how many.
         **options: Those of the format, as ``weights="uint8"`` of .onnx or ``packing`` of .c.
 
     Returns:
         The certificate; its ``summary()`` is what the command prints.
 
     Raises:
-        QatError: The model is float or has seen no data, the ending is of no format, the format cannot hold the network, there
-            are no images, or a code differs; then nothing is written.
+        QatError: The model is float or has seen no data, the ending is of no format, the format cannot hold the network or has
+            not its arithmetic, there are no images, or a code differs; then nothing is written.
 
     >>> import numpy as np, qat
     >>> from qat.networks import LeNet5

@@ -98,8 +98,8 @@ def prepare(
         outputs: As ``qat.import_model`` has it.
         tolerance: As ``qat.import_model`` has it.
         name: Of the network; by default that of its class or file.
-        **settings: Those of ``qat.calibrate`` and ``qat.convert_quant_network``, as ``method``, ``num_bits`` or
-            ``weight_quantizer``.
+        **settings: Those of ``qat.calibrate`` and ``qat.convert_quant_network``, as ``method``, ``num_bits``,
+            ``weight_quantizer``, or ``arithmetic="fixed"`` for processors that compute with integers alone.
 
     Returns:
         A ``torch.nn.Module``, ``keras.Model`` or ``mindspore.nn.Cell``. A Keras model takes channels last, as Keras does, the

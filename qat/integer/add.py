@@ -13,14 +13,14 @@ import numpy as np
 
 from qat.integer.fixed_point import ADD_SHIFT, LONG_ADD_SHIFT, FixedSum, sum_multipliers
 from qat.integer.grid import Grid, IntegerTensor, Requantize, clip_bounds
-from qat.integer.node import Adjustments, IntegerNode, Pending
-from qat.vocabulary.ops import Array, Kind, Ops, Tensor
+from qat.integer.node import Adjustments, Pending, Requantizing
+from qat.vocabulary.ops import Ops, Tensor
 
 TIE_MARGIN = 2.0**-12  #: of a code: runtimes round a s + b s differently by less
 
 
 @dataclass(frozen=True, eq=False)
-class IntegerSum(IntegerNode):
+class IntegerSum(Requantizing):
     """Base of the nodes y = clip(rint(f32(a + sign b) m)) of two tensors of one grid, m = s / s_y.
 
     One of both may be (C, 1, 1) beside (C, H, W).
@@ -33,24 +33,15 @@ class IntegerSum(IntegerNode):
     def sign(self) -> int:
         """1 of a sum, -1 of a difference."""
 
-    def constants(self) -> dict[str, tuple[Array, Kind]]:
-        return {"multiplier": (self.requantize.multiplier, "scalar")}
-
-    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
-        low, high = float(self.requantize.low), float(self.requantize.high)
+    def accumulate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         a, b = inputs
-        return ops.requantize(a + b if self.sign > 0 else a - b, constants["multiplier"], low, high)
+        return a + b if self.sign > 0 else a - b
 
     @cached_property
     def fixed(self) -> FixedSum:
         """The multipliers of the fixed arithmetic."""
         a, y = self.inputs[0].grid, self.output.grid
         return sum_multipliers(self.name, a.scale, y.scale, long=a.wide or y.wide)
-
-    def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
-        a, b = inputs
-        y = self.fixed.apply(a, self.sign * b)
-        return np.clip(y, self.requantize.low, self.requantize.high).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""The evaluation of an integer graph over any backend's tensors, and by NumPy in either arithmetic."""
+"""The evaluation of an integer graph over any backend's tensors, in either arithmetic."""
 
 from __future__ import annotations
 
@@ -8,20 +8,34 @@ import numpy as np
 
 from qat.integer.fixed_point import check_arithmetic
 from qat.integer.graph import IntegerGraph, require_integers
-from qat.integer.node import IntegerNode
 from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays, as_tuple, in_batches
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array, Ops, Tensor
 
 
 class Evaluator:
-    """An integer graph made ready for one vocabulary: its constants are converted once."""
+    """An integer graph made ready for one vocabulary: its constants are converted once.
 
-    def __init__(self, graph: IntegerGraph, ops: Ops) -> None:
-        self.graph, self.ops = graph, ops
+    Args:
+        graph: the integers.
+        ops: the vocabulary.
+        arithmetic: "float" or "fixed"; by default the graph's.
+
+    Raises:
+        QatError: the fixed arithmetic cannot compute the graph, or there is no such arithmetic.
+    """
+
+    def __init__(self, graph: IntegerGraph, ops: Ops, arithmetic: str | None = None) -> None:
+        arithmetic = arithmetic or graph.arithmetic
+        check_arithmetic(arithmetic, graph.name)
+        self.graph, self.ops, self._fixed = graph, ops, arithmetic == "fixed"
         self._constants = [
             {key: ops.from_numpy(array, kind) for key, (array, kind) in node.constants().items()}
             for node in graph.nodes
+        ]
+        self._integers = [
+            {key: ops.from_numpy(array, kind, "int64") for key, (array, kind) in node.fixed_constants().items()}
+            for node in (graph.nodes if self._fixed else ())
         ]
 
     def __call__(self, *codes: Tensor, given: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -31,29 +45,17 @@ class Evaluator:
         """
         values = {x.name: pixels for x, pixels in zip(self.graph.inputs, codes, strict=True)}
         taken = dict(given or {})
-        for node, constants in zip(self.graph.nodes, self._constants, strict=True):
+        for index, (node, constants) in enumerate(zip(self.graph.nodes, self._constants, strict=True)):
             inputs = [taken.get(x.name, values[x.name]) for x in node.inputs] or [values[node.name]]
-            values[node.name] = self.compute(node, constants, inputs)
+            values[node.name] = (
+                node.evaluate_fixed(self.ops, constants, self._integers[index], *inputs)
+                if self._fixed
+                else node.evaluate(self.ops, constants, *inputs)
+            )
         return values
 
-    def compute(self, node: IntegerNode, constants: Mapping[str, Tensor], inputs: list[Tensor]) -> Tensor:
-        """The centred codes of one node."""
-        return node.evaluate(self.ops, constants, *inputs)
 
-
-class FixedEvaluator(Evaluator):
-    """The same in the fixed arithmetic, in NumPy. Raises QatError for a graph that the arithmetic cannot compute."""
-
-    def __init__(self, graph: IntegerGraph) -> None:
-        super().__init__(graph, NUMPY_OPS)
-        for node in graph.nodes:
-            _ = node.fixed  # or its QatError
-
-    def compute(self, node: IntegerNode, constants: Mapping[str, Tensor], inputs: list[Tensor]) -> Tensor:
-        return node.evaluate_fixed(constants, *inputs)
-
-
-def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128, arithmetic: str = "float") -> Arrays:
+def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128, arithmetic: str | None = None) -> Arrays:
     """Compute an integer graph in NumPy: the reference that every backend and target is compared with.
 
     The sums are of integers held in float32 (float64 where a node is ``wide``), and no partial sum passes the type's
@@ -63,7 +65,7 @@ def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128, arith
         graph: the integers of a network, from ``qat.to_integer``.
         codes: what enters (``IntegerGraph.input_specs``), (N, ...); a tuple of arrays for several inputs.
         batch_size: samples at a time.
-        arithmetic: "float" or "fixed" (docs/numerics.md); the training backends compute the former.
+        arithmetic: "float" or "fixed" (docs/numerics.md); by default the graph's, in which training backends evaluate it.
 
     Returns:
         Output codes (N, ...), in the type of the output's grid; a tuple of arrays for several outputs.
@@ -97,15 +99,14 @@ def trace_codes(
     names: Collection[str],
     *,
     batch_size: int = 128,
-    arithmetic: str = "float",
+    arithmetic: str | None = None,
     given: Mapping[str, Array] | None = None,
 ) -> dict[str, Array]:
     """As ``evaluate``, for the codes of the named nodes: raw codes (N, ...) by name, real numbers of what is left in float.
 
     given: raw codes (N, ...) by name with which those behind them are computed, in place of the node's own.
     """
-    check_arithmetic(arithmetic, graph.name)
-    run = FixedEvaluator(graph) if arithmetic == "fixed" else Evaluator(graph, NUMPY_OPS)
+    run = Evaluator(graph, NUMPY_OPS, arithmetic)
     grids = {node.name: node.output.grid for node in graph.nodes}
     entering, others = len(graph.inputs), dict(given or {})
     specs = [*graph.input_specs, *(ArraySpec(x.shape[1:], x.dtype.name) for x in others.values())]

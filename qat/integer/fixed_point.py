@@ -3,17 +3,19 @@
 A real multiplier is a 31-bit fraction and a power of two, m = multiplier 2^-31 2^shift, after Jacob et al., "Quantization
 and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (arXiv 1712.05877), section 2.2 and
 appendix B: a rounding doubling high multiplication, then a rounding right shift, so that a product is rounded twice. This
-is the only place that knows how; what generates code for another machine takes the integers from here.
+is the only place that knows how; what generates code for another machine takes the integers from here. Its formulas are over
+the vocabulary, in int64: whoever evaluates a node gives ``apply`` accumulators and the ``constants`` as tensors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from qat.errors import QatError
-from qat.vocabulary.ops import Array
+from qat.vocabulary.ops import Array, Ops, Tensor
 
 ARITHMETICS = ("float", "fixed")  #: how an accumulator is multiplied: by a float32, or by an integer and a shift
 LARGEST = 2**30  #: no int32 intermediate result may pass it: there is room left for a zero point
@@ -38,16 +40,17 @@ class FixedMultiplier(NamedTuple):
     multiplier: Array
     shift: Array
 
-    def apply(self, x: Array) -> Array:
-        """x m of integers |x| < 2^31, int64, rounded twice; broadcasts."""
-        left, right = np.maximum(self.shift, 0), np.maximum(-self.shift, 0)
-        high = doubling_high_mul(x.astype(np.int64) << left.astype(np.int64), self.multiplier.astype(np.int64))
-        return rounding_shift_right(high, right.astype(np.int64))
+    def constants(self) -> dict[str, Array]:
+        """What ``apply`` computes with, int64: the multiplier times the shift to the left, the one to the right, and half of
+        its unit.
+        """
+        left, right = (np.maximum(side, 0).astype(np.int64) for side in (self.shift, -self.shift))
+        return {"factor": self.multiplier.astype(np.int64) << left, "right": right, "half": (1 << right) >> 1}
 
-    def on_channels(self, ndim: int) -> FixedMultiplier:
-        """Shaped to broadcast over axis 1 of an array of that rank."""
-        shape = (1, -1) + (1,) * (ndim - 2)
-        return FixedMultiplier(self.multiplier.reshape(shape), self.shift.reshape(shape))
+    def apply(self, ops: Ops, constants: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """x m of integers, rounded twice, int64; x 2^shift has to fit int32 where the shift is to the left."""
+        high = doubling_high_mul(ops, x, constants["factor"])
+        return rounding_shift_right(ops, high, constants["right"], constants["half"])
 
 
 class LongMultiplier(NamedTuple):
@@ -64,18 +67,14 @@ class LongMultiplier(NamedTuple):
     multiplier: Array
     shift: Array
 
-    def apply(self, x: Array) -> Array:
-        """x m of integers |x| < 2^47, int64; broadcasts."""
-        shift = self.shift.astype(np.int64)
-        y: Array = x.astype(np.int64) * self.multiplier.astype(np.int64)
-        y += np.int64(1) << (shift - 1)
-        y >>= shift
-        return y
+    def constants(self) -> dict[str, Array]:
+        """What ``apply`` computes with, int64."""
+        right = self.shift.astype(np.int64)
+        return {"factor": self.multiplier.astype(np.int64), "right": right, "half": (1 << right) >> 1}
 
-    def on_channels(self, ndim: int) -> LongMultiplier:
-        """Shaped to broadcast over axis 1 of an array of that rank."""
-        shape = (1, -1) + (1,) * (ndim - 2)
-        return LongMultiplier(self.multiplier.reshape(shape), self.shift.reshape(shape))
+    def apply(self, ops: Ops, constants: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """x m of integers |x| < 2^47, rounded once, half up, int64."""
+        return ops.shift_right(x * constants["factor"] + constants["half"], constants["right"])
 
 
 class FixedSum(NamedTuple):
@@ -91,31 +90,30 @@ class FixedSum(NamedTuple):
     result: FixedMultiplier
     left: int
 
-    def apply(self, a: Array, b: Array) -> Array:
-        """Centred codes before the clip, int64."""
-        a, b = (self.operand.apply(x.astype(np.int64) << self.left) for x in (a, b))
-        return self.result.apply(a + b)
+    def constants(self) -> dict[str, Array]:
+        """What ``apply`` computes with, int64."""
+        return self.result.constants()
+
+    def apply(self, ops: Ops, constants: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Centred codes before the clip, int64, of x = a + b: m_x is one half, and shifted codes are even, so that
+        m_x (a 2^left) + m_x (b 2^left) is x 2^(left - 1).
+        """
+        return self.result.apply(ops, constants, x * (1 << (self.left - 1)))
 
 
-def doubling_high_mul(a: Array, b: Array) -> Array:
-    """The high half of 2 a b of int32 numbers held in int64: floor(a b / 2^31 + 1/2).
+def doubling_high_mul(ops: Ops, a: Tensor, b: Tensor) -> Tensor:
+    """The high half of 2 a b of int32 numbers held in int64, or of those that have their product: floor(a b / 2^31 + 1/2).
 
     The reference adds 2^30 to a product, or 1 - 2^30 to a negative one, and divides with truncation, which is the same.
     The one result that does not fit, of -2^31 twice, cannot occur: multipliers are positive.
     """
-    high: Array = a * b
-    high += 1 << 30
-    high >>= 31
-    return high
+    return ops.shift_right(a * b + (1 << 30), 31)
 
 
-def rounding_shift_right(x: Array, bits: Array) -> Array:
-    """x / 2^bits to nearest, ties away from 0; int64."""
-    half = (np.int64(1) << bits) >> np.int64(1)
-    shifted: Array = x + half
-    shifted -= (x < 0) & (half > 0)
-    shifted >>= bits
-    return shifted
+def rounding_shift_right(ops: Ops, x: Tensor, bits: Tensor, half: Tensor) -> Tensor:
+    """x / 2^bits to nearest, ties away from 0; int64. half: 2^bits / 2, rounded down."""
+    sign = ops.shift_right(x, 63) * 2 + 1  # 1, or -1 of negative numbers
+    return ops.shift_right(x * sign + half, bits) * sign
 
 
 def quantize_multiplier(real: Array) -> FixedMultiplier:

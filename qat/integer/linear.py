@@ -13,8 +13,7 @@ import numpy as np
 from qat.errors import QatError
 from qat.integer.fixed_point import FixedMultiplier, LongMultiplier, linear_multiplier
 from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, clip_bounds
-from qat.integer.node import IntegerNode, Pending
-from qat.vocabulary.numpy_ops import NUMPY_OPS, WIDE_NUMPY_OPS
+from qat.integer.node import IntegerNode, Pending, Requantizing
 from qat.vocabulary.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, Tensor
 
 INT32_MAX = 2**31 - 1  #: the largest accumulator of every runtime
@@ -23,7 +22,7 @@ SMALLEST_MULTIPLIER = 2.0**-32  #: that XNNPACK takes
 
 
 @dataclass(frozen=True, eq=False)
-class IntegerLinear(IntegerNode):
+class IntegerLinear(Requantizing):
     """acc = W (x_q - z_x) + b_q, then requantized. O: output channels.
 
     Attributes:
@@ -89,13 +88,14 @@ class IntegerLinear(IntegerNode):
         return {
             "weight": (self.centred_weight, self.weight_kind),
             "bias": (self.bias, "vector"),
-            "multiplier": (self.requantize.multiplier, "vector"),
+            **super().constants(),
         }
 
-    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
-        acc = self.apply(ops, inputs[0], constants["weight"], constants["bias"])
-        multiplier = ops.on_channel(constants["multiplier"], acc)
-        return ops.requantize(acc, multiplier, float(self.requantize.low), float(self.requantize.high))
+    def spread(self, scaling: Array) -> tuple[Array, Kind]:
+        return scaling, "vector"
+
+    def accumulate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        return self.apply(ops, inputs[0], constants["weight"], constants["bias"])
 
     @cached_property
     def moderate_weight_scale(self) -> Array:
@@ -124,12 +124,6 @@ class IntegerLinear(IntegerNode):
         scale, bound = self.moderate_weight_scale, self.accumulator_bound
         long = self.wide_codes or self.output.grid.wide
         return linear_multiplier(self.name, x_scale, scale, y_scale, bound, long=long)
-
-    def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
-        ops = WIDE_NUMPY_OPS if self.wide else NUMPY_OPS
-        acc = self.apply(ops, inputs[0], constants["weight"], constants["bias"])
-        y = self.fixed.on_channels(acc.ndim).apply(acc)
-        return np.clip(y, self.requantize.low, self.requantize.high).astype(np.float32)
 
     @abstractmethod
     def apply(self, ops: Ops, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:

@@ -14,15 +14,14 @@ from qat.integer.fixed_point import FixedMultiplier, product_multiplier
 from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, clip_bounds
 from qat.integer.linear import EXACT_LONG, INT32_MAX
 from qat.integer.mul import LARGEST_MULTIPLIER
-from qat.integer.node import IntegerNode, Pending
-from qat.vocabulary.numpy_ops import NUMPY_OPS
-from qat.vocabulary.ops import EXACT_INTEGERS, Array, Kind, Ops, Tensor
+from qat.integer.node import Pending, Requantizing
+from qat.vocabulary.ops import EXACT_INTEGERS, Ops, Tensor
 
 Flags = tuple[bool, bool]
 
 
 @dataclass(frozen=True, eq=False)
-class IntegerMatMul(IntegerNode):
+class IntegerMatMul(Requantizing):
     """y = clip(rint(f32(sum_k a_ik b_kj) m)) with m = f32(f32(s_a s_b) / s_y), or 255 where that is larger.
 
     Attributes:
@@ -47,7 +46,6 @@ class IntegerMatMul(IntegerNode):
 
     @property
     def wide(self) -> bool:
-        """Its sums may pass what float32 adds exactly."""
         return self.bound > EXACT_INTEGERS
 
     @property
@@ -63,13 +61,8 @@ class IntegerMatMul(IntegerNode):
                 "holds; use fewer bits, or shorter rows"
             )
 
-    def constants(self) -> dict[str, tuple[Array, Kind]]:
-        return {"multiplier": (self.requantize.multiplier, "scalar")}
-
-    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
-        low, high = float(self.requantize.low), float(self.requantize.high)
-        total = ops.matmul(*inputs, transpose=self.transpose, wide=self.wide)
-        return ops.requantize(total, constants["multiplier"], low, high)
+    def accumulate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        return ops.matmul(*inputs, transpose=self.transpose, wide=self.wide)
 
     @cached_property
     def fixed(self) -> FixedMultiplier:
@@ -84,11 +77,6 @@ class IntegerMatMul(IntegerNode):
             a, b = self.inputs
             multiplier = np.float64(a.grid.scale * b.grid.scale) / np.full(1, self.output.grid.scale, np.float64)
         return product_multiplier(self.name, multiplier, self.bound)
-
-    def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
-        a, b = (x.astype(np.float64) for x in inputs)
-        total = NUMPY_OPS.exact_matmul(a, b, self.transpose).astype(np.int64)
-        return np.clip(self.fixed.apply(total), self.requantize.low, self.requantize.high).astype(np.float32)
 
 
 @dataclass(frozen=True)

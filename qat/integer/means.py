@@ -12,13 +12,12 @@ import numpy as np
 from qat.integer.fixed_point import FixedMultiplier, LongMultiplier
 from qat.integer.grid import Requantize
 from qat.integer.linear import IntegerConv2d
-from qat.integer.node import IntegerNode
-from qat.vocabulary.numpy_ops import NUMPY_OPS, WIDE_NUMPY_OPS
+from qat.integer.node import Requantizing
 from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair, Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class IntegerMeans(IntegerNode):
+class IntegerMeans(Requantizing):
     """acc = the sum of each window's centred codes, then requantized by a multiplier of its position. P: positions, in rows.
 
     Where all windows count alike, an average pooling is an IntegerConv2d instead.
@@ -84,16 +83,15 @@ class IntegerMeans(IntegerNode):
         return {
             "weight": (self.sums.weight, "conv_weight"),
             "bias": (self.sums.bias, "vector"),
-            "multiplier": (self.on_map(self.requantize.multiplier), "activation"),
+            **super().constants(),
         }
 
-    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
-        acc = self.sums.apply(ops, inputs[0], constants["weight"], constants["bias"])
-        low, high = float(self.requantize.low), float(self.requantize.high)
-        return ops.requantize(acc, constants["multiplier"], low, high)
+    @property
+    def wide(self) -> bool:
+        return self.sums.wide
 
-    def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
-        ops = WIDE_NUMPY_OPS if self.positions.wide else NUMPY_OPS
-        acc = self.sums.apply(ops, inputs[0], constants["weight"], constants["bias"])
-        fixed = type(self.fixed)(*map(self.on_map, self.fixed))
-        return np.clip(fixed.apply(acc), self.requantize.low, self.requantize.high).astype(np.float32)
+    def spread(self, scaling: Array) -> tuple[Array, Kind]:
+        return self.on_map(scaling), "activation"
+
+    def accumulate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        return self.sums.apply(ops, inputs[0], constants["weight"], constants["bias"])

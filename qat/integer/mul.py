@@ -11,8 +11,8 @@ import numpy as np
 
 from qat.integer.fixed_point import FixedMultiplier, product_multiplier
 from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, clip_bounds
-from qat.integer.node import Adjustments, IntegerNode, Pending
-from qat.vocabulary.ops import Array, Kind, Ops, Tensor
+from qat.integer.node import Adjustments, Pending, Requantizing
+from qat.vocabulary.ops import EXACT_INTEGERS, Ops, Tensor
 
 #: Runtimes that multiply real numbers round up to five times, by 2^-24 of the result each, and then add a zero point of up to
 #: 255 before they round to a code, which takes 2^-17 of a code.
@@ -23,7 +23,7 @@ MOST_NUDGES = 200  #: that are tried at once; where it is hardest every fourth s
 
 
 @dataclass(frozen=True, eq=False)
-class IntegerMul(IntegerNode):
+class IntegerMul(Requantizing):
     """y = clip(rint(f32(f32(a b) m))) with m = f32(f32(s_a s_b) / s_y), or 255 where that is larger.
 
     One of both may be (C, 1, 1) beside (C, H, W).
@@ -38,22 +38,23 @@ class IntegerMul(IntegerNode):
         """Every product but 0 becomes a bound."""
         return not self.output.grid.wide and bool(self.requantize.multiplier[0] >= LARGEST_MULTIPLIER)
 
-    def constants(self) -> dict[str, tuple[Array, Kind]]:
-        return {"multiplier": (self.requantize.multiplier, "scalar")}
+    @property
+    def bound(self) -> int:
+        """No product of codes is larger."""
+        a, b = (max(-x.grid.low, x.grid.high) for x in self.inputs)
+        return a * b
 
-    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
-        low, high = float(self.requantize.low), float(self.requantize.high)
-        return ops.requantize(inputs[0] * inputs[1], constants["multiplier"], low, high)
+    @property
+    def wide(self) -> bool:
+        return self.bound > EXACT_INTEGERS
+
+    def accumulate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        return inputs[0] * inputs[1]
 
     @cached_property
     def fixed(self) -> FixedMultiplier:
         """The multiplier of the fixed arithmetic."""
-        a, b = (max(-x.grid.low, x.grid.high) for x in self.inputs)
-        return product_multiplier(self.name, self.requantize.multiplier, a * b)
-
-    def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
-        a, b = (x.astype(np.int64) for x in inputs)
-        return np.clip(self.fixed.apply(a * b), self.requantize.low, self.requantize.high).astype(np.float32)
+        return product_multiplier(self.name, self.requantize.multiplier, self.bound)
 
 
 @dataclass(frozen=True)

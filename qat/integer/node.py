@@ -12,8 +12,7 @@ import numpy as np
 
 from qat.errors import QatError
 from qat.integer.fixed_point import FixedMultiplier, FixedSum, LongMultiplier
-from qat.integer.grid import Grid, IntegerTensor
-from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.integer.grid import Grid, IntegerTensor, Requantize
 from qat.vocabulary.ops import Array, Kind, Ops, Tensor
 
 
@@ -49,19 +48,76 @@ class IntegerNode(ABC):
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         """Centred codes of the output. constants: the arrays of ``constants()``, as the backend's tensors."""
 
-    def evaluate_fixed(self, constants: Mapping[str, Tensor], *inputs: Array) -> Array:
-        """As ``evaluate`` with NumPy, in the fixed arithmetic; float32 arrays. It differs only where codes are requantized."""
-        codes: Array = self.evaluate(NUMPY_OPS, constants, *inputs)
-        return codes
+    def evaluate_fixed(
+        self, ops: Ops, constants: Mapping[str, Tensor], integers: Mapping[str, Tensor], *inputs: Tensor
+    ) -> Tensor:
+        """As ``evaluate``, in the fixed arithmetic. It differs only where codes are requantized. integers: of
+        ``fixed_constants()``, as the backend's tensors of int64.
+        """
+        return self.evaluate(ops, constants, *inputs)
 
     @property
     def fixed(self) -> FixedMultiplier | LongMultiplier | FixedSum | None:
         """What requantizes in the fixed arithmetic; None: nothing does. Raises QatError where it cannot."""
         return None
 
+    def fixed_constants(self) -> dict[str, tuple[Array, Kind]]:
+        """The integers that ``evaluate_fixed`` needs, as ``constants``. Raises QatError as ``fixed``."""
+        return {}
+
     def check_range(self) -> None:
         """Raise QatError where an intermediate result may leave the range of the type that holds it."""
         return
+
+
+class Requantizing(IntegerNode):
+    """Base of the nodes whose accumulators, exact integers, are multiplied and rounded to codes, as either arithmetic does it.
+
+    Attributes:
+        requantize: the multiplier of the float arithmetic, and the clip of both: a field of each subclass.
+    """
+
+    requantize: Requantize
+
+    @abstractmethod
+    def accumulate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        """The accumulators: in float32, or of inputs in float64 in that."""
+
+    @property
+    def wide(self) -> bool:
+        """Its accumulators may pass what float32 adds exactly."""
+        return False
+
+    def spread(self, scaling: Array) -> tuple[Array, Kind]:
+        """Numbers of the multiplier, shaped like it, as constants: here of all accumulators the same one."""
+        return scaling, "scalar"
+
+    def constants(self) -> dict[str, tuple[Array, Kind]]:
+        return {"multiplier": self.spread(self.requantize.multiplier)}
+
+    def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        acc = self.accumulate(ops, constants, *inputs)
+        low, high = float(self.requantize.low), float(self.requantize.high)
+        return ops.requantize(acc, self._on(ops, constants["multiplier"], acc), low, high)
+
+    def fixed_constants(self) -> dict[str, tuple[Array, Kind]]:
+        assert self.fixed is not None
+        return {name: self.spread(array) for name, array in self.fixed.constants().items()}
+
+    def evaluate_fixed(
+        self, ops: Ops, constants: Mapping[str, Tensor], integers: Mapping[str, Tensor], *inputs: Tensor
+    ) -> Tensor:
+        assert self.fixed is not None
+        inputs = tuple(ops.cast(x, "float64") for x in inputs) if self.wide else inputs
+        acc = self.accumulate(ops, constants, *inputs)
+        scaling = {name: self._on(ops, tensor, acc) for name, tensor in integers.items()}
+        y = self.fixed.apply(ops, scaling, ops.cast(acc, "int64"))
+        # Rounded to float32 before the clip: the bounds are exact there, so that none is crossed.
+        low, high = float(self.requantize.low), float(self.requantize.high)
+        return ops.minimum(ops.maximum(ops.cast(y, "float32"), low), high)
+
+    def _on(self, ops: Ops, scaling: Tensor, acc: Tensor) -> Tensor:
+        return ops.on_channel(scaling, acc) if self.spread(self.requantize.multiplier)[1] == "vector" else scaling
 
 
 @dataclass

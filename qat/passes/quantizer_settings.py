@@ -10,6 +10,7 @@ from qat.cells.base import Cell
 from qat.cells.dense import DenseBnAct
 from qat.errors import QatError, shortened
 from qat.hints import perhaps
+from qat.integer.fixed_point import check_arithmetic
 from qat.names import fits
 from qat.quantizers import (
     ActivationQuantizer,
@@ -146,6 +147,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
                 check_type(name, one, kind)
         elif name in SINGLE or name == QUANTIZE:
             check_type(name, value, SINGLE.get(name, bool))
+            if name == "arithmetic":
+                check_arithmetic(value, "convert_quant_network")
         elif name in QUANTIZERS:
             base, example = QUANTIZERS[name]
             if not (value is None or isinstance(value, (dict, base))):

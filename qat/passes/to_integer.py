@@ -34,8 +34,8 @@ def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> Integer
         The integers of deployment: what every target exports and ``qat.evaluate`` computes.
 
     Raises:
-        QatError: the network is a float one, a quantizer has never seen data, a parameter is not finite or missing, or scales
-            that give way to one another come to no end.
+        QatError: the network is a float one, a quantizer has never seen data, a parameter is not finite or missing, scales
+            that give way to one another come to no end, or the network's arithmetic is "fixed", which cannot compute it.
 
     >>> import numpy as np
     >>> import qat
@@ -106,6 +106,9 @@ def derived_integers(graph: Graph, params: Mapping[str, Array]) -> IntegerGraph:
         if integer_node.name in needed:
             needed |= {x.name for x in integer_node.inputs}
             nodes.insert(0, integer_node)
+    if graph.arithmetic == "fixed":
+        for integer_node in nodes:
+            _ = integer_node.fixed  # or its QatError
     return IntegerGraph(tuple(nodes), inputs, outputs, graph.name, graph.arithmetic)
 
 

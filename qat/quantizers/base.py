@@ -425,8 +425,7 @@ class BaseActivationQuantizer(Quantizer, ABC):
         high = qmax - zero_point
         if x.relu is not None and not math.isinf(x.relu):
             high = ops.minimum(ops.rint(x.relu / scale), high)
-        codes = ops.requantize(x.data, _multiplier(ops, x, scale), low, high, open_low=rectified)
-        return Value(codes, scale, codes=True)
+        return x.requantized(ops, scale, low, high, open_low=rectified)
 
 
 def unbounded(ops: Ops, x: Value, non_negative: bool) -> Value:
@@ -435,15 +434,10 @@ def unbounded(ops: Ops, x: Value, non_negative: bool) -> Value:
     A code that this bound clips says nothing about the scale, so a learned scale must not get a gradient from it.
     """
     if x.relu is not None and (not math.isinf(x.relu) or not non_negative):
-        return Value(x.real(ops))
+        return Value(x.real(ops), step=x.scale if x.step is None else x.step, fixed=x.fixed)
     return x
 
 
 def steps_of(ops: Ops, x: Value, scale: Tensor) -> Tensor:
     """x / scale, neither rounded nor clipped, without gradient; ``scale`` is a scalar."""
-    return ops.stop_gradient(x.data * _multiplier(ops, x, scale))
-
-
-def _multiplier(ops: Ops, x: Value, scale: Tensor) -> Tensor:
-    """The factor that turns the numbers of x into multiples of ``scale``."""
-    return ops.on_channel(ops.reciprocal(scale) if x.scale is None else x.scale / scale, x.data)
+    return ops.stop_gradient(x.data * x.multiplier(ops, scale))

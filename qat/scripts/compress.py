@@ -15,12 +15,19 @@ from pathlib import Path
 from qat.analysis.compression import compress, weight_sizes
 from qat.cli import run_script
 from qat.console import print_table
+from qat.errors import QatError
 from qat.files import check_distinct, check_writable
 from qat.quantizers import WeightQuantizer
 from qat.scripts.common.calibration import add_calibration_arguments, calibrated
 from qat.scripts.common.files import load_data
-from qat.scripts.common.flags import add_backend_arguments, add_data_argument
+from qat.scripts.common.flags import (
+    add_arithmetic_argument,
+    add_backend_arguments,
+    add_data_argument,
+    arithmetic_settings,
+)
 from qat.scripts.common.printing import print_accuracies
+from qat.scripts.common.quantization import check_arithmetic
 from qat.training.checkpoint import Checkpoint
 
 QUANTIZERS = ("symmetric", "asymmetric", "power_of_two")
@@ -45,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser, required=False, otherwise="none: activations stay as they are", workers=True)
     add_backend_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images")
+    add_arithmetic_argument(parser, "that of the checkpoint; of a float one float")
     add_calibration_arguments(parser)
 
 
@@ -57,6 +65,13 @@ def run(args: argparse.Namespace) -> None:
         power_of_two=args.quantizer == "power_of_two",
     )
     checkpoint = Checkpoint.load(args.input_path)
+    if checkpoint.graph.is_quantized:
+        check_arithmetic(args, args.input_path, checkpoint.graph)
+    elif args.arithmetic is not None and not args.data_path:
+        raise QatError(
+            "--arithmetic: activations stay real numbers without --data_path, and their sums become no codes; give it, or "
+            "leave --arithmetic out"
+        )
     source = Path(args.input_path)
     path = Path(args.output_path or source.with_name(f"{source.stem}_compressed{source.suffix}"))
     check_distinct(path, source, "--output_path and --input_path")
@@ -65,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
     if dataset is None or checkpoint.graph.is_quantized:
         result = compress(checkpoint, quantizer)
     else:
-        result = calibrated(args, checkpoint, dataset, weight_quantizer=quantizer)
+        result = calibrated(args, checkpoint, dataset, weight_quantizer=quantizer, **arithmetic_settings(args))
     result.save(path)
     print_sizes(checkpoint, result, quantizer)
     if dataset is not None:

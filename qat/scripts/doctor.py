@@ -19,6 +19,7 @@ from qat.cli import run_script
 from qat.console import print_table
 from qat.data.loading import READERS
 from qat.deploy.inference import trace
+from qat.deploy.interfaces import IsEmulated
 from qat.errors import QatError
 from qat.integer import trace_codes
 from qat.networks import ResNet8, create
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         rows.append((f"backend {name}", _versions(entry.packages), *_backend_state(name, entry, args.quick)))
     for name, entry in TARGETS.items():
         rows.append((f"format {name}", _versions(entry.packages), *_target_state(name, entry)))
+        rows += _emulated(name, entry)
     rows += _of_others("backend", ADDED_BACKENDS, qat.backend, partial(_backend_state, quick=args.quick))
     rows += _of_others("format", ADDED_TARGETS, qat.target, _target_state)
     for kind, group, load in (
@@ -112,6 +114,19 @@ def _target_state(name: str, entry: Entry) -> tuple[str, str]:
         return "writes files, cannot run them", str(error)
     except Exception as error:
         return f"{FAILS}{_first_line(error)}", _remedy(entry)
+
+
+def _emulated(name: str, entry: Entry) -> Iterator[tuple[str, str, str, str]]:
+    """The row of a target whose files ``bench`` runs on emulated processors."""
+    what = f"{name} on emulated processors"
+    try:
+        target = qat.target(name) if installed(entry) else None
+        if isinstance(target, IsEmulated):
+            yield what, target.emulator(), "installed", ""
+    except QatError as error:
+        yield what, "", "not installed", str(error)
+    except Exception:  # a broken installation, of which the target's own row speaks
+        return
 
 
 def _backend_state(name: str, entry: Entry, quick: bool) -> tuple[str, str]:

@@ -6,14 +6,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import qat
 from qat.cli import run_script
 from qat.data.loading import exists
+from qat.deploy.arithmetics import arithmetic_options, default_arithmetic, kept_with
+from qat.deploy.certificate import statement
 from qat.deploy.floats import export_float
-from qat.deploy.interfaces import HoldsFloats, Option, Target
-from qat.deploy.verify import arithmetic_options, default_arithmetic, export_verified
-from qat.errors import QatError
+from qat.deploy.interfaces import SWITCH, YES, HoldsFloats, Option, Target
+from qat.deploy.verify import export_verified
+from qat.errors import QatError, one_line
 from qat.integer.widths import PACKINGS
 from qat.registry import formats, target_names
 from qat.scripts.common.files import load_checkpoint, load_data, output_path
@@ -23,7 +26,7 @@ from qat.scripts.common.flags import (
     add_checkpoint_argument,
     add_data_argument,
 )
-from qat.scripts.common.printing import print_certificate
+from qat.scripts.common.printing import print_arithmetics, print_certificate
 from qat.scripts.common.report import print_summary
 from qat.training.checkpoint import Checkpoint
 
@@ -39,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """How a file is written and verified: the arithmetic, the options of every target, the images and the backend."""
-    add_arithmetic_argument(parser)
+    add_arithmetic_argument(parser, "the network's own")
     parser.add_argument("--no_verify", action="store_true", help="write the file without a certificate")
     add_data_argument(parser, required=False, workers=True)
     add_backend_arguments(parser)
@@ -59,8 +62,13 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
             continue  # a flag of the command's own: _chosen says so to whoever chooses that target
         texts = [f"of {_listed(names)}: {x.help} (default: {x.choices[0]})" for x, names in options.items()]
         choices = dict.fromkeys(choice for option in options for choice in option.choices)
+        alone: dict[str, Any] = {"nargs": "?", "const": YES} if tuple(choices) == SWITCH else {}
         parser.add_argument(
-            f"--{name}", dest=_destination(name), choices=list(choices), help="; ".join(texts).replace("%", "%%")
+            f"--{name}",
+            dest=_destination(name),
+            choices=list(choices),
+            help="; ".join(texts).replace("%", "%%"),
+            **alone,
         )
 
 
@@ -116,9 +124,13 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = load_checkpoint(args.ckpt_path, quantized=True)
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     if args.no_verify:
-        running = arithmetic_options(target, args.arithmetic or default_arithmetic(target))
+        arithmetic, own = args.arithmetic or default_arithmetic(target, graph=integers), integers.arithmetic
+        running = arithmetic_options(target, arithmetic)
+        integers = replace(integers, arithmetic=arithmetic)
         target.export(integers, path, **options, **running)
-        target.write_metadata(path, checkpoint.kept())
+        target.write_metadata(path, kept_with(checkpoint, arithmetic))
+        if arithmetic != own:
+            print(one_line(statement(path, arithmetic, own, None)))
         print(f"wrote {path}, {path.stat().st_size:,} bytes, not verified")
         print_summary(checkpoint.graph, checkpoint.params, integers, packing=packing)
         return 0
@@ -136,7 +148,9 @@ def run(args: argparse.Namespace) -> int:
         options=options,
         integers=integers,
     )
+    print_arithmetics(certificate)
     print(f"wrote {path}, {path.stat().st_size:,} bytes")
+    integers = replace(integers, arithmetic=certificate.arithmetic)
     print_summary(checkpoint.graph, checkpoint.params, integers, packing=packing)
     print_certificate(certificate)
     return 0 if certificate.passed else 1

@@ -27,7 +27,7 @@ from qat.files import check_writable, write_atomically
 from qat.graph import Graph
 from qat.passes.share_grids import grid_groups
 from qat.scripts.common.files import load_checkpoint
-from qat.scripts.common.flags import add_checkpoint_argument
+from qat.scripts.common.flags import add_arithmetic_argument, add_checkpoint_argument, arithmetic_settings
 from qat.scripts.search_architecture import add_search_arguments, fixed, prepared
 from qat.scripts.train_svhn import numbers, width_settings
 from qat.study.layers import costs_of
@@ -62,6 +62,7 @@ def add_widths_arguments(parser: argparse.ArgumentParser) -> None:
         "--weight_bits", type=numbers, default=[1, 2, 3, 4, 6, 8], help="to choose from; 2: ternary, 1: binary"
     )
     parser.add_argument("--activation_bits", type=numbers, default=[3, 4, 6, 8], help="to choose from")
+    add_arithmetic_argument(parser, "float")
 
 
 def quantized_layers(graph: Graph) -> list[str]:
@@ -98,14 +99,14 @@ def suggested_widths(trial: Any, graph: Graph, args: argparse.Namespace) -> Widt
     return chosen_widths(graph, lambda what, layer: trial.suggest_categorical(f"{what} {layer}", choices[what]))
 
 
-def settings_of(widths: Widths) -> dict[str, Any]:
-    """Settings of convert_quant_network for widths of some nodes; the others have ``FIXED_BITS``."""
+def settings_of(widths: Widths, **others: str) -> dict[str, Any]:
+    """Settings of convert_quant_network for widths of some nodes; the others have ``FIXED_BITS``. others: further settings."""
     layers = {}
     for name, (weights, activations) in widths.items():
         layers[name] = width_settings(weights or FIXED_BITS, activations)
         if weights is None:
             del layers[name]["weight_quantizer"]
-    return {**width_settings(FIXED_BITS, FIXED_BITS), "bn_fold": False, "layers": layers}
+    return {**width_settings(FIXED_BITS, FIXED_BITS), "bn_fold": False, "layers": layers, **others}
 
 
 def merged(checkpoint: Checkpoint, dataset: Any) -> Checkpoint:
@@ -136,7 +137,8 @@ def run(args: argparse.Namespace) -> None:
     reference = cost_of(qat.convert_quant_network(start.graph, **settings_of(same)), args.goal)
 
     def objective(trial: Any) -> float:
-        graph = qat.convert_quant_network(start.graph, **settings_of(suggested_widths(trial, start.graph, args)))
+        widths = suggested_widths(trial, start.graph, args)
+        graph = qat.convert_quant_network(start.graph, **settings_of(widths, **arithmetic_settings(args)))
         trial.set_user_attr("cost", cost_of(graph, args.goal))
         own = start.derived(graph, graph.params_from(start.params, args.seed))
         ended = train_trial(trial, folder, backend, own, dataset, recipe, device_target=args.device_target)
@@ -152,7 +154,7 @@ def run(args: argparse.Namespace) -> None:
         )
 
     others = ("goal", "delta", "rate", "stress", "reference_bits", "weight_bits", "activation_bits", "tuner")
-    settings = fixed(args, *others, "ckpt_path")
+    settings = fixed(args, *others, "ckpt_path") | arithmetic_settings(args)
     with Search(
         folder, ["maximize"], sampler=args.tuner, epochs=args.epochs, seed=args.seed, settings=settings
     ) as search:
@@ -161,7 +163,9 @@ def run(args: argparse.Namespace) -> None:
         raise QatError(f"{folder}: no trial completed; try more of them, or longer trainings")
     best = max(trials, key=lambda trial: trial.value)
     widths = suggested_widths(search.optuna.trial.FixedTrial(best.params), start.graph, args)
-    write_atomically(args.yaml, yaml.safe_dump(settings_of(widths), sort_keys=False).encode())
+    write_atomically(
+        args.yaml, yaml.safe_dump(settings_of(widths, **arithmetic_settings(args)), sort_keys=False).encode()
+    )
     unit = "bits" if args.goal == "size" else "nJ"
     found = _described(best, args.goal, start.task)
     print(f"Trial {best.number}: {found}; with {bits} bits in place of each choice {reference:,.1f} {unit}")

@@ -22,7 +22,7 @@ from qat.files import write_atomically
 from qat.graph import Graph
 from qat.pruning import channel_groups, l1_importance, prune_channels
 from qat.scripts.common.files import load_checkpoint
-from qat.scripts.common.flags import add_checkpoint_argument
+from qat.scripts.common.flags import add_checkpoint_argument, arithmetic_settings
 from qat.scripts.run_autoq import add_widths_arguments, merged, settings_of, suggested_widths
 from qat.scripts.search_architecture import add_search_arguments, fixed, prepared
 from qat.study.layers import costs_of
@@ -77,7 +77,8 @@ def run(args: argparse.Namespace) -> None:
         graph, params = start.graph, start.params
         if fewer:
             graph, params = prune_channels(graph, params, importance, keep=fewer)
-        graph = qat.convert_quant_network(graph, **settings_of(suggested_widths(trial, graph, args)))
+        widths = suggested_widths(trial, graph, args)
+        graph = qat.convert_quant_network(graph, **settings_of(widths, **arithmetic_settings(args)))
         cost = cost_of(graph, args.budget)
         trial.set_user_attr("over", cost - limit)
         if cost > limit:
@@ -90,6 +91,7 @@ def run(args: argparse.Namespace) -> None:
         return goodness(ended), cost
 
     settings = fixed(args, "budget", "limit", "least_share", "weight_bits", "activation_bits", "ckpt_path")
+    settings |= arithmetic_settings(args)
     with Search(
         folder,
         ["maximize", "minimize"],

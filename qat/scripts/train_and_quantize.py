@@ -18,7 +18,6 @@ from qat.deploy.c_array import c_array
 from qat.deploy.verify import export_verified
 from qat.errors import QatError
 from qat.files import check_writable
-from qat.integer.fixed_point import ARITHMETICS
 from qat.integer.memory import activation_memory
 from qat.names import check_included
 from qat.scripts.common.calibration import add_calibration_arguments, calibrated, check_calibration
@@ -53,16 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--qat_epochs", type=int, default=0, help="quantization-aware epochs after calibration; 0: none"
     )
     parser.add_argument("--qat_lr", type=float, default=0.0003, help="peak learning rate of these")
-    parser.add_argument(
-        "--arithmetic",
-        choices=ARITHMETICS,
-        default="fixed",
-        help="of the .tflite: fixed, as TensorFlow Lite Micro rounds, or float, as LiteRT does with XNNPACK",
-    )
     add_task_argument(parser, "classification")
     add_calibration_arguments(parser)
     add_quantization_arguments(parser)
-    parser.set_defaults(network="mnist_cnn")
+    parser.set_defaults(network="mnist_cnn", arithmetic="fixed")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -115,7 +108,6 @@ def run(args: argparse.Namespace) -> int:
         dataset.test,
         data=f"{dataset.name}, test samples",
         device_target=args.device_target,
-        arithmetic=args.arithmetic,
         beside=as_c,
     )
     print_certificate(certificate)

@@ -24,9 +24,10 @@ from qat.deploy.interfaces import Step
 from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 from qat.graph import Graph
+from qat.integer.fixed_point import ARITHMETICS
 from qat.networks import LeNetGTC
 from qat.scripts.common.files import load_data
-from qat.scripts.common.flags import add_backend_arguments
+from qat.scripts.common.flags import add_arithmetic_argument, add_backend_arguments
 from qat.scripts.common.printing import note_if_guessing
 from qat.training.checkpoint import Checkpoint
 from qat.training.event_file import EventFile
@@ -80,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how the loss counts bits: mended, a zero as one level, or the document's, a zero as some twenty octaves",
     )
     parser.add_argument("--num_bits", type=int, default=4, help="the most bits of a code, 2 to 5; 4 fit into int8")
+    add_arithmetic_argument(parser, "float; that of LP, which HP has no use for")
     parser.add_argument("--print_layers_bits", action="store_true", help="print each layer's bits at every epoch, too")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the order of the images")
     parser.add_argument("--resume", action="store_true", help="go on from last.ckpt of this experiment, if it is there")
@@ -105,6 +107,7 @@ def run(args: argparse.Namespace) -> None:
         float_graph,
         weight_quantizer=qat.GTCWeightQuantizer(args.num_bits),
         layers={"fc1": {"activation_quantizer": qat.GTCActivationQuantizer(args.num_bits)}},
+        arithmetic=args.arithmetic or ARITHMETICS[0],
     )
     dataset = load_data(args.data_path, graph)
     folder = Path(args.basedirectory) / (args.name_of_experiment or _name(objective))

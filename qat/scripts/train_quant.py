@@ -20,6 +20,7 @@ from qat.scripts.common.quantization import (
     QUANTIZATION,
     add_delay_argument,
     add_quantization_arguments,
+    check_arithmetic,
     quantization_settings,
 )
 from qat.scripts.common.training import add_training_arguments, opened, prepared, train_and_save
@@ -94,8 +95,9 @@ def _converted(args: argparse.Namespace, checkpoint: Checkpoint, span: Span) -> 
 
 def _quantized(args: argparse.Namespace, checkpoint: Checkpoint) -> Checkpoint:
     """Where training starts from a quantized network. Raises QatError for a setting of the conversion it went through."""
+    check_arithmetic(args, args.ckpt_path, checkpoint.graph)
     for name in CONVERTING:
-        if name in args.given:
+        if name in args.given and name != "arithmetic":
             raise QatError(
                 f"--{name}: {args.ckpt_path} is quantized already, with settings of its own; leave it out, or give the float "
                 "checkpoint that it was made from"

@@ -22,9 +22,16 @@ from qat.console import print_table
 from qat.data import cross_validation
 from qat.errors import QatError, one_line
 from qat.graph import Graph
+from qat.integer.fixed_point import ARITHMETICS
 from qat.networks import SvhnCnn
 from qat.passes.quant_config import read_quant_config
-from qat.scripts.common.flags import add_backend_arguments, add_data_argument, boolean
+from qat.scripts.common.flags import (
+    add_arithmetic_argument,
+    add_backend_arguments,
+    add_data_argument,
+    arithmetic_settings,
+    boolean,
+)
 from qat.study import Study, Task, run_study
 from qat.study.executors import Executor, LocalExecutor, RayExecutor
 from qat.study.results import MIXED, table_name
@@ -66,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.yaml",
         help="also a model AutoQ, with the mixed widths that run_autoq.py wrote; it begins with the float weights",
     )
+    add_arithmetic_argument(what, "float; of all models of a study")
     network = parser.add_argument_group("network")
     network.add_argument("--filters", type=numbers, default=[16, 16, 24], help="of each convolution")
     network.add_argument("--kernels", type=numbers, default=[3], help="size in each convolution, or one for all")
@@ -179,11 +187,11 @@ def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
         )
     for bits in widths:
         try:
-            models[f"quant_{bits}bit"] = quantization(bits, args.least_activation_bits)
+            models[f"quant_{bits}bit"] = quantization(bits, args.least_activation_bits) | arithmetic_settings(args)
         except QatError as error:
             raise QatError(f"--least_activation_bits {args.least_activation_bits}: {error}") from None
     if args.autoq_config:
-        models[MIXED] = mixed_widths(args.autoq_config, graph)
+        models[MIXED] = mixed_widths(args.autoq_config, graph, **arithmetic_settings(args))
     data = {"data_path": args.data_path, "shape": list(graph.shapes[graph.inputs[0].name]), "images": args.train_images}
     data |= {"folds": args.folds, "seed": args.seed}
     if args.folds and not len(dataset.test):
@@ -218,13 +226,19 @@ def plan(args: argparse.Namespace) -> tuple[list[Task], int]:
     return tasks, batch_size
 
 
-def mixed_widths(path: str, graph: Graph) -> dict[str, Any]:
+def mixed_widths(path: str, graph: Graph, **others: str) -> dict[str, Any]:
     """Settings from run_autoq.py's file. Raises QatError, before hours of training, where they are not of this network.
 
     graph: the float network. Its batch normalisations are merged before it is quantized, so that the names of its layers
-    are those that are left.
+    are those that are left. others: settings of all models of the study.
     """
-    settings = read_quant_config(path)
+    settings = others | read_quant_config(path)
+    own, wanted = (each.get("arithmetic", ARITHMETICS[0]) for each in (settings, others))
+    if own != wanted:
+        raise QatError(
+            f"--autoq_config {path}: is of the {own} arithmetic, but the study's other models are of the {wanted} one; give "
+            f"--arithmetic {own}"
+        )
     image = np.zeros((1, *graph.shapes[graph.inputs[0].name]), np.uint8)
     merged, _ = merge_batch_norm(graph, graph.initial_params(), image)
     try:

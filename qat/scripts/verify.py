@@ -8,8 +8,8 @@ import sys
 
 import qat
 from qat.cli import run_script
-from qat.deploy.verify import backend_engine, compare, default_arithmetic, file_engine
-from qat.integer.fixed_point import ARITHMETICS
+from qat.deploy.arithmetics import default_arithmetic
+from qat.deploy.verify import backend_engine, compare, file_engine
 from qat.registry import backend_names
 from qat.scripts.common.files import check_file, load_checkpoint, load_data, trusted_target
 from qat.scripts.common.flags import (
@@ -19,7 +19,7 @@ from qat.scripts.common.flags import (
     add_device_argument,
     add_trust_argument,
 )
-from qat.scripts.common.printing import print_certificate
+from qat.scripts.common.printing import print_arithmetics, print_certificate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_trust_argument(parser)
     add_checkpoint_argument(parser, "quantized network that they were exported from")
-    add_arithmetic_argument(parser)
+    add_arithmetic_argument(parser, "that of each file; of backends alone the network's")
     add_data_argument(parser, workers=True)
     parser.add_argument(
         "--backend",
@@ -46,12 +46,13 @@ def run(args: argparse.Namespace) -> int:
     for model in args.model:
         check_file(model, "give --model what export wrote")
     targets = [trusted_target(args, model) for model in args.model]
-    own = [
-        args.arithmetic or default_arithmetic(target, model) for target, model in zip(targets, args.model, strict=True)
-    ]
-    arithmetic = args.arithmetic or (own[0] if len(set(own)) == 1 else ARITHMETICS[0])
     checkpoint = load_checkpoint(args.ckpt_path, quantized=True)
     graph = qat.to_integer(checkpoint.graph, checkpoint.params)
+    own = [
+        args.arithmetic or default_arithmetic(target, model, graph)
+        for target, model in zip(targets, args.model, strict=True)
+    ]
+    arithmetic = args.arithmetic or (own[0] if len(set(own)) == 1 else graph.arithmetic)
     dataset = load_data(args.data_path, checkpoint, args)
     engines = [
         file_engine(model, target, graph, arithmetic)
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     certificate = compare(
         engines, graph, dataset.test, data=data, file=files, arithmetic=arithmetic, task=checkpoint.task
     )
+    print_arithmetics(certificate)
     print_certificate(certificate)
     return 0 if certificate.passed else 1
 

@@ -65,7 +65,11 @@ class NodeLoop:
     def load(self, params: Mapping[str, Array], phase: int) -> Context:
         """The context of a pass in evaluation mode, of canonical arrays by full name."""
         tensors = {name: self.ops.from_numpy(params[name], param.kind) for name, param in self.graph.params.items()}
-        return Context(self.ops, tensors, training=False, phase=phase, updates={})
+        return self.context(tensors, training=False, phase=phase)
+
+    def context(self, params: Mapping[str, Tensor], training: bool, phase: int) -> Context:
+        """The context of a pass; params: the vocabulary's tensors by full name."""
+        return Context(self.ops, params, training, phase, updates={}, arithmetic=self.graph.arithmetic)
 
     def pixels(self, batch: tuple[Array, ...]) -> tuple[Tensor, ...]:
         """Raw pixels, uint8 (N, C, H, W), as the vocabulary's tensors."""
@@ -130,7 +134,7 @@ class Forward(NodeLoop):
         Returns:
             Real outputs, and the new values of state by full name (none unless training).
         """
-        context = Context(self.ops, params, training, phase, updates={})
+        context = self.context(params, training, phase)
         return self.run(context, inputs), context.updates
 
 
@@ -211,7 +215,7 @@ class TrainingPasses:
     ) -> None:
         self.ops, self.params = forward.ops, params
         self._forward, self._inputs = forward, inputs
-        self._context = Context(forward.ops, params, training, phase, updates={})
+        self._context = forward.context(params, training, phase)
         self._outputs: Any = None
         self._float_outputs: Any = None
 

@@ -12,23 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
+from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair
 from qat.vocabulary.rearrangement import Rearrangement
 
 
 class NumpyOps(Ops):
-    """The vocabulary over float32 arrays in canonical layouts.
+    """The vocabulary over float32 arrays in canonical layouts."""
 
-    Args:
-        accumulators: the type of the results of convolutions and dense layers; float32 by default. With float64 wide
-            sums are not rounded to float32, so that integers up to 2^53 stay exact.
-    """
-
-    def __init__(self, accumulators: type[np.floating[Any]] = np.float32) -> None:
-        self.accumulators = accumulators
-
-    def from_numpy(self, array: Array, kind: Kind) -> Array:
-        array = np.asarray(array, np.float32)
+    def from_numpy(self, array: Array, kind: Kind, dtype: DType = "float32") -> Array:
+        array = np.asarray(array, dtype)
         return array.reshape(1) if kind == "scalar" else array
 
     def to_numpy(self, tensor: Array, kind: Kind) -> Array:
@@ -58,6 +50,13 @@ class NumpyOps(Ops):
         w = w.reshape(outputs, inputs, down, -1, across, len(columns) // across).transpose(0, 2, 4, 1, 3, 5)
         return np.ascontiguousarray(w.reshape(outputs * down * across, inputs, *w.shape[4:]))
 
+    def cast(self, x: Array, dtype: DType) -> Array:
+        return x.astype(dtype)
+
+    def shift_right(self, x: Array, bits: Array | int) -> Array:
+        shifted: Array = x >> bits
+        return shifted
+
     def conv2d(
         self,
         x: Array,
@@ -70,28 +69,22 @@ class NumpyOps(Ops):
         group: int,
         wide: bool = False,
     ) -> Array:
-        dtype = np.dtype(np.float64 if wide else self.accumulators)
-        y = convolve(x, w, bias, stride, padding, dilation, group, dtype)
-        return np.ascontiguousarray(y, dtype=self.accumulators)
+        y = convolve(x, w, bias, stride, padding, dilation, group, np.dtype(np.float64 if wide else np.float32))
+        return np.ascontiguousarray(y, dtype=_result(x))
 
     def dense(self, x: Array, w: Array, bias: Array | None, *, wide: bool = False) -> Array:
-        dtype = np.float64 if wide else self.accumulators
+        dtype = np.float64 if wide else np.float32
         y: Array = np.matmul(x.astype(dtype, copy=False), w.astype(dtype, copy=False).T)
         if bias is not None:
             y += bias
-        return y.astype(self.accumulators, copy=False)
-
-    @staticmethod
-    def exact_matmul(a: Array, b: Array, transpose: tuple[bool, bool]) -> Array:
-        """The product as NumPy adds in the arrays' own type."""
-        first, second = (np.swapaxes(x, -1, -2) if turned else x for x, turned in zip((a, b), transpose, strict=True))
-        product: Array = np.matmul(first, second)
-        return product
+        return y.astype(_result(x), copy=False)
 
     def matmul(self, a: Array, b: Array, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False) -> Array:
-        dtype = np.float64 if wide else self.accumulators
-        product = self.exact_matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False), transpose)
-        return product.astype(self.accumulators, copy=False)
+        dtype = np.float64 if wide else np.float32
+        pairs = zip((a, b), transpose, strict=True)
+        first, second = ((np.swapaxes(x, -1, -2) if turned else x).astype(dtype, copy=False) for x, turned in pairs)
+        product: Array = np.matmul(first, second)
+        return product.astype(_result(a), copy=False)
 
     def max_pool2d(self, x: Array, *, kernel: Pair, stride: Pair, padding: Padding) -> Array:
         windows = _windows(x, kernel, stride, padding, (1, 1), -np.inf)
@@ -261,7 +254,11 @@ class NumpyOps(Ops):
 _erf = np.vectorize(math.erf, otypes=[np.float64])  # NumPy has none
 
 NUMPY_OPS = NumpyOps()
-WIDE_NUMPY_OPS = NumpyOps(np.float64)
+
+
+def _result(x: Array) -> type[np.floating[Any]]:
+    """The type of sums of products with x."""
+    return np.float64 if x.dtype == np.float64 else np.float32
 
 
 def _windows(x: Array, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, fill: float) -> Array:

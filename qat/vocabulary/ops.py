@@ -29,6 +29,7 @@ from qat.vocabulary.transposed import Transposed, by_phases
 Tensor = Any  #: a backend's tensor; the core does not look inside
 Array = npt.NDArray[Any]
 Kind = Literal["activation", "conv_weight", "dense_weight", "vector", "scalar"]  #: what a tensor's axes mean
+DType = Literal["float32", "float64", "int64"]  #: of what a tensor holds; all but float32 without gradient
 
 POWERS_OF_TWO = np.ldexp(np.float32(1.0), np.arange(-126, 128))  #: all that are normal float32 numbers
 EXACT_INTEGERS = 1 << 24  #: float32 holds every integer up to here; sums of integers that stay below are exact
@@ -52,8 +53,8 @@ class Ops(ABC):
     # -- the border -----------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def from_numpy(self, array: Array, kind: Kind) -> Tensor:
-        """A float32 tensor in this backend's layout, holding a canonical array of the given kind."""
+    def from_numpy(self, array: Array, kind: Kind, dtype: DType = "float32") -> Tensor:
+        """A tensor in this backend's layout, by default float32, holding a canonical array of the given kind."""
 
     @abstractmethod
     def to_numpy(self, tensor: Tensor, kind: Kind) -> Array:
@@ -89,6 +90,19 @@ class Ops(ABC):
         places, of all phases one after another; one beyond the last stands for 0.
         """
 
+    # -- integers, of the fixed arithmetic: no gradients ---------------------------------------------------------------
+
+    @abstractmethod
+    def cast(self, x: Tensor, dtype: DType) -> Tensor:
+        """x in another type: of floats that hold integers int64 exactly, and of int64 the nearest float32, ties to even.
+
+        Tensors of int64 understand ``+``, ``-`` and ``*`` among themselves and with Python integers.
+        """
+
+    @abstractmethod
+    def shift_right(self, x: Tensor, bits: Tensor | int) -> Tensor:
+        """floor(x / 2^bits) of int64, 0 <= bits <= 63; ``bits`` broadcasts."""
+
     # -- cells: linear in x and in w, with the gradients of linear functions -----------------------------------------
 
     @abstractmethod
@@ -106,7 +120,8 @@ class Ops(ABC):
     ) -> Tensor:
         """Cross-correlation, zeros outside, plus a bias (O,).
 
-        ``wide``: accumulate in float64 and round the result once to float32, for sums of integers that may pass 2^24.
+        ``wide``: accumulate in float64 and round the result once to the type of x, for sums of integers that may pass 2^24.
+        x alone may be float64 then, and keeps such sums exact.
         """
 
     def conv_transpose2d(
@@ -406,3 +421,19 @@ class Ops(ABC):
         through = self.where(inside, u, self.stop_gradient(u))
         # The difference is exactly 0 and only carries the gradient, so the sum is exactly the integer.
         return self.stop_gradient(clipped) + (through - self.stop_gradient(through))
+
+    def requantize_fixed(self, x: Tensor, multiplier: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+        """As ``requantize``, rounded as the fixed arithmetic does. Used on stopped tensors only.
+
+        With multiplier = fraction 2^exponent, 1/2 <= fraction < 1: floor(x fraction + 1/2), then this times 2^exponent to
+        nearest, ties away from 0; where the exponent is positive, x is multiplied by its power of two first. The product is
+        one of float32, so that next to a tie an integer may differ by one from ``FixedMultiplier``.
+        """
+        power = self.power_of_two_above(multiplier)
+        power = self.where(power > multiplier, power, power * 2.0)  # a power of two is one half of the next
+        product = x * (multiplier / power * self.maximum(power, 1.0))
+        nearest = self.rint(product)
+        first = self.where(product - nearest >= 0.5, nearest + 1.0, nearest)
+        # A quarter moves ties away from 0, and nothing else across them.
+        y = self.rint(self.where(x < 0.0, first - 0.25, first + 0.25) * self.minimum(power, 1.0))
+        return self.minimum(self.maximum(y, low), high)

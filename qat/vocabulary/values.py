@@ -26,20 +26,28 @@ class Value:
         scale: a scalar, or (C,); None: ``data`` are real numbers.
         codes: ``data`` are centred codes with a scalar scale, which a linear cell can use as they are.
         relu: the upper bound of the pending ReLU: infinity for ReLU, 6 for ReLU6; None for none.
+        step: of accumulators that ``data`` are only near to, as where a batch's own statistics normalise them: the real number
+            that one of them stands for in deployment, as ``scale`` or of the shape of one sample (1, ...), without gradient.
+        fixed: the fixed arithmetic makes codes of them.
     """
 
     data: Tensor
     scale: Tensor | None = None
     codes: bool = False
     relu: float | None = None
+    step: Tensor | None = None
+    fixed: bool = False
 
     def real(self, ops: Ops) -> Tensor:
         """The real numbers, with scale and ReLU applied."""
-        x = self.data if self.scale is None else self.data * ops.on_channel(self.scale, self.data)
+        x = self._unrectified(ops)
         if self.relu is None:
             return x
         x = ops.relu(x)
         return x if math.isinf(self.relu) else ops.minimum(x, self.relu)
+
+    def _unrectified(self, ops: Ops) -> Tensor:
+        return self.data if self.scale is None else self.data * ops.on_channel(self.scale, self.data)
 
     def in_steps_of(self, ops: Ops, scale: Tensor) -> Tensor:
         """The codes as multiples of another scale; they need not be integers."""
@@ -69,6 +77,27 @@ class Value:
         """Codes unchanged; anything else as real numbers, for a cell that needs one scale for all channels."""
         return self if self.codes else Value(self.real(ops))
 
+    def multiplier(self, ops: Ops, scale: Tensor) -> Tensor:
+        """The factor that turns ``data`` into multiples of a scale."""
+        return ops.on_channel(ops.reciprocal(scale) if self.scale is None else self.scale / scale, self.data)
+
+    def requantized(
+        self, ops: Ops, scale: Tensor, low: Tensor | float, high: Tensor | float, *, open_low: bool = False
+    ) -> Value:
+        """Centred codes of a scale, clip(rint(x m), low, high), with the gradients of ``Ops.requantize``.
+
+        Of accumulators, where the network is trained in the fixed arithmetic, they are its codes, with the same gradients.
+        """
+        codes = ops.requantize(self.data, self.multiplier(ops, scale), low, high, open_low=open_low)
+        if self.fixed and not self.codes and not (self.scale is None and self.step is None):
+            step = ops.stop_gradient(self.scale if self.step is None else self.step)
+            step = step if len(step.shape) > 1 else ops.on_channel(step, self.data)
+            numbers = ops.stop_gradient(self.data if self.step is None else self._unrectified(ops) / step)
+            fixed = ops.requantize_fixed(numbers, step / ops.stop_gradient(scale), low, high)
+            codes = codes + ops.stop_gradient(fixed - codes)  # exact: these are small integers
+        return Value(codes, scale, codes=True)
+
     def with_data(self, data: Tensor) -> Value:
         """The same scale and ReLU with other data, as pooled or reshaped ones."""
-        return replace(self, data=data)
+        by_place = self.step is not None and len(self.step.shape) > 1  # and the places are others now
+        return replace(self, data=data, step=None if by_place else self.step)

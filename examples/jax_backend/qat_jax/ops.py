@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
+from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair
 from qat.vocabulary.rearrangement import Rearrangement
 
 jax.config.update("jax_enable_x64", True)  # wide sums are in float64; everything else names its type
@@ -33,8 +33,8 @@ class JaxOps(Ops):
         #: What ``drop`` draws from. In a compiled step it is an argument, set anew in each call.
         self.key = jax.random.key(0)
 
-    def from_numpy(self, array: Array, kind: Kind) -> Tensor:
-        return jax.device_put(np.array(array, np.float32), CPU)
+    def from_numpy(self, array: Array, kind: Kind, dtype: DType = "float32") -> Tensor:
+        return jax.device_put(np.array(array, dtype), CPU)
 
     def to_numpy(self, tensor: Tensor, kind: Kind) -> Array:
         return np.array(tensor)
@@ -64,6 +64,12 @@ class JaxOps(Ops):
         w = w.reshape(outputs, inputs, down, -1, across, len(columns) // across).transpose(0, 2, 4, 1, 3, 5)
         return w.reshape(outputs * down * across, inputs, *w.shape[4:])
 
+    def cast(self, x: Tensor, dtype: DType) -> Tensor:
+        return x.astype(dtype)
+
+    def shift_right(self, x: Tensor, bits: Tensor | int) -> Tensor:
+        return x >> bits
+
     def conv2d(
         self,
         x: Tensor,
@@ -85,19 +91,20 @@ class JaxOps(Ops):
             rhs_dilation=dilation,
             feature_group_count=group,
         )
-        return (y if bias is None else y + self.on_channel(bias, y)).astype(jnp.float32)
+        return (y if bias is None else y + self.on_channel(bias, y)).astype(x.dtype)
 
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
         sums = jnp.float64 if wide else jnp.float32
         y = x.astype(sums) @ w.astype(sums).T
-        return (y if bias is None else y + bias).astype(jnp.float32)
+        return (y if bias is None else y + bias).astype(x.dtype)
 
     def matmul(
         self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
     ) -> Tensor:
         sums = jnp.float64 if wide else jnp.float32
-        a, b = ((x.swapaxes(-1, -2) if turned else x).astype(sums) for x, turned in zip((a, b), transpose, strict=True))
-        return (a @ b).astype(jnp.float32)
+        turned = (x.swapaxes(-1, -2) if swap else x for x, swap in zip((a, b), transpose, strict=True))
+        first, second = (x.astype(sums) for x in turned)
+        return (first @ second).astype(a.dtype)
 
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         return _pooled(lax.max, -np.inf, x, kernel, stride, padding)

@@ -9,7 +9,7 @@ import numpy as np
 
 from qat.backends.keras.setup import tf
 from qat.training.workers import this_worker
-from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair, as_slice
+from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair, as_slice
 from qat.vocabulary.rearrangement import Rearrangement
 
 DEVICES = {"CPU": "/CPU:0", "GPU": "/GPU:0"}  #: device target -> TensorFlow's name
@@ -28,8 +28,8 @@ TINY = float(np.finfo(np.float32).tiny)
 class KerasOps(Ops):
     """NHWC and HWIO, as TensorFlow convolves on a CPU; dense weights stay OI."""
 
-    def from_numpy(self, array: Array, kind: Kind) -> Tensor:
-        array = np.asarray(array, np.float32)
+    def from_numpy(self, array: Array, kind: Kind, dtype: DType = "float32") -> Tensor:
+        array = np.asarray(array, dtype)
         axes = AXES.get((kind, array.ndim))
         return tf.constant(array if axes is None else array.transpose(axes))
 
@@ -63,6 +63,12 @@ class KerasOps(Ops):
         w = tf.transpose(tf.reshape(w, (down, taps[0], across, taps[1], inputs, outputs)), (1, 3, 4, 5, 0, 2))
         return tf.reshape(w, (*taps, inputs, outputs * down * across))
 
+    def cast(self, x: Tensor, dtype: DType) -> Tensor:
+        return tf.cast(x, dtype)
+
+    def shift_right(self, x: Tensor, bits: Tensor | int) -> Tensor:
+        return tf.bitwise.right_shift(x, tf.cast(bits, tf.int64))
+
     def conv2d(
         self,
         x: Tensor,
@@ -76,7 +82,8 @@ class KerasOps(Ops):
         wide: bool = False,
     ) -> Tensor:
         if wide:
-            exact = self.conv2d(
+            exact = KerasOps.conv2d(
+                self,
                 tf.cast(x, tf.float64),
                 tf.cast(w, tf.float64),
                 None if bias is None else tf.cast(bias, tf.float64),
@@ -85,7 +92,7 @@ class KerasOps(Ops):
                 dilation=dilation,
                 group=group,
             )
-            return tf.cast(tf.round(exact), tf.float32)  # an algorithm that transforms is put right
+            return tf.cast(tf.round(exact), x.dtype)  # an algorithm that transforms is put right
         if dilation != (1, 1):
             w = _dilated(w, dilation)
         if group == 1:
@@ -106,10 +113,9 @@ class KerasOps(Ops):
 
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
         if wide:
-            exact = self.dense(
-                tf.cast(x, tf.float64), tf.cast(w, tf.float64), None if bias is None else tf.cast(bias, tf.float64)
-            )
-            return tf.cast(tf.round(exact), tf.float32)
+            wide_bias = None if bias is None else tf.cast(bias, tf.float64)
+            exact = KerasOps.dense(self, tf.cast(x, tf.float64), tf.cast(w, tf.float64), wide_bias)
+            return tf.cast(tf.round(exact), x.dtype)
         y = tf.matmul(x, w, transpose_b=True)
         return y if bias is None else tf.nn.bias_add(y, bias)
 
@@ -117,8 +123,8 @@ class KerasOps(Ops):
         self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
     ) -> Tensor:
         if wide:
-            exact = self.matmul(tf.cast(a, tf.float64), tf.cast(b, tf.float64), transpose=transpose)
-            return tf.cast(tf.round(exact), tf.float32)
+            exact = KerasOps.matmul(self, tf.cast(a, tf.float64), tf.cast(b, tf.float64), transpose=transpose)
+            return tf.cast(tf.round(exact), a.dtype)
         if len(a.shape) == 3:  # of (M, K) the transpose is stored, and so is that of the product, B' A'
             return tf.matmul(b, a, transpose_a=transpose[1], transpose_b=transpose[0])
         a, b = (tf.transpose(x, (0, 3, 1, 2)) for x in (a, b))
@@ -354,15 +360,15 @@ class ExactOps(KerasOps):
         self._wide = device != DEVICES["CPU"]
 
     def conv2d(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False, **window: Any) -> Tensor:
-        return super().conv2d(x, w, bias, wide=(wide or self._wide) and x.dtype == tf.float32, **window)
+        return super().conv2d(x, w, bias, wide=wide or self._wide, **window)
 
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
-        return super().dense(x, w, bias, wide=(wide or self._wide) and x.dtype == tf.float32)
+        return super().dense(x, w, bias, wide=wide or self._wide)
 
     def matmul(
         self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
     ) -> Tensor:
-        return super().matmul(a, b, transpose=transpose, wide=(wide or self._wide) and a.dtype == tf.float32)
+        return super().matmul(a, b, transpose=transpose, wide=wide or self._wide)
 
 
 _generator: tf.random.Generator | None = None

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from qat.backends.mindspore.setup import ms, ops
-from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair
+from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair
 from qat.vocabulary.rearrangement import Rearrangement
 
 Tensor: TypeAlias = ms.Tensor
@@ -39,8 +39,8 @@ class MindSporeOps(Ops):
         """Start drawing anew."""
         self.key, self._draws = key, 0
 
-    def from_numpy(self, array: Array, kind: Kind) -> Tensor:
-        return Tensor(np.array(array, np.float32))
+    def from_numpy(self, array: Array, kind: Kind, dtype: DType = "float32") -> Tensor:
+        return Tensor(np.array(array, dtype))
 
     def to_numpy(self, tensor: Tensor, kind: Kind) -> Array:
         return np.array(tensor.asnumpy())
@@ -76,6 +76,12 @@ class MindSporeOps(Ops):
         w = w.reshape(outputs, inputs, down, taps[0], across, taps[1]).transpose(0, 2, 4, 1, 3, 5)
         return w.reshape(outputs * down * across, inputs, *taps)
 
+    def cast(self, x: Tensor, dtype: DType) -> Tensor:
+        return x.astype(getattr(ms, dtype))
+
+    def shift_right(self, x: Tensor, bits: Tensor | int) -> Tensor:
+        return ops.stop_gradient(ops.bitwise_right_shift(x, bits))  # it has no gradient function, not even one of none
+
     def conv2d(
         self,
         x: Tensor,
@@ -104,20 +110,22 @@ class MindSporeOps(Ops):
         return y if bias is None else ops.bias_add(y, bias)
 
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
+        dtype = x.dtype
         if wide:
             x, w = x.astype(ms.float64), w.astype(ms.float64)
         y = _primitive(ops.MatMul, transpose_b=True)(x, w)
         if bias is not None:
             y = y + bias.astype(ms.float64) if wide else ops.bias_add(y, bias)
-        return y.astype(ms.float32) if wide else y
+        return y.astype(dtype) if wide else y
 
     def matmul(
         self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
     ) -> Tensor:
+        dtype = a.dtype
         if wide:
             a, b = a.astype(ms.float64), b.astype(ms.float64)
         y = _primitive(ops.BatchMatMul, transpose_a=transpose[0], transpose_b=transpose[1])(a, b)
-        return y.astype(ms.float32) if wide else y
+        return y.astype(dtype) if wide else y
 
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         x = _pad(x, padding, float("-inf"))
@@ -288,6 +296,7 @@ def _wide_conv2d(
     x: Tensor, w: Tensor, bias: Tensor | None, stride: Pair, padding: Padding, dilation: Pair, group: int
 ) -> Tensor:
     """A convolution in float64, which Conv2D has no kernel for: for each element of the kernel one matrix product."""
+    dtype = x.dtype
     x = _pad(x, padding, 0.0).astype(ms.float64)
     n, channels, height, width = x.shape
     outputs, per_group, kernel_height, kernel_width = w.shape
@@ -310,7 +319,7 @@ def _wide_conv2d(
     y = total.reshape(n, outputs, rows, columns)
     if bias is not None:
         y = y + bias.astype(ms.float64).reshape(1, -1, 1, 1)
-    return y.astype(ms.float32)
+    return y.astype(dtype)
 
 
 def _hash(x: Tensor) -> Tensor:

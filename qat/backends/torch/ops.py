@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair, as_slice
+from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair, as_slice
 from qat.vocabulary.rearrangement import Rearrangement
 
 Tensor = torch.Tensor
@@ -21,8 +21,8 @@ class TorchOps(Ops):
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
 
-    def from_numpy(self, array: Array, kind: Kind) -> Tensor:
-        return torch.from_numpy(np.array(array, np.float32)).to(self.device)
+    def from_numpy(self, array: Array, kind: Kind, dtype: DType = "float32") -> Tensor:
+        return torch.from_numpy(np.array(array, dtype)).to(self.device)
 
     def to_numpy(self, tensor: Tensor, kind: Kind) -> Array:
         return tensor.detach().cpu().numpy().copy()
@@ -35,6 +35,12 @@ class TorchOps(Ops):
 
     def mix_inputs(self, weight: Tensor, matrix: Array) -> Tensor:
         return torch.einsum("oi...,ij->oj...", weight, self.from_numpy(matrix, "vector"))
+
+    def cast(self, x: Tensor, dtype: DType) -> Tensor:
+        return x.to(getattr(torch, dtype))
+
+    def shift_right(self, x: Tensor, bits: Tensor | int) -> Tensor:
+        return x >> bits
 
     def _bound(self, value: Tensor | float) -> Tensor:
         return value.detach() if isinstance(value, Tensor) else torch.tensor(value, device=self.device)
@@ -82,20 +88,20 @@ class TorchOps(Ops):
                     group,
                 )
                 .round()
-                .float()
+                .to(x.dtype)
             )  # wide sums are of integers: an algorithm that transforms is put right
         return F.conv2d(x, w, bias, stride, (top, left), dilation, group)
 
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
         if wide:
-            return F.linear(x.double(), w.double(), None if bias is None else bias.double()).round().float()
+            return F.linear(x.double(), w.double(), None if bias is None else bias.double()).round().to(x.dtype)
         return F.linear(x, w, bias)
 
     def matmul(
         self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
     ) -> Tensor:
         a, b = (x.transpose(-1, -2) if turned else x for x, turned in zip((a, b), transpose, strict=True))
-        return torch.matmul(a.double(), b.double()).round().float() if wide else torch.matmul(a, b)
+        return torch.matmul(a.double(), b.double()).round().to(a.dtype) if wide else torch.matmul(a, b)
 
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         top, bottom, left, right = padding
@@ -246,6 +252,11 @@ class TorchOps(Ops):
     def moving_average(self, old: Tensor, new: Tensor, decay: float) -> Tensor:
         finite = (old - old) == 0.0  # what isfinite says, in two operations instead of five
         return torch.where(finite, torch.lerp(new, old, decay), new)
+
+    def power_of_two_above(self, x: Tensor) -> Tensor:
+        """From the bits of a float32: in one below, what is no exponent is left out, and the exponent counted up."""
+        bits = x.clamp_min(2.0**-60).view(torch.int32)
+        return (((bits - 1) & 0x7F800000) + 0x00800000).view(torch.float32)
 
     def requantize(
         self,

@@ -25,6 +25,7 @@ from qat.files import check_writable
 from qat.graph import Graph
 from qat.registry import backend_names
 from qat.scripts.common.files import load_data
+from qat.scripts.common.printing import print_arithmetic
 from qat.tasks import Classification
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import evaluate_accuracy, train
@@ -186,6 +187,8 @@ def measure(
     found = []
     with tempfile.TemporaryDirectory() as folder:
         opened = [_opened(path, runtime, Path(folder) / f"{i}.onnx", device_target) for i, path in enumerate(paths)]
+        for path, (checkpoint, _) in zip(paths, opened, strict=True):
+            print_arithmetic(checkpoint.graph, f"{path}: ")
         splits = [load_data(data_path, checkpoint, flags).test.in_memory() for checkpoint, _ in opened]
         passes, alone = {}, {}
         for path, (_, compute), split in zip(paths, opened, splits, strict=True):
@@ -225,6 +228,11 @@ def _opened(
     if runtime != ONNX:
         return checkpoint, partial(predict, qat.backend(runtime).lower(graph, params, device_target=device_target))
     target = qat.target("ONNX")
+    if graph.arithmetic not in target.ARITHMETICS:
+        raise QatError(
+            f"{path}: was trained in the {graph.arithmetic} arithmetic, and ONNX Runtime would compute other codes, and so "
+            "another accuracy; give --runtime torch, which computes both"
+        )
     assert isinstance(target, StaysLoaded)
     if graph.is_quantized:
         target.export(qat.to_integer(graph, params), file)

@@ -221,14 +221,21 @@ def chosen_preparation(
     return found
 
 
-def add_arithmetic_argument(parser: argparse.ArgumentParser) -> None:
-    """--arithmetic."""
-    parser.add_argument(
+def add_arithmetic_argument(container: argparse._ActionsContainer, otherwise: str) -> None:
+    """--arithmetic. otherwise: what is taken where it is left out, for the help."""
+    container.add_argument(
         "--arithmetic",
         choices=ARITHMETICS,
-        help="how sums become codes: by a float32 multiplication, or by integers alone, as TFLite's reference kernels and C "
-        "files (default: the file's own; for export float, or fixed where a format has nothing else)",
+        help="how sums become codes: float, by a float32 multiplication, as ONNX Runtime and XNNPACK do; fixed, by integers "
+        f"alone, as TensorFlow Lite for Microcontrollers and CMSIS-NN do (default: {otherwise})",
     )
+
+
+def arithmetic_settings(args: argparse.Namespace) -> dict[str, str]:
+    """What --arithmetic says to convert_quant_network: nothing where it is the float one, as in what was stored before there
+    was a choice.
+    """
+    return {} if args.arithmetic in (None, ARITHMETICS[0]) else {"arithmetic": args.arithmetic}
 
 
 def add_trust_argument(parser: argparse.ArgumentParser) -> None:

@@ -25,9 +25,9 @@ from qat.data.pictures import check_picture_shape, find_pictures, read_class_nam
 from qat.data.preparation import PLAIN
 from qat.data.readers.class_folders import READER as CLASS_FOLDERS
 from qat.data.rows import Samples
+from qat.deploy.arithmetics import arithmetic_options, default_arithmetic, said_of
 from qat.deploy.inference import predict
 from qat.deploy.interfaces import RecordsMetadata, Target
-from qat.deploy.verify import arithmetic_options, default_arithmetic
 from qat.errors import QatError, one_line
 from qat.graph import Graph
 from qat.reading import reading
@@ -40,7 +40,7 @@ from qat.scripts.common.flags import (
     add_trust_argument,
     chosen_preparation,
 )
-from qat.scripts.common.printing import print_metrics
+from qat.scripts.common.printing import print_arithmetic, print_metrics
 from qat.scripts.common.tasks import print_classes
 from qat.tasks import Classification, Task
 from qat.training.checkpoint import Checkpoint, names_of_classes
@@ -104,7 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
         metavar="FILE",
         help="the classes' names, one a line (default: those that the model keeps, or numbers)",
     )
-    add_arithmetic_argument(parser)
+    add_arithmetic_argument(parser, "that of the model")
     add_backend_arguments(parser)
     add_preparation_arguments(parser, "stretch, linear, as older releases trained")
 
@@ -127,7 +127,7 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
     graph = None
     if suffixed(args.model) is None:
         checkpoint = Checkpoint.load(args.model)
-        graph = checkpoint.graph
+        graph = _in_arithmetic(args, checkpoint.graph)
         model = qat.backend(args.backend).lower(graph, checkpoint.params, device_target=args.device_target)
         specs, preparation, task = [*graph.input_specs], checkpoint.preparation, checkpoint.task
         names = [*checkpoint.class_names]
@@ -135,10 +135,17 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
     else:
         target = trusted_target(args, args.model)
         specs, (preparation, task, names) = target.input_specs(args.model), recorded(target, args.model)
-        running = arithmetic_options(target, args.arithmetic or default_arithmetic(target, args.model))
+        arithmetic = args.arithmetic or default_arithmetic(target, args.model)
+        running = arithmetic_options(target, arithmetic)
+        said = said_of(args.model, target, arithmetic)
 
         def compute(pixels: Arrays) -> Arrays:
-            return target.predict(args.model, pixels, **running)
+            nonlocal said
+            outputs = target.predict(args.model, pixels, **running)
+            if said:  # once, and not of what cannot be run so
+                print(one_line(said))
+                said = None
+            return outputs
 
     if len(specs) != 1:
         raise QatError(f"{args.model}: has {len(specs)} inputs, but there is one picture; run it from Python")
@@ -146,6 +153,24 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
     names = read_class_names(args.class_names) if args.class_names else names
     preparation = chosen_preparation(args, preparation, PLAIN, args.model)
     return Classifier(args.model, specs[0].shape, compute, names, preparation, task, graph, bool(args.class_names))
+
+
+def _in_arithmetic(args: argparse.Namespace, graph: Graph) -> Graph:
+    """The network of a checkpoint in the arithmetic that --arithmetic asks for; which one it is is said where it is not
+    obvious.
+    """
+    if args.arithmetic in (None, graph.arithmetic) or not graph.is_quantized:
+        if args.arithmetic is not None and not graph.is_quantized:
+            raise QatError(f"--arithmetic: {args.model} is a float network, whose sums become no codes; leave it out")
+        print_arithmetic(graph)
+        return graph
+    print(
+        one_line(
+            f"{args.model} is computed in the {args.arithmetic} arithmetic, where training evaluated the "
+            f"{graph.arithmetic} one"
+        )
+    )
+    return replace(graph, arithmetic=args.arithmetic)
 
 
 def recorded(target: Target, path: str) -> tuple[Preparation | None, Task, list[str]]:

@@ -11,6 +11,9 @@ import qat
 from qat.console import print_table
 from qat.data import Dataset, Split
 from qat.deploy.certificate import REFERENCE, Certificate
+from qat.errors import one_line
+from qat.graph import Graph
+from qat.integer.fixed_point import ARITHMETICS
 from qat.tasks import Task, main
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import evaluate_metrics
@@ -19,6 +22,7 @@ from qat.training.loop import evaluate_metrics
 def print_accuracies(args: argparse.Namespace, before: Checkpoint, after: Checkpoint, dataset: Dataset) -> None:
     """Of two checkpoints on the test images, in the backend that the arguments name."""
     backend = qat.backend(args.backend)
+    print_arithmetic(after.graph)
     for words, each in (("before: ", before), ("after:  ", after)):
         metrics = evaluate_metrics(backend, each, dataset.test, device_target=args.device_target)
         print_metric(each.task, metrics, f" {words}")
@@ -34,6 +38,14 @@ def print_metrics(task: Task, metrics: Mapping[str, float]) -> None:
     """A line for each metric."""
     for metric in metrics.items():
         print_metric(task, dict([metric]))
+
+
+def print_arithmetic(graph: Graph, words: str = "") -> None:
+    """In which arithmetic a quantized network's metrics are, where it is not the float one, which it has by itself. words:
+    before it.
+    """
+    if graph.is_quantized and graph.arithmetic != ARITHMETICS[0]:
+        print(f"{words}arithmetic: {graph.arithmetic}")
 
 
 def note_if_guessing(metrics: Mapping[str, float], split: Split, name: str, remedy: str) -> None:
@@ -56,6 +68,12 @@ def note_if_guessing(metrics: Mapping[str, float], split: Split, name: str, reme
 def main_value(task: Task, metrics: Mapping[str, float]) -> str:
     """The main metric as text, without its name; nothing where there is none."""
     return task.value(*main(metrics)) if metrics else ""
+
+
+def print_arithmetics(certificate: Certificate) -> None:
+    """What has to be the first line of a command's output: which file computes another arithmetic than training."""
+    for text in certificate.arithmetic_statements:
+        print(one_line(text))
 
 
 def print_certificate(certificate: Certificate) -> None:

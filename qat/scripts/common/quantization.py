@@ -6,10 +6,12 @@ import argparse
 from typing import Any
 
 from qat.cells.linear import NEVER
+from qat.errors import QatError
+from qat.graph import Graph
 from qat.passes.named_quantizer import named_quantizer, quantizer_names
 from qat.passes.quant_config import read_quant_config
 from qat.passes.quantizer_settings import PAIRS, PROFILES, QUANTIZERS
-from qat.scripts.common.flags import boolean, length
+from qat.scripts.common.flags import add_arithmetic_argument, arithmetic_settings, boolean, length
 from qat.training.lengths import Length, Span
 
 QUANTIZATION = (
@@ -22,6 +24,7 @@ QUANTIZATION = (
     "freeze_bn",
     "ema_decay",
     "profile",
+    "arithmetic",
     "weight_quantizer",
     "activation_quantizer",
 )  #: of convert_quant_network; quant_delay is of training alone
@@ -38,6 +41,7 @@ def add_quantization_arguments(parser: argparse.ArgumentParser) -> argparse._Arg
         default="default",
         help="ascend: what AIR and ASCEND_ONNX need (docs/ascend.md)",
     )
+    add_arithmetic_argument(quantization, "float; train in the one that will be deployed")
     quantization.add_argument(
         "--num_bits", type=int, nargs="+", default=[8], metavar="BITS", help="2 to 16, of activations 1 to 16"
     )
@@ -101,7 +105,7 @@ def quantization_settings(args: argparse.Namespace, span: Span | None = None) ->
     def steps(name: str, written: Length) -> int:
         return written.within(span, name)
 
-    settings = {name: getattr(args, name) for name in QUANTIZATION}
+    settings = {name: getattr(args, name) for name in QUANTIZATION if name != "arithmetic"} | arithmetic_settings(args)
     settings["freeze_bn"] = steps("--freeze_bn", args.freeze_bn)
     if "quant_delay" in args:
         settings["quant_delay"] = [steps("--quant_delay", each) for each in args.quant_delay]
@@ -110,5 +114,19 @@ def quantization_settings(args: argparse.Namespace, span: Span | None = None) ->
             given = {name: settings[name] for name in (*PAIRS, "ema_decay") if name in settings}
             settings[side] = named_quantizer(side, settings[side], given, args.given)
     if args.quant_config:
-        settings |= read_quant_config(args.quant_config, lambda name, text: steps(name, Length(text)))
+        said = read_quant_config(args.quant_config, lambda name, text: steps(name, Length(text)))
+        if "arithmetic" in args.given and said.get("arithmetic", args.arithmetic) != args.arithmetic:
+            raise QatError(
+                f"--arithmetic {args.arithmetic}: {args.quant_config} says {said['arithmetic']}; leave one of the two out"
+            )
+        settings |= said
     return settings
+
+
+def check_arithmetic(args: argparse.Namespace, path: str, graph: Graph) -> None:
+    """Raise QatError where --arithmetic is not that of a network which is quantized already. path: of its checkpoint."""
+    if args.arithmetic not in (None, graph.arithmetic):
+        raise QatError(
+            f"--arithmetic {args.arithmetic}: {path} was quantized in the {graph.arithmetic} arithmetic, and goes on in it; "
+            "leave it out, or give the float checkpoint that it was made from"
+        )

@@ -8,7 +8,7 @@ from math import prod
 import qat
 from qat.analysis.metrics import FLOAT_BITS, information_bits, measure
 from qat.console import print_table
-from qat.deploy.interfaces import CountsBytes
+from qat.deploy.interfaces import CountsBytes, CountsMemory
 from qat.graph import Graph
 from qat.integer import FloatLayer, IntegerGraph
 from qat.integer.memory import activation_memory
@@ -23,7 +23,7 @@ def print_summary(
     with_bias: bool = False,
     packing: str = "packed",
 ) -> None:
-    """A table of one row for each layer and one of totals, and below it the peak memory of activations.
+    """A table of one row for each layer and one of totals, and below it the memory of activations.
 
     params: whose learned numbers of bits are counted. integers: of a quantized graph; with them come information bits, and
     bytes as the C target stores them, of layers that are left in float those of their numbers.
@@ -68,7 +68,8 @@ def print_summary(
     rows.append(
         ("total", "", "", *map(number, total), "", "", number(sum(information.values())), number(sum(stored.values())))
     )
-    kind = "float" if integers is None else "quantized (bytes: the constants of its C file)"
+    own = "" if graph.arithmetic == "float" else f", {graph.arithmetic} arithmetic"
+    kind = "float" if integers is None else f"quantized{own} (bytes: the constants of its C file)"
     macs = "MACs with bias" if with_bias else "MACs"
     bits = ("weight bits", "activation bits", "information bits")
     columns = ("layer", "cell", "output", "parameters", macs, "BOPs", *bits, "bytes")
@@ -77,4 +78,13 @@ def print_summary(
         largest = max(prod(x.shape) for x in layers) * FLOAT_BITS // 8
         print(f"largest activation: {largest:,} bytes of float32")
     else:
-        print(f"peak memory of activations: {activation_memory(integers).size:,} bytes")
+        alone = f"peak memory of activations: {activation_memory(integers).size:,} bytes, inputs included"
+        if any(isinstance(x, FloatLayer) for x in integers.nodes):
+            print(alone)
+        else:
+            memory = qat.target("C")
+            assert isinstance(memory, CountsMemory)
+            arena = memory.arena_bytes(integers, packing=packing)
+            print(
+                f"arena of its C file: {arena:,} bytes, with scratch memory and without inputs that are read in place; {alone}"
+            )

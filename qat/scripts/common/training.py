@@ -19,7 +19,7 @@ from qat.registry import suffixed
 from qat.scripts.common import sparsity
 from qat.scripts.common.files import load_data, read_data
 from qat.scripts.common.flags import PREPARATION, boolean, length, print_fitted
-from qat.scripts.common.printing import note_if_guessing, print_metrics
+from qat.scripts.common.printing import note_if_guessing, print_arithmetic, print_metrics
 from qat.scripts.common.tasks import add_loss_arguments, add_task_argument, loss_of, with_task, with_weights
 from qat.training.checkpoint import Checkpoint
 from qat.training.devices import available_cores, threads_in_use, use_threads
@@ -252,6 +252,7 @@ def train_and_save(
             f"note: {checkpoint.step} steps were trained, but quantization sets in after {delay}; lower --quant_delay"
         )
     sparsity.report(checkpoint)
+    print_arithmetic(checkpoint.graph)
     print_metrics(task, metrics)
     note_if_guessing(metrics, dataset.test, start.graph.name, f"use another --lr than {args.lr:g}, or more --epochs")
     print(f"saved {path}")
@@ -291,6 +292,11 @@ def _resumed(path: Path, start: Checkpoint) -> Checkpoint:
         return start
     saved = Checkpoint.load(path)
     if saved.graph != start.graph:
+        if replace(saved.graph, arithmetic=start.graph.arithmetic) == start.graph:
+            raise QatError(
+                f"{path}: was begun in the {saved.graph.arithmetic} arithmetic; give --arithmetic {saved.graph.arithmetic} to "
+                "go on, or leave --resume out"
+            )
         raise QatError(
             f"{path}: holds another network than {start.graph.name} as asked for; leave --resume out, or change it"
         )

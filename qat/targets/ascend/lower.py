@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from qat.deploy.arithmetics import require_arithmetic
 from qat.errors import QatError
 from qat.integer import (
     Grid,
@@ -77,6 +78,7 @@ def lower(graph: IntegerGraph, file_format: str) -> tuple[Step, ...]:
     Raises QatError, naming the node, what was found and what to do, where the graph does not keep to the profile.
     """
     require_bytes(graph, f"{file_format}, as Ascend's int8 unit,")
+    require_arithmetic(graph, file_format, ("float",))
     lowering = _Lowering(graph, file_format)
     for node in graph.nodes:
         lowering.add(node)

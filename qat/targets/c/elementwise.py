@@ -7,12 +7,13 @@ from math import prod
 
 import numpy as np
 
-from qat.integer import IntegerChannelTable, IntegerMul, IntegerNode, IntegerSum
-from qat.targets.c.linear import LinearWriter
+from qat.integer import INT32_MAX, IntegerChannelTable, IntegerMul, IntegerNode, IntegerSum
+from qat.targets.c.linear import LinearWriter, float_bits
 from qat.targets.c.text import dimensions, stored_type
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.ops import Array
 
-LARGEST = 255  #: code of a byte
-LEAST_OF_TABLE = 2048  #: sums whose computation is worth the flash of a table
+CODES = 256  #: of a tensor that is stored in bytes
 
 
 def each(node: IntegerNode, result: Callable[[str], str]) -> str:
@@ -32,54 +33,70 @@ def each(node: IntegerNode, result: Callable[[str], str]) -> str:
             y[c] = {result("c")};"""
 
 
+def each_row(node: IntegerNode, statement: Callable[[int], str]) -> str:
+    """The same where a statement computes so many numbers that lie beside one another."""
+    shape = node.output.shape
+    if all(x.shape == shape for x in node.inputs):
+        return f"    {statement(prod(shape))}"
+    moved = next(f"x{k}" for k, x in enumerate(node.inputs) if x.shape == shape)
+    return f"""\
+    int32_t i;
+    for (i = 0; i < {prod(shape[1:])}; i++, {moved} += {shape[0]}, y += {shape[0]})
+        {statement(shape[0])}"""
+
+
 def add_mul(writer: LinearWriter, node: IntegerMul) -> None:
-    """A product: of centred codes, then as the sums of a layer."""
-    writer.used.add("REQUANTIZE")
-    grid, shift = node.output.grid, int(node.fixed.shift[0])
-    zero, clip = grid.zero_point - grid.qmin, writer.clip(node.output)
-    low, high = node.requantize.low + zero, node.requantize.high + zero
+    """A product: of centred codes, then as the sums of a layer. That of two wide codes may pass int32, as only the float
+    arithmetic has it.
+    """
+    largest = prod(max(-x.grid.low, x.grid.high) for x in node.inputs)
+    long = writer.arithmetic == "float" and largest > INT32_MAX
     centres = [x.grid.zero_point - x.grid.qmin for x in node.inputs]
-    left = f" * ((int32_t)1 << {shift})" if shift > 0 else ""
 
     def result(at: str) -> str:
         a, b = (f"(int32_t)(x{k}[{at}] - {centre})" for k, centre in enumerate(centres))
-        scaled = f"requantize({a} * {b}{left}, {int(node.fixed.multiplier[0])}, {max(-shift, 0)})"
-        return f"{clip}({scaled} + {zero}, {low}, {high})"
+        total = f"(int64_t){a} * {b}" if long else f"{a} * {b}"
+        return writer.code(node, node.requantize, writer.scaled(node, total, long=long))
 
     writer.define(node, f"product, {dimensions(node.output.shape)}", [], each(node, result), inputs=2)
 
 
 def add_sum(writer: LinearWriter, node: IntegerSum) -> None:
-    """A sum or a difference, as one multiplication: halving both shifted codes before leaves no rest. Large ones are looked up in a
-    table of all sums, except where the compiler has vectors.
-    """
-    source, grid, fixed = node.inputs[0].grid, node.output.grid, node.fixed
-    if int(fixed.operand.multiplier[0]) != 1 << 30 or int(fixed.operand.shift[0]) != 0:
-        raise AssertionError(f"{node.name}: the multiplier of its inputs is not one half")
-    mx, my, ry = 1 << (fixed.left - 1), int(fixed.result.multiplier[0]), -int(fixed.result.shift[0])
-    wide = source.wide or grid.wide
-    scale, kind = ("requantize_sum", "int64_t") if wide else ("requantize", "int32_t")
-    writer.used.add(scale.upper())
-    clip, zero, centre = writer.clip(node.output), grid.zero_point - grid.qmin, source.zero_point - source.qmin
-    low, high = node.requantize.low + zero, node.requantize.high + zero
-    sign, off = ("+", 2 * centre) if node.sign > 0 else ("-", 0)
+    """A sum or a difference of codes, which is multiplied. Of bytes there are so few that a microcontroller looks it up."""
+    source, grid = node.inputs[0].grid, node.output.grid
+    sign, off = ("+", 2 * (source.zero_point - source.qmin)) if node.sign > 0 else ("-", 0)
 
     def result(at: str) -> str:
-        total = f"(x0[{at}] {sign} x1[{at}]{f' - {off}' if off else ''}) * ({kind}){mx}"
-        return f"{clip}({scale}({total}, {my}, {ry}) + {zero}, {low}, {high})"
+        total = f"(x0[{at}] {sign} x1[{at}] - {off})"
+        if writer.arithmetic == "float":
+            return writer.code(node, node.requantize, writer.rounded(total, int(float_bits(node.requantize)[0])))
+        # A code that is shifted to the left is even, so that its half is exact.
+        (multiplier,), (shift,) = node.fixed.result
+        scale, kind = ("requantize_sum", "int64_t") if source.wide or grid.wide else ("requantize", "int32_t")
+        writer.used.add(scale.upper())
+        total = f"{total} * (({kind})1 << {node.fixed.left - 1})"
+        return writer.code(node, node.requantize, f"{scale}({total}, {multiplier}, {-shift})")
 
-    constants, body = [], each(node, result)
-    if not wide and prod(node.output.shape) >= LEAST_OF_TABLE:
-        first = 0 if node.sign > 0 else -LARGEST
-        sums = np.arange(first, first + 2 * LARGEST + 1) - off
-        codes = np.clip(fixed.result.apply(sums * mx), node.requantize.low, node.requantize.high) + zero
-        name = f"{writer.function(node)}_sums"
-        table = writer.array("uint8_t", name, codes)
-        shift = f" + {-first}" if first else ""
-        looked_up = each(node, lambda at: f"{name}[x0[{at}] {sign} x1[{at}]{shift}]")
-        constants = [f"#ifndef USE_VECTORS\n{table}#endif\n"]
-        body = f"#ifdef USE_VECTORS\n{body}\n#else\n{looked_up}\n    (void){scale};\n    (void){clip};\n#endif"
+    body, constants = each(node, result), []
+    if not (source.wide or grid.wide):
+        writer.used.add("SUM_TABLE")
+        name, flips = f"{writer.function(node)}_table", 0 if node.sign > 0 else CODES - 1
+        totals = np.arange(2 * CODES - 1) - off - flips
+        table = writer.array("uint8_t", name, _codes(node, totals, writer.arithmetic) + grid.zero_point - grid.qmin)
+        constants = [f"#ifdef USE_SIMD32\n{table}#endif\n"]
+        looked_up = each_row(node, lambda n: f"look_up_sums(x0, x1, {flips}, {n}, {name}, y);")
+        body = f"#ifdef USE_SIMD32\n{looked_up}\n#else\n{body}\n#endif"
     writer.define(node, f"{node.kind}, {dimensions(node.output.shape)}", constants, body, inputs=2)
+
+
+def _codes(node: IntegerSum, totals: Array, arithmetic: str) -> Array:
+    """The centred codes of sums or differences, int64."""
+    low, high = node.requantize.low, node.requantize.high
+    if arithmetic == "fixed":
+        codes: Array = np.clip(node.fixed.apply(NUMPY_OPS, node.fixed.constants(), totals), low, high)
+        return codes
+    multiplier = node.requantize.multiplier
+    return NUMPY_OPS.requantize(totals.astype(np.float32), multiplier, float(low), float(high)).astype(np.int64)
 
 
 def add_extreme(writer: LinearWriter, node: IntegerNode, sign: str) -> None:

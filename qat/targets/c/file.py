@@ -1,4 +1,4 @@
-"""The two files of an export, <name>.c and <name>.h: read, checked and written, with a digest and metadata."""
+"""The files of an export, <name>.c, <name>.h and perhaps <name>.bin: read, checked, written, with a digest and metadata."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from qat.integer.ends import METADATA as ENDS
 from qat.integer.ends import Ends
 from qat.names import check_stored
 from qat.reading import reading
+from qat.targets.c.constants import IN_FILE, WEIGHTS_SUFFIX
 from qat.targets.c.ends import own_codes, own_pixels
 from qat.targets.c.text import DIGEST, METADATA, MODEL, comment
 from qat.vocabulary.fields import check_type
@@ -33,6 +34,7 @@ class File(NamedTuple):
         header: its bytes.
         model: the inputs, outputs and nodes, as ``Writer`` described them in a comment.
         metadata: texts by key.
+        weights: the bytes of the .bin file; None where it has none.
     """
 
     source: str
@@ -40,6 +42,7 @@ class File(NamedTuple):
     header: bytes
     model: dict[str, Any]
     metadata: dict[str, str]
+    weights: bytes | None = None
 
     @property
     def ends(self) -> Ends:
@@ -57,26 +60,38 @@ class File(NamedTuple):
         ]
 
 
-def write(path: Path, source: str, header: bytes, metadata: Mapping[str, str]) -> None:
-    """Replace both files together. source: without metadata and digest. header: its bytes, the same for all metadata."""
-    write_together({path: _sealed(source, metadata, header), path.with_suffix(".h"): header})
+def write(path: Path, source: str, header: bytes, metadata: Mapping[str, str], weights: bytes | None = None) -> None:
+    """Replace the files together.
 
-
-def _sealed(source: str, metadata: Mapping[str, str], header: bytes) -> bytes:
+    source: without metadata and digest. header: its bytes, the same for all metadata. weights: those of a file of their own.
+    """
+    beside = {path.with_suffix(".h"): header}
+    if weights is not None:
+        beside[path.with_suffix(WEIGHTS_SUFFIX)] = weights
     content = (source + comment(METADATA, dict(metadata))).encode()
-    digest = hashlib.sha256(content + header).hexdigest()
-    return content + comment(DIGEST, digest).encode()
+    write_together({path: content + comment(DIGEST, _digest(content, *beside.values())).encode(), **beside})
+
+
+def _digest(*contents: bytes) -> str:
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def load(path: str | Path) -> File:
-    """A file and its header, whose content is what was written."""
+    """A file and what lies beside it, whose content is what was written."""
     path = Path(path)
-    header_path = path.with_suffix(".h")
+    paths = [path, path.with_suffix(".h")]
     try:
-        content, header = read_together(path, header_path)
+        content, *beside = read_together(*paths)
+        if IN_FILE.encode() in content:
+            paths.append(path.with_suffix(WEIGHTS_SUFFIX))
+            content, *beside = read_together(*paths)
     except OSError as error:
         raise QatError(
-            f"{error.filename}: cannot be read ({error.strerror}); give an exported .c file, with the .h file beside it"
+            f"{error.filename}: cannot be read ({error.strerror}); give an exported .c file, with "
+            f"{' and '.join(f'the {own.suffix} file' for own in paths[1:])} beside it"
         ) from None
     found = re.fullmatch(rb'(.*)(/\* qat-metadata: [^\n]*\n)/\* qat-sha256: "([0-9a-f]{64})" \*/\n', content, re.DOTALL)
     if found is None:
@@ -84,15 +99,20 @@ def load(path: str | Path) -> File:
             f"{path}: is no file of qat export: it does not end with its metadata and digest; export it again"
         )
     source, metadata, digest = found.groups()
-    if hashlib.sha256(source + metadata + header).hexdigest() != digest.decode():
+    if _digest(source, metadata, *beside) != digest.decode():
         raise QatError(
-            f"{path}: it and {header_path.name} are not what their digest says: one of them was changed or damaged; export "
-            "them again"
+            f"{path}: it and {' and '.join(own.name for own in paths[1:])} are not what their digest says: one of them was "
+            "changed or damaged; export them again"
         )
     with reading(path, "a file of qat export", "export it again"):
-        model = source.splitlines()[-1]
+        model = source[source.rindex(b"\n", 0, -1) + 1 :].strip()
         file = File(
-            source.decode(), header_path.name, header, _parsed(model, MODEL), _parsed(metadata.strip(), METADATA)
+            source.decode(),
+            paths[1].name,
+            beside[0],
+            _parsed(model, MODEL),
+            _parsed(metadata.strip(), METADATA),
+            beside[1] if len(beside) > 1 else None,
         )
         entries = [entry for key in ("inputs", "outputs", "nodes") for entry in file.model[key]]
         for entry in entries:

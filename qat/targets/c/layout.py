@@ -19,8 +19,9 @@ from qat.integer.ends import REAL, Ends
 from qat.integer.memory import ALIGNMENT, Buffer, MemoryPlan, activation_buffers, plan_memory
 from qat.targets.c.ends import read_in_place
 from qat.targets.c.kernels.dsp_depthwise import STRIP
+from qat.targets.c.kernels.head import BLOCK
 from qat.targets.c.text import plain, width, word_count
-from qat.targets.c.weights import stored_weights
+from qat.targets.c.weights import BYTES, stored_weights
 from qat.targets.common import columns_in_hwc, same_in_hwc, used_only_by
 from qat.vocabulary.ops import Array
 
@@ -141,7 +142,8 @@ class Layout:
             return 0
         if self._depthwise(node):
             return self._rows_of_dsp(node)
-        return max(self._scratch_of_any(node), self._scratch_of_dsp(node))
+        of_helium = self._helium_scratch(node) if isinstance(node, IntegerConv2d) else 0
+        return max(self._scratch_of_any(node), self._scratch_of_dsp(node), of_helium)
 
     def _scratch_of_any(self, node: IntegerConv2d | IntegerDense) -> int:
         """Of the plain form, which x86 shares: padded rows, or windows."""
@@ -171,6 +173,13 @@ class Layout:
         height, width = weight.shape[2:]
         columns = (min(node.output.shape[2], STRIP) - 1) * node.stride[1] + (width - 1) * node.dilation[1] + 1
         return 4 * height * columns + 8 * height * width
+
+    def _helium_scratch(self, node: IntegerConv2d) -> int:
+        """Bytes of the windows of three outputs, each row of which fills words, and of a block of weights that are unpacked."""
+        rows, outputs = node.weight.shape[2] if self._has_rows(node) else 1, prod(node.output.shape[1:])
+        packed = self.weights[node.name].bits < BYTES and outputs >= 3 if node.name in self.weights else False
+        unpacked = min(BLOCK, len(node.weight) // node.group) if packed else 0
+        return ((3 if outputs >= 3 else 1) + unpacked) * rows * word_count(self._run(node)) * 4
 
     @staticmethod
     def _depthwise(node: IntegerLinear) -> bool:

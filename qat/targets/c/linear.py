@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,27 +13,22 @@ from qat.integer import (
     IntegerDense,
     IntegerGraph,
     IntegerLinear,
+    IntegerMatMul,
     IntegerMaxPool2d,
+    IntegerMul,
     IntegerNode,
     IntegerTensor,
+    Requantize,
 )
 from qat.integer.ends import Ends
 from qat.integer.widths import pack
 from qat.names import harmless
+from qat.targets.c.constants import FEW, TYPES, Constant, as_literals, as_numbers, fits
 from qat.targets.c.kernels.head import BLOCK
 from qat.targets.c.layout import Layout
-from qat.targets.c.text import WIDTH, dimensions, lines, plain, stored_type
-from qat.targets.c.weights import BYTES, StoredWeights, blocks, stored_weights
+from qat.targets.c.text import WIDTH, dimensions, plain, stored_type
+from qat.targets.c.weights import BYTES, StoredWeights, blocks, in_blocks, in_taps, stored_weights
 from qat.vocabulary.ops import Array
-
-#: C types and NumPy's.
-TYPES = {f"{kind}_t": np.dtype(kind) for kind in ("int8", "int16", "int32", "uint8", "uint16", "uint32")}
-
-
-def fits(kind: str, values: Array) -> bool:
-    """True where a C type holds them all."""
-    limits = np.iinfo(TYPES[kind])
-    return int(values.min()) >= limits.min and int(values.max()) <= limits.max
 
 
 def small_type(values: Array) -> str:
@@ -46,19 +41,40 @@ def shared(values: Array) -> Array:
     return values[:1] if (values == values[0]).all() else values
 
 
+def float_bits(requantize: Requantize) -> Array:
+    """The multipliers of the float arithmetic, as the integers that have their bits; int64, of the same shape.
+
+    Where every sum but 0 becomes a bound, by h + 1/2 and more where bounds are up to h, h + 3/4 does the same: so none is above
+    2^17, and no product is infinite.
+    """
+    most = np.float32(max(abs(requantize.low), abs(requantize.high)) + 0.75)
+    bits: Array = np.minimum(requantize.multiplier.astype(np.float32), most).view(np.int32).astype(np.int64)
+    return bits
+
+
 class LinearWriter(Layout):
     """Writes linear nodes, one function each.
 
     Attributes:
+        arithmetic: "float" or "fixed".
         used: the names of the kernels that the functions call.
         constant_bytes: of weights and tables, in all.
         node_bytes: the same by node.
         sources: the functions.
+        constants: what the constants of these have to be, by name.
+        weights_file: what is to lie in a file of its own; None where there is none.
     """
 
-    def __init__(self, graph: IntegerGraph, packed: bool, ends: Ends) -> None:
+    def __init__(
+        self, graph: IntegerGraph, packed: bool, ends: Ends, arithmetic: str, *, weights_file: bool = False
+    ) -> None:
         super().__init__(graph, packed, ends)
-        self.used: set[str] = set()
+        self.arithmetic = arithmetic
+        self.used: set[str] = {"FROM_FILE"} if weights_file else set()  # also where a network has no weights
+        self.constants: dict[str, Constant] = {}
+        self.weights_file = bytearray() if weights_file else None
+        self._places: dict[bytes, int] = {}  # in that file
+        self._undefined: dict[str, Constant] = {}  # of a function that is not yet defined
         self.constant_bytes = 0
         self.node_bytes: dict[str, int] = {}
         self.sources: list[str] = []
@@ -75,19 +91,33 @@ class LinearWriter(Layout):
         """The name of a node's function; with the same constants, as in the steps of a recurrence, that of an earlier node."""
         return self._same.get(node.name) or f"node{self.index[node.name]}_{plain(node.name)}"
 
-    def array(self, kind: str, name: str, values: Array, attribute: str = "") -> str:
+    def array(self, kind: str, name: str, values: Array, *, weights: bool = False) -> str:
         """A constant. Raises QatError where a value is beyond its type, so that no file is written that computes with others.
 
-        kind: what its reader takes, or ``small_type`` of the values where any will do.
+        kind: what its reader takes, or ``small_type`` of the values where any will do. weights: of bytes, begin at a line of
+        the cache, and lie in the weights' own file where there is one.
         """
         if not fits(kind, values):
             raise QatError(
                 f"{self.graph.name}: {name} has values from {values.min()} to {values.max()}, which {kind} does not hold, so "
                 "that the C file would compute other codes; export to ONNX or TFLITE, and report it with the checkpoint"
             )
-        self.constant_bytes += values.size * TYPES[kind].itemsize
-        text = lines(values).replace("-2147483648,", "-2147483647 - 1,")
-        return f"static const {kind} {name}[{values.size}]{attribute} = {{\n{text}\n}};\n"
+        self._undefined[name] = Constant(kind, values)
+        size = values.size * TYPES[kind].itemsize
+        if TYPES[kind].itemsize > 1 or (not weights and size <= FEW):
+            self.constant_bytes += size
+            return as_numbers(kind, name, values)
+        data = values.astype(TYPES[kind]).tobytes()
+        if weights and self.weights_file is not None:
+            self.constant_bytes += size
+            place = self._places.setdefault(data, len(self.weights_file))
+            if place == len(self.weights_file):
+                self.weights_file += data
+            return f"FROM_FILE({kind}, {name}, {place}, {size});\n"
+        self.used |= {"LITERALS", "ALIGNED"} if weights else {"LITERALS"}
+        text, size = as_literals(kind, name, data, "ALIGNED " if weights else "")
+        self.constant_bytes += size
+        return text
 
     def define(self, node: IntegerNode, what: str, constants: Sequence[str], body: str, *, inputs: int = 1) -> None:
         """Append the function of a node."""
@@ -102,34 +132,82 @@ class LinearWriter(Layout):
         first = self._written.setdefault(text.replace(name, "@"), name)
         if first == name:
             self.sources.append(head + text)
+            self.constants |= self._undefined
         else:
             self._same[node.name] = first
+        self._undefined.clear()
 
     def clip(self, y: IntegerTensor) -> str:
         """The kernel that clips to the codes of ``y``."""
         self.used.add("CLIP_WIDE" if y.grid.wide else "CLIP")
         return "clip_wide" if y.grid.wide else "clip"
 
-    def _scaling(self, node: IntegerLinear, bias: Array) -> tuple[list[str], str]:
-        """The constants that make codes of a layer's sums, and the value of the struct that has them."""
-        name, grid, fixed = self.function(node), node.output.grid, node.fixed
+    def code(self, node: IntegerNode, requantize: Requantize, scaled: str) -> str:
+        """The C expression of a stored code. scaled: that of the centred one, not clipped yet.
+
+        A sum in the float arithmetic may be as large as int32, so that the zero point is added to what was clipped.
+        """
+        zero, clip = node.output.grid.zero_point - node.output.grid.qmin, self.clip(node.output)
+        low, high = requantize.low, requantize.high
+        if self.arithmetic == "fixed":
+            return f"{clip}({scaled} + {zero}, {low + zero}, {high + zero})"
+        return f"({stored_type(node.output)})({clip}({scaled}, {low}, {high}) + {zero})"
+
+    def rounded(self, total: str, multiplier: str | int, *, long: bool = False) -> str:
+        """The C expression of a sum times a float32, which is given by its bits. long: of an int64, not of an int32."""
+        self.used.add("ROUNDED_LONG" if long else "ROUNDED")
+        return f"{'rounded_long' if long else 'rounded'}({total}, {multiplier})"
+
+    def scaled(self, node: IntegerMul | IntegerMatMul, total: str, *, long: bool) -> str:
+        """The C expression of a centred code, not clipped yet, of a sum of products. long: it is an int64, in the float
+        arithmetic.
+        """
+        if self.arithmetic == "float":
+            return self.rounded(total, int(float_bits(node.requantize)[0]), long=long)
+        self.used.add("REQUANTIZE")
+        shift = int(node.fixed.shift[0])
+        left = f" * ((int32_t)1 << {shift})" if shift > 0 else ""
+        return f"requantize({total}{left}, {int(node.fixed.multiplier[0])}, {max(-shift, 0)})"
+
+    def _bias(self, name: str, bias: Array) -> tuple[str, int]:
+        """The constant of a bias, and the bytes of each."""
         wrapped = (bias & 0xFFFFFFFF).astype(np.uint32).view(np.int32)  # sums are formed modulo 2^32
         kind = small_type(wrapped)
-        multiplier, shift = (shared(np.broadcast_to(x, len(bias)).astype(np.int64)) for x in fixed)
-        constants = [
-            self.array(kind, f"{name}_bias", wrapped),
-            self.array("int32_t", f"{name}_multiplier", multiplier),
-            self.array("uint8_t", f"{name}_right", np.maximum(-shift, 0)),
-        ]
-        left = "0"
-        if (shift > 0).any():
-            left = f"{name}_left"
-            constants.append(self.array("uint8_t", left, np.maximum(shift, 0)))
-        zero = grid.zero_point - grid.qmin
-        low, high = node.requantize.low + zero, node.requantize.high + zero
-        quick = shift.min() >= -20 and shift.max() <= -1 and (low, high) == (0, 255)
+        return self.array(kind, name, wrapped), TYPES[kind].itemsize
+
+    def _scaling(self, node: IntegerLinear, bias: Array, flipped: Array | None) -> tuple[list[str], str]:
+        """The constants that make codes of a layer's sums, and the value of the struct that has them.
+
+        flipped: the bias where codes less 128 are multiplied; None where none are.
+        """
+        name, grid = self.function(node), node.output.grid
+        zero, left, right = grid.zero_point - grid.qmin, "0", "no_shift"
+        low, high = node.requantize.low, node.requantize.high
+        text, size = self._bias(f"{name}_bias", bias)
+        width = str(size)
+        if flipped is not None:
+            before = self.constant_bytes
+            other, _ = self._bias(f"{name}_bias_less_128", flipped)
+            define = f"#define {name}_bias {name}_bias_less_128\n"
+            text = f"#ifdef USE_HELIUM /* where codes less 128 are multiplied */\n{other}{define}#else\n{text}#endif\n"
+            self.constant_bytes = before  # only one of the two is compiled
+            width = f"sizeof {name}_bias[0]"
+        constants = [text]
+        shift = np.zeros(1, np.int64)
+        if self.arithmetic == "float":
+            multiplier = shared(np.broadcast_to(float_bits(node.requantize), len(bias)))
+            constants.append(self.array("int32_t", f"{name}_multiplier", multiplier))
+        else:
+            multiplier, shift = (shared(np.broadcast_to(x, len(bias)).astype(np.int64)) for x in node.fixed)
+            right, low, high = f"{name}_right", low + zero, high + zero
+            constants.append(self.array("int32_t", f"{name}_multiplier", multiplier))
+            constants.append(self.array("uint8_t", right, np.maximum(-shift, 0)))
+            if (shift > 0).any():
+                left = f"{name}_left"
+                constants.append(self.array("uint8_t", left, np.maximum(shift, 0)))
+        quick = self.arithmetic == "fixed" and shift.min() >= -20 and shift.max() <= -1 and (low, high) == (0, 255)
         value = (
-            f"{{{name}_bias, {name}_multiplier, {left}, {name}_right, {zero}, {low}, {high}, {TYPES[kind].itemsize}, "
+            f"{{{name}_bias, {name}_multiplier, {left}, {right}, {zero}, {low}, {high}, {width}, "
             f"{int(multiplier.size > 1)}, {int(shift.size > 1)}, {int(quick)}}}"
         )
         return constants, value
@@ -146,6 +224,7 @@ class LinearWriter(Layout):
         )
         inputs = stored.codes.size // outputs // rows
         data = blocks(stored, rows, inputs, groups)
+        self._require_same(name, self.ordered(node), lambda: in_blocks(stored, data, rows, inputs, groups))
         constants, fields = self._stored(stored, name, data)
         return constants, bias, fields | {"group_bytes": data.size // groups, "filled": int(stored.filled)}
 
@@ -166,9 +245,21 @@ class LinearWriter(Layout):
     def _weight_arrays(self, stored: StoredWeights, name: str, data: Array) -> list[str]:
         """The constants of weights. data: bytes, of codes or of packed indices."""
         if stored.bits == BYTES:
-            return [self.array("int8_t", f"{name}_weight", data, " ALIGNED")]
+            return [self.array("int8_t", f"{name}_weight", data, weights=True)]
         values = self.array("int8_t", f"{name}_values", stored.values)
-        return [self.array("uint8_t", f"{name}_weight", data, " ALIGNED"), values]
+        return [self.array("uint8_t", f"{name}_weight", data, weights=True), values]
+
+    def _require_same(self, name: str, weight: Array, read: Callable[[], Array]) -> None:
+        """Raise QatError unless what kernels read are the centred weights of a layer."""
+        try:
+            same = np.array_equal(read().ravel(), weight.ravel())
+        except ValueError:  # there are too many bytes, or too few
+            same = False
+        if not same:
+            raise QatError(
+                f"{self.graph.name}: the C file is not written, since {name} would meet other weights in it than the "
+                "layer's; export to ONNX or TFLITE, and report it with the checkpoint"
+            )
 
     @staticmethod
     def _zero(node: IntegerLinear) -> int:
@@ -219,13 +310,14 @@ class LinearWriter(Layout):
         bias: as the sums of stored codes want it. fields: of ``Layer``; those that are 0 are left out.
         """
         self.used.add("LAYER" if kernel == "convolve" else "DEPTHWISE")
-        scaling_constants, scaling = self._scaling(node, bias)
+        flipped = bias + 128 * node.centred_weight.reshape(len(bias), -1).sum(axis=1, dtype=np.int64)
+        scaling_constants, scaling = self._scaling(node, bias, flipped if kernel == "convolve" else None)
         name = self.function(node)
         fields = {"scaling": scaling} | {key: value for key, value in fields.items() if value not in (0, "IN_PLACE")}
         items = [f".{key} = {value}," for key, value in fields.items()]
-        text = textwrap.fill(
-            " ".join(items), WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
-        )
+        text = textwrap.indent(
+            "\n".join(textwrap.wrap(" ".join(items), WIDTH - 4, break_on_hyphens=False, break_long_words=False)), "    "
+        )  # names may be longer than a line
         layer = f"static const Layer {name}_layer = {{\n{text}\n}};\n"
         body = f"    {kernel}(&{name}_layer, x, y, {'scratch' if self._scratch(node) else '0'});"
         self.define(node, what, [*constants, *scaling_constants, layer], body)
@@ -250,21 +342,25 @@ class LinearWriter(Layout):
         if every == centred.max():  # as of an average pooling: nothing is to be stored
             fields: dict[str, object] = {"every": every, "bits": BYTES}
         else:
-            constants, fields = self._depthwise_weights(depth, self.function(node))
+            constants, fields = self._depthwise_weights(depth, centred, self.function(node))
         bias = node.bias - self._zero(node) * centred.sum(axis=1, dtype=np.int64)
         self._add_layer(node, self._kind(node), constants, bias, fields | self._geometry(node), "depthwise")
 
-    def _depthwise_weights(self, depth: StoredWeights, name: str) -> tuple[list[str], dict[str, object]]:
+    def _depthwise_weights(
+        self, depth: StoredWeights, centred: Array, name: str
+    ) -> tuple[list[str], dict[str, object]]:
         """The constants, block by block and tap by tap, and the fields of the layer that name them."""
         taps = depth.codes.shape[1]
         indices = depth.indices(depth.codes)
         parts = [indices[first : first + BLOCK].T.ravel() for first in range(0, len(indices), BLOCK)]
         if depth.bits == BYTES:
-            return self._stored(depth, name, np.concatenate(parts))
-        self.used.add("UNPACK")
-        self.most_taps = max(self.most_taps, taps)
-        packed = b"".join(pack(part, depth.bits) for part in parts)
-        return self._stored(depth, name, np.frombuffer(packed, np.uint8))
+            data = np.concatenate(parts)
+        else:
+            self.used.add("UNPACK")
+            self.most_taps = max(self.most_taps, taps)
+            data = np.frombuffer(b"".join(pack(part, depth.bits) for part in parts), np.uint8)
+        self._require_same(name, centred, lambda: in_taps(depth, data))
+        return self._stored(depth, name, data)
 
     def _add_dense(self, node: IntegerDense) -> None:
         outputs, inputs = node.weight.shape

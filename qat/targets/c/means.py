@@ -6,22 +6,25 @@ import numpy as np
 
 from qat.integer import INT32_MAX, IntegerMeans
 from qat.integer.fixed_point import LongMultiplier
-from qat.targets.c.linear import LinearWriter, small_type
+from qat.targets.c.linear import LinearWriter, float_bits, small_type
 from qat.targets.c.text import dimensions, stored_type
 
 
 def add_means(writer: LinearWriter, node: IntegerMeans) -> None:
     """Append the function of a node."""
-    name, (x,), y, fixed = writer.function(node), node.inputs, node.output, node.fixed
+    name, (x,), y = writer.function(node), node.inputs, node.output
     channels, height, width = x.shape
     _, rows, columns = y.shape
     (kh, kw), (sh, sw), (top, _, left, _) = node.kernel, node.stride, node.padding
-    long = isinstance(fixed, LongMultiplier)
-    multiplier, shift = (part.astype(np.int64) for part in fixed)
-    total = "int64_t" if node.positions.accumulator_bound > INT32_MAX else "int32_t"
-    scaled = f"requantize_long(sum, {name}_multiplier[at], {name}_shift[at])"
+    long = node.positions.accumulator_bound > INT32_MAX
+    total = "int64_t" if long else "int32_t"
+    floats = writer.arithmetic == "float"
+    multiplier, shift = (float_bits(node.requantize), None) if floats else (x.astype(np.int64) for x in node.fixed)
     constants = [writer.array("int32_t", f"{name}_multiplier", multiplier)]
-    if long:
+    if shift is None:
+        scaled = writer.rounded("sum", f"{name}_multiplier[at]", long=long)
+    elif isinstance(node.fixed, LongMultiplier):
+        scaled = f"requantize_long(sum, {name}_multiplier[at], {name}_shift[at])"
         writer.used.add("REQUANTIZE_LONG")
         constants.append(writer.array("int8_t", f"{name}_shift", shift))
     else:
@@ -32,9 +35,8 @@ def add_means(writer: LinearWriter, node: IntegerMeans) -> None:
             constants.append(writer.array("uint8_t", f"{name}_left", np.maximum(shift, 0)))
         constants.append(writer.array(small_type(np.maximum(-shift, 0)), f"{name}_right", np.maximum(-shift, 0)))
         scaled = f"requantize(sum{left_shift}, {name}_multiplier[at], {name}_right[at])"
-    zero, centre = y.grid.zero_point - y.grid.qmin, x.grid.zero_point - x.grid.qmin
+    centre = x.grid.zero_point - x.grid.qmin
     code = f"x[(yi * {width} + xj) * {channels} + c]"
-    clip = writer.clip(y)
     body = f"""\
     int32_t row, column, c, yi, xj;
     for (row = 0; row < {rows}; row++)
@@ -47,7 +49,7 @@ def add_means(writer: LinearWriter, node: IntegerMeans) -> None:
                 for (yi = y0; yi < y1; yi++)
                     for (xj = x0; xj < x1; xj++)
                         sum += {code};
-                *y++ = {clip}({scaled} + {zero}, {node.requantize.low + zero}, {node.requantize.high + zero});
+                *y++ = {writer.code(node, node.requantize, scaled)};
             }}
         }}"""
     what = f"{dimensions(x.shape)} to {dimensions(y.shape)}, means of windows of {kh} x {kw}, {stored_type(y)}"

@@ -6,28 +6,11 @@ from math import prod
 
 import numpy as np
 
-from qat.integer import IntegerMatMul, IntegerNorm
+from qat.integer import INT32_MAX, IntegerMatMul, IntegerNorm
 from qat.targets.c.linear import LinearWriter
 from qat.targets.c.text import dimensions
 
-#: After ROUND.
 ROOT = """\
-/* x multiplier / 2^shift, rounded to a float32 and then to an integer, as float32 rounds; |x| and multiplier up to 2^24.
- * What is beyond 2^30 is that. */
-static inline int32_t times(int32_t x, uint64_t multiplier, int32_t shift)
-{
-    int32_t more;
-    uint64_t y = to_float((uint64_t)(x < 0 ? -x : x) * multiplier, &more);
-    shift -= more;
-    if (shift > 63)
-        y = 0;
-    else if (shift > 0)
-        y = shift_to_even(y, shift);
-    else
-        y = y >> (30 + shift > 0 ? 30 + shift : 0) ? (uint64_t)1 << 30 : y << -shift;
-    return x < 0 ? -(int32_t)y : (int32_t)y;
-}
-
 /* The integer next to the root of n, from 1 to 2^24. */
 static inline uint32_t root(uint32_t n)
 {
@@ -44,10 +27,7 @@ def add_matmul(writer: LinearWriter, node: IntegerMatMul) -> None:
     """Sums of products of centred codes, then as the sums of a layer. Channels are stored last: of (M, K) the transpose, of
     (B, M, K) all B matrices side by side.
     """
-    writer.used.add("REQUANTIZE")
-    fixed, grid, length = node.fixed, node.output.grid, node.length
-    shift, zero, clip = int(fixed.shift[0]), grid.zero_point - grid.qmin, writer.clip(node.output)
-    low, high = node.requantize.low + zero, node.requantize.high + zero
+    length, long = node.length, writer.arithmetic == "float" and node.bound > INT32_MAX
     *_, rows, columns = node.output.shape
     matrices = prod(node.output.shape[:-2])
     beside = len(node.output.shape) == 3
@@ -59,17 +39,17 @@ def add_matmul(writer: LinearWriter, node: IntegerMatMul) -> None:
 
     a = place("k", "i", (length, rows)) if node.transpose[0] else place("i", "k", (rows, length))
     b = place("j", "k", (columns, length)) if node.transpose[1] else place("k", "j", (length, columns))
-    left = f" * ((int32_t)1 << {shift})" if shift > 0 else ""
+    total = "int64_t" if long else "int32_t"
+    code = writer.code(node, node.requantize, writer.scaled(node, "sum", long=long))
     body = f"""\
     int32_t b, i, j, k;
     for (b = 0; b < {matrices}; b++)
         for (i = 0; i < {rows}; i++)
             for (j = 0; j < {columns}; j++) {{
-                int32_t sum = 0;
+                {total} sum = 0;
                 for (k = 0; k < {length}; k++)
-                    sum += (int32_t)(x0[{a}] - {centres[0]}) * (x1[{b}] - {centres[1]});
-                sum = requantize(sum{left}, {int(fixed.multiplier[0])}, {max(-shift, 0)});
-                y[{place("i", "j", (rows, columns))}] = {clip}(sum + {zero}, {low}, {high});
+                    sum += ({total})(x0[{a}] - {centres[0]}) * (x1[{b}] - {centres[1]});
+                y[{place("i", "j", (rows, columns))}] = {code};
             }}"""
     what = f"{dimensions(node.inputs[0].shape)} times {dimensions(node.inputs[1].shape)}, matrices"
     writer.define(node, what, [], body, inputs=2)
@@ -83,7 +63,7 @@ def float_parts(number: np.float32) -> tuple[int, int]:
 
 def add_norm(writer: LinearWriter, node: IntegerNorm) -> None:
     """Integers, and products that are rounded as float32 rounds them, so that no processor or compiler option can change it."""
-    writer.used |= {"ROUND", "ROOT"}
+    writer.used |= {"ROUND", "TIMES", "ROOT"}
     (x,), name, grid = node.inputs, writer.function(node), node.output.grid
     channels, length, zero, clip = x.shape[0], node.count, grid.zero_point - grid.qmin, writer.clip(node.output)
     centre = x.grid.zero_point - x.grid.qmin
@@ -125,7 +105,7 @@ def add_norm(writer: LinearWriter, node: IntegerNorm) -> None:
         f"        quotient |= (uint64_t)(quotient * r != (uint64_t){unit} << 32);",
         "        quotient = to_float(quotient, &bits);",
         f"        for (c = 0; c < {length}; c++) {{",
-        f"            const int32_t u = times({deviation}, quotient, {unit_shift + 32} - bits);",
+        f"            const int32_t u = times({deviation}, (uint32_t)quotient, {unit_shift + 32} - bits);",
         f"            const int32_t sum = times(u * {name}_gain[{channel}] + {name}_shift[{channel}], {multiplier}, {shift});",
         f"            y[{at}] = {clip}(sum + {zero}, {low}, {high});",
         "        }",

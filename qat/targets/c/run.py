@@ -17,6 +17,7 @@ import numpy as np
 
 from qat.errors import QatError
 from qat.integer import IntegerTensor
+from qat.targets.c.constants import WEIGHTS_SUFFIX
 from qat.targets.c.file import File
 from qat.targets.common import to_hwc
 from qat.vocabulary.arrays import Arrays, in_batches
@@ -28,7 +29,7 @@ BATCH = 1000  #: samples in one run of the compiled program
 
 def compiler() -> list[str]:
     """The command of the compiler: $CC, else cc. Raises QatError where there is none."""
-    command = _words("CC") or ["cc"]
+    command = words("CC") or ["cc"]
     if shutil.which(command[0]) is None:
         where = "$CC" if os.environ.get("CC") else "the C compiler"
         raise QatError(
@@ -40,10 +41,10 @@ def compiler() -> list[str]:
 
 def options() -> list[str]:
     """Its options: our own, then the user's $CFLAGS."""
-    return [*COMPILER_OPTIONS, *_words("CFLAGS")]
+    return [*COMPILER_OPTIONS, *words("CFLAGS")]
 
 
-def _words(variable: str) -> list[str]:
+def words(variable: str) -> list[str]:
     """An environment variable as a shell would part it."""
     value = os.environ.get(variable, "")
     try:
@@ -53,6 +54,43 @@ def _words(variable: str) -> list[str]:
             f"${variable} {value!r}: is no list of words ({str(error).lower()}), so that the C file cannot be compiled; close "
             "its quotation"
         ) from None
+
+
+def lay_out(file: File, folder: Path, name: str) -> str:
+    """Write a checked file under a name, with what lies beside it: what is compiled is what was read, whatever is written at
+    its path meanwhile. Returns the header's name.
+    """
+    # Under the names that the source includes, whatever they are called by now.
+    included = re.search(r'^#include "([^"/\n]+)"$', file.source, re.MULTILINE)
+    header = included.group(1) if included else file.header_name
+    (folder / name).write_bytes(file.source.encode())
+    (folder / header).write_bytes(file.header)
+    if file.weights is not None:
+        taken_in = re.search(r'\.incbin \\"([^"/\\]+)\\"', file.source)
+        (folder / (taken_in.group(1) if taken_in else f"{Path(name).stem}{WEIGHTS_SUFFIX}")).write_bytes(file.weights)
+    return header
+
+
+def build(path: Path, file: File, folder: Path, flags: Sequence[str], *more: str) -> Path:
+    """Compile a file into a program.
+
+    Args:
+        path: where the file was read.
+        file: its content.
+        folder: for the program.
+        flags: of the compiler.
+        more: names of further sources in the folder.
+    """
+    program = folder / "program"
+    lay_out(file, folder, path.name)
+    sources = [str(folder / name) for name in (path.name, *more)]
+    command = [*compiler(), *flags, f"-I{folder}", "-x", "c", *sources, "-o", str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or [""]
+        reason = lines[0].strip().replace(f"{folder}{os.sep}", "") or f"it ended with status {done.returncode}"
+        raise QatError(f"{path}: {command[0]} cannot compile it ({reason}); look at $CC and $CFLAGS, or export it anew")
+    return program
 
 
 def compute(
@@ -65,22 +103,9 @@ def compute(
 ) -> dict[int, Array]:
     """What the compiled program writes, (N, ...) for each of the tensors by position."""
     path = Path(path)
-    with tempfile.TemporaryDirectory() as folder:
-        # What is compiled is what was read and checked, whatever is written at the path meanwhile.
-        source, program = Path(folder) / path.name, Path(folder) / "program"
-        source.write_bytes(file.source.encode())
-        # Under the name that the source includes, whatever the two are called by now.
-        included = re.search(r'^#include "([^"/\n]+)"$', file.source, re.MULTILINE)
-        (Path(folder) / (included.group(1) if included else file.header_name)).write_bytes(file.header)
-        main = f"-D{file.model['name'].upper()}_MAIN"
-        command = [*compiler(), *options(), main, *define, "-x", "c", str(source), "-o", str(program)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or [""]
-            reason = lines[0].strip().replace(f"{folder}{os.sep}", "") or f"it ended with status {done.returncode}"
-            raise QatError(
-                f"{path}: {command[0]} cannot compile it ({reason}); look at $CC and $CFLAGS, or export it anew"
-            )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        program = build(path, file, folder, [*options(), f"-D{file.model['name'].upper()}_MAIN", *define])
 
         def run(batch: tuple[Array, ...]) -> dict[int, Array]:
             given = [to_hwc(x).reshape(len(x), -1).view(np.uint8) for x in file.ends.encode(batch)]
@@ -90,7 +115,7 @@ def compute(
                 )
             except OSError as error:
                 raise QatError(
-                    f"{path}: what {command[0]} made of it does not run here ({error.strerror}); look at "
+                    f"{path}: what {compiler()[0]} made of it does not run here ({error.strerror}); look at "
                     "$CC and $CFLAGS, which are to make a program for this machine"
                 ) from None
             of_one = [prod(x.shape) * np.dtype(kind).itemsize for x, kind in zip(tensors, dtypes, strict=True)]

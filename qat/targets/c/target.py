@@ -1,7 +1,7 @@
-"""C: an integer graph as self-contained C99, two files <name>.c and <name>.h, for microcontrollers and any other machine.
+"""C: an integer graph as self-contained C99, <name>.c and <name>.h, for microcontrollers and any other machine.
 
-It computes in the fixed arithmetic (docs/numerics.md) and nothing else: no heap, no library, and no floating point but where
-real numbers enter or leave. Weights are constants, activations lie in one static arena whose bytes are shared
+It computes in either arithmetic (docs/numerics.md), with no heap and no library; in the fixed one there is no floating point
+but where real numbers enter or leave. Weights are constants, activations lie in one static arena whose bytes are shared
 (``qat.integer.memory``). Activations are bytes in HWC order, a code c of a grid [qmin, qmax] being stored as c - qmin.
 ``predict`` and ``trace`` take (N, C, H, W), as every target does; the functions of the C file take HWC order, as cameras give
 it. Both compile the file with the host's compiler ($CC, else cc, with $CFLAGS after our own options) and run it.
@@ -9,18 +9,27 @@ it. Both compile the file with the host's compiler ($CC, else cc, with $CFLAGS a
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from qat.deploy.interfaces import NO, check_switch
+from qat.errors import QatError
 from qat.integer import IntegerGraph, IntegerTensor, require_integers
 from qat.integer.ends import METADATA, OWN
+from qat.integer.fixed_point import check_arithmetic
 from qat.integer.widths import check_packing
 from qat.registry import TARGETS
+from qat.targets.c.clock import clocked, timed_options
+from qat.targets.c.cortex_m.cores import CORES
+from qat.targets.c.cortex_m.cores import emulator as emulator  # of qat.deploy.interfaces.IsEmulated
+from qat.targets.c.cortex_m.measure import measure as measure  # of qat.deploy.interfaces.IsEmulated
 from qat.targets.c.ends import ends_in_c
-from qat.targets.c.file import load, write
+from qat.targets.c.file import File, load, write
+from qat.targets.c.layout import Layout
 from qat.targets.c.run import compiler, compute, options
 from qat.targets.c.text import identifier
 from qat.targets.c.writer import Writer
@@ -30,7 +39,8 @@ from qat.vocabulary.ops import Array
 
 NAME = "C"  #: under which ``qat.target`` knows it
 SUFFIX, OPTIONS = TARGETS[NAME].suffix, TARGETS[NAME].options
-ARITHMETICS: tuple[str, ...] = ("fixed",)
+ARITHMETICS: tuple[str, ...] = ("float", "fixed")
+ARITHMETIC = "arithmetic"  #: the key of a file's metadata
 RUNS_CODE = True  #: to run a file is to compile it and to run whatever it says (qat.deploy.interfaces.Target)
 
 
@@ -38,48 +48,68 @@ def export(
     graph: IntegerGraph,
     path: str | Path,
     *,
+    arithmetic: str | None = None,
     packing: str = "packed",
     input_type: str = OWN,
     output_type: str = OWN,
+    weights_file: str = NO,
 ) -> None:
     """Write <name>.c and, beside it, <name>.h.
 
     Args:
         graph: the integers, as ``qat.to_integer`` gives them.
-        path: the .c file; both appear or are replaced together.
+        path: the .c file; all appear or are replaced together.
+        arithmetic: "float" or "fixed"; None, the default: that in which the network was trained.
         packing: "packed" stores the weights of a layer that has at most 16, 4 or 2 different ones in 4, 2 or 1 bits; "bytes"
             stores each in a byte.
         input_type: "own": what the network takes. "float32", "int8", "uint8" or "int16": real numbers, or codes of that type.
         output_type: "own": the codes that the network has, in the smallest type that holds them. Else as for the input.
+        weights_file: "yes" puts the weights into a file of their own, <name>.bin, which GCC and Clang take in; "no": none.
 
     Raises:
-        QatError: the fixed arithmetic cannot compute a node, which the message names, or an option is unknown; a type does not
-            hold the codes.
+        QatError: the arithmetic cannot compute a node, which the message names, or an option is unknown; a type does not hold
+            the codes.
     """
+    own_file = check_switch("weights_file", weights_file)
     require_integers(graph)
     packed, ends = check_packing(packing), ends_in_c(graph, input_type, output_type)
-    path = Path(path)
-    source, header = Writer(graph, identifier(path), packed, ends).files(path.with_suffix(".h").name)
-    write(path, source, header.encode(), {METADATA: ends.to_json()})
+    arithmetic, path = _arithmetic(graph, arithmetic), Path(path)
+    writer = Writer(graph, identifier(path), packed, ends, arithmetic, weights_file=own_file)
+    source, header = writer.files(path.with_suffix(".h").name)
+    weights = None if writer.weights_file is None else bytes(writer.weights_file)
+    write(path, source, header.encode(), {METADATA: ends.to_json(), ARITHMETIC: arithmetic}, weights)
 
 
-def storage(graph: IntegerGraph, *, packing: str = "packed") -> dict[str, int]:
+def _arithmetic(graph: IntegerGraph, arithmetic: str | None) -> str:
+    """That of a file. Raises QatError for an unknown one."""
+    arithmetic = graph.arithmetic if arithmetic is None else arithmetic
+    check_arithmetic(arithmetic, graph.name)
+    return arithmetic
+
+
+def arithmetic_of(path: str | Path) -> str:
+    """The arithmetic that a file was exported for; files that do not say it are of releases that had the fixed one alone."""
+    return load(path).metadata.get(ARITHMETIC, "fixed")
+
+
+def storage(graph: IntegerGraph, *, arithmetic: str | None = None, packing: str = "packed") -> dict[str, int]:
     """The bytes of each node's constants: weights, biases, multipliers, shifts and tables, without code.
 
     Args:
         graph: the integers, as ``qat.to_integer`` gives them.
+        arithmetic: as in ``export``: the float one has no shifts.
         packing: as in ``export``.
 
     Returns:
         Bytes by the name of the node; nodes without constants are left out.
     """
-    writer = Writer(graph, "net", check_packing(packing), ends_in_c(graph, OWN, OWN))
+    writer = Writer(graph, "net", check_packing(packing), ends_in_c(graph, OWN, OWN), _arithmetic(graph, arithmetic))
     writer.files("net.h")
     return writer.node_bytes
 
 
 def arena_bytes(graph: IntegerGraph, *, packing: str = "packed", input_type: str = OWN) -> int:
-    """The static memory of the file, <NAME>_ARENA_BYTES of its header: activations and scratch memory.
+    """The static memory of the file, <NAME>_ARENA_BYTES of its header: activations and scratch memory, in either arithmetic.
 
     Buffers that are never needed together share bytes. The caller's buffers are not counted; the codes of an input are, unless
     they are read where the caller has them: uint8 is.
@@ -90,13 +120,13 @@ def arena_bytes(graph: IntegerGraph, *, packing: str = "packed", input_type: str
         input_type: as in ``export``.
     """
     require_integers(graph)
-    return Writer(graph, "net", check_packing(packing), ends_in_c(graph, input_type, OWN)).arena_bytes
+    return Layout(graph, check_packing(packing), ends_in_c(graph, input_type, OWN)).arena_bytes
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     """Set entries of the comment with metadata; nothing that is compiled changes."""
     file = load(path)
-    write(Path(path), file.source, file.header, file.metadata | dict(metadata))
+    write(Path(path), file.source, file.header, file.metadata | dict(metadata), file.weights)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -109,20 +139,22 @@ def input_specs(path: str | Path) -> list[ArraySpec]:
     return load(path).ends.specs
 
 
-def predict(path: str | Path, pixels: Arrays) -> Arrays:
-    """Real outputs, computed by the compiled file.
+def predict(path: str | Path, pixels: Arrays, *, arithmetic: str | None = None) -> Arrays:
+    """Real outputs, computed by the compiled file, which has to be of the arithmetic that is given.
 
     Whatever its C does is run: the digest shows damage, but not who wrote the file. So give it files of your own only.
     """
-    file = load(path)
+    file = _loaded(path, arithmetic)
     kinds = [np.dtype(end.stored) for end in file.ends.outputs]
     found = compute(path, file, pixels, kinds, file.tensors("outputs"))
     return as_arrays(file.ends.decode([found[i] for i in range(len(kinds))]))
 
 
-def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) -> dict[str, Array]:
+def trace(
+    path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor], *, arithmetic: str | None = None
+) -> dict[str, Array]:
     """Codes of single tensors, from the same file compiled so that it writes those of every node (see ``predict``)."""
-    file = load(path)
+    file = _loaded(path, arithmetic)
     nodes = file.tensors("nodes")
     kinds = [np.uint16 if x.grid.wide else np.uint8 for x in nodes]
     found = compute(path, file, pixels, kinds, nodes, f"-D{file.model['name'].upper()}_TRACE")
@@ -133,9 +165,44 @@ def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) 
     return {x.name: result[x.name] for x in tensors if x.name in result}
 
 
-def runtime() -> str:
+def _loaded(path: str | Path, arithmetic: str | None) -> File:
+    """A file that computes in that arithmetic, or with None in any. Raises QatError for another one."""
+    file = load(path)
+    own = file.metadata.get(ARITHMETIC, "fixed")
+    if arithmetic not in (None, own):
+        raise QatError(
+            f"{path}: was exported for the {own} arithmetic and computes no other; leave --arithmetic {arithmetic} out, or "
+            "export it with that"
+        )
+    return file
+
+
+@contextlib.contextmanager
+def timed(path: str | Path, samples: Arrays) -> Iterator[Callable[[int], float]]:
+    """Seconds of so many inferences on this machine (``qat.deploy.interfaces.IsTimed``), of the file compiled for its own
+    processor, by ``clock.OPTIONS`` and $CFLAGS. What the file says is run (see ``predict``).
+    """
+    with clocked(path, load(path), samples) as seconds:
+        yield seconds
+
+
+def cores() -> dict[str, str]:
+    """The processors that ``measure`` emulates: "Cortex-M4" by "m4"."""
+    return {name: core.name for name, core in CORES.items()}
+
+
+def runtime(arithmetic: str | None = None) -> str:
     """The compiler that ``predict`` uses, with its version and options. Raises QatError where there is none."""
+    return _compiled_by(options())
+
+
+def timed_runtime() -> str:
+    """As ``runtime``, of what ``timed`` runs."""
+    return _compiled_by(timed_options())
+
+
+def _compiled_by(options: list[str]) -> str:
     command = compiler()
     said = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
     version = said.splitlines()[0] if said else command[0]
-    return f"C, {version} ({' '.join(options())})"
+    return f"C, {version} ({' '.join(options)})"

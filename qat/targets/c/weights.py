@@ -135,3 +135,61 @@ def _packed(block: Array, bits: int) -> list[Array]:
     if bits == 1 and block.shape[1] % 2:  # a byte has the words of two outputs
         rest = np.pad(rest, ((0, 0), (0, 1), (0, 0)))
     return [(filled << places).sum(axis=1).ravel(), np.frombuffer(pack(rest, bits), np.uint8).astype(np.int64)]
+
+
+# -- what the kernels meet in these bytes -----------------------------------------------------------------------------
+
+
+def in_blocks(stored: StoredWeights, data: Array, rows: int, inputs: int, groups: int) -> Array:
+    """The centred weights (O, rows, inputs) of ``blocks``, as ``multiply`` reads them; what fills up words is left out.
+
+    Raises ValueError where that is no weight of 0, though inputs meet it.
+    """
+    outputs, quads = len(stored.codes), word_count(inputs)
+    per_group = outputs // groups
+    found: Array = np.empty((outputs, rows, quads * 4), np.int64)
+    at = 0
+    for group in range(0, outputs, per_group):
+        for first in range(group, group + per_group, BLOCK):
+            count = min(BLOCK, group + per_group - first)
+            together = BYTES // stored.bits  # words of four inputs in one of the words that lie first
+            whole = rows * quads // together * together
+            left, of_word = rows * quads - whole, -(-count * 4 * stored.bits // 8)
+            rest = left * of_word
+            size = whole * count * 4 // together
+            words = _numbers(stored, data[at : at + size]).reshape(-1, count, 4, together).transpose(0, 3, 1, 2)
+            tail = _numbers(stored, data[at + size : at + size + rest]).reshape(left, of_word * 2 // stored.bits, 4)[
+                :, :count
+            ]
+            words = np.concatenate([words.reshape(whole, count, 4), tail])
+            found[first : first + count] = words.transpose(1, 0, 2).reshape(count, rows, quads * 4)
+            at += size + rest
+    if at != data.size or (not stored.filled and found[:, :, inputs:].any()):
+        raise ValueError("bytes are left, or inputs meet what fills up words")
+    centred: Array = found[:, :, :inputs] + stored.excess[:, None, None]
+    return centred
+
+
+def in_taps(stored: StoredWeights, data: Array) -> Array:
+    """The centred weights (C, taps) of a depthwise convolution, block by block and tap by tap, as its kernel reads them."""
+    channels, taps = stored.codes.shape
+    found: Array = np.empty((channels, taps), np.int64)
+    at = 0
+    for first in range(0, channels, BLOCK):
+        count = min(BLOCK, channels - first)
+        size = -(-taps * count * stored.bits // 8)
+        found[first : first + count] = _numbers(stored, data[at : at + size])[: taps * count].reshape(taps, count).T
+        at += size
+    if at != data.size:
+        raise ValueError("bytes are left")
+    found += stored.excess[:, None]
+    return found
+
+
+def _numbers(stored: StoredWeights, data: Array) -> Array:
+    """The codes in bytes: they themselves, or what their indices stand for, the first one in the lowest bits."""
+    if stored.bits == BYTES:
+        return data.astype(np.int8)
+    indices = data.astype(np.uint8)[:, None] >> np.arange(0, 8, stored.bits, dtype=np.uint8)
+    numbers: Array = stored.values.astype(np.int8)[indices.ravel() & ((1 << stored.bits) - 1)]
+    return numbers

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from qat.integer import INT32_MAX, IntegerConv2d, IntegerLinear
-from qat.targets.c.linear import LinearWriter, shared, small_type
+from qat.targets.c.linear import LinearWriter, float_bits, shared, small_type
 from qat.targets.c.text import dimensions, stored_type
+from qat.vocabulary.ops import Array
 
 REQUANTIZE_LONG = """\
 /* x m of sums beyond int32, m = multiplier 2^-shift, rounded half up. */
@@ -41,24 +42,17 @@ static inline uint16_t clip_wide(int32_t x, int32_t low, int32_t high)
 
 def add_wide(writer: LinearWriter, node: IntegerLinear) -> None:
     """Append the function of a layer of wide codes."""
-    writer.used.add("REQUANTIZE_LONG")
     name, (x,), y = writer.function(node), node.inputs, node.output
     weight = writer.ordered(node)
     outputs = len(weight)
     long = node.accumulator_bound > INT32_MAX
     total = "int64_t" if long else "uint32_t"
-    multiplier, shift = (shared(np.broadcast_to(part, outputs).astype(np.int64)) for part in node.fixed)
     kinds = {part: small_type(values) for part, values in (("weight", weight), ("bias", node.bias))}
     constants = [
-        writer.array(kinds["weight"], f"{name}_weight", weight),
+        writer.array(kinds["weight"], f"{name}_weight", weight, weights=True),
         writer.array(kinds["bias"], f"{name}_bias", node.bias),
-        writer.array("int16_t", f"{name}_multiplier", multiplier),
-        writer.array("int8_t", f"{name}_shift", shift),
     ]
-    m, s = (
-        f"{name}_{what}[{'o' if part.size > 1 else 0}]" for what, part in (("multiplier", multiplier), ("shift", shift))
-    )
-    zero, centre = y.grid.zero_point - y.grid.qmin, x.grid.zero_point - x.grid.qmin
+    centre = x.grid.zero_point - x.grid.qmin
     begin = [f"{total} sum = ({total}){name}_bias[o];"] + [f"{'int64_t' if long else 'int32_t'} met = 0;"] * (
         centre != 0
     )
@@ -68,9 +62,22 @@ def add_wide(writer: LinearWriter, node: IntegerLinear) -> None:
         *(["    met += w[k];", "}"] if centre else []),
     ]
     end = f"sum - {centre} * ({total})met" if centre else "sum"
-    scaled = f"requantize_long({end if long else f'(int32_t)({end})'}, {m}, {s})"
-    clip = writer.clip(y)
-    result = f"{clip}({scaled} + {zero}, {node.requantize.low + zero}, {node.requantize.high + zero})"
+    end = end if long else f"(int32_t)({end})"
+
+    def of_output(what: str, kind: str, values: Array) -> str:
+        """A constant for each output, and the C expression of that of output o."""
+        values = shared(np.broadcast_to(values, outputs).astype(np.int64))
+        constants.append(writer.array(kind, f"{name}_{what}", values))
+        return f"{name}_{what}[{'o' if values.size > 1 else 0}]"
+
+    if writer.arithmetic == "float":
+        scaled = writer.rounded(end, of_output("multiplier", "int32_t", float_bits(node.requantize)), long=long)
+    else:
+        writer.used.add("REQUANTIZE_LONG")
+        multiplier, shift = node.fixed
+        multipliers = of_output("multiplier", "int16_t", multiplier), of_output("shift", "int8_t", shift)
+        scaled = f"requantize_long({end}, {', '.join(multipliers)})"
+    result = writer.code(node, node.requantize, scaled)
     if not isinstance(node, IntegerConv2d):
         inputs = weight.shape[1]
         begins, adding = ("\n".join(" " * 8 + line for line in part) for part in (begin, loop))

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from functools import singledispatchmethod
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,12 +38,15 @@ from qat.integer import (
 )
 from qat.integer.ends import REAL, Ends, FileInput, FileOutput
 from qat.names import check_included, harmless
+from qat.targets.c import constants as c_constants
 from qat.targets.c import elementwise as c_elementwise
 from qat.targets.c import ends as c_ends
 from qat.targets.c import kernels as c_kernels
 from qat.targets.c import moves as c_moves
 from qat.targets.c import products as c_products
 from qat.targets.c import wide as c_wide
+from qat.targets.c.codes import check_codes
+from qat.targets.c.constants import WEIGHTS_SUFFIX
 from qat.targets.c.ends import enter, leave, macros, uses_floats
 from qat.targets.c.kernels import softmax as c_softmax
 from qat.targets.c.kernels.head import HEAD
@@ -64,8 +68,17 @@ class Writer(LinearWriter):
         upper: the same in capitals.
     """
 
-    def __init__(self, graph: IntegerGraph, name: str, packed: bool, ends: Ends) -> None:
-        super().__init__(graph, packed, ends)
+    def __init__(
+        self,
+        graph: IntegerGraph,
+        name: str,
+        packed: bool,
+        ends: Ends,
+        arithmetic: str,
+        *,
+        weights_file: bool = False,
+    ) -> None:
+        super().__init__(graph, packed, ends, arithmetic, weights_file=weights_file)
         self.name, self.upper = name, name.upper()
 
     def call(self, node: IntegerNode) -> list[str]:
@@ -88,8 +101,12 @@ class Writer(LinearWriter):
         return [*lines, f"TRACED({place}, {size});"]
 
     def files(self, header_name: str) -> tuple[str, str]:
-        """The text of the .c file, up to its metadata, and that of the .h file."""
+        """The text of the .c file, up to its metadata, and that of the .h file; ``weights_file`` is complete then.
+
+        Raises QatError also where the text does not hold the constants that it has to hold.
+        """
         check_included(header_name)
+        check_codes(self.graph)
         for node in self.graph.nodes:
             if node.name not in self.renamed:
                 before = self.constant_bytes
@@ -117,8 +134,9 @@ class Writer(LinearWriter):
             "/* All activations; those that are never needed together share their bytes. An int32_t for its alignment. */\n"
             f"static int32_t memory[{self.upper}_ARENA_BYTES / 4];\n",
         ]
+        text += c_constants.before(self.used, self.name, Path(header_name).with_suffix(WEIGHTS_SUFFIX).name)
         text += [f"#define MOST_TAPS {self.most_taps}\n"] if self.most_taps else []
-        text += c_kernels.kernels(self.used)
+        text += c_kernels.kernels(self.used, self.arithmetic)
         text += [c_products.ROOT] if "ROOT" in self.used else []
         text += [c_softmax.softmax(codes) for name, codes in SOFTMAX.items() if name in self.used]
         kernels = ["REQUANTIZE_LONG", "REQUANTIZE_SUM", "CLIP_WIDE"]
@@ -142,10 +160,13 @@ class Writer(LinearWriter):
         }
         text[-1] += "\n" + comment(MODEL, model)
         # The header says of which export it is, and the source is not compiled with the header of another one.
-        export = f"0x{hashlib.sha256(''.join(text).encode()).hexdigest()[:8]}"
+        digest = hashlib.sha256("".join(text).encode() + bytes(self.weights_file or b""))
+        export = f"0x{digest.hexdigest()[:8]}"
         error = '#error "this file and its header are of two exports: export again"'
         text.insert(2, f"#if {self.upper}_EXPORT != {export}\n{error}\n#endif\n")
-        return "\n".join(text), self._header(signature, export)
+        source = "\n".join(text)
+        c_constants.check(self.graph.name, source, bytes(self.weights_file or b""), self.constants)
+        return source, self._header(signature, export)
 
     def _title(self) -> str:
         return f"{plain(self.graph.name)}, quantized"
@@ -186,7 +207,9 @@ class Writer(LinearWriter):
         real = any(end.stored == REAL for end in self.ends.outputs)
         outputs = "real numbers" if real else "codes, the number (code - ZERO_POINT) * SCALE each"
         floats = "no heap and no floating point"
-        if uses_floats(self.ends):
+        if self.arithmetic == "float":
+            floats = "no heap, and floating point of one multiplication a code"
+        elif uses_floats(self.ends):
             floats = "no heap, and floating point only to make codes of inputs or real numbers of codes"
         return f"""\
 /* {self._title()}. Written by qat export; do not change it.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from qat.backends.mindspore.setup import ms
 from qat.errors import QatError
 from qat.targets.common import cannot_run
 from qat.targets.mindir.file import specs_of_inputs
-from qat.vocabulary.arrays import Arrays, in_batches
+from qat.vocabulary.arrays import Arrays, batches_of, in_batches
 from qat.vocabulary.ops import Array
 
 BATCH = 500  #: images in one run
@@ -44,3 +46,25 @@ def runner(model: proto.ModelProto) -> Callable[..., Any]:
         file.write_bytes(model.SerializeToString())
         loaded: Callable[..., Any] = ms.nn.GraphCell(ms.load(str(file)))
         return loaded
+
+
+@contextlib.contextmanager
+def clocked(path: str | Path, model: proto.ModelProto, sample: Arrays) -> Iterator[Callable[[int], float]]:
+    """The seconds of so many runs over one sample; each waits for its outputs."""
+    (batch,) = batches_of(sample, specs_of_inputs(model), 1, str(path))
+    given = [ms.Tensor(np.ascontiguousarray(x)) for x in batch]
+    try:
+        run = runner(model)
+        run(*given)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise cannot_run(path, "MindSpore", str(error).strip().partition("\n")[0]) from None
+
+    def seconds(count: int) -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            found = run(*given)
+            for x in found if isinstance(found, tuple) else (found,):
+                x.asnumpy()
+        return time.perf_counter() - start
+
+    yield seconds

@@ -7,19 +7,21 @@ MindSpore itself compiles the network and adds some 20 kB of names and attribute
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from qat.backends.mindspore.setup import ms
+from qat.deploy.arithmetics import require_arithmetic
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.integer.widths import require_bytes
 from qat.registry import TARGETS
 from qat.targets.common import codes_name, prefixed, unprefixed
 from qat.targets.mindir.file import load, set_outputs, specs_of_inputs, write
 from qat.targets.mindir.integer import IntegerWriter
-from qat.targets.mindir.run import infer
+from qat.targets.mindir.run import clocked, infer
 from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays
 from qat.vocabulary.ops import Array
 
@@ -40,6 +42,7 @@ def export(graph: IntegerGraph, path: str | Path) -> None:
         QatError: codes have more than 8 bits, or a node has no form in MINDIR; the message names it.
     """
     require_bytes(graph, "a MINDIR file")
+    require_arithmetic(graph, NAME, ARITHMETICS)
     writer = IntegerWriter(graph.name)
     for x, spec in zip(graph.inputs, graph.input_specs, strict=True):
         writer.enter(x.name, spec)
@@ -90,3 +93,15 @@ def trace(path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor]) 
 def runtime() -> str:
     """The version of MindSpore, and its device."""
     return f"MindSpore {ms.__version__} (nn.GraphCell, {ms.get_context('device_target')})"
+
+
+@contextlib.contextmanager
+def timed(path: str | Path, samples: Arrays) -> Iterator[Callable[[int], float]]:
+    """Seconds of so many runs of a graph cell (``qat.deploy.interfaces.IsTimed``)."""
+    with clocked(path, load(path), samples) as seconds:
+        yield seconds
+
+
+def timed_runtime() -> str:
+    """What ``timed`` runs in, with its version."""
+    return runtime()

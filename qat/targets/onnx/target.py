@@ -7,14 +7,16 @@ uint8 codes and weights int8; ONNX Runtime fuses every DequantizeLinear - operat
 
 from __future__ import annotations
 
+import contextlib
 import platform
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper
 
+from qat.deploy.arithmetics import require_arithmetic
 from qat.errors import QatError
 from qat.graph import Graph
 from qat.integer import IntegerGraph, IntegerTensor
@@ -28,7 +30,7 @@ from qat.targets.onnx.file import load, write
 from qat.targets.onnx.float import OnnxOps, OnnxSymbol
 from qat.targets.onnx.form import Form
 from qat.targets.onnx.integer import QdqWriter, offset_of
-from qat.targets.onnx.run import infer, session_of
+from qat.targets.onnx.run import clocked, infer, session_of
 from qat.targets.onnx.writer import Writer
 from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays, as_tuple
 from qat.vocabulary.ops import Array
@@ -74,6 +76,7 @@ def export(
     if weights not in WEIGHTS:
         raise QatError(f"--weights {weights!r} is unknown: choose one of {', '.join(WEIGHTS)}")
     require_bytes(graph, "ONNX Runtime")
+    require_arithmetic(graph, NAME, ARITHMETICS)
     ends = ends_of(graph, input_type, output_type)
     writer = QdqWriter(weights == "uint8", packed)
     writer.enter(graph.inputs, ends.inputs)
@@ -171,3 +174,16 @@ def opened(path: str | Path, *, threads: int = 1) -> Callable[[Arrays], Arrays]:
         return as_arrays(ends.decode(session.run(outputs, feed)))
 
     return compute
+
+
+@contextlib.contextmanager
+def timed(path: str | Path, samples: Arrays) -> Iterator[Callable[[int], float]]:
+    """Seconds of so many runs of a session of one thread (``qat.deploy.interfaces.IsTimed``)."""
+    model = load(path)
+    with clocked(path, model, ends_in(path, model), samples) as seconds:
+        yield seconds
+
+
+def timed_runtime() -> str:
+    """What ``timed`` runs in, with its version."""
+    return f"ONNX Runtime {onnxruntime.__version__} (CPUExecutionProvider)"

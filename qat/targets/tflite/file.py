@@ -75,8 +75,8 @@ class File(NamedTuple):
     model: Any
 
 
-def load(path: str | Path, arithmetic: str = "float") -> File:
-    """A file whose content is what was written; LiteRT may crash on any other. arithmetic: that it is to be run in."""
+def load(path: str | Path) -> File:
+    """A file whose content is what was written; LiteRT may crash on any other."""
     content = read_file(path, "give an exported .tflite file")
     if content[4:8] != IDENTIFIER:
         raise QatError(
@@ -97,6 +97,11 @@ def load(path: str | Path, arithmetic: str = "float") -> File:
             )
         _check_model(model)
         check_stored(path, (tensor.name for tensor in model.subgraphs[0].tensors if tensor.name))
+    return File(content, model)
+
+
+def check_runs(path: str | Path, model: Any, arithmetic: str) -> None:
+    """Raise QatError where LiteRT's kernels of the arithmetic compute other codes than those of the file."""
     if arithmetic == "fixed" and _has_codes_of(model, Op.FULLY_CONNECTED):
         raise QatError(
             f"{path}: was exported for the float arithmetic: its dense layers are of a kind that LiteRT's reference kernels "
@@ -107,7 +112,6 @@ def load(path: str | Path, arithmetic: str = "float") -> File:
             f"{path}: was exported for the fixed arithmetic: its matrix products are of codes, which XNNPACK leaves to a "
             "kernel that rounds otherwise; export it with --arithmetic float"
         )
-    return File(content, model)
 
 
 def _has_codes_of(model: Any, kind: int) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from qat.vocabulary.ops import Array
@@ -13,15 +15,25 @@ _state: dict[str, Any] = {}  #: the interpreter that runs, and for how many samp
 
 
 def answer(question: Mapping[str, Any], arrays: Sequence[Array]) -> list[Array]:
-    """To {"reference": whether by reference kernels} and a file's bytes: nothing, it is loaded. To {} and stored inputs
-    (N, ...): the outputs.
+    """To {"reference": whether by reference kernels} and a file's bytes: nothing, it is loaded; "threads" among the words are
+    how many it has. To {} and stored inputs (N, ...): the outputs. To {"repeat": count}: the seconds of that many runs over
+    the inputs that came last.
     """
     if "reference" in question:
         resolver = OpResolverType.BUILTIN_REF if question["reference"] else OpResolverType.AUTO
-        model = Interpreter(model_content=arrays[0].tobytes(), experimental_op_resolver_type=resolver)
+        model = Interpreter(
+            model_content=arrays[0].tobytes(),
+            experimental_op_resolver_type=resolver,
+            num_threads=question.get("threads"),
+        )
         _state.update(model=model, rows=None)
         return []
     model = _state["model"]
+    if "repeat" in question:
+        start = time.perf_counter()
+        for _ in range(question["repeat"]):
+            model.invoke()
+        return [np.array([time.perf_counter() - start])]
     inputs = model.get_input_details()
     if len(arrays[0]) != _state["rows"]:
         _state["rows"] = None

@@ -17,7 +17,8 @@ there dense layers are written as convolutions.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -29,19 +30,19 @@ from qat.child import Child, ChildError
 from qat.errors import QatError
 from qat.files import write_atomically
 from qat.graph import Graph
-from qat.integer import IntegerGraph, IntegerTensor
+from qat.integer import IntegerGraph, IntegerTensor, require_integers
 from qat.integer.ends import OWN, REAL, Ends
 from qat.integer.widths import check_packing, require_bytes
 from qat.registry import TARGETS
 from qat.targets.common import METADATA, cannot_run, prefixed, to_chw, to_hwc
 from qat.targets.float_graph import float_form, written_outputs
 from qat.targets.tflite.ends import ends_in, float_ends, keep_ends
-from qat.targets.tflite.file import DIGEST, load, pack_model, set_metadata
+from qat.targets.tflite.file import DIGEST, File, check_runs, load, pack_model, set_metadata
 from qat.targets.tflite.float import TfliteOps, TfliteSymbol
 from qat.targets.tflite.integer import IntegerWriter
 from qat.targets.tflite.real_numbers import leave
 from qat.targets.tflite.writer import Op, Writer, coded, permuted, quantization_of, stored_shape
-from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays, in_batches
+from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays, batches_of, in_batches
 from qat.vocabulary.ops import Array
 
 NAME = "TFLITE"  #: under which ``qat.target`` knows it
@@ -56,7 +57,7 @@ def export(
     graph: IntegerGraph,
     path: str | Path,
     *,
-    arithmetic: str = "float",
+    arithmetic: str | None = None,
     packing: str = "packed",
     input_type: str = OWN,
     output_type: str = OWN,
@@ -67,6 +68,7 @@ def export(
         graph: the integers, as ``qat.to_integer`` gives them.
         path: the file, which appears or is replaced as a whole.
         arithmetic: "float" for LiteRT with XNNPACK, or "fixed" for reference kernels and microcontrollers (docs/numerics.md).
+            None, the default: that of the graph.
         packing: "packed" stores weights of 4 bits and fewer as INT4, in the float arithmetic those of dense layers alone and
             those of 2 bits as INT2; "bytes" stores each in a byte.
         input_type: what the file takes, one of ``qat.integer.ends.TYPES``. "own", the default: codes of 8 bits as int8, else
@@ -77,7 +79,8 @@ def export(
         QatError: LiteRT does not compute a node exactly in that arithmetic, which the message names; an option is unknown, or
             the type of an input or output does not hold its codes.
     """
-    packed = check_packing(packing)
+    require_integers(graph)
+    packed, arithmetic = check_packing(packing), arithmetic or graph.arithmetic
     if arithmetic not in ARITHMETICS:
         raise QatError(f"{path}: arithmetic {arithmetic!r} is unknown; use one of {', '.join(ARITHMETICS)}")
     require_bytes(graph, f"LiteRT in the {arithmetic} arithmetic", weights_only=arithmetic == "fixed")
@@ -93,7 +96,19 @@ def export(
 
 def arithmetic_of(path: str | Path) -> str:
     """The arithmetic that a file was exported for."""
-    return read_metadata(path).get("arithmetic", ARITHMETICS[0])
+    return _arithmetic(load(path))
+
+
+def _arithmetic(file: File) -> str:
+    return _entries(file).get("arithmetic", ARITHMETICS[0])
+
+
+def _opened(path: str | Path, arithmetic: str | None) -> tuple[File, str]:
+    """A file, and the arithmetic that it is run in: that of its export unless another is given."""
+    file = load(path)
+    arithmetic = arithmetic or _arithmetic(file)
+    check_runs(path, file.model, arithmetic)
+    return file, arithmetic
 
 
 def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) -> None:
@@ -137,7 +152,11 @@ def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The entries that ``write_metadata`` wrote, by key without "qat."."""
-    model = load(path).model
+    return _entries(load(path))
+
+
+def _entries(file: File) -> dict[str, str]:
+    model = file.model
     entries = {entry.name.decode(): model.buffers[entry.buffer].data for entry in model.metadata or []}
     return {
         name.removeprefix(METADATA): bytes(data).decode()
@@ -151,22 +170,23 @@ def input_specs(path: str | Path) -> list[ArraySpec]:
     return ends_in(path, load(path).model).specs
 
 
-def predict(path: str | Path, pixels: Arrays, *, arithmetic: str = "float") -> Arrays:
-    """Real outputs, computed by LiteRT from the file as it is, in the arithmetic of its export."""
-    file = load(path, arithmetic)
+def predict(path: str | Path, pixels: Arrays, *, arithmetic: str | None = None) -> Arrays:
+    """Real outputs, computed by LiteRT from the file as it is. arithmetic: None, the default: that of its export."""
+    file, arithmetic = _opened(path, arithmetic)
     ends = ends_in(path, file.model)
     found = _infer(path, file.content, ends, pixels, arithmetic)
     return as_arrays(ends.decode([to_chw(x) for x in found.values()]))
 
 
 def trace(
-    path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor], *, arithmetic: str = "float"
+    path: str | Path, pixels: Arrays, tensors: Collection[IntegerTensor], *, arithmetic: str | None = None
 ) -> dict[str, Array]:
     """Codes of single tensors, from a copy of the file that has them as further outputs.
 
     LiteRT's own way of keeping intermediate tensors would switch XNNPACK off.
     """
-    model = load(path, arithmetic).model
+    file, arithmetic = _opened(path, arithmetic)
+    model = file.model
     subgraph, ends = model.subgraphs[0], ends_in(path, model)
     shapes = {
         operator.outputs[0]: subgraph.tensors[operator.inputs[0]].shape
@@ -223,3 +243,34 @@ def _infer(path: str | Path, content: bytes, ends: Ends, samples: Arrays, arithm
             return in_batches(run, samples, ends.specs, BATCH, str(path))
     except ChildError as error:
         raise cannot_run(path, "LiteRT", str(error)) from None
+
+
+@contextlib.contextmanager
+def timed(path: str | Path, samples: Arrays) -> Iterator[Callable[[int], float]]:
+    """Seconds of so many runs of an interpreter of one thread (``qat.deploy.interfaces.IsTimed``), with its default kernels."""
+    file, litert = (
+        load(path),
+        Child("qat.targets.tflite.run"),
+    )  # one of its own, since several files may be timed in turn
+    ends = ends_in(path, file.model)
+    (batch,) = batches_of(samples, ends.specs, 1, str(path))
+
+    def seconds(count: int) -> float:
+        try:
+            return float(litert.ask({"repeat": count}, [])[0][0])
+        except ChildError as error:
+            raise cannot_run(path, "LiteRT", str(error)) from None
+
+    try:
+        litert.ask({"reference": False, "threads": 1}, [np.frombuffer(file.content, np.uint8)])
+        litert.ask({}, [to_hwc(x) for x in ends.encode(batch)])
+        yield seconds
+    except ChildError as error:
+        raise cannot_run(path, "LiteRT", str(error)) from None
+    finally:
+        litert.close()
+
+
+def timed_runtime() -> str:
+    """What ``timed`` runs in, with its version."""
+    return runtime()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from typing import NamedTuple
 
 from qat.errors import QatError
@@ -69,3 +71,18 @@ def missing_tools() -> str:
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     packages = " ".join(TOOLS[tool] for tool in missing)
     return f"needs {', '.join(missing)} (apt-get install {packages})" if missing else ""
+
+
+def emulator() -> str:
+    """The compiler and the emulator, with their versions. Raises QatError where one is missing."""
+    missing = missing_tools()
+    if missing:
+        raise QatError(f"an emulated Cortex-M {missing}")
+    found = []
+    for tool in (GCC, QEMU):
+        said = subprocess.run([tool, "--version"], capture_output=True, text=True, check=False).stdout
+        number = re.search(
+            r"\d+(\.\d+)+", re.sub(r"\(.*?\)", "", said)
+        )  # a distribution's own number stands in brackets
+        found.append(f"{tool} {number[0] if number else ''}".strip())
+    return ", ".join(found)

@@ -13,51 +13,34 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
+from qat.deploy.interfaces import Measured
 from qat.errors import QatError
 from qat.targets.c.cortex_m.board import EXCLUDED, LINKER, MAIN, PLUGIN, RESERVED, START
 from qat.targets.c.cortex_m.cores import GCC, HOST, NM, QEMU, SIZE, Core, core_named, missing_tools
 from qat.targets.c.file import File, load
+from qat.targets.c.run import lay_out
 from qat.targets.c.text import ctype
 from qat.targets.common import to_hwc
-from qat.vocabulary.arrays import Arrays, as_tuple
+from qat.vocabulary.arrays import Arrays, as_tuple, batches_of
 from qat.vocabulary.ops import Array
 
 OPTIONS = ("-std=c99", "-O2")  #: of the compiler, beside those of the core
 TIMEOUT = 300  #: seconds, of the emulator
 
 
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """What an exported file computed on an emulated core, and what it took.
-
-    Attributes:
-        outputs: Of each output what the file gives, codes or real numbers, (N, ...) in canonical order.
-        instructions: Executed in an inference, of each sample.
-        functions: The same of the first sample by function, as the compiler left them after inlining; the most first.
-        layers: The same by node, in order; empty where it was not asked for. It is of another build, which calls a function
-            behind each node.
-        flash: Bytes of the file's code, constants and initialised data.
-        ram: Bytes of the file's static data, its arena among them.
-        stack: Bytes of the stack that an inference needs at most.
-    """
-
-    outputs: tuple[Array, ...]
-    instructions: tuple[int, ...]
-    functions: Mapping[str, int]
-    layers: Mapping[str, int]
-    flash: int
-    ram: int
-    stack: int
-
-
 def measure(
-    path: str | Path, samples: Arrays, core: str = "m4", *, options: Sequence[str] = (), layers: bool = False
+    path: str | Path,
+    samples: Arrays,
+    core: str = "m4",
+    *,
+    options: Sequence[str] = (),
+    layers: bool = False,
+    libraries: Sequence[Path] = (),
 ) -> Measured:
     """Run an exported file on an emulated core.
 
@@ -67,6 +50,10 @@ def measure(
         core: As "m4" (``qat.targets.c.cortex_m.cores.CORES``).
         options: Of arm-none-eabi-gcc, after -std=c99 -O2 and those of the core.
         layers: Count each node by itself too, in a second run of the first sample.
+        libraries: Files of compiled functions that it calls, for the same core.
+
+    Returns:
+        What it computed, and what that took; the outputs as the file gives them.
 
     Raises:
         QatError: A tool is not installed, the file is none of ``export``, or it cannot be compiled or run there.
@@ -75,12 +62,15 @@ def measure(
     missing = missing_tools()
     if missing:
         raise QatError(f"{path}: to run it on an emulated {processor.name} {missing}")
-    inputs = [to_hwc(x).reshape(len(x), -1) for x in file.ends.encode(as_tuple(samples))]
+    count = max(len(as_tuple(samples)[0]), 1)
+    (batch,) = batches_of(samples, file.ends.specs, count, str(path))
+    inputs = [to_hwc(x).reshape(count, -1) for x in file.ends.encode(batch)]
     every = [*OPTIONS, *processor.options, *options]
     with tempfile.TemporaryDirectory() as name:
-        program = _Program(Path(path), file, processor, Path(name))
+        program = _Program(Path(path), file, processor, Path(name), libraries)
         flash, ram = program.compile(every)
         said, records = program.run(inputs)
+        linked = program.linked()
         by_node: dict[str, int] = {}
         if layers:
             program.compile([*every, f"-D{file.model['name'].upper()}_TRACE"])
@@ -88,8 +78,19 @@ def measure(
             names = [*(node["name"] for node in file.model["nodes"]), "outputs"]
             by_node = {name: sum(part.values()) for name, part in zip(names, parts, strict=True)}
     outputs, stack = _parted(file, said)
-    counts = tuple(sum(record.values()) for record in records)
-    return Measured(outputs, counts, dict(records[0].most_common()), by_node, flash, ram, stack)
+    arena = re.search(rb"^#define \w+_ARENA_BYTES (\d+)", file.header, re.MULTILINE)
+    return Measured(
+        outputs=outputs,
+        reals=tuple(file.ends.decode(outputs)),
+        instructions=tuple(sum(record.values()) for record in records),
+        functions=dict(records[0].most_common()),
+        layers=by_node,
+        flash=flash,
+        linked=linked,
+        ram=ram,
+        arena=int(arena[1]) if arena else 0,
+        stack=stack,
+    )
 
 
 def _parted(file: File, said: Array) -> tuple[tuple[Array, ...], int]:
@@ -107,13 +108,10 @@ def _parted(file: File, said: Array) -> tuple[tuple[Array, ...], int]:
 class _Program:
     """An exported file, compiled and linked for a core in a folder."""
 
-    def __init__(self, path: Path, file: File, core: Core, folder: Path) -> None:
+    def __init__(self, path: Path, file: File, core: Core, folder: Path, libraries: Sequence[Path]) -> None:
+        self._libraries = [str(x.resolve()) for x in libraries]
         self._path, self._file, self._core, self._folder = path, file, core, folder
-        included = re.search(r'^#include "([^"/\n]+)"$', file.source, re.MULTILINE)
-        self._header = included.group(1) if included else file.header_name
-        # What is compiled is what was read and checked, whatever is written at the path meanwhile.
-        self._write("network.c", file.source)
-        self._write(self._header, file.header.decode())
+        self._header = lay_out(file, folder, "network.c")
         self._write("start.c", START)
         places = {"vectors": core.vectors, "flash": core.flash, "ram": core.ram}
         self._write("flash.ld", LINKER.format(**places, reserved=RESERVED))
@@ -124,8 +122,17 @@ class _Program:
         """Compile the file. Returns the bytes of flash and RAM of the object."""
         self._options = options
         self._do(GCC, *options, "-c", "network.c", "-o", "network.o")
-        text, data, bss = map(int, self._do(SIZE, "network.o").splitlines()[1].split()[:3])
+        text, data, bss = self._sizes("network.o")
         return text + data, data + bss
+
+    def linked(self) -> int:
+        """The bytes of flash of what was run last, without our own program around it."""
+        whole, *own = (sum(self._sizes(name)[:2]) for name in ("image.elf", "main.o", "start.o"))
+        return whole - sum(own)
+
+    def _sizes(self, name: str) -> list[int]:
+        """Of code with constants, of initialised data, and of other data, in bytes."""
+        return list(map(int, self._do(SIZE, name).splitlines()[1].split()[:3]))
 
     def run(self, inputs: Sequence[Array]) -> tuple[Array, list[Counter[str]]]:
         """Run it on samples, (N, I) for each input.
@@ -139,8 +146,9 @@ class _Program:
         self._write("main.c", self._main(count))
         for source in ("main", "start"):
             self._do(GCC, *self._options, "-c", f"{source}.c", "-o", f"{source}.o")
-        objects = ("start.o", "main.o", "network.o")
-        self._do(GCC, *self._options, "-nostartfiles", "-T", "flash.ld", *objects, "-o", "image.elf")
+        objects = ("start.o", "main.o", "network.o", *self._libraries)
+        link = ("-nostartfiles", "-Wl,--gc-sections", "-T", "flash.ld")
+        self._do(GCC, *self._options, *link, *objects, "-o", "image.elf")
         symbols = self._symbols()
         base, size = symbols["code_begin"], symbols["code_end"] - symbols["code_begin"]
         numbers = {

@@ -11,12 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from qat.targets.c.kernels import common, convolve, dsp, dsp_depthwise, head, packed, portable, x86
-from qat.targets.c.kernels import softmax as c_softmax
+from qat.targets.c.kernels import (
+    common,
+    convolve,
+    dsp,
+    dsp_depthwise,
+    floats,
+    head,
+    helium,
+    helium_depthwise,
+    helium_tables,
+    packed,
+    portable,
+    vnni,
+    vnni_depthwise,
+    x86,
+)
 
 PROCESSORS = (  #: who has kernels of its own, by the macro that HEAD defines for it; the rest run plain C
-    ("USE_VNNI", x86.FINISH_VNNI, x86.MULTIPLY_VNNI),
+    ("USE_VNNI", vnni.FINISH, x86.MULTIPLY_VNNI),
     ("USE_AVX2", portable.FINISH, x86.MULTIPLY_AVX2),
+    ("USE_HELIUM", helium.FINISH, ""),
 )
 
 
@@ -32,16 +47,28 @@ def _bits(used: Collection[str]) -> list[int]:
 
 
 def _walked(used: Collection[str]) -> list[str]:
-    """Layers as processors have them that only multiply, and make codes of sums, in their own way."""
+    """Layers as processors have them that only multiply, and make codes of sums, in their own way, and those of Helium."""
     bits = _bits(used)
-    text = [_by_processor(1, portable.FINISH)]
+    text = [_by_processor(1, portable.FINISH), f"#ifdef USE_HELIUM\n{helium.VECTORS}#endif\n"]
     if "LAYER" in used:
-        text += [common.CORRECT]
+        text.append("#ifdef USE_HELIUM")
+        text += [common.UNPACK] if bits != [8] and "UNPACK" not in used else []
+        text += [helium.convolve(packed=bits != [8]), "#else", common.CORRECT]
         text += [_by_processor(2, portable.MULTIPLY)] if 8 in bits else []
         text += [packed.HALVES] if 1 in bits else []
         text += [packed.multiply(b) for b in bits if b < 8]
-        text += [convolve.products(bits), convolve.CONVOLVE]
-    return [*text, convolve.DEPTHWISE] if "DEPTHWISE" in used else text
+        text += [
+            convolve.products(bits),
+            f"#if defined(USE_VNNI)\n{vnni.CONVOLVE}#endif\n",
+            convolve.CONVOLVE,
+            "#endif\n",
+        ]
+    if "DEPTHWISE" in used:
+        text.append(f"#if defined(USE_VNNI)\n{vnni_depthwise.DEPTHWISE}#endif\n")
+        text.append(
+            f"#ifdef USE_HELIUM\n{helium_depthwise.DEPTHWISE}#else\n{convolve.ADD_TAPS}\n{convolve.DEPTHWISE}#endif\n"
+        )
+    return text
 
 
 def _dsp(used: Collection[str]) -> list[str]:
@@ -51,16 +78,23 @@ def _dsp(used: Collection[str]) -> list[str]:
     return [*text, dsp_depthwise.DEPTHWISE] if "DEPTHWISE" in used else text
 
 
-def kernels(used: Collection[str]) -> list[str]:
-    """The texts of the kernels that a file uses, by their names: LAYER (convolutions and dense layers), DEPTHWISE, the bits of
-    their weights as WEIGHTS_8, and the functions of other nodes.
+def kernels(used: Collection[str], arithmetic: str) -> list[str]:
+    """The texts of the kernels that a file of that arithmetic uses, by their names: LAYER (convolutions and dense layers),
+    DEPTHWISE, the bits of their weights as WEIGHTS_8, and the functions of other nodes.
     """
     layers = {"LAYER", "DEPTHWISE"} & set(used)
-    used = {*used, *(("REQUANTIZE", "CLIP", "WORD") if layers else ())}
-    text = [head.SCALING, head.LAYER] if layers else []
-    text += [getattr(common, name) for name in ("REQUANTIZE", "CLIP", "WORD", "UNPACK") if name in used]
-    text += [convolve.WINDOW] if "LAYER" in used else []
+    scales = "ROUNDED" if arithmetic == "float" else "REQUANTIZE"
+    used = {*used, *((scales, "CLIP", "CODE_OF_SUM", "WORD") if layers else ())}
+    used |= {"ROUND"} if {"ROUNDED_LONG"} & used else set()
+    used |= {"TIMES"} if {"ROUNDED", "ROUNDED_LONG"} & used else set()
+    text = [floats.HEAD] if arithmetic == "float" else []
+    text += [floats.NO_SHIFT] if layers and arithmetic == "float" else []
+    text += [head.SCALING, head.LAYER] if layers else []
+    text += [getattr(floats, name) for name in ("ROUND", "TIMES", "ROUNDED", "ROUNDED_LONG") if name in used]
+    in_order = ("REQUANTIZE", "CLIP", "CODE_OF_SUM", "WORD", "UNPACK")
+    text += [getattr(common, name) for name in in_order if name in used]
+    text += [f"#ifndef USE_HELIUM\n{convolve.WINDOW}#endif\n"] if "LAYER" in used else []
     if layers:
-        text += ["#if defined(USE_SIMD32)", *_dsp(used), "#else", *_walked(used), "#endif\n"]
-    text += [c_softmax.ROUND] if "ROUND" in used else []
+        text += ["#if defined(USE_SIMD32) && !defined(USE_HELIUM)", *_dsp(used), "#else", *_walked(used), "#endif\n"]
+    text += [helium_tables.SUM_TABLE] if "SUM_TABLE" in used else []
     return text

@@ -21,8 +21,25 @@ static inline uint8_t clip(int32_t x, int32_t low, int32_t high)
 }
 """
 
+#: After REQUANTIZE and CLIP, or in the float arithmetic after ROUNDED and CLIP.
+CODE_OF_SUM = """\
+/* The code of an output's sum, the bias in it. */
+static inline uint8_t code_of_sum(const Scaling *scaling, int32_t sum, int32_t output)
+{
+    const int32_t multiplier = scaling->multiplier[scaling->each_multiplier ? output : 0];
+#ifdef FLOAT_ARITHMETIC
+    return (uint8_t)(clip(rounded(sum, multiplier), scaling->low, scaling->high) + scaling->zero);
+#else
+    const int32_t shift = scaling->each_shift ? output : 0;
+    if (scaling->left)
+        sum *= (int32_t)1 << scaling->left[shift];
+    return clip(requantize(sum, multiplier, scaling->right[shift]) + scaling->zero, scaling->low, scaling->high);
+#endif
+}
+"""
+
 WORD = """\
-#if defined(USE_VNNI) || defined(USE_AVX2) || defined(USE_SIMD32)
+#if defined(USE_VNNI) || defined(USE_AVX2) || (defined(USE_SIMD32) && !defined(USE_HELIUM))
 /* Four bytes, wherever they lie. */
 static inline uint32_t word(const void *bytes)
 {
@@ -37,9 +54,21 @@ UNPACK = """\
 /* Weights of indices of so many bits into a table, the first index in the lowest bits of the first byte. */
 static inline void unpack(const uint8_t *from, int32_t bits, const int8_t *values, int32_t count, int8_t *to)
 {
+#ifdef USE_HELIUM
+    /* Sixteen at a time: their bytes are gathered, shifted and masked, and their values gathered. */
+    const uint8x16_t places = vmulq_n_u8(vidupq_n_u8(0, 1), (uint8_t)bits);
+    const int8x16_t shifts = vnegq_s8(vreinterpretq_s8_u8(vandq_u8(places, vdupq_n_u8(7))));
+    const uint8x16_t bytes = vshrq_n_u8(places, 3), mask = vdupq_n_u8((uint8_t)((1 << bits) - 1));
+    for (; count > 0; count -= 16, from += 2 * bits, to += 16) {
+        const mve_pred16_t lanes = vctp8q((uint32_t)count);
+        const uint8x16_t x = vshlq_u8(vldrbq_gather_offset_z_u8(from, bytes, lanes), shifts);
+        vstrbq_p_s8(to, vldrbq_gather_offset_z_s8(values, vandq_u8(x, mask), lanes), lanes);
+    }
+#else
     int32_t i;
     for (i = 0; i < count; i++)
         to[i] = values[from[i * bits / 8] >> (i * bits % 8) & ((1 << bits) - 1)];
+#endif
 }
 """
 

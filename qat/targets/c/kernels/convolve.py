@@ -55,6 +55,10 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
     const int32_t block_bytes = rows * quads * BLOCK / 2 * layer->bits;
     uint32_t sums[4 * BLOCK];
     int32_t group, row, column, first, p;
+#if defined(USE_VNNI)
+    if (convolve_rows(layer, x, y))
+        return;
+#endif
     if (layer->filled && scratch)
         memset(scratch, 0, (size_t)(together * stride));
     for (group = 0; group < layer->groups; group++) {
@@ -91,8 +95,7 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
 }
 """
 
-#: Where MOST_TAPS is the largest kernel of those whose weights are packed.
-DEPTHWISE = """\
+ADD_TAPS = """\
 /* sums[c] += code w[tap][c] over the taps of one output; w: 0 where all are 1. */
 static inline void add_taps(const Layer *layer, const uint8_t *x, int32_t row, int32_t column, int32_t channels,
                             const int8_t *w, uint32_t *sums)
@@ -116,7 +119,10 @@ static inline void add_taps(const Layer *layer, const uint8_t *x, int32_t row, i
         }
     }
 }
+"""
 
+#: After ADD_TAPS, of the processor. Where MOST_TAPS is the largest kernel of those whose weights are packed.
+DEPTHWISE = """\
 /* Channel by channel, in blocks, whose weights lie tap by tap. A tap in the padding meets the code of 0, so that every output
  * has the same bias. Products are of an unsigned and a signed byte: of centred codes GCC 12 makes a wrong sum with VNNI. */
 static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *scratch)
@@ -124,6 +130,10 @@ static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t 
     const int32_t taps = layer->kernel_height * layer->kernel_width;
     int32_t first, row, column, c;
     (void)scratch;
+#if defined(USE_VNNI)
+    if (depthwise_rows(layer, x, y))
+        return;
+#endif
     for (first = 0; first < layer->channels; first += BLOCK) {
         const int32_t channels = layer->channels - first < BLOCK ? layer->channels - first : BLOCK;
         const int8_t *w = layer->weight ? (const int8_t *)layer->weight + first * taps : 0;

@@ -27,30 +27,17 @@ static inline uint32_t odd_bytes(uint32_t x)
     return y;
 }
 
-/* Of one output, what makes codes of its sums. */
-typedef struct {
-    int32_t bias, multiplier, left, right;
-} Output;
-
-static inline Output output_of(const Scaling *scaling, int32_t i)
+static inline int32_t bias_of(const Scaling *scaling, int32_t i)
 {
-    const int32_t shift = scaling->each_shift ? i : 0;
-    Output output;
-    output.bias = scaling->bias_bytes == 1   ? ((const int8_t *)scaling->bias)[i]
-                  : scaling->bias_bytes == 2 ? ((const int16_t *)scaling->bias)[i]
-                                             : ((const int32_t *)scaling->bias)[i];
-    output.multiplier = scaling->multiplier[scaling->each_multiplier ? i : 0];
-    output.left = scaling->left ? scaling->left[shift] : 0;
-    output.right = scaling->right[shift];
-    return output;
+    return scaling->bias_bytes == 1   ? ((const int8_t *)scaling->bias)[i]
+           : scaling->bias_bytes == 2 ? ((const int16_t *)scaling->bias)[i]
+                                      : ((const int32_t *)scaling->bias)[i];
 }
 
-/* The code of a sum, bias not yet added. */
-static inline uint8_t code_of(uint32_t sum, Output output, const Scaling *scaling)
+/* The code of a sum of output i, bias not yet added. */
+static inline uint8_t code_of(int32_t sum, int32_t i, const Scaling *scaling)
 {
-    const uint32_t x = sum + (uint32_t)output.bias;
-    return clip(requantize((int32_t)(x << output.left), output.multiplier, output.right) + scaling->zero, scaling->low,
-                scaling->high);
+    return code_of_sum(scaling, (int32_t)((uint32_t)sum + (uint32_t)bias_of(scaling, i)), i);
 }
 
 /* The same, with the bias, of a `quick` output: bits are left to be rounded, so few that the zero point is added before the shift, and codes are
@@ -276,17 +263,16 @@ static void block_of_four(const Layer *layer, const uint8_t *w, const uint32_t *
             *to = (uint8_t)quick_code_of((uint32_t)s.s3, multiplier, right, offset);
         } else {
             const int32_t i = first + o;
-            const Output output = output_of(scaling, i);
             if (incomplete) {
                 s.s0 = completed(layer, s.s0, totals[0], i);
                 s.s1 = completed(layer, s.s1, totals[1], i);
                 s.s2 = completed(layer, s.s2, totals[2], i);
                 s.s3 = completed(layer, s.s3, totals[3], i);
             }
-            y[o] = code_of((uint32_t)s.s0, output, scaling);
-            y[o + pitch] = code_of((uint32_t)s.s1, output, scaling);
-            y[o + 2 * pitch] = code_of((uint32_t)s.s2, output, scaling);
-            y[o + 3 * pitch] = code_of((uint32_t)s.s3, output, scaling);
+            y[o] = code_of(s.s0, i, scaling);
+            y[o + pitch] = code_of(s.s1, i, scaling);
+            y[o + 2 * pitch] = code_of(s.s2, i, scaling);
+            y[o + 3 * pitch] = code_of(s.s3, i, scaling);
         }
     }
 }
@@ -313,7 +299,7 @@ static void block_of_one(const Layer *layer, const uint8_t *w, const uint32_t *p
             y[o] = (uint8_t)quick_code_of((uint32_t)sums[o] + (uint32_t)bias, multipliers[o], rights[o], offset);
         } else {
             const int32_t sum = incomplete ? completed(layer, sums[o], totals[0], i) : sums[o];
-            y[o] = code_of((uint32_t)sum, output_of(scaling, i), scaling);
+            y[o] = code_of(sum, i, scaling);
         }
     }
 }

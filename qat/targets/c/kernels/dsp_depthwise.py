@@ -52,7 +52,6 @@ typedef struct {
     struct {
         int32_t multiplier, right, offset;
     } quick[4];
-    Output output[4];
 } Channels;
 
 #if defined(USE_ASSEMBLY)
@@ -134,14 +133,14 @@ static inline void taps_of_any(const Layer *layer, const uint32_t *rows, int32_t
 }
 
 /* The codes of so many channels. */
-static inline void finish_channels(const int32_t *sums, const Channels *channels, const Scaling *scaling, int32_t count,
-                                   uint8_t *y)
+static inline void finish_channels(const int32_t *sums, const Channels *channels, const Scaling *scaling, int32_t first,
+                                   int32_t count, uint8_t *y)
 {
     int32_t c;
     for (c = 0; c < count; c++)
         y[c] = scaling->quick ? (uint8_t)quick_code_of((uint32_t)sums[c], channels->quick[c].multiplier,
                                                        channels->quick[c].right, channels->quick[c].offset)
-                              : code_of((uint32_t)(sums[c] - channels->bias[c]), channels->output[c], scaling);
+                              : code_of_sum(scaling, sums[c], first + c);
 }
 
 /* Where all weights are `every`, as of an average pooling: four channels at a time, whose codes are added as halves. */
@@ -178,9 +177,8 @@ static void average(const Layer *layer, const uint8_t *x, uint8_t *y)
                     }
                 }
                 for (i = 0; i < count; i++) {
-                    const Output output = output_of(&layer->scaling, first + i);
                     const uint32_t sum = (sums[i] + outside) * (uint32_t)layer->every;
-                    y[first + i] = code_of(sum, output, &layer->scaling);
+                    y[first + i] = code_of((int32_t)sum, first + i, &layer->scaling);
                 }
             }
 }
@@ -216,12 +214,12 @@ static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t 
         }
 #endif
         for (c = 0; c < 4; c++) {
-            const Output output = output_of(&layer->scaling, first + (c < count ? c : 0));
-            of.output[c] = output;
-            of.bias[c] = output.bias;
-            of.quick[c].multiplier = output.multiplier;
-            of.quick[c].right = output.right;
-            of.quick[c].offset = (int32_t)((uint32_t)(2 * layer->scaling.zero + 1) << output.right >> 1);
+            const Scaling *const scaling = &layer->scaling;
+            const int32_t channel = first + (c < count ? c : 0), right = scaling->right[scaling->each_shift ? channel : 0];
+            of.bias[c] = bias_of(scaling, channel);
+            of.quick[c].multiplier = scaling->multiplier[scaling->each_multiplier ? channel : 0];
+            of.quick[c].right = right;
+            of.quick[c].offset = (int32_t)((uint32_t)(2 * scaling->zero + 1) << right >> 1);
         }
         for (i = 0, w += first - block; i < taps; i++, w += in_block) {
             const uint32_t some = some_bytes((const uint8_t *)w, count);
@@ -264,7 +262,7 @@ static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t 
                     for (; from < end; from += stride, to += channels) {
                         int32_t sums[4] = {of.bias[0], of.bias[1], of.bias[2], of.bias[3]};
                         sums3(from, words, pairs, sums);
-                        finish_channels(sums, &of, &layer->scaling, count, to);
+                        finish_channels(sums, &of, &layer->scaling, first, count, to);
                     }
                     continue;
                 }
@@ -272,7 +270,7 @@ static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t 
                 for (j = 0; j < columns; j++, to += channels) {
                     int32_t sums[4] = {of.bias[0], of.bias[1], of.bias[2], of.bias[3]};
                     taps_of_any(layer, rows, words, slot, j * stride, weights, sums);
-                    finish_channels(sums, &of, &layer->scaling, count, to);
+                    finish_channels(sums, &of, &layer->scaling, first, count, to);
                 }
             }
         }

@@ -14,6 +14,11 @@ HEAD = """\
 #elif defined(__AVX2__)
 #include <immintrin.h>
 #define USE_AVX2
+#elif defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1) && defined(__GNUC__) && !defined(__ARM_BIG_ENDIAN)
+#include <arm_acle.h>
+#include <arm_mve.h>
+#define USE_HELIUM
+#define USE_SIMD32
 #elif defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__) && !defined(__ARM_BIG_ENDIAN)
 #include <arm_acle.h>
 #include <stddef.h>
@@ -23,22 +28,13 @@ HEAD = """\
 #endif
 #endif
 
-#if defined(USE_VNNI) || defined(USE_AVX2)
-#define USE_VECTORS /* the compiler makes them of plain loops */
-#endif
-
-#if defined(USE_SIMD32)
-#define ALIGNED __attribute__((aligned(4))) /* weights, which are read by words */
-#else
-#define ALIGNED
-#endif
-
 #define BLOCK 16 /* outputs whose weights lie beside one another */
 """
 
 SCALING = """\
 /* Where the sums of a layer become codes. bias: of 1, 2 or 4 bytes each. left: 0 where no multiplier is above 1. Multipliers,
- * and shifts, may be one for all outputs. */
+ * and shifts, may be one for all outputs. In the float arithmetic multipliers are the bits of float32 numbers, shifts are
+ * 0, and low and high are those of the code before `zero` is added. */
 typedef struct {
     const void *bias;
     const int32_t *multiplier;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 FINISH = """\
-/* y[o] = clip(requantize(sums[o] + bias[first + o]) + zero), for up to BLOCK outputs. sums: BLOCK of them. */
+/* y[o] = the code of sums[o] + bias[first + o], for up to BLOCK outputs. sums: BLOCK of them. */
 static inline void finish(const uint32_t *sums, const Scaling *scaling, int32_t first, int32_t outputs, uint8_t *y)
 {
     int32_t o;
@@ -11,15 +11,11 @@ static inline void finish(const uint32_t *sums, const Scaling *scaling, int32_t 
     __asm__ volatile("" ::: "memory"); /* GCC 12 -O3 makes other codes of sums that it has kept in vectors */
 #endif
     for (o = 0; o < outputs; o++) {
-        const int32_t i = first + o, shift = scaling->each_shift ? i : 0;
+        const int32_t i = first + o;
         const int32_t bias = scaling->bias_bytes == 1   ? ((const int8_t *)scaling->bias)[i]
                              : scaling->bias_bytes == 2 ? ((const int16_t *)scaling->bias)[i]
                                                         : ((const int32_t *)scaling->bias)[i];
-        int32_t x = (int32_t)(sums[o] + (uint32_t)bias);
-        if (scaling->left)
-            x *= (int32_t)1 << scaling->left[shift];
-        x = requantize(x, scaling->multiplier[scaling->each_multiplier ? i : 0], scaling->right[shift]);
-        y[o] = clip(x + scaling->zero, scaling->low, scaling->high);
+        y[o] = code_of_sum(scaling, (int32_t)(sums[o] + (uint32_t)bias), i);
     }
 }
 """

@@ -1,29 +1,8 @@
-"""The C of a softmax, and of products that are rounded as float32 rounds them."""
+"""The C of a softmax."""
 
 from __future__ import annotations
 
-ROUND = """\
-/* x / 2^bits, to the nearest integer, ties to the even one; bits from 1 to 63. */
-static inline uint64_t shift_to_even(uint64_t x, int32_t bits)
-{
-    const uint64_t half = (uint64_t)1 << (bits - 1);
-    const uint64_t rest = x & (2 * half - 1);
-    x >>= bits;
-    return x + (rest > half || (rest == half && (x & 1)));
-}
-
-/* x rounded to a float32: 24 bits and what they are to be shifted by. */
-static inline uint64_t to_float(uint64_t x, int32_t *shift)
-{
-    int32_t bits = 0;
-    while (x >> bits >> 24)
-        bits++;
-    *shift = bits;
-    return bits ? shift_to_even(x, bits) : x;
-}
-"""
-
-#: After ROUND; for codes of a type.
+#: After ROUND of floats.py; for codes of a type.
 SOFTMAX = """\
 /* y[i] = min(rint(e[i] * share), 255) of one pixel, e[i] = table[largest - x[i]] and share = 256 / sum of e, where quotient and
  * product are rounded as float32 rounds them; in integers, so that no processor or compiler option can change it. */
