@@ -88,9 +88,9 @@ def test_so_many_inferences_take_about_so_many_times_as_long(name: str, files: P
     few, many = (20, 400) if name == "MINDIR" else (2_000, 40_000) if name == "C" else (200, 4_000)
     least = [np.inf, np.inf]
     with target.timed(path, sample) as seconds:
-        for _ in range(50):  # until a loaded machine has let both run undisturbed once
+        for _ in range(50):  # until a loaded machine has left the few undisturbed once
             least = [min(known, seconds(count)) for known, count in zip(least, (few, many), strict=True)]
-            if 5 < least[1] / least[0] < 80:
+            if least[1] > 5 * least[0]:
                 return
     pytest.fail(f"{many} inferences take {least[1]:.2g} seconds, and {few} {least[0]:.2g}")
 
