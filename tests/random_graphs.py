@@ -2,7 +2,8 @@
 
 ``python tests/random_graphs.py --graphs 1000`` draws them and compares PyTorch, ONNX Runtime, LiteRT with XNNPACK, its
 reference kernels and C (gcc) with NumPy's integers, each in its own arithmetic: that of training backends is ``--arithmetic``.
-``--engines`` adds or leaves out engines; ``--first_seed`` draws others. What an engine refuses by name is counted by its reason. Exit status 1 where a code differs.
+``--engines`` adds or leaves out engines; ``--first_seed`` draws others. What an engine refuses by name is counted by its
+reason. Exit status 1 where a code differs.
 """
 
 from __future__ import annotations
