@@ -3,7 +3,8 @@
     python benchmarks/c_compile.py
 
 The weights are random ones. Printed are the size of the source, what the export itself takes, and of each compiler at -O2 the
-least of several times and the largest memory of any of its processes.
+least of several times and the largest memory of any of its processes. Times are those of the processor, which other processes
+disturb little.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ NETWORKS = {"LeNet-5": LeNet5, "ResNet-8": ResNet8, "ResNet-18": ResNet18}
 
 #: In a process of its own, which is small: what a process had before it became a compiler counts as the compiler's.
 MEASURE = """
-import resource, subprocess, sys, time
-start = time.perf_counter()
+import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True)
-print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss)
 """
 
 
@@ -83,9 +84,9 @@ def run(args: argparse.Namespace) -> None:
 def _measured(integers: IntegerGraph, folder: Path, weights_file: str, args: argparse.Namespace) -> list[str]:
     """The cells of a row."""
     source = folder / "net.c"
-    start = time.perf_counter()
+    start = time.process_time()
     qat.target("C").export(integers, source, weights_file=weights_file)
-    cells = [f"{source.stat().st_size / 1e6:.2f} MB", f"{time.perf_counter() - start:.1f} s"]
+    cells = [f"{source.stat().st_size / 1e6:.2f} MB", f"{time.process_time() - start:.1f} s"]
     for compiler in filter(shutil.which, args.compilers):
         found = [compiled([compiler, "-std=c99", "-O2", "-c", "net.c"], folder) for _ in range(args.times)]
         cells.append(f"{min(seconds for seconds, _ in found):.2f} s, {max(size for _, size in found) / 1e6:.0f} MB")
@@ -93,7 +94,7 @@ def _measured(integers: IntegerGraph, folder: Path, weights_file: str, args: arg
 
 
 def compiled(command: list[str], folder: Path) -> tuple[float, int]:
-    """Seconds, and bytes of the largest of the processes."""
+    """Seconds of the processor, and bytes of the largest of the processes."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, *command], cwd=folder, capture_output=True, text=True, check=False
     )

@@ -21,14 +21,16 @@ from cortex_m import NETWORKS, fresh
 import qat
 from qat.cli import run_script
 from qat.console import print_table
+from qat.integer.fixed_point import ARITHMETICS
 from qat.networks import create
 from qat.scripts.bench import File, alternated
 
-KINDS = {"int8": ("C", "TFLITE", "ONNX"), "float": ("TFLITE", "ONNX")}
+FORMATS = {"C": ("int8",), "TFLITE": ("int8", "float"), "ONNX": ("int8", "float")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), help=f"default: {' '.join(NETWORKS)}")
+    parser.add_argument("--arithmetic", choices=ARITHMETICS, default="fixed", help="of C; default: fixed")
     parser.add_argument("--blocks", type=int, default=200, help="how often each file's turn comes")
 
 
@@ -36,10 +38,10 @@ def run(args: argparse.Namespace) -> int:
     wrong = 0
     os.environ["CFLAGS"] = f"-O3 -march=native {os.environ.get('CFLAGS', '')}".strip()
     for network in args.networks:
-        integers, x = fresh(network, 1)
+        integers, x = fresh(network, 1, args.arithmetic)
         with tempfile.TemporaryDirectory() as name:
-            files = exported(network, Path(name))
-            expected = integers.output.grid.dequantize(qat.evaluate(integers, x, arithmetic="fixed"))
+            files = exported(network, args.arithmetic, Path(name))
+            expected = integers.output.grid.dequantize(qat.evaluate(integers, x))
             wrong += int(np.count_nonzero(qat.target("C").predict(files["C, int8"].path, x) != expected))
             times = dict(zip(files, alternated(list(files.values()), args.blocks), strict=True))
             arena = qat.target("C").arena_bytes(integers)
@@ -52,19 +54,19 @@ def run(args: argparse.Namespace) -> int:
     return int(wrong > 0)
 
 
-def exported(network: str, folder: Path) -> dict[str, File]:
-    """The files of a network with fresh weights, by format and kind."""
-    graph, (integers, x) = create(network).graph(), fresh(network, 1)
-    params = graph.initial_params()
+def exported(network: str, arithmetic: str, folder: Path) -> dict[str, File]:
+    """The files of a network with fresh weights, by format and kind; of C in that arithmetic, others in the float one."""
+    graph = create(network).graph()
     files = {}
-    for kind, formats in KINDS.items():
-        for name in formats:
-            target = qat.target(name)
+    for name, kinds in FORMATS.items():
+        target = qat.target(name)
+        integers, x = fresh(network, 1, arithmetic if name == "C" else "float")
+        for kind in kinds:
             path = folder / f"{kind}{target.SUFFIX}"
-            if kind == "float":
-                target.export_float(graph, params, path)
-            else:
+            if kind == "int8":
                 target.export(integers, path)
+            else:
+                target.export_float(graph, graph.initial_params(), path)
             files[f"{name}, {kind}"] = File(str(path), target, x)
     return files
 

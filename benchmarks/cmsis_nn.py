@@ -297,7 +297,7 @@ def run(args: argparse.Namespace) -> int:
         folder = Path(name)
         cmsis = Cmsis(Path(args.cmsis), folder)
         for _, integers, x in networks(args):
-            expected = qat.evaluate(integers, x, arithmetic="fixed")
+            expected = qat.evaluate(integers, x)
             qat.target("C").export(integers, folder / "ours.c", arithmetic="fixed")
             writer = CmsisWriter(integers)
             writer.write(folder / "network.c")

@@ -2,6 +2,7 @@
 
     python benchmarks/cortex_m.py                                     # six networks on a Cortex-M4 and a Cortex-M55
     python benchmarks/cortex_m.py --networks ds_cnn --cores m4 --layers
+    python benchmarks/cortex_m.py --weight_bits 4
     python benchmarks/cortex_m.py --pin tests/instructions.json       # what tests/test_instructions.py holds
     python benchmarks/cortex_m.py --ckpt_path lenet_quant.ckpt --data_path MNIST_Data --images 300
 
@@ -48,6 +49,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_network_arguments(parser)
     parser.add_argument("--arithmetic", default="fixed", choices=ARITHMETICS, help="of the files; default: fixed")
+    parser.add_argument("--weight_bits", type=int, default=8, help="of the networks' weights; default: 8")
     parser.add_argument("--ckpt_path", help="a quantized checkpoint in place of --networks; with --data_path")
     parser.add_argument("--pin", metavar="FILE", help="write what was measured of the networks in this file to it anew")
     add_data_argument(parser, required=False)
@@ -61,12 +63,12 @@ def networks(args: argparse.Namespace) -> Iterator[tuple[str, IntegerGraph, Arra
         yield args.ckpt_path, integers, load_data(args.data_path, checkpoint, args).test.images[: args.images]
         return
     for name in args.networks:
-        yield name, *fresh(name, args.images)
+        yield name, *fresh(name, args.images, getattr(args, "arithmetic", "fixed"), getattr(args, "weight_bits", 8))
 
 
-def fresh(name: str, images: int) -> tuple[IntegerGraph, Array]:
+def fresh(name: str, images: int, arithmetic: str = "fixed", weight_bits: int = 8) -> tuple[IntegerGraph, Array]:
     """A network of ``qat.networks`` with fresh weights and ranges of random images, and random images."""
-    quantized = qat.convert_quant_network(create(name).graph(), arithmetic="fixed")
+    quantized = qat.convert_quant_network(create(name).graph(), arithmetic=arithmetic, num_bits=(weight_bits, 8))
     integers = qat.to_integer(quantized, quantized.observed_params())
     x = np.random.default_rng(0).integers(0, 256, (images, *integers.input.shape), np.uint8)
     return integers, x
@@ -93,8 +95,8 @@ def run(args: argparse.Namespace) -> int:
                 if args.layers:
                     print_layers(f"{integers.name} on a {CORES[core].name}", found)
     columns = ("network", "core", "instructions", "flash", "RAM", "stack", "codes that differ")
-    title = f"C on emulated processors, {emulator()}, {' '.join(['-O2', args.cflags]).strip()}; bytes"
-    print_table(title, columns, rows)
+    by = f"{emulator()}, {' '.join(['-O2', args.cflags]).strip()}"
+    print_table(f"C in the {args.arithmetic} arithmetic on emulated processors, {by}; bytes", columns, rows)
     if pins and not wrong:
         pins["by"] = emulator()
         Path(args.pin).write_text(json.dumps(pins, indent=2) + "\n", encoding="utf-8")

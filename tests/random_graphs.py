@@ -1,8 +1,9 @@
 """Codes of many random networks in every engine: networks of tests/test_zoo.py, every code of every node.
 
 ``python tests/random_graphs.py --graphs 1000`` draws them and compares PyTorch, ONNX Runtime, LiteRT with XNNPACK, its
-reference kernels and C (gcc) with NumPy's integers, each in its own arithmetic. ``--engines`` adds or leaves out engines;
-``--first_seed`` draws others. What an engine refuses by name is counted by its reason. Exit status 1 where a code differs.
+reference kernels and C (gcc) with NumPy's integers, each in its own arithmetic: that of training backends is ``--arithmetic``.
+``--engines`` adds or leaves out engines; ``--first_seed`` draws others. What an engine refuses by name is counted by its
+reason. Exit status 1 where a code differs.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from qat.cli import INTERRUPTED, run_script
 from qat.deploy.engine import Engine
 from qat.deploy.verify import backend_engine, file_engine
 from qat.integer import IntegerGraph, IntegerInput, evaluate, trace_codes
+from qat.integer.fixed_point import ARITHMETICS
 from qat.registry import BACKENDS
 from qat.vocabulary.arrays import as_tuple
 from qat.vocabulary.rows import showing
@@ -84,8 +86,8 @@ class Found:
                 self.different.append(f"{name}, {node}: {(off != 0).sum()} of {off.size}, by {off.max()}\n{setup.note}")
 
 
-def chunk(number: int, count: int, engines: list[str], found: Found) -> None:
-    """Draw and compare the networks of one seed."""
+def chunk(number: int, count: int, engines: list[str], found: Found, arithmetic: str = "float") -> None:
+    """Draw and compare the networks of one seed; arithmetic: of the training backends."""
     of_c: list[tuple[str, test_c_sweep.Drawn]] = []
 
     def check(setup: Setup) -> None:
@@ -104,7 +106,7 @@ def chunk(number: int, count: int, engines: list[str], found: Found) -> None:
                         test_c_sweep.C.export(one, Path(folder) / "net.c")
                         of_c.append((name, test_c_sweep.Drawn(one, setup.pixels)))
                     else:
-                        found.compare(name, made(name, setup, graph, Path(folder)), setup, graph)
+                        found.compare(name, made(name, setup, graph, Path(folder), arithmetic), setup, graph)
                 except qat.QatError as error:
                     found.refuse(name, error)
 
@@ -130,10 +132,11 @@ def chunk(number: int, count: int, engines: list[str], found: Found) -> None:
         found.codes[name] += sum(len(one.pixels[0]) * math.prod(x.shape) for x in tensors)
 
 
-def made(name: str, setup: Setup, graph: IntegerGraph, folder: Path) -> Engine:
+def made(name: str, setup: Setup, graph: IntegerGraph, folder: Path, arithmetic: str) -> Engine:
     """The engine of a network."""
     if name in BACKENDS:
-        return backend_engine(qat.backend(name), qat.Checkpoint(setup.graph, setup.params), "CPU")
+        network = replace(setup.graph, arithmetic=arithmetic)
+        return backend_engine(qat.backend(name), qat.Checkpoint(network, setup.params), "CPU")
     target, options = FILES[name]
     module: Any = qat.target(target)
     path = folder / f"{name}{module.SUFFIX}"
@@ -159,6 +162,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--graphs", type=int, default=1000, help=f"how many, {CHUNK} of a seed")
     parser.add_argument("--first_seed", type=int, default=0, help="of the first networks; each later seed is one more")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(USUAL), help="what is compared")
+    parser.add_argument("--arithmetic", choices=ARITHMETICS, default="float", help="of the training backends")
 
 
 def check_installed(engines: list[str]) -> None:
@@ -181,7 +185,7 @@ def run(args: argparse.Namespace) -> int:
         while found.graphs["drawn"] < args.graphs:
             before = len(found.different)
             with showing(None):  # the progress of a few samples is none
-                chunk(number, min(CHUNK, args.graphs - found.graphs["drawn"]), args.engines, found)
+                chunk(number, min(CHUNK, args.graphs - found.graphs["drawn"]), args.engines, found, args.arithmetic)
             differ = "\n".join(found.different[before:]) or f"seed {number}: {found.graphs['drawn']} graphs, 0 differ"
             print(differ, flush=True)
             number += 1

@@ -109,6 +109,6 @@ class AdaptiveAvgPool2d(Cell):
         scale = np.array(shares, np.float32).reshape(-1)
 
         def finish(requantize: Requantize, output: IntegerTensor) -> IntegerMeans:
-            return IntegerMeans(name, (x,), output, requantize, kernel, kernel, (0, 0, 0, 0), scale)
+            return IntegerMeans(name, (x,), output, kernel, kernel, (0, 0, 0, 0), scale, requantize)
 
         return Accumulator(finish, name, output_shape, x.grid.scale * scale, None)

@@ -43,7 +43,8 @@ def joint_shape(what: str, a: Shape, b: Shape) -> Shape:
 
 def step_of_sum(a: Value, b: Value) -> Tensor | None:
     """``Value.step`` of the sum or difference of codes, which are shifted to the left first; None where there are none yet."""
-    return None if a.scale is None or not (a.codes and b.codes) else a.scale * 2.0 ** (1 - ADD_SHIFT)
+    scale = a.scale if a.codes and b.codes else None
+    return None if scale is None else scale * 2.0 ** (1 - ADD_SHIFT)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ class IntegerSum(Requantizing):
     One of both may be (C, 1, 1) beside (C, H, W).
     """
 
+    requantize: Requantize
+
     @property
     @abstractmethod
     def sign(self) -> int:

@@ -30,6 +30,7 @@ class IntegerLinear(Requantizing):
         bias: codes, int32, (O,); their scale is that of the accumulator.
         weight_scale: float32, (O,).
         weight_zero_point: int32, (O,).
+        requantize: what takes accumulators to the output's codes.
         weight_kind: how a backend lays out the weight.
     """
 
@@ -37,6 +38,7 @@ class IntegerLinear(Requantizing):
     bias: Array
     weight_scale: Array
     weight_zero_point: Array
+    requantize: Requantize
 
     weight_kind: ClassVar[Kind] = "conv_weight"
 

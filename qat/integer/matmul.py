@@ -25,10 +25,12 @@ class IntegerMatMul(Requantizing):
     """y = clip(rint(f32(sum_k a_ik b_kj) m)) with m = f32(f32(s_a s_b) / s_y), or 255 where that is larger.
 
     Attributes:
+        requantize: the multiplier, one number, and the clip.
         transpose: whether the last two axes of either input are exchanged first.
     """
 
     kind: ClassVar[str] = "a matrix product"
+    requantize: Requantize
     transpose: Flags
 
     @property

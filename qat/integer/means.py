@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from qat.integer.fixed_point import FixedMultiplier, LongMultiplier
+from qat.integer.grid import Requantize
 from qat.integer.linear import IntegerConv2d
 from qat.integer.node import Requantizing
 from qat.vocabulary.ops import Array, Kind, Ops, Padding, Pair, Tensor
@@ -25,7 +26,8 @@ class IntegerMeans(Requantizing):
         kernel: (height, width) of a window, in pixels.
         stride: (vertical, horizontal), in pixels.
         padding: (top, bottom, left, right), in pixels of centred code 0.
-        weight_scale: 1 / how many pixels a window counts, float32, (P,), as is the multiplier.
+        weight_scale: 1 / how many pixels a window counts, float32, (P,).
+        requantize: what takes sums to the output's codes; its multiplier is (P,).
     """
 
     kind: ClassVar[str] = "an average pooling whose windows count different numbers of pixels"
@@ -33,6 +35,7 @@ class IntegerMeans(Requantizing):
     stride: Pair
     padding: Padding
     weight_scale: Array
+    requantize: Requantize
 
     @cached_property
     def positions(self) -> IntegerConv2d:

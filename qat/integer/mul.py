@@ -31,6 +31,7 @@ class IntegerMul(Requantizing):
     """
 
     kind: ClassVar[str] = "a product"
+    requantize: Requantize
 
     @property
     def saturates(self) -> bool:

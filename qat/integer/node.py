@@ -70,12 +70,11 @@ class IntegerNode(ABC):
         return
 
 
-@dataclass(frozen=True, eq=False)
 class Requantizing(IntegerNode):
     """Base of the nodes whose accumulators, exact integers, are multiplied and rounded to codes, as either arithmetic does it.
 
     Attributes:
-        requantize: the multiplier of the float arithmetic, and the clip of both.
+        requantize: the multiplier of the float arithmetic, and the clip of both: a field of each subclass.
     """
 
     requantize: Requantize

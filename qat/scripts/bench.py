@@ -76,13 +76,14 @@ def run(args: argparse.Namespace) -> int:
         raise QatError(
             f"--cores {args.cores[0]}: runs C files, and none is among --model; export one with --file_format C"
         )
-    emulated = [
-        measure(file, core, args)  # before anything is timed, since a core's name may be wrong
-        for core in dict.fromkeys(args.cores)
-        for file in files
-        if isinstance(file.target, IsEmulated)
-    ]
-    times = alternated(files, args.blocks)
+    with showing(None):  # how far one sample is would be no news, and no JSON
+        emulated = [
+            measure(file, core, args)  # before anything is timed, since a core's name may be wrong
+            for core in dict.fromkeys(args.cores)
+            for file in files
+            if isinstance(file.target, IsEmulated)
+        ]
+        times = alternated(files, args.blocks)
     found = {
         "machine": f"{platform.system()} {platform.machine()}",
         "here": [_row(file, own, times[0]) for file, own in zip(files, times, strict=True)],
@@ -148,8 +149,7 @@ def measure(file: File, core: str, args: argparse.Namespace) -> dict[str, Any]:
     """What an inference of a file costs on an emulated processor."""
     assert isinstance(file.target, IsEmulated)
     found: Measured = file.target.measure(file.path, file.sample, core, options=args.cflags.split(), layers=args.layers)
-    with showing(None):  # a line about the progress of one sample says nothing
-        here = as_tuple(file.target.predict(file.path, file.sample))
+    here = as_tuple(file.target.predict(file.path, file.sample))
     return {
         "file": file.path,
         "core": file.target.cores()[core],

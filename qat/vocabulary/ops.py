@@ -431,12 +431,9 @@ class Ops(ABC):
         """
         power = self.power_of_two_above(multiplier)
         power = self.where(power > multiplier, power, power * 2.0)  # a power of two is one half of the next
-        first = self._half_up(x * (multiplier / power * self.maximum(power, 1.0)))
-        y = first * self.minimum(power, 1.0)
-        away = self._half_up(self.abs(y))
-        return self.minimum(self.maximum(self.where(y < 0.0, -away, away), low), high)
-
-    def _half_up(self, x: Tensor) -> Tensor:
-        """floor(x + 1/2), which float32 would round at large x and just below one half."""
-        nearest = self.rint(x)
-        return self.where(x - nearest >= 0.5, nearest + 1.0, nearest)
+        product = x * (multiplier / power * self.maximum(power, 1.0))
+        nearest = self.rint(product)
+        first = self.where(product - nearest >= 0.5, nearest + 1.0, nearest)
+        # A quarter moves ties away from 0, and nothing else across them.
+        y = self.rint(self.where(x < 0.0, first - 0.25, first + 0.25) * self.minimum(power, 1.0))
+        return self.minimum(self.maximum(y, low), high)

@@ -80,7 +80,7 @@ class MindSporeOps(Ops):
         return x.astype(getattr(ms, dtype))
 
     def shift_right(self, x: Tensor, bits: Tensor | int) -> Tensor:
-        return ops.bitwise_right_shift(x, bits)
+        return ops.stop_gradient(ops.bitwise_right_shift(x, bits))  # it has no gradient function, not even one of none
 
     def conv2d(
         self,

@@ -253,6 +253,11 @@ class TorchOps(Ops):
         finite = (old - old) == 0.0  # what isfinite says, in two operations instead of five
         return torch.where(finite, torch.lerp(new, old, decay), new)
 
+    def power_of_two_above(self, x: Tensor) -> Tensor:
+        """From the bits of a float32: in one below, what is no exponent is left out, and the exponent counted up."""
+        bits = x.clamp_min(2.0**-60).view(torch.int32)
+        return (((bits - 1) & 0x7F800000) + 0x00800000).view(torch.float32)
+
     def requantize(
         self,
         x: Tensor,

@@ -93,7 +93,8 @@ def _codes(node: IntegerSum, totals: Array, arithmetic: str) -> Array:
     """The centred codes of sums or differences, int64."""
     low, high = node.requantize.low, node.requantize.high
     if arithmetic == "fixed":
-        return np.clip(node.fixed.apply(NUMPY_OPS, node.fixed.constants(), totals), low, high)
+        codes: Array = np.clip(node.fixed.apply(NUMPY_OPS, node.fixed.constants(), totals), low, high)
+        return codes
     multiplier = node.requantize.multiplier
     return NUMPY_OPS.requantize(totals.astype(np.float32), multiplier, float(low), float(high)).astype(np.int64)
 

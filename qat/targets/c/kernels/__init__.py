@@ -22,11 +22,13 @@ from qat.targets.c.kernels import (
     helium_tables,
     packed,
     portable,
+    vnni,
+    vnni_depthwise,
     x86,
 )
 
 PROCESSORS = (  #: who has kernels of its own, by the macro that HEAD defines for it; the rest run plain C
-    ("USE_VNNI", x86.FINISH_VNNI, x86.MULTIPLY_VNNI),
+    ("USE_VNNI", vnni.FINISH, x86.MULTIPLY_VNNI),
     ("USE_AVX2", portable.FINISH, x86.MULTIPLY_AVX2),
     ("USE_HELIUM", helium.FINISH, ""),
     ("USE_SIMD32", portable.FINISH, dsp.MULTIPLY),
@@ -54,6 +56,7 @@ def kernels(used: Collection[str], arithmetic: str) -> list[str]:
     used |= {"ROUND"} if {"ROUNDED_LONG"} & used else set()
     used |= {"TIMES"} if {"ROUNDED", "ROUNDED_LONG"} & used else set()
     text = [floats.HEAD] if arithmetic == "float" else []
+    text += [floats.NO_SHIFT] if layers and arithmetic == "float" else []
     text += [head.SCALING, head.LAYER] if layers else []
     text += [getattr(floats, name) for name in ("ROUND", "TIMES", "ROUNDED", "ROUNDED_LONG") if name in used]
     in_order = ("REQUANTIZE", "CLIP", "CODE_OF_SUM", "WORD", "UNPACK")
@@ -69,8 +72,14 @@ def kernels(used: Collection[str], arithmetic: str) -> list[str]:
         text += [_by_processor(2, portable.MULTIPLY)] if 8 in bits else []
         text += [packed.HALVES] if 1 in bits else []
         text += [packed.multiply(b) for b in bits if b < 8]
-        text += [convolve.products(bits), convolve.CONVOLVE, "#endif\n"]
+        text += [
+            convolve.products(bits),
+            f"#if defined(USE_VNNI)\n{vnni.CONVOLVE}#endif\n",
+            convolve.CONVOLVE,
+            "#endif\n",
+        ]
     if "DEPTHWISE" in used:
+        text.append(f"#if defined(USE_VNNI)\n{vnni_depthwise.DEPTHWISE}#endif\n")
         text.append(
             f"#ifdef USE_HELIUM\n{helium_depthwise.DEPTHWISE}#else\n{convolve.ADD_TAPS}\n{convolve.DEPTHWISE}#endif\n"
         )

@@ -52,6 +52,10 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
     const int32_t block_bytes = rows * quads * BLOCK / 2 * layer->bits;
     uint32_t sums[4 * BLOCK];
     int32_t group, row, column, first, p;
+#if defined(USE_VNNI)
+    if (convolve_rows(layer, x, y))
+        return;
+#endif
     if (layer->filled && scratch)
         memset(scratch, 0, (size_t)(together * stride));
     for (group = 0; group < layer->groups; group++) {
@@ -121,6 +125,10 @@ static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y)
 {
     const int32_t taps = layer->kernel_height * layer->kernel_width;
     int32_t first, row, column, c;
+#if defined(USE_VNNI)
+    if (depthwise_rows(layer, x, y))
+        return;
+#endif
     for (first = 0; first < layer->channels; first += BLOCK) {
         const int32_t channels = layer->channels - first < BLOCK ? layer->channels - first : BLOCK;
         const int8_t *w = layer->weight ? (const int8_t *)layer->weight + first * taps : 0;

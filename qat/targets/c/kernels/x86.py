@@ -2,56 +2,6 @@
 
 from __future__ import annotations
 
-FINISH_VNNI = """\
-#define NEAREST (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC) /* whatever the processor is told to do else */
-/* y[o] = the code of sums[o] + bias[first + o], for up to BLOCK outputs. sums: BLOCK of them. */
-static inline void finish(const uint32_t *sums, const Scaling *scaling, int32_t first, int32_t outputs, uint8_t *y)
-{
-    const __mmask16 mask = (__mmask16)((1u << outputs) - 1u);
-    const __m512i multiplier = scaling->each_multiplier ? _mm512_maskz_loadu_epi32(mask, scaling->multiplier + first)
-                                                        : _mm512_set1_epi32(scaling->multiplier[0]);
-#ifndef FLOAT_ARITHMETIC
-    const __m512i one = _mm512_set1_epi32(1);
-    const __m512i half = _mm512_set1_epi64((long long)1 << 30);
-    const __m512i right = scaling->each_shift ? _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, scaling->right + first))
-                                              : _mm512_set1_epi32(scaling->right[0]);
-    const __m512i bits = _mm512_sub_epi32(_mm512_sllv_epi32(one, right), one);
-    __m512i even, odd, threshold;
-    __mmask16 up;
-#endif
-    const void *const from = (const int8_t *)scaling->bias + first * scaling->bias_bytes;
-    const __m512i bias = scaling->bias_bytes == 1   ? _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, from))
-                         : scaling->bias_bytes == 2 ? _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(mask, from))
-                                                    : _mm512_maskz_loadu_epi32(mask, from);
-    __m512i x = _mm512_add_epi32(_mm512_loadu_si512(sums), bias);
-#ifdef FLOAT_ARITHMETIC
-    /* Clipped before it is rounded, since there are no integers beyond int32. */
-    __m512 product = _mm512_cvt_roundepi32_ps(x, NEAREST);
-    product = _mm512_mul_round_ps(product, _mm512_castsi512_ps(multiplier), NEAREST);
-    product = _mm512_max_ps(product, _mm512_set1_ps((float)scaling->low));
-    product = _mm512_min_ps(product, _mm512_set1_ps((float)scaling->high));
-    x = _mm512_add_epi32(_mm512_cvt_roundps_epi32(product, NEAREST), _mm512_set1_epi32(scaling->zero));
-#else
-    if (scaling->left)
-        x = _mm512_sllv_epi32(x, scaling->each_shift ? _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, scaling->left + first))
-                                                     : _mm512_set1_epi32(scaling->left[0]));
-    even = _mm512_add_epi64(_mm512_mul_epi32(x, multiplier), half);
-    odd = _mm512_mul_epi32(_mm512_srli_epi64(x, 32), _mm512_srli_epi64(multiplier, 32));
-    odd = _mm512_slli_epi64(_mm512_add_epi64(odd, half), 1);
-    x = _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 31), odd);
-    threshold = _mm512_add_epi32(_mm512_srli_epi32(bits, 1), _mm512_srli_epi32(x, 31));
-    up = _mm512_cmpgt_epi32_mask(_mm512_and_si512(x, bits), threshold);
-    x = _mm512_srav_epi32(x, right);
-    x = _mm512_mask_add_epi32(x, up, x, one);
-    x = _mm512_add_epi32(x, _mm512_set1_epi32(scaling->zero));
-    x = _mm512_max_epi32(x, _mm512_set1_epi32(scaling->low));
-    x = _mm512_min_epi32(x, _mm512_set1_epi32(scaling->high));
-#endif
-    _mm512_mask_cvtepi32_storeu_epi8(y, mask, x);
-    (void)code_of_sum;
-}
-"""
-
 MULTIPLY_VNNI = """\
 /* sums[p * BLOCK + o] = sum of x[p * stride + r * pitch + k] w[r][k][o] over r < rows and k < 4 * quads, for `pixels` p (up
  * to 4) and up to BLOCK outputs o. w: a block of weights, [rows * quads][outputs][4]. */
