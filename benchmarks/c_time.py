@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from cortex_m import NETWORKS, fresh
+from cortex_m import fresh
 
 import qat
 from qat.cli import run_script
