@@ -7,6 +7,7 @@ import pytest
 from frameworks import HERE, but_long
 
 import qat
+from qat.deploy.arithmetics import default_arithmetic
 from qat.integer import trace_codes
 from qat.networks import Attention, VisionTransformer
 from qat.registry import TARGETS, installed
@@ -93,6 +94,7 @@ def test_every_node_of_a_trained_transformer(engine: str, arithmetic: str, train
     target, path = qat.target(engine), tmp_path / f"net{TARGETS[engine].suffix}"
     options = {"arithmetic": arithmetic} if engine in ("TFLITE", "C") else {}
     target.export(integers, path, **options)
+    assert default_arithmetic(target, path) == arithmetic  # read whatever the file's products are of
     tensors = [node.output for node in integers.nodes]
     found = target.trace(path, pixels, tensors, **options)
     expected = trace_codes(integers, pixels, [x.name for x in tensors], arithmetic=arithmetic)

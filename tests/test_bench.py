@@ -56,7 +56,7 @@ def test_files_of_all_formats_are_timed_in_turn(files: Path, capsys: pytest.Capt
     assert [row["file"] for row in rows] == names
     assert rows[0]["ratio"] == 1.0
     for row in rows:
-        assert 0 < row["least"] <= row["quartiles"][0] <= row["seconds"] <= row["quartiles"][1] < 0.1
+        assert 0 < row["least"] <= row["quartiles"][0] <= row["seconds"] <= row["quartiles"][1] < 10
         assert row["bytes"] == (files / row["file"]).stat().st_size
         assert row["runtime"]
     assert "-O3 -march=native" in rows[0]["runtime"]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from frameworks import but_long
 from test_c import FLAGS, differences, emulated
 from test_c_sweep import SETTINGS, command
 
@@ -156,7 +157,10 @@ if platform.machine() == "x86_64":
     }
 
 
-@pytest.mark.parametrize("build", BUILDS)
+QUICK = ("checked, integers", "gcc, fast", "clang, fast", "x87", "integers, rounding upward")
+
+
+@pytest.mark.parametrize("build", but_long(BUILDS, lambda build: build not in QUICK))
 def test_sums_have_the_codes_of_training(build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of processors with float32, of those without, and of careless options."""
     compiler, options = BUILDS[build]
@@ -191,7 +195,7 @@ def test_the_sums_are_at_the_edges() -> None:
 
 
 @emulated
-@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("core", but_long(CORES, lambda core: core not in ("m3", "m4f", "m55")))
 def test_sums_on_emulated_microcontrollers(core: str, tmp_path: Path) -> None:
     """With a unit for float32, with Helium, and without."""
     graph, samples = every_sum(400)
@@ -210,7 +214,10 @@ def test_no_product_is_infinite() -> None:
 # -- networks ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["lenet", "resnet8", "mobilenet_v3", "detector"])
+NETWORKS = ["lenet", "resnet8", "mobilenet_v3", "detector"]
+
+
+@pytest.mark.parametrize("name", but_long(NETWORKS, lambda name: name == "mobilenet_v3"))
 def test_codes_are_those_of_onnx_runtime(name: str, tmp_path: Path) -> None:
     graph = qat.convert_quant_network(create(name))
     integers = qat.to_integer(graph, graph.observed_params())

@@ -22,6 +22,7 @@ from qat.cli import main
 from qat.deploy.verify import export_verified
 from qat.errors import NotFiniteError, QatError
 from qat.files import read_together, write_atomically, write_together
+from qat.integer import IntegerGraph
 from qat.reading import read_file
 
 fcntl = pytest.importorskip("fcntl", reason="Windows has no locks, and what a killed writer left stays")
@@ -506,7 +507,7 @@ def exported(path: Path, export: Any) -> None:
     target: Any = SimpleNamespace(export=export, runtime=run, predict=run, trace=run, ARITHMETICS=("fixed",))
     backend: Any = SimpleNamespace(devices=run)
     anything: Any = None
-    integers: Any = SimpleNamespace()
+    integers = IntegerGraph((), (), (), arithmetic="fixed")
     export_verified(path, target, backend, anything, anything, data="", integers=integers)
 
 

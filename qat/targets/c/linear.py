@@ -181,7 +181,7 @@ class LinearWriter(Layout):
         flipped: the bias where codes less 128 are multiplied; None where none are.
         """
         name, grid = self.function(node), node.output.grid
-        zero, left, right = grid.zero_point - grid.qmin, "0", "0"
+        zero, left, right = grid.zero_point - grid.qmin, "0", "no_shift"
         low, high = node.requantize.low, node.requantize.high
         text, size = self._bias(f"{name}_bias", bias)
         width = str(size)

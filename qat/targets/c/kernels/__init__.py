@@ -53,14 +53,15 @@ def kernels(used: Collection[str], arithmetic: str) -> list[str]:
     used = {
         *used,
         *((scales, "CLIP", "CODE_OF_SUM") if layers else ()),
-        *(("CORRECT", "WORD") if "LAYER" in used else ()),
+        *(("WORD",) if "LAYER" in used else ()),
     }
     used |= {"ROUND"} if {"ROUNDED_LONG"} & used else set()
     used |= {"TIMES"} if {"ROUNDED", "ROUNDED_LONG"} & used else set()
     text = [floats.HEAD] if arithmetic == "float" else []
+    text += [floats.NO_SHIFT] if layers and arithmetic == "float" else []
     text += [head.SCALING, head.LAYER] if layers else []
     text += [getattr(floats, name) for name in ("ROUND", "TIMES", "ROUNDED", "ROUNDED_LONG") if name in used]
-    in_order = ("REQUANTIZE", "CLIP", "CODE_OF_SUM", "WORD", "UNPACK", "CORRECT")
+    in_order = ("REQUANTIZE", "CLIP", "CODE_OF_SUM", "WORD", "UNPACK")
     text += [getattr(common, name) for name in in_order if name in used]
     if layers:
         text.append(_by_processor(1, portable.FINISH))
@@ -69,7 +70,7 @@ def kernels(used: Collection[str], arithmetic: str) -> list[str]:
     if "LAYER" in used:
         text.append("#ifdef USE_HELIUM")
         text += [common.UNPACK] if bits != [8] and "UNPACK" not in used else []
-        text += [helium.convolve(packed=bits != [8]), "#else"]
+        text += [helium.convolve(packed=bits != [8]), "#else", common.CORRECT]
         text += [_by_processor(2, portable.MULTIPLY)] if 8 in bits else []
         text += [packed.HALVES] if 1 in bits else []
         text += [packed.multiply(b) for b in bits if b < 8]

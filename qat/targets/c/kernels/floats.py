@@ -20,6 +20,9 @@ HEAD = """\
 #endif
 """
 
+#: Of layers.
+NO_SHIFT = "static const uint8_t no_shift[1] = {0};\n"
+
 ROUND = """\
 /* x / 2^bits, to the nearest integer, ties to the even one; bits from 1 to 63. */
 static inline uint64_t shift_to_even(uint64_t x, int32_t bits)

@@ -32,8 +32,8 @@ HEAD = """\
 
 SCALING = """\
 /* Where the sums of a layer become codes. bias: of 1, 2 or 4 bytes each. left: 0 where no multiplier is above 1. Multipliers,
- * and shifts, may be one for all outputs. In the float arithmetic multipliers are the bits of float32 numbers, there are no
- * shifts, and low and high are those of the code before `zero` is added. */
+ * and shifts, may be one for all outputs. In the float arithmetic multipliers are the bits of float32 numbers, shifts are
+ * 0, and low and high are those of the code before `zero` is added. */
 typedef struct {
     const void *bias;
     const int32_t *multiplier;

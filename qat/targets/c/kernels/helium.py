@@ -26,7 +26,7 @@ static inline void flip(void *to, const void *from, uint8x16_t flips, int32_t co
                      "vstrb.8 q0, [%[to]], #16\\n\\t"
                      "letp lr, 0b\\n"
                      "1:"
-                     : [to] "+r"(to), [from] "+r"(from)
+                     : [to] "+&r"(to), [from] "+&r"(from)
                      : [flips] "w"(flips), [count] "r"(count)
                      : "q0", "lr", "memory");
 }
@@ -39,7 +39,7 @@ static inline void set(void *to, uint8x16_t codes, int32_t count)
                      "vstrb.8 %q[codes], [%[to]], #16\\n\\t"
                      "letp lr, 0b\\n"
                      "1:"
-                     : [to] "+r"(to)
+                     : [to] "+&r"(to)
                      : [codes] "w"(codes), [count] "r"(count)
                      : "lr", "memory");
 }
@@ -93,7 +93,7 @@ static inline void finish_pixels(const uint32_t *sums, int32_t pixels, const Sca
                      "vstrb.32 q0, [%[to]]\\n\\t" \\
                      "add %[to], %[to], %[pitch]\\n\\t" \\
                      "le lr, 0b" \\
-                     : [from] "+r"(from), [to] "+l"(to) \\
+                     : [from] "+&r"(from), [to] "+&l"(to) \\
                      : [pixels] "r"(pixels), [pitch] "r"(pitch), [bias] "w"(bias), [multiplier] "w"(multiplier), \\
                        [right] "w"(right), [zero] "w"(zero), [low] "w"(low), [high] "w"(high) \\
                      : "q0", "q1", "lr", "memory")
@@ -167,7 +167,7 @@ static inline void fill_rows(uint8_t *to, int32_t line, const uint8_t *from, int
                      "add %[to], %[to], %[line]\\n\\t"
                      "subs %[rows], %[rows], #1\\n\\t"
                      "bne 0b"
-                     : [to] "+r"(to), [from] "+r"(from), [rows] "+r"(rows), [source] "=&r"(source), [target] "=&r"(target)
+                     : [to] "+&r"(to), [from] "+&r"(from), [rows] "+&r"(rows), [source] "=&r"(source), [target] "=&r"(target)
                      : [flips] "w"(flips), [bytes] "r"(bytes), [line] "r"(line), [next] "r"(next)
                      : "q0", "lr", "cc", "memory");
 }
@@ -215,6 +215,7 @@ static inline void multiply_three(const int8_t *x, int32_t count, const int8_t *
     const int32_t step = 16 * outputs;
     const uint32_t away = (uint32_t)(uintptr_t)w - (uint32_t)(uintptr_t)sums - (uint32_t)step;
     const uint32x4_t words = vaddq_n_u32(vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)(4 * outputs)), away);
+    const uint32x4_t next = vdupq_n_u32((uint32_t)step);
     uint32_t *const end = sums + outputs;
 #define SUMS(NEXT) \\
     "wlstp.8 lr, %[count], 1f\\n" \\
@@ -230,8 +231,8 @@ static inline void multiply_three(const int8_t *x, int32_t count, const int8_t *
     "letp lr, 0b\\n" \\
     "1:"
 #define OPERANDS \\
-    [e0] "+Te"(e0), [e1] "+Te"(e1), [e2] "+Te"(e2), [d0] "+Te"(d0), [d1] "+Te"(d1), [d2] "+Te"(d2), [x0] "+r"(x0), \\
-        [x1] "+r"(x1), [x2] "+r"(x2), [at] "+w"(at)
+    [e0] "+&Te"(e0), [e1] "+&Te"(e1), [e2] "+&Te"(e2), [d0] "+&Te"(d0), [d1] "+&Te"(d1), [d2] "+&Te"(d2), [x0] "+&r"(x0), \\
+        [x1] "+&r"(x1), [x2] "+&r"(x2), [at] "+&w"(at)
     for (; sums < end; sums += 2) {
         uint32x4_t at = vaddq_n_u32(words, (uint32_t)(uintptr_t)sums);
         const int8_t *x0 = x, *x1 = x0 + count, *x2 = x1 + count;
@@ -243,10 +244,10 @@ static inline void multiply_three(const int8_t *x, int32_t count, const int8_t *
                              : "q0", "q1", "q2", "lr", "memory");
         } else {
             uint32x4_t odd = vaddq_n_u32(at, sums + 1 < end ? 4 : 0);
-            __asm__ volatile(SUMS("vadd.i32 %q[at], %q[at], %[step]\\n\\tvadd.i32 %q[odd], %q[odd], %[step]\\n\\t"
+            __asm__ volatile(SUMS("vadd.i32 %q[at], %q[at], %q[next]\\n\\tvadd.i32 %q[odd], %q[odd], %q[next]\\n\\t"
                                   "vldrw.u32 q1, [%q[at]]\\n\\tvldrw.u32 q2, [%q[odd]]\\n\\t")
-                             : OPERANDS, [odd] "+w"(odd)
-                             : [count] "r"(count), [step] "r"(step)
+                             : OPERANDS, [odd] "+&w"(odd)
+                             : [count] "r"(count), [next] "w"(next)
                              : "q0", "q1", "q2", "lr", "memory");
         }
         sums[0] = (uint32_t)e0;
@@ -286,7 +287,7 @@ static inline void multiply_one(const int8_t *x, int32_t flips, int32_t count, c
                                  "vmladava.s8 %[s0], q0, q1\\n\\t"
                                  "letp lr, 0b\\n"
                                  "1:"
-                                 : [s0] "+Te"(s0), [x] "+r"(from), [at] "+w"(at)
+                                 : [s0] "+&Te"(s0), [x] "+&r"(from), [at] "+&w"(at)
                                  : [count] "r"(count), [step] "r"(step), [flipped] "w"(flipped)
                                  : "q0", "q1", "lr", "memory");
                 sums[o] = (uint32_t)s0;
@@ -308,7 +309,7 @@ static inline void multiply_one(const int8_t *x, int32_t flips, int32_t count, c
                          "vmladava.s8 %[s3], q0, q2\\n\\t"
                          "letp lr, 0b\\n"
                          "1:"
-                         : [s0] "+Te"(s0), [s1] "+Te"(s1), [s2] "+Te"(s2), [s3] "+Te"(s3), [x] "+r"(from), [at] "+w"(at)
+                         : [s0] "+&Te"(s0), [s1] "+&Te"(s1), [s2] "+&Te"(s2), [s3] "+&Te"(s3), [x] "+&r"(from), [at] "+&w"(at)
                          : [count] "r"(count), [step] "r"(step), [flipped] "w"(flipped)
                          : "q0", "q1", "q2", "lr", "memory");
         sums[begin] = (uint32_t)s0;

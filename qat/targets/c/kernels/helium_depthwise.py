@@ -42,7 +42,7 @@ static inline void add_taps16(const uint8_t *x, const Taps *of, const int8_t *w,
                      "vst21.32 {q4, q5}, [%[sums]]!\\n\\t"
                      "vst20.32 {q6, q7}, [%[sums]]\\n\\t"
                      "vst21.32 {q6, q7}, [%[sums]]"
-                     : [x] "+l"(x), [w] "+l"(w), [sums] "+r"(sums), [rows] "+r"(rows)
+                     : [x] "+&l"(x), [w] "+&l"(w), [sums] "+&r"(sums), [rows] "+&r"(rows)
                      : [taps] "r"(of->taps), [step] "r"(of->step), [more] "r"(of->more), [more_weights] "r"(of->more_weights)
                      : "q0", "q1", "q2", "q3", "q4", "q5", "q6", "q7", "lr", "cc", "memory");
 }
@@ -71,7 +71,7 @@ static inline void add_taps8(const uint8_t *x, const Taps *of, const int8_t *w, 
                      "bne 0b\\n\\t"
                      "vst20.32 {q4, q5}, [%[sums]]\\n\\t"
                      "vst21.32 {q4, q5}, [%[sums]]"
-                     : [x] "+l"(x), [w] "+l"(w), [rows] "+r"(rows)
+                     : [x] "+&l"(x), [w] "+&l"(w), [rows] "+&r"(rows)
                      : [taps] "r"(of->taps), [step] "r"(of->step), [more] "r"(of->more), [more_weights] "r"(of->more_weights),
                        [channels] "r"(channels), [sums] "r"(sums)
                      : "q0", "q1", "q2", "q3", "q4", "q5", "lr", "cc", "memory");

@@ -20,7 +20,7 @@ static inline void look_up_sums(const uint8_t *x0, const uint8_t *x1, uint8_t fl
                      "vstrb.16 q1, [%[y]], #8\\n\\t"
                      "letp lr, 0b\\n"
                      "1:"
-                     : [x0] "+l"(x0), [x1] "+l"(x1), [y] "+l"(y)
+                     : [x0] "+&l"(x0), [x1] "+&l"(x1), [y] "+&l"(y)
                      : [flipped] "w"(flipped), [count] "r"(count), [table] "r"(table)
                      : "q0", "q1", "lr", "memory");
 #else
