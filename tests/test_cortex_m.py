@@ -12,7 +12,7 @@ from test_c import Everything, emulated, everything
 import qat
 from qat.errors import QatError
 from qat.integer import evaluate
-from qat.networks import LeNet5
+from qat.networks import LeNet5, create
 from qat.targets.c import file as c_file
 from qat.targets.c.cortex_m.cores import CORES
 from qat.targets.c.cortex_m.measure import measure
@@ -103,3 +103,36 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(QatError, match=r"needs arm-none-eabi-gcc, qemu-system-arm.*apt-get install gcc-arm-none-eabi"):
         measure(tmp_path / "net.c", np.zeros((1, 1), np.uint8))
+
+
+#: Weights of 4, 2 and 1 bits, as progressions and, of values that are none, in tables.
+PACKED: dict[str, dict[str, object]] = {
+    "4 bits": {"num_bits": (4, 8)},
+    "3 bits, activations of 4": {"num_bits": (3, 4)},
+    "ternary": {"weight_quantizer": qat.TernaryWeightQuantizer()},
+    "binary": {"weight_quantizer": qat.BinaryWeightQuantizer()},
+    "powers of two": {"weight_quantizer": qat.GTCWeightQuantizer()},
+}
+
+
+@emulated
+@pytest.mark.parametrize("core", ["m4", "m55"])
+@pytest.mark.parametrize("case", PACKED)
+def test_packed_weights_on_microcontrollers(case: str, core: str, tmp_path: Path) -> None:
+    graph = qat.convert_quant_network(create("mnist_cnn").graph(), **PACKED[case])
+    integers = qat.to_integer(graph, graph.observed_params())
+    C.export(integers, tmp_path / "net.c")
+    pixels = np.random.default_rng(0).integers(0, 256, (1, *integers.input.shape), np.uint8)
+    found = measure(tmp_path / "net.c", pixels, core)
+    np.testing.assert_array_equal(found.outputs[0], evaluate(integers, pixels, arithmetic=integers.arithmetic))
+
+
+@emulated
+@pytest.mark.parametrize("options", [["-DNO_ASSEMBLY"], ["-O0"], ["-O3"], ["-fno-omit-frame-pointer"]], ids=" ".join)
+def test_the_assembly_of_a_cortex_m4_computes_what_its_c_does(options: list[str], tmp_path: Path) -> None:
+    graph = qat.convert_quant_network(create("ds_cnn").graph())
+    integers = qat.to_integer(graph, graph.observed_params())
+    C.export(integers, tmp_path / "net.c", arithmetic="fixed")
+    pixels = np.random.default_rng(1).integers(0, 256, (1, *integers.input.shape), np.uint8)
+    found = measure(tmp_path / "net.c", pixels, "m4", options=options)
+    np.testing.assert_array_equal(found.outputs[0], evaluate(integers, pixels, arithmetic="fixed"))

@@ -40,8 +40,9 @@ static inline uint8_t code_of(int32_t sum, int32_t i, const Scaling *scaling)
     return code_of_sum(scaling, (int32_t)((uint32_t)sum + (uint32_t)bias_of(scaling, i)), i);
 }
 
-/* The same, with the bias, of a `quick` output: bits are left to be rounded, so few that the zero point is added before the shift, and codes are
- * those that a byte holds. What `requantize` rounds first, of |x| < 2^30, is SMMULR of 2 x, which GCC 12 has no name for. */
+/* The same, with the bias, of a `quick` output: bits are left to be rounded, so few that the zero point is added before the
+ * shift, and codes are those that a byte holds. What `requantize` rounds first, of |x| < 2^30, is SMMULR of 2 x, which GCC 12
+ * has no name for. */
 static inline int32_t quick_code_of(uint32_t sum, int32_t multiplier, int32_t right, int32_t offset)
 {
     int32_t x = (int32_t)(2u * sum);
@@ -80,8 +81,8 @@ static inline void widen_rows(const uint8_t *row, int32_t line, int32_t rows, in
     }
 }
 
-/* The window of one output whose first pixel is (yi, xj), padding around. bytes: room for one of its rows, or for all of them where
- * windows are gathered. */
+/* The window of one output whose first pixel is (yi, xj), padding around. bytes: room for one of its rows, or for all of them
+ * where windows are gathered. */
 static void fill_patch(const Layer *layer, const uint8_t *x, int32_t group, int32_t yi, int32_t xj, uint8_t *bytes,
                        uint32_t *to, int32_t step)
 {
@@ -316,7 +317,8 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
     /* The last byte of the input, and the last column, at which a window may begin whose words are read where they lie: what
      * meets no weights may be anything. */
     const int32_t line = layer->dilation_y * layer->width * layer->channels, right = layer->width - layer->kernel_width;
-    const int32_t inside = windows || layer->excess ? -1 : layer->height * layer->width * layer->channels - below * line - 4 * quads;
+    const int32_t inside =
+        windows || layer->excess ? -1 : layer->height * layer->width * layer->channels - below * line - 4 * quads;
     static const uint32_t ones = 0x01010101;
     uint32_t *const patch = (uint32_t *)(void *)scratch;
     uint8_t *const bytes = scratch + (all < 4 ? 8 : 32) * rows * quads;

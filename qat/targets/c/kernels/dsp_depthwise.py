@@ -115,7 +115,8 @@ static inline uint32_t codes3(const uint32_t *x, int32_t words, const Channels *
 #undef TWO
 #endif
 
-/* The same of any kernel. rows: of so many words, of which that in `slot` is the first. weights: of channels 0 and 2, 1 and 3. */
+/* The same of any kernel. rows: of so many words, of which that in `slot` is the first. weights: of channels 0 and 2, 1 and
+ * 3. */
 static inline void taps_of_any(const Layer *layer, const uint32_t *rows, int32_t words, int32_t slot, int32_t column,
                                const uint32_t *weights, int32_t *sums)
 {
@@ -183,8 +184,8 @@ static void average(const Layer *layer, const uint8_t *x, uint8_t *y)
             }
 }
 
-/* Four channels at a time, strip by strip. Of rows that follow each other, those that the next outputs need again are kept, each
- * in the slot of its number. scratch: rows, then weights as halves. */
+/* Four channels at a time, strip by strip. Of rows that follow each other, those that the next outputs need again are kept,
+ * each in the slot of its number. scratch: rows, then weights as halves. */
 static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *scratch)
 {
     const int32_t channels = layer->channels, height = layer->kernel_height, taps = height * layer->kernel_width;

@@ -388,7 +388,7 @@ MULTIPLY_PACKED = """\
 /* Weights of a block: of `quads` words of inputs. */
 static inline void unpack_block(const Layer *layer, const uint8_t *from, int32_t quads, int32_t outputs, int8_t *to)
 {
-    const int32_t bits = layer->bits, size = 4 * outputs, step = (outputs * bits + 1) / 2; /* bytes of one word of all outputs */
+    const int32_t bits = layer->bits, size = 4 * outputs, step = (outputs * bits + 1) / 2; /* bytes of a word of all */
     const uint8x16_t mask = vdupq_n_u8((uint8_t)((1 << bits) - 1));
     int32_t shift, i;
     for (; quads >= 8 / bits; quads -= 8 / bits, from += size)

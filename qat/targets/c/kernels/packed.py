@@ -1,7 +1,7 @@
 """The C of packed weights: ``multiply`` where a weight is an index of 4, 2 or 1 bits into a table of bytes.
 
-Blocks are as those of bytes, [inputs][outputs], but as many inputs of an output as fill 32 bits lie together: in
-byte b those of inputs b, 4 + b, 8 + b, ..., the first lowest, so that a shift and a mask make words of four inputs of them. What is
+Blocks are as those of bytes, [inputs][outputs], but as many inputs of an output as fill 32 bits lie together: in byte b
+those of inputs b, 4 + b, 8 + b, ..., the first lowest, so that a shift and a mask make words of four inputs of them. What is
 left follows, in words of four inputs of 16, 8 or 4 bits, the first index lowest, and of two words in one byte the first.
 """
 

@@ -24,18 +24,32 @@ static inline void multiply(const uint8_t *x, int32_t stride, int32_t pixels, in
                             const int8_t *w, int32_t outputs, uint32_t *sums)
 {
     int32_t o, p, r, q;
-    for (p = 0; p < pixels; p++)
+    for (p = 0; p < pixels;) {
+        const int32_t pair = p + 1 < pixels; /* which share the weights */
         for (o = 0; o < outputs; o++) {
             const int8_t *at = w + 4 * o;
-            uint32_t s = 0;
+            uint32_t s = 0, t = 0;
             for (r = 0; r < rows; r++) {
                 const uint8_t *from = x + p * stride + r * pitch;
-                for (q = 0; q < quads; q++, from += 4, at += 4 * outputs) {
-                    s += (uint32_t)((int32_t)from[0] * at[0] + (int32_t)from[1] * at[1]);
-                    s += (uint32_t)((int32_t)from[2] * at[2] + (int32_t)from[3] * at[3]);
-                }
+                if (pair)
+                    for (q = quads; q > 0; q--, from += 4, at += 4 * outputs) {
+                        const uint8_t *const other = from + stride;
+                        s += (uint32_t)((int32_t)from[0] * at[0] + (int32_t)from[1] * at[1]);
+                        t += (uint32_t)((int32_t)other[0] * at[0] + (int32_t)other[1] * at[1]);
+                        s += (uint32_t)((int32_t)from[2] * at[2] + (int32_t)from[3] * at[3]);
+                        t += (uint32_t)((int32_t)other[2] * at[2] + (int32_t)other[3] * at[3]);
+                    }
+                else
+                    for (q = quads; q > 0; q--, from += 4, at += 4 * outputs) {
+                        s += (uint32_t)((int32_t)from[0] * at[0] + (int32_t)from[1] * at[1]);
+                        s += (uint32_t)((int32_t)from[2] * at[2] + (int32_t)from[3] * at[3]);
+                    }
             }
             sums[p * BLOCK + o] = s;
+            if (pair)
+                sums[(p + 1) * BLOCK + o] = t;
         }
+        p += 1 + pair;
+    }
 }
 """
