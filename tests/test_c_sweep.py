@@ -78,12 +78,19 @@ SETTINGS = {
         "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user",
         "qemu-arm",
     ),
-    "aarch64": Machine(
-        ("aarch64-linux-gnu-gcc -static",),
-        "-O3",
-        "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user",
-        "qemu-aarch64",
-    ),
+    **{
+        f"aarch64{name}": Machine(
+            ("aarch64-linux-gnu-gcc -static",),
+            f"-O3{march}",
+            "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user",
+            "qemu-aarch64 -cpu max",
+        )
+        for name, march in {
+            "": "",
+            ", dot products": " -march=armv8.2-a+dotprod",
+            ", products of bytes": " -march=armv8.6-a",
+        }.items()
+    },
 }
 GRAPHS, MOST = 160, 40  #: in all; of a setting that is not among these
 ALL = ("gcc, native", "clang, native")
@@ -95,7 +102,7 @@ def command(machine: Machine, folder: Path) -> list[str]:
     (folder / "nothing.c").write_text("#include <stdio.h>\nint main(void) { return 0; }\n", encoding="utf-8")
     for compiler in machine.compilers:
         words = [*compiler.split(), "-std=c99", "-w", *machine.options.split()]
-        if shutil.which(words[0]) is None or (machine.emulator and shutil.which(machine.emulator) is None):
+        if shutil.which(words[0]) is None or (machine.emulator and shutil.which(machine.emulator.split()[0]) is None):
             continue
         if subprocess.run([*words, "nothing.c"], cwd=folder, capture_output=True, check=False).returncode == 0:
             return words
@@ -336,7 +343,7 @@ def computed(files: list[Files], machine: Machine, sources: Path, folder: Path) 
         for sample in range(len(f.drawn.pixels[0]))
         for x in f.drawn.ends.encode(f.drawn.pixels)
     ]
-    run = [machine.emulator, made] if machine.emulator else [made]
+    run = [*machine.emulator.split(), made]
     done = subprocess.run(run, input=b"".join(pixels), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
     return differing(files, machine, done.stdout)
