@@ -13,7 +13,7 @@ from test_c_sweep import ENABLE, SETTINGS, command
 import qat
 from qat.targets.c.cortex_m.cores import missing_tools
 from qat.targets.c.cortex_m.measure import measure
-from qat.targets.c.kernels import common, head, helium
+from qat.targets.c.kernels import common, head, helium_finish
 
 C = qat.target("C")
 pytestmark = pytest.mark.skipif(bool(missing_tools()), reason=missing_tools())
@@ -55,7 +55,16 @@ int main(void)
 def test_codes_of_sums_at_ties(tmp_path: Path) -> None:
     """Of both signs, for each shift to the right, beside the next whole numbers."""
     machine = SETTINGS["Cortex-M55"]
-    texts = (head.HEAD, head.SCALING, common.REQUANTIZE, common.CLIP, common.CODE_OF_SUM, helium.FINISH, ENABLE, TIES)
+    texts = (
+        head.HEAD,
+        head.SCALING,
+        common.REQUANTIZE,
+        common.CLIP,
+        common.CODE_OF_SUM,
+        helium_finish.FINISH,
+        ENABLE,
+        TIES,
+    )
     (tmp_path / "ties.c").write_text("\n".join(texts))
     made = tmp_path / "ties"
     subprocess.run([*command(machine, tmp_path), tmp_path / "ties.c", "-o", made], check=True)
