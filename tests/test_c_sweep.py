@@ -78,12 +78,6 @@ SETTINGS = {
         "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user",
         "qemu-arm",
     ),
-    "aarch64": Machine(
-        ("aarch64-linux-gnu-gcc -static",),
-        "-O3",
-        "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user",
-        "qemu-aarch64",
-    ),
     "Cortex-M55": Machine(
         ("arm-none-eabi-gcc --specs=rdimon.specs",),
         "-O2 -mcpu=cortex-m55 -mthumb -mfloat-abi=hard -T FOLDER/bare.ld",
@@ -91,6 +85,19 @@ SETTINGS = {
         "qemu-system-arm -machine mps3-an547 -nographic -monitor none -serial none "
         "-semihosting-config enable=on,target=native -kernel",
     ),
+    **{
+        f"aarch64{name}": Machine(
+            ("aarch64-linux-gnu-gcc -static",),
+            f"-O3{march}",
+            "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user",
+            "qemu-aarch64 -cpu max",
+        )
+        for name, march in {
+            "": "",
+            ", dot products": " -march=armv8.2-a+dotprod",
+            ", products of bytes": " -march=armv8.6-a",
+        }.items()
+    },
 }
 GRAPHS, MOST = 160, 40  #: in all; of a setting that is not among these
 ALL = ("gcc, native", "clang, native")
