@@ -7,10 +7,11 @@ from math import floor
 
 import numpy as np
 from conformance import Array, Case
-from ops_cases import activation, adder, conv_weight, dense_weight, f32, vector
+from ops_cases import activation, adder, conv_weight, dense_weight, f32, scalar, vector
 
 from qat.integer.fixed_point import quantize_multiplier
 from qat.vocabulary.ops import Ops, Tensor
+from qat.vocabulary.values import Value
 
 CASES: list[Case] = []
 add = adder(CASES)
@@ -165,6 +166,35 @@ add(
     [activation([[-9, -3, -1, 1, 3, 9, 90]]), vector([0.5]), vector([-2])],
     "activation",
     [[-2, -1, 0, 1, 2, 3, 3]],  # with fraction 1/2 and no shift: floor(x / 2 + 1/2)
+)
+
+
+X, G = f32([[-9, -4, -1, 0, 1, 4, 5, 9]]), f32([[1, 2, 4, 8, 16, 32, 64, 128]])
+INSIDE = (X * 0.25 >= -2.0) & (X * 0.25 <= 2.0)
+add(
+    "codes of accumulators in the fixed arithmetic have the gradients of the float one",
+    lambda ops, x, s, t: Value(x, s, fixed=True).requantized(ops, t, -2.0, 2.0).data,
+    [activation(X), scalar(0.5), scalar(2.0)],
+    "activation",
+    [[twice_rounded(int(x), 0.25, -2, 2) for x in X[0]]],
+    G,
+    [G * INSIDE * 0.25, (G * INSIDE * X).sum() / 2.0, -(G * INSIDE * X).sum() * 0.5 / 4.0],
+)
+add(
+    "codes of a sum in the fixed arithmetic round ties away from 0, with the same gradients",
+    lambda ops, x, t: Value(x, step=ops.stop_gradient(t) * 2.0**-20, fixed=True).requantized(ops, t, -2.0, 2.0).data,
+    [activation(X / 2.0), scalar(1.0)],
+    "activation",
+    [[-2, -2, -1, 0, 1, 2, 2, 2]],
+    G,
+    [G * (np.abs(X) <= 4), -(G * (np.abs(X) <= 4) * X / 2.0).sum()],
+)
+add(
+    "codes of codes are those of the float arithmetic",
+    lambda ops, x, s, t: Value(x, s, codes=True, fixed=True).requantized(ops, t, -2.0, 2.0).data,
+    [activation([[-3, -1, 1, 3]]), scalar(1.0), scalar(2.0)],
+    "activation",
+    [[-2, 0, 0, 2]],
 )
 
 

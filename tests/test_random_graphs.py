@@ -57,7 +57,7 @@ def test_refusals_are_counted_by_reason() -> None:
 def test_what_was_found_is_reported_where_it_is_interrupted(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def chunk(number: int, count: int, engines: list[str], found: random_graphs.Found) -> None:
+    def chunk(number: int, count: int, engines: list[str], found: random_graphs.Found, arithmetic: str) -> None:
         if number == 8:
             raise KeyboardInterrupt
         found.graphs.update({"drawn": count, "torch": count})
