@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from cortex_m import NETWORKS as SMALL
 from cortex_m import fresh
 
 import qat

@@ -85,6 +85,13 @@ SETTINGS = {
         "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user",
         "qemu-arm",
     ),
+    "Cortex-M55": Machine(
+        ("arm-none-eabi-gcc --specs=rdimon.specs",),
+        "-O2 -mcpu=cortex-m55 -mthumb -mfloat-abi=hard -T FOLDER/bare.ld",
+        "gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm",
+        "qemu-system-arm -machine mps3-an547 -nographic -monitor none -serial none "
+        "-semihosting-config enable=on,target=native -kernel",
+    ),
     **{
         f"aarch64{name}": Machine(
             ("aarch64-linux-gnu-gcc -static",),
@@ -104,11 +111,33 @@ ALL = ("gcc, native", "clang, native")
 FEW, QUICK = 12, ("gcc, native", "clang, native", "s390x, big-endian", "Cortex-A7 as Cortex-M4")
 
 
+#: Of a board without an operating system, whose processor begins at what address 4 says. Standard input and output are the
+#: emulator's (newlib's rdimon).
+BARE = """
+MEMORY { VECTORS (rx) : ORIGIN = 0, LENGTH = 1K  RAM (rwx) : ORIGIN = 0x60000000, LENGTH = 30M }
+ENTRY(_start)
+SECTIONS {
+    .vectors : { LONG(0x61f00000) LONG(_start | 1) } > VECTORS
+    .text : { *(.text*) KEEP(*(.init)) KEEP(*(.fini)) *(.rodata*) } > RAM
+    .ARM.exidx : { __exidx_start = .; *(.ARM.exidx*) __exidx_end = .; } > RAM
+    .init_array : {
+        __preinit_array_start = .; KEEP(*(.preinit_array*)) __preinit_array_end = .;
+        __init_array_start = .; KEEP(*(.init_array*)) __init_array_end = .;
+        __fini_array_start = .; KEEP(*(.fini_array*)) __fini_array_end = .;
+    } > RAM
+    .data : ALIGN(8) { *(.data*) } > RAM
+    .bss : ALIGN(8) { __bss_start__ = .; *(.bss*) *(COMMON) __bss_end__ = .; } > RAM
+    end = .; __end__ = .;
+}
+"""
+
+
 def command(machine: Machine, folder: Path) -> list[str]:
     """The command that compiles and links. Skips the test where there is none, or nothing that runs what it makes."""
+    (folder / "bare.ld").write_text(BARE, encoding="utf-8")
     (folder / "nothing.c").write_text("#include <stdio.h>\nint main(void) { return 0; }\n", encoding="utf-8")
     for compiler in machine.compilers:
-        words = [*compiler.split(), "-std=c99", "-w", *machine.options.split()]
+        words = [*compiler.split(), "-std=c99", "-w", *machine.options.replace("FOLDER", str(folder)).split()]
         if shutil.which(words[0]) is None or (machine.emulator and shutil.which(machine.emulator.split()[0]) is None):
             continue
         if subprocess.run([*words, "nothing.c"], cwd=folder, capture_output=True, check=False).returncode == 0:
@@ -227,10 +256,20 @@ def drawn(count: int) -> list[Drawn]:
 
 # -- one program of many files ----------------------------------------------------------------------------------------
 
+ENABLE = """\
+#ifdef __ARM_FEATURE_MVE
+static void __attribute__((constructor)) enable(void)
+{
+    *(volatile unsigned *)0xE000ED88 |= 0xF00000; /* CPACR: the floating-point unit and Helium are on */
+    __asm__ volatile("dsb; isb");
+}
+#endif
+"""
 MAIN = """\
 #include <stdio.h>
 {INCLUDES}
 
+{ENABLE}
 int main(void)
 {{
 {RUNS}
@@ -284,7 +323,7 @@ def program(files: list[Files], command: list[str], sources: Path, folder: Path)
             f"    {{ {declared} int n; for (n = 0; n < {samples}; n++) {{ {' '.join(read)} "
             f"{name}_run({', '.join(variables)}); {' '.join(write)} }} }}"
         )
-    text = MAIN.format(INCLUDES="\n".join(f'#include "{f.name}.h"' for f in files), RUNS="\n".join(runs))
+    text = MAIN.format(ENABLE=ENABLE, INCLUDES="\n".join(f'#include "{f.name}.h"' for f in files), RUNS="\n".join(runs))
     (folder / "main.c").write_text(text, encoding="utf-8")
 
     def compile_one(name: str) -> None:

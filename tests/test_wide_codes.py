@@ -24,6 +24,7 @@ from qat.integer.widths import bits_of, weight_bits
 from qat.networks import LeNet5
 from qat.registry import TARGETS, installed
 from qat.vocabulary.arrays import as_tuple
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 TFLITE = qat.target("TFLITE")
 WIDTHS = [(16, 16), (8, 16), (16, 8), (9, 9), (10, 10), (11, 11), (12, 12), (13, 13), (14, 14), (15, 15)]
@@ -159,7 +160,8 @@ def test_the_long_multiplier_is_the_formula() -> None:
         m = min(int(np.floor(float(np.float32(real)) * 2.0 ** (15 - exponent) + 0.5)), 0x7FFF)
         for x in [0, 1, -1, bound, -bound, *map(int, rng.integers(-bound, bound, 20))]:
             expected = (x * m + (1 << (14 - exponent))) >> (15 - exponent)
-            assert int(fixed.apply(np.array([x]))[0]) == expected, (real, x)
+            found = fixed.apply(NUMPY_OPS, fixed.constants(), np.array([x], np.int64))
+            assert int(found[0]) == expected, (real, x)
     for bound, real in [(2**47, 0.5), (2**40, 1.0), (1000, 300.0), (2**40, 2.0**-40)]:
         with pytest.raises(qat.QatError, match=r"^fc7: its accumulator may reach"):
             linear_multiplier("fc7", np.float32(1), np.array([real], np.float32), np.float32(1), bound, long=True)

@@ -203,7 +203,8 @@ class Input(Cell):
             real = (x.data - float(self.grid.zero_point)) * scale
             return Value(real * scope.ops.on_channel(factor, real) + scope.ops.on_channel(shift, real))
         # Wide codes are quantized next: as codes of a linear cell their sums would leave float32's exact integers.
-        return Value(x.data - float(self.grid.zero_point), scale, codes=self.output_numbers == "coded")
+        coded = self.output_numbers == "coded"
+        return Value(x.data - float(self.grid.zero_point), scale, codes=coded, entering=not coded)
 
     def to_integer(
         self, builder: IntegerBuilder, name: str, params: Mapping[str, Array], *inputs: Any

@@ -434,7 +434,7 @@ def unbounded(ops: Ops, x: Value, non_negative: bool) -> Value:
     A code that this bound clips says nothing about the scale, so a learned scale must not get a gradient from it.
     """
     if x.relu is not None and (not math.isinf(x.relu) or not non_negative):
-        return Value(x.real(ops), step=x.scale if x.step is None else x.step, fixed=x.fixed)
+        return x.rectified(ops)
     return x
 
 

@@ -298,9 +298,9 @@ class QKerasBitsActivationQuantizer(FixedGrid):
     def quantize(
         self, ops: Ops, x: Value, own: Tensors, shared: Sequence[Tensors], non_negative: bool, features: int
     ) -> Value:
-        real = x.real(ops)
-        y = super().quantize(ops, Value(ops.stop_gradient(real)), own, shared, non_negative, features)
-        change = (real - ops.stop_gradient(real)) * (1.0 / self.step)
+        x = x.rectified(ops)
+        y = super().quantize(ops, x.with_data(ops.stop_gradient(x.data)), own, shared, non_negative, features)
+        change = (x.data - ops.stop_gradient(x.data)) * (1.0 / self.step)
         return Value(y.data + change, y.scale, codes=True)
 
 

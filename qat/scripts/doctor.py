@@ -22,6 +22,7 @@ from qat.deploy.inference import trace
 from qat.deploy.interfaces import IsEmulated
 from qat.errors import QatError
 from qat.integer import trace_codes
+from qat.integer.fixed_point import ARITHMETICS
 from qat.networks import ResNet8, create
 from qat.networks.catalogue import ADDED as NETWORKS
 from qat.plugins import Group
@@ -139,17 +140,16 @@ def _backend_state(name: str, entry: Entry, quick: bool) -> tuple[str, str]:
 
 
 def _probe(name: str) -> Iterator[tuple[str, bool]]:
-    """For each device, whether it computes the integers of a small residual network as NumPy does, in every node, and
-    whether something is wrong.
+    """For each device, whether it computes the integers of a small residual network as NumPy does, in every node and in both
+    arithmetics, and whether something is wrong.
 
-    A convolution by Winograd's or Fourier's transform, or in TF32, would show here.
+    A convolution by Winograd's or Fourier's transform, or in TF32, would show here, and int64 that is not.
     """
-    graph = qat.convert_quant_network(ResNet8())
-    params = graph.observed_params()
-    integers = qat.to_integer(graph, params)
+    graphs = [qat.convert_quant_network(ResNet8(), arithmetic=arithmetic) for arithmetic in ARITHMETICS]
+    params = graphs[0].observed_params()
     pixels = np.random.default_rng(0).integers(0, 256, (8, 3, 32, 32), np.uint8)
-    tensors = [node.output for node in integers.nodes]
-    expected = trace_codes(integers, pixels, [tensor.name for tensor in tensors])
+    tensors = [node.output for node in qat.to_integer(graphs[0], params).nodes]
+    expected = [trace_codes(qat.to_integer(graph, params), pixels, [x.name for x in tensors]) for graph in graphs]
     try:
         backend = qat.backend(name)
         devices = backend.devices()
@@ -158,11 +158,15 @@ def _probe(name: str) -> Iterator[tuple[str, bool]]:
         return
     for device in devices:
         try:
-            found = trace(backend.lower(graph, params, device_target=device), pixels, tensors)
+            found = [trace(backend.lower(graph, params, device_target=device), pixels, tensors) for graph in graphs]
         except Exception as error:
             yield f"{device}: {_first_line(error)}", True
             continue
-        wrong = sum(int(np.count_nonzero(found[tensor.name] != expected[tensor.name])) for tensor in tensors)
+        wrong = sum(
+            int(np.count_nonzero(codes[x.name] != others[x.name]))
+            for codes, others in zip(found, expected, strict=True)
+            for x in tensors
+        )
         yield f"{device}: {f'{wrong:,} codes differ' if wrong else 'exact'}", wrong > 0
 
 

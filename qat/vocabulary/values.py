@@ -28,7 +28,8 @@ class Value:
         relu: the upper bound of the pending ReLU: infinity for ReLU, 6 for ReLU6; None for none.
         step: of accumulators that ``data`` are only near to, as where a batch's own statistics normalise them: the real number
             that one of them stands for in deployment, as ``scale`` or of the shape of one sample (1, ...), without gradient.
-        fixed: the fixed arithmetic makes codes of them.
+        fixed: the fixed arithmetic makes codes of them, where they are accumulators.
+        entering: ``data`` are words of 16 bits that enter, of which both arithmetics make codes by a float32 product.
     """
 
     data: Tensor
@@ -37,6 +38,7 @@ class Value:
     relu: float | None = None
     step: Tensor | None = None
     fixed: bool = False
+    entering: bool = False
 
     def real(self, ops: Ops) -> Tensor:
         """The real numbers, with scale and ReLU applied."""
@@ -77,6 +79,15 @@ class Value:
         """Codes unchanged; anything else as real numbers, for a cell that needs one scale for all channels."""
         return self if self.codes else Value(self.real(ops))
 
+    def rectified(self, ops: Ops) -> Value:
+        """As real numbers, with scale and ReLU applied, that still round in steps of their accumulators."""
+        return Value(self.real(ops), step=self.scale if self.step is None else self.step, fixed=self._rounds_twice)
+
+    @property
+    def _rounds_twice(self) -> bool:
+        """The fixed arithmetic makes codes of these numbers: they are accumulators."""
+        return self.fixed and not (self.codes or self.entering or (self.scale is None and self.step is None))
+
     def multiplier(self, ops: Ops, scale: Tensor) -> Tensor:
         """The factor that turns ``data`` into multiples of a scale."""
         return ops.on_channel(ops.reciprocal(scale) if self.scale is None else self.scale / scale, self.data)
@@ -89,7 +100,7 @@ class Value:
         Of accumulators, where the network is trained in the fixed arithmetic, they are its codes, with the same gradients.
         """
         codes = ops.requantize(self.data, self.multiplier(ops, scale), low, high, open_low=open_low)
-        if self.fixed and not self.codes and not (self.scale is None and self.step is None):
+        if self._rounds_twice:
             step = ops.stop_gradient(self.scale if self.step is None else self.step)
             step = step if len(step.shape) > 1 else ops.on_channel(step, self.data)
             numbers = ops.stop_gradient(self.data if self.step is None else self._unrectified(ops) / step)

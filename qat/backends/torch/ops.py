@@ -284,6 +284,15 @@ class TorchOps(Ops):
         with torch.no_grad():
             return u.round_()
 
+    def requantize_fixed(self, x: Tensor, multiplier: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+        """In place, of two temporary tensors, and without a mask."""
+        power = self.power_of_two_above(multiplier)
+        power = torch.where(power > multiplier, power, power * 2.0)
+        with torch.no_grad():
+            first = (x * (multiplier / power * power.clamp_min(1.0))).add_(0.5).floor_()
+            y = first.abs().mul_(power.clamp_max(1.0)).add_(0.5).floor_().copysign_(first)
+            return torch.clamp(y, self._bound(low), self._bound(high))
+
 
 class ExactOps(TorchOps):
     """For evaluation: every sum of integers is exact.

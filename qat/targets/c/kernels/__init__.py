@@ -20,6 +20,7 @@ from qat.targets.c.kernels import (
     head,
     helium,
     helium_depthwise,
+    helium_finish,
     helium_tables,
     neon,
     packed,
@@ -32,7 +33,7 @@ from qat.targets.c.kernels import (
 PROCESSORS = (  #: who has kernels of its own, by the macro that HEAD defines for it; the rest run plain C
     ("USE_VNNI", vnni.FINISH, x86.MULTIPLY_VNNI),
     ("USE_AVX2", x86.FINISH_AVX2, x86.MULTIPLY_AVX2),
-    ("USE_HELIUM", helium.FINISH, ""),
+    ("USE_HELIUM", helium_finish.FINISH, ""),
     ("USE_NEON", neon.FINISH, neon.MULTIPLY),
 )
 
