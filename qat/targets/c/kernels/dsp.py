@@ -90,7 +90,7 @@ static void fill_patch(const Layer *layer, const uint8_t *x, int32_t group, int3
     const int32_t run = channels * columns, line = layer->dilation_y * width * channels;
     const uint8_t *const begin = x + (yi * width + xj) * channels;
     int32_t i;
-    if (layer->reads == WINDOWS) {
+    if (ANY_WINDOWS && layer->reads == WINDOWS) {
         fill_window(layer, x, group, yi, xj, bytes);
         widen(bytes, channels / layer->groups * layer->kernel_height * columns, to, step);
         return;
@@ -236,7 +236,7 @@ static void block_of_four(const Layer *layer, const uint8_t *w, const uint32_t *
                           uint8_t *y)
 {
     const Scaling *const scaling = &layer->scaling;
-    const int32_t bytes = scaling->bias_bytes, simple = scaling->quick && !incomplete;
+    const int32_t bytes = scaling->bias_bytes, simple = (!ANY_SLOW || scaling->quick) && !(ANY_INCOMPLETE && incomplete);
     const int32_t twice = 2 * scaling->zero + 1, pitch = layer->outputs;
     const int8_t *const biases = (const int8_t *)scaling->bias + first * bytes;
     const int32_t *const multipliers = scaling->each_multiplier ? scaling->multiplier + first : shared->multiplier;
@@ -264,7 +264,7 @@ static void block_of_four(const Layer *layer, const uint8_t *w, const uint32_t *
             *to = (uint8_t)quick_code_of((uint32_t)s.s3, multiplier, right, offset);
         } else {
             const int32_t i = first + o;
-            if (incomplete) {
+            if (ANY_INCOMPLETE && incomplete) {
                 s.s0 = completed(layer, s.s0, totals[0], i);
                 s.s1 = completed(layer, s.s1, totals[1], i);
                 s.s2 = completed(layer, s.s2, totals[2], i);
@@ -284,7 +284,7 @@ static void block_of_one(const Layer *layer, const uint8_t *w, const uint32_t *p
                          uint8_t *y)
 {
     const Scaling *const scaling = &layer->scaling;
-    const int32_t bytes = scaling->bias_bytes, twice = 2 * scaling->zero + 1, simple = scaling->quick && !incomplete;
+    const int32_t bytes = scaling->bias_bytes, twice = 2 * scaling->zero + 1, simple = (!ANY_SLOW || scaling->quick) && !(ANY_INCOMPLETE && incomplete);
     const int8_t *const biases = (const int8_t *)scaling->bias + first * bytes;
     const int32_t *const multipliers = scaling->each_multiplier ? scaling->multiplier + first : shared->multiplier;
     const uint8_t *const rights = scaling->each_shift ? scaling->right + first : shared->right;
@@ -299,7 +299,7 @@ static void block_of_one(const Layer *layer, const uint8_t *w, const uint32_t *p
             const int32_t offset = (int32_t)((uint32_t)twice << rights[o] >> 1);
             y[o] = (uint8_t)quick_code_of((uint32_t)sums[o] + (uint32_t)bias, multipliers[o], rights[o], offset);
         } else {
-            const int32_t sum = incomplete ? completed(layer, sums[o], totals[0], i) : sums[o];
+            const int32_t sum = ANY_INCOMPLETE && incomplete ? completed(layer, sums[o], totals[0], i) : sums[o];
             y[o] = code_of(sum, i, scaling);
         }
     }
@@ -310,7 +310,7 @@ static void block_of_one(const Layer *layer, const uint8_t *w, const uint32_t *p
 static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *scratch)
 {
     const int32_t per_group = layer->outputs / layer->groups, own = layer->channels / layer->groups;
-    const int32_t windows = layer->reads == WINDOWS, rows = windows ? 1 : layer->kernel_height;
+    const int32_t windows = ANY_WINDOWS && layer->reads == WINDOWS, rows = windows ? 1 : layer->kernel_height;
     const int32_t run = own * layer->kernel_width * (windows ? layer->kernel_height : 1), quads = (run + 3) / 4;
     const int32_t all = layer->out_height * layer->out_width, block_bytes = rows * quads * BLOCK / 2 * layer->bits;
     const int32_t last = (layer->out_width - 1) * layer->stride_x - layer->left, below = rows - 1;
@@ -318,11 +318,11 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
      * meets no weights may be anything. */
     const int32_t line = layer->dilation_y * layer->width * layer->channels, right = layer->width - layer->kernel_width;
     const int32_t inside =
-        windows || layer->excess ? -1 : layer->height * layer->width * layer->channels - below * line - 4 * quads;
+        windows || (ANY_INCOMPLETE && layer->excess) ? -1 : layer->height * layer->width * layer->channels - below * line - 4 * quads;
     static const uint32_t ones = 0x01010101;
     uint32_t *const patch = (uint32_t *)(void *)scratch;
     uint8_t *const bytes = scratch + (all < 4 ? 8 : 32) * rows * quads;
-    const int32_t incomplete = layer->step > 1 || layer->excess, base = layer->step == 1 ? layer->base : 0;
+    const int32_t incomplete = ANY_INCOMPLETE && (layer->step > 1 || layer->excess), base = layer->step == 1 ? layer->base : 0;
     uint32_t totals[4] = {0, 0, 0, 0};
     Four start = four(0);
     Shared shared;
