@@ -7,6 +7,7 @@ each output, second and fourth of each]; or that of one output, [quads][both].
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from qat.targets.c.kernels.dsp_packed import of_indices
@@ -428,7 +429,9 @@ def _sums(bits: Sequence[int]) -> str:
             )
         last = b == bits[-1]
         four += f"    return {of_four};\n" if last else f"    if (layer->bits == {b})\n        return {of_four};\n"
-        one += of_one if last else f"    if (layer->bits == {b}) {{\n{of_one}        return;\n    }}\n"
+        if not last:
+            of_one = f"    if (layer->bits == {b}) {{\n{textwrap.indent(of_one, '    ')}        return;\n    }}\n"
+        one += of_one
     if list(bits) == [8]:
         four = f"    (void)layer;\n    (void)start;\n{four}"
         one = f"    (void)layer;\n    (void)start;\n{one}"
