@@ -76,7 +76,13 @@ def _walked(used: Collection[str]) -> list[str]:
 
 def _dsp(used: Collection[str]) -> list[str]:
     """Layers of processors with Arm's DSP extension."""
-    text = [dsp.FINISH]
+    cases = ("ANY_WINDOWS", "ANY_INCOMPLETE", "ANY_SLOW", "ANY_AVERAGE", "ANY_KERNEL")
+    text = [
+        "/* Cases that a layer here has, or none. */",
+        *(f"#define {case} {int(case in used)}" for case in cases),
+        "",
+    ]
+    text.append(dsp.FINISH)
     text += [dsp.convolve(_bits(used))] if "LAYER" in used else []
     return [*text, dsp_depthwise.DEPTHWISE] if "DEPTHWISE" in used else text
 

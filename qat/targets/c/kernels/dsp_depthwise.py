@@ -139,7 +139,7 @@ static inline void finish_channels(const int32_t *sums, const Channels *channels
 {
     int32_t c;
     for (c = 0; c < count; c++)
-        y[c] = scaling->quick ? (uint8_t)quick_code_of((uint32_t)sums[c], channels->quick[c].multiplier,
+        y[c] = !ANY_SLOW || scaling->quick ? (uint8_t)quick_code_of((uint32_t)sums[c], channels->quick[c].multiplier,
                                                        channels->quick[c].right, channels->quick[c].offset)
                               : code_of_sum(scaling, sums[c], first + c);
 }
@@ -195,9 +195,9 @@ static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t 
     uint32_t *const rows = (uint32_t *)(void *)scratch, *const weights = rows + height * words;
     int32_t first, begin, row, i, c, j;
 #if defined(USE_ASSEMBLY)
-    const int32_t of_3 = height == 3 && taps == 9 && layer->dilation_x == 1 && kept;
+    const int32_t of_3 = !ANY_KERNEL || (height == 3 && taps == 9 && layer->dilation_x == 1 && kept);
 #endif
-    if (!layer->weight) {
+    if (ANY_AVERAGE && !layer->weight) {
         average(layer, x, y);
         return;
     }
@@ -253,7 +253,7 @@ static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t 
 #if defined(USE_ASSEMBLY)
                 if (of_3) {
                     const uint32_t *from = rows, *const pairs = of.pairs[slot], *const end = rows + columns * stride;
-                    if (count == 4 && layer->scaling.quick) {
+                    if (count == 4 && (!ANY_SLOW || layer->scaling.quick)) {
                         for (; from < end; from += stride, to += channels) {
                             const uint32_t codes = codes3(from, words, &of, pairs);
                             memcpy(to, &codes, 4);

@@ -29,21 +29,22 @@ static inline void multiply(const uint8_t *x, int32_t stride, int32_t pixels, in
         for (o = 0; o < outputs; o++) {
             const int8_t *at = w + 4 * o;
             uint32_t s = 0, t = 0;
-            for (r = 0; r < rows; r++) {
+            for (r = 0; r < rows && pair; r++) {
                 const uint8_t *from = x + p * stride + r * pitch;
-                if (pair)
-                    for (q = quads; q > 0; q--, from += 4, at += 4 * outputs) {
-                        const uint8_t *const other = from + stride;
-                        s += (uint32_t)((int32_t)from[0] * at[0] + (int32_t)from[1] * at[1]);
-                        t += (uint32_t)((int32_t)other[0] * at[0] + (int32_t)other[1] * at[1]);
-                        s += (uint32_t)((int32_t)from[2] * at[2] + (int32_t)from[3] * at[3]);
-                        t += (uint32_t)((int32_t)other[2] * at[2] + (int32_t)other[3] * at[3]);
-                    }
-                else
-                    for (q = quads; q > 0; q--, from += 4, at += 4 * outputs) {
-                        s += (uint32_t)((int32_t)from[0] * at[0] + (int32_t)from[1] * at[1]);
-                        s += (uint32_t)((int32_t)from[2] * at[2] + (int32_t)from[3] * at[3]);
-                    }
+                for (q = quads; q > 0; q--, from += 4, at += 4 * outputs) {
+                    const uint8_t *const other = from + stride;
+                    s += (uint32_t)((int32_t)from[0] * at[0] + (int32_t)from[1] * at[1]);
+                    t += (uint32_t)((int32_t)other[0] * at[0] + (int32_t)other[1] * at[1]);
+                    s += (uint32_t)((int32_t)from[2] * at[2] + (int32_t)from[3] * at[3]);
+                    t += (uint32_t)((int32_t)other[2] * at[2] + (int32_t)other[3] * at[3]);
+                }
+            }
+            for (r = 0; r < rows && !pair; r++) {
+                const uint8_t *from = x + p * stride + r * pitch;
+                for (q = quads; q > 0; q--, from += 4, at += 4 * outputs) {
+                    s += (uint32_t)((int32_t)from[0] * at[0] + (int32_t)from[1] * at[1]);
+                    s += (uint32_t)((int32_t)from[2] * at[2] + (int32_t)from[3] * at[3]);
+                }
             }
             sums[p * BLOCK + o] = s;
             if (pair)
