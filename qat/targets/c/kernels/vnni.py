@@ -13,6 +13,11 @@ FINISH = """\
 #else
 #define ALWAYS_INLINE static inline
 #endif
+#if defined(__GNUC__) && !defined(__clang__)
+#define UNROLL _Pragma("GCC unroll 8") /* -O2 keeps sums in memory otherwise */
+#else
+#define UNROLL
+#endif
 
 #define NEAREST (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC) /* whatever the processor is told to do else */
 
@@ -205,17 +210,20 @@ ALWAYS_INLINE void add_products(const Products *of, const int32_t pixels, const 
     const int8_t *w = of->weight;
     __m512i s[TOGETHER], t[TOGETHER];
     int32_t p, q, r;
+    UNROLL
     for (p = 0; p < pixels; p++) {
         s[p] = codes[0].bias;
         t[p] = codes[blocks - 1].bias;
     }
     for (r = 0; r < of->rows; r++) {
         const uint8_t *from[TOGETHER];
+        UNROLL
         for (p = 0; p < pixels; p++)
             from[p] = of->x + r * of->pitch + of->offset[p];
         for (q = 0; q < quads; q++, w += step) {
             const __m512i w0 = whole ? _mm512_loadu_si512(w) : _mm512_maskz_loadu_epi32(mask, w);
             const __m512i w1 = blocks == 2 ? _mm512_loadu_si512(w + block) : w0;
+            UNROLL
             for (p = 0; p < pixels; p++) {
                 const __m512i codes_of_pixel = _mm512_set1_epi32((int)word(from[p] + 4 * q));
                 s[p] = _mm512_dpbusd_epi32(s[p], codes_of_pixel, w0);
@@ -224,6 +232,7 @@ ALWAYS_INLINE void add_products(const Products *of, const int32_t pixels, const 
             }
         }
     }
+    UNROLL
     for (p = 0; p < pixels; p++) {
         sums[p] = s[p];
         if (blocks == 2)

@@ -66,6 +66,7 @@ ALWAYS_INLINE void depthwise_row(const uint32_t *x, int32_t step, const int32_t 
     for (p = 0; p < pixels; p += 4, y += 4 * y_step) {
         __m512i s[4] = {c->bias, c->bias, c->bias, c->bias};
         const int32_t left = pixels - p;
+        UNROLL
         for (k = 0; k < 4; k++) {
             const uint32_t *from = x + (p + (k < left ? k : 0)) * step;
             for (i = 0; i < columns; i++)
@@ -83,6 +84,7 @@ ALWAYS_INLINE void depthwise_row_of_64(const uint32_t *x, int32_t step, const in
     for (p = 0; p < pixels; p++, x += step, y += y_step) {
         __m512i s[4] = {c[0].bias, c[1].bias, c[2].bias, c[3].bias};
         for (i = 0; i < columns; i++)
+            UNROLL
             for (b = 0; b < 4; b++)
                 s[b] = _mm512_dpbusd_epi32(s[b], _mm512_loadu_si512(x + places[i] + b * BLOCK), weights[b * columns + i]);
         _mm512_storeu_si512(y, codes_of_four(c, 1, s[0], s[1], s[2], s[3]));
