@@ -104,6 +104,14 @@ def kernels(used: Collection[str], arithmetic: str) -> list[str]:
     text += [getattr(common, name) for name in in_order if name in used]
     text += [f"#ifndef USE_HELIUM\n{convolve.WINDOW}#endif\n"] if "LAYER" in used else []
     if layers:
-        text += ["#if defined(USE_SIMD32) && !defined(USE_HELIUM)", *_dsp(used), "#else", *_walked(used), "#endif\n"]
+        text += [
+            "#if defined(USE_SIMD32) && !defined(USE_HELIUM)",
+            dsp.BEFORE,
+            *_dsp(used),
+            dsp.BEHIND,
+            "#else",
+            *_walked(used),
+            "#endif\n",
+        ]
     text += [helium_tables.SUM_TABLE] if "SUM_TABLE" in used else []
     return text

@@ -12,6 +12,19 @@ from collections.abc import Sequence
 
 from qat.targets.c.kernels.dsp_packed import of_indices
 
+#: Before and behind all of it.
+BEFORE = """\
+#if defined(USE_ASSEMBLY) && defined(__ARM_FP) && !defined(__clang__)
+#pragma GCC push_options
+#pragma GCC target("general-regs-only") /* else GCC 12 looks for operands of assembly in the floating-point unit */
+#endif
+"""
+BEHIND = """\
+#if defined(USE_ASSEMBLY) && defined(__ARM_FP) && !defined(__clang__)
+#pragma GCC pop_options
+#endif
+"""
+
 FINISH = """\
 /* Bytes 0 and 2 of a word as halves. */
 static inline uint32_t even_bytes(uint32_t x)

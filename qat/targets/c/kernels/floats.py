@@ -97,8 +97,13 @@ static inline int32_t times(int32_t x, uint32_t multiplier, int32_t shift)
 
 #: After TIMES.
 ROUNDED = """\
+#if defined(USE_VFP) && defined(USE_ASSEMBLY) && !defined(__clang__)
+#define APART __attribute__((noinline)) /* those that call it use no registers of the floating-point unit */
+#else
+#define APART inline
+#endif
 /* rint(f32(f32(x) m)) of the float32 m with these bits, up to 2^17. What is beyond 2^30 is that, or further beyond. */
-static inline int32_t rounded(int32_t x, int32_t bits)
+static APART int32_t rounded(int32_t x, int32_t bits)
 {
 #ifdef USE_VFP
     /* To the nearest integer, ties to the even one, and to the next int32 where it is beyond. */
