@@ -140,7 +140,7 @@ class Layout:
             return node.inputs[0].shape[0] * node.inputs[0].shape[2] * width(node.output)
         if not isinstance(node, IntegerConv2d | IntegerDense):
             return 0
-        if self._depthwise(node):
+        if isinstance(node, IntegerConv2d) and self._depthwise(node):
             return self._rows_of_dsp(node)
         of_helium = self._helium_scratch(node) if isinstance(node, IntegerConv2d) else 0
         return max(self._scratch_of_any(node), self._scratch_of_dsp(node), of_helium)
