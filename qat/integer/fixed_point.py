@@ -18,9 +18,7 @@ from qat.errors import QatError
 from qat.vocabulary.ops import Array, Ops, Tensor
 
 ARITHMETICS = ("float", "fixed")  #: how an accumulator is multiplied: by a float32, or by an integer and a shift
-LARGEST = (
-    2**30
-)  #: no int32 intermediate result may pass it, and no sum of a layer reach it: there is room left for a zero point
+LARGEST = 2**30  #: no int32 intermediate result may pass it, nor a layer's sum reach it: a zero point has room
 ADD_SHIFT, LONG_ADD_SHIFT = 20, 15  #: by how many bits an addition shifts its inputs to the left; of more than 8 bits
 LARGEST_LONG = 2**47  #: an accumulator that a LongMultiplier takes
 
