@@ -18,7 +18,7 @@ from qat.errors import QatError
 from qat.vocabulary.ops import Array, Ops, Tensor
 
 ARITHMETICS = ("float", "fixed")  #: how an accumulator is multiplied: by a float32, or by an integer and a shift
-LARGEST = 2**30  #: no int32 intermediate result may pass it: there is room left for a zero point
+LARGEST = 2**30  #: no int32 intermediate result may pass it, nor a layer's sum reach it: a zero point has room
 ADD_SHIFT, LONG_ADD_SHIFT = 20, 15  #: by how many bits an addition shifts its inputs to the left; of more than 8 bits
 LARGEST_LONG = 2**47  #: an accumulator that a LongMultiplier takes
 
@@ -142,7 +142,7 @@ def linear_multiplier(
     if long:
         return _long_multiplier(name, fixed, bound)
     left = int(max(fixed.shift.max(), 0))
-    if bound << left > LARGEST:
+    if bound << left >= LARGEST:  # twice a sum is an int32 too (SMMULR of Arm)
         raise QatError(
             f"{name}: its accumulator may reach {bound} and its multiplier is above 2^{left - 1}, so that the fixed arithmetic "
             "would overflow int32; its output's range is far too small for its inputs, train it further, or use "
