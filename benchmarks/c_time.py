@@ -16,7 +16,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from cortex_m import NETWORKS, fresh
+from cortex_m import NETWORKS as SMALL
+from cortex_m import fresh
 
 import qat
 from qat.cli import run_script
@@ -25,6 +26,7 @@ from qat.integer.fixed_point import ARITHMETICS
 from qat.networks import create
 from qat.scripts.bench import File, alternated
 
+NETWORKS = (*SMALL, "larger_networks:MobileNetV2", "larger_networks:ResNet18")
 FORMATS = {"C": ("int8",), "TFLITE": ("int8", "float"), "ONNX": ("int8", "float")}
 
 

@@ -86,10 +86,13 @@ def test_so_many_inferences_take_about_so_many_times_as_long(name: str, files: P
     path = files / f"net{target.SUFFIX}"
     sample = bench.random_sample(target.input_specs(path))
     few, many = (20, 400) if name == "MINDIR" else (2_000, 40_000) if name == "C" else (200, 4_000)
+    least = [np.inf, np.inf]
     with target.timed(path, sample) as seconds:
-        seconds(few)
-        least = [min(seconds(count) for _ in range(5)) for count in (few, many)]
-    assert 5 < least[1] / least[0] < 80
+        for _ in range(50):  # until a loaded machine has left the few undisturbed once
+            least = [min(known, seconds(count)) for known, count in zip(least, (few, many), strict=True)]
+            if least[1] > 5 * least[0]:
+                return
+    pytest.fail(f"{many} inferences take {least[1]:.2g} seconds, and {few} {least[0]:.2g}")
 
 
 @emulated

@@ -78,24 +78,60 @@ SETTINGS = {
         "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user",
         "qemu-arm",
     ),
-    "aarch64": Machine(
-        ("aarch64-linux-gnu-gcc -static",),
-        "-O3",
-        "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user",
-        "qemu-aarch64",
+    "Cortex-M55": Machine(
+        ("arm-none-eabi-gcc --specs=rdimon.specs",),
+        "-O2 -mcpu=cortex-m55 -mthumb -mfloat-abi=hard -T FOLDER/bare.ld",
+        "gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm",
+        "qemu-system-arm -machine mps3-an547 -nographic -monitor none -serial none "
+        "-semihosting-config enable=on,target=native -kernel",
     ),
+    **{
+        f"aarch64{name}": Machine(
+            ("aarch64-linux-gnu-gcc -static",),
+            f"-O3{march}",
+            "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user",
+            "qemu-aarch64 -cpu max",
+        )
+        for name, march in {
+            "": "",
+            ", dot products": " -march=armv8.2-a+dotprod",
+            ", products of bytes": " -march=armv8.6-a",
+        }.items()
+    },
 }
 GRAPHS, MOST = 160, 40  #: in all; of a setting that is not among these
 ALL = ("gcc, native", "clang, native")
 FEW, QUICK = 12, ("gcc, native", "clang, native", "s390x, big-endian")
 
 
+#: Of a board without an operating system, whose processor begins at what address 4 says. Standard input and output are the
+#: emulator's (newlib's rdimon).
+BARE = """
+MEMORY { VECTORS (rx) : ORIGIN = 0, LENGTH = 1K  RAM (rwx) : ORIGIN = 0x60000000, LENGTH = 30M }
+ENTRY(_start)
+SECTIONS {
+    .vectors : { LONG(0x61f00000) LONG(_start | 1) } > VECTORS
+    .text : { *(.text*) KEEP(*(.init)) KEEP(*(.fini)) *(.rodata*) } > RAM
+    .ARM.exidx : { __exidx_start = .; *(.ARM.exidx*) __exidx_end = .; } > RAM
+    .init_array : {
+        __preinit_array_start = .; KEEP(*(.preinit_array*)) __preinit_array_end = .;
+        __init_array_start = .; KEEP(*(.init_array*)) __init_array_end = .;
+        __fini_array_start = .; KEEP(*(.fini_array*)) __fini_array_end = .;
+    } > RAM
+    .data : ALIGN(8) { *(.data*) } > RAM
+    .bss : ALIGN(8) { __bss_start__ = .; *(.bss*) *(COMMON) __bss_end__ = .; } > RAM
+    end = .; __end__ = .;
+}
+"""
+
+
 def command(machine: Machine, folder: Path) -> list[str]:
     """The command that compiles and links. Skips the test where there is none, or nothing that runs what it makes."""
+    (folder / "bare.ld").write_text(BARE, encoding="utf-8")
     (folder / "nothing.c").write_text("#include <stdio.h>\nint main(void) { return 0; }\n", encoding="utf-8")
     for compiler in machine.compilers:
-        words = [*compiler.split(), "-std=c99", "-w", *machine.options.split()]
-        if shutil.which(words[0]) is None or (machine.emulator and shutil.which(machine.emulator) is None):
+        words = [*compiler.split(), "-std=c99", "-w", *machine.options.replace("FOLDER", str(folder)).split()]
+        if shutil.which(words[0]) is None or (machine.emulator and shutil.which(machine.emulator.split()[0]) is None):
             continue
         if subprocess.run([*words, "nothing.c"], cwd=folder, capture_output=True, check=False).returncode == 0:
             return words
@@ -213,10 +249,20 @@ def drawn(count: int) -> list[Drawn]:
 
 # -- one program of many files ----------------------------------------------------------------------------------------
 
+ENABLE = """\
+#ifdef __ARM_FEATURE_MVE
+static void __attribute__((constructor)) enable(void)
+{
+    *(volatile unsigned *)0xE000ED88 |= 0xF00000; /* CPACR: the floating-point unit and Helium are on */
+    __asm__ volatile("dsb; isb");
+}
+#endif
+"""
 MAIN = """\
 #include <stdio.h>
 {INCLUDES}
 
+{ENABLE}
 int main(void)
 {{
 {RUNS}
@@ -270,7 +316,7 @@ def program(files: list[Files], command: list[str], sources: Path, folder: Path)
             f"    {{ {declared} int n; for (n = 0; n < {samples}; n++) {{ {' '.join(read)} "
             f"{name}_run({', '.join(variables)}); {' '.join(write)} }} }}"
         )
-    text = MAIN.format(INCLUDES="\n".join(f'#include "{f.name}.h"' for f in files), RUNS="\n".join(runs))
+    text = MAIN.format(ENABLE=ENABLE, INCLUDES="\n".join(f'#include "{f.name}.h"' for f in files), RUNS="\n".join(runs))
     (folder / "main.c").write_text(text, encoding="utf-8")
 
     def compile_one(name: str) -> None:
@@ -336,7 +382,7 @@ def computed(files: list[Files], machine: Machine, sources: Path, folder: Path) 
         for sample in range(len(f.drawn.pixels[0]))
         for x in f.drawn.ends.encode(f.drawn.pixels)
     ]
-    run = [machine.emulator, made] if machine.emulator else [made]
+    run = [*machine.emulator.split(), made]
     done = subprocess.run(run, input=b"".join(pixels), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
     return differing(files, machine, done.stdout)

@@ -46,9 +46,9 @@ def test_a_network_takes_no_more_than_it_did(
 ) -> None:
     script = loaded("cortex_m")
     integers, x = script.fresh(network, 1)
-    qat.target("C").export(integers, tmp_path / "network.c")
+    qat.target("C").export(integers, tmp_path / "network.c", arithmetic="fixed")
     measured = measure(tmp_path / "network.c", x, core)
-    np.testing.assert_array_equal(measured.outputs[0], evaluate(integers, x))
+    np.testing.assert_array_equal(measured.outputs[0], evaluate(integers, x, arithmetic="fixed"))
     found = script.figures(measured)
     with capsys.disabled():
         print(f" [{network}, {core}: {found['instructions']:,} instructions]", end="")

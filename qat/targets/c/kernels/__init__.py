@@ -19,7 +19,9 @@ from qat.targets.c.kernels import (
     head,
     helium,
     helium_depthwise,
+    helium_finish,
     helium_tables,
+    neon,
     packed,
     portable,
     vnni,
@@ -29,8 +31,9 @@ from qat.targets.c.kernels import (
 
 PROCESSORS = (  #: who has kernels of its own, by the macro that HEAD defines for it; the rest run plain C
     ("USE_VNNI", vnni.FINISH, x86.MULTIPLY_VNNI),
-    ("USE_AVX2", portable.FINISH, x86.MULTIPLY_AVX2),
-    ("USE_HELIUM", helium.FINISH, ""),
+    ("USE_AVX2", x86.FINISH_AVX2, x86.MULTIPLY_AVX2),
+    ("USE_HELIUM", helium_finish.FINISH, ""),
+    ("USE_NEON", neon.FINISH, neon.MULTIPLY),
     ("USE_SIMD32", portable.FINISH, dsp.MULTIPLY),
 )
 

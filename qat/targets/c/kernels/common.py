@@ -39,7 +39,7 @@ static inline uint8_t code_of_sum(const Scaling *scaling, int32_t sum, int32_t o
 """
 
 WORD = """\
-#if defined(USE_VNNI) || defined(USE_AVX2) || (defined(USE_SIMD32) && !defined(USE_HELIUM))
+#if defined(USE_VNNI) || defined(USE_AVX2) || defined(USE_NEON) || (defined(USE_SIMD32) && !defined(USE_HELIUM))
 /* Four bytes, wherever they lie. */
 static inline uint32_t word(const void *bytes)
 {

@@ -19,6 +19,9 @@ HEAD = """\
 #include <arm_mve.h>
 #define USE_HELIUM
 #define USE_SIMD32
+#elif defined(__ARM_NEON) && defined(__aarch64__) && defined(__GNUC__) && !defined(__AARCH64EB__)
+#include <arm_neon.h>
+#define USE_NEON
 #elif defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__)
 #include <arm_acle.h>
 #define USE_SIMD32

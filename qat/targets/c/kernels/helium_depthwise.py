@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-#: After VECTORS and FINISH of helium.py.
+#: After ``finish_pixels`` (helium_finish.py).
 DEPTHWISE = """\
-/* The taps of one output that lie in the input: rows of `taps`, `step` apart; behind a row, so much more to the next. */
+/* The taps of one output that lie in the input: rows of `taps`, `step` apart; behind a row, so much more to the next. What is
+ * needed once a row is read from here, since GCC has few registers to spare at -O0. */
 typedef struct {
     int32_t rows, taps, step, more, more_weights;
 } Taps;
@@ -18,7 +19,8 @@ static inline void add_taps16(const uint8_t *x, const Taps *of, const int8_t *w,
                      "vmov.i32 q6, #0\\n\\t"
                      "vmov.i32 q7, #0\\n"
                      "0:\\n\\t"
-                     "dls lr, %[taps]\\n"
+                     "ldr lr, [%[of], #4]\\n\\t"
+                     "dls lr, lr\\n"
                      "1:\\n\\t"
                      "vldrb.u16 q0, [%[x]]\\n\\t"
                      "vldrb.s16 q1, [%[w]], #8\\n\\t"
@@ -34,8 +36,10 @@ static inline void add_taps16(const uint8_t *x, const Taps *of, const int8_t *w,
                      "vmullt.s16 q3, q0, q1\\n\\t"
                      "vadd.i32 q7, q7, q3\\n\\t"
                      "le lr, 1b\\n\\t"
-                     "add %[x], %[x], %[more]\\n\\t"
-                     "add %[w], %[w], %[more_weights]\\n\\t"
+                     "ldr lr, [%[of], #12]\\n\\t"
+                     "add %[x], %[x], lr\\n\\t"
+                     "ldr lr, [%[of], #16]\\n\\t"
+                     "add %[w], %[w], lr\\n\\t"
                      "subs %[rows], %[rows], #1\\n\\t"
                      "bne 0b\\n\\t"
                      "vst20.32 {q4, q5}, [%[sums]]\\n\\t"
@@ -43,7 +47,7 @@ static inline void add_taps16(const uint8_t *x, const Taps *of, const int8_t *w,
                      "vst20.32 {q6, q7}, [%[sums]]\\n\\t"
                      "vst21.32 {q6, q7}, [%[sums]]"
                      : [x] "+&l"(x), [w] "+&l"(w), [sums] "+&r"(sums), [rows] "+&r"(rows)
-                     : [taps] "r"(of->taps), [step] "r"(of->step), [more] "r"(of->more), [more_weights] "r"(of->more_weights)
+                     : [of] "r"(of), [step] "r"(of->step)
                      : "q0", "q1", "q2", "q3", "q4", "q5", "q6", "q7", "lr", "cc", "memory");
 }
 
@@ -54,7 +58,8 @@ static inline void add_taps8(const uint8_t *x, const Taps *of, const int8_t *w, 
     __asm__ volatile("vmov.i32 q4, #0\\n\\t"
                      "vmov.i32 q5, #0\\n"
                      "0:\\n\\t"
-                     "dls lr, %[taps]\\n"
+                     "ldr lr, [%[of], #4]\\n\\t"
+                     "dls lr, lr\\n"
                      "1:\\n\\t"
                      "vldrb.u16 q0, [%[x]]\\n\\t"
                      "vldrb.s16 q1, [%[w]]\\n\\t"
@@ -65,15 +70,16 @@ static inline void add_taps8(const uint8_t *x, const Taps *of, const int8_t *w, 
                      "add %[w], %[w], %[channels]\\n\\t"
                      "vadd.i32 q5, q5, q3\\n\\t"
                      "le lr, 1b\\n\\t"
-                     "add %[x], %[x], %[more]\\n\\t"
-                     "add %[w], %[w], %[more_weights]\\n\\t"
+                     "ldr lr, [%[of], #12]\\n\\t"
+                     "add %[x], %[x], lr\\n\\t"
+                     "ldr lr, [%[of], #16]\\n\\t"
+                     "add %[w], %[w], lr\\n\\t"
                      "subs %[rows], %[rows], #1\\n\\t"
                      "bne 0b\\n\\t"
                      "vst20.32 {q4, q5}, [%[sums]]\\n\\t"
                      "vst21.32 {q4, q5}, [%[sums]]"
                      : [x] "+&l"(x), [w] "+&l"(w), [rows] "+&r"(rows)
-                     : [taps] "r"(of->taps), [step] "r"(of->step), [more] "r"(of->more), [more_weights] "r"(of->more_weights),
-                       [channels] "r"(channels), [sums] "r"(sums)
+                     : [of] "r"(of), [step] "r"(of->step), [channels] "r"(channels), [sums] "r"(sums)
                      : "q0", "q1", "q2", "q3", "q4", "q5", "lr", "cc", "memory");
 }
 

@@ -7,9 +7,6 @@ FINISH = """\
 static inline void finish(const uint32_t *sums, const Scaling *scaling, int32_t first, int32_t outputs, uint8_t *y)
 {
     int32_t o;
-#if defined(USE_AVX2) && defined(__GNUC__)
-    __asm__ volatile("" ::: "memory"); /* GCC 12 -O3 makes other codes of sums that it has kept in vectors */
-#endif
     for (o = 0; o < outputs; o++) {
         const int32_t i = first + o;
         const int32_t bias = scaling->bias_bytes == 1   ? ((const int8_t *)scaling->bias)[i]

@@ -13,6 +13,11 @@ FINISH = """\
 #else
 #define ALWAYS_INLINE static inline
 #endif
+#if defined(__GNUC__) && !defined(__clang__)
+#define UNROLL _Pragma("GCC unroll 8") /* -O2 keeps sums in memory otherwise */
+#else
+#define UNROLL
+#endif
 
 #define NEAREST (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC) /* whatever the processor is told to do else */
 
@@ -141,12 +146,13 @@ static Codes codes_of(const Scaling *scaling, int32_t first, int32_t outputs)
     return c;
 }
 
-/* The codes of four vectors of sums, the bias in them, one vector after another. */
-static inline __m512i codes_of_four(const Codes *c, __m512i s0, __m512i s1, __m512i s2, __m512i s3)
+/* The codes of four vectors of sums, the bias in them, one vector after another. next: 1 where each has Codes of its own. */
+ALWAYS_INLINE __m512i codes_of_four(const Codes *c, const int32_t next, __m512i s0, __m512i s1, __m512i s2, __m512i s3)
 {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(scaled(c, s0), scaled(c, s1)), c->zero);
-    const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(scaled(c, s2), scaled(c, s3)), c->zero);
+    const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(scaled(c, s0), scaled(c + next, s1)), c->zero);
+    const __m512i more = _mm512_packs_epi32(scaled(c + 2 * next, s2), scaled(c + 3 * next, s3));
+    const __m512i high = _mm512_adds_epi16(more, c->zero);
     const __m512i codes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
     return _mm512_min_epu8(_mm512_max_epu8(codes, c->low), c->high);
 }
@@ -178,7 +184,7 @@ static inline void finish(const uint32_t *sums, const Scaling *scaling, int32_t 
 {
     const Codes c = codes_of(scaling, first, outputs);
     const __m512i s = _mm512_add_epi32(_mm512_loadu_si512(sums), c.bias);
-    store_codes(codes_of_four(&c, s, s, s, s), outputs, 1, 0, y);
+    store_codes(codes_of_four(&c, 0, s, s, s, s), outputs, 1, 0, y);
     (void)code_of_sum;
 }
 """
@@ -204,17 +210,20 @@ ALWAYS_INLINE void add_products(const Products *of, const int32_t pixels, const 
     const int8_t *w = of->weight;
     __m512i s[TOGETHER], t[TOGETHER];
     int32_t p, q, r;
+    UNROLL
     for (p = 0; p < pixels; p++) {
         s[p] = codes[0].bias;
         t[p] = codes[blocks - 1].bias;
     }
     for (r = 0; r < of->rows; r++) {
         const uint8_t *from[TOGETHER];
+        UNROLL
         for (p = 0; p < pixels; p++)
             from[p] = of->x + r * of->pitch + of->offset[p];
         for (q = 0; q < quads; q++, w += step) {
             const __m512i w0 = whole ? _mm512_loadu_si512(w) : _mm512_maskz_loadu_epi32(mask, w);
             const __m512i w1 = blocks == 2 ? _mm512_loadu_si512(w + block) : w0;
+            UNROLL
             for (p = 0; p < pixels; p++) {
                 const __m512i codes_of_pixel = _mm512_set1_epi32((int)word(from[p] + 4 * q));
                 s[p] = _mm512_dpbusd_epi32(s[p], codes_of_pixel, w0);
@@ -223,6 +232,7 @@ ALWAYS_INLINE void add_products(const Products *of, const int32_t pixels, const 
             }
         }
     }
+    UNROLL
     for (p = 0; p < pixels; p++) {
         sums[p] = s[p];
         if (blocks == 2)
@@ -303,12 +313,17 @@ ALWAYS_INLINE void products_of(const Products *of, int32_t pixels, const int32_t
 static inline void finish_narrow(const Codes *c, const __m512i *sums, int32_t pixels, int32_t outputs, int32_t more,
                                  uint8_t *y)
 {
-    uint8_t codes[8 * TOGETHER + 8];
+    uint8_t codes[8 * TOGETHER];
     int32_t p;
 #define PAIR(p) _mm512_inserti64x4(sums[p], _mm512_castsi512_si256(sums[(p) + 1]), 1)
-    _mm512_storeu_si512(codes, codes_of_four(c, PAIR(0), PAIR(2), PAIR(4), PAIR(6)));
+    const __m512i found = codes_of_four(c, 0, PAIR(0), PAIR(2), PAIR(4), PAIR(6));
 #undef PAIR
-    for (p = 0; p < pixels; p++, y += outputs, more -= outputs)
+    if (outputs == 8) {
+        _mm512_mask_storeu_epi64(y, (__mmask8)((1u << pixels) - 1u), found);
+        return;
+    }
+    _mm512_storeu_si512(codes, found);
+    for (p = 0; p < pixels && p < TOGETHER; p++, y += outputs, more -= outputs)
         if (more >= 8) /* the pixels behind it come later */
             memcpy(y, codes + 8 * p, 8);
         else
@@ -344,12 +359,18 @@ static void convolve_pixels(const Layer *layer, const uint8_t *x, int32_t line, 
         for (begin = row = column = 0; begin < pixels; begin += count) {
             const int32_t groups = (pixels - begin + TOGETHER - 1) / TOGETHER;
             count = (pixels - begin + groups - 1) / groups;
-            for (p = 0; p < count; p++) {
+            for (p = 0; p < TOGETHER && column + TOGETHER <= columns; p++)
+                of.offset[p] = row * layer->stride_y * line + (column + p) * step;
+            for (column += p ? count : 0; p < count; p++) {
                 of.offset[p] = row * layer->stride_y * line + column * step;
                 if (++column == columns) {
                     column = 0;
                     row++;
                 }
+            }
+            if (column == columns) {
+                column = 0;
+                row++;
             }
             if (blocks == 2)
                 products_of(&of, count, 2, 1, codes, sums);
@@ -364,7 +385,7 @@ static void convolve_pixels(const Layer *layer, const uint8_t *x, int32_t line, 
             for (b = 0; b < blocks; b++)
                 for (p = 0; p < count; p += 4) {
                     const __m512i *s = sums + b * TOGETHER + p;
-                    store_codes(codes_of_four(codes + b, s[0], s[1], s[2], s[3]), of.outputs, count - p, outputs,
+                    store_codes(codes_of_four(codes + b, 0, s[0], s[1], s[2], s[3]), of.outputs, count - p, outputs,
                                 y + (begin + p) * outputs + first + b * BLOCK);
                 }
         }

@@ -66,12 +66,28 @@ ALWAYS_INLINE void depthwise_row(const uint32_t *x, int32_t step, const int32_t 
     for (p = 0; p < pixels; p += 4, y += 4 * y_step) {
         __m512i s[4] = {c->bias, c->bias, c->bias, c->bias};
         const int32_t left = pixels - p;
+        UNROLL
         for (k = 0; k < 4; k++) {
             const uint32_t *from = x + (p + (k < left ? k : 0)) * step;
             for (i = 0; i < columns; i++)
                 s[k] = _mm512_dpbusd_epi32(s[k], _mm512_loadu_si512(from + places[i]), weights[i]);
         }
-        store_codes(codes_of_four(c, s[0], s[1], s[2], s[3]), channels, left, y_step, y);
+        store_codes(codes_of_four(c, 0, s[0], s[1], s[2], s[3]), channels, left, y_step, y);
+    }
+}
+
+/* The same of four blocks, of one pixel after another. */
+ALWAYS_INLINE void depthwise_row_of_64(const uint32_t *x, int32_t step, const int32_t columns, const int32_t *places,
+                                       const __m512i *weights, const Codes *c, int32_t pixels, int32_t y_step, uint8_t *y)
+{
+    int32_t p, i, b;
+    for (p = 0; p < pixels; p++, x += step, y += y_step) {
+        __m512i s[4] = {c[0].bias, c[1].bias, c[2].bias, c[3].bias};
+        for (i = 0; i < columns; i++)
+            UNROLL
+            for (b = 0; b < 4; b++)
+                s[b] = _mm512_dpbusd_epi32(s[b], _mm512_loadu_si512(x + places[i] + b * BLOCK), weights[b * columns + i]);
+        _mm512_storeu_si512(y, codes_of_four(c, 1, s[0], s[1], s[2], s[3]));
     }
 }
 
@@ -152,7 +168,11 @@ static int32_t depthwise_rows(const Layer *layer, const uint8_t *x, uint8_t *y)
                                       to + vectors * BLOCK);
                     continue;
                 }
-                for (b = 0; b < channels; b += BLOCK) {
+                if (channels == 64 && columns == 3)
+                    depthwise_row_of_64(words, layer->stride_x * 64, 3, places, weights, codes, count, all, to);
+                else if (channels == 64)
+                    depthwise_row_of_64(words, layer->stride_x * 64, columns, places, weights, codes, count, all, to);
+                for (b = 0; b < channels && channels < 64; b += BLOCK) {
                     const int32_t own = channels - b < BLOCK ? channels - b : BLOCK, step = layer->stride_x * channels;
                     const __m512i *const w = weights + b / BLOCK * columns;
                     if (columns == 3)

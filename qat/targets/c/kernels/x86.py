@@ -54,6 +54,78 @@ static inline void multiply(const uint8_t *x, int32_t stride, int32_t pixels, in
 }
 """
 
+FINISH_AVX2 = """\
+/* Up to 8 numbers of 1, 2 or 4 bytes, in the low bytes of what is returned. */
+static inline __m256i load_up_to_8(const void *from, int32_t bytes, int32_t count)
+{
+    uint8_t all[32] = {0};
+    if (count == 8 && bytes == 4)
+        return _mm256_loadu_si256((const __m256i *)from);
+    if (count == 8 && bytes == 1)
+        memcpy(all, from, 8);
+    else
+        memcpy(all, from, (size_t)(bytes * count));
+    return _mm256_loadu_si256((const __m256i *)(const void *)all);
+}
+
+/* y[o] = the code of sums[o] + bias[first + o], for up to BLOCK outputs. sums: BLOCK of them. */
+static inline void finish(const uint32_t *sums, const Scaling *scaling, int32_t first, int32_t outputs, uint8_t *y)
+{
+    int32_t o;
+#if defined(__GNUC__)
+    __asm__ volatile("" ::: "memory"); /* GCC 12 -O3 makes other codes of sums that it has kept in vectors */
+#endif
+    for (o = 0; o < outputs; o += 8) {
+        const int32_t count = outputs - o < 8 ? outputs - o : 8, bytes = scaling->bias_bytes;
+        const __m256i loaded = load_up_to_8((const int8_t *)scaling->bias + (first + o) * bytes, bytes, count);
+        const __m256i bias = bytes == 1   ? _mm256_cvtepi8_epi32(_mm256_castsi256_si128(loaded))
+                             : bytes == 2 ? _mm256_cvtepi16_epi32(_mm256_castsi256_si128(loaded))
+                                          : loaded;
+        const __m256i multiplier = scaling->each_multiplier ? load_up_to_8(scaling->multiplier + first + o, 4, count)
+                                                            : _mm256_set1_epi32(scaling->multiplier[0]);
+        __m256i x = _mm256_add_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(sums + o)), bias);
+        uint8_t codes[8];
+#ifdef FLOAT_ARITHMETIC
+        __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(x), _mm256_castsi256_ps(multiplier));
+        product = _mm256_max_ps(product, _mm256_set1_ps((float)scaling->low)); /* there are no integers beyond int32 */
+        product = _mm256_min_ps(product, _mm256_set1_ps((float)scaling->high));
+        x = _mm256_add_epi32(_mm256_cvtps_epi32(product), _mm256_set1_epi32(scaling->zero));
+#else
+        const __m256i half = _mm256_set1_epi64x((long long)1 << 30), one = _mm256_set1_epi32(1);
+        __m256i right = _mm256_set1_epi32(scaling->right[0]), bits, even, odd, threshold;
+        if (scaling->each_shift)
+            right = _mm256_cvtepu8_epi32(_mm256_castsi256_si128(load_up_to_8(scaling->right + first + o, 1, count)));
+        if (scaling->left) {
+            __m256i left = _mm256_set1_epi32(scaling->left[0]);
+            if (scaling->each_shift)
+                left = _mm256_cvtepu8_epi32(_mm256_castsi256_si128(load_up_to_8(scaling->left + first + o, 1, count)));
+            x = _mm256_sllv_epi32(x, left);
+        }
+        bits = _mm256_sub_epi32(_mm256_sllv_epi32(one, right), one);
+        even = _mm256_add_epi64(_mm256_mul_epi32(x, multiplier), half);
+        odd = _mm256_mul_epi32(_mm256_srli_epi64(x, 32), _mm256_srli_epi64(multiplier, 32));
+        odd = _mm256_slli_epi64(_mm256_add_epi64(odd, half), 1);
+        x = _mm256_blend_epi32(_mm256_srli_epi64(even, 31), odd, 0xAA);
+        threshold = _mm256_add_epi32(_mm256_srli_epi32(bits, 1), _mm256_srli_epi32(x, 31));
+        threshold = _mm256_cmpgt_epi32(_mm256_and_si256(x, bits), threshold);
+        x = _mm256_sub_epi32(_mm256_srav_epi32(x, right), threshold);
+        x = _mm256_add_epi32(x, _mm256_set1_epi32(scaling->zero));
+        x = _mm256_max_epi32(x, _mm256_set1_epi32(scaling->low));
+        x = _mm256_min_epi32(x, _mm256_set1_epi32(scaling->high));
+#endif
+        x = _mm256_packus_epi32(x, x);
+        x = _mm256_permute4x64_epi64(_mm256_packus_epi16(x, x), 0x08);
+        x = _mm256_permutevar8x32_epi32(x, _mm256_setr_epi32(0, 2, 0, 0, 0, 0, 0, 0));
+        _mm_storel_epi64((__m128i *)(void *)codes, _mm256_castsi256_si128(x));
+        if (count == 8)
+            memcpy(y + o, codes, 8);
+        else
+            memcpy(y + o, codes, (size_t)count);
+    }
+    (void)code_of_sum;
+}
+"""
+
 MULTIPLY_AVX2 = """\
 /* What multiply computes, for 8 outputs, or as many as `mask` says. Bytes are widened: the instruction that multiplies them as
  * they are saturates. Each 32-bit lane holds the sum of two of a word's four products until the end. */
