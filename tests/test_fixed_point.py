@@ -14,7 +14,7 @@ from sequential import Chain, calibrated
 
 import qat
 from qat.integer import IntegerAdd, IntegerGraph, IntegerLinear, Requantize, evaluate
-from qat.integer.fixed_point import doubling_high_mul, quantize_multiplier, rounding_shift_right, sum_multipliers
+from qat.integer.fixed_point import FixedMultiplier, quantize_multiplier, sum_multipliers
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 INT32 = st.integers(-(2**31) + 1, 2**31 - 1)
@@ -33,17 +33,17 @@ def applied(fixed, x: np.ndarray) -> np.ndarray:
     return fixed.apply(NUMPY_OPS, fixed.constants(), x.astype(np.int64))
 
 
-@given(st.sampled_from(EDGES) | INT32, st.integers(2**30, 2**31 - 1) | st.just(0))
-def test_doubling_high_mul_is_the_rounded_half_of_the_product(x: int, multiplier: int) -> None:
-    found = int(doubling_high_mul(NUMPY_OPS, np.array(x, np.int64), np.array(multiplier, np.int64)))
-    assert found == nearest(Fraction(x * multiplier, 2**31), negative_ties_up=True)
-
-
-@given(st.sampled_from(EDGES) | INT32, st.integers(0, 31))
-def test_rounding_shift_right_rounds_ties_away_from_zero(x: int, bits: int) -> None:
-    shift = np.array(bits, np.int64)
-    found = int(rounding_shift_right(NUMPY_OPS, np.array(x, np.int64), shift, (1 << shift) >> 1))
-    assert found == nearest(Fraction(x, 2**bits))
+@given(
+    st.sampled_from(EDGES) | INT32, st.integers(2**30, 2**31 - 1) | st.sampled_from([0, 2**30]), st.integers(-31, 20)
+)
+def test_a_multiplier_rounds_the_high_half_of_the_product_and_then_its_shift(
+    x: int, multiplier: int, shift: int
+) -> None:
+    left, right = max(shift, 0), max(-shift, 0)
+    x >>= left
+    fixed = FixedMultiplier(np.array([multiplier], np.int32), np.array([shift], np.int32))
+    high = nearest(Fraction((x << left) * multiplier, 2**31), negative_ties_up=True)
+    assert int(applied(fixed, np.array([x]))[0]) == nearest(Fraction(high, 2**right))
 
 
 @given(st.floats(2.0**-31, 2.0**20))

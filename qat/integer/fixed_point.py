@@ -41,16 +41,32 @@ class FixedMultiplier(NamedTuple):
     shift: Array
 
     def constants(self) -> dict[str, Array]:
-        """What ``apply`` computes with, int64: the multiplier times the shift to the left, the one to the right, and half of
-        its unit.
+        """What ``apply`` computes with, int64: the factor, the shift of the product to the right, and what is added before that
+        to all products, and taken from those of numbers below 0.
         """
         left, right = (np.maximum(side, 0).astype(np.int64) for side in (self.shift, -self.shift))
-        return {"factor": self.multiplier.astype(np.int64) << left, "right": right, "half": (1 << right) >> 1}
+        half = (1 << right) >> 1
+        return {
+            "factor": self.multiplier.astype(np.int64) << left,
+            "right": 31 + right,
+            "half": (1 << 30) + (half << 31),
+            "below": np.minimum(half, 1) << 31,
+        }
 
     def apply(self, ops: Ops, constants: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """x m of integers, rounded twice, int64; x 2^shift has to fit int32 where the shift is to the left."""
-        high = doubling_high_mul(ops, x, constants["factor"])
-        return rounding_shift_right(ops, high, constants["right"], constants["half"])
+        """x m of integers, int64; x 2^shift has to fit int32 where the shift is to the left.
+
+        It is rounded twice. First the high half of 2 x factor, h = floor(x factor / 2^31 + 1/2): the reference adds 2^30 to a
+        product, or 1 - 2^30 to a negative one, and divides with truncation, which is the same; what does not fit, -2^31 twice,
+        cannot occur, since multipliers are positive. Then h / 2^right to nearest, ties away from 0, which is
+        floor((h + half - 1) / 2^right) below 0 and floor((h + half) / 2^right) else; where x is below 0 and h is 0, both are 0.
+        The floor of a floor is that of the whole, so that one shift does both.
+        """
+        below = ops.shift_right(x, 63) * constants["below"]  # times -1 of negative numbers, else 0
+        product = x * constants["factor"]
+        product += constants["half"]  # in place where tensors can be changed: memory is what this takes
+        product += below
+        return ops.shift_right(product, constants["right"])
 
 
 class LongMultiplier(NamedTuple):
@@ -74,7 +90,9 @@ class LongMultiplier(NamedTuple):
 
     def apply(self, ops: Ops, constants: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """x m of integers |x| < 2^47, rounded once, half up, int64."""
-        return ops.shift_right(x * constants["factor"] + constants["half"], constants["right"])
+        product = x * constants["factor"]
+        product += constants["half"]
+        return ops.shift_right(product, constants["right"])
 
 
 class FixedSum(NamedTuple):
@@ -99,21 +117,6 @@ class FixedSum(NamedTuple):
         m_x (a 2^left) + m_x (b 2^left) is x 2^(left - 1).
         """
         return self.result.apply(ops, constants, x * (1 << (self.left - 1)))
-
-
-def doubling_high_mul(ops: Ops, a: Tensor, b: Tensor) -> Tensor:
-    """The high half of 2 a b of int32 numbers held in int64, or of those that have their product: floor(a b / 2^31 + 1/2).
-
-    The reference adds 2^30 to a product, or 1 - 2^30 to a negative one, and divides with truncation, which is the same.
-    The one result that does not fit, of -2^31 twice, cannot occur: multipliers are positive.
-    """
-    return ops.shift_right(a * b + (1 << 30), 31)
-
-
-def rounding_shift_right(ops: Ops, x: Tensor, bits: Tensor, half: Tensor) -> Tensor:
-    """x / 2^bits to nearest, ties away from 0; int64. half: 2^bits / 2, rounded down."""
-    sign = ops.shift_right(x, 63) * 2 + 1  # 1, or -1 of negative numbers
-    return ops.shift_right(x * sign + half, bits) * sign
 
 
 def quantize_multiplier(real: Array) -> FixedMultiplier:
