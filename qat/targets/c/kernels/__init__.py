@@ -37,6 +37,8 @@ PROCESSORS = (  #: who has kernels of its own, by the macro that HEAD defines fo
     ("USE_NEON", neon.FINISH, neon.MULTIPLY),
 )
 
+CASES = ("ANY_WINDOWS", "ANY_INCOMPLETE", "ANY_SLOW", "ANY_AVERAGE", "ANY_KERNEL")  #: rare ones, of layers
+
 
 def _by_processor(which: int, plain: str) -> str:
     """One text of each processor's."""
@@ -76,13 +78,7 @@ def _walked(used: Collection[str]) -> list[str]:
 
 def _dsp(used: Collection[str]) -> list[str]:
     """Layers of processors with Arm's DSP extension."""
-    cases = ("ANY_WINDOWS", "ANY_INCOMPLETE", "ANY_SLOW", "ANY_AVERAGE", "ANY_KERNEL")
-    text = [
-        "/* Cases that a layer here has, or none. */",
-        *(f"#define {case} {int(case in used)}" for case in cases),
-        "",
-    ]
-    text.append(dsp.FINISH)
+    text = [dsp.FINISH]
     text += [dsp.convolve(_bits(used))] if "LAYER" in used else []
     return [*text, dsp_depthwise.DEPTHWISE] if "DEPTHWISE" in used else text
 
@@ -104,6 +100,8 @@ def kernels(used: Collection[str], arithmetic: str) -> list[str]:
     text += [getattr(common, name) for name in in_order if name in used]
     text += [f"#ifndef USE_HELIUM\n{convolve.WINDOW}#endif\n"] if "LAYER" in used else []
     if layers:
+        text += ["/* Cases that a layer here has, or none. */"]
+        text += [*(f"#define {case} {int(case in used)}" for case in CASES), ""]
         text += [
             "#if defined(USE_SIMD32) && !defined(USE_HELIUM)",
             dsp.BEFORE,

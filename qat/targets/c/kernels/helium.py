@@ -234,8 +234,9 @@ static inline void correct_flipped(const int8_t *x, int32_t flips, int32_t rows,
 @MULTIPLY_PACKED/* Up to three outputs at a time, of which the last ones overlap those before them. */
 static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *scratch)
 {
-    const int32_t per_group = layer->outputs / layer->groups, own = layer->channels / layer->groups;
-    const int32_t windows = layer->reads == WINDOWS, rows = windows ? 1 : layer->kernel_height;
+    const int32_t groups = ANY_WINDOWS ? layer->groups : 1, per_group = layer->outputs / groups;
+    const int32_t own = layer->channels / groups, windows = ANY_WINDOWS && layer->reads == WINDOWS;
+    const int32_t rows = windows ? 1 : layer->kernel_height;
     const int32_t run = own * layer->kernel_width * (windows ? layer->kernel_height : 1);
     const int32_t quads = rows * ((run + 3) / 4), count = 4 * quads;
     const int32_t line = windows ? own * layer->kernel_width : (run + 3) / 4 * 4;
@@ -248,9 +249,9 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
     const int32_t blocks = @PACKEDper_group; /* outputs of which the weights are there at once */
     uint32_t sums[3 * BLOCK];
     int32_t group, pixel, block, first, p;
-    if (layer->filled)
+    if (ANY_WINDOWS && layer->filled)
         memset(scratch, 0, (size_t)(together * count)); /* what no code is copied to */
-    for (group = 0; group < layer->groups; group++)
+    for (group = 0; group < groups; group++)
         for (block = 0; block < per_group; block += blocks) {
             const int32_t end = block + blocks < per_group ? block + blocks : per_group;
             const int8_t *const weights = (const int8_t *)layer->weight + group * layer->group_bytes;
@@ -270,7 +271,7 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
                         multiply_three(from, count, w, outputs, sums);
                     else
                         @MULTIPLY_ONE
-                    if (layer->excess)
+                    if (ANY_INCOMPLETE && layer->excess)
                         for (p = 0; p < together; p++)
                             correct_flipped(from + p * count, flips, rows, line, run, layer->excess + output, outputs,
                                             sums + p * BLOCK);
