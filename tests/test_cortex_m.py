@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sequential import calibrated
+from sequential import Chain, calibrated
 from test_c import Everything, emulated, everything
 
 import qat
@@ -136,3 +136,15 @@ def test_the_assembly_of_a_cortex_m4_computes_what_its_c_does(options: list[str]
     pixels = np.random.default_rng(1).integers(0, 256, (1, *integers.input.shape), np.uint8)
     found = measure(tmp_path / "net.c", pixels, "m4", options=options)
     np.testing.assert_array_equal(found.outputs[0], evaluate(integers, pixels, arithmetic="fixed"))
+
+
+@emulated
+@pytest.mark.parametrize("core", ["m4", "m55"])
+def test_the_largest_of_any_number_of_channels(core: str, tmp_path: Path) -> None:
+    """Whole words and vectors, and what is left of them; windows at the border."""
+    few, more = qat.MaxPool2d(2, 1, "pad", (1, 0, 1, 0)), qat.MaxPool2d((3, 2), (2, 3))
+    convolution, last = qat.Conv2dBnAct(3, 39, 1), qat.Conv2dBnAct(39, 39, 1)
+    setup = calibrated(Chain(qat.Input((3, 7, 9)), few=few, convolution=convolution, more=more, last=last))
+    C.export(setup.integer, tmp_path / "net.c")
+    found = measure(tmp_path / "net.c", setup.pixels, core)
+    np.testing.assert_array_equal(found.outputs[0], evaluate(setup.integer, setup.pixels))

@@ -90,13 +90,14 @@ def kernels(used: Collection[str], arithmetic: str) -> list[str]:
     layers = {"LAYER", "DEPTHWISE"} & set(used)
     scales = "ROUNDED" if arithmetic == "float" else "REQUANTIZE"
     used = {*used, *((scales, "CLIP", "CODE_OF_SUM", "WORD") if layers else ())}
+    used |= {"WORD"} if "LARGER" in used else set()
     used |= {"ROUND"} if {"ROUNDED_LONG"} & used else set()
     used |= {"TIMES"} if {"ROUNDED", "ROUNDED_LONG"} & used else set()
     text = [floats.HEAD] if arithmetic == "float" else []
     text += [floats.NO_SHIFT] if layers and arithmetic == "float" else []
     text += [head.SCALING, head.LAYER] if layers else []
     text += [getattr(floats, name) for name in ("ROUND", "TIMES", "ROUNDED", "ROUNDED_LONG") if name in used]
-    in_order = ("REQUANTIZE", "CLIP", "CODE_OF_SUM", "WORD", "UNPACK")
+    in_order = ("REQUANTIZE", "CLIP", "CODE_OF_SUM", "WORD", "UNPACK", "LARGER", "LARGER_WIDE")
     text += [getattr(common, name) for name in in_order if name in used]
     text += [f"#ifndef USE_HELIUM\n{convolve.WINDOW}#endif\n"] if "LAYER" in used else []
     if layers:
