@@ -16,6 +16,7 @@ from qat.targets.c.kernels import (
     convolve,
     dsp,
     dsp_depthwise,
+    dsp_finish,
     floats,
     head,
     helium,
@@ -37,7 +38,7 @@ PROCESSORS = (  #: who has kernels of its own, by the macro that HEAD defines fo
     ("USE_NEON", neon.FINISH, neon.MULTIPLY),
 )
 
-CASES = ("ANY_WINDOWS", "ANY_INCOMPLETE", "ANY_SLOW", "ANY_AVERAGE", "ANY_KERNEL")  #: rare ones, of layers
+CASES = ("ANY_WINDOWS", "ANY_INCOMPLETE", "ANY_SLOW", "ANY_TIES", "ANY_AVERAGE", "ANY_KERNEL")  #: rare ones, of layers
 
 
 def _by_processor(which: int, plain: str) -> str:
@@ -78,7 +79,7 @@ def _walked(used: Collection[str]) -> list[str]:
 
 def _dsp(used: Collection[str]) -> list[str]:
     """Layers of processors with Arm's DSP extension."""
-    text = [dsp.FINISH]
+    text = [dsp_finish.FINISH]
     text += [dsp.convolve(_bits(used))] if "LAYER" in used else []
     return [*text, dsp_depthwise.DEPTHWISE] if "DEPTHWISE" in used else text
 
@@ -105,9 +106,9 @@ def kernels(used: Collection[str], arithmetic: str) -> list[str]:
         text += [*(f"#define {case} {int(case in used)}" for case in CASES), ""]
         text += [
             "#if defined(USE_SIMD32) && !defined(USE_HELIUM)",
-            dsp.BEFORE,
+            dsp_finish.BEFORE,
             *_dsp(used),
-            dsp.BEHIND,
+            dsp_finish.BEHIND,
             "#else",
             *_walked(used),
             "#endif\n",
