@@ -90,6 +90,20 @@ def test_pixels_of_one_row_that_are_strides_apart(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.outputs[0], qat.evaluate(setup.integer, setup.pixels))
 
 
+def test_windows_that_are_gathered_have_their_place(tmp_path: Path) -> None:
+    """Binary weights have no 0 that fills up rows; a layer whose scratch memory were too small would write over its input."""
+    network = Chain(
+        qat.Input((3, 5, 5), mean=0.5, std=0.25),
+        first=qat.Conv2dBnAct(3, 5, 3, activation="relu"),
+        second=qat.Conv2dBnAct(5, 20, 3),
+    )
+    setup = calibrated(network, weight_quantizer=qat.BinaryWeightQuantizer())
+    C.export(setup.integer, tmp_path / "net.c")
+    assert re.search(r"\.filled = 1[^;]*\.reads = WINDOWS", (tmp_path / "net.c").read_text())
+    found = measure(tmp_path / "net.c", setup.pixels, "m55")
+    np.testing.assert_array_equal(found.outputs[0], qat.evaluate(setup.integer, setup.pixels))
+
+
 def test_it_is_used_where_the_processor_has_it(tmp_path: Path) -> None:
     """And not on one without; with either, codes are equal."""
     network = qat.networks.create("lenet")
