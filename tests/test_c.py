@@ -348,6 +348,16 @@ def test_groups_and_wide_blocks(tmp_path: Path) -> None:
         assert_equal(everything(RowsAndImages(), symmetric=(symmetric, False)), tmp_path)
 
 
+@pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang")
+@pytest.mark.parametrize("flags", ["-O0 -march=native -fsanitize=undefined -fsanitize-trap=undefined"], indirect=True)
+def test_clang_finds_nothing_undefined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It finds more than GCC does, as an offset to a null pointer: of a pooling, which has no weights."""
+    monkeypatch.setenv("CC", "clang")
+    pooled = Chain(qat.Input((16, 9, 7)), mean=qat.AvgPool2d(3, 1), conv=qat.Conv2dBnAct(16, 6, 3))
+    for setup in (calibrated(pooled), everything(RowsAndImages())):
+        assert_equal(setup, tmp_path)
+
+
 # -- packed weights ---------------------------------------------------------------------------------------------------
 
 #: Of DoReFa's there is no 0 among the weights, so that rows are filled up by inputs of 0.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sequential import Chain, calibrated
 from test_c_sweep import ENABLE, SETTINGS, command
 
 import qat
@@ -72,6 +73,35 @@ def test_codes_of_sums_at_ties(tmp_path: Path) -> None:
     compared, wrong = map(int, said.split())
     assert compared > 900_000
     assert wrong == 0
+
+
+def test_pixels_of_one_row_that_are_strides_apart(tmp_path: Path) -> None:
+    """Windows that follow each other without a gap, between which nothing is read, or which fill words only with it."""
+    network = Chain(
+        qat.Input((2, 1, 48), mean=0.5),
+        patches=qat.Conv2dBnAct(2, 2, (1, 2), (1, 2), pad_mode="valid", has_bias=True),
+        every_other=qat.Conv2dBnAct(2, 4, 1, (1, 2), has_bias=True),
+        each=qat.Conv2dBnAct(4, 1, 1),
+        every_fourth=qat.Conv2dBnAct(1, 5, 1, (1, 4)),
+    )
+    setup = calibrated(network)
+    C.export(setup.integer, tmp_path / "net.c")
+    found = measure(tmp_path / "net.c", setup.pixels, "m55")
+    np.testing.assert_array_equal(found.outputs[0], qat.evaluate(setup.integer, setup.pixels))
+
+
+def test_windows_that_are_gathered_have_their_place(tmp_path: Path) -> None:
+    """Binary weights have no 0 that fills up rows; a layer whose scratch memory were too small would write over its input."""
+    network = Chain(
+        qat.Input((3, 5, 5), mean=0.5, std=0.25),
+        first=qat.Conv2dBnAct(3, 5, 3, activation="relu"),
+        second=qat.Conv2dBnAct(5, 20, 3),
+    )
+    setup = calibrated(network, weight_quantizer=qat.BinaryWeightQuantizer())
+    C.export(setup.integer, tmp_path / "net.c")
+    assert re.search(r"\.filled = 1[^;]*\.reads = WINDOWS", (tmp_path / "net.c").read_text())
+    found = measure(tmp_path / "net.c", setup.pixels, "m55")
+    np.testing.assert_array_equal(found.outputs[0], qat.evaluate(setup.integer, setup.pixels))
 
 
 def test_it_is_used_where_the_processor_has_it(tmp_path: Path) -> None:

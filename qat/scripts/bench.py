@@ -65,11 +65,9 @@ def run(args: argparse.Namespace) -> int:
     """Run the command. Returns the exit status."""
     if args.blocks < 1:
         raise QatError(f"--blocks {args.blocks}: give how often each file's turn comes, at least once")
-    for given in ("layers", "cflags"):
-        if getattr(args, given) and not args.cores:
-            raise QatError(
-                f"--{given}: is of emulated processors, and none is named; give one as --cores m4, or leave it out"
-            )
+    for flag, given in (("--layers", args.layers), ("--cflags", args.cflags)):
+        if given and not args.cores:
+            raise QatError(f"{flag}: is of emulated processors, and none is given; name some with --cores, as m4 m55")
     use_threads(1)
     for model in args.model:
         check_file(model, "give --model what export wrote")

@@ -92,6 +92,7 @@ def clocked(path: str | Path, file: File, sample: Arrays) -> Iterator[Callable[[
 
             with contextlib.suppress(BrokenPipeError):
                 to.write(given)
+                to.flush()  # what is left would be written when it is closed, though the program has ended then
             try:
                 yield seconds
             finally:

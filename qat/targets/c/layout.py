@@ -142,27 +142,30 @@ class Layout:
             return 0
         if isinstance(node, IntegerConv2d) and self._depthwise(node):
             return self._rows_of_dsp(node)
-        of_helium = self._helium_scratch(node) if isinstance(node, IntegerConv2d) else 0
+        of_helium = self._scratch_of_helium(node) if isinstance(node, IntegerConv2d) else 0
         return max(self._scratch_of_any(node), self._scratch_of_dsp(node), of_helium)
 
     def _scratch_of_any(self, node: IntegerConv2d | IntegerDense) -> int:
         """Of the plain form, which x86 shares: padded rows, or windows."""
         if self._reads_rows(node):
             return 0
-        if isinstance(node, IntegerDense):
-            return word_count(node.weight.shape[1]) * 4
-        if self._has_rows(node):
-            return node.weight.shape[2] * self._padded_row(node)
-        return self._together(node) * word_count(prod(node.weight.shape[1:])) * 4
+        if isinstance(node, IntegerConv2d):
+            if self._has_rows(node):
+                return node.weight.shape[2] * self._padded_row(node)
+            return self._together(node) * prod(self._window(node))
+        return prod(self._window(node))
 
     def _scratch_of_dsp(self, node: IntegerConv2d | IntegerDense) -> int:
         """With the DSP extension: the windows of four outputs in halves, and the bytes of a row or of a window."""
-        outputs, rows = 1, 1
-        if isinstance(node, IntegerConv2d):
-            outputs = prod(node.output.shape[1:])
-            rows = node.weight.shape[2] if self._has_rows(node) else 1
-        row = word_count(self._run(node) if self._has_rows(node) else prod(node.weight.shape[1:])) * 4
+        outputs = prod(node.output.shape[1:])
+        rows, row = self._window(node)
         return (8 if outputs >= 4 else 2) * row * rows + row
+
+    def _window(self, node: IntegerConv2d | IntegerDense) -> tuple[int, int]:
+        """The rows of a window each of which fills words, and the bytes of these; one row where a window is gathered."""
+        if not self._has_rows(node):
+            return 1, word_count(prod(node.weight.shape[1:])) * 4
+        return node.weight.shape[2] if isinstance(node, IntegerConv2d) else 1, word_count(self._run(node)) * 4
 
     @staticmethod
     def _rows_of_dsp(node: IntegerConv2d) -> int:
@@ -174,12 +177,12 @@ class Layout:
         columns = (min(node.output.shape[2], STRIP) - 1) * node.stride[1] + (width - 1) * node.dilation[1] + 1
         return 4 * height * columns + 8 * height * width
 
-    def _helium_scratch(self, node: IntegerConv2d) -> int:
-        """Bytes of the windows of three outputs, each row of which fills words, and of a block of weights that are unpacked."""
-        rows, outputs = node.weight.shape[2] if self._has_rows(node) else 1, prod(node.output.shape[1:])
+    def _scratch_of_helium(self, node: IntegerConv2d) -> int:
+        """With Helium: the windows of three outputs, and a block of weights that are unpacked."""
+        outputs = prod(node.output.shape[1:])
         packed = self.weights[node.name].bits < BYTES and outputs >= 3 if node.name in self.weights else False
         unpacked = min(BLOCK, len(node.weight) // node.group) if packed else 0
-        return ((3 if outputs >= 3 else 1) + unpacked) * rows * word_count(self._run(node)) * 4
+        return ((3 if outputs >= 3 else 1) + unpacked) * prod(self._window(node))
 
     @staticmethod
     def _depthwise(node: IntegerLinear) -> bool:

@@ -259,7 +259,7 @@ static void convolve(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t *
                 const int32_t begin = pixel < all - together ? pixel : all - together;
                 const int8_t *w = weights;
                 if (points)
-                    flip(scratch, x + begin * own, vdupq_n_u8(128), together * own);
+                    flip(scratch, x + begin * line, vdupq_n_u8(128), together * line);
                 else if (!in_place)
                     for (p = 0; p < together; p++)
                         fill_flipped(layer, x, own, group, (begin + p) / layer->out_width, (begin + p) % layer->out_width,

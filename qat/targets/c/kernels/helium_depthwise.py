@@ -169,36 +169,37 @@ static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t 
             const int32_t y0 = row * layer->stride_y - layer->top;
             const int32_t i0 = first_tap(y0, dy, height), i1 = last_tap(y0, dy, height, layer->height);
             for (column = 0, x0 = -layer->left; column < layer->out_width; column++, x0 += layer->stride_x) {
-            uint32_t *const of_pixel = sums + n * BLOCK;
-            const int32_t j0 = first_tap(x0, dx, width), j1 = last_tap(x0, dx, width, layer->width);
-            const uint8_t *from = x + first;
-            const int8_t *at = w;
-            of.taps = j1 - j0;
-            of.rows = of.taps > 0 && i1 > i0 ? i1 - i0 : 0;
-            of.more = next - of.taps * of.step;
-            of.more_weights = (width - of.taps) * channels;
-            if (of.rows) /* else there is none */
-                from += ((y0 + i0 * dy) * layer->width + x0 + j0 * dx) * layer->channels;
-            if (w) {
-                at += (i0 * width + j0) * channels;
-                add_taps(from, &of, at, channels, of_pixel);
-            if (layer->zero && of.rows * of.taps < taps)
-                add_padding(layer, i0, i1, j0, j1, channels, w, of_pixel);
-            }
-            if (!w || layer->excess) {
-                for (c = 0; c < channels; c += 8)
-                    add_taps_of(from + c, &of, 0, 0, channels - c, codes + c);
-                if (layer->zero && of.rows * of.taps < taps)
-                    add_padding(layer, i0, i1, j0, j1, channels, 0, codes);
-                for (c = 0; c < channels; c++)
-                    of_pixel[c] = (w ? of_pixel[c] : 0) + codes[c] * (uint32_t)((w ? 0 : layer->every) +
-                                                                                (layer->excess ? layer->excess[first + c] : 0));
-            }
-            if (++n == PIXELS || (row == layer->out_height - 1 && column == layer->out_width - 1)) {
-                finish_pixels(sums, n, &layer->scaling, first, channels, to, layer->channels);
-                to += n * layer->channels;
-                n = 0;
-            }
+                uint32_t *const of_pixel = sums + n * BLOCK;
+                const int32_t j0 = first_tap(x0, dx, width), j1 = last_tap(x0, dx, width, layer->width);
+                const uint8_t *from = x + first;
+                const int8_t *at = w;
+                of.taps = j1 - j0;
+                of.rows = of.taps > 0 && i1 > i0 ? i1 - i0 : 0;
+                of.more = next - of.taps * of.step;
+                of.more_weights = (width - of.taps) * channels;
+                if (of.rows) /* else there is none */
+                    from += ((y0 + i0 * dy) * layer->width + x0 + j0 * dx) * layer->channels;
+                if (w) {
+                    at += (i0 * width + j0) * channels;
+                    add_taps(from, &of, at, channels, of_pixel);
+                    if (layer->zero && of.rows * of.taps < taps)
+                        add_padding(layer, i0, i1, j0, j1, channels, w, of_pixel);
+                }
+                if (!w || layer->excess) {
+                    for (c = 0; c < channels; c += 8)
+                        add_taps_of(from + c, &of, 0, 0, channels - c, codes + c);
+                    if (layer->zero && of.rows * of.taps < taps)
+                        add_padding(layer, i0, i1, j0, j1, channels, 0, codes);
+                    for (c = 0; c < channels; c++) {
+                        const int32_t more = (w ? 0 : layer->every) + (layer->excess ? layer->excess[first + c] : 0);
+                        of_pixel[c] = (w ? of_pixel[c] : 0) + codes[c] * (uint32_t)more;
+                    }
+                }
+                if (++n == PIXELS || (row == layer->out_height - 1 && column == layer->out_width - 1)) {
+                    finish_pixels(sums, n, &layer->scaling, first, channels, to, layer->channels);
+                    to += n * layer->channels;
+                    n = 0;
+                }
             }
         }
     }

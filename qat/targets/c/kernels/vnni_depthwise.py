@@ -29,7 +29,7 @@ static inline void interleave(const uint8_t *const *rows, const int32_t *move, i
 static void interleave_weights(const Layer *layer, int32_t first, int32_t channels, __m512i *to)
 {
     const int32_t height = layer->kernel_height, width = layer->kernel_width, taps = height * width;
-    const int8_t *w = (const int8_t *)layer->weight + (layer->weight ? first * taps : 0);
+    const int8_t *w = layer->weight ? (const int8_t *)layer->weight + first * taps : 0;
     uint8_t same[BLOCK];
     int32_t i, j, r;
 #ifdef MOST_TAPS
