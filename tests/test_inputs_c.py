@@ -390,7 +390,7 @@ def test_the_header_describes_what_the_caller_gives(tmp_path: Path) -> None:
     assert np.allclose([float(n) for n in said.groups()], [grid.low * grid.scale, grid.high * grid.scale])
     arena = C.arena_bytes(graph)
     assert arena == int(found["NET_ARENA_BYTES"])
-    C.export(graph, tmp_path / "net.c", input_type="uint8", output_type="int8")
+    C.export(graph, tmp_path / "net.c", input_type="uint8", output_type="int8", arithmetic="fixed")
     header, found = (tmp_path / "net.h").read_text(), macros(tmp_path / "net.h")
     assert "void net_run(const uint8_t *input, int8_t *codes)" in header
     assert "no heap and no floating point" in header
