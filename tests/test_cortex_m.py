@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sequential import calibrated
+from sequential import Chain, calibrated
 from test_c import STRICT, Everything, emulated, everything
 from test_packed_weights import SETTINGS
+from test_tflite import PIXEL, one_node
 
 import qat
 from qat.errors import QatError
-from qat.integer import evaluate
+from qat.integer import Grid, IntegerGraph, IntegerInput, IntegerTensor, Requantize, evaluate
 from qat.networks import LeNet5, create
 from qat.targets.c import file as c_file
 from qat.targets.c.cortex_m.cores import CORES
@@ -132,3 +134,45 @@ def test_the_assembly_of_a_cortex_m4_computes_what_its_c_does(options: list[str]
     pixels = np.random.default_rng(1).integers(0, 256, (1, *integers.input.shape), np.uint8)
     found = measure(tmp_path / "net.c", pixels, "m4", options=options)
     np.testing.assert_array_equal(found.outputs[0], evaluate(integers, pixels, arithmetic="fixed"))
+
+
+@emulated
+@pytest.mark.parametrize("core", ["m4", "m55"])
+def test_the_largest_of_any_number_of_channels(core: str, tmp_path: Path) -> None:
+    """Whole words and vectors, and what is left of them; windows at the border."""
+    few, more = qat.MaxPool2d(2, 1, "pad", (1, 0, 1, 0)), qat.MaxPool2d((3, 2), (2, 3))
+    convolution, last = qat.Conv2dBnAct(3, 39, 1), qat.Conv2dBnAct(39, 39, 1)
+    setup = calibrated(Chain(qat.Input((3, 7, 9)), few=few, convolution=convolution, more=more, last=last))
+    C.export(setup.integer, tmp_path / "net.c")
+    found = measure(tmp_path / "net.c", setup.pixels, core)
+    np.testing.assert_array_equal(found.outputs[0], evaluate(setup.integer, setup.pixels))
+
+
+@emulated
+@pytest.mark.parametrize("zero", [-128, 3])
+@pytest.mark.parametrize("kind", ["convolution", "depthwise"])
+def test_sums_of_a_cortex_m4_at_every_edge(kind: str, zero: int, tmp_path: Path) -> None:
+    """At ties of both signs and next to 2^30; codes of negative numbers, or none."""
+    graph, _ = one_node(kind, 16, 2**20)
+    channels, size = (16, 3) if kind == "depthwise" else (1, 1)
+    x = IntegerTensor("x", (channels, 5, 5), PIXEL)
+    y = IntegerTensor("y", (16, 6 - size, 6 - size), Grid(PIXEL.scale, zero, -128, 127))
+    bits, largest = np.repeat([2, 5, 12, 21], 4), 2**30 - 40_000
+    bias = np.stack([-(2 ** (bits - 1)), 3 * 2 ** (bits - 1), bits * 0 + largest, bits * 0 - largest])
+    scale = (2.0**-bits).astype(np.float32)
+    node = replace(
+        graph.nodes[1],
+        inputs=(x,),
+        output=y,
+        weight=np.random.default_rng(0).integers(-2, 3, (16, 1, size, size)).astype(np.int8),
+        bias=bias[np.arange(16) % 4, np.arange(16)].astype(np.int32),
+        weight_scale=scale,
+        requantize=Requantize(scale, y.grid.low, y.grid.high),
+    )
+    graph = IntegerGraph((IntegerInput("x", (), x), node), (x,), (y,))
+    pixels = np.random.default_rng(1).integers(0, 256, (4, *x.shape), np.uint8)
+    pixels[0] = x.grid.zero_point - x.grid.qmin  # sums are the biases
+    C.export(graph, tmp_path / "net.c", arithmetic="fixed")
+    assert f"ANY_TIES {int(zero > -128)}\n" in (tmp_path / "net.c").read_text(encoding="utf-8")
+    found = measure(tmp_path / "net.c", pixels)
+    np.testing.assert_array_equal(found.outputs[0], evaluate(graph, pixels, arithmetic="fixed"))

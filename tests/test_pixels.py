@@ -19,7 +19,10 @@ RIGHT = np.random.default_rng(0).integers(0, 256, (4, *SHAPE), np.uint8)
 LABELS = np.zeros(4, np.int64)
 TAKES = r"takes raw pixels, uint8 \(N, 3, 12, 8\), but got "
 WRONG: dict[str, tuple[Any, str]] = {
-    "another size": (np.zeros((4, 3, 16, 8), np.uint8), TAKES + r"uint8 \(4, 3, 16, 8\); resize the images to 12 x 8"),
+    "another size": (
+        np.zeros((4, 3, 16, 8), np.uint8),
+        TAKES + r"uint8 \(4, 3, 16, 8\); resize the images to 12 x 8; .*resized\(\(1, 12, 8\)\)",
+    ),
     "channels last": (
         RIGHT.transpose(0, 2, 3, 1),
         TAKES + r"uint8 \(4, 12, 8, 3\); images are \(N, C, H, W\) here: transpose",

@@ -184,7 +184,10 @@ class BaseWeightQuantizer(Quantizer, ABC):
 
     per_channel: bool = False
 
-    of_one_bit = ", or BinaryWeightQuantizer or TernaryWeightQuantizer as weight_quantizer (docs/quantizers.md)"
+    of_one_bit = (
+        ", or BinaryWeightQuantizer or TernaryWeightQuantizer as weight_quantizer (--weight_quantizer binary or ternary; "
+        "docs/quantizers.md)"
+    )
     observes_once: ClassVar[bool] = False  #: whether only the first step that quantizes observes the weight
 
     def params(self, shape: Shape) -> dict[str, Param]:

@@ -230,7 +230,7 @@ def _of_shape(found: tuple[int | None, ...], spec: ArraySpec) -> str:
     if found == shape:
         return "give a batch, also of one: images[None]"
     if len(shape) == 3 and len(found) == 4 and found[1] in (None, shape[0]):
-        return f"resize the images to {shape[1]} x {shape[2]}"
+        return f"resize the images to {shape[1]} x {shape[2]}; those of a data set: dataset.resized({shape})"
     return "give images as they were read, in the network's size"
 
 

@@ -68,8 +68,11 @@ def print_summary(
     rows.append(
         ("total", "", "", *map(number, total), "", "", number(sum(information.values())), number(sum(stored.values())))
     )
-    own = "" if graph.arithmetic == "float" else f", {graph.arithmetic} arithmetic"
-    kind = "float" if integers is None else f"quantized{own} (bytes: the constants of its C file)"
+    if integers is None:
+        kind = "float"
+    else:
+        own = "" if integers.arithmetic == "float" else f", {integers.arithmetic} arithmetic"
+        kind = f"quantized{own} (bytes: the constants of its C file)"
     macs = "MACs with bias" if with_bias else "MACs"
     bits = ("weight bits", "activation bits", "information bits")
     columns = ("layer", "cell", "output", "parameters", macs, "BOPs", *bits, "bytes")

@@ -298,7 +298,8 @@ def _resumed(path: Path, start: Checkpoint) -> Checkpoint:
                 "go on, or leave --resume out"
             )
         raise QatError(
-            f"{path}: holds another network than {start.graph.name} as asked for; leave --resume out, or change it"
+            f"{path}: holds another network than {start.graph.name}, or other settings of its quantizers, than asked for; give "
+            "what it was begun with, or leave --resume out"
         )
     return saved
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 
 import numpy as np
 
@@ -312,7 +313,8 @@ class LinearWriter(Layout):
         self.used.add("LAYER" if kernel == "convolve" else "DEPTHWISE")
         flipped = bias + 128 * node.centred_weight.reshape(len(bias), -1).sum(axis=1, dtype=np.int64)
         scaling_constants, scaling = self._scaling(node, bias, flipped if kernel == "convolve" else None)
-        self._note(fields, depthwise=kernel == "depthwise", quick=scaling.endswith("1}"))
+        ties = node.output.grid.zero_point > node.output.grid.qmin
+        self._note(fields, depthwise=kernel == "depthwise", quick=scaling.endswith("1}"), ties=ties)
         name = self.function(node)
         fields = {"scaling": scaling} | {key: value for key, value in fields.items() if value not in (0, "IN_PLACE")}
         items = [f".{key} = {value}," for key, value in fields.items()]
@@ -323,14 +325,16 @@ class LinearWriter(Layout):
         body = f"    {kernel}(&{name}_layer, x, y, {'scratch' if self._scratch(node) else '0'});"
         self.define(node, what, [*constants, *scaling_constants, layer], body)
 
-    def _note(self, fields: Mapping[str, object], *, depthwise: bool, quick: bool) -> None:
-        """Note which rare cases a file has, so that kernels leave the others out."""
+    def _note(self, fields: Mapping[str, object], *, depthwise: bool, quick: bool, ties: bool) -> None:
+        """Note which rare cases a file has, so that kernels leave the others out. ties: there are codes of negative ones."""
         average = "weight" not in fields
+        pixels = prod(int(str(fields[key])) for key in ("out_height", "out_width"))
         shape = tuple(fields[key] for key in ("kernel_height", "kernel_width", "dilation_y", "dilation_x"))
         cases = {
             "ANY_WINDOWS": fields.get("reads") == "WINDOWS",
             "ANY_INCOMPLETE": bool(fields.get("excess")) or fields.get("step", 0) not in (0, 1),
             "ANY_SLOW": not quick,
+            "ANY_TIES": quick and ties and not average and (depthwise or pixels >= 4),
             "ANY_AVERAGE": average,
             "ANY_KERNEL": depthwise and not average and shape != (3, 3, 1, 1),
         }

@@ -34,7 +34,7 @@ def compiler() -> list[str]:
         where = "$CC" if os.environ.get("CC") else "the C compiler"
         raise QatError(
             f"{command[0]}: {where} is not found, which compiles an exported .c file to run it here; install one (apt-get "
-            "install gcc) or set CC to one, or export with --no_verify"
+            "install gcc) or set CC to one; 'qat export --no_verify' needs none"
         )
     return command
 

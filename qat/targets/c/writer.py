@@ -291,45 +291,40 @@ extern "C" {{
 
     @add.register
     def _(self, node: IntegerMaxPool2d) -> None:
-        """The largest of each column of a window first: whole rows, which compilers vectorise; then of these."""
+        """The largest of each column of a window first: whole rows, of which vectors hold many; then of these."""
         channels, height, columns = node.inputs[0].shape
         _, out_height, out_width = node.output.shape
         (kh, kw), (sh, sw), (top, bottom, left, right) = node.kernel, node.stride, node.padding
         line, kind = columns * channels, stored_type(node.output)
+        larger = "larger_wide" if node.output.grid.wide else "larger"
+        self.used.add(larger.upper())
         end_y, end_x = str(kh), str(kw)
         begin = {"y": f"row * {sh}", "x": f"column * {sw}"}
-        clipped = []
+        rows, pixels = [], []
         if top or bottom or left or right:
-            clipped = [
+            rows = [
                 f"const int32_t above = row * {sh} - {top}, y0 = above < 0 ? 0 : above;",
                 f"const int32_t rows = (above + {kh} > {height} ? {height} : above + {kh}) - y0;",
             ]
+            pixels = [
+                f"const int32_t before = column * {sw} - {left}, x0 = before < 0 ? 0 : before;",
+                f"const int32_t columns = (before + {kw} > {columns} ? {columns} : before + {kw}) - x0;",
+            ]
             begin, end_y, end_x = {"y": "y0", "x": "x0"}, "rows", "columns"
-        body = ["    int32_t row, column, i, j;", f"    for (row = 0; row < {out_height}; row++) {{"]
-        body += [f"        {x}" for x in clipped]
-        body += [
+        body = [
+            "    int32_t row, column, i;",
+            f"    for (row = 0; row < {out_height}; row++) {{",
+            *(f"        {text}" for text in rows),
             f"        const {kind} *from = x + {begin['y']} * {line};",
             f"        memcpy(scratch, from, {line * width(node.output)});",
-            f"        for (i = 1; i < {end_y}; i++) {{",
-            f"            from += {line};",
-            f"            for (j = 0; j < {line}; j++)",
-            "                scratch[j] = from[j] > scratch[j] ? from[j] : scratch[j];",
-            "        }",
+            f"        for (i = 1; i < {end_y}; i++)",
+            f"            {larger}(from + i * {line}, scratch, {line});",
             f"        for (column = 0; column < {out_width}; column++, y += {channels}) {{",
-        ]
-        if clipped:
-            body += [
-                f"            const int32_t before = column * {sw} - {left}, x0 = before < 0 ? 0 : before;",
-                f"            const int32_t columns = (before + {kw} > {columns} ? {columns} : before + {kw}) - x0;",
-            ]
-        body += [
+            *(f"            {text}" for text in pixels),
             f"            const {kind} *at = scratch + {begin['x']} * {channels};",
-            f"            for (j = 0; j < {channels}; j++) {{",
-            f"                {kind} largest = at[j];",
-            f"                for (i = 1; i < {end_x}; i++)",
-            f"                    largest = at[i * {channels} + j] > largest ? at[i * {channels} + j] : largest;",
-            "                y[j] = largest;",
-            "            }",
+            f"            memcpy(y, at, {channels * width(node.output)});",
+            f"            for (i = 1; i < {end_x}; i++)",
+            f"                {larger}(at + i * {channels}, y, {channels});",
             "        }",
             "    }",
         ]

@@ -16,6 +16,7 @@ from qat.targets.c.kernels import (
     convolve,
     dsp,
     dsp_depthwise,
+    dsp_finish,
     floats,
     head,
     helium,
@@ -37,7 +38,7 @@ PROCESSORS = (  #: who has kernels of its own, by the macro that HEAD defines fo
     ("USE_NEON", neon.FINISH, neon.MULTIPLY),
 )
 
-CASES = ("ANY_WINDOWS", "ANY_INCOMPLETE", "ANY_SLOW", "ANY_AVERAGE", "ANY_KERNEL")  #: rare ones, of layers
+CASES = ("ANY_WINDOWS", "ANY_INCOMPLETE", "ANY_SLOW", "ANY_TIES", "ANY_AVERAGE", "ANY_KERNEL")  #: rare ones, of layers
 
 
 def _by_processor(which: int, plain: str) -> str:
@@ -78,7 +79,7 @@ def _walked(used: Collection[str]) -> list[str]:
 
 def _dsp(used: Collection[str]) -> list[str]:
     """Layers of processors with Arm's DSP extension."""
-    text = [dsp.FINISH]
+    text = [dsp_finish.FINISH]
     text += [dsp.convolve(_bits(used))] if "LAYER" in used else []
     return [*text, dsp_depthwise.DEPTHWISE] if "DEPTHWISE" in used else text
 
@@ -90,13 +91,14 @@ def kernels(used: Collection[str], arithmetic: str) -> list[str]:
     layers = {"LAYER", "DEPTHWISE"} & set(used)
     scales = "ROUNDED" if arithmetic == "float" else "REQUANTIZE"
     used = {*used, *((scales, "CLIP", "CODE_OF_SUM", "WORD") if layers else ())}
+    used |= {"WORD"} if "LARGER" in used else set()
     used |= {"ROUND"} if {"ROUNDED_LONG"} & used else set()
     used |= {"TIMES"} if {"ROUNDED", "ROUNDED_LONG"} & used else set()
     text = [floats.HEAD] if arithmetic == "float" else []
     text += [floats.NO_SHIFT] if layers and arithmetic == "float" else []
     text += [head.SCALING, head.LAYER] if layers else []
     text += [getattr(floats, name) for name in ("ROUND", "TIMES", "ROUNDED", "ROUNDED_LONG") if name in used]
-    in_order = ("REQUANTIZE", "CLIP", "CODE_OF_SUM", "WORD", "UNPACK")
+    in_order = ("REQUANTIZE", "CLIP", "CODE_OF_SUM", "WORD", "UNPACK", "LARGER", "LARGER_WIDE")
     text += [getattr(common, name) for name in in_order if name in used]
     text += [f"#ifndef USE_HELIUM\n{convolve.WINDOW}#endif\n"] if "LAYER" in used else []
     if layers:
@@ -104,9 +106,9 @@ def kernels(used: Collection[str], arithmetic: str) -> list[str]:
         text += [*(f"#define {case} {int(case in used)}" for case in CASES), ""]
         text += [
             "#if defined(USE_SIMD32) && !defined(USE_HELIUM)",
-            dsp.BEFORE,
+            dsp_finish.BEFORE,
             *_dsp(used),
-            dsp.BEHIND,
+            dsp_finish.BEHIND,
             "#else",
             *_walked(used),
             "#endif\n",

@@ -86,3 +86,38 @@ static inline void correct(const uint8_t *x, int32_t rows, int32_t pitch, int32_
         sums[o] += (uint32_t)by[o] * total;
 }
 """
+
+#: After WORD.
+LARGER = """\
+/* to[i] becomes the larger of to[i] and a[i]. */
+static inline void larger(const uint8_t *restrict a, uint8_t *restrict to, int32_t count)
+{
+#ifdef USE_HELIUM
+    for (; count > 0; count -= 16, a += 16, to += 16) {
+        const mve_pred16_t lanes = vctp8q((uint32_t)count);
+        vstrbq_p_u8(to, vmaxq_u8(vldrbq_z_u8(a, lanes), vldrbq_z_u8(to, lanes)), lanes);
+    }
+#else
+#ifdef USE_SIMD32
+    for (; count >= 4; count -= 4, a += 4, to += 4) {
+        const uint32_t x = word(a), y = word(to);
+        uint32_t largest;
+        (void)__usub8(x, y); /* says of each byte which is larger */
+        largest = __sel(x, y);
+        memcpy(to, &largest, 4);
+    }
+#endif
+    for (; count > 0; count--, a++, to++)
+        *to = *a > *to ? *a : *to;
+#endif
+}
+"""
+
+LARGER_WIDE = """\
+/* to[i] becomes the larger of to[i] and a[i]. */
+static inline void larger_wide(const uint16_t *restrict a, uint16_t *restrict to, int32_t count)
+{
+    for (; count > 0; count--, a++, to++)
+        *to = *a > *to ? *a : *to;
+}
+"""

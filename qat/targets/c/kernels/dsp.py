@@ -12,71 +12,18 @@ from collections.abc import Sequence
 
 from qat.targets.c.kernels.dsp_packed import of_indices
 
-#: Before and behind all of it.
-BEFORE = """\
-#if defined(USE_ASSEMBLY) && defined(__ARM_FP) && !defined(__clang__)
-#pragma GCC push_options
-#pragma GCC target("general-regs-only") /* else GCC 12 looks for operands of assembly in the floating-point unit */
-#endif
-"""
-BEHIND = """\
-#if defined(USE_ASSEMBLY) && defined(__ARM_FP) && !defined(__clang__)
-#pragma GCC pop_options
-#endif
-"""
-
-FINISH = """\
-/* Bytes 0 and 2 of a word as halves. */
-static inline uint32_t even_bytes(uint32_t x)
-{
-    return (uint32_t)__uxtb16(x);
-}
-
-/* Bytes 1 and 3. Assembly, since GCC 12 does not rotate in the same instruction. */
-static inline uint32_t odd_bytes(uint32_t x)
-{
-    uint32_t y;
-    __asm__("uxtb16 %0, %1, ror #8" : "=r"(y) : "r"(x));
-    return y;
-}
-
-static inline int32_t bias_of(const Scaling *scaling, int32_t i)
-{
-    return scaling->bias_bytes == 1   ? ((const int8_t *)scaling->bias)[i]
-           : scaling->bias_bytes == 2 ? ((const int16_t *)scaling->bias)[i]
-                                      : ((const int32_t *)scaling->bias)[i];
-}
-
-/* The code of a sum of output i, bias not yet added. */
-static inline uint8_t code_of(int32_t sum, int32_t i, const Scaling *scaling)
-{
-    return code_of_sum(scaling, (int32_t)((uint32_t)sum + (uint32_t)bias_of(scaling, i)), i);
-}
-
-/* The same, with the bias, of a `quick` output: bits are left to be rounded, so few that the zero point is added before the
- * shift, and codes are those that a byte holds. What `requantize` rounds first, of |x| < 2^30, is SMMULR of 2 x, which GCC 12
- * has no name for. */
-static inline int32_t quick_code_of(uint32_t sum, int32_t multiplier, int32_t right, int32_t offset)
-{
-    int32_t x = (int32_t)(2u * sum);
-    __asm__("smmulr %0, %1, %2" : "=r"(x) : "r"(x), "r"(multiplier));
-    x += x >> 31;
-    return (int32_t)__usat((x + offset) >> right, 8);
-}
-"""
-
 CONVOLVE = """\
 /* From bytes to a patch, of which `step` words are between the two of a quad. Unused bytes of the last word are 0. */
 static inline void widen(const uint8_t *from, int32_t bytes, uint32_t *to, int32_t step)
 {
     for (; bytes >= 4; bytes -= 4, from += 4, to += 2 * step) {
         const uint32_t x = word(from);
-        to[0] = even_bytes(x);
-        to[step] = odd_bytes(x);
+        to[0] = even_inputs(x);
+        to[step] = odd_inputs(x);
     }
     if (bytes > 0) { /* not a byte more is read */
-        to[0] = from[0] | (bytes == 3 ? (uint32_t)from[2] << 16 : 0u);
-        to[step] = bytes >= 2 ? from[1] : 0u;
+        to[0] = (from[0] | (bytes == 3 ? (uint32_t)from[2] << 16 : 0u)) << DOUBLED;
+        to[step] = (bytes >= 2 ? from[1] : 0u) << DOUBLED;
     }
 }
 
@@ -88,8 +35,8 @@ static inline void widen_rows(const uint8_t *row, int32_t line, int32_t rows, in
         const uint8_t *from = row;
         for (q = quads; q > 0; q--, from += 4, to += 2 * step) {
             const uint32_t words = word(from);
-            to[0] = even_bytes(words);
-            to[step] = odd_bytes(words);
+            to[0] = even_inputs(words);
+            to[step] = odd_inputs(words);
         }
     }
 }
@@ -251,7 +198,7 @@ static void block_of_four(const Layer *layer, const uint8_t *w, const uint32_t *
     const Scaling *const scaling = &layer->scaling;
     const int32_t bytes = scaling->bias_bytes;
     const int32_t simple = (!ANY_SLOW || scaling->quick) && !(ANY_INCOMPLETE && incomplete);
-    const int32_t twice = 2 * scaling->zero + 1, pitch = layer->outputs;
+    const int32_t twice = ANY_TIES ? 2 * scaling->zero + 1 : 1, pitch = layer->outputs;
     const int8_t *const biases = (const int8_t *)scaling->bias + first * bytes;
     const int32_t *const multipliers = scaling->each_multiplier ? scaling->multiplier + first : shared->multiplier;
     const uint8_t *const rights = scaling->each_shift ? scaling->right + first : shared->right;
@@ -261,21 +208,22 @@ static void block_of_four(const Layer *layer, const uint8_t *w, const uint32_t *
         Four s;
         __asm__("" : "+r"(o)); /* a single counter: GCC 12 would keep a dozen pointers on the stack */
         if (simple)
-            bias = bytes == 2   ? ((const int16_t *)(const void *)biases)[o]
-                   : bytes == 1 ? biases[o]
-                                : ((const int32_t *)(const void *)biases)[o];
+            bias = (int32_t)((uint32_t)(bytes == 1   ? biases[o]
+                                        : bytes == 2 ? ((const int16_t *)(const void *)biases)[o]
+                                                     : ((const int32_t *)(const void *)biases)[o])
+                             << DOUBLED);
         s = sums_of_output(layer, w, o, outputs, patch, quads, start, bias);
         if (simple) {
             const int32_t multiplier = multipliers[o], right = rights[o];
             const int32_t offset = (int32_t)((uint32_t)twice << right >> 1);
             uint8_t *to = y + o;
-            *to = (uint8_t)quick_code_of((uint32_t)s.s0, multiplier, right, offset);
+            *to = (uint8_t)quick_code_of(s.s0, multiplier, right, offset, ANY_TIES);
             to += pitch;
-            *to = (uint8_t)quick_code_of((uint32_t)s.s1, multiplier, right, offset);
+            *to = (uint8_t)quick_code_of(s.s1, multiplier, right, offset, ANY_TIES);
             to += pitch;
-            *to = (uint8_t)quick_code_of((uint32_t)s.s2, multiplier, right, offset);
+            *to = (uint8_t)quick_code_of(s.s2, multiplier, right, offset, ANY_TIES);
             to += pitch;
-            *to = (uint8_t)quick_code_of((uint32_t)s.s3, multiplier, right, offset);
+            *to = (uint8_t)quick_code_of(s.s3, multiplier, right, offset, ANY_TIES);
         } else {
             const int32_t i = first + o;
             if (ANY_INCOMPLETE && incomplete) {
@@ -312,7 +260,8 @@ static void block_of_one(const Layer *layer, const uint8_t *w, const uint32_t *p
                                  : bytes == 1 ? biases[o]
                                               : ((const int32_t *)(const void *)biases)[o];
             const int32_t offset = (int32_t)((uint32_t)twice << rights[o] >> 1);
-            y[o] = (uint8_t)quick_code_of((uint32_t)sums[o] + (uint32_t)bias, multipliers[o], rights[o], offset);
+            const int32_t sum = (int32_t)((uint32_t)sums[o] + ((uint32_t)bias << DOUBLED));
+            y[o] = (uint8_t)quick_code_of(sum, multipliers[o], rights[o], offset, 1);
         } else {
             const int32_t sum = ANY_INCOMPLETE && incomplete ? completed(layer, sums[o], totals[0], i) : sums[o];
             y[o] = code_of(sum, i, scaling);

@@ -85,10 +85,15 @@ static void pair_taps(const uint32_t *weights, int32_t slot, uint32_t *pairs)
     "ldrd r2, r3, [%[x], #4]\\n add %[x], %[x], %[row]\\n" TWO "ldrd r2, r3, [%[x]]\\n" TWO \\
     "ldr r2, [%[x], #8]\\n ldrd r0, r1, [%[w]]\\n uxtb16 %[t], r2\\n uxtb16 r2, r2, ror #8\\n" \\
     "smlabb r4, %[t], r0, r4\\n smlatt r6, %[t], r0, r6\\n smlabb r5, r2, r1, r5\\n smlatt r8, r2, r1, r8\\n"
+#if ANY_TIES
+#define TIES(s) "add " s ", " s ", " s ", asr #31\\n"
+#else
+#define TIES(s)
+#endif
 #define CODE(s) \\
-    "ldm %[bias]!, {r0, r1, r2}\\n lsl " s ", " s ", #1\\n smmulr " s ", " s ", r0\\n add " s ", " s ", " s ", asr #31\\n" \\
+    "ldm %[bias]!, {r0, r1, r2}\\n smmulr " s ", " s ", r0\\n" TIES(s) \\
     "add " s ", " s ", r2\\n asr " s ", " s ", r1\\n usat " s ", #8, " s "\\n"
-/* sums: before, the biases. */
+/* sums: before, the doubled biases. */
 static inline void sums3(const uint32_t *x, int32_t words, const uint32_t *pairs, int32_t *sums)
 {
     uint32_t t;
@@ -111,6 +116,7 @@ static inline uint32_t codes3(const uint32_t *x, int32_t words, const Channels *
     return t;
 }
 #undef CODE
+#undef TIES
 #undef WINDOW
 #undef TWO
 #endif
@@ -133,15 +139,16 @@ static inline void taps_of_any(const Layer *layer, const uint32_t *rows, int32_t
     }
 }
 
-/* The codes of so many channels. */
+/* The codes of so many channels. sums: doubled. */
 static inline void finish_channels(const int32_t *sums, const Channels *channels, const Scaling *scaling, int32_t first,
                                    int32_t count, uint8_t *y)
 {
     int32_t c;
     for (c = 0; c < count; c++)
-        y[c] = !ANY_SLOW || scaling->quick ? (uint8_t)quick_code_of((uint32_t)sums[c], channels->quick[c].multiplier,
-                                                       channels->quick[c].right, channels->quick[c].offset)
-                              : code_of_sum(scaling, sums[c], first + c);
+        y[c] = !ANY_SLOW || scaling->quick
+                   ? (uint8_t)quick_code_of(sums[c], channels->quick[c].multiplier, channels->quick[c].right,
+                                            channels->quick[c].offset, ANY_TIES)
+                   : code_of_sum(scaling, sums[c] >> DOUBLED, first + c);
 }
 
 /* Where all weights are `every`, as of an average pooling: four channels at a time, whose codes are added as halves. */
@@ -178,7 +185,7 @@ static void average(const Layer *layer, const uint8_t *x, uint8_t *y)
                     }
                 }
                 for (i = 0; i < count; i++) {
-                    const uint32_t sum = (sums[i] + outside) * (uint32_t)layer->every;
+                    const uint32_t sum = ((sums[i] + outside) * (uint32_t)layer->every) << DOUBLED;
                     y[first + i] = code_of((int32_t)sum, first + i, &layer->scaling);
                 }
             }
@@ -217,7 +224,7 @@ static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t 
         for (c = 0; c < 4; c++) {
             const Scaling *const scaling = &layer->scaling;
             const int32_t channel = first + (c < count ? c : 0), right = scaling->right[scaling->each_shift ? channel : 0];
-            of.bias[c] = bias_of(scaling, channel);
+            of.bias[c] = (int32_t)((uint32_t)bias_of(scaling, channel) << DOUBLED);
             of.quick[c].multiplier = scaling->multiplier[scaling->each_multiplier ? channel : 0];
             of.quick[c].right = right;
             of.quick[c].offset = (int32_t)((uint32_t)(2 * scaling->zero + 1) << right >> 1);
@@ -232,6 +239,8 @@ static void depthwise(const Layer *layer, const uint8_t *x, uint8_t *y, uint8_t 
             for (i = c & 1; i < 2 * taps; i += 2)
                 weights[i] = (weights[i] & ~mask) | (((weights[i] & mask) + more) & mask);
         }
+        for (i = 0; i < 2 * taps && DOUBLED; i++)
+            weights[i] = (uint32_t)__sadd16((int16x2_t)weights[i], (int16x2_t)weights[i]);
 #if defined(USE_ASSEMBLY)
         for (i = 0; i < 3 && of_3; i++)
             pair_taps(weights, i, of.pairs[i]);
