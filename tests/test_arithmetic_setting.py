@@ -354,6 +354,14 @@ def test_each_file_of_several_is_compared_in_its_own(
     assert lines[0] == stated(tmp_path / "net.onnx", "float", "fixed")
     assert not [line for line in lines if line.startswith(str(tmp_path / "net.c"))]
     assert lines[1].startswith("Certificate: ")
+    assert (
+        exported(capsys, folder / "fixed.ckpt", tmp_path / "net.onnx", "--arithmetic", "float", "--no_verify")[0] == 0
+    )
+    (tmp_path / "again.onnx").write_bytes((tmp_path / "net.onnx").read_bytes())
+    status, out, _ = command(capsys, "verify", "--model", tmp_path / "net.onnx", tmp_path / "again.onnx", *given)
+    assert status == 0
+    for name in ("net.onnx", "again.onnx"):  # of one runtime, told apart
+        assert f"codes compared in {name}, ONNX Runtime" in out
 
 
 def test_verify_follows_the_network_where_there_is_no_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -167,6 +167,18 @@ def test_what_has_to_be_installed_is_said(
         assert what in err
 
 
+def test_the_doctor_says_it_below_its_table(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(files))
+    status, out, err = run(capsys, "doctor", "--quick")
+    assert (status, err) == (0, "")
+    table, _, below = out.partition("\nformat C: cc: the C compiler is not found")
+    assert max(map(len, table.splitlines())) < 130
+    assert table.count("see below") == 2
+    assert "\nC on emulated processors: an emulated Cortex-M needs arm-none-eabi-gcc" in below
+
+
 def test_blocks_alternate() -> None:
     order = []
 

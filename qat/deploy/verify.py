@@ -129,6 +129,10 @@ def compare(
     """
     if not engines:
         raise QatError("there is nothing to verify: give an exported file or a backend")
+    names = [x.name for x in engines]
+    engines = [  # two files of one format have one runtime
+        replace(x, name=f"{Path(x.file).name}, {x.name}") if x.file and names.count(x.name) > 1 else x for x in engines
+    ]
     arithmetic = arithmetic or graph.arithmetic
     other = next((x.arithmetic for x in engines if x.file and x.arithmetic != graph.arithmetic), None)
     needed = (arithmetic, *(engine.arithmetic for engine in engines), *((graph.arithmetic,) if other else ()))

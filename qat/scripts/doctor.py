@@ -31,6 +31,7 @@ from qat.tasks import ADDED as TASKS
 
 #: Distributions whose names differ from what is imported.
 DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert", "PIL": "pillow", "sklearn": "scikit-learn", "absl": "absl-py"}
+LONGEST_REMEDY = 60  #: characters in the table; what is longer stands below it
 FAILS = "FAILS: "  #: begins the state of what does not work; the reason follows
 #: What else some commands need, by the pip extra that installs it: packages, commands.
 TOOLS = {
@@ -69,9 +70,11 @@ def run(args: argparse.Namespace) -> int:
         state = ("installed", "") if installed(entry) else ("not installed", _remedy(entry))
         rows.append((f"for {commands}", _versions(packages), *state))
     failed = [(what, state.removeprefix(FAILS)) for what, _, state, _ in rows if state.startswith(FAILS)]
+    long = [(what, remedy) for what, _, _, remedy in rows if len(remedy) > LONGEST_REMEDY]
     shown = [(*row[:2], "FAILS", row[3] or "see below") if row[2].startswith(FAILS) else row for row in rows]
+    shown = [(*row[:3], "see below") if len(row[3]) > LONGEST_REMEDY else row for row in shown]
     print_table("What is here", ("", "packages", "state", "what to do"), shown)
-    for what, reason in failed:  # a message in a cell would make each line of the table as long
+    for what, reason in failed + long:  # a message in a cell would make each line of the table as long
         print(f"{what}: {reason}")
     return int(bool(failed))
 
