@@ -96,14 +96,14 @@ def sums_of(ops: Ops, y: Tensor) -> Tensor:
 
 EXPECTED = [[part for x in row for part in parts([x])[0]] for row in SUMS]
 add(
-    "dense of float64 keeps wide sums",
+    "dense of float64 keeps large sums",
     lambda ops, x, w, b: sums_of(ops, ops.dense(ops.cast(x, "float64"), w, b, wide=True)),
     [activation(ROWS), dense_weight(WEIGHT), vector(BIAS)],
     "activation",
     EXPECTED,
 )
 add(
-    "conv2d of float64 keeps wide sums",
+    "conv2d of float64 keeps large sums",
     lambda ops, x, w, b: sums_of(
         ops,
         ops.flatten(
@@ -124,7 +124,7 @@ add(
     EXPECTED,
 )
 add(
-    "matmul of float64 keeps wide sums",
+    "matmul of float64 keeps large sums",
     lambda ops, a, b: split(
         ops, ops.cast(ops.flatten(ops.matmul(ops.cast(a, "float64"), ops.cast(b, "float64"), wide=True)), "int64")
     ),

@@ -394,18 +394,6 @@ def test_packed_weights_of_depthwise_convolutions(case: str, tmp_path: Path) -> 
 
 
 @once
-@emulated
-@pytest.mark.parametrize("case", ["4 bits", "affine, 2 bits", "binary"])
-def test_packed_weights_on_a_cortex_m4(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    setup = calibrated(LeNet5(), images=20, **PACKED[case])
-    C.export(setup.integer, tmp_path / "net.c")
-    found = measure(tmp_path / "net.c", setup.pixels, options=STRICT)
-    np.testing.assert_array_equal(found.outputs[0], evaluate(setup.integer, setup.pixels))
-    with capsys.disabled():
-        print(f" [LeNet-5, {case}, on a Cortex-M4: {found.flash:,} bytes of flash, {found.ram:,} of RAM]", end="")
-
-
-@once
 def test_a_layer_stores_what_its_values_need(tmp_path: Path) -> None:
     """LeNet-5's constants, to a few per cent: 61,470 weights, and 236 biases, multipliers and shifts."""
     expected = {"4 bits": 61470 // 2, "2 bits": 61470 // 4, "ternary": 61470 // 4, "binary": 61470 // 8}

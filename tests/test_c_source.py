@@ -346,7 +346,7 @@ def test_a_cortex_m4_takes_it_in(tmp_path: Path) -> None:
         found = measure(tmp_path / "net.c", setup.pixels, options=STRICT)
         np.testing.assert_array_equal(found.outputs[0], evaluate(setup.integer, setup.pixels))
         flash[weights_file] = found.flash
-    assert abs(flash["yes"] - flash["no"]) <= 3 * 4
+    assert abs(flash["yes"] - flash["no"]) <= 5 * 4
 
 
 def test_layers_with_the_same_weights_share_them(tmp_path: Path) -> None:

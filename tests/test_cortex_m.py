@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sequential import Chain, calibrated
-from test_c import Everything, emulated, everything
+from test_c import STRICT, Everything, emulated, everything
+from test_packed_weights import SETTINGS
 from test_tflite import PIXEL, one_node
 
 import qat
@@ -108,13 +109,8 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 #: Weights of 4, 2 and 1 bits, as progressions and, of values that are none, in tables.
-PACKED: dict[str, dict[str, object]] = {
-    "4 bits": {"num_bits": (4, 8)},
-    "3 bits, activations of 4": {"num_bits": (3, 4)},
-    "ternary": {"weight_quantizer": qat.TernaryWeightQuantizer()},
-    "binary": {"weight_quantizer": qat.BinaryWeightQuantizer()},
-    "powers of two": {"weight_quantizer": qat.GTCWeightQuantizer()},
-}
+PACKED = {case: SETTINGS[case] for case in ("4 bits", "3 bits, whole layers", "affine, 2 bits", "ternary", "binary")}
+PACKED |= {"powers of two": {"weight_quantizer": qat.GTCWeightQuantizer()}}
 
 
 @emulated
@@ -125,7 +121,7 @@ def test_packed_weights_on_microcontrollers(case: str, core: str, tmp_path: Path
     integers = qat.to_integer(graph, graph.observed_params())
     C.export(integers, tmp_path / "net.c")
     pixels = np.random.default_rng(0).integers(0, 256, (1, *integers.input.shape), np.uint8)
-    found = measure(tmp_path / "net.c", pixels, core)
+    found = measure(tmp_path / "net.c", pixels, core, options=STRICT)
     np.testing.assert_array_equal(found.outputs[0], evaluate(integers, pixels, arithmetic=integers.arithmetic))
 
 

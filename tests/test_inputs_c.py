@@ -379,7 +379,7 @@ def test_the_header_describes_what_the_caller_gives(tmp_path: Path) -> None:
     """Codes have a scale and a zero point; of real numbers it says which are clipped; codes of inputs are in the arena."""
     graph, _x = integers_of("float32", symmetric=False)
     grid = graph.input.grid
-    C.export(graph, tmp_path / "net.c", output_type="float32")
+    C.export(graph, tmp_path / "net.c", output_type="float32", arithmetic="fixed")
     header, found = (tmp_path / "net.h").read_text(), macros(tmp_path / "net.h")
     assert "void net_run(const float *input, float *output)" in header
     assert "floating point only" in header
@@ -390,7 +390,7 @@ def test_the_header_describes_what_the_caller_gives(tmp_path: Path) -> None:
     assert np.allclose([float(n) for n in said.groups()], [grid.low * grid.scale, grid.high * grid.scale])
     arena = C.arena_bytes(graph)
     assert arena == int(found["NET_ARENA_BYTES"])
-    C.export(graph, tmp_path / "net.c", input_type="uint8", output_type="int8")
+    C.export(graph, tmp_path / "net.c", input_type="uint8", output_type="int8", arithmetic="fixed")
     header, found = (tmp_path / "net.h").read_text(), macros(tmp_path / "net.h")
     assert "void net_run(const uint8_t *input, int8_t *codes)" in header
     assert "no heap and no floating point" in header
@@ -404,7 +404,7 @@ def test_files_that_do_not_say_what_they_take_are_read_as_before(tmp_path: Path)
     """An older release's: pixels, and the network's own codes."""
     for symmetric in (True, False):
         graph, x = integers_of("uint8", symmetric=(True, symmetric))
-        path = tmp_path / "net.c"
+        graph, path = replace(graph, arithmetic="fixed"), tmp_path / "net.c"  # as older releases had it alone
         C.export(graph, path)
         expected, file = C.predict(path, x), c_file.load(path)
         c_file.write(path, file.source, file.header, {"graph": "abc"})

@@ -31,6 +31,7 @@ from qat.registry import BACKENDS, TARGETS
 from qat.study import Task
 from qat.study.report import Section, html_report
 from qat.targets.c.ends import ends_in_c
+from qat.targets.c.text import plain
 from qat.targets.c.writer import Writer
 from qat.training.checkpoint import FORMAT
 from qat.training.optimizer import Optimizer
@@ -436,11 +437,12 @@ def test_c_escapes_whatever_name_it_is_given(text: str, tmp_path: Path) -> None:
     """Even past the graph's own check: a name adds nothing but what a harmless one adds."""
     name = f"a{text}b"
     graph, _ = integers(input=name, conv=name + "1", fc=name + "2")
-    plain, _ = integers()
+    same = plain(name)  # as it stands in identifiers, by whose length lines are wrapped
+    harmless, _ = integers(input=same, conv=same + "1", fc=same + "2")
     ends = ends_in_c(graph, "own", "own")
     source, header = Writer(replace(graph, name=name), "net", True, ends, "float").files("net.h")
     code, described = source.rsplit("/* qat-model: ", 1)
-    usual, usual_header = Writer(plain, "net", True, ends, "float").files("net.h")
+    usual, usual_header = Writer(harmless, "net", True, ends, "float").files("net.h")
     usual = usual.rsplit("/* qat-model: ", 1)[0]
     for raw in TEXTS:
         assert (code.count(raw), header.count(raw)) == (usual.count(raw), usual_header.count(raw)), raw

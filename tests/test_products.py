@@ -312,7 +312,7 @@ def test_unsigned_codes_of_16_bits_are_refused_in_the_fixed_arithmetic(tmp_path:
     graph = qat.convert_quant_network(network, num_bits=16)
     integers = qat.to_integer(graph, graph.observed_params())
     with pytest.raises(qat.QatError, match=r"mul: the products of its codes may reach 4294836225, times"):
-        qat.target("C").export(integers, tmp_path / "net.c")
+        qat.target("C").export(integers, tmp_path / "net.c", arithmetic="fixed")
 
 
 # -- numbers in a construct -------------------------------------------------------------------------------------------

@@ -318,9 +318,11 @@ class LinearWriter(Layout):
         name = self.function(node)
         fields = {"scaling": scaling} | {key: value for key, value in fields.items() if value not in (0, "IN_PLACE")}
         items = [f".{key} = {value}," for key, value in fields.items()]
-        text = textwrap.indent(
-            "\n".join(textwrap.wrap(" ".join(items), WIDTH - 4, break_on_hyphens=False, break_long_words=False)), "    "
-        )  # names may be longer than a line
+        # Wrapped as with a short name, so that layers of the same numbers have the same lines, and are written once.
+        short = " ".join(items).replace(name, "@")
+        text = textwrap.indent("\n".join(textwrap.wrap(short, WIDTH - 4, break_on_hyphens=False)), "    ").replace(
+            "@", name
+        )
         layer = f"static const Layer {name}_layer = {{\n{text}\n}};\n"
         body = f"    {kernel}(&{name}_layer, x, y, {'scratch' if self._scratch(node) else '0'});"
         self.define(node, what, [*constants, *scaling_constants, layer], body)
