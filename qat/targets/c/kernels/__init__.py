@@ -55,7 +55,7 @@ def _bits(used: Collection[str]) -> list[int]:
 def _walked(used: Collection[str]) -> list[str]:
     """Layers as processors have them that only multiply, and make codes of sums, in their own way, and those of Helium."""
     bits = _bits(used)
-    text = [_by_processor(1, portable.FINISH), f"#ifdef USE_HELIUM\n{helium.VECTORS}#endif\n"]
+    text = [_by_processor(1, portable.FINISH)]
     if "LAYER" in used:
         text.append("#ifdef USE_HELIUM")
         text += [common.UNPACK] if bits != [8] and "UNPACK" not in used else []

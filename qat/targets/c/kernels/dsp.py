@@ -13,6 +13,17 @@ from collections.abc import Sequence
 from qat.targets.c.kernels.dsp_packed import of_indices
 
 CONVOLVE = """\
+/* The inputs that a patch has of these bytes. */
+static inline uint32_t even_inputs(uint32_t x)
+{
+    return DOUBLED ? x << 1 & 0x01FE01FEu : even_bytes(x);
+}
+
+static inline uint32_t odd_inputs(uint32_t x)
+{
+    return DOUBLED ? x >> 7 & 0x01FE01FEu : odd_bytes(x);
+}
+
 /* From bytes to a patch, of which `step` words are between the two of a quad. Unused bytes of the last word are 0. */
 static inline void widen(const uint8_t *from, int32_t bytes, uint32_t *to, int32_t step)
 {
@@ -394,6 +405,8 @@ def _sums(bits: Sequence[int]) -> str:
         if not last:
             of_one = f"    if (layer->bits == {b}) {{\n{textwrap.indent(of_one, '    ')}        return;\n    }}\n"
         one += of_one
+    if 8 not in bits:
+        one = f"    (void)multiply_one;\n{one}"
     if list(bits) == [8]:
         four = f"    (void)layer;\n    (void)start;\n{four}"
         one = f"    (void)layer;\n    (void)start;\n{one}"

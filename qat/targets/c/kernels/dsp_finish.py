@@ -38,17 +38,6 @@ static inline uint32_t odd_bytes(uint32_t x)
     return y;
 }
 
-/* The inputs that a patch has of these bytes. */
-static inline uint32_t even_inputs(uint32_t x)
-{
-    return DOUBLED ? x << 1 & 0x01FE01FEu : even_bytes(x);
-}
-
-static inline uint32_t odd_inputs(uint32_t x)
-{
-    return DOUBLED ? x >> 7 & 0x01FE01FEu : odd_bytes(x);
-}
-
 static inline int32_t bias_of(const Scaling *scaling, int32_t i)
 {
     return scaling->bias_bytes == 1   ? ((const int8_t *)scaling->bias)[i]

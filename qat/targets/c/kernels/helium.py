@@ -12,9 +12,7 @@ those of the one kind run beside those of the other.
 
 from __future__ import annotations
 
-VECTORS = """\
-#define PIXELS 8 /* of a depthwise convolution, whose codes are made together */
-
+CONVOLVE = """\
 /* to[i] = from[i] ^ flips. In assembly, as all loops below that are short: GCC 12 makes no tail-predicated loop, whose end
  * (LETP) counts what is left and switches off the lanes behind it. */
 static inline void flip(void *to, const void *from, uint8x16_t flips, int32_t count)
@@ -43,9 +41,7 @@ static inline void set(void *to, uint8x16_t codes, int32_t count)
                      : [codes] "w"(codes), [count] "r"(count)
                      : "lr", "memory");
 }
-"""
 
-CONVOLVE = """\
 /* Rows of `bytes` bytes, flipped. */
 static inline void fill_rows(uint8_t *to, int32_t line, const uint8_t *from, int32_t next, uint8x16_t flips, int32_t rows,
                              int32_t bytes)

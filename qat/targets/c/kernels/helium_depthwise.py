@@ -4,6 +4,8 @@ from __future__ import annotations
 
 #: After ``finish_pixels`` (helium_finish.py).
 DEPTHWISE = """\
+#define PIXELS 8 /* whose codes are made together */
+
 /* The taps of one output that lie in the input: rows of `taps`, `step` apart; behind a row, so much more to the next. What is
  * needed once a row is read from here, since GCC has few registers to spare at -O0. */
 typedef struct {
