@@ -298,23 +298,80 @@ static inline void unpack_block(const Layer *layer, const uint8_t *from, int32_t
         unpack(from, bits, layer->values, size, to);
 }
 
-/* multiply_one of packed weights, which are unpacked a part at a time. */
+/* Sums of a block of outputs of one window, of weights that are base + step index. The indices of four words of an output meet
+ * the inputs of each place in a byte; there are `whole` words of each output. */
+static inline void multiply_indices(const Layer *layer, const int8_t *x, int32_t flips, int32_t whole, const uint8_t *w,
+                                    int32_t outputs, uint32_t *sums)
+{
+    const int32_t bits = layer->bits, inputs = 32 / bits; /* of a word */
+    const int8x16_t down = vdupq_n_s8((int8_t)-bits);
+    const uint8x16_t mask = vdupq_n_u8((uint8_t)((1 << bits) - 1)), flipped = vdupq_n_u8((uint8_t)flips);
+    const uint8x16_t lane = vidupq_n_u8(0, 1), in_word = vandq_u8(lane, vdupq_n_u8(3));
+    const uint8x16_t places = vaddq_u8(vmulq_n_u8(vshrq_n_u8(lane, 2), (uint8_t)inputs), in_word);
+    const uint32x4_t words = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)(4 * outputs));
+    int32_t total = 0, o, i;
+    for (i = 0; i < whole * inputs; i += 16) {
+        const mve_pred16_t lanes = vctp8q((uint32_t)(whole * inputs - i));
+        const uint8x16_t codes = veorq_u8(vldrbq_z_u8((const uint8_t *)x + i, lanes), flipped);
+        total = vaddvaq_p_s8(total, vreinterpretq_s8_u8(codes), lanes);
+    }
+    for (o = 0; o < outputs; o += 4) { /* the last four may be some again; there may be fewer */
+        const int32_t begin = o + 4 <= outputs ? o : outputs < 4 ? 0 : outputs - 4, last = outputs - begin - 1;
+        const uint8_t *at = w + 4 * begin, *from = (const uint8_t *)x;
+        int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0, shift;
+        for (i = whole; i > 0; i -= 4, at += 16 * outputs, from += 4 * inputs) {
+            const mve_pred16_t lanes = vctp32q((uint32_t)i), bytes = vctp8q((uint32_t)(4 * i));
+#define WORDS(k) \\
+    vreinterpretq_u8_u32( \\
+        vldrwq_gather_offset_z_u32((const uint32_t *)(const void *)(at + 4 * (k < last ? k : last)), words, lanes))
+#define ADD(s, indices) \\
+    s = vmladavaq_s8(s, codes, vreinterpretq_s8_u8(vandq_u8(indices, mask))), indices = vshlq_u8(indices, down)
+            uint8x16_t i0 = WORDS(0), i1 = WORDS(1), i2 = WORDS(2), i3 = WORDS(3);
+            for (shift = 0; shift < inputs; shift += 4) { /* lanes without an index have one of 0 */
+                const int8x16_t codes =
+                    vreinterpretq_s8_u8(veorq_u8(vldrbq_gather_offset_z_u8(from + shift, places, bytes), flipped));
+                ADD(s0, i0);
+                ADD(s1, i1);
+                ADD(s2, i2);
+                ADD(s3, i3);
+            }
+#undef WORDS
+#undef ADD
+        }
+        sums[begin] = (uint32_t)(layer->step * s0 + layer->base * total);
+        if (last > 0)
+            sums[begin + 1] = (uint32_t)(layer->step * s1 + layer->base * total);
+        if (last > 1)
+            sums[begin + 2] = (uint32_t)(layer->step * s2 + layer->base * total);
+        if (last > 2)
+            sums[begin + 3] = (uint32_t)(layer->step * s3 + layer->base * total);
+    }
+}
+
+/* multiply_one of packed weights. Those that are no progression, and what fills no words, are unpacked a part at a time. */
 static inline void multiply_one_packed(const Layer *layer, const int8_t *x, int32_t flips, int32_t count, const uint8_t *w,
                                        int32_t outputs, uint32_t *sums)
 {
+    const int32_t inputs = 32 / layer->bits, aligned = ((uintptr_t)w & 3) == 0; /* words are gathered */
+    const int32_t whole = layer->step && aligned ? count / inputs : 0;
     int8_t unpacked[64 * BLOCK];
     uint32_t part[BLOCK];
     int32_t k, o;
     memset(sums, 0, BLOCK * sizeof *sums);
+    if (whole) {
+        multiply_indices(layer, x, flips, whole, w, outputs, sums);
+        x += whole * inputs;
+        w += whole * 4 * outputs;
+        count -= whole * inputs;
+    }
     for (k = 0; k < count; k += 64) {
-        const int32_t inputs = count - k < 64 ? count - k : 64;
-        unpack_block(layer, w + k / 64 * (8 * layer->bits) * outputs, inputs / 4, outputs, unpacked);
-        multiply_one(x + k, flips, inputs, unpacked, outputs, part);
+        const int32_t few = count - k < 64 ? count - k : 64;
+        unpack_block(layer, w + k / 64 * (8 * layer->bits) * outputs, few / 4, outputs, unpacked);
+        multiply_one(x + k, flips, few, unpacked, outputs, part);
         for (o = 0; o < outputs; o++)
             sums[o] += part[o];
     }
 }
-
 """
 
 UNPACK = """\
