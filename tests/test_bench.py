@@ -125,8 +125,6 @@ def test_other_outputs_than_here_are_a_failure(
         (["--model", "net.h", "--trust"], "net.h: '.h' is no format that can be run"),
         (["--model", "net.c", "--trust", "--cores", "m5"], "core 'm5' is unknown, perhaps m"),
         (["--model", "net.onnx", "--cores", "m4"], "--cores m4: runs C files, and none is among --model"),
-        (["--model", "net.c", "--trust", "--layers"], "--layers: is of emulated processors, and none is named"),
-        (["--model", "net.c", "--trust", "--cflags=-O3"], "--cflags: is of emulated processors, and none is named"),
         (["--model", "net.c", "--trust", "--blocks", "0"], "--blocks 0"),
         (["--model", "net.c", "--trust", "--layers"], "--layers: is of emulated processors, and none is given"),
         (["--model", "net.c", "--trust", "--cflags=-O3"], "--cflags: is of emulated processors, and none is given"),

@@ -21,7 +21,7 @@ TAKES = r"takes raw pixels, uint8 \(N, 3, 12, 8\), but got "
 WRONG: dict[str, tuple[Any, str]] = {
     "another size": (
         np.zeros((4, 3, 16, 8), np.uint8),
-        TAKES + r"uint8 \(4, 3, 16, 8\); resize the images to 12 x 8; .*resized\(\(1, 12, 8\)\)",
+        TAKES + r"uint8 \(4, 3, 16, 8\); resize the images to 12 x 8; .*resized\(\(3, 12, 8\)\)",
     ),
     "channels last": (
         RIGHT.transpose(0, 2, 3, 1),
