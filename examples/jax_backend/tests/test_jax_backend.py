@@ -39,7 +39,7 @@ def test_jax_s_readme_states_how_many_lines_it_has() -> None:
     assert [lines(x) for x in ("qat_jax/*.py", "pyproject.toml", "tests/conformance_jax.py")] == [
         *map(int, stated.groups())
     ]
-    assert int(stated[1]) <= 370
+    assert int(stated[1]) <= 400
 
 
 def test_jax_s_commands_run_as_its_readme_has_them(
