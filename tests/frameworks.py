@@ -1,4 +1,4 @@
-"""The training backends that are installed here, those of other packages among them, and which tests of them are long."""
+"""The training backends and file formats that tests run on, and which tests of them are long."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ from typing import Any
 
 import pytest
 
-from qat.registry import BACKENDS, backend_names, installed
+from qat.registry import BACKENDS, TARGETS, backend_names, installed
 
 HERE = [name for name in backend_names() if name not in BACKENDS or installed(BACKENDS[name])]
+#: Formats with a runtime here, each with its arithmetics; and those whose packages are installed.
+FILES = [
+    ("ONNX", "float"),
+    ("TFLITE", "float"),
+    ("TFLITE", "fixed"),
+    ("C", "float"),
+    ("C", "fixed"),
+    ("MINDIR", "float"),
+]
+FILES_HERE = [each for each in FILES if installed(TARGETS[each[0]])]
 
 
 def but_long(cases: Iterable[Any], long: Callable[..., bool]) -> list[Any]:

@@ -4,26 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from frameworks import HERE, but_long
+from frameworks import FILES_HERE, HERE, but_long
 
 import qat
 from qat.deploy.arithmetics import default_arithmetic
 from qat.integer import trace_codes
 from qat.networks import Attention, VisionTransformer
-from qat.registry import TARGETS, installed
+from qat.registry import TARGETS
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import train
 from qat.training.recipe import Recipe
-
-ENGINES = [
-    ("ONNX", "float"),
-    ("TFLITE", "float"),
-    ("TFLITE", "fixed"),
-    ("C", "float"),
-    ("C", "fixed"),
-    ("MINDIR", "float"),
-]
-ENGINES = [each for each in ENGINES if installed(TARGETS[each[0]])]
 
 
 class Alone(qat.Network):
@@ -87,7 +77,7 @@ def trained() -> Checkpoint:
     return train(backend, Checkpoint(graph, graph.initial_params(0) | start.params), data, recipe)
 
 
-@pytest.mark.parametrize(("engine", "arithmetic"), ENGINES)
+@pytest.mark.parametrize(("engine", "arithmetic"), FILES_HERE)
 def test_every_node_of_a_trained_transformer(engine: str, arithmetic: str, trained: Checkpoint, tmp_path: Path) -> None:
     integers = qat.to_integer(trained.graph, trained.params)
     pixels = qat.data.load("digits").test.images[:32]

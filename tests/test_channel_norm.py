@@ -3,24 +3,15 @@
 import numpy as np
 import pytest
 from every_cell import IMAGE, quantized
-from frameworks import HERE, but_long
+from frameworks import FILES_HERE, HERE, but_long
 from graphs import Traced, chain
 
 import qat
 from qat.integer import Grid, IntegerGraph, IntegerInput, IntegerNorm, IntegerTensor, Norm, evaluate, trace_codes
-from qat.registry import TARGETS, installed
+from qat.registry import TARGETS
 from qat.vocabulary.numpy_ops import NUMPY_OPS, NumpyOps
 
 F = np.float32
-ENGINES = [
-    ("ONNX", "float"),
-    ("TFLITE", "float"),
-    ("TFLITE", "fixed"),
-    ("C", "float"),
-    ("C", "fixed"),
-    ("MINDIR", "float"),
-]
-ENGINES = [each for each in ENGINES if installed(TARGETS[each[0]])]
 CENTRED = pytest.mark.parametrize("centred", [True, False], ids=["layer", "rms"])
 
 
@@ -59,7 +50,7 @@ def real(pending, x):
 
 
 @CENTRED
-@pytest.mark.parametrize(("engine", "arithmetic"), ENGINES)
+@pytest.mark.parametrize(("engine", "arithmetic"), FILES_HERE)
 def test_codes_of_every_target(engine, arithmetic, centred, tmp_path):
     module = qat.target(engine)
     options = {"arithmetic": arithmetic} if engine in ("TFLITE", "C") else {}
@@ -80,7 +71,7 @@ def test_codes_of_every_target(engine, arithmetic, centred, tmp_path):
         np.testing.assert_array_equal(found, evaluate(graph, x, arithmetic=arithmetic), err_msg=f"{shape}")
 
 
-@pytest.mark.parametrize(("engine", "arithmetic"), ENGINES)
+@pytest.mark.parametrize(("engine", "arithmetic"), FILES_HERE)
 def test_codes_of_groups_in_every_target(engine, arithmetic, tmp_path):
     module = qat.target(engine)
     options = {"arithmetic": arithmetic} if engine in ("TFLITE", "C") else {}

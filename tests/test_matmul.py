@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from frameworks import HERE
+from frameworks import FILES_HERE, HERE
 from graphs import Traced
 
 import qat
@@ -21,15 +21,6 @@ from qat.registry import TARGETS, installed
 from qat.vocabulary.ops import EXACT_INTEGERS
 
 F = np.float32
-RUNTIMES = [
-    ("ONNX", "float"),
-    ("TFLITE", "float"),
-    ("TFLITE", "fixed"),
-    ("C", "float"),
-    ("C", "fixed"),
-    ("MINDIR", "float"),
-]
-RUNTIMES = [each for each in RUNTIMES if installed(TARGETS[each[0]])]
 TRANSPOSED = list(itertools.product([False, True], repeat=2))
 
 
@@ -61,7 +52,7 @@ def grids(rng):
     return (a, b), Grid(F(a.scale * b.scale * rng.choice([1e-4, 0.5, 100.0, 700.0, 5000.0])), zero(), 0, 255)
 
 
-@pytest.mark.parametrize(("target", "arithmetic"), RUNTIMES)
+@pytest.mark.parametrize(("target", "arithmetic"), FILES_HERE)
 @pytest.mark.parametrize("before", [(), (3,)], ids=["pair", "batch"])
 def test_codes_of_every_target(target, arithmetic, before, tmp_path):
     rng = np.random.default_rng(len(before))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from conformance import ADAPTERS
-from frameworks import HERE
+from frameworks import FILES, HERE
 from graphs import Traced
 from test_zoo import after_numpy_step
 
@@ -25,15 +25,6 @@ KINDS = {
     "gate right": ((256, 256, 1), (256, 1, 1)),
     "gate left": ((256, 1, 1), (256, 256, 1)),
 }
-#: Each with its arithmetic.
-ENGINES = [
-    ("ONNX", "float"),
-    ("TFLITE", "float"),
-    ("TFLITE", "fixed"),
-    ("C", "float"),
-    ("C", "fixed"),
-    ("MINDIR", "float"),
-]
 
 
 def product(multiplier: float, kind: str, seed: int, *, adjust: bool = True) -> IntegerGraph:
@@ -88,7 +79,7 @@ def expected(graph: IntegerGraph, x: tuple[Array, Array]) -> Array:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("engine", "arithmetic"), ENGINES)
+@pytest.mark.parametrize(("engine", "arithmetic"), FILES)
 def test_every_pair_of_codes(engine: str, arithmetic: str, kind: str, tmp_path: Path) -> None:
     """An ordinary multiplier, one above 1, and one so large that the scale has to give way."""
     for seed, multiplier in enumerate((0.0071, 3.7, 900.0)):
@@ -99,7 +90,7 @@ def test_every_pair_of_codes(engine: str, arithmetic: str, kind: str, tmp_path: 
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize(("engine", "arithmetic"), ENGINES)
+@pytest.mark.parametrize(("engine", "arithmetic"), FILES)
 def test_every_pair_of_codes_for_many_multipliers(engine: str, arithmetic: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     for seed in range(60):
@@ -138,7 +129,7 @@ def test_powers_of_two_have_ties_and_are_equal_all_the_same(tmp_path: Path) -> N
     node = Product("y", (a, b), a.shape).requantized(grids[2])
     graph = IntegerGraph((IntegerInput("a", (), a), IntegerInput("b", (), b), node), (a, b), (node.output,))
     assert products_tie(node.inputs, node.output.grid)
-    for engine, arithmetic in ENGINES:
+    for engine, arithmetic in FILES:
         path = tmp_path / f"net{qat.target(engine).SUFFIX}"
         assert differing(graph, engine, arithmetic, pairs(graph, "equal"), path) == 0, engine
 
@@ -169,7 +160,7 @@ def test_too_small_a_multiplier_is_refused_where_another_kernel_would_take_it(tm
     ):
         qat.target("TFLITE").export(graph, tmp_path / "net.tflite")
     x = pairs(graph, "equal")
-    for engine, arithmetic in ENGINES:
+    for engine, arithmetic in FILES:
         if (engine, arithmetic) != ("TFLITE", "float"):
             assert differing(graph, engine, arithmetic, x, tmp_path / f"n{qat.target(engine).SUFFIX}") == 0
 
@@ -230,7 +221,7 @@ def test_squeeze_and_excitation(settings: dict[str, Any], tmp_path: Path) -> Non
         found: dict[str, dict[str, Array]] = {}
         if arithmetic == "float":
             found["torch"] = torch.trace(step.model, IMAGES, tensors)
-        for engine, own in ENGINES:
+        for engine, own in FILES:
             if own == arithmetic:
                 target, options = qat.target(engine), {"arithmetic": arithmetic} if engine in ("TFLITE", "C") else {}
                 path = tmp_path / f"net{target.SUFFIX}"

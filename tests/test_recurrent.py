@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from frameworks import HERE, but_long
+from frameworks import FILES, HERE, but_long
 
 import qat
 from qat.cells.fake_quant import FakeQuant
@@ -28,15 +28,6 @@ Array = npt.NDArray[Any]
 F = np.float32
 FEATURES, UNITS, STEPS = 5, 6, 4
 KINDS = [qat.GRU, qat.LSTM]
-#: Each with its arithmetic.
-FILES = [
-    ("ONNX", "float"),
-    ("TFLITE", "float"),
-    ("TFLITE", "fixed"),
-    ("C", "float"),
-    ("C", "fixed"),
-    ("MINDIR", "float"),
-]
 
 
 class Series(qat.Network):

@@ -2,24 +2,15 @@
 
 import numpy as np
 import pytest
-from frameworks import HERE, but_long
+from frameworks import FILES_HERE, HERE, but_long
 from graphs import Traced
 
 import qat
 from qat.integer import evaluate, trace_codes
 from qat.passes.logits_graph import logits_graph
-from qat.registry import TARGETS, installed
+from qat.registry import TARGETS
 
 F = np.float32
-ENGINES = [
-    ("ONNX", "float"),
-    ("TFLITE", "float"),
-    ("TFLITE", "fixed"),
-    ("C", "float"),
-    ("C", "fixed"),
-    ("MINDIR", "float"),
-]
-ENGINES = [each for each in ENGINES if installed(TARGETS[each[0]])]
 
 
 def attending(axis, channels=3):
@@ -50,7 +41,7 @@ def test_shares_add_up_to_one_along_the_axis(axis):
     np.testing.assert_allclose(found / 256, e / e.sum(axis=1 + axis, keepdims=True), atol=0.51 / 256)
 
 
-@pytest.mark.parametrize(("engine", "arithmetic"), ENGINES)
+@pytest.mark.parametrize(("engine", "arithmetic"), FILES_HERE)
 def test_every_engine_gives_the_same_codes(engine, arithmetic, tmp_path):
     for axis in (1, 2):
         x = np.random.default_rng(axis).integers(0, 256, (4, 1, 6, 6), np.uint8)

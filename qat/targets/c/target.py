@@ -89,7 +89,11 @@ def _arithmetic(graph: IntegerGraph, arithmetic: str | None) -> str:
 
 def arithmetic_of(path: str | Path) -> str:
     """The arithmetic that a file was exported for; files that do not say it are of releases that had the fixed one alone."""
-    return load(path).metadata.get(ARITHMETIC, "fixed")
+    return _exported_for(load(path))
+
+
+def _exported_for(file: File) -> str:
+    return file.metadata.get(ARITHMETIC, "fixed")
 
 
 def storage(graph: IntegerGraph, *, arithmetic: str | None = None, packing: str = "packed") -> dict[str, int]:
@@ -168,7 +172,7 @@ def trace(
 def _loaded(path: str | Path, arithmetic: str | None) -> File:
     """A file that computes in that arithmetic, or with None in any. Raises QatError for another one."""
     file = load(path)
-    own = file.metadata.get(ARITHMETIC, "fixed")
+    own = _exported_for(file)
     if arithmetic not in (None, own):
         raise QatError(
             f"{path}: was exported for the {own} arithmetic and computes no other; leave --arithmetic {arithmetic} out, or "
