@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from conformance import ADAPTERS, FLOAT32_SUM, Case, assert_conforms
-from frameworks import HERE
+from frameworks import FILES_HERE, HERE
 from graphs import Traced
 from ops_cases import activation, vector
-from test_products import ENGINES, differing
+from test_products import differing
 from test_zoo import after_numpy_step
 
 import qat
@@ -113,7 +113,7 @@ def test_trained_and_deployed(settings: dict[str, Any], tmp_path: Path) -> None:
     exact = np.where(real > 0, real, params["images.slope"].astype(np.float64)[:, None] * real) / np.float64(grid.scale)
     np.testing.assert_array_equal(tables[0].table, np.clip(np.rint(exact), grid.low, grid.high))
     np.testing.assert_array_equal(backend.predict_codes(step.model, IMAGES), evaluate(integers, IMAGES))
-    for engine, arithmetic in ENGINES:
+    for engine, arithmetic in FILES_HERE:
         assert differing(integers, engine, arithmetic, (IMAGES,), tmp_path / f"n{qat.target(engine).SUFFIX}") == 0
 
 

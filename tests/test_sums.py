@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from frameworks import FILES_HERE
 from graphs import Traced
 from test_prelu import Slopes
-from test_products import ENGINES, KINDS, SqueezeAndExcite, differing, pairs
+from test_products import KINDS, SqueezeAndExcite, differing, pairs
 from test_zoo import after_numpy_step
 
 import qat
@@ -59,7 +60,7 @@ def joined(what: str, kind: str, multiplier: float, zero: int) -> IntegerGraph:
 
 
 @pytest.mark.parametrize("what", NODES)
-@pytest.mark.parametrize(("engine", "arithmetic"), ENGINES)
+@pytest.mark.parametrize(("engine", "arithmetic"), FILES_HERE)
 def test_every_pair_of_codes(engine: str, arithmetic: str, what: str, tmp_path: Path) -> None:
     cases = [("equal", 0.503, 128), ("gate right", 3.71, 0), ("gate left", 0.0313, 255), ("equal", 300.0, 77)]
     for kind, multiplier, zero in cases[: 3 if "er" in what[-2:] else 4]:
@@ -75,7 +76,7 @@ def test_every_pair_of_codes(engine: str, arithmetic: str, what: str, tmp_path: 
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize(("engine", "arithmetic"), ENGINES)
+@pytest.mark.parametrize(("engine", "arithmetic"), FILES_HERE)
 def test_every_pair_for_many_multipliers(engine: str, arithmetic: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for index in range(60):
@@ -123,7 +124,7 @@ def test_a_network(settings: dict[str, Any], tmp_path: Path) -> None:
     found = torch.predict_codes(torch.lower(graph, params), IMAGES)
     np.testing.assert_array_equal(found, evaluate(integers, IMAGES))
     wide = "num_bits" in settings
-    for engine, arithmetic in ENGINES:
+    for engine, arithmetic in FILES_HERE:
         if not wide or arithmetic == "fixed":
             assert differing(integers, engine, arithmetic, (IMAGES,), tmp_path / f"n{qat.target(engine).SUFFIX}") == 0
 
