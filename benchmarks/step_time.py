@@ -30,10 +30,10 @@ from qat.training.optimizer import Optimizer
 
 #: How training sees batch normalisation.
 FOLDS = {
-    "two convolutions": {},
+    "two convolutions": {"one_conv_fold": False},
     "one convolution": {"one_conv_fold": True},
-    "frozen": {"freeze_bn": 0},
-    "not folded": {"bn_fold": False},
+    "frozen": {"bn_fold": True, "freeze_bn": 0},
+    "not folded": {},
 }
 
 

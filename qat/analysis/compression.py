@@ -112,8 +112,8 @@ def weight_sizes(
         seen.add(node.cell_name)
         own = cell.weight_quantizer or quantizer
         numbers = cell.deployed_weights
-        apart = cell.weight_quantizer is not None and cell.has_bn and cell.bn_fold is None  # deployed in scales of their own
-        scales = 0 if own is None else cell.out_channels if own.per_channel or apart else 1
+        unfolded = cell.weight_quantizer is not None and cell.has_bn and cell.bn_fold is None  # gamma is in its scales
+        scales = 0 if own is None else cell.out_channels if own.per_channel or unfolded else 1
         beside = scales * (1 if own is None or own.symmetric else 2)
         width = bits[node.name] if cell.weight_quantizer or own is None else own.num_bits
         sizes.append(WeightSize(node.cell_name, numbers, width, beside))

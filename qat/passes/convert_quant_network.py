@@ -46,8 +46,8 @@ def convert_quant_network(
 ) -> Graph:
     """Insert fake quantizers into a float network; its parameters keep their names (``Graph.params_from``).
 
-    Parameters and their meaning are those of MindSpore's ``convert_quant_network``. The first five settings are one value,
-    or a pair (weights, activations).
+    Parameters and their meaning are those of MindSpore's ``convert_quant_network``, which folds by default. The first five
+    settings are one value, or a pair (weights, activations).
 
     1. Every convolution and dense cell gets a weight quantizer; its bias follows (docs/numerics.md).
     2. After every cell whose output is not a code yet (``after_fake``) comes a FakeQuant node, named

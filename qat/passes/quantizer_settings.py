@@ -212,7 +212,9 @@ def _given(name: str, given: Any, otherwise: Quantizer, base: type[Any], changes
     return replace(quantizer, **changes)
 
 
-def _check_ascend(name: str, cell: Cell | None, symmetric: tuple[Any, Any], per_channel: bool, bn_fold: bool | None) -> None:
+def _check_ascend(
+    name: str, cell: Cell | None, symmetric: tuple[Any, Any], per_channel: bool, bn_fold: bool | None
+) -> None:
     """Raise QatError where the settings of a node contradict the profile "ascend"."""
     contradiction = None
     if not (symmetric[0] and symmetric[1]):
