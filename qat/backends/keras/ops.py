@@ -302,16 +302,23 @@ class KerasOps(Ops):
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def straight_through(x: Tensor, multiplier: Tensor) -> Any:
             u = x * multiplier
-            clipped = u if low is None or high is None else tf.minimum(tf.maximum(u, low), high)
+            clipped = u if low is None or high is None else _clipped(u, low, high)
+            inside = None if clipped is u else u == clipped  # a byte for each number is all that stays for the gradient
 
             def gradient(g: Tensor) -> tuple[Tensor, Tensor]:
-                if clipped is not u:
-                    g = tf.where(u == clipped, g, 0.0)
+                g = g if inside is None else tf.where(inside, g, 0.0)
                 return g * multiplier, _summed(g * x, multiplier)
 
             return tf.round(clipped), gradient
 
         return straight_through(x, multiplier)
+
+
+def _clipped(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+    """x within bounds; those that are the same for all numbers take one pass in place of two."""
+    if any(isinstance(bound, tf.Tensor) and len(bound.shape) for bound in (low, high)):
+        return tf.minimum(tf.maximum(x, low), high)
+    return tf.raw_ops.ClipByValue(t=x, clip_value_min=low, clip_value_max=high)
 
 
 def _inputs(w: Tensor) -> Any:
