@@ -6,9 +6,9 @@
     python benchmarks/step_time.py --backend torch --family --modes eager      # every quantizer, on LeNet-5
 
 The steps alternate within one run, in blocks, so that a noisy machine disturbs all of them alike; printed are medians over
-the blocks, and the medians of the ratios of neighbouring blocks. With --memory each step also runs in a process of its own, whose
-peak of memory is printed, less what it held before the step was made: network, optimizer and activations. OMP_NUM_THREADS is the
-number of threads.
+the blocks, and the medians of the ratios of neighbouring blocks. With --memory each step also runs in a process of its own,
+whose peak of memory is printed, less what it held before the step was made: network, optimizer and activations.
+OMP_NUM_THREADS is the number of threads.
 """
 
 from __future__ import annotations
