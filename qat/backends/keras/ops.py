@@ -8,8 +8,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from qat.backends.keras.fused import BatchNorm, KerasNormalized, summed, to_codes
 from qat.backends.keras.setup import tf
 from qat.training.workers import this_worker
+from qat.vocabulary.normalized import Normalized
 from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair, as_slice
 from qat.vocabulary.rearrangement import Rearrangement
 
@@ -22,8 +24,6 @@ AXES = {
     ("conv_weight", 4): (2, 3, 1, 0),
     ("conv_weight", 3): (2, 1, 0),
 }
-#: Just above 0. TensorFlow takes the subnormal numbers below it for 0.
-TINY = float(np.finfo(np.float32).tiny)
 
 
 class KerasOps(Ops):
@@ -275,13 +275,11 @@ class KerasOps(Ops):
             tf.debugging.assert_greater(tf.shape(x)[0] * this_worker().count, 1, message)
 
     def batch_norm(self, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        images = {4: x, 3: x[:, None], 2: x[:, None, None]}[len(x.shape)]
-        y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=images, scale=gamma, offset=beta, mean=[], variance=[], epsilon=eps, is_training=True
-        )
-        count = tf.cast(tf.size(images) // images.shape[-1], tf.float32)
-        variance = variance * ((count - 1.0) / count)  # it divides by n - 1
-        return tf.reshape(y, tf.shape(x)), tf.stop_gradient(mean), tf.stop_gradient(variance)
+        found = BatchNorm(x, gamma, beta, eps)
+        return found.y, found.mean, found.variance
+
+    def normalized(self, x: Tensor, scale: Tensor | None, gamma: Tensor, beta: Tensor, eps: float) -> Normalized:
+        return KerasNormalized(self, x, scale, gamma, beta, eps)
 
     def requantize(
         self,
@@ -292,33 +290,17 @@ class KerasOps(Ops):
         *,
         open_low: bool = False,
     ) -> Tensor:
-        """What lies inside the bounds is what the clip leaves as it is: one comparison makes the mask.
-
-        An open bound is moved up by the least that matters; what lies between rounds to the bound in any case.
-        """
-        if open_low:
-            low = tf.maximum(low + TINY, low * (1.0 + 2.0**-22)) if isinstance(low, tf.Tensor) or low else TINY
-
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def straight_through(x: Tensor, multiplier: Tensor) -> Any:
-            u = x * multiplier
-            clipped = u if low is None or high is None else _clipped(u, low, high)
-            inside = None if clipped is u else u == clipped  # a byte for each number is all that stays for the gradient
+            codes, through = to_codes(x * multiplier, low, high, open_low=open_low)
 
             def gradient(g: Tensor) -> tuple[Tensor, Tensor]:
-                g = g if inside is None else tf.where(inside, g, 0.0)
-                return g * multiplier, _summed(g * x, multiplier)
+                g = through(g)
+                return g * multiplier, summed(g * x, multiplier)
 
-            return tf.round(clipped), gradient
+            return codes, gradient
 
         return straight_through(x, multiplier)
-
-
-def _clipped(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
-    """x within bounds; those that are the same for all numbers take one pass in place of two."""
-    if any(isinstance(bound, tf.Tensor) and len(bound.shape) for bound in (low, high)):
-        return tf.minimum(tf.maximum(x, low), high)
-    return tf.raw_ops.ClipByValue(t=x, clip_value_min=low, clip_value_max=high)
 
 
 def _inputs(w: Tensor) -> Any:
@@ -364,13 +346,6 @@ def _dilated(w: Tensor, dilation: Pair) -> Tensor:
 def _padded(x: Tensor, padding: Padding, value: float = 0.0) -> Tensor:
     top, bottom, left, right = padding
     return tf.pad(x, [[0, 0], [top, bottom], [left, right], [0, 0]], constant_values=value) if any(padding) else x
-
-
-def _summed(g: Tensor, like: Tensor) -> Tensor:
-    """The gradient of what was broadcast: ``g`` summed over the axes that ``like`` lacks or has once."""
-    lead = len(g.shape) - len(like.shape)
-    once = [lead + i for i, size in enumerate(like.shape) if size == 1]
-    return tf.reshape(tf.reduce_sum(g, [*range(lead), *once]), tf.shape(like))
 
 
 class ExactOps(KerasOps):
