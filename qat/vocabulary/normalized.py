@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from qat.vocabulary.ops import Ops, Tensor
@@ -15,9 +15,12 @@ class Normalized:
     of them; a backend's may go from x to codes at once.
 
     Attributes:
+        waits: whether the numbers are computed only when they are asked for.
         mean: of x, (C,), without gradient.
         variance: of x, divided by n, (C,), without gradient.
     """
+
+    waits: ClassVar[bool] = False
 
     def __init__(self, ops: Ops, x: Tensor, scale: Tensor | None, gamma: Tensor, beta: Tensor, eps: float) -> None:
         self._ops = ops
@@ -28,6 +31,10 @@ class Normalized:
     def numbers(self) -> Any:
         """The result as real numbers, with the gradient of ``Ops.batch_norm``."""
         return self._numbers
+
+    def rectified(self, bound: float) -> Any:
+        """min(max(0, numbers), bound), as real numbers."""
+        return self._ops.rectified(self.numbers, bound)
 
     def largest(self) -> Any:
         """The largest of the numbers, a scalar without gradient."""

@@ -13,6 +13,7 @@ axis; they say "channel" (of an activation) or "output" (of a weight).
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -224,6 +225,11 @@ class Ops(ABC):
     @abstractmethod
     def relu(self, x: Tensor) -> Tensor:
         """max(x, 0); gradient 0 at 0."""
+
+    def rectified(self, x: Tensor, bound: float) -> Tensor:
+        """min(max(x, 0), bound), ReLU or ReLU6; gradient 0 at 0."""
+        x = self.relu(x)
+        return x if math.isinf(bound) else self.minimum(x, bound)
 
     @abstractmethod
     def abs(self, x: Tensor) -> Tensor:

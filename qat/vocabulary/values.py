@@ -42,13 +42,17 @@ class Value:
     fixed: bool = False
     entering: bool = False
 
+    @staticmethod
+    def of(normalized: Normalized, *, relu: float | None = None, step: Tensor | None = None) -> Value:
+        """The value of a batch normalisation."""
+        if normalized.waits:
+            return NormalizedValue(normalized, relu=relu, step=step)
+        return Value(normalized.numbers, relu=relu, step=step)
+
     def real(self, ops: Ops) -> Tensor:
         """The real numbers, with scale and ReLU applied."""
         x = self._unrectified(ops)
-        if self.relu is None:
-            return x
-        x = ops.relu(x)
-        return x if math.isinf(self.relu) else ops.minimum(x, self.relu)
+        return x if self.relu is None else ops.rectified(x, self.relu)
 
     def _unrectified(self, ops: Ops) -> Tensor:
         return self.data if self.scale is None else self.data * ops.on_channel(self.scale, self.data)
@@ -138,6 +142,10 @@ class NormalizedValue(Value):
     def data(self) -> Tensor:  # type: ignore[override]
         """The real numbers."""
         return self.normalized.numbers
+
+    def real(self, ops: Ops) -> Tensor:
+        """As in ``Value``."""
+        return self.data if self.relu is None else self.normalized.rectified(self.relu)
 
     def largest(self, ops: Ops) -> Tensor:
         """As in ``Value``."""

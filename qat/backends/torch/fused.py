@@ -29,14 +29,14 @@ class Bounds:
     """A lowest and a highest code. What is rounded to one of them has a gradient, what lies beyond has none."""
 
     def __init__(self, low: Tensor | float, high: Tensor | float, *, open_low: bool) -> None:
-        self.low, self.high = float(low), float(high)
+        self.low, self.high = (float(x.detach() if isinstance(x, Tensor) else x) for x in (low, high))
         # hardtanh's gradient is 0 at its bounds, so an inclusive one is moved to the next float32 outside.
         self.below = self.low if open_low else float(np.nextafter(np.float32(self.low), np.float32(-np.inf)))
         self.above = float(np.nextafter(np.float32(self.high), np.float32(np.inf)))
 
-    def codes(self, u: Tensor) -> Tensor:
-        """clip(rint(u)), in place."""
-        return u.clamp_(self.low, self.high).round_()
+    def clipped(self, u: Tensor) -> Tensor:
+        """In place."""
+        return u.clamp_(self.low, self.high)
 
     def masked(self, gradient: Tensor, u: Tensor) -> Tensor:
         """The gradient of u, in its memory."""
@@ -56,7 +56,7 @@ class Requantized(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, multiplier: Tensor, bounds: Bounds) -> Tensor:
         ctx.save_for_backward(x, multiplier)
         ctx.bounds = bounds
-        return bounds.codes(x * multiplier)
+        return bounds.clipped(x * multiplier).round_()
 
     @staticmethod
     @once_differentiable  # type: ignore[misc,no-untyped-call]
@@ -91,6 +91,8 @@ class TorchNormalized(Normalized):
     spread is variance(x) + eps / scale^2: x itself need not be multiplied.
     """
 
+    waits = True
+
     def __init__(self, ops: Any, x: Tensor, scale: Tensor | None, gamma: Tensor, beta: Tensor, eps: float) -> None:
         self._ops, self._x, self._scale, self._gamma, self._beta, self._eps = ops, x, scale, gamma, beta, eps
         with torch.no_grad():
@@ -108,6 +110,9 @@ class TorchNormalized(Normalized):
     @cached_property
     def numbers(self) -> Tensor:
         return self._apply()
+
+    def rectified(self, bound: float) -> Tensor:
+        return self._apply(bounds=Bounds(0.0, bound, open_low=True))
 
     def codes(self, multiplier: Tensor, low: Tensor | float, high: Tensor | float, *, open_low: bool) -> Tensor:
         if not suits(self._x, low, high):
@@ -135,7 +140,7 @@ class TorchNormalized(Normalized):
 
 
 class _Normalized(torch.autograd.Function):
-    """u = ((x - mean) / sqrt(spread) gamma + beta) multiplier: itself, or its codes."""
+    """(x - mean) / sqrt(spread) gamma + beta, clipped where there are bounds; with a multiplier its codes."""
 
     @staticmethod
     def forward(
@@ -153,7 +158,8 @@ class _Normalized(torch.autograd.Function):
         ctx.save_for_backward(x, scale, gamma, beta, multiplier, mean, spread)
         ctx.eps, ctx.bounds = eps, bounds
         u = _normalized(x, gamma, beta, multiplier, mean, spread)
-        return u if bounds is None else bounds.codes(u)
+        u = u if bounds is None else bounds.clipped(u)
+        return u if multiplier is None else u.round_()
 
     @staticmethod
     @once_differentiable  # type: ignore[misc,no-untyped-call]

@@ -107,13 +107,15 @@ class TorchOps(Ops):
 
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         top, bottom, left, right = padding
-        if any(padding):
-            x = F.pad(x, (left, right, top, bottom), value=-torch.inf)
-        halving = kernel == stride == (2, 2) and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
+        if top == bottom <= kernel[0] // 2 and left == right <= kernel[1] // 2:  # what F.max_pool2d pads itself
+            sides = (top, left)
+        else:
+            x, sides = F.pad(x, (left, right, top, bottom), value=-torch.inf), (0, 0)
+        halving = kernel == stride == (2, 2) and sides == (0, 0) and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
         if halving and not x.is_cuda and not torch.compiler.is_compiling():
             y: Tensor = _HalvingMaxPool.apply(x)  # type: ignore[no-untyped-call]
             return y
-        return F.max_pool2d(x, kernel, stride)
+        return F.max_pool2d(x, kernel, stride, sides)
 
     def sum_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         top, bottom, left, right = padding
@@ -180,6 +182,9 @@ class TorchOps(Ops):
     def relu(self, x: Tensor) -> Tensor:
         return F.relu(x)
 
+    def rectified(self, x: Tensor, bound: float) -> Tensor:
+        return F.hardtanh(x, 0.0, bound)
+
     def abs(self, x: Tensor) -> Tensor:
         return x.abs()
 
@@ -242,7 +247,8 @@ class TorchOps(Ops):
         return w.flatten(1).mean(1)
 
     def output_absmax(self, w: Tensor) -> Tensor:
-        return w.flatten(1).abs().amax(1)
+        rows = w.flatten(1)
+        return torch.maximum(rows.amax(1), -rows.amin(1))  # faster than new memory for the absolute values
 
     def softmax_cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=smoothing)
