@@ -4,9 +4,10 @@
     OMP_NUM_THREADS=1 python benchmarks/foldings.py --data_path CIFAR10 --networks mobilenet --start nothing
 
 For each seed a network is trained in float, and then, from its parameters, quantized by each folding, over the same images in
-the same order; "nothing" trains each folding from the first weights, as long as the float network and as fast. The last epoch
-counts, and what counts are the integers that are deployed. 8 bits have ranges from minimum and maximum, fewer LSQ's learned
-scales; weights have one for each output, the logits 8 bits at every width.
+the same order; "nothing" trains each folding from the first weights, as long as the float network and as fast. "frozen" keeps the float
+network's statistics, or those of half the training. The last epoch counts, and what counts are the integers that are deployed.
+8 bits have ranges from minimum and maximum, fewer LSQ's learned scales; weights have one for each output, the logits 8 bits at
+every width. Seconds are the processor's.
 
 What is measured stays in --out, results in results.json as soon as they are there, so that a call that was interrupted goes on.
 """
@@ -21,6 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+from step_time import FOLDS
 
 import qat
 from qat.cli import run_script
@@ -37,13 +40,6 @@ from qat.training.loop import evaluate_accuracy, train
 from qat.training.optimizer import Optimizer
 from qat.training.recipe import Recipe
 
-#: The settings of each folding. "frozen" begins with the float network's statistics, or freezes those of half the training.
-FOLDINGS = {
-    "two convolutions": {"bn_fold": True, "one_conv_fold": False},
-    "one convolution": {"bn_fold": True, "one_conv_fold": True},
-    "frozen": {"bn_fold": True, "one_conv_fold": False, "freeze_bn": 0},
-    "not folded": {"bn_fold": False},
-}
 WIDTHS = ("8/8", "4/4")
 STARTS = ("float", "nothing")
 OPTIMIZER = Optimizer(weight_decay=5e-4)
@@ -132,7 +128,7 @@ class Bench:
         path = Path(self.args.out) / f"{self.network}_{seed} {self._told(0)}.ckpt"
         if folding is not None:
             steps = span_of(data, recipe).steps
-            settings = dict(FOLDINGS[folding])
+            settings = dict(FOLDS[folding])
             if self.from_nothing and "freeze_bn" in settings:
                 settings["freeze_bn"] = steps // 2
             graph = converted(
@@ -159,7 +155,7 @@ def run(args: argparse.Namespace) -> None:
         data = [replace(whole, train=whole.train.chosen(slice(count)), test=test) for count in args.images]
         bench = Bench(network, graph, (data[0], data[1]), (recipes[0], recipes[1]), args)
         for width in args.widths:
-            columns: dict[str, list[dict[str, float]]] = {name: [] for name in ("float", *FOLDINGS)}
+            columns: dict[str, list[dict[str, float]]] = {name: [] for name in ("float", *FOLDS)}
             for seed in args.seeds:
                 for name, column in columns.items():
                     column.append(bench.measured(seed, width, None if name == "float" else name))
@@ -168,7 +164,7 @@ def run(args: argparse.Namespace) -> None:
 
 def print_columns(title: str, columns: dict[str, list[dict[str, float]]]) -> None:
     """Means and standard deviations over the seeds; of the differences to the first folding, too, seed by seed."""
-    base = columns[next(iter(FOLDINGS))]
+    base = columns[next(iter(FOLDS))]
     rows = []
     for name, found in columns.items():
         top1s = [100 * each["accuracy"] for each in found]
