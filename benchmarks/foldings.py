@@ -4,10 +4,10 @@
     OMP_NUM_THREADS=1 python benchmarks/foldings.py --data_path CIFAR10 --networks mobilenet --start nothing
 
 For each seed a network is trained in float, and then, from its parameters, quantized by each folding, over the same images in
-the same order; "nothing" trains each folding from the first weights, as long as the float network and as fast. "frozen" keeps the float
-network's statistics, or those of half the training. The last epoch counts, and what counts are the integers that are deployed.
-8 bits have ranges from minimum and maximum, fewer LSQ's learned scales; weights have one for each output, the logits 8 bits at
-every width. Seconds are the processor's.
+the same order; "nothing" trains each folding from the first weights, as long as the float network and as fast. "frozen" keeps
+the float network's statistics, or those of half the training. The last epoch counts, and what counts are the integers that are
+deployed. 8 bits have ranges from minimum and maximum, fewer LSQ's learned scales; weights have one for each output, the logits
+8 bits at every width. Seconds are the processor's.
 
 What is measured stays in --out, results in results.json as soon as they are there, so that a call that was interrupted goes on.
 """
