@@ -71,7 +71,7 @@ def convert_quant_network(
         narrow_range: leave the lowest code out.
         quant_delay: training steps during which fake quantizers only observe.
         bn_fold: True: quantize weights with batch normalisation folded in; False: as they are. None: as they are where each
-            output channel has a scale of its own, which gives the same integers in less time, and folded where it has not, or
+            output channel has a scale of its own, which gives the same codes in less time, and folded where it has not, or
             the quantizer cannot do without; unless ``one_conv_fold`` says how to fold.
         one_conv_fold: where it is folded, True: by one convolution; False: by two (``LinearCell``). None: by one.
         freeze_bn: the step from which on batch normalisation uses its running statistics in training too.
