@@ -14,6 +14,9 @@ from qat.vocabulary.rearrangement import Rearrangement
 
 Tensor = torch.Tensor
 
+BESIDE = 2.0**-20  #: how far beside a bound a number counts as inside it, relative to the bound: a few last bits
+TINY = float(np.finfo(np.float32).tiny)
+
 
 class TorchOps(Ops):
     """NCHW, as the canonical layout."""
@@ -270,17 +273,18 @@ class TorchOps(Ops):
         """Three passes over the data, and no mask in memory.
 
         The rounding happens in place behind autograd's back, which is the straight-through gradient. hardtanh masks at
-        exclusive bounds, so an inclusive one is moved to the next float32 outside, which rounds back; clamp, which serves
-        bounds that are tensors, masks at inclusive ones.
+        exclusive bounds and clamp, which serves bounds that are tensors, at inclusive ones. Both are moved outside by some
+        last bits, and the rounding brings them back: where the range is that of the batch, as in a first step, its largest
+        number stands on the bound or a rounding beside it, and would have a gradient or none by chance.
         """
         u = x * multiplier
         if isinstance(low, float) and isinstance(high, float):
-            below = low if open_low else float(np.nextafter(np.float32(low), np.float32(-np.inf)))
-            u = F.hardtanh(u, below, float(np.nextafter(np.float32(high), np.float32(np.inf))))
+            below = low if open_low else low - abs(low) * BESIDE - TINY
+            u = F.hardtanh(u, below, high + abs(high) * BESIDE + TINY)
         elif low is not None and high is not None:
-            low = self._bound(low)
-            u = F.relu(u - low) + low if open_low else torch.clamp(u, min=low)
-            u = torch.clamp(u, max=self._bound(high))
+            low, high = self._bound(low), self._bound(high)
+            u = F.relu(u - low) + low if open_low else torch.clamp(u, min=torch.sub(low, low.abs(), alpha=BESIDE))
+            u = torch.clamp(u, max=torch.add(high, high.abs(), alpha=BESIDE))
         with torch.no_grad():
             return u.round_()
 
