@@ -25,9 +25,9 @@ LARGEST_SQUARED_MEAN = 100.0
 FEWEST_PLACES = 16  #: of a channel, in a sample, from which on it is faster to sum rows
 
 
-#: How far beyond a bound a number still counts as inside, relative to the bound: a few last bits. Where the range is that of the
-#: batch, as in a first step, its largest number stands on the bound or some roundings beside it, and would have a gradient or none
-#: by chance.
+#: How far beyond a bound a number still counts as inside, relative to the bound: a few last bits. Where the range is that of
+#: the batch, as in a first step, its largest number stands on the bound or some roundings beside it, and would have a
+#: gradient or none by chance.
 BESIDE = 2.0**-18
 TINY = float(np.finfo(np.float32).tiny)
 
