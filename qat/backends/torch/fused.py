@@ -51,9 +51,11 @@ class Bounds:
 
 
 def suits(x: Tensor, *bounds: Tensor | float) -> bool:
-    """Whether these functions may be used: a GPU would have to be waited for where bounds are tensors."""
+    """Whether these functions may be used: bounds are single numbers, and where they are tensors a GPU would have to be waited
+    for.
+    """
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-    return not recorded and not (x.is_cuda and any(isinstance(bound, Tensor) for bound in bounds))
+    return not recorded and not any(isinstance(bound, Tensor) and (bound.ndim or x.is_cuda) for bound in bounds)
 
 
 class Requantized(torch.autograd.Function):

@@ -305,10 +305,11 @@ class Step(TrainingStep):
         device = self.model._ops.device
         inputs, wanted = (tuple(torch.from_numpy(x).to(device) for x in arrays) for arrays in (pixels, targets))
         compute = self._computing(self.model.next_phase())
-        terms, updates = compute(self.model.tensors, inputs, single(wanted))
-        loss = next(iter(terms.values()))
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        with torch.autocast(device.type, enabled=False):  # products of a backward pass would be narrowed, too
+            terms, updates = compute(self.model.tensors, inputs, single(wanted))
+            loss = next(iter(terms.values()))
+            torch.autograd.backward(loss)
         self.model._assign(updates)  # no sooner: a compiled pass goes backwards by the state that it was given
         if self._worker.count > 1:
             loss = self._average(loss.detach())
