@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from qat.backends.torch.fused import Bounds, Requantized, TorchNormalized, suits
+from qat.backends.torch.fused import BESIDE, Bounds, Requantized, TorchNormalized, suits
 from qat.vocabulary.normalized import Normalized
 from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair, as_slice
 from qat.vocabulary.rearrangement import Rearrangement
@@ -282,9 +282,8 @@ class TorchOps(Ops):
     ) -> Tensor:
         """In place, and without a mask in memory; compiled, in operations that can be.
 
-        The rounding happens in place behind autograd's back, which is the straight-through gradient. hardtanh masks at
-        exclusive bounds, so an inclusive one is moved to the next float32 outside, which rounds back; clamp, which serves
-        bounds that are tensors, masks at inclusive ones.
+        The rounding happens in place behind autograd's back, which is the straight-through gradient. Bounds are moved outside
+        by some last bits, as those of ``Bounds`` are, and the rounding brings them back.
         """
         if low is not None and high is not None and suits(x, low, high):
             codes: Tensor = Requantized.apply(x, multiplier, Bounds(low, high, open_low=open_low))  # type: ignore[no-untyped-call]
@@ -294,9 +293,9 @@ class TorchOps(Ops):
             bounds = Bounds(low, high, open_low=open_low)
             u = F.hardtanh(u, bounds.below, bounds.above)
         elif low is not None and high is not None:
-            low = self._bound(low)
-            u = F.relu(u - low) + low if open_low else torch.clamp(u, min=low)
-            u = torch.clamp(u, max=self._bound(high))
+            low, high = self._bound(low), self._bound(high)
+            u = F.relu(u - low) + low if open_low else torch.clamp(u, min=torch.sub(low, low.abs(), alpha=BESIDE))
+            u = torch.clamp(u, max=torch.add(high, high.abs(), alpha=BESIDE))
         with torch.no_grad():
             return u.round_()
 
