@@ -94,4 +94,4 @@ class IntegerMeans(Requantizing):
         return self.on_map(scaling), "activation"
 
     def accumulate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
-        return self.sums.apply(ops, inputs[0], constants["weight"], constants["bias"])
+        return self.sums.apply(ops, inputs[0], constants["weight"], constants["bias"], wide=self.wide)

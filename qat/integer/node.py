@@ -81,11 +81,18 @@ class Requantizing(IntegerNode):
 
     @abstractmethod
     def accumulate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
-        """The accumulators: in float32, or of inputs in float64 in that."""
+        """The accumulators: in float32, rounded to it where ``wide``; exactly, in float64, where ``in_parts``, and where inputs
+        are float64.
+        """
 
     @property
     def wide(self) -> bool:
         """Its accumulators may pass what float32 adds exactly."""
+        return False
+
+    @property
+    def in_parts(self) -> bool:
+        """It is ``wide``, and adds several sums that float32 holds."""
         return False
 
     def spread(self, scaling: Array) -> tuple[Array, Kind]:
@@ -97,6 +104,7 @@ class Requantizing(IntegerNode):
 
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         acc = self.accumulate(ops, constants, *inputs)
+        acc = ops.cast(acc, "float32") if self.in_parts else acc
         low, high = float(self.requantize.low), float(self.requantize.high)
         return ops.requantize(acc, self._on(ops, constants["multiplier"], acc), low, high)
 
@@ -108,7 +116,7 @@ class Requantizing(IntegerNode):
         self, ops: Ops, constants: Mapping[str, Tensor], integers: Mapping[str, Tensor], *inputs: Tensor
     ) -> Tensor:
         assert self.fixed is not None
-        inputs = tuple(ops.cast(x, "float64") for x in inputs) if self.wide else inputs
+        inputs = tuple(ops.cast(x, "float64") for x in inputs) if self.wide and not self.in_parts else inputs
         acc = self.accumulate(ops, constants, *inputs)
         scaling = {name: self._on(ops, tensor, acc) for name, tensor in integers.items()}
         y = self.fixed.apply(ops, scaling, ops.cast(acc, "int64"))

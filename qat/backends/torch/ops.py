@@ -300,7 +300,13 @@ class ExactOps(TorchOps):
     Left to itself PyTorch may transform a convolution (Winograd, FFT) or round its factors (TF32), which is not exact in
     integers. NNPACK, which it takes where oneDNN is missing, as on ARM, is switched off. A GPU computes in float64, whose
     transforms err by less than half an integer, and rounds back.
+
+    Pictures lie in memory channels last, as oneDNN's kernels take them: otherwise it moves them before and after each convolution.
     """
+
+    def from_numpy(self, array: Array, kind: Kind, dtype: DType = "float32") -> Tensor:
+        tensor = super().from_numpy(array, kind, dtype)
+        return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
     def conv2d(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False, **window: Any) -> Tensor:
         with torch.backends.nnpack.flags(enabled=False):
