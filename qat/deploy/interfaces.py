@@ -104,14 +104,19 @@ class TrainingBackend(Protocol):
     def runtime(self) -> str:
         """What its passes run in, with its version."""
 
-    def predict(self, model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> Arrays:
+    def predict(self, model: LoweredNetwork, pixels: Arrays, *, batch_size: int | None = None) -> Arrays:
         """Real outputs (N, ...), float32, of what the network takes, in evaluation mode."""
 
-    def predict_codes(self, model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> Arrays:
+    def predict_codes(self, model: LoweredNetwork, pixels: Arrays, *, batch_size: int | None = None) -> Arrays:
         """Output codes (N, ...), int32, of a quantized network."""
 
     def trace(
-        self, model: LoweredNetwork, pixels: Arrays, tensors: Collection[IntegerTensor], *, batch_size: int = 256
+        self,
+        model: LoweredNetwork,
+        pixels: Arrays,
+        tensors: Collection[IntegerTensor],
+        *,
+        batch_size: int | None = None,
     ) -> dict[str, Array]:
         """Codes of the given tensors by name, int32 (N, ...), as the evaluation pass computes them."""
 

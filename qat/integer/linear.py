@@ -54,14 +54,18 @@ class IntegerLinear(Requantizing):
         return centred
 
     @cached_property
-    def accumulator_bound(self) -> int:
-        """No accumulator, nor any partial sum in any order, is larger in magnitude.
-
-        For each output the larger of the sums of the positive and of the negative products, plus |b_q|, where a centred
-        input code lies within the grid (or is 0, in the padding).
+    def bounds(self) -> Array:
+        """Of each output, int64, (O,): the larger of the sums of the positive and of the negative products, plus |b_q|, where a
+        centred input code lies within the grid (or is 0, in the padding).
         """
         positive, negative = (x.sum(axis=1) for x in self._extremes())
-        return int((np.maximum(positive, negative) + np.abs(self.bias.astype(np.int64))).max())
+        bounds: Array = np.maximum(positive, negative) + np.abs(self.bias.astype(np.int64))
+        return bounds
+
+    @cached_property
+    def accumulator_bound(self) -> int:
+        """The largest of ``bounds``."""
+        return int(self.bounds.max())
 
     def _extremes(self) -> tuple[Array, Array]:
         """The sums of all positive, and of all negative products of each output with each input channel, int64, (O, I)."""
@@ -77,8 +81,8 @@ class IntegerLinear(Requantizing):
 
     @cached_property
     def parts(self) -> tuple[range, ...]:
-        """The input channels in parts, of which float32 holds every sum, where it does not hold that of all: it is several times
-        faster than float64. None where it holds all, or where there would be too many.
+        """The input channels in parts, of which float32 holds every sum, where it does not hold that of all: it is several
+        times faster than float64. None where it holds all, or where there would be too many.
         """
         channels = self.weight.shape[1]
         if not self.wide or channels != self.inputs[0].shape[0]:  # in groups

@@ -87,6 +87,10 @@ class IntegerMeans(Requantizing):
         }
 
     @property
+    def bounds(self) -> Array:
+        return self.positions.bounds
+
+    @property
     def wide(self) -> bool:
         return self.sums.wide
 

@@ -437,3 +437,12 @@ class Ops(ABC):
         # A quarter moves ties away from 0, and nothing else across them.
         y = self.rint(self.where(x < 0.0, first - 0.25, first + 0.25) * self.minimum(power, 1.0))
         return self.minimum(self.maximum(y, low), high)
+
+    def rounded_product(
+        self, x: Tensor, factor: Tensor, offset: Tensor, below: Tensor | None, low: float, high: float
+    ) -> Tensor:
+        """clip(rint(x factor + offset), low, high), ``below`` less where x < 0, of integers x and float64. No gradient."""
+        y = self.cast(x, "float64") * factor + offset
+        if below is not None:
+            y = y + self.cast(self.maximum(self.minimum(x, 0.0), -1.0), "float64") * below
+        return self.minimum(self.maximum(self.cast(self.rint(y), "float32"), low), high)

@@ -301,12 +301,34 @@ class ExactOps(TorchOps):
     integers. NNPACK, which it takes where oneDNN is missing, as on ARM, is switched off. A GPU computes in float64, whose
     transforms err by less than half an integer, and rounds back.
 
-    Pictures lie in memory channels last, as oneDNN's kernels take them: otherwise it moves them before and after each convolution.
+    Pictures lie in memory channels last, as oneDNN takes them: otherwise it moves them before and after each convolution.
     """
 
     def from_numpy(self, array: Array, kind: Kind, dtype: DType = "float32") -> Tensor:
-        tensor = super().from_numpy(array, kind, dtype)
-        return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+        return channels_last(super().from_numpy(array, kind, dtype))
+
+    def requantize(
+        self,
+        x: Tensor,
+        multiplier: Tensor,
+        low: Tensor | float | None = None,
+        high: Tensor | float | None = None,
+        *,
+        open_low: bool = False,
+    ) -> Tensor:
+        """In place, of one temporary tensor: nothing is differentiated. Bounds are integers, so that it may round first."""
+        y = (x * multiplier).round_()
+        if low is None or high is None:
+            return y
+        return y.clamp_(self._bound(low), self._bound(high)) if isinstance(low, Tensor) else y.clamp_(low, high)
+
+    def rounded_product(
+        self, x: Tensor, factor: Tensor, offset: Tensor, below: Tensor | None, low: float, high: float
+    ) -> Tensor:
+        y = x.to(torch.float64, copy=True).mul_(factor).add_(offset)
+        if below is not None:
+            y.add_(x.clamp(-1.0, 0.0).double().mul_(below))
+        return y.round_().float().clamp_(low, high)
 
     def conv2d(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False, **window: Any) -> Tensor:
         with torch.backends.nnpack.flags(enabled=False):
@@ -319,6 +341,11 @@ class ExactOps(TorchOps):
         self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
     ) -> Tensor:
         return super().matmul(a, b, transpose=transpose, wide=wide or a.is_cuda)
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    """The same numbers, of pictures with the channels of a pixel beside one another in memory; the axes stay."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 class _HalvingMaxPool(torch.autograd.Function):
