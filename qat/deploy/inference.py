@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from qat.errors import QatError
 from qat.graph import Graph, Params
 from qat.integer import Evaluator, IntegerGraph, IntegerTensor
 from qat.passes.to_integer import derived_integers, require_finite
-from qat.vocabulary.arrays import Arrays, as_arrays, in_batches, samples_that_fit
+from qat.vocabulary.arrays import Arrays, Key, as_arrays, batches_of, in_batches, samples_that_fit
 from qat.vocabulary.ops import Array, Ops, Tensor
 
 MOST = 256  #: samples at a time, however small they are
@@ -93,11 +93,7 @@ def predict(model: LoweredNetwork, pixels: Arrays, *, batch_size: int | None = N
     Raises:
         QatError: the arrays have another dtype or shape than the network takes, or are not finite.
     """
-    size = _batch_size(model, batch_size)
-    with model.unchanged():
-        found = in_batches(
-            lambda x: dict(enumerate(model.infer(x))), pixels, model.graph.input_specs, size, model.graph.name
-        )
+    found = _in_batches(model, lambda x: dict(enumerate(model.infer(x))), pixels, batch_size)
     return as_arrays(tuple(found.values()))
 
 
@@ -127,12 +123,19 @@ def trace(
         values = model.infer_codes(x, [tensor.name for tensor in tensors])
         return {tensor.name: tensor.grid.raw(values[tensor.name]) for tensor in tensors}
 
+    return _in_batches(model, codes, pixels, batch_size)
+
+
+def _in_batches(
+    model: LoweredNetwork,
+    function: Callable[[tuple[Array, ...]], Mapping[Key, Array]],
+    pixels: Arrays,
+    batch_size: int | None,
+) -> dict[Key, Array]:
+    size = samples_that_fit(model.graph.shapes.values(), MOST, model.working_bytes) if batch_size is None else batch_size
+    batches_of(pixels, model.graph.input_specs, size, model.graph.name)  # what is wrong with them comes first
     with model.unchanged():
-        return in_batches(codes, pixels, model.graph.input_specs, _batch_size(model, batch_size), model.graph.name)
-
-
-def _batch_size(model: LoweredNetwork, given: int | None) -> int:
-    return samples_that_fit(model.graph.shapes.values(), MOST, model.working_bytes) if given is None else given
+        return in_batches(function, pixels, model.graph.input_specs, size, model.graph.name)
 
 
 class Deployment:
