@@ -37,7 +37,7 @@ from qat.vocabulary.activations import NON_NEGATIVE, RELU_BOUNDS, TABLES, apply_
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import EXACT_INTEGERS, Array, Kind, Ops, Tensor
 from qat.vocabulary.serial import check_steps
-from qat.vocabulary.values import Value
+from qat.vocabulary.values import NormalizedValue, Value
 
 BN_FOLDS = ("two_conv", "one_conv", None)
 NEVER = 10_000_000  #: a step that training does not reach; MindSpore's default of freeze_bn
@@ -202,18 +202,15 @@ class LinearCell(Cell, ABC, abstract=True):
         if learning and self.has_bn:
             self._check_statistics(scope, x.data)
         if quantizer is None or not scope.quantizes(quantizer):
-            y = self.apply(ops, x.real(ops), scope.input_shapes[0], weight, bias)
+            y = Value(self.apply(ops, x.real(ops), scope.input_shapes[0], weight, bias), relu=relu)
             y = self._normalised(scope, params, y, learning) if self.has_bn else y
             if self.activation in TABLES:  # convert_quant_network makes a cell of its own of it
-                y = apply_table(ops, self.activation, y, {"alpha": self.alpha})
-            return Value(y, relu=relu)
+                return Value(apply_table(ops, self.activation, y.data, {"alpha": self.alpha}))
+            return y
         if not self.has_bn:
             return self._product(scope, quantizer, x, weight, bias, relu)
         if self.bn_fold is None:
-            product = self._product(scope, quantizer, x, weight, bias)
-            factor, _ = running_affine(ops, params, self.eps)
-            step = None if product.scale is None else product.scale * ops.abs(factor)
-            return Value(self._normalised(scope, params, product.real(ops), learning), relu=relu, step=step)
+            return self._normalised(scope, params, self._product(scope, quantizer, x, weight, bias, relu), learning)
         factor, shift = running_affine(ops, params, self.eps)
         folded = weight * ops.on_output(factor, weight)
         if not learning:
@@ -264,16 +261,18 @@ class LinearCell(Cell, ABC, abstract=True):
         codes, bias_codes = self._quantize(ops, quantizer, weight, bias, x.scale, own)
         return Value(self.apply(ops, x.data, x_shape, codes.centred, bias_codes), x.scale * codes.scale, relu=relu)
 
-    def _normalised(self, scope: Scope, params: Mapping[str, Tensor], y: Tensor, learning: bool) -> Tensor:
-        """Ordinary batch normalisation of W x + b."""
+    def _normalised(self, scope: Scope, params: Mapping[str, Tensor], y: Value, learning: bool) -> Value:
+        """Ordinary batch normalisation of W x + b, before a ReLU that y still waits for."""
         ops = scope.ops
-        if learning:
-            y, mean, variance = ops.batch_norm(y, params["gamma"], params["beta"], self.eps)
-            follow_statistics(scope, self.momentum, mean, variance)
-            return y
         without_bias = {name: value for name, value in params.items() if name != "bias"}  # y has it already
         factor, shift = running_affine(ops, without_bias, self.eps)
-        return y * ops.on_channel(factor, y) + ops.on_channel(shift, y)
+        step = None if y.scale is None else y.scale * ops.abs(factor)
+        if not learning:
+            real = replace(y, relu=None).real(ops)
+            return Value(real * ops.on_channel(factor, real) + ops.on_channel(shift, real), relu=y.relu, step=step)
+        normalized = ops.normalized(y.data, y.scale, params["gamma"], params["beta"], self.eps)
+        follow_statistics(scope, self.momentum, normalized.mean, normalized.variance)
+        return NormalizedValue(normalized, relu=y.relu, step=step)
 
     def _corrected(self, scope: Scope, params: Mapping[str, Tensor], x: Value, y: Tensor) -> Tensor:
         """ "two_conv": y, of weights folded with the running statistics, brought to those of the batch."""

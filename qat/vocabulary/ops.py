@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qat.errors import QatError
+from qat.vocabulary.normalized import Normalized
 from qat.vocabulary.rearrangement import Rearrangement
 from qat.vocabulary.transposed import Padding as Padding
 from qat.vocabulary.transposed import Pair as Pair
@@ -348,6 +349,10 @@ class Ops(ABC):
         variance = self.channel_mean(centred * centred)
         y = centred * self.on_channel(gamma / self.sqrt(variance + eps), x) + self.on_channel(beta, x)
         return y, self.stop_gradient(mean), self.stop_gradient(variance)
+
+    def normalized(self, x: Tensor, scale: Tensor | None, gamma: Tensor, beta: Tensor, eps: float) -> Normalized:
+        """``batch_norm`` of x times ``scale``, (C,) or a scalar, as real numbers or codes, whichever will be asked for."""
+        return Normalized(self, x, scale, gamma, beta, eps)
 
     def moving_average(self, old: Tensor, new: Tensor, decay: float) -> Tensor:
         """new + decay (old - new), or new where old is not finite (nothing averaged yet). Used on stopped tensors only."""

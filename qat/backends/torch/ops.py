@@ -9,6 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from qat.backends.torch.fused import Bounds, Requantized, TorchNormalized, suits
+from qat.vocabulary.normalized import Normalized
 from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair, as_slice
 from qat.vocabulary.rearrangement import Rearrangement
 
@@ -249,6 +251,11 @@ class TorchOps(Ops):
         y, mean, rsigma = torch.native_batch_norm(x, gamma, beta, None, None, True, 0.0, eps)
         return y, mean.detach(), (rsigma.detach().pow(-2) - eps).clamp_min(0.0)
 
+    def normalized(self, x: Tensor, scale: Tensor | None, gamma: Tensor, beta: Tensor, eps: float) -> Normalized:
+        if not suits(x):
+            return super().normalized(x, scale, gamma, beta, eps)
+        return TorchNormalized(self, x, scale, gamma, beta, eps)
+
     def moving_average(self, old: Tensor, new: Tensor, decay: float) -> Tensor:
         finite = (old - old) == 0.0  # what isfinite says, in two operations instead of five
         return torch.where(finite, torch.lerp(new, old, decay), new)
@@ -267,16 +274,19 @@ class TorchOps(Ops):
         *,
         open_low: bool = False,
     ) -> Tensor:
-        """Three passes over the data, and no mask in memory.
+        """In place, and without a mask in memory; compiled, in operations that can be.
 
         The rounding happens in place behind autograd's back, which is the straight-through gradient. hardtanh masks at
         exclusive bounds, so an inclusive one is moved to the next float32 outside, which rounds back; clamp, which serves
         bounds that are tensors, masks at inclusive ones.
         """
+        if low is not None and high is not None and suits(x, low, high):
+            codes: Tensor = Requantized.apply(x, multiplier, Bounds(low, high, open_low=open_low))  # type: ignore[no-untyped-call]
+            return codes
         u = x * multiplier
         if isinstance(low, float) and isinstance(high, float):
-            below = low if open_low else float(np.nextafter(np.float32(low), np.float32(-np.inf)))
-            u = F.hardtanh(u, below, float(np.nextafter(np.float32(high), np.float32(np.inf))))
+            bounds = Bounds(low, high, open_low=open_low)
+            u = F.hardtanh(u, bounds.below, bounds.above)
         elif low is not None and high is not None:
             low = self._bound(low)
             u = F.relu(u - low) + low if open_low else torch.clamp(u, min=low)
