@@ -132,7 +132,9 @@ def _in_batches(
     pixels: Arrays,
     batch_size: int | None,
 ) -> dict[Key, Array]:
-    size = samples_that_fit(model.graph.shapes.values(), MOST, model.working_bytes) if batch_size is None else batch_size
+    size = (
+        samples_that_fit(model.graph.shapes.values(), MOST, model.working_bytes) if batch_size is None else batch_size
+    )
     batches_of(pixels, model.graph.input_specs, size, model.graph.name)  # what is wrong with them comes first
     with model.unchanged():
         return in_batches(function, pixels, model.graph.input_specs, size, model.graph.name)

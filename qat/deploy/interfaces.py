@@ -19,7 +19,7 @@ from qat.integer import IntegerGraph, IntegerTensor
 from qat.training.losses import Loss, Objective
 from qat.training.optimizer import Optimizer
 from qat.vocabulary.arrays import Arrays, ArraySpec
-from qat.vocabulary.ops import Array
+from qat.vocabulary.ops import Array, Ops
 
 
 class Step(Protocol):
@@ -130,6 +130,14 @@ class ParameterFiles(Protocol):
 
     def save_params(self, params: Mapping[str, Array], path: str | Path) -> None:
         """The inverse of ``load_params``."""
+
+
+@runtime_checkable
+class Evaluates(Protocol):
+    """What a backend has beside that whose vocabulary others may evaluate and calibrate networks with."""
+
+    def evaluation_ops(self, device_target: str | None = None) -> Ops:
+        """The vocabulary in which every sum of integers is exact; device_target: as of ``lower``."""
 
 
 @runtime_checkable

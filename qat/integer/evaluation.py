@@ -50,7 +50,7 @@ class Evaluator:
         that are wanted, by default all; others are kept no longer than they are used.
         """
         values = {x.name: pixels for x, pixels in zip(self.graph.inputs, codes, strict=True)}
-        taken = dict(given or {})
+        taken, wanted = dict(given or {}), {node.name for node in self.graph.nodes} if names is None else {*names}
         for index, (node, constants) in enumerate(zip(self.graph.nodes, self._constants, strict=True)):
             inputs = [taken.get(x.name, values[x.name]) for x in node.inputs] or [values[node.name]]
             values[node.name] = (
@@ -58,10 +58,10 @@ class Evaluator:
                 if self._fixed
                 else node.evaluate(self.ops, constants, *inputs)
             )
-            for name in self._last[index] if names is not None else ():
-                if name not in names and name != node.name:
+            for name in self._last[index]:
+                if name not in wanted:
                     del values[name]
-        return values if names is None else {name: values[name] for name in names}
+        return {node.name: values[node.name] for node in self.graph.nodes if node.name in wanted}
 
 
 def last_uses(reads: Sequence[Collection[str]]) -> list[list[str]]:

@@ -89,7 +89,8 @@ class IntegerLinear(Requantizing):
             return ()
         reached = [np.cumsum(x, axis=1) for x in self._extremes()]
         before: list[Any] = [0, 0]
-        taken, found = np.abs(self.bias.astype(np.int64)), []  # the first part has the bias
+        taken: Any = np.abs(self.bias.astype(np.int64))  # the first part has the bias
+        found: list[range] = []
         first = 0
         while first < channels and len(found) < MOST_PARTS:
             sums = np.maximum(*(x - x0 for x, x0 in zip(reached, before, strict=True))) + np.reshape(taken, (-1, 1))
@@ -98,7 +99,7 @@ class IntegerLinear(Requantizing):
             if last <= first:
                 return ()
             found.append(range(first, last))
-            before, taken, first = [x[:, last - 1 : last] for x in reached], np.int64(0), last
+            before, taken, first = [x[:, last - 1 : last] for x in reached], 0, last
         return tuple(found) if first == channels else ()
 
     @property

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from qat.backends.keras.setup import tf
+from qat.training.devices import choose_device
 from qat.training.workers import this_worker
 from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair, as_slice
 from qat.vocabulary.rearrangement import Rearrangement
@@ -369,6 +370,16 @@ class ExactOps(KerasOps):
         self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
     ) -> Tensor:
         return super().matmul(a, b, transpose=transpose, wide=wide or self._wide)
+
+
+def devices() -> list[str]:
+    """The device targets that TensorFlow can use here, the best first."""
+    return ["GPU", "CPU"] if tf.config.list_physical_devices("GPU") else ["CPU"]
+
+
+def evaluation_ops(device_target: str | None = None) -> ExactOps:
+    """The vocabulary that evaluates."""
+    return ExactOps(DEVICES[choose_device(device_target, devices(), "keras")])
 
 
 _generator: tf.random.Generator | None = None

@@ -24,6 +24,7 @@ from qat.backends.torch.ops import TorchOps as TorchOps
 from qat.backends.torch.workers import means_over_workers, training_ops
 from qat.errors import QatError
 from qat.graph import Graph, Network
+from qat.training.devices import choose_device
 from qat.training.forward import single
 from qat.training.losses import Loss, Objective, cross_entropy, step_terms
 from qat.training.optimizer import Optimizer
@@ -227,6 +228,11 @@ def devices() -> list[str]:
 def seed(*numbers: int) -> None:
     """Seed what dropout draws from; each worker of a training draws others."""
     torch.manual_seed(int(own_generator(numbers).integers(1 << 63)))
+
+
+def evaluation_ops(device_target: str | None = None) -> ExactOps:
+    """The vocabulary that evaluates."""
+    return ExactOps(DEVICES[choose_device(device_target, devices(), NAME)])
 
 
 def runtime() -> str:

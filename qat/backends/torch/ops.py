@@ -330,7 +330,9 @@ class ExactOps(TorchOps):
         y = (x * multiplier).round_()
         if low is None or high is None:
             return y
-        return y.clamp_(self._bound(low), self._bound(high)) if isinstance(low, Tensor) else y.clamp_(low, high)
+        if isinstance(low, Tensor) or isinstance(high, Tensor):
+            return torch.clamp(y, self._bound(low), self._bound(high))
+        return y.clamp_(low, high)
 
     def rounded_product(
         self, x: Tensor, factor: Tensor, offset: Tensor, below: Tensor | None, low: float, high: float
@@ -339,6 +341,17 @@ class ExactOps(TorchOps):
         if below is not None:
             y.add_(x.clamp(-1.0, 0.0).double().mul_(below))
         return y.round_().float().clamp_(low, high)
+
+    def counts(self, x: Tensor, factor: float, bins: int) -> tuple[Array, int]:
+        """In the order in which they lie in memory, by indices of 16 bits where those suffice: memory is what this takes."""
+        numbers = (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).reshape(-1)
+        kind = torch.int16 if 2 * bins <= 1 << 15 else torch.int32
+        counts = (
+            torch.bincount((numbers * factor).floor_().add_(float(bins)).to(kind), minlength=2 * bins).cpu().numpy()
+        )
+        zeros = int(np.count_nonzero((numbers == 0.0).cpu().numpy()))  # several times as fast as PyTorch's
+        counts[bins] -= zeros
+        return counts, zeros
 
     def conv2d(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False, **window: Any) -> Tensor:
         with torch.backends.nnpack.flags(enabled=False):
