@@ -24,6 +24,7 @@ from qat.backends.mindspore.setup import jit_trace, ms, nn, ops
 from qat.backends.mindspore.workers import join, means_over_workers, training_ops
 from qat.errors import QatError
 from qat.graph import Graph, Network
+from qat.training.devices import choose_device
 from qat.training.forward import single
 from qat.training.losses import Loss, Objective, cross_entropy, step_terms
 from qat.training.optimizer import Optimizer
@@ -251,6 +252,17 @@ def lower(
     """
     _release_forgotten()
     graph, params, device = to_lower(network, params, device_target, devices(), NAME)
+    _use_device(device)
+    return LoweredNetwork(graph, params, step)
+
+
+def devices() -> list[str]:
+    """The device targets that MindSpore can use here, the best first."""
+    special = {"Ascend": ms.device_context.ascend, "GPU": ms.device_context.gpu}
+    return [name for name, device in special.items() if device.is_available()] + ["CPU"]
+
+
+def _use_device(device: str) -> None:
     if ms.get_context("device_target") != device:
         try:
             ms.set_device(device)
@@ -261,13 +273,12 @@ def lower(
             ) from None
     if this_worker().started_by(MSRUN):  # before there is any tensor
         join()
-    return LoweredNetwork(graph, params, step)
 
 
-def devices() -> list[str]:
-    """The device targets that MindSpore can use here, the best first."""
-    special = {"Ascend": ms.device_context.ascend, "GPU": ms.device_context.gpu}
-    return [name for name, device in special.items() if device.is_available()] + ["CPU"]
+def evaluation_ops(device_target: str | None = None) -> ExactOps:
+    """The vocabulary that evaluates."""
+    _use_device(choose_device(device_target, devices(), NAME))
+    return ExactOps()
 
 
 def runtime() -> str:
