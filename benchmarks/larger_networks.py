@@ -61,3 +61,6 @@ class ResNet18(qat.Network):
         for block in self.blocks:
             x = block(x)
         return self.fc(self.flatten(self.pool(x)))
+
+
+NETWORKS: dict[str, type[qat.Network]] = {"resnet18": ResNet18, "mobilenetv2": MobileNetV2}

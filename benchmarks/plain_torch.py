@@ -1,17 +1,20 @@
-"""LeNet-5 as one writes it by hand in PyTorch: what the lowered network is measured against."""
+"""Networks as one writes them by hand in PyTorch: what the lowered ones are measured against."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from larger_networks import MobileNetV2
 from torch import nn
 
 
 class PlainLeNet5(nn.Module):
-    """Takes pixels normalised beforehand, which is the least that any user's loop has to do."""
+    """LeNet-5, with batch normalisations or without."""
 
     def __init__(self, has_bn: bool = False) -> None:
         super().__init__()
@@ -32,16 +35,117 @@ class PlainLeNet5(nn.Module):
         return self.fc3(x)
 
 
-NETWORKS = {"lenet": PlainLeNet5, "lenet_bn": lambda: PlainLeNet5(has_bn=True)}
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and the input, which a 1x1 convolution brings to their shape where it is another."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.shortcut = nn.Identity()
+        if stride != 1 or in_channels != channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class PlainResNet18(nn.Module):
+    """As benchmarks/larger_networks.py has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [
+            nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+            nn.BatchNorm2d(64),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2, 1),
+        ]
+        channels = 64
+        for width in (64, 128, 256, 512):
+            for index in range(2):
+                layers.append(BasicBlock(channels, width, 2 if width != 64 and index == 0 else 1))
+                channels = width
+        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+def _normed(in_channels: int, channels: int, kernel: int, stride: int = 1, group: int = 1) -> list[nn.Module]:
+    return [
+        nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, groups=group, bias=False),
+        nn.BatchNorm2d(channels),
+    ]
+
+
+class InvertedResidual(nn.Module):
+    """An expanding, a depthwise and a linear convolution, and the input where the shape stays."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = in_channels * expansion
+        self.layers = nn.Sequential(
+            *_normed(in_channels, hidden, 1),
+            nn.ReLU6(),
+            *_normed(hidden, hidden, 3, stride, hidden),
+            nn.ReLU6(),
+            *_normed(hidden, channels, 1),
+        )
+        self.adds = stride == 1 and in_channels == channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layers(x)
+        return x + y if self.adds else y
+
+
+class PlainMobileNetV2(nn.Module):
+    """As benchmarks/larger_networks.py has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [*_normed(3, 32, 3, 2), nn.ReLU6()]
+        channels = 32
+        for expansion, width, blocks, stride in MobileNetV2.STAGES:
+            for index in range(blocks):
+                layers.append(InvertedResidual(channels, width, stride if index == 0 else 1, expansion))
+                channels = width
+        layers += [*_normed(channels, 1280, 1), nn.ReLU6()]
+        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, 1000))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+class Plain(NamedTuple):
+    """A network, and the mean and standard deviation of pixels that it takes normalised."""
+
+    make: Callable[[], nn.Module]
+    mean: float = 0.1307
+    std: float = 0.3081
+
+
+NETWORKS = {
+    "lenet": Plain(PlainLeNet5),
+    "lenet_bn": Plain(partial(PlainLeNet5, has_bn=True)),
+    "resnet18": Plain(PlainResNet18, 0.45, 0.225),
+    "mobilenetv2": Plain(PlainMobileNetV2, 0.45, 0.225),
+}
 
 
 def make_step(network: str, *, compile: bool) -> Callable[[np.ndarray, np.ndarray, float], float]:
     """One step of SGD with momentum on raw pixels, as ``backend.make_step`` gives it."""
-    model = NETWORKS[network]().train()
+    plain = NETWORKS[network]
+    model = plain.make().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
 
     def plain_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(model((x.float() / 255.0 - 0.1307) / 0.3081), y)
+        return F.cross_entropy(model((x.float() / 255.0 - plain.mean) / plain.std), y)
 
     loss_function = torch.compile(plain_loss) if compile else plain_loss
 

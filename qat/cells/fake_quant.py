@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,7 @@ class FakeQuant(Cell):
         features, shared = math.prod(scope.input_shapes[0]), self._shared(scope.param_of)
         scope.note("", Quantized(quantizer, x, own, features, shared))
         if scope.context.arithmetic == "fixed":
-            x = replace(x, fixed=True)
+            x = x.in_fixed_arithmetic()
         return quantizer.quantize(ops, x, own, shared, self.non_negative, features)
 
     def _shared(self, of_cell: Callable[[str, str], Tensor | None]) -> list[dict[str, Tensor]]:

@@ -208,4 +208,6 @@ class JointOps(Ops):
         """As in ``Ops``, over the joint batch."""
         return int(self._own.batch_size(x)) * this_worker().count
 
-    batch_norm = Ops.batch_norm  # made of channel_mean: the framework's own would use the statistics of one share
+    # Made of channel_mean: the framework's own would use the statistics of one share.
+    batch_norm = Ops.batch_norm
+    normalized = Ops.normalized

@@ -13,6 +13,7 @@ axis; they say "channel" (of an activation) or "output" (of a weight).
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qat.errors import QatError
+from qat.vocabulary.normalized import Normalized
 from qat.vocabulary.rearrangement import Rearrangement
 from qat.vocabulary.transposed import Padding as Padding
 from qat.vocabulary.transposed import Pair as Pair
@@ -224,6 +226,11 @@ class Ops(ABC):
     def relu(self, x: Tensor) -> Tensor:
         """max(x, 0); gradient 0 at 0."""
 
+    def rectified(self, x: Tensor, bound: float) -> Tensor:
+        """min(max(x, 0), bound), ReLU or ReLU6; gradient 0 at 0."""
+        x = self.relu(x)
+        return x if math.isinf(bound) else self.minimum(x, bound)
+
     @abstractmethod
     def abs(self, x: Tensor) -> Tensor:
         """|x|."""
@@ -348,6 +355,10 @@ class Ops(ABC):
         variance = self.channel_mean(centred * centred)
         y = centred * self.on_channel(gamma / self.sqrt(variance + eps), x) + self.on_channel(beta, x)
         return y, self.stop_gradient(mean), self.stop_gradient(variance)
+
+    def normalized(self, x: Tensor, scale: Tensor | None, gamma: Tensor, beta: Tensor, eps: float) -> Normalized:
+        """``batch_norm`` of x times ``scale``, (C,) or a scalar, as real numbers or codes, whichever will be asked for."""
+        return Normalized(self, x, scale, gamma, beta, eps)
 
     def moving_average(self, old: Tensor, new: Tensor, decay: float) -> Tensor:
         """new + decay (old - new), or new where old is not finite (nothing averaged yet). Used on stopped tensors only."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+from qat.vocabulary.normalized import Normalized
 from qat.vocabulary.ops import Ops, Tensor
 
 
@@ -40,13 +42,17 @@ class Value:
     fixed: bool = False
     entering: bool = False
 
+    @staticmethod
+    def of(normalized: Normalized, *, relu: float | None = None, step: Tensor | None = None) -> Value:
+        """The value of a batch normalisation."""
+        if normalized.waits:
+            return NormalizedValue(normalized, relu=relu, step=step)
+        return Value(normalized.numbers, relu=relu, step=step)
+
     def real(self, ops: Ops) -> Tensor:
         """The real numbers, with scale and ReLU applied."""
         x = self._unrectified(ops)
-        if self.relu is None:
-            return x
-        x = ops.relu(x)
-        return x if math.isinf(self.relu) else ops.minimum(x, self.relu)
+        return x if self.relu is None else ops.rectified(x, self.relu)
 
     def _unrectified(self, ops: Ops) -> Tensor:
         return self.data if self.scale is None else self.data * ops.on_channel(self.scale, self.data)
@@ -108,7 +114,58 @@ class Value:
             codes = codes + ops.stop_gradient(fixed - codes)  # exact: these are small integers
         return Value(codes, scale, codes=True)
 
+    def in_fixed_arithmetic(self) -> Value:
+        """The same, of which the fixed arithmetic makes codes."""
+        return replace(self, fixed=True)
+
     def with_data(self, data: Tensor) -> Value:
         """The same scale and ReLU with other data, as pooled or reshaped ones."""
         by_place = self.step is not None and len(self.step.shape) > 1  # and the places are others now
         return replace(self, data=data, step=None if by_place else self.step)
+
+
+class NormalizedValue(Value):
+    """Real numbers of a batch normalisation, computed when they are asked for: a fake quantizer makes codes without them.
+
+    Args:
+        normalized: the batch normalisation of an activation.
+        relu: as in ``Value``.
+        step: as in ``Value``.
+    """
+
+    def __init__(self, normalized: Normalized, *, relu: float | None = None, step: Tensor | None = None) -> None:
+        # ``data`` is not set here, and so found below.
+        own = {"scale": None, "codes": False, "relu": relu, "step": step, "fixed": False, "entering": False}
+        self.__dict__.update(own, normalized=normalized)
+
+    @cached_property
+    def data(self) -> Tensor:  # type: ignore[override]
+        """The real numbers."""
+        return self.normalized.numbers
+
+    def real(self, ops: Ops) -> Tensor:
+        """As in ``Value``."""
+        return self.data if self.relu is None else self.normalized.rectified(self.relu)
+
+    def largest(self, ops: Ops) -> Tensor:
+        """As in ``Value``."""
+        return self._rectified(ops, self.normalized.largest())
+
+    def smallest(self, ops: Ops) -> Tensor:
+        """As in ``Value``."""
+        return self._rectified(ops, self.normalized.smallest())
+
+    def requantized(
+        self, ops: Ops, scale: Tensor, low: Tensor | float, high: Tensor | float, *, open_low: bool = False
+    ) -> Value:
+        """As in ``Value``."""
+        codes = self.normalized.codes(ops.reciprocal(scale), low, high, open_low=open_low)
+        return Value(codes, scale, codes=True)
+
+    def in_fixed_arithmetic(self) -> Value:
+        """As in ``Value``."""
+        return Value(self.data, relu=self.relu, step=self.step, fixed=True)
+
+    def with_data(self, data: Tensor) -> Value:
+        """As in ``Value``."""
+        return Value(data, relu=self.relu, step=self.step).with_data(data)

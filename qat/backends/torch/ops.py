@@ -9,6 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from qat.backends.torch.fused import Bounds, Requantized, TorchNormalized, suits
+from qat.vocabulary.normalized import Normalized
 from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair, as_slice
 from qat.vocabulary.rearrangement import Rearrangement
 
@@ -105,13 +107,15 @@ class TorchOps(Ops):
 
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         top, bottom, left, right = padding
-        if any(padding):
-            x = F.pad(x, (left, right, top, bottom), value=-torch.inf)
-        halving = kernel == stride == (2, 2) and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
+        if top == bottom <= kernel[0] // 2 and left == right <= kernel[1] // 2:  # what F.max_pool2d pads itself
+            sides = (top, left)
+        else:
+            x, sides = F.pad(x, (left, right, top, bottom), value=-torch.inf), (0, 0)
+        halving = kernel == stride == (2, 2) and sides == (0, 0) and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
         if halving and not x.is_cuda and not torch.compiler.is_compiling():
             y: Tensor = _HalvingMaxPool.apply(x)  # type: ignore[no-untyped-call]
             return y
-        return F.max_pool2d(x, kernel, stride)
+        return F.max_pool2d(x, kernel, stride, sides)
 
     def sum_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         top, bottom, left, right = padding
@@ -178,6 +182,9 @@ class TorchOps(Ops):
     def relu(self, x: Tensor) -> Tensor:
         return F.relu(x)
 
+    def rectified(self, x: Tensor, bound: float) -> Tensor:
+        return F.hardtanh(x, 0.0, bound)
+
     def abs(self, x: Tensor) -> Tensor:
         return x.abs()
 
@@ -240,7 +247,8 @@ class TorchOps(Ops):
         return w.flatten(1).mean(1)
 
     def output_absmax(self, w: Tensor) -> Tensor:
-        return w.flatten(1).abs().amax(1)
+        rows = w.flatten(1)
+        return torch.maximum(rows.amax(1), -rows.amin(1))  # faster than new memory for the absolute values
 
     def softmax_cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=smoothing)
@@ -248,6 +256,11 @@ class TorchOps(Ops):
     def batch_norm(self, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         y, mean, rsigma = torch.native_batch_norm(x, gamma, beta, None, None, True, 0.0, eps)
         return y, mean.detach(), (rsigma.detach().pow(-2) - eps).clamp_min(0.0)
+
+    def normalized(self, x: Tensor, scale: Tensor | None, gamma: Tensor, beta: Tensor, eps: float) -> Normalized:
+        if not suits(x):
+            return super().normalized(x, scale, gamma, beta, eps)
+        return TorchNormalized(self, x, scale, gamma, beta, eps)
 
     def moving_average(self, old: Tensor, new: Tensor, decay: float) -> Tensor:
         finite = (old - old) == 0.0  # what isfinite says, in two operations instead of five
@@ -267,16 +280,19 @@ class TorchOps(Ops):
         *,
         open_low: bool = False,
     ) -> Tensor:
-        """Three passes over the data, and no mask in memory.
+        """In place, and without a mask in memory; compiled, in operations that can be.
 
         The rounding happens in place behind autograd's back, which is the straight-through gradient. hardtanh masks at
         exclusive bounds, so an inclusive one is moved to the next float32 outside, which rounds back; clamp, which serves
         bounds that are tensors, masks at inclusive ones.
         """
+        if low is not None and high is not None and suits(x, low, high):
+            codes: Tensor = Requantized.apply(x, multiplier, Bounds(low, high, open_low=open_low))  # type: ignore[no-untyped-call]
+            return codes
         u = x * multiplier
         if isinstance(low, float) and isinstance(high, float):
-            below = low if open_low else float(np.nextafter(np.float32(low), np.float32(-np.inf)))
-            u = F.hardtanh(u, below, float(np.nextafter(np.float32(high), np.float32(np.inf))))
+            bounds = Bounds(low, high, open_low=open_low)
+            u = F.hardtanh(u, bounds.below, bounds.above)
         elif low is not None and high is not None:
             low = self._bound(low)
             u = F.relu(u - low) + low if open_low else torch.clamp(u, min=low)
