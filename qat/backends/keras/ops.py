@@ -204,6 +204,9 @@ class KerasOps(Ops):
     def relu(self, x: Tensor) -> Tensor:
         return tf.nn.relu(x)
 
+    def rectified(self, x: Tensor, bound: float) -> Tensor:
+        return tf.nn.relu6(x) if bound == 6.0 else super().rectified(x, bound)
+
     def abs(self, x: Tensor) -> Tensor:
         return tf.abs(x)
 
