@@ -13,8 +13,8 @@ from qat.backends.keras.setup import tf
 from qat.training.devices import choose_device
 from qat.training.workers import this_worker
 from qat.vocabulary.normalized import Normalized
-from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair, as_slice
-from qat.vocabulary.rearrangement import Rearrangement
+from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair
+from qat.vocabulary.rearrangement import Rearrangement, as_slice
 
 DEVICES = {"CPU": "/CPU:0", "GPU": "/GPU:0"}  #: device target -> TensorFlow's name
 Tensor: TypeAlias = tf.Tensor

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from qat.backends.torch.fused import BESIDE, Bounds, Requantized, TorchNormalized, suits
 from qat.vocabulary.normalized import Normalized
-from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair, as_slice
-from qat.vocabulary.rearrangement import Rearrangement
+from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair
+from qat.vocabulary.rearrangement import Rearrangement, as_slice
 
 Tensor = torch.Tensor
 
