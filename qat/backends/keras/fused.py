@@ -79,6 +79,8 @@ class KerasNormalized(Normalized):
     gamma takes the other factors.
     """
 
+    waits = True
+
     def __init__(self, ops: Any, x: Tensor, scale: Tensor | None, gamma: Tensor, beta: Tensor, eps: float) -> None:
         self._ops, self._given, self._eps = ops, (x, scale, gamma, beta), eps
         self._norm = BatchNorm(x if scale is None else x * scale, gamma, beta, eps)
