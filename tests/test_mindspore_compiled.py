@@ -78,7 +78,7 @@ CASES: dict[str, tuple[Callable[[], qat.Graph], Optimizer, Loss | Objective]] = 
     ),
     "freeze_bn": (lambda: qat.convert_quant_network(Small(), freeze_bn=2), Optimizer(), cross_entropy),
     "one convolution": (lambda: qat.convert_quant_network(Small(), one_conv_fold=True), Optimizer(), cross_entropy),
-    "not folded": (lambda: qat.convert_quant_network(Small(), bn_fold=False), Optimizer(), cross_entropy),
+    "two convolutions": (lambda: qat.convert_quant_network(Small(), one_conv_fold=False), Optimizer(), cross_entropy),
     "in parts": (lambda: qat.convert_quant_network(Small()), Optimizer(accumulate=2), cross_entropy),
     "objective": (lambda: quantized_by("learned width"), Optimizer("adam"), SizeBudget(3.0)),
     "LSQ+": (lambda: quantized_by("LSQ+"), Optimizer("amsgrad"), cross_entropy),
