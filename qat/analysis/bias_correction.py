@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
@@ -18,6 +18,7 @@ from qat.training.forward import NodeLoop
 from qat.vocabulary.activations import TABLES
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array, Ops, Tensor
+from qat.vocabulary.rows import watched
 from qat.vocabulary.values import Value
 
 
@@ -66,26 +67,26 @@ def correct_biases(
     context = loop.load(own, max(graph.phase_starts))  # every quantizer quantizes
     tensors = dict(context.params)
     context = replace(context, params=tensors)
-    waiting: Sequence[Any] = batches
-    for begin, end in zip([0, *places], places, strict=False):
-        step, samples, following = loop.steps[end], 0, []
-        total: Any = 0.0
-        for part in waiting:
-            values = (
-                loop.begin(loop.pixels(part)) if begin == 0 else {name: kept.value(ops) for name, kept in part.items()}
-            )
+    waiting: list[dict[str, Kept]] = []
+    count = max((mean.samples for mean in expected.values()), default=0)
+    parts = zip([0, *places], places, strict=False)
+    for begin, end in watched(parts, len(places) * count, lambda _: count, f"{graph.name}, biases"):
+        step = loop.steps[end]
+        reads = {name for each in loop.steps[begin : end + 1] for name in each.node.inputs}
+        samples, total = 0, np.zeros(1)
+        for number, batch in enumerate(waiting or batches):
+            kept = batch if isinstance(batch, dict) else {}
+            values = {name: kept[name].value(ops) for name in kept if name in reads} if kept else _begun(loop, batch)
             for _ in in_steps(loop, context, values, begin, end):
                 pass
             (name,) = step.node.inputs
-            x = values[name].settled(ops)  # the cell is linear in it
-            count = len(x.data)
-            total = total + ops.to_numpy(reduce(add, (x.data[i : i + 1] for i in range(count))), "activation").astype(
-                np.float64
-            )
-            samples += count
-            values[name] = x
-            following.append({key: Kept.of(ops, value, whole=key in whole) for key, value in values.items()})
-        waiting = following
+            x = values[name] = values[name].settled(ops)  # the cell is linear in it
+            one = reduce(add, (x.data[i : i + 1] for i in range(len(x.data))))
+            total = total + ops.to_numpy(one, "activation").astype(np.float64)
+            samples += len(x.data)
+            held = {key: kept.get(key) or Kept.of(ops, y, whole=key in whole) for key, y in values.items()}
+            held |= {key: y for key, y in kept.items() if key not in reads}
+            waiting[number : number + 1] = [held]
         values = {name: x.with_data(ops.from_numpy((total / samples).astype(np.float32), "activation"))}
         loop.advance(step, context, values)
         mean = ChannelMean()
@@ -94,6 +95,10 @@ def correct_biases(
         own[key] = (own[key] + (expected[step.node.name].value - mean.value)).astype(np.float32)
         tensors[key] = ops.from_numpy(own[key], graph.params[key].kind)
     return own
+
+
+def _begun(loop: NodeLoop, batch: Any) -> dict[str, Value]:
+    return loop.begin(loop.pixels(batch))
 
 
 @dataclass(frozen=True, eq=False)
