@@ -14,7 +14,6 @@ from qat.cells.base import Cell, Param, Quantized, Scope, Shape, constant, he_un
 from qat.cells.input_normalization import InputNormalization
 from qat.cells.normalization import (
     SMALLEST_FACTOR,
-    SMALLEST_VARIANCE,
     batch_norm_params,
     channel_statistics,
     follow_statistics,
@@ -37,7 +36,7 @@ from qat.vocabulary.activations import NON_NEGATIVE, RELU_BOUNDS, TABLES, apply_
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import EXACT_INTEGERS, Array, Kind, Ops, Tensor
 from qat.vocabulary.serial import check_steps
-from qat.vocabulary.values import NormalizedValue, Value
+from qat.vocabulary.values import Value
 
 BN_FOLDS = ("two_conv", "one_conv", None)
 NEVER = 10_000_000  #: a step that training does not reach; MindSpore's default of freeze_bn
@@ -215,11 +214,10 @@ class LinearCell(Cell, ABC, abstract=True):
         folded = weight * ops.on_output(factor, weight)
         if not learning:
             return self._product(scope, quantizer, x, folded, shift, relu)
-        product = self._product(scope, quantizer, x, folded, None)
-        y = product.real(ops)
+        product = self._product(scope, quantizer, x, folded, None, relu)
         if self.bn_fold == "two_conv":
-            return Value(self._corrected(scope, params, x, y), relu=relu, step=product.scale)
-        return Value(self._renormalised(scope, params, factor, y), relu=relu, step=product.scale)
+            return Value(self._corrected(scope, params, x, product), relu=relu, step=product.scale)
+        return self._renormalised(scope, params, factor, product)
 
     def _check_statistics(self, scope: Scope, x: Tensor) -> None:
         """Raise QatError where the batch has one number a channel."""
@@ -264,19 +262,23 @@ class LinearCell(Cell, ABC, abstract=True):
     def _normalised(self, scope: Scope, params: Mapping[str, Tensor], y: Value, learning: bool) -> Value:
         """Ordinary batch normalisation of W x + b, before a ReLU that y still waits for."""
         ops = scope.ops
-        without_bias = {name: value for name, value in params.items() if name != "bias"}  # y has it already
-        factor, shift = running_affine(ops, without_bias, self.eps)
-        step = None if y.scale is None else y.scale * ops.abs(factor)
+        step = None
+        if not learning or scope.context.arithmetic == "fixed":
+            without_bias = {name: value for name, value in params.items() if name != "bias"}  # y has it already
+            factor, shift = running_affine(ops, without_bias, self.eps)
+            step = None if y.scale is None else y.scale * ops.abs(factor)
         if not learning:
             real = replace(y, relu=None).real(ops)
-            return Value(real * ops.on_channel(factor, real) + ops.on_channel(shift, real), relu=y.relu, step=step)
+            real = real * ops.on_channel(factor, real) + ops.on_channel(shift, real)
+            return Value(real, relu=y.relu, step=step)
         normalized = ops.normalized(y.data, y.scale, params["gamma"], params["beta"], self.eps)
         follow_statistics(scope, self.momentum, normalized.mean, normalized.variance)
-        return NormalizedValue(normalized, relu=y.relu, step=step)
+        return Value.of(normalized, relu=y.relu, step=step)
 
-    def _corrected(self, scope: Scope, params: Mapping[str, Tensor], x: Value, y: Tensor) -> Tensor:
-        """ "two_conv": y, of weights folded with the running statistics, brought to those of the batch."""
+    def _corrected(self, scope: Scope, params: Mapping[str, Tensor], x: Value, product: Value) -> Tensor:
+        """ "two_conv": a product with weights folded by the running statistics, brought to those of the batch."""
         ops, bias = scope.ops, params.get("bias")
+        y = replace(product, relu=None).real(ops)
         first = self.apply(ops, x.real(ops), scope.input_shapes[0], params["weight"], bias)
         mean, variance = channel_statistics(ops, first)
         follow_statistics(scope, self.momentum, mean, variance)
@@ -285,28 +287,26 @@ class LinearCell(Cell, ABC, abstract=True):
         shift = params["beta"] - centre * params["gamma"] / sigma
         return y * ops.on_channel(running_sigma(ops, params, self.eps) / sigma, y) + ops.on_channel(shift, y)
 
-    def _renormalised(self, scope: Scope, params: Mapping[str, Tensor], factor: Tensor, y: Tensor) -> Tensor:
+    def _renormalised(self, scope: Scope, params: Mapping[str, Tensor], factor: Tensor, y: Value) -> Value:
         """ "one_conv": the batch normalisation of y / f, f = gamma / sigma_run, where y has the folded weights.
 
-        The division cancels, so that nothing is divided by a small gamma:
-        gamma (y / f - mean(y / f)) / sqrt(var(y / f) + eps) = |gamma| (y - mean(y)) / sqrt(var(y) + eps f^2).
-        A bias cancels too.
+        gamma (y / f - mean(y / f)) / sqrt(var(y / f) + eps) is the same with |gamma| and |f|. Where f is dead, y is 0, and
+        divided by 1. A bias cancels.
         """
-        ops, gamma = scope.ops, params["gamma"]
-        mean, variance = channel_statistics(ops, y)
-        fixed = ops.stop_gradient(factor)
-        alive = ops.abs(fixed) > SMALLEST_FACTOR
-        safe = ops.where(alive, fixed, fixed * 0.0 + 1.0)
-        bias = params["bias"] if "bias" in params else params["beta"] * 0.0
+        ops = scope.ops
+        alive = ops.abs(ops.stop_gradient(factor)) > SMALLEST_FACTOR
+        divisor = ops.where(alive, ops.abs(factor), ops.stop_gradient(factor) * 0.0 + 1.0)
+        scale = ops.reciprocal(divisor) if y.scale is None else y.scale / divisor
+        normalized = ops.normalized(y.data, scale, ops.abs(params["gamma"]), params["beta"], self.eps)
+        mean = ops.where(factor < 0.0, -normalized.mean, normalized.mean)
+        mean = mean + params["bias"] if "bias" in params else mean
         follow_statistics(
             scope,
             self.momentum,
-            ops.where(alive, ops.stop_gradient(mean / safe + bias), params["moving_mean"]),
-            ops.where(alive, ops.stop_gradient(variance) / (safe * safe), params["moving_variance"]),
+            ops.where(alive, ops.stop_gradient(mean), params["moving_mean"]),
+            ops.where(alive, normalized.variance, params["moving_variance"]),
         )
-        sigma = ops.sqrt(variance + self.eps * factor * factor + SMALLEST_VARIANCE)
-        scaled = (y - ops.on_channel(mean, y)) * ops.on_channel(ops.abs(gamma) / sigma, y)
-        return scaled + ops.on_channel(params["beta"], y)
+        return Value.of(normalized, relu=y.relu, step=y.scale)
 
     @staticmethod
     def _quantize(

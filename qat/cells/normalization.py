@@ -13,7 +13,6 @@ from qat.vocabulary.ops import Ops, Tensor
 
 #: Folded factors below this are taken for dead: dividing a statistic by them would only amplify rounding.
 SMALLEST_FACTOR = 1e-6
-SMALLEST_VARIANCE = 1e-24  #: keeps 0 / 0 out of a dead channel's normalisation
 STATISTICS = ("moving_mean", "moving_variance")  #: state that follows the batches
 
 

@@ -56,7 +56,8 @@ class WeightQuantizer(BaseWeightQuantizer):
     ) -> WeightCodes:
         fixed = ops.stop_gradient(weight)
         if self.symmetric:
-            largest = ops.output_absmax(fixed) if self.per_channel else ops.max(ops.abs(fixed))
+            largest = ops.output_absmax(fixed)
+            largest = largest if self.per_channel else ops.max(largest)
             scale = self._at_least(ops, self.symmetric_scale(ops, largest), floor)
             # No clip: the largest weight lies on the bound, where the clips of frameworks disagree about the gradient.
             bounds: tuple[float | None, float | None] = (None, None)

@@ -62,7 +62,7 @@ class _QKerasWeightQuantizer(BaseWeightQuantizer):
         return self._mean(ops, weight) * 0.0 + step * (1.0 if self.alpha is None else float(self.alpha))
 
     def _largest(self, ops: Ops, x: Tensor) -> Tensor:
-        return ops.output_absmax(x) if self.per_channel else ops.max(ops.abs(x))
+        return ops.output_absmax(x) if self.per_channel else ops.max(ops.output_absmax(x))
 
     def _rounded(self, ops: Ops, scale: Tensor) -> Tensor:
         """A power of two for "auto_po2"; in any case large enough to divide by."""

@@ -66,6 +66,10 @@ class FloatOps:
         """The weight itself: that of a convolution over series is made one of pictures when it is read."""
         return weight
 
+    def rectified(self, x: Any, bound: float) -> Any:
+        """As in ``Ops``."""
+        return Ops.rectified(cast(Ops, self), x, bound)
+
     @staticmethod
     def stored_weight(array: Array) -> Array:
         """A convolution's weight as the file holds it: (O, I, 1, k) of (O, I, k)."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
-if TYPE_CHECKING:
-    from qat.vocabulary.ops import Ops, Tensor
+Tensor = Any  #: a backend's tensor, as in ``qat.vocabulary.ops``
 
 
 class Normalized:
@@ -15,11 +14,14 @@ class Normalized:
     of them; a backend's may go from x to codes at once.
 
     Attributes:
+        waits: whether the numbers are computed only when they are asked for.
         mean: of x, (C,), without gradient.
         variance: of x, divided by n, (C,), without gradient.
     """
 
-    def __init__(self, ops: Ops, x: Tensor, scale: Tensor | None, gamma: Tensor, beta: Tensor, eps: float) -> None:
+    waits: ClassVar[bool] = False
+
+    def __init__(self, ops: Any, x: Tensor, scale: Tensor | None, gamma: Tensor, beta: Tensor, eps: float) -> None:
         self._ops = ops
         real = x if scale is None else x * ops.on_channel(scale, x)
         self._numbers, self.mean, self.variance = ops.batch_norm(real, gamma, beta, eps)
@@ -28,6 +30,10 @@ class Normalized:
     def numbers(self) -> Any:
         """The result as real numbers, with the gradient of ``Ops.batch_norm``."""
         return self._numbers
+
+    def rectified(self, bound: float) -> Any:
+        """min(max(0, numbers), bound), as real numbers."""
+        return self._ops.rectified(self.numbers, bound)
 
     def largest(self) -> Any:
         """The largest of the numbers, a scalar without gradient."""

@@ -12,7 +12,7 @@ axis; they say "channel" (of an activation) or "output" (of a weight).
 
 from __future__ import annotations
 
-import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -36,14 +36,6 @@ DType = Literal["float32", "float64", "int64", "uint8"]  #: of what a tensor hol
 
 POWERS_OF_TWO = np.ldexp(np.float32(1.0), np.arange(-126, 128))  #: all that are normal float32 numbers
 EXACT_INTEGERS = 1 << 24  #: float32 holds every integer up to here; sums of integers that stay below are exact
-
-
-def as_slice(places: Sequence[int]) -> slice | None:
-    """The slice that takes these places; None where they are not equally far apart, one after another."""
-    step = places[1] - places[0] if len(places) > 1 else 1
-    if step < 1 or any(b - a != step for a, b in itertools.pairwise(places)):
-        return None
-    return slice(places[0], places[-1] + 1, step)
 
 
 class Ops(ABC):
@@ -226,6 +218,11 @@ class Ops(ABC):
     @abstractmethod
     def relu(self, x: Tensor) -> Tensor:
         """max(x, 0); gradient 0 at 0."""
+
+    def rectified(self, x: Tensor, bound: float) -> Tensor:
+        """min(max(x, 0), bound), ReLU or ReLU6; gradient 0 at 0."""
+        x = self.relu(x)
+        return x if math.isinf(bound) else self.minimum(x, bound)
 
     @abstractmethod
     def abs(self, x: Tensor) -> Tensor:

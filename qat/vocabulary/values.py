@@ -42,13 +42,17 @@ class Value:
     fixed: bool = False
     entering: bool = False
 
+    @staticmethod
+    def of(normalized: Normalized, *, relu: float | None = None, step: Tensor | None = None) -> Value:
+        """The value of a batch normalisation."""
+        if normalized.waits:
+            return NormalizedValue(normalized, relu=relu, step=step)
+        return Value(normalized.numbers, relu=relu, step=step)
+
     def real(self, ops: Ops) -> Tensor:
         """The real numbers, with scale and ReLU applied."""
         x = self._unrectified(ops)
-        if self.relu is None:
-            return x
-        x = ops.relu(x)
-        return x if math.isinf(self.relu) else ops.minimum(x, self.relu)
+        return x if self.relu is None else ops.rectified(x, self.relu)
 
     def _unrectified(self, ops: Ops) -> Tensor:
         return self.data if self.scale is None else self.data * ops.on_channel(self.scale, self.data)
@@ -129,15 +133,21 @@ class NormalizedValue(Value):
         step: as in ``Value``.
     """
 
+    normalized: Normalized
+
     def __init__(self, normalized: Normalized, *, relu: float | None = None, step: Tensor | None = None) -> None:
         # ``data`` is not set here, and so found below.
         own = {"scale": None, "codes": False, "relu": relu, "step": step, "fixed": False, "entering": False}
         self.__dict__.update(own, normalized=normalized)
 
     @cached_property
-    def data(self) -> Tensor:  # type: ignore[override]
+    def data(self) -> Tensor:
         """The real numbers."""
         return self.normalized.numbers
+
+    def real(self, ops: Ops) -> Tensor:
+        """As in ``Value``."""
+        return self.data if self.relu is None else self.normalized.rectified(self.relu)
 
     def largest(self, ops: Ops) -> Tensor:
         """As in ``Value``."""

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from qat.backends.torch.fused import Bounds, Requantized, TorchNormalized, suits
+from qat.backends.torch.fused import BESIDE, Bounds, Requantized, TorchNormalized, suits
 from qat.vocabulary.normalized import Normalized
-from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair, as_slice
-from qat.vocabulary.rearrangement import Rearrangement
+from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair
+from qat.vocabulary.rearrangement import Rearrangement, as_slice
 
 Tensor = torch.Tensor
 
@@ -107,13 +107,15 @@ class TorchOps(Ops):
 
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         top, bottom, left, right = padding
-        if any(padding):
-            x = F.pad(x, (left, right, top, bottom), value=-torch.inf)
-        halving = kernel == stride == (2, 2) and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
+        if top == bottom <= kernel[0] // 2 and left == right <= kernel[1] // 2:  # what F.max_pool2d pads itself
+            sides = (top, left)
+        else:
+            x, sides = F.pad(x, (left, right, top, bottom), value=-torch.inf), (0, 0)
+        halving = kernel == stride == (2, 2) and sides == (0, 0) and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
         if halving and not x.is_cuda and not torch.compiler.is_compiling():
             y: Tensor = _HalvingMaxPool.apply(x)  # type: ignore[no-untyped-call]
             return y
-        return F.max_pool2d(x, kernel, stride)
+        return F.max_pool2d(x, kernel, stride, sides)
 
     def sum_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         top, bottom, left, right = padding
@@ -180,6 +182,9 @@ class TorchOps(Ops):
     def relu(self, x: Tensor) -> Tensor:
         return F.relu(x)
 
+    def rectified(self, x: Tensor, bound: float) -> Tensor:
+        return F.hardtanh(x, 0.0, bound)
+
     def abs(self, x: Tensor) -> Tensor:
         return x.abs()
 
@@ -242,7 +247,8 @@ class TorchOps(Ops):
         return w.flatten(1).mean(1)
 
     def output_absmax(self, w: Tensor) -> Tensor:
-        return w.flatten(1).abs().amax(1)
+        rows = w.flatten(1)
+        return torch.maximum(rows.amax(1), -rows.amin(1))  # faster than new memory for the absolute values
 
     def softmax_cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=smoothing)
@@ -276,9 +282,8 @@ class TorchOps(Ops):
     ) -> Tensor:
         """In place, and without a mask in memory; compiled, in operations that can be.
 
-        The rounding happens in place behind autograd's back, which is the straight-through gradient. hardtanh masks at
-        exclusive bounds, so an inclusive one is moved to the next float32 outside, which rounds back; clamp, which serves
-        bounds that are tensors, masks at inclusive ones.
+        The rounding happens in place behind autograd's back, which is the straight-through gradient. Bounds are moved outside
+        by some last bits, as those of ``Bounds`` are, and the rounding brings them back.
         """
         if low is not None and high is not None and suits(x, low, high):
             codes: Tensor = Requantized.apply(x, multiplier, Bounds(low, high, open_low=open_low))  # type: ignore[no-untyped-call]
@@ -288,9 +293,9 @@ class TorchOps(Ops):
             bounds = Bounds(low, high, open_low=open_low)
             u = F.hardtanh(u, bounds.below, bounds.above)
         elif low is not None and high is not None:
-            low = self._bound(low)
-            u = F.relu(u - low) + low if open_low else torch.clamp(u, min=low)
-            u = torch.clamp(u, max=self._bound(high))
+            low, high = self._bound(low), self._bound(high)
+            u = F.relu(u - low) + low if open_low else torch.clamp(u, min=torch.sub(low, low.abs(), alpha=BESIDE))
+            u = torch.clamp(u, max=torch.add(high, high.abs(), alpha=BESIDE))
         with torch.no_grad():
             return u.round_()
 
