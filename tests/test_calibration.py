@@ -312,7 +312,7 @@ def test_what_waits_for_a_correction_is_the_same_afterwards() -> None:
     codes = np.arange(-200, 56, dtype=np.float32).reshape(2, 128)
     for data, coded in ((codes, True), (codes * 300.0, True), (codes + 0.5, True), (codes, False)):
         value = Value(data, np.float32([0.1]), codes=coded, relu=6.0)
-        kept = Kept.of(NUMPY_OPS, value, whole=False)
+        kept = Kept.of(NUMPY_OPS, value)
         assert kept.data.dtype == (np.uint8 if data is codes and coded else np.float32)
         again = kept.value(NUMPY_OPS)
         np.testing.assert_array_equal(again.data, data)

@@ -63,7 +63,7 @@ def correct_biases(
     """
     loop, own, targets = NodeLoop(graph, ops), dict(params), correctable(graph)
     places = [index for index, step in enumerate(loop.steps) if step.node.name in targets]
-    whole = {node.name for node in graph.nodes if isinstance(node.cell, FakeQuant)}
+    bounds = _bounds(graph, own)
     context = loop.load(own, max(graph.phase_starts))  # every quantizer quantizes
     tensors = dict(context.params)
     context = replace(context, params=tensors)
@@ -84,7 +84,7 @@ def correct_biases(
             one = reduce(add, (x.data[i : i + 1] for i in range(len(x.data))))
             total = total + ops.to_numpy(one, "activation").astype(np.float64)
             samples += len(x.data)
-            held = {key: kept.get(key) or Kept.of(ops, y, whole=key in whole) for key, y in values.items()}
+            held = {key: kept.get(key) or Kept.of(ops, y, bounds.get(key)) for key, y in values.items()}
             held |= {key: y for key, y in kept.items() if key not in reads}
             waiting[number : number + 1] = [held]
         values = {name: x.with_data(ops.from_numpy((total / samples).astype(np.float32), "activation"))}
@@ -116,20 +116,32 @@ class Kept:
     low: float | None
 
     @classmethod
-    def of(cls, ops: Ops, value: Value, *, whole: bool) -> Kept:
-        """The value, to be kept. whole: if they are codes, they are known to be whole numbers."""
+    def of(cls, ops: Ops, value: Value, bounds: tuple[int, int] | None = None) -> Kept:
+        """The value, to be kept. bounds: between which codes are known to be whole numbers."""
         data, rest = value.data, replace(value, data=None)
         if not value.codes:
             return cls(data, rest, None)
-        low, high = (float(ops.to_numpy(end(data), "scalar")) for end in (ops.min, ops.max))
-        whole = whole or float(ops.to_numpy(ops.max(ops.abs(ops.rint(data) - data)), "scalar")) == 0.0
+        low, high = bounds or (float(ops.to_numpy(end(data), "scalar")) for end in (ops.min, ops.max))
+        whole = bounds or float(ops.to_numpy(ops.max(ops.abs(ops.rint(data) - data)), "scalar")) == 0.0
         if high - low > 255.0 or not whole:
             return cls(data, rest, None)
-        return cls(ops.cast(data - low, "uint8"), rest, low)
+        return cls(ops.cast(data - low if low else data, "uint8"), rest, low)
 
     def value(self, ops: Ops) -> Value:
         """As it was."""
-        return replace(self.rest, data=self.data if self.low is None else ops.cast(self.data, "float32") + self.low)
+        data = self.data if self.low is None else ops.cast(self.data, "float32")
+        return replace(self.rest, data=data + self.low if self.low else data)
+
+
+def _bounds(graph: Graph, params: Mapping[str, Array]) -> dict[str, tuple[int, int]]:
+    """Of each fake quantizer that rounds, the smallest and the largest of its codes."""
+    found = {}
+    for node in graph.nodes:
+        if isinstance(node.cell, FakeQuant) and node.cell.quantizer.uniform:
+            own = {local: params[f"{node.cell_name}.{local}"] for local in node.cell.params()}
+            grid = node.cell.grid(node.name, own, params)
+            found[node.name] = (grid.low, grid.high)
+    return found
 
 
 def float_means(graph: Graph) -> dict[str, ChannelMean]:

@@ -335,6 +335,9 @@ class ExactOps(TorchOps):
         y = (x * multiplier).round_()
         if low is None or high is None:
             return y
+        low, high = (
+            float(x) if isinstance(x, Tensor) and x.ndim == 0 else x for x in (low, high)
+        )  # numbers are faster
         if isinstance(low, Tensor) or isinstance(high, Tensor):
             return torch.clamp(y, self._bound(low), self._bound(high))
         return y.clamp_(low, high)
