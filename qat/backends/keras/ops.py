@@ -10,10 +10,11 @@ import numpy as np
 
 from qat.backends.keras.fused import BatchNorm, KerasNormalized, summed, to_codes
 from qat.backends.keras.setup import tf
+from qat.training.devices import choose_device
 from qat.training.workers import this_worker
 from qat.vocabulary.normalized import Normalized
-from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair, as_slice
-from qat.vocabulary.rearrangement import Rearrangement
+from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair
+from qat.vocabulary.rearrangement import Rearrangement, as_slice
 
 DEVICES = {"CPU": "/CPU:0", "GPU": "/GPU:0"}  #: device target -> TensorFlow's name
 Tensor: TypeAlias = tf.Tensor
@@ -371,6 +372,16 @@ class ExactOps(KerasOps):
         self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
     ) -> Tensor:
         return super().matmul(a, b, transpose=transpose, wide=wide or self._wide)
+
+
+def devices() -> list[str]:
+    """The device targets that TensorFlow can use here, the best first."""
+    return ["GPU", "CPU"] if tf.config.list_physical_devices("GPU") else ["CPU"]
+
+
+def evaluation_ops(device_target: str | None = None) -> ExactOps:
+    """The vocabulary that evaluates."""
+    return ExactOps(DEVICES[choose_device(device_target, devices(), "keras")])
 
 
 _generator: tf.random.Generator | None = None
