@@ -68,7 +68,7 @@ class Requantized(torch.autograd.Function):
         return bounds.clipped(x * multiplier).round_()
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc,no-untyped-call]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, multiplier = ctx.saved_tensors
         gradient = ctx.bounds.masked(gradient, x * multiplier)
@@ -171,7 +171,7 @@ class _Normalized(torch.autograd.Function):
         return u if multiplier is None else u.round_()
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc,no-untyped-call]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, gamma, beta, multiplier, mean, spread = ctx.saved_tensors
         if ctx.bounds is not None:

@@ -20,20 +20,22 @@ from qat.backends.common import trace as trace
 from qat.backends.common import write as write
 from qat.backends.torch.files import load_params as load_params
 from qat.backends.torch.files import save_params as save_params
-from qat.backends.torch.ops import ExactOps, Tensor
+from qat.backends.torch.ops import ExactOps, Tensor, channels_last
 from qat.backends.torch.ops import TorchOps as TorchOps
 from qat.backends.torch.workers import means_over_workers, training_ops
 from qat.errors import QatError
 from qat.graph import Graph, Network
+from qat.training.devices import choose_device
 from qat.training.forward import single
 from qat.training.losses import Loss, Objective, cross_entropy, step_terms
 from qat.training.optimizer import Optimizer
 from qat.training.workers import TORCHRUN
-from qat.vocabulary.arrays import ArraySpec, check_samples
+from qat.vocabulary.arrays import WORKING_BYTES, ArraySpec, check_samples
 from qat.vocabulary.ops import Array
 
 NAME = "torch"  #: under which ``qat.backend`` knows it
 
+GPU_WORKING_BYTES = 1 << 30  #: ``working_bytes`` there: small batches would leave it idle
 DEVICES = {"CPU": "cpu", "GPU": "cuda"}  #: device target -> torch's name
 
 
@@ -111,6 +113,7 @@ class LoweredNetwork(Lowered, torch.nn.Module):
     def _use_device(self) -> None:
         self._ops = training_ops(next((tensor.device for tensor in self.tensors.values()), "cpu"))
         self._compute_with(self._ops, ExactOps(self._ops.device))
+        self.working_bytes = WORKING_BYTES if self._ops.device.type == "cpu" else GPU_WORKING_BYTES
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # to(), cuda(), double(), ...
@@ -158,7 +161,7 @@ class LoweredNetwork(Lowered, torch.nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _deployed(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return self._evaluated(tuple(x.to(self._ops.device, torch.float32) for x in inputs))
+        return self._evaluated(tuple(channels_last(x.to(self._ops.device, torch.float32)) for x in inputs))
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -234,6 +237,11 @@ def devices() -> list[str]:
 def seed(*numbers: int) -> None:
     """Seed what dropout draws from; each worker of a training draws others."""
     torch.manual_seed(int(own_generator(numbers).integers(1 << 63)))
+
+
+def evaluation_ops(device_target: str | None = None) -> ExactOps:
+    """The vocabulary that evaluates."""
+    return ExactOps(DEVICES[choose_device(device_target, devices(), NAME)])
 
 
 def runtime() -> str:
