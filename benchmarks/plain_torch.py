@@ -138,10 +138,10 @@ NETWORKS = {
 }
 
 
-def make_step(network: str, *, compile: bool) -> Callable[[np.ndarray, np.ndarray, float], float]:
+def make_step(network: str, *, compile: bool, device: str = "cpu") -> Callable[[np.ndarray, np.ndarray, float], float]:
     """One step of SGD with momentum on raw pixels, as ``backend.make_step`` gives it."""
     plain = NETWORKS[network]
-    model = plain.make().train()
+    model = plain.make().train().to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
 
     def plain_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -152,7 +152,7 @@ def make_step(network: str, *, compile: bool) -> Callable[[np.ndarray, np.ndarra
     def step(x: np.ndarray, y: np.ndarray, lr: float) -> float:
         for group in optimizer.param_groups:
             group["lr"] = lr
-        loss = loss_function(torch.from_numpy(x), torch.from_numpy(y))
+        loss = loss_function(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from qat import hints
-from qat.deploy.interfaces import SWITCH, Option, Target, TrainingBackend
+from qat.deploy.interfaces import SWITCH, Evaluates, Option, Target, TrainingBackend
 from qat.errors import QatError, shortened
 from qat.integer.ends import TYPES
 from qat.integer.fixed_point import ARITHMETICS
 from qat.integer.widths import PACKINGS
 from qat.plugins import Group
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.ops import Ops
 
 
 class Entry(NamedTuple):
@@ -137,6 +139,25 @@ def backend(name: str) -> TrainingBackend:
     qat.errors.QatError: backend 'nothing' is unknown: ...
     """
     return cast(TrainingBackend, _load(name, ADDED_BACKENDS, BACKENDS, TrainingBackend))
+
+
+def evaluation_ops(name: str | None = None, device_target: str | None = None) -> Ops:
+    """The vocabulary in which a backend evaluates.
+
+    Args:
+        name: One of ``qat.backend_names()``; None: the first of our own that is installed.
+        device_target: "CPU", "GPU" or "Ascend"; by default the best that there is.
+
+    Returns:
+        Its vocabulary; NumPy's where nothing is installed, or the backend, of another package, offers none.
+
+    Raises:
+        QatError: As ``backend``; or there is no such device.
+    """
+    if name is None:
+        name = next((key for key, entry in BACKENDS.items() if installed(entry)), None)
+    module = None if name is None else backend(name)
+    return module.evaluation_ops(device_target) if isinstance(module, Evaluates) else NUMPY_OPS
 
 
 def backend_of(model: Any) -> TrainingBackend:

@@ -8,8 +8,8 @@ import mindspore as ms
 import numpy as np
 from conformance import Adapter, Array, Case, Result
 
-from qat.backends.mindspore.network import traced
 from qat.backends.mindspore.ops import MindSporeOps
+from qat.backends.mindspore.tracing import traced
 
 
 class MindSporeAdapter(Adapter):

@@ -174,6 +174,24 @@ add(
     gradients=[[0, 0, 0, 4, 5]],
 )
 add(
+    "rectified without an upper bound: gradient 0 at 0",
+    lambda ops, x: ops.rectified(x, np.inf),
+    [vector([-2, -0.0, 0, 1e-30, 3])],
+    "vector",
+    f32([0, 0, 0, 1e-30, 3]),
+    cotangent=[1, 2, 3, 4, 5],
+    gradients=[[0, 0, 0, 4, 5]],
+)
+add(
+    "rectified up to 6",
+    lambda ops, x: ops.rectified(x, 6.0),
+    [vector([-2, 0, 5.5, 6.5, 100])],
+    "vector",
+    [0, 0, 5.5, 6, 6],
+    cotangent=[1, 2, 3, 4, 5],
+    gradients=[[0, 0, 3, 0, 0]],
+)
+add(
     "abs",
     lambda ops, x: ops.abs(x),
     [vector([-2, -0.5, 3])],

@@ -9,7 +9,7 @@ import numpy as np
 from conformance import Array, Case
 from ops_cases import activation, adder, conv_weight, dense_weight, f32, scalar, vector
 
-from qat.integer.fixed_point import quantize_multiplier
+from qat.integer.fixed_point import in_float64, quantize_multiplier
 from qat.vocabulary.ops import Ops, Tensor
 from qat.vocabulary.values import Value
 
@@ -242,4 +242,34 @@ add(
     [activation(ACCUMULATORS)],
     "activation",
     EXACTLY,
+)
+
+
+def in_doubles(ops: Ops, x: Tensor) -> Tensor:
+    """The same codes, by products of float64."""
+    found = in_float64(FIXED.constants(), np.full(len(OF_EACH), 2**15), -128, 127)
+    assert found is not None
+    held = [ops.on_channel(ops.from_numpy(array, "vector", "float64"), x) for array in found.values()]
+    return ops.rounded_product(x, *held, -128.0, 127.0)
+
+
+add(
+    "rounded_product: a FixedMultiplier next to ties",
+    in_doubles,
+    [activation(ACCUMULATORS)],
+    "activation",
+    EXACTLY,
+)
+add(
+    "rounded_product of float64, without a correction below 0",
+    lambda ops, x: ops.rounded_product(
+        ops.cast(x, "float64"),
+        *(ops.from_numpy(np.array(number), "scalar", "float64") for number in (0.5, 0.25)),
+        None,
+        -3.0,
+        4.0,
+    ),
+    [activation([[-9, -3, -2, -1, 0, 1, 2, 3, 90]])],
+    "activation",
+    [[-3, -1, -1, 0, 0, 1, 1, 2, 4]],
 )

@@ -84,6 +84,22 @@ add_conv2d(
     group=3,
     padding=(0, 1, 0, 1),
 )
+# What TensorFlow calls SAME: more padding behind than before.
+add_conv2d(
+    "halving, padded as little as that takes",
+    integers(27, (2, 2, 6, 5), -9, 9),
+    integers(28, (3, 2, 3, 2), -9, 9),
+    stride=(2, 2),
+    padding=(0, 1, 0, 1),
+)
+add_conv2d(
+    "depthwise and halving, padded as little as that takes",
+    integers(29, (2, 3, 6, 5), -9, 9),
+    integers(30, (3, 1, 3, 3), -9, 9),
+    group=3,
+    stride=(2, 2),
+    padding=(0, 1, 1, 1),
+)
 # 504 products of up to 255 x 127 come close to 2^24 and stay below: exact in any order of direct summation, and wrong as
 # soon as a convolution is transformed (Winograd, FFT) or computed in TF32 or bfloat16.
 add_conv2d(
@@ -259,6 +275,9 @@ add_max_pool2d(
 )
 add_max_pool2d("2x2, halving", DISTINCT[:, :, :4], kernel=(2, 2), stride=(2, 2), padding=(0, 0, 0, 0))
 add_max_pool2d("2x2, halving with padding", DISTINCT, kernel=(2, 2), stride=(2, 2), padding=(0, 1, 1, 1))
+add_max_pool2d(
+    "3x3, halving, padded as little as that takes", DISTINCT, kernel=(3, 3), stride=(2, 2), padding=(1, 1, 0, 1)
+)
 add_max_pool2d("overlapping windows", DISTINCT, kernel=(3, 2), stride=(1, 1), padding=(0, 0, 0, 0))
 add_max_pool2d("uneven padding and stride", DISTINCT, kernel=(3, 3), stride=(2, 1), padding=(0, 2, 1, 0))
 

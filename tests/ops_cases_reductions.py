@@ -224,6 +224,81 @@ add_batch_norm("of rows", NORMAL[:, :, 0, 0], [1.5, -0.7, 1e-9], [0.25, -1, 3], 
 FLAT = np.stack([np.full((2, 2, 2), 3.0), np.resize([-1.0, 3.0], (2, 2, 2)), NORMAL[:2, 1, :2, :2] * 1e-3], axis=1)
 add_batch_norm("of a constant channel and of a nearly constant one", FLAT, [2, 0.5, 1], [1, -1, 0.5], 0.01)
 
+
+def add_normalized(name, x, scale, gamma, beta, eps) -> None:
+    """In float64, as ``add_batch_norm``; the gradient of a clip is that of what it leaves as it is, and of a rounding 1."""
+    axes, per_sample = (0, *range(2, np.ndim(x))), (1, -1) + (1,) * (np.ndim(x) - 2)
+    x64, scale64, gamma64, beta64 = (f32(each).astype(np.float64) for each in (x, scale, gamma, beta))
+    each_scale = scale64.reshape(per_sample if scale64.ndim else ())
+    z = x64 * each_scale
+    mean, variance = z.mean(axis=axes), z.var(axis=axes)
+    sigma = np.sqrt(variance + eps)
+    normal = (z - mean.reshape(per_sample)) / sigma.reshape(per_sample)
+    y = normal * gamma64.reshape(per_sample) + beta64.reshape(per_sample)
+    cotangent = integers(48, x64.shape, -3, 3).astype(np.float64)
+    inputs = [activation(x), (vector if scale64.ndim else scalar)(scale), vector(gamma), vector(beta)]
+
+    def gradients(g):
+        through = g - g.mean(axis=axes, keepdims=True) - normal * (g * normal).mean(axis=axes, keepdims=True)
+        of_z = through * (gamma64 / sigma).reshape(per_sample)
+        of_scale = (of_z * x64).sum(axis=axes)
+        of_scale = of_scale if scale64.ndim else of_scale.sum()
+        return [of_z * each_scale, of_scale, (g * normal).sum(axis=axes), g.sum(axis=axes)]
+
+    def add_form(what, form, value, g, further=(), of_further=()) -> None:
+        add(
+            f"normalized {name}: {what}",
+            lambda ops, x, scale, gamma, beta, *own: form(ops.normalized(x, scale, gamma, beta, eps), *own),
+            [*inputs, *further],
+            "activation",
+            value,
+            cotangent=cotangent,
+            gradients=[*gradients(g), *of_further],
+            tolerance=FLOAT32_SUM,
+            gradient_tolerance=FLOAT32_SUM,
+        )
+
+    add_form("numbers", lambda found: found.numbers, y, cotangent)
+    add_form("ReLU", lambda found: found.rectified(np.inf), np.maximum(y, 0.0), cotangent * (y > 0.0))
+    inside = (y > 0.0) & (y < 0.8)
+    add_form("ReLU up to 0.8", lambda found: found.rectified(0.8), np.clip(y, 0.0, 0.8), cotangent * inside)
+    u, g = y * 7.3, cotangent * (y > 0.0) * (y * 7.3 < 6.0)
+    codes = np.clip(np.rint(u), 0.0, 6.0)
+    add_form(
+        "codes",
+        lambda found, multiplier: found.codes(multiplier, 0.0, 6.0, open_low=True),
+        codes,
+        g * 7.3,
+        [scalar(7.3)],
+        [(g * y).sum()],
+    )
+    for what, value in (("mean", mean), ("variance", variance)):
+        add(
+            f"normalized {name}: {what}",
+            lambda ops, x, scale, gamma, beta, what=what: getattr(ops.normalized(x, scale, gamma, beta, eps), what),
+            inputs,
+            "vector",
+            value,
+            tolerance=FLOAT32_SUM,
+        )
+    for what, value in (("largest", y.max()), ("smallest", y.min())):
+        add(
+            f"normalized {name}: {what}",
+            lambda ops, x, scale, gamma, beta, what=what: getattr(ops.normalized(x, scale, gamma, beta, eps), what)(),
+            inputs,
+            "scalar",
+            np.array(value),
+            tolerance=FLOAT32_SUM,
+        )
+
+
+SUMS = integers(49, (4, 3, 6, 5), -9, 9)
+add_normalized("of images, in steps of one scale", SUMS, 0.125, [1.5, -0.7, 0.4], [0.25, -0.5, 0.125], 0.25)
+add_normalized(
+    "of images, each channel in its own", SUMS, [0.125, 0.0625, 0.25], [1.5, 0.7, 0.4], [0.25, -0.5, 1], 0.25
+)
+add_normalized("of rows", SUMS[:, :, 0, 0], [0.125, 0.5, 0.25], [-1.5, -0.7, -0.4], [0.25, -0.5, 1], 0.25)
+
 add(
     "moving_average: new + decay (old - new), and new where nothing was averaged yet",
     lambda ops, old, new: ops.moving_average(old, new, 0.75),

@@ -15,7 +15,7 @@ import pytest
 import qat
 from qat.analysis.bias_correction import ChannelMean
 from qat.analysis.calibration import calibrate
-from qat.analysis.ranges import BINS, CANDIDATES, ENTROPY_BINS, METHODS, Histogram, entropy_range, mse_range
+from qat.analysis.ranges import CANDIDATES, ENTROPY_BINS, METHODS, Histogram, entropy_range, mse_range
 from qat.cells.linear import LinearCell
 from qat.cli import main
 from qat.data import Split
@@ -29,7 +29,7 @@ from qat.training.checkpoint import Checkpoint
 from qat.training.forward import IDLE, NodeLoop
 from qat.training.optimizer import Optimizer
 from qat.vocabulary.numpy_ops import NUMPY_OPS
-from qat.vocabulary.ops import Array
+from qat.vocabulary.ops import Array, Ops
 
 UNSIGNED = qat.FakeQuant(qat.ActivationQuantizer(), non_negative=True)
 AFFINE = qat.FakeQuant(qat.ActivationQuantizer())
@@ -42,10 +42,11 @@ def pixels(network: qat.Network, count: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).integers(0, 256, (count, *graph.shapes[graph.inputs[0].name]), np.uint8)
 
 
-def histogram_of(numbers: Array, bins: int = BINS) -> Histogram:
-    histogram = Histogram.empty(float(numbers.min()), float(numbers.max()), bins)
-    for part in np.array_split(numbers, 3):  # as batches come
-        histogram.add(part)
+def histogram_of(numbers: Array, parts: int = 3, ops: Ops = NUMPY_OPS) -> Histogram:
+    histogram = Histogram()
+    for part in np.array_split(numbers, parts):  # as batches come
+        histogram.reach(float(part.min()), float(part.max()))
+        histogram.add(ops, ops.from_numpy(part.reshape(-1, 1), "activation"))
     return histogram
 
 
@@ -204,9 +205,9 @@ def test_entropy_takes_the_threshold_of_its_source(seed: int, monkeypatch: pytes
     cell = qat.FakeQuant(qat.ActivationQuantizer(4), non_negative=True)
     histogram = histogram_of(numbers)
     _, high = entropy_range(cell, histogram)
-    counts = histogram.merged(128).counts
-    expected = tensorrt_threshold([int(count) for count in counts], 16, histogram.high / 128)
-    assert high == pytest.approx(histogram.high * expected / 128)
+    counts, _, width = histogram.merged(128)
+    expected = tensorrt_threshold([int(count) for count in counts], 16, width)
+    assert high == pytest.approx(expected * width)
     assert 2.0 < high < 5.0
 
 

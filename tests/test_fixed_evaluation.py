@@ -83,7 +83,7 @@ def test_accumulators_beyond_2_to_the_24_are_exact(name: str) -> None:
     graph = replace(setup.integer, nodes=(setup.integer.nodes[0], changed))
     pixels = np.full((2, 4096), 255, np.uint8)
     pixels[:, 0], pixels[:, 1] = 1, (255, 254)
-    ops = qat.backend(name).lower(setup.graph, setup.params)._deployment._ops
+    ops = qat.backend(name).lower(setup.graph, setup.params)._deployment.ops
     found = Evaluator(graph, ops)(ops.from_numpy(pixels.astype(np.float32), "activation"))[graph.output.name]
     centred = pixels.astype(np.int64) - setup.integer.input.grid.zero_point
     sums = centred @ (weight.astype(np.int64).T)

@@ -14,7 +14,13 @@ from sequential import Chain, calibrated
 
 import qat
 from qat.integer import IntegerAdd, IntegerGraph, IntegerLinear, Requantize, evaluate
-from qat.integer.fixed_point import FixedMultiplier, quantize_multiplier, sum_multipliers
+from qat.integer.fixed_point import (
+    FixedMultiplier,
+    LongMultiplier,
+    in_float64,
+    quantize_multiplier,
+    sum_multipliers,
+)
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 
 INT32 = st.integers(-(2**31) + 1, 2**31 - 1)
@@ -63,6 +69,44 @@ def test_a_multiplier_is_rounded_to_31_bits(real: float) -> None:
 def test_multipliers_by_hand(real: float, multiplier: int, shift: int) -> None:
     fixed = quantize_multiplier(np.array([real]))
     assert (int(fixed.multiplier[0]), int(fixed.shift[0])) == (multiplier, shift)
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_float64_gives_the_same_integers_or_is_not_taken(long: bool) -> None:
+    """Over multipliers, bounds of accumulators and clips as layers have them, at and beside ties, at 0 and at the bounds."""
+    rng, taken = np.random.default_rng(0), 0
+    for _ in range(300):
+        real = np.exp2(rng.uniform(-24.0, 1.0, 4))
+        fixed = quantize_multiplier(real)
+        if long:
+            fixed = LongMultiplier(
+                rng.integers(2**14, 2**15, 4).astype(np.int32), rng.integers(8, 40, 4).astype(np.int32)
+            )
+        low = int(rng.choice([-128, 0, -255, -32768]))
+        high, bound = low + int(rng.choice([255, 65535, 15])), np.full(4, 2 ** int(rng.integers(8, 25)))
+        constants = fixed.constants()
+        found = in_float64(constants, bound, low, high)
+        if found is None:
+            continue
+        taken += 1
+        x = rng.integers(-bound, bound + 1, (200, 4))
+        scale = fixed.multiplier / 2.0 ** (fixed.shift if long else 31 - fixed.shift)
+        ties = np.rint((rng.integers(low - 2, high + 3, (200, 4)) + 0.5) / np.maximum(scale, 1e-9)).astype(np.int64)
+        beside = ties + rng.integers(-1, 2, ties.shape)
+        x = np.clip(np.concatenate([x, ties, beside, rng.integers(-3, 4, (50, 4)), [bound, -bound]]), -bound, bound)
+        codes = NUMPY_OPS.rounded_product(
+            x.astype(np.float64), found["factor"], found["offset"], found.get("below"), float(low), float(high)
+        )
+        np.testing.assert_array_equal(codes, np.clip(applied(fixed, x), low, high))
+    assert taken > 200  # of 300
+
+
+def test_float64_is_not_taken_where_it_would_round() -> None:
+    """A product of 55 bits, of which every one counts, since the clip is far."""
+    constants = quantize_multiplier(np.array([0.75 + 2.0**-31])).constants()
+    assert in_float64(constants, np.array([2**20]), -(2**25), 2**25) is not None
+    assert in_float64(constants, np.array([2**24]), -(2**25), 2**25) is None
+    assert in_float64(constants, np.array([2**24]), -128, 127) is not None
 
 
 def test_a_product_is_rounded_twice() -> None:

@@ -28,6 +28,7 @@ from qat.integer import (
     Adjustments,
     Grid,
     IntegerBuilder,
+    IntegerConv2d,
     IntegerDense,
     IntegerLinear,
     IntegerTensor,
@@ -351,20 +352,47 @@ def test_accumulators_beyond_2_to_the_24_stay_exact_in_every_engine(name: str, t
     np.testing.assert_array_equal(onnx_codes(setup, tmp_path), expected)
 
 
+@pytest.mark.parametrize("largest", [127, 4095])
 @pytest.mark.parametrize("ops", [NUMPY_OPS, TorchOps()], ids=["numpy", "torch"])
-def test_accumulators_beyond_2_to_the_24_are_rounded_once(ops: Ops) -> None:
-    """From the exact sum. 128 accumulators of 3,000 products each: float32 sums differ somewhere, whatever their order."""
+def test_accumulators_beyond_2_to_the_24_are_rounded_once(ops: Ops, largest: int) -> None:
+    """From the exact sum. 128 accumulators of 3,000 products each: float32 sums differ somewhere, whatever their order.
+
+    Of weights of 8 bits parts are added that float32 holds; of larger ones there would be too many.
+    """
     rng = np.random.default_rng(6)
-    weight, bias = rng.integers(1, 128, (4, 3000), np.int8), np.array([1, -1, 8388607, 0])
-    node = dense_node(weight, bias, Grid(F(1), 0, 0, 255))
+    weight = rng.integers(1, largest + 1, (4, 3000), np.int8 if largest == 127 else np.int16)
+    node = dense_node(weight, np.array([1, -1, 8388607, 0]), Grid(F(1), 0, 0, 255))
     assert node.wide
+    assert bool(node.parts) == (largest == 127)
     x = rng.integers(0, 256, (32, 3000))
     constants = {key: ops.from_numpy(array, kind) for key, (array, kind) in node.constants().items()}
-    acc = node.apply(ops, ops.from_numpy(x, "activation"), constants["weight"], constants["bias"])
-    exact = (x[:, None, :] * weight[None].astype(np.int64)).sum(axis=2) + bias
+    acc = ops.to_numpy(node.accumulate(ops, constants, ops.from_numpy(x, "activation")), "activation")
+    exact = (x[:, None, :] * weight[None].astype(np.int64)).sum(axis=2) + node.bias
     assert exact.min() > EXACT_INTEGERS
     assert (exact % 2 == 1).any(), "some are no float32"
-    np.testing.assert_array_equal(ops.to_numpy(acc, "activation"), exact.astype(np.float32))
+    np.testing.assert_array_equal(acc, exact if node.parts else exact.astype(np.float32))
+    np.testing.assert_array_equal(acc.astype(np.float32), exact.astype(np.float32))
+
+
+@pytest.mark.parametrize("channels", [1, 40, 300])
+def test_every_partial_sum_of_a_part_stays_below_2_to_the_24(channels: int) -> None:
+    """Of the worst inputs, with the bias in the first part; and there are few of them."""
+    rng = np.random.default_rng(channels)
+    weight = rng.integers(-127, 128, (5, channels, 3, 9), np.int8)
+    weight[:, channels // 2 :] = -127  # one part is smaller than the other
+    bias = rng.integers(-(2**23), 2**23, 5).astype(np.int32)
+    tensor, grid = IntegerTensor("x", (channels, 3, 9), Grid(F(1), 128, 0, 255)), Grid(F(1), 0, -128, 127)
+    node = IntegerConv2d(
+        "conv", (tensor,), IntegerTensor("conv", (5, 1, 1), grid), weight, bias, np.ones(5, F), np.zeros(5, np.int32),
+        Requantize(np.ones(5, F), -128, 127),
+    )  # fmt: skip
+    assert node.wide == bool(node.parts) == (channels > 1)
+    assert [x for part in node.parts for x in part] == [*range(channels if node.wide else 0)]
+    for number, part in enumerate(node.parts):
+        w = weight[:, part.start : part.stop].reshape(5, -1).astype(np.int64)
+        worst = np.maximum(np.maximum(w * 127, w * -128).sum(axis=1), np.maximum(w * -127, w * 128).sum(axis=1))
+        assert (worst + (np.abs(bias) if number == 0 else 0)).max() <= EXACT_INTEGERS
+    assert len(node.parts) <= np.ceil(node.accumulator_bound / EXACT_INTEGERS) + 1
 
 
 def test_torch_transforms_no_convolution_where_onednn_is_missing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from test_zoo import Setup, setups
 
 import qat
+from qat.cells.tracing import Traced
 from qat.networks import LeNet5
 from qat.training.optimizer import Optimizer
 
@@ -78,6 +80,27 @@ def test_compile_and_fit_train_it_and_its_codes_are_those_of_the_integers() -> N
     np.testing.assert_array_equal(KERAS.predict_codes(model, IMAGES), qat.evaluate(integers(model), IMAGES))
     for found in (model.predict(IMAGES, verbose=0), model(IMAGES).numpy(), KERAS.predict(model, IMAGES)):
         np.testing.assert_array_equal(found, real(model))
+
+
+def test_no_convolution_or_pooling_leaves_tensorflow_s_fast_kernels() -> None:
+    class Padded(qat.Network):
+        inputs = (qat.Input((3, 8, 8)),)
+
+        def __init__(self) -> None:
+            self.stem = qat.Conv2dBnAct(3, 4, 7, 2, pad_mode="pad", padding=3)
+            self.same = qat.Conv2dBnAct(4, 4, 3)
+            self.depthwise = qat.Conv2dBnAct(4, 4, 3, 2, group=4)
+            self.pool = qat.MaxPool2d(3, 2, pad_mode="pad", padding=1)
+            self.same_pool = qat.MaxPool2d(3, 2, pad_mode="same")
+
+        def construct(self, x: Traced) -> Traced:
+            return self.same_pool(self.depthwise(self.same(self.pool(self.stem(x)))))
+
+    model = KERAS.lower(Padded())
+    function = tf.function(partial(model.run, phase=0)).get_concrete_function((tf.zeros((1, 3, 8, 8), tf.uint8),))
+    windows = ("Conv2D", "DepthwiseConv2dNative", "MaxPool")
+    found = [op.get_attr("padding").decode() for op in function.graph.get_operations() if op.type in windows]
+    assert found == ["VALID", "VALID", "SAME", "SAME", "SAME"]
 
 
 def test_validation_in_fit_is_of_the_deployed_integers_of_each_epoch() -> None:

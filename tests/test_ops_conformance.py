@@ -113,6 +113,7 @@ COMPILED = (
     "requantize_fixed rounds twice",
     "requantize_fixed next to ties",
     "int64: FixedMultiplier",
+    "rounded_product: a FixedMultiplier",
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import torch
 import torch.nn.utils.prune
 
 import qat
+from qat.data import Split
+from qat.deploy.verify import verify
 from qat.networks import LeNet5
 from qat.training.optimizer import Optimizer
 
@@ -151,6 +154,31 @@ def test_autocast_does_not_touch_the_integers() -> None:
     expected = TORCH.predict_codes(model, IMAGES)
     with torch.autocast("cpu", torch.bfloat16):
         np.testing.assert_array_equal(TORCH.predict_codes(model, IMAGES), expected)
+
+
+def test_autocast_does_not_touch_a_training_step() -> None:
+    """Its backward pass included."""
+
+    def trained(narrow: bool) -> dict[str, np.ndarray]:
+        step = TORCH.make_step(quantized(), Optimizer())
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            for _ in range(2):
+                step(IMAGES, LABELS, 0.02)
+        return TORCH.read(step.model)
+
+    expected = trained(False)
+    for name, array in trained(True).items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
+def test_autocast_does_not_touch_a_certificate(tmp_path: Path) -> None:
+    model, onnx, path = quantized(), qat.target("ONNX"), tmp_path / "net.onnx"
+    plain_loop(model, 2)
+    onnx.export(model.integers(), path)
+    checkpoint = qat.Checkpoint(model.graph, TORCH.read(model))
+    with torch.autocast("cpu", torch.bfloat16):
+        certificate = verify(path, onnx, TORCH, checkpoint, Split(IMAGES, LABELS), data="noise")
+    assert certificate.passed
 
 
 def test_other_float_types_are_refused() -> None:

@@ -9,22 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qat.analysis.bias_correction import correct_biases, with_biases
+from qat.analysis.bias_correction import correct_biases, float_means, with_biases
 from qat.analysis.ranges import METHODS, find_ranges
 from qat.errors import QatError
-from qat.graph import Graph, Network, as_graph
+from qat.graph import Graph, Network, Node, as_graph
 from qat.passes.convert_quant_network import convert_quant_network
 from qat.passes.equalize_channels import equalize_channels
 from qat.passes.unlike_ranges import warn_of_unlike_ranges
 from qat.passes.unreached_numbers import warn_of_unreached_numbers
+from qat.registry import evaluation_ops
 from qat.training.checkpoint import Checkpoint
 from qat.training.forward import IDLE, NodeLoop
-from qat.vocabulary.arrays import Arrays, batches_of
+from qat.vocabulary.arrays import WORKING_BYTES, Arrays, batches_of, samples_that_fit
 from qat.vocabulary.fields import check_type
-from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array, Ops
+from qat.vocabulary.values import Value
 
-BATCH_SIZE = 100
+MOST = 100  #: images at a time, however small they are
+BATCH_BYTES = 2 * WORKING_BYTES  #: that the largest tensor of a batch takes: each batch quantizes the weights anew
 
 
 def calibrate(
@@ -36,7 +38,7 @@ def calibrate(
     percentile: float = 99.99,
     bias_correction: bool = False,
     equalize: bool = False,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     ops: Ops | None = None,
     **settings: Any,
 ) -> Checkpoint:
@@ -59,9 +61,9 @@ def calibrate(
             cell out of its bias (``correct_biases``). A cell without bias gets one; one with batch normalisation keeps
             it, and its beta takes the correction.
         equalize: first equalize the channels of weights (``equalize_channels``).
-        batch_size: images at a time.
-        ops: the vocabulary that computes, as ``TorchOps()`` of qat.backends.torch.ops; None: NumPy's. Ranges depend on it in
-            the last bits, as float sums do.
+        batch_size: images at a time; None: as many as fit (``samples_that_fit``). Ranges depend on it in the last bits at most.
+        ops: the vocabulary that computes, as ``qat.registry.evaluation_ops("keras")``; None: of the first backend that is
+            installed, without any NumPy's. Ranges depend on it in the last bits, as float sums do.
         **settings: those of ``convert_quant_network``.
 
     Returns:
@@ -88,7 +90,8 @@ def calibrate(
         raise QatError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}")
     check_percentile(percentile)
     graph = as_graph(network)
-    batches = batches_of(images, graph.input_specs, batch_size, graph.name)
+    size = samples_that_fit(graph.shapes.values(), MOST, BATCH_BYTES) if batch_size is None else batch_size
+    batches = batches_of(images, graph.input_specs, size, graph.name)
     graph.check_params(params)
     own = dict(params)
     if bias_correction and not graph.is_quantized:
@@ -96,11 +99,17 @@ def calibrate(
     quantized = convert_quant_network(graph, **settings)
     if equalize:
         own = equalize_channels(graph, own)
-    loop = NodeLoop(quantized, ops or NUMPY_OPS)
+    loop = NodeLoop(quantized, evaluation_ops() if ops is None else ops)
     own = quantized.params_from(own)
-    own |= find_ranges(loop, loop.load(own, IDLE), batches, method, percentile)
+    means = float_means(quantized) if bias_correction else {}
+
+    def watch(node: Node, value: Value) -> None:
+        if node.name in means:
+            means[node.name].add(loop.ops, value)
+
+    own |= find_ranges(loop, loop.load(own, IDLE), batches, method, percentile, watch)
     if bias_correction:
-        own = correct_biases(quantized, own, batches, loop.ops)
+        own = correct_biases(quantized, own, batches, means, loop.ops)
     warn_of_unlike_ranges(quantized, own)
     warn_of_unreached_numbers(quantized, own)
     return Checkpoint(quantized, own)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,12 +13,15 @@ from qat.cells.fake_quant import FakeQuant
 from qat.errors import QatError
 from qat.graph import Node, Params
 from qat.training.forward import NodeLoop
-from qat.vocabulary.ops import Array, Tensor
+from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.values import Value
 
 METHODS = ("minmax", "percentile", "mse", "entropy")
-BINS = 8192  #: of a histogram: 32 for each code of 8 bits
-ENTROPY_BINS = 2048  #: as TensorRT has them; finer ones would measure the noise of few images
+BINS = (
+    1 << 14
+)  #: of a histogram on either side of 0, of which more than half are used: 32 and more for each code of 8 bits
+NARROWEST = 2.0**-114  #: a bin: float32 has its reciprocal, and the products with it
+ENTROPY_BINS = 2048  #: at most, as TensorRT has them; finer ones would measure the noise of few images
 CANDIDATES = 100  #: ends of a range that "mse" tries
 MOST_ROUNDS = 4  #: of moving one end, then the other
 
@@ -25,10 +29,17 @@ Batches = Sequence[tuple[Array, ...]]  #: samples (N, ...), one array for each i
 Range = tuple[float, float]  #: low and high
 
 
-def find_ranges(loop: NodeLoop, context: Context, batches: Batches, method: str, percentile: float) -> Params:
+def find_ranges(
+    loop: NodeLoop,
+    context: Context,
+    batches: Batches,
+    method: str,
+    percentile: float,
+    watch: Callable[[Node, Value], None] = lambda node, value: None,
+) -> Params:
     """The state of every fake quantizer, with the range that the method of ``calibrate`` finds for it.
 
-    Two passes over the images at most: the first for the ends of all numbers, the second for their histograms.
+    One pass over the images: of each activation the ends and, where the method asks for it, a histogram are kept.
 
     Args:
         loop: of the quantized graph.
@@ -36,6 +47,7 @@ def find_ranges(loop: NodeLoop, context: Context, batches: Batches, method: str,
         batches: uint8 pixels.
         method: one of ``METHODS``.
         percentile: for the method of that name.
+        watch: is given every node with what it gives, in every batch.
 
     Returns:
         The state by full name, float32.
@@ -44,109 +56,131 @@ def find_ranges(loop: NodeLoop, context: Context, batches: Batches, method: str,
         QatError: where a number is not finite.
     """
     cells = {node.cell_name: node.cell for node in loop.graph.nodes if isinstance(node.cell, FakeQuant)}
-    ends = _ends(loop, context, batches)
-    if method != "minmax":
-        choose: dict[str, Callable[[FakeQuant, Histogram], Range]] = {
-            "percentile": lambda _, histogram: histogram.percentile_range(percentile),
-            "mse": mse_range,
-            "entropy": entropy_range,
-        }
-        histograms = _histograms(loop, context, batches, ends)
-        ends = {name: choose[method](cells[name], histogram) for name, histogram in histograms.items()}
+    found = {name: Histogram() for name in cells}
+    for batch in batches:
+        for node, values in in_steps(loop, context, loop.begin(loop.pixels(batch))):
+            watch(node, values[node.name])
+            if node.cell_name in found:
+                _observe(loop.ops, found[node.cell_name], node, values[node.inputs[0]], counting=method != "minmax")
+    choose: dict[str, Callable[[FakeQuant, Histogram], Range]] = {
+        "minmax": lambda _, histogram: histogram.ends,
+        "percentile": lambda _, histogram: histogram.percentile_range(percentile),
+        "mse": mse_range,
+        "entropy": entropy_range,
+    }
     state: Params = {}
-    for node in loop.graph.nodes:
-        if node.cell_name in cells:
-            cell = cells[node.cell_name]
-            found = cell.quantizer.calibrated(*ends[node.cell_name], cell.non_negative)
-            state |= {f"{node.cell_name}.{local}": np.array(value, np.float32) for local, value in found.items()}
+    for name, cell in cells.items():
+        ends = choose[method](cell, found[name])
+        own = cell.quantizer.calibrated(*ends, cell.non_negative)
+        state |= {f"{name}.{local}": np.array(value, np.float32) for local, value in own.items()}
     return state
 
 
-def _ends(loop: NodeLoop, context: Context, batches: Batches) -> dict[str, Range]:
-    """The smallest and the largest number that enters each fake quantizer, in all its uses."""
-    ends: dict[str, Range] = {}
-    for batch in batches:
-        for node, x in _observed(loop, context, batch):
-            low, high = (_scalar(loop, end) for end in (x.smallest(loop.ops), x.largest(loop.ops)))
-            if not np.isfinite([low, high]).all():
-                raise QatError(
-                    f"{node.inputs[0]}: gives numbers that are not finite in the float network, so they have no range; "
-                    "train it anew before it is calibrated"
-                )
-            before = ends.get(node.cell_name, (low, high))
-            ends[node.cell_name] = (min(low, before[0]), max(high, before[1]))
-    return ends
-
-
-def _histograms(loop: NodeLoop, context: Context, batches: Batches, ends: dict[str, Range]) -> dict[str, Histogram]:
-    """Of the numbers that enter each fake quantizer."""
-    histograms = {name: Histogram.empty(*of) for name, of in ends.items()}
-    for batch in batches:
-        for node, x in _observed(loop, context, batch):
-            histograms[node.cell_name].add(loop.ops.to_numpy(x.real(loop.ops), "activation"))
-    return histograms
-
-
-def _observed(loop: NodeLoop, context: Context, batch: tuple[Array, ...]) -> Iterator[tuple[Node, Value]]:
-    """Each fake quantizer, with what enters it."""
-    values = loop.begin(loop.pixels(batch))
-    for step in loop.steps:
+def in_steps(
+    loop: NodeLoop, context: Context, values: dict[str, Value], begin: int = 0, end: int | None = None
+) -> Iterator[tuple[Node, dict[str, Value]]]:
+    """Every node from ``begin`` to before ``end``, when it is done, with the values that are still to be used, its own and its
+    inputs'.
+    """
+    for step, ended in zip(loop.steps[begin:end], loop.last_uses[begin:end], strict=True):
         with np.errstate(over="ignore", invalid="ignore"):  # numbers that are not finite get an error of their own
             loop.advance(step, context, values)
-        if isinstance(step.node.cell, FakeQuant):
-            yield step.node, values[step.node.inputs[0]]
+        yield step.node, values
+        for name in ended:
+            del values[name]
 
 
-def _scalar(loop: NodeLoop, tensor: Tensor) -> float:
-    return float(loop.ops.to_numpy(tensor, "scalar"))
+def _observe(ops: Ops, histogram: Histogram, node: Node, x: Value, *, counting: bool) -> None:
+    """Add what enters a fake quantizer."""
+    low, high = (float(ops.to_numpy(end, "scalar")) for end in (x.smallest(ops), x.largest(ops)))
+    if not np.isfinite([low, high]).all():
+        raise QatError(
+            f"{node.inputs[0]}: gives numbers that are not finite in the float network, so they have no range; "
+            "train it anew before it is calibrated"
+        )
+    histogram.reach(low, high)
+    if counting:
+        histogram.add(ops, x.real(ops))
 
 
 @dataclass
 class Histogram:
-    """How often numbers fell into equal bins from low to high.
+    """How often numbers fell into equal bins, the edges of which are multiples of their width.
+
+    The width is the smallest power of two with which ``BINS`` bins on either side of 0 hold all numbers. When larger ones come,
+    bins are joined by twos. So it does not depend on the order of the numbers, nor on how many come at a time.
 
     Attributes:
-        low: the lower end of the first bin, at most 0.
-        high: the upper end of the last bin, at least 0.
-        counts: of each bin, (BINS,), int64.
+        ends: the smallest and the largest number.
+        width: of a bin.
+        all_counts: of all bins, (2 BINS,), int64; the first one begins at -BINS width.
         zeros: how many numbers were exactly 0 (after a ReLU, most are); they are in no bin, since every range represents
             them exactly.
     """
 
-    low: float
-    high: float
-    counts: Array
+    ends: Range = (math.inf, -math.inf)
+    width: float = NARROWEST
+    all_counts: Array = field(default_factory=lambda: np.zeros(2 * BINS, np.int64))
     zeros: int = 0
 
-    @classmethod
-    def empty(cls, low: float, high: float, bins: int = BINS) -> Histogram:
-        """For numbers from low to high; its bins reach to 0 in any case."""
-        return cls(min(low, 0.0), max(high, 0.0), np.zeros(bins, np.int64))
+    def reach(self, low: float, high: float) -> None:
+        """Have bins for numbers from low to high."""
+        self.ends = (min(low, self.ends[0]), max(high, self.ends[1]))
+        width = max(NARROWEST, math.ldexp(1.0 / BINS, math.frexp(max(-low, high, 0.0))[1]))
+        while self.width < width and self.all_counts.any():
+            middle = self.all_counts.reshape(BINS, 2).sum(axis=1)
+            self.all_counts = np.pad(middle, BINS // 2)
+            self.width *= 2.0
+        self.width = max(self.width, width)
 
-    def add(self, numbers: Array) -> None:
-        """Count numbers; what lies outside goes into the outermost bins."""
-        others = numbers[numbers != 0.0]
-        self.zeros += numbers.size - others.size
-        if others.size:
-            inside = np.clip(others.astype(np.float64), self.low, self.high)
-            self.counts += np.histogram(inside, len(self.counts), (self.low, self.high))[0]
+    def add(self, ops: Ops, numbers: Tensor) -> None:
+        """Count the numbers of an activation, for which there are bins."""
+        counts, zeros = ops.counts(numbers, 1.0 / self.width, BINS)
+        self.all_counts += counts
+        self.zeros += zeros
+
+    @property
+    def low(self) -> float:
+        """The lower end, at most 0."""
+        return min(self.ends[0], 0.0)
+
+    @property
+    def high(self) -> float:
+        """The upper end, at least 0."""
+        return max(self.ends[1], 0.0)
+
+    @property
+    def _first(self) -> int:
+        """The first bin that is used, counted from 0."""
+        return math.floor(self.low / self.width)
+
+    @property
+    def counts(self) -> Array:
+        """Of the bins from ``low`` to ``high``, int64, (B,)."""
+        counts: Array = self.all_counts[BINS + self._first : BINS + math.floor(self.high / self.width) + 1]
+        return counts
 
     @property
     def edges(self) -> Array:
-        """Of the bins, float64, (BINS + 1,)."""
-        edges: Array = np.linspace(self.low, self.high, len(self.counts) + 1)
+        """Of these bins, float64, (B + 1,); the outermost ones end with the numbers."""
+        edges = (self._first + np.arange(len(self.counts) + 1)) * self.width
+        edges[0], edges[-1] = self.low, self.high
         return edges
 
     @property
     def centres(self) -> Array:
-        """Of the bins, float64, (BINS,)."""
+        """Of these bins, float64, (B,)."""
         edges = self.edges
         centres: Array = (edges[:-1] + edges[1:]) / 2.0
         return centres
 
-    def merged(self, bins: int) -> Histogram:
-        """The same with fewer bins."""
-        return replace(self, counts=self.counts.reshape(bins, -1).sum(axis=1))
+    def merged(self, bins: int) -> tuple[Array, Array, float]:
+        """The counts and centres of at most so many wider bins on either side of 0, and their width, a multiple of this."""
+        number = self._first + np.arange(len(self.counts))  # of each bin
+        times = -(-max(-number[0], number[-1] + 1) // bins)
+        first, last = number[0] // times, number[-1] // times
+        counts = np.bincount(number // times - first, self.counts, minlength=last - first + 1)
+        return counts, (np.arange(first, last + 1) + 0.5) * times * self.width, times * self.width
 
     def percentile_range(self, percentile: float) -> Range:
         """The numbers below which 100 - percentile, and percentile, of a hundred lie; linear within a bin."""
@@ -173,11 +207,15 @@ def _thresholds(ends: Range, count: int) -> Array:
 
 
 def _codes(cell: FakeQuant, ends: Range, numbers: Array) -> tuple[Array, float]:
-    """Centred codes of real numbers where the range of a fake quantizer is ``ends``, float64, and their scale."""
-    alone = replace(cell, shares=())
+    """Centred codes of real numbers where the range of a fake quantizer is ``ends``, float64, and their scale.
+
+    cell: without others that share its grid.
+    """
     found = cell.quantizer.calibrated(*ends, cell.non_negative)
-    grid = alone.grid("", {local: np.array(value, np.float32) for local, value in found.items()})
-    return np.clip(np.rint(numbers / float(grid.scale)), grid.low, grid.high), float(grid.scale)
+    grid = cell.grid("", {local: np.array(value, np.float32) for local, value in found.items()})
+    codes = numbers * (1.0 / float(grid.scale))
+    np.rint(codes, out=codes)
+    return np.clip(codes, grid.low, grid.high, out=codes), float(grid.scale)
 
 
 def mse_range(cell: FakeQuant, histogram: Histogram) -> Range:
@@ -189,10 +227,14 @@ def mse_range(cell: FakeQuant, histogram: Histogram) -> Range:
     """
     used = histogram.counts > 0
     counts, centres = histogram.counts[used].astype(np.float64), histogram.centres[used]
+    alone = replace(cell, shares=())
 
     def error(ends: Range) -> float:
-        codes, scale = _codes(cell, ends, centres)
-        return float((counts * (codes * scale - centres) ** 2).sum())
+        off, scale = _codes(alone, ends, centres)
+        off *= scale
+        off -= centres
+        off *= off
+        return float(counts @ off)
 
     whole = (histogram.low, histogram.high)
     best = min((_clipped(whole, t) for t in _thresholds(whole, CANDIDATES)), key=error)
@@ -218,15 +260,14 @@ def entropy_range(cell: FakeQuant, histogram: Histogram) -> Range:
     none. Exact zeros are left out (NVIDIA's pytorch-quantization does so too): after a ReLU they would hide the rest.
     Other numbers that recur exactly, as those of a picture's uniform background, mislead it (docs/calibration.md).
     """
-    histogram = histogram.merged(ENTROPY_BINS)
-    counts, centres = histogram.counts.astype(np.float64), histogram.centres
+    counts, centres, width = histogram.merged(ENTROPY_BINS)
     whole = (histogram.low, histogram.high)
     if not counts.any():
         return whole
-    reach = np.abs(centres)
+    reach, alone = np.abs(centres), replace(cell, shares=())
     levels = cell.quantizer.qmax - cell.quantizer.qmin + 1
     best, smallest = whole, np.inf
-    for threshold in _thresholds(whole, ENTROPY_BINS):
+    for threshold in width * np.arange(math.ceil(max(-whole[0], whole[1]) / width), 0, -1):
         inside = np.flatnonzero(reach <= threshold)
         if len(inside) < levels:
             break
@@ -236,7 +277,7 @@ def entropy_range(cell: FakeQuant, histogram: Histogram) -> Range:
         p[0] += counts[:first].sum()
         p[-1] += counts[last:].sum()
         ends = _clipped(whole, float(threshold))
-        code = _codes(cell, ends, centres[first:last])[0].astype(np.int64)
+        code = _codes(alone, ends, centres[first:last])[0].astype(np.int64)
         code -= code.min()
         filled = p > 0
         total, bins = np.bincount(code, within), np.bincount(code, filled)

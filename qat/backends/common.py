@@ -21,8 +21,8 @@ included: these are the names that a subclass defines. A backend is two modules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ from qat.training.forward import Forward
 from qat.training.losses import Loss, Objective
 from qat.training.optimizer import Optimizer, check_state, ema_decay
 from qat.training.workers import this_worker, training_worker
-from qat.vocabulary.arrays import Arrays, as_tuple, check_finite, check_samples
+from qat.vocabulary.arrays import WORKING_BYTES, Arrays, as_tuple, check_finite, check_samples
 from qat.vocabulary.ops import Array, Kind, Ops, Tensor
 
 __all__ = [
@@ -75,6 +75,10 @@ class Lowered:
 
     graph: Graph
     own_layout: bool = False
+    working_bytes: int = (
+        WORKING_BYTES  #: that the largest tensor of a batch may take where nobody says how many samples
+    )
+    _settled: Evaluator | None = None
     _tensors: Mapping[str, Tensor]  #: where the framework's model does not keep them itself
     _ops: Ops
     _pass: Forward
@@ -105,19 +109,29 @@ class Lowered:
 
     def _evaluator(self) -> Evaluator:
         """The integers of deployment, derived in NumPy from the parameters as they are now."""
-        return self._deployment.evaluator(read(self))
+        return self._settled or self._deployment.evaluator(read(self))
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Within it nothing changes a parameter: what was derived from them is not compared with them anew."""
+        before, self._settled = self._settled, self._evaluator() if self.graph.is_quantized else None
+        try:
+            yield
+        finally:
+            self._settled = before
 
     def _evaluated(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Real outputs in evaluation mode; inputs: what the network takes, held in float32. Both in the backend's layout."""
         with self._evaluating():
             if self.graph.is_quantized:
                 evaluator = self._evaluator()
-                return real_outputs(evaluator.graph, evaluator(*inputs))
+                names = [x.name for x in evaluator.graph.outputs]
+                return real_outputs(evaluator.graph, evaluator(*inputs, names=names))
             outputs, _ = self._pass(self._values(), inputs, training=False, phase=0)
             return outputs
 
     def _pixels(self, pixels: tuple[Array, ...]) -> tuple[Tensor, ...]:
-        return tuple(self._ops.from_numpy(x, "activation") for x in pixels)
+        return tuple(self._deployment.ops.from_numpy(x, "activation") for x in pixels)
 
     def integers(self) -> IntegerGraph:
         """The integer graph of deployment, of the parameters as they are now."""
@@ -129,10 +143,10 @@ class Lowered:
             outputs = self._evaluated(self._pixels(pixels))
         return tuple(self._ops.to_numpy(y, "activation") for y in outputs)
 
-    def infer_codes(self, pixels: tuple[Array, ...]) -> dict[str, Array]:
-        """Codes less their zero point of every node of ``integers()``, whole numbers in float32 (N, ...)."""
+    def infer_codes(self, pixels: tuple[Array, ...], names: Collection[str] | None = None) -> dict[str, Array]:
+        """Codes less their zero point of nodes of ``integers()``, whole numbers in float32 (N, ...); by default of all."""
         with self._evaluating():
-            codes = self._evaluator()(*self._pixels(pixels))
+            codes = self._evaluator()(*self._pixels(pixels), names=names)
         return {name: self._ops.to_numpy(tensor, "activation") for name, tensor in codes.items()}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,8 +12,10 @@ from qat.errors import QatError
 from qat.graph import Graph, Params
 from qat.integer import Evaluator, IntegerGraph, IntegerTensor
 from qat.passes.to_integer import derived_integers, require_finite
-from qat.vocabulary.arrays import Arrays, as_arrays, in_batches
+from qat.vocabulary.arrays import Arrays, Key, as_arrays, batches_of, in_batches, samples_that_fit
 from qat.vocabulary.ops import Array, Ops, Tensor
+
+MOST = 256  #: samples at a time, however small they are
 
 
 class LoweredNetwork(Protocol):
@@ -20,9 +23,11 @@ class LoweredNetwork(Protocol):
 
     Attributes:
         graph: The graph that it was made of.
+        working_bytes: That the largest tensor of a batch may take where nobody says how many samples it has.
     """
 
     graph: Graph
+    working_bytes: int
 
     def integers(self) -> IntegerGraph:
         """The integers of deployment, of the parameters as they are now."""
@@ -30,8 +35,11 @@ class LoweredNetwork(Protocol):
     def infer(self, pixels: tuple[Array, ...]) -> tuple[Array, ...]:
         """Real outputs in evaluation mode, float32 (N, ...), of what the network takes, one array an input."""
 
-    def infer_codes(self, pixels: tuple[Array, ...]) -> dict[str, Array]:
-        """Centred codes of every node of ``integers()``, float32, canonical."""
+    def infer_codes(self, pixels: tuple[Array, ...], names: Collection[str] | None = None) -> dict[str, Array]:
+        """Centred codes of nodes of ``integers()``, float32, canonical: of the named ones, by default of all."""
+
+    def unchanged(self) -> AbstractContextManager[Any]:
+        """Within it nothing changes a parameter, so that integers need not be compared with them for each batch."""
 
 
 def params_to_lower(graph: Graph, params: Mapping[str, Array] | None) -> Mapping[str, Array]:
@@ -71,13 +79,13 @@ def params_to_write(graph: Graph, params: Mapping[str, Array]) -> Params:
     return arrays
 
 
-def predict(model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> Arrays:
+def predict(model: LoweredNetwork, pixels: Arrays, *, batch_size: int | None = None) -> Arrays:
     """Real outputs in evaluation mode: of a quantized network, those of its deployed integers.
 
     Args:
         model: What a backend's ``lower`` returned.
         pixels: What the network takes (``Graph.input_specs``); for a network with several inputs a tuple of arrays.
-        batch_size: Images at a time; the outputs do not depend on it.
+        batch_size: Images at a time, on which no code depends; by default as many as fit (``samples_that_fit``).
 
     Returns:
         float32 (N, ...); of a network with several outputs a tuple of arrays.
@@ -85,13 +93,11 @@ def predict(model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> 
     Raises:
         QatError: the arrays have another dtype or shape than the network takes, or are not finite.
     """
-    found = in_batches(
-        lambda x: dict(enumerate(model.infer(x))), pixels, model.graph.input_specs, batch_size, model.graph.name
-    )
+    found = _in_batches(model, lambda x: dict(enumerate(model.infer(x))), pixels, batch_size)
     return as_arrays(tuple(found.values()))
 
 
-def predict_codes(model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> Arrays:
+def predict_codes(model: LoweredNetwork, pixels: Arrays, *, batch_size: int | None = None) -> Arrays:
     """Output codes of a quantized network, int32 (N, ...); arguments and errors as of ``predict``."""
     outputs = model.integers().outputs
     found = trace(model, pixels, outputs, batch_size=batch_size)
@@ -99,7 +105,7 @@ def predict_codes(model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 25
 
 
 def trace(
-    model: LoweredNetwork, pixels: Arrays, tensors: Collection[IntegerTensor], *, batch_size: int = 256
+    model: LoweredNetwork, pixels: Arrays, tensors: Collection[IntegerTensor], *, batch_size: int | None = None
 ) -> dict[str, Array]:
     """Codes inside a quantized network, as the evaluation pass computes them.
 
@@ -107,17 +113,31 @@ def trace(
         model: What a backend's ``lower`` returned.
         pixels: What the network takes, an array or a tuple of arrays.
         tensors: Some of those of ``model.integers()``: ``[node.output for node in model.integers().nodes]`` for all.
-        batch_size: Images at a time.
+        batch_size: As of ``predict``.
 
     Returns:
         int32 (N, ...) by the names of the tensors.
     """
 
     def codes(x: tuple[Array, ...]) -> dict[str, Array]:
-        values = model.infer_codes(x)
+        values = model.infer_codes(x, [tensor.name for tensor in tensors])
         return {tensor.name: tensor.grid.raw(values[tensor.name]) for tensor in tensors}
 
-    return in_batches(codes, pixels, model.graph.input_specs, batch_size, model.graph.name)
+    return _in_batches(model, codes, pixels, batch_size)
+
+
+def _in_batches(
+    model: LoweredNetwork,
+    function: Callable[[tuple[Array, ...]], Mapping[Key, Array]],
+    pixels: Arrays,
+    batch_size: int | None,
+) -> dict[Key, Array]:
+    size = (
+        samples_that_fit(model.graph.shapes.values(), MOST, model.working_bytes) if batch_size is None else batch_size
+    )
+    batches_of(pixels, model.graph.input_specs, size, model.graph.name)  # what is wrong with them comes first
+    with model.unchanged():
+        return in_batches(function, pixels, model.graph.input_specs, size, model.graph.name)
 
 
 class Deployment:
@@ -126,7 +146,7 @@ class Deployment:
     """
 
     def __init__(self, graph: Graph, ops: Ops) -> None:
-        self._graph, self._ops = graph, ops
+        self._graph, self.ops = graph, ops
         self._params: Params | None = None
         self._evaluator: Evaluator | None = None
 
@@ -134,7 +154,7 @@ class Deployment:
         """For these parameters, canonical arrays that the caller does not change afterwards."""
         known = self._params
         if self._evaluator is None or known is None or any(not np.array_equal(params[n], known[n]) for n in params):
-            self._evaluator = Evaluator(derived_integers(self._graph, params), self._ops)
+            self._evaluator = Evaluator(derived_integers(self._graph, params), self.ops)
             self._params = params
         return self._evaluator
 

@@ -19,7 +19,7 @@ from qat.integer import IntegerGraph, IntegerTensor
 from qat.training.losses import Loss, Objective
 from qat.training.optimizer import Optimizer
 from qat.vocabulary.arrays import Arrays, ArraySpec
-from qat.vocabulary.ops import Array
+from qat.vocabulary.ops import Array, Ops
 
 
 class Step(Protocol):
@@ -104,14 +104,19 @@ class TrainingBackend(Protocol):
     def runtime(self) -> str:
         """What its passes run in, with its version."""
 
-    def predict(self, model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> Arrays:
+    def predict(self, model: LoweredNetwork, pixels: Arrays, *, batch_size: int | None = None) -> Arrays:
         """Real outputs (N, ...), float32, of what the network takes, in evaluation mode."""
 
-    def predict_codes(self, model: LoweredNetwork, pixels: Arrays, *, batch_size: int = 256) -> Arrays:
+    def predict_codes(self, model: LoweredNetwork, pixels: Arrays, *, batch_size: int | None = None) -> Arrays:
         """Output codes (N, ...), int32, of a quantized network."""
 
     def trace(
-        self, model: LoweredNetwork, pixels: Arrays, tensors: Collection[IntegerTensor], *, batch_size: int = 256
+        self,
+        model: LoweredNetwork,
+        pixels: Arrays,
+        tensors: Collection[IntegerTensor],
+        *,
+        batch_size: int | None = None,
     ) -> dict[str, Array]:
         """Codes of the given tensors by name, int32 (N, ...), as the evaluation pass computes them."""
 
@@ -125,6 +130,14 @@ class ParameterFiles(Protocol):
 
     def save_params(self, params: Mapping[str, Array], path: str | Path) -> None:
         """The inverse of ``load_params``."""
+
+
+@runtime_checkable
+class Evaluates(Protocol):
+    """What a backend has beside that whose vocabulary others may evaluate and calibrate networks with."""
+
+    def evaluation_ops(self, device_target: str | None = None) -> Ops:
+        """The vocabulary in which every sum of integers is exact; device_target: as of ``lower``."""
 
 
 @runtime_checkable

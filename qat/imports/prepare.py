@@ -22,7 +22,7 @@ from qat.imports.model import holder_of, import_model, source_of
 from qat.imports.samples import Samples, first_of, gathered
 from qat.passes.convert_quant_network import convert_quant_network
 from qat.registry import backend as backend_named
-from qat.registry import backend_names, backend_of
+from qat.registry import backend_names, backend_of, evaluation_ops
 from qat.tasks import Classification, Task
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import as_arrays, check_samples
@@ -138,7 +138,8 @@ def prepare(
         images = taken(chosen, calibration_images, graph, "calibration_images", own=True).images
         if imported.opened is not None:
             imported.compare(as_arrays(images), tolerance=tolerance)
-        checkpoint = calibrate(graph, imported.params, as_arrays(images), **settings)
+        ops = evaluation_ops(chosen.NAME, device_target)
+        checkpoint = calibrate(graph, imported.params, as_arrays(images), **{"ops": ops, **settings})
     holder = holder_of(module)
     own = holder.device_target(module) if holder is not None and device_target is None else device_target
     model = chosen.lower(

@@ -14,7 +14,7 @@ import numpy as np
 from qat.integer.fixed_point import ADD_SHIFT, LONG_ADD_SHIFT, FixedSum, sum_multipliers
 from qat.integer.grid import Grid, IntegerTensor, Requantize, clip_bounds
 from qat.integer.node import Adjustments, Pending, Requantizing
-from qat.vocabulary.ops import Ops, Tensor
+from qat.vocabulary.ops import Array, Ops, Tensor
 
 TIE_MARGIN = 2.0**-12  #: of a code: runtimes round a s + b s differently by less
 
@@ -32,6 +32,10 @@ class IntegerSum(Requantizing):
     @abstractmethod
     def sign(self) -> int:
         """1 of a sum, -1 of a difference."""
+
+    @property
+    def bounds(self) -> Array:
+        return np.array([sum(max(-x.grid.low, x.grid.high) for x in self.inputs)])
 
     def accumulate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         a, b = inputs

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from qat.integer.fixed_point import check_arithmetic
 from qat.integer.graph import IntegerGraph, require_integers
-from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays, as_tuple, in_batches
+from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays, as_tuple, in_batches, samples_that_fit
 from qat.vocabulary.numpy_ops import NUMPY_OPS
-from qat.vocabulary.ops import Array, Ops, Tensor
+from qat.vocabulary.ops import Array, DType, Ops, Tensor
+
+MOST = 128  #: samples at a time, however small they are
 
 
 class Evaluator:
@@ -34,17 +36,21 @@ class Evaluator:
             for node in graph.nodes
         ]
         self._integers = [
-            {key: ops.from_numpy(array, kind, "int64") for key, (array, kind) in node.fixed_constants().items()}
+            {key: ops.from_numpy(array, kind, _name(array)) for key, (array, kind) in node.fixed_constants().items()}
             for node in (graph.nodes if self._fixed else ())
         ]
+        self._last = last_uses([tuple(x.name for x in node.inputs) or (node.name,) for node in graph.nodes])
 
-    def __call__(self, *codes: Tensor, given: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Centred codes of every node by name, from raw codes of each input (float32, the backend's layout).
+    def __call__(
+        self, *codes: Tensor, given: Mapping[str, Tensor] | None = None, names: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Centred codes of nodes by name, from raw codes of each input (float32, the backend's layout).
 
-        given: centred codes by name with which those behind them are computed, in place of the node's own.
+        given: centred codes by name with which those behind them are computed, in place of the node's own. names: the nodes
+        that are wanted, by default all; others are kept no longer than they are used.
         """
         values = {x.name: pixels for x, pixels in zip(self.graph.inputs, codes, strict=True)}
-        taken = dict(given or {})
+        taken, wanted = dict(given or {}), {node.name for node in self.graph.nodes} if names is None else {*names}
         for index, (node, constants) in enumerate(zip(self.graph.nodes, self._constants, strict=True)):
             inputs = [taken.get(x.name, values[x.name]) for x in node.inputs] or [values[node.name]]
             values[node.name] = (
@@ -52,10 +58,29 @@ class Evaluator:
                 if self._fixed
                 else node.evaluate(self.ops, constants, *inputs)
             )
-        return values
+            for name in self._last[index]:
+                if name not in wanted:
+                    del values[name]
+        return {node.name: values[node.name] for node in self.graph.nodes if node.name in wanted}
 
 
-def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128, arithmetic: str | None = None) -> Arrays:
+def last_uses(reads: Sequence[Collection[str]]) -> list[list[str]]:
+    """The names that each step of a list reads as the last one; reads: all names that each of them reads."""
+    last = {name: index for index, names in enumerate(reads) for name in names}
+    found: list[list[str]] = [[] for _ in reads]
+    for name, index in last.items():
+        found[index].append(name)
+    return found
+
+
+def _name(array: Array) -> DType:
+    """Of the type of a constant of the fixed arithmetic."""
+    return "int64" if array.dtype == np.int64 else "float64"
+
+
+def evaluate(
+    graph: IntegerGraph, codes: Arrays, *, batch_size: int | None = None, arithmetic: str | None = None
+) -> Arrays:
     """Compute an integer graph in NumPy: the reference that every backend and target is compared with.
 
     The sums are of integers held in float32 (float64 where a node is ``wide``), and no partial sum passes the type's
@@ -64,7 +89,7 @@ def evaluate(graph: IntegerGraph, codes: Arrays, *, batch_size: int = 128, arith
     Args:
         graph: the integers of a network, from ``qat.to_integer``.
         codes: what enters (``IntegerGraph.input_specs``), (N, ...); a tuple of arrays for several inputs.
-        batch_size: samples at a time.
+        batch_size: samples at a time, on which no code depends; None: as many as fit (``samples_that_fit``).
         arithmetic: "float" or "fixed" (docs/numerics.md); by default the graph's, in which training backends evaluate it.
 
     Returns:
@@ -98,7 +123,7 @@ def trace_codes(
     codes: Arrays,
     names: Collection[str],
     *,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     arithmetic: str | None = None,
     given: Mapping[str, Array] | None = None,
 ) -> dict[str, Array]:
@@ -116,9 +141,10 @@ def trace_codes(
             name: (x - np.float32(grids[name].zero_point)).astype(np.float32)
             for name, x in zip(others, batch[entering:], strict=True)
         }
-        values = run(*(x.astype(np.float32) for x in batch[:entering]), given=taken)
-        wanted = ((name, grid) for name, grid in grids.items() if name in names)
-        return {name: (values[name] + grid.zero_point).astype(grid.dtype) for name, grid in wanted}
+        wanted = {name: grid for name, grid in grids.items() if name in names}
+        values = run(*(x.astype(np.float32) for x in batch[:entering]), given=taken, names=wanted)
+        return {name: (values[name] + grid.zero_point).astype(grid.dtype) for name, grid in wanted.items()}
 
+    size = samples_that_fit((node.output.shape for node in graph.nodes), MOST) if batch_size is None else batch_size
     samples = as_arrays((*as_tuple(codes), *others.values())) if others else codes
-    return in_batches(raw, samples, specs, batch_size, graph.name)
+    return in_batches(raw, samples, specs, size, graph.name)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,8 @@ from qat.vocabulary.ops import EXACT_INTEGERS, Array, Kind, Ops, Padding, Pair, 
 INT32_MAX = 2**31 - 1  #: the largest accumulator of every runtime
 EXACT_LONG = 2**53  #: float64 holds every integer up to here
 SMALLEST_MULTIPLIER = 2.0**-32  #: that XNNPACK takes
+MOST_PARTS = 8  #: of a sum; with more of them float64 is as fast
+EVEN = 16  #: parts have a multiple of so many channels, as vectors do
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,23 +54,57 @@ class IntegerLinear(Requantizing):
         return centred
 
     @cached_property
-    def accumulator_bound(self) -> int:
-        """No accumulator, nor any partial sum in any order, is larger in magnitude.
-
-        For each output the larger of the sums of the positive and of the negative products, plus |b_q|, where a centred
-        input code lies within the grid (or is 0, in the padding).
+    def bounds(self) -> Array:
+        """Of each output, int64, (O,): the larger of the sums of the positive and of the negative products, plus |b_q|, where a
+        centred input code lies within the grid (or is 0, in the padding).
         """
-        w = self.centred_weight.reshape(len(self.weight), -1).astype(np.int64)
+        positive, negative = (x.sum(axis=1) for x in self._extremes())
+        bounds: Array = np.maximum(positive, negative) + np.abs(self.bias.astype(np.int64))
+        return bounds
+
+    @cached_property
+    def accumulator_bound(self) -> int:
+        """The largest of ``bounds``."""
+        return int(self.bounds.max())
+
+    def _extremes(self) -> tuple[Array, Array]:
+        """The sums of all positive, and of all negative products of each output with each input channel, int64, (O, I)."""
+        w = self.centred_weight.reshape(*self.weight.shape[:2], -1).astype(np.int64)
         grid = self.inputs[0].grid
         low, high = min(grid.low, 0), max(grid.high, 0)
-        positive = np.maximum(w * high, w * low).sum(axis=1)
-        negative = np.maximum(-w * high, -w * low).sum(axis=1)
-        return int((np.maximum(positive, negative) + np.abs(self.bias.astype(np.int64))).max())
+        return np.maximum(w * high, w * low).sum(axis=2), np.maximum(-w * high, -w * low).sum(axis=2)
 
     @property
     def wide(self) -> bool:
         """True where float32 does not hold every accumulator, so that a wider type has to accumulate."""
         return self.accumulator_bound > EXACT_INTEGERS
+
+    @cached_property
+    def parts(self) -> tuple[range, ...]:
+        """The input channels in parts, of which float32 holds every sum, where it does not hold that of all: it is several
+        times faster than float64. None where it holds all, or where there would be too many.
+        """
+        channels = self.weight.shape[1]
+        if not self.wide or channels != self.inputs[0].shape[0]:  # in groups
+            return ()
+        reached = [np.cumsum(x, axis=1) for x in self._extremes()]
+        before: list[Any] = [0, 0]
+        taken: Any = np.abs(self.bias.astype(np.int64))  # the first part has the bias
+        found: list[range] = []
+        first = 0
+        while first < channels and len(found) < MOST_PARTS:
+            sums = np.maximum(*(x - x0 for x, x0 in zip(reached, before, strict=True))) + np.reshape(taken, (-1, 1))
+            last = int((sums.max(axis=0) <= EXACT_INTEGERS).sum())
+            last -= (last - first) % EVEN if last < channels and last - first >= EVEN else 0
+            if last <= first:
+                return ()
+            found.append(range(first, last))
+            before, taken, first = [x[:, last - 1 : last] for x in reached], 0, last
+        return tuple(found) if first == channels else ()
+
+    @property
+    def in_parts(self) -> bool:
+        return bool(self.parts)
 
     @property
     def wide_codes(self) -> bool:
@@ -85,8 +122,10 @@ class IntegerLinear(Requantizing):
             )
 
     def constants(self) -> dict[str, tuple[Array, Kind]]:
+        weight = self.centred_weight
         return {
-            "weight": (self.centred_weight, self.weight_kind),
+            **{f"weight{part.start}": (weight[:, part.start : part.stop], self.weight_kind) for part in self.parts},
+            **({} if self.parts else {"weight": (weight, self.weight_kind)}),
             "bias": (self.bias, "vector"),
             **super().constants(),
         }
@@ -95,7 +134,14 @@ class IntegerLinear(Requantizing):
         return scaling, "vector"
 
     def accumulate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
-        return self.apply(ops, inputs[0], constants["weight"], constants["bias"])
+        (x,), bias = inputs, constants["bias"]
+        if not self.parts:
+            return self.apply(ops, x, constants["weight"], bias, wide=self.wide)
+        sums = [
+            self.apply(ops, ops.pick(x, 0, part), constants[f"weight{part.start}"], None if part.start else bias)
+            for part in self.parts
+        ]
+        return reduce(add, (ops.cast(each, "float64") for each in sums))
 
     @cached_property
     def moderate_weight_scale(self) -> Array:
@@ -126,8 +172,8 @@ class IntegerLinear(Requantizing):
         return linear_multiplier(self.name, x_scale, scale, y_scale, bound, long=long)
 
     @abstractmethod
-    def apply(self, ops: Ops, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
-        """The accumulators."""
+    def apply(self, ops: Ops, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
+        """The sums of products, plus the bias; ``wide`` as in ``Ops.conv2d``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +193,7 @@ class IntegerConv2d(IntegerLinear):
     dilation: Pair = (1, 1)
     group: int = 1
 
-    def apply(self, ops: Ops, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
+    def apply(self, ops: Ops, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
         return ops.conv2d(
             x,
             w,
@@ -156,7 +202,7 @@ class IntegerConv2d(IntegerLinear):
             padding=self.padding,
             dilation=self.dilation,
             group=self.group,
-            wide=self.wide,
+            wide=wide,
         )
 
 
@@ -167,8 +213,8 @@ class IntegerDense(IntegerLinear):
     kind: ClassVar[str] = "a dense layer"
     weight_kind: ClassVar[Kind] = "dense_weight"
 
-    def apply(self, ops: Ops, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
-        return ops.dense(x, w, bias, wide=self.wide)
+    def apply(self, ops: Ops, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
+        return ops.dense(x, w, bias, wide=wide)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, clip_bounds
 from qat.integer.linear import EXACT_LONG, INT32_MAX
 from qat.integer.mul import LARGEST_MULTIPLIER
 from qat.integer.node import Pending, Requantizing
-from qat.vocabulary.ops import EXACT_INTEGERS, Ops, Tensor
+from qat.vocabulary.ops import EXACT_INTEGERS, Array, Ops, Tensor
 
 Flags = tuple[bool, bool]
 
@@ -43,6 +43,10 @@ class IntegerMatMul(Requantizing):
         """No sum of products, in whatever order, is larger."""
         a, b = (max(-x.grid.low, x.grid.high) for x in self.inputs)
         return self.length * a * b
+
+    @property
+    def bounds(self) -> Array:
+        return np.array([self.bound])
 
     @property
     def wide(self) -> bool:

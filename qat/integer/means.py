@@ -87,6 +87,10 @@ class IntegerMeans(Requantizing):
         }
 
     @property
+    def bounds(self) -> Array:
+        return self.positions.bounds
+
+    @property
     def wide(self) -> bool:
         return self.sums.wide
 
@@ -94,4 +98,4 @@ class IntegerMeans(Requantizing):
         return self.on_map(scaling), "activation"
 
     def accumulate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
-        return self.sums.apply(ops, inputs[0], constants["weight"], constants["bias"])
+        return self.sums.apply(ops, inputs[0], constants["weight"], constants["bias"], wide=self.wide)

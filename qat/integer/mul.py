@@ -12,7 +12,7 @@ import numpy as np
 from qat.integer.fixed_point import FixedMultiplier, product_multiplier
 from qat.integer.grid import Grid, IntegerTensor, Requantize, Shape, clip_bounds
 from qat.integer.node import Adjustments, Pending, Requantizing
-from qat.vocabulary.ops import EXACT_INTEGERS, Ops, Tensor
+from qat.vocabulary.ops import EXACT_INTEGERS, Array, Ops, Tensor
 
 #: Runtimes that multiply real numbers round up to five times, by 2^-24 of the result each, and then add a zero point of up to
 #: 255 before they round to a code, which takes 2^-17 of a code.
@@ -43,6 +43,10 @@ class IntegerMul(Requantizing):
         """No product of codes is larger."""
         a, b = (max(-x.grid.low, x.grid.high) for x in self.inputs)
         return a * b
+
+    @property
+    def bounds(self) -> Array:
+        return np.array([self.bound])
 
     @property
     def wide(self) -> bool:

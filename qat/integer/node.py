@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from qat.errors import QatError
-from qat.integer.fixed_point import FixedMultiplier, FixedSum, LongMultiplier
+from qat.integer.fixed_point import FixedMultiplier, FixedSum, LongMultiplier, in_float64
 from qat.integer.grid import Grid, IntegerTensor, Requantize
 from qat.vocabulary.ops import Array, Kind, Ops, Tensor
 
@@ -52,7 +52,7 @@ class IntegerNode(ABC):
         self, ops: Ops, constants: Mapping[str, Tensor], integers: Mapping[str, Tensor], *inputs: Tensor
     ) -> Tensor:
         """As ``evaluate``, in the fixed arithmetic. It differs only where codes are requantized. integers: of
-        ``fixed_constants()``, as the backend's tensors of int64.
+        ``fixed_constants()``, as the backend's tensors of the same type.
         """
         return self.evaluate(ops, constants, *inputs)
 
@@ -62,7 +62,7 @@ class IntegerNode(ABC):
         return None
 
     def fixed_constants(self) -> dict[str, tuple[Array, Kind]]:
-        """The integers that ``evaluate_fixed`` needs, as ``constants``. Raises QatError as ``fixed``."""
+        """The numbers that ``evaluate_fixed`` needs, int64 or float64, as ``constants``. Raises QatError as ``fixed``."""
         return {}
 
     def check_range(self) -> None:
@@ -81,12 +81,24 @@ class Requantizing(IntegerNode):
 
     @abstractmethod
     def accumulate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
-        """The accumulators: in float32, or of inputs in float64 in that."""
+        """The accumulators: in float32, rounded to it where ``wide``; exactly, in float64, where ``in_parts``, and where inputs
+        are float64.
+        """
 
     @property
     def wide(self) -> bool:
         """Its accumulators may pass what float32 adds exactly."""
         return False
+
+    @property
+    def in_parts(self) -> bool:
+        """It is ``wide``, and adds several sums that float32 holds."""
+        return False
+
+    @property
+    @abstractmethod
+    def bounds(self) -> Array:
+        """No accumulator is larger in magnitude, nor any partial sum in any order: one number, or one for each multiplier."""
 
     def spread(self, scaling: Array) -> tuple[Array, Kind]:
         """Numbers of the multiplier, shaped like it, as constants: here of all accumulators the same one."""
@@ -97,23 +109,28 @@ class Requantizing(IntegerNode):
 
     def evaluate(self, ops: Ops, constants: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         acc = self.accumulate(ops, constants, *inputs)
+        acc = ops.cast(acc, "float32") if self.in_parts else acc
         low, high = float(self.requantize.low), float(self.requantize.high)
         return ops.requantize(acc, self._on(ops, constants["multiplier"], acc), low, high)
 
     def fixed_constants(self) -> dict[str, tuple[Array, Kind]]:
         assert self.fixed is not None
-        return {name: self.spread(array) for name, array in self.fixed.constants().items()}
+        integers, (_, low, high) = self.fixed.constants(), self.requantize
+        found = in_float64(integers, self.bounds, low, high) or integers
+        return {name: self.spread(array) for name, array in found.items()}
 
     def evaluate_fixed(
         self, ops: Ops, constants: Mapping[str, Tensor], integers: Mapping[str, Tensor], *inputs: Tensor
     ) -> Tensor:
         assert self.fixed is not None
-        inputs = tuple(ops.cast(x, "float64") for x in inputs) if self.wide else inputs
+        inputs = tuple(ops.cast(x, "float64") for x in inputs) if self.wide and not self.in_parts else inputs
         acc = self.accumulate(ops, constants, *inputs)
         scaling = {name: self._on(ops, tensor, acc) for name, tensor in integers.items()}
+        low, high = float(self.requantize.low), float(self.requantize.high)
+        if "offset" in scaling:  # ``in_float64``
+            return ops.rounded_product(acc, scaling["factor"], scaling["offset"], scaling.get("below"), low, high)
         y = self.fixed.apply(ops, scaling, ops.cast(acc, "int64"))
         # Rounded to float32 before the clip: the bounds are exact there, so that none is crossed.
-        low, high = float(self.requantize.low), float(self.requantize.high)
         return ops.minimum(ops.maximum(ops.cast(y, "float32"), low), high)
 
     def _on(self, ops: Ops, scaling: Tensor, acc: Tensor) -> Tensor:

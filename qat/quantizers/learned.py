@@ -74,6 +74,15 @@ def larger(ops: Ops, own: Tensor, other: Tensor) -> Tensor:
     return ops.where(own >= other, own, other)
 
 
+def _mean_size(ops: Ops, x: Tensor) -> Tensor:
+    """mean|x|, without gradient, the same in whatever order a backend adds: in float64, rounded once.
+
+    A first batch's range is that of its accumulators, so that many of them are ties of the grid, all of which go one way
+    or the other by the last bit of a scale.
+    """
+    return ops.cast(ops.mean(ops.cast(ops.abs(ops.stop_gradient(x)), "float64")), "float32")
+
+
 def _one_bit(quantizer: BaseActivationQuantizer) -> str | None:
     """Why an activation quantizer whose zero point lies in the middle cannot take numbers of both signs."""
     return "1 bit has no code above a zero point in the middle" if quantizer.num_bits == 1 else None
@@ -115,7 +124,8 @@ class LSQWeightQuantizer(BaseWeightQuantizer):
 
     def observe(self, ops: Ops, weight: Tensor, own: Tensors) -> dict[str, Tensor]:
         known, size = own["initial_scale"], ops.abs(ops.stop_gradient(weight))
-        mean = self._mean(ops, size, own)
+        wide = {"mask": ops.cast(own["mask"], "float64")} if "mask" in own else {}
+        mean = ops.cast(self._mean(ops, ops.cast(size, "float64"), wide), "float32")  # see ``_mean_size``
         start = ops.maximum(mean * (2.0 / math.sqrt(self.qmax)), SMALLEST_SCALE)
         return {"initial_scale": ops.where(known > 0.0, known, start)}
 
@@ -214,8 +224,7 @@ class LSQActivationQuantizer(BaseActivationQuantizer):
                 "initial_offset": ops.where(begun, own["initial_offset"], low),
             }
         positive_codes = float(self.qmax) - self._zero(non_negative)
-        mean = ops.mean(ops.abs(ops.stop_gradient(x.real(ops))))
-        start = ops.maximum(mean * (2.0 / math.sqrt(positive_codes)), SMALLEST_SCALE)
+        start = ops.maximum(_mean_size(ops, x.real(ops)) * (2.0 / math.sqrt(positive_codes)), SMALLEST_SCALE)
         return {"initial_scale": ops.where(begun, own["initial_scale"], start * sign)}
 
     def unseen(self, own: Mapping[str, Array]) -> bool:

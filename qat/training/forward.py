@@ -14,6 +14,7 @@ import numpy as np
 from qat.cells.base import Context, Quantized, Scope, Shape
 from qat.cells.fake_quant import FakeQuant
 from qat.graph import Graph, Node
+from qat.integer.evaluation import last_uses
 from qat.passes.pool_before_quantize import pool_before_quantize
 from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.values import Value
@@ -42,6 +43,7 @@ class NodeLoop:
         graph: the graph that is run.
         ops: the vocabulary.
         steps: the calls of one pass, in order.
+        last_uses: of each step the names of the values that no later one reads, outputs left out.
     """
 
     def __init__(self, graph: Graph, ops: Ops) -> None:
@@ -49,6 +51,7 @@ class NodeLoop:
         self.steps = self._prepared(graph, [(type(node.cell).forward, node) for node in graph.nodes])
         self._inputs = [node.name for node in graph.inputs]
         self._outputs = graph.outputs
+        self.last_uses = self._last_uses()
 
     @staticmethod
     def _prepared(graph: Graph, calls: Iterable[tuple[Callable[..., Value | None], Node]]) -> list[NodeStep]:
@@ -61,6 +64,10 @@ class NodeLoop:
             )
             for method, node in calls
         ]
+
+    def _last_uses(self) -> list[list[str]]:
+        reads = [(*step.node.inputs, step.node.name) for step in self.steps]
+        return [[name for name in ended if name not in self._outputs] for ended in last_uses(reads)]
 
     def load(self, params: Mapping[str, Array], phase: int) -> Context:
         """The context of a pass in evaluation mode, of canonical arrays by full name."""
@@ -90,8 +97,10 @@ class NodeLoop:
     def run(self, context: Context, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Real outputs; ``context`` keeps what else the pass leaves."""
         values = self.begin(inputs)
-        for step in self.steps:
+        for step, ended in zip(self.steps, self.last_uses, strict=True):
             self.advance(step, context, values)
+            for name in ended:  # memory for what comes
+                values.pop(name, None)  # (what only observes gives no value)
         return tuple(values[name].real(self.ops) for name in self._outputs)
 
 
@@ -110,6 +119,7 @@ class Forward(NodeLoop):
         pooled = pool_before_quantize(graph)
         self.steps = self._prepared(pooled, _schedule(pooled))
         self._outputs = pooled.outputs
+        self.last_uses = self._last_uses()
         self.weights = tuple(name for name, param in graph.params.items() if param.trainable and len(param.shape) > 1)
         self._starts = graph.phase_starts
 

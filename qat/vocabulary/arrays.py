@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,6 +15,8 @@ from qat.vocabulary.rows import Rows, in_order
 Arrays = Array | tuple[Array, ...]  #: one array for a network with one input (output), else a tuple
 Key = TypeVar("Key")
 PIXELS = "uint8"  #: the dtype of raw pixels
+#: that the largest tensor of a batch may take where nobody says how many samples it has: about what a processor's caches hold
+WORKING_BYTES = 16 << 20
 
 
 class ArraySpec(NamedTuple):
@@ -73,6 +76,20 @@ def in_batches(
                 f"{name}: gives {min(rows)} results for {len(batch[0])} samples, so it is damaged; export it again"
             )
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def samples_that_fit(shapes: Iterable[tuple[int, ...]], most: int, working_bytes: int = WORKING_BYTES) -> int:
+    """How many samples to compute at a time: memory, and what moves through caches, grows with them.
+
+    Args:
+        shapes: of all tensors of one sample, held in float32.
+        most: where all are small.
+        working_bytes: that the largest tensor may take.
+
+    Returns:
+        At least 1.
+    """
+    return max(1, min(most, working_bytes // (4 * max((math.prod(shape) for shape in shapes), default=1))))
 
 
 class Batches(Sequence[tuple[Array, ...]]):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-if TYPE_CHECKING:
-    from qat.vocabulary.ops import Ops, Tensor
+Tensor = Any  #: a backend's tensor, as in ``qat.vocabulary.ops``
 
 
 class Normalized:
@@ -22,7 +21,7 @@ class Normalized:
 
     waits: ClassVar[bool] = False
 
-    def __init__(self, ops: Ops, x: Tensor, scale: Tensor | None, gamma: Tensor, beta: Tensor, eps: float) -> None:
+    def __init__(self, ops: Any, x: Tensor, scale: Tensor | None, gamma: Tensor, beta: Tensor, eps: float) -> None:
         self._ops = ops
         real = x if scale is None else x * ops.on_channel(scale, x)
         self._numbers, self.mean, self.variance = ops.batch_norm(real, gamma, beta, eps)

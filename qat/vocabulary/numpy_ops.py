@@ -224,7 +224,7 @@ class NumpyOps(Ops):
         return y
 
     def output_mean(self, w: Array) -> Array:
-        y: Array = w.mean(axis=tuple(range(1, w.ndim)), dtype=np.float32)
+        y: Array = w.mean(axis=tuple(range(1, w.ndim)), dtype=w.dtype)
         return y
 
     def softmax_cross_entropy(self, logits: Array, labels: Array, smoothing: float = 0.0) -> Array:

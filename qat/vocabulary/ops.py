@@ -3,7 +3,7 @@
 The mathematics of quantizers and cells is written once, over these functions. Each backend implements them for its own
 tensors; ``qat.vocabulary.numpy_ops`` is the reference, and tests/test_ops_conformance.py compares the backends with it.
 Tensors also understand ``+ - * /`` (with a Python number on either side), unary minus, ``< <= > >=``, and ``&`` of what
-comparisons give, elementwise and broadcasting, as every framework defines them.
+comparisons give, elementwise and broadcasting, as every framework defines them; x[i:j] are some of the samples.
 
 Layouts. Outside a backend every tensor is canonical: activations NCHW or NCL, convolution weights OIHW or OIL (I per group),
 dense weights OI. A backend that computes in another layout transposes in ``from_numpy`` and ``to_numpy``. Cells never name an
@@ -12,7 +12,6 @@ axis; they say "channel" (of an activation) or "output" (of a weight).
 
 from __future__ import annotations
 
-import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -22,27 +21,21 @@ import numpy as np
 import numpy.typing as npt
 
 from qat.errors import QatError
+from qat.vocabulary.counting import counts_of
 from qat.vocabulary.normalized import Normalized
 from qat.vocabulary.rearrangement import Rearrangement
 from qat.vocabulary.transposed import Padding as Padding
 from qat.vocabulary.transposed import Pair as Pair
 from qat.vocabulary.transposed import Transposed, by_phases
+from qat.vocabulary.twice_rounded import twice_rounded
 
 Tensor = Any  #: a backend's tensor; the core does not look inside
 Array = npt.NDArray[Any]
 Kind = Literal["activation", "conv_weight", "dense_weight", "vector", "scalar"]  #: what a tensor's axes mean
-DType = Literal["float32", "float64", "int64"]  #: of what a tensor holds; all but float32 without gradient
+DType = Literal["float32", "float64", "int64", "uint8"]  #: of what a tensor holds; all but float32 without gradient
 
 POWERS_OF_TWO = np.ldexp(np.float32(1.0), np.arange(-126, 128))  #: all that are normal float32 numbers
 EXACT_INTEGERS = 1 << 24  #: float32 holds every integer up to here; sums of integers that stay below are exact
-
-
-def as_slice(places: Sequence[int]) -> slice | None:
-    """The slice that takes these places; None where they are not equally far apart, one after another."""
-    step = places[1] - places[0] if len(places) > 1 else 1
-    if step < 1 or any(b - a != step for a, b in itertools.pairwise(places)):
-        return None
-    return slice(places[0], places[-1] + 1, step)
 
 
 class Ops(ABC):
@@ -96,7 +89,7 @@ class Ops(ABC):
 
     @abstractmethod
     def cast(self, x: Tensor, dtype: DType) -> Tensor:
-        """x in another type: of floats that hold integers int64 exactly, and of int64 the nearest float32, ties to even.
+        """x in another type: of floats that hold integers int64, or uint8, exactly; of int64 the nearest float32, ties to even.
 
         Tensors of int64 understand ``+``, ``-`` and ``*`` among themselves and with Python integers.
         """
@@ -434,17 +427,20 @@ class Ops(ABC):
         return self.stop_gradient(clipped) + (through - self.stop_gradient(through))
 
     def requantize_fixed(self, x: Tensor, multiplier: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
-        """As ``requantize``, rounded as the fixed arithmetic does. Used on stopped tensors only.
+        """As ``requantize``, rounded as the fixed arithmetic does (``twice_rounded``). Used on stopped tensors only."""
+        return twice_rounded(self, x, multiplier, low, high)
 
-        With multiplier = fraction 2^exponent, 1/2 <= fraction < 1: floor(x fraction + 1/2), then this times 2^exponent to
-        nearest, ties away from 0; where the exponent is positive, x is multiplied by its power of two first. The product is
-        one of float32, so that next to a tie an integer may differ by one from ``FixedMultiplier``.
-        """
-        power = self.power_of_two_above(multiplier)
-        power = self.where(power > multiplier, power, power * 2.0)  # a power of two is one half of the next
-        product = x * (multiplier / power * self.maximum(power, 1.0))
-        nearest = self.rint(product)
-        first = self.where(product - nearest >= 0.5, nearest + 1.0, nearest)
-        # A quarter moves ties away from 0, and nothing else across them.
-        y = self.rint(self.where(x < 0.0, first - 0.25, first + 0.25) * self.minimum(power, 1.0))
-        return self.minimum(self.maximum(y, low), high)
+    # -- evaluation and calibration, without gradients -----------------------------------------------------------------
+
+    def rounded_product(
+        self, x: Tensor, factor: Tensor, offset: Tensor, below: Tensor | None, low: float, high: float
+    ) -> Tensor:
+        """clip(rint(x factor + offset), low, high), ``below`` less where x < 0, of integers x, the others float64."""
+        y = self.cast(x, "float64") * factor + offset
+        if below is not None:
+            y = y + self.cast(self.maximum(self.minimum(x, 0.0), -1.0), "float64") * below
+        return self.minimum(self.maximum(self.cast(self.rint(y), "float32"), low), high)
+
+    def counts(self, x: Tensor, factor: float, bins: int) -> tuple[Array, int]:
+        """As ``counts_of`` of an activation."""
+        return counts_of(self.to_numpy(x, "activation"), factor, bins)

@@ -11,6 +11,14 @@ from typing import NamedTuple
 Sizes = tuple[int, ...]
 
 
+def as_slice(places: Sequence[int]) -> slice | None:
+    """The slice that takes these places; None where they are not equally far apart, one after another."""
+    step = places[1] - places[0] if len(places) > 1 else 1
+    if step < 1 or any(b - a != step for a, b in itertools.pairwise(places)):
+        return None
+    return slice(places[0], places[-1] + 1, step)
+
+
 class Step(NamedTuple):
     """The numbers reshaped to these parts, and the parts put into the order of these axes."""
 

@@ -133,13 +133,15 @@ class NormalizedValue(Value):
         step: as in ``Value``.
     """
 
+    normalized: Normalized
+
     def __init__(self, normalized: Normalized, *, relu: float | None = None, step: Tensor | None = None) -> None:
         # ``data`` is not set here, and so found below.
         own = {"scale": None, "codes": False, "relu": relu, "step": step, "fixed": False, "entering": False}
         self.__dict__.update(own, normalized=normalized)
 
     @cached_property
-    def data(self) -> Tensor:  # type: ignore[override]
+    def data(self) -> Tensor:
         """The real numbers."""
         return self.normalized.numbers
 

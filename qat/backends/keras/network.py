@@ -21,6 +21,8 @@ from qat.backends.keras.layout import ensured, from_layout, spec_in_layout, targ
 from qat.backends.keras.layout import own_spec as own_spec
 from qat.backends.keras.ops import DEVICES, ExactOps, Tensor
 from qat.backends.keras.ops import KerasOps as KerasOps
+from qat.backends.keras.ops import devices as devices
+from qat.backends.keras.ops import evaluation_ops as evaluation_ops
 from qat.backends.keras.ops import seed as seed
 from qat.backends.keras.setup import keras, tf
 from qat.backends.keras.workers import jointly, means_over_workers, training_ops
@@ -316,11 +318,6 @@ def lower(
 def to_own_layout(model: LoweredNetwork) -> None:
     """Let a model take and give images as other Keras models do: channels last, where Keras is not set to the contrary."""
     model.own_layout = keras.config.image_data_format() == "channels_last"
-
-
-def devices() -> list[str]:
-    """The device targets that TensorFlow can use here, the best first."""
-    return ["GPU", "CPU"] if tf.config.list_physical_devices("GPU") else ["CPU"]
 
 
 def runtime() -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from qat.backends.keras.fused import BatchNorm, KerasNormalized, summed, to_codes
 from qat.backends.keras.setup import tf
+from qat.training.devices import choose_device
 from qat.training.workers import this_worker
-from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair, as_slice
-from qat.vocabulary.rearrangement import Rearrangement
+from qat.vocabulary.normalized import Normalized
+from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair
+from qat.vocabulary.rearrangement import Rearrangement, as_slice
 
 DEVICES = {"CPU": "/CPU:0", "GPU": "/GPU:0"}  #: device target -> TensorFlow's name
 Tensor: TypeAlias = tf.Tensor
@@ -21,8 +25,6 @@ AXES = {
     ("conv_weight", 4): (2, 3, 1, 0),
     ("conv_weight", 3): (2, 1, 0),
 }
-#: Just above 0. TensorFlow takes the subnormal numbers below it for 0.
-TINY = float(np.finfo(np.float32).tiny)
 
 
 class KerasOps(Ops):
@@ -95,20 +97,19 @@ class KerasOps(Ops):
             return tf.cast(tf.round(exact), x.dtype)  # an algorithm that transforms is put right
         if dilation != (1, 1):
             w = _dilated(w, dilation)
-        if group == 1:
-            y = tf.nn.conv2d(x, w, stride, _pads(padding))
-        elif group == x.shape[-1]:
+        if 1 < group == x.shape[-1]:
             w = tf.reshape(w, (*w.shape[:2], group, w.shape[3] // group))
-            x = _padded(
-                x, padding, 0.0
-            )  # with paddings of its own, TensorFlow's optimizer of graphs may abort the process
-            if stride[0] == stride[1]:
-                y = tf.nn.depthwise_conv2d(x, w, (1, *stride, 1), "VALID")
-            else:
-                y = tf.nn.depthwise_conv2d(x, w, (1, 1, 1, 1), "VALID")[:, :: stride[0], :: stride[1]]
+            both = stride if stride[0] == stride[1] else (1, 1)  # it has no others
+            x, within = _within(x, w.shape[:2], both, padding)
+            y = tf.nn.depthwise_conv2d(x, w, (1, *both, 1), within)
+            y = y if both == stride else y[:, :: stride[0], :: stride[1]]
         else:
-            pairs = zip(tf.split(x, group, axis=-1), tf.split(w, group, axis=-1), strict=True)
-            y = tf.concat([tf.nn.conv2d(x, w, stride, _pads(padding)) for x, w in pairs], axis=-1)
+            x, within = _within(x, w.shape[:2], stride, padding)
+            if group == 1:
+                y = tf.nn.conv2d(x, w, stride, within)
+            else:
+                pairs = zip(tf.split(x, group, axis=-1), tf.split(w, group, axis=-1), strict=True)
+                y = tf.concat([tf.nn.conv2d(x, w, stride, within) for x, w in pairs], axis=-1)
         return y if bias is None else tf.nn.bias_add(y, bias)
 
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
@@ -132,7 +133,8 @@ class KerasOps(Ops):
         return tf.transpose(y, (0, 2, 3, 1))
 
     def max_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
-        return tf.nn.max_pool2d(_padded(x, padding, -np.inf), kernel, stride, "VALID")
+        x, within = _within(x, kernel, stride, padding, -np.inf)
+        return tf.nn.max_pool2d(x, kernel, stride, within)
 
     def sum_pool2d(self, x: Tensor, *, kernel: Pair, stride: Pair, padding: Padding) -> Tensor:
         channels = x.shape[-1]
@@ -201,6 +203,9 @@ class KerasOps(Ops):
 
     def relu(self, x: Tensor) -> Tensor:
         return tf.nn.relu(x)
+
+    def rectified(self, x: Tensor, bound: float) -> Tensor:
+        return tf.nn.relu6(x) if bound == 6.0 else super().rectified(x, bound)
 
     def abs(self, x: Tensor) -> Tensor:
         return tf.abs(x)
@@ -274,13 +279,11 @@ class KerasOps(Ops):
             tf.debugging.assert_greater(tf.shape(x)[0] * this_worker().count, 1, message)
 
     def batch_norm(self, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        images = {4: x, 3: x[:, None], 2: x[:, None, None]}[len(x.shape)]
-        y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=images, scale=gamma, offset=beta, mean=[], variance=[], epsilon=eps, is_training=True
-        )
-        count = tf.cast(tf.size(images) // images.shape[-1], tf.float32)
-        variance = variance * ((count - 1.0) / count)  # it divides by n - 1
-        return tf.reshape(y, tf.shape(x)), tf.stop_gradient(mean), tf.stop_gradient(variance)
+        found = BatchNorm(x, gamma, beta, eps)
+        return found.y, found.mean, found.variance
+
+    def normalized(self, x: Tensor, scale: Tensor | None, gamma: Tensor, beta: Tensor, eps: float) -> Normalized:
+        return KerasNormalized(self, x, scale, gamma, beta, eps)
 
     def requantize(
         self,
@@ -291,24 +294,15 @@ class KerasOps(Ops):
         *,
         open_low: bool = False,
     ) -> Tensor:
-        """What lies inside the bounds is what the clip leaves as it is: one comparison makes the mask.
-
-        An open bound is moved up by the least that matters; what lies between rounds to the bound in any case.
-        """
-        if open_low:
-            low = tf.maximum(low + TINY, low * (1.0 + 2.0**-22)) if isinstance(low, tf.Tensor) or low else TINY
-
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def straight_through(x: Tensor, multiplier: Tensor) -> Any:
-            u = x * multiplier
-            clipped = u if low is None or high is None else tf.minimum(tf.maximum(u, low), high)
+            codes, through = to_codes(x * multiplier, low, high, open_low=open_low)
 
             def gradient(g: Tensor) -> tuple[Tensor, Tensor]:
-                if clipped is not u:
-                    g = tf.where(u == clipped, g, 0.0)
-                return g * multiplier, _summed(g * x, multiplier)
+                g = through(g)
+                return g * multiplier, summed(g * x, multiplier)
 
-            return tf.round(clipped), gradient
+            return codes, gradient
 
         return straight_through(x, multiplier)
 
@@ -323,9 +317,25 @@ def _axis(axis: int) -> int:
     return axis or -1
 
 
-def _pads(padding: Padding) -> Any:
-    top, bottom, left, right = padding
-    return [[0, 0], [top, bottom], [left, right], [0, 0]] if any(padding) else "VALID"
+def _within(
+    x: Tensor, kernel: Sequence[int], stride: Pair, padding: Padding, outside: float = 0.0
+) -> tuple[Tensor, str]:
+    """What TensorFlow's windows go over, and how it calls that: "SAME" where it pads alike, else x that is padded already.
+
+    Given paddings in numbers, it leaves its fast kernels (of a ResNet-18 that takes five times as long), and its optimizer of
+    graphs may abort the process.
+    """
+    if padding == tuple(itertools.chain(*map(_same, x.shape[1:3], kernel, stride))):
+        return x, "SAME"
+    return _padded(x, padding, outside), "VALID"
+
+
+def _same(size: int | None, kernel: int, stride: int) -> Pair | tuple[()]:
+    """The zeros before and behind an axis that TensorFlow calls "SAME"; nothing where the size is not known."""
+    if size is None:
+        return ()
+    missing = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return missing // 2, missing - missing // 2
 
 
 def _dilated(w: Tensor, dilation: Pair) -> Tensor:
@@ -337,16 +347,9 @@ def _dilated(w: Tensor, dilation: Pair) -> Tensor:
     return w[: (height - 1) * rows + 1, : (width - 1) * columns + 1]
 
 
-def _padded(x: Tensor, padding: Padding, value: float) -> Tensor:
+def _padded(x: Tensor, padding: Padding, value: float = 0.0) -> Tensor:
     top, bottom, left, right = padding
     return tf.pad(x, [[0, 0], [top, bottom], [left, right], [0, 0]], constant_values=value) if any(padding) else x
-
-
-def _summed(g: Tensor, like: Tensor) -> Tensor:
-    """The gradient of what was broadcast: ``g`` summed over the axes that ``like`` lacks or has once."""
-    lead = len(g.shape) - len(like.shape)
-    once = [lead + i for i, size in enumerate(like.shape) if size == 1]
-    return tf.reshape(tf.reduce_sum(g, [*range(lead), *once]), tf.shape(like))
 
 
 class ExactOps(KerasOps):
@@ -369,6 +372,16 @@ class ExactOps(KerasOps):
         self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
     ) -> Tensor:
         return super().matmul(a, b, transpose=transpose, wide=wide or self._wide)
+
+
+def devices() -> list[str]:
+    """The device targets that TensorFlow can use here, the best first."""
+    return ["GPU", "CPU"] if tf.config.list_physical_devices("GPU") else ["CPU"]
+
+
+def evaluation_ops(device_target: str | None = None) -> ExactOps:
+    """The vocabulary that evaluates."""
+    return ExactOps(DEVICES[choose_device(device_target, devices(), "keras")])
 
 
 _generator: tf.random.Generator | None = None

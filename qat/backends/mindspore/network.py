@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,14 +13,17 @@ from qat.backends.common import predict_codes as predict_codes
 from qat.backends.common import read as read
 from qat.backends.common import trace as trace
 from qat.backends.common import write as write
+from qat.backends.mindspore.compiled import CompiledStep, clipped
 from qat.backends.mindspore.files import load_params as load_params
 from qat.backends.mindspore.files import save_params as save_params
 from qat.backends.mindspore.ops import ExactOps, Tensor
 from qat.backends.mindspore.ops import MindSporeOps as MindSporeOps
-from qat.backends.mindspore.setup import jit_trace, ms, nn, ops
+from qat.backends.mindspore.setup import ms, nn, ops
+from qat.backends.mindspore.tracing import in_place, release_forgotten, traced
 from qat.backends.mindspore.workers import join, means_over_workers, training_ops
 from qat.errors import QatError
 from qat.graph import Graph, Network
+from qat.training.devices import choose_device
 from qat.training.forward import single
 from qat.training.losses import Loss, Objective, cross_entropy, step_terms
 from qat.training.optimizer import Optimizer
@@ -32,79 +32,6 @@ from qat.vocabulary.arrays import check_samples
 from qat.vocabulary.ops import Array
 
 NAME = "mindspore"  #: under which ``qat.backend`` knows it
-
-
-def traced(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` as MindSpore compiles it from one call: tensors in, a flat tuple of tensors out, nothing else.
-
-    Everything that is no argument, parameters too, is a constant from then on. The compiled form can be differentiated
-    from outside; a gradient that is taken inside becomes a constant.
-    """
-
-    failures: list[BaseException] = []
-
-    def recorded(*tensors: Tensor) -> Any:
-        try:
-            return function(*tensors)
-        except BaseException as error:  # let through, it would leave MindSpore recording whatever runs next
-            failures.append(error)
-            return tensors
-
-    # MindSpore keeps what it compiled by the function's name and id, and ids are used again.
-    recorded.__name__ = f"traced{next(_COUNTER)}"
-    compiled = ms.jit(recorded, capture_mode="trace")
-
-    def run(*tensors: Tensor) -> Any:
-        with _recording():
-            found = compiled(*tensors)
-        if failures:
-            error = failures[0]
-            failures.clear()
-            raise error
-        return found
-
-    # It keeps them for as long as the process lives, tens of megabytes for a small network.
-    weakref.finalize(run, _FORGOTTEN.append, recorded.__name__).atexit = False
-    return run
-
-
-_COUNTER = itertools.count()
-_FORGOTTEN: list[str] = []  #: names of functions that nobody can call any more
-
-
-@contextmanager
-def _recording() -> Iterator[None]:
-    """MindSpore's recording, without two things that it does for each operation: it looks up the source of the whole stack,
-    and fails where a frame has none (under python -m, python -c and at the prompt); and it prints every tensor for a log that
-    is off, which takes as long as the rest.
-
-    The look-up is private to MindSpore: a release that has none is left as it is, and so in ``_release_forgotten``.
-    """
-    originals = Tensor.__repr__, Tensor.__str__
-    look_up = getattr(jit_trace, "_get_caller_lines", None)
-    Tensor.__repr__ = Tensor.__str__ = lambda self: "Tensor of a pass that is being compiled"
-    if look_up is not None:
-        jit_trace._get_caller_lines = lambda: ([__file__], [1])
-    try:
-        yield
-    finally:
-        Tensor.__repr__, Tensor.__str__ = originals
-        if look_up is not None:
-            jit_trace._get_caller_lines = look_up
-
-
-def _release_forgotten() -> None:
-    """Free what MindSpore compiled of functions that nobody can call any more; not where they end, which may be amid the
-    compilation of another one.
-    """
-    known: set[str] = getattr(jit_trace, "_trace_compile_cache", set())
-    free = getattr(getattr(jit_trace, "_jit_executor", None), "del_net_res", None)
-    while _FORGOTTEN:
-        mark = f".{_FORGOTTEN.pop()}#"
-        phases = {phase for phase in known if mark in phase}
-        if free is not None:
-            free(None, phases)
-            known.difference_update(phases)
 
 
 class CellModule(nn.Cell):  # type: ignore[misc]
@@ -145,7 +72,7 @@ class LoweredNetwork(Lowered, nn.Cell):  # type: ignore[misc]
                 name = f"{node.cell_name}.{local}"
                 if name not in self._tensors:
                     tensor = self._ops.from_numpy(params[name], param.kind)
-                    self._tensors[name] = ms.Parameter(tensor, name=name, requires_grad=param.trainable)
+                    self._tensors[name] = in_place(ms.Parameter(tensor, name=name, requires_grad=param.trainable))
                     module._params[local] = self._tensors[name]
 
     def _cell_module(self, name: str) -> CellModule:
@@ -249,8 +176,19 @@ def lower(
 
     The device target is MindSpore's own setting for the whole process. Raises QatError where MindSpore refuses to change it.
     """
-    _release_forgotten()
+    release_forgotten()
     graph, params, device = to_lower(network, params, device_target, devices(), NAME)
+    _use_device(device)
+    return LoweredNetwork(graph, params, step)
+
+
+def devices() -> list[str]:
+    """The device targets that MindSpore can use here, the best first."""
+    special = {"Ascend": ms.device_context.ascend, "GPU": ms.device_context.gpu}
+    return [name for name, device in special.items() if device.is_available()] + ["CPU"]
+
+
+def _use_device(device: str) -> None:
     if ms.get_context("device_target") != device:
         try:
             ms.set_device(device)
@@ -261,13 +199,12 @@ def lower(
             ) from None
     if this_worker().started_by(MSRUN):  # before there is any tensor
         join()
-    return LoweredNetwork(graph, params, step)
 
 
-def devices() -> list[str]:
-    """The device targets that MindSpore can use here, the best first."""
-    special = {"Ascend": ms.device_context.ascend, "GPU": ms.device_context.gpu}
-    return [name for name, device in special.items() if device.is_available()] + ["CPU"]
+def evaluation_ops(device_target: str | None = None) -> ExactOps:
+    """The vocabulary that evaluates."""
+    _use_device(choose_device(device_target, devices(), NAME))
+    return ExactOps()
 
 
 def runtime() -> str:
@@ -347,6 +284,18 @@ class Step(TrainingStep):
             self.optimizer = nn.Adam(groups, 0.0)
         else:
             self.optimizer = AMSGrad(groups)
+        for own in self.optimizer.get_parameters():
+            in_place(own)
+        alone = self._worker.count == 1 and optimizer.accumulate == 1
+        #: All of a step, or its gradient where that is joined with others.
+        self._compiled = CompiledStep(
+            self.model,
+            loss,
+            self.optimizer if alone else None,
+            self.optimizer.parameters,
+            clip_norm=optimizer.clip_norm if alone else 0.0,
+        )
+        self._whole = alone
         self._error: BaseException | None = None
         self._differentiated = ms.value_and_grad(self._forward, None, self.optimizer.parameters, has_aux=True)
 
@@ -361,24 +310,36 @@ class Step(TrainingStep):
     def _gradient(
         self, pixels: tuple[Array, ...], targets: tuple[Array, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...], dict[str, Tensor]]:
-        wanted = (array.astype(np.int32 if array.dtype.kind in "iu" else np.float32) for array in targets)
-        (loss, terms, updates), gradients = self._differentiated(*map(Tensor, pixels), *map(Tensor, wanted))
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        given = _given(pixels, targets)
+        found = self._compiled(_next_key(), given, 0.0) if self._compiled.runs and not self._whole else None
+        if found is None:
+            (loss, terms, updates), gradients = self._differentiated(*given)
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            self.model._assign(updates)
+        else:
+            terms, gradients = found
+            loss = next(iter(terms.values()))
         if self._worker.count > 1:
             loss, *means = means_over_workers([loss, *gradients])
             gradients = tuple(means)
-        self.model._assign(updates)
         return loss, gradients, terms
+
+    def _update(
+        self, pixels: tuple[Array, ...], targets: tuple[Array, ...], lr: float
+    ) -> tuple[float, Mapping[str, Tensor]]:
+        found = (
+            self._compiled(_next_key(), _given(pixels, targets), lr) if self._compiled.runs and self._whole else None
+        )
+        if found is None:
+            return super()._update(pixels, targets, lr)
+        terms, _ = found
+        return float(next(iter(terms.values())).asnumpy()), terms
 
     def _apply(self, gradients: Sequence[Tensor], lr: float) -> None:
         if self._settings.clip_norm:
-            # ops.clip_by_global_norm gives a gradient without axes one, which the optimizer refuses.
-            limit = self._settings.clip_norm
-            norm = ops.sqrt(ops.addn([(gradient * gradient).sum() for gradient in gradients]))
-            gradients = [gradient * (limit / ops.maximum(norm, limit)) for gradient in gradients]
-        # set_data would give the parameter other memory, which the compiled optimizer does not look at.
+            gradients = clipped(gradients, self._settings.clip_norm)
         ops.assign(self.optimizer.learning_rate, Tensor(np.float32(lr)))
         self.optimizer(tuple(gradients))
 
@@ -400,6 +361,11 @@ class Step(TrainingStep):
         slots = self._slots()
         for name, array in state.items():
             ops.assign(slots[name], Tensor(np.array(array)))
+
+
+def _given(pixels: tuple[Array, ...], targets: tuple[Array, ...]) -> tuple[Tensor, ...]:
+    wanted = (array.astype(np.int32 if array.dtype.kind in "iu" else np.float32) for array in targets)
+    return (*map(Tensor, pixels), *map(Tensor, wanted))
 
 
 make_step = Step

@@ -25,14 +25,21 @@ LARGEST_SQUARED_MEAN = 100.0
 FEWEST_PLACES = 16  #: of a channel, in a sample, from which on it is faster to sum rows
 
 
+#: How far beyond a bound a number still counts as inside, relative to the bound: a few last bits. Where the range is that of
+#: the batch, as in a first step, its largest number stands on the bound or some roundings beside it, and would have a
+#: gradient or none by chance.
+BESIDE = 2.0**-18
+TINY = float(np.finfo(np.float32).tiny)
+
+
 class Bounds:
     """A lowest and a highest code. What is rounded to one of them has a gradient, what lies beyond has none."""
 
     def __init__(self, low: Tensor | float, high: Tensor | float, *, open_low: bool) -> None:
         self.low, self.high = (float(x.detach() if isinstance(x, Tensor) else x) for x in (low, high))
-        # hardtanh's gradient is 0 at its bounds, so an inclusive one is moved to the next float32 outside.
-        self.below = self.low if open_low else float(np.nextafter(np.float32(self.low), np.float32(-np.inf)))
-        self.above = float(np.nextafter(np.float32(self.high), np.float32(np.inf)))
+        # hardtanh's gradient is 0 at its bounds.
+        self.below = self.low if open_low else self.low - abs(self.low) * BESIDE - TINY
+        self.above = self.high + abs(self.high) * BESIDE + TINY
 
     def clipped(self, u: Tensor) -> Tensor:
         """In place."""
@@ -44,9 +51,11 @@ class Bounds:
 
 
 def suits(x: Tensor, *bounds: Tensor | float) -> bool:
-    """Whether these functions may be used: a GPU would have to be waited for where bounds are tensors."""
+    """Whether these functions may be used: bounds are single numbers, and where they are tensors a GPU would have to be waited
+    for.
+    """
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-    return not recorded and not (x.is_cuda and any(isinstance(bound, Tensor) for bound in bounds))
+    return not recorded and not any(isinstance(bound, Tensor) and (bound.ndim or x.is_cuda) for bound in bounds)
 
 
 class Requantized(torch.autograd.Function):
@@ -59,7 +68,7 @@ class Requantized(torch.autograd.Function):
         return bounds.clipped(x * multiplier).round_()
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc,no-untyped-call]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, multiplier = ctx.saved_tensors
         gradient = ctx.bounds.masked(gradient, x * multiplier)
@@ -162,7 +171,7 @@ class _Normalized(torch.autograd.Function):
         return u if multiplier is None else u.round_()
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc,no-untyped-call]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, gamma, beta, multiplier, mean, spread = ctx.saved_tensors
         if ctx.bounds is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from types import FunctionType
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,20 +20,22 @@ from qat.backends.common import trace as trace
 from qat.backends.common import write as write
 from qat.backends.torch.files import load_params as load_params
 from qat.backends.torch.files import save_params as save_params
-from qat.backends.torch.ops import ExactOps, Tensor
+from qat.backends.torch.ops import ExactOps, Tensor, channels_last
 from qat.backends.torch.ops import TorchOps as TorchOps
 from qat.backends.torch.workers import means_over_workers, training_ops
 from qat.errors import QatError
 from qat.graph import Graph, Network
+from qat.training.devices import choose_device
 from qat.training.forward import single
 from qat.training.losses import Loss, Objective, cross_entropy, step_terms
 from qat.training.optimizer import Optimizer
 from qat.training.workers import TORCHRUN
-from qat.vocabulary.arrays import ArraySpec, check_samples
+from qat.vocabulary.arrays import WORKING_BYTES, ArraySpec, check_samples
 from qat.vocabulary.ops import Array
 
 NAME = "torch"  #: under which ``qat.backend`` knows it
 
+GPU_WORKING_BYTES = 1 << 30  #: ``working_bytes`` there: small batches would leave it idle
 DEVICES = {"CPU": "cpu", "GPU": "cuda"}  #: device target -> torch's name
 
 
@@ -110,6 +113,7 @@ class LoweredNetwork(Lowered, torch.nn.Module):
     def _use_device(self) -> None:
         self._ops = training_ops(next((tensor.device for tensor in self.tensors.values()), "cpu"))
         self._compute_with(self._ops, ExactOps(self._ops.device))
+        self.working_bytes = WORKING_BYTES if self._ops.device.type == "cpu" else GPU_WORKING_BYTES
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # to(), cuda(), double(), ...
@@ -157,7 +161,7 @@ class LoweredNetwork(Lowered, torch.nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _deployed(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return self._evaluated(tuple(x.to(self._ops.device, torch.float32) for x in inputs))
+        return self._evaluated(tuple(channels_last(x.to(self._ops.device, torch.float32)) for x in inputs))
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -175,21 +179,29 @@ class LoweredNetwork(Lowered, torch.nn.Module):
         state = self._state_copies() if torch.compiler.is_compiling() else {}
         return single(self._updating(partial(self._pass, self.tensors | state, training=training, phase=phase), inputs))
 
-    def terms(self, inputs: tuple[Tensor, ...], targets: Any, phase: int, loss: Loss | Objective) -> dict[str, Tensor]:
-        """One training step's terms (see ``step_terms``); it also updates the state."""
-        state = self._state_copies() if torch.compiler.is_compiling() else {}
-        compute = partial(step_terms, self._pass, loss, self.tensors | state, targets=targets, phase=phase)
-        terms: dict[str, Tensor] = self._updating(compute, inputs)
-        return terms
+    def terms(
+        self,
+        tensors: Mapping[str, Tensor],
+        inputs: tuple[Tensor, ...],
+        targets: Any,
+        *,
+        phase: int,
+        loss: Loss | Objective,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """One training step's terms, and new values of state (see ``step_terms``); nothing is updated."""
+        return self._computed(partial(step_terms, self._pass, loss, tensors, targets=targets, phase=phase), inputs)
 
     def _updating(self, compute: Callable[..., tuple[Any, dict[str, Tensor]]], inputs: tuple[Tensor, ...]) -> Any:
         """What ``compute(inputs=pixels)`` returns beside new values of state, to which the state is set."""
-        device = self._ops.device
-        with torch.autocast(device.type, enabled=False):  # integers up to 2^24 need float32
-            pixels = tuple(x.to(device, torch.float32) for x in inputs)
-            found, updates = compute(inputs=pixels)
+        found, updates = self._computed(compute, inputs)
         self._assign(updates)
         return found
+
+    def _computed(self, compute: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Any:
+        """What ``compute(inputs=pixels)`` returns."""
+        device = self._ops.device
+        with torch.autocast(device.type, enabled=False):  # integers up to 2^24 need float32
+            return compute(inputs=tuple(x.to(device, torch.float32) for x in inputs))
 
     @torch.no_grad()
     def _assign(self, values: Mapping[str, Tensor]) -> None:
@@ -227,9 +239,26 @@ def seed(*numbers: int) -> None:
     torch.manual_seed(int(own_generator(numbers).integers(1 << 63)))
 
 
+def evaluation_ops(device_target: str | None = None) -> ExactOps:
+    """The vocabulary that evaluates."""
+    return ExactOps(DEVICES[choose_device(device_target, devices(), NAME)])
+
+
 def runtime() -> str:
     """The framework that computes, with its version."""
     return f"PyTorch {torch.__version__}"
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, compiled by itself: torch counts compilations for each code object, here a new one each time, and after
+    eight of one it would compile no more, whatever network they were of.
+    """
+
+    def call(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    own = FunctionType(call.__code__.replace(), call.__globals__, call.__name__, None, call.__closure__)
+    return cast(Callable[..., Any], torch.compile(own, dynamic=False))
 
 
 class Step(TrainingStep):
@@ -239,7 +268,7 @@ class Step(TrainingStep):
         model: what ``lower`` returned.
         optimizer: which one, and its settings.
         loss: written over the vocabulary.
-        compile: compile forward pass and loss with torch.compile, once for each phase.
+        compile: compile forward pass and loss with torch.compile, once for each phase and size of batch.
     """
 
     model: LoweredNetwork
@@ -253,8 +282,8 @@ class Step(TrainingStep):
         compile: bool = False,
     ) -> None:
         super().__init__(model.train(), loss, NAME, TORCHRUN, optimizer, compile=compile)
-        plain = partial(model.terms, loss=loss)
-        self._compute = torch.compile(plain) if compile else plain
+        self._compile = compile
+        self._compute: dict[int, Callable[..., Any]] = {}  #: the current phase's alone
         decay = [p for p in model.parameters() if p.ndim > 1]
         others = [p for p in model.parameters() if p.ndim <= 1]
         groups = [{"params": decay, "weight_decay": optimizer.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -271,15 +300,25 @@ class Step(TrainingStep):
                 slot: torch.zeros(()) if slot == "step" else torch.zeros_like(parameter) for slot in slots
             }
 
+    def _computing(self, phase: int) -> Callable[..., tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        """The terms of the model and its new state in a phase, of tensors, inputs and targets."""
+        if phase not in self._compute:
+            terms = partial(self.model.terms, phase=phase, loss=self.loss)
+            self._compute = {phase: compiled(terms) if self._compile else terms}
+        return self._compute[phase]
+
     def _gradient(
         self, pixels: tuple[Array, ...], targets: tuple[Array, ...]
     ) -> tuple[Tensor, list[Tensor | None], dict[str, Tensor]]:
         device = self.model._ops.device
         inputs, wanted = (tuple(torch.from_numpy(x).to(device) for x in arrays) for arrays in (pixels, targets))
-        terms = self._compute(inputs, single(wanted), self.model.next_phase())
-        loss = next(iter(terms.values()))
+        compute = self._computing(self.model.next_phase())
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        with torch.autocast(device.type, enabled=False):  # products of a backward pass would be narrowed, too
+            terms, updates = compute(self.model.tensors, inputs, single(wanted))
+            loss = next(iter(terms.values()))
+            torch.autograd.backward(loss)
+        self.model._assign(updates)  # no sooner: a compiled pass goes backwards by the state that it was given
         if self._worker.count > 1:
             loss = self._average(loss.detach())
         gradients = [p.grad for p in self.model.parameters()]

@@ -12,6 +12,7 @@ from qat.analysis.calibration import calibrate, check_percentile
 from qat.analysis.ranges import METHODS
 from qat.data import Dataset
 from qat.errors import QatError
+from qat.registry import evaluation_ops
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import as_arrays, as_tuple
 
@@ -53,6 +54,7 @@ def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Datase
         percentile=args.percentile,
         bias_correction=args.bias_correction,
         equalize=args.equalize,
+        ops=evaluation_ops(args.backend, args.device_target),
         **settings,
     )
     names = ("images", "seed", "method", "percentile", "bias_correction", "equalize")

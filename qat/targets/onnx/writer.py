@@ -14,8 +14,8 @@ from qat.integer.pick import Places
 from qat.integer.widths import pack
 from qat.targets.common import end_names
 from qat.vocabulary.arrays import ArraySpec
-from qat.vocabulary.ops import Array, Padding, Pair, as_slice
-from qat.vocabulary.rearrangement import Rearrangement
+from qat.vocabulary.ops import Array, Padding, Pair
+from qat.vocabulary.rearrangement import Rearrangement, as_slice
 
 OPSET, IR_VERSION = 17, 8  #: old enough for every runtime of the last years; QDQ with an axis needs opset 13
 #: Bits of packed weights -> opset and IR version of their types, and the types: signed, unsigned.

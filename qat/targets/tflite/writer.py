@@ -13,8 +13,8 @@ from qat.integer import Grid
 from qat.integer.pick import Places
 from qat.integer.widths import pack
 from qat.targets.tflite.file import OPERATORS
-from qat.vocabulary.ops import Array, Padding, Pair, as_slice
-from qat.vocabulary.rearrangement import Rearrangement
+from qat.vocabulary.ops import Array, Padding, Pair
+from qat.vocabulary.rearrangement import Rearrangement, as_slice
 
 Op, Type, Options = schema.BuiltinOperator, schema.TensorType, schema.BuiltinOptions
 Fused, Pad = schema.ActivationFunctionType, schema.Padding
