@@ -12,6 +12,7 @@ POOR = 20.0  #: dB of an output below which training is advised: an error of 10 
 MATTERS = 0.05  #: blame of a layer from which on there is advice on it
 FAR = 8.0  #: a channel's range over the median one, or the reverse: 3 bits are lost
 MUCH = 0.5  #: share of an error that makes it the one to work on
+SOME = 0.2  #: share of an error from which on it is worth to work on
 BETTER = 0.7  #: of an error that another range would leave
 FEW_BITS = 8  #: below these, more bits are advised
 MOST_NAMES = 3
@@ -30,21 +31,31 @@ def _by_weights(x: Layer) -> bool:
     return x.weight_share >= MUCH
 
 
+def _activations_apart(x: Layer) -> bool:
+    """The grid of its largest channel is too coarse for the others."""
+    return x.weight_share <= 1.0 - SOME and x.worst_activation >= FAR
+
+
+def _inputs_apart(x: Layer) -> bool:
+    """Its weights of a large input channel are small, and lose much beside the others, on whose scale they are."""
+    return x.weight_share >= SOME and x.worst_input >= FAR
+
+
 #: In the order in which they are printed.
 RULES = (
     Rule(
         "per_channel",
-        lambda x: _by_weights(x) and x.far > 0 and not x.per_channel,
+        lambda x: x.weight_share >= SOME and x.far > 0 and not x.per_channel,
         "one scale for weights whose channels are far apart: per_channel, or calibrate --equalize",
     ),
     Rule(
         "equalize",
-        lambda x: not _by_weights(x) and x.worst_activation >= FAR,
+        lambda x: _activations_apart(x) or _inputs_apart(x),
         "one grid for activations whose channels are far apart: calibrate --equalize",
     ),
     Rule(
         "range",
-        lambda x: not _by_weights(x) and (x.clip_share >= MUCH or x.halved <= BETTER),
+        lambda x: not _by_weights(x) and min(x.halved, x.doubled) <= BETTER,
         "a range too narrow or too wide for the activations: calibrate --method mse",
     ),
     Rule(

@@ -143,3 +143,7 @@ class Codes:
         beyond = codes - np.clip(codes, self._low / 2.0, self._high / 2.0)
         clipped = float((self._given * beyond**2).sum()) * self._scale**2
         return max(error - self.clip_error, 0.0) / 4.0 + self.clip_error + clipped
+
+    def doubled_error(self, error: float) -> float:
+        """What it would be with a range twice as wide: four times the rounding's error, and nothing clipped."""
+        return 4.0 * max(error - self.clip_error, 0.0)

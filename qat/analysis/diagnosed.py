@@ -27,12 +27,14 @@ class Layer:
         far: channels of the weights whose max |w| is more than ``FAR`` = 8 times the median channel's, or less than an
             eighth of it; weights of 0 are left out.
         worst: the largest such ratio, at least 1; 1 without weights.
-        worst_activation: the same of the float activation's largest channel to the median one.
+        worst_activation: how many times the float activation's largest channel is the median one.
+        worst_input: the same of the activations that it takes, the largest; 1 where these are the network's input.
         dead: channels of the integers that have one number on all images and places, as 0.
         dead_in_float: the same of the float numbers.
         weight_share: of the squared errors of weights and activation alone, that of the weights.
-        clip_share: of the activation's own squared error, that of numbers clipped.
-        halved: what would be left of it with a range half as wide, a factor.
+        halved: of the activation's own squared error, what a range half as wide would leave: a quarter of the rounding, and
+            what it clips.
+        doubled: the same of a range twice as wide: four times the rounding, and nothing clipped.
         bias_share: of the integers' squared error, that of the mean error of each channel.
     """
 
@@ -53,11 +55,12 @@ class Layer:
     far: int
     worst: float
     worst_activation: float
+    worst_input: float
     dead: int
     dead_in_float: int
     weight_share: float
-    clip_share: float
     halved: float
+    doubled: float
     bias_share: float
 
 

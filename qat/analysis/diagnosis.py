@@ -30,14 +30,13 @@ from qat.errors import QatError
 from qat.graph import Graph, Network, Node, Params, as_graph
 from qat.integer import Evaluator, IntegerTensor
 from qat.passes.to_integer import integers_by_node
+from qat.registry import evaluation_ops
 from qat.training.forward import IDLE, NodeLoop
-from qat.vocabulary.arrays import Arrays, batches_of
-from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.arrays import Arrays, batches_of, samples_that_fit
 from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.values import Value
 
 MOST = 32  #: samples at a time, however small they are
-BATCH_NUMBERS = 1 << 25  #: that all tensors of a batch may hold
 SUFFIX = ".fake_quant"  #: of the fake quantizer whose row has the name of the layer before it
 
 
@@ -61,7 +60,8 @@ def diagnose(
         float_params: of the float network that it came from, to compare with; None: the quantized network's own, with every
             quantizer idle.
         batch_size: samples at a time; None: as many as fit.
-        ops: the vocabulary that computes; None: NumPy's.
+        ops: the vocabulary that computes, as ``qat.registry.evaluation_ops("keras")``; None: of the first backend that is
+            installed, without any NumPy's.
 
     Returns:
         A row for each fake quantizer, the outputs, and advice.
@@ -86,7 +86,7 @@ def diagnose(
         raise QatError(
             f"{graph.name} is a float network, which loses nothing: give the quantized one, from qat.calibrate or training"
         )
-    size = _samples_that_fit(graph) if batch_size is None else batch_size
+    size = samples_that_fit(graph.shapes.values(), MOST) if batch_size is None else batch_size
     batches = batches_of(images, graph.input_specs, size, graph.name)
     graph.check_params(params)
     measured = _Passes(graph, params, params if float_params is None else completed(graph, float_params), ops)
@@ -95,10 +95,6 @@ def diagnose(
         measured.add(batch)
         samples += len(batch[0])
     return measured.result(samples)
-
-
-def _samples_that_fit(graph: Graph) -> int:
-    return max(1, min(MOST, BATCH_NUMBERS // sum(math.prod(shape) for shape in graph.shapes.values())))
 
 
 def completed(graph: Graph, given: Mapping[str, Array]) -> Params:
@@ -118,6 +114,7 @@ class _Row:
     """A fake quantizer's cell, and what is summed up of it in all its uses."""
 
     nodes: list[Node] = field(default_factory=list)  # of the layer, fake quantizers among them
+    before: set[str] = field(default_factory=set)  # the fake quantizers that it reads, by cell
     downstream: frozenset[str] = frozenset()  # the nodes that change where the layer is quantized
     integers: Agreement = field(default_factory=Agreement)
     own: Agreement = field(default_factory=Agreement)
@@ -134,13 +131,18 @@ class _Row:
         cells = {x.cell_name: x.cell for x in self.nodes if isinstance(x.cell, LinearCell) and x.cell.weight_quantizer}
         return list(cells.items())
 
+    @property
+    def worst_activation(self) -> float:
+        """How many times the largest channel of the float activation is the median one of those that are not 0."""
+        return max(_largest_ratio(of_float.largest()) for _, of_float in self.channels.values())
+
 
 class _Passes:
     """The passes over each batch, and what they leave."""
 
     def __init__(self, graph: Graph, params: Mapping[str, Array], floats: Mapping[str, Array], ops: Ops | None) -> None:
         integers, self._tensors = integers_by_node(graph, params)
-        self._graph, self._ops = graph, ops or NUMPY_OPS
+        self._graph, self._ops = graph, evaluation_ops() if ops is None else ops
         self._loop, self._evaluator = NodeLoop(graph, self._ops), Evaluator(integers, self._ops)
         self._idle = self._loop.load(floats, IDLE)
         self._quantizing = self._loop.load(params, max(graph.phase_starts))
@@ -267,6 +269,7 @@ class _Passes:
         ratios = [self._ratios(cell_name, cell) for cell_name, cell in row.quantized if isinstance(cell, WeightedCell)]
         apart = np.concatenate([np.ones(1), *ratios])
         of_integers, of_float = zip(*row.channels.values(), strict=True)
+        before = [self._rows[cell_name] for cell_name in row.before if cell_name in self._rows]
         fake_quant: Any = next(node.cell for node in row.nodes if node.cell_name == name)
         assert row.codes is not None
         uniform = fake_quant.quantizer.uniform and not fake_quant.quantizer.by_sign
@@ -288,12 +291,13 @@ class _Passes:
             codes_used=row.codes.used,
             far=int((apart > FAR).sum()),
             worst=float(apart.max()),
-            worst_activation=max(_largest_ratio(x.largest()) for x in of_float),
+            worst_activation=row.worst_activation,
+            worst_input=max((x.worst_activation for x in before), default=1.0),
             dead=sum(x.dead for x in of_integers),
             dead_in_float=sum(x.dead for x in of_float),
             weight_share=_share(row.weight.error, row.weight.error + error),
-            clip_share=_share(row.codes.clip_error, error) if uniform else 0.0,
             halved=row.codes.halved_error(error) / error if uniform and error > 0.0 else 1.0,
+            doubled=row.codes.doubled_error(error) / error if uniform and error > 0.0 else 1.0,
             bias_share=_share(sum(x.bias for x in of_integers), row.integers.error),
         )
 
@@ -324,7 +328,9 @@ def _rows(graph: Graph, tensors: Mapping[str, IntegerTensor]) -> dict[str, _Row]
             if found.name not in known:
                 known.add(found.name)
                 row.nodes.append(found)
-                waiting += [nodes[x] for x in found.inputs if not isinstance(nodes[x].cell, FakeQuant)]
+                read = [nodes[x] for x in found.inputs]
+                row.before |= {x.cell_name for x in read if isinstance(x.cell, FakeQuant)}
+                waiting += [x for x in read if not isinstance(x.cell, FakeQuant)]
         grid = tensors[node.name].grid
         row.codes = row.codes or Codes(float(grid.scale), grid.low, grid.high)
     for row in rows.values():

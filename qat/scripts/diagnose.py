@@ -24,8 +24,9 @@ from qat.errors import QatError, one_line
 from qat.files import check_writable, write_atomically
 from qat.graph import Params
 from qat.passes.equalize_channels import equalize_channels
+from qat.registry import evaluation_ops
 from qat.scripts.common.files import load_checkpoint, load_data
-from qat.scripts.common.flags import add_checkpoint_argument, add_data_argument
+from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument
 from qat.scripts.common.printing import print_arithmetic
 from qat.training.checkpoint import Checkpoint
 
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     add_checkpoint_argument(parser, "quantized network")
     add_data_argument(parser, workers=True)
+    add_backend_arguments(parser)
     parser.add_argument(
         "--float_ckpt",
         metavar="CKPT",
@@ -76,9 +78,15 @@ def run(args: argparse.Namespace) -> None:
         check_picture(args.picture_path)
     floats = _float_params(args.float_ckpt, checkpoint) if args.float_ckpt else None
     split = _chosen(args, getattr(load_data(args.data_path, checkpoint, args), args.split))
-    found = diagnose(checkpoint.graph, checkpoint.params, split.images, float_params=floats)
+    ops = evaluation_ops(args.backend, args.device_target)
+    found = diagnose(checkpoint.graph, checkpoint.params, split.images, float_params=floats, ops=ops)
     data = f"{found.samples:,} {args.split} images"
     print_arithmetic(checkpoint.graph)
+    if floats is None and _calibrated(checkpoint, "bias_correction"):
+        print(
+            "note: its biases were corrected for its integers, so that in float it is not the network that it came from; "
+            "give that as --float_ckpt"
+        )
     for x in found.outputs:
         agrees = "" if x.agreement is None else f", same largest number {100 * x.agreement:.1f} %"
         print(one_line(f"{x.name}: SQNR {_db(x.sqnr)} dB, cosine {x.cosine:.5f}{agrees}"))
@@ -109,12 +117,17 @@ def _float_params(path: str, quantized: Checkpoint) -> Params:
     """Of the float checkpoint; equalized as the quantized one was, so that the numbers of each layer can be compared."""
     checkpoint = load_checkpoint(path, quantized=False)
     params = checkpoint.params
-    if any((record.get("calibration") or {}).get("equalize") for record in quantized.history):
+    if _calibrated(quantized, "equalize"):
         params = equalize_channels(checkpoint.graph, params)
     try:
         return completed(quantized.graph, params)
     except QatError as error:
         raise QatError(f"--float_ckpt {path}: {error}") from None
+
+
+def _calibrated(quantized: Checkpoint, how: str) -> bool:
+    """Whether a calibration in its history did that."""
+    return any((record.get("calibration") or {}).get(how) for record in quantized.history)
 
 
 def _row(x: Layer) -> tuple[str, ...]:
