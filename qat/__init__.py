@@ -117,6 +117,7 @@ from qat.training.optimizer import Optimizer
 
 if TYPE_CHECKING:  # what _LATER has
     from qat import networks, pruning
+    from qat.analysis.diagnosis import diagnose
     from qat.deploy import verify
     from qat.imports.export import export
     from qat.imports.model import import_model
@@ -226,6 +227,7 @@ __all__ = [
     "checkpoint_of",
     "convert_quant_network",
     "data",
+    "diagnose",
     "evaluate",
     "evaluate_accuracy",
     "evaluate_metrics",
@@ -251,6 +253,7 @@ __all__ = [
 #: Modules, and where names are, that are imported when they are used, since not every program needs what they bring with them.
 _MODULES = {"networks": "qat.networks", "pruning": "qat.pruning", "verify": "qat.deploy.verify"}
 _LATER = {
+    "qat.analysis.diagnosis": ("diagnose",),
     "qat.imports.export": ("export",),
     "qat.imports.model": ("import_model",),
     "qat.imports.prepare": ("checkpoint_of", "export_params", "prepare"),

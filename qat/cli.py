@@ -55,6 +55,7 @@ COMMANDS = {
     "train-yournet": ("train_yournet", "train the project's own network for the contest"),
     "test-yournet": ("test_yournet", "the contest's row of the project's own network"),
     "sensitivity": ("sensitivity", "the accuracy that each layer costs at few bits, as table and picture"),
+    "diagnose": ("diagnose", "where accuracy goes: integers against float, layer by layer, and advice"),
     "data": ("data", "download a data set"),
     "train-svhn": ("train_svhn", "a study: folds, widths, pruned or not, of the SVHN document"),
     "training-diagnostics": ("training_diagnostics", "plot a study's accuracy over the folds against width"),

@@ -35,6 +35,8 @@ FLAGS = (
     "lr_schedule schedule scheduler lr_scheduler",
     "images train_images count batches num_images n_images samples num_samples calibration_images calib_images limit",
     "image picture img photo pic",
+    "picture_path picture svg svg_path png plot plot_path figure",
+    "float_ckpt float float_path reference float_model float_checkpoint",
     "sparsity final_sparsity ratio pruning prune_ratio pruning_ratio target_sparsity pruning_rate",
     "quant_delay delay quantization_delay",
     "no_verify skip_verify noverify verify",
@@ -50,7 +52,8 @@ COMMANDS = (
     "export deploy save",
     "summary info show describe print inspect stats",
     "data download fetch dataset",
-    "doctor check diagnose env version",
+    "doctor check env version",
+    "diagnose debug analyze analyse sqnr",
     "import convert load import-model import-network from-pretrained",
     "import-params load-params load-weights",
 )

@@ -22,7 +22,7 @@ NEAR = 1e-4  #: the largest |a - b| / |b|, norms of a parameter's change in a st
 #: All of torch.compile but the code that it generates: decomposed, and what the backward pass recomputes chosen.
 UNGENERATED = "aot_eager_decomp_partition"
 FOLDS = {
-    "two convolutions": {},
+    "two convolutions": {"one_conv_fold": False},
     "one convolution": {"one_conv_fold": True},
     "not folded": {"bn_fold": False},
 }

@@ -38,6 +38,7 @@ search --num_trials: --trials        run-autoq --config: --flagfile       prune 
 sensitivity --num_bits: --bits       data --output: --out                 demo --output: --out
 create-data --num_images: --count    import-params --input: --file        export-params --output: --file
 search-architecture --num_epochs: --epochs                                train-and-quantize --data: --data_path
+diagnose --svg: --picture_path       diagnose --csv: --csv_path           diagnose --float: --float_ckpt
 summary --checkpoint: --ckpt_path    training-diagnostics --output: --out  compare-models --output: --out
 """
 CASES = [entry.strip() for line in MEANT.strip().splitlines() for entry in line.split("  ") if entry.strip()]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import qat
+from qat.cli import main
 from qat.networks import LeNet5
 from qat.quantizers import FAMILY
 from qat.training.losses import Loss, Objective, cross_entropy
@@ -78,7 +81,7 @@ CASES: dict[str, tuple[Callable[[], qat.Graph], Optimizer, Loss | Objective]] = 
     ),
     "freeze_bn": (lambda: qat.convert_quant_network(Small(), freeze_bn=2), Optimizer(), cross_entropy),
     "one convolution": (lambda: qat.convert_quant_network(Small(), one_conv_fold=True), Optimizer(), cross_entropy),
-    "not folded": (lambda: qat.convert_quant_network(Small(), bn_fold=False), Optimizer(), cross_entropy),
+    "two convolutions": (lambda: qat.convert_quant_network(Small(), one_conv_fold=False), Optimizer(), cross_entropy),
     "in parts": (lambda: qat.convert_quant_network(Small()), Optimizer(accumulate=2), cross_entropy),
     "objective": (lambda: quantized_by("learned width"), Optimizer("adam"), SizeBudget(3.0)),
     "LSQ+": (lambda: quantized_by("LSQ+"), Optimizer("amsgrad"), cross_entropy),
@@ -189,3 +192,45 @@ def test_a_wrong_batch_after_good_ones_leaves_the_step_usable() -> None:
     assert losses[0] == losses[1]
     assert steps[0](IMAGES, LABELS, 0.05) == steps[1](IMAGES, LABELS, 0.05)
     assert steps[0](IMAGES[:8], LABELS[:8], 0.05) == steps[1](IMAGES[:8], LABELS[:8], 0.05)
+
+
+@pytest.mark.parametrize(
+    ("mode", "sink"),
+    [
+        ("GRAPH_MODE", True),
+        pytest.param("GRAPH_MODE", False, marks=pytest.mark.sweep),
+        pytest.param("PYNATIVE_MODE", True, marks=pytest.mark.sweep),
+    ],
+)
+def test_model_train_runs_the_step_in_either_mode(mode: str, sink: bool, request: pytest.FixtureRequest) -> None:
+    """Its losses are those of ``make_step``, with the optimizer's own rate."""
+    request.addfinalizer(partial(ms.set_context, mode=ms.PYNATIVE_MODE))
+    ms.set_context(mode=getattr(ms, mode))
+    graph = qat.convert_quant_network(LeNet5(), quant_delay=2)
+    model = MINDSPORE.lower(graph, graph.initial_params(3))
+    optimizer = ms.nn.Momentum(model.trainable_params(), ms.nn.piecewise_constant_lr([2, 100], [0.05, 0.02]), 0.9)
+    losses = []
+
+    class Losses(ms.train.Callback):
+        def step_end(self, run_context):
+            losses.append(float(run_context.original_args().net_outputs.asnumpy()))
+
+    data = ms.dataset.GeneratorDataset(list(zip(IMAGES, LABELS, strict=True)), ["x", "y"], shuffle=False)
+    trainer = ms.train.Model(MINDSPORE.TrainOneStepCell(model, optimizer))
+    trainer.train(4, data.batch(16), callbacks=[Losses()], dataset_sink_mode=sink)
+    step = MINDSPORE.make_step(MINDSPORE.lower(graph, graph.initial_params(3)), Optimizer())
+    assert losses == [step(IMAGES, LABELS, rate) for rate in (0.05, 0.05, 0.02, 0.02)]
+    assert model.step == 4
+    model.set_train(False)
+    np.testing.assert_array_equal(model(ms.Tensor(IMAGES)).asnumpy(), MINDSPORE.predict(model, IMAGES))
+    np.testing.assert_array_equal(
+        MINDSPORE.predict_codes(model, IMAGES), qat.evaluate(qat.to_integer(graph, MINDSPORE.read(model)), IMAGES)
+    )
+
+
+def test_a_command_trains_where_it_is_asked_for_a_data_sink(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "net.ckpt"
+    command = ["train", "--backend", "mindspore", "--data_path", "digits", "--epochs", "1", "--batch_size", "1024"]
+    assert main([*command, "--dataset_sink_mode", "true", "--save_path", str(path)]) == 0
+    assert path.exists()
+    assert "note: --dataset_sink_mode true: MindSpore's data sink" in capfd.readouterr().err

@@ -54,6 +54,13 @@ def to_integer(network: Network | Graph, params: Mapping[str, Array]) -> Integer
 
 def derived_integers(graph: Graph, params: Mapping[str, Array]) -> IntegerGraph:
     """``to_integer`` without its warnings, for a network that is evaluated again and again while it is trained."""
+    return integers_by_node(graph, params)[0]
+
+
+def integers_by_node(graph: Graph, params: Mapping[str, Array]) -> tuple[IntegerGraph, dict[str, IntegerTensor]]:
+    """As ``derived_integers``, with the tensor that holds the numbers of each node of the network, where one does: a
+    convolution has none before its fake quantizer, and what no output needs has none either.
+    """
     if not any(node.cell.wants_quantizer for node in graph.nodes):
         raise QatError(
             f"{graph.name} has no cell whose numbers are quantized (a convolution, a dense layer, an addition, ...): what "
@@ -109,7 +116,9 @@ def derived_integers(graph: Graph, params: Mapping[str, Array]) -> IntegerGraph:
     if graph.arithmetic == "fixed":
         for integer_node in nodes:
             _ = integer_node.fixed  # or its QatError
-    return IntegerGraph(tuple(nodes), inputs, outputs, graph.name, graph.arithmetic)
+    kept = {integer_node.name for integer_node in nodes}
+    tensors = {name: x for name, x in values.items() if isinstance(x, IntegerTensor) and x.name in kept}
+    return IntegerGraph(tuple(nodes), inputs, outputs, graph.name, graph.arithmetic), tensors
 
 
 def require_finite(graph: Graph, params: Mapping[str, Array]) -> None:

@@ -341,6 +341,9 @@ class ExactOps(TorchOps):
         y = (x * multiplier).round_()
         if low is None or high is None:
             return y
+        low, high = (
+            float(x) if isinstance(x, Tensor) and x.ndim == 0 else x for x in (low, high)
+        )  # numbers are faster
         if isinstance(low, Tensor) or isinstance(high, Tensor):
             return torch.clamp(y, self._bound(low), self._bound(high))
         return y.clamp_(low, high)
@@ -354,15 +357,15 @@ class ExactOps(TorchOps):
         return y.round_().float().clamp_(low, high)
 
     def counts(self, x: Tensor, factor: float, bins: int) -> tuple[Array, int]:
-        """In the order in which they lie in memory, by indices of 16 bits where those suffice: memory is what this takes."""
+        """In the order of memory, as many at a time as caches hold, by indices of 16 bits where those suffice."""
         numbers = (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).reshape(-1)
         kind = torch.int16 if 2 * bins <= 1 << 15 else torch.int32
-        counts = (
-            torch.bincount((numbers * factor).floor_().add_(float(bins)).to(kind), minlength=2 * bins).cpu().numpy()
-        )
-        zeros = int(np.count_nonzero((numbers == 0.0).cpu().numpy()))  # several times as fast as PyTorch's
+        counts, zeros = torch.zeros(2 * bins, dtype=torch.int64, device=x.device), 0
+        for part in numbers.split(1 << 18):
+            counts += torch.bincount((part * factor).floor_().add_(float(bins)).to(kind), minlength=2 * bins)
+            zeros += int(np.count_nonzero((part == 0.0).cpu().numpy()))  # several times as fast as PyTorch's
         counts[bins] -= zeros
-        return counts, zeros
+        return counts.cpu().numpy(), zeros
 
     def conv2d(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False, **window: Any) -> Tensor:
         with torch.backends.nnpack.flags(enabled=False):

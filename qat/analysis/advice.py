@@ -1,0 +1,99 @@
+"""What to do about layers that cost accuracy: rules over what ``diagnose`` has measured (docs/diagnosis.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from qat.analysis.diagnosed import Advice, Layer, Output
+
+GOOD = 40.0  #: dB of every output from which on there is nothing to do: an error of 1 % of the numbers
+POOR = 20.0  #: dB of an output below which training is advised: an error of 10 % of the numbers
+MATTERS = 0.05  #: blame of a layer from which on there is advice on it
+FAR = 8.0  #: a channel's range over the median one, or the reverse: 3 bits are lost
+MUCH = 0.5  #: share of an error that makes it the one to work on
+SOME = 0.2  #: share of an error from which on it is worth to work on
+BETTER = 0.7  #: of an error that another range would leave
+FEW_BITS = 8  #: below these, more bits are advised
+MOST_NAMES = 3
+
+
+class Rule(NamedTuple):
+    """Of which layers something is advised."""
+
+    what: str
+    holds: Callable[[Layer], bool]
+    text: str
+
+
+def _by_weights(x: Layer) -> bool:
+    """Its weights err more than the rounding of its activation."""
+    return x.weight_share >= MUCH
+
+
+def _activations_apart(x: Layer) -> bool:
+    """The grid of its largest channel is too coarse for the others."""
+    return x.weight_share <= 1.0 - SOME and x.worst_activation >= FAR
+
+
+def _inputs_apart(x: Layer) -> bool:
+    """Its weights of a large input channel are small, and lose much beside the others, on whose scale they are."""
+    return x.weight_share >= SOME and x.worst_input >= FAR
+
+
+#: In the order in which they are printed.
+RULES = (
+    Rule(
+        "per_channel",
+        lambda x: x.weight_share >= SOME and x.far > 0 and not x.per_channel,
+        "one scale for weights whose channels are far apart: per_channel, or calibrate --equalize",
+    ),
+    Rule(
+        "equalize",
+        lambda x: _activations_apart(x) or _inputs_apart(x),
+        "one grid for activations whose channels are far apart: calibrate --equalize",
+    ),
+    Rule(
+        "range",
+        lambda x: not _by_weights(x) and min(x.halved, x.doubled) <= BETTER,
+        "a range too narrow or too wide for the activations: calibrate --method mse",
+    ),
+    Rule(
+        "bias_correction",
+        lambda x: x.bias_share >= MUCH,
+        "errors that are mostly the same on all images: calibrate --bias_correction",
+    ),
+    Rule(
+        "weight_bits",
+        lambda x: _by_weights(x) and x.weight_bits < FEW_BITS,
+        "weights of few bits: more for these layers (--quant_config)",
+    ),
+    Rule(
+        "activation_bits",
+        lambda x: not _by_weights(x) and x.activation_bits < FEW_BITS,
+        "activations of few bits: more for these layers (--quant_config)",
+    ),
+)
+
+
+def advice_on(layers: Sequence[Layer], outputs: Sequence[Output]) -> tuple[Advice, ...]:
+    """What follows from the measurements: at least one thing, "nothing" among them."""
+    worst = min(output.sqnr for output in outputs)
+    if worst >= GOOD:
+        return (Advice("nothing", (), f"nothing to gain: every output has at least {GOOD:g} dB"),)
+    guilty = sorted((x for x in layers if x.blame >= MATTERS), key=lambda x: -x.blame)
+    found = []
+    for rule in RULES:
+        names = tuple(x.name for x in guilty if rule.holds(x))
+        if names:
+            found.append(Advice(rule.what, names, f"{_listed(names)}: {rule.text}"))
+    if worst < POOR:
+        text = f"an output has {worst:.1f} dB, less than {POOR:g}: train-quant, which adapts weights to their codes"
+        found.append(Advice("train", (), text))
+    text = "no rule applies: what is lost is lost by rounding to so many bits, everywhere"
+    return tuple(found) or (Advice("nothing", (), text),)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
