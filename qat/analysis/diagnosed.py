@@ -69,7 +69,7 @@ class Output:
     """An output of the network, its integers against float.
 
     Args:
-        name: of the node that gives it.
+        name: of the layer that gives it.
         sqnr: in dB.
         cosine: of both.
         agreement: share of the samples whose largest number is at the same place in both; None where an output is not (F,)

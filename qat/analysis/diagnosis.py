@@ -259,7 +259,12 @@ class _Passes:
             self._layer(name, row, _share(errors[name], sum(errors.values()))) for name, row in self._rows.items()
         )
         outputs = tuple(
-            Output(name, x.sqnr, x.cosine, same / samples if _is_vector(self._graph.shapes[name]) else None)
+            Output(
+                name.removesuffix(SUFFIX),
+                x.sqnr,
+                x.cosine,
+                same / samples if _is_vector(self._graph.shapes[name]) else None,
+            )
             for name, x, same in zip(self._graph.outputs, self._outputs, self._same, strict=True)
         )
         return Diagnosis(self._graph.name, samples, layers, outputs, advice_on(layers, outputs))
