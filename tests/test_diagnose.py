@@ -125,7 +125,7 @@ def test_the_numbers_are_those_of_their_formulas() -> None:
 
 
 def test_batches_do_not_matter() -> None:
-    quantized = qat.calibrate(two_layers(), weights(), PIXELS, num_bits=4)
+    quantized = qat.calibrate(two_layers(), weights(), PIXELS, num_bits=4, ops=NUMPY_OPS)
     one, many = (
         qat.diagnose(quantized.graph, quantized.params, PIXELS, batch_size=size, ops=NUMPY_OPS) for size in (24, 5)
     )
