@@ -1,4 +1,4 @@
-"""LeNet-5 as one writes it by hand in MindSpore: what the lowered network is measured against."""
+"""Networks as one writes them by hand in MindSpore: what the lowered ones are measured against."""
 
 from __future__ import annotations
 
@@ -34,7 +34,40 @@ class PlainLeNet5(nn.Cell):
         return self.loss(self.fc3(x), y)
 
 
-NETWORKS = {"lenet": PlainLeNet5}
+class BasicBlock(nn.Cell):
+    """Two 3x3 convolutions and the input, which a 1x1 convolution brings to their shape where it is another."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, has_bias=True)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, has_bias=True)
+        self.norm2 = nn.BatchNorm2d(channels)
+        same = stride == 1 and in_channels == channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, channels, 1, stride, has_bias=True)
+
+    def construct(self, x: ms.Tensor) -> ms.Tensor:
+        y = ops.relu(self.norm1(self.conv1(x)))
+        return ops.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class PlainResNet8(nn.Cell):
+    """As qat.networks.ResNet8 has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 16, 3, has_bias=True), nn.BatchNorm2d(16)
+        self.blocks = nn.SequentialCell(BasicBlock(16, 16, 1), BasicBlock(16, 32, 2), BasicBlock(32, 64, 2))
+        self.fc = nn.Dense(64, 10)
+        self.loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
+
+    def construct(self, x: ms.Tensor, y: ms.Tensor) -> ms.Tensor:
+        x = (x.astype(ms.float32) / 255.0 - 0.4734) / 0.2516
+        x = self.blocks(ops.relu(self.norm(self.conv(x))))
+        return self.loss(self.fc(x.mean((2, 3))), y)
+
+
+NETWORKS = {"lenet": PlainLeNet5, "resnet8": PlainResNet8}
 
 
 class PlainStep(nn.Cell):

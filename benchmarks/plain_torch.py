@@ -55,6 +55,23 @@ class BasicBlock(nn.Module):
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
+class PlainResNet8(nn.Module):
+    """As qat.networks.ResNet8 has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1), nn.BatchNorm2d(16), nn.ReLU()]
+        for in_channels, channels, stride in ((16, 16, 1), (16, 32, 2), (32, 64, 2)):
+            block = BasicBlock(in_channels, channels, stride)
+            if in_channels != channels:
+                block.shortcut = nn.Conv2d(in_channels, channels, 1, stride)
+            layers.append(block)
+        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
 class PlainResNet18(nn.Module):
     """As benchmarks/larger_networks.py has it."""
 
@@ -133,6 +150,7 @@ class Plain(NamedTuple):
 NETWORKS = {
     "lenet": Plain(PlainLeNet5),
     "lenet_bn": Plain(partial(PlainLeNet5, has_bn=True)),
+    "resnet8": Plain(PlainResNet8, 0.4734, 0.2516),
     "resnet18": Plain(PlainResNet18, 0.45, 0.225),
     "mobilenetv2": Plain(PlainMobileNetV2, 0.45, 0.225),
 }

@@ -4,11 +4,12 @@
     python benchmarks/step_time.py --backend torch --network resnet18 --batch_size 32 --blocks 20 --steps 1 --memory
     python benchmarks/step_time.py --backend torch --network mobilenetv2 --batch_size 16 --blocks 20 --steps 1 --memory
     python benchmarks/step_time.py --backend torch --family --modes eager      # every quantizer, on LeNet-5
+    python benchmarks/step_time.py --backend mindspore --network resnet8 --modes compiled --against torch
 
 The steps alternate within one run, in blocks, so that a noisy machine disturbs all of them alike; printed are medians over
 the blocks, and the medians of the ratios of neighbouring blocks. With --memory each step also runs in a process of its own,
 whose peak of memory is printed, less what it held before the step was made: network, optimizer and activations.
-OMP_NUM_THREADS is the number of threads.
+OMP_NUM_THREADS is the number of threads. With --against each step also alternates with the eager one of another backend.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from qat.training.optimizer import Optimizer
 
 #: How training sees batch normalisation.
 FOLDS = {
-    "two convolutions": {"bn_fold": True},
+    "two convolutions": {"bn_fold": True, "one_conv_fold": False},
     "one convolution": {"bn_fold": True, "one_conv_fold": True},
     "frozen": {"bn_fold": True, "freeze_bn": 0},
     "not folded": {"bn_fold": False},
@@ -62,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=2, help="steps in a block")
     parser.add_argument("--modes", nargs="+", choices=("eager", "compiled"), default=["eager", "compiled"])
     parser.add_argument("--folds", nargs="+", choices=tuple(FOLDS), default=list(FOLDS), help="of batch normalisation")
+    parser.add_argument("--against", metavar="BACKEND", help="another backend, whose eager steps are timed too")
     parser.add_argument("--memory", action="store_true", help="also measure each step's peak of memory")
 
 
@@ -129,6 +131,11 @@ def run(args: argparse.Namespace) -> None:
     for mode in args.modes:
         compile = mode == "compiled"
         calls = {name: partial(make_step(args, name, compile=compile), x, y, 1e-4) for name in names}
+        if args.against:
+            other = argparse.Namespace(**vars(args) | {"backend": args.against})
+            calls |= {
+                f"{args.against}: {name}": partial(make_step(other, name, compile=False), x, y, 1e-4) for name in names
+            }
         times = alternate(calls, blocks=args.blocks, repeats=args.steps, warm_up=min(10, 2 + args.blocks // 10))
         peaks: dict[str, float] = {}
         if args.memory:
@@ -139,10 +146,14 @@ def run(args: argparse.Namespace) -> None:
         for name, own in times.items():
             row = [name, f"{1000.0 * own.median:.2f} ms"]
             row += [f"{own.over(times[other]).median:.2f}" for other in (PLAIN, "float")]
-            if peaks:
+            if args.against:
+                other = f"{args.against}: {name}"
+                row.append(f"{own.over(times[other]).median:.2f}" if other in times else "")
+            if name in peaks:
                 row += [f"{peaks[name]:.0f} MiB", f"{peaks[name] / peaks['float']:.2f}"]
             rows.append(tuple(row))
-        columns = ("step", "median", "over plain", "over float", *(("peak", "over float") if peaks else ()))
+        against = [f"over {args.against}"] if args.against else []
+        columns = ("step", "median", "over plain", "over float", *against, *(("peak", "over float") if peaks else ()))
         print_table(
             f"{args.network}, batch {args.batch_size}, {qat.backend(args.backend).runtime()}, {mode}: one training step",
             columns,

@@ -88,10 +88,10 @@ CASES = {
     "LeNet-5": (LeNet5, DIGITS, None),
     "LeNet-5, QAT": (LeNet5, DIGITS, {}),
     "residual": (Residual, IMAGES, None),
-    "residual, QAT, two convolutions": (Residual, IMAGES, {}),
+    "residual, QAT, two convolutions": (Residual, IMAGES, {"one_conv_fold": False}),
     "residual, QAT, one convolution": (Residual, IMAGES, {"one_conv_fold": True}),
-    "residual, QAT, frozen": (Residual, IMAGES, {"freeze_bn": 0}),
-    "residual, QAT, not folded": (Residual, IMAGES, {"bn_fold": False}),
+    "residual, QAT, frozen": (Residual, IMAGES, {"bn_fold": True, "freeze_bn": 0}),
+    "residual, QAT, not folded": (Residual, IMAGES, {}),
     "residual, QAT, LSQ+": (
         Residual,
         IMAGES,
@@ -184,7 +184,7 @@ COMPILED = (
     "LeNet-5, QAT",
     "gated, QAT, fixed arithmetic",
     "residual",
-    "residual, QAT, two convolutions",
+    "residual, QAT, not folded",
     "LeNet-5, QAT, LSQ",
 )
 

@@ -55,7 +55,7 @@ NETWORKS = {
 }
 SETTINGS: dict[str, Any] = {
     "float": None,
-    "two convolutions": {},
+    "two convolutions": {"one_conv_fold": False},
     "one convolution": {"one_conv_fold": True},
     "not folded": {"bn_fold": False},
     "delayed": {"quant_delay": 5},

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from frameworks import HERE
 
 import qat
-from qat.analysis.bias_correction import ChannelMean
+from qat.analysis.bias_correction import ChannelMean, Kept, correct_biases, float_means
 from qat.analysis.calibration import calibrate
-from qat.analysis.ranges import CANDIDATES, ENTROPY_BINS, METHODS, Histogram, entropy_range, mse_range
+from qat.analysis.ranges import BINS, CANDIDATES, ENTROPY_BINS, METHODS, Histogram, entropy_range, mse_range
 from qat.cells.linear import LinearCell
 from qat.cli import main
 from qat.data import Split
@@ -25,11 +26,15 @@ from qat.integer.memory import activation_memory
 from qat.networks import LeNet5, MnistCnn, ResNet8
 from qat.networks.lenet5 import LeNet5BN
 from qat.passes.equalize_channels import equalize_channels
+from qat.registry import evaluation_ops
 from qat.training.checkpoint import Checkpoint
 from qat.training.forward import IDLE, NodeLoop
 from qat.training.optimizer import Optimizer
+from qat.vocabulary.arrays import batches_of
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array, Ops
+from qat.vocabulary.rows import showing
+from qat.vocabulary.values import Value
 
 UNSIGNED = qat.FakeQuant(qat.ActivationQuantizer(), non_negative=True)
 AFFINE = qat.FakeQuant(qat.ActivationQuantizer())
@@ -227,14 +232,110 @@ def test_a_dead_activation_has_a_range_too(method: str) -> None:
     qat.evaluate(qat.to_integer(found.graph, found.params), pixels(OneLayer(), 3))
 
 
-def test_ranges_are_nearly_those_of_another_vocabulary() -> None:
-    images, params = pixels(LeNet5(), 30), LeNet5().graph().initial_params()
-    for method in ("minmax", "percentile", "mse"):
-        ours = calibrate(LeNet5(), params, images, method=method).params
-        theirs = calibrate(LeNet5(), params, images, method=method, ops=TORCH.TorchOps()).params
+#: Relative. Float sums of another order move ends and numbers by less than 1e-5, and those next to the edge of a bin into the
+#: next one. Of "mse", candidates are a hundredth apart, and neighbours may be equally good.
+NEAR = {"minmax": 1e-5, "percentile": 1e-4, "mse": 0.05}
+
+
+@pytest.mark.parametrize("backend", HERE)
+def test_ranges_are_nearly_those_of_numpy_on_every_backend(backend: str) -> None:
+    images, params = pixels(LeNet5BN(), 30), LeNet5BN().graph().initial_params()
+    for method, tolerance in NEAR.items():
+        ours = calibrate(LeNet5BN(), params, images, method=method, ops=NUMPY_OPS).params
+        theirs = calibrate(LeNet5BN(), params, images, method=method, ops=evaluation_ops(backend)).params
+        assert set(ours) == set(theirs)
         for name, array in ours.items():
-            # Of "mse", candidates are a hundredth apart, and neighbours may be equally good.
-            np.testing.assert_allclose(theirs[name], array, rtol=0.05 if method == "mse" else 1e-4)
+            np.testing.assert_allclose(theirs[name], array, rtol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("backend", HERE)
+def test_corrected_biases_are_those_of_numpy_on_every_backend(backend: str) -> None:
+    """Within 1e-5 of the largest: with the same ranges all codes are the same, and means are float sums."""
+    images, params = pixels(ResNet8(), 12), ResNet8().graph().initial_params(3)
+    found = calibrate(ResNet8(), params, images, num_bits=(4, 8), ops=NUMPY_OPS)
+    batches = batches_of(images, found.graph.input_specs, 5, "ResNet8")
+    means = float_means(found.graph)
+    for name, mean in channel_means(found, found.params, images, IDLE).items():
+        means[name].total, means[name].samples = mean, 1
+    ours = correct_biases(found.graph, found.params, batches, means)
+    theirs = correct_biases(found.graph, found.params, batches, means, evaluation_ops(backend))
+    moved = [name for name, array in ours.items() if not np.array_equal(array, found.params[name])]
+    assert len(moved) == len(means)
+    for name in moved:
+        np.testing.assert_allclose(theirs[name], ours[name], rtol=0, atol=1e-5 * np.abs(ours[name]).max(), err_msg=name)
+
+
+def test_the_first_backend_that_is_installed_calibrates(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert type(evaluation_ops()) is type(evaluation_ops("torch"))
+    monkeypatch.setattr("qat.registry.installed", lambda entry: False)
+    assert evaluation_ops() is NUMPY_OPS
+    with pytest.raises(qat.QatError, match="device_target 'Ascend'"):
+        evaluation_ops("torch", "Ascend")
+
+
+@pytest.mark.parametrize("ops", [NUMPY_OPS, evaluation_ops("torch")], ids=["numpy", "torch"])
+def test_a_histogram_does_not_depend_on_batches(ops: Ops) -> None:
+    """Numbers grow, so that bins are joined now and then."""
+    numbers = np.random.default_rng(3).standard_normal(20_000).astype(np.float32) * np.geomspace(1e-4, 30.0, 20_000)
+    numbers[::7] = 0.0
+    numbers = numbers.astype(np.float32)
+    whole = histogram_of(numbers, 1)
+    for parts in (2, 37, 400):
+        found = histogram_of(numbers, parts, ops)
+        np.testing.assert_array_equal(found.all_counts, whole.all_counts)
+        assert (found.ends, found.width, found.zeros) == (whole.ends, whole.width, whole.zeros)
+    assert whole.zeros == (numbers == 0.0).sum()
+    np.testing.assert_array_equal(whole.counts, np.histogram(numbers[numbers != 0.0], bins_of(whole))[0])
+    assert BINS / 2 < max(-whole.low, whole.high) / whole.width < BINS
+
+
+def bins_of(histogram: Histogram) -> Array:
+    """The edges, with the numbers at the very end inside."""
+    edges = histogram.edges
+    edges[-1] = np.nextafter(edges[-1], np.inf)
+    return edges
+
+
+@pytest.mark.parametrize("method", NEAR)
+def test_batches_do_not_change_a_calibration(method: str) -> None:
+    """But for the last bits of float sums, which may depend on how many images a product of matrices has."""
+    images, params = pixels(ResNet8(), 9), ResNet8().graph().initial_params(3)
+    whole, parts = (
+        calibrate(ResNet8(), params, images, method=method, bias_correction=True, batch_size=size, ops=NUMPY_OPS).params
+        for size in (9, 2)
+    )
+    for name, array in whole.items():
+        np.testing.assert_allclose(parts[name], array, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_what_waits_for_a_correction_is_the_same_afterwards() -> None:
+    codes = np.arange(-200, 56, dtype=np.float32).reshape(2, 128)
+    for data, coded in ((codes, True), (codes * 300.0, True), (codes + 0.5, True), (codes, False)):
+        value = Value(data, np.float32([0.1]), codes=coded, relu=6.0)
+        kept = Kept.of(NUMPY_OPS, value)
+        assert kept.data.dtype == (np.uint8 if data is codes and coded else np.float32)
+        again = kept.value(NUMPY_OPS)
+        np.testing.assert_array_equal(again.data, data)
+        assert (again.codes, again.relu, again.scale) == (coded, 6.0, value.scale)
+
+
+def test_a_calibration_says_how_far_it_is_to_commands_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    watched: list[tuple[int, str]] = []
+
+    def watch(parts, total, size, name):  # type: ignore[no-untyped-def]
+        for part in parts:
+            yield part
+            watched.append((size(part), name))
+
+    images, params = pixels(LeNet5(), 7), LeNet5().graph().initial_params()
+    plain = calibrate(LeNet5(), params, images, bias_correction=True, batch_size=4)
+    assert not watched
+    with showing(watch):
+        shown = calibrate(LeNet5(), params, images, bias_correction=True, batch_size=4)
+    assert watched[:2] == [(4, "LeNet5"), (3, "LeNet5")]
+    assert [each for each in watched if "biases" in each[1]] == [(7, "LeNet5, biases")] * 5
+    assert capsys.readouterr().out == ""
+    assert all(np.array_equal(plain.params[name], array) for name, array in shown.params.items())
 
 
 # -- corrections ------------------------------------------------------------------------------------------------------

@@ -156,7 +156,7 @@ def test_a_training_pass_rounds_as_the_fixed_arithmetic_does() -> None:
     assert differing(setup, "float") > 0.02
 
 
-@pytest.mark.parametrize("settings", [{}, {"one_conv_fold": False}, {"bn_fold": False}], ids=str)
+@pytest.mark.parametrize("settings", [{"one_conv_fold": True}, {"one_conv_fold": False}, {"bn_fold": False}], ids=str)
 def test_a_pass_with_the_batch_s_own_statistics_knows_the_steps_of_deployed_accumulators(
     settings: dict[str, bool],
 ) -> None:

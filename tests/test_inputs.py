@@ -228,7 +228,7 @@ def test_normalised_channels_have_equal_codes(kind: str, backend: str) -> None:
     make, options = NORMALISED[kind]
     network, module = make(**options, **EACH["as ImageNet"]), qat.backend(backend)
     folded = make is Net and backend == "torch" and options.get("has_bn", True)
-    for settings in ({}, {"one_conv_fold": True}, {"bn_fold": False}) if folded else ({},):
+    for settings in ({"one_conv_fold": False}, {"one_conv_fold": True}, {}) if folded else ({},):
         checkpoint = trained(network, PIXELS, **settings)
         integers = qat.to_integer(checkpoint.graph, checkpoint.params)
         model = module.lower(checkpoint.graph, checkpoint.params)

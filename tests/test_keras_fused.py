@@ -13,7 +13,8 @@ from qat.backends.keras.ops import KerasOps  # noqa: E402
 
 RNG = np.random.default_rng(0)
 EPS = 1e-2  #: so large that the gradient of the scale, which a normalisation all but undoes, is more than rounding
-TOLERANCE = 2e-4  #: of the largest number; that of the scale is a sum in which nearly everything cancels
+TOLERANCE = 2e-5  #: of the largest number
+OF_SUM = 2e-3  #: the finer functions sum the gradient of the scale from numbers that all but cancel
 SHAPES = {"images": (6, 4, 3, 5), "series": (6, 4, 7), "features": (40, 4)}
 
 
@@ -54,7 +55,8 @@ def test_codes_of_a_normalisation_and_their_gradients(kind: str, bounds: tuple[f
     assert len(np.unique(fused[0])) > 20, "most codes lie inside the bounds"
     for name, own, wanted in zip(names, fused, fine, strict=True):
         assert own.shape == wanted.shape, name
-        np.testing.assert_allclose(own, wanted, rtol=0.0, atol=TOLERANCE * np.abs(wanted).max(), err_msg=name)
+        atol = (OF_SUM if name == "scale" else TOLERANCE) * np.abs(wanted).max()
+        np.testing.assert_allclose(own, wanted, rtol=0.0, atol=atol, err_msg=name)
 
 
 def test_a_normalisation_without_a_scale_gives_codes_too() -> None:

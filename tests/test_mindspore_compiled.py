@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conformance import assert_conforms
+from test_ops_conformance import CASES as CASES_OF_OPS
 
 import qat
+from qat.cli import main
 from qat.networks import LeNet5
 from qat.quantizers import FAMILY
 from qat.training.losses import Loss, Objective, cross_entropy
@@ -18,6 +24,7 @@ from qat.training.optimizer import Optimizer
 
 ms = pytest.importorskip("mindspore")
 compiled = pytest.importorskip("qat.backends.mindspore.compiled")
+ADAPTER = pytest.importorskip("conformance_mindspore").ADAPTER
 MINDSPORE = qat.backend("mindspore")
 CLOSE = 1e-4  #: |a - b| / |b|, norms of a whole parameter: sums in another order
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 1, 32, 32), np.uint8)
@@ -66,22 +73,18 @@ CASES: dict[str, tuple[Callable[[], qat.Graph], Optimizer, Loss | Objective]] = 
         cross_entropy,
     ),
     "one parameter": (lambda: OneParameter().graph(), Optimizer(), cross_entropy),
-    "delay, Adam, average": (
-        lambda: qat.convert_quant_network(Small(), quant_delay=2),
+    "freeze_bn, Adam, average": (
+        lambda: qat.convert_quant_network(Small(), freeze_bn=2),
         Optimizer("adam", weight_decay=1e-2, ema=0.9),
         cross_entropy,
     ),
-    "AMSGrad, clipped": (
-        lambda: qat.convert_quant_network(Small()),
+    "one convolution, AMSGrad, clipped": (
+        lambda: qat.convert_quant_network(Small(), one_conv_fold=True),
         Optimizer("amsgrad", clip_norm=0.5),
         cross_entropy,
     ),
-    "freeze_bn": (lambda: qat.convert_quant_network(Small(), freeze_bn=2), Optimizer(), cross_entropy),
-    "one convolution": (lambda: qat.convert_quant_network(Small(), one_conv_fold=True), Optimizer(), cross_entropy),
-    "not folded": (lambda: qat.convert_quant_network(Small(), bn_fold=False), Optimizer(), cross_entropy),
-    "in parts": (lambda: qat.convert_quant_network(Small()), Optimizer(accumulate=2), cross_entropy),
-    "objective": (lambda: quantized_by("learned width"), Optimizer("adam"), SizeBudget(3.0)),
-    "LSQ+": (lambda: quantized_by("LSQ+"), Optimizer("amsgrad"), cross_entropy),
+    "objective, in parts": (lambda: quantized_by("learned width"), Optimizer(accumulate=2), SizeBudget(3.0)),
+    "LSQ": (lambda: quantized_by("LSQ"), Optimizer(), cross_entropy),
 }
 QUICK = ("delay, momentum, decay, clipped", "one parameter")
 
@@ -189,3 +192,69 @@ def test_a_wrong_batch_after_good_ones_leaves_the_step_usable() -> None:
     assert losses[0] == losses[1]
     assert steps[0](IMAGES, LABELS, 0.05) == steps[1](IMAGES, LABELS, 0.05)
     assert steps[0](IMAGES[:8], LABELS[:8], 0.05) == steps[1](IMAGES[:8], LABELS[:8], 0.05)
+
+
+@pytest.mark.sweep
+def test_every_operation_conforms_within_one_graph() -> None:
+    """In several graphs, so that a failure stays small."""
+    failures = []
+    for start in range(0, len(CASES_OF_OPS), 40):
+        cases = CASES_OF_OPS[start : start + 40]
+        for case, result in zip(cases, ADAPTER.run(cases, compiled=True), strict=True):
+            try:
+                assert_conforms(case, result, differentiates=True)
+            except AssertionError as error:
+                failures.append(str(error))
+    assert not failures, "\n".join(failures)
+
+
+@pytest.mark.sweep
+def test_the_page_s_example_of_mindspore_s_own_loop(request: pytest.FixtureRequest) -> None:
+    request.addfinalizer(partial(ms.set_context, mode=ms.PYNATIVE_MODE))
+    text = (Path(__file__).parent.parent / "docs" / "library.md").read_text()
+    (code,) = re.findall(r"```python\n(import mindspore.*?)```", text, re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert found["network"].step == 6
+    np.testing.assert_array_equal(found["codes"], qat.evaluate(found["network"].integers(), found["pixels"]))
+
+
+@pytest.mark.parametrize(
+    ("mode", "sink"),
+    [
+        ("GRAPH_MODE", True),
+        pytest.param("PYNATIVE_MODE", False, marks=pytest.mark.sweep),
+    ],
+)
+def test_model_train_runs_the_step_in_either_mode(mode: str, sink: bool, request: pytest.FixtureRequest) -> None:
+    """Its losses are those of ``make_step``, with the optimizer's own rate."""
+    request.addfinalizer(partial(ms.set_context, mode=ms.PYNATIVE_MODE))
+    ms.set_context(mode=getattr(ms, mode))
+    graph = qat.convert_quant_network(LeNet5(), quant_delay=2)
+    model = MINDSPORE.lower(graph, graph.initial_params(3))
+    optimizer = ms.nn.Momentum(model.trainable_params(), ms.nn.piecewise_constant_lr([2, 100], [0.05, 0.02]), 0.9)
+    losses = []
+
+    class Losses(ms.train.Callback):
+        def step_end(self, run_context):
+            losses.append(float(run_context.original_args().net_outputs.asnumpy()))
+
+    data = ms.dataset.GeneratorDataset(list(zip(IMAGES, LABELS, strict=True)), ["x", "y"], shuffle=False)
+    trainer = ms.train.Model(MINDSPORE.TrainOneStepCell(model, optimizer))
+    trainer.train(4, data.batch(16), callbacks=[Losses()], dataset_sink_mode=sink)
+    step = MINDSPORE.make_step(MINDSPORE.lower(graph, graph.initial_params(3)), Optimizer())
+    assert losses == [step(IMAGES, LABELS, rate) for rate in (0.05, 0.05, 0.02, 0.02)]
+    assert model.step == 4
+    model.set_train(False)
+    np.testing.assert_array_equal(model(ms.Tensor(IMAGES)).asnumpy(), MINDSPORE.predict(model, IMAGES))
+    np.testing.assert_array_equal(
+        MINDSPORE.predict_codes(model, IMAGES), qat.evaluate(qat.to_integer(graph, MINDSPORE.read(model)), IMAGES)
+    )
+
+
+def test_a_command_trains_where_it_is_asked_for_a_data_sink(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "net.ckpt"
+    command = ["train", "--backend", "mindspore", "--data_path", "digits", "--epochs", "1", "--batch_size", "1024"]
+    assert main([*command, "--dataset_sink_mode", "true", "--save_path", str(path)]) == 0
+    assert path.exists()
+    assert "note: --dataset_sink_mode true: MindSpore's data sink" in capfd.readouterr().err

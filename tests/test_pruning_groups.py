@@ -303,7 +303,7 @@ def silenced(graph: qat.Graph, params: dict[str, Array], removed: list[Any]) -> 
     return result
 
 
-@pytest.mark.parametrize("settings_", [{}, {"bn_fold": False}, {"symmetric": False, "per_channel": False}], ids=str)
+@pytest.mark.parametrize("settings_", [{}, {"bn_fold": True}, {"symmetric": False, "per_channel": False}], ids=str)
 @pytest.mark.parametrize("name", ["lenet", "resnet8", "compact_residual", "ds_cnn"])
 def test_without_channels_that_are_0_the_codes_are_the_same(name: str, settings_: dict[str, Any]) -> None:
     graph = create(name).graph()

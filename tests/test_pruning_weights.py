@@ -190,7 +190,7 @@ QUANTIZERS = [
     qat.BinaryWeightQuantizer(scale="constant", per_channel=True),
 ]
 FOLDS: dict[str, dict[str, Any]] = {
-    "two_conv": {"bn_fold": True},
+    "two_conv": {"bn_fold": True, "one_conv_fold": False},
     "one_conv": {"bn_fold": True, "one_conv_fold": True},
     "no fold": {"bn_fold": False},
     "no batch norm": {},

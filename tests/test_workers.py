@@ -34,7 +34,7 @@ NEAR = 5e-5  #: relative, after one step: float sums in another order
 SHOWN = [
     "LeNet-5, QAT",
     "residual",
-    "residual, QAT, two convolutions",
+    "residual, QAT, not folded",
     "LeNet-5, QAT, LSQ",
     "residual, QAT, one convolution",
     "residual, QAT, ternary, PACT",
@@ -132,7 +132,7 @@ def test_two_workers_make_the_step_of_one_with_the_joint_batch(
 
 
 @pytest.mark.parametrize("backend", HERE)
-@pytest.mark.parametrize("case", ["residual", "residual, QAT, two convolutions"])
+@pytest.mark.parametrize("case", ["residual", "residual, QAT, not folded"])
 def test_a_share_alone_makes_another_step(backend: str, case: str) -> None:
     """The comparison notices statistics and gradients of half of the batch."""
     half, whole = train(backend, case, 1, BATCH // 2), train(backend, case, 1, BATCH)

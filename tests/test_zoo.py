@@ -586,7 +586,7 @@ def _row_step(draw: st.DrawFn, zoo: Zoo, x: str, step: str) -> str:
 # -- settings and parameters ------------------------------------------------------------------------------------------
 
 FOLDS = {
-    "two_conv": {"bn_fold": True},
+    "two_conv": {"bn_fold": True, "one_conv_fold": False},
     "one_conv": {"bn_fold": True, "one_conv_fold": True},
     "no fold": {"bn_fold": False},
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
@@ -18,6 +18,7 @@ from qat.training.forward import NodeLoop
 from qat.vocabulary.activations import TABLES
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array, Ops, Tensor
+from qat.vocabulary.rows import watched
 from qat.vocabulary.values import Value
 
 
@@ -62,30 +63,30 @@ def correct_biases(
     """
     loop, own, targets = NodeLoop(graph, ops), dict(params), correctable(graph)
     places = [index for index, step in enumerate(loop.steps) if step.node.name in targets]
-    whole = {node.name for node in graph.nodes if isinstance(node.cell, FakeQuant)}
+    bounds = _bounds(graph, own)
     context = loop.load(own, max(graph.phase_starts))  # every quantizer quantizes
     tensors = dict(context.params)
     context = replace(context, params=tensors)
-    waiting: Sequence[Any] = batches
-    for begin, end in zip([0, *places], places, strict=False):
-        step, samples, following = loop.steps[end], 0, []
-        total: Any = 0.0
-        for part in waiting:
-            values = (
-                loop.begin(loop.pixels(part)) if begin == 0 else {name: kept.value(ops) for name, kept in part.items()}
-            )
+    waiting: list[dict[str, Kept]] = []
+    count = max((mean.samples for mean in expected.values()), default=0)
+    parts = zip([0, *places], places, strict=False)
+    for begin, end in watched(parts, len(places) * count, lambda _: count, f"{graph.name}, biases"):
+        step = loop.steps[end]
+        reads = {name for each in loop.steps[begin : end + 1] for name in each.node.inputs}
+        samples, total = 0, np.zeros(1)
+        for number, batch in enumerate(waiting or batches):
+            kept = batch if isinstance(batch, dict) else {}
+            values = {name: kept[name].value(ops) for name in kept if name in reads} if kept else _begun(loop, batch)
             for _ in in_steps(loop, context, values, begin, end):
                 pass
             (name,) = step.node.inputs
-            x = values[name].settled(ops)  # the cell is linear in it
-            count = len(x.data)
-            total = total + ops.to_numpy(reduce(add, (x.data[i : i + 1] for i in range(count))), "activation").astype(
-                np.float64
-            )
-            samples += count
-            values[name] = x
-            following.append({key: Kept.of(ops, value, whole=key in whole) for key, value in values.items()})
-        waiting = following
+            x = values[name] = values[name].settled(ops)  # the cell is linear in it
+            one = reduce(add, (x.data[i : i + 1] for i in range(len(x.data))))
+            total = total + ops.to_numpy(one, "activation").astype(np.float64)
+            samples += len(x.data)
+            held = {key: kept.get(key) or Kept.of(ops, y, bounds.get(key)) for key, y in values.items()}
+            held |= {key: y for key, y in kept.items() if key not in reads}
+            waiting[number : number + 1] = [held]
         values = {name: x.with_data(ops.from_numpy((total / samples).astype(np.float32), "activation"))}
         loop.advance(step, context, values)
         mean = ChannelMean()
@@ -94,6 +95,10 @@ def correct_biases(
         own[key] = (own[key] + (expected[step.node.name].value - mean.value)).astype(np.float32)
         tensors[key] = ops.from_numpy(own[key], graph.params[key].kind)
     return own
+
+
+def _begun(loop: NodeLoop, batch: Any) -> dict[str, Value]:
+    return loop.begin(loop.pixels(batch))
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,20 +116,32 @@ class Kept:
     low: float | None
 
     @classmethod
-    def of(cls, ops: Ops, value: Value, *, whole: bool) -> Kept:
-        """The value, to be kept. whole: if they are codes, they are known to be whole numbers."""
+    def of(cls, ops: Ops, value: Value, bounds: tuple[int, int] | None = None) -> Kept:
+        """The value, to be kept. bounds: between which codes are known to be whole numbers."""
         data, rest = value.data, replace(value, data=None)
         if not value.codes:
             return cls(data, rest, None)
-        low, high = (float(ops.to_numpy(end(data), "scalar")) for end in (ops.min, ops.max))
-        whole = whole or float(ops.to_numpy(ops.max(ops.abs(ops.rint(data) - data)), "scalar")) == 0.0
+        low, high = bounds or (float(ops.to_numpy(end(data), "scalar")) for end in (ops.min, ops.max))
+        whole = bounds or float(ops.to_numpy(ops.max(ops.abs(ops.rint(data) - data)), "scalar")) == 0.0
         if high - low > 255.0 or not whole:
             return cls(data, rest, None)
-        return cls(ops.cast(data - low, "uint8"), rest, low)
+        return cls(ops.cast(data - low if low else data, "uint8"), rest, low)
 
     def value(self, ops: Ops) -> Value:
         """As it was."""
-        return replace(self.rest, data=self.data if self.low is None else ops.cast(self.data, "float32") + self.low)
+        data = self.data if self.low is None else ops.cast(self.data, "float32")
+        return replace(self.rest, data=data + self.low if self.low else data)
+
+
+def _bounds(graph: Graph, params: Mapping[str, Array]) -> dict[str, tuple[int, int]]:
+    """Of each fake quantizer that rounds, the smallest and the largest of its codes."""
+    found = {}
+    for node in graph.nodes:
+        if isinstance(node.cell, FakeQuant) and node.cell.quantizer.uniform:
+            own = {local: params[f"{node.cell_name}.{local}"] for local in node.cell.params()}
+            grid = node.cell.grid(node.name, own, params)
+            found[node.name] = (grid.low, grid.high)
+    return found
 
 
 def float_means(graph: Graph) -> dict[str, ChannelMean]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from qat.analysis.metrics import FLOAT_BITS, weight_bits
 from qat.cells.linear import WeightedCell
 from qat.graph import Graph
+from qat.passes.quantizer_settings import chosen_fold
 from qat.quantizers import BaseWeightQuantizer, WeightQuantizer
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.numpy_ops import NUMPY_OPS
@@ -42,7 +43,7 @@ def compress(checkpoint: Checkpoint, quantizer: WeightQuantizer) -> Checkpoint:
     In a float network every weight of a convolution or dense cell becomes the nearest value that the quantizer has, in
     float32; the graph stays a float one with real activations. In a quantized network every such cell gets this
     quantizer in place of its own, and activations keep their codes and ranges. Biases and batch normalisation stay as
-    they are.
+    they are; it is folded before the weight is quantized where the quantizer has one scale for all channels.
 
     Args:
         checkpoint: of a float or quantized network.
@@ -63,7 +64,8 @@ def compress(checkpoint: Checkpoint, quantizer: WeightQuantizer) -> Checkpoint:
                 name = f"{node.cell_name}.weight"
                 params[name] = rounded_weight(quantizer, cell, checkpoint.params[name])
             elif cell.weight_quantizer is not None:  # else it is left in float
-                cell = cell.quantized(quantizer, cell.bn_fold, cell.freeze_bn)
+                fold = cell.bn_fold or (chosen_fold(quantizer, None) if cell.has_bn else None)
+                cell = cell.quantized(quantizer, fold, cell.freeze_bn)
         nodes.append(replace(node, cell=cell))
     graph = replace(graph, nodes=tuple(nodes))
     return checkpoint.derived(graph, {name: params[name] for name in graph.params})
@@ -110,7 +112,8 @@ def weight_sizes(
         seen.add(node.cell_name)
         own = cell.weight_quantizer or quantizer
         numbers = cell.deployed_weights
-        scales = 0 if own is None else cell.out_channels if own.per_channel else 1
+        unfolded = cell.weight_quantizer is not None and cell.has_bn and cell.bn_fold is None  # gamma is in its scales
+        scales = 0 if own is None else cell.out_channels if own.per_channel or unfolded else 1
         beside = scales * (1 if own is None or own.symmetric else 2)
         width = bits[node.name] if cell.weight_quantizer or own is None else own.num_bits
         sizes.append(WeightSize(node.cell_name, numbers, width, beside))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 
@@ -61,7 +62,8 @@ def find_ranges(
         for node, values in in_steps(loop, context, loop.begin(loop.pixels(batch))):
             watch(node, values[node.name])
             if node.cell_name in found:
-                _observe(loop.ops, found[node.cell_name], node, values[node.inputs[0]], counting=method != "minmax")
+                x = values[node.name] = Value(values[node.name].real(loop.ops))  # once for all that follows
+                _observe(loop.ops, found[node.cell_name], node, x, counting=method != "minmax")
     choose: dict[str, Callable[[FakeQuant, Histogram], Range]] = {
         "minmax": lambda _, histogram: histogram.ends,
         "percentile": lambda _, histogram: histogram.percentile_range(percentile),
@@ -91,7 +93,7 @@ def in_steps(
 
 
 def _observe(ops: Ops, histogram: Histogram, node: Node, x: Value, *, counting: bool) -> None:
-    """Add what enters a fake quantizer."""
+    """Add what enters a fake quantizer, real numbers."""
     low, high = (float(ops.to_numpy(end, "scalar")) for end in (x.smallest(ops), x.largest(ops)))
     if not np.isfinite([low, high]).all():
         raise QatError(
@@ -100,7 +102,7 @@ def _observe(ops: Ops, histogram: Histogram, node: Node, x: Value, *, counting: 
         )
     histogram.reach(low, high)
     if counting:
-        histogram.add(ops, x.real(ops))
+        histogram.add(ops, x.data)
 
 
 @dataclass
@@ -229,6 +231,7 @@ def mse_range(cell: FakeQuant, histogram: Histogram) -> Range:
     counts, centres = histogram.counts[used].astype(np.float64), histogram.centres[used]
     alone = replace(cell, shares=())
 
+    @cache  # rounds try the same ends again
     def error(ends: Range) -> float:
         off, scale = _codes(alone, ends, centres)
         off *= scale

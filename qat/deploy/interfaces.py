@@ -154,6 +154,14 @@ class OwnLayout(Protocol):
         """Samples as the framework's own models take them, (N, ...), as (N, C, H, W)."""
 
 
+@runtime_checkable
+class DataSink(Protocol):
+    """What a backend has beside that whose framework can move batches to the device by itself."""
+
+    def data_sink(self) -> str:
+        """What becomes of ``--dataset_sink_mode true`` in the commands, in a sentence."""
+
+
 NO, YES = SWITCH = "no", "yes"  #: the choices of an option whose flag stands alone
 
 

@@ -17,7 +17,7 @@ from qat.names import fits
 from qat.passes.float_layers import dequantized, left_in_float, may_stay_float, with_real_inputs
 from qat.passes.join_linear import join_linear
 from qat.passes.place_normalization import place_normalization
-from qat.passes.quantizer_settings import QUANTIZE, QuantizerSettings, Setting, check_settings
+from qat.passes.quantizer_settings import QUANTIZE, QuantizerSettings, Setting, check_settings, chosen_fold
 from qat.passes.share_grids import share_grids
 from qat.passes.unreached_numbers import unreached_numbers
 from qat.quantizers import ActivationQuantizer, BaseActivationQuantizer, BaseWeightQuantizer
@@ -34,8 +34,8 @@ def convert_quant_network(
     symmetric: Setting = (True, False),
     narrow_range: Setting = False,
     quant_delay: Setting = 0,
-    bn_fold: bool = True,
-    one_conv_fold: bool = False,
+    bn_fold: bool | None = None,
+    one_conv_fold: bool | None = None,
     freeze_bn: int = NEVER,
     ema_decay: float = 0.99,
     layers: Mapping[str, Mapping[str, Setting]] | None = None,
@@ -46,8 +46,8 @@ def convert_quant_network(
 ) -> Graph:
     """Insert fake quantizers into a float network; its parameters keep their names (``Graph.params_from``).
 
-    Parameters and their meaning are those of MindSpore's ``convert_quant_network``. The first five settings are one value,
-    or a pair (weights, activations).
+    Parameters and their meaning are those of MindSpore's ``convert_quant_network``, which folds by default. The first five
+    settings are one value, or a pair (weights, activations).
 
     1. Every convolution and dense cell gets a weight quantizer; its bias follows (docs/numerics.md).
     2. After every cell whose output is not a code yet (``after_fake``) comes a FakeQuant node, named
@@ -70,8 +70,10 @@ def convert_quant_network(
         symmetric: signed codes around 0, else unsigned codes with a zero point.
         narrow_range: leave the lowest code out.
         quant_delay: training steps during which fake quantizers only observe.
-        bn_fold: quantize weights with batch normalisation folded in, else as they are.
-        one_conv_fold: fold by one convolution, else by two (``LinearCell``).
+        bn_fold: True: quantize weights with batch normalisation folded in; False: as they are. None: as they are where each
+            output channel has a scale of its own, which gives the same codes in less time, and folded where it has not, or
+            the quantizer cannot do without; unless ``one_conv_fold`` says how to fold.
+        one_conv_fold: where it is folded, True: by one convolution; False: by two (``LinearCell``). None: by one.
         freeze_bn: the step from which on batch normalisation uses its running statistics in training too.
         ema_decay: how slowly the range of an activation follows the batches; 0: it is that of the last batch.
         layers: other values of the first five, or other quantizers, for some nodes, by patterns of their names ("conv1",
@@ -143,7 +145,8 @@ def convert_quant_network(
         )
         return given
     floats, real, known = left_in_float(graph, chosen), set[str](), dict[str, str]()
-    fold = None if not bn_fold else "one_conv" if one_conv_fold else "two_conv"
+    if bn_fold is None and one_conv_fold is not None:
+        bn_fold = True
     nodes: list[Node] = []
     renamed: dict[str, str] = {}  # node -> the fake quantizer that now stands for it
     for node in graph.nodes:
@@ -157,6 +160,7 @@ def convert_quant_network(
                 node = replace(node, cell=replace(cell, freeze_bn=freeze_bn))  # type: ignore[type-var]
             nodes += with_real_inputs(node, real, known)
         elif isinstance(cell, LinearCell):
+            fold = chosen_fold(weights, bn_fold, one_conv=one_conv_fold is not False)
             nodes += _quantized(node, cell, weights, _uniform(activations), fold=fold, freeze_bn=freeze_bn)
         else:
             nodes.append(node)

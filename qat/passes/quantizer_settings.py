@@ -25,7 +25,7 @@ from qat.vocabulary.serial import from_json
 PROFILES = ("default", "ascend")
 #: The types of settings: of those that may be a pair, of weights and of activations, and of the others.
 PAIRS = {"num_bits": int, "per_channel": bool, "symmetric": bool, "narrow_range": bool, "quant_delay": int}
-SINGLE = {"bn_fold": bool, "one_conv_fold": bool, "freeze_bn": int, "ema_decay": float, "arithmetic": str}
+SINGLE = {"bn_fold": bool | None, "one_conv_fold": bool | None, "freeze_bn": int, "ema_decay": float, "arithmetic": str}
 QUANTIZE = "quantize"  #: of single nodes: False leaves them in float
 #: Settings that are objects, of the two sides: their base class and the name of one.
 QUANTIZERS: dict[str, tuple[type[Any], str]] = {
@@ -43,7 +43,7 @@ class QuantizerSettings:
     Attributes:
         num_bits, per_channel, symmetric, narrow_range, quant_delay: one value, or a pair (weights, activations).
         ema_decay: of the ranges of activations.
-        bn_fold: batch normalisation is folded into weights before they are quantized.
+        bn_fold: batch normalisation is folded into weights before they are quantized; None: where need be.
         profile: one of ``PROFILES``.
         layers: other settings by patterns of names; the last one that fits a node counts.
         weight_quantizer: in place of a ``WeightQuantizer``; None: that one.
@@ -56,7 +56,7 @@ class QuantizerSettings:
     narrow_range: Setting
     quant_delay: Setting
     ema_decay: float
-    bn_fold: bool
+    bn_fold: bool | None
     profile: str
     layers: Mapping[str, Mapping[str, Setting]]
     weight_quantizer: BaseWeightQuantizer | None
@@ -138,6 +138,23 @@ class QuantizerSettings:
         return settings, given, changes
 
 
+def chosen_fold(quantizer: BaseWeightQuantizer, bn_fold: bool | None, *, one_conv: bool = True) -> str | None:
+    """How training sees a batch normalisation after a quantized weight, of ``BN_FOLDS``.
+
+    Where each output channel has a scale of its own, deployment has the same codes whether batch normalisation is folded
+    before or after the weight is quantized, and after it costs least; a single scale stays one only if it is folded before.
+
+    Args:
+        quantizer: of the weight.
+        bn_fold: what was said; None: as above, unless the quantizer refuses it.
+        one_conv: where it is folded, by one convolution, the default, or by two.
+    """
+    if bn_fold is None:
+        apart = quantizer.per_channel or quantizer.refuses_batch_norm(folded=True) is not None
+        bn_fold = not apart or quantizer.refuses_batch_norm(folded=False) is not None
+    return None if not bn_fold else "one_conv" if one_conv else "two_conv"
+
+
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Raise QatError, naming it, where a setting of ``convert_quant_network`` is of another type than it takes."""
     for name, value in settings.items():
@@ -195,7 +212,9 @@ def _given(name: str, given: Any, otherwise: Quantizer, base: type[Any], changes
     return replace(quantizer, **changes)
 
 
-def _check_ascend(name: str, cell: Cell | None, symmetric: tuple[Any, Any], per_channel: bool, bn_fold: bool) -> None:
+def _check_ascend(
+    name: str, cell: Cell | None, symmetric: tuple[Any, Any], per_channel: bool, bn_fold: bool | None
+) -> None:
     """Raise QatError where the settings of a node contradict the profile "ascend"."""
     contradiction = None
     if not (symmetric[0] and symmetric[1]):
@@ -203,7 +222,7 @@ def _check_ascend(name: str, cell: Cell | None, symmetric: tuple[Any, Any], per_
         contradiction = f"symmetric is False for {kind}, but there every zero point is 0; leave symmetric out"
     elif isinstance(cell, DenseBnAct) and per_channel:
         contradiction = "per_channel is True, but a dense weight has one scale there; leave per_channel out"
-    elif isinstance(cell, DenseBnAct) and cell.has_bn and not bn_fold:
+    elif isinstance(cell, DenseBnAct) and cell.has_bn and bn_fold is False:
         contradiction = (
             "bn_fold is False, which gives each channel a scale, but a dense weight has one there; use bn_fold=True"
         )

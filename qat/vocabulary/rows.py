@@ -6,11 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from qat.vocabulary.ops import Array
+
+T = TypeVar("T")
 
 
 class Rows(ABC):
@@ -107,8 +109,13 @@ def in_order(samples: Sequence[Array | Rows], size: int, name: str) -> Iterator[
         Batches.
     """
     parts = [x.batches(size) if isinstance(x, Rows) else _slices(x, size) for x in samples]
-    watch, batches = _WATCH.get(), zip(*parts, strict=True)
-    yield from batches if watch is None else watch(batches, len(samples[0]), lambda batch: len(batch[0]), name)
+    yield from watched(zip(*parts, strict=True), len(samples[0]), lambda batch: len(batch[0]), name)
+
+
+def watched(parts: Iterable[T], total: int, size: Callable[[T], int], name: str) -> Iterator[T]:
+    """The same parts, while commands show how many of ``total`` samples are done; size: of a part; name: as of ``in_order``."""
+    watch = _WATCH.get()
+    yield from parts if watch is None else watch(parts, total, size, name)
 
 
 def _slices(samples: Array | Rows, size: int) -> Iterator[Array]:

@@ -72,7 +72,7 @@ class StepGraph(nn.Cell):  # type: ignore[misc]
         forward: ForwardGraph,
         states: Sequence[ms.Parameter],
         weights: Sequence[ms.Parameter],
-        optimizer: nn.Optimizer | None,
+        optimizer: Any,
         *,
         sets_rate: bool,
         clip_norm: float,
@@ -83,7 +83,6 @@ class StepGraph(nn.Cell):  # type: ignore[misc]
         self.optimizer, self.clip_norm = optimizer, clip_norm
         self.sets_rate = sets_rate and self.applies
         if self.sets_rate:
-            assert optimizer is not None
             self.rate = optimizer.learning_rate
 
         def loss(key: Tensor, given: tuple[Tensor, ...]) -> Any:
@@ -110,7 +109,8 @@ class StepGraph(nn.Cell):  # type: ignore[misc]
 
 
 class CompiledStep:
-    """Training steps of a lowered network, compiled once for each phase.
+    """Training steps of a lowered network, compiled once for each phase: as one graph, or in several where MindSpore does not
+    compile that.
 
     Args:
         model: what ``lower`` returned.
@@ -137,15 +137,14 @@ class CompiledStep:
         self._graph: StepGraph | None = None
         self._terms: list[str] = []
         self._failures: list[BaseException] = []  #: of passes that MindSpore was compiling
-        self.runs = ms.__version__.startswith(
-            RELEASE
-        )  #: whether this MindSpore compiles such a step, as far as is known
+        self.runs = ms.__version__.startswith(RELEASE)  #: whether MindSpore compiles such a step, as far as is known
         if not self.runs:
             self._warn(f"it is known of MindSpore {RELEASE}x only, and this is {ms.__version__}")
+        self._differentiated = ms.value_and_grad(self._forward, None, list(weights), has_aux=True)
 
     def __call__(
         self, key: Tensor, given: tuple[Tensor, ...], rate: float
-    ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]] | None:
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         """One step.
 
         Args:
@@ -154,9 +153,15 @@ class CompiledStep:
             rate: the learning rate, where it is set.
 
         Returns:
-            The terms, and gradients where there is no optimizer; None where MindSpore cannot compile the step: nothing is
-            done then, and ``runs`` is False from then on.
+            The terms, and the gradients that are still to be applied: none where the optimizer did it in the graph.
         """
+        found = self._one_graph(key, given, rate) if self.runs else None
+        return self._several_graphs(key, given) if found is None else found
+
+    def _one_graph(
+        self, key: Tensor, given: tuple[Tensor, ...], rate: float
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]] | None:
+        """As ``__call__``; None where MindSpore cannot compile the step: nothing is done then, and ``runs`` is False."""
         phase = self._model._pass.phase(self._model.step)
         self._failures.clear()
         try:
@@ -179,6 +184,23 @@ class CompiledStep:
             raise
         self._model.step += 1
         return dict(zip(self._terms, terms, strict=True)), gradients
+
+    def _several_graphs(self, key: Tensor, given: tuple[Tensor, ...]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        """As ``__call__``: the forward pass is one compiled function, whose gradient MindSpore derives from it."""
+        self._failures.clear()
+        (_, terms, updates), gradients = self._differentiated(key, *given)
+        if self._failures:
+            raise self._failures[0]
+        self._model._assign(updates)
+        return terms, gradients
+
+    def _forward(self, key: Tensor, *given: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        try:
+            terms, updates = self._model.run(given, self._loss, key)
+        except BaseException as error:  # let through, it would leave MindSpore differentiating whatever runs next
+            self._failures.append(error)
+            return Tensor(np.float32(0.0)), {}, {}
+        return next(iter(terms.values())), terms, updates
 
     def _computed(
         self, phase: int, key: Tensor, given: tuple[Tensor, ...]

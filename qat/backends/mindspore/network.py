@@ -27,7 +27,7 @@ from qat.training.devices import choose_device
 from qat.training.forward import single
 from qat.training.losses import Loss, Objective, cross_entropy, step_terms
 from qat.training.optimizer import Optimizer
-from qat.training.workers import MSRUN, this_worker
+from qat.training.workers import MSRUN, this_worker, training_worker
 from qat.vocabulary.arrays import check_samples
 from qat.vocabulary.ops import Array
 
@@ -48,7 +48,7 @@ class CellModule(nn.Cell):  # type: ignore[misc]
 
 class LoweredNetwork(Lowered, nn.Cell):  # type: ignore[misc]
     """A graph as a MindSpore cell, trainable in PYNATIVE mode (MindSpore's default) with ``mindspore.train.Model`` or any
-    loop.
+    loop, and in either mode, faster, as a ``TrainOneStepCell``.
 
     Parameters are named as in the graph ("conv1.weight"); state does not require a gradient. Called with what the network
     takes, (N, C, H, W), and nothing else, it returns real outputs (logits). After ``set_train()`` each call is one step of the
@@ -89,10 +89,13 @@ class LoweredNetwork(Lowered, nn.Cell):  # type: ignore[misc]
         return cell
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        """As mindspore.nn.Cell's. Raises QatError in GRAPH mode."""
+        """As mindspore.nn.Cell's. Raises QatError in GRAPH mode while it is trained."""
         if ms.get_context("mode") == ms.GRAPH_MODE:
+            if not self.training:
+                return self.construct(*inputs, **options)  # whose integers are derived in NumPy, and not parsed
             raise QatError(
-                f"{self.graph.name}: computes in PYNATIVE mode, MindSpore's default, and compiles its passes itself; call "
+                f"{self.graph.name}: a loop of your own trains it in PYNATIVE mode, MindSpore's default; in GRAPH mode give "
+                "mindspore.train.Model a qat.backend('mindspore').TrainOneStepCell of it, or call "
                 "mindspore.set_context(mode=mindspore.PYNATIVE_MODE)"
             )
         return super().__call__(*inputs, **options)
@@ -106,17 +109,22 @@ class LoweredNetwork(Lowered, nn.Cell):  # type: ignore[misc]
             return single(tuple(found.values()))
         return single(tuple(Tensor(y) for y in self.infer(tuple(x.asnumpy() for x in inputs))))
 
-    def run(self, inputs: tuple[Tensor, ...], loss: Loss | Objective | None = None) -> tuple[dict[Any, Tensor], Any]:
+    def run(
+        self, inputs: tuple[Tensor, ...], loss: Loss | Objective | None = None, key: Tensor | None = None
+    ) -> tuple[dict[Any, Tensor], Any]:
         """One training step's forward pass, as one compiled function for each phase: outputs by their numbers, and new
         values of state.
 
         loss: compute its terms, by name, instead of the outputs (``step_terms``); the last of the inputs are its targets.
+        key: what dropout draws from; by default the next one.
         """
         phase = self._pass.phase(self.step)
         function, found_names, state_names = self._phase_function(phase, loss)
         pixels = tuple(x.astype(ms.float32) for x in inputs[: len(self.graph.inputs)])
         try:
-            found = function(_next_key(), *pixels, *inputs[len(pixels) :], *self.tensors.values())
+            found = function(
+                _next_key() if key is None else key, *pixels, *inputs[len(pixels) :], *self.tensors.values()
+            )
         except BaseException:
             del self._traced[phase, loss]  # what was compiled of a failure is no use to the next call
             raise
@@ -207,6 +215,11 @@ def evaluation_ops(device_target: str | None = None) -> ExactOps:
     return ExactOps()
 
 
+def data_sink() -> str:
+    """What becomes of ``--dataset_sink_mode true``."""
+    return "MindSpore's data sink is for its own loop on an Ascend; batches come from NumPy, as they do without it"
+
+
 def runtime() -> str:
     """The framework that computes, with its version."""
     return f"MindSpore {ms.__version__}"
@@ -249,16 +262,50 @@ class AMSGrad(nn.Optimizer):  # type: ignore[misc]
         return True
 
 
+class TrainOneStepCell(nn.Cell):  # type: ignore[misc]
+    """A training step as mindspore.train.Model takes it in place of a network, in GRAPH and in PYNATIVE mode:
+    ``Model(TrainOneStepCell(network, optimizer)).train(epochs, dataset)``. Called with a batch, first what the network takes
+    and then the targets, it trains a step and returns the loss before it.
+
+    Args:
+        network: what ``lower`` returned.
+        optimizer: one of mindspore.nn, over ``network.trainable_params()``, with its own rate or schedule.
+        loss: written over the vocabulary; by default the cross entropy.
+    """
+
+    def __init__(
+        self, network: LoweredNetwork, optimizer: nn.Optimizer, loss: Loss | Objective = cross_entropy
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.network, self.optimizer = network, optimizer
+        training_worker(None, NAME)
+        for own in optimizer.get_parameters():
+            in_place(own)
+        self._compiled = CompiledStep(network, loss, optimizer, optimizer.parameters, sets_rate=False)
+
+    def __call__(self, *batch: Tensor) -> Tensor:
+        """A training step on a batch. Raises QatError where samples are not what the network takes."""
+        graph, count = self.network.graph, len(self.network.graph.inputs)
+        check_samples(batch[:count], graph.input_specs, Tensor, graph.name)
+        targets = tuple(x.astype(ms.float32 if x.is_floating_point() else ms.int32) for x in batch[count:])
+        self.network.set_train()
+        terms, gradients = self._compiled(_next_key(), (*batch[:count], *targets), 0.0)
+        if gradients:
+            self.optimizer(gradients)
+        return next(iter(terms.values()))
+
+
 class Step(TrainingStep):
     """One training step with MindSpore's own optimizer: ``step(x, y, lr)`` returns the loss before the update.
 
-    Forward pass and loss are one compiled function for each phase, whose gradient MindSpore derives from it.
+    All of it is one compiled graph for each phase (``compiled.StepGraph``), or all up to the gradient where the batch is
+    computed in parts or by several workers.
 
     Args:
         model: what ``lower`` returned.
         optimizer: which one, and its settings.
         loss: written over the vocabulary.
-        compile: changes nothing, since the pass is compiled anyway.
+        compile: changes nothing, since the step is compiled anyway.
     """
 
     model: LoweredNetwork
@@ -296,31 +343,12 @@ class Step(TrainingStep):
             clip_norm=optimizer.clip_norm if alone else 0.0,
         )
         self._whole = alone
-        self._error: BaseException | None = None
-        self._differentiated = ms.value_and_grad(self._forward, None, self.optimizer.parameters, has_aux=True)
-
-    def _forward(self, *inputs: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        try:
-            terms, updates = self.model.run(inputs, self.loss)
-        except BaseException as error:  # let through, it would leave MindSpore differentiating whatever runs next
-            self._error = error
-            return Tensor(np.float32(0.0)), {}, {}
-        return next(iter(terms.values())), terms, updates
 
     def _gradient(
         self, pixels: tuple[Array, ...], targets: tuple[Array, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...], dict[str, Tensor]]:
-        given = _given(pixels, targets)
-        found = self._compiled(_next_key(), given, 0.0) if self._compiled.runs and not self._whole else None
-        if found is None:
-            (loss, terms, updates), gradients = self._differentiated(*given)
-            if self._error is not None:
-                error, self._error = self._error, None
-                raise error
-            self.model._assign(updates)
-        else:
-            terms, gradients = found
-            loss = next(iter(terms.values()))
+        terms, gradients = self._compiled(_next_key(), _given(pixels, targets), 0.0)
+        loss = next(iter(terms.values()))
         if self._worker.count > 1:
             loss, *means = means_over_workers([loss, *gradients])
             gradients = tuple(means)
@@ -329,12 +357,11 @@ class Step(TrainingStep):
     def _update(
         self, pixels: tuple[Array, ...], targets: tuple[Array, ...], lr: float
     ) -> tuple[float, Mapping[str, Tensor]]:
-        found = (
-            self._compiled(_next_key(), _given(pixels, targets), lr) if self._compiled.runs and self._whole else None
-        )
-        if found is None:
+        if not self._whole:
             return super()._update(pixels, targets, lr)
-        terms, _ = found
+        terms, gradients = self._compiled(_next_key(), _given(pixels, targets), lr)
+        if gradients:
+            self._apply(gradients, lr)
         return float(next(iter(terms.values())).asnumpy()), terms
 
     def _apply(self, gradients: Sequence[Tensor], lr: float) -> None:

@@ -63,6 +63,7 @@ class Requantized(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, multiplier: Tensor, bounds: Bounds) -> Tensor:
+        """The codes."""
         ctx.save_for_backward(x, multiplier)
         ctx.bounds = bounds
         return bounds.clipped(x * multiplier).round_()
@@ -70,6 +71,7 @@ class Requantized(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of x and of the multiplier."""
         x, multiplier = ctx.saved_tensors
         gradient = ctx.bounds.masked(gradient, x * multiplier)
         of_multiplier = (gradient * x).sum_to_size(multiplier.shape) if ctx.needs_input_grad[1] else None

@@ -30,9 +30,11 @@ class TorchOps(Ops):
         return tensor.detach().cpu().numpy().copy()
 
     def on_channel(self, vector: Tensor, activation: Tensor) -> Tensor:
+        vector = settled(vector)
         return vector if vector.ndim == 0 or activation.ndim == 2 else vector.view((-1,) + (1,) * (activation.ndim - 2))
 
     def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
+        vector = settled(vector)
         return vector if vector.ndim == 0 else vector.view((-1,) + (1,) * (weight.ndim - 1))
 
     def mix_inputs(self, weight: Tensor, matrix: Array) -> Tensor:
@@ -223,10 +225,14 @@ class TorchOps(Ops):
         return x.mean()
 
     def channel_max(self, x: Tensor) -> Tensor:
-        return x.amax(0).flatten(1).amax(1) if x.ndim > 2 else x.amax(0)  # faster than all axes at once
+        if x.ndim == 2 or torch.compiler.is_compiling():
+            return x.amax((0, *range(2, x.ndim)))
+        return x.amax(0).flatten(1).amax(1)  # faster than all axes at once
 
     def channel_min(self, x: Tensor) -> Tensor:
-        return x.amin(0).flatten(1).amin(1) if x.ndim > 2 else x.amin(0)
+        if x.ndim == 2 or torch.compiler.is_compiling():
+            return x.amin((0, *range(2, x.ndim)))
+        return x.amin(0).flatten(1).amin(1)
 
     def channel_mean(self, x: Tensor) -> Tensor:
         return x.mean((0, *range(2, x.ndim)))
@@ -294,8 +300,8 @@ class TorchOps(Ops):
             u = F.hardtanh(u, bounds.below, bounds.above)
         elif low is not None and high is not None:
             low, high = self._bound(low), self._bound(high)
-            u = F.relu(u - low) + low if open_low else torch.clamp(u, min=torch.sub(low, low.abs(), alpha=BESIDE))
-            u = torch.clamp(u, max=torch.add(high, high.abs(), alpha=BESIDE))
+            u = F.relu(u - low) + low if open_low else u.clamp_min(settled(torch.sub(low, low.abs(), alpha=BESIDE)))
+            u = u.clamp_max(settled(torch.add(high, high.abs(), alpha=BESIDE)))
         with torch.no_grad():
             return u.round_()
 
@@ -335,6 +341,9 @@ class ExactOps(TorchOps):
         y = (x * multiplier).round_()
         if low is None or high is None:
             return y
+        low, high = (
+            float(x) if isinstance(x, Tensor) and x.ndim == 0 else x for x in (low, high)
+        )  # numbers are faster
         if isinstance(low, Tensor) or isinstance(high, Tensor):
             return torch.clamp(y, self._bound(low), self._bound(high))
         return y.clamp_(low, high)
@@ -348,15 +357,15 @@ class ExactOps(TorchOps):
         return y.round_().float().clamp_(low, high)
 
     def counts(self, x: Tensor, factor: float, bins: int) -> tuple[Array, int]:
-        """In the order in which they lie in memory, by indices of 16 bits where those suffice: memory is what this takes."""
+        """In the order of memory, as many at a time as caches hold, by indices of 16 bits where those suffice."""
         numbers = (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).reshape(-1)
         kind = torch.int16 if 2 * bins <= 1 << 15 else torch.int32
-        counts = (
-            torch.bincount((numbers * factor).floor_().add_(float(bins)).to(kind), minlength=2 * bins).cpu().numpy()
-        )
-        zeros = int(np.count_nonzero((numbers == 0.0).cpu().numpy()))  # several times as fast as PyTorch's
+        counts, zeros = torch.zeros(2 * bins, dtype=torch.int64, device=x.device), 0
+        for part in numbers.split(1 << 18):
+            counts += torch.bincount((part * factor).floor_().add_(float(bins)).to(kind), minlength=2 * bins)
+            zeros += int(np.count_nonzero((part == 0.0).cpu().numpy()))  # several times as fast as PyTorch's
         counts[bins] -= zeros
-        return counts, zeros
+        return counts.cpu().numpy(), zeros
 
     def conv2d(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False, **window: Any) -> Tensor:
         with torch.backends.nnpack.flags(enabled=False):
@@ -374,6 +383,27 @@ class ExactOps(TorchOps):
 def channels_last(tensor: Tensor) -> Tensor:
     """The same numbers, of pictures with the channels of a pixel beside one another in memory; the axes stay."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+class _Settled(torch.autograd.Function):
+    """The same, as a view: torch's compiler stores what a view by strides is of, where it would write the operations of an
+    expression out wherever it is used.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.as_strided(x.shape, x.stride())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def settled(x: Tensor) -> Tensor:
+    """A number, or one for each channel, that much is computed with. Compiled code computes it once; by itself it would divide
+    and round anew for every few elements of an activation, which takes most of a fake quantizer's time.
+    """
+    return _Settled.apply(x) if torch.compiler.is_compiling() else x  # type: ignore[no-untyped-call,no-any-return]
 
 
 class _HalvingMaxPool(torch.autograd.Function):

@@ -54,12 +54,11 @@ def add_quantization_arguments(parser: argparse.ArgumentParser) -> argparse._Arg
     quantization.add_argument(
         "--bn_fold",
         type=boolean,
-        default=True,
         metavar="BOOL",
-        help="quantize weights with batch norm folded in",
+        help="quantize weights with batch norm folded in (default: only those with one scale for all channels)",
     )
     quantization.add_argument(
-        "--one_conv_fold", type=boolean, default=False, metavar="BOOL", help="fold by one convolution, not two"
+        "--one_conv_fold", type=boolean, metavar="BOOL", help="fold it in, by one convolution (true) or by two (false)"
     )
     quantization.add_argument(
         "--freeze_bn",

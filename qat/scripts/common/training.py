@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import qat
 from qat.data import Dataset
 from qat.data.augment import KINDS
-from qat.deploy.interfaces import TrainingBackend
+from qat.deploy.interfaces import DataSink, TrainingBackend
 from qat.errors import QatError
 from qat.files import check_writable
 from qat.graph import Graph
@@ -91,7 +92,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
     )
     parser.add_argument("--compile", action="store_true", help="compile the step with the framework's compiler")
     parser.add_argument(
-        "--dataset_sink_mode", type=boolean, default=False, metavar="BOOL", help="MindSpore's data sink, on Ascend"
+        "--dataset_sink_mode", type=boolean, default=False, metavar="BOOL", help="MindSpore's data sink"
     )
     parser.add_argument(
         "--log_every", type=length, default=Length("0"), metavar="LENGTH", help="log also so often; 0: never"
@@ -273,11 +274,13 @@ def _settle_threads(args: argparse.Namespace, path: Path) -> None:
 def _check_output(args: argparse.Namespace, path: Path) -> None:
     """Raise QatError where nothing could be written there, or for a flag that the commands do not serve."""
     if args.dataset_sink_mode:
-        raise QatError(
-            "--dataset_sink_mode true: the commands feed every batch from NumPy; MindSpore's data sink belongs to "
-            "its own loop on an Ascend: mindspore.train.Model(qat.backend('mindspore').lower(network), ...).train(..., "
-            "dataset_sink_mode=True); leave it out"
-        )
+        backend = qat.backend(args.backend)
+        if not isinstance(backend, DataSink):
+            raise QatError(
+                f"--dataset_sink_mode true: --backend is {args.backend}, which has no data sink; leave it out, or choose "
+                "--backend mindspore"
+            )
+        print(f"note: --dataset_sink_mode true: {backend.data_sink()}", file=sys.stderr)
     if suffixed(path) is not None:
         raise QatError(f"--save_path {path}: ends as an exported file, but a checkpoint is written; name it *.ckpt")
     check_writable(path)
