@@ -21,6 +21,7 @@ from qat.analysis.diagnosed import Diagnosis, Layer
 from qat.integer import evaluation
 from qat.networks import LeNet5
 from qat.passes.equalize_channels import equalize_channels
+from qat.quantizers import FAMILY
 from qat.registry import evaluation_ops
 from qat.training.forward import IDLE, NodeLoop
 from qat.vocabulary.arrays import as_tuple
@@ -167,6 +168,27 @@ def test_every_cell_is_measured(cell: qat.Cell, arithmetic: str) -> None:
     assert not any(
         math.isnan(getattr(x, each.name)) for x in found.layers for each in fields(x) if each.type == "float"
     )
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_quantizer_is_measured(name: str) -> None:
+    """The integers' error is near that of the training pass with all quantizers on, whichever they are."""
+    pair = FAMILY[name]
+    images = RNG.integers(0, 256, (4, 1, 32, 32), np.uint8)
+    network = LeNet5(activation=pair.activation)
+    quantized = qat.calibrate(network, network.graph().initial_params(), images, ops=NUMPY_OPS, **pair.settings("fc3"))
+    found = qat.diagnose(quantized.graph, quantized.params, images, ops=NUMPY_OPS)
+    loop = NodeLoop(quantized.graph, NUMPY_OPS)
+    f, q = (loop.run(loop.load(quantized.params, phase), loop.pixels((images,)))[0] for phase in (IDLE, 0))
+    assert found.outputs[0].sqnr == pytest.approx(sqnr(f, q), abs=0.5)
+    assert sum(x.blame for x in found.layers) == pytest.approx(1.0)
+    fixed = {
+        node.cell_name
+        for node in quantized.graph.nodes
+        if isinstance(node.cell, qat.FakeQuant) and not node.cell.params()
+    }
+    of_fixed = [x for x in found.layers if f"{x.name}.fake_quant" in fixed]
+    assert all((x.halved, x.doubled) == (1.0, 1.0) for x in of_fixed), "what has no range is advised no other one"
 
 
 def test_more_bits_are_nearer_and_each_layer_is_named() -> None:

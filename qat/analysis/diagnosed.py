@@ -33,7 +33,7 @@ class Layer:
         dead_in_float: the same of the float numbers.
         weight_share: of the squared errors of weights and activation alone, that of the weights.
         halved: of the activation's own squared error, what a range half as wide would leave: a quarter of the rounding, and
-            what it clips.
+            what it clips; 1 where the quantizer's codes are not even, or it has no range.
         doubled: the same of a range twice as wide: four times the rounding, and nothing clipped.
         bias_share: of the integers' squared error, that of the mean error of each channel.
     """

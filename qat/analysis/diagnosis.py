@@ -277,7 +277,7 @@ class _Passes:
         before = [self._rows[cell_name] for cell_name in row.before if cell_name in self._rows]
         fake_quant: Any = next(node.cell for node in row.nodes if node.cell_name == name)
         assert row.codes is not None
-        uniform = fake_quant.quantizer.uniform and not fake_quant.quantizer.by_sign
+        ranged = fake_quant.quantizer.uniform and not fake_quant.quantizer.by_sign and bool(fake_quant.params())
         error = row.activation.error
         return Layer(
             name=name.removesuffix(SUFFIX),
@@ -301,8 +301,8 @@ class _Passes:
             dead=sum(x.dead for x in of_integers),
             dead_in_float=sum(x.dead for x in of_float),
             weight_share=_share(row.weight.error, row.weight.error + error),
-            halved=row.codes.halved_error(error) / error if uniform and error > 0.0 else 1.0,
-            doubled=row.codes.doubled_error(error) / error if uniform and error > 0.0 else 1.0,
+            halved=row.codes.halved_error(error) / error if ranged and error > 0.0 else 1.0,
+            doubled=row.codes.doubled_error(error) / error if ranged and error > 0.0 else 1.0,
             bias_share=_share(sum(x.bias for x in of_integers), row.integers.error),
         )
 
