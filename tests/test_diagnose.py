@@ -280,6 +280,16 @@ def test_one_channel_far_from_the_others_in_a_scale_of_all() -> None:
         assert better.outputs[0].sqnr > found.outputs[0].sqnr + 10
 
 
+def test_a_channel_without_weights_is_not_far_from_the_others() -> None:
+    """As training leaves them where batch normalisation has decayed: 1e-30, or 0."""
+    params = weights()
+    params["a.weight"][0] *= F(1e-30)
+    params["a.weight"][1] = 0
+    found = diagnosed(two_layers(), params, PIXELS, per_channel=(False, False))
+    assert (found.layers[0].far, found.layers[0].dead) == (0, 2)
+    assert found.layers[0].worst < 8
+
+
 @pytest.mark.parametrize(("bits", "guilty"), [((16, 8), "a"), ((8, 16), "b")])
 def test_activations_far_apart_on_one_grid(bits: tuple[int, int], guilty: str) -> None:
     """They lose their small channels, or the next layer's weights those of the large one, small as these are."""

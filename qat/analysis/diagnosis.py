@@ -29,6 +29,7 @@ from qat.cells.linear import MASK, LinearCell, WeightedCell
 from qat.errors import QatError
 from qat.graph import Graph, Network, Node, Params, as_graph
 from qat.integer import Evaluator, IntegerTensor
+from qat.passes.equalize_channels import DEAD
 from qat.passes.to_integer import integers_by_node
 from qat.registry import evaluation_ops
 from qat.training.forward import IDLE, NodeLoop
@@ -310,7 +311,7 @@ class _Passes:
         """Of each output channel, how many times its max |w| is the median one's, or the reverse, as it is quantized."""
         weight = self._ops.to_numpy(self._quantizing.quantized[f"{cell_name}.weight"].x, cell.weight_kind)
         largest = np.abs(weight.astype(np.float64)).reshape(len(weight), -1).max(axis=1)
-        largest = largest[largest > 0.0]
+        largest = largest[largest > DEAD * largest.max()]
         if not largest.size:
             return np.ones(1)
         ratio = largest / np.median(largest)
