@@ -252,10 +252,6 @@ class TorchOps(Ops):
     def output_mean(self, w: Tensor) -> Tensor:
         return w.flatten(1).mean(1)
 
-    def output_absmax(self, w: Tensor) -> Tensor:
-        rows = w.flatten(1)
-        return torch.maximum(rows.amax(1), -rows.amin(1))  # faster than new memory for the absolute values
-
     def softmax_cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
