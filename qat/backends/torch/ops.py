@@ -357,7 +357,7 @@ class ExactOps(TorchOps):
         numbers = (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).reshape(-1)
         kind = torch.int16 if 2 * bins <= 1 << 15 else torch.int32
         counts, zeros = torch.zeros(2 * bins, dtype=torch.int64, device=x.device), 0
-        for part in numbers.split(1 << 18):
+        for part in torch.split(numbers, 1 << 18):
             counts += torch.bincount((part * factor).floor_().add_(float(bins)).to(kind), minlength=2 * bins)
             zeros += int(np.count_nonzero((part == 0.0).cpu().numpy()))  # several times as fast as PyTorch's
         counts[bins] -= zeros
