@@ -29,17 +29,16 @@ FOLDS = {
 
 
 class Small(qat.Network):
-    """A layer with batch normalisation, one without, and a last one."""
+    """Two layers, the first with batch normalisation or without."""
 
     inputs = qat.Input((3, 8, 8), mean=0.5, std=0.25)
 
     def __init__(self, activation: str | None = "relu", has_bn: bool = False) -> None:
-        self.conv1 = qat.Conv2dBnAct(3, 4, 3, stride=2, has_bn=has_bn, activation=activation)
-        self.conv2 = qat.Conv2dBnAct(4, 8, 3, stride=2, activation=activation)
-        self.fc = qat.DenseBnAct(32, 10)
+        self.conv = qat.Conv2dBnAct(3, 4, 3, stride=2, has_bn=has_bn, activation=activation)
+        self.fc = qat.DenseBnAct(64, 10)
 
     def construct(self, x):
-        return self.fc(qat.Flatten()(self.conv2(self.conv1(x))))
+        return self.fc(qat.Flatten()(self.conv(x)))
 
 
 def assert_same_steps(graph: qat.Graph, steps: int, images: np.ndarray = IMAGES) -> None:
@@ -81,7 +80,7 @@ def test_as_many_steps_are_compiled_as_there_are(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
     graph = qat.convert_quant_network(Dense())
-    for number in range(1, 11):
+    for number in range(1, 10):  # it would be eager from the ninth on
         step = BACKEND.make_step(BACKEND.lower(graph), Optimizer(), compile=True)
         sizes = (16, 4, 16) if number == 1 else (16, 16)
         for size in sizes:
@@ -95,17 +94,18 @@ def test_every_phase_of_every_quantizer(name: str, monkeypatch: pytest.MonkeyPat
     """Before the delay, in the first step that quantizes, and after it."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=UNGENERATED))
     pair = FAMILY[name]
-    settings = pair.settings("fc") | {"quant_delay": 2}
-    assert_same_steps(qat.convert_quant_network(Small(pair.activation), **settings), 4)
+    settings = pair.settings("fc") | {"quant_delay": 1}
+    assert_same_steps(qat.convert_quant_network(Small(pair.activation), **settings), 3)
 
 
 @pytest.mark.parametrize("fold", FOLDS)
 def test_every_folding_and_frozen_statistics(fold: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=UNGENERATED))
-    graph = qat.convert_quant_network(Small(has_bn=True), **FOLDS[fold], freeze_bn=2)
-    assert_same_steps(graph, 4)
+    graph = qat.convert_quant_network(Small(has_bn=True), **FOLDS[fold], freeze_bn=1)
+    assert_same_steps(graph, 2)
 
 
+@pytest.mark.sweep
 def test_the_first_step_of_learned_scales() -> None:
     """With generated code. Its ranges are those of the batch, so that codes at the bounds and at ties are many."""
     pair = FAMILY["LSQ+"]

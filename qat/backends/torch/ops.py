@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from qat.backends.torch.fused import BESIDE, Bounds, Requantized, TorchNormalized, suits
+from qat.backends.torch.fused import BESIDE, TINY, Bounds, Requantized, TorchNormalized, suits
 from qat.vocabulary.normalized import Normalized
 from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair
 from qat.vocabulary.rearrangement import Rearrangement, as_slice
@@ -30,9 +30,11 @@ class TorchOps(Ops):
         return tensor.detach().cpu().numpy().copy()
 
     def on_channel(self, vector: Tensor, activation: Tensor) -> Tensor:
+        vector = settled(vector)
         return vector if vector.ndim == 0 or activation.ndim == 2 else vector.view((-1,) + (1,) * (activation.ndim - 2))
 
     def on_output(self, vector: Tensor, weight: Tensor) -> Tensor:
+        vector = settled(vector)
         return vector if vector.ndim == 0 else vector.view((-1,) + (1,) * (weight.ndim - 1))
 
     def mix_inputs(self, weight: Tensor, matrix: Array) -> Tensor:
@@ -223,10 +225,14 @@ class TorchOps(Ops):
         return x.mean()
 
     def channel_max(self, x: Tensor) -> Tensor:
-        return x.amax(0).flatten(1).amax(1) if x.ndim > 2 else x.amax(0)  # faster than all axes at once
+        if x.ndim == 2 or torch.compiler.is_compiling():
+            return x.amax((0, *range(2, x.ndim)))
+        return x.amax(0).flatten(1).amax(1)  # faster than all axes at once
 
     def channel_min(self, x: Tensor) -> Tensor:
-        return x.amin(0).flatten(1).amin(1) if x.ndim > 2 else x.amin(0)
+        if x.ndim == 2 or torch.compiler.is_compiling():
+            return x.amin((0, *range(2, x.ndim)))
+        return x.amin(0).flatten(1).amin(1)
 
     def channel_mean(self, x: Tensor) -> Tensor:
         return x.mean((0, *range(2, x.ndim)))
@@ -245,10 +251,6 @@ class TorchOps(Ops):
 
     def output_mean(self, w: Tensor) -> Tensor:
         return w.flatten(1).mean(1)
-
-    def output_absmax(self, w: Tensor) -> Tensor:
-        rows = w.flatten(1)
-        return torch.maximum(rows.amax(1), -rows.amin(1))  # faster than new memory for the absolute values
 
     def softmax_cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=smoothing)
@@ -289,15 +291,15 @@ class TorchOps(Ops):
             codes: Tensor = Requantized.apply(x, multiplier, Bounds(low, high, open_low=open_low))  # type: ignore[no-untyped-call]
             return codes
         u = x * multiplier
+        if low is None or high is None:
+            with torch.no_grad():
+                return u.round_()
         if isinstance(low, float) and isinstance(high, float):
             bounds = Bounds(low, high, open_low=open_low)
-            u = F.hardtanh(u, bounds.below, bounds.above)
-        elif low is not None and high is not None:
-            low, high = self._bound(low), self._bound(high)
-            u = F.relu(u - low) + low if open_low else torch.clamp(u, min=torch.sub(low, low.abs(), alpha=BESIDE))
-            u = torch.clamp(u, max=torch.add(high, high.abs(), alpha=BESIDE))
-        with torch.no_grad():
-            return u.round_()
+            return _Clipped.apply(u, bounds.below + TINY if open_low else bounds.below, bounds.above)  # type: ignore[no-untyped-call,no-any-return]
+        low, high = self._bound(low), self._bound(high)
+        below = low + low.abs() * BESIDE + TINY if open_low else low - low.abs() * BESIDE
+        return _Clipped.apply(u, settled(below), settled(high + high.abs() * BESIDE))  # type: ignore[no-untyped-call,no-any-return]
 
     def requantize_fixed(self, x: Tensor, multiplier: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
         """In place, of two temporary tensors, and without a mask."""
@@ -355,7 +357,7 @@ class ExactOps(TorchOps):
         numbers = (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).reshape(-1)
         kind = torch.int16 if 2 * bins <= 1 << 15 else torch.int32
         counts, zeros = torch.zeros(2 * bins, dtype=torch.int64, device=x.device), 0
-        for part in numbers.split(1 << 18):
+        for part in torch.split(numbers, 1 << 18):
             counts += torch.bincount((part * factor).floor_().add_(float(bins)).to(kind), minlength=2 * bins)
             zeros += int(np.count_nonzero((part == 0.0).cpu().numpy()))  # several times as fast as PyTorch's
         counts[bins] -= zeros
@@ -377,6 +379,46 @@ class ExactOps(TorchOps):
 def channels_last(tensor: Tensor) -> Tensor:
     """The same numbers, of pictures with the channels of a pixel beside one another in memory; the axes stay."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+class _Clipped(torch.autograd.Function):
+    """rint(clip(u, low, high)), straight through the rounding; for compiled passes.
+
+    Where the clip changes nothing is kept as bytes. Booleans, as a comparison gives them, are written one by one by code that
+    PyTorch 2.13 generates for a CPU, forty times as slowly.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+        clipped = torch.clamp(u, low, high)  # type: ignore[arg-type]
+        ctx.save_for_backward((1.0 - (u - clipped).sign().abs()).to(torch.int8))
+        return clipped.round()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (inside,) = ctx.saved_tensors
+        return gradient * inside, None, None
+
+
+class _Settled(torch.autograd.Function):
+    """The same, as a view: torch's compiler stores what a view by strides is of, where it would write the operations of an
+    expression out wherever it is used.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.as_strided(x.shape, x.stride())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def settled(x: Tensor) -> Tensor:
+    """A number, or one for each channel, that much is computed with. Compiled code computes it once; by itself it would divide
+    and round anew for every few elements of an activation, which takes most of a fake quantizer's time.
+    """
+    return _Settled.apply(x) if torch.compiler.is_compiling() else x  # type: ignore[no-untyped-call,no-any-return]
 
 
 class _HalvingMaxPool(torch.autograd.Function):
