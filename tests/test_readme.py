@@ -22,8 +22,8 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def run_python(page: str) -> dict[str, Any]:
-    """What its only Python example leaves behind."""
-    (example,) = blocks(page, "python")
+    """What its first Python example leaves behind."""
+    example = blocks(page, "python")[0]
     names: dict[str, Any] = {"__name__": "example"}
     exec(compile(example, page, "exec"), names)
     return names

@@ -1,1 +1,1 @@
-"""Analysis of networks: cost, calibration, compression, sensitivity, timing, figures."""
+"""Analysis of networks: cost, calibration, compression, sensitivity, diagnosis, timing, figures."""

@@ -55,7 +55,7 @@ RULES = (
     ),
     Rule(
         "range",
-        lambda x: not _by_weights(x) and min(x.halved, x.doubled) <= BETTER,
+        lambda x: x.weight_share <= 1.0 - SOME and min(x.halved, x.doubled) <= BETTER,
         "a range too narrow or too wide for the activations: calibrate --method mse",
     ),
     Rule(

@@ -252,10 +252,6 @@ class TorchOps(Ops):
     def output_mean(self, w: Tensor) -> Tensor:
         return w.flatten(1).mean(1)
 
-    def output_absmax(self, w: Tensor) -> Tensor:
-        rows = w.flatten(1)
-        return torch.maximum(rows.amax(1), -rows.amin(1))  # faster than new memory for the absolute values
-
     def softmax_cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
@@ -361,7 +357,7 @@ class ExactOps(TorchOps):
         numbers = (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).reshape(-1)
         kind = torch.int16 if 2 * bins <= 1 << 15 else torch.int32
         counts, zeros = torch.zeros(2 * bins, dtype=torch.int64, device=x.device), 0
-        for part in numbers.split(1 << 18):
+        for part in torch.split(numbers, 1 << 18):
             counts += torch.bincount((part * factor).floor_().add_(float(bins)).to(kind), minlength=2 * bins)
             zeros += int(np.count_nonzero((part == 0.0).cpu().numpy()))  # several times as fast as PyTorch's
         counts[bins] -= zeros
