@@ -418,7 +418,7 @@ def settled(x: Tensor) -> Tensor:
     """A number, or one for each channel, that much is computed with. Compiled code computes it once; by itself it would divide
     and round anew for every few elements of an activation, which takes most of a fake quantizer's time.
     """
-    return _Settled.apply(x) if torch.compiler.is_compiling() else x  # type: ignore[no-untyped-call,no-any-return]
+    return _Settled.apply(x) if torch.compiler.is_compiling() else x  # type: ignore[no-untyped-call]
 
 
 class _HalvingMaxPool(torch.autograd.Function):
