@@ -21,6 +21,7 @@ from qat.analysis.diagnosed import Diagnosis, Layer
 from qat.integer import evaluation
 from qat.networks import LeNet5
 from qat.passes.equalize_channels import equalize_channels
+from qat.quantizers import FAMILY
 from qat.registry import evaluation_ops
 from qat.training.forward import IDLE, NodeLoop
 from qat.vocabulary.arrays import as_tuple
@@ -125,7 +126,7 @@ def test_the_numbers_are_those_of_their_formulas() -> None:
 
 
 def test_batches_do_not_matter() -> None:
-    quantized = qat.calibrate(two_layers(), weights(), PIXELS, num_bits=4)
+    quantized = qat.calibrate(two_layers(), weights(), PIXELS, num_bits=4, ops=NUMPY_OPS)
     one, many = (
         qat.diagnose(quantized.graph, quantized.params, PIXELS, batch_size=size, ops=NUMPY_OPS) for size in (24, 5)
     )
@@ -167,6 +168,27 @@ def test_every_cell_is_measured(cell: qat.Cell, arithmetic: str) -> None:
     assert not any(
         math.isnan(getattr(x, each.name)) for x in found.layers for each in fields(x) if each.type == "float"
     )
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_quantizer_is_measured(name: str) -> None:
+    """The integers' error is near that of the training pass with all quantizers on, whichever they are."""
+    pair = FAMILY[name]
+    images = RNG.integers(0, 256, (4, 1, 32, 32), np.uint8)
+    network = LeNet5(activation=pair.activation)
+    quantized = qat.calibrate(network, network.graph().initial_params(), images, ops=NUMPY_OPS, **pair.settings("fc3"))
+    found = qat.diagnose(quantized.graph, quantized.params, images, ops=NUMPY_OPS)
+    loop = NodeLoop(quantized.graph, NUMPY_OPS)
+    f, q = (loop.run(loop.load(quantized.params, phase), loop.pixels((images,)))[0] for phase in (IDLE, 0))
+    assert found.outputs[0].sqnr == pytest.approx(sqnr(f, q), abs=0.5)
+    assert sum(x.blame for x in found.layers) == pytest.approx(1.0)
+    fixed = {
+        node.cell_name
+        for node in quantized.graph.nodes
+        if isinstance(node.cell, qat.FakeQuant) and not node.cell.params()
+    }
+    of_fixed = [x for x in found.layers if f"{x.name}.fake_quant" in fixed]
+    assert all((x.halved, x.doubled) == (1.0, 1.0) for x in of_fixed), "what has no range is advised no other one"
 
 
 def test_more_bits_are_nearer_and_each_layer_is_named() -> None:
@@ -256,6 +278,16 @@ def test_one_channel_far_from_the_others_in_a_scale_of_all() -> None:
         better = diagnosed(two_layers(), far_apart(), PIXELS, **remedy)
         assert "per_channel" not in what(better)
         assert better.outputs[0].sqnr > found.outputs[0].sqnr + 10
+
+
+def test_a_channel_without_weights_is_not_far_from_the_others() -> None:
+    """As training leaves them where batch normalisation has decayed: 1e-30, or 0."""
+    params = weights()
+    params["a.weight"][0] *= F(1e-30)
+    params["a.weight"][1] = 0
+    found = diagnosed(two_layers(), params, PIXELS, per_channel=(False, False))
+    assert (found.layers[0].far, found.layers[0].dead) == (0, 2)
+    assert found.layers[0].worst < 8
 
 
 @pytest.mark.parametrize(("bits", "guilty"), [((16, 8), "a"), ((8, 16), "b")])

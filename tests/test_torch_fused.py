@@ -103,9 +103,8 @@ def test_a_channel_of_one_number_has_no_variance() -> None:
 @pytest.mark.parametrize("as_tensors", [False, True])
 @pytest.mark.parametrize("open_low", [False, True])
 def test_codes_and_gradients_at_the_bounds(open_low: bool, as_tensors: bool) -> None:
-    """x that lie on the bounds, next to them and beyond, with a multiplier for each channel, which has a gradient too."""
-    ends = [np.float32(end) for end in (-3.0, 4.0)]
-    x = [each for end in ends for each in (np.nextafter(end, np.float32(-9)), end, np.nextafter(end, np.float32(9)))]
+    """x that lie on the bounds, inside and beyond, with a multiplier for each channel, which has a gradient too."""
+    x = [each for end in (-3.0, 4.0) for each in (end * (1.0 - 2.0**-16), end, end * (1.0 + 2.0**-16))]
     x = torch.tensor([*x, -7.2, -2.5, 0.5, 1.5, 3.6, 9.0] * 2).reshape(2, 2, 2, 3)
     low, high = (torch.tensor(end) if as_tensors else end for end in (-3.0, 4.0))
     found = []

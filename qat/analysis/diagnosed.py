@@ -25,7 +25,7 @@ class Layer:
         clipped: share of the float numbers that lie beyond the grid by more than half a step.
         codes_used: share of the grid's codes that the integers have.
         far: channels of the weights whose max |w| is more than ``FAR`` = 8 times the median channel's, or less than an
-            eighth of it; weights of 0 are left out.
+            eighth of it; those below 2^-12 of the largest, which carry little but a bias, are left out.
         worst: the largest such ratio, at least 1; 1 without weights.
         worst_activation: how many times the float activation's largest channel is the median one.
         worst_input: the same of the activations that it takes, the largest; 1 where these are the network's input.
@@ -33,7 +33,7 @@ class Layer:
         dead_in_float: the same of the float numbers.
         weight_share: of the squared errors of weights and activation alone, that of the weights.
         halved: of the activation's own squared error, what a range half as wide would leave: a quarter of the rounding, and
-            what it clips.
+            what it clips; 1 where the quantizer's codes are not even, or it has no range.
         doubled: the same of a range twice as wide: four times the rounding, and nothing clipped.
         bias_share: of the integers' squared error, that of the mean error of each channel.
     """

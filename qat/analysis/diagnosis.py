@@ -29,6 +29,7 @@ from qat.cells.linear import MASK, LinearCell, WeightedCell
 from qat.errors import QatError
 from qat.graph import Graph, Network, Node, Params, as_graph
 from qat.integer import Evaluator, IntegerTensor
+from qat.passes.equalize_channels import DEAD
 from qat.passes.to_integer import integers_by_node
 from qat.registry import evaluation_ops
 from qat.training.forward import IDLE, NodeLoop
@@ -277,7 +278,7 @@ class _Passes:
         before = [self._rows[cell_name] for cell_name in row.before if cell_name in self._rows]
         fake_quant: Any = next(node.cell for node in row.nodes if node.cell_name == name)
         assert row.codes is not None
-        uniform = fake_quant.quantizer.uniform and not fake_quant.quantizer.by_sign
+        ranged = fake_quant.quantizer.uniform and not fake_quant.quantizer.by_sign and bool(fake_quant.params())
         error = row.activation.error
         return Layer(
             name=name.removesuffix(SUFFIX),
@@ -301,8 +302,8 @@ class _Passes:
             dead=sum(x.dead for x in of_integers),
             dead_in_float=sum(x.dead for x in of_float),
             weight_share=_share(row.weight.error, row.weight.error + error),
-            halved=row.codes.halved_error(error) / error if uniform and error > 0.0 else 1.0,
-            doubled=row.codes.doubled_error(error) / error if uniform and error > 0.0 else 1.0,
+            halved=row.codes.halved_error(error) / error if ranged and error > 0.0 else 1.0,
+            doubled=row.codes.doubled_error(error) / error if ranged and error > 0.0 else 1.0,
             bias_share=_share(sum(x.bias for x in of_integers), row.integers.error),
         )
 
@@ -310,7 +311,7 @@ class _Passes:
         """Of each output channel, how many times its max |w| is the median one's, or the reverse, as it is quantized."""
         weight = self._ops.to_numpy(self._quantizing.quantized[f"{cell_name}.weight"].x, cell.weight_kind)
         largest = np.abs(weight.astype(np.float64)).reshape(len(weight), -1).max(axis=1)
-        largest = largest[largest > 0.0]
+        largest = largest[largest > DEAD * largest.max()]
         if not largest.size:
             return np.ones(1)
         ratio = largest / np.median(largest)

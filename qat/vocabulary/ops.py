@@ -318,7 +318,7 @@ class Ops(ABC):
 
     def output_absmax(self, w: Tensor) -> Tensor:
         """Largest |element| for each output of a weight, (O,). Used on stopped tensors only."""
-        return self.output_max(self.abs(w))
+        return self.maximum(self.output_max(w), -self.output_min(w))  # no tensor of the weight's size in between
 
     # -- losses -----------------------------------------------------------------------------------------------------
 
