@@ -237,8 +237,8 @@ def test_a_dead_activation_has_a_range_too(method: str) -> None:
 NEAR = {"minmax": 1e-5, "percentile": 1e-4, "mse": 0.05}
 
 
-#: Relative. Last bits of float sums make another code of a number next to a tie: one of thousands in a mean.
-FLIPPED = 1e-3
+#: Relative. Last bits of float sums make another code of a number next to a tie; a mean over few images shows it.
+FLIPPED = 1e-2
 
 
 @pytest.mark.parametrize("backend", HERE)
