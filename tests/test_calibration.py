@@ -302,12 +302,14 @@ def bins_of(histogram: Histogram) -> Array:
     return edges
 
 
-@pytest.mark.parametrize("method", NEAR)
-def test_batches_do_not_change_a_calibration(method: str) -> None:
+@pytest.mark.parametrize(("method", "corrected"), [*((method, False) for method in NEAR), ("minmax", True)])
+def test_batches_do_not_change_a_calibration(method: str, corrected: bool) -> None:
     """But for the last bits of float sums, which may depend on how many images a product of matrices has, and their codes."""
     images, params = pixels(ResNet8(), 9), ResNet8().graph().initial_params(3)
     whole, parts = (
-        calibrate(ResNet8(), params, images, method=method, bias_correction=True, batch_size=size, ops=NUMPY_OPS).params
+        calibrate(
+            ResNet8(), params, images, method=method, bias_correction=corrected, batch_size=size, ops=NUMPY_OPS
+        ).params
         for size in (9, 2)
     )
     for name, array in whole.items():
