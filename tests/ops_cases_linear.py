@@ -512,6 +512,28 @@ add(
     cotangent=[[1, 2, 3, 4], [5, 6, 7, 8]],
     gradients=[[[0, 0, 1.5, 2], [0, 12, 0, 0]], [3 * 1 + 4 * 4, 6 * -3], [0, 0], [0, 0]],
 )
+#: Whether a number is on its bound, or a rounding beside it, depends on the order of a sum: it has a gradient either way.
+for kind, low, high in (("numbers", -128.0, 127.0), ("tensors", scalar(-128), scalar(127))):
+    add(
+        f"requantize what lies a rounding beside its bound, or a little more; bounds are {kind}",
+        lambda ops, x, m, *ends, numbers=(low, high): ops.requantize(x, m, *(ends or numbers)),
+        [vector([-128.00002, -128.01, 127.00001, 127.01, 3]), scalar(1), *([low, high] if kind == "tensors" else [])],
+        "vector",
+        [-128, -128, 127, 127, 3],
+        cotangent=[1, 2, 3, 4, 5],
+        gradients=[[1, 0, 3, 0, 5], -128.00002 + 3 * 127.00001 + 15, *([0, 0] if kind == "tensors" else [])],
+        gradient_tolerance=FLOAT32_SUM,
+    )
+add(
+    "requantize beside an open bound, whose zero has no gradient",
+    lambda ops, x, m: ops.requantize(x, m, 0.0, 255.0, open_low=True),
+    [vector([-1e-6, 0, 1e-6, 255.00003, 255.01]), scalar(1)],
+    "vector",
+    [0, 0, 0, 255, 255],
+    cotangent=[1, 2, 3, 4, 5],
+    gradients=[[0, 0, 3, 4, 0], 3e-6 + 4 * 255.00003],
+    gradient_tolerance=FLOAT32_SUM,
+)
 REAL = np.random.default_rng(38).normal(0, 40, (2, 3, 4, 5)).astype(np.float32)
 REAL_MULTIPLIER = f32([0.731, 1.913, 0.0371])
 REAL_COTANGENT = integers(39, REAL.shape, -3, 3)
