@@ -213,7 +213,8 @@ def test_one_step_is_torch_s_step(network: str, kind: str, tolerance: float) -> 
     if network == "lenet" and kind == "QAT":
         graph = qat.convert_quant_network(LeNet5())
     images = SMALL_IMAGES if network == "small" else IMAGES
-    optimizer, params = Optimizer(weight_decay=1e-3), graph.initial_params()
+    seed = 1 if network == "small" else 0  # with no code beside a tie
+    optimizer, params = Optimizer(weight_decay=1e-3), graph.initial_params(seed)
     found = {}
     for backend in (torch, MINDSPORE):
         step = backend.make_step(backend.lower(graph, params), optimizer)

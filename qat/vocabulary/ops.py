@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qat.errors import QatError
+from qat.vocabulary.clip import reach
 from qat.vocabulary.counting import counts_of
 from qat.vocabulary.normalized import Normalized
 from qat.vocabulary.rearrangement import Rearrangement
@@ -403,9 +404,10 @@ class Ops(ABC):
     ) -> Tensor:
         """Integers y = clip(rint(x * multiplier), low, high).
 
-        The gradient passes straight through the rounding: with u = x * multiplier (unrounded) and mask = low <= u <=
-        high (low < u where ``open_low``), dx = g * mask * multiplier and dmultiplier = g * mask * x, summed over the
-        axes that it was broadcast on. The bounds are integers and get no gradient.
+        The gradient passes straight through the rounding: with u = x * multiplier (unrounded) and mask = low <= u <= high
+        (low < u where ``open_low``), the closed bounds a few last bits further out (``reach``), dx = g * mask * multiplier
+        and dmultiplier = g * mask * x, summed over the axes that it was broadcast on. The bounds are integers and get no
+        gradient.
 
         Args:
             x: codes, accumulators or real numbers.
@@ -421,7 +423,8 @@ class Ops(ABC):
         if low is None or high is None:
             return self.round_ste(u)
         clipped = self.minimum(self.maximum(self.rint(u), low), high)
-        inside = (u > low if open_low else u >= low) & (u <= high)
+        below, above = reach(low, high, open_low=open_low)
+        inside = (u > below if open_low else u >= below) & (u <= above)
         through = self.where(inside, u, self.stop_gradient(u))
         # The difference is exactly 0 and only carries the gradient, so the sum is exactly the integer.
         return self.stop_gradient(clipped) + (through - self.stop_gradient(through))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from qat.vocabulary.clip import reach
 from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair
 from qat.vocabulary.rearrangement import Rearrangement
 
@@ -210,6 +211,7 @@ def _requantize(x: Tensor, multiplier: Tensor, low: Tensor, high: Tensor, open_l
 def _requantize_jvp(open_low: bool, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     x, multiplier, low, high = primals
     u = x * multiplier
-    inside = (u > low if open_low else u >= low) & (u <= high)
+    below, above = reach(low, high, open_low=open_low)
+    inside = (u > below if open_low else u >= below) & (u <= above)
     change = tangents[0] * multiplier + x * tangents[1]
     return _requantize(*primals, open_low), jnp.where(inside, change, 0.0)

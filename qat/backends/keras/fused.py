@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from qat.backends.keras.setup import tf
+from qat.vocabulary.clip import reach
 from qat.vocabulary.normalized import Normalized
 
 Tensor: TypeAlias = tf.Tensor
@@ -21,11 +22,12 @@ def to_codes(
     """clip(rint(u), low, high), and the function that makes the gradient of u from that of the codes.
 
     What lies inside the bounds is what the clip leaves as it is: one comparison makes the mask, and this, a byte for each
-    number, is all that is kept for the gradient. An open bound is moved up by the least that matters; what lies between rounds
-    to the bound in any case.
+    number, is all that is kept for the gradient. Bounds reach a little further than the codes, and an open one is moved up by
+    the least that matters; the rounding brings both back.
     """
     if low is None or high is None:
         return tf.round(u), lambda g: g
+    low, high = reach(low, high, open_low=open_low)
     if open_low:
         low = tf.maximum(low + TINY, low * (1.0 + 2.0**-22)) if isinstance(low, tf.Tensor) or low else TINY
     clipped = _clipped(u, low, high)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from qat.backends.mindspore.setup import ms, ops
+from qat.vocabulary.clip import reach
 from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair
 from qat.vocabulary.rearrangement import Rearrangement
 
@@ -296,6 +297,7 @@ class MindSporeOps(Ops):
         """
         if not isinstance(low, float) or not isinstance(high, float):
             return super().requantize(x, multiplier, low, high, open_low=open_low)
+        low, high = reach(low, high, open_low=open_low)
         if open_low:
             low = float(
                 max(np.nextafter(np.float32(low), np.float32(np.inf)), np.finfo(np.float32).tiny if low == 0 else low)

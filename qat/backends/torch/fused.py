@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
+from qat.vocabulary.clip import reach
 from qat.vocabulary.normalized import Normalized
 
 Tensor = torch.Tensor
@@ -23,12 +24,6 @@ Tensor = torch.Tensor
 #: few digits for it.
 LARGEST_SQUARED_MEAN = 100.0
 FEWEST_PLACES = 16  #: of a channel, in a sample, from which on it is faster to sum rows
-
-
-#: How far beyond a bound a number still counts as inside, relative to the bound: a few last bits. Where the range is that of
-#: the batch, as in a first step, its largest number stands on the bound or some roundings beside it, and would have a
-#: gradient or none by chance.
-BESIDE = 2.0**-18
 TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -37,9 +32,9 @@ class Bounds:
 
     def __init__(self, low: Tensor | float, high: Tensor | float, *, open_low: bool) -> None:
         self.low, self.high = (float(x.detach() if isinstance(x, Tensor) else x) for x in (low, high))
+        below, above = reach(self.low, self.high, open_low=open_low)
         # hardtanh's gradient is 0 at its bounds.
-        self.below = self.low if open_low else self.low - abs(self.low) * BESIDE - TINY
-        self.above = self.high + abs(self.high) * BESIDE + TINY
+        self.below, self.above = below if open_low else below - TINY, above + TINY
 
     def clipped(self, u: Tensor) -> Tensor:
         """In place."""

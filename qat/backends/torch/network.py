@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -189,7 +189,9 @@ class LoweredNetwork(Lowered, torch.nn.Module):
         loss: Loss | Objective,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """One training step's terms, and new values of state (see ``step_terms``); nothing is updated."""
-        return self._computed(partial(step_terms, self._pass, loss, tensors, targets=targets, phase=phase), inputs)
+        compute = partial(step_terms, self._pass, loss, tensors, targets=targets, phase=phase)
+        found: tuple[dict[str, Tensor], dict[str, Tensor]] = self._computed(compute, inputs)
+        return found
 
     def _updating(self, compute: Callable[..., tuple[Any, dict[str, Tensor]]], inputs: tuple[Tensor, ...]) -> Any:
         """What ``compute(inputs=pixels)`` returns beside new values of state, to which the state is set."""
@@ -258,7 +260,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*arguments)
 
     own = FunctionType(call.__code__.replace(), call.__globals__, call.__name__, None, call.__closure__)
-    return cast(Callable[..., Any], torch.compile(own, dynamic=False))
+    return torch.compile(own, dynamic=False)
 
 
 class Step(TrainingStep):

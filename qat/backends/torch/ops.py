@@ -9,7 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from qat.backends.torch.fused import BESIDE, TINY, Bounds, Requantized, TorchNormalized, suits
+from qat.backends.torch.fused import TINY, Bounds, Requantized, TorchNormalized, suits
+from qat.vocabulary.clip import BESIDE, reach
 from qat.vocabulary.normalized import Normalized
 from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair
 from qat.vocabulary.rearrangement import Rearrangement, as_slice
@@ -284,8 +285,8 @@ class TorchOps(Ops):
     ) -> Tensor:
         """In place, and without a mask in memory; compiled, in operations that can be.
 
-        The rounding happens in place behind autograd's back, which is the straight-through gradient. Bounds are moved outside
-        by some last bits, as those of ``Bounds`` are, and the rounding brings them back.
+        The rounding happens in place behind autograd's back, which is the straight-through gradient. It brings back the bounds
+        too, which reach further than the codes.
         """
         if low is not None and high is not None and suits(x, low, high):
             codes: Tensor = Requantized.apply(x, multiplier, Bounds(low, high, open_low=open_low))  # type: ignore[no-untyped-call]
@@ -297,9 +298,9 @@ class TorchOps(Ops):
         if isinstance(low, float) and isinstance(high, float):
             bounds = Bounds(low, high, open_low=open_low)
             return _Clipped.apply(u, bounds.below + TINY if open_low else bounds.below, bounds.above)  # type: ignore[no-untyped-call,no-any-return]
-        low, high = self._bound(low), self._bound(high)
-        below = low + low.abs() * BESIDE + TINY if open_low else low - low.abs() * BESIDE
-        return _Clipped.apply(u, settled(below), settled(high + high.abs() * BESIDE))  # type: ignore[no-untyped-call,no-any-return]
+        below, above = reach(self._bound(low), self._bound(high), open_low=open_low)
+        below = below + below.abs() * BESIDE + TINY if open_low else below
+        return _Clipped.apply(u, settled(below), settled(above))  # type: ignore[no-untyped-call,no-any-return]
 
     def requantize_fixed(self, x: Tensor, multiplier: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
         """In place, of two temporary tensors, and without a mask."""
@@ -418,7 +419,7 @@ def settled(x: Tensor) -> Tensor:
     """A number, or one for each channel, that much is computed with. Compiled code computes it once; by itself it would divide
     and round anew for every few elements of an activation, which takes most of a fake quantizer's time.
     """
-    return _Settled.apply(x) if torch.compiler.is_compiling() else x  # type: ignore[no-untyped-call,no-any-return]
+    return _Settled.apply(x) if torch.compiler.is_compiling() else x  # type: ignore[no-untyped-call]
 
 
 class _HalvingMaxPool(torch.autograd.Function):
