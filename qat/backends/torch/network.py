@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from qat.backends.common import predict_codes as predict_codes
 from qat.backends.common import read as read
 from qat.backends.common import trace as trace
 from qat.backends.common import write as write
+from qat.backends.torch.compiled import compiled
 from qat.backends.torch.files import load_params as load_params
 from qat.backends.torch.files import save_params as save_params
 from qat.backends.torch.ops import ExactOps, Tensor, channels_last
@@ -249,18 +249,6 @@ def evaluation_ops(device_target: str | None = None) -> ExactOps:
 def runtime() -> str:
     """The framework that computes, with its version."""
     return f"PyTorch {torch.__version__}"
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, compiled by itself: torch counts compilations for each code object, here a new one each time, and after
-    eight of one it would compile no more, whatever network they were of.
-    """
-
-    def call(*arguments: Any) -> Any:
-        return function(*arguments)
-
-    own = FunctionType(call.__code__.replace(), call.__globals__, call.__name__, None, call.__closure__)
-    return torch.compile(own, dynamic=False)
 
 
 class Step(TrainingStep):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from qat.backends.torch.compiled import Clipped, settled
 from qat.backends.torch.fused import TINY, Bounds, Requantized, TorchNormalized, suits
 from qat.vocabulary.clip import BESIDE, reach
 from qat.vocabulary.normalized import Normalized
@@ -297,10 +298,10 @@ class TorchOps(Ops):
                 return u.round_()
         if isinstance(low, float) and isinstance(high, float):
             bounds = Bounds(low, high, open_low=open_low)
-            return _Clipped.apply(u, bounds.below + TINY if open_low else bounds.below, bounds.above)  # type: ignore[no-untyped-call,no-any-return]
+            return Clipped.apply(u, bounds.below + TINY if open_low else bounds.below, bounds.above)  # type: ignore[no-untyped-call,no-any-return]
         below, above = reach(self._bound(low), self._bound(high), open_low=open_low)
         below = below + below.abs() * BESIDE + TINY if open_low else below
-        return _Clipped.apply(u, settled(below), settled(above))  # type: ignore[no-untyped-call,no-any-return]
+        return Clipped.apply(u, settled(below), settled(above))  # type: ignore[no-untyped-call,no-any-return]
 
     def requantize_fixed(self, x: Tensor, multiplier: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
         """In place, of two temporary tensors, and without a mask."""
@@ -380,46 +381,6 @@ class ExactOps(TorchOps):
 def channels_last(tensor: Tensor) -> Tensor:
     """The same numbers, of pictures with the channels of a pixel beside one another in memory; the axes stay."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-
-
-class _Clipped(torch.autograd.Function):
-    """rint(clip(u, low, high)), straight through the rounding; for compiled passes.
-
-    Where the clip changes nothing is kept as bytes. Booleans, as a comparison gives them, are written one by one by code that
-    PyTorch 2.13 generates for a CPU, forty times as slowly.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
-        clipped = torch.clamp(u, low, high)  # type: ignore[arg-type]
-        ctx.save_for_backward((1.0 - (u - clipped).sign().abs()).to(torch.int8))
-        return clipped.round()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (inside,) = ctx.saved_tensors
-        return gradient * inside, None, None
-
-
-class _Settled(torch.autograd.Function):
-    """The same, as a view: torch's compiler stores what a view by strides is of, where it would write the operations of an
-    expression out wherever it is used.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.as_strided(x.shape, x.stride())
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
-
-
-def settled(x: Tensor) -> Tensor:
-    """A number, or one for each channel, that much is computed with. Compiled code computes it once; by itself it would divide
-    and round anew for every few elements of an activation, which takes most of a fake quantizer's time.
-    """
-    return _Settled.apply(x) if torch.compiler.is_compiling() else x  # type: ignore[no-untyped-call]
 
 
 class _HalvingMaxPool(torch.autograd.Function):
