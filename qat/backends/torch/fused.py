@@ -93,8 +93,9 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 class TorchNormalized(Normalized):
     """See ``Normalized``. Real numbers and codes are computed of x when they are asked for.
 
-    With x in steps of ``scale``, gamma (scale x - mean) / sqrt(variance + eps) is gamma (x - mean(x)) / sqrt(spread), where
-    spread is variance(x) + eps / scale^2: x itself need not be multiplied.
+    With x in steps of ``scale``, gamma (scale x - mean) / sqrt(variance + eps) is gamma r (x - mean(x)), where r is
+    scale / sqrt(variance + eps): x itself need not be multiplied. A channel whose weights are all 0 has a scale near 2^-60,
+    of which float32 holds neither the cube nor eps / scale^2, but r.
     """
 
     waits = True
@@ -103,13 +104,13 @@ class TorchNormalized(Normalized):
         self._ops, self._x, self._scale, self._gamma, self._beta, self._eps = ops, x, scale, gamma, beta, eps
         with torch.no_grad():
             self._mean, variance = statistics(x)
-            self._spread = variance + (eps if scale is None else eps / scale.square())
             self.mean = self._mean if scale is None else self._mean * scale
             self.variance = variance if scale is None else variance * scale.square()
+            self._r = (self.variance + eps).rsqrt() * (1.0 if scale is None else scale)
 
     def _apply(self, multiplier: Tensor | None = None, bounds: Bounds | None = None) -> Tensor:
         found: Tensor = _Normalized.apply(  # type: ignore[no-untyped-call]
-            self._x, self._scale, self._gamma, self._beta, multiplier, self._mean, self._spread, self._eps, bounds
+            self._x, self._scale, self._gamma, self._beta, multiplier, self._mean, self._r, self._eps, bounds
         )
         return found
 
@@ -135,7 +136,7 @@ class TorchNormalized(Normalized):
     @torch.no_grad()
     def _extreme(self, sign: float) -> Tensor:
         """The largest of the numbers times a sign. Where a channel's factor is negative, its smallest x gives its largest."""
-        factor = sign * self._gamma * self._spread.rsqrt()
+        factor = sign * self._gamma * self._r
         shift = sign * self._beta - self._mean * factor
         rising = factor >= 0.0
         if self._x.is_cuda or not bool(rising.all() | ~rising.any()):
@@ -146,7 +147,7 @@ class TorchNormalized(Normalized):
 
 
 class _Normalized(torch.autograd.Function):
-    """(x - mean) / sqrt(spread) gamma + beta, clipped where there are bounds; with a multiplier its codes."""
+    """(x - mean) r gamma + beta, clipped where there are bounds; with a multiplier its codes."""
 
     @staticmethod
     def forward(
@@ -157,29 +158,29 @@ class _Normalized(torch.autograd.Function):
         beta: Tensor,
         multiplier: Tensor | None,
         mean: Tensor,
-        spread: Tensor,
+        r: Tensor,
         eps: float,
         bounds: Bounds | None,
     ) -> Tensor:
-        ctx.save_for_backward(x, scale, gamma, beta, multiplier, mean, spread)
+        ctx.save_for_backward(x, scale, gamma, beta, multiplier, mean, r)
         ctx.eps, ctx.bounds = eps, bounds
-        u = _normalized(x, gamma, beta, multiplier, mean, spread)
+        u = _normalized(x, gamma, beta, multiplier, mean, r)
         u = u if bounds is None else bounds.clipped(u)
         return u if multiplier is None else u.round_()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, gamma, beta, multiplier, mean, spread = ctx.saved_tensors
+        x, scale, gamma, beta, multiplier, mean, r = ctx.saved_tensors
         if ctx.bounds is not None:
-            gradient = ctx.bounds.masked(gradient, _normalized(x, gamma, beta, multiplier, mean, spread))
-        weight, r = gamma if multiplier is None else gamma * multiplier, spread.rsqrt()
+            gradient = ctx.bounds.masked(gradient, _normalized(x, gamma, beta, multiplier, mean, r))
+        weight = gamma if multiplier is None else gamma * multiplier
         of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, None, None, mean, r, True, 0.0, [ctx.needs_input_grad[0], True, True]
         )
         of_scale = of_multiplier = None
-        if ctx.needs_input_grad[1]:  # d(1 / sqrt(spread)) / d(scale) = eps / (scale sqrt(spread))^3
-            of_scale = (weight * of_weight * ctx.eps * r.square() / scale**3).sum_to_size(scale.shape)
+        if ctx.needs_input_grad[1]:  # d(ln r) / d(ln scale) = eps / (variance + eps) = eps (r / scale)^2
+            of_scale = (weight * of_weight * ctx.eps * (r / scale).square() / scale).sum_to_size(scale.shape)
         if multiplier is not None:
             if ctx.needs_input_grad[4]:
                 of_multiplier = (of_weight * gamma + of_bias * beta).sum()
@@ -187,9 +188,7 @@ class _Normalized(torch.autograd.Function):
         return of_x, of_scale, of_weight, of_bias, of_multiplier, None, None, None, None
 
 
-def _normalized(
-    x: Tensor, gamma: Tensor, beta: Tensor, multiplier: Tensor | None, mean: Tensor, spread: Tensor
-) -> Tensor:
+def _normalized(x: Tensor, gamma: Tensor, beta: Tensor, multiplier: Tensor | None, mean: Tensor, r: Tensor) -> Tensor:
     if multiplier is not None:
         gamma, beta = gamma * multiplier, beta * multiplier
-    return torch.native_batch_norm(x, gamma, beta, mean, spread, False, 0.0, 0.0)[0]
+    return torch.native_batch_norm(x, gamma * r, beta, mean, torch.ones_like(mean), False, 0.0, 0.0)[0]
