@@ -21,8 +21,8 @@ from qat.vocabulary.normalized import Normalized
 Tensor = torch.Tensor
 
 #: Sums give the variance as a difference, mean(x^2) - mean(x)^2. Where mean(x)^2 is so many times the variance, float32 has too
-#: few digits for it.
-LARGEST_SQUARED_MEAN = 100.0
+#: few digits for it: the larger a picture, the more, as its sums round by steps that grow with them.
+LARGEST_SQUARED_MEAN = 10.0
 FEWEST_PLACES = 16  #: of a channel, in a sample, from which on it is faster to sum rows
 TINY = float(np.finfo(np.float32).tiny)
 
